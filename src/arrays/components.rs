@@ -1,0 +1,204 @@
+//! Connected components of masks.
+
+use ndarray::{Array3, ArrayView3};
+
+/// Which voxels touch each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connectivity {
+    /// Voxels that share a face.
+    Six,
+    /// Voxels that share a face, an edge or a corner.
+    TwentySix,
+}
+
+/// Numbers the connected components of `mask` from 1 in the order of their first voxels (z slowest),
+/// with their sizes in voxels; 0 is outside, as `scipy.ndimage.label`.
+///
+/// # Shapes
+/// `mask`, output: (z, y, x); `sizes[i]` belongs to component `i + 1`
+pub fn label_components(
+    mask: ArrayView3<bool>,
+    connectivity: Connectivity,
+) -> (Array3<u32>, Vec<usize>) {
+    let components = Components::find(mask, connectivity);
+    let mut labels = Array3::zeros(mask.raw_dim());
+    for (row, mut voxels) in labels.rows_mut().into_iter().enumerate() {
+        for run in components.runs_of(row) {
+            let label = components.numbers[run] as u32 + 1;
+            let Run { start, end } = components.runs[run];
+            voxels
+                .iter_mut()
+                .take(end)
+                .skip(start)
+                .for_each(|to| *to = label);
+        }
+    }
+    (labels, components.sizes)
+}
+
+/// Removes the components of `mask` that have fewer voxels than `smallest_fraction` (0 to 1) of the
+/// largest one; returns how many components are left.
+///
+/// 0 keeps all, 1 the largest (and others of exactly its size).
+pub fn keep_components(
+    mask: &mut Array3<bool>,
+    smallest_fraction: f64,
+    connectivity: Connectivity,
+) -> usize {
+    let components = Components::find(mask.view(), connectivity);
+    let largest = components.sizes.iter().copied().max().unwrap_or(0);
+    let smallest = smallest_fraction.min(1.0) * largest as f64;
+    let kept: Vec<bool> = components
+        .sizes
+        .iter()
+        .map(|size| *size as f64 >= smallest)
+        .collect();
+    for (row, mut voxels) in mask.rows_mut().into_iter().enumerate() {
+        for run in components.runs_of(row) {
+            if !kept[components.numbers[run]] {
+                let Run { start, end } = components.runs[run];
+                voxels
+                    .iter_mut()
+                    .take(end)
+                    .skip(start)
+                    .for_each(|to| *to = false);
+            }
+        }
+    }
+    kept.into_iter().filter(|kept| *kept).count()
+}
+
+/// Voxels `start..end` of a row, all inside.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    start: usize,
+    end: usize,
+}
+
+/// Runs along x, joined by union-find: memory grows with the surface, not with the volume.
+struct Components {
+    runs: Vec<Run>,
+    /// The first run of each row, and at the end the number of runs; rows are counted y fastest.
+    row_starts: Vec<usize>,
+    /// Each run's component, from 0.
+    numbers: Vec<usize>,
+    sizes: Vec<usize>,
+}
+
+impl Components {
+    fn find(mask: ArrayView3<bool>, connectivity: Connectivity) -> Self {
+        let (runs, row_starts) = runs_of_rows(mask);
+        let mut found = Self {
+            numbers: (0..runs.len()).collect(),
+            sizes: Vec::new(),
+            runs,
+            row_starts,
+        };
+        let (depth, height, _) = mask.dim();
+        for z in 0..depth {
+            for y in 0..height {
+                found.join_row(z, y, height, connectivity);
+            }
+        }
+        found.number();
+        found
+    }
+
+    fn runs_of(&self, row: usize) -> std::ops::Range<usize> {
+        self.row_starts[row]..self.row_starts[row + 1]
+    }
+
+    /// Joins a row's runs with those of the neighbouring rows before it.
+    fn join_row(&mut self, z: usize, y: usize, height: usize, connectivity: Connectivity) {
+        let row = z * height + y;
+        let mut join = |before: usize, reach| self.join_rows(before, row, reach);
+        let reach = usize::from(connectivity == Connectivity::TwentySix);
+        if y > 0 {
+            join(row - 1, reach);
+        }
+        if z > 0 {
+            join(row - height, reach);
+            if connectivity == Connectivity::TwentySix {
+                if y > 0 {
+                    join(row - height - 1, reach);
+                }
+                if y + 1 < height {
+                    join(row - height + 1, reach);
+                }
+            }
+        }
+    }
+
+    /// Joins runs of two rows that overlap, or with `reach` 1 touch at their ends.
+    fn join_rows(&mut self, before: usize, row: usize, reach: usize) {
+        let (mut a, mut b) = (self.runs_of(before), self.runs_of(row));
+        while !a.is_empty() && !b.is_empty() {
+            let (first, second) = (self.runs[a.start], self.runs[b.start]);
+            if first.start < second.end + reach && second.start < first.end + reach {
+                self.join(a.start, b.start);
+            }
+            // Whichever ends first can meet nothing further; at equal ends, the next of either may
+            // still touch the other's corner, which the next row pair or this loop's rest decides.
+            if first.end <= second.end {
+                a.start += 1;
+            } else {
+                b.start += 1;
+            }
+        }
+    }
+
+    fn root(&mut self, mut run: usize) -> usize {
+        while self.numbers[run] != run {
+            // Path halving keeps the trees flat.
+            self.numbers[run] = self.numbers[self.numbers[run]];
+            run = self.numbers[run];
+        }
+        run
+    }
+
+    /// The earlier run becomes the root, so that components come out in the order of first voxels.
+    fn join(&mut self, a: usize, b: usize) {
+        let (a, b) = (self.root(a), self.root(b));
+        self.numbers[a.max(b)] = a.min(b);
+    }
+
+    /// Replaces roots by numbers from 0 and counts voxels.
+    fn number(&mut self) {
+        for run in 0..self.runs.len() {
+            // Roots come before their runs, so theirs are numbers already.
+            let parent = self.numbers[run];
+            if parent == run {
+                self.numbers[run] = self.sizes.len();
+                self.sizes.push(0);
+            } else {
+                self.numbers[run] = self.numbers[parent];
+            }
+            let Run { start, end } = self.runs[run];
+            self.sizes[self.numbers[run]] += end - start;
+        }
+    }
+}
+
+fn runs_of_rows(mask: ArrayView3<bool>) -> (Vec<Run>, Vec<usize>) {
+    let mut runs = Vec::new();
+    let mut row_starts = vec![0];
+    for row in mask.rows() {
+        let mut open = None;
+        for (x, inside) in row.iter().enumerate() {
+            match (inside, open) {
+                (true, None) => open = Some(x),
+                (false, Some(start)) => {
+                    runs.push(Run { start, end: x });
+                    open = None;
+                }
+                _ => {}
+            }
+        }
+        if let Some(start) = open {
+            let end = row.len();
+            runs.push(Run { start, end });
+        }
+        row_starts.push(runs.len());
+    }
+    (runs, row_starts)
+}

@@ -1,0 +1,9 @@
+//! Everything that computes on plain arrays: file formats, resampling, preprocessing, components, metrics,
+//! phantoms. Knows nothing of networks.
+
+pub mod components;
+pub mod metrics;
+pub mod nifti;
+pub mod phantom;
+pub mod preprocess;
+pub mod resample;

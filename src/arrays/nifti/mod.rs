@@ -1,0 +1,23 @@
+//! NIfTI-1 and NIfTI-2 single files (`.nii`, `.nii.gz`): read with every check that a damaged or hostile
+//! file needs, written so that label maps lie exactly on their source image.
+//!
+//! Values and affines are nibabel's (`get_fdata`, `img.affine`); formats as in `nifti1.h` and `nifti2.h`
+//! (<https://nifti.nimh.nih.gov>). No header is believed before the file's length has been compared
+//! with it, so memory grows with what a file holds and not with what it claims.
+
+mod datatype;
+mod geometry;
+mod header;
+mod identify;
+mod names;
+mod raw;
+mod read;
+mod source;
+mod write;
+
+pub use datatype::VoxelType;
+pub use header::NiftiHeader;
+pub use names::{case_name, is_nifti_name};
+pub use raw::Version;
+pub use read::{NiftiImage, read_header, read_labels, read_volume};
+pub use write::{write_labels, write_volume};

@@ -1,0 +1,318 @@
+//! The header as bytes: where each field lies in NIfTI-1 and NIfTI-2, and how to get and set it.
+
+/// The two versions of the format; they differ in the header alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// 348 bytes, 16-bit dimensions, 32-bit reals.
+    Nifti1,
+    /// 540 bytes, 64-bit dimensions and reals.
+    Nifti2,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ByteOrder {
+    Little,
+    Big,
+}
+
+/// Byte offsets of the fields, from `nifti1.h` and `nifti2.h`.
+#[derive(Debug)]
+pub(super) struct Layout {
+    pub dim: usize,
+    pub datatype: usize,
+    pub bitpix: usize,
+    pub pixdim: usize,
+    pub vox_offset: usize,
+    pub scl_slope: usize,
+    pub scl_inter: usize,
+    pub cal_max: usize,
+    pub cal_min: usize,
+    pub descrip: usize,
+    pub aux_file: usize,
+    pub qform_code: usize,
+    pub sform_code: usize,
+    /// b, c, d, then the offsets x, y, z.
+    pub quatern: usize,
+    /// Three rows of four.
+    pub srow: usize,
+    pub xyzt_units: usize,
+    pub intent_p: usize,
+    pub intent_code: usize,
+    pub intent_name: usize,
+    /// `glmax` and `glmin`, 32 bits each; NIfTI-2 dropped them.
+    pub gl: Option<usize>,
+}
+
+const NIFTI1: Layout = Layout {
+    dim: 40,
+    intent_p: 56,
+    intent_code: 68,
+    datatype: 70,
+    bitpix: 72,
+    pixdim: 76,
+    vox_offset: 108,
+    scl_slope: 112,
+    scl_inter: 116,
+    xyzt_units: 123,
+    cal_max: 124,
+    cal_min: 128,
+    gl: Some(140),
+    descrip: 148,
+    aux_file: 228,
+    qform_code: 252,
+    sform_code: 254,
+    quatern: 256,
+    srow: 280,
+    intent_name: 328,
+};
+
+const NIFTI2: Layout = Layout {
+    datatype: 12,
+    bitpix: 14,
+    dim: 16,
+    intent_p: 80,
+    pixdim: 104,
+    vox_offset: 168,
+    scl_slope: 176,
+    scl_inter: 184,
+    cal_max: 192,
+    cal_min: 200,
+    descrip: 240,
+    aux_file: 320,
+    qform_code: 344,
+    sform_code: 348,
+    quatern: 352,
+    srow: 400,
+    xyzt_units: 500,
+    intent_code: 504,
+    intent_name: 508,
+    gl: None,
+};
+
+pub(super) const DESCRIP_BYTES: usize = 80;
+pub(super) const AUX_FILE_BYTES: usize = 24;
+pub(super) const INTENT_NAME_BYTES: usize = 16;
+
+impl Version {
+    /// Bytes of the header.
+    pub(super) fn header_bytes(self) -> usize {
+        match self {
+            Self::Nifti1 => 348,
+            Self::Nifti2 => 540,
+        }
+    }
+
+    /// Where the voxels begin at the earliest: after the header and four bytes that announce extensions.
+    pub(super) fn first_voxel_byte(self) -> u64 {
+        self.header_bytes() as u64 + 4
+    }
+
+    /// Bytes of one real number in the header.
+    pub(super) fn real_bytes(self) -> usize {
+        match self {
+            Self::Nifti1 => 4,
+            Self::Nifti2 => 8,
+        }
+    }
+}
+
+/// A header's bytes, with typed access to the fields.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RawHeader {
+    /// As long as the version's header, by construction.
+    bytes: Vec<u8>,
+    order: ByteOrder,
+    version: Version,
+}
+
+impl RawHeader {
+    /// `bytes` must be as long as the version's header; `None` if not.
+    pub(super) fn new(bytes: Vec<u8>, order: ByteOrder, version: Version) -> Option<Self> {
+        (bytes.len() == version.header_bytes()).then_some(Self {
+            bytes,
+            order,
+            version,
+        })
+    }
+
+    /// A little-endian header with nothing but its size and magic.
+    pub(super) fn blank(version: Version) -> Self {
+        let mut header = Self {
+            bytes: vec![0; version.header_bytes()],
+            order: ByteOrder::Little,
+            version,
+        };
+        match version {
+            Version::Nifti1 => {
+                header.put(0, 348i32.to_le_bytes());
+                header.put(344, *b"n+1\0");
+            }
+            Version::Nifti2 => {
+                header.put(0, 540i32.to_le_bytes());
+                header.put(4, *b"n+2\0\r\n\x1a\n");
+            }
+        }
+        header
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub(super) fn order(&self) -> ByteOrder {
+        self.order
+    }
+
+    pub(super) fn version(&self) -> Version {
+        self.version
+    }
+
+    pub(super) fn layout(&self) -> &'static Layout {
+        match self.version {
+            Version::Nifti1 => &NIFTI1,
+            Version::Nifti2 => &NIFTI2,
+        }
+    }
+
+    /// `dim[index]`.
+    pub(super) fn dim(&self, index: usize) -> i64 {
+        let at = self.layout().dim;
+        match self.version {
+            Version::Nifti1 => self.short(at + 2 * index).into(),
+            Version::Nifti2 => i64::from_le_bytes(self.get(at + 8 * index)),
+        }
+    }
+
+    /// Sets `dim[index]`; values beyond 16 bits need NIfTI-2.
+    pub(super) fn set_dim(&mut self, index: usize, value: i64) {
+        let at = self.layout().dim;
+        match self.version {
+            Version::Nifti1 => self.set_short(at + 2 * index, value as i16),
+            Version::Nifti2 => self.set(at + 8 * index, value.to_le_bytes()),
+        }
+    }
+
+    /// A field of 16 bits in both versions.
+    pub(super) fn short(&self, at: usize) -> i16 {
+        i16::from_le_bytes(self.get(at))
+    }
+
+    pub(super) fn set_short(&mut self, at: usize, value: i16) {
+        self.set(at, value.to_le_bytes());
+    }
+
+    /// A code: 16 bits in NIfTI-1, 32 in NIfTI-2.
+    pub(super) fn code(&self, at: usize) -> i32 {
+        match self.version {
+            Version::Nifti1 => self.short(at).into(),
+            Version::Nifti2 => i32::from_le_bytes(self.get(at)),
+        }
+    }
+
+    pub(super) fn set_code(&mut self, at: usize, value: i16) {
+        match self.version {
+            Version::Nifti1 => self.set_short(at, value),
+            Version::Nifti2 => self.set(at, i32::from(value).to_le_bytes()),
+        }
+    }
+
+    /// The unit codes of space (bits 0–2) and time (bits 3–5).
+    pub(super) fn xyzt_units(&self) -> i32 {
+        let at = self.layout().xyzt_units;
+        match self.version {
+            Version::Nifti1 => self.bytes[at].into(),
+            Version::Nifti2 => i32::from_le_bytes(self.get(at)),
+        }
+    }
+
+    pub(super) fn set_xyzt_units(&mut self, units: u8) {
+        let at = self.layout().xyzt_units;
+        match self.version {
+            Version::Nifti1 => self.bytes[at] = units,
+            Version::Nifti2 => self.set(at, i32::from(units).to_le_bytes()),
+        }
+    }
+
+    /// Element `index` of the real numbers that begin at `at`.
+    pub(super) fn real(&self, at: usize, index: usize) -> f64 {
+        let at = at + self.version.real_bytes() * index;
+        match self.version {
+            Version::Nifti1 => f32::from_le_bytes(self.get(at)).into(),
+            Version::Nifti2 => f64::from_le_bytes(self.get(at)),
+        }
+    }
+
+    /// Sets element `index` of the real numbers that begin at `at`; NIfTI-1 rounds to 32 bits.
+    pub(super) fn set_real(&mut self, at: usize, index: usize, value: f64) {
+        let at = at + self.version.real_bytes() * index;
+        match self.version {
+            Version::Nifti1 => self.set(at, (value as f32).to_le_bytes()),
+            Version::Nifti2 => self.set(at, value.to_le_bytes()),
+        }
+    }
+
+    /// The byte at which the voxels begin, as written; a real number in NIfTI-1.
+    pub(super) fn vox_offset(&self) -> f64 {
+        let at = self.layout().vox_offset;
+        match self.version {
+            Version::Nifti1 => self.real(at, 0),
+            Version::Nifti2 => i64::from_le_bytes(self.get(at)) as f64,
+        }
+    }
+
+    /// Puts the voxels right after the header.
+    pub(super) fn set_first_vox_offset(&mut self) {
+        let at = self.layout().vox_offset;
+        match self.version {
+            Version::Nifti1 => self.set_real(at, 0, self.version.first_voxel_byte() as f64),
+            Version::Nifti2 => self.set(at, self.version.first_voxel_byte().to_le_bytes()),
+        }
+    }
+
+    /// The text of a field up to its first NUL; what cannot be printed is replaced.
+    pub(super) fn text(&self, at: usize, length: usize) -> String {
+        let field = &self.bytes[at..at + length];
+        let text = field.split(|byte| *byte == 0).next().unwrap_or(field);
+        String::from_utf8_lossy(text)
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect::<String>()
+            .trim()
+            .to_owned()
+    }
+
+    /// Fills a text field: `text` cut to the field's length, then NULs.
+    pub(super) fn set_text(&mut self, at: usize, length: usize, text: &str) {
+        let field = &mut self.bytes[at..at + length];
+        field.fill(0);
+        for (target, byte) in field.iter_mut().zip(text.bytes()) {
+            *target = byte;
+        }
+    }
+
+    /// Fills `length` bytes with zeros, which are 0 in every type of field.
+    pub(super) fn clear(&mut self, at: usize, length: usize) {
+        self.bytes[at..at + length].fill(0);
+    }
+
+    /// The bytes at `at`, as if the header were little-endian.
+    fn get<const N: usize>(&self, at: usize) -> [u8; N] {
+        let mut bytes: [u8; N] = std::array::from_fn(|i| self.bytes[at + i]);
+        if self.order == ByteOrder::Big {
+            bytes.reverse();
+        }
+        bytes
+    }
+
+    /// Stores little-endian bytes in the header's own order.
+    fn set<const N: usize>(&mut self, at: usize, mut bytes: [u8; N]) {
+        if self.order == ByteOrder::Big {
+            bytes.reverse();
+        }
+        self.put(at, bytes);
+    }
+
+    fn put<const N: usize>(&mut self, at: usize, bytes: [u8; N]) {
+        self.bytes[at..at + N].copy_from_slice(&bytes);
+    }
+}

@@ -1,0 +1,256 @@
+//! Reading headers, volumes and label maps.
+
+use std::path::Path;
+
+use ndarray::Array3;
+
+use super::datatype::VoxelSink;
+use super::header::NiftiHeader;
+use super::identify::{PREFIX_BYTES, identify};
+use super::raw::RawHeader;
+use super::source::{MOST_EXPANSION, Source};
+use crate::error::{Error, Result};
+use crate::values::{LabelMap, Volume};
+
+/// Bytes converted at a time; a multiple of every voxel size.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// How far a scaled value may lie from a whole number and still be a label.
+const LABEL_TOLERANCE: f64 = 1e-3;
+
+/// An image with everything its file says about it.
+#[derive(Debug, Clone)]
+pub struct NiftiImage {
+    pub header: NiftiHeader,
+    pub volume: Volume,
+    /// Voxels that are NaN or infinite as `f32`; they stay in `volume` and are a warning in `header`.
+    pub non_finite: usize,
+}
+
+/// Reads and checks a header; a plain file's length is checked against it too.
+///
+/// The voxels are not read: a gzip file that is damaged further on is found by [`read_volume`]. Errors
+/// are those of [`read_volume`] otherwise.
+pub fn read_header(path: &Path) -> Result<NiftiHeader> {
+    open(path).map(|(header, _)| header)
+}
+
+/// Reads an image of one volume as `f32`, scaled by slope and intercept; shape (z, y, x), x fastest.
+///
+/// Values and affine are those of nibabel's `get_fdata()` and `affine`. Fails with one line on anything
+/// that is not a whole NIfTI image of one volume of integers or reals: other formats, damaged headers,
+/// missing or surplus bytes, corrupt gzip, singular affines, shapes that memory cannot hold.
+pub fn read_volume(path: &Path) -> Result<NiftiImage> {
+    let (mut header, source) = open(path)?;
+    let mut sink = Intensities::default();
+    reserve(&mut sink.voxels, &header).map_err(|problem| Error::file(path, problem))?;
+    read_voxels(source, &header, &mut sink).map_err(|problem| Error::file(path, problem))?;
+    let Intensities { voxels, non_finite } = sink;
+    if non_finite > 0 {
+        header.warnings.push(format!(
+            "{non_finite} of {} voxels are NaN or infinite",
+            voxels.len()
+        ));
+    }
+    Ok(NiftiImage {
+        volume: Volume {
+            grid: header.grid(),
+            data: array(path, &header, voxels)?,
+        },
+        header,
+        non_finite,
+    })
+}
+
+/// Reads a label map; shape (z, y, x), x fastest.
+///
+/// Values must be whole numbers from 0 to 65535, to within 0.001 after scaling; the error names the first
+/// that is not, and its voxel. Otherwise fails as [`read_volume`].
+pub fn read_labels(path: &Path) -> Result<(NiftiHeader, LabelMap)> {
+    let (header, source) = open(path)?;
+    let mut sink = Labels {
+        voxels: Vec::new(),
+        shape: header.grid().shape,
+        problem: None,
+    };
+    reserve(&mut sink.voxels, &header).map_err(|problem| Error::file(path, problem))?;
+    read_voxels(source, &header, &mut sink).map_err(|problem| Error::file(path, problem))?;
+    if let Some(problem) = sink.problem {
+        return Err(Error::file(path, problem));
+    }
+    let labels = LabelMap {
+        grid: header.grid(),
+        data: array(path, &header, sink.voxels)?,
+    };
+    Ok((header, labels))
+}
+
+/// The checked header, and the file just behind it.
+fn open(path: &Path) -> Result<(NiftiHeader, Source)> {
+    let mut source = Source::open(path)?;
+    let header = header(&mut source)
+        .and_then(|header| check_length(&header, source.file_bytes).map(|()| header))
+        .map_err(|problem| Error::file(path, problem))?;
+    Ok((header, source))
+}
+
+fn header(source: &mut Source) -> std::result::Result<NiftiHeader, String> {
+    let mut bytes = vec![0; PREFIX_BYTES];
+    let found = source.fill(&mut bytes)?;
+    let (version, order) = identify(&bytes[..found]).map_err(|problem| match source.is_gzip() {
+        true => format!("holds, compressed by gzip, something that is {problem}"),
+        false => problem,
+    })?;
+    bytes.resize(version.header_bytes(), 0);
+    source.fill(&mut bytes[PREFIX_BYTES..])?;
+    if source.position < version.header_bytes() as u64 {
+        return Err(truncated(
+            source.position,
+            version.first_voxel_byte(),
+            "at least",
+        ));
+    }
+    let raw = RawHeader::new(bytes, order, version).ok_or("its header has no known size")?;
+    NiftiHeader::parse(raw, source.is_gzip())
+}
+
+/// Compares what the header promises with what the file can hold, before anything is allocated.
+fn check_length(header: &NiftiHeader, file_bytes: u64) -> std::result::Result<(), String> {
+    let expected = header.data_offset + header.data_bytes();
+    if header.compressed {
+        if expected / MOST_EXPANSION > file_bytes {
+            return Err(format!(
+                "truncated or damaged: its header promises {expected} bytes for {}, more than {file_bytes} \
+                 bytes of gzip data can hold; copy or export it again",
+                promise(header)
+            ));
+        }
+        return Ok(());
+    }
+    match file_bytes.cmp(&expected) {
+        std::cmp::Ordering::Less => Err(format!(
+            "{} ({})",
+            truncated(file_bytes, expected, "exactly"),
+            promise(header)
+        )),
+        std::cmp::Ordering::Equal => Ok(()),
+        std::cmp::Ordering::Greater => Err(format!(
+            "{} bytes follow the voxels: {file_bytes} bytes found, {expected} expected for {}; the \
+             file is damaged, export it again",
+            file_bytes - expected,
+            promise(header)
+        )),
+    }
+}
+
+fn truncated(found: u64, expected: u64, how: &str) -> String {
+    format!("truncated: {found} bytes found, {how} {expected} expected; copy or export it again")
+}
+
+fn promise(header: &NiftiHeader) -> String {
+    let [x, y, z] = header.grid().shape;
+    format!("{x} x {y} x {z} voxels of {}", header.voxel_type.name())
+}
+
+/// Room for all voxels, at most four times what the file's length has shown to be possible.
+fn reserve<T>(voxels: &mut Vec<T>, header: &NiftiHeader) -> std::result::Result<(), String> {
+    voxels
+        .try_reserve_exact(header.grid().voxels())
+        .map_err(|_| {
+            format!(
+                "{} do not fit into memory; crop or downsample the image, or use a machine with more",
+                promise(header)
+            )
+        })
+}
+
+/// Reads from just behind the header to the very end, so that checksums and surplus bytes are seen too.
+fn read_voxels(
+    mut source: Source,
+    header: &NiftiHeader,
+    sink: &mut impl VoxelSink,
+) -> std::result::Result<(), String> {
+    let expected = header.data_offset + header.data_bytes();
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let read = |source: &mut Source, chunk: &mut [u8]| match source.fill(chunk) {
+        Ok(bytes) if bytes < chunk.len() => {
+            let problem = truncated(source.position, expected, "exactly");
+            Err(format!("{problem} ({})", promise(header)))
+        }
+        Ok(_) => Ok(()),
+        Err(problem) => Err(format!(
+            "{problem} ({expected} bytes expected for {})",
+            promise(header)
+        )),
+    };
+    while source.position < header.data_offset {
+        let rest = (header.data_offset - source.position).min(CHUNK_BYTES as u64);
+        read(&mut source, &mut chunk[..rest as usize])?;
+    }
+    while source.position < expected {
+        let rest = (expected - source.position).min(CHUNK_BYTES as u64);
+        let voxels = &mut chunk[..rest as usize];
+        read(&mut source, voxels)?;
+        header
+            .voxel_type
+            .decode(voxels, header.raw.order(), header.scaling(), sink);
+    }
+    match source.fill(&mut chunk[..1])? {
+        0 => Ok(()),
+        _ => Err(format!(
+            "data follow the {expected} bytes expected for {}; the file is damaged, export it again",
+            promise(header)
+        )),
+    }
+}
+
+fn array<T>(path: &Path, header: &NiftiHeader, voxels: Vec<T>) -> Result<Array3<T>> {
+    Array3::from_shape_vec(header.grid().shape_zyx(), voxels)
+        .map_err(|error| Error::file(path, format!("voxels do not fill the grid: {error}")))
+}
+
+#[derive(Default)]
+struct Intensities {
+    voxels: Vec<f32>,
+    non_finite: usize,
+}
+
+impl VoxelSink for Intensities {
+    fn take(&mut self, values: impl ExactSizeIterator<Item = f64>) {
+        let start = self.voxels.len();
+        self.voxels.extend(values.map(|value| value as f32));
+        let new = &self.voxels[start..];
+        self.non_finite += new.iter().filter(|value| !value.is_finite()).count();
+    }
+}
+
+struct Labels {
+    voxels: Vec<u16>,
+    shape: [usize; 3],
+    /// The first value that is no label. Reading goes on: if the file is damaged, that is the cause.
+    problem: Option<String>,
+}
+
+impl VoxelSink for Labels {
+    fn take(&mut self, values: impl ExactSizeIterator<Item = f64>) {
+        if self.problem.is_some() {
+            return;
+        }
+        for value in values {
+            // `as` saturates, so that what is no label is far from what it became.
+            let label = (value + 0.5) as u16;
+            let off = (value - f64::from(label)).abs();
+            if off.is_nan() || off > LABEL_TOLERANCE {
+                let [nx, ny, _] = self.shape;
+                let index = self.voxels.len();
+                let voxel = [index % nx, index / nx % ny, index / nx / ny];
+                self.problem = Some(format!(
+                    "holds {value} at voxel {voxel:?} (x, y, z); expected labels, whole numbers from 0 to \
+                     65535; is this an image instead of a label map?"
+                ));
+                return;
+            }
+            self.voxels.push(label);
+        }
+    }
+}

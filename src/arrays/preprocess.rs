@@ -1,0 +1,187 @@
+//! From a CT volume to what a network sees: windows, the network's grid, slices of one size.
+
+use ndarray::{Array4, ArrayView4, Axis, s};
+use serde::{Deserialize, Serialize};
+
+use super::resample::{Interpolation, resample_array};
+use crate::error::{Error, Result};
+use crate::values::{Grid, Volume};
+
+/// A range of Hounsfield units that an input channel shows; written `[low, high]` in a recipe.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(from = "[f32; 2]", into = "[f32; 2]")]
+pub struct Window {
+    pub low_hu: f32,
+    pub high_hu: f32,
+}
+
+impl From<[f32; 2]> for Window {
+    fn from([low_hu, high_hu]: [f32; 2]) -> Self {
+        Self { low_hu, high_hu }
+    }
+}
+
+impl From<Window> for [f32; 2] {
+    fn from(window: Window) -> Self {
+        [window.low_hu, window.high_hu]
+    }
+}
+
+impl Default for Window {
+    /// Soft tissue and the start of bone.
+    fn default() -> Self {
+        [-200.0, 300.0].into()
+    }
+}
+
+impl Window {
+    /// The value scaled so that the window's ends are 0 and 1, clamped to them.
+    pub fn scaled(&self, hu: f32) -> f32 {
+        ((hu - self.low_hu) / (self.high_hu - self.low_hu)).clamp(0.0, 1.0)
+    }
+}
+
+/// Input channels on `onto`: the volume, clamped to what the windows show, resampled once and scaled
+/// to [0, 1] by each window. Voxels of `onto` beyond the volume repeat its border; voxels that are not
+/// finite count as the lowest window's low end.
+///
+/// # Shapes
+/// output: (window, z, y, x)
+///
+/// # Errors
+/// No window, an empty one, or grids that are not parallel.
+pub fn input_channels(
+    volume: &Volume,
+    onto: &Grid,
+    windows: &[Window],
+    interpolation: Interpolation,
+) -> Result<Array4<f32>> {
+    if windows.is_empty()
+        || windows
+            .iter()
+            .any(|w| w.low_hu.partial_cmp(&w.high_hu) != Some(std::cmp::Ordering::Less))
+    {
+        return Err(Error::invalid(format!(
+            "windows_hu = {windows:?} cannot be used; expected at least one [low, high] with low < high"
+        )));
+    }
+    let low = windows
+        .iter()
+        .map(|w| w.low_hu)
+        .fold(f32::INFINITY, f32::min);
+    let high = windows
+        .iter()
+        .map(|w| w.high_hu)
+        .fold(f32::NEG_INFINITY, f32::max);
+    // Clamped first: air, metal and teeth far outside the windows must not ring into soft tissue.
+    let shown = volume.data.mapv(|hu| {
+        if hu.is_finite() {
+            hu.clamp(low, high)
+        } else {
+            low
+        }
+    });
+    let resampled = resample_array(shown.view(), &volume.grid, onto, interpolation)?;
+    let [z, y, x] = onto.shape_zyx();
+    let mut channels = Array4::zeros((windows.len(), z, y, x));
+    for (window, mut channel) in windows.iter().zip(channels.axis_iter_mut(Axis(0))) {
+        ndarray::Zip::from(&mut channel)
+            .and(&resampled)
+            .par_for_each(|to, hu| *to = window.scaled(*hu));
+    }
+    Ok(channels)
+}
+
+/// `size` rounded up to a multiple of `multiple`.
+pub fn padded_size(size: usize, multiple: usize) -> usize {
+    size.div_ceil(multiple.max(1)) * multiple.max(1)
+}
+
+/// Copies the axial slices `slices` of `channels`, each padded with zeros at its high end to `size`
+/// (y, x), into one block of memory.
+///
+/// # Shapes
+/// - `channels`: (channel, z, y, x), y and x at most `size`
+/// - output: (slice, channel, y, x), flattened
+pub fn slice_batch(channels: ArrayView4<f32>, slices: &[usize], size: [usize; 2]) -> Vec<f32> {
+    let (count, _, height, width) = channels.dim();
+    let mut batch = Array4::zeros((slices.len(), count, size[0], size[1]));
+    for (mut to, z) in batch.axis_iter_mut(Axis(0)).zip(slices) {
+        to.slice_mut(s![.., ..height, ..width])
+            .assign(&channels.slice(s![.., *z, .., ..]));
+    }
+    batch.into_raw_vec_and_offset().0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::Array3;
+
+    fn volume() -> Volume {
+        let grid = Grid::with_spacing([3, 2, 2], [2.0, 2.0, 5.0]);
+        let data = Array3::from_shape_vec(
+            (2, 2, 3),
+            vec![
+                -1000.0,
+                -200.0,
+                50.0,
+                300.0,
+                3000.0,
+                f32::NAN,
+                0.0,
+                0.0,
+                0.0,
+                0.0,
+                0.0,
+                f32::INFINITY,
+            ],
+        )
+        .unwrap();
+        Volume { grid, data }
+    }
+
+    #[test]
+    fn windows_become_channels_between_0_and_1() {
+        let volume = volume();
+        let windows = [Window::default(), Window::from([0.0, 100.0])];
+        let channels =
+            input_channels(&volume, &volume.grid, &windows, Interpolation::Cubic).unwrap();
+        let first: Vec<f32> = channels.slice(s![0, 0, .., ..]).iter().copied().collect();
+        assert_eq!(first, [0.0, 0.0, 0.5, 1.0, 1.0, 0.0]);
+        let second: Vec<f32> = channels.slice(s![1, 0, .., ..]).iter().copied().collect();
+        assert_eq!(second, [0.0, 0.0, 0.5, 1.0, 1.0, 0.0]);
+        assert!(channels.iter().all(|v| (0.0..=1.0).contains(v)));
+    }
+
+    #[test]
+    fn a_window_without_width_is_refused() {
+        for wrong in [
+            vec![],
+            vec![Window::from([10.0, 10.0])],
+            vec![Window::from([f32::NAN, 1.0])],
+        ] {
+            let volume = volume();
+            assert!(input_channels(&volume, &volume.grid, &wrong, Interpolation::Linear).is_err());
+        }
+    }
+
+    #[test]
+    fn slices_are_padded_at_their_high_end() {
+        let channels = Array4::from_shape_fn((2, 3, 2, 3), |(c, z, y, x)| {
+            (c * 1000 + z * 100 + y * 10 + x) as f32
+        });
+        let batch = slice_batch(channels.view(), &[2, 0], [4, 4]);
+        assert_eq!(batch.len(), 2 * 2 * 16);
+        assert_eq!(
+            &batch[..8],
+            [200.0, 201.0, 202.0, 0.0, 210.0, 211.0, 212.0, 0.0]
+        );
+        assert_eq!(batch[16], 1200.0);
+        assert_eq!(batch[32 + 1], 1.0);
+        assert_eq!(
+            (padded_size(17, 16), padded_size(16, 16), padded_size(1, 8)),
+            (32, 16, 8)
+        );
+    }
+}

@@ -1,0 +1,71 @@
+//! `ctseg.toml`: what would otherwise be repeated on every command line.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+use crate::pipeline::recipe::one_line;
+use crate::tensors::device::DeviceChoice;
+
+const FILE: &str = "ctseg.toml";
+
+/// The settings file; paths in it are relative to its folder. Flags and `CTSEG_*` variables beat it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Dataset folder or descriptor.
+    pub data: Option<PathBuf>,
+    /// Folder that a descriptor's paths are relative to.
+    pub data_root: Option<PathBuf>,
+    /// Folder of the model.
+    pub model: Option<PathBuf>,
+    /// Folder for run folders.
+    pub runs: Option<PathBuf>,
+    device: Option<String>,
+}
+
+impl Config {
+    /// Reads `path`, or `ctseg.toml` in the working folder if there is one.
+    pub fn read(path: Option<&Path>) -> Result<Self> {
+        let file = match path {
+            Some(path) => path,
+            None if Path::new(FILE).exists() => Path::new(FILE),
+            None => return Ok(Self::default()),
+        };
+        let text = std::fs::read_to_string(file).map_err(Error::io(file, "read"))?;
+        let mut config: Self =
+            toml::from_str(&text).map_err(|error| Error::file(file, one_line(&error)))?;
+        let folder = file.parent().unwrap_or(Path::new(""));
+        for path in [
+            &mut config.data,
+            &mut config.data_root,
+            &mut config.model,
+            &mut config.runs,
+        ]
+        .into_iter()
+        .flatten()
+        {
+            *path = folder.join(&*path);
+        }
+        Ok(config)
+    }
+
+    pub fn device(&self) -> Result<DeviceChoice> {
+        self.device
+            .as_deref()
+            .map_or(Ok(DeviceChoice::Auto), str::parse)
+    }
+
+    /// The model folder: `flag`, else the file's, else `model` here.
+    pub fn model_or(&self, flag: Option<PathBuf>) -> PathBuf {
+        flag.or_else(|| self.model.clone())
+            .unwrap_or_else(|| PathBuf::from("model"))
+    }
+
+    /// The folder for runs: `flag`, else the file's, else `runs` here.
+    pub fn runs_or(&self, flag: Option<PathBuf>) -> PathBuf {
+        flag.or_else(|| self.runs.clone())
+            .unwrap_or_else(|| PathBuf::from("runs"))
+    }
+}

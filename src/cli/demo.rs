@@ -1,0 +1,127 @@
+//! `ctseg demo`: everything once, on generated phantoms.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Args;
+
+use super::{
+    Outcome, Settings, evaluate as evaluate_command, fit as fit_command,
+    predict as predict_command, stop_on_signals,
+};
+use crate::outside::progress;
+use crate::pipeline::dataset::Dataset;
+use crate::pipeline::evaluation::{Reference, evaluate};
+use crate::pipeline::fit::{FitJob, fit};
+use crate::pipeline::phantom_set::PhantomSet;
+use crate::pipeline::predict::{PredictJob, plan_outputs, predict};
+use crate::pipeline::recipe::Recipe;
+
+#[derive(Args)]
+pub struct DemoArgs {
+    /// Folder for everything the demo makes
+    #[arg(short, long, default_value = "ctseg-demo")]
+    output: PathBuf,
+    /// Decides the phantoms and the training
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Phantoms to train on
+    #[arg(long, default_value_t = PhantomSet::default().train)]
+    train: usize,
+    /// Phantoms to test on
+    #[arg(long, default_value_t = PhantomSet::default().test)]
+    test: usize,
+    /// Change a value of both stages' recipes, such as training.epochs=2
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
+    let started = Instant::now();
+    let observer = progress::for_stderr();
+    let stop = stop_on_signals()?;
+    let folder = args.output.as_path();
+    let set = PhantomSet {
+        train: args.train,
+        test: args.test,
+        seed: args.seed,
+    };
+    observer.say(&format!(
+        "1/5  {} phantoms to train on and {} to test, in {}",
+        set.train,
+        set.test,
+        folder.join("data").display()
+    ));
+    let descriptor = set.written(&folder.join("data"), observer.as_ref())?;
+    let model = folder.join("model");
+    for (step, stage) in [(2, "demo-coarse"), (3, "demo-refine")] {
+        observer.say(&format!("{step}/5  fit --stage {}", step - 1));
+        let job = FitJob {
+            recipe: Recipe::named(stage, &args.set)?,
+            dataset: Dataset::open(&descriptor)?,
+            dataset_path: descriptor.clone(),
+            data_root: None,
+            model: model.clone(),
+            runs: folder.join("runs"),
+            resume: None,
+            device: settings.device,
+            seed: args.seed,
+            max_time: None,
+            stop: &stop,
+        };
+        let summary = fit(&job, observer.as_ref())?;
+        if !settings.json {
+            fit_command::print_summary(&summary, &job, false);
+        }
+    }
+    observer.say("4/5  predict the phantoms that were not trained on");
+    let dataset = Dataset::open(&descriptor)?;
+    let inputs: Vec<PathBuf> = dataset
+        .cases
+        .iter()
+        .filter(|case| dataset.is_test(&case.id))
+        .map(|case| case.image.clone())
+        .collect();
+    let (cases, predictions) = plan_outputs(&inputs, &folder.join("predictions"))?;
+    let job = PredictJob {
+        cases,
+        folder: predictions,
+        model,
+        device: settings.device,
+        stop: &stop,
+    };
+    let summary = predict(&job, observer.as_ref())?;
+    if !settings.json {
+        predict_command::print_summary(&summary, &job, false);
+    }
+    if summary.interrupted {
+        return Ok(Outcome::Interrupted);
+    }
+    observer.say("5/5  evaluate");
+    finish(&job, dataset, folder, settings, observer.as_ref())?;
+    if !settings.json {
+        println!(
+            "demo done in {:.0} s; everything is in {}",
+            started.elapsed().as_secs_f64(),
+            folder.display()
+        );
+    }
+    Ok(if summary.failures.is_empty() {
+        Outcome::AllDone
+    } else {
+        Outcome::SomeFailed
+    })
+}
+
+fn finish(
+    job: &PredictJob,
+    dataset: Dataset,
+    folder: &Path,
+    settings: &Settings,
+    observer: &dyn crate::pipeline::observer::Observer,
+) -> anyhow::Result<()> {
+    let evaluation = evaluate(&job.folder, &Reference::Dataset(dataset), observer)?;
+    evaluation.write(folder)?;
+    evaluate_command::print_evaluation(&evaluation, folder, settings.json);
+    Ok(())
+}

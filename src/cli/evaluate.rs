@@ -1,0 +1,106 @@
+//! `ctseg evaluate`: compare label maps with references.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::table::{score, table};
+use super::{Outcome, Settings};
+use crate::error::Error;
+use crate::outside::progress;
+use crate::pipeline::evaluation::{Evaluation, Reference, evaluate};
+
+#[derive(Args)]
+pub struct EvaluateArgs {
+    /// Label maps: a folder (of `ctseg predict`, or any other), or one file
+    prediction: PathBuf,
+    /// References: a folder of label maps, one label map, a dataset folder or descriptor
+    reference: PathBuf,
+    /// Folder for metrics.csv and summary.json [default: the folder of the label maps]
+    #[arg(short, long)]
+    output: Option<PathBuf>,
+    /// Folder that a descriptor's paths are relative to
+    #[arg(long, env = "CTSEG_DATA_ROOT")]
+    data_root: Option<PathBuf>,
+}
+
+pub fn run(args: EvaluateArgs, settings: &Settings) -> anyhow::Result<Outcome> {
+    let observer = progress::for_stderr();
+    let data_root = args.data_root.or_else(|| settings.config.data_root.clone());
+    let reference = Reference::open(&args.reference, data_root.as_deref())?;
+    let evaluation = evaluate(&args.prediction, &reference, observer.as_ref())?;
+    let folder = args.output.unwrap_or_else(|| {
+        let own = if args.prediction.is_dir() {
+            Some(args.prediction.as_path())
+        } else {
+            args.prediction.parent()
+        };
+        own.unwrap_or(Path::new(".")).to_path_buf()
+    });
+    std::fs::create_dir_all(&folder).map_err(Error::io(&folder, "create the folder"))?;
+    evaluation.write(&folder)?;
+    print_evaluation(&evaluation, &folder, settings.json);
+    Ok(
+        match (evaluation.cases.is_empty(), evaluation.failures.is_empty()) {
+            (true, _) => Outcome::NothingDone,
+            (false, true) => Outcome::AllDone,
+            (false, false) => Outcome::SomeFailed,
+        },
+    )
+}
+
+pub fn print_evaluation(evaluation: &Evaluation, folder: &Path, as_json: bool) {
+    let summary = evaluation.to_json();
+    if as_json {
+        println!("{summary:#}");
+        return;
+    }
+    const METRICS: [&str; 5] = ["dice", "iou", "precision", "recall", "accuracy"];
+    let mut rows: Vec<Vec<String>> = evaluation
+        .structures
+        .iter()
+        .enumerate()
+        .map(|(index, structure)| {
+            let dice = evaluation.summary_of(index, "dice");
+            let mut row = vec![structure.name.clone()];
+            row.extend(
+                METRICS
+                    .map(|metric| score(evaluation.summary_of(index, metric).and_then(|s| s.mean))),
+            );
+            row.push(dice.as_ref().map_or(0, |s| s.defined).to_string());
+            row.push(dice.map_or(0, |s| s.undefined).to_string());
+            row
+        })
+        .collect();
+    let mut mean = vec!["mean".to_owned()];
+    mean.extend(METRICS.map(|metric| score(evaluation.mean(metric))));
+    rows.push(mean);
+    print!(
+        "{}",
+        table(
+            &[
+                "structure",
+                "dice",
+                "iou",
+                "precision",
+                "recall",
+                "accuracy",
+                "cases",
+                "undefined"
+            ],
+            &rows
+        )
+    );
+    let percent = |key: &str| summary[key].as_f64().map(|v| 100.0 * v);
+    if let (Some(recall), Some(share)) = (percent("roi_recall"), percent("roi_share")) {
+        println!(
+            "stage 1's regions hold {recall:.2} % of the reference structures in {share:.1} % of the volume"
+        );
+    }
+    println!(
+        "{} cases compared, {} failed; metrics.csv and summary.json in {}",
+        evaluation.cases.len(),
+        evaluation.failures.len(),
+        folder.display()
+    );
+}

@@ -1,0 +1,193 @@
+//! `ctseg fit`: train one stage.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::json;
+
+use super::{Outcome, Settings, stop_on_signals};
+use crate::error::Error;
+use crate::outside::progress;
+use crate::pipeline::dataset::Dataset;
+use crate::pipeline::fit::{FitJob, FitSummary, fit};
+use crate::pipeline::observer::Observer;
+use crate::pipeline::phantom_set::PhantomSet;
+use crate::pipeline::recipe::Recipe;
+use crate::pipeline::run_folder::RunFolder;
+
+#[derive(Args)]
+pub struct FitArgs {
+    /// What to train: 1 (coarse), 2 (refine), the name of a built-in recipe, or a recipe file
+    #[arg(long, required_unless_present = "resume", value_name = "1|2|NAME|FILE")]
+    stage: Option<String>,
+    /// Dataset folder or descriptor; generated phantoms where none is named
+    #[arg(long, env = "CTSEG_DATA")]
+    data: Option<PathBuf>,
+    /// Folder that a descriptor's paths are relative to
+    #[arg(long, env = "CTSEG_DATA_ROOT")]
+    data_root: Option<PathBuf>,
+    /// Model folder that the stage goes into [default: model]
+    #[arg(long, env = "CTSEG_MODEL")]
+    model: Option<PathBuf>,
+    /// Folder for run folders [default: runs]
+    #[arg(long, env = "CTSEG_RUNS")]
+    runs: Option<PathBuf>,
+    /// Train this fold only
+    #[arg(long)]
+    fold: Option<usize>,
+    /// Largest number of epochs per fold
+    #[arg(long)]
+    epochs: Option<usize>,
+    /// Time for the whole training, such as 90s, 20m, 1h30m
+    #[arg(long, value_parser = parse_duration)]
+    max_time: Option<Duration>,
+    /// Decides weights, folds and the order of slices
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Change a value of the recipe, such as training.batch_size=4
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Go on with the run in this folder
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["stage", "data", "data_root", "fold", "epochs", "seed", "set"])]
+    resume: Option<PathBuf>,
+}
+
+pub fn run(args: FitArgs, settings: &Settings) -> anyhow::Result<Outcome> {
+    let observer = progress::for_stderr();
+    let stop = stop_on_signals()?;
+    let config = &settings.config;
+    let runs = config.runs_or(args.runs.clone());
+    let (recipe, data, data_root, model, seed) = match &args.resume {
+        Some(run) => {
+            let (_, recipe, from) = RunFolder::resume(run)?;
+            (recipe, from.dataset, from.data_root, from.model, from.seed)
+        }
+        None => {
+            let (data, data_root) = dataset_path(&args, settings, observer.as_ref())?;
+            (
+                recipe(&args)?,
+                data,
+                data_root,
+                config.model_or(args.model.clone()),
+                args.seed,
+            )
+        }
+    };
+    let dataset = Dataset::open_in(&data, data_root.as_deref())?;
+    let job = FitJob {
+        recipe,
+        dataset,
+        dataset_path: data,
+        data_root,
+        model,
+        runs,
+        resume: args.resume,
+        device: settings.device,
+        seed,
+        max_time: args.max_time,
+        stop: &stop,
+    };
+    let summary = fit(&job, observer.as_ref())?;
+    print_summary(&summary, &job, settings.json);
+    Ok(Outcome::AllDone)
+}
+
+fn recipe(args: &FitArgs) -> anyhow::Result<Recipe> {
+    let stage = args.stage.as_deref().unwrap_or("1");
+    let mut overrides = args.set.clone();
+    if let Some(epochs) = args.epochs {
+        overrides.push(format!("training.epochs={epochs}"));
+    }
+    if let Some(fold) = args.fold {
+        overrides.push(format!("train_folds=[{fold}]"));
+    }
+    Ok(Recipe::named(stage, &overrides)?)
+}
+
+/// The dataset named by flag, environment or settings file; without any, phantoms are generated here.
+fn dataset_path(
+    args: &FitArgs,
+    settings: &Settings,
+    observer: &dyn Observer,
+) -> anyhow::Result<(PathBuf, Option<PathBuf>)> {
+    let data_root = args
+        .data_root
+        .clone()
+        .or_else(|| settings.config.data_root.clone());
+    if let Some(data) = args.data.clone().or_else(|| settings.config.data.clone()) {
+        return Ok((data, data_root));
+    }
+    let folder = Path::new("phantoms");
+    observer.say(&format!(
+        "no dataset named (--data, CTSEG_DATA or 'data' in ctseg.toml): training on generated phantoms in {}/",
+        folder.display()
+    ));
+    Ok((PhantomSet::default().written(folder, observer)?, None))
+}
+
+pub fn print_summary(summary: &FitSummary, job: &FitJob, as_json: bool) {
+    if as_json {
+        let folds: Vec<_> = summary
+            .folds
+            .iter()
+            .map(|(fold, progress)| json!({"fold": fold, "progress": progress}))
+            .collect();
+        let roi = summary.roi.map(|roi| json!({"mean_recall": roi.mean_recall, "lowest_recall": roi.lowest_recall, "mean_share": roi.mean_share, "cases": roi.cases}));
+        println!(
+            "{:#}",
+            json!({"run": summary.run, "model": summary.model, "seconds": summary.seconds, "folds": folds, "held_out_roi": roi})
+        );
+        return;
+    }
+    println!(
+        "stage {} trained in {:.0} s",
+        job.recipe.stage, summary.seconds
+    );
+    for (fold, progress) in &summary.folds {
+        let (epoch, dice) = progress.best.unwrap_or((0, 0.0));
+        println!(
+            "  fold {fold}: validation Dice {dice:.4} at epoch {epoch} of {}",
+            progress.epoch
+        );
+    }
+    if let Some(roi) = &summary.roi {
+        println!(
+            "  held-out regions: {:.2} % of the structures inside (lowest case {:.2} %), {:.1} % of the volume, {} cases",
+            100.0 * roi.mean_recall,
+            100.0 * roi.lowest_recall,
+            100.0 * roi.mean_share,
+            roi.cases
+        );
+    }
+    println!("  run    {}", summary.run.display());
+    println!("  model  {}", summary.model.display());
+}
+
+/// `20m`, `1h30m`, `90s`.
+fn parse_duration(text: &str) -> Result<Duration, Error> {
+    text.parse::<jiff::SignedDuration>()
+        .ok()
+        .and_then(|duration| Duration::try_from(duration).ok())
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| {
+            Error::invalid(format!(
+                "'{text}' is not a time; expected something like 90s, 20m or 1h30m"
+            ))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read() {
+        assert_eq!(parse_duration("12m").unwrap(), Duration::from_secs(720));
+        assert_eq!(parse_duration("1h30m").unwrap(), Duration::from_secs(5400));
+        assert_eq!(parse_duration("90s").unwrap(), Duration::from_secs(90));
+        for wrong in ["", "12", "-3m", "soon", "0s"] {
+            assert!(parse_duration(wrong).is_err(), "{wrong}");
+        }
+    }
+}

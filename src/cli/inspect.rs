@@ -1,0 +1,312 @@
+//! `ctseg inspect`: what a volume, dataset, recipe or model holds.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::table::table;
+use super::{Outcome, Settings};
+use crate::arrays::nifti::{is_nifti_name, read_volume};
+use crate::error::Result;
+use crate::pipeline::bundle::Bundle;
+use crate::pipeline::dataset::{Dataset, LabelSource};
+use crate::pipeline::recipe::Recipe;
+use crate::pipeline::sampling::output_maps;
+use crate::tensors::device::DeviceChoice;
+use crate::tensors::weights::{NamedTensors, network_tensors, read_tensors};
+
+#[derive(Args)]
+pub struct InspectArgs {
+    /// A volume (.nii, .nii.gz), a dataset folder or descriptor, a recipe (.toml or its name), a model
+    /// folder, or weights (.safetensors)
+    what: PathBuf,
+    /// Folder that a descriptor's paths are relative to
+    #[arg(long, env = "CTSEG_DATA_ROOT")]
+    data_root: Option<PathBuf>,
+}
+
+pub fn run(args: InspectArgs, settings: &Settings) -> anyhow::Result<Outcome> {
+    let data_root = args.data_root.or_else(|| settings.config.data_root.clone());
+    let (text, value) = inspected(&args.what, data_root.as_deref())?;
+    if settings.json {
+        println!("{value:#}");
+    } else {
+        print!("{text}");
+    }
+    Ok(Outcome::AllDone)
+}
+
+/// The same facts for people and for programs.
+fn inspected(what: &Path, data_root: Option<&Path>) -> Result<(String, Value)> {
+    let extension = |wanted: &str| {
+        what.extension()
+            .is_some_and(|e| e.eq_ignore_ascii_case(wanted))
+    };
+    if is_nifti_name(what) {
+        volume(what)
+    } else if what.join("model.toml").exists() {
+        model(what)
+    } else if extension("safetensors") {
+        let (tensors, _) = read_tensors(what)?;
+        Ok(layer_table(&tensors))
+    } else if extension("toml") || !what.exists() {
+        let name = what.to_string_lossy();
+        // A TOML file is a recipe or a dataset's descriptor; the error of what it looks like is shown.
+        match Recipe::named(&name, &[]) {
+            Ok(found) => recipe(&found),
+            Err(error) if !what.exists() => Err(error),
+            Err(error) => {
+                let looks_like_recipe =
+                    std::fs::read_to_string(what).is_ok_and(|text| text.contains("[network]"));
+                if looks_like_recipe {
+                    Err(error)
+                } else {
+                    dataset(&Dataset::open_in(what, data_root)?)
+                }
+            }
+        }
+    } else {
+        dataset(&Dataset::open(what)?)
+    }
+}
+
+fn volume(path: &Path) -> Result<(String, Value)> {
+    let image = read_volume(path)?;
+    let grid = image.volume.grid;
+    let (edges, counts) = histogram(image.volume.data.iter().copied());
+    let spacing = grid.spacing_mm();
+    let mut text = format!(
+        "{}\n  shape        {:?} voxels (x, y, z)\n  spacing      {:.4} × {:.4} × {:.4} mm\n  orientation  {}\n  voxels       {}, qform code {}, sform code {}\n",
+        path.display(),
+        grid.shape,
+        spacing[0],
+        spacing[1],
+        spacing[2],
+        grid.orientation(),
+        image.header.datatype_name(),
+        image.header.qform_code(),
+        image.header.sform_code(),
+    );
+    for row in grid.affine {
+        text += &format!(
+            "  affine       {:>12.5} {:>12.5} {:>12.5} {:>12.4}\n",
+            row[0], row[1], row[2], row[3]
+        );
+    }
+    for warning in image.header.warnings() {
+        text += &format!("  warning      {warning}\n");
+    }
+    text += "  HU histogram (share of voxels)\n";
+    let total = counts.iter().sum::<u64>().max(1) as f64;
+    let largest = counts.iter().copied().max().unwrap_or(1).max(1) as f64;
+    for (bin, count) in counts.iter().enumerate() {
+        let bar = "#".repeat((*count as f64 / largest * 40.0).round() as usize);
+        let range = match bin {
+            0 => format!("     below {:>6}", edges[0]),
+            bin if bin == edges.len() => format!("{:>6} and above ", edges[bin - 1]),
+            bin => format!("{:>6} to {:>6} ", edges[bin - 1], edges[bin]),
+        };
+        text += &format!(
+            "  {range:>18} {:>6.2} % {bar}\n",
+            100.0 * *count as f64 / total
+        );
+    }
+    let value = json!({
+        "kind": "volume", "path": path, "shape": grid.shape, "spacing_mm": spacing, "affine": grid.affine,
+        "orientation": grid.orientation().to_string(), "datatype": image.header.datatype_name(),
+        "qform_code": image.header.qform_code(), "sform_code": image.header.sform_code(),
+        "warnings": image.header.warnings(), "non_finite_voxels": image.non_finite,
+        "histogram": {"edges_hu": edges, "counts": counts},
+    });
+    Ok((text, value))
+}
+
+/// Counts below, between and above edges that follow the tissues of CT.
+fn histogram(values: impl Iterator<Item = f32>) -> (Vec<f32>, Vec<u64>) {
+    let edges = vec![
+        -1000.0, -900.0, -700.0, -300.0, -150.0, -50.0, 0.0, 50.0, 100.0, 200.0, 400.0, 1000.0,
+        2000.0,
+    ];
+    let mut counts = vec![0; edges.len() + 1];
+    for value in values.filter(|value| value.is_finite()) {
+        counts[edges.partition_point(|edge| *edge <= value)] += 1;
+    }
+    (edges, counts)
+}
+
+fn dataset(dataset: &Dataset) -> Result<(String, Value)> {
+    let mut text = format!(
+        "{} ({}) in {}\n  {} cases, {} to train on, {} to test{}\n",
+        dataset.name,
+        dataset.layout,
+        dataset.root.display(),
+        dataset.cases.len(),
+        dataset.training_cases().len(),
+        dataset.test.len(),
+        dataset
+            .licence
+            .as_deref()
+            .map(|licence| format!("; licence {licence}"))
+            .unwrap_or_default(),
+    );
+    let structures: Vec<Vec<String>> = dataset
+        .structures
+        .iter()
+        .map(|s| vec![s.name.clone(), s.value.to_string()])
+        .collect();
+    text += &table(&["structure", "label"], &structures);
+    let rows: Vec<Vec<String>> = dataset
+        .cases
+        .iter()
+        .map(|case| {
+            let labels = match &case.labels {
+                LabelSource::None => "none".to_owned(),
+                LabelSource::Map(_) => "one map".to_owned(),
+                LabelSource::PerStructure(files) => format!("{} masks", files.len()),
+            };
+            let part = if dataset.is_test(&case.id) {
+                "test"
+            } else {
+                "train"
+            };
+            vec![
+                case.id.clone(),
+                case.patient.clone(),
+                labels,
+                part.to_owned(),
+            ]
+        })
+        .collect();
+    text += &table(&["case", "patient", "labels", "part"], &rows);
+    let cases: Vec<Value> = dataset
+        .cases
+        .iter()
+        .map(|case| json!({"id": case.id, "patient": case.patient, "image": case.image, "test": dataset.is_test(&case.id)}))
+        .collect();
+    let names: Vec<Value> = dataset
+        .structures
+        .iter()
+        .map(|s| json!({"name": s.name, "label": s.value}))
+        .collect();
+    Ok((
+        text,
+        json!({"kind": "dataset", "name": dataset.name, "layout": dataset.layout.to_string(), "structures": names, "cases": cases}),
+    ))
+}
+
+fn model(path: &Path) -> Result<(String, Value)> {
+    let bundle = Bundle::open(path)?;
+    let device = DeviceChoice::Auto.device()?;
+    let mut text = format!(
+        "model {} (ctseg {}), SHA-256 {}\n",
+        path.display(),
+        bundle.manifest.ctseg_version,
+        bundle.sha256()
+    );
+    let structures: Vec<Vec<String>> = bundle
+        .structures()?
+        .into_iter()
+        .map(|s| vec![s.name, s.value.to_string()])
+        .collect();
+    text += &table(&["structure", "label"], &structures);
+    let mut stages = Vec::new();
+    for number in [1, 2] {
+        let Some(stage) = bundle.stage(number) else {
+            continue;
+        };
+        let segmenter = bundle.segmenter(number, &device)?;
+        text += &format!(
+            "\nstage {number}: {} networks, trained on '{}' with {}\n",
+            segmenter.folds(),
+            stage.dataset,
+            stage.engine
+        );
+        for fold in &stage.folds {
+            text += &format!(
+                "  fold {}: validation Dice {:.4} at epoch {}, {} cases held out\n",
+                fold.fold,
+                fold.validation_dice,
+                fold.epoch,
+                fold.held_out.len()
+            );
+        }
+        let values: Vec<u16> = bundle.structures()?.iter().map(|s| s.value).collect();
+        let (layers, value) =
+            recipe_with(&stage.recipe, output_maps(&stage.recipe, &values).len())?;
+        text += &layers;
+        stages.push(json!({"stage": number, "folds": stage.folds, "recipe": stage.recipe, "network": value}));
+    }
+    Ok((
+        text,
+        json!({"kind": "model", "path": path, "sha256": bundle.sha256(), "structures": bundle.manifest.structures, "stages": stages}),
+    ))
+}
+
+fn recipe(recipe: &Recipe) -> Result<(String, Value)> {
+    recipe_with(recipe, 1)
+}
+
+fn recipe_with(recipe: &Recipe, outputs: usize) -> Result<(String, Value)> {
+    let device = DeviceChoice::Auto.device()?;
+    let network = recipe.network.init(recipe.channels(), outputs, &device)?;
+    let (layers, value) = layer_table(&network_tensors(&network)?);
+    let text = format!(
+        "recipe {} (stage {}): {} on {:?} mm, {} input channels, {outputs} output maps, slices a multiple of {}\n{layers}",
+        recipe.name,
+        recipe.stage,
+        recipe.network.name(),
+        recipe.spacing_mm,
+        recipe.channels(),
+        recipe.network.multiple(),
+    );
+    Ok((
+        text,
+        json!({"kind": "recipe", "recipe": recipe, "layers": value}),
+    ))
+}
+
+fn layer_table(tensors: &NamedTensors) -> (String, Value) {
+    let size = |shape: &[usize]| shape.iter().product::<usize>();
+    let is_trained = |name: &str| !name.contains("running_");
+    let rows: Vec<Vec<String>> = tensors
+        .iter()
+        .map(|(name, tensor)| {
+            let shape: Vec<String> = tensor.shape.iter().map(usize::to_string).collect();
+            vec![
+                name.clone(),
+                shape.join(" × "),
+                size(&tensor.shape).to_string(),
+            ]
+        })
+        .collect();
+    let trained: usize = tensors
+        .iter()
+        .filter(|(name, _)| is_trained(name))
+        .map(|(_, tensor)| size(&tensor.shape))
+        .sum();
+    let text = table(&["layer", "shape", "parameters"], &rows)
+        + &format!("{trained} trained parameters\n");
+    let layers: Vec<Value> = tensors
+        .iter()
+        .map(|(name, tensor)| json!({"name": name, "shape": tensor.shape}))
+        .collect();
+    (
+        text,
+        json!({"trained_parameters": trained, "layers": layers}),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_finite_value_is_counted_once() {
+        let (edges, counts) =
+            histogram([-2000.0, -1000.0, 0.0, 49.9, 2000.0, 5000.0, f32::NAN].into_iter());
+        assert_eq!(counts.iter().sum::<u64>(), 6);
+        assert_eq!((counts[0], counts[edges.len()]), (1, 2));
+        assert_eq!(counts[edges.iter().position(|e| *e == 0.0).unwrap() + 1], 2);
+    }
+}

@@ -1,0 +1,129 @@
+//! The command line: flags, environment and `ctseg.toml`, one file per command.
+
+mod config;
+mod demo;
+mod evaluate;
+mod fit;
+mod inspect;
+mod predict;
+mod table;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use clap::{Args, Parser, Subcommand};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::error::Error;
+use crate::tensors::device::DeviceChoice;
+use config::Config;
+
+/// Two-stage segmentation of CT volumes: a coarse U-Net finds the region of interest, a second one refines
+/// it.
+///
+/// Exit codes: 0 all done, 1 nothing could be done, 2 wrong usage, 3 some cases failed (the rest are
+/// written), 75 interrupted but resumable.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Args)]
+struct Global {
+    /// Settings file; `ctseg.toml` in the working folder is read if it is there
+    #[arg(long, global = true, env = "CTSEG_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print the result as JSON on stdout
+    #[arg(long, global = true)]
+    json: bool,
+    /// Engine and device: auto, flex, libtorch, libtorch:cuda:N
+    #[arg(long, global = true, env = "CTSEG_DEVICE")]
+    device: Option<DeviceChoice>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The whole story on generated phantoms: make data, fit both stages, predict, evaluate
+    Demo(demo::DemoArgs),
+    /// Train one stage
+    Fit(fit::FitArgs),
+    /// Segment volumes
+    Predict(predict::PredictArgs),
+    /// Compare label maps with references
+    Evaluate(evaluate::EvaluateArgs),
+    /// Show what a volume, dataset, recipe or model holds
+    Inspect(inspect::InspectArgs),
+}
+
+/// How a command ended when it did not fail as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    AllDone,
+    NothingDone,
+    SomeFailed,
+    Interrupted,
+}
+
+impl From<Outcome> for ExitCode {
+    fn from(outcome: Outcome) -> Self {
+        Self::from(match outcome {
+            Outcome::AllDone => 0,
+            Outcome::NothingDone => 1,
+            Outcome::SomeFailed => 3,
+            Outcome::Interrupted => 75,
+        })
+    }
+}
+
+/// How a command that failed as a whole ends.
+pub fn exit_code_of(error: &anyhow::Error) -> Outcome {
+    match error.downcast_ref::<Error>() {
+        Some(Error::Interrupted(_)) => Outcome::Interrupted,
+        _ => Outcome::NothingDone,
+    }
+}
+
+impl Cli {
+    /// Runs the command.
+    pub fn run(self) -> anyhow::Result<Outcome> {
+        let config = Config::read(self.global.config.as_deref())?;
+        let settings = Settings {
+            device: match self.global.device {
+                Some(device) => device,
+                None => config.device()?,
+            },
+            json: self.global.json,
+            config,
+        };
+        match self.command {
+            Command::Demo(args) => demo::run(args, &settings),
+            Command::Fit(args) => fit::run(args, &settings),
+            Command::Predict(args) => predict::run(args, &settings),
+            Command::Evaluate(args) => evaluate::run(args, &settings),
+            Command::Inspect(args) => inspect::run(args, &settings),
+        }
+    }
+}
+
+/// What flags, environment and settings file say together.
+struct Settings {
+    config: Config,
+    device: DeviceChoice,
+    json: bool,
+}
+
+/// A flag that SIGINT and SIGTERM set; a second SIGINT ends the process at once.
+fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register_conditional_shutdown(SIGINT, 130, Arc::clone(&stop))?;
+    signal_hook::flag::register(SIGINT, Arc::clone(&stop))?;
+    signal_hook::flag::register(SIGTERM, Arc::clone(&stop))?;
+    Ok(stop)
+}

@@ -1,0 +1,53 @@
+//! One error type for the library: every message is one line that names what was found, what was
+//! expected and what to do.
+
+use std::path::{Path, PathBuf};
+
+/// What went wrong, in words for the person who runs ctseg.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file whose content cannot be used.
+    #[error("{}: {problem}", path.display())]
+    File { path: PathBuf, problem: String },
+    /// The operating system refused to read or write a file.
+    #[error("{}: cannot {action}: {source}", path.display())]
+    Io {
+        path: PathBuf,
+        action: &'static str,
+        source: std::io::Error,
+    },
+    /// A setting, argument or combination of inputs that cannot work.
+    #[error("{0}")]
+    Invalid(String),
+    /// The run was asked to stop and left everything resumable.
+    #[error("interrupted; {0}")]
+    Interrupted(String),
+}
+
+/// Result with ctseg's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// An error about the content of `path`.
+    pub fn file(path: impl AsRef<Path>, problem: impl Into<String>) -> Self {
+        Self::File {
+            path: path.as_ref().to_path_buf(),
+            problem: problem.into(),
+        }
+    }
+
+    /// For `map_err`: an I/O error on `path` while trying to `action` ("read", "create", …).
+    pub fn io(path: impl AsRef<Path>, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        move |source| Self::Io {
+            path,
+            action,
+            source,
+        }
+    }
+
+    /// An error about settings or arguments.
+    pub fn invalid(problem: impl Into<String>) -> Self {
+        Self::Invalid(problem.into())
+    }
+}

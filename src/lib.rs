@@ -1,0 +1,16 @@
+//! ctseg: two-stage segmentation of CT volumes.
+//!
+//! Layers, each importing only those above it in this list: [`values`] (grids, volumes) – [`arrays`]
+//! (NIfTI, resampling, preprocessing, metrics, phantoms) beside [`tensors`] (networks, losses, optimiser,
+//! weights) – [`pipeline`] (recipes, datasets, training, prediction) – [`outside`] (progress) – [`cli`].
+
+pub mod arrays;
+pub mod cli;
+pub mod error;
+pub mod files;
+pub mod outside;
+pub mod pipeline;
+pub mod tensors;
+pub mod values;
+
+pub use error::{Error, Result};

@@ -1,0 +1,3 @@
+//! What the user sees and what other programs hear.
+
+pub mod progress;

@@ -1,0 +1,370 @@
+//! A trained model on disk: recipes, labels, weights and their checksums in one folder.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::dataset::Structure;
+use super::recipe::Recipe;
+use super::sampling::output_maps;
+use super::segmenter::Segmenter;
+use crate::error::{Error, Result};
+use crate::files::write_bytes_atomically;
+use crate::tensors::weights::{
+    NamedTensors, below_prefix, prefixed, read_tensors, with_tensors, write_tensors,
+};
+use burn::tensor::Device;
+
+const FORMAT: u32 = 1;
+const MANIFEST: &str = "model.toml";
+const SUMS: &str = "SHA256SUMS";
+
+/// `model.toml`: everything about a model but its weights.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    pub format: u32,
+    pub ctseg_version: String,
+    /// Structure name by label value.
+    pub structures: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage1: Option<StageManifest>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage2: Option<StageManifest>,
+}
+
+/// How a stage's weights came to be.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StageManifest {
+    pub dataset: String,
+    /// SHA-256 over the training cases' names and the sizes of their files.
+    pub data_fingerprint: String,
+    pub seed: u64,
+    pub engine: String,
+    /// For stage 2: the checksum of the stage-1 weights whose regions it was trained on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage1_sha256: Option<String>,
+    pub folds: Vec<FoldManifest>,
+    pub recipe: Recipe,
+}
+
+/// One network of a stage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FoldManifest {
+    pub fold: usize,
+    pub epoch: usize,
+    pub validation_dice: f64,
+    /// Cases that this network was not trained on.
+    pub held_out: Vec<String>,
+    /// Cases that it was trained on.
+    pub trained_on: Vec<String>,
+}
+
+/// A stage as it goes into a bundle.
+pub struct TrainedStage {
+    pub manifest: StageManifest,
+    /// Weights of each of the manifest's folds, in their order.
+    pub weights: Vec<NamedTensors>,
+}
+
+/// A bundle on disk whose checksums have been verified.
+#[derive(Debug, Clone)]
+pub struct Bundle {
+    pub path: PathBuf,
+    pub manifest: Manifest,
+    /// SHA-256 by file name.
+    sums: BTreeMap<String, String>,
+}
+
+fn weights_file(stage: u8) -> String {
+    format!("stage{stage}.safetensors")
+}
+
+impl Bundle {
+    /// Opens a bundle and verifies every checksum; nothing in it is executed.
+    ///
+    /// # Errors
+    /// A file that is missing, changed, or not of this format.
+    pub fn open(path: &Path) -> Result<Self> {
+        let manifest_path = path.join(MANIFEST);
+        if !manifest_path.is_file() {
+            return Err(Error::file(
+                path,
+                "no model here (model.toml is missing); train one with 'ctseg fit --stage 1' or name its folder with --model",
+            ));
+        }
+        let sums_path = path.join(SUMS);
+        let text = std::fs::read_to_string(&sums_path).map_err(Error::io(&sums_path, "read"))?;
+        let mut sums = BTreeMap::new();
+        for line in text.lines() {
+            let (sum, name) = line
+                .split_once("  ")
+                .filter(|(sum, name)| sum.len() == 64 && !name.contains(['/', '\\']))
+                .ok_or_else(|| {
+                    Error::file(
+                        &sums_path,
+                        format!("'{line}' is not a line of sha256sum; the model is damaged"),
+                    )
+                })?;
+            let found = file_sha256(&path.join(name))?;
+            if found != sum {
+                return Err(Error::file(
+                    path.join(name),
+                    format!(
+                        "damaged: its SHA-256 is {found}, expected {sum}; copy or train the model again"
+                    ),
+                ));
+            }
+            sums.insert(name.to_owned(), sum.to_owned());
+        }
+        let text =
+            std::fs::read_to_string(&manifest_path).map_err(Error::io(&manifest_path, "read"))?;
+        let manifest: Manifest = toml::from_str(&text)
+            .map_err(|error| Error::file(&manifest_path, super::recipe::one_line(&error)))?;
+        if manifest.format != FORMAT {
+            return Err(Error::file(
+                &manifest_path,
+                format!(
+                    "format {} is not known; this ctseg reads format {FORMAT}",
+                    manifest.format
+                ),
+            ));
+        }
+        let stages = [
+            (1, manifest.stage1.is_some()),
+            (2, manifest.stage2.is_some()),
+        ];
+        let needed = stages
+            .iter()
+            .filter(|(_, there)| *there)
+            .map(|(stage, _)| weights_file(*stage));
+        for name in needed.chain([MANIFEST.to_owned()]) {
+            if !sums.contains_key(&name) {
+                return Err(Error::file(
+                    &sums_path,
+                    format!("{name} has no checksum; the model is damaged"),
+                ));
+            }
+        }
+        Ok(Self {
+            path: path.to_path_buf(),
+            manifest,
+            sums,
+        })
+    }
+
+    /// One hash for the whole model.
+    pub fn sha256(&self) -> String {
+        let mut hasher = Sha256::new();
+        for (name, sum) in &self.sums {
+            hasher.update(format!("{sum}  {name}\n"));
+        }
+        format!("{:x}", hasher.finalize())
+    }
+
+    /// The checksum of a stage's weights.
+    pub fn stage_sha256(&self, stage: u8) -> Option<&str> {
+        self.sums.get(&weights_file(stage)).map(String::as_str)
+    }
+
+    /// The structures, ascending by value.
+    pub fn structures(&self) -> Result<Vec<Structure>> {
+        let mut structures = self
+            .manifest
+            .structures
+            .iter()
+            .map(|(value, name)| {
+                let value = value.parse().map_err(|_| {
+                    Error::file(
+                        self.path.join(MANIFEST),
+                        format!("structure value '{value}' is not a whole number"),
+                    )
+                })?;
+                Ok(Structure {
+                    value,
+                    name: name.clone(),
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        structures.sort_by_key(|structure| structure.value);
+        Ok(structures)
+    }
+
+    pub fn stage(&self, stage: u8) -> Option<&StageManifest> {
+        match stage {
+            1 => self.manifest.stage1.as_ref(),
+            _ => self.manifest.stage2.as_ref(),
+        }
+    }
+
+    /// A stage ready for use on `device`.
+    ///
+    /// # Errors
+    /// The bundle has no such stage, or its weights do not fit its recipe.
+    pub fn segmenter(&self, stage: u8, device: &Device) -> Result<Segmenter> {
+        let manifest = self.stage(stage).ok_or_else(|| {
+            Error::file(
+                &self.path,
+                format!("the model has no stage {stage} yet; run 'ctseg fit --stage {stage}'"),
+            )
+        })?;
+        let recipe = manifest.recipe.clone();
+        let values: Vec<u16> = self.structures()?.iter().map(|s| s.value).collect();
+        let outputs = output_maps(&recipe, &values).len();
+        let path = self.path.join(weights_file(stage));
+        let (tensors, _) = read_tensors(&path)?;
+        let networks = manifest
+            .folds
+            .iter()
+            .map(|fold| {
+                let network = recipe.network.init(recipe.channels(), outputs, device)?;
+                with_tensors(
+                    network,
+                    &below_prefix(&fold_prefix(fold.fold), &tensors),
+                    device,
+                )
+                .map_err(|error| Error::file(&path, error.to_string()))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Segmenter::new(recipe, networks, device.clone()))
+    }
+
+    /// Puts a trained stage into the bundle at `path`, making the bundle if there is none. A new stage 1
+    /// takes the place of the old one and of the stage 2 that was trained on it (true is returned then).
+    /// The bundle is replaced as a whole: killed at any moment, there is an old or a new one.
+    pub fn publish(path: &Path, structures: &[Structure], stage: &TrainedStage) -> Result<bool> {
+        let number = stage.manifest.recipe.stage;
+        let structures: BTreeMap<String, String> = structures
+            .iter()
+            .map(|s| (s.value.to_string(), s.name.clone()))
+            .collect();
+        let old = if path.join(MANIFEST).exists() {
+            Some(Self::open(path)?)
+        } else {
+            None
+        };
+        let kept = old
+            .as_ref()
+            .filter(|bundle| number == 2 && bundle.manifest.structures == structures);
+        let dropped_stage2 = number == 1
+            && old
+                .as_ref()
+                .is_some_and(|bundle| bundle.manifest.stage2.is_some());
+        let manifest = Manifest {
+            format: FORMAT,
+            ctseg_version: env!("CARGO_PKG_VERSION").to_owned(),
+            structures,
+            stage1: match number {
+                1 => Some(stage.manifest.clone()),
+                _ => kept.and_then(|bundle| bundle.manifest.stage1.clone()),
+            },
+            stage2: (number == 2).then(|| stage.manifest.clone()),
+        };
+        let parent = path
+            .parent()
+            .filter(|p| !p.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        std::fs::create_dir_all(parent).map_err(Error::io(parent, "create the folder"))?;
+        let fresh = tempfile::Builder::new()
+            .prefix(".ctseg-model-")
+            .tempdir_in(parent)
+            .map_err(Error::io(parent, "write into the folder"))?;
+        if let Some(bundle) = kept.filter(|bundle| bundle.manifest.stage1.is_some()) {
+            let from = bundle.path.join(weights_file(1));
+            std::fs::copy(&from, fresh.path().join(weights_file(1)))
+                .map_err(Error::io(&from, "copy"))?;
+        }
+        let mut tensors = NamedTensors::new();
+        for (fold, weights) in stage.manifest.folds.iter().zip(&stage.weights) {
+            tensors.extend(prefixed(&fold_prefix(fold.fold), weights.clone()));
+        }
+        write_tensors(&fresh.path().join(weights_file(number)), &tensors, "")?;
+        let text = toml::to_string(&manifest)
+            .map_err(|error| Error::file(path, format!("cannot write model.toml: {error}")))?;
+        write_bytes_atomically(&fresh.path().join(MANIFEST), text.as_bytes())?;
+        write_sums(fresh.path())?;
+        swap_in(fresh, path)?;
+        Ok(dropped_stage2)
+    }
+}
+
+fn fold_prefix(fold: usize) -> String {
+    format!("fold_{fold}.")
+}
+
+/// SHA-256 of a file, in hex, read in pieces.
+pub fn file_sha256(path: &Path) -> Result<String> {
+    let mut file = std::fs::File::open(path).map_err(Error::io(path, "read"))?;
+    let mut hasher = Sha256::new();
+    std::io::copy(&mut file, &mut hasher).map_err(Error::io(path, "read"))?;
+    Ok(format!("{:x}", hasher.finalize()))
+}
+
+fn write_sums(folder: &Path) -> Result<()> {
+    let entries = std::fs::read_dir(folder).map_err(Error::io(folder, "read the folder"))?;
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name != SUMS)
+        .collect();
+    names.sort();
+    let mut lines = String::new();
+    for name in names {
+        lines += &format!("{}  {name}\n", file_sha256(&folder.join(&name))?);
+    }
+    write_bytes_atomically(&folder.join(SUMS), lines.as_bytes())
+}
+
+/// Puts `fresh` in the place of `path`: in one step where the file system can exchange two folders,
+/// otherwise by setting the old one aside first. What stood there is removed last.
+fn swap_in(fresh: tempfile::TempDir, path: &Path) -> Result<()> {
+    make_readable(fresh.path())?;
+    let fresh = fresh.keep();
+    let old = if !path.exists() {
+        None
+    } else if exchanged(&fresh, path) {
+        return std::fs::remove_dir_all(&fresh)
+            .map_err(Error::io(&fresh, "remove the old model from"));
+    } else {
+        let aside = fresh.with_extension("replaced");
+        std::fs::rename(path, &aside).map_err(Error::io(path, "set the old model aside from"))?;
+        Some(aside)
+    };
+    if let Err(error) = std::fs::rename(&fresh, path) {
+        if let Some(aside) = &old {
+            let _ = std::fs::rename(aside, path);
+        }
+        return Err(Error::io(path, "rename the finished model to")(error));
+    }
+    match old {
+        Some(aside) => {
+            std::fs::remove_dir_all(&aside).map_err(Error::io(&aside, "remove the old model from"))
+        }
+        None => Ok(()),
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn exchanged(a: &Path, b: &Path) -> bool {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE).is_ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn exchanged(_: &Path, _: &Path) -> bool {
+    false
+}
+
+/// Temporary folders are made for their owner alone; a model is for the group.
+fn make_readable(folder: &Path) -> Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755))
+            .map_err(Error::io(folder, "set permissions of"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,264 @@
+//! Training one stage: check the data, split it, look through stage 1's eyes, train the folds, publish.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+
+use super::bundle::{Bundle, FoldManifest, StageManifest, TrainedStage};
+use super::checkpoint::Progress;
+use super::dataset::{CheckDepth, Dataset, LabelSource, Structure};
+use super::observer::Observer;
+use super::recipe::{Recipe, Region};
+use super::run_folder::{RunFolder, RunSettings};
+use super::sampling::{CaseSource, StageOneResult};
+use super::stage_one::{RoiQuality, out_of_fold_results};
+use super::training::{Trained, TrainingJob, train};
+use crate::error::{Error, Result};
+use crate::tensors::device::DeviceChoice;
+
+/// What to train, on what, into what.
+pub struct FitJob<'a> {
+    pub recipe: Recipe,
+    pub dataset: Dataset,
+    /// As the user named it, to be found again when the run is resumed.
+    pub dataset_path: PathBuf,
+    pub data_root: Option<PathBuf>,
+    /// The bundle that the stage is published into.
+    pub model: PathBuf,
+    pub runs: PathBuf,
+    /// The folder of an earlier run to go on with.
+    pub resume: Option<PathBuf>,
+    pub device: DeviceChoice,
+    pub seed: u64,
+    /// All of the training must be over after this time.
+    pub max_time: Option<Duration>,
+    pub stop: &'a AtomicBool,
+}
+
+/// What came of it.
+#[derive(Debug, Clone)]
+pub struct FitSummary {
+    pub run: PathBuf,
+    pub model: PathBuf,
+    pub folds: Vec<(usize, Progress)>,
+    /// For stage 1: its regions on cases that the networks did not train on.
+    pub roi: Option<RoiQuality>,
+    pub seconds: f64,
+}
+
+/// Trains the stage. Each fold that is done is in the model at once, so that what was trained before a
+/// kill can be used; checkpoints in the run folder let the rest go on.
+///
+/// # Errors
+/// Unsound data (every problem is said to `observer` first), no stage 1 to build on, and all of
+/// [`train`]'s.
+pub fn fit(job: &FitJob, observer: &dyn Observer) -> Result<FitSummary> {
+    let started = Instant::now();
+    let recipe = &job.recipe;
+    let device = job.device.device()?;
+    check_dataset(&job.dataset, observer)?;
+    let structures = job.dataset.structures.clone();
+    let values: Vec<u16> = structures.iter().map(|s| s.value).collect();
+    let mut run = open_run(job)?;
+    observer.say(&format!(
+        "stage {} '{}' on {} cases of '{}', {} structures, device {}, run {}",
+        recipe.stage,
+        recipe.name,
+        job.dataset.training_cases().len(),
+        job.dataset.name,
+        structures.len(),
+        job.device.resolved(),
+        run.path().display()
+    ));
+
+    let (stage_one, stage1_sha256) = match recipe.region {
+        Region::Roi => {
+            let bundle = Bundle::open(&job.model)?;
+            check_structures(&bundle, &structures)?;
+            let sha256 = bundle.stage_sha256(1).map(str::to_owned);
+            (
+                out_of_fold_results(&bundle, &job.dataset, recipe.prior, &device, observer)?,
+                sha256,
+            )
+        }
+        Region::Whole => (HashMap::new(), None),
+    };
+    let source = CaseSource::new(&job.dataset, recipe, values, stage_one);
+    let mut stage = TrainedStage {
+        manifest: stage_manifest(job, stage1_sha256)?,
+        weights: Vec::new(),
+    };
+    let folds = recipe.trained_folds();
+    let mut done = Vec::new();
+    for (index, fold) in folds.iter().enumerate() {
+        let left = folds.len() - index;
+        let deadline = job.max_time.map(|limit| {
+            // What is left is shared by the folds that are left.
+            Instant::now() + limit.saturating_sub(started.elapsed()) / left as u32
+        });
+        let trained = train_fold(job, &source, &mut run, *fold, deadline, observer)?;
+        let ids = |cases: &[usize]| {
+            cases
+                .iter()
+                .map(|case| job.dataset.cases[*case].id.clone())
+                .collect()
+        };
+        let split = job.dataset.split(recipe.folds, *fold, job.seed)?;
+        let (epoch, validation_dice) = trained.progress.best.unwrap_or((0, 0.0));
+        stage.manifest.folds.push(FoldManifest {
+            fold: *fold,
+            epoch,
+            validation_dice,
+            held_out: ids(&split.validation),
+            trained_on: ids(&split.train),
+        });
+        stage.weights.push(trained.weights);
+        if Bundle::publish(&job.model, &structures, &stage)? {
+            observer.warn("the model's stage 2 was trained on the old stage 1 and was removed; run 'ctseg fit --stage 2'");
+        }
+        done.push((*fold, trained.progress));
+    }
+    let roi = match recipe.stage {
+        1 => Some(held_out_roi_quality(job, &device, observer)?),
+        _ => None,
+    };
+    Ok(FitSummary {
+        run: run.path().to_path_buf(),
+        model: job.model.clone(),
+        folds: done,
+        roi,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+fn train_fold(
+    job: &FitJob,
+    source: &CaseSource,
+    run: &mut RunFolder,
+    fold: usize,
+    deadline: Option<Instant>,
+    observer: &dyn Observer,
+) -> Result<Trained> {
+    let split = job.dataset.split(job.recipe.folds, fold, job.seed)?;
+    let training = TrainingJob {
+        source,
+        train: &split.train,
+        validation: &split.validation,
+        checkpoints: run.checkpoints(fold),
+        device: job.device.device()?,
+        // Each fold draws its own weights and slices.
+        seed: job.seed.wrapping_mul(1_000_003).wrapping_add(fold as u64),
+        deadline,
+        stop: job.stop,
+        name: format!("fold {fold}"),
+    };
+    let trained = train(&training, observer, run)?;
+    let progress = &trained.progress;
+    let (epoch, dice) = progress.best.unwrap_or((0, 0.0));
+    observer.say(&format!(
+        "fold {fold}: {} after {} epochs; best epoch {epoch}, validation Dice {dice:.4}",
+        progress.ended.as_deref().unwrap_or("stopped"),
+        progress.epoch
+    ));
+    Ok(trained)
+}
+
+fn open_run(job: &FitJob) -> Result<RunFolder> {
+    let settings = RunSettings {
+        dataset: job.dataset_path.clone(),
+        data_root: job.data_root.clone(),
+        model: job.model.clone(),
+        seed: job.seed,
+        ctseg_version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    match &job.resume {
+        Some(path) => Ok(RunFolder::resume(path)?.0),
+        None => RunFolder::create(&job.runs, &job.recipe, &settings),
+    }
+}
+
+/// Says everything that is wrong with the dataset, and fails if anything is.
+pub fn check_dataset(dataset: &Dataset, observer: &dyn Observer) -> Result<()> {
+    let task = observer.task("checking the data", dataset.cases.len() as u64, "cases");
+    let report = dataset.check(CheckDepth::Headers, |_, _| task.advance(1));
+    drop(task);
+    for note in &report.notes {
+        match &note.case {
+            Some(case) => observer.warn(&format!("{case}: {}", note.note)),
+            None => observer.warn(&note.note),
+        }
+    }
+    for problem in &report.problems {
+        observer.warn(&format!(
+            "{}: {}: {}",
+            problem.case,
+            problem.file.display(),
+            problem.problem
+        ));
+    }
+    report.into_result().map(drop)
+}
+
+fn check_structures(bundle: &Bundle, structures: &[Structure]) -> Result<()> {
+    if bundle.structures()? == structures {
+        return Ok(());
+    }
+    Err(Error::file(
+        &bundle.path,
+        "the model's stage 1 was trained for other structures than this dataset has; train stage 1 on it first, or choose another --model",
+    ))
+}
+
+fn stage_manifest(job: &FitJob, stage1_sha256: Option<String>) -> Result<StageManifest> {
+    Ok(StageManifest {
+        dataset: job.dataset.name.clone(),
+        data_fingerprint: data_fingerprint(&job.dataset)?,
+        seed: job.seed,
+        engine: job.device.resolved().to_string(),
+        stage1_sha256,
+        folds: Vec::new(),
+        recipe: job.recipe.clone(),
+    })
+}
+
+/// SHA-256 over the names of the training cases and the sizes of their files: cheap on any dataset, and
+/// enough to see that a case was added, removed or replaced.
+fn data_fingerprint(dataset: &Dataset) -> Result<String> {
+    let mut hasher = Sha256::new();
+    let size = |path: &Path| {
+        Ok::<u64, Error>(
+            std::fs::metadata(path)
+                .map_err(Error::io(path, "read"))?
+                .len(),
+        )
+    };
+    for case in dataset.training_cases() {
+        let case = &dataset.cases[case];
+        hasher.update(format!("{}\0{}\0", case.id, size(&case.image)?));
+        match &case.labels {
+            LabelSource::None => {}
+            LabelSource::Map(path) => hasher.update(format!("{}\0", size(path)?)),
+            LabelSource::PerStructure(files) => {
+                for (value, path) in files {
+                    hasher.update(format!("{value}\0{}\0", size(path)?));
+                }
+            }
+        }
+    }
+    Ok(format!("{:x}", hasher.finalize()))
+}
+
+/// How good the new stage 1's regions are on cases that each network did not see.
+fn held_out_roi_quality(
+    job: &FitJob,
+    device: &burn::tensor::Device,
+    observer: &dyn Observer,
+) -> Result<RoiQuality> {
+    let bundle = Bundle::open(&job.model)?;
+    let results: HashMap<usize, StageOneResult> =
+        out_of_fold_results(&bundle, &job.dataset, false, device, observer)?;
+    RoiQuality::measured(&results, &job.dataset)
+}

@@ -1,0 +1,22 @@
+//! Where images meet networks: recipes, datasets, sampling, training, both stages on a volume, batches of
+//! volumes, evaluation.
+
+pub mod bundle;
+pub mod cascade;
+pub mod checkpoint;
+pub mod dataset;
+pub mod evaluation;
+pub mod fit;
+pub mod observer;
+pub mod phantom_set;
+pub mod predict;
+pub mod recipe;
+pub mod roi;
+pub mod run_folder;
+pub mod sampling;
+pub mod schedule;
+pub mod segmenter;
+pub mod stage_one;
+pub mod tracker;
+pub mod training;
+pub mod validation;

@@ -1,0 +1,441 @@
+//! Many volumes in, many label maps out: one bad case never costs another.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::bundle::{Bundle, file_sha256};
+use super::cascade::{Cascade, CascadeReport};
+use super::observer::Observer;
+use crate::arrays::nifti::{NiftiImage, case_name, read_volume, write_labels};
+use crate::error::{Error, Result};
+use crate::files::write_bytes_atomically;
+use crate::tensors::device::DeviceChoice;
+use crate::values::LabelMap;
+
+/// One volume and where its label map goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PredictCase {
+    pub input: PathBuf,
+    pub output: PathBuf,
+}
+
+/// What to segment, with what.
+pub struct PredictJob<'a> {
+    pub cases: Vec<PredictCase>,
+    /// Where `failures.jsonl` goes if a case fails.
+    pub folder: PathBuf,
+    pub model: PathBuf,
+    pub device: DeviceChoice,
+    /// Set from outside to stop after the case under way.
+    pub stop: &'a AtomicBool,
+}
+
+/// A case that failed, as a line of `failures.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Failure {
+    pub input: PathBuf,
+    pub reason: String,
+}
+
+/// `<case>.json`, which lies beside each label map.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Sidecar {
+    pub input: PathBuf,
+    pub input_sha256: String,
+    pub model: PathBuf,
+    pub model_sha256: String,
+    pub ctseg_version: String,
+    pub device: String,
+    /// Voxels along the file's axes.
+    pub shape: [usize; 3],
+    pub spacing_mm: [f64; 3],
+    pub orientation: String,
+    /// Warnings about the file and deviations from the normal way.
+    pub notes: Vec<String>,
+    pub cascade: CascadeReport,
+    /// Volume of each structure by name.
+    pub volumes_ml: BTreeMap<String, f64>,
+    /// Label value of each structure by name.
+    pub structures: BTreeMap<String, u16>,
+    pub seconds: f64,
+    /// Largest resident memory of the process so far.
+    pub peak_memory_mb: Option<f64>,
+}
+
+/// What came of a batch.
+#[derive(Debug, Clone)]
+pub struct PredictSummary {
+    pub written: Vec<PathBuf>,
+    pub failures: Vec<Failure>,
+    /// Cases that were not segmented in the normal way, and why.
+    pub notes: Vec<(PathBuf, String)>,
+    pub seconds: f64,
+    /// Set if the batch was stopped from outside before its end.
+    pub interrupted: bool,
+}
+
+/// The sidecar of a label map.
+pub fn sidecar_path(output: &Path) -> PathBuf {
+    let name = case_name(output).unwrap_or_else(|| "case".to_owned());
+    output.with_file_name(format!("{name}.json"))
+}
+
+/// Segments every case; weights are loaded once, the next volume is read while one is segmented. Failed
+/// cases are listed in the summary and in `failures.jsonl`.
+///
+/// # Errors
+/// Only what concerns all cases: no usable model, no usable output folder.
+pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSummary> {
+    let started = Instant::now();
+    std::fs::create_dir_all(&job.folder).map_err(Error::io(&job.folder, "create the folder"))?;
+    // Found out before hours of work, not after.
+    drop(
+        tempfile::tempfile_in(&job.folder)
+            .map_err(Error::io(&job.folder, "write into the folder"))?,
+    );
+    let bundle = Bundle::open(&job.model)?;
+    let cascade = Cascade::load(&bundle, &job.device.device()?)?;
+    let context = Context {
+        job,
+        cascade,
+        structures: bundle
+            .structures()?
+            .into_iter()
+            .map(|s| (s.name, s.value))
+            .collect(),
+        model_sha256: bundle.sha256(),
+        observer,
+    };
+    let failures_file = job.folder.join("failures.jsonl");
+    if failures_file.exists() {
+        std::fs::remove_file(&failures_file)
+            .map_err(Error::io(&failures_file, "remove the old"))?;
+    }
+    let mut summary = PredictSummary {
+        written: Vec::new(),
+        failures: Vec::new(),
+        notes: Vec::new(),
+        seconds: 0.0,
+        interrupted: false,
+    };
+    let task = observer.task("segmenting", job.cases.len() as u64, "cases");
+    std::thread::scope(|scope| {
+        let (to, volumes) = sync_channel(1);
+        scope.spawn(move || {
+            // Ends by itself when the receiver hangs up.
+            job.cases
+                .iter()
+                .all(|case| to.send(guarded(|| read_input(&case.input))).is_ok())
+        });
+        for case in &job.cases {
+            if job.stop.load(Ordering::Relaxed) {
+                summary.interrupted = true;
+                break;
+            }
+            match context.finish(case, &volumes) {
+                Ok(sidecar) => {
+                    summary.written.push(case.output.clone());
+                    let notes = sidecar
+                        .notes
+                        .into_iter()
+                        .map(|note| (case.input.clone(), note));
+                    summary.notes.extend(notes);
+                }
+                Err(error) => {
+                    let failure = Failure {
+                        input: case.input.clone(),
+                        reason: error.to_string(),
+                    };
+                    observer.warn(&format!("failed: {}", failure.reason));
+                    summary.failures.push(failure);
+                    write_failures(&failures_file, &summary.failures)?;
+                }
+            }
+            task.advance(1);
+        }
+        drop(volumes);
+        Ok::<(), Error>(())
+    })?;
+    summary.seconds = started.elapsed().as_secs_f64();
+    Ok(summary)
+}
+
+/// A volume in memory, with the hash of the file it came from.
+struct Input {
+    image: NiftiImage,
+    sha256: String,
+    seconds: f64,
+}
+
+fn read_input(path: &Path) -> Result<Input> {
+    let started = Instant::now();
+    let image = read_volume(path)?;
+    let sha256 = file_sha256(path)?;
+    Ok(Input {
+        image,
+        sha256,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+struct Context<'a> {
+    job: &'a PredictJob<'a>,
+    cascade: Cascade,
+    structures: BTreeMap<String, u16>,
+    model_sha256: String,
+    observer: &'a dyn Observer,
+}
+
+impl Context<'_> {
+    /// Segments the next volume of the queue, which is `case`'s, and writes its files.
+    fn finish(&self, case: &PredictCase, volumes: &Receiver<Result<Input>>) -> Result<Sidecar> {
+        let input = volumes.recv().unwrap_or_else(|_| {
+            Err(Error::file(
+                &case.input,
+                "the thread that reads volumes ended early",
+            ))
+        })?;
+        let started = Instant::now();
+        let name = case_name(&case.input).unwrap_or_default();
+        let (labels, mut report) = guarded(|| {
+            let task = std::sync::OnceLock::new();
+            self.cascade.segment(&input.image.volume, &|slices, total| {
+                task.get_or_init(|| self.observer.task(&name, total as u64, "slices"))
+                    .advance(slices as u64);
+            })
+        })
+        .map_err(|error| match error {
+            Error::Invalid(problem) => Error::file(&case.input, problem),
+            other => other,
+        })?;
+        report.seconds.insert("read".to_owned(), input.seconds);
+        let writing = Instant::now();
+        write_labels(&case.output, &labels, &input.image.header)?;
+        report
+            .seconds
+            .insert("write".to_owned(), writing.elapsed().as_secs_f64());
+        let sidecar = self.sidecar(
+            case,
+            &input,
+            &labels,
+            report,
+            started.elapsed().as_secs_f64(),
+        );
+        let text = serde_json::to_string_pretty(&sidecar).map_err(|error| {
+            Error::file(&case.output, format!("cannot describe the result: {error}"))
+        })?;
+        write_bytes_atomically(&sidecar_path(&case.output), text.as_bytes())?;
+        for note in &sidecar.notes {
+            self.observer
+                .warn(&format!("{}: {note}", case.input.display()));
+        }
+        Ok(sidecar)
+    }
+
+    fn sidecar(
+        &self,
+        case: &PredictCase,
+        input: &Input,
+        labels: &LabelMap,
+        cascade: CascadeReport,
+        seconds: f64,
+    ) -> Sidecar {
+        let mut counts = vec![0u64; usize::from(u16::MAX) + 1];
+        labels
+            .data
+            .iter()
+            .for_each(|label| counts[usize::from(*label)] += 1);
+        let grid = input.image.volume.grid;
+        let voxel_ml = grid.voxel_volume_ml();
+        let mut notes = input.image.header.warnings().to_vec();
+        if input.image.non_finite > 0 {
+            notes.push(format!(
+                "{} voxels are not finite numbers; they were taken for air",
+                input.image.non_finite
+            ));
+        }
+        notes.extend(cascade.notes.iter().cloned());
+        if labels.data.iter().all(|label| *label == 0) {
+            notes.push("no structure was found; the label map is empty".to_owned());
+        }
+        Sidecar {
+            input: case.input.clone(),
+            input_sha256: input.sha256.clone(),
+            model: self.job.model.clone(),
+            model_sha256: self.model_sha256.clone(),
+            ctseg_version: env!("CARGO_PKG_VERSION").to_owned(),
+            device: self.job.device.resolved().to_string(),
+            shape: grid.shape,
+            spacing_mm: grid.spacing_mm(),
+            orientation: grid.orientation().to_string(),
+            notes,
+            cascade,
+            volumes_ml: self
+                .structures
+                .iter()
+                .map(|(name, value)| (name.clone(), counts[usize::from(*value)] as f64 * voxel_ml))
+                .collect(),
+            structures: self.structures.clone(),
+            seconds,
+            peak_memory_mb: peak_memory_mb(),
+        }
+    }
+}
+
+fn write_failures(path: &Path, failures: &[Failure]) -> Result<()> {
+    let mut lines = String::new();
+    for failure in failures {
+        let line = serde_json::to_string(failure)
+            .map_err(|error| Error::file(path, format!("cannot list a failure: {error}")))?;
+        lines += &line;
+        lines.push('\n');
+    }
+    write_bytes_atomically(path, lines.as_bytes())
+}
+
+/// Runs `work` and turns a panic inside it (an engine out of memory, say) into an error of this case.
+fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("unknown cause");
+        Err(Error::invalid(format!(
+            "the engine gave up: {}",
+            text.lines().next().unwrap_or_default()
+        )))
+    })
+}
+
+/// The process's largest resident memory so far, where the system tells.
+fn peak_memory_mb() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kilobytes: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some((kilobytes / 1024.0 * 10.0).round() / 10.0)
+}
+
+/// The files that arguments stand for: a file, a folder's volumes, a glob, or `@list` with one path per
+/// line; each once, in order.
+///
+/// # Errors
+/// An argument that stands for nothing.
+pub fn expand_inputs(arguments: &[String]) -> Result<Vec<PathBuf>> {
+    let mut inputs = Vec::new();
+    for argument in arguments {
+        let before = inputs.len();
+        expand_one(argument, &mut inputs)?;
+        if inputs.len() == before {
+            return Err(Error::invalid(format!(
+                "{argument}: no volume found; expected .nii or .nii.gz files, a folder or pattern of them, or @list"
+            )));
+        }
+    }
+    let mut seen = std::collections::HashSet::new();
+    inputs.retain(|path| seen.insert(path.clone()));
+    Ok(inputs)
+}
+
+fn expand_one(argument: &str, inputs: &mut Vec<PathBuf>) -> Result<()> {
+    use crate::arrays::nifti::is_nifti_name;
+    let path = Path::new(argument);
+    if let Some(list) = argument.strip_prefix('@') {
+        let text = std::fs::read_to_string(list).map_err(Error::io(list, "read the list"))?;
+        let lines = text
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty() && !line.starts_with('#'));
+        inputs.extend(lines.map(PathBuf::from));
+    } else if path.is_dir() {
+        let entries = std::fs::read_dir(path).map_err(Error::io(path, "read the folder"))?;
+        let mut files: Vec<PathBuf> = entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|file| file.is_file() && is_nifti_name(file))
+            .collect();
+        files.sort();
+        inputs.extend(files);
+    } else if !path.exists() && argument.contains(['*', '?', '[']) {
+        let paths = glob::glob(argument)
+            .map_err(|error| Error::invalid(format!("{argument}: not a file pattern: {error}")))?;
+        inputs.extend(
+            paths
+                .filter_map(|path| path.ok())
+                .filter(|file| file.is_file()),
+        );
+    } else {
+        inputs.push(path.to_path_buf());
+    }
+    Ok(())
+}
+
+/// Where each input's label map goes: `output` itself if it names a file and there is one input,
+/// otherwise the folder `output`, under the input's own name.
+///
+/// # Errors
+/// Two inputs with one name, or a label map that would take the place of its input.
+pub fn plan_outputs(inputs: &[PathBuf], output: &Path) -> Result<(Vec<PredictCase>, PathBuf)> {
+    use crate::arrays::nifti::is_nifti_name;
+    let single = is_nifti_name(output) && !output.is_dir();
+    if single && inputs.len() > 1 {
+        return Err(Error::invalid(format!(
+            "-o {}: one file for {} volumes; expected a folder",
+            output.display(),
+            inputs.len()
+        )));
+    }
+    let mut names: BTreeMap<String, &PathBuf> = BTreeMap::new();
+    let mut cases = Vec::new();
+    for input in inputs {
+        let name = case_name(input)
+            .or_else(|| {
+                input
+                    .file_name()
+                    .map(|name| name.to_string_lossy().into_owned())
+            })
+            .ok_or_else(|| {
+                Error::file(input, "not a file name; expected a .nii or .nii.gz file")
+            })?;
+        if let Some(other) = names.insert(name.clone(), input) {
+            return Err(Error::file(
+                input,
+                format!(
+                    "has the same name as {}; their label maps would overwrite each other: predict them into two folders",
+                    other.display()
+                ),
+            ));
+        }
+        let output = match (single, input.file_name()) {
+            (false, Some(file)) if is_nifti_name(input) => output.join(file),
+            (false, _) => output.join(format!("{name}.nii.gz")),
+            (true, _) => output.to_path_buf(),
+        };
+        let same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
+        if same(input, &output) {
+            return Err(Error::file(
+                input,
+                "its label map would overwrite it; choose another -o",
+            ));
+        }
+        cases.push(PredictCase {
+            input: input.clone(),
+            output,
+        });
+    }
+    let folder = if single {
+        output
+            .parent()
+            .filter(|p| !p.as_os_str().is_empty())
+            .unwrap_or(Path::new("."))
+            .to_path_buf()
+    } else {
+        output.to_path_buf()
+    };
+    Ok((cases, folder))
+}

@@ -1,0 +1,431 @@
+//! Stage recipes: everything that decides how one stage is trained and used, in one TOML file.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::arrays::preprocess::Window;
+use crate::arrays::resample::Interpolation;
+use crate::error::{Error, Result};
+use crate::tensors::losses::Loss;
+use crate::tensors::networks::NetworkConfig;
+use crate::tensors::optimiser::AdamConfig;
+
+/// The recipes in the binary: name, text. `--stage 1` is the first, `--stage 2` the second.
+const EMBEDDED: [(&str, &str); 5] = [
+    ("coarse", include_str!("../../stages/coarse.toml")),
+    ("refine", include_str!("../../stages/refine.toml")),
+    ("single", include_str!("../../stages/single.toml")),
+    ("demo-coarse", include_str!("../../stages/demo-coarse.toml")),
+    ("demo-refine", include_str!("../../stages/demo-refine.toml")),
+];
+
+/// One stage, as a file under `stages/` describes it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    pub name: String,
+    /// 1 finds the region of interest, 2 gives the final structures.
+    pub stage: u8,
+    #[serde(default)]
+    pub structures: Target,
+    #[serde(default)]
+    pub region: Region,
+    /// Whether stage 1's probabilities are an input channel (only with `region = "roi"`).
+    #[serde(default)]
+    pub prior: bool,
+    /// Spacing of the network's grid along x (left–right), y, z.
+    pub spacing_mm: [f64; 3],
+    #[serde(default = "default_interpolation")]
+    pub interpolation: Interpolation,
+    #[serde(default = "default_windows")]
+    pub windows_hu: Vec<Window>,
+    /// In how many parts the patients are split; each part in turn is held out for validation.
+    pub folds: usize,
+    /// The folds that are trained; all of them where nothing is said. Their models are averaged in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train_folds: Option<Vec<usize>>,
+    pub network: NetworkConfig,
+    pub training: TrainingConfig,
+    #[serde(default)]
+    pub roi: RoiConfig,
+    #[serde(default)]
+    pub jitter: JitterConfig,
+}
+
+/// What the network marks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Target {
+    /// All structures together, as one.
+    Union,
+    /// Each structure in a map of its own.
+    #[default]
+    Each,
+}
+
+/// The part of the volume a stage works on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Region {
+    #[default]
+    Whole,
+    /// The region of interest that stage 1 found.
+    Roi,
+}
+
+/// How a stage is trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainingConfig {
+    pub loss: Loss,
+    pub epochs: usize,
+    pub batch_size: usize,
+    /// Largest slice (y, x) in voxels that the network is trained on.
+    pub patch_size: [usize; 2],
+    /// How many slices without any structure are shown per slice with one.
+    pub empty_slice_share: f64,
+    pub optimiser: AdamConfig,
+    pub plateau: PlateauConfig,
+    pub early_stopping: EarlyStoppingConfig,
+    /// Source volumes kept in memory, in MB; the rest is read again when its turn comes.
+    pub cache_mb: usize,
+}
+
+impl Default for TrainingConfig {
+    fn default() -> Self {
+        Self {
+            loss: Loss::default(),
+            epochs: 50,
+            batch_size: 8,
+            patch_size: [256, 256],
+            empty_slice_share: 0.5,
+            optimiser: AdamConfig::default(),
+            plateau: PlateauConfig::default(),
+            early_stopping: EarlyStoppingConfig::default(),
+            cache_mb: 2048,
+        }
+    }
+}
+
+/// When the learning rate falls: after `patience` epochs without a better validation Dice, by `factor`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PlateauConfig {
+    pub factor: f64,
+    pub patience: usize,
+}
+
+impl Default for PlateauConfig {
+    fn default() -> Self {
+        Self {
+            factor: 0.5,
+            patience: 5,
+        }
+    }
+}
+
+/// When training stops: after `patience` epochs without a gain of `smallest_gain` in validation Dice.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EarlyStoppingConfig {
+    pub patience: usize,
+    pub smallest_gain: f64,
+}
+
+impl Default for EarlyStoppingConfig {
+    fn default() -> Self {
+        Self {
+            patience: 15,
+            smallest_gain: 1e-3,
+        }
+    }
+}
+
+/// How probabilities become a region of interest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RoiConfig {
+    pub threshold: f32,
+    /// Added on each side along x, y, z.
+    pub margin_mm: [f64; 3],
+    /// Components smaller than this share of the largest are taken for noise.
+    pub smallest_component: f64,
+    pub on_border: OnBorder,
+}
+
+/// What happens when the region touches the end of the scan, where anatomy goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnBorder {
+    /// The region is kept (it already reaches the end) and the case's sidecar says so.
+    #[default]
+    Note,
+    /// Stage 2 works on the whole volume, and the sidecar says so.
+    Whole,
+}
+
+impl Default for RoiConfig {
+    fn default() -> Self {
+        Self {
+            threshold: 0.3,
+            margin_mm: [16.0; 3],
+            smallest_component: 0.05,
+            on_border: OnBorder::Note,
+        }
+    }
+}
+
+/// How far a region of interest is moved and grown or shrunk at random in training, each side.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct JitterConfig {
+    pub shift_mm: f64,
+    pub grow_mm: f64,
+}
+
+fn default_interpolation() -> Interpolation {
+    Interpolation::Cubic
+}
+
+fn default_windows() -> Vec<Window> {
+    vec![Window::default()]
+}
+
+impl Recipe {
+    /// The recipe that `--stage` names: `1`, `2`, the name of a recipe in the binary, or a TOML file;
+    /// `overrides` are `key=value` as in `training.batch_size=4`.
+    ///
+    /// # Errors
+    /// No such recipe, TOML that does not parse, unknown keys, values that cannot work.
+    pub fn named(stage: &str, overrides: &[String]) -> Result<Self> {
+        let name = match stage {
+            "1" => "coarse",
+            "2" => "refine",
+            other => other,
+        };
+        let (origin, text) = match EMBEDDED.iter().find(|(known, _)| *known == name) {
+            Some((name, text)) => (format!("stages/{name}.toml"), (*text).to_owned()),
+            None if Path::new(name).extension().is_some_and(|e| e == "toml") => {
+                let path = Path::new(name);
+                let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+                (name.to_owned(), text)
+            }
+            None => {
+                let known: Vec<_> = EMBEDDED.iter().map(|(name, _)| *name).collect();
+                return Err(Error::invalid(format!(
+                    "--stage {stage}: no such recipe; expected 1, 2, one of {} or a .toml file",
+                    known.join(", ")
+                )));
+            }
+        };
+        Self::parsed(&text, &origin, overrides)
+    }
+
+    /// A recipe from TOML text; `origin` names it in errors.
+    pub fn parsed(text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
+        let mut table: toml::Table =
+            toml::from_str(text).map_err(|error| Error::file(origin, one_line(&error)))?;
+        for setting in overrides {
+            apply_override(&mut table, setting)?;
+        }
+        let recipe: Self = table
+            .try_into()
+            .map_err(|error: toml::de::Error| Error::file(origin, one_line(&error)))?;
+        recipe.validated(origin)
+    }
+
+    /// The recipe as TOML, every value written out.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self)
+            .map_err(|error| Error::invalid(format!("cannot write the recipe: {error}")))
+    }
+
+    /// The folds that are trained.
+    pub fn trained_folds(&self) -> Vec<usize> {
+        self.train_folds
+            .clone()
+            .unwrap_or_else(|| (0..self.folds).collect())
+    }
+
+    /// Input channels of the network.
+    pub fn channels(&self) -> usize {
+        self.windows_hu.len() + usize::from(self.prior)
+    }
+
+    fn validated(self, origin: &str) -> Result<Self> {
+        let training = &self.training;
+        let positive = |v: f64| v.is_finite() && v > 0.0;
+        let checks = [
+            (matches!(self.stage, 1 | 2), "stage must be 1 or 2"),
+            (
+                self.spacing_mm.iter().all(|v| positive(*v)),
+                "spacing_mm must be three positive numbers",
+            ),
+            (
+                self.folds >= 2,
+                "folds must be 2 or more (one part is held out for validation)",
+            ),
+            (
+                self.trained_folds().iter().all(|fold| *fold < self.folds)
+                    && !self.trained_folds().is_empty(),
+                "train_folds must name folds from 0 to folds − 1",
+            ),
+            (
+                self.stage == 2 || self.region == Region::Whole,
+                "stage 1 works on region = \"whole\"",
+            ),
+            (
+                self.stage == 1 || self.structures == Target::Each,
+                "stage 2 needs structures = \"each\"",
+            ),
+            (
+                !self.prior || self.region == Region::Roi,
+                "prior = true needs region = \"roi\"",
+            ),
+            (
+                !self.windows_hu.is_empty() && self.windows_hu.iter().all(|w| w.low_hu < w.high_hu),
+                "windows_hu needs at least one [low, high] with low < high",
+            ),
+            (
+                training.epochs > 0 && training.batch_size > 0,
+                "training.epochs and batch_size must be 1 or more",
+            ),
+            (
+                training.patch_size.iter().all(|v| (8..=4096).contains(v)),
+                "training.patch_size must lie between 8 and 4096",
+            ),
+            (
+                training.empty_slice_share >= 0.0,
+                "training.empty_slice_share must be 0 or more",
+            ),
+            (
+                positive(training.optimiser.learning_rate)
+                    && positive(training.optimiser.clip_norm),
+                "training.optimiser.learning_rate and clip_norm must be positive",
+            ),
+            (
+                (0.0..1.0).contains(&training.plateau.factor) && training.plateau.factor > 0.0,
+                "training.plateau.factor must lie between 0 and 1",
+            ),
+            (
+                (0.0..1.0).contains(&self.roi.threshold),
+                "roi.threshold must lie in [0, 1)",
+            ),
+            (
+                self.roi
+                    .margin_mm
+                    .iter()
+                    .all(|v| v.is_finite() && *v >= 0.0)
+                    && self.jitter.shift_mm >= 0.0
+                    && self.jitter.grow_mm >= 0.0,
+                "roi.margin_mm and jitter must not be negative",
+            ),
+        ];
+        match checks.iter().find(|(holds, _)| !holds) {
+            Some((_, problem)) => Err(Error::file(origin, *problem)),
+            None => Ok(self),
+        }
+    }
+}
+
+/// Sets one dotted key of a table; the value is read as TOML, and as a plain string where it is none.
+fn apply_override(table: &mut toml::Table, setting: &str) -> Result<()> {
+    let (key, text) = setting.split_once('=').ok_or_else(|| {
+        Error::invalid(format!(
+            "--set {setting}: expected key=value, such as training.batch_size=4"
+        ))
+    })?;
+    let value = toml::from_str::<toml::Table>(&format!("value = {text}"))
+        .ok()
+        .and_then(|mut parsed| parsed.remove("value"))
+        .unwrap_or_else(|| toml::Value::String(text.to_owned()));
+    let mut parts: Vec<&str> = key.trim().split('.').collect();
+    let last = parts.pop().unwrap_or_default();
+    let mut inner = table;
+    for part in parts {
+        inner = inner
+            .entry(part)
+            .or_insert_with(|| toml::Value::Table(toml::Table::new()))
+            .as_table_mut()
+            .ok_or_else(|| {
+                Error::invalid(format!(
+                    "--set {setting}: '{part}' holds a value, not a section"
+                ))
+            })?;
+    }
+    inner.insert(last.to_owned(), value);
+    Ok(())
+}
+
+/// A TOML error in one line, with its place.
+pub(crate) fn one_line(error: &toml::de::Error) -> String {
+    error
+        .to_string()
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_embedded_recipe_is_whole_and_survives_writing() {
+        for (name, _) in EMBEDDED {
+            let recipe = Recipe::named(name, &[]).unwrap();
+            assert_eq!(recipe.name, name);
+            assert_eq!(
+                Recipe::parsed(&recipe.to_toml().unwrap(), name, &[]).unwrap(),
+                recipe
+            );
+        }
+        assert_eq!(Recipe::named("1", &[]).unwrap().stage, 1);
+        assert_eq!(Recipe::named("2", &[]).unwrap().stage, 2);
+    }
+
+    #[test]
+    fn overrides_reach_nested_values() {
+        let set = [
+            "training.batch_size=3",
+            "network.widths=[4, 8]",
+            "training.loss=dice",
+            "spacing_mm=[1,2,3.5]",
+        ];
+        let recipe = Recipe::named("2", &set.map(str::to_owned)).unwrap();
+        assert_eq!(recipe.training.batch_size, 3);
+        assert_eq!(recipe.training.loss, Loss::Dice);
+        assert_eq!(recipe.spacing_mm, [1.0, 2.0, 3.5]);
+        assert_eq!(recipe.network.multiple(), 2);
+    }
+
+    #[test]
+    fn mistakes_are_named_in_one_line() {
+        for (setting, expected) in [
+            ("training.bach_size=3", "bach_size"),
+            ("folds=1", "folds"),
+            ("network.kind=resnet", "resnet"),
+            ("training.loss=focal", "focal"),
+            ("windows_hu=[[5, 5]]", "windows_hu"),
+            ("name.inner=3", "name"),
+            ("nonsense", "key=value"),
+        ] {
+            let error = Recipe::named("1", &[setting.to_owned()])
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.contains(expected) && !error.contains('\n'),
+                "{setting}: {error}"
+            );
+        }
+        assert!(
+            Recipe::named("3", &[])
+                .unwrap_err()
+                .to_string()
+                .contains("coarse")
+        );
+    }
+}

@@ -1,0 +1,200 @@
+//! One trained stage on one volume: the network's grid, its input, and logits slice by slice.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor, TensorData};
+use ndarray::{Array4, ArrayView4, Axis, concatenate, s};
+use rayon::prelude::*;
+
+use super::recipe::Recipe;
+use super::roi::Prior;
+use crate::arrays::preprocess::{input_channels, padded_size, slice_batch};
+use crate::arrays::resample::{Interpolation, resample_array};
+use crate::error::{Error, Result};
+use crate::tensors::networks::Network;
+use crate::values::{Grid, Orientation, Volume, VoxelBox};
+
+/// A stage that can be used: its recipe and the networks of its folds, whose logits are averaged.
+pub struct Segmenter {
+    pub recipe: Recipe,
+    networks: Vec<Network>,
+    device: Device,
+}
+
+/// The grid that a stage's network works on: `region` (voxels of the RAS-ordered grid) of `source` in the
+/// recipe's spacing.
+pub fn network_grid(recipe: &Recipe, source: &Grid, region: &VoxelBox) -> Grid {
+    source
+        .reoriented(Orientation::RAS)
+        .cropped(region)
+        .respaced(recipe.spacing_mm)
+}
+
+/// The network's input on `grid`: the windows, and the prior's probabilities where the recipe wants them.
+///
+/// # Shapes
+/// output: (channel, z, y, x)
+///
+/// # Errors
+/// The recipe wants a prior and there is none; grids that are not parallel.
+pub fn network_input(
+    recipe: &Recipe,
+    volume: &Volume,
+    grid: &Grid,
+    prior: Option<&Prior>,
+) -> Result<Array4<f32>> {
+    let channels = input_channels(volume, grid, &recipe.windows_hu, recipe.interpolation)?;
+    if !recipe.prior {
+        return Ok(channels);
+    }
+    let prior = prior.ok_or_else(|| {
+        Error::invalid(format!(
+            "recipe {} needs stage 1's probabilities and there are none",
+            recipe.name
+        ))
+    })?;
+    let prior = resample_array(
+        prior.probabilities().view(),
+        &prior.grid,
+        grid,
+        Interpolation::Linear,
+    )?;
+    concatenate(
+        Axis(0),
+        &[channels.view(), prior.insert_axis(Axis(0)).view()],
+    )
+    .map_err(|error| Error::invalid(format!("internal: channels do not fit together: {error}")))
+}
+
+impl Segmenter {
+    /// A stage from networks with their weights; they are put into inference mode.
+    pub fn new(recipe: Recipe, networks: Vec<Network>, device: Device) -> Self {
+        let networks = networks.iter().map(Module::valid).collect();
+        Self {
+            recipe,
+            networks,
+            device,
+        }
+    }
+
+    /// How many folds' networks there are.
+    pub fn folds(&self) -> usize {
+        self.networks.len()
+    }
+
+    /// The mean of the networks' logits for a whole input, slices in batches.
+    ///
+    /// # Shapes
+    /// - `input`: (channel, z, y, x)
+    /// - output: (structure, z, y, x)
+    pub fn logits(
+        &self,
+        input: ArrayView4<f32>,
+        on_slices: &(dyn Fn(usize) + Sync),
+    ) -> Result<Array4<f32>> {
+        slice_logits(&self.recipe, &self.networks, input, &self.device, on_slices)
+    }
+
+    /// [`Segmenter::logits`] of the network of one fold alone (its position among the trained ones).
+    pub fn logits_of_fold(&self, fold: usize, input: ArrayView4<f32>) -> Result<Array4<f32>> {
+        let network = self.networks.get(fold).ok_or_else(|| {
+            Error::invalid(format!(
+                "internal: the stage has no network for fold {fold}"
+            ))
+        })?;
+        slice_logits(
+            &self.recipe,
+            std::slice::from_ref(network),
+            input,
+            &self.device,
+            &|_| (),
+        )
+    }
+}
+
+/// Logits of every axial slice, averaged over `networks` (in inference mode), in batches of the recipe's
+/// size. On the pure-Rust engine batches run side by side on rayon's threads; results do not depend on
+/// how many there are.
+///
+/// # Shapes
+/// - `input`: (channel, z, y, x)
+/// - output: (structure, z, y, x)
+pub fn slice_logits(
+    recipe: &Recipe,
+    networks: &[Network],
+    input: ArrayView4<f32>,
+    device: &Device,
+    on_slices: &(dyn Fn(usize) + Sync),
+) -> Result<Array4<f32>> {
+    let (_, depth, height, width) = input.dim();
+    let multiple = recipe.network.multiple();
+    let size = [padded_size(height, multiple), padded_size(width, multiple)];
+    let slices: Vec<usize> = (0..depth).collect();
+    let run = |batch: &[usize]| -> Result<Array4<f32>> {
+        let logits = batch_logits(networks, input, batch, size, device)?;
+        on_slices(batch.len());
+        // (slice, structure, y, x) without the padding
+        Ok(logits.slice_move(s![.., .., ..height, ..width]))
+    };
+    let batches = slices.chunks(recipe.training.batch_size.max(1));
+    let parts: Vec<Array4<f32>> = if runs_side_by_side(device) {
+        batches
+            .collect::<Vec<_>>()
+            .into_par_iter()
+            .map(run)
+            .collect::<Result<_>>()?
+    } else {
+        batches.map(run).collect::<Result<_>>()?
+    };
+    let structures = parts.first().map_or(0, |part| part.dim().1);
+    let mut result = Array4::zeros((structures, depth, height, width));
+    let mut from = 0;
+    for part in parts {
+        let count = part.dim().0;
+        result
+            .slice_mut(s![.., from..from + count, .., ..])
+            .assign(&part.permuted_axes([1, 0, 2, 3]));
+        from += count;
+    }
+    Ok(result)
+}
+
+/// Logits of some slices, (slice, structure, y, x), padded size.
+fn batch_logits(
+    networks: &[Network],
+    input: ArrayView4<f32>,
+    slices: &[usize],
+    size: [usize; 2],
+    device: &Device,
+) -> Result<Array4<f32>> {
+    let shape = [slices.len(), input.dim().0, size[0], size[1]];
+    let data = TensorData::new(slice_batch(input, slices, size), shape);
+    let tensor = Tensor::<4>::from_data(data, device);
+    let mut sum: Option<Tensor<4>> = None;
+    for network in networks {
+        let logits = network.forward(tensor.clone());
+        sum = Some(match sum {
+            Some(sum) => sum + logits,
+            None => logits,
+        });
+    }
+    let mean = sum.ok_or_else(|| Error::invalid("internal: a stage without networks"))?
+        / networks.len() as f64;
+    let [slices, structures, height, width] = mean.dims();
+    let values = mean
+        .into_data()
+        .try_into_vec::<f32>()
+        .map_err(|error| Error::invalid(format!("cannot read the logits back: {error:?}")))?;
+    Array4::from_shape_vec((slices, structures, height, width), values)
+        .map_err(|error| Error::invalid(format!("internal: {error}")))
+}
+
+/// Whether batches gain from running on several threads at once: libtorch has threads of its own.
+fn runs_side_by_side(device: &Device) -> bool {
+    #[cfg(feature = "flex")]
+    return *device == Device::flex();
+    #[cfg(not(feature = "flex"))]
+    {
+        let _ = device;
+        false
+    }
+}

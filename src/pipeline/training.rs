@@ -1,0 +1,291 @@
+//! The training loop of one network, top to bottom.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::{Duration, Instant};
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor, TensorData};
+
+use super::checkpoint::{Checkpoint, CheckpointFolder, Progress};
+use super::observer::Observer;
+use super::recipe::Recipe;
+use super::sampling::{Batch, CaseSource, send_epoch};
+use super::schedule::{EarlyStopping, ReduceOnPlateau};
+use super::tracker::Tracker;
+use super::validation::validation_dice;
+use crate::error::{Error, Result};
+use crate::tensors::networks::Network;
+use crate::tensors::optimiser::Adam;
+use crate::tensors::weights::{NamedTensors, network_tensors, with_tensors};
+
+/// Batches that are prepared ahead of the network.
+const QUEUE: usize = 4;
+
+/// Steps with a gradient that is not finite after which training gives up.
+const TOLERATED_BAD_STEPS: usize = 20;
+
+/// One network to train.
+pub struct TrainingJob<'a> {
+    pub source: &'a CaseSource<'a>,
+    pub train: &'a [usize],
+    pub validation: &'a [usize],
+    pub checkpoints: CheckpointFolder,
+    pub device: Device,
+    pub seed: u64,
+    /// Training ends so that it is over by then.
+    pub deadline: Option<Instant>,
+    /// Set from outside to stop after the step under way.
+    pub stop: &'a AtomicBool,
+    /// Name in progress bars, such as `fold 0`.
+    pub name: String,
+}
+
+/// A trained network: the weights of its best epoch.
+pub struct Trained {
+    pub weights: NamedTensors,
+    pub progress: Progress,
+}
+
+/// Trains from the last checkpoint, if there is one, until the epochs are done, nothing is gained any
+/// more, or time is up. A checkpoint is there from before the first step on, and anew after every epoch.
+///
+/// # Errors
+/// [`Error::Interrupted`] when stopped from outside; unreadable cases; gradients that stay not finite.
+pub fn train(
+    job: &TrainingJob,
+    observer: &dyn Observer,
+    tracker: &mut dyn Tracker,
+) -> Result<Trained> {
+    let recipe = job.source.recipe;
+    let started = Instant::now();
+    let (mut network, mut optimiser, mut progress) = begin(job)?;
+    let seconds_before = progress.seconds;
+    if progress.ended.is_none() {
+        job.checkpoints
+            .save_last(&checkpoint(&network, &optimiser, &progress)?)?;
+    }
+    let mut validation_time = Duration::ZERO;
+
+    std::thread::scope(|scope| {
+        let (to, batches) = sync_channel(QUEUE);
+        if progress.ended.is_none() {
+            let first = progress.epoch;
+            scope.spawn(move || {
+                (first..recipe.training.epochs)
+                    .all(|epoch| send_epoch(job.source, job.train, job.seed, epoch, &to))
+            });
+        }
+        while progress.ended.is_none() {
+            let rate = progress.plateau.learning_rate();
+            let epoch = Epoch {
+                job,
+                rate,
+                until: job
+                    .deadline
+                    .map(|end| end - validation_time.min(end - started)),
+            };
+            let outcome = epoch.run(network, &mut optimiser, &batches, progress.epoch, observer)?;
+            network = outcome.network;
+
+            let begun = Instant::now();
+            let valid = network.valid();
+            let dice = validation_dice(job.source, &valid, job.validation, &job.device)?;
+            validation_time = begun.elapsed();
+
+            progress.epoch += 1;
+            progress.optimiser_steps = optimiser.state()?.1;
+            progress
+                .plateau
+                .observe(dice.mean, &recipe.training.plateau);
+            progress.seconds = seconds_before + started.elapsed().as_secs_f64();
+            let is_best = progress.best.is_none_or(|(_, best)| dice.mean > best);
+            if is_best {
+                progress.best = Some((progress.epoch, dice.mean));
+            }
+            let gained_nothing = progress
+                .early_stopping
+                .observe(dice.mean, &recipe.training.early_stopping);
+            progress.ended = if outcome.out_of_time {
+                Some("time is up".to_owned())
+            } else if gained_nothing {
+                Some(format!(
+                    "no gain for {} epochs",
+                    recipe.training.early_stopping.patience
+                ))
+            } else if progress.epoch >= recipe.training.epochs {
+                Some("all epochs done".to_owned())
+            } else {
+                None
+            };
+            let state = checkpoint(&network, &optimiser, &progress)?;
+            if is_best {
+                job.checkpoints.save_best(&state)?;
+            }
+            job.checkpoints.save_last(&state)?;
+            tracker.epoch(&job.name, &progress, outcome.mean_loss, rate, &dice)?;
+            observer.say(&format!(
+                "{}: epoch {:>3}/{}  loss {:.4}  validation Dice {:.4}{}  rate {:.1e}  {:.0} slices/s",
+                job.name,
+                progress.epoch,
+                recipe.training.epochs,
+                outcome.mean_loss,
+                dice.mean,
+                if is_best { " (best)" } else { "" },
+                rate,
+                outcome.slices_per_second,
+            ));
+        }
+        drop(batches); // lets the loader end
+        Ok(())
+    })?;
+
+    let best = Checkpoint::load(&job.checkpoints.best())?;
+    Ok(Trained {
+        weights: best.network,
+        progress,
+    })
+}
+
+/// Fresh weights, or everything as the last checkpoint left it.
+fn begin(job: &TrainingJob) -> Result<(Network, Adam, Progress)> {
+    let recipe = job.source.recipe;
+    let fresh = fresh_network(recipe, job.source.outputs(), &job.device, job.seed)?;
+    let config = recipe.training.optimiser.clone();
+    match job.checkpoints.load_last()? {
+        Some(saved) => {
+            let network = with_tensors(fresh, &saved.network, &job.device)?.train();
+            let steps = saved.progress.optimiser_steps;
+            let optimiser = Adam::restored(config, &saved.optimiser, steps, &job.device);
+            Ok((network, optimiser, saved.progress))
+        }
+        None => {
+            let progress = Progress {
+                epoch: 0,
+                optimiser_steps: 0,
+                plateau: ReduceOnPlateau::new(config.learning_rate),
+                early_stopping: EarlyStopping::new(),
+                best: None,
+                seconds: 0.0,
+                ended: None,
+            };
+            Ok((fresh, Adam::new(config), progress))
+        }
+    }
+}
+
+/// A network in training mode whose weights follow from the seed.
+fn fresh_network(recipe: &Recipe, outputs: usize, device: &Device, seed: u64) -> Result<Network> {
+    device.seed(seed);
+    let network = recipe
+        .network
+        .init(recipe.channels(), outputs, &device.clone().autodiff())?;
+    // Burn draws weights when they are first used; they are drawn here, in the order of their names.
+    network_tensors(&network)?;
+    Ok(network)
+}
+
+fn checkpoint(network: &Network, optimiser: &Adam, progress: &Progress) -> Result<Checkpoint> {
+    let (state, _) = optimiser.state()?;
+    Ok(Checkpoint {
+        network: network_tensors(network)?,
+        optimiser: state,
+        progress: progress.clone(),
+    })
+}
+
+/// One pass over the training slices.
+struct Epoch<'a> {
+    job: &'a TrainingJob<'a>,
+    rate: f64,
+    until: Option<Instant>,
+}
+
+struct EpochOutcome {
+    network: Network,
+    mean_loss: f64,
+    slices_per_second: f64,
+    out_of_time: bool,
+}
+
+impl Epoch<'_> {
+    fn run(
+        &self,
+        mut network: Network,
+        optimiser: &mut Adam,
+        batches: &Receiver<Result<Option<Batch>>>,
+        epoch: usize,
+        observer: &dyn Observer,
+    ) -> Result<EpochOutcome> {
+        let recipe = self.job.source.recipe;
+        let device = self.job.device.clone().autodiff();
+        // Dropout's draws depend on seed and epoch alone, so that a resumed run repeats them.
+        device.seed(self.job.seed.wrapping_add(epoch as u64 + 1));
+        let task = observer.task(
+            &format!("{} epoch {}", self.job.name, epoch + 1),
+            0,
+            "slices",
+        );
+        let started = Instant::now();
+        let (mut losses, mut steps, mut slices, mut bad_steps) = (0.0, 0, 0, 0);
+        let mut out_of_time = false;
+        while let Some(batch) = next(batches)? {
+            let count = batch.input_shape[0];
+            let input =
+                Tensor::<4>::from_data(TensorData::new(batch.input, batch.input_shape), &device);
+            let targets = Tensor::<4>::from_data(
+                TensorData::new(batch.targets, batch.targets_shape),
+                &device,
+            );
+            let loss = recipe
+                .training
+                .loss
+                .compute(network.forward(input), targets);
+            let value = f64::from(loss.clone().into_scalar::<f32>());
+            let (next_network, norm) = optimiser.step(network, loss.backward(), self.rate);
+            network = next_network;
+            if norm.is_finite() && value.is_finite() {
+                losses += value;
+                steps += 1;
+                bad_steps = 0;
+            } else {
+                bad_steps += 1;
+            }
+            if bad_steps > TOLERATED_BAD_STEPS {
+                return Err(Error::invalid(format!(
+                    "{}: the gradient has not been finite for {bad_steps} steps; lower training.optimiser.learning_rate",
+                    self.job.name
+                )));
+            }
+            slices += count;
+            task.advance(count as u64);
+            task.note(&format!("loss {:.4}", losses / f64::from(steps.max(1))));
+            if self.job.stop.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted(format!(
+                    "{} stands at epoch {epoch} in {}",
+                    self.job.name,
+                    self.job.checkpoints.last().display()
+                )));
+            }
+            out_of_time = self.until.is_some_and(|end| Instant::now() >= end);
+            if out_of_time {
+                break;
+            }
+        }
+        Ok(EpochOutcome {
+            network,
+            mean_loss: losses / f64::from(steps.max(1)),
+            slices_per_second: slices as f64 / started.elapsed().as_secs_f64(),
+            out_of_time,
+        })
+    }
+}
+
+/// The next batch; `None` at the end of the epoch.
+fn next(batches: &Receiver<Result<Option<Batch>>>) -> Result<Option<Batch>> {
+    batches.recv().unwrap_or_else(|_| {
+        Err(Error::invalid(
+            "internal: the thread that prepares batches ended early",
+        ))
+    })
+}

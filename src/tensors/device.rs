@@ -1,0 +1,117 @@
+//! Which engine computes, and where: `auto`, `flex`, `libtorch`, `libtorch:cuda:0`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use burn::tensor::Device;
+
+use crate::error::{Error, Result};
+
+/// What the user asked for with `--device`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeviceChoice {
+    /// The fastest engine that this build holds.
+    #[default]
+    Auto,
+    /// Burn's pure-Rust CPU engine.
+    Flex,
+    /// libtorch on the CPU.
+    LibTorchCpu,
+    /// libtorch on the NVIDIA GPU of this index.
+    LibTorchCuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.split(':').collect::<Vec<_>>().as_slice() {
+            ["auto"] => Ok(Self::Auto),
+            ["flex"] => Ok(Self::Flex),
+            ["libtorch"] | ["libtorch", "cpu"] => Ok(Self::LibTorchCpu),
+            ["libtorch", "cuda"] => Ok(Self::LibTorchCuda(0)),
+            ["libtorch", "cuda", index] if index.parse::<usize>().is_ok() => {
+                Ok(Self::LibTorchCuda(index.parse().unwrap_or(0)))
+            }
+            _ => Err(Error::invalid(format!(
+                "'{text}' is not a device; expected auto, flex, libtorch, libtorch:cuda or libtorch:cuda:N"
+            ))),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => write!(f, "auto"),
+            Self::Flex => write!(f, "flex"),
+            Self::LibTorchCpu => write!(f, "libtorch"),
+            Self::LibTorchCuda(index) => write!(f, "libtorch:cuda:{index}"),
+        }
+    }
+}
+
+impl DeviceChoice {
+    /// `auto` replaced by what it stands for in this build.
+    pub fn resolved(self) -> Self {
+        match self {
+            Self::Auto if cfg!(feature = "libtorch") => Self::LibTorchCpu,
+            Self::Auto => Self::Flex,
+            chosen => chosen,
+        }
+    }
+
+    /// The Burn device to create tensors on (without autodiff).
+    ///
+    /// # Errors
+    /// The build lacks the engine; the message says how to build it in.
+    pub fn device(self) -> Result<Device> {
+        match self.resolved() {
+            #[cfg(feature = "flex")]
+            Self::Flex => Ok(Device::flex()),
+            #[cfg(feature = "libtorch")]
+            #[allow(deprecated)] // burn-tch is the one way to libtorch; it is pinned
+            Self::LibTorchCpu => Ok(Device::libtorch()),
+            #[cfg(feature = "libtorch")]
+            #[allow(deprecated)]
+            Self::LibTorchCuda(index) => Ok(Device::libtorch_cuda(index)),
+            #[allow(unreachable_patterns)] // reachable where a feature is off
+            missing => Err(Error::invalid(format!(
+                "device {missing} is not in this build; build ctseg with --features {}, or use one of: {}",
+                if missing == Self::Flex {
+                    "flex"
+                } else {
+                    "libtorch"
+                },
+                Self::built_in().join(", ")
+            ))),
+        }
+    }
+
+    /// The names of the engines in this build.
+    pub fn built_in() -> Vec<&'static str> {
+        let mut names = Vec::new();
+        if cfg!(feature = "flex") {
+            names.push("flex");
+        }
+        if cfg!(feature = "libtorch") {
+            names.extend(["libtorch", "libtorch:cuda:N"]);
+        }
+        names
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_names_round_trip() {
+        for name in ["auto", "flex", "libtorch", "libtorch:cuda:3"] {
+            assert_eq!(name.parse::<DeviceChoice>().unwrap().to_string(), name);
+        }
+        for wrong in ["", "gpu", "libtorch:cuda:x", "cuda:0", "libtorch:mps"] {
+            assert!(wrong.parse::<DeviceChoice>().is_err(), "{wrong}");
+        }
+    }
+}

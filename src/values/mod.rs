@@ -1,0 +1,11 @@
+//! The values everything else is made of: grids, boxes, volumes and label maps. No I/O, no numerics.
+
+mod grid;
+mod orientation;
+mod region;
+mod volume;
+
+pub use grid::{Affine, AxisMap, Grid, GridMap};
+pub use orientation::Orientation;
+pub use region::VoxelBox;
+pub use volume::{LabelMap, Volume};

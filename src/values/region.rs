@@ -1,0 +1,52 @@
+//! Boxes of voxels.
+
+use serde::{Deserialize, Serialize};
+
+/// A half-open box of voxel indices, `start[i] <= index < end[i]`, axes in (x, y, z) order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VoxelBox {
+    pub start: [usize; 3],
+    pub end: [usize; 3],
+}
+
+impl VoxelBox {
+    /// The whole of a grid with this shape.
+    pub fn whole(shape: [usize; 3]) -> Self {
+        Self {
+            start: [0; 3],
+            end: shape,
+        }
+    }
+
+    /// Voxels along x, y, z.
+    pub fn shape(&self) -> [usize; 3] {
+        std::array::from_fn(|axis| self.end[axis].saturating_sub(self.start[axis]))
+    }
+
+    /// How many voxels the box holds.
+    pub fn voxels(&self) -> usize {
+        self.shape().iter().product()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.voxels() == 0
+    }
+
+    /// Whether the voxel lies inside.
+    pub fn contains(&self, voxel: [usize; 3]) -> bool {
+        (0..3).all(|axis| (self.start[axis]..self.end[axis]).contains(&voxel[axis]))
+    }
+
+    /// The box as slice ranges for an array of shape (z, y, x).
+    pub fn ranges_zyx(&self) -> [std::ops::Range<usize>; 3] {
+        [2, 1, 0].map(|axis| self.start[axis]..self.end[axis])
+    }
+
+    /// Grown by `voxels` on every side of each axis, but not beyond `shape`.
+    pub fn grown(&self, voxels: [usize; 3], shape: [usize; 3]) -> Self {
+        Self {
+            start: std::array::from_fn(|axis| self.start[axis].saturating_sub(voxels[axis])),
+            end: std::array::from_fn(|axis| (self.end[axis] + voxels[axis]).min(shape[axis])),
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! Arrays that know where they lie in space.
+
+use ndarray::Array3;
+
+use super::{Grid, VoxelBox};
+
+/// Intensities on a grid. `data` has shape (z, y, x), x fastest: the order of a NIfTI file.
+#[derive(Debug, Clone)]
+pub struct Volume {
+    pub grid: Grid,
+    pub data: Array3<f32>,
+}
+
+/// Structure labels on a grid, 0 = background. `data` has shape (z, y, x), x fastest.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LabelMap {
+    pub grid: Grid,
+    pub data: Array3<u16>,
+}
+
+impl Volume {
+    /// Bytes that the voxels take in memory.
+    pub fn bytes(&self) -> usize {
+        self.data.len() * size_of::<f32>()
+    }
+}
+
+impl LabelMap {
+    /// Background everywhere on `grid`.
+    pub fn empty(grid: Grid) -> Self {
+        let data = Array3::zeros(grid.shape_zyx());
+        Self { grid, data }
+    }
+
+    /// The smallest box around all voxels for which `wanted` holds; `None` if there are none.
+    pub fn bounding_box(&self, wanted: impl Fn(u16) -> bool) -> Option<VoxelBox> {
+        let mut start = [usize::MAX; 3];
+        let mut end = [0; 3];
+        for ((z, y, x), &label) in self.data.indexed_iter() {
+            if wanted(label) {
+                for (axis, index) in [x, y, z].into_iter().enumerate() {
+                    start[axis] = start[axis].min(index);
+                    end[axis] = end[axis].max(index + 1);
+                }
+            }
+        }
+        (end[0] > 0).then_some(VoxelBox { start, end })
+    }
+
+    /// Bytes that the voxels take in memory.
+    pub fn bytes(&self) -> usize {
+        self.data.len() * size_of::<u16>()
+    }
+}

@@ -1,0 +1,213 @@
+//! What the check of a dataset finds.
+
+use super::*;
+
+fn named(root: &Path) -> Dataset {
+    write_text(
+        &root.join("dataset.toml"),
+        "name = \"bad\"\nimages = \"images/*.nii.gz\"\nlabels = \"labels/{case}.nii.gz\"\n[structures]\nliver = 1\nspleen = 2\n",
+    );
+    Dataset::open(root).unwrap()
+}
+
+#[test]
+fn every_bad_case_is_listed_at_once_and_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    plain(
+        root,
+        &[&[1, 2], &[1, 9, 9, 12], &[1], &[1], &[1], &[1], &[]],
+    );
+    write_map_on(
+        &root.join("labels/c2.nii.gz"),
+        Grid::with_spacing([4, 3, 3], [1.0, 1.5, 2.0]),
+        &[1],
+    );
+    let mut moved = grid();
+    moved.affine[2][3] = 0.5;
+    write_map_on(&root.join("labels/c3.nii.gz"), moved, &[1]);
+    fs::remove_file(root.join("labels/c4.nii.gz")).unwrap();
+    write_text(&root.join("images/c5.nii.gz"), "this is no NIfTI file");
+    write_map(&root.join("labels/stray.nii.gz"), &[1]);
+    let dataset = named(root);
+    let report = check(&dataset);
+    let found = problems(&report);
+    assert_eq!(found.len(), 6, "{found:#?}");
+    let expect = |index: usize, parts: &[&str]| {
+        for part in parts {
+            assert!(
+                found[index].contains(part),
+                "{part} is not in: {}",
+                found[index]
+            );
+        }
+        assert!(!found[index].contains('\n'));
+        let file = report.problems[index].file.display().to_string();
+        assert_eq!(found[index].matches(&file).count(), 1, "{}", found[index]);
+    };
+    expect(
+        0,
+        &[
+            "c1: ",
+            "labels/c1.nii.gz: unknown label values 9 (2 voxels), 12 (1 voxels)",
+            "1 liver, 2 spleen",
+        ],
+    );
+    expect(
+        1,
+        &[
+            "c2: ",
+            "differ in shape",
+            "labels 4×3×3 voxels of 1×1.5×2 mm, RAS",
+            "image 4×3×2",
+        ],
+    );
+    expect(
+        2,
+        &[
+            "c3: ",
+            "position, by up to 0.500 mm",
+            "(0, 0, 0.5) mm",
+            "image 4×3×2",
+        ],
+    );
+    expect(3, &["c4: ", "labels/c4.nii.gz: cannot "]);
+    expect(4, &["c5: ", "images/c5.nii.gz: "]);
+    expect(5, &["stray: ", "labels without an image"]);
+    assert_eq!(notes(&report), ["c6: the label map is empty"]);
+    let summary = report.into_result().unwrap_err().to_string();
+    assert!(
+        summary.contains("'bad': 6 problems in 6 of 7 cases"),
+        "{summary}"
+    );
+    assert!(!summary.contains('\n'));
+    let load = |index: usize| dataset.load(&dataset.cases[index]).unwrap_err().to_string();
+    assert!(load(2).contains("labels/c2.nii.gz: the labels differ in shape"));
+    assert!(load(3).contains("position"));
+    assert!(dataset.load(&dataset.cases[0]).is_ok());
+}
+
+#[test]
+fn a_sound_dataset_passes_and_rounding_of_headers_is_no_problem() {
+    let folder = tempfile::tempdir().unwrap();
+    plain(folder.path(), &[&[1], &[1]]);
+    let mut rounded = grid();
+    rounded.affine[0][3] = 2e-4;
+    write_map_on(&folder.path().join("labels/c1.nii.gz"), rounded, &[1]);
+    let dataset = named(folder.path());
+    let (calls, last) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let report = dataset.check(CheckDepth::Headers, |done, total| {
+        assert_eq!(total, 2);
+        calls.fetch_add(1, Ordering::Relaxed);
+        last.fetch_max(done, Ordering::Relaxed);
+    });
+    assert_eq!((calls.into_inner(), last.into_inner()), (2, 2));
+    let notes = report.into_result().unwrap();
+    assert_eq!(notes.len(), 1);
+    assert_eq!(
+        notes[0].to_string(),
+        "structure 'spleen' (value 2) occurs in no case"
+    );
+    assert_eq!(dataset.load(&dataset.cases[1]).unwrap().labels.grid, grid());
+}
+
+#[test]
+fn images_are_read_only_when_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    plain(folder.path(), &[&[1, 2], &[1], &[1]]);
+    let path = |case: &str| folder.path().join(format!("images/{case}.nii.gz"));
+    let constant = Volume {
+        grid: grid(),
+        data: Array3::from_elem(grid().shape_zyx(), -7.0),
+    };
+    write_volume(&path("c0"), &constant, VoxelType::F32).unwrap();
+    let mut holed = constant.clone();
+    holed.data[[1, 1, 1]] = f32::NAN;
+    holed.data[[1, 1, 2]] = 3.0;
+    write_volume(&path("c1"), &holed, VoxelType::F32).unwrap();
+    let whole = fs::read(path("c2")).unwrap();
+    fs::write(path("c2"), &whole[..whole.len() - 9]).unwrap();
+    let dataset = named(folder.path());
+    let report = dataset.check(CheckDepth::Voxels, |_, _| {});
+    let found = problems(&report);
+    assert!(
+        found.len() == 1 && found[0].starts_with("c2: "),
+        "{found:?}"
+    );
+    let all = notes(&report).join("\n");
+    assert!(all.contains("c0: every voxel of the image is -7"), "{all}");
+    assert!(
+        all.contains("c1: 1 voxels of the image are not finite"),
+        "{all}"
+    );
+    assert!(
+        notes(&check(&dataset))
+            .iter()
+            .all(|n| !n.contains("finite") && !n.contains("every"))
+    );
+}
+
+#[test]
+fn masks_must_be_binary_and_on_the_images_grid() {
+    let folder = tempfile::tempdir().unwrap();
+    let case = folder.path().join("s1");
+    write_image(&case.join("ct.nii.gz"));
+    write_map(&case.join("segmentations/a.nii.gz"), &[1, 2]);
+    write_map_on(
+        &case.join("segmentations/b.nii.gz"),
+        Grid::with_spacing([5, 3, 2], [1.0; 3]),
+        &[1],
+    );
+    write_map(&case.join("segmentations/c.nii.gz"), &[255]);
+    write_text(&case.join("segmentations/d.nii.gz"), "no NIfTI");
+    let dataset = Dataset::open(folder.path()).unwrap();
+    let report = check(&dataset);
+    let found = problems(&report);
+    assert_eq!(found.len(), 3, "{found:#?}");
+    // That `d` cannot be read is said; that it occurs nowhere is not known.
+    let unseen = "occurs in no case";
+    assert!(notes(&report).iter().all(|note| !note.contains(unseen)));
+    assert!(
+        found[0].contains("a.nii.gz: has the values 1 and 2 besides 0; expected a binary mask")
+    );
+    assert!(found[1].contains("b.nii.gz: the labels differ in shape"));
+    assert!(found[2].contains("d.nii.gz: "));
+    assert!(
+        dataset
+            .load_labels(&dataset.cases[0])
+            .unwrap_err()
+            .to_string()
+            .contains("b.nii.gz")
+    );
+}
+
+#[test]
+fn two_files_for_one_id_are_a_problem() {
+    let folder = tempfile::tempdir().unwrap();
+    plain(folder.path(), &[&[1], &[2]]);
+    write_image(&folder.path().join("images/c0.nii"));
+    let found = problems(&check(&Dataset::open(folder.path()).unwrap()));
+    assert!(
+        found
+            .iter()
+            .any(|p| p.starts_with("c0: ") && p.contains("id is taken by")),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn images_taken_for_label_maps_are_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let grid = Grid::with_spacing([40, 40, 1], [1.0; 3]);
+    write_image_on(&folder.path().join("images/a.nii.gz"), grid, 0.0);
+    let values: Vec<u16> = (0..1600).collect();
+    write_map_on(&folder.path().join("labels/a.nii.gz"), grid, &values);
+    let text = Dataset::open(folder.path()).unwrap_err().to_string();
+    assert!(
+        text.contains("a.nii.gz: the label maps up to this one hold 1599 different values"),
+        "{text}"
+    );
+    write_map_on(&folder.path().join("labels/a.nii.gz"), grid, &[]);
+    let text = Dataset::open(folder.path()).unwrap_err().to_string();
+    assert!(text.contains("no label map holds any structure"), "{text}");
+}
