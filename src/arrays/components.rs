@@ -137,8 +137,7 @@ impl Components {
             if first.start < second.end + reach && second.start < first.end + reach {
                 self.join(a.start, b.start);
             }
-            // Whichever ends first can meet nothing further; at equal ends, the next of either may
-            // still touch the other's corner, which the next row pair or this loop's rest decides.
+            // Runs of a row have a gap between them: the one that ends first can touch nothing further.
             if first.end <= second.end {
                 a.start += 1;
             } else {
@@ -201,4 +200,102 @@ fn runs_of_rows(mask: ArrayView3<bool>) -> (Vec<Run>, Vec<usize>) {
         row_starts.push(runs.len());
     }
     (runs, row_starts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Depth-first filling, voxel by voxel in raster order.
+    fn flood(mask: &Array3<bool>, connectivity: Connectivity) -> (Array3<u32>, Vec<usize>) {
+        let mut labels = Array3::zeros(mask.raw_dim());
+        let mut sizes: Vec<usize> = Vec::new();
+        for (seed, _) in mask.indexed_iter().filter(|(_, inside)| **inside) {
+            if labels[seed] > 0 {
+                continue;
+            }
+            sizes.push(0);
+            let mut waiting = vec![seed];
+            while let Some((z, y, x)) = waiting.pop() {
+                if labels[(z, y, x)] > 0 {
+                    continue;
+                }
+                labels[(z, y, x)] = sizes.len() as u32;
+                *sizes.last_mut().unwrap() += 1;
+                for step in 0..27usize {
+                    let step = [step / 9, step / 3 % 3, step % 3];
+                    let away: usize = step.iter().map(|s| s.abs_diff(1)).sum();
+                    let next = (z + step[0], y + step[1], x + step[2]);
+                    let next = (
+                        next.0.wrapping_sub(1),
+                        next.1.wrapping_sub(1),
+                        next.2.wrapping_sub(1),
+                    );
+                    let touches = connectivity == Connectivity::TwentySix || away == 1;
+                    if touches && mask.get(next).copied().unwrap_or(false) {
+                        waiting.push(next);
+                    }
+                }
+            }
+        }
+        (labels, sizes)
+    }
+
+    #[test]
+    fn corners_join_under_26_only() {
+        let mut mask = Array3::from_elem((2, 2, 4), false);
+        mask[[0, 0, 0]] = true;
+        mask[[1, 1, 1]] = true;
+        mask[[1, 1, 2]] = true;
+        let (labels, sizes) = label_components(mask.view(), Connectivity::Six);
+        assert_eq!(
+            (labels[[0, 0, 0]], labels[[1, 1, 2]], sizes),
+            (1, 2, vec![1, 2])
+        );
+        assert_eq!(
+            label_components(mask.view(), Connectivity::TwentySix).1,
+            [3]
+        );
+        assert_eq!(keep_components(&mut mask, 0.6, Connectivity::Six), 1);
+        assert!(!mask[[0, 0, 0]] && mask[[1, 1, 1]] && mask[[1, 1, 2]]);
+    }
+
+    #[test]
+    fn an_empty_mask_has_no_components() {
+        let mut mask = Array3::from_elem((3, 0, 4), false);
+        assert!(
+            label_components(mask.view(), Connectivity::Six)
+                .1
+                .is_empty()
+        );
+        assert_eq!(keep_components(&mut mask, 1.0, Connectivity::TwentySix), 0);
+        let mut mask = Array3::from_elem((3, 2, 4), false);
+        assert_eq!(keep_components(&mut mask, 0.0, Connectivity::TwentySix), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn components_are_those_of_a_flood_fill(
+            shape in [1usize..7, 1usize..8, 1usize..11],
+            voxels in proptest::collection::vec(0.0f64..1.0, 6 * 7 * 10),
+            density in 0.05f64..0.95,
+            fraction in 0.0f64..1.0,
+        ) {
+            let mut voxels = voxels.into_iter();
+            let mask = Array3::from_shape_simple_fn(shape, || voxels.next().unwrap() < density);
+            for connectivity in [Connectivity::Six, Connectivity::TwentySix] {
+                let (labels, sizes) = label_components(mask.view(), connectivity);
+                let (expected, expected_sizes) = flood(&mask, connectivity);
+                prop_assert_eq!(&labels, &expected);
+                prop_assert_eq!(&sizes, &expected_sizes);
+                let largest = sizes.iter().max().copied().unwrap_or(0) as f64;
+                let big = |label: u32| label > 0 && sizes[label as usize - 1] as f64 >= fraction * largest;
+                let mut left = mask.clone();
+                let kept = keep_components(&mut left, fraction, connectivity);
+                prop_assert_eq!(left, labels.mapv(big));
+                prop_assert_eq!(kept, sizes.iter().filter(|size| **size as f64 >= fraction * largest).count());
+            }
+        }
+    }
 }

@@ -15,8 +15,11 @@ use crate::error::{Error, Result};
 use crate::files::write_bytes_atomically;
 use crate::values::LabelMap;
 
+/// A metric of one case and structure; none where it is undefined.
+type Metric = fn(&Overlap) -> Option<f64>;
+
 /// The metrics, in the order of their columns.
-const METRICS: [(&str, fn(&Overlap) -> Option<f64>); 5] = [
+const METRICS: [(&str, Metric); 5] = [
     ("dice", Overlap::dice),
     ("iou", Overlap::iou),
     ("precision", Overlap::precision),

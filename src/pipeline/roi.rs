@@ -119,10 +119,9 @@ pub fn jittered(
 ) -> VoxelBox {
     /// A region must stay something a network can look at.
     const SMALLEST: usize = 8;
-    let spacing = source.spacing_mm();
     let mut result = *region;
-    for axis in 0..3 {
-        let mut draw = |range_mm: f64| rng.random_range(-1.0..=1.0) * range_mm / spacing[axis];
+    for (axis, spacing_mm) in source.spacing_mm().into_iter().enumerate() {
+        let mut draw = |range_mm: f64| rng.random_range(-1.0..=1.0) * range_mm / spacing_mm;
         let shift = draw(config.shift_mm);
         let (low, high) = (draw(config.grow_mm), draw(config.grow_mm));
         let limit = source.shape[axis];

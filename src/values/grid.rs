@@ -234,7 +234,10 @@ impl Grid {
                 (0..3).map(|i| (a[i] - b[i]).powi(2)).sum::<f64>().sqrt()
             })
             // Not `f64::max`, which would lose a NaN: an affine of NaN is nowhere.
-            .fold(0.0, |largest: f64, shift| if shift <= largest { largest } else { shift })
+            .fold(
+                0.0,
+                |largest: f64, shift| if shift <= largest { largest } else { shift },
+            )
     }
 
     fn shifted(&self, by_voxels: [f64; 3], shape: [usize; 3]) -> Self {

@@ -175,7 +175,7 @@ pub(super) fn bowel(patient: &Patient, rng: &mut impl Rng) -> Vec<Layer> {
         let from = patient.place(
             rng.random_range(-0.62..0.62),
             rng.random_range(-0.05..0.62),
-            rng.random_range(-175.0..-30.0),
+            rng.random_range(-175.0..-52.0),
         );
         let reach = [45.0, 22.0, 22.0].map(|r| rng.random_range(-r..r));
         let shape = Shape::Capsule {
@@ -202,7 +202,7 @@ pub(super) fn bowel(patient: &Patient, rng: &mut impl Rng) -> Vec<Layer> {
             },
             Shape::Capsule {
                 from: patient.place(-0.15, 0.12, 4.0),
-                to: patient.place(-0.5, -0.1, 18.0),
+                to: patient.place(-0.36, 0.0, 14.0),
                 radius: 10.0,
             },
         ],

@@ -61,7 +61,7 @@ impl Default for PhantomOptions {
             seed: 0,
             in_plane_mm: (2.0, 3.0),
             slice_mm: (3.0, 5.0),
-            noise_hu: (10.0, 18.0),
+            noise_hu: (10.0, 16.0),
             orientation: None,
             oblique_share: 0.25,
         }
@@ -73,7 +73,7 @@ const SPACING_LIMITS_MM: (f64, f64) = (0.7, 12.0);
 
 /// The volume and label map of one case, on the same grid.
 ///
-/// Shapes: about 96–136 × 80–118 × 56–90 voxels (right–left, front–back, feet–head) with the default
+/// Shapes: about 100–145 × 80–120 × 60–90 voxels (right–left, front–back, feet–head) with the default
 /// options, stored in the order of the drawn orientation; spacing in mm, HU whole and within -1024 to
 /// 3071. Spacings are kept within 0.7 to 12 mm, noise within 0 to 200 HU. The same two seeds and
 /// options give the same bytes, whatever the number of threads.

@@ -119,8 +119,8 @@ pub(super) fn spleen(patient: &Patient, rng: &mut impl Rng) -> Vec<Layer> {
     let jitter = Jitter::draw(rng);
     let size = scale * rng.random_range(0.92..1.15);
     let shape = jitter.ellipsoid(
-        patient.place(-0.68, -0.3, 36.0),
-        [29.0 * size, 42.0 * size, 52.0 * size],
+        patient.place(-0.66, -0.3, 36.0),
+        [33.0 * size, 44.0 * size, 54.0 * size],
         [-12.0, 0.0, 26.0],
     );
     let pulp = Material::plain(rng.random_range(44.0..66.0), 6.0);
@@ -143,8 +143,8 @@ pub(super) fn stomach(patient: &Patient, rng: &mut impl Rng) -> Vec<Layer> {
         };
         let parts = vec![
             part([-0.34, 0.08, 46.0], [28.0, 29.0, 32.0], [0.0; 3]),
-            part([-0.36, 0.36, 8.0], [25.0, 24.0, 44.0], [-12.0, 0.0, 0.0]),
-            part([-0.12, 0.46, -26.0], [34.0, 19.0, 18.0], [0.0, 14.0, 0.0]),
+            part([-0.36, 0.36, 8.0], [26.0, 25.0, 44.0], [-12.0, 0.0, 0.0]),
+            part([-0.12, 0.46, -24.0], [34.0, 21.0, 20.0], [0.0, 14.0, 0.0]),
         ];
         within_abdomen(
             Shape::Union { parts, blend: 16.0 },
@@ -161,7 +161,7 @@ pub(super) fn stomach(patient: &Patient, rng: &mut impl Rng) -> Vec<Layer> {
     let content = content.shelled(rng.random_range(3.0..4.5), WALL_HU + 15.0);
     let fat = Material::plain(patient.fat_hu + 15.0, 10.0);
     vec![
-        Layer::new(shape(rng.random_range(2.0..4.5)), fat, NONE),
+        Layer::new(shape(rng.random_range(3.0..6.0)), fat, NONE),
         Layer::new(shape(0.0), content, STOMACH),
     ]
 }

@@ -2,6 +2,7 @@
 
 use ndarray::parallel::prelude::*;
 use ndarray::{Array3, ArrayView3, ArrayViewMut3, Axis};
+use rayon::slice::ParallelSlice;
 
 use super::taps::nearest_index;
 
@@ -37,6 +38,7 @@ pub(super) fn gather<T: Copy + Default + Send + Sync>(
                     (Some(from), Some(row)) if runs_on => {
                         row.copy_from_slice(&from[x[0]..x[0] + row.len()]);
                     }
+                    (Some(from), _) => row.iter_mut().zip(x).for_each(|(to, x)| *to = from[*x]),
                     _ => row.iter_mut().zip(x).for_each(|(to, x)| *to = from[*x]),
                 }
             }

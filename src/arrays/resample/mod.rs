@@ -11,6 +11,8 @@ mod lines;
 mod plan;
 mod restore;
 mod taps;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 

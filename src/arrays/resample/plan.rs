@@ -40,7 +40,7 @@ pub(super) fn interpolate(
     let mut current = (!beside).then(|| gather::contiguous(source));
     let passes = [0, 1, 2].map(|axis| plan(axis, &positions[axis], source.shape()[axis], kernel));
     let mut passes: Vec<Planned> = passes.into_iter().flatten().collect();
-    order_by_cost(&mut passes, source.shape());
+    order_by_cost(&mut passes);
     let last = passes.len().saturating_sub(1);
     for (place, planned) in passes.iter().enumerate() {
         let pass = Pass {
@@ -121,7 +121,7 @@ fn plan(axis: usize, positions: &[f64], length: usize, kernel: Kernel) -> Option
 }
 
 /// Passes along different axes commute: puts those first that leave the others less to do.
-fn order_by_cost(passes: &mut [Planned], shape: &[usize]) {
+fn order_by_cost(passes: &mut [Planned]) {
     /// Filtering reads and writes a line twice; turned lines (along x) cost a copy more.
     const SPLINE: f64 = 2.0;
     const TURNED: f64 = 1.5;
@@ -131,12 +131,11 @@ fn order_by_cost(passes: &mut [Planned], shape: &[usize]) {
         let turned = if pass.axis == 2 { TURNED } else { 1.0 };
         (before * (1.0 + filter) + after * (1.0 + pass.taps.width as f64 / 4.0)) * turned
     };
-    // Pass a before b costs work(a) + after(a)/before(a) · work(b), per voxel: the classic exchange
+    // Pass a before b costs work(a) + after(a)/before(a) · work(b) (per voxel): the classic exchange
     // argument orders by (ratio − 1)/work.
     let rank = |pass: &Planned| {
         let (before, after) = (pass.length as f64, pass.taps.len() as f64);
         (after / before - 1.0) / (work(pass) / before)
     };
-    debug_assert_eq!(shape.len(), 3);
     passes.sort_by(|a, b| rank(a).total_cmp(&rank(b)).then(a.axis.cmp(&b.axis)));
 }

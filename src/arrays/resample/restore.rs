@@ -21,7 +21,7 @@ const SLAB: usize = 16;
 /// wins a tie. Voxels whose centre lies outside the outer faces of `from` are background; `from` may be
 /// a part of the source or reach beyond it. NaN never wins.
 ///
-/// Memory beside the result: two slabs of 16 planes per thread, whatever the number of structures.
+/// Memory beside the result: a few slabs of 16 planes per thread, whatever the number of structures.
 ///
 /// # Shapes
 /// `logits`: (structure, z, y, x) on `from`; `label_values`: the label of each structure

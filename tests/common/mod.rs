@@ -1,0 +1,146 @@
+//! What several integration tests share: small phantoms on disk, models with random weights, the binary.
+
+#![allow(dead_code)] // each test file uses its own part
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use ctseg::pipeline::bundle::{Bundle, FoldManifest, StageManifest, TrainedStage};
+use ctseg::pipeline::dataset::Structure;
+use ctseg::pipeline::observer::Silent;
+use ctseg::pipeline::phantom_set::PhantomSet;
+use ctseg::pipeline::recipe::Recipe;
+use ctseg::pipeline::sampling::output_maps;
+use ctseg::tensors::device::DeviceChoice;
+use ctseg::tensors::weights::network_tensors;
+
+/// A run of the binary in `folder` with plain output.
+pub fn ctseg(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ctseg"));
+    command
+        .current_dir(folder)
+        .args(arguments)
+        .env_remove("RUST_BACKTRACE");
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CTSEG_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Runs it to its end; panics with what it said unless it exits with `code`.
+pub fn run(folder: &Path, arguments: &[&str], code: i32) -> Output {
+    let output = ctseg(folder, arguments).output().unwrap();
+    assert_eq!(
+        output.status.code(),
+        Some(code),
+        "ctseg {arguments:?}\n{}\n{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Phantoms below `folder`; their descriptor.
+pub fn phantoms(folder: &Path, train: usize, test: usize) -> PathBuf {
+    PhantomSet {
+        train,
+        test,
+        seed: 3,
+    }
+    .written(folder, &Silent)
+    .unwrap()
+}
+
+/// Settings that make a stage train in seconds.
+pub const SMALL: [&str; 8] = [
+    "--set",
+    "network.widths=[4, 8]",
+    "--set",
+    "spacing_mm=[14.0, 14.0, 14.0]",
+    "--set",
+    "folds=2",
+    "--set",
+    "training.batch_size=4",
+];
+
+/// A recipe of the binary, made small; `overrides` on top.
+pub fn small_recipe(stage: &str, overrides: &[&str]) -> Recipe {
+    let mut set: Vec<String> = SMALL
+        .iter()
+        .filter(|text| **text != "--set")
+        .map(|text| (*text).to_owned())
+        .collect();
+    set.extend(overrides.iter().map(|text| (*text).to_owned()));
+    Recipe::named(stage, &set).unwrap()
+}
+
+/// Two structures for models that are not trained.
+pub fn two_structures() -> Vec<Structure> {
+    [(1, "liver"), (300, "spleen")]
+        .map(|(value, name)| Structure {
+            value,
+            name: name.to_owned(),
+        })
+        .to_vec()
+}
+
+/// Publishes a stage whose networks have random weights, one per fold of `folds` (held-out cases).
+pub fn publish_random(model: &Path, recipe: &Recipe, folds: &[&[&str]]) {
+    let device = DeviceChoice::Auto.device().unwrap();
+    let structures = two_structures();
+    let values: Vec<u16> = structures.iter().map(|s| s.value).collect();
+    let outputs = output_maps(recipe, &values).len();
+    let weights = (0..folds.len())
+        .map(|fold| {
+            device.seed(100 * u64::from(recipe.stage) + fold as u64);
+            network_tensors(
+                &recipe
+                    .network
+                    .init(recipe.channels(), outputs, &device)
+                    .unwrap(),
+            )
+            .unwrap()
+        })
+        .collect();
+    let stage1_sha256 = match recipe.stage {
+        2 if recipe.region == ctseg::pipeline::recipe::Region::Roi => Bundle::open(model)
+            .unwrap()
+            .stage_sha256(1)
+            .map(str::to_owned),
+        _ => None,
+    };
+    let manifest = StageManifest {
+        dataset: "none".to_owned(),
+        data_fingerprint: String::new(),
+        seed: 0,
+        engine: "none".to_owned(),
+        stage1_sha256,
+        folds: folds
+            .iter()
+            .enumerate()
+            .map(|(fold, held_out)| FoldManifest {
+                fold,
+                epoch: 1,
+                validation_dice: 0.0,
+                held_out: held_out.iter().map(|id| (*id).to_owned()).collect(),
+                trained_on: Vec::new(),
+            })
+            .collect(),
+        recipe: recipe.clone(),
+    };
+    Bundle::publish(model, &structures, &TrainedStage { manifest, weights }).unwrap();
+}
+
+/// A two-stage model with random weights at `model`; `stage1` are overrides of its first recipe.
+pub fn random_model(model: &Path, stage1: &[&str]) {
+    publish_random(model, &small_recipe("1", stage1), &[&[]]);
+    publish_random(
+        model,
+        &small_recipe("2", &["spacing_mm=[5.0, 5.0, 6.0]", "train_folds=[0]"]),
+        &[&[]],
+    );
+}

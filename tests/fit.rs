@@ -1,0 +1,251 @@
+//! Training through the binary: reproducible, resumable, and honest about bad data.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use common::{SMALL, ctseg, phantoms, run, stderr};
+use ctseg::pipeline::checkpoint::{Checkpoint, CheckpointFolder};
+
+fn fit_arguments<'a>(data: &'a str, epochs: &'a str) -> Vec<&'a str> {
+    let mut arguments = vec!["fit", "--stage", "1", "--data", data, "--epochs", epochs];
+    arguments.extend(SMALL);
+    arguments.extend(["--set", "training.early_stopping.patience=100"]);
+    arguments
+}
+
+fn only_run(folder: &Path) -> PathBuf {
+    let mut runs = std::fs::read_dir(folder.join("runs")).unwrap();
+    let run = runs.next().unwrap().unwrap().path();
+    assert!(runs.next().is_none());
+    run
+}
+
+fn weights(folder: &Path) -> Vec<u8> {
+    std::fs::read(folder.join("model/stage1.safetensors")).unwrap()
+}
+
+fn wait_for(what: &str, mut there: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !there() {
+        assert!(
+            begun.elapsed() < Duration::from_secs(120),
+            "{what} did not come"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes_and_a_killed_run_resumes_to_them() {
+    let data = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(data.path(), 4, 0);
+    let arguments = fit_arguments(descriptor.to_str().unwrap(), "3");
+
+    let straight = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    for folder in &straight {
+        run(folder.path(), &arguments, 0);
+    }
+    assert!(
+        weights(straight[0].path()) == weights(straight[1].path()),
+        "two runs of one seed differ"
+    );
+
+    // Killed without warning in the second epoch of the first fold, then resumed.
+    let killed = tempfile::tempdir().unwrap();
+    let mut child = ctseg(killed.path(), &arguments).spawn().unwrap();
+    let last = || CheckpointFolder::new(only_run(killed.path()).join("checkpoints/fold_0")).last();
+    wait_for("the run folder", || {
+        killed
+            .path()
+            .join("runs")
+            .read_dir()
+            .is_ok_and(|mut d| d.next().is_some())
+    });
+    wait_for("the first epoch", || {
+        Checkpoint::load(&last()).is_ok_and(|c| c.progress.epoch >= 1)
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let run_folder = only_run(killed.path());
+    run(
+        killed.path(),
+        &["fit", "--resume", run_folder.to_str().unwrap()],
+        0,
+    );
+    assert!(
+        weights(killed.path()) == weights(straight[0].path()),
+        "the resumed run differs"
+    );
+}
+
+#[test]
+fn killed_at_any_moment_the_last_checkpoint_loads() {
+    let data = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(data.path(), 4, 0);
+    let arguments = fit_arguments(descriptor.to_str().unwrap(), "200");
+    for delay_ms in [0, 3, 11, 40, 90, 170, 300] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = ctseg(folder.path(), &arguments).spawn().unwrap();
+        wait_for("the first checkpoint", || {
+            folder.path().join("runs").read_dir().is_ok_and(|mut runs| {
+                runs.next().is_some_and(|run| {
+                    run.unwrap()
+                        .path()
+                        .join("checkpoints/fold_0/last.safetensors")
+                        .exists()
+                })
+            })
+        });
+        std::thread::sleep(Duration::from_millis(delay_ms));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let checkpoints = CheckpointFolder::new(only_run(folder.path()).join("checkpoints/fold_0"));
+        Checkpoint::load(&checkpoints.last())
+            .unwrap_or_else(|error| panic!("after {delay_ms} ms: {error}"));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn asked_to_stop_it_exits_75_and_says_how_it_stands() {
+    let data = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(data.path(), 4, 0);
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = fit_arguments(descriptor.to_str().unwrap(), "10000");
+    let child = ctseg(folder.path(), &arguments)
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for("the run folder", || {
+        folder
+            .path()
+            .join("runs")
+            .read_dir()
+            .is_ok_and(|mut d| d.next().is_some())
+    });
+    wait_for("training", || {
+        only_run(folder.path())
+            .join("checkpoints/fold_0/best.safetensors")
+            .exists()
+    });
+    let pid = child.id().to_string();
+    assert!(
+        std::process::Command::new("kill")
+            .args(["-TERM", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(75), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("last.safetensors"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn time_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(&folder.path().join("data"), 4, 0);
+    let mut arguments = fit_arguments(descriptor.to_str().unwrap(), "100000");
+    arguments.extend(["--max-time", "4s"]);
+    let said = stderr(&run(folder.path(), &arguments, 0));
+    assert_eq!(
+        said.matches("time is up").count(),
+        2,
+        "both folds end by the clock: {said}"
+    );
+}
+
+#[test]
+fn every_bad_case_is_listed_before_any_training() {
+    let folder = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(&folder.path().join("data"), 4, 0);
+    std::fs::write(
+        folder.path().join("data/images/phantom_001.nii.gz"),
+        b"not a volume",
+    )
+    .unwrap();
+    let labels = folder.path().join("data/labels");
+    std::fs::copy(
+        labels.join("phantom_000.nii.gz"),
+        labels.join("phantom_003.nii.gz"),
+    )
+    .unwrap();
+    let output = run(
+        folder.path(),
+        &fit_arguments(descriptor.to_str().unwrap(), "1"),
+        1,
+    );
+    let said = stderr(&output);
+    assert!(
+        said.contains("phantom_001") && said.contains("phantom_003"),
+        "{said}"
+    );
+    assert!(
+        !folder.path().join("runs").exists(),
+        "nothing may be trained on unsound data"
+    );
+}
+
+#[test]
+fn stage_2_without_stage_1_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(&folder.path().join("data"), 5, 0);
+    let output = run(
+        folder.path(),
+        &[
+            "fit",
+            "--stage",
+            "2",
+            "--data",
+            descriptor.to_str().unwrap(),
+        ],
+        1,
+    );
+    assert!(
+        stderr(&output).contains("fit --stage 1"),
+        "{}",
+        stderr(&output)
+    );
+    // Wrong usage has its own code.
+    run(folder.path(), &["fit"], 2);
+    run(folder.path(), &["predict"], 2);
+}
+
+#[test]
+fn settings_come_from_flags_then_environment_then_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    phantoms(&folder.path().join("data"), 4, 0);
+    std::fs::write(
+        folder.path().join("ctseg.toml"),
+        "data = \"data\"\nmodel = \"from-file\"\n",
+    )
+    .unwrap();
+    let mut arguments = vec!["fit", "--stage", "1", "--epochs", "1"];
+    arguments.extend(SMALL);
+    run(folder.path(), &arguments, 0);
+    assert!(folder.path().join("from-file/model.toml").exists());
+    let status = ctseg(folder.path(), &arguments)
+        .env("CTSEG_MODEL", "from-environment")
+        .status()
+        .unwrap();
+    assert!(status.success() && folder.path().join("from-environment/model.toml").exists());
+    arguments.extend(["--model", "from-flag"]);
+    let status = ctseg(folder.path(), &arguments)
+        .env("CTSEG_MODEL", "from-environment")
+        .status()
+        .unwrap();
+    assert!(status.success() && folder.path().join("from-flag/model.toml").exists());
+    std::fs::write(folder.path().join("ctseg.toml"), "dta = \"data\"\n").unwrap();
+    let output = run(folder.path(), &arguments, 1);
+    assert!(
+        stderr(&output).contains("dta") && stderr(&output).contains("ctseg.toml"),
+        "{}",
+        stderr(&output)
+    );
+}
