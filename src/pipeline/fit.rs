@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::bundle::{Bundle, FoldManifest, StageManifest, TrainedStage};
 use super::checkpoint::Progress;
 use super::dataset::{CheckDepth, Dataset, LabelSource, Structure};
-use super::observer::Observer;
+use super::observer::{Logged, Observer};
 use super::recipe::{Recipe, Region};
 use super::run_folder::{RunFolder, RunSettings};
 use super::sampling::{CaseSource, StageOneResult};
@@ -63,6 +63,8 @@ pub fn fit(job: &FitJob, observer: &dyn Observer) -> Result<FitSummary> {
     let structures = job.dataset.structures.clone();
     let values: Vec<u16> = structures.iter().map(|s| s.value).collect();
     let mut run = open_run(job)?;
+    let logged = Logged::new(observer, run.log_file()?);
+    let observer: &dyn Observer = &logged;
     observer.say(&format!(
         "stage {} '{}' on {} cases of '{}', {} structures, device {}, run {}",
         recipe.stage,

@@ -59,14 +59,12 @@ pub fn out_of_fold_results(
     let folds = bundle.stage(1).map_or(&[][..], |stage| &stage.folds);
     let cases = dataset.training_cases();
     let task = observer.task("stage 1 on training cases", cases.len() as u64, "cases");
-    let (mut results, mut empty) = (HashMap::new(), Vec::new());
+    let (mut results, mut empty, mut known) = (HashMap::new(), Vec::new(), Vec::new());
     for case in cases {
         let id = &dataset.cases[case].id;
         let fold = folds.iter().position(|fold| fold.held_out.contains(id));
         if fold.is_none() && folds.iter().any(|fold| fold.trained_on.contains(id)) {
-            observer.warn(&format!(
-                "{id}: every stage-1 network here was trained on it, so its region is better than in use; train all folds of stage 1"
-            ));
+            known.push(id.as_str());
         }
         let image = dataset.load_image(&dataset.cases[case])?;
         let (roi, mut prior) = run_stage_one(&segmenter, &image.volume, fold)?;
@@ -84,6 +82,13 @@ pub fn out_of_fold_results(
             },
         );
         task.advance(1);
+    }
+    if !known.is_empty() {
+        observer.warn(&format!(
+            "every stage-1 network here was trained on {} of the cases, so their regions are better than in use; train all folds of stage 1: {}",
+            known.len(),
+            known.join(", ")
+        ));
     }
     if !empty.is_empty() {
         observer.warn(&format!(

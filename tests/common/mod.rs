@@ -97,13 +97,26 @@ pub fn publish_random(model: &Path, recipe: &Recipe, folds: &[&[&str]]) {
     let weights = (0..folds.len())
         .map(|fold| {
             device.seed(100 * u64::from(recipe.stage) + fold as u64);
-            network_tensors(
-                &recipe
-                    .network
-                    .init(recipe.channels(), outputs, &device)
-                    .unwrap(),
-            )
-            .unwrap()
+            let network = recipe
+                .network
+                .init(recipe.channels(), outputs, &device)
+                .unwrap();
+            let mut weights = network_tensors(&network).unwrap();
+            // Features are 0 in air and never negative: weights of both signs and a small bias make heads
+            // that mark some voxels and not others.
+            let head = weights.get_mut("head.weight").unwrap();
+            head.values
+                .iter_mut()
+                .enumerate()
+                .for_each(|(index, value)| {
+                    *value = if index % 2 == 0 {
+                        value.abs()
+                    } else {
+                        -value.abs()
+                    };
+                });
+            weights.get_mut("head.bias").unwrap().values.fill(0.01);
+            weights
         })
         .collect();
     let stage1_sha256 = match recipe.stage {

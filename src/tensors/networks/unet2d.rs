@@ -11,6 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
+/// First logit of every voxel: structures are rare, and a network that starts out at one half everywhere
+/// spends its first epochs on learning just that (Lin et al., "Focal Loss", ICCV 2017, section 3.3; a
+/// probability of 0.05).
+const RARE_LOGIT: f64 = -3.0;
+
 /// Widths and regularisation of a [`Unet2d`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -126,15 +131,17 @@ impl Unet2dConfig {
         let decoder = levels
             .map(|pair| DoubleConv::new(2 * pair[0], pair[0], device))
             .collect();
+        let mut head = Conv2dConfig::new([widths[0], structures], [1, 1])
+            .with_initializer(he_normal(widths[0]))
+            .init(device);
+        head.bias = Some(Initializer::Constant { value: RARE_LOGIT }.init([structures], device));
         Ok(Unet2d {
             encoder,
             pool: MaxPool2dConfig::new([2, 2]).with_strides([2, 2]).init(),
             dropout: DropoutConfig::new(self.dropout).init(),
             up,
             decoder,
-            head: Conv2dConfig::new([widths[0], structures], [1, 1])
-                .with_initializer(he_normal(widths[0]))
-                .init(device),
+            head,
         })
     }
 }

@@ -1,0 +1,106 @@
+//! `ctseg evaluate` on label maps small enough to count by hand.
+
+mod common;
+
+use std::path::Path;
+
+use common::{run, stderr};
+use ctseg::arrays::nifti::{NiftiHeader, write_labels};
+use ctseg::values::{Grid, LabelMap};
+use serde_json::Value;
+
+/// A map of 4 × 1 × 1 voxels of 2 × 5 × 10 mm (0.1 mL).
+fn write(path: &Path, labels: [u16; 4]) {
+    let grid = Grid::with_spacing([4, 1, 1], [2.0, 5.0, 10.0]);
+    let data = ndarray::Array3::from_shape_vec((1, 1, 4), labels.to_vec()).unwrap();
+    write_labels(
+        path,
+        &LabelMap { grid, data },
+        &NiftiHeader::for_grid(&grid).unwrap(),
+    )
+    .unwrap();
+}
+
+#[test]
+fn scores_are_those_counted_by_hand_and_undefined_ones_are_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    write(&at("pred/a.nii.gz"), [1, 1, 0, 2]);
+    write(&at("ref/a.nii.gz"), [1, 0, 0, 2]);
+    write(&at("pred/b.nii.gz"), [0, 1, 0, 0]); // no 2 in either: undefined
+    write(&at("ref/b.nii.gz"), [1, 1, 1, 0]);
+    write(&at("ref/c.nii.gz"), [1, 1, 1, 0]);
+    let output = run(folder.path(), &["evaluate", "pred", "ref", "-o", "out"], 0);
+    assert!(
+        stderr(&output).contains("left out: c"),
+        "{}",
+        stderr(&output)
+    );
+    let summary: Value =
+        serde_json::from_slice(&std::fs::read(at("out/summary.json")).unwrap()).unwrap();
+    let close = |value: &Value, expected: f64| {
+        let value = value.as_f64().unwrap_or(f64::NAN);
+        assert!(
+            (value - expected).abs() < 1e-9,
+            "{value} instead of {expected}"
+        );
+    };
+    let one = &summary["per_structure"]["structure_1"];
+    close(&one["dice"], (2.0 / 3.0 + 0.5) / 2.0);
+    close(&one["iou"], (0.5 + 1.0 / 3.0) / 2.0);
+    close(&one["precision"], (0.5 + 1.0) / 2.0);
+    close(&one["recall"], (1.0 + 1.0 / 3.0) / 2.0);
+    close(&one["accuracy"], (0.75 + 0.5) / 2.0);
+    let two = &summary["per_structure"]["structure_2"];
+    close(&two["dice"], 1.0);
+    assert_eq!(
+        (&two["defined"], &two["undefined"]),
+        (&Value::from(1), &Value::from(1))
+    );
+    close(
+        &summary["mean"]["dice"],
+        ((2.0 / 3.0 + 0.5) / 2.0 + 1.0) / 2.0,
+    );
+    assert_eq!(summary["cases"], 2);
+    assert_eq!(summary["missing_predictions"], serde_json::json!(["c"]));
+    assert_eq!(summary["roi_recall"], Value::Null);
+    let table = std::fs::read_to_string(at("out/metrics.csv")).unwrap();
+    let rows: Vec<&str> = table.lines().collect();
+    assert_eq!(
+        rows[1],
+        "a,structure_1,1,0.666667,0.500000,0.500000,1.000000,0.750000,0.1000,0.2000,"
+    );
+    assert_eq!(rows[4], "b,structure_2,2,,,,,1.000000,0.0000,0.0000,");
+}
+
+#[test]
+fn a_case_that_cannot_be_compared_is_listed_and_costs_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    write(&at("pred/a.nii.gz"), [1, 1, 0, 2]);
+    write(&at("ref/a.nii.gz"), [1, 0, 0, 2]);
+    write(&at("pred/unknown.nii.gz"), [1, 1, 0, 2]);
+    std::fs::write(at("pred/broken.nii.gz"), b"no").unwrap();
+    write(&at("ref/broken.nii.gz"), [1, 0, 0, 2]);
+    let output = run(folder.path(), &["evaluate", "pred", "ref", "--json"], 3);
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(summary["cases"], 1);
+    assert_eq!(summary["failed"].as_array().unwrap().len(), 2);
+    assert!(
+        at("pred/summary.json").exists(),
+        "without -o the files lie beside the label maps"
+    );
+    run(folder.path(), &["evaluate", "nowhere", "ref"], 1);
+    // Two single files are compared whatever their names.
+    run(
+        folder.path(),
+        &[
+            "evaluate",
+            "pred/a.nii.gz",
+            "ref/broken.nii.gz",
+            "-o",
+            "pair",
+        ],
+        0,
+    );
+}

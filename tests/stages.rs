@@ -1,0 +1,176 @@
+//! The pieces between data and training: batches, fair stage-1 results, bundles.
+
+mod common;
+
+use std::collections::HashMap;
+use std::sync::mpsc::sync_channel;
+
+use common::{phantoms, publish_random, random_model, small_recipe, two_structures};
+use ctseg::pipeline::bundle::Bundle;
+use ctseg::pipeline::cascade::Cascade;
+use ctseg::pipeline::dataset::Dataset;
+use ctseg::pipeline::observer::Silent;
+use ctseg::pipeline::recipe::Recipe;
+use ctseg::pipeline::roi::Prior;
+use ctseg::pipeline::sampling::{CaseSource, StageOneResult, send_epoch};
+use ctseg::pipeline::stage_one::{out_of_fold_results, run_stage_one};
+use ctseg::tensors::device::DeviceChoice;
+use ctseg::values::{Orientation, VoxelBox};
+
+/// All numbers of an epoch's batches.
+fn epoch(
+    dataset: &Dataset,
+    recipe: &Recipe,
+    stage_one: &HashMap<usize, StageOneResult>,
+    seed: u64,
+    epoch: usize,
+) -> Vec<f32> {
+    let structures = dataset.structures.iter().map(|s| s.value).collect();
+    let source = CaseSource::new(dataset, recipe, structures, stage_one.clone());
+    let cases: Vec<usize> = (0..dataset.cases.len()).collect();
+    let (to, batches) = sync_channel(10_000);
+    assert!(send_epoch(&source, &cases, seed, epoch, &to));
+    let mut numbers = Vec::new();
+    while let Some(batch) = batches.recv().unwrap().unwrap() {
+        let [count, channels, height, width] = batch.input_shape;
+        assert!(count <= recipe.training.batch_size && channels == recipe.channels());
+        assert_eq!(
+            height % recipe.network.multiple() + width % recipe.network.multiple(),
+            0
+        );
+        assert_eq!(batch.targets_shape[1], source.outputs());
+        assert!(batch.input.iter().all(|v| (0.0..=1.0).contains(v)));
+        assert!(batch.targets.iter().all(|v| *v == 0.0 || *v == 1.0));
+        numbers.extend(batch.input);
+        numbers.extend(batch.targets);
+    }
+    numbers
+}
+
+#[test]
+fn the_seed_alone_decides_the_batches() {
+    let folder = tempfile::tempdir().unwrap();
+    let dataset = Dataset::open(&phantoms(folder.path(), 10, 0)).unwrap();
+    let recipe = small_recipe(
+        "2",
+        &["training.patch_size=[16, 12]", "spacing_mm=[8.0, 8.0, 8.0]"],
+    );
+    let stage_one: HashMap<usize, StageOneResult> = (0..10)
+        .map(|case| {
+            let grid = dataset
+                .load_image(&dataset.cases[case])
+                .unwrap()
+                .volume
+                .grid
+                .reoriented(Orientation::RAS);
+            let third = grid.shape.map(|n| n / 3);
+            let region = VoxelBox {
+                start: third,
+                end: third.map(|n| 2 * n),
+            };
+            let coarse = grid.respaced([20.0; 3]);
+            let half = ndarray::Array3::from_elem(coarse.shape_zyx(), 0.5);
+            (
+                case,
+                StageOneResult {
+                    region,
+                    prior: Prior::new(coarse, half.view()),
+                },
+            )
+        })
+        .collect();
+    let on = |threads: usize, seed, number| {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
+        pool.install(|| epoch(&dataset, &recipe, &stage_one, seed, number))
+    };
+    let one = on(1, 7, 0);
+    assert!(one.len() > 10_000);
+    assert!(
+        one == on(4, 7, 0),
+        "the number of threads changed the batches"
+    );
+    assert!(one != on(2, 8, 0), "the seed changed nothing");
+    assert!(one != on(2, 7, 1), "the epoch changed nothing");
+}
+
+#[test]
+fn stage_2_is_trained_on_what_a_network_that_never_saw_the_case_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let dataset = Dataset::open(&phantoms(&folder.path().join("data"), 3, 0)).unwrap();
+    let model = folder.path().join("model");
+    publish_random(
+        &model,
+        &small_recipe("1", &["roi.threshold=0.5"]),
+        &[&["phantom_000"], &["phantom_001"]],
+    );
+    let bundle = Bundle::open(&model).unwrap();
+    let device = DeviceChoice::Auto.device().unwrap();
+    let results = out_of_fold_results(&bundle, &dataset, true, &device, &Silent).unwrap();
+    let segmenter = bundle.segmenter(1, &device).unwrap();
+    for (case, fold) in [(0, Some(0)), (1, Some(1)), (2, None)] {
+        let volume = dataset.load_image(&dataset.cases[case]).unwrap().volume;
+        let by = |fold| {
+            run_stage_one(&segmenter, &volume, fold)
+                .unwrap()
+                .1
+                .probabilities()
+        };
+        let fair = by(fold);
+        assert_eq!(results[&case].prior.probabilities(), fair);
+        for other in [Some(0), Some(1), None]
+            .into_iter()
+            .filter(|other| *other != fold)
+        {
+            assert_ne!(
+                fair,
+                by(other),
+                "case {case}: the folds cannot be told apart, so nothing was tested"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_new_stage_1_drops_the_stage_2_that_was_trained_on_the_old_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    random_model(&model, &[]);
+    let bundle = Bundle::open(&model).unwrap();
+    assert_eq!(bundle.structures().unwrap(), two_structures());
+    let device = DeviceChoice::Auto.device().unwrap();
+    Cascade::load(&bundle, &device).unwrap();
+    publish_random(&model, &small_recipe("1", &["roi.threshold=0.4"]), &[&[]]);
+    let bundle = Bundle::open(&model).unwrap();
+    assert!(bundle.stage(2).is_none());
+    let error = Cascade::load(&bundle, &device).err().unwrap().to_string();
+    assert!(error.contains("fit --stage 2"), "{error}");
+    let left: Vec<_> = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(left, ["model"], "nothing else may be left behind");
+}
+
+#[test]
+fn a_single_stage_model_needs_no_stage_1() {
+    let folder = tempfile::tempdir().unwrap();
+    let dataset = Dataset::open(&phantoms(&folder.path().join("data"), 1, 0)).unwrap();
+    let model = folder.path().join("model");
+    publish_random(
+        &model,
+        &small_recipe("single", &["train_folds=[0]"]),
+        &[&[]],
+    );
+    let cascade = Cascade::load(
+        &Bundle::open(&model).unwrap(),
+        &DeviceChoice::Auto.device().unwrap(),
+    )
+    .unwrap();
+    let volume = dataset.load_image(&dataset.cases[0]).unwrap().volume;
+    let (labels, report) = cascade.segment(&volume, &|_, _| ()).unwrap();
+    assert_eq!(labels.grid, volume.grid);
+    assert_eq!(report.roi, None);
+}
