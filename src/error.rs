@@ -16,7 +16,10 @@ pub enum Error {
         action: &'static str,
         source: std::io::Error,
     },
-    /// A setting, argument or combination of inputs that cannot work.
+    /// A command line that cannot be meant.
+    #[error("{0}")]
+    Usage(String),
+    /// A setting or combination of inputs that cannot work.
     #[error("{0}")]
     Invalid(String),
     /// The run was asked to stop and left everything resumable.
@@ -46,7 +49,12 @@ impl Error {
         }
     }
 
-    /// An error about settings or arguments.
+    /// An error about the command line.
+    pub fn usage(problem: impl Into<String>) -> Self {
+        Self::Usage(problem.into())
+    }
+
+    /// An error about settings or inputs.
     pub fn invalid(problem: impl Into<String>) -> Self {
         Self::Invalid(problem.into())
     }

@@ -14,13 +14,9 @@ pub fn write_atomically(
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<&mut File>) -> std::io::Result<()>,
 ) -> Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
+    let folder = parent_of(path);
     fs::create_dir_all(folder).map_err(Error::io(folder, "create the folder"))?;
-    let mut temporary = tempfile::Builder::new()
-        .prefix(".ctseg-")
+    let mut temporary = temporary_names()
         .tempfile_in(folder)
         .map_err(Error::io(folder, "write into the folder"))?;
     {
@@ -29,7 +25,6 @@ pub fn write_atomically(
             .and_then(|()| writer.flush())
             .map_err(Error::io(path, "write"))?;
     }
-    make_readable(temporary.as_file()).map_err(Error::io(path, "set permissions of"))?;
     temporary
         .as_file()
         .sync_all()
@@ -49,16 +44,40 @@ pub fn write_bytes_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomically(path, |writer| writer.write_all(bytes))
 }
 
-/// Temporary files are created for their owner alone; results are for the group that asked for them.
-#[cfg(unix)]
-fn make_readable(file: &File) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    file.set_permissions(fs::Permissions::from_mode(0o644))
+/// Temporary files whose permissions follow the umask: results are for whom the user lets read them, not
+/// for their owner alone.
+fn temporary_names() -> tempfile::Builder<'static, 'static> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".ctseg-");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o666));
+    }
+    builder
 }
 
-#[cfg(not(unix))]
-fn make_readable(_: &File) -> std::io::Result<()> {
-    Ok(())
+/// A temporary folder in `parent`, to be renamed when it is whole; its permissions follow the umask.
+pub fn temporary_folder(parent: &Path) -> Result<tempfile::TempDir> {
+    fs::create_dir_all(parent).map_err(Error::io(parent, "create the folder"))?;
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".ctseg-");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o777));
+    }
+    builder
+        .tempdir_in(parent)
+        .map_err(Error::io(parent, "write into the folder"))
+}
+
+/// The folder that `path` lies in; `.` for a bare name.
+pub fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
 }
 
 #[cfg(test)]

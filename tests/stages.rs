@@ -2,7 +2,8 @@
 
 mod common;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::sync_channel;
 
 use common::{phantoms, publish_random, random_model, small_recipe, two_structures};
@@ -21,7 +22,7 @@ use ctseg::values::{Orientation, VoxelBox};
 fn epoch(
     dataset: &Dataset,
     recipe: &Recipe,
-    stage_one: &HashMap<usize, StageOneResult>,
+    stage_one: &BTreeMap<usize, StageOneResult>,
     seed: u64,
     epoch: usize,
 ) -> Vec<f32> {
@@ -55,7 +56,7 @@ fn the_seed_alone_decides_the_batches() {
         "2",
         &["training.patch_size=[16, 12]", "spacing_mm=[8.0, 8.0, 8.0]"],
     );
-    let stage_one: HashMap<usize, StageOneResult> = (0..10)
+    let stage_one: BTreeMap<usize, StageOneResult> = (0..10)
         .map(|case| {
             let grid = dataset
                 .load_image(&dataset.cases[case])
@@ -108,7 +109,16 @@ fn stage_2_is_trained_on_what_a_network_that_never_saw_the_case_says() {
     );
     let bundle = Bundle::open(&model).unwrap();
     let device = DeviceChoice::Auto.device().unwrap();
-    let results = out_of_fold_results(&bundle, &dataset, true, &device, &Silent).unwrap();
+    let results = out_of_fold_results(
+        &bundle,
+        &dataset,
+        &[0, 1, 2],
+        true,
+        &device,
+        &AtomicBool::new(false),
+        &Silent,
+    )
+    .unwrap();
     let segmenter = bundle.segmenter(1, &device).unwrap();
     for (case, fold) in [(0, Some(0)), (1, Some(1)), (2, None)] {
         let volume = dataset.load_image(&dataset.cases[case]).unwrap().volume;
@@ -131,6 +141,94 @@ fn stage_2_is_trained_on_what_a_network_that_never_saw_the_case_says() {
             );
         }
     }
+}
+
+#[test]
+fn folds_trained_one_by_one_come_together_and_foreign_folders_are_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    let recipe = small_recipe("1", &[]);
+    publish_random(&model, &recipe, &[&["a"], &["b"]]);
+    let both = std::fs::read(model.join("stage1.safetensors")).unwrap();
+    // The same recipe again with its first fold only: the second one stays.
+    publish_random(&model, &recipe, &[&["a"]]);
+    assert_eq!(
+        Bundle::open(&model).unwrap().stage(1).unwrap().folds.len(),
+        2
+    );
+    assert!(std::fs::read(model.join("stage1.safetensors")).unwrap() == both);
+    // Another recipe starts anew.
+    publish_random(
+        &model,
+        &small_recipe("1", &["training.epochs=3"]),
+        &[&["a"]],
+    );
+    assert_eq!(
+        Bundle::open(&model).unwrap().stage(1).unwrap().folds.len(),
+        1
+    );
+
+    let foreign = folder.path().join("results");
+    std::fs::create_dir(&foreign).unwrap();
+    std::fs::write(foreign.join("thesis.txt"), "years").unwrap();
+    let error = Bundle::check_target(&foreign, 1, &two_structures())
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("thesis.txt"), "{error}");
+    let fewer = &two_structures()[..1];
+    assert!(Bundle::check_target(&model, 1, fewer).is_ok());
+    assert!(
+        Bundle::check_target(&model, 2, fewer)
+            .unwrap_err()
+            .to_string()
+            .contains("other structures")
+    );
+}
+
+#[test]
+fn a_case_that_every_stage_1_network_knows_is_refused_in_training() {
+    let folder = tempfile::tempdir().unwrap();
+    let dataset = Dataset::open(&phantoms(&folder.path().join("data"), 2, 0)).unwrap();
+    let model = folder.path().join("model");
+    publish_random(&model, &small_recipe("1", &[]), &[&["phantom_000"]]);
+    let manifest = model.join("model.toml");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    std::fs::write(
+        &manifest,
+        text.replace("trained_on = []", "trained_on = [\"phantom_001\"]"),
+    )
+    .unwrap();
+    rewrite_sums(&model);
+    let bundle = Bundle::open(&model).unwrap();
+    let device = DeviceChoice::Auto.device().unwrap();
+    let results = |cases: &[usize]| {
+        out_of_fold_results(
+            &bundle,
+            &dataset,
+            cases,
+            false,
+            &device,
+            &AtomicBool::new(false),
+            &Silent,
+        )
+    };
+    assert!(results(&[0]).is_ok());
+    assert!(
+        results(&[0, 1])
+            .unwrap_err()
+            .to_string()
+            .contains("phantom_001")
+    );
+}
+
+fn rewrite_sums(model: &std::path::Path) {
+    let lines = ["model.toml", "stage1.safetensors"].map(|name| {
+        format!(
+            "{}  {name}\n",
+            ctseg::pipeline::bundle::file_sha256(&model.join(name)).unwrap()
+        )
+    });
+    std::fs::write(model.join("SHA256SUMS"), lines.concat()).unwrap();
 }
 
 #[test]

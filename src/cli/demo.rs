@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::{
     Outcome, Settings, evaluate as evaluate_command, fit as fit_command,
-    predict as predict_command, stop_on_signals,
+    predict as predict_command, print_out, stop_on_signals,
 };
 use crate::outside::progress;
 use crate::pipeline::dataset::Dataset;
@@ -88,6 +88,7 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         folder: predictions,
         model,
         device: settings.device,
+        overwrite: false,
         stop: &stop,
     };
     let summary = predict(&job, observer.as_ref())?;
@@ -100,11 +101,11 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     observer.say("5/5  evaluate");
     finish(&job, dataset, folder, settings, observer.as_ref())?;
     if !settings.json {
-        println!(
-            "demo done in {:.0} s; everything is in {}",
+        print_out(&format!(
+            "demo done in {:.0} s; everything is in {}\n",
             started.elapsed().as_secs_f64(),
             folder.display()
-        );
+        ));
     }
     Ok(if summary.failures.is_empty() {
         Outcome::AllDone

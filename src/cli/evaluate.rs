@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::table::{score, table};
-use super::{Outcome, Settings};
+use super::{Outcome, Settings, print_out};
 use crate::error::Error;
 use crate::outside::progress;
 use crate::pipeline::evaluation::{Evaluation, Reference, evaluate};
@@ -52,7 +52,7 @@ pub fn run(args: EvaluateArgs, settings: &Settings) -> anyhow::Result<Outcome> {
 pub fn print_evaluation(evaluation: &Evaluation, folder: &Path, as_json: bool) {
     let summary = evaluation.to_json();
     if as_json {
-        println!("{summary:#}");
+        print_out(&format!("{summary:#}\n"));
         return;
     }
     const METRICS: [&str; 5] = ["dice", "iou", "precision", "recall", "accuracy"];
@@ -75,32 +75,29 @@ pub fn print_evaluation(evaluation: &Evaluation, folder: &Path, as_json: bool) {
     let mut mean = vec!["mean".to_owned()];
     mean.extend(METRICS.map(|metric| score(evaluation.mean(metric))));
     rows.push(mean);
-    print!(
-        "{}",
-        table(
-            &[
-                "structure",
-                "dice",
-                "iou",
-                "precision",
-                "recall",
-                "accuracy",
-                "cases",
-                "undefined"
-            ],
-            &rows
-        )
-    );
+    print_out(&table(
+        &[
+            "structure",
+            "dice",
+            "iou",
+            "precision",
+            "recall",
+            "accuracy",
+            "cases",
+            "undefined",
+        ],
+        &rows,
+    ));
     let percent = |key: &str| summary[key].as_f64().map(|v| 100.0 * v);
     if let (Some(recall), Some(share)) = (percent("roi_recall"), percent("roi_share")) {
-        println!(
-            "stage 1's regions hold {recall:.2} % of the reference structures in {share:.1} % of the volume"
-        );
+        print_out(&format!(
+            "stage 1's regions hold {recall:.2} % of the reference structures in {share:.1} % of the volume\n"
+        ));
     }
-    println!(
-        "{} cases compared, {} failed; metrics.csv and summary.json in {}",
+    print_out(&format!(
+        "{} cases compared, {} failed; metrics.csv and summary.json in {}\n",
         evaluation.cases.len(),
         evaluation.failures.len(),
         folder.display()
-    );
+    ));
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
-use super::{Outcome, Settings, stop_on_signals};
+use super::{Outcome, Settings, print_out, stop_on_signals};
 use crate::error::Error;
 use crate::outside::progress;
 use crate::pipeline::dataset::Dataset;
@@ -48,8 +48,8 @@ pub struct FitArgs {
     /// Change a value of the recipe, such as training.batch_size=4
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Go on with the run in this folder
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["stage", "data", "data_root", "fold", "epochs", "seed", "set"])]
+    /// Go on with the run in this folder, on its own dataset and into its own model
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["stage", "fold", "epochs", "seed", "set"])]
     resume: Option<PathBuf>,
 }
 
@@ -134,34 +134,34 @@ pub fn print_summary(summary: &FitSummary, job: &FitJob, as_json: bool) {
             .map(|(fold, progress)| json!({"fold": fold, "progress": progress}))
             .collect();
         let roi = summary.roi.map(|roi| json!({"mean_recall": roi.mean_recall, "lowest_recall": roi.lowest_recall, "mean_share": roi.mean_share, "cases": roi.cases}));
-        println!(
-            "{:#}",
+        print_out(&format!(
+            "{:#}\n",
             json!({"run": summary.run, "model": summary.model, "seconds": summary.seconds, "folds": folds, "held_out_roi": roi})
-        );
+        ));
         return;
     }
-    println!(
-        "stage {} trained in {:.0} s",
+    print_out(&format!(
+        "stage {} trained in {:.0} s\n",
         job.recipe.stage, summary.seconds
-    );
+    ));
     for (fold, progress) in &summary.folds {
         let (epoch, dice) = progress.best.unwrap_or((0, 0.0));
-        println!(
-            "  fold {fold}: validation Dice {dice:.4} at epoch {epoch} of {}",
+        print_out(&format!(
+            "  fold {fold}: validation Dice {dice:.4} at epoch {epoch} of {}\n",
             progress.epoch
-        );
+        ));
     }
     if let Some(roi) = &summary.roi {
-        println!(
-            "  held-out regions: {:.2} % of the structures inside (lowest case {:.2} %), {:.1} % of the volume, {} cases",
+        print_out(&format!(
+            "  held-out regions: {:.2} % of the structures inside (lowest case {:.2} %), {:.1} % of the volume, {} cases\n",
             100.0 * roi.mean_recall,
             100.0 * roi.lowest_recall,
             100.0 * roi.mean_share,
             roi.cases
-        );
+        ));
     }
-    println!("  run    {}", summary.run.display());
-    println!("  model  {}", summary.model.display());
+    print_out(&format!("  run    {}\n", summary.run.display()));
+    print_out(&format!("  model  {}\n", summary.model.display()));
 }
 
 /// `20m`, `1h30m`, `90s`.

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::table::table;
-use super::{Outcome, Settings};
+use super::{Outcome, Settings, print_out};
 use crate::arrays::nifti::{is_nifti_name, read_volume};
 use crate::error::Result;
 use crate::pipeline::bundle::Bundle;
@@ -30,9 +30,9 @@ pub fn run(args: InspectArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let data_root = args.data_root.or_else(|| settings.config.data_root.clone());
     let (text, value) = inspected(&args.what, data_root.as_deref())?;
     if settings.json {
-        println!("{value:#}");
+        print_out(&format!("{value:#}\n"));
     } else {
-        print!("{text}");
+        print_out(&text);
     }
     Ok(Outcome::AllDone)
 }

@@ -67,6 +67,7 @@ enum Command {
 pub enum Outcome {
     AllDone,
     NothingDone,
+    WrongUsage,
     SomeFailed,
     Interrupted,
 }
@@ -76,6 +77,7 @@ impl From<Outcome> for ExitCode {
         Self::from(match outcome {
             Outcome::AllDone => 0,
             Outcome::NothingDone => 1,
+            Outcome::WrongUsage => 2,
             Outcome::SomeFailed => 3,
             Outcome::Interrupted => 75,
         })
@@ -86,6 +88,7 @@ impl From<Outcome> for ExitCode {
 pub fn exit_code_of(error: &anyhow::Error) -> Outcome {
     match error.downcast_ref::<Error>() {
         Some(Error::Interrupted(_)) => Outcome::Interrupted,
+        Some(Error::Usage(_)) => Outcome::WrongUsage,
         _ => Outcome::NothingDone,
     }
 }
@@ -126,4 +129,10 @@ fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
     signal_hook::flag::register(SIGINT, Arc::clone(&stop))?;
     signal_hook::flag::register(SIGTERM, Arc::clone(&stop))?;
     Ok(stop)
+}
+
+/// Prints results. A reader that has gone away (`| head`) is no reason to fail.
+fn print_out(text: &str) {
+    use std::io::Write;
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::{Outcome, Settings, stop_on_signals};
+use super::{Outcome, Settings, print_out, stop_on_signals};
 use crate::outside::progress;
 use crate::pipeline::predict::{PredictJob, PredictSummary, expand_inputs, plan_outputs, predict};
 
@@ -20,6 +20,9 @@ pub struct PredictArgs {
     /// Model folder [default: model]
     #[arg(long, env = "CTSEG_MODEL")]
     model: Option<PathBuf>,
+    /// Make label maps again that are there already, of the same input and model
+    #[arg(long)]
+    overwrite: bool,
 }
 
 pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
@@ -32,6 +35,7 @@ pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         folder,
         model: settings.config.model_or(args.model),
         device: settings.device,
+        overwrite: args.overwrite,
         stop: &stop,
     };
     let summary = predict(&job, observer.as_ref())?;
@@ -44,7 +48,7 @@ fn outcome(summary: &PredictSummary) -> Outcome {
         Outcome::Interrupted
     } else if summary.failures.is_empty() {
         Outcome::AllDone
-    } else if summary.written.is_empty() {
+    } else if summary.written.is_empty() && summary.kept.is_empty() {
         Outcome::NothingDone
     } else {
         Outcome::SomeFailed
@@ -58,29 +62,38 @@ pub fn print_summary(summary: &PredictSummary, job: &PredictJob, as_json: bool) 
             .iter()
             .map(|(input, note)| json!({"input": input, "note": note}))
             .collect();
-        println!(
-            "{:#}",
-            json!({"written": summary.written, "failed": summary.failures, "notes": notes, "seconds": summary.seconds, "interrupted": summary.interrupted})
-        );
+        print_out(&format!(
+            "{:#}\n",
+            json!({"written": summary.written, "kept": summary.kept, "failed": summary.failures, "notes": notes, "seconds": summary.seconds, "interrupted": summary.interrupted})
+        ));
         return;
     }
-    println!(
-        "{} of {} volumes segmented in {:.1} s, into {}",
+    print_out(&format!(
+        "{} of {} volumes segmented in {:.1} s, into {}\n",
         summary.written.len(),
         job.cases.len(),
         summary.seconds,
         job.folder.display()
-    );
+    ));
+    if !summary.kept.is_empty() {
+        print_out(&format!(
+            "  kept    {} label maps that were there already, of the same input and model\n",
+            summary.kept.len()
+        ));
+    }
     for (input, note) in &summary.notes {
-        println!("  note    {}: {note}", input.display());
+        print_out(&format!("  note    {}: {note}\n", input.display()));
     }
     for failure in &summary.failures {
-        println!("  failed  {}", failure.reason);
+        print_out(&format!("  failed  {}\n", failure.reason));
     }
     if !summary.failures.is_empty() {
-        println!("  list    {}", job.folder.join("failures.jsonl").display());
+        print_out(&format!(
+            "  list    {}\n",
+            job.folder.join("failures.jsonl").display()
+        ));
     }
     if summary.interrupted {
-        println!("  stopped before the end; the same command segments all again");
+        print_out("  stopped before the end; the same command goes on with the rest\n");
     }
 }

@@ -1,6 +1,6 @@
 //! Progress on stderr: bars on a terminal, plain lines with rate and time left everywhere else.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -20,8 +20,10 @@ struct Lines;
 
 /// What suits where stderr goes.
 pub fn for_stderr() -> Box<dyn Observer> {
-    if std::io::stderr().is_terminal() {
-        Box::new(Bars(MultiProgress::new()))
+    let bars = MultiProgress::new();
+    // Hidden also on terminals that cannot move the cursor.
+    if std::io::stderr().is_terminal() && !bars.is_hidden() {
+        Box::new(Bars(bars))
     } else {
         Box::new(Lines)
     }
@@ -76,13 +78,20 @@ impl Drop for BarTask {
     }
 }
 
+/// A reader that has gone away must not end hours of work.
+fn to_stderr(line: &str) {
+    let _ = std::io::stderr()
+        .lock()
+        .write_all(format!("{line}\n").as_bytes());
+}
+
 impl Observer for Lines {
     fn say(&self, line: &str) {
-        eprintln!("{line}");
+        to_stderr(line);
     }
 
     fn warn(&self, line: &str) {
-        eprintln!("warning: {line}");
+        to_stderr(&format!("warning: {line}"));
     }
 
     fn task(&self, name: &str, total: u64, unit: &'static str) -> Box<dyn Task> {
@@ -116,7 +125,7 @@ impl Task for LineTask {
         };
         if state.0.elapsed() >= LINE_EVERY {
             state.0 = Instant::now();
-            eprintln!("{}", self.line(done, &state.1));
+            to_stderr(&self.line(done, &state.1));
         }
     }
 

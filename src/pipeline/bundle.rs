@@ -11,7 +11,7 @@ use super::recipe::Recipe;
 use super::sampling::output_maps;
 use super::segmenter::Segmenter;
 use crate::error::{Error, Result};
-use crate::files::write_bytes_atomically;
+use crate::files::{parent_of, temporary_folder, write_bytes_atomically};
 use crate::tensors::weights::{
     NamedTensors, below_prefix, prefixed, read_tensors, with_tensors, write_tensors,
 };
@@ -233,62 +233,160 @@ impl Bundle {
         Ok(Segmenter::new(recipe, networks, device.clone()))
     }
 
-    /// Puts a trained stage into the bundle at `path`, making the bundle if there is none. A new stage 1
-    /// takes the place of the old one and of the stage 2 that was trained on it (true is returned then).
-    /// The bundle is replaced as a whole: killed at any moment, there is an old or a new one.
-    pub fn publish(path: &Path, structures: &[Structure], stage: &TrainedStage) -> Result<bool> {
-        let number = stage.manifest.recipe.stage;
-        let structures: BTreeMap<String, String> = structures
-            .iter()
-            .map(|s| (s.value.to_string(), s.name.clone()))
-            .collect();
-        let old = if path.join(MANIFEST).exists() {
-            Some(Self::open(path)?)
-        } else {
-            None
+    /// Whether a stage for `structures` can be published at `path`; to be asked before hours of training.
+    ///
+    /// # Errors
+    /// A folder that holds anything but a model, a damaged model, a stage 2 for other structures than the
+    /// model's stage 1, a parent folder that cannot be written.
+    pub fn check_target(path: &Path, stage: u8, structures: &[Structure]) -> Result<()> {
+        drop(temporary_folder(parent_of(path))?);
+        let Some(old) = Self::open_if_there(path)? else {
+            return Ok(());
         };
-        let kept = old
-            .as_ref()
-            .filter(|bundle| number == 2 && bundle.manifest.structures == structures);
-        let dropped_stage2 = number == 1
-            && old
-                .as_ref()
-                .is_some_and(|bundle| bundle.manifest.stage2.is_some());
-        let manifest = Manifest {
+        if stage == 2 && old.manifest.stage1.is_some() && old.structures()? != structures {
+            return Err(Error::file(
+                path,
+                "the model's stage 1 was trained for other structures than this dataset has; choose another --model, or train stage 1 on this dataset first",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The model at `path`; `None` if there is nothing, or an empty folder.
+    fn open_if_there(path: &Path) -> Result<Option<Self>> {
+        if !path.exists() {
+            return Ok(None);
+        }
+        let entries = std::fs::read_dir(path).map_err(Error::io(path, "read the folder"))?;
+        let names: Vec<String> = entries
+            .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
+            .collect();
+        let ours = [
+            MANIFEST.to_owned(),
+            SUMS.to_owned(),
+            weights_file(1),
+            weights_file(2),
+        ];
+        if let Some(other) = names.iter().find(|name| !ours.contains(name)) {
+            return Err(Error::file(
+                path,
+                format!(
+                    "holds '{other}', which is no part of a model, and would be replaced as a whole; choose a folder of its own for --model"
+                ),
+            ));
+        }
+        if names.is_empty() {
+            Ok(None)
+        } else {
+            Self::open(path).map(Some)
+        }
+    }
+
+    /// Puts a trained stage into the bundle at `path`, making the bundle if there is none. Folds that the
+    /// bundle holds from the same recipe, data and seed stay beside the new ones. When stage 1 changes,
+    /// the stage 2 that was trained on the old one is removed (true is returned then). The bundle is
+    /// replaced as a whole: killed at any moment, there is an old or a new one.
+    pub fn publish(path: &Path, structures: &[Structure], mut stage: TrainedStage) -> Result<bool> {
+        let number = stage.manifest.recipe.stage;
+        Self::check_target(path, number, structures)?;
+        let old = Self::open_if_there(path)?;
+        if let Some(old) = &old {
+            old.add_missing_folds(&mut stage)?;
+        }
+        let fresh = temporary_folder(parent_of(path))?;
+        let mut tensors = NamedTensors::new();
+        for (fold, weights) in stage.manifest.folds.iter().zip(stage.weights) {
+            tensors.extend(prefixed(&fold_prefix(fold.fold), weights));
+        }
+        let weights = fresh.path().join(weights_file(number));
+        write_tensors(&weights, &tensors, "")?;
+        let new_sum = file_sha256(&weights)?;
+
+        let mut manifest = Manifest {
             format: FORMAT,
             ctseg_version: env!("CARGO_PKG_VERSION").to_owned(),
-            structures,
-            stage1: match number {
-                1 => Some(stage.manifest.clone()),
-                _ => kept.and_then(|bundle| bundle.manifest.stage1.clone()),
-            },
-            stage2: (number == 2).then(|| stage.manifest.clone()),
+            structures: structures
+                .iter()
+                .map(|s| (s.value.to_string(), s.name.clone()))
+                .collect(),
+            stage1: None,
+            stage2: None,
         };
-        let parent = path
-            .parent()
-            .filter(|p| !p.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
-        std::fs::create_dir_all(parent).map_err(Error::io(parent, "create the folder"))?;
-        let fresh = tempfile::Builder::new()
-            .prefix(".ctseg-model-")
-            .tempdir_in(parent)
-            .map_err(Error::io(parent, "write into the folder"))?;
-        if let Some(bundle) = kept.filter(|bundle| bundle.manifest.stage1.is_some()) {
-            let from = bundle.path.join(weights_file(1));
-            std::fs::copy(&from, fresh.path().join(weights_file(1)))
-                .map_err(Error::io(&from, "copy"))?;
+        let other = 3 - number;
+        let mut dropped_stage2 = false;
+        if let Some((old, kept)) = old.as_ref().and_then(|old| Some((old, old.stage(other)?))) {
+            let still_fits = number == 2
+                || kept
+                    .stage1_sha256
+                    .as_ref()
+                    .is_none_or(|sum| *sum == new_sum);
+            if still_fits && old.manifest.structures == manifest.structures {
+                let from = old.path.join(weights_file(other));
+                std::fs::copy(&from, fresh.path().join(weights_file(other)))
+                    .map_err(Error::io(&from, "copy"))?;
+                *manifest.stage_mut(other) = Some(kept.clone());
+            } else {
+                dropped_stage2 = other == 2;
+            }
         }
-        let mut tensors = NamedTensors::new();
-        for (fold, weights) in stage.manifest.folds.iter().zip(&stage.weights) {
-            tensors.extend(prefixed(&fold_prefix(fold.fold), weights.clone()));
-        }
-        write_tensors(&fresh.path().join(weights_file(number)), &tensors, "")?;
+        *manifest.stage_mut(number) = Some(stage.manifest);
         let text = toml::to_string(&manifest)
             .map_err(|error| Error::file(path, format!("cannot write model.toml: {error}")))?;
         write_bytes_atomically(&fresh.path().join(MANIFEST), text.as_bytes())?;
         write_sums(fresh.path())?;
         swap_in(fresh, path)?;
         Ok(dropped_stage2)
+    }
+
+    /// Adds to `stage` the folds of this bundle that were trained like it and that it does not have.
+    fn add_missing_folds(&self, stage: &mut TrainedStage) -> Result<()> {
+        let number = stage.manifest.recipe.stage;
+        let Some(own) = self.stage(number) else {
+            return Ok(());
+        };
+        if !own.trained_like(&stage.manifest) {
+            return Ok(());
+        }
+        let (tensors, _) = read_tensors(&self.path.join(weights_file(number)))?;
+        for fold in &own.folds {
+            if stage.manifest.folds.iter().all(|new| new.fold != fold.fold) {
+                stage.manifest.folds.push(fold.clone());
+                stage
+                    .weights
+                    .push(below_prefix(&fold_prefix(fold.fold), &tensors));
+            }
+        }
+        // In the order of the folds, whichever was trained first.
+        let mut order: Vec<usize> = (0..stage.weights.len()).collect();
+        order.sort_by_key(|index| stage.manifest.folds[*index].fold);
+        stage.manifest.folds.sort_by_key(|fold| fold.fold);
+        stage.weights = order
+            .iter()
+            .map(|index| std::mem::take(&mut stage.weights[*index]))
+            .collect();
+        Ok(())
+    }
+}
+
+impl Manifest {
+    fn stage_mut(&mut self, stage: u8) -> &mut Option<StageManifest> {
+        match stage {
+            1 => &mut self.stage1,
+            _ => &mut self.stage2,
+        }
+    }
+}
+
+impl StageManifest {
+    /// Whether the other's folds could have come from the same training: all but which folds is equal.
+    fn trained_like(&self, other: &Self) -> bool {
+        let comparable = |manifest: &Self| {
+            let mut manifest = manifest.clone();
+            manifest.folds.clear();
+            manifest.recipe.train_folds = None;
+            manifest
+        };
+        comparable(self) == comparable(other)
     }
 }
 
@@ -321,7 +419,6 @@ fn write_sums(folder: &Path) -> Result<()> {
 /// Puts `fresh` in the place of `path`: in one step where the file system can exchange two folders,
 /// otherwise by setting the old one aside first. What stood there is removed last.
 fn swap_in(fresh: tempfile::TempDir, path: &Path) -> Result<()> {
-    make_readable(fresh.path())?;
     let fresh = fresh.keep();
     let old = if !path.exists() {
         None
@@ -356,15 +453,4 @@ fn exchanged(a: &Path, b: &Path) -> bool {
 #[cfg(not(target_os = "linux"))]
 fn exchanged(_: &Path, _: &Path) -> bool {
     false
-}
-
-/// Temporary folders are made for their owner alone; a model is for the group.
-fn make_readable(folder: &Path) -> Result<()> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755))
-            .map_err(Error::io(folder, "set permissions of"))?;
-    }
-    Ok(())
 }

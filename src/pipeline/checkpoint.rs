@@ -21,7 +21,27 @@ pub struct Progress {
     /// Seconds of training so far, over all sessions.
     pub seconds: f64,
     /// Why training ended, once it has.
-    pub ended: Option<String>,
+    pub ended: Option<Ended>,
+}
+
+/// Why a training ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    AllEpochsDone,
+    NothingGained,
+    /// A resumed run goes on from here.
+    TimeIsUp,
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::AllEpochsDone => "all epochs done",
+            Self::NothingGained => "nothing gained for too long",
+            Self::TimeIsUp => "time is up",
+        })
+    }
 }
 
 /// A training's state: weights, optimiser, progress.
@@ -77,14 +97,21 @@ impl CheckpointFolder {
         write(&self.best(), checkpoint)
     }
 
-    /// The last checkpoint, or the one before it if the last is damaged; `None` if there is none.
+    /// The last checkpoint; if it is damaged, the one before takes its place. `None` if there is none.
     pub fn load_last(&self) -> Result<Option<Checkpoint>> {
         if !self.last().exists() && !self.previous().exists() {
             return Ok(None);
         }
-        Checkpoint::load(&self.last())
-            .or_else(|error| Checkpoint::load(&self.previous()).map_err(|_| error))
-            .map(Some)
+        let damaged = match Checkpoint::load(&self.last()) {
+            Ok(checkpoint) => return Ok(Some(checkpoint)),
+            Err(error) => error,
+        };
+        let before = Checkpoint::load(&self.previous()).map_err(|_| damaged)?;
+        std::fs::rename(self.previous(), self.last()).map_err(Error::io(
+            self.last(),
+            "put the previous checkpoint in the place of",
+        ))?;
+        Ok(Some(before))
     }
 }
 
@@ -151,7 +178,11 @@ mod tests {
         );
         std::fs::write(checkpoints.last(), b"torn").unwrap();
         assert_eq!(checkpoints.load_last().unwrap(), Some(checkpoint(1)));
-        std::fs::write(checkpoints.previous(), b"torn too").unwrap();
+        assert_eq!(
+            Checkpoint::load(&checkpoints.last()).unwrap(),
+            checkpoint(1)
+        );
+        std::fs::write(checkpoints.last(), b"torn too").unwrap();
         let error = checkpoints.load_last().unwrap_err().to_string();
         assert!(error.contains("last.safetensors"), "{error}");
     }

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::dataset::{Dataset, LabelSource, Structure};
+use super::guard::guarded;
 use super::observer::Observer;
 use super::predict::{Failure, Sidecar, sidecar_path};
 use crate::arrays::metrics::{Overlap, Summary, overlaps, recall_inside, volume_ml};
@@ -69,18 +70,38 @@ impl Reference {
         Dataset::open_in(path, data_root).map(Self::Dataset)
     }
 
-    fn load(&self, case: &str) -> Result<Option<LabelMap>> {
+    /// The reference's own id for a prediction called `name`: that id itself, or the name of its image
+    /// file where only one image has it.
+    fn id_of(&self, name: &str) -> Option<String> {
+        match self {
+            Self::Files(files) => files.contains_key(name).then(|| name.to_owned()),
+            Self::Dataset(dataset) => {
+                if dataset.cases.iter().any(|case| case.id == name) {
+                    return Some(name.to_owned());
+                }
+                let mut same = dataset
+                    .cases
+                    .iter()
+                    .filter(|case| case_name(&case.image).as_deref() == Some(name));
+                match (same.next(), same.next()) {
+                    (Some(case), None) => Some(case.id.clone()),
+                    _ => None,
+                }
+            }
+        }
+    }
+
+    fn load(&self, id: &str) -> Result<Option<LabelMap>> {
         match self {
             Self::Files(files) => files
-                .get(case)
+                .get(id)
                 .map(|path| Ok(read_labels(path)?.1))
                 .transpose(),
             Self::Dataset(dataset) => dataset
                 .cases
                 .iter()
-                .find(|known| known.id == case || case_name(&known.image).as_deref() == Some(case))
-                .filter(|known| known.labels != LabelSource::None)
-                .map(|known| dataset.load_labels(known))
+                .find(|case| case.id == id && case.labels != LabelSource::None)
+                .map(|case| dataset.load_labels(case))
                 .transpose(),
         }
     }
@@ -125,8 +146,9 @@ pub fn evaluate(
     let known = known_structures(reference, predictions.values());
     let compared: Vec<(String, PathBuf, Result<Compared>)> = predictions
         .into_par_iter()
-        .map(|(case, path)| {
-            let compared = compare(&case, &path, reference, known.as_deref());
+        .map(|(name, path)| {
+            let case = reference.id_of(&name).unwrap_or(name);
+            let compared = guarded(|| compare(&case, &path, reference, known.as_deref()));
             task.advance(1);
             (case, path, compared)
         })
@@ -151,7 +173,7 @@ fn compare(
     let reference = reference.load(case)?.ok_or_else(|| {
         Error::file(
             path,
-            format!("no reference for case '{case}'; expected a label map of the same name"),
+            format!("no reference for case '{case}'; expected one label map, or one image, of the same name"),
         )
     })?;
     let (_, prediction) = read_labels(path)?;

@@ -1,15 +1,17 @@
 //! Training one stage: check the data, split it, look through stage 1's eyes, train the folds, publish.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use burn::tensor::Device;
 use sha2::{Digest, Sha256};
 
 use super::bundle::{Bundle, FoldManifest, StageManifest, TrainedStage};
 use super::checkpoint::Progress;
-use super::dataset::{CheckDepth, Dataset, LabelSource, Structure};
+use super::dataset::{CheckDepth, Dataset, LabelSource};
+use super::guard::guarded;
 use super::observer::{Logged, Observer};
 use super::recipe::{Recipe, Region};
 use super::run_folder::{RunFolder, RunSettings};
@@ -49,19 +51,18 @@ pub struct FitSummary {
     pub seconds: f64,
 }
 
-/// Trains the stage. Each fold that is done is in the model at once, so that what was trained before a
-/// kill can be used; checkpoints in the run folder let the rest go on.
+/// Trains the stage and puts it into the model. Folds that are done when the run is killed lie in its
+/// checkpoints, and a resumed run takes them from there.
 ///
 /// # Errors
-/// Unsound data (every problem is said to `observer` first), no stage 1 to build on, and all of
-/// [`train`]'s.
+/// A model folder that cannot be used and unsound data (every problem is said to `observer` first), both
+/// before any training; no stage 1 to build on; and all of [`train`]'s.
 pub fn fit(job: &FitJob, observer: &dyn Observer) -> Result<FitSummary> {
     let started = Instant::now();
     let recipe = &job.recipe;
     let device = job.device.device()?;
+    Bundle::check_target(&job.model, recipe.stage, &job.dataset.structures)?;
     check_dataset(&job.dataset, observer)?;
-    let structures = job.dataset.structures.clone();
-    let values: Vec<u16> = structures.iter().map(|s| s.value).collect();
     let mut run = open_run(job)?;
     let logged = Logged::new(observer, run.log_file()?);
     let observer: &dyn Observer = &logged;
@@ -71,23 +72,29 @@ pub fn fit(job: &FitJob, observer: &dyn Observer) -> Result<FitSummary> {
         recipe.name,
         job.dataset.training_cases().len(),
         job.dataset.name,
-        structures.len(),
+        job.dataset.structures.len(),
         job.device.resolved(),
         run.path().display()
     ));
+    trained_and_published(job, &mut run, started, &device, observer).map_err(|error| match error {
+        Error::Interrupted(how) => Error::Interrupted(format!(
+            "{how}; 'ctseg fit --resume {}' goes on",
+            run.path().display()
+        )),
+        other => other,
+    })
+}
 
-    let (stage_one, stage1_sha256) = match recipe.region {
-        Region::Roi => {
-            let bundle = Bundle::open(&job.model)?;
-            check_structures(&bundle, &structures)?;
-            let sha256 = bundle.stage_sha256(1).map(str::to_owned);
-            (
-                out_of_fold_results(&bundle, &job.dataset, recipe.prior, &device, observer)?,
-                sha256,
-            )
-        }
-        Region::Whole => (HashMap::new(), None),
-    };
+fn trained_and_published(
+    job: &FitJob,
+    run: &mut RunFolder,
+    started: Instant,
+    device: &Device,
+    observer: &dyn Observer,
+) -> Result<FitSummary> {
+    let recipe = &job.recipe;
+    let (stage_one, stage1_sha256) = stage_one_results(job, device, observer)?;
+    let values = job.dataset.structures.iter().map(|s| s.value).collect();
     let source = CaseSource::new(&job.dataset, recipe, values, stage_one);
     let mut stage = TrainedStage {
         manifest: stage_manifest(job, stage1_sha256)?,
@@ -96,19 +103,19 @@ pub fn fit(job: &FitJob, observer: &dyn Observer) -> Result<FitSummary> {
     let folds = recipe.trained_folds();
     let mut done = Vec::new();
     for (index, fold) in folds.iter().enumerate() {
-        let left = folds.len() - index;
+        let left = (folds.len() - index) as u32;
+        // What is left of the time is shared by the folds that are left.
         let deadline = job.max_time.map(|limit| {
-            // What is left is shared by the folds that are left.
-            Instant::now() + limit.saturating_sub(started.elapsed()) / left as u32
+            Instant::now() + training_share(recipe, limit).saturating_sub(started.elapsed()) / left
         });
-        let trained = train_fold(job, &source, &mut run, *fold, deadline, observer)?;
+        let trained = guarded(|| train_fold(job, &source, run, *fold, deadline, observer))?;
+        let split = job.dataset.split(recipe.folds, *fold, job.seed)?;
         let ids = |cases: &[usize]| {
             cases
                 .iter()
                 .map(|case| job.dataset.cases[*case].id.clone())
                 .collect()
         };
-        let split = job.dataset.split(recipe.folds, *fold, job.seed)?;
         let (epoch, validation_dice) = trained.progress.best.unwrap_or((0, 0.0));
         stage.manifest.folds.push(FoldManifest {
             fold: *fold,
@@ -118,13 +125,13 @@ pub fn fit(job: &FitJob, observer: &dyn Observer) -> Result<FitSummary> {
             trained_on: ids(&split.train),
         });
         stage.weights.push(trained.weights);
-        if Bundle::publish(&job.model, &structures, &stage)? {
-            observer.warn("the model's stage 2 was trained on the old stage 1 and was removed; run 'ctseg fit --stage 2'");
-        }
         done.push((*fold, trained.progress));
     }
+    if Bundle::publish(&job.model, &job.dataset.structures, stage)? {
+        observer.warn("the model's stage 2 was trained on the old stage 1 and was removed; run 'ctseg fit --stage 2'");
+    }
     let roi = match recipe.stage {
-        1 => Some(held_out_roi_quality(job, &device, observer)?),
+        1 => Some(held_out_roi_quality(job, device, observer)?),
         _ => None,
     };
     Ok(FitSummary {
@@ -134,6 +141,39 @@ pub fn fit(job: &FitJob, observer: &dyn Observer) -> Result<FitSummary> {
         roi,
         seconds: started.elapsed().as_secs_f64(),
     })
+}
+
+/// The part of the time that is for training: stage 1's look at the held-out cases comes after it.
+fn training_share(recipe: &Recipe, limit: Duration) -> Duration {
+    if recipe.stage == 1 {
+        limit.mul_f64(0.95)
+    } else {
+        limit
+    }
+}
+
+/// What stage 2 needs from stage 1 for every training case, and which stage 1 that was.
+fn stage_one_results(
+    job: &FitJob,
+    device: &Device,
+    observer: &dyn Observer,
+) -> Result<(BTreeMap<usize, StageOneResult>, Option<String>)> {
+    if job.recipe.region == Region::Whole {
+        return Ok((BTreeMap::new(), None));
+    }
+    let bundle = Bundle::open(&job.model)?;
+    let sha256 = bundle.stage_sha256(1).map(str::to_owned);
+    let cases = job.dataset.training_cases();
+    let results = out_of_fold_results(
+        &bundle,
+        &job.dataset,
+        &cases,
+        job.recipe.prior,
+        device,
+        job.stop,
+        observer,
+    )?;
+    Ok((results, sha256))
 }
 
 fn train_fold(
@@ -162,17 +202,21 @@ fn train_fold(
     let (epoch, dice) = progress.best.unwrap_or((0, 0.0));
     observer.say(&format!(
         "fold {fold}: {} after {} epochs; best epoch {epoch}, validation Dice {dice:.4}",
-        progress.ended.as_deref().unwrap_or("stopped"),
+        progress
+            .ended
+            .map_or_else(|| "stopped".to_owned(), |ended| ended.to_string()),
         progress.epoch
     ));
     Ok(trained)
 }
 
 fn open_run(job: &FitJob) -> Result<RunFolder> {
+    // Absolute, so that the run can be resumed from any folder.
+    let absolute = |path: &Path| std::path::absolute(path).map_err(Error::io(path, "find"));
     let settings = RunSettings {
-        dataset: job.dataset_path.clone(),
-        data_root: job.data_root.clone(),
-        model: job.model.clone(),
+        dataset: absolute(&job.dataset_path)?,
+        data_root: job.data_root.as_deref().map(absolute).transpose()?,
+        model: absolute(&job.model)?,
         seed: job.seed,
         ctseg_version: env!("CARGO_PKG_VERSION").to_owned(),
     };
@@ -185,7 +229,7 @@ fn open_run(job: &FitJob) -> Result<RunFolder> {
 /// Says everything that is wrong with the dataset, and fails if anything is.
 pub fn check_dataset(dataset: &Dataset, observer: &dyn Observer) -> Result<()> {
     let task = observer.task("checking the data", dataset.cases.len() as u64, "cases");
-    let report = dataset.check(CheckDepth::Headers, |_, _| task.advance(1));
+    let report = dataset.check(CheckDepth::Voxels, |_, _| task.advance(1));
     drop(task);
     for note in &report.notes {
         match &note.case {
@@ -202,16 +246,6 @@ pub fn check_dataset(dataset: &Dataset, observer: &dyn Observer) -> Result<()> {
         ));
     }
     report.into_result().map(drop)
-}
-
-fn check_structures(bundle: &Bundle, structures: &[Structure]) -> Result<()> {
-    if bundle.structures()? == structures {
-        return Ok(());
-    }
-    Err(Error::file(
-        &bundle.path,
-        "the model's stage 1 was trained for other structures than this dataset has; train stage 1 on it first, or choose another --model",
-    ))
 }
 
 fn stage_manifest(job: &FitJob, stage1_sha256: Option<String>) -> Result<StageManifest> {
@@ -253,14 +287,29 @@ fn data_fingerprint(dataset: &Dataset) -> Result<String> {
     Ok(format!("{:x}", hasher.finalize()))
 }
 
-/// How good the new stage 1's regions are on cases that each network did not see.
+/// How good the new stage 1's regions are on the cases that one of its networks did not see.
 fn held_out_roi_quality(
     job: &FitJob,
-    device: &burn::tensor::Device,
+    device: &Device,
     observer: &dyn Observer,
 ) -> Result<RoiQuality> {
     let bundle = Bundle::open(&job.model)?;
-    let results: HashMap<usize, StageOneResult> =
-        out_of_fold_results(&bundle, &job.dataset, false, device, observer)?;
+    let held_out: Vec<&String> = bundle
+        .stage(1)
+        .iter()
+        .flat_map(|stage| &stage.folds)
+        .flat_map(|fold| &fold.held_out)
+        .collect();
+    let mut cases = job.dataset.training_cases();
+    cases.retain(|case| held_out.contains(&&job.dataset.cases[*case].id));
+    let results = out_of_fold_results(
+        &bundle,
+        &job.dataset,
+        &cases,
+        false,
+        device,
+        job.stop,
+        observer,
+    )?;
     RoiQuality::measured(&results, &job.dataset)
 }

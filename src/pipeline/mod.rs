@@ -7,6 +7,7 @@ pub mod checkpoint;
 pub mod dataset;
 pub mod evaluation;
 pub mod fit;
+pub mod guard;
 pub mod observer;
 pub mod phantom_set;
 pub mod predict;

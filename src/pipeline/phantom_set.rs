@@ -8,7 +8,7 @@ use super::observer::Observer;
 use crate::arrays::nifti::{NiftiHeader, VoxelType, write_labels, write_volume};
 use crate::arrays::phantom::{PhantomOptions, STRUCTURES, generate};
 use crate::error::{Error, Result};
-use crate::files::write_bytes_atomically;
+use crate::files::{parent_of, temporary_folder, write_bytes_atomically};
 
 /// How many phantoms, and which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,18 +29,24 @@ impl Default for PhantomSet {
 }
 
 impl PhantomSet {
-    /// Writes the phantoms as `images/` and `labels/` below `folder`, and last their descriptor
-    /// `dataset.toml`, whose path is returned. What is there already, from the same settings, is kept.
+    /// Writes the phantoms as `images/` and `labels/` below `folder` with their descriptor `dataset.toml`,
+    /// whose path is returned. What is there already, from the same settings, is kept.
+    ///
+    /// # Errors
+    /// The folder holds anything else, or cannot be written.
     pub fn written(&self, folder: &Path, observer: &dyn Observer) -> Result<PathBuf> {
         let descriptor = folder.join("dataset.toml");
         let text = self.descriptor();
         if std::fs::read_to_string(&descriptor).is_ok_and(|there| there == text) {
             return Ok(descriptor);
         }
-        if descriptor.exists() {
+        if folder
+            .read_dir()
+            .is_ok_and(|mut entries| entries.next().is_some())
+        {
             return Err(Error::file(
-                &descriptor,
-                "another dataset is here already; choose another folder for the phantoms",
+                folder,
+                "holds other data than these phantoms; choose another folder, or remove it to have them made anew",
             ));
         }
         let task = observer.task(
@@ -48,6 +54,8 @@ impl PhantomSet {
             (self.train + self.test) as u64,
             "volumes",
         );
+        // Made beside the folder and renamed when whole: a kill leaves no half dataset.
+        let fresh = temporary_folder(parent_of(folder))?;
         let options = PhantomOptions {
             seed: self.seed,
             ..PhantomOptions::default()
@@ -57,13 +65,19 @@ impl PhantomSet {
             .try_for_each(|index| {
                 let (volume, labels) = generate(index as u64, &options);
                 let name = format!("{}.nii.gz", case_id(index));
-                write_volume(&folder.join("images").join(&name), &volume, VoxelType::I16)?;
+                write_volume(
+                    &fresh.path().join("images").join(&name),
+                    &volume,
+                    VoxelType::I16,
+                )?;
                 let header = NiftiHeader::for_grid(&labels.grid)?;
-                write_labels(&folder.join("labels").join(&name), &labels, &header)?;
+                write_labels(&fresh.path().join("labels").join(&name), &labels, &header)?;
                 task.advance(1);
                 Ok::<(), Error>(())
             })?;
-        write_bytes_atomically(&descriptor, text.as_bytes())?;
+        write_bytes_atomically(&fresh.path().join("dataset.toml"), text.as_bytes())?;
+        std::fs::rename(fresh.keep(), folder)
+            .map_err(Error::io(folder, "rename the finished phantoms to"))?;
         Ok(descriptor)
     }
 
@@ -130,7 +144,7 @@ mod tests {
                 .written(folder.path(), &Silent)
                 .unwrap_err()
                 .to_string()
-                .contains("another dataset")
+                .contains("other data")
         );
     }
 }

@@ -1,7 +1,6 @@
 //! Many volumes in, many label maps out: one bad case never costs another.
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -11,10 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use super::bundle::{Bundle, file_sha256};
 use super::cascade::{Cascade, CascadeReport};
+use super::guard::guarded;
 use super::observer::Observer;
-use crate::arrays::nifti::{NiftiImage, case_name, read_volume, write_labels};
+use crate::arrays::nifti::{NiftiImage, case_name, is_nifti_name, read_volume, write_labels};
 use crate::error::{Error, Result};
-use crate::files::write_bytes_atomically;
+use crate::files::{parent_of, write_bytes_atomically};
 use crate::tensors::device::DeviceChoice;
 use crate::values::LabelMap;
 
@@ -32,6 +32,8 @@ pub struct PredictJob<'a> {
     pub folder: PathBuf,
     pub model: PathBuf,
     pub device: DeviceChoice,
+    /// Whether label maps that are whole and of this input and model are made again.
+    pub overwrite: bool,
     /// Set from outside to stop after the case under way.
     pub stop: &'a AtomicBool,
 }
@@ -72,6 +74,8 @@ pub struct Sidecar {
 #[derive(Debug, Clone)]
 pub struct PredictSummary {
     pub written: Vec<PathBuf>,
+    /// Label maps that were there already, of the same input, model and version.
+    pub kept: Vec<PathBuf>,
     pub failures: Vec<Failure>,
     /// Cases that were not segmented in the normal way, and why.
     pub notes: Vec<(PathBuf, String)>,
@@ -119,6 +123,7 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
     }
     let mut summary = PredictSummary {
         written: Vec::new(),
+        kept: Vec::new(),
         failures: Vec::new(),
         notes: Vec::new(),
         seconds: 0.0,
@@ -127,19 +132,21 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
     let task = observer.task("segmenting", job.cases.len() as u64, "cases");
     std::thread::scope(|scope| {
         let (to, volumes) = sync_channel(1);
+        let reader = &context;
         scope.spawn(move || {
             // Ends by itself when the receiver hangs up.
             job.cases
                 .iter()
-                .all(|case| to.send(guarded(|| read_input(&case.input))).is_ok())
+                .all(|case| to.send(guarded(|| reader.read(case))).is_ok())
         });
         for case in &job.cases {
             if job.stop.load(Ordering::Relaxed) {
                 summary.interrupted = true;
                 break;
             }
-            match context.finish(case, &volumes) {
-                Ok(sidecar) => {
+            match guarded(|| context.finish(case, &volumes)) {
+                Ok(None) => summary.kept.push(case.output.clone()),
+                Ok(Some(sidecar)) => {
                     summary.written.push(case.output.clone());
                     let notes = sidecar
                         .notes
@@ -173,17 +180,6 @@ struct Input {
     seconds: f64,
 }
 
-fn read_input(path: &Path) -> Result<Input> {
-    let started = Instant::now();
-    let image = read_volume(path)?;
-    let sha256 = file_sha256(path)?;
-    Ok(Input {
-        image,
-        sha256,
-        seconds: started.elapsed().as_secs_f64(),
-    })
-}
-
 struct Context<'a> {
     job: &'a PredictJob<'a>,
     cascade: Cascade,
@@ -193,14 +189,46 @@ struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// Segments the next volume of the queue, which is `case`'s, and writes its files.
-    fn finish(&self, case: &PredictCase, volumes: &Receiver<Result<Input>>) -> Result<Sidecar> {
+    /// The case's volume; `None` if its label map is there already, whole and from this input and model.
+    fn read(&self, case: &PredictCase) -> Result<Option<Input>> {
+        let started = Instant::now();
+        let sha256 = file_sha256(&case.input)?;
+        if !self.job.overwrite && self.is_done(case, &sha256) {
+            return Ok(None);
+        }
+        let image = read_volume(&case.input)?;
+        Ok(Some(Input {
+            image,
+            sha256,
+            seconds: started.elapsed().as_secs_f64(),
+        }))
+    }
+
+    fn is_done(&self, case: &PredictCase, input_sha256: &str) -> bool {
+        // The sidecar is written after its label map and removed before a new one: with it there, both are whole.
+        let sidecar = std::fs::read(sidecar_path(&case.output)).unwrap_or_default();
+        case.output.exists()
+            && serde_json::from_slice::<Sidecar>(&sidecar).is_ok_and(|made| {
+                made.input_sha256 == input_sha256
+                    && made.model_sha256 == self.model_sha256
+                    && made.ctseg_version == env!("CARGO_PKG_VERSION")
+            })
+    }
+
+    /// Segments the next volume of the queue, which is `case`'s, and writes its files; `None` if they are
+    /// there already.
+    fn finish(
+        &self,
+        case: &PredictCase,
+        volumes: &Receiver<Result<Option<Input>>>,
+    ) -> Result<Option<Sidecar>> {
         let input = volumes.recv().unwrap_or_else(|_| {
             Err(Error::file(
                 &case.input,
                 "the thread that reads volumes ended early",
             ))
         })?;
+        let Some(input) = input else { return Ok(None) };
         let started = Instant::now();
         let name = case_name(&case.input).unwrap_or_default();
         let (labels, mut report) = guarded(|| {
@@ -216,6 +244,11 @@ impl Context<'_> {
         })?;
         report.seconds.insert("read".to_owned(), input.seconds);
         let writing = Instant::now();
+        let sidecar_path = sidecar_path(&case.output);
+        if sidecar_path.exists() {
+            std::fs::remove_file(&sidecar_path)
+                .map_err(Error::io(&sidecar_path, "remove the old"))?;
+        }
         write_labels(&case.output, &labels, &input.image.header)?;
         report
             .seconds
@@ -230,12 +263,12 @@ impl Context<'_> {
         let text = serde_json::to_string_pretty(&sidecar).map_err(|error| {
             Error::file(&case.output, format!("cannot describe the result: {error}"))
         })?;
-        write_bytes_atomically(&sidecar_path(&case.output), text.as_bytes())?;
+        write_bytes_atomically(&sidecar_path, text.as_bytes())?;
         for note in &sidecar.notes {
             self.observer
                 .warn(&format!("{}: {note}", case.input.display()));
         }
-        Ok(sidecar)
+        Ok(Some(sidecar))
     }
 
     fn sidecar(
@@ -299,21 +332,6 @@ fn write_failures(path: &Path, failures: &[Failure]) -> Result<()> {
     write_bytes_atomically(path, lines.as_bytes())
 }
 
-/// Runs `work` and turns a panic inside it (an engine out of memory, say) into an error of this case.
-fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let text = panic
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| panic.downcast_ref::<&str>().copied())
-            .unwrap_or("unknown cause");
-        Err(Error::invalid(format!(
-            "the engine gave up: {}",
-            text.lines().next().unwrap_or_default()
-        )))
-    })
-}
-
 /// The process's largest resident memory so far, where the system tells.
 fn peak_memory_mb() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -344,7 +362,6 @@ pub fn expand_inputs(arguments: &[String]) -> Result<Vec<PathBuf>> {
 }
 
 fn expand_one(argument: &str, inputs: &mut Vec<PathBuf>) -> Result<()> {
-    use crate::arrays::nifti::is_nifti_name;
     let path = Path::new(argument);
     if let Some(list) = argument.strip_prefix('@') {
         let text = std::fs::read_to_string(list).map_err(Error::io(list, "read the list"))?;
@@ -376,66 +393,75 @@ fn expand_one(argument: &str, inputs: &mut Vec<PathBuf>) -> Result<()> {
 }
 
 /// Where each input's label map goes: `output` itself if it names a file and there is one input,
-/// otherwise the folder `output`, under the input's own name.
+/// otherwise the folder `output`, under the input's own name, or, where inputs in several folders share
+/// a name (`s0001/ct.nii.gz`, `s0002/ct.nii.gz`), under the name of its folder.
 ///
 /// # Errors
-/// Two inputs with one name, or a label map that would take the place of its input.
+/// Names that clash all the same, or a label map that would take the place of its input.
 pub fn plan_outputs(inputs: &[PathBuf], output: &Path) -> Result<(Vec<PredictCase>, PathBuf)> {
-    use crate::arrays::nifti::is_nifti_name;
-    let single = is_nifti_name(output) && !output.is_dir();
-    if single && inputs.len() > 1 {
-        return Err(Error::invalid(format!(
-            "-o {}: one file for {} volumes; expected a folder",
-            output.display(),
-            inputs.len()
-        )));
+    if is_nifti_name(output) && !output.is_dir() {
+        let [input] = inputs else {
+            return Err(Error::usage(format!(
+                "-o {}: one file for {} volumes; expected a folder",
+                output.display(),
+                inputs.len()
+            )));
+        };
+        refuse_same_file(input, output)?;
+        let case = PredictCase {
+            input: input.clone(),
+            output: output.to_path_buf(),
+        };
+        return Ok((vec![case], parent_of(output).to_path_buf()));
     }
+    let own: Vec<String> = inputs.iter().map(|input| file_name(input)).collect();
     let mut names: BTreeMap<String, &PathBuf> = BTreeMap::new();
     let mut cases = Vec::new();
-    for input in inputs {
-        let name = case_name(input)
-            .or_else(|| {
-                input
-                    .file_name()
-                    .map(|name| name.to_string_lossy().into_owned())
-            })
-            .ok_or_else(|| {
-                Error::file(input, "not a file name; expected a .nii or .nii.gz file")
-            })?;
-        if let Some(other) = names.insert(name.clone(), input) {
+    for (input, own_name) in inputs.iter().zip(&own) {
+        let shared = own.iter().filter(|other| *other == own_name).count() > 1;
+        let folder = input.parent().and_then(Path::file_name);
+        let name = match folder {
+            Some(folder) if shared => format!("{}.nii.gz", folder.to_string_lossy()),
+            _ => own_name.clone(),
+        };
+        if let Some(other) = names.insert(case_name(Path::new(&name)).unwrap_or_default(), input) {
             return Err(Error::file(
                 input,
                 format!(
-                    "has the same name as {}; their label maps would overwrite each other: predict them into two folders",
+                    "its label map would have the same name as that of {}: predict them into two folders",
                     other.display()
                 ),
             ));
         }
-        let output = match (single, input.file_name()) {
-            (false, Some(file)) if is_nifti_name(input) => output.join(file),
-            (false, _) => output.join(format!("{name}.nii.gz")),
-            (true, _) => output.to_path_buf(),
-        };
-        let same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
-        if same(input, &output) {
-            return Err(Error::file(
-                input,
-                "its label map would overwrite it; choose another -o",
-            ));
-        }
+        let output = output.join(name);
+        refuse_same_file(input, &output)?;
         cases.push(PredictCase {
             input: input.clone(),
             output,
         });
     }
-    let folder = if single {
-        output
-            .parent()
-            .filter(|p| !p.as_os_str().is_empty())
-            .unwrap_or(Path::new("."))
-            .to_path_buf()
+    Ok((cases, output.to_path_buf()))
+}
+
+/// The input's own file name, with `.nii.gz` where it is not that of a NIfTI file.
+fn file_name(input: &Path) -> String {
+    let name = input
+        .file_name()
+        .unwrap_or(input.as_os_str())
+        .to_string_lossy();
+    if is_nifti_name(input) {
+        name.into_owned()
     } else {
-        output.to_path_buf()
-    };
-    Ok((cases, folder))
+        format!("{name}.nii.gz")
+    }
+}
+
+fn refuse_same_file(input: &Path, output: &Path) -> Result<()> {
+    match (input.canonicalize(), output.canonicalize()) {
+        (Ok(a), Ok(b)) if a == b => Err(Error::file(
+            input,
+            "its label map would overwrite it; choose another -o",
+        )),
+        _ => Ok(()),
+    }
 }

@@ -88,7 +88,8 @@ pub struct TrainingConfig {
     pub optimiser: AdamConfig,
     pub plateau: PlateauConfig,
     pub early_stopping: EarlyStoppingConfig,
-    /// Source volumes kept in memory, in MB; the rest is read again when its turn comes.
+    /// Memory for volumes in MB, one half for source volumes, one for prepared ones; the rest is read
+    /// again when its turn comes.
     pub cache_mb: usize,
 }
 
@@ -168,8 +169,8 @@ pub enum OnBorder {
 impl Default for RoiConfig {
     fn default() -> Self {
         Self {
-            threshold: 0.3,
-            margin_mm: [16.0; 3],
+            threshold: 0.2,
+            margin_mm: [24.0; 3],
             smallest_component: 0.05,
             on_border: OnBorder::Note,
         }
@@ -213,7 +214,7 @@ impl Recipe {
             }
             None => {
                 let known: Vec<_> = EMBEDDED.iter().map(|(name, _)| *name).collect();
-                return Err(Error::invalid(format!(
+                return Err(Error::usage(format!(
                     "--stage {stage}: no such recipe; expected 1, 2, one of {} or a .toml file",
                     known.join(", ")
                 )));
@@ -332,7 +333,7 @@ impl Recipe {
 /// Sets one dotted key of a table; the value is read as TOML, and as a plain string where it is none.
 fn apply_override(table: &mut toml::Table, setting: &str) -> Result<()> {
     let (key, text) = setting.split_once('=').ok_or_else(|| {
-        Error::invalid(format!(
+        Error::usage(format!(
             "--set {setting}: expected key=value, such as training.batch_size=4"
         ))
     })?;
@@ -349,7 +350,7 @@ fn apply_override(table: &mut toml::Table, setting: &str) -> Result<()> {
             .or_insert_with(|| toml::Value::Table(toml::Table::new()))
             .as_table_mut()
             .ok_or_else(|| {
-                Error::invalid(format!(
+                Error::usage(format!(
                     "--set {setting}: '{part}' holds a value, not a section"
                 ))
             })?;

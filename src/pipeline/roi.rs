@@ -53,8 +53,9 @@ pub fn find_roi(prior: &Prior, source: &Grid, config: &RoiConfig) -> Result<Roi>
         fallback: Some(reason.to_owned()),
         touches_border,
     };
-    let threshold = (config.threshold * 255.0).round() as u8;
-    let mut mask = prior.quantised.mapv(|p| p > threshold);
+    let mut mask = prior
+        .quantised
+        .mapv(|p| f32::from(p) / 255.0 > config.threshold);
     keep_components(
         &mut mask,
         config.smallest_component,

@@ -1,7 +1,7 @@
 //! Training batches: which slices an epoch shows, in an order that the seed alone decides, prepared on
 //! worker threads ahead of the network.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex};
 
@@ -56,7 +56,7 @@ pub struct CaseSource<'a> {
     /// Label values in the order of the network's output maps.
     pub structures: Vec<u16>,
     /// By index of the dataset's case; empty for stages that work on whole volumes.
-    pub stage_one: HashMap<usize, StageOneResult>,
+    pub stage_one: BTreeMap<usize, StageOneResult>,
     cache: CaseCache,
     unchanging: Mutex<(usize, HashMap<usize, Arc<PreparedCase>>)>,
 }
@@ -66,14 +66,14 @@ impl<'a> CaseSource<'a> {
         dataset: &'a Dataset,
         recipe: &'a Recipe,
         structures: Vec<u16>,
-        stage_one: HashMap<usize, StageOneResult>,
+        stage_one: BTreeMap<usize, StageOneResult>,
     ) -> Self {
         Self {
             dataset,
             recipe,
             structures,
             stage_one,
-            cache: CaseCache::new(recipe.training.cache_mb << 20),
+            cache: CaseCache::new((recipe.training.cache_mb << 20) / 2),
             unchanging: Mutex::new((0, HashMap::new())),
         }
     }
@@ -92,7 +92,7 @@ impl<'a> CaseSource<'a> {
         let prepared = Arc::new(self.prepare(case, region)?);
         let bytes = prepared.channels.len() * 4 + prepared.labels.len() * 2;
         let mut kept = lock(&self.unchanging);
-        if kept.0 + bytes <= self.recipe.training.cache_mb << 20 {
+        if kept.0 + bytes <= (self.recipe.training.cache_mb << 20) / 2 {
             kept.0 += bytes;
             kept.1.insert(case, Arc::clone(&prepared));
         }

@@ -2,8 +2,8 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
-use ndarray::{Array4, ArrayView4, Axis, concatenate, s};
-use rayon::prelude::*;
+use ndarray::parallel::prelude::*;
+use ndarray::{Array4, ArrayView4, ArrayViewMut4, Axis, concatenate, s};
 
 use super::recipe::Recipe;
 use super::roi::Prior;
@@ -42,6 +42,7 @@ pub fn network_input(
     grid: &Grid,
     prior: Option<&Prior>,
 ) -> Result<Array4<f32>> {
+    check_extent(grid)?;
     let channels = input_channels(volume, grid, &recipe.windows_hu, recipe.interpolation)?;
     if !recipe.prior {
         return Ok(channels);
@@ -63,6 +64,22 @@ pub fn network_input(
         &[channels.view(), prior.insert_axis(Axis(0)).view()],
     )
     .map_err(|error| Error::invalid(format!("internal: channels do not fit together: {error}")))
+}
+
+/// No scanner's field of view is longer along any axis.
+const LONGEST_EXTENT_MM: f64 = 3000.0;
+
+/// Refuses grids whose header cannot be true, before memory is sized by it.
+fn check_extent(grid: &Grid) -> Result<()> {
+    let spacing = grid.spacing_mm();
+    let extent: [f64; 3] = std::array::from_fn(|axis| spacing[axis] * grid.shape[axis] as f64);
+    if extent.iter().all(|mm| *mm <= LONGEST_EXTENT_MM) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "spans {:.0} × {:.0} × {:.0} mm; expected at most {LONGEST_EXTENT_MM} mm along each axis: check the spacing in its header",
+        extent[0], extent[1], extent[2]
+    )))
 }
 
 impl Segmenter {
@@ -128,32 +145,32 @@ pub fn slice_logits(
     let (_, depth, height, width) = input.dim();
     let multiple = recipe.network.multiple();
     let size = [padded_size(height, multiple), padded_size(width, multiple)];
-    let slices: Vec<usize> = (0..depth).collect();
-    let run = |batch: &[usize]| -> Result<Array4<f32>> {
-        let logits = batch_logits(networks, input, batch, size, device)?;
-        on_slices(batch.len());
-        // (slice, structure, y, x) without the padding
-        Ok(logits.slice_move(s![.., .., ..height, ..width]))
+    let batch_size = recipe.training.batch_size.max(1);
+    let first: Vec<usize> = (0..depth.min(batch_size)).collect();
+    let begun = batch_logits(networks, input, &first, size, device)?;
+    let mut result = Array4::zeros((begun.dim().1, depth, height, width));
+    let place = |mut part: ArrayViewMut4<f32>, logits: Array4<f32>| {
+        // (slice, structure, y, x) with padding to (structure, slice, y, x) without
+        part.assign(
+            &logits
+                .slice(s![.., .., ..height, ..width])
+                .permuted_axes([1, 0, 2, 3]),
+        );
+        on_slices(part.dim().1);
     };
-    let batches = slices.chunks(recipe.training.batch_size.max(1));
-    let parts: Vec<Array4<f32>> = if runs_side_by_side(device) {
-        batches
-            .collect::<Vec<_>>()
-            .into_par_iter()
-            .map(run)
-            .collect::<Result<_>>()?
+    let (part, mut rest) = result.view_mut().split_at(Axis(1), first.len());
+    place(part, begun);
+    let run = |(index, part): (usize, ArrayViewMut4<f32>)| -> Result<()> {
+        let from = first.len() + index * batch_size;
+        let slices: Vec<usize> = (from..from + part.dim().1).collect();
+        place(part, batch_logits(networks, input, &slices, size, device)?);
+        Ok(())
+    };
+    let parts = rest.axis_chunks_iter_mut(Axis(1), batch_size);
+    if runs_side_by_side(device) {
+        parts.into_par_iter().enumerate().try_for_each(run)?;
     } else {
-        batches.map(run).collect::<Result<_>>()?
-    };
-    let structures = parts.first().map_or(0, |part| part.dim().1);
-    let mut result = Array4::zeros((structures, depth, height, width));
-    let mut from = 0;
-    for part in parts {
-        let count = part.dim().0;
-        result
-            .slice_mut(s![.., from..from + count, .., ..])
-            .assign(&part.permuted_axes([1, 0, 2, 3]));
-        from += count;
+        parts.into_iter().enumerate().try_for_each(run)?;
     }
     Ok(result)
 }

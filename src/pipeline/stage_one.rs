@@ -1,18 +1,20 @@
 //! Stage 1 at work: probabilities and region of interest of a volume, by the model that is fair to use.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 
 use burn::tensor::Device;
 use ndarray::{Array3, ArrayView4, Axis};
 
-use super::bundle::Bundle;
+use super::bundle::{Bundle, FoldManifest};
 use super::dataset::{Dataset, LabelSource};
+use super::guard::unless_stopped;
 use super::observer::Observer;
 use super::roi::{Prior, Roi, carried_over, find_roi};
 use super::sampling::StageOneResult;
 use super::segmenter::{Segmenter, network_grid, network_input};
 use crate::arrays::metrics::recall_inside;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::values::{Orientation, Volume, VoxelBox};
 
 /// Stage 1's probabilities and region for a volume. `fold` uses the network of one fold alone (its
@@ -44,32 +46,58 @@ fn union_probabilities(logits: ArrayView4<f32>) -> Array3<f32> {
     largest.mapv_into(|logit| 1.0 / (1.0 + (-logit).exp()))
 }
 
-/// Stage 1's result for every training case, always by a network that did not train on it: the fold that
-/// held it out, or all folds for a case that none of them knew.
+/// Which of a stage's networks may judge a case in training: the fold that held it out, or all of them
+/// (`None`) for a case that none was trained on.
+///
+/// # Errors
+/// Every network was trained on the case.
+fn fair_fold(folds: &[FoldManifest], case: &str) -> Result<Option<usize>> {
+    let held_out = folds
+        .iter()
+        .position(|fold| fold.held_out.iter().any(|id| id == case));
+    if held_out.is_none()
+        && folds
+            .iter()
+            .any(|fold| fold.trained_on.iter().any(|id| id == case))
+    {
+        return Err(Error::invalid(format!(
+            "every stage-1 network of the model was trained on case {case}, so none can show how stage 1 does on it; train the missing folds ('ctseg fit --stage 1')"
+        )));
+    }
+    Ok(held_out)
+}
+
+/// Stage 1's result for each of `cases`, always by a network that did not train on it.
 ///
 /// `keep_prior` keeps the probabilities; without it only regions are of use.
+///
+/// # Errors
+/// A case that all networks know; unreadable volumes; [`Error::Interrupted`] when stopped.
 pub fn out_of_fold_results(
     bundle: &Bundle,
     dataset: &Dataset,
+    cases: &[usize],
     keep_prior: bool,
     device: &Device,
+    stop: &AtomicBool,
     observer: &dyn Observer,
-) -> Result<HashMap<usize, StageOneResult>> {
+) -> Result<BTreeMap<usize, StageOneResult>> {
     let segmenter = bundle.segmenter(1, device)?;
     let folds = bundle.stage(1).map_or(&[][..], |stage| &stage.folds);
-    let cases = dataset.training_cases();
+    let fair = cases
+        .iter()
+        .map(|case| Ok((*case, fair_fold(folds, &dataset.cases[*case].id)?)))
+        .collect::<Result<Vec<_>>>()?;
     let task = observer.task("stage 1 on training cases", cases.len() as u64, "cases");
-    let (mut results, mut empty, mut known) = (HashMap::new(), Vec::new(), Vec::new());
-    for case in cases {
-        let id = &dataset.cases[case].id;
-        let fold = folds.iter().position(|fold| fold.held_out.contains(id));
-        if fold.is_none() && folds.iter().any(|fold| fold.trained_on.contains(id)) {
-            known.push(id.as_str());
-        }
+    let mut results = BTreeMap::new();
+    for (case, fold) in fair {
+        unless_stopped(stop, || {
+            "stage 1 was looking at the training cases".to_owned()
+        })?;
         let image = dataset.load_image(&dataset.cases[case])?;
         let (roi, mut prior) = run_stage_one(&segmenter, &image.volume, fold)?;
-        if roi.fallback.is_some() {
-            empty.push(id.as_str());
+        if let Some(reason) = roi.fallback {
+            observer.warn(&format!("{}: {reason}", dataset.cases[case].id));
         }
         if !keep_prior {
             prior = Prior::new(prior.grid, Array3::zeros((0, 0, 0)).view());
@@ -82,20 +110,6 @@ pub fn out_of_fold_results(
             },
         );
         task.advance(1);
-    }
-    if !known.is_empty() {
-        observer.warn(&format!(
-            "every stage-1 network here was trained on {} of the cases, so their regions are better than in use; train all folds of stage 1: {}",
-            known.len(),
-            known.join(", ")
-        ));
-    }
-    if !empty.is_empty() {
-        observer.warn(&format!(
-            "stage 1 gave no region for {} cases; they count as whole volumes: {}",
-            empty.len(),
-            empty.join(", ")
-        ));
     }
     Ok(results)
 }
@@ -113,7 +127,7 @@ pub struct RoiQuality {
 
 impl RoiQuality {
     /// Compares regions (RAS-ordered voxels) with the cases' labels.
-    pub fn measured(results: &HashMap<usize, StageOneResult>, dataset: &Dataset) -> Result<Self> {
+    pub fn measured(results: &BTreeMap<usize, StageOneResult>, dataset: &Dataset) -> Result<Self> {
         let (mut recalls, mut shares) = (Vec::new(), Vec::new());
         for (case, result) in results {
             if dataset.cases[*case].labels == LabelSource::None {

@@ -1,13 +1,14 @@
 //! The training loop of one network, top to bottom.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::checkpoint::{Checkpoint, CheckpointFolder, Progress};
+use super::checkpoint::{Checkpoint, CheckpointFolder, Ended, Progress};
+use super::guard::{guarded, unless_stopped};
 use super::observer::Observer;
 use super::recipe::Recipe;
 use super::sampling::{Batch, CaseSource, send_epoch};
@@ -51,7 +52,7 @@ pub struct Trained {
 /// more, or time is up. A checkpoint is there from before the first step on, and anew after every epoch.
 ///
 /// # Errors
-/// [`Error::Interrupted`] when stopped from outside; unreadable cases; gradients that stay not finite.
+/// [`Error::Interrupted`] when stopped from outside; unreadable cases; weights that do not stay finite.
 pub fn train(
     job: &TrainingJob,
     observer: &dyn Observer,
@@ -61,36 +62,48 @@ pub fn train(
     let started = Instant::now();
     let (mut network, mut optimiser, mut progress) = begin(job)?;
     let seconds_before = progress.seconds;
-    if progress.ended.is_none() {
-        job.checkpoints
-            .save_last(&checkpoint(&network, &optimiser, &progress)?)?;
-    }
-    let mut validation_time = Duration::ZERO;
+    let mut bad_steps = 0;
+    let mut validation_time = first_validation_time(job, &network)?;
 
     std::thread::scope(|scope| {
         let (to, batches) = sync_channel(QUEUE);
         if progress.ended.is_none() {
             let first = progress.epoch;
             scope.spawn(move || {
-                (first..recipe.training.epochs)
-                    .all(|epoch| send_epoch(job.source, job.train, job.seed, epoch, &to))
+                let sent = guarded(|| {
+                    Ok((first..recipe.training.epochs)
+                        .all(|epoch| send_epoch(job.source, job.train, job.seed, epoch, &to)))
+                });
+                if let Err(error) = sent {
+                    let _ = to.send(Err(error)); // the receiver may be gone, and with it who cares
+                }
             });
         }
         while progress.ended.is_none() {
             let rate = progress.plateau.learning_rate();
-            let epoch = Epoch {
-                job,
-                rate,
-                until: job
-                    .deadline
-                    .map(|end| end - validation_time.min(end - started)),
-            };
-            let outcome = epoch.run(network, &mut optimiser, &batches, progress.epoch, observer)?;
+            // Validation must be over by the deadline too.
+            let until = job
+                .deadline
+                .map(|end| end.checked_sub(validation_time).unwrap_or(started));
+            let epoch = Epoch { job, rate, until };
+            let outcome = epoch.run(
+                network,
+                &mut optimiser,
+                &batches,
+                progress.epoch,
+                &mut bad_steps,
+                observer,
+            )?;
             network = outcome.network;
 
             let begun = Instant::now();
-            let valid = network.valid();
-            let dice = validation_dice(job.source, &valid, job.validation, &job.device)?;
+            let dice = validation_dice(
+                job.source,
+                &network.valid(),
+                job.validation,
+                &job.device,
+                job.stop,
+            )?;
             validation_time = begun.elapsed();
 
             progress.epoch += 1;
@@ -106,15 +119,12 @@ pub fn train(
             let gained_nothing = progress
                 .early_stopping
                 .observe(dice.mean, &recipe.training.early_stopping);
-            progress.ended = if outcome.out_of_time {
-                Some("time is up".to_owned())
+            progress.ended = if progress.epoch >= recipe.training.epochs {
+                Some(Ended::AllEpochsDone)
             } else if gained_nothing {
-                Some(format!(
-                    "no gain for {} epochs",
-                    recipe.training.early_stopping.patience
-                ))
-            } else if progress.epoch >= recipe.training.epochs {
-                Some("all epochs done".to_owned())
+                Some(Ended::NothingGained)
+            } else if outcome.out_of_time {
+                Some(Ended::TimeIsUp)
             } else {
                 None
             };
@@ -147,13 +157,32 @@ pub fn train(
     })
 }
 
+/// How long validation will take, where there is a deadline to keep: one case's time for all of them.
+fn first_validation_time(job: &TrainingJob, network: &Network) -> Result<Duration> {
+    let (Some(_), Some(first)) = (job.deadline, job.validation.first()) else {
+        return Ok(Duration::ZERO);
+    };
+    let begun = Instant::now();
+    validation_dice(
+        job.source,
+        &network.valid(),
+        &[*first],
+        &job.device,
+        job.stop,
+    )?;
+    Ok(begun.elapsed() * job.validation.len() as u32)
+}
+
 /// Fresh weights, or everything as the last checkpoint left it.
 fn begin(job: &TrainingJob) -> Result<(Network, Adam, Progress)> {
     let recipe = job.source.recipe;
     let fresh = fresh_network(recipe, job.source.outputs(), &job.device, job.seed)?;
     let config = recipe.training.optimiser.clone();
     match job.checkpoints.load_last()? {
-        Some(saved) => {
+        Some(mut saved) => {
+            if saved.progress.ended == Some(Ended::TimeIsUp) {
+                saved.progress.ended = None; // whoever resumes has time again
+            }
             let network = with_tensors(fresh, &saved.network, &job.device)?.train();
             let steps = saved.progress.optimiser_steps;
             let optimiser = Adam::restored(config, &saved.optimiser, steps, &job.device);
@@ -169,7 +198,10 @@ fn begin(job: &TrainingJob) -> Result<(Network, Adam, Progress)> {
                 seconds: 0.0,
                 ended: None,
             };
-            Ok((fresh, Adam::new(config), progress))
+            let optimiser = Adam::new(config);
+            job.checkpoints
+                .save_last(&checkpoint(&fresh, &optimiser, &progress)?)?;
+            Ok((fresh, optimiser, progress))
         }
     }
 }
@@ -187,8 +219,17 @@ fn fresh_network(recipe: &Recipe, outputs: usize, device: &Device, seed: u64) ->
 
 fn checkpoint(network: &Network, optimiser: &Adam, progress: &Progress) -> Result<Checkpoint> {
     let (state, _) = optimiser.state()?;
+    let weights = network_tensors(network)?;
+    if let Some((name, _)) = weights
+        .iter()
+        .find(|(_, t)| t.values.iter().any(|v| !v.is_finite()))
+    {
+        return Err(Error::invalid(format!(
+            "training failed: {name} is no longer finite; lower training.optimiser.learning_rate and resume"
+        )));
+    }
     Ok(Checkpoint {
-        network: network_tensors(network)?,
+        network: weights,
         optimiser: state,
         progress: progress.clone(),
     })
@@ -215,6 +256,7 @@ impl Epoch<'_> {
         optimiser: &mut Adam,
         batches: &Receiver<Result<Option<Batch>>>,
         epoch: usize,
+        bad_steps: &mut usize,
         observer: &dyn Observer,
     ) -> Result<EpochOutcome> {
         let recipe = self.job.source.recipe;
@@ -227,7 +269,7 @@ impl Epoch<'_> {
             "slices",
         );
         let started = Instant::now();
-        let (mut losses, mut steps, mut slices, mut bad_steps) = (0.0, 0, 0, 0);
+        let (mut losses, mut steps, mut slices) = (0.0, 0u32, 0);
         let mut out_of_time = false;
         while let Some(batch) = next(batches)? {
             let count = batch.input_shape[0];
@@ -247,11 +289,11 @@ impl Epoch<'_> {
             if norm.is_finite() && value.is_finite() {
                 losses += value;
                 steps += 1;
-                bad_steps = 0;
+                *bad_steps = 0;
             } else {
-                bad_steps += 1;
+                *bad_steps += 1;
             }
-            if bad_steps > TOLERATED_BAD_STEPS {
+            if *bad_steps > TOLERATED_BAD_STEPS {
                 return Err(Error::invalid(format!(
                     "{}: the gradient has not been finite for {bad_steps} steps; lower training.optimiser.learning_rate",
                     self.job.name
@@ -259,14 +301,14 @@ impl Epoch<'_> {
             }
             slices += count;
             task.advance(count as u64);
-            task.note(&format!("loss {:.4}", losses / f64::from(steps.max(1))));
-            if self.job.stop.load(Ordering::Relaxed) {
-                return Err(Error::Interrupted(format!(
+            task.note(&format!("loss {:.4}", mean(losses, steps)));
+            unless_stopped(self.job.stop, || {
+                format!(
                     "{} stands at epoch {epoch} in {}",
                     self.job.name,
                     self.job.checkpoints.last().display()
-                )));
-            }
+                )
+            })?;
             out_of_time = self.until.is_some_and(|end| Instant::now() >= end);
             if out_of_time {
                 break;
@@ -274,10 +316,19 @@ impl Epoch<'_> {
         }
         Ok(EpochOutcome {
             network,
-            mean_loss: losses / f64::from(steps.max(1)),
+            mean_loss: mean(losses, steps),
             slices_per_second: slices as f64 / started.elapsed().as_secs_f64(),
             out_of_time,
         })
+    }
+}
+
+/// The mean loss, NaN where no step was finite.
+fn mean(sum: f64, steps: u32) -> f64 {
+    if steps > 0 {
+        sum / f64::from(steps)
+    } else {
+        f64::NAN
     }
 }
 

@@ -1,8 +1,11 @@
 //! How good a network is on the cases that were held out.
 
+use std::sync::atomic::AtomicBool;
+
 use burn::tensor::Device;
 use ndarray::Axis;
 
+use super::guard::unless_stopped;
 use super::sampling::{CaseSource, output_maps};
 use super::segmenter::slice_logits;
 use crate::error::Result;
@@ -23,10 +26,14 @@ pub fn validation_dice(
     network: &Network,
     cases: &[usize],
     device: &Device,
+    stop: &AtomicBool,
 ) -> Result<ValidationDice> {
     let maps = output_maps(source.recipe, &source.structures);
     let mut sums = vec![(0.0, 0usize); maps.len()];
     for case in cases {
+        unless_stopped(stop, || {
+            "validation was under way; the last checkpoint is whole".to_owned()
+        })?;
         let prepared = source.prepared(*case)?;
         let networks = std::slice::from_ref(network);
         let logits = slice_logits(

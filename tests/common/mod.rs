@@ -145,7 +145,7 @@ pub fn publish_random(model: &Path, recipe: &Recipe, folds: &[&[&str]]) {
             .collect(),
         recipe: recipe.clone(),
     };
-    Bundle::publish(model, &structures, &TrainedStage { manifest, weights }).unwrap();
+    Bundle::publish(model, &structures, TrainedStage { manifest, weights }).unwrap();
 }
 
 /// A two-stage model with random weights at `model`; `stage1` are overrides of its first recipe.
