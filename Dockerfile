@@ -10,7 +10,7 @@ RUN cargo build --release --locked
 FROM debian:bookworm-slim
 LABEL org.opencontainers.image.title="ctseg" \
       org.opencontainers.image.licenses="MIT OR Apache-2.0"
-RUN useradd --create-home --uid 10001 ctseg
+RUN useradd --create-home --uid 10001 ctseg && install -d -o ctseg -g ctseg /work
 COPY --from=build /src/target/release/ctseg /usr/local/bin/ctseg
 USER ctseg
 WORKDIR /work

@@ -77,6 +77,10 @@ fn layers_import_downward_only() {
         };
         for line in lines {
             for part in line.split("crate::").skip(1) {
+                assert!(
+                    !part.starts_with('{'),
+                    "src/{path}: one crate:: path a line, so that this check sees it: {line}"
+                );
                 let module: String = part
                     .chars()
                     .take_while(|c| c.is_alphanumeric() || *c == '_')

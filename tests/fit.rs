@@ -41,7 +41,8 @@ fn wait_for(what: &str, mut there: impl FnMut() -> bool) {
 fn the_same_seed_gives_the_same_bytes_and_a_killed_run_resumes_to_them() {
     let data = tempfile::tempdir().unwrap();
     let descriptor = phantoms(data.path(), 4, 0);
-    let arguments = fit_arguments(descriptor.to_str().unwrap(), "3");
+    let mut arguments = fit_arguments(descriptor.to_str().unwrap(), "3");
+    arguments.extend(["--set", "network.dropout=0.3"]); // its draws must come back too
 
     let straight = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     for folder in &straight {
@@ -78,6 +79,16 @@ fn the_same_seed_gives_the_same_bytes_and_a_killed_run_resumes_to_them() {
         weights(killed.path()) == weights(straight[0].path()),
         "the resumed run differs"
     );
+    let manifest =
+        |folder: &Path| std::fs::read_to_string(folder.join("model/model.toml")).unwrap();
+    assert_eq!(manifest(killed.path()), manifest(straight[0].path()));
+    // Resumed once more there is nothing left to do, and nothing changes.
+    run(
+        killed.path(),
+        &["fit", "--resume", run_folder.to_str().unwrap()],
+        0,
+    );
+    assert!(weights(killed.path()) == weights(straight[0].path()));
 }
 
 #[test]
@@ -141,7 +152,7 @@ fn asked_to_stop_it_exits_75_and_says_how_it_stands() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(75), "{}", stderr(&output));
     assert!(
-        stderr(&output).contains("last.safetensors"),
+        stderr(&output).contains("fit --resume"),
         "{}",
         stderr(&output)
     );
@@ -153,7 +164,14 @@ fn time_is_kept() {
     let descriptor = phantoms(&folder.path().join("data"), 4, 0);
     let mut arguments = fit_arguments(descriptor.to_str().unwrap(), "100000");
     arguments.extend(["--max-time", "4s"]);
+    let begun = Instant::now();
     let said = stderr(&run(folder.path(), &arguments, 0));
+    // Not a measurement: without the limit this would take days.
+    assert!(
+        begun.elapsed() < Duration::from_secs(60),
+        "{:?}",
+        begun.elapsed()
+    );
     assert_eq!(
         said.matches("time is up").count(),
         2,
@@ -170,6 +188,9 @@ fn every_bad_case_is_listed_before_any_training() {
         b"not a volume",
     )
     .unwrap();
+    let cut = folder.path().join("data/images/phantom_002.nii.gz");
+    let whole = std::fs::read(&cut).unwrap();
+    std::fs::write(&cut, &whole[..whole.len() / 2]).unwrap();
     let labels = folder.path().join("data/labels");
     std::fs::copy(
         labels.join("phantom_000.nii.gz"),
@@ -183,7 +204,9 @@ fn every_bad_case_is_listed_before_any_training() {
     );
     let said = stderr(&output);
     assert!(
-        said.contains("phantom_001") && said.contains("phantom_003"),
+        ["phantom_001", "phantom_002", "phantom_003"]
+            .iter()
+            .all(|case| said.contains(case)),
         "{said}"
     );
     assert!(
@@ -215,6 +238,12 @@ fn stage_2_without_stage_1_says_what_to_do() {
     // Wrong usage has its own code.
     run(folder.path(), &["fit"], 2);
     run(folder.path(), &["predict"], 2);
+    run(folder.path(), &["fit", "--stage", "7"], 2);
+    run(
+        folder.path(),
+        &["fit", "--stage", "1", "--set", "nonsense"],
+        2,
+    );
 }
 
 #[test]

@@ -186,29 +186,132 @@ fn an_empty_region_falls_back_to_the_whole_volume_and_says_so() {
 }
 
 #[test]
-fn a_killed_batch_leaves_only_whole_label_maps() {
+fn a_killed_batch_leaves_only_whole_label_maps_and_goes_on_from_them() {
     let folder = tempfile::tempdir().unwrap();
     phantoms(&folder.path().join("data"), 6, 0);
     random_model(&folder.path().join("model"), &[]);
     let out = folder.path().join("out");
-    let mut whole = 0;
-    for delay_ms in [5, 60, 120, 180, 260, 350, 500, 800] {
+    let finished = || -> Vec<std::path::PathBuf> {
+        let Ok(files) = out.read_dir() else {
+            return Vec::new();
+        };
+        files
+            .map(|file| file.unwrap().path())
+            .filter(|file| file.to_str().unwrap().ends_with(".nii.gz"))
+            .filter(|file| {
+                !file
+                    .file_name()
+                    .unwrap()
+                    .to_str()
+                    .unwrap()
+                    .starts_with(".ctseg-")
+            })
+            .collect()
+    };
+    for delay_ms in [5, 20, 40, 60, 80, 110] {
+        let before = finished().len();
         let mut child = ctseg(folder.path(), &["predict", "data/images", "-o", "out"])
             .spawn()
             .unwrap();
+        // A kill some time after one more case is done, or at the end if that comes first.
+        while finished().len() == before && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
         std::thread::sleep(Duration::from_millis(delay_ms));
         let _ = child.kill();
         child.wait().unwrap();
-        let Ok(files) = out.read_dir() else { continue };
-        for file in files.map(|file| file.unwrap().path()) {
-            let name = file.file_name().unwrap().to_str().unwrap().to_owned();
-            if name.ends_with(".nii.gz") && !name.starts_with(".ctseg-") {
-                read_labels(&file).unwrap_or_else(|error| panic!("after {delay_ms} ms: {error}"));
-                whole += 1;
-            }
+        for file in finished() {
+            read_labels(&file).unwrap_or_else(|error| panic!("after {delay_ms} ms: {error}"));
         }
     }
-    assert!(whole > 0, "no kill came after a finished case");
+    run(folder.path(), &["predict", "data/images", "-o", "out"], 0);
+    assert_eq!(finished().len(), 6);
+    // What is whole and of the same input and model is kept; a changed input is not.
+    let count = |arguments: &[&str]| {
+        let output = run(folder.path(), arguments, 0);
+        let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (
+            summary["written"].as_array().unwrap().len(),
+            summary["kept"].as_array().unwrap().len(),
+        )
+    };
+    assert_eq!(
+        count(&["predict", "data/images", "-o", "out", "--json"]),
+        (0, 6)
+    );
+    let images = folder.path().join("data/images");
+    std::fs::copy(
+        images.join("phantom_001.nii.gz"),
+        images.join("phantom_000.nii.gz"),
+    )
+    .unwrap();
+    assert_eq!(
+        count(&["predict", "data/images", "-o", "out", "--json"]),
+        (1, 5)
+    );
+    assert_eq!(
+        count(&[
+            "predict",
+            "data/images",
+            "-o",
+            "out",
+            "--json",
+            "--overwrite"
+        ]),
+        (6, 0)
+    );
+}
+
+#[test]
+fn volumes_of_one_name_are_told_by_their_folders() {
+    let folder = tempfile::tempdir().unwrap();
+    phantoms(&folder.path().join("data"), 2, 0);
+    random_model(&folder.path().join("model"), &[]);
+    for case in ["s0", "s1"] {
+        let own = folder.path().join(case);
+        std::fs::create_dir(&own).unwrap();
+        let image = if case == "s0" {
+            "phantom_000"
+        } else {
+            "phantom_001"
+        };
+        std::fs::copy(
+            folder.path().join(format!("data/images/{image}.nii.gz")),
+            own.join("ct.nii.gz"),
+        )
+        .unwrap();
+    }
+    run(folder.path(), &["predict", "s?/ct.nii.gz", "-o", "out"], 0);
+    assert!(
+        folder.path().join("out/s0.nii.gz").exists()
+            && folder.path().join("out/s1.nii.gz").exists()
+    );
+}
+
+#[test]
+fn a_header_that_cannot_be_true_costs_only_its_case() {
+    let folder = tempfile::tempdir().unwrap();
+    random_model(&folder.path().join("model"), &[]);
+    let grid = ctseg::values::Grid::with_spacing([64, 64, 40], [700.0, 700.0, 500.0]);
+    let volume = Volume {
+        grid,
+        data: ndarray::Array3::zeros((40, 64, 64)),
+    };
+    write_volume(
+        &folder.path().join("metres.nii.gz"),
+        &volume,
+        VoxelType::I16,
+    )
+    .unwrap();
+    let said = stderr(&run(
+        folder.path(),
+        &["predict", "metres.nii.gz", "-o", "out"],
+        1,
+    ));
+    assert!(
+        said.contains("metres.nii.gz") && said.contains("spacing"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -245,7 +348,10 @@ fn what_cannot_end_well_is_refused_before_it_starts() {
             "abacus",
         ),
     ] {
-        let code = if arguments.contains(&"abacus") { 2 } else { 1 };
+        let usage = ["abacus", "one.nii.gz"]
+            .iter()
+            .any(|wrong| arguments.contains(wrong));
+        let code = if usage { 2 } else { 1 };
         let said = stderr(&run(folder.path(), &arguments, code));
         assert!(said.contains(expected), "{arguments:?}: {said}");
     }

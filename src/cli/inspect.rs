@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::table::table;
 use super::{Outcome, Settings, print_out};
 use crate::arrays::nifti::{is_nifti_name, read_volume};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pipeline::bundle::Bundle;
 use crate::pipeline::dataset::{Dataset, LabelSource};
 use crate::pipeline::recipe::Recipe;
@@ -55,7 +55,10 @@ fn inspected(what: &Path, data_root: Option<&Path>) -> Result<(String, Value)> {
         // A TOML file is a recipe or a dataset's descriptor; the error of what it looks like is shown.
         match Recipe::named(&name, &[]) {
             Ok(found) => recipe(&found),
-            Err(error) if !what.exists() => Err(error),
+            Err(_) if !what.exists() => Err(Error::file(
+                what,
+                "does not exist and is no built-in recipe; expected a volume, dataset, recipe, model or weights",
+            )),
             Err(error) => {
                 let looks_like_recipe =
                     std::fs::read_to_string(what).is_ok_and(|text| text.contains("[network]"));
