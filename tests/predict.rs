@@ -334,16 +334,6 @@ fn what_cannot_end_well_is_refused_before_it_starts() {
         (vec!["predict", "data/images", "-o", "one.nii.gz"], "folder"),
         (vec!["predict", "nothing*.nii", "-o", "out"], "no volume"),
         (
-            vec![
-                "predict",
-                "data/images/phantom_000.nii.gz",
-                "data/labels/phantom_000.nii.gz",
-                "-o",
-                "out",
-            ],
-            "same name",
-        ),
-        (
             vec!["predict", "data/images", "-o", "out", "--device", "abacus"],
             "abacus",
         ),

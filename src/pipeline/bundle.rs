@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::dataset::Structure;
-use super::recipe::Recipe;
+use super::recipe::{Recipe, Region};
 use super::sampling::output_maps;
 use super::segmenter::Segmenter;
 use crate::error::{Error, Result};
@@ -315,11 +315,13 @@ impl Bundle {
         let other = 3 - number;
         let mut dropped_stage2 = false;
         if let Some((old, kept)) = old.as_ref().and_then(|old| Some((old, old.stage(other)?))) {
-            let still_fits = number == 2
-                || kept
-                    .stage1_sha256
-                    .as_ref()
-                    .is_none_or(|sum| *sum == new_sum);
+            let same_stage1 = || {
+                let own = old
+                    .stage(1)
+                    .is_some_and(|own| own.trained_like(&stage.manifest));
+                own && kept.stage1_sha256.as_ref() == Some(&new_sum)
+            };
+            let still_fits = number == 2 || kept.recipe.region == Region::Whole || same_stage1();
             if still_fits && old.manifest.structures == manifest.structures {
                 let from = old.path.join(weights_file(other));
                 std::fs::copy(&from, fresh.path().join(weights_file(other)))
