@@ -13,8 +13,9 @@ use crate::outside::progress;
 use crate::pipeline::dataset::Dataset;
 use crate::pipeline::evaluation::{Reference, evaluate};
 use crate::pipeline::fit::{FitJob, fit};
+use crate::pipeline::inputs::plan_outputs;
 use crate::pipeline::phantom_set::PhantomSet;
-use crate::pipeline::predict::{PredictJob, plan_outputs, predict};
+use crate::pipeline::predict::{PredictJob, predict};
 use crate::pipeline::recipe::Recipe;
 
 #[derive(Args)]

@@ -7,7 +7,8 @@ use serde_json::json;
 
 use super::{Outcome, Settings, print_out, stop_on_signals};
 use crate::outside::progress;
-use crate::pipeline::predict::{PredictJob, PredictSummary, expand_inputs, plan_outputs, predict};
+use crate::pipeline::inputs::{expand_inputs, plan_outputs};
+use crate::pipeline::predict::{PredictJob, PredictSummary, predict};
 
 #[derive(Args)]
 pub struct PredictArgs {

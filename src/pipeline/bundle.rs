@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::dataset::Structure;
-use super::recipe::{Recipe, Region};
+use super::manifest::{Manifest, StageManifest};
+use super::recipe::Region;
 use super::sampling::output_maps;
 use super::segmenter::Segmenter;
 use crate::error::{Error, Result};
@@ -20,49 +20,6 @@ use burn::tensor::Device;
 const FORMAT: u32 = 1;
 const MANIFEST: &str = "model.toml";
 const SUMS: &str = "SHA256SUMS";
-
-/// `model.toml`: everything about a model but its weights.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Manifest {
-    pub format: u32,
-    pub ctseg_version: String,
-    /// Structure name by label value.
-    pub structures: BTreeMap<String, String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stage1: Option<StageManifest>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stage2: Option<StageManifest>,
-}
-
-/// How a stage's weights came to be.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StageManifest {
-    pub dataset: String,
-    /// SHA-256 over the training cases' names and the sizes of their files.
-    pub data_fingerprint: String,
-    pub seed: u64,
-    pub engine: String,
-    /// For stage 2: the checksum of the stage-1 weights whose regions it was trained on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stage1_sha256: Option<String>,
-    pub folds: Vec<FoldManifest>,
-    pub recipe: Recipe,
-}
-
-/// One network of a stage.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FoldManifest {
-    pub fold: usize,
-    pub epoch: usize,
-    pub validation_dice: f64,
-    /// Cases that this network was not trained on.
-    pub held_out: Vec<String>,
-    /// Cases that it was trained on.
-    pub trained_on: Vec<String>,
-}
 
 /// A stage as it goes into a bundle.
 pub struct TrainedStage {
@@ -367,28 +324,6 @@ impl Bundle {
             .map(|index| std::mem::take(&mut stage.weights[*index]))
             .collect();
         Ok(())
-    }
-}
-
-impl Manifest {
-    fn stage_mut(&mut self, stage: u8) -> &mut Option<StageManifest> {
-        match stage {
-            1 => &mut self.stage1,
-            _ => &mut self.stage2,
-        }
-    }
-}
-
-impl StageManifest {
-    /// Whether the other's folds could have come from the same training: all but which folds is equal.
-    fn trained_like(&self, other: &Self) -> bool {
-        let comparable = |manifest: &Self| {
-            let mut manifest = manifest.clone();
-            manifest.folds.clear();
-            manifest.recipe.train_folds = None;
-            manifest
-        };
-        comparable(self) == comparable(other)
     }
 }
 

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use burn::tensor::Device;
 use sha2::{Digest, Sha256};
 
-use super::bundle::{Bundle, FoldManifest, StageManifest, TrainedStage};
+use super::bundle::{Bundle, TrainedStage};
 use super::checkpoint::Progress;
 use super::dataset::{CheckDepth, Dataset, LabelSource};
 use super::guard::guarded;
+use super::manifest::{FoldManifest, StageManifest};
 use super::observer::{Logged, Observer};
 use super::recipe::{Recipe, Region};
 use super::run_folder::{RunFolder, RunSettings};

@@ -8,6 +8,8 @@ pub mod dataset;
 pub mod evaluation;
 pub mod fit;
 pub mod guard;
+pub mod inputs;
+pub mod manifest;
 pub mod observer;
 pub mod phantom_set;
 pub mod predict;

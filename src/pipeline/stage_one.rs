@@ -6,9 +6,10 @@ use std::sync::atomic::AtomicBool;
 use burn::tensor::Device;
 use ndarray::{Array3, ArrayView4, Axis};
 
-use super::bundle::{Bundle, FoldManifest};
+use super::bundle::Bundle;
 use super::dataset::{Dataset, LabelSource};
 use super::guard::unless_stopped;
+use super::manifest::FoldManifest;
 use super::observer::Observer;
 use super::roi::{Prior, Roi, carried_over, find_roi};
 use super::sampling::StageOneResult;

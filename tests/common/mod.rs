@@ -5,8 +5,9 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use ctseg::pipeline::bundle::{Bundle, FoldManifest, StageManifest, TrainedStage};
+use ctseg::pipeline::bundle::{Bundle, TrainedStage};
 use ctseg::pipeline::dataset::Structure;
+use ctseg::pipeline::manifest::{FoldManifest, StageManifest};
 use ctseg::pipeline::observer::Silent;
 use ctseg::pipeline::phantom_set::PhantomSet;
 use ctseg::pipeline::recipe::Recipe;
