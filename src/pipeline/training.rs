@@ -63,6 +63,7 @@ pub fn train(
     let (mut network, mut optimiser, mut progress) = begin(job)?;
     let seconds_before = progress.seconds;
     let mut bad_steps = 0;
+    let mut slices_expected = 0; // known once an epoch is over
     let mut validation_time = first_validation_time(job, &network)?;
 
     std::thread::scope(|scope| {
@@ -85,7 +86,12 @@ pub fn train(
             let until = job
                 .deadline
                 .map(|end| end.checked_sub(validation_time).unwrap_or(started));
-            let epoch = Epoch { job, rate, until };
+            let epoch = Epoch {
+                job,
+                rate,
+                until,
+                slices_expected,
+            };
             let outcome = epoch.run(
                 network,
                 &mut optimiser,
@@ -95,6 +101,7 @@ pub fn train(
                 observer,
             )?;
             network = outcome.network;
+            slices_expected = outcome.slices;
 
             let begun = Instant::now();
             let dice = validation_dice(
@@ -240,11 +247,14 @@ struct Epoch<'a> {
     job: &'a TrainingJob<'a>,
     rate: f64,
     until: Option<Instant>,
+    /// Slices of the epoch, 0 if not known.
+    slices_expected: u64,
 }
 
 struct EpochOutcome {
     network: Network,
     mean_loss: f64,
+    slices: u64,
     slices_per_second: f64,
     out_of_time: bool,
 }
@@ -265,11 +275,11 @@ impl Epoch<'_> {
         device.seed(self.job.seed.wrapping_add(epoch as u64 + 1));
         let task = observer.task(
             &format!("{} epoch {}", self.job.name, epoch + 1),
-            0,
+            self.slices_expected,
             "slices",
         );
         let started = Instant::now();
-        let (mut losses, mut steps, mut slices) = (0.0, 0u32, 0);
+        let (mut losses, mut steps, mut slices) = (0.0, 0u32, 0u64);
         let mut out_of_time = false;
         while let Some(batch) = next(batches)? {
             let count = batch.input_shape[0];
@@ -299,7 +309,7 @@ impl Epoch<'_> {
                     self.job.name
                 )));
             }
-            slices += count;
+            slices += count as u64;
             task.advance(count as u64);
             task.note(&format!("loss {:.4}", mean(losses, steps)));
             unless_stopped(self.job.stop, || {
@@ -317,6 +327,7 @@ impl Epoch<'_> {
         Ok(EpochOutcome {
             network,
             mean_loss: mean(losses, steps),
+            slices,
             slices_per_second: slices as f64 / started.elapsed().as_secs_f64(),
             out_of_time,
         })
