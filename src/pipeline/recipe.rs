@@ -169,8 +169,8 @@ pub enum OnBorder {
 impl Default for RoiConfig {
     fn default() -> Self {
         Self {
-            threshold: 0.2,
-            margin_mm: [24.0; 3],
+            threshold: 0.1,
+            margin_mm: [24.0, 24.0, 48.0],
             smallest_component: 0.05,
             on_border: OnBorder::Note,
         }
