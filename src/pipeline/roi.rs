@@ -146,6 +146,15 @@ mod tests {
         Grid::with_spacing([60, 50, 40], [2.0, 2.0, 3.0])
     }
 
+    /// Fixed here, so that tuning the defaults moves no test.
+    fn settings() -> RoiConfig {
+        RoiConfig {
+            threshold: 0.3,
+            margin_mm: [16.0; 3],
+            ..RoiConfig::default()
+        }
+    }
+
     fn prior(mark: impl Fn(usize, usize, usize) -> f32) -> Prior {
         let grid = source().respaced([6.0; 3]); // 20 × 17 × 20
         let [z, y, x] = grid.shape_zyx();
@@ -159,7 +168,7 @@ mod tests {
     fn the_region_covers_what_was_marked_plus_the_margin() {
         let config = RoiConfig {
             margin_mm: [4.0, 0.0, 6.0],
-            ..RoiConfig::default()
+            ..settings()
         };
         let found = find_roi(
             &prior(|z, y, x| {
@@ -194,7 +203,7 @@ mod tests {
                 ))
             }),
             &source(),
-            &RoiConfig::default(),
+            &settings(),
         )
         .unwrap();
         assert!(found.region.end[0] < 50, "{:?}", found.region);
@@ -202,7 +211,7 @@ mod tests {
 
     #[test]
     fn nothing_found_is_the_whole_volume_and_says_so() {
-        let found = find_roi(&prior(|_, _, _| 0.2), &source(), &RoiConfig::default()).unwrap();
+        let found = find_roi(&prior(|_, _, _| 0.2), &source(), &settings()).unwrap();
         assert_eq!(found.region, VoxelBox::whole(source().shape));
         assert!(found.fallback.unwrap().contains("found nothing"));
     }
@@ -214,11 +223,11 @@ mod tests {
                 z < 3 && (5..9).contains(&y) && (5..9).contains(&x),
             ))
         });
-        let noted = find_roi(&at_end, &source(), &RoiConfig::default()).unwrap();
+        let noted = find_roi(&at_end, &source(), &settings()).unwrap();
         assert!(noted.touches_border && noted.fallback.is_none());
         let config = RoiConfig {
             on_border: OnBorder::Whole,
-            ..RoiConfig::default()
+            ..settings()
         };
         let widened = find_roi(&at_end, &source(), &config).unwrap();
         assert_eq!(widened.region, VoxelBox::whole(source().shape));
