@@ -104,3 +104,42 @@ fn a_case_that_cannot_be_compared_is_listed_and_costs_no_other() {
         0,
     );
 }
+
+#[test]
+fn predictions_find_their_case_of_a_dataset_by_id_or_by_a_name_that_is_its_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    // nnU-Net raw: the image is a_0000, the case a.
+    std::fs::create_dir(at("raw")).unwrap();
+    let description = r#"{"channel_names": {"0": "CT"}, "labels": {"background": 0, "one": 1, "two": 2},
+        "numTraining": 1, "file_ending": ".nii.gz"}"#;
+    std::fs::write(at("raw/dataset.json"), description).unwrap();
+    write(&at("raw/imagesTr/a_0000.nii.gz"), [9, 9, 9, 9]);
+    write(&at("raw/labelsTr/a.nii.gz"), [1, 0, 0, 2]);
+    write(&at("pred/a_0000.nii.gz"), [1, 0, 0, 2]);
+    let json = |arguments: &[&str], code| -> Value {
+        serde_json::from_slice(&run(folder.path(), arguments, code).stdout).unwrap()
+    };
+    let summary = json(&["evaluate", "pred", "raw", "--json"], 0);
+    assert_eq!(summary["per_structure"]["one"]["dice"], 1.0);
+    assert_eq!(summary["missing_predictions"], serde_json::json!([]));
+
+    // TotalSegmentator: every image is ct.nii.gz; only the folder tells the case.
+    for (case, labels) in [("s0", [1, 0, 0, 0]), ("s1", [0, 1, 1, 0])] {
+        write(&at(&format!("total/{case}/ct.nii.gz")), [9, 9, 9, 9]);
+        write(
+            &at(&format!("total/{case}/segmentations/one.nii.gz")),
+            labels,
+        );
+    }
+    write(&at("by_id/s1.nii.gz"), [0, 1, 1, 0]);
+    let summary = json(&["evaluate", "by_id", "total", "--json"], 0);
+    assert_eq!(summary["per_structure"]["one"]["dice"], 1.0);
+    assert_eq!(summary["missing_predictions"], serde_json::json!(["s0"]));
+    write(&at("by_image/ct.nii.gz"), [0, 1, 1, 0]);
+    let summary = json(&["evaluate", "by_image", "total", "--json"], 1);
+    assert!(
+        summary["failed"].to_string().contains("no reference"),
+        "{summary}"
+    );
+}

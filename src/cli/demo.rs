@@ -11,12 +11,13 @@ use super::{
 };
 use crate::outside::progress;
 use crate::pipeline::dataset::Dataset;
-use crate::pipeline::evaluation::{Reference, evaluate};
+use crate::pipeline::evaluation::evaluate;
 use crate::pipeline::fit::{FitJob, fit};
 use crate::pipeline::inputs::plan_outputs;
 use crate::pipeline::phantom_set::PhantomSet;
 use crate::pipeline::predict::{PredictJob, predict};
 use crate::pipeline::recipe::Recipe;
+use crate::pipeline::reference::Reference;
 
 #[derive(Args)]
 pub struct DemoArgs {

@@ -8,7 +8,8 @@ use super::table::{score, table};
 use super::{Outcome, Settings, print_out};
 use crate::error::Error;
 use crate::outside::progress;
-use crate::pipeline::evaluation::{Evaluation, Reference, evaluate};
+use crate::pipeline::evaluation::{Evaluation, evaluate};
+use crate::pipeline::reference::Reference;
 
 #[derive(Args)]
 pub struct EvaluateArgs {

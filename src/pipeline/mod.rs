@@ -14,6 +14,7 @@ pub mod observer;
 pub mod phantom_set;
 pub mod predict;
 pub mod recipe;
+pub mod reference;
 pub mod roi;
 pub mod run_folder;
 pub mod sampling;

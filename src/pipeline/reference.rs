@@ -1,0 +1,97 @@
+//! What predictions are compared with, and how a prediction finds its reference.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::dataset::{Dataset, LabelSource};
+use crate::arrays::nifti::{case_name, is_nifti_name, read_labels};
+use crate::error::{Error, Result};
+use crate::values::LabelMap;
+
+/// What predictions are compared with: a folder of label maps, one label map, or a dataset.
+pub enum Reference {
+    Files(BTreeMap<String, PathBuf>),
+    Dataset(Dataset),
+}
+
+impl Reference {
+    /// Recognises what `path` holds.
+    pub fn open(path: &Path, data_root: Option<&Path>) -> Result<Self> {
+        let files = label_maps(path)?;
+        if !files.is_empty() {
+            return Ok(Self::Files(files));
+        }
+        Dataset::open_in(path, data_root).map(Self::Dataset)
+    }
+
+    /// The reference's own id for a prediction called `name`: that id itself, or the name of its image
+    /// file where only one image has it.
+    pub(super) fn id_of(&self, name: &str) -> Option<String> {
+        match self {
+            Self::Files(files) => files.contains_key(name).then(|| name.to_owned()),
+            Self::Dataset(dataset) => {
+                if dataset.cases.iter().any(|case| case.id == name) {
+                    return Some(name.to_owned());
+                }
+                let mut same = dataset
+                    .cases
+                    .iter()
+                    .filter(|case| case_name(&case.image).as_deref() == Some(name));
+                match (same.next(), same.next()) {
+                    (Some(case), None) => Some(case.id.clone()),
+                    _ => None,
+                }
+            }
+        }
+    }
+
+    pub(super) fn load(&self, id: &str) -> Result<Option<LabelMap>> {
+        match self {
+            Self::Files(files) => files
+                .get(id)
+                .map(|path| Ok(read_labels(path)?.1))
+                .transpose(),
+            Self::Dataset(dataset) => dataset
+                .cases
+                .iter()
+                .find(|case| case.id == id && case.labels != LabelSource::None)
+                .map(|case| dataset.load_labels(case))
+                .transpose(),
+        }
+    }
+
+    /// Cases that can be compared with.
+    pub(super) fn cases(&self) -> Vec<String> {
+        match self {
+            Self::Files(files) => files.keys().cloned().collect(),
+            // Training cases of a dataset are not expected to be predicted.
+            Self::Dataset(dataset) if !dataset.test.is_empty() => dataset.test.clone(),
+            Self::Dataset(dataset) => dataset.cases.iter().map(|case| case.id.clone()).collect(),
+        }
+    }
+}
+
+/// Label maps by case name: of a folder, or the one file.
+pub(super) fn label_maps(path: &Path) -> Result<BTreeMap<String, PathBuf>> {
+    if path.is_file() && is_nifti_name(path) {
+        return Ok(case_name(path)
+            .map(|name| (name, path.to_path_buf()))
+            .into_iter()
+            .collect());
+    }
+    if !path.is_dir() {
+        if !path.exists() {
+            return Err(Error::file(
+                path,
+                "does not exist; expected a label map or a folder of them",
+            ));
+        }
+        return Ok(BTreeMap::new());
+    }
+    let entries = std::fs::read_dir(path).map_err(Error::io(path, "read the folder"))?;
+    Ok(entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|file| file.is_file() && is_nifti_name(file))
+        .filter_map(|file| Some((case_name(&file)?, file)))
+        .collect())
+}
