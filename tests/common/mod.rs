@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::{Mutex, PoisonError};
 
 use ctseg::pipeline::bundle::{Bundle, TrainedStage};
 use ctseg::pipeline::dataset::Structure;
@@ -95,8 +96,11 @@ pub fn publish_random(model: &Path, recipe: &Recipe, folds: &[&[&str]]) {
     let structures = two_structures();
     let values: Vec<u16> = structures.iter().map(|s| s.value).collect();
     let outputs = output_maps(recipe, &values).len();
+    // The engine has one generator per process, and `cargo test` runs tests side by side.
+    static SEEDING: Mutex<()> = Mutex::new(());
     let weights = (0..folds.len())
         .map(|fold| {
+            let _alone = SEEDING.lock().unwrap_or_else(PoisonError::into_inner);
             device.seed(100 * u64::from(recipe.stage) + fold as u64);
             let network = recipe
                 .network
