@@ -7,6 +7,7 @@ use serde::Deserialize;
 use crate::error::{Error, Result};
 use crate::pipeline::recipe::one_line;
 use crate::tensors::device::DeviceChoice;
+use crate::tensors::precision::PrecisionChoice;
 
 const FILE: &str = "ctseg.toml";
 
@@ -23,6 +24,7 @@ pub struct Config {
     /// Folder for run folders.
     pub runs: Option<PathBuf>,
     device: Option<String>,
+    precision: Option<String>,
 }
 
 impl Config {
@@ -55,6 +57,12 @@ impl Config {
         self.device
             .as_deref()
             .map_or(Ok(DeviceChoice::Auto), str::parse)
+    }
+
+    pub fn precision(&self) -> Result<PrecisionChoice> {
+        self.precision
+            .as_deref()
+            .map_or(Ok(PrecisionChoice::Auto), str::parse)
     }
 
     /// The model folder: `flag`, else the file's, else `model` here.

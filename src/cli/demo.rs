@@ -66,7 +66,7 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
             model: model.clone(),
             runs: folder.join("runs"),
             resume: None,
-            device: settings.device,
+            compute: settings.compute()?,
             seed: args.seed,
             max_time: None,
             stop: &stop,
@@ -89,7 +89,7 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         cases,
         folder: predictions,
         model,
-        device: settings.device,
+        compute: settings.compute()?,
         overwrite: false,
         stop: &stop,
     };

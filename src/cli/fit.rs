@@ -83,7 +83,7 @@ pub fn run(args: FitArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         model,
         runs,
         resume: args.resume,
-        device: settings.device,
+        compute: settings.compute()?,
         seed,
         max_time: args.max_time,
         stop: &stop,

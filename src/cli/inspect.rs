@@ -13,7 +13,8 @@ use crate::pipeline::bundle::Bundle;
 use crate::pipeline::dataset::{Dataset, LabelSource};
 use crate::pipeline::recipe::Recipe;
 use crate::pipeline::sampling::output_maps;
-use crate::tensors::device::DeviceChoice;
+use crate::tensors::device::{Compute, DeviceChoice};
+use crate::tensors::precision::PrecisionChoice;
 use crate::tensors::weights::{NamedTensors, network_tensors, read_tensors};
 
 #[derive(Args)]
@@ -200,7 +201,7 @@ fn dataset(dataset: &Dataset) -> Result<(String, Value)> {
 
 fn model(path: &Path) -> Result<(String, Value)> {
     let bundle = Bundle::open(path)?;
-    let device = DeviceChoice::Auto.device()?;
+    let compute = lightly()?;
     let mut text = format!(
         "model {} (ctseg {}), SHA-256 {}\n",
         path.display(),
@@ -218,7 +219,7 @@ fn model(path: &Path) -> Result<(String, Value)> {
         let Some(stage) = bundle.stage(number) else {
             continue;
         };
-        let segmenter = bundle.segmenter(number, &device)?;
+        let segmenter = bundle.segmenter(number, &compute)?;
         text += &format!(
             "\nstage {number}: {} networks, trained on '{}' with {}\n",
             segmenter.folds(),
@@ -251,8 +252,10 @@ fn recipe(recipe: &Recipe) -> Result<(String, Value)> {
 }
 
 fn recipe_with(recipe: &Recipe, outputs: usize) -> Result<(String, Value)> {
-    let device = DeviceChoice::Auto.device()?;
-    let network = recipe.network.init(recipe.channels(), outputs, &device)?;
+    let compute = lightly()?;
+    let network = recipe
+        .network
+        .init(recipe.channels(), outputs, &compute.device)?;
     let (layers, value) = layer_table(&network_tensors(&network)?);
     let text = format!(
         "recipe {} (stage {}): {} on {:?} mm, {} input channels, {outputs} output maps, slices a multiple of {}\n{layers}",
@@ -267,6 +270,11 @@ fn recipe_with(recipe: &Recipe, outputs: usize) -> Result<(String, Value)> {
         text,
         json!({"kind": "recipe", "recipe": recipe, "layers": value}),
     ))
+}
+
+/// An engine to look at weights with.
+fn lightly() -> Result<Compute> {
+    Compute::open(DeviceChoice::Auto, PrecisionChoice::Auto, 1)
 }
 
 fn layer_table(tensors: &NamedTensors) -> (String, Value) {

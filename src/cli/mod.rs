@@ -17,7 +17,8 @@ use clap::{Args, Parser, Subcommand};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::error::Error;
-use crate::tensors::device::DeviceChoice;
+use crate::tensors::device::{Compute, DeviceChoice};
+use crate::tensors::precision::PrecisionChoice;
 use config::Config;
 
 /// Two-stage segmentation of CT volumes: a coarse U-Net finds the region of interest, a second one refines
@@ -46,6 +47,12 @@ struct Global {
     /// Engine and device: auto, flex, libtorch, libtorch:cuda:N
     #[arg(long, global = true, env = "CTSEG_DEVICE")]
     device: Option<DeviceChoice>,
+    /// Numbers that networks compute in: auto (bf16 where the device has it), f32, bf16, f16
+    #[arg(long, global = true, env = "CTSEG_PRECISION")]
+    precision: Option<PrecisionChoice>,
+    /// Threads to compute with [default: the cores this process may use]
+    #[arg(long, global = true, env = "CTSEG_THREADS")]
+    threads: Option<usize>,
 }
 
 #[derive(Subcommand)]
@@ -102,6 +109,13 @@ impl Cli {
                 Some(device) => device,
                 None => config.device()?,
             },
+            precision: match self.global.precision {
+                Some(precision) => precision,
+                None => config.precision()?,
+            },
+            threads: self.global.threads.unwrap_or_else(|| {
+                std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+            }),
             json: self.global.json,
             config,
         };
@@ -119,7 +133,16 @@ impl Cli {
 struct Settings {
     config: Config,
     device: DeviceChoice,
+    precision: PrecisionChoice,
+    threads: usize,
     json: bool,
+}
+
+impl Settings {
+    /// The engine that was asked for, ready.
+    fn compute(&self) -> Result<Compute, Error> {
+        Compute::open(self.device, self.precision, self.threads)
+    }
 }
 
 /// A flag that SIGINT and SIGTERM set; a second SIGINT ends the process at once.

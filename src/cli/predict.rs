@@ -35,7 +35,7 @@ pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         cases,
         folder,
         model: settings.config.model_or(args.model),
-        device: settings.device,
+        compute: settings.compute()?,
         overwrite: args.overwrite,
         stop: &stop,
     };

@@ -12,10 +12,10 @@ use super::sampling::output_maps;
 use super::segmenter::Segmenter;
 use crate::error::{Error, Result};
 use crate::files::{parent_of, temporary_folder, write_bytes_atomically};
+use crate::tensors::device::Compute;
 use crate::tensors::weights::{
     NamedTensors, below_prefix, prefixed, read_tensors, with_tensors, write_tensors,
 };
-use burn::tensor::Device;
 
 const FORMAT: u32 = 1;
 const MANIFEST: &str = "model.toml";
@@ -158,11 +158,11 @@ impl Bundle {
         }
     }
 
-    /// A stage ready for use on `device`.
+    /// A stage ready for use.
     ///
     /// # Errors
     /// The bundle has no such stage, or its weights do not fit its recipe.
-    pub fn segmenter(&self, stage: u8, device: &Device) -> Result<Segmenter> {
+    pub fn segmenter(&self, stage: u8, compute: &Compute) -> Result<Segmenter> {
         let manifest = self.stage(stage).ok_or_else(|| {
             Error::file(
                 &self.path,
@@ -178,16 +178,18 @@ impl Bundle {
             .folds
             .iter()
             .map(|fold| {
-                let network = recipe.network.init(recipe.channels(), outputs, device)?;
+                let network = recipe
+                    .network
+                    .init(recipe.channels(), outputs, &compute.device)?;
                 with_tensors(
                     network,
                     &below_prefix(&fold_prefix(fold.fold), &tensors),
-                    device,
+                    &compute.device,
                 )
                 .map_err(|error| Error::file(&path, error.to_string()))
             })
             .collect::<Result<Vec<_>>>()?;
-        Ok(Segmenter::new(recipe, networks, device.clone()))
+        Segmenter::new(recipe, networks, compute)
     }
 
     /// Whether a stage for `structures` can be published at `path`; to be asked before hours of training.

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
 use super::bundle::Bundle;
@@ -14,6 +13,7 @@ use super::segmenter::{Segmenter, network_grid, network_input};
 use super::stage_one::run_stage_one;
 use crate::arrays::resample::restore_exclusive;
 use crate::error::{Error, Result};
+use crate::tensors::device::Compute;
 use crate::values::{LabelMap, Orientation, Volume, VoxelBox};
 
 /// A model in memory, ready for any number of volumes.
@@ -40,8 +40,8 @@ pub struct CascadeReport {
 
 impl Cascade {
     /// Loads the stages of a bundle that prediction needs.
-    pub fn load(bundle: &Bundle, device: &Device) -> Result<Self> {
-        let stage2 = bundle.segmenter(2, device)?;
+    pub fn load(bundle: &Bundle, compute: &Compute) -> Result<Self> {
+        let stage2 = bundle.segmenter(2, compute)?;
         let stage1 = match stage2.recipe.region {
             Region::Whole => None,
             Region::Roi => {
@@ -54,7 +54,7 @@ impl Cascade {
                         "stage 2 was trained on another stage 1 than the model holds; run 'ctseg fit --stage 2' again",
                     ));
                 }
-                Some(bundle.segmenter(1, device)?)
+                Some(bundle.segmenter(1, compute)?)
             }
         };
         let values = bundle

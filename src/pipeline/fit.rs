@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use burn::tensor::Device;
 use sha2::{Digest, Sha256};
 
 use super::bundle::{Bundle, TrainedStage};
@@ -20,7 +19,7 @@ use super::sampling::{CaseSource, StageOneResult};
 use super::stage_one::{RoiQuality, out_of_fold_results};
 use super::training::{Trained, TrainingJob, train};
 use crate::error::{Error, Result};
-use crate::tensors::device::DeviceChoice;
+use crate::tensors::device::Compute;
 
 /// What to train, on what, into what.
 pub struct FitJob<'a> {
@@ -34,7 +33,7 @@ pub struct FitJob<'a> {
     pub runs: PathBuf,
     /// The folder of an earlier run to go on with.
     pub resume: Option<PathBuf>,
-    pub device: DeviceChoice,
+    pub compute: Compute,
     pub seed: u64,
     /// All of the training must be over after this time.
     pub max_time: Option<Duration>,
@@ -61,7 +60,6 @@ pub struct FitSummary {
 pub fn fit(job: &FitJob, observer: &dyn Observer) -> Result<FitSummary> {
     let started = Instant::now();
     let recipe = &job.recipe;
-    let device = job.device.device()?;
     Bundle::check_target(&job.model, recipe.stage, &job.dataset.structures)?;
     check_dataset(&job.dataset, observer)?;
     let mut run = open_run(job)?;
@@ -74,10 +72,10 @@ pub fn fit(job: &FitJob, observer: &dyn Observer) -> Result<FitSummary> {
         job.dataset.training_cases().len(),
         job.dataset.name,
         job.dataset.structures.len(),
-        job.device.resolved(),
+        job.compute,
         run.path().display()
     ));
-    trained_and_published(job, &mut run, started, &device, observer).map_err(|error| match error {
+    trained_and_published(job, &mut run, started, observer).map_err(|error| match error {
         Error::Interrupted(how) => Error::Interrupted(format!(
             "{how}; 'ctseg fit --resume {}' goes on",
             run.path().display()
@@ -90,11 +88,10 @@ fn trained_and_published(
     job: &FitJob,
     run: &mut RunFolder,
     started: Instant,
-    device: &Device,
     observer: &dyn Observer,
 ) -> Result<FitSummary> {
     let recipe = &job.recipe;
-    let (stage_one, stage1_sha256) = stage_one_results(job, device, observer)?;
+    let (stage_one, stage1_sha256) = stage_one_results(job, observer)?;
     let values = job.dataset.structures.iter().map(|s| s.value).collect();
     let source = CaseSource::new(&job.dataset, recipe, values, stage_one);
     let mut stage = TrainedStage {
@@ -132,7 +129,7 @@ fn trained_and_published(
         observer.warn("the model's stage 2 was trained on the old stage 1 and was removed; run 'ctseg fit --stage 2'");
     }
     let roi = match recipe.stage {
-        1 => Some(held_out_roi_quality(job, device, observer)?),
+        1 => Some(held_out_roi_quality(job, observer)?),
         _ => None,
     };
     Ok(FitSummary {
@@ -156,7 +153,6 @@ fn training_share(recipe: &Recipe, limit: Duration) -> Duration {
 /// What stage 2 needs from stage 1 for every training case, and which stage 1 that was.
 fn stage_one_results(
     job: &FitJob,
-    device: &Device,
     observer: &dyn Observer,
 ) -> Result<(BTreeMap<usize, StageOneResult>, Option<String>)> {
     if job.recipe.region == Region::Whole {
@@ -170,7 +166,7 @@ fn stage_one_results(
         &job.dataset,
         &cases,
         job.recipe.prior,
-        device,
+        &job.compute,
         job.stop,
         observer,
     )?;
@@ -191,7 +187,7 @@ fn train_fold(
         train: &split.train,
         validation: &split.validation,
         checkpoints: run.checkpoints(fold),
-        device: job.device.device()?,
+        compute: &job.compute,
         // Each fold draws its own weights and slices.
         seed: job.seed.wrapping_mul(1_000_003).wrapping_add(fold as u64),
         deadline,
@@ -254,7 +250,7 @@ fn stage_manifest(job: &FitJob, stage1_sha256: Option<String>) -> Result<StageMa
         dataset: job.dataset.name.clone(),
         data_fingerprint: data_fingerprint(&job.dataset)?,
         seed: job.seed,
-        engine: job.device.resolved().to_string(),
+        engine: job.compute.to_string(),
         stage1_sha256,
         folds: Vec::new(),
         recipe: job.recipe.clone(),
@@ -289,11 +285,7 @@ fn data_fingerprint(dataset: &Dataset) -> Result<String> {
 }
 
 /// How good the new stage 1's regions are on the cases that one of its networks did not see.
-fn held_out_roi_quality(
-    job: &FitJob,
-    device: &Device,
-    observer: &dyn Observer,
-) -> Result<RoiQuality> {
+fn held_out_roi_quality(job: &FitJob, observer: &dyn Observer) -> Result<RoiQuality> {
     let bundle = Bundle::open(&job.model)?;
     let held_out: Vec<&String> = bundle
         .stage(1)
@@ -308,7 +300,7 @@ fn held_out_roi_quality(
         &job.dataset,
         &cases,
         false,
-        device,
+        &job.compute,
         job.stop,
         observer,
     )?;

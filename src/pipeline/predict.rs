@@ -16,7 +16,7 @@ use super::observer::Observer;
 use crate::arrays::nifti::{NiftiImage, case_name, read_volume, write_labels};
 use crate::error::{Error, Result};
 use crate::files::write_bytes_atomically;
-use crate::tensors::device::DeviceChoice;
+use crate::tensors::device::Compute;
 use crate::values::LabelMap;
 
 /// What to segment, with what.
@@ -25,7 +25,7 @@ pub struct PredictJob<'a> {
     /// Where `failures.jsonl` goes if a case fails.
     pub folder: PathBuf,
     pub model: PathBuf,
-    pub device: DeviceChoice,
+    pub compute: Compute,
     /// Whether label maps that are whole and of this input and model are made again.
     pub overwrite: bool,
     /// Set from outside to stop after the case under way.
@@ -98,7 +98,7 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
             .map_err(Error::io(&job.folder, "write into the folder"))?,
     );
     let bundle = Bundle::open(&job.model)?;
-    let cascade = Cascade::load(&bundle, &job.device.device()?)?;
+    let cascade = Cascade::load(&bundle, &job.compute)?;
     let context = Context {
         job,
         cascade,
@@ -297,7 +297,7 @@ impl Context<'_> {
             model: self.job.model.clone(),
             model_sha256: self.model_sha256.clone(),
             ctseg_version: env!("CARGO_PKG_VERSION").to_owned(),
-            device: self.job.device.resolved().to_string(),
+            device: self.job.compute.to_string(),
             shape: grid.shape,
             spacing_mm: grid.spacing_mm(),
             orientation: grid.orientation().to_string(),

@@ -9,7 +9,7 @@ use crate::arrays::resample::Interpolation;
 use crate::error::{Error, Result};
 use crate::tensors::losses::Loss;
 use crate::tensors::networks::NetworkConfig;
-use crate::tensors::optimiser::AdamConfig;
+use crate::tensors::optimisers::OptimiserConfig;
 
 /// The recipes in the binary: name, text. `--stage 1` is the first, `--stage 2` the second.
 const EMBEDDED: [(&str, &str); 5] = [
@@ -85,7 +85,13 @@ pub struct TrainingConfig {
     pub patch_size: [usize; 2],
     /// How many slices without any structure are shown per slice with one.
     pub empty_slice_share: f64,
-    pub optimiser: AdamConfig,
+    pub optimiser: OptimiserConfig,
+    /// Activations are computed again on the way back instead of being kept: about half the memory for a
+    /// third more time (libtorch).
+    pub recompute: bool,
+    /// In how many parts a batch passes through the network: less memory, the same gradient but for batch
+    /// normalisation, whose statistics are those of a part (libtorch).
+    pub micro_batches: usize,
     pub plateau: PlateauConfig,
     pub early_stopping: EarlyStoppingConfig,
     /// Memory for volumes in MB, one half for source volumes, one for prepared ones; the rest is read
@@ -101,7 +107,9 @@ impl Default for TrainingConfig {
             batch_size: 8,
             patch_size: [256, 256],
             empty_slice_share: 0.5,
-            optimiser: AdamConfig::default(),
+            optimiser: OptimiserConfig::default(),
+            recompute: false,
+            micro_batches: 1,
             plateau: PlateauConfig::default(),
             early_stopping: EarlyStoppingConfig::default(),
             cache_mb: 2048,
@@ -299,6 +307,14 @@ impl Recipe {
             (
                 training.empty_slice_share >= 0.0,
                 "training.empty_slice_share must be 0 or more",
+            ),
+            (
+                self.network.dimensions() == 2,
+                "network.kind must be one that works on slices (unet2d); stages do not cut volumes into patches yet",
+            ),
+            (
+                (0.0..1.0).contains(&training.optimiser.momentum),
+                "training.optimiser.momentum must lie in [0, 1)",
             ),
             (
                 positive(training.optimiser.learning_rate)

@@ -19,6 +19,7 @@ use super::segmenter::{network_grid, network_input};
 use crate::arrays::preprocess::padded_size;
 use crate::arrays::resample::{LabelInterpolation, resample_labels};
 use crate::error::Result;
+use crate::tensors::batch::Batch;
 use crate::values::{Orientation, VoxelBox};
 
 /// Cases whose slices are mixed with each other; bounds the memory of an epoch.
@@ -37,16 +38,6 @@ pub struct PreparedCase {
     pub channels: Array4<f32>,
     /// (z, y, x)
     pub labels: Array3<u16>,
-}
-
-/// One batch in plain memory.
-pub struct Batch {
-    /// (slice, channel, y, x), flattened
-    pub input: Vec<f32>,
-    pub input_shape: [usize; 4],
-    /// (slice, structure, y, x), flattened, 0 or 1
-    pub targets: Vec<f32>,
-    pub targets_shape: [usize; 4],
 }
 
 /// Prepares a stage's cases for its network; those that never change are kept, within the cache's bound.
@@ -299,8 +290,8 @@ fn assembled(patches: &[Patch], recipe: &Recipe, maps: &[Vec<u16>]) -> Batch {
         }
     }
     Batch {
-        input_shape: [patches.len(), channels, height, width],
-        targets_shape: [patches.len(), maps.len(), height, width],
+        input_shape: [patches.len(), channels, 1, height, width],
+        targets_shape: [patches.len(), maps.len(), 1, height, width],
         input: input.into_raw_vec_and_offset().0,
         targets: targets.into_raw_vec_and_offset().0,
     }

@@ -1,7 +1,5 @@
 //! One trained stage on one volume: the network's grid, its input, and logits slice by slice.
 
-use burn::module::Module;
-use burn::tensor::{Device, Tensor, TensorData};
 use ndarray::parallel::prelude::*;
 use ndarray::{Array4, ArrayView4, ArrayViewMut4, Axis, concatenate, s};
 
@@ -10,14 +8,15 @@ use super::roi::Prior;
 use crate::arrays::preprocess::{input_channels, padded_size, slice_batch};
 use crate::arrays::resample::{Interpolation, resample_array};
 use crate::error::{Error, Result};
+use crate::tensors::device::Compute;
+use crate::tensors::inference::Inference;
 use crate::tensors::networks::Network;
 use crate::values::{Grid, Orientation, Volume, VoxelBox};
 
 /// A stage that can be used: its recipe and the networks of its folds, whose logits are averaged.
 pub struct Segmenter {
     pub recipe: Recipe,
-    networks: Vec<Network>,
-    device: Device,
+    inference: Inference,
 }
 
 /// The grid that a stage's network works on: `region` (voxels of the RAS-ordered grid) of `source` in the
@@ -83,19 +82,17 @@ fn check_extent(grid: &Grid) -> Result<()> {
 }
 
 impl Segmenter {
-    /// A stage from networks with their weights; they are put into inference mode.
-    pub fn new(recipe: Recipe, networks: Vec<Network>, device: Device) -> Self {
-        let networks = networks.iter().map(Module::valid).collect();
-        Self {
+    /// A stage from networks with their weights, on `compute`'s device.
+    pub fn new(recipe: Recipe, networks: Vec<Network>, compute: &Compute) -> Result<Self> {
+        Ok(Self {
             recipe,
-            networks,
-            device,
-        }
+            inference: Inference::new(networks, compute)?,
+        })
     }
 
     /// How many folds' networks there are.
     pub fn folds(&self) -> usize {
-        self.networks.len()
+        self.inference.len()
     }
 
     /// The mean of the networks' logits for a whole input, slices in batches.
@@ -108,28 +105,22 @@ impl Segmenter {
         input: ArrayView4<f32>,
         on_slices: &(dyn Fn(usize) + Sync),
     ) -> Result<Array4<f32>> {
-        slice_logits(&self.recipe, &self.networks, input, &self.device, on_slices)
+        slice_logits(&self.recipe, &self.inference, None, input, on_slices)
     }
 
     /// [`Segmenter::logits`] of the network of one fold alone (its position among the trained ones).
     pub fn logits_of_fold(&self, fold: usize, input: ArrayView4<f32>) -> Result<Array4<f32>> {
-        let network = self.networks.get(fold).ok_or_else(|| {
-            Error::invalid(format!(
+        if fold >= self.folds() {
+            return Err(Error::invalid(format!(
                 "internal: the stage has no network for fold {fold}"
-            ))
-        })?;
-        slice_logits(
-            &self.recipe,
-            std::slice::from_ref(network),
-            input,
-            &self.device,
-            &|_| (),
-        )
+            )));
+        }
+        slice_logits(&self.recipe, &self.inference, Some(fold), input, &|_| ())
     }
 }
 
-/// Logits of every axial slice, averaged over `networks` (in inference mode), in batches of the recipe's
-/// size. On the pure-Rust engine batches run side by side on rayon's threads; results do not depend on
+/// Logits of every axial slice, averaged over the networks (or of the one at `only`), in batches of the
+/// recipe's size. On the pure-Rust engine batches run side by side on rayon's threads; results do not depend on
 /// how many there are.
 ///
 /// # Shapes
@@ -137,9 +128,9 @@ impl Segmenter {
 /// - output: (structure, z, y, x)
 pub fn slice_logits(
     recipe: &Recipe,
-    networks: &[Network],
+    inference: &Inference,
+    only: Option<usize>,
     input: ArrayView4<f32>,
-    device: &Device,
     on_slices: &(dyn Fn(usize) + Sync),
 ) -> Result<Array4<f32>> {
     let (_, depth, height, width) = input.dim();
@@ -147,7 +138,7 @@ pub fn slice_logits(
     let size = [padded_size(height, multiple), padded_size(width, multiple)];
     let batch_size = recipe.training.batch_size.max(1);
     let first: Vec<usize> = (0..depth.min(batch_size)).collect();
-    let begun = batch_logits(networks, input, &first, size, device)?;
+    let begun = batch_logits(inference, only, input, &first, size)?;
     let mut result = Array4::zeros((begun.dim().1, depth, height, width));
     let place = |mut part: ArrayViewMut4<f32>, logits: Array4<f32>| {
         // (slice, structure, y, x) with padding to (structure, slice, y, x) without
@@ -163,11 +154,11 @@ pub fn slice_logits(
     let run = |(index, part): (usize, ArrayViewMut4<f32>)| -> Result<()> {
         let from = first.len() + index * batch_size;
         let slices: Vec<usize> = (from..from + part.dim().1).collect();
-        place(part, batch_logits(networks, input, &slices, size, device)?);
+        place(part, batch_logits(inference, only, input, &slices, size)?);
         Ok(())
     };
     let parts = rest.axis_chunks_iter_mut(Axis(1), batch_size);
-    if runs_side_by_side(device) {
+    if inference.compute().runs_side_by_side() {
         parts.into_par_iter().enumerate().try_for_each(run)?;
     } else {
         parts.into_iter().enumerate().try_for_each(run)?;
@@ -177,41 +168,16 @@ pub fn slice_logits(
 
 /// Logits of some slices, (slice, structure, y, x), padded size.
 fn batch_logits(
-    networks: &[Network],
+    inference: &Inference,
+    only: Option<usize>,
     input: ArrayView4<f32>,
     slices: &[usize],
     size: [usize; 2],
-    device: &Device,
 ) -> Result<Array4<f32>> {
-    let shape = [slices.len(), input.dim().0, size[0], size[1]];
-    let data = TensorData::new(slice_batch(input, slices, size), shape);
-    let tensor = Tensor::<4>::from_data(data, device);
-    let mut sum: Option<Tensor<4>> = None;
-    for network in networks {
-        let logits = network.forward(tensor.clone());
-        sum = Some(match sum {
-            Some(sum) => sum + logits,
-            None => logits,
-        });
-    }
-    let mean = sum.ok_or_else(|| Error::invalid("internal: a stage without networks"))?
-        / networks.len() as f64;
-    let [slices, structures, height, width] = mean.dims();
-    let values = mean
-        .into_data()
-        .try_into_vec::<f32>()
-        .map_err(|error| Error::invalid(format!("cannot read the logits back: {error:?}")))?;
+    let shape = [slices.len(), input.dim().0, 1, size[0], size[1]];
+    let batch = slice_batch(input, slices, size);
+    let (values, shape) = inference.logits(&batch, shape, only)?;
+    let [slices, structures, _, height, width] = shape;
     Array4::from_shape_vec((slices, structures, height, width), values)
         .map_err(|error| Error::invalid(format!("internal: {error}")))
-}
-
-/// Whether batches gain from running on several threads at once: libtorch has threads of its own.
-fn runs_side_by_side(device: &Device) -> bool {
-    #[cfg(feature = "flex")]
-    return *device == Device::flex();
-    #[cfg(not(feature = "flex"))]
-    {
-        let _ = device;
-        false
-    }
 }

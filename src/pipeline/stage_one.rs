@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
-use burn::tensor::Device;
 use ndarray::{Array3, ArrayView4, Axis};
 
 use super::bundle::Bundle;
@@ -16,6 +15,7 @@ use super::sampling::StageOneResult;
 use super::segmenter::{Segmenter, network_grid, network_input};
 use crate::arrays::metrics::recall_inside;
 use crate::error::{Error, Result};
+use crate::tensors::device::Compute;
 use crate::values::{Orientation, Volume, VoxelBox};
 
 /// Stage 1's probabilities and region for a volume. `fold` uses the network of one fold alone (its
@@ -79,11 +79,11 @@ pub fn out_of_fold_results(
     dataset: &Dataset,
     cases: &[usize],
     keep_prior: bool,
-    device: &Device,
+    compute: &Compute,
     stop: &AtomicBool,
     observer: &dyn Observer,
 ) -> Result<BTreeMap<usize, StageOneResult>> {
-    let segmenter = bundle.segmenter(1, device)?;
+    let segmenter = bundle.segmenter(1, compute)?;
     let folds = bundle.stage(1).map_or(&[][..], |stage| &stage.folds);
     let fair = cases
         .iter()

@@ -4,20 +4,19 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
-use burn::module::Module;
-use burn::tensor::{Device, Tensor, TensorData};
-
 use super::checkpoint::{Checkpoint, CheckpointFolder, Ended, Progress};
 use super::guard::{guarded, unless_stopped};
 use super::observer::Observer;
 use super::recipe::Recipe;
-use super::sampling::{Batch, CaseSource, send_epoch};
+use super::sampling::{CaseSource, send_epoch};
 use super::schedule::{EarlyStopping, ReduceOnPlateau};
 use super::tracker::Tracker;
 use super::validation::validation_dice;
 use crate::error::{Error, Result};
+use crate::tensors::batch::Batch;
+use crate::tensors::device::Compute;
+use crate::tensors::learner::{Learner, LearnerSetup};
 use crate::tensors::networks::Network;
-use crate::tensors::optimiser::Adam;
 use crate::tensors::weights::{NamedTensors, network_tensors, with_tensors};
 
 /// Batches that are prepared ahead of the network.
@@ -32,7 +31,7 @@ pub struct TrainingJob<'a> {
     pub train: &'a [usize],
     pub validation: &'a [usize],
     pub checkpoints: CheckpointFolder,
-    pub device: Device,
+    pub compute: &'a Compute,
     pub seed: u64,
     /// Training ends so that it is over by then.
     pub deadline: Option<Instant>,
@@ -60,11 +59,11 @@ pub fn train(
 ) -> Result<Trained> {
     let recipe = job.source.recipe;
     let started = Instant::now();
-    let (mut network, mut optimiser, mut progress) = begin(job)?;
+    let (mut learner, mut progress) = begin(job)?;
     let seconds_before = progress.seconds;
     let mut bad_steps = 0;
     let mut slices_expected = 0; // known once an epoch is over
-    let mut validation_time = first_validation_time(job, &network)?;
+    let mut validation_time = first_validation_time(job, &learner)?;
 
     std::thread::scope(|scope| {
         let (to, batches) = sync_channel(QUEUE);
@@ -93,28 +92,26 @@ pub fn train(
                 slices_expected,
             };
             let outcome = epoch.run(
-                network,
-                &mut optimiser,
+                &mut learner,
                 &batches,
                 progress.epoch,
                 &mut bad_steps,
                 observer,
             )?;
-            network = outcome.network;
             slices_expected = outcome.slices;
 
             let begun = Instant::now();
             let dice = validation_dice(
                 job.source,
-                &network.valid(),
+                learner.network()?,
                 job.validation,
-                &job.device,
+                job.compute,
                 job.stop,
             )?;
             validation_time = begun.elapsed();
 
             progress.epoch += 1;
-            progress.optimiser_steps = optimiser.state()?.1;
+            progress.optimiser_steps = learner.state()?.1;
             progress
                 .plateau
                 .observe(dice.mean, &recipe.training.plateau);
@@ -135,7 +132,7 @@ pub fn train(
             } else {
                 None
             };
-            let state = checkpoint(&network, &optimiser, &progress)?;
+            let state = checkpoint(&learner, &progress)?;
             if is_best {
                 job.checkpoints.save_best(&state)?;
             }
@@ -165,68 +162,74 @@ pub fn train(
 }
 
 /// How long validation will take, where there is a deadline to keep: one case's time for all of them.
-fn first_validation_time(job: &TrainingJob, network: &Network) -> Result<Duration> {
+fn first_validation_time(job: &TrainingJob, learner: &Learner) -> Result<Duration> {
     let (Some(_), Some(first)) = (job.deadline, job.validation.first()) else {
         return Ok(Duration::ZERO);
     };
     let begun = Instant::now();
     validation_dice(
         job.source,
-        &network.valid(),
+        learner.network()?,
         &[*first],
-        &job.device,
+        job.compute,
         job.stop,
     )?;
     Ok(begun.elapsed() * job.validation.len() as u32)
 }
 
 /// Fresh weights, or everything as the last checkpoint left it.
-fn begin(job: &TrainingJob) -> Result<(Network, Adam, Progress)> {
+fn begin(job: &TrainingJob) -> Result<(Learner, Progress)> {
     let recipe = job.source.recipe;
-    let fresh = fresh_network(recipe, job.source.outputs(), &job.device, job.seed)?;
-    let config = recipe.training.optimiser.clone();
+    let training = &recipe.training;
+    let fresh = fresh_network(recipe, job.source.outputs(), job.compute, job.seed)?;
+    let setup = LearnerSetup {
+        loss: training.loss,
+        optimiser: training.optimiser.clone(),
+        recompute: training.recompute,
+        micro_batches: training.micro_batches,
+    };
     match job.checkpoints.load_last()? {
         Some(mut saved) => {
             if saved.progress.ended == Some(Ended::TimeIsUp) {
                 saved.progress.ended = None; // whoever resumes has time again
             }
-            let network = with_tensors(fresh, &saved.network, &job.device)?.train();
+            let network = with_tensors(fresh, &saved.network, &job.compute.device)?;
             let steps = saved.progress.optimiser_steps;
-            let optimiser = Adam::restored(config, &saved.optimiser, steps, &job.device);
-            Ok((network, optimiser, saved.progress))
+            let learner = Learner::restored(network, setup, job.compute, &saved.optimiser, steps)?;
+            Ok((learner, saved.progress))
         }
         None => {
             let progress = Progress {
                 epoch: 0,
                 optimiser_steps: 0,
-                plateau: ReduceOnPlateau::new(config.learning_rate),
+                plateau: ReduceOnPlateau::new(training.optimiser.learning_rate),
                 early_stopping: EarlyStopping::new(),
                 best: None,
                 seconds: 0.0,
                 ended: None,
             };
-            let optimiser = Adam::new(config);
+            let learner = Learner::new(fresh, setup, job.compute)?;
             job.checkpoints
-                .save_last(&checkpoint(&fresh, &optimiser, &progress)?)?;
-            Ok((fresh, optimiser, progress))
+                .save_last(&checkpoint(&learner, &progress)?)?;
+            Ok((learner, progress))
         }
     }
 }
 
-/// A network in training mode whose weights follow from the seed.
-fn fresh_network(recipe: &Recipe, outputs: usize, device: &Device, seed: u64) -> Result<Network> {
-    device.seed(seed);
+/// A network whose weights follow from the seed.
+fn fresh_network(recipe: &Recipe, outputs: usize, compute: &Compute, seed: u64) -> Result<Network> {
+    compute.device.seed(seed);
     let network = recipe
         .network
-        .init(recipe.channels(), outputs, &device.clone().autodiff())?;
+        .init(recipe.channels(), outputs, &compute.device)?;
     // Burn draws weights when they are first used; they are drawn here, in the order of their names.
     network_tensors(&network)?;
     Ok(network)
 }
 
-fn checkpoint(network: &Network, optimiser: &Adam, progress: &Progress) -> Result<Checkpoint> {
-    let (state, _) = optimiser.state()?;
-    let weights = network_tensors(network)?;
+fn checkpoint(learner: &Learner, progress: &Progress) -> Result<Checkpoint> {
+    let (state, _) = learner.state()?;
+    let weights = learner.weights()?;
     if let Some((name, _)) = weights
         .iter()
         .find(|(_, t)| t.values.iter().any(|v| !v.is_finite()))
@@ -252,7 +255,6 @@ struct Epoch<'a> {
 }
 
 struct EpochOutcome {
-    network: Network,
     mean_loss: f64,
     slices: u64,
     slices_per_second: f64,
@@ -262,42 +264,31 @@ struct EpochOutcome {
 impl Epoch<'_> {
     fn run(
         &self,
-        mut network: Network,
-        optimiser: &mut Adam,
+        learner: &mut Learner,
         batches: &Receiver<Result<Option<Batch>>>,
         epoch: usize,
         bad_steps: &mut usize,
         observer: &dyn Observer,
     ) -> Result<EpochOutcome> {
-        let recipe = self.job.source.recipe;
-        let device = self.job.device.clone().autodiff();
-        // Dropout's draws depend on seed and epoch alone, so that a resumed run repeats them.
-        device.seed(self.job.seed.wrapping_add(epoch as u64 + 1));
         let task = observer.task(
             &format!("{} epoch {}", self.job.name, epoch + 1),
             self.slices_expected,
             "slices",
         );
         let started = Instant::now();
-        let (mut losses, mut steps, mut slices) = (0.0, 0u32, 0u64);
+        let (mut losses, mut steps, mut slices, mut step) = (0.0, 0u32, 0u64, 0u64);
         let mut out_of_time = false;
         while let Some(batch) = next(batches)? {
             let count = batch.input_shape[0];
-            let input =
-                Tensor::<4>::from_data(TensorData::new(batch.input, batch.input_shape), &device);
-            let targets = Tensor::<4>::from_data(
-                TensorData::new(batch.targets, batch.targets_shape),
-                &device,
-            );
-            let loss = recipe
-                .training
-                .loss
-                .compute(network.forward(input), targets);
-            let value = f64::from(loss.clone().into_scalar::<f32>());
-            let (next_network, norm) = optimiser.step(network, loss.backward(), self.rate);
-            network = next_network;
-            if norm.is_finite() && value.is_finite() {
-                losses += value;
+            // Dropout's draws depend on seed, epoch and step alone, so that a resumed run repeats them.
+            let seed = self.job.seed.wrapping_add((epoch as u64 + 1) << 32);
+            let report = learner.step(batch, self.rate, seed.wrapping_add(step))?;
+            step += 1;
+            if let Some(note) = &report.note {
+                observer.warn(&format!("{}: {note}", self.job.name));
+            }
+            if report.is_taken() {
+                losses += report.loss;
                 steps += 1;
                 *bad_steps = 0;
             } else {
@@ -325,7 +316,6 @@ impl Epoch<'_> {
             }
         }
         Ok(EpochOutcome {
-            network,
             mean_loss: mean(losses, steps),
             slices,
             slices_per_second: slices as f64 / started.elapsed().as_secs_f64(),

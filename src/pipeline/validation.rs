@@ -2,13 +2,14 @@
 
 use std::sync::atomic::AtomicBool;
 
-use burn::tensor::Device;
 use ndarray::Axis;
 
 use super::guard::unless_stopped;
 use super::sampling::{CaseSource, output_maps};
 use super::segmenter::slice_logits;
 use crate::error::Result;
+use crate::tensors::device::Compute;
+use crate::tensors::inference::Inference;
 use crate::tensors::networks::Network;
 
 /// Dice on held-out cases, measured on the network's grid.
@@ -20,14 +21,15 @@ pub struct ValidationDice {
     pub per_map: Vec<Option<f64>>,
 }
 
-/// Segments every case of `cases` with `network` (in inference mode) and compares.
+/// Segments every case of `cases` with `network` and compares.
 pub fn validation_dice(
     source: &CaseSource,
-    network: &Network,
+    network: Network,
     cases: &[usize],
-    device: &Device,
+    compute: &Compute,
     stop: &AtomicBool,
 ) -> Result<ValidationDice> {
+    let inference = Inference::new(vec![network], compute)?;
     let maps = output_maps(source.recipe, &source.structures);
     let mut sums = vec![(0.0, 0usize); maps.len()];
     for case in cases {
@@ -35,12 +37,11 @@ pub fn validation_dice(
             "validation was under way; the last checkpoint is whole".to_owned()
         })?;
         let prepared = source.prepared(*case)?;
-        let networks = std::slice::from_ref(network);
         let logits = slice_logits(
             source.recipe,
-            networks,
+            &inference,
+            None,
             prepared.channels.view(),
-            device,
             &|_| (),
         )?;
         for ((map, values), sum) in logits.axis_iter(Axis(0)).zip(&maps).zip(&mut sums) {

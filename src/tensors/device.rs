@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use burn::tensor::Device;
 
+use super::precision::{Precision, PrecisionChoice};
 use crate::error::{Error, Result};
 
 /// What the user asked for with `--device`.
@@ -52,13 +53,21 @@ impl fmt::Display for DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// `auto` replaced by what it stands for in this build.
+    /// `auto` replaced by the fastest that this build and machine have: an NVIDIA GPU, libtorch on the CPU,
+    /// flex.
     pub fn resolved(self) -> Self {
         match self {
+            #[cfg(feature = "libtorch")]
+            Self::Auto if super::libtorch::has_cuda() => Self::LibTorchCuda(0),
             Self::Auto if cfg!(feature = "libtorch") => Self::LibTorchCpu,
             Self::Auto => Self::Flex,
             chosen => chosen,
         }
+    }
+
+    /// Whether libtorch computes.
+    pub fn is_libtorch(self) -> bool {
+        matches!(self.resolved(), Self::LibTorchCpu | Self::LibTorchCuda(_))
     }
 
     /// The Burn device to create tensors on (without autodiff).
@@ -72,6 +81,13 @@ impl DeviceChoice {
             #[cfg(feature = "libtorch")]
             #[allow(deprecated)] // burn-tch is the one way to libtorch; it is pinned
             Self::LibTorchCpu => Ok(Device::libtorch()),
+            #[cfg(feature = "libtorch")]
+            Self::LibTorchCuda(index) if index >= super::libtorch::cuda_devices() => {
+                Err(Error::invalid(format!(
+                    "device {self} is not there: libtorch sees {} NVIDIA GPUs on this machine; use --device libtorch for its CPU",
+                    super::libtorch::cuda_devices()
+                )))
+            }
             #[cfg(feature = "libtorch")]
             #[allow(deprecated)]
             Self::LibTorchCuda(index) => Ok(Device::libtorch_cuda(index)),
@@ -98,6 +114,47 @@ impl DeviceChoice {
             names.extend(["libtorch", "libtorch:cuda:N"]);
         }
         names
+    }
+}
+
+/// An engine that is ready: which, where, in which numbers.
+#[derive(Debug, Clone)]
+pub struct Compute {
+    /// Never [`DeviceChoice::Auto`].
+    pub choice: DeviceChoice,
+    pub precision: Precision,
+    /// Without autodiff.
+    pub device: Device,
+}
+
+impl Compute {
+    /// Opens a device, with `threads` for each operation on a CPU.
+    ///
+    /// # Errors
+    /// The build lacks the engine, the machine the device, or the device the precision.
+    pub fn open(choice: DeviceChoice, precision: PrecisionChoice, threads: usize) -> Result<Self> {
+        let choice = choice.resolved();
+        #[cfg(feature = "libtorch")]
+        if choice.is_libtorch() {
+            super::libtorch::set_up(threads);
+        }
+        let _ = threads; // flex computes on rayon's threads
+        Ok(Self {
+            choice,
+            precision: precision.on(choice)?,
+            device: choice.device()?,
+        })
+    }
+
+    /// Whether batches gain from running on several threads at once: libtorch has threads of its own.
+    pub fn runs_side_by_side(&self) -> bool {
+        self.choice == DeviceChoice::Flex
+    }
+}
+
+impl fmt::Display for Compute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in {}", self.choice, self.precision)
     }
 }
 

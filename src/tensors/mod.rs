@@ -1,8 +1,15 @@
 //! Everything that computes on tensors: devices, networks, losses, optimisers, weights. This layer and
 //! `pipeline` are the only ones that know Burn; it knows nothing of files with images, grids or cases.
 
+pub mod batch;
+pub mod blocks;
 pub mod device;
+pub mod inference;
+pub mod learner;
+#[cfg(feature = "libtorch")]
+pub mod libtorch;
 pub mod losses;
 pub mod networks;
-pub mod optimiser;
+pub mod optimisers;
+pub mod precision;
 pub mod weights;

@@ -26,11 +26,11 @@ const METADATA_KEY: &str = "ctseg";
 
 /// Follows a traversal of a module and names its parameters: `encoder.0.conv1.weight`.
 #[derive(Default)]
-pub(super) struct PathNames(Vec<String>);
+pub(in crate::tensors) struct PathNames(Vec<String>);
 
 impl PathNames {
     /// The variant of the network enum is no part of a name, so that names stay those of the network.
-    pub(super) fn enter(&mut self, name: &str, container_type: &str) {
+    pub(in crate::tensors) fn enter(&mut self, name: &str, container_type: &str) {
         if container_type.starts_with("Enum:") {
             self.0.push(String::new());
         } else {
@@ -38,11 +38,11 @@ impl PathNames {
         }
     }
 
-    pub(super) fn exit(&mut self) {
+    pub(in crate::tensors) fn exit(&mut self) {
         self.0.pop();
     }
 
-    pub(super) fn current(&self) -> String {
+    pub(in crate::tensors) fn current(&self) -> String {
         let parts: Vec<&str> = self
             .0
             .iter()

@@ -6,8 +6,8 @@ use burn::tensor::Tensor;
 /// (as PyTorch's `binary_cross_entropy_with_logits`).
 ///
 /// # Shapes
-/// - `logits`, `targets`: (batch, structure, y, x)
-pub(super) fn binary_cross_entropy(logits: Tensor<4>, targets: Tensor<4>) -> Tensor<1> {
+/// - `logits`, `targets`: (batch, structure, z, y, x)
+pub(super) fn binary_cross_entropy(logits: Tensor<5>, targets: Tensor<5>) -> Tensor<1> {
     let softplus = logits.clone().abs().neg().exp().log1p();
     (logits.clone().clamp_min(0.0) - logits * targets + softplus).mean()
 }

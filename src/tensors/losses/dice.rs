@@ -11,14 +11,15 @@ const SMOOTH: f64 = 1.0;
 /// ("batch Dice": Milletari et al., "V-Net", 3DV 2016, without squares, as nnU-Net).
 ///
 /// # Shapes
-/// - `logits`, `targets`: (batch, structure, y, x)
-pub(super) fn soft_dice(logits: Tensor<4>, targets: Tensor<4>) -> Tensor<1> {
-    let [_, structures, _, _] = logits.dims();
-    let per_structure = |tensor: Tensor<4>| -> Tensor<1> {
+/// - `logits`, `targets`: (batch, structure, z, y, x)
+pub(super) fn soft_dice(logits: Tensor<5>, targets: Tensor<5>) -> Tensor<1> {
+    let [_, structures, _, _, _] = logits.dims();
+    let per_structure = |tensor: Tensor<5>| -> Tensor<1> {
         tensor
             .sum_dim(0)
             .sum_dim(2)
             .sum_dim(3)
+            .sum_dim(4)
             .reshape([structures])
     };
     let probabilities = sigmoid(logits);

@@ -24,8 +24,8 @@ impl Loss {
     /// The loss of one batch, a tensor with one element.
     ///
     /// # Shapes
-    /// - `logits`, `targets`: (batch, structure, y, x); targets are 0 or 1
-    pub fn compute(self, logits: Tensor<4>, targets: Tensor<4>) -> Tensor<1> {
+    /// - `logits`, `targets`: (batch, structure, z, y, x); targets are 0 or 1
+    pub fn compute(self, logits: Tensor<5>, targets: Tensor<5>) -> Tensor<1> {
         match self {
             Self::Bce => bce::binary_cross_entropy(logits, targets),
             Self::Dice => dice::soft_dice(logits, targets),
@@ -52,18 +52,18 @@ mod tests {
     use burn::tensor::Device;
 
     // Golden values: PyTorch 2.11,
-    //   x = torch.tensor([2., -1., .5, -3., 0., 4., -.2, 1.]).reshape(2, 2, 1, 2)
-    //   t = torch.tensor([1., 0., 1., 0., 0., 1., 1., 0.]).reshape(2, 2, 1, 2)
+    //   x = torch.tensor([2., -1., .5, -3., 0., 4., -.2, 1.]).reshape(2, 2, 1, 1, 2)
+    //   t = torch.tensor([1., 0., 1., 0., 0., 1., 1., 0.]).reshape(2, 2, 1, 1, 2)
     //   bce  = F.binary_cross_entropy_with_logits(x, t)                      # 0.4731940
-    //   p = x.sigmoid(); s = lambda v: v.sum((0, 2, 3))
+    //   p = x.sigmoid(); s = lambda v: v.sum((0, 2, 3, 4))
     //   dice = 1 - ((2 * s(p * t) + 1) / (s(p) + s(t) + 1)).mean()           # 0.2562699
-    fn batch() -> (Tensor<4>, Tensor<4>) {
+    fn batch() -> (Tensor<5>, Tensor<5>) {
         let device = crate::tensors::device::DeviceChoice::Auto
             .device()
             .unwrap_or_else(|_| Device::default());
         let x = Tensor::<1>::from_floats([2.0, -1.0, 0.5, -3.0, 0.0, 4.0, -0.2, 1.0], &device);
         let t = Tensor::<1>::from_floats([1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0], &device);
-        (x.reshape([2, 2, 1, 2]), t.reshape([2, 2, 1, 2]))
+        (x.reshape([2, 2, 1, 1, 2]), t.reshape([2, 2, 1, 1, 2]))
     }
 
     fn value(loss: Loss) -> f32 {

@@ -1,26 +1,31 @@
 //! The networks that a stage recipe can name. A new one is a file here and one arm in each match below.
 
-mod unet2d;
+mod unet;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-pub use unet2d::{Unet2d, Unet2dConfig};
+use crate::tensors::blocks::burn_ops::BurnOps;
+pub use unet::{Downsampling, Unet, UnetConfig};
 
 /// The network of a stage, as written under `[network]` in its recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind")]
 pub enum NetworkConfig {
     #[serde(rename = "unet2d")]
-    Unet2d(Unet2dConfig),
+    Unet2d(UnetConfig),
+    #[serde(rename = "unet3d")]
+    Unet3d(UnetConfig),
 }
 
 /// A network with its weights.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // there are a handful of them in a process
 pub enum Network {
-    Unet2d(Unet2d),
+    Unet2d(Unet<4>),
+    Unet3d(Unet<5>),
 }
 
 impl NetworkConfig {
@@ -37,13 +42,22 @@ impl NetworkConfig {
         }
         match self {
             Self::Unet2d(config) => Ok(Network::Unet2d(config.init(channels, structures, device)?)),
+            Self::Unet3d(config) => Ok(Network::Unet3d(config.init(channels, structures, device)?)),
         }
     }
 
-    /// The number that both sides of an input slice must be a multiple of.
+    /// The number that every side of an input (both in 2D) must be a multiple of.
     pub fn multiple(&self) -> usize {
         match self {
-            Self::Unet2d(config) => config.multiple(),
+            Self::Unet2d(config) | Self::Unet3d(config) => config.multiple(),
+        }
+    }
+
+    /// Whether the network works on slices (2) or on volumes (3).
+    pub fn dimensions(&self) -> usize {
+        match self {
+            Self::Unet2d(_) => 2,
+            Self::Unet3d(_) => 3,
         }
     }
 
@@ -51,19 +65,33 @@ impl NetworkConfig {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Unet2d(_) => "unet2d",
+            Self::Unet3d(_) => "unet3d",
         }
     }
 }
 
 impl Network {
-    /// Logits for a batch of slices.
+    /// Logits for a batch by Burn's operations.
     ///
     /// # Shapes
-    /// - `input`: (batch, channel, y, x), y and x multiples of [`NetworkConfig::multiple`]
-    /// - output: (batch, structure, y, x)
-    pub fn forward(&self, input: Tensor<4>) -> Tensor<4> {
+    /// - `input`: (batch, channel, z, y, x), sides multiples of [`NetworkConfig::multiple`]; z is 1 for a
+    ///   network that works on slices
+    /// - output: (batch, structure, z, y, x)
+    pub fn forward(&self, input: Tensor<5>) -> Result<Tensor<5>> {
         match self {
-            Self::Unet2d(network) => network.forward(input),
+            Self::Unet2d(network) => {
+                let logits = network.forward(&BurnOps, input.squeeze_dim::<4>(2))?;
+                Ok(logits.unsqueeze_dim(2))
+            }
+            Self::Unet3d(network) => network.forward(&BurnOps, input),
+        }
+    }
+
+    /// The network as it is used after training: batch normalisation inside the convolutions.
+    pub fn folded(self) -> Self {
+        match self {
+            Self::Unet2d(network) => Self::Unet2d(network.folded()),
+            Self::Unet3d(network) => Self::Unet3d(network.folded()),
         }
     }
 }

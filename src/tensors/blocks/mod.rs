@@ -1,0 +1,160 @@
+//! The parts that networks are made of. Here are their weights and settings; what they compute is an
+//! [`Engine`]'s business: [`burn_ops`] on Burn's tensors, `tensors::libtorch` by libtorch's own calls.
+//!
+//! `R` is the rank of an image tensor: 4 for (batch, channel, y, x), 5 for (batch, channel, z, y, x).
+
+pub mod burn_ops;
+mod fold;
+
+use burn::module::{Module, Param};
+use burn::nn::{BatchNorm, BatchNormConfig, Initializer, InstanceNorm, InstanceNormConfig};
+use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+
+/// A convolution, "same" padding.
+#[derive(Module, Debug)]
+pub struct Conv<const R: usize> {
+    /// (out, in, kernel…)
+    pub weight: Param<Tensor<R>>,
+    pub bias: Option<Param<Tensor<1>>>,
+    /// Per spatial axis.
+    #[module(skip)]
+    pub stride: Vec<usize>,
+    #[module(skip)]
+    pub padding: Vec<usize>,
+}
+
+/// A transposed convolution whose kernel is its stride: every voxel becomes a patch of its own.
+#[derive(Module, Debug)]
+pub struct UpConv<const R: usize> {
+    /// (in, out, kernel…)
+    pub weight: Param<Tensor<R>>,
+    pub bias: Param<Tensor<1>>,
+    /// Kernel and stride per spatial axis.
+    #[module(skip)]
+    pub factors: Vec<usize>,
+}
+
+/// A normalisation over channels.
+#[derive(Module, Debug)]
+pub enum Norm {
+    Batch(BatchNorm),
+    Instance(InstanceNorm),
+}
+
+/// Which normalisation a network has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NormKind {
+    Batch,
+    Instance,
+}
+
+/// What follows a normalisation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    Relu,
+    /// Slope 0.01 below zero, as nnU-Net.
+    LeakyRelu,
+}
+
+impl Activation {
+    /// What negative values are multiplied by.
+    pub fn slope(self) -> f64 {
+        match self {
+            Self::Relu => 0.0,
+            Self::LeakyRelu => 0.01,
+        }
+    }
+}
+
+/// Convolution, normalisation (none where it is folded into the convolution), activation.
+#[derive(Module, Debug)]
+pub struct ConvNormAct<const R: usize> {
+    pub conv: Conv<R>,
+    pub norm: Option<Norm>,
+    #[module(skip)]
+    pub activation: Activation,
+}
+
+/// Computes blocks on tensors of its own.
+pub trait Engine<const R: usize> {
+    type Tensor: Clone;
+
+    /// Layers one after the other.
+    fn block(&self, x: Self::Tensor, layers: &[ConvNormAct<R>]) -> Result<Self::Tensor>;
+
+    /// A convolution alone.
+    fn conv(&self, x: Self::Tensor, conv: &Conv<R>) -> Result<Self::Tensor>;
+
+    /// The largest value of each window of `factors` voxels, without overlap.
+    fn max_pool(&self, x: Self::Tensor, factors: &[usize]) -> Result<Self::Tensor>;
+
+    fn up(&self, x: Self::Tensor, up: &UpConv<R>) -> Result<Self::Tensor>;
+
+    /// Channels of `skip`, then those of `x`.
+    fn join(&self, skip: Self::Tensor, x: Self::Tensor) -> Result<Self::Tensor>;
+
+    /// In training each element is dropped with this probability, and the others scaled up.
+    fn dropout(&self, x: Self::Tensor, probability: f64) -> Result<Self::Tensor>;
+}
+
+impl<const R: usize> Conv<R> {
+    /// Weights drawn for a ReLU after it (see [`he_normal`]).
+    pub fn new(
+        channels: [usize; 2],
+        kernel: &[usize],
+        stride: &[usize],
+        bias: Option<f64>,
+        device: &Device,
+    ) -> Self {
+        let [from, to] = channels;
+        Self {
+            weight: he_normal(from * kernel.iter().product::<usize>())
+                .init(shape::<R>(to, from, kernel), device),
+            bias: bias.map(|value| Initializer::Constant { value }.init([to], device)),
+            stride: stride.to_vec(),
+            padding: kernel.iter().map(|size| size / 2).collect(),
+        }
+    }
+}
+
+impl<const R: usize> UpConv<R> {
+    pub fn new(channels: [usize; 2], factors: &[usize], device: &Device) -> Self {
+        let [from, to] = channels;
+        Self {
+            weight: he_normal(from).init(shape::<R>(from, to, factors), device),
+            bias: Initializer::Zeros.init([to], device),
+            factors: factors.to_vec(),
+        }
+    }
+}
+
+impl Norm {
+    pub fn new(kind: NormKind, channels: usize, device: &Device) -> Self {
+        match kind {
+            NormKind::Batch => Self::Batch(BatchNormConfig::new(channels).init(device)),
+            NormKind::Instance => Self::Instance(InstanceNormConfig::new(channels).init(device)),
+        }
+    }
+}
+
+/// He, Zhang, Ren and Sun, "Delving Deep into Rectifiers", ICCV 2015, for a fan-in of `fan_in`.
+fn he_normal(fan_in: usize) -> Initializer {
+    Initializer::Normal {
+        mean: 0.0,
+        std: (2.0 / fan_in as f64).sqrt(),
+    }
+}
+
+/// `[first, second, kernel…]`
+fn shape<const R: usize>(first: usize, second: usize, kernel: &[usize]) -> [usize; R] {
+    std::array::from_fn(|axis| match axis {
+        0 => first,
+        1 => second,
+        _ => kernel.get(axis - 2).copied().unwrap_or(1),
+    })
+}

@@ -1,0 +1,146 @@
+//! Trained networks in use, on one engine.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use burn::module::Module;
+use burn::tensor::{Tensor, TensorData};
+
+use super::device::Compute;
+use super::networks::Network;
+use crate::error::{Error, Result};
+
+/// The networks of a stage's folds, whose logits are averaged.
+pub struct Inference {
+    networks: Vec<Network>,
+    compute: Compute,
+    /// Into how many parts a batch is cut; grows when memory runs out.
+    parts: AtomicUsize,
+}
+
+/// Logits in plain memory: (patch, structure, z, y, x), flattened, and that shape.
+pub type Logits = (Vec<f32>, [usize; 5]);
+
+impl Inference {
+    /// `networks` lie on `compute`'s device.
+    pub fn new(networks: Vec<Network>, compute: &Compute) -> Result<Self> {
+        let prepared = networks.into_iter().map(|network| {
+            #[cfg(feature = "libtorch")]
+            if compute.choice.is_libtorch() {
+                return super::libtorch::prepared(network, compute.precision);
+            }
+            Ok(network.valid().folded())
+        });
+        Ok(Self {
+            networks: prepared.collect::<Result<_>>()?,
+            compute: compute.clone(),
+            parts: AtomicUsize::new(1),
+        })
+    }
+
+    /// How many networks there are.
+    pub fn len(&self) -> usize {
+        self.networks.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.networks.is_empty()
+    }
+
+    /// Where the networks compute.
+    pub fn compute(&self) -> &Compute {
+        &self.compute
+    }
+
+    /// The mean logits of all networks, or of the one at `only`. A batch that does not fit into memory is
+    /// cut in halves until it does.
+    ///
+    /// # Shapes
+    /// - `input`: (patch, channel, z, y, x), flattened; sides multiples of the network's
+    pub fn logits(&self, input: &[f32], shape: [usize; 5], only: Option<usize>) -> Result<Logits> {
+        let networks = match only {
+            Some(index) => self.networks.get(index..=index).unwrap_or_default(),
+            None => &self.networks,
+        };
+        if networks.is_empty() {
+            return Err(Error::invalid("internal: a stage without networks"));
+        }
+        loop {
+            let parts = self.parts.load(Ordering::Relaxed);
+            let error = match self.in_parts(networks, input, shape, parts) {
+                Ok(logits) => return Ok(logits),
+                Err(error) => error,
+            };
+            if !ran_out_of_memory(&error)? || parts >= shape[0] {
+                return Err(error);
+            }
+            self.parts.store(parts * 2, Ordering::Relaxed);
+        }
+    }
+
+    fn in_parts(
+        &self,
+        networks: &[Network],
+        input: &[f32],
+        shape: [usize; 5],
+        parts: usize,
+    ) -> Result<Logits> {
+        let size = shape[0].div_ceil(parts).max(1);
+        if size >= shape[0] {
+            return self.at_once(networks, input, shape);
+        }
+        let per_patch: usize = shape[1..].iter().product();
+        let mut all = Vec::new();
+        let mut out_shape = [0; 5];
+        for part in input.chunks(size * per_patch) {
+            let part_shape = [
+                part.len() / per_patch,
+                shape[1],
+                shape[2],
+                shape[3],
+                shape[4],
+            ];
+            let (logits, part_out) = self.at_once(networks, part, part_shape)?;
+            all.extend(logits);
+            out_shape = part_out;
+        }
+        out_shape[0] = shape[0];
+        Ok((all, out_shape))
+    }
+
+    fn at_once(&self, networks: &[Network], input: &[f32], shape: [usize; 5]) -> Result<Logits> {
+        #[cfg(feature = "libtorch")]
+        if self.compute.choice.is_libtorch() {
+            return super::libtorch::mean_logits(networks, input, shape, &self.compute);
+        }
+        let data = TensorData::new(input.to_vec(), shape);
+        let tensor = Tensor::<5>::from_data(data, &self.compute.device);
+        let mut sum: Option<Tensor<5>> = None;
+        for network in networks {
+            let logits = network.forward(tensor.clone())?;
+            sum = Some(match sum {
+                Some(sum) => sum + logits,
+                None => logits,
+            });
+        }
+        let sum = sum.ok_or_else(|| Error::invalid("internal: a stage without networks"))?;
+        let mean = sum / networks.len() as f64;
+        let shape = mean.dims();
+        let values = mean
+            .into_data()
+            .try_into_vec::<f32>()
+            .map_err(|error| Error::invalid(format!("cannot read the logits back: {error:?}")))?;
+        Ok((values, shape))
+    }
+}
+
+/// Whether another attempt with less at once can help; room is made for it.
+fn ran_out_of_memory(error: &Error) -> Result<bool> {
+    #[cfg(feature = "libtorch")]
+    if super::libtorch::is_out_of_memory(error) {
+        super::libtorch::free_memory()?;
+        return Ok(true);
+    }
+    let _ = error;
+    Ok(false)
+}

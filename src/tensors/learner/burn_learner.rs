@@ -1,0 +1,194 @@
+//! Learning by Burn's autodiff, on any of its engines.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Device, Gradients, Tensor, TensorData};
+
+use super::{LearnerSetup, StepReport};
+use crate::error::{Error, Result};
+use crate::tensors::batch::Batch;
+use crate::tensors::networks::Network;
+use crate::tensors::optimisers::rules::updated;
+use crate::tensors::weights::{
+    HostTensor, NamedTensors, PathNames, below_prefix, network_tensors, prefixed,
+};
+
+/// See [`super::Learner`].
+pub struct BurnLearner {
+    /// With autodiff.
+    network: Network,
+    setup: LearnerSetup,
+    /// With autodiff.
+    device: Device,
+    steps: u64,
+    /// What the optimiser remembers by parameter name, flattened, one tensor per slot.
+    memory: BTreeMap<String, Vec<Tensor<1>>>,
+}
+
+impl BurnLearner {
+    pub(super) fn new(
+        network: Network,
+        setup: LearnerSetup,
+        device: &Device,
+        state: &NamedTensors,
+        steps: u64,
+    ) -> Result<Self> {
+        let tensor = |host: &HostTensor| {
+            let data = TensorData::new(host.values.clone(), [host.values.len()]);
+            Tensor::<1>::from_data(data, device)
+        };
+        let mut memory: BTreeMap<String, Vec<Tensor<1>>> = BTreeMap::new();
+        for slot in setup.optimiser.kind.slots() {
+            for (name, host) in below_prefix(slot, state) {
+                memory.entry(name).or_default().push(tensor(&host));
+            }
+        }
+        Ok(Self {
+            network: network.train(),
+            setup,
+            device: device.clone().autodiff(),
+            steps,
+            memory,
+        })
+    }
+
+    pub(super) fn step(&mut self, batch: Batch, rate: f64, seed: u64) -> Result<StepReport> {
+        self.device.seed(seed);
+        let input = Tensor::<5>::from_data(
+            TensorData::new(batch.input, batch.input_shape),
+            &self.device,
+        );
+        let targets = Tensor::<5>::from_data(
+            TensorData::new(batch.targets, batch.targets_shape),
+            &self.device,
+        );
+        let logits = self.network.forward(input)?;
+        let loss = self.setup.loss.compute(logits, targets);
+        let value = f64::from(loss.clone().into_scalar::<f32>());
+        let gradient_norm = self.follow(loss.backward(), rate);
+        Ok(StepReport {
+            loss: value,
+            gradient_norm,
+            note: None,
+        })
+    }
+
+    /// One step, and the gradient's norm before clipping; when that is not finite, nothing changes.
+    fn follow(&mut self, mut gradients: Gradients, rate: f64) -> f64 {
+        let mut collected = Collector {
+            names: PathNames::default(),
+            source: &mut gradients,
+            gradients: BTreeMap::new(),
+            squares: Vec::new(),
+        };
+        self.network.visit(&mut collected);
+        let norm = collected.squares.iter().sum::<f64>().sqrt();
+        if !norm.is_finite() {
+            return norm;
+        }
+        self.steps += 1;
+        let gradients = collected.gradients;
+        self.network = self.network.clone().map(&mut Update {
+            names: PathNames::default(),
+            gradients,
+            scale: self.setup.optimiser.clip_factor(norm),
+            rate,
+            learner: self,
+        });
+        norm
+    }
+
+    pub(super) fn network(&self) -> Network {
+        self.network.valid()
+    }
+
+    pub(super) fn weights(&self) -> Result<NamedTensors> {
+        network_tensors(&self.network())
+    }
+
+    pub(super) fn state(&self) -> Result<(NamedTensors, u64)> {
+        let mut state = NamedTensors::new();
+        for (name, slots) in &self.memory {
+            for (prefix, tensor) in self.setup.optimiser.kind.slots().iter().zip(slots) {
+                let shape = tensor.dims().to_vec();
+                let values = tensor.clone().into_data().try_into_vec::<f32>();
+                let values = values.map_err(|error| {
+                    Error::invalid(format!("cannot read the optimiser's state: {error:?}"))
+                })?;
+                let host = HostTensor { shape, values };
+                state.extend(prefixed(prefix, NamedTensors::from([(name.clone(), host)])));
+            }
+        }
+        Ok((state, self.steps))
+    }
+}
+
+/// Takes the gradients out of Burn's container, by parameter name.
+struct Collector<'a> {
+    names: PathNames,
+    source: &'a mut Gradients,
+    gradients: BTreeMap<String, Tensor<1>>,
+    squares: Vec<f64>,
+}
+
+impl ModuleVisitor for Collector<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if !param.is_require_grad() {
+            return;
+        }
+        if let Some(gradient) = param.val().grad_remove(self.source) {
+            let gradient: Tensor<1> = gradient.flatten(0, D - 1);
+            let square = gradient.clone().powi_scalar(2).sum().into_scalar::<f32>();
+            self.squares.push(f64::from(square));
+            self.gradients.insert(self.names.current(), gradient);
+        }
+    }
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.names.enter(name, container_type);
+    }
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.names.exit();
+    }
+}
+
+struct Update<'a> {
+    names: PathNames,
+    gradients: BTreeMap<String, Tensor<1>>,
+    scale: f64,
+    rate: f64,
+    learner: &'a mut BurnLearner,
+}
+
+impl ModuleMapper for Update<'_> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let name = self.names.current();
+        let Some(gradient) = self.gradients.remove(&name) else {
+            return param;
+        };
+        let (id, weight, mapper) = param.consume();
+        let weight = weight.inner();
+        let shape = weight.dims();
+        let weight: Tensor<1> = weight.flatten(0, D - 1);
+        let (weight, memory) = updated(
+            &self.learner.setup.optimiser,
+            weight,
+            gradient * self.scale,
+            self.learner.memory.remove(&name),
+            self.rate,
+            self.learner.steps,
+        );
+        self.learner.memory.insert(name, memory);
+        Param::from_mapped_value(
+            id,
+            Tensor::from_inner(weight.reshape(shape)).require_grad(),
+            mapper,
+        )
+    }
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.names.enter(name, container_type);
+    }
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.names.exit();
+    }
+}

@@ -1,0 +1,113 @@
+//! A network that learns: weights, loss and optimiser on one engine. Burn's engines compute gradients by
+//! Burn's autodiff ([`burn_learner`]), libtorch by its own (`tensors::libtorch`); the pipeline sees one.
+
+mod burn_learner;
+
+use burn_learner::BurnLearner;
+
+use super::batch::Batch;
+use super::device::Compute;
+#[cfg(feature = "libtorch")]
+use super::libtorch::TorchLearner;
+use super::losses::Loss;
+use super::networks::Network;
+use super::optimisers::OptimiserConfig;
+use super::weights::NamedTensors;
+use crate::error::Result;
+
+/// How a network learns.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LearnerSetup {
+    pub loss: Loss,
+    pub optimiser: OptimiserConfig,
+    /// Whether activations are computed again on the way back instead of being kept (libtorch): about half
+    /// the memory for a third more time.
+    pub recompute: bool,
+    /// In how many parts each batch passes through the network (libtorch): less memory, the same gradient
+    /// but for the statistics of batch normalisation, which are those of each part.
+    pub micro_batches: usize,
+}
+
+/// What a step did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepReport {
+    pub loss: f64,
+    /// Before clipping. Where it is not finite, the step was left out.
+    pub gradient_norm: f64,
+    /// Something that the user should hear of, such as a batch that had to be split.
+    pub note: Option<String>,
+}
+
+impl StepReport {
+    /// Whether the weights followed the gradient.
+    pub fn is_taken(&self) -> bool {
+        self.loss.is_finite() && self.gradient_norm.is_finite()
+    }
+}
+
+/// See the module's first lines.
+#[allow(clippy::large_enum_variant)] // there is one per process
+pub enum Learner {
+    Burn(BurnLearner),
+    #[cfg(feature = "libtorch")]
+    LibTorch(TorchLearner),
+}
+
+impl Learner {
+    /// Begins with `network`, which lies on `compute`'s device without autodiff.
+    pub fn new(network: Network, setup: LearnerSetup, compute: &Compute) -> Result<Self> {
+        Self::restored(network, setup, compute, &NamedTensors::new(), 0)
+    }
+
+    /// Goes on where [`Learner::state`] left off after `steps` steps.
+    pub fn restored(
+        network: Network,
+        setup: LearnerSetup,
+        compute: &Compute,
+        state: &NamedTensors,
+        steps: u64,
+    ) -> Result<Self> {
+        #[cfg(feature = "libtorch")]
+        if compute.choice.is_libtorch() {
+            return TorchLearner::new(network, setup, compute, state, steps).map(Self::LibTorch);
+        }
+        BurnLearner::new(network, setup, &compute.device, state, steps).map(Self::Burn)
+    }
+
+    /// One step at learning rate `rate` along the gradient of `batch`'s loss. `seed` decides what dropout
+    /// drops.
+    pub fn step(&mut self, batch: Batch, rate: f64, seed: u64) -> Result<StepReport> {
+        match self {
+            Self::Burn(learner) => learner.step(batch, rate, seed),
+            #[cfg(feature = "libtorch")]
+            Self::LibTorch(learner) => learner.step(&batch, rate, seed),
+        }
+    }
+
+    /// The network as it stands, to be used and not trained.
+    pub fn network(&self) -> Result<Network> {
+        match self {
+            Self::Burn(learner) => Ok(learner.network()),
+            #[cfg(feature = "libtorch")]
+            Self::LibTorch(learner) => learner.network(),
+        }
+    }
+
+    /// The weights and running statistics as they stand.
+    pub fn weights(&self) -> Result<NamedTensors> {
+        match self {
+            Self::Burn(learner) => learner.weights(),
+            #[cfg(feature = "libtorch")]
+            Self::LibTorch(learner) => learner.weights(),
+        }
+    }
+
+    /// What the optimiser remembers, and the number of steps taken.
+    pub fn state(&self) -> Result<(NamedTensors, u64)> {
+        match self {
+            Self::Burn(learner) => learner.state(),
+            #[cfg(feature = "libtorch")]
+            Self::LibTorch(learner) => learner.state(),
+        }
+    }
+}

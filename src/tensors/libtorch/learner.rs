@@ -1,0 +1,316 @@
+//! Learning by libtorch: its autograd on Burn's parameters, its fused optimiser steps, in place.
+
+use tch::{Kind, Tensor};
+
+use super::ffi::{self, AdamStep, Mode, SgdStep};
+use super::module::{trainable, trained_weights, usable, wrapped};
+use super::ops::{TorchOps, failed, forward, native};
+use super::transfer::to_device;
+use super::{is_out_of_memory, kind_of};
+use crate::error::{Error, Result};
+use crate::tensors::batch::Batch;
+use crate::tensors::device::Compute;
+use crate::tensors::learner::{LearnerSetup, StepReport};
+use crate::tensors::networks::Network;
+use crate::tensors::optimisers::{BETA1, BETA2, EPSILON, OptimiserKind};
+use crate::tensors::precision::Precision;
+use crate::tensors::weights::{HostTensor, NamedTensors, network_tensors};
+
+/// First factor of a loss in f16, and how many good steps double it (PyTorch's GradScaler).
+const FIRST_SCALE: f64 = 65536.0;
+const STEPS_TO_DOUBLE: u32 = 2000;
+
+/// Name under which the loss scale is saved beside the optimiser's state.
+const SCALE: &str = "loss_scale";
+
+/// See [`crate::tensors::learner::Learner`].
+pub struct TorchLearner {
+    network: Network,
+    /// Of the network, by name, sharing its memory.
+    parameters: Vec<(String, Tensor)>,
+    /// What the optimiser remembers: slots, each with a tensor per parameter, laid out as it.
+    memory: Vec<Vec<Tensor>>,
+    steps: u64,
+    setup: LearnerSetup,
+    kind: Kind,
+    device: tch::Device,
+    /// Of the loss, and the good steps since it last changed; 1 but for f16.
+    scale: (f64, u32),
+}
+
+impl TorchLearner {
+    pub(in crate::tensors) fn new(
+        network: Network,
+        setup: LearnerSetup,
+        compute: &Compute,
+        state: &NamedTensors,
+        steps: u64,
+    ) -> Result<Self> {
+        let network = trainable(network)?;
+        let parameters = trained_weights(&network)?;
+        let memory = setup
+            .optimiser
+            .kind
+            .slots()
+            .iter()
+            .map(|slot| remembered(slot, &parameters, state))
+            .collect::<Result<_>>()?;
+        let scale = match (compute.precision, state.get(SCALE)) {
+            (Precision::F16, Some(saved)) => {
+                f64::from(saved.values.first().copied().unwrap_or(1.0))
+            }
+            (Precision::F16, None) => FIRST_SCALE,
+            _ => 1.0,
+        };
+        Ok(Self {
+            network,
+            parameters,
+            memory,
+            steps,
+            setup,
+            kind: kind_of(compute.precision),
+            device: super::device_of(compute.choice),
+            scale: (scale, 0),
+        })
+    }
+
+    /// See [`crate::tensors::learner::Learner::step`]. A batch that does not fit into memory is split, and
+    /// all that follow with it.
+    pub(in crate::tensors) fn step(
+        &mut self,
+        batch: &Batch,
+        rate: f64,
+        seed: u64,
+    ) -> Result<StepReport> {
+        let mut note = None;
+        loop {
+            let error = match self.attempt(batch, seed) {
+                Ok(loss) => {
+                    let gradient_norm = self.follow(rate)?;
+                    return Ok(StepReport {
+                        loss,
+                        gradient_norm,
+                        note,
+                    });
+                }
+                Err(error) => error,
+            };
+            self.forget_gradients();
+            let parts = self.setup.micro_batches.max(1) * 2;
+            if !is_out_of_memory(&error) || parts > batch.input_shape[0] {
+                return Err(error);
+            }
+            ffi::empty_cuda_cache()?;
+            self.setup.micro_batches = parts;
+            note = Some(format!(
+                "a batch of {} did not fit into memory; it passes through the network in {parts} parts from here on, with the same gradient",
+                batch.input_shape[0]
+            ));
+        }
+    }
+
+    /// Gradients of the batch's loss into the parameters; returns the loss.
+    fn attempt(&mut self, batch: &Batch, seed: u64) -> Result<f64> {
+        let input = to_device(&batch.input, &batch.input_shape, self.device)?;
+        let targets = to_device(&batch.targets, &batch.targets_shape, self.device)?;
+        tch::manual_seed(seed as i64);
+        if self.setup.micro_batches <= 1 {
+            let logits = self.logits(&input, Mode::Training)?;
+            let loss = self.loss(&logits, &targets)?;
+            self.scaled(&loss)?.f_backward().map_err(failed)?;
+            return loss.f_double_value(&[]).map_err(failed);
+        }
+        self.attempt_in_parts(&input, &targets, seed)
+    }
+
+    /// As [`TorchLearner::attempt`], a part of the batch at a time. Losses over a whole batch (such as batch
+    /// Dice) are no sums over parts, so the loss's gradient by the logits comes first, from a pass that
+    /// keeps nothing, and each part is then followed back with its share of it.
+    fn attempt_in_parts(&self, input: &Tensor, targets: &Tensor, seed: u64) -> Result<f64> {
+        let size = (input.size()[0] as usize).div_ceil(self.setup.micro_batches) as i64;
+        let parts = input.f_split(size, 0).map_err(failed)?;
+        let pass = |index: usize, mode: Mode| {
+            tch::manual_seed(seed.wrapping_add(index as u64) as i64);
+            self.logits(&parts[index], mode)
+        };
+        let seen = {
+            let _no_grad = tch::no_grad_guard();
+            (0..parts.len())
+                .map(|index| pass(index, Mode::Look))
+                .collect::<Result<Vec<_>>>()?
+        };
+        let logits = Tensor::f_cat(&seen, 0)
+            .and_then(|logits| logits.f_set_requires_grad(true))
+            .map_err(failed)?;
+        drop(seen);
+        let loss = self.loss(&logits, targets)?;
+        self.scaled(&loss)?.f_backward().map_err(failed)?;
+        let shares = logits
+            .f_grad()
+            .and_then(|gradient| gradient.f_split(size, 0))
+            .map_err(failed)?;
+        for (index, share) in shares.iter().enumerate() {
+            let logits = pass(index, Mode::Training)?;
+            let along = (logits * share).f_sum(Kind::Float).map_err(failed)?;
+            along.f_backward().map_err(failed)?;
+        }
+        loss.f_double_value(&[]).map_err(failed)
+    }
+
+    fn logits(&self, input: &Tensor, mode: Mode) -> Result<Tensor> {
+        let ops = TorchOps {
+            mode,
+            recompute: self.setup.recompute,
+        };
+        forward(&self.network, ops, input, self.kind)
+    }
+
+    /// The loss's formula is Burn's; libtorch records it as it would its own.
+    fn loss(&self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+        let loss = self.setup.loss.compute(
+            wrapped::<5>(logits.shallow_clone()),
+            wrapped::<5>(targets.shallow_clone()),
+        );
+        native(loss)?.f_sum(Kind::Float).map_err(failed)
+    }
+
+    fn scaled(&self, loss: &Tensor) -> Result<Tensor> {
+        loss.f_mul_scalar(self.scale.0).map_err(failed)
+    }
+
+    /// One step along the gradients that lie in the parameters, which are then forgotten; returns their
+    /// norm before clipping. When it is not finite, the weights stay.
+    fn follow(&mut self, rate: f64) -> Result<f64> {
+        let parameters: Vec<Tensor> = self
+            .parameters
+            .iter()
+            .map(|(_, parameter)| parameter.shallow_clone())
+            .collect();
+        let norm = ffi::gradient_norm(&parameters)? / self.scale.0;
+        if norm.is_finite() {
+            self.steps += 1;
+            let divide_by = self.scale.0 / self.setup.optimiser.clip_factor(norm);
+            self.fused_step(&parameters, divide_by, rate)?;
+        }
+        self.adapt_scale(norm.is_finite());
+        self.forget_gradients();
+        Ok(norm)
+    }
+
+    fn fused_step(&mut self, parameters: &[Tensor], divide_by: f64, rate: f64) -> Result<()> {
+        let config = &self.setup.optimiser;
+        match (config.kind, self.memory.as_slice()) {
+            (OptimiserKind::Adam | OptimiserKind::AdamW, [first, second]) => ffi::adam(
+                parameters,
+                first,
+                second,
+                &AdamStep {
+                    divide_by,
+                    step: self.steps as f64,
+                    rate,
+                    betas: [BETA1, BETA2],
+                    epsilon: EPSILON,
+                    weight_decay: config.weight_decay,
+                    decoupled: config.kind == OptimiserKind::AdamW,
+                },
+            ),
+            (OptimiserKind::Sgd, [velocity]) => ffi::sgd(
+                parameters,
+                velocity,
+                &SgdStep {
+                    divide_by,
+                    first_step: self.steps == 1,
+                    rate,
+                    momentum: config.momentum,
+                    weight_decay: config.weight_decay,
+                    nesterov: config.nesterov,
+                },
+            ),
+            _ => Err(Error::invalid(
+                "internal: the optimiser's memory does not fit it",
+            )),
+        }
+    }
+
+    fn adapt_scale(&mut self, good: bool) {
+        if self.kind != Kind::Half {
+            return;
+        }
+        self.scale = match (good, self.scale) {
+            (false, (scale, _)) => ((scale / 2.0).max(1.0), 0),
+            (true, (scale, steps)) if steps + 1 >= STEPS_TO_DOUBLE => (scale * 2.0, 0),
+            (true, (scale, steps)) => (scale, steps + 1),
+        };
+    }
+
+    fn forget_gradients(&mut self) {
+        for (_, parameter) in &mut self.parameters {
+            let mut gradient = parameter.grad();
+            if gradient.defined() {
+                let _ = gradient.f_detach_();
+                parameter.zero_grad();
+            }
+        }
+    }
+
+    pub(in crate::tensors) fn network(&self) -> Result<Network> {
+        usable(self.network.clone(), self.kind)
+    }
+
+    pub(in crate::tensors) fn weights(&self) -> Result<NamedTensors> {
+        let _no_grad = tch::no_grad_guard();
+        network_tensors(&self.network)
+    }
+
+    pub(in crate::tensors) fn state(&self) -> Result<(NamedTensors, u64)> {
+        let mut state = NamedTensors::new();
+        for (slot, tensors) in self.setup.optimiser.kind.slots().iter().zip(&self.memory) {
+            for ((name, _), tensor) in self.parameters.iter().zip(tensors) {
+                let flat = tensor.f_reshape([-1]).map_err(failed)?;
+                let values = Vec::<f32>::try_from(&flat).map_err(failed)?;
+                let host = HostTensor {
+                    shape: vec![values.len()],
+                    values,
+                };
+                state.insert(format!("{slot}{name}"), host);
+            }
+        }
+        if self.kind == Kind::Half {
+            let host = HostTensor {
+                shape: vec![1],
+                values: vec![self.scale.0 as f32],
+            };
+            state.insert(SCALE.to_owned(), host);
+        }
+        Ok((state, self.steps))
+    }
+}
+
+/// One slot of the optimiser's memory, zero where `state` says nothing.
+fn remembered(
+    slot: &str,
+    parameters: &[(String, Tensor)],
+    state: &NamedTensors,
+) -> Result<Vec<Tensor>> {
+    parameters
+        .iter()
+        .map(|(name, parameter)| {
+            let _no_grad = tch::no_grad_guard();
+            let mut memory = parameter.f_zeros_like().map_err(failed)?;
+            if let Some(host) = state.get(&format!("{slot}{name}")) {
+                if host.values.len() != memory.numel() {
+                    return Err(Error::invalid(format!(
+                        "the optimiser's state of {name} has {} values instead of {}",
+                        host.values.len(),
+                        memory.numel()
+                    )));
+                }
+                let values = Tensor::from_slice(&host.values)
+                    .f_reshape(parameter.size())
+                    .map_err(failed)?;
+                memory.f_copy_(&values).map_err(failed)?;
+            }
+            Ok(memory)
+        })
+        .collect()
+}

@@ -1,0 +1,112 @@
+//! The libtorch engine: everything that names burn-tch, tch or the C++ part (`shim/`) is in this folder.
+//!
+//! Networks stay Burn modules; their blocks run as libtorch calls on the tensors that the modules hold,
+//! under libtorch's autograd, channels side by side in memory, in f32, bf16 or f16 with weights in f32.
+
+mod ffi;
+mod learner;
+mod module;
+mod ops;
+mod transfer;
+
+use std::sync::Once;
+
+use tch::Kind;
+
+pub use ffi::{built_for, cpu_memory, cuda_peak, limit_cpu_memory, reset_cpu_peak};
+pub use learner::TorchLearner;
+
+use super::device::{Compute, DeviceChoice};
+use super::networks::Network;
+use super::precision::Precision;
+use crate::error::{Error, Result};
+use ffi::Mode;
+use ops::TorchOps;
+
+/// Whether this machine has an NVIDIA GPU that this libtorch can use.
+pub fn has_cuda() -> bool {
+    tch::Cuda::is_available()
+}
+
+/// How many NVIDIA GPUs there are.
+pub fn cuda_devices() -> usize {
+    usize::try_from(tch::Cuda::device_count()).unwrap_or(0)
+}
+
+/// What must be set before the first tensor: memory that is kept, cuDNN's search for the fastest
+/// algorithms, and `threads` for one operation.
+pub fn set_up(threads: usize) {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        ffi::use_caching_allocator();
+        tch::Cuda::cudnn_set_benchmark(true);
+        tch::set_num_interop_threads(1); // operations follow one another here
+    });
+    tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+}
+
+/// `network` as it is used and not trained: weights in `precision`, batch normalisation folded away.
+pub(super) fn prepared(network: Network, precision: Precision) -> Result<Network> {
+    module::usable(network, kind_of(precision))
+}
+
+/// Mean logits of `networks` (each from [`prepared`]) for a batch.
+///
+/// # Shapes
+/// - `input`: (patch, channel, z, y, x), flattened
+/// - output: (patch, structure, z, y, x), flattened, and its shape
+pub(super) fn mean_logits(
+    networks: &[Network],
+    input: &[f32],
+    shape: [usize; 5],
+    compute: &Compute,
+) -> Result<(Vec<f32>, [usize; 5])> {
+    let _no_grad = tch::no_grad_guard();
+    let input = transfer::to_device(input, &shape, device_of(compute.choice))?;
+    let ops = TorchOps {
+        mode: Mode::Inference,
+        recompute: false,
+    };
+    let mut sum: Option<tch::Tensor> = None;
+    for network in networks {
+        let logits = ops::forward(network, ops, &input, kind_of(compute.precision))?;
+        sum = Some(match sum {
+            Some(sum) => sum.f_add(&logits).map_err(ops::failed)?,
+            None => logits,
+        });
+    }
+    let sum = sum.ok_or_else(|| Error::invalid("internal: a stage without networks"))?;
+    let mean = sum
+        .f_div_scalar(networks.len() as f64)
+        .map_err(ops::failed)?;
+    let shape: Vec<usize> = mean.size().iter().map(|size| *size as usize).collect();
+    let shape = shape
+        .try_into()
+        .map_err(|_| Error::invalid("internal: logits that have not five axes"))?;
+    Ok((transfer::to_host(&mean)?, shape))
+}
+
+/// Whether `error` says that a device had no memory left.
+pub(super) fn is_out_of_memory(error: &Error) -> bool {
+    error.to_string().contains("out of memory")
+}
+
+/// Frees what is kept on GPUs for later, before another attempt with less.
+pub(super) fn free_memory() -> Result<()> {
+    ffi::empty_cuda_cache()
+}
+
+fn kind_of(precision: Precision) -> Kind {
+    match precision {
+        Precision::F32 => Kind::Float,
+        Precision::Bf16 => Kind::BFloat16,
+        Precision::F16 => Kind::Half,
+    }
+}
+
+fn device_of(choice: DeviceChoice) -> tch::Device {
+    match choice {
+        DeviceChoice::LibTorchCuda(index) => tch::Device::Cuda(index),
+        _ => tch::Device::Cpu,
+    }
+}

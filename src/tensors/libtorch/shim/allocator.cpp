@@ -1,0 +1,137 @@
+// Memory for CPU tensors that is kept when it is freed. glibc gives large blocks back to the kernel at every
+// free, and each training step then pays for mapping and zeroing the same pages anew.
+#include "api.h"
+
+#include <c10/core/Allocator.h>
+#include <c10/core/CPUAllocator.h>
+#include <c10/core/impl/alloc_cpu.h>
+#include <c10/core/alignment.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <map>
+#include <mutex>
+#include <unordered_map>
+
+namespace {
+
+constexpr size_t kHugePage = size_t(2) << 20;
+constexpr size_t kSmallest = size_t(1) << 20;  // smaller blocks are malloc's business
+
+class CachingAllocator final : public c10::Allocator {
+ public:
+  c10::DataPtr allocate(size_t bytes) override {
+    void* block = bytes == 0 ? nullptr : taken(bytes);
+    return {block, block, &CachingAllocator::given_back, at::Device(at::kCPU)};
+  }
+
+  c10::DeleterFnPtr raw_deleter() const override { return &CachingAllocator::given_back; }
+
+  void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
+
+  void figures(unsigned long long* in_use, unsigned long long* peak, unsigned long long* held) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    *in_use = in_use_;
+    *peak = peak_;
+    *held = in_use_ + free_bytes_;
+  }
+
+  void limit(size_t bytes) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    limit_ = bytes;
+  }
+
+  void reset_peak() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    peak_ = in_use_;
+  }
+
+ private:
+  void* taken(size_t bytes) {
+    if (bytes < kSmallest) return c10::alloc_cpu(bytes);
+    const size_t wanted = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+    std::lock_guard<std::mutex> lock(mutex_);
+    TORCH_CHECK(limit_ == 0 || in_use_ + wanted <= limit_, "out of memory: ", in_use_, " + ", wanted,
+                " bytes are more than the limit of ", limit_);
+    void* block = nullptr;
+    size_t size = wanted;
+    // A block that is at most a quarter too large.
+    const auto found = free_.lower_bound(wanted);
+    if (found != free_.end() && found->first <= wanted + wanted / 4) {
+      size = found->first;
+      block = found->second;
+      free_.erase(found);
+      free_bytes_ -= size;
+    } else {
+      // What is held may exceed the most that was ever in use by a quarter, no more.
+      const size_t most = std::max(peak_, in_use_ + wanted);
+      while (!free_.empty() && in_use_ + wanted + free_bytes_ > most + most / 4) drop(std::prev(free_.end()));
+      block = mapped(wanted);
+      if (!block) {
+        while (!free_.empty()) drop(free_.begin());
+        block = mapped(wanted);
+      }
+      TORCH_CHECK(block, "out of memory: no ", bytes, " bytes left on the CPU");
+    }
+    sizes_[block] = size;
+    in_use_ += size;
+    peak_ = std::max(peak_, in_use_);
+    return block;
+  }
+
+  static void* mapped(size_t size) {
+    void* block = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (block == MAP_FAILED) return nullptr;
+    madvise(block, size, MADV_HUGEPAGE);  // a wish, no more
+    return block;
+  }
+
+  void drop(std::multimap<size_t, void*>::iterator entry) {
+    munmap(entry->second, entry->first);
+    free_bytes_ -= entry->first;
+    free_.erase(entry);
+  }
+
+  static void given_back(void* block);
+
+  std::mutex mutex_;
+  std::multimap<size_t, void*> free_;            // by size
+  std::unordered_map<void*, size_t> sizes_;      // of blocks in use
+  size_t in_use_ = 0, peak_ = 0, free_bytes_ = 0, limit_ = 0;
+};
+
+// Never destroyed: tensors may be freed while the program ends.
+CachingAllocator& allocator() {
+  static CachingAllocator* one = new CachingAllocator;
+  return *one;
+}
+
+void CachingAllocator::given_back(void* block) {
+  if (!block) return;
+  CachingAllocator& self = allocator();
+  {
+    std::lock_guard<std::mutex> lock(self.mutex_);
+    const auto found = self.sizes_.find(block);
+    if (found != self.sizes_.end()) {
+      self.free_.emplace(found->second, block);
+      self.free_bytes_ += found->second;
+      self.in_use_ -= found->second;
+      self.sizes_.erase(found);
+      return;
+    }
+  }
+  c10::free_cpu(block);
+}
+
+}  // namespace
+
+extern "C" void ctseg_use_caching_allocator(void) { c10::SetCPUAllocator(&allocator(), 1); }
+
+extern "C" void ctseg_limit_memory(unsigned long long bytes) { allocator().limit(bytes); }
+
+extern "C" void ctseg_allocator_figures(unsigned long long* in_use, unsigned long long* peak,
+                                        unsigned long long* held) {
+  allocator().figures(in_use, peak, held);
+}
+
+extern "C" void ctseg_reset_peak(void) { allocator().reset_peak(); }

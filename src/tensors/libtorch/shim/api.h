@@ -1,0 +1,44 @@
+// What Rust calls. Functions return 0, or 1 with `*error` set to text to be freed with free().
+// Tensors are libtorch's at::Tensor, as the tch crate holds them.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+extern "C" {
+
+struct CtsegLayer {
+  at::Tensor* weight;
+  at::Tensor* bias;  // or null
+  at::Tensor* gamma;  // these four or null
+  at::Tensor* beta;
+  at::Tensor* mean;
+  at::Tensor* variance;
+  int norm;  // 0 none, 1 batch, 2 instance
+  int dimensions;
+  long long stride[3];
+  long long padding[3];
+  double momentum, epsilon, slope;
+};
+
+// training: 0 = inference, 1 = training, 2 = training that updates running statistics too.
+int ctseg_conv_block(at::Tensor* x, const CtsegLayer* layers, int count, int training, int recompute,
+                     at::Tensor** result, char** error);
+int ctseg_gradient_norm(at::Tensor** parameters, int count, double* norm, char** error);
+int ctseg_adam(at::Tensor** parameters, at::Tensor** first, at::Tensor** second, int count, double divide_by,
+               double step, double rate, double beta1, double beta2, double epsilon, double weight_decay,
+               int decoupled, char** error);
+int ctseg_sgd(at::Tensor** parameters, at::Tensor** velocity, int count, double divide_by, int first_step,
+              double rate, double momentum, double weight_decay, int nesterov, char** error);
+
+// Keeps freed tensor memory of the CPU for the next tensor, see allocator.cpp.
+void ctseg_use_caching_allocator(void);
+void ctseg_limit_memory(unsigned long long bytes);  // 0 = none
+void ctseg_allocator_figures(unsigned long long* in_use, unsigned long long* peak, unsigned long long* held);
+void ctseg_reset_peak(void);
+
+// Most memory of a CUDA device that tensors held since the last reset, in bytes.
+int ctseg_cuda_peak(int device, int reset, unsigned long long* bytes, char** error);
+int ctseg_cuda_empty_cache(char** error);
+
+// The version of the libtorch that was found when the program started, "2.11.0".
+const char* ctseg_built_for(void);
+}

@@ -1,0 +1,21 @@
+#pragma once
+#include <cstring>
+#include <exception>
+
+namespace ctseg {
+
+// Runs `work`; an exception becomes text that the caller frees (C++ may not unwind into Rust).
+template <typename Work>
+int guarded(char** error, const Work& work) {
+  try {
+    work();
+    return 0;
+  } catch (const std::exception& problem) {
+    *error = strdup(problem.what());
+  } catch (...) {
+    *error = strdup("libtorch threw something that is no exception");
+  }
+  return 1;
+}
+
+}  // namespace ctseg

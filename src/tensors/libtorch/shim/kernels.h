@@ -1,0 +1,33 @@
+// Loops over rows of channels (channels-last memory), compiled once per instruction set.
+// No standard or libtorch header may be included by kernels.cpp: an inline function compiled for AVX-512
+// could be the copy that the linker keeps for every machine.
+#pragma once
+
+namespace ctseg {
+
+typedef long long index;
+
+// Element types by number: 0 = float, 1 = bfloat16.
+enum Element { kFloat = 0, kBfloat16 = 1 };
+
+struct Kernels {
+  // Adds to sum and square (each `channels` long) the sums over rows of (x - shift) and (x - shift)^2.
+  void (*sums)(int element, const void* x, index rows, index channels, const float* shift, double* sum,
+               double* square);
+  // out = act(x * scale + offset); negative values are multiplied by slope (1 = no activation).
+  void (*apply)(int element, const void* x, void* out, index rows, index channels, const float* scale,
+                const float* offset, float slope);
+  // With d = gradient * act'(x * scale + offset): adds to sum the sums of d, to product those of
+  // d * (x - mean).
+  void (*backward_sums)(int element, const void* x, const void* gradient, index rows, index channels,
+                        const float* scale, const float* offset, const float* mean, float slope, double* sum,
+                        double* product);
+  // out = d * a + (x - mean) * b + c, d as above.
+  void (*backward_apply)(int element, const void* x, const void* gradient, void* out, index rows,
+                         index channels, const float* scale, const float* offset, const float* mean,
+                         float slope, const float* a, const float* b, const float* c);
+};
+
+const Kernels& kernels();  // the best for this CPU
+
+}  // namespace ctseg

@@ -1,0 +1,23 @@
+#pragma once
+#include <torch/torch.h>
+
+namespace ctseg {
+
+enum class Norm { kNone = 0, kBatch = 1, kInstance = 2 };
+
+// A normalisation and the activation after it.
+struct NormAct {
+  Norm norm = Norm::kNone;
+  at::Tensor gamma, beta;     // (channel), f32
+  at::Tensor mean, variance;  // running statistics (channel), f32, of a batch normalisation
+  double momentum = 0.1;      // share of the new batch in the running statistics
+  double epsilon = 1e-5;
+  double slope = 1.0;  // of negative values: 0 = ReLU, 0.01 = LeakyReLU, 1 = no activation
+  bool training = false;
+  bool update_statistics = false;  // running ones
+};
+
+// act(norm(x)) of x (batch, channel, ...), recorded by autograd where it is on.
+at::Tensor norm_act(const at::Tensor& x, const NormAct& settings);
+
+}  // namespace ctseg

@@ -1,0 +1,85 @@
+// Steps of optimisers over all parameters at once, in place, with libtorch's own fused kernels.
+#include "api.h"
+
+#include <torch/torch.h>
+
+#include "guard.h"
+
+using at::Tensor;
+
+namespace {
+
+std::vector<Tensor> tensors(Tensor** pointers, int count) {
+  std::vector<Tensor> result;
+  result.reserve(count);
+  for (int i = 0; i < count; ++i) result.push_back(*pointers[i]);
+  return result;
+}
+
+// Gradients in their parameters' memory layout: the fused kernels walk through memory.
+std::vector<Tensor> gradients(const std::vector<Tensor>& parameters) {
+  std::vector<Tensor> result;
+  result.reserve(parameters.size());
+  for (const Tensor& parameter : parameters) {
+    const Tensor& gradient = parameter.grad();
+    if (!gradient.defined())
+      result.push_back(at::zeros_like(parameter));
+    else if (gradient.strides() == parameter.strides())
+      result.push_back(gradient);
+    else
+      result.push_back(at::empty_like(parameter).copy_(gradient));
+  }
+  return result;
+}
+
+std::vector<Tensor> without_graph(std::vector<Tensor> parameters) {
+  for (Tensor& parameter : parameters) parameter = parameter.detach();
+  return parameters;
+}
+
+}  // namespace
+
+extern "C" int ctseg_gradient_norm(Tensor** parameters, int count, double* norm, char** error) {
+  return ctseg::guarded(error, [&] {
+    at::NoGradGuard no_grad;
+    std::vector<Tensor> present;
+    for (int i = 0; i < count; ++i)
+      if (parameters[i]->grad().defined()) present.push_back(parameters[i]->grad());
+    *norm = present.empty() ? 0.0 : at::stack(at::_foreach_norm(present, 2)).norm().item<double>();
+  });
+}
+
+extern "C" int ctseg_adam(Tensor** parameters, Tensor** first, Tensor** second, int count, double divide_by,
+                          double step, double rate, double beta1, double beta2, double epsilon,
+                          double weight_decay, int decoupled, char** error) {
+  return ctseg::guarded(error, [&] {
+    at::NoGradGuard no_grad;
+    const auto whole = tensors(parameters, count);
+    auto gradient = gradients(whole);
+    auto weights = without_graph(whole);
+    auto m = tensors(first, count), v = tensors(second, count);
+    const auto options = at::TensorOptions().dtype(at::kFloat).device(weights[0].device());
+    const std::vector<Tensor> steps(count, at::full({}, step, options));
+    const Tensor scale = at::full({}, divide_by, options);
+    if (decoupled)
+      at::_fused_adamw_(weights, gradient, m, v, {}, steps, rate, beta1, beta2, weight_decay, epsilon, false,
+                        false, scale);
+    else
+      at::_fused_adam_(weights, gradient, m, v, {}, steps, rate, beta1, beta2, weight_decay, epsilon, false,
+                       false, scale);
+  });
+}
+
+extern "C" int ctseg_sgd(Tensor** parameters, Tensor** velocity, int count, double divide_by, int first_step,
+                         double rate, double momentum, double weight_decay, int nesterov, char** error) {
+  return ctseg::guarded(error, [&] {
+    at::NoGradGuard no_grad;
+    const auto whole = tensors(parameters, count);
+    auto gradient = gradients(whole);
+    auto weights = without_graph(whole);
+    auto buffers = tensors(velocity, count);
+    const auto options = at::TensorOptions().dtype(at::kFloat).device(weights[0].device());
+    at::_fused_sgd_(weights, gradient, buffers, weight_decay, momentum, rate, 0.0, nesterov != 0, false,
+                    first_step != 0, at::full({}, divide_by, options));
+  });
+}

@@ -1,0 +1,80 @@
+//! The optimisers that a recipe can name. Their settings are here, their formulas in [`rules`]; they run
+//! on Burn's tensors in `tensors::learner::burn_learner`, and as libtorch's fused steps in
+//! `tensors::libtorch`.
+
+pub mod rules;
+
+use serde::{Deserialize, Serialize};
+
+/// Settings of an optimiser, as under `[training.optimiser]` in a recipe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OptimiserConfig {
+    pub kind: OptimiserKind,
+    pub learning_rate: f64,
+    /// L2 penalty, added to the gradient (PyTorch's `weight_decay`); for AdamW the share of each weight
+    /// that a step at rate 1 takes away.
+    pub weight_decay: f64,
+    /// Longest gradient (Euclidean norm over all weights) that a step follows; longer ones are scaled down.
+    pub clip_norm: f64,
+    /// Of SGD; nnU-Net's.
+    pub momentum: f64,
+    /// Of SGD.
+    pub nesterov: bool,
+}
+
+impl Default for OptimiserConfig {
+    fn default() -> Self {
+        Self {
+            kind: OptimiserKind::Adam,
+            learning_rate: 1e-3,
+            weight_decay: 1e-5,
+            clip_norm: 12.0,
+            momentum: 0.99,
+            nesterov: true,
+        }
+    }
+}
+
+/// Which optimiser.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimiserKind {
+    /// Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
+    #[default]
+    Adam,
+    /// Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
+    AdamW,
+    /// Stochastic gradient descent with (Nesterov's) momentum, Sutskever et al., ICML 2013.
+    Sgd,
+}
+
+pub const BETA1: f64 = 0.9;
+pub const BETA2: f64 = 0.999;
+pub const EPSILON: f64 = 1e-8;
+
+impl OptimiserKind {
+    /// What is remembered of each weight, by the names that checkpoints use.
+    pub fn slots(self) -> &'static [&'static str] {
+        match self {
+            Self::Adam | Self::AdamW => &["m.", "v."],
+            Self::Sgd => &["velocity."],
+        }
+    }
+
+    /// The recipe's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Adam => "adam",
+            Self::AdamW => "adamw",
+            Self::Sgd => "sgd",
+        }
+    }
+}
+
+impl OptimiserConfig {
+    /// What gradients of this norm are multiplied by, as PyTorch's `clip_grad_norm_`.
+    pub fn clip_factor(&self, norm: f64) -> f64 {
+        (self.clip_norm / (norm + 1e-6)).min(1.0)
+    }
+}

@@ -1,0 +1,109 @@
+//! In which numbers a network computes. Weights, statistics, losses and optimisers stay in f32.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::device::DeviceChoice;
+use crate::error::{Error, Result};
+
+/// What the user asked for with `--precision`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PrecisionChoice {
+    /// bf16 where the device computes faster in it, else f32.
+    #[default]
+    Auto,
+    Fixed(Precision),
+}
+
+/// The numbers of a network's activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    F32,
+    Bf16,
+    /// With loss scaling in training; for GPUs.
+    F16,
+}
+
+impl FromStr for PrecisionChoice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "f32" => Ok(Self::Fixed(Precision::F32)),
+            "bf16" => Ok(Self::Fixed(Precision::Bf16)),
+            "f16" => Ok(Self::Fixed(Precision::F16)),
+            _ => Err(Error::invalid(format!(
+                "'{text}' is not a precision; expected auto, f32, bf16 or f16"
+            ))),
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+        })
+    }
+}
+
+impl PrecisionChoice {
+    /// The precision on `device`.
+    ///
+    /// # Errors
+    /// The device does not compute in the precision that was asked for.
+    pub fn on(self, device: DeviceChoice) -> Result<Precision> {
+        let device = device.resolved();
+        match (self, device) {
+            (Self::Auto, DeviceChoice::LibTorchCuda(_)) => Ok(Precision::Bf16),
+            (Self::Auto, DeviceChoice::LibTorchCpu) if cpu_has_bf16() => Ok(Precision::Bf16),
+            (Self::Auto, _) => Ok(Precision::F32),
+            (Self::Fixed(precision), DeviceChoice::Flex) if precision != Precision::F32 => {
+                Err(Error::usage(format!(
+                    "--precision {precision}: device flex computes in f32 only; use --device libtorch"
+                )))
+            }
+            (Self::Fixed(Precision::F16), DeviceChoice::LibTorchCpu) => Err(Error::usage(
+                "--precision f16 is for GPUs; on a CPU use bf16 or f32",
+            )),
+            (Self::Fixed(precision), _) => Ok(precision),
+        }
+    }
+}
+
+/// Whether this CPU multiplies bf16 numbers by instructions of its own (AVX-512 BF16 or AMX).
+fn cpu_has_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_and_devices_respected() {
+        for name in ["f32", "bf16", "f16"] {
+            let PrecisionChoice::Fixed(precision) = name.parse().unwrap() else {
+                panic!("{name}")
+            };
+            assert_eq!(precision.to_string(), name);
+        }
+        assert!("fp8".parse::<PrecisionChoice>().is_err());
+        let flex = DeviceChoice::Flex;
+        assert_eq!(PrecisionChoice::Auto.on(flex).unwrap(), Precision::F32);
+        assert!(PrecisionChoice::Fixed(Precision::Bf16).on(flex).is_err());
+        let cuda = DeviceChoice::LibTorchCuda(0);
+        let half = PrecisionChoice::Fixed(Precision::F16);
+        assert_eq!(half.on(cuda).unwrap(), Precision::F16);
+        assert!(half.on(DeviceChoice::LibTorchCpu).is_err());
+    }
+}
