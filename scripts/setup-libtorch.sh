@@ -25,10 +25,13 @@ version_of() {
     local header
     for header in torch/headeronly/version.h torch/csrc/api/include/torch/version.h torch/version.h; do
         [ -f "$1/include/$header" ] || continue
+        # A header that only includes another one has no numbers.
         awk '$1 == "#define" && $2 ~ /^TORCH_VERSION_(MAJOR|MINOR|PATCH)$/ { part[$2] = $3 }
-            END { if ("TORCH_VERSION_MAJOR" in part)
-                printf "%s.%s.%s", part["TORCH_VERSION_MAJOR"], part["TORCH_VERSION_MINOR"], part["TORCH_VERSION_PATCH"] }' \
-            "$1/include/$header" | grep . && return
+            END {
+                major = part["TORCH_VERSION_MAJOR"]
+                if (major == "") exit 1
+                printf "%s.%s.%s", major, part["TORCH_VERSION_MINOR"], part["TORCH_VERSION_PATCH"]
+            }' "$1/include/$header" && return
     done
     return 0
 }
