@@ -6,6 +6,7 @@
 
 pub mod arrays;
 pub mod cli;
+pub mod cpu_budget;
 pub mod error;
 pub mod files;
 pub mod outside;
