@@ -33,7 +33,8 @@ fn epoch(
     assert!(send_epoch(&source, &cases, seed, epoch, &to));
     let mut numbers = Vec::new();
     while let Some(batch) = batches.recv().unwrap().unwrap() {
-        let [count, channels, height, width] = batch.input_shape;
+        let [count, channels, depth, height, width] = batch.input_shape;
+        assert_eq!((depth, batch.targets_shape[2]), (1, 1));
         assert!(count <= recipe.training.batch_size && channels == recipe.channels());
         assert_eq!(
             height % recipe.network.multiple() + width % recipe.network.multiple(),

@@ -3,10 +3,12 @@
 
 pub mod bundle;
 pub mod cascade;
+pub mod case_score;
 pub mod checkpoint;
 pub mod dataset;
 pub mod evaluation;
 pub mod fit;
+pub mod generated;
 pub mod guard;
 pub mod inputs;
 pub mod manifest;
@@ -20,6 +22,7 @@ pub mod run_folder;
 pub mod sampling;
 pub mod schedule;
 pub mod segmenter;
+pub mod slice_set;
 pub mod stage_one;
 pub mod tracker;
 pub mod training;
