@@ -13,6 +13,7 @@ pub mod guard;
 pub mod inputs;
 pub mod manifest;
 pub mod observer;
+pub mod patches;
 pub mod phantom_set;
 pub mod predict;
 pub mod recipe;
