@@ -1,4 +1,4 @@
-//! How many cores this process may keep busy: affinity, cgroup quotas, Slurm.
+//! What of the machine is this process's: cores (affinity, cgroup quotas, Slurm), memory it took.
 
 use std::fs;
 use std::num::NonZero;
@@ -111,6 +111,14 @@ fn whole_cores(cpu_max: &str) -> Option<usize> {
     let quota: usize = words.next()?.parse().ok()?;
     let period: usize = words.next()?.parse().ok()?;
     Some(quota.checked_div(period)?.max(1))
+}
+
+/// The process's largest resident memory so far, where the system tells.
+pub fn peak_memory_mb() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kilobytes: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some((kilobytes / 1024.0 * 10.0).round() / 10.0)
 }
 
 #[cfg(test)]

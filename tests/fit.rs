@@ -216,6 +216,44 @@ fn every_bad_case_is_listed_before_any_training() {
 }
 
 #[test]
+fn without_data_the_recipe_says_what_is_generated() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = [
+        "--json",
+        "fit",
+        "--stage",
+        "slices",
+        "--epochs",
+        "1",
+        "--set",
+        "network.widths=[2, 4]",
+    ];
+    let output = run(folder.path(), &arguments, 0);
+    assert!(
+        stderr(&output).contains("phantom-slices"),
+        "{}",
+        stderr(&output)
+    );
+    assert!(folder.path().join("phantom-slices/dataset.toml").exists());
+    let metrics = only_run(folder.path()).join("metrics.jsonl");
+    let line: serde_json::Value =
+        serde_json::from_str(std::fs::read_to_string(metrics).unwrap().trim()).unwrap();
+    let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let best = &summary["folds"][0]["progress"]["best_validation"];
+    for (key, in_summary) in [
+        ("validation_dice", "dice"),
+        ("validation_iou", "iou"),
+        ("validation_loss", "loss"),
+    ] {
+        assert!(
+            line[key].is_f64() && line[key] == best[in_summary],
+            "{key}: {line} {best}"
+        );
+    }
+    assert_eq!(best["dice_per_map"].as_array().unwrap().len(), 4);
+}
+
+#[test]
 fn stage_2_without_stage_1_says_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let descriptor = phantoms(&folder.path().join("data"), 5, 0);

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::sync_channel;
 
@@ -33,7 +33,8 @@ fn epoch(
     assert!(send_epoch(&source, &cases, seed, epoch, &to));
     let mut numbers = Vec::new();
     while let Some(batch) = batches.recv().unwrap().unwrap() {
-        let [count, channels, height, width] = batch.input_shape;
+        let [count, channels, depth, height, width] = batch.input_shape;
+        assert_eq!((depth, batch.targets_shape[2]), (1, 1));
         assert!(count <= recipe.training.batch_size && channels == recipe.channels());
         assert_eq!(
             height % recipe.network.multiple() + width % recipe.network.multiple(),
@@ -95,6 +96,97 @@ fn the_seed_alone_decides_the_batches() {
     );
     assert!(one != on(2, 8, 0), "the seed changed nothing");
     assert!(one != on(2, 7, 1), "the epoch changed nothing");
+}
+
+/// Every patch of an epoch by itself, as bits of its input.
+fn patches_of(dataset: &Dataset, recipe: &Recipe, number: usize) -> Vec<Vec<u32>> {
+    let structures = dataset.structures.iter().map(|s| s.value).collect();
+    let source = CaseSource::new(dataset, recipe, structures, BTreeMap::new());
+    let cases: Vec<usize> = (0..dataset.cases.len()).collect();
+    let (to, batches) = sync_channel(10_000);
+    assert!(send_epoch(&source, &cases, 3, number, &to));
+    let mut patches = Vec::new();
+    while let Some(batch) = batches.recv().unwrap().unwrap() {
+        let size = batch.input.len() / batch.input_shape[0];
+        patches.extend(batch.input.chunks(size).map(|patch| {
+            // Padding depends on the batch: without it, a slice is the same in every batch.
+            patch
+                .iter()
+                .filter(|v| **v > 0.0)
+                .map(|v| v.to_bits())
+                .collect::<Vec<u32>>()
+        }));
+    }
+    patches
+}
+
+#[test]
+fn an_epoch_of_a_fixed_size_shows_every_slice_once_before_any_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let dataset = Dataset::open(&phantoms(folder.path(), 10, 0)).unwrap();
+    let with = |limit: &str, number| {
+        // So many empty slices are asked for that every slice is shown.
+        let set = [
+            "training.empty_slice_share=1000",
+            "spacing_mm=[24.0, 24.0, 7.0]",
+            limit,
+        ];
+        patches_of(&dataset, &small_recipe("single", &set), number)
+    };
+    let distinct = |patches: &[Vec<u32>]| patches.iter().collect::<BTreeSet<_>>().len();
+    let all = with("training.epochs=1", 0);
+    let count = all.len();
+    assert_eq!(distinct(&all), count);
+    for limit in [1, count / 3, count - 1, count, count + 7, 2 * count] {
+        let drawn = with(&format!("training.slices_per_epoch={limit}"), 0);
+        assert_eq!(drawn.len(), limit);
+        assert_eq!(
+            distinct(&drawn),
+            limit.min(count),
+            "limit {limit} of {count}"
+        );
+    }
+    let third = format!("training.slices_per_epoch={}", count / 3);
+    assert!(
+        with(&third, 0) != with(&third, 1),
+        "another epoch, other slices"
+    );
+}
+
+#[test]
+fn augmented_batches_follow_from_the_seed_and_stay_in_range() {
+    let folder = tempfile::tempdir().unwrap();
+    let dataset = Dataset::open(&phantoms(folder.path(), 9, 0)).unwrap();
+    let recipe = |set: &[&str]| {
+        let mut all = vec![
+            "training.patch_size=[24, 20]",
+            "spacing_mm=[8.0, 9.0, 12.0]",
+        ];
+        all.extend(set);
+        small_recipe("single", &all)
+    };
+    let plain = recipe(&[]);
+    let on = [
+        "training.augmentation.rotation_probability=1.0",
+        "training.augmentation.noise_probability=0.5",
+    ];
+    let augmented = recipe(&on);
+    let with = |recipe: &Recipe, threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        let numbers = || epoch(&dataset, recipe, &BTreeMap::new(), 7, 0);
+        pool.build().unwrap().install(numbers)
+    };
+    let one = with(&augmented, 1);
+    assert!(
+        one == with(&augmented, 4),
+        "the number of threads changed the batches"
+    );
+    assert!(one != with(&plain, 2), "augmentation changed nothing");
+    let off = recipe(&[on[0], "training.augmentation.enabled=false"]);
+    assert!(
+        with(&off, 2) == with(&plain, 2),
+        "switched off, it changed something"
+    );
 }
 
 #[test]

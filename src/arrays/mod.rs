@@ -1,7 +1,9 @@
 //! Everything that computes on plain arrays: file formats, resampling, preprocessing, components, metrics,
 //! phantoms. Knows nothing of networks.
 
+pub mod augmentation;
 pub mod components;
+mod gaussian;
 pub mod metrics;
 pub mod nifti;
 pub mod phantom;

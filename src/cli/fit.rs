@@ -1,6 +1,6 @@
 //! `ctseg fit`: train one stage.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -11,8 +11,8 @@ use crate::error::Error;
 use crate::outside::progress;
 use crate::pipeline::dataset::Dataset;
 use crate::pipeline::fit::{FitJob, FitSummary, fit};
+use crate::pipeline::generated;
 use crate::pipeline::observer::Observer;
-use crate::pipeline::phantom_set::PhantomSet;
 use crate::pipeline::recipe::Recipe;
 use crate::pipeline::run_folder::RunFolder;
 
@@ -64,9 +64,10 @@ pub fn run(args: FitArgs, settings: &Settings) -> anyhow::Result<Outcome> {
             (recipe, from.dataset, from.data_root, from.model, from.seed)
         }
         None => {
-            let (data, data_root) = dataset_path(&args, settings, observer.as_ref())?;
+            let recipe = recipe(&args)?;
+            let (data, data_root) = dataset_path(&args, settings, &recipe, observer.as_ref())?;
             (
-                recipe(&args)?,
+                recipe,
                 data,
                 data_root,
                 config.model_or(args.model.clone()),
@@ -105,10 +106,11 @@ fn recipe(args: &FitArgs) -> anyhow::Result<Recipe> {
     Ok(Recipe::named(stage, &overrides)?)
 }
 
-/// The dataset named by flag, environment or settings file; without any, phantoms are generated here.
+/// The dataset named by flag, environment or settings file; without any, one is generated here.
 fn dataset_path(
     args: &FitArgs,
     settings: &Settings,
+    recipe: &Recipe,
     observer: &dyn Observer,
 ) -> anyhow::Result<(PathBuf, Option<PathBuf>)> {
     let data_root = args
@@ -118,12 +120,7 @@ fn dataset_path(
     if let Some(data) = args.data.clone().or_else(|| settings.config.data.clone()) {
         return Ok((data, data_root));
     }
-    let folder = Path::new("phantoms");
-    observer.say(&format!(
-        "no dataset named (--data, CTSEG_DATA or 'data' in ctseg.toml): training on generated phantoms in {}/",
-        folder.display()
-    ));
-    Ok((PhantomSet::default().written(folder, observer)?, None))
+    Ok((generated::data_for(recipe, observer)?, None))
 }
 
 pub fn print_summary(summary: &FitSummary, job: &FitJob, as_json: bool) {

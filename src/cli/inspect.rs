@@ -15,7 +15,7 @@ use crate::pipeline::recipe::Recipe;
 use crate::pipeline::sampling::output_maps;
 use crate::tensors::device::{Compute, DeviceChoice};
 use crate::tensors::precision::PrecisionChoice;
-use crate::tensors::weights::{NamedTensors, network_tensors, read_tensors};
+use crate::tensors::weights::{NamedTensors, is_trained, network_tensors, read_tensors};
 
 #[derive(Args)]
 pub struct InspectArgs {
@@ -279,7 +279,6 @@ fn lightly() -> Result<Compute> {
 
 fn layer_table(tensors: &NamedTensors) -> (String, Value) {
     let size = |shape: &[usize]| shape.iter().product::<usize>();
-    let is_trained = |name: &str| !name.contains("running_");
     let rows: Vec<Vec<String>> = tensors
         .iter()
         .map(|(name, tensor)| {

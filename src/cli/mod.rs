@@ -1,5 +1,6 @@
 //! The command line: flags, environment and `ctseg.toml`, one file per command.
 
+mod bench;
 mod config;
 mod demo;
 mod evaluate;
@@ -16,6 +17,7 @@ use std::sync::atomic::AtomicBool;
 use clap::{Args, Parser, Subcommand};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use crate::cpu_budget;
 use crate::error::Error;
 use crate::tensors::device::{Compute, DeviceChoice};
 use crate::tensors::precision::PrecisionChoice;
@@ -65,6 +67,8 @@ enum Command {
     Predict(predict::PredictArgs),
     /// Compare label maps with references
     Evaluate(evaluate::EvaluateArgs),
+    /// Measure how fast this machine computes
+    Bench(bench::BenchArgs),
     /// Show what a volume, dataset, recipe or model holds
     Inspect(inspect::InspectArgs),
 }
@@ -104,6 +108,11 @@ impl Cli {
     /// Runs the command.
     pub fn run(self) -> anyhow::Result<Outcome> {
         let config = Config::read(self.global.config.as_deref())?;
+        let threads = cpu_budget::resolve(self.global.threads)?;
+        // Readers, resampling and augmentation share rayon's threads; there are no more than computing has.
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global()?;
         let settings = Settings {
             device: match self.global.device {
                 Some(device) => device,
@@ -113,9 +122,7 @@ impl Cli {
                 Some(precision) => precision,
                 None => config.precision()?,
             },
-            threads: self.global.threads.unwrap_or_else(|| {
-                std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-            }),
+            threads,
             json: self.global.json,
             config,
         };
@@ -124,6 +131,7 @@ impl Cli {
             Command::Fit(args) => fit::run(args, &settings),
             Command::Predict(args) => predict::run(args, &settings),
             Command::Evaluate(args) => evaluate::run(args, &settings),
+            Command::Bench(args) => bench::run(args, &settings),
             Command::Inspect(args) => inspect::run(args, &settings),
         }
     }

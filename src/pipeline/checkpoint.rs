@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::schedule::{EarlyStopping, ReduceOnPlateau};
+use super::validation::Validation;
 use crate::error::{Error, Result};
 use crate::tensors::weights::{NamedTensors, below_prefix, prefixed, read_tensors, write_tensors};
 
@@ -18,6 +19,9 @@ pub struct Progress {
     pub early_stopping: EarlyStopping,
     /// Validation Dice of the best epoch so far, and which it was; none before the first validation.
     pub best: Option<(usize, f64)>,
+    /// All that was measured in the best epoch.
+    #[serde(default)]
+    pub best_validation: Option<Validation>,
     /// Seconds of training so far, over all sessions.
     pub seconds: f64,
     /// Why training ended, once it has.
@@ -157,6 +161,7 @@ mod tests {
                 plateau: ReduceOnPlateau::new(1e-3 / 3.0),
                 early_stopping: EarlyStopping::new(),
                 best: Some((1, 0.1 + 0.2)),
+                best_validation: None,
                 seconds: 1.5,
                 ended: None,
             },

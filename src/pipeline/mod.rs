@@ -3,14 +3,17 @@
 
 pub mod bundle;
 pub mod cascade;
+pub mod case_score;
 pub mod checkpoint;
 pub mod dataset;
 pub mod evaluation;
 pub mod fit;
+pub mod generated;
 pub mod guard;
 pub mod inputs;
 pub mod manifest;
 pub mod observer;
+pub mod patches;
 pub mod phantom_set;
 pub mod predict;
 pub mod recipe;
@@ -20,6 +23,7 @@ pub mod run_folder;
 pub mod sampling;
 pub mod schedule;
 pub mod segmenter;
+pub mod slice_set;
 pub mod stage_one;
 pub mod tracker;
 pub mod training;

@@ -2,13 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
-
+use super::generated::GeneratedSet;
 use super::observer::Observer;
-use crate::arrays::nifti::{NiftiHeader, VoxelType, write_labels, write_volume};
 use crate::arrays::phantom::{PhantomOptions, STRUCTURES, generate};
-use crate::error::{Error, Result};
-use crate::files::{parent_of, temporary_folder, write_bytes_atomically};
+use crate::error::Result;
 
 /// How many phantoms, and which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,50 +32,17 @@ impl PhantomSet {
     /// # Errors
     /// The folder holds anything else, or cannot be written.
     pub fn written(&self, folder: &Path, observer: &dyn Observer) -> Result<PathBuf> {
-        let descriptor = folder.join("dataset.toml");
-        let text = self.descriptor();
-        if std::fs::read_to_string(&descriptor).is_ok_and(|there| there == text) {
-            return Ok(descriptor);
-        }
-        if folder
-            .read_dir()
-            .is_ok_and(|mut entries| entries.next().is_some())
-        {
-            return Err(Error::file(
-                folder,
-                "holds other data than these phantoms; choose another folder, or remove it to have them made anew",
-            ));
-        }
-        let task = observer.task(
-            "generating phantoms",
-            (self.train + self.test) as u64,
-            "volumes",
-        );
-        // Made beside the folder and renamed when whole: a kill leaves no half dataset.
-        let fresh = temporary_folder(parent_of(folder))?;
         let options = PhantomOptions {
             seed: self.seed,
             ..PhantomOptions::default()
         };
-        (0..self.train + self.test)
-            .into_par_iter()
-            .try_for_each(|index| {
-                let (volume, labels) = generate(index as u64, &options);
-                let name = format!("{}.nii.gz", case_id(index));
-                write_volume(
-                    &fresh.path().join("images").join(&name),
-                    &volume,
-                    VoxelType::I16,
-                )?;
-                let header = NiftiHeader::for_grid(&labels.grid)?;
-                write_labels(&fresh.path().join("labels").join(&name), &labels, &header)?;
-                task.advance(1);
-                Ok::<(), Error>(())
-            })?;
-        write_bytes_atomically(&fresh.path().join("dataset.toml"), text.as_bytes())?;
-        std::fs::rename(fresh.keep(), folder)
-            .map_err(Error::io(folder, "rename the finished phantoms to"))?;
-        Ok(descriptor)
+        let set = GeneratedSet {
+            what: "phantoms",
+            descriptor: self.descriptor(),
+            cases: (0..self.train + self.test).map(case_id).collect(),
+            make: &|index| generate(index as u64, &options),
+        };
+        set.written(folder, observer)
     }
 
     fn descriptor(&self) -> String {

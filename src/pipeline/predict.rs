@@ -14,6 +14,7 @@ use super::guard::guarded;
 use super::inputs::PredictCase;
 use super::observer::Observer;
 use crate::arrays::nifti::{NiftiImage, case_name, read_volume, write_labels};
+use crate::cpu_budget::peak_memory_mb;
 use crate::error::{Error, Result};
 use crate::files::write_bytes_atomically;
 use crate::tensors::device::Compute;
@@ -324,12 +325,4 @@ fn write_failures(path: &Path, failures: &[Failure]) -> Result<()> {
         lines.push('\n');
     }
     write_bytes_atomically(path, lines.as_bytes())
-}
-
-/// The process's largest resident memory so far, where the system tells.
-fn peak_memory_mb() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    let kilobytes: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some((kilobytes / 1024.0 * 10.0).round() / 10.0)
 }

@@ -1,5 +1,7 @@
 //! Stage recipes: everything that decides how one stage is trained and used, in one TOML file.
 
+mod training;
+
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -7,15 +9,15 @@ use serde::{Deserialize, Serialize};
 use crate::arrays::preprocess::Window;
 use crate::arrays::resample::Interpolation;
 use crate::error::{Error, Result};
-use crate::tensors::losses::Loss;
 use crate::tensors::networks::NetworkConfig;
-use crate::tensors::optimisers::OptimiserConfig;
+pub use training::{EarlyStoppingConfig, PlateauConfig, TrainingConfig};
 
 /// The recipes in the binary: name, text. `--stage 1` is the first, `--stage 2` the second.
-const EMBEDDED: [(&str, &str); 5] = [
+const EMBEDDED: [(&str, &str); 6] = [
     ("coarse", include_str!("../../stages/coarse.toml")),
     ("refine", include_str!("../../stages/refine.toml")),
     ("single", include_str!("../../stages/single.toml")),
+    ("slices", include_str!("../../stages/slices.toml")),
     ("demo-coarse", include_str!("../../stages/demo-coarse.toml")),
     ("demo-refine", include_str!("../../stages/demo-refine.toml")),
 ];
@@ -45,12 +47,26 @@ pub struct Recipe {
     /// The folds that are trained; all of them where nothing is said. Their models are averaged in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train_folds: Option<Vec<usize>>,
+    /// What is generated to train on where no dataset is named.
+    #[serde(default)]
+    pub generated_data: GeneratedData,
     pub network: NetworkConfig,
     pub training: TrainingConfig,
     #[serde(default)]
     pub roi: RoiConfig,
     #[serde(default)]
     pub jitter: JitterConfig,
+}
+
+/// Data that ctseg makes by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GeneratedData {
+    /// CT-like volumes of the torso.
+    #[default]
+    Phantoms,
+    /// Single CT-like slices of the upper abdomen.
+    Slices,
 }
 
 /// What the network marks.
@@ -72,83 +88,6 @@ pub enum Region {
     Whole,
     /// The region of interest that stage 1 found.
     Roi,
-}
-
-/// How a stage is trained.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct TrainingConfig {
-    pub loss: Loss,
-    pub epochs: usize,
-    pub batch_size: usize,
-    /// Largest slice (y, x) in voxels that the network is trained on.
-    pub patch_size: [usize; 2],
-    /// How many slices without any structure are shown per slice with one.
-    pub empty_slice_share: f64,
-    pub optimiser: OptimiserConfig,
-    /// Activations are computed again on the way back instead of being kept: about half the memory for a
-    /// third more time (libtorch).
-    pub recompute: bool,
-    /// In how many parts a batch passes through the network: less memory, the same gradient but for batch
-    /// normalisation, whose statistics are those of a part (libtorch).
-    pub micro_batches: usize,
-    pub plateau: PlateauConfig,
-    pub early_stopping: EarlyStoppingConfig,
-    /// Memory for volumes in MB, one half for source volumes, one for prepared ones; the rest is read
-    /// again when its turn comes.
-    pub cache_mb: usize,
-}
-
-impl Default for TrainingConfig {
-    fn default() -> Self {
-        Self {
-            loss: Loss::default(),
-            epochs: 50,
-            batch_size: 8,
-            patch_size: [256, 256],
-            empty_slice_share: 0.5,
-            optimiser: OptimiserConfig::default(),
-            recompute: false,
-            micro_batches: 1,
-            plateau: PlateauConfig::default(),
-            early_stopping: EarlyStoppingConfig::default(),
-            cache_mb: 2048,
-        }
-    }
-}
-
-/// When the learning rate falls: after `patience` epochs without a better validation Dice, by `factor`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct PlateauConfig {
-    pub factor: f64,
-    pub patience: usize,
-}
-
-impl Default for PlateauConfig {
-    fn default() -> Self {
-        Self {
-            factor: 0.5,
-            patience: 5,
-        }
-    }
-}
-
-/// When training stops: after `patience` epochs without a gain of `smallest_gain` in validation Dice.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct EarlyStoppingConfig {
-    pub patience: usize,
-    pub smallest_gain: f64,
-}
-
-impl Default for EarlyStoppingConfig {
-    fn default() -> Self {
-        Self {
-            patience: 15,
-            smallest_gain: 1e-3,
-        }
-    }
 }
 
 /// How probabilities become a region of interest.
@@ -263,7 +202,6 @@ impl Recipe {
     }
 
     fn validated(self, origin: &str) -> Result<Self> {
-        let training = &self.training;
         let positive = |v: f64| v.is_finite() && v > 0.0;
         let checks = [
             (matches!(self.stage, 1 | 2), "stage must be 1 or 2"),
@@ -297,33 +235,8 @@ impl Recipe {
                 "windows_hu needs at least one [low, high] with low < high",
             ),
             (
-                training.epochs > 0 && training.batch_size > 0,
-                "training.epochs and batch_size must be 1 or more",
-            ),
-            (
-                training.patch_size.iter().all(|v| (8..=4096).contains(v)),
-                "training.patch_size must lie between 8 and 4096",
-            ),
-            (
-                training.empty_slice_share >= 0.0,
-                "training.empty_slice_share must be 0 or more",
-            ),
-            (
                 self.network.dimensions() == 2,
                 "network.kind must be one that works on slices (unet2d); stages do not cut volumes into patches yet",
-            ),
-            (
-                (0.0..1.0).contains(&training.optimiser.momentum),
-                "training.optimiser.momentum must lie in [0, 1)",
-            ),
-            (
-                positive(training.optimiser.learning_rate)
-                    && positive(training.optimiser.clip_norm),
-                "training.optimiser.learning_rate and clip_norm must be positive",
-            ),
-            (
-                (0.0..1.0).contains(&training.plateau.factor) && training.plateau.factor > 0.0,
-                "training.plateau.factor must lie between 0 and 1",
             ),
             (
                 (0.0..1.0).contains(&self.roi.threshold),
@@ -339,8 +252,13 @@ impl Recipe {
                 "roi.margin_mm and jitter must not be negative",
             ),
         ];
-        match checks.iter().find(|(holds, _)| !holds) {
-            Some((_, problem)) => Err(Error::file(origin, *problem)),
+        let problem = checks
+            .iter()
+            .find(|(holds, _)| !holds)
+            .map(|(_, problem)| *problem)
+            .or_else(|| self.training.problem());
+        match problem {
+            Some(problem) => Err(Error::file(origin, problem)),
             None => Ok(self),
         }
     }
@@ -389,6 +307,7 @@ pub(crate) fn one_line(error: &toml::de::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tensors::losses::Loss;
 
     #[test]
     fn every_embedded_recipe_is_whole_and_survives_writing() {
@@ -420,6 +339,21 @@ mod tests {
     }
 
     #[test]
+    fn augmentation_is_off_until_its_section_is_there() {
+        let of = |set: &[&str]| {
+            let set: Vec<String> = set.iter().map(|s| (*s).to_owned()).collect();
+            Recipe::named("1", &set).unwrap().training
+        };
+        let degrees = "training.augmentation.rotation_degrees=10";
+        assert_eq!(of(&[]).augmentation(), None);
+        let on = of(&[degrees]);
+        assert_eq!(on.augmentation().unwrap().rotation_degrees, 10.0);
+        assert_eq!(on.augmentation().unwrap().scale, [0.7, 1.4]);
+        let off = of(&[degrees, "training.augmentation.enabled=false"]);
+        assert_eq!(off.augmentation(), None);
+    }
+
+    #[test]
     fn mistakes_are_named_in_one_line() {
         for (setting, expected) in [
             ("training.bach_size=3", "bach_size"),
@@ -427,6 +361,13 @@ mod tests {
             ("network.kind=resnet", "resnet"),
             ("training.loss=focal", "focal"),
             ("windows_hu=[[5, 5]]", "windows_hu"),
+            ("training.slices_per_epoch=0", "slices_per_epoch"),
+            (
+                "training.augmentation.rotation_degrees=200",
+                "rotation_degrees",
+            ),
+            ("training.augmentation.rotations=3", "rotations"),
+            ("training.augmentation.flip_axes=['z']", "z"),
             ("name.inner=3", "name"),
             ("nonsense", "key=value"),
         ] {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::checkpoint::{CheckpointFolder, Progress};
 use super::recipe::Recipe;
 use super::tracker::Tracker;
-use super::validation::ValidationDice;
+use super::validation::Validation;
 use crate::error::{Error, Result};
 use crate::files::write_bytes_atomically;
 
@@ -101,7 +101,7 @@ impl Tracker for RunFolder {
         progress: &Progress,
         mean_loss: f64,
         learning_rate: f64,
-        dice: &ValidationDice,
+        validation: &Validation,
     ) -> Result<()> {
         let line = serde_json::json!({
             "network": name,
@@ -109,8 +109,10 @@ impl Tracker for RunFolder {
             "seconds": progress.seconds,
             "loss": mean_loss,
             "learning_rate": learning_rate,
-            "validation_dice": dice.mean,
-            "validation_dice_per_structure": dice.per_map,
+            "validation_dice": validation.dice,
+            "validation_dice_per_structure": validation.dice_per_map,
+            "validation_iou": validation.iou,
+            "validation_loss": validation.loss,
             "ended": progress.ended,
         });
         // One write per line: a kill leaves whole lines.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex};
 
-use ndarray::{Array3, Array4, ArrayView2, Axis, s};
+use ndarray::{Array3, Array4};
 use rand::Rng;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -13,10 +13,10 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::dataset::{CaseCache, Dataset};
+use super::patches::{Patch, assembled, patches};
 use super::recipe::{Recipe, Region, Target};
 use super::roi::{Prior, jittered};
 use super::segmenter::{network_grid, network_input};
-use crate::arrays::preprocess::padded_size;
 use crate::arrays::resample::{LabelInterpolation, resample_labels};
 use crate::error::Result;
 use crate::tensors::batch::Batch;
@@ -24,6 +24,10 @@ use crate::values::{Orientation, VoxelBox};
 
 /// Cases whose slices are mixed with each other; bounds the memory of an epoch.
 const CASES_MIXED: usize = 8;
+
+/// With a limited epoch, a case that was read gives at least this many slices, if it has them: reading and
+/// resampling it must pay.
+const SLICES_PER_VISIT: usize = 16;
 
 /// What stage 2 needs to know of a case from a stage-1 model that never saw it.
 #[derive(Debug, Clone)]
@@ -126,19 +130,9 @@ pub fn output_maps(recipe: &Recipe, structures: &[u16]) -> Vec<Vec<u16>> {
     }
 }
 
-/// A slice, or a part of one, of a prepared case.
-struct Patch {
-    case: Arc<PreparedCase>,
-    z: usize,
-    /// First row and column.
-    corner: [usize; 2],
-    /// Rows and columns.
-    size: [usize; 2],
-}
-
 /// Sends the batches of one epoch, in order, until the receiver hangs up (then false).
 ///
-/// The slices follow from `seed` and `epoch` alone, whatever the number of threads.
+/// The patches follow from `seed` and `epoch` alone, whatever the number of threads.
 pub fn send_epoch(
     source: &CaseSource,
     cases: &[usize],
@@ -146,34 +140,23 @@ pub fn send_epoch(
     epoch: usize,
     to: &SyncSender<Result<Option<Batch>>>,
 ) -> bool {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    rng.set_stream(epoch as u64 + 1);
-    let mut order = cases.to_vec();
-    order.shuffle(&mut rng);
     let maps = output_maps(source.recipe, &source.structures);
     let batch_size = source.recipe.training.batch_size;
+    let mut draw = EpochDraw::new(source, cases, seed, epoch);
     let mut waiting: Vec<Patch> = Vec::new();
-    let groups = order.chunks(CASES_MIXED);
-    let last = groups.len().saturating_sub(1);
-    for (index, group) in groups.enumerate() {
-        let seeds: Vec<(usize, u64)> = group.iter().map(|case| (*case, rng.random())).collect();
-        let prepared: Result<Vec<_>> = seeds
-            .into_par_iter()
-            .map(|(case, seed)| {
-                let mut rng = ChaCha8Rng::seed_from_u64(seed);
-                let prepared = source.shaken(case, &mut rng)?;
-                Ok(patches(&prepared, source.recipe, &mut rng))
-            })
-            .collect();
-        match prepared {
-            Ok(drawn) => waiting.extend(drawn.into_iter().flatten()),
+    loop {
+        let over = match draw.next_group() {
+            Ok(drawn) => {
+                waiting.extend(drawn);
+                draw.is_over()
+            }
             Err(error) => {
                 let _ = to.send(Err(error));
                 return false;
             }
-        }
-        waiting.shuffle(&mut rng);
-        let ready = if index == last {
+        };
+        waiting.shuffle(&mut draw.rng);
+        let ready = if over {
             waiting.len()
         } else {
             waiting.len() / batch_size * batch_size
@@ -188,112 +171,119 @@ pub fn send_epoch(
             }
         }
         waiting = rest;
-    }
-    to.send(Ok(None)).is_ok()
-}
-
-/// All slices with a structure and a random share of those without, each cut to the patch size.
-fn patches(case: &Arc<PreparedCase>, recipe: &Recipe, rng: &mut ChaCha8Rng) -> Vec<Patch> {
-    let occupied = |z: usize| {
-        case.labels
-            .index_axis(Axis(0), z)
-            .iter()
-            .any(|label| *label > 0)
-    };
-    let (with, mut without): (Vec<usize>, Vec<usize>) =
-        (0..case.labels.dim().0).partition(|z| occupied(*z));
-    without.shuffle(rng);
-    let wanted = (with.len() as f64 * recipe.training.empty_slice_share).ceil() as usize;
-    // A case without any structure still teaches what is not one.
-    without.truncate(wanted.max(1));
-    let size = recipe.training.patch_size;
-    with.into_iter()
-        .chain(without)
-        .map(|z| {
-            let slice = case.labels.index_axis(Axis(0), z);
-            let (height, width) = slice.dim();
-            let size = [size[0].min(height), size[1].min(width)];
-            Patch {
-                case: Arc::clone(case),
-                z,
-                corner: corner(slice, size, rng),
-                size,
-            }
-        })
-        .collect()
-}
-
-/// Where a patch of `size` is cut from a slice: at random, but so that it holds a random pixel of a
-/// structure if the slice has one.
-fn corner(slice: ArrayView2<u16>, size: [usize; 2], rng: &mut ChaCha8Rng) -> [usize; 2] {
-    let (height, width) = slice.dim();
-    if size == [height, width] {
-        return [0, 0];
-    }
-    let inside: Vec<(usize, usize)> = slice
-        .indexed_iter()
-        .filter(|(_, label)| **label > 0)
-        .map(|(at, _)| at)
-        .collect();
-    let anchor = (!inside.is_empty()).then(|| inside[rng.random_range(0..inside.len())]);
-    let mut draw = |length: usize, size: usize, anchor: Option<usize>| {
-        let largest = length - size;
-        let (low, high) = match anchor {
-            Some(at) => ((at + 1).saturating_sub(size), at.min(largest)),
-            None => (0, largest),
-        };
-        rng.random_range(low..=high)
-    };
-    [
-        draw(height, size[0], anchor.map(|at| at.0)),
-        draw(width, size[1], anchor.map(|at| at.1)),
-    ]
-}
-
-/// Patches side by side, padded with zeros (the windows' low end, background) to one size.
-fn assembled(patches: &[Patch], recipe: &Recipe, maps: &[Vec<u16>]) -> Batch {
-    let multiple = recipe.network.multiple();
-    let largest = |axis: usize| {
-        patches
-            .iter()
-            .map(|patch| patch.size[axis])
-            .max()
-            .unwrap_or(0)
-    };
-    let (height, width) = (
-        padded_size(largest(0), multiple),
-        padded_size(largest(1), multiple),
-    );
-    let channels = recipe.channels();
-    let mut input = Array4::<f32>::zeros((patches.len(), channels, height, width));
-    let mut targets = Array4::<f32>::zeros((patches.len(), maps.len(), height, width));
-    for (index, patch) in patches.iter().enumerate() {
-        let [y, x] = patch.corner;
-        let [rows, columns] = patch.size;
-        let from = patch
-            .case
-            .channels
-            .slice(s![.., patch.z, y..y + rows, x..x + columns]);
-        input
-            .slice_mut(s![index, .., ..rows, ..columns])
-            .assign(&from);
-        let labels = patch
-            .case
-            .labels
-            .slice(s![patch.z, y..y + rows, x..x + columns]);
-        for (map, values) in maps.iter().enumerate() {
-            targets
-                .slice_mut(s![index, map, ..rows, ..columns])
-                .zip_mut_with(&labels, |to, label| {
-                    *to = f32::from(u8::from(values.contains(label)))
-                });
+        if over {
+            return to.send(Ok(None)).is_ok();
         }
     }
-    Batch {
-        input_shape: [patches.len(), channels, 1, height, width],
-        targets_shape: [patches.len(), maps.len(), 1, height, width],
-        input: input.into_raw_vec_and_offset().0,
-        targets: targets.into_raw_vec_and_offset().0,
+}
+
+/// Draws an epoch's patches, a group of cases at a time. Without a limit every case comes by once and gives
+/// all it has. With one the cases come by in turn, each giving a part of its slices that it has not given
+/// yet, until there are enough; only when all are used up do they begin anew.
+struct EpochDraw<'a> {
+    source: &'a CaseSource<'a>,
+    rng: ChaCha8Rng,
+    order: Vec<usize>,
+    /// Position in `order` of the next group.
+    next: usize,
+    /// How often each case has come by.
+    pass: usize,
+    /// Patches that the pass has given so far.
+    drawn_in_pass: usize,
+    /// Each case's own seed, so that it gives the same patches in the same order whenever it comes by.
+    seeds: HashMap<usize, u64>,
+    /// Patches still to draw; none without a limit.
+    left: Option<usize>,
+    /// The most patches that a case gives each time.
+    quota: usize,
+}
+
+impl<'a> EpochDraw<'a> {
+    fn new(source: &'a CaseSource<'a>, cases: &[usize], seed: u64, epoch: usize) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(epoch as u64 + 1);
+        let mut order = cases.to_vec();
+        order.shuffle(&mut rng);
+        let left = source.recipe.training.slices_per_epoch;
+        let quota = left.map_or(usize::MAX, |slices| {
+            slices.div_ceil(order.len().max(1)).max(SLICES_PER_VISIT)
+        });
+        Self {
+            source,
+            rng,
+            order,
+            next: 0,
+            pass: 0,
+            drawn_in_pass: 0,
+            seeds: HashMap::new(),
+            left,
+            quota,
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        let all_came_by = self.next >= self.order.len();
+        match self.left {
+            None => all_came_by,
+            // Cases without a single slice would never be enough.
+            Some(left) => left == 0 || all_came_by && self.pass == 0 && self.drawn_in_pass == 0,
+        }
+    }
+
+    /// The patches of the next group of cases; what does not fit into the epoch is left out at random.
+    fn next_group(&mut self) -> Result<Vec<Patch>> {
+        if self.next >= self.order.len() && !self.order.is_empty() {
+            self.begin_pass();
+        }
+        let end = (self.next + CASES_MIXED).min(self.order.len());
+        let group: Vec<(usize, u64)> = self.order[self.next..end]
+            .iter()
+            .map(|case| {
+                let seed = self.seeds.entry(*case).or_insert_with(|| self.rng.random());
+                (*case, *seed)
+            })
+            .collect();
+        self.next = end;
+        let (source, skip, quota) = (
+            self.source,
+            self.pass.saturating_mul(self.quota),
+            self.quota,
+        );
+        let limited = self.left.is_some();
+        let drawn: Result<Vec<Vec<Patch>>> = group
+            .into_par_iter()
+            .map(|(case, seed)| {
+                let mut rng = ChaCha8Rng::seed_from_u64(seed);
+                let prepared = source.shaken(case, &mut rng)?;
+                let mut patches = patches(&prepared, source.recipe, &mut rng);
+                if limited {
+                    patches.shuffle(&mut rng);
+                }
+                Ok(patches.into_iter().skip(skip).take(quota).collect())
+            })
+            .collect();
+        let mut drawn: Vec<Patch> = drawn?.into_iter().flatten().collect();
+        self.drawn_in_pass += drawn.len();
+        if let Some(left) = &mut self.left {
+            if drawn.len() > *left {
+                drawn.shuffle(&mut self.rng);
+                drawn.truncate(*left);
+            }
+            *left -= drawn.len();
+        }
+        Ok(drawn)
+    }
+
+    fn begin_pass(&mut self) {
+        if self.drawn_in_pass == 0 {
+            // All slices were shown: begin anew, with other patches.
+            self.seeds.clear();
+            self.pass = 0;
+        } else {
+            self.pass += 1;
+        }
+        self.drawn_in_pass = 0;
+        self.next = 0;
     }
 }
 

@@ -1,7 +1,7 @@
 //! Where the numbers of a run are recorded. The run folder is the one that always is; others join it.
 
 use super::checkpoint::Progress;
-use super::validation::ValidationDice;
+use super::validation::Validation;
 use crate::error::Result;
 
 /// Receives a run's numbers as they come.
@@ -13,6 +13,6 @@ pub trait Tracker {
         progress: &Progress,
         mean_loss: f64,
         learning_rate: f64,
-        dice: &ValidationDice,
+        validation: &Validation,
     ) -> Result<()>;
 }

@@ -11,7 +11,7 @@ use super::recipe::Recipe;
 use super::sampling::{CaseSource, send_epoch};
 use super::schedule::{EarlyStopping, ReduceOnPlateau};
 use super::tracker::Tracker;
-use super::validation::validation_dice;
+use super::validation::validate;
 use crate::error::{Error, Result};
 use crate::tensors::batch::Batch;
 use crate::tensors::device::Compute;
@@ -101,7 +101,7 @@ pub fn train(
             slices_expected = outcome.slices;
 
             let begun = Instant::now();
-            let dice = validation_dice(
+            let validation = validate(
                 job.source,
                 learner.network()?,
                 job.validation,
@@ -114,15 +114,16 @@ pub fn train(
             progress.optimiser_steps = learner.state()?.1;
             progress
                 .plateau
-                .observe(dice.mean, &recipe.training.plateau);
+                .observe(validation.dice, &recipe.training.plateau);
             progress.seconds = seconds_before + started.elapsed().as_secs_f64();
-            let is_best = progress.best.is_none_or(|(_, best)| dice.mean > best);
+            let is_best = progress.best.is_none_or(|(_, best)| validation.dice > best);
             if is_best {
-                progress.best = Some((progress.epoch, dice.mean));
+                progress.best = Some((progress.epoch, validation.dice));
+                progress.best_validation = Some(validation.clone());
             }
             let gained_nothing = progress
                 .early_stopping
-                .observe(dice.mean, &recipe.training.early_stopping);
+                .observe(validation.dice, &recipe.training.early_stopping);
             progress.ended = if progress.epoch >= recipe.training.epochs {
                 Some(Ended::AllEpochsDone)
             } else if gained_nothing {
@@ -137,15 +138,17 @@ pub fn train(
                 job.checkpoints.save_best(&state)?;
             }
             job.checkpoints.save_last(&state)?;
-            tracker.epoch(&job.name, &progress, outcome.mean_loss, rate, &dice)?;
+            tracker.epoch(&job.name, &progress, outcome.mean_loss, rate, &validation)?;
             observer.say(&format!(
-                "{}: epoch {:>3}/{}  loss {:.4}  validation Dice {:.4}{}  rate {:.1e}  {:.0} slices/s",
+                "{}: epoch {:>3}/{}  loss {:.4}  validation Dice {:.4}{} IoU {:.4} loss {:.4}  rate {:.1e}  {:.0} slices/s",
                 job.name,
                 progress.epoch,
                 recipe.training.epochs,
                 outcome.mean_loss,
-                dice.mean,
+                validation.dice,
                 if is_best { " (best)" } else { "" },
+                validation.iou,
+                validation.loss.unwrap_or(f64::NAN),
                 rate,
                 outcome.slices_per_second,
             ));
@@ -167,7 +170,7 @@ fn first_validation_time(job: &TrainingJob, learner: &Learner) -> Result<Duratio
         return Ok(Duration::ZERO);
     };
     let begun = Instant::now();
-    validation_dice(
+    validate(
         job.source,
         learner.network()?,
         &[*first],
@@ -205,6 +208,7 @@ fn begin(job: &TrainingJob) -> Result<(Learner, Progress)> {
                 plateau: ReduceOnPlateau::new(training.optimiser.learning_rate),
                 early_stopping: EarlyStopping::new(),
                 best: None,
+                best_validation: None,
                 seconds: 0.0,
                 ended: None,
             };

@@ -2,36 +2,42 @@
 
 use std::sync::atomic::AtomicBool;
 
-use ndarray::Axis;
+use serde::{Deserialize, Serialize};
 
+use super::case_score::case_score;
 use super::guard::unless_stopped;
 use super::sampling::{CaseSource, output_maps};
 use super::segmenter::slice_logits;
+use crate::arrays::metrics::Summary;
 use crate::error::Result;
 use crate::tensors::device::Compute;
 use crate::tensors::inference::Inference;
 use crate::tensors::networks::Network;
 
-/// Dice on held-out cases, measured on the network's grid.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ValidationDice {
-    /// Mean over the output maps of `per_map`; 0 if nothing is defined.
-    pub mean: f64,
+/// What a network reaches on held-out cases, measured on the network's grid.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Validation {
+    /// Mean over the output maps of `dice_per_map`; 0 if nothing is defined.
+    pub dice: f64,
     /// Mean over cases for each output map; none where no case holds or predicts the structure.
-    pub per_map: Vec<Option<f64>>,
+    pub dice_per_map: Vec<Option<f64>>,
+    /// Intersection over union, averaged as `dice`.
+    pub iou: f64,
+    /// Mean over cases of the recipe's loss, each case as one batch; none where that is no number.
+    pub loss: Option<f64>,
 }
 
 /// Segments every case of `cases` with `network` and compares.
-pub fn validation_dice(
+pub fn validate(
     source: &CaseSource,
     network: Network,
     cases: &[usize],
     compute: &Compute,
     stop: &AtomicBool,
-) -> Result<ValidationDice> {
+) -> Result<Validation> {
     let inference = Inference::new(vec![network], compute)?;
     let maps = output_maps(source.recipe, &source.structures);
-    let mut sums = vec![(0.0, 0usize); maps.len()];
+    let mut scores = Vec::with_capacity(cases.len());
     for case in cases {
         unless_stopped(stop, || {
             "validation was under way; the last checkpoint is whole".to_owned()
@@ -44,26 +50,27 @@ pub fn validation_dice(
             prepared.channels.view(),
             &|_| (),
         )?;
-        for ((map, values), sum) in logits.axis_iter(Axis(0)).zip(&maps).zip(&mut sums) {
-            let (mut both, mut either) = (0u64, 0u64);
-            ndarray::Zip::from(map)
-                .and(&prepared.labels)
-                .for_each(|logit, label| {
-                    let (predicted, there) = (*logit > 0.0, values.contains(label));
-                    both += u64::from(predicted && there);
-                    either += u64::from(predicted) + u64::from(there);
-                });
-            if either > 0 {
-                sum.0 += 2.0 * both as f64 / either as f64;
-                sum.1 += 1;
-            }
-        }
+        let loss = source.recipe.training.loss;
+        scores.push(case_score(
+            loss,
+            logits.view(),
+            prepared.labels.view(),
+            &maps,
+        ));
     }
-    let per_map: Vec<Option<f64>> = sums
-        .into_iter()
-        .map(|(sum, count)| (count > 0).then(|| sum / count as f64))
-        .collect();
-    let defined: Vec<f64> = per_map.iter().flatten().copied().collect();
-    let mean = defined.iter().sum::<f64>() / defined.len().max(1) as f64;
-    Ok(ValidationDice { mean, per_map })
+    let over_cases = |of: &dyn Fn(usize, usize) -> Option<f64>| -> Vec<Option<f64>> {
+        (0..maps.len())
+            .map(|map| Summary::of((0..scores.len()).map(|case| of(case, map))).mean)
+            .collect()
+    };
+    let dice_per_map = over_cases(&|case, map| scores[case].dice[map]);
+    let iou_per_map = over_cases(&|case, map| scores[case].iou[map]);
+    Ok(Validation {
+        dice: Summary::of(dice_per_map.iter().copied())
+            .mean
+            .unwrap_or(0.0),
+        iou: Summary::of(iou_per_map).mean.unwrap_or(0.0),
+        loss: Summary::of(scores.iter().map(|score| Some(score.loss))).mean,
+        dice_per_map,
+    })
 }

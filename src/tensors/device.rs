@@ -146,6 +146,15 @@ impl Compute {
         })
     }
 
+    /// The most memory that tensors held on a GPU so far, in bytes; none on a CPU.
+    pub fn peak_device_memory(&self) -> Result<Option<u64>> {
+        match self.choice {
+            #[cfg(feature = "libtorch")]
+            DeviceChoice::LibTorchCuda(index) => super::libtorch::cuda_peak(index, false).map(Some),
+            _ => Ok(None),
+        }
+    }
+
     /// Whether batches gain from running on several threads at once: libtorch has threads of its own.
     pub fn runs_side_by_side(&self) -> bool {
         self.choice == DeviceChoice::Flex

@@ -12,4 +12,5 @@ pub mod losses;
 pub mod networks;
 pub mod optimisers;
 pub mod precision;
+pub mod throughput;
 pub mod weights;

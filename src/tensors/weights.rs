@@ -163,6 +163,11 @@ pub fn with_tensors(network: Network, tensors: &NamedTensors, device: &Device) -
     )))
 }
 
+/// Whether a tensor of this name follows gradients; running statistics follow the batches.
+pub fn is_trained(name: &str) -> bool {
+    !name.contains("running_")
+}
+
 /// Adds `prefix` to every name.
 pub fn prefixed(prefix: &str, tensors: NamedTensors) -> impl Iterator<Item = (String, HostTensor)> {
     tensors

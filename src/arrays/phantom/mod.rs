@@ -16,6 +16,7 @@ mod noise;
 mod organs;
 mod patient;
 mod shapes;
+mod slices;
 mod vectors;
 
 use ndarray::{Array2, Array3, Axis, Zip};
@@ -27,6 +28,7 @@ use rayon::prelude::*;
 use crate::values::{Grid, LabelMap, Orientation, Volume};
 use anatomy::Anatomy;
 use noise::Noise;
+pub use slices::{SLICE_SPACING_MM, SLICE_STRUCTURES, generate_slice};
 use vectors::{Point, UPRIGHT, minus, plus, rotated, rotation};
 
 /// Label numbers and names (as TotalSegmentator's) of the structures in a phantom's label map.

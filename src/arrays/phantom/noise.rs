@@ -1,7 +1,9 @@
 //! Noise of a CT slice: white, and correlated in the plane as a reconstruction filter makes it.
 
-use rand::{Rng, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+
+use crate::arrays::gaussian::gaussians;
 
 /// Standard deviations in HU.
 #[derive(Debug, Clone, Copy)]
@@ -39,19 +41,6 @@ impl Noise {
         }
         noise
     }
-}
-
-/// Standard normal numbers (Box and Muller 1958).
-fn gaussians(rng: &mut impl Rng, count: usize) -> Vec<f64> {
-    let mut values = Vec::with_capacity(count + 1);
-    while values.len() < count {
-        // 1 - u lies in (0, 1], where the logarithm is finite.
-        let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
-        let (sin, cos) = (std::f64::consts::TAU * rng.random::<f64>()).sin_cos();
-        values.extend([radius * cos, radius * sin]);
-    }
-    values.truncate(count);
-    values
 }
 
 #[cfg(test)]

@@ -44,6 +44,11 @@ unsafe extern "C" {
         result: *mut *mut C_tensor,
         error: *mut *mut c_char,
     ) -> c_int;
+    fn ctseg_backward(
+        tensor: *const C_tensor,
+        gradient: *const C_tensor,
+        error: *mut *mut c_char,
+    ) -> c_int;
     fn ctseg_gradient_norm(
         parameters: *const *const C_tensor,
         count: c_int,
@@ -142,6 +147,14 @@ pub(super) fn conv_block(
         checked(status, error)?;
         Ok(Tensor::from_ptr(result))
     }
+}
+
+/// Follows `tensor` back through its graph, with `gradient` of the same shape, into the parameters.
+pub(super) fn backward(tensor: &Tensor, gradient: &Tensor) -> Result<()> {
+    let mut error = std::ptr::null_mut();
+    // SAFETY: the tensors outlive the call.
+    let status = unsafe { ctseg_backward(tensor.as_ptr(), gradient.as_ptr(), &raw mut error) };
+    checked(status, error)
 }
 
 /// Euclidean norm of the gradients of all `parameters`.

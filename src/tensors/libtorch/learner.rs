@@ -1,5 +1,6 @@
 //! Learning by libtorch: its autograd on Burn's parameters, its fused optimiser steps, in place.
 
+use burn::tensor::Tensor as BurnTensor;
 use tch::{Kind, Tensor};
 
 use super::ffi::{self, AdamStep, Mode, SgdStep};
@@ -116,9 +117,9 @@ impl TorchLearner {
         tch::manual_seed(seed as i64);
         if self.setup.micro_batches <= 1 {
             let logits = self.logits(&input, Mode::Training)?;
-            let loss = self.loss(&logits, &targets)?;
-            self.scaled(&loss)?.f_backward().map_err(failed)?;
-            return loss.f_double_value(&[]).map_err(failed);
+            let (loss, gradient) = self.loss(&logits, &targets)?;
+            ffi::backward(&logits, &gradient)?;
+            return Ok(loss);
         }
         self.attempt_in_parts(&input, &targets, seed)
     }
@@ -139,22 +140,15 @@ impl TorchLearner {
                 .map(|index| pass(index, Mode::Look))
                 .collect::<Result<Vec<_>>>()?
         };
-        let logits = Tensor::f_cat(&seen, 0)
-            .and_then(|logits| logits.f_set_requires_grad(true))
-            .map_err(failed)?;
+        let logits = Tensor::f_cat(&seen, 0).map_err(failed)?;
         drop(seen);
-        let loss = self.loss(&logits, targets)?;
-        self.scaled(&loss)?.f_backward().map_err(failed)?;
-        let shares = logits
-            .f_grad()
-            .and_then(|gradient| gradient.f_split(size, 0))
-            .map_err(failed)?;
+        let (loss, gradient) = self.loss(&logits, targets)?;
+        drop(logits);
+        let shares = gradient.f_split(size, 0).map_err(failed)?;
         for (index, share) in shares.iter().enumerate() {
-            let logits = pass(index, Mode::Training)?;
-            let along = (logits * share).f_sum(Kind::Float).map_err(failed)?;
-            along.f_backward().map_err(failed)?;
+            ffi::backward(&pass(index, Mode::Training)?, share)?;
         }
-        loss.f_double_value(&[]).map_err(failed)
+        Ok(loss)
     }
 
     fn logits(&self, input: &Tensor, mode: Mode) -> Result<Tensor> {
@@ -165,17 +159,19 @@ impl TorchLearner {
         forward(&self.network, ops, input, self.kind)
     }
 
-    /// The loss's formula is Burn's; libtorch records it as it would its own.
-    fn loss(&self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
-        let loss = self.setup.loss.compute(
-            wrapped::<5>(logits.shallow_clone()),
-            wrapped::<5>(targets.shallow_clone()),
-        );
-        native(loss)?.f_sum(Kind::Float).map_err(failed)
-    }
-
-    fn scaled(&self, loss: &Tensor) -> Result<Tensor> {
-        loss.f_mul_scalar(self.scale.0).map_err(failed)
+    /// The loss and its gradient by the logits, times the scale. Losses are written once, for Burn; its
+    /// autodiff ends at the logits.
+    fn loss(&self, logits: &Tensor, targets: &Tensor) -> Result<(f64, Tensor)> {
+        let _no_grad = tch::no_grad_guard();
+        let leaf =
+            BurnTensor::from_inner(wrapped::<5>(logits.f_detach().map_err(failed)?)).require_grad();
+        let targets = BurnTensor::from_inner(wrapped::<5>(targets.shallow_clone()));
+        let loss = self.setup.loss.compute(leaf.clone(), targets);
+        let value = f64::from(loss.clone().into_scalar::<f32>());
+        let gradient = leaf
+            .grad(&(loss * self.scale.0).backward())
+            .ok_or_else(|| Error::invalid("internal: a loss without a gradient"))?;
+        Ok((value, native(gradient)?))
     }
 
     /// One step along the gradients that lie in the parameters, which are then forgotten; returns their

@@ -3,6 +3,9 @@
 //! Networks stay Burn modules; their blocks run as libtorch calls on the tensors that the modules hold,
 //! under libtorch's autograd, channels side by side in memory, in f32, bf16 or f16 with weights in f32.
 
+// burn-tch is the one way from Burn to libtorch; it is pinned.
+#![allow(deprecated)]
+
 mod ffi;
 mod learner;
 mod module;

@@ -2,18 +2,16 @@
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::Tensor as BurnTensor;
-#[allow(deprecated)] // pinned; see the module's first lines
 use burn_tch::{LibTorch, TchTensor};
 use tch::{Kind, Tensor};
 
 use super::ops::{channels_last, failed, native};
 use crate::error::{Error, Result};
 use crate::tensors::networks::Network;
-use crate::tensors::weights::PathNames;
+use crate::tensors::weights::{PathNames, is_trained};
 
 /// A Burn tensor around a libtorch one.
 pub(super) fn wrapped<const D: usize>(tensor: Tensor) -> BurnTensor<D> {
-    #[allow(deprecated)]
     BurnTensor::from_primitive::<LibTorch>(TchTensor::new(tensor))
 }
 
@@ -44,6 +42,7 @@ type Convert<'a> = &'a dyn Fn(Tensor, bool) -> Result<Tensor>;
 
 fn converted(network: Network, convert: Convert) -> Result<Network> {
     struct Mapper<'a> {
+        names: PathNames,
         convert: Convert<'a>,
         problem: Option<Error>,
     }
@@ -52,7 +51,7 @@ fn converted(network: Network, convert: Convert) -> Result<Network> {
             &mut self,
             param: Param<BurnTensor<D>>,
         ) -> Param<BurnTensor<D>> {
-            let trained = param.is_require_grad();
+            let trained = is_trained(&self.names.current());
             let (id, value, mapper) = param.consume();
             let kept = value.clone();
             let value = match native(value).and_then(|tensor| (self.convert)(tensor, trained)) {
@@ -64,8 +63,15 @@ fn converted(network: Network, convert: Convert) -> Result<Network> {
             };
             Param::from_mapped_value(id, value, mapper)
         }
+        fn enter_module(&mut self, name: &str, container_type: &str) {
+            self.names.enter(name, container_type);
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.names.exit();
+        }
     }
     let mut mapper = Mapper {
+        names: PathNames::default(),
         convert,
         problem: None,
     };

@@ -4,7 +4,6 @@
 use burn::module::Param;
 use burn::nn::{BatchNorm, InstanceNorm};
 use burn::tensor::Tensor as BurnTensor;
-#[allow(deprecated)] // pinned
 use burn_tch::LibTorch;
 use tch::{Kind, Tensor};
 
@@ -23,7 +22,6 @@ pub(super) struct TorchOps {
 
 /// The tensor behind a Burn tensor on a libtorch device; both share their memory and gradient.
 pub(super) fn native<const D: usize>(tensor: BurnTensor<D>) -> Result<Tensor> {
-    #[allow(deprecated)]
     let primitive = tensor.try_into_primitive::<LibTorch>();
     primitive
         .map(|primitive| primitive.tensor)

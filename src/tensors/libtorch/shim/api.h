@@ -22,6 +22,8 @@ struct CtsegLayer {
 // training: 0 = inference, 1 = training, 2 = training that updates running statistics too.
 int ctseg_conv_block(at::Tensor* x, const CtsegLayer* layers, int count, int training, int recompute,
                      at::Tensor** result, char** error);
+// Follows `tensor` back through its graph with `gradient` into the parameters.
+int ctseg_backward(at::Tensor* tensor, at::Tensor* gradient, char** error);
 int ctseg_gradient_norm(at::Tensor** parameters, int count, double* norm, char** error);
 int ctseg_adam(at::Tensor** parameters, at::Tensor** first, at::Tensor** second, int count, double divide_by,
                double step, double rate, double beta1, double beta2, double epsilon, double weight_decay,

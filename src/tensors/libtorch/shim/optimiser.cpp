@@ -39,6 +39,10 @@ std::vector<Tensor> without_graph(std::vector<Tensor> parameters) {
 
 }  // namespace
 
+extern "C" int ctseg_backward(Tensor* tensor, Tensor* gradient, char** error) {
+  return ctseg::guarded(error, [&] { tensor->backward(*gradient); });
+}
+
 extern "C" int ctseg_gradient_norm(Tensor** parameters, int count, double* norm, char** error) {
   return ctseg::guarded(error, [&] {
     at::NoGradGuard no_grad;

@@ -1,0 +1,16 @@
+//! Normally distributed numbers.
+
+use rand::Rng;
+
+/// Standard normal numbers (Box and Muller 1958).
+pub(in crate::arrays) fn gaussians(rng: &mut impl Rng, count: usize) -> Vec<f64> {
+    let mut values = Vec::with_capacity(count + 1);
+    while values.len() < count {
+        // 1 - u lies in (0, 1], where the logarithm is finite.
+        let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
+        let (sin, cos) = (std::f64::consts::TAU * rng.random::<f64>()).sin_cos();
+        values.extend([radius * cos, radius * sin]);
+    }
+    values.truncate(count);
+    values
+}

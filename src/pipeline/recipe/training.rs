@@ -1,0 +1,143 @@
+//! The part of a recipe that says how a stage is trained.
+
+use serde::{Deserialize, Serialize};
+
+use crate::arrays::augmentation::Augmentation;
+use crate::tensors::losses::Loss;
+use crate::tensors::optimisers::OptimiserConfig;
+
+/// How a stage is trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainingConfig {
+    pub loss: Loss,
+    pub epochs: usize,
+    pub batch_size: usize,
+    /// Largest slice (y, x) in voxels that the network is trained on.
+    pub patch_size: [usize; 2],
+    /// How many slices without any structure are shown per slice with one.
+    pub empty_slice_share: f64,
+    /// How many slices, drawn at random, an epoch shows; all of them once where nothing is said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slices_per_epoch: Option<usize>,
+    /// Random changes of the slices; none where the section is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub augmentation: Option<Augmentation>,
+    pub optimiser: OptimiserConfig,
+    /// Activations are computed again on the way back instead of being kept: about half the memory for a
+    /// third more time (libtorch).
+    pub recompute: bool,
+    /// In how many parts a batch passes through the network: less memory, the same gradient but for batch
+    /// normalisation, whose statistics are those of a part (libtorch).
+    pub micro_batches: usize,
+    pub plateau: PlateauConfig,
+    pub early_stopping: EarlyStoppingConfig,
+    /// Memory for volumes in MB, one half for source volumes, one for prepared ones; the rest is read
+    /// again when its turn comes.
+    pub cache_mb: usize,
+}
+
+impl Default for TrainingConfig {
+    fn default() -> Self {
+        Self {
+            loss: Loss::default(),
+            epochs: 50,
+            batch_size: 8,
+            patch_size: [256, 256],
+            empty_slice_share: 0.5,
+            slices_per_epoch: None,
+            augmentation: None,
+            optimiser: OptimiserConfig::default(),
+            recompute: false,
+            micro_batches: 1,
+            plateau: PlateauConfig::default(),
+            early_stopping: EarlyStoppingConfig::default(),
+            cache_mb: 2048,
+        }
+    }
+}
+
+impl TrainingConfig {
+    /// The random changes of training slices, where they are switched on.
+    pub fn augmentation(&self) -> Option<&Augmentation> {
+        self.augmentation.as_ref().filter(|a| a.enabled)
+    }
+
+    /// What cannot work, if anything.
+    pub(super) fn problem(&self) -> Option<&'static str> {
+        let positive = |v: f64| v.is_finite() && v > 0.0;
+        let checks = [
+            (
+                self.epochs > 0 && self.batch_size > 0,
+                "training.epochs and batch_size must be 1 or more",
+            ),
+            (
+                self.patch_size.iter().all(|v| (8..=4096).contains(v)),
+                "training.patch_size must lie between 8 and 4096",
+            ),
+            (
+                self.empty_slice_share >= 0.0,
+                "training.empty_slice_share must be 0 or more",
+            ),
+            (
+                positive(self.optimiser.learning_rate) && positive(self.optimiser.clip_norm),
+                "training.optimiser.learning_rate and clip_norm must be positive",
+            ),
+            (
+                (0.0..1.0).contains(&self.optimiser.momentum),
+                "training.optimiser.momentum must lie in [0, 1)",
+            ),
+            (
+                self.micro_batches > 0,
+                "training.micro_batches must be 1 or more",
+            ),
+            (
+                (0.0..1.0).contains(&self.plateau.factor) && self.plateau.factor > 0.0,
+                "training.plateau.factor must lie between 0 and 1",
+            ),
+            (
+                self.slices_per_epoch != Some(0),
+                "training.slices_per_epoch must be 1 or more",
+            ),
+        ];
+        checks
+            .iter()
+            .find(|(holds, _)| !holds)
+            .map(|(_, problem)| *problem)
+            .or_else(|| self.augmentation.as_ref()?.problem())
+    }
+}
+
+/// When the learning rate falls: after `patience` epochs without a better validation Dice, by `factor`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PlateauConfig {
+    pub factor: f64,
+    pub patience: usize,
+}
+
+impl Default for PlateauConfig {
+    fn default() -> Self {
+        Self {
+            factor: 0.5,
+            patience: 5,
+        }
+    }
+}
+
+/// When training stops: after `patience` epochs without a gain of `smallest_gain` in validation Dice.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EarlyStoppingConfig {
+    pub patience: usize,
+    pub smallest_gain: f64,
+}
+
+impl Default for EarlyStoppingConfig {
+    fn default() -> Self {
+        Self {
+            patience: 15,
+            smallest_gain: 1e-3,
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! How fast a network runs on an engine: the same batch again and again.
+
+use std::time::{Duration, Instant};
+
+use super::batch::Batch;
+use super::device::Compute;
+use super::inference::Inference;
+use super::learner::{Learner, LearnerSetup};
+use super::losses::Loss;
+use super::networks::NetworkConfig;
+use super::optimisers::OptimiserConfig;
+use super::weights::network_tensors;
+use crate::error::{Error, Result};
+
+/// Structures that the measured network marks.
+const STRUCTURES: usize = 5;
+const SEED: u64 = 1;
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pass {
+    /// From a batch in plain memory to logits in plain memory.
+    Forward,
+    /// A step: forward, loss (BCE + Dice), backward, clipping, Adam.
+    Training,
+}
+
+/// A measurement to make.
+pub struct Measurement<'a> {
+    pub network: &'a NetworkConfig,
+    /// (z, y, x), z = 1 for slices
+    pub size: [usize; 3],
+    pub batch: usize,
+    pub pass: Pass,
+    /// Steps are taken for so long, but at least three.
+    pub time: Duration,
+    pub recompute: bool,
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Throughput {
+    /// Of a whole batch, median over the steps.
+    pub seconds_per_step: f64,
+    pub steps: usize,
+    /// Slices or patches.
+    pub items_per_second: f64,
+    pub voxels_per_second: f64,
+}
+
+/// Takes steps for the measurement's time, after one that is not counted.
+///
+/// # Errors
+/// A size that the network cannot halve often enough; no memory.
+pub fn measured(measurement: &Measurement, compute: &Compute) -> Result<Throughput> {
+    let multiple = measurement.network.multiple();
+    let space = &measurement.size[3 - measurement.network.dimensions()..];
+    if space.iter().any(|side| *side == 0 || side % multiple != 0) || measurement.batch == 0 {
+        return Err(Error::usage(format!(
+            "a size of {space:?} and a batch of {} cannot be measured; expected sides that are multiples of {multiple} and at least one item",
+            measurement.batch
+        )));
+    }
+    compute.device.seed(SEED);
+    let network = measurement.network.init(1, STRUCTURES, &compute.device)?;
+    network_tensors(&network)?; // Burn draws weights when they are first used
+    let batch = batch(measurement);
+    match measurement.pass {
+        Pass::Forward => {
+            let inference = Inference::new(vec![network], compute)?;
+            timed(measurement, || {
+                inference
+                    .logits(&batch.input, batch.input_shape, None)
+                    .map(drop)
+            })
+        }
+        Pass::Training => {
+            let setup = LearnerSetup {
+                loss: Loss::BceDice,
+                optimiser: OptimiserConfig::default(),
+                recompute: measurement.recompute,
+                micro_batches: 1,
+            };
+            let mut learner = Learner::new(network, setup, compute)?;
+            timed(measurement, || {
+                learner.step(batch.clone(), 1e-3, SEED).map(drop)
+            })
+        }
+    }
+}
+
+fn timed(measurement: &Measurement, mut step: impl FnMut() -> Result<()>) -> Result<Throughput> {
+    step()?;
+    let mut seconds = Vec::new();
+    let started = Instant::now();
+    while seconds.len() < 3 || started.elapsed() < measurement.time {
+        let begun = Instant::now();
+        step()?;
+        seconds.push(begun.elapsed().as_secs_f64());
+    }
+    seconds.sort_by(f64::total_cmp);
+    let median = seconds[seconds.len() / 2];
+    let items = measurement.batch as f64;
+    Ok(Throughput {
+        seconds_per_step: median,
+        steps: seconds.len(),
+        items_per_second: items / median,
+        voxels_per_second: items * measurement.size.iter().product::<usize>() as f64 / median,
+    })
+}
+
+/// Values that look like noise, and targets of which one voxel in eight is set.
+fn batch(measurement: &Measurement) -> Batch {
+    let [z, y, x] = measurement.size;
+    let voxels = measurement.batch * z * y * x;
+    let noise = |index: usize| (index.wrapping_mul(2_654_435_761) >> 7) % 1000;
+    Batch {
+        input: (0..voxels).map(|i| noise(i) as f32 / 1000.0).collect(),
+        input_shape: [measurement.batch, 1, z, y, x],
+        targets: (0..voxels * STRUCTURES)
+            .map(|i| f32::from(u8::from(noise(i) < 125)))
+            .collect(),
+        targets_shape: [measurement.batch, STRUCTURES, z, y, x],
+    }
+}
