@@ -1,7 +1,7 @@
 # ctseg with its embedded CPU engine. Build: docker build -t ctseg .
 FROM rust:1.95-slim-bookworm AS build
 WORKDIR /src
-COPY Cargo.toml Cargo.lock ./
+COPY Cargo.toml Cargo.lock build.rs ./
 COPY src src
 COPY stages stages
 COPY benches benches

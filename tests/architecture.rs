@@ -19,8 +19,11 @@ const MAY_KNOW: [(&str, &[&str]); 6] = [
 ];
 
 /// Crates and the only places that may name them.
-const ONLY_IN: [(&str, &[&str]); 6] = [
+const ONLY_IN: [(&str, &[&str]); 9] = [
     ("burn::", &["tensors", "pipeline"]),
+    ("burn_tch::", &["tensors/libtorch"]),
+    ("tch::", &["tensors/libtorch"]),
+    ("torch_sys::", &["tensors/libtorch"]),
     ("clap::", &["cli", "main.rs"]),
     ("indicatif::", &["outside/progress.rs"]),
     ("safetensors::", &["tensors/weights.rs"]),

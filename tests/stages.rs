@@ -15,7 +15,6 @@ use ctseg::pipeline::recipe::Recipe;
 use ctseg::pipeline::roi::Prior;
 use ctseg::pipeline::sampling::{CaseSource, StageOneResult, send_epoch};
 use ctseg::pipeline::stage_one::{out_of_fold_results, run_stage_one};
-use ctseg::tensors::device::DeviceChoice;
 use ctseg::values::{Orientation, VoxelBox};
 
 /// All numbers of an epoch's batches.
@@ -200,18 +199,18 @@ fn stage_2_is_trained_on_what_a_network_that_never_saw_the_case_says() {
         &[&["phantom_000"], &["phantom_001"]],
     );
     let bundle = Bundle::open(&model).unwrap();
-    let device = DeviceChoice::Auto.device().unwrap();
+    let compute = common::compute();
     let results = out_of_fold_results(
         &bundle,
         &dataset,
         &[0, 1, 2],
         true,
-        &device,
+        &compute,
         &AtomicBool::new(false),
         &Silent,
     )
     .unwrap();
-    let segmenter = bundle.segmenter(1, &device).unwrap();
+    let segmenter = bundle.segmenter(1, &compute).unwrap();
     for (case, fold) in [(0, Some(0)), (1, Some(1)), (2, None)] {
         let volume = dataset.load_image(&dataset.cases[case]).unwrap().volume;
         let by = |fold| {
@@ -292,14 +291,14 @@ fn a_case_that_every_stage_1_network_knows_is_refused_in_training() {
     .unwrap();
     rewrite_sums(&model);
     let bundle = Bundle::open(&model).unwrap();
-    let device = DeviceChoice::Auto.device().unwrap();
+    let compute = common::compute();
     let results = |cases: &[usize]| {
         out_of_fold_results(
             &bundle,
             &dataset,
             cases,
             false,
-            &device,
+            &compute,
             &AtomicBool::new(false),
             &Silent,
         )
@@ -330,12 +329,12 @@ fn a_new_stage_1_drops_the_stage_2_that_was_trained_on_the_old_one() {
     random_model(&model, &[]);
     let bundle = Bundle::open(&model).unwrap();
     assert_eq!(bundle.structures().unwrap(), two_structures());
-    let device = DeviceChoice::Auto.device().unwrap();
-    Cascade::load(&bundle, &device).unwrap();
+    let compute = common::compute();
+    Cascade::load(&bundle, &compute).unwrap();
     publish_random(&model, &small_recipe("1", &["roi.threshold=0.4"]), &[&[]]);
     let bundle = Bundle::open(&model).unwrap();
     assert!(bundle.stage(2).is_none());
-    let error = Cascade::load(&bundle, &device).err().unwrap().to_string();
+    let error = Cascade::load(&bundle, &compute).err().unwrap().to_string();
     assert!(error.contains("fit --stage 2"), "{error}");
     let left: Vec<_> = std::fs::read_dir(folder.path())
         .unwrap()
@@ -354,11 +353,7 @@ fn a_single_stage_model_needs_no_stage_1() {
         &small_recipe("single", &["train_folds=[0]"]),
         &[&[]],
     );
-    let cascade = Cascade::load(
-        &Bundle::open(&model).unwrap(),
-        &DeviceChoice::Auto.device().unwrap(),
-    )
-    .unwrap();
+    let cascade = Cascade::load(&Bundle::open(&model).unwrap(), &common::compute()).unwrap();
     let volume = dataset.load_image(&dataset.cases[0]).unwrap().volume;
     let (labels, report) = cascade.segment(&volume, &|_, _| ()).unwrap();
     assert_eq!(labels.grid, volume.grid);

@@ -140,7 +140,7 @@ mod tests {
         let (logits, labels, maps) = case();
         let device = DeviceChoice::Auto.device().unwrap();
         // One batch of one patch: slices side by side are one long slice.
-        let shape = [1, MAPS, 20, 6];
+        let shape = [1, MAPS, 1, 20, 6];
         let targets: Vec<f32> = maps
             .iter()
             .flat_map(|values| {
@@ -150,7 +150,7 @@ mod tests {
             })
             .collect();
         let tensor =
-            |values: Vec<f32>| Tensor::<4>::from_data(TensorData::new(values, shape), &device);
+            |values: Vec<f32>| Tensor::<5>::from_data(TensorData::new(values, shape), &device);
         for loss in [Loss::Bce, Loss::Dice, Loss::BceDice] {
             let expected = loss
                 .compute(

@@ -10,7 +10,7 @@ use crate::arrays::preprocess::Window;
 use crate::arrays::resample::Interpolation;
 use crate::error::{Error, Result};
 use crate::tensors::networks::NetworkConfig;
-pub use training::{EarlyStoppingConfig, PlateauConfig, TrainingConfig};
+pub use training::{EarlyStoppingConfig, PlateauConfig, Schedule, TrainingConfig};
 
 /// The recipes in the binary: name, text. `--stage 1` is the first, `--stage 2` the second.
 const EMBEDDED: [(&str, &str); 6] = [

@@ -126,9 +126,10 @@ impl Tracker for RunFolder {
 /// `<network>_<loss>_<optimiser>_<size>`, e.g. `unet2d_bce-dice_adam_256`.
 pub fn run_name(recipe: &Recipe) -> String {
     format!(
-        "{}_{}_adam_{}",
+        "{}_{}_{}_{}",
         recipe.network.name(),
         recipe.training.loss.name(),
+        recipe.training.optimiser.kind.name(),
         recipe.training.patch_size[0]
     )
 }

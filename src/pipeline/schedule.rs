@@ -74,9 +74,25 @@ impl Default for EarlyStopping {
     }
 }
 
+/// The learning rate of each epoch where it follows half a cosine from `first` down to a hundredth of it
+/// (Loshchilov and Hutter, "SGDR", ICLR 2017, one cycle).
+pub fn cosine(first: f64, epoch: usize, epochs: usize) -> f64 {
+    let done = epoch.min(epochs) as f64 / epochs.max(1) as f64;
+    let share = 0.5 * (1.0 + (std::f64::consts::PI * done).cos());
+    first * (0.01 + 0.99 * share)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cosine_falls_from_the_rate_to_a_hundredth_of_it() {
+        assert_eq!(cosine(0.1, 0, 10), 0.1);
+        assert!((cosine(0.1, 5, 10) - 0.1 * 0.505).abs() < 1e-12);
+        assert!((cosine(0.1, 10, 10) - 0.001).abs() < 1e-12);
+        assert!((1..10).all(|epoch| cosine(0.1, epoch, 10) < cosine(0.1, epoch - 1, 10)));
+    }
 
     #[test]
     fn the_rate_falls_as_in_pytorch() {

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use super::checkpoint::{Checkpoint, CheckpointFolder, Ended, Progress};
 use super::guard::{guarded, unless_stopped};
 use super::observer::Observer;
-use super::recipe::Recipe;
+use super::recipe::{Recipe, Schedule};
 use super::sampling::{CaseSource, send_epoch};
-use super::schedule::{EarlyStopping, ReduceOnPlateau};
+use super::schedule::{EarlyStopping, ReduceOnPlateau, cosine};
 use super::tracker::Tracker;
 use super::validation::validate;
 use crate::error::{Error, Result};
@@ -80,7 +80,14 @@ pub fn train(
             });
         }
         while progress.ended.is_none() {
-            let rate = progress.plateau.learning_rate();
+            let rate = match recipe.training.schedule {
+                Schedule::Plateau => progress.plateau.learning_rate(),
+                Schedule::Cosine => cosine(
+                    recipe.training.optimiser.learning_rate,
+                    progress.epoch,
+                    recipe.training.epochs,
+                ),
+            };
             // Validation must be over by the deadline too.
             let until = job
                 .deadline
@@ -140,7 +147,7 @@ pub fn train(
             job.checkpoints.save_last(&state)?;
             tracker.epoch(&job.name, &progress, outcome.mean_loss, rate, &validation)?;
             observer.say(&format!(
-                "{}: epoch {:>3}/{}  loss {:.4}  validation Dice {:.4}{} IoU {:.4} loss {:.4}  rate {:.1e}  {:.0} slices/s",
+                "{}: epoch {:>3}/{}  loss {:.4}  validation Dice {:.4}{} IoU {:.4} loss {:.4}  rate {:.1e}  {:.0} slices/s ({:.0} % waiting for data)",
                 job.name,
                 progress.epoch,
                 recipe.training.epochs,
@@ -151,6 +158,7 @@ pub fn train(
                 validation.loss.unwrap_or(f64::NAN),
                 rate,
                 outcome.slices_per_second,
+                100.0 * outcome.waited_share,
             ));
         }
         drop(batches); // lets the loader end
@@ -262,6 +270,8 @@ struct EpochOutcome {
     mean_loss: f64,
     slices: u64,
     slices_per_second: f64,
+    /// Part of the time that the network waited for batches.
+    waited_share: f64,
     out_of_time: bool,
 }
 
@@ -282,7 +292,13 @@ impl Epoch<'_> {
         let started = Instant::now();
         let (mut losses, mut steps, mut slices, mut step) = (0.0, 0u32, 0u64, 0u64);
         let mut out_of_time = false;
-        while let Some(batch) = next(batches)? {
+        let mut waited = Duration::ZERO;
+        loop {
+            let begun = Instant::now();
+            let Some(batch) = next(batches)? else {
+                break;
+            };
+            waited += begun.elapsed();
             let count = batch.input_shape[0];
             // Dropout's draws depend on seed, epoch and step alone, so that a resumed run repeats them.
             let seed = self.job.seed.wrapping_add((epoch as u64 + 1) << 32);
@@ -323,6 +339,7 @@ impl Epoch<'_> {
             mean_loss: mean(losses, steps),
             slices,
             slices_per_second: slices as f64 / started.elapsed().as_secs_f64(),
+            waited_share: waited.as_secs_f64() / started.elapsed().as_secs_f64(),
             out_of_time,
         })
     }

@@ -24,7 +24,7 @@ pub type NamedTensors = BTreeMap<String, HostTensor>;
 /// The single key of a file's metadata; one key keeps the file's bytes reproducible.
 const METADATA_KEY: &str = "ctseg";
 
-/// Follows a traversal of a module and names its parameters: `encoder.0.conv1.weight`.
+/// Follows a traversal of a module and names its parameters: `encoder.0.0.conv.weight`.
 #[derive(Default)]
 pub(in crate::tensors) struct PathNames(Vec<String>);
 
@@ -256,12 +256,13 @@ pub fn read_tensors(path: &Path) -> Result<(NamedTensors, String)> {
 mod tests {
     use super::*;
     use crate::tensors::device::DeviceChoice;
-    use crate::tensors::networks::{NetworkConfig, Unet2dConfig};
+    use crate::tensors::networks::{NetworkConfig, UnetConfig};
 
     fn network(widths: &[usize], device: &Device) -> Network {
-        let config = Unet2dConfig {
+        let config = UnetConfig {
             widths: widths.to_vec(),
             dropout: 0.1,
+            ..UnetConfig::default()
         };
         NetworkConfig::Unet2d(config).init(2, 3, device).unwrap()
     }
@@ -275,11 +276,11 @@ mod tests {
         let original = network(&[4, 8], &device.clone().autodiff());
         let tensors = network_tensors(&original).unwrap();
         assert!(
-            tensors.contains_key("encoder.0.conv1.weight"),
+            tensors.contains_key("encoder.0.0.conv.weight"),
             "{:?}",
             tensors.keys()
         );
-        assert!(tensors.contains_key("encoder.1.norm2.running_var"));
+        assert!(tensors.contains_key("encoder.1.1.norm.running_var"));
         write_tensors(&path, &tensors, "{\"epoch\":3}").unwrap();
         let (read, metadata) = read_tensors(&path).unwrap();
         assert_eq!(read, tensors);
@@ -287,12 +288,16 @@ mod tests {
 
         device.seed(2);
         let loaded = with_tensors(network(&[4, 8], &device), &read, &device).unwrap();
-        let input = Tensor::<4>::random([1, 2, 8, 8], burn::tensor::Distribution::Default, &device);
-        let expected = original.valid().forward(input.clone()).into_data();
-        assert_eq!(loaded.forward(input.clone()).into_data(), expected);
+        let input = Tensor::<5>::random(
+            [1, 2, 1, 8, 8],
+            burn::tensor::Distribution::Default,
+            &device,
+        );
+        let expected = original.valid().forward(input.clone()).unwrap().into_data();
+        assert_eq!(loaded.forward(input.clone()).unwrap().into_data(), expected);
 
         let training = loaded.train();
-        let loss = training.forward(Tensor::from_inner(input)).mean();
+        let loss = training.forward(Tensor::from_inner(input)).unwrap().mean();
         let gradients = loss.backward();
         struct Count<'a>(&'a burn::tensor::Gradients, usize);
         impl ModuleVisitor for Count<'_> {
@@ -314,7 +319,7 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(
-            error.contains("encoder.1.conv1.weight has shape"),
+            error.contains("encoder.1.0.conv.weight has shape"),
             "{error}"
         );
         assert!(with_tensors(network(&[4, 8, 16], &device), &tensors, &device).is_err());

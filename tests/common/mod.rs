@@ -13,7 +13,8 @@ use ctseg::pipeline::observer::Silent;
 use ctseg::pipeline::phantom_set::PhantomSet;
 use ctseg::pipeline::recipe::Recipe;
 use ctseg::pipeline::sampling::output_maps;
-use ctseg::tensors::device::DeviceChoice;
+use ctseg::tensors::device::{Compute, DeviceChoice};
+use ctseg::tensors::precision::PrecisionChoice;
 use ctseg::tensors::weights::network_tensors;
 
 /// A run of the binary in `folder` with plain output.
@@ -44,6 +45,11 @@ pub fn run(folder: &Path, arguments: &[&str], code: i32) -> Output {
 
 pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The engine that `--device auto` takes.
+pub fn compute() -> Compute {
+    Compute::open(DeviceChoice::Auto, PrecisionChoice::Auto, 2).unwrap()
 }
 
 /// Phantoms below `folder`; their descriptor.

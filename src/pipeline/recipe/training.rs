@@ -30,6 +30,7 @@ pub struct TrainingConfig {
     /// In how many parts a batch passes through the network: less memory, the same gradient but for batch
     /// normalisation, whose statistics are those of a part (libtorch).
     pub micro_batches: usize,
+    pub schedule: Schedule,
     pub plateau: PlateauConfig,
     pub early_stopping: EarlyStoppingConfig,
     /// Memory for volumes in MB, one half for source volumes, one for prepared ones; the rest is read
@@ -50,6 +51,7 @@ impl Default for TrainingConfig {
             optimiser: OptimiserConfig::default(),
             recompute: false,
             micro_batches: 1,
+            schedule: Schedule::default(),
             plateau: PlateauConfig::default(),
             early_stopping: EarlyStoppingConfig::default(),
             cache_mb: 2048,
@@ -106,6 +108,17 @@ impl TrainingConfig {
             .map(|(_, problem)| *problem)
             .or_else(|| self.augmentation.as_ref()?.problem())
     }
+}
+
+/// How the learning rate falls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    /// When nothing is gained, see [`PlateauConfig`].
+    #[default]
+    Plateau,
+    /// Along half a cosine over `epochs`.
+    Cosine,
 }
 
 /// When the learning rate falls: after `patience` epochs without a better validation Dice, by `factor`.

@@ -44,6 +44,16 @@ unsafe extern "C" {
         result: *mut *mut C_tensor,
         error: *mut *mut c_char,
     ) -> c_int;
+    fn ctseg_bce_dice(
+        logits: *const C_tensor,
+        targets: *const C_tensor,
+        bce_share: c_double,
+        dice_share: c_double,
+        scale: c_double,
+        loss: *mut c_double,
+        gradient: *mut *mut C_tensor,
+        error: *mut *mut c_char,
+    ) -> c_int;
     fn ctseg_backward(
         tensor: *const C_tensor,
         gradient: *const C_tensor,
@@ -146,6 +156,32 @@ pub(super) fn conv_block(
         );
         checked(status, error)?;
         Ok(Tensor::from_ptr(result))
+    }
+}
+
+/// `shares[0]` · BCE + `shares[1]` · soft Dice on the CPU, and the gradient by the logits times `scale`.
+pub(super) fn bce_dice(
+    logits: &Tensor,
+    targets: &Tensor,
+    shares: [f64; 2],
+    scale: f64,
+) -> Result<(f64, Tensor)> {
+    let (mut loss, mut gradient) = (0.0, std::ptr::null_mut());
+    let mut error = std::ptr::null_mut();
+    // SAFETY: the tensors outlive the call; on success the gradient is a new tensor that is ours.
+    unsafe {
+        let status = ctseg_bce_dice(
+            logits.as_ptr(),
+            targets.as_ptr(),
+            shares[0],
+            shares[1],
+            scale,
+            &raw mut loss,
+            &raw mut gradient,
+            &raw mut error,
+        );
+        checked(status, error)?;
+        Ok((loss, Tensor::from_ptr(gradient)))
     }
 }
 

@@ -1,11 +1,12 @@
 //! Learning by libtorch: its autograd on Burn's parameters, its fused optimiser steps, in place.
 
-use burn::tensor::Tensor as BurnTensor;
 use tch::{Kind, Tensor};
 
 use super::ffi::{self, AdamStep, Mode, SgdStep};
-use super::module::{trainable, trained_weights, usable, wrapped};
-use super::ops::{TorchOps, failed, forward, native};
+use super::loss_scale::LossScale;
+use super::losses::loss_and_gradient;
+use super::module::{trainable, trained_weights, usable};
+use super::ops::{TorchOps, failed, forward};
 use super::transfer::to_device;
 use super::{is_out_of_memory, kind_of};
 use crate::error::{Error, Result};
@@ -16,10 +17,6 @@ use crate::tensors::networks::Network;
 use crate::tensors::optimisers::{BETA1, BETA2, EPSILON, OptimiserKind};
 use crate::tensors::precision::Precision;
 use crate::tensors::weights::{HostTensor, NamedTensors, network_tensors};
-
-/// First factor of a loss in f16, and how many good steps double it (PyTorch's GradScaler).
-const FIRST_SCALE: f64 = 65536.0;
-const STEPS_TO_DOUBLE: u32 = 2000;
 
 /// Name under which the loss scale is saved beside the optimiser's state.
 const SCALE: &str = "loss_scale";
@@ -35,8 +32,7 @@ pub struct TorchLearner {
     setup: LearnerSetup,
     kind: Kind,
     device: tch::Device,
-    /// Of the loss, and the good steps since it last changed; 1 but for f16.
-    scale: (f64, u32),
+    scale: LossScale,
 }
 
 impl TorchLearner {
@@ -56,12 +52,12 @@ impl TorchLearner {
             .iter()
             .map(|slot| remembered(slot, &parameters, state))
             .collect::<Result<_>>()?;
-        let scale = match (compute.precision, state.get(SCALE)) {
-            (Precision::F16, Some(saved)) => {
-                f64::from(saved.values.first().copied().unwrap_or(1.0))
+        let scale = match compute.precision {
+            Precision::F16 => {
+                let saved = state.get(SCALE).and_then(|saved| saved.values.first());
+                LossScale::starting_at(saved.copied())
             }
-            (Precision::F16, None) => FIRST_SCALE,
-            _ => 1.0,
+            _ => LossScale::none(),
         };
         Ok(Self {
             network,
@@ -71,7 +67,7 @@ impl TorchLearner {
             setup,
             kind: kind_of(compute.precision),
             device: super::device_of(compute.choice),
-            scale: (scale, 0),
+            scale,
         })
     }
 
@@ -159,19 +155,8 @@ impl TorchLearner {
         forward(&self.network, ops, input, self.kind)
     }
 
-    /// The loss and its gradient by the logits, times the scale. Losses are written once, for Burn; its
-    /// autodiff ends at the logits.
     fn loss(&self, logits: &Tensor, targets: &Tensor) -> Result<(f64, Tensor)> {
-        let _no_grad = tch::no_grad_guard();
-        let leaf =
-            BurnTensor::from_inner(wrapped::<5>(logits.f_detach().map_err(failed)?)).require_grad();
-        let targets = BurnTensor::from_inner(wrapped::<5>(targets.shallow_clone()));
-        let loss = self.setup.loss.compute(leaf.clone(), targets);
-        let value = f64::from(loss.clone().into_scalar::<f32>());
-        let gradient = leaf
-            .grad(&(loss * self.scale.0).backward())
-            .ok_or_else(|| Error::invalid("internal: a loss without a gradient"))?;
-        Ok((value, native(gradient)?))
+        loss_and_gradient(self.setup.loss, logits, targets, self.scale.factor)
     }
 
     /// One step along the gradients that lie in the parameters, which are then forgotten; returns their
@@ -182,13 +167,13 @@ impl TorchLearner {
             .iter()
             .map(|(_, parameter)| parameter.shallow_clone())
             .collect();
-        let norm = ffi::gradient_norm(&parameters)? / self.scale.0;
+        let norm = ffi::gradient_norm(&parameters)? / self.scale.factor;
         if norm.is_finite() {
             self.steps += 1;
-            let divide_by = self.scale.0 / self.setup.optimiser.clip_factor(norm);
+            let divide_by = self.scale.factor / self.setup.optimiser.clip_factor(norm);
             self.fused_step(&parameters, divide_by, rate)?;
         }
-        self.adapt_scale(norm.is_finite());
+        self.scale.observe(norm.is_finite());
         self.forget_gradients();
         Ok(norm)
     }
@@ -228,17 +213,6 @@ impl TorchLearner {
         }
     }
 
-    fn adapt_scale(&mut self, good: bool) {
-        if self.kind != Kind::Half {
-            return;
-        }
-        self.scale = match (good, self.scale) {
-            (false, (scale, _)) => ((scale / 2.0).max(1.0), 0),
-            (true, (scale, steps)) if steps + 1 >= STEPS_TO_DOUBLE => (scale * 2.0, 0),
-            (true, (scale, steps)) => (scale, steps + 1),
-        };
-    }
-
     fn forget_gradients(&mut self) {
         for (_, parameter) in &mut self.parameters {
             let mut gradient = parameter.grad();
@@ -274,7 +248,7 @@ impl TorchLearner {
         if self.kind == Kind::Half {
             let host = HostTensor {
                 shape: vec![1],
-                values: vec![self.scale.0 as f32],
+                values: vec![self.scale.factor as f32],
             };
             state.insert(SCALE.to_owned(), host);
         }

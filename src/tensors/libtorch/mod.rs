@@ -8,8 +8,12 @@
 
 mod ffi;
 mod learner;
+mod loss_scale;
+mod losses;
 mod module;
 mod ops;
+#[cfg(all(test, feature = "flex"))]
+mod tests;
 mod transfer;
 
 use std::sync::Once;

@@ -81,3 +81,63 @@ fn sgd(
     };
     (weight - direction * rate, vec![velocity])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensors::device::DeviceChoice;
+
+    fn floats(value: &serde_json::Value) -> Vec<f32> {
+        let values = value.as_array().unwrap().iter();
+        values.map(|v| v.as_f64().unwrap() as f32).collect()
+    }
+
+    /// The files are PyTorch's, by `scripts/golden/make_optimisers.py`.
+    #[test]
+    fn steps_equal_pytorchs() {
+        let device = DeviceChoice::Auto.device().unwrap();
+        let folder =
+            std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/optimisers");
+        for (name, kind) in [
+            ("adam", OptimiserKind::Adam),
+            ("adamw", OptimiserKind::AdamW),
+            ("sgd_nesterov", OptimiserKind::Sgd),
+            ("sgd_momentum", OptimiserKind::Sgd),
+            ("sgd_weight_decay", OptimiserKind::Sgd),
+        ] {
+            let text = std::fs::read(folder.join(format!("{name}.json"))).unwrap();
+            let golden: serde_json::Value = serde_json::from_slice(&text).unwrap();
+            let number = |key: &str| golden[key].as_f64().unwrap_or(0.0);
+            let config = OptimiserConfig {
+                kind,
+                weight_decay: number("weight_decay"),
+                clip_norm: number("clip_norm"),
+                momentum: number("momentum"),
+                nesterov: golden["nesterov"].as_bool().unwrap_or(false),
+                ..OptimiserConfig::default()
+            };
+            for parameter in golden["parameters"].as_array().unwrap() {
+                let key = parameter["name"].as_str().unwrap();
+                let tensor = |values: &serde_json::Value| {
+                    Tensor::<1>::from_floats(floats(values).as_slice(), &device)
+                };
+                let (mut weight, mut memory) = (tensor(&parameter["initial"]), None);
+                for (index, step) in golden["steps"].as_array().unwrap().iter().enumerate() {
+                    let factor = config.clip_factor(step["gradient_norm"].as_f64().unwrap());
+                    let gradient = tensor(&step["gradients"][key]) * factor;
+                    let rate = step["learning_rate"].as_f64().unwrap();
+                    let number = index as u64 + 1;
+                    let (next, kept) = updated(&config, weight, gradient, memory, rate, number);
+                    (weight, memory) = (next, Some(kept));
+                    let values = weight.clone().into_data().try_into_vec::<f32>().unwrap();
+                    for (value, wanted) in values.iter().zip(floats(&step["parameters"][key])) {
+                        assert!(
+                            (value - wanted).abs() < 3e-6,
+                            "{name} {key}: {value} {wanted}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}

@@ -22,6 +22,10 @@ struct CtsegLayer {
 // training: 0 = inference, 1 = training, 2 = training that updates running statistics too.
 int ctseg_conv_block(at::Tensor* x, const CtsegLayer* layers, int count, int training, int recompute,
                      at::Tensor** result, char** error);
+// The loss bce_share * BCE + dice_share * soft Dice of logits (sample, structure, ...) on the CPU, and its
+// gradient by them times `scale`.
+int ctseg_bce_dice(at::Tensor* logits, at::Tensor* targets, double bce_share, double dice_share, double scale,
+                   double* loss, at::Tensor** gradient, char** error);
 // Follows `tensor` back through its graph with `gradient` into the parameters.
 int ctseg_backward(at::Tensor* tensor, at::Tensor* gradient, char** error);
 int ctseg_gradient_norm(at::Tensor** parameters, int count, double* norm, char** error);

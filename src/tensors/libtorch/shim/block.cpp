@@ -52,16 +52,16 @@ Tensor all_layers(const Tensor& x, const std::vector<Layer>& layers) {
 // Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016.
 class Recomputed : public torch::autograd::Function<Recomputed> {
  public:
-  static Tensor forward(AutogradContext* context, variable_list inputs, const std::vector<Layer>* layers) {
+  static Tensor forward(AutogradContext* context, at::TensorList inputs, const std::vector<Layer>* layers) {
     // inputs: x, then each layer's weight, bias, gamma, beta where they are defined
-    context->save_for_backward(inputs);
+    context->save_for_backward(inputs.vec());
     std::vector<Layer>* kept = new std::vector<Layer>(*layers);
     for (Layer& layer : *kept) {
       layer.norm_act.update_statistics = false;  // they have seen this batch
       layer.weight = layer.bias = layer.norm_act.gamma = layer.norm_act.beta = Tensor();
     }
-    context->saved_data["layers"] =
-        c10::make_intrusive<Kept>(std::unique_ptr<std::vector<Layer>>(kept), *layers);
+    context->saved_data["layers"] = c10::IValue::make_capsule(
+        c10::make_intrusive<Kept>(std::unique_ptr<std::vector<Layer>>(kept), *layers));
     at::AutoDispatchBelowADInplaceOrView below;
     at::NoGradGuard no_grad;
     return all_layers(inputs[0], *layers);
@@ -124,7 +124,7 @@ Tensor conv_block(const Tensor& x, const std::vector<Layer>& layers, bool recomp
       inputs.push_back(layer.norm_act.beta);
     }
   }
-  return Recomputed::apply(inputs, &layers);
+  return Recomputed::apply(at::TensorList(inputs), &layers);
 }
 
 }  // namespace ctseg

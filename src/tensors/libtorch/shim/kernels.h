@@ -26,6 +26,11 @@ struct Kernels {
   void (*backward_apply)(int element, const void* x, const void* gradient, void* out, index rows,
                          index channels, const float* scale, const float* offset, const float* mean,
                          float slope, const float* a, const float* b, const float* c);
+  // Adds to sums (4 long) those over elements of: binary cross-entropy of logit x against target t,
+  // sigmoid(x) * t, sigmoid(x), t.
+  void (*loss_sums)(const float* x, const float* t, index count, double* sums);
+  // out = cross * (sigmoid(x) - t) + sigmoid'(x) * (a * t + b).
+  void (*loss_gradient)(const float* x, const float* t, float* out, index count, float cross, float a, float b);
 };
 
 const Kernels& kernels();  // the best for this CPU

@@ -1,0 +1,71 @@
+//! The factor of a loss whose gradients are computed in f16, whose smallest number is 6·10⁻⁸
+//! (Micikevicius et al., "Mixed Precision Training", ICLR 2018; the numbers of PyTorch's `GradScaler`).
+
+const FIRST: f64 = 65536.0;
+const STEPS_TO_DOUBLE: u32 = 2000;
+
+/// Halved by every step whose gradient is not finite, doubled by many good ones.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct LossScale {
+    pub factor: f64,
+    good_steps: u32,
+    fixed: bool,
+}
+
+impl LossScale {
+    /// For types that need none.
+    pub fn none() -> Self {
+        Self {
+            factor: 1.0,
+            good_steps: 0,
+            fixed: true,
+        }
+    }
+
+    /// Starts at a factor that was saved, or anew.
+    pub fn starting_at(saved: Option<f32>) -> Self {
+        Self {
+            factor: saved.map_or(FIRST, f64::from),
+            good_steps: 0,
+            fixed: false,
+        }
+    }
+
+    /// Takes in how a step went.
+    pub fn observe(&mut self, finite: bool) {
+        if self.fixed {
+            return;
+        }
+        self.good_steps = if finite { self.good_steps + 1 } else { 0 };
+        if !finite {
+            self.factor = (self.factor / 2.0).max(1.0);
+        } else if self.good_steps >= STEPS_TO_DOUBLE {
+            self.factor *= 2.0;
+            self.good_steps = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_at_once_and_doubles_slowly() {
+        let mut scale = LossScale::starting_at(None);
+        scale.observe(false);
+        assert_eq!(scale.factor, FIRST / 2.0);
+        for _ in 0..STEPS_TO_DOUBLE - 1 {
+            scale.observe(true);
+        }
+        assert_eq!(scale.factor, FIRST / 2.0);
+        scale.observe(true);
+        assert_eq!(scale.factor, FIRST);
+        let mut least = LossScale::starting_at(Some(1.0));
+        least.observe(false);
+        assert_eq!(least.factor, 1.0);
+        let mut none = LossScale::none();
+        none.observe(false);
+        assert_eq!(none.factor, 1.0);
+    }
+}

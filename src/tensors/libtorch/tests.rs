@@ -1,0 +1,543 @@
+//! libtorch's blocks against Burn's own on flex: values and every gradient, f32.
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Device, Gradients, Tensor as BurnTensor, TensorData};
+use tch::{Kind, Tensor};
+
+use super::ffi::{self, AdamStep, Mode, SgdStep};
+use super::losses::{by_burn, loss_and_gradient};
+use super::module::{trainable, trained_weights, wrapped};
+use super::ops::{SharedTensor, TorchOps, channels_last, native};
+use super::transfer::{to_device, to_host};
+use crate::error::Result;
+use crate::tensors::blocks::burn_ops::BurnOps;
+use crate::tensors::blocks::{Activation, Conv, ConvNormAct, Engine, Norm, NormKind, UpConv};
+use crate::tensors::losses::Loss;
+use crate::tensors::networks::{Downsampling, Network, NetworkConfig, UnetConfig};
+use crate::tensors::weights::{NamedTensors, PathNames, network_tensors, with_tensors};
+
+/// Largest difference, as a share of the largest value.
+const TOLERANCE: f32 = 1e-4;
+
+fn assert_close(what: &str, ours: &[f32], theirs: &[f32]) {
+    assert_eq!(ours.len(), theirs.len(), "{what}");
+    let largest = theirs.iter().fold(1e-6f32, |a, v| a.max(v.abs()));
+    for (index, (a, b)) in ours.iter().zip(theirs).enumerate() {
+        assert!(
+            (a - b).abs() <= TOLERANCE * largest,
+            "{what}[{index}]: libtorch {a}, flex {b}, largest {largest}"
+        );
+    }
+}
+
+/// Values that are spread around zero and never tie in a pooling window.
+fn wave(count: usize) -> Vec<f32> {
+    (0..count)
+        .map(|i| (i as f32 * 0.7391).sin() + 0.3 * (i as f32 * 0.0137).cos())
+        .collect()
+}
+
+/// Something that any engine computes, with one input and its parameters.
+trait Piece<const R: usize> {
+    fn compute<E: Engine<R>>(&self, engine: &E, x: E::Tensor) -> Result<E::Tensor>;
+}
+
+impl<const R: usize> Piece<R> for Vec<ConvNormAct<R>> {
+    fn compute<E: Engine<R>>(&self, engine: &E, x: E::Tensor) -> Result<E::Tensor> {
+        engine.block(x, self)
+    }
+}
+
+impl<const R: usize> Piece<R> for Conv<R> {
+    fn compute<E: Engine<R>>(&self, engine: &E, x: E::Tensor) -> Result<E::Tensor> {
+        engine.conv(x, self)
+    }
+}
+
+impl<const R: usize> Piece<R> for UpConv<R> {
+    fn compute<E: Engine<R>>(&self, engine: &E, x: E::Tensor) -> Result<E::Tensor> {
+        engine.up(x, self)
+    }
+}
+
+/// Pooling, joined with the part of the input that has its size; no parameters.
+#[derive(Module, Debug)]
+struct PoolAndJoin;
+
+impl<const R: usize> Piece<R> for PoolAndJoin {
+    fn compute<E: Engine<R>>(&self, engine: &E, x: E::Tensor) -> Result<E::Tensor> {
+        let pooled = engine.max_pool(x, &vec![2; R - 2])?;
+        engine.join(pooled.clone(), pooled)
+    }
+}
+
+/// By name: values as they stand, or gradients.
+struct Read<'a> {
+    names: PathNames,
+    gradients: Option<&'a Gradients>,
+    found: NamedTensors,
+}
+
+impl ModuleVisitor for Read<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<BurnTensor<D>>) {
+        let value = param.val();
+        let tensor = match self.gradients {
+            Some(gradients) => match value.grad(gradients) {
+                Some(gradient) => gradient,
+                None => return,
+            },
+            None => value.inner(),
+        };
+        let host = crate::tensors::weights::HostTensor {
+            shape: tensor.dims().to_vec(),
+            values: tensor.into_data().try_into_vec::<f32>().unwrap(),
+        };
+        self.found.insert(self.names.current(), host);
+    }
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.names.enter(name, container_type);
+    }
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.names.exit();
+    }
+}
+
+fn read<M: Module>(module: &M, gradients: Option<&Gradients>) -> NamedTensors {
+    let mut read = Read {
+        names: PathNames::default(),
+        gradients,
+        found: NamedTensors::new(),
+    };
+    module.visit(&mut read);
+    read.found
+}
+
+/// The parameters as libtorch tensors that ask for gradients, in the module itself.
+fn on_libtorch<M: Module>(module: M, values: &NamedTensors) -> (M, Vec<(String, Tensor)>) {
+    struct Load<'a> {
+        names: PathNames,
+        values: &'a NamedTensors,
+        parameters: Vec<(String, Tensor)>,
+    }
+    impl burn::module::ModuleMapper for Load<'_> {
+        fn map_float<const D: usize>(
+            &mut self,
+            param: Param<BurnTensor<D>>,
+        ) -> Param<BurnTensor<D>> {
+            let name = self.names.current();
+            let host = &self.values[&name];
+            let tensor = to_device(&host.values, &host.shape, tch::Device::Cpu).unwrap();
+            let tensor = channels_last(&tensor, Kind::Float).unwrap().copy();
+            let tensor = tensor.set_requires_grad(!name.contains("running_"));
+            self.parameters.push((name, tensor.shallow_clone()));
+            let (id, _, mapper) = param.consume();
+            Param::from_mapped_value(id, wrapped(tensor), mapper)
+        }
+        fn enter_module(&mut self, name: &str, container_type: &str) {
+            self.names.enter(name, container_type);
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.names.exit();
+        }
+    }
+    let mut load = Load {
+        names: PathNames::default(),
+        values,
+        parameters: Vec::new(),
+    };
+    let module = module.map(&mut load);
+    (module, load.parameters)
+}
+
+/// `make` gives the same piece on any device; values and gradients must agree for an input of `shape`.
+fn assert_alike<const R: usize, P: Piece<R> + Module>(
+    what: &str,
+    make: impl Fn(&Device) -> P,
+    shape: [usize; R],
+    recompute: bool,
+) {
+    let flex = Device::flex().autodiff();
+    flex.seed(7);
+    let piece = make(&flex);
+    let values = read(&piece, None);
+    let input = wave(shape.iter().product());
+    let x = BurnTensor::<R>::from_data(TensorData::new(input.clone(), shape), &flex).require_grad();
+    let y = piece.compute(&BurnOps, x.clone()).unwrap();
+    let out_shape = y.dims();
+    let along = wave(out_shape.iter().product::<usize>() + 5)[5..].to_vec();
+    let weights = BurnTensor::<R>::from_data(TensorData::new(along.clone(), out_shape), &flex);
+    let expected = y.clone().into_data().try_into_vec::<f32>().unwrap();
+    let gradients = (y * weights).sum().backward();
+    let expected_input = x.grad(&gradients).unwrap().into_data();
+    let expected_gradients = read(&piece, Some(&gradients));
+
+    #[allow(deprecated)]
+    let (piece, parameters) = on_libtorch(make(&Device::libtorch()), &values);
+    let ops = TorchOps {
+        mode: Mode::Training,
+        recompute,
+    };
+    let x = to_device(&input, &shape, tch::Device::Cpu).unwrap();
+    let x = channels_last(&x, Kind::Float).unwrap().copy();
+    let x = x.set_requires_grad(true);
+    let y = piece
+        .compute(&ops, SharedTensor(x.shallow_clone()))
+        .unwrap()
+        .0;
+    assert_close(&format!("{what}: values"), &to_host(&y).unwrap(), &expected);
+    let along = to_device(&along, &out_shape, tch::Device::Cpu).unwrap();
+    ffi::backward(&y, &along).unwrap();
+    assert_close(
+        &format!("{what}: gradient by the input"),
+        &to_host(&x.grad()).unwrap(),
+        &expected_input.try_into_vec::<f32>().unwrap(),
+    );
+    let mut compared = 0;
+    for (name, parameter) in parameters {
+        if let Some(expected) = expected_gradients.get(&name) {
+            let gradient = to_host(&parameter.grad()).unwrap();
+            assert_close(
+                &format!("{what}: gradient by {name}"),
+                &gradient,
+                &expected.values,
+            );
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, expected_gradients.len(), "{what}");
+}
+
+fn layers<const R: usize>(
+    norm: NormKind,
+    activation: Activation,
+    stride: usize,
+    device: &Device,
+) -> Vec<ConvNormAct<R>> {
+    let (kernel, one) = (vec![3; R - 2], vec![1; R - 2]);
+    let layer = |from, to, stride: &[usize]| ConvNormAct {
+        conv: Conv::new([from, to], &kernel, stride, None, device),
+        norm: Some(Norm::new(norm, to, device)),
+        activation,
+    };
+    let without_norm = ConvNormAct {
+        conv: Conv::new([20, 5], &kernel, &one, Some(0.1), device),
+        norm: None,
+        activation,
+    };
+    vec![
+        layer(3, 6, &vec![stride; R - 2]),
+        layer(6, 20, &one),
+        without_norm,
+    ]
+}
+
+#[test]
+fn blocks_in_two_dimensions_equal_burns() {
+    for norm in [NormKind::Batch, NormKind::Instance] {
+        for activation in [Activation::Relu, Activation::LeakyRelu] {
+            for (stride, recompute) in [(1, false), (2, false), (1, true)] {
+                let what = format!("2D {norm:?} {activation:?} stride {stride} {recompute}");
+                let make = |device: &Device| layers::<4>(norm, activation, stride, device);
+                assert_alike(&what, make, [2, 3, 12, 10], recompute);
+            }
+        }
+    }
+}
+
+#[test]
+fn blocks_in_three_dimensions_equal_burns() {
+    for norm in [NormKind::Batch, NormKind::Instance] {
+        for (stride, recompute) in [(1, false), (2, false), (1, true)] {
+            let what = format!("3D {norm:?} stride {stride} {recompute}");
+            let make = |device: &Device| layers::<5>(norm, Activation::LeakyRelu, stride, device);
+            assert_alike(&what, make, [2, 3, 6, 8, 4], recompute);
+        }
+    }
+}
+
+#[test]
+fn heads_ups_and_pools_equal_burns() {
+    let head = |device: &Device| Conv::<4>::new([3, 5], &[1, 1], &[1, 1], Some(-3.0), device);
+    assert_alike("2D head", head, [2, 3, 8, 8], false);
+    let head = |device: &Device| Conv::<5>::new([3, 5], &[1, 1, 1], &[1, 1, 1], Some(-3.0), device);
+    assert_alike("3D head", head, [2, 3, 4, 4, 8], false);
+    let up = |device: &Device| UpConv::<4>::new([6, 4], &[2, 2], device);
+    assert_alike("2D up", up, [2, 6, 5, 7], false);
+    let up = |device: &Device| UpConv::<5>::new([6, 4], &[1, 2, 2], device);
+    assert_alike("3D up", up, [2, 6, 3, 5, 4], false);
+    assert_alike::<4, _>("2D pool", |_| PoolAndJoin, [2, 3, 8, 6], false);
+    assert_alike::<5, _>("3D pool", |_| PoolAndJoin, [2, 3, 4, 8, 6], false);
+}
+
+/// All kinds of small networks.
+fn networks() -> Vec<(NetworkConfig, [usize; 5])> {
+    let config = |norm, downsampling| UnetConfig {
+        widths: vec![4, 8, 16],
+        dropout: 0.0,
+        norm: Some(norm),
+        activation: None,
+        downsampling: Some(downsampling),
+    };
+    let (flat, deep) = ([2, 2, 1, 16, 24], [1, 2, 8, 16, 8]);
+    vec![
+        (
+            NetworkConfig::Unet2d(config(NormKind::Batch, Downsampling::Pool)),
+            flat,
+        ),
+        (
+            NetworkConfig::Unet2d(config(NormKind::Instance, Downsampling::Stride)),
+            flat,
+        ),
+        (
+            NetworkConfig::Unet3d(config(NormKind::Instance, Downsampling::Stride)),
+            deep,
+        ),
+        (
+            NetworkConfig::Unet3d(config(NormKind::Batch, Downsampling::Pool)),
+            deep,
+        ),
+    ]
+}
+
+fn fresh(config: &NetworkConfig, device: &Device) -> Network {
+    device.seed(11);
+    let network = config.init(2, 3, device).unwrap();
+    network_tensors(&network).unwrap();
+    network
+}
+
+#[test]
+fn whole_networks_equal_burns() {
+    for (config, shape) in networks() {
+        let what = config.name();
+        let flex = Device::flex().autodiff();
+        let network = fresh(&config, &flex);
+        let values = network_tensors(&network).unwrap();
+        let input = wave(shape.iter().product());
+        let x = BurnTensor::<5>::from_data(TensorData::new(input.clone(), shape), &flex);
+        let y = network.forward(x).unwrap();
+        let out_shape = y.dims();
+        let along = wave(out_shape.iter().product());
+        let weights = BurnTensor::<5>::from_data(TensorData::new(along.clone(), out_shape), &flex);
+        let expected = y.clone().into_data().try_into_vec::<f32>().unwrap();
+        let gradients = read(&network, Some(&(y * weights).sum().backward()));
+        let statistics = network_tensors(&network).unwrap();
+
+        #[allow(deprecated)]
+        let device = Device::libtorch();
+        let network = with_tensors(fresh(&config, &device), &values, &device).unwrap();
+        let network = trainable(network).unwrap();
+        let ops = TorchOps {
+            mode: Mode::Training,
+            recompute: false,
+        };
+        let x = to_device(&input, &shape, tch::Device::Cpu).unwrap();
+        let y = super::ops::forward(&network, ops, &x, Kind::Float).unwrap();
+        assert_close(what, &to_host(&y).unwrap(), &expected);
+        let along = to_device(&along, &out_shape, tch::Device::Cpu).unwrap();
+        ffi::backward(&y, &along).unwrap();
+        let parameters = trained_weights(&network).unwrap();
+        assert_eq!(parameters.len(), gradients.len());
+        for (name, parameter) in &parameters {
+            let gradient = to_host(&parameter.grad()).unwrap();
+            assert_close(
+                &format!("{what} {name}"),
+                &gradient,
+                &gradients[name].values,
+            );
+        }
+        // Running statistics have seen the same batch.
+        let _no_grad = tch::no_grad_guard();
+        for (name, tensor) in network_tensors(&network).unwrap() {
+            if name.contains("running_") {
+                assert_close(&name, &tensor.values, &statistics[&name].values);
+            }
+        }
+    }
+}
+
+#[test]
+fn fused_losses_equal_burns_formulas() {
+    let shape = [2, 3, 1, 70, 31]; // sides that fill no lanes
+    let count: usize = shape.iter().product();
+    let logits: Vec<f32> = wave(count).iter().map(|v| v * 8.0).collect();
+    let targets: Vec<f32> = wave(count + 3)[3..]
+        .iter()
+        .map(|v| f32::from(u8::from(*v > 0.4)))
+        .collect();
+    let x = to_device(&logits, &shape, tch::Device::Cpu).unwrap();
+    let t = to_device(&targets, &shape, tch::Device::Cpu).unwrap();
+    for loss in [Loss::Bce, Loss::Dice, Loss::BceDice] {
+        let (value, gradient) = loss_and_gradient(loss, &x, &t, 3.0).unwrap();
+        let (expected, by_burn) = by_burn(loss, &x, &t, 3.0).unwrap();
+        assert!(
+            (value - expected).abs() < 2e-6,
+            "{loss:?}: {value} {expected}"
+        );
+        assert_close(
+            loss.name(),
+            &to_host(&gradient).unwrap(),
+            &to_host(&by_burn).unwrap(),
+        );
+    }
+    // What cannot be computed by the plain formula: logits far out.
+    let x = x.f_mul_scalar(1e4).unwrap();
+    let (value, gradient) = loss_and_gradient(Loss::BceDice, &x, &t, 1.0).unwrap();
+    let finite = to_host(&gradient).unwrap().iter().all(|v| v.is_finite());
+    assert!(value.is_finite() && finite);
+}
+
+#[test]
+fn bf16_blocks_are_close_to_f32() {
+    #[allow(deprecated)]
+    let device = Device::libtorch();
+    for (config, shape) in networks() {
+        let network = trainable(fresh(&config, &device)).unwrap();
+        let x = to_device(&wave(shape.iter().product()), &shape, tch::Device::Cpu).unwrap();
+        let run = |kind| {
+            let ops = TorchOps {
+                mode: Mode::Look,
+                recompute: false,
+            };
+            let y = super::ops::forward(&network, ops, &x, kind).unwrap();
+            let mut parameters = trained_weights(&network).unwrap();
+            for (_, parameter) in &mut parameters {
+                parameter.zero_grad();
+            }
+            let along = to_device(&wave(y.numel()), &[y.numel()], tch::Device::Cpu).unwrap();
+            ffi::backward(&y, &along.reshape(y.size())).unwrap();
+            let gradient: Vec<f32> = parameters
+                .iter()
+                .flat_map(|(_, parameter)| to_host(&parameter.grad()).unwrap())
+                .collect();
+            (to_host(&y).unwrap(), gradient)
+        };
+        let (exact, exact_gradient) = run(Kind::Float);
+        let (rough, rough_gradient) = run(Kind::BFloat16);
+        let distance = |a: &[f32], b: &[f32]| {
+            let difference: f32 = a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum();
+            (difference / b.iter().map(|v| v * v).sum::<f32>()).sqrt()
+        };
+        let name = config.name();
+        let (values, gradients) = (
+            distance(&rough, &exact),
+            distance(&rough_gradient, &exact_gradient),
+        );
+        assert!(values < 0.02 && values > 0.0, "{name}: values {values}");
+        assert!(
+            gradients < 0.15 && gradients > 0.0,
+            "{name}: gradients {gradients}"
+        );
+    }
+}
+
+/// One golden file of `scripts/golden/make_optimisers.py`.
+fn golden(name: &str) -> serde_json::Value {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join(format!("tests/golden/optimisers/{name}.json"));
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn floats(value: &serde_json::Value) -> Vec<f32> {
+    let values = value.as_array().unwrap().iter();
+    values.map(|v| v.as_f64().unwrap() as f32).collect()
+}
+
+#[test]
+fn fused_steps_equal_pytorchs() {
+    for name in [
+        "adam",
+        "adamw",
+        "sgd_nesterov",
+        "sgd_momentum",
+        "sgd_weight_decay",
+    ] {
+        let golden = golden(name);
+        let number = |key: &str| golden[key].as_f64().unwrap_or(0.0);
+        let described = golden["parameters"].as_array().unwrap();
+        let parameters: Vec<Tensor> = described
+            .iter()
+            .map(|p| {
+                let shape: Vec<i64> = serde_json::from_value(p["shape"].clone()).unwrap();
+                Tensor::from_slice(&floats(&p["initial"]))
+                    .reshape(shape)
+                    .set_requires_grad(true)
+            })
+            .collect();
+        let zeros =
+            || -> Vec<Tensor> { parameters.iter().map(|p| p.detach().zeros_like()).collect() };
+        let (first, second) = (zeros(), zeros());
+        for (index, step) in golden["steps"].as_array().unwrap().iter().enumerate() {
+            for (parameter, described) in parameters.iter().zip(described) {
+                let gradient = floats(&step["gradients"][described["name"].as_str().unwrap()]);
+                let mut owned = parameter.shallow_clone();
+                owned.zero_grad();
+                let gradient = Tensor::from_slice(&gradient).reshape(parameter.size());
+                (parameter * gradient).sum(Kind::Float).backward();
+            }
+            let norm = ffi::gradient_norm(&parameters).unwrap();
+            let expected = step["gradient_norm"].as_f64().unwrap();
+            assert!(
+                (norm / expected - 1.0).abs() < 1e-5,
+                "{name}: {norm} {expected}"
+            );
+            let divide_by = 1.0 / (number("clip_norm") / (norm + 1e-6)).min(1.0);
+            let rate = step["learning_rate"].as_f64().unwrap();
+            if name.starts_with("adam") {
+                let step = AdamStep {
+                    divide_by,
+                    step: (index + 1) as f64,
+                    rate,
+                    betas: [0.9, 0.999],
+                    epsilon: 1e-8,
+                    weight_decay: number("weight_decay"),
+                    decoupled: name == "adamw",
+                };
+                ffi::adam(&parameters, &first, &second, &step).unwrap();
+            } else {
+                let step = SgdStep {
+                    divide_by,
+                    first_step: index == 0,
+                    rate,
+                    momentum: number("momentum"),
+                    weight_decay: number("weight_decay"),
+                    nesterov: golden["nesterov"].as_bool().unwrap(),
+                };
+                ffi::sgd(&parameters, &first, &step).unwrap();
+            }
+            for (parameter, described) in parameters.iter().zip(described) {
+                let key = described["name"].as_str().unwrap();
+                let values = to_host(&parameter.detach()).unwrap();
+                for (value, wanted) in values.iter().zip(floats(&step["parameters"][key])) {
+                    assert!(
+                        (value - wanted).abs() < 3e-6,
+                        "{name} {key}: {value} {wanted}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn weights_stay_with_burns_modules() {
+    #[allow(deprecated)]
+    let device = Device::libtorch();
+    let (config, _) = &networks()[0];
+    let network = trainable(fresh(config, &device)).unwrap();
+    let (_, parameter) = &trained_weights(&network).unwrap()[0];
+    tch::no_grad(|| {
+        let mut parameter = parameter.shallow_clone();
+        let _ = parameter.fill_(0.25);
+    });
+    let _no_grad = tch::no_grad_guard();
+    let tensors = network_tensors(&network).unwrap();
+    assert!(
+        tensors["encoder.0.0.conv.weight"]
+            .values
+            .iter()
+            .all(|v| *v == 0.25)
+    );
+    let again = native(wrapped::<4>(parameter.shallow_clone())).unwrap();
+    assert_eq!(again.data_ptr(), parameter.data_ptr());
+}

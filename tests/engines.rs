@@ -1,0 +1,349 @@
+//! Learners and inference on every engine of the build: the same answers, with little memory and with much.
+
+use ctseg::tensors::batch::Batch;
+use ctseg::tensors::device::{Compute, DeviceChoice};
+use ctseg::tensors::inference::Inference;
+use ctseg::tensors::learner::{Learner, LearnerSetup};
+use ctseg::tensors::losses::Loss;
+use ctseg::tensors::networks::NetworkConfig;
+use ctseg::tensors::optimisers::{OptimiserConfig, OptimiserKind};
+use ctseg::tensors::precision::{Precision, PrecisionChoice};
+use ctseg::tensors::weights::{NamedTensors, network_tensors, with_tensors};
+
+fn open(choice: DeviceChoice, precision: Precision) -> Compute {
+    Compute::open(choice, PrecisionChoice::Fixed(precision), 2).unwrap()
+}
+
+fn unet(norm: &str, widths: &[usize]) -> NetworkConfig {
+    let text = format!("kind = 'unet2d'\nwidths = {widths:?}\nnorm = '{norm}'\ndropout = 0.2");
+    toml::from_str(&text).unwrap()
+}
+
+fn batch(count: usize, side: usize) -> Batch {
+    let pixels = count * side * side;
+    let value = |i: usize| (i as f32 * 0.37).sin();
+    Batch {
+        input: (0..pixels).map(|i| value(i).abs()).collect(),
+        input_shape: [count, 1, 1, side, side],
+        targets: (0..2 * pixels)
+            .map(|i| f32::from(u8::from(value(i / 7) > 0.5)))
+            .collect(),
+        targets_shape: [count, 2, 1, side, side],
+    }
+}
+
+fn setup(kind: OptimiserKind) -> LearnerSetup {
+    LearnerSetup {
+        loss: Loss::BceDice,
+        optimiser: OptimiserConfig {
+            kind,
+            learning_rate: 0.01,
+            ..OptimiserConfig::default()
+        },
+        recompute: false,
+        micro_batches: 1,
+    }
+}
+
+/// Weights that are the same on every engine.
+fn weights(config: &NetworkConfig) -> NamedTensors {
+    let network = config
+        .init(1, 2, &DeviceChoice::Flex.device().unwrap())
+        .unwrap();
+    let mut tensors = network_tensors(&network).unwrap();
+    for (index, (name, tensor)) in tensors.iter_mut().enumerate() {
+        if name.ends_with("weight") {
+            let fan_in = tensor.shape[1..].iter().product::<usize>() as f32;
+            for (i, value) in tensor.values.iter_mut().enumerate() {
+                *value = ((i + index) as f32 * 1.618).sin() * (4.0 / fan_in).sqrt();
+            }
+        }
+    }
+    tensors
+}
+
+fn learner(config: &NetworkConfig, setup: LearnerSetup, compute: &Compute) -> Learner {
+    let network = config.init(1, 2, &compute.device).unwrap();
+    let network = with_tensors(network, &weights(config), &compute.device).unwrap();
+    Learner::new(network, setup, compute).unwrap()
+}
+
+fn flat(tensors: &NamedTensors) -> Vec<f32> {
+    tensors.values().flat_map(|t| t.values.clone()).collect()
+}
+
+fn largest_difference(a: &NamedTensors, b: &NamedTensors) -> f32 {
+    let pairs = flat(a).into_iter().zip(flat(b));
+    pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+/// Every CPU engine of this build.
+fn engines() -> Vec<DeviceChoice> {
+    let mut engines = vec![DeviceChoice::Flex];
+    if cfg!(feature = "libtorch") {
+        engines.push(DeviceChoice::LibTorchCpu);
+    }
+    engines
+}
+
+#[test]
+fn every_optimiser_learns_on_every_engine_and_its_state_survives() {
+    let config = unet("batch", &[4, 8]);
+    for engine in engines() {
+        let compute = open(engine, Precision::F32);
+        for kind in [
+            OptimiserKind::Adam,
+            OptimiserKind::AdamW,
+            OptimiserKind::Sgd,
+        ] {
+            let mut learner = learner(&config, setup(kind), &compute);
+            let step = |learner: &mut Learner, index: u64| {
+                let report = learner.step(batch(3, 16), 0.01, index).unwrap();
+                assert!(report.is_taken(), "{engine} {kind:?} {report:?}");
+                report.loss
+            };
+            let first = step(&mut learner, 0);
+            for index in 1..8 {
+                step(&mut learner, index);
+            }
+            // Saved and restored in between: the same weights to the last bit.
+            let network = config.init(1, 2, &compute.device).unwrap();
+            let saved = with_tensors(network, &learner.weights().unwrap(), &compute.device);
+            let (state, steps) = learner.state().unwrap();
+            assert_eq!(steps, 8);
+            let mut again =
+                Learner::restored(saved.unwrap(), setup(kind), &compute, &state, steps).unwrap();
+            let (a, b) = (step(&mut learner, 8), step(&mut again, 8));
+            assert_eq!(a, b, "{engine} {kind:?}");
+            assert!(a < first, "{engine} {kind:?}: {first} → {a}");
+            assert_eq!(learner.weights().unwrap(), again.weights().unwrap());
+            assert_eq!(learner.state().unwrap(), again.state().unwrap());
+        }
+    }
+}
+
+#[test]
+fn a_network_in_use_equals_itself_on_other_engines_and_unfolded() {
+    for norm in ["batch", "instance"] {
+        let config = unet(norm, &[4, 8, 16]);
+        // Running statistics that are not 0 and 1.
+        let compute = open(DeviceChoice::Flex, Precision::F32);
+        let mut trained = learner(&config, setup(OptimiserKind::Adam), &compute);
+        for index in 0..3 {
+            trained.step(batch(2, 16), 0.01, index).unwrap();
+        }
+        let tensors = trained.weights().unwrap();
+        let input = batch(5, 24);
+        let unfolded = {
+            use burn::tensor::{Tensor, TensorData};
+            let data = TensorData::new(input.input.clone(), input.input_shape);
+            let x = Tensor::<5>::from_data(data, &compute.device);
+            let logits = trained.network().unwrap().forward(x).unwrap();
+            logits.into_data().try_into_vec::<f32>().unwrap()
+        };
+        for engine in engines() {
+            let compute = open(engine, Precision::F32);
+            let network = config.init(1, 2, &compute.device).unwrap();
+            let network = with_tensors(network, &tensors, &compute.device).unwrap();
+            let inference = Inference::new(vec![network], &compute).unwrap();
+            let (logits, shape) = inference
+                .logits(&input.input, input.input_shape, None)
+                .unwrap();
+            assert_eq!(shape, input.targets_shape);
+            let largest = unfolded.iter().fold(0f32, |a, v| a.max(v.abs()));
+            for (a, b) in logits.iter().zip(&unfolded) {
+                assert!((a - b).abs() < 1e-4 * largest, "{engine} {norm}: {a} {b}");
+            }
+        }
+    }
+}
+
+#[cfg(feature = "libtorch")]
+mod libtorch {
+    use super::*;
+    use ctseg::tensors::libtorch::{cpu_memory, limit_cpu_memory, reset_cpu_peak};
+    use std::sync::{Mutex, PoisonError};
+
+    /// The memory limit is the process's; these tests take turns.
+    static MEMORY: Mutex<()> = Mutex::new(());
+
+    fn turn() -> std::sync::MutexGuard<'static, ()> {
+        MEMORY.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A network and a batch whose activations are far larger than its weights.
+    fn large() -> (NetworkConfig, Batch) {
+        let config: NetworkConfig =
+            toml::from_str("kind = 'unet2d'\nwidths = [16, 32]\nnorm = 'instance'").unwrap();
+        (config, batch(8, 128))
+    }
+
+    #[test]
+    fn engines_follow_the_same_gradient() {
+        let _turn = turn();
+        let config: NetworkConfig = toml::from_str("kind = 'unet2d'\nwidths = [4, 8, 16]").unwrap();
+        let after: Vec<NamedTensors> = engines()
+            .into_iter()
+            .map(|engine| {
+                let compute = open(engine, Precision::F32);
+                let mut learner = learner(&config, setup(OptimiserKind::Sgd), &compute);
+                for index in 0..3 {
+                    learner.step(batch(4, 16), 0.01, index).unwrap();
+                }
+                learner.weights().unwrap()
+            })
+            .collect();
+        let difference = largest_difference(&after[0], &after[1]);
+        assert!(difference < 1e-4, "{difference}");
+    }
+
+    /// f16 is for GPUs; a CPU computes it too, slowly, which shows that scaling the loss changes nothing
+    /// but what f16 can hold.
+    #[test]
+    fn half_precision_follows_nearly_the_same_gradient() {
+        let _turn = turn();
+        let config: NetworkConfig =
+            toml::from_str("kind = 'unet2d'\nwidths = [4, 8]\nnorm = 'batch'").unwrap();
+        let exact = open(DeviceChoice::LibTorchCpu, Precision::F32);
+        let half = Compute {
+            precision: Precision::F16,
+            ..exact.clone()
+        };
+        let norms: Vec<f64> = [&exact, &half]
+            .into_iter()
+            .map(|compute| {
+                let mut learner = learner(&config, setup(OptimiserKind::Sgd), compute);
+                // The first scale may be too large for f16; it is halved until steps are taken.
+                let reports = (0..12).map(|i| learner.step(batch(2, 16), 1e-9, i).unwrap());
+                let taken = reports.filter(|report| report.is_taken()).last().unwrap();
+                let (state, _) = learner.state().unwrap();
+                assert_eq!(
+                    state.contains_key("loss_scale"),
+                    compute.precision == Precision::F16
+                );
+                taken.gradient_norm
+            })
+            .collect();
+        assert!((norms[0] / norms[1] - 1.0).abs() < 0.02, "{norms:?}");
+    }
+
+    #[test]
+    fn recomputing_changes_no_bit_and_takes_less_memory() {
+        let _turn = turn();
+        let (config, batch) = large();
+        let compute = open(DeviceChoice::LibTorchCpu, Precision::F32);
+        let run = |recompute| {
+            let setup = LearnerSetup {
+                recompute,
+                ..setup(OptimiserKind::Adam)
+            };
+            let mut learner = learner(&config, setup, &compute);
+            reset_cpu_peak();
+            let before = cpu_memory()[0];
+            learner.step(batch.clone(), 0.01, 1).unwrap();
+            let peak = cpu_memory()[1] - before;
+            (learner.weights().unwrap(), peak)
+        };
+        let ((kept, peak), (recomputed, smaller)) = (run(false), run(true));
+        assert!(
+            kept == recomputed,
+            "{}",
+            largest_difference(&kept, &recomputed)
+        );
+        assert!(smaller * 10 < peak * 8, "{smaller} of {peak} bytes");
+    }
+
+    #[test]
+    fn parts_of_a_batch_give_the_gradient_of_the_whole() {
+        let _turn = turn();
+        let (config, batch) = large();
+        let compute = open(DeviceChoice::LibTorchCpu, Precision::F32);
+        let run = |micro_batches| {
+            let setup = LearnerSetup {
+                micro_batches,
+                ..setup(OptimiserKind::Sgd)
+            };
+            let mut learner = learner(&config, setup, &compute);
+            let report = learner.step(batch.clone(), 0.01, 1).unwrap();
+            (learner.weights().unwrap(), report)
+        };
+        let ((whole, one), (parts, three)) = (run(1), run(3));
+        assert!((one.loss - three.loss).abs() < 1e-6, "{one:?} {three:?}");
+        assert!((one.gradient_norm / three.gradient_norm - 1.0).abs() < 1e-4);
+        let moved = largest_difference(&whole, &weights(&config));
+        let apart = largest_difference(&whole, &parts);
+        assert!(apart < 1e-3 * moved, "{apart} of {moved}");
+    }
+
+    #[test]
+    fn without_memory_a_batch_is_split_and_said_so() {
+        let _turn = turn();
+        let (config, batch) = large();
+        let compute = open(DeviceChoice::LibTorchCpu, Precision::F32);
+        let mut free = learner(&config, setup(OptimiserKind::Sgd), &compute);
+        reset_cpu_peak();
+        let before = cpu_memory()[0];
+        free.step(batch.clone(), 0.01, 1).unwrap();
+        let needed = cpu_memory()[1] - before;
+
+        let mut tight = learner(&config, setup(OptimiserKind::Sgd), &compute);
+        limit_cpu_memory(cpu_memory()[0] + needed / 2);
+        let report = tight.step(batch.clone(), 0.01, 1);
+        let second = tight.step(batch.clone(), 0.01, 2);
+        limit_cpu_memory(0);
+        free.step(batch, 0.01, 2).unwrap();
+        let note = report.unwrap().note.unwrap();
+        assert!(note.contains("parts"), "{note}");
+        assert_eq!(second.unwrap().note, None, "it is said once");
+        let moved = largest_difference(&free.weights().unwrap(), &weights(&config));
+        let apart = largest_difference(&free.weights().unwrap(), &tight.weights().unwrap());
+        assert!(apart < 1e-3 * moved, "{apart} of {moved}");
+    }
+
+    #[test]
+    fn without_memory_fewer_patches_are_predicted_at_once() {
+        let _turn = turn();
+        let (config, batch) = large();
+        let compute = open(DeviceChoice::LibTorchCpu, Precision::F32);
+        let network = config.init(1, 2, &compute.device).unwrap();
+        let network = with_tensors(network, &weights(&config), &compute.device).unwrap();
+        let inference = Inference::new(vec![network], &compute).unwrap();
+        reset_cpu_peak();
+        let before = cpu_memory()[0];
+        let run = || inference.logits(&batch.input, batch.input_shape, None);
+        let (free, shape) = run().unwrap();
+        let needed = cpu_memory()[1] - before;
+        limit_cpu_memory(cpu_memory()[0] + needed / 2);
+        let tight = run();
+        // Nothing at all fits into nothing, and that is an error.
+        limit_cpu_memory(1 << 20);
+        let hopeless = run();
+        limit_cpu_memory(0);
+        let (tight, tight_shape) = tight.unwrap();
+        assert_eq!(shape, tight_shape);
+        for (a, b) in free.iter().zip(&tight) {
+            assert!((a - b).abs() < 1e-4, "{a} {b}");
+        }
+        let error = hopeless.unwrap_err().to_string();
+        assert!(
+            error.contains("out of memory") && !error.contains('\n'),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn memory_that_is_kept_stays_near_what_was_in_use() {
+        let _turn = turn();
+        let (config, batch) = large();
+        let compute = open(DeviceChoice::LibTorchCpu, Precision::Bf16);
+        let mut learner = learner(&config, setup(OptimiserKind::Adam), &compute);
+        for index in 0..4 {
+            learner.step(batch.clone(), 0.01, index).unwrap();
+        }
+        let [in_use, peak, held] = cpu_memory();
+        assert!(
+            peak > in_use && held <= peak + peak / 4 + (4 << 20),
+            "{in_use} {peak} {held}"
+        );
+    }
+}
