@@ -392,3 +392,28 @@ fn settings_that_cannot_work_are_told() {
         assert!(wrong.problem().unwrap().contains(key), "{wrong:?}");
     }
 }
+
+#[test]
+fn beyond_the_field_of_view_images_are_air_and_nothing_else_changes() {
+    let ends = Augmentation {
+        field_of_view_probability: 1.0,
+        ..Augmentation::none()
+    };
+    let at = cut([5, 5], [24, 24]);
+    let still = filled(&Augmentation::none(), &at, 0, [24, 24]);
+    let mut cleared = 0;
+    for seed in 0..10 {
+        let (patch, labels) = filled(&ends, &at, seed, [24, 24]);
+        assert_eq!(labels, still.1);
+        assert_eq!(patch.index_axis(Axis(0), 2), still.0.index_axis(Axis(0), 2));
+        for y in 0..24 {
+            for x in 0..24 {
+                let [first, second] = [0, 1].map(|c| (patch[[c, y, x]], still.0[[c, y, x]]));
+                let beyond = first.0 == 0.0 && second.0 == 0.0;
+                assert!(beyond || (first.0 == first.1 && second.0 == second.1));
+                cleared += usize::from(beyond && first.1 > 0.0);
+            }
+        }
+    }
+    assert!((576..5184).contains(&cleared), "{cleared} of 5760");
+}

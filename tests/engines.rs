@@ -68,15 +68,6 @@ fn learner(config: &NetworkConfig, setup: LearnerSetup, compute: &Compute) -> Le
     Learner::new(network, setup, compute).unwrap()
 }
 
-fn flat(tensors: &NamedTensors) -> Vec<f32> {
-    tensors.values().flat_map(|t| t.values.clone()).collect()
-}
-
-fn largest_difference(a: &NamedTensors, b: &NamedTensors) -> f32 {
-    let pairs = flat(a).into_iter().zip(flat(b));
-    pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
-}
-
 /// Every CPU engine of this build.
 fn engines() -> Vec<DeviceChoice> {
     let mut engines = vec![DeviceChoice::Flex];
@@ -98,7 +89,7 @@ fn every_optimiser_learns_on_every_engine_and_its_state_survives() {
         ] {
             let mut learner = learner(&config, setup(kind), &compute);
             let step = |learner: &mut Learner, index: u64| {
-                let report = learner.step(batch(3, 16), 0.01, index).unwrap();
+                let report = learner.step(&batch(3, 16), 0.01, index).unwrap();
                 assert!(report.is_taken(), "{engine} {kind:?} {report:?}");
                 report.loss
             };
@@ -123,6 +114,22 @@ fn every_optimiser_learns_on_every_engine_and_its_state_survives() {
 }
 
 #[test]
+fn plain_gradient_descent_needs_no_memory() {
+    let config = unet("batch", &[4, 8]);
+    for engine in engines() {
+        let compute = open(engine, Precision::F32);
+        let mut setup = setup(OptimiserKind::Sgd);
+        setup.optimiser.momentum = 0.0;
+        setup.optimiser.nesterov = false;
+        let mut learner = learner(&config, setup, &compute);
+        let losses: Vec<f64> = (0..6)
+            .map(|index| learner.step(&batch(3, 16), 0.05, index).unwrap().loss)
+            .collect();
+        assert!(losses[5] < losses[0], "{engine}: {losses:?}");
+    }
+}
+
+#[test]
 fn a_network_in_use_equals_itself_on_other_engines_and_unfolded() {
     for norm in ["batch", "instance"] {
         let config = unet(norm, &[4, 8, 16]);
@@ -130,7 +137,7 @@ fn a_network_in_use_equals_itself_on_other_engines_and_unfolded() {
         let compute = open(DeviceChoice::Flex, Precision::F32);
         let mut trained = learner(&config, setup(OptimiserKind::Adam), &compute);
         for index in 0..3 {
-            trained.step(batch(2, 16), 0.01, index).unwrap();
+            trained.step(&batch(2, 16), 0.01, index).unwrap();
         }
         let tensors = trained.weights().unwrap();
         let input = batch(5, 24);
@@ -164,6 +171,15 @@ mod libtorch {
     use ctseg::tensors::libtorch::{cpu_memory, limit_cpu_memory, reset_cpu_peak};
     use std::sync::{Mutex, PoisonError};
 
+    fn flat(tensors: &NamedTensors) -> Vec<f32> {
+        tensors.values().flat_map(|t| t.values.clone()).collect()
+    }
+
+    fn largest_difference(a: &NamedTensors, b: &NamedTensors) -> f32 {
+        let pairs = flat(a).into_iter().zip(flat(b));
+        pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    }
+
     /// The memory limit is the process's; these tests take turns.
     static MEMORY: Mutex<()> = Mutex::new(());
 
@@ -188,7 +204,7 @@ mod libtorch {
                 let compute = open(engine, Precision::F32);
                 let mut learner = learner(&config, setup(OptimiserKind::Sgd), &compute);
                 for index in 0..3 {
-                    learner.step(batch(4, 16), 0.01, index).unwrap();
+                    learner.step(&batch(4, 16), 0.01, index).unwrap();
                 }
                 learner.weights().unwrap()
             })
@@ -214,7 +230,7 @@ mod libtorch {
             .map(|compute| {
                 let mut learner = learner(&config, setup(OptimiserKind::Sgd), compute);
                 // The first scale may be too large for f16; it is halved until steps are taken.
-                let reports = (0..12).map(|i| learner.step(batch(2, 16), 1e-9, i).unwrap());
+                let reports = (0..12).map(|i| learner.step(&batch(2, 16), 1e-9, i).unwrap());
                 let taken = reports.filter(|report| report.is_taken()).last().unwrap();
                 let (state, _) = learner.state().unwrap();
                 assert_eq!(
@@ -240,7 +256,7 @@ mod libtorch {
             let mut learner = learner(&config, setup, &compute);
             reset_cpu_peak();
             let before = cpu_memory()[0];
-            learner.step(batch.clone(), 0.01, 1).unwrap();
+            learner.step(&batch, 0.01, 1).unwrap();
             let peak = cpu_memory()[1] - before;
             (learner.weights().unwrap(), peak)
         };
@@ -264,7 +280,7 @@ mod libtorch {
                 ..setup(OptimiserKind::Sgd)
             };
             let mut learner = learner(&config, setup, &compute);
-            let report = learner.step(batch.clone(), 0.01, 1).unwrap();
+            let report = learner.step(&batch, 0.01, 1).unwrap();
             (learner.weights().unwrap(), report)
         };
         let ((whole, one), (parts, three)) = (run(1), run(3));
@@ -283,21 +299,54 @@ mod libtorch {
         let mut free = learner(&config, setup(OptimiserKind::Sgd), &compute);
         reset_cpu_peak();
         let before = cpu_memory()[0];
-        free.step(batch.clone(), 0.01, 1).unwrap();
+        free.step(&batch, 0.01, 1).unwrap();
         let needed = cpu_memory()[1] - before;
 
         let mut tight = learner(&config, setup(OptimiserKind::Sgd), &compute);
         limit_cpu_memory(cpu_memory()[0] + needed / 2);
-        let report = tight.step(batch.clone(), 0.01, 1);
-        let second = tight.step(batch.clone(), 0.01, 2);
+        let report = tight.step(&batch, 0.01, 1);
+        let second = tight.step(&batch, 0.01, 2);
         limit_cpu_memory(0);
-        free.step(batch, 0.01, 2).unwrap();
+        free.step(&batch, 0.01, 2).unwrap();
         let note = report.unwrap().note.unwrap();
-        assert!(note.contains("parts"), "{note}");
+        assert!(note.contains("4 at a time"), "{note}");
         assert_eq!(second.unwrap().note, None, "it is said once");
         let moved = largest_difference(&free.weights().unwrap(), &weights(&config));
         let apart = largest_difference(&free.weights().unwrap(), &tight.weights().unwrap());
         assert!(apart < 1e-3 * moved, "{apart} of {moved}");
+    }
+
+    #[test]
+    fn a_failed_attempt_leaves_running_statistics_alone() {
+        let _turn = turn();
+        let config: NetworkConfig =
+            toml::from_str("kind = 'unet2d'\nwidths = [16, 32]\nnorm = 'batch'").unwrap();
+        // Three at once do not fit, nor do two: each goes by itself.
+        let batch = batch(3, 192);
+        let compute = open(DeviceChoice::LibTorchCpu, Precision::F32);
+        let run = |micro_batches: usize, limit: Option<u64>| {
+            let setup = LearnerSetup {
+                micro_batches,
+                ..setup(OptimiserKind::Sgd)
+            };
+            let mut learner = learner(&config, setup, &compute);
+            reset_cpu_peak();
+            let before = cpu_memory()[0];
+            limit_cpu_memory(limit.map_or(0, |limit| before + limit));
+            let report = learner.step(&batch, 0.01, 1);
+            limit_cpu_memory(0);
+            report.unwrap();
+            (learner.weights().unwrap(), cpu_memory()[1] - before)
+        };
+        let (_, needed) = run(1, None);
+        let (one_by_one, single) = run(3, None);
+        assert!(single * 2 < needed, "{single} {needed}");
+        let (retried, _) = run(1, Some(single + single / 8));
+        assert!(
+            one_by_one == retried,
+            "{}",
+            largest_difference(&one_by_one, &retried)
+        );
     }
 
     #[test]
@@ -338,7 +387,7 @@ mod libtorch {
         let compute = open(DeviceChoice::LibTorchCpu, Precision::Bf16);
         let mut learner = learner(&config, setup(OptimiserKind::Adam), &compute);
         for index in 0..4 {
-            learner.step(batch.clone(), 0.01, index).unwrap();
+            learner.step(&batch, 0.01, index).unwrap();
         }
         let [in_use, peak, held] = cpu_memory();
         assert!(

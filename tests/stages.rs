@@ -235,6 +235,59 @@ fn stage_2_is_trained_on_what_a_network_that_never_saw_the_case_says() {
 }
 
 #[test]
+fn a_share_of_the_patches_loses_its_prior() {
+    let folder = tempfile::tempdir().unwrap();
+    let dataset = Dataset::open(&phantoms(&folder.path().join("data"), 2, 0)).unwrap();
+    let model = folder.path().join("model");
+    publish_random(
+        &model,
+        &small_recipe("1", &["roi.threshold=0"]),
+        &[&["phantom_000"], &["phantom_001"]],
+    );
+    let results = out_of_fold_results(
+        &Bundle::open(&model).unwrap(),
+        &dataset,
+        &[0, 1],
+        true,
+        &common::compute(),
+        &AtomicBool::new(false),
+        &Silent,
+    )
+    .unwrap();
+    let with = |share: &str| {
+        let recipe = small_recipe(
+            "2",
+            &[
+                "training.batch_size=1",
+                "jitter.shift_mm=0",
+                "jitter.grow_mm=0",
+                &format!("jitter.drop_prior={share}"),
+            ],
+        );
+        let source = CaseSource::new(&dataset, &recipe, vec![1, 2], results.clone());
+        let (to, batches) = sync_channel(10_000);
+        assert!(send_epoch(&source, &[0, 1], 1, 0, &to));
+        let mut priors = Vec::new();
+        while let Some(batch) = batches.recv().unwrap().unwrap() {
+            let [_, channels, _, height, width] = batch.input_shape;
+            let prior = &batch.input[(channels - 1) * height * width..];
+            let image = &batch.input[..(channels - 1) * height * width];
+            assert!(image.iter().any(|v| *v > 0.0));
+            priors.push(prior.iter().any(|v| *v > 0.0));
+        }
+        (priors.iter().filter(|there| **there).count(), priors.len())
+    };
+    let (all, slices) = with("0");
+    assert_eq!(all, slices);
+    assert_eq!(with("1").0, 0);
+    let (half, _) = with("0.5");
+    assert!(
+        half > slices / 4 && half < slices * 3 / 4,
+        "{half} of {slices}"
+    );
+}
+
+#[test]
 fn folds_trained_one_by_one_come_together_and_foreign_folders_are_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("model");

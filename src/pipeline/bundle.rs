@@ -17,7 +17,7 @@ use crate::tensors::weights::{
     NamedTensors, below_prefix, prefixed, read_tensors, with_tensors, write_tensors,
 };
 
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const MANIFEST: &str = "model.toml";
 const SUMS: &str = "SHA256SUMS";
 
@@ -86,7 +86,7 @@ impl Bundle {
             return Err(Error::file(
                 &manifest_path,
                 format!(
-                    "format {} is not known; this ctseg reads format {FORMAT}",
+                    "format {} is not known; this ctseg reads format {FORMAT}: train the stages anew",
                     manifest.format
                 ),
             ));

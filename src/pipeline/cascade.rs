@@ -106,6 +106,8 @@ impl Cascade {
             .stage2
             .logits(input.view(), &|count| on_slices(count, slices))?;
         drop(input);
+        // What the network worked with is not kept beside the restored volume.
+        self.stage2.release_memory()?;
         lap("stage2");
         let labels = restore_exclusive(logits.view(), &grid, &volume.grid, &self.values)?;
         lap("restore");

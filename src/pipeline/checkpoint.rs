@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::schedule::{EarlyStopping, ReduceOnPlateau};
+use super::recipe::{Schedule, TrainingConfig};
+use super::schedule::{EarlyStopping, ReduceOnPlateau, cosine};
 use super::validation::Validation;
 use crate::error::{Error, Result};
 use crate::tensors::weights::{NamedTensors, below_prefix, prefixed, read_tensors, write_tensors};
@@ -26,6 +27,63 @@ pub struct Progress {
     pub seconds: f64,
     /// Why training ended, once it has.
     pub ended: Option<Ended>,
+}
+
+impl Progress {
+    /// Before the first step.
+    pub fn new(learning_rate: f64) -> Self {
+        Self {
+            epoch: 0,
+            optimiser_steps: 0,
+            plateau: ReduceOnPlateau::new(learning_rate),
+            early_stopping: EarlyStopping::new(),
+            best: None,
+            best_validation: None,
+            seconds: 0.0,
+            ended: None,
+        }
+    }
+
+    /// The learning rate of the next epoch.
+    pub fn learning_rate(&self, training: &TrainingConfig) -> f64 {
+        match training.schedule {
+            Schedule::Plateau => self.plateau.learning_rate(),
+            Schedule::Cosine => cosine(
+                training.optimiser.learning_rate,
+                self.epoch,
+                training.epochs,
+            ),
+        }
+    }
+
+    /// Takes in one more epoch; true if it is the best so far.
+    pub fn take_in(
+        &mut self,
+        validation: &Validation,
+        training: &TrainingConfig,
+        out_of_time: bool,
+    ) -> bool {
+        self.epoch += 1;
+        self.plateau.observe(validation.dice, &training.plateau);
+        let is_best = self.best.is_none_or(|(_, best)| validation.dice > best);
+        if is_best {
+            self.best = Some((self.epoch, validation.dice));
+            self.best_validation = Some(validation.clone());
+        }
+        let gained_nothing = self
+            .early_stopping
+            .observe(validation.dice, &training.early_stopping);
+        self.ended = if self.epoch >= training.epochs {
+            Some(Ended::AllEpochsDone)
+        } else if gained_nothing {
+            Some(Ended::NothingGained)
+        } else if out_of_time {
+            Some(Ended::TimeIsUp)
+        } else {
+            None
+        };
+        is_best
+    }
 }
 
 /// Why a training ended.

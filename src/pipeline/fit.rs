@@ -62,7 +62,7 @@ pub fn fit(job: &FitJob, observer: &dyn Observer) -> Result<FitSummary> {
     let recipe = &job.recipe;
     Bundle::check_target(&job.model, recipe.stage, &job.dataset.structures)?;
     check_dataset(&job.dataset, observer)?;
-    let mut run = open_run(job)?;
+    let (mut run, began_on) = open_run(job)?;
     let logged = Logged::new(observer, run.log_file()?);
     let observer: &dyn Observer = &logged;
     observer.say(&format!(
@@ -75,6 +75,15 @@ pub fn fit(job: &FitJob, observer: &dyn Observer) -> Result<FitSummary> {
         job.compute,
         run.path().display()
     ));
+    if began_on != job.compute.to_string() {
+        observer.warn(&format!(
+            "this run began on '{began_on}'; its weights will not be those of an uninterrupted one"
+        ));
+    }
+    let training = &recipe.training;
+    if !job.compute.choice.is_libtorch() && (training.recompute || training.micro_batches > 1) {
+        observer.warn("training.recompute and micro_batches are for device libtorch; they change nothing here");
+    }
     trained_and_published(job, &mut run, started, observer).map_err(|error| match error {
         Error::Interrupted(how) => Error::Interrupted(format!(
             "{how}; 'ctseg fit --resume {}' goes on",
@@ -207,7 +216,8 @@ fn train_fold(
     Ok(trained)
 }
 
-fn open_run(job: &FitJob) -> Result<RunFolder> {
+/// The run's folder, and the engine that it began on.
+fn open_run(job: &FitJob) -> Result<(RunFolder, String)> {
     // Absolute, so that the run can be resumed from any folder.
     let absolute = |path: &Path| std::path::absolute(path).map_err(Error::io(path, "find"));
     let settings = RunSettings {
@@ -216,10 +226,17 @@ fn open_run(job: &FitJob) -> Result<RunFolder> {
         model: absolute(&job.model)?,
         seed: job.seed,
         ctseg_version: env!("CARGO_PKG_VERSION").to_owned(),
+        engine: job.compute.to_string(),
     };
     match &job.resume {
-        Some(path) => Ok(RunFolder::resume(path)?.0),
-        None => RunFolder::create(&job.runs, &job.recipe, &settings),
+        Some(path) => {
+            let (run, _, began) = RunFolder::resume(path)?;
+            Ok((run, began.engine))
+        }
+        None => {
+            let run = RunFolder::create(&job.runs, &job.recipe, &settings)?;
+            Ok((run, settings.engine))
+        }
     }
 }
 

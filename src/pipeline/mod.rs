@@ -6,6 +6,7 @@ pub mod cascade;
 pub mod case_score;
 pub mod checkpoint;
 pub mod dataset;
+mod epoch;
 pub mod evaluation;
 pub mod fit;
 pub mod generated;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use ndarray::parallel::prelude::*;
 use ndarray::{Array2, Array4, ArrayView2, ArrayViewMut3, Axis, s};
-use rand::Rng;
 use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::recipe::Recipe;
@@ -106,14 +106,19 @@ pub(super) fn assembled(patches: &[Patch], recipe: &Recipe, maps: &[Vec<u16>]) -
         .into_par_iter()
         .zip(targets.axis_iter_mut(Axis(0)).into_par_iter())
         .zip(patches.par_iter())
-        .for_each(
-            |((input, targets), patch)| match recipe.training.augmentation() {
+        .for_each(|((mut input, targets), patch)| {
+            match recipe.training.augmentation() {
                 Some(augmentation) => {
-                    patch.fill_augmented(augmentation, recipe, maps, input, targets)
+                    patch.fill_augmented(augmentation, recipe, maps, input.view_mut(), targets)
                 }
-                None => patch.fill(maps, input, targets),
-            },
-        );
+                None => patch.fill(maps, input.view_mut(), targets),
+            }
+            if patch.loses_prior(recipe) {
+                input
+                    .slice_mut(s![recipe.windows_hu.len().., .., ..])
+                    .fill(0.0);
+            }
+        });
     Batch {
         input_shape: [patches.len(), channels, 1, height, width],
         targets_shape: [patches.len(), maps.len(), 1, height, width],
@@ -122,7 +127,18 @@ pub(super) fn assembled(patches: &[Patch], recipe: &Recipe, maps: &[Vec<u16>]) -
     }
 }
 
+/// Sets the draw of a lost prior apart from those of augmentation.
+const PRIOR_STREAM: u64 = u64::MAX - 1;
+
 impl Patch {
+    /// Whether stage 1 is made to have found nothing here, see `jitter.drop_prior`.
+    fn loses_prior(&self, recipe: &Recipe) -> bool {
+        let share = recipe.jitter.drop_prior;
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        rng.set_stream(PRIOR_STREAM);
+        recipe.prior && share > 0.0 && rng.random::<f64>() < share
+    }
+
     /// The patch as it lies in the slice, at the low end of `input` (channel, y, x) and `targets`
     /// (structure, y, x); the rest stays 0, the windows' low end and background.
     fn fill(

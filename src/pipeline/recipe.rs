@@ -124,12 +124,15 @@ impl Default for RoiConfig {
     }
 }
 
-/// How far a region of interest is moved and grown or shrunk at random in training, each side.
+/// How wrong stage 1 is made in training, as it may be in use: how far the region of interest is moved and
+/// grown or shrunk at random, each side, and how often its probabilities are missing.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct JitterConfig {
     pub shift_mm: f64,
     pub grow_mm: f64,
+    /// Share of the slices whose prior is 0 everywhere.
+    pub drop_prior: f64,
 }
 
 fn default_interpolation() -> Interpolation {
@@ -248,8 +251,9 @@ impl Recipe {
                     .iter()
                     .all(|v| v.is_finite() && *v >= 0.0)
                     && self.jitter.shift_mm >= 0.0
-                    && self.jitter.grow_mm >= 0.0,
-                "roi.margin_mm and jitter must not be negative",
+                    && self.jitter.grow_mm >= 0.0
+                    && (0.0..=1.0).contains(&self.jitter.drop_prior),
+                "roi.margin_mm and jitter must not be negative, jitter.drop_prior at most 1",
             ),
         ];
         let problem = checks

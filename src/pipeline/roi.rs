@@ -258,7 +258,7 @@ mod tests {
         fn jitter_stays_inside_and_large_enough(seed in 0u64..500, shift in 0.0f64..60.0, grow in 0.0f64..60.0) {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             let region = VoxelBox { start: [10, 20, 5], end: [30, 45, 20] };
-            let moved = jittered(&region, &source(), &JitterConfig { shift_mm: shift, grow_mm: grow }, &mut rng);
+            let moved = jittered(&region, &source(), &JitterConfig { shift_mm: shift, grow_mm: grow, drop_prior: 0.0 }, &mut rng);
             for axis in 0..3 {
                 prop_assert!(moved.end[axis] <= source().shape[axis]);
                 prop_assert!(moved.end[axis] - moved.start[axis] >= 8);

@@ -21,6 +21,9 @@ pub struct RunSettings {
     pub model: PathBuf,
     pub seed: u64,
     pub ctseg_version: String,
+    /// Device and precision; another one gives other weights.
+    #[serde(default)]
+    pub engine: String,
 }
 
 /// `runs/<time>-<name>/`.

@@ -90,6 +90,11 @@ impl Segmenter {
         })
     }
 
+    /// Gives memory that the engine keeps for the next input back to the system.
+    pub fn release_memory(&self) -> Result<()> {
+        self.inference.compute().release_memory()
+    }
+
     /// How many folds' networks there are.
     pub fn folds(&self) -> usize {
         self.inference.len()

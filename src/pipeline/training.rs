@@ -1,17 +1,17 @@
 //! The training loop of one network, top to bottom.
 
 use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use super::checkpoint::{Checkpoint, CheckpointFolder, Ended, Progress};
-use super::guard::{guarded, unless_stopped};
+use super::epoch::{Epoch, EpochOutcome};
+use super::guard::guarded;
 use super::observer::Observer;
-use super::recipe::{Recipe, Schedule};
+use super::recipe::Recipe;
 use super::sampling::{CaseSource, send_epoch};
-use super::schedule::{EarlyStopping, ReduceOnPlateau, cosine};
 use super::tracker::Tracker;
-use super::validation::validate;
+use super::validation::{Validation, validate};
 use crate::error::{Error, Result};
 use crate::tensors::batch::Batch;
 use crate::tensors::device::Compute;
@@ -21,9 +21,6 @@ use crate::tensors::weights::{NamedTensors, network_tensors, with_tensors};
 
 /// Batches that are prepared ahead of the network.
 const QUEUE: usize = 4;
-
-/// Steps with a gradient that is not finite after which training gives up.
-const TOLERATED_BAD_STEPS: usize = 20;
 
 /// One network to train.
 pub struct TrainingJob<'a> {
@@ -57,7 +54,7 @@ pub fn train(
     observer: &dyn Observer,
     tracker: &mut dyn Tracker,
 ) -> Result<Trained> {
-    let recipe = job.source.recipe;
+    let training = &job.source.recipe.training;
     let started = Instant::now();
     let (mut learner, mut progress) = begin(job)?;
     let seconds_before = progress.seconds;
@@ -69,42 +66,20 @@ pub fn train(
         let (to, batches) = sync_channel(QUEUE);
         if progress.ended.is_none() {
             let first = progress.epoch;
-            scope.spawn(move || {
-                let sent = guarded(|| {
-                    Ok((first..recipe.training.epochs)
-                        .all(|epoch| send_epoch(job.source, job.train, job.seed, epoch, &to)))
-                });
-                if let Err(error) = sent {
-                    let _ = to.send(Err(error)); // the receiver may be gone, and with it who cares
-                }
-            });
+            scope.spawn(move || prepare_batches(job, first, &to));
         }
         while progress.ended.is_none() {
-            let rate = match recipe.training.schedule {
-                Schedule::Plateau => progress.plateau.learning_rate(),
-                Schedule::Cosine => cosine(
-                    recipe.training.optimiser.learning_rate,
-                    progress.epoch,
-                    recipe.training.epochs,
-                ),
-            };
-            // Validation must be over by the deadline too.
-            let until = job
-                .deadline
-                .map(|end| end.checked_sub(validation_time).unwrap_or(started));
             let epoch = Epoch {
                 job,
-                rate,
-                until,
+                number: progress.epoch,
+                rate: progress.learning_rate(training),
+                // Validation must be over by the deadline too.
+                until: job
+                    .deadline
+                    .map(|end| end.checked_sub(validation_time).unwrap_or(started)),
                 slices_expected,
             };
-            let outcome = epoch.run(
-                &mut learner,
-                &batches,
-                progress.epoch,
-                &mut bad_steps,
-                observer,
-            )?;
+            let outcome = epoch.run(&mut learner, &batches, &mut bad_steps, observer)?;
             slices_expected = outcome.slices;
 
             let begun = Instant::now();
@@ -117,49 +92,22 @@ pub fn train(
             )?;
             validation_time = begun.elapsed();
 
-            progress.epoch += 1;
-            progress.optimiser_steps = learner.state()?.1;
-            progress
-                .plateau
-                .observe(validation.dice, &recipe.training.plateau);
+            progress.optimiser_steps = learner.steps();
             progress.seconds = seconds_before + started.elapsed().as_secs_f64();
-            let is_best = progress.best.is_none_or(|(_, best)| validation.dice > best);
-            if is_best {
-                progress.best = Some((progress.epoch, validation.dice));
-                progress.best_validation = Some(validation.clone());
-            }
-            let gained_nothing = progress
-                .early_stopping
-                .observe(validation.dice, &recipe.training.early_stopping);
-            progress.ended = if progress.epoch >= recipe.training.epochs {
-                Some(Ended::AllEpochsDone)
-            } else if gained_nothing {
-                Some(Ended::NothingGained)
-            } else if outcome.out_of_time {
-                Some(Ended::TimeIsUp)
-            } else {
-                None
-            };
+            let is_best = progress.take_in(&validation, training, outcome.out_of_time);
             let state = checkpoint(&learner, &progress)?;
             if is_best {
                 job.checkpoints.save_best(&state)?;
             }
             job.checkpoints.save_last(&state)?;
-            tracker.epoch(&job.name, &progress, outcome.mean_loss, rate, &validation)?;
-            observer.say(&format!(
-                "{}: epoch {:>3}/{}  loss {:.4}  validation Dice {:.4}{} IoU {:.4} loss {:.4}  rate {:.1e}  {:.0} slices/s ({:.0} % waiting for data)",
-                job.name,
-                progress.epoch,
-                recipe.training.epochs,
+            tracker.epoch(
+                &job.name,
+                &progress,
                 outcome.mean_loss,
-                validation.dice,
-                if is_best { " (best)" } else { "" },
-                validation.iou,
-                validation.loss.unwrap_or(f64::NAN),
-                rate,
-                outcome.slices_per_second,
-                100.0 * outcome.waited_share,
-            ));
+                epoch.rate,
+                &validation,
+            )?;
+            observer.say(&epoch_line(&epoch, &outcome, &validation, is_best));
         }
         drop(batches); // lets the loader end
         Ok(())
@@ -170,6 +118,41 @@ pub fn train(
         weights: best.network,
         progress,
     })
+}
+
+/// Sends the batches of all epochs from `first` on, until nobody listens any more.
+fn prepare_batches(job: &TrainingJob, first: usize, to: &SyncSender<Result<Option<Batch>>>) {
+    let epochs = first..job.source.recipe.training.epochs;
+    let sent = guarded(|| {
+        let mut epochs = epochs;
+        Ok(epochs.all(|epoch| send_epoch(job.source, job.train, job.seed, epoch, to)))
+    });
+    if let Err(error) = sent {
+        let _ = to.send(Err(error)); // the receiver may be gone, and with it who cares
+    }
+}
+
+/// What is said of an epoch that is over.
+fn epoch_line(
+    epoch: &Epoch,
+    outcome: &EpochOutcome,
+    validation: &Validation,
+    is_best: bool,
+) -> String {
+    format!(
+        "{}: epoch {:>3}/{}  loss {:.4}  validation Dice {:.4}{} IoU {:.4} loss {:.4}  rate {:.1e}  {:.0} slices/s ({:.0} % waiting for data)",
+        epoch.job.name,
+        epoch.number + 1,
+        epoch.job.source.recipe.training.epochs,
+        outcome.mean_loss,
+        validation.dice,
+        if is_best { " (best)" } else { "" },
+        validation.iou,
+        validation.loss.unwrap_or(f64::NAN),
+        epoch.rate,
+        outcome.slices_per_second,
+        100.0 * outcome.waited_share,
+    )
 }
 
 /// How long validation will take, where there is a deadline to keep: one case's time for all of them.
@@ -210,16 +193,7 @@ fn begin(job: &TrainingJob) -> Result<(Learner, Progress)> {
             Ok((learner, saved.progress))
         }
         None => {
-            let progress = Progress {
-                epoch: 0,
-                optimiser_steps: 0,
-                plateau: ReduceOnPlateau::new(training.optimiser.learning_rate),
-                early_stopping: EarlyStopping::new(),
-                best: None,
-                best_validation: None,
-                seconds: 0.0,
-                ended: None,
-            };
+            let progress = Progress::new(training.optimiser.learning_rate);
             let learner = Learner::new(fresh, setup, job.compute)?;
             job.checkpoints
                 .save_last(&checkpoint(&learner, &progress)?)?;
@@ -254,111 +228,5 @@ fn checkpoint(learner: &Learner, progress: &Progress) -> Result<Checkpoint> {
         network: weights,
         optimiser: state,
         progress: progress.clone(),
-    })
-}
-
-/// One pass over the training slices.
-struct Epoch<'a> {
-    job: &'a TrainingJob<'a>,
-    rate: f64,
-    until: Option<Instant>,
-    /// Slices of the epoch, 0 if not known.
-    slices_expected: u64,
-}
-
-struct EpochOutcome {
-    mean_loss: f64,
-    slices: u64,
-    slices_per_second: f64,
-    /// Part of the time that the network waited for batches.
-    waited_share: f64,
-    out_of_time: bool,
-}
-
-impl Epoch<'_> {
-    fn run(
-        &self,
-        learner: &mut Learner,
-        batches: &Receiver<Result<Option<Batch>>>,
-        epoch: usize,
-        bad_steps: &mut usize,
-        observer: &dyn Observer,
-    ) -> Result<EpochOutcome> {
-        let task = observer.task(
-            &format!("{} epoch {}", self.job.name, epoch + 1),
-            self.slices_expected,
-            "slices",
-        );
-        let started = Instant::now();
-        let (mut losses, mut steps, mut slices, mut step) = (0.0, 0u32, 0u64, 0u64);
-        let mut out_of_time = false;
-        let mut waited = Duration::ZERO;
-        loop {
-            let begun = Instant::now();
-            let Some(batch) = next(batches)? else {
-                break;
-            };
-            waited += begun.elapsed();
-            let count = batch.input_shape[0];
-            // Dropout's draws depend on seed, epoch and step alone, so that a resumed run repeats them.
-            let seed = self.job.seed.wrapping_add((epoch as u64 + 1) << 32);
-            let report = learner.step(batch, self.rate, seed.wrapping_add(step))?;
-            step += 1;
-            if let Some(note) = &report.note {
-                observer.warn(&format!("{}: {note}", self.job.name));
-            }
-            if report.is_taken() {
-                losses += report.loss;
-                steps += 1;
-                *bad_steps = 0;
-            } else {
-                *bad_steps += 1;
-            }
-            if *bad_steps > TOLERATED_BAD_STEPS {
-                return Err(Error::invalid(format!(
-                    "{}: the gradient has not been finite for {bad_steps} steps; lower training.optimiser.learning_rate",
-                    self.job.name
-                )));
-            }
-            slices += count as u64;
-            task.advance(count as u64);
-            task.note(&format!("loss {:.4}", mean(losses, steps)));
-            unless_stopped(self.job.stop, || {
-                format!(
-                    "{} stands at epoch {epoch} in {}",
-                    self.job.name,
-                    self.job.checkpoints.last().display()
-                )
-            })?;
-            out_of_time = self.until.is_some_and(|end| Instant::now() >= end);
-            if out_of_time {
-                break;
-            }
-        }
-        Ok(EpochOutcome {
-            mean_loss: mean(losses, steps),
-            slices,
-            slices_per_second: slices as f64 / started.elapsed().as_secs_f64(),
-            waited_share: waited.as_secs_f64() / started.elapsed().as_secs_f64(),
-            out_of_time,
-        })
-    }
-}
-
-/// The mean loss, NaN where no step was finite.
-fn mean(sum: f64, steps: u32) -> f64 {
-    if steps > 0 {
-        sum / f64::from(steps)
-    } else {
-        f64::NAN
-    }
-}
-
-/// The next batch; `None` at the end of the epoch.
-fn next(batches: &Receiver<Result<Option<Batch>>>) -> Result<Option<Batch>> {
-    batches.recv().unwrap_or_else(|_| {
-        Err(Error::invalid(
-            "internal: the thread that prepares batches ended early",
-        ))
     })
 }

@@ -146,6 +146,24 @@ impl Compute {
         })
     }
 
+    /// Forgets the peak of [`Compute::peak_device_memory`].
+    pub fn reset_peak(&self) -> Result<()> {
+        #[cfg(feature = "libtorch")]
+        if let DeviceChoice::LibTorchCuda(index) = self.choice {
+            super::libtorch::cuda_peak(index, true)?;
+        }
+        Ok(())
+    }
+
+    /// Gives memory that the engine keeps for later back to the system.
+    pub fn release_memory(&self) -> Result<()> {
+        #[cfg(feature = "libtorch")]
+        if self.choice.is_libtorch() {
+            super::libtorch::free_memory()?;
+        }
+        Ok(())
+    }
+
     /// The most memory that tensors held on a GPU so far, in bytes; none on a CPU.
     pub fn peak_device_memory(&self) -> Result<Option<u64>> {
         match self.choice {

@@ -9,6 +9,7 @@ pub mod learner;
 #[cfg(feature = "libtorch")]
 pub mod libtorch;
 pub mod losses;
+mod named;
 pub mod networks;
 pub mod optimisers;
 pub mod precision;

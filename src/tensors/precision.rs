@@ -61,7 +61,10 @@ impl PrecisionChoice {
     pub fn on(self, device: DeviceChoice) -> Result<Precision> {
         let device = device.resolved();
         match (self, device) {
-            (Self::Auto, DeviceChoice::LibTorchCuda(_)) => Ok(Precision::Bf16),
+            #[cfg(feature = "libtorch")]
+            (Self::Auto, DeviceChoice::LibTorchCuda(_)) if super::libtorch::cuda_has_bf16() => {
+                Ok(Precision::Bf16)
+            }
             (Self::Auto, DeviceChoice::LibTorchCpu) if cpu_has_bf16() => Ok(Precision::Bf16),
             (Self::Auto, _) => Ok(Precision::F32),
             (Self::Fixed(precision), DeviceChoice::Flex) if precision != Precision::F32 => {

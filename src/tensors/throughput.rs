@@ -82,9 +82,7 @@ pub fn measured(measurement: &Measurement, compute: &Compute) -> Result<Throughp
                 micro_batches: 1,
             };
             let mut learner = Learner::new(network, setup, compute)?;
-            timed(measurement, || {
-                learner.step(batch.clone(), 1e-3, SEED).map(drop)
-            })
+            timed(measurement, || learner.step(&batch, 1e-3, SEED).map(drop))
         }
     }
 }

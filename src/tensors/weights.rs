@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
+use super::named::{NamedMapper, NamedVisitor, map_named, visit_named};
 use super::networks::Network;
 use crate::error::{Error, Result};
 use crate::files::write_bytes_atomically;
@@ -24,68 +25,30 @@ pub type NamedTensors = BTreeMap<String, HostTensor>;
 /// The single key of a file's metadata; one key keeps the file's bytes reproducible.
 const METADATA_KEY: &str = "ctseg";
 
-/// Follows a traversal of a module and names its parameters: `encoder.0.0.conv.weight`.
-#[derive(Default)]
-pub(in crate::tensors) struct PathNames(Vec<String>);
-
-impl PathNames {
-    /// The variant of the network enum is no part of a name, so that names stay those of the network.
-    pub(in crate::tensors) fn enter(&mut self, name: &str, container_type: &str) {
-        if container_type.starts_with("Enum:") {
-            self.0.push(String::new());
-        } else {
-            self.0.push(name.to_owned());
-        }
-    }
-
-    pub(in crate::tensors) fn exit(&mut self) {
-        self.0.pop();
-    }
-
-    pub(in crate::tensors) fn current(&self) -> String {
-        let parts: Vec<&str> = self
-            .0
-            .iter()
-            .map(String::as_str)
-            .filter(|part| !part.is_empty())
-            .collect();
-        parts.join(".")
-    }
-}
-
 /// All weights and running statistics of `network`, by name.
 pub fn network_tensors(network: &Network) -> Result<NamedTensors> {
     struct Collector {
-        names: PathNames,
         tensors: NamedTensors,
         problem: Option<String>,
     }
-    impl ModuleVisitor for Collector {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+    impl NamedVisitor for Collector {
+        fn visit<const D: usize>(&mut self, name: String, param: &Param<Tensor<D>>) {
             let value = param.val();
             let shape = value.dims().to_vec();
             match value.into_data().convert::<f32>().try_into_vec::<f32>() {
                 Ok(values) => {
-                    self.tensors
-                        .insert(self.names.current(), HostTensor { shape, values });
+                    self.tensors.insert(name, HostTensor { shape, values });
                 }
-                Err(error) => self.problem = Some(format!("{}: {error:?}", self.names.current())),
+                Err(error) => self.problem = Some(format!("{name}: {error:?}")),
             }
-        }
-        fn enter_module(&mut self, name: &str, container_type: &str) {
-            self.names.enter(name, container_type);
-        }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.names.exit();
         }
     }
     let mut collector = Collector {
-        names: PathNames::default(),
         tensors: NamedTensors::new(),
         problem: None,
     };
     // `valid` brings running statistics up to date before they are read.
-    network.valid().visit(&mut collector);
+    visit_named(&network.valid(), &mut collector);
     match collector.problem {
         Some(problem) => Err(Error::invalid(format!(
             "cannot read weights back: {problem}"
@@ -100,15 +63,17 @@ pub fn network_tensors(network: &Network) -> Result<NamedTensors> {
 /// Names or shapes that do not fit the network, the first few listed.
 pub fn with_tensors(network: Network, tensors: &NamedTensors, device: &Device) -> Result<Network> {
     struct Loader<'a> {
-        names: PathNames,
         tensors: &'a NamedTensors,
         device: &'a Device,
         used: usize,
         problems: Vec<String>,
     }
-    impl ModuleMapper for Loader<'_> {
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let name = self.names.current();
+    impl NamedMapper for Loader<'_> {
+        fn map<const D: usize>(
+            &mut self,
+            name: String,
+            param: Param<Tensor<D>>,
+        ) -> Param<Tensor<D>> {
             let wanted = param.lazy_shape().to_vec();
             match self.tensors.get(&name) {
                 Some(tensor) if tensor.shape == wanted => {
@@ -131,21 +96,14 @@ pub fn with_tensors(network: Network, tensors: &NamedTensors, device: &Device) -
                 }
             }
         }
-        fn enter_module(&mut self, name: &str, container_type: &str) {
-            self.names.enter(name, container_type);
-        }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.names.exit();
-        }
     }
     let mut loader = Loader {
-        names: PathNames::default(),
         tensors,
         device,
         used: 0,
         problems: Vec::new(),
     };
-    let network = network.valid().map(&mut loader);
+    let network = map_named(network.valid(), &mut loader);
     if loader.used < tensors.len() && loader.problems.is_empty() {
         loader.problems.push(format!(
             "{} tensors belong to no layer",
@@ -257,6 +215,7 @@ mod tests {
     use super::*;
     use crate::tensors::device::DeviceChoice;
     use crate::tensors::networks::{NetworkConfig, UnetConfig};
+    use burn::module::ModuleVisitor;
 
     fn network(widths: &[usize], device: &Device) -> Network {
         let config = UnetConfig {

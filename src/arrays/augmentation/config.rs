@@ -39,6 +39,10 @@ pub struct Augmentation {
     pub low_resolution_probability: f64,
     /// Shares of the pixels along each axis that are kept.
     pub low_resolution: [f64; 2],
+    /// How often everything on one side of a random straight line becomes air, as where a scan, a bed's
+    /// gantry or a dose mask ends: structures are then to be found without their surroundings. Not
+    /// nnU-Net's; 0 unless told.
+    pub field_of_view_probability: f64,
     pub gamma_probability: f64,
     /// The same on inverted values; both may happen to one channel.
     pub inverted_gamma_probability: f64,
@@ -75,6 +79,7 @@ impl Default for Augmentation {
             contrast: [0.75, 1.25],
             low_resolution_probability: 0.125,
             low_resolution: [0.5, 1.0],
+            field_of_view_probability: 0.0,
             gamma_probability: 0.3,
             inverted_gamma_probability: 0.1,
             gamma: [0.7, 1.5],
@@ -109,6 +114,7 @@ impl Augmentation {
             self.brightness_probability,
             self.contrast_probability,
             self.low_resolution_probability,
+            self.field_of_view_probability,
             self.gamma_probability,
             self.inverted_gamma_probability,
         ];

@@ -3,12 +3,15 @@
 //! per patch decides everything.
 
 mod config;
+mod edge;
 pub mod intensity;
 mod placement;
 
 use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, Axis};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+
+use edge::Edge;
 
 pub use config::{Augmentation, FlipAxis};
 pub use placement::{Placement, Turn};
@@ -43,6 +46,11 @@ impl Augmentation {
     ) {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let turn = self.draw_turn(&mut rng);
+        // A stream of its own: where it is off, nothing else changes.
+        rng.set_stream(u64::MAX);
+        rng.set_word_pos(0);
+        let edge = drawn(self.field_of_view_probability, [0.0, 1.0], &mut rng)
+            .map(|_| Edge::drawn(patch.dim().1, patch.dim().2, &mut rng));
         let placement = Placement::new(cut.corner, cut.size, &turn, cut.spacing_mm);
         placement.sample_nearest(labels, patch_labels);
         let channels = slice.axis_iter(Axis(0)).zip(patch.axis_iter_mut(Axis(0)));
@@ -62,6 +70,9 @@ impl Augmentation {
                     self.change(&mut plane, width, &mut rng);
                     to.iter_mut().zip(plane).for_each(|(to, v)| *to = v);
                 }
+            }
+            if let Some(edge) = &edge {
+                edge.clear(to);
             }
         }
     }

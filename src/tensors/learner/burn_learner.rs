@@ -2,17 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, Param};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
 use super::{LearnerSetup, StepReport};
 use crate::error::{Error, Result};
 use crate::tensors::batch::Batch;
+use crate::tensors::named::{NamedMapper, NamedVisitor, map_named, visit_named};
 use crate::tensors::networks::Network;
 use crate::tensors::optimisers::rules::updated;
-use crate::tensors::weights::{
-    HostTensor, NamedTensors, PathNames, below_prefix, network_tensors, prefixed,
-};
+use crate::tensors::weights::{HostTensor, NamedTensors, below_prefix, network_tensors, prefixed};
 
 /// See [`super::Learner`].
 pub struct BurnLearner {
@@ -53,14 +52,14 @@ impl BurnLearner {
         })
     }
 
-    pub(super) fn step(&mut self, batch: Batch, rate: f64, seed: u64) -> Result<StepReport> {
+    pub(super) fn step(&mut self, batch: &Batch, rate: f64, seed: u64) -> Result<StepReport> {
         self.device.seed(seed);
         let input = Tensor::<5>::from_data(
-            TensorData::new(batch.input, batch.input_shape),
+            TensorData::new(batch.input.clone(), batch.input_shape),
             &self.device,
         );
         let targets = Tensor::<5>::from_data(
-            TensorData::new(batch.targets, batch.targets_shape),
+            TensorData::new(batch.targets.clone(), batch.targets_shape),
             &self.device,
         );
         let logits = self.network.forward(input)?;
@@ -77,26 +76,30 @@ impl BurnLearner {
     /// One step, and the gradient's norm before clipping; when that is not finite, nothing changes.
     fn follow(&mut self, mut gradients: Gradients, rate: f64) -> f64 {
         let mut collected = Collector {
-            names: PathNames::default(),
             source: &mut gradients,
             gradients: BTreeMap::new(),
             squares: Vec::new(),
         };
-        self.network.visit(&mut collected);
+        visit_named(&self.network, &mut collected);
         let norm = collected.squares.iter().sum::<f64>().sqrt();
         if !norm.is_finite() {
             return norm;
         }
         self.steps += 1;
         let gradients = collected.gradients;
-        self.network = self.network.clone().map(&mut Update {
-            names: PathNames::default(),
+        let mut update = Update {
             gradients,
             scale: self.setup.optimiser.clip_factor(norm),
             rate,
             learner: self,
-        });
+        };
+        let network = update.learner.network.clone();
+        self.network = map_named(network, &mut update);
         norm
+    }
+
+    pub(super) fn steps(&self) -> u64 {
+        self.steps
     }
 
     pub(super) fn network(&self) -> Network {
@@ -126,14 +129,13 @@ impl BurnLearner {
 
 /// Takes the gradients out of Burn's container, by parameter name.
 struct Collector<'a> {
-    names: PathNames,
     source: &'a mut Gradients,
     gradients: BTreeMap<String, Tensor<1>>,
     squares: Vec<f64>,
 }
 
-impl ModuleVisitor for Collector<'_> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+impl NamedVisitor for Collector<'_> {
+    fn visit<const D: usize>(&mut self, name: String, param: &Param<Tensor<D>>) {
         if !param.is_require_grad() {
             return;
         }
@@ -141,28 +143,20 @@ impl ModuleVisitor for Collector<'_> {
             let gradient: Tensor<1> = gradient.flatten(0, D - 1);
             let square = gradient.clone().powi_scalar(2).sum().into_scalar::<f32>();
             self.squares.push(f64::from(square));
-            self.gradients.insert(self.names.current(), gradient);
+            self.gradients.insert(name, gradient);
         }
-    }
-    fn enter_module(&mut self, name: &str, container_type: &str) {
-        self.names.enter(name, container_type);
-    }
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.names.exit();
     }
 }
 
 struct Update<'a> {
-    names: PathNames,
     gradients: BTreeMap<String, Tensor<1>>,
     scale: f64,
     rate: f64,
     learner: &'a mut BurnLearner,
 }
 
-impl ModuleMapper for Update<'_> {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let name = self.names.current();
+impl NamedMapper for Update<'_> {
+    fn map<const D: usize>(&mut self, name: String, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let Some(gradient) = self.gradients.remove(&name) else {
             return param;
         };
@@ -184,11 +178,5 @@ impl ModuleMapper for Update<'_> {
             Tensor::from_inner(weight.reshape(shape)).require_grad(),
             mapper,
         )
-    }
-    fn enter_module(&mut self, name: &str, container_type: &str) {
-        self.names.enter(name, container_type);
-    }
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.names.exit();
     }
 }

@@ -76,11 +76,11 @@ impl Learner {
 
     /// One step at learning rate `rate` along the gradient of `batch`'s loss. `seed` decides what dropout
     /// drops.
-    pub fn step(&mut self, batch: Batch, rate: f64, seed: u64) -> Result<StepReport> {
+    pub fn step(&mut self, batch: &Batch, rate: f64, seed: u64) -> Result<StepReport> {
         match self {
             Self::Burn(learner) => learner.step(batch, rate, seed),
             #[cfg(feature = "libtorch")]
-            Self::LibTorch(learner) => learner.step(&batch, rate, seed),
+            Self::LibTorch(learner) => learner.step(batch, rate, seed),
         }
     }
 
@@ -99,6 +99,15 @@ impl Learner {
             Self::Burn(learner) => learner.weights(),
             #[cfg(feature = "libtorch")]
             Self::LibTorch(learner) => learner.weights(),
+        }
+    }
+
+    /// The steps taken so far.
+    pub fn steps(&self) -> u64 {
+        match self {
+            Self::Burn(learner) => learner.steps(),
+            #[cfg(feature = "libtorch")]
+            Self::LibTorch(learner) => learner.steps(),
         }
     }
 

@@ -50,6 +50,7 @@ unsafe extern "C" {
         bce_share: c_double,
         dice_share: c_double,
         scale: c_double,
+        fused: c_int,
         loss: *mut c_double,
         gradient: *mut *mut C_tensor,
         error: *mut *mut c_char,
@@ -107,7 +108,13 @@ unsafe extern "C" {
         bytes: *mut c_ulonglong,
         error: *mut *mut c_char,
     ) -> c_int;
-    fn ctseg_built_for() -> *const c_char;
+    fn ctseg_pinned(
+        tensor: *const C_tensor,
+        result: *mut *mut C_tensor,
+        error: *mut *mut c_char,
+    ) -> c_int;
+    fn ctseg_cuda_has_bf16() -> c_int;
+    fn ctseg_release_free();
 }
 
 /// A status of the shim as a result; the text it left is taken over.
@@ -159,12 +166,14 @@ pub(super) fn conv_block(
     }
 }
 
-/// `shares[0]` · BCE + `shares[1]` · soft Dice on the CPU, and the gradient by the logits times `scale`.
+/// `shares[0]` · BCE + `shares[1]` · soft Dice, and the gradient by the logits times `scale`; `fused` = by
+/// kernels of our own where there are some (CPU).
 pub(super) fn bce_dice(
     logits: &Tensor,
     targets: &Tensor,
     shares: [f64; 2],
     scale: f64,
+    fused: bool,
 ) -> Result<(f64, Tensor)> {
     let (mut loss, mut gradient) = (0.0, std::ptr::null_mut());
     let mut error = std::ptr::null_mut();
@@ -176,6 +185,7 @@ pub(super) fn bce_dice(
             shares[0],
             shares[1],
             scale,
+            c_int::from(fused),
             &raw mut loss,
             &raw mut gradient,
             &raw mut error,
@@ -289,7 +299,7 @@ pub(super) fn use_caching_allocator() {
     unsafe { ctseg_use_caching_allocator() }
 }
 
-/// From here on CPU tensors may hold so many bytes; 0 = no limit.
+/// From here on CPU tensors may hold so many bytes; 0 = no limit. For tests of what happens then.
 pub fn limit_cpu_memory(bytes: u64) {
     // SAFETY: sets a number under a lock.
     unsafe { ctseg_limit_memory(bytes) }
@@ -334,10 +344,25 @@ pub fn cuda_peak(device: usize, reset: bool) -> Result<u64> {
     Ok(bytes)
 }
 
-/// The version of libtorch that this program was compiled against, `2.11.0`.
-pub fn built_for() -> String {
-    // SAFETY: a constant of the shim.
-    unsafe { CStr::from_ptr(ctseg_built_for()) }
-        .to_string_lossy()
-        .into_owned()
+/// `tensor` in page-locked memory, from where a GPU copies by itself.
+pub(super) fn pinned(tensor: &Tensor) -> Result<Tensor> {
+    let (mut result, mut error) = (std::ptr::null_mut(), std::ptr::null_mut());
+    // SAFETY: the tensor outlives the call; on success the result is a new tensor that is ours.
+    unsafe {
+        let status = ctseg_pinned(tensor.as_ptr(), &raw mut result, &raw mut error);
+        checked(status, error)?;
+        Ok(Tensor::from_ptr(result))
+    }
+}
+
+/// Whether cuDNN computes in bf16 on this GPU (from the Ampere generation on).
+pub(super) fn cuda_has_bf16() -> bool {
+    // SAFETY: asks for a property; exceptions are caught there.
+    unsafe { ctseg_cuda_has_bf16() != 0 }
+}
+
+/// Gives CPU memory that is kept for later tensors back to the system.
+pub(super) fn release_cpu_memory() {
+    // SAFETY: unmaps blocks that no tensor holds, under a lock.
+    unsafe { ctseg_release_free() }
 }

@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 use super::ffi::{self, AdamStep, Mode, SgdStep};
 use super::loss_scale::LossScale;
 use super::losses::loss_and_gradient;
-use super::module::{trainable, trained_weights, usable};
+use super::module::{tensors_of, trainable, usable};
 use super::ops::{TorchOps, failed, forward};
 use super::transfer::to_device;
 use super::{is_out_of_memory, kind_of};
@@ -21,11 +21,18 @@ use crate::tensors::weights::{HostTensor, NamedTensors, network_tensors};
 /// Name under which the loss scale is saved beside the optimiser's state.
 const SCALE: &str = "loss_scale";
 
+/// The same for the number of parts of a batch, where memory ran out.
+const PARTS: &str = "micro_batches";
+
 /// See [`crate::tensors::learner::Learner`].
 pub struct TorchLearner {
     network: Network,
     /// Of the network, by name, sharing its memory.
     parameters: Vec<(String, Tensor)>,
+    /// Running statistics of normalisations, likewise.
+    statistics: Vec<(String, Tensor)>,
+    /// The recipe's `micro_batches`; the setup's grows where memory runs out.
+    configured_parts: usize,
     /// What the optimiser remembers: slots, each with a tensor per parameter, laid out as it.
     memory: Vec<Vec<Tensor>>,
     steps: u64,
@@ -38,13 +45,16 @@ pub struct TorchLearner {
 impl TorchLearner {
     pub(in crate::tensors) fn new(
         network: Network,
-        setup: LearnerSetup,
+        mut setup: LearnerSetup,
         compute: &Compute,
         state: &NamedTensors,
         steps: u64,
     ) -> Result<Self> {
+        let configured_parts = setup.micro_batches;
         let network = trainable(network)?;
-        let parameters = trained_weights(&network)?;
+        let (parameters, statistics): (Vec<_>, Vec<_>) = tensors_of(&network)?
+            .into_iter()
+            .partition(|(_, tensor)| tensor.requires_grad());
         let memory = setup
             .optimiser
             .kind
@@ -54,14 +64,19 @@ impl TorchLearner {
             .collect::<Result<_>>()?;
         let scale = match compute.precision {
             Precision::F16 => {
-                let saved = state.get(SCALE).and_then(|saved| saved.values.first());
-                LossScale::starting_at(saved.copied())
+                let saved = state.get(SCALE).map(|saved| saved.values.as_slice());
+                LossScale::restored(saved)
             }
             _ => LossScale::none(),
         };
+        if let Some(parts) = state.get(PARTS).and_then(|saved| saved.values.first()) {
+            setup.micro_batches = setup.micro_batches.max(*parts as usize);
+        }
         Ok(Self {
             network,
             parameters,
+            statistics,
+            configured_parts,
             memory,
             steps,
             setup,
@@ -79,35 +94,54 @@ impl TorchLearner {
         rate: f64,
         seed: u64,
     ) -> Result<StepReport> {
+        let size = batch.input_shape[0];
+        let statistics = self.statistics_now()?;
         let mut note = None;
         loop {
             let error = match self.attempt(batch, seed) {
                 Ok(loss) => {
-                    let gradient_norm = self.follow(rate)?;
+                    let gradient_norm = self.follow(rate);
+                    self.forget_gradients();
                     return Ok(StepReport {
                         loss,
-                        gradient_norm,
+                        gradient_norm: gradient_norm?,
                         note,
                     });
                 }
                 Err(error) => error,
             };
             self.forget_gradients();
-            let parts = self.setup.micro_batches.max(1) * 2;
-            if !is_out_of_memory(&error) || parts > batch.input_shape[0] {
+            if !is_out_of_memory(&error) || self.setup.micro_batches >= size {
                 return Err(error);
             }
-            ffi::empty_cuda_cache()?;
-            self.setup.micro_batches = parts;
+            super::free_memory()?;
+            // The attempt may have seen a part of the batch.
+            for ((_, tensor), before) in self.statistics.iter_mut().zip(&statistics) {
+                tensor.f_copy_(before).map_err(failed)?;
+            }
+            self.setup.micro_batches = (self.setup.micro_batches * 2).clamp(2, size);
             note = Some(format!(
-                "a batch of {} did not fit into memory; it passes through the network in {parts} parts from here on, with the same gradient",
-                batch.input_shape[0]
+                "a batch of {size} did not fit into memory; from here on at most {} at a time pass through the network, with the same gradient (batch normalisation sees that many)",
+                size.div_ceil(self.setup.micro_batches)
             ));
         }
     }
 
+    fn statistics_now(&self) -> Result<Vec<Tensor>> {
+        let copies = self.statistics.iter().map(|(_, tensor)| {
+            let mut copy = tensor.f_zeros_like()?;
+            copy.f_copy_(tensor)?;
+            Ok(copy)
+        });
+        copies
+            .collect::<std::result::Result<_, _>>()
+            .map_err(failed)
+    }
+
     /// Gradients of the batch's loss into the parameters; returns the loss.
     fn attempt(&mut self, batch: &Batch, seed: u64) -> Result<f64> {
+        // Training repeats its shapes, so that a search for the fastest algorithm pays.
+        tch::Cuda::cudnn_set_benchmark(true);
         let input = to_device(&batch.input, &batch.input_shape, self.device)?;
         let targets = to_device(&batch.targets, &batch.targets_shape, self.device)?;
         tch::manual_seed(seed as i64);
@@ -152,15 +186,17 @@ impl TorchLearner {
             mode,
             recompute: self.setup.recompute,
         };
-        forward(&self.network, ops, input, self.kind)
+        forward(&self.network, ops, input, self.kind)?
+            .f_to_kind(Kind::Float)
+            .map_err(failed)
     }
 
     fn loss(&self, logits: &Tensor, targets: &Tensor) -> Result<(f64, Tensor)> {
         loss_and_gradient(self.setup.loss, logits, targets, self.scale.factor)
     }
 
-    /// One step along the gradients that lie in the parameters, which are then forgotten; returns their
-    /// norm before clipping. When it is not finite, the weights stay.
+    /// One step along the gradients that lie in the parameters; returns their norm before clipping. When it
+    /// is not finite, the weights stay.
     fn follow(&mut self, rate: f64) -> Result<f64> {
         let parameters: Vec<Tensor> = self
             .parameters
@@ -169,12 +205,11 @@ impl TorchLearner {
             .collect();
         let norm = ffi::gradient_norm(&parameters)? / self.scale.factor;
         if norm.is_finite() {
-            self.steps += 1;
             let divide_by = self.scale.factor / self.setup.optimiser.clip_factor(norm);
             self.fused_step(&parameters, divide_by, rate)?;
+            self.steps += 1;
         }
         self.scale.observe(norm.is_finite());
-        self.forget_gradients();
         Ok(norm)
     }
 
@@ -187,7 +222,7 @@ impl TorchLearner {
                 second,
                 &AdamStep {
                     divide_by,
-                    step: self.steps as f64,
+                    step: (self.steps + 1) as f64,
                     rate,
                     betas: [BETA1, BETA2],
                     epsilon: EPSILON,
@@ -200,7 +235,7 @@ impl TorchLearner {
                 velocity,
                 &SgdStep {
                     divide_by,
-                    first_step: self.steps == 1,
+                    first_step: self.steps == 0,
                     rate,
                     momentum: config.momentum,
                     weight_decay: config.weight_decay,
@@ -215,12 +250,14 @@ impl TorchLearner {
 
     fn forget_gradients(&mut self) {
         for (_, parameter) in &mut self.parameters {
-            let mut gradient = parameter.grad();
-            if gradient.defined() {
-                let _ = gradient.f_detach_();
+            if parameter.grad().defined() {
                 parameter.zero_grad();
             }
         }
+    }
+
+    pub(in crate::tensors) fn steps(&self) -> u64 {
+        self.steps
     }
 
     pub(in crate::tensors) fn network(&self) -> Result<Network> {
@@ -245,12 +282,19 @@ impl TorchLearner {
                 state.insert(format!("{slot}{name}"), host);
             }
         }
-        if self.kind == Kind::Half {
-            let host = HostTensor {
-                shape: vec![1],
-                values: vec![self.scale.factor as f32],
-            };
-            state.insert(SCALE.to_owned(), host);
+        let more_parts = self.setup.micro_batches > self.configured_parts;
+        let extra = [
+            (SCALE, self.scale.state()),
+            (
+                PARTS,
+                more_parts.then(|| vec![self.setup.micro_batches as f32]),
+            ),
+        ];
+        for (name, values) in extra {
+            if let Some(values) = values {
+                let shape = vec![values.len()];
+                state.insert(name.to_owned(), HostTensor { shape, values });
+            }
         }
         Ok((state, self.steps))
     }

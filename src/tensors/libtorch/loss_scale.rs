@@ -22,13 +22,22 @@ impl LossScale {
         }
     }
 
-    /// Starts at a factor that was saved, or anew.
-    pub fn starting_at(saved: Option<f32>) -> Self {
+    /// Goes on from what [`LossScale::state`] gave, or starts anew.
+    pub fn restored(saved: Option<&[f32]>) -> Self {
+        let (factor, good_steps) = match saved {
+            Some([factor, good_steps]) => (f64::from(*factor), *good_steps as u32),
+            _ => (FIRST, 0),
+        };
         Self {
-            factor: saved.map_or(FIRST, f64::from),
-            good_steps: 0,
+            factor,
+            good_steps,
             fixed: false,
         }
+    }
+
+    /// What a checkpoint must keep; none where there is nothing to scale.
+    pub fn state(&self) -> Option<Vec<f32>> {
+        (!self.fixed).then(|| vec![self.factor as f32, self.good_steps as f32])
     }
 
     /// Takes in how a step went.
@@ -52,7 +61,7 @@ mod tests {
 
     #[test]
     fn halves_at_once_and_doubles_slowly() {
-        let mut scale = LossScale::starting_at(None);
+        let mut scale = LossScale::restored(None);
         scale.observe(false);
         assert_eq!(scale.factor, FIRST / 2.0);
         for _ in 0..STEPS_TO_DOUBLE - 1 {
@@ -61,7 +70,8 @@ mod tests {
         assert_eq!(scale.factor, FIRST / 2.0);
         scale.observe(true);
         assert_eq!(scale.factor, FIRST);
-        let mut least = LossScale::starting_at(Some(1.0));
+        assert_eq!(LossScale::restored(scale.state().as_deref()), scale);
+        let mut least = LossScale::restored(Some(&[1.0, 0.0]));
         least.observe(false);
         assert_eq!(least.factor, 1.0);
         let mut none = LossScale::none();

@@ -20,7 +20,7 @@ use std::sync::Once;
 
 use tch::Kind;
 
-pub use ffi::{built_for, cpu_memory, cuda_peak, limit_cpu_memory, reset_cpu_peak};
+pub use ffi::{cpu_memory, cuda_peak, limit_cpu_memory, reset_cpu_peak};
 pub use learner::TorchLearner;
 
 use super::device::{Compute, DeviceChoice};
@@ -40,13 +40,11 @@ pub fn cuda_devices() -> usize {
     usize::try_from(tch::Cuda::device_count()).unwrap_or(0)
 }
 
-/// What must be set before the first tensor: memory that is kept, cuDNN's search for the fastest
-/// algorithms, and `threads` for one operation.
+/// What must be set before the first tensor: memory that is kept, and `threads` for one operation.
 pub fn set_up(threads: usize) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         ffi::use_caching_allocator();
-        tch::Cuda::cudnn_set_benchmark(true);
         tch::set_num_interop_threads(1); // operations follow one another here
     });
     tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
@@ -69,23 +67,28 @@ pub(super) fn mean_logits(
     compute: &Compute,
 ) -> Result<(Vec<f32>, [usize; 5])> {
     let _no_grad = tch::no_grad_guard();
+    // Volumes differ in size, and each new size would be searched for anew.
+    tch::Cuda::cudnn_set_benchmark(false);
     let input = transfer::to_device(input, &shape, device_of(compute.choice))?;
     let ops = TorchOps {
         mode: Mode::Inference,
         recompute: false,
     };
-    let mut sum: Option<tch::Tensor> = None;
-    for network in networks {
-        let logits = ops::forward(network, ops, &input, kind_of(compute.precision))?;
-        sum = Some(match sum {
-            Some(sum) => sum.f_add(&logits).map_err(ops::failed)?,
-            None => logits,
-        });
-    }
-    let sum = sum.ok_or_else(|| Error::invalid("internal: a stage without networks"))?;
-    let mean = sum
-        .f_div_scalar(networks.len() as f64)
-        .map_err(ops::failed)?;
+    let logits = networks
+        .iter()
+        .map(|network| ops::forward(network, ops, &input, kind_of(compute.precision)))
+        .collect::<Result<Vec<_>>>()?;
+    let mean = match logits.as_slice() {
+        [] => return Err(Error::invalid("internal: a stage without networks")),
+        [one] => one.shallow_clone(),
+        all => {
+            let mut sum = all[0].f_to_kind(Kind::Float).map_err(ops::failed)?;
+            for logits in &all[1..] {
+                sum = sum.f_add(logits).map_err(ops::failed)?;
+            }
+            sum.f_div_scalar(all.len() as f64).map_err(ops::failed)?
+        }
+    };
     let shape: Vec<usize> = mean.size().iter().map(|size| *size as usize).collect();
     let shape = shape
         .try_into()
@@ -95,12 +98,27 @@ pub(super) fn mean_logits(
 
 /// Whether `error` says that a device had no memory left.
 pub(super) fn is_out_of_memory(error: &Error) -> bool {
-    error.to_string().contains("out of memory")
+    const SIGNS: [&str; 6] = [
+        "out of memory",
+        "can't allocate memory",
+        "CUDNN_STATUS_ALLOC_FAILED",
+        "CUBLAS_STATUS_ALLOC_FAILED",
+        "unable to find an engine",
+        "Unable to find a valid cuDNN algorithm",
+    ];
+    let text = error.to_string();
+    SIGNS.iter().any(|sign| text.contains(sign))
 }
 
-/// Frees what is kept on GPUs for later, before another attempt with less.
+/// Gives memory that is kept for later tensors back to the system.
 pub(super) fn free_memory() -> Result<()> {
+    ffi::release_cpu_memory();
     ffi::empty_cuda_cache()
+}
+
+/// Whether this GPU computes in bf16 by itself.
+pub(super) fn cuda_has_bf16() -> bool {
+    ffi::cuda_has_bf16()
 }
 
 fn kind_of(precision: Precision) -> Kind {

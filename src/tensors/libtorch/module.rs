@@ -1,14 +1,15 @@
 //! Whole networks between Burn's modules and libtorch: weights to train, weights to use.
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::Param;
 use burn::tensor::Tensor as BurnTensor;
 use burn_tch::{LibTorch, TchTensor};
 use tch::{Kind, Tensor};
 
 use super::ops::{channels_last, failed, native};
 use crate::error::{Error, Result};
+use crate::tensors::named::{NamedMapper, NamedVisitor, map_named, visit_named};
 use crate::tensors::networks::Network;
-use crate::tensors::weights::{PathNames, is_trained};
+use crate::tensors::weights::is_trained;
 
 /// A Burn tensor around a libtorch one.
 pub(super) fn wrapped<const D: usize>(tensor: Tensor) -> BurnTensor<D> {
@@ -19,10 +20,7 @@ pub(super) fn wrapped<const D: usize>(tensor: Tensor) -> BurnTensor<D> {
 /// for gradients.
 pub(super) fn trainable(network: Network) -> Result<Network> {
     converted(network, &|tensor, trained| {
-        let own = channels_last(&tensor, Kind::Float)?
-            .f_detach()
-            .and_then(|tensor| tensor.f_clone(&tensor))
-            .map_err(failed)?;
+        let own = copied(&channels_last(&tensor, Kind::Float)?)?;
         own.f_set_requires_grad(trained).map_err(failed)
     })
 }
@@ -33,25 +31,32 @@ pub(super) fn usable(network: Network, kind: Kind) -> Result<Network> {
     converted(network.folded(), &|tensor, _| {
         // Normalisations that are left compute in f32.
         let kind = if tensor.dim() > 1 { kind } else { Kind::Float };
-        let own = channels_last(&tensor.f_detach().map_err(failed)?, kind)?;
-        own.f_set_requires_grad(false).map_err(failed)
+        copied(&channels_last(&tensor.f_detach().map_err(failed)?, kind)?)
     })
+}
+
+/// The same values, laid out alike, in memory of their own.
+fn copied(tensor: &Tensor) -> Result<Tensor> {
+    let _no_grad = tch::no_grad_guard();
+    let mut own = tensor.f_zeros_like().map_err(failed)?;
+    own.f_copy_(tensor).map_err(failed)?;
+    Ok(own)
 }
 
 type Convert<'a> = &'a dyn Fn(Tensor, bool) -> Result<Tensor>;
 
 fn converted(network: Network, convert: Convert) -> Result<Network> {
     struct Mapper<'a> {
-        names: PathNames,
         convert: Convert<'a>,
         problem: Option<Error>,
     }
-    impl ModuleMapper for Mapper<'_> {
-        fn map_float<const D: usize>(
+    impl NamedMapper for Mapper<'_> {
+        fn map<const D: usize>(
             &mut self,
+            name: String,
             param: Param<BurnTensor<D>>,
         ) -> Param<BurnTensor<D>> {
-            let trained = is_trained(&self.names.current());
+            let trained = is_trained(&name);
             let (id, value, mapper) = param.consume();
             let kept = value.clone();
             let value = match native(value).and_then(|tensor| (self.convert)(tensor, trained)) {
@@ -63,55 +68,38 @@ fn converted(network: Network, convert: Convert) -> Result<Network> {
             };
             Param::from_mapped_value(id, value, mapper)
         }
-        fn enter_module(&mut self, name: &str, container_type: &str) {
-            self.names.enter(name, container_type);
-        }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.names.exit();
-        }
     }
     let mut mapper = Mapper {
-        names: PathNames::default(),
         convert,
         problem: None,
     };
-    let network = network.map(&mut mapper);
+    let network = map_named(network, &mut mapper);
     match mapper.problem {
         Some(problem) => Err(problem),
         None => Ok(network),
     }
 }
 
-/// The weights of `network` that are trained, by name; they share memory with the network's.
-pub(super) fn trained_weights(network: &Network) -> Result<Vec<(String, Tensor)>> {
+/// The tensors of `network` by name, sharing its memory: weights that are trained ask for gradients, running
+/// statistics do not.
+pub(super) fn tensors_of(network: &Network) -> Result<Vec<(String, Tensor)>> {
     struct Visitor {
-        names: PathNames,
         found: Vec<(String, Tensor)>,
         problem: Option<Error>,
     }
-    impl ModuleVisitor for Visitor {
-        fn visit_float<const D: usize>(&mut self, param: &Param<BurnTensor<D>>) {
+    impl NamedVisitor for Visitor {
+        fn visit<const D: usize>(&mut self, name: String, param: &Param<BurnTensor<D>>) {
             match native(param.val()) {
-                Ok(tensor) if tensor.requires_grad() => {
-                    self.found.push((self.names.current(), tensor));
-                }
-                Ok(_) => {}
+                Ok(tensor) => self.found.push((name, tensor)),
                 Err(error) => self.problem = Some(error),
             }
         }
-        fn enter_module(&mut self, name: &str, container_type: &str) {
-            self.names.enter(name, container_type);
-        }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.names.exit();
-        }
     }
     let mut visitor = Visitor {
-        names: PathNames::default(),
         found: Vec::new(),
         problem: None,
     };
-    network.visit(&mut visitor);
+    visit_named(network, &mut visitor);
     match visitor.problem {
         Some(problem) => Err(problem),
         None => Ok(visitor.found),

@@ -214,7 +214,7 @@ impl Clone for SharedTensor {
     }
 }
 
-/// Logits (f32) of a batch.
+/// Logits of a batch, in `kind`.
 ///
 /// # Shapes
 /// - `input`: (batch, channel, z, y, x), z = 1 for a network that works on slices
@@ -225,19 +225,18 @@ pub(super) fn forward(
     input: &Tensor,
     kind: Kind,
 ) -> Result<Tensor> {
-    let logits = match network {
+    match network {
         Network::Unet2d(network) => {
             let slices = input.f_squeeze_dim(2).map_err(failed)?;
             let input = channels_last(&slices, kind)?;
             let logits = network.forward(&ops, SharedTensor(input))?;
-            logits.0.f_unsqueeze(2).map_err(failed)?
+            logits.0.f_unsqueeze(2).map_err(failed)
         }
         Network::Unet3d(network) => {
             let input = channels_last(input, kind)?;
-            network.forward(&ops, SharedTensor(input))?.0
+            Ok(network.forward(&ops, SharedTensor(input))?.0)
         }
-    };
-    logits.f_to_kind(Kind::Float).map_err(failed)
+    }
 }
 
 /// `tensor` (batch, channel, space…) of `kind` with its channels side by side in memory.

@@ -2,6 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
+use super::ffi;
 use super::ops::failed;
 use crate::error::Result;
 
@@ -15,17 +16,29 @@ pub(super) fn to_device(values: &[f32], shape: &[usize], device: Device) -> Resu
     if device == Device::Cpu {
         return Ok(host);
     }
-    host.f_pin_memory(device)
-        .and_then(|pinned| pinned.f_to_device_(device, Kind::Float, true, false))
+    ffi::pinned(&host)?
+        .f_to_device_(device, Kind::Float, true, false)
         .map_err(failed)
 }
 
-/// All values of `tensor` in the order of its axes.
+/// All values of `tensor` in the order of its axes, as f32; one pass, whatever its type and layout.
 pub(super) fn to_host(tensor: &Tensor) -> Result<Vec<f32>> {
-    let flat = tensor
-        .f_to_device(Device::Cpu)
-        .and_then(|tensor| tensor.f_to_kind(Kind::Float))
-        .and_then(|tensor| tensor.f_reshape([-1]))
-        .map_err(failed)?;
-    Vec::<f32>::try_from(&flat).map_err(failed)
+    let shape = tensor.size();
+    let mut values = vec![0.0f32; tensor.numel()];
+    if values.is_empty() {
+        return Ok(values);
+    }
+    let mut strides = vec![1; shape.len()];
+    for axis in (1..shape.len()).rev() {
+        strides[axis - 1] = strides[axis] * shape[axis];
+    }
+    // SAFETY: the shape has as many elements as the vector, which outlives the view.
+    unsafe {
+        let start = values.as_mut_ptr().cast::<u8>();
+        let mut view = Tensor::f_from_blob(start, &shape, &strides, Kind::Float, Device::Cpu)
+            .map_err(failed)?;
+        view.f_copy_(&tensor.f_detach().map_err(failed)?)
+            .map_err(failed)?;
+    }
+    Ok(values)
 }

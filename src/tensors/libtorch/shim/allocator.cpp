@@ -41,6 +41,11 @@ class CachingAllocator final : public c10::Allocator {
     limit_ = bytes;
   }
 
+  void release_free() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    while (!free_.empty()) drop(free_.begin());
+  }
+
   void reset_peak() {
     std::lock_guard<std::mutex> lock(mutex_);
     peak_ = in_use_;
@@ -51,13 +56,15 @@ class CachingAllocator final : public c10::Allocator {
     if (bytes < kSmallest) return c10::alloc_cpu(bytes);
     const size_t wanted = (bytes + kHugePage - 1) / kHugePage * kHugePage;
     std::lock_guard<std::mutex> lock(mutex_);
-    TORCH_CHECK(limit_ == 0 || in_use_ + wanted <= limit_, "out of memory: ", in_use_, " + ", wanted,
-                " bytes are more than the limit of ", limit_);
     void* block = nullptr;
     size_t size = wanted;
     // A block that is at most a quarter too large.
     const auto found = free_.lower_bound(wanted);
-    if (found != free_.end() && found->first <= wanted + wanted / 4) {
+    const bool fits = found != free_.end() && found->first <= wanted + wanted / 4;
+    const size_t taking = fits ? found->first : wanted;
+    TORCH_CHECK(limit_ == 0 || in_use_ + taking <= limit_, "out of memory: ", in_use_, " + ", taking,
+                " bytes are more than the limit of ", limit_);
+    if (fits) {
       size = found->first;
       block = found->second;
       free_.erase(found);
@@ -133,5 +140,7 @@ extern "C" void ctseg_allocator_figures(unsigned long long* in_use, unsigned lon
                                         unsigned long long* held) {
   allocator().figures(in_use, peak, held);
 }
+
+extern "C" void ctseg_release_free(void) { allocator().release_free(); }
 
 extern "C" void ctseg_reset_peak(void) { allocator().reset_peak(); }

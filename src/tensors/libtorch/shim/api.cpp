@@ -2,7 +2,7 @@
 
 #include <ATen/Context.h>
 #include <c10/core/CachingDeviceAllocator.h>
-#include <torch/version.h>
+#include <ATen/detail/CUDAHooksInterface.h>
 
 #include "block.h"
 #include "guard.h"
@@ -68,4 +68,14 @@ extern "C" int ctseg_cuda_peak(int device, int reset, unsigned long long* bytes,
   });
 }
 
-extern "C" const char* ctseg_built_for(void) { return TORCH_VERSION; }
+extern "C" int ctseg_pinned(at::Tensor* tensor, at::Tensor** result, char** error) {
+  return ctseg::guarded(error, [&] { *result = new at::Tensor(tensor->pin_memory()); });
+}
+
+extern "C" int ctseg_cuda_has_bf16(void) {
+  try {
+    return at::hasCUDA() && at::detail::getCUDAHooks().supportsBFloat16ConvolutionWithCuDNNv8();
+  } catch (...) {
+    return 0;
+  }
+}

@@ -22,10 +22,10 @@ struct CtsegLayer {
 // training: 0 = inference, 1 = training, 2 = training that updates running statistics too.
 int ctseg_conv_block(at::Tensor* x, const CtsegLayer* layers, int count, int training, int recompute,
                      at::Tensor** result, char** error);
-// The loss bce_share * BCE + dice_share * soft Dice of logits (sample, structure, ...) on the CPU, and its
-// gradient by them times `scale`.
+// The loss bce_share * BCE + dice_share * soft Dice of logits (sample, structure, ...), and its gradient by
+// them times `scale`; `fused` = with kernels of our own where there are some (CPU).
 int ctseg_bce_dice(at::Tensor* logits, at::Tensor* targets, double bce_share, double dice_share, double scale,
-                   double* loss, at::Tensor** gradient, char** error);
+                   int fused, double* loss, at::Tensor** gradient, char** error);
 // Follows `tensor` back through its graph with `gradient` into the parameters.
 int ctseg_backward(at::Tensor* tensor, at::Tensor* gradient, char** error);
 int ctseg_gradient_norm(at::Tensor** parameters, int count, double* norm, char** error);
@@ -40,11 +40,14 @@ void ctseg_use_caching_allocator(void);
 void ctseg_limit_memory(unsigned long long bytes);  // 0 = none
 void ctseg_allocator_figures(unsigned long long* in_use, unsigned long long* peak, unsigned long long* held);
 void ctseg_reset_peak(void);
+void ctseg_release_free(void);  // gives what is kept back to the system
 
 // Most memory of a CUDA device that tensors held since the last reset, in bytes.
 int ctseg_cuda_peak(int device, int reset, unsigned long long* bytes, char** error);
 int ctseg_cuda_empty_cache(char** error);
 
-// The version of the libtorch that was found when the program started, "2.11.0".
-const char* ctseg_built_for(void);
+// `tensor` in page-locked memory.
+int ctseg_pinned(at::Tensor* tensor, at::Tensor** result, char** error);
+// Whether cuDNN computes in bf16 on the current GPU.
+int ctseg_cuda_has_bf16(void);
 }

@@ -9,13 +9,23 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
+// oneDNN's fused bf16 convolutions need these instructions; libtorch's plain ones do without.
+bool cpu_fuses(at::ScalarType type) {
+#ifdef CTSEG_X86
+  return type == at::kFloat || (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                                __builtin_cpu_supports("avx512dq"));
+#else
+  return type == at::kFloat;
+#endif
+}
+
 // oneDNN's convolution with bias and activation in one pass, without autograd; undefined where it does not
 // apply.
 Tensor fused_convolution(const Tensor& x, const Layer& layer, const Tensor& weight, const Tensor& bias) {
   const double slope = layer.norm_act.slope;
   const bool usable = layer.norm_act.norm == Norm::kNone && !at::GradMode::is_enabled() && x.device().is_cpu() &&
                       (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16) &&
-                      at::globalContext().userEnabledMkldnn();
+                      cpu_fuses(x.scalar_type()) && at::globalContext().userEnabledMkldnn();
   if (!usable) return Tensor();
   using Signature = Tensor(const Tensor&, const Tensor&, const std::optional<Tensor>&, at::IntArrayRef,
                            at::IntArrayRef, at::IntArrayRef, int64_t, std::string_view,

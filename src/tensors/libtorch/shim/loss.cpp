@@ -32,14 +32,43 @@ void each_piece(int64_t planes, int64_t size, const Work& work) {
 
 }  // namespace
 
+namespace {
+
+// The same by libtorch's own operations, on any device.
+double composite(const Tensor& x, const Tensor& t, double bce_share, double dice_share, double scale,
+                 Tensor* gradient) {
+  std::vector<int64_t> others, shape(x.dim(), 1);
+  shape[1] = x.size(1);
+  for (int64_t axis = 0; axis < x.dim(); ++axis)
+    if (axis != 1) others.push_back(axis);
+  const Tensor p = x.sigmoid();
+  const Tensor above = (p * t).sum(others) * 2.0 + kSmooth;
+  const Tensor below = p.sum(others) + t.sum(others) + kSmooth;
+  const Tensor cross = at::binary_cross_entropy_with_logits(x, t);
+  const Tensor dice = 1.0 - (above / below).mean();
+  const double share = scale * dice_share / static_cast<double>(x.size(1));
+  const Tensor a = (below.reciprocal() * (-2.0 * share)).view(shape);
+  const Tensor b = (above / below.square() * share).view(shape);
+  *gradient = (p - t) * (scale * bce_share / static_cast<double>(x.numel())) + p * (1.0 - p) * (a * t + b);
+  return (cross * bce_share + dice * dice_share).item<double>();
+}
+
+}  // namespace
+
 extern "C" int ctseg_bce_dice(Tensor* logits, Tensor* targets, double bce_share, double dice_share, double scale,
-                              double* loss, Tensor** gradient, char** error) {
+                              int fused, double* loss, Tensor** gradient, char** error) {
   return ctseg::guarded(error, [&] {
     at::NoGradGuard no_grad;
+    TORCH_CHECK(logits->scalar_type() == at::kFloat && targets->scalar_type() == at::kFloat &&
+                    logits->sizes() == targets->sizes() && logits->dim() >= 2,
+                "logits and targets must be f32 and of one shape");
+    if (!fused || !logits->device().is_cpu()) {
+      Tensor out;
+      *loss = composite(logits->detach(), *targets, bce_share, dice_share, scale, &out);
+      *gradient = new Tensor(out);
+      return;
+    }
     const Tensor x = logits->contiguous(), t = targets->contiguous();
-    TORCH_CHECK(x.scalar_type() == at::kFloat && t.scalar_type() == at::kFloat && x.device().is_cpu() &&
-                    x.sizes() == t.sizes() && x.dim() >= 2,
-                "logits and targets must be f32 on the CPU and of one shape");
     const int64_t structures = x.size(1), planes = x.size(0) * structures;
     const int64_t size = planes == 0 ? 0 : x.numel() / planes, pieces = (size + kPiece - 1) / kPiece;
     const float *from = x.const_data_ptr<float>(), *to = t.const_data_ptr<float>();

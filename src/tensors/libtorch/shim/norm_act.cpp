@@ -214,13 +214,21 @@ class FusedNormAct : public torch::autograd::Function<FusedNormAct> {
 // Devices and types without kernels of our own.
 Tensor by_libtorch(const Tensor& x, const NormAct& s) {
   Tensor y = x;
-  if (s.norm == Norm::kBatch) {
-    y = at::batch_norm(x, s.gamma, s.beta, s.training && !s.update_statistics ? Tensor() : s.mean,
-                       s.training && !s.update_statistics ? Tensor() : s.variance, s.training, s.momentum,
-                       s.epsilon, true);
+  if (s.norm == Norm::kBatch && s.training) {
+    // With a momentum of 1 the call leaves the batch's own statistics behind.
+    Tensor mean = at::zeros_like(s.mean), variance = at::zeros_like(s.variance);
+    y = at::batch_norm(x, s.gamma, s.beta, mean, variance, true, 1.0, s.epsilon, true);
+    if (s.update_statistics) {
+      at::NoGradGuard no_grad;
+      const double count = static_cast<double>(x.numel()) / static_cast<double>(x.size(1));
+      const Tensor biased = count > 1 ? variance * ((count - 1) / count) : at::zeros_like(variance);
+      Tensor(s.mean).lerp_(mean, s.momentum);
+      Tensor(s.variance).lerp_(biased, s.momentum);
+    }
+  } else if (s.norm == Norm::kBatch) {
+    y = at::batch_norm(x, s.gamma, s.beta, s.mean, s.variance, false, s.momentum, s.epsilon, true);
   } else if (s.norm == Norm::kInstance) {
-    y = at::instance_norm(x, s.gamma.to(x.scalar_type()), s.beta.to(x.scalar_type()), {}, {}, true, 0.0,
-                          s.epsilon, true)
+    y = at::instance_norm(x, s.gamma, s.beta, {}, {}, true, 0.0, s.epsilon, true)
             .contiguous(channels_last(x));
   }
   if (s.slope == 1.0) return y;

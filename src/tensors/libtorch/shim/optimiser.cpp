@@ -83,7 +83,10 @@ extern "C" int ctseg_sgd(Tensor** parameters, Tensor** velocity, int count, doub
     auto weights = without_graph(whole);
     auto buffers = tensors(velocity, count);
     const auto options = at::TensorOptions().dtype(at::kFloat).device(weights[0].device());
-    at::_fused_sgd_(weights, gradient, buffers, weight_decay, momentum, rate, 0.0, nesterov != 0, false,
-                    first_step != 0, at::full({}, divide_by, options));
+    // Without momentum there is nothing to remember, and the kernels for CUDA insist on it.
+    const bool plain = momentum == 0.0;
+    at::_fused_sgd_(weights, gradient, plain ? std::vector<Tensor>() : buffers, weight_decay, momentum, rate, 0.0,
+                    nesterov != 0 && !plain, false, first_step != 0 && !plain,
+                    at::full({}, divide_by, options));
   });
 }

@@ -1,0 +1,55 @@
+//! The end of the field of view: a straight line beyond which a patch shows air.
+
+use ndarray::ArrayViewMut2;
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+
+/// A line through `point` (y, x); the side that `normal` points to is cleared.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Edge {
+    point: [f32; 2],
+    normal: [f32; 2],
+}
+
+impl Edge {
+    /// A line in any direction, through a random point of the patch.
+    pub(super) fn drawn(height: usize, width: usize, rng: &mut ChaCha8Rng) -> Self {
+        let angle = std::f32::consts::TAU * rng.random::<f32>();
+        Self {
+            point: [height, width].map(|side| rng.random::<f32>() * side as f32),
+            normal: [angle.sin(), angle.cos()],
+        }
+    }
+
+    /// Sets what lies beyond the line to 0, the window's low end.
+    pub(super) fn clear(&self, mut plane: ArrayViewMut2<f32>) {
+        let [from_y, from_x] = self.point;
+        let [down, right] = self.normal;
+        for (y, mut row) in plane.outer_iter_mut().enumerate() {
+            let beyond = (y as f32 - from_y) * down;
+            for (x, value) in row.iter_mut().enumerate() {
+                if beyond + (x as f32 - from_x) * right > 0.0 {
+                    *value = 0.0;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::Array2;
+
+    #[test]
+    fn one_side_is_cleared() {
+        let edge = Edge {
+            point: [2.5, 0.0],
+            normal: [1.0, 0.0],
+        };
+        let mut plane = Array2::<f32>::ones((5, 3));
+        edge.clear(plane.view_mut());
+        let rows: Vec<f32> = plane.rows().into_iter().map(|row| row.sum()).collect();
+        assert_eq!(rows, [3.0, 3.0, 3.0, 0.0, 0.0]);
+    }
+}
