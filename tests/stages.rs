@@ -166,6 +166,7 @@ fn augmented_batches_follow_from_the_seed_and_stay_in_range() {
     };
     let plain = recipe(&[]);
     let on = [
+        "training.augmentation.enabled=true",
         "training.augmentation.rotation_probability=1.0",
         "training.augmentation.noise_probability=0.5",
     ];
@@ -181,7 +182,7 @@ fn augmented_batches_follow_from_the_seed_and_stay_in_range() {
         "the number of threads changed the batches"
     );
     assert!(one != with(&plain, 2), "augmentation changed nothing");
-    let off = recipe(&[on[0], "training.augmentation.enabled=false"]);
+    let off = recipe(&[on[1], "training.augmentation.enabled=false"]);
     assert!(
         with(&off, 2) == with(&plain, 2),
         "switched off, it changed something"

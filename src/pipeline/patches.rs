@@ -22,7 +22,7 @@ pub(super) struct Patch {
     corner: [usize; 2],
     /// Rows and columns.
     size: [usize; 2],
-    /// Decides the patch's augmentation.
+    /// Decides the patch's augmentation and whether its prior is lost; 0 where nothing is changed.
     seed: u64,
 }
 
@@ -45,7 +45,7 @@ pub(super) fn patches(
     // A case without any structure still teaches what is not one.
     without.truncate(wanted.max(1));
     let size = recipe.training.patch_size;
-    let augmented = recipe.training.augmentation().is_some();
+    let changed = recipe.training.augmentation().is_some() || recipe.jitter.drop_prior > 0.0;
     with.into_iter()
         .chain(without)
         .map(|z| {
@@ -57,7 +57,7 @@ pub(super) fn patches(
                 z,
                 corner: corner(slice, size, rng),
                 size,
-                seed: if augmented { rng.random() } else { 0 },
+                seed: if changed { rng.random() } else { 0 },
             }
         })
         .collect()

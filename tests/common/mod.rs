@@ -64,7 +64,7 @@ pub fn phantoms(folder: &Path, train: usize, test: usize) -> PathBuf {
 }
 
 /// Settings that make a stage train in seconds.
-pub const SMALL: [&str; 8] = [
+pub const SMALL: [&str; 10] = [
     "--set",
     "network.widths=[4, 8]",
     "--set",
@@ -73,6 +73,8 @@ pub const SMALL: [&str; 8] = [
     "folds=2",
     "--set",
     "training.batch_size=4",
+    "--set",
+    "training.augmentation.enabled=false",
 ];
 
 /// A recipe of the binary, made small; `overrides` on top.
