@@ -25,6 +25,7 @@ fn learns_in_three_epochs(engine: &str) {
     assert!(number(2, "validation_iou") > 0.6, "{text}");
 }
 
+#[cfg(not(feature = "libtorch"))] // where it takes minutes, once is enough
 #[test]
 fn three_epochs_of_the_slices_recipe_on_flex() {
     learns_in_three_epochs("flex");
