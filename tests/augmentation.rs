@@ -201,8 +201,11 @@ fn filled(
     augmentation.fill(
         cut,
         seed,
-        (channels.view(), labels.view()),
-        (patch.view_mut(), patch_labels.view_mut()),
+        (&[channels.view()], labels.view()),
+        (
+            patch.view_mut().insert_axis(Axis(1)),
+            patch_labels.view_mut(),
+        ),
     );
     (patch, patch_labels)
 }
@@ -245,8 +248,11 @@ fn what_turns_in_at_the_border_is_tissue() {
         turning.fill(
             &cut([18, 18], [24, 24]),
             seed,
-            (ones.view(), Array2::zeros((60, 60)).view()),
-            (patch.view_mut(), Array2::zeros((24, 24)).view_mut()),
+            (&[ones.view()], Array2::zeros((60, 60)).view()),
+            (
+                patch.view_mut().insert_axis(Axis(1)),
+                Array2::zeros((24, 24)).view_mut(),
+            ),
         );
         assert!(patch.iter().all(|v| (v - 1.0).abs() < 1e-6), "seed {seed}");
     }

@@ -1,6 +1,6 @@
 //! From a CT volume to what a network sees: windows, the network's grid, slices of one size.
 
-use ndarray::{Array4, ArrayView4, Axis, s};
+use ndarray::{Array4, Array5, ArrayView4, Axis, s};
 use serde::{Deserialize, Serialize};
 
 use super::resample::{Interpolation, resample_array};
@@ -97,18 +97,33 @@ pub fn padded_size(size: usize, multiple: usize) -> usize {
     size.div_ceil(multiple.max(1)) * multiple.max(1)
 }
 
-/// Copies the axial slices `slices` of `channels`, each padded with zeros at its high end to `size`
-/// (y, x), into one block of memory.
+/// The slices from `neighbours` below `z` to as many above it; beyond the ends of a volume of `depth` slices
+/// its last one repeats.
+pub fn around(z: usize, neighbours: usize, depth: usize) -> impl Iterator<Item = usize> {
+    let last = depth.saturating_sub(1);
+    (z..=z + 2 * neighbours).map(move |at| at.saturating_sub(neighbours).min(last))
+}
+
+/// Copies the axial slices `slices` of `channels`, each with its `neighbours` on both sides ([`around`]) and
+/// padded with zeros at its high end to `size` (y, x), into one block of memory.
 ///
 /// # Shapes
 /// - `channels`: (channel, z, y, x), y and x at most `size`
-/// - output: (slice, channel, y, x), flattened
-pub fn slice_batch(channels: ArrayView4<f32>, slices: &[usize], size: [usize; 2]) -> Vec<f32> {
-    let (count, _, height, width) = channels.dim();
-    let mut batch = Array4::zeros((slices.len(), count, size[0], size[1]));
+/// - output: (slice, channel, 2 · neighbours + 1, y, x), flattened
+pub fn slice_batch(
+    channels: ArrayView4<f32>,
+    slices: &[usize],
+    neighbours: usize,
+    size: [usize; 2],
+) -> Vec<f32> {
+    let (count, depth, height, width) = channels.dim();
+    let seen = 2 * neighbours + 1;
+    let mut batch = Array5::zeros((slices.len(), count, seen, size[0], size[1]));
     for (mut to, z) in batch.axis_iter_mut(Axis(0)).zip(slices) {
-        to.slice_mut(s![.., ..height, ..width])
-            .assign(&channels.slice(s![.., *z, .., ..]));
+        for (at, z) in around(*z, neighbours, depth).enumerate() {
+            to.slice_mut(s![.., at, ..height, ..width])
+                .assign(&channels.slice(s![.., z, .., ..]));
+        }
     }
     batch.into_raw_vec_and_offset().0
 }
@@ -171,7 +186,7 @@ mod tests {
         let channels = Array4::from_shape_fn((2, 3, 2, 3), |(c, z, y, x)| {
             (c * 1000 + z * 100 + y * 10 + x) as f32
         });
-        let batch = slice_batch(channels.view(), &[2, 0], [4, 4]);
+        let batch = slice_batch(channels.view(), &[2, 0], 0, [4, 4]);
         assert_eq!(batch.len(), 2 * 2 * 16);
         assert_eq!(
             &batch[..8],
@@ -183,5 +198,14 @@ mod tests {
             (padded_size(17, 16), padded_size(16, 16), padded_size(1, 8)),
             (32, 16, 8)
         );
+    }
+    #[test]
+    fn slices_come_with_their_neighbours() {
+        let channels =
+            Array4::from_shape_fn((2, 4, 1, 1), |(c, z, _, _)| (c * 1000 + z * 100) as f32);
+        let batch = slice_batch(channels.view(), &[0, 2], 2, [1, 1]);
+        let expected = [[0, 0, 0, 1, 2], [0, 1, 2, 3, 3]]
+            .map(|zs| [0, 1000].map(|channel| zs.map(|z: usize| (channel + 100 * z) as f32)));
+        assert_eq!(batch, expected.concat().concat());
     }
 }

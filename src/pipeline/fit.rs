@@ -15,7 +15,7 @@ use super::manifest::{FoldManifest, StageManifest};
 use super::observer::{Logged, Observer};
 use super::recipe::{Recipe, Region};
 use super::run_folder::{RunFolder, RunSettings};
-use super::sampling::{CaseSource, StageOneResult};
+use super::sampling::{CaseSource, StageOneResult, mirrored_maps};
 use super::stage_one::{RoiQuality, out_of_fold_results};
 use super::training::{Trained, TrainingJob, train};
 use crate::error::{Error, Result};
@@ -103,6 +103,7 @@ fn trained_and_published(
     let (stage_one, stage1_sha256) = stage_one_results(job, observer)?;
     let values = job.dataset.structures.iter().map(|s| s.value).collect();
     let source = CaseSource::new(&job.dataset, recipe, values, stage_one);
+    mirrored_maps(&source)?; // what is wrong with it is said before any training
     let mut stage = TrainedStage {
         manifest: stage_manifest(job, stage1_sha256)?,
         weights: Vec::new(),

@@ -24,6 +24,7 @@ pub mod run_folder;
 pub mod sampling;
 pub mod schedule;
 pub mod segmenter;
+pub mod sides;
 pub mod slice_set;
 pub mod stage_one;
 pub mod tracker;

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use ndarray::parallel::prelude::*;
-use ndarray::{Array2, Array4, ArrayView2, ArrayViewMut3, Axis, s};
+use ndarray::{
+    Array2, Array4, Array5, ArrayView2, ArrayView3, ArrayViewMut3, ArrayViewMut4, Axis, s,
+};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -11,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use super::recipe::Recipe;
 use super::sampling::PreparedCase;
 use crate::arrays::augmentation::{Augmentation, Cut};
-use crate::arrays::preprocess::padded_size;
+use crate::arrays::preprocess::{around, padded_size};
 use crate::tensors::batch::Batch;
 
 /// A slice, or a part of one, of a prepared case.
@@ -90,17 +92,26 @@ fn corner(slice: ArrayView2<u16>, size: [usize; 2], rng: &mut ChaCha8Rng) -> [us
     ]
 }
 
+/// For each output map the label values that it marks: in patches as they lie, and in those that are
+/// mirrored along x.
+pub(super) struct Maps {
+    pub plain: Vec<Vec<u16>>,
+    pub mirrored: Vec<Vec<u16>>,
+}
+
 /// Patches side by side, each cut (and augmented) on a worker thread, in one size: the largest patch's,
 /// padded to what the network takes.
-pub(super) fn assembled(patches: &[Patch], recipe: &Recipe, maps: &[Vec<u16>]) -> Batch {
+pub(super) fn assembled(patches: &[Patch], recipe: &Recipe, maps: &Maps) -> Batch {
     let multiple = recipe.network.multiple();
     let [height, width] = [0, 1].map(|axis| {
         let largest = patches.iter().map(|patch| patch.size[axis]).max();
         padded_size(largest.unwrap_or(0), multiple)
     });
     let channels = recipe.channels();
-    let mut input = Array4::<f32>::zeros((patches.len(), channels, height, width));
-    let mut targets = Array4::<f32>::zeros((patches.len(), maps.len(), height, width));
+    let seen = 2 * recipe.network.neighbours() + 1;
+    let structures = maps.plain.len();
+    let mut input = Array5::<f32>::zeros((patches.len(), channels, seen, height, width));
+    let mut targets = Array4::<f32>::zeros((patches.len(), structures, height, width));
     input
         .axis_iter_mut(Axis(0))
         .into_par_iter()
@@ -111,17 +122,17 @@ pub(super) fn assembled(patches: &[Patch], recipe: &Recipe, maps: &[Vec<u16>]) -
                 Some(augmentation) => {
                     patch.fill_augmented(augmentation, recipe, maps, input.view_mut(), targets)
                 }
-                None => patch.fill(maps, input.view_mut(), targets),
+                None => patch.fill(recipe, &maps.plain, input.view_mut(), targets),
             }
             if patch.loses_prior(recipe) {
                 input
-                    .slice_mut(s![recipe.windows_hu.len().., .., ..])
+                    .slice_mut(s![recipe.windows_hu.len().., .., .., ..])
                     .fill(0.0);
             }
         });
     Batch {
-        input_shape: [patches.len(), channels, 1, height, width],
-        targets_shape: [patches.len(), maps.len(), 1, height, width],
+        input_shape: [patches.len(), channels, seen, height, width],
+        targets_shape: [patches.len(), structures, 1, height, width],
         input: input.into_raw_vec_and_offset().0,
         targets: targets.into_raw_vec_and_offset().0,
     }
@@ -139,19 +150,33 @@ impl Patch {
         recipe.prior && share > 0.0 && rng.random::<f64>() < share
     }
 
-    /// The patch as it lies in the slice, at the low end of `input` (channel, y, x) and `targets`
+    /// The slices that the network sees, from the lowest up, each (channel, y, x).
+    fn slices(&self, recipe: &Recipe) -> Vec<ArrayView3<'_, f32>> {
+        let channels = &self.case.channels;
+        around(
+            self.z,
+            recipe.network.neighbours(),
+            channels.len_of(Axis(1)),
+        )
+        .map(|z| channels.index_axis(Axis(1), z))
+        .collect()
+    }
+
+    /// The patch as it lies in the slices, at the low end of `input` (channel, slice, y, x) and `targets`
     /// (structure, y, x); the rest stays 0, the windows' low end and background.
     fn fill(
         &self,
+        recipe: &Recipe,
         maps: &[Vec<u16>],
-        mut input: ArrayViewMut3<f32>,
+        mut input: ArrayViewMut4<f32>,
         mut targets: ArrayViewMut3<f32>,
     ) {
         let ([y, x], [rows, columns]) = (self.corner, self.size);
-        let part = s![.., self.z, y..y + rows, x..x + columns];
-        input
-            .slice_mut(s![.., ..rows, ..columns])
-            .assign(&self.case.channels.slice(part));
+        for (at, slice) in self.slices(recipe).iter().enumerate() {
+            input
+                .slice_mut(s![.., at, ..rows, ..columns])
+                .assign(&slice.slice(s![.., y..y + rows, x..x + columns]));
+        }
         let labels = self
             .case
             .labels
@@ -164,8 +189,8 @@ impl Patch {
         &self,
         augmentation: &Augmentation,
         recipe: &Recipe,
-        maps: &[Vec<u16>],
-        input: ArrayViewMut3<f32>,
+        maps: &Maps,
+        input: ArrayViewMut4<f32>,
         targets: ArrayViewMut3<f32>,
     ) {
         let [spacing_x, spacing_y, _] = recipe.spacing_mm;
@@ -175,13 +200,24 @@ impl Patch {
             spacing_mm: [spacing_y, spacing_x],
             image_channels: recipe.windows_hu.len(),
         };
-        let (_, height, width) = input.dim();
+        let (_, _, height, width) = input.dim();
         let mut labels = Array2::zeros((height, width));
-        let slice = (
-            self.case.channels.index_axis(Axis(1), self.z),
+        let from = (
+            self.slices(recipe),
             self.case.labels.index_axis(Axis(0), self.z),
         );
-        augmentation.fill(&cut, self.seed, slice, (input, labels.view_mut()));
+        let turn = augmentation.fill(
+            &cut,
+            self.seed,
+            (&from.0, from.1),
+            (input, labels.view_mut()),
+        );
+        let [_, mirrored] = turn.flip;
+        let maps = if mirrored {
+            &maps.mirrored
+        } else {
+            &maps.plain
+        };
         mark(labels.view(), maps, targets);
     }
 }

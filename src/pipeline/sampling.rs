@@ -13,10 +13,12 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::dataset::{CaseCache, Dataset};
-use super::patches::{Patch, assembled, patches};
+use super::patches::{Maps, Patch, assembled, patches};
 use super::recipe::{Recipe, Region, Target};
 use super::roi::{Prior, jittered};
 use super::segmenter::{network_grid, network_input};
+use super::sides::counterparts;
+use crate::arrays::augmentation::FlipAxis;
 use crate::arrays::resample::{LabelInterpolation, resample_labels};
 use crate::error::Result;
 use crate::tensors::batch::Batch;
@@ -130,6 +132,27 @@ pub fn output_maps(recipe: &Recipe, structures: &[u16]) -> Vec<Vec<u16>> {
     }
 }
 
+/// For each output map the label values that it marks in a patch that is mirrored along x; as
+/// [`output_maps`] where patches are not.
+///
+/// # Errors
+/// See [`counterparts`].
+pub fn mirrored_maps(source: &CaseSource) -> Result<Vec<Vec<u16>>> {
+    let maps = output_maps(source.recipe, &source.structures);
+    let Some(augmentation) = source.recipe.training.augmentation() else {
+        return Ok(maps);
+    };
+    if !augmentation.flip_axes.contains(&FlipAxis::X) {
+        return Ok(maps);
+    }
+    let pairs = counterparts(&source.dataset.structures, &augmentation.mirror_pairs)?;
+    let other = |value: u16| pairs.get(&value).copied().unwrap_or(value);
+    let mirrored = maps
+        .into_iter()
+        .map(|values| values.into_iter().map(other).collect());
+    Ok(mirrored.collect())
+}
+
 /// Sends the batches of one epoch, in order, until the receiver hangs up (then false).
 ///
 /// The patches follow from `seed` and `epoch` alone, whatever the number of threads.
@@ -140,7 +163,16 @@ pub fn send_epoch(
     epoch: usize,
     to: &SyncSender<Result<Option<Batch>>>,
 ) -> bool {
-    let maps = output_maps(source.recipe, &source.structures);
+    let maps = match mirrored_maps(source) {
+        Ok(mirrored) => Maps {
+            plain: output_maps(source.recipe, &source.structures),
+            mirrored,
+        },
+        Err(error) => {
+            let _ = to.send(Err(error));
+            return false;
+        }
+    };
     let batch_size = source.recipe.training.batch_size;
     let mut draw = EpochDraw::new(source, cases, seed, epoch);
     let mut waiting: Vec<Patch> = Vec::new();

@@ -143,7 +143,10 @@ pub fn slice_logits(
     let size = [padded_size(height, multiple), padded_size(width, multiple)];
     let batch_size = recipe.training.batch_size.max(1);
     let first: Vec<usize> = (0..depth.min(batch_size)).collect();
-    let begun = batch_logits(inference, only, input, &first, size)?;
+    let neighbours = recipe.network.neighbours();
+    let logits_of =
+        |slices: &[usize]| batch_logits(inference, only, input, (slices, neighbours), size);
+    let begun = logits_of(&first)?;
     let mut result = Array4::zeros((begun.dim().1, depth, height, width));
     let place = |mut part: ArrayViewMut4<f32>, logits: Array4<f32>| {
         // (slice, structure, y, x) with padding to (structure, slice, y, x) without
@@ -159,7 +162,7 @@ pub fn slice_logits(
     let run = |(index, part): (usize, ArrayViewMut4<f32>)| -> Result<()> {
         let from = first.len() + index * batch_size;
         let slices: Vec<usize> = (from..from + part.dim().1).collect();
-        place(part, batch_logits(inference, only, input, &slices, size)?);
+        place(part, logits_of(&slices)?);
         Ok(())
     };
     let parts = rest.axis_chunks_iter_mut(Axis(1), batch_size);
@@ -171,16 +174,18 @@ pub fn slice_logits(
     Ok(result)
 }
 
-/// Logits of some slices, (slice, structure, y, x), padded size.
+/// Logits of some slices, which are seen with a number of neighbours on each side: (slice, structure, y, x),
+/// padded size.
 fn batch_logits(
     inference: &Inference,
     only: Option<usize>,
     input: ArrayView4<f32>,
-    slices: &[usize],
+    (slices, neighbours): (&[usize], usize),
     size: [usize; 2],
 ) -> Result<Array4<f32>> {
-    let shape = [slices.len(), input.dim().0, 1, size[0], size[1]];
-    let batch = slice_batch(input, slices, size);
+    let seen = 2 * neighbours + 1;
+    let shape = [slices.len(), input.dim().0, seen, size[0], size[1]];
+    let batch = slice_batch(input, slices, neighbours, size);
     let (values, shape) = inference.logits(&batch, shape, only)?;
     let [slices, structures, _, height, width] = shape;
     Array4::from_shape_vec((slices, structures, height, width), values)

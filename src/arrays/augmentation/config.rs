@@ -18,9 +18,13 @@ pub struct Augmentation {
     /// Smallest and largest factor; above 1 structures grow. Drawn log-uniformly, so that structures
     /// shrink as often as they grow.
     pub scale: [f64; 2],
-    /// Axes that are mirrored in every second patch. None unless told, unlike nnU-Net: left and right
-    /// structures would be mixed up.
+    /// Axes that are mirrored in every second patch. None unless told, unlike nnU-Net: organs lie where they
+    /// lie. Mirrored along x, left and right structures change their labels, see `mirror_pairs`.
     pub flip_axes: Vec<FlipAxis>,
+    /// Names of structures that change places when left and right do. Pairs whose names differ in nothing
+    /// but the side (`parotid_left` and `parotid_right`, `Eye_L` and `Eye_R`) are known without.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mirror_pairs: Vec<[String; 2]>,
     pub noise_probability: f64,
     /// Standard deviations of Gaussian noise as shares of the window's width. Below nnU-Net's, whose unit
     /// is the standard deviation of the foreground.
@@ -69,6 +73,7 @@ impl Default for Augmentation {
             scale_probability: 0.2,
             scale: [0.7, 1.4],
             flip_axes: Vec::new(),
+            mirror_pairs: Vec::new(),
             noise_probability: 0.1,
             noise_sd: [0.0, 0.05],
             blur_probability: 0.1,

@@ -7,7 +7,7 @@ mod edge;
 pub mod intensity;
 mod placement;
 
-use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, Axis};
+use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut4, Axis};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -30,51 +30,54 @@ pub struct Cut {
 }
 
 impl Augmentation {
-    /// Fills a patch and its labels from a slice, changed as `seed` decides. Linear interpolation, labels
-    /// by nearest neighbour; outside the slice 0. The patch may be larger than the cut; it goes on at the
-    /// high end. Image channels stay within [0, 1].
+    /// Fills a patch and its labels from a slice and its neighbours, changed as `seed` decides, and says how
+    /// it was turned. Linear interpolation, labels by nearest neighbour; outside the slice 0. The patch may
+    /// be larger than the cut; it goes on at the high end. Image channels stay within [0, 1]; what happens to
+    /// one happens to all its slices.
     ///
     /// # Shapes
-    /// - `slice`: (channel, y, x) in [0, 1]; `labels`: (y, x)
-    /// - `patch`: (channel, patch y, patch x); `patch_labels`: (patch y, patch x)
+    /// - `slices`: each (channel, y, x) in [0, 1]; `labels`: (y, x)
+    /// - `patch`: (channel, slice, patch y, patch x); `patch_labels`: (patch y, patch x)
     pub fn fill(
         &self,
         cut: &Cut,
         seed: u64,
-        (slice, labels): (ArrayView3<f32>, ArrayView2<u16>),
-        (mut patch, patch_labels): (ArrayViewMut3<f32>, ArrayViewMut2<u16>),
-    ) {
+        (slices, labels): (&[ArrayView3<f32>], ArrayView2<u16>),
+        (mut patch, patch_labels): (ArrayViewMut4<f32>, ArrayViewMut2<u16>),
+    ) -> Turn {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let turn = self.draw_turn(&mut rng);
         // A stream of its own: where it is off, nothing else changes.
         rng.set_stream(u64::MAX);
         rng.set_word_pos(0);
+        let (_, _, height, width) = patch.dim();
         let edge = drawn(self.field_of_view_probability, [0.0, 1.0], &mut rng)
-            .map(|_| Edge::drawn(patch.dim().1, patch.dim().2, &mut rng));
+            .map(|_| Edge::drawn(height, width, &mut rng));
         let placement = Placement::new(cut.corner, cut.size, &turn, cut.spacing_mm);
         placement.sample_nearest(labels, patch_labels);
-        let channels = slice.axis_iter(Axis(0)).zip(patch.axis_iter_mut(Axis(0)));
-        for (index, (from, mut to)) in channels.enumerate() {
-            placement.sample_linear(from, to.view_mut());
+        for (index, mut stack) in patch.axis_iter_mut(Axis(0)).enumerate() {
+            for (from, to) in slices.iter().zip(stack.axis_iter_mut(Axis(0))) {
+                placement.sample_linear(from.index_axis(Axis(0), index), to);
+            }
             if index >= cut.image_channels {
                 continue;
             }
-            let width = to.len_of(Axis(1));
             // Own numbers for each channel: what happens to one shifts nothing in the next.
             rng.set_stream(index as u64 + 1);
             rng.set_word_pos(0);
-            match to.as_slice_mut() {
-                Some(plane) => self.change(plane, width, &mut rng),
+            match stack.as_slice_mut() {
+                Some(values) => self.change(values, [height, width], &mut rng),
                 None => {
-                    let mut plane: Vec<f32> = to.iter().copied().collect();
-                    self.change(&mut plane, width, &mut rng);
-                    to.iter_mut().zip(plane).for_each(|(to, v)| *to = v);
+                    let mut values: Vec<f32> = stack.iter().copied().collect();
+                    self.change(&mut values, [height, width], &mut rng);
+                    stack.iter_mut().zip(values).for_each(|(to, v)| *to = v);
                 }
             }
             if let Some(edge) = &edge {
-                edge.clear(to);
+                stack.outer_iter_mut().for_each(|plane| edge.clear(plane));
             }
         }
+        turn
     }
 
     fn draw_turn(&self, rng: &mut ChaCha8Rng) -> Turn {
@@ -92,31 +95,34 @@ impl Augmentation {
         turn
     }
 
-    /// The intensity changes in nnU-Net's order.
-    fn change(&self, plane: &mut [f32], width: usize, rng: &mut ChaCha8Rng) {
+    /// The intensity changes in nnU-Net's order, of planes of `size` (y, x) one after the other.
+    fn change(&self, stack: &mut [f32], [height, width]: [usize; 2], rng: &mut ChaCha8Rng) {
+        let pixels = (height * width).max(1);
         if let Some(sd) = drawn(self.noise_probability, self.noise_sd, rng) {
-            intensity::noise(plane, sd as f32, rng);
+            intensity::noise(stack, sd as f32, rng);
         }
         if let Some(sigma) = drawn(self.blur_probability, self.blur_sigma_pixels, rng) {
-            intensity::blur(plane, width, sigma);
+            let planes = stack.chunks_exact_mut(pixels);
+            planes.for_each(|plane| intensity::blur(plane, width, sigma));
         }
         if let Some(factor) = drawn(self.brightness_probability, self.brightness, rng) {
-            intensity::brightness(plane, factor as f32);
+            intensity::brightness(stack, factor as f32);
         }
         if let Some(factor) = drawn(self.contrast_probability, self.contrast, rng) {
-            intensity::contrast(plane, factor as f32);
+            intensity::contrast(stack, factor as f32);
         }
         if let Some(kept) = drawn(self.low_resolution_probability, self.low_resolution, rng) {
-            intensity::low_resolution(plane, width, kept);
+            let planes = stack.chunks_exact_mut(pixels);
+            planes.for_each(|plane| intensity::low_resolution(plane, width, kept));
         }
         if let Some(exponent) = drawn(self.inverted_gamma_probability, self.gamma, rng) {
-            intensity::gamma(plane, exponent as f32, true);
+            intensity::gamma(stack, exponent as f32, true);
         }
         if let Some(exponent) = drawn(self.gamma_probability, self.gamma, rng) {
-            intensity::gamma(plane, exponent as f32, false);
+            intensity::gamma(stack, exponent as f32, false);
         }
         // No scan shows anything beyond its window's ends.
-        plane.iter_mut().for_each(|v| *v = v.clamp(0.0, 1.0));
+        stack.iter_mut().for_each(|v| *v = v.clamp(0.0, 1.0));
     }
 }
 

@@ -10,7 +10,7 @@ use tch::{Kind, Tensor};
 use super::ffi::{self, Mode, RawLayer};
 use crate::error::{Error, Result};
 use crate::tensors::blocks::{Conv, ConvNormAct, Engine, Norm, UpConv};
-use crate::tensors::networks::Network;
+use crate::tensors::networks::{Network, Unet};
 
 /// The engine of libtorch's tensors. They compute in the type of the tensor that goes in.
 #[derive(Debug, Clone, Copy)]
@@ -217,8 +217,7 @@ impl Clone for SharedTensor {
 /// Logits of a batch, in `kind`.
 ///
 /// # Shapes
-/// - `input`: (batch, channel, z, y, x), z = 1 for a network that works on slices
-/// - output: (batch, structure, z, y, x)
+/// As [`Network::forward`].
 pub(super) fn forward(
     network: &Network,
     ops: TorchOps,
@@ -227,16 +226,24 @@ pub(super) fn forward(
 ) -> Result<Tensor> {
     match network {
         Network::Unet2d(network) => {
-            let slices = input.f_squeeze_dim(2).map_err(failed)?;
-            let input = channels_last(&slices, kind)?;
-            let logits = network.forward(&ops, SharedTensor(input))?;
-            logits.0.f_unsqueeze(2).map_err(failed)
+            slice_logits(network, ops, &input.f_squeeze_dim(2).map_err(failed)?, kind)
+        }
+        // The slices of each channel one after the other as channels.
+        Network::Unet25d(network) => {
+            slice_logits(network, ops, &input.f_flatten(1, 2).map_err(failed)?, kind)
         }
         Network::Unet3d(network) => {
             let input = channels_last(input, kind)?;
             Ok(network.forward(&ops, SharedTensor(input))?.0)
         }
     }
+}
+
+/// `slices`: (batch, channel, y, x); output: (batch, structure, 1, y, x)
+fn slice_logits(network: &Unet<4>, ops: TorchOps, slices: &Tensor, kind: Kind) -> Result<Tensor> {
+    let input = channels_last(slices, kind)?;
+    let logits = network.forward(&ops, SharedTensor(input))?;
+    logits.0.f_unsqueeze(2).map_err(failed)
 }
 
 /// `tensor` (batch, channel, space…) of `kind` with its channels side by side in memory.

@@ -262,6 +262,7 @@ fn networks() -> Vec<(NetworkConfig, [usize; 5])> {
         norm: Some(norm),
         activation: None,
         downsampling: Some(downsampling),
+        neighbours: None,
     };
     let (flat, deep) = ([2, 2, 1, 16, 24], [1, 2, 8, 16, 8]);
     vec![
@@ -272,6 +273,13 @@ fn networks() -> Vec<(NetworkConfig, [usize; 5])> {
         (
             NetworkConfig::Unet2d(config(NormKind::Instance, Downsampling::Stride)),
             flat,
+        ),
+        (
+            NetworkConfig::Unet25d(UnetConfig {
+                neighbours: Some(1),
+                ..config(NormKind::Batch, Downsampling::Pool)
+            }),
+            [2, 2, 3, 16, 24],
         ),
         (
             NetworkConfig::Unet3d(config(NormKind::Instance, Downsampling::Stride)),

@@ -1,6 +1,7 @@
 //! The networks that a stage recipe can name. A new one is a file here and one arm in each match below.
 
 mod unet;
+mod unet2_5d;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -16,6 +17,8 @@ pub use unet::{Downsampling, Unet, UnetConfig};
 pub enum NetworkConfig {
     #[serde(rename = "unet2d")]
     Unet2d(UnetConfig),
+    #[serde(rename = "unet2_5d")]
+    Unet25d(UnetConfig),
     #[serde(rename = "unet3d")]
     Unet3d(UnetConfig),
 }
@@ -25,6 +28,7 @@ pub enum NetworkConfig {
 #[allow(clippy::large_enum_variant)] // there are a handful of them in a process
 pub enum Network {
     Unet2d(Unet<4>),
+    Unet25d(Unet<4>),
     Unet3d(Unet<5>),
 }
 
@@ -40,8 +44,12 @@ impl NetworkConfig {
                 "a network needs at least one input channel and one structure; got {channels} and {structures}"
             )));
         }
+        self.check_neighbours()?;
         match self {
             Self::Unet2d(config) => Ok(Network::Unet2d(config.init(channels, structures, device)?)),
+            Self::Unet25d(config) => Ok(Network::Unet25d(unet2_5d::init(
+                config, channels, structures, device,
+            )?)),
             Self::Unet3d(config) => Ok(Network::Unet3d(config.init(channels, structures, device)?)),
         }
     }
@@ -49,14 +57,37 @@ impl NetworkConfig {
     /// The number that every side of an input (both in 2D) must be a multiple of.
     pub fn multiple(&self) -> usize {
         match self {
-            Self::Unet2d(config) | Self::Unet3d(config) => config.multiple(),
+            Self::Unet2d(config) | Self::Unet25d(config) | Self::Unet3d(config) => {
+                config.multiple()
+            }
+        }
+    }
+
+    /// How many slices above the one to be marked the network sees, and as many below; 0 but for
+    /// `unet2_5d`.
+    pub fn neighbours(&self) -> usize {
+        match self {
+            Self::Unet25d(config) => unet2_5d::neighbours(config),
+            Self::Unet2d(_) | Self::Unet3d(_) => 0,
+        }
+    }
+
+    fn check_neighbours(&self) -> Result<()> {
+        match self {
+            Self::Unet2d(config) | Self::Unet3d(config) if config.neighbours.is_some() => {
+                Err(Error::invalid(format!(
+                    "network.neighbours is for unet2_5d; {} has none: leave it out or change network.kind",
+                    self.name()
+                )))
+            }
+            _ => Ok(()),
         }
     }
 
     /// Whether the network works on slices (2) or on volumes (3).
     pub fn dimensions(&self) -> usize {
         match self {
-            Self::Unet2d(_) => 2,
+            Self::Unet2d(_) | Self::Unet25d(_) => 2,
             Self::Unet3d(_) => 3,
         }
     }
@@ -65,6 +96,7 @@ impl NetworkConfig {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Unet2d(_) => "unet2d",
+            Self::Unet25d(_) => "unet2_5d",
             Self::Unet3d(_) => "unet3d",
         }
     }
@@ -74,14 +106,19 @@ impl Network {
     /// Logits for a batch by Burn's operations.
     ///
     /// # Shapes
-    /// - `input`: (batch, channel, z, y, x), sides multiples of [`NetworkConfig::multiple`]; z is 1 for a
-    ///   network that works on slices
-    /// - output: (batch, structure, z, y, x)
+    /// - `input`: (batch, channel, z, y, x), y and x (in 3D also z) multiples of
+    ///   [`NetworkConfig::multiple`]; for a network that works on slices, z holds the slice in the middle
+    ///   of its [`NetworkConfig::neighbours`]
+    /// - output: (batch, structure, z, y, x), z = 1 for a network that works on slices
     pub fn forward(&self, input: Tensor<5>) -> Result<Tensor<5>> {
         match self {
             Self::Unet2d(network) => {
                 let logits = network.forward(&BurnOps, input.squeeze_dim::<4>(2))?;
                 Ok(logits.unsqueeze_dim(2))
+            }
+            Self::Unet25d(network) => {
+                let slices = unet2_5d::slices_as_channels(input);
+                Ok(network.forward(&BurnOps, slices)?.unsqueeze_dim(2))
             }
             Self::Unet3d(network) => network.forward(&BurnOps, input),
         }
@@ -91,6 +128,7 @@ impl Network {
     pub fn folded(self) -> Self {
         match self {
             Self::Unet2d(network) => Self::Unet2d(network.folded()),
+            Self::Unet25d(network) => Self::Unet25d(network.folded()),
             Self::Unet3d(network) => Self::Unet3d(network.folded()),
         }
     }

@@ -37,6 +37,10 @@ pub struct UnetConfig {
     /// `pool` (where nothing is said, in 2D) or `stride` (in 3D).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub downsampling: Option<Downsampling>,
+    /// For `unet2_5d`: slices on each side that are seen together with the one to be marked; 2 where
+    /// nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub neighbours: Option<usize>,
 }
 
 /// How a level halves the one above.
@@ -61,6 +65,7 @@ impl Default for UnetConfig {
             norm: None,
             activation: None,
             downsampling: None,
+            neighbours: None,
         }
     }
 }

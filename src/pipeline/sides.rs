@@ -1,0 +1,145 @@
+//! Left and right: which structures change places when a patient is mirrored.
+
+use std::collections::BTreeMap;
+
+use super::dataset::Structure;
+use crate::error::{Error, Result};
+
+/// For the label values of paired structures the value of the other side's; the others have none.
+///
+/// `named` are pairs of names that the recipe gives. The rest follows from names: those that differ in
+/// nothing but a side (`left`/`right`, or a word `l`/`r`, `lt`/`rt`; upper or lower case) are a pair.
+///
+/// # Errors
+/// A named structure that there is not, and a structure of one side whose other side is missing: mirrored, it
+/// would teach the network the wrong side.
+pub fn counterparts(structures: &[Structure], named: &[[String; 2]]) -> Result<BTreeMap<u16, u16>> {
+    let value = |name: &str| {
+        let wanted = name.to_lowercase();
+        let found = structures.iter().find(|s| s.name.to_lowercase() == wanted);
+        found.map(|s| s.value)
+    };
+    let mut pairs = BTreeMap::new();
+    for pair in named {
+        let [one, other] = pair.each_ref().map(|name| {
+            value(name).ok_or_else(|| {
+                Error::invalid(format!(
+                    "training.augmentation.mirror_pairs names '{name}', which the dataset has not; its structures are {}",
+                    structures.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", ")
+                ))
+            })
+        });
+        let (one, other) = (one?, other?);
+        pairs.insert(one, other);
+        pairs.insert(other, one);
+    }
+    for structure in structures {
+        let Some(other) = other_side(&structure.name) else {
+            continue;
+        };
+        if pairs.contains_key(&structure.value) {
+            continue;
+        }
+        let other = value(&other).ok_or_else(|| {
+            Error::invalid(format!(
+                "'{}' has a side, but the dataset has no '{other}' to become when it is mirrored; take \"x\" out of training.augmentation.flip_axes, or name its pair (or ['{1}', '{1}']) in mirror_pairs",
+                structure.name,
+                structure.name,
+            ))
+        })?;
+        pairs.insert(structure.value, other);
+    }
+    Ok(pairs)
+}
+
+/// The name in lower case with its side changed; none for a name without a side.
+fn other_side(name: &str) -> Option<String> {
+    const SIDES: [[&str; 2]; 3] = [["left", "right"], ["lt", "rt"], ["l", "r"]];
+    let name = name.to_lowercase();
+    for [left, right] in SIDES {
+        for (here, there) in [(left, right), (right, left)] {
+            if let Some(at) = whole_word(&name, here) {
+                return Some([&name[..at], there, &name[at + here.len()..]].concat());
+            }
+        }
+    }
+    // "LeftEye": a side of several letters need not stand alone.
+    let [left, right] = SIDES[0];
+    for (here, there) in [(left, right), (right, left)] {
+        if name.starts_with(here) || name.ends_with(here) {
+            return Some(name.replacen(here, there, 1));
+        }
+    }
+    None
+}
+
+/// Where `word` stands in `name` with no letter or digit beside it.
+fn whole_word(name: &str, word: &str) -> Option<usize> {
+    name.match_indices(word).map(|(at, _)| at).find(|at| {
+        let before = name[..*at].chars().next_back();
+        let after = name[at + word.len()..].chars().next();
+        [before, after]
+            .into_iter()
+            .flatten()
+            .all(|c| !c.is_alphanumeric())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn structures(names: &[&str]) -> Vec<Structure> {
+        let numbered = (1..).zip(names);
+        numbered
+            .map(|(value, name)| Structure {
+                value,
+                name: (*name).to_owned(),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn sides_are_read_from_names() {
+        for (name, expected) in [
+            ("parotid_left", Some("parotid_right")),
+            ("Right Lung", Some("left lung")),
+            ("Glnd_Submand_L", Some("glnd_submand_r")),
+            ("rib-rt-7", Some("rib-lt-7")),
+            ("LeftEye", Some("righteye")),
+            ("spinal_cord", None),
+            ("liver", None),
+            ("brainstem", None),
+            ("lr_tracer", None),
+            ("colon", None),
+        ] {
+            assert_eq!(other_side(name).as_deref(), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn pairs_change_places_and_the_rest_stays() {
+        let all = structures(&["liver", "kidney_left", "Kidney_Right", "odd", "even"]);
+        let pairs = counterparts(&all, &[["odd".to_owned(), "Even".to_owned()]]).unwrap();
+        let expected = BTreeMap::from([(2, 3), (3, 2), (4, 5), (5, 4)]);
+        assert_eq!(pairs, expected);
+    }
+
+    #[test]
+    fn a_side_without_its_other_is_refused_unless_named() {
+        let lonely = structures(&["liver", "atrium_left"]);
+        let error = counterparts(&lonely, &[]).unwrap_err().to_string();
+        assert!(
+            error.contains("atrium_left") && error.contains("atrium_right"),
+            "{error}"
+        );
+        let itself = [["atrium_left".to_owned(), "atrium_left".to_owned()]];
+        assert_eq!(
+            counterparts(&lonely, &itself).unwrap(),
+            BTreeMap::from([(2, 2)])
+        );
+        let wrong = [["liver".to_owned(), "spleen".to_owned()]];
+        let error = counterparts(&lonely, &wrong).unwrap_err().to_string();
+        assert!(error.contains("spleen"), "{error}");
+    }
+}
