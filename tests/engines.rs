@@ -1,81 +1,17 @@
 //! Learners and inference on every engine of the build: the same answers, with little memory and with much.
 
+#[path = "common/learners.rs"]
+mod learners;
+
 use ctseg::tensors::batch::Batch;
 use ctseg::tensors::device::{Compute, DeviceChoice};
 use ctseg::tensors::inference::Inference;
 use ctseg::tensors::learner::{Learner, LearnerSetup};
-use ctseg::tensors::losses::Loss;
 use ctseg::tensors::networks::NetworkConfig;
-use ctseg::tensors::optimisers::{OptimiserConfig, OptimiserKind};
-use ctseg::tensors::precision::{Precision, PrecisionChoice};
-use ctseg::tensors::weights::{NamedTensors, network_tensors, with_tensors};
-
-fn open(choice: DeviceChoice, precision: Precision) -> Compute {
-    Compute::open(choice, PrecisionChoice::Fixed(precision), 2).unwrap()
-}
-
-fn unet(norm: &str, widths: &[usize]) -> NetworkConfig {
-    let text = format!("kind = 'unet2d'\nwidths = {widths:?}\nnorm = '{norm}'\ndropout = 0.2");
-    toml::from_str(&text).unwrap()
-}
-
-fn batch(count: usize, side: usize) -> Batch {
-    let pixels = count * side * side;
-    let value = |i: usize| (i as f32 * 0.37).sin();
-    Batch {
-        input: (0..pixels).map(|i| value(i).abs()).collect(),
-        input_shape: [count, 1, 1, side, side],
-        targets: (0..2 * pixels)
-            .map(|i| f32::from(u8::from(value(i / 7) > 0.5)))
-            .collect(),
-        targets_shape: [count, 2, 1, side, side],
-    }
-}
-
-fn setup(kind: OptimiserKind) -> LearnerSetup {
-    LearnerSetup {
-        loss: Loss::BceDice,
-        optimiser: OptimiserConfig {
-            kind,
-            learning_rate: 0.01,
-            ..OptimiserConfig::default()
-        },
-        recompute: false,
-        micro_batches: 1,
-    }
-}
-
-/// Weights that are the same on every engine.
-fn weights(config: &NetworkConfig) -> NamedTensors {
-    let network = config
-        .init(1, 2, &DeviceChoice::Flex.device().unwrap())
-        .unwrap();
-    let mut tensors = network_tensors(&network).unwrap();
-    for (index, (name, tensor)) in tensors.iter_mut().enumerate() {
-        if name.ends_with("weight") {
-            let fan_in = tensor.shape[1..].iter().product::<usize>() as f32;
-            for (i, value) in tensor.values.iter_mut().enumerate() {
-                *value = ((i + index) as f32 * 1.618).sin() * (4.0 / fan_in).sqrt();
-            }
-        }
-    }
-    tensors
-}
-
-fn learner(config: &NetworkConfig, setup: LearnerSetup, compute: &Compute) -> Learner {
-    let network = config.init(1, 2, &compute.device).unwrap();
-    let network = with_tensors(network, &weights(config), &compute.device).unwrap();
-    Learner::new(network, setup, compute).unwrap()
-}
-
-/// Every CPU engine of this build.
-fn engines() -> Vec<DeviceChoice> {
-    let mut engines = vec![DeviceChoice::Flex];
-    if cfg!(feature = "libtorch") {
-        engines.push(DeviceChoice::LibTorchCpu);
-    }
-    engines
-}
+use ctseg::tensors::optimisers::OptimiserKind;
+use ctseg::tensors::precision::Precision;
+use ctseg::tensors::weights::{NamedTensors, with_tensors};
+use learners::{batch, engines, learner, open, setup, unet, weights};
 
 #[test]
 fn every_optimiser_learns_on_every_engine_and_its_state_survives() {

@@ -124,11 +124,17 @@ fn dataset_path(
 }
 
 pub fn print_summary(summary: &FitSummary, job: &FitJob, as_json: bool) {
+    let keep = job.recipe.training.keep;
     if as_json {
         let folds: Vec<_> = summary
             .folds
             .iter()
-            .map(|(fold, progress)| json!({"fold": fold, "progress": progress}))
+            .map(|(fold, progress)| {
+                let kept = progress.kept(keep);
+                let kept =
+                    kept.map(|(epoch, dice)| json!({"epoch": epoch, "validation_dice": dice}));
+                json!({"fold": fold, "kept": kept, "progress": progress})
+            })
             .collect();
         let roi = summary.roi.map(|roi| json!({"mean_recall": roi.mean_recall, "lowest_recall": roi.lowest_recall, "mean_share": roi.mean_share, "cases": roi.cases}));
         print_out(&format!(
@@ -142,9 +148,13 @@ pub fn print_summary(summary: &FitSummary, job: &FitJob, as_json: bool) {
         job.recipe.stage, summary.seconds
     ));
     for (fold, progress) in &summary.folds {
-        let (epoch, dice) = progress.best.unwrap_or((0, 0.0));
+        let (epoch, dice) = progress.kept(keep).unwrap_or((0, 0.0));
+        let better = match progress.best {
+            Some((best, dice)) if best != epoch => format!(" (best {dice:.4} at epoch {best})"),
+            _ => String::new(),
+        };
         print_out(&format!(
-            "  fold {fold}: validation Dice {dice:.4} at epoch {epoch} of {}\n",
+            "  fold {fold}: validation Dice {dice:.4} at epoch {epoch} of {}{better}\n",
             progress.epoch
         ));
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::recipe::{Schedule, TrainingConfig};
-use super::schedule::{EarlyStopping, ReduceOnPlateau, cosine};
+use super::schedule::{EarlyStopping, Keep, ReduceOnPlateau, cosine};
 use super::validation::Validation;
 use crate::error::{Error, Result};
 use crate::tensors::weights::{NamedTensors, below_prefix, prefixed, read_tensors, write_tensors};
@@ -23,6 +23,9 @@ pub struct Progress {
     /// All that was measured in the best epoch.
     #[serde(default)]
     pub best_validation: Option<Validation>,
+    /// The same for the epoch that was done last.
+    #[serde(default)]
+    pub last_validation: Option<Validation>,
     /// Seconds of training so far, over all sessions.
     pub seconds: f64,
     /// Why training ended, once it has.
@@ -39,6 +42,7 @@ impl Progress {
             early_stopping: EarlyStopping::new(),
             best: None,
             best_validation: None,
+            last_validation: None,
             seconds: 0.0,
             ended: None,
         }
@@ -56,6 +60,17 @@ impl Progress {
         }
     }
 
+    /// The epoch whose weights are kept so far, and its validation Dice; none before the first validation.
+    pub fn kept(&self, keep: Keep) -> Option<(usize, f64)> {
+        match keep {
+            Keep::Best => self.best,
+            Keep::Last => self
+                .last_validation
+                .as_ref()
+                .map(|last| (self.epoch, last.dice)),
+        }
+    }
+
     /// Takes in one more epoch; true if it is the best so far.
     pub fn take_in(
         &mut self,
@@ -65,6 +80,7 @@ impl Progress {
     ) -> bool {
         self.epoch += 1;
         self.plateau.observe(validation.dice, &training.plateau);
+        self.last_validation = Some(validation.clone());
         let is_best = self.best.is_none_or(|(_, best)| validation.dice > best);
         if is_best {
             self.best = Some((self.epoch, validation.dice));
@@ -106,7 +122,8 @@ impl std::fmt::Display for Ended {
     }
 }
 
-/// A training's state: weights, optimiser, progress.
+/// A training's state: weights, optimiser, progress. In `best` the weights are those that were validated
+/// (averaged, where an average is kept), and the optimiser's part is empty.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checkpoint {
     pub network: NamedTensors,
@@ -220,6 +237,7 @@ mod tests {
                 early_stopping: EarlyStopping::new(),
                 best: Some((1, 0.1 + 0.2)),
                 best_validation: None,
+                last_validation: None,
                 seconds: 1.5,
                 ended: None,
             },

@@ -16,6 +16,7 @@ use super::observer::{Logged, Observer};
 use super::recipe::{Recipe, Region};
 use super::run_folder::{RunFolder, RunSettings};
 use super::sampling::{CaseSource, StageOneResult, mirrored_maps};
+use super::schedule::Keep;
 use super::stage_one::{RoiQuality, out_of_fold_results};
 use super::training::{Trained, TrainingJob, train};
 use crate::error::{Error, Result};
@@ -124,7 +125,8 @@ fn trained_and_published(
                 .map(|case| job.dataset.cases[*case].id.clone())
                 .collect()
         };
-        let (epoch, validation_dice) = trained.progress.best.unwrap_or((0, 0.0));
+        let kept = trained.progress.kept(recipe.training.keep);
+        let (epoch, validation_dice) = kept.unwrap_or((0, 0.0));
         stage.manifest.folds.push(FoldManifest {
             fold: *fold,
             epoch,
@@ -206,9 +208,15 @@ fn train_fold(
     };
     let trained = train(&training, observer, run)?;
     let progress = &trained.progress;
-    let (epoch, dice) = progress.best.unwrap_or((0, 0.0));
+    let (best, dice) = progress.best.unwrap_or((0, 0.0));
+    let kept = match (job.recipe.training.keep, progress.kept(Keep::Last)) {
+        (Keep::Last, Some((epoch, dice))) => {
+            format!("kept epoch {epoch}, the last, validation Dice {dice:.4}; ")
+        }
+        _ => String::new(),
+    };
     observer.say(&format!(
-        "fold {fold}: {} after {} epochs; best epoch {epoch}, validation Dice {dice:.4}",
+        "fold {fold}: {} after {} epochs; {kept}best epoch {best}, validation Dice {dice:.4}",
         progress
             .ended
             .map_or_else(|| "stopped".to_owned(), |ended| ended.to_string()),

@@ -41,7 +41,9 @@ pub struct StageManifest {
 #[serde(deny_unknown_fields)]
 pub struct FoldManifest {
     pub fold: usize,
+    /// The epoch whose weights these are, counted from 1.
     pub epoch: usize,
+    /// Of these weights.
     pub validation_dice: f64,
     /// Cases that this network was not trained on.
     pub held_out: Vec<String>,

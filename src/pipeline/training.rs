@@ -10,6 +10,7 @@ use super::guard::guarded;
 use super::observer::Observer;
 use super::recipe::Recipe;
 use super::sampling::{CaseSource, send_epoch};
+use super::schedule::Keep;
 use super::tracker::Tracker;
 use super::validation::{Validation, validate};
 use crate::error::{Error, Result};
@@ -38,7 +39,7 @@ pub struct TrainingJob<'a> {
     pub name: String,
 }
 
-/// A trained network: the weights of its best epoch.
+/// A trained network: the weights of the epoch that the recipe keeps, averaged where it says so.
 pub struct Trained {
     pub weights: NamedTensors,
     pub progress: Progress,
@@ -97,7 +98,11 @@ pub fn train(
             let is_best = progress.take_in(&validation, training, outcome.out_of_time);
             let state = checkpoint(&learner, &progress)?;
             if is_best {
-                job.checkpoints.save_best(&state)?;
+                job.checkpoints.save_best(&Checkpoint {
+                    network: learner.averaged_weights()?,
+                    optimiser: NamedTensors::new(),
+                    progress: progress.clone(),
+                })?;
             }
             job.checkpoints.save_last(&state)?;
             tracker.epoch(
@@ -113,11 +118,17 @@ pub fn train(
         Ok(())
     })?;
 
-    let best = Checkpoint::load(&job.checkpoints.best())?;
-    Ok(Trained {
-        weights: best.network,
-        progress,
-    })
+    if training.keep == Keep::Last && progress.last_validation.is_none() {
+        // It ended when this was not yet written down.
+        let network = learner.network()?;
+        let validation = validate(job.source, network, job.validation, job.compute, job.stop)?;
+        progress.last_validation = Some(validation);
+    }
+    let weights = match training.keep {
+        Keep::Best => Checkpoint::load(&job.checkpoints.best())?.network,
+        Keep::Last => learner.averaged_weights()?,
+    };
+    Ok(Trained { weights, progress })
 }
 
 /// Sends the batches of all epochs from `first` on, until nobody listens any more.
@@ -181,6 +192,7 @@ fn begin(job: &TrainingJob) -> Result<(Learner, Progress)> {
         optimiser: training.optimiser.clone(),
         recompute: training.recompute,
         micro_batches: training.micro_batches,
+        weight_average: training.weight_average,
     };
     match job.checkpoints.load_last()? {
         Some(mut saved) => {

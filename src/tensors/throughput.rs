@@ -80,6 +80,7 @@ pub fn measured(measurement: &Measurement, compute: &Compute) -> Result<Throughp
                 optimiser: OptimiserConfig::default(),
                 recompute: measurement.recompute,
                 micro_batches: 1,
+                weight_average: None,
             };
             let mut learner = Learner::new(network, setup, compute)?;
             timed(measurement, || learner.step(&batch, 1e-3, SEED).map(drop))

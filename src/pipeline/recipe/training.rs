@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::arrays::augmentation::Augmentation;
+use crate::pipeline::schedule::Keep;
 use crate::tensors::losses::Loss;
 use crate::tensors::optimisers::OptimiserConfig;
 
@@ -24,6 +25,13 @@ pub struct TrainingConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub augmentation: Option<Augmentation>,
     pub optimiser: OptimiserConfig,
+    /// How much of the weights' average over the steps is left after one more step, such as 0.999; less in
+    /// the first steps: at most (1 + t) / (10 + t) after step t. The average is validated and kept, training
+    /// goes on from the weights themselves. None where nothing is said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight_average: Option<f64>,
+    /// Which epoch's weights go into the model.
+    pub keep: Keep,
     /// Activations are computed again on the way back instead of being kept: about half the memory for a
     /// third more time (libtorch).
     pub recompute: bool,
@@ -49,6 +57,8 @@ impl Default for TrainingConfig {
             slices_per_epoch: None,
             augmentation: None,
             optimiser: OptimiserConfig::default(),
+            weight_average: None,
+            keep: Keep::default(),
             recompute: false,
             micro_batches: 1,
             schedule: Schedule::default(),
@@ -88,6 +98,11 @@ impl TrainingConfig {
             (
                 (0.0..1.0).contains(&self.optimiser.momentum),
                 "training.optimiser.momentum must lie in [0, 1)",
+            ),
+            (
+                self.weight_average
+                    .is_none_or(|decay| decay > 0.0 && decay < 1.0),
+                "training.weight_average must lie between 0 and 1, such as 0.999; without it no average is kept",
             ),
             (
                 self.micro_batches > 0,

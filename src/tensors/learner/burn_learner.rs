@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
+use super::average::{self, BurnAverage};
 use super::{LearnerSetup, StepReport};
 use crate::error::{Error, Result};
 use crate::tensors::batch::Batch;
@@ -23,6 +24,7 @@ pub struct BurnLearner {
     steps: u64,
     /// What the optimiser remembers by parameter name, flattened, one tensor per slot.
     memory: BTreeMap<String, Vec<Tensor<1>>>,
+    average: Option<BurnAverage>,
 }
 
 impl BurnLearner {
@@ -43,12 +45,17 @@ impl BurnLearner {
                 memory.entry(name).or_default().push(tensor(&host));
             }
         }
+        let average = setup
+            .weight_average
+            .map(|decay| BurnAverage::new(&network, decay, state, device))
+            .transpose()?;
         Ok(Self {
             network: network.train(),
             setup,
             device: device.clone().autodiff(),
             steps,
             memory,
+            average,
         })
     }
 
@@ -95,6 +102,9 @@ impl BurnLearner {
         };
         let network = update.learner.network.clone();
         self.network = map_named(network, &mut update);
+        if let Some(average) = &mut self.average {
+            average.follow(&self.network, self.steps);
+        }
         norm
     }
 
@@ -103,10 +113,17 @@ impl BurnLearner {
     }
 
     pub(super) fn network(&self) -> Network {
-        self.network.valid()
+        match &self.average {
+            Some(average) => average.network.clone(),
+            None => self.network.valid(),
+        }
     }
 
     pub(super) fn weights(&self) -> Result<NamedTensors> {
+        network_tensors(&self.network.valid())
+    }
+
+    pub(super) fn averaged_weights(&self) -> Result<NamedTensors> {
         network_tensors(&self.network())
     }
 
@@ -122,6 +139,9 @@ impl BurnLearner {
                 let host = HostTensor { shape, values };
                 state.extend(prefixed(prefix, NamedTensors::from([(name.clone(), host)])));
             }
+        }
+        if let Some(average) = &self.average {
+            state.extend(average::state_of(&average.network)?);
         }
         Ok((state, self.steps))
     }

@@ -1,7 +1,10 @@
 //! A network that learns: weights, loss and optimiser on one engine. Burn's engines compute gradients by
 //! Burn's autodiff ([`burn_learner`]), libtorch by its own (`tensors::libtorch`); the pipeline sees one.
 
+pub(in crate::tensors) mod average;
 mod burn_learner;
+#[cfg(test)]
+pub(in crate::tensors) mod golden_average;
 
 use burn_learner::BurnLearner;
 
@@ -26,6 +29,9 @@ pub struct LearnerSetup {
     /// In how many parts each batch passes through the network (libtorch): less memory, the same gradient
     /// but for the statistics of batch normalisation, which are those of each part.
     pub micro_batches: usize,
+    /// How much of the weights' average over the steps is left after one more step, in (0, 1); less in the
+    /// first steps. Without it no average is kept.
+    pub weight_average: Option<f64>,
 }
 
 /// What a step did.
@@ -84,7 +90,8 @@ impl Learner {
         }
     }
 
-    /// The network as it stands, to be used and not trained.
+    /// The network to be used and not trained: with the averaged weights where an average is kept, else as
+    /// it stands.
     pub fn network(&self) -> Result<Network> {
         match self {
             Self::Burn(learner) => Ok(learner.network()),
@@ -93,12 +100,21 @@ impl Learner {
         }
     }
 
-    /// The weights and running statistics as they stand.
+    /// The weights and running statistics as they stand, from which training goes on.
     pub fn weights(&self) -> Result<NamedTensors> {
         match self {
             Self::Burn(learner) => learner.weights(),
             #[cfg(feature = "libtorch")]
             Self::LibTorch(learner) => learner.weights(),
+        }
+    }
+
+    /// The weights and running statistics of [`Learner::network`].
+    pub fn averaged_weights(&self) -> Result<NamedTensors> {
+        match self {
+            Self::Burn(learner) => learner.averaged_weights(),
+            #[cfg(feature = "libtorch")]
+            Self::LibTorch(learner) => learner.averaged_weights(),
         }
     }
 
@@ -111,7 +127,7 @@ impl Learner {
         }
     }
 
-    /// What the optimiser remembers, and the number of steps taken.
+    /// What the optimiser remembers, the averaged weights where an average is kept, and the number of steps taken.
     pub fn state(&self) -> Result<(NamedTensors, u64)> {
         match self {
             Self::Burn(learner) => learner.state(),

@@ -2,6 +2,7 @@
 
 use tch::{Kind, Tensor};
 
+use super::average::TorchAverage;
 use super::ffi::{self, AdamStep, Mode, SgdStep};
 use super::loss_scale::LossScale;
 use super::losses::loss_and_gradient;
@@ -12,6 +13,7 @@ use super::{is_out_of_memory, kind_of};
 use crate::error::{Error, Result};
 use crate::tensors::batch::Batch;
 use crate::tensors::device::Compute;
+use crate::tensors::learner::average;
 use crate::tensors::learner::{LearnerSetup, StepReport};
 use crate::tensors::networks::Network;
 use crate::tensors::optimisers::{BETA1, BETA2, EPSILON, OptimiserKind};
@@ -35,6 +37,7 @@ pub struct TorchLearner {
     configured_parts: usize,
     /// What the optimiser remembers: slots, each with a tensor per parameter, laid out as it.
     memory: Vec<Vec<Tensor>>,
+    average: Option<TorchAverage>,
     steps: u64,
     setup: LearnerSetup,
     kind: Kind,
@@ -62,6 +65,10 @@ impl TorchLearner {
             .iter()
             .map(|slot| remembered(slot, &parameters, state))
             .collect::<Result<_>>()?;
+        let average = setup
+            .weight_average
+            .map(|decay| TorchAverage::new(&network, decay, state, compute))
+            .transpose()?;
         let scale = match compute.precision {
             Precision::F16 => {
                 let saved = state.get(SCALE).map(|saved| saved.values.as_slice());
@@ -78,6 +85,7 @@ impl TorchLearner {
             statistics,
             configured_parts,
             memory,
+            average,
             steps,
             setup,
             kind: kind_of(compute.precision),
@@ -208,6 +216,9 @@ impl TorchLearner {
             let divide_by = self.scale.factor / self.setup.optimiser.clip_factor(norm);
             self.fused_step(&parameters, divide_by, rate)?;
             self.steps += 1;
+            if let Some(average) = &mut self.average {
+                average.follow(self.steps)?;
+            }
         }
         self.scale.observe(norm.is_finite());
         Ok(norm)
@@ -261,12 +272,23 @@ impl TorchLearner {
     }
 
     pub(in crate::tensors) fn network(&self) -> Result<Network> {
-        usable(self.network.clone(), self.kind)
+        usable(self.averaged().clone(), self.kind)
     }
 
     pub(in crate::tensors) fn weights(&self) -> Result<NamedTensors> {
         let _no_grad = tch::no_grad_guard();
         network_tensors(&self.network)
+    }
+
+    pub(in crate::tensors) fn averaged_weights(&self) -> Result<NamedTensors> {
+        let _no_grad = tch::no_grad_guard();
+        network_tensors(self.averaged())
+    }
+
+    fn averaged(&self) -> &Network {
+        self.average
+            .as_ref()
+            .map_or(&self.network, |average| &average.network)
     }
 
     pub(in crate::tensors) fn state(&self) -> Result<(NamedTensors, u64)> {
@@ -281,6 +303,9 @@ impl TorchLearner {
                 };
                 state.insert(format!("{slot}{name}"), host);
             }
+        }
+        if let Some(average) = &self.average {
+            state.extend(average::state_of(&average.network)?);
         }
         let more_parts = self.setup.micro_batches > self.configured_parts;
         let extra = [

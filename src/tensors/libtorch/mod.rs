@@ -6,6 +6,7 @@
 // burn-tch is the one way from Burn to libtorch; it is pinned.
 #![allow(deprecated)]
 
+mod average;
 mod ffi;
 mod learner;
 mod loss_scale;

@@ -25,6 +25,15 @@ pub(super) fn trainable(network: Network) -> Result<Network> {
     })
 }
 
+/// `network` with memory of its own, laid out as [`trainable`] does, outside of any graph.
+pub(super) fn owned(network: Network) -> Result<Network> {
+    let _no_grad = tch::no_grad_guard();
+    converted(network, &|tensor, _| {
+        let tensor = tensor.f_detach().map_err(failed)?;
+        copied(&channels_last(&tensor, Kind::Float)?)
+    })
+}
+
 /// `network` as it is used: batch normalisation inside the convolutions, weights in `kind`.
 pub(super) fn usable(network: Network, kind: Kind) -> Result<Network> {
     let _no_grad = tch::no_grad_guard();
