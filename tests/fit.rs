@@ -39,10 +39,22 @@ fn wait_for(what: &str, mut there: impl FnMut() -> bool) {
 
 #[test]
 fn the_same_seed_gives_the_same_bytes_and_a_killed_run_resumes_to_them() {
+    killed_and_resumed(&[]);
+}
+
+#[test]
+fn a_killed_run_resumes_to_the_same_average_of_its_weights() {
+    let average = ["--set", "training.weight_average=0.95"];
+    killed_and_resumed(&[average, ["--set", "training.keep=last"]].concat());
+}
+
+/// Two runs of one seed, and one that is killed in between.
+fn killed_and_resumed(more: &[&str]) {
     let data = tempfile::tempdir().unwrap();
     let descriptor = phantoms(data.path(), 4, 0);
     let mut arguments = fit_arguments(descriptor.to_str().unwrap(), "3");
     arguments.extend(["--set", "network.dropout=0.3"]); // its draws must come back too
+    arguments.extend(more);
 
     let straight = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     for folder in &straight {

@@ -98,11 +98,7 @@ pub fn train(
             let is_best = progress.take_in(&validation, training, outcome.out_of_time);
             let state = checkpoint(&learner, &progress)?;
             if is_best {
-                job.checkpoints.save_best(&Checkpoint {
-                    network: learner.averaged_weights()?,
-                    optimiser: NamedTensors::new(),
-                    progress: progress.clone(),
-                })?;
+                job.checkpoints.save_best(&in_use(&learner, &progress)?)?;
             }
             job.checkpoints.save_last(&state)?;
             tracker.epoch(
@@ -118,15 +114,22 @@ pub fn train(
         Ok(())
     })?;
 
-    if training.keep == Keep::Last && progress.last_validation.is_none() {
-        // It ended when this was not yet written down.
-        let network = learner.network()?;
-        let validation = validate(job.source, network, job.validation, job.compute, job.stop)?;
-        progress.last_validation = Some(validation);
-    }
-    let weights = match training.keep {
+    kept(job, &learner, progress)
+}
+
+/// What a training that is over hands on.
+fn kept(job: &TrainingJob, learner: &Learner, mut progress: Progress) -> Result<Trained> {
+    let weights = match job.source.recipe.training.keep {
         Keep::Best => Checkpoint::load(&job.checkpoints.best())?.network,
-        Keep::Last => learner.averaged_weights()?,
+        Keep::Last => {
+            if progress.last_validation.is_none() {
+                // The training ended when this was not yet written down.
+                let network = learner.network()?;
+                let again = validate(job.source, network, job.validation, job.compute, job.stop)?;
+                progress.last_validation = Some(again);
+            }
+            learner.averaged_weights()?
+        }
     };
     Ok(Trained { weights, progress })
 }
@@ -225,6 +228,16 @@ fn fresh_network(recipe: &Recipe, outputs: usize, compute: &Compute, seed: u64) 
     Ok(network)
 }
 
+/// What was validated, without what only training needs.
+fn in_use(learner: &Learner, progress: &Progress) -> Result<Checkpoint> {
+    Ok(Checkpoint {
+        network: learner.averaged_weights()?,
+        optimiser: NamedTensors::new(),
+        progress: progress.clone(),
+    })
+}
+
+/// Everything that training goes on from.
 fn checkpoint(learner: &Learner, progress: &Progress) -> Result<Checkpoint> {
     let (state, _) = learner.state()?;
     let weights = learner.weights()?;
