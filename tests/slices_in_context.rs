@@ -103,6 +103,8 @@ fn a_mirrored_patient_keeps_its_left_on_the_left() {
     let recipe = small_recipe(
         "single",
         &[
+            "network.kind=unet2d",
+            "network.neighbours=0",
             "training.batch_size=1",
             "training.empty_slice_share=0",
             "training.augmentation={ rotation_probability = 0, scale_probability = 0, noise_probability = 0, blur_probability = 0, brightness_probability = 0, contrast_probability = 0, low_resolution_probability = 0, gamma_probability = 0, inverted_gamma_probability = 0, flip_axes = ['x'] }",

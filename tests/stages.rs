@@ -137,7 +137,7 @@ fn an_epoch_of_a_fixed_size_shows_every_slice_once_before_any_twice() {
     let count = all.len();
     assert_eq!(distinct(&all), count);
     for limit in [1, count / 3, count - 1, count, count + 7, 2 * count] {
-        let drawn = with(&format!("training.slices_per_epoch={limit}"), 0);
+        let drawn = with(&format!("training.patches_per_epoch={limit}"), 0);
         assert_eq!(drawn.len(), limit);
         assert_eq!(
             distinct(&drawn),
@@ -145,7 +145,7 @@ fn an_epoch_of_a_fixed_size_shows_every_slice_once_before_any_twice() {
             "limit {limit} of {count}"
         );
     }
-    let third = format!("training.slices_per_epoch={}", count / 3);
+    let third = format!("training.patches_per_epoch={}", count / 3);
     assert!(
         with(&third, 0) != with(&third, 1),
         "another epoch, other slices"

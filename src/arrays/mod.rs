@@ -9,3 +9,4 @@ pub mod nifti;
 pub mod phantom;
 pub mod preprocess;
 pub mod resample;
+pub mod sliding_window;

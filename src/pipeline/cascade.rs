@@ -69,11 +69,17 @@ impl Cascade {
         })
     }
 
-    /// Segments one volume; the result lies on exactly its grid. `on_slices` hears of progress.
+    /// What stage 2's work is counted in.
+    pub fn unit(&self) -> &'static str {
+        self.stage2.recipe.unit()
+    }
+
+    /// Segments one volume; the result lies on exactly its grid. `on_pieces` hears of progress:
+    /// slices or patches done, and how many there are.
     pub fn segment(
         &self,
         volume: &Volume,
-        on_slices: &(dyn Fn(usize, usize) + Sync),
+        on_pieces: &(dyn Fn(usize, usize) + Sync),
     ) -> Result<(LabelMap, CascadeReport)> {
         let mut seconds = BTreeMap::new();
         let mut timed = Instant::now();
@@ -101,10 +107,11 @@ impl Cascade {
         let grid = network_grid(&self.stage2.recipe, &volume.grid, &region);
         let input = network_input(&self.stage2.recipe, volume, &grid, prior.as_ref())?;
         lap("preprocess");
-        let slices = input.dim().1;
+        let (_, depth, height, width) = input.dim();
+        let pieces = self.stage2.pieces([depth, height, width]);
         let logits = self
             .stage2
-            .logits(input.view(), &|count| on_slices(count, slices))?;
+            .logits(input.view(), &|count| on_pieces(count, pieces))?;
         drop(input);
         // What the network worked with is not kept beside the restored volume.
         self.stage2.release_memory()?;

@@ -70,8 +70,9 @@ impl Epoch<'_> {
         observer: &dyn Observer,
     ) -> Result<EpochOutcome> {
         let name = &self.job.name;
+        let unit = self.job.source.recipe.unit();
         let title = format!("{name} epoch {}", self.number + 1);
-        let task = observer.task(&title, self.slices_expected, "slices");
+        let task = observer.task(&title, self.slices_expected, unit);
         let started = Instant::now();
         let mut losses = Losses {
             bad_in_a_row: *bad_before,

@@ -26,6 +26,7 @@ pub mod schedule;
 pub mod segmenter;
 pub mod sides;
 pub mod slice_set;
+mod sliding;
 pub mod stage_one;
 pub mod tracker;
 pub mod training;

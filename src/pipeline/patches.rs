@@ -1,39 +1,72 @@
 //! Patches of prepared cases, and batches of them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ndarray::parallel::prelude::*;
-use ndarray::{
-    Array2, Array4, Array5, ArrayView2, ArrayView3, ArrayViewMut3, ArrayViewMut4, Axis, s,
-};
+use ndarray::{Array2, Array3, Array5, ArrayView2, ArrayView3, ArrayViewMut4, Axis, s};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::recipe::Recipe;
 use super::sampling::PreparedCase;
-use crate::arrays::augmentation::{Augmentation, Cut};
+use crate::arrays::augmentation::{Augmentation, Cut, VolumeCut};
 use crate::arrays::preprocess::{around, padded_size};
 use crate::tensors::batch::Batch;
 
-/// A slice, or a part of one, of a prepared case.
+/// A part of a prepared case: of one slice, or of the volume.
 pub(super) struct Patch {
     case: Arc<PreparedCase>,
-    z: usize,
-    /// First row and column.
-    corner: [usize; 2],
-    /// Rows and columns.
-    size: [usize; 2],
+    /// First voxel (z, y, x).
+    start: [usize; 3],
+    /// Sides (z, y, x); 1 along z for a network that works on slices.
+    size: [usize; 3],
     /// Decides the patch's augmentation and whether its prior is lost; 0 where nothing is changed.
     seed: u64,
 }
 
-/// All slices with a structure and a random share of those without, each cut to the patch size.
+/// What a case gives in one visit: for a network that works on slices all slices with a structure and a
+/// random share of those without, each cut to the patch size; of a volume `wanted` patches, or as many as
+/// fill it.
 pub(super) fn patches(
     case: &Arc<PreparedCase>,
     recipe: &Recipe,
+    wanted: Option<usize>,
     rng: &mut ChaCha8Rng,
 ) -> Vec<Patch> {
+    let (depth, height, width) = case.labels.dim();
+    let [z, y, x] = recipe.training.patch_size.zyx();
+    let size = [z.min(depth), y.min(height), x.min(width)];
+    let starts = match recipe.network.dimensions() {
+        2 => slice_starts(case, recipe, size, rng),
+        _ => {
+            let filling = case
+                .labels
+                .len()
+                .div_ceil(size.iter().product::<usize>().max(1));
+            let count = wanted.unwrap_or(filling);
+            volume_starts(case, recipe.training.foreground_share, size, count, rng)
+        }
+    };
+    let changed = recipe.training.augmentation().is_some() || recipe.jitter.drop_prior > 0.0;
+    starts
+        .into_iter()
+        .map(|start| Patch {
+            case: Arc::clone(case),
+            start,
+            size,
+            seed: if changed { rng.random() } else { 0 },
+        })
+        .collect()
+}
+
+fn slice_starts(
+    case: &PreparedCase,
+    recipe: &Recipe,
+    [_, height, width]: [usize; 3],
+    rng: &mut ChaCha8Rng,
+) -> Vec<[usize; 3]> {
     let occupied = |z: usize| {
         case.labels
             .index_axis(Axis(0), z)
@@ -46,21 +79,48 @@ pub(super) fn patches(
     let wanted = (with.len() as f64 * recipe.training.empty_slice_share).ceil() as usize;
     // A case without any structure still teaches what is not one.
     without.truncate(wanted.max(1));
-    let size = recipe.training.patch_size;
-    let changed = recipe.training.augmentation().is_some() || recipe.jitter.drop_prior > 0.0;
     with.into_iter()
         .chain(without)
         .map(|z| {
             let slice = case.labels.index_axis(Axis(0), z);
-            let (height, width) = slice.dim();
-            let size = [size[0].min(height), size[1].min(width)];
-            Patch {
-                case: Arc::clone(case),
-                z,
-                corner: corner(slice, size, rng),
-                size,
-                seed: if changed { rng.random() } else { 0 },
+            let [y, x] = corner(slice, [height, width], rng);
+            [z, y, x]
+        })
+        .collect()
+}
+
+/// Where patches of `size` are cut from a volume: with probability `foreground_share` around a random voxel
+/// of a random structure, else anywhere.
+fn volume_starts(
+    case: &PreparedCase,
+    foreground_share: f64,
+    size: [usize; 3],
+    count: usize,
+    rng: &mut ChaCha8Rng,
+) -> Vec<[usize; 3]> {
+    let (depth, height, width) = case.labels.dim();
+    let shape = [depth, height, width];
+    let mut voxels: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+    for (at, label) in case.labels.iter().enumerate() {
+        if *label > 0 {
+            voxels.entry(*label).or_default().push(at);
+        }
+    }
+    let voxels: Vec<Vec<usize>> = voxels.into_values().collect();
+    (0..count)
+        .map(|_| {
+            let largest: [usize; 3] = std::array::from_fn(|axis| shape[axis] - size[axis]);
+            if voxels.is_empty() || rng.random::<f64>() >= foreground_share {
+                return largest.map(|largest| rng.random_range(0..=largest));
             }
+            let structure = &voxels[rng.random_range(0..voxels.len())];
+            let at = structure[rng.random_range(0..structure.len())];
+            let middle = [at / (height * width), at / width % height, at % width];
+            std::array::from_fn(|axis| {
+                middle[axis]
+                    .saturating_sub(size[axis] / 2)
+                    .min(largest[axis])
+            })
         })
         .collect()
 }
@@ -99,19 +159,32 @@ pub(super) struct Maps {
     pub mirrored: Vec<Vec<u16>>,
 }
 
+impl Maps {
+    fn seen(&self, mirrored: bool) -> &[Vec<u16>] {
+        match mirrored {
+            true => &self.mirrored,
+            false => &self.plain,
+        }
+    }
+}
+
 /// Patches side by side, each cut (and augmented) on a worker thread, in one size: the largest patch's,
 /// padded to what the network takes.
 pub(super) fn assembled(patches: &[Patch], recipe: &Recipe, maps: &Maps) -> Batch {
     let multiple = recipe.network.multiple();
-    let [height, width] = [0, 1].map(|axis| {
+    let flat = recipe.network.dimensions() == 2;
+    let [depth, height, width] = [0, 1, 2].map(|axis| {
         let largest = patches.iter().map(|patch| patch.size[axis]).max();
         padded_size(largest.unwrap_or(0), multiple)
     });
-    let channels = recipe.channels();
-    let seen = 2 * recipe.network.neighbours() + 1;
-    let structures = maps.plain.len();
+    // A network that works on slices marks one and sees some more.
+    let (seen, marked) = match flat {
+        true => (2 * recipe.network.neighbours() + 1, 1),
+        false => (depth, depth),
+    };
+    let (channels, structures) = (recipe.channels(), maps.plain.len());
     let mut input = Array5::<f32>::zeros((patches.len(), channels, seen, height, width));
-    let mut targets = Array4::<f32>::zeros((patches.len(), structures, height, width));
+    let mut targets = Array5::<f32>::zeros((patches.len(), structures, marked, height, width));
     input
         .axis_iter_mut(Axis(0))
         .into_par_iter()
@@ -119,8 +192,11 @@ pub(super) fn assembled(patches: &[Patch], recipe: &Recipe, maps: &Maps) -> Batc
         .zip(patches.par_iter())
         .for_each(|((mut input, targets), patch)| {
             match recipe.training.augmentation() {
-                Some(augmentation) => {
-                    patch.fill_augmented(augmentation, recipe, maps, input.view_mut(), targets)
+                Some(changes) if flat => {
+                    patch.fill_turned(changes, recipe, maps, input.view_mut(), targets)
+                }
+                Some(changes) => {
+                    patch.fill_turned_volume(changes, recipe, maps, input.view_mut(), targets)
                 }
                 None => patch.fill(recipe, &maps.plain, input.view_mut(), targets),
             }
@@ -132,7 +208,7 @@ pub(super) fn assembled(patches: &[Patch], recipe: &Recipe, maps: &Maps) -> Batc
         });
     Batch {
         input_shape: [patches.len(), channels, seen, height, width],
-        targets_shape: [patches.len(), structures, 1, height, width],
+        targets_shape: [patches.len(), structures, marked, height, width],
         input: input.into_raw_vec_and_offset().0,
         targets: targets.into_raw_vec_and_offset().0,
     }
@@ -153,77 +229,94 @@ impl Patch {
     /// The slices that the network sees, from the lowest up, each (channel, y, x).
     fn slices(&self, recipe: &Recipe) -> Vec<ArrayView3<'_, f32>> {
         let channels = &self.case.channels;
-        around(
-            self.z,
-            recipe.network.neighbours(),
-            channels.len_of(Axis(1)),
-        )
-        .map(|z| channels.index_axis(Axis(1), z))
-        .collect()
+        let depth = channels.len_of(Axis(1));
+        let [first, ..] = self.start;
+        (first..first + self.size[0])
+            .flat_map(|z| around(z, recipe.network.neighbours(), depth))
+            .map(|z| channels.index_axis(Axis(1), z))
+            .collect()
     }
 
-    /// The patch as it lies in the slices, at the low end of `input` (channel, slice, y, x) and `targets`
-    /// (structure, y, x); the rest stays 0, the windows' low end and background.
+    /// The patch as it lies in the case, at the low end of `input` (channel, z, y, x) and `targets`
+    /// (structure, z, y, x); the rest stays 0, the windows' low end and background.
     fn fill(
         &self,
         recipe: &Recipe,
         maps: &[Vec<u16>],
         mut input: ArrayViewMut4<f32>,
-        mut targets: ArrayViewMut3<f32>,
+        mut targets: ArrayViewMut4<f32>,
     ) {
-        let ([y, x], [rows, columns]) = (self.corner, self.size);
+        let ([z, y, x], [deep, rows, columns]) = (self.start, self.size);
         for (at, slice) in self.slices(recipe).iter().enumerate() {
             input
                 .slice_mut(s![.., at, ..rows, ..columns])
                 .assign(&slice.slice(s![.., y..y + rows, x..x + columns]));
         }
-        let labels = self
-            .case
-            .labels
-            .slice(s![self.z, y..y + rows, x..x + columns]);
-        mark(labels, maps, targets.slice_mut(s![.., ..rows, ..columns]));
+        let labels = (self.case.labels).slice(s![z..z + deep, y..y + rows, x..x + columns]);
+        let part = targets.slice_mut(s![.., ..deep, ..rows, ..columns]);
+        mark(labels, maps, part);
     }
 
-    /// The patch augmented; where the slice goes on, what is turned in is tissue, up to the last pixel.
-    fn fill_augmented(
+    /// The patch of a slice augmented; where the slice goes on, what is turned in is tissue, up to the last
+    /// pixel.
+    fn fill_turned(
         &self,
-        augmentation: &Augmentation,
+        changes: &Augmentation,
         recipe: &Recipe,
         maps: &Maps,
         input: ArrayViewMut4<f32>,
-        targets: ArrayViewMut3<f32>,
+        targets: ArrayViewMut4<f32>,
     ) {
         let [spacing_x, spacing_y, _] = recipe.spacing_mm;
+        let ([z, y, x], [_, rows, columns]) = (self.start, self.size);
         let cut = Cut {
-            corner: self.corner,
-            size: self.size,
+            corner: [y, x],
+            size: [rows, columns],
             spacing_mm: [spacing_y, spacing_x],
             image_channels: recipe.windows_hu.len(),
         };
         let (_, _, height, width) = input.dim();
         let mut labels = Array2::zeros((height, width));
         let from = (
-            self.slices(recipe),
-            self.case.labels.index_axis(Axis(0), self.z),
+            &self.slices(recipe)[..],
+            self.case.labels.index_axis(Axis(0), z),
         );
-        let turn = augmentation.fill(
-            &cut,
-            self.seed,
-            (&from.0, from.1),
-            (input, labels.view_mut()),
-        );
+        let turn = changes.fill(&cut, self.seed, from, (input, labels.view_mut()));
         let [_, mirrored] = turn.flip;
-        let maps = if mirrored {
-            &maps.mirrored
-        } else {
-            &maps.plain
+        mark(
+            labels.insert_axis(Axis(0)).view(),
+            maps.seen(mirrored),
+            targets,
+        );
+    }
+
+    /// The same for a patch of a volume.
+    fn fill_turned_volume(
+        &self,
+        changes: &Augmentation,
+        recipe: &Recipe,
+        maps: &Maps,
+        input: ArrayViewMut4<f32>,
+        targets: ArrayViewMut4<f32>,
+    ) {
+        let [spacing_x, spacing_y, spacing_z] = recipe.spacing_mm;
+        let cut = VolumeCut {
+            corner: self.start,
+            size: self.size,
+            spacing_mm: [spacing_z, spacing_y, spacing_x],
+            image_channels: recipe.windows_hu.len(),
         };
-        mark(labels.view(), maps, targets);
+        let (_, depth, height, width) = input.dim();
+        let mut labels = Array3::zeros((depth, height, width));
+        let from = (self.case.channels.view(), self.case.labels.view());
+        let turn = changes.fill_volume(&cut, self.seed, from, (input, labels.view_mut()));
+        let [_, _, mirrored] = turn.flip;
+        mark(labels.view(), maps.seen(mirrored), targets);
     }
 }
 
-/// 1 where a label belongs to a map, 0 elsewhere. `labels`: (y, x); `targets`: (structure, y, x).
-fn mark(labels: ArrayView2<u16>, maps: &[Vec<u16>], mut targets: ArrayViewMut3<f32>) {
+/// 1 where a label belongs to a map, 0 elsewhere. `labels`: (z, y, x); `targets`: (structure, z, y, x).
+fn mark(labels: ArrayView3<u16>, maps: &[Vec<u16>], mut targets: ArrayViewMut4<f32>) {
     for (mut target, values) in targets.axis_iter_mut(Axis(0)).zip(maps) {
         target.zip_mut_with(&labels, |to, label| {
             *to = f32::from(u8::from(values.contains(label)));

@@ -228,9 +228,10 @@ impl Context<'_> {
         let name = case_name(&case.input).unwrap_or_default();
         let (labels, mut report) = guarded(|| {
             let task = std::sync::OnceLock::new();
-            self.cascade.segment(&input.image.volume, &|slices, total| {
-                task.get_or_init(|| self.observer.task(&name, total as u64, "slices"))
-                    .advance(slices as u64);
+            let unit = self.cascade.unit();
+            self.cascade.segment(&input.image.volume, &|pieces, total| {
+                task.get_or_init(|| self.observer.task(&name, total as u64, unit))
+                    .advance(pieces as u64);
             })
         })
         .map_err(|error| match error {

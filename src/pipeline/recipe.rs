@@ -1,22 +1,26 @@
 //! Stage recipes: everything that decides how one stage is trained and used, in one TOML file.
 
+mod patch_size;
 mod training;
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::arrays::augmentation::FlipAxis;
 use crate::arrays::preprocess::Window;
 use crate::arrays::resample::Interpolation;
 use crate::error::{Error, Result};
 use crate::tensors::networks::NetworkConfig;
+pub use patch_size::PatchSize;
 pub use training::{EarlyStoppingConfig, PlateauConfig, Schedule, TrainingConfig};
 
 /// The recipes in the binary: name, text. `--stage 1` is the first, `--stage 2` the second.
-const EMBEDDED: [(&str, &str); 6] = [
+const EMBEDDED: [(&str, &str); 7] = [
     ("coarse", include_str!("../../stages/coarse.toml")),
     ("refine", include_str!("../../stages/refine.toml")),
     ("single", include_str!("../../stages/single.toml")),
+    ("volume", include_str!("../../stages/volume.toml")),
     ("slices", include_str!("../../stages/slices.toml")),
     ("demo-coarse", include_str!("../../stages/demo-coarse.toml")),
     ("demo-refine", include_str!("../../stages/demo-refine.toml")),
@@ -204,6 +208,14 @@ impl Recipe {
         self.windows_hu.len() + usize::from(self.prior)
     }
 
+    /// What an epoch or a volume is counted in.
+    pub fn unit(&self) -> &'static str {
+        match self.network.dimensions() {
+            2 => "slices",
+            _ => "patches",
+        }
+    }
+
     fn validated(self, origin: &str) -> Result<Self> {
         let positive = |v: f64| v.is_finite() && v > 0.0;
         let checks = [
@@ -238,8 +250,12 @@ impl Recipe {
                 "windows_hu needs at least one [low, high] with low < high",
             ),
             (
-                self.network.dimensions() == 2,
-                "network.kind must be one that works on slices (unet2d); stages do not cut volumes into patches yet",
+                self.network.dimensions() == self.training.patch_size.dimensions(),
+                "training.patch_size must be [y, x] for a network that works on slices and [z, y, x] for one that works on volumes",
+            ),
+            (
+                self.network.dimensions() == 3 || !self.training.flips(FlipAxis::Z),
+                "training.augmentation.flip_axes: \"z\" is for networks that work on volumes",
             ),
             (
                 (0.0..1.0).contains(&self.roi.threshold),
@@ -365,7 +381,7 @@ mod tests {
             ("network.kind=resnet", "resnet"),
             ("training.loss=focal", "focal"),
             ("windows_hu=[[5, 5]]", "windows_hu"),
-            ("training.slices_per_epoch=0", "slices_per_epoch"),
+            ("training.patches_per_epoch=0", "patches_per_epoch"),
             (
                 "training.augmentation.rotation_degrees=200",
                 "rotation_degrees",

@@ -133,7 +133,7 @@ pub fn run_name(recipe: &Recipe) -> String {
         recipe.network.name(),
         recipe.training.loss.name(),
         recipe.training.optimiser.kind.name(),
-        recipe.training.patch_size[0]
+        recipe.training.patch_size.sides()[0]
     )
 }
 

@@ -28,7 +28,7 @@ use crate::values::{Orientation, VoxelBox};
 const CASES_MIXED: usize = 8;
 
 /// With a limited epoch, a case that was read gives at least this many slices, if it has them: reading and
-/// resampling it must pay.
+/// resampling it must pay. A patch of a volume is work enough.
 const SLICES_PER_VISIT: usize = 16;
 
 /// What stage 2 needs to know of a case from a stage-1 model that never saw it.
@@ -236,9 +236,13 @@ impl<'a> EpochDraw<'a> {
         rng.set_stream(epoch as u64 + 1);
         let mut order = cases.to_vec();
         order.shuffle(&mut rng);
-        let left = source.recipe.training.slices_per_epoch;
-        let quota = left.map_or(usize::MAX, |slices| {
-            slices.div_ceil(order.len().max(1)).max(SLICES_PER_VISIT)
+        let left = source.recipe.training.patches_per_epoch;
+        let least = match source.recipe.network.dimensions() {
+            2 => SLICES_PER_VISIT,
+            _ => 1,
+        };
+        let quota = left.map_or(usize::MAX, |patches| {
+            patches.div_ceil(order.len().max(1)).max(least)
         });
         Self {
             source,
@@ -287,7 +291,9 @@ impl<'a> EpochDraw<'a> {
             .map(|(case, seed)| {
                 let mut rng = ChaCha8Rng::seed_from_u64(seed);
                 let prepared = source.shaken(case, &mut rng)?;
-                let mut patches = patches(&prepared, source.recipe, &mut rng);
+                // Volumes give as many patches as are asked for, slices only those that there are.
+                let wanted = limited.then(|| quota.saturating_add(skip));
+                let mut patches = patches(&prepared, source.recipe, wanted, &mut rng);
                 if limited {
                     patches.shuffle(&mut rng);
                 }

@@ -5,6 +5,7 @@ use ndarray::{Array4, ArrayView4, ArrayViewMut4, Axis, concatenate, s};
 
 use super::recipe::Recipe;
 use super::roi::Prior;
+use super::sliding::{patch_count, patch_logits};
 use crate::arrays::preprocess::{input_channels, padded_size, slice_batch};
 use crate::arrays::resample::{Interpolation, resample_array};
 use crate::error::{Error, Result};
@@ -100,7 +101,16 @@ impl Segmenter {
         self.inference.len()
     }
 
-    /// The mean of the networks' logits for a whole input, slices in batches.
+    /// How many pieces (slices or patches) of an input of `shape` (z, y, x) pass through the network.
+    pub fn pieces(&self, shape: [usize; 3]) -> usize {
+        match self.recipe.network.dimensions() {
+            2 => shape[0],
+            _ => patch_count(&self.recipe, shape),
+        }
+    }
+
+    /// The mean of the networks' logits for a whole input, slices or patches in batches; `on_pieces` hears
+    /// of each batch.
     ///
     /// # Shapes
     /// - `input`: (channel, z, y, x)
@@ -108,9 +118,9 @@ impl Segmenter {
     pub fn logits(
         &self,
         input: ArrayView4<f32>,
-        on_slices: &(dyn Fn(usize) + Sync),
+        on_pieces: &(dyn Fn(usize) + Sync),
     ) -> Result<Array4<f32>> {
-        slice_logits(&self.recipe, &self.inference, None, input, on_slices)
+        input_logits(&self.recipe, &self.inference, None, input, on_pieces)
     }
 
     /// [`Segmenter::logits`] of the network of one fold alone (its position among the trained ones).
@@ -120,7 +130,25 @@ impl Segmenter {
                 "internal: the stage has no network for fold {fold}"
             )));
         }
-        slice_logits(&self.recipe, &self.inference, Some(fold), input, &|_| ())
+        input_logits(&self.recipe, &self.inference, Some(fold), input, &|_| ())
+    }
+}
+
+/// Logits of a whole input by slices or by patches, as the network works.
+///
+/// # Shapes
+/// - `input`: (channel, z, y, x)
+/// - output: (structure, z, y, x)
+pub fn input_logits(
+    recipe: &Recipe,
+    inference: &Inference,
+    only: Option<usize>,
+    input: ArrayView4<f32>,
+    on_pieces: &(dyn Fn(usize) + Sync),
+) -> Result<Array4<f32>> {
+    match recipe.network.dimensions() {
+        2 => slice_logits(recipe, inference, only, input, on_pieces),
+        _ => patch_logits(recipe, inference, only, input, on_pieces),
     }
 }
 
@@ -131,7 +159,7 @@ impl Segmenter {
 /// # Shapes
 /// - `input`: (channel, z, y, x)
 /// - output: (structure, z, y, x)
-pub fn slice_logits(
+fn slice_logits(
     recipe: &Recipe,
     inference: &Inference,
     only: Option<usize>,

@@ -154,7 +154,7 @@ fn epoch_line(
     is_best: bool,
 ) -> String {
     format!(
-        "{}: epoch {:>3}/{}  loss {:.4}  validation Dice {:.4}{} IoU {:.4} loss {:.4}  rate {:.1e}  {:.0} slices/s ({:.0} % waiting for data)",
+        "{}: epoch {:>3}/{}  loss {:.4}  validation Dice {:.4}{} IoU {:.4} loss {:.4}  rate {:.1e}  {:.0} {}/s ({:.0} % waiting for data)",
         epoch.job.name,
         epoch.number + 1,
         epoch.job.source.recipe.training.epochs,
@@ -165,6 +165,7 @@ fn epoch_line(
         validation.loss.unwrap_or(f64::NAN),
         epoch.rate,
         outcome.slices_per_second,
+        epoch.job.source.recipe.unit(),
         100.0 * outcome.waited_share,
     )
 }

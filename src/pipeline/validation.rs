@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::case_score::case_score;
 use super::guard::unless_stopped;
 use super::sampling::{CaseSource, output_maps};
-use super::segmenter::slice_logits;
+use super::segmenter::input_logits;
 use crate::arrays::metrics::Summary;
 use crate::error::Result;
 use crate::tensors::device::Compute;
@@ -43,7 +43,7 @@ pub fn validate(
             "validation was under way; the last checkpoint is whole".to_owned()
         })?;
         let prepared = source.prepared(*case)?;
-        let logits = slice_logits(
+        let logits = input_logits(
             source.recipe,
             &inference,
             None,

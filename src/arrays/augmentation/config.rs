@@ -14,6 +14,8 @@ pub struct Augmentation {
     /// Angles are drawn from −this to +this. nnU-Net turns single slices by up to 180°, but patients lie
     /// on their back, so this is its range for volumes.
     pub rotation_degrees: f64,
+    /// The same out of the axial plane, about the left–right and the front–back axis, in volumes.
+    pub tilt_degrees: f64,
     pub scale_probability: f64,
     /// Smallest and largest factor; above 1 structures grow. Drawn log-uniformly, so that structures
     /// shrink as often as they grow.
@@ -54,7 +56,7 @@ pub struct Augmentation {
     pub gamma: [f64; 2],
 }
 
-/// An axis of a slice in RAS order.
+/// An axis of a volume in RAS order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FlipAxis {
@@ -62,6 +64,8 @@ pub enum FlipAxis {
     X,
     /// Front–back.
     Y,
+    /// Feet–head, in volumes.
+    Z,
 }
 
 impl Default for Augmentation {
@@ -70,6 +74,7 @@ impl Default for Augmentation {
             enabled: true,
             rotation_probability: 0.2,
             rotation_degrees: 30.0,
+            tilt_degrees: 30.0,
             scale_probability: 0.2,
             scale: [0.7, 1.4],
             flip_axes: Vec::new(),
@@ -134,6 +139,10 @@ impl Augmentation {
             (
                 (0.0..=180.0).contains(&self.rotation_degrees),
                 "training.augmentation.rotation_degrees must lie in [0, 180]",
+            ),
+            (
+                (0.0..=180.0).contains(&self.tilt_degrees),
+                "training.augmentation.tilt_degrees must lie in [0, 180]",
             ),
             (
                 within(self.scale, 0.1, 10.0),

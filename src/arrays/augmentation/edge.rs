@@ -1,6 +1,6 @@
-//! The end of the field of view: a straight line beyond which a patch shows air.
+//! The end of the field of view: a straight line, in volumes a plane, beyond which a patch shows air.
 
-use ndarray::ArrayViewMut2;
+use ndarray::{ArrayViewMut2, ArrayViewMut3};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
@@ -36,6 +36,39 @@ impl Edge {
     }
 }
 
+/// A plane through `point` (z, y, x); the side that `normal` points to is cleared.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct SpaceEdge {
+    point: [f32; 3],
+    normal: [f32; 3],
+}
+
+impl SpaceEdge {
+    /// A plane in any direction, each as likely, through a random point of the patch.
+    pub(super) fn drawn(shape: [usize; 3], rng: &mut ChaCha8Rng) -> Self {
+        let angle = std::f32::consts::TAU * rng.random::<f32>();
+        let up = 2.0 * rng.random::<f32>() - 1.0;
+        let across = (1.0 - up * up).max(0.0).sqrt();
+        Self {
+            point: shape.map(|side| rng.random::<f32>() * side as f32),
+            normal: [up, across * angle.sin(), across * angle.cos()],
+        }
+    }
+
+    /// Sets what lies beyond the plane to 0, the window's low end.
+    pub(super) fn clear(&self, mut volume: ArrayViewMut3<f32>) {
+        for ((z, y, x), value) in volume.indexed_iter_mut() {
+            let at = [z as f32, y as f32, x as f32];
+            let beyond: f32 = (0..3)
+                .map(|axis| (at[axis] - self.point[axis]) * self.normal[axis])
+                .sum();
+            if beyond > 0.0 {
+                *value = 0.0;
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,5 +84,17 @@ mod tests {
         edge.clear(plane.view_mut());
         let rows: Vec<f32> = plane.rows().into_iter().map(|row| row.sum()).collect();
         assert_eq!(rows, [3.0, 3.0, 3.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn in_volumes_one_side_of_a_plane_is_cleared() {
+        let edge = SpaceEdge {
+            point: [1.5, 0.0, 0.0],
+            normal: [-1.0, 0.0, 0.0],
+        };
+        let mut volume = ndarray::Array3::<f32>::ones((4, 2, 2));
+        edge.clear(volume.view_mut());
+        let planes: Vec<f32> = volume.outer_iter().map(|plane| plane.sum()).collect();
+        assert_eq!(planes, [0.0, 0.0, 4.0, 4.0]);
     }
 }

@@ -59,16 +59,13 @@ pub fn noise(plane: &mut [f32], sd: f32, rng: &mut impl Rng) {
 /// Gaussian smoothing with `sigma` in pixels (as `scipy.ndimage.gaussian_filter`, mode `reflect`,
 /// truncated at 4 sigma).
 pub fn blur(plane: &mut [f32], width: usize, sigma: f64) {
-    let radius = (4.0 * sigma + 0.5) as usize;
-    if radius == 0 || width == 0 {
+    let Some(weights) = smoothing(sigma) else {
+        return;
+    };
+    if width == 0 {
         return;
     }
-    let weights: Vec<f64> = (0..=2 * radius)
-        .map(|k| (-0.5 * ((k as f64 - radius as f64) / sigma).powi(2)).exp())
-        .collect();
-    let sum: f64 = weights.iter().sum();
-    let weights: Vec<f32> = weights.into_iter().map(|w| (w / sum) as f32).collect();
-
+    let radius = weights.len() / 2;
     let mut padded = vec![0.0f32; width + 2 * radius];
     for row in plane.chunks_exact_mut(width) {
         for (at, to) in padded.iter_mut().enumerate() {
@@ -94,6 +91,16 @@ pub fn blur(plane: &mut [f32], width: usize, sigma: f64) {
     }
 }
 
+/// Weights of a Gaussian over 2 · radius + 1 pixels; none where it does not reach the next pixel.
+fn smoothing(sigma: f64) -> Option<Vec<f32>> {
+    let radius = (4.0 * sigma + 0.5) as usize;
+    let weights: Vec<f64> = (0..=2 * radius)
+        .map(|k| (-0.5 * ((k as f64 - radius as f64) / sigma).powi(2)).exp())
+        .collect();
+    let sum: f64 = weights.iter().sum();
+    (radius > 0).then(|| weights.into_iter().map(|w| (w / sum) as f32).collect())
+}
+
 /// As taken with fewer pixels: a share `kept` of them along each axis by nearest neighbour, and back by
 /// linear interpolation (nnU-Net v2's low-resolution simulation; PyTorch's `interpolate`, modes
 /// `nearest-exact` and `bilinear`).
@@ -117,6 +124,45 @@ pub fn low_resolution(plane: &mut [f32], width: usize, kept: f64) {
             let top = above[*left] + along * (above[*right] - above[*left]);
             let bottom = below[*left] + along * (below[*right] - below[*left]);
             *to = top + down * (bottom - top);
+        }
+    }
+}
+
+/// [`blur`] across the planes of a volume, `plane` values each.
+pub fn blur_depth(stack: &mut [f32], plane: usize, sigma: f64) {
+    let Some(weights) = smoothing(sigma) else {
+        return;
+    };
+    if plane == 0 {
+        return;
+    }
+    let (depth, radius) = (stack.len() / plane, weights.len() / 2);
+    let before = stack.to_vec();
+    for (z, to) in stack.chunks_exact_mut(plane).enumerate() {
+        to.fill(0.0);
+        for (k, weight) in weights.iter().enumerate() {
+            let from = reflected((z + k) as isize - radius as isize, depth) * plane;
+            for (to, from) in to.iter_mut().zip(&before[from..from + plane]) {
+                *to += weight * from;
+            }
+        }
+    }
+}
+
+/// [`low_resolution`] across the planes of a volume, `plane` values each.
+pub fn low_resolution_depth(stack: &mut [f32], plane: usize, kept: f64) {
+    if plane == 0 || stack.is_empty() {
+        return;
+    }
+    let planes = Fewer::new(stack.len() / plane, kept);
+    let before = stack.to_vec();
+    let at = |index: usize| {
+        let first = planes.kept[index] * plane;
+        &before[first..first + plane]
+    };
+    for (to, (low, high, along)) in stack.chunks_exact_mut(plane).zip(&planes.back) {
+        for ((to, low), high) in to.iter_mut().zip(at(*low)).zip(at(*high)) {
+            *to = low + along * (high - low);
         }
     }
 }

@@ -6,6 +6,8 @@ mod config;
 mod edge;
 pub mod intensity;
 mod placement;
+mod space;
+mod volume;
 
 use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut4, Axis};
 use rand::{Rng, SeedableRng};
@@ -15,6 +17,8 @@ use edge::Edge;
 
 pub use config::{Augmentation, FlipAxis};
 pub use placement::{Placement, Turn};
+pub use space::{SpacePlacement, SpaceTurn};
+pub use volume::VolumeCut;
 
 /// The part of a slice that a patch shows when nothing is turned.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -66,10 +70,10 @@ impl Augmentation {
             rng.set_stream(index as u64 + 1);
             rng.set_word_pos(0);
             match stack.as_slice_mut() {
-                Some(values) => self.change(values, [height, width], &mut rng),
+                Some(values) => self.change(values, [height, width], false, &mut rng),
                 None => {
                     let mut values: Vec<f32> = stack.iter().copied().collect();
-                    self.change(&mut values, [height, width], &mut rng);
+                    self.change(&mut values, [height, width], false, &mut rng);
                     stack.iter_mut().zip(values).for_each(|(to, v)| *to = v);
                 }
             }
@@ -95,8 +99,15 @@ impl Augmentation {
         turn
     }
 
-    /// The intensity changes in nnU-Net's order, of planes of `size` (y, x) one after the other.
-    fn change(&self, stack: &mut [f32], [height, width]: [usize; 2], rng: &mut ChaCha8Rng) {
+    /// The intensity changes in nnU-Net's order, of planes of `size` (y, x) one after the other; those of a
+    /// volume are smoothed and thinned out across the planes too.
+    fn change(
+        &self,
+        stack: &mut [f32],
+        [height, width]: [usize; 2],
+        is_volume: bool,
+        rng: &mut ChaCha8Rng,
+    ) {
         let pixels = (height * width).max(1);
         if let Some(sd) = drawn(self.noise_probability, self.noise_sd, rng) {
             intensity::noise(stack, sd as f32, rng);
@@ -104,6 +115,9 @@ impl Augmentation {
         if let Some(sigma) = drawn(self.blur_probability, self.blur_sigma_pixels, rng) {
             let planes = stack.chunks_exact_mut(pixels);
             planes.for_each(|plane| intensity::blur(plane, width, sigma));
+            if is_volume {
+                intensity::blur_depth(stack, pixels, sigma);
+            }
         }
         if let Some(factor) = drawn(self.brightness_probability, self.brightness, rng) {
             intensity::brightness(stack, factor as f32);
@@ -114,6 +128,9 @@ impl Augmentation {
         if let Some(kept) = drawn(self.low_resolution_probability, self.low_resolution, rng) {
             let planes = stack.chunks_exact_mut(pixels);
             planes.for_each(|plane| intensity::low_resolution(plane, width, kept));
+            if is_volume {
+                intensity::low_resolution_depth(stack, pixels, kept);
+            }
         }
         if let Some(exponent) = drawn(self.inverted_gamma_probability, self.gamma, rng) {
             intensity::gamma(stack, exponent as f32, true);

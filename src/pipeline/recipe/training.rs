@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::arrays::augmentation::Augmentation;
+use super::PatchSize;
+use crate::arrays::augmentation::{Augmentation, FlipAxis};
 use crate::pipeline::schedule::Keep;
 use crate::tensors::losses::Loss;
 use crate::tensors::optimisers::OptimiserConfig;
@@ -14,13 +15,17 @@ pub struct TrainingConfig {
     pub loss: Loss,
     pub epochs: usize,
     pub batch_size: usize,
-    /// Largest slice (y, x) in voxels that the network is trained on.
-    pub patch_size: [usize; 2],
-    /// How many slices without any structure are shown per slice with one.
+    /// Largest part of a slice or volume in voxels that the network is trained on.
+    pub patch_size: PatchSize,
+    /// How many slices without any structure are shown per slice with one (networks that work on slices).
     pub empty_slice_share: f64,
-    /// How many slices, drawn at random, an epoch shows; all of them once where nothing is said.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub slices_per_epoch: Option<usize>,
+    /// Share of the patches of volumes whose middle lies in a structure, every structure of the case as often
+    /// (nnU-Net's foreground oversampling); the others lie anywhere.
+    pub foreground_share: f64,
+    /// How many slices or patches, drawn at random, an epoch shows. Where nothing is said: every slice once,
+    /// and of volumes as many patches as fill them.
+    #[serde(skip_serializing_if = "Option::is_none", alias = "slices_per_epoch")]
+    pub patches_per_epoch: Option<usize>,
     /// Random changes of the slices; none where the section is missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub augmentation: Option<Augmentation>,
@@ -52,9 +57,10 @@ impl Default for TrainingConfig {
             loss: Loss::default(),
             epochs: 50,
             batch_size: 8,
-            patch_size: [256, 256],
+            patch_size: PatchSize::Slice([256, 256]),
             empty_slice_share: 0.5,
-            slices_per_epoch: None,
+            foreground_share: 0.33,
+            patches_per_epoch: None,
             augmentation: None,
             optimiser: OptimiserConfig::default(),
             weight_average: None,
@@ -75,6 +81,12 @@ impl TrainingConfig {
         self.augmentation.as_ref().filter(|a| a.enabled)
     }
 
+    /// Whether patches are mirrored along an axis.
+    pub fn flips(&self, axis: FlipAxis) -> bool {
+        self.augmentation()
+            .is_some_and(|augmentation| augmentation.flip_axes.contains(&axis))
+    }
+
     /// What cannot work, if anything.
     pub(super) fn problem(&self) -> Option<&'static str> {
         let positive = |v: f64| v.is_finite() && v > 0.0;
@@ -84,12 +96,19 @@ impl TrainingConfig {
                 "training.epochs and batch_size must be 1 or more",
             ),
             (
-                self.patch_size.iter().all(|v| (8..=4096).contains(v)),
+                self.patch_size
+                    .sides()
+                    .iter()
+                    .all(|v| (8..=4096).contains(v)),
                 "training.patch_size must lie between 8 and 4096",
             ),
             (
                 self.empty_slice_share >= 0.0,
                 "training.empty_slice_share must be 0 or more",
+            ),
+            (
+                (0.0..=1.0).contains(&self.foreground_share),
+                "training.foreground_share must lie in [0, 1]",
             ),
             (
                 positive(self.optimiser.learning_rate) && positive(self.optimiser.clip_norm),
@@ -113,8 +132,8 @@ impl TrainingConfig {
                 "training.plateau.factor must lie between 0 and 1",
             ),
             (
-                self.slices_per_epoch != Some(0),
-                "training.slices_per_epoch must be 1 or more",
+                self.patches_per_epoch != Some(0),
+                "training.patches_per_epoch must be 1 or more",
             ),
         ];
         checks

@@ -74,9 +74,9 @@ impl NetworkConfig {
 
     fn check_neighbours(&self) -> Result<()> {
         match self {
-            Self::Unet2d(config) | Self::Unet3d(config) if config.neighbours.is_some() => {
+            Self::Unet2d(config) | Self::Unet3d(config) if config.neighbours.unwrap_or(0) > 0 => {
                 Err(Error::invalid(format!(
-                    "network.neighbours is for unet2_5d; {} has none: leave it out or change network.kind",
+                    "network.neighbours is for unet2_5d; {} has none: set it to 0 or change network.kind",
                     self.name()
                 )))
             }

@@ -1,0 +1,95 @@
+//! Where patches lie that cover a volume, and how much each of their voxels counts where they overlap:
+//! nnU-Net's `compute_steps_for_sliding_window` and `compute_gaussian`.
+
+/// First voxels of the patches along one axis: evenly spread, no further apart than `step` (a share of the
+/// patch), the first at the start, the last at the end. A patch as long as the axis or longer starts at 0.
+pub fn starts(length: usize, patch: usize, step: f64) -> Vec<usize> {
+    let patch = patch.max(1);
+    if patch >= length {
+        return vec![0];
+    }
+    let largest = (length - patch) as f64;
+    let count = (largest / (patch as f64 * step)).ceil() as usize + 1;
+    let apart = largest / (count - 1).max(1) as f64;
+    // NumPy's `round`, as in the reference, takes halves to even numbers.
+    (0..count)
+        .map(|index| (apart * index as f64).round_ties_even() as usize)
+        .collect()
+}
+
+/// The patch's standard deviations per side (nnU-Net's `sigma_scale`, 1/8).
+const SIGMAS_PER_SIDE: f64 = 8.0;
+
+/// How much a voxel counts by its place along one axis of a patch: a Gaussian around voxel `patch / 2`,
+/// largest 1. In space the axes' factors are multiplied.
+pub fn importance(patch: usize) -> Vec<f32> {
+    let sigma = patch as f64 / SIGMAS_PER_SIDE;
+    let centre = (patch / 2) as f64;
+    (0..patch)
+        .map(|voxel| (-0.5 * ((voxel as f64 - centre) / sigma).powi(2)).exp() as f32)
+        .collect()
+}
+
+/// The sum over all patches at `starts` of their [`importance`] at every voxel of an axis.
+pub fn covered(length: usize, starts: &[usize], importance: &[f32]) -> Vec<f32> {
+    let mut sum = vec![0.0; length];
+    for start in starts {
+        for (to, value) in sum[*start..].iter_mut().zip(importance) {
+            *to += value;
+        }
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    // Golden values of nnunetv2 2.8.1: compute_steps_for_sliding_window((110,), (64,), 0.5) and so on.
+    #[test]
+    fn starts_are_nnu_nets() {
+        assert_eq!(starts(110, 64, 0.5), [0, 23, 46]);
+        assert_eq!(starts(64, 64, 0.5), [0]);
+        assert_eq!(starts(40, 64, 0.5), [0]);
+        assert_eq!(starts(65, 64, 0.5), [0, 1]);
+        assert_eq!(starts(251, 96, 0.5), [0, 39, 78, 116, 155]);
+        assert_eq!(starts(123, 40, 0.3), [0, 12, 24, 36, 47, 59, 71, 83]);
+    }
+
+    // scipy.ndimage.gaussian_filter of a unit impulse in the middle of 9 and of 8 voxels, sigma a eighth,
+    // divided by the largest value (float64, rounded).
+    #[test]
+    fn importance_is_nnu_nets() {
+        let nine = importance(9);
+        for (found, expected) in nine.iter().zip([
+            0.001_798_2,
+            0.028_565_5,
+            0.205_924_2,
+            0.673_638_4,
+            1.0,
+            0.673_638_4,
+            0.205_924_2,
+            0.028_565_5,
+            0.001_798_2,
+        ]) {
+            assert!((found - expected).abs() < 1e-6, "{found} for {expected}");
+        }
+        assert_eq!(importance(8)[4], 1.0);
+        assert!((importance(8)[0] - (-8.0f32).exp()).abs() < 1e-9);
+    }
+
+    proptest! {
+        #[test]
+        fn every_voxel_is_covered(length in 1usize..400, patch in 1usize..200, step in 0.1f64..1.0) {
+            let starts = starts(length, patch, step);
+            prop_assert_eq!(starts[0], 0);
+            let patch = patch.min(length);
+            prop_assert_eq!(starts[starts.len() - 1] + patch, length);
+            let covered = covered(length, &starts, &importance(patch));
+            prop_assert!(covered.iter().all(|sum| *sum > 0.0));
+            let reach = (patch as f64 * step).max(1.0).ceil() as usize;
+            prop_assert!(starts.windows(2).all(|pair| pair[1] - pair[0] <= reach));
+        }
+    }
+}
