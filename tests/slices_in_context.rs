@@ -6,7 +6,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::sync::mpsc::sync_channel;
 
-use common::{phantoms, small_recipe};
+use common::{phantoms, run, small_recipe, stderr};
 use ctseg::pipeline::dataset::Dataset;
 use ctseg::pipeline::recipe::Recipe;
 use ctseg::pipeline::sampling::{CaseSource, mirrored_maps, send_epoch};
@@ -218,4 +218,53 @@ fn slices_of_a_trained_stage_see_their_neighbours() {
             .fold(0f32, |m, v| m.max(v.abs()));
         assert!(apart < 1e-5, "slice {z}: {apart}");
     }
+}
+
+#[test]
+fn mirror_images_are_looked_at_on_request_and_remembered() {
+    let folder = tempfile::tempdir().unwrap();
+    phantoms(folder.path(), 4, 0);
+    let data = folder.path().to_str().unwrap();
+    let image = std::fs::read_dir(folder.path().join("images")).unwrap();
+    let image = image.map(|entry| entry.unwrap().path()).next().unwrap();
+    let image = image.to_str().unwrap();
+    let fit = |flips: &str| {
+        let flips = format!("training.augmentation.flip_axes={flips}");
+        let arguments = [
+            "fit",
+            "--stage",
+            "single",
+            "--data",
+            data,
+            "--epochs",
+            "1",
+            "--set",
+            "network.widths=[4, 8]",
+            "--set",
+            "spacing_mm=[14.0, 14.0, 14.0]",
+            "--set",
+            "folds=2",
+            "--set",
+            &flips,
+        ];
+        run(folder.path(), &arguments, 0);
+    };
+    let predict = |more: &[&str]| {
+        let arguments = [&["predict", image, "-o", "out.nii.gz"], more].concat();
+        run(folder.path(), &arguments, 0);
+        let sidecar = std::fs::read_to_string(folder.path().join("out.json")).unwrap();
+        let sidecar: serde_json::Value = serde_json::from_str(&sidecar).unwrap();
+        sidecar["cascade"]["looks"].as_u64().unwrap()
+    };
+    fit("['x']");
+    assert_eq!(predict(&["--tta"]), 2);
+    // A label map of another kind is not taken for this one.
+    assert_eq!(predict(&[]), 1);
+    fit("[]");
+    let refused = run(
+        folder.path(),
+        &["predict", image, "-o", "out.nii.gz", "--tta"],
+        1,
+    );
+    assert!(stderr(&refused).contains("trained without"));
 }

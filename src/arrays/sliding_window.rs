@@ -46,7 +46,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    // Golden values of nnunetv2 2.8.1: compute_steps_for_sliding_window((110,), (64,), 0.5) and so on.
+    // Golden values: nnU-Net's formula in Python, whose `round` takes halves to even numbers as NumPy's does:
+    //   n = math.ceil((size - patch) / (patch * step)) + 1; [round((size - patch) / (n - 1) * i) for i in range(n)]
     #[test]
     fn starts_are_nnu_nets() {
         assert_eq!(starts(110, 64, 0.5), [0, 23, 46]);
@@ -57,8 +58,8 @@ mod tests {
         assert_eq!(starts(123, 40, 0.3), [0, 12, 24, 36, 47, 59, 71, 83]);
     }
 
-    // scipy.ndimage.gaussian_filter of a unit impulse in the middle of 9 and of 8 voxels, sigma a eighth,
-    // divided by the largest value (float64, rounded).
+    // Golden values: exp(-d² / (2 σ²)), what scipy.ndimage.gaussian_filter makes of an impulse in the middle
+    // of 9 voxels with sigma = 9 / 8, divided by its largest value.
     #[test]
     fn importance_is_nnu_nets() {
         let nine = importance(9);

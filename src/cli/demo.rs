@@ -90,6 +90,7 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         folder: predictions,
         model,
         compute: settings.compute()?,
+        tta: false,
         overwrite: false,
         stop: &stop,
     };

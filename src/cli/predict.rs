@@ -21,6 +21,10 @@ pub struct PredictArgs {
     /// Model folder [default: model]
     #[arg(long, env = "CTSEG_MODEL")]
     model: Option<PathBuf>,
+    /// Look at mirror images too and take the mean, along the axes that stage 2 was trained mirrored along:
+    /// a little better, twice the time per axis
+    #[arg(long)]
+    tta: bool,
     /// Make label maps again that are there already, of the same input and model
     #[arg(long)]
     overwrite: bool,
@@ -36,6 +40,7 @@ pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         folder,
         model: settings.config.model_or(args.model),
         compute: settings.compute()?,
+        tta: args.tta,
         overwrite: args.overwrite,
         stop: &stop,
     };

@@ -7,6 +7,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::bundle::Bundle;
+use super::mirroring::Mirroring;
 use super::recipe::Region;
 use super::roi::carried_over;
 use super::segmenter::{Segmenter, network_grid, network_input};
@@ -23,6 +24,7 @@ pub struct Cascade {
     stage2: Segmenter,
     /// Label values in the order of stage 2's maps.
     values: Vec<u16>,
+    mirroring: Mirroring,
 }
 
 /// What was done to one volume.
@@ -32,10 +34,17 @@ pub struct CascadeReport {
     pub roi: Option<VoxelBox>,
     /// The region's share of the volume.
     pub roi_share: Option<f64>,
+    /// How many mirror images stage 2 looked at, the volume itself included.
+    #[serde(default = "one")]
+    pub looks: usize,
     /// Deviations from the normal way, in words.
     pub notes: Vec<String>,
     /// Seconds per step.
     pub seconds: BTreeMap<String, f64>,
+}
+
+fn one() -> usize {
+    1
 }
 
 impl Cascade {
@@ -66,7 +75,22 @@ impl Cascade {
             stage1,
             stage2,
             values,
+            mirroring: Mirroring::none(),
         })
+    }
+
+    /// With stage 2 looking at mirror images too.
+    ///
+    /// # Errors
+    /// See [`Mirroring::new`].
+    pub fn mirrored(self, bundle: &Bundle) -> Result<Self> {
+        let mirroring = Mirroring::new(&self.stage2.recipe, &bundle.structures()?)?;
+        Ok(Self { mirroring, ..self })
+    }
+
+    /// How many mirror images stage 2 looks at, the volume itself included.
+    pub fn looks(&self) -> usize {
+        self.mirroring.looks()
     }
 
     /// What stage 2's work is counted in.
@@ -108,10 +132,10 @@ impl Cascade {
         let input = network_input(&self.stage2.recipe, volume, &grid, prior.as_ref())?;
         lap("preprocess");
         let (_, depth, height, width) = input.dim();
-        let pieces = self.stage2.pieces([depth, height, width]);
-        let logits = self
-            .stage2
-            .logits(input.view(), &|count| on_pieces(count, pieces))?;
+        let pieces = self.looks() * self.stage2.pieces([depth, height, width]);
+        let logits = self.mirroring.mean_logits(input.view(), |seen| {
+            self.stage2.logits(seen, &|count| on_pieces(count, pieces))
+        })?;
         drop(input);
         // What the network worked with is not kept beside the restored volume.
         self.stage2.release_memory()?;
@@ -128,6 +152,7 @@ impl Cascade {
             CascadeReport {
                 roi,
                 roi_share,
+                looks: self.looks(),
                 notes,
                 seconds,
             },

@@ -13,6 +13,7 @@ pub mod generated;
 pub mod guard;
 pub mod inputs;
 pub mod manifest;
+pub mod mirroring;
 pub mod observer;
 pub mod patches;
 pub mod phantom_set;

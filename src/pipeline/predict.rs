@@ -27,6 +27,8 @@ pub struct PredictJob<'a> {
     pub folder: PathBuf,
     pub model: PathBuf,
     pub compute: Compute,
+    /// Whether stage 2 looks at mirror images too, see [`super::mirroring`].
+    pub tta: bool,
     /// Whether label maps that are whole and of this input and model are made again.
     pub overwrite: bool,
     /// Set from outside to stop after the case under way.
@@ -99,7 +101,10 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
             .map_err(Error::io(&job.folder, "write into the folder"))?,
     );
     let bundle = Bundle::open(&job.model)?;
-    let cascade = Cascade::load(&bundle, &job.compute)?;
+    let mut cascade = Cascade::load(&bundle, &job.compute)?;
+    if job.tta {
+        cascade = cascade.mirrored(&bundle)?;
+    }
     let context = Context {
         job,
         cascade,
@@ -207,6 +212,7 @@ impl Context<'_> {
                 made.input_sha256 == input_sha256
                     && made.model_sha256 == self.model_sha256
                     && made.ctseg_version == env!("CARGO_PKG_VERSION")
+                    && made.cascade.looks == self.cascade.looks()
             })
     }
 

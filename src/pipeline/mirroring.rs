@@ -1,0 +1,203 @@
+//! Test-time augmentation: a network looks at a volume and at its mirror images, and the mean counts
+//! (nnU-Net's mirroring, Isensee et al., Nature Methods 2021).
+
+use ndarray::{Array4, ArrayView4, Axis};
+
+use super::dataset::Structure;
+use super::recipe::Recipe;
+use super::sides::counterparts;
+use crate::arrays::augmentation::FlipAxis;
+use crate::error::{Error, Result};
+
+/// The mirror images that a network looks at, the volume itself first.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mirroring {
+    images: Vec<Image>,
+}
+
+/// One of them.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Image {
+    /// Mirrored axes of (channel, z, y, x).
+    axes: Vec<usize>,
+    /// For each output map the one that holds its structure here; the same where nothing is said.
+    maps: Option<Vec<usize>>,
+}
+
+impl Mirroring {
+    /// The volume alone.
+    pub fn none() -> Self {
+        Self {
+            images: vec![Image::default()],
+        }
+    }
+
+    /// Mirrored along every choice of the axes that the network was trained with. Along x, structures of
+    /// one side are found in the maps of the other.
+    ///
+    /// # Errors
+    /// The network was never shown a mirrored patient; and those of [`counterparts`].
+    pub fn new(recipe: &Recipe, structures: &[Structure]) -> Result<Self> {
+        let trained = recipe.training.augmentation();
+        let flips = trained.map_or(&[][..], |augmentation| &augmentation.flip_axes);
+        if flips.is_empty() {
+            return Err(Error::invalid(format!(
+                "--tta mirrors along the axes that a stage was trained with, and '{}' was trained without: leave --tta out, or train with training.augmentation.flip_axes",
+                recipe.name
+            )));
+        }
+        let exchanged = match trained {
+            Some(augmentation) if flips.contains(&FlipAxis::X) => {
+                Some(exchanged(structures, &augmentation.mirror_pairs)?)
+            }
+            _ => None,
+        };
+        let mut images = vec![Image::default()];
+        for axis in flips {
+            let (place, maps) = match axis {
+                FlipAxis::Z => (1, None),
+                FlipAxis::Y => (2, None),
+                FlipAxis::X => (3, exchanged.as_ref()),
+            };
+            if images.iter().any(|image| image.axes.contains(&place)) {
+                continue; // named twice
+            }
+            let more: Vec<Image> = images
+                .iter()
+                .map(|image| Image {
+                    axes: image.axes.iter().copied().chain([place]).collect(),
+                    maps: maps.cloned().or_else(|| image.maps.clone()),
+                })
+                .collect();
+            images.extend(more);
+        }
+        Ok(Self { images })
+    }
+
+    /// How often the network looks.
+    pub fn looks(&self) -> usize {
+        self.images.len()
+    }
+
+    /// The mean over the images of what `logits` says of each, mirrored back.
+    ///
+    /// # Shapes
+    /// - `input`: (channel, z, y, x)
+    /// - output: (structure, z, y, x)
+    pub fn mean_logits(
+        &self,
+        input: ArrayView4<f32>,
+        logits: impl Fn(ArrayView4<f32>) -> Result<Array4<f32>>,
+    ) -> Result<Array4<f32>> {
+        let mut sum: Option<Array4<f32>> = None;
+        for image in &self.images {
+            let mut seen = input.view();
+            image
+                .axes
+                .iter()
+                .for_each(|axis| seen.invert_axis(Axis(*axis)));
+            let mut found = logits(seen)?;
+            image
+                .axes
+                .iter()
+                .for_each(|axis| found.invert_axis(Axis(*axis)));
+            if let Some(maps) = &image.maps {
+                found = found.select(Axis(0), maps);
+            }
+            sum = Some(match sum {
+                None => found,
+                Some(sum) => sum + &found,
+            });
+        }
+        let sum = sum.ok_or_else(|| Error::invalid("internal: no image to look at"))?;
+        Ok(match self.looks() {
+            1 => sum,
+            looks => sum / looks as f32,
+        })
+    }
+}
+
+/// For each structure the place of its other side's, or its own.
+fn exchanged(structures: &[Structure], named: &[[String; 2]]) -> Result<Vec<usize>> {
+    let pairs = counterparts(structures, named)?;
+    let place = |value: u16| structures.iter().position(|s| s.value == value);
+    let places = structures.iter().enumerate().map(|(at, structure)| {
+        let other = pairs.get(&structure.value);
+        other.and_then(|value| place(*value)).unwrap_or(at)
+    });
+    Ok(places.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::Array4;
+
+    fn structures() -> Vec<Structure> {
+        let named = [(1, "cord"), (2, "eye_left"), (4, "eye_right")];
+        let named = named.map(|(value, name)| Structure {
+            value,
+            name: name.to_owned(),
+        });
+        named.to_vec()
+    }
+
+    fn trained(flips: &str) -> Recipe {
+        let set = format!("training.augmentation.flip_axes={flips}");
+        Recipe::named("refine", &[set]).unwrap()
+    }
+
+    /// Left eye: bright voxels in the left half, right eye: in the right half; cord: bright anywhere.
+    fn by_side(input: ArrayView4<f32>) -> Array4<f32> {
+        let (_, depth, height, width) = input.dim();
+        Array4::from_shape_fn((3, depth, height, width), |(map, z, y, x)| {
+            let value = input[[0, z, y, x]];
+            let left = 2 * x < width;
+            match map {
+                1 if !left => -value,
+                2 if left => -value,
+                _ => value,
+            }
+        })
+    }
+
+    #[test]
+    fn a_fair_network_says_the_same_of_mirror_images() {
+        let input =
+            Array4::from_shape_fn((1, 3, 4, 6), |(_, z, y, x)| (1 + z * 24 + y * 6 + x) as f32);
+        let expected = by_side(input.view());
+        for (flips, looks) in [("['x']", 2), ("['y']", 2), ("['x', 'y', 'x']", 4)] {
+            let mirroring = Mirroring::new(&trained(flips), &structures()).unwrap();
+            assert_eq!(mirroring.looks(), looks);
+            let mean = mirroring
+                .mean_logits(input.view(), |seen| Ok(by_side(seen)))
+                .unwrap();
+            assert_eq!(mean, expected, "{flips}");
+        }
+    }
+
+    #[test]
+    fn the_images_are_mirrored_and_averaged() {
+        let input = Array4::from_shape_fn((1, 1, 1, 4), |(_, _, _, x)| x as f32);
+        let mirroring = Mirroring::new(&trained("['x']"), &structures()[..1]).unwrap();
+        // Counts voxels from the left, whatever is there.
+        let from_left = |seen: ArrayView4<f32>| {
+            let positions = Array4::from_shape_fn((1, 1, 1, 4), |(_, _, _, x)| x as f32);
+            Ok(positions * 10.0 + seen)
+        };
+        let mean = mirroring.mean_logits(input.view(), from_left).unwrap();
+        assert_eq!(
+            mean.iter().copied().collect::<Vec<_>>(),
+            [15.0, 16.0, 17.0, 18.0]
+        );
+    }
+
+    #[test]
+    fn a_network_that_never_saw_a_mirror_image_is_not_asked_about_one() {
+        let error = Mirroring::new(&trained("[]"), &structures()).unwrap_err();
+        assert!(error.to_string().contains("--tta"), "{error}");
+        let lonely = &structures()[..2];
+        assert!(Mirroring::new(&trained("['x']"), lonely).is_err());
+        assert!(Mirroring::new(&trained("['y']"), lonely).is_ok());
+    }
+}
