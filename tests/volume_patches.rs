@@ -189,7 +189,7 @@ fn a_network_on_volumes_trains_and_predicts_from_end_to_end() {
         "--set",
         "training.patch_size=[32, 32]",
     ];
-    let said = stderr(&run(folder.path(), &wrong, 2));
+    let said = stderr(&run(folder.path(), &wrong, 1));
     assert!(
         said.contains("patch_size") && said.contains("[z, y, x]"),
         "{said}"

@@ -50,6 +50,11 @@ CASES = {
         {"momentum": 0.9, "dampening": 0.0, "nesterov": True, "weight_decay": 0.05},
         [0.05, 0.045, 0.04, 0.035, 0.03, 0.025],
     ),
+    "rmsprop": (
+        lambda parameters, fused, **settings: torch.optim.RMSprop(parameters, **settings),  # has no fused form
+        {"weight_decay": 0.01, "alpha": 0.99, "eps": 1e-8},
+        [0.02, 0.018, 0.016, 0.01, 0.005, 0.002],
+    ),
     "sgd_momentum": (
         torch.optim.SGD,
         {"momentum": 0.9, "dampening": 0.0, "nesterov": False, "weight_decay": 0.0},
@@ -104,7 +109,7 @@ def case(name):
     clipped = sum(step["clipped"] for step in steps)
     assert 0 < clipped < len(steps), "clipping must be seen both active and not"
     return {
-        "optimiser": optimiser.__name__,
+        "optimiser": type(stepper).__name__,
         **settings,
         "clip_norm": CLIP_NORM,
         "made_with": f"torch {torch.__version__.split('+')[0]}",

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::recipe::{Schedule, TrainingConfig};
-use super::schedule::{EarlyStopping, Keep, ReduceOnPlateau, cosine};
+use super::schedule::{Course, EarlyStopping, Keep, ReduceOnPlateau};
 use super::validation::Validation;
 use crate::error::{Error, Result};
 use crate::tensors::weights::{NamedTensors, below_prefix, prefixed, read_tensors, write_tensors};
@@ -50,13 +50,16 @@ impl Progress {
 
     /// The learning rate of the next epoch.
     pub fn learning_rate(&self, training: &TrainingConfig) -> f64 {
+        let course = Course {
+            first: training.optimiser.learning_rate,
+            epochs: training.epochs,
+            warm_up: training.warmup_epochs,
+        };
         match training.schedule {
             Schedule::Plateau => self.plateau.learning_rate(),
-            Schedule::Cosine => cosine(
-                training.optimiser.learning_rate,
-                self.epoch,
-                training.epochs,
-            ),
+            Schedule::Cosine => course.cosine(self.epoch),
+            Schedule::Poly => course.poly(self.epoch),
+            Schedule::OneCycle => course.one_cycle(self.epoch),
         }
     }
 

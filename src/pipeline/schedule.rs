@@ -1,5 +1,4 @@
-//! Rules that follow the validation Dice: when the learning rate falls, when training stops, and which epoch's
-//! weights are kept.
+//! How the learning rate changes, when training stops, and which epoch's weights are kept.
 
 use serde::{Deserialize, Serialize};
 
@@ -86,12 +85,62 @@ impl Default for EarlyStopping {
     }
 }
 
-/// The learning rate of each epoch where it follows half a cosine from `first` down to a hundredth of it
-/// (Loshchilov and Hutter, "SGDR", ICLR 2017, one cycle).
-pub fn cosine(first: f64, epoch: usize, epochs: usize) -> f64 {
-    let done = epoch.min(epochs) as f64 / epochs.max(1) as f64;
-    let share = 0.5 * (1.0 + (std::f64::consts::PI * done).cos());
-    first * (0.01 + 0.99 * share)
+/// The rate of one epoch of a schedule that follows the epochs alone; `first` is the recipe's rate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Course {
+    pub first: f64,
+    pub epochs: usize,
+    /// Epochs at the beginning over which the rate rises to `first` in equal steps (PyTorch's `LinearLR` from
+    /// 1 / (warm-up + 1)); the course itself begins after them.
+    pub warm_up: usize,
+}
+
+impl Course {
+    /// What `falling` says of the epochs after the warm-up, from how many of how many are done.
+    fn after_warm_up(&self, epoch: usize, falling: impl Fn(usize, usize) -> f64) -> f64 {
+        if epoch < self.warm_up {
+            return self.first * (epoch + 1) as f64 / (self.warm_up + 1) as f64;
+        }
+        let epochs = self.epochs.saturating_sub(self.warm_up).max(1);
+        self.first * falling((epoch - self.warm_up).min(epochs), epochs)
+    }
+
+    /// Half a cosine down to a hundredth (Loshchilov and Hutter, "SGDR", ICLR 2017, one cycle).
+    pub fn cosine(&self, epoch: usize) -> f64 {
+        self.after_warm_up(epoch, |done, epochs| {
+            0.01 + 0.99 * half_cosine(done as f64 / epochs as f64)
+        })
+    }
+
+    /// nnU-Net's: what is left of the epochs to the power of 0.9.
+    pub fn poly(&self, epoch: usize) -> f64 {
+        self.after_warm_up(epoch, |done, epochs| {
+            (1.0 - done as f64 / epochs as f64).powf(0.9)
+        })
+    }
+
+    /// Up from a 25th to the rate over the first 30 % of the epochs, down to a 250 000th over the rest, along
+    /// half cosines (Smith and Topin, "Super-Convergence", 2018; PyTorch's `OneCycleLR`, a step per epoch). Its
+    /// rise is its warm-up.
+    pub fn one_cycle(&self, epoch: usize) -> f64 {
+        const START: f64 = 1.0 / 25.0;
+        const END: f64 = START / 1e4;
+        let last = self.epochs.max(2) as f64 - 1.0;
+        let top = 0.3 * self.epochs as f64 - 1.0;
+        let at = (epoch as f64).min(last);
+        let between = |from: f64, to: f64, share: f64| to + (from - to) * half_cosine(share);
+        self.first
+            * if at <= top {
+                between(START, 1.0, at / top.max(f64::MIN_POSITIVE))
+            } else {
+                between(1.0, END, (at - top) / (last - top))
+            }
+    }
+}
+
+/// From 1 at 0 down to 0 at 1.
+fn half_cosine(share: f64) -> f64 {
+    0.5 * (1.0 + (std::f64::consts::PI * share).cos())
 }
 
 #[cfg(test)]
@@ -100,10 +149,85 @@ mod tests {
 
     #[test]
     fn cosine_falls_from_the_rate_to_a_hundredth_of_it() {
-        assert_eq!(cosine(0.1, 0, 10), 0.1);
-        assert!((cosine(0.1, 5, 10) - 0.1 * 0.505).abs() < 1e-12);
-        assert!((cosine(0.1, 10, 10) - 0.001).abs() < 1e-12);
-        assert!((1..10).all(|epoch| cosine(0.1, epoch, 10) < cosine(0.1, epoch - 1, 10)));
+        let course = Course {
+            first: 0.1,
+            epochs: 10,
+            warm_up: 0,
+        };
+        assert_eq!(course.cosine(0), 0.1);
+        assert!((course.cosine(5) - 0.1 * 0.505).abs() < 1e-12);
+        assert!((course.cosine(10) - 0.001).abs() < 1e-12);
+        assert!((1..10).all(|epoch| course.cosine(epoch) < course.cosine(epoch - 1)));
+    }
+
+    // PyTorch 2.11 with lr = 0.1, its rate before each epoch: PolynomialLR(total_iters=8, power=0.9),
+    // SequentialLR([LinearLR(1/3, 1, 2), CosineAnnealingLR(6, 0.001)], [2]), OneCycleLR(0.1, total_steps=10).
+    #[test]
+    fn courses_are_pytorchs() {
+        let course = |epochs, warm_up| Course {
+            first: 0.1,
+            epochs,
+            warm_up,
+        };
+        let poly = [
+            0.1,
+            0.088_676_235,
+            0.077_188_951,
+            0.065_507_649,
+            0.053_588_673,
+            0.041_364_534,
+            0.028_717_459,
+            0.015_389_305,
+        ];
+        let warm = [
+            0.033_333_333,
+            0.066_666_667,
+            0.1,
+            0.093_368_257,
+            0.075_25,
+            0.050_5,
+            0.025_75,
+            0.007_631_743,
+        ];
+        let cycle = [
+            0.004,
+            0.052,
+            0.1,
+            0.095_048_463,
+            0.081_174_565,
+            0.061_126_202,
+            0.038_874_198,
+            0.018_825_835,
+            0.004_951_937,
+            4e-7,
+        ];
+        let close = |found: f64, expected: f64| {
+            assert!((found - expected).abs() < 2e-9, "{found} for {expected}");
+        };
+        for (epoch, expected) in poly.into_iter().enumerate() {
+            close(course(8, 0).poly(epoch), expected);
+        }
+        for (epoch, expected) in warm.into_iter().enumerate() {
+            close(course(8, 2).cosine(epoch), expected);
+        }
+        for (epoch, expected) in cycle.into_iter().enumerate() {
+            close(course(10, 0).one_cycle(epoch), expected);
+        }
+        // However few epochs there are, every rate is one.
+        for epochs in 1..5 {
+            for epoch in 0..=epochs {
+                let course = course(epochs, epochs - 1);
+                let rates = [
+                    course.cosine(epoch),
+                    course.poly(epoch),
+                    course.one_cycle(epoch),
+                ];
+                assert!(
+                    rates.iter().all(|rate| (0.0..=0.1 + 1e-12).contains(rate)),
+                    "{rates:?}"
+                );
+            }
+        }
     }
 
     #[test]

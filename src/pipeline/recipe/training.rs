@@ -44,6 +44,8 @@ pub struct TrainingConfig {
     /// normalisation, whose statistics are those of a part (libtorch).
     pub micro_batches: usize,
     pub schedule: Schedule,
+    /// Epochs at the beginning over which the rate rises (`cosine` and `poly`).
+    pub warmup_epochs: usize,
     pub plateau: PlateauConfig,
     pub early_stopping: EarlyStoppingConfig,
     /// Memory for volumes in MB, one half for source volumes, one for prepared ones; the rest is read
@@ -68,6 +70,7 @@ impl Default for TrainingConfig {
             recompute: false,
             micro_batches: 1,
             schedule: Schedule::default(),
+            warmup_epochs: 0,
             plateau: PlateauConfig::default(),
             early_stopping: EarlyStoppingConfig::default(),
             cache_mb: 2048,
@@ -132,6 +135,12 @@ impl TrainingConfig {
                 "training.plateau.factor must lie between 0 and 1",
             ),
             (
+                self.warmup_epochs == 0
+                    || matches!(self.schedule, Schedule::Cosine | Schedule::Poly)
+                        && self.warmup_epochs < self.epochs,
+                "training.warmup_epochs is for schedule = \"cosine\" and \"poly\", and must be below epochs",
+            ),
+            (
                 self.patches_per_epoch != Some(0),
                 "training.patches_per_epoch must be 1 or more",
             ),
@@ -146,13 +155,17 @@ impl TrainingConfig {
 
 /// How the learning rate falls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum Schedule {
     /// When nothing is gained, see [`PlateauConfig`].
     #[default]
     Plateau,
     /// Along half a cosine over `epochs`.
     Cosine,
+    /// nnU-Net's: with what is left of `epochs`, to the power of 0.9.
+    Poly,
+    /// Up over the first 30 % of `epochs`, then down to next to nothing.
+    OneCycle,
 }
 
 /// When the learning rate falls: after `patience` epochs without a better validation Dice, by `factor`.

@@ -93,6 +93,17 @@ unsafe extern "C" {
         nesterov: c_int,
         error: *mut *mut c_char,
     ) -> c_int;
+    fn ctseg_rmsprop(
+        parameters: *const *const C_tensor,
+        square: *const *const C_tensor,
+        count: c_int,
+        divide_by: c_double,
+        rate: c_double,
+        alpha: c_double,
+        epsilon: c_double,
+        weight_decay: c_double,
+        error: *mut *mut c_char,
+    ) -> c_int;
     fn ctseg_use_caching_allocator();
     fn ctseg_limit_memory(bytes: c_ulonglong);
     fn ctseg_allocator_figures(
@@ -287,6 +298,36 @@ pub(super) fn sgd(parameters: &[Tensor], velocity: &[Tensor], step: &SgdStep) ->
             step.momentum,
             step.weight_decay,
             c_int::from(step.nesterov),
+            &raw mut error,
+        )
+    };
+    checked(status, error)
+}
+
+/// Numbers of one step of RMSProp.
+pub(super) struct RmsPropStep {
+    pub divide_by: f64,
+    pub rate: f64,
+    pub alpha: f64,
+    pub epsilon: f64,
+    pub weight_decay: f64,
+}
+
+pub(super) fn rmsprop(parameters: &[Tensor], square: &[Tensor], step: &RmsPropStep) -> Result<()> {
+    debug_assert!(parameters.len() == square.len());
+    let (all, squares) = (pointers(parameters), pointers(square));
+    let mut error = std::ptr::null_mut();
+    // SAFETY: as above.
+    let status = unsafe {
+        ctseg_rmsprop(
+            all.as_ptr(),
+            squares.as_ptr(),
+            all.len() as c_int,
+            step.divide_by,
+            step.rate,
+            step.alpha,
+            step.epsilon,
+            step.weight_decay,
             &raw mut error,
         )
     };

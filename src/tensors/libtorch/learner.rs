@@ -3,7 +3,7 @@
 use tch::{Kind, Tensor};
 
 use super::average::TorchAverage;
-use super::ffi::{self, AdamStep, Mode, SgdStep};
+use super::ffi::{self, AdamStep, Mode, RmsPropStep, SgdStep};
 use super::loss_scale::LossScale;
 use super::losses::loss_and_gradient;
 use super::module::{tensors_of, trainable, usable};
@@ -16,7 +16,7 @@ use crate::tensors::device::Compute;
 use crate::tensors::learner::average;
 use crate::tensors::learner::{LearnerSetup, StepReport};
 use crate::tensors::networks::Network;
-use crate::tensors::optimisers::{BETA1, BETA2, EPSILON, OptimiserKind};
+use crate::tensors::optimisers::{ALPHA, BETA1, BETA2, EPSILON, OptimiserKind};
 use crate::tensors::precision::Precision;
 use crate::tensors::weights::{HostTensor, NamedTensors, network_tensors};
 
@@ -251,6 +251,17 @@ impl TorchLearner {
                     momentum: config.momentum,
                     weight_decay: config.weight_decay,
                     nesterov: config.nesterov,
+                },
+            ),
+            (OptimiserKind::RmsProp, [square]) => ffi::rmsprop(
+                parameters,
+                square,
+                &RmsPropStep {
+                    divide_by,
+                    rate,
+                    alpha: ALPHA,
+                    epsilon: EPSILON,
+                    weight_decay: config.weight_decay,
                 },
             ),
             _ => Err(Error::invalid(

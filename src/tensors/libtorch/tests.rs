@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Gradients, Tensor as BurnTensor, TensorData};
 use tch::{Kind, Tensor};
 
-use super::ffi::{self, AdamStep, Mode, SgdStep};
+use super::ffi::{self, AdamStep, Mode, RmsPropStep, SgdStep};
 use super::losses::loss_and_gradient;
 use super::module::{tensors_of, trainable, wrapped};
 use super::ops::{SharedTensor, TorchOps, channels_last, native};
@@ -460,6 +460,7 @@ fn fused_steps_equal_pytorchs() {
         "sgd_nesterov",
         "sgd_momentum",
         "sgd_weight_decay",
+        "rmsprop",
     ] {
         let golden = golden(name);
         let number = |key: &str| golden[key].as_f64().unwrap_or(0.0);
@@ -503,6 +504,15 @@ fn fused_steps_equal_pytorchs() {
                     decoupled: name == "adamw",
                 };
                 ffi::adam(&parameters, &first, &second, &step).unwrap();
+            } else if name == "rmsprop" {
+                let step = RmsPropStep {
+                    divide_by,
+                    rate,
+                    alpha: number("alpha"),
+                    epsilon: number("eps"),
+                    weight_decay: number("weight_decay"),
+                };
+                ffi::rmsprop(&parameters, &first, &step).unwrap();
             } else {
                 let step = SgdStep {
                     divide_by,

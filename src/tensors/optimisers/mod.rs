@@ -47,10 +47,14 @@ pub enum OptimiserKind {
     AdamW,
     /// Stochastic gradient descent with (Nesterov's) momentum, Sutskever et al., ICML 2013.
     Sgd,
+    /// Tieleman and Hinton, "RMSProp", Coursera lecture 6.5, 2012; without momentum, as PyTorch's.
+    RmsProp,
 }
 
 pub const BETA1: f64 = 0.9;
 pub const BETA2: f64 = 0.999;
+/// Of RMSProp: how much of the mean square is left after one more step.
+pub const ALPHA: f64 = 0.99;
 pub const EPSILON: f64 = 1e-8;
 
 impl OptimiserKind {
@@ -59,6 +63,7 @@ impl OptimiserKind {
         match self {
             Self::Adam | Self::AdamW => &["m.", "v."],
             Self::Sgd => &["velocity."],
+            Self::RmsProp => &["v."],
         }
     }
 
@@ -68,6 +73,7 @@ impl OptimiserKind {
             Self::Adam => "adam",
             Self::AdamW => "adamw",
             Self::Sgd => "sgd",
+            Self::RmsProp => "rmsprop",
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use super::{BETA1, BETA2, EPSILON, OptimiserConfig, OptimiserKind};
+use super::{ALPHA, BETA1, BETA2, EPSILON, OptimiserConfig, OptimiserKind};
 
 /// A weight (flattened) after step number `step` (from 1) along `gradient`, and what is remembered of it
 /// (one tensor per slot of [`OptimiserKind::slots`]; none before the first step).
@@ -26,6 +26,10 @@ pub fn updated(
         OptimiserKind::Sgd => {
             let gradient = decayed(config, &weight, gradient);
             sgd(config, weight, gradient, memory, rate)
+        }
+        OptimiserKind::RmsProp => {
+            let gradient = decayed(config, &weight, gradient);
+            rmsprop(weight, gradient, memory, rate)
         }
     }
 }
@@ -82,6 +86,21 @@ fn sgd(
     (weight - direction * rate, vec![velocity])
 }
 
+fn rmsprop(
+    weight: Tensor<1>,
+    gradient: Tensor<1>,
+    memory: Option<Vec<Tensor<1>>>,
+    rate: f64,
+) -> (Tensor<1>, Vec<Tensor<1>>) {
+    let share = gradient.clone().powi_scalar(2) * (1.0 - ALPHA);
+    let square = match memory.into_iter().flatten().next() {
+        Some(square) => square * ALPHA + share,
+        None => share,
+    };
+    let change = gradient * rate / (square.clone().sqrt() + EPSILON);
+    (weight - change, vec![square])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,6 +123,7 @@ mod tests {
             ("sgd_nesterov", OptimiserKind::Sgd),
             ("sgd_momentum", OptimiserKind::Sgd),
             ("sgd_weight_decay", OptimiserKind::Sgd),
+            ("rmsprop", OptimiserKind::RmsProp),
         ] {
             let text = std::fs::read(folder.join(format!("{name}.json"))).unwrap();
             let golden: serde_json::Value = serde_json::from_slice(&text).unwrap();

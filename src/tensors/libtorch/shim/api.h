@@ -34,6 +34,8 @@ int ctseg_adam(at::Tensor** parameters, at::Tensor** first, at::Tensor** second,
                int decoupled, char** error);
 int ctseg_sgd(at::Tensor** parameters, at::Tensor** velocity, int count, double divide_by, int first_step,
               double rate, double momentum, double weight_decay, int nesterov, char** error);
+int ctseg_rmsprop(at::Tensor** parameters, at::Tensor** square, int count, double divide_by, double rate,
+                  double alpha, double epsilon, double weight_decay, char** error);
 
 // Keeps freed tensor memory of the CPU for the next tensor, see allocator.cpp.
 void ctseg_use_caching_allocator(void);

@@ -1,4 +1,4 @@
-// Steps of optimisers over all parameters at once, in place, with libtorch's own fused kernels.
+// Steps of optimisers over all parameters at once, in place, with libtorch's own fused or foreach kernels.
 #include "api.h"
 
 #include <torch/torch.h>
@@ -88,5 +88,23 @@ extern "C" int ctseg_sgd(Tensor** parameters, Tensor** velocity, int count, doub
     at::_fused_sgd_(weights, gradient, plain ? std::vector<Tensor>() : buffers, weight_decay, momentum, rate, 0.0,
                     nesterov != 0 && !plain, false, first_step != 0 && !plain,
                     at::full({}, divide_by, options));
+  });
+}
+
+// libtorch has no fused kernel for this one.
+extern "C" int ctseg_rmsprop(Tensor** parameters, Tensor** square, int count, double divide_by, double rate,
+                             double alpha, double epsilon, double weight_decay, char** error) {
+  return ctseg::guarded(error, [&] {
+    at::NoGradGuard no_grad;
+    const auto whole = tensors(parameters, count);
+    auto weights = without_graph(whole);
+    auto squares = tensors(square, count);
+    auto gradient = at::_foreach_div(gradients(whole), divide_by);
+    if (weight_decay != 0.0) at::_foreach_add_(gradient, weights, weight_decay);
+    at::_foreach_mul_(squares, alpha);
+    at::_foreach_addcmul_(squares, gradient, gradient, 1.0 - alpha);
+    auto divisor = at::_foreach_sqrt(squares);
+    at::_foreach_add_(divisor, epsilon);
+    at::_foreach_addcdiv_(weights, gradient, divisor, -rate);
   });
 }
