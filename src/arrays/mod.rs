@@ -4,6 +4,7 @@
 pub mod augmentation;
 pub mod components;
 mod gaussian;
+pub mod histogram;
 pub mod metrics;
 pub mod nifti;
 pub mod phantom;

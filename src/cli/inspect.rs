@@ -6,11 +6,13 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::table::table;
-use super::{Outcome, Settings, print_out};
+use super::{Outcome, Settings, fingerprint, print_out};
 use crate::arrays::nifti::{is_nifti_name, read_volume};
 use crate::error::{Error, Result};
+use crate::outside::progress;
 use crate::pipeline::bundle::Bundle;
 use crate::pipeline::dataset::{Dataset, LabelSource};
+use crate::pipeline::fingerprint::Fingerprint;
 use crate::pipeline::recipe::Recipe;
 use crate::pipeline::sampling::output_maps;
 use crate::tensors::device::{Compute, DeviceChoice};
@@ -25,11 +27,20 @@ pub struct InspectArgs {
     /// Folder that a descriptor's paths are relative to
     #[arg(long, env = "CTSEG_DATA_ROOT")]
     data_root: Option<PathBuf>,
+    /// Of a dataset: read all cases and show spacings, extents, intensities and sizes of its structures
+    #[arg(long)]
+    fingerprint: bool,
 }
 
 pub fn run(args: InspectArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let data_root = args.data_root.or_else(|| settings.config.data_root.clone());
-    let (text, value) = inspected(&args.what, data_root.as_deref())?;
+    let (text, value) = if args.fingerprint {
+        let dataset = Dataset::open_in(&args.what, data_root.as_deref())?;
+        let observer = progress::for_stderr();
+        fingerprint::described(&Fingerprint::of(&dataset, observer.as_ref())?)?
+    } else {
+        inspected(&args.what, data_root.as_deref())?
+    };
     if settings.json {
         print_out(&format!("{value:#}\n"));
     } else {

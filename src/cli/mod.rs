@@ -4,6 +4,7 @@ mod bench;
 mod config;
 mod demo;
 mod evaluate;
+mod fingerprint;
 mod fit;
 mod inspect;
 mod predict;

@@ -1,0 +1,100 @@
+"""Trains and evaluates stages on head-and-neck CT, one after the other, and writes a table of Dice per structure.
+
+The split is that of datasets/headneck.toml: 26 patients to train on, 6 that no training sees. Stage 1 is trained
+once; every two-stage variant builds on it. `--minutes` limits each variant's training (stage 1 not included).
+Label maps are predicted from the 6 patients' files and compared on the files' own grids.
+
+Run: python scripts/bench_accuracy.py --data-root DATA --out FOLDER [--ctseg target/release/ctseg]
+     [--variants refine,single,volume] [--minutes 50] [--stage1 MODEL]
+
+A variant is a recipe (refine, single, volume, a .toml file), with settings after a colon and between plus signs:
+refine:network.kind=unet2d+network.neighbours=0. Nothing else should run meanwhile.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+DESCRIPTOR = ROOT / "datasets/headneck.toml"
+
+
+def run(arguments, log):
+    begun = time.monotonic()
+    with open(log, "w") as out:
+        subprocess.run(list(map(str, arguments)), stdout=out, stderr=out, check=True)
+    return time.monotonic() - begun
+
+
+def test_images(data_root):
+    names = re.search(r"^test = (\[.*?\])", DESCRIPTOR.read_text(), re.M | re.S).group(1)
+    return [data_root / "headneck/images" / f"{case}.nii.gz" for case in json.loads(names)]
+
+
+def trained(ctseg, stage, data, model, folder, name, minutes):
+    recipe, _, settings = stage.partition(":")
+    sets = [argument for setting in settings.split("+") if setting for argument in ("--set", setting)]
+    limit = ["--max-time", f"{minutes}m"] if minutes else []
+    return run(
+        [ctseg, "fit", "--stage", recipe, *data, "--model", model, "--runs", folder / "runs", *sets, *limit],
+        folder / f"{name}-fit.log",
+    )
+
+
+def evaluated(ctseg, data, model, folder, name, images):
+    predictions = folder / f"{name}-predictions"
+    run([ctseg, "predict", *images, "--model", model, "-o", predictions], folder / f"{name}-predict.log")
+    run(
+        [ctseg, "evaluate", predictions, DESCRIPTOR, *data[2:], "-o", folder / f"{name}-evaluation"],
+        folder / f"{name}-evaluate.log",
+    )
+    return json.loads((folder / f"{name}-evaluation/summary.json").read_text())
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ctseg", type=Path, default=ROOT / "target/release/ctseg")
+    parser.add_argument("--data-root", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--variants", default="refine,single,volume")
+    parser.add_argument("--minutes", type=float, help="limit of each variant's training; else its recipe's epochs")
+    parser.add_argument("--stage1", type=Path, help="model folder with a stage 1 to build on; else it is trained")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    data = ["--data", DESCRIPTOR, "--data-root", args.data_root]
+    images = test_images(args.data_root)
+    stage1 = args.stage1 or args.out / "stage1"
+    if not args.stage1:
+        seconds = run(
+            [args.ctseg, "fit", "--stage", "1", *data]
+            + ["--model", stage1, "--runs", args.out / "runs", "--max-time", "4m"],
+            args.out / "stage1-fit.log",
+        )
+        print(f"stage 1 trained in {seconds:.0f} s", flush=True)
+    rows = []
+    for variant in args.variants.split(","):
+        name = re.sub(r"[^\w.]+", "-", variant)
+        model = args.out / f"{name}-model"
+        shutil.rmtree(model, ignore_errors=True)
+        shutil.copytree(stage1, model)
+        seconds = trained(args.ctseg, variant, data, model, args.out, name, args.minutes)
+        summary = evaluated(args.ctseg, data, model, args.out, name, images)
+        dice = {structure: values["dice"] for structure, values in summary["per_structure"].items()}
+        rows.append({"variant": variant, "seconds": seconds, "dice": dice})
+        print(json.dumps(rows[-1]), flush=True)
+        (args.out / "table.json").write_text(json.dumps(rows, indent=1) + "\n")
+    structures = list(rows[0]["dice"])
+    print("| variant | training | " + " | ".join(structures) + " | mean |")
+    print("|---" * (len(structures) + 3) + "|")
+    for row in rows:
+        values = [row["dice"][structure] for structure in structures]
+        cells = " | ".join(f"{value:.3f}" for value in [*values, sum(values) / len(values)])
+        print(f"| {row['variant']} | {row['seconds']:.0f} s | {cells} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+//! `ctseg inspect --fingerprint`: a dataset in figures.
+
+use serde_json::{Value, json};
+
+use super::table::table;
+use crate::error::{Error, Result};
+use crate::pipeline::fingerprint::Fingerprint;
+
+/// The same figures for people and for programs.
+pub fn described(fingerprint: &Fingerprint) -> Result<(String, Value)> {
+    let mm = |values: [f64; 3]| values.map(|v| format!("{v:.2}")).to_vec();
+    let row = |name: &str, values: [f64; 3]| [vec![name.to_owned()], mm(values)].concat();
+    let mut text = format!(
+        "{}: {} cases read, {} not\n",
+        fingerprint.dataset,
+        fingerprint.cases.len(),
+        fingerprint.unreadable.len()
+    );
+    for (case, why) in &fingerprint.unreadable {
+        text += &format!("  not read  {case}: {why}\n");
+    }
+    text += &table(
+        &["mm", "x", "y", "z"],
+        &[
+            row("median spacing", fingerprint.median_spacing_mm),
+            row("median extent", fingerprint.median_extent_mm),
+            row("structures span, median", fingerprint.median_foreground_mm),
+            row(
+                "structures span, 95 % below",
+                fingerprint.large_foreground_mm,
+            ),
+        ],
+    );
+    text += &format!(
+        "the box around all structures takes {:.1} % of a scan (median)\n",
+        100.0 * fingerprint.median_foreground_share
+    );
+    if let Some(hu) = &fingerprint.foreground_hu {
+        text += &format!(
+            "HU of the structures: mean {:.1}, SD {:.1}, median {:.0}, 0.5 % below {:.0}, 99.5 % below {:.0}, from {:.0} to {:.0}\n",
+            hu.mean, hu.sd, hu.median, hu.percentile_00_5, hu.percentile_99_5, hu.min, hu.max
+        );
+    }
+    let structures: Vec<Vec<String>> = fingerprint
+        .structures
+        .iter()
+        .map(|(name, facts)| {
+            vec![
+                name.clone(),
+                facts.cases.to_string(),
+                format!("{:.1}", facts.median_ml),
+            ]
+        })
+        .collect();
+    text += &table(&["structure", "cases", "median mL"], &structures);
+    let value = serde_json::to_value(fingerprint)
+        .map_err(|error| Error::invalid(format!("cannot write the fingerprint: {error}")))?;
+    Ok((text, json!({"kind": "fingerprint", "fingerprint": value})))
+}
