@@ -65,6 +65,7 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
             data_root: None,
             model: model.clone(),
             runs: folder.join("runs"),
+            from: None,
             resume: None,
             compute: settings.compute()?,
             seed: args.seed,

@@ -33,9 +33,9 @@ pub struct FitArgs {
     /// Folder for run folders [default: runs]
     #[arg(long, env = "CTSEG_RUNS")]
     runs: Option<PathBuf>,
-    /// Train this fold only
-    #[arg(long)]
-    fold: Option<usize>,
+    /// Train this fold only, or all of them
+    #[arg(long, value_name = "all|K", value_parser = parse_fold)]
+    fold: Option<FoldChoice>,
     /// Largest number of epochs per fold
     #[arg(long)]
     epochs: Option<usize>,
@@ -48,9 +48,30 @@ pub struct FitArgs {
     /// Change a value of the recipe, such as training.batch_size=4
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Begin with the weights of this model's stage; those that do not fit the dataset's structures or the
+    /// recipe begin anew
+    #[arg(long, value_name = "MODEL")]
+    from: Option<PathBuf>,
     /// Go on with the run in this folder, on its own dataset and into its own model
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["stage", "fold", "epochs", "seed", "set"])]
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["stage", "fold", "epochs", "seed", "set", "from"])]
     resume: Option<PathBuf>,
+}
+
+/// Which folds are trained.
+#[derive(Debug, Clone, Copy)]
+enum FoldChoice {
+    All,
+    One(usize),
+}
+
+fn parse_fold(text: &str) -> Result<FoldChoice, String> {
+    match text {
+        "all" => Ok(FoldChoice::All),
+        number => number
+            .parse()
+            .map(FoldChoice::One)
+            .map_err(|_| "expected all, or the number of a fold, from 0".to_owned()),
+    }
 }
 
 pub fn run(args: FitArgs, settings: &Settings) -> anyhow::Result<Outcome> {
@@ -83,6 +104,7 @@ pub fn run(args: FitArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         data_root,
         model,
         runs,
+        from: args.from,
         resume: args.resume,
         compute: settings.compute()?,
         seed,
@@ -100,10 +122,14 @@ fn recipe(args: &FitArgs) -> anyhow::Result<Recipe> {
     if let Some(epochs) = args.epochs {
         overrides.push(format!("training.epochs={epochs}"));
     }
-    if let Some(fold) = args.fold {
+    if let Some(FoldChoice::One(fold)) = args.fold {
         overrides.push(format!("train_folds=[{fold}]"));
     }
-    Ok(Recipe::named(stage, &overrides)?)
+    let mut recipe = Recipe::named(stage, &overrides)?;
+    if let Some(FoldChoice::All) = args.fold {
+        recipe.train_folds = None;
+    }
+    Ok(recipe)
 }
 
 /// The dataset named by flag, environment or settings file; without any, one is generated here.

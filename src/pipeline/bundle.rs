@@ -163,33 +163,43 @@ impl Bundle {
     /// # Errors
     /// The bundle has no such stage, or its weights do not fit its recipe.
     pub fn segmenter(&self, stage: u8, compute: &Compute) -> Result<Segmenter> {
-        let manifest = self.stage(stage).ok_or_else(|| {
+        let manifest = self.needed_stage(stage)?;
+        let recipe = manifest.recipe.clone();
+        let values: Vec<u16> = self.structures()?.iter().map(|s| s.value).collect();
+        let outputs = output_maps(&recipe, &values).len();
+        let networks = self
+            .stage_weights(stage)?
+            .iter()
+            .map(|weights| {
+                let network = recipe
+                    .network
+                    .init(recipe.channels(), outputs, &compute.device)?;
+                with_tensors(network, weights, &compute.device).map_err(|error| {
+                    Error::file(self.path.join(weights_file(stage)), error.to_string())
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Segmenter::new(recipe, networks, compute)
+    }
+
+    /// The weights of a stage's networks, one set per fold in the manifest's order.
+    ///
+    /// # Errors
+    /// The bundle has no such stage, or its file cannot be read.
+    pub fn stage_weights(&self, stage: u8) -> Result<Vec<NamedTensors>> {
+        let folds = &self.needed_stage(stage)?.folds;
+        let (tensors, _) = read_tensors(&self.path.join(weights_file(stage)))?;
+        let of_fold = |fold: usize| below_prefix(&fold_prefix(fold), &tensors);
+        Ok(folds.iter().map(|fold| of_fold(fold.fold)).collect())
+    }
+
+    fn needed_stage(&self, stage: u8) -> Result<&StageManifest> {
+        self.stage(stage).ok_or_else(|| {
             Error::file(
                 &self.path,
                 format!("the model has no stage {stage} yet; run 'ctseg fit --stage {stage}'"),
             )
-        })?;
-        let recipe = manifest.recipe.clone();
-        let values: Vec<u16> = self.structures()?.iter().map(|s| s.value).collect();
-        let outputs = output_maps(&recipe, &values).len();
-        let path = self.path.join(weights_file(stage));
-        let (tensors, _) = read_tensors(&path)?;
-        let networks = manifest
-            .folds
-            .iter()
-            .map(|fold| {
-                let network = recipe
-                    .network
-                    .init(recipe.channels(), outputs, &compute.device)?;
-                with_tensors(
-                    network,
-                    &below_prefix(&fold_prefix(fold.fold), &tensors),
-                    &compute.device,
-                )
-                .map_err(|error| Error::file(&path, error.to_string()))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        Segmenter::new(recipe, networks, compute)
+        })
     }
 
     /// Whether a stage for `structures` can be published at `path`; to be asked before hours of training.

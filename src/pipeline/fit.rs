@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use super::bundle::{Bundle, TrainedStage};
 use super::checkpoint::Progress;
 use super::dataset::{CheckDepth, Dataset, LabelSource};
+use super::fine_tuning::Beginning;
 use super::guard::guarded;
 use super::manifest::{FoldManifest, StageManifest};
 use super::observer::{Logged, Observer};
@@ -32,6 +33,8 @@ pub struct FitJob<'a> {
     /// The bundle that the stage is published into.
     pub model: PathBuf,
     pub runs: PathBuf,
+    /// A model whose weights to begin with, as far as they fit.
+    pub from: Option<PathBuf>,
     /// The folder of an earlier run to go on with.
     pub resume: Option<PathBuf>,
     pub compute: Compute,
@@ -63,7 +66,16 @@ pub fn fit(job: &FitJob, observer: &dyn Observer) -> Result<FitSummary> {
     let recipe = &job.recipe;
     Bundle::check_target(&job.model, recipe.stage, &job.dataset.structures)?;
     check_dataset(&job.dataset, observer)?;
-    let (mut run, began_on) = open_run(job)?;
+    let begun_from = |from: &Option<PathBuf>| {
+        from.as_deref()
+            .map(|path| Beginning::load(path, recipe.stage, &job.dataset.structures))
+            .transpose()
+    };
+    if job.resume.is_none() {
+        begun_from(&job.from)?; // what is wrong with it is said before there is a run
+    }
+    let (mut run, began) = open_run(job)?;
+    let beginning = begun_from(&began.from)?;
     let logged = Logged::new(observer, run.log_file()?);
     let observer: &dyn Observer = &logged;
     observer.say(&format!(
@@ -76,27 +88,31 @@ pub fn fit(job: &FitJob, observer: &dyn Observer) -> Result<FitSummary> {
         job.compute,
         run.path().display()
     ));
-    if began_on != job.compute.to_string() {
+    if began.engine != job.compute.to_string() {
         observer.warn(&format!(
-            "this run began on '{began_on}'; its weights will not be those of an uninterrupted one"
+            "this run began on '{}'; its weights will not be those of an uninterrupted one",
+            began.engine
         ));
     }
     let training = &recipe.training;
     if !job.compute.choice.is_libtorch() && (training.recompute || training.micro_batches > 1) {
         observer.warn("training.recompute and micro_batches are for device libtorch; they change nothing here");
     }
-    trained_and_published(job, &mut run, started, observer).map_err(|error| match error {
-        Error::Interrupted(how) => Error::Interrupted(format!(
-            "{how}; 'ctseg fit --resume {}' goes on",
-            run.path().display()
-        )),
-        other => other,
-    })
+    trained_and_published(job, &mut run, beginning, started, observer).map_err(
+        |error| match error {
+            Error::Interrupted(how) => Error::Interrupted(format!(
+                "{how}; 'ctseg fit --resume {}' goes on",
+                run.path().display()
+            )),
+            other => other,
+        },
+    )
 }
 
 fn trained_and_published(
     job: &FitJob,
     run: &mut RunFolder,
+    beginning: Option<Beginning>,
     started: Instant,
     observer: &dyn Observer,
 ) -> Result<FitSummary> {
@@ -117,7 +133,9 @@ fn trained_and_published(
         let deadline = job.max_time.map(|limit| {
             Instant::now() + training_share(recipe, limit).saturating_sub(started.elapsed()) / left
         });
-        let trained = guarded(|| train_fold(job, &source, run, *fold, deadline, observer))?;
+        let begin = beginning.as_ref().map(|beginning| (beginning, index));
+        let trained =
+            guarded(|| train_fold(job, &source, run, (*fold, begin), deadline, observer))?;
         let split = job.dataset.split(recipe.folds, *fold, job.seed)?;
         let ids = |cases: &[usize]| {
             cases
@@ -189,7 +207,7 @@ fn train_fold(
     job: &FitJob,
     source: &CaseSource,
     run: &mut RunFolder,
-    fold: usize,
+    (fold, beginning): (usize, Option<(&Beginning, usize)>),
     deadline: Option<Instant>,
     observer: &dyn Observer,
 ) -> Result<Trained> {
@@ -199,6 +217,7 @@ fn train_fold(
         train: &split.train,
         validation: &split.validation,
         checkpoints: run.checkpoints(fold),
+        beginning,
         compute: &job.compute,
         // Each fold draws its own weights and slices.
         seed: job.seed.wrapping_mul(1_000_003).wrapping_add(fold as u64),
@@ -225,8 +244,8 @@ fn train_fold(
     Ok(trained)
 }
 
-/// The run's folder, and the engine that it began on.
-fn open_run(job: &FitJob) -> Result<(RunFolder, String)> {
+/// The run's folder, and what it began with.
+fn open_run(job: &FitJob) -> Result<(RunFolder, RunSettings)> {
     // Absolute, so that the run can be resumed from any folder.
     let absolute = |path: &Path| std::path::absolute(path).map_err(Error::io(path, "find"));
     let settings = RunSettings {
@@ -234,17 +253,18 @@ fn open_run(job: &FitJob) -> Result<(RunFolder, String)> {
         data_root: job.data_root.as_deref().map(absolute).transpose()?,
         model: absolute(&job.model)?,
         seed: job.seed,
+        from: job.from.as_deref().map(absolute).transpose()?,
         ctseg_version: env!("CARGO_PKG_VERSION").to_owned(),
         engine: job.compute.to_string(),
     };
     match &job.resume {
         Some(path) => {
             let (run, _, began) = RunFolder::resume(path)?;
-            Ok((run, began.engine))
+            Ok((run, began))
         }
         None => {
             let run = RunFolder::create(&job.runs, &job.recipe, &settings)?;
-            Ok((run, settings.engine))
+            Ok((run, settings))
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod dataset;
 mod epoch;
 pub mod evaluation;
+pub mod fine_tuning;
 pub mod fingerprint;
 pub mod fit;
 pub mod generated;

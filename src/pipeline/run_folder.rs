@@ -20,6 +20,9 @@ pub struct RunSettings {
     pub data_root: Option<PathBuf>,
     pub model: PathBuf,
     pub seed: u64,
+    /// The model whose weights the run began with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<PathBuf>,
     pub ctseg_version: String,
     /// Device and precision; another one gives other weights.
     #[serde(default)]

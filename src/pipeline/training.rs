@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::checkpoint::{Checkpoint, CheckpointFolder, Ended, Progress};
 use super::epoch::{Epoch, EpochOutcome};
+use super::fine_tuning::Beginning;
 use super::guard::guarded;
 use super::observer::Observer;
 use super::recipe::Recipe;
@@ -29,6 +30,8 @@ pub struct TrainingJob<'a> {
     pub train: &'a [usize],
     pub validation: &'a [usize],
     pub checkpoints: CheckpointFolder,
+    /// Weights to begin with, and the position of this network among those that are trained.
+    pub beginning: Option<(&'a Beginning, usize)>,
     pub compute: &'a Compute,
     pub seed: u64,
     /// Training ends so that it is over by then.
@@ -57,7 +60,7 @@ pub fn train(
 ) -> Result<Trained> {
     let training = &job.source.recipe.training;
     let started = Instant::now();
-    let (mut learner, mut progress) = begin(job)?;
+    let (mut learner, mut progress) = begin(job, observer)?;
     let seconds_before = progress.seconds;
     let mut bad_steps = 0;
     let mut slices_expected = 0; // known once an epoch is over
@@ -187,7 +190,7 @@ fn first_validation_time(job: &TrainingJob, learner: &Learner) -> Result<Duratio
 }
 
 /// Fresh weights, or everything as the last checkpoint left it.
-fn begin(job: &TrainingJob) -> Result<(Learner, Progress)> {
+fn begin(job: &TrainingJob, observer: &dyn Observer) -> Result<(Learner, Progress)> {
     let recipe = job.source.recipe;
     let training = &recipe.training;
     let fresh = fresh_network(recipe, job.source.outputs(), job.compute, job.seed)?;
@@ -210,7 +213,15 @@ fn begin(job: &TrainingJob) -> Result<(Learner, Progress)> {
         }
         None => {
             let progress = Progress::new(training.optimiser.learning_rate);
-            let learner = Learner::new(fresh, setup, job.compute)?;
+            let network = match &job.beginning {
+                Some((beginning, index)) => {
+                    let taken = beginning.taken_over(*index, network_tensors(&fresh)?)?;
+                    observer.say(&format!("{}: {}", job.name, taken.described()));
+                    with_tensors(fresh, &taken.weights, &job.compute.device)?
+                }
+                None => fresh,
+            };
+            let learner = Learner::new(network, setup, job.compute)?;
             job.checkpoints
                 .save_last(&checkpoint(&learner, &progress)?)?;
             Ok((learner, progress))
