@@ -48,7 +48,7 @@ impl Beginning {
     /// turn) has in the same name and shape.
     ///
     /// # Errors
-    /// None fits: another kind of network.
+    /// Fewer than half of them fit: another kind of network.
     pub fn taken_over(&self, index: usize, fresh: NamedTensors) -> Result<TakenOver> {
         let given = self.networks.get(index % self.networks.len().max(1));
         let mut result = TakenOver {
@@ -77,10 +77,12 @@ impl Beginning {
             };
             result.weights.insert(name, tensor);
         }
-        if result.taken == 0 {
-            return Err(Error::invalid(
-                "none of the weights of --from fits this recipe's network; its kind, widths or channels are others: take the recipe that the model was trained with ('ctseg inspect MODEL' shows it)",
-            ));
+        let all = result.weights.len();
+        if 2 * result.taken < all {
+            return Err(Error::invalid(format!(
+                "only {} of {all} tensors of --from fit this recipe's network; its kind or widths are others: take the recipe that the model was trained with ('ctseg inspect MODEL' shows it)",
+                result.taken
+            )));
         }
         Ok(result)
     }
@@ -121,6 +123,8 @@ mod tests {
                     "encoder.0.0.conv.weight".to_owned(),
                     tensor(&[4, channels, 3, 3], value),
                 ),
+                ("up.0.weight".to_owned(), tensor(&[8, 4, 2, 2], value)),
+                ("up.0.bias".to_owned(), tensor(&[4], value)),
                 (
                     "decoder.0.0.conv.weight".to_owned(),
                     tensor(&[4, 8, 3, 3], value),
@@ -135,7 +139,7 @@ mod tests {
             networks: vec![network(1.0, 2, 3), network(2.0, 2, 3)],
         };
         let taken = beginning.taken_over(1, network(0.0, 3, 5)).unwrap();
-        assert_eq!(taken.taken, 1);
+        assert_eq!(taken.taken, 3);
         assert_eq!(taken.weights["decoder.0.0.conv.weight"].values[0], 2.0);
         assert_eq!(taken.weights["head.weight"], tensor(&[5, 4, 1, 1], 0.0));
         assert!(
@@ -145,7 +149,7 @@ mod tests {
         );
         // There are two networks: the third begins with the first's.
         let taken = beginning.taken_over(2, network(0.0, 2, 3)).unwrap();
-        assert_eq!((taken.taken, taken.anew.len()), (3, 0));
+        assert_eq!((taken.taken, taken.anew.len()), (5, 0));
         assert_eq!(taken.weights["head.weight"].values[0], 1.0);
         let other = NamedTensors::from([("stem.weight".to_owned(), tensor(&[1], 0.0))]);
         assert!(beginning.taken_over(0, other).is_err());
