@@ -33,7 +33,8 @@ fn epoch(
     let mut numbers = Vec::new();
     while let Some(batch) = batches.recv().unwrap().unwrap() {
         let [count, channels, depth, height, width] = batch.input_shape;
-        assert_eq!((depth, batch.targets_shape[2]), (1, 1));
+        let seen = 2 * recipe.network.neighbours() + 1;
+        assert_eq!((depth, batch.targets_shape[2]), (seen, 1));
         assert!(count <= recipe.training.batch_size && channels == recipe.channels());
         assert_eq!(
             height % recipe.network.multiple() + width % recipe.network.multiple(),
@@ -270,9 +271,9 @@ fn a_share_of_the_patches_loses_its_prior() {
         assert!(send_epoch(&source, &[0, 1], 1, 0, &to));
         let mut priors = Vec::new();
         while let Some(batch) = batches.recv().unwrap().unwrap() {
-            let [_, channels, _, height, width] = batch.input_shape;
-            let prior = &batch.input[(channels - 1) * height * width..];
-            let image = &batch.input[..(channels - 1) * height * width];
+            let [_, channels, depth, height, width] = batch.input_shape;
+            let images = (channels - 1) * depth * height * width;
+            let (image, prior) = batch.input.split_at(images);
             assert!(image.iter().any(|v| *v > 0.0));
             priors.push(prior.iter().any(|v| *v > 0.0));
         }
