@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use ctseg::arrays::augmentation::{Augmentation, Cut};
-use ndarray::{Array2, Array3};
+use ndarray::{Array2, Array3, Axis};
 
 fn main() {
     // Cargo passes --bench to every benchmark.
@@ -51,8 +51,11 @@ fn rate(augmentation: &Augmentation, side: usize, patches: u64) -> f64 {
         augmentation.fill(
             &cut,
             seed,
-            (slice.view(), labels.view()),
-            (patch.view_mut(), patch_labels.view_mut()),
+            (&[slice.view()], labels.view()),
+            (
+                patch.view_mut().insert_axis(Axis(1)),
+                patch_labels.view_mut(),
+            ),
         );
         std::hint::black_box((&patch, &patch_labels));
     }

@@ -3,15 +3,13 @@
 #[path = "common/learners.rs"]
 mod learners;
 
-use ctseg::tensors::batch::Batch;
-use ctseg::tensors::device::{Compute, DeviceChoice};
+use ctseg::tensors::device::DeviceChoice;
 use ctseg::tensors::inference::Inference;
-use ctseg::tensors::learner::{Learner, LearnerSetup};
-use ctseg::tensors::networks::NetworkConfig;
+use ctseg::tensors::learner::Learner;
 use ctseg::tensors::optimisers::OptimiserKind;
 use ctseg::tensors::precision::Precision;
-use ctseg::tensors::weights::{NamedTensors, with_tensors};
-use learners::{batch, engines, learner, open, setup, unet, weights};
+use ctseg::tensors::weights::with_tensors;
+use learners::{batch, engines, learner, open, setup, unet};
 
 #[test]
 fn every_optimiser_learns_on_every_engine_and_its_state_survives() {
@@ -22,6 +20,7 @@ fn every_optimiser_learns_on_every_engine_and_its_state_survives() {
             OptimiserKind::Adam,
             OptimiserKind::AdamW,
             OptimiserKind::Sgd,
+            OptimiserKind::RmsProp,
         ] {
             let mut learner = learner(&config, setup(kind), &compute);
             let step = |learner: &mut Learner, index: u64| {
@@ -104,7 +103,13 @@ fn a_network_in_use_equals_itself_on_other_engines_and_unfolded() {
 #[cfg(feature = "libtorch")]
 mod libtorch {
     use super::*;
+    use ctseg::tensors::batch::Batch;
+    use ctseg::tensors::device::Compute;
+    use ctseg::tensors::learner::LearnerSetup;
     use ctseg::tensors::libtorch::{cpu_memory, limit_cpu_memory, reset_cpu_peak};
+    use ctseg::tensors::networks::NetworkConfig;
+    use ctseg::tensors::weights::NamedTensors;
+    use learners::weights;
     use std::sync::{Mutex, PoisonError};
 
     fn flat(tensors: &NamedTensors) -> Vec<f32> {
