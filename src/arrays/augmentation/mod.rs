@@ -9,7 +9,7 @@ mod placement;
 mod space;
 mod volume;
 
-use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut4, Axis};
+use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, ArrayViewMut4, Axis};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -66,17 +66,7 @@ impl Augmentation {
             if index >= cut.image_channels {
                 continue;
             }
-            // Own numbers for each channel: what happens to one shifts nothing in the next.
-            rng.set_stream(index as u64 + 1);
-            rng.set_word_pos(0);
-            match stack.as_slice_mut() {
-                Some(values) => self.change(values, [height, width], false, &mut rng),
-                None => {
-                    let mut values: Vec<f32> = stack.iter().copied().collect();
-                    self.change(&mut values, [height, width], false, &mut rng);
-                    stack.iter_mut().zip(values).for_each(|(to, v)| *to = v);
-                }
-            }
+            self.change_channel(index, &mut stack, false, &mut rng);
             if let Some(edge) = &edge {
                 stack.outer_iter_mut().for_each(|plane| edge.clear(plane));
             }
@@ -97,6 +87,28 @@ impl Augmentation {
             *flipped = self.flip_axes.contains(axis) && rng.random::<bool>();
         }
         turn
+    }
+
+    /// The intensity changes of channel `index`, planes (y, x) one after the other.
+    fn change_channel(
+        &self,
+        index: usize,
+        stack: &mut ArrayViewMut3<f32>,
+        is_volume: bool,
+        rng: &mut ChaCha8Rng,
+    ) {
+        // Own numbers for each channel: what happens to one shifts nothing in the next.
+        rng.set_stream(index as u64 + 1);
+        rng.set_word_pos(0);
+        let (_, height, width) = stack.dim();
+        match stack.as_slice_mut() {
+            Some(values) => self.change(values, [height, width], is_volume, rng),
+            None => {
+                let mut values: Vec<f32> = stack.iter().copied().collect();
+                self.change(&mut values, [height, width], is_volume, rng);
+                stack.iter_mut().zip(values).for_each(|(to, v)| *to = v);
+            }
+        }
     }
 
     /// The intensity changes in nnU-Net's order, of planes of `size` (y, x) one after the other; those of a

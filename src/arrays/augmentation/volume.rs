@@ -47,17 +47,7 @@ impl Augmentation {
         placement.sample_linear(volume, patch.view_mut());
         let channels = patch.axis_iter_mut(Axis(0)).take(cut.image_channels);
         for (index, mut channel) in channels.enumerate() {
-            // Own numbers for each channel: what happens to one shifts nothing in the next.
-            rng.set_stream(index as u64 + 1);
-            rng.set_word_pos(0);
-            match channel.as_slice_mut() {
-                Some(values) => self.change(values, [height, width], true, &mut rng),
-                None => {
-                    let mut values: Vec<f32> = channel.iter().copied().collect();
-                    self.change(&mut values, [height, width], true, &mut rng);
-                    channel.iter_mut().zip(values).for_each(|(to, v)| *to = v);
-                }
-            }
+            self.change_channel(index, &mut channel, true, &mut rng);
             if let Some(edge) = &edge {
                 edge.clear(channel);
             }
