@@ -15,6 +15,7 @@ use crate::pipeline::generated;
 use crate::pipeline::observer::Observer;
 use crate::pipeline::recipe::Recipe;
 use crate::pipeline::run_folder::RunFolder;
+use crate::pipeline::sides::mirrored_where_possible;
 
 #[derive(Args)]
 pub struct FitArgs {
@@ -97,6 +98,7 @@ pub fn run(args: FitArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         }
     };
     let dataset = Dataset::open_in(&data, data_root.as_deref())?;
+    let recipe = mirrored_where_possible(recipe, &dataset.structures, observer.as_ref());
     let job = FitJob {
         recipe,
         dataset,

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::dataset::Structure;
+use super::observer::Observer;
+use super::recipe::Recipe;
+use crate::arrays::augmentation::FlipAxis;
 use crate::error::{Error, Result};
 
 /// For the label values of paired structures the value of the other side's; the others have none.
@@ -52,6 +55,33 @@ pub fn counterparts(structures: &[Structure], named: &[[String; 2]]) -> Result<B
     Ok(pairs)
 }
 
+/// `recipe` as it can be trained on `structures`: where one of a side has no other, patches are not mirrored along
+/// x, and `observer` hears of it.
+pub fn mirrored_where_possible(
+    mut recipe: Recipe,
+    structures: &[Structure],
+    observer: &dyn Observer,
+) -> Recipe {
+    let Some(augmentation) = recipe.training.augmentation.as_mut() else {
+        return recipe;
+    };
+    let named = augmentation.mirror_pairs.as_flattened();
+    let lonely = structures.iter().find_map(|structure| {
+        let other = other_side(&structure.name)?;
+        let is = |name: &str, wanted: &str| name.to_lowercase() == wanted.to_lowercase();
+        let paired = structures.iter().any(|s| is(&s.name, &other))
+            || named.iter().any(|name| is(name, &structure.name));
+        (!paired).then_some((&structure.name, other))
+    });
+    if let (Some((name, other)), true) = (lonely, augmentation.flip_axes.contains(&FlipAxis::X)) {
+        augmentation.flip_axes.retain(|axis| *axis != FlipAxis::X);
+        observer.warn(&format!(
+            "patches are not mirrored along x: the dataset has '{name}' and no '{other}'; training.augmentation.mirror_pairs can name its pair"
+        ));
+    }
+    recipe
+}
+
 /// The name in lower case with its side changed; none for a name without a side.
 fn other_side(name: &str) -> Option<String> {
     const SIDES: [[&str; 2]; 3] = [["left", "right"], ["lt", "rt"], ["l", "r"]];
@@ -88,6 +118,7 @@ fn whole_word(name: &str, word: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::observer::Silent;
 
     fn structures(names: &[&str]) -> Vec<Structure> {
         let numbered = (1..).zip(names);
@@ -123,6 +154,20 @@ mod tests {
         let pairs = counterparts(&all, &[["odd".to_owned(), "Even".to_owned()]]).unwrap();
         let expected = BTreeMap::from([(2, 3), (3, 2), (4, 5), (5, 4)]);
         assert_eq!(pairs, expected);
+    }
+
+    #[test]
+    fn where_a_side_is_missing_nothing_is_mirrored_along_x() {
+        let recipe = Recipe::named("refine", &[]).unwrap();
+        let flips = |names: &[&str], recipe: &Recipe| {
+            let fitted = mirrored_where_possible(recipe.clone(), &structures(names), &Silent);
+            fitted.training.augmentation.unwrap().flip_axes
+        };
+        assert_eq!(flips(&["Eye_L", "eye_r", "liver"], &recipe), [FlipAxis::X]);
+        assert_eq!(flips(&["eye_left", "liver"], &recipe), []);
+        let named = "training.augmentation.mirror_pairs=[['eye_left', 'eye_left']]".to_owned();
+        let named = Recipe::named("refine", &[named]).unwrap();
+        assert_eq!(flips(&["eye_left", "liver"], &named), [FlipAxis::X]);
     }
 
     #[test]
