@@ -36,21 +36,15 @@ pub fn counterparts(structures: &[Structure], named: &[[String; 2]]) -> Result<B
         pairs.insert(one, other);
         pairs.insert(other, one);
     }
+    if let Some((name, other)) = without_other_side(structures, named) {
+        return Err(Error::invalid(format!(
+            "'{name}' has a side, but the dataset has no '{other}' to become when it is mirrored; take \"x\" out of training.augmentation.flip_axes, or name its pair (or ['{name}', '{name}']) in mirror_pairs"
+        )));
+    }
     for structure in structures {
-        let Some(other) = other_side(&structure.name) else {
-            continue;
-        };
-        if pairs.contains_key(&structure.value) {
-            continue;
+        if let Some(other) = other_side(&structure.name).and_then(|name| value(&name)) {
+            pairs.entry(structure.value).or_insert(other);
         }
-        let other = value(&other).ok_or_else(|| {
-            Error::invalid(format!(
-                "'{}' has a side, but the dataset has no '{other}' to become when it is mirrored; take \"x\" out of training.augmentation.flip_axes, or name its pair (or ['{1}', '{1}']) in mirror_pairs",
-                structure.name,
-                structure.name,
-            ))
-        })?;
-        pairs.insert(structure.value, other);
     }
     Ok(pairs)
 }
@@ -62,24 +56,34 @@ pub fn mirrored_where_possible(
     structures: &[Structure],
     observer: &dyn Observer,
 ) -> Recipe {
+    if !recipe.training.flips(FlipAxis::X) {
+        return recipe;
+    }
     let Some(augmentation) = recipe.training.augmentation.as_mut() else {
         return recipe;
     };
-    let named = augmentation.mirror_pairs.as_flattened();
-    let lonely = structures.iter().find_map(|structure| {
-        let other = other_side(&structure.name)?;
-        let is = |name: &str, wanted: &str| name.to_lowercase() == wanted.to_lowercase();
-        let paired = structures.iter().any(|s| is(&s.name, &other))
-            || named.iter().any(|name| is(name, &structure.name));
-        (!paired).then_some((&structure.name, other))
-    });
-    if let (Some((name, other)), true) = (lonely, augmentation.flip_axes.contains(&FlipAxis::X)) {
+    if let Some((name, other)) = without_other_side(structures, &augmentation.mirror_pairs) {
         augmentation.flip_axes.retain(|axis| *axis != FlipAxis::X);
         observer.warn(&format!(
             "patches are not mirrored along x: the dataset has '{name}' and no '{other}'; training.augmentation.mirror_pairs can name its pair"
         ));
     }
     recipe
+}
+
+/// The first structure of a side whose other side is neither in the dataset nor named, and how that would be
+/// called.
+fn without_other_side<'a>(
+    structures: &'a [Structure],
+    named: &[[String; 2]],
+) -> Option<(&'a str, String)> {
+    let is = |name: &str, wanted: &str| name.to_lowercase() == wanted.to_lowercase();
+    structures.iter().find_map(|structure| {
+        let other = other_side(&structure.name)?;
+        let paired = structures.iter().any(|s| is(&s.name, &other))
+            || named.iter().flatten().any(|name| is(name, &structure.name));
+        (!paired).then_some((structure.name.as_str(), other))
+    })
 }
 
 /// The name in lower case with its side changed; none for a name without a side.
