@@ -2,7 +2,7 @@
 //!
 //! Layers, each importing only those above it in this list: [`values`] (grids, volumes) – [`arrays`]
 //! (NIfTI, resampling, preprocessing, metrics, phantoms) beside [`tensors`] (networks, losses, optimiser,
-//! weights) – [`pipeline`] (recipes, datasets, training, prediction) – [`outside`] (progress) – [`cli`].
+//! weights) – [`pipeline`] (recipes, datasets, training, prediction) – [`outside`] (pictures, progress) – [`cli`].
 
 pub mod arrays;
 pub mod cli;

@@ -19,7 +19,7 @@ const MAY_KNOW: [(&str, &[&str]); 6] = [
 ];
 
 /// Crates and the only places that may name them.
-const ONLY_IN: [(&str, &[&str]); 9] = [
+const ONLY_IN: [(&str, &[&str]); 12] = [
     ("burn::", &["tensors", "pipeline"]),
     ("burn_tch::", &["tensors/libtorch"]),
     ("tch::", &["tensors/libtorch"]),
@@ -29,6 +29,9 @@ const ONLY_IN: [(&str, &[&str]); 9] = [
     ("safetensors::", &["tensors/weights.rs"]),
     ("flate2::", &["arrays/nifti"]),
     ("toml::", &["pipeline", "cli"]),
+    ("image::", &["outside/pictures"]),
+    ("plotters::", &["outside/pictures"]),
+    ("noto_sans_mono_bitmap::", &["outside/pictures"]),
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

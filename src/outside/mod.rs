@@ -1,3 +1,4 @@
 //! What the user sees and what other programs hear.
 
+pub mod pictures;
 pub mod progress;
