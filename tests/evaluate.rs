@@ -143,3 +143,27 @@ fn predictions_find_their_case_of_a_dataset_by_id_or_by_a_name_that_is_its_alone
         "{summary}"
     );
 }
+
+#[test]
+fn voxels_that_the_dataset_ignores_are_not_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    write(&at("pred/a.nii.gz"), [1, 1, 1, 0]);
+    write(&at("set/labels/a.nii.gz"), [1, 0, 7, 7]);
+    write(&at("set/images/a.nii.gz"), [0; 4]);
+    let text = "name = \"s\"\nimages = \"images/*.nii.gz\"\nlabels = \"labels/{case}.nii.gz\"\nignore = 7\n[structures]\nliver = 1\n";
+    std::fs::write(at("set/set.toml"), text).unwrap();
+    run(
+        folder.path(),
+        &["evaluate", "pred", "set/set.toml", "-o", "out"],
+        0,
+    );
+    let summary: Value =
+        serde_json::from_slice(&std::fs::read(at("out/summary.json")).unwrap()).unwrap();
+    let liver = &summary["per_structure"]["liver"];
+    // Of two voxels that count one is right, one predicted in vain.
+    for (metric, expected) in [("dice", 2.0 / 3.0), ("recall", 1.0), ("accuracy", 0.5)] {
+        let found = liver[metric].as_f64().unwrap_or(f64::NAN);
+        assert!((found - expected).abs() < 1e-9, "{metric}: {summary}");
+    }
+}

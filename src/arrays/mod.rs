@@ -3,6 +3,7 @@
 
 pub mod augmentation;
 pub mod components;
+pub mod distance;
 mod gaussian;
 pub mod histogram;
 pub mod metrics;

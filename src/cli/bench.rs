@@ -27,6 +27,9 @@ pub struct BenchArgs {
     /// Slices or patches per step
     #[arg(long, requires = "network")]
     batch: Option<usize>,
+    /// Structures that the network marks
+    #[arg(long, default_value_t = 5)]
+    structures: usize,
     /// Measure this only [default: both]
     #[arg(long, value_enum)]
     mode: Option<Mode>,
@@ -80,6 +83,7 @@ pub fn run(args: BenchArgs, settings: &Settings) -> anyhow::Result<Outcome> {
                 network: &subject.network,
                 size: subject.size,
                 batch: subject.batch,
+                structures: args.structures,
                 pass: *pass,
                 time,
                 recompute: args.recompute,
@@ -165,6 +169,7 @@ fn described(
         "settings": measurement.network,
         "size": space,
         "batch": measurement.batch,
+        "structures": measurement.structures,
         "mode": match measurement.pass { Pass::Forward => "forward", Pass::Training => "training" },
         "recompute": measurement.recompute && measurement.pass == Pass::Training,
         "threads": settings.threads,

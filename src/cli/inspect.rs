@@ -171,6 +171,9 @@ fn dataset(dataset: &Dataset) -> Result<(String, Value)> {
         .map(|s| vec![s.name.clone(), s.value.to_string()])
         .collect();
     text += &table(&["structure", "label"], &structures);
+    if let Some(ignore) = dataset.ignore {
+        text += &format!("label {ignore} is ignored\n");
+    }
     let rows: Vec<Vec<String>> = dataset
         .cases
         .iter()
@@ -206,7 +209,7 @@ fn dataset(dataset: &Dataset) -> Result<(String, Value)> {
         .collect();
     Ok((
         text,
-        json!({"kind": "dataset", "name": dataset.name, "layout": dataset.layout.to_string(), "structures": names, "cases": cases}),
+        json!({"kind": "dataset", "name": dataset.name, "layout": dataset.layout.to_string(), "structures": names, "ignore": dataset.ignore, "cases": cases}),
     ))
 }
 
@@ -269,13 +272,15 @@ fn recipe_with(recipe: &Recipe, outputs: usize) -> Result<(String, Value)> {
         .init(recipe.channels(), outputs, &compute.device)?;
     let (layers, value) = layer_table(&network_tensors(&network)?);
     let text = format!(
-        "recipe {} (stage {}): {} on {:?} mm, {} input channels, {outputs} output maps, slices a multiple of {}\n{layers}",
+        "recipe {} (stage {}): {} on {:?} mm, {} input channels, {outputs} {} output maps, slices a multiple of {}, loss {}\n{layers}",
         recipe.name,
         recipe.stage,
         recipe.network.name(),
         recipe.spacing_mm,
         recipe.channels(),
+        recipe.outputs.name(),
         recipe.network.multiple(),
+        recipe.training.loss.name(),
     );
     Ok((
         text,

@@ -1,13 +1,26 @@
 //! One held-out case: Dice, IoU and the recipe's loss from logits on the network's grid, in plain memory.
 
-use ndarray::{ArrayView2, ArrayView3, ArrayView4, Axis, Zip};
+use burn::tensor::Device;
+use ndarray::{Array3, ArrayView2, ArrayView3, ArrayView4, Axis, Zip};
 use rayon::prelude::*;
 
+use super::case_loss::case_loss;
+use super::recipe::Recipe;
 use crate::arrays::metrics::Overlap;
-use crate::tensors::losses::Loss;
+use crate::error::Result;
+use crate::tensors::losses::{Loss, LossConfig, Outputs};
 
-/// Added to numerator and denominator of the soft Dice, as in training.
-const SMOOTH: f64 = 1.0;
+/// What a case is scored by.
+pub struct Scored<'a> {
+    pub recipe: &'a Recipe,
+    pub loss: &'a Loss,
+    /// The label values of each output map.
+    pub maps: &'a [Vec<u16>],
+    /// Value of the labels of which nothing is known; they count nothing.
+    pub ignore: Option<u16>,
+    /// For losses that are no sums over voxels.
+    pub device: &'a Device,
+}
 
 /// How good one case's logits are.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,56 +28,89 @@ pub struct CaseScore {
     /// For each output map; none where it neither holds nor predicts the structure.
     pub dice: Vec<Option<f64>>,
     pub iou: Vec<Option<f64>>,
-    /// The loss of training, with the case as its batch.
+    /// The loss of training: of cross-entropy and Dice of independent structures with the case as its batch,
+    /// summed in f64; of the others see [`case_loss`].
     pub loss: f64,
 }
 
-/// Scores `logits` against `labels`; `maps` are the label values of each output map.
+/// Scores `logits` against `labels`.
 ///
-/// Logits above 0 count as predicted. The loss is [`Loss::compute`]'s, summed in f64. The result is the
-/// same for any number of threads.
+/// Of independent structures logits above 0 count as predicted; of exclusive classes the largest one that is
+/// above 0, the background's. The result is the same for any number of threads.
 ///
 /// # Shapes
 /// - `logits`: (map, z, y, x); `labels`: (z, y, x)
 pub fn case_score(
-    loss: Loss,
+    scored: &Scored,
     logits: ArrayView4<f32>,
     labels: ArrayView3<u16>,
-    maps: &[Vec<u16>],
-) -> CaseScore {
+) -> Result<CaseScore> {
+    let largest = match scored.loss.outputs {
+        Outputs::Independent => None,
+        Outputs::Exclusive => Some(largest_above_background(logits)),
+    };
     let sums: Vec<Sums> = logits
         .axis_iter(Axis(0))
-        .zip(maps)
+        .zip(scored.maps)
         .map(|(map, values)| {
             let slices: Vec<Sums> = (0..map.len_of(Axis(0)))
                 .into_par_iter()
                 .map(|z| {
                     let (map, labels) = (map.index_axis(Axis(0), z), labels.index_axis(Axis(0), z));
-                    Sums::of(map, labels, values)
+                    let least = largest.as_ref().map(|all| all.index_axis(Axis(0), z));
+                    Sums::of(map, labels, least, (values, scored.ignore))
                 })
                 .collect();
             // Added in order, so that the number of threads changes nothing.
             slices.into_iter().fold(Sums::default(), Sums::plus)
         })
         .collect();
-    let count = sums.len().max(1) as f64;
-    let voxels = labels.len().max(1) as f64;
-    let cross_entropy = sums.iter().map(|s| s.cross_entropy).sum::<f64>() / (voxels * count);
-    let soft_dice = 1.0 - sums.iter().map(Sums::soft_dice).sum::<f64>() / count;
-    CaseScore {
+    Ok(CaseScore {
         dice: sums.iter().map(|s| s.overlap().dice()).collect(),
         iou: sums.iter().map(|s| s.overlap().iou()).collect(),
-        loss: match loss {
-            Loss::Bce => cross_entropy,
-            Loss::Dice => soft_dice,
-            Loss::BceDice => cross_entropy + soft_dice,
+        loss: match from_sums(scored.loss, &sums) {
+            Some(loss) => loss,
+            None => case_loss(scored, logits, labels)?,
         },
+    })
+}
+
+/// The largest logit of each voxel, 0 where none is above the background's: (z, y, x).
+fn largest_above_background(logits: ArrayView4<f32>) -> Array3<f32> {
+    let (_, z, y, x) = logits.dim();
+    let mut largest = Array3::zeros((z, y, x));
+    for map in logits.outer_iter() {
+        Zip::from(&mut largest)
+            .and(&map)
+            .par_for_each(|largest, logit| *largest = f32::max(*largest, *logit));
+    }
+    largest
+}
+
+/// The loss where sums over voxels are all that it asks for.
+fn from_sums(loss: &Loss, sums: &[Sums]) -> Option<f64> {
+    if loss.outputs != Outputs::Independent || loss.weights.is_some() {
+        return None;
+    }
+    let maps = sums.len().max(1) as f64;
+    let known = sums.iter().map(|s| s.known).sum::<u64>().max(1) as f64;
+    let cross_entropy = sums.iter().map(|s| s.cross_entropy).sum::<f64>() / known;
+    let dice = |smooth: f64| 1.0 - sums.iter().map(|s| s.soft_dice(smooth)).sum::<f64>() / maps;
+    match &loss.config {
+        LossConfig::Bce(_) => Some(cross_entropy),
+        LossConfig::Dice(s) if !s.per_sample => Some(dice(s.smooth)),
+        LossConfig::BceDice(s) if !s.per_sample => {
+            Some(s.cross_entropy_weight * cross_entropy + s.dice_weight * dice(s.smooth))
+        }
+        _ => None,
     }
 }
 
 /// Sums over the voxels of one map.
 #[derive(Debug, Clone, Copy, Default)]
 struct Sums {
+    /// Voxels that count.
+    known: u64,
     both: u64,
     predicted: u64,
     there: u64,
@@ -74,10 +120,20 @@ struct Sums {
 }
 
 impl Sums {
-    fn of(logits: ArrayView2<f32>, labels: ArrayView2<u16>, values: &[u16]) -> Self {
+    /// `largest`: of exclusive classes the logit that a structure must reach.
+    fn of(
+        logits: ArrayView2<f32>,
+        labels: ArrayView2<u16>,
+        largest: Option<ArrayView2<f32>>,
+        (values, ignore): (&[u16], Option<u16>),
+    ) -> Self {
         let mut sums = Self::default();
-        Zip::from(logits).and(labels).for_each(|x, label| {
-            let (predicted, there) = (*x > 0.0, values.contains(label));
+        let mut add = |x: f32, label: u16, wins: bool| {
+            if Some(label) == ignore {
+                return;
+            }
+            let (predicted, there) = (x > 0.0 && wins, values.contains(&label));
+            sums.known += 1;
             sums.both += u64::from(predicted && there);
             sums.predicted += u64::from(predicted);
             sums.there += u64::from(there);
@@ -85,15 +141,23 @@ impl Sums {
             let e = (-x.abs()).exp();
             let target = if there { 1.0 } else { 0.0 };
             sums.cross_entropy += f64::from(x.max(0.0) - x * target + e.ln_1p());
-            let probability = if predicted { 1.0 } else { e } / (1.0 + e);
+            let probability = if x > 0.0 { 1.0 } else { e } / (1.0 + e);
             sums.soft_overlap += f64::from(probability * target);
             sums.soft_size += f64::from(probability);
-        });
+        };
+        let zip = Zip::from(logits).and(labels);
+        match largest {
+            None => zip.for_each(|x, label| add(*x, *label, true)),
+            Some(largest) => zip
+                .and(largest)
+                .for_each(|x, label, largest| add(*x, *label, x >= largest)),
+        }
         sums
     }
 
     fn plus(self, other: Self) -> Self {
         Self {
+            known: self.known + other.known,
             both: self.both + other.both,
             predicted: self.predicted + other.predicted,
             there: self.there + other.there,
@@ -103,8 +167,8 @@ impl Sums {
         }
     }
 
-    fn soft_dice(&self) -> f64 {
-        (2.0 * self.soft_overlap + SMOOTH) / (self.soft_size + self.there as f64 + SMOOTH)
+    fn soft_dice(&self, smooth: f64) -> f64 {
+        (2.0 * self.soft_overlap + smooth) / (self.soft_size + self.there as f64 + smooth)
     }
 
     fn overlap(&self) -> Overlap {
@@ -121,8 +185,9 @@ impl Sums {
 mod tests {
     use super::*;
     use crate::tensors::device::DeviceChoice;
+    use crate::tensors::losses::{ClassWeights, DiceSettings, NoSettings, SumSettings};
     use burn::tensor::{Tensor, TensorData};
-    use ndarray::{Array3, Array4};
+    use ndarray::Array4;
 
     const MAPS: usize = 3;
 
@@ -135,32 +200,79 @@ mod tests {
         (logits, labels, vec![vec![1], vec![2, 3], vec![300]])
     }
 
+    fn score(
+        loss: &Loss,
+        logits: ArrayView4<f32>,
+        labels: ArrayView3<u16>,
+        maps: &[Vec<u16>],
+    ) -> CaseScore {
+        let recipe = Recipe::named("refine", &[]).unwrap();
+        let scored = Scored {
+            recipe: &recipe,
+            loss,
+            maps,
+            ignore: loss.ignores.then_some(3),
+            device: &DeviceChoice::Auto.device().unwrap(),
+        };
+        case_score(&scored, logits, labels).unwrap()
+    }
+
+    fn exclusive(config: LossConfig) -> Loss {
+        Loss {
+            outputs: Outputs::Exclusive,
+            ..Loss::from(config)
+        }
+    }
+
     #[test]
     fn the_loss_is_that_of_training() {
         let (logits, labels, maps) = case();
         let device = DeviceChoice::Auto.device().unwrap();
-        // One batch of one patch: slices side by side are one long slice.
-        let shape = [1, MAPS, 1, 20, 6];
-        let targets: Vec<f32> = maps
-            .iter()
-            .flat_map(|values| {
-                labels
-                    .iter()
-                    .map(|l| f32::from(u8::from(values.contains(l))))
-            })
-            .collect();
-        let tensor =
-            |values: Vec<f32>| Tensor::<5>::from_data(TensorData::new(values, shape), &device);
-        for loss in [Loss::Bce, Loss::Dice, Loss::BceDice] {
-            let expected = loss
-                .compute(
-                    tensor(logits.iter().copied().collect()),
-                    tensor(targets.clone()),
-                )
-                .into_scalar::<f32>();
-            let found = case_score(loss, logits.view(), labels.view(), &maps).loss;
+        // One batch of four slices, which is less than the recipe's.
+        let shape = [4, MAPS, 1, 5, 6];
+        let by_slice = |m: usize, z: usize, of: &dyn Fn(usize, [usize; 3]) -> f32| {
+            let pixels = (0..30).map(|i| of(m, [z, i / 6, i % 6]));
+            pixels.collect::<Vec<f32>>()
+        };
+        let tensor = |of: &dyn Fn(usize, [usize; 3]) -> f32| {
+            let values: Vec<f32> = (0..4)
+                .flat_map(|z| (0..MAPS).flat_map(move |m| by_slice(m, z, of)))
+                .collect();
+            Tensor::<5>::from_data(TensorData::new(values, shape), &device)
+        };
+        let weighted = Loss {
+            weights: Some(ClassWeights {
+                structures: vec![1.0, 2.0, 0.5],
+                background: 1.0,
+            }),
+            ..Loss::default()
+        };
+        let ignoring = Loss {
+            ignores: true,
+            ..Loss::default()
+        };
+        let mut focal = Loss::from(LossConfig::Focal(Default::default()));
+        focal.ignores = true;
+        for loss in [
+            Loss::from(LossConfig::Bce(NoSettings {})),
+            Loss::from(LossConfig::Dice(DiceSettings::default())),
+            Loss::default(),
+            weighted,
+            ignoring,
+            focal,
+            exclusive(LossConfig::CeDice(SumSettings::default())),
+            exclusive(LossConfig::Topk(Default::default())),
+        ] {
+            let target = |m: usize, at: [usize; 3]| match labels[at] {
+                3 if loss.ignores => f32::NAN,
+                label => f32::from(u8::from(maps[m].contains(&label))),
+            };
+            let logit = |m: usize, [z, y, x]: [usize; 3]| logits[[m, z, y, x]];
+            let expected = loss.compute(tensor(&logit), tensor(&target), None);
+            let expected = f64::from(expected.into_scalar::<f32>());
+            let found = score(&loss, logits.view(), labels.view(), &maps).loss;
             assert!(
-                (found - f64::from(expected)).abs() < 2e-6,
+                (found - expected).abs() < 2e-6 * expected.max(1.0),
                 "{loss:?}: {found} against {expected}"
             );
         }
@@ -172,9 +284,37 @@ mod tests {
         logits.fill(-1.0);
         // All of map 0 is predicted; a quarter of the voxels hold label 1.
         logits.index_axis_mut(Axis(0), 0).fill(1.0);
-        let score = case_score(Loss::Bce, logits.view(), labels.view(), &maps);
-        assert_eq!(score.dice, [Some(0.4), Some(0.0), None]);
-        assert_eq!(score.iou, [Some(0.25), Some(0.0), None]);
+        let found = score(&Loss::default(), logits.view(), labels.view(), &maps);
+        assert_eq!(found.dice, [Some(0.4), Some(0.0), None]);
+        assert_eq!(found.iou, [Some(0.25), Some(0.0), None]);
+        // Where label 3 is ignored, a third of what is left does.
+        let ignoring = Loss {
+            ignores: true,
+            ..Loss::default()
+        };
+        let found = score(&ignoring, logits.view(), labels.view(), &maps);
+        assert_eq!(found.dice, [Some(0.5), Some(0.0), None]);
+    }
+
+    #[test]
+    fn of_exclusive_classes_only_the_largest_is_predicted() {
+        let (mut logits, labels, maps) = case();
+        logits.fill(1.0);
+        logits.index_axis_mut(Axis(0), 1).fill(2.0);
+        let loss = exclusive(LossConfig::CeDice(SumSettings::default()));
+        let found = score(&loss, logits.view(), labels.view(), &maps);
+        // Half of the voxels hold label 2 or 3.
+        assert_eq!(found.iou, [Some(0.0), Some(0.5), None]);
+        logits.fill(-0.5);
+        let found = score(&loss, logits.view(), labels.view(), &maps);
+        assert_eq!(found.iou, [Some(0.0), Some(0.0), None]);
+        let independent = score(
+            &Loss::default(),
+            logits.mapv(|_| 1.0).view(),
+            labels.view(),
+            &maps,
+        );
+        assert_eq!(independent.iou, [Some(0.25), Some(0.5), Some(0.0)]);
     }
 
     #[test]
@@ -183,7 +323,7 @@ mod tests {
         let logits = logits * 1e5;
         let on = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-            let score = || case_score(Loss::BceDice, logits.view(), labels.view(), &maps);
+            let score = || score(&Loss::default(), logits.view(), labels.view(), &maps);
             pool.build().unwrap().install(score)
         };
         assert!(on(1).loss.is_finite());

@@ -108,13 +108,14 @@ fn compare(
     reference: &Reference,
     known: Option<&[Structure]>,
 ) -> Result<Compared> {
-    let reference = reference.load(case)?.ok_or_else(|| {
+    let ignore = reference.ignore();
+    let mut reference = reference.load(case)?.ok_or_else(|| {
         Error::file(
             path,
             format!("no reference for case '{case}'; expected one label map, or one image, of the same name"),
         )
     })?;
-    let (_, prediction) = read_labels(path)?;
+    let (_, mut prediction) = read_labels(path)?;
     if !prediction.grid.same_as(&reference.grid, TOLERANCE_MM) {
         return Err(Error::file(
             path,
@@ -126,15 +127,19 @@ fn compare(
             ),
         ));
     }
+    let ignored = forget_ignored(&mut prediction, &mut reference, ignore);
     let values = match known {
         Some(structures) => structures.iter().map(|s| s.value).collect(),
         None => occurring(&prediction, &reference),
     };
-    let found = overlaps(&prediction, &reference, &values)?;
+    let mut found = overlaps(&prediction, &reference, &values)?;
+    for overlap in &mut found {
+        overlap.true_negative -= ignored;
+    }
     let roi = read_sidecar(path).and_then(|sidecar| sidecar.cascade.roi);
     Ok(Compared {
         overlaps: values.into_iter().zip(found).collect(),
-        voxels: reference.data.len() as u64,
+        voxels: reference.data.len() as u64 - ignored,
         scores: CaseScores {
             case: case.to_owned(),
             overlaps: Vec::new(),
@@ -143,6 +148,21 @@ fn compare(
             roi_share: roi.map(|roi| roi.voxels() as f64 / reference.data.len() as f64),
         },
     })
+}
+
+/// Background in both where the reference does not know what is there; how many voxels these are.
+fn forget_ignored(prediction: &mut LabelMap, reference: &mut LabelMap, ignore: Option<u16>) -> u64 {
+    let Some(ignore) = ignore else { return 0 };
+    let mut ignored = 0;
+    ndarray::Zip::from(&mut prediction.data)
+        .and(&mut reference.data)
+        .for_each(|prediction, reference| {
+            if *reference == ignore {
+                (*prediction, *reference) = (0, 0);
+                ignored += 1;
+            }
+        });
+    ignored
 }
 
 fn collected(

@@ -78,7 +78,8 @@ impl Fingerprint {
             .par_iter()
             .map(|case| {
                 let facts = guarded(|| {
-                    let loaded = dataset.load(&dataset.cases[*case])?;
+                    let mut loaded = dataset.load(&dataset.cases[*case])?;
+                    loaded.labels = dataset.known_labels(loaded.labels);
                     Ok(case_facts(dataset, &dataset.cases[*case].id, &loaded))
                 });
                 task.advance(1);

@@ -18,6 +18,7 @@ use super::recipe::{Recipe, Region};
 use super::run_folder::{RunFolder, RunSettings};
 use super::sampling::{CaseSource, StageOneResult, mirrored_maps};
 use super::schedule::Keep;
+use super::stage_loss::stage_loss;
 use super::stage_one::{RoiQuality, out_of_fold_results};
 use super::training::{Trained, TrainingJob, train};
 use crate::error::{Error, Result};
@@ -65,6 +66,7 @@ pub fn fit(job: &FitJob, observer: &dyn Observer) -> Result<FitSummary> {
     let started = Instant::now();
     let recipe = &job.recipe;
     Bundle::check_target(&job.model, recipe.stage, &job.dataset.structures)?;
+    stage_loss(recipe, &job.dataset)?;
     check_dataset(&job.dataset, observer)?;
     let begun_from = |from: &Option<PathBuf>| {
         from.as_deref()

@@ -3,9 +3,11 @@
 
 pub mod bundle;
 pub mod cascade;
+mod case_loss;
 pub mod case_score;
 pub mod checkpoint;
 pub mod dataset;
+mod distances;
 mod epoch;
 pub mod evaluation;
 pub mod fine_tuning;
@@ -30,6 +32,7 @@ pub mod segmenter;
 pub mod sides;
 pub mod slice_set;
 mod sliding;
+mod stage_loss;
 pub mod stage_one;
 pub mod tracker;
 pub mod training;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ndarray::parallel::prelude::*;
-use ndarray::{Array2, Array3, Array5, ArrayView2, ArrayView3, ArrayViewMut4, Axis, s};
+use ndarray::{Array2, Array3, Array5, ArrayView3, ArrayViewMut4, Axis, s};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -67,14 +67,14 @@ fn slice_starts(
     [_, height, width]: [usize; 3],
     rng: &mut ChaCha8Rng,
 ) -> Vec<[usize; 3]> {
-    let occupied = |z: usize| {
-        case.labels
-            .index_axis(Axis(0), z)
-            .iter()
-            .any(|label| *label > 0)
+    let any = |z: usize, of: &dyn Fn(u16) -> bool| {
+        let slice = case.labels.index_axis(Axis(0), z);
+        slice.iter().any(|label| of(*label))
     };
-    let (with, mut without): (Vec<usize>, Vec<usize>) =
-        (0..case.labels.dim().0).partition(|z| occupied(*z));
+    // A slice of which nothing is known teaches nothing.
+    let (with, mut without): (Vec<usize>, Vec<usize>) = (0..case.labels.dim().0)
+        .filter(|z| any(*z, &|label| case.is_known(label)))
+        .partition(|z| any(*z, &|label| case.is_structure(label)));
     without.shuffle(rng);
     let wanted = (with.len() as f64 * recipe.training.empty_slice_share).ceil() as usize;
     // A case without any structure still teaches what is not one.
@@ -82,15 +82,15 @@ fn slice_starts(
     with.into_iter()
         .chain(without)
         .map(|z| {
-            let slice = case.labels.index_axis(Axis(0), z);
-            let [y, x] = corner(slice, [height, width], rng);
+            let [y, x] = corner(case, z, [height, width], rng);
             [z, y, x]
         })
         .collect()
 }
 
 /// Where patches of `size` are cut from a volume: with probability `foreground_share` around a random voxel
-/// of a random structure, else anywhere.
+/// of a random structure, else anywhere; where labels may be unknown, around a voxel that is known (nnU-Net's
+/// rule).
 fn volume_starts(
     case: &PreparedCase,
     foreground_share: f64,
@@ -101,19 +101,27 @@ fn volume_starts(
     let (depth, height, width) = case.labels.dim();
     let shape = [depth, height, width];
     let mut voxels: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+    let mut known = Vec::new();
     for (at, label) in case.labels.iter().enumerate() {
-        if *label > 0 {
+        if case.is_structure(*label) {
             voxels.entry(*label).or_default().push(at);
+        }
+        if case.ignore.is_some() && case.is_known(*label) {
+            known.push(at);
         }
     }
     let voxels: Vec<Vec<usize>> = voxels.into_values().collect();
     (0..count)
         .map(|_| {
             let largest: [usize; 3] = std::array::from_fn(|axis| shape[axis] - size[axis]);
-            if voxels.is_empty() || rng.random::<f64>() >= foreground_share {
+            let anywhere = voxels.is_empty() || rng.random::<f64>() >= foreground_share;
+            if anywhere && known.is_empty() {
                 return largest.map(|largest| rng.random_range(0..=largest));
             }
-            let structure = &voxels[rng.random_range(0..voxels.len())];
+            let structure = match anywhere {
+                true => &known,
+                false => &voxels[rng.random_range(0..voxels.len())],
+            };
             let at = structure[rng.random_range(0..structure.len())];
             let middle = [at / (height * width), at / width % height, at % width];
             std::array::from_fn(|axis| {
@@ -125,18 +133,22 @@ fn volume_starts(
         .collect()
 }
 
-/// Where a patch of `size` is cut from a slice: at random, but so that it holds a random pixel of a
-/// structure if the slice has one.
-fn corner(slice: ArrayView2<u16>, size: [usize; 2], rng: &mut ChaCha8Rng) -> [usize; 2] {
+/// Where a patch of `size` is cut from slice `z`: at random, but so that it holds a random pixel of a
+/// structure if the slice has one, else one that is known.
+fn corner(case: &PreparedCase, z: usize, size: [usize; 2], rng: &mut ChaCha8Rng) -> [usize; 2] {
+    let slice = case.labels.index_axis(Axis(0), z);
     let (height, width) = slice.dim();
     if size == [height, width] {
         return [0, 0];
     }
-    let inside: Vec<(usize, usize)> = slice
-        .indexed_iter()
-        .filter(|(_, label)| **label > 0)
-        .map(|(at, _)| at)
-        .collect();
+    let pixels = |of: &dyn Fn(u16) -> bool| -> Vec<(usize, usize)> {
+        let pixels = slice.indexed_iter().filter(|(_, label)| of(**label));
+        pixels.map(|(at, _)| at).collect()
+    };
+    let mut inside = pixels(&|label| case.is_structure(label));
+    if inside.is_empty() && slice.iter().any(|label| !case.is_known(*label)) {
+        inside = pixels(&|label| case.is_known(label));
+    }
     let anchor = (!inside.is_empty()).then(|| inside[rng.random_range(0..inside.len())]);
     let mut draw = |length: usize, size: usize, anchor: Option<usize>| {
         let largest = length - size;
@@ -211,6 +223,7 @@ pub(super) fn assembled(patches: &[Patch], recipe: &Recipe, maps: &Maps) -> Batc
         targets_shape: [patches.len(), structures, marked, height, width],
         input: input.into_raw_vec_and_offset().0,
         targets: targets.into_raw_vec_and_offset().0,
+        distances: None,
     }
 }
 
@@ -254,7 +267,7 @@ impl Patch {
         }
         let labels = (self.case.labels).slice(s![z..z + deep, y..y + rows, x..x + columns]);
         let part = targets.slice_mut(s![.., ..deep, ..rows, ..columns]);
-        mark(labels, maps, part);
+        mark(labels, maps, self.case.ignore, part);
     }
 
     /// The patch of a slice augmented; where the slice goes on, what is turned in is tissue, up to the last
@@ -286,6 +299,7 @@ impl Patch {
         mark(
             labels.insert_axis(Axis(0)).view(),
             maps.seen(mirrored),
+            self.case.ignore,
             targets,
         );
     }
@@ -311,15 +325,29 @@ impl Patch {
         let from = (self.case.channels.view(), self.case.labels.view());
         let turn = changes.fill_volume(&cut, self.seed, from, (input, labels.view_mut()));
         let [_, _, mirrored] = turn.flip;
-        mark(labels.view(), maps.seen(mirrored), targets);
+        mark(
+            labels.view(),
+            maps.seen(mirrored),
+            self.case.ignore,
+            targets,
+        );
     }
 }
 
-/// 1 where a label belongs to a map, 0 elsewhere. `labels`: (z, y, x); `targets`: (structure, z, y, x).
-fn mark(labels: ArrayView3<u16>, maps: &[Vec<u16>], mut targets: ArrayViewMut4<f32>) {
+/// 1 where a label belongs to a map, 0 elsewhere, NaN where it says that nothing is known: a loss that forgot
+/// that would be NaN itself, never silently wrong. `labels`: (z, y, x); `targets`: (structure, z, y, x).
+pub(super) fn mark(
+    labels: ArrayView3<u16>,
+    maps: &[Vec<u16>],
+    ignore: Option<u16>,
+    mut targets: ArrayViewMut4<f32>,
+) {
     for (mut target, values) in targets.axis_iter_mut(Axis(0)).zip(maps) {
         target.zip_mut_with(&labels, |to, label| {
-            *to = f32::from(u8::from(values.contains(label)));
+            *to = match Some(*label) == ignore {
+                true => f32::NAN,
+                false => f32::from(u8::from(values.contains(label))),
+            };
         });
     }
 }

@@ -11,6 +11,7 @@ use crate::arrays::augmentation::FlipAxis;
 use crate::arrays::preprocess::Window;
 use crate::arrays::resample::Interpolation;
 use crate::error::{Error, Result};
+use crate::tensors::losses::Outputs;
 use crate::tensors::networks::NetworkConfig;
 pub use patch_size::PatchSize;
 pub use training::{EarlyStoppingConfig, PlateauConfig, Schedule, TrainingConfig};
@@ -35,6 +36,9 @@ pub struct Recipe {
     pub stage: u8,
     #[serde(default)]
     pub structures: Target,
+    /// What the network's maps mean, in training and in use.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub outputs: Outputs,
     #[serde(default)]
     pub region: Region,
     /// Whether stage 1's probabilities are an input channel (only with `region = "roi"`).
@@ -137,6 +141,10 @@ pub struct JitterConfig {
     pub grow_mm: f64,
     /// Share of the slices whose prior is 0 everywhere.
     pub drop_prior: f64,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 fn default_interpolation() -> Interpolation {
@@ -276,7 +284,7 @@ impl Recipe {
             .iter()
             .find(|(holds, _)| !holds)
             .map(|(_, problem)| *problem)
-            .or_else(|| self.training.problem());
+            .or_else(|| self.training.problem(self.outputs));
         match problem {
             Some(problem) => Err(Error::file(origin, problem)),
             None => Ok(self),
@@ -327,7 +335,7 @@ pub(crate) fn one_line(error: &toml::de::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensors::losses::Loss;
+    use crate::tensors::losses::{DiceSettings, LossConfig};
 
     #[test]
     fn every_embedded_recipe_is_whole_and_survives_writing() {
@@ -353,7 +361,10 @@ mod tests {
         ];
         let recipe = Recipe::named("2", &set.map(str::to_owned)).unwrap();
         assert_eq!(recipe.training.batch_size, 3);
-        assert_eq!(recipe.training.loss, Loss::Dice);
+        assert_eq!(
+            recipe.training.loss,
+            LossConfig::Dice(DiceSettings::default())
+        );
         assert_eq!(recipe.spacing_mm, [1.0, 2.0, 3.5]);
         assert_eq!(recipe.network.multiple(), 2);
     }
@@ -379,7 +390,25 @@ mod tests {
             ("training.bach_size=3", "bach_size"),
             ("folds=1", "folds"),
             ("network.kind=resnet", "resnet"),
-            ("training.loss=focal", "focal"),
+            ("training.loss=vocal", "vocal"),
+            ("training.loss={kind='vocal'}", "vocal"),
+            ("training.loss={kind='dice', smoth=1}", "smoth"),
+            ("training.loss={smooth=1}", "kind"),
+            ("training.loss={kind='dice', smooth=0}", "smooth"),
+            ("training.loss={kind='focal', alpha=2}", "alpha"),
+            ("training.loss={kind='focal', beta=2}", "beta"),
+            ("training.loss={kind='topk', share=0}", "share"),
+            ("training.loss={kind='tversky', alpha=0, beta=0}", "alpha"),
+            ("training.loss={kind='boundary', region='topk'}", "topk"),
+            (
+                "training.loss={kind='boundary', region='ce_dice'}",
+                "exclusive",
+            ),
+            ("training.loss=ce_dice", "exclusive"),
+            ("outputs=exclusive", "ce_dice"),
+            ("outputs=both", "both"),
+            ("training.class_weights={a=-1}", "class_weights"),
+            ("training.loss=3", "loss"),
             ("windows_hu=[[5, 5]]", "windows_hu"),
             ("training.patches_per_epoch=0", "patches_per_epoch"),
             (

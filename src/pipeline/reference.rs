@@ -60,6 +60,14 @@ impl Reference {
         }
     }
 
+    /// Value of the voxels that are not compared.
+    pub(super) fn ignore(&self) -> Option<u16> {
+        match self {
+            Self::Files(_) => None,
+            Self::Dataset(dataset) => dataset.ignore,
+        }
+    }
+
     /// Cases that can be compared with.
     pub(super) fn cases(&self) -> Vec<String> {
         match self {

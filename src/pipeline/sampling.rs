@@ -13,15 +13,18 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::dataset::{CaseCache, Dataset};
+use super::distances::add_distances;
 use super::patches::{Maps, Patch, assembled, patches};
 use super::recipe::{Recipe, Region, Target};
 use super::roi::{Prior, jittered};
 use super::segmenter::{network_grid, network_input};
 use super::sides::counterparts;
+use super::stage_loss::stage_loss;
 use crate::arrays::augmentation::FlipAxis;
 use crate::arrays::resample::{LabelInterpolation, resample_labels};
 use crate::error::Result;
 use crate::tensors::batch::Batch;
+use crate::tensors::losses::Loss;
 use crate::values::{Orientation, VoxelBox};
 
 /// Cases whose slices are mixed with each other; bounds the memory of an epoch.
@@ -40,10 +43,23 @@ pub struct StageOneResult {
 
 /// A case on the network's grid.
 pub struct PreparedCase {
+    /// Value of the labels of which nothing is known.
+    pub ignore: Option<u16>,
     /// (channel, z, y, x)
     pub channels: Array4<f32>,
     /// (z, y, x)
     pub labels: Array3<u16>,
+}
+
+impl PreparedCase {
+    /// Whether a label says what is there, be it background.
+    pub(super) fn is_known(&self, label: u16) -> bool {
+        Some(label) != self.ignore
+    }
+
+    pub(super) fn is_structure(&self, label: u16) -> bool {
+        label > 0 && self.is_known(label)
+    }
 }
 
 /// Prepares a stage's cases for its network; those that never change are kept, within the cache's bound.
@@ -78,6 +94,14 @@ impl<'a> CaseSource<'a> {
     /// How many maps the network gives.
     pub fn outputs(&self) -> usize {
         output_maps(self.recipe, &self.structures).len()
+    }
+
+    /// What training minimises.
+    ///
+    /// # Errors
+    /// See [`stage_loss`].
+    pub fn loss(&self) -> Result<Loss> {
+        stage_loss(self.recipe, self.dataset)
     }
 
     /// The case with its true region, as validation sees it.
@@ -118,6 +142,7 @@ impl<'a> CaseSource<'a> {
         let grid = network_grid(self.recipe, &source, &region);
         let prior = self.stage_one.get(&case).map(|result| &result.prior);
         Ok(PreparedCase {
+            ignore: self.dataset.ignore,
             channels: network_input(self.recipe, &loaded.volume, &grid, prior)?,
             labels: resample_labels(&loaded.labels, &grid, LabelInterpolation::OneHotLinear)?.data,
         })
@@ -173,6 +198,13 @@ pub fn send_epoch(
             return false;
         }
     };
+    let distances = match source.loss() {
+        Ok(loss) => loss.needs_distances(),
+        Err(error) => {
+            let _ = to.send(Err(error));
+            return false;
+        }
+    };
     let batch_size = source.recipe.training.batch_size;
     let mut draw = EpochDraw::new(source, cases, seed, epoch);
     let mut waiting: Vec<Patch> = Vec::new();
@@ -195,10 +227,11 @@ pub fn send_epoch(
         };
         let rest = waiting.split_off(ready);
         for patches in waiting.chunks(batch_size) {
-            if to
-                .send(Ok(Some(assembled(patches, source.recipe, &maps))))
-                .is_err()
-            {
+            let mut batch = assembled(patches, source.recipe, &maps);
+            if distances {
+                add_distances(&mut batch, source.recipe);
+            }
+            if to.send(Ok(Some(batch))).is_err() {
                 return false;
             }
         }

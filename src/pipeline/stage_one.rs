@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
-use ndarray::{Array3, ArrayView4, Axis};
+use ndarray::{Array3, ArrayView4, Axis, Zip};
 
 use super::bundle::Bundle;
 use super::dataset::{Dataset, LabelSource};
@@ -16,6 +16,7 @@ use super::segmenter::{Segmenter, network_grid, network_input};
 use crate::arrays::metrics::recall_inside;
 use crate::error::{Error, Result};
 use crate::tensors::device::Compute;
+use crate::tensors::losses::Outputs;
 use crate::values::{Orientation, Volume, VoxelBox};
 
 /// Stage 1's probabilities and region for a volume. `fold` uses the network of one fold alone (its
@@ -33,18 +34,33 @@ pub fn run_stage_one(
         Some(fold) => segmenter.logits_of_fold(fold, input.view())?,
         None => segmenter.logits(input.view(), &|_| ())?,
     };
-    let prior = Prior::new(grid, union_probabilities(logits.view()).view());
+    let prior = Prior::new(
+        grid,
+        union_probabilities(recipe.outputs, logits.view()).view(),
+    );
     Ok((find_roi(&prior, &ras, &recipe.roi)?, prior))
 }
 
-/// Probability that a voxel belongs to any structure: the largest over the maps.
+/// Probability that a voxel belongs to any structure: the largest over the maps of independent structures;
+/// of exclusive classes what is left beside the background, whose logit is 0.
 ///
 /// # Shapes
 /// - `logits`: (map, z, y, x)
 /// - output: (z, y, x)
-fn union_probabilities(logits: ArrayView4<f32>) -> Array3<f32> {
-    let largest = logits.fold_axis(Axis(0), f32::NEG_INFINITY, |a, b| a.max(*b));
-    largest.mapv_into(|logit| 1.0 / (1.0 + (-logit).exp()))
+fn union_probabilities(outputs: Outputs, logits: ArrayView4<f32>) -> Array3<f32> {
+    let mut union = logits.fold_axis(Axis(0), f32::NEG_INFINITY, |a, b| a.max(*b));
+    if outputs == Outputs::Exclusive {
+        // The logarithm of the sum of e^logit, the largest taken out so that nothing overflows.
+        let mut sum = Array3::<f32>::zeros(union.raw_dim());
+        for map in logits.outer_iter() {
+            Zip::from(&mut sum)
+                .and(&map)
+                .and(&union)
+                .for_each(|sum, logit, largest| *sum += (logit - largest).exp());
+        }
+        union.zip_mut_with(&sum, |largest, sum| *largest += sum.ln());
+    }
+    union.mapv_into(|logit| 1.0 / (1.0 + (-logit).exp()))
 }
 
 /// Which of a stage's networks may judge a case in training: the fold that held it out, or all of them
@@ -134,7 +150,7 @@ impl RoiQuality {
             if dataset.cases[*case].labels == LabelSource::None {
                 continue;
             }
-            let labels = dataset.load_labels(&dataset.cases[*case])?;
+            let labels = dataset.known_labels(dataset.load_labels(&dataset.cases[*case])?);
             let ras = labels.grid.reoriented(Orientation::RAS);
             let region = carried_over(&result.region, &ras, &labels.grid)?;
             recalls.extend(recall_inside(&labels, &region));
@@ -147,5 +163,32 @@ impl RoiQuality {
             mean_share: mean(&shares),
             cases: recalls.len(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::Array4;
+
+    #[test]
+    fn the_union_of_exclusive_classes_is_what_is_not_background() {
+        let logits = Array4::from_shape_vec((2, 1, 1, 3), vec![0.0, 2.0, 90.0, 0.0, -1.0, 91.0]);
+        let logits = logits.unwrap();
+        let union = |outputs| union_probabilities(outputs, logits.view());
+        // 1 − 1 / (1 + e^a + e^b)
+        let softmax = [2.0 / 3.0, 0.885_804_8, 1.0];
+        let sigmoid = [0.5, 0.880_797, 1.0];
+        for (outputs, expected) in [
+            (Outputs::Exclusive, softmax),
+            (Outputs::Independent, sigmoid),
+        ] {
+            for (found, expected) in union(outputs).iter().zip(expected) {
+                assert!(
+                    (found - expected).abs() < 1e-6,
+                    "{outputs:?}: {found} {expected}"
+                );
+            }
+        }
     }
 }

@@ -195,7 +195,7 @@ fn begin(job: &TrainingJob, observer: &dyn Observer) -> Result<(Learner, Progres
     let training = &recipe.training;
     let fresh = fresh_network(recipe, job.source.outputs(), job.compute, job.seed)?;
     let setup = LearnerSetup {
-        loss: training.loss,
+        loss: job.source.loss()?,
         optimiser: training.optimiser.clone(),
         recompute: training.recompute,
         micro_batches: training.micro_batches,

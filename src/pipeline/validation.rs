@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
 
-use super::case_score::case_score;
+use super::case_score::{Scored, case_score};
 use super::guard::unless_stopped;
 use super::sampling::{CaseSource, output_maps};
 use super::segmenter::input_logits;
@@ -37,6 +37,14 @@ pub fn validate(
 ) -> Result<Validation> {
     let inference = Inference::new(vec![network], compute)?;
     let maps = output_maps(source.recipe, &source.structures);
+    let loss = source.loss()?;
+    let scored = Scored {
+        recipe: source.recipe,
+        loss: &loss,
+        maps: &maps,
+        ignore: source.dataset.ignore,
+        device: &compute.device,
+    };
     let mut scores = Vec::with_capacity(cases.len());
     for case in cases {
         unless_stopped(stop, || {
@@ -50,13 +58,7 @@ pub fn validate(
             prepared.channels.view(),
             &|_| (),
         )?;
-        let loss = source.recipe.training.loss;
-        scores.push(case_score(
-            loss,
-            logits.view(),
-            prepared.labels.view(),
-            &maps,
-        ));
+        scores.push(case_score(&scored, logits.view(), prepared.labels.view())?);
     }
     let over_cases = |of: &dyn Fn(usize, usize) -> Option<f64>| -> Vec<Option<f64>> {
         (0..maps.len())

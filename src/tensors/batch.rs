@@ -9,4 +9,7 @@ pub struct Batch {
     /// (patch, structure, z, y, x), flattened, 0 or 1
     pub targets: Vec<f32>,
     pub targets_shape: [usize; 5],
+    /// As `targets`: signed distance to the structure's surface in mm, negative inside; where the loss asks
+    /// for it.
+    pub distances: Option<Vec<f32>>,
 }

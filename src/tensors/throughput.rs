@@ -12,8 +12,6 @@ use super::optimisers::OptimiserConfig;
 use super::weights::network_tensors;
 use crate::error::{Error, Result};
 
-/// Structures that the measured network marks.
-const STRUCTURES: usize = 5;
 const SEED: u64 = 1;
 
 /// What is measured.
@@ -31,6 +29,8 @@ pub struct Measurement<'a> {
     /// (z, y, x), z = 1 for slices
     pub size: [usize; 3],
     pub batch: usize,
+    /// That the network marks.
+    pub structures: usize,
     pub pass: Pass,
     /// Steps are taken for so long, but at least three.
     pub time: Duration,
@@ -55,14 +55,19 @@ pub struct Throughput {
 pub fn measured(measurement: &Measurement, compute: &Compute) -> Result<Throughput> {
     let multiple = measurement.network.multiple();
     let space = &measurement.size[3 - measurement.network.dimensions()..];
-    if space.iter().any(|side| *side == 0 || side % multiple != 0) || measurement.batch == 0 {
+    if space.iter().any(|side| *side == 0 || side % multiple != 0)
+        || measurement.batch == 0
+        || measurement.structures == 0
+    {
         return Err(Error::usage(format!(
-            "a size of {space:?} and a batch of {} cannot be measured; expected sides that are multiples of {multiple} and at least one item",
-            measurement.batch
+            "a size of {space:?} and a batch of {} with {} structures cannot be measured; expected sides that are multiples of {multiple}, at least one item and one structure",
+            measurement.batch, measurement.structures
         )));
     }
     compute.device.seed(SEED);
-    let network = measurement.network.init(1, STRUCTURES, &compute.device)?;
+    let network = measurement
+        .network
+        .init(1, measurement.structures, &compute.device)?;
     network_tensors(&network)?; // Burn draws weights when they are first used
     let batch = batch(measurement);
     match measurement.pass {
@@ -76,7 +81,7 @@ pub fn measured(measurement: &Measurement, compute: &Compute) -> Result<Throughp
         }
         Pass::Training => {
             let setup = LearnerSetup {
-                loss: Loss::BceDice,
+                loss: Loss::default(),
                 optimiser: OptimiserConfig::default(),
                 recompute: measurement.recompute,
                 micro_batches: 1,
@@ -116,9 +121,10 @@ fn batch(measurement: &Measurement) -> Batch {
     Batch {
         input: (0..voxels).map(|i| noise(i) as f32 / 1000.0).collect(),
         input_shape: [measurement.batch, 1, z, y, x],
-        targets: (0..voxels * STRUCTURES)
+        targets: (0..voxels * measurement.structures)
             .map(|i| f32::from(u8::from(noise(i) < 125)))
             .collect(),
-        targets_shape: [measurement.batch, STRUCTURES, z, y, x],
+        targets_shape: [measurement.batch, measurement.structures, z, y, x],
+        distances: None,
     }
 }

@@ -30,12 +30,13 @@ pub fn batch(count: usize, side: usize) -> Batch {
             .map(|i| f32::from(u8::from(value(i / 7) > 0.5)))
             .collect(),
         targets_shape: [count, 2, 1, side, side],
+        distances: None,
     }
 }
 
 pub fn setup(kind: OptimiserKind) -> LearnerSetup {
     LearnerSetup {
-        loss: Loss::BceDice,
+        loss: Loss::default(),
         optimiser: OptimiserConfig {
             kind,
             learning_rate: 0.01,

@@ -79,6 +79,22 @@ fn nnunet_raw() {
 }
 
 #[test]
+fn nnunets_ignore_label_is_no_structure() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    nnunet(root, r#"{"background": 0, "liver": 1, "ignore": 2}"#, "");
+    let dataset = Dataset::open(root).unwrap();
+    assert_eq!(names(&dataset), [(1, "liver")]);
+    assert_eq!(dataset.ignore, Some(2));
+    assert_eq!(problems(&check(&dataset)), [""; 0]);
+    let labels = dataset.load_labels(&dataset.cases[0]).unwrap();
+    let count = |labels: &LabelMap, value| labels.data.iter().filter(|l| **l == value).count();
+    assert_eq!((count(&labels, 1), count(&labels, 2)), (1, 1));
+    let known = dataset.known_labels(labels);
+    assert_eq!((count(&known, 1), count(&known, 2)), (1, 0));
+}
+
+#[test]
 fn nnunet_with_listed_files() {
     let folder = tempfile::tempdir().unwrap();
     let listed =
@@ -108,8 +124,9 @@ fn what_nnunet_has_and_ctseg_has_not_is_refused_by_name() {
         text.contains("'whole' is a region ([1,2])") && text.contains("not supported"),
         "{text}"
     );
-    let text = refused(r#"{"background": 0, "liver": 1, "ignore": 2}"#, "");
-    assert!(text.contains("'ignore' (2) is not supported"), "{text}");
+    let text = refused(r#"{"background": 0, "liver": 2, "ignore": 2}"#, "");
+    assert!(text.contains("the value 2 is both ignored and"), "{text}");
+    assert!(refused(r#"{"liver": 1, "ignore": 0}"#, "").contains("'ignore' has the value 0"));
     assert!(refused(r#"{"background": 3, "liver": 1}"#, "").contains("expected 0"));
     assert!(refused(r#"{"liver": 70000}"#, "").contains("70000"));
     assert!(refused(r#"{"liver": 1, "spleen": 1}"#, "").contains("both have the value 1"));

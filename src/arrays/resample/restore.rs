@@ -13,11 +13,13 @@ use crate::values::{Grid, LabelMap, VoxelBox};
 /// Planes of the source that one thread restores at a time: what bounds the memory beside the result.
 const SLAB: usize = 16;
 
-/// Labels on `source` from independent sigmoid logits on the network's grid `from`.
+/// Labels on `source` from logits on the network's grid `from`: of independent structures (sigmoid), or of
+/// exclusive classes whose background has the logit 0 (softmax).
 ///
 /// Each structure's logits are interpolated linearly onto the source's voxels (beyond the outermost
 /// voxel centres of `from` they repeat), and the largest positive one decides; where none is positive,
-/// that is, no structure reaches a probability above 0.5, it is background. The structure listed first
+/// that is, no independent structure reaches a probability above 0.5, or the background is the likeliest of
+/// exclusive classes, it is background. The structure listed first
 /// wins a tie. Voxels whose centre lies outside the outer faces of `from` are background; `from` may be
 /// a part of the source or reach beyond it. NaN never wins.
 ///

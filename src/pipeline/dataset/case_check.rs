@@ -133,7 +133,9 @@ impl<'a> CaseCheck<'a> {
             return;
         };
         let counts = count_values(&labels);
-        let known = |value: u16| self.dataset.structures.iter().any(|s| s.value == value);
+        let ignored = |value: u16| self.dataset.ignore == Some(value);
+        let named = |value: u16| self.dataset.structures.iter().any(|s| s.value == value);
+        let known = |value: u16| named(value) || ignored(value);
         let unknown: Vec<_> = counts
             .iter()
             .filter(|(value, _)| *value != 0 && !known(*value))
@@ -146,7 +148,7 @@ impl<'a> CaseCheck<'a> {
             counts
                 .iter()
                 .map(|(value, _)| *value)
-                .filter(|value| *value != 0),
+                .filter(|value| *value != 0 && !ignored(*value)),
         );
         if self.present.is_empty() {
             self.note("the label map is empty".into());

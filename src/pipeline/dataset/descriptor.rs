@@ -26,6 +26,8 @@ struct Descriptor {
     /// Name = value.
     #[serde(default)]
     structures: BTreeMap<String, u16>,
+    /// Value of voxels of which nothing is known; not 0.
+    ignore: Option<u16>,
     /// Ids of cases that are never trained on.
     #[serde(default)]
     test: Vec<String>,
@@ -72,6 +74,12 @@ pub(super) fn open(path: &Path, data_root: Option<&Path>) -> Result<Dataset> {
         ));
     }
     let in_descriptor = |problem: String| Error::file(path, problem);
+    if descriptor.ignore == Some(0) {
+        return Err(in_descriptor(
+            "ignore is 0, which is background; give voxels that are ignored a value of their own"
+                .into(),
+        ));
+    }
     let named = named_structures(&descriptor.structures).map_err(in_descriptor)?;
     let mut found = find_cases(path, &root, &descriptor, named)?;
     assign_patients(&mut found.cases, &descriptor).map_err(in_descriptor)?;
@@ -82,6 +90,7 @@ pub(super) fn open(path: &Path, data_root: Option<&Path>) -> Result<Dataset> {
         licence: descriptor.licence,
         description: descriptor.description,
         structures: found.structures,
+        ignore: descriptor.ignore,
         cases: found.cases,
         test: descriptor.test,
         unpaired_labels: found.unpaired,

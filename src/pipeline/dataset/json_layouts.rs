@@ -57,7 +57,7 @@ pub(super) fn open(root: &Path, json: &Path) -> Result<Dataset> {
     let text = std::fs::read_to_string(json).map_err(Error::io(json, "read"))?;
     let mut content: DatasetJson = serde_json::from_str(&text)
         .map_err(|error| Error::file(json, format!("not a dataset.json: {error}")))?;
-    let structures = structures_of(json, content.labels.as_ref())?;
+    let (structures, ignore) = structures_of(json, content.labels.as_ref())?;
     let (layout, found, test) = if let Some(training) = content.training.take() {
         one_channel(json, "modality", content.modality.as_ref())?;
         let (found, test) = decathlon_cases(root, json, &content, training, structures)?;
@@ -80,6 +80,7 @@ pub(super) fn open(root: &Path, json: &Path) -> Result<Dataset> {
     dataset.description = content.description;
     dataset.licence = content.licence.or(content.license);
     dataset.test = test;
+    dataset.ignore = ignore;
     layouts::finished(dataset, json)
 }
 
@@ -101,15 +102,19 @@ fn one_channel(json: &Path, key: &str, channels: Option<&Map<String, Value>>) ->
     }
 }
 
-/// Both ways of writing labels: `{"liver": 1}` (nnU-Net v2) and `{"1": "liver"}` (Decathlon).
-fn structures_of(json: &Path, labels: Option<&Map<String, Value>>) -> Result<Vec<Structure>> {
+/// Both ways of writing labels: `{"liver": 1}` (nnU-Net v2) and `{"1": "liver"}` (Decathlon); and the value
+/// of the label that nnU-Net calls `ignore`.
+fn structures_of(
+    json: &Path,
+    labels: Option<&Map<String, Value>>,
+) -> Result<(Vec<Structure>, Option<u16>)> {
     let labels = labels.filter(|labels| !labels.is_empty()).ok_or_else(|| {
         Error::file(
             json,
             "has no labels; expected e.g. {\"background\": 0, \"liver\": 1}",
         )
     })?;
-    let mut found = Vec::new();
+    let (mut found, mut ignore) = (Vec::new(), None);
     for (key, value) in labels {
         let (name, number) = match value {
             Value::String(name) => (name.as_str(), key.parse().ok()),
@@ -137,13 +142,14 @@ fn structures_of(json: &Path, labels: Option<&Map<String, Value>>) -> Result<Vec
             )
         })?;
         if name.eq_ignore_ascii_case("ignore") {
-            return Err(Error::file(
-                json,
-                format!(
-                    "label 'ignore' ({number}) is not supported yet; remove it from the labels and \
-                     the label maps"
-                ),
-            ));
+            if number == 0 {
+                return Err(Error::file(
+                    json,
+                    "label 'ignore' has the value 0, which is background; give it a value of its own",
+                ));
+            }
+            ignore = Some(number);
+            continue;
         }
         if name == "background" && number != 0 {
             return Err(Error::file(
@@ -158,7 +164,8 @@ fn structures_of(json: &Path, labels: Option<&Map<String, Value>>) -> Result<Vec
             });
         }
     }
-    structures::sorted(found).map_err(|problem| Error::file(json, problem))
+    let structures = structures::sorted(found).map_err(|problem| Error::file(json, problem))?;
+    Ok((structures, ignore))
 }
 
 /// A JSON value for a one-line message.

@@ -72,6 +72,7 @@ pub(super) fn of_folder(root: &Path, layout: Layout, found: Found) -> Dataset {
         licence: None,
         description: None,
         structures: found.structures,
+        ignore: None,
         cases: found.cases,
         test: Vec::new(),
         unpaired_labels: found.unpaired,
@@ -123,6 +124,20 @@ pub(super) fn finished(mut dataset: Dataset, source: &Path) -> Result<Dataset> {
         .any(|case| case.labels != LabelSource::None);
     if dataset.structures.is_empty() && labelled {
         dataset.structures = structures::scan(&dataset.root, &dataset.cases)?;
+        dataset
+            .structures
+            .retain(|structure| Some(structure.value) != dataset.ignore);
+    }
+    let named = |value: u16| dataset.structures.iter().find(|s| s.value == value);
+    if let Some(taken) = dataset.ignore.and_then(named) {
+        return Err(Error::file(
+            source,
+            format!(
+                "the value {} is both ignored and structure '{}'; give voxels that are ignored a value of \
+                 their own",
+                taken.value, taken.name
+            ),
+        ));
     }
     Ok(dataset)
 }

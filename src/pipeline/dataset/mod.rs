@@ -91,6 +91,8 @@ pub struct Dataset {
     pub licence: Option<String>,
     pub description: Option<String>,
     pub structures: Vec<Structure>,
+    /// Value of the voxels of which nothing is known: they count in no loss and in no score.
+    pub ignore: Option<u16>,
     pub cases: Vec<Case>,
     /// Ids of the cases that are never trained on, sorted.
     pub test: Vec<String>,
@@ -195,7 +197,8 @@ impl Dataset {
         nifti::read_volume(&case.image)
     }
 
-    /// Reads the labels of a case into one label map; binary masks are merged, the later value wins.
+    /// Reads the labels of a case into one label map; binary masks are merged, the later value wins. Voxels
+    /// of which nothing is known keep their value, [`Dataset::ignore`].
     ///
     /// Errors if the case has no labels, a file cannot be read, or masks do not lie on one grid.
     pub fn load_labels(&self, case: &Case) -> Result<LabelMap> {
@@ -210,6 +213,15 @@ impl Dataset {
             LabelSource::Map(path) => Ok(nifti::read_labels(path)?.1),
             LabelSource::PerStructure(files) => structures::merge_masks(files),
         }
+    }
+
+    /// `labels` with background where nothing is known.
+    pub fn known_labels(&self, mut labels: LabelMap) -> LabelMap {
+        if let Some(ignore) = self.ignore {
+            let known = |label: u16| if label == ignore { 0 } else { label };
+            labels.data.mapv_inplace(known);
+        }
+        labels
     }
 
     /// Reads image and labels of a case. Errors also if the two do not lie on one grid, to within

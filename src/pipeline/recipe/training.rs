@@ -1,18 +1,26 @@
 //! The part of a recipe that says how a stage is trained.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::PatchSize;
 use crate::arrays::augmentation::{Augmentation, FlipAxis};
 use crate::pipeline::schedule::Keep;
-use crate::tensors::losses::Loss;
+use crate::tensors::losses::{LossConfig, Outputs, name_or_section};
 use crate::tensors::optimisers::OptimiserConfig;
 
 /// How a stage is trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainingConfig {
-    pub loss: Loss,
+    /// Its name, or a section `[training.loss]` with `kind` and settings.
+    #[serde(with = "name_or_section")]
+    pub loss: LossConfig,
+    /// How much structures count in the loss, by name; 1 where nothing is said. Of exclusive classes one may
+    /// be `background`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub class_weights: BTreeMap<String, f64>,
     pub epochs: usize,
     pub batch_size: usize,
     /// Largest part of a slice or volume in voxels that the network is trained on.
@@ -56,7 +64,8 @@ pub struct TrainingConfig {
 impl Default for TrainingConfig {
     fn default() -> Self {
         Self {
-            loss: Loss::default(),
+            loss: LossConfig::default(),
+            class_weights: BTreeMap::new(),
             epochs: 50,
             batch_size: 8,
             patch_size: PatchSize::Slice([256, 256]),
@@ -91,7 +100,7 @@ impl TrainingConfig {
     }
 
     /// What cannot work, if anything.
-    pub(super) fn problem(&self) -> Option<&'static str> {
+    pub(super) fn problem(&self, outputs: Outputs) -> Option<&'static str> {
         let positive = |v: f64| v.is_finite() && v > 0.0;
         let checks = [
             (
@@ -141,6 +150,12 @@ impl TrainingConfig {
                 "training.warmup_epochs is for schedule = \"cosine\" and \"poly\", and must be below epochs",
             ),
             (
+                self.class_weights
+                    .values()
+                    .all(|weight| weight.is_finite() && *weight >= 0.0),
+                "training.class_weights must not be negative",
+            ),
+            (
                 self.patches_per_epoch != Some(0),
                 "training.patches_per_epoch must be 1 or more",
             ),
@@ -149,6 +164,7 @@ impl TrainingConfig {
             .iter()
             .find(|(holds, _)| !holds)
             .map(|(_, problem)| *problem)
+            .or_else(|| self.loss.problem(outputs))
             .or_else(|| self.augmentation.as_ref()?.problem())
     }
 }

@@ -65,12 +65,14 @@ impl BurnLearner {
             TensorData::new(batch.input.clone(), batch.input_shape),
             &self.device,
         );
-        let targets = Tensor::<5>::from_data(
-            TensorData::new(batch.targets.clone(), batch.targets_shape),
-            &self.device,
-        );
+        let marked = |values: &Vec<f32>| {
+            let data = TensorData::new(values.clone(), batch.targets_shape);
+            Tensor::<5>::from_data(data, &self.device)
+        };
+        let targets = marked(&batch.targets);
+        let distances = batch.distances.as_ref().map(marked);
         let logits = self.network.forward(input)?;
-        let loss = self.setup.loss.compute(logits, targets);
+        let loss = self.setup.loss.compute(logits, targets, distances);
         let value = f64::from(loss.clone().into_scalar::<f32>());
         let gradient_norm = self.follow(loss.backward(), rate);
         Ok(StepReport {

@@ -26,6 +26,12 @@ const SCALE: &str = "loss_scale";
 /// The same for the number of parts of a batch, where memory ran out.
 const PARTS: &str = "micro_batches";
 
+/// What the network should say of a batch: (batch, structure, z, y, x) each.
+struct Wanted {
+    targets: Tensor,
+    distances: Option<Tensor>,
+}
+
 /// See [`crate::tensors::learner::Learner`].
 pub struct TorchLearner {
     network: Network,
@@ -152,20 +158,26 @@ impl TorchLearner {
         tch::Cuda::cudnn_set_benchmark(true);
         let input = to_device(&batch.input, &batch.input_shape, self.device)?;
         let targets = to_device(&batch.targets, &batch.targets_shape, self.device)?;
+        let distances = batch
+            .distances
+            .as_ref()
+            .map(|distances| to_device(distances, &batch.targets_shape, self.device))
+            .transpose()?;
+        let wanted = Wanted { targets, distances };
         tch::manual_seed(seed as i64);
         if self.setup.micro_batches <= 1 {
             let logits = self.logits(&input, Mode::Training)?;
-            let (loss, gradient) = self.loss(&logits, &targets)?;
+            let (loss, gradient) = self.loss(&logits, &wanted)?;
             ffi::backward(&logits, &gradient)?;
             return Ok(loss);
         }
-        self.attempt_in_parts(&input, &targets, seed)
+        self.attempt_in_parts(&input, &wanted, seed)
     }
 
     /// As [`TorchLearner::attempt`], a part of the batch at a time. Losses over a whole batch (such as batch
     /// Dice) are no sums over parts, so the loss's gradient by the logits comes first, from a pass that
     /// keeps nothing, and each part is then followed back with its share of it.
-    fn attempt_in_parts(&self, input: &Tensor, targets: &Tensor, seed: u64) -> Result<f64> {
+    fn attempt_in_parts(&self, input: &Tensor, wanted: &Wanted, seed: u64) -> Result<f64> {
         let size = (input.size()[0] as usize).div_ceil(self.setup.micro_batches) as i64;
         let parts = input.f_split(size, 0).map_err(failed)?;
         let pass = |index: usize, mode: Mode| {
@@ -180,7 +192,7 @@ impl TorchLearner {
         };
         let logits = Tensor::f_cat(&seen, 0).map_err(failed)?;
         drop(seen);
-        let (loss, gradient) = self.loss(&logits, targets)?;
+        let (loss, gradient) = self.loss(&logits, wanted)?;
         drop(logits);
         let shares = gradient.f_split(size, 0).map_err(failed)?;
         for (index, share) in shares.iter().enumerate() {
@@ -199,8 +211,14 @@ impl TorchLearner {
             .map_err(failed)
     }
 
-    fn loss(&self, logits: &Tensor, targets: &Tensor) -> Result<(f64, Tensor)> {
-        loss_and_gradient(self.setup.loss, logits, targets, self.scale.factor)
+    fn loss(&self, logits: &Tensor, wanted: &Wanted) -> Result<(f64, Tensor)> {
+        loss_and_gradient(
+            &self.setup.loss,
+            logits,
+            &wanted.targets,
+            wanted.distances.as_ref(),
+            self.scale.factor,
+        )
     }
 
     /// One step along the gradients that lie in the parameters; returns their norm before clipping. When it

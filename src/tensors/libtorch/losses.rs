@@ -1,25 +1,66 @@
-//! Losses by libtorch, with their gradients by the logits; the formulas are those of `tensors::losses`.
+//! Losses on libtorch, with their gradients by the logits.
 
+use burn::tensor::Tensor as BurnTensor;
+use burn_tch::{LibTorch, TchTensor};
 use tch::Tensor;
 
 use super::ffi;
-use crate::error::Result;
-use crate::tensors::losses::Loss;
+use super::ops::{failed, native};
+use crate::error::{Error, Result};
+use crate::tensors::losses::{DiceSettings, Loss, LossConfig, Outputs};
 
-/// The loss and its gradient by the logits times `scale`.
+/// The loss and its gradient by the logits times `scale`. Binary cross-entropy and Dice of independent
+/// structures are two passes over memory by a kernel of our own; the others run the formulas of
+/// `tensors::losses` on the logits as a leaf, so that the network's graph is not part of theirs.
 ///
 /// # Shapes
-/// - `logits`, `targets`: (batch, structure, z, y, x), f32
+/// - `logits`, `targets`, `distances`: (batch, structure, z, y, x), f32
 pub(super) fn loss_and_gradient(
-    loss: Loss,
+    loss: &Loss,
     logits: &Tensor,
     targets: &Tensor,
+    distances: Option<&Tensor>,
     scale: f64,
 ) -> Result<(f64, Tensor)> {
-    let shares = match loss {
-        Loss::Bce => [1.0, 0.0],
-        Loss::Dice => [0.0, 1.0],
-        Loss::BceDice => [1.0, 1.0],
-    };
-    ffi::bce_dice(logits, targets, shares, scale, true)
+    if let Some(shares) = fused_shares(loss) {
+        return ffi::bce_dice(logits, targets, shares, scale, true);
+    }
+    // Clones, so that Burn does not compute in place in memory that is not its own.
+    let leaf = burn(logits)?.require_grad();
+    let targets = burn(targets)?;
+    let distances = distances.map(burn).transpose()?;
+    let value = loss.compute(leaf.clone(), targets.clone(), distances.clone());
+    let number = f64::from(value.clone().into_scalar::<f32>());
+    let gradient = leaf.grad(&(value * scale).backward()).ok_or_else(|| {
+        Error::invalid(format!(
+            "internal: loss {} has no gradient by the logits",
+            loss.name()
+        ))
+    })?;
+    Ok((number, native(gradient)?))
+}
+
+/// What the kernel multiplies cross-entropy and Dice by, where the loss is one that it computes.
+fn fused_shares(loss: &Loss) -> Option<[f64; 2]> {
+    if loss.outputs != Outputs::Independent || loss.weights.is_some() || loss.ignores {
+        return None;
+    }
+    let plain = |dice: DiceSettings| dice == DiceSettings::default();
+    match &loss.config {
+        LossConfig::Bce(_) => Some([1.0, 0.0]),
+        LossConfig::Dice(settings) if plain(settings.clone()) => Some([0.0, 1.0]),
+        LossConfig::BceDice(settings) if plain(settings.dice()) => {
+            Some([settings.cross_entropy_weight, settings.dice_weight])
+        }
+        _ => None,
+    }
+}
+
+/// The same memory as a tensor of Burn's, for its autodiff; libtorch's graph ends here.
+fn burn(tensor: &Tensor) -> Result<BurnTensor<5>> {
+    let tensor = tensor.f_detach().map_err(failed)?;
+    let primitive = TchTensor::new(tensor);
+    Ok(BurnTensor::from_inner(
+        BurnTensor::from_primitive::<LibTorch>(primitive),
+    ))
 }

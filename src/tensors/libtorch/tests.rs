@@ -12,7 +12,8 @@ use super::transfer::{to_device, to_host};
 use crate::error::Result;
 use crate::tensors::blocks::burn_ops::BurnOps;
 use crate::tensors::blocks::{Activation, Conv, ConvNormAct, Engine, Norm, NormKind, UpConv};
-use crate::tensors::losses::Loss;
+use crate::tensors::losses::golden::{self, Input};
+use crate::tensors::losses::{DiceSettings, Loss, LossConfig, NoSettings, SumSettings};
 use crate::tensors::named::{NamedMapper, NamedVisitor, map_named, visit_named};
 use crate::tensors::networks::{Downsampling, Network, NetworkConfig, UnetConfig};
 use crate::tensors::weights::{NamedTensors, network_tensors, with_tensors};
@@ -351,13 +352,13 @@ fn whole_networks_equal_burns() {
 }
 
 /// Burn's formula, and its autodiff up to the logits.
-fn by_burn(loss: Loss, logits: &[f32], targets: &[f32], shape: [usize; 5]) -> (f64, Vec<f32>) {
+fn by_burn(loss: &Loss, logits: &[f32], targets: &[f32], shape: [usize; 5]) -> (f64, Vec<f32>) {
     let device = Device::flex().autodiff();
     let tensor = |values: &[f32]| {
         BurnTensor::<5>::from_data(TensorData::new(values.to_vec(), shape), &device)
     };
     let leaf = tensor(logits).require_grad();
-    let loss = loss.compute(leaf.clone(), tensor(targets));
+    let loss = loss.compute(leaf.clone(), tensor(targets), None);
     let value = f64::from(loss.clone().into_scalar::<f32>());
     let gradient = leaf.grad(&(loss * 3.0).backward()).unwrap();
     (value, gradient.into_data().try_into_vec::<f32>().unwrap())
@@ -374,13 +375,14 @@ fn losses_equal_burns_formulas() {
         .collect();
     let x = to_device(&logits, &shape, tch::Device::Cpu).unwrap();
     let t = to_device(&targets, &shape, tch::Device::Cpu).unwrap();
-    for (loss, shares) in [
-        (Loss::Bce, [1.0, 0.0]),
-        (Loss::Dice, [0.0, 1.0]),
-        (Loss::BceDice, [1.0, 1.0]),
+    for (config, shares) in [
+        (LossConfig::Bce(NoSettings {}), [1.0, 0.0]),
+        (LossConfig::Dice(DiceSettings::default()), [0.0, 1.0]),
+        (LossConfig::BceDice(SumSettings::default()), [1.0, 1.0]),
     ] {
-        let (expected, by_burn) = by_burn(loss, &logits, &targets, shape);
-        let fused = loss_and_gradient(loss, &x, &t, 3.0).unwrap();
+        let loss = Loss::from(config);
+        let (expected, by_burn) = by_burn(&loss, &logits, &targets, shape);
+        let fused = loss_and_gradient(&loss, &x, &t, None, 3.0).unwrap();
         let composite = ffi::bce_dice(&x, &t, shares, 3.0, false).unwrap();
         for (value, gradient) in [fused, composite] {
             assert!(
@@ -392,9 +394,47 @@ fn losses_equal_burns_formulas() {
     }
     // What cannot be computed by the plain formula: logits far out.
     let x = x.f_mul_scalar(1e4).unwrap();
-    let (value, gradient) = loss_and_gradient(Loss::BceDice, &x, &t, 1.0).unwrap();
+    let (value, gradient) = loss_and_gradient(&Loss::default(), &x, &t, None, 1.0).unwrap();
     let finite = to_host(&gradient).unwrap().iter().all(|v| v.is_finite());
     assert!(value.is_finite() && finite);
+}
+
+/// Of any loss, by the fused kernel where there is one.
+fn by_libtorch(loss: &Loss, input: &Input) -> (f64, Vec<f32>) {
+    let tensor = |values: &[f32]| to_device(values, &input.shape, tch::Device::Cpu).unwrap();
+    let logits = tensor(&input.logits).set_requires_grad(true);
+    // As the last layer leaves them.
+    let logits = channels_last(&logits, Kind::Float).unwrap();
+    let distances = loss.needs_distances().then(|| tensor(&input.distances));
+    let targets = tensor(&input.targets);
+    let (value, gradient) =
+        loss_and_gradient(loss, &logits, &targets, distances.as_ref(), 2.0).unwrap();
+    let halved = to_host(&gradient)
+        .unwrap()
+        .iter()
+        .map(|g| g / 2.0)
+        .collect();
+    (value, halved)
+}
+
+#[test]
+fn losses_and_gradients_equal_the_references() {
+    golden::equal_the_references(&by_libtorch);
+}
+
+#[test]
+fn where_nothing_is_known_nothing_costs() {
+    golden::nothing_known_costs_nothing(&by_libtorch);
+}
+
+#[test]
+fn ignored_voxels_may_hold_anything() {
+    golden::ignored_logits_do_not_matter(&by_libtorch);
+}
+
+#[test]
+fn huge_logits_have_finite_losses() {
+    golden::huge_logits_stay_finite(&by_libtorch);
 }
 
 #[test]

@@ -1,95 +1,237 @@
-//! The losses that a recipe can name, all on logits and independent structures (sigmoid). A new one is a
-//! file here and one arm in the match below.
+//! The losses that a recipe can name, all on logits. A new one is a file here, its settings in [`config`] and
+//! one arm in the match below.
+//!
+//! Logits are one map per structure, whichever outputs a recipe asks for. Independent structures are sigmoids.
+//! Exclusive classes are a softmax over the structures and the background, whose logit is 0 everywhere and
+//! no output of the network: a network with a background of its own gives the same probabilities after its
+//! last layer's weights for the background are taken from those of every structure.
 
-mod bce;
+mod boundary;
+mod config;
+mod cross_entropy;
 mod dice;
+mod focal;
+mod generalised_dice;
+#[cfg(test)]
+pub(in crate::tensors) mod golden;
+mod seen;
+mod topk;
+mod tversky;
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-/// What training minimises, as named by `loss` in a recipe.
+pub use config::{
+    BoundarySettings, DiceSettings, FocalSettings, FocalTverskySettings, GeneralisedDiceSettings,
+    LossConfig, NoSettings, RegionLoss, SumSettings, TopkSettings, TverskySettings,
+    name_or_section,
+};
+use seen::Seen;
+
+/// What a network's outputs mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Loss {
-    /// Binary cross-entropy.
-    Bce,
-    /// Soft Dice loss.
-    Dice,
-    /// The sum of both.
+#[serde(rename_all = "lowercase")]
+pub enum Outputs {
+    /// Each structure is there or not, whatever the others are.
     #[default]
-    BceDice,
+    Independent,
+    /// Every voxel belongs to one structure or to the background.
+    Exclusive,
+}
+
+impl Outputs {
+    /// The recipe's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Independent => "independent",
+            Self::Exclusive => "exclusive",
+        }
+    }
+}
+
+/// How much each class counts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClassWeights {
+    /// Of each output map.
+    pub structures: Vec<f64>,
+    /// Of the background of exclusive classes.
+    pub background: f64,
+}
+
+impl ClassWeights {
+    fn row(&self, device: &Device) -> Tensor<1> {
+        let weights: Vec<f32> = self
+            .structures
+            .iter()
+            .map(|weight| *weight as f32)
+            .collect();
+        let shape = [weights.len()];
+        Tensor::from_data(TensorData::new(weights, shape), device)
+    }
+}
+
+/// What training minimises. It remembers nothing between calls.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Loss {
+    pub config: LossConfig,
+    pub outputs: Outputs,
+    /// All alike where there are none.
+    pub weights: Option<ClassWeights>,
+    /// Whether targets may be NaN, which is how a voxel says that nothing is known of it: it counts nothing.
+    pub ignores: bool,
+}
+
+impl From<LossConfig> for Loss {
+    fn from(config: LossConfig) -> Self {
+        Self {
+            config,
+            ..Self::default()
+        }
+    }
 }
 
 impl Loss {
     /// The loss of one batch, a tensor with one element.
     ///
     /// # Shapes
-    /// - `logits`, `targets`: (batch, structure, z, y, x); targets are 0 or 1
-    pub fn compute(self, logits: Tensor<5>, targets: Tensor<5>) -> Tensor<1> {
-        match self {
-            Self::Bce => bce::binary_cross_entropy(logits, targets),
-            Self::Dice => dice::soft_dice(logits, targets),
-            Self::BceDice => {
-                bce::binary_cross_entropy(logits.clone(), targets.clone())
-                    + dice::soft_dice(logits, targets)
-            }
-        }
+    /// - `logits`, `targets`: (batch, structure, z, y, x); targets are 0 or 1, or NaN where [`Loss::ignores`]
+    /// - `distances`: as `targets`, in mm, where [`Loss::needs_distances`]; without them the boundary costs
+    ///   nothing
+    pub fn compute(
+        &self,
+        logits: Tensor<5>,
+        targets: Tensor<5>,
+        distances: Option<Tensor<5>>,
+    ) -> Tensor<1> {
+        let weights = self.weights.as_ref();
+        let seen = Seen::new(self.outputs, weights, self.ignores, logits, targets);
+        of_seen(&self.config, &seen, distances)
     }
 
-    /// The recipe's name, as it stands in run names (`unet2d_bce-dice_adam_256`).
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Bce => "bce",
-            Self::Dice => "dice",
-            Self::BceDice => "bce-dice",
+    /// Whether the loss asks for signed distances to the structures' surfaces.
+    pub fn needs_distances(&self) -> bool {
+        matches!(self.config, LossConfig::Boundary(_))
+    }
+
+    /// The name, as it stands in run names.
+    pub fn name(&self) -> &'static str {
+        self.config.name()
+    }
+}
+
+fn of_seen(config: &LossConfig, seen: &Seen, distances: Option<Tensor<5>>) -> Tensor<1> {
+    match config {
+        LossConfig::Bce(_) | LossConfig::Ce(_) => cross_entropy::cross_entropy(seen),
+        LossConfig::Dice(settings) => dice::soft_dice(seen, seen.probabilities(), settings),
+        LossConfig::BceDice(settings) | LossConfig::CeDice(settings) => {
+            cross_entropy_and_dice(seen, settings)
+        }
+        LossConfig::Focal(settings) => focal::focal(seen, settings),
+        LossConfig::Tversky(settings) => tversky::tversky(seen, settings),
+        LossConfig::FocalTversky(settings) => tversky::focal_tversky(seen, settings),
+        LossConfig::GeneralisedDice(settings) => generalised_dice::generalised_dice(seen, settings),
+        LossConfig::Boundary(settings) => {
+            let region = of_seen(&settings.region.config(), seen, None);
+            match distances {
+                Some(distances) => region + boundary::boundary(seen, distances) * settings.weight,
+                None => region,
+            }
+        }
+        LossConfig::Topk(settings) => {
+            let worst = topk::topk(seen, settings.share);
+            if settings.dice_weight == 0.0 {
+                return worst;
+            }
+            let dice = dice::soft_dice(seen, seen.probabilities(), &DiceSettings::default());
+            worst + dice * settings.dice_weight
         }
     }
 }
 
+fn cross_entropy_and_dice(seen: &Seen, settings: &SumSettings) -> Tensor<1> {
+    let (costs, probabilities) = match seen.outputs() {
+        Outputs::Independent => (cross_entropy::of_voxels(seen), seen.probabilities()),
+        Outputs::Exclusive => {
+            let softmax = seen.softmax();
+            (
+                cross_entropy::of_classes(seen, softmax.log_sum),
+                softmax.probabilities,
+            )
+        }
+    };
+    seen.mean_over_voxels(costs) * settings.cross_entropy_weight
+        + dice::soft_dice(seen, probabilities, &settings.dice()) * settings.dice_weight
+}
+
 #[cfg(test)]
 mod tests {
+    use super::golden::{self, Input};
     use super::*;
-    use burn::tensor::Device;
+    use crate::tensors::device::DeviceChoice;
 
-    // Golden values: PyTorch 2.11,
-    //   x = torch.tensor([2., -1., .5, -3., 0., 4., -.2, 1.]).reshape(2, 2, 1, 1, 2)
-    //   t = torch.tensor([1., 0., 1., 0., 0., 1., 1., 0.]).reshape(2, 2, 1, 1, 2)
-    //   bce  = F.binary_cross_entropy_with_logits(x, t)                      # 0.4731940
-    //   p = x.sigmoid(); s = lambda v: v.sum((0, 2, 3, 4))
-    //   dice = 1 - ((2 * s(p * t) + 1) / (s(p) + s(t) + 1)).mean()           # 0.2562699
-    fn batch() -> (Tensor<5>, Tensor<5>) {
-        let device = crate::tensors::device::DeviceChoice::Auto
-            .device()
-            .unwrap_or_else(|_| Device::default());
-        let x = Tensor::<1>::from_floats([2.0, -1.0, 0.5, -3.0, 0.0, 4.0, -0.2, 1.0], &device);
-        let t = Tensor::<1>::from_floats([1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0], &device);
-        (x.reshape([2, 2, 1, 1, 2]), t.reshape([2, 2, 1, 1, 2]))
-    }
-
-    fn value(loss: Loss) -> f32 {
-        let (logits, targets) = batch();
-        loss.compute(logits, targets).into_scalar::<f32>()
+    /// By Burn's autodiff, on flex where the build has it.
+    fn by_burn(loss: &Loss, input: &Input) -> (f64, Vec<f32>) {
+        let device = DeviceChoice::Flex.device();
+        let device = device.or(DeviceChoice::Auto.device()).unwrap().autodiff();
+        let tensor = |values: &[f32]| {
+            Tensor::<5>::from_data(TensorData::new(values.to_vec(), input.shape), &device)
+        };
+        let leaf = tensor(&input.logits).require_grad();
+        let distances = loss.needs_distances().then(|| tensor(&input.distances));
+        let loss = loss.compute(leaf.clone(), tensor(&input.targets), distances);
+        let value = f64::from(loss.clone().into_scalar::<f32>());
+        let gradient = leaf.grad(&loss.backward()).unwrap();
+        (value, gradient.into_data().try_into_vec::<f32>().unwrap())
     }
 
     #[test]
-    fn losses_equal_pytorch() {
-        assert!(
-            (value(Loss::Bce) - 0.473_194).abs() < 1e-6,
-            "{}",
-            value(Loss::Bce)
-        );
-        assert!(
-            (value(Loss::Dice) - 0.256_269_9).abs() < 1e-6,
-            "{}",
-            value(Loss::Dice)
-        );
-        assert!((value(Loss::BceDice) - value(Loss::Bce) - value(Loss::Dice)).abs() < 1e-6);
+    fn losses_and_gradients_equal_the_references() {
+        golden::equal_the_references(&by_burn);
     }
 
     #[test]
-    fn large_logits_stay_finite() {
-        let (logits, targets) = batch();
-        let loss = Loss::BceDice.compute(logits * 1e4, targets);
-        assert!(loss.into_scalar::<f32>().is_finite());
+    fn where_nothing_is_known_nothing_costs() {
+        golden::nothing_known_costs_nothing(&by_burn);
+    }
+
+    #[test]
+    fn ignored_voxels_may_hold_anything() {
+        golden::ignored_logits_do_not_matter(&by_burn);
+    }
+
+    #[test]
+    fn huge_logits_stay_finite() {
+        golden::huge_logits_stay_finite(&by_burn);
+    }
+
+    #[test]
+    fn a_name_and_a_section_are_read_and_written() {
+        #[derive(Debug, PartialEq, Serialize, Deserialize)]
+        struct Held {
+            #[serde(with = "name_or_section")]
+            loss: LossConfig,
+        }
+        let read = |text: &str| serde_json::from_str::<Held>(text);
+        for (text, written) in [
+            (r#"{"loss":"bce_dice"}"#, r#"{"loss":"bce_dice"}"#),
+            (r#"{"loss":{"kind":"focal"}}"#, r#"{"loss":"focal"}"#),
+            (
+                r#"{"loss":{"share":0.2,"kind":"topk"}}"#,
+                r#"{"loss":{"kind":"topk","share":0.2,"dice_weight":0.0}}"#,
+            ),
+        ] {
+            let held = read(text).unwrap();
+            assert_eq!(serde_json::to_string(&held).unwrap(), written);
+            assert_eq!(read(written).unwrap(), held);
+        }
+        for (text, expected) in [
+            (r#"{"loss":"vocal"}"#, "vocal"),
+            (r#"{"loss":{"kind":"dice","smoth":1}}"#, "smoth"),
+            (r#"{"loss":{"smooth":1}}"#, "kind"),
+            (r#"{"loss":3}"#, "the name of a loss"),
+        ] {
+            let error = read(text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
     }
 }

@@ -1,0 +1,93 @@
+//! Exact Euclidean distances on grids whose spacing differs between axes: Felzenszwalb and Huttenlocher,
+//! "Distance transforms of sampled functions", Theory of Computing 2012, one axis after the other.
+
+use ndarray::{Array3, ArrayView3, Axis};
+
+/// For every voxel the distance to the surface of what is `inside`, in mm: outside that to the nearest voxel
+/// inside, inside that to the nearest voxel outside, negative. Zero everywhere where all or nothing is inside,
+/// for then there is no surface.
+///
+/// # Shapes
+/// - `inside` and output: (z, y, x); `spacing_mm` in the same order
+pub fn signed_distance_mm(inside: ArrayView3<bool>, spacing_mm: [f64; 3]) -> Array3<f32> {
+    let first = inside.iter().next().copied().unwrap_or(false);
+    if inside.iter().all(|voxel| *voxel == first) {
+        return Array3::zeros(inside.raw_dim());
+    }
+    let outward = squared_distance(inside, true, spacing_mm);
+    let inward = squared_distance(inside, false, spacing_mm);
+    let mut result = Array3::zeros(inside.raw_dim());
+    ndarray::Zip::from(&mut result)
+        .and(&outward)
+        .and(&inward)
+        .for_each(|to, outward, inward| *to = (outward.sqrt() - inward.sqrt()) as f32);
+    result
+}
+
+/// The square of the distance to the nearest voxel that is `to`; infinite where there is none.
+fn squared_distance(mask: ArrayView3<bool>, to: bool, spacing_mm: [f64; 3]) -> Array3<f64> {
+    let mut squares = mask.mapv(|voxel| if voxel == to { 0.0 } else { f64::INFINITY });
+    let mut envelope = Envelope::default();
+    let mut line = Vec::new();
+    for axis in [2, 1, 0] {
+        for mut lane in squares.lanes_mut(Axis(axis)) {
+            // Most lanes of most masks hold nothing yet, or nothing but what is sought.
+            if lane.len() < 2 || lane.iter().all(|v| *v == 0.0) {
+                continue;
+            }
+            line.clear();
+            line.extend(lane.iter().copied());
+            if envelope.build(&line, spacing_mm[axis]) {
+                envelope.read(&mut lane, &line, spacing_mm[axis]);
+            }
+        }
+    }
+    squares
+}
+
+/// The lowest of the parabolas that stand on a line's voxels.
+#[derive(Default)]
+struct Envelope {
+    /// Voxels whose parabola is lowest somewhere, ascending.
+    lowest: Vec<usize>,
+    /// Where each of them begins to be, in mm.
+    from_mm: Vec<f64>,
+}
+
+impl Envelope {
+    /// False where no voxel of the line has a finite value.
+    fn build(&mut self, line: &[f64], step_mm: f64) -> bool {
+        self.lowest.clear();
+        self.from_mm.clear();
+        for (at, value) in line.iter().enumerate().filter(|(_, v)| v.is_finite()) {
+            let mut from = f64::NEG_INFINITY;
+            while let (Some(last), Some(begins)) = (self.lowest.last(), self.from_mm.last()) {
+                let (here, there) = (at as f64 * step_mm, *last as f64 * step_mm);
+                let crossing =
+                    (value + here * here - line[*last] - there * there) / (2.0 * (here - there));
+                if crossing > *begins {
+                    from = crossing;
+                    break;
+                }
+                self.lowest.pop();
+                self.from_mm.pop();
+            }
+            self.lowest.push(at);
+            self.from_mm.push(from);
+        }
+        !self.lowest.is_empty()
+    }
+
+    fn read(&self, lane: &mut ndarray::ArrayViewMut1<f64>, line: &[f64], step_mm: f64) {
+        let mut place = 0;
+        for (at, to) in lane.iter_mut().enumerate() {
+            let here = at as f64 * step_mm;
+            while self.from_mm.get(place + 1).is_some_and(|from| *from < here) {
+                place += 1;
+            }
+            let lowest = self.lowest[place];
+            let along = here - lowest as f64 * step_mm;
+            *to = along * along + line[lowest];
+        }
+    }
+}
