@@ -1,14 +1,50 @@
 //! Connected components of masks.
 
-use ndarray::{Array3, ArrayView3};
+use ndarray::{Array3, ArrayView3, ArrayViewMut3};
+use serde::{Deserialize, Serialize};
 
-/// Which voxels touch each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Which voxels touch each other; written as the number of a voxel's neighbours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
 pub enum Connectivity {
     /// Voxels that share a face.
     Six,
+    /// Voxels that share a face or an edge.
+    Eighteen,
     /// Voxels that share a face, an edge or a corner.
+    #[default]
     TwentySix,
+}
+
+impl TryFrom<u8> for Connectivity {
+    type Error = String;
+
+    fn try_from(neighbours: u8) -> Result<Self, String> {
+        match neighbours {
+            6 => Ok(Self::Six),
+            18 => Ok(Self::Eighteen),
+            26 => Ok(Self::TwentySix),
+            other => Err(format!("connectivity {other}; expected 6, 18 or 26")),
+        }
+    }
+}
+
+impl From<Connectivity> for u8 {
+    fn from(connectivity: Connectivity) -> Self {
+        match connectivity {
+            Connectivity::Six => 6,
+            Connectivity::Eighteen => 18,
+            Connectivity::TwentySix => 26,
+        }
+    }
+}
+
+/// What is known of a component when it is decided whether it stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Component {
+    pub voxels: usize,
+    /// Whether it reaches the first or last index along z, y, x.
+    pub at_border: [bool; 3],
 }
 
 /// Numbers the connected components of `mask` from 1 in the order of their first voxels (z slowest),
@@ -53,19 +89,26 @@ pub fn keep_components(
         .iter()
         .map(|size| *size as f64 >= smallest)
         .collect();
-    for (row, mut voxels) in mask.rows_mut().into_iter().enumerate() {
-        for run in components.runs_of(row) {
-            if !kept[components.numbers[run]] {
-                let Run { start, end } = components.runs[run];
-                voxels
-                    .iter_mut()
-                    .take(end)
-                    .skip(start)
-                    .for_each(|to| *to = false);
-            }
-        }
-    }
+    components.clear_all_but(&kept, mask.view_mut());
     kept.into_iter().filter(|kept| *kept).count()
+}
+
+/// Removes the components of `mask` that `wanted` does not hold for; it is asked in the order of first voxels.
+///
+/// # Shapes
+/// `mask`: (z, y, x)
+pub fn retain_components(
+    mask: ArrayViewMut3<bool>,
+    connectivity: Connectivity,
+    wanted: impl FnMut(Component) -> bool,
+) {
+    let components = Components::find(mask.view(), connectivity);
+    let kept: Vec<bool> = components
+        .described(mask.dim())
+        .into_iter()
+        .map(wanted)
+        .collect();
+    components.clear_all_but(&kept, mask);
 }
 
 /// Voxels `start..end` of a row, all inside.
@@ -108,22 +151,64 @@ impl Components {
         self.row_starts[row]..self.row_starts[row + 1]
     }
 
+    fn described(&self, (depth, height, width): (usize, usize, usize)) -> Vec<Component> {
+        let inside = |voxels: &usize| Component {
+            voxels: *voxels,
+            at_border: [false; 3],
+        };
+        let mut described: Vec<Component> = self.sizes.iter().map(inside).collect();
+        for row in 0..depth * height {
+            let (z, y) = (row / height, row % height);
+            let (first_or_last_z, first_or_last_y) =
+                (z == 0 || z + 1 == depth, y == 0 || y + 1 == height);
+            for run in self.runs_of(row) {
+                let Run { start, end } = self.runs[run];
+                let at_border = &mut described[self.numbers[run]].at_border;
+                at_border[0] |= first_or_last_z;
+                at_border[1] |= first_or_last_y;
+                at_border[2] |= start == 0 || end == width;
+            }
+        }
+        described
+    }
+
+    /// Empties the runs of `mask`, which this was found in, whose components are not `kept`.
+    fn clear_all_but(&self, kept: &[bool], mut mask: ArrayViewMut3<bool>) {
+        for (row, mut voxels) in mask.rows_mut().into_iter().enumerate() {
+            for run in self.runs_of(row) {
+                if !kept[self.numbers[run]] {
+                    let Run { start, end } = self.runs[run];
+                    voxels
+                        .iter_mut()
+                        .take(end)
+                        .skip(start)
+                        .for_each(|to| *to = false);
+                }
+            }
+        }
+    }
+
     /// Joins a row's runs with those of the neighbouring rows before it.
     fn join_row(&mut self, z: usize, y: usize, height: usize, connectivity: Connectivity) {
         let row = z * height + y;
         let mut join = |before: usize, reach| self.join_rows(before, row, reach);
-        let reach = usize::from(connectivity == Connectivity::TwentySix);
+        // Rows beside each other share faces, and edges one voxel on; rows across share edges, and corners.
+        let (beside, across) = match connectivity {
+            Connectivity::Six => (0, None),
+            Connectivity::Eighteen => (1, Some(0)),
+            Connectivity::TwentySix => (1, Some(1)),
+        };
         if y > 0 {
-            join(row - 1, reach);
+            join(row - 1, beside);
         }
         if z > 0 {
-            join(row - height, reach);
-            if connectivity == Connectivity::TwentySix {
+            join(row - height, beside);
+            if let Some(across) = across {
                 if y > 0 {
-                    join(row - height - 1, reach);
+                    join(row - height - 1, across);
                 }
                 if y + 1 < height {
-                    join(row - height + 1, reach);
+                    join(row - height + 1, across);
                 }
             }
         }
@@ -232,7 +317,12 @@ mod tests {
                         next.1.wrapping_sub(1),
                         next.2.wrapping_sub(1),
                     );
-                    let touches = connectivity == Connectivity::TwentySix || away == 1;
+                    let furthest = match connectivity {
+                        Connectivity::Six => 1,
+                        Connectivity::Eighteen => 2,
+                        Connectivity::TwentySix => 3,
+                    };
+                    let touches = away <= furthest;
                     if touches && mask.get(next).copied().unwrap_or(false) {
                         waiting.push(next);
                     }
@@ -284,7 +374,7 @@ mod tests {
         ) {
             let mut voxels = voxels.into_iter();
             let mask = Array3::from_shape_simple_fn(shape, || voxels.next().unwrap() < density);
-            for connectivity in [Connectivity::Six, Connectivity::TwentySix] {
+            for connectivity in [Connectivity::Six, Connectivity::Eighteen, Connectivity::TwentySix] {
                 let (labels, sizes) = label_components(mask.view(), connectivity);
                 let (expected, expected_sizes) = flood(&mask, connectivity);
                 prop_assert_eq!(&labels, &expected);

@@ -1,4 +1,4 @@
-//! Everything that computes on plain arrays: file formats, resampling, preprocessing, components, metrics,
+//! Everything that computes on plain arrays: file formats, resampling, preprocessing, components, post-processing, metrics,
 //! phantoms. Knows nothing of networks.
 
 pub mod augmentation;
@@ -9,6 +9,7 @@ pub mod histogram;
 pub mod metrics;
 pub mod nifti;
 pub mod phantom;
+pub mod postprocess;
 pub mod preprocess;
 pub mod resample;
 pub mod sliding_window;
