@@ -1,4 +1,4 @@
-//! Everything that computes on plain arrays: file formats, resampling, preprocessing, components, post-processing, metrics,
+//! Everything that computes on plain arrays: file formats, resampling, preprocessing, components, clean-up, metrics,
 //! phantoms. Knows nothing of networks.
 
 pub mod augmentation;

@@ -89,9 +89,10 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let job = PredictJob {
         cases,
         folder: predictions,
-        model,
+        models: vec![model],
         compute: settings.compute()?,
         tta: false,
+        postprocess: true,
         overwrite: false,
         stop: &stop,
     };

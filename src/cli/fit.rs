@@ -7,9 +7,11 @@ use clap::Args;
 use serde_json::json;
 
 use super::{Outcome, Settings, print_out, stop_on_signals};
+use crate::arrays::postprocess::Step;
 use crate::error::Error;
 use crate::outside::progress;
 use crate::pipeline::dataset::Dataset;
+use crate::pipeline::evaluation::Evaluation;
 use crate::pipeline::fit::{FitJob, FitSummary, fit};
 use crate::pipeline::generated;
 use crate::pipeline::observer::Observer;
@@ -46,6 +48,9 @@ pub struct FitArgs {
     /// Decides weights, folds and the order of slices
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Do not predict held-out cases when the folds are trained, and choose no clean-up on them
+    #[arg(long)]
+    no_out_of_fold: bool,
     /// Change a value of the recipe, such as training.batch_size=4
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -54,7 +59,7 @@ pub struct FitArgs {
     #[arg(long, value_name = "MODEL")]
     from: Option<PathBuf>,
     /// Go on with the run in this folder, on its own dataset and into its own model
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["stage", "fold", "epochs", "seed", "set", "from"])]
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["stage", "fold", "epochs", "seed", "set", "from", "no_out_of_fold"])]
     resume: Option<PathBuf>,
 }
 
@@ -127,6 +132,9 @@ fn recipe(args: &FitArgs) -> anyhow::Result<Recipe> {
     if let Some(FoldChoice::One(fold)) = args.fold {
         overrides.push(format!("train_folds=[{fold}]"));
     }
+    if args.no_out_of_fold {
+        overrides.push("out_of_fold=false".to_owned());
+    }
     let mut recipe = Recipe::named(stage, &overrides)?;
     if let Some(FoldChoice::All) = args.fold {
         recipe.train_folds = None;
@@ -167,7 +175,7 @@ pub fn print_summary(summary: &FitSummary, job: &FitJob, as_json: bool) {
         let roi = summary.roi.map(|roi| json!({"mean_recall": roi.mean_recall, "lowest_recall": roi.lowest_recall, "mean_share": roi.mean_share, "cases": roi.cases}));
         print_out(&format!(
             "{:#}\n",
-            json!({"run": summary.run, "model": summary.model, "seconds": summary.seconds, "folds": folds, "held_out_roi": roi})
+            json!({"run": summary.run, "model": summary.model, "seconds": summary.seconds, "folds": folds, "held_out_roi": roi, "out_of_fold": out_of_fold_json(summary), "postprocessing": summary.postprocessing})
         ));
         return;
     }
@@ -195,8 +203,57 @@ pub fn print_summary(summary: &FitSummary, job: &FitJob, as_json: bool) {
             roi.cases
         ));
     }
+    print_out(&out_of_fold_text(summary));
     print_out(&format!("  run    {}\n", summary.run.display()));
     print_out(&format!("  model  {}\n", summary.model.display()));
+}
+
+fn out_of_fold_json(summary: &FitSummary) -> serde_json::Value {
+    let Some(predicted) = &summary.out_of_fold else {
+        return serde_json::Value::Null;
+    };
+    let figures = predicted.evaluation.as_ref().map(Evaluation::to_json);
+    json!({"folder": predicted.folder, "complete": predicted.complete, "summary": figures})
+}
+
+/// Cross-validated figures, and the clean-up that follows from them.
+fn out_of_fold_text(summary: &FitSummary) -> String {
+    let mut text = String::new();
+    let dice = |value: Option<f64>| value.map_or("–".to_owned(), |v| format!("{v:.4}"));
+    let evaluated = summary
+        .out_of_fold
+        .as_ref()
+        .and_then(|predicted| predicted.evaluation.as_ref());
+    if let Some(evaluation) = evaluated {
+        let own = evaluation
+            .structures
+            .iter()
+            .enumerate()
+            .map(|(index, structure)| {
+                let mean = evaluation.summary_of(index, "dice").and_then(|s| s.mean);
+                format!("{} {}", structure.name, dice(mean))
+            });
+        text += &format!(
+            "  out-of-fold Dice {} over {} cases ({})\n",
+            dice(evaluation.mean("dice")),
+            evaluation.cases.len(),
+            own.collect::<Vec<_>>().join(", ")
+        );
+    }
+    for (name, cleaning) in summary
+        .postprocessing
+        .iter()
+        .flat_map(|chosen| &chosen.structures)
+    {
+        let steps: Vec<String> = cleaning.steps.iter().map(Step::to_string).collect();
+        text += &format!(
+            "  clean-up {name}: {}, Dice {} from {}\n",
+            steps.join(", "),
+            dice(cleaning.dice_after),
+            dice(cleaning.dice_before)
+        );
+    }
+    text
 }
 
 /// `20m`, `1h30m`, `90s`.

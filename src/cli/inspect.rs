@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::table::table;
 use super::{Outcome, Settings, fingerprint, print_out};
 use crate::arrays::nifti::{is_nifti_name, read_volume};
+use crate::arrays::postprocess::Step;
 use crate::error::{Error, Result};
 use crate::outside::progress;
 use crate::pipeline::bundle::Bundle;
@@ -255,9 +256,14 @@ fn model(path: &Path) -> Result<(String, Value)> {
         text += &layers;
         stages.push(json!({"stage": number, "folds": stage.folds, "recipe": stage.recipe, "network": value}));
     }
+    let chosen = &bundle.manifest.postprocessing;
+    for (name, cleaning) in chosen.iter().flat_map(|chosen| &chosen.structures) {
+        let steps: Vec<String> = cleaning.steps.iter().map(Step::to_string).collect();
+        text += &format!("clean-up of {name}: {}\n", steps.join(", "));
+    }
     Ok((
         text,
-        json!({"kind": "model", "path": path, "sha256": bundle.sha256(), "structures": bundle.manifest.structures, "stages": stages}),
+        json!({"kind": "model", "path": path, "sha256": bundle.sha256(), "structures": bundle.manifest.structures, "stages": stages, "postprocessing": chosen}),
     ))
 }
 

@@ -18,13 +18,16 @@ pub struct PredictArgs {
     /// Folder for the label maps, or the name of one label map
     #[arg(short, long, default_value = "predictions")]
     output: PathBuf,
-    /// Model folder [default: model]
+    /// Model folder [default: model]; named several times, the models' logits are averaged
     #[arg(long, env = "CTSEG_MODEL")]
-    model: Option<PathBuf>,
+    model: Vec<PathBuf>,
     /// Look at mirror images too and take the mean, along the axes that stage 2 was trained mirrored along:
     /// a little better, twice the time per axis
     #[arg(long)]
     tta: bool,
+    /// Leave out the clean-up of label maps that the model asks for
+    #[arg(long)]
+    no_postprocess: bool,
     /// Make label maps again that are there already, of the same input and model
     #[arg(long)]
     overwrite: bool,
@@ -38,9 +41,14 @@ pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let job = PredictJob {
         cases,
         folder,
-        model: settings.config.model_or(args.model),
+        models: if args.model.is_empty() {
+            vec![settings.config.model_or(None)]
+        } else {
+            args.model
+        },
         compute: settings.compute()?,
         tta: args.tta,
+        postprocess: !args.no_postprocess,
         overwrite: args.overwrite,
         stop: &stop,
     };

@@ -1,5 +1,7 @@
 //! A trained model on disk: recipes, labels, weights and their checksums in one folder.
 
+mod folder;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -7,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::dataset::Structure;
 use super::manifest::{Manifest, StageManifest};
+use super::postprocessing::Postprocessing;
 use super::recipe::Region;
 use super::sampling::output_maps;
 use super::segmenter::Segmenter;
@@ -16,6 +19,8 @@ use crate::tensors::device::Compute;
 use crate::tensors::weights::{
     NamedTensors, below_prefix, prefixed, read_tensors, with_tensors, write_tensors,
 };
+
+use folder::{swap_in, write_sums};
 
 const FORMAT: u32 = 2;
 const MANIFEST: &str = "model.toml";
@@ -280,6 +285,7 @@ impl Bundle {
                 .collect(),
             stage1: None,
             stage2: None,
+            postprocessing: None,
         };
         let other = 3 - number;
         let mut dropped_stage2 = false;
@@ -296,17 +302,38 @@ impl Bundle {
                 std::fs::copy(&from, fresh.path().join(weights_file(other)))
                     .map_err(Error::io(&from, "copy"))?;
                 *manifest.stage_mut(other) = Some(kept.clone());
+                if other == 2 {
+                    manifest.postprocessing = old.manifest.postprocessing.clone();
+                }
             } else {
                 dropped_stage2 = other == 2;
             }
         }
         *manifest.stage_mut(number) = Some(stage.manifest);
-        let text = toml::to_string(&manifest)
-            .map_err(|error| Error::file(path, format!("cannot write model.toml: {error}")))?;
-        write_bytes_atomically(&fresh.path().join(MANIFEST), text.as_bytes())?;
-        write_sums(fresh.path())?;
+        write_manifest(fresh.path(), &manifest)?;
         swap_in(fresh, path)?;
         Ok(dropped_stage2)
+    }
+
+    /// Writes how the model's label maps are cleaned up into it; the bundle is replaced as a whole.
+    pub fn set_postprocessing(&self, postprocessing: Option<Postprocessing>) -> Result<()> {
+        if self.manifest.postprocessing == postprocessing {
+            return Ok(());
+        }
+        let fresh = temporary_folder(parent_of(&self.path))?;
+        for name in self.sums.keys().filter(|name| *name != MANIFEST) {
+            let (from, to) = (self.path.join(name), fresh.path().join(name));
+            // Weights never change under their name: a second name for the same bytes will do.
+            if std::fs::hard_link(&from, &to).is_err() {
+                std::fs::copy(&from, &to).map_err(Error::io(&from, "copy"))?;
+            }
+        }
+        let manifest = Manifest {
+            postprocessing,
+            ..self.manifest.clone()
+        };
+        write_manifest(fresh.path(), &manifest)?;
+        swap_in(fresh, &self.path)
     }
 
     /// Adds to `stage` the folds of this bundle that were trained like it and that it does not have.
@@ -339,6 +366,14 @@ impl Bundle {
     }
 }
 
+/// `model.toml` and, over all that lies in `folder`, the checksums.
+fn write_manifest(folder: &Path, manifest: &Manifest) -> Result<()> {
+    let text = toml::to_string(manifest)
+        .map_err(|error| Error::file(folder, format!("cannot write model.toml: {error}")))?;
+    write_bytes_atomically(&folder.join(MANIFEST), text.as_bytes())?;
+    write_sums(folder)
+}
+
 fn fold_prefix(fold: usize) -> String {
     format!("fold_{fold}.")
 }
@@ -349,57 +384,4 @@ pub fn file_sha256(path: &Path) -> Result<String> {
     let mut hasher = Sha256::new();
     std::io::copy(&mut file, &mut hasher).map_err(Error::io(path, "read"))?;
     Ok(format!("{:x}", hasher.finalize()))
-}
-
-fn write_sums(folder: &Path) -> Result<()> {
-    let entries = std::fs::read_dir(folder).map_err(Error::io(folder, "read the folder"))?;
-    let mut names: Vec<String> = entries
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| name != SUMS)
-        .collect();
-    names.sort();
-    let mut lines = String::new();
-    for name in names {
-        lines += &format!("{}  {name}\n", file_sha256(&folder.join(&name))?);
-    }
-    write_bytes_atomically(&folder.join(SUMS), lines.as_bytes())
-}
-
-/// Puts `fresh` in the place of `path`: in one step where the file system can exchange two folders,
-/// otherwise by setting the old one aside first. What stood there is removed last.
-fn swap_in(fresh: tempfile::TempDir, path: &Path) -> Result<()> {
-    let fresh = fresh.keep();
-    let old = if !path.exists() {
-        None
-    } else if exchanged(&fresh, path) {
-        return std::fs::remove_dir_all(&fresh)
-            .map_err(Error::io(&fresh, "remove the old model from"));
-    } else {
-        let aside = fresh.with_extension("replaced");
-        std::fs::rename(path, &aside).map_err(Error::io(path, "set the old model aside from"))?;
-        Some(aside)
-    };
-    if let Err(error) = std::fs::rename(&fresh, path) {
-        if let Some(aside) = &old {
-            let _ = std::fs::rename(aside, path);
-        }
-        return Err(Error::io(path, "rename the finished model to")(error));
-    }
-    match old {
-        Some(aside) => {
-            std::fs::remove_dir_all(&aside).map_err(Error::io(&aside, "remove the old model from"))
-        }
-        None => Ok(()),
-    }
-}
-
-#[cfg(target_os = "linux")]
-fn exchanged(a: &Path, b: &Path) -> bool {
-    use rustix::fs::{CWD, RenameFlags, renameat_with};
-    renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE).is_ok()
-}
-
-#[cfg(not(target_os = "linux"))]
-fn exchanged(_: &Path, _: &Path) -> bool {
-    false
 }

@@ -1,29 +1,41 @@
 //! Both stages on one volume: coarse probabilities, region of interest, fine logits, label map on the
-//! volume's own grid.
+//! volume's own grid. Several models can look at a volume together.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use ndarray::{Array4, Axis};
 use serde::{Deserialize, Serialize};
 
 use super::bundle::Bundle;
+use super::dataset::Structure;
 use super::mirroring::Mirroring;
 use super::recipe::Region;
-use super::roi::carried_over;
+use super::roi::{Prior, carried_over};
 use super::segmenter::{Segmenter, network_grid, network_input};
 use super::stage_one::run_stage_one;
-use crate::arrays::resample::restore_exclusive;
+use crate::arrays::postprocess::{Step, apply};
+use crate::arrays::resample::{Interpolation, resample_array, restore_exclusive};
 use crate::error::{Error, Result};
 use crate::tensors::device::Compute;
-use crate::values::{LabelMap, Orientation, Volume, VoxelBox};
+use crate::values::{Grid, LabelMap, Orientation, Volume, VoxelBox};
 
-/// A model in memory, ready for any number of volumes.
+/// Models in memory, ready for any number of volumes.
 pub struct Cascade {
+    /// One, or several whose logits are averaged.
+    models: Vec<Model>,
+    /// Label values in the order of stage 2's maps.
+    values: Vec<u16>,
+    /// Clean-up of label maps by label value and, for the record, by name.
+    plan: Vec<(u16, Vec<Step>)>,
+    cleaning: BTreeMap<String, Vec<Step>>,
+}
+
+/// One model in memory.
+struct Model {
     /// Only where stage 2 works inside a region of interest.
     stage1: Option<Segmenter>,
     stage2: Segmenter,
-    /// Label values in the order of stage 2's maps.
-    values: Vec<u16>,
     mirroring: Mirroring,
 }
 
@@ -34,9 +46,12 @@ pub struct CascadeReport {
     pub roi: Option<VoxelBox>,
     /// The region's share of the volume.
     pub roi_share: Option<f64>,
-    /// How many mirror images stage 2 looked at, the volume itself included.
+    /// How many mirror images the models' second stages looked at, the volume itself included.
     #[serde(default = "one")]
     pub looks: usize,
+    /// Clean-up of the label map, by structure.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub postprocessing: BTreeMap<String, Vec<Step>>,
     /// Deviations from the normal way, in words.
     pub notes: Vec<String>,
     /// Seconds per step.
@@ -47,9 +62,29 @@ fn one() -> usize {
     1
 }
 
-impl Cascade {
-    /// Loads the stages of a bundle that prediction needs.
-    pub fn load(bundle: &Bundle, compute: &Compute) -> Result<Self> {
+/// Seconds per step, added up over models.
+struct Laps {
+    begun: Instant,
+    seconds: BTreeMap<String, f64>,
+}
+
+impl Laps {
+    fn lap(&mut self, step: &str) {
+        *self.seconds.entry(step.to_owned()).or_default() += self.begun.elapsed().as_secs_f64();
+        self.begun = Instant::now();
+    }
+}
+
+/// Where the second stages look: the region, with each model's probabilities from its first stage.
+struct Found {
+    /// In voxels of the RAS-ordered source; none where no model has a first stage.
+    region: Option<VoxelBox>,
+    priors: Vec<Option<Prior>>,
+    notes: Vec<String>,
+}
+
+impl Model {
+    fn load(bundle: &Bundle, compute: &Compute) -> Result<Self> {
         let stage2 = bundle.segmenter(2, compute)?;
         let stage1 = match stage2.recipe.region {
             Region::Whole => None,
@@ -66,96 +101,295 @@ impl Cascade {
                 Some(bundle.segmenter(1, compute)?)
             }
         };
-        let values = bundle
-            .structures()?
-            .iter()
-            .map(|structure| structure.value)
-            .collect();
         Ok(Self {
             stage1,
             stage2,
-            values,
             mirroring: Mirroring::none(),
         })
     }
 
-    /// With stage 2 looking at mirror images too.
+    /// The grid that its second stage works on where first stages found `region`: that region, or, without a
+    /// first stage of its own, the whole volume, as it was trained.
+    fn grid(&self, source: &Grid, region: Option<VoxelBox>) -> Grid {
+        let whole = VoxelBox::whole(source.reoriented(Orientation::RAS).shape);
+        let region = region.filter(|_| self.stage1.is_some()).unwrap_or(whole);
+        network_grid(&self.stage2.recipe, source, &region)
+    }
+
+    fn pieces(&self, grid: &Grid) -> usize {
+        self.mirroring.looks() * self.stage2.pieces(grid.shape_zyx())
+    }
+
+    /// Logits of its second stage on `grid`: (structure, z, y, x).
+    fn logits(
+        &self,
+        volume: &Volume,
+        grid: &Grid,
+        prior: Option<&Prior>,
+        on_pieces: &(dyn Fn(usize) + Sync),
+        laps: &mut Laps,
+    ) -> Result<Array4<f32>> {
+        let input = network_input(&self.stage2.recipe, volume, grid, prior)?;
+        laps.lap("preprocess");
+        let logits = self
+            .mirroring
+            .mean_logits(input.view(), |seen| self.stage2.logits(seen, on_pieces))?;
+        drop(input);
+        // What the network worked with is not kept beside what comes next.
+        self.stage2.release_memory()?;
+        laps.lap("stage2");
+        Ok(logits)
+    }
+}
+
+impl Cascade {
+    /// Loads the stages of a bundle that prediction needs.
+    pub fn load(bundle: &Bundle, compute: &Compute) -> Result<Self> {
+        Self::load_all(std::slice::from_ref(bundle), compute)
+    }
+
+    /// Loads several models that look at every volume together.
+    ///
+    /// # Errors
+    /// None at all, models of different structures, or of independent ones and of exclusive classes: their logits
+    /// mean different things.
+    pub fn load_all(bundles: &[Bundle], compute: &Compute) -> Result<Self> {
+        let structures = common_structures(bundles)?;
+        let outputs = |bundle: &Bundle| bundle.stage(2).map(|stage| stage.recipe.outputs);
+        if let Some(other) = bundles
+            .iter()
+            .find(|other| outputs(other) != outputs(&bundles[0]))
+        {
+            return Err(Error::file(
+                &other.path,
+                format!(
+                    "models that are averaged must have the same outputs, independent or exclusive; {} has others",
+                    bundles[0].path.display()
+                ),
+            ));
+        }
+        let models = bundles.iter().map(|bundle| Model::load(bundle, compute));
+        let models = models.collect::<Result<_>>()?;
+        let cleaning = common_cleaning(bundles);
+        let plan = structures
+            .iter()
+            .filter_map(|s| Some((s.value, cleaning.get(&s.name)?.clone())));
+        Ok(Self {
+            models,
+            values: structures.iter().map(|s| s.value).collect(),
+            plan: plan.collect(),
+            cleaning,
+        })
+    }
+
+    /// Without the clean-up that the models ask for.
+    pub fn without_postprocessing(mut self) -> Self {
+        self.plan.clear();
+        self.cleaning.clear();
+        self
+    }
+
+    /// The clean-up of label maps, by structure.
+    pub fn postprocessing(&self) -> &BTreeMap<String, Vec<Step>> {
+        &self.cleaning
+    }
+
+    /// With second stages looking at mirror images too, each along the axes that it was trained with.
     ///
     /// # Errors
     /// See [`Mirroring::new`].
-    pub fn mirrored(self, bundle: &Bundle) -> Result<Self> {
-        let mirroring = Mirroring::new(&self.stage2.recipe, &bundle.structures()?)?;
-        Ok(Self { mirroring, ..self })
+    pub fn mirrored(mut self, structures: &[Structure]) -> Result<Self> {
+        for model in &mut self.models {
+            model.mirroring = Mirroring::new(&model.stage2.recipe, structures)?;
+        }
+        Ok(self)
     }
 
-    /// How many mirror images stage 2 looks at, the volume itself included.
+    /// How many mirror images the second stages look at, the volume itself included.
     pub fn looks(&self) -> usize {
-        self.mirroring.looks()
+        self.models
+            .iter()
+            .map(|model| model.mirroring.looks())
+            .sum()
     }
 
     /// What stage 2's work is counted in.
     pub fn unit(&self) -> &'static str {
-        self.stage2.recipe.unit()
+        self.models
+            .first()
+            .map_or("slices", |model| model.stage2.recipe.unit())
     }
 
     /// Segments one volume; the result lies on exactly its grid. `on_pieces` hears of progress:
     /// slices or patches done, and how many there are.
+    ///
+    /// Several models look at one region: the smallest that holds what each of their first stages found, so that
+    /// none misses what another has seen. Their logits are averaged on the grid of the first model: linear
+    /// interpolation where another one's spacing differs, structure by structure. Memory is that of two models'
+    /// logits, however many there are.
     pub fn segment(
         &self,
         volume: &Volume,
         on_pieces: &(dyn Fn(usize, usize) + Sync),
     ) -> Result<(LabelMap, CascadeReport)> {
-        let mut seconds = BTreeMap::new();
-        let mut timed = Instant::now();
-        let mut lap = |step: &str| {
-            seconds.insert(step.to_owned(), timed.elapsed().as_secs_f64());
-            timed = Instant::now();
+        let mut laps = Laps {
+            begun: Instant::now(),
+            seconds: BTreeMap::new(),
         };
         let ras = volume.grid.reoriented(Orientation::RAS);
-        let mut notes = Vec::new();
-        let (region, prior) = match &self.stage1 {
-            Some(stage1) => {
-                let (roi, prior) = run_stage_one(stage1, volume, None)?;
-                if roi.touches_border && roi.fallback.is_none() {
-                    notes.push(
-                        "the region touches the end of the scan; structures may be cut off there"
-                            .to_owned(),
-                    );
-                }
-                notes.extend(roi.fallback);
-                (roi.region, Some(prior))
+        let Found {
+            region,
+            priors,
+            notes,
+        } = self.found(volume)?;
+        laps.lap("stage1");
+        let grids = self
+            .models
+            .iter()
+            .map(|model| model.grid(&volume.grid, region));
+        let grids: Vec<Grid> = grids.collect();
+        let pairs = self.models.iter().zip(&grids);
+        let pieces = pairs.map(|(model, grid)| model.pieces(grid)).sum();
+        // The first model's spacing, in the region that counts for all.
+        let common = match (self.models.first(), region) {
+            (Some(model), Some(region)) => {
+                network_grid(&model.stage2.recipe, &volume.grid, &region)
             }
-            None => (VoxelBox::whole(ras.shape), None),
+            (Some(model), None) => model.grid(&volume.grid, None),
+            (None, _) => return Err(Error::invalid("internal: prediction without a model")),
         };
-        lap("stage1");
-        let grid = network_grid(&self.stage2.recipe, &volume.grid, &region);
-        let input = network_input(&self.stage2.recipe, volume, &grid, prior.as_ref())?;
-        lap("preprocess");
-        let (_, depth, height, width) = input.dim();
-        let pieces = self.looks() * self.stage2.pieces([depth, height, width]);
-        let logits = self.mirroring.mean_logits(input.view(), |seen| {
-            self.stage2.logits(seen, &|count| on_pieces(count, pieces))
-        })?;
-        drop(input);
-        // What the network worked with is not kept beside the restored volume.
-        self.stage2.release_memory()?;
-        lap("stage2");
-        let labels = restore_exclusive(logits.view(), &grid, &volume.grid, &self.values)?;
-        lap("restore");
-        let roi = match self.stage1 {
-            Some(_) => Some(carried_over(&region, &ras, &volume.grid)?),
-            None => None,
-        };
+        let mut sum: Option<Array4<f32>> = None;
+        for ((model, grid), prior) in self.models.iter().zip(&grids).zip(&priors) {
+            let on_pieces = |count| on_pieces(count, pieces);
+            let logits = model.logits(volume, grid, prior.as_ref(), &on_pieces, &mut laps)?;
+            sum = Some(match sum {
+                None if *grid == common => logits,
+                sum => added(sum, &logits, grid, &common)?,
+            });
+            laps.lap("average");
+        }
+        let mut mean = sum.ok_or_else(|| Error::invalid("internal: prediction without a model"))?;
+        if self.models.len() > 1 {
+            let share = 1.0 / self.models.len() as f32;
+            mean.par_mapv_inplace(|logit| logit * share);
+        } else {
+            laps.seconds.remove("average");
+        }
+        let mut labels = restore_exclusive(mean.view(), &common, &volume.grid, &self.values)?;
+        drop(mean);
+        laps.lap("restore");
+        if !self.plan.is_empty() {
+            apply(&mut labels, &self.plan)?;
+            laps.lap("postprocess");
+        }
+        let roi = region
+            .map(|region| carried_over(&region, &ras, &volume.grid))
+            .transpose()?;
         let roi_share = roi.map(|roi| roi.voxels() as f64 / volume.grid.voxels() as f64);
-        Ok((
-            labels,
-            CascadeReport {
-                roi,
-                roi_share,
-                looks: self.looks(),
-                notes,
-                seconds,
-            },
-        ))
+        let report = CascadeReport {
+            roi,
+            roi_share,
+            looks: self.looks(),
+            postprocessing: self.cleaning.clone(),
+            notes,
+            seconds: laps.seconds,
+        };
+        Ok((labels, report))
     }
+
+    /// What the first stages find.
+    fn found(&self, volume: &Volume) -> Result<Found> {
+        let mut found = Found {
+            region: None,
+            priors: Vec::new(),
+            notes: Vec::new(),
+        };
+        for model in &self.models {
+            let Some(stage1) = &model.stage1 else {
+                found.priors.push(None);
+                continue;
+            };
+            let (roi, prior) = run_stage_one(stage1, volume, None)?;
+            let border = "the region touches the end of the scan; structures may be cut off there"
+                .to_owned();
+            let noted = roi.touches_border && roi.fallback.is_none();
+            for note in noted.then_some(border).into_iter().chain(roi.fallback) {
+                if !found.notes.contains(&note) {
+                    found.notes.push(note);
+                }
+            }
+            found.region = Some(match found.region {
+                Some(region) => region.joined(&roi.region),
+                None => roi.region,
+            });
+            found.priors.push(Some(prior));
+        }
+        Ok(found)
+    }
+}
+
+/// `sum` (on `common`; zero where nothing is there yet) plus `logits` on `grid`, brought onto `common`.
+fn added(
+    sum: Option<Array4<f32>>,
+    logits: &Array4<f32>,
+    grid: &Grid,
+    common: &Grid,
+) -> Result<Array4<f32>> {
+    let [z, y, x] = common.shape_zyx();
+    let mut sum = sum.unwrap_or_else(|| Array4::zeros((logits.len_of(Axis(0)), z, y, x)));
+    for (mut sum, own) in sum.outer_iter_mut().zip(logits.outer_iter()) {
+        if grid == common {
+            sum += &own;
+        } else {
+            sum += &resample_array(own, grid, common, Interpolation::Linear)?;
+        }
+    }
+    Ok(sum)
+}
+
+/// The clean-up on which all models agree, by structure: each was chosen on its own model's label maps.
+fn common_cleaning(bundles: &[Bundle]) -> BTreeMap<String, Vec<Step>> {
+    let of = |bundle: &Bundle| -> BTreeMap<String, Vec<Step>> {
+        let chosen = bundle.manifest.postprocessing.iter();
+        let structures = chosen.flat_map(|chosen| &chosen.structures);
+        structures
+            .filter(|(_, cleaning)| !cleaning.steps.is_empty())
+            .map(|(name, cleaning)| (name.clone(), cleaning.steps.clone()))
+            .collect()
+    };
+    let mut common = bundles.first().map(of).unwrap_or_default();
+    for other in bundles.iter().skip(1).map(of) {
+        common.retain(|name, steps| other.get(name) == Some(steps));
+    }
+    common
+}
+
+/// The structures of all models.
+///
+/// # Errors
+/// No model; models of different structures.
+pub fn common_structures(bundles: &[Bundle]) -> Result<Vec<Structure>> {
+    let first = bundles
+        .first()
+        .ok_or_else(|| Error::usage("no model was named; expected --model FOLDER"))?;
+    let structures = first.structures()?;
+    for other in &bundles[1..] {
+        let found = other.structures()?;
+        if found != structures {
+            let names = |all: &[Structure]| {
+                let named = all.iter().map(|s| format!("{} {}", s.value, s.name));
+                named.collect::<Vec<_>>().join(", ")
+            };
+            return Err(Error::file(
+                &other.path,
+                format!(
+                    "models that are averaged must have the same structures: this one has {}, {} has {}",
+                    names(&found),
+                    first.path.display(),
+                    names(&structures)
+                ),
+            ));
+        }
+    }
+    Ok(structures)
 }

@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use super::dataset::Structure;
 use super::guard::guarded;
 use super::observer::Observer;
-use super::predict::{Failure, Sidecar, sidecar_path};
+use super::predict::Failure;
 use super::reference::{Reference, label_maps};
+use super::sidecar::read_sidecar;
 use crate::arrays::metrics::{Overlap, Summary, overlaps, recall_inside, volume_ml};
 use crate::arrays::nifti::read_labels;
 use crate::error::{Error, Result};
@@ -245,6 +246,12 @@ fn known_structures<'a>(
     if let Reference::Dataset(dataset) = reference {
         return Some(dataset.structures.clone());
     }
+    if let Reference::Union(_) = reference {
+        return Some(vec![Structure {
+            value: 1,
+            name: "structures".to_owned(),
+        }]);
+    }
     let sidecar = predictions.find_map(|path| read_sidecar(path))?;
     let mut structures: Vec<Structure> = sidecar
         .structures
@@ -265,10 +272,6 @@ fn occurring(prediction: &LabelMap, reference: &LabelMap) -> Vec<u16> {
     (1..=u16::MAX)
         .filter(|value| there[usize::from(*value)])
         .collect()
-}
-
-fn read_sidecar(label_map: &Path) -> Option<Sidecar> {
-    serde_json::from_slice(&std::fs::read(sidecar_path(label_map)).ok()?).ok()
 }
 
 impl Evaluation {

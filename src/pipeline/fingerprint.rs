@@ -211,7 +211,7 @@ impl Intensities {
 }
 
 /// By linear interpolation between the sorted values, as NumPy's; 0 of nothing.
-fn percentile(values: impl Iterator<Item = f64>, percent: f64) -> f64 {
+pub(super) fn percentile(values: impl Iterator<Item = f64>, percent: f64) -> f64 {
     let mut values: Vec<f64> = values.filter(|v| v.is_finite()).collect();
     values.sort_by(f64::total_cmp);
     let Some(last) = values.len().checked_sub(1) else {

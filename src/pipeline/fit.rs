@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::bundle::{Bundle, TrainedStage};
@@ -14,6 +15,8 @@ use super::fine_tuning::Beginning;
 use super::guard::guarded;
 use super::manifest::{FoldManifest, StageManifest};
 use super::observer::{Logged, Observer};
+use super::out_of_fold::{OutOfFold, OutOfFoldJob, predict_out_of_fold};
+use super::postprocessing::{Postprocessing, Trial, check_names};
 use super::recipe::{Recipe, Region};
 use super::run_folder::{RunFolder, RunSettings};
 use super::sampling::{CaseSource, StageOneResult, mirrored_maps};
@@ -53,6 +56,10 @@ pub struct FitSummary {
     pub folds: Vec<(usize, Progress)>,
     /// For stage 1: its regions on cases that the networks did not train on.
     pub roi: Option<RoiQuality>,
+    /// Held-out cases by the networks that did not see them; none where it is switched off.
+    pub out_of_fold: Option<OutOfFold>,
+    /// How the model's label maps are cleaned up.
+    pub postprocessing: Option<Postprocessing>,
     pub seconds: f64,
 }
 
@@ -67,6 +74,7 @@ pub fn fit(job: &FitJob, observer: &dyn Observer) -> Result<FitSummary> {
     let recipe = &job.recipe;
     Bundle::check_target(&job.model, recipe.stage, &job.dataset.structures)?;
     stage_loss(recipe, &job.dataset)?;
+    check_names(recipe, &job.dataset.structures)?;
     check_dataset(&job.dataset, observer)?;
     let begun_from = |from: &Option<PathBuf>| {
         from.as_deref()
@@ -164,18 +172,72 @@ fn trained_and_published(
         1 => Some(held_out_roi_quality(job, observer)?),
         _ => None,
     };
+    let (out_of_fold, postprocessing) =
+        out_of_fold_and_cleaning(job, run, &source.stage_one, started, observer)?;
     Ok(FitSummary {
         run: run.path().to_path_buf(),
         model: job.model.clone(),
         folds: done,
         roi,
+        out_of_fold,
+        postprocessing,
         seconds: started.elapsed().as_secs_f64(),
     })
 }
 
-/// The part of the time that is for training: stage 1's look at the held-out cases comes after it.
-fn training_share(recipe: &Recipe, limit: Duration) -> Duration {
+/// Held-out cases predicted on their own grids by the networks that did not see them and, for a stage whose label
+/// maps are the result, their clean-up, chosen on them and written into the model.
+fn out_of_fold_and_cleaning(
+    job: &FitJob,
+    run: &RunFolder,
+    stage_one: &BTreeMap<usize, StageOneResult>,
+    started: Instant,
+    observer: &dyn Observer,
+) -> Result<(Option<OutOfFold>, Option<Postprocessing>)> {
+    let recipe = &job.recipe;
+    let bundle = Bundle::open(&job.model)?;
+    let mut predicted = None;
+    if recipe.out_of_fold {
+        let out_of_fold = OutOfFoldJob {
+            bundle: &bundle,
+            stage: recipe.stage,
+            dataset: &job.dataset,
+            folds: &recipe.trained_folds(),
+            stage_one,
+            folder: run.path().join("out_of_fold"),
+            compute: &job.compute,
+            stop: job.stop,
+            deadline: job.max_time.map(|limit| started + limit),
+        };
+        predicted = Some(predict_out_of_fold(&out_of_fold, observer)?);
+    }
     if recipe.stage == 1 {
+        return Ok((predicted, None));
+    }
+    let chosen = match predicted.as_ref().filter(|predicted| predicted.complete) {
+        Some(predicted) => {
+            let trial = Trial {
+                dataset: &job.dataset,
+                maps: &predicted.maps,
+                recipe,
+                stop: job.stop,
+            };
+            let (chosen, tried) = trial.chosen(observer)?;
+            run.write_json(
+                "postprocessing.json",
+                &json!({"chosen": chosen, "tried": tried}),
+            )?;
+            chosen
+        }
+        None => Postprocessing::by_hand(recipe),
+    };
+    bundle.set_postprocessing(chosen.clone())?;
+    Ok((predicted, chosen))
+}
+
+/// The part of the time that is for training: a look at the held-out cases comes after it.
+fn training_share(recipe: &Recipe, limit: Duration) -> Duration {
+    if recipe.stage == 1 || recipe.out_of_fold {
         limit.mul_f64(0.95)
     } else {
         limit

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::recipe::Recipe;
+use super::postprocessing::Postprocessing;
+use super::recipe::{PostprocessingConfig, Recipe};
 
 /// `model.toml`: everything about a model but its weights.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -18,6 +19,9 @@ pub struct Manifest {
     pub stage1: Option<StageManifest>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stage2: Option<StageManifest>,
+    /// How label maps are cleaned up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postprocessing: Option<Postprocessing>,
 }
 
 /// How a stage's weights came to be.
@@ -61,12 +65,15 @@ impl Manifest {
 }
 
 impl StageManifest {
-    /// Whether the other's folds could have come from the same training: all but which folds is equal.
+    /// Whether the other's folds could have come from the same training: all is equal but which folds, and what
+    /// is done when they are trained.
     pub(super) fn trained_like(&self, other: &Self) -> bool {
         let comparable = |manifest: &Self| {
             let mut manifest = manifest.clone();
             manifest.folds.clear();
             manifest.recipe.train_folds = None;
+            manifest.recipe.out_of_fold = true;
+            manifest.recipe.postprocessing = PostprocessingConfig::default();
             manifest
         };
         comparable(self) == comparable(other)

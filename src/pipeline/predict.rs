@@ -7,28 +7,31 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::bundle::{Bundle, file_sha256};
-use super::cascade::{Cascade, CascadeReport};
+use super::cascade::{Cascade, common_structures};
 use super::guard::guarded;
 use super::inputs::PredictCase;
 use super::observer::Observer;
-use crate::arrays::nifti::{NiftiImage, case_name, read_volume, write_labels};
-use crate::cpu_budget::peak_memory_mb;
+use super::sidecar::{Making, ModelUsed, Sidecar, whole_of};
+use crate::arrays::nifti::{NiftiImage, case_name, read_volume};
 use crate::error::{Error, Result};
 use crate::files::write_bytes_atomically;
 use crate::tensors::device::Compute;
-use crate::values::LabelMap;
 
 /// What to segment, with what.
 pub struct PredictJob<'a> {
     pub cases: Vec<PredictCase>,
     /// Where `failures.jsonl` goes if a case fails.
     pub folder: PathBuf,
-    pub model: PathBuf,
+    /// One model, or several whose logits are averaged, see [`Cascade::segment`].
+    pub models: Vec<PathBuf>,
     pub compute: Compute,
     /// Whether stage 2 looks at mirror images too, see [`super::mirroring`].
     pub tta: bool,
+    /// Whether label maps are cleaned up as the model asks for.
+    pub postprocess: bool,
     /// Whether label maps that are whole and of this input and model are made again.
     pub overwrite: bool,
     /// Set from outside to stop after the case under way.
@@ -40,31 +43,6 @@ pub struct PredictJob<'a> {
 pub struct Failure {
     pub input: PathBuf,
     pub reason: String,
-}
-
-/// `<case>.json`, which lies beside each label map.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Sidecar {
-    pub input: PathBuf,
-    pub input_sha256: String,
-    pub model: PathBuf,
-    pub model_sha256: String,
-    pub ctseg_version: String,
-    pub device: String,
-    /// Voxels along the file's axes.
-    pub shape: [usize; 3],
-    pub spacing_mm: [f64; 3],
-    pub orientation: String,
-    /// Warnings about the file and deviations from the normal way.
-    pub notes: Vec<String>,
-    pub cascade: CascadeReport,
-    /// Volume of each structure by name.
-    pub volumes_ml: BTreeMap<String, f64>,
-    /// Label value of each structure by name.
-    pub structures: BTreeMap<String, u16>,
-    pub seconds: f64,
-    /// Largest resident memory of the process so far.
-    pub peak_memory_mb: Option<f64>,
 }
 
 /// What came of a batch.
@@ -81,12 +59,6 @@ pub struct PredictSummary {
     pub interrupted: bool,
 }
 
-/// The sidecar of a label map.
-pub fn sidecar_path(output: &Path) -> PathBuf {
-    let name = case_name(output).unwrap_or_else(|| "case".to_owned());
-    output.with_file_name(format!("{name}.json"))
-}
-
 /// Segments every case; weights are loaded once, the next volume is read while one is segmented. Failed
 /// cases are listed in the summary and in `failures.jsonl`.
 ///
@@ -100,20 +72,27 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
         tempfile::tempfile_in(&job.folder)
             .map_err(Error::io(&job.folder, "write into the folder"))?,
     );
-    let bundle = Bundle::open(&job.model)?;
-    let mut cascade = Cascade::load(&bundle, &job.compute)?;
+    let bundles = job.models.iter().map(|model| Bundle::open(model));
+    let bundles = bundles.collect::<Result<Vec<_>>>()?;
+    let structures = common_structures(&bundles)?;
+    let mut cascade = Cascade::load_all(&bundles, &job.compute)?;
     if job.tta {
-        cascade = cascade.mirrored(&bundle)?;
+        cascade = cascade.mirrored(&structures)?;
     }
+    if !job.postprocess {
+        cascade = cascade.without_postprocessing();
+    }
+    let used = |bundle: &Bundle| ModelUsed {
+        model: bundle.path.clone(),
+        sha256: bundle.sha256(),
+    };
+    let models: Vec<ModelUsed> = bundles.iter().map(used).collect();
     let context = Context {
         job,
         cascade,
-        structures: bundle
-            .structures()?
-            .into_iter()
-            .map(|s| (s.name, s.value))
-            .collect(),
-        model_sha256: bundle.sha256(),
+        structures: structures.into_iter().map(|s| (s.name, s.value)).collect(),
+        model_sha256: hash_of_all(&models),
+        models,
         observer,
     };
     let failures_file = job.folder.join("failures.jsonl");
@@ -184,6 +163,7 @@ struct Context<'a> {
     job: &'a PredictJob<'a>,
     cascade: Cascade,
     structures: BTreeMap<String, u16>,
+    models: Vec<ModelUsed>,
     model_sha256: String,
     observer: &'a dyn Observer,
 }
@@ -205,15 +185,10 @@ impl Context<'_> {
     }
 
     fn is_done(&self, case: &PredictCase, input_sha256: &str) -> bool {
-        // The sidecar is written after its label map and removed before a new one: with it there, both are whole.
-        let sidecar = std::fs::read(sidecar_path(&case.output)).unwrap_or_default();
-        case.output.exists()
-            && serde_json::from_slice::<Sidecar>(&sidecar).is_ok_and(|made| {
-                made.input_sha256 == input_sha256
-                    && made.model_sha256 == self.model_sha256
-                    && made.ctseg_version == env!("CARGO_PKG_VERSION")
-                    && made.cascade.looks == self.cascade.looks()
-            })
+        whole_of(&case.output, input_sha256, &self.model_sha256).is_some_and(|made| {
+            made.cascade.looks == self.cascade.looks()
+                && made.cascade.postprocessing == *self.cascade.postprocessing()
+        })
     }
 
     /// Segments the next volume of the queue, which is `case`'s, and writes its files; `None` if they are
@@ -245,80 +220,32 @@ impl Context<'_> {
             other => other,
         })?;
         report.seconds.insert("read".to_owned(), input.seconds);
-        let writing = Instant::now();
-        let sidecar_path = sidecar_path(&case.output);
-        if sidecar_path.exists() {
-            std::fs::remove_file(&sidecar_path)
-                .map_err(Error::io(&sidecar_path, "remove the old"))?;
-        }
-        write_labels(&case.output, &labels, &input.image.header)?;
-        report
-            .seconds
-            .insert("write".to_owned(), writing.elapsed().as_secs_f64());
-        let sidecar = self.sidecar(
-            case,
-            &input,
-            &labels,
-            report,
-            started.elapsed().as_secs_f64(),
-        );
-        let text = serde_json::to_string_pretty(&sidecar).map_err(|error| {
-            Error::file(&case.output, format!("cannot describe the result: {error}"))
-        })?;
-        write_bytes_atomically(&sidecar_path, text.as_bytes())?;
+        let making = Making {
+            input: &case.input,
+            input_sha256: &input.sha256,
+            image: &input.image,
+            models: &self.models,
+            model_sha256: &self.model_sha256,
+            device: self.job.compute.to_string(),
+            structures: &self.structures,
+            started,
+        };
+        let sidecar = making.written(&case.output, &labels, report)?;
         for note in &sidecar.notes {
             self.observer
                 .warn(&format!("{}: {note}", case.input.display()));
         }
         Ok(Some(sidecar))
     }
+}
 
-    fn sidecar(
-        &self,
-        case: &PredictCase,
-        input: &Input,
-        labels: &LabelMap,
-        cascade: CascadeReport,
-        seconds: f64,
-    ) -> Sidecar {
-        let mut counts = vec![0u64; usize::from(u16::MAX) + 1];
-        labels
-            .data
-            .iter()
-            .for_each(|label| counts[usize::from(*label)] += 1);
-        let grid = input.image.volume.grid;
-        let voxel_ml = grid.voxel_volume_ml();
-        let mut notes = input.image.header.warnings().to_vec();
-        if input.image.non_finite > 0 {
-            notes.push(format!(
-                "{} voxels are not finite numbers; they were taken for air",
-                input.image.non_finite
-            ));
-        }
-        notes.extend(cascade.notes.iter().cloned());
-        if labels.data.iter().all(|label| *label == 0) {
-            notes.push("no structure was found; the label map is empty".to_owned());
-        }
-        Sidecar {
-            input: case.input.clone(),
-            input_sha256: input.sha256.clone(),
-            model: self.job.model.clone(),
-            model_sha256: self.model_sha256.clone(),
-            ctseg_version: env!("CARGO_PKG_VERSION").to_owned(),
-            device: self.job.compute.to_string(),
-            shape: grid.shape,
-            spacing_mm: grid.spacing_mm(),
-            orientation: grid.orientation().to_string(),
-            notes,
-            cascade,
-            volumes_ml: self
-                .structures
-                .iter()
-                .map(|(name, value)| (name.clone(), counts[usize::from(*value)] as f64 * voxel_ml))
-                .collect(),
-            structures: self.structures.clone(),
-            seconds,
-            peak_memory_mb: peak_memory_mb(),
+/// The hash of the one model, or one that follows from those of all.
+fn hash_of_all(models: &[ModelUsed]) -> String {
+    match models {
+        [one] => one.sha256.clone(),
+        several => {
+            let hashes: Vec<&str> = several.iter().map(|model| model.sha256.as_str()).collect();
+            format!("{:x}", Sha256::digest(hashes.join("\n")))
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Stage recipes: everything that decides how one stage is trained and used, in one TOML file.
 
 mod patch_size;
+mod postprocessing;
 mod training;
 
 use std::path::Path;
@@ -14,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::tensors::losses::Outputs;
 use crate::tensors::networks::NetworkConfig;
 pub use patch_size::PatchSize;
+pub use postprocessing::PostprocessingConfig;
 pub use training::{EarlyStoppingConfig, PlateauConfig, Schedule, TrainingConfig};
 
 /// The recipes in the binary: name, text. `--stage 1` is the first, `--stage 2` the second.
@@ -55,6 +57,9 @@ pub struct Recipe {
     /// The folds that are trained; all of them where nothing is said. Their models are averaged in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train_folds: Option<Vec<usize>>,
+    /// Whether, when the folds are trained, each case is predicted by the network that did not see it.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub out_of_fold: bool,
     /// What is generated to train on where no dataset is named.
     #[serde(default)]
     pub generated_data: GeneratedData,
@@ -64,6 +69,16 @@ pub struct Recipe {
     pub roi: RoiConfig,
     #[serde(default)]
     pub jitter: JitterConfig,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub postprocessing: PostprocessingConfig,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_yes(value: &bool) -> bool {
+    *value
 }
 
 /// Data that ctseg makes by itself.
@@ -284,7 +299,9 @@ impl Recipe {
             .iter()
             .find(|(holds, _)| !holds)
             .map(|(_, problem)| *problem)
-            .or_else(|| self.training.problem(self.outputs));
+            .or_else(|| self.training.problem(self.outputs))
+            .map(str::to_owned)
+            .or_else(|| self.postprocessing.problem());
         match problem {
             Some(problem) => Err(Error::file(origin, problem)),
             None => Ok(self),

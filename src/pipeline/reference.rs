@@ -8,10 +8,15 @@ use crate::arrays::nifti::{case_name, is_nifti_name, read_labels};
 use crate::error::{Error, Result};
 use crate::values::LabelMap;
 
+/// What stands for [`Dataset::ignore`] where all structures are one.
+const UNKNOWN: u16 = u16::MAX;
+
 /// What predictions are compared with: a folder of label maps, one label map, or a dataset.
 pub enum Reference {
     Files(BTreeMap<String, PathBuf>),
     Dataset(Dataset),
+    /// A dataset whose structures count as one, of value 1.
+    Union(Dataset),
 }
 
 impl Reference {
@@ -29,7 +34,7 @@ impl Reference {
     pub(super) fn id_of(&self, name: &str) -> Option<String> {
         match self {
             Self::Files(files) => files.contains_key(name).then(|| name.to_owned()),
-            Self::Dataset(dataset) => {
+            Self::Dataset(dataset) | Self::Union(dataset) => {
                 if dataset.cases.iter().any(|case| case.id == name) {
                     return Some(name.to_owned());
                 }
@@ -51,12 +56,17 @@ impl Reference {
                 .get(id)
                 .map(|path| Ok(read_labels(path)?.1))
                 .transpose(),
-            Self::Dataset(dataset) => dataset
-                .cases
-                .iter()
-                .find(|case| case.id == id && case.labels != LabelSource::None)
-                .map(|case| dataset.load_labels(case))
-                .transpose(),
+            Self::Dataset(dataset) => labels_of(dataset, id),
+            Self::Union(dataset) => {
+                let one = |mut labels: LabelMap| {
+                    labels.data.mapv_inplace(|label| match label {
+                        unknown if dataset.ignore == Some(unknown) => UNKNOWN,
+                        known => u16::from(dataset.structures.iter().any(|s| s.value == known)),
+                    });
+                    labels
+                };
+                Ok(labels_of(dataset, id)?.map(one))
+            }
         }
     }
 
@@ -65,6 +75,7 @@ impl Reference {
         match self {
             Self::Files(_) => None,
             Self::Dataset(dataset) => dataset.ignore,
+            Self::Union(dataset) => dataset.ignore.map(|_| UNKNOWN),
         }
     }
 
@@ -73,10 +84,22 @@ impl Reference {
         match self {
             Self::Files(files) => files.keys().cloned().collect(),
             // Training cases of a dataset are not expected to be predicted.
-            Self::Dataset(dataset) if !dataset.test.is_empty() => dataset.test.clone(),
-            Self::Dataset(dataset) => dataset.cases.iter().map(|case| case.id.clone()).collect(),
+            Self::Dataset(dataset) | Self::Union(dataset) if !dataset.test.is_empty() => {
+                dataset.test.clone()
+            }
+            Self::Dataset(dataset) | Self::Union(dataset) => {
+                dataset.cases.iter().map(|case| case.id.clone()).collect()
+            }
         }
     }
+}
+
+fn labels_of(dataset: &Dataset, id: &str) -> Result<Option<LabelMap>> {
+    let mut cases = dataset.cases.iter();
+    cases
+        .find(|case| case.id == id && case.labels != LabelSource::None)
+        .map(|case| dataset.load_labels(case))
+        .transpose()
 }
 
 /// Label maps by case name: of a folder, or the one file.

@@ -89,6 +89,11 @@ impl RunFolder {
         &self.path
     }
 
+    /// Writes figures of the run beside its metrics.
+    pub fn write_json(&self, name: &str, value: &serde_json::Value) -> Result<()> {
+        write_bytes_atomically(&self.path.join(name), format!("{value:#}\n").as_bytes())
+    }
+
     /// Where a log of what was said may be appended to.
     pub fn log_file(&self) -> Result<File> {
         append_to(&self.path.join("log.txt"))

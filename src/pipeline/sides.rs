@@ -71,6 +71,26 @@ pub fn mirrored_where_possible(
     recipe
 }
 
+/// The names of paired structures, each pair once, and the first structure of a side whose other side is missing,
+/// with how that would be called.
+pub fn sides_of(structures: &[Structure]) -> (Vec<[String; 2]>, Option<(String, String)>) {
+    let mut pairs: Vec<[String; 2]> = Vec::new();
+    for structure in structures {
+        let Some(other) = other_side(&structure.name) else {
+            continue;
+        };
+        let other = structures.iter().find(|s| s.name.to_lowercase() == other);
+        let new = |pair: &[String; 2]| pairs.iter().all(|known| known[1] != pair[0]);
+        let pair = other.map(|other| [structure.name.clone(), other.name.clone()]);
+        pairs.extend(pair.filter(new));
+    }
+    let unpaired = without_other_side(structures, &[]);
+    (
+        pairs,
+        unpaired.map(|(name, other)| (name.to_owned(), other)),
+    )
+}
+
 /// The first structure of a side whose other side is neither in the dataset nor named, and how that would be
 /// called.
 fn without_other_side<'a>(

@@ -37,6 +37,14 @@ impl VoxelBox {
         (0..3).all(|axis| (self.start[axis]..self.end[axis]).contains(&voxel[axis]))
     }
 
+    /// The smallest box that holds this one and the other.
+    pub fn joined(&self, other: &Self) -> Self {
+        Self {
+            start: std::array::from_fn(|axis| self.start[axis].min(other.start[axis])),
+            end: std::array::from_fn(|axis| self.end[axis].max(other.end[axis])),
+        }
+    }
+
     /// The box as slice ranges for an array of shape (z, y, x).
     pub fn ranges_zyx(&self) -> [std::ops::Range<usize>; 3] {
         [2, 1, 0].map(|axis| self.start[axis]..self.end[axis])

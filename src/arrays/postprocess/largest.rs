@@ -2,7 +2,7 @@
 
 use ndarray::Array3;
 
-use crate::arrays::components::{Component, Connectivity, label_components, retain_components};
+use crate::arrays::components::{Component, Connectivity, retain_components};
 
 /// Keeps the largest component of `mask`, the first of several of its size (as `numpy.argmax` over
 /// `skimage.measure.regionprops`).
@@ -38,9 +38,6 @@ mod tests {
         );
         let mut empty = Array3::from_elem((2, 2, 2), false);
         keep_largest(&mut empty, Connectivity::TwentySix);
-        assert_eq!(
-            label_components(empty.view(), Connectivity::Six).1,
-            [0usize; 0]
-        );
+        assert!(empty.iter().all(|inside| !inside));
     }
 }

@@ -5,6 +5,8 @@ mod largest;
 mod small;
 mod smooth;
 
+use std::fmt;
+
 use ndarray::{Array3, Zip};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -53,6 +55,23 @@ pub enum Within {
     Volume,
     /// In its axial slice.
     Slice,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LargestComponent { .. } => write!(f, "largest component"),
+            Self::SmallestVolume { ml, .. } => write!(f, "components from {ml} mL"),
+            Self::FillHoles {
+                within: Within::Volume,
+            } => write!(f, "holes filled"),
+            Self::FillHoles {
+                within: Within::Slice,
+            } => write!(f, "holes of slices filled"),
+            Self::Gaussian { sigma_mm } => write!(f, "Gaussian of {sigma_mm} mm"),
+            Self::Median { voxels } => write!(f, "median of {voxels} voxels"),
+        }
+    }
 }
 
 /// The part of a label map that one structure takes.

@@ -1,0 +1,165 @@
+//! `<case>.json`, which lies beside each label map and says how it was made.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::cascade::CascadeReport;
+use crate::arrays::nifti::{NiftiImage, case_name, write_labels};
+use crate::cpu_budget::peak_memory_mb;
+use crate::error::{Error, Result};
+use crate::files::write_bytes_atomically;
+use crate::values::LabelMap;
+
+/// What is known of a label map.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Sidecar {
+    pub input: PathBuf,
+    pub input_sha256: String,
+    /// The first model.
+    pub model: PathBuf,
+    /// Of the model, or of all that were averaged.
+    pub model_sha256: String,
+    /// Where several models were averaged: each of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ensemble: Vec<ModelUsed>,
+    pub ctseg_version: String,
+    pub device: String,
+    /// Voxels along the file's axes.
+    pub shape: [usize; 3],
+    pub spacing_mm: [f64; 3],
+    pub orientation: String,
+    /// Warnings about the file and deviations from the normal way.
+    pub notes: Vec<String>,
+    pub cascade: CascadeReport,
+    /// Volume of each structure by name.
+    pub volumes_ml: BTreeMap<String, f64>,
+    /// Label value of each structure by name.
+    pub structures: BTreeMap<String, u16>,
+    pub seconds: f64,
+    /// Largest resident memory of the process so far.
+    pub peak_memory_mb: Option<f64>,
+}
+
+/// One of several models.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelUsed {
+    pub model: PathBuf,
+    pub sha256: String,
+}
+
+/// The sidecar of a label map.
+pub fn sidecar_path(output: &Path) -> PathBuf {
+    let name = case_name(output).unwrap_or_else(|| "case".to_owned());
+    output.with_file_name(format!("{name}.json"))
+}
+
+/// The sidecar beside `label_map`, if there is one that can be read.
+pub fn read_sidecar(label_map: &Path) -> Option<Sidecar> {
+    serde_json::from_slice(&std::fs::read(sidecar_path(label_map)).ok()?).ok()
+}
+
+/// The whole label map at `output`, if it is there: its sidecar is written after it and removed before a new one,
+/// so that with the sidecar there both are whole. Of this input and of models with this hash.
+pub fn whole_of(output: &Path, input_sha256: &str, model_sha256: &str) -> Option<Sidecar> {
+    read_sidecar(output).filter(|made| {
+        output.exists()
+            && made.input_sha256 == input_sha256
+            && made.model_sha256 == model_sha256
+            && made.ctseg_version == env!("CARGO_PKG_VERSION")
+    })
+}
+
+/// What a label map is made of and with.
+pub struct Making<'a> {
+    pub input: &'a Path,
+    pub input_sha256: &'a str,
+    pub image: &'a NiftiImage,
+    pub models: &'a [ModelUsed],
+    pub model_sha256: &'a str,
+    pub device: String,
+    /// Label value of each structure by name.
+    pub structures: &'a BTreeMap<String, u16>,
+    pub started: Instant,
+}
+
+impl Making<'_> {
+    /// Writes the label map on its input's grid, and its sidecar after it.
+    pub fn written(
+        &self,
+        output: &Path,
+        labels: &LabelMap,
+        mut cascade: CascadeReport,
+    ) -> Result<Sidecar> {
+        let writing = Instant::now();
+        let sidecar_path = sidecar_path(output);
+        if sidecar_path.exists() {
+            std::fs::remove_file(&sidecar_path)
+                .map_err(Error::io(&sidecar_path, "remove the old"))?;
+        }
+        write_labels(output, labels, &self.image.header)?;
+        let seconds = writing.elapsed().as_secs_f64();
+        cascade.seconds.insert("write".to_owned(), seconds);
+        let sidecar = self.sidecar(labels, cascade);
+        let text = serde_json::to_string_pretty(&sidecar)
+            .map_err(|error| Error::file(output, format!("cannot describe the result: {error}")))?;
+        write_bytes_atomically(&sidecar_path, text.as_bytes())?;
+        Ok(sidecar)
+    }
+
+    fn sidecar(&self, labels: &LabelMap, cascade: CascadeReport) -> Sidecar {
+        let mut counts = vec![0u64; usize::from(u16::MAX) + 1];
+        labels
+            .data
+            .iter()
+            .for_each(|label| counts[usize::from(*label)] += 1);
+        let grid = self.image.volume.grid;
+        let voxel_ml = grid.voxel_volume_ml();
+        let volumes = self.structures.iter();
+        Sidecar {
+            input: self.input.to_path_buf(),
+            input_sha256: self.input_sha256.to_owned(),
+            model: self
+                .models
+                .first()
+                .map(|m| m.model.clone())
+                .unwrap_or_default(),
+            model_sha256: self.model_sha256.to_owned(),
+            ensemble: if self.models.len() > 1 {
+                self.models.to_vec()
+            } else {
+                Vec::new()
+            },
+            ctseg_version: env!("CARGO_PKG_VERSION").to_owned(),
+            device: self.device.clone(),
+            shape: grid.shape,
+            spacing_mm: grid.spacing_mm(),
+            orientation: grid.orientation().to_string(),
+            notes: self.notes(labels, &cascade),
+            cascade,
+            volumes_ml: volumes
+                .map(|(name, value)| (name.clone(), counts[usize::from(*value)] as f64 * voxel_ml))
+                .collect(),
+            structures: self.structures.clone(),
+            seconds: self.started.elapsed().as_secs_f64(),
+            peak_memory_mb: peak_memory_mb(),
+        }
+    }
+
+    fn notes(&self, labels: &LabelMap, cascade: &CascadeReport) -> Vec<String> {
+        let mut notes = self.image.header.warnings().to_vec();
+        if self.image.non_finite > 0 {
+            notes.push(format!(
+                "{} voxels are not finite numbers; they were taken for air",
+                self.image.non_finite
+            ));
+        }
+        notes.extend(cascade.notes.iter().cloned());
+        if labels.data.iter().all(|label| *label == 0) {
+            notes.push("no structure was found; the label map is empty".to_owned());
+        }
+        notes
+    }
+}
