@@ -1,63 +1,271 @@
-//! Times augmentation on one thread: one JSON line with patches per second.
+//! Times every augmentation alone and all together on one thread: one JSON line with patches per second of CPU
+//! time, for each size. `scripts/bench_augment.py` compares them with other libraries' in one run.
 //!
-//! Arguments: patches (2000 by default), side of the patch in pixels (192).
+//! Arguments: seconds for each measurement (1 by default), then names of sizes or changes; all without.
 
 use std::time::Instant;
 
-use ctseg::arrays::augmentation::{Augmentation, Cut};
-use ndarray::{Array2, Array3, Axis};
+use ctseg::arrays::augmentation::{
+    Augmentation, Cut, FlipAxis, Hounsfield, SliceSource, VolumeCut, VolumeSource,
+};
+use ctseg::arrays::preprocess::Window;
+use ndarray::{Array3, Array4, Axis};
+use serde_json::{Map, Value, json};
+
+/// Name, sides (z, y, x), image channels.
+const SIZES: [(&str, [usize; 3], usize); 4] = [
+    ("192x192x3", [1, 192, 192], 3),
+    ("256x256x3", [1, 256, 256], 3),
+    ("48x80x80x1", [48, 80, 80], 1),
+    ("96x96x96x1", [96, 96, 96], 1),
+];
 
 fn main() {
     // Cargo passes --bench to every benchmark.
-    let arguments: Vec<u64> = std::env::args()
+    let arguments: Vec<String> = std::env::args()
         .skip(1)
         .filter(|a| a != "--bench")
-        .map(|a| a.parse().expect("a number"))
         .collect();
-    let patches = arguments.first().copied().unwrap_or(2000);
-    let side = arguments.get(1).copied().unwrap_or(192) as usize;
-    let always = |probability: f64| Augmentation {
-        rotation_probability: probability,
-        scale_probability: probability,
-        ..Augmentation::none()
+    let seconds = arguments
+        .first()
+        .map_or(1.0, |text| text.parse().expect("seconds"));
+    let wanted = |name: &str| {
+        let names = arguments.get(1..).unwrap_or_default();
+        names.is_empty() || names.iter().any(|n| n == name)
     };
-    let report = serde_json::json!({
-        "side": side, "channels": 2, "patches": patches,
-        "cut_only_per_s": rate(&Augmentation::none(), side, patches),
-        "always_turned_per_s": rate(&always(1.0), side, patches),
-        "defaults_per_s": rate(&Augmentation::default(), side, patches),
+    let any_size = SIZES.iter().any(|(name, ..)| {
+        let names = arguments.get(1..).unwrap_or_default();
+        names.iter().any(|n| n == name)
     });
-    println!("{report}");
+    let mut report = Map::new();
+    for (size, sides, channels) in SIZES {
+        if any_size && !wanted(size) {
+            continue;
+        }
+        let subject = Subject::new(sides, channels);
+        let mut rates = Map::new();
+        for (name, augmentation) in changes(sides) {
+            if any_size || wanted(name) {
+                rates.insert(name.to_owned(), json!(subject.rate(&augmentation, seconds)));
+            }
+        }
+        report.insert(size.to_owned(), Value::Object(rates));
+    }
+    println!("{}", Value::Object(report));
 }
 
-/// Patches per second from a larger slice, two image channels.
-fn rate(augmentation: &Augmentation, side: usize, patches: u64) -> f64 {
-    let whole = side * 3 / 2;
-    let slice = Array3::from_shape_fn((2, whole, whole), |(c, y, x)| {
-        let wave = (x as f32 * 0.11).sin() + (y as f32 * 0.07).cos() + c as f32 * 0.3;
-        (0.5 + 0.3 * wave).clamp(0.0, 1.0)
-    });
-    let labels = Array2::from_shape_fn((whole, whole), |(y, x)| ((y / 40 + x / 30) % 6) as u16);
-    let mut patch = Array3::zeros((2, side, side));
-    let mut patch_labels = Array2::zeros((side, side));
-    let begun = Instant::now();
-    for seed in 0..patches {
-        let cut = Cut {
-            corner: [seed as usize % (side / 2), side / 4],
-            size: [side, side],
-            spacing_mm: [2.0, 2.0],
-            image_channels: 2,
+/// Every change alone, always, at the middle of its usual range; all of them; and the defaults.
+fn changes(sides: [usize; 3]) -> Vec<(&'static str, Augmentation)> {
+    let none = Augmentation::none();
+    let sigma = sides[2] as f64 / 10.0;
+    let all = Augmentation {
+        rotation_probability: 1.0,
+        scale_probability: 1.0,
+        elastic_probability: 1.0,
+        elastic_sigma_mm: [sigma; 2],
+        elastic_magnitude_mm: [4.0; 2],
+        flip_axes: match sides[0] {
+            1 => vec![FlipAxis::Y, FlipAxis::X],
+            _ => vec![FlipAxis::Z, FlipAxis::Y, FlipAxis::X],
+        },
+        noise_probability: 1.0,
+        noise_sd: [0.05; 2],
+        blur_probability: 1.0,
+        blur_sigma_pixels: [0.75; 2],
+        brightness_probability: 1.0,
+        brightness: [1.2; 2],
+        contrast_probability: 1.0,
+        contrast: [1.2; 2],
+        low_resolution_probability: 1.0,
+        low_resolution: [0.75; 2],
+        field_of_view_probability: 1.0,
+        hu_shift_probability: 1.0,
+        metal_probability: 1.0,
+        coarse_dropout_probability: 1.0,
+        gamma_probability: 1.0,
+        gamma: [1.2; 2],
+        ..none.clone()
+    };
+    let mut changes = vec![("cut", none.clone())];
+    macro_rules! alone {
+        ($name:literal, $($field:ident),+) => {
+            changes.push(($name, Augmentation { $($field: all.$field.clone()),+, ..none.clone() }));
         };
-        augmentation.fill(
-            &cut,
-            seed,
-            (&[slice.view()], labels.view()),
-            (
-                patch.view_mut().insert_axis(Axis(1)),
-                patch_labels.view_mut(),
-            ),
-        );
-        std::hint::black_box((&patch, &patch_labels));
     }
-    (patches as f64 / begun.elapsed().as_secs_f64()).round()
+    alone!(
+        "rotation and scale",
+        rotation_probability,
+        scale_probability
+    );
+    alone!(
+        "elastic",
+        elastic_probability,
+        elastic_sigma_mm,
+        elastic_magnitude_mm
+    );
+    alone!(
+        "rotation, scale and elastic",
+        rotation_probability,
+        scale_probability,
+        elastic_probability,
+        elastic_sigma_mm,
+        elastic_magnitude_mm
+    );
+    alone!("mirroring", flip_axes);
+    alone!("noise", noise_probability, noise_sd);
+    alone!("blur", blur_probability, blur_sigma_pixels);
+    alone!("brightness", brightness_probability, brightness);
+    alone!("contrast", contrast_probability, contrast);
+    alone!("low resolution", low_resolution_probability, low_resolution);
+    alone!("gamma", gamma_probability, gamma);
+    alone!("coarse dropout", coarse_dropout_probability);
+    alone!("field of view", field_of_view_probability);
+    alone!("HU shift", hu_shift_probability);
+    alone!("metal", metal_probability);
+    let shared = Augmentation {
+        field_of_view_probability: 0.0,
+        hu_shift_probability: 0.0,
+        metal_probability: 0.0,
+        coarse_dropout_probability: 0.0,
+        ..all.clone()
+    };
+    changes.push(("all that batchgeneratorsv2 has", shared));
+    changes.push(("all", all));
+    changes.push(("the defaults", Augmentation::default()));
+    changes
+}
+
+/// A slice or volume half as large again as its patch.
+struct Subject {
+    sides: [usize; 3],
+    /// (channel, z, y, x)
+    channels: Array4<f32>,
+    labels: Array3<u16>,
+    above: Array3<f32>,
+}
+
+impl Subject {
+    fn new(sides: [usize; 3], count: usize) -> Self {
+        let [z, y, x] = sides.map(|side| if side > 1 { side * 3 / 2 } else { 1 });
+        let hu = Array3::from_shape_fn((z, y, x), |(z, y, x)| {
+            let wave = (x as f32 * 0.11).sin() + (y as f32 * 0.07).cos() + (z as f32 * 0.05).sin();
+            300.0 * wave
+        });
+        let mut channels = Array4::zeros((count, z, y, x));
+        for (mut channel, window) in channels.outer_iter_mut().zip(windows()) {
+            channel.assign(&hu.mapv(|hu| window.scaled(hu)));
+        }
+        Self {
+            sides,
+            channels,
+            labels: Array3::from_shape_fn((z, y, x), |(z, y, x)| {
+                ((z / 20 + y / 40 + x / 30) % 6) as u16
+            }),
+            above: hu.mapv(|hu| hu - LOWEST),
+        }
+    }
+
+    /// Patches per second of CPU time.
+    fn rate(&self, augmentation: &Augmentation, seconds: f64) -> f64 {
+        let [z, y, x] = self.sides;
+        let mut patch = Array4::zeros((self.channels.dim().0, z, y, x));
+        let mut labels = Array3::zeros((z, y, x));
+        let mut once = |seed: u64| match z {
+            1 => {
+                let mut labels = labels.index_axis_mut(Axis(0), 0);
+                self.slice(augmentation, seed, &mut patch, &mut labels.view_mut());
+            }
+            _ => self.volume(augmentation, seed, &mut patch, &mut labels),
+        };
+        once(0);
+        let (begun, cpu) = (Instant::now(), cpu_seconds());
+        let mut count = 0u64;
+        while begun.elapsed().as_secs_f64() < seconds || count < 3 {
+            count += 1;
+            once(count);
+        }
+        let spent = match cpu_seconds() - cpu {
+            unknown if unknown <= 0.0 => begun.elapsed().as_secs_f64(),
+            known => known,
+        };
+        let rate = count as f64 / spent;
+        (rate * 100.0).round() / 100.0
+    }
+
+    fn corner(&self, seed: u64) -> [usize; 3] {
+        self.sides.map(|side| seed as usize % (side / 2).max(1))
+    }
+
+    fn slice(
+        &self,
+        augmentation: &Augmentation,
+        seed: u64,
+        patch: &mut Array4<f32>,
+        labels: &mut ndarray::ArrayViewMut2<u16>,
+    ) {
+        let [_, y, x] = self.sides;
+        let [_, top, left] = self.corner(seed);
+        let cut = Cut {
+            corner: [top, left],
+            size: [y, x],
+            spacing_mm: [1.0; 2],
+            image_channels: self.channels.dim().0,
+        };
+        let windows = windows();
+        let source = SliceSource {
+            slices: &[self.channels.index_axis(Axis(1), 0)],
+            labels: self.labels.index_axis(Axis(0), 0),
+            hu: Some((
+                vec![self.above.index_axis(Axis(0), 0)],
+                hounsfield(&windows),
+            )),
+        };
+        augmentation.fill(&cut, seed, &source, (patch.view_mut(), labels.view_mut()));
+        std::hint::black_box((patch, labels));
+    }
+
+    fn volume(
+        &self,
+        augmentation: &Augmentation,
+        seed: u64,
+        patch: &mut Array4<f32>,
+        labels: &mut Array3<u16>,
+    ) {
+        let cut = VolumeCut {
+            corner: self.corner(seed),
+            size: self.sides,
+            spacing_mm: [1.0; 3],
+            image_channels: self.channels.dim().0,
+        };
+        let windows = windows();
+        let source = VolumeSource {
+            channels: self.channels.view(),
+            labels: self.labels.view(),
+            hu: Some((self.above.view(), hounsfield(&windows))),
+        };
+        augmentation.fill_volume(&cut, seed, &source, (patch.view_mut(), labels.view_mut()));
+        std::hint::black_box((patch, labels));
+    }
+}
+
+const LOWEST: f32 = -1500.0;
+
+fn windows() -> Vec<Window> {
+    [[-160.0, 240.0], [-200.0, 1200.0], [-1000.0, 400.0]]
+        .map(Window::from)
+        .to_vec()
+}
+
+fn hounsfield(windows: &[Window]) -> Hounsfield<'_> {
+    Hounsfield {
+        lowest_hu: LOWEST,
+        windows,
+    }
+}
+
+/// What this thread has computed so far, where the system tells (Linux).
+fn cpu_seconds() -> f64 {
+    let known = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
+    let nanoseconds = known.and_then(|text| text.split(' ').next()?.parse::<f64>().ok());
+    nanoseconds.unwrap_or(0.0) / 1e9
 }

@@ -43,6 +43,18 @@ pub fn resolve(threads_flag: Option<usize>) -> Result<usize> {
     }
 }
 
+/// Threads to prepare batches on (`--loader-threads`), as they are given.
+///
+/// Errors when they are 0 or more than 4096.
+pub fn loader_threads(flag: Option<usize>) -> Result<Option<usize>> {
+    match flag {
+        Some(threads) if !(1..=MOST_THREADS).contains(&threads) => Err(Error::usage(format!(
+            "--loader-threads {threads}: expected 1 to {MOST_THREADS}; leave it out to prepare batches on the threads that compute"
+        ))),
+        known => Ok(known),
+    }
+}
+
 /// The smallest of what is known, at least 1. `slurm` is ignored unless it is a positive number.
 fn smallest(seen: usize, quota: Option<usize>, slurm: Option<&str>) -> usize {
     let slurm = slurm.and_then(|text| text.trim().parse::<usize>().ok());
@@ -220,9 +232,16 @@ mod tests {
     fn the_flag_is_taken_as_it_is() {
         assert_eq!(resolve(Some(3)).unwrap(), 3);
         assert!(resolve(None).unwrap() >= 1);
+        assert_eq!(loader_threads(Some(3)).unwrap(), Some(3));
+        assert_eq!(loader_threads(None).unwrap(), None);
         for threads in [0, MOST_THREADS + 1] {
             let said = resolve(Some(threads)).unwrap_err().to_string();
             assert!(said.contains(&format!("--threads {threads}:")), "{said}");
+            let said = loader_threads(Some(threads)).unwrap_err().to_string();
+            assert!(
+                said.contains(&format!("--loader-threads {threads}:")),
+                "{said}"
+            );
         }
     }
 }

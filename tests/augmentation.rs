@@ -1,8 +1,10 @@
 //! Augmentation against SciPy and nnU-Net's formulas (scripts/golden/make_augmentation.py), and what must
 //! hold for any seed.
 
-use ctseg::arrays::augmentation::{Augmentation, Cut, FlipAxis, Placement, Turn, intensity};
-use ndarray::{Array2, Array3, ArrayView2, Axis, s};
+use ctseg::arrays::augmentation::{
+    Augmentation, Cut, FlipAxis, Placement, SliceSource, Turn, intensity,
+};
+use ndarray::{Array2, Array3, ArrayView2, ArrayView3, Axis, s};
 use proptest::prelude::*;
 use serde::Deserialize;
 
@@ -84,12 +86,15 @@ fn placements_equal_scipy() {
         };
         let placement = Placement::new(case.corner, case.cut, &turn, case.spacing_mm);
         let mut linear = Array2::from_elem(case.linear.shape_yx, f32::NAN);
-        placement.sample_linear(slice.view(), linear.view_mut());
+        let mut nearest = Array2::from_elem(case.nearest.shape_yx, 99);
+        placement.sample(
+            None,
+            vec![(slice.view(), linear.view_mut())],
+            (labels.view(), nearest.view_mut()),
+        );
         let difference = largest_difference(&linear, &case.linear.floats());
         assert!(difference < 1e-6, "{turn:?}: {difference}");
 
-        let mut nearest = Array2::from_elem(case.nearest.shape_yx, 99);
-        placement.sample_nearest(labels.view(), nearest.view_mut());
         let tie = case.tie.array(|[tie]: [u8; 1]| tie != 0);
         let expected = case.nearest.labels();
         let decided = tie.iter().filter(|tie| !**tie).count();
@@ -166,8 +171,12 @@ fn quarter_turns_equal_rot90() {
             ..Turn::NONE
         };
         let mut patch = Array2::zeros((16, 16));
-        Placement::new([0, 0], [16, 16], &turn, [2.0, 2.0])
-            .sample_linear(square.view(), patch.view_mut());
+        let (labels, mut marked) = (Array2::zeros((16, 16)), Array2::zeros((16, 16)));
+        Placement::new([0, 0], [16, 16], &turn, [2.0, 2.0]).sample(
+            None,
+            vec![(square.view(), patch.view_mut())],
+            (labels.view(), marked.view_mut()),
+        );
         patch
     };
     // numpy.rot90(m)[i, j] = m[j, n - 1 - i]
@@ -189,6 +198,15 @@ fn slice(height: usize, width: usize) -> (Array3<f32>, Array2<u16>) {
     (channels, labels)
 }
 
+/// A source without Hounsfield units.
+fn plain<'a>(slices: &'a [ArrayView3<'a, f32>], labels: ArrayView2<'a, u16>) -> SliceSource<'a> {
+    SliceSource {
+        slices,
+        labels,
+        hu: None,
+    }
+}
+
 fn filled(
     augmentation: &Augmentation,
     cut: &Cut,
@@ -201,7 +219,7 @@ fn filled(
     augmentation.fill(
         cut,
         seed,
-        (&[channels.view()], labels.view()),
+        &plain(&[channels.view()], labels.view()),
         (
             patch.view_mut().insert_axis(Axis(1)),
             patch_labels.view_mut(),
@@ -248,7 +266,7 @@ fn what_turns_in_at_the_border_is_tissue() {
         turning.fill(
             &cut([18, 18], [24, 24]),
             seed,
-            (&[ones.view()], Array2::zeros((60, 60)).view()),
+            &plain(&[ones.view()], Array2::zeros((60, 60)).view()),
             (
                 patch.view_mut().insert_axis(Axis(1)),
                 Array2::zeros((24, 24)).view_mut(),
@@ -270,6 +288,8 @@ fn all_on() -> Augmentation {
         low_resolution_probability: 1.0,
         gamma_probability: 1.0,
         inverted_gamma_probability: 1.0,
+        elastic_probability: 1.0,
+        coarse_dropout_probability: 1.0,
         flip_axes: vec![FlipAxis::X, FlipAxis::Y],
         ..Augmentation::default()
     }
@@ -285,6 +305,7 @@ fn the_prior_moves_but_keeps_its_values() {
         low_resolution_probability: 0.0,
         gamma_probability: 0.0,
         inverted_gamma_probability: 0.0,
+        coarse_dropout_probability: 0.0,
         ..all_on()
     };
     let at = cut([5, 5], [24, 24]);
@@ -394,8 +415,76 @@ fn settings_that_cannot_work_are_told() {
             },
             "gamma",
         ),
+        (
+            Augmentation {
+                elastic_sigma_mm: [0.0, 9.0],
+                ..on()
+            },
+            "elastic_sigma_mm",
+        ),
+        (
+            Augmentation {
+                elastic_sigma_mm: [5.0, 9.0],
+                elastic_magnitude_mm: [1.0, 6.0],
+                ..on()
+            },
+            "fold",
+        ),
+        (
+            Augmentation {
+                hu_shift: [10.0, f64::NAN],
+                ..on()
+            },
+            "hu_shift",
+        ),
+        (
+            Augmentation {
+                metal_points: [3, 2],
+                ..on()
+            },
+            "metal_points",
+        ),
+        (
+            Augmentation {
+                metal_radius_mm: [-1.0, 2.0],
+                ..on()
+            },
+            "metal_radius_mm",
+        ),
+        (
+            Augmentation {
+                metal_streak_hu: [0.0, 9000.0],
+                ..on()
+            },
+            "metal_streak_hu",
+        ),
+        (
+            Augmentation {
+                coarse_dropout_boxes: [1, 1000],
+                ..on()
+            },
+            "coarse_dropout_boxes",
+        ),
+        (
+            Augmentation {
+                coarse_dropout_size: [0.2, 1.2],
+                ..on()
+            },
+            "coarse_dropout_size",
+        ),
+        (
+            Augmentation {
+                coarse_dropout_value: -0.5,
+                ..on()
+            },
+            "coarse_dropout_value",
+        ),
     ] {
-        assert!(wrong.problem().unwrap().contains(key), "{wrong:?}");
+        let problem = wrong.problem().unwrap();
+        assert!(
+            problem.contains(key) && !problem.contains('\n'),
+            "{problem}"
+        );
     }
 }
 

@@ -2,7 +2,7 @@
 //! any seed.
 
 use ctseg::arrays::augmentation::{
-    Augmentation, FlipAxis, SpacePlacement, SpaceTurn, VolumeCut, intensity,
+    Augmentation, FlipAxis, SpacePlacement, SpaceTurn, VolumeCut, VolumeSource, intensity,
 };
 use ndarray::{Array3, Array4, Axis, s};
 use serde::Deserialize;
@@ -65,12 +65,15 @@ fn placements_equal_scipys() {
             flip: placed.flip,
         };
         let placement = SpacePlacement::new(placed.corner, placed.size, &turn, placed.spacing_mm);
-        let mut patch = Array4::from_elem((1, placed.size[0], placed.size[1], placed.size[2]), 9.0);
-        placement.sample_linear(image.view().insert_axis(Axis(0)), patch.view_mut());
+        let mut patch = Array3::from_elem(placed.size, 9.0);
+        let mut marked = Array3::from_elem(placed.size, 77);
+        placement.sample(
+            None,
+            vec![(image.view(), patch.view_mut())],
+            (labels.view(), marked.view_mut()),
+        );
         let apart = largest_difference(&patch, &placed.linear);
         assert!(apart < 2e-6, "{turn:?}: {apart}");
-        let mut marked = Array3::from_elem(placed.size, 77);
-        placement.sample_nearest(labels.view(), marked.view_mut());
         let sure = placed
             .doubtful
             .iter()
@@ -128,7 +131,11 @@ fn filled(
     let turn = augmentation.fill_volume(
         cut,
         seed,
-        (channels.view(), labels.view()),
+        &VolumeSource {
+            channels: channels.view(),
+            labels: labels.view(),
+            hu: None,
+        },
         (patch.view_mut(), marked.view_mut()),
     );
     (patch, marked, turn)
@@ -214,6 +221,8 @@ fn the_seed_decides_and_values_stay_in_range() {
         contrast_probability: 1.0,
         low_resolution_probability: 1.0,
         field_of_view_probability: 1.0,
+        elastic_probability: 1.0,
+        coarse_dropout_probability: 1.0,
         gamma_probability: 1.0,
         inverted_gamma_probability: 1.0,
         ..Augmentation::default()
@@ -229,6 +238,7 @@ fn the_seed_decides_and_values_stay_in_range() {
         let moved = Augmentation {
             rotation_probability: 1.0,
             scale_probability: 1.0,
+            elastic_probability: 1.0,
             ..Augmentation::none()
         };
         let (only_moved, _, _) = filled(&moved, &cut, seed, [12; 3]);

@@ -48,6 +48,18 @@ fn a_killed_run_resumes_to_the_same_average_of_its_weights() {
     killed_and_resumed(&[average, ["--set", "training.keep=last"]].concat());
 }
 
+#[test]
+fn a_killed_run_resumes_within_its_curriculum_and_its_augmentation() {
+    let more = [
+        "training.curriculum={ epochs = 3, easiest = 0.3 }",
+        "training.slice_sampling=balanced",
+        "training.patch_size=[16, 24]",
+        "training.augmentation={ elastic_probability = 0.7, hu_shift_probability = 0.7, metal_probability = 0.5, coarse_dropout_probability = 0.7 }",
+    ];
+    let more: Vec<&str> = more.iter().flat_map(|set| ["--set", set]).collect();
+    killed_and_resumed(&more);
+}
+
 /// Two runs of one seed, and one that is killed in between.
 fn killed_and_resumed(more: &[&str]) {
     let data = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
 //! From a CT volume to what a network sees: windows, the network's grid, slices of one size.
 
-use ndarray::{Array4, Array5, ArrayView4, Axis, s};
+use ndarray::{Array3, Array4, Array5, ArrayView4, Axis, s};
 use serde::{Deserialize, Serialize};
 
 use super::resample::{Interpolation, resample_array};
@@ -65,23 +65,8 @@ pub fn input_channels(
             "windows_hu = {windows:?} cannot be used; expected at least one [low, high] with low < high"
         )));
     }
-    let low = windows
-        .iter()
-        .map(|w| w.low_hu)
-        .fold(f32::INFINITY, f32::min);
-    let high = windows
-        .iter()
-        .map(|w| w.high_hu)
-        .fold(f32::NEG_INFINITY, f32::max);
-    // Clamped first: air, metal and teeth far outside the windows must not ring into soft tissue.
-    let shown = volume.data.mapv(|hu| {
-        if hu.is_finite() {
-            hu.clamp(low, high)
-        } else {
-            low
-        }
-    });
-    let resampled = resample_array(shown.view(), &volume.grid, onto, interpolation)?;
+    let (low, high) = span(windows);
+    let resampled = clamped_onto(volume, onto, (low, high), interpolation)?;
     let [z, y, x] = onto.shape_zyx();
     let mut channels = Array4::zeros((windows.len(), z, y, x));
     for (window, mut channel) in windows.iter().zip(channels.axis_iter_mut(Axis(0))) {
@@ -90,6 +75,53 @@ pub fn input_channels(
             .par_for_each(|to, hu| *to = window.scaled(*hu));
     }
     Ok(channels)
+}
+
+/// The lowest and the highest value that any window shows.
+fn span(windows: &[Window]) -> (f32, f32) {
+    windows
+        .iter()
+        .fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), window| {
+            (low.min(window.low_hu), high.max(window.high_hu))
+        })
+}
+
+/// The volume clamped to a range and resampled. Clamped first: air, metal and teeth far outside must not ring
+/// into soft tissue.
+fn clamped_onto(
+    volume: &Volume,
+    onto: &Grid,
+    (low, high): (f32, f32),
+    interpolation: Interpolation,
+) -> Result<Array3<f32>> {
+    let shown = volume.data.mapv(|hu| match hu.is_finite() {
+        true => hu.clamp(low, high),
+        false => low,
+    });
+    resample_array(shown.view(), &volume.grid, onto, interpolation)
+}
+
+/// A volume's Hounsfield units on `onto`, `reach_hu` beyond what [`input_channels`] of the same windows shows:
+/// what changes of up to so much can bring into a window. In Hounsfield units above the lowest such value, which
+/// comes with them: 0 is air, whatever is added.
+///
+/// # Shapes
+/// output: (z, y, x)
+///
+/// # Errors
+/// Grids that are not parallel.
+pub fn hounsfield_above(
+    volume: &Volume,
+    onto: &Grid,
+    windows: &[Window],
+    reach_hu: f32,
+    interpolation: Interpolation,
+) -> Result<(f32, Array3<f32>)> {
+    let (low, high) = span(windows);
+    let lowest = low - reach_hu;
+    let mut values = clamped_onto(volume, onto, (lowest, high + reach_hu), interpolation)?;
+    values.par_mapv_inplace(|hu| hu - lowest);
+    Ok((lowest, values))
 }
 
 /// `size` rounded up to a multiple of `multiple`.
@@ -131,7 +163,6 @@ pub fn slice_batch(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ndarray::Array3;
 
     fn volume() -> Volume {
         let grid = Grid::with_spacing([3, 2, 2], [2.0, 2.0, 5.0]);

@@ -68,6 +68,7 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
             from: None,
             resume: None,
             compute: settings.compute()?,
+            loader_threads: None,
             seed: args.seed,
             max_time: None,
             stop: &stop,

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::{Outcome, Settings, print_out, stop_on_signals};
 use crate::arrays::postprocess::Step;
+use crate::cpu_budget;
 use crate::error::Error;
 use crate::outside::progress;
 use crate::pipeline::dataset::Dataset;
@@ -45,6 +46,9 @@ pub struct FitArgs {
     /// Time for the whole training, such as 90s, 20m, 1h30m
     #[arg(long, value_parser = parse_duration)]
     max_time: Option<Duration>,
+    /// Threads of their own to prepare batches on; they change no batch [default: those that compute]
+    #[arg(long, env = "CTSEG_LOADER_THREADS", value_name = "N")]
+    loader_threads: Option<usize>,
     /// Decides weights, folds and the order of slices
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -83,6 +87,7 @@ fn parse_fold(text: &str) -> Result<FoldChoice, String> {
 pub fn run(args: FitArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let observer = progress::for_stderr();
     let stop = stop_on_signals()?;
+    let loader_threads = cpu_budget::loader_threads(args.loader_threads)?;
     let config = &settings.config;
     let runs = config.runs_or(args.runs.clone());
     let (recipe, data, data_root, model, seed) = match &args.resume {
@@ -114,6 +119,7 @@ pub fn run(args: FitArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         from: args.from,
         resume: args.resume,
         compute: settings.compute()?,
+        loader_threads,
         seed,
         max_time: args.max_time,
         stop: &stop,

@@ -278,7 +278,7 @@ fn recipe_with(recipe: &Recipe, outputs: usize) -> Result<(String, Value)> {
         .init(recipe.channels(), outputs, &compute.device)?;
     let (layers, value) = layer_table(&network_tensors(&network)?);
     let text = format!(
-        "recipe {} (stage {}): {} on {:?} mm, {} input channels, {outputs} {} output maps, slices a multiple of {}, loss {}\n{layers}",
+        "recipe {} (stage {}): {} on {:?} mm, {} input channels, {outputs} {} output maps, slices a multiple of {}, loss {}\n{}\n{layers}",
         recipe.name,
         recipe.stage,
         recipe.network.name(),
@@ -287,6 +287,7 @@ fn recipe_with(recipe: &Recipe, outputs: usize) -> Result<(String, Value)> {
         recipe.outputs.name(),
         recipe.network.multiple(),
         recipe.training.loss.name(),
+        recipe.training.described_patches(),
     );
     Ok((
         text,

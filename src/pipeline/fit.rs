@@ -42,6 +42,8 @@ pub struct FitJob<'a> {
     /// The folder of an earlier run to go on with.
     pub resume: Option<PathBuf>,
     pub compute: Compute,
+    /// See [`TrainingJob::loader_threads`].
+    pub loader_threads: Option<usize>,
     pub seed: u64,
     /// All of the training must be over after this time.
     pub max_time: Option<Duration>,
@@ -287,6 +289,7 @@ fn train_fold(
         seed: job.seed.wrapping_mul(1_000_003).wrapping_add(fold as u64),
         deadline,
         stop: job.stop,
+        loader_threads: job.loader_threads,
         name: format!("fold {fold}"),
     };
     let trained = train(&training, observer, run)?;

@@ -37,6 +37,8 @@ pub mod slice_set;
 mod sliding;
 mod stage_loss;
 pub mod stage_one;
+mod starts;
+mod structure_index;
 pub mod tracker;
 pub mod training;
 pub mod validation;

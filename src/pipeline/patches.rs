@@ -1,17 +1,18 @@
 //! Patches of prepared cases, and batches of them.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ndarray::parallel::prelude::*;
 use ndarray::{Array2, Array3, Array5, ArrayView3, ArrayViewMut4, Axis, s};
-use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::recipe::Recipe;
-use super::sampling::PreparedCase;
-use crate::arrays::augmentation::{Augmentation, Cut, VolumeCut};
+use super::sampling::{CaseHu, PreparedCase};
+use super::starts::{Wish, starts};
+use crate::arrays::augmentation::{
+    Augmentation, Cut, Hounsfield, SliceSource, VolumeCut, VolumeSource,
+};
 use crate::arrays::preprocess::{around, padded_size};
 use crate::tensors::batch::Batch;
 
@@ -26,31 +27,18 @@ pub(super) struct Patch {
     seed: u64,
 }
 
-/// What a case gives in one visit: for a network that works on slices all slices with a structure and a
-/// random share of those without, each cut to the patch size; of a volume `wanted` patches, or as many as
-/// fill it.
+/// What a case gives in one visit, see [`starts`].
 pub(super) fn patches(
     case: &Arc<PreparedCase>,
     recipe: &Recipe,
-    wanted: Option<usize>,
+    wish: &Wish,
     rng: &mut ChaCha8Rng,
 ) -> Vec<Patch> {
     let (depth, height, width) = case.labels.dim();
     let [z, y, x] = recipe.training.patch_size.zyx();
     let size = [z.min(depth), y.min(height), x.min(width)];
-    let starts = match recipe.network.dimensions() {
-        2 => slice_starts(case, recipe, size, rng),
-        _ => {
-            let filling = case
-                .labels
-                .len()
-                .div_ceil(size.iter().product::<usize>().max(1));
-            let count = wanted.unwrap_or(filling);
-            volume_starts(case, recipe.training.foreground_share, size, count, rng)
-        }
-    };
     let changed = recipe.training.augmentation().is_some() || recipe.jitter.drop_prior > 0.0;
-    starts
+    starts(case, recipe, size, wish, rng)
         .into_iter()
         .map(|start| Patch {
             case: Arc::clone(case),
@@ -59,109 +47,6 @@ pub(super) fn patches(
             seed: if changed { rng.random() } else { 0 },
         })
         .collect()
-}
-
-fn slice_starts(
-    case: &PreparedCase,
-    recipe: &Recipe,
-    [_, height, width]: [usize; 3],
-    rng: &mut ChaCha8Rng,
-) -> Vec<[usize; 3]> {
-    let any = |z: usize, of: &dyn Fn(u16) -> bool| {
-        let slice = case.labels.index_axis(Axis(0), z);
-        slice.iter().any(|label| of(*label))
-    };
-    // A slice of which nothing is known teaches nothing.
-    let (with, mut without): (Vec<usize>, Vec<usize>) = (0..case.labels.dim().0)
-        .filter(|z| any(*z, &|label| case.is_known(label)))
-        .partition(|z| any(*z, &|label| case.is_structure(label)));
-    without.shuffle(rng);
-    let wanted = (with.len() as f64 * recipe.training.empty_slice_share).ceil() as usize;
-    // A case without any structure still teaches what is not one.
-    without.truncate(wanted.max(1));
-    with.into_iter()
-        .chain(without)
-        .map(|z| {
-            let [y, x] = corner(case, z, [height, width], rng);
-            [z, y, x]
-        })
-        .collect()
-}
-
-/// Where patches of `size` are cut from a volume: with probability `foreground_share` around a random voxel
-/// of a random structure, else anywhere; where labels may be unknown, around a voxel that is known (nnU-Net's
-/// rule).
-fn volume_starts(
-    case: &PreparedCase,
-    foreground_share: f64,
-    size: [usize; 3],
-    count: usize,
-    rng: &mut ChaCha8Rng,
-) -> Vec<[usize; 3]> {
-    let (depth, height, width) = case.labels.dim();
-    let shape = [depth, height, width];
-    let mut voxels: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
-    let mut known = Vec::new();
-    for (at, label) in case.labels.iter().enumerate() {
-        if case.is_structure(*label) {
-            voxels.entry(*label).or_default().push(at);
-        }
-        if case.ignore.is_some() && case.is_known(*label) {
-            known.push(at);
-        }
-    }
-    let voxels: Vec<Vec<usize>> = voxels.into_values().collect();
-    (0..count)
-        .map(|_| {
-            let largest: [usize; 3] = std::array::from_fn(|axis| shape[axis] - size[axis]);
-            let anywhere = voxels.is_empty() || rng.random::<f64>() >= foreground_share;
-            if anywhere && known.is_empty() {
-                return largest.map(|largest| rng.random_range(0..=largest));
-            }
-            let structure = match anywhere {
-                true => &known,
-                false => &voxels[rng.random_range(0..voxels.len())],
-            };
-            let at = structure[rng.random_range(0..structure.len())];
-            let middle = [at / (height * width), at / width % height, at % width];
-            std::array::from_fn(|axis| {
-                middle[axis]
-                    .saturating_sub(size[axis] / 2)
-                    .min(largest[axis])
-            })
-        })
-        .collect()
-}
-
-/// Where a patch of `size` is cut from slice `z`: at random, but so that it holds a random pixel of a
-/// structure if the slice has one, else one that is known.
-fn corner(case: &PreparedCase, z: usize, size: [usize; 2], rng: &mut ChaCha8Rng) -> [usize; 2] {
-    let slice = case.labels.index_axis(Axis(0), z);
-    let (height, width) = slice.dim();
-    if size == [height, width] {
-        return [0, 0];
-    }
-    let pixels = |of: &dyn Fn(u16) -> bool| -> Vec<(usize, usize)> {
-        let pixels = slice.indexed_iter().filter(|(_, label)| of(**label));
-        pixels.map(|(at, _)| at).collect()
-    };
-    let mut inside = pixels(&|label| case.is_structure(label));
-    if inside.is_empty() && slice.iter().any(|label| !case.is_known(*label)) {
-        inside = pixels(&|label| case.is_known(label));
-    }
-    let anchor = (!inside.is_empty()).then(|| inside[rng.random_range(0..inside.len())]);
-    let mut draw = |length: usize, size: usize, anchor: Option<usize>| {
-        let largest = length - size;
-        let (low, high) = match anchor {
-            Some(at) => ((at + 1).saturating_sub(size), at.min(largest)),
-            None => (0, largest),
-        };
-        rng.random_range(low..=high)
-    };
-    [
-        draw(height, size[0], anchor.map(|at| at.0)),
-        draw(width, size[1], anchor.map(|at| at.1)),
-    ]
 }
 
 /// For each output map the label values that it marks: in patches as they lie, and in those that are
@@ -239,14 +124,19 @@ impl Patch {
         recipe.prior && share > 0.0 && rng.random::<f64>() < share
     }
 
-    /// The slices that the network sees, from the lowest up, each (channel, y, x).
-    fn slices(&self, recipe: &Recipe) -> Vec<ArrayView3<'_, f32>> {
-        let channels = &self.case.channels;
-        let depth = channels.len_of(Axis(1));
+    /// Which slices the network sees, from the lowest up.
+    fn seen(&self, recipe: &Recipe) -> Vec<usize> {
+        let depth = self.case.channels.len_of(Axis(1));
         let [first, ..] = self.start;
         (first..first + self.size[0])
             .flat_map(|z| around(z, recipe.network.neighbours(), depth))
-            .map(|z| channels.index_axis(Axis(1), z))
+            .collect()
+    }
+
+    /// The slices that the network sees, each (channel, y, x).
+    fn slices(&self, recipe: &Recipe) -> Vec<ArrayView3<'_, f32>> {
+        let seen = self.seen(recipe).into_iter();
+        seen.map(|z| self.case.channels.index_axis(Axis(1), z))
             .collect()
     }
 
@@ -290,11 +180,17 @@ impl Patch {
         };
         let (_, _, height, width) = input.dim();
         let mut labels = Array2::zeros((height, width));
-        let from = (
-            &self.slices(recipe)[..],
-            self.case.labels.index_axis(Axis(0), z),
-        );
-        let turn = changes.fill(&cut, self.seed, from, (input, labels.view_mut()));
+        let hu = self.case.hu.as_ref().map(|hu| {
+            let seen = self.seen(recipe).into_iter();
+            let slices = seen.map(|z| hu.above.index_axis(Axis(0), z)).collect();
+            (slices, hu.windowed_by(recipe))
+        });
+        let source = SliceSource {
+            slices: &self.slices(recipe),
+            labels: self.case.labels.index_axis(Axis(0), z),
+            hu,
+        };
+        let turn = changes.fill(&cut, self.seed, &source, (input, labels.view_mut()));
         let [_, mirrored] = turn.flip;
         mark(
             labels.insert_axis(Axis(0)).view(),
@@ -322,8 +218,13 @@ impl Patch {
         };
         let (_, depth, height, width) = input.dim();
         let mut labels = Array3::zeros((depth, height, width));
-        let from = (self.case.channels.view(), self.case.labels.view());
-        let turn = changes.fill_volume(&cut, self.seed, from, (input, labels.view_mut()));
+        let hu = self.case.hu.as_ref();
+        let source = VolumeSource {
+            channels: self.case.channels.view(),
+            labels: self.case.labels.view(),
+            hu: hu.map(|hu| (hu.above.view(), hu.windowed_by(recipe))),
+        };
+        let turn = changes.fill_volume(&cut, self.seed, &source, (input, labels.view_mut()));
         let [_, _, mirrored] = turn.flip;
         mark(
             labels.view(),
@@ -331,6 +232,15 @@ impl Patch {
             self.case.ignore,
             targets,
         );
+    }
+}
+
+impl CaseHu {
+    fn windowed_by<'a>(&self, recipe: &'a Recipe) -> Hounsfield<'a> {
+        Hounsfield {
+            lowest_hu: self.lowest_hu,
+            windows: &recipe.windows_hu,
+        }
     }
 }
 

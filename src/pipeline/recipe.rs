@@ -16,7 +16,9 @@ use crate::tensors::losses::Outputs;
 use crate::tensors::networks::NetworkConfig;
 pub use patch_size::PatchSize;
 pub use postprocessing::PostprocessingConfig;
-pub use training::{EarlyStoppingConfig, PlateauConfig, Schedule, TrainingConfig};
+pub use training::{
+    CurriculumConfig, EarlyStoppingConfig, PlateauConfig, Schedule, SliceSampling, TrainingConfig,
+};
 
 /// The recipes in the binary: name, text. `--stage 1` is the first, `--stage 2` the second.
 const EMBEDDED: [(&str, &str); 7] = [
@@ -433,6 +435,13 @@ mod tests {
                 "rotation_degrees",
             ),
             ("training.augmentation.rotations=3", "rotations"),
+            ("training.augmentation.hu_shift=[9, -9]", "hu_shift"),
+            ("training.augmentation.metal_points=[0, 1]", "metal_points"),
+            ("training.slice_sampling=some", "every"),
+            ("training.curriculum.epochs=0", "curriculum"),
+            ("training.curriculum={ epochs = 3, easiest = 0 }", "easiest"),
+            ("training.curriculum.easiest=0.5", "epochs"),
+            ("training.curriculum={ epochs = 3, hardest = 1 }", "hardest"),
             ("training.augmentation.flip_axes=['z']", "z"),
             ("name.inner=3", "name"),
             ("nonsense", "key=value"),

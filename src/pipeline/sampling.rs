@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use ndarray::{Array3, Array4};
 use rand::Rng;
@@ -20,12 +20,15 @@ use super::roi::{Prior, jittered};
 use super::segmenter::{network_grid, network_input};
 use super::sides::counterparts;
 use super::stage_loss::stage_loss;
-use crate::arrays::augmentation::FlipAxis;
+use super::starts::Wish;
+use super::structure_index::StructureIndex;
+use crate::arrays::augmentation::{Augmentation, FlipAxis};
+use crate::arrays::preprocess::hounsfield_above;
 use crate::arrays::resample::{LabelInterpolation, resample_labels};
 use crate::error::Result;
 use crate::tensors::batch::Batch;
 use crate::tensors::losses::Loss;
-use crate::values::{Orientation, VoxelBox};
+use crate::values::{Grid, Orientation, Volume, VoxelBox};
 
 /// Cases whose slices are mixed with each other; bounds the memory of an epoch.
 const CASES_MIXED: usize = 8;
@@ -49,9 +52,25 @@ pub struct PreparedCase {
     pub channels: Array4<f32>,
     /// (z, y, x)
     pub labels: Array3<u16>,
+    /// Where augmentation changes them.
+    pub hu: Option<CaseHu>,
+    index: OnceLock<StructureIndex>,
+}
+
+/// A case's Hounsfield units beyond its windows, see [`hounsfield_above`].
+pub struct CaseHu {
+    pub lowest_hu: f32,
+    /// (z, y, x)
+    pub above: Array3<f32>,
 }
 
 impl PreparedCase {
+    /// Where its structures lie; found when first asked for.
+    pub(super) fn index(&self) -> &StructureIndex {
+        let found = || StructureIndex::new(&self.labels, self.ignore);
+        self.index.get_or_init(found)
+    }
+
     /// Whether a label says what is there, be it background.
     pub(super) fn is_known(&self, label: u16) -> bool {
         Some(label) != self.ignore
@@ -59,6 +78,11 @@ impl PreparedCase {
 
     pub(super) fn is_structure(&self, label: u16) -> bool {
         label > 0 && self.is_known(label)
+    }
+
+    fn bytes(&self) -> usize {
+        let hu = self.hu.as_ref().map_or(0, |hu| hu.above.len());
+        (self.channels.len() + hu) * 4 + self.labels.len() * 2
     }
 }
 
@@ -111,7 +135,7 @@ impl<'a> CaseSource<'a> {
         }
         let region = self.stage_one.get(&case).map(|result| result.region);
         let prepared = Arc::new(self.prepare(case, region)?);
-        let bytes = prepared.channels.len() * 4 + prepared.labels.len() * 2;
+        let bytes = prepared.bytes();
         let mut kept = lock(&self.unchanging);
         if kept.0 + bytes <= (self.recipe.training.cache_mb << 20) / 2 {
             kept.0 += bytes;
@@ -145,7 +169,21 @@ impl<'a> CaseSource<'a> {
             ignore: self.dataset.ignore,
             channels: network_input(self.recipe, &loaded.volume, &grid, prior)?,
             labels: resample_labels(&loaded.labels, &grid, LabelInterpolation::OneHotLinear)?.data,
+            hu: self.hounsfield(&loaded.volume, &grid)?,
+            index: OnceLock::new(),
         })
+    }
+
+    fn hounsfield(&self, volume: &Volume, grid: &Grid) -> Result<Option<CaseHu>> {
+        let recipe = self.recipe;
+        let augmentation = recipe.training.augmentation();
+        let Some(reach) = augmentation.and_then(Augmentation::reach_hu) else {
+            return Ok(None);
+        };
+        let (windows, interpolation) = (&recipe.windows_hu, recipe.interpolation);
+        let (lowest_hu, above) =
+            hounsfield_above(volume, grid, windows, reach as f32, interpolation)?;
+        Ok(Some(CaseHu { lowest_hu, above }))
     }
 }
 
@@ -261,6 +299,8 @@ struct EpochDraw<'a> {
     left: Option<usize>,
     /// The most patches that a case gives each time.
     quota: usize,
+    /// The share of the easiest patches that the epoch shows, where it does not show all.
+    easiest: Option<f64>,
 }
 
 impl<'a> EpochDraw<'a> {
@@ -287,6 +327,7 @@ impl<'a> EpochDraw<'a> {
             seeds: HashMap::new(),
             left,
             quota,
+            easiest: source.recipe.training.easiest_share(epoch),
         }
     }
 
@@ -319,14 +360,17 @@ impl<'a> EpochDraw<'a> {
             self.quota,
         );
         let limited = self.left.is_some();
+        let wish = Wish {
+            // Volumes give as many patches as are asked for, slices only those that there are.
+            count: limited.then(|| quota.saturating_add(skip)),
+            easiest: self.easiest,
+        };
         let drawn: Result<Vec<Vec<Patch>>> = group
             .into_par_iter()
             .map(|(case, seed)| {
                 let mut rng = ChaCha8Rng::seed_from_u64(seed);
                 let prepared = source.shaken(case, &mut rng)?;
-                // Volumes give as many patches as are asked for, slices only those that there are.
-                let wanted = limited.then(|| quota.saturating_add(skip));
-                let mut patches = patches(&prepared, source.recipe, wanted, &mut rng);
+                let mut patches = patches(&prepared, source.recipe, &wish, &mut rng);
                 if limited {
                     patches.shuffle(&mut rng);
                 }

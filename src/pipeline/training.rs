@@ -38,6 +38,9 @@ pub struct TrainingJob<'a> {
     pub deadline: Option<Instant>,
     /// Set from outside to stop after the step under way.
     pub stop: &'a AtomicBool,
+    /// Threads that batches are prepared on, apart from those that compute; shared with them where nothing is
+    /// said. Changes no batch.
+    pub loader_threads: Option<usize>,
     /// Name in progress bars, such as `fold 0`.
     pub name: String,
 }
@@ -140,13 +143,29 @@ fn kept(job: &TrainingJob, learner: &Learner, mut progress: Progress) -> Result<
 /// Sends the batches of all epochs from `first` on, until nobody listens any more.
 fn prepare_batches(job: &TrainingJob, first: usize, to: &SyncSender<Result<Option<Batch>>>) {
     let epochs = first..job.source.recipe.training.epochs;
-    let sent = guarded(|| {
+    let send = || {
         let mut epochs = epochs;
-        Ok(epochs.all(|epoch| send_epoch(job.source, job.train, job.seed, epoch, to)))
+        epochs.all(|epoch| send_epoch(job.source, job.train, job.seed, epoch, to))
+    };
+    let sent = guarded(|| match job.loader_threads {
+        Some(threads) => Ok(loader_pool(threads)?.install(send)),
+        None => Ok(send()),
     });
     if let Err(error) = sent {
         let _ = to.send(Err(error)); // the receiver may be gone, and with it who cares
     }
+}
+
+fn loader_pool(threads: usize) -> Result<rayon::ThreadPool> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|index| format!("loader {index}"))
+        .build()
+        .map_err(|error| {
+            Error::invalid(format!(
+                "--loader-threads {threads}: the system gives no such threads ({error}); ask for fewer"
+            ))
+        })
 }
 
 /// What is said of an epoch that is over.

@@ -20,6 +20,13 @@ pub struct Augmentation {
     /// Smallest and largest factor; above 1 structures grow. Drawn log-uniformly, so that structures
     /// shrink as often as they grow.
     pub scale: [f64; 2],
+    /// How often a patch is deformed by a smooth random displacement, in one resampling with turn and scale.
+    /// nnU-Net v1's and others'; 0 unless told.
+    pub elastic_probability: f64,
+    /// How smooth: as noise after a Gaussian of this standard deviation.
+    pub elastic_sigma_mm: [f64; 2],
+    /// The largest displacement along each axis; at most sigma, or tissue would fold.
+    pub elastic_magnitude_mm: [f64; 2],
     /// Axes that are mirrored in every second patch. None unless told, unlike nnU-Net: organs lie where they
     /// lie. Mirrored along x, left and right structures change their labels, see `mirror_pairs`.
     pub flip_axes: Vec<FlipAxis>,
@@ -49,6 +56,27 @@ pub struct Augmentation {
     /// gantry or a dose mask ends: structures are then to be found without their surroundings. Not
     /// nnU-Net's; 0 unless told.
     pub field_of_view_probability: f64,
+    /// How often the Hounsfield units of a patch are shifted, all alike and before the windows are applied, as by
+    /// a scanner that is calibrated otherwise. Not nnU-Net's; 0 unless told.
+    pub hu_shift_probability: f64,
+    /// In Hounsfield units.
+    pub hu_shift: [f64; 2],
+    /// How often there is metal with streaks, before the windows are applied. An imitation, see `streaks.rs`.
+    /// Not nnU-Net's; 0 unless told.
+    pub metal_probability: f64,
+    /// How many pieces.
+    pub metal_points: [usize; 2],
+    pub metal_radius_mm: [f64; 2],
+    /// How far a streak brightens or darkens in Hounsfield units beside the metal.
+    pub metal_streak_hu: [f64; 2],
+    /// How often boxes of a patch show nothing. Not nnU-Net's; 0 unless told.
+    pub coarse_dropout_probability: f64,
+    /// How many boxes.
+    pub coarse_dropout_boxes: [usize; 2],
+    /// Their sides as shares of the patch's.
+    pub coarse_dropout_size: [f64; 2],
+    /// What they show: 0 is the windows' low end, 1 their high end.
+    pub coarse_dropout_value: f64,
     pub gamma_probability: f64,
     /// The same on inverted values; both may happen to one channel.
     pub inverted_gamma_probability: f64,
@@ -68,6 +96,16 @@ pub enum FlipAxis {
     Z,
 }
 
+impl std::fmt::Display for FlipAxis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::X => "x",
+            Self::Y => "y",
+            Self::Z => "z",
+        })
+    }
+}
+
 impl Default for Augmentation {
     fn default() -> Self {
         Self {
@@ -77,6 +115,9 @@ impl Default for Augmentation {
             tilt_degrees: 30.0,
             scale_probability: 0.2,
             scale: [0.7, 1.4],
+            elastic_probability: 0.0,
+            elastic_sigma_mm: [16.0, 40.0],
+            elastic_magnitude_mm: [2.0, 8.0],
             flip_axes: Vec::new(),
             mirror_pairs: Vec::new(),
             noise_probability: 0.1,
@@ -90,6 +131,16 @@ impl Default for Augmentation {
             low_resolution_probability: 0.125,
             low_resolution: [0.5, 1.0],
             field_of_view_probability: 0.0,
+            hu_shift_probability: 0.0,
+            hu_shift: [-25.0, 25.0],
+            metal_probability: 0.0,
+            metal_points: [1, 2],
+            metal_radius_mm: [1.5, 5.0],
+            metal_streak_hu: [150.0, 600.0],
+            coarse_dropout_probability: 0.0,
+            coarse_dropout_boxes: [1, 4],
+            coarse_dropout_size: [0.05, 0.2],
+            coarse_dropout_value: 0.0,
             gamma_probability: 0.3,
             inverted_gamma_probability: 0.1,
             gamma: [0.7, 1.5],
@@ -114,28 +165,69 @@ impl Augmentation {
         }
     }
 
+    /// What is switched on, with how often it happens, in one line.
+    pub fn described(&self) -> String {
+        let changes = [
+            ("rotation", self.rotation_probability),
+            ("scale", self.scale_probability),
+            ("elastic deformation", self.elastic_probability),
+            ("noise", self.noise_probability),
+            ("blur", self.blur_probability),
+            ("brightness", self.brightness_probability),
+            ("contrast", self.contrast_probability),
+            ("low resolution", self.low_resolution_probability),
+            ("gamma", self.gamma_probability),
+            ("inverted gamma", self.inverted_gamma_probability),
+            ("field of view", self.field_of_view_probability),
+            ("HU shift", self.hu_shift_probability),
+            ("metal", self.metal_probability),
+            ("coarse dropout", self.coarse_dropout_probability),
+        ];
+        let mut parts: Vec<String> = changes
+            .iter()
+            .filter(|(_, probability)| self.enabled && *probability > 0.0)
+            .map(|(name, probability)| format!("{name} {probability}"))
+            .collect();
+        if self.enabled && !self.flip_axes.is_empty() {
+            let axes: Vec<String> = self.flip_axes.iter().map(FlipAxis::to_string).collect();
+            parts.push(format!("mirroring along {} 0.5", axes.join(", ")));
+        }
+        match parts.is_empty() {
+            true => "none".to_owned(),
+            false => parts.join(" · "),
+        }
+    }
+
     /// What about these settings cannot work, if anything, in one line.
     pub fn problem(&self) -> Option<&'static str> {
         let probabilities = [
             self.rotation_probability,
             self.scale_probability,
+            self.elastic_probability,
             self.noise_probability,
             self.blur_probability,
             self.brightness_probability,
             self.contrast_probability,
             self.low_resolution_probability,
             self.field_of_view_probability,
+            self.hu_shift_probability,
+            self.metal_probability,
+            self.coarse_dropout_probability,
             self.gamma_probability,
             self.inverted_gamma_probability,
         ];
-        let within = |[low, high]: [f64; 2], least: f64, most: f64| {
-            least <= low && low <= high && high <= most
-        };
-        let checks = [
-            (
-                probabilities.iter().all(|p| (0.0..=1.0).contains(p)),
-                "training.augmentation: every probability must lie in [0, 1]",
-            ),
+        let probable = probabilities.iter().all(|p| (0.0..=1.0).contains(p));
+        first_broken(&[(
+            probable,
+            "training.augmentation: every probability must lie in [0, 1]",
+        )])
+        .or_else(|| self.problem_in_space())
+        .or_else(|| self.problem_in_values())
+        .or_else(|| self.problem_in_imitations())
+    }
+
+    fn problem_in_space(&self) -> Option<&'static str> {
+        first_broken(&[
             (
                 (0.0..=180.0).contains(&self.rotation_degrees),
                 "training.augmentation.rotation_degrees must lie in [0, 180]",
@@ -148,6 +240,19 @@ impl Augmentation {
                 within(self.scale, 0.1, 10.0),
                 "training.augmentation.scale must be [low, high] within 0.1 to 10",
             ),
+            (
+                within(self.elastic_sigma_mm, 1.0, 1000.0),
+                "training.augmentation.elastic_sigma_mm must be [low, high] within 1 to 1000",
+            ),
+            (
+                within(self.elastic_magnitude_mm, 0.0, self.elastic_sigma_mm[0]),
+                "training.augmentation.elastic_magnitude_mm must be [low, high] from 0 to the lower elastic_sigma_mm; beyond that tissue would fold",
+            ),
+        ])
+    }
+
+    fn problem_in_values(&self) -> Option<&'static str> {
+        first_broken(&[
             (
                 within(self.noise_sd, 0.0, 1.0),
                 "training.augmentation.noise_sd must be [low, high] within 0 to 1",
@@ -168,10 +273,51 @@ impl Augmentation {
                 within(self.gamma, 0.1, 10.0),
                 "training.augmentation.gamma must be [low, high] within 0.1 to 10",
             ),
-        ];
-        checks
-            .iter()
-            .find(|(holds, _)| !holds)
-            .map(|(_, problem)| *problem)
+        ])
     }
+
+    fn problem_in_imitations(&self) -> Option<&'static str> {
+        let count = |[fewest, most]: [usize; 2]| 1 <= fewest && fewest <= most && most <= 64;
+        first_broken(&[
+            (
+                within(self.hu_shift, -1000.0, 1000.0),
+                "training.augmentation.hu_shift must be [low, high] within -1000 to 1000 HU",
+            ),
+            (
+                count(self.metal_points),
+                "training.augmentation.metal_points must be [fewest, most] within 1 to 64",
+            ),
+            (
+                within(self.metal_radius_mm, 0.0, 100.0),
+                "training.augmentation.metal_radius_mm must be [low, high] within 0 to 100",
+            ),
+            (
+                within(self.metal_streak_hu, 0.0, 3000.0),
+                "training.augmentation.metal_streak_hu must be [low, high] within 0 to 3000",
+            ),
+            (
+                count(self.coarse_dropout_boxes),
+                "training.augmentation.coarse_dropout_boxes must be [fewest, most] within 1 to 64",
+            ),
+            (
+                within(self.coarse_dropout_size, 0.0, 1.0),
+                "training.augmentation.coarse_dropout_size must be [low, high] within 0 to 1, shares of the patch's sides",
+            ),
+            (
+                (0.0..=1.0).contains(&self.coarse_dropout_value),
+                "training.augmentation.coarse_dropout_value must lie in [0, 1], the windows' ends",
+            ),
+        ])
+    }
+}
+
+/// Whether a range lies in order between two ends.
+fn within([low, high]: [f64; 2], least: f64, most: f64) -> bool {
+    least <= low && low <= high && high <= most
+}
+
+/// What is said of the first check that does not hold.
+fn first_broken(checks: &[(bool, &'static str)]) -> Option<&'static str> {
+    let broken = checks.iter().find(|(holds, _)| !holds);
+    broken.map(|(_, problem)| *problem)
 }

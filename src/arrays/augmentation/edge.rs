@@ -22,15 +22,19 @@ impl Edge {
     }
 
     /// Sets what lies beyond the line to 0, the window's low end.
-    pub(super) fn clear(&self, mut plane: ArrayViewMut2<f32>) {
+    pub(super) fn clear(&self, plane: ArrayViewMut2<f32>) {
+        self.clear_beyond(plane, 0.0);
+    }
+
+    /// The same for what lies further than `distance` beyond it.
+    fn clear_beyond(&self, mut plane: ArrayViewMut2<f32>, distance: f32) {
         let [from_y, from_x] = self.point;
         let [down, right] = self.normal;
         for (y, mut row) in plane.outer_iter_mut().enumerate() {
             let beyond = (y as f32 - from_y) * down;
             for (x, value) in row.iter_mut().enumerate() {
-                if beyond + (x as f32 - from_x) * right > 0.0 {
-                    *value = 0.0;
-                }
+                let cleared = beyond + (x as f32 - from_x) * right > distance;
+                *value = if cleared { 0.0 } else { *value };
             }
         }
     }
@@ -57,14 +61,14 @@ impl SpaceEdge {
 
     /// Sets what lies beyond the plane to 0, the window's low end.
     pub(super) fn clear(&self, mut volume: ArrayViewMut3<f32>) {
-        for ((z, y, x), value) in volume.indexed_iter_mut() {
-            let at = [z as f32, y as f32, x as f32];
-            let beyond: f32 = (0..3)
-                .map(|axis| (at[axis] - self.point[axis]) * self.normal[axis])
-                .sum();
-            if beyond > 0.0 {
-                *value = 0.0;
-            }
+        let [up, down, right] = self.normal;
+        for (z, mut plane) in volume.outer_iter_mut().enumerate() {
+            let above = (z as f32 - self.point[0]) * up;
+            let edge = Edge {
+                point: [self.point[1], self.point[2]],
+                normal: [down, right],
+            };
+            edge.clear_beyond(plane.view_mut(), -above);
         }
     }
 }

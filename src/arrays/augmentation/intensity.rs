@@ -2,7 +2,7 @@
 
 use rand::Rng;
 
-use crate::arrays::gaussian::gaussians;
+use super::fast::{add_normals, power};
 
 /// Values times `factor` (nnU-Net's multiplicative brightness).
 pub fn brightness(plane: &mut [f32], factor: f32) {
@@ -12,8 +12,10 @@ pub fn brightness(plane: &mut [f32], factor: f32) {
 /// The distance from the mean times `factor`, kept within the range that the values had (nnU-Net's
 /// contrast with `preserve_range`).
 pub fn contrast(plane: &mut [f32], factor: f32) {
-    let mean = moments(plane).0 as f32;
-    let (low, high) = range(plane);
+    let Statistics {
+        mean, low, high, ..
+    } = Statistics::of(plane);
+    let mean = mean as f32;
     for value in plane {
         *value = ((*value - mean) * factor + mean).max(low).min(high);
     }
@@ -24,25 +26,28 @@ pub fn contrast(plane: &mut [f32], factor: f32) {
 pub fn gamma(plane: &mut [f32], exponent: f32, inverted: bool) {
     /// Keeps a plane of one value from being divided by 0, as in batchgenerators.
     const EPSILON: f32 = 1e-7;
-    let (low, high) = range(plane);
-    let width = high - low;
+    let before = Statistics::of(plane);
+    let width = before.high - before.low;
     if width.is_nan() || width <= 0.0 {
         return;
     }
-    let (mean, sd) = moments(plane);
     let scale = 1.0 / (width + EPSILON);
-    for value in plane.iter_mut() {
-        let share = if inverted {
-            high - *value
-        } else {
-            *value - low
-        } * scale;
-        let changed = share.max(0.0).powf(exponent) * width;
-        *value = if inverted { -changed } else { changed };
-    }
-    let (changed_mean, changed_sd) = moments(plane);
-    let factor = (sd / changed_sd.max(1e-8)) as f32;
-    let (from, to) = (changed_mean as f32, mean as f32);
+    // The share of the range, from its low end or from its high end on.
+    let (from, scale, width) = match inverted {
+        true => (before.high, -scale, -width),
+        false => (before.low, scale, width),
+    };
+    let raise = |value: &mut f32| {
+        *value = power((*value - from) * scale, exponent) * width;
+    };
+    let (eights, rest) = plane.as_chunks_mut::<8>();
+    eights
+        .iter_mut()
+        .for_each(|eight| eight.iter_mut().for_each(raise));
+    rest.iter_mut().for_each(raise);
+    let after = Statistics::of(plane);
+    let factor = (before.sd / after.sd.max(1e-8)) as f32;
+    let (from, to) = (after.mean as f32, before.mean as f32);
     for value in plane {
         *value = (*value - from) * factor + to;
     }
@@ -50,10 +55,7 @@ pub fn gamma(plane: &mut [f32], exponent: f32, inverted: bool) {
 
 /// Gaussian noise of standard deviation `sd` on top.
 pub fn noise(plane: &mut [f32], sd: f32, rng: &mut impl Rng) {
-    let noise = gaussians(rng, plane.len());
-    for (value, noise) in plane.iter_mut().zip(noise) {
-        *value += noise as f32 * sd;
-    }
+    add_normals(plane, sd, rng);
 }
 
 /// Gaussian smoothing with `sigma` in pixels (as `scipy.ndimage.gaussian_filter`, mode `reflect`,
@@ -197,31 +199,48 @@ fn reflected(at: isize, length: usize) -> usize {
     if at < length { at } else { 2 * length - 1 - at }
 }
 
-fn range(plane: &[f32]) -> (f32, f32) {
-    plane
-        .iter()
-        .fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), v| {
-            (low.min(*v), high.max(*v))
-        })
+/// What values are like together.
+struct Statistics {
+    low: f32,
+    high: f32,
+    mean: f64,
+    /// Divided by n.
+    sd: f64,
 }
 
-/// Mean and standard deviation (divided by n).
-fn moments(plane: &[f32]) -> (f64, f64) {
-    let n = plane.len().max(1) as f64;
-    let mean = sum(plane, |v| v) / n;
-    let variance = sum(plane, |v| (v - mean) * (v - mean)) / n;
-    (mean, variance.sqrt())
-}
-
-/// The sum of `of` over the values, in eight sums side by side, which processors add at once.
-fn sum(plane: &[f32], of: impl Fn(f64) -> f64) -> f64 {
-    let (eights, rest) = plane.as_chunks::<8>();
-    let mut sums = [0.0; 8];
-    for eight in eights {
-        for (sum, value) in sums.iter_mut().zip(eight) {
-            *sum += of(f64::from(*value));
+impl Statistics {
+    /// In one pass, eight values side by side, which processors take at once.
+    fn of(plane: &[f32]) -> Self {
+        let (mut low, mut high) = ([f32::INFINITY; 8], [f32::NEG_INFINITY; 8]);
+        let (mut sums, mut squares) = ([0.0f64; 8], [0.0f64; 8]);
+        let mut take = |eight: &[f32]| {
+            for (lane, value) in eight.iter().enumerate() {
+                low[lane] = if *value < low[lane] {
+                    *value
+                } else {
+                    low[lane]
+                };
+                high[lane] = if *value > high[lane] {
+                    *value
+                } else {
+                    high[lane]
+                };
+                let value = f64::from(*value);
+                sums[lane] += value;
+                squares[lane] += value * value;
+            }
+        };
+        let (eights, rest) = plane.as_chunks::<8>();
+        eights.iter().for_each(|eight| take(eight));
+        take(rest);
+        let n = plane.len().max(1) as f64;
+        let mean = sums.iter().sum::<f64>() / n;
+        let variance = squares.iter().sum::<f64>() / n - mean * mean;
+        Self {
+            low: low.into_iter().fold(f32::INFINITY, f32::min),
+            high: high.into_iter().fold(f32::NEG_INFINITY, f32::max),
+            mean,
+            sd: variance.max(0.0).sqrt(),
         }
     }
-    let rest: f64 = rest.iter().map(|v| of(f64::from(*v))).sum();
-    sums.iter().sum::<f64>() + rest
 }

@@ -1,24 +1,35 @@
-//! Augmentation of training patches in the axial plane: cut, turned and scaled in one resampling from the
-//! whole slice, so that tissue and not padding comes in at the border, then changed in intensity. A seed
-//! per patch decides everything.
+//! Augmentation of training patches in the axial plane: cut, turned, scaled and deformed in one resampling from
+//! the whole slice, so that tissue and not padding comes in at the border, then changed in intensity. A seed
+//! per patch decides everything, and every kind of change draws from a stream of its own: switched on or off, it
+//! changes nothing about the others.
 
 mod config;
+mod dropout;
 mod edge;
+mod elastic;
+mod fast;
+mod hounsfield;
 pub mod intensity;
 mod placement;
 mod space;
+mod streaks;
+mod taps;
 mod volume;
 
-use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, ArrayViewMut4, Axis};
+use ndarray::{Array3, ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, ArrayViewMut4, Axis};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use edge::Edge;
 
 pub use config::{Augmentation, FlipAxis};
+pub use elastic::Field;
+pub use hounsfield::Hounsfield;
 pub use placement::{Placement, Turn};
 pub use space::{SpacePlacement, SpaceTurn};
-pub use volume::VolumeCut;
+pub use volume::{VolumeCut, VolumeSource};
+
+const ELASTIC_STREAM: u64 = u64::MAX - 2;
 
 /// The part of a slice that a patch shows when nothing is turned.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -33,6 +44,17 @@ pub struct Cut {
     pub image_channels: usize,
 }
 
+/// What patches are cut from.
+pub struct SliceSource<'a> {
+    /// The slice and its neighbours from the lowest up, each (channel, y, x) in [0, 1].
+    pub slices: &'a [ArrayView3<'a, f32>],
+    /// (y, x)
+    pub labels: ArrayView2<'a, u16>,
+    /// For changes in Hounsfield units, which there are none of without it: the same slices, each (y, x),
+    /// Hounsfield units above the lowest.
+    pub hu: Option<(Vec<ArrayView2<'a, f32>>, Hounsfield<'a>)>,
+}
+
 impl Augmentation {
     /// Fills a patch and its labels from a slice and its neighbours, changed as `seed` decides, and says how
     /// it was turned. Linear interpolation, labels by nearest neighbour; outside the slice 0. The patch may
@@ -40,38 +62,90 @@ impl Augmentation {
     /// one happens to all its slices.
     ///
     /// # Shapes
-    /// - `slices`: each (channel, y, x) in [0, 1]; `labels`: (y, x)
     /// - `patch`: (channel, slice, patch y, patch x); `patch_labels`: (patch y, patch x)
     pub fn fill(
         &self,
         cut: &Cut,
         seed: u64,
-        (slices, labels): (&[ArrayView3<f32>], ArrayView2<u16>),
+        source: &SliceSource,
         (mut patch, patch_labels): (ArrayViewMut4<f32>, ArrayViewMut2<u16>),
     ) -> Turn {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let turn = self.draw_turn(&mut rng);
-        // A stream of its own: where it is off, nothing else changes.
-        rng.set_stream(u64::MAX);
-        rng.set_word_pos(0);
-        let (_, _, height, width) = patch.dim();
-        let edge = drawn(self.field_of_view_probability, [0.0, 1.0], &mut rng)
-            .map(|_| Edge::drawn(height, width, &mut rng));
+        let (_, depth, height, width) = patch.dim();
+        let edge = self
+            .ends_the_view(&mut rng)
+            .then(|| Edge::drawn(height, width, &mut rng));
+        let field = self.draw_field([height, width], cut.spacing_mm, &mut rng);
+        let [down_mm, along_mm] = cut.spacing_mm;
+        let hu = source.hu.as_ref().and_then(|(slices, hu)| {
+            let shape = [depth, height, width];
+            let change = self.draw_hu_change(shape, [1.0, down_mm, along_mm], &mut rng)?;
+            Some((slices, hu, change, Array3::zeros(shape)))
+        });
         let placement = Placement::new(cut.corner, cut.size, &turn, cut.spacing_mm);
-        placement.sample_nearest(labels, patch_labels);
-        for (index, mut stack) in patch.axis_iter_mut(Axis(0)).enumerate() {
-            for (from, to) in slices.iter().zip(stack.axis_iter_mut(Axis(0))) {
-                placement.sample_linear(from.index_axis(Axis(0), index), to);
+        // Where Hounsfield units are changed, images are windows of those.
+        let skipped = if hu.is_some() { cut.image_channels } else { 0 };
+        let mut stacks: Vec<ArrayViewMut3<f32>> = patch.outer_iter_mut().skip(skipped).collect();
+        let mut planes = Vec::new();
+        for (index, stack) in stacks.iter_mut().enumerate() {
+            let from = source.slices.iter();
+            let from = from.map(|slice| slice.index_axis(Axis(0), skipped + index));
+            planes.extend(from.zip(stack.outer_iter_mut()));
+        }
+        let labels = (source.labels, patch_labels);
+        match hu {
+            Some((slices, hu, change, mut values)) => {
+                let from = slices.iter().map(|slice| slice.view());
+                planes.extend(from.zip(values.outer_iter_mut()));
+                placement.sample(field.as_ref(), planes, labels);
+                change.change(values.view_mut(), hu.lowest_hu, true);
+                hu.windowed(values.view(), patch.view_mut(), cut.image_channels);
             }
-            if index >= cut.image_channels {
-                continue;
-            }
-            self.change_channel(index, &mut stack, false, &mut rng);
+            None => placement.sample(field.as_ref(), planes, labels),
+        }
+        let boxes = self.draw_boxes([depth, height, width], &mut rng);
+        let clear = |mut stack: ArrayViewMut3<f32>| {
             if let Some(edge) = &edge {
                 stack.outer_iter_mut().for_each(|plane| edge.clear(plane));
             }
+        };
+        let images = patch.outer_iter_mut().take(cut.image_channels);
+        for (index, mut stack) in images.enumerate() {
+            self.change_channel(index, &mut stack, false, &mut rng);
+            if let Some(boxes) = &boxes {
+                boxes.fill(stack.view_mut(), true);
+            }
+            clear(stack);
         }
         turn
+    }
+
+    /// Whether the field of view ends within a patch.
+    fn ends_the_view(&self, rng: &mut ChaCha8Rng) -> bool {
+        rng.set_stream(u64::MAX);
+        rng.set_word_pos(0);
+        drawn(self.field_of_view_probability, [0.0, 1.0], rng).is_some()
+    }
+
+    /// The displacement of a patch of `size` voxels, if it is deformed.
+    fn draw_field<const D: usize>(
+        &self,
+        size: [usize; D],
+        spacing_mm: [f64; D],
+        rng: &mut ChaCha8Rng,
+    ) -> Option<Field> {
+        rng.set_stream(ELASTIC_STREAM);
+        rng.set_word_pos(0);
+        let sigma_mm = drawn(self.elastic_probability, self.elastic_sigma_mm, rng)?;
+        let [least, most] = self.elastic_magnitude_mm;
+        let magnitude_mm = least + (most - least) * rng.random::<f64>();
+        Some(Field::drawn(
+            size,
+            spacing_mm,
+            [sigma_mm, magnitude_mm],
+            rng,
+        ))
     }
 
     fn draw_turn(&self, rng: &mut ChaCha8Rng) -> Turn {

@@ -1,11 +1,14 @@
-//! Where in a slice the pixels of a patch come from: one affine map, one resampling.
+//! Where in a slice the pixels of a patch come from: one affine map and one displacement, one resampling.
 
 use std::borrow::Cow;
 
 use ndarray::{ArrayView2, ArrayViewMut2, s};
 
-/// Position in the slice = `centre` + `matrix` · (position in the patch − `pivot`); positions are (y, x)
-/// in pixels, 0 is the centre of the first one.
+use super::elastic::{Field, FieldRow};
+use super::taps::Taps;
+
+/// Position in the slice = `centre` + `matrix` · (position in the patch + displacement − `pivot`); positions
+/// are (y, x) in pixels, 0 is the centre of the first one.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Placement {
     pub matrix: [[f64; 2]; 2],
@@ -64,114 +67,84 @@ impl Placement {
         })
     }
 
-    /// Calls `fill(index + 1 along y, index + 1 along x, share of the next row, share of the next column)`
-    /// for the pixel of the slice at or before each position of the patch, and `None` further than a pixel
-    /// outside. Positions are shifted by `shift` first.
-    fn each_pixel<T>(
+    /// Calls `on_row` with each row of a patch of `size` and its positions in a slice of `shape`.
+    fn each_row(
         &self,
+        field: Option<&Field>,
         shape: (usize, usize),
-        shift: f64,
-        mut into: ArrayViewMut2<T>,
-        outside: T,
-        mut fill: impl FnMut(usize, usize, f64, f64) -> T,
-    ) where
-        T: Copy,
-    {
-        let limit = [shape.0 as f64 + 1.0, shape.1 as f64 + 1.0];
-        let step = [self.matrix[0][1], self.matrix[1][1]];
-        for (row, mut to) in into.rows_mut().into_iter().enumerate() {
-            // One is added so that cutting off decimals rounds down; indices of the slice start at 1.
-            let [y, x] = self.row_start(row).map(|at| at + shift + 1.0);
-            for (column, to) in to.iter_mut().enumerate() {
-                let column = column as f64;
-                let (y, x) = (y + step[0] * column, x + step[1] * column);
-                *to = if y >= 0.0 && y < limit[0] && x >= 0.0 && x < limit[1] {
-                    let (iy, ix) = (y as i32, x as i32);
-                    fill(
-                        iy as usize,
-                        ix as usize,
-                        y - f64::from(iy),
-                        x - f64::from(ix),
-                    )
-                } else {
-                    outside
-                };
+        (rows, columns): (usize, usize),
+        mut on_row: impl FnMut(usize, &Taps<2>),
+    ) {
+        let mut taps = Taps::new([shape.0, shape.1]);
+        let mut moved = FieldRow::default();
+        let [[yy, yx], [xy, xx]] = self.matrix;
+        for row in 0..rows {
+            let [y, x] = self.row_start(row);
+            let straight = (0..columns).map(|at| [y + yx * at as f64, x + xx * at as f64]);
+            match field {
+                Some(field) => {
+                    field.row(0, row, &mut moved);
+                    let [down, along] = moved.moves.as_slice() else {
+                        return;
+                    };
+                    let moves = down.iter().zip(along);
+                    taps.place(straight.zip(moves).map(|([y, x], (down, along))| {
+                        let (down, along) = (f64::from(*down), f64::from(*along));
+                        [y + yy * down + yx * along, x + xy * down + xx * along]
+                    }));
+                }
+                None => taps.place(straight),
             }
+            on_row(row, &taps);
         }
     }
 
-    /// Copies where nothing is turned; false where something is.
-    fn copied<T: Copy>(&self, plane: ArrayView2<T>, into: &mut ArrayViewMut2<T>, zero: T) -> bool {
+    /// The first pixel where nothing is turned; none where something is.
+    fn unturned(&self) -> Option<[usize; 2]> {
         let corner = self.row_start(0);
         let whole = corner.iter().all(|v| *v >= 0.0 && v.fract() == 0.0);
-        if self.matrix != [[1.0, 0.0], [0.0, 1.0]] || !whole {
-            return false;
-        }
-        into.fill(zero);
-        let [y, x] = corner.map(|v| v as usize);
-        let rows = plane.dim().0.saturating_sub(y).min(into.dim().0);
-        let columns = plane.dim().1.saturating_sub(x).min(into.dim().1);
-        if rows > 0 && columns > 0 {
-            into.slice_mut(s![..rows, ..columns])
-                .assign(&plane.slice(s![y..y + rows, x..x + columns]));
-        }
-        true
+        (self.matrix == [[1.0, 0.0], [0.0, 1.0]] && whole).then(|| corner.map(|v| v as usize))
     }
 
-    /// The patch by linear interpolation; outside the slice is 0 (as `scipy.ndimage.affine_transform`,
-    /// order 1, mode `grid-constant`).
+    /// The patches of several planes by linear interpolation, and of the labels from the nearest pixels (orders 1
+    /// and 0); outside the slice is 0 (as `scipy.ndimage.map_coordinates`, mode `grid-constant`). Positions are
+    /// found once for all of them.
     ///
     /// # Shapes
-    /// - `plane`: (y, x) of the slice; `into`: (y, x) of the patch
-    pub fn sample_linear(&self, plane: ArrayView2<f32>, mut into: ArrayViewMut2<f32>) {
-        if self.copied(plane, &mut into, 0.0) {
+    /// - `planes`: each (y, x) of the slice with (y, x) of the patch; `labels`: the same
+    pub fn sample(
+        &self,
+        field: Option<&Field>,
+        planes: Vec<(ArrayView2<f32>, ArrayViewMut2<f32>)>,
+        (labels, mut patch_labels): (ArrayView2<u16>, ArrayViewMut2<u16>),
+    ) {
+        if let (Some(corner), None) = (self.unturned(), field) {
+            for (plane, mut into) in planes {
+                copy(plane, corner, &mut into, 0.0);
+            }
+            copy(labels, corner, &mut patch_labels, 0);
             return;
         }
-        let shape @ (height, width) = plane.dim();
-        let values = contiguous(&plane);
-        let values = values.as_ref();
-        let at = |y: usize, x: usize| {
-            if (1..=height).contains(&y) && (1..=width).contains(&x) {
-                values[(y - 1) * width + x - 1]
-            } else {
-                0.0
+        let (sources, mut patches): (Vec<_>, Vec<_>) = planes.into_iter().unzip();
+        let sources: Vec<Cow<[f32]>> = sources.iter().map(contiguous).collect();
+        let label_values = contiguous(&labels);
+        self.each_row(field, labels.dim(), patch_labels.dim(), |row, taps| {
+            taps.nearest(&label_values, patch_labels.row_mut(row).iter_mut());
+            for (values, patch) in sources.iter().zip(&mut patches) {
+                taps.linear(values, patch.row_mut(row).iter_mut());
             }
-        };
-        self.each_pixel(shape, 0.0, into, 0.0, |y, x, below, right| {
-            let (below, right) = (below as f32, right as f32);
-            let [a, b, c, d] = if y >= 1 && y < height && x >= 1 && x < width {
-                let first = (y - 1) * width + x - 1;
-                let (top, bottom) = (
-                    &values[first..first + 2],
-                    &values[first + width..first + width + 2],
-                );
-                [top[0], top[1], bottom[0], bottom[1]]
-            } else {
-                [at(y, x), at(y, x + 1), at(y + 1, x), at(y + 1, x + 1)]
-            };
-            let (top, bottom) = (a + right * (b - a), c + right * (d - c));
-            top + below * (bottom - top)
         });
     }
+}
 
-    /// The patch from the nearest pixels; outside the slice is 0 (order 0).
-    ///
-    /// # Shapes
-    /// - `plane`: (y, x) of the slice; `into`: (y, x) of the patch
-    pub fn sample_nearest(&self, plane: ArrayView2<u16>, mut into: ArrayViewMut2<u16>) {
-        if self.copied(plane, &mut into, 0) {
-            return;
-        }
-        let shape @ (height, width) = plane.dim();
-        let values = contiguous(&plane);
-        let values = values.as_ref();
-        self.each_pixel(shape, 0.5, into, 0, |y, x, _, _| {
-            if (1..=height).contains(&y) && (1..=width).contains(&x) {
-                values[(y - 1) * width + x - 1]
-            } else {
-                0
-            }
-        });
+/// Copies what of `from` lies at `corner` and on into the start of `into`; the rest becomes `zero`.
+fn copy<T: Copy>(from: ArrayView2<T>, [y, x]: [usize; 2], into: &mut ArrayViewMut2<T>, zero: T) {
+    into.fill(zero);
+    let rows = from.dim().0.saturating_sub(y).min(into.dim().0);
+    let columns = from.dim().1.saturating_sub(x).min(into.dim().1);
+    if rows > 0 && columns > 0 {
+        into.slice_mut(s![..rows, ..columns])
+            .assign(&from.slice(s![y..y + rows, x..x + columns]));
     }
 }
 

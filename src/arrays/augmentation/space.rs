@@ -1,6 +1,11 @@
-//! Where in a volume the voxels of a patch come from: one affine map, one resampling.
+//! Where in a volume the voxels of a patch come from: one affine map and one displacement, one resampling.
 
-use ndarray::{ArrayView3, ArrayView4, ArrayViewMut3, ArrayViewMut4, Axis, Slice};
+use std::borrow::Cow;
+
+use ndarray::{ArrayView3, ArrayViewMut3, Axis, Slice, s};
+
+use super::elastic::{Field, FieldRow};
+use super::taps::Taps;
 
 /// Turns, a zoom and mirrored axes, about the middle of a patch. Axes are (z, y, x).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -13,8 +18,8 @@ pub struct SpaceTurn {
     pub flip: [bool; 3],
 }
 
-/// Position in the volume = `centre` + `matrix` · (position in the patch − `pivot`); positions are
-/// (z, y, x) in voxels, 0 is the centre of the first one.
+/// Position in the volume = `centre` + `matrix` · (position in the patch + displacement − `pivot`); positions
+/// are (z, y, x) in voxels, 0 is the centre of the first one.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SpacePlacement {
     pub matrix: [[f64; 3]; 3],
@@ -99,62 +104,82 @@ impl SpacePlacement {
         (straight && whole).then(|| first.map(|v| v as usize))
     }
 
-    /// The patch by trilinear interpolation, every channel alike; outside the volume is 0 (as
-    /// `scipy.ndimage.affine_transform`, order 1, mode `grid-constant`).
-    ///
-    /// # Shapes
-    /// - `volume`: (channel, z, y, x); `into`: (channel, z, y, x) of the patch
-    pub fn sample_linear(&self, volume: ArrayView4<f32>, mut into: ArrayViewMut4<f32>) {
-        if let Some(first) = self.unturned() {
-            into.fill(0.0);
-            for (from, to) in volume.outer_iter().zip(into.outer_iter_mut()) {
-                copy(from, first, to);
-            }
-            return;
-        }
-        let (_, depth, height, width) = volume.dim();
-        let step = [self.matrix[0][2], self.matrix[1][2], self.matrix[2][2]];
-        for (z, mut planes) in into.axis_iter_mut(Axis(1)).enumerate() {
-            for (y, mut rows) in planes.axis_iter_mut(Axis(1)).enumerate() {
-                let start = self.row_start(z, y);
-                for x in 0..rows.len_of(Axis(1)) {
-                    let at = std::array::from_fn(|axis| start[axis] + step[axis] * x as f64);
-                    let around = Around::new(at, [depth, height, width]);
-                    for (channel, to) in rows.index_axis_mut(Axis(1), x).iter_mut().enumerate() {
-                        let from = volume.index_axis(Axis(0), channel);
-                        *to = around.as_ref().map_or(0.0, |around| around.value(&from));
-                    }
+    /// Calls `on_row` with each row (its z and y) of a patch of `size` and its positions in a volume of
+    /// `shape`.
+    fn each_row(
+        &self,
+        field: Option<&Field>,
+        shape: (usize, usize, usize),
+        (depth, rows, columns): (usize, usize, usize),
+        mut on_row: impl FnMut([usize; 2], &Taps<3>),
+    ) {
+        let mut taps = Taps::new([shape.0, shape.1, shape.2]);
+        let mut moved = FieldRow::default();
+        let step = self.matrix.map(|[_, _, along]| along);
+        for (z, y) in (0..depth).flat_map(|z| (0..rows).map(move |y| (z, y))) {
+            let start = self.row_start(z, y);
+            let straight = (0..columns).map(|x| {
+                let x = x as f64;
+                [
+                    start[0] + step[0] * x,
+                    start[1] + step[1] * x,
+                    start[2] + step[2] * x,
+                ]
+            });
+            match field {
+                Some(field) => {
+                    field.row(z, y, &mut moved);
+                    let [up, down, along] = moved.moves.as_slice() else {
+                        return;
+                    };
+                    let moves = up.iter().zip(down).zip(along);
+                    taps.place(straight.zip(moves).map(|(at, ((up, down), along))| {
+                        let by = [*up, *down, *along].map(f64::from);
+                        std::array::from_fn(|axis| {
+                            let [a, b, c] = self.matrix[axis];
+                            at[axis] + a * by[0] + b * by[1] + c * by[2]
+                        })
+                    }));
                 }
+                None => taps.place(straight),
             }
+            on_row([z, y], &taps);
         }
     }
 
-    /// The patch from the nearest voxels; outside the volume is 0 (order 0).
+    /// The patches of several channels by trilinear interpolation, and of the labels from the nearest voxels
+    /// (orders 1 and 0); outside the volume is 0 (as `scipy.ndimage.map_coordinates`, mode `grid-constant`).
+    /// Positions are found once for all of them.
     ///
     /// # Shapes
-    /// - `volume`: (z, y, x); `into`: (z, y, x) of the patch
-    pub fn sample_nearest(&self, volume: ArrayView3<u16>, mut into: ArrayViewMut3<u16>) {
-        into.fill(0);
-        if let Some(first) = self.unturned() {
-            copy(volume, first, into);
+    /// - `channels`: each (z, y, x) of the volume with (z, y, x) of the patch; `labels`: the same
+    pub fn sample(
+        &self,
+        field: Option<&Field>,
+        channels: Vec<(ArrayView3<f32>, ArrayViewMut3<f32>)>,
+        (labels, mut patch_labels): (ArrayView3<u16>, ArrayViewMut3<u16>),
+    ) {
+        if let (Some(first), None) = (self.unturned(), field) {
+            for (channel, mut into) in channels {
+                into.fill(0.0);
+                copy(channel, first, into);
+            }
+            patch_labels.fill(0);
+            copy(labels, first, patch_labels);
             return;
         }
-        let (depth, height, width) = volume.dim();
-        let ends = [depth, height, width];
-        let step = [self.matrix[0][2], self.matrix[1][2], self.matrix[2][2]];
-        for (z, mut plane) in into.outer_iter_mut().enumerate() {
-            for (y, mut row) in plane.outer_iter_mut().enumerate() {
-                let start = self.row_start(z, y);
-                for (x, to) in row.iter_mut().enumerate() {
-                    let at: [f64; 3] = std::array::from_fn(|axis| {
-                        (start[axis] + step[axis] * x as f64 + 0.5).floor()
-                    });
-                    if (0..3).all(|axis| at[axis] >= 0.0 && at[axis] < ends[axis] as f64) {
-                        *to = volume[at.map(|v| v as usize)];
-                    }
-                }
+        let (sources, mut patches): (Vec<_>, Vec<_>) = channels.into_iter().unzip();
+        let sources: Vec<Cow<[f32]>> = sources.iter().map(contiguous).collect();
+        let label_values = contiguous(&labels);
+        self.each_row(field, labels.dim(), patch_labels.dim(), |[z, y], taps| {
+            taps.nearest(
+                &label_values,
+                patch_labels.slice_mut(s![z, y, ..]).iter_mut(),
+            );
+            for (values, patch) in sources.iter().zip(&mut patches) {
+                taps.linear(values, patch.slice_mut(s![z, y, ..]).iter_mut());
             }
-        }
+        });
     }
 }
 
@@ -173,48 +198,10 @@ fn copy<T: Copy>(from: ArrayView3<T>, first: [usize; 3], to: ArrayViewMut3<T>) {
     to.assign(&from);
 }
 
-/// The eight voxels around a position, those outside left out.
-struct Around {
-    low: [usize; 3],
-    /// Weights of the lower and the upper voxel along each axis; 0 outside.
-    weights: [[f32; 2]; 3],
-    /// Step to the upper voxel, 0 where there is none.
-    step: [usize; 3],
-}
-
-impl Around {
-    /// None further than a voxel outside.
-    fn new(at: [f64; 3], shape: [usize; 3]) -> Option<Self> {
-        let mut around = Self {
-            low: [0; 3],
-            weights: [[0.0; 2]; 3],
-            step: [0; 3],
-        };
-        for axis in 0..3 {
-            let (at, length) = (at[axis], shape[axis] as f64);
-            if at <= -1.0 || at >= length {
-                return None;
-            }
-            let (floor, share) = (at.floor(), at - at.floor());
-            if floor < 0.0 {
-                // Only the upper voxel is inside.
-                around.weights[axis] = [share as f32, 0.0];
-            } else {
-                let inside = floor + 1.0 < length;
-                around.low[axis] = floor as usize;
-                around.step[axis] = usize::from(inside);
-                around.weights[axis] =
-                    [1.0 - share as f32, if inside { share as f32 } else { 0.0 }];
-            }
-        }
-        Some(around)
-    }
-
-    fn value(&self, volume: &ArrayView3<f32>) -> f32 {
-        let ([z, y, x], [dz, dy, dx]) = (self.low, self.step);
-        let [wz, wy, wx] = self.weights;
-        let row = |z: usize, y: usize| volume[[z, y, x]] * wx[0] + volume[[z, y, x + dx]] * wx[1];
-        let plane = |z: usize| row(z, y) * wy[0] + row(z, y + dy) * wy[1];
-        plane(z) * wz[0] + plane(z + dz) * wz[1]
+/// The values row by row, borrowed where they lie so.
+fn contiguous<'a, T: Copy>(volume: &'a ArrayView3<T>) -> Cow<'a, [T]> {
+    match volume.as_slice() {
+        Some(values) => Cow::Borrowed(values),
+        None => Cow::Owned(volume.iter().copied().collect()),
     }
 }

@@ -1,11 +1,12 @@
-//! Augmentation of patches of volumes: turned, scaled and mirrored in one resampling from the whole volume,
-//! then changed in intensity. A seed per patch decides everything.
+//! Augmentation of patches of volumes: turned, scaled, mirrored and deformed in one resampling from the whole
+//! volume, then changed in intensity. A seed per patch decides everything.
 
-use ndarray::{ArrayView3, ArrayView4, ArrayViewMut3, ArrayViewMut4, Axis};
+use ndarray::{Array3, ArrayView3, ArrayView4, ArrayViewMut3, ArrayViewMut4};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::edge::SpaceEdge;
+use super::hounsfield::Hounsfield;
 use super::space::{SpacePlacement, SpaceTurn};
 use super::{Augmentation, FlipAxis, drawn};
 
@@ -20,34 +21,66 @@ pub struct VolumeCut {
     pub image_channels: usize,
 }
 
+/// What patches are cut from.
+pub struct VolumeSource<'a> {
+    /// (channel, z, y, x) in [0, 1]
+    pub channels: ArrayView4<'a, f32>,
+    /// (z, y, x)
+    pub labels: ArrayView3<'a, u16>,
+    /// For changes in Hounsfield units, which there are none of without it: (z, y, x), Hounsfield units above
+    /// the lowest.
+    pub hu: Option<(ArrayView3<'a, f32>, Hounsfield<'a>)>,
+}
+
 impl Augmentation {
     /// Fills a patch and its labels from a volume, as [`Augmentation::fill`] does from a slice: trilinear
     /// interpolation, turns about all axes, smoothing and low resolution along all axes.
     ///
     /// # Shapes
-    /// - `volume`: (channel, z, y, x) in [0, 1]; `labels`: (z, y, x)
-    /// - `patch`, `patch_labels`: the same of the patch
+    /// - `patch`: (channel, z, y, x) and `patch_labels`: (z, y, x) of the patch
     pub fn fill_volume(
         &self,
         cut: &VolumeCut,
         seed: u64,
-        (volume, labels): (ArrayView4<f32>, ArrayView3<u16>),
+        source: &VolumeSource,
         (mut patch, patch_labels): (ArrayViewMut4<f32>, ArrayViewMut3<u16>),
     ) -> SpaceTurn {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let turn = self.draw_space_turn(&mut rng);
-        // A stream of its own: where it is off, nothing else changes.
-        rng.set_stream(u64::MAX);
-        rng.set_word_pos(0);
-        let (_, depth, height, width) = patch.dim();
-        let edge = drawn(self.field_of_view_probability, [0.0, 1.0], &mut rng)
-            .map(|_| SpaceEdge::drawn([depth, height, width], &mut rng));
+        let shape = {
+            let (_, depth, height, width) = patch.dim();
+            [depth, height, width]
+        };
+        let edge = self
+            .ends_the_view(&mut rng)
+            .then(|| SpaceEdge::drawn(shape, &mut rng));
+        let field = self.draw_field(shape, cut.spacing_mm, &mut rng);
+        let hu = source.hu.as_ref().and_then(|(from, hu)| {
+            let change = self.draw_hu_change(shape, cut.spacing_mm, &mut rng)?;
+            Some((from, hu, change, Array3::zeros(shape)))
+        });
         let placement = SpacePlacement::new(cut.corner, cut.size, &turn, cut.spacing_mm);
-        placement.sample_nearest(labels, patch_labels);
-        placement.sample_linear(volume, patch.view_mut());
-        let channels = patch.axis_iter_mut(Axis(0)).take(cut.image_channels);
-        for (index, mut channel) in channels.enumerate() {
+        // Where Hounsfield units are changed, images are windows of those.
+        let skipped = if hu.is_some() { cut.image_channels } else { 0 };
+        let from = source.channels.outer_iter().skip(skipped);
+        let mut channels: Vec<_> = from.zip(patch.outer_iter_mut().skip(skipped)).collect();
+        let labels = (source.labels, patch_labels);
+        match hu {
+            Some((from, hu, change, mut values)) => {
+                channels.push((from.view(), values.view_mut()));
+                placement.sample(field.as_ref(), channels, labels);
+                change.change(values.view_mut(), hu.lowest_hu, false);
+                hu.windowed(values.view(), patch.view_mut(), cut.image_channels);
+            }
+            None => placement.sample(field.as_ref(), channels, labels),
+        }
+        let boxes = self.draw_boxes(shape, &mut rng);
+        let images = patch.outer_iter_mut().take(cut.image_channels);
+        for (index, mut channel) in images.enumerate() {
             self.change_channel(index, &mut channel, true, &mut rng);
+            if let Some(boxes) = &boxes {
+                boxes.fill(channel.view_mut(), false);
+            }
             if let Some(edge) = &edge {
                 edge.clear(channel);
             }

@@ -25,15 +25,21 @@ pub struct TrainingConfig {
     pub batch_size: usize,
     /// Largest part of a slice or volume in voxels that the network is trained on.
     pub patch_size: PatchSize,
-    /// How many slices without any structure are shown per slice with one (networks that work on slices).
+    /// Which slices an epoch shows (networks that work on slices).
+    #[serde(skip_serializing_if = "SliceSampling::is_every")]
+    pub slice_sampling: SliceSampling,
+    /// How many slices without any structure are shown per slice with one, where every slice is.
     pub empty_slice_share: f64,
-    /// Share of the patches of volumes whose middle lies in a structure, every structure of the case as often
-    /// (nnU-Net's foreground oversampling); the others lie anywhere.
+    /// Share of the patches of volumes, and of slices where they are balanced, that are drawn for a structure,
+    /// every structure of the case as often (nnU-Net's foreground oversampling); the others lie anywhere.
     pub foreground_share: f64,
     /// How many slices or patches, drawn at random, an epoch shows. Where nothing is said: every slice once,
     /// and of volumes as many patches as fill them.
     #[serde(skip_serializing_if = "Option::is_none", alias = "slices_per_epoch")]
     pub patches_per_epoch: Option<usize>,
+    /// From easy to hard patches; all of them from the beginning where the section is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub curriculum: Option<CurriculumConfig>,
     /// Random changes of the slices; none where the section is missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub augmentation: Option<Augmentation>,
@@ -69,9 +75,11 @@ impl Default for TrainingConfig {
             epochs: 50,
             batch_size: 8,
             patch_size: PatchSize::Slice([256, 256]),
+            slice_sampling: SliceSampling::default(),
             empty_slice_share: 0.5,
             foreground_share: 0.33,
             patches_per_epoch: None,
+            curriculum: None,
             augmentation: None,
             optimiser: OptimiserConfig::default(),
             weight_average: None,
@@ -91,6 +99,44 @@ impl TrainingConfig {
     /// The random changes of training slices, where they are switched on.
     pub fn augmentation(&self) -> Option<&Augmentation> {
         self.augmentation.as_ref().filter(|a| a.enabled)
+    }
+
+    /// The share of the easiest patches that an epoch is drawn from; none where it is drawn from all.
+    pub fn easiest_share(&self, epoch: usize) -> Option<f64> {
+        let curriculum = self.curriculum.as_ref()?;
+        let gone = epoch as f64 / curriculum.epochs as f64;
+        (epoch < curriculum.epochs).then(|| curriculum.easiest + (1.0 - curriculum.easiest) * gone)
+    }
+
+    /// Which patches an epoch shows and how they are changed, in two lines.
+    pub fn described_patches(&self) -> String {
+        let sides: Vec<String> = self
+            .patch_size
+            .sides()
+            .iter()
+            .map(usize::to_string)
+            .collect();
+        let drawn = match (self.patch_size.dimensions(), self.slice_sampling) {
+            (2, SliceSampling::Every) => "every slice".to_owned(),
+            (2, SliceSampling::Balanced) => {
+                format!("balanced slices, {} for a structure", self.foreground_share)
+            }
+            _ => format!("{} around a structure", self.foreground_share),
+        };
+        let count = self.patches_per_epoch;
+        let count = count.map_or(String::new(), |count| format!(", {count} an epoch"));
+        let curriculum = self.curriculum.as_ref().map_or(String::new(), |c| {
+            format!(
+                ", the easiest {} first, all after {} epochs",
+                c.easiest, c.epochs
+            )
+        });
+        let changes = self.augmentation.as_ref();
+        let changes = changes.map_or_else(|| "none".to_owned(), Augmentation::described);
+        format!(
+            "patches: {}, {drawn}{count}{curriculum}\naugmentation: {changes}",
+            sides.join(" × ")
+        )
     }
 
     /// Whether patches are mirrored along an axis.
@@ -159,6 +205,16 @@ impl TrainingConfig {
                 self.patches_per_epoch != Some(0),
                 "training.patches_per_epoch must be 1 or more",
             ),
+            (
+                self.patch_size.dimensions() == 2 || self.slice_sampling.is_every(),
+                "training.slice_sampling is for networks that work on slices; patches of volumes are always balanced",
+            ),
+            (
+                self.curriculum
+                    .as_ref()
+                    .is_none_or(|c| c.epochs > 0 && c.easiest > 0.0 && c.easiest <= 1.0),
+                "training.curriculum needs epochs of 1 or more, and easiest, the share of the first epoch, above 0 and at most 1",
+            ),
         ];
         checks
             .iter()
@@ -167,6 +223,41 @@ impl TrainingConfig {
             .or_else(|| self.loss.problem(outputs))
             .or_else(|| self.augmentation.as_ref()?.problem())
     }
+}
+
+/// Which slices an epoch shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SliceSampling {
+    /// Every slice with a structure, and some of those without.
+    #[default]
+    Every,
+    /// As of volumes: `foreground_share` of them for a structure, every structure of the case as often and every
+    /// slice of it, the others anywhere in the case.
+    Balanced,
+}
+
+impl SliceSampling {
+    fn is_every(&self) -> bool {
+        *self == Self::Every
+    }
+}
+
+/// A curriculum (Bengio et al., ICML 2009; paced as by Hacohen and Weinshall, ICML 2019): the first epoch is drawn
+/// from the easiest patches alone, the later ones from more and more of them, evenly so, and from all after
+/// `epochs`. The more of a patch is structure, the easier it is: labels decide, not losses, so that an epoch follows
+/// from seed and number alone, resumed or not.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CurriculumConfig {
+    pub epochs: usize,
+    /// The share of the first epoch.
+    #[serde(default = "first_share")]
+    pub easiest: f64,
+}
+
+fn first_share() -> f64 {
+    0.25
 }
 
 /// How the learning rate falls.
