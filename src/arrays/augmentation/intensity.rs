@@ -2,7 +2,8 @@
 
 use rand::Rng;
 
-use super::fast::{add_normals, power};
+use super::fast::{add_normals, raise};
+use super::wide::wide;
 
 /// Values times `factor` (nnU-Net's multiplicative brightness).
 pub fn brightness(plane: &mut [f32], factor: f32) {
@@ -15,10 +16,32 @@ pub fn contrast(plane: &mut [f32], factor: f32) {
     let Statistics {
         mean, low, high, ..
     } = Statistics::of(plane);
-    let mean = mean as f32;
-    for value in plane {
-        *value = ((*value - mean) * factor + mean).max(low).min(high);
+    stretch(plane, (mean as f32, mean as f32), factor);
+    cut_off(plane, low, high);
+}
+
+wide! {
+    /// The distance from the first of the two numbers times `factor`, from the second.
+    fn stretch(plane: &mut [f32], ends: (f32, f32), factor: f32) {
+        let (from, to) = ends;
+        for value in plane {
+            *value = (*value - from) * factor + to;
+        }
     }
+}
+
+wide! {
+    fn cut_off(plane: &mut [f32], low: f32, high: f32) {
+        for value in plane {
+            let above = if *value > low { *value } else { low };
+            *value = if above < high { above } else { high };
+        }
+    }
+}
+
+/// What lies beyond the window's ends becomes them.
+pub(super) fn clamp(plane: &mut [f32]) {
+    cut_off(plane, 0.0, 1.0);
 }
 
 /// Values, scaled to [0, 1] by their own range, to the power of `exponent`; mean and standard deviation
@@ -37,20 +60,10 @@ pub fn gamma(plane: &mut [f32], exponent: f32, inverted: bool) {
         true => (before.high, -scale, -width),
         false => (before.low, scale, width),
     };
-    let raise = |value: &mut f32| {
-        *value = power((*value - from) * scale, exponent) * width;
-    };
-    let (eights, rest) = plane.as_chunks_mut::<8>();
-    eights
-        .iter_mut()
-        .for_each(|eight| eight.iter_mut().for_each(raise));
-    rest.iter_mut().for_each(raise);
+    raise(plane, from, scale, exponent, width);
     let after = Statistics::of(plane);
     let factor = (before.sd / after.sd.max(1e-8)) as f32;
-    let (from, to) = (after.mean as f32, before.mean as f32);
-    for value in plane {
-        *value = (*value - from) * factor + to;
-    }
+    stretch(plane, (after.mean as f32, before.mean as f32), factor);
 }
 
 /// Gaussian noise of standard deviation `sd` on top.
@@ -67,27 +80,45 @@ pub fn blur(plane: &mut [f32], width: usize, sigma: f64) {
     if width == 0 {
         return;
     }
-    let radius = weights.len() / 2;
-    let mut padded = vec![0.0f32; width + 2 * radius];
-    for row in plane.chunks_exact_mut(width) {
-        for (at, to) in padded.iter_mut().enumerate() {
-            *to = row[reflected(at as isize - radius as isize, width)];
-        }
-        row.fill(0.0);
-        for (k, weight) in weights.iter().enumerate() {
-            for (to, from) in row.iter_mut().zip(&padded[k..]) {
-                *to += weight * from;
+    smooth(plane, width, &weights);
+}
+
+wide! {
+    fn smooth(plane: &mut [f32], width: usize, weights: &[f32]) {
+        let radius = weights.len() / 2;
+        let mut padded = vec![0.0f32; width + 2 * radius];
+        for row in plane.chunks_exact_mut(width) {
+            padded[radius..radius + width].copy_from_slice(row);
+            for beyond in 0..radius {
+                let at = beyond as isize;
+                padded[radius - 1 - beyond] = row[reflected(-1 - at, width)];
+                padded[radius + width + beyond] = row[reflected(width as isize + at, width)];
+            }
+            let middle = padded[radius..].iter();
+            row.iter_mut().zip(middle).for_each(|(to, from)| *to = weights[radius] * from);
+            for (k, weight) in weights[..radius].iter().enumerate() {
+                // The weights are the same on both sides.
+                let pairs = padded[k..].iter().zip(&padded[2 * radius - k..]);
+                for (to, (left, right)) in row.iter_mut().zip(pairs) {
+                    *to += weight * (left + right);
+                }
             }
         }
-    }
-    let height = plane.len() / width;
-    let across = plane.to_vec();
-    for (y, row) in plane.chunks_exact_mut(width).enumerate() {
-        row.fill(0.0);
-        for (k, weight) in weights.iter().enumerate() {
-            let from = reflected((y + k) as isize - radius as isize, height) * width;
-            for (to, from) in row.iter_mut().zip(&across[from..from + width]) {
-                *to += weight * from;
+        let height = plane.len() / width;
+        let across = plane.to_vec();
+        let row_at = |y: isize| {
+            let from = reflected(y, height) * width;
+            &across[from..from + width]
+        };
+        for (y, row) in plane.chunks_exact_mut(width).enumerate() {
+            let y = y as isize;
+            row.iter_mut().zip(row_at(y)).for_each(|(to, from)| *to = weights[radius] * from);
+            for (k, weight) in weights[..radius].iter().enumerate() {
+                let away = (radius - k) as isize;
+                let pairs = row_at(y - away).iter().zip(row_at(y + away));
+                for (to, (above, below)) in row.iter_mut().zip(pairs) {
+                    *to += weight * (above + below);
+                }
             }
         }
     }
@@ -209,36 +240,53 @@ struct Statistics {
 }
 
 impl Statistics {
-    /// In one pass, eight values side by side, which processors take at once.
+    /// In one pass.
     fn of(plane: &[f32]) -> Self {
-        let (mut low, mut high) = ([f32::INFINITY; 8], [f32::NEG_INFINITY; 8]);
-        let (mut sums, mut squares) = ([0.0f64; 8], [0.0f64; 8]);
-        let mut take = |eight: &[f32]| {
-            for (lane, value) in eight.iter().enumerate() {
-                low[lane] = if *value < low[lane] {
-                    *value
-                } else {
-                    low[lane]
-                };
-                high[lane] = if *value > high[lane] {
-                    *value
-                } else {
-                    high[lane]
-                };
-                let value = f64::from(*value);
-                sums[lane] += value;
-                squares[lane] += value * value;
-            }
+        statistics(plane)
+    }
+}
+
+/// Eight of everything side by side, which processors take at once.
+struct Lanes {
+    low: [f32; 8],
+    high: [f32; 8],
+    sums: [f64; 8],
+    squares: [f64; 8],
+}
+
+impl Lanes {
+    #[inline(always)]
+    fn take(&mut self, values: &[f32]) {
+        for (lane, value) in values.iter().enumerate() {
+            let (low, high) = (self.low[lane], self.high[lane]);
+            self.low[lane] = if *value < low { *value } else { low };
+            self.high[lane] = if *value > high { *value } else { high };
+            let value = f64::from(*value);
+            self.sums[lane] += value;
+            self.squares[lane] += value * value;
+        }
+    }
+}
+
+wide! {
+    fn statistics(plane: &[f32]) -> Statistics {
+        let mut lanes = Lanes {
+            low: [f32::INFINITY; 8],
+            high: [f32::NEG_INFINITY; 8],
+            sums: [0.0; 8],
+            squares: [0.0; 8],
         };
         let (eights, rest) = plane.as_chunks::<8>();
-        eights.iter().for_each(|eight| take(eight));
-        take(rest);
+        for eight in eights {
+            lanes.take(eight);
+        }
+        lanes.take(rest);
         let n = plane.len().max(1) as f64;
-        let mean = sums.iter().sum::<f64>() / n;
-        let variance = squares.iter().sum::<f64>() / n - mean * mean;
-        Self {
-            low: low.into_iter().fold(f32::INFINITY, f32::min),
-            high: high.into_iter().fold(f32::NEG_INFINITY, f32::max),
+        let mean = lanes.sums.iter().sum::<f64>() / n;
+        let variance = lanes.squares.iter().sum::<f64>() / n - mean * mean;
+        Statistics {
+            low: lanes.low.into_iter().fold(f32::INFINITY, f32::min),
+            high: lanes.high.into_iter().fold(f32::NEG_INFINITY, f32::max),
             mean,
             sd: variance.max(0.0).sqrt(),
         }

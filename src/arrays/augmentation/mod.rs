@@ -15,6 +15,7 @@ mod space;
 mod streaks;
 mod taps;
 mod volume;
+mod wide;
 
 use ndarray::{Array3, ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, ArrayViewMut4, Axis};
 use rand::{Rng, SeedableRng};
@@ -225,7 +226,7 @@ impl Augmentation {
             intensity::gamma(stack, exponent as f32, false);
         }
         // No scan shows anything beyond its window's ends.
-        stack.iter_mut().for_each(|v| *v = v.clamp(0.0, 1.0));
+        intensity::clamp(stack);
     }
 }
 

@@ -2,10 +2,10 @@
 
 use std::borrow::Cow;
 
-use ndarray::{ArrayView2, ArrayViewMut2, s};
+use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 
 use super::elastic::{Field, FieldRow};
-use super::taps::Taps;
+use super::taps::{Taps, crop};
 
 /// Position in the slice = `centre` + `matrix` · (position in the patch + displacement − `pivot`); positions
 /// are (y, x) in pixels, 0 is the centre of the first one.
@@ -75,35 +75,28 @@ impl Placement {
         (rows, columns): (usize, usize),
         mut on_row: impl FnMut(usize, &Taps<2>),
     ) {
-        let mut taps = Taps::new([shape.0, shape.1]);
+        let mut taps = Taps::new([shape.0, shape.1], columns);
         let mut moved = FieldRow::default();
-        let [[yy, yx], [xy, xx]] = self.matrix;
+        let step = self.matrix.map(|[_, along]| along);
         for row in 0..rows {
-            let [y, x] = self.row_start(row);
-            let straight = (0..columns).map(|at| [y + yx * at as f64, x + xx * at as f64]);
-            match field {
-                Some(field) => {
-                    field.row(0, row, &mut moved);
-                    let [down, along] = moved.moves.as_slice() else {
-                        return;
-                    };
-                    let moves = down.iter().zip(along);
-                    taps.place(straight.zip(moves).map(|([y, x], (down, along))| {
-                        let (down, along) = (f64::from(*down), f64::from(*along));
-                        [y + yy * down + yx * along, x + xy * down + xx * along]
-                    }));
-                }
-                None => taps.place(straight),
+            taps.place(self.row_start(row), step);
+            if let Some(field) = field {
+                field.row(0, row, &mut moved);
+                taps.move_by(&moved.moves, self.matrix);
             }
+            taps.find();
             on_row(row, &taps);
         }
     }
 
-    /// The first pixel where nothing is turned; none where something is.
-    fn unturned(&self) -> Option<[usize; 2]> {
-        let corner = self.row_start(0);
-        let whole = corner.iter().all(|v| *v >= 0.0 && v.fract() == 0.0);
-        (self.matrix == [[1.0, 0.0], [0.0, 1.0]] && whole).then(|| corner.map(|v| v as usize))
+    /// Where nothing is turned: the first pixel, and along which axes the slice is reversed. None where something
+    /// is.
+    fn straight(&self) -> Option<([f64; 2], [bool; 2])> {
+        let [[y, yx], [xy, x]] = self.matrix;
+        let start = self.row_start(0);
+        let whole = start.iter().all(|v| *v >= 0.0 && v.fract() == 0.0);
+        (y.abs() == 1.0 && x.abs() == 1.0 && yx == 0.0 && xy == 0.0 && whole)
+            .then_some((start, [y < 0.0, x < 0.0]))
     }
 
     /// The patches of several planes by linear interpolation, and of the labels from the nearest pixels (orders 1
@@ -118,11 +111,11 @@ impl Placement {
         planes: Vec<(ArrayView2<f32>, ArrayViewMut2<f32>)>,
         (labels, mut patch_labels): (ArrayView2<u16>, ArrayViewMut2<u16>),
     ) {
-        if let (Some(corner), None) = (self.unturned(), field) {
+        if let (Some(from), None) = (self.straight(), field) {
             for (plane, mut into) in planes {
-                copy(plane, corner, &mut into, 0.0);
+                copy(plane, from, &mut into, 0.0);
             }
-            copy(labels, corner, &mut patch_labels, 0);
+            copy(labels, from, &mut patch_labels, 0);
             return;
         }
         let (sources, mut patches): (Vec<_>, Vec<_>) = planes.into_iter().unzip();
@@ -137,15 +130,25 @@ impl Placement {
     }
 }
 
-/// Copies what of `from` lies at `corner` and on into the start of `into`; the rest becomes `zero`.
-fn copy<T: Copy>(from: ArrayView2<T>, [y, x]: [usize; 2], into: &mut ArrayViewMut2<T>, zero: T) {
+/// Copies what of `from` lies at `start` and on, reversed along some axes, into the start of `into`; the rest
+/// becomes `zero`.
+fn copy<T: Copy>(
+    mut from: ArrayView2<T>,
+    (start, reversed): ([f64; 2], [bool; 2]),
+    into: &mut ArrayViewMut2<T>,
+    zero: T,
+) {
     into.fill(zero);
-    let rows = from.dim().0.saturating_sub(y).min(into.dim().0);
-    let columns = from.dim().1.saturating_sub(x).min(into.dim().1);
-    if rows > 0 && columns > 0 {
-        into.slice_mut(s![..rows, ..columns])
-            .assign(&from.slice(s![y..y + rows, x..x + columns]));
+    let mut into = into.view_mut();
+    for axis in 0..2 {
+        crop(
+            &mut from,
+            &mut into,
+            Axis(axis),
+            (start[axis], reversed[axis]),
+        );
     }
+    into.assign(&from);
 }
 
 /// The values row by row, borrowed where they lie so.

@@ -2,10 +2,10 @@
 
 use std::borrow::Cow;
 
-use ndarray::{ArrayView3, ArrayViewMut3, Axis, Slice, s};
+use ndarray::{ArrayView3, ArrayViewMut3, Axis, s};
 
 use super::elastic::{Field, FieldRow};
-use super::taps::Taps;
+use super::taps::{Taps, crop};
 
 /// Turns, a zoom and mirrored axes, about the middle of a patch. Axes are (z, y, x).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -96,12 +96,18 @@ impl SpacePlacement {
         })
     }
 
-    /// The first voxel where nothing is turned; none where something is.
-    fn unturned(&self) -> Option<[usize; 3]> {
-        let first = self.row_start(0, 0);
-        let straight = self.matrix == [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]];
-        let whole = first.iter().all(|v| *v >= 0.0 && v.fract() == 0.0);
-        (straight && whole).then(|| first.map(|v| v as usize))
+    /// Where nothing is turned: the first voxel, and along which axes the volume is reversed. None where something
+    /// is.
+    fn straight(&self) -> Option<([f64; 3], [bool; 3])> {
+        let start = self.row_start(0, 0);
+        let whole = start.iter().all(|v| *v >= 0.0 && v.fract() == 0.0);
+        let is_axis = |row: usize, column: usize| match row == column {
+            true => self.matrix[row][column].abs() == 1.0,
+            false => self.matrix[row][column] == 0.0,
+        };
+        let unturned = (0..9).all(|index| is_axis(index / 3, index % 3));
+        let reversed = std::array::from_fn(|axis| self.matrix[axis][axis] < 0.0);
+        (unturned && whole).then_some((start, reversed))
     }
 
     /// Calls `on_row` with each row (its z and y) of a patch of `size` and its positions in a volume of
@@ -113,36 +119,16 @@ impl SpacePlacement {
         (depth, rows, columns): (usize, usize, usize),
         mut on_row: impl FnMut([usize; 2], &Taps<3>),
     ) {
-        let mut taps = Taps::new([shape.0, shape.1, shape.2]);
+        let mut taps = Taps::new([shape.0, shape.1, shape.2], columns);
         let mut moved = FieldRow::default();
         let step = self.matrix.map(|[_, _, along]| along);
         for (z, y) in (0..depth).flat_map(|z| (0..rows).map(move |y| (z, y))) {
-            let start = self.row_start(z, y);
-            let straight = (0..columns).map(|x| {
-                let x = x as f64;
-                [
-                    start[0] + step[0] * x,
-                    start[1] + step[1] * x,
-                    start[2] + step[2] * x,
-                ]
-            });
-            match field {
-                Some(field) => {
-                    field.row(z, y, &mut moved);
-                    let [up, down, along] = moved.moves.as_slice() else {
-                        return;
-                    };
-                    let moves = up.iter().zip(down).zip(along);
-                    taps.place(straight.zip(moves).map(|(at, ((up, down), along))| {
-                        let by = [*up, *down, *along].map(f64::from);
-                        std::array::from_fn(|axis| {
-                            let [a, b, c] = self.matrix[axis];
-                            at[axis] + a * by[0] + b * by[1] + c * by[2]
-                        })
-                    }));
-                }
-                None => taps.place(straight),
+            taps.place(self.row_start(z, y), step);
+            if let Some(field) = field {
+                field.row(z, y, &mut moved);
+                taps.move_by(&moved.moves, self.matrix);
             }
+            taps.find();
             on_row([z, y], &taps);
         }
     }
@@ -159,13 +145,13 @@ impl SpacePlacement {
         channels: Vec<(ArrayView3<f32>, ArrayViewMut3<f32>)>,
         (labels, mut patch_labels): (ArrayView3<u16>, ArrayViewMut3<u16>),
     ) {
-        if let (Some(first), None) = (self.unturned(), field) {
+        if let (Some(from), None) = (self.straight(), field) {
             for (channel, mut into) in channels {
                 into.fill(0.0);
-                copy(channel, first, into);
+                copy(channel, from, into);
             }
             patch_labels.fill(0);
-            copy(labels, first, patch_labels);
+            copy(labels, from, patch_labels);
             return;
         }
         let (sources, mut patches): (Vec<_>, Vec<_>) = channels.into_iter().unzip();
@@ -183,19 +169,21 @@ impl SpacePlacement {
     }
 }
 
-/// Copies what of `from` lies at `first` and on into the start of `to`.
-fn copy<T: Copy>(from: ArrayView3<T>, first: [usize; 3], to: ArrayViewMut3<T>) {
-    let (mut from, mut to) = (from, to);
-    for (axis, first) in first.into_iter().enumerate() {
-        let length = from.len_of(Axis(axis));
-        let count = length.saturating_sub(first).min(to.len_of(Axis(axis)));
-        from.slice_axis_inplace(
+/// Copies what of `from` lies at `start` and on, reversed along some axes, into the start of `into`.
+fn copy<T: Copy>(
+    mut from: ArrayView3<T>,
+    (start, reversed): ([f64; 3], [bool; 3]),
+    mut into: ArrayViewMut3<T>,
+) {
+    for axis in 0..3 {
+        crop(
+            &mut from,
+            &mut into,
             Axis(axis),
-            Slice::from(first.min(length)..first.min(length) + count),
+            (start[axis], reversed[axis]),
         );
-        to.slice_axis_inplace(Axis(axis), Slice::from(..count));
     }
-    to.assign(&from);
+    into.assign(&from);
 }
 
 /// The values row by row, borrowed where they lie so.

@@ -1,32 +1,33 @@
-//! Where the voxels of a row of a patch come from, found once for all channels and for the labels.
+//! Where the voxels of a row of a patch come from, found once for all channels and for the labels. Each step is a
+//! loop over the row without branches, which the compiler turns into vector instructions.
 
-/// Marks a position that has no such voxel.
-const NONE: usize = usize::MAX;
+use ndarray::{ArrayView, ArrayViewMut, Axis, Dimension, Slice};
 
-/// One position in an array of `D` axes, the fastest one last.
-#[derive(Clone, Copy)]
-struct Tap<const D: usize> {
-    /// Index of the voxel at or before the position, where it and those after it are all inside.
-    inner: usize,
-    /// Index of the nearest voxel, where it is inside.
-    nearest: usize,
-    /// The voxel at or before the position along each axis; -1 before the first one.
-    low: [i32; D],
-    /// How far the position lies behind it.
-    share: [f32; D],
-}
+use super::wide::wide;
 
-/// The positions of one row, in an array of `shape`.
+/// Stands for no voxel; beyond any index, and so is every sum with it.
+const NONE: f64 = 1e18;
+
+/// The positions of one row, in an array of `D` axes, the fastest one last.
 pub(super) struct Taps<const D: usize> {
     shape: [usize; D],
     /// Steps in memory along each axis.
     strides: [usize; D],
-    taps: Vec<Tap<D>>,
+    /// Positions along each axis, in voxels.
+    pub positions: [Vec<f64>; D],
+    /// How far each lies behind the voxel at or before it.
+    shares: [Vec<f32>; D],
+    /// Sums for `inner` and `nearest` below.
+    sums: [Vec<f64>; 2],
+    /// Index of the voxel at or before each position, where it and those after it are all inside.
+    inner: Vec<usize>,
+    /// Index of the nearest voxel, where it is inside.
+    nearest: Vec<usize>,
 }
 
 impl<const D: usize> Taps<D> {
-    /// No positions yet, in an array of `shape` whose values lie one after the other.
-    pub fn new(shape: [usize; D]) -> Self {
+    /// Rows of `length` positions in an array of `shape` whose values lie one after the other.
+    pub fn new(shape: [usize; D], length: usize) -> Self {
         let mut strides = [1; D];
         for axis in (0..D.saturating_sub(1)).rev() {
             strides[axis] = strides[axis + 1] * shape[axis + 1];
@@ -34,45 +35,76 @@ impl<const D: usize> Taps<D> {
         Self {
             shape,
             strides,
-            taps: Vec::new(),
+            positions: std::array::from_fn(|_| vec![0.0; length]),
+            shares: std::array::from_fn(|_| vec![0.0; length]),
+            sums: std::array::from_fn(|_| vec![0.0; length]),
+            inner: vec![0; length],
+            nearest: vec![0; length],
         }
     }
 
-    /// Takes the positions of another row.
-    pub fn place(&mut self, positions: impl Iterator<Item = [f64; D]>) {
-        let (shape, strides) = (self.shape, self.strides);
-        let ends = shape.map(|length| length as f64);
-        self.taps.clear();
-        self.taps
-            .extend(positions.map(|at| Tap::at(at, ends, shape, strides)));
+    /// Puts the row on a straight line.
+    pub fn place(&mut self, start: [f64; D], step: [f64; D]) {
+        for (axis, positions) in self.positions.iter_mut().enumerate() {
+            let (start, step) = (start[axis], step[axis]);
+            for (index, position) in positions.iter_mut().enumerate() {
+                *position = start + step * f64::from(index as u32);
+            }
+        }
+    }
+
+    /// Moves the row away from its line: along each axis by the sum of `by` times the factors.
+    pub fn move_by(&mut self, by: &[Vec<f32>], factors: [[f64; D]; D]) {
+        for (positions, factors) in self.positions.iter_mut().zip(factors) {
+            for (by, factor) in by.iter().zip(factors) {
+                for (position, by) in positions.iter_mut().zip(by) {
+                    *position += f64::from(*by) * factor;
+                }
+            }
+        }
+    }
+
+    /// Finds the voxels of the positions.
+    pub fn find(&mut self) {
+        let [inner, nearest] = &mut self.sums;
+        inner.fill(0.0);
+        nearest.fill(0.0);
+        for axis in 0..D {
+            let (positions, shares) = (&self.positions[axis], &mut self.shares[axis]);
+            let size = (self.shape[axis] as f64, self.strides[axis] as f64);
+            find_along(positions, shares, inner, nearest, size);
+        }
+        for (index, sum) in self.inner.iter_mut().zip(inner) {
+            *index = *sum as i64 as usize;
+        }
+        for (index, sum) in self.nearest.iter_mut().zip(nearest) {
+            *index = *sum as i64 as usize;
+        }
     }
 
     /// The nearest voxels; outside the array 0 (order 0).
     pub fn nearest<'a>(&self, values: &[u16], to: impl Iterator<Item = &'a mut u16>) {
-        for (to, tap) in to.zip(&self.taps) {
-            *to = values.get(tap.nearest).copied().unwrap_or(0);
+        for (to, index) in to.zip(&self.nearest) {
+            *to = values.get(*index).copied().unwrap_or(0);
         }
     }
 
     /// The value by linear interpolation near the array's border, where what lies outside counts as 0.
     #[cold]
-    fn at_border(&self, values: &[f32], tap: &Tap<D>) -> f32 {
+    fn at_border(&self, values: &[f32], column: usize) -> f32 {
         let mut sum = 0.0;
         'corner: for corner in 0..1 << D {
             let (mut weight, mut index) = (1.0, 0);
             for axis in 0..D {
-                let upper = corner >> axis & 1;
-                let Ok(at) = usize::try_from(tap.low[axis] + upper) else {
-                    continue 'corner;
-                };
-                if at >= self.shape[axis] {
+                let is_upper = corner >> axis & 1 == 1;
+                let low = floor(self.positions[axis][column]);
+                let at = if is_upper { low + 1.0 } else { low };
+                if at < 0.0 || at >= self.shape[axis] as f64 {
                     continue 'corner;
                 }
-                weight *= match upper {
-                    1 => tap.share[axis],
-                    _ => 1.0 - tap.share[axis],
-                };
-                index += at * self.strides[axis];
+                let share = self.shares[axis][column];
+                weight *= if is_upper { share } else { 1.0 - share };
+                index += at as usize * self.strides[axis];
             }
             sum += weight * values[index];
         }
@@ -84,14 +116,12 @@ impl Taps<2> {
     /// Linear interpolation (order 1); outside the array 0.
     pub fn linear<'a>(&self, values: &[f32], to: impl Iterator<Item = &'a mut f32>) {
         let below = self.strides[0];
-        for (to, tap) in to.zip(&self.taps) {
-            let first = tap.inner;
-            *to = match (pair(values, first), pair(values, first.wrapping_add(below))) {
-                (Some(top), Some(bottom)) => {
-                    let [down, along] = tap.share;
-                    mixed(mixed_pair(top, along), mixed_pair(bottom, along), down)
-                }
-                _ => self.outer(values, tap),
+        let [down, along] = &self.shares;
+        let taps = self.inner.iter().zip(down).zip(along);
+        for (column, (to, ((first, down), along))) in to.zip(taps).enumerate() {
+            *to = match values.get(*first..*first + below + 2) {
+                Some(around) => plane(around, below, [*down, *along]),
+                None => self.at_border(values, column),
             };
         }
     }
@@ -101,89 +131,87 @@ impl Taps<3> {
     /// Linear interpolation (order 1); outside the array 0.
     pub fn linear<'a>(&self, values: &[f32], to: impl Iterator<Item = &'a mut f32>) {
         let [above, below, _] = self.strides;
-        for (to, tap) in to.zip(&self.taps) {
-            let first = tap.inner;
-            let next = first.wrapping_add(above);
-            let around = (
-                pair(values, first),
-                pair(values, first.wrapping_add(below)),
-                pair(values, next),
-                pair(values, next.wrapping_add(below)),
-            );
-            *to = match around {
-                (Some(a), Some(b), Some(c), Some(d)) if first != NONE => {
-                    let [up, down, along] = tap.share;
-                    let low = mixed(mixed_pair(a, along), mixed_pair(b, along), down);
-                    let high = mixed(mixed_pair(c, along), mixed_pair(d, along), down);
-                    mixed(low, high, up)
+        let [up, down, along] = &self.shares;
+        let taps = self.inner.iter().zip(up).zip(down).zip(along);
+        for (column, (to, (((first, up), down), along))) in to.zip(taps).enumerate() {
+            *to = match values.get(*first..*first + above + below + 2) {
+                Some(around) => {
+                    let low = plane(around, below, [*down, *along]);
+                    let high = plane(&around[above..], below, [*down, *along]);
+                    mixed(low, high, *up)
                 }
-                _ => self.outer(values, tap),
+                None => self.at_border(values, column),
             };
         }
     }
 }
 
-impl<const D: usize> Taps<D> {
-    fn outer(&self, values: &[f32], tap: &Tap<D>) -> f32 {
-        match tap.low[0] {
-            i32::MIN => 0.0,
-            _ => self.at_border(values, tap),
+wide! {
+    /// Adds what one axis of a length and stride has to say of a row's positions.
+    fn find_along(
+        positions: &[f64],
+        shares: &mut [f32],
+        inner: &mut [f64],
+        nearest: &mut [f64],
+        size: (f64, f64),
+    ) {
+        let (length, stride) = size;
+        let row = positions.iter().zip(shares);
+        let sums = inner.iter_mut().zip(nearest);
+        for ((position, share), (inner, nearest)) in row.zip(sums) {
+            let low = floor(*position);
+            let behind = position - low;
+            *share = behind as f32;
+            let all_inside = low >= 0.0 && low + 1.0 < length;
+            *inner += if all_inside { low * stride } else { NONE };
+            let near = if behind >= 0.5 { low + 1.0 } else { low };
+            let is_inside = near >= 0.0 && near < length;
+            *nearest += if is_inside { near * stride } else { NONE };
         }
     }
 }
 
-impl<const D: usize> Tap<D> {
-    const OUTSIDE: Self = Self {
-        inner: NONE,
-        nearest: NONE,
-        low: [i32::MIN; D],
-        share: [0.0; D],
-    };
-
-    fn at(position: [f64; D], ends: [f64; D], shape: [usize; D], strides: [usize; D]) -> Self {
-        let mut tap = Self::OUTSIDE;
-        if (0..D).any(|axis| !(position[axis] > -1.0 && position[axis] < ends[axis])) {
-            return tap;
-        }
-        let (mut inner, mut all_inside) = (0, true);
-        let (mut nearest, mut nearest_inside) = (0, true);
-        for axis in 0..D {
-            // One is added so that cutting off decimals rounds down.
-            let above = position[axis] + 1.0;
-            let up = above as i32;
-            let share = above - f64::from(up);
-            let (low, length) = (up - 1, shape[axis]);
-            tap.low[axis] = low;
-            tap.share[axis] = share as f32;
-            all_inside &= low >= 0 && (up as usize) < length;
-            inner += low.max(0) as usize * strides[axis];
-            let near = if share >= 0.5 { up } else { low };
-            nearest_inside &= near >= 0 && (near as usize) < length;
-            nearest += near.max(0) as usize * strides[axis];
-        }
-        if all_inside {
-            tap.inner = inner;
-        }
-        if nearest_inside {
-            tap.nearest = nearest;
-        }
-        tap
+/// Crops a source and the patch that it is copied to, along one axis, to what both hold: from `start` on, towards
+/// the source's start where it is `reversed`.
+pub(super) fn crop<T, D: Dimension>(
+    from: &mut ArrayView<T, D>,
+    into: &mut ArrayViewMut<T, D>,
+    axis: Axis,
+    (start, reversed): (f64, bool),
+) {
+    let length = from.len_of(axis);
+    let (mut first, mut skipped) = (start as usize, 0);
+    if reversed {
+        from.invert_axis(axis);
+        // What lies beyond the source's end comes first in the patch, and is not there.
+        skipped = (first + 1).saturating_sub(length);
+        first = (length + skipped).saturating_sub(first + 1);
     }
+    let first = first.min(length);
+    let skipped = skipped.min(into.len_of(axis));
+    let count = (length - first).min(into.len_of(axis) - skipped);
+    from.slice_axis_inplace(axis, Slice::from(first..first + count));
+    into.slice_axis_inplace(axis, Slice::from(skipped..skipped + count));
 }
 
-/// The values at `first` and behind it; none where `first` is [`NONE`].
-#[inline]
-fn pair(values: &[f32], first: usize) -> Option<[f32; 2]> {
-    let two = values.get(first..first.wrapping_add(2))?;
-    Some([two[0], two[1]])
+/// The next whole number at or below; without a call, which rounding is on processors of the oldest kind.
+#[inline(always)]
+fn floor(x: f64) -> f64 {
+    /// Added and taken away again it rounds numbers below 2⁵¹ to whole ones.
+    const ROUND: f64 = 6_755_399_441_055_744.0;
+    let whole = x + ROUND - ROUND;
+    if whole > x { whole - 1.0 } else { whole }
 }
 
-#[inline]
-fn mixed_pair([a, b]: [f32; 2], share: f32) -> f32 {
-    mixed(a, b, share)
+/// Linear interpolation between a voxel, the one behind it and those `below`.
+#[inline(always)]
+fn plane(around: &[f32], below: usize, [down, along]: [f32; 2]) -> f32 {
+    let (top, bottom) = (&around[..2], &around[below..below + 2]);
+    let top = mixed(top[0], top[1], along);
+    mixed(top, mixed(bottom[0], bottom[1], along), down)
 }
 
-#[inline]
+#[inline(always)]
 fn mixed(a: f32, b: f32, share: f32) -> f32 {
     a + share * (b - a)
 }
