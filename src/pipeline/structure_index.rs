@@ -279,7 +279,11 @@ mod tests {
         labels.slice_mut(ndarray::s![..5, .., ..]).fill(9);
         labels.slice_mut(ndarray::s![5.., ..12, ..]).fill(9);
         let index = StructureIndex::new(&labels, Some(9));
-        assert_eq!(index.structures.len(), 2, "the block's slices are not known");
+        assert_eq!(
+            index.structures.len(),
+            2,
+            "the block's slices are not known"
+        );
         let mut rng = ChaCha8Rng::seed_from_u64(5);
         for _ in 0..500 {
             let [z, y, _] = index.known_voxel(&mut rng).unwrap();
