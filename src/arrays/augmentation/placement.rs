@@ -2,10 +2,10 @@
 
 use std::borrow::Cow;
 
-use ndarray::{ArrayView2, ArrayViewMut2, Axis};
+use ndarray::{ArrayView2, ArrayViewMut2};
 
 use super::elastic::{Field, FieldRow};
-use super::taps::{Taps, crop};
+use super::taps::{Taps, copy};
 
 /// Position in the slice = `centre` + `matrix` · (position in the patch + displacement − `pivot`); positions
 /// are (y, x) in pixels, 0 is the centre of the first one.
@@ -112,10 +112,10 @@ impl Placement {
         (labels, mut patch_labels): (ArrayView2<u16>, ArrayViewMut2<u16>),
     ) {
         if let (Some(from), None) = (self.straight(), field) {
-            for (plane, mut into) in planes {
-                copy(plane, from, &mut into, 0.0);
+            for (plane, into) in planes {
+                copy(plane, from, into, 0.0);
             }
-            copy(labels, from, &mut patch_labels, 0);
+            copy(labels, from, patch_labels, 0);
             return;
         }
         let (sources, mut patches): (Vec<_>, Vec<_>) = planes.into_iter().unzip();
@@ -128,27 +128,6 @@ impl Placement {
             }
         });
     }
-}
-
-/// Copies what of `from` lies at `start` and on, reversed along some axes, into the start of `into`; the rest
-/// becomes `zero`.
-fn copy<T: Copy>(
-    mut from: ArrayView2<T>,
-    (start, reversed): ([f64; 2], [bool; 2]),
-    into: &mut ArrayViewMut2<T>,
-    zero: T,
-) {
-    into.fill(zero);
-    let mut into = into.view_mut();
-    for axis in 0..2 {
-        crop(
-            &mut from,
-            &mut into,
-            Axis(axis),
-            (start[axis], reversed[axis]),
-        );
-    }
-    into.assign(&from);
 }
 
 /// The values row by row, borrowed where they lie so.

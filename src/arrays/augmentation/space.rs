@@ -2,10 +2,10 @@
 
 use std::borrow::Cow;
 
-use ndarray::{ArrayView3, ArrayViewMut3, Axis, s};
+use ndarray::{ArrayView3, ArrayViewMut3, s};
 
 use super::elastic::{Field, FieldRow};
-use super::taps::{Taps, crop};
+use super::taps::{Taps, copy};
 
 /// Turns, a zoom and mirrored axes, about the middle of a patch. Axes are (z, y, x).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -146,12 +146,10 @@ impl SpacePlacement {
         (labels, mut patch_labels): (ArrayView3<u16>, ArrayViewMut3<u16>),
     ) {
         if let (Some(from), None) = (self.straight(), field) {
-            for (channel, mut into) in channels {
-                into.fill(0.0);
-                copy(channel, from, into);
+            for (channel, into) in channels {
+                copy(channel, from, into, 0.0);
             }
-            patch_labels.fill(0);
-            copy(labels, from, patch_labels);
+            copy(labels, from, patch_labels, 0);
             return;
         }
         let (sources, mut patches): (Vec<_>, Vec<_>) = channels.into_iter().unzip();
@@ -167,23 +165,6 @@ impl SpacePlacement {
             }
         });
     }
-}
-
-/// Copies what of `from` lies at `start` and on, reversed along some axes, into the start of `into`.
-fn copy<T: Copy>(
-    mut from: ArrayView3<T>,
-    (start, reversed): ([f64; 3], [bool; 3]),
-    mut into: ArrayViewMut3<T>,
-) {
-    for axis in 0..3 {
-        crop(
-            &mut from,
-            &mut into,
-            Axis(axis),
-            (start[axis], reversed[axis]),
-        );
-    }
-    into.assign(&from);
 }
 
 /// The values row by row, borrowed where they lie so.

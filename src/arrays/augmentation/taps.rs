@@ -171,9 +171,37 @@ wide! {
     }
 }
 
+/// Copies what of a source lies at `start` and on, along some axes towards its start (`reversed`), into the start of
+/// a patch; the rest becomes `zero`.
+pub(super) fn copy<T: Copy, D: Dimension, const N: usize>(
+    from: ArrayView<T, D>,
+    (start, reversed): ([f64; N], [bool; N]),
+    mut into: ArrayViewMut<T, D>,
+    zero: T,
+) {
+    let whole = into.raw_dim();
+    let mut cropped = from.clone();
+    let mut part = into.view_mut();
+    let along = |axis: usize| (Axis(axis), (start[axis], reversed[axis]));
+    for (axis, from) in (0..N).map(along) {
+        crop(&mut cropped, &mut part, axis, from);
+    }
+    if part.raw_dim() == whole {
+        part.assign(&cropped);
+        return;
+    }
+    into.fill(zero);
+    let mut part = into.view_mut();
+    let mut cropped = from;
+    for (axis, from) in (0..N).map(along) {
+        crop(&mut cropped, &mut part, axis, from);
+    }
+    part.assign(&cropped);
+}
+
 /// Crops a source and the patch that it is copied to, along one axis, to what both hold: from `start` on, towards
 /// the source's start where it is `reversed`.
-pub(super) fn crop<T, D: Dimension>(
+fn crop<T, D: Dimension>(
     from: &mut ArrayView<T, D>,
     into: &mut ArrayViewMut<T, D>,
     axis: Axis,
