@@ -47,7 +47,7 @@ impl Positions {
             self.slices.push(z);
         }
         let every = self.every.max(1);
-        if self.seen % every == 0 {
+        if self.seen.is_multiple_of(every) {
             self.runs.push(Run {
                 row,
                 first: first as u32,

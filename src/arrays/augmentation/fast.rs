@@ -23,7 +23,7 @@ fn ln(x: f32) -> f32 {
     p = p * f - 1.666_805_8e-1;
     p = p * f + 2.000_071_5e-1;
     p = p * f - 2.499_999_4e-1;
-    p = p * f + 3.333_333_1e-1;
+    p = p * f + 3.333_333e-1;
     let square = f * f;
     let small = p * f * square - 0.5 * square;
     exponent as f32 * std::f32::consts::LN_2 + (f + small)

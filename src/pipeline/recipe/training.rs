@@ -105,7 +105,8 @@ impl TrainingConfig {
     pub fn easiest_share(&self, epoch: usize) -> Option<f64> {
         let curriculum = self.curriculum.as_ref()?;
         let gone = epoch as f64 / curriculum.epochs as f64;
-        (epoch < curriculum.epochs).then(|| curriculum.easiest + (1.0 - curriculum.easiest) * gone)
+        (epoch < curriculum.epochs)
+            .then_some(curriculum.easiest + (1.0 - curriculum.easiest) * gone)
     }
 
     /// Which patches an epoch shows and how they are changed, in two lines.
