@@ -37,7 +37,7 @@ fn epoch(
         assert_eq!((depth, batch.targets_shape[2]), (seen, 1));
         assert!(count <= recipe.training.batch_size && channels == recipe.channels());
         assert_eq!(
-            height % recipe.network.multiple() + width % recipe.network.multiple(),
+            height % recipe.network.multiple()[1] + width % recipe.network.multiple()[2],
             0
         );
         assert_eq!(batch.targets_shape[1], source.outputs());

@@ -45,6 +45,14 @@ pub struct BenchArgs {
 enum Kind {
     Unet2d,
     Unet3d,
+    Resenc2d,
+    Resenc3d,
+}
+
+impl Kind {
+    fn is_flat(self) -> bool {
+        matches!(self, Self::Unet2d | Self::Resenc2d)
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -116,15 +124,17 @@ fn subjects(args: &BenchArgs) -> anyhow::Result<Vec<Subject>> {
         match kind {
             Kind::Unet2d => NetworkConfig::Unet2d(config),
             Kind::Unet3d => NetworkConfig::Unet3d(config),
+            Kind::Resenc2d => NetworkConfig::ResEnc2d(config),
+            Kind::Resenc3d => NetworkConfig::ResEnc3d(config),
         }
     };
-    let standard = |kind: Kind| match kind {
-        Kind::Unet2d => Subject {
+    let standard = |kind: Kind| match kind.is_flat() {
+        true => Subject {
             network: of(kind, &[32, 64, 128, 256, 512]),
             size: [1, 256, 256],
             batch: 4,
         },
-        Kind::Unet3d => Subject {
+        false => Subject {
             network: of(kind, &[32, 64, 128, 256]),
             size: [96, 96, 96],
             batch: 2,
@@ -139,11 +149,11 @@ fn subjects(args: &BenchArgs) -> anyhow::Result<Vec<Subject>> {
     }
     subject.size = match (kind, args.size.as_slice()) {
         (_, []) => subject.size,
-        (Kind::Unet2d, [y, x]) => [1, *y, *x],
-        (Kind::Unet3d, [z, y, x]) => [*z, *y, *x],
+        (kind, [y, x]) if kind.is_flat() => [1, *y, *x],
+        (kind, [z, y, x]) if !kind.is_flat() => [*z, *y, *x],
         (_, other) => {
             return Err(Error::usage(format!(
-                "--size: {} numbers for {}; expected y,x for unet2d and z,y,x for unet3d",
+                "--size: {} numbers for {}; expected y,x for networks on slices and z,y,x for those on volumes",
                 other.len(),
                 subject.network.name()
             ))

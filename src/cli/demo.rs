@@ -95,6 +95,7 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         tta: false,
         postprocess: true,
         overwrite: false,
+        on_attention: None,
         stop: &stop,
     };
     let summary = predict(&job, observer.as_ref())?;

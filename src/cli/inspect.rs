@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::table::table;
-use super::{Outcome, Settings, fingerprint, print_out};
+use super::{Outcome, Settings, cost, fingerprint, print_out};
 use crate::arrays::nifti::{is_nifti_name, read_volume};
 use crate::arrays::postprocess::Step;
 use crate::error::{Error, Result};
@@ -18,7 +18,7 @@ use crate::pipeline::recipe::Recipe;
 use crate::pipeline::sampling::output_maps;
 use crate::tensors::device::{Compute, DeviceChoice};
 use crate::tensors::precision::PrecisionChoice;
-use crate::tensors::weights::{NamedTensors, is_trained, network_tensors, read_tensors};
+use crate::tensors::weights::{NamedTensors, is_trained, read_tensors};
 
 #[derive(Args)]
 pub struct InspectArgs {
@@ -272,13 +272,10 @@ fn recipe(recipe: &Recipe) -> Result<(String, Value)> {
 }
 
 fn recipe_with(recipe: &Recipe, outputs: usize) -> Result<(String, Value)> {
-    let compute = lightly()?;
-    let network = recipe
-        .network
-        .init(recipe.channels(), outputs, &compute.device)?;
-    let (layers, value) = layer_table(&network_tensors(&network)?);
+    let input = cost::input_of(recipe);
+    let found = recipe.network.cost(recipe.channels(), outputs, input)?;
     let text = format!(
-        "recipe {} (stage {}): {} on {:?} mm, {} input channels, {outputs} {} output maps, slices a multiple of {}, loss {}\n{}\n{layers}",
+        "recipe {} (stage {}): {} on {:?} mm, {} input channels, {outputs} {} output maps, sides (z, y, x) multiples of {:?}, loss {}\n{}\n{}",
         recipe.name,
         recipe.stage,
         recipe.network.name(),
@@ -288,10 +285,14 @@ fn recipe_with(recipe: &Recipe, outputs: usize) -> Result<(String, Value)> {
         recipe.network.multiple(),
         recipe.training.loss.name(),
         recipe.training.described_patches(),
+        cost::as_text(&found, recipe.training.batch_size),
     );
     Ok((
         text,
-        json!({"kind": "recipe", "recipe": recipe, "layers": value}),
+        json!({
+            "kind": "recipe", "recipe": recipe, "input": input, "cost": found,
+            "training_bytes": cost::training_bytes(&found, recipe.training.batch_size),
+        }),
     ))
 }
 

@@ -2,6 +2,7 @@
 
 mod bench;
 mod config;
+mod cost;
 mod demo;
 mod evaluate;
 mod fingerprint;

@@ -6,9 +6,10 @@ use clap::Args;
 use serde_json::json;
 
 use super::{Outcome, Settings, print_out, stop_on_signals};
+use crate::outside::pictures::attention;
 use crate::outside::progress;
 use crate::pipeline::inputs::{expand_inputs, plan_outputs};
-use crate::pipeline::predict::{PredictJob, PredictSummary, predict};
+use crate::pipeline::predict::{OnAttention, PredictJob, PredictSummary, predict};
 
 #[derive(Args)]
 pub struct PredictArgs {
@@ -28,6 +29,10 @@ pub struct PredictArgs {
     /// Leave out the clean-up of label maps that the model asks for
     #[arg(long)]
     no_postprocess: bool,
+    /// Draw where stage 2's attention gates look: <case>_attention_<level>.png beside each label map that is
+    /// made (with --overwrite also of those that are there)
+    #[arg(long)]
+    attention: bool,
     /// Make label maps again that are there already, of the same input and model
     #[arg(long)]
     overwrite: bool,
@@ -38,6 +43,7 @@ pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let stop = stop_on_signals()?;
     let inputs = expand_inputs(&args.inputs)?;
     let (cases, folder) = plan_outputs(&inputs, &args.output)?;
+    let draw: &OnAttention = &|case, seen| attention::draw(&case.output, seen);
     let job = PredictJob {
         cases,
         folder,
@@ -50,6 +56,7 @@ pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         tta: args.tta,
         postprocess: !args.no_postprocess,
         overwrite: args.overwrite,
+        on_attention: args.attention.then_some(draw),
         stop: &stop,
     };
     let summary = predict(&job, observer.as_ref())?;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use ndarray::{Array4, Axis};
+use ndarray::{Array3, Array4, Axis};
 use serde::{Deserialize, Serialize};
 
 use super::bundle::Bundle;
@@ -73,6 +73,17 @@ impl Laps {
         *self.seconds.entry(step.to_owned()).or_default() += self.begun.elapsed().as_secs_f64();
         self.begun = Instant::now();
     }
+}
+
+/// What attention gates look at, in RAS order.
+#[derive(Debug, Clone)]
+pub struct Attention {
+    /// The network's first channel: the first window, from 0 to 1 (z, y, x).
+    pub image: Array3<f32>,
+    /// (gate, z, y, x), finest first, values in (0, 1).
+    pub maps: Array4<f32>,
+    /// Along x, y, z.
+    pub spacing_mm: [f64; 3],
 }
 
 /// Where the second stages look: the region, with each model's probabilities from its first stage.
@@ -295,6 +306,29 @@ impl Cascade {
             seconds: laps.seconds,
         };
         Ok((labels, report))
+    }
+
+    /// Where the attention gates of the (first) model's stage 2 look in `volume`, on the grid that the stage
+    /// works on.
+    ///
+    /// # Errors
+    /// Its network has no gates.
+    pub fn attention(&self, volume: &Volume) -> Result<Attention> {
+        let Found { region, priors, .. } = self.found(volume)?;
+        let model = self
+            .models
+            .first()
+            .ok_or_else(|| Error::invalid("internal: prediction without a model"))?;
+        let grid = model.grid(&volume.grid, region);
+        let prior = priors.first().and_then(Option::as_ref);
+        let input = network_input(&model.stage2.recipe, volume, &grid, prior)?;
+        let maps = model.stage2.attention(input.view())?;
+        model.stage2.release_memory()?;
+        Ok(Attention {
+            image: input.index_axis_move(Axis(0), 0),
+            maps,
+            spacing_mm: grid.spacing_mm(),
+        })
     }
 
     /// What the first stages find.

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::tensors::weights::NamedTensors;
 
 /// Names of tensors that say which structure is which.
-const HEAD: &str = "head.";
+const HEADS: [&str; 2] = ["head.", "heads."];
 
 /// Weights to begin with.
 #[derive(Debug, Clone)]
@@ -38,7 +38,7 @@ impl Beginning {
         let mut networks = bundle.stage_weights(stage)?;
         if bundle.structures()? != structures {
             for network in &mut networks {
-                network.retain(|name, _| !name.starts_with(HEAD));
+                network.retain(|name, _| !HEADS.iter().any(|head| name.starts_with(head)));
             }
         }
         Ok(Self { networks })

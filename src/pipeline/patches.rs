@@ -72,7 +72,7 @@ pub(super) fn assembled(patches: &[Patch], recipe: &Recipe, maps: &Maps) -> Batc
     let flat = recipe.network.dimensions() == 2;
     let [depth, height, width] = [0, 1, 2].map(|axis| {
         let largest = patches.iter().map(|patch| patch.size[axis]).max();
-        padded_size(largest.unwrap_or(0), multiple)
+        padded_size(largest.unwrap_or(0), multiple[axis])
     });
     // A network that works on slices marks one and sees some more.
     let (seen, marked) = match flat {

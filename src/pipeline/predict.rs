@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::bundle::{Bundle, file_sha256};
-use super::cascade::{Cascade, common_structures};
+use super::cascade::{Attention, Cascade, common_structures};
 use super::guard::guarded;
 use super::inputs::PredictCase;
 use super::observer::Observer;
@@ -34,9 +34,14 @@ pub struct PredictJob<'a> {
     pub postprocess: bool,
     /// Whether label maps that are whole and of this input and model are made again.
     pub overwrite: bool,
+    /// Is shown where stage 2's attention gates look in each case that is segmented.
+    pub on_attention: Option<&'a OnAttention>,
     /// Set from outside to stop after the case under way.
     pub stop: &'a AtomicBool,
 }
+
+/// Hears of what a case's attention gates look at.
+pub type OnAttention = dyn Fn(&PredictCase, &Attention) -> Result<()> + Sync;
 
 /// A case that failed, as a line of `failures.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -220,6 +225,10 @@ impl Context<'_> {
             other => other,
         })?;
         report.seconds.insert("read".to_owned(), input.seconds);
+        if let Some(on_attention) = self.job.on_attention {
+            let attention = self.cascade.attention(&input.image.volume)?;
+            on_attention(case, &attention)?;
+        }
         let making = Making {
             input: &case.input,
             input_sha256: &input.sha256,

@@ -21,11 +21,12 @@ pub use training::{
 };
 
 /// The recipes in the binary: name, text. `--stage 1` is the first, `--stage 2` the second.
-const EMBEDDED: [(&str, &str); 7] = [
+const EMBEDDED: [(&str, &str); 8] = [
     ("coarse", include_str!("../../stages/coarse.toml")),
     ("refine", include_str!("../../stages/refine.toml")),
     ("single", include_str!("../../stages/single.toml")),
     ("volume", include_str!("../../stages/volume.toml")),
+    ("resenc", include_str!("../../stages/resenc.toml")),
     ("slices", include_str!("../../stages/slices.toml")),
     ("demo-coarse", include_str!("../../stages/demo-coarse.toml")),
     ("demo-refine", include_str!("../../stages/demo-refine.toml")),
@@ -385,7 +386,7 @@ mod tests {
             LossConfig::Dice(DiceSettings::default())
         );
         assert_eq!(recipe.spacing_mm, [1.0, 2.0, 3.5]);
-        assert_eq!(recipe.network.multiple(), 2);
+        assert_eq!(recipe.network.multiple(), [1, 2, 2]);
     }
 
     #[test]

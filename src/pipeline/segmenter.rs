@@ -134,6 +134,18 @@ impl Segmenter {
     }
 }
 
+impl Segmenter {
+    /// Where the networks' attention gates look in a whole input, see [`Inference::of_attention`].
+    ///
+    /// # Shapes
+    /// - `input`: (channel, z, y, x)
+    /// - output: (gate, z, y, x), finest first, values in (0, 1)
+    pub fn attention(&self, input: ArrayView4<f32>) -> Result<Array4<f32>> {
+        let gates = self.inference.of_attention()?;
+        input_logits(&self.recipe, &gates, None, input, &|_| ())
+    }
+}
+
 /// Logits of a whole input by slices or by patches, as the network works.
 ///
 /// # Shapes
@@ -167,8 +179,8 @@ fn slice_logits(
     on_slices: &(dyn Fn(usize) + Sync),
 ) -> Result<Array4<f32>> {
     let (_, depth, height, width) = input.dim();
-    let multiple = recipe.network.multiple();
-    let size = [padded_size(height, multiple), padded_size(width, multiple)];
+    let [_, along_y, along_x] = recipe.network.multiple();
+    let size = [padded_size(height, along_y), padded_size(width, along_x)];
     let batch_size = recipe.training.batch_size.max(1);
     let first: Vec<usize> = (0..depth.min(batch_size)).collect();
     let neighbours = recipe.network.neighbours();

@@ -28,7 +28,7 @@ impl Plan {
         let multiple = recipe.network.multiple();
         let largest = recipe.training.patch_size.zyx();
         let patch: [usize; 3] =
-            std::array::from_fn(|axis| padded_size(largest[axis].min(shape[axis]), multiple));
+            std::array::from_fn(|axis| padded_size(largest[axis].min(shape[axis]), multiple[axis]));
         let padded: [usize; 3] = std::array::from_fn(|axis| shape[axis].max(patch[axis]));
         Self {
             patch,

@@ -6,7 +6,8 @@ use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
 
 use super::device::Compute;
-use super::networks::Network;
+use super::maps::{Map, enlarged, mean_of};
+use super::networks::{Extras, Network};
 use crate::error::{Error, Result};
 
 /// The networks of a stage's folds, whose logits are averaged.
@@ -15,6 +16,8 @@ pub struct Inference {
     compute: Compute,
     /// Into how many parts a batch is cut; grows when memory runs out.
     parts: AtomicUsize,
+    /// Whether the maps of attention gates are asked for instead of logits.
+    attention: bool,
 }
 
 /// Logits in plain memory: (patch, structure, z, y, x), flattened, and that shape.
@@ -34,6 +37,26 @@ impl Inference {
             networks: prepared.collect::<Result<_>>()?,
             compute: compute.clone(),
             parts: AtomicUsize::new(1),
+            attention: false,
+        })
+    }
+
+    /// The same networks, asked where their attention gates look: [`Inference::logits`] then gives one map per
+    /// gate, finest first, each brought to the input's size by its nearest voxels, with values in (0, 1).
+    ///
+    /// # Errors
+    /// The networks have no gates.
+    pub fn of_attention(&self) -> Result<Self> {
+        if self.networks.iter().any(|network| network.gates() == 0) {
+            return Err(Error::invalid(
+                "the network has no attention gates; train it with network.attention = true",
+            ));
+        }
+        Ok(Self {
+            networks: self.networks.clone(),
+            compute: self.compute.clone(),
+            parts: AtomicUsize::new(self.parts.load(Ordering::Relaxed)),
+            attention: true,
         })
     }
 
@@ -109,6 +132,13 @@ impl Inference {
     }
 
     fn at_once(&self, networks: &[Network], input: &[f32], shape: [usize; 5]) -> Result<Logits> {
+        if self.attention {
+            let maps = networks.iter().map(|network| {
+                let maps = self.maps(network, input, shape)?;
+                enlarged(&maps, [shape[3], shape[4]])
+            });
+            return mean_of(maps.collect::<Result<_>>()?);
+        }
         #[cfg(feature = "libtorch")]
         if self.compute.choice.is_libtorch() {
             return super::libtorch::mean_logits(networks, input, shape, &self.compute);
@@ -131,6 +161,29 @@ impl Inference {
             .try_into_vec::<f32>()
             .map_err(|error| Error::invalid(format!("cannot read the logits back: {error:?}")))?;
         Ok((values, shape))
+    }
+}
+
+impl Inference {
+    /// Of one network's gates, each as large as its level.
+    fn maps(&self, network: &Network, input: &[f32], shape: [usize; 5]) -> Result<Vec<Map>> {
+        #[cfg(feature = "libtorch")]
+        if self.compute.choice.is_libtorch() {
+            return super::libtorch::attention_maps(network, input, shape, &self.compute);
+        }
+        let data = TensorData::new(input.to_vec(), shape);
+        let tensor = Tensor::<5>::from_data(data, &self.compute.device);
+        let wanted = Extras::attention();
+        let maps = network.outputs(tensor, wanted)?.maps.into_iter();
+        maps.map(|map| {
+            let shape = map.dims();
+            let values = map.into_data().try_into_vec::<f32>();
+            let values = values.map_err(|error| {
+                Error::invalid(format!("cannot read an attention map back: {error:?}"))
+            })?;
+            Ok((values, shape))
+        })
+        .collect()
     }
 }
 

@@ -3,12 +3,14 @@
 
 pub mod batch;
 pub mod blocks;
+mod deep_supervision;
 pub mod device;
 pub mod inference;
 pub mod learner;
 #[cfg(feature = "libtorch")]
 pub mod libtorch;
 pub mod losses;
+mod maps;
 mod named;
 pub mod networks;
 pub mod optimisers;

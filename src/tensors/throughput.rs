@@ -53,14 +53,16 @@ pub struct Throughput {
 /// # Errors
 /// A size that the network cannot halve often enough; no memory.
 pub fn measured(measurement: &Measurement, compute: &Compute) -> Result<Throughput> {
-    let multiple = measurement.network.multiple();
-    let space = &measurement.size[3 - measurement.network.dimensions()..];
-    if space.iter().any(|side| *side == 0 || side % multiple != 0)
+    let first = 3 - measurement.network.dimensions();
+    let multiple = &measurement.network.multiple()[first..];
+    let space = &measurement.size[first..];
+    let fits = |(side, multiple): (&usize, &usize)| *side > 0 && side % multiple == 0;
+    if !space.iter().zip(multiple).all(fits)
         || measurement.batch == 0
         || measurement.structures == 0
     {
         return Err(Error::usage(format!(
-            "a size of {space:?} and a batch of {} with {} structures cannot be measured; expected sides that are multiples of {multiple}, at least one item and one structure",
+            "a size of {space:?} and a batch of {} with {} structures cannot be measured; expected sides that are multiples of {multiple:?}, at least one item and one structure",
             measurement.batch, measurement.structures
         )));
     }

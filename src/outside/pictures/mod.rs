@@ -1,5 +1,6 @@
-//! Pictures as PNG files: [`Picture`] for pixels, [`chart`] for curves.
+//! Pictures as PNG files: [`Picture`] for pixels, [`chart`] for curves, [`attention`] for where a network looks.
 
+pub mod attention;
 pub mod chart;
 mod lettered;
 mod letters;

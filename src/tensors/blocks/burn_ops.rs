@@ -1,8 +1,10 @@
 //! Blocks by Burn's own operations, on any of its devices and under its autodiff.
 
-use burn::tensor::activation::{leaky_relu, relu};
-use burn::tensor::module::{conv_transpose2d, conv_transpose3d, conv2d, conv3d, max_pool2d};
-use burn::tensor::ops::{ConvOptions, ConvTransposeOptions, MaxPoolOptions};
+use burn::tensor::activation::{leaky_relu, relu, sigmoid};
+use burn::tensor::module::{
+    avg_pool2d, conv_transpose2d, conv_transpose3d, conv2d, conv3d, max_pool2d,
+};
+use burn::tensor::ops::{AvgPoolOptions, ConvOptions, ConvTransposeOptions, MaxPoolOptions};
 use burn::tensor::{Distribution, Tensor};
 
 use super::{Activation, Conv, ConvNormAct, Engine, Norm, UpConv};
@@ -20,12 +22,12 @@ impl<const R: usize> Engine<R> for BurnOps {
             x = match &layer.norm {
                 Some(Norm::Batch(norm)) => norm.forward(x),
                 Some(Norm::Instance(norm)) => norm.forward(x),
+                Some(Norm::Group(norm)) => norm.forward(x),
                 None => x,
             };
-            x = match layer.activation {
-                Activation::Relu => relu(x),
-                Activation::LeakyRelu => leaky_relu(x, Activation::LeakyRelu.slope()),
-            };
+            if let Some(activation) = layer.activation {
+                x = activated(x, activation);
+            }
         }
         Ok(x)
     }
@@ -50,21 +52,13 @@ impl<const R: usize> Engine<R> for BurnOps {
     }
 
     fn max_pool(&self, x: Tensor<R>, factors: &[usize]) -> Result<Tensor<R>> {
-        match (R, factors) {
-            (4, [y, x_factor]) => Ok(ranked(pooled(ranked(x), [*y, *x_factor]))),
-            (5, [z, y, x_factor]) => {
-                // Burn has no pooling in three dimensions: within slices first, then across them.
-                let [batch, channels, depth, height, width] = dims(&x)?;
-                let planes = x.reshape([batch, channels * depth, height, width]);
-                let planes = pooled(planes, [*y, *x_factor]);
-                let [_, _, height, width] = planes.dims();
-                let pairs = planes.reshape([batch * channels, depth / z, *z, height * width]);
-                let largest = pairs.max_dim(2);
-                let shape = [batch, channels, depth / z, height, width];
-                Ok(largest.reshape(to_rank::<R>(&shape)?))
-            }
-            _ => Err(no_such_rank(R)),
-        }
+        let flat = |x, factors| max_pool2d(x, MaxPoolOptions::new(factors));
+        pooled(x, factors, &flat, &|pairs| pairs.max_dim(2))
+    }
+
+    fn mean_pool(&self, x: Tensor<R>, factors: &[usize]) -> Result<Tensor<R>> {
+        let flat = |x, factors| avg_pool2d(x, AvgPoolOptions::new(factors));
+        pooled(x, factors, &flat, &|pairs| pairs.mean_dim(2))
     }
 
     fn up(&self, x: Tensor<R>, up: &UpConv<R>) -> Result<Tensor<R>> {
@@ -95,6 +89,18 @@ impl<const R: usize> Engine<R> for BurnOps {
         Ok(Tensor::cat(vec![skip, x], 1))
     }
 
+    fn add(&self, a: Tensor<R>, b: Tensor<R>, activation: Activation) -> Result<Tensor<R>> {
+        Ok(activated(a + b, activation))
+    }
+
+    fn sigmoid(&self, x: Tensor<R>) -> Result<Tensor<R>> {
+        Ok(sigmoid(x))
+    }
+
+    fn multiply(&self, x: Tensor<R>, map: Tensor<R>) -> Result<Tensor<R>> {
+        Ok(x * map)
+    }
+
     fn dropout(&self, x: Tensor<R>, probability: f64) -> Result<Tensor<R>> {
         if probability == 0.0 || !x.device().is_autodiff() {
             return Ok(x);
@@ -105,8 +111,34 @@ impl<const R: usize> Engine<R> for BurnOps {
     }
 }
 
-fn pooled(x: Tensor<4>, factors: [usize; 2]) -> Tensor<4> {
-    max_pool2d(x, MaxPoolOptions::new(factors))
+fn activated<const R: usize>(x: Tensor<R>, activation: Activation) -> Tensor<R> {
+    match activation {
+        Activation::Relu => relu(x),
+        Activation::LeakyRelu => leaky_relu(x, activation.slope()),
+    }
+}
+
+/// Pooling by `flat` in two dimensions. Burn has none in three: within slices by `flat`, then across them by
+/// `across`, which reduces axis 2.
+fn pooled<const R: usize>(
+    x: Tensor<R>,
+    factors: &[usize],
+    flat: &dyn Fn(Tensor<4>, [usize; 2]) -> Tensor<4>,
+    across: &dyn Fn(Tensor<4>) -> Tensor<4>,
+) -> Result<Tensor<R>> {
+    match (R, factors) {
+        (4, [y, x_factor]) => Ok(ranked(flat(ranked(x), [*y, *x_factor]))),
+        (5, [z, y, x_factor]) => {
+            let [batch, channels, depth, height, width] = dims(&x)?;
+            let planes = x.reshape([batch, channels * depth, height, width]);
+            let planes = flat(planes, [*y, *x_factor]);
+            let [_, _, height, width] = planes.dims();
+            let pairs = planes.reshape([batch * channels, depth / z, *z, height * width]);
+            let shape = [batch, channels, depth / z, height, width];
+            Ok(across(pairs).reshape(to_rank::<R>(&shape)?))
+        }
+        _ => Err(no_such_rank(R)),
+    }
 }
 
 /// The same tensor under another name for its rank. Ranks are compared where this is called; a tensor of

@@ -4,14 +4,21 @@
 //! `R` is the rank of an image tensor: 4 for (batch, channel, y, x), 5 for (batch, channel, z, y, x).
 
 pub mod burn_ops;
+pub mod counting;
 mod fold;
+mod gate;
+mod norm;
+mod residual;
 
 use burn::module::{Module, Param};
-use burn::nn::{BatchNorm, BatchNormConfig, Initializer, InstanceNorm, InstanceNormConfig};
+use burn::nn::Initializer;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
+pub use gate::Gate;
+pub use norm::{Norm, NormKind};
+pub use residual::Residual;
 
 /// A convolution, "same" padding.
 #[derive(Module, Debug)]
@@ -37,21 +44,6 @@ pub struct UpConv<const R: usize> {
     pub factors: Vec<usize>,
 }
 
-/// A normalisation over channels.
-#[derive(Module, Debug)]
-pub enum Norm {
-    Batch(BatchNorm),
-    Instance(InstanceNorm),
-}
-
-/// Which normalisation a network has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum NormKind {
-    Batch,
-    Instance,
-}
-
 /// What follows a normalisation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -71,13 +63,48 @@ impl Activation {
     }
 }
 
-/// Convolution, normalisation (none where it is folded into the convolution), activation.
+/// Convolution, normalisation (none where it is folded into the convolution), activation (none before an
+/// addition).
 #[derive(Module, Debug)]
 pub struct ConvNormAct<const R: usize> {
     pub conv: Conv<R>,
     pub norm: Option<Norm>,
     #[module(skip)]
+    pub activation: Option<Activation>,
+}
+
+impl<const R: usize> ConvNormAct<R> {
+    /// What negative values are multiplied by; 1 where there is no activation.
+    pub fn slope(&self) -> f64 {
+        self.activation.map_or(1.0, Activation::slope)
+    }
+}
+
+/// What all layers of a network have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerSettings {
+    pub norm: NormKind,
+    /// Of a group normalisation.
+    pub groups: usize,
     pub activation: Activation,
+}
+
+impl LayerSettings {
+    /// A convolution from and to so many channels, normalisation, activation. The normalisation makes a bias
+    /// of the convolution meaningless.
+    pub fn layer<const R: usize>(
+        self,
+        channels: [usize; 2],
+        kernel: &[usize],
+        stride: &[usize],
+        device: &Device,
+    ) -> ConvNormAct<R> {
+        ConvNormAct {
+            conv: Conv::new(channels, kernel, stride, None, device),
+            norm: Some(Norm::new(self.norm, self.groups, channels[1], device)),
+            activation: Some(self.activation),
+        }
+    }
 }
 
 /// Computes blocks on tensors of its own.
@@ -93,10 +120,22 @@ pub trait Engine<const R: usize> {
     /// The largest value of each window of `factors` voxels, without overlap.
     fn max_pool(&self, x: Self::Tensor, factors: &[usize]) -> Result<Self::Tensor>;
 
+    /// The mean of each window of `factors` voxels, without overlap.
+    fn mean_pool(&self, x: Self::Tensor, factors: &[usize]) -> Result<Self::Tensor>;
+
     fn up(&self, x: Self::Tensor, up: &UpConv<R>) -> Result<Self::Tensor>;
 
     /// Channels of `skip`, then those of `x`.
     fn join(&self, skip: Self::Tensor, x: Self::Tensor) -> Result<Self::Tensor>;
+
+    /// The sum of two tensors of one shape, activated.
+    fn add(&self, a: Self::Tensor, b: Self::Tensor, activation: Activation)
+    -> Result<Self::Tensor>;
+
+    fn sigmoid(&self, x: Self::Tensor) -> Result<Self::Tensor>;
+
+    /// Each channel of `x` times the one channel of `map`.
+    fn multiply(&self, x: Self::Tensor, map: Self::Tensor) -> Result<Self::Tensor>;
 
     /// In training each element is dropped with this probability, and the others scaled up.
     fn dropout(&self, x: Self::Tensor, probability: f64) -> Result<Self::Tensor>;
@@ -129,15 +168,6 @@ impl<const R: usize> UpConv<R> {
             weight: he_normal(from).init(shape::<R>(from, to, factors), device),
             bias: Initializer::Zeros.init([to], device),
             factors: factors.to_vec(),
-        }
-    }
-}
-
-impl Norm {
-    pub fn new(kind: NormKind, channels: usize, device: &Device) -> Self {
-        match kind {
-            NormKind::Batch => Self::Batch(BatchNormConfig::new(channels).init(device)),
-            NormKind::Instance => Self::Instance(InstanceNormConfig::new(channels).init(device)),
         }
     }
 }

@@ -9,8 +9,9 @@ use super::average::{self, BurnAverage};
 use super::{LearnerSetup, StepReport};
 use crate::error::{Error, Result};
 use crate::tensors::batch::Batch;
+use crate::tensors::deep_supervision::{coarser, loss_weights};
 use crate::tensors::named::{NamedMapper, NamedVisitor, map_named, visit_named};
-use crate::tensors::networks::Network;
+use crate::tensors::networks::{Extras, Network};
 use crate::tensors::optimisers::rules::updated;
 use crate::tensors::weights::{HostTensor, NamedTensors, below_prefix, network_tensors, prefixed};
 
@@ -65,14 +66,7 @@ impl BurnLearner {
             TensorData::new(batch.input.clone(), batch.input_shape),
             &self.device,
         );
-        let marked = |values: &Vec<f32>| {
-            let data = TensorData::new(values.clone(), batch.targets_shape);
-            Tensor::<5>::from_data(data, &self.device)
-        };
-        let targets = marked(&batch.targets);
-        let distances = batch.distances.as_ref().map(marked);
-        let logits = self.network.forward(input)?;
-        let loss = self.setup.loss.compute(logits, targets, distances);
+        let loss = self.loss(input, batch)?;
         let value = f64::from(loss.clone().into_scalar::<f32>());
         let gradient_norm = self.follow(loss.backward(), rate);
         Ok(StepReport {
@@ -80,6 +74,25 @@ impl BurnLearner {
             gradient_norm,
             note: None,
         })
+    }
+
+    /// The loss of all levels that the network gives logits of.
+    fn loss(&self, input: Tensor<5>, batch: &Batch) -> Result<Tensor<1>> {
+        let logits = self.network.outputs(input, Extras::training())?.logits;
+        let weights = loss_weights(logits.len());
+        let losses = logits.into_iter().zip(weights).map(|(logits, weight)| {
+            let [_, _, z, y, x] = logits.dims();
+            let marked = |values: &[f32]| {
+                let (values, shape) = coarser(values, batch.targets_shape, [z, y, x]);
+                Tensor::<5>::from_data(TensorData::new(values.into_owned(), shape), &self.device)
+            };
+            let distances = batch.distances.as_deref().map(marked);
+            let targets = marked(&batch.targets);
+            self.setup.loss.compute(logits, targets, distances) * weight
+        });
+        losses
+            .reduce(|sum, loss| sum + loss)
+            .ok_or_else(|| Error::invalid("internal: a network without logits"))
     }
 
     /// One step, and the gradient's norm before clipping; when that is not finite, nothing changes.

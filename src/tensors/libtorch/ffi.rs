@@ -17,6 +17,7 @@ pub(super) struct RawLayer {
     pub mean: *const C_tensor,
     pub variance: *const C_tensor,
     pub norm: c_int,
+    pub groups: c_int,
     pub dimensions: c_int,
     pub stride: [c_longlong; 3],
     pub padding: [c_longlong; 3],
@@ -56,8 +57,9 @@ unsafe extern "C" {
         error: *mut *mut c_char,
     ) -> c_int;
     fn ctseg_backward(
-        tensor: *const C_tensor,
-        gradient: *const C_tensor,
+        tensors: *const *const C_tensor,
+        gradients: *const *const C_tensor,
+        count: c_int,
         error: *mut *mut c_char,
     ) -> c_int;
     fn ctseg_gradient_norm(
@@ -206,11 +208,21 @@ pub(super) fn bce_dice(
     }
 }
 
-/// Follows `tensor` back through its graph, with `gradient` of the same shape, into the parameters.
-pub(super) fn backward(tensor: &Tensor, gradient: &Tensor) -> Result<()> {
+/// Follows `tensors` back through their graph at once, with a gradient of the same shape each, into the
+/// parameters.
+pub(super) fn backward(tensors: &[Tensor], gradients: &[Tensor]) -> Result<()> {
+    debug_assert!(tensors.len() == gradients.len());
+    let (roots, along) = (pointers(tensors), pointers(gradients));
     let mut error = std::ptr::null_mut();
-    // SAFETY: the tensors outlive the call.
-    let status = unsafe { ctseg_backward(tensor.as_ptr(), gradient.as_ptr(), &raw mut error) };
+    // SAFETY: the tensors outlive the call, and the lists are equally long.
+    let status = unsafe {
+        ctseg_backward(
+            roots.as_ptr(),
+            along.as_ptr(),
+            roots.len() as c_int,
+            &raw mut error,
+        )
+    };
     checked(status, error)
 }
 

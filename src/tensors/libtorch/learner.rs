@@ -7,15 +7,16 @@ use super::ffi::{self, AdamStep, Mode, RmsPropStep, SgdStep};
 use super::loss_scale::LossScale;
 use super::losses::loss_and_gradient;
 use super::module::{tensors_of, trainable, usable};
-use super::ops::{TorchOps, failed, forward};
+use super::ops::{TorchOps, failed, outputs};
 use super::transfer::to_device;
 use super::{is_out_of_memory, kind_of};
 use crate::error::{Error, Result};
 use crate::tensors::batch::Batch;
+use crate::tensors::deep_supervision::{coarser, loss_weights};
 use crate::tensors::device::Compute;
 use crate::tensors::learner::average;
 use crate::tensors::learner::{LearnerSetup, StepReport};
-use crate::tensors::networks::Network;
+use crate::tensors::networks::{Extras, Network};
 use crate::tensors::optimisers::{ALPHA, BETA1, BETA2, EPSILON, OptimiserKind};
 use crate::tensors::precision::Precision;
 use crate::tensors::weights::{HostTensor, NamedTensors, network_tensors};
@@ -25,12 +26,6 @@ const SCALE: &str = "loss_scale";
 
 /// The same for the number of parts of a batch, where memory ran out.
 const PARTS: &str = "micro_batches";
-
-/// What the network should say of a batch: (batch, structure, z, y, x) each.
-struct Wanted {
-    targets: Tensor,
-    distances: Option<Tensor>,
-}
 
 /// See [`crate::tensors::learner::Learner`].
 pub struct TorchLearner {
@@ -157,27 +152,20 @@ impl TorchLearner {
         // Training repeats its shapes, so that a search for the fastest algorithm pays.
         tch::Cuda::cudnn_set_benchmark(true);
         let input = to_device(&batch.input, &batch.input_shape, self.device)?;
-        let targets = to_device(&batch.targets, &batch.targets_shape, self.device)?;
-        let distances = batch
-            .distances
-            .as_ref()
-            .map(|distances| to_device(distances, &batch.targets_shape, self.device))
-            .transpose()?;
-        let wanted = Wanted { targets, distances };
         tch::manual_seed(seed as i64);
         if self.setup.micro_batches <= 1 {
             let logits = self.logits(&input, Mode::Training)?;
-            let (loss, gradient) = self.loss(&logits, &wanted)?;
-            ffi::backward(&logits, &gradient)?;
+            let (loss, gradients) = self.loss(&logits, batch)?;
+            ffi::backward(&logits, &gradients)?;
             return Ok(loss);
         }
-        self.attempt_in_parts(&input, &wanted, seed)
+        self.attempt_in_parts(&input, batch, seed)
     }
 
     /// As [`TorchLearner::attempt`], a part of the batch at a time. Losses over a whole batch (such as batch
     /// Dice) are no sums over parts, so the loss's gradient by the logits comes first, from a pass that
     /// keeps nothing, and each part is then followed back with its share of it.
-    fn attempt_in_parts(&self, input: &Tensor, wanted: &Wanted, seed: u64) -> Result<f64> {
+    fn attempt_in_parts(&self, input: &Tensor, batch: &Batch, seed: u64) -> Result<f64> {
         let size = (input.size()[0] as usize).div_ceil(self.setup.micro_batches) as i64;
         let parts = input.f_split(size, 0).map_err(failed)?;
         let pass = |index: usize, mode: Mode| {
@@ -190,35 +178,57 @@ impl TorchLearner {
                 .map(|index| pass(index, Mode::Look))
                 .collect::<Result<Vec<_>>>()?
         };
-        let logits = Tensor::f_cat(&seen, 0).map_err(failed)?;
+        let whole = |scale: usize| {
+            let parts: Vec<&Tensor> = seen.iter().map(|logits| &logits[scale]).collect();
+            Tensor::f_cat(&parts, 0).map_err(failed)
+        };
+        let logits = (0..self.network.scales())
+            .map(whole)
+            .collect::<Result<Vec<_>>>()?;
         drop(seen);
-        let (loss, gradient) = self.loss(&logits, wanted)?;
+        let (loss, gradients) = self.loss(&logits, batch)?;
         drop(logits);
-        let shares = gradient.f_split(size, 0).map_err(failed)?;
-        for (index, share) in shares.iter().enumerate() {
-            ffi::backward(&pass(index, Mode::Training)?, share)?;
+        let shares = gradients
+            .iter()
+            .map(|gradient| gradient.f_split(size, 0).map_err(failed))
+            .collect::<Result<Vec<_>>>()?;
+        for index in 0..parts.len() {
+            let share = shares.iter().map(|parts| parts[index].shallow_clone());
+            ffi::backward(&pass(index, Mode::Training)?, &share.collect::<Vec<_>>())?;
         }
         Ok(loss)
     }
 
-    fn logits(&self, input: &Tensor, mode: Mode) -> Result<Tensor> {
+    /// Of all levels that the network gives some of, finest first.
+    fn logits(&self, input: &Tensor, mode: Mode) -> Result<Vec<Tensor>> {
         let ops = TorchOps {
             mode,
             recompute: self.setup.recompute,
         };
-        forward(&self.network, ops, input, self.kind)?
-            .f_to_kind(Kind::Float)
-            .map_err(failed)
+        let outputs = outputs(&self.network, ops, input, self.kind, Extras::training())?;
+        let exact = |logits: &Tensor| logits.f_to_kind(Kind::Float).map_err(failed);
+        outputs.logits.iter().map(exact).collect()
     }
 
-    fn loss(&self, logits: &Tensor, wanted: &Wanted) -> Result<(f64, Tensor)> {
-        loss_and_gradient(
-            &self.setup.loss,
-            logits,
-            &wanted.targets,
-            wanted.distances.as_ref(),
-            self.scale.factor,
-        )
+    /// The loss over all levels, and its gradients by each one's logits.
+    fn loss(&self, logits: &[Tensor], batch: &Batch) -> Result<(f64, Vec<Tensor>)> {
+        let (mut sum, mut gradients) = (0.0, Vec::with_capacity(logits.len()));
+        for (logits, weight) in logits.iter().zip(loss_weights(logits.len())) {
+            let size = logits.size();
+            let sides = [2, 3, 4].map(|axis| size[axis] as usize);
+            let marked = |values: &[f32]| {
+                let (values, shape) = coarser(values, batch.targets_shape, sides);
+                to_device(&values, &shape, self.device)
+            };
+            let targets = marked(&batch.targets)?;
+            let distances = batch.distances.as_deref().map(marked).transpose()?;
+            let scale = self.scale.factor * weight;
+            let (config, distances) = (&self.setup.loss, distances.as_ref());
+            let (loss, gradient) = loss_and_gradient(config, logits, &targets, distances, scale)?;
+            sum += loss * weight;
+            gradients.push(gradient);
+        }
+        Ok((sum, gradients))
     }
 
     /// One step along the gradients that lie in the parameters; returns their norm before clipping. When it

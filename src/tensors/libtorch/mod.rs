@@ -12,6 +12,8 @@ mod learner;
 mod loss_scale;
 mod losses;
 mod module;
+#[cfg(test)]
+mod network_tests;
 mod ops;
 #[cfg(all(test, feature = "flex"))]
 mod tests;
@@ -19,13 +21,14 @@ mod transfer;
 
 use std::sync::Once;
 
-use tch::Kind;
+use tch::{Kind, Tensor};
 
 pub use ffi::{cpu_memory, cuda_peak, limit_cpu_memory, reset_cpu_peak};
 pub use learner::TorchLearner;
 
 use super::device::{Compute, DeviceChoice};
-use super::networks::Network;
+use super::maps::Map;
+use super::networks::{Extras, Network};
 use super::precision::Precision;
 use crate::error::{Error, Result};
 use ffi::Mode;
@@ -95,6 +98,35 @@ pub(super) fn mean_logits(
         .try_into()
         .map_err(|_| Error::invalid("internal: logits that have not five axes"))?;
     Ok((transfer::to_host(&mean)?, shape))
+}
+
+/// The maps of `network`'s attention gates (from [`prepared`]), finest first, each as large as its level.
+///
+/// # Shapes
+/// - `input`: (patch, channel, z, y, x), flattened
+/// - output: (patch, 1, z, y, x), flattened, and its shape
+pub(super) fn attention_maps(
+    network: &Network,
+    input: &[f32],
+    shape: [usize; 5],
+    compute: &Compute,
+) -> Result<Vec<Map>> {
+    let _no_grad = tch::no_grad_guard();
+    let input = transfer::to_device(input, &shape, device_of(compute.choice))?;
+    let ops = TorchOps {
+        mode: Mode::Inference,
+        recompute: false,
+    };
+    let wanted = Extras::attention();
+    let outputs = ops::outputs(network, ops, &input, kind_of(compute.precision), wanted)?;
+    let plain = |map: &Tensor| {
+        let size: Vec<usize> = map.size().iter().map(|side| *side as usize).collect();
+        let shape = size
+            .try_into()
+            .map_err(|_| Error::invalid("internal: a map that has not five axes"))?;
+        Ok((transfer::to_host(map)?, shape))
+    };
+    outputs.maps.iter().map(plain).collect()
 }
 
 /// Whether `error` says that a device had no memory left.

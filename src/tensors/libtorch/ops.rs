@@ -2,15 +2,15 @@
 //! Burn's autodiff computes a convolution's weight gradient as a convolution whose kernel is the image.
 
 use burn::module::Param;
-use burn::nn::{BatchNorm, InstanceNorm};
+use burn::nn::{BatchNorm, GroupNorm, InstanceNorm};
 use burn::tensor::Tensor as BurnTensor;
 use burn_tch::LibTorch;
 use tch::{Kind, Tensor};
 
 use super::ffi::{self, Mode, RawLayer};
 use crate::error::{Error, Result};
-use crate::tensors::blocks::{Conv, ConvNormAct, Engine, Norm, UpConv};
-use crate::tensors::networks::{Network, Unet};
+use crate::tensors::blocks::{Activation, Conv, ConvNormAct, Engine, Norm, UpConv};
+use crate::tensors::networks::{Extras, Network, PassOutputs};
 
 /// The engine of libtorch's tensors. They compute in the type of the tensor that goes in.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +38,8 @@ pub(super) fn failed(error: tch::TchError) -> Error {
     Error::invalid(format!("libtorch: {}", ffi::first_line(&error.to_string())))
 }
 
+type Affine = Option<Param<BurnTensor<1>>>;
+
 /// Tensors of one layer; they must outlive the [`RawLayer`] made from them.
 struct LayerTensors {
     weight: Tensor,
@@ -45,6 +47,7 @@ struct LayerTensors {
     /// gamma, beta, running mean, running variance
     norm: [Option<Tensor>; 4],
     norm_kind: i32,
+    groups: usize,
     momentum: f64,
     epsilon: f64,
 }
@@ -56,12 +59,14 @@ impl LayerTensors {
             bias: layer.conv.bias.as_ref().map(parameter).transpose()?,
             norm: [None, None, None, None],
             norm_kind: 0,
+            groups: 0,
             momentum: 0.0,
             epsilon: 0.0,
         };
         match &layer.norm {
             Some(Norm::Batch(norm)) => tensors.take_batch(norm)?,
             Some(Norm::Instance(norm)) => tensors.take_instance(norm)?,
+            Some(Norm::Group(norm)) => tensors.take_group(norm)?,
             None => {}
         }
         Ok(tensors)
@@ -80,14 +85,26 @@ impl LayerTensors {
     }
 
     fn take_instance(&mut self, norm: &InstanceNorm) -> Result<()> {
-        let (Some(gamma), Some(beta)) = (&norm.gamma, &norm.beta) else {
+        self.take_affine(&norm.gamma, &norm.beta)?;
+        self.norm_kind = 2;
+        self.epsilon = norm.epsilon;
+        Ok(())
+    }
+
+    fn take_group(&mut self, norm: &GroupNorm) -> Result<()> {
+        self.take_affine(&norm.gamma, &norm.beta)?;
+        self.norm_kind = 3;
+        (self.groups, self.epsilon) = (norm.num_groups, norm.epsilon);
+        Ok(())
+    }
+
+    fn take_affine(&mut self, gamma: &Affine, beta: &Affine) -> Result<()> {
+        let (Some(gamma), Some(beta)) = (gamma, beta) else {
             return Err(Error::invalid(
-                "internal: an InstanceNorm without gamma and beta",
+                "internal: a normalisation without gamma and beta",
             ));
         };
         self.norm = [Some(parameter(gamma)?), Some(parameter(beta)?), None, None];
-        self.norm_kind = 2;
-        self.epsilon = norm.epsilon;
         Ok(())
     }
 
@@ -105,6 +122,7 @@ impl LayerTensors {
             mean: pointer(&self.norm[2]),
             variance: pointer(&self.norm[3]),
             norm: self.norm_kind,
+            groups: self.groups as i32,
             dimensions: stride.len() as i32,
             stride: three(stride),
             padding: three(padding),
@@ -126,7 +144,7 @@ impl<const R: usize> Engine<R> for TorchOps {
             .zip(layers)
             .map(|(tensors, layer)| {
                 let conv = &layer.conv;
-                tensors.raw(&conv.stride, &conv.padding, layer.activation.slope())
+                tensors.raw(&conv.stride, &conv.padding, layer.slope())
             })
             .collect();
         ffi::conv_block(&x.0, &raw, self.mode, self.recompute).map(SharedTensor)
@@ -138,6 +156,7 @@ impl<const R: usize> Engine<R> for TorchOps {
             bias: conv.bias.as_ref().map(parameter).transpose()?,
             norm: [None, None, None, None],
             norm_kind: 0,
+            groups: 0,
             momentum: 0.0,
             epsilon: 0.0,
         };
@@ -155,6 +174,17 @@ impl<const R: usize> Engine<R> for TorchOps {
             _ => {
                 x.0.f_max_pool3d(&size[..], &size[..], &none[..], &one[..], false)
             }
+        };
+        pooled.map(SharedTensor).map_err(failed)
+    }
+
+    fn mean_pool(&self, x: SharedTensor, factors: &[usize]) -> Result<SharedTensor> {
+        let size: Vec<i64> = factors.iter().map(|factor| *factor as i64).collect();
+        let pooled = match size.len() {
+            2 => {
+                x.0.f_avg_pool2d(&size[..], &size[..], [0, 0], false, true, None)
+            }
+            _ => mean_of_windows(&x.0, &size),
         };
         pooled.map(SharedTensor).map_err(failed)
     }
@@ -194,6 +224,29 @@ impl<const R: usize> Engine<R> for TorchOps {
             .map_err(failed)
     }
 
+    fn add(
+        &self,
+        a: SharedTensor,
+        b: SharedTensor,
+        activation: Activation,
+    ) -> Result<SharedTensor> {
+        let mut sum = a.0.f_add(&b.0).map_err(failed)?;
+        // In place: the way back needs what comes out alone. libtorch's slope is 0.01 too.
+        let activated = match activation {
+            Activation::Relu => sum.f_relu_(),
+            Activation::LeakyRelu => sum.f_leaky_relu_(),
+        };
+        activated.map(SharedTensor).map_err(failed)
+    }
+
+    fn sigmoid(&self, x: SharedTensor) -> Result<SharedTensor> {
+        x.0.f_sigmoid().map(SharedTensor).map_err(failed)
+    }
+
+    fn multiply(&self, x: SharedTensor, map: SharedTensor) -> Result<SharedTensor> {
+        x.0.f_mul(&map.0).map(SharedTensor).map_err(failed)
+    }
+
     fn dropout(&self, x: SharedTensor, probability: f64) -> Result<SharedTensor> {
         if probability == 0.0 || self.mode == Mode::Inference {
             return Ok(x);
@@ -202,6 +255,21 @@ impl<const R: usize> Engine<R> for TorchOps {
             .map(SharedTensor)
             .map_err(failed)
     }
+}
+
+/// Means of windows in three dimensions: libtorch's own pooling has no bf16 on CPUs and leaves the layout of
+/// channels side by side.
+fn mean_of_windows(x: &Tensor, factors: &[i64]) -> std::result::Result<Tensor, tch::TchError> {
+    let size = x.size();
+    let mut windows = vec![size[0]];
+    for (side, factor) in size[2..].iter().zip(factors) {
+        windows.extend([side / factor, *factor]);
+    }
+    windows.push(size[1]);
+    x.f_permute([0, 2, 3, 4, 1])?
+        .f_reshape(&windows[..])?
+        .f_mean_dim([2i64, 4, 6], false, None)?
+        .f_permute([0, 4, 1, 2, 3])
 }
 
 /// A libtorch tensor whose clones share memory and place in the graph.
@@ -224,26 +292,41 @@ pub(super) fn forward(
     input: &Tensor,
     kind: Kind,
 ) -> Result<Tensor> {
-    match network {
-        Network::Unet2d(network) => {
-            slice_logits(network, ops, &input.f_squeeze_dim(2).map_err(failed)?, kind)
-        }
-        // The slices of each channel one after the other as channels.
-        Network::Unet25d(network) => {
-            slice_logits(network, ops, &input.f_flatten(1, 2).map_err(failed)?, kind)
-        }
-        Network::Unet3d(network) => {
-            let input = channels_last(input, kind)?;
-            Ok(network.forward(&ops, SharedTensor(input))?.0)
-        }
-    }
+    let mut outputs = outputs(network, ops, input, kind, Extras::default())?;
+    Ok(outputs.logits.swap_remove(0))
 }
 
-/// `slices`: (batch, channel, y, x); output: (batch, structure, 1, y, x)
-fn slice_logits(network: &Unet<4>, ops: TorchOps, slices: &Tensor, kind: Kind) -> Result<Tensor> {
-    let input = channels_last(slices, kind)?;
-    let logits = network.forward(&ops, SharedTensor(input))?;
-    logits.0.f_unsqueeze(2).map_err(failed)
+/// As [`forward`], with what else is wanted.
+pub(super) fn outputs(
+    network: &Network,
+    ops: TorchOps,
+    input: &Tensor,
+    kind: Kind,
+    wanted: Extras,
+) -> Result<PassOutputs<Tensor>> {
+    let (outputs, flat) = match network {
+        // The slices of each channel one after the other as channels.
+        Network::Slices(network) => {
+            let slices = input.f_flatten(1, 2).map_err(failed)?;
+            let slices = SharedTensor(channels_last(&slices, kind)?);
+            (network.outputs(&ops, slices, wanted)?, true)
+        }
+        Network::Volumes(network) => {
+            let input = SharedTensor(channels_last(input, kind)?);
+            (network.outputs(&ops, input, wanted)?, false)
+        }
+    };
+    let volumes = |tensors: Vec<SharedTensor>| -> Result<Vec<Tensor>> {
+        let volume = |tensor: SharedTensor| match flat {
+            true => tensor.0.f_unsqueeze(2).map_err(failed),
+            false => Ok(tensor.0),
+        };
+        tensors.into_iter().map(volume).collect()
+    };
+    Ok(PassOutputs {
+        logits: volumes(outputs.logits)?,
+        maps: volumes(outputs.maps)?,
+    })
 }
 
 /// `tensor` (batch, channel, space…) of `kind` with its channels side by side in memory.

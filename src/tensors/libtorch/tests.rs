@@ -62,14 +62,15 @@ impl<const R: usize> Piece<R> for UpConv<R> {
     }
 }
 
-/// Pooling, joined with the part of the input that has its size; no parameters.
+/// Pooling of both kinds, joined; no parameters.
 #[derive(Module, Debug)]
 struct PoolAndJoin;
 
 impl<const R: usize> Piece<R> for PoolAndJoin {
     fn compute<E: Engine<R>>(&self, engine: &E, x: E::Tensor) -> Result<E::Tensor> {
-        let pooled = engine.max_pool(x, &vec![2; R - 2])?;
-        engine.join(pooled.clone(), pooled)
+        let pooled = engine.max_pool(x.clone(), &vec![2; R - 2])?;
+        let means = engine.mean_pool(x, &vec![2; R - 2])?;
+        engine.join(pooled, means)
     }
 }
 
@@ -172,7 +173,7 @@ fn assert_alike<const R: usize, P: Piece<R> + Module>(
         .0;
     assert_close(&format!("{what}: values"), &to_host(&y).unwrap(), &expected);
     let along = to_device(&along, &out_shape, tch::Device::Cpu).unwrap();
-    ffi::backward(&y, &along).unwrap();
+    ffi::backward(&[y.shallow_clone()], &[along]).unwrap();
     assert_close(
         &format!("{what}: gradient by the input"),
         &to_host(&x.grad()).unwrap(),
@@ -202,13 +203,13 @@ fn layers<const R: usize>(
     let (kernel, one) = (vec![3; R - 2], vec![1; R - 2]);
     let layer = |from, to, stride: &[usize]| ConvNormAct {
         conv: Conv::new([from, to], &kernel, stride, None, device),
-        norm: Some(Norm::new(norm, to, device)),
-        activation,
+        norm: Some(Norm::new(norm, 2, to, device)),
+        activation: Some(activation),
     };
     let without_norm = ConvNormAct {
         conv: Conv::new([20, 5], &kernel, &one, Some(0.1), device),
         norm: None,
-        activation,
+        activation: Some(activation),
     };
     vec![
         layer(3, 6, &vec![stride; R - 2]),
@@ -219,7 +220,7 @@ fn layers<const R: usize>(
 
 #[test]
 fn blocks_in_two_dimensions_equal_burns() {
-    for norm in [NormKind::Batch, NormKind::Instance] {
+    for norm in [NormKind::Batch, NormKind::Instance, NormKind::Group] {
         for activation in [Activation::Relu, Activation::LeakyRelu] {
             for (stride, recompute) in [(1, false), (2, false), (1, true)] {
                 let what = format!("2D {norm:?} {activation:?} stride {stride} {recompute}");
@@ -232,7 +233,7 @@ fn blocks_in_two_dimensions_equal_burns() {
 
 #[test]
 fn blocks_in_three_dimensions_equal_burns() {
-    for norm in [NormKind::Batch, NormKind::Instance] {
+    for norm in [NormKind::Batch, NormKind::Instance, NormKind::Group] {
         for (stride, recompute) in [(1, false), (2, false), (1, true)] {
             let what = format!("3D {norm:?} stride {stride} {recompute}");
             let make = |device: &Device| layers::<5>(norm, Activation::LeakyRelu, stride, device);
@@ -259,11 +260,9 @@ fn heads_ups_and_pools_equal_burns() {
 fn networks() -> Vec<(NetworkConfig, [usize; 5])> {
     let config = |norm, downsampling| UnetConfig {
         widths: vec![4, 8, 16],
-        dropout: 0.0,
         norm: Some(norm),
-        activation: None,
         downsampling: Some(downsampling),
-        neighbours: None,
+        ..UnetConfig::default()
     };
     let (flat, deep) = ([2, 2, 1, 16, 24], [1, 2, 8, 16, 8]);
     vec![
@@ -329,7 +328,7 @@ fn whole_networks_equal_burns() {
         let y = super::ops::forward(&network, ops, &x, Kind::Float).unwrap();
         assert_close(what, &to_host(&y).unwrap(), &expected);
         let along = to_device(&along, &out_shape, tch::Device::Cpu).unwrap();
-        ffi::backward(&y, &along).unwrap();
+        ffi::backward(&[y.shallow_clone()], &[along]).unwrap();
         let mut parameters = tensors_of(&network).unwrap();
         parameters.retain(|(_, parameter)| parameter.requires_grad());
         assert_eq!(parameters.len(), gradients.len());
@@ -441,7 +440,7 @@ fn huge_logits_have_finite_losses() {
 fn bf16_blocks_are_close_to_f32() {
     #[allow(deprecated)]
     let device = Device::libtorch();
-    for norm in [NormKind::Batch, NormKind::Instance] {
+    for norm in [NormKind::Batch, NormKind::Instance, NormKind::Group] {
         device.seed(5);
         let piece = layers::<4>(norm, Activation::LeakyRelu, 1, &device);
         let values = read(&piece, None);
@@ -457,7 +456,8 @@ fn bf16_blocks_are_close_to_f32() {
             let y = piece.compute(&ops, x).unwrap().0;
             assert_eq!(y.kind(), kind);
             let along = to_device(&wave(y.numel()), &[y.numel()], tch::Device::Cpu).unwrap();
-            ffi::backward(&y, &along.reshape(y.size()).to_kind(kind)).unwrap();
+            let along = along.reshape(y.size()).to_kind(kind);
+            ffi::backward(&[y.shallow_clone()], &[along]).unwrap();
             let trained = parameters.iter().filter(|(_, p)| p.requires_grad());
             let gradients: Vec<f32> = trained
                 .flat_map(|(_, parameter)| to_host(&parameter.grad()).unwrap())

@@ -1,14 +1,16 @@
 //! U-Net in two and three dimensions: Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for
 //! Biomedical Image Segmentation", MICCAI 2015; Çiçek et al., "3D U-Net", MICCAI 2016; with padded
 //! convolutions and normalisation, and in three dimensions nnU-Net's choices (InstanceNorm, LeakyReLU,
-//! strided convolutions).
+//! strided convolutions). Its encoder can be a residual one ([`super::resenc`]), its skips can be gated, and
+//! in training its coarser levels can give logits too (deep supervision: Lee et al., AISTATS 2015).
 
 use burn::module::Module;
 use burn::tensor::Device;
-use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
-use crate::tensors::blocks::{Activation, Conv, ConvNormAct, Engine, Norm, NormKind, UpConv};
+use super::config::Plan;
+use super::resenc;
+use crate::error::Result;
+use crate::tensors::blocks::{Conv, ConvNormAct, Engine, Gate, Residual, UpConv};
 
 /// First logit of every voxel: structures are rare, and a network that starts out at one half everywhere
 /// spends its first epochs on learning just that (Lin et al., "Focal Loss", ICCV 2017, section 3.3; a
@@ -18,202 +20,291 @@ const RARE_LOGIT: f64 = -3.0;
 /// Convolutions per level and side, as in the papers.
 const LAYERS_PER_LEVEL: usize = 2;
 
-/// Settings of a [`Unet`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct UnetConfig {
-    /// Channels per level, finest first; the last one is the bottleneck. Their number is the depth.
-    #[serde(default = "default_widths")]
-    pub widths: Vec<usize>,
-    /// Probability with which a bottleneck activation is dropped in training, 0 = off.
-    #[serde(default)]
-    pub dropout: f64,
-    /// `batch` (where nothing is said, in 2D) or `instance` (in 3D, where batches are small).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub norm: Option<NormKind>,
-    /// `relu` (where nothing is said, in 2D) or `leaky_relu` (in 3D).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub activation: Option<Activation>,
-    /// `pool` (where nothing is said, in 2D) or `stride` (in 3D).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub downsampling: Option<Downsampling>,
-    /// For `unet2_5d`: slices on each side that are seen together with the one to be marked; 2 where
-    /// nothing is said.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub neighbours: Option<usize>,
-}
-
-/// How a level halves the one above.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Downsampling {
-    /// Max-pooling.
-    Pool,
-    /// The level's first convolution takes every second voxel.
-    Stride,
-}
-
-fn default_widths() -> Vec<usize> {
-    vec![32, 64, 128, 256, 512]
-}
-
-impl Default for UnetConfig {
-    fn default() -> Self {
-        Self {
-            widths: default_widths(),
-            dropout: 0.0,
-            norm: None,
-            activation: None,
-            downsampling: None,
-            neighbours: None,
-        }
-    }
-}
-
 /// The network: an encoder whose levels halve the image, a decoder of transposed convolutions, skip
 /// concatenations and convolutions, and a convolution of one voxel to logits.
 #[derive(Module, Debug)]
 pub struct Unet<const R: usize> {
-    encoder: Vec<Vec<ConvNormAct<R>>>,
+    /// Before the first level of a residual encoder.
+    stem: Vec<ConvNormAct<R>>,
+    encoder: Vec<Level<R>>,
+    /// Deepest first, as all of the decoder.
     up: Vec<UpConv<R>>,
+    /// One for each skip, or none.
+    gates: Vec<Gate<R>>,
     decoder: Vec<Vec<ConvNormAct<R>>>,
     head: Conv<R>,
-    pool: bool,
+    /// Of coarser levels, finest first; for training.
+    heads: Vec<Conv<R>>,
+    /// What lies before each level: factors of a max-pooling, or nothing.
+    #[module(skip)]
+    pools: Vec<Option<Vec<usize>>>,
     dropout: f64,
 }
 
-impl UnetConfig {
-    /// Every side of an input must be a multiple of this: one halving per level below the first.
-    pub fn multiple(&self) -> usize {
-        1 << self.widths.len().saturating_sub(1)
+/// A level of the encoder.
+#[derive(Module, Debug)]
+pub enum Level<const R: usize> {
+    Plain(Vec<ConvNormAct<R>>),
+    Residual(Vec<Residual<R>>),
+}
+
+/// What a pass gives beside the finest logits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Extras {
+    /// The logits of coarser levels, where the network has heads for them.
+    pub deep: bool,
+    /// The maps of the attention gates.
+    pub maps: bool,
+}
+
+impl Extras {
+    /// What training asks for.
+    pub fn training() -> Self {
+        Self {
+            deep: true,
+            maps: false,
+        }
     }
 
-    /// # Errors
-    /// No usable widths, or a dropout that is no probability.
-    pub(super) fn init<const R: usize>(
-        &self,
-        channels: usize,
-        structures: usize,
-        device: &Device,
-    ) -> Result<Unet<R>> {
-        self.check()?;
-        let axes = R - 2;
-        let (one, two, three) = (vec![1; axes], vec![2; axes], vec![3; axes]);
-        let flat = axes == 2;
-        let norm = self.norm.unwrap_or(if flat {
-            NormKind::Batch
-        } else {
-            NormKind::Instance
-        });
-        let activation = self.activation.unwrap_or(if flat {
-            Activation::Relu
-        } else {
-            Activation::LeakyRelu
-        });
-        let downsampling = self.downsampling.unwrap_or(if flat {
-            Downsampling::Pool
-        } else {
-            Downsampling::Stride
-        });
-        // The normalisation that follows makes a bias of the convolution meaningless.
-        let layer = |from, to, stride: &[usize]| ConvNormAct {
-            conv: Conv::new([from, to], &three, stride, None, device),
-            norm: Some(Norm::new(norm, to, device)),
-            activation,
-        };
-        let level = |from, to, stride: &[usize]| -> Vec<ConvNormAct<R>> {
-            let rest = (1..LAYERS_PER_LEVEL).map(|_| layer(to, to, &one));
-            std::iter::once(layer(from, to, stride))
-                .chain(rest)
-                .collect()
-        };
-        let widths = &self.widths;
-        let inputs = std::iter::once(&channels).chain(widths);
-        let encoder = inputs.zip(widths).enumerate();
-        let encoder = encoder.map(|(index, (from, to))| {
-            let strided = index > 0 && downsampling == Downsampling::Stride;
-            level(*from, *to, if strided { &two } else { &one })
-        });
-        let pairs = widths.windows(2).rev();
-        Ok(Unet {
-            encoder: encoder.collect(),
-            up: pairs
-                .clone()
-                .map(|pair| UpConv::new([pair[1], pair[0]], &two, device))
-                .collect(),
-            decoder: pairs
-                .map(|pair| level(2 * pair[0], pair[0], &one))
-                .collect(),
-            head: Conv::new(
-                [widths[0], structures],
-                &one,
-                &one,
-                Some(RARE_LOGIT),
-                device,
-            ),
-            pool: downsampling == Downsampling::Pool,
-            dropout: self.dropout,
-        })
-    }
-
-    fn check(&self) -> Result<()> {
-        let widths = &self.widths;
-        if !(2..=8).contains(&widths.len()) || widths.contains(&0) {
-            return Err(Error::invalid(format!(
-                "network.widths = {widths:?} is not usable; expected 2 to 8 levels, each with 1 channel or more"
-            )));
+    /// What a look at attention gates asks for.
+    pub fn attention() -> Self {
+        Self {
+            deep: false,
+            maps: true,
         }
-        if !(0.0..1.0).contains(&self.dropout) {
-            return Err(Error::invalid(format!(
-                "network.dropout = {} is not a probability in [0, 1)",
-                self.dropout
-            )));
-        }
-        Ok(())
     }
 }
 
+/// What a pass gave.
+#[derive(Debug, Clone)]
+pub struct PassOutputs<T> {
+    /// Finest first; each half the size of the one before (or what the levels' strides make of it).
+    pub logits: Vec<T>,
+    /// Of the gates, finest first, one channel each with values in (0, 1).
+    pub maps: Vec<T>,
+}
+
+/// Layers one after the other, the first one strided.
+fn level<const R: usize>(
+    plan: &Plan,
+    index: usize,
+    count: usize,
+    [from, to]: [usize; 2],
+    stride: &[usize],
+    device: &Device,
+) -> Vec<ConvNormAct<R>> {
+    let one = vec![1; R - 2];
+    (0..count)
+        .map(|layer| {
+            let (from, stride) = match layer {
+                0 => (from, stride),
+                _ => (to, one.as_slice()),
+            };
+            let kernel = &plan.kernels[index];
+            plan.settings.layer([from, to], kernel, stride, device)
+        })
+        .collect()
+}
+
 impl<const R: usize> Unet<R> {
-    /// Logits of `input` on any engine.
+    /// Fresh weights.
+    pub(super) fn new(plan: &Plan, channels: usize, structures: usize, device: &Device) -> Self {
+        let one = vec![1; R - 2];
+        let widths = &plan.widths;
+        let head =
+            |width: usize| Conv::new([width, structures], &one, &one, Some(RARE_LOGIT), device);
+        let (stem, encoder) = match &plan.blocks {
+            Some(blocks) => (
+                level(plan, 0, 1, [channels, widths[0]], &one, device),
+                resenc::encoder(plan, blocks, device),
+            ),
+            None => (Vec::new(), plain_encoder(plan, channels, device)),
+        };
+        let deeper = (1..widths.len()).rev();
+        let convolutions = match &plan.blocks {
+            Some(_) => resenc::LAYERS_PER_DECODER_LEVEL,
+            None => LAYERS_PER_LEVEL,
+        };
+        let up = |index: usize| {
+            UpConv::new(
+                [widths[index], widths[index - 1]],
+                &plan.strides[index],
+                device,
+            )
+        };
+        let merged = |index: usize| {
+            let width = widths[index - 1];
+            level(
+                plan,
+                index - 1,
+                convolutions,
+                [2 * width, width],
+                &one,
+                device,
+            )
+        };
+        // The level above the bottleneck would count for nothing (nnU-Net's weight of 0).
+        let deep = match plan.deep_supervision {
+            true => widths.len().saturating_sub(2),
+            false => 0,
+        };
+        Self {
+            stem,
+            encoder,
+            up: deeper.clone().map(up).collect(),
+            gates: match plan.attention {
+                true => deeper
+                    .clone()
+                    .map(|index| Gate::new(widths[index - 1], plan.settings, device))
+                    .collect(),
+                false => Vec::new(),
+            },
+            decoder: deeper.map(merged).collect(),
+            head: head(widths[0]),
+            heads: (1..deep.max(1)).map(|index| head(widths[index])).collect(),
+            pools: (0..widths.len())
+                .map(|index| (plan.pool && index > 0).then(|| plan.strides[index].clone()))
+                .collect(),
+            dropout: plan.dropout,
+        }
+    }
+
+    /// Logits of `input` on any engine, and what else is wanted.
     ///
     /// # Shapes
-    /// - `input`: (batch, channel, space…), sides multiples of [`UnetConfig::multiple`]
-    /// - output: (batch, structure, space…)
-    pub fn forward<E: Engine<R>>(&self, engine: &E, input: E::Tensor) -> Result<E::Tensor> {
-        let halves = vec![2; R - 2];
-        let mut skips = Vec::with_capacity(self.encoder.len());
-        let mut x = input;
-        for (level, layers) in self.encoder.iter().enumerate() {
-            if level > 0 && self.pool {
-                x = engine.max_pool(x, &halves)?;
-            }
-            x = engine.block(x, layers)?;
-            if level + 1 < self.encoder.len() {
-                skips.push(x.clone());
-            }
-        }
-        x = engine.dropout(x, self.dropout)?;
-        for (up, layers) in self.up.iter().zip(&self.decoder) {
+    /// - `input`: (batch, channel, space…), sides multiples of [`super::NetworkConfig::multiple`]
+    /// - output: (batch, structure, space…), of coarser levels with less space
+    pub fn outputs<E: Engine<R>>(
+        &self,
+        engine: &E,
+        input: E::Tensor,
+        wanted: Extras,
+    ) -> Result<PassOutputs<E::Tensor>> {
+        let (mut x, mut skips) = self.encoded(engine, input)?;
+        let (mut logits, mut maps) = (Vec::new(), Vec::new());
+        for (index, (up, layers)) in self.up.iter().zip(&self.decoder).enumerate() {
             x = engine.up(x, up)?;
-            if let Some(skip) = skips.pop() {
+            if let Some(mut skip) = skips.pop() {
+                if let Some(gate) = self.gates.get(index) {
+                    let (passed, map) = gate.compute(engine, skip, x.clone())?;
+                    skip = passed;
+                    if wanted.maps {
+                        maps.push(map);
+                    }
+                }
                 x = engine.join(skip, x)?;
             }
             x = engine.block(x, layers)?;
+            // Levels are counted from the finest, which has the head of its own.
+            let coarser = self.up.len() - 1 - index;
+            let head = coarser.checked_sub(1).and_then(|at| self.heads.get(at));
+            if let (Some(head), true) = (head, wanted.deep) {
+                logits.push(engine.conv(x.clone(), head)?);
+            }
         }
-        engine.conv(x, &self.head)
+        logits.push(engine.conv(x, &self.head)?);
+        logits.reverse();
+        maps.reverse();
+        Ok(PassOutputs { logits, maps })
+    }
+
+    /// The finest logits alone.
+    pub fn forward<E: Engine<R>>(&self, engine: &E, input: E::Tensor) -> Result<E::Tensor> {
+        let mut outputs = self.outputs(engine, input, Extras::default())?;
+        Ok(outputs.logits.swap_remove(0))
+    }
+
+    /// The bottleneck, and the levels above it.
+    fn encoded<E: Engine<R>>(
+        &self,
+        engine: &E,
+        input: E::Tensor,
+    ) -> Result<(E::Tensor, Vec<E::Tensor>)> {
+        let mut skips = Vec::with_capacity(self.encoder.len());
+        let mut x = input;
+        if !self.stem.is_empty() {
+            x = engine.block(x, &self.stem)?;
+        }
+        for (index, (level, pool)) in self.encoder.iter().zip(&self.pools).enumerate() {
+            if let Some(factors) = pool {
+                x = engine.max_pool(x, factors)?;
+            }
+            x = level.compute(engine, x)?;
+            if index + 1 < self.encoder.len() {
+                skips.push(x.clone());
+            }
+        }
+        Ok((engine.dropout(x, self.dropout)?, skips))
+    }
+
+    /// How many logits a pass in training gives.
+    pub(super) fn scales(&self) -> usize {
+        1 + self.heads.len()
+    }
+
+    /// How many attention gates there are.
+    pub(super) fn gates(&self) -> usize {
+        self.gates.len()
     }
 
     /// The network as it is used after training, see [`ConvNormAct::folded`].
     pub fn folded(self) -> Self {
-        let fold = |levels: Vec<Vec<ConvNormAct<R>>>| {
-            let fold_level =
-                |layers: Vec<ConvNormAct<R>>| layers.into_iter().map(ConvNormAct::folded).collect();
-            levels.into_iter().map(fold_level).collect()
-        };
+        let fold =
+            |layers: Vec<ConvNormAct<R>>| layers.into_iter().map(ConvNormAct::folded).collect();
         Self {
-            encoder: fold(self.encoder),
-            decoder: fold(self.decoder),
+            stem: fold(self.stem),
+            encoder: self.encoder.into_iter().map(Level::folded).collect(),
+            gates: self.gates.into_iter().map(Gate::folded).collect(),
+            decoder: self.decoder.into_iter().map(fold).collect(),
             ..self
+        }
+    }
+}
+
+fn plain_encoder<const R: usize>(plan: &Plan, channels: usize, device: &Device) -> Vec<Level<R>> {
+    let one = vec![1; R - 2];
+    let inputs = std::iter::once(&channels).chain(&plan.widths);
+    let levels = inputs.zip(&plan.widths).enumerate();
+    levels
+        .map(|(index, (from, to))| {
+            let stride = if plan.pool {
+                &one
+            } else {
+                &plan.strides[index]
+            };
+            Level::Plain(level(
+                plan,
+                index,
+                LAYERS_PER_LEVEL,
+                [*from, *to],
+                stride,
+                device,
+            ))
+        })
+        .collect()
+}
+
+impl<const R: usize> Level<R> {
+    fn compute<E: Engine<R>>(&self, engine: &E, mut x: E::Tensor) -> Result<E::Tensor> {
+        match self {
+            Self::Plain(layers) => engine.block(x, layers),
+            Self::Residual(blocks) => {
+                for block in blocks {
+                    x = block.compute(engine, x)?;
+                }
+                Ok(x)
+            }
+        }
+    }
+
+    fn folded(self) -> Self {
+        match self {
+            Self::Plain(layers) => {
+                Self::Plain(layers.into_iter().map(ConvNormAct::folded).collect())
+            }
+            Self::Residual(blocks) => {
+                Self::Residual(blocks.into_iter().map(Residual::folded).collect())
+            }
         }
     }
 }

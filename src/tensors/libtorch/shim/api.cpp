@@ -19,6 +19,7 @@ ctseg::Layer layer_of(const CtsegLayer& from, int training) {
   layer.padding.assign(from.padding, from.padding + from.dimensions);
   ctseg::NormAct& norm_act = layer.norm_act;
   norm_act.norm = static_cast<ctseg::Norm>(from.norm);
+  norm_act.groups = from.groups;
   norm_act.gamma = given(from.gamma);
   norm_act.beta = given(from.beta);
   norm_act.mean = given(from.mean);

@@ -12,7 +12,8 @@ struct CtsegLayer {
   at::Tensor* beta;
   at::Tensor* mean;
   at::Tensor* variance;
-  int norm;  // 0 none, 1 batch, 2 instance
+  int norm;  // 0 none, 1 batch, 2 instance, 3 group
+  int groups;  // of a group normalisation
   int dimensions;
   long long stride[3];
   long long padding[3];
@@ -26,8 +27,8 @@ int ctseg_conv_block(at::Tensor* x, const CtsegLayer* layers, int count, int tra
 // them times `scale`; `fused` = with kernels of our own where there are some (CPU).
 int ctseg_bce_dice(at::Tensor* logits, at::Tensor* targets, double bce_share, double dice_share, double scale,
                    int fused, double* loss, at::Tensor** gradient, char** error);
-// Follows `tensor` back through its graph with `gradient` into the parameters.
-int ctseg_backward(at::Tensor* tensor, at::Tensor* gradient, char** error);
+// Follows tensors back through their graph at once, each with its gradient, into the parameters.
+int ctseg_backward(at::Tensor** tensors, at::Tensor** gradients, int count, char** error);
 int ctseg_gradient_norm(at::Tensor** parameters, int count, double* norm, char** error);
 int ctseg_adam(at::Tensor** parameters, at::Tensor** first, at::Tensor** second, int count, double divide_by,
                double step, double rate, double beta1, double beta2, double epsilon, double weight_decay,

@@ -1,6 +1,7 @@
 // Normalisation and activation in two passes over memory forward and two backward, where a chain of
 // libtorch's own kernels takes five and more, and copies to another layout for InstanceNorm.
-// Batch normalisation: Ioffe and Szegedy, ICML 2015; instance normalisation: Ulyanov et al., 2016.
+// Batch normalisation: Ioffe and Szegedy, ICML 2015; instance normalisation: Ulyanov et al., 2016; group
+// normalisation: Wu and He, ECCV 2018.
 #include "norm_act.h"
 
 #include <ATen/Parallel.h>
@@ -75,6 +76,17 @@ struct Rows {
   }
 };
 
+// Whether each sample has statistics of its own.
+bool per_sample(Norm norm) { return norm == Norm::kInstance || norm == Norm::kGroup; }
+
+// How many channels share their statistics.
+int64_t together(const Tensor& x, const NormAct& settings) {
+  if (settings.norm != Norm::kGroup) return 1;
+  TORCH_CHECK(settings.groups > 0 && x.size(1) % settings.groups == 0, x.size(1), " channels cannot be split into ",
+              settings.groups, " groups");
+  return x.size(1) / settings.groups;
+}
+
 const char* bytes_of(const Tensor& x) { return static_cast<const char*>(x.const_data_ptr()); }
 
 // Sums of two quantities per group and channel, piece by piece in a fixed order.
@@ -97,6 +109,23 @@ struct Sums {
   }
 };
 
+// Every `together` channels get the mean and variance of all their values; each has equally many.
+void share(std::vector<double>& means, std::vector<double>& variances, int64_t together) {
+  if (together == 1) return;
+  for (size_t first = 0; first < means.size(); first += together) {
+    double mean = 0.0, variance = 0.0;
+    for (int64_t c = 0; c < together; ++c) mean += means[first + c] / together;
+    for (int64_t c = 0; c < together; ++c) {
+      const double apart = means[first + c] - mean;
+      variance += (variances[first + c] + apart * apart) / together;
+    }
+    for (int64_t c = 0; c < together; ++c) {
+      means[first + c] = mean;
+      variances[first + c] = variance;
+    }
+  }
+}
+
 // Mean and inverse standard deviation per group and channel, (2, group, channel) f32; updates the running
 // statistics of a batch normalisation as Burn does (with the biased variance, where PyTorch's is unbiased).
 Tensor statistics(const Tensor& x, const Rows& rows, const NormAct& settings) {
@@ -117,23 +146,29 @@ Tensor statistics(const Tensor& x, const Rows& rows, const NormAct& settings) {
                    shift.data() + group * channels, sums.piece(index), sums.piece(index) + channels);
   });
   sums.add_up(rows);
-  float* mean = result.data_ptr<float>();
-  float* inverse = mean + rows.groups * channels;
+  const int64_t entries = rows.groups * channels;
+  std::vector<double> means(entries), variances(entries);
   for (int64_t group = 0; group < rows.groups; ++group)
     for (int64_t c = 0; c < channels; ++c) {
       const double* total = sums.total.data() + group * sums.width;
       const double first = total[c] / rows.rows;
-      const double variance = std::max(total[channels + c] / rows.rows - first * first, 0.0);
-      const double m = first + shift[group * channels + c];
-      mean[group * channels + c] = static_cast<float>(m);
-      inverse[group * channels + c] = static_cast<float>(1.0 / std::sqrt(variance + settings.epsilon));
-      if (settings.update_statistics && settings.norm == Norm::kBatch) {
-        float* running_mean = settings.mean.data_ptr<float>() + c;
-        float* running_variance = settings.variance.data_ptr<float>() + c;
-        *running_mean += static_cast<float>(settings.momentum * (m - *running_mean));
-        *running_variance += static_cast<float>(settings.momentum * (variance - *running_variance));
-      }
+      const int64_t at = group * channels + c;
+      variances[at] = std::max(total[channels + c] / rows.rows - first * first, 0.0);
+      means[at] = first + shift[at];
     }
+  share(means, variances, together(x, settings));
+  float* mean = result.data_ptr<float>();
+  float* inverse = mean + entries;
+  for (int64_t at = 0; at < entries; ++at) {
+    mean[at] = static_cast<float>(means[at]);
+    inverse[at] = static_cast<float>(1.0 / std::sqrt(variances[at] + settings.epsilon));
+    if (settings.update_statistics && settings.norm == Norm::kBatch) {
+      float* running_mean = settings.mean.data_ptr<float>() + at;
+      float* running_variance = settings.variance.data_ptr<float>() + at;
+      *running_mean += static_cast<float>(settings.momentum * (means[at] - *running_mean));
+      *running_variance += static_cast<float>(settings.momentum * (variances[at] - *running_variance));
+    }
+  }
   return result;
 }
 
@@ -161,11 +196,12 @@ class FusedNormAct : public torch::autograd::Function<FusedNormAct> {
   static Tensor forward(AutogradContext* context, const Tensor& input, const Tensor& gamma, const Tensor& beta,
                         const NormAct* settings) {
     const Tensor x = input.contiguous(channels_last(input));
-    const Rows rows(x, settings->norm == Norm::kInstance);
+    const Rows rows(x, per_sample(settings->norm));
     const Tensor mean_inverse = statistics(x, rows, *settings);
     const Tensor scale_offset = affine(mean_inverse, gamma, beta);
     context->save_for_backward({x, mean_inverse, scale_offset});
-    context->saved_data["instance"] = settings->norm == Norm::kInstance;
+    context->saved_data["per_sample"] = per_sample(settings->norm);
+    context->saved_data["together"] = together(x, *settings);
     context->saved_data["slope"] = settings->slope;
     return applied(x, rows, scale_offset, settings->slope);
   }
@@ -175,7 +211,7 @@ class FusedNormAct : public torch::autograd::Function<FusedNormAct> {
     const Tensor &x = saved[0], &mean_inverse = saved[1], &scale_offset = saved[2];
     const Tensor gradient = gradients[0].to(x.scalar_type()).contiguous(channels_last(x));
     const float slope = static_cast<float>(context->saved_data["slope"].toDouble());
-    const Rows rows(x, context->saved_data["instance"].toBool());
+    const Rows rows(x, context->saved_data["per_sample"].toBool());
     const int64_t channels = rows.channels, entries = rows.groups * channels;
     const float *mean = mean_inverse.const_data_ptr<float>(), *inverse = mean + entries;
     const float *scale = scale_offset.const_data_ptr<float>(), *offset = scale + entries;
@@ -189,6 +225,7 @@ class FusedNormAct : public torch::autograd::Function<FusedNormAct> {
     sums.add_up(rows);
     Tensor for_gamma = at::zeros({channels}, at::kFloat), for_beta = at::zeros({channels}, at::kFloat);
     std::vector<float> b(entries), c0(entries);
+    std::vector<double> scaled_sum(entries), scaled_product(entries);
     for (int64_t group = 0; group < rows.groups; ++group)
       for (int64_t c = 0; c < channels; ++c) {
         const int64_t at = group * channels + c;
@@ -196,9 +233,23 @@ class FusedNormAct : public torch::autograd::Function<FusedNormAct> {
         const double product = sums.total[group * sums.width + channels + c] * inverse[at];
         for_beta.data_ptr<float>()[c] += static_cast<float>(sum);
         for_gamma.data_ptr<float>()[c] += static_cast<float>(product);
-        b[at] = static_cast<float>(-scale[at] * inverse[at] * product / rows.rows);
-        c0[at] = static_cast<float>(-scale[at] * sum / rows.rows);
+        scaled_sum[at] = scale[at] * sum;
+        scaled_product[at] = scale[at] * product;
       }
+    // The way through the statistics, which channels may share.
+    const int64_t shared = context->saved_data["together"].toInt();
+    const double count = static_cast<double>(rows.rows) * static_cast<double>(shared);
+    for (int64_t first = 0; first < entries; first += shared) {
+      double sum = 0.0, product = 0.0;
+      for (int64_t at = first; at < first + shared; ++at) {
+        sum += scaled_sum[at];
+        product += scaled_product[at];
+      }
+      for (int64_t at = first; at < first + shared; ++at) {
+        b[at] = static_cast<float>(-inverse[at] * product / count);
+        c0[at] = static_cast<float>(-sum / count);
+      }
+    }
     Tensor for_x = at::empty_like(x);
     char* to = static_cast<char*>(for_x.data_ptr());
     rows.each([&](int64_t group, int64_t first, int64_t count, int64_t) {
@@ -230,6 +281,11 @@ Tensor by_libtorch(const Tensor& x, const NormAct& s) {
   } else if (s.norm == Norm::kInstance) {
     y = at::instance_norm(x, s.gamma, s.beta, {}, {}, true, 0.0, s.epsilon, true)
             .contiguous(channels_last(x));
+  } else if (s.norm == Norm::kGroup) {
+    // Its kernels want all their tensors in one type.
+    y = at::group_norm(x.to(at::kFloat).contiguous(), s.groups, s.gamma, s.beta, s.epsilon, true)
+            .to(x.scalar_type())
+            .contiguous(channels_last(x));
   }
   if (s.slope == 1.0) return y;
   return s.slope == 0.0 ? at::relu(y) : at::leaky_relu(y, s.slope);
@@ -243,8 +299,8 @@ Tensor norm_act(const Tensor& x, const NormAct& settings) {
   if (settings.training && at::GradMode::is_enabled())
     return FusedNormAct::apply(x, settings.gamma, settings.beta, &settings);
   const Tensor y = x.contiguous(channels_last(x));
-  const Rows rows(y, settings.norm == Norm::kInstance);
-  const bool from_batch = settings.training || settings.norm == Norm::kInstance;
+  const Rows rows(y, per_sample(settings.norm));
+  const bool from_batch = settings.training || per_sample(settings.norm);
   const Tensor mean_inverse =
       from_batch ? statistics(y, rows, settings)
                  : at::stack({settings.mean, (settings.variance + settings.epsilon).rsqrt()}).unsqueeze(1);

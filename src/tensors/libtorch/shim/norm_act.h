@@ -3,11 +3,12 @@
 
 namespace ctseg {
 
-enum class Norm { kNone = 0, kBatch = 1, kInstance = 2 };
+enum class Norm { kNone = 0, kBatch = 1, kInstance = 2, kGroup = 3 };
 
 // A normalisation and the activation after it.
 struct NormAct {
   Norm norm = Norm::kNone;
+  int64_t groups = 0;         // that channels are split into, of a group normalisation
   at::Tensor gamma, beta;     // (channel), f32
   at::Tensor mean, variance;  // running statistics (channel), f32, of a batch normalisation
   double momentum = 0.1;      // share of the new batch in the running statistics

@@ -39,8 +39,9 @@ std::vector<Tensor> without_graph(std::vector<Tensor> parameters) {
 
 }  // namespace
 
-extern "C" int ctseg_backward(Tensor* tensor, Tensor* gradient, char** error) {
-  return ctseg::guarded(error, [&] { tensor->backward(*gradient); });
+extern "C" int ctseg_backward(Tensor** roots, Tensor** gradients, int count, char** error) {
+  return ctseg::guarded(
+      error, [&] { torch::autograd::backward(tensors(roots, count), tensors(gradients, count)); });
 }
 
 extern "C" int ctseg_gradient_norm(Tensor** parameters, int count, double* norm, char** error) {
