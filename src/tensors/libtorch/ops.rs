@@ -268,7 +268,7 @@ fn mean_of_windows(x: &Tensor, factors: &[i64]) -> std::result::Result<Tensor, t
     windows.push(size[1]);
     x.f_permute([0, 2, 3, 4, 1])?
         .f_reshape(&windows[..])?
-        .f_mean_dim([2i64, 4, 6], false, None)?
+        .f_mean_dim(&[2i64, 4, 6][..], false, None)?
         .f_permute([0, 4, 1, 2, 3])
 }
 
