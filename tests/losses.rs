@@ -5,9 +5,14 @@ mod common;
 #[path = "common/learners.rs"]
 mod learners;
 
-use common::{SMALL, phantoms, run, stderr};
+use std::collections::BTreeMap;
+use std::sync::mpsc::sync_channel;
+
+use common::{SMALL, phantoms, run, small_recipe, stderr};
 use ctseg::arrays::distance::signed_distance_mm;
 use ctseg::arrays::phantom::{SLICE_SPACING_MM, SLICE_STRUCTURES, generate_slice};
+use ctseg::pipeline::dataset::Dataset;
+use ctseg::pipeline::sampling::{CaseSource, send_epoch};
 use ctseg::tensors::batch::Batch;
 use ctseg::tensors::learner::{Learner, LearnerSetup};
 use ctseg::tensors::losses::{Loss, Outputs, name_or_section};
@@ -132,6 +137,69 @@ fn every_loss_falls_on_every_engine() {
                 "{engine} {section} {outputs:?}: {losses:?}"
             );
         }
+    }
+}
+
+#[test]
+fn unknown_voxels_and_distances_reach_the_batches() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut dataset = Dataset::open(&phantoms(folder.path(), 1, 0)).unwrap();
+    let liver = dataset.structures.remove(0).value;
+    dataset.ignore = Some(liver);
+    let structures: Vec<u16> = dataset.structures.iter().map(|s| s.value).collect();
+    let whole = [
+        "training.patch_size=[256, 256]",
+        "training.empty_slice_share=100",
+        "training.loss=boundary",
+    ];
+    let recipe = small_recipe("single", &whole);
+    let source = CaseSource::new(&dataset, &recipe, structures.clone(), BTreeMap::new());
+    assert!(source.loss().unwrap().ignores);
+    let prepared = source.prepared(0).unwrap();
+    let labels = &prepared.labels;
+    let (to, batches) = sync_channel(1000);
+    assert!(send_epoch(&source, &[0], 1, 0, &to));
+    let (mut unknown, mut slices) = (0, 0);
+    while let Some(batch) = batches.recv().unwrap().unwrap() {
+        let [samples, maps, _, height, width] = batch.targets_shape;
+        assert_eq!(maps, structures.len());
+        slices += samples;
+        let distances = batch.distances.unwrap();
+        assert_eq!(distances.len(), batch.targets.len());
+        let planes = batch.targets.chunks(height * width);
+        for (targets, distances) in planes.zip(distances.chunks(height * width)) {
+            unknown += targets.iter().filter(|t| t.is_nan()).count();
+            let inside = targets.iter().map(|t| *t == 1.0).collect();
+            let inside = Array3::from_shape_vec((1, height, width), inside).unwrap();
+            let expected = signed_distance_mm(inside.view(), [14.0; 3]);
+            assert!(distances.iter().eq(expected.iter()));
+        }
+    }
+    assert_eq!(slices, labels.dim().0);
+    let ignored = labels.iter().filter(|label| **label == liver).count();
+    assert!(ignored > 0);
+    assert_eq!(unknown, ignored * structures.len());
+
+    // Patches of volumes that lie anywhere lie around something that is known.
+    let recipe = small_recipe(
+        "volume",
+        &[
+            "region=whole",
+            "prior=false",
+            "training.patch_size=[8, 8, 8]",
+            "training.foreground_share=0.0",
+            "training.patches_per_epoch=100",
+            "training.batch_size=1",
+        ],
+    );
+    // Everything but the structures is unknown.
+    let mut dataset = dataset.clone();
+    dataset.ignore = Some(0);
+    let source = CaseSource::new(&dataset, &recipe, structures, BTreeMap::new());
+    let (to, batches) = sync_channel(1000);
+    assert!(send_epoch(&source, &[0], 1, 0, &to));
+    while let Some(batch) = batches.recv().unwrap().unwrap() {
+        assert!(batch.targets.iter().any(|target| !target.is_nan()));
     }
 }
 

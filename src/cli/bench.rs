@@ -10,6 +10,7 @@ use super::{Outcome, Settings, print_out};
 use crate::cpu_budget::{peak_memory_mb, reset_peak_memory};
 use crate::error::Error;
 use crate::tensors::device::Compute;
+use crate::tensors::losses::LossConfig;
 use crate::tensors::networks::{NetworkConfig, UnetConfig};
 use crate::tensors::throughput::{Measurement, Pass, Throughput, measured};
 
@@ -30,6 +31,9 @@ pub struct BenchArgs {
     /// Structures that the network marks
     #[arg(long, default_value_t = 5)]
     structures: usize,
+    /// Loss to train with, by its name in recipes
+    #[arg(long, default_value = "bce_dice")]
+    loss: String,
     /// Measure this only [default: both]
     #[arg(long, value_enum)]
     mode: Option<Mode>,
@@ -84,6 +88,8 @@ pub fn run(args: BenchArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     }
     let time = Duration::try_from_secs_f64(args.seconds)
         .map_err(|_| Error::usage(format!("--seconds {}: expected a time", args.seconds)))?;
+    let loss = LossConfig::from_name(&args.loss)
+        .map_err(|error| Error::usage(format!("--loss: {error}")))?;
     let mut found = Vec::new();
     for subject in subjects(&args)? {
         for pass in &passes {
@@ -92,6 +98,7 @@ pub fn run(args: BenchArgs, settings: &Settings) -> anyhow::Result<Outcome> {
                 size: subject.size,
                 batch: subject.batch,
                 structures: args.structures,
+                loss: &loss,
                 pass: *pass,
                 time,
                 recompute: args.recompute,
@@ -180,6 +187,7 @@ fn described(
         "size": space,
         "batch": measurement.batch,
         "structures": measurement.structures,
+        "loss": measurement.loss.name(),
         "mode": match measurement.pass { Pass::Forward => "forward", Pass::Training => "training" },
         "recompute": measurement.recompute && measurement.pass == Pass::Training,
         "threads": settings.threads,

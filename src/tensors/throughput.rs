@@ -6,7 +6,7 @@ use super::batch::Batch;
 use super::device::Compute;
 use super::inference::Inference;
 use super::learner::{Learner, LearnerSetup};
-use super::losses::Loss;
+use super::losses::{Loss, LossConfig};
 use super::networks::NetworkConfig;
 use super::optimisers::OptimiserConfig;
 use super::weights::network_tensors;
@@ -19,7 +19,7 @@ const SEED: u64 = 1;
 pub enum Pass {
     /// From a batch in plain memory to logits in plain memory.
     Forward,
-    /// A step: forward, loss (BCE + Dice), backward, clipping, Adam.
+    /// A step: forward, loss, backward, clipping, Adam.
     Training,
 }
 
@@ -31,6 +31,7 @@ pub struct Measurement<'a> {
     pub batch: usize,
     /// That the network marks.
     pub structures: usize,
+    pub loss: &'a LossConfig,
     pub pass: Pass,
     /// Steps are taken for so long, but at least three.
     pub time: Duration,
@@ -71,7 +72,11 @@ pub fn measured(measurement: &Measurement, compute: &Compute) -> Result<Throughp
         .network
         .init(1, measurement.structures, &compute.device)?;
     network_tensors(&network)?; // Burn draws weights when they are first used
-    let batch = batch(measurement);
+    let loss = Loss {
+        outputs: measurement.loss.outputs(),
+        ..Loss::from(measurement.loss.clone())
+    };
+    let batch = batch(measurement, &loss);
     match measurement.pass {
         Pass::Forward => {
             let inference = Inference::new(vec![network], compute)?;
@@ -83,7 +88,7 @@ pub fn measured(measurement: &Measurement, compute: &Compute) -> Result<Throughp
         }
         Pass::Training => {
             let setup = LearnerSetup {
-                loss: Loss::default(),
+                loss,
                 optimiser: OptimiserConfig::default(),
                 recompute: measurement.recompute,
                 micro_batches: 1,
@@ -116,7 +121,7 @@ fn timed(measurement: &Measurement, mut step: impl FnMut() -> Result<()>) -> Res
 }
 
 /// Values that look like noise, and targets of which one voxel in eight is set.
-fn batch(measurement: &Measurement) -> Batch {
+fn batch(measurement: &Measurement, loss: &Loss) -> Batch {
     let [z, y, x] = measurement.size;
     let voxels = measurement.batch * z * y * x;
     let noise = |index: usize| (index.wrapping_mul(2_654_435_761) >> 7) % 1000;
@@ -127,6 +132,8 @@ fn batch(measurement: &Measurement) -> Batch {
             .map(|i| f32::from(u8::from(noise(i) < 125)))
             .collect(),
         targets_shape: [measurement.batch, measurement.structures, z, y, x],
-        distances: None,
+        distances: loss
+            .needs_distances()
+            .then(|| vec![0.0; voxels * measurement.structures]),
     }
 }

@@ -8,6 +8,7 @@ use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Outputs;
+use crate::error::Error;
 
 /// Which loss, with its settings; [`name_or_section`] is how a recipe writes it. The formulas are in the
 /// files of the same names.
@@ -321,7 +322,22 @@ impl LossConfig {
         }
     }
 
-    /// The loss of that name (as recipes write it) with the settings that hold where nothing is said.
+    /// The loss of that name, as recipes write it, with the settings that hold where nothing is said.
+    ///
+    /// # Errors
+    /// There is no such loss; the message lists those that there are.
+    pub fn from_name(name: &str) -> crate::error::Result<Self> {
+        Self::named(name).map_err(|error: de::value::Error| Error::invalid(error.to_string()))
+    }
+
+    /// The outputs that it is for; independent where it takes both.
+    pub fn outputs(&self) -> Outputs {
+        match self.wrong_outputs(Outputs::Independent) {
+            None => Outputs::Independent,
+            Some(_) => Outputs::Exclusive,
+        }
+    }
+
     fn named<E: de::Error>(name: &str) -> Result<Self, E> {
         Self::deserialize(MapDeserializer::new([("kind", name)].into_iter()))
     }
