@@ -8,6 +8,7 @@ mod evaluate;
 mod fingerprint;
 mod fit;
 mod inspect;
+mod plan;
 mod predict;
 mod table;
 
@@ -69,6 +70,8 @@ enum Command {
     Predict(predict::PredictArgs),
     /// Compare label maps with references
     Evaluate(evaluate::EvaluateArgs),
+    /// Describe a dataset in figures and write stage recipes that fit it and a memory
+    Plan(plan::PlanArgs),
     /// Measure how fast this machine computes
     Bench(bench::BenchArgs),
     /// Show what a volume, dataset, recipe or model holds
@@ -133,6 +136,7 @@ impl Cli {
             Command::Fit(args) => fit::run(args, &settings),
             Command::Predict(args) => predict::run(args, &settings),
             Command::Evaluate(args) => evaluate::run(args, &settings),
+            Command::Plan(args) => plan::run(args, &settings),
             Command::Bench(args) => bench::run(args, &settings),
             Command::Inspect(args) => inspect::run(args, &settings),
         }

@@ -22,6 +22,7 @@ pub mod observer;
 pub mod out_of_fold;
 pub mod patches;
 pub mod phantom_set;
+pub mod plan;
 pub mod postprocessing;
 pub mod predict;
 pub mod recipe;

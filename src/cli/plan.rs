@@ -1,0 +1,185 @@
+//! `ctseg plan`: a dataset in figures, and stage recipes that fit it and a memory.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::fingerprint::described;
+use super::table::table;
+use super::{Outcome, Settings, print_out};
+use crate::error::{Error, Result};
+use crate::files::write_bytes_atomically;
+use crate::outside::progress;
+use crate::pipeline::dataset::Dataset;
+use crate::pipeline::fingerprint::Fingerprint;
+use crate::pipeline::plan::{Budget, Planned, plan};
+use crate::tensors::device::DeviceChoice;
+use crate::tensors::precision::{Precision, PrecisionChoice};
+
+#[derive(Args)]
+pub struct PlanArgs {
+    /// A dataset folder or descriptor
+    data: PathBuf,
+    /// Folder that a descriptor's paths are relative to
+    #[arg(long, env = "CTSEG_DATA_ROOT")]
+    data_root: Option<PathBuf>,
+    /// Folder for coarse.toml, refine.toml, volume.toml, single.toml and fingerprint.json
+    #[arg(short, long, default_value = "plan")]
+    output: PathBuf,
+    /// Memory that a training may take: of the machine or, with --device libtorch:cuda:N, of the GPU
+    #[arg(long, default_value = "8G", value_parser = parse_bytes)]
+    memory: u64,
+    /// Replace recipes that are there already
+    #[arg(long)]
+    overwrite: bool,
+}
+
+const GIB: f64 = 1_073_741_824.0;
+
+pub fn run(args: PlanArgs, settings: &Settings) -> anyhow::Result<Outcome> {
+    let observer = progress::for_stderr();
+    let data_root = args.data_root.or_else(|| settings.config.data_root.clone());
+    let dataset = Dataset::open_in(&args.data, data_root.as_deref())?;
+    // Found out before all cases are read, not after.
+    if !args.overwrite {
+        refuse_replacing(&args.output)?;
+    }
+    let fingerprint = Fingerprint::of(&dataset, observer.as_ref())?;
+    let budget = Budget {
+        bytes: args.memory,
+        on_gpu: matches!(settings.device, DeviceChoice::LibTorchCuda(_)),
+        precision: match settings.precision {
+            PrecisionChoice::Fixed(precision) => precision,
+            // Which it will be depends on where it is trained; f32 takes the most.
+            PrecisionChoice::Auto => Precision::F32,
+        },
+    };
+    let recipes = plan(&fingerprint, &dataset.structures, budget)?;
+    for planned in &recipes {
+        let path = args.output.join(format!("{}.toml", planned.recipe.name));
+        write_bytes_atomically(&path, planned.text.as_bytes())?;
+        if !planned.fits {
+            observer.warn(&format!(
+                "{}: even its smallest patch takes {:.1} GiB; expected a --memory of that or more",
+                path.display(),
+                budget.taken(&planned.estimate) as f64 / GIB
+            ));
+        }
+    }
+    let (figures, value) = described(&fingerprint)?;
+    let fingerprint_path = args.output.join("fingerprint.json");
+    write_bytes_atomically(
+        &fingerprint_path,
+        format!("{:#}\n", value["fingerprint"]).as_bytes(),
+    )?;
+    if settings.json {
+        let plans: Vec<Value> = recipes
+            .iter()
+            .map(|planned| as_json(planned, budget))
+            .collect();
+        let value = json!({"folder": args.output, "fingerprint": value["fingerprint"], "memory_bytes": budget.bytes, "recipes": plans});
+        print_out(&format!("{value:#}\n"));
+    } else {
+        print_out(&figures);
+        print_out(&overview(&recipes, budget));
+        print_out(&format!(
+            "recipes in {0}; train with 'ctseg fit --stage {0}/coarse.toml --data {1}'\n",
+            args.output.display(),
+            args.data.display()
+        ));
+    }
+    Ok(if fingerprint.unreadable.is_empty() {
+        Outcome::AllDone
+    } else {
+        Outcome::SomeFailed
+    })
+}
+
+fn refuse_replacing(folder: &Path) -> Result<()> {
+    let names = ["coarse", "refine", "volume", "single"];
+    let mut paths = names.iter().map(|name| folder.join(format!("{name}.toml")));
+    match paths.find(|path| path.exists()) {
+        Some(path) => Err(Error::file(
+            path,
+            "is there already and would be replaced; choose another -o, or say --overwrite",
+        )),
+        None => Ok(()),
+    }
+}
+
+fn as_json(planned: &Planned, budget: Budget) -> Value {
+    json!({
+        "recipe": planned.recipe,
+        "estimated_bytes": budget.taken(&planned.estimate),
+        "network_bytes": planned.estimate.network,
+        "data_bytes": planned.estimate.data,
+        "fits": planned.fits,
+    })
+}
+
+fn overview(recipes: &[Planned], budget: Budget) -> String {
+    let rows: Vec<Vec<String>> = recipes
+        .iter()
+        .map(|planned| {
+            let recipe = &planned.recipe;
+            let join = |values: &[String]| values.join(" × ");
+            vec![
+                recipe.name.clone(),
+                recipe.network.name().to_owned(),
+                join(&recipe.spacing_mm.map(|mm| format!("{mm}"))),
+                join(
+                    &recipe
+                        .training
+                        .patch_size
+                        .sides()
+                        .iter()
+                        .map(usize::to_string)
+                        .collect::<Vec<_>>(),
+                ),
+                recipe.training.batch_size.to_string(),
+                format!("{:.1}", budget.taken(&planned.estimate) as f64 / GIB),
+            ]
+        })
+        .collect();
+    table(
+        &["recipe", "network", "mm (x y z)", "patch", "batch", "GiB"],
+        &rows,
+    )
+}
+
+/// `8G`, `512M`, `24GiB`; letters alone stand for powers of 1024.
+fn parse_bytes(text: &str) -> Result<u64> {
+    let wrong = || {
+        Error::usage(format!(
+            "'{text}' is not a size; expected something like 8G or 512M"
+        ))
+    };
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "m" | "mb" | "mib" => 1u64 << 20,
+        "g" | "gb" | "gib" => 1 << 30,
+        "t" | "tb" | "tib" => 1 << 40,
+        _ => return Err(wrong()),
+    };
+    let number: f64 = digits.parse().map_err(|_| wrong())?;
+    if !(number.is_finite() && number > 0.0) {
+        return Err(wrong());
+    }
+    Ok((number * unit as f64) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read() {
+        assert_eq!(parse_bytes("8G").unwrap(), 8 << 30);
+        assert_eq!(parse_bytes("1.5GiB").unwrap(), 3 << 29);
+        assert_eq!(parse_bytes("512m").unwrap(), 512 << 20);
+        for wrong in ["", "8", "-1G", "G", "8X", "nanG"] {
+            assert!(parse_bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! A planned recipe as TOML, each choice with its reason.
+
+use super::memory::Estimate;
+use super::topology::Topology;
+use super::{Facts, Outline};
+
+/// What memory decided.
+pub(super) struct Fit<'a> {
+    pub topology: &'a Topology,
+    pub batch: usize,
+    pub width: usize,
+    /// Whether a large case fits into one patch.
+    pub whole: bool,
+    /// None while it is being looked for.
+    pub estimate: Option<Estimate>,
+}
+
+/// The recipe's file.
+pub(super) fn written(facts: &Facts, outline: &Outline, fit: &Fit) -> String {
+    let mut text = header(facts, outline, fit);
+    text += &data(facts, outline);
+    text += &network(outline, fit);
+    text += &training(facts, outline, fit);
+    text += &augmentation(facts, outline);
+    text += &two_stages(facts, outline);
+    text
+}
+
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
+}
+
+fn header(facts: &Facts, outline: &Outline, fit: &Fit) -> String {
+    let budget = &facts.budget;
+    let mut text = format!(
+        "# {}\n# Planned by 'ctseg plan' for '{}' ({} cases, {} structures).\n",
+        outline.title,
+        facts.fingerprint.dataset.replace('\n', " "),
+        facts.fingerprint.cases.len(),
+        facts.structures.len()
+    );
+    if let Some(estimate) = &fit.estimate {
+        text += &format!(
+            "# Training takes about {:.1} GiB {} (network {:.1}, data {:.1}; {}), of {:.1} GiB that were allowed.\n",
+            gib(budget.taken(estimate)),
+            if budget.on_gpu {
+                "on the GPU"
+            } else {
+                "of memory"
+            },
+            gib(estimate.network),
+            gib(estimate.data),
+            budget.precision,
+            gib(budget.bytes)
+        );
+    }
+    text
+}
+
+fn data(facts: &Facts, outline: &Outline) -> String {
+    let [x, y, z] = outline.spacing.mm;
+    let mut text = format!("name = \"{}\"\nstage = {}\n", outline.name, outline.stage);
+    text += match outline.stage {
+        1 => "structures = \"union\"            # one map for all structures together\n",
+        _ => "structures = \"each\"\n",
+    };
+    text += &format!("region = \"{}\"\n", outline.region);
+    if outline.prior {
+        text +=
+            "prior = true                    # stage 1's probabilities as one more input channel\n";
+    }
+    text += &format!(
+        "# Spacing along x, y, z: {}.\nspacing_mm = [{x:?}, {y:?}, {z:?}]\ninterpolation = \"cubic\"\n",
+        outline.spacing.why
+    );
+    let hu = facts.hu;
+    text += &format!(
+        "# 99 % of the structures' voxels lie between {:.0} and {:.0} HU (median {:.0}, mean {:.0}, SD {:.0}).\n",
+        hu.percentile_00_5, hu.percentile_99_5, hu.median, hu.mean, hu.sd
+    );
+    if outline.windows.len() > 1 {
+        text += "# That is wide: soft tissue gets a window of its own.\n";
+    }
+    text += &format!("windows_hu = {:?}\n", outline.windows);
+    text += match outline.stage {
+        1 => {
+            "folds = 5                       # cross-fitting: every case has a model that never saw it\n"
+        }
+        _ => {
+            "folds = 5                       # the first of these is held out for validation; --fold all trains all\ntrain_folds = [0]\n"
+        }
+    };
+    text
+}
+
+fn network(outline: &Outline, fit: &Fit) -> String {
+    let topology = fit.topology;
+    let widths: Vec<usize> = (0..topology.levels())
+        .map(|level| (fit.width << level).min(outline.widths[1]))
+        .collect();
+    let mut text = format!("\n[network]\nkind = \"{}\"\n", outline.kind);
+    if outline.neighbours > 0 {
+        text += &format!(
+            "neighbours = {}                  # slices seen on each side: {:.1} mm\n",
+            outline.neighbours,
+            outline.neighbours as f64 * outline.spacing.mm[2]
+        );
+    }
+    text += &format!(
+        "# {} levels: the coarsest is still 4 voxels or more wide.\nwidths = {widths:?}\n",
+        topology.levels()
+    );
+    if !topology.is_plain() {
+        text += &format!(
+            "# Along (z,) y, x. An axis is halved, and looked across, when the others are as coarse as it is.\nstrides = {:?}\nkernels = {:?}\n",
+            topology.strides, topology.kernels
+        );
+    }
+    if outline.kind != "unet3d" && outline.stage == 2 {
+        text += "norm = \"instance\"\nactivation = \"leaky_relu\"\n";
+    }
+    text
+}
+
+fn training(facts: &Facts, outline: &Outline, fit: &Fit) -> String {
+    let patch = &fit.topology.patch;
+    let voxels = |axis: usize| outline.extent_mm[axis] / outline.spacing.mm[axis];
+    let flat = patch.len() == 2;
+    let seen = if flat {
+        format!(
+            "a median {} is {:.0} × {:.0} pixels (y, x)",
+            sees(outline),
+            voxels(1),
+            voxels(0)
+        )
+    } else {
+        format!(
+            "a median {} is {:.0} × {:.0} × {:.0} voxels (z, y, x)",
+            sees(outline),
+            voxels(2),
+            voxels(1),
+            voxels(0)
+        )
+    };
+    let why = match fit.whole {
+        true => "a patch holds nearly all of them whole",
+        false => "larger patches do not fit into the memory",
+    };
+    let epochs = match (outline.stage, flat) {
+        (1, _) => 40,
+        (_, true) => 30,
+        (_, false) => 60,
+    };
+    let mut text = format!(
+        "\n[training]\nloss = \"bce_dice\"\nepochs = {epochs}\nbatch_size = {}\n# {seen}; {why}.\npatch_size = {patch:?}\n",
+        fit.batch
+    );
+    text += &match (outline.stage, flat) {
+        (1, _) => "empty_slice_share = 0.5         # slices without a structure, as a share of those with one\n".to_owned(),
+        (_, true) => "empty_slice_share = 0.2\n".to_owned(),
+        (_, false) => format!(
+            "foreground_share = 0.33\npatches_per_epoch = {}         # 100 steps\n",
+            100 * fit.batch
+        ),
+    };
+    text += &format!(
+        "schedule = \"cosine\"             # the rate falls to a hundredth over all epochs\nkeep = \"last\"                   # where it is lowest\nweight_average = {}\ncache_mb = {}\n",
+        if flat { "0.999" } else { "0.99" },
+        facts.cache_mb
+    );
+    text += "\n[training.optimiser]\nkind = \"adam\"\nlearning_rate = 1e-3\nweight_decay = 1e-5\nclip_norm = 12.0\n";
+    text += &format!(
+        "\n[training.early_stopping]\npatience = {epochs}                   # never: the best epochs come last, where the rate is low\nsmallest_gain = 1e-3\n"
+    );
+    text
+}
+
+fn sees(outline: &Outline) -> &'static str {
+    match outline.region {
+        "roi" => "region",
+        _ => "scan",
+    }
+}
+
+fn augmentation(facts: &Facts, outline: &Outline) -> String {
+    let mut text = "\n# What is not written here is nnU-Net's.\n[training.augmentation]\nrotation_probability = 0.7\nrotation_degrees = 15.0\n".to_owned();
+    if outline.kind == "unet3d" {
+        text += "tilt_degrees = 10.0\n";
+    }
+    text += "scale_probability = 0.7\nscale = [0.8, 1.25]\nfield_of_view_probability = 0.15\n";
+    match &facts.unpaired {
+        Some((name, other)) => {
+            text += &format!(
+                "# Not mirrored along x: there is {} but no {}.\nflip_axes = []\n",
+                quoted(name),
+                quoted(other)
+            );
+        }
+        None => {
+            if !facts.pairs.is_empty() {
+                text += "# Left and right exchange their labels.\n";
+            }
+            text += "flip_axes = [\"x\"]\n";
+            if !facts.pairs.is_empty() {
+                let pairs = facts
+                    .pairs
+                    .iter()
+                    .map(|[a, b]| format!("[{}, {}]", quoted(a), quoted(b)));
+                text += &format!(
+                    "mirror_pairs = [{}]\n",
+                    pairs.collect::<Vec<_>>().join(", ")
+                );
+            }
+        }
+    }
+    text
+}
+
+/// A name as a TOML string.
+fn quoted(name: &str) -> String {
+    toml::Value::String(name.to_owned())
+        .to_string()
+        .replace('\n', " ")
+}
+
+fn two_stages(facts: &Facts, outline: &Outline) -> String {
+    if outline.stage == 1 {
+        let [x, y, z] = super::margin_mm(&outline.spacing);
+        return format!(
+            "\n# How stage 1's probabilities become a region of interest. All structures span {:.0} × {:.0} × {:.0} mm\n# (median), {:.0} % of a scan.\n[roi]\nthreshold = 0.1                 # low: a region too large costs time, one too small costs structures\n# A 2D network judges each slice by itself, so the ends along z are the least certain.\nmargin_mm = [{x:?}, {y:?}, {z:?}]\nsmallest_component = 0.05       # of the largest component's size; smaller ones are taken for noise\non_border = \"note\"\n",
+            facts.fingerprint.median_foreground_mm[0],
+            facts.fingerprint.median_foreground_mm[1],
+            facts.fingerprint.median_foreground_mm[2],
+            100.0 * facts.fingerprint.median_foreground_share
+        );
+    }
+    if outline.region == "roi" {
+        return "\n# Stage 1 is never exactly right in use, so its region is shaken in training, and in half of the cases its\n# probabilities are missing: where it misses a structure, stage 2 must find it all the same.\n[jitter]\nshift_mm = 8.0\ngrow_mm = 8.0\ndrop_prior = 0.5\n".to_owned();
+    }
+    String::new()
+}
