@@ -14,10 +14,11 @@ mod libtorch {
     /// The one version that the engine is written for and tested with.
     const VERSION: &str = "2.11.0";
     const SHIM: &str = "src/tensors/libtorch/shim";
-    const FILES: [&str; 6] = [
+    const FILES: [&str; 7] = [
         "allocator.cpp",
         "api.cpp",
         "block.cpp",
+        "int8.cpp",
         "loss.cpp",
         "norm_act.cpp",
         "optimiser.cpp",

@@ -1,6 +1,7 @@
 //! The command line: flags, environment and `ctseg.toml`, one file per command.
 
 mod bench;
+mod calibrate;
 mod config;
 mod cost;
 mod demo;
@@ -52,7 +53,7 @@ struct Global {
     /// Engine and device: auto, flex, libtorch, libtorch:cuda:N
     #[arg(long, global = true, env = "CTSEG_DEVICE")]
     device: Option<DeviceChoice>,
-    /// Numbers that networks compute in: auto (bf16 where the device has it), f32, bf16, f16
+    /// Numbers that networks compute in: auto (bf16 where the device has it), f32, bf16, f16, int8 (after `ctseg calibrate`)
     #[arg(long, global = true, env = "CTSEG_PRECISION")]
     precision: Option<PrecisionChoice>,
     /// Threads to compute with [default: the cores this process may use]
@@ -74,6 +75,8 @@ enum Command {
     Plan(plan::PlanArgs),
     /// Measure how fast this machine computes
     Bench(bench::BenchArgs),
+    /// Prepare a model for prediction in 8-bit integers, and compare it with the model as it is
+    Calibrate(calibrate::CalibrateArgs),
     /// Show what a volume, dataset, recipe or model holds
     Inspect(inspect::InspectArgs),
 }
@@ -138,6 +141,7 @@ impl Cli {
             Command::Evaluate(args) => evaluate::run(args, &settings),
             Command::Plan(args) => plan::run(args, &settings),
             Command::Bench(args) => bench::run(args, &settings),
+            Command::Calibrate(args) => calibrate::run(args, &settings),
             Command::Inspect(args) => inspect::run(args, &settings),
         }
     }

@@ -16,6 +16,8 @@ use super::segmenter::Segmenter;
 use crate::error::{Error, Result};
 use crate::files::{parent_of, temporary_folder, write_bytes_atomically};
 use crate::tensors::device::Compute;
+use crate::tensors::precision::Precision;
+use crate::tensors::quantisation::InputRanges;
 use crate::tensors::weights::{
     NamedTensors, below_prefix, prefixed, read_tensors, with_tensors, write_tensors,
 };
@@ -184,7 +186,25 @@ impl Bundle {
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        Segmenter::new(recipe, networks, compute)
+        let segmenter = Segmenter::new(recipe, networks, compute)?;
+        if compute.precision != Precision::Int8 {
+            return Ok(segmenter);
+        }
+        let ranges = manifest.folds.iter().map(|fold| fold.input_ranges.clone());
+        segmenter.in_integers(ranges.map(Option::unwrap_or_default).collect())
+    }
+
+    /// Writes the bundle anew with what the convolutions of each network of stage 1 and stage 2 take in; a stage
+    /// without any stays as it is.
+    pub fn keep_input_ranges(&self, ranges: &[Vec<InputRanges>; 2]) -> Result<()> {
+        let mut manifest = self.manifest.clone();
+        for (stage, ranges) in [1, 2].into_iter().zip(ranges) {
+            let folds = manifest.stage_mut(stage).iter_mut();
+            for (fold, ranges) in folds.flat_map(|stage| &mut stage.folds).zip(ranges) {
+                fold.input_ranges = Some(ranges.clone());
+            }
+        }
+        self.replace_manifest(&manifest)
     }
 
     /// The weights of a stage's networks, one set per fold in the manifest's order.
@@ -320,6 +340,14 @@ impl Bundle {
         if self.manifest.postprocessing == postprocessing {
             return Ok(());
         }
+        self.replace_manifest(&Manifest {
+            postprocessing,
+            ..self.manifest.clone()
+        })
+    }
+
+    /// The same weights under another manifest; the bundle is replaced as a whole.
+    fn replace_manifest(&self, manifest: &Manifest) -> Result<()> {
         let fresh = temporary_folder(parent_of(&self.path))?;
         for name in self.sums.keys().filter(|name| *name != MANIFEST) {
             let (from, to) = (self.path.join(name), fresh.path().join(name));
@@ -328,11 +356,7 @@ impl Bundle {
                 std::fs::copy(&from, &to).map_err(Error::io(&from, "copy"))?;
             }
         }
-        let manifest = Manifest {
-            postprocessing,
-            ..self.manifest.clone()
-        };
-        write_manifest(fresh.path(), &manifest)?;
+        write_manifest(fresh.path(), manifest)?;
         swap_in(fresh, &self.path)
     }
 

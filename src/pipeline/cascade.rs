@@ -18,6 +18,7 @@ use crate::arrays::postprocess::{Step, apply};
 use crate::arrays::resample::{Interpolation, resample_array, restore_exclusive};
 use crate::error::{Error, Result};
 use crate::tensors::device::Compute;
+use crate::tensors::quantisation::InputRanges;
 use crate::values::{Grid, LabelMap, Orientation, Volume, VoxelBox};
 
 /// Models in memory, ready for any number of volumes.
@@ -203,6 +204,33 @@ impl Cascade {
     /// The clean-up of label maps, by structure.
     pub fn postprocessing(&self) -> &BTreeMap<String, Vec<Step>> {
         &self.cleaning
+    }
+
+    /// With the values that convolutions take in recorded from here on.
+    ///
+    /// # Errors
+    /// The device does not compute in 8-bit integers.
+    pub fn recording(self) -> Result<Self> {
+        let models = self.models.into_iter().map(|model| {
+            Ok(Model {
+                stage1: model.stage1.map(Segmenter::recording).transpose()?,
+                stage2: model.stage2.recording()?,
+                ..model
+            })
+        });
+        Ok(Self {
+            models: models.collect::<Result<_>>()?,
+            ..self
+        })
+    }
+
+    /// What was recorded for each network of the first model's stage 1 (none where it is not in use) and stage 2.
+    pub fn recorded(&self) -> [Vec<InputRanges>; 2] {
+        let Some(model) = self.models.first() else {
+            return Default::default();
+        };
+        let stage1 = model.stage1.as_ref().map(Segmenter::recorded);
+        [stage1.unwrap_or_default(), model.stage2.recorded()]
     }
 
     /// With second stages looking at mirror images too, each along the axes that it was trained with.

@@ -26,6 +26,7 @@ use super::stage_one::{RoiQuality, out_of_fold_results};
 use super::training::{Trained, TrainingJob, train};
 use crate::error::{Error, Result};
 use crate::tensors::device::Compute;
+use crate::tensors::precision::Precision;
 
 /// What to train, on what, into what.
 pub struct FitJob<'a> {
@@ -74,6 +75,11 @@ pub struct FitSummary {
 pub fn fit(job: &FitJob, observer: &dyn Observer) -> Result<FitSummary> {
     let started = Instant::now();
     let recipe = &job.recipe;
+    if job.compute.precision == Precision::Int8 {
+        return Err(Error::usage(
+            "--precision int8 is for prediction; train in f32, bf16 or f16, then run 'ctseg calibrate'",
+        ));
+    }
     Bundle::check_target(&job.model, recipe.stage, &job.dataset.structures)?;
     stage_loss(recipe, &job.dataset)?;
     check_names(recipe, &job.dataset.structures)?;
@@ -158,6 +164,7 @@ fn trained_and_published(
         let kept = trained.progress.kept(recipe.training.keep);
         let (epoch, validation_dice) = kept.unwrap_or((0, 0.0));
         stage.manifest.folds.push(FoldManifest {
+            input_ranges: None,
             fold: *fold,
             epoch,
             validation_dice,

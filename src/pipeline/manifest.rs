@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::postprocessing::Postprocessing;
 use super::recipe::{PostprocessingConfig, Recipe};
+use crate::tensors::quantisation::InputRanges;
 
 /// `model.toml`: everything about a model but its weights.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,6 +54,9 @@ pub struct FoldManifest {
     pub held_out: Vec<String>,
     /// Cases that it was trained on.
     pub trained_on: Vec<String>,
+    /// What its convolutions take in, for 8-bit integers, see [`super::calibration`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_ranges: Option<InputRanges>,
 }
 
 impl Manifest {

@@ -2,6 +2,7 @@
 //! volumes, evaluation.
 
 pub mod bundle;
+pub mod calibration;
 pub mod cascade;
 mod case_loss;
 pub mod case_score;

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::tensors::device::Compute;
 use crate::tensors::inference::Inference;
 use crate::tensors::networks::Network;
+use crate::tensors::quantisation::InputRanges;
 use crate::values::{Grid, Orientation, Volume, VoxelBox};
 
 /// A stage that can be used: its recipe and the networks of its folds, whose logits are averaged.
@@ -89,6 +90,23 @@ impl Segmenter {
             recipe,
             inference: Inference::new(networks, compute)?,
         })
+    }
+
+    /// With its convolutions in 8-bit integers, see [`Inference::in_integers`].
+    pub fn in_integers(self, ranges: Vec<InputRanges>) -> Result<Self> {
+        let inference = self.inference.in_integers(ranges)?;
+        Ok(Self { inference, ..self })
+    }
+
+    /// With the values that convolutions take in recorded, see [`Inference::recording`].
+    pub fn recording(self) -> Result<Self> {
+        let inference = self.inference.recording()?;
+        Ok(Self { inference, ..self })
+    }
+
+    /// What was recorded, for each fold's network.
+    pub fn recorded(&self) -> Vec<InputRanges> {
+        self.inference.recorded()
     }
 
     /// Gives memory that the engine keeps for the next input back to the system.

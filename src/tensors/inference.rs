@@ -1,18 +1,33 @@
 //! Trained networks in use, on one engine.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
 
-use super::device::Compute;
+use super::device::{Compute, DeviceChoice};
 use super::maps::{Map, enlarged, mean_of};
 use super::networks::{Extras, Network};
+use super::quantisation::InputRanges;
 use crate::error::{Error, Result};
+
+/// How convolutions compute.
+pub(super) enum Convolutions {
+    /// As the networks' weights are.
+    Plain,
+    /// Likewise, while each network's inputs are looked at.
+    Recorded(Vec<Mutex<InputRanges>>),
+    /// In 8-bit integers.
+    #[cfg(feature = "libtorch")]
+    Int8(Vec<super::libtorch::Quantised>),
+}
 
 /// The networks of a stage's folds, whose logits are averaged.
 pub struct Inference {
     networks: Vec<Network>,
+    convolutions: Convolutions,
     compute: Compute,
     /// Into how many parts a batch is cut; grows when memory runs out.
     parts: AtomicUsize,
@@ -35,6 +50,7 @@ impl Inference {
         });
         Ok(Self {
             networks: prepared.collect::<Result<_>>()?,
+            convolutions: Convolutions::Plain,
             compute: compute.clone(),
             parts: AtomicUsize::new(1),
             attention: false,
@@ -54,10 +70,61 @@ impl Inference {
         }
         Ok(Self {
             networks: self.networks.clone(),
+            convolutions: Convolutions::Plain,
             compute: self.compute.clone(),
             parts: AtomicUsize::new(self.parts.load(Ordering::Relaxed)),
             attention: true,
         })
+    }
+
+    /// From here on the values that convolutions take in are recorded.
+    ///
+    /// # Errors
+    /// The device does not compute in 8-bit integers.
+    pub fn recording(mut self) -> Result<Self> {
+        if self.compute.choice != DeviceChoice::LibTorchCpu {
+            return Err(Error::usage(format!(
+                "device {} does not compute in 8-bit integers; use --device libtorch",
+                self.compute.choice
+            )));
+        }
+        let ranges = self.networks.iter().map(|_| Mutex::default());
+        self.convolutions = Convolutions::Recorded(ranges.collect());
+        Ok(self)
+    }
+
+    /// What was recorded so far, for each network.
+    pub fn recorded(&self) -> Vec<InputRanges> {
+        match &self.convolutions {
+            Convolutions::Recorded(ranges) => ranges
+                .iter()
+                .map(|ranges| {
+                    ranges
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .clone()
+                })
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// From here on convolutions compute in 8-bit integers, with the values between `ranges` (of each network).
+    ///
+    /// # Errors
+    /// Not one set of ranges for each network.
+    pub fn in_integers(mut self, ranges: Vec<InputRanges>) -> Result<Self> {
+        if ranges.len() != self.networks.len() || ranges.iter().any(|ranges| ranges.0.is_empty()) {
+            return Err(Error::usage(
+                "--precision int8: the model does not know the values that its convolutions take in; run 'ctseg calibrate' on it first",
+            ));
+        }
+        #[cfg(feature = "libtorch")]
+        {
+            let quantised = ranges.into_iter().map(super::libtorch::Quantised::new);
+            self.convolutions = Convolutions::Int8(quantised.collect());
+        }
+        Ok(self)
     }
 
     /// How many networks there are.
@@ -81,16 +148,16 @@ impl Inference {
     /// # Shapes
     /// - `input`: (patch, channel, z, y, x), flattened; sides multiples of the network's
     pub fn logits(&self, input: &[f32], shape: [usize; 5], only: Option<usize>) -> Result<Logits> {
-        let networks = match only {
-            Some(index) => self.networks.get(index..=index).unwrap_or_default(),
-            None => &self.networks,
+        let which = match only {
+            Some(index) => index..index + 1,
+            None => 0..self.networks.len(),
         };
-        if networks.is_empty() {
+        if which.is_empty() || which.end > self.networks.len() {
             return Err(Error::invalid("internal: a stage without networks"));
         }
         loop {
             let parts = self.parts.load(Ordering::Relaxed);
-            let error = match self.in_parts(networks, input, shape, parts) {
+            let error = match self.in_parts(&which, input, shape, parts) {
                 Ok(logits) => return Ok(logits),
                 Err(error) => error,
             };
@@ -103,14 +170,14 @@ impl Inference {
 
     fn in_parts(
         &self,
-        networks: &[Network],
+        which: &Range<usize>,
         input: &[f32],
         shape: [usize; 5],
         parts: usize,
     ) -> Result<Logits> {
         let size = shape[0].div_ceil(parts).max(1);
         if size >= shape[0] {
-            return self.at_once(networks, input, shape);
+            return self.at_once(which, input, shape);
         }
         let per_patch: usize = shape[1..].iter().product();
         let mut all = Vec::new();
@@ -123,7 +190,7 @@ impl Inference {
                 shape[3],
                 shape[4],
             ];
-            let (logits, part_out) = self.at_once(networks, part, part_shape)?;
+            let (logits, part_out) = self.at_once(which, part, part_shape)?;
             all.extend(logits);
             out_shape = part_out;
         }
@@ -131,7 +198,8 @@ impl Inference {
         Ok((all, out_shape))
     }
 
-    fn at_once(&self, networks: &[Network], input: &[f32], shape: [usize; 5]) -> Result<Logits> {
+    fn at_once(&self, which: &Range<usize>, input: &[f32], shape: [usize; 5]) -> Result<Logits> {
+        let networks = &self.networks[which.clone()];
         if self.attention {
             let maps = networks.iter().map(|network| {
                 let maps = self.maps(network, input, shape)?;
@@ -141,7 +209,13 @@ impl Inference {
         }
         #[cfg(feature = "libtorch")]
         if self.compute.choice.is_libtorch() {
-            return super::libtorch::mean_logits(networks, input, shape, &self.compute);
+            return super::libtorch::mean_logits(
+                networks,
+                input,
+                shape,
+                (&self.convolutions, which.start),
+                &self.compute,
+            );
         }
         let data = TensorData::new(input.to_vec(), shape);
         let tensor = Tensor::<5>::from_data(data, &self.compute.device);

@@ -15,5 +15,6 @@ mod named;
 pub mod networks;
 pub mod optimisers;
 pub mod precision;
+pub mod quantisation;
 pub mod throughput;
 pub mod weights;

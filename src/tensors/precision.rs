@@ -25,6 +25,8 @@ pub enum Precision {
     Bf16,
     /// With loss scaling in training; for GPUs.
     F16,
+    /// Convolutions in 8-bit integers, the rest in bf16 or f32; for prediction on libtorch's CPU engine.
+    Int8,
 }
 
 impl FromStr for PrecisionChoice {
@@ -36,8 +38,9 @@ impl FromStr for PrecisionChoice {
             "f32" => Ok(Self::Fixed(Precision::F32)),
             "bf16" => Ok(Self::Fixed(Precision::Bf16)),
             "f16" => Ok(Self::Fixed(Precision::F16)),
+            "int8" => Ok(Self::Fixed(Precision::Int8)),
             _ => Err(Error::invalid(format!(
-                "'{text}' is not a precision; expected auto, f32, bf16 or f16"
+                "'{text}' is not a precision; expected auto, f32, bf16, f16 or int8"
             ))),
         }
     }
@@ -49,6 +52,7 @@ impl fmt::Display for Precision {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
             Self::F16 => "f16",
+            Self::Int8 => "int8",
         })
     }
 }
@@ -75,13 +79,16 @@ impl PrecisionChoice {
             (Self::Fixed(Precision::F16), DeviceChoice::LibTorchCpu) => Err(Error::usage(
                 "--precision f16 is for GPUs; on a CPU use bf16 or f32",
             )),
+            (Self::Fixed(Precision::Int8), DeviceChoice::LibTorchCuda(_)) => Err(Error::usage(
+                "--precision int8 is for CPUs; on a GPU use bf16 or f16",
+            )),
             (Self::Fixed(precision), _) => Ok(precision),
         }
     }
 }
 
 /// Whether this CPU multiplies bf16 numbers by instructions of its own (AVX-512 BF16 or AMX).
-fn cpu_has_bf16() -> bool {
+pub(in crate::tensors) fn cpu_has_bf16() -> bool {
     #[cfg(target_arch = "x86_64")]
     return std::arch::is_x86_feature_detected!("avx512bf16");
     #[cfg(not(target_arch = "x86_64"))]
@@ -94,7 +101,7 @@ mod tests {
 
     #[test]
     fn names_are_read_and_devices_respected() {
-        for name in ["f32", "bf16", "f16"] {
+        for name in ["f32", "bf16", "f16", "int8"] {
             let PrecisionChoice::Fixed(precision) = name.parse().unwrap() else {
                 panic!("{name}")
             };

@@ -9,6 +9,7 @@ use super::learner::{Learner, LearnerSetup};
 use super::losses::{Loss, LossConfig};
 use super::networks::NetworkConfig;
 use super::optimisers::OptimiserConfig;
+use super::precision::Precision;
 use super::weights::network_tensors;
 use crate::error::{Error, Result};
 
@@ -79,13 +80,22 @@ pub fn measured(measurement: &Measurement, compute: &Compute) -> Result<Throughp
     let batch = batch(measurement, &loss);
     match measurement.pass {
         Pass::Forward => {
-            let inference = Inference::new(vec![network], compute)?;
+            let mut inference = Inference::new(vec![network], compute)?;
+            if compute.precision == Precision::Int8 {
+                inference = inference.recording()?;
+                inference.logits(&batch.input, batch.input_shape, None)?;
+                let ranges = inference.recorded();
+                inference = inference.in_integers(ranges)?;
+            }
             timed(measurement, || {
                 inference
                     .logits(&batch.input, batch.input_shape, None)
                     .map(drop)
             })
         }
+        Pass::Training if compute.precision == Precision::Int8 => Err(Error::usage(
+            "--precision int8: training computes in f32, bf16 or f16; use --mode forward",
+        )),
         Pass::Training => {
             let setup = LearnerSetup {
                 loss,

@@ -149,6 +149,7 @@ pub fn publish_random(model: &Path, recipe: &Recipe, folds: &[&[&str]]) {
             .iter()
             .enumerate()
             .map(|(fold, held_out)| FoldManifest {
+                input_ranges: None,
                 fold,
                 epoch: 1,
                 validation_dice: 0.0,

@@ -131,7 +131,7 @@ unsafe extern "C" {
 }
 
 /// A status of the shim as a result; the text it left is taken over.
-fn checked(status: c_int, error: *mut c_char) -> Result<()> {
+pub(super) fn checked(status: c_int, error: *mut c_char) -> Result<()> {
     if status == 0 {
         return Ok(());
     }

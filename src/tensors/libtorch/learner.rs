@@ -205,7 +205,7 @@ impl TorchLearner {
             mode,
             recompute: self.setup.recompute,
         };
-        let outputs = outputs(&self.network, ops, input, self.kind, Extras::training())?;
+        let outputs = outputs(&self.network, &ops, input, self.kind, Extras::training())?;
         let exact = |logits: &Tensor| logits.f_to_kind(Kind::Float).map_err(failed);
         outputs.logits.iter().map(exact).collect()
     }

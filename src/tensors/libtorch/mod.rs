@@ -8,6 +8,7 @@
 
 mod average;
 mod ffi;
+mod int8;
 mod learner;
 mod loss_scale;
 mod losses;
@@ -24,14 +25,17 @@ use std::sync::Once;
 use tch::{Kind, Tensor};
 
 pub use ffi::{cpu_memory, cuda_peak, limit_cpu_memory, reset_cpu_peak};
+pub use int8::Quantised;
 pub use learner::TorchLearner;
 
 use super::device::{Compute, DeviceChoice};
+use super::inference::Convolutions;
 use super::maps::Map;
 use super::networks::{Extras, Network};
-use super::precision::Precision;
+use super::precision::{Precision, cpu_has_bf16};
 use crate::error::{Error, Result};
 use ffi::Mode;
+use int8::Int8Ops;
 use ops::TorchOps;
 
 /// Whether this machine has an NVIDIA GPU that this libtorch can use.
@@ -59,7 +63,8 @@ pub(super) fn prepared(network: Network, precision: Precision) -> Result<Network
     module::usable(network, kind_of(precision))
 }
 
-/// Mean logits of `networks` (each from [`prepared`]) for a batch.
+/// Mean logits of `networks` (each from [`prepared`]) for a batch. They are the ones from `first` on of those that
+/// `convolutions` is about.
 ///
 /// # Shapes
 /// - `input`: (patch, channel, z, y, x), flattened
@@ -68,6 +73,7 @@ pub(super) fn mean_logits(
     networks: &[Network],
     input: &[f32],
     shape: [usize; 5],
+    (convolutions, first): (&Convolutions, usize),
     compute: &Compute,
 ) -> Result<(Vec<f32>, [usize; 5])> {
     let _no_grad = tch::no_grad_guard();
@@ -78,9 +84,25 @@ pub(super) fn mean_logits(
         mode: Mode::Inference,
         recompute: false,
     };
+    let kind = kind_of(compute.precision);
     let logits = networks
         .iter()
-        .map(|network| ops::forward(network, ops, &input, kind_of(compute.precision)))
+        .enumerate()
+        .map(|(index, network)| match convolutions {
+            Convolutions::Plain => ops::forward(network, &ops, &input, kind),
+            Convolutions::Recorded(ranges) => ops::forward(
+                network,
+                &Int8Ops::recording(&ranges[first + index]),
+                &input,
+                kind,
+            ),
+            Convolutions::Int8(quantised) => ops::forward(
+                network,
+                &Int8Ops::using(&quantised[first + index]),
+                &input,
+                kind,
+            ),
+        })
         .collect::<Result<Vec<_>>>()?;
     let mean = match logits.as_slice() {
         [] => return Err(Error::invalid("internal: a stage without networks")),
@@ -118,7 +140,7 @@ pub(super) fn attention_maps(
         recompute: false,
     };
     let wanted = Extras::attention();
-    let outputs = ops::outputs(network, ops, &input, kind_of(compute.precision), wanted)?;
+    let outputs = ops::outputs(network, &ops, &input, kind_of(compute.precision), wanted)?;
     let plain = |map: &Tensor| {
         let size: Vec<usize> = map.size().iter().map(|side| *side as usize).collect();
         let shape = size
@@ -157,6 +179,9 @@ pub(super) fn cuda_has_bf16() -> bool {
 fn kind_of(precision: Precision) -> Kind {
     match precision {
         Precision::F32 => Kind::Float,
+        // What lies between the integers.
+        Precision::Int8 if cpu_has_bf16() => Kind::BFloat16,
+        Precision::Int8 => Kind::Float,
         Precision::Bf16 => Kind::BFloat16,
         Precision::F16 => Kind::Half,
     }

@@ -41,7 +41,7 @@ pub(super) fn failed(error: tch::TchError) -> Error {
 type Affine = Option<Param<BurnTensor<1>>>;
 
 /// Tensors of one layer; they must outlive the [`RawLayer`] made from them.
-struct LayerTensors {
+pub(super) struct LayerTensors {
     weight: Tensor,
     bias: Option<Tensor>,
     /// gamma, beta, running mean, running variance
@@ -53,7 +53,7 @@ struct LayerTensors {
 }
 
 impl LayerTensors {
-    fn of<const R: usize>(layer: &ConvNormAct<R>) -> Result<Self> {
+    pub fn of<const R: usize>(layer: &ConvNormAct<R>) -> Result<Self> {
         let mut tensors = Self {
             weight: parameter(&layer.conv.weight)?,
             bias: layer.conv.bias.as_ref().map(parameter).transpose()?,
@@ -108,7 +108,11 @@ impl LayerTensors {
         Ok(())
     }
 
-    fn raw(&self, stride: &[usize], padding: &[usize], slope: f64) -> RawLayer {
+    pub fn channels_out(&self) -> i64 {
+        self.weight.size()[0]
+    }
+
+    pub fn raw(&self, stride: &[usize], padding: &[usize], slope: f64) -> RawLayer {
         let pointer =
             |tensor: &Option<Tensor>| tensor.as_ref().map_or(std::ptr::null(), Tensor::as_ptr);
         let three = |values: &[usize]| {
@@ -282,13 +286,24 @@ impl Clone for SharedTensor {
     }
 }
 
+/// An engine of libtorch's tensors for slices and for volumes.
+pub(super) trait AnyRank:
+    Engine<4, Tensor = SharedTensor> + Engine<5, Tensor = SharedTensor>
+{
+}
+
+impl<E> AnyRank for E where
+    E: Engine<4, Tensor = SharedTensor> + Engine<5, Tensor = SharedTensor>
+{
+}
+
 /// Logits of a batch, in `kind`.
 ///
 /// # Shapes
 /// As [`Network::forward`].
 pub(super) fn forward(
     network: &Network,
-    ops: TorchOps,
+    ops: &impl AnyRank,
     input: &Tensor,
     kind: Kind,
 ) -> Result<Tensor> {
@@ -299,7 +314,7 @@ pub(super) fn forward(
 /// As [`forward`], with what else is wanted.
 pub(super) fn outputs(
     network: &Network,
-    ops: TorchOps,
+    ops: &impl AnyRank,
     input: &Tensor,
     kind: Kind,
     wanted: Extras,
@@ -309,11 +324,11 @@ pub(super) fn outputs(
         Network::Slices(network) => {
             let slices = input.f_flatten(1, 2).map_err(failed)?;
             let slices = SharedTensor(channels_last(&slices, kind)?);
-            (network.outputs(&ops, slices, wanted)?, true)
+            (network.outputs(ops, slices, wanted)?, true)
         }
         Network::Volumes(network) => {
             let input = SharedTensor(channels_last(input, kind)?);
-            (network.outputs(&ops, input, wanted)?, false)
+            (network.outputs(ops, input, wanted)?, false)
         }
     };
     let volumes = |tensors: Vec<SharedTensor>| -> Result<Vec<Tensor>> {

@@ -11,7 +11,9 @@ namespace {
 
 at::Tensor given(const at::Tensor* tensor) { return tensor ? *tensor : at::Tensor(); }
 
-ctseg::Layer layer_of(const CtsegLayer& from, int training) {
+}  // namespace
+
+ctseg::Layer ctseg::layer_of(const CtsegLayer& from, int training) {
   ctseg::Layer layer;
   layer.weight = given(from.weight);
   layer.bias = given(from.bias);
@@ -32,13 +34,11 @@ ctseg::Layer layer_of(const CtsegLayer& from, int training) {
   return layer;
 }
 
-}  // namespace
-
 extern "C" int ctseg_conv_block(at::Tensor* x, const CtsegLayer* layers, int count, int training,
                                 int recompute, at::Tensor** result, char** error) {
   return ctseg::guarded(error, [&] {
     std::vector<ctseg::Layer> all;
-    for (int i = 0; i < count; ++i) all.push_back(layer_of(layers[i], training));
+    for (int i = 0; i < count; ++i) all.push_back(ctseg::layer_of(layers[i], training));
     *result = new at::Tensor(ctseg::conv_block(*x, all, recompute != 0));
   });
 }

@@ -23,6 +23,16 @@ struct CtsegLayer {
 // training: 0 = inference, 1 = training, 2 = training that updates running statistics too.
 int ctseg_conv_block(at::Tensor* x, const CtsegLayer* layers, int count, int training, int recompute,
                      at::Tensor** result, char** error);
+// The least and the largest value of a tensor.
+int ctseg_range(at::Tensor* x, double* low, double* high, char** error);
+// A layer in 8-bit integers for inputs of `shape` whose values lie between low and high; to be freed.
+struct CtsegInt8;
+int ctseg_int8_layer(const CtsegLayer* layer, const long long* shape, int axes, double low, double high,
+                     CtsegInt8** result, char** error);
+void ctseg_int8_free(CtsegInt8* layer);
+// As ctseg_conv_block in inference; layers whose place in `int8` is null compute in x's own type.
+int ctseg_int8_block(at::Tensor* x, const CtsegLayer* layers, const CtsegInt8* const* int8, int count,
+                     at::Tensor** result, char** error);
 // The loss bce_share * BCE + dice_share * soft Dice of logits (sample, structure, ...), and its gradient by
 // them times `scale`; `fused` = with kernels of our own where there are some (CPU).
 int ctseg_bce_dice(at::Tensor* logits, at::Tensor* targets, double bce_share, double dice_share, double scale,

@@ -74,6 +74,22 @@ void apply_to(const T* x, T* out, index rows, index channels, const float* scale
 }
 
 template <typename T>
+void quantise_to(const T* x, unsigned char* out, index rows, index channels, const float* scale, const float* offset,
+                 float slope, float inverse, float zero) {
+  for (index r = 0; r < rows; ++r) {
+    const T* from = x + r * channels;
+    unsigned char* to = out + r * channels;
+    for (index c = 0; c < channels; ++c) {
+      const float v = load(from + c) * scale[c] + offset[c];
+      float q = (v > 0.0f ? v : v * slope) * inverse + (zero + 0.5f);
+      q = q > 0.0f ? q : 0.0f;  // what is not a number becomes 0
+      q = q < 255.0f ? q : 255.0f;
+      to[c] = (unsigned char)(int)q;
+    }
+  }
+}
+
+template <typename T>
 void backward_sums_of(const T* x, const T* gradient, index rows, index channels, const float* scale,
                       const float* offset, const float* mean, float slope, double* sum, double* product) {
   for (index first = 0; first < channels; first += kMostChannels) {
@@ -208,6 +224,14 @@ void apply(int element, const void* x, void* out, index rows, index channels, co
     apply_to((const bfloat16*)x, (bfloat16*)out, rows, channels, scale, offset, slope);
 }
 
+void quantise(int element, const void* x, unsigned char* out, index rows, index channels, const float* scale,
+              const float* offset, float slope, float inverse, float zero) {
+  if (element == kFloat)
+    quantise_to((const float*)x, out, rows, channels, scale, offset, slope, inverse, zero);
+  else
+    quantise_to((const bfloat16*)x, out, rows, channels, scale, offset, slope, inverse, zero);
+}
+
 void backward_sums(int element, const void* x, const void* gradient, index rows, index channels,
                    const float* scale, const float* offset, const float* mean, float slope, double* sum,
                    double* product) {
@@ -233,7 +257,7 @@ void backward_apply(int element, const void* x, const void* gradient, void* out,
 }  // namespace
 
 extern const Kernels table;
-const Kernels table = {sums, apply, backward_sums, backward_apply, loss_sums, loss_gradient};
+const Kernels table = {sums, apply, quantise, backward_sums, backward_apply, loss_sums, loss_gradient};
 
 }  // namespace CTSEG_ISA
 }  // namespace ctseg

@@ -17,6 +17,9 @@ struct Kernels {
   // out = act(x * scale + offset); negative values are multiplied by slope (1 = no activation).
   void (*apply)(int element, const void* x, void* out, index rows, index channels, const float* scale,
                 const float* offset, float slope);
+  // out = round(act(x * scale + offset) * inverse + zero) between 0 and 255.
+  void (*quantise)(int element, const void* x, unsigned char* out, index rows, index channels, const float* scale,
+                   const float* offset, float slope, float inverse, float zero);
   // With d = gradient * act'(x * scale + offset): adds to sum the sums of d, to product those of
   // d * (x - mean).
   void (*backward_sums)(int element, const void* x, const void* gradient, index rows, index channels,

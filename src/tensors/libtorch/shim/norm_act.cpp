@@ -293,6 +293,23 @@ Tensor by_libtorch(const Tensor& x, const NormAct& s) {
 
 }  // namespace
 
+namespace {
+
+// What `applied` takes, without a graph: scale and offset per group and channel.
+Tensor fixed_affine(const Tensor& y, const Rows& rows, const NormAct& settings) {
+  if (settings.norm == Norm::kNone) {
+    const Tensor one = at::ones({rows.groups, rows.channels}, at::kFloat);
+    return at::stack({one, at::zeros_like(one)});
+  }
+  const bool from_batch = settings.training || per_sample(settings.norm);
+  const Tensor mean_inverse =
+      from_batch ? statistics(y, rows, settings)
+                 : at::stack({settings.mean, (settings.variance + settings.epsilon).rsqrt()}).unsqueeze(1);
+  return affine(mean_inverse, settings.gamma, settings.beta);
+}
+
+}  // namespace
+
 Tensor norm_act(const Tensor& x, const NormAct& settings) {
   const bool ours = x.device().is_cpu() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16);
   if (!ours || settings.norm == Norm::kNone) return by_libtorch(x, settings);
@@ -300,11 +317,26 @@ Tensor norm_act(const Tensor& x, const NormAct& settings) {
     return FusedNormAct::apply(x, settings.gamma, settings.beta, &settings);
   const Tensor y = x.contiguous(channels_last(x));
   const Rows rows(y, per_sample(settings.norm));
-  const bool from_batch = settings.training || per_sample(settings.norm);
-  const Tensor mean_inverse =
-      from_batch ? statistics(y, rows, settings)
-                 : at::stack({settings.mean, (settings.variance + settings.epsilon).rsqrt()}).unsqueeze(1);
-  return applied(y, rows, affine(mean_inverse, settings.gamma, settings.beta), settings.slope);
+  return applied(y, rows, fixed_affine(y, rows, settings), settings.slope);
+}
+
+Tensor quantised(const Tensor& x, const NormAct& settings, double scale, int64_t zero_point) {
+  TORCH_CHECK(x.device().is_cpu() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16),
+              "8-bit integers are made of f32 and bf16 on the CPU");
+  const Tensor y = x.contiguous(channels_last(x));
+  const Rows rows(y, per_sample(settings.norm));
+  const Tensor scale_offset = fixed_affine(y, rows, settings);
+  Tensor out = at::empty_like(y, y.options().dtype(at::kByte));
+  unsigned char* to = out.data_ptr<unsigned char>();
+  const float* factor = scale_offset.const_data_ptr<float>();
+  const float* offset = factor + rows.groups * rows.channels;
+  rows.each([&](int64_t group, int64_t first, int64_t count, int64_t) {
+    const int64_t at = rows.offset(group, first), c = group * rows.channels;
+    kernels().quantise(rows.element, bytes_of(y) + at, to + at / rows.bytes, count, rows.channels, factor + c,
+                       offset + c, static_cast<float>(settings.slope), static_cast<float>(1.0 / scale),
+                       static_cast<float>(zero_point));
+  });
+  return out;
 }
 
 }  // namespace ctseg

@@ -16,9 +16,14 @@ struct NormAct {
   double slope = 1.0;  // of negative values: 0 = ReLU, 0.01 = LeakyReLU, 1 = no activation
   bool training = false;
   bool update_statistics = false;  // running ones
+
+  static NormAct none() { return NormAct(); }
 };
 
 // act(norm(x)) of x (batch, channel, ...), recorded by autograd where it is on.
 at::Tensor norm_act(const at::Tensor& x, const NormAct& settings);
+
+// The same in 8-bit integers, round(y / scale) + zero_point, outside of any graph; x is f32 or bf16 on the CPU.
+at::Tensor quantised(const at::Tensor& x, const NormAct& settings, double scale, int64_t zero_point);
 
 }  // namespace ctseg
