@@ -1,5 +1,5 @@
-//! Inference in 8-bit integers on the CPU, after training: convolutions by oneDNN's integer kernels, everything
-//! else as in `ops`. Ranges of the convolutions' inputs are recorded beforehand on some volumes.
+//! Inference in 8-bit integers on the CPU, after training: convolutions of slices by oneDNN's integer kernels,
+//! everything else as in `ops`. Ranges of the convolutions' inputs are recorded beforehand on some volumes.
 
 use std::ffi::{c_char, c_double, c_int};
 use std::sync::OnceLock;
@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use tch::Tensor;
 use torch_sys::C_tensor;
 
-use super::ffi::{self, Mode, RawLayer, checked};
+use super::ffi::{Mode, RawLayer, checked};
 use super::ops::{LayerTensors, SharedTensor, TorchOps};
 use crate::error::{Error, Result};
 use crate::tensors::blocks::{Activation, Conv, ConvNormAct, Engine, UpConv};
@@ -225,6 +225,8 @@ impl<const R: usize> Engine<R> for Int8Ops<'_> {
     fn block(&self, x: SharedTensor, layers: &[ConvNormAct<R>]) -> Result<SharedTensor> {
         match &self.pass {
             Pass::Record(ranges) => self.recorded(ranges, x, layers),
+            // oneDNN's integer convolutions of volumes took a third longer than those in bf16.
+            Pass::Use(_) if R > 4 => self.plain.block(x, layers),
             Pass::Use(quantised) => self.in_integers(quantised, &x, layers),
         }
     }
@@ -272,4 +274,116 @@ fn range_of(x: &Tensor) -> Result<[f32; 2]> {
     let status = unsafe { ctseg_range(x.as_ptr(), &raw mut low, &raw mut high, &raw mut error) };
     checked(status, error)?;
     Ok([low as f32, high as f32])
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use crate::tensors::blocks::{Activation, NormKind};
+    use crate::tensors::device::{Compute, DeviceChoice};
+    use crate::tensors::inference::Inference;
+    use crate::tensors::networks::{Network, NetworkConfig, UnetConfig};
+    use crate::tensors::precision::{Precision, PrecisionChoice};
+
+    /// Noise with structure: what a convolution sees of an image.
+    fn image(shape: [usize; 5]) -> Vec<f32> {
+        let [.., y, x] = shape;
+        (0..shape.iter().product::<usize>())
+            .map(|i| {
+                let (row, column) = ((i / x % y) as f32, (i % x) as f32);
+                let noise = (i.wrapping_mul(2_654_435_761) >> 9) % 997;
+                (row / 7.0).sin() + (column / 5.0).cos() + noise as f32 / 997.0
+            })
+            .collect()
+    }
+
+    fn network(config: &NetworkConfig, device: &Device) -> Network {
+        device.seed(11);
+        config.init(1, 3, device).unwrap()
+    }
+
+    /// Root mean square of the difference, as a share of that of the expected values.
+    fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
+        let square = |values: &mut dyn Iterator<Item = f32>| -> f64 {
+            values.map(|v| f64::from(v) * f64::from(v)).sum()
+        };
+        let difference = square(&mut found.iter().zip(expected).map(|(a, b)| a - b));
+        (difference / square(&mut expected.iter().copied())).sqrt()
+    }
+
+    #[test]
+    fn integers_stay_close_to_f32() {
+        let open = |precision| {
+            let fixed = PrecisionChoice::Fixed(precision);
+            Compute::open(DeviceChoice::LibTorchCpu, fixed, 2).unwrap()
+        };
+        let (plain, int8) = (open(Precision::F32), open(Precision::Int8));
+        for (norm, activation) in [
+            (NormKind::Batch, Activation::Relu),
+            (NormKind::Batch, Activation::LeakyRelu),
+            (NormKind::Instance, Activation::LeakyRelu),
+        ] {
+            let config = NetworkConfig::Unet2d(UnetConfig {
+                widths: vec![16, 32, 48],
+                norm: Some(norm),
+                activation: Some(activation),
+                ..UnetConfig::default()
+            });
+            let shape = [2, 1, 1, 36, 52];
+            let input = image(shape);
+            let of = |compute: &Compute| {
+                Inference::new(vec![network(&config, &compute.device)], compute).unwrap()
+            };
+            let (expected, _) = of(&plain).logits(&input, shape, None).unwrap();
+            let recording = of(&int8).recording().unwrap();
+            let (recorded, _) = recording.logits(&input, shape, None).unwrap();
+            // bf16 between the layers where the CPU has it.
+            assert!(
+                relative_error(&recorded, &expected) < 0.02,
+                "{norm:?} {activation:?}"
+            );
+            let ranges = recording.recorded();
+            // Two convolutions in each of three levels down and two up.
+            assert_eq!(ranges[0].0.len(), 10);
+            assert!(ranges[0].0[0][0] < -1.0 && ranges[0].0[0][1] > 2.0);
+            let integers = of(&int8).in_integers(ranges.clone()).unwrap();
+            let (found, out_shape) = integers.logits(&input, shape, None).unwrap();
+            assert_eq!(out_shape, [2, 3, 1, 36, 52]);
+            let error = relative_error(&found, &expected);
+            assert!(error < 0.06, "{norm:?} {activation:?}: {error}");
+            assert_ne!(found, recorded, "nothing was computed in integers");
+            // Weights were packed for the first shape; another one must do.
+            let wide = [1, 1, 1, 44, 36];
+            let input = image(wide);
+            let (found, _) = integers.logits(&input, wide, None).unwrap();
+            let (expected, _) = of(&plain).logits(&input, wide, None).unwrap();
+            assert!(
+                relative_error(&found, &expected) < 0.08,
+                "{norm:?} {activation:?}"
+            );
+
+            let mut short = ranges;
+            short[0].0.truncate(4);
+            let integers = of(&int8).in_integers(short).unwrap();
+            let error = integers.logits(&input, wide, None).unwrap_err().to_string();
+            assert!(error.contains("ctseg calibrate"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_network_without_ranges_is_refused() {
+        let fixed = PrecisionChoice::Fixed(Precision::Int8);
+        let compute = Compute::open(DeviceChoice::LibTorchCpu, fixed, 2).unwrap();
+        let config = NetworkConfig::Unet2d(UnetConfig {
+            widths: vec![4, 8],
+            ..UnetConfig::default()
+        });
+        let inference = Inference::new(vec![network(&config, &compute.device)], &compute).unwrap();
+        let error = inference
+            .in_integers(vec![Default::default()])
+            .err()
+            .unwrap();
+        assert!(error.to_string().contains("ctseg calibrate"), "{error}");
+    }
 }
