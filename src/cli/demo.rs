@@ -9,6 +9,7 @@ use super::{
     Outcome, Settings, evaluate as evaluate_command, fit as fit_command,
     predict as predict_command, print_out, stop_on_signals,
 };
+use crate::outside::curves::Curves;
 use crate::outside::progress;
 use crate::pipeline::dataset::Dataset;
 use crate::pipeline::evaluation::evaluate;
@@ -58,6 +59,7 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let model = folder.join("model");
     for (step, stage) in [(2, "demo-coarse"), (3, "demo-refine")] {
         observer.say(&format!("{step}/5  fit --stage {}", step - 1));
+        let curves = Curves::default();
         let job = FitJob {
             recipe: Recipe::named(stage, &args.set)?,
             dataset: Dataset::open(&descriptor)?,
@@ -72,6 +74,8 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
             seed: args.seed,
             max_time: None,
             stop: &stop,
+            trackers: &[&curves],
+            trial: None,
         };
         let summary = fit(&job, observer.as_ref())?;
         if !settings.json {

@@ -10,8 +10,10 @@ use super::{Outcome, Settings, print_out, stop_on_signals};
 use crate::arrays::postprocess::Step;
 use crate::cpu_budget;
 use crate::error::Error;
+use crate::outside::curves::Curves;
 use crate::outside::progress;
 use crate::pipeline::dataset::Dataset;
+use crate::pipeline::diagnosis::Diagnosis;
 use crate::pipeline::evaluation::Evaluation;
 use crate::pipeline::fit::{FitJob, FitSummary, fit};
 use crate::pipeline::generated;
@@ -69,12 +71,12 @@ pub struct FitArgs {
 
 /// Which folds are trained.
 #[derive(Debug, Clone, Copy)]
-enum FoldChoice {
+pub(super) enum FoldChoice {
     All,
     One(usize),
 }
 
-fn parse_fold(text: &str) -> Result<FoldChoice, String> {
+pub(super) fn parse_fold(text: &str) -> Result<FoldChoice, String> {
     match text {
         "all" => Ok(FoldChoice::All),
         number => number
@@ -109,6 +111,7 @@ pub fn run(args: FitArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     };
     let dataset = Dataset::open_in(&data, data_root.as_deref())?;
     let recipe = mirrored_where_possible(recipe, &dataset.structures, observer.as_ref());
+    let curves = Curves::default();
     let job = FitJob {
         recipe,
         dataset,
@@ -123,6 +126,8 @@ pub fn run(args: FitArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         seed,
         max_time: args.max_time,
         stop: &stop,
+        trackers: &[&curves],
+        trial: None,
     };
     let summary = fit(&job, observer.as_ref())?;
     print_summary(&summary, &job, settings.json);
@@ -181,7 +186,7 @@ pub fn print_summary(summary: &FitSummary, job: &FitJob, as_json: bool) {
         let roi = summary.roi.map(|roi| json!({"mean_recall": roi.mean_recall, "lowest_recall": roi.lowest_recall, "mean_share": roi.mean_share, "cases": roi.cases}));
         print_out(&format!(
             "{:#}\n",
-            json!({"run": summary.run, "model": summary.model, "seconds": summary.seconds, "folds": folds, "held_out_roi": roi, "out_of_fold": out_of_fold_json(summary), "postprocessing": summary.postprocessing})
+            json!({"run": summary.run, "model": summary.model, "seconds": summary.seconds, "folds": folds, "held_out_roi": roi, "out_of_fold": out_of_fold_json(summary), "postprocessing": summary.postprocessing, "diagnoses": summary.diagnoses})
         ));
         return;
     }
@@ -199,6 +204,9 @@ pub fn print_summary(summary: &FitSummary, job: &FitJob, as_json: bool) {
             "  fold {fold}: validation Dice {dice:.4} at epoch {epoch} of {}{better}\n",
             progress.epoch
         ));
+    }
+    for diagnosis in &summary.diagnoses {
+        print_out(&described(diagnosis));
     }
     if let Some(roi) = &summary.roi {
         print_out(&format!(
@@ -258,6 +266,22 @@ fn out_of_fold_text(summary: &FitSummary) -> String {
             dice(cleaning.dice_after),
             dice(cleaning.dice_before)
         );
+    }
+    text
+}
+
+/// A verdict with its reason and what to try, in lines.
+pub(super) fn described(diagnosis: &Diagnosis) -> String {
+    let Diagnosis {
+        network,
+        verdict,
+        because,
+        try_next,
+        ..
+    } = diagnosis;
+    let mut text = format!("  {network}: {verdict} ({because})\n");
+    for next in try_next {
+        text += &format!("    try {next}\n");
     }
     text
 }

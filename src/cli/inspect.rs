@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::table::table;
-use super::{Outcome, Settings, cost, fingerprint, print_out};
+use super::{Outcome, Settings, cost, fingerprint, inspect_run, print_out};
 use crate::arrays::nifti::{is_nifti_name, read_volume};
 use crate::arrays::postprocess::Step;
 use crate::error::{Error, Result};
@@ -23,7 +23,7 @@ use crate::tensors::weights::{NamedTensors, is_trained, read_tensors};
 #[derive(Args)]
 pub struct InspectArgs {
     /// A volume (.nii, .nii.gz), a dataset folder or descriptor, a recipe (.toml or its name), a model
-    /// folder, or weights (.safetensors)
+    /// folder, a run folder, or weights (.safetensors)
     what: PathBuf,
     /// Folder that a descriptor's paths are relative to
     #[arg(long, env = "CTSEG_DATA_ROOT")]
@@ -60,6 +60,8 @@ fn inspected(what: &Path, data_root: Option<&Path>) -> Result<(String, Value)> {
         volume(what)
     } else if what.join("model.toml").exists() {
         model(what)
+    } else if what.join("run.toml").exists() {
+        inspect_run::described(what)
     } else if extension("safetensors") {
         let (tensors, _) = read_tensors(what)?;
         Ok(layer_table(&tensors))
@@ -70,7 +72,7 @@ fn inspected(what: &Path, data_root: Option<&Path>) -> Result<(String, Value)> {
             Ok(found) => recipe(&found),
             Err(_) if !what.exists() => Err(Error::file(
                 what,
-                "does not exist and is no built-in recipe; expected a volume, dataset, recipe, model or weights",
+                "does not exist and is no built-in recipe; expected a volume, dataset, recipe, model, run or weights",
             )),
             Err(error) => {
                 let looks_like_recipe =

@@ -9,8 +9,10 @@ mod evaluate;
 mod fingerprint;
 mod fit;
 mod inspect;
+mod inspect_run;
 mod plan;
 mod predict;
+mod sweep;
 mod table;
 
 use std::path::PathBuf;
@@ -67,6 +69,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Train one stage
     Fit(fit::FitArgs),
+    /// Train one stage with many settings and show which is best
+    Sweep(sweep::SweepArgs),
     /// Segment volumes
     Predict(predict::PredictArgs),
     /// Compare label maps with references
@@ -77,7 +81,7 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Prepare a model for prediction in 8-bit integers, and compare it with the model as it is
     Calibrate(calibrate::CalibrateArgs),
-    /// Show what a volume, dataset, recipe or model holds
+    /// Show what a volume, dataset, recipe, model or run holds
     Inspect(inspect::InspectArgs),
 }
 
@@ -137,6 +141,7 @@ impl Cli {
         match self.command {
             Command::Demo(args) => demo::run(args, &settings),
             Command::Fit(args) => fit::run(args, &settings),
+            Command::Sweep(args) => sweep::run(args, &settings),
             Command::Predict(args) => predict::run(args, &settings),
             Command::Evaluate(args) => evaluate::run(args, &settings),
             Command::Plan(args) => plan::run(args, &settings),

@@ -1,4 +1,5 @@
 //! What the user sees and what other programs hear.
 
+pub mod curves;
 pub mod pictures;
 pub mod progress;

@@ -1,129 +1,14 @@
-//! Checkpoints of a training: one file holds everything, so that it is whole or not there at all.
+//! Checkpoints of a training: one file holds everything, so that it is whole or not there at all. A checksum
+//! over all of it tells a file that has changed since it was written.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
-use super::recipe::{Schedule, TrainingConfig};
-use super::schedule::{Course, EarlyStopping, Keep, ReduceOnPlateau};
-use super::validation::Validation;
+pub use super::progress::{Ended, EpochPosition, Progress};
 use crate::error::{Error, Result};
 use crate::tensors::weights::{NamedTensors, below_prefix, prefixed, read_tensors, write_tensors};
-
-/// Where a training stands after an epoch.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Progress {
-    /// Epochs that are done.
-    pub epoch: usize,
-    pub optimiser_steps: u64,
-    pub plateau: ReduceOnPlateau,
-    pub early_stopping: EarlyStopping,
-    /// Validation Dice of the best epoch so far, and which it was; none before the first validation.
-    pub best: Option<(usize, f64)>,
-    /// All that was measured in the best epoch.
-    #[serde(default)]
-    pub best_validation: Option<Validation>,
-    /// The same for the epoch that was done last.
-    #[serde(default)]
-    pub last_validation: Option<Validation>,
-    /// Seconds of training so far, over all sessions.
-    pub seconds: f64,
-    /// Why training ended, once it has.
-    pub ended: Option<Ended>,
-}
-
-impl Progress {
-    /// Before the first step.
-    pub fn new(learning_rate: f64) -> Self {
-        Self {
-            epoch: 0,
-            optimiser_steps: 0,
-            plateau: ReduceOnPlateau::new(learning_rate),
-            early_stopping: EarlyStopping::new(),
-            best: None,
-            best_validation: None,
-            last_validation: None,
-            seconds: 0.0,
-            ended: None,
-        }
-    }
-
-    /// The learning rate of the next epoch.
-    pub fn learning_rate(&self, training: &TrainingConfig) -> f64 {
-        let course = Course {
-            first: training.optimiser.learning_rate,
-            epochs: training.epochs,
-            warm_up: training.warmup_epochs,
-        };
-        match training.schedule {
-            Schedule::Plateau => self.plateau.learning_rate(),
-            Schedule::Cosine => course.cosine(self.epoch),
-            Schedule::Poly => course.poly(self.epoch),
-            Schedule::OneCycle => course.one_cycle(self.epoch),
-        }
-    }
-
-    /// The epoch whose weights are kept so far, and its validation Dice; none before the first validation.
-    pub fn kept(&self, keep: Keep) -> Option<(usize, f64)> {
-        match keep {
-            Keep::Best => self.best,
-            Keep::Last => self
-                .last_validation
-                .as_ref()
-                .map(|last| (self.epoch, last.dice)),
-        }
-    }
-
-    /// Takes in one more epoch; true if it is the best so far.
-    pub fn take_in(
-        &mut self,
-        validation: &Validation,
-        training: &TrainingConfig,
-        out_of_time: bool,
-    ) -> bool {
-        self.epoch += 1;
-        self.plateau.observe(validation.dice, &training.plateau);
-        self.last_validation = Some(validation.clone());
-        let is_best = self.best.is_none_or(|(_, best)| validation.dice > best);
-        if is_best {
-            self.best = Some((self.epoch, validation.dice));
-            self.best_validation = Some(validation.clone());
-        }
-        let gained_nothing = self
-            .early_stopping
-            .observe(validation.dice, &training.early_stopping);
-        self.ended = if self.epoch >= training.epochs {
-            Some(Ended::AllEpochsDone)
-        } else if gained_nothing {
-            Some(Ended::NothingGained)
-        } else if out_of_time {
-            Some(Ended::TimeIsUp)
-        } else {
-            None
-        };
-        is_best
-    }
-}
-
-/// Why a training ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Ended {
-    AllEpochsDone,
-    NothingGained,
-    /// A resumed run goes on from here.
-    TimeIsUp,
-}
-
-impl std::fmt::Display for Ended {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::AllEpochsDone => "all epochs done",
-            Self::NothingGained => "nothing gained for too long",
-            Self::TimeIsUp => "time is up",
-        })
-    }
-}
 
 /// A training's state: weights, optimiser, progress. In `best` the weights are those that were validated
 /// (averaged, where an average is kept), and the optimiser's part is empty.
@@ -134,7 +19,8 @@ pub struct Checkpoint {
     pub progress: Progress,
 }
 
-/// The folder of one fold's checkpoints: `last`, `previous` and `best`, each `.safetensors`.
+/// The folder of one fold's checkpoints: `last`, `previous` and `best`, each `.safetensors`, and `stopped` where
+/// time was up in the midst of an epoch whose weights are the best so far.
 #[derive(Debug, Clone)]
 pub struct CheckpointFolder(PathBuf);
 
@@ -153,6 +39,10 @@ impl CheckpointFolder {
 
     pub fn best(&self) -> PathBuf {
         self.0.join("best.safetensors")
+    }
+
+    pub fn stopped(&self) -> PathBuf {
+        self.0.join("stopped.safetensors")
     }
 
     /// Makes `checkpoint` the last one; the one before stays as `previous`. At no moment is there no last
@@ -179,20 +69,55 @@ impl CheckpointFolder {
         write(&self.best(), checkpoint)
     }
 
-    /// The last checkpoint; if it is damaged, the one before takes its place. `None` if there is none.
-    pub fn load_last(&self) -> Result<Option<Checkpoint>> {
-        if !self.last().exists() && !self.previous().exists() {
+    /// Makes `checkpoint` the one that is used although its epoch is not over. A run that goes on does so from
+    /// [`CheckpointFolder::last`], as if this had never been.
+    pub fn save_stopped(&self, checkpoint: &Checkpoint) -> Result<()> {
+        write(&self.stopped(), checkpoint)
+    }
+
+    /// Removes [`CheckpointFolder::stopped`].
+    pub fn forget_stopped(&self) -> Result<()> {
+        match std::fs::remove_file(self.stopped()) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io(self.stopped(), "remove")(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The last checkpoint; if it is damaged, the one before takes its place and `warn` hears of it. `None` if
+    /// there never was one.
+    ///
+    /// # Errors
+    /// There are checkpoints, and none of them can be used.
+    pub fn load_last(&self, warn: &dyn Fn(&str)) -> Result<Option<Checkpoint>> {
+        let (last, previous) = (self.last(), self.previous());
+        if !last.exists() && !previous.exists() {
+            if self.best().exists() {
+                return Err(Error::file(
+                    &last,
+                    "is gone although the training had begun; begin a new run without --resume",
+                ));
+            }
             return Ok(None);
         }
-        let damaged = match Checkpoint::load(&self.last()) {
+        let damaged = match Checkpoint::load(&last) {
             Ok(checkpoint) => return Ok(Some(checkpoint)),
             Err(error) => error,
         };
-        let before = Checkpoint::load(&self.previous()).map_err(|_| damaged)?;
-        std::fs::rename(self.previous(), self.last()).map_err(Error::io(
-            self.last(),
+        let before = Checkpoint::load(&previous).map_err(|error| {
+            Error::invalid(format!(
+                "{damaged}; nor is there a checkpoint before it ({error}): begin a new run without --resume"
+            ))
+        })?;
+        std::fs::rename(&previous, &last).map_err(Error::io(
+            &last,
             "put the previous checkpoint in the place of",
         ))?;
+        warn(&format!(
+            "{damaged}; going on from the checkpoint before it, {}",
+            before.progress.place()
+        ));
         Ok(Some(before))
     }
 }
@@ -201,8 +126,19 @@ impl Checkpoint {
     /// Reads a checkpoint file.
     pub fn load(path: &Path) -> Result<Self> {
         let (tensors, metadata) = read_tensors(path)?;
-        let progress = serde_json::from_str(&metadata)
-            .map_err(|error| Error::file(path, format!("not a checkpoint of ctseg: {error}")))?;
+        let foreign = |error| Error::file(path, format!("not a checkpoint of ctseg: {error}"));
+        // Checkpoints of early versions hold the progress alone.
+        let progress = match serde_json::from_str::<Sealed>(&metadata) {
+            Ok(sealed) if sealed.sha256 == checksum(&tensors, &sealed.progress) => sealed.progress,
+            Ok(_) => {
+                return Err(Error::file(
+                    path,
+                    "its checksum is not that of its content: it has changed since it was written",
+                ));
+            }
+            Err(_) => metadata,
+        };
+        let progress = serde_json::from_str(&progress).map_err(foreign)?;
         Ok(Self {
             network: below_prefix("network.", &tensors),
             optimiser: below_prefix("optimiser.", &tensors),
@@ -211,18 +147,49 @@ impl Checkpoint {
     }
 }
 
+/// What stands in the head of a checkpoint file.
+#[derive(Serialize, Deserialize)]
+struct Sealed {
+    sha256: String,
+    /// [`Progress`] as JSON, as it was hashed.
+    progress: String,
+}
+
+/// SHA-256 over all that a checkpoint holds.
+fn checksum(tensors: &NamedTensors, progress: &str) -> String {
+    let mut hasher = Sha256::new();
+    hasher.update(progress);
+    for (name, tensor) in tensors {
+        hasher.update(format!("\0{name}\0{:?}\0", tensor.shape));
+        for values in tensor.values.chunks(1 << 14) {
+            let bytes: Vec<u8> = values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect();
+            hasher.update(&bytes);
+        }
+    }
+    format!("{:x}", hasher.finalize())
+}
+
 fn write(path: &Path, checkpoint: &Checkpoint) -> Result<()> {
     let mut tensors = NamedTensors::new();
     tensors.extend(prefixed("network.", checkpoint.network.clone()));
     tensors.extend(prefixed("optimiser.", checkpoint.optimiser.clone()));
-    let progress = serde_json::to_string(&checkpoint.progress)
-        .map_err(|error| Error::file(path, format!("cannot write the progress: {error}")))?;
-    write_tensors(path, &tensors, &progress)
+    let unwritable = |error| Error::file(path, format!("cannot write the progress: {error}"));
+    let progress = serde_json::to_string(&checkpoint.progress).map_err(unwritable)?;
+    let sealed = Sealed {
+        sha256: checksum(&tensors, &progress),
+        progress,
+    };
+    let metadata = serde_json::to_string(&sealed).map_err(unwritable)?;
+    write_tensors(path, &tensors, &metadata)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::schedule::{EarlyStopping, ReduceOnPlateau};
     use crate::tensors::weights::HostTensor;
 
     fn checkpoint(epoch: usize) -> Checkpoint {
@@ -243,31 +210,84 @@ mod tests {
                 last_validation: None,
                 seconds: 1.5,
                 ended: None,
+                bad_steps: 2,
+                within: Some(EpochPosition {
+                    batches: 3,
+                    slices: 12,
+                    steps_taken: 2,
+                    loss_sum: 0.1 + 0.7,
+                }),
             },
         }
     }
 
     #[test]
     fn the_one_before_steps_in_for_a_damaged_last() {
-        let folder = tempfile::tempdir().unwrap();
-        let checkpoints = CheckpointFolder::new(folder.path());
-        assert_eq!(checkpoints.load_last().unwrap(), None);
-        for epoch in 0..3 {
-            checkpoints.save_last(&checkpoint(epoch)).unwrap();
+        type Damage = (&'static str, fn(&mut Vec<u8>));
+        let damages: [Damage; 6] = [
+            ("empty", |bytes| bytes.clear()),
+            ("torn", |bytes| bytes.truncate(bytes.len() - 3)),
+            ("torn early", |bytes| bytes.truncate(20)),
+            ("a bit of a weight", |bytes| {
+                if let Some(byte) = bytes.last_mut() {
+                    *byte ^= 1;
+                }
+            }),
+            ("a digit of the progress", |bytes| {
+                let at = bytes.windows(6).position(|w| w == b"slices").unwrap();
+                bytes[at + 9] ^= 1; // slices\\":12
+            }),
+            ("a name", |bytes| {
+                let at = bytes.windows(4).position(|w| w == b"head").unwrap();
+                bytes[at] ^= 1;
+            }),
+        ];
+        for (what, damage) in damages {
+            let folder = tempfile::tempdir().unwrap();
+            let checkpoints = CheckpointFolder::new(folder.path());
+            let said = std::cell::RefCell::new(Vec::new());
+            let load = || checkpoints.load_last(&|line| said.borrow_mut().push(line.to_owned()));
+            assert_eq!(load().unwrap(), None);
+            for epoch in 0..3 {
+                checkpoints.save_last(&checkpoint(epoch)).unwrap();
+            }
+            assert_eq!(load().unwrap(), Some(checkpoint(2)));
+            assert_eq!(
+                Checkpoint::load(&checkpoints.previous()).unwrap(),
+                checkpoint(1)
+            );
+            assert!(said.borrow().is_empty());
+
+            let spoil = |path: &Path| {
+                let mut bytes = std::fs::read(path).unwrap();
+                damage(&mut bytes);
+                std::fs::write(path, bytes).unwrap();
+            };
+            spoil(&checkpoints.last());
+            assert_eq!(load().unwrap(), Some(checkpoint(1)), "{what}");
+            let line = said.borrow_mut().pop().unwrap();
+            assert!(line.contains("epoch 2, batch 3"), "{what}: {line}");
+            assert!(!line.contains('\n') && said.borrow().is_empty(), "{line}");
+            let last = Checkpoint::load(&checkpoints.last()).unwrap();
+            assert_eq!(last, checkpoint(1), "{what}");
+
+            spoil(&checkpoints.last());
+            let error = load().unwrap_err().to_string();
+            assert!(error.contains("last.safetensors"), "{what}: {error}");
+            assert!(error.contains("without --resume"), "{what}: {error}");
+            std::fs::remove_file(checkpoints.last()).unwrap();
+            checkpoints.save_best(&checkpoint(1)).unwrap();
+            assert!(load().unwrap_err().to_string().contains("is gone"));
         }
-        assert_eq!(checkpoints.load_last().unwrap(), Some(checkpoint(2)));
-        assert_eq!(
-            Checkpoint::load(&checkpoints.previous()).unwrap(),
-            checkpoint(1)
-        );
-        std::fs::write(checkpoints.last(), b"torn").unwrap();
-        assert_eq!(checkpoints.load_last().unwrap(), Some(checkpoint(1)));
-        assert_eq!(
-            Checkpoint::load(&checkpoints.last()).unwrap(),
-            checkpoint(1)
-        );
-        std::fs::write(checkpoints.last(), b"torn too").unwrap();
-        let error = checkpoints.load_last().unwrap_err().to_string();
-        assert!(error.contains("last.safetensors"), "{error}");
+    }
+
+    #[test]
+    fn a_checkpoint_without_a_checksum_is_one_of_an_early_version() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("last.safetensors");
+        let tensors = prefixed("network.", checkpoint(1).network).collect();
+        let progress = Progress::new(0.1);
+        write_tensors(&path, &tensors, &serde_json::to_string(&progress).unwrap()).unwrap();
+        assert_eq!(Checkpoint::load(&path).unwrap().progress, progress);
     }
 }

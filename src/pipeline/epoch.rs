@@ -3,6 +3,7 @@
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
+use super::checkpoint::EpochPosition;
 use super::guard::unless_stopped;
 use super::observer::Observer;
 use super::training::TrainingJob;
@@ -22,98 +23,113 @@ pub(super) struct Epoch<'a> {
     pub until: Option<Instant>,
     /// Slices of the epoch, 0 if not known.
     pub slices_expected: u64,
+    /// How long after the last checkpoint another one is written.
+    pub save_every: Duration,
+}
+
+/// Where a pass stands: what a checkpoint within it must hold beside the learner.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Standing {
+    pub position: EpochPosition,
+    /// Steps left out in a row up to now, over all epochs.
+    pub bad_steps: usize,
 }
 
 /// What came of one pass.
 pub(super) struct EpochOutcome {
-    pub mean_loss: f64,
-    pub slices: u64,
     pub slices_per_second: f64,
     /// Part of the time that the network waited for batches.
     pub waited_share: f64,
     pub out_of_time: bool,
 }
 
-/// Losses of the steps that were taken, and how many in a row were not.
-#[derive(Default)]
-pub(super) struct Losses {
-    sum: f64,
-    taken: u32,
-    bad_in_a_row: usize,
-}
-
-impl Losses {
-    fn add(&mut self, report: &StepReport) {
+impl Standing {
+    fn take_in(&mut self, report: &StepReport, slices: u64) {
+        self.position.batches += 1;
+        self.position.slices += slices;
         if report.is_taken() {
-            self.sum += report.loss;
-            self.taken += 1;
-            self.bad_in_a_row = 0;
+            self.position.loss_sum += report.loss;
+            self.position.steps_taken += 1;
+            self.bad_steps = 0;
         } else {
-            self.bad_in_a_row += 1;
+            self.bad_steps += 1;
         }
     }
 
     /// NaN where no step was taken.
-    fn mean(&self) -> f64 {
-        self.sum / f64::from(self.taken)
+    pub(super) fn mean_loss(&self) -> f64 {
+        self.position.loss_sum / f64::from(self.position.steps_taken)
     }
 }
 
+/// Writes a checkpoint of where a pass stands.
+pub(super) type Save<'a> = &'a dyn Fn(&Learner, &Standing) -> Result<()>;
+
 impl Epoch<'_> {
-    /// Steps along every batch until the epoch or the time is over. `bad_before` counts the steps left out
-    /// in a row up to now, over all epochs.
+    /// Steps along every batch until the epoch or the time is over, from `standing` on.
+    ///
+    /// # Errors
+    /// Asked to stop (where it stands is saved first), too many steps in a row without a gradient, and what
+    /// batches and learner say.
     pub(super) fn run(
         &self,
         learner: &mut Learner,
         batches: &Receiver<Result<Option<Batch>>>,
-        bad_before: &mut usize,
+        standing: &mut Standing,
+        save: Save,
         observer: &dyn Observer,
     ) -> Result<EpochOutcome> {
         let name = &self.job.name;
         let unit = self.job.source.recipe.unit();
         let title = format!("{name} epoch {}", self.number + 1);
         let task = observer.task(&title, self.slices_expected, unit);
+        task.advance(standing.position.slices);
+        let slices_before = standing.position.slices;
         let started = Instant::now();
-        let mut losses = Losses {
-            bad_in_a_row: *bad_before,
-            ..Losses::default()
-        };
-        let (mut waited, mut slices, mut out_of_time) = (Duration::ZERO, 0u64, false);
-        for step in 0.. {
+        let mut saved = started;
+        let (mut waited, mut out_of_time) = (Duration::ZERO, false);
+        loop {
             let begun = Instant::now();
             let Some(batch) = next(batches)? else {
                 break;
             };
             waited += begun.elapsed();
-            let report = learner.step(&batch, self.rate, self.seed(step))?;
+            let seed = self.seed(standing.position.batches);
+            let report = learner.step(&batch, self.rate, seed)?;
             if let Some(note) = &report.note {
                 observer.warn(&format!("{name}: {note}"));
             }
-            losses.add(&report);
-            *bad_before = losses.bad_in_a_row;
-            if losses.bad_in_a_row > TOLERATED_BAD_STEPS {
-                return Err(Error::invalid(format!(
-                    "{name}: the gradient has not been finite for {} steps; lower training.optimiser.learning_rate",
-                    losses.bad_in_a_row
-                )));
-            }
-            slices += batch.input_shape[0] as u64;
-            task.advance(batch.input_shape[0] as u64);
-            task.note(&format!("loss {:.4}", losses.mean()));
-            self.unless_stopped()?;
+            let slices = batch.input_shape[0] as u64;
+            standing.take_in(&report, slices);
+            self.unless_hopeless(standing)?;
+            task.advance(slices);
+            task.note(&format!("loss {:.4}", standing.mean_loss()));
+            self.unless_stopped(|| save(learner, standing))?;
             out_of_time = self.until.is_some_and(|end| Instant::now() >= end);
             if out_of_time {
                 break;
             }
+            if saved.elapsed() >= self.save_every {
+                save(learner, standing)?;
+                saved = Instant::now();
+            }
         }
         let seconds = started.elapsed().as_secs_f64();
         Ok(EpochOutcome {
-            mean_loss: losses.mean(),
-            slices,
-            slices_per_second: slices as f64 / seconds,
+            slices_per_second: (standing.position.slices - slices_before) as f64 / seconds,
             waited_share: waited.as_secs_f64() / seconds,
             out_of_time,
         })
+    }
+
+    fn unless_hopeless(&self, standing: &Standing) -> Result<()> {
+        if standing.bad_steps <= TOLERATED_BAD_STEPS {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "{}: the gradient has not been finite for {} steps; lower training.optimiser.learning_rate",
+            self.job.name, standing.bad_steps
+        )))
     }
 
     /// Dropout's draws depend on seed, epoch and step alone, so that a resumed run repeats them.
@@ -122,15 +138,20 @@ impl Epoch<'_> {
         self.job.seed.wrapping_add(epoch).wrapping_add(step)
     }
 
-    fn unless_stopped(&self) -> Result<()> {
-        unless_stopped(self.job.stop, || {
+    /// Saves and says where the training stands, if somebody asked to stop.
+    pub(super) fn unless_stopped(&self, save: impl FnOnce() -> Result<()>) -> Result<()> {
+        let stopped = unless_stopped(self.job.stop, || {
             format!(
-                "{} stands at epoch {} in {}",
+                "{} stands in epoch {}, saved in {}",
                 self.job.name,
-                self.number,
+                self.number + 1,
                 self.job.checkpoints.last().display()
             )
-        })
+        });
+        if stopped.is_err() {
+            save()?;
+        }
+        stopped
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::bundle::Bundle;
 use super::dataset::Structure;
 use crate::error::{Error, Result};
+use crate::tensors::freezing::is_frozen;
 use crate::tensors::weights::NamedTensors;
 
 /// Names of tensors that say which structure is which.
@@ -89,6 +90,16 @@ impl Beginning {
 }
 
 impl TakenOver {
+    /// An error if one of the first `levels` levels of the encoder begins anew: frozen, it would stay random.
+    pub(super) fn refuse_frozen_anew(&self, levels: usize) -> Result<()> {
+        let Some(anew) = self.anew.iter().find(|name| is_frozen(name, levels)) else {
+            return Ok(());
+        };
+        Err(Error::invalid(format!(
+            "training.freeze_encoder_levels = {levels} would freeze weights that --from does not give: {anew}; freeze fewer levels, or take the channels that the model was trained with"
+        )))
+    }
+
     /// In words, for the log.
     pub fn described(&self) -> String {
         let all = self.weights.len();

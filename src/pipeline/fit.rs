@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -11,6 +12,7 @@ use sha2::{Digest, Sha256};
 use super::bundle::{Bundle, TrainedStage};
 use super::checkpoint::Progress;
 use super::dataset::{CheckDepth, Dataset, LabelSource};
+use super::diagnosis::{self, Diagnosis};
 use super::fine_tuning::Beginning;
 use super::guard::guarded;
 use super::manifest::{FoldManifest, StageManifest};
@@ -23,6 +25,7 @@ use super::sampling::{CaseSource, StageOneResult, mirrored_maps};
 use super::schedule::Keep;
 use super::stage_loss::stage_loss;
 use super::stage_one::{RoiQuality, out_of_fold_results};
+use super::tracker::{Tracker, Trackers};
 use super::training::{Trained, TrainingJob, train};
 use crate::error::{Error, Result};
 use crate::tensors::device::Compute;
@@ -49,7 +52,30 @@ pub struct FitJob<'a> {
     /// All of the training must be over after this time.
     pub max_time: Option<Duration>,
     pub stop: &'a AtomicBool,
+    /// Who else hears of every epoch, beside the run folder.
+    pub trackers: &'a [&'a dyn Tracker],
+    /// Where the run is one of a sweep's: nothing is put into the model.
+    pub trial: Option<TrialRun<'a>>,
 }
+
+/// What a run is told by the sweep that it belongs to.
+#[derive(Clone, Copy)]
+pub struct TrialRun<'a> {
+    /// The run's folder; one that holds the run already is gone on with.
+    pub folder: &'a Path,
+    /// The sweep's name.
+    pub parent: &'a str,
+    /// The run pauses after so many epochs of each fold.
+    pub epochs: usize,
+    /// Stage 1's results, which all trials share.
+    pub stage_one: &'a StageOneMemory,
+}
+
+/// Stage 1's results on the training cases, with and without its probabilities, once they were asked for.
+pub type StageOneMemory = Mutex<BTreeMap<bool, StageOneOutcome>>;
+
+/// By case, and which stage 1 it was.
+type StageOneOutcome = (BTreeMap<usize, StageOneResult>, Option<String>);
 
 /// What came of it.
 #[derive(Debug, Clone)]
@@ -63,6 +89,8 @@ pub struct FitSummary {
     pub out_of_fold: Option<OutOfFold>,
     /// How the model's label maps are cleaned up.
     pub postprocessing: Option<Postprocessing>,
+    /// How the training of each fold went.
+    pub diagnoses: Vec<Diagnosis>,
     pub seconds: f64,
 }
 
@@ -80,19 +108,26 @@ pub fn fit(job: &FitJob, observer: &dyn Observer) -> Result<FitSummary> {
             "--precision int8 is for prediction; train in f32, bf16 or f16, then run 'ctseg calibrate'",
         ));
     }
-    Bundle::check_target(&job.model, recipe.stage, &job.dataset.structures)?;
     stage_loss(recipe, &job.dataset)?;
     check_names(recipe, &job.dataset.structures)?;
-    check_dataset(&job.dataset, observer)?;
+    if job.trial.is_none() {
+        Bundle::check_target(&job.model, recipe.stage, &job.dataset.structures)?;
+        check_dataset(&job.dataset, observer)?;
+    }
     let begun_from = |from: &Option<PathBuf>| {
         from.as_deref()
             .map(|path| Beginning::load(path, recipe.stage, &job.dataset.structures))
             .transpose()
     };
+    if job.resume.is_none() && job.from.is_none() && recipe.training.freeze_encoder_levels > 0 {
+        return Err(Error::usage(
+            "training.freeze_encoder_levels freezes the weights of another model: name it with --from MODEL",
+        ));
+    }
     if job.resume.is_none() {
         begun_from(&job.from)?; // what is wrong with it is said before there is a run
     }
-    let (mut run, began) = open_run(job)?;
+    let (run, began) = open_run(job)?;
     let beginning = begun_from(&began.from)?;
     let logged = Logged::new(observer, run.log_file()?);
     let observer: &dyn Observer = &logged;
@@ -116,20 +151,26 @@ pub fn fit(job: &FitJob, observer: &dyn Observer) -> Result<FitSummary> {
     if !job.compute.choice.is_libtorch() && (training.recompute || training.micro_batches > 1) {
         observer.warn("training.recompute and micro_batches are for device libtorch; they change nothing here");
     }
-    trained_and_published(job, &mut run, beginning, started, observer).map_err(
-        |error| match error {
-            Error::Interrupted(how) => Error::Interrupted(format!(
-                "{how}; 'ctseg fit --resume {}' goes on",
-                run.path().display()
-            )),
-            other => other,
-        },
-    )
+    let trackers = Trackers {
+        folder: &run,
+        others: job.trackers,
+        observer,
+    };
+    trackers.begun(&run.identity())?;
+    let trained = trained_and_published(job, (&run, &trackers), beginning, started, observer);
+    trackers.ended(&run.identity())?;
+    trained.map_err(|error| match error {
+        Error::Interrupted(how) => Error::Interrupted(format!(
+            "{how}; 'ctseg fit --resume {}' goes on",
+            run.path().display()
+        )),
+        other => other,
+    })
 }
 
 fn trained_and_published(
     job: &FitJob,
-    run: &mut RunFolder,
+    (run, trackers): (&RunFolder, &Trackers),
     beginning: Option<Beginning>,
     started: Instant,
     observer: &dyn Observer,
@@ -152,27 +193,35 @@ fn trained_and_published(
             Instant::now() + training_share(recipe, limit).saturating_sub(started.elapsed()) / left
         });
         let begin = beginning.as_ref().map(|beginning| (beginning, index));
-        let trained =
-            guarded(|| train_fold(job, &source, run, (*fold, begin), deadline, observer))?;
-        let split = job.dataset.split(recipe.folds, *fold, job.seed)?;
-        let ids = |cases: &[usize]| {
-            cases
-                .iter()
-                .map(|case| job.dataset.cases[*case].id.clone())
-                .collect()
-        };
-        let kept = trained.progress.kept(recipe.training.keep);
-        let (epoch, validation_dice) = kept.unwrap_or((0, 0.0));
-        stage.manifest.folds.push(FoldManifest {
-            input_ranges: None,
-            fold: *fold,
-            epoch,
-            validation_dice,
-            held_out: ids(&split.validation),
-            trained_on: ids(&split.train),
-        });
+        let trained = guarded(|| {
+            train_fold(
+                job,
+                &source,
+                (run, trackers),
+                (*fold, begin),
+                deadline,
+                observer,
+            )
+        })?;
+        let manifest = fold_manifest(job, *fold, &trained.progress)?;
+        stage.manifest.folds.push(manifest);
         stage.weights.push(trained.weights);
         done.push((*fold, trained.progress));
+    }
+    let summary = |roi| {
+        Ok(FitSummary {
+            diagnoses: diagnosis::of_run(run.path(), recipe)?,
+            run: run.path().to_path_buf(),
+            model: job.model.clone(),
+            folds: done,
+            roi,
+            out_of_fold: None,
+            postprocessing: None,
+            seconds: started.elapsed().as_secs_f64(),
+        })
+    };
+    if job.trial.is_some() {
+        return summary(None);
     }
     if Bundle::publish(&job.model, &job.dataset.structures, stage)? {
         observer.warn("the model's stage 2 was trained on the old stage 1 and was removed; run 'ctseg fit --stage 2'");
@@ -184,13 +233,27 @@ fn trained_and_published(
     let (out_of_fold, postprocessing) =
         out_of_fold_and_cleaning(job, run, &source.stage_one, started, observer)?;
     Ok(FitSummary {
-        run: run.path().to_path_buf(),
-        model: job.model.clone(),
-        folds: done,
-        roi,
         out_of_fold,
         postprocessing,
-        seconds: started.elapsed().as_secs_f64(),
+        ..summary(roi)?
+    })
+}
+
+fn fold_manifest(job: &FitJob, fold: usize, progress: &Progress) -> Result<FoldManifest> {
+    let split = job.dataset.split(job.recipe.folds, fold, job.seed)?;
+    let ids = |cases: &[usize]| {
+        let ids = cases.iter().map(|case| job.dataset.cases[*case].id.clone());
+        ids.collect()
+    };
+    let kept = progress.kept(job.recipe.training.keep);
+    let (epoch, validation_dice) = kept.unwrap_or((0, 0.0));
+    Ok(FoldManifest {
+        input_ranges: None,
+        fold,
+        epoch,
+        validation_dice,
+        held_out: ids(&split.validation),
+        trained_on: ids(&split.train),
     })
 }
 
@@ -254,13 +317,29 @@ fn training_share(recipe: &Recipe, limit: Duration) -> Duration {
 }
 
 /// What stage 2 needs from stage 1 for every training case, and which stage 1 that was.
-fn stage_one_results(
-    job: &FitJob,
-    observer: &dyn Observer,
-) -> Result<(BTreeMap<usize, StageOneResult>, Option<String>)> {
+fn stage_one_results(job: &FitJob, observer: &dyn Observer) -> Result<StageOneOutcome> {
     if job.recipe.region == Region::Whole {
         return Ok((BTreeMap::new(), None));
     }
+    let Some(trial) = &job.trial else {
+        return stage_one_looks(job, observer);
+    };
+    // A panic elsewhere cannot leave an outcome half-made: it is inserted whole.
+    let memory = || {
+        trial
+            .stage_one
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    };
+    if let Some(known) = memory().get(&job.recipe.prior) {
+        return Ok(known.clone());
+    }
+    let outcome = stage_one_looks(job, observer)?;
+    memory().insert(job.recipe.prior, outcome.clone());
+    Ok(outcome)
+}
+
+fn stage_one_looks(job: &FitJob, observer: &dyn Observer) -> Result<StageOneOutcome> {
     let bundle = Bundle::open(&job.model)?;
     let sha256 = bundle.stage_sha256(1).map(str::to_owned);
     let cases = job.dataset.training_cases();
@@ -279,7 +358,7 @@ fn stage_one_results(
 fn train_fold(
     job: &FitJob,
     source: &CaseSource,
-    run: &mut RunFolder,
+    (run, trackers): (&RunFolder, &Trackers),
     (fold, beginning): (usize, Option<(&Beginning, usize)>),
     deadline: Option<Instant>,
     observer: &dyn Observer,
@@ -298,8 +377,10 @@ fn train_fold(
         stop: job.stop,
         loader_threads: job.loader_threads,
         name: format!("fold {fold}"),
+        pause_after: job.trial.map(|trial| trial.epochs),
     };
-    let trained = train(&training, observer, run)?;
+    run.refuse_if_lost(&training.name, &training.checkpoints)?;
+    let trained = train(&training, observer, trackers)?;
     let progress = &trained.progress;
     let (best, dice) = progress.best.unwrap_or((0, 0.0));
     let kept = match (job.recipe.training.keep, progress.kept(Keep::Last)) {
@@ -312,7 +393,7 @@ fn train_fold(
         "fold {fold}: {} after {} epochs; {kept}best epoch {best}, validation Dice {dice:.4}",
         progress
             .ended
-            .map_or_else(|| "stopped".to_owned(), |ended| ended.to_string()),
+            .map_or_else(|| "paused".to_owned(), |ended| ended.to_string()),
         progress.epoch
     ));
     Ok(trained)
@@ -330,7 +411,16 @@ fn open_run(job: &FitJob) -> Result<(RunFolder, RunSettings)> {
         from: job.from.as_deref().map(absolute).transpose()?,
         ctseg_version: env!("CARGO_PKG_VERSION").to_owned(),
         engine: job.compute.to_string(),
+        parent: job.trial.map(|trial| trial.parent.to_owned()),
     };
+    if let Some(trial) = &job.trial {
+        if trial.folder.join("run.toml").exists() {
+            let (run, _, began) = RunFolder::resume(trial.folder)?;
+            return Ok((run, began));
+        }
+        let run = RunFolder::create_at(trial.folder, &job.recipe, &settings)?;
+        return Ok((run, settings));
+    }
     match &job.resume {
         Some(path) => {
             let (run, _, began) = RunFolder::resume(path)?;

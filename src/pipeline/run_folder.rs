@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::{CheckpointFolder, Progress};
+use super::checkpoint::CheckpointFolder;
+use super::history::{self, EpochLine};
 use super::recipe::Recipe;
-use super::tracker::Tracker;
-use super::validation::Validation;
+use super::tracker::{EpochRecord, RunIdentity, Tracker};
 use crate::error::{Error, Result};
 use crate::files::write_bytes_atomically;
 
@@ -27,11 +27,16 @@ pub struct RunSettings {
     /// Device and precision; another one gives other weights.
     #[serde(default)]
     pub engine: String,
+    /// The name of the sweep that the run is a trial of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
 }
 
 /// `runs/<time>-<name>/`.
 pub struct RunFolder {
     path: PathBuf,
+    name: String,
+    parent: Option<String>,
     metrics: File,
 }
 
@@ -40,32 +45,33 @@ impl RunFolder {
     pub fn create(runs: &Path, recipe: &Recipe, settings: &RunSettings) -> Result<Self> {
         let time = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S").to_string();
         let name = format!("{time}-{}_{}", recipe.name, run_name(recipe));
-        std::fs::create_dir_all(runs).map_err(Error::io(runs, "create the folder"))?;
-        // Two runs may begin in one second; `create_dir` tells which was first.
-        let path = (0..1000)
-            .map(|n| {
-                runs.join(if n == 0 {
-                    name.clone()
-                } else {
-                    format!("{name}-{n}")
-                })
-            })
-            .find(|path| std::fs::create_dir(path).is_ok())
-            .ok_or_else(|| {
-                Error::file(
-                    runs,
-                    "cannot create a run folder here; expected a folder that can be written",
-                )
-            })?;
+        let path = fresh_folder(runs, &name)?;
+        Self::begin(path, recipe, settings)
+    }
+
+    /// The run in the folder at `path`, which is made where there is none.
+    pub fn create_at(path: &Path, recipe: &Recipe, settings: &RunSettings) -> Result<Self> {
+        std::fs::create_dir_all(path).map_err(Error::io(path, "create the folder"))?;
+        Self::begin(path.to_path_buf(), recipe, settings)
+    }
+
+    fn begin(path: PathBuf, recipe: &Recipe, settings: &RunSettings) -> Result<Self> {
         write_bytes_atomically(&path.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
         let text = toml::to_string(settings)
             .map_err(|error| Error::file(&path, format!("cannot write the settings: {error}")))?;
         write_bytes_atomically(&path.join("run.toml"), text.as_bytes())?;
-        Self::opened(path)
+        Self::opened(path, settings.parent.clone())
     }
 
     /// The folder of an earlier run, to go on with, and what it was started with.
     pub fn resume(path: &Path) -> Result<(Self, Recipe, RunSettings)> {
+        let (recipe, settings) = Self::read(path)?;
+        let run = Self::opened(path.to_path_buf(), settings.parent.clone())?;
+        Ok((run, recipe, settings))
+    }
+
+    /// What the run at `path` was started with.
+    pub fn read(path: &Path) -> Result<(Recipe, RunSettings)> {
         let read = |name: &str| {
             let file = path.join(name);
             std::fs::read_to_string(&file).map_err(Error::io(&file, "read"))
@@ -77,12 +83,36 @@ impl RunFolder {
         )?;
         let settings = toml::from_str(&read("run.toml")?)
             .map_err(|error| Error::file(path.join("run.toml"), super::recipe::one_line(&error)))?;
-        Ok((Self::opened(path.to_path_buf())?, recipe, settings))
+        Ok((recipe, settings))
     }
 
-    fn opened(path: PathBuf) -> Result<Self> {
-        let metrics = append_to(&path.join("metrics.jsonl"))?;
-        Ok(Self { path, metrics })
+    fn opened(path: PathBuf, parent: Option<String>) -> Result<Self> {
+        let file = path.join(history::FILE);
+        let torn = std::fs::read(&file).is_ok_and(|text| text.last().is_some_and(|b| *b != b'\n'));
+        let mut metrics = append_to(&file)?;
+        if torn {
+            metrics
+                .write_all(b"\n")
+                .map_err(Error::io(&file, "append to"))?;
+        }
+        let name = path
+            .file_name()
+            .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        Ok(Self {
+            path,
+            name,
+            parent,
+            metrics,
+        })
+    }
+
+    /// Which run this is, for trackers.
+    pub fn identity(&self) -> RunIdentity<'_> {
+        RunIdentity {
+            name: &self.name,
+            folder: &self.path,
+            parent: self.parent.as_deref(),
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -99,6 +129,25 @@ impl RunFolder {
         append_to(&self.path.join("log.txt"))
     }
 
+    /// An error if `network` was trained here and nothing of it is left: to begin anew in silence would be
+    /// no way of going on.
+    pub(super) fn refuse_if_lost(
+        &self,
+        network: &str,
+        checkpoints: &CheckpointFolder,
+    ) -> Result<()> {
+        let begun = history::read(&self.path)?.contains_key(network);
+        if begun && !checkpoints.last().exists() && !checkpoints.previous().exists() {
+            return Err(Error::file(
+                checkpoints.last(),
+                format!(
+                    "is gone although {network} was trained before; begin a new run without --resume"
+                ),
+            ));
+        }
+        Ok(())
+    }
+
     /// The checkpoints of one fold.
     pub fn checkpoints(&self, fold: usize) -> CheckpointFolder {
         CheckpointFolder::new(self.path.join("checkpoints").join(format!("fold_{fold}")))
@@ -106,32 +155,35 @@ impl RunFolder {
 }
 
 impl Tracker for RunFolder {
-    fn epoch(
-        &mut self,
-        name: &str,
-        progress: &Progress,
-        mean_loss: f64,
-        learning_rate: f64,
-        validation: &Validation,
-    ) -> Result<()> {
-        let line = serde_json::json!({
-            "network": name,
-            "epoch": progress.epoch,
-            "seconds": progress.seconds,
-            "loss": mean_loss,
-            "learning_rate": learning_rate,
-            "validation_dice": validation.dice,
-            "validation_dice_per_structure": validation.dice_per_map,
-            "validation_iou": validation.iou,
-            "validation_loss": validation.loss,
-            "ended": progress.ended,
-        });
+    fn epoch(&self, record: &EpochRecord) -> Result<()> {
+        let path = self.path.join(history::FILE);
+        let line = serde_json::to_string(&EpochLine::of(record))
+            .map_err(|error| Error::file(&path, format!("cannot write an epoch: {error}")))?;
         // One write per line: a kill leaves whole lines.
-        self.metrics
+        (&self.metrics)
             .write_all(format!("{line}\n").as_bytes())
             .and_then(|()| self.metrics.sync_data())
-            .map_err(Error::io(self.path.join("metrics.jsonl"), "append to"))
+            .map_err(Error::io(&path, "append to"))
     }
+}
+
+/// A new folder in `parent` called `name`, or `name` and a number where there is one already.
+pub(super) fn fresh_folder(parent: &Path, name: &str) -> Result<PathBuf> {
+    std::fs::create_dir_all(parent).map_err(Error::io(parent, "create the folder"))?;
+    // Two runs may begin in one second; `create_dir` tells which was first.
+    let names = (0..1000).map(|n| match n {
+        0 => parent.join(name),
+        n => parent.join(format!("{name}-{n}")),
+    });
+    names
+        .into_iter()
+        .find(|path| std::fs::create_dir(path).is_ok())
+        .ok_or_else(|| {
+            Error::file(
+                parent,
+                "cannot create a run folder here; expected a folder that can be written",
+            )
+        })
 }
 
 /// `<network>_<loss>_<optimiser>_<size>`, e.g. `unet2d_bce-dice_adam_256`.

@@ -226,6 +226,19 @@ pub fn send_epoch(
     epoch: usize,
     to: &SyncSender<Result<Option<Batch>>>,
 ) -> bool {
+    send_epoch_after(source, cases, seed, epoch, 0, to)
+}
+
+/// [`send_epoch`] without its first `shown` batches, for a training that goes on within an epoch.
+pub(super) fn send_epoch_after(
+    source: &CaseSource,
+    cases: &[usize],
+    seed: u64,
+    epoch: usize,
+    shown: u64,
+    to: &SyncSender<Result<Option<Batch>>>,
+) -> bool {
+    let mut left_out = 0;
     let maps = match mirrored_maps(source) {
         Ok(mirrored) => Maps {
             plain: output_maps(source.recipe, &source.structures),
@@ -265,6 +278,10 @@ pub fn send_epoch(
         };
         let rest = waiting.split_off(ready);
         for patches in waiting.chunks(batch_size) {
+            if left_out < shown {
+                left_out += 1;
+                continue;
+            }
             let mut batch = assembled(patches, source.recipe, &maps);
             if distances {
                 add_distances(&mut batch, source.recipe);

@@ -5,15 +5,14 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use super::checkpoint::{Checkpoint, CheckpointFolder, Ended, Progress};
-use super::epoch::{Epoch, EpochOutcome};
+use super::cycle::{Clock, Expected, OneEpoch, checkpoint};
 use super::fine_tuning::Beginning;
 use super::guard::guarded;
 use super::observer::Observer;
-use super::recipe::Recipe;
-use super::sampling::{CaseSource, send_epoch};
+use super::sampling::{CaseSource, send_epoch_after};
 use super::schedule::Keep;
 use super::tracker::Tracker;
-use super::validation::{Validation, validate};
+use super::validation::validate;
 use crate::error::{Error, Result};
 use crate::tensors::batch::Batch;
 use crate::tensors::device::Compute;
@@ -43,6 +42,8 @@ pub struct TrainingJob<'a> {
     pub loader_threads: Option<usize>,
     /// Name in progress bars, such as `fold 0`.
     pub name: String,
+    /// Training pauses once so many epochs are done, to be gone on with.
+    pub pause_after: Option<usize>,
 }
 
 /// A trained network: the weights of the epoch that the recipe keeps, averaged where it says so.
@@ -52,81 +53,68 @@ pub struct Trained {
 }
 
 /// Trains from the last checkpoint, if there is one, until the epochs are done, nothing is gained any
-/// more, or time is up. A checkpoint is there from before the first step on, and anew after every epoch.
+/// more, or time is up. A checkpoint is there from before the first step on, and anew after every epoch, every
+/// so many minutes, and when the training is stopped: going on from any of them gives the same weights.
 ///
 /// # Errors
 /// [`Error::Interrupted`] when stopped from outside; unreadable cases; weights that do not stay finite.
-pub fn train(
-    job: &TrainingJob,
-    observer: &dyn Observer,
-    tracker: &mut dyn Tracker,
-) -> Result<Trained> {
-    let training = &job.source.recipe.training;
+pub fn train(job: &TrainingJob, observer: &dyn Observer, tracker: &dyn Tracker) -> Result<Trained> {
     let started = Instant::now();
     let (mut learner, mut progress) = begin(job, observer)?;
-    let seconds_before = progress.seconds;
-    let mut bad_steps = 0;
-    let mut slices_expected = 0; // known once an epoch is over
-    let mut validation_time = first_validation_time(job, &learner)?;
-
+    let clock = Clock {
+        started,
+        seconds_before: progress.seconds,
+    };
+    let mut stopped = None;
+    let mut expected = Expected {
+        slices: 0, // known once an epoch is over
+        validation: first_validation_time(job, &learner)?,
+    };
     std::thread::scope(|scope| {
         let (to, batches) = sync_channel(QUEUE);
         if progress.ended.is_none() {
             let first = progress.epoch;
-            scope.spawn(move || prepare_batches(job, first, &to));
+            let shown = progress.within.as_ref().map_or(0, |within| within.batches);
+            scope.spawn(move || prepare_batches(job, first, shown, &to));
         }
-        while progress.ended.is_none() {
-            let epoch = Epoch {
+        let pauses = |progress: &Progress| job.pause_after.is_some_and(|n| progress.epoch >= n);
+        while progress.ended.is_none() && stopped.is_none() && !pauses(&progress) {
+            thaw(job, &mut learner, &progress, observer)?;
+            let one = OneEpoch {
                 job,
-                number: progress.epoch,
-                rate: progress.learning_rate(training),
-                // Validation must be over by the deadline too.
-                until: job
-                    .deadline
-                    .map(|end| end.checked_sub(validation_time).unwrap_or(started)),
-                slices_expected,
+                clock: &clock,
+                observer,
+                tracker,
             };
-            let outcome = epoch.run(&mut learner, &batches, &mut bad_steps, observer)?;
-            slices_expected = outcome.slices;
-
-            let begun = Instant::now();
-            let validation = validate(
-                job.source,
-                learner.network()?,
-                job.validation,
-                job.compute,
-                job.stop,
-            )?;
-            validation_time = begun.elapsed();
-
-            progress.optimiser_steps = learner.steps();
-            progress.seconds = seconds_before + started.elapsed().as_secs_f64();
-            let is_best = progress.take_in(&validation, training, outcome.out_of_time);
-            let state = checkpoint(&learner, &progress)?;
-            if is_best {
-                job.checkpoints.save_best(&in_use(&learner, &progress)?)?;
-            }
-            job.checkpoints.save_last(&state)?;
-            tracker.epoch(
-                &job.name,
-                &progress,
-                outcome.mean_loss,
-                epoch.rate,
-                &validation,
-            )?;
-            observer.say(&epoch_line(&epoch, &outcome, &validation, is_best));
+            stopped = one.done(&mut learner, &mut progress, &batches, &mut expected)?;
         }
         drop(batches); // lets the loader end
         Ok(())
     })?;
 
-    kept(job, &learner, progress)
+    kept(job, &learner, progress, stopped)
 }
 
-/// What a training that is over hands on.
-fn kept(job: &TrainingJob, learner: &Learner, mut progress: Progress) -> Result<Trained> {
+/// What a training that is over hands on: the state after its last epoch, or what was `stopped` within it.
+fn kept(
+    job: &TrainingJob,
+    learner: &Learner,
+    progress: Progress,
+    stopped: Option<Progress>,
+) -> Result<Trained> {
+    let within = stopped.is_some();
+    let mut progress = stopped.unwrap_or(progress);
     let weights = match job.source.recipe.training.keep {
-        Keep::Best => Checkpoint::load(&job.checkpoints.best())?.network,
+        Keep::Best => {
+            let best_is_last = progress
+                .best
+                .is_some_and(|(best, _)| best == progress.epoch);
+            let path = match within && best_is_last {
+                true => job.checkpoints.stopped(),
+                false => job.checkpoints.best(),
+            };
+            Checkpoint::load(&path)?.network
+        }
         Keep::Last => {
             if progress.last_validation.is_none() {
                 // The training ended when this was not yet written down.
@@ -140,12 +128,21 @@ fn kept(job: &TrainingJob, learner: &Learner, mut progress: Progress) -> Result<
     Ok(Trained { weights, progress })
 }
 
-/// Sends the batches of all epochs from `first` on, until nobody listens any more.
-fn prepare_batches(job: &TrainingJob, first: usize, to: &SyncSender<Result<Option<Batch>>>) {
+/// Sends the batches of all epochs from `first` on, of that one all but the first `shown`, until nobody listens
+/// any more.
+fn prepare_batches(
+    job: &TrainingJob,
+    first: usize,
+    shown: u64,
+    to: &SyncSender<Result<Option<Batch>>>,
+) {
     let epochs = first..job.source.recipe.training.epochs;
     let send = || {
         let mut epochs = epochs;
-        epochs.all(|epoch| send_epoch(job.source, job.train, job.seed, epoch, to))
+        epochs.all(|epoch| {
+            let shown = if epoch == first { shown } else { 0 };
+            send_epoch_after(job.source, job.train, job.seed, epoch, shown, to)
+        })
     };
     let sent = guarded(|| match job.loader_threads {
         Some(threads) => Ok(loader_pool(threads)?.install(send)),
@@ -168,30 +165,6 @@ fn loader_pool(threads: usize) -> Result<rayon::ThreadPool> {
         })
 }
 
-/// What is said of an epoch that is over.
-fn epoch_line(
-    epoch: &Epoch,
-    outcome: &EpochOutcome,
-    validation: &Validation,
-    is_best: bool,
-) -> String {
-    format!(
-        "{}: epoch {:>3}/{}  loss {:.4}  validation Dice {:.4}{} IoU {:.4} loss {:.4}  rate {:.1e}  {:.0} {}/s ({:.0} % waiting for data)",
-        epoch.job.name,
-        epoch.number + 1,
-        epoch.job.source.recipe.training.epochs,
-        outcome.mean_loss,
-        validation.dice,
-        if is_best { " (best)" } else { "" },
-        validation.iou,
-        validation.loss.unwrap_or(f64::NAN),
-        epoch.rate,
-        outcome.slices_per_second,
-        epoch.job.source.recipe.unit(),
-        100.0 * outcome.waited_share,
-    )
-}
-
 /// How long validation will take, where there is a deadline to keep: one case's time for all of them.
 fn first_validation_time(job: &TrainingJob, learner: &Learner) -> Result<Duration> {
     let (Some(_), Some(first)) = (job.deadline, job.validation.first()) else {
@@ -210,79 +183,85 @@ fn first_validation_time(job: &TrainingJob, learner: &Learner) -> Result<Duratio
 
 /// Fresh weights, or everything as the last checkpoint left it.
 fn begin(job: &TrainingJob, observer: &dyn Observer) -> Result<(Learner, Progress)> {
-    let recipe = job.source.recipe;
-    let training = &recipe.training;
-    let fresh = fresh_network(recipe, job.source.outputs(), job.compute, job.seed)?;
-    let setup = LearnerSetup {
+    let training = &job.source.recipe.training;
+    job.checkpoints.forget_stopped()?;
+    let warn = |line: &str| observer.warn(&format!("{}: {line}", job.name));
+    if let Some(mut saved) = job.checkpoints.load_last(&warn)? {
+        if saved.progress.ended == Some(Ended::TimeIsUp) {
+            saved.progress.ended = None; // whoever resumes has time again
+        }
+        if saved.progress.ended.is_none() {
+            let place = saved.progress.place();
+            observer.say(&format!("{}: goes on from {place}", job.name));
+        }
+        return Ok((restored(job, &saved)?, saved.progress));
+    }
+    let progress = Progress::new(training.optimiser.learning_rate);
+    let fresh = fresh_network(job)?;
+    let network = match &job.beginning {
+        Some((beginning, index)) => {
+            let taken = beginning.taken_over(*index, network_tensors(&fresh)?)?;
+            taken.refuse_frozen_anew(training.freeze_encoder_levels)?;
+            observer.say(&format!("{}: {}", job.name, taken.described()));
+            with_tensors(fresh, &taken.weights, &job.compute.device)?
+        }
+        None => fresh,
+    };
+    let learner = Learner::new(network, setup(job, 0)?, job.compute)?;
+    job.checkpoints
+        .save_last(&checkpoint(&learner, &progress)?)?;
+    Ok((learner, progress))
+}
+
+/// How the network learns in the epoch after `epochs` epochs.
+fn setup(job: &TrainingJob, epochs: usize) -> Result<LearnerSetup> {
+    let training = &job.source.recipe.training;
+    Ok(LearnerSetup {
         loss: job.source.loss()?,
         optimiser: training.optimiser.clone(),
         recompute: training.recompute,
         micro_batches: training.micro_batches,
         weight_average: training.weight_average,
-    };
-    match job.checkpoints.load_last()? {
-        Some(mut saved) => {
-            if saved.progress.ended == Some(Ended::TimeIsUp) {
-                saved.progress.ended = None; // whoever resumes has time again
-            }
-            let network = with_tensors(fresh, &saved.network, &job.compute.device)?;
-            let steps = saved.progress.optimiser_steps;
-            let learner = Learner::restored(network, setup, job.compute, &saved.optimiser, steps)?;
-            Ok((learner, saved.progress))
-        }
-        None => {
-            let progress = Progress::new(training.optimiser.learning_rate);
-            let network = match &job.beginning {
-                Some((beginning, index)) => {
-                    let taken = beginning.taken_over(*index, network_tensors(&fresh)?)?;
-                    observer.say(&format!("{}: {}", job.name, taken.described()));
-                    with_tensors(fresh, &taken.weights, &job.compute.device)?
-                }
-                None => fresh,
-            };
-            let learner = Learner::new(network, setup, job.compute)?;
-            job.checkpoints
-                .save_last(&checkpoint(&learner, &progress)?)?;
-            Ok((learner, progress))
-        }
+        frozen_levels: training.frozen_levels(epochs),
+    })
+}
+
+/// The learner that a checkpoint tells of.
+fn restored(job: &TrainingJob, saved: &Checkpoint) -> Result<Learner> {
+    let network = with_tensors(fresh_network(job)?, &saved.network, &job.compute.device)?;
+    let setup = setup(job, saved.progress.epoch)?;
+    let steps = saved.progress.optimiser_steps;
+    Learner::restored(network, setup, job.compute, &saved.optimiser, steps)
+}
+
+/// Makes levels that were frozen learn from the next epoch on, where the recipe says so.
+fn thaw(
+    job: &TrainingJob,
+    learner: &mut Learner,
+    progress: &Progress,
+    observer: &dyn Observer,
+) -> Result<()> {
+    let training = &job.source.recipe.training;
+    if training.unfreeze_epoch != Some(progress.epoch) || progress.within.is_some() {
+        return Ok(());
     }
+    observer.say(&format!(
+        "{}: from here on all levels of the encoder learn",
+        job.name
+    ));
+    *learner = restored(job, &checkpoint(learner, progress)?)?;
+    Ok(())
 }
 
 /// A network whose weights follow from the seed.
-fn fresh_network(recipe: &Recipe, outputs: usize, compute: &Compute, seed: u64) -> Result<Network> {
-    compute.device.seed(seed);
+fn fresh_network(job: &TrainingJob) -> Result<Network> {
+    let device = &job.compute.device;
+    device.seed(job.seed);
+    let recipe = job.source.recipe;
     let network = recipe
         .network
-        .init(recipe.channels(), outputs, &compute.device)?;
+        .init(recipe.channels(), job.source.outputs(), device)?;
     // Burn draws weights when they are first used; they are drawn here, in the order of their names.
     network_tensors(&network)?;
     Ok(network)
-}
-
-/// What was validated, without what only training needs.
-fn in_use(learner: &Learner, progress: &Progress) -> Result<Checkpoint> {
-    Ok(Checkpoint {
-        network: learner.averaged_weights()?,
-        optimiser: NamedTensors::new(),
-        progress: progress.clone(),
-    })
-}
-
-/// Everything that training goes on from.
-fn checkpoint(learner: &Learner, progress: &Progress) -> Result<Checkpoint> {
-    let (state, _) = learner.state()?;
-    let weights = learner.weights()?;
-    if let Some((name, _)) = weights
-        .iter()
-        .find(|(_, t)| t.values.iter().any(|v| !v.is_finite()))
-    {
-        return Err(Error::invalid(format!(
-            "training failed: {name} is no longer finite; lower training.optimiser.learning_rate and resume"
-        )));
-    }
-    Ok(Checkpoint {
-        network: weights,
-        optimiser: state,
-        progress: progress.clone(),
-    })
 }

@@ -5,6 +5,7 @@ pub mod batch;
 pub mod blocks;
 mod deep_supervision;
 pub mod device;
+pub mod freezing;
 pub mod inference;
 pub mod learner;
 #[cfg(feature = "libtorch")]

@@ -103,6 +103,7 @@ pub fn measured(measurement: &Measurement, compute: &Compute) -> Result<Throughp
                 recompute: measurement.recompute,
                 micro_batches: 1,
                 weight_average: None,
+                frozen_levels: 0,
             };
             let mut learner = Learner::new(network, setup, compute)?;
             timed(measurement, || learner.step(&batch, 1e-3, SEED).map(drop))

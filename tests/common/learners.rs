@@ -45,6 +45,7 @@ pub fn setup(kind: OptimiserKind) -> LearnerSetup {
         recompute: false,
         micro_batches: 1,
         weight_average: None,
+        frozen_levels: 0,
     }
 }
 

@@ -22,9 +22,12 @@ const LEGEND: usize = 300;
 /// More curves than this are drawn and not named.
 const NAMED: usize = 26;
 
+/// How many colours there are.
+pub const COLOURS: usize = 8;
+
 /// Colours that also people who do not see red and green tell apart (Okabe and Ito, 2008), dark enough for
 /// white paper.
-const COLOURS: [RGBColor; 8] = [
+const PALETTE: [RGBColor; COLOURS] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),
@@ -203,7 +206,7 @@ impl Curve {
     }
 
     fn style(&self) -> ShapeStyle {
-        COLOURS[self.colour % COLOURS.len()].stroke_width(2)
+        PALETTE[self.colour % COLOURS].stroke_width(2)
     }
 }
 
@@ -256,8 +259,8 @@ mod tests {
     #[test]
     fn every_curve_is_there_and_a_picture_is_reproducible() {
         let picture = chart().drawn().unwrap();
-        assert!(has(&picture, COLOURS[0]) && has(&picture, COLOURS[1]));
-        assert!(!has(&picture, COLOURS[2]));
+        assert!(has(&picture, PALETTE[0]) && has(&picture, PALETTE[1]));
+        assert!(!has(&picture, PALETTE[2]));
         assert!(picture == chart().drawn().unwrap());
         if let Some(path) = std::env::var_os("CTSEG_SHOW_CHART") {
             chart().write_png(Path::new(&path)).unwrap();
@@ -271,7 +274,7 @@ mod tests {
         chart.curves[1].points.clear();
         chart.curves[2].points = vec![(1.0, 3.0); 2]; // beyond the range that is always shown
         let picture = chart.drawn().unwrap();
-        assert!(has(&picture, COLOURS[0]) && has(&picture, COLOURS[1]));
+        assert!(has(&picture, PALETTE[0]) && has(&picture, PALETTE[1]));
         chart.curves.clear();
         chart.y_range = None;
         chart.drawn().unwrap();

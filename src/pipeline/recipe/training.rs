@@ -49,6 +49,13 @@ pub struct TrainingConfig {
     /// goes on from the weights themselves. None where nothing is said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight_average: Option<f64>,
+    /// So many levels of the encoder, the finest first (with the stem, where there is one), keep the weights and
+    /// running statistics of `--from` exactly.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub freeze_encoder_levels: usize,
+    /// After so many epochs they learn as well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unfreeze_epoch: Option<usize>,
     /// Which epoch's weights go into the model.
     pub keep: Keep,
     /// Activations are computed again on the way back instead of being kept: about half the memory for a
@@ -62,6 +69,12 @@ pub struct TrainingConfig {
     pub warmup_epochs: usize,
     pub plateau: PlateauConfig,
     pub early_stopping: EarlyStoppingConfig,
+    /// How many of the cases that a network is trained on are measured as the held-out ones are, in the first
+    /// five epochs, every fifth, and the last; at most as many as are held out. What a run's curves and its
+    /// diagnosis compare; 0 leaves it out.
+    pub watched_cases: usize,
+    /// A checkpoint is written after every epoch, and after so many minutes within one; 0 after every step.
+    pub checkpoint_minutes: f64,
     /// Memory for volumes in MB, one half for source volumes, one for prepared ones; the rest is read
     /// again when its turn comes.
     pub cache_mb: usize,
@@ -83,6 +96,8 @@ impl Default for TrainingConfig {
             augmentation: None,
             optimiser: OptimiserConfig::default(),
             weight_average: None,
+            freeze_encoder_levels: 0,
+            unfreeze_epoch: None,
             keep: Keep::default(),
             recompute: false,
             micro_batches: 1,
@@ -90,6 +105,8 @@ impl Default for TrainingConfig {
             warmup_epochs: 0,
             plateau: PlateauConfig::default(),
             early_stopping: EarlyStoppingConfig::default(),
+            watched_cases: 2,
+            checkpoint_minutes: 10.0,
             cache_mb: 2048,
         }
     }
@@ -138,6 +155,14 @@ impl TrainingConfig {
             "patches: {}, {drawn}{count}{curriculum}\naugmentation: {changes}",
             sides.join(" × ")
         )
+    }
+
+    /// Levels of the encoder that are frozen in the epoch after `epochs` epochs.
+    pub fn frozen_levels(&self, epochs: usize) -> usize {
+        match self.unfreeze_epoch {
+            Some(end) if epochs >= end => 0,
+            _ => self.freeze_encoder_levels,
+        }
     }
 
     /// Whether patches are mirrored along an axis.
@@ -203,6 +228,14 @@ impl TrainingConfig {
                 "training.class_weights must not be negative",
             ),
             (
+                self.unfreeze_epoch.is_none() || self.freeze_encoder_levels > 0,
+                "training.unfreeze_epoch needs freeze_encoder_levels above 0",
+            ),
+            (
+                self.checkpoint_minutes.is_finite() && self.checkpoint_minutes >= 0.0,
+                "training.checkpoint_minutes must be 0 or more",
+            ),
+            (
                 self.patches_per_epoch != Some(0),
                 "training.patches_per_epoch must be 1 or more",
             ),
@@ -259,6 +292,10 @@ pub struct CurriculumConfig {
 
 fn first_share() -> f64 {
     0.25
+}
+
+fn is_zero(value: &usize) -> bool {
+    *value == 0
 }
 
 /// How the learning rate falls.

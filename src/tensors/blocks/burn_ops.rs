@@ -1,5 +1,6 @@
 //! Blocks by Burn's own operations, on any of its devices and under its autodiff.
 
+use burn::nn::BatchNorm;
 use burn::tensor::activation::{leaky_relu, relu, sigmoid};
 use burn::tensor::module::{
     avg_pool2d, conv_transpose2d, conv_transpose3d, conv2d, conv3d, max_pool2d,
@@ -20,6 +21,12 @@ impl<const R: usize> Engine<R> for BurnOps {
         for layer in layers {
             x = self.conv(x, &layer.conv)?;
             x = match &layer.norm {
+                // A frozen layer's statistics are frozen too; Burn would take the batch's in training.
+                Some(Norm::Batch(norm))
+                    if !layer.conv.weight.is_require_grad() && x.device().is_autodiff() =>
+                {
+                    by_running_statistics(norm, x)
+                }
                 Some(Norm::Batch(norm)) => norm.forward(x),
                 Some(Norm::Instance(norm)) => norm.forward(x),
                 Some(Norm::Group(norm)) => norm.forward(x),
@@ -139,6 +146,16 @@ fn pooled<const R: usize>(
         }
         _ => Err(no_such_rank(R)),
     }
+}
+
+/// Batch normalisation as it is in use.
+fn by_running_statistics<const R: usize>(norm: &BatchNorm, x: Tensor<R>) -> Tensor<R> {
+    let (mean, variance) = (norm.running_mean.value(), norm.running_var.value());
+    let mut per_channel = [1; R];
+    per_channel[1] = x.dims()[1];
+    let scale = norm.gamma.val() / (variance + norm.epsilon).sqrt();
+    let offset = norm.beta.val() - mean * scale.clone();
+    x * scale.reshape(per_channel) + offset.reshape(per_channel)
 }
 
 /// The same tensor under another name for its rank. Ranks are compared where this is called; a tensor of

@@ -10,6 +10,7 @@ use super::{LearnerSetup, StepReport};
 use crate::error::{Error, Result};
 use crate::tensors::batch::Batch;
 use crate::tensors::deep_supervision::{coarser, loss_weights};
+use crate::tensors::freezing::Freeze;
 use crate::tensors::named::{NamedMapper, NamedVisitor, map_named, visit_named};
 use crate::tensors::networks::{Extras, Network};
 use crate::tensors::optimisers::rules::updated;
@@ -51,7 +52,7 @@ impl BurnLearner {
             .map(|decay| BurnAverage::new(&network, decay, state, device))
             .transpose()?;
         Ok(Self {
-            network: network.train(),
+            network: map_named(network.train(), &mut Freeze(setup.frozen_levels)),
             setup,
             device: device.clone().autodiff(),
             steps,

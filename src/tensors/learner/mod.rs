@@ -32,6 +32,8 @@ pub struct LearnerSetup {
     /// How much of the weights' average over the steps is left after one more step, in (0, 1); less in the
     /// first steps. Without it no average is kept.
     pub weight_average: Option<f64>,
+    /// So many levels of the encoder, the finest first, stay as they are, see [`freezing`](super::freezing).
+    pub frozen_levels: usize,
 }
 
 /// What a step did.

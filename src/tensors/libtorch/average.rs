@@ -69,7 +69,7 @@ mod tests {
         let compute = Compute::open(DeviceChoice::LibTorchCpu, precision, 2).unwrap();
         golden_average::compare(&compute.device, &mut |networks, decay| {
             let (first, later) = networks.split_first().unwrap();
-            let network = trainable(first.clone()).unwrap();
+            let network = trainable(first.clone(), 0).unwrap();
             let nothing = NamedTensors::new();
             let mut average = TorchAverage::new(&network, decay, &nothing, &compute).unwrap();
             let mut after = Vec::new();

@@ -243,7 +243,12 @@ impl<const R: usize> Engine<R> for Int8Ops<'_> {
         Engine::<R>::mean_pool(&self.plain, x, factors)
     }
 
-    fn add(&self, a: SharedTensor, b: SharedTensor, activation: Activation) -> Result<SharedTensor> {
+    fn add(
+        &self,
+        a: SharedTensor,
+        b: SharedTensor,
+        activation: Activation,
+    ) -> Result<SharedTensor> {
         Engine::<R>::add(&self.plain, a, b, activation)
     }
 

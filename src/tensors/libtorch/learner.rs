@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::tensors::batch::Batch;
 use crate::tensors::deep_supervision::{coarser, loss_weights};
 use crate::tensors::device::Compute;
+use crate::tensors::freezing::is_frozen;
 use crate::tensors::learner::average;
 use crate::tensors::learner::{LearnerSetup, StepReport};
 use crate::tensors::networks::{Extras, Network};
@@ -55,10 +56,15 @@ impl TorchLearner {
         steps: u64,
     ) -> Result<Self> {
         let configured_parts = setup.micro_batches;
-        let network = trainable(network)?;
-        let (parameters, statistics): (Vec<_>, Vec<_>) = tensors_of(&network)?
-            .into_iter()
-            .partition(|(_, tensor)| tensor.requires_grad());
+        let network = trainable(network, setup.frozen_levels)?;
+        let (mut parameters, mut statistics) = (Vec::new(), Vec::new());
+        for (name, tensor) in tensors_of(&network)? {
+            if tensor.requires_grad() {
+                parameters.push((name, tensor));
+            } else if !is_frozen(&name, setup.frozen_levels) {
+                statistics.push((name, tensor));
+            }
+        }
         let memory = setup
             .optimiser
             .kind

@@ -7,6 +7,7 @@ use tch::{Kind, Tensor};
 
 use super::ops::{channels_last, failed, native};
 use crate::error::{Error, Result};
+use crate::tensors::freezing::is_frozen;
 use crate::tensors::named::{NamedMapper, NamedVisitor, map_named, visit_named};
 use crate::tensors::networks::Network;
 use crate::tensors::weights::is_trained;
@@ -17,11 +18,12 @@ pub(super) fn wrapped<const D: usize>(tensor: Tensor) -> BurnTensor<D> {
 }
 
 /// `network` with weights of its own, channels side by side in memory; those that are trained ask libtorch
-/// for gradients.
-pub(super) fn trainable(network: Network) -> Result<Network> {
-    converted(network, &|tensor, trained| {
+/// for gradients, but for those of the first `frozen` levels of the encoder.
+pub(super) fn trainable(network: Network, frozen: usize) -> Result<Network> {
+    converted(network, &|tensor, name| {
         let own = copied(&channels_last(&tensor, Kind::Float)?)?;
-        own.f_set_requires_grad(trained).map_err(failed)
+        own.f_set_requires_grad(is_trained(name) && !is_frozen(name, frozen))
+            .map_err(failed)
     })
 }
 
@@ -52,7 +54,7 @@ fn copied(tensor: &Tensor) -> Result<Tensor> {
     Ok(own)
 }
 
-type Convert<'a> = &'a dyn Fn(Tensor, bool) -> Result<Tensor>;
+type Convert<'a> = &'a dyn Fn(Tensor, &str) -> Result<Tensor>;
 
 fn converted(network: Network, convert: Convert) -> Result<Network> {
     struct Mapper<'a> {
@@ -65,10 +67,9 @@ fn converted(network: Network, convert: Convert) -> Result<Network> {
             name: String,
             param: Param<BurnTensor<D>>,
         ) -> Param<BurnTensor<D>> {
-            let trained = is_trained(&name);
             let (id, value, mapper) = param.consume();
             let kept = value.clone();
-            let value = match native(value).and_then(|tensor| (self.convert)(tensor, trained)) {
+            let value = match native(value).and_then(|tensor| (self.convert)(tensor, &name)) {
                 Ok(tensor) => wrapped(tensor),
                 Err(error) => {
                     self.problem.get_or_insert(error);

@@ -151,6 +151,12 @@ impl<const R: usize> Engine<R> for TorchOps {
                 tensors.raw(&conv.stride, &conv.padding, layer.slope())
             })
             .collect();
+        let frozen = |layer: &LayerTensors| !layer.weight.requires_grad();
+        if self.mode != Mode::Inference && tensors.iter().all(frozen) {
+            // As in use: running statistics are kept, and nothing is for the way back.
+            let _no_grad = tch::no_grad_guard();
+            return ffi::conv_block(&x.0, &raw, Mode::Inference, false).map(SharedTensor);
+        }
         ffi::conv_block(&x.0, &raw, self.mode, self.recompute).map(SharedTensor)
     }
 
@@ -292,10 +298,7 @@ pub(super) trait AnyRank:
 {
 }
 
-impl<E> AnyRank for E where
-    E: Engine<4, Tensor = SharedTensor> + Engine<5, Tensor = SharedTensor>
-{
-}
+impl<E> AnyRank for E where E: Engine<4, Tensor = SharedTensor> + Engine<5, Tensor = SharedTensor> {}
 
 /// Logits of a batch, in `kind`.
 ///

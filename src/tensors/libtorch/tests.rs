@@ -319,7 +319,7 @@ fn whole_networks_equal_burns() {
         #[allow(deprecated)]
         let device = Device::libtorch();
         let network = with_tensors(fresh(&config, &device), &values, &device).unwrap();
-        let network = trainable(network).unwrap();
+        let network = trainable(network, 0).unwrap();
         let ops = TorchOps {
             mode: Mode::Training,
             recompute: false,
@@ -583,7 +583,7 @@ fn weights_stay_with_burns_modules() {
     #[allow(deprecated)]
     let device = Device::libtorch();
     let (config, _) = &networks()[0];
-    let network = trainable(fresh(config, &device)).unwrap();
+    let network = trainable(fresh(config, &device), 0).unwrap();
     let (_, parameter) = &tensors_of(&network).unwrap()[0];
     tch::no_grad(|| {
         let mut parameter = parameter.shallow_clone();

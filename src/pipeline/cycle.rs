@@ -1,0 +1,216 @@
+//! What is done for one epoch: training, validation, writing down.
+
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use super::checkpoint::{Checkpoint, Progress};
+use super::epoch::{Epoch, EpochOutcome, Standing};
+use super::observer::Observer;
+use super::tracker::{EpochRecord, Tracker};
+use super::training::TrainingJob;
+use super::validation::{Validation, validate};
+use crate::error::{Error, Result};
+use crate::tensors::batch::Batch;
+use crate::tensors::learner::Learner;
+use crate::tensors::weights::NamedTensors;
+
+/// The time that a training takes over all its sessions.
+pub(super) struct Clock {
+    pub started: Instant,
+    pub seconds_before: f64,
+}
+
+impl Clock {
+    fn seconds(&self) -> f64 {
+        self.seconds_before + self.started.elapsed().as_secs_f64()
+    }
+}
+
+/// What the epoch before says about the next.
+pub(super) struct Expected {
+    pub slices: u64,
+    pub validation: Duration,
+}
+
+/// What an epoch needs beside what it changes.
+pub(super) struct OneEpoch<'a> {
+    pub job: &'a TrainingJob<'a>,
+    pub clock: &'a Clock,
+    pub observer: &'a dyn Observer,
+    pub tracker: &'a dyn Tracker,
+}
+
+impl OneEpoch<'_> {
+    /// Trains, validates, writes down. Where time is up within the epoch, `progress` and the last checkpoint
+    /// stay within it, for a run that goes on, and what was reached so far is returned.
+    pub(super) fn done(
+        &self,
+        learner: &mut Learner,
+        progress: &mut Progress,
+        batches: &Receiver<Result<Option<Batch>>>,
+        expected: &mut Expected,
+    ) -> Result<Option<Progress>> {
+        let (job, started) = (self.job, self.clock.started);
+        let training = &job.source.recipe.training;
+        let epoch = Epoch {
+            job,
+            number: progress.epoch,
+            rate: progress.learning_rate(training),
+            // Validation must be over by the deadline too.
+            until: job
+                .deadline
+                .map(|end| end.checked_sub(expected.validation).unwrap_or(started)),
+            slices_expected: expected.slices,
+            save_every: Duration::from_secs_f64(60.0 * training.checkpoint_minutes.min(1e6)),
+        };
+        let mut standing = Standing {
+            position: progress.within.clone().unwrap_or_default(),
+            bad_steps: progress.bad_steps,
+        };
+        let save = |learner: &Learner, standing: &Standing| {
+            let within = self.within(progress, standing, learner);
+            job.checkpoints.save_last(&checkpoint(learner, &within)?)
+        };
+        let outcome = epoch.run(learner, batches, &mut standing, &save, self.observer)?;
+        expected.slices = standing.position.slices;
+        if outcome.out_of_time {
+            save(learner, &standing)?;
+        }
+
+        let begun = Instant::now();
+        let ends = progress.epoch + 1 == training.epochs;
+        let watched = match is_watched(progress.epoch + 1) || ends {
+            true => self.watched(),
+            false => &[],
+        };
+        let measured = validate_both(job, learner, watched);
+        if let Err(Error::Interrupted(_)) = &measured {
+            save(learner, &standing)?;
+        }
+        let (validation, on_training) = measured?;
+        expected.validation = begun.elapsed();
+
+        *progress = self.within(progress, &standing, learner);
+        let mut after = progress.clone();
+        let is_best = after.take_in(&validation, training, outcome.out_of_time);
+        self.tracker.epoch(&EpochRecord {
+            network: &job.name,
+            progress: &after,
+            mean_loss: standing.mean_loss(),
+            learning_rate: epoch.rate,
+            validation: &validation,
+            training: on_training.as_ref(),
+            broken_off: outcome.out_of_time,
+        })?;
+        self.observer.say(&epoch_line(
+            &epoch,
+            &outcome,
+            standing.mean_loss(),
+            &validation,
+            is_best,
+        ));
+        if outcome.out_of_time {
+            if is_best {
+                job.checkpoints.save_stopped(&in_use(learner, &after)?)?;
+            }
+            return Ok(Some(after));
+        }
+        let state = checkpoint(learner, &after)?;
+        if is_best {
+            job.checkpoints.save_best(&in_use(learner, &after)?)?;
+        }
+        job.checkpoints.save_last(&state)?;
+        *progress = after;
+        Ok(None)
+    }
+
+    /// `progress` with how far the epoch under way has come.
+    fn within(&self, progress: &Progress, standing: &Standing, learner: &Learner) -> Progress {
+        Progress {
+            optimiser_steps: learner.steps(),
+            seconds: self.clock.seconds(),
+            bad_steps: standing.bad_steps,
+            within: Some(standing.position.clone()),
+            ..progress.clone()
+        }
+    }
+
+    /// The training cases that are measured as the held-out ones.
+    fn watched(&self) -> &[usize] {
+        let wanted = self.job.source.recipe.training.watched_cases;
+        let count = wanted.min(self.job.validation.len());
+        &self.job.train[..count.min(self.job.train.len())]
+    }
+}
+
+/// Whether training cases are measured after epoch `epoch` (from 1 on): where curves bend most, and now and then.
+fn is_watched(epoch: usize) -> bool {
+    epoch <= 5 || epoch.is_multiple_of(5)
+}
+
+/// What the network in use reaches on held-out cases, and on `watched` ones if there are any.
+fn validate_both(
+    job: &TrainingJob,
+    learner: &Learner,
+    watched: &[usize],
+) -> Result<(Validation, Option<Validation>)> {
+    let of = |cases: &[usize]| {
+        let network = learner.network()?;
+        validate(job.source, network, cases, job.compute, job.stop)
+    };
+    let held_out = of(job.validation)?;
+    let watched = (!watched.is_empty()).then(|| of(watched)).transpose()?;
+    Ok((held_out, watched))
+}
+
+/// What is said of an epoch that is over.
+fn epoch_line(
+    epoch: &Epoch,
+    outcome: &EpochOutcome,
+    mean_loss: f64,
+    validation: &Validation,
+    is_best: bool,
+) -> String {
+    format!(
+        "{}: epoch {:>3}/{}  loss {mean_loss:.4}  validation Dice {:.4}{} IoU {:.4} loss {:.4}  rate {:.1e}  {:.0} {}/s ({:.0} % waiting for data)",
+        epoch.job.name,
+        epoch.number + 1,
+        epoch.job.source.recipe.training.epochs,
+        validation.dice,
+        if is_best { " (best)" } else { "" },
+        validation.iou,
+        validation.loss.unwrap_or(f64::NAN),
+        epoch.rate,
+        outcome.slices_per_second,
+        epoch.job.source.recipe.unit(),
+        100.0 * outcome.waited_share,
+    )
+}
+
+/// What was validated, without what only training needs.
+fn in_use(learner: &Learner, progress: &Progress) -> Result<Checkpoint> {
+    Ok(Checkpoint {
+        network: learner.averaged_weights()?,
+        optimiser: NamedTensors::new(),
+        progress: progress.clone(),
+    })
+}
+
+/// Everything that training goes on from.
+pub(super) fn checkpoint(learner: &Learner, progress: &Progress) -> Result<Checkpoint> {
+    let (state, _) = learner.state()?;
+    let weights = learner.weights()?;
+    if let Some((name, _)) = weights
+        .iter()
+        .find(|(_, t)| t.values.iter().any(|v| !v.is_finite()))
+    {
+        return Err(Error::invalid(format!(
+            "training failed: {name} is no longer finite; lower training.optimiser.learning_rate and resume"
+        )));
+    }
+    Ok(Checkpoint {
+        network: weights,
+        optimiser: state,
+        progress: progress.clone(),
+    })
+}

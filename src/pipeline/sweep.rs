@@ -1,0 +1,388 @@
+//! One stage trained with many settings, and the best of them: successive halving (Jamieson and Talwalkar,
+//! "Non-stochastic Best Arm Identification and Hyperparameter Optimization", AISTATS 2016).
+//!
+//! All trials are trained for a few epochs; one in `eta` of them, those with the best validation Dice, goes on from
+//! where it stands to `eta` times as many epochs, and so on until the last rung has all epochs of the recipe.
+//! Schedules follow the recipe's epochs, so that a trial which gets to the end is what `fit` would have trained.
+//!
+//! A sweep's folder holds `sweep.toml` and a run folder for each trial in `trials/`. What a sweep has decided
+//! follows from those alone: a sweep that is gone on with decides the same.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use serde::{Deserialize, Serialize};
+
+use super::dataset::Dataset;
+use super::fit::{FitJob, StageOneMemory, TrialRun, check_dataset, fit};
+use super::guard::guarded;
+use super::observer::{Observer, Silent};
+use super::recipe::{Recipe, one_line};
+use super::run_folder::fresh_folder;
+use super::sides::mirrored_where_possible;
+use super::sweep_table::{Standing, TrialRow, best_dice, ranked, write_tables};
+use super::tracker::{RunIdentity, Tracker};
+use crate::error::{Error, Result};
+use crate::files::write_bytes_atomically;
+use crate::tensors::device::Compute;
+
+const FILE: &str = "sweep.toml";
+
+/// In a trial's folder, why it failed.
+pub(super) const FAILURE: &str = "failure.txt";
+
+/// More trials than this are a mistake on the command line.
+const MOST_TRIALS: usize = 1000;
+
+/// What a sweep is, as written in its folder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SweepSettings {
+    /// What is varied: `key=value,value`, in the order of the command line.
+    pub vary: Vec<String>,
+    pub rungs: usize,
+    /// One in so many trials goes on after each rung.
+    pub eta: usize,
+    pub dataset: PathBuf,
+    pub data_root: Option<PathBuf>,
+    /// The model whose stage 1 a stage 2 is trained on.
+    pub model: PathBuf,
+    pub seed: u64,
+    /// The recipe that all trials share.
+    pub recipe: Recipe,
+}
+
+/// A sweep to be done.
+pub struct SweepJob<'a> {
+    pub folder: PathBuf,
+    pub settings: SweepSettings,
+    pub dataset: Dataset,
+    pub compute: Compute,
+    pub stop: &'a AtomicBool,
+    pub trackers: &'a [&'a dyn Tracker],
+    /// Sees the table whenever a trial has paused or ended.
+    pub seen: &'a dyn Fn(&[TrialRow]) -> Result<()>,
+}
+
+/// One combination of settings.
+struct Candidate {
+    /// Three digits or more, from 000 on.
+    name: String,
+    /// `key=value` for everything that is varied.
+    set: Vec<String>,
+    recipe: Recipe,
+}
+
+impl SweepSettings {
+    /// A new folder for the sweep below `runs`, with these settings in it.
+    ///
+    /// # Errors
+    /// Settings that cannot work, and whatever the file system refuses.
+    pub fn begin(&self, runs: &Path) -> Result<PathBuf> {
+        self.candidates()?;
+        let time = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S");
+        let folder = fresh_folder(runs, &format!("{time}-sweep-{}", self.recipe.name))?;
+        let path = folder.join(FILE);
+        let text = toml::to_string(self)
+            .map_err(|error| Error::file(&path, format!("cannot write the settings: {error}")))?;
+        write_bytes_atomically(&path, text.as_bytes())?;
+        Ok(folder)
+    }
+
+    /// The settings of the sweep in `folder`.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join(FILE);
+        let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "read"))?;
+        toml::from_str(&text).map_err(|error| Error::file(&path, one_line(&error)))
+    }
+
+    /// Every combination of what is varied, the last key changing fastest.
+    ///
+    /// # Errors
+    /// A key without values, a value that the recipe cannot have, too many trials, no rung.
+    fn candidates(&self) -> Result<Vec<Candidate>> {
+        if self.rungs == 0 || self.eta < 2 {
+            return Err(Error::usage(
+                "a sweep needs --rungs 1 or more and --eta 2 or more",
+            ));
+        }
+        let mut combinations: Vec<Vec<String>> = vec![Vec::new()];
+        for vary in &self.vary {
+            let (key, values) = split(vary)?;
+            combinations = combinations
+                .iter()
+                .flat_map(|before| {
+                    values.iter().map(|value| {
+                        let mut set = before.clone();
+                        set.push(format!("{key}={value}"));
+                        set
+                    })
+                })
+                .collect();
+            if combinations.len() > MOST_TRIALS {
+                return Err(Error::usage(format!(
+                    "a sweep of more than {MOST_TRIALS} trials; vary less at a time"
+                )));
+            }
+        }
+        let base = self.recipe.to_toml()?;
+        let candidate = |(index, set): (usize, Vec<String>)| {
+            let origin = format!("--vary {}", set.join(" "));
+            let recipe = Recipe::parsed(&base, &origin, &set)?;
+            if recipe.stage != self.recipe.stage || recipe.folds != self.recipe.folds {
+                return Err(Error::usage(format!(
+                    "{origin}: trials with other stages or folds cannot be compared"
+                )));
+            }
+            let name = format!("{index:03}");
+            Ok(Candidate { name, set, recipe })
+        };
+        combinations
+            .into_iter()
+            .enumerate()
+            .map(candidate)
+            .collect()
+    }
+
+    /// How many epochs a trial has after each rung.
+    fn budgets(&self) -> Vec<usize> {
+        let epochs = self.recipe.training.epochs;
+        let budget = |rung: usize| {
+            let share = (rung + 1..self.rungs).fold(1.0, |share, _| share / self.eta as f64);
+            ((epochs as f64 * share).round() as usize).clamp(1, epochs)
+        };
+        (0..self.rungs).map(budget).collect()
+    }
+}
+
+/// The key and the values of `key=value,value`; commas within brackets or quotes part nothing.
+fn split(vary: &str) -> Result<(&str, Vec<&str>)> {
+    let wrong = || {
+        Error::usage(format!(
+            "--vary {vary}: expected key=value,value, such as training.optimiser.learning_rate=1e-2,1e-3"
+        ))
+    };
+    let (key, text) = vary.split_once('=').ok_or_else(wrong)?;
+    let (mut values, mut from, mut depth, mut quote) = (Vec::new(), 0, 0usize, None);
+    for (at, letter) in text.char_indices() {
+        match (letter, quote) {
+            ('"' | '\'', None) => quote = Some(letter),
+            (letter, Some(open)) if letter == open => quote = None,
+            ('[' | '{', None) => depth += 1,
+            (']' | '}', None) => depth = depth.saturating_sub(1),
+            (',', None) if depth == 0 => {
+                values.push(text[from..at].trim());
+                from = at + 1;
+            }
+            _ => {}
+        }
+    }
+    values.push(text[from..].trim());
+    if key.trim().is_empty() || values.contains(&"") {
+        return Err(wrong());
+    }
+    Ok((key.trim(), values))
+}
+
+/// Does a sweep, or what is left of it; its table, the best trial first.
+///
+/// # Errors
+/// [`Error::Interrupted`] when stopped from outside; unsound data; no trial that did not fail.
+pub fn sweep(job: &SweepJob, observer: &dyn Observer) -> Result<Vec<TrialRow>> {
+    check_dataset(&job.dataset, observer)?;
+    let name = job.folder.file_name().unwrap_or_default().to_string_lossy();
+    let identity = RunIdentity {
+        name: &name,
+        folder: &job.folder,
+        parent: None,
+    };
+    let tell = |what: &dyn Fn(&dyn Tracker) -> Result<()>| {
+        for tracker in job.trackers {
+            if let Err(error) = what(*tracker) {
+                observer.warn(&error.to_string());
+            }
+        }
+    };
+    tell(&|tracker| tracker.begun(&identity));
+    let rows = rungs(job, &name, observer);
+    tell(&|tracker| tracker.ended(&identity));
+    rows.map_err(|error| match error {
+        Error::Interrupted(_) => Error::Interrupted(format!(
+            "'ctseg sweep --resume {}' goes on",
+            job.folder.display()
+        )),
+        other => other,
+    })
+}
+
+fn rungs(job: &SweepJob, name: &str, observer: &dyn Observer) -> Result<Vec<TrialRow>> {
+    let candidates = job.settings.candidates()?;
+    let budgets = job.settings.budgets();
+    let stage_one = StageOneMemory::default();
+    observer.say(&format!(
+        "sweep of {} trials in {}: {budgets:?} epochs, one in {} goes on",
+        candidates.len(),
+        job.folder.display(),
+        job.settings.eta
+    ));
+    let mut standings: Vec<Standing> = candidates
+        .iter()
+        .map(|candidate| Standing::new(&candidate.name, &candidate.set, candidate.recipe.clone()))
+        .collect();
+    let mut alive: Vec<usize> = (0..candidates.len()).collect();
+    for (rung, epochs) in budgets.iter().enumerate() {
+        for index in &alive {
+            let candidate = &candidates[*index];
+            let trial = TrialRun {
+                folder: &job.folder.join("trials").join(&candidate.name),
+                parent: name,
+                epochs: *epochs,
+                stage_one: &stage_one,
+            };
+            standings[*index].rung = rung + 1;
+            standings[*index].failure = trained(job, candidate, trial, observer)?;
+            let rows = ranked(&job.folder, &standings)?;
+            write_tables(&job.folder, &rows)?;
+            (job.seen)(&rows)?;
+        }
+        let folder = |index: usize| job.folder.join("trials").join(&candidates[index].name);
+        let mut scores = Vec::new();
+        for index in alive
+            .iter()
+            .filter(|index| standings[**index].failure.is_none())
+        {
+            scores.push((best_dice(&folder(*index), *epochs)?, *index));
+        }
+        // Of equals the one that was named first.
+        scores.sort_by(|(a, first), (b, second)| b.total_cmp(a).then(first.cmp(second)));
+        alive = scores.into_iter().map(|(_, index)| index).collect();
+        if rung + 1 < budgets.len() {
+            alive.truncate(candidates_left(alive.len(), job.settings.eta));
+        }
+        for index in &alive {
+            standings[*index].goes_on = true;
+        }
+        for (index, standing) in standings.iter_mut().enumerate() {
+            standing.goes_on &= alive.contains(&index);
+        }
+    }
+    let rows = ranked(&job.folder, &standings)?;
+    write_tables(&job.folder, &rows)?;
+    (job.seen)(&rows)?;
+    if rows.iter().all(|row| row.failure.is_some()) {
+        return Err(Error::invalid(format!(
+            "every trial failed; their reasons are in {}",
+            job.folder.join("table.txt").display()
+        )));
+    }
+    Ok(rows)
+}
+
+/// One in `eta`, at least one.
+fn candidates_left(count: usize, eta: usize) -> usize {
+    count.div_ceil(eta).max(1)
+}
+
+/// Trains one trial up to the rung; why it failed, if it did, also in an earlier session.
+fn trained(
+    job: &SweepJob,
+    candidate: &Candidate,
+    trial: TrialRun,
+    observer: &dyn Observer,
+) -> Result<Option<String>> {
+    let failure = trial.folder.join(FAILURE);
+    if let Ok(known) = std::fs::read_to_string(&failure) {
+        return Ok(Some(known.trim().to_owned()));
+    }
+    observer.say(&format!(
+        "trial {} to epoch {}: {}",
+        candidate.name,
+        trial.epochs,
+        candidate.set.join(" ")
+    ));
+    let settings = &job.settings;
+    let structures = &job.dataset.structures;
+    let fit_job = FitJob {
+        recipe: mirrored_where_possible(candidate.recipe.clone(), structures, &Silent),
+        dataset: job.dataset.clone(),
+        dataset_path: settings.dataset.clone(),
+        data_root: settings.data_root.clone(),
+        model: settings.model.clone(),
+        runs: job.folder.clone(),
+        from: None,
+        resume: None,
+        compute: job.compute.clone(),
+        seed: settings.seed,
+        max_time: None,
+        loader_threads: None,
+        stop: job.stop,
+        trackers: job.trackers,
+        trial: Some(trial),
+    };
+    match guarded(|| fit(&fit_job, observer)) {
+        Ok(_) => Ok(None),
+        Err(interrupted @ Error::Interrupted(_)) => Err(interrupted),
+        Err(error) => {
+            let line = error.to_string();
+            observer.warn(&format!("trial {} failed: {line}", candidate.name));
+            write_bytes_atomically(&failure, format!("{line}\n").as_bytes())?;
+            Ok(Some(line))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(vary: &[&str], rungs: usize, epochs: usize) -> SweepSettings {
+        let set = [format!("training.epochs={epochs}")];
+        SweepSettings {
+            vary: vary.iter().map(|text| (*text).to_owned()).collect(),
+            rungs,
+            eta: 3,
+            dataset: PathBuf::new(),
+            data_root: None,
+            model: PathBuf::new(),
+            seed: 1,
+            recipe: Recipe::named("1", &set).unwrap(),
+        }
+    }
+
+    #[test]
+    fn trials_are_all_combinations() {
+        let vary = [
+            "network.widths=[4, 8],[8,16]",
+            "training.loss=bce,dice,'bce_dice'",
+        ];
+        let found = settings(&vary, 1, 9).candidates().unwrap();
+        assert_eq!(found.len(), 6);
+        assert_eq!(
+            found[1].set,
+            ["network.widths=[4, 8]", "training.loss=dice"]
+        );
+        assert_eq!(found[5].recipe.training.loss.name(), "bce-dice");
+        assert_eq!(found[3].recipe.network.multiple(), 2);
+        for wrong in [
+            "training.loss",
+            "training.loss=",
+            "training.loss=bce,,dice",
+            "training.loss=bce,nonsense",
+            "folds=3,4",
+        ] {
+            let error = settings(&[wrong], 1, 9).candidates().err().unwrap();
+            assert!(error.to_string().contains("--vary"), "{wrong}: {error}");
+        }
+        assert!(settings(&vary, 0, 9).candidates().is_err());
+    }
+
+    #[test]
+    fn rungs_share_the_epochs() {
+        assert_eq!(settings(&[], 3, 27).budgets(), [3, 9, 27]);
+        assert_eq!(settings(&[], 1, 27).budgets(), [27]);
+        assert_eq!(settings(&[], 4, 5).budgets(), [1, 1, 2, 5]);
+        assert_eq!(
+            [9, 4, 3, 1].map(|count| candidates_left(count, 3)),
+            [3, 2, 1, 1]
+        );
+    }
+}
