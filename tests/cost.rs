@@ -141,6 +141,7 @@ fn the_memory_of_a_training_step_is_about_what_the_table_says() {
                 recompute: false,
                 micro_batches: 1,
                 weight_average: None,
+                frozen_levels: 0,
             };
             let mut learner = Learner::new(network, setup, &compute).unwrap();
             let voxels = 2 * z * y * x;

@@ -117,6 +117,7 @@ fn every_loss_falls_on_every_engine() {
                 recompute: false,
                 micro_batches: 1,
                 weight_average: None,
+                frozen_levels: 0,
             };
             compute.device.seed(7);
             let network = network

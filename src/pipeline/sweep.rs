@@ -361,7 +361,7 @@ mod tests {
             ["network.widths=[4, 8]", "training.loss=dice"]
         );
         assert_eq!(found[5].recipe.training.loss.name(), "bce-dice");
-        assert_eq!(found[3].recipe.network.multiple(), 2);
+        assert_eq!(found[3].recipe.network.multiple(), [1, 2, 2]);
         for wrong in [
             "training.loss",
             "training.loss=",

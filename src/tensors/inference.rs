@@ -113,6 +113,7 @@ impl Inference {
     ///
     /// # Errors
     /// Not one set of ranges for each network.
+    #[cfg_attr(not(feature = "libtorch"), allow(unused_mut))]
     pub fn in_integers(mut self, ranges: Vec<InputRanges>) -> Result<Self> {
         if ranges.len() != self.networks.len() || ranges.iter().any(|ranges| ranges.0.is_empty()) {
             return Err(Error::usage(

@@ -18,7 +18,7 @@ fn plain(tensor: &Tensor) -> (Vec<usize>, Vec<f32>) {
 }
 
 fn computed(task: Task, recompute: bool) -> Computed {
-    let network = trainable(task.network).unwrap();
+    let network = trainable(task.network, 0).unwrap();
     let input = to_device(&task.input, &task.shape, tch::Device::Cpu).unwrap();
     let ops = TorchOps {
         mode: Mode::Training,
@@ -28,7 +28,7 @@ fn computed(task: Task, recompute: bool) -> Computed {
         deep: true,
         maps: true,
     };
-    let outputs = outputs(&network, ops, &input, Kind::Float, wanted).unwrap();
+    let outputs = outputs(&network, &ops, &input, Kind::Float, wanted).unwrap();
     let gradients: Vec<Tensor> = outputs
         .logits
         .iter()

@@ -47,7 +47,7 @@ impl Bytes {
     pub fn of(self, precision: Precision) -> u64 {
         match precision {
             Precision::F32 => self.f32,
-            Precision::Bf16 | Precision::F16 => self.bf16,
+            Precision::Bf16 | Precision::F16 | Precision::Int8 => self.bf16,
         }
     }
 }
