@@ -16,7 +16,7 @@ const SMALL: [&str; 16] = [
     "--set",
     "folds=2",
     "--set",
-    "training.patch_size=[6, 16, 16]",
+    "training.patch_size=[8, 16, 16]",
     "--set",
     "region=whole",
     "--set",

@@ -197,7 +197,7 @@ fn time_is_kept() {
         begun.elapsed()
     );
     assert_eq!(
-        said.matches("time is up").count(),
+        said.matches("time is up after").count(),
         2,
         "both folds end by the clock: {said}"
     );

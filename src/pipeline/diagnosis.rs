@@ -5,7 +5,7 @@
 //! validation loss where patches are drawn and augmented. In this order, the first that holds:
 //!
 //! 1. fewer than [`FEWEST_EPOCHS`] epochs: too early to tell;
-//! 2. validation Dice gained more than [`GAIN`] over the last third of the epochs (the slope of a straight line
+//! 2. validation Dice is above [`NOTHING`] and gained more than [`GAIN`] over the last third of the epochs (the slope of a straight line
 //!    through it), that third is better than the one before it, and early stopping had no say: still improving;
 //! 3. training Dice below [`POOR_FIT`]: fits too little;
 //! 4. training Dice more than [`GAP`] above validation Dice, or more than half of that while the validation loss
@@ -27,6 +27,8 @@ use crate::error::{Error, Result};
 use crate::files::write_bytes_atomically;
 
 const FEWEST_EPOCHS: usize = 5;
+/// A Dice that chance may reach.
+const NOTHING: f64 = 0.1;
 const GAIN: f64 = 0.02;
 const POOR_FIT: f64 = 0.5;
 const MODEST_FIT: f64 = 0.7;
@@ -155,7 +157,7 @@ impl Figures {
         let stopped_early = lines
             .last()
             .is_some_and(|line| line.ended == Some(Ended::NothingGained));
-        if gain > GAIN && !stopped_early && last_third_is_better(lines) {
+        if held_out > NOTHING && gain > GAIN && !stopped_early && last_third_is_better(lines) {
             let because =
                 format!("validation Dice gained {gain:.3} over the last third of the epochs");
             return (Verdict::StillImproving, because);
@@ -299,7 +301,7 @@ fn advice(
         Verdict::FitsTooLittle => {
             let rate = training.optimiser.learning_rate;
             let hardly = figures.loss_fall.is_none_or(|fall| fall < FALL);
-            let wild = hardly || jumps(lines);
+            let wild = hardly || jumps(lines) || figures.validation_dice < NOTHING;
             let lower = format!(
                 "a lower training.optimiser.learning_rate, such as {:.0e}",
                 rate / 10.0
