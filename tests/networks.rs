@@ -10,7 +10,7 @@ use ctseg::tensors::networks::NetworkConfig;
 use ctseg::tensors::optimisers::OptimiserKind;
 use ctseg::tensors::precision::Precision;
 use ctseg::tensors::weights::{
-    is_trained, network_tensors, read_tensors, with_tensors, write_tensors,
+    NamedTensors, is_trained, network_tensors, read_tensors, with_tensors, write_tensors,
 };
 use learners::{engines, open, setup};
 
@@ -178,6 +178,7 @@ fn attention_maps_lie_on_the_inputs_grid_and_agree_between_engines() {
         let config = config(text);
         let batch = batch(&config, slices);
         let mut found: Vec<Vec<f32>> = Vec::new();
+        let mut weights = None; // the first engine's for all: each draws others
         for engine in engines() {
             let compute = open(engine, Precision::F32);
             let network = config.init(1, 2, &compute.device).unwrap();
@@ -187,7 +188,8 @@ fn attention_maps_lie_on_the_inputs_grid_and_agree_between_engines() {
                     *value += 0.1 * ((i + index) as f32 * 1.618).sin();
                 }
             }
-            let network = with_tensors(network, &tensors, &compute.device).unwrap();
+            let tensors: &NamedTensors = weights.get_or_insert(tensors);
+            let network = with_tensors(network, tensors, &compute.device).unwrap();
             let used = Inference::new(vec![network.clone(), network], &compute).unwrap();
             if !text.contains("attention") {
                 let error = used.of_attention().err().unwrap().to_string();
