@@ -1,11 +1,12 @@
 """Trains and evaluates stages on head-and-neck CT, one after the other, and writes a table of Dice per structure.
 
 The split is that of datasets/headneck.toml: 26 patients to train on, 6 that no training sees. Stage 1 is trained
-once; every two-stage variant builds on it. `--minutes` limits each variant's training (stage 1 not included).
+once; every two-stage variant builds on it. `--minutes` is each variant's budget (stage 1 not included): two epochs are
+timed, and the recipe's epochs are replaced by as many as fit, so that schedules come to their end.
 Label maps are predicted from the 6 patients' files and compared on the files' own grids.
 
 Run: python scripts/bench_accuracy.py --data-root DATA --out FOLDER [--ctseg target/release/ctseg]
-     [--variants refine,single,volume] [--minutes 50] [--stage1 MODEL]
+     [--variants refine,single,volume] [--minutes 12] [--stage1 MODEL]
 
 A variant is a recipe (refine, single, volume, a .toml file), with settings after a colon and between plus signs:
 refine:network.kind=unet2d+network.neighbours=0. Nothing else should run meanwhile.
@@ -35,14 +36,32 @@ def test_images(data_root):
     return [data_root / "headneck/images" / f"{case}.nii.gz" for case in json.loads(names)]
 
 
-def trained(ctseg, stage, data, model, folder, name, minutes):
-    recipe, _, settings = stage.partition(":")
-    sets = [argument for setting in settings.split("+") if setting for argument in ("--set", setting)]
-    limit = ["--max-time", f"{minutes}m"] if minutes else []
+def fit(ctseg, stage, data, model, folder, name, settings):
+    sets = [argument for setting in settings for argument in ("--set", setting)]
     return run(
-        [ctseg, "fit", "--stage", recipe, *data, "--model", model, "--runs", folder / "runs", *sets, *limit],
+        [ctseg, "fit", "--stage", stage, *data, "--model", model, "--runs", folder / f"{name}-runs", *sets],
         folder / f"{name}-fit.log",
     )
+
+
+def epochs_within(minutes, ctseg, stage, data, model, folder, name, settings):
+    """How many epochs of a recipe take so long, from the second of two epochs."""
+    name = f"{name}-timing"
+    timed = shutil.copytree(model, folder / f"{name}-model", dirs_exist_ok=True)
+    shutil.rmtree(folder / f"{name}-runs", ignore_errors=True)
+    fit(ctseg, stage, data, timed, folder, name, [*settings, "training.epochs=2"])
+    (metrics,) = (folder / f"{name}-runs").glob("*/metrics.jsonl")
+    first, second = (json.loads(line)["seconds"] for line in metrics.read_text().splitlines()[:2])
+    return max(1, int(60 * minutes / (second - first)))
+
+
+def trained(ctseg, variant, data, model, folder, name, minutes):
+    stage, _, settings = variant.partition(":")
+    settings = [setting for setting in settings.split("+") if setting]
+    if minutes:
+        epochs = epochs_within(minutes, ctseg, stage, data, model, folder, name, settings)
+        settings += [f"training.epochs={epochs}", f"training.early_stopping.patience={epochs}"]
+    return fit(ctseg, stage, data, model, folder, name, settings)
 
 
 def evaluated(ctseg, data, model, folder, name, images):
@@ -61,7 +80,7 @@ def main():
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--variants", default="refine,single,volume")
-    parser.add_argument("--minutes", type=float, help="limit of each variant's training; else its recipe's epochs")
+    parser.add_argument("--minutes", type=float, help="budget of each variant's training; else its recipe's epochs")
     parser.add_argument("--stage1", type=Path, help="model folder with a stage 1 to build on; else it is trained")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -71,11 +90,12 @@ def main():
     if not args.stage1:
         seconds = run(
             [args.ctseg, "fit", "--stage", "1", *data]
-            + ["--model", stage1, "--runs", args.out / "runs", "--max-time", "4m"],
+            + ["--model", stage1, "--runs", args.out / "stage1-runs"],
             args.out / "stage1-fit.log",
         )
         print(f"stage 1 trained in {seconds:.0f} s", flush=True)
-    rows = []
+    table = args.out / "table.json"
+    rows = json.loads(table.read_text()) if table.exists() else []
     for variant in args.variants.split(","):
         name = re.sub(r"[^\w.]+", "-", variant)
         model = args.out / f"{name}-model"
@@ -86,7 +106,7 @@ def main():
         dice = {structure: values["dice"] for structure, values in summary["per_structure"].items()}
         rows.append({"variant": variant, "seconds": seconds, "dice": dice})
         print(json.dumps(rows[-1]), flush=True)
-        (args.out / "table.json").write_text(json.dumps(rows, indent=1) + "\n")
+        table.write_text(json.dumps(rows, indent=1) + "\n")
     structures = list(rows[0]["dice"])
     print("| variant | training | " + " | ".join(structures) + " | mean |")
     print("|---" * (len(structures) + 3) + "|")
