@@ -38,7 +38,7 @@ fn logits_are_averaged_on_the_first_models_grid() {
     let bundles = [&a, &b].map(|path| Bundle::open(path).unwrap());
     let (found, report) = Cascade::load_all(&bundles, &compute)
         .unwrap()
-        .segment(&volume, &|_, _| ())
+        .segment(&volume, &|_, _| Ok(()))
         .unwrap();
     assert_eq!((report.roi, report.looks), (None, 2));
 
@@ -51,7 +51,7 @@ fn logits_are_averaged_on_the_first_models_grid() {
         let grid = network_grid(&segmenter.recipe, &volume.grid, &whole);
         let onto = *common_grid.get_or_insert(grid);
         let input = network_input(&segmenter.recipe, &volume, &grid, None).unwrap();
-        let logits = segmenter.logits(input.view(), &|_| ()).unwrap();
+        let logits = segmenter.logits(input.view(), &|_| Ok(())).unwrap();
         let [z, y, x] = onto.shape_zyx();
         let mut brought = Array4::zeros((2, z, y, x));
         for (mut to, from) in brought.outer_iter_mut().zip(logits.outer_iter()) {
@@ -64,10 +64,18 @@ fn logits_are_averaged_on_the_first_models_grid() {
     let expected = restore_exclusive(mean.view(), &grid, &volume.grid, &[1, 300]).unwrap();
     assert!(expected.data.iter().any(|label| *label > 0));
     assert!(found.data == expected.data);
+    for planes in [1, 3] {
+        let (in_portions, _) = Cascade::load_all(&bundles, &compute)
+            .unwrap()
+            .in_portions(planes)
+            .segment(&volume, &|_, _| Ok(()))
+            .unwrap();
+        assert!(in_portions.data == expected.data, "{planes} planes at once");
+    }
     for bundle in bundles {
         let (alone, _) = Cascade::load(&bundle, &compute)
             .unwrap()
-            .segment(&volume, &|_, _| ())
+            .segment(&volume, &|_, _| Ok(()))
             .unwrap();
         assert!(alone.data != found.data, "one model alone decided");
     }
@@ -109,7 +117,7 @@ fn all_look_where_any_first_stage_found_something() {
         run_stage_one(&stage1, &volume, None).unwrap().0.region
     });
     let cascade = Cascade::load_all(&bundles, &compute).unwrap();
-    let (_, report) = cascade.segment(&volume, &|_, _| ()).unwrap();
+    let (_, report) = cascade.segment(&volume, &|_, _| Ok(())).unwrap();
     let ras = volume.grid.reoriented(Orientation::RAS);
     let joined = regions[0].joined(&regions[1]);
     assert!(regions[0] != regions[1], "{regions:?}: nothing to join");

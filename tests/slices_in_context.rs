@@ -204,7 +204,7 @@ fn slices_of_a_trained_stage_see_their_neighbours() {
     let inference =
         ctseg::tensors::inference::Inference::new(vec![network.clone()], &compute).unwrap();
     let segmenter = Segmenter::new(recipe, vec![network], &compute).unwrap();
-    let logits = segmenter.logits(volume.view(), &|_| ()).unwrap();
+    let logits = segmenter.logits(volume.view(), &|_| Ok(())).unwrap();
     for z in 0..7 {
         let batch = alone(z);
         let (values, shape) = inference

@@ -410,7 +410,7 @@ fn a_single_stage_model_needs_no_stage_1() {
     );
     let cascade = Cascade::load(&Bundle::open(&model).unwrap(), &common::compute()).unwrap();
     let volume = dataset.load_image(&dataset.cases[0]).unwrap().volume;
-    let (labels, report) = cascade.segment(&volume, &|_, _| ()).unwrap();
+    let (labels, report) = cascade.segment(&volume, &|_, _| Ok(())).unwrap();
     assert_eq!(labels.grid, volume.grid);
     assert_eq!(report.roi, None);
 }

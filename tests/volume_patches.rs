@@ -123,6 +123,7 @@ fn patches_that_overlap_are_blended_by_their_importance() {
     let logits = segmenter
         .logits(volume.view(), &|count| {
             told.fetch_add(count, std::sync::atomic::Ordering::Relaxed);
+            Ok(())
         })
         .unwrap();
     assert_eq!(told.into_inner(), 6);
@@ -143,7 +144,7 @@ fn a_volume_smaller_than_a_patch_is_padded() {
     let network = recipe.network.init(channels, 2, &compute.device).unwrap();
     let segmenter = Segmenter::new(recipe, vec![network], &compute).unwrap();
     let small = Array4::from_elem((channels, 5, 9, 3), 0.5);
-    let logits = segmenter.logits(small.view(), &|_| ()).unwrap();
+    let logits = segmenter.logits(small.view(), &|_| Ok(())).unwrap();
     assert_eq!(logits.dim(), (2, 5, 9, 3));
     assert!(logits.iter().all(|v| v.is_finite()));
 }

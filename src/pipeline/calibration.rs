@@ -76,7 +76,7 @@ pub fn calibrate(job: &CalibrateJob, observer: &dyn Observer) -> Result<Calibrat
     let task = observer.task("recording", seen.len() as u64, "cases");
     for index in &seen {
         let image = job.dataset.load_image(&job.dataset.cases[*index])?;
-        cascade.segment(&image.volume, &|_, _| ())?;
+        cascade.segment(&image.volume, &|_, _| Ok(()))?;
         task.advance(1);
     }
     drop(task);
@@ -146,7 +146,7 @@ fn way(
     );
     for index in cases {
         let case = job.dataset.load(&job.dataset.cases[*index])?;
-        let (labels, report) = cascade.segment(&case.volume, &|_, _| ())?;
+        let (labels, report) = cascade.segment(&case.volume, &|_, _| Ok(()))?;
         seconds += report.seconds.get("stage2").copied().unwrap_or_default();
         for (all, overlap) in dice
             .iter_mut()

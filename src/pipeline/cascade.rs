@@ -10,12 +10,13 @@ use serde::{Deserialize, Serialize};
 use super::bundle::Bundle;
 use super::dataset::Structure;
 use super::mirroring::Mirroring;
+use super::planes::{Planes, best_axis};
 use super::recipe::Region;
+use super::restoring::{Probabilities, Stream, Target, restored, usual_portion};
 use super::roi::{Prior, carried_over};
 use super::segmenter::{Segmenter, network_grid, network_input};
 use super::stage_one::run_stage_one;
 use crate::arrays::postprocess::{Step, apply};
-use crate::arrays::resample::{Interpolation, resample_array, restore_exclusive};
 use crate::error::{Error, Result};
 use crate::tensors::device::Compute;
 use crate::tensors::quantisation::InputRanges;
@@ -30,6 +31,8 @@ pub struct Cascade {
     /// Clean-up of label maps by label value and, for the record, by name.
     plan: Vec<(u16, Vec<Step>)>,
     cleaning: BTreeMap<String, Vec<Step>>,
+    /// How many planes of logits are restored at once; none: as many as usual.
+    portion: Option<usize>,
 }
 
 /// One model in memory.
@@ -62,6 +65,9 @@ pub struct CascadeReport {
 fn one() -> usize {
     1
 }
+
+/// Hears of slices or patches that passed through the second stages, and how many there are in all.
+pub type OnProgress<'a> = dyn Fn(usize, usize) -> Result<()> + Sync + 'a;
 
 /// Seconds per step, added up over models.
 struct Laps {
@@ -131,27 +137,6 @@ impl Model {
     fn pieces(&self, grid: &Grid) -> usize {
         self.mirroring.looks() * self.stage2.pieces(grid.shape_zyx())
     }
-
-    /// Logits of its second stage on `grid`: (structure, z, y, x).
-    fn logits(
-        &self,
-        volume: &Volume,
-        grid: &Grid,
-        prior: Option<&Prior>,
-        on_pieces: &(dyn Fn(usize) + Sync),
-        laps: &mut Laps,
-    ) -> Result<Array4<f32>> {
-        let input = network_input(&self.stage2.recipe, volume, grid, prior)?;
-        laps.lap("preprocess");
-        let logits = self
-            .mirroring
-            .mean_logits(input.view(), |seen| self.stage2.logits(seen, on_pieces))?;
-        drop(input);
-        // What the network worked with is not kept beside what comes next.
-        self.stage2.release_memory()?;
-        laps.lap("stage2");
-        Ok(logits)
-    }
 }
 
 impl Cascade {
@@ -191,7 +176,16 @@ impl Cascade {
             values: structures.iter().map(|s| s.value).collect(),
             plan: plan.collect(),
             cleaning,
+            portion: None,
         })
+    }
+
+    /// With so many planes of logits restored at once, where that matters: fewer take less memory.
+    pub fn in_portions(self, planes: usize) -> Self {
+        Self {
+            portion: Some(planes.max(1)),
+            ..self
+        }
     }
 
     /// Without the clean-up that the models ask for.
@@ -260,16 +254,26 @@ impl Cascade {
     }
 
     /// Segments one volume; the result lies on exactly its grid. `on_pieces` hears of progress:
-    /// slices or patches done, and how many there are.
+    /// slices or patches done, and how many there are; an error from it stops the work.
     ///
     /// Several models look at one region: the smallest that holds what each of their first stages found, so that
     /// none misses what another has seen. Their logits are averaged on the grid of the first model: linear
-    /// interpolation where another one's spacing differs, structure by structure. Memory is that of two models'
-    /// logits, however many there are.
+    /// interpolation where another one's spacing differs, structure by structure. Logits are in memory for a layer
+    /// of patches at a time, see [`super::planes`], and restored as soon as they are complete.
     pub fn segment(
         &self,
         volume: &Volume,
-        on_pieces: &(dyn Fn(usize, usize) + Sync),
+        on_pieces: &OnProgress,
+    ) -> Result<(LabelMap, CascadeReport)> {
+        self.segment_telling(volume, on_pieces, Vec::new())
+    }
+
+    /// As [`Cascade::segment`]; `heard` are told the probabilities of all structures on the volume's grid.
+    pub fn segment_telling(
+        &self,
+        volume: &Volume,
+        on_pieces: &OnProgress,
+        heard: Vec<&mut dyn Probabilities>,
     ) -> Result<(LabelMap, CascadeReport)> {
         let mut laps = Laps {
             begun: Instant::now(),
@@ -287,37 +291,26 @@ impl Cascade {
             .iter()
             .map(|model| model.grid(&volume.grid, region));
         let grids: Vec<Grid> = grids.collect();
-        let pairs = self.models.iter().zip(&grids);
-        let pieces = pairs.map(|(model, grid)| model.pieces(grid)).sum();
-        // The first model's spacing, in the region that counts for all.
-        let common = match (self.models.first(), region) {
-            (Some(model), Some(region)) => {
-                network_grid(&model.stage2.recipe, &volume.grid, &region)
-            }
-            (Some(model), None) => model.grid(&volume.grid, None),
-            (None, _) => return Err(Error::invalid("internal: prediction without a model")),
-        };
-        let mut sum: Option<Array4<f32>> = None;
-        for ((model, grid), prior) in self.models.iter().zip(&grids).zip(&priors) {
-            let on_pieces = |count| on_pieces(count, pieces);
-            let logits = model.logits(volume, grid, prior.as_ref(), &on_pieces, &mut laps)?;
-            sum = Some(match sum {
-                None if *grid == common => logits,
-                sum => added(sum, &logits, grid, &common)?,
-            });
-            laps.lap("average");
-        }
-        let mut mean = sum.ok_or_else(|| Error::invalid("internal: prediction without a model"))?;
-        if self.models.len() > 1 {
-            let share = 1.0 / self.models.len() as f32;
-            mean.par_mapv_inplace(|logit| logit * share);
-        } else {
-            laps.seconds.remove("average");
-        }
-        let mut labels = restore_exclusive(mean.view(), &common, &volume.grid, &self.values)?;
-        drop(mean);
-        laps.lap("restore");
+        let inputs = self.models.iter().zip(&grids).zip(&priors);
+        let inputs = inputs.map(|((model, grid), prior)| {
+            network_input(&model.stage2.recipe, volume, grid, prior.as_ref())
+        });
+        let inputs: Vec<Array4<f32>> = inputs.collect::<Result<_>>()?;
+        drop(priors);
+        laps.lap("preprocess");
+        let mut labels = self.labels(
+            &volume.grid,
+            region,
+            &grids,
+            &inputs,
+            on_pieces,
+            heard,
+            &mut laps,
+        )?;
+        drop(inputs);
+        self.release_memory()?;
         if !self.plan.is_empty() {
+            laps.begun = Instant::now();
             apply(&mut labels, &self.plan)?;
             laps.lap("postprocess");
         }
@@ -334,6 +327,74 @@ impl Cascade {
             seconds: laps.seconds,
         };
         Ok((labels, report))
+    }
+
+    /// The second stages' labels in `region`, from their inputs on their grids.
+    #[allow(clippy::too_many_arguments)]
+    fn labels(
+        &self,
+        source: &Grid,
+        region: Option<VoxelBox>,
+        grids: &[Grid],
+        inputs: &[Array4<f32>],
+        on_pieces: &OnProgress,
+        heard: Vec<&mut dyn Probabilities>,
+        laps: &mut Laps,
+    ) -> Result<LabelMap> {
+        let first = self
+            .models
+            .first()
+            .ok_or_else(|| Error::invalid("internal: prediction without a model"))?;
+        // The first model's spacing, in the region that counts for all.
+        let common = match region {
+            Some(region) => network_grid(&first.stage2.recipe, source, &region),
+            None => first.grid(source, None),
+        };
+        let pieces = self.models.iter().zip(grids);
+        let pieces = pieces.map(|(model, grid)| model.pieces(grid)).sum();
+        let on_pieces = move |count| on_pieces(count, pieces);
+        let axis = self.axis(&common);
+        let streams = self.models.iter().zip(grids).zip(inputs);
+        let streams = streams.map(|((model, grid), input)| {
+            let pass = model
+                .stage2
+                .pass(input.view(), &model.mirroring, &on_pieces);
+            Ok(Stream {
+                planes: Planes::new(pass, axis)?,
+                grid: *grid,
+            })
+        });
+        let mut streams: Vec<Stream> = streams.collect::<Result<_>>()?;
+        let target = Target {
+            source,
+            common: &common,
+            axis,
+            portion: self
+                .portion
+                .unwrap_or_else(|| usual_portion(self.values.len(), common.shape_zyx(), axis)),
+            values: &self.values,
+            outputs: first.stage2.recipe.outputs,
+        };
+        let restored = restored(&mut streams, &target, heard)?;
+        let mut lap = |step: &str, seconds| {
+            *laps.seconds.entry(step.to_owned()).or_default() += seconds;
+        };
+        lap("stage2", restored.network_seconds);
+        lap("restore", restored.restore_seconds);
+        Ok(restored.labels)
+    }
+
+    /// The axis of (z, y, x) along which all models work through a grid.
+    fn axis(&self, common: &Grid) -> usize {
+        let best = |model: &Model| best_axis(&model.stage2.recipe, common.shape_zyx());
+        self.models.iter().map(best).min().unwrap_or(0)
+    }
+
+    /// What networks worked with is not kept for the next volume.
+    fn release_memory(&self) -> Result<()> {
+        self.models
+            .iter()
+            .try_for_each(|model| model.stage2.release_memory())
     }
 
     /// Where the attention gates of the (first) model's stage 2 look in `volume`, on the grid that the stage
@@ -388,25 +449,6 @@ impl Cascade {
         }
         Ok(found)
     }
-}
-
-/// `sum` (on `common`; zero where nothing is there yet) plus `logits` on `grid`, brought onto `common`.
-fn added(
-    sum: Option<Array4<f32>>,
-    logits: &Array4<f32>,
-    grid: &Grid,
-    common: &Grid,
-) -> Result<Array4<f32>> {
-    let [z, y, x] = common.shape_zyx();
-    let mut sum = sum.unwrap_or_else(|| Array4::zeros((logits.len_of(Axis(0)), z, y, x)));
-    for (mut sum, own) in sum.outer_iter_mut().zip(logits.outer_iter()) {
-        if grid == common {
-            sum += &own;
-        } else {
-            sum += &resample_array(own, grid, common, Interpolation::Linear)?;
-        }
-    }
-    Ok(sum)
 }
 
 /// The clean-up on which all models agree, by structure: each was chosen on its own model's label maps.

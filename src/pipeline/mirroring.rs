@@ -1,13 +1,14 @@
 //! Test-time augmentation: a network looks at a volume and at its mirror images, and the mean counts
 //! (nnU-Net's mirroring, Isensee et al., Nature Methods 2021).
 
-use ndarray::{Array4, ArrayView4, Axis};
+use ndarray::{Array5, Axis};
 
 use super::dataset::Structure;
 use super::recipe::Recipe;
 use super::sides::counterparts;
 use crate::arrays::augmentation::FlipAxis;
 use crate::error::{Error, Result};
+use crate::tensors::inference::Logits;
 
 /// The mirror images that a network looks at, the volume itself first.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,7 +19,7 @@ pub struct Mirroring {
 /// One of them.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Image {
-    /// Mirrored axes of (channel, z, y, x).
+    /// Mirrored axes of (patch, channel, z, y, x).
     axes: Vec<usize>,
     /// For each output map the one that holds its structure here; the same where nothing is said.
     maps: Option<Vec<usize>>,
@@ -55,9 +56,9 @@ impl Mirroring {
         let mut images = vec![Image::default()];
         for axis in flips {
             let (place, maps) = match axis {
-                FlipAxis::Z => (1, None),
-                FlipAxis::Y => (2, None),
-                FlipAxis::X => (3, exchanged.as_ref()),
+                FlipAxis::Z => (2, None),
+                FlipAxis::Y => (3, None),
+                FlipAxis::X => (4, exchanged.as_ref()),
             };
             if images.iter().any(|image| image.axes.contains(&place)) {
                 continue; // named twice
@@ -79,30 +80,31 @@ impl Mirroring {
         self.images.len()
     }
 
-    /// The mean over the images of what `logits` says of each, mirrored back.
+    /// The mean over the images of what `logits` says of each, mirrored back. Patches are mirrored in place, as in
+    /// nnU-Net; the neighbours of a slice change sides along z.
     ///
     /// # Shapes
-    /// - `input`: (channel, z, y, x)
-    /// - output: (structure, z, y, x)
+    /// - `batch`: (patch, channel, z, y, x), flattened
+    /// - output: (patch, structure, z, y, x), flattened, and that shape
     pub fn mean_logits(
         &self,
-        input: ArrayView4<f32>,
-        logits: impl Fn(ArrayView4<f32>) -> Result<Array4<f32>>,
-    ) -> Result<Array4<f32>> {
-        let mut sum: Option<Array4<f32>> = None;
+        batch: Vec<f32>,
+        shape: [usize; 5],
+        logits: impl Fn(&[f32], [usize; 5]) -> Result<Logits>,
+    ) -> Result<Logits> {
+        if self.looks() == 1 {
+            return logits(&batch, shape);
+        }
+        let batch = Array5::from_shape_vec(shape, batch).map_err(internal)?;
+        let mut sum: Option<Array5<f32>> = None;
         for image in &self.images {
-            let mut seen = input.view();
-            image
-                .axes
-                .iter()
-                .for_each(|axis| seen.invert_axis(Axis(*axis)));
-            let mut found = logits(seen)?;
-            image
-                .axes
-                .iter()
-                .for_each(|axis| found.invert_axis(Axis(*axis)));
+            let mirrored = image.mirrored(batch.clone());
+            let seen = mirrored.as_standard_layout();
+            let seen = seen.as_slice().unwrap_or_default();
+            let (values, out) = logits(seen, shape)?;
+            let mut found = image.mirrored(Array5::from_shape_vec(out, values).map_err(internal)?);
             if let Some(maps) = &image.maps {
-                found = found.select(Axis(0), maps);
+                found = found.select(Axis(1), maps);
             }
             sum = Some(match sum {
                 None => found,
@@ -110,11 +112,26 @@ impl Mirroring {
             });
         }
         let sum = sum.ok_or_else(|| Error::invalid("internal: no image to look at"))?;
-        Ok(match self.looks() {
-            1 => sum,
-            looks => sum / looks as f32,
-        })
+        let mean = sum / self.looks() as f32;
+        let (patches, structures, z, y, x) = mean.dim();
+        Ok((
+            mean.as_standard_layout().iter().copied().collect(),
+            [patches, structures, z, y, x],
+        ))
     }
+}
+
+impl Image {
+    fn mirrored(&self, mut array: Array5<f32>) -> Array5<f32> {
+        for axis in &self.axes {
+            array.invert_axis(Axis(*axis));
+        }
+        array
+    }
+}
+
+fn internal(error: ndarray::ShapeError) -> Error {
+    Error::invalid(format!("internal: {error}"))
 }
 
 /// For each structure the place of its other side's, or its own.
@@ -131,8 +148,6 @@ fn exchanged(structures: &[Structure], named: &[[String; 2]]) -> Result<Vec<usiz
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ndarray::Array4;
-
     fn structures() -> Vec<Structure> {
         let named = [(1, "cord"), (2, "eye_left"), (4, "eye_right")];
         let named = named.map(|(value, name)| Structure {
@@ -148,29 +163,32 @@ mod tests {
     }
 
     /// Left eye: bright voxels in the left half, right eye: in the right half; cord: bright anywhere.
-    fn by_side(input: ArrayView4<f32>) -> Array4<f32> {
-        let (_, depth, height, width) = input.dim();
-        Array4::from_shape_fn((3, depth, height, width), |(map, z, y, x)| {
-            let value = input[[0, z, y, x]];
+    fn by_side(input: &[f32], shape: [usize; 5]) -> Result<Logits> {
+        let input = Array5::from_shape_vec(shape, input.to_vec()).unwrap();
+        let [patches, _, depth, height, width] = shape;
+        let out = [patches, 3, depth, height, width];
+        let found = Array5::from_shape_fn(out, |(patch, map, z, y, x)| {
+            let value = input[[patch, 0, z, y, x]];
             let left = 2 * x < width;
             match map {
                 1 if !left => -value,
                 2 if left => -value,
                 _ => value,
             }
-        })
+        });
+        Ok((found.into_raw_vec_and_offset().0, out))
     }
 
     #[test]
     fn a_fair_network_says_the_same_of_mirror_images() {
-        let input =
-            Array4::from_shape_fn((1, 3, 4, 6), |(_, z, y, x)| (1 + z * 24 + y * 6 + x) as f32);
-        let expected = by_side(input.view());
+        let shape = [2, 1, 3, 4, 6];
+        let batch: Vec<f32> = (1..=144).map(|value| value as f32).collect();
+        let expected = by_side(&batch, shape).unwrap();
         for (flips, looks) in [("['x']", 2), ("['y']", 2), ("['x', 'y', 'x']", 4)] {
             let mirroring = Mirroring::new(&trained(flips), &structures()).unwrap();
             assert_eq!(mirroring.looks(), looks);
             let mean = mirroring
-                .mean_logits(input.view(), |seen| Ok(by_side(seen)))
+                .mean_logits(batch.clone(), shape, by_side)
                 .unwrap();
             assert_eq!(mean, expected, "{flips}");
         }
@@ -178,18 +196,17 @@ mod tests {
 
     #[test]
     fn the_images_are_mirrored_and_averaged() {
-        let input = Array4::from_shape_fn((1, 1, 1, 4), |(_, _, _, x)| x as f32);
         let mirroring = Mirroring::new(&trained("['x']"), &structures()[..1]).unwrap();
         // Counts voxels from the left, whatever is there.
-        let from_left = |seen: ArrayView4<f32>| {
-            let positions = Array4::from_shape_fn((1, 1, 1, 4), |(_, _, _, x)| x as f32);
-            Ok(positions * 10.0 + seen)
+        let from_left = |seen: &[f32], shape: [usize; 5]| {
+            let counted = seen.iter().zip([0.0, 10.0, 20.0, 30.0]);
+            Ok((counted.map(|(value, place)| value + place).collect(), shape))
         };
-        let mean = mirroring.mean_logits(input.view(), from_left).unwrap();
-        assert_eq!(
-            mean.iter().copied().collect::<Vec<_>>(),
-            [15.0, 16.0, 17.0, 18.0]
-        );
+        let batch = vec![0.0, 1.0, 2.0, 3.0];
+        let (mean, _) = mirroring
+            .mean_logits(batch, [1, 1, 1, 1, 4], from_left)
+            .unwrap();
+        assert_eq!(mean, [15.0, 16.0, 17.0, 18.0]);
     }
 
     #[test]

@@ -215,10 +215,12 @@ impl Context<'_> {
         let (labels, mut report) = guarded(|| {
             let task = std::sync::OnceLock::new();
             let unit = self.cascade.unit();
-            self.cascade.segment(&input.image.volume, &|pieces, total| {
+            let on_pieces = |pieces: usize, total: usize| {
                 task.get_or_init(|| self.observer.task(&name, total as u64, unit))
                     .advance(pieces as u64);
-            })
+                Ok(())
+            };
+            self.cascade.segment(&input.image.volume, &on_pieces)
         })
         .map_err(|error| match error {
             Error::Invalid(problem) => Error::file(&case.input, problem),

@@ -1,12 +1,13 @@
 //! One trained stage on one volume: the network's grid, its input, and logits slice by slice.
 
-use ndarray::parallel::prelude::*;
-use ndarray::{Array4, ArrayView4, ArrayViewMut4, Axis, concatenate, s};
+use ndarray::{Array4, ArrayView4, Axis, concatenate};
 
+use super::mirroring::Mirroring;
+use super::planes::{OnPieces, Pass, Planes};
 use super::recipe::Recipe;
 use super::roi::Prior;
-use super::sliding::{patch_count, patch_logits};
-use crate::arrays::preprocess::{input_channels, padded_size, slice_batch};
+use super::sliding::Lattice;
+use crate::arrays::preprocess::input_channels;
 use crate::arrays::resample::{Interpolation, resample_array};
 use crate::error::{Error, Result};
 use crate::tensors::device::Compute;
@@ -123,7 +124,27 @@ impl Segmenter {
     pub fn pieces(&self, shape: [usize; 3]) -> usize {
         match self.recipe.network.dimensions() {
             2 => shape[0],
-            _ => patch_count(&self.recipe, shape),
+            _ => Lattice::new(&self.recipe, shape).len(),
+        }
+    }
+
+    /// What passes through the networks for a whole input, the mean of all being asked for.
+    ///
+    /// # Shapes
+    /// - `input`: (channel, z, y, x)
+    pub fn pass<'a>(
+        &'a self,
+        input: ArrayView4<'a, f32>,
+        mirroring: &'a Mirroring,
+        on_pieces: &'a OnPieces<'a>,
+    ) -> Pass<'a> {
+        Pass {
+            recipe: &self.recipe,
+            inference: &self.inference,
+            only: None,
+            input,
+            mirroring,
+            on_pieces,
         }
     }
 
@@ -133,11 +154,7 @@ impl Segmenter {
     /// # Shapes
     /// - `input`: (channel, z, y, x)
     /// - output: (structure, z, y, x)
-    pub fn logits(
-        &self,
-        input: ArrayView4<f32>,
-        on_pieces: &(dyn Fn(usize) + Sync),
-    ) -> Result<Array4<f32>> {
+    pub fn logits(&self, input: ArrayView4<f32>, on_pieces: &OnPieces) -> Result<Array4<f32>> {
         input_logits(&self.recipe, &self.inference, None, input, on_pieces)
     }
 
@@ -148,7 +165,13 @@ impl Segmenter {
                 "internal: the stage has no network for fold {fold}"
             )));
         }
-        input_logits(&self.recipe, &self.inference, Some(fold), input, &|_| ())
+        input_logits(
+            &self.recipe,
+            &self.inference,
+            Some(fold),
+            input,
+            &|_| Ok(()),
+        )
     }
 }
 
@@ -160,11 +183,11 @@ impl Segmenter {
     /// - output: (gate, z, y, x), finest first, values in (0, 1)
     pub fn attention(&self, input: ArrayView4<f32>) -> Result<Array4<f32>> {
         let gates = self.inference.of_attention()?;
-        input_logits(&self.recipe, &gates, None, input, &|_| ())
+        input_logits(&self.recipe, &gates, None, input, &|_| Ok(()))
     }
 }
 
-/// Logits of a whole input by slices or by patches, as the network works.
+/// Logits of a whole input by slices or by patches, as the network works, see [`Planes`].
 ///
 /// # Shapes
 /// - `input`: (channel, z, y, x)
@@ -174,78 +197,15 @@ pub fn input_logits(
     inference: &Inference,
     only: Option<usize>,
     input: ArrayView4<f32>,
-    on_pieces: &(dyn Fn(usize) + Sync),
+    on_pieces: &OnPieces,
 ) -> Result<Array4<f32>> {
-    match recipe.network.dimensions() {
-        2 => slice_logits(recipe, inference, only, input, on_pieces),
-        _ => patch_logits(recipe, inference, only, input, on_pieces),
-    }
-}
-
-/// Logits of every axial slice, averaged over the networks (or of the one at `only`), in batches of the
-/// recipe's size. On the pure-Rust engine batches run side by side on rayon's threads; results do not depend on
-/// how many there are.
-///
-/// # Shapes
-/// - `input`: (channel, z, y, x)
-/// - output: (structure, z, y, x)
-fn slice_logits(
-    recipe: &Recipe,
-    inference: &Inference,
-    only: Option<usize>,
-    input: ArrayView4<f32>,
-    on_slices: &(dyn Fn(usize) + Sync),
-) -> Result<Array4<f32>> {
-    let (_, depth, height, width) = input.dim();
-    let [_, along_y, along_x] = recipe.network.multiple();
-    let size = [padded_size(height, along_y), padded_size(width, along_x)];
-    let batch_size = recipe.training.batch_size.max(1);
-    let first: Vec<usize> = (0..depth.min(batch_size)).collect();
-    let neighbours = recipe.network.neighbours();
-    let logits_of =
-        |slices: &[usize]| batch_logits(inference, only, input, (slices, neighbours), size);
-    let begun = logits_of(&first)?;
-    let mut result = Array4::zeros((begun.dim().1, depth, height, width));
-    let place = |mut part: ArrayViewMut4<f32>, logits: Array4<f32>| {
-        // (slice, structure, y, x) with padding to (structure, slice, y, x) without
-        part.assign(
-            &logits
-                .slice(s![.., .., ..height, ..width])
-                .permuted_axes([1, 0, 2, 3]),
-        );
-        on_slices(part.dim().1);
+    let pass = Pass {
+        recipe,
+        inference,
+        only,
+        input,
+        mirroring: &Mirroring::none(),
+        on_pieces,
     };
-    let (part, mut rest) = result.view_mut().split_at(Axis(1), first.len());
-    place(part, begun);
-    let run = |(index, part): (usize, ArrayViewMut4<f32>)| -> Result<()> {
-        let from = first.len() + index * batch_size;
-        let slices: Vec<usize> = (from..from + part.dim().1).collect();
-        place(part, logits_of(&slices)?);
-        Ok(())
-    };
-    let parts = rest.axis_chunks_iter_mut(Axis(1), batch_size);
-    if inference.compute().runs_side_by_side() {
-        parts.into_par_iter().enumerate().try_for_each(run)?;
-    } else {
-        parts.into_iter().enumerate().try_for_each(run)?;
-    }
-    Ok(result)
-}
-
-/// Logits of some slices, which are seen with a number of neighbours on each side: (slice, structure, y, x),
-/// padded size.
-fn batch_logits(
-    inference: &Inference,
-    only: Option<usize>,
-    input: ArrayView4<f32>,
-    (slices, neighbours): (&[usize], usize),
-    size: [usize; 2],
-) -> Result<Array4<f32>> {
-    let seen = 2 * neighbours + 1;
-    let shape = [slices.len(), input.dim().0, seen, size[0], size[1]];
-    let batch = slice_batch(input, slices, neighbours, size);
-    let (values, shape) = inference.logits(&batch, shape, only)?;
-    let [slices, structures, _, height, width] = shape;
-    Array4::from_shape_vec((slices, structures, height, width), values)
-        .map_err(|error| Error::invalid(format!("internal: {error}")))
+    Planes::new(pass, 0)?.all()
 }

@@ -32,7 +32,7 @@ pub fn run_stage_one(
     let input = network_input(recipe, volume, &grid, None)?;
     let logits = match fold {
         Some(fold) => segmenter.logits_of_fold(fold, input.view())?,
-        None => segmenter.logits(input.view(), &|_| ())?,
+        None => segmenter.logits(input.view(), &|_| Ok(()))?,
     };
     let prior = Prior::new(
         grid,

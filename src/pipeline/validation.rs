@@ -56,7 +56,7 @@ pub fn validate(
             &inference,
             None,
             prepared.channels.view(),
-            &|_| (),
+            &|_| Ok(()),
         )?;
         scores.push(case_score(&scored, logits.view(), prepared.labels.view())?);
     }

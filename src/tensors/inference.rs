@@ -6,7 +6,9 @@ use std::sync::{Mutex, PoisonError};
 
 use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
+use ndarray::Array2;
 
+use super::blocks::Conv;
 use super::device::{Compute, DeviceChoice};
 use super::maps::{Map, enlarged, mean_of};
 use super::networks::{Extras, Network};
@@ -31,8 +33,26 @@ pub struct Inference {
     compute: Compute,
     /// Into how many parts a batch is cut; grows when memory runs out.
     parts: AtomicUsize,
-    /// Whether the maps of attention gates are asked for instead of logits.
-    attention: bool,
+    wanted: Wanted,
+}
+
+/// What networks are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Logits,
+    /// The maps of attention gates.
+    Attention,
+    /// What the head makes logits of.
+    Features,
+}
+
+/// A network's last layer, a convolution of one voxel: the logit of a structure is its row of weights times the
+/// features, plus its bias.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Head {
+    /// (structure, feature)
+    pub weights: Array2<f32>,
+    pub biases: Vec<f32>,
 }
 
 /// Logits in plain memory: (patch, structure, z, y, x), flattened, and that shape.
@@ -53,7 +73,7 @@ impl Inference {
             convolutions: Convolutions::Plain,
             compute: compute.clone(),
             parts: AtomicUsize::new(1),
-            attention: false,
+            wanted: Wanted::Logits,
         })
     }
 
@@ -73,8 +93,75 @@ impl Inference {
             convolutions: Convolutions::Plain,
             compute: self.compute.clone(),
             parts: AtomicUsize::new(self.parts.load(Ordering::Relaxed)),
-            attention: true,
+            wanted: Wanted::Attention,
         })
+    }
+
+    /// The one network asked for what its head makes logits of, and that head: where there are fewer features than
+    /// structures, sums of features take less memory than those of logits, and the logits of a sum of features are
+    /// the sum of their logits. None where nothing is gained, for several networks, and in 8-bit integers.
+    pub fn of_features(&self) -> Result<Option<(Self, Head)>> {
+        let ([network], Convolutions::Plain) = (self.networks.as_slice(), &self.convolutions)
+        else {
+            return Ok(None);
+        };
+        if self.wanted != Wanted::Logits {
+            return Ok(None);
+        }
+        let head = self.head(network)?;
+        let (structures, features) = head.weights.dim();
+        if features >= structures {
+            return Ok(None);
+        }
+        let asked = Self {
+            networks: self.networks.clone(),
+            convolutions: Convolutions::Plain,
+            compute: self.compute.clone(),
+            parts: AtomicUsize::new(self.parts.load(Ordering::Relaxed)),
+            wanted: Wanted::Features,
+        };
+        Ok(Some((asked, head)))
+    }
+
+    fn head(&self, network: &Network) -> Result<Head> {
+        let (weights, biases) = match network {
+            Network::Slices(network) => self.values_of(network.head())?,
+            Network::Volumes(network) => self.values_of(network.head())?,
+        };
+        let structures = biases.len();
+        let features = weights.len() / structures.max(1);
+        Ok(Head {
+            weights: Array2::from_shape_vec((structures, features), weights)
+                .map_err(|error| Error::invalid(format!("internal: {error}")))?,
+            biases,
+        })
+    }
+
+    /// Weights and biases of a convolution of one voxel.
+    fn values_of<const R: usize>(&self, head: &Conv<R>) -> Result<(Vec<f32>, Vec<f32>)> {
+        let biases = head.bias.as_ref().map(|bias| bias.val());
+        let weights = self.plain(head.weight.val())?;
+        let biases = match biases {
+            Some(biases) => self.plain(biases)?,
+            None => vec![0.0; head.weight.dims()[0]],
+        };
+        Ok((weights, biases))
+    }
+
+    fn plain<const D: usize>(&self, tensor: Tensor<D>) -> Result<Vec<f32>> {
+        #[cfg(feature = "libtorch")]
+        if self.compute.choice.is_libtorch() {
+            return super::libtorch::plain(tensor);
+        }
+        let values = tensor.into_data().convert::<f32>().try_into_vec::<f32>();
+        values.map_err(|error| Error::invalid(format!("cannot read weights back: {error:?}")))
+    }
+
+    fn extras(&self) -> Extras {
+        Extras {
+            features: self.wanted == Wanted::Features,
+            ..Extras::default()
+        }
     }
 
     /// From here on the values that convolutions take in are recorded.
@@ -201,7 +288,7 @@ impl Inference {
 
     fn at_once(&self, which: &Range<usize>, input: &[f32], shape: [usize; 5]) -> Result<Logits> {
         let networks = &self.networks[which.clone()];
-        if self.attention {
+        if self.wanted == Wanted::Attention {
             let maps = networks.iter().map(|network| {
                 let maps = self.maps(network, input, shape)?;
                 enlarged(&maps, [shape[3], shape[4]])
@@ -216,13 +303,15 @@ impl Inference {
                 shape,
                 (&self.convolutions, which.start),
                 &self.compute,
+                self.extras(),
             );
         }
         let data = TensorData::new(input.to_vec(), shape);
         let tensor = Tensor::<5>::from_data(data, &self.compute.device);
         let mut sum: Option<Tensor<5>> = None;
         for network in networks {
-            let logits = network.forward(tensor.clone())?;
+            let mut outputs = network.outputs(tensor.clone(), self.extras())?;
+            let logits = outputs.logits.swap_remove(0);
             sum = Some(match sum {
                 Some(sum) => sum + logits,
                 None => logits,

@@ -10,8 +10,11 @@ use super::{checked_map, in_target_order, positions_zyx};
 use crate::error::{Error, Result};
 use crate::values::{Grid, LabelMap, VoxelBox};
 
-/// Planes of the source that one thread restores at a time: what bounds the memory beside the result.
+/// Most planes of the source that one thread restores at a time: what bounds the memory beside the result.
 const SLAB: usize = 16;
+
+/// So many portions for each thread, so that none waits for long.
+const SLABS_PER_THREAD: usize = 4;
 
 /// Labels on `source` from logits on the network's grid `from`: of independent structures (sigmoid), or of
 /// exclusive classes whose background has the logit 0 (softmax).
@@ -69,10 +72,14 @@ pub fn restore_exclusive(
     for (axis, range) in covered.iter().enumerate() {
         covered_labels.slice_axis_inplace(Axis(axis), Slice::from(range.clone()));
     }
-    let slabs = covered_labels.axis_chunks_iter_mut(Axis(0), SLAB);
+    // Slabs across z or, of a source with few planes, across y.
+    let axis = usize::from(covered[1].len() > 2 * covered[0].len());
+    let portions = SLABS_PER_THREAD * rayon::current_num_threads();
+    let size = covered[axis].len().div_ceil(portions).clamp(1, SLAB);
+    let slabs = covered_labels.axis_chunks_iter_mut(Axis(axis), size);
     slabs.into_par_iter().enumerate().for_each(|(place, slab)| {
-        let start = covered[0].start + place * SLAB;
-        let origin = [start, covered[1].start, covered[2].start];
+        let mut origin = [0, 1, 2].map(|axis| covered[axis].start);
+        origin[axis] += place * size;
         restore_slab(slab, origin, &positions, &structures);
     });
     Ok(result)
@@ -123,11 +130,10 @@ fn restore_slab(
 ) {
     // Background has the logit 0.
     let mut best = Array3::<f32>::zeros(slab.raw_dim());
-    let planes = origin[0]..origin[0] + slab.len_of(Axis(0));
+    let own = [0, 1, 2].map(|axis| origin[axis]..origin[axis] + slab.len_of(Axis(axis)));
     for structure in structures {
-        let mut part = structure.reach.clone();
-        part[0] = overlap(&part[0], &planes);
-        if part[0].is_empty() {
+        let part = [0, 1, 2].map(|axis| overlap(&structure.reach[axis], &own[axis]));
+        if part.iter().any(Range::is_empty) {
             continue;
         }
         let wanted = [0, 1, 2].map(|axis| positions[axis][part[axis].clone()].to_vec());

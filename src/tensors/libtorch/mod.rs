@@ -63,8 +63,8 @@ pub(super) fn prepared(network: Network, precision: Precision) -> Result<Network
     module::usable(network, kind_of(precision))
 }
 
-/// Mean logits of `networks` (each from [`prepared`]) for a batch. They are the ones from `first` on of those that
-/// `convolutions` is about.
+/// Mean logits of `networks` (each from [`prepared`]) for a batch, or what is wanted in their place. They are the ones
+/// from `first` on of those that `convolutions` is about.
 ///
 /// # Shapes
 /// - `input`: (patch, channel, z, y, x), flattened
@@ -75,6 +75,7 @@ pub(super) fn mean_logits(
     shape: [usize; 5],
     (convolutions, first): (&Convolutions, usize),
     compute: &Compute,
+    wanted: Extras,
 ) -> Result<(Vec<f32>, [usize; 5])> {
     let _no_grad = tch::no_grad_guard();
     // Volumes differ in size, and each new size would be searched for anew.
@@ -88,20 +89,19 @@ pub(super) fn mean_logits(
     let logits = networks
         .iter()
         .enumerate()
-        .map(|(index, network)| match convolutions {
-            Convolutions::Plain => ops::forward(network, &ops, &input, kind),
-            Convolutions::Recorded(ranges) => ops::forward(
-                network,
-                &Int8Ops::recording(&ranges[first + index]),
-                &input,
-                kind,
-            ),
-            Convolutions::Int8(quantised) => ops::forward(
-                network,
-                &Int8Ops::using(&quantised[first + index]),
-                &input,
-                kind,
-            ),
+        .map(|(index, network)| {
+            let outputs = match convolutions {
+                Convolutions::Plain => ops::outputs(network, &ops, &input, kind, wanted),
+                Convolutions::Recorded(ranges) => {
+                    let ops = Int8Ops::recording(&ranges[first + index]);
+                    ops::outputs(network, &ops, &input, kind, wanted)
+                }
+                Convolutions::Int8(quantised) => {
+                    let ops = Int8Ops::using(&quantised[first + index]);
+                    ops::outputs(network, &ops, &input, kind, wanted)
+                }
+            };
+            Ok(outputs?.logits.swap_remove(0))
         })
         .collect::<Result<Vec<_>>>()?;
     let mean = match logits.as_slice() {
@@ -120,6 +120,11 @@ pub(super) fn mean_logits(
         .try_into()
         .map_err(|_| Error::invalid("internal: logits that have not five axes"))?;
     Ok((transfer::to_host(&mean)?, shape))
+}
+
+/// The values of a tensor of this engine in plain memory, as f32.
+pub(super) fn plain<const D: usize>(tensor: burn::tensor::Tensor<D>) -> Result<Vec<f32>> {
+    transfer::to_host(&ops::native(tensor)?)
 }
 
 /// The maps of `network`'s attention gates (from [`prepared`]), finest first, each as large as its level.

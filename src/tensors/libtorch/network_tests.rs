@@ -27,6 +27,7 @@ fn computed(task: Task, recompute: bool) -> Computed {
     let wanted = Extras {
         deep: true,
         maps: true,
+        features: false,
     };
     let outputs = outputs(&network, &ops, &input, Kind::Float, wanted).unwrap();
     let gradients: Vec<Tensor> = outputs

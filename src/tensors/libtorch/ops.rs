@@ -300,21 +300,10 @@ pub(super) trait AnyRank:
 
 impl<E> AnyRank for E where E: Engine<4, Tensor = SharedTensor> + Engine<5, Tensor = SharedTensor> {}
 
-/// Logits of a batch, in `kind`.
+/// Logits of a batch, in `kind`, and what else is wanted.
 ///
 /// # Shapes
-/// As [`Network::forward`].
-pub(super) fn forward(
-    network: &Network,
-    ops: &impl AnyRank,
-    input: &Tensor,
-    kind: Kind,
-) -> Result<Tensor> {
-    let mut outputs = outputs(network, ops, input, kind, Extras::default())?;
-    Ok(outputs.logits.swap_remove(0))
-}
-
-/// As [`forward`], with what else is wanted.
+/// As [`Network::outputs`].
 pub(super) fn outputs(
     network: &Network,
     ops: &impl AnyRank,

@@ -176,6 +176,7 @@ mod tests {
             let wanted = Extras {
                 deep: true,
                 maps: true,
+                features: false,
             };
             let outputs = network
                 .outputs(Tensor::from_data(input, &device), wanted)

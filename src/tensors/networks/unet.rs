@@ -55,6 +55,8 @@ pub struct Extras {
     pub deep: bool,
     /// The maps of the attention gates.
     pub maps: bool,
+    /// What the head makes logits of, in place of the finest logits.
+    pub features: bool,
 }
 
 impl Extras {
@@ -62,15 +64,15 @@ impl Extras {
     pub fn training() -> Self {
         Self {
             deep: true,
-            maps: false,
+            ..Self::default()
         }
     }
 
     /// What a look at attention gates asks for.
     pub fn attention() -> Self {
         Self {
-            deep: false,
             maps: true,
+            ..Self::default()
         }
     }
 }
@@ -202,7 +204,10 @@ impl<const R: usize> Unet<R> {
                 logits.push(engine.conv(x.clone(), head)?);
             }
         }
-        logits.push(engine.conv(x, &self.head)?);
+        logits.push(match wanted.features {
+            true => x,
+            false => engine.conv(x, &self.head)?,
+        });
         logits.reverse();
         maps.reverse();
         Ok(PassOutputs { logits, maps })
@@ -240,6 +245,11 @@ impl<const R: usize> Unet<R> {
     /// How many logits a pass in training gives.
     pub(super) fn scales(&self) -> usize {
         1 + self.heads.len()
+    }
+
+    /// The convolution that gives the finest logits.
+    pub(in crate::tensors) fn head(&self) -> &Conv<R> {
+        &self.head
     }
 
     /// How many attention gates there are.
