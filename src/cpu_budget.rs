@@ -127,10 +127,20 @@ fn whole_cores(cpu_max: &str) -> Option<usize> {
 
 /// The process's largest resident memory so far, where the system tells.
 pub fn peak_memory_mb() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    let kilobytes: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    let kilobytes = status_kilobytes("VmHWM:")? as f64;
     Some((kilobytes / 1024.0 * 10.0).round() / 10.0)
+}
+
+/// The process's resident memory; 0 where the system does not tell.
+pub fn resident_bytes() -> u64 {
+    status_kilobytes("VmRSS:").unwrap_or(0) * 1024
+}
+
+/// A line of proc_pid_status(5).
+fn status_kilobytes(name: &str) -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with(name))?;
+    line.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// Lets [`peak_memory_mb`] begin anew at what is resident now, where the system can.

@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
+use tempfile::NamedTempFile;
+
 use crate::error::{Error, Result};
 
 /// Writes `path` through a temporary file beside it: filled by `fill`, synced, renamed.
@@ -14,17 +16,26 @@ pub fn write_atomically(
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<&mut File>) -> std::io::Result<()>,
 ) -> Result<()> {
-    let folder = parent_of(path);
-    fs::create_dir_all(folder).map_err(Error::io(folder, "create the folder"))?;
-    let mut temporary = temporary_names()
-        .tempfile_in(folder)
-        .map_err(Error::io(folder, "write into the folder"))?;
+    let mut temporary = temporary_file(parent_of(path))?;
     {
         let mut writer = BufWriter::with_capacity(1 << 18, temporary.as_file_mut());
         fill(&mut writer)
             .and_then(|()| writer.flush())
             .map_err(Error::io(path, "write"))?;
     }
+    persisted(temporary, path)
+}
+
+/// An empty temporary file in `folder`, which is made if it is missing; removed unless it is [`persisted`].
+pub fn temporary_file(folder: &Path) -> Result<NamedTempFile> {
+    fs::create_dir_all(folder).map_err(Error::io(folder, "create the folder"))?;
+    temporary_names()
+        .tempfile_in(folder)
+        .map_err(Error::io(folder, "write into the folder"))
+}
+
+/// Syncs a whole temporary file and gives it its name.
+pub fn persisted(temporary: NamedTempFile, path: &Path) -> Result<()> {
     temporary
         .as_file()
         .sync_all()
@@ -33,7 +44,7 @@ pub fn write_atomically(
         .persist(path)
         .map_err(|error| Error::io(path, "rename the finished file to")(error.error))?;
     // The rename itself must survive a power cut too; not every file system can sync a folder.
-    if let Ok(folder) = File::open(folder) {
+    if let Ok(folder) = File::open(parent_of(path)) {
         let _ = folder.sync_all();
     }
     Ok(())

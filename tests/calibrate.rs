@@ -19,7 +19,7 @@ fn a_model_learns_its_ranges_or_is_refused() {
         "--set",
         "training.augmentation.enabled=false",
     ];
-    for stage in ["1", "2"] {
+    for stage in ["1", "refine2_5d"] {
         let folds = if stage == "1" { "folds=2" } else { "folds=4" };
         let mut fit = vec![
             "fit", "--stage", stage, "--data", data, "--epochs", "2", "--set", folds,

@@ -76,7 +76,7 @@ fn every_case_is_predicted_by_the_fold_that_did_not_see_it() {
         &fast,
     ]
     .concat();
-    let summary = fit(folder.path(), "2", &set);
+    let summary = fit(folder.path(), "refine2_5d", &set);
     let out = run_of(&summary, folder.path()).join("out_of_fold");
     assert_eq!(summary["out_of_fold"]["complete"], true);
     assert_eq!(summary["out_of_fold"]["summary"]["cases"], 5);

@@ -50,7 +50,7 @@ fn same_weights_on(engine: &str) {
     let data = tempfile::tempdir().unwrap();
     let descriptor = phantoms(data.path(), 4, 0);
     let volumes: &[&str] = &[
-        "volume",
+        "refine",
         "training.patch_size=[8, 16, 16]",
         "training.patches_per_epoch=6",
     ];

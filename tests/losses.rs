@@ -183,7 +183,7 @@ fn unknown_voxels_and_distances_reach_the_batches() {
 
     // Patches of volumes that lie anywhere lie around something that is known.
     let recipe = small_recipe(
-        "volume",
+        "refine",
         &[
             "region=whole",
             "prior=false",

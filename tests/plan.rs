@@ -16,7 +16,7 @@ use ctseg::tensors::precision::Precision;
 use serde::Deserialize;
 use serde_json::Value;
 
-const NAMES: [&str; 4] = ["coarse", "refine", "volume", "single"];
+const NAMES: [&str; 4] = ["coarse", "refine", "refine2_5d", "single"];
 
 fn gib(bytes: f64) -> Budget {
     Budget {
@@ -118,20 +118,20 @@ fn thick_slices_get_the_tenth_percentile_and_an_anisotropic_network() {
     let thick = fingerprint([0.8, 0.8, 5.0], [512, 512, 90], [250.0, 200.0, 300.0]);
     let plans = plan(&thick, &structures(&["liver"]), gib(16.0)).unwrap();
     // The 10th percentile of ten cases of 5 mm and one of 2.5 (NumPy: 5.0).
-    assert_eq!(of(&plans, "volume").recipe.spacing_mm, [0.8, 0.8, 5.0]);
-    let text = &of(&plans, "volume").text;
+    assert_eq!(of(&plans, "refine").recipe.spacing_mm, [0.8, 0.8, 5.0]);
+    let text = &of(&plans, "refine").text;
     assert!(text.contains("more than three times"), "{text}");
     assert!(
         text.contains("kernels = [[1, 3, 3], [1, 3, 3], ["),
         "{text}"
     );
-    assert_eq!(of(&plans, "refine").recipe.network.neighbours(), 2);
+    assert_eq!(of(&plans, "refine2_5d").recipe.network.neighbours(), 2);
     // Stage 1 is no finer than the data, and a median slice has at most 128 × 128 voxels.
     assert_eq!(of(&plans, "coarse").recipe.spacing_mm, [4.0, 4.0, 5.0]);
     let even = fingerprint([1.0, 1.0, 1.0], [560, 560, 400], [250.0, 200.0, 300.0]);
     let plans = plan(&even, &structures(&["liver"]), gib(16.0)).unwrap();
     assert_eq!(of(&plans, "coarse").recipe.spacing_mm, [4.5, 4.5, 4.5]);
-    assert!(!of(&plans, "volume").text.contains("kernels"));
+    assert!(!of(&plans, "refine").text.contains("kernels"));
 }
 
 #[test]
@@ -177,8 +177,8 @@ fn less_memory_means_smaller_patches_never_a_larger_estimate() {
         on_gpu: true,
         ..gib(4.0)
     };
-    let larger = of(&plan(&data, &names, gpu).unwrap(), "volume").clone();
-    let smaller = of(&plan(&data, &names, gib(4.0)).unwrap(), "volume").clone();
+    let larger = of(&plan(&data, &names, gpu).unwrap(), "refine").clone();
+    let smaller = of(&plan(&data, &names, gib(4.0)).unwrap(), "refine").clone();
     assert!(larger.estimate.network > smaller.estimate.network);
     let nothing = plan(&data, &names, gib(0.05)).unwrap();
     assert!(
@@ -368,7 +368,7 @@ fn phantoms_are_planned_and_trained_as_planned() {
     trains(
         folder.path(),
         &data,
-        &["coarse", "refine", "volume", "single"],
+        &["coarse", "refine", "refine2_5d", "single"],
     );
     // What is there is not replaced by mistake.
     let again = ["plan", data[0], "-o", "plan"];
@@ -393,7 +393,7 @@ fn unreadable_cases_are_listed_and_cost_no_plan() {
         said.contains("2 cases read, 1 not") && said.contains(&dataset.cases[1].id),
         "{said}"
     );
-    assert!(folder.path().join("plan/volume.toml").exists());
+    assert!(folder.path().join("plan/refine2_5d.toml").exists());
     let wrong = [&arguments[..], &["--memory", "lots"]].concat();
     run(folder.path(), &wrong, 2);
 }

@@ -24,7 +24,7 @@ fn on_volumes(structures: usize, folds: usize) -> (Segmenter, Inference, Array4<
         "training.patch_size=[8, 8, 8]",
         "training.batch_size=2",
     ];
-    let recipe = small_recipe("volume", &set);
+    let recipe = small_recipe("refine", &set);
     let compute = compute();
     compute.device.seed(4);
     let channels = recipe.channels();
@@ -89,7 +89,7 @@ fn planes_of_patches_are_those_of_the_whole() {
             for at_once in [1, 4, 11] {
                 let pass = segmenter.pass(input.view(), &none, &|_| Ok(()));
                 let mut planes = Planes::new(pass, axis).unwrap();
-                let length = planes.len();
+                let length = planes.count();
                 for start in (0..length).step_by(at_once) {
                     // One plane twice, as at the border of two portions.
                     let range = start.saturating_sub(1)..(start + at_once).min(length);
@@ -113,6 +113,47 @@ fn planes_of_patches_are_those_of_the_whole() {
         let apart = apart.map(|(a, b)| (f64::from(*a) - b).abs());
         assert!(apart.fold(0.0, f64::max) < 2e-5);
     }
+}
+
+#[test]
+fn step_and_blending_are_the_recipes() {
+    let set = [
+        "region=whole",
+        "prior=false",
+        "training.patch_size=[8, 8, 8]",
+        "sliding.step=1.0",
+        "sliding.blending=constant",
+    ];
+    let recipe = small_recipe("refine", &set);
+    let compute = compute();
+    compute.device.seed(4);
+    let channels = recipe.channels();
+    let network = recipe.network.init(channels, 2, &compute.device).unwrap();
+    let alone = Inference::new(vec![network.clone()], &compute).unwrap();
+    let input = Array4::from_shape_fn((channels, 8, 8, 12), |(c, z, y, x)| {
+        ((3 * c + 2 * z + 5 * y + 7 * x) % 11) as f32 / 11.0
+    });
+    let segmenter = Segmenter::new(recipe, vec![network], &compute).unwrap();
+    assert_eq!(segmenter.pieces([8, 8, 12]), 2);
+    let found = segmenter.logits(input.view(), &|_| Ok(())).unwrap();
+    let patch = |x: usize| {
+        let patch = input.slice(s![.., .., .., x..x + 8]);
+        let patch: Vec<f32> = patch.iter().copied().collect();
+        let (values, shape) = alone.logits(&patch, [1, channels, 8, 8, 8], None).unwrap();
+        Array5::from_shape_vec(shape, values).unwrap()
+    };
+    let (left, right) = (patch(0), patch(4));
+    for ((map, z, y, x), value) in found.indexed_iter() {
+        let expected = match x {
+            0..4 => left[[0, map, z, y, x]],
+            4..8 => (left[[0, map, z, y, x]] + right[[0, map, z, y, x - 4]]) / 2.0,
+            _ => right[[0, map, z, y, x - 4]],
+        };
+        assert!((value - expected).abs() < 1e-5, "{x}: {value} {expected}");
+    }
+    let wrong = ["sliding.step=0".to_owned()];
+    let error = ctseg::pipeline::recipe::Recipe::named("refine", &wrong).unwrap_err();
+    assert!(error.to_string().contains("sliding.step"), "{error}");
 }
 
 #[test]
@@ -159,7 +200,7 @@ fn labels_and_probabilities_do_not_depend_on_portions_or_orientation() {
     let image = folder.path().join("images/phantom_000.nii.gz");
     let volume = read_volume(&image).unwrap().volume;
     for outputs in ["independent", "exclusive"] {
-        for stage in ["single", "volume"] {
+        for stage in ["single", "refine"] {
             let model = folder.path().join(format!("{outputs}-{stage}"));
             let outputs = format!("outputs={outputs}");
             let loss = match outputs.ends_with("exclusive") {
@@ -172,7 +213,7 @@ fn labels_and_probabilities_do_not_depend_on_portions_or_orientation() {
                 &outputs,
                 loss,
             ];
-            if stage == "volume" {
+            if stage == "refine" {
                 set.extend([
                     "region=whole",
                     "prior=false",
@@ -227,4 +268,64 @@ fn labels_and_probabilities_do_not_depend_on_portions_or_orientation() {
             assert!(same as f64 / labels.data.len() as f64 > 0.999);
         }
     }
+}
+
+/// Reads probabilities with nibabel and NumPy and compares them with each other and with the label map.
+const SAVED: &str = r#"
+import sys, numpy as np, nibabel as nib
+labels, maps, array = nib.load(sys.argv[1]), nib.load(sys.argv[2]), np.load(sys.argv[3])
+assert maps.get_data_dtype() == np.uint8 and array.dtype == np.float16, (maps.get_data_dtype(), array.dtype)
+assert maps.shape == labels.shape + (2,) and np.array_equal(maps.affine, labels.affine)
+u8, f16 = maps.get_fdata(), array.astype(float).transpose(3, 2, 1, 0)
+assert np.abs(u8 - f16).max() < 0.5 / 255 + 6e-4, np.abs(u8 - f16).max()
+labels = np.asarray(labels.dataobj)
+largest = f16.max(axis=-1)
+sure = np.abs(largest - 0.5) > 1e-3
+assert sure.mean() > 0.5
+assert np.array_equal((labels > 0)[sure], (largest > 0.5)[sure])
+print("equal")
+"#;
+
+#[test]
+fn saved_probabilities_are_what_the_label_map_was_made_of() {
+    let Ok(python) = std::env::var("CTSEG_TEST_PYTHON") else {
+        println!("left out: CTSEG_TEST_PYTHON names no Python with nibabel");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    common::random_model(&here.join("model"), &["roi.threshold=0.5"]);
+    phantoms(&here.join("data"), 1, 0);
+    let image = "data/images/phantom_000.nii.gz";
+    let predict = |more: &[&str]| {
+        let arguments = ["predict", image, "-o", "out", "--json"];
+        common::run(here, &[&arguments[..], more].concat(), 0)
+    };
+    predict(&["--save-probabilities"]);
+    predict(&["--save-probabilities=f16"]);
+    let out = here.join("out");
+    let files = [
+        "phantom_000.nii.gz",
+        "phantom_000_probabilities.nii.gz",
+        "phantom_000_probabilities.npy",
+    ];
+    let told = std::process::Command::new(python)
+        .args(["-c", SAVED])
+        .args(files.map(|name| out.join(name)))
+        .output()
+        .unwrap();
+    assert!(
+        told.status.success(),
+        "{}",
+        String::from_utf8_lossy(&told.stderr)
+    );
+    // What is whole is kept; what is missing is made again.
+    let kept = |output: &std::process::Output| {
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        said["kept"].as_array().unwrap().len()
+    };
+    assert_eq!(kept(&predict(&["--save-probabilities=f16"])), 1);
+    std::fs::remove_file(out.join(files[1])).unwrap();
+    assert_eq!(kept(&predict(&["--save-probabilities"])), 0);
+    assert!(out.join(files[1]).exists());
 }

@@ -61,7 +61,7 @@ fn volumes(more: &[&str]) -> Recipe {
         "training.patch_size=[8, 8, 8]",
     ];
     set.extend(more);
-    small_recipe("volume", &set)
+    small_recipe("refine", &set)
 }
 
 fn slices(more: &[&str]) -> Recipe {
@@ -187,7 +187,7 @@ fn shares_of_a_curriculum_grow_evenly() {
 #[test]
 fn volumes_are_always_balanced() {
     let set = ["training.slice_sampling=balanced".to_owned()];
-    let error = Recipe::named("volume", &set).unwrap_err().to_string();
+    let error = Recipe::named("refine", &set).unwrap_err().to_string();
     assert!(
         error.contains("slice_sampling") && !error.contains('\n'),
         "{error}"

@@ -54,7 +54,7 @@ fn the_seed_alone_decides_the_batches() {
     let folder = tempfile::tempdir().unwrap();
     let dataset = Dataset::open(&phantoms(folder.path(), 10, 0)).unwrap();
     let recipe = small_recipe(
-        "2",
+        "refine2_5d",
         &["training.patch_size=[16, 12]", "spacing_mm=[8.0, 8.0, 8.0]"],
     );
     let stage_one: BTreeMap<usize, StageOneResult> = (0..10)
@@ -258,7 +258,7 @@ fn a_share_of_the_patches_loses_its_prior() {
     .unwrap();
     let with = |share: &str| {
         let recipe = small_recipe(
-            "2",
+            "refine2_5d",
             &[
                 "training.batch_size=1",
                 "jitter.shift_mm=0",

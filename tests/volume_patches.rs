@@ -20,7 +20,7 @@ fn recipe(patch: [usize; 3], more: &[&str]) -> Recipe {
     let patch = format!("training.patch_size={patch:?}");
     let mut set = vec!["region=whole", "prior=false", &patch];
     set.extend(more);
-    small_recipe("volume", &set)
+    small_recipe("refine", &set)
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn a_network_on_volumes_trains_and_predicts_from_end_to_end() {
         "prior=false",
     ];
     let data = folder.path().to_str().unwrap();
-    let mut arguments = vec!["fit", "--stage", "volume", "--data", data, "--epochs", "2"];
+    let mut arguments = vec!["fit", "--stage", "refine", "--data", data, "--epochs", "2"];
     arguments.extend(small);
     let said = stderr(&run(folder.path(), &arguments, 0));
     assert!(said.contains("patches/s"), "{said}");
@@ -184,7 +184,7 @@ fn a_network_on_volumes_trains_and_predicts_from_end_to_end() {
     let wrong = [
         "fit",
         "--stage",
-        "volume",
+        "refine",
         "--data",
         data,
         "--set",

@@ -12,4 +12,5 @@ pub mod phantom;
 pub mod postprocess;
 pub mod preprocess;
 pub mod resample;
+pub mod run_mask;
 pub mod sliding_window;

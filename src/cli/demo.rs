@@ -99,6 +99,8 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         tta: false,
         postprocess: true,
         overwrite: false,
+        max_ram: None,
+        probabilities: None,
         on_attention: None,
         stop: &stop,
     };

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
+use super::sizes::parse_bytes;
 use super::{Outcome, Settings, print_out, stop_on_signals};
 use crate::outside::pictures::attention;
 use crate::outside::progress;
 use crate::pipeline::inputs::{expand_inputs, plan_outputs};
 use crate::pipeline::predict::{OnAttention, PredictJob, PredictSummary, predict};
+use crate::pipeline::probability_file::ProbabilityKind;
 
 #[derive(Args)]
 pub struct PredictArgs {
@@ -33,6 +35,14 @@ pub struct PredictArgs {
     /// made (with --overwrite also of those that are there)
     #[arg(long)]
     attention: bool,
+    /// Most memory that may be used, such as 4G: slices, patches and logits are worked on in smaller portions where
+    /// that helps, and volumes that cannot be segmented with so little are refused before anything is done
+    #[arg(long, value_parser = parse_bytes)]
+    max_ram: Option<u64>,
+    /// Keep the probabilities of all structures on the volume's grid: u8 (<case>_probabilities.nii.gz, in steps of
+    /// 1/255) or f16 (<case>_probabilities.npy)
+    #[arg(long, value_name = "KIND", num_args = 0..=1, default_missing_value = "u8", require_equals = true)]
+    save_probabilities: Option<ProbabilityKind>,
     /// Make label maps again that are there already, of the same input and model
     #[arg(long)]
     overwrite: bool,
@@ -56,6 +66,8 @@ pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         tta: args.tta,
         postprocess: !args.no_postprocess,
         overwrite: args.overwrite,
+        max_ram: args.max_ram,
+        probabilities: args.save_probabilities,
         on_attention: args.attention.then_some(draw),
         stop: &stop,
     };

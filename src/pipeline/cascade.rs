@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bundle::Bundle;
 use super::dataset::Structure;
+use super::demand::Frugality;
 use super::mirroring::Mirroring;
 use super::planes::{Planes, best_axis};
 use super::recipe::Region;
@@ -36,11 +37,11 @@ pub struct Cascade {
 }
 
 /// One model in memory.
-struct Model {
+pub(super) struct Model {
     /// Only where stage 2 works inside a region of interest.
-    stage1: Option<Segmenter>,
-    stage2: Segmenter,
-    mirroring: Mirroring,
+    pub(super) stage1: Option<Segmenter>,
+    pub(super) stage2: Segmenter,
+    pub(super) mirroring: Mirroring,
 }
 
 /// What was done to one volume.
@@ -178,6 +179,32 @@ impl Cascade {
             cleaning,
             portion: None,
         })
+    }
+
+    /// How many maps there are.
+    pub fn maps(&self) -> usize {
+        self.values.len()
+    }
+
+    pub(super) fn models(&self) -> &[Model] {
+        &self.models
+    }
+
+    /// Working through volumes in a way that takes less memory.
+    pub fn frugal(self, how: &Frugality) -> Self {
+        let models = self.models.into_iter().map(|model| match how.batch {
+            Some(batch) => Model {
+                stage1: model.stage1.map(|stage| stage.in_batches(batch)),
+                stage2: model.stage2.in_batches(batch),
+                ..model
+            },
+            None => model,
+        });
+        Self {
+            models: models.collect(),
+            portion: how.portion.or(self.portion),
+            ..self
+        }
     }
 
     /// With so many planes of logits restored at once, where that matters: fewer take less memory.

@@ -206,7 +206,7 @@ mod tests {
         labels: ArrayView3<u16>,
         maps: &[Vec<u16>],
     ) -> CaseScore {
-        let recipe = Recipe::named("refine", &[]).unwrap();
+        let recipe = Recipe::named("refine2_5d", &[]).unwrap();
         let scored = Scored {
             recipe: &recipe,
             loss,

@@ -159,7 +159,7 @@ mod tests {
 
     fn trained(flips: &str) -> Recipe {
         let set = format!("training.augmentation.flip_axes={flips}");
-        Recipe::named("refine", &[set]).unwrap()
+        Recipe::named("refine2_5d", &[set]).unwrap()
     }
 
     /// Left eye: bright voxels in the left half, right eye: in the right half; cord: bright anywhere.

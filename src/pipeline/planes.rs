@@ -26,6 +26,8 @@ pub struct Pass<'a> {
     pub only: Option<usize>,
     /// (channel, z, y, x)
     pub input: ArrayView4<'a, f32>,
+    /// Slices or patches that pass through a network at once.
+    pub batch: usize,
     /// The mirror images that are looked at.
     pub mirroring: &'a Mirroring,
     pub on_pieces: &'a OnPieces<'a>,
@@ -107,7 +109,7 @@ impl<'a> Planes<'a> {
     }
 
     /// How many planes there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.shape[self.axis]
     }
 
@@ -117,10 +119,10 @@ impl<'a> Planes<'a> {
     /// # Shapes
     /// output: (structure, z, y, x), `range` along the axis
     pub fn take(&mut self, range: Range<usize>) -> Result<Array4<f32>> {
-        if range.start < self.first || range.end > self.len() || range.is_empty() {
+        if range.start < self.first || range.end > self.count() || range.is_empty() {
             return Err(Error::invalid(format!(
                 "internal: planes {range:?} of {} where those before {} are gone",
-                self.len(),
+                self.count(),
                 self.first
             )));
         }
@@ -140,7 +142,7 @@ impl<'a> Planes<'a> {
         let mut result: Option<Array4<f32>> = None;
         let [z, y, x] = self.shape;
         // By and by, so that sums and logits are not whole in memory side by side.
-        for plane in 0..self.len() {
+        for plane in 0..self.count() {
             let logits = self.take(plane..plane + 1)?;
             let result = result.get_or_insert_with(|| Array4::zeros((logits.dim().0, z, y, x)));
             result
@@ -163,12 +165,12 @@ impl<'a> Planes<'a> {
     /// One batch of slices; on an engine that computes on one core at a time, one batch for each core.
     fn next_slices(&mut self) -> Result<()> {
         let pass = &self.pass;
-        let batch = pass.recipe.training.batch_size.max(1);
+        let batch = pass.batch;
         let side_by_side = match pass.inference.compute().runs_side_by_side() {
             true => rayon::current_num_threads(),
             false => 1,
         };
-        let end = (self.finished + batch * side_by_side).min(self.len());
+        let end = (self.finished + batch * side_by_side).min(self.count());
         let slices: Vec<usize> = (self.finished..end).collect();
         let batches: Vec<&[usize]> = slices.chunks(batch).collect();
         let planes = |slices: &&[usize]| pass.slices(slices);
@@ -186,8 +188,7 @@ impl<'a> Planes<'a> {
         let Way::Patches(patches) = &mut self.way else {
             return Err(Error::invalid("internal: patches of a network on slices"));
         };
-        let batch = self.pass.recipe.training.batch_size.max(1);
-        let until = (patches.done + batch).min(patches.corners.len());
+        let until = (patches.done + self.pass.batch).min(patches.corners.len());
         let corners = &patches.corners[patches.done..until];
         let (values, shape) = self.pass.patches(patches, corners)?;
         let per_patch: usize = shape[1..].iter().product();

@@ -11,9 +11,12 @@ use sha2::{Digest, Sha256};
 
 use super::bundle::{Bundle, file_sha256};
 use super::cascade::{Attention, Cascade, common_structures};
+use super::demand::within;
 use super::guard::guarded;
 use super::inputs::PredictCase;
 use super::observer::Observer;
+use super::probability_file::{ProbabilityFile, ProbabilityKind};
+use super::restoring::Probabilities;
 use super::sidecar::{Making, ModelUsed, Sidecar, whole_of};
 use crate::arrays::nifti::{NiftiImage, case_name, read_volume};
 use crate::error::{Error, Result};
@@ -34,6 +37,10 @@ pub struct PredictJob<'a> {
     pub postprocess: bool,
     /// Whether label maps that are whole and of this input and model are made again.
     pub overwrite: bool,
+    /// Most memory that the process may take, in bytes; see [`within`].
+    pub max_ram: Option<u64>,
+    /// Whether probabilities are kept beside the label maps, and how.
+    pub probabilities: Option<ProbabilityKind>,
     /// Is shown where stage 2's attention gates look in each case that is segmented.
     pub on_attention: Option<&'a OnAttention>,
     /// Set from outside to stop after the case under way.
@@ -87,6 +94,10 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
     if !job.postprocess {
         cascade = cascade.without_postprocessing();
     }
+    if let Some(limit) = job.max_ram {
+        let inputs = job.cases.iter().map(|case| case.input.clone());
+        cascade = within(cascade, &inputs.collect::<Vec<_>>(), limit)?;
+    }
     let used = |bundle: &Bundle| ModelUsed {
         model: bundle.path.clone(),
         sha256: bundle.sha256(),
@@ -116,18 +127,22 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
     let task = observer.task("segmenting", job.cases.len() as u64, "cases");
     std::thread::scope(|scope| {
         let (to, volumes) = sync_channel(1);
+        let (wanted, wishes) = sync_channel(1);
         let reader = &context;
         scope.spawn(move || {
-            // Ends by itself when the receiver hangs up.
-            job.cases
-                .iter()
-                .all(|case| to.send(guarded(|| reader.read(case))).is_ok())
+            // Ends by itself when the other side hangs up.
+            job.cases.iter().all(|case| {
+                // Memory that is counted holds one volume at a time.
+                let waited = job.max_ram.is_none() || wishes.recv().is_ok();
+                waited && to.send(guarded(|| reader.read(case))).is_ok()
+            })
         });
         for case in &job.cases {
             if job.stop.load(Ordering::Relaxed) {
                 summary.interrupted = true;
                 break;
             }
+            let _ = wanted.try_send(()); // nobody listens where nothing is counted
             match guarded(|| context.finish(case, &volumes)) {
                 Ok(None) => summary.kept.push(case.output.clone()),
                 Ok(Some(sidecar)) => {
@@ -193,7 +208,10 @@ impl Context<'_> {
         whole_of(&case.output, input_sha256, &self.model_sha256).is_some_and(|made| {
             made.cascade.looks == self.cascade.looks()
                 && made.cascade.postprocessing == *self.cascade.postprocessing()
-        })
+        }) && self
+            .job
+            .probabilities
+            .is_none_or(|kind| kind.path(&case.output).exists())
     }
 
     /// Segments the next volume of the queue, which is `case`'s, and writes its files; `None` if they are
@@ -212,6 +230,7 @@ impl Context<'_> {
         let Some(input) = input else { return Ok(None) };
         let started = Instant::now();
         let name = case_name(&case.input).unwrap_or_default();
+        let mut kept = self.probability_file(case, &input.image)?;
         let (labels, mut report) = guarded(|| {
             let task = std::sync::OnceLock::new();
             let unit = self.cascade.unit();
@@ -220,13 +239,21 @@ impl Context<'_> {
                     .advance(pieces as u64);
                 Ok(())
             };
-            self.cascade.segment(&input.image.volume, &on_pieces)
+            let heard = kept.iter_mut().map(|file| file as &mut dyn Probabilities);
+            self.cascade
+                .segment_telling(&input.image.volume, &on_pieces, heard.collect())
         })
         .map_err(|error| match error {
             Error::Invalid(problem) => Error::file(&case.input, problem),
             other => other,
         })?;
         report.seconds.insert("read".to_owned(), input.seconds);
+        if let Some(file) = kept {
+            let saving = Instant::now();
+            file.finish(&input.image.header)?;
+            let seconds = saving.elapsed().as_secs_f64();
+            report.seconds.insert("probabilities".to_owned(), seconds);
+        }
         if let Some(on_attention) = self.job.on_attention {
             let attention = self.cascade.attention(&input.image.volume)?;
             on_attention(case, &attention)?;
@@ -247,6 +274,20 @@ impl Context<'_> {
                 .warn(&format!("{}: {note}", case.input.display()));
         }
         Ok(Some(sidecar))
+    }
+}
+
+impl Context<'_> {
+    fn probability_file(
+        &self,
+        case: &PredictCase,
+        image: &NiftiImage,
+    ) -> Result<Option<ProbabilityFile>> {
+        let Some(kind) = self.job.probabilities else {
+            return Ok(None);
+        };
+        let grid = image.volume.grid;
+        ProbabilityFile::create(kind, &case.output, self.cascade.maps(), &grid).map(Some)
     }
 }
 

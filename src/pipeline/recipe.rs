@@ -2,6 +2,7 @@
 
 mod patch_size;
 mod postprocessing;
+mod sliding;
 mod training;
 
 use std::path::Path;
@@ -16,6 +17,7 @@ use crate::tensors::losses::Outputs;
 use crate::tensors::networks::NetworkConfig;
 pub use patch_size::PatchSize;
 pub use postprocessing::PostprocessingConfig;
+pub use sliding::{Blending, SlidingConfig};
 pub use training::{
     CurriculumConfig, EarlyStoppingConfig, PlateauConfig, Schedule, SliceSampling, TrainingConfig,
 };
@@ -24,8 +26,8 @@ pub use training::{
 const EMBEDDED: [(&str, &str); 8] = [
     ("coarse", include_str!("../../stages/coarse.toml")),
     ("refine", include_str!("../../stages/refine.toml")),
+    ("refine2_5d", include_str!("../../stages/refine2_5d.toml")),
     ("single", include_str!("../../stages/single.toml")),
-    ("volume", include_str!("../../stages/volume.toml")),
     ("resenc", include_str!("../../stages/resenc.toml")),
     ("slices", include_str!("../../stages/slices.toml")),
     ("demo-coarse", include_str!("../../stages/demo-coarse.toml")),
@@ -72,6 +74,9 @@ pub struct Recipe {
     pub roi: RoiConfig,
     #[serde(default)]
     pub jitter: JitterConfig,
+    /// How patches cover an input in use (networks on volumes).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub sliding: SlidingConfig,
     #[serde(default, skip_serializing_if = "is_default")]
     pub postprocessing: PostprocessingConfig,
 }
@@ -303,6 +308,7 @@ impl Recipe {
             .find(|(holds, _)| !holds)
             .map(|(_, problem)| *problem)
             .or_else(|| self.training.problem(self.outputs))
+            .or_else(|| self.sliding.problem())
             .map(str::to_owned)
             .or_else(|| self.postprocessing.problem());
         match problem {
@@ -379,7 +385,7 @@ mod tests {
             "training.loss=dice",
             "spacing_mm=[1,2,3.5]",
         ];
-        let recipe = Recipe::named("2", &set.map(str::to_owned)).unwrap();
+        let recipe = Recipe::named("refine2_5d", &set.map(str::to_owned)).unwrap();
         assert_eq!(recipe.training.batch_size, 3);
         assert_eq!(
             recipe.training.loss,

@@ -7,7 +7,7 @@ use super::planes::{OnPieces, Pass, Planes};
 use super::recipe::Recipe;
 use super::roi::Prior;
 use super::sliding::Lattice;
-use crate::arrays::preprocess::input_channels;
+use crate::arrays::preprocess::{input_channels, padded_size};
 use crate::arrays::resample::{Interpolation, resample_array};
 use crate::error::{Error, Result};
 use crate::tensors::device::Compute;
@@ -20,6 +20,8 @@ use crate::values::{Grid, Orientation, Volume, VoxelBox};
 pub struct Segmenter {
     pub recipe: Recipe,
     inference: Inference,
+    /// Slices or patches that pass through a network at once.
+    batch: usize,
 }
 
 /// The grid that a stage's network works on: `region` (voxels of the RAS-ordered grid) of `source` in the
@@ -88,9 +90,18 @@ impl Segmenter {
     /// A stage from networks with their weights, on `compute`'s device.
     pub fn new(recipe: Recipe, networks: Vec<Network>, compute: &Compute) -> Result<Self> {
         Ok(Self {
+            batch: recipe.training.batch_size.max(1),
             recipe,
             inference: Inference::new(networks, compute)?,
         })
+    }
+
+    /// With no more than so many slices or patches in a network at once.
+    pub fn in_batches(self, most: usize) -> Self {
+        Self {
+            batch: self.batch.min(most.max(1)),
+            ..self
+        }
     }
 
     /// With its convolutions in 8-bit integers, see [`Inference::in_integers`].
@@ -115,6 +126,50 @@ impl Segmenter {
         self.inference.compute().release_memory()
     }
 
+    /// How many maps the networks give.
+    pub fn maps(&self) -> usize {
+        self.inference.head_size()[0]
+    }
+
+    /// How many maps are added up over patches: logits, or features where those are fewer.
+    pub fn added_maps(&self, looks: usize) -> usize {
+        let [maps, features] = self.inference.head_size();
+        match (looks, self.folds()) {
+            (1, 1) => maps.min(features),
+            _ => maps,
+        }
+    }
+
+    /// How many batches are computed side by side.
+    pub fn at_once(&self) -> usize {
+        match self.inference.compute().runs_side_by_side() && self.recipe.network.dimensions() == 2
+        {
+            true => rayon::current_num_threads(),
+            false => 1,
+        }
+    }
+
+    /// About how much memory a batch of an input of `shape` (z, y, x) takes in a network.
+    pub fn pass_bytes(&self, shape: [usize; 3], batch: usize) -> Result<u64> {
+        let recipe = &self.recipe;
+        let (sides, most) = match recipe.network.dimensions() {
+            2 => {
+                let multiple = recipe.network.multiple();
+                let side = |axis: usize| padded_size(shape[axis], multiple[axis]);
+                let seen = 2 * recipe.network.neighbours() + 1;
+                ([seen, side(1), side(2)], shape[0])
+            }
+            _ => {
+                let lattice = Lattice::new(recipe, shape);
+                (lattice.patch, lattice.count())
+            }
+        };
+        let batch = batch.min(most);
+        let input = [batch, recipe.channels(), sides[0], sides[1], sides[2]];
+        let cost = recipe.network.cost(recipe.channels(), self.maps(), input)?;
+        Ok(cost.inference_bytes(batch, self.inference.compute().precision))
+    }
+
     /// How many folds' networks there are.
     pub fn folds(&self) -> usize {
         self.inference.len()
@@ -124,7 +179,7 @@ impl Segmenter {
     pub fn pieces(&self, shape: [usize; 3]) -> usize {
         match self.recipe.network.dimensions() {
             2 => shape[0],
-            _ => Lattice::new(&self.recipe, shape).len(),
+            _ => Lattice::new(&self.recipe, shape).count(),
         }
     }
 
@@ -143,6 +198,7 @@ impl Segmenter {
             inference: &self.inference,
             only: None,
             input,
+            batch: self.batch,
             mirroring,
             on_pieces,
         }
@@ -204,6 +260,7 @@ pub fn input_logits(
         inference,
         only,
         input,
+        batch: recipe.training.batch_size.max(1),
         mirroring: &Mirroring::none(),
         on_pieces,
     };

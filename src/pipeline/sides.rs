@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn where_a_side_is_missing_nothing_is_mirrored_along_x() {
-        let recipe = Recipe::named("refine", &[]).unwrap();
+        let recipe = Recipe::named("refine2_5d", &[]).unwrap();
         let flips = |names: &[&str], recipe: &Recipe| {
             let fitted = mirrored_where_possible(recipe.clone(), &structures(names), &Silent);
             fitted.training.augmentation.unwrap().flip_axes
@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(flips(&["Eye_L", "eye_r", "liver"], &recipe), [FlipAxis::X]);
         assert_eq!(flips(&["eye_left", "liver"], &recipe), []);
         let named = "training.augmentation.mirror_pairs=[['eye_left', 'eye_left']]".to_owned();
-        let named = Recipe::named("refine", &[named]).unwrap();
+        let named = Recipe::named("refine2_5d", &[named]).unwrap();
         assert_eq!(flips(&["eye_left", "liver"], &named), [FlipAxis::X]);
     }
 

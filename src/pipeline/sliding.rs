@@ -2,12 +2,9 @@
 
 use ndarray::{Array3, Array4, ArrayView4, ArrayViewMut3, Axis, Slice, s};
 
-use super::recipe::Recipe;
+use super::recipe::{Blending, Recipe};
 use crate::arrays::preprocess::padded_size;
 use crate::arrays::sliding_window::{covered, importance, starts};
-
-/// Patches next to each other overlap by half (nnU-Net's `tile_step_size`).
-const STEP: f64 = 0.5;
 
 /// How patches cover an input.
 #[derive(Debug, Clone)]
@@ -30,16 +27,20 @@ impl Lattice {
         let patch: [usize; 3] =
             std::array::from_fn(|axis| padded_size(largest[axis].min(shape[axis]), multiple[axis]));
         let padded: [usize; 3] = std::array::from_fn(|axis| shape[axis].max(patch[axis]));
+        let config = &recipe.sliding;
         Self {
             patch,
-            starts: std::array::from_fn(|axis| starts(padded[axis], patch[axis], STEP)),
-            importance: patch.map(importance),
+            starts: std::array::from_fn(|axis| starts(padded[axis], patch[axis], config.step)),
+            importance: patch.map(|side| match config.blending {
+                Blending::Gaussian => importance(side),
+                Blending::Constant => vec![1.0; side],
+            }),
             padded,
         }
     }
 
     /// How many patches there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.starts.iter().map(Vec::len).product()
     }
 

@@ -108,11 +108,11 @@ impl Inference {
         if self.wanted != Wanted::Logits {
             return Ok(None);
         }
-        let head = self.head(network)?;
-        let (structures, features) = head.weights.dim();
+        let [structures, features] = self.head_size();
         if features >= structures {
             return Ok(None);
         }
+        let head = self.head(network)?;
         let asked = Self {
             networks: self.networks.clone(),
             convolutions: Convolutions::Plain,
@@ -223,6 +223,15 @@ impl Inference {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.networks.is_empty()
+    }
+
+    /// How many maps the networks give, and of how many features.
+    pub fn head_size(&self) -> [usize; 2] {
+        let size = |network: &Network| match network {
+            Network::Slices(network) => network.head().size(),
+            Network::Volumes(network) => network.head().size(),
+        };
+        self.networks.first().map_or([0, 0], size)
     }
 
     /// Where the networks compute.

@@ -167,7 +167,10 @@ pub fn random_model(model: &Path, stage1: &[&str]) {
     publish_random(model, &small_recipe("1", stage1), &[&[]]);
     publish_random(
         model,
-        &small_recipe("2", &["spacing_mm=[5.0, 5.0, 6.0]", "train_folds=[0]"]),
+        &small_recipe(
+            "refine2_5d",
+            &["spacing_mm=[5.0, 5.0, 6.0]", "train_folds=[0]"],
+        ),
         &[&[]],
     );
 }

@@ -20,4 +20,4 @@ pub use header::NiftiHeader;
 pub use names::{case_name, is_nifti_name};
 pub use raw::Version;
 pub use read::{NiftiImage, read_header, read_labels, read_volume};
-pub use write::{write_labels, write_volume};
+pub use write::{write_labels, write_maps, write_volume};

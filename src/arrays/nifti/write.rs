@@ -1,6 +1,6 @@
 //! Writing label maps on their source's grid, and volumes.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 use flate2::{Compression, GzBuilder};
@@ -191,6 +191,44 @@ fn check_range(path: &Path, volume: &Volume, voxel_type: VoxelType) -> Result<()
     }
 }
 
+/// Writes maps of numbers from 0 to 255 as one file with `maps` volumes, each on the source's grid and with its
+/// header as [`write_labels`]; `step` is what a number stands for (the header's slope).
+///
+/// `voxels` are bytes, x fastest and maps slowest. Compressed if the name ends in `.gz`. Appears under `path` only
+/// when whole.
+pub fn write_maps(
+    path: &Path,
+    source: &NiftiHeader,
+    maps: usize,
+    step: f64,
+    mut voxels: impl Read,
+) -> Result<()> {
+    check_name(path)?;
+    let count = i16::try_from(maps).ok().filter(|count| *count > 0);
+    let count = count.ok_or_else(|| {
+        Error::file(
+            path,
+            format!("cannot hold {maps} maps; expected 1 to {}", i16::MAX),
+        )
+    })?;
+    let mut raw = labels_header(&source.raw, VoxelType::U8);
+    let layout = raw.layout();
+    raw.set_dim(0, 4);
+    raw.set_dim(4, count.into());
+    raw.set_real(layout.scl_slope, 0, step);
+    write_whole(path, |out| {
+        out.write_all(raw.bytes())?;
+        out.write_all(&[0; 4])?;
+        let expected = maps as u64 * source.grid().voxels() as u64;
+        match io::copy(&mut voxels, out)? {
+            written if written == expected => Ok(()),
+            written => Err(io::Error::other(format!(
+                "{written} voxels came for {maps} maps; expected {expected}"
+            ))),
+        }
+    })
+}
+
 /// Header, four zeros (no extensions) and voxels, through a temporary file.
 fn write_image<T, const N: usize>(
     path: &Path,
@@ -198,23 +236,28 @@ fn write_image<T, const N: usize>(
     voxels: impl Iterator<Item = T>,
     encode: impl Fn(T) -> [u8; N],
 ) -> Result<()> {
+    write_whole(path, |out| write_content(out, raw, voxels, encode))
+}
+
+/// A file that appears under `path` only when whole; compressed if the name ends in `.gz`.
+fn write_whole(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     let name = path.as_os_str().to_string_lossy().to_ascii_lowercase();
     write_atomically(path, |file| {
         if !name.ends_with(".gz") {
-            return write_content(file, raw, voxels, encode);
+            return fill(file);
         }
         // No time stamp and no operating system: the same labels give the same bytes.
         let mut gzip = GzBuilder::new()
             .mtime(0)
             .operating_system(255)
             .write(file, Compression::new(LEVEL));
-        write_content(&mut gzip, raw, voxels, encode)?;
+        fill(&mut gzip)?;
         gzip.finish().map(|_| ())
     })
 }
 
 fn write_content<T, const N: usize>(
-    out: &mut impl Write,
+    out: &mut dyn Write,
     raw: &RawHeader,
     mut voxels: impl Iterator<Item = T>,
     encode: impl Fn(T) -> [u8; N],

@@ -79,7 +79,7 @@ fn margin_mm(coarse: &Chosen) -> [f64; 3] {
     ]
 }
 
-/// The recipes `coarse`, `refine`, `volume` and `single`.
+/// The recipes `coarse`, `refine`, `refine2_5d` and `single`.
 ///
 /// # Errors
 /// A dataset without a single voxel of a structure.
@@ -160,23 +160,23 @@ fn outlines(facts: &Facts) -> Vec<Outline> {
         Outline {
             extent_mm: region,
             large_mm: large,
+            widths: [32, 320],
+            batches: &[2, 4],
+            neighbours: 0,
             ..base(
                 "refine",
-                "Stage 2: segments the structures inside the region that stage 1 found, slice by slice.",
-                "unet2_5d",
+                "Stage 2: segments the structures inside the region that stage 1 found, patch by patch.",
+                "unet3d",
                 "roi",
             )
         },
         Outline {
             extent_mm: region,
             large_mm: large,
-            widths: [32, 320],
-            batches: &[2, 4],
-            neighbours: 0,
             ..base(
-                "volume",
-                "Stage 2 with three-dimensional convolutions: patches of the region of interest.",
-                "unet3d",
+                "refine2_5d",
+                "Stage 2 on slices with their neighbours: segments the structures inside the region that stage 1 found.",
+                "unet2_5d",
                 "roi",
             )
         },

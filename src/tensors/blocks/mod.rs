@@ -142,6 +142,12 @@ pub trait Engine<const R: usize> {
 }
 
 impl<const R: usize> Conv<R> {
+    /// Channels that it gives, and that it takes.
+    pub fn size(&self) -> [usize; 2] {
+        let shape = self.weight.lazy_shape();
+        [shape[0], shape[1]]
+    }
+
     /// Weights drawn for a ReLU after it (see [`he_normal`]).
     pub fn new(
         channels: [usize; 2],

@@ -325,7 +325,13 @@ fn whole_networks_equal_burns() {
             recompute: false,
         };
         let x = to_device(&input, &shape, tch::Device::Cpu).unwrap();
-        let y = super::ops::outputs(&network, &ops, &x, Kind::Float, Extras::default());
+        let y = super::ops::outputs(
+            &network,
+            &ops,
+            &x,
+            Kind::Float,
+            crate::tensors::networks::Extras::default(),
+        );
         let y = y.unwrap().logits.swap_remove(0);
         assert_close(what, &to_host(&y).unwrap(), &expected);
         let along = to_device(&along, &out_shape, tch::Device::Cpu).unwrap();

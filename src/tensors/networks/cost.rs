@@ -52,10 +52,34 @@ impl Bytes {
     }
 }
 
+/// How often the largest layer's output (a skip beside what comes from below) is in memory at once in use: it, what
+/// the next layer makes of it, and an engine's copy in another layout. Measured: benches/README.md.
+const LIVE_IN_USE: f64 = 2.5;
+
 /// Bytes per parameter in training: the weight, its gradient and Adam's two moments, all f32.
 const BYTES_PER_PARAMETER: u64 = 16;
 
 impl Cost {
+    /// About how much memory a pass in use takes at its peak, for a batch of `batch`: weights, the largest layer with
+    /// its neighbours, input and output in plain memory.
+    pub fn inference_bytes(&self, batch: usize, precision: Precision) -> u64 {
+        let width = if precision == Precision::F32 { 4 } else { 2 };
+        let size = |layer: &LayerCost| {
+            layer
+                .output
+                .iter()
+                .map(|side| *side as u64)
+                .product::<u64>()
+        };
+        let largest = self.layers.iter().map(size).max().unwrap_or(0);
+        let input = self.layers.first().map_or(0, size);
+        let logits = self.layers.last().map_or(0, size);
+        // As tensors, and as they come and go.
+        let plain = (input + logits) * (width + 4) + input * 4;
+        let per_sample = (LIVE_IN_USE * (largest * width) as f64) as u64 + plain;
+        self.parameters * width + batch as u64 * per_sample
+    }
+
     /// About how much memory a training step with Adam takes at its peak, for a batch of `batch`: weights,
     /// gradients, moments, what is kept for the way back, and the largest layer's gradient.
     pub fn training_bytes(&self, batch: usize, precision: Precision) -> u64 {

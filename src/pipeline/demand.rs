@@ -1,0 +1,247 @@
+//! How much memory the segmentation of a volume takes, known from its header, and how it is kept below a limit.
+
+use std::path::PathBuf;
+
+use super::cascade::Cascade;
+use super::planes::best_axis;
+use super::restoring::usual_portion;
+use super::segmenter::{Segmenter, network_grid};
+use super::sliding::Lattice;
+use crate::arrays::nifti::read_header;
+use crate::cpu_budget::resident_bytes;
+use crate::error::{Error, Result};
+use crate::values::{Grid, Orientation, VoxelBox};
+
+/// Room for what is not counted one by one: allocators' remainders, compressors, progress.
+const ROOM: f64 = 1.1;
+const ROOM_BYTES: u64 = 48 << 20;
+
+/// Bytes for each voxel of the source's grid: Hounsfield units, labels.
+const VOLUME: u64 = 4;
+const LABELS: u64 = 2;
+
+/// Clean-up takes structures side by side, each in its box: about so many bytes for each voxel of the source.
+const CLEAN_UP: u64 = 8;
+
+/// How a volume is worked through; what is less takes less memory and more time, and gives the same labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Frugality {
+    /// Slices or patches that pass through a network at once; none: as many as the recipe says.
+    pub batch: Option<usize>,
+    /// Planes of logits that are restored at once; none: as many as usual.
+    pub portion: Option<usize>,
+}
+
+impl Frugality {
+    /// From what is fastest to what takes the least.
+    pub const STEPS: [Self; 4] = [
+        Self {
+            batch: None,
+            portion: None,
+        },
+        Self {
+            batch: Some(4),
+            portion: Some(6),
+        },
+        Self {
+            batch: Some(1),
+            portion: Some(3),
+        },
+        Self {
+            batch: Some(1),
+            portion: Some(1),
+        },
+    ];
+}
+
+/// What the steps of a segmentation hold at their worst, in bytes, beside the process itself and its models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Demand {
+    /// The volume as it is read.
+    pub volume: u64,
+    /// The volume in a network's spacing, and what lies on the way there.
+    pub preprocess: u64,
+    /// A stage's input, the network at work on it, layers of logits, labels.
+    pub network: u64,
+    pub clean_up: u64,
+}
+
+impl Demand {
+    /// The most that is held at once.
+    pub fn peak(&self) -> u64 {
+        let worst = self.preprocess.max(self.network).max(self.clean_up);
+        ((self.volume + worst) as f64 * ROOM) as u64 + ROOM_BYTES
+    }
+}
+
+impl Cascade {
+    /// What the segmentation of a volume on `source` takes where the region of interest is the whole volume, as it
+    /// is wherever a first stage finds nothing.
+    pub fn demand(&self, source: &Grid, frugality: &Frugality) -> Result<Demand> {
+        let voxels = source.voxels() as u64;
+        let volume = VOLUME * voxels;
+        let mut demand = Demand {
+            volume,
+            preprocess: 0,
+            network: 0,
+            clean_up: LABELS * voxels,
+        };
+        if !self.postprocessing().is_empty() {
+            demand.clean_up += CLEAN_UP * voxels;
+        }
+        let (mut inputs, mut layers) = (0, 0);
+        for model in self.models() {
+            if let Some(stage1) = &model.stage1 {
+                let stage = Stage::of(stage1, 1, source, frugality)?;
+                let logits = 3 * 4 * stage.maps * stage.voxels;
+                demand.preprocess = demand.preprocess.max(stage.preprocess + stage.input);
+                demand.network = demand.network.max(stage.input + stage.pass + logits);
+            }
+            let looks = model.mirroring.looks();
+            let stage = Stage::of(&model.stage2, looks, source, frugality)?;
+            demand.preprocess = demand
+                .preprocess
+                .max(inputs + stage.preprocess + stage.input);
+            inputs += stage.input;
+            layers += stage.layer;
+            let networks = LABELS * voxels + inputs + layers + stage.pass + stage.restore;
+            demand.network = demand.network.max(networks);
+        }
+        Ok(demand)
+    }
+}
+
+/// What one stage takes on a whole volume, in bytes.
+struct Stage {
+    /// Of its grid.
+    voxels: u64,
+    maps: u64,
+    preprocess: u64,
+    input: u64,
+    /// A batch in the network.
+    pass: u64,
+    /// Planes that are not complete yet.
+    layer: u64,
+    /// A portion of logits, and what is restored of it.
+    restore: u64,
+}
+
+impl Stage {
+    fn of(
+        segmenter: &Segmenter,
+        looks: usize,
+        source: &Grid,
+        frugality: &Frugality,
+    ) -> Result<Self> {
+        let recipe = &segmenter.recipe;
+        let whole = VoxelBox::whole(source.reoriented(Orientation::RAS).shape);
+        let grid = network_grid(recipe, source, &whole);
+        let shape = grid.shape_zyx();
+        let voxels = grid.voxels() as u64;
+        let maps = segmenter.maps() as u64;
+        let channels = recipe.channels() as u64;
+        let batch = frugality
+            .batch
+            .unwrap_or(usize::MAX)
+            .min(recipe.training.batch_size.max(1));
+        let axis = best_axis(recipe, shape);
+        let plane = voxels / shape[axis].max(1) as u64;
+        let portion = frugality
+            .portion
+            .unwrap_or_else(|| usual_portion(maps as usize, shape, axis))
+            .min(shape[axis]) as u64;
+        let layer = match recipe.network.dimensions() {
+            // A batch of slices; on the pure-Rust engine one for each thread.
+            2 => (batch * segmenter.at_once()) as u64 * maps * plane,
+            _ => {
+                let lattice = Lattice::new(recipe, shape);
+                segmenter.added_maps(looks) as u64 * lattice.layer_voxels(axis) as u64
+            }
+        };
+        // The portion, the planes that are divided for it, and a thread's lines of one structure.
+        let longest = source.shape.into_iter().max().unwrap_or(1).max(1);
+        let file_plane = (source.voxels() / longest) as u64;
+        let restored = LINES_PLANES * file_plane * rayon::current_num_threads() as u64;
+        Ok(Self {
+            voxels,
+            maps,
+            preprocess: preprocess_bytes(source, &grid),
+            input: FLOAT * channels * voxels,
+            pass: segmenter.at_once() as u64 * segmenter.pass_bytes(shape, batch)?,
+            layer: FLOAT * layer,
+            restore: FLOAT * (maps * plane * (2 * portion + 2) + restored),
+        })
+    }
+}
+
+const FLOAT: u64 = 4;
+
+/// What a thread that restores labels holds at most, in planes of the file.
+const LINES_PLANES: u64 = 16;
+
+/// The volume clamped to its windows, and what stands between it and the network's grid: axes are resampled one
+/// after the other, those first that get shorter the most.
+fn preprocess_bytes(source: &Grid, grid: &Grid) -> u64 {
+    let ras = source.reoriented(Orientation::RAS).shape;
+    let mut ratios = [0, 1, 2].map(|axis| grid.shape[axis] as f64 / ras[axis].max(1) as f64);
+    ratios.sort_by(f64::total_cmp);
+    let all = source.voxels() as f64;
+    let first = all * ratios[0];
+    let second = first * ratios[1];
+    let third = second * ratios[2];
+    // Lines must lie along the file's x axis, or the volume is turned.
+    let turned = if source.orientation().axes[0] == 0 {
+        0.0
+    } else {
+        all
+    };
+    let most = first.max(first + second).max(second + third);
+    (FLOAT as f64 * (all + turned + most + third)) as u64
+}
+
+/// The cascade, frugal enough for every volume to be segmented in `limit` bytes of memory.
+///
+/// # Errors
+/// The volume that takes the most, and the least limit that would do.
+pub fn within(cascade: Cascade, inputs: &[PathBuf], limit: u64) -> Result<Cascade> {
+    // What cannot be read fails later, by itself.
+    let headers = inputs
+        .iter()
+        .filter_map(|input| Some((input, read_header(input).ok()?.grid())));
+    let headers: Vec<(&PathBuf, Grid)> = headers.collect();
+    let resident = resident_bytes();
+    let mut least: Option<(&PathBuf, u64, Demand)> = None;
+    for frugality in Frugality::STEPS {
+        let mut most: Option<(&PathBuf, u64, Demand)> = None;
+        for (input, grid) in &headers {
+            let demand = cascade.demand(grid, &frugality)?;
+            let bytes = resident + demand.peak();
+            if most.as_ref().is_none_or(|(_, known, _)| bytes > *known) {
+                most = Some((input, bytes, demand));
+            }
+        }
+        if most.as_ref().is_none_or(|(_, bytes, _)| *bytes <= limit) {
+            return Ok(cascade.frugal(&frugality));
+        }
+        least = most;
+    }
+    match least {
+        None => Ok(cascade),
+        Some((input, bytes, demand)) => Err(Error::file(
+            input,
+            format!(
+                "needs {} of memory at least, and --max-ram is {}: {} for the process with its model, {} for the volume, up to {} beside it; raise --max-ram, or leave this volume out",
+                megabytes(bytes),
+                megabytes(limit),
+                megabytes(resident),
+                megabytes(demand.volume),
+                megabytes(demand.peak().saturating_sub(demand.volume)),
+            ),
+        )),
+    }
+}
+
+/// In whole MB (of 2^20 bytes, as limits are given), rounded up.
+fn megabytes(bytes: u64) -> String {
+    format!("{}M", bytes.div_ceil(1 << 20))
+}
