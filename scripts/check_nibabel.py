@@ -4,11 +4,14 @@
     check_nibabel.py labels SOURCE LABELS   fails unless LABELS lies exactly on SOURCE's grid, is unscaled
                                             uint8 or uint16, and is 0, 1, 2 or 3 where SOURCE is up to -200,
                                             up to 0, up to 200, or above
+    check_nibabel.py names LABELS           prints the names that LABELS holds for its labels, as TotalSegmentator
+                                            finds them (load_multilabel_nifti), with its voxels' CRC, as JSON
 """
 
 import json
 import sys
 import zlib
+from xml.etree import ElementTree
 
 import nibabel as nib
 import numpy as np
@@ -46,5 +49,30 @@ def labels(source_path, labels_path):
     print(f"{labels_path}: {stored.dtype} {found.shape} on {source_path}'s grid")
 
 
+def names(path):
+    image = nib.load(path)
+    extension = image.header.extensions[0]
+    assert extension.get_code() == 0, extension.get_code()
+    assert image.header["vox_offset"] % 16 == 0, image.header["vox_offset"]
+    content = extension.get_content()
+    content = content if isinstance(content, bytes) else extension.content
+    root = ElementTree.fromstring(content)
+    assert root.tag == "CaretExtension", root.tag
+    assert root.findtext("VolumeInformation/VolumeType") == "Label"
+    table = root.findall("VolumeInformation/LabelTable/Label")
+    for label in table:
+        assert all(0 <= float(label.get(part)) <= 1 for part in ("Red", "Green", "Blue", "Alpha"))
+    voxels = np.asanyarray(image.dataobj)
+    print(
+        json.dumps(
+            {
+                "names": {label.get("Key"): label.text for label in table},
+                "dtype": str(voxels.dtype),
+                "voxels_crc32": zlib.crc32(voxels.astype("<u2").tobytes(order="F")),
+            }
+        )
+    )
+
+
 if __name__ == "__main__":
-    {"describe": describe, "labels": labels}[sys.argv[1]](*sys.argv[2:])
+    {"describe": describe, "labels": labels, "names": names}[sys.argv[1]](*sys.argv[2:])

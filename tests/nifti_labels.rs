@@ -6,7 +6,10 @@ mod golden;
 use std::path::Path;
 use std::process::Command;
 
-use ctseg::arrays::nifti::{NiftiHeader, read_header, read_labels, read_volume, write_labels};
+use ctseg::arrays::nifti::{
+    LabelNames, NiftiHeader, read_header, read_label_names, read_labels, read_volume, write_labels,
+    write_mask, write_named_labels,
+};
 use ctseg::values::{Grid, LabelMap};
 use ndarray::Array3;
 
@@ -224,6 +227,111 @@ fn grids_that_cannot_be_written_are_refused() {
             .to_string()
             .contains("[4, 0, 2]")
     );
+}
+
+#[test]
+fn masks_and_large_label_maps_are_written_piece_by_piece() {
+    let folder = tempfile::tempdir().unwrap();
+    // Several pieces of half a megabyte: background, all structures, and a part of one.
+    let grid = Grid::with_spacing([200, 150, 70], [1.0; 3]);
+    let header = NiftiHeader::for_grid(&grid).unwrap();
+    let mut labels = labels_on(grid, 300);
+    labels.data.slice_mut(ndarray::s![..40, .., ..]).fill(0);
+    for name in ["labels.nii.gz", "labels.nii"] {
+        let path = folder.path().join(name);
+        write_labels(&path, &labels, &header).unwrap();
+        assert!(read_labels(&path).unwrap().1 == labels, "{name}");
+        let path = folder.path().join("mask.".to_owned() + name);
+        write_mask(&path, &header, &|voxels, mask| {
+            for (voxel, inside) in voxels.zip(mask) {
+                *inside = u8::from(labels.data.as_slice().unwrap()[voxel] == 3);
+            }
+        })
+        .unwrap();
+        let (header, mask) = read_labels(&path).unwrap();
+        assert_eq!(header.datatype_name(), "uint8");
+        assert!(
+            mask.data == labels.data.mapv(|label| u16::from(label == 3)),
+            "{name}"
+        );
+    }
+    // Neither the order in memory nor the number of threads changes a byte.
+    let written = |labels: &LabelMap, threads: usize| {
+        let path = folder.path().join("again.nii.gz");
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+        pool.unwrap()
+            .install(|| write_labels(&path, labels, &header))
+            .unwrap();
+        std::fs::read(&path).unwrap()
+    };
+    let turned = LabelMap {
+        grid,
+        data: labels
+            .data
+            .t()
+            .as_standard_layout()
+            .into_owned()
+            .reversed_axes(),
+    };
+    assert!(!turned.data.is_standard_layout() && turned == labels);
+    assert!(written(&labels, 1) == written(&turned, 3));
+}
+
+fn two_names() -> LabelNames {
+    [(1, "liver & more"), (300, "größe <µ>")]
+        .map(|(value, name)| (value, name.to_owned()))
+        .into()
+}
+
+#[test]
+fn names_are_embedded_in_either_version_and_byte_order() {
+    let folder = tempfile::tempdir().unwrap();
+    for case in [
+        "nifti1 little i2",
+        "nifti1 big i2",
+        "nifti2 little i2",
+        "nifti2 big i2",
+    ] {
+        let source = read_header(&golden::named(case).write(folder.path())).unwrap();
+        let labels = labels_on(source.grid(), 300);
+        for name in ["labels.nii", "labels.nii.gz"] {
+            let path = folder.path().join(name);
+            write_named_labels(&path, &labels, &source, &two_names()).unwrap();
+            assert_eq!(read_label_names(&path).unwrap(), two_names(), "{case}");
+            let (header, back) = read_labels(&path).unwrap();
+            assert_eq!(back, labels, "{case}");
+            assert_eq!(header.warnings(), source.warnings(), "{case}");
+            // Extensions of the source are not carried over, and a plain label map names nothing.
+            write_labels(&path, &labels, &header).unwrap();
+            assert_eq!(read_label_names(&path).unwrap(), LabelNames::new());
+        }
+        let path = folder.path().join("labels.nii.gz");
+        write_named_labels(&path, &labels, &source, &two_names()).unwrap();
+        check_names_with_nibabel(&path, &labels, case);
+    }
+}
+
+fn check_names_with_nibabel(path: &Path, labels: &LabelMap, case: &str) {
+    let Some(python) = std::env::var_os("CTSEG_TEST_PYTHON") else {
+        println!("skipped: CTSEG_TEST_PYTHON is not set");
+        return;
+    };
+    let output = Command::new(python)
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/check_nibabel.py"))
+        .args([std::ffi::OsStr::new("names"), path.as_os_str()])
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{case}: {errors}");
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let expected = serde_json::json!({"1": "liver & more", "300": "größe <µ>"});
+    assert_eq!(found["names"], expected, "{case}");
+    let mut crc = flate2::Crc::new();
+    labels
+        .data
+        .iter()
+        .for_each(|label| crc.update(&label.to_le_bytes()));
+    assert_eq!(found["voxels_crc32"], crc.sum(), "{case}");
 }
 
 /// With CTSEG_TEST_PYTHON (an interpreter with numpy and nibabel); real images too with CTSEG_TEST_DATA.

@@ -358,3 +358,42 @@ fn crc(bytes: impl IntoIterator<Item = u8>) -> u32 {
     crc.update(&bytes);
     crc.sum()
 }
+
+#[test]
+fn large_gzip_data_are_inflated_ahead_and_damage_in_them_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("large.nii.gz");
+    let grid = Grid::with_spacing([160, 150, 110], [1.0; 3]);
+    let mut noise = 7u32;
+    let data = Array3::from_shape_simple_fn(grid.shape_zyx(), || {
+        noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (noise >> 20) as f32 - 1024.0
+    });
+    let volume = Volume { grid, data };
+    write_volume(&path, &volume, VoxelType::I16).unwrap();
+    assert!(read_volume(&path).unwrap().volume.data == volume.data);
+    let whole = std::fs::read(&path).unwrap();
+    let refused = |content: &[u8], cause: &str| {
+        std::fs::write(&path, content).unwrap();
+        let error = read_volume(&path).unwrap_err().to_string();
+        assert!(
+            error.contains(cause) && error.contains("large.nii.gz"),
+            "{error}"
+        );
+    };
+    refused(&whole[..whole.len() / 2], "truncated gzip data: ends after");
+    refused(&whole[..whole.len() - 4], "truncated gzip data");
+    let mut damaged = whole.clone();
+    damaged[whole.len() - 6] ^= 1; // in the checksum
+    refused(&damaged, "corrupt gzip data");
+    let mut unzipped = Vec::new();
+    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&whole[..]), &mut unzipped)
+        .unwrap();
+    unzipped.push(0);
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+    gzip.write_all(&unzipped).unwrap();
+    refused(
+        &gzip.finish().unwrap(),
+        "data follow the 5280352 bytes expected",
+    );
+}

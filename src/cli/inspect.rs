@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::table::table;
 use super::{Outcome, Settings, cost, fingerprint, inspect_run, print_out};
-use crate::arrays::nifti::{is_nifti_name, read_volume};
+use crate::arrays::nifti::{LabelNames, is_nifti_name, read_label_names, read_volume};
 use crate::arrays::postprocess::Step;
 use crate::error::{Error, Result};
 use crate::outside::progress;
@@ -19,6 +19,7 @@ use crate::pipeline::sampling::output_maps;
 use crate::tensors::device::{Compute, DeviceChoice};
 use crate::tensors::precision::PrecisionChoice;
 use crate::tensors::weights::{NamedTensors, is_trained, read_tensors};
+use crate::values::Grid;
 
 #[derive(Args)]
 pub struct InspectArgs {
@@ -115,6 +116,10 @@ fn volume(path: &Path) -> Result<(String, Value)> {
     for warning in image.header.warnings() {
         text += &format!("  warning      {warning}\n");
     }
+    let names = read_label_names(path)?;
+    if !names.is_empty() {
+        text += &label_table(&names, image.volume.data.iter().copied(), &grid);
+    }
     text += "  HU histogram (share of voxels)\n";
     let total = counts.iter().sum::<u64>().max(1) as f64;
     let largest = counts.iter().copied().max().unwrap_or(1).max(1) as f64;
@@ -135,9 +140,31 @@ fn volume(path: &Path) -> Result<(String, Value)> {
         "orientation": grid.orientation().to_string(), "datatype": image.header.datatype_name(),
         "qform_code": image.header.qform_code(), "sform_code": image.header.sform_code(),
         "warnings": image.header.warnings(), "non_finite_voxels": image.non_finite,
-        "histogram": {"edges_hu": edges, "counts": counts},
+        "histogram": {"edges_hu": edges, "counts": counts}, "label_names": names,
     });
     Ok((text, value))
+}
+
+/// The labels that a label map names, and how much of each there is.
+fn label_table(names: &LabelNames, values: impl Iterator<Item = f32>, grid: &Grid) -> String {
+    let mut voxels = vec![0u64; usize::from(u16::MAX) + 1];
+    for value in values.filter(|value| *value >= 1.0 && *value <= f32::from(u16::MAX)) {
+        voxels[value as usize] += 1;
+    }
+    let rows: Vec<Vec<String>> = names
+        .iter()
+        .map(|(value, name)| {
+            let count = voxels[usize::from(*value)];
+            let volume_ml = count as f64 * grid.voxel_volume_ml();
+            vec![
+                name.clone(),
+                value.to_string(),
+                count.to_string(),
+                format!("{volume_ml:.2}"),
+            ]
+        })
+        .collect();
+    table(&["structure", "label", "voxels", "mL"], &rows)
 }
 
 /// Counts below, between and above edges that follow the tissues of CT.

@@ -19,7 +19,7 @@ pub enum VoxelType {
 
 /// Takes decoded voxels as they come, in file order.
 pub(super) trait VoxelSink {
-    fn take(&mut self, values: impl ExactSizeIterator<Item = f64>);
+    fn take(&mut self, values: impl ExactSizeIterator<Item = f64> + Clone);
 }
 
 impl VoxelType {

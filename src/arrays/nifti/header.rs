@@ -92,7 +92,7 @@ impl NiftiHeader {
                 raw.set_real(layout.quatern, 3 + axis, grid.affine[axis][3]);
             }
         }
-        raw.set_first_vox_offset();
+        raw.set_extension_bytes(4);
         raw.set_real(layout.scl_slope, 0, 1.0);
         raw.set_short(layout.datatype, VoxelType::U8.code());
         raw.set_short(layout.bitpix, 8);

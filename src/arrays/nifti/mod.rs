@@ -7,8 +7,10 @@
 
 mod datatype;
 mod geometry;
+mod gzip;
 mod header;
 mod identify;
+mod label_names;
 mod names;
 mod raw;
 mod read;
@@ -17,7 +19,10 @@ mod write;
 
 pub use datatype::VoxelType;
 pub use header::NiftiHeader;
+pub use label_names::LabelNames;
 pub use names::{case_name, is_nifti_name};
 pub use raw::Version;
-pub use read::{NiftiImage, read_header, read_labels, read_volume};
-pub use write::{write_labels, write_maps, write_volume};
+pub use read::{NiftiImage, read_header, read_label_names, read_labels, read_volume};
+pub use write::{
+    MaskPiece, write_labels, write_maps, write_mask, write_named_labels, write_volume,
+};

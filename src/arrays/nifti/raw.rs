@@ -260,12 +260,13 @@ impl RawHeader {
         }
     }
 
-    /// Puts the voxels right after the header.
-    pub(super) fn set_first_vox_offset(&mut self) {
+    /// Puts the voxels behind the header and so many bytes of extensions (with the four that announce them).
+    pub(super) fn set_extension_bytes(&mut self, bytes: usize) {
         let at = self.layout().vox_offset;
+        let offset = (self.version.header_bytes() + bytes) as u64;
         match self.version {
-            Version::Nifti1 => self.set_real(at, 0, self.version.first_voxel_byte() as f64),
-            Version::Nifti2 => self.set(at, self.version.first_voxel_byte().to_le_bytes()),
+            Version::Nifti1 => self.set_real(at, 0, offset as f64),
+            Version::Nifti2 => self.set(at, offset.to_le_bytes()),
         }
     }
 

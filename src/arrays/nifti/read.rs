@@ -1,12 +1,14 @@
 //! Reading headers, volumes and label maps.
 
 use std::path::Path;
+use std::sync::mpsc::sync_channel;
 
 use ndarray::Array3;
 
 use super::datatype::VoxelSink;
 use super::header::NiftiHeader;
 use super::identify::{PREFIX_BYTES, identify};
+use super::label_names::{self, LabelNames};
 use super::raw::RawHeader;
 use super::source::{MOST_EXPANSION, Source};
 use crate::error::{Error, Result};
@@ -14,6 +16,9 @@ use crate::values::{LabelMap, Volume};
 
 /// Bytes converted at a time; a multiple of every voxel size.
 const CHUNK_BYTES: usize = 1 << 20;
+
+/// Chunks that are inflated ahead of the conversion.
+const CHUNKS_AHEAD: usize = 3;
 
 /// How far a scaled value may lie from a whole number and still be a label.
 const LABEL_TOLERANCE: f64 = 1e-3;
@@ -83,6 +88,19 @@ pub fn read_labels(path: &Path) -> Result<(NiftiHeader, LabelMap)> {
         data: array(path, &header, sink.voxels)?,
     };
     Ok((header, labels))
+}
+
+/// The names that a label map holds for its labels (see [`super::write_named_labels`]); none of most files.
+///
+/// A table that is damaged counts as none; otherwise fails as [`read_header`].
+pub fn read_label_names(path: &Path) -> Result<LabelNames> {
+    let (header, mut source) = open(path)?;
+    let bytes = (header.data_offset - source.position).min(label_names::MOST_BYTES);
+    let mut between = vec![0; bytes as usize];
+    let found = source
+        .fill(&mut between)
+        .map_err(|problem| Error::file(path, problem))?;
+    Ok(label_names::names_in(&between[..found], header.raw.order()))
 }
 
 /// The checked header, and the file just behind it.
@@ -164,14 +182,57 @@ fn reserve<T>(voxels: &mut Vec<T>, header: &NiftiHeader) -> std::result::Result<
         })
 }
 
-/// Reads from just behind the header to the very end, so that checksums and surplus bytes are seen too.
+/// Reads from just behind the header to the very end. Of large gzip data a thread of its own inflates the next
+/// chunks while one is converted.
 fn read_voxels(
-    mut source: Source,
+    source: Source,
     header: &NiftiHeader,
     sink: &mut impl VoxelSink,
 ) -> std::result::Result<(), String> {
+    let mut convert = |chunk: &[u8]| {
+        let order = header.raw.order();
+        header
+            .voxel_type
+            .decode(chunk, order, header.scaling(), sink);
+    };
+    if !source.is_gzip() || header.data_bytes() <= CHUNK_BYTES as u64 {
+        return read_chunks(source, header, |chunk| {
+            convert(&chunk);
+            chunk
+        });
+    }
+    std::thread::scope(|scope| {
+        let (to_convert, inflated) = sync_channel::<Vec<u8>>(CHUNKS_AHEAD);
+        let (give_back, converted) = sync_channel::<Vec<u8>>(CHUNKS_AHEAD + 1);
+        for _ in 0..CHUNKS_AHEAD {
+            // There is room for all of them.
+            let _ = give_back.send(Vec::new());
+        }
+        let reader = scope.spawn(move || {
+            read_chunks(source, header, |chunk| {
+                // Neither fails unless the conversion has ended early, and then nobody waits for the rest.
+                let _ = to_convert.send(chunk);
+                converted.recv().unwrap_or_default()
+            })
+        });
+        for chunk in inflated {
+            convert(&chunk);
+            let _ = give_back.send(chunk);
+        }
+        reader
+            .join()
+            .unwrap_or_else(|_| Err("the thread that reads it ended early".to_owned()))
+    })
+}
+
+/// Hands all voxels' bytes to `take`, which gives back a chunk to fill next; then makes sure that the file ends
+/// with them, so that checksums and surplus bytes are seen too.
+fn read_chunks(
+    mut source: Source,
+    header: &NiftiHeader,
+    mut take: impl FnMut(Vec<u8>) -> Vec<u8>,
+) -> std::result::Result<(), String> {
     let expected = header.data_offset + header.data_bytes();
-    let mut chunk = vec![0; CHUNK_BYTES];
     let read = |source: &mut Source, chunk: &mut [u8]| match source.fill(chunk) {
         Ok(bytes) if bytes < chunk.len() => {
             let problem = truncated(source.position, expected, "exactly");
@@ -183,19 +244,19 @@ fn read_voxels(
             promise(header)
         )),
     };
+    let mut chunk = Vec::new();
     while source.position < header.data_offset {
         let rest = (header.data_offset - source.position).min(CHUNK_BYTES as u64);
-        read(&mut source, &mut chunk[..rest as usize])?;
+        chunk.resize(rest as usize, 0);
+        read(&mut source, &mut chunk)?;
     }
     while source.position < expected {
         let rest = (expected - source.position).min(CHUNK_BYTES as u64);
-        let voxels = &mut chunk[..rest as usize];
-        read(&mut source, voxels)?;
-        header
-            .voxel_type
-            .decode(voxels, header.raw.order(), header.scaling(), sink);
+        chunk.resize(rest as usize, 0);
+        read(&mut source, &mut chunk)?;
+        chunk = take(chunk);
     }
-    match source.fill(&mut chunk[..1])? {
+    match source.fill(&mut [0])? {
         0 => Ok(()),
         _ => Err(format!(
             "data follow the {expected} bytes expected for {}; the file is damaged, export it again",
@@ -216,7 +277,7 @@ struct Intensities {
 }
 
 impl VoxelSink for Intensities {
-    fn take(&mut self, values: impl ExactSizeIterator<Item = f64>) {
+    fn take(&mut self, values: impl ExactSizeIterator<Item = f64> + Clone) {
         let start = self.voxels.len();
         self.voxels.extend(values.map(|value| value as f32));
         let new = &self.voxels[start..];
@@ -232,25 +293,31 @@ struct Labels {
 }
 
 impl VoxelSink for Labels {
-    fn take(&mut self, values: impl ExactSizeIterator<Item = f64>) {
+    fn take(&mut self, values: impl ExactSizeIterator<Item = f64> + Clone) {
         if self.problem.is_some() {
             return;
         }
-        for value in values {
-            // `as` saturates, so that what is no label is far from what it became.
-            let label = (value + 0.5) as u16;
-            let off = (value - f64::from(label)).abs();
-            if off.is_nan() || off > LABEL_TOLERANCE {
-                let [nx, ny, _] = self.shape;
-                let index = self.voxels.len();
-                let voxel = [index % nx, index / nx % ny, index / nx / ny];
-                self.problem = Some(format!(
-                    "holds {value} at voxel {voxel:?} (x, y, z); expected labels, whole numbers from 0 to \
-                     65535; is this an image instead of a label map?"
-                ));
-                return;
-            }
-            self.voxels.push(label);
+        // `as` saturates, so that what is no label is far from what it became.
+        let label = |value: f64| (value + 0.5) as u16;
+        let is_label = |value: f64| (value - f64::from(label(value))).abs() <= LABEL_TOLERANCE;
+        let mut all = true;
+        let start = self.voxels.len();
+        self.voxels.extend(values.clone().map(|value| {
+            all &= is_label(value);
+            label(value)
+        }));
+        let bad = match all {
+            true => None,
+            false => values.enumerate().find(|(_, value)| !is_label(*value)),
+        };
+        if let Some((index, value)) = bad {
+            let [nx, ny, _] = self.shape;
+            let index = start + index;
+            let voxel = [index % nx, index / nx % ny, index / nx / ny];
+            self.problem = Some(format!(
+                "holds {value} at voxel {voxel:?} (x, y, z); expected labels, whole numbers from 0 to \
+                 65535; is this an image instead of a label map?"
+            ));
         }
     }
 }

@@ -1,34 +1,47 @@
-//! Writing label maps on their source's grid, and volumes.
+//! Writing label maps and masks on their source's grid, and volumes.
 
+use std::borrow::Cow;
 use std::io::{self, Read, Write};
+use std::ops::Range;
 use std::path::Path;
 
-use flate2::{Compression, GzBuilder};
+use ndarray::{Array3, Axis};
 
 use super::datatype::VoxelType;
 use super::geometry::is_finite;
+use super::gzip::{Content, GzipWriter, PIECE_BYTES, write_gzip, write_plain};
 use super::header::NiftiHeader;
+use super::label_names::{LabelNames, extensions};
 use super::names::is_nifti_name;
 use super::raw::{AUX_FILE_BYTES, ByteOrder, DESCRIP_BYTES, INTENT_NAME_BYTES, RawHeader};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::values::{Grid, LabelMap, Volume};
 
-/// Label maps shrink to about 1 % at any level; higher ones only take longer.
-const LEVEL: u32 = 3;
-
-const CHUNK_BYTES: usize = 1 << 20;
-
 const DESCRIPTION: &str = concat!("ctseg ", env!("CARGO_PKG_VERSION"));
+
+/// Marks the voxels of a mask: in file order, from a range of them, 1 inside and 0 outside.
+pub type MaskPiece<'a> = dyn Fn(Range<usize>, &mut [u8]) + Sync + 'a;
 
 /// Writes a label map with its source's header: uint8 if no label is above 255, else uint16.
 ///
 /// Version, byte order, sform, qform, their codes, pixdim and units stay as in `source` to the last bit,
 /// so that every program puts the labels where it puts the image. Scaling, display range, intent,
-/// extensions and texts of the source are dropped; `descrip` names ctseg. Compressed if the name ends in
-/// `.gz`. Appears under `path` only when whole. Use [`NiftiHeader::for_grid`] where there is no source.
+/// extensions and texts of the source are dropped; `descrip` names ctseg. Compressed, by all threads, if the
+/// name ends in `.gz`; the same bytes whatever their number. Appears under `path` only when whole. Use
+/// [`NiftiHeader::for_grid`] where there is no source.
 /// Fails if the labels lie on another grid than the source, or on the file system's errors.
 pub fn write_labels(path: &Path, labels: &LabelMap, source: &NiftiHeader) -> Result<()> {
+    write_named_labels(path, labels, source, &LabelNames::new())
+}
+
+/// [`write_labels`] with the labels' names and colours in the file, as TotalSegmentator embeds them.
+pub fn write_named_labels(
+    path: &Path,
+    labels: &LabelMap,
+    source: &NiftiHeader,
+    names: &LabelNames,
+) -> Result<()> {
     check_name(path)?;
     check_shape(path, labels.data.shape(), &labels.grid)?;
     check_grid(path, &labels.grid, &source.grid())?;
@@ -38,13 +51,29 @@ pub fn write_labels(path: &Path, labels: &LabelMap, source: &NiftiHeader) -> Res
     } else {
         VoxelType::U16
     };
-    let raw = labels_header(&source.raw, voxel_type);
-    let voxels = labels.data.iter().copied();
+    let mut raw = labels_header(&source.raw, voxel_type);
+    let extensions = extensions(names, raw.order());
+    raw.set_extension_bytes(extensions.len());
+    let head = [raw.bytes(), &extensions].concat();
     match (voxel_type, raw.order()) {
-        (VoxelType::U8, _) => write_image(path, &raw, voxels, |label| [label as u8]),
-        (_, ByteOrder::Little) => write_image(path, &raw, voxels, u16::to_le_bytes),
-        (_, ByteOrder::Big) => write_image(path, &raw, voxels, u16::to_be_bytes),
+        (VoxelType::U8, _) => write_array(path, &head, &labels.data, |label| [label as u8]),
+        (_, ByteOrder::Little) => write_array(path, &head, &labels.data, u16::to_le_bytes),
+        (_, ByteOrder::Big) => write_array(path, &head, &labels.data, u16::to_be_bytes),
     }
+}
+
+/// Writes a uint8 mask, 0 and 1, on its source's grid, as [`write_labels`] does; `mask` is asked for pieces of
+/// it, by several threads at a time, so that no whole mask has to be in memory.
+pub fn write_mask(path: &Path, source: &NiftiHeader, mask: &MaskPiece) -> Result<()> {
+    check_name(path)?;
+    let mut raw = labels_header(&source.raw, VoxelType::U8);
+    raw.set_extension_bytes(4);
+    let head = [raw.bytes(), &[0; 4]].concat();
+    let voxels = source.grid().voxels();
+    write_content(path, &head, voxels, PIECE_BYTES, &|range, bytes| {
+        bytes.resize(range.len(), 0);
+        mask(range, bytes);
+    })
 }
 
 /// Writes a new NIfTI-1 file as [`NiftiHeader::for_grid`] describes it, unscaled and little-endian.
@@ -59,10 +88,10 @@ pub fn write_volume(path: &Path, volume: &Volume, voxel_type: VoxelType) -> Resu
     let mut raw = NiftiHeader::for_grid(&volume.grid)?.raw;
     set_voxel_type(&mut raw, voxel_type);
     raw.set_text(raw.layout().descrip, DESCRIP_BYTES, DESCRIPTION);
-    let voxels = volume.data.iter().copied();
+    let head = [raw.bytes(), &[0; 4]].concat();
     macro_rules! integers {
         ($number:ty) => {
-            write_image(path, &raw, voxels, |value| {
+            write_array(path, &head, &volume.data, |value| {
                 (value.round_ties_even() as $number).to_le_bytes()
             })
         };
@@ -76,8 +105,10 @@ pub fn write_volume(path: &Path, volume: &Volume, voxel_type: VoxelType) -> Resu
         VoxelType::I32 => integers!(i32),
         VoxelType::U64 => integers!(u64),
         VoxelType::I64 => integers!(i64),
-        VoxelType::F32 => write_image(path, &raw, voxels, f32::to_le_bytes),
-        VoxelType::F64 => write_image(path, &raw, voxels, |value| f64::from(value).to_le_bytes()),
+        VoxelType::F32 => write_array(path, &head, &volume.data, f32::to_le_bytes),
+        VoxelType::F64 => write_array(path, &head, &volume.data, |value| {
+            f64::from(value).to_le_bytes()
+        }),
     }
 }
 
@@ -92,7 +123,6 @@ fn labels_header(source: &RawHeader, voxel_type: VoxelType) -> RawHeader {
     for axis in 1 + source.dim(0).min(3) as usize..8 {
         raw.set_dim(axis, 1);
     }
-    raw.set_first_vox_offset();
     raw.set_real(layout.scl_slope, 0, 1.0);
     raw.set_real(layout.scl_inter, 0, 0.0);
     raw.clear(layout.cal_max, real_bytes);
@@ -213,10 +243,11 @@ pub fn write_maps(
     })?;
     let mut raw = labels_header(&source.raw, VoxelType::U8);
     let layout = raw.layout();
+    raw.set_extension_bytes(4);
     raw.set_dim(0, 4);
     raw.set_dim(4, count.into());
     raw.set_real(layout.scl_slope, 0, step);
-    write_whole(path, |out| {
+    let mut fill = |out: &mut dyn Write| {
         out.write_all(raw.bytes())?;
         out.write_all(&[0; 4])?;
         let expected = maps as u64 * source.grid().voxels() as u64;
@@ -226,53 +257,75 @@ pub fn write_maps(
                 "{written} voxels came for {maps} maps; expected {expected}"
             ))),
         }
-    })
-}
-
-/// Header, four zeros (no extensions) and voxels, through a temporary file.
-fn write_image<T, const N: usize>(
-    path: &Path,
-    raw: &RawHeader,
-    voxels: impl Iterator<Item = T>,
-    encode: impl Fn(T) -> [u8; N],
-) -> Result<()> {
-    write_whole(path, |out| write_content(out, raw, voxels, encode))
-}
-
-/// A file that appears under `path` only when whole; compressed if the name ends in `.gz`.
-fn write_whole(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
-    let name = path.as_os_str().to_string_lossy().to_ascii_lowercase();
+    };
+    let gzipped = is_gzip_name(path);
     write_atomically(path, |file| {
-        if !name.ends_with(".gz") {
+        if !gzipped {
             return fill(file);
         }
-        // No time stamp and no operating system: the same labels give the same bytes.
-        let mut gzip = GzBuilder::new()
-            .mtime(0)
-            .operating_system(255)
-            .write(file, Compression::new(LEVEL));
+        let mut gzip = GzipWriter::new(file)?;
         fill(&mut gzip)?;
         gzip.finish().map(|_| ())
     })
 }
 
-fn write_content<T, const N: usize>(
-    out: &mut dyn Write,
-    raw: &RawHeader,
-    mut voxels: impl Iterator<Item = T>,
-    encode: impl Fn(T) -> [u8; N],
-) -> io::Result<()> {
-    out.write_all(raw.bytes())?;
-    out.write_all(&[0; 4])?;
-    let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-    loop {
-        chunk.clear();
-        for voxel in voxels.by_ref().take(CHUNK_BYTES / N) {
-            chunk.extend_from_slice(&encode(voxel));
+/// Everything before the voxels, then those of the array in file order.
+fn write_array<T: Copy + Sync, const N: usize>(
+    path: &Path,
+    head: &[u8],
+    array: &Array3<T>,
+    encode: impl Fn(T) -> [u8; N] + Sync,
+) -> Result<()> {
+    let per_piece = PIECE_BYTES / N;
+    write_content(path, head, array.len(), per_piece, &|range, bytes| {
+        let voxels = in_file_order(array, range);
+        bytes.resize(N * voxels.len(), 0);
+        for (target, voxel) in bytes.as_chunks_mut::<N>().0.iter_mut().zip(&*voxels) {
+            *target = encode(*voxel);
         }
-        if chunk.is_empty() {
-            return Ok(());
-        }
-        out.write_all(&chunk)?;
+    })
+}
+
+/// Some of the array's voxels, x fastest, whatever its layout in memory.
+fn in_file_order<T: Copy>(array: &Array3<T>, range: Range<usize>) -> Cow<'_, [T]> {
+    if let Some(all) = array.as_slice() {
+        return Cow::Borrowed(&all[range]);
     }
+    let plane = array.dim().1 * array.dim().2;
+    let mut voxels = Vec::with_capacity(range.len());
+    for z in range.start / plane..range.end.div_ceil(plane) {
+        let from = range.start.saturating_sub(z * plane);
+        let to = (range.end - z * plane).min(plane);
+        let slice = array.index_axis(Axis(0), z);
+        voxels.extend(slice.iter().skip(from).take(to - from).copied());
+    }
+    Cow::Owned(voxels)
+}
+
+/// `head` and all voxels, `per_piece` of them at a time, through a temporary file.
+fn write_content(
+    path: &Path,
+    head: &[u8],
+    voxels: usize,
+    per_piece: usize,
+    encoded: &(dyn Fn(Range<usize>, &mut Vec<u8>) + Sync),
+) -> Result<()> {
+    let content = Content {
+        head,
+        pieces: voxels.div_ceil(per_piece),
+        piece: &|index, bytes| {
+            let first = index * per_piece;
+            encoded(first..voxels.min(first + per_piece), bytes);
+        },
+    };
+    let gzipped = is_gzip_name(path);
+    write_atomically(path, |file| match gzipped {
+        true => write_gzip(file, &content),
+        false => write_plain(file, &content),
+    })
+}
+
+fn is_gzip_name(path: &Path) -> bool {
+    let name = path.as_os_str().to_string_lossy().to_ascii_lowercase();
+    name.ends_with(".gz")
 }

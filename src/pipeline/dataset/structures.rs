@@ -1,12 +1,12 @@
 //! Which structures there are, and binary masks merged into one label map.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
 use super::{Case, LabelSource, Structure, grid_difference};
-use crate::arrays::nifti;
+use crate::arrays::nifti::{self, LabelNames};
 use crate::error::{Error, Result};
 use crate::values::LabelMap;
 
@@ -25,7 +25,8 @@ pub(super) fn count_values(labels: &LabelMap) -> Vec<(u16, usize)> {
         .collect()
 }
 
-/// Structures `structure_<value>` for every value that occurs in the cases' label maps.
+/// A structure for every value that occurs in the cases' label maps, with the name that they hold for it, and
+/// `structure_<value>` where they hold none or do not agree.
 ///
 /// Files that cannot be read are left to the dataset's check, but an error if none can.
 pub(super) fn scan(root: &Path, cases: &[Case]) -> Result<Vec<Structure>> {
@@ -36,19 +37,26 @@ pub(super) fn scan(root: &Path, cases: &[Case]) -> Result<Vec<Structure>> {
             _ => None,
         })
         .collect();
-    let scanned: Vec<Result<Vec<u16>>> = maps
+    let scanned: Vec<Result<(Vec<u16>, LabelNames)>> = maps
         .par_iter()
         .map(|path| {
             let (_, labels) = nifti::read_labels(path)?;
             let values = count_values(&labels).into_iter().map(|(value, _)| value);
-            Ok(values.filter(|value| *value > 0).collect())
+            let values = values.filter(|value| *value > 0).collect();
+            Ok((values, nifti::read_label_names(path)?))
         })
         .collect();
     let mut values = BTreeSet::new();
+    let mut names: BTreeMap<u16, BTreeSet<String>> = BTreeMap::new();
     let mut first_error = None;
     for (path, found) in maps.into_iter().zip(scanned) {
         match found {
-            Ok(found) => values.extend(found),
+            Ok((found, held)) => {
+                values.extend(found);
+                for (value, name) in held {
+                    names.entry(value).or_default().insert(name);
+                }
+            }
             Err(error) => first_error = first_error.or(Some(error)),
         }
         if values.len() > MOST_STRUCTURES {
@@ -70,14 +78,28 @@ pub(super) fn scan(root: &Path, cases: &[Case]) -> Result<Vec<Structure>> {
             "no label map holds any structure; expected values above 0, or structures named in a \
              descriptor",
         )),
-        _ => Ok(values
-            .into_iter()
-            .map(|value| Structure {
-                value,
-                name: format!("structure_{value}"),
-            })
-            .collect()),
+        _ => Ok(named(&values, &names)),
     }
+}
+
+/// The values with the one name that each has, if no other has it too.
+fn named(values: &BTreeSet<u16>, names: &BTreeMap<u16, BTreeSet<String>>) -> Vec<Structure> {
+    let only = |value: &u16| {
+        let held = names.get(value).filter(|held| held.len() == 1)?;
+        let name = held.first()?;
+        let of_others = values
+            .iter()
+            .filter(|other| *other != value)
+            .any(|other| names.get(other).is_some_and(|held| held.contains(name)));
+        (!of_others).then(|| name.clone())
+    };
+    values
+        .iter()
+        .map(|value| Structure {
+            value: *value,
+            name: only(value).unwrap_or_else(|| format!("structure_{value}")),
+        })
+        .collect()
 }
 
 /// Marks with `value` every voxel where `mask` is not 0; returns how many had another label before.

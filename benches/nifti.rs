@@ -1,0 +1,80 @@
+//! Times reading and writing NIfTI files: one JSON line for scripts/bench_nifti.py.
+//!
+//! Arguments: repetitions, folder for the files, an image and a label map on its grid (.nii.gz). Both are read,
+//! written and, as by programs with one thread, deflated in one stream at the same level.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use ctseg::arrays::nifti::{
+    VoxelType, read_labels, read_volume, write_labels, write_mask, write_volume,
+};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+/// As in `src/arrays/nifti/gzip.rs`.
+const LEVEL: u32 = 3;
+
+fn main() {
+    // Cargo passes --bench to every benchmark.
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| a != "--bench")
+        .collect();
+    let [repetitions, folder, image, labels] = arguments.as_slice() else {
+        println!("{{}}");
+        return;
+    };
+    let repetitions = repetitions.parse().expect("repetitions");
+    let folder = PathBuf::from(folder);
+    let image_path = Path::new(image);
+    let (header, labels) = read_labels(Path::new(labels)).expect("labels");
+    let image = read_volume(image_path).expect("image");
+    let [ct, map, mask] =
+        ["ct.nii.gz", "labels.nii.gz", "mask.nii.gz"].map(|name| folder.join(name));
+    let stored = |path: &Path| std::fs::metadata(path).expect("file").len();
+    let best = |work: &dyn Fn()| {
+        (0..repetitions)
+            .map(|_| {
+                let started = Instant::now();
+                work();
+                started.elapsed().as_secs_f64()
+            })
+            .fold(f64::INFINITY, f64::min)
+    };
+    let bytes: Vec<u8> = labels.data.iter().map(|label| *label as u8).collect();
+    let hounsfield: Vec<u8> = image
+        .volume
+        .data
+        .iter()
+        .flat_map(|hu| (*hu as i16).to_le_bytes())
+        .collect();
+    let report = serde_json::json!({
+        "threads": rayon::current_num_threads(), "shape": image.volume.grid.shape,
+        "write_labels_s": best(&|| write_labels(&map, &labels, &header).expect("labels")),
+        "write_mask_s": best(&|| {
+            let all = labels.data.as_slice().expect("standard layout");
+            write_mask(&mask, &header, &|voxels, inside| {
+                for (inside, label) in inside.iter_mut().zip(&all[voxels]) {
+                    *inside = u8::from(*label == 5);
+                }
+            })
+            .expect("mask");
+        }),
+        "write_volume_s": best(&|| write_volume(&ct, &image.volume, VoxelType::I16).expect("volume")),
+        "one_stream_labels_s": best(&|| one_stream(&folder, &bytes)),
+        "one_stream_volume_s": best(&|| one_stream(&folder, &hounsfield)),
+        "read_volume_s": best(&|| drop(read_volume(image_path).expect("image"))),
+        "read_labels_s": best(&|| drop(read_labels(&map).expect("labels"))),
+        "labels_bytes": stored(&map), "mask_bytes": stored(&mask), "volume_bytes": stored(&ct),
+    });
+    println!("{report}");
+}
+
+fn one_stream(folder: &Path, bytes: &[u8]) {
+    let file = std::fs::File::create(folder.join("one_stream.gz")).expect("file");
+    let mut gzip = GzEncoder::new(file, Compression::new(LEVEL));
+    gzip.write_all(bytes).expect("written");
+    gzip.finish().expect("written").sync_all().expect("synced");
+}
