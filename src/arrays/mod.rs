@@ -14,3 +14,4 @@ pub mod preprocess;
 pub mod resample;
 pub mod run_mask;
 pub mod sliding_window;
+pub mod statistics;

@@ -15,6 +15,7 @@ use crate::pipeline::dataset::Dataset;
 use crate::pipeline::evaluation::evaluate;
 use crate::pipeline::fit::{FitJob, fit};
 use crate::pipeline::inputs::plan_outputs;
+use crate::pipeline::outputs::Outputs;
 use crate::pipeline::phantom_set::PhantomSet;
 use crate::pipeline::predict::{PredictJob, predict};
 use crate::pipeline::recipe::Recipe;
@@ -101,6 +102,8 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         overwrite: false,
         max_ram: None,
         probabilities: None,
+        outputs: Outputs::default(),
+        statistics: true,
         on_attention: None,
         stop: &stop,
     };

@@ -7,15 +7,19 @@ use serde_json::json;
 
 use super::sizes::parse_bytes;
 use super::{Outcome, Settings, print_out, stop_on_signals};
-use crate::outside::pictures::attention;
+use crate::arrays::nifti::is_nifti_name;
+use crate::error::{Error, Result};
+use crate::outside::pictures::{attention, preview};
 use crate::outside::progress;
 use crate::pipeline::inputs::{expand_inputs, plan_outputs};
+use crate::pipeline::outputs::{DrawPreview, Outputs};
 use crate::pipeline::predict::{OnAttention, PredictJob, PredictSummary, predict};
 use crate::pipeline::probability_file::ProbabilityKind;
 
 #[derive(Args)]
 pub struct PredictArgs {
-    /// Volumes: files, folders, patterns, or @list with one path per line
+    /// Volumes: files, folders with all below them, patterns ('scans/**/ct.nii.gz'), or @list with one of these per
+    /// line
     #[arg(required = true)]
     inputs: Vec<String>,
     /// Folder for the label maps, or the name of one label map
@@ -43,6 +47,18 @@ pub struct PredictArgs {
     /// 1/255) or f16 (<case>_probabilities.npy)
     #[arg(long, value_name = "KIND", num_args = 0..=1, default_missing_value = "u8", require_equals = true)]
     save_probabilities: Option<ProbabilityKind>,
+    /// Write a mask per structure too: <case>/<structure>.nii.gz, 0 and 1, as TotalSegmentator lays them out
+    #[arg(long)]
+    split: bool,
+    /// With --split or --preview: write no label map
+    #[arg(long)]
+    no_label_map: bool,
+    /// Write only these structures, such as liver,spleen; label values stay as they are
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    structures: Vec<String>,
+    /// Draw <case>_preview.png: three planes with the structures, the volume from the front, a legend
+    #[arg(long)]
+    preview: bool,
     /// Make label maps again that are there already, of the same input and model
     #[arg(long)]
     overwrite: bool,
@@ -51,7 +67,8 @@ pub struct PredictArgs {
 pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let observer = progress::for_stderr();
     let stop = stop_on_signals()?;
-    let inputs = expand_inputs(&args.inputs)?;
+    let outputs = outputs(&args)?;
+    let inputs = expand_inputs(&args.inputs, &args.output)?;
     let (cases, folder) = plan_outputs(&inputs, &args.output)?;
     let draw: &OnAttention = &|case, seen| attention::draw(&case.output, seen);
     let job = PredictJob {
@@ -68,12 +85,31 @@ pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         overwrite: args.overwrite,
         max_ram: args.max_ram,
         probabilities: args.save_probabilities,
+        outputs,
+        // A single label map that is named has its figures in its sidecar.
+        statistics: !is_nifti_name(&args.output) || args.output.is_dir(),
         on_attention: args.attention.then_some(draw),
         stop: &stop,
     };
     let summary = predict(&job, observer.as_ref())?;
     print_summary(&summary, &job, settings.json);
     Ok(outcome(&summary))
+}
+
+fn outputs(args: &PredictArgs) -> Result<Outputs> {
+    if args.no_label_map && !args.split && !args.preview {
+        return Err(Error::usage(
+            "--no-label-map leaves nothing to write; expected --split or --preview with it",
+        ));
+    }
+    let names = args.structures.iter().map(|name| name.trim().to_owned());
+    let names: Vec<String> = names.filter(|name| !name.is_empty()).collect();
+    Ok(Outputs {
+        label_map: !args.no_label_map,
+        split: args.split,
+        preview: args.preview.then_some(preview::draw as DrawPreview),
+        structures: (!names.is_empty()).then_some(names),
+    })
 }
 
 fn outcome(summary: &PredictSummary) -> Outcome {

@@ -13,6 +13,7 @@ use super::dataset::{Dataset, Structure};
 use super::evaluation::{Evaluation, evaluate};
 use super::guard::{guarded, unless_stopped};
 use super::observer::Observer;
+use super::outputs::Outputs;
 use super::recipe::{Region, Target};
 use super::reference::Reference;
 use super::roi::carried_over;
@@ -213,6 +214,7 @@ impl Networks {
             model_sha256: hash,
             device: job.compute.to_string(),
             structures: &structures,
+            outputs: &Outputs::default(),
             started,
         };
         making.written(&path, &labels, report)?;

@@ -15,9 +15,11 @@ use super::demand::within;
 use super::guard::guarded;
 use super::inputs::PredictCase;
 use super::observer::Observer;
+use super::outputs::Outputs;
 use super::probability_file::{ProbabilityFile, ProbabilityKind};
 use super::restoring::Probabilities;
 use super::sidecar::{Making, ModelUsed, Sidecar, whole_of};
+use super::statistics_table::write_statistics;
 use crate::arrays::nifti::{NiftiImage, case_name, read_volume};
 use crate::error::{Error, Result};
 use crate::files::write_bytes_atomically;
@@ -41,6 +43,10 @@ pub struct PredictJob<'a> {
     pub max_ram: Option<u64>,
     /// Whether probabilities are kept beside the label maps, and how.
     pub probabilities: Option<ProbabilityKind>,
+    /// Which files each case gives.
+    pub outputs: Outputs,
+    /// Whether `statistics.csv` is written into the folder at the end.
+    pub statistics: bool,
     /// Is shown where stage 2's attention gates look in each case that is segmented.
     pub on_attention: Option<&'a OnAttention>,
     /// Set from outside to stop after the case under way.
@@ -87,6 +93,8 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
     let bundles = job.models.iter().map(|model| Bundle::open(model));
     let bundles = bundles.collect::<Result<Vec<_>>>()?;
     let structures = common_structures(&bundles)?;
+    let known = structures.iter().map(|s| (s.name.clone(), s.value));
+    let chosen = job.outputs.chosen(known.collect())?;
     let mut cascade = Cascade::load_all(&bundles, &job.compute)?;
     if job.tta {
         cascade = cascade.mirrored(&structures)?;
@@ -106,7 +114,7 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
     let context = Context {
         job,
         cascade,
-        structures: structures.into_iter().map(|s| (s.name, s.value)).collect(),
+        structures: chosen,
         model_sha256: hash_of_all(&models),
         models,
         observer,
@@ -168,6 +176,9 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
         drop(volumes);
         Ok::<(), Error>(())
     })?;
+    if job.statistics {
+        write_statistics(&job.folder)?;
+    }
     summary.seconds = started.elapsed().as_secs_f64();
     Ok(summary)
 }
@@ -208,6 +219,10 @@ impl Context<'_> {
         whole_of(&case.output, input_sha256, &self.model_sha256).is_some_and(|made| {
             made.cascade.looks == self.cascade.looks()
                 && made.cascade.postprocessing == *self.cascade.postprocessing()
+                && self
+                    .job
+                    .outputs
+                    .are_there(&case.output, &made, &self.structures)
         }) && self
             .job
             .probabilities
@@ -266,6 +281,7 @@ impl Context<'_> {
             model_sha256: &self.model_sha256,
             device: self.job.compute.to_string(),
             structures: &self.structures,
+            outputs: &self.job.outputs,
             started,
         };
         let sidecar = making.written(&case.output, &labels, report)?;

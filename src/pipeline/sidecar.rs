@@ -7,7 +7,9 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::cascade::CascadeReport;
-use crate::arrays::nifti::{NiftiImage, case_name, write_labels};
+use super::outputs::{Outputs, remove_left_over};
+use crate::arrays::nifti::{NiftiImage, case_name};
+use crate::arrays::statistics::{StructureStatistics, structure_statistics};
 use crate::cpu_budget::peak_memory_mb;
 use crate::error::{Error, Result};
 use crate::files::write_bytes_atomically;
@@ -36,6 +38,12 @@ pub struct Sidecar {
     pub cascade: CascadeReport,
     /// Volume of each structure by name.
     pub volumes_ml: BTreeMap<String, f64>,
+    /// What each structure measures, by name.
+    #[serde(default)]
+    pub statistics: BTreeMap<String, StructureStatistics>,
+    /// The case's files, relative to the sidecar's folder.
+    #[serde(default)]
+    pub files: Vec<PathBuf>,
     /// Label value of each structure by name.
     pub structures: BTreeMap<String, u16>,
     pub seconds: f64,
@@ -62,14 +70,23 @@ pub fn read_sidecar(label_map: &Path) -> Option<Sidecar> {
 }
 
 /// The whole label map at `output`, if it is there: its sidecar is written after it and removed before a new one,
-/// so that with the sidecar there both are whole. Of this input and of models with this hash.
+/// so that with the sidecar there both are whole. Of this input and of models with this hash. Also a case without
+/// a label map, if none was wanted; whether its files are there, [`Outputs::are_there`] says.
 pub fn whole_of(output: &Path, input_sha256: &str, model_sha256: &str) -> Option<Sidecar> {
     read_sidecar(output).filter(|made| {
-        output.exists()
+        (output.exists() || !made.has_label_map(output))
             && made.input_sha256 == input_sha256
             && made.model_sha256 == model_sha256
             && made.ctseg_version == env!("CARGO_PKG_VERSION")
     })
+}
+
+impl Sidecar {
+    /// Whether the label map is among the case's files.
+    fn has_label_map(&self, output: &Path) -> bool {
+        let name = output.file_name().map(Path::new);
+        self.files.is_empty() || self.files.iter().any(|file| Some(file.as_path()) == name)
+    }
 }
 
 /// What a label map is made of and with.
@@ -80,13 +97,14 @@ pub struct Making<'a> {
     pub models: &'a [ModelUsed],
     pub model_sha256: &'a str,
     pub device: String,
-    /// Label value of each structure by name.
+    /// Label value of each structure by name; of those that are wanted.
     pub structures: &'a BTreeMap<String, u16>,
+    pub outputs: &'a Outputs,
     pub started: Instant,
 }
 
 impl Making<'_> {
-    /// Writes the label map on its input's grid, and its sidecar after it.
+    /// Writes the case's files on its input's grid, and its sidecar after them.
     pub fn written(
         &self,
         output: &Path,
@@ -94,30 +112,44 @@ impl Making<'_> {
         mut cascade: CascadeReport,
     ) -> Result<Sidecar> {
         let writing = Instant::now();
+        let before = read_sidecar(output).map(|made| made.files);
         let sidecar_path = sidecar_path(output);
         if sidecar_path.exists() {
             std::fs::remove_file(&sidecar_path)
                 .map_err(Error::io(&sidecar_path, "remove the old"))?;
         }
-        write_labels(output, labels, &self.image.header)?;
-        let seconds = writing.elapsed().as_secs_f64();
+        let labels = &*self.outputs.selected(labels, self.structures);
+        let statistics = self.statistics(labels);
+        let measured = writing.elapsed().as_secs_f64();
+        let (image, structures) = (self.image, self.structures);
+        let files = self
+            .outputs
+            .write(output, image, labels, structures, &statistics)?;
+        remove_left_over(output, &before.unwrap_or_default(), &files);
+        let seconds = writing.elapsed().as_secs_f64() - measured;
+        cascade.seconds.insert("statistics".to_owned(), measured);
         cascade.seconds.insert("write".to_owned(), seconds);
-        let sidecar = self.sidecar(labels, cascade);
+        let sidecar = self.sidecar(labels, statistics, files, cascade);
         let text = serde_json::to_string_pretty(&sidecar)
             .map_err(|error| Error::file(output, format!("cannot describe the result: {error}")))?;
         write_bytes_atomically(&sidecar_path, text.as_bytes())?;
         Ok(sidecar)
     }
 
-    fn sidecar(&self, labels: &LabelMap, cascade: CascadeReport) -> Sidecar {
-        let mut counts = vec![0u64; usize::from(u16::MAX) + 1];
-        labels
-            .data
-            .iter()
-            .for_each(|label| counts[usize::from(*label)] += 1);
+    fn statistics(&self, labels: &LabelMap) -> BTreeMap<String, StructureStatistics> {
+        let values: Vec<u16> = self.structures.values().copied().collect();
+        let found = structure_statistics(&values, labels, &self.image.volume);
+        self.structures.keys().cloned().zip(found).collect()
+    }
+
+    fn sidecar(
+        &self,
+        labels: &LabelMap,
+        statistics: BTreeMap<String, StructureStatistics>,
+        files: Vec<PathBuf>,
+        cascade: CascadeReport,
+    ) -> Sidecar {
         let grid = self.image.volume.grid;
-        let voxel_ml = grid.voxel_volume_ml();
-        let volumes = self.structures.iter();
         Sidecar {
             input: self.input.to_path_buf(),
             input_sha256: self.input_sha256.to_owned(),
@@ -139,9 +171,12 @@ impl Making<'_> {
             orientation: grid.orientation().to_string(),
             notes: self.notes(labels, &cascade),
             cascade,
-            volumes_ml: volumes
-                .map(|(name, value)| (name.clone(), counts[usize::from(*value)] as f64 * voxel_ml))
+            volumes_ml: statistics
+                .iter()
+                .map(|(name, found)| (name.clone(), found.volume_ml))
                 .collect(),
+            statistics,
+            files,
             structures: self.structures.clone(),
             seconds: self.started.elapsed().as_secs_f64(),
             peak_memory_mb: peak_memory_mb(),

@@ -1,9 +1,11 @@
-//! Pictures as PNG files: [`Picture`] for pixels, [`chart`] for curves, [`attention`] for where a network looks.
+//! Pictures as PNG files: [`Picture`] for pixels, [`chart`] for curves, [`attention`] for where a network looks,
+//! [`preview`] for what was found.
 
 pub mod attention;
 pub mod chart;
 mod lettered;
 mod letters;
+pub mod preview;
 
 use std::path::Path;
 

@@ -1,0 +1,344 @@
+//! Which files a case gives besides its sidecar: a label map, a mask per structure, a picture.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
+
+use rayon::prelude::*;
+
+use super::sidecar::Sidecar;
+use crate::arrays::nifti::{LabelNames, NiftiImage, case_name, write_mask, write_named_labels};
+use crate::arrays::statistics::StructureStatistics;
+use crate::error::{Error, Result};
+use crate::files::parent_of;
+use crate::values::{LabelMap, Volume, VoxelBox};
+
+/// Masks that are written side by side, each by all threads.
+const MASKS_AT_ONCE: usize = 4;
+
+/// Draws a picture of a volume and its label map, with the names of the labels.
+pub type DrawPreview = fn(&Path, &Volume, &LabelMap, &LabelNames) -> Result<()>;
+
+/// What is wanted of each case.
+#[derive(Debug, Clone)]
+pub struct Outputs {
+    pub label_map: bool,
+    /// A mask per structure in a folder named as the case, in the layout of TotalSegmentator.
+    pub split: bool,
+    /// Draws `<case>_preview.png`.
+    pub preview: Option<DrawPreview>,
+    /// Only these structures; all of the model's without.
+    pub structures: Option<Vec<String>>,
+}
+
+impl Default for Outputs {
+    /// The label map with all structures.
+    fn default() -> Self {
+        Self {
+            label_map: true,
+            split: false,
+            preview: None,
+            structures: None,
+        }
+    }
+}
+
+/// Tells which voxels are a structure's: one label per voxel, or masks that may overlap.
+pub trait StructureMasks: Sync {
+    /// Marks with 1, of the voxels in a range (x fastest), those of the structure; the others are 0 already.
+    fn mark(&self, label: u16, voxels: Range<usize>, mask: &mut [u8]);
+}
+
+impl StructureMasks for LabelMap {
+    fn mark(&self, label: u16, voxels: Range<usize>, mask: &mut [u8]) {
+        let (_, ny, nx) = self.data.dim();
+        match self.data.as_slice() {
+            Some(all) => {
+                let labels = all.get(voxels).unwrap_or_default();
+                for (mask, found) in mask.iter_mut().zip(labels) {
+                    *mask = u8::from(*found == label);
+                }
+            }
+            None => {
+                for (mask, voxel) in mask.iter_mut().zip(voxels) {
+                    let at = [voxel / (nx * ny), voxel / nx % ny, voxel % nx];
+                    *mask = u8::from(self.data[at] == label);
+                }
+            }
+        }
+    }
+}
+
+impl Outputs {
+    /// The structures that are written, of those that a model knows (label values by name).
+    ///
+    /// # Errors
+    /// A name that the model does not know.
+    pub fn chosen(&self, mut known: BTreeMap<String, u16>) -> Result<BTreeMap<String, u16>> {
+        let Some(wanted) = &self.structures else {
+            return Ok(known);
+        };
+        if let Some(unknown) = wanted.iter().find(|name| !known.contains_key(*name)) {
+            let names: Vec<&str> = known.keys().map(String::as_str).collect();
+            return Err(Error::usage(format!(
+                "--structures {unknown}: the model has no such structure; expected one or more of {}",
+                names.join(", ")
+            )));
+        }
+        known.retain(|name, _| wanted.contains(name));
+        Ok(known)
+    }
+
+    /// The labels with only those of these structures; the same if all of them are wanted.
+    pub fn selected<'a>(
+        &self,
+        labels: &'a LabelMap,
+        structures: &BTreeMap<String, u16>,
+    ) -> std::borrow::Cow<'a, LabelMap> {
+        if self.structures.is_none() {
+            return std::borrow::Cow::Borrowed(labels);
+        }
+        let kept: BTreeSet<u16> = structures.values().copied().collect();
+        let mut is_kept = vec![false; usize::from(u16::MAX) + 1];
+        kept.iter()
+            .for_each(|label| is_kept[usize::from(*label)] = true);
+        let keep = |label: u16| {
+            if is_kept[usize::from(label)] {
+                label
+            } else {
+                0
+            }
+        };
+        std::borrow::Cow::Owned(LabelMap {
+            grid: labels.grid,
+            data: labels.data.mapv(keep),
+        })
+    }
+
+    /// The files of the case whose label map is or would be `output`, relative to the folder that it lies in.
+    pub fn files(&self, output: &Path, structures: &BTreeMap<String, u16>) -> Vec<PathBuf> {
+        let case = case_name(output).unwrap_or_else(|| "case".to_owned());
+        let mut files = Vec::new();
+        if self.label_map {
+            files.extend(output.file_name().map(PathBuf::from));
+        }
+        if self.split {
+            let masks = mask_names(structures).into_values();
+            files.extend(masks.map(|name| Path::new(&case).join(name)));
+        }
+        if self.preview.is_some() {
+            files.push(PathBuf::from(format!("{case}_preview.png")));
+        }
+        files
+    }
+
+    /// Whether the files of the case that was made are all that is wanted, and are there.
+    pub fn are_there(
+        &self,
+        output: &Path,
+        made: &Sidecar,
+        structures: &BTreeMap<String, u16>,
+    ) -> bool {
+        let files = self.files(output, structures);
+        let there = |file: &PathBuf| parent_of(output).join(file).is_file();
+        made.structures == *structures
+            && files
+                .iter()
+                .all(|file| made.files.contains(file) && there(file))
+    }
+
+    /// Writes the case's files; `structures` with their statistics. Returns [`Outputs::files`].
+    pub(super) fn write(
+        &self,
+        output: &Path,
+        image: &NiftiImage,
+        labels: &LabelMap,
+        structures: &BTreeMap<String, u16>,
+        statistics: &BTreeMap<String, StructureStatistics>,
+    ) -> Result<Vec<PathBuf>> {
+        let names: LabelNames = structures
+            .iter()
+            .map(|(name, value)| (*value, name.clone()))
+            .collect();
+        if self.label_map {
+            write_named_labels(output, labels, &image.header, &names)?;
+        }
+        if self.split {
+            let bounds = |name: &str| statistics.get(name).and_then(|found| found.bounds);
+            write_masks(output, image, labels, structures, &bounds)?;
+        }
+        let files = self.files(output, structures);
+        if let (Some(draw), Some(picture)) = (self.preview, files.last()) {
+            draw(
+                &parent_of(output).join(picture),
+                &image.volume,
+                labels,
+                &names,
+            )?;
+        }
+        Ok(files)
+    }
+}
+
+/// Writes `<case>/<structure>.nii.gz` for every structure; `bounds` is a box that holds it, if it has voxels.
+fn write_masks(
+    output: &Path,
+    image: &NiftiImage,
+    masks: &dyn StructureMasks,
+    structures: &BTreeMap<String, u16>,
+    bounds: &(dyn Fn(&str) -> Option<VoxelBox> + Sync),
+) -> Result<()> {
+    let case = case_name(output).unwrap_or_else(|| "case".to_owned());
+    let folder = parent_of(output).join(case);
+    let [nx, ny, _] = image.volume.grid.shape;
+    let names = mask_names(structures);
+    let all: Vec<(&String, &u16)> = structures.iter().collect();
+    for some in all.chunks(MASKS_AT_ONCE) {
+        some.par_iter().try_for_each(|(name, label)| {
+            let [first, end] = bounds(name).map_or([0, 0], |b| [b.start[2], b.end[2]]);
+            let held = first * nx * ny..end * nx * ny;
+            let file = folder.join(&names[name.as_str()]);
+            write_mask(&file, &image.header, &|voxels, mask| {
+                // What lies outside of the box is background, and nobody has to look.
+                let inside = voxels.start.max(held.start)..voxels.end.min(held.end);
+                if !inside.is_empty() {
+                    let part = inside.start - voxels.start..inside.end - voxels.start;
+                    masks.mark(**label, inside, &mut mask[part]);
+                }
+            })
+        })?;
+    }
+    Ok(())
+}
+
+/// A file name for every structure: letters, digits and a few signs as they are, all else as `_`, and the label
+/// value behind names that would be the same (also where upper and lower case are one).
+fn mask_names(structures: &BTreeMap<String, u16>) -> BTreeMap<&str, String> {
+    let plain = |name: &str| -> String {
+        let keep = |c: char| {
+            if c.is_alphanumeric() || "-+._".contains(c) {
+                c
+            } else {
+                '_'
+            }
+        };
+        let plain: String = name.trim().chars().map(keep).collect();
+        // A leading dot would hide the file.
+        match plain.strip_prefix('.') {
+            Some(rest) => format!("_{rest}"),
+            None => plain,
+        }
+    };
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for name in structures.keys() {
+        *counts.entry(plain(name).to_lowercase()).or_default() += 1;
+    }
+    let named = |name: &str, label: u16| {
+        let plain = plain(name);
+        match counts.get(&plain.to_lowercase()) {
+            Some(1) if !plain.is_empty() => format!("{plain}.nii.gz"),
+            _ => format!("{plain}_{label}.nii.gz"),
+        }
+    };
+    structures
+        .iter()
+        .map(|(name, label)| (name.as_str(), named(name, *label)))
+        .collect()
+}
+
+/// Removes what an earlier prediction of the case left and this one does not have, such as masks of structures
+/// that are no longer wanted. Only names below the label map's folder are believed.
+pub(super) fn remove_left_over(output: &Path, before: &[PathBuf], now: &[PathBuf]) {
+    let plain = |file: &Path| {
+        let mut parts = file.components();
+        parts.all(|part| matches!(part, Component::Normal(_)))
+    };
+    for file in before
+        .iter()
+        .filter(|file| plain(file) && !now.contains(file))
+    {
+        let path = parent_of(output).join(file);
+        // What cannot be removed is no reason to lose the case.
+        let _ = std::fs::remove_file(&path);
+        if file.components().count() > 1 {
+            // Fails, as it should, unless the folder is empty.
+            let _ = std::fs::remove_dir(parent_of(&path));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::values::Grid;
+
+    fn structures(pairs: &[(&str, u16)]) -> BTreeMap<String, u16> {
+        pairs.iter().map(|(n, v)| ((*n).to_owned(), *v)).collect()
+    }
+
+    #[test]
+    fn file_names_are_plain_and_never_shared() {
+        let all = structures(&[
+            ("left lung/upper", 1),
+            ("left_lung:upper", 2),
+            ("Liver", 3),
+            ("liver", 4),
+            ("../up", 5),
+            ("größe", 6),
+            (" ", 7),
+        ]);
+        let names = mask_names(&all);
+        assert_eq!(names["left lung/upper"], "left_lung_upper_1.nii.gz");
+        assert_eq!(names["left_lung:upper"], "left_lung_upper_2.nii.gz");
+        assert_eq!(names["Liver"], "Liver_3.nii.gz");
+        assert_eq!(names["../up"], "_._up.nii.gz");
+        assert_eq!(names["größe"], "größe.nii.gz");
+        assert_eq!(names[" "], "_7.nii.gz");
+    }
+
+    #[test]
+    fn only_known_structures_can_be_chosen_and_only_they_stay() {
+        let all = structures(&[("liver", 1), ("spleen", 300)]);
+        let outputs = |names: &[&str]| Outputs {
+            structures: Some(names.iter().map(|n| (*n).to_owned()).collect()),
+            ..Outputs::default()
+        };
+        let chosen = outputs(&["spleen"]).chosen(all.clone()).unwrap();
+        assert_eq!(chosen, structures(&[("spleen", 300)]));
+        let error = outputs(&["spleen", "heart"]).chosen(all.clone());
+        let error = error.unwrap_err().to_string();
+        assert!(
+            error.contains("heart") && error.contains("liver, spleen"),
+            "{error}"
+        );
+        assert_eq!(Outputs::default().chosen(all.clone()).unwrap(), all);
+        let grid = Grid::with_spacing([3, 1, 1], [1.0; 3]);
+        let mut labels = LabelMap::empty(grid);
+        labels.data.assign(&ndarray::array![[[1, 300, 0]]]);
+        let kept = outputs(&["spleen"]).selected(&labels, &chosen);
+        assert_eq!(kept.data, ndarray::array![[[0, 300, 0]]]);
+    }
+
+    #[test]
+    fn masks_are_the_same_in_any_memory_layout() {
+        let grid = Grid::with_spacing([4, 3, 2], [1.0; 3]);
+        let data =
+            ndarray::Array3::from_shape_fn([4, 3, 2], |(x, y, z)| u16::from((x + y + z) % 3 == 0));
+        let turned = LabelMap {
+            grid,
+            data: data.reversed_axes(),
+        };
+        let plain = LabelMap {
+            grid,
+            data: turned.data.as_standard_layout().into_owned(),
+        };
+        for voxels in [0..24, 5..17] {
+            let marked = |labels: &LabelMap| {
+                let mut mask = vec![0; voxels.len()];
+                labels.mark(1, voxels.clone(), &mut mask);
+                mask
+            };
+            assert_eq!(marked(&turned), marked(&plain));
+        }
+    }
+}
