@@ -119,7 +119,11 @@ impl Search {
         for path in paths.into_iter().filter(|path| !hidden(path)) {
             if path.is_dir() {
                 self.add_folder(&path, seen)?;
-            } else if path.is_file() && is_nifti_name(&path) && !is_own(&path) {
+                continue;
+            }
+            // A link to nowhere is a case that fails, not one that is forgotten.
+            let is_input = path.is_file() || !path.exists();
+            if is_input && is_nifti_name(&path) && !is_own(&path) {
                 self.found.push(path);
             }
         }
@@ -191,7 +195,8 @@ mod tests {
             symlink("../b.nii", folder.join("a/again.nii")).unwrap();
             symlink("nowhere", folder.join("a/broken.nii")).unwrap();
             let linked = found(folder, &[""]);
-            assert_eq!(linked.len(), 3, "{linked:?}");
+            assert_eq!(linked.len(), 4, "{linked:?}");
+            assert!(linked.contains(&"a/broken.nii".to_owned()));
             let matched = found(folder, &["**/*.nii.gz"]);
             assert_eq!(matched.len(), 2, "{matched:?}");
         }

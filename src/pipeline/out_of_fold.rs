@@ -217,7 +217,7 @@ impl Networks {
             outputs: &Outputs::default(),
             started,
         };
-        making.written(&path, &labels, report)?;
+        making.written(&path, labels, report)?;
         Ok(path)
     }
 }

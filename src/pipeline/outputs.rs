@@ -1,6 +1,6 @@
 //! Which files a case gives besides its sidecar: a label map, a mask per structure, a picture.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
@@ -89,19 +89,15 @@ impl Outputs {
         Ok(known)
     }
 
-    /// The labels with only those of these structures; the same if all of them are wanted.
-    pub fn selected<'a>(
-        &self,
-        labels: &'a LabelMap,
-        structures: &BTreeMap<String, u16>,
-    ) -> std::borrow::Cow<'a, LabelMap> {
+    /// Leaves only the labels of these structures, unless all are wanted.
+    pub fn select(&self, labels: &mut LabelMap, structures: &BTreeMap<String, u16>) {
         if self.structures.is_none() {
-            return std::borrow::Cow::Borrowed(labels);
+            return;
         }
-        let kept: BTreeSet<u16> = structures.values().copied().collect();
         let mut is_kept = vec![false; usize::from(u16::MAX) + 1];
-        kept.iter()
-            .for_each(|label| is_kept[usize::from(*label)] = true);
+        for label in structures.values() {
+            is_kept[usize::from(*label)] = true;
+        }
         let keep = |label: u16| {
             if is_kept[usize::from(label)] {
                 label
@@ -109,10 +105,7 @@ impl Outputs {
                 0
             }
         };
-        std::borrow::Cow::Owned(LabelMap {
-            grid: labels.grid,
-            data: labels.data.mapv(keep),
-        })
+        labels.data.par_mapv_inplace(keep);
     }
 
     /// The files of the case whose label map is or would be `output`, relative to the folder that it lies in.
@@ -246,16 +239,16 @@ fn mask_names(structures: &BTreeMap<String, u16>) -> BTreeMap<&str, String> {
         .collect()
 }
 
-/// Removes what an earlier prediction of the case left and this one does not have, such as masks of structures
-/// that are no longer wanted. Only names below the label map's folder are believed.
-pub(super) fn remove_left_over(output: &Path, before: &[PathBuf], now: &[PathBuf]) {
+/// Removes what an earlier prediction of the case left and the next will not have, such as masks of structures
+/// that are no longer wanted; while its sidecar still stands, so that a kill leaves nothing behind unnoticed. Only names below the label map's folder are believed.
+pub(super) fn remove_left_over(output: &Path, before: &[PathBuf], wanted: &[PathBuf]) {
     let plain = |file: &Path| {
         let mut parts = file.components();
         parts.all(|part| matches!(part, Component::Normal(_)))
     };
     for file in before
         .iter()
-        .filter(|file| plain(file) && !now.contains(file))
+        .filter(|file| plain(file) && !wanted.contains(file))
     {
         let path = parent_of(output).join(file);
         // What cannot be removed is no reason to lose the case.
@@ -315,8 +308,10 @@ mod tests {
         let grid = Grid::with_spacing([3, 1, 1], [1.0; 3]);
         let mut labels = LabelMap::empty(grid);
         labels.data.assign(&ndarray::array![[[1, 300, 0]]]);
-        let kept = outputs(&["spleen"]).selected(&labels, &chosen);
-        assert_eq!(kept.data, ndarray::array![[[0, 300, 0]]]);
+        Outputs::default().select(&mut labels, &chosen);
+        assert_eq!(labels.data, ndarray::array![[[1, 300, 0]]]);
+        outputs(&["spleen"]).select(&mut labels, &chosen);
+        assert_eq!(labels.data, ndarray::array![[[0, 300, 0]]]);
     }
 
     #[test]

@@ -284,7 +284,7 @@ impl Context<'_> {
             outputs: &self.job.outputs,
             started,
         };
-        let sidecar = making.written(&case.output, &labels, report)?;
+        let sidecar = making.written(&case.output, labels, report)?;
         for note in &sidecar.notes {
             self.observer
                 .warn(&format!("{}: {note}", case.input.display()));

@@ -108,24 +108,27 @@ impl Making<'_> {
     pub fn written(
         &self,
         output: &Path,
-        labels: &LabelMap,
+        mut labels: LabelMap,
         mut cascade: CascadeReport,
     ) -> Result<Sidecar> {
         let writing = Instant::now();
-        let before = read_sidecar(output).map(|made| made.files);
+        let (image, structures) = (self.image, self.structures);
+        if let Some(before) = read_sidecar(output) {
+            let wanted = self.outputs.files(output, structures);
+            remove_left_over(output, &before.files, &wanted);
+        }
         let sidecar_path = sidecar_path(output);
         if sidecar_path.exists() {
             std::fs::remove_file(&sidecar_path)
                 .map_err(Error::io(&sidecar_path, "remove the old"))?;
         }
-        let labels = &*self.outputs.selected(labels, self.structures);
+        self.outputs.select(&mut labels, structures);
+        let labels = &labels;
         let statistics = self.statistics(labels);
         let measured = writing.elapsed().as_secs_f64();
-        let (image, structures) = (self.image, self.structures);
         let files = self
             .outputs
             .write(output, image, labels, structures, &statistics)?;
-        remove_left_over(output, &before.unwrap_or_default(), &files);
         let seconds = writing.elapsed().as_secs_f64() - measured;
         cascade.seconds.insert("statistics".to_owned(), measured);
         cascade.seconds.insert("write".to_owned(), seconds);
