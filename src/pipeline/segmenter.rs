@@ -167,7 +167,8 @@ impl Segmenter {
         let batch = batch.min(most);
         let input = [batch, recipe.channels(), sides[0], sides[1], sides[2]];
         let cost = recipe.network.cost(recipe.channels(), self.maps(), input)?;
-        Ok(cost.inference_bytes(batch, self.inference.compute().precision))
+        let compute = self.inference.compute();
+        Ok(cost.inference_bytes(batch, compute.precision, compute.runs_side_by_side()))
     }
 
     /// How many folds' networks there are.

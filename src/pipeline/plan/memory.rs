@@ -14,6 +14,8 @@ const BATCHES: u64 = 6;
 const CASES_AT_ONCE: u64 = 2;
 
 /// Room for what [`crate::tensors::networks::Cost::training_bytes`] does not count, such as an engine's workspaces.
+/// Measured on libtorch's CPU engine in f32 (`ctseg bench --mode training`): a U-Net 3D 32-256 on 2 × 48×80×80 took
+/// 1972 MiB where 2025 are estimated, a U-Net 2D 32-512 on 4 × 256² 1398 where 1530 are.
 const FACTOR: f64 = 1.25;
 
 /// Where a training's memory goes, in bytes.

@@ -53,7 +53,8 @@ impl Bytes {
 }
 
 /// How often the largest layer's output (a skip beside what comes from below) is in memory at once in use: it, what
-/// the next layer makes of it, and an engine's copy in another layout. Measured: benches/README.md.
+/// the next layer makes of it, and an engine's copy in another layout. Measured on libtorch's CPU engine beside 0.4 GB
+/// of the process: a U-Net 3D 32-256 on 96³ took 1.10 GB in f32 and 0.76 in bf16, a U-Net 2D 32-512 on 4 × 512² 1.07.
 const LIVE_IN_USE: f64 = 2.5;
 
 /// Bytes per parameter in training: the weight, its gradient and Adam's two moments, all f32.
@@ -61,8 +62,9 @@ const BYTES_PER_PARAMETER: u64 = 16;
 
 impl Cost {
     /// About how much memory a pass in use takes at its peak, for a batch of `batch`: weights, the largest layer with
-    /// its neighbours, input and output in plain memory.
-    pub fn inference_bytes(&self, batch: usize, precision: Precision) -> u64 {
+    /// its neighbours, input and output in plain memory. An engine that `unfolds` turns convolutions into products of
+    /// matrices: every voxel's neighbourhood is written out.
+    pub fn inference_bytes(&self, batch: usize, precision: Precision, unfolds: bool) -> u64 {
         let width = if precision == Precision::F32 { 4 } else { 2 };
         let size = |layer: &LayerCost| {
             layer
@@ -76,7 +78,19 @@ impl Cost {
         let logits = self.layers.last().map_or(0, size);
         // As tensors, and as they come and go.
         let plain = (input + logits) * (width + 4) + input * 4;
-        let per_sample = (LIVE_IN_USE * (largest * width) as f64) as u64 + plain;
+        let neighbourhoods = |layer: &LayerCost| {
+            layer.multiply_adds
+                / layer
+                    .output
+                    .first()
+                    .map_or(1, |channels| *channels as u64)
+                    .max(1)
+        };
+        let unfolded = match unfolds {
+            true => self.layers.iter().map(neighbourhoods).max().unwrap_or(0) * width,
+            false => 0,
+        };
+        let per_sample = (LIVE_IN_USE * (largest * width) as f64) as u64 + plain + unfolded;
         self.parameters * width + batch as u64 * per_sample
     }
 
