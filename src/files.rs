@@ -3,15 +3,23 @@
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::Path;
+use std::sync::LazyLock;
 
 use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result};
+use crate::process_id::ProcessId;
+
+/// Temporary names start with this and the process that writes them, so that leftovers of a kill can be told
+/// and removed, see [`crate::leftovers`].
+pub const TEMPORARY: &str = ".ctseg-";
+
+static OWN_TEMPORARY: LazyLock<String> =
+    LazyLock::new(|| format!("{TEMPORARY}{}-", ProcessId::own()));
 
 /// Writes `path` through a temporary file beside it: filled by `fill`, synced, renamed.
 ///
 /// Killed at any moment, `path` is either untouched or whole. Missing parent folders are made.
-/// Temporary names start with `.ctseg-` so that leftovers of a kill can be told and removed.
 pub fn write_atomically(
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<&mut File>) -> std::io::Result<()>,
@@ -59,7 +67,7 @@ pub fn write_bytes_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
 /// for their owner alone.
 fn temporary_names() -> tempfile::Builder<'static, 'static> {
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".ctseg-");
+    builder.prefix(OWN_TEMPORARY.as_str());
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
@@ -72,7 +80,7 @@ fn temporary_names() -> tempfile::Builder<'static, 'static> {
 pub fn temporary_folder(parent: &Path) -> Result<tempfile::TempDir> {
     fs::create_dir_all(parent).map_err(Error::io(parent, "create the folder"))?;
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".ctseg-");
+    builder.prefix(OWN_TEMPORARY.as_str());
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;

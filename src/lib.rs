@@ -9,8 +9,10 @@ pub mod cli;
 pub mod cpu_budget;
 pub mod error;
 pub mod files;
+pub mod leftovers;
 pub mod outside;
 pub mod pipeline;
+pub mod process_id;
 pub mod tensors;
 pub mod values;
 

@@ -125,7 +125,7 @@ impl Outputs {
         files
     }
 
-    /// Whether the files of the case that was made are all that is wanted, and are there.
+    /// Whether the files of the case that was made are all that is wanted, and are whole.
     pub fn are_there(
         &self,
         output: &Path,
@@ -133,11 +133,7 @@ impl Outputs {
         structures: &BTreeMap<String, u16>,
     ) -> bool {
         let files = self.files(output, structures);
-        let there = |file: &PathBuf| parent_of(output).join(file).is_file();
-        made.structures == *structures
-            && files
-                .iter()
-                .all(|file| made.files.contains(file) && there(file))
+        made.structures == *structures && files.iter().all(|file| made.is_whole(output, file))
     }
 
     /// Writes the case's files; `structures` with their statistics. Returns [`Outputs::files`].

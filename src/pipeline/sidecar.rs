@@ -6,13 +6,14 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use super::bundle::file_sha256;
 use super::cascade::CascadeReport;
 use super::outputs::{Outputs, remove_left_over};
 use crate::arrays::nifti::{NiftiImage, case_name};
 use crate::arrays::statistics::{StructureStatistics, structure_statistics};
 use crate::cpu_budget::peak_memory_mb;
 use crate::error::{Error, Result};
-use crate::files::write_bytes_atomically;
+use crate::files::{parent_of, write_bytes_atomically};
 use crate::values::LabelMap;
 
 /// What is known of a label map.
@@ -44,11 +45,39 @@ pub struct Sidecar {
     /// The case's files, relative to the sidecar's folder.
     #[serde(default)]
     pub files: Vec<PathBuf>,
+    /// What those files hold; nothing in sidecars of older versions, whose cases are done again.
+    #[serde(default)]
+    pub written: BTreeMap<PathBuf, Written>,
     /// Label value of each structure by name.
     pub structures: BTreeMap<String, u16>,
     pub seconds: f64,
     /// Largest resident memory of the process so far.
     pub peak_memory_mb: Option<f64>,
+}
+
+/// A file's content, to know it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    pub bytes: u64,
+    pub sha256: String,
+}
+
+impl Written {
+    /// What lies at `path`.
+    fn at(path: &Path) -> Result<Self> {
+        let metadata = std::fs::metadata(path).map_err(Error::io(path, "read"))?;
+        Ok(Self {
+            bytes: metadata.len(),
+            sha256: file_sha256(path)?,
+        })
+    }
+
+    /// Whether it still lies at `path`, to the last byte.
+    fn is_at(&self, path: &Path) -> bool {
+        let length = std::fs::metadata(path).map(|metadata| metadata.len());
+        length.is_ok_and(|bytes| bytes == self.bytes)
+            && file_sha256(path).is_ok_and(|sha256| sha256 == self.sha256)
+    }
 }
 
 /// One of several models.
@@ -69,23 +98,32 @@ pub fn read_sidecar(label_map: &Path) -> Option<Sidecar> {
     serde_json::from_slice(&std::fs::read(sidecar_path(label_map)).ok()?).ok()
 }
 
-/// The whole label map at `output`, if it is there: its sidecar is written after it and removed before a new one,
-/// so that with the sidecar there both are whole. Of this input and of models with this hash. Also a case without
-/// a label map, if none was wanted; whether its files are there, [`Outputs::are_there`] says.
-pub fn whole_of(output: &Path, input_sha256: &str, model_sha256: &str) -> Option<Sidecar> {
+/// What is known of the case whose label map is or would be `output`, if it was made of this input and by models with
+/// this hash. Its sidecar is written after its files and removed before new ones; whether they are whole,
+/// [`Sidecar::is_whole`] says.
+pub fn made_of(output: &Path, input_sha256: &str, model_sha256: &str) -> Option<Sidecar> {
     read_sidecar(output).filter(|made| {
-        (output.exists() || !made.has_label_map(output))
-            && made.input_sha256 == input_sha256
+        made.input_sha256 == input_sha256
             && made.model_sha256 == model_sha256
             && made.ctseg_version == env!("CARGO_PKG_VERSION")
     })
 }
 
+/// [`made_of`], if all of the case's files are whole.
+pub fn whole_of(output: &Path, input_sha256: &str, model_sha256: &str) -> Option<Sidecar> {
+    made_of(output, input_sha256, model_sha256).filter(|made| {
+        let mut files = made.files.iter();
+        !made.files.is_empty() && files.all(|file| made.is_whole(output, file))
+    })
+}
+
 impl Sidecar {
-    /// Whether the label map is among the case's files.
-    fn has_label_map(&self, output: &Path) -> bool {
-        let name = output.file_name().map(Path::new);
-        self.files.is_empty() || self.files.iter().any(|file| Some(file.as_path()) == name)
+    /// Whether one of the case's files is as it was written. What happened to it since (a copy that was cut off, a
+    /// change by another program) its length and hash tell: label maps are a hundredth of the volumes that are
+    /// hashed anyway.
+    pub fn is_whole(&self, output: &Path, file: &Path) -> bool {
+        let written = self.written.get(file);
+        written.is_some_and(|written| written.is_at(&parent_of(output).join(file)))
     }
 }
 
@@ -129,10 +167,15 @@ impl Making<'_> {
         let files = self
             .outputs
             .write(output, image, labels, structures, &statistics)?;
+        let written = files.into_iter().map(|file| {
+            let written = Written::at(&parent_of(output).join(&file))?;
+            Ok((file, written))
+        });
+        let written = written.collect::<Result<Vec<_>>>()?;
         let seconds = writing.elapsed().as_secs_f64() - measured;
         cascade.seconds.insert("statistics".to_owned(), measured);
         cascade.seconds.insert("write".to_owned(), seconds);
-        let sidecar = self.sidecar(labels, statistics, files, cascade);
+        let sidecar = self.sidecar(labels, statistics, written, cascade);
         let text = serde_json::to_string_pretty(&sidecar)
             .map_err(|error| Error::file(output, format!("cannot describe the result: {error}")))?;
         write_bytes_atomically(&sidecar_path, text.as_bytes())?;
@@ -149,7 +192,7 @@ impl Making<'_> {
         &self,
         labels: &LabelMap,
         statistics: BTreeMap<String, StructureStatistics>,
-        files: Vec<PathBuf>,
+        written: Vec<(PathBuf, Written)>,
         cascade: CascadeReport,
     ) -> Sidecar {
         let grid = self.image.volume.grid;
@@ -179,7 +222,8 @@ impl Making<'_> {
                 .map(|(name, found)| (name.clone(), found.volume_ml))
                 .collect(),
             statistics,
-            files,
+            files: written.iter().map(|(file, _)| file.clone()).collect(),
+            written: written.into_iter().collect(),
             structures: self.structures.clone(),
             seconds: self.started.elapsed().as_secs_f64(),
             peak_memory_mb: peak_memory_mb(),
