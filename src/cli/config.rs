@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::devices::Devices;
 use crate::error::{Error, Result};
 use crate::pipeline::recipe::one_line;
-use crate::tensors::device::DeviceChoice;
 use crate::tensors::precision::PrecisionChoice;
 
 const FILE: &str = "ctseg.toml";
@@ -53,10 +53,8 @@ impl Config {
         Ok(config)
     }
 
-    pub fn device(&self) -> Result<DeviceChoice> {
-        self.device
-            .as_deref()
-            .map_or(Ok(DeviceChoice::Auto), str::parse)
+    pub fn devices(&self) -> Result<Devices> {
+        self.device.as_deref().unwrap_or("auto").parse()
     }
 
     pub fn precision(&self) -> Result<PrecisionChoice> {

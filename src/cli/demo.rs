@@ -96,7 +96,7 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         cases,
         folder: predictions,
         models: vec![model],
-        compute: settings.compute()?,
+        computes: vec![settings.compute()?],
         tta: false,
         postprocess: true,
         overwrite: false,
@@ -104,12 +104,15 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         probabilities: None,
         outputs: Outputs::default(),
         statistics: true,
+        shard: None,
+        claiming: None,
         on_attention: None,
         stop: &stop,
+        leaving: None,
     };
     let summary = predict(&job, observer.as_ref())?;
     if !settings.json {
-        predict_command::print_summary(&summary, &job, false);
+        predict_command::print_summary(&summary, &job.folder, false);
     }
     if summary.interrupted {
         return Ok(Outcome::Interrupted);

@@ -287,7 +287,7 @@ pub(super) fn described(diagnosis: &Diagnosis) -> String {
 }
 
 /// `20m`, `1h30m`, `90s`.
-fn parse_duration(text: &str) -> Result<Duration, Error> {
+pub fn parse_duration(text: &str) -> Result<Duration, Error> {
     text.parse::<jiff::SignedDuration>()
         .ok()
         .and_then(|duration| Duration::try_from(duration).ok())

@@ -5,6 +5,7 @@ mod calibrate;
 mod config;
 mod cost;
 mod demo;
+mod devices;
 mod evaluate;
 mod fingerprint;
 mod fit;
@@ -19,16 +20,20 @@ mod table;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
 use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level;
 
 use crate::cpu_budget;
 use crate::error::Error;
 use crate::tensors::device::{Compute, DeviceChoice};
 use crate::tensors::precision::PrecisionChoice;
 use config::Config;
+use devices::Devices;
 
 /// Two-stage segmentation of CT volumes: a coarse U-Net finds the region of interest, a second one refines
 /// it.
@@ -53,9 +58,9 @@ struct Global {
     /// Print the result as JSON on stdout
     #[arg(long, global = true)]
     json: bool,
-    /// Engine and device: auto, flex, libtorch, libtorch:cuda:N
+    /// Engine and device: auto, flex, libtorch, libtorch:cuda:N; for predict also several: libtorch:cuda:0,1
     #[arg(long, global = true, env = "CTSEG_DEVICE")]
-    device: Option<DeviceChoice>,
+    device: Option<Devices>,
     /// Numbers that networks compute in: auto (bf16 where the device has it), f32, bf16, f16, int8 (after `ctseg calibrate`)
     #[arg(long, global = true, env = "CTSEG_PRECISION")]
     precision: Option<PrecisionChoice>,
@@ -126,11 +131,13 @@ impl Cli {
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .build_global()?;
+        let devices = match self.global.device {
+            Some(devices) => devices,
+            None => config.devices()?,
+        };
         let settings = Settings {
-            device: match self.global.device {
-                Some(device) => device,
-                None => config.device()?,
-            },
+            device: devices.first(),
+            devices,
             precision: match self.global.precision {
                 Some(precision) => precision,
                 None => config.precision()?,
@@ -156,6 +163,9 @@ impl Cli {
 /// What flags, environment and settings file say together.
 struct Settings {
     config: Config,
+    /// All that were named.
+    devices: Devices,
+    /// The first of them.
     device: DeviceChoice,
     precision: PrecisionChoice,
     threads: usize,
@@ -164,8 +174,25 @@ struct Settings {
 
 impl Settings {
     /// The engine that was asked for, ready.
+    ///
+    /// # Errors
+    /// Several were asked for.
     fn compute(&self) -> Result<Compute, Error> {
-        Compute::open(self.device, self.precision, self.threads)
+        match self.computes()?.as_slice() {
+            [compute] => Ok(compute.clone()),
+            several => Err(Error::usage(format!(
+                "--device names {} devices; this command uses one, only predict shares its work among several",
+                several.len()
+            ))),
+        }
+    }
+
+    /// The engines that were asked for, ready.
+    fn computes(&self) -> Result<Vec<Compute>, Error> {
+        let devices = self.devices.0.iter();
+        devices
+            .map(|device| Compute::open(*device, self.precision, self.threads))
+            .collect()
     }
 }
 
@@ -176,6 +203,43 @@ fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
     signal_hook::flag::register(SIGINT, Arc::clone(&stop))?;
     signal_hook::flag::register(SIGTERM, Arc::clone(&stop))?;
     Ok(stop)
+}
+
+/// What SIGINT and SIGTERM ask for.
+struct Asked {
+    /// To stop after the work under way: the first signal.
+    stop: Arc<AtomicBool>,
+    /// To leave at once: a second one.
+    leave: Arc<AtomicBool>,
+}
+
+/// Schedulers may send the same request along several ways.
+const SAME_REQUEST: Duration = Duration::from_millis(200);
+
+/// Listens to signals; a third one ends the process as it stands.
+fn stop_then_leave_on_signals() -> anyhow::Result<Asked> {
+    let asked = Asked {
+        stop: Arc::default(),
+        leave: Arc::default(),
+    };
+    let (stop, leave) = (Arc::clone(&asked.stop), Arc::clone(&asked.leave));
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    std::thread::spawn(move || {
+        let mut last: Option<Instant> = None;
+        for _ in signals.forever() {
+            if last.is_some_and(|last| last.elapsed() < SAME_REQUEST) {
+                continue;
+            }
+            last = Some(Instant::now());
+            if !stop.swap(true, Ordering::Relaxed) {
+                continue;
+            }
+            if leave.swap(true, Ordering::Relaxed) {
+                low_level::exit(130);
+            }
+        }
+    });
+    Ok(asked)
 }
 
 /// Prints results. A reader that has gone away (`| head`) is no reason to fail.

@@ -1,20 +1,25 @@
 //! `ctseg predict`: segment volumes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
+use signal_hook::low_level;
 
+use super::fit::parse_duration;
 use super::sizes::parse_bytes;
-use super::{Outcome, Settings, print_out, stop_on_signals};
+use super::{Outcome, Settings, print_out, stop_then_leave_on_signals};
 use crate::arrays::nifti::is_nifti_name;
 use crate::error::{Error, Result};
 use crate::outside::pictures::{attention, preview};
 use crate::outside::progress;
+use crate::pipeline::claims::Claiming;
 use crate::pipeline::inputs::{expand_inputs, plan_outputs};
 use crate::pipeline::outputs::{DrawPreview, Outputs};
-use crate::pipeline::predict::{OnAttention, PredictJob, PredictSummary, predict};
+use crate::pipeline::predict::{Leaving, OnAttention, PredictJob, PredictSummary, predict};
 use crate::pipeline::probability_file::ProbabilityKind;
+use crate::pipeline::shard::Shard;
 
 #[derive(Args)]
 pub struct PredictArgs {
@@ -62,15 +67,31 @@ pub struct PredictArgs {
     /// Make label maps again that are there already, of the same input and model
     #[arg(long)]
     overwrite: bool,
+    /// Take one share of the volumes, such as 3/8, by their names: for Slurm arrays --array=1-8 and
+    /// --shard $SLURM_ARRAY_TASK_ID/8
+    #[arg(long, value_name = "I/N", conflicts_with = "claim")]
+    shard: Option<Shard>,
+    /// Share the volumes with all processes that are given the same folder (on storage that all of them see): each
+    /// volume is taken by one, and taken over from processes that die
+    #[arg(long, value_name = "FOLDER")]
+    claim: Option<PathBuf>,
+    /// How long a process on another machine must have been silent to be taken for dead
+    #[arg(long, value_parser = parse_duration, default_value = "10m", requires = "claim")]
+    claim_expiry: Duration,
 }
+
+/// The exit code of [`Outcome::Interrupted`].
+const INTERRUPTED: i32 = 75;
 
 pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let observer = progress::for_stderr();
-    let stop = stop_on_signals()?;
+    let asked = stop_then_leave_on_signals()?;
     let outputs = outputs(&args)?;
     let inputs = expand_inputs(&args.inputs, &args.output)?;
     let (cases, folder) = plan_outputs(&inputs, &args.output)?;
     let draw: &OnAttention = &|case, seen| attention::draw(&case.output, seen);
+    // Without destructors: other threads are at work on what they would take apart.
+    let leave: &(dyn Fn() + Sync) = &|| low_level::exit(INTERRUPTED);
     let job = PredictJob {
         cases,
         folder,
@@ -79,7 +100,7 @@ pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         } else {
             args.model
         },
-        compute: settings.compute()?,
+        computes: settings.computes()?,
         tta: args.tta,
         postprocess: !args.no_postprocess,
         overwrite: args.overwrite,
@@ -88,11 +109,20 @@ pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         outputs,
         // A single label map that is named has its figures in its sidecar.
         statistics: !is_nifti_name(&args.output) || args.output.is_dir(),
+        shard: args.shard,
+        claiming: args.claim.map(|folder| Claiming {
+            folder,
+            expiry: args.claim_expiry,
+        }),
         on_attention: args.attention.then_some(draw),
-        stop: &stop,
+        stop: &asked.stop,
+        leaving: Some(Leaving {
+            asked: &asked.leave,
+            leave,
+        }),
     };
     let summary = predict(&job, observer.as_ref())?;
-    print_summary(&summary, &job, settings.json);
+    print_summary(&summary, &job.folder, settings.json);
     Ok(outcome(&summary))
 }
 
@@ -117,14 +147,16 @@ fn outcome(summary: &PredictSummary) -> Outcome {
         Outcome::Interrupted
     } else if summary.failures.is_empty() {
         Outcome::AllDone
-    } else if summary.written.is_empty() && summary.kept.is_empty() {
+    } else if summary.written.is_empty() && summary.kept.is_empty() && summary.by_others.is_empty()
+    {
         Outcome::NothingDone
     } else {
         Outcome::SomeFailed
     }
 }
 
-pub fn print_summary(summary: &PredictSummary, job: &PredictJob, as_json: bool) {
+/// `folder` is where the label maps are.
+pub fn print_summary(summary: &PredictSummary, folder: &Path, as_json: bool) {
     if as_json {
         let notes: Vec<_> = summary
             .notes
@@ -133,21 +165,27 @@ pub fn print_summary(summary: &PredictSummary, job: &PredictJob, as_json: bool) 
             .collect();
         print_out(&format!(
             "{:#}\n",
-            json!({"written": summary.written, "kept": summary.kept, "failed": summary.failures, "notes": notes, "seconds": summary.seconds, "interrupted": summary.interrupted})
+            json!({"written": summary.written, "kept": summary.kept, "by_others": summary.by_others, "failed": summary.failures, "notes": notes, "seconds": summary.seconds, "interrupted": summary.interrupted})
         ));
         return;
     }
     print_out(&format!(
         "{} of {} volumes segmented in {:.1} s, into {}\n",
         summary.written.len(),
-        job.cases.len(),
+        summary.cases,
         summary.seconds,
-        job.folder.display()
+        folder.display()
     ));
     if !summary.kept.is_empty() {
         print_out(&format!(
             "  kept    {} label maps that were there already, of the same input and model\n",
             summary.kept.len()
+        ));
+    }
+    if !summary.by_others.is_empty() {
+        print_out(&format!(
+            "  others  {} label maps by the processes that share the volumes\n",
+            summary.by_others.len()
         ));
     }
     for (input, note) in &summary.notes {
@@ -157,10 +195,10 @@ pub fn print_summary(summary: &PredictSummary, job: &PredictJob, as_json: bool) 
         print_out(&format!("  failed  {}\n", failure.reason));
     }
     if !summary.failures.is_empty() {
-        print_out(&format!(
-            "  list    {}\n",
-            job.folder.join("failures.jsonl").display()
-        ));
+        print_out(&format!("  list    {}\n", summary.failures_file.display()));
+    }
+    if let Some(reason) = &summary.ended_early {
+        print_out(&format!("  stopped before the end: {reason}\n"));
     }
     if summary.interrupted {
         print_out("  stopped before the end; the same command goes on with the rest\n");

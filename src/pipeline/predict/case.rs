@@ -1,0 +1,209 @@
+//! One case of a batch: its volume read, segmented, its files written.
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+
+use super::PredictJob;
+use super::room::{Place, Room};
+use crate::arrays::nifti::{NiftiImage, case_name, read_header, read_volume};
+use crate::error::{Error, Result};
+use crate::pipeline::bundle::file_sha256;
+use crate::pipeline::cascade::{Cascade, CascadeReport};
+use crate::pipeline::guard::unless_stopped;
+use crate::pipeline::inputs::PredictCase;
+use crate::pipeline::observer::Observer;
+use crate::pipeline::probability_file::ProbabilityFile;
+use crate::pipeline::restoring::Probabilities;
+use crate::pipeline::sidecar::{Making, ModelUsed, Sidecar, made_of};
+use crate::values::LabelMap;
+
+/// What all cases of a batch share.
+pub(super) struct Batch<'a> {
+    pub(super) job: &'a PredictJob<'a>,
+    /// Those of the job that are this process's to look at.
+    pub(super) cases: &'a [PredictCase],
+    /// One for each of the job's devices.
+    pub(super) cascades: &'a [Cascade],
+    pub(super) structures: BTreeMap<String, u16>,
+    pub(super) models: Vec<ModelUsed>,
+    pub(super) model_sha256: String,
+    pub(super) observer: &'a dyn Observer,
+}
+
+/// A volume in memory, with the hash of the file it came from.
+pub(super) struct Input<'a> {
+    image: NiftiImage,
+    sha256: String,
+    /// Spent reading.
+    seconds: f64,
+    _place: Place<'a>,
+}
+
+/// A volume with its label map.
+pub(super) struct Segmented<'a> {
+    input: Input<'a>,
+    labels: LabelMap,
+    probabilities: Option<ProbabilityFile>,
+    report: CascadeReport,
+    device: String,
+    /// Spent segmenting.
+    seconds: f64,
+}
+
+/// What came of a case.
+pub(super) enum Ended {
+    /// Its label map was there already.
+    Kept,
+    Written(Box<Sidecar>),
+    Failed(Error),
+    /// Left for another time, or for another process, which has taken it over.
+    Dropped,
+}
+
+impl Batch<'_> {
+    /// What decides, beside the input, what a label map is like.
+    pub(super) fn way_sha256(&self) -> String {
+        let cascade = self.cascades.first();
+        let outputs = &self.job.outputs;
+        let way = (
+            env!("CARGO_PKG_VERSION"),
+            &self.model_sha256,
+            cascade.map(Cascade::looks),
+            cascade.map(Cascade::postprocessing),
+            self.job.probabilities,
+            (outputs.label_map, outputs.split, outputs.preview.is_some()),
+            &self.structures,
+        );
+        format!("{:x}", Sha256::digest(format!("{way:?}")))
+    }
+
+    /// A case's volume, once there is room for it; `None` if its files are there already, whole and from this input
+    /// and model.
+    pub(super) fn read<'r>(&self, index: usize, room: &'r Room) -> Result<Option<Input<'r>>> {
+        let case = &self.cases[index];
+        let hashing = Instant::now();
+        let sha256 = file_sha256(&case.input)?;
+        if !self.job.overwrite && self.is_done(case, &sha256) {
+            return Ok(None);
+        }
+        let hashing = hashing.elapsed();
+        let place = room.place(&read_header(&case.input)?.grid());
+        let reading = Instant::now();
+        let image = read_volume(&case.input)?;
+        Ok(Some(Input {
+            image,
+            sha256,
+            seconds: (hashing + reading.elapsed()).as_secs_f64(),
+            _place: place,
+        }))
+    }
+
+    fn is_done(&self, case: &PredictCase, input_sha256: &str) -> bool {
+        let Some(cascade) = self.cascades.first() else {
+            return false;
+        };
+        made_of(&case.output, input_sha256, &self.model_sha256).is_some_and(|made| {
+            made.cascade.looks == cascade.looks()
+                && made.cascade.postprocessing == *cascade.postprocessing()
+                && self
+                    .job
+                    .outputs
+                    .are_there(&case.output, &made, &self.structures)
+        }) && self
+            .job
+            .probabilities
+            .is_none_or(|kind| kind.path(&case.output).exists())
+    }
+
+    /// Segments a case's volume on one of the devices.
+    pub(super) fn segment<'r>(
+        &self,
+        index: usize,
+        input: Input<'r>,
+        device: usize,
+    ) -> Result<Segmented<'r>> {
+        let case = &self.cases[index];
+        let started = Instant::now();
+        let cascade = &self.cascades[device];
+        let name = case_name(&case.input).unwrap_or_default();
+        let task = OnceLock::new();
+        let volume = &input.image.volume;
+        let mut probabilities = self.probability_file(case, &input.image, cascade)?;
+        let heard = probabilities.iter_mut();
+        let heard = heard.map(|file| file as &mut dyn Probabilities).collect();
+        let on_pieces = |pieces: usize, total: usize| {
+            task.get_or_init(|| self.observer.task(&name, total as u64, cascade.unit()))
+                .advance(pieces as u64);
+            match self.job.leaving {
+                Some(leaving) => {
+                    unless_stopped(leaving.asked, || "the case was dropped".to_owned())
+                }
+                None => Ok(()),
+            }
+        };
+        let (labels, mut report) =
+            cascade
+                .segment_telling(volume, &on_pieces, heard)
+                .map_err(|error| match error {
+                    Error::Invalid(problem) => Error::file(&case.input, problem),
+                    other => other,
+                })?;
+        drop(task);
+        report.seconds.insert("read".to_owned(), input.seconds);
+        if let Some(on_attention) = self.job.on_attention {
+            on_attention(case, &cascade.attention(volume)?)?;
+        }
+        Ok(Segmented {
+            input,
+            labels,
+            probabilities,
+            report,
+            device: self.job.computes[device].to_string(),
+            seconds: started.elapsed().as_secs_f64(),
+        })
+    }
+
+    fn probability_file(
+        &self,
+        case: &PredictCase,
+        image: &NiftiImage,
+        cascade: &Cascade,
+    ) -> Result<Option<ProbabilityFile>> {
+        let Some(kind) = self.job.probabilities else {
+            return Ok(None);
+        };
+        let grid = image.volume.grid;
+        ProbabilityFile::create(kind, &case.output, cascade.maps(), &grid).map(Some)
+    }
+
+    /// Writes a case's files.
+    pub(super) fn write(&self, index: usize, mut segmented: Segmented) -> Result<Sidecar> {
+        let case = &self.cases[index];
+        if let Some(file) = segmented.probabilities.take() {
+            let saving = Instant::now();
+            file.finish(&segmented.input.image.header)?;
+            let seconds = saving.elapsed().as_secs_f64();
+            let report = &mut segmented.report;
+            report.seconds.insert("probabilities".to_owned(), seconds);
+            segmented.seconds += seconds;
+        }
+        // As if it had been segmented just now: the time in a queue is nobody's.
+        let spent = Duration::try_from_secs_f64(segmented.seconds).unwrap_or_default();
+        let now = Instant::now();
+        let making = Making {
+            input: &case.input,
+            input_sha256: &segmented.input.sha256,
+            image: &segmented.input.image,
+            models: &self.models,
+            model_sha256: &self.model_sha256,
+            device: segmented.device,
+            structures: &self.structures,
+            outputs: &self.job.outputs,
+            started: now.checked_sub(spent).unwrap_or(now),
+        };
+        making.written(&case.output, segmented.labels, segmented.report)
+    }
+}

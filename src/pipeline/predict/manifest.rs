@@ -1,0 +1,127 @@
+//! `predictions.json` and `failures.jsonl`: every case of a batch, and those that failed.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::PredictJob;
+use super::state::{CaseState, Failure};
+use crate::error::{Error, Result};
+use crate::files::write_bytes_atomically;
+use crate::pipeline::inputs::PredictCase;
+use crate::pipeline::sidecar::{ModelUsed, sidecar_path};
+
+/// Where a batch's record lies.
+#[derive(Debug, Clone)]
+pub(super) struct RecordFiles {
+    pub(super) failures: PathBuf,
+    pub(super) manifest: PathBuf,
+}
+
+impl RecordFiles {
+    /// In the job's folder; shards, which write side by side, have their own: `predictions-3-of-8.json`.
+    pub(super) fn of(job: &PredictJob, cases: &[PredictCase]) -> Self {
+        let shard = job.shard.map(|shard| format!("-{}", shard.suffix()));
+        let shard = shard.unwrap_or_default();
+        let manifest = job.folder.join(format!("predictions{shard}.json"));
+        // A case may be called that too.
+        let taken = cases
+            .iter()
+            .any(|case| sidecar_path(&case.output) == manifest);
+        Self {
+            failures: job.folder.join(format!("failures{shard}.jsonl")),
+            manifest: match taken {
+                true => job.folder.join(format!("predictions{shard}.batch.json")),
+                false => manifest,
+            },
+        }
+    }
+
+    /// The failures that an earlier run has listed.
+    pub(super) fn failures_before(&self) -> Vec<Failure> {
+        let text = std::fs::read_to_string(&self.failures).unwrap_or_default();
+        let lines = text.lines().map(serde_json::from_str);
+        lines.filter_map(|failure| failure.ok()).collect()
+    }
+
+    /// Writes the list of failures anew; there is none where nothing failed.
+    pub(super) fn write_failures(&self, failures: &[Failure]) -> Result<()> {
+        let path = &self.failures;
+        if failures.is_empty() {
+            return match std::fs::remove_file(path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(Error::io(path, "remove the old")(error))
+                }
+                _ => Ok(()),
+            };
+        }
+        let mut lines = String::new();
+        for failure in failures {
+            let line = serde_json::to_string(failure)
+                .map_err(|error| Error::file(path, format!("cannot list a failure: {error}")))?;
+            lines += &line;
+            lines.push('\n');
+        }
+        write_bytes_atomically(path, lines.as_bytes())
+    }
+}
+
+/// `predictions.json`.
+#[derive(Serialize)]
+pub(super) struct Manifest<'a> {
+    pub(super) ctseg_version: &'static str,
+    pub(super) models: &'a [ModelUsed],
+    pub(super) model_sha256: &'a str,
+    pub(super) devices: Vec<String>,
+    pub(super) shard: Option<String>,
+    /// Whether the run is over; false while it lasts, and after a kill.
+    pub(super) ended: bool,
+    /// Whether it was stopped from outside before all was done.
+    pub(super) interrupted: bool,
+    /// Why it ended before its end without that.
+    pub(super) ended_early: Option<&'a str>,
+    pub(super) seconds: f64,
+    pub(super) counts: Counts,
+    pub(super) cases: Vec<ManifestCase<'a>>,
+}
+
+/// A case in [`Manifest`].
+#[derive(Serialize)]
+pub(super) struct ManifestCase<'a> {
+    pub(super) input: &'a Path,
+    pub(super) output: &'a Path,
+    #[serde(flatten)]
+    pub(super) state: &'a CaseState,
+}
+
+/// How many cases are in which state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub(super) struct Counts {
+    pub(super) done: usize,
+    pub(super) kept: usize,
+    pub(super) failed: usize,
+    pub(super) pending: usize,
+}
+
+impl Counts {
+    pub(super) fn of(states: &[CaseState]) -> Self {
+        let mut counts = Self::default();
+        for state in states {
+            *match state {
+                CaseState::Done { .. } => &mut counts.done,
+                CaseState::Kept => &mut counts.kept,
+                CaseState::Failed { .. } => &mut counts.failed,
+                CaseState::Pending => &mut counts.pending,
+            } += 1;
+        }
+        counts
+    }
+}
+
+impl Manifest<'_> {
+    pub(super) fn write(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self)
+            .map_err(|error| Error::file(path, format!("cannot describe the batch: {error}")))?;
+        write_bytes_atomically(path, text.as_bytes())
+    }
+}

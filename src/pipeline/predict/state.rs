@@ -1,0 +1,32 @@
+//! How things stand with a case.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// How things stand with a case, as `predictions.json` says it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum CaseState {
+    /// Still to be done.
+    #[default]
+    Pending,
+    /// Its label map was there already, of the same input, model and version.
+    Kept,
+    Done {
+        seconds: f64,
+        /// Deviations from the normal way.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        notes: Vec<String>,
+    },
+    Failed {
+        reason: String,
+    },
+}
+
+/// A case that failed, as a line of `failures.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Failure {
+    pub input: PathBuf,
+    pub reason: String,
+}
