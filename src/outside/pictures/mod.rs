@@ -6,6 +6,7 @@ pub mod chart;
 mod lettered;
 mod letters;
 pub mod preview;
+mod views;
 
 use std::path::Path;
 

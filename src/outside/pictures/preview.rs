@@ -1,14 +1,14 @@
 //! One picture of a case: three planes with the structures' outlines, the volume seen from the front, a legend.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
-use ndarray::{Array2, ArrayView2, ArrayView3, Axis, Zip};
+use ndarray::{Axis, s};
 
+use super::views::{Found, Panel, body, from_the_front, in_ras, spacing_in_ras};
 use super::{Colour, Picture};
 use crate::arrays::nifti::LabelNames;
 use crate::error::Result;
-use crate::values::{Grid, LabelMap, Volume, label_colour};
+use crate::values::{LabelMap, Volume, label_colour};
 
 /// Most pixels of a panel.
 const WIDEST: f64 = 460.0;
@@ -43,7 +43,13 @@ fn picture(volume: &Volume, labels: &LabelMap, names: &LabelNames) -> Picture {
     let map = in_ras(labels.data.view(), &volume.grid);
     let mm = spacing_in_ras(&volume.grid);
     let found = Found::in_map(map);
-    let planes = found.best_planes();
+    let [z, y, x] = body(image, &found, mm);
+    let mut planes = found.best_planes();
+    for (plane, shown) in planes.iter_mut().zip([&x, &y, &z]) {
+        *plane = (*plane).clamp(shown.start, shown.end - 1) - shown.start;
+    }
+    let image = image.slice_move(s![z.clone(), y.clone(), x.clone()]);
+    let map = map.slice_move(s![z, y, x]);
     let (nearest, brightest) = from_the_front(image, map);
     let (s, a, r) = image.dim();
     let [right, anterior, superior] = [r as f64 * mm[0], a as f64 * mm[1], s as f64 * mm[2]];
@@ -119,184 +125,6 @@ fn composed(panels: &[(&str, Picture, [char; 2])], legend: &Legend) -> Picture {
     whole
 }
 
-/// Voxels in the order (superior, anterior, right), all increasing; nothing is copied.
-fn in_ras<'a, T>(data: ArrayView3<'a, T>, grid: &Grid) -> ArrayView3<'a, T> {
-    let own = grid.orientation();
-    // The array's axis that runs along a world axis; arrays are (z, y, x).
-    let along = |world: usize| {
-        2 - own
-            .axes
-            .iter()
-            .position(|axis| *axis == world)
-            .unwrap_or(world)
-    };
-    let mut view = data.permuted_axes([along(2), along(1), along(0)]);
-    for (axis, world) in own.axes.iter().enumerate() {
-        if own.flipped[axis] {
-            view.invert_axis(Axis(2 - world));
-        }
-    }
-    view
-}
-
-/// Voxel sizes along right, anterior, superior.
-fn spacing_in_ras(grid: &Grid) -> [f64; 3] {
-    let own = grid.orientation();
-    let mut mm = [1.0; 3];
-    for (axis, world) in own.axes.iter().enumerate() {
-        mm[*world] = grid.spacing_mm()[axis];
-    }
-    mm
-}
-
-/// Where the structures are.
-struct Found {
-    /// Labels that occur, ascending.
-    labels: Vec<u16>,
-    /// Voxels in every plane across right, anterior and superior; (plane, label).
-    per_plane: [Array2<u32>; 3],
-}
-
-impl Found {
-    fn in_map(map: ArrayView3<u16>) -> Self {
-        let mut slot_of = vec![usize::MAX; usize::from(u16::MAX) + 1];
-        map.iter()
-            .for_each(|label| slot_of[usize::from(*label)] = 0);
-        let labels: Vec<u16> = (1..=u16::MAX)
-            .filter(|label| slot_of[usize::from(*label)] == 0)
-            .collect();
-        for (slot, label) in labels.iter().enumerate() {
-            slot_of[usize::from(*label)] = slot;
-        }
-        let (s, a, r) = map.dim();
-        let mut per_plane = [r, a, s].map(|planes| Array2::zeros((planes, labels.len())));
-        for ((z, y, x), label) in map.indexed_iter().filter(|(_, label)| **label > 0) {
-            for (planes, at) in per_plane.iter_mut().zip([x, y, z]) {
-                planes[[at, slot_of[usize::from(*label)]]] += 1;
-            }
-        }
-        Self { labels, per_plane }
-    }
-
-    /// For each axis the plane that shows many structures large: with the largest sum of square roots of areas.
-    /// Without any structure the one in the middle.
-    fn best_planes(&self) -> [usize; 3] {
-        std::array::from_fn(|axis| {
-            let planes = &self.per_plane[axis];
-            let mut best = (planes.nrows() / 2, 0.0);
-            for (at, counts) in planes.rows().into_iter().enumerate() {
-                let score: f64 = counts.iter().map(|n| f64::from(*n).sqrt()).sum();
-                best = if score > best.1 { (at, score) } else { best };
-            }
-            best.0
-        })
-    }
-
-    fn voxels(&self) -> BTreeMap<u16, u64> {
-        let counts = self.per_plane[2].columns().into_iter();
-        let counts = counts.map(|planes| planes.iter().map(|n| u64::from(*n)).sum());
-        self.labels.iter().copied().zip(counts).collect()
-    }
-}
-
-/// From front to back, for every line of sight (superior, right): the first structure and the largest intensity.
-fn from_the_front(image: ArrayView3<f32>, map: ArrayView3<u16>) -> (Array2<u16>, Array2<f32>) {
-    let (s, _, r) = image.dim();
-    let mut nearest = Array2::zeros((s, r));
-    let mut brightest = Array2::from_elem((s, r), f32::NEG_INFINITY);
-    Zip::from(nearest.rows_mut())
-        .and(brightest.rows_mut())
-        .and(image.axis_iter(Axis(0)))
-        .and(map.axis_iter(Axis(0)))
-        .par_for_each(|mut nearest, mut brightest, image, map| {
-            let lines = image.rows().into_iter().zip(map.rows());
-            for (values, labels) in lines.rev() {
-                Zip::from(&mut brightest)
-                    .and(&values)
-                    .for_each(|most, value| {
-                        *most = if value.is_finite() {
-                            most.max(*value)
-                        } else {
-                            *most
-                        };
-                    });
-                Zip::from(&mut nearest)
-                    .and(&labels)
-                    .for_each(|first, label| {
-                        *first = if *first == 0 { *label } else { *first };
-                    });
-            }
-        });
-    (nearest, brightest)
-}
-
-/// A plane whose first row is the lowest and whose first column is shown on the right.
-struct Panel<'a> {
-    image: ArrayView2<'a, f32>,
-    map: ArrayView2<'a, u16>,
-    /// Black and white.
-    hu: [f32; 2],
-    share: f32,
-}
-
-impl Panel<'_> {
-    /// With so many pixels per millimetre; voxels are `[rows, columns]` millimetres large.
-    fn drawn(&self, mm: [f64; 2], scale: f64) -> Picture {
-        let (rows, columns) = self.image.dim();
-        let pixels = |n: usize, mm: f64| ((n as f64 * mm * scale).round() as usize).max(1);
-        let (height, width) = (pixels(rows, mm[0]), pixels(columns, mm[1]));
-        // Voxel coordinates of the centres of pixels, counted from the top left.
-        let row = |y: f64| rows as f64 - 0.5 - (y + 0.5) / height as f64 * rows as f64;
-        let column = |x: f64| columns as f64 - 0.5 - (x + 0.5) / width as f64 * columns as f64;
-        let nearest = |at: f64, n: usize| (at.round().max(0.0) as usize).min(n - 1);
-        let label = |x: f64, y: f64| {
-            let at = [nearest(row(y), rows), nearest(column(x), columns)];
-            self.map[at]
-        };
-        Picture::from_fn(width, height, |x, y| {
-            let (x, y) = (x as f64, y as f64);
-            let grey = self.grey(row(y), column(x));
-            let own = label(x, y);
-            if own == 0 {
-                return [grey; 3];
-            }
-            let is_edge = [(-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.0, 1.0)]
-                .iter()
-                .any(|(dx, dy)| label(x + dx, y + dy) != own);
-            let share = if is_edge { 1.0 } else { self.share };
-            label_colour(own).map(|part| {
-                let grey = f32::from(grey);
-                (grey + (f32::from(part) - grey) * share).round() as u8
-            })
-        })
-    }
-
-    /// Linear between the voxels around; black where the window ends and where values are not finite.
-    fn grey(&self, row: f64, column: f64) -> u8 {
-        let (rows, columns) = self.image.dim();
-        let split = |at: f64, n: usize| {
-            let at = at.clamp(0.0, (n - 1) as f64);
-            let low = at.floor() as usize;
-            (low, (low + 1).min(n - 1), (at - low as f64) as f32)
-        };
-        let ((y0, y1, dy), (x0, x1, dx)) = (split(row, rows), split(column, columns));
-        let [black, white] = self.hu;
-        let value = |y: usize, x: usize| {
-            let share = (self.image[[y, x]] - black) / (white - black);
-            if share.is_finite() {
-                share.clamp(0.0, 1.0)
-            } else {
-                0.0
-            }
-        };
-        let (low, high) = (
-            value(y0, x0) + (value(y0, x1) - value(y0, x0)) * dx,
-            value(y1, x0) + (value(y1, x1) - value(y1, x0)) * dx,
-        );
-        (255.0 * (low + (high - low) * dy)).round() as u8
-    }
-}
-
 /// Colours and what they stand for.
 struct Legend {
     entries: Vec<(Colour, String)>,
@@ -348,7 +176,7 @@ mod tests {
     use ndarray::Array3;
 
     use super::*;
-    use crate::values::Orientation;
+    use crate::values::{Grid, Orientation};
 
     /// Tissue of 20 × 30 × 40 voxels of 2 × 1 × 3 mm in air: label 1 in the patient's right, front and bottom,
     /// label 2 behind it.
@@ -431,6 +259,29 @@ mod tests {
                 "{orientation}"
             );
         }
+    }
+
+    #[test]
+    fn air_around_the_patient_is_cut_off() {
+        let grid = Grid::with_spacing([100, 100, 80], [1.0; 3]);
+        let mut data = Array3::from_elem(grid.shape_zyx(), -1000.0);
+        data.slice_mut(s![20..40, 30..50, 60..80]).fill(50.0);
+        let mut labels = LabelMap::empty(grid);
+        labels.data[[60, 40, 70]] = 1;
+        let drawn = picture(&Volume { grid, data }, &labels, &names());
+        // 10..71 along z; 40 mm along x and y, 10 of them air on either side.
+        let scale = HIGHEST / 61.0;
+        let side = (40.0 * scale).round() as usize;
+        assert_eq!(drawn.width(), 4 * side + 5 * GAP);
+        let [air, tissue] = [9.0, 12.0].map(|mm| GAP + (mm * scale) as usize);
+        let coronal_row = HEADER + (40.0 * scale) as usize;
+        let grey = |x: usize| drawn.pixel(GAP + side + x, coronal_row).unwrap()[0];
+        assert!(
+            grey(air) < 20 && grey(tissue) > 80,
+            "{} {}",
+            grey(air),
+            grey(tissue)
+        );
     }
 
     #[test]
