@@ -8,6 +8,7 @@ use std::time::Instant;
 use ctseg::arrays::augmentation::{
     Augmentation, Cut, FlipAxis, Hounsfield, SliceSource, VolumeCut, VolumeSource,
 };
+use ctseg::arrays::normalisation::Scaling;
 use ctseg::arrays::preprocess::Window;
 use ndarray::{Array3, Array4, Axis};
 use serde_json::{Map, Value, json};
@@ -211,14 +212,15 @@ impl Subject {
             spacing_mm: [1.0; 2],
             image_channels: self.channels.dim().0,
         };
-        let windows = windows();
+        let scalings = scalings();
         let source = SliceSource {
             slices: &[self.channels.index_axis(Axis(1), 0)],
             labels: self.labels.index_axis(Axis(0), 0),
-            hu: Some((
-                vec![self.above.index_axis(Axis(0), 0)],
-                hounsfield(&windows),
-            )),
+            hu: Some(Hounsfield {
+                above: vec![self.above.index_axis(Axis(0), 0)],
+                zero_hu: LOWEST,
+            }),
+            scalings: &scalings[..self.channels.dim().0],
         };
         augmentation.fill(&cut, seed, &source, (patch.view_mut(), labels.view_mut()));
         std::hint::black_box((patch, labels));
@@ -237,11 +239,15 @@ impl Subject {
             spacing_mm: [1.0; 3],
             image_channels: self.channels.dim().0,
         };
-        let windows = windows();
+        let scalings = scalings();
         let source = VolumeSource {
             channels: self.channels.view(),
             labels: self.labels.view(),
-            hu: Some((self.above.view(), hounsfield(&windows))),
+            hu: Some(Hounsfield {
+                above: self.above.view(),
+                zero_hu: LOWEST,
+            }),
+            scalings: &scalings[..self.channels.dim().0],
         };
         augmentation.fill_volume(&cut, seed, &source, (patch.view_mut(), labels.view_mut()));
         std::hint::black_box((patch, labels));
@@ -256,11 +262,13 @@ fn windows() -> Vec<Window> {
         .to_vec()
 }
 
-fn hounsfield(windows: &[Window]) -> Hounsfield<'_> {
-    Hounsfield {
-        lowest_hu: LOWEST,
-        windows,
-    }
+fn scalings() -> Vec<Scaling> {
+    let scaling = |window: Window| Scaling {
+        window,
+        mean_hu: window.low_hu,
+        sd_hu: window.high_hu - window.low_hu,
+    };
+    windows().into_iter().map(scaling).collect()
 }
 
 /// What this thread has computed so far, where the system tells (Linux).

@@ -204,6 +204,7 @@ fn plain<'a>(slices: &'a [ArrayView3<'a, f32>], labels: ArrayView2<'a, u16>) -> 
         slices,
         labels,
         hu: None,
+        scalings: &[],
     }
 }
 

@@ -194,6 +194,7 @@ fn a_disc_and_its_label_move_together() {
             slices: &[image.view()],
             labels: labels.view(),
             hu: None,
+            scalings: &[],
         };
         moving().fill(&cut, seed, &source, (patch.view_mut(), marked.view_mut()));
         let shown = patch
@@ -241,6 +242,7 @@ fn a_ball_and_its_label_move_together() {
             channels: image.view(),
             labels: labels.view(),
             hu: None,
+            scalings: &[],
         };
         moving().fill_volume(&cut, seed, &source, (patch.view_mut(), marked.view_mut()));
         let shown = patch.index_axis(Axis(0), 0).to_owned();
@@ -275,6 +277,7 @@ fn without_a_field_nothing_changes_and_with_one_only_places_do() {
                 slices: &[ramp.view()],
                 labels: labels.view(),
                 hu: None,
+                scalings: &[],
             };
             let into = (patch.view_mut(), marked.view_mut());
             (augmentation.fill(&cut, seed, &source, into), patch)

@@ -8,6 +8,7 @@ use std::sync::mpsc::sync_channel;
 use ctseg::arrays::augmentation::{
     Augmentation, Cut, Hounsfield, SliceSource, VolumeCut, VolumeSource,
 };
+use ctseg::arrays::normalisation::Scaling;
 use ctseg::arrays::preprocess::Window;
 use ctseg::pipeline::dataset::Dataset;
 use ctseg::pipeline::observer::Silent;
@@ -21,6 +22,15 @@ const LOWEST: f32 = -1200.0;
 
 fn windows() -> Vec<Window> {
     WINDOWS.map(Window::from).to_vec()
+}
+
+fn scalings() -> Vec<Scaling> {
+    let scaling = |window: Window| Scaling {
+        window,
+        mean_hu: window.low_hu,
+        sd_hu: window.high_hu - window.low_hu,
+    };
+    windows().into_iter().map(scaling).collect()
 }
 
 /// Hounsfield units from −500 to 1500, their windows and a prior, and labels.
@@ -41,10 +51,9 @@ fn filled(augmentation: &Augmentation, seed: u64) -> (Array4<f32>, Array3<u16>) 
     let shape = [12, 40, 44];
     let (hu, channels, labels) = volume(shape);
     let above = hu.mapv(|hu| hu - LOWEST);
-    let windows = windows();
     let hounsfield = Hounsfield {
-        lowest_hu: LOWEST,
-        windows: &windows,
+        above: above.view(),
+        zero_hu: LOWEST,
     };
     let cut = VolumeCut {
         corner: [0; 3],
@@ -55,7 +64,8 @@ fn filled(augmentation: &Augmentation, seed: u64) -> (Array4<f32>, Array3<u16>) 
     let source = VolumeSource {
         channels: channels.view(),
         labels: labels.view(),
-        hu: Some((above.view(), hounsfield)),
+        hu: Some(hounsfield),
+        scalings: &scalings(),
     };
     let mut patch = Array4::zeros(channels.dim());
     let mut marked = Array3::zeros(shape);
@@ -169,6 +179,7 @@ fn without_hounsfield_units_or_changes_of_them_patches_stay_as_they_are() {
         slices: &[channels.index_axis(Axis(1), 4)],
         labels: labels.index_axis(Axis(0), 4),
         hu: None,
+        scalings: &[],
     };
     let cut = Cut {
         corner: [0, 0],

@@ -135,6 +135,7 @@ fn filled(
             channels: channels.view(),
             labels: labels.view(),
             hu: None,
+            scalings: &[],
         },
         (patch.view_mut(), marked.view_mut()),
     );

@@ -8,6 +8,7 @@ mod gaussian;
 pub mod histogram;
 pub mod metrics;
 pub mod nifti;
+pub mod normalisation;
 pub mod phantom;
 pub mod postprocess;
 pub mod preprocess;

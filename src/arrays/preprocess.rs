@@ -3,6 +3,7 @@
 use ndarray::{Array3, Array4, Array5, ArrayView4, Axis, s};
 use serde::{Deserialize, Serialize};
 
+use super::normalisation::Scaling;
 use super::resample::{Interpolation, resample_array};
 use crate::error::{Error, Result};
 use crate::values::{Grid, Volume};
@@ -39,23 +40,32 @@ impl Window {
     pub fn scaled(&self, hu: f32) -> f32 {
         ((hu - self.low_hu) / (self.high_hu - self.low_hu)).clamp(0.0, 1.0)
     }
+
+    /// The value clamped to the window; what is not finite becomes its low end.
+    pub(super) fn clamped(&self, hu: f32) -> f32 {
+        match hu.is_finite() {
+            true => hu.clamp(self.low_hu, self.high_hu),
+            false => self.low_hu,
+        }
+    }
 }
 
-/// Input channels on `onto`: the volume, clamped to what the windows show, resampled once and scaled
-/// to [0, 1] by each window. Voxels of `onto` beyond the volume repeat its border; voxels that are not
-/// finite count as the lowest window's low end.
+/// Input channels on `onto`: the volume, clamped to what the windows show, resampled once and brought to values
+/// by each scaling. Voxels of `onto` beyond the volume repeat its border; voxels that are not finite count as
+/// the lowest window's low end.
 ///
 /// # Shapes
-/// output: (window, z, y, x)
+/// output: (scaling, z, y, x)
 ///
 /// # Errors
 /// No window, an empty one, or grids that are not parallel.
 pub fn input_channels(
     volume: &Volume,
     onto: &Grid,
-    windows: &[Window],
+    scalings: &[Scaling],
     interpolation: Interpolation,
 ) -> Result<Array4<f32>> {
+    let windows: Vec<Window> = scalings.iter().map(|scaling| scaling.window).collect();
     if windows.is_empty()
         || windows
             .iter()
@@ -65,25 +75,27 @@ pub fn input_channels(
             "windows_hu = {windows:?} cannot be used; expected at least one [low, high] with low < high"
         )));
     }
-    let (low, high) = span(windows);
-    let resampled = clamped_onto(volume, onto, (low, high), interpolation)?;
+    let resampled = clamped_onto(volume, onto, span(scalings), interpolation)?;
     let [z, y, x] = onto.shape_zyx();
-    let mut channels = Array4::zeros((windows.len(), z, y, x));
-    for (window, mut channel) in windows.iter().zip(channels.axis_iter_mut(Axis(0))) {
+    let mut channels = Array4::zeros((scalings.len(), z, y, x));
+    for (scaling, mut channel) in scalings.iter().zip(channels.axis_iter_mut(Axis(0))) {
         ndarray::Zip::from(&mut channel)
             .and(&resampled)
-            .par_for_each(|to, hu| *to = window.scaled(*hu));
+            .par_for_each(|to, hu| *to = scaling.of_hu(*hu));
     }
     Ok(channels)
 }
 
-/// The lowest and the highest value that any window shows.
-fn span(windows: &[Window]) -> (f32, f32) {
-    windows
-        .iter()
-        .fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), window| {
-            (low.min(window.low_hu), high.max(window.high_hu))
-        })
+/// From the lowest to the highest value that any window shows.
+fn span(scalings: &[Scaling]) -> Window {
+    let none = [f32::INFINITY, f32::NEG_INFINITY];
+    let span = scalings.iter().fold(none, |[low, high], scaling| {
+        [
+            low.min(scaling.window.low_hu),
+            high.max(scaling.window.high_hu),
+        ]
+    });
+    span.into()
 }
 
 /// The volume clamped to a range and resampled. Clamped first: air, metal and teeth far outside must not ring
@@ -91,37 +103,47 @@ fn span(windows: &[Window]) -> (f32, f32) {
 fn clamped_onto(
     volume: &Volume,
     onto: &Grid,
-    (low, high): (f32, f32),
+    shown: Window,
     interpolation: Interpolation,
 ) -> Result<Array3<f32>> {
-    let shown = volume.data.mapv(|hu| match hu.is_finite() {
-        true => hu.clamp(low, high),
-        false => low,
-    });
+    let shown = volume.data.mapv(|hu| shown.clamped(hu));
     resample_array(shown.view(), &volume.grid, onto, interpolation)
 }
 
-/// A volume's Hounsfield units on `onto`, `reach_hu` beyond what [`input_channels`] of the same windows shows:
-/// what changes of up to so much can bring into a window. In Hounsfield units above the lowest such value, which
-/// comes with them: 0 is air, whatever is added.
+/// A volume's Hounsfield units on `onto`, `reach_hu` beyond what [`input_channels`] with the same scalings shows:
+/// what changes of up to so much can bring into a window. They are counted from what lies beyond the volume, which
+/// comes with them: for windows from the lowest such value, air, whatever is added; for other scalings from
+/// the (first) mean, and no voxel of the volume is then exactly 0.
 ///
 /// # Shapes
 /// output: (z, y, x)
 ///
 /// # Errors
 /// Grids that are not parallel.
-pub fn hounsfield_above(
+pub fn hounsfield_from(
     volume: &Volume,
     onto: &Grid,
-    windows: &[Window],
+    scalings: &[Scaling],
     reach_hu: f32,
     interpolation: Interpolation,
 ) -> Result<(f32, Array3<f32>)> {
-    let (low, high) = span(windows);
-    let lowest = low - reach_hu;
-    let mut values = clamped_onto(volume, onto, (lowest, high + reach_hu), interpolation)?;
-    values.par_mapv_inplace(|hu| hu - lowest);
-    Ok((lowest, values))
+    /// Too little to be seen.
+    const NEXT_TO_NOTHING_HU: f32 = 1e-3;
+    let Window { low_hu, high_hu } = span(scalings);
+    let lowest = low_hu - reach_hu;
+    let shown = [lowest, high_hu + reach_hu].into();
+    let mut values = clamped_onto(volume, onto, shown, interpolation)?;
+    let zero_hu = match scalings.iter().find(|scaling| !scaling.is_plain()) {
+        None => lowest,
+        Some(scaling) => scaling.mean_hu,
+    };
+    let least = if zero_hu == lowest {
+        0.0
+    } else {
+        NEXT_TO_NOTHING_HU
+    };
+    values.par_mapv_inplace(|hu| if hu == zero_hu { least } else { hu - zero_hu });
+    Ok((zero_hu, values))
 }
 
 /// `size` rounded up to a multiple of `multiple`.
@@ -163,6 +185,7 @@ pub fn slice_batch(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arrays::normalisation::Normalisation;
 
     fn volume() -> Volume {
         let grid = Grid::with_spacing([3, 2, 2], [2.0, 2.0, 5.0]);
@@ -191,8 +214,9 @@ mod tests {
     fn windows_become_channels_between_0_and_1() {
         let volume = volume();
         let windows = [Window::default(), Window::from([0.0, 100.0])];
+        let scalings = Normalisation::default().scalings(&windows, &volume);
         let channels =
-            input_channels(&volume, &volume.grid, &windows, Interpolation::Cubic).unwrap();
+            input_channels(&volume, &volume.grid, &scalings, Interpolation::Cubic).unwrap();
         let first: Vec<f32> = channels.slice(s![0, 0, .., ..]).iter().copied().collect();
         assert_eq!(first, [0.0, 0.0, 0.5, 1.0, 1.0, 0.0]);
         let second: Vec<f32> = channels.slice(s![1, 0, .., ..]).iter().copied().collect();
@@ -208,6 +232,7 @@ mod tests {
             vec![Window::from([f32::NAN, 1.0])],
         ] {
             let volume = volume();
+            let wrong = Normalisation::default().scalings(&wrong, &volume);
             assert!(input_channels(&volume, &volume.grid, &wrong, Interpolation::Linear).is_err());
         }
     }

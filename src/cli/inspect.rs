@@ -304,7 +304,7 @@ fn recipe_with(recipe: &Recipe, outputs: usize) -> Result<(String, Value)> {
     let input = cost::input_of(recipe);
     let found = recipe.network.cost(recipe.channels(), outputs, input)?;
     let text = format!(
-        "recipe {} (stage {}): {} on {:?} mm, {} input channels, {outputs} {} output maps, sides (z, y, x) multiples of {:?}, loss {}\n{}\n{}",
+        "recipe {} (stage {}): {} on {:?} mm, {} input channels, {outputs} {} output maps, sides (z, y, x) multiples of {:?}, loss {}\nintensities: {}\n{}\n{}",
         recipe.name,
         recipe.stage,
         recipe.network.name(),
@@ -313,6 +313,7 @@ fn recipe_with(recipe: &Recipe, outputs: usize) -> Result<(String, Value)> {
         recipe.outputs.name(),
         recipe.network.multiple(),
         recipe.training.loss.name(),
+        recipe.described_intensities(),
         recipe.training.described_patches(),
         cost::as_text(&found, recipe.training.batch_size),
     );

@@ -86,7 +86,7 @@ impl Laps {
 /// What attention gates look at, in RAS order.
 #[derive(Debug, Clone)]
 pub struct Attention {
-    /// The network's first channel: the first window, from 0 to 1 (z, y, x).
+    /// The network's first channel: shares of the first window, from 0 to 1 (z, y, x).
     pub image: Array3<f32>,
     /// (gate, z, y, x), finest first, values in (0, 1).
     pub maps: Array4<f32>,
@@ -440,8 +440,13 @@ impl Cascade {
         let input = network_input(&model.stage2.recipe, volume, &grid, prior)?;
         let maps = model.stage2.attention(input.view())?;
         model.stage2.release_memory()?;
+        let scalings = model.stage2.recipe.scalings(volume);
+        let mut image = input.index_axis_move(Axis(0), 0);
+        if let Some(scaling) = scalings.first().filter(|scaling| !scaling.is_plain()) {
+            image.par_mapv_inplace(|value| scaling.share(value));
+        }
         Ok(Attention {
-            image: input.index_axis_move(Axis(0), 0),
+            image,
             maps,
             spacing_mm: grid.spacing_mm(),
         })

@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::recipe::Recipe;
-use super::sampling::{CaseHu, PreparedCase};
+use super::sampling::PreparedCase;
 use super::starts::{Wish, starts};
 use crate::arrays::augmentation::{
     Augmentation, Cut, Hounsfield, SliceSource, VolumeCut, VolumeSource,
@@ -141,7 +141,7 @@ impl Patch {
     }
 
     /// The patch as it lies in the case, at the low end of `input` (channel, z, y, x) and `targets`
-    /// (structure, z, y, x); the rest stays 0, the windows' low end and background.
+    /// (structure, z, y, x); the rest stays 0: what lies beyond the volume, and background.
     fn fill(
         &self,
         recipe: &Recipe,
@@ -182,13 +182,16 @@ impl Patch {
         let mut labels = Array2::zeros((height, width));
         let hu = self.case.hu.as_ref().map(|hu| {
             let seen = self.seen(recipe).into_iter();
-            let slices = seen.map(|z| hu.above.index_axis(Axis(0), z)).collect();
-            (slices, hu.windowed_by(recipe))
+            Hounsfield {
+                above: seen.map(|z| hu.above.index_axis(Axis(0), z)).collect(),
+                zero_hu: hu.zero_hu,
+            }
         });
         let source = SliceSource {
             slices: &self.slices(recipe),
             labels: self.case.labels.index_axis(Axis(0), z),
             hu,
+            scalings: &self.case.scalings,
         };
         let turn = changes.fill(&cut, self.seed, &source, (input, labels.view_mut()));
         let [_, mirrored] = turn.flip;
@@ -222,7 +225,11 @@ impl Patch {
         let source = VolumeSource {
             channels: self.case.channels.view(),
             labels: self.case.labels.view(),
-            hu: hu.map(|hu| (hu.above.view(), hu.windowed_by(recipe))),
+            hu: hu.map(|hu| Hounsfield {
+                above: hu.above.view(),
+                zero_hu: hu.zero_hu,
+            }),
+            scalings: &self.case.scalings,
         };
         let turn = changes.fill_volume(&cut, self.seed, &source, (input, labels.view_mut()));
         let [_, _, mirrored] = turn.flip;
@@ -232,15 +239,6 @@ impl Patch {
             self.case.ignore,
             targets,
         );
-    }
-}
-
-impl CaseHu {
-    fn windowed_by<'a>(&self, recipe: &'a Recipe) -> Hounsfield<'a> {
-        Hounsfield {
-            lowest_hu: self.lowest_hu,
-            windows: &recipe.windows_hu,
-        }
     }
 }
 

@@ -10,11 +10,13 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::arrays::augmentation::FlipAxis;
+use crate::arrays::normalisation::{Normalisation, Scaling};
 use crate::arrays::preprocess::Window;
 use crate::arrays::resample::Interpolation;
 use crate::error::{Error, Result};
 use crate::tensors::losses::Outputs;
 use crate::tensors::networks::NetworkConfig;
+use crate::values::Volume;
 pub use patch_size::PatchSize;
 pub use postprocessing::PostprocessingConfig;
 pub use sliding::{Blending, SlidingConfig};
@@ -57,6 +59,9 @@ pub struct Recipe {
     pub interpolation: Interpolation,
     #[serde(default = "default_windows")]
     pub windows_hu: Vec<Window>,
+    /// What becomes of the Hounsfield units in the windows.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub normalisation: Normalisation,
     /// In how many parts the patients are split; each part in turn is held out for validation.
     pub folds: usize,
     /// The folds that are trained; all of them where nothing is said. Their models are averaged in use.
@@ -234,6 +239,22 @@ impl Recipe {
             .unwrap_or_else(|| (0..self.folds).collect())
     }
 
+    /// How each of the image channels shows `volume`.
+    pub fn scalings(&self, volume: &Volume) -> Vec<Scaling> {
+        self.normalisation.scalings(&self.windows_hu, volume)
+    }
+
+    /// What the image channels show, in one line.
+    pub fn described_intensities(&self) -> String {
+        let windows: Vec<String> = self
+            .windows_hu
+            .iter()
+            .map(|window| format!("{} to {}", window.low_hu, window.high_hu))
+            .collect();
+        let how = self.normalisation.described();
+        format!("{} HU, {how}", windows.join(" and "))
+    }
+
     /// Input channels of the network.
     pub fn channels(&self) -> usize {
         self.windows_hu.len() + usize::from(self.prior)
@@ -309,6 +330,7 @@ impl Recipe {
             .map(|(_, problem)| *problem)
             .or_else(|| self.training.problem(self.outputs))
             .or_else(|| self.sliding.problem())
+            .or_else(|| self.normalisation.problem(&self.windows_hu))
             .map(str::to_owned)
             .or_else(|| self.postprocessing.problem());
         match problem {
@@ -378,6 +400,22 @@ mod tests {
     }
 
     #[test]
+    fn normalisation_survives_writing_and_old_recipes_have_none() {
+        let plain = Recipe::named("volume", &[]).unwrap();
+        assert_eq!(plain.normalisation, Normalisation::default());
+        assert!(!plain.to_toml().unwrap().contains("normalisation"));
+        for set in [
+            "normalisation={ kind = 'ct', mean_hu = 50, sd_hu = 120.5 }",
+            "normalisation={ kind = 'z_score' }",
+        ] {
+            let recipe = Recipe::named("volume", &[set.to_owned()]).unwrap();
+            assert_ne!(recipe.normalisation, plain.normalisation);
+            let text = recipe.to_toml().unwrap();
+            assert_eq!(Recipe::parsed(&text, "written", &[]).unwrap(), recipe);
+        }
+    }
+
+    #[test]
     fn overrides_reach_nested_values() {
         let set = [
             "training.batch_size=3",
@@ -436,6 +474,11 @@ mod tests {
             ("training.class_weights={a=-1}", "class_weights"),
             ("training.loss=3", "loss"),
             ("windows_hu=[[5, 5]]", "windows_hu"),
+            ("normalisation={kind='ct', mean_hu=50}", "sd_hu"),
+            ("normalisation={kind='ct', mean_hu=50, sd_hu=-1}", "sd_hu"),
+            ("normalisation={kind='ct', mean_hu=400, sd_hu=9}", "mean_hu"),
+            ("normalisation={kind='window', mean_hu=40}", "mean_hu"),
+            ("normalisation={kind='rank'}", "rank"),
             ("training.patches_per_epoch=0", "patches_per_epoch"),
             (
                 "training.augmentation.rotation_degrees=200",

@@ -23,7 +23,8 @@ use super::stage_loss::stage_loss;
 use super::starts::Wish;
 use super::structure_index::StructureIndex;
 use crate::arrays::augmentation::{Augmentation, FlipAxis};
-use crate::arrays::preprocess::hounsfield_above;
+use crate::arrays::normalisation::Scaling;
+use crate::arrays::preprocess::hounsfield_from;
 use crate::arrays::resample::{LabelInterpolation, resample_labels};
 use crate::error::Result;
 use crate::tensors::batch::Batch;
@@ -54,12 +55,14 @@ pub struct PreparedCase {
     pub labels: Array3<u16>,
     /// Where augmentation changes them.
     pub hu: Option<CaseHu>,
+    /// Of the image channels.
+    pub scalings: Vec<Scaling>,
     index: OnceLock<StructureIndex>,
 }
 
-/// A case's Hounsfield units beyond its windows, see [`hounsfield_above`].
+/// A case's Hounsfield units beyond its windows, see [`hounsfield_from`].
 pub struct CaseHu {
-    pub lowest_hu: f32,
+    pub zero_hu: f32,
     /// (z, y, x)
     pub above: Array3<f32>,
 }
@@ -165,25 +168,31 @@ impl<'a> CaseSource<'a> {
             region.unwrap_or_else(|| VoxelBox::whole(source.reoriented(Orientation::RAS).shape));
         let grid = network_grid(self.recipe, &source, &region);
         let prior = self.stage_one.get(&case).map(|result| &result.prior);
+        let scalings = self.recipe.scalings(&loaded.volume);
         Ok(PreparedCase {
             ignore: self.dataset.ignore,
             channels: network_input(self.recipe, &loaded.volume, &grid, prior)?,
             labels: resample_labels(&loaded.labels, &grid, LabelInterpolation::OneHotLinear)?.data,
-            hu: self.hounsfield(&loaded.volume, &grid)?,
+            hu: self.hounsfield(&loaded.volume, &grid, &scalings)?,
+            scalings,
             index: OnceLock::new(),
         })
     }
 
-    fn hounsfield(&self, volume: &Volume, grid: &Grid) -> Result<Option<CaseHu>> {
-        let recipe = self.recipe;
-        let augmentation = recipe.training.augmentation();
+    fn hounsfield(
+        &self,
+        volume: &Volume,
+        grid: &Grid,
+        scalings: &[Scaling],
+    ) -> Result<Option<CaseHu>> {
+        let augmentation = self.recipe.training.augmentation();
         let Some(reach) = augmentation.and_then(Augmentation::reach_hu) else {
             return Ok(None);
         };
-        let (windows, interpolation) = (&recipe.windows_hu, recipe.interpolation);
-        let (lowest_hu, above) =
-            hounsfield_above(volume, grid, windows, reach as f32, interpolation)?;
-        Ok(Some(CaseHu { lowest_hu, above }))
+        let interpolation = self.recipe.interpolation;
+        let (zero_hu, above) =
+            hounsfield_from(volume, grid, scalings, reach as f32, interpolation)?;
+        Ok(Some(CaseHu { zero_hu, above }))
     }
 }
 

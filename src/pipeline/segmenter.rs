@@ -33,7 +33,7 @@ pub fn network_grid(recipe: &Recipe, source: &Grid, region: &VoxelBox) -> Grid {
         .respaced(recipe.spacing_mm)
 }
 
-/// The network's input on `grid`: the windows, and the prior's probabilities where the recipe wants them.
+/// The network's input on `grid`: the windows, normalised, and the prior's probabilities where the recipe wants them.
 ///
 /// # Shapes
 /// output: (channel, z, y, x)
@@ -47,7 +47,8 @@ pub fn network_input(
     prior: Option<&Prior>,
 ) -> Result<Array4<f32>> {
     check_extent(grid)?;
-    let channels = input_channels(volume, grid, &recipe.windows_hu, recipe.interpolation)?;
+    let scalings = recipe.scalings(volume);
+    let channels = input_channels(volume, grid, &scalings, recipe.interpolation)?;
     if !recipe.prior {
         return Ok(channels);
     }

@@ -1,22 +1,22 @@
 //! Changes in Hounsfield units: what a differently calibrated scanner or metal in the patient would have given
 //! before the windows were applied.
 
-use ndarray::{ArrayView3, ArrayViewMut2, ArrayViewMut3, ArrayViewMut4, s};
+use ndarray::{Array3, ArrayViewMut2, ArrayViewMut3, ArrayViewMut4, s};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 use super::streaks::Metal;
 use super::{Augmentation, drawn};
-use crate::arrays::preprocess::Window;
+use crate::arrays::normalisation::Scaling;
 
 /// The Hounsfield units that the image channels are windows of. A window cuts off what lies beyond its ends, and
 /// what a shift brings back into it is not in its channel any more: it is in here.
-#[derive(Debug, Clone, Copy)]
-pub struct Hounsfield<'a> {
-    /// What 0 in the values stands for: below every window by more than any change.
-    pub lowest_hu: f32,
-    /// Of the image channels, in their order.
-    pub windows: &'a [Window],
+#[derive(Debug, Clone)]
+pub struct Hounsfield<T> {
+    /// Hounsfield units above `zero_hu`, see [`crate::arrays::preprocess::hounsfield_from`].
+    pub above: T,
+    /// What 0 stands for, and what lies beyond the volume.
+    pub zero_hu: f32,
 }
 
 /// What happens to one patch.
@@ -62,34 +62,43 @@ impl Augmentation {
 }
 
 impl HuChange {
-    /// Changes a patch's values (z, y, x), Hounsfield units above the lowest. In `flat` patches the planes
+    /// Changes a patch's values (z, y, x), Hounsfield units above `zero_hu`. In `flat` patches the planes
     /// are a slice and its neighbours, and metal goes through all of them.
-    pub(super) fn change(&self, mut values: ArrayViewMut3<f32>, lowest_hu: f32, flat: bool) {
+    fn change(&self, mut values: ArrayViewMut3<f32>, zero_hu: f32, flat: bool) {
         if self.shift_hu != 0.0 {
             values.mapv_inplace(|v| v + self.shift_hu);
         }
         if let Some(metal) = &self.metal {
-            metal.put_into(values, lowest_hu, flat);
+            metal.put_into(values, zero_hu, flat);
         }
     }
-}
 
-impl Hounsfield<'_> {
-    /// Fills the image channels, the first `count`, of a patch from its changed values.
+    /// Changes a patch's values and fills its image channels, one for each scaling, with their shares of the
+    /// windows. What lies beyond the volume is no tissue that a scanner could show otherwise: it stays what it is.
     ///
     /// # Shapes
-    /// - `values`: (z, y, x), Hounsfield units above the lowest; `patch`: (channel, z, y, x)
-    pub(super) fn windowed(
+    /// - `values`: (z, y, x), Hounsfield units above `zero_hu`; `patch`: (channel, z, y, x)
+    pub(super) fn shown(
         &self,
-        values: ArrayView3<f32>,
+        values: &mut Array3<f32>,
+        zero_hu: f32,
+        scalings: &[Scaling],
         mut patch: ArrayViewMut4<f32>,
-        count: usize,
+        flat: bool,
     ) {
-        let channels = patch.outer_iter_mut().take(count);
-        for (mut channel, window) in channels.zip(self.windows) {
-            channel.zip_mut_with(&values, |to, above| {
-                *to = window.scaled(above + self.lowest_hu);
+        let padded = scalings.iter().any(|scaling| !scaling.is_plain());
+        let beyond = padded.then(|| values.mapv(|above| above == 0.0));
+        self.change(values.view_mut(), zero_hu, flat);
+        for (mut channel, scaling) in patch.outer_iter_mut().zip(scalings) {
+            channel.zip_mut_with(values, |to, above| {
+                *to = scaling.window.scaled(above + zero_hu);
             });
+            if let Some(beyond) = &beyond {
+                let padding = scaling.share(0.0);
+                channel.zip_mut_with(beyond, |to, beyond| {
+                    *to = if *beyond { padding } else { *to };
+                });
+            }
         }
     }
 }

@@ -21,6 +21,7 @@ use ndarray::{Array3, ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, Arra
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::arrays::normalisation::Scaling;
 use edge::Edge;
 
 pub use config::{Augmentation, FlipAxis};
@@ -47,20 +48,21 @@ pub struct Cut {
 
 /// What patches are cut from.
 pub struct SliceSource<'a> {
-    /// The slice and its neighbours from the lowest up, each (channel, y, x) in [0, 1].
+    /// The slice and its neighbours from the lowest up, each (channel, y, x).
     pub slices: &'a [ArrayView3<'a, f32>],
     /// (y, x)
     pub labels: ArrayView2<'a, u16>,
-    /// For changes in Hounsfield units, which there are none of without it: the same slices, each (y, x),
-    /// Hounsfield units above the lowest.
-    pub hu: Option<(Vec<ArrayView2<'a, f32>>, Hounsfield<'a>)>,
+    /// For changes in Hounsfield units, which there are none of without it: the same slices, each (y, x).
+    pub hu: Option<Hounsfield<Vec<ArrayView2<'a, f32>>>>,
+    /// Of the image channels, in their order; one without is from 0 to 1. Needed with `hu`.
+    pub scalings: &'a [Scaling],
 }
 
 impl Augmentation {
     /// Fills a patch and its labels from a slice and its neighbours, changed as `seed` decides, and says how
     /// it was turned. Linear interpolation, labels by nearest neighbour; outside the slice 0. The patch may
-    /// be larger than the cut; it goes on at the high end. Image channels stay within [0, 1]; what happens to
-    /// one happens to all its slices.
+    /// be larger than the cut; it goes on at the high end. Changes in intensity are those of shares of the
+    /// channels' windows, which they never leave; what happens to one channel happens to all its slices.
     ///
     /// # Shapes
     /// - `patch`: (channel, slice, patch y, patch x); `patch_labels`: (patch y, patch x)
@@ -79,10 +81,10 @@ impl Augmentation {
             .then(|| Edge::drawn(height, width, &mut rng));
         let field = self.draw_field([height, width], cut.spacing_mm, &mut rng);
         let [down_mm, along_mm] = cut.spacing_mm;
-        let hu = source.hu.as_ref().and_then(|(slices, hu)| {
+        let hu = source.hu.as_ref().and_then(|hu| {
             let shape = [depth, height, width];
             let change = self.draw_hu_change(shape, [1.0, down_mm, along_mm], &mut rng)?;
-            Some((slices, hu, change, Array3::zeros(shape)))
+            Some((hu, change, Array3::zeros(shape)))
         });
         let placement = Placement::new(cut.corner, cut.size, &turn, cut.spacing_mm);
         // Where Hounsfield units are changed, images are windows of those.
@@ -96,14 +98,22 @@ impl Augmentation {
         }
         let labels = (source.labels, patch_labels);
         match hu {
-            Some((slices, hu, change, mut values)) => {
-                let from = slices.iter().map(|slice| slice.view());
+            Some((hu, change, mut values)) => {
+                let from = hu.above.iter().map(|slice| slice.view());
                 planes.extend(from.zip(values.outer_iter_mut()));
                 placement.sample(field.as_ref(), planes, labels);
-                change.change(values.view_mut(), hu.lowest_hu, true);
-                hu.windowed(values.view(), patch.view_mut(), cut.image_channels);
+                change.shown(
+                    &mut values,
+                    hu.zero_hu,
+                    source.scalings,
+                    patch.view_mut(),
+                    true,
+                );
             }
-            None => placement.sample(field.as_ref(), planes, labels),
+            None => {
+                placement.sample(field.as_ref(), planes, labels);
+                to_shares(source.scalings, patch.view_mut());
+            }
         }
         let boxes = self.draw_boxes([depth, height, width], &mut rng);
         let clear = |mut stack: ArrayViewMut3<f32>| {
@@ -119,6 +129,7 @@ impl Augmentation {
             }
             clear(stack);
         }
+        to_values(source.scalings, patch);
         turn
     }
 
@@ -227,6 +238,24 @@ impl Augmentation {
         }
         // No scan shows anything beyond its window's ends.
         intensity::clamp(stack);
+    }
+}
+
+/// Makes of a patch's values (channel, z, y, x) shares of their windows, where they are not.
+fn to_shares(scalings: &[Scaling], mut patch: ArrayViewMut4<f32>) {
+    for (mut channel, scaling) in patch.outer_iter_mut().zip(scalings) {
+        if !scaling.is_plain() {
+            channel.mapv_inplace(|value| scaling.share(value));
+        }
+    }
+}
+
+/// And values again.
+fn to_values(scalings: &[Scaling], mut patch: ArrayViewMut4<f32>) {
+    for (mut channel, scaling) in patch.outer_iter_mut().zip(scalings) {
+        if !scaling.is_plain() {
+            channel.mapv_inplace(|share| scaling.of_share(share));
+        }
     }
 }
 

@@ -63,13 +63,13 @@ impl Metal {
         }
     }
 
-    /// Puts the metal into a patch's values (z, y, x), Hounsfield units above the lowest; in `flat` patches
+    /// Puts the metal into a patch's values (z, y, x), Hounsfield units above `zero_hu`; in `flat` patches
     /// through all planes alike.
-    pub(super) fn put_into(&self, mut values: ArrayViewMut3<f32>, lowest_hu: f32, flat: bool) {
+    pub(super) fn put_into(&self, mut values: ArrayViewMut3<f32>, zero_hu: f32, flat: bool) {
         let [thickness, ..] = self.spacing_mm;
         let (depth, ..) = values.dim();
         for point in &self.points {
-            let Some(at) = point.place(&values, lowest_hu, flat) else {
+            let Some(at) = point.place(&values, zero_hu, flat) else {
                 continue;
             };
             // A ball: thinner, and with weaker streaks, above and below its middle.
@@ -81,7 +81,7 @@ impl Metal {
                 };
                 let share = 1.0 - away * away;
                 if share > 0.0 {
-                    let metal = METAL_HU - lowest_hu;
+                    let metal = METAL_HU - zero_hu;
                     point.draw(plane(&mut values, z), at, self.spacing_mm, (share, metal));
                 }
             }
@@ -122,13 +122,15 @@ impl Point {
     }
 
     /// Where in the patch the point lies; none in an empty one.
-    fn place(&self, values: &ArrayViewMut3<f32>, lowest_hu: f32, flat: bool) -> Option<[usize; 3]> {
+    fn place(&self, values: &ArrayViewMut3<f32>, zero_hu: f32, flat: bool) -> Option<[usize; 3]> {
         let (depth, ..) = values.dim();
         let seen = |[z, y, x]: [usize; 3]| {
             let z = if flat { depth / 2 } else { z };
             values.get([z, y, x]).copied()
         };
-        let tissue = |at: &&[usize; 3]| seen(**at).is_some_and(|v| v + lowest_hu > TISSUE_HU);
+        // Exactly 0 is beyond the volume.
+        let shows = |v: f32| v != 0.0 && v + zero_hu > TISSUE_HU;
+        let tissue = |at: &&[usize; 3]| seen(**at).is_some_and(shows);
         let chosen = self.places.iter().find(tissue).or(self.places.last())?;
         seen(*chosen).map(|_| *chosen)
     }

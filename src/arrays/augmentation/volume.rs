@@ -8,7 +8,8 @@ use rand_chacha::ChaCha8Rng;
 use super::edge::SpaceEdge;
 use super::hounsfield::Hounsfield;
 use super::space::{SpacePlacement, SpaceTurn};
-use super::{Augmentation, FlipAxis, drawn};
+use super::{Augmentation, FlipAxis, drawn, to_shares, to_values};
+use crate::arrays::normalisation::Scaling;
 
 /// The part of a volume that a patch shows when nothing is turned. Axes are (z, y, x).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -23,13 +24,14 @@ pub struct VolumeCut {
 
 /// What patches are cut from.
 pub struct VolumeSource<'a> {
-    /// (channel, z, y, x) in [0, 1]
+    /// (channel, z, y, x)
     pub channels: ArrayView4<'a, f32>,
     /// (z, y, x)
     pub labels: ArrayView3<'a, u16>,
-    /// For changes in Hounsfield units, which there are none of without it: (z, y, x), Hounsfield units above
-    /// the lowest.
-    pub hu: Option<(ArrayView3<'a, f32>, Hounsfield<'a>)>,
+    /// For changes in Hounsfield units, which there are none of without it: (z, y, x).
+    pub hu: Option<Hounsfield<ArrayView3<'a, f32>>>,
+    /// Of the image channels, in their order; one without is from 0 to 1. Needed with `hu`.
+    pub scalings: &'a [Scaling],
 }
 
 impl Augmentation {
@@ -55,9 +57,9 @@ impl Augmentation {
             .ends_the_view(&mut rng)
             .then(|| SpaceEdge::drawn(shape, &mut rng));
         let field = self.draw_field(shape, cut.spacing_mm, &mut rng);
-        let hu = source.hu.as_ref().and_then(|(from, hu)| {
+        let hu = source.hu.as_ref().and_then(|hu| {
             let change = self.draw_hu_change(shape, cut.spacing_mm, &mut rng)?;
-            Some((from, hu, change, Array3::zeros(shape)))
+            Some((hu, change, Array3::zeros(shape)))
         });
         let placement = SpacePlacement::new(cut.corner, cut.size, &turn, cut.spacing_mm);
         // Where Hounsfield units are changed, images are windows of those.
@@ -66,13 +68,21 @@ impl Augmentation {
         let mut channels: Vec<_> = from.zip(patch.outer_iter_mut().skip(skipped)).collect();
         let labels = (source.labels, patch_labels);
         match hu {
-            Some((from, hu, change, mut values)) => {
-                channels.push((from.view(), values.view_mut()));
+            Some((hu, change, mut values)) => {
+                channels.push((hu.above.view(), values.view_mut()));
                 placement.sample(field.as_ref(), channels, labels);
-                change.change(values.view_mut(), hu.lowest_hu, false);
-                hu.windowed(values.view(), patch.view_mut(), cut.image_channels);
+                change.shown(
+                    &mut values,
+                    hu.zero_hu,
+                    source.scalings,
+                    patch.view_mut(),
+                    false,
+                );
             }
-            None => placement.sample(field.as_ref(), channels, labels),
+            None => {
+                placement.sample(field.as_ref(), channels, labels);
+                to_shares(source.scalings, patch.view_mut());
+            }
         }
         let boxes = self.draw_boxes(shape, &mut rng);
         let images = patch.outer_iter_mut().take(cut.image_channels);
@@ -85,6 +95,7 @@ impl Augmentation {
                 edge.clear(channel);
             }
         }
+        to_values(source.scalings, patch);
         turn
     }
 
