@@ -2,7 +2,7 @@
 
 The phantom: a body of water's density in air, and in it ellipsoids that do not touch, one for each structure. Which one
 is which shows in its Hounsfield units (14 levels at most, 120 HU apart) and, where there are more structures than levels,
-in its texture (stripes along an axis, 6 or 12 mm wide, or a chequerboard). So every label can be told from the image
+in its texture (stripes along an axis, 3 or 4.5 mm wide, or a chequerboard). So every label can be told from the image
 alone, as far as a network has learnt it in some hundred steps.
 
 The network: nnU-Net's PlainConvUNet as its plans describe it, trained for a while with cross-entropy on patches of one
@@ -44,9 +44,9 @@ def stripes(texture, mm):
     if texture == 0:
         return 0.0
     if texture <= 6:
-        axis, wide = (texture - 1) % 3, (6.0, 12.0)[(texture - 1) // 3]
+        axis, wide = (texture - 1) % 3, (3.0, 4.5)[(texture - 1) // 3]
         return np.where(np.floor(mm[axis] / wide) % 2 == 0, -1.0, 1.0)
-    wide = (6.0, 12.0)[texture - 7]
+    wide = (3.0, 4.5)[texture - 7]
     return np.where((np.floor(mm[0] / wide) + np.floor(mm[1] / wide) + np.floor(mm[2] / wide)) % 2 == 0, -1.0, 1.0)
 
 

@@ -198,7 +198,7 @@ fn a_recipes_batches_are_normalised_and_padded_with_the_mean() {
         }
     }
     assert!(inside > 1000 && beyond > 100, "{inside} {beyond}");
-    // Each volume's own mean: 0 where nothing is padded, as many to its left as to its right.
+    // Each volume's own mean and deviation are others.
     let mut with_z_score = common.to_vec();
     with_z_score.push("normalisation={ kind = 'z_score' }");
     assert_ne!(first_batch(&dataset, &with_z_score).input, normalised.input);
