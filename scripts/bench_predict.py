@@ -292,8 +292,8 @@ def parse():
     parser.add_argument("--spacing", type=float, nargs=3, default=[1.0, 1.0, 1.5])
     parser.add_argument("--patch", type=int, default=96)
     parser.add_argument("--widths", type=int, nargs="+", default=[32, 64, 128, 256])
-    parser.add_argument("--training-patch", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--training-patch", type=int, default=48)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args()
 

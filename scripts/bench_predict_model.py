@@ -1,7 +1,8 @@
 """Phantoms, one network in nnU-Net's and in ctseg's form, and volumes, for scripts/bench_predict.py.
 
-The phantom: a body of water's density in air, and in it ellipsoids that do not touch, one for each structure. Which one
-is which shows in its Hounsfield units (14 levels at most, 120 HU apart) and, where there are more structures than levels,
+The phantom: a body of water's density in air that fills most of the volume, and in it 117 ellipsoids that do not touch, as many of each structure: so
+small that a patch sees several and what is around them, without which instance normalisation would take their level
+away. Which one is which shows in its Hounsfield units (14 levels at most, 120 HU apart) and, where there are more structures than levels,
 in its texture (stripes along an axis, 3 or 4.5 mm wide, or a chequerboard). So every label can be told from the image
 alone, as far as a network has learnt it in some hundred steps.
 
@@ -23,6 +24,7 @@ import numpy as np
 
 LEVELS = np.arange(14) * 120 - 360  # HU; the body's 0 is among them, for structures with a texture
 TEXTURES = 9
+ELLIPSOIDS = 117
 WINDOW, MEAN_HU, SD_HU = (-600.0, 1300.0), 250.0, 420.0  # what plans.json says of the foreground
 NETWORK_SPACING = 1.5
 
@@ -50,13 +52,13 @@ def stripes(texture, mm):
     return np.where((np.floor(mm[0] / wide) + np.floor(mm[1] / wide) + np.floor(mm[2] / wide)) % 2 == 0, -1.0, 1.0)
 
 
-def centres(structures, extent_mm, generator):
-    """Places in the body, each the farthest of 300 from those before it; (structure, 3) in mm from the corner."""
-    middle, radii = extent_mm / 2, extent_mm * [0.40, 0.32, 0.46]
+def centres(count, extent_mm, generator):
+    """Places in the body, each the farthest of 300 from those before it; (place, 3) in mm from the corner."""
+    middle, radii = extent_mm / 2, extent_mm * [0.48, 0.46, 0.5]
     chosen = np.empty((0, 3))
-    for _ in range(structures):
+    for _ in range(count):
         drawn = generator.uniform(-1, 1, (2000, 3))
-        drawn = middle + radii * 0.9 * drawn[(drawn[:, :2] ** 2).sum(1) < 1][:300]
+        drawn = middle + radii * 0.9 * drawn[(drawn[:, :2] ** 4).sum(1) < 1][:300]
         if len(chosen):
             apart = ((drawn[:, None] - chosen[None]) ** 2).sum(2).min(1)
             drawn = drawn[[apart.argmax()]]
@@ -70,13 +72,16 @@ def phantom(shape, spacing_mm, structures, seed):
 
     generator = np.random.default_rng(seed)
     extent = np.multiply(shape, spacing_mm)
-    places, middle, radii = centres(structures, extent, generator)
+    count = max(structures, ELLIPSOIDS)
+    places, middle, radii = centres(count, extent, generator)
     mm = np.meshgrid(*[(np.arange(n) + 0.5) * s for n, s in zip(shape, spacing_mm)], indexing="ij", sparse=True)
-    body = sum(((mm[axis] - middle[axis]) / radii[axis]) ** 2 for axis in (0, 1)) < 1
+    body = sum(((mm[axis] - middle[axis]) / radii[axis]) ** 4 for axis in (0, 1)) < 1
     hu = np.where(np.broadcast_to(body, shape), 0.0, -1000.0).astype(np.float32)
     labels = np.zeros(shape, np.uint8)
-    apart = np.sqrt(((places[:, None] - places[None]) ** 2).sum(2) + 1e9 * np.eye(structures)).min(1)
-    for label, ((level, texture), place, room) in enumerate(zip(looks(structures), places, apart), 1):
+    apart = np.sqrt(((places[:, None] - places[None]) ** 2).sum(2) + 1e9 * np.eye(count)).min(1)
+    look = looks(structures)
+    for index, place, room in zip(generator.permutation(count) % structures, places, apart):
+        level, texture = look[index]
         radius = np.minimum(0.47 * room, 60) * generator.uniform(0.75, 1.0, 3)
         box = tuple(
             slice(max(0, int((place[a] - radius[a]) / spacing_mm[a])), int((place[a] + radius[a]) / spacing_mm[a]) + 2)
@@ -85,7 +90,7 @@ def phantom(shape, spacing_mm, structures, seed):
         near = [mm[axis][tuple(box[a] if a == axis else slice(None) for a in range(3))] for axis in range(3)]
         inside = sum(((near[axis] - place[axis]) / radius[axis]) ** 2 for axis in range(3)) < 1
         inside &= np.broadcast_to(body, shape)[box]
-        labels[box][inside] = label
+        labels[box][inside] = index + 1
         shown = level + 50.0 * stripes(texture, near) * np.ones(inside.shape)
         hu[box][inside] = shown[inside]
     hu = gaussian_filter(hu, [0.8 / s for s in spacing_mm]) + generator.normal(0, 12, shape).astype(np.float32)
@@ -361,8 +366,8 @@ def parse():
     parser.add_argument("--spacing", type=float, nargs=3, default=[1.0, 1.0, 1.5])
     parser.add_argument("--patch", type=int, default=96)
     parser.add_argument("--widths", type=int, nargs="+", default=[32, 64, 128, 256])
-    parser.add_argument("--training-patch", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--training-patch", type=int, default=48)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--f32", dest="bf16", action="store_false", help="train in f32, not in bf16")
     return parser.parse_args()

@@ -207,7 +207,7 @@ fn a_recipes_batches_are_normalised_and_padded_with_the_mean() {
 #[test]
 fn inspect_says_what_the_channels_show() {
     let folder = tempfile::tempdir().unwrap();
-    let recipe = Recipe::named("volume", &[CT.to_owned()]).unwrap();
+    let recipe = Recipe::named("refine", &[CT.to_owned()]).unwrap();
     std::fs::write(folder.path().join("ct.toml"), recipe.to_toml().unwrap()).unwrap();
     let output = run(folder.path(), &["inspect", "ct.toml"], 0);
     let text = String::from_utf8(output.stdout).unwrap();
@@ -215,7 +215,7 @@ fn inspect_says_what_the_channels_show() {
         text.contains("-160 to 240 and -200 to 1200 HU, minus 45 HU, divided by 80.5 HU"),
         "{text}"
     );
-    let output = run(folder.path(), &["inspect", "volume"], 0);
+    let output = run(folder.path(), &["inspect", "refine"], 0);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("1200 HU, each scaled to 0 to 1"), "{text}");
     assert_eq!(

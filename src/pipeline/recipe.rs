@@ -401,14 +401,14 @@ mod tests {
 
     #[test]
     fn normalisation_survives_writing_and_old_recipes_have_none() {
-        let plain = Recipe::named("volume", &[]).unwrap();
+        let plain = Recipe::named("refine", &[]).unwrap();
         assert_eq!(plain.normalisation, Normalisation::default());
         assert!(!plain.to_toml().unwrap().contains("normalisation"));
         for set in [
             "normalisation={ kind = 'ct', mean_hu = 50, sd_hu = 120.5 }",
             "normalisation={ kind = 'z_score' }",
         ] {
-            let recipe = Recipe::named("volume", &[set.to_owned()]).unwrap();
+            let recipe = Recipe::named("refine", &[set.to_owned()]).unwrap();
             assert_ne!(recipe.normalisation, plain.normalisation);
             let text = recipe.to_toml().unwrap();
             assert_eq!(Recipe::parsed(&text, "written", &[]).unwrap(), recipe);

@@ -64,9 +64,11 @@ impl Augmentation {
 impl HuChange {
     /// Changes a patch's values (z, y, x), Hounsfield units above `zero_hu`. In `flat` patches the planes
     /// are a slice and its neighbours, and metal goes through all of them.
-    fn change(&self, mut values: ArrayViewMut3<f32>, zero_hu: f32, flat: bool) {
+    /// Where `padded`, 0 is beyond the volume and stays 0, so that no metal is put there.
+    fn change(&self, mut values: ArrayViewMut3<f32>, zero_hu: f32, flat: bool, padded: bool) {
         if self.shift_hu != 0.0 {
-            values.mapv_inplace(|v| v + self.shift_hu);
+            let kept = |v: f32| padded && v == 0.0;
+            values.mapv_inplace(|v| if kept(v) { v } else { v + self.shift_hu });
         }
         if let Some(metal) = &self.metal {
             metal.put_into(values, zero_hu, flat);
@@ -88,7 +90,7 @@ impl HuChange {
     ) {
         let padded = scalings.iter().any(|scaling| !scaling.is_plain());
         let beyond = padded.then(|| values.mapv(|above| above == 0.0));
-        self.change(values.view_mut(), zero_hu, flat);
+        self.change(values.view_mut(), zero_hu, flat, padded);
         for (mut channel, scaling) in patch.outer_iter_mut().zip(scalings) {
             channel.zip_mut_with(values, |to, above| {
                 *to = scaling.window.scaled(above + zero_hu);
