@@ -240,9 +240,11 @@ def of_classes(arguments, classes):
             row = run_ctseg(folder, inputs, out, how, arguments)
         found[variant] = maps(out, inputs)
         row["seconds_per_volume"] = (row["seconds"] - row["loaded_after"]) / len(inputs)
-        for name in ("nnunet", "ctseg-f32"):
-            if name in found and name != variant:
-                row[f"against_{name}"] = compared(found[variant], found[name], classes)
+        # Both of nnU-Net's ways compute the same.
+        references = {"nnunet": found.get("nnunet", found.get("nnunet-alone")), "ctseg-f32": found.get("ctseg-f32")}
+        for name, reference in references.items():
+            if reference is not None and reference is not found[variant]:
+                row[f"against_{name}"] = compared(found[variant], reference, classes)
         rows.append({"variant": variant, "classes": classes, **row})
     return {"made": json.loads((folder / "made.json").read_text()), "rows": rows}
 
