@@ -12,7 +12,9 @@ use ctseg::pipeline::mirroring::Mirroring;
 use ctseg::pipeline::planes::{Planes, best_axis};
 use ctseg::pipeline::restoring::Probabilities;
 use ctseg::pipeline::segmenter::Segmenter;
+use ctseg::tensors::device::{Compute, DeviceChoice};
 use ctseg::tensors::inference::Inference;
+use ctseg::tensors::precision::{Precision, PrecisionChoice};
 use ctseg::values::{Orientation, VoxelBox};
 use ndarray::{Array3, Array4, Array5, ArrayView4, Axis, s};
 
@@ -25,7 +27,8 @@ fn on_volumes(structures: usize, folds: usize) -> (Segmenter, Inference, Array4<
         "training.batch_size=2",
     ];
     let recipe = small_recipe("refine", &set);
-    let compute = compute();
+    let exact = PrecisionChoice::Fixed(Precision::F32);
+    let compute = Compute::open(DeviceChoice::Auto, exact, 2).unwrap();
     compute.device.seed(4);
     let channels = recipe.channels();
     let networks: Vec<_> = (0..folds)
