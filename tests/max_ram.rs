@@ -38,6 +38,11 @@ fn a_limit_is_kept_or_refused_with_the_figure_that_would_do() {
     volume(&here.join("scans/large.nii.gz"), [110, 100, 90]);
     volume(&here.join("scans/small.nii.gz"), [40, 30, 30]);
     std::fs::write(here.join("scans/broken.nii.gz"), "no image").unwrap();
+    // 20 m on each side: fails by itself, and costs no other volume its place.
+    let untrue = Grid::with_spacing([20, 20, 20], [1000.0; 3]);
+    let data = Array3::zeros((20, 20, 20));
+    let path = here.join("scans/untrue.nii.gz");
+    write_volume(&path, &Volume { grid: untrue, data }, VoxelType::I16).unwrap();
     let set = [
         "region=whole",
         "prior=false",

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::cascade::Cascade;
 use super::planes::best_axis;
 use super::restoring::usual_portion;
-use super::segmenter::{Segmenter, network_grid};
+use super::segmenter::{Segmenter, check_extent, network_grid};
 use super::sliding::Lattice;
 use crate::arrays::nifti::read_header;
 use crate::cpu_budget::resident_bytes;
@@ -204,10 +204,11 @@ fn preprocess_bytes(source: &Grid, grid: &Grid) -> u64 {
 /// # Errors
 /// The volume that takes the most, and the least limit that would do.
 pub fn within(cascade: Cascade, inputs: &[PathBuf], limit: u64) -> Result<Cascade> {
-    // What cannot be read fails later, by itself.
-    let headers = inputs
-        .iter()
-        .filter_map(|input| Some((input, read_header(input).ok()?.grid())));
+    // What cannot be read or be true fails later, by itself.
+    let headers = inputs.iter().filter_map(|input| {
+        let grid = read_header(input).ok()?.grid();
+        check_extent(&grid).ok().map(|()| (input, grid))
+    });
     let headers: Vec<(&PathBuf, Grid)> = headers.collect();
     let resident = resident_bytes();
     let mut least: Option<(&PathBuf, u64, Demand)> = None;

@@ -75,7 +75,7 @@ pub fn network_input(
 const LONGEST_EXTENT_MM: f64 = 3000.0;
 
 /// Refuses grids whose header cannot be true, before memory is sized by it.
-fn check_extent(grid: &Grid) -> Result<()> {
+pub(super) fn check_extent(grid: &Grid) -> Result<()> {
     let spacing = grid.spacing_mm();
     let extent: [f64; 3] = std::array::from_fn(|axis| spacing[axis] * grid.shape[axis] as f64);
     if extent.iter().all(|mm| *mm <= LONGEST_EXTENT_MM) {

@@ -34,6 +34,13 @@ pub struct LayerCost {
     pub activation_bytes: Bytes,
 }
 
+impl LayerCost {
+    /// Numbers in its output.
+    fn elements(&self) -> u64 {
+        self.output.iter().map(|side| *side as u64).product()
+    }
+}
+
 /// Bytes by the type of the activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Bytes {
@@ -66,25 +73,15 @@ impl Cost {
     /// matrices: every voxel's neighbourhood is written out.
     pub fn inference_bytes(&self, batch: usize, precision: Precision, unfolds: bool) -> u64 {
         let width = if precision == Precision::F32 { 4 } else { 2 };
-        let size = |layer: &LayerCost| {
-            layer
-                .output
-                .iter()
-                .map(|side| *side as u64)
-                .product::<u64>()
-        };
+        let size = LayerCost::elements;
         let largest = self.layers.iter().map(size).max().unwrap_or(0);
         let input = self.layers.first().map_or(0, size);
         let logits = self.layers.last().map_or(0, size);
         // As tensors, and as they come and go.
         let plain = (input + logits) * (width + 4) + input * 4;
         let neighbourhoods = |layer: &LayerCost| {
-            layer.multiply_adds
-                / layer
-                    .output
-                    .first()
-                    .map_or(1, |channels| *channels as u64)
-                    .max(1)
+            let channels = layer.output.first().copied().unwrap_or(1).max(1);
+            layer.multiply_adds / channels as u64
         };
         let unfolded = match unfolds {
             true => self.layers.iter().map(neighbourhoods).max().unwrap_or(0) * width,
@@ -100,13 +97,7 @@ impl Cost {
         let width = if precision == Precision::F32 { 4 } else { 2 };
         // Weights are cast for each pass.
         let cast = if precision == Precision::F32 { 0 } else { 2 };
-        let size = |layer: &LayerCost| {
-            layer
-                .output
-                .iter()
-                .map(|side| *side as u64)
-                .product::<u64>()
-        };
+        let size = LayerCost::elements;
         let largest = self.layers.iter().map(size).max().unwrap_or(0);
         // Logits, their gradient and the targets are f32.
         let logits = self.layers.last().map_or(0, size);
