@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::pictures::chart::{COLOURS, Chart, Curve, Stroke};
 use crate::error::Result;
 use crate::pipeline::history::{self, EpochLine, History};
-use crate::pipeline::tracker::{EpochRecord, RunIdentity, Tracker};
+use crate::pipeline::tracker::{EpochRecord, Outcome, RunIdentity, Tracker};
 
 /// While a run goes on its pictures are drawn anew this often at most; drawing takes about a tenth of a second.
 const DRAW_EVERY: Duration = Duration::from_secs(20);
@@ -44,7 +44,7 @@ impl Tracker for Curves {
         result
     }
 
-    fn ended(&self, run: &RunIdentity) -> Result<()> {
+    fn ended(&self, run: &RunIdentity, _: &Outcome) -> Result<()> {
         draw(run.folder)
     }
 }

@@ -25,7 +25,7 @@ use super::sampling::{CaseSource, StageOneResult, mirrored_maps};
 use super::schedule::Keep;
 use super::stage_loss::stage_loss;
 use super::stage_one::{RoiQuality, out_of_fold_results};
-use super::tracker::{Tracker, Trackers};
+use super::tracker::{Outcome, Tracker, Trackers};
 use super::training::{Trained, TrainingJob, train};
 use crate::error::{Error, Result};
 use crate::tensors::device::Compute;
@@ -158,7 +158,7 @@ pub fn fit(job: &FitJob, observer: &dyn Observer) -> Result<FitSummary> {
     };
     trackers.begun(&run.identity())?;
     let trained = trained_and_published(job, (&run, &trackers), beginning, started, observer);
-    trackers.ended(&run.identity())?;
+    trackers.ended(&run.identity(), &Outcome::of(&trained))?;
     trained.map_err(|error| match error {
         Error::Interrupted(how) => Error::Interrupted(format!(
             "{how}; 'ctseg fit --resume {}' goes on",

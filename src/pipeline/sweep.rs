@@ -21,7 +21,7 @@ use super::recipe::{Recipe, one_line};
 use super::run_folder::fresh_folder;
 use super::sides::mirrored_where_possible;
 use super::sweep_table::{Standing, TrialRow, best_dice, ranked, write_tables};
-use super::tracker::{RunIdentity, Tracker};
+use super::tracker::{Outcome, RunIdentity, Tracker};
 use crate::error::{Error, Result};
 use crate::files::write_bytes_atomically;
 use crate::tensors::device::Compute;
@@ -204,7 +204,8 @@ pub fn sweep(job: &SweepJob, observer: &dyn Observer) -> Result<Vec<TrialRow>> {
     };
     tell(&|tracker| tracker.begun(&identity));
     let rows = rungs(job, &name, observer);
-    tell(&|tracker| tracker.ended(&identity));
+    let outcome = Outcome::of(&rows);
+    tell(&|tracker| tracker.ended(&identity, &outcome));
     rows.map_err(|error| match error {
         Error::Interrupted(_) => Error::Interrupted(format!(
             "'ctseg sweep --resume {}' goes on",

@@ -1,15 +1,15 @@
 //! Where the numbers of a run are recorded. The run folder is the one that always is; others join it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::checkpoint::Progress;
 use super::observer::Observer;
 use super::validation::Validation;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Receives a run's numbers as they come. All methods may be called more than once for the same thing: a run
 /// that is resumed begins again, and tells again of an epoch whose end a kill came before.
-pub trait Tracker {
+pub trait Tracker: Sync {
     /// A run begins or goes on; all that follows is of this run until it has ended.
     fn begun(&self, _run: &RunIdentity) -> Result<()> {
         Ok(())
@@ -18,10 +18,85 @@ pub trait Tracker {
     /// One epoch of one network is over.
     fn epoch(&self, record: &EpochRecord) -> Result<()>;
 
-    /// The run that began last is over, whatever came of it.
-    fn ended(&self, _run: &RunIdentity) -> Result<()> {
+    /// Something beside the epochs that is worth keeping.
+    fn happened(&self, _event: &Event) -> Result<()> {
         Ok(())
     }
+
+    /// The run that began last is over, whatever came of it.
+    fn ended(&self, _run: &RunIdentity, _outcome: &Outcome) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// How a run came to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    Finished,
+    /// Somebody asked it to stop; it can go on.
+    Interrupted,
+    /// The reason, one line.
+    Failed(String),
+}
+
+impl Outcome {
+    pub fn of<T>(result: &Result<T>) -> Self {
+        match result {
+            Ok(_) => Self::Finished,
+            Err(Error::Interrupted(_)) => Self::Interrupted,
+            Err(error) => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+/// What is told of a run beside its epochs.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// Values that never change, by name: the recipe, flattened with dots.
+    Parameters(Vec<(String, String)>),
+    /// Facts about the run, by name; a later one of the same name replaces the earlier.
+    Tags(Vec<(String, String)>),
+    /// Values by name. `network` as in [`EpochRecord`], none for the run as a whole; `step` counts from 0 on and
+    /// is of the network.
+    Metrics {
+        network: Option<String>,
+        step: u64,
+        values: Vec<(String, f64)>,
+    },
+    /// A file, or a folder with all that is in it, to be shown in the folder `to` (empty: the top). It is read when
+    /// it is sent, which may be later.
+    Artifact {
+        path: PathBuf,
+        to: String,
+    },
+    Dataset(DatasetUsed),
+    Model(ModelMade),
+}
+
+/// Data that went into a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatasetUsed {
+    pub name: String,
+    /// Of its content.
+    pub digest: String,
+    /// Where it lies.
+    pub source: String,
+    /// Such as `training`.
+    pub context: String,
+    pub cases: usize,
+}
+
+/// A model that a run made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelMade {
+    /// The bundle's folder.
+    pub bundle: PathBuf,
+    /// The name that it is registered under.
+    pub name: String,
+    /// Names of its structures, in order of their labels.
+    pub structures: Vec<String>,
+    /// Of the last stage's input.
+    pub spacing_mm: Vec<f64>,
 }
 
 /// Which run.
@@ -78,7 +153,11 @@ impl Tracker for Trackers<'_> {
         self.tell(&|tracker| tracker.epoch(record))
     }
 
-    fn ended(&self, run: &RunIdentity) -> Result<()> {
-        self.tell(&|tracker| tracker.ended(run))
+    fn happened(&self, event: &Event) -> Result<()> {
+        self.tell(&|tracker| tracker.happened(event))
+    }
+
+    fn ended(&self, run: &RunIdentity, outcome: &Outcome) -> Result<()> {
+        self.tell(&|tracker| tracker.ended(run, outcome))
     }
 }
