@@ -95,6 +95,7 @@ impl OneEpoch<'_> {
         let is_best = after.take_in(&validation, training, outcome.out_of_time);
         self.tracker.epoch(&EpochRecord {
             network: &job.name,
+            structures: &job.source.output_names(),
             progress: &after,
             mean_loss: standing.mean_loss(),
             learning_rate: epoch.rate,

@@ -11,6 +11,7 @@ use super::guard::guarded;
 use super::observer::Observer;
 use super::predict::Failure;
 use super::reference::{Reference, label_maps};
+use super::sampling::UNION;
 use super::sidecar::read_sidecar;
 use crate::arrays::metrics::{Overlap, Summary, overlaps, recall_inside, volume_ml};
 use crate::arrays::nifti::read_labels;
@@ -249,7 +250,7 @@ fn known_structures<'a>(
     if let Reference::Union(_) = reference {
         return Some(vec![Structure {
             value: 1,
-            name: "structures".to_owned(),
+            name: UNION.to_owned(),
         }]);
     }
     let sidecar = predictions.find_map(|path| read_sidecar(path))?;

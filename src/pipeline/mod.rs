@@ -14,6 +14,7 @@ pub mod demand;
 pub mod diagnosis;
 mod distances;
 mod epoch;
+pub mod epoch_metrics;
 pub mod evaluation;
 pub mod fine_tuning;
 pub mod fingerprint;

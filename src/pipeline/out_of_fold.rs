@@ -17,7 +17,7 @@ use super::outputs::Outputs;
 use super::recipe::{Region, Target};
 use super::reference::Reference;
 use super::roi::carried_over;
-use super::sampling::StageOneResult;
+use super::sampling::{StageOneResult, UNION};
 use super::segmenter::{Segmenter, network_grid, network_input};
 use super::sidecar::{Making, ModelUsed, whole_of};
 use crate::arrays::resample::restore_exclusive;
@@ -126,7 +126,7 @@ impl Networks {
         });
         let union = Structure {
             value: 1,
-            name: "structures".to_owned(),
+            name: UNION.to_owned(),
         };
         let structures = match segmenter.recipe.structures {
             Target::Union => vec![union],

@@ -38,6 +38,9 @@ const CASES_MIXED: usize = 8;
 /// resampling it must pay. A patch of a volume is work enough.
 const SLICES_PER_VISIT: usize = 16;
 
+/// What all structures are called where they count as one.
+pub const UNION: &str = "structures";
+
 /// What stage 2 needs to know of a case from a stage-1 model that never saw it.
 #[derive(Debug, Clone)]
 pub struct StageOneResult {
@@ -121,6 +124,15 @@ impl<'a> CaseSource<'a> {
     /// How many maps the network gives.
     pub fn outputs(&self) -> usize {
         output_maps(self.recipe, &self.structures).len()
+    }
+
+    /// What each of them marks.
+    pub fn output_names(&self) -> Vec<String> {
+        let structures = self.dataset.structures.iter();
+        match self.recipe.structures {
+            Target::Union => vec![UNION.to_owned()],
+            Target::Each => structures.map(|s| s.name.clone()).collect(),
+        }
     }
 
     /// What training minimises.

@@ -56,12 +56,10 @@ pub enum Event {
     Parameters(Vec<(String, String)>),
     /// Facts about the run, by name; a later one of the same name replaces the earlier.
     Tags(Vec<(String, String)>),
-    /// Values by name. `network` as in [`EpochRecord`], none for the run as a whole; `step` counts from 0 on and
-    /// is of the network.
+    /// Values by name, steps ascending. `network` as in [`EpochRecord`], none for the run as a whole.
     Metrics {
         network: Option<String>,
-        step: u64,
-        values: Vec<(String, f64)>,
+        points: Vec<Point>,
     },
     /// A file, or a folder with all that is in it, to be shown in the folder `to` (empty: the top). It is read when
     /// it is sent, which may be later.
@@ -71,6 +69,17 @@ pub enum Event {
     },
     Dataset(DatasetUsed),
     Model(ModelMade),
+}
+
+/// What was measured at one step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Point {
+    /// Steps that the network has taken, from 1 on; 0 for what is measured once.
+    pub step: u64,
+    /// Milliseconds since 1970 (UTC).
+    pub time_ms: i64,
+    /// By name; all are finite.
+    pub values: Vec<(String, f64)>,
 }
 
 /// Data that went into a run.
@@ -91,6 +100,8 @@ pub struct DatasetUsed {
 pub struct ModelMade {
     /// The bundle's folder.
     pub bundle: PathBuf,
+    /// Of the whole bundle, as predictions name it.
+    pub sha256: String,
     /// The name that it is registered under.
     pub name: String,
     /// Names of its structures, in order of their labels.
@@ -114,6 +125,8 @@ pub struct RunIdentity<'a> {
 pub struct EpochRecord<'a> {
     /// Such as `fold 0`.
     pub network: &'a str,
+    /// Names of the structures that the network marks, in the order of all that is told per structure.
+    pub structures: &'a [String],
     /// After the epoch.
     pub progress: &'a Progress,
     pub mean_loss: f64,
