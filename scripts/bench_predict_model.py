@@ -1,8 +1,8 @@
 """Phantoms, one network in nnU-Net's and in ctseg's form, and volumes, for scripts/bench_predict.py.
 
-The phantom: a body of water's density in air that fills most of the volume, and in it 117 ellipsoids that do not touch, as many of each structure: so
-small that a patch sees several and what is around them, without which instance normalisation would take their level
-away. Which one is which shows in its Hounsfield units (14 levels at most, 120 HU apart) and, where there are more structures than levels,
+The phantom: a body of water's density in air that fills most of the volume, and in it ellipsoids that do not touch, about
+as many of each structure, 117 for every 2.4 litres: so small that a patch sees several and what is around them, without
+which instance normalisation would take their level away. Which one is which shows in its Hounsfield units (14 levels at most, 120 HU apart) and, where there are more structures than levels,
 in its texture (stripes along an axis, 3 or 4.5 mm wide, or a chequerboard). So every label can be told from the image
 alone, as far as a network has learnt it in some hundred steps.
 
@@ -24,9 +24,10 @@ import numpy as np
 
 LEVELS = np.arange(14) * 120 - 360  # HU; the body's 0 is among them, for structures with a texture
 TEXTURES = 9
-ELLIPSOIDS = 117
+LITRES_PER_ELLIPSOID = 2.36 / 117
 WINDOW, MEAN_HU, SD_HU = (-600.0, 1300.0), 250.0, 420.0  # what plans.json says of the foreground
 NETWORK_SPACING = 1.5
+TRAINING_MM = (128, 128, 144)
 
 
 def looks(structures):
@@ -72,7 +73,7 @@ def phantom(shape, spacing_mm, structures, seed):
 
     generator = np.random.default_rng(seed)
     extent = np.multiply(shape, spacing_mm)
-    count = max(structures, ELLIPSOIDS)
+    count = max(structures, round(np.prod(extent) / 1e6 / LITRES_PER_ELLIPSOID))
     places, middle, radii = centres(count, extent, generator)
     mm = np.meshgrid(*[(np.arange(n) + 0.5) * s for n, s in zip(shape, spacing_mm)], indexing="ij", sparse=True)
     body = sum(((mm[axis] - middle[axis]) / radii[axis]) ** 4 for axis in (0, 1)) < 1
@@ -199,7 +200,8 @@ def trained(arguments, described):
     network = untrained(described, first + TEXTURES + 1)
     of_class = torch.from_numpy(factors(arguments.classes))
     levels, textures = of_class[:, 0], of_class[:, 1] + first
-    shape = [round(n * s / NETWORK_SPACING) for n, s in zip(arguments.shape, arguments.spacing)]
+    # All structures are in 2.4 litres, and a small phantom is made in no time.
+    shape = [round(mm / NETWORK_SPACING) for mm in TRAINING_MM]
     hu, labels = phantom(shape, [NETWORK_SPACING] * 3, arguments.classes - 1, arguments.seed)
     image = (np.clip(hu.astype(np.float32), *WINDOW) - MEAN_HU) / SD_HU
     places = [np.argwhere(labels == label) for label in range(1, arguments.classes)]

@@ -74,7 +74,7 @@ fn the_average_is_the_formulas_and_the_network_in_use_has_it() {
             let logits = inference.logits(&seen.input, seen.input_shape, None);
             logits.unwrap().0
         });
-        for (a, b) in found.iter().zip(&expected) {
+        for (a, b) in found.iter().zip(expected.iter()) {
             assert!((a - b).abs() < 1e-4, "{engine}: {a} {b}");
         }
     }

@@ -319,7 +319,7 @@ mod libtorch {
         limit_cpu_memory(0);
         let (tight, tight_shape) = tight.unwrap();
         assert_eq!(shape, tight_shape);
-        for (a, b) in free.iter().zip(&tight) {
+        for (a, b) in free.iter().zip(tight.iter()) {
             assert!((a - b).abs() < 1e-4, "{a} {b}");
         }
         let error = hopeless.unwrap_err().to_string();

@@ -163,7 +163,7 @@ fn weights_survive_the_file_folding_averaging_and_the_change_of_engine() {
             let plain = loaded.forward(input).unwrap().into_data();
             let used = Inference::new(vec![loaded], &compute).unwrap();
             let (folded, _) = used.logits(&batch.input, batch.input_shape, None).unwrap();
-            found.push((plain.try_into_vec::<f32>().unwrap(), folded));
+            found.push((plain.try_into_vec::<f32>().unwrap(), folded.into_vec()));
         }
         for (plain, folded) in &found {
             assert!(apart(plain, &found[0].0) < 2e-4, "{text}");
@@ -203,7 +203,7 @@ fn attention_maps_lie_on_the_inputs_grid_and_agree_between_engines() {
             assert_eq!(shape, [patches, gates, z, y, x], "{engine} {text}");
             assert!(maps.iter().all(|v| (0.0..=1.0).contains(v)));
             assert!(maps.iter().any(|v| (v - maps[0]).abs() > 1e-3), "{text}");
-            found.push(maps);
+            found.push(maps.into_vec());
         }
         for maps in &found {
             assert!(apart(maps, &found[0]) < 1e-4, "{text}");

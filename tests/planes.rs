@@ -63,7 +63,7 @@ fn by_hand(inference: &Inference, input: ArrayView4<f32>, structures: usize) -> 
                 let patch: Vec<f32> = patch.iter().copied().collect();
                 let shape = [1, input.dim().0, 8, 8, 8];
                 let (values, shape) = inference.logits(&patch, shape, None).unwrap();
-                let logits = Array5::from_shape_vec(shape, values).unwrap();
+                let logits = Array5::from_shape_vec(shape, values.into_vec()).unwrap();
                 for ((_, map, dz, dy, dx), value) in logits.indexed_iter() {
                     let factor = gaussian(dz) * gaussian(dy) * gaussian(dx);
                     sum[[map, z + dz, y + dy, x + dx]] += factor * f64::from(*value);
@@ -143,7 +143,7 @@ fn step_and_blending_are_the_recipes() {
         let patch = input.slice(s![.., .., .., x..x + 8]);
         let patch: Vec<f32> = patch.iter().copied().collect();
         let (values, shape) = alone.logits(&patch, [1, channels, 8, 8, 8], None).unwrap();
-        Array5::from_shape_vec(shape, values).unwrap()
+        Array5::from_shape_vec(shape, values.into_vec()).unwrap()
     };
     let (left, right) = (patch(0), patch(4));
     for ((map, z, y, x), value) in found.indexed_iter() {

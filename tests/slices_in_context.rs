@@ -210,7 +210,7 @@ fn slices_of_a_trained_stage_see_their_neighbours() {
         let (values, shape) = inference
             .logits(batch.as_slice().unwrap(), [1, channels, 3, 10, 12], None)
             .unwrap();
-        let expected = Array5::from_shape_vec(shape, values).unwrap();
+        let expected = Array5::from_shape_vec(shape, values.into_vec()).unwrap();
         let expected = expected.slice(s![0, .., 0, ..9, ..11]);
         let found = logits.index_axis(Axis(1), z);
         let apart = (&found - &expected)

@@ -106,7 +106,7 @@ fn patches_that_overlap_are_blended_by_their_importance() {
             let (values, shape) = inference
                 .logits(&patch, [1, channels, 8, 8, 8], None)
                 .unwrap();
-            let logits = Array5::from_shape_vec(shape, values).unwrap();
+            let logits = Array5::from_shape_vec(shape, values.into_vec()).unwrap();
             for ((_, m, dz, dy, dx), value) in logits.indexed_iter() {
                 let g = gaussian(dz) * gaussian(dy) * gaussian(dx);
                 sum[[m, z + dz, dy, x + dx]] += g * f64::from(*value);

@@ -1,6 +1,8 @@
 //! Masks that take little memory: what lies inside, as runs along x.
 
-use ndarray::ArrayView3;
+use std::ops::Range;
+
+use ndarray::{Array3, ArrayView3};
 
 use crate::values::VoxelBox;
 
@@ -84,32 +86,79 @@ impl RunMask {
             .sum()
     }
 
-    /// The voxels in their order (x fastest): 1 inside, 0 outside.
-    pub fn voxels_in_order(&mut self) -> impl Iterator<Item = u8> + '_ {
+    /// The smallest box that holds the mask, if it has voxels.
+    pub fn bounds(&self) -> Option<VoxelBox> {
+        let height = self.shape_zyx[1].max(1);
+        let boxes = self.runs.iter().map(|run| {
+            let (z, y) = (run.row / height, run.row % height);
+            VoxelBox {
+                start: [run.start as usize, y, z],
+                end: [run.end as usize, y + 1, z + 1],
+            }
+        });
+        boxes.reduce(|one, other| one.joined(&other))
+    }
+
+    /// Every run, in the order of the voxels: the first voxel (x, y, z), and how many there are along x.
+    pub fn in_order(&mut self) -> impl Iterator<Item = ([usize; 3], usize)> + '_ {
+        self.sort();
+        let height = self.shape_zyx[1].max(1);
+        self.runs.iter().map(move |run| {
+            let first = [run.start as usize, run.row % height, run.row / height];
+            (first, (run.end - run.start) as usize)
+        })
+    }
+
+    /// Brings the runs into the order of the voxels, which [`RunMask::mark`] needs.
+    pub fn sort(&mut self) {
         if !self.sorted {
             self.runs.sort_unstable();
             self.sorted = true;
         }
+    }
+
+    /// Marks with 1, of the voxels in a range (x fastest), those inside; the others are 0 already. The mask was
+    /// sorted after the last addition.
+    pub fn mark(&self, voxels: Range<usize>, mask: &mut [u8]) {
+        debug_assert!(self.sorted);
         let width = self.shape_zyx[2];
-        let total: usize = self.shape_zyx.iter().product();
-        let mut runs = self.runs.iter().peekable();
-        (0..total).map(move |voxel| {
-            while let Some(run) = runs.peek() {
-                if run.row * width + run.end as usize <= voxel {
-                    runs.next();
-                } else {
-                    return u8::from(run.row * width + run.start as usize <= voxel);
+        let ends_before = |run: &Run| run.row * width + run.end as usize <= voxels.start;
+        let first = self.runs.partition_point(ends_before);
+        for run in &self.runs[first..] {
+            let start = (run.row * width + run.start as usize).max(voxels.start);
+            let end = (run.row * width + run.end as usize).min(voxels.end);
+            if start >= end {
+                break;
+            }
+            mask[start - voxels.start..end - voxels.start].fill(1);
+        }
+    }
+
+    /// The voxels of `region` (z, y, x).
+    pub fn cut(&self, region: &VoxelBox) -> Array3<bool> {
+        let [z, y, x] = region.ranges_zyx();
+        let mut cut = Array3::from_elem([z.len(), y.len(), x.len()], false);
+        let height = self.shape_zyx[1].max(1);
+        for run in &self.runs {
+            let (plane, row) = (run.row / height, run.row % height);
+            if z.contains(&plane) && y.contains(&row) {
+                let (from, to) = (
+                    (run.start as usize).max(x.start),
+                    (run.end as usize).min(x.end),
+                );
+                for at in from..to {
+                    cut[[plane - z.start, row - y.start, at - x.start]] = true;
                 }
             }
-            0
-        })
+        }
+        cut
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ndarray::{Array3, s};
+    use ndarray::s;
     use proptest::prelude::*;
 
     proptest! {
@@ -136,7 +185,31 @@ mod tests {
                 mask.add(&region, values.slice(s![z, y, x]), 0.5);
             }
             let expected: Vec<u8> = values.iter().map(|v| u8::from(*v > 0.5)).collect();
-            prop_assert_eq!(mask.voxels_in_order().collect::<Vec<_>>(), expected.clone());
+            mask.sort();
+            for range in [0..84, 5..6, 11..62, 84..84] {
+                let mut marked = vec![0; range.len()];
+                mask.mark(range.clone(), &mut marked);
+                prop_assert_eq!(&marked, &expected[range]);
+            }
+            let inside: Vec<[usize; 3]> = values
+                .indexed_iter()
+                .filter(|(_, value)| **value > 0.5)
+                .map(|((z, y, x), _)| [x, y, z])
+                .collect();
+            let told = mask.in_order().flat_map(|([x, y, z], count)| (x..x + count).map(move |x| [x, y, z]));
+            prop_assert_eq!(told.collect::<Vec<_>>(), inside.clone());
+            let bounds = mask.bounds();
+            prop_assert_eq!(bounds.is_none(), inside.is_empty());
+            if let Some(bounds) = bounds {
+                for axis in 0..3 {
+                    let along = inside.iter().map(|voxel| voxel[axis]);
+                    prop_assert_eq!(bounds.start[axis], along.clone().min().unwrap());
+                    prop_assert_eq!(bounds.end[axis], along.max().unwrap() + 1);
+                }
+            }
+            let middle = VoxelBox { start: [1, 0, 1], end: [6, 3, 3] };
+            let [z, y, x] = middle.ranges_zyx();
+            prop_assert_eq!(mask.cut(&middle), values.slice(s![z, y, x]).mapv(|value| value > 0.5));
             prop_assert_eq!(mask.voxels(), expected.iter().map(|v| usize::from(*v)).sum::<usize>());
         }
     }

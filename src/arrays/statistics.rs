@@ -4,7 +4,8 @@ use ndarray::Axis;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::values::{LabelMap, Volume, VoxelBox};
+use super::run_mask::RunMask;
+use crate::values::{Grid, LabelMap, Volume, VoxelBox};
 
 /// Slices that one thread looks at in a row. A fixed number, so that sums do not depend on the threads'.
 const SLICES: usize = 16;
@@ -72,7 +73,20 @@ pub fn structure_statistics(
             }
         }
     }
-    whole.iter().map(|m| m.statistics(map)).collect()
+    whole.iter().map(|m| m.statistics(&map.grid)).collect()
+}
+
+/// The statistics of a mask on the image's grid, as [`structure_statistics`].
+pub fn mask_statistics(mask: &mut RunMask, image: &Volume) -> StructureStatistics {
+    let mut found = Measured::default();
+    for ([x, y, z], count) in mask.in_order() {
+        for x in x..x + count {
+            if let Some(hu) = image.data.get((z, y, x)) {
+                found.add([x, y, z], *hu);
+            }
+        }
+    }
+    found.statistics(&image.grid)
 }
 
 /// Sums over a structure's voxels so far.
@@ -139,23 +153,22 @@ impl Measured {
         }
     }
 
-    fn statistics(&self, map: &LabelMap) -> StructureStatistics {
+    fn statistics(&self, grid: &Grid) -> StructureStatistics {
         let count = self.finite as f64;
         let mean = (self.finite > 0).then(|| self.sum / count);
         let voxels = self.voxels as f64;
         StructureStatistics {
             voxels: self.voxels,
-            volume_ml: voxels * map.grid.voxel_volume_ml(),
+            volume_ml: voxels * grid.voxel_volume_ml(),
             mean_hu: mean,
             median_hu: self.median(),
             sd_hu: mean.map(|mean| (self.squares / count - mean * mean).max(0.0).sqrt()),
             centroid_mm: (self.voxels > 0).then(|| {
                 let centre = self.index_sums.map(|sum| sum as f64 / voxels);
-                map.grid.world_mm(centre)
+                grid.world_mm(centre)
             }),
             touches_border: self.bounds.is_some_and(|bounds| {
-                bounds.start.contains(&0)
-                    || (0..3).any(|axis| bounds.end[axis] == map.grid.shape[axis])
+                bounds.start.contains(&0) || (0..3).any(|axis| bounds.end[axis] == grid.shape[axis])
             }),
             bounds: self.bounds,
         }

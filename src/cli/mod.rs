@@ -213,8 +213,15 @@ struct Asked {
     leave: Arc<AtomicBool>,
 }
 
-/// Schedulers may send the same request along several ways.
-const SAME_REQUEST: Duration = Duration::from_millis(200);
+/// Schedulers may send the same request along several ways: to the process, to its group, to its step. On a busy
+/// machine these arrive some hundred milliseconds apart.
+fn same_request(signal: i32) -> Duration {
+    match signal {
+        SIGTERM => Duration::from_secs(1),
+        // Of a person, who may press Ctrl-C twice.
+        _ => Duration::from_millis(200),
+    }
+}
 
 /// Listens to signals; a third one ends the process as it stands.
 fn stop_then_leave_on_signals() -> anyhow::Result<Asked> {
@@ -226,8 +233,8 @@ fn stop_then_leave_on_signals() -> anyhow::Result<Asked> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     std::thread::spawn(move || {
         let mut last: Option<Instant> = None;
-        for _ in signals.forever() {
-            if last.is_some_and(|last| last.elapsed() < SAME_REQUEST) {
+        for signal in signals.forever() {
+            if last.is_some_and(|last| last.elapsed() < same_request(signal)) {
                 continue;
             }
             last = Some(Instant::now());

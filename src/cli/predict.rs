@@ -11,6 +11,7 @@ use super::fit::parse_duration;
 use super::sizes::parse_bytes;
 use super::{Outcome, Settings, print_out, stop_then_leave_on_signals};
 use crate::arrays::nifti::is_nifti_name;
+use crate::cpu_budget::give_back_large_blocks;
 use crate::error::{Error, Result};
 use crate::outside::pictures::{attention, preview};
 use crate::outside::progress;
@@ -55,6 +56,10 @@ pub struct PredictArgs {
     /// Write a mask per structure too: <case>/<structure>.nii.gz, 0 and 1, as TotalSegmentator lays them out
     #[arg(long)]
     split: bool,
+    /// With --split: every structure on its own, where its probability is above one half, so that masks may overlap;
+    /// of models whose structures are independent. Statistics are the masks'
+    #[arg(long, requires = "split")]
+    overlap: bool,
     /// With --split or --preview: write no label map
     #[arg(long)]
     no_label_map: bool,
@@ -84,6 +89,7 @@ pub struct PredictArgs {
 const INTERRUPTED: i32 = 75;
 
 pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
+    give_back_large_blocks();
     let observer = progress::for_stderr();
     let asked = stop_then_leave_on_signals()?;
     let outputs = outputs(&args)?;
@@ -137,6 +143,7 @@ fn outputs(args: &PredictArgs) -> Result<Outputs> {
     Ok(Outputs {
         label_map: !args.no_label_map,
         split: args.split,
+        overlap: args.overlap,
         preview: args.preview.then_some(preview::draw as DrawPreview),
         structures: (!names.is_empty()).then_some(names),
     })

@@ -11,8 +11,8 @@ use super::bundle::Bundle;
 use super::dataset::Structure;
 use super::demand::Frugality;
 use super::mirroring::Mirroring;
+use super::models::{Model, common_cleaning, common_structures};
 use super::planes::{Planes, best_axis};
-use super::recipe::Region;
 use super::restoring::{Probabilities, Stream, Target, restored, usual_portion};
 use super::roi::{Prior, carried_over};
 use super::segmenter::{Segmenter, network_grid, network_input};
@@ -20,6 +20,7 @@ use super::stage_one::run_stage_one;
 use crate::arrays::postprocess::{Step, apply};
 use crate::error::{Error, Result};
 use crate::tensors::device::Compute;
+use crate::tensors::losses::Outputs;
 use crate::tensors::quantisation::InputRanges;
 use crate::values::{Grid, LabelMap, Orientation, Volume, VoxelBox};
 
@@ -34,14 +35,6 @@ pub struct Cascade {
     cleaning: BTreeMap<String, Vec<Step>>,
     /// How many planes of logits are restored at once; none: as many as usual.
     portion: Option<usize>,
-}
-
-/// One model in memory.
-pub(super) struct Model {
-    /// Only where stage 2 works inside a region of interest.
-    pub(super) stage1: Option<Segmenter>,
-    pub(super) stage2: Segmenter,
-    pub(super) mirroring: Mirroring,
 }
 
 /// What was done to one volume.
@@ -102,42 +95,15 @@ struct Found {
     notes: Vec<String>,
 }
 
-impl Model {
-    fn load(bundle: &Bundle, compute: &Compute) -> Result<Self> {
-        let stage2 = bundle.segmenter(2, compute)?;
-        let stage1 = match stage2.recipe.region {
-            Region::Whole => None,
-            Region::Roi => {
-                let trained_on = bundle
-                    .stage(2)
-                    .and_then(|stage| stage.stage1_sha256.as_deref());
-                if trained_on != bundle.stage_sha256(1) {
-                    return Err(Error::file(
-                        &bundle.path,
-                        "stage 2 was trained on another stage 1 than the model holds; run 'ctseg fit --stage 2' again",
-                    ));
-                }
-                Some(bundle.segmenter(1, compute)?)
-            }
-        };
-        Ok(Self {
-            stage1,
-            stage2,
-            mirroring: Mirroring::none(),
-        })
-    }
-
-    /// The grid that its second stage works on where first stages found `region`: that region, or, without a
-    /// first stage of its own, the whole volume, as it was trained.
-    fn grid(&self, source: &Grid, region: Option<VoxelBox>) -> Grid {
-        let whole = VoxelBox::whole(source.reoriented(Orientation::RAS).shape);
-        let region = region.filter(|_| self.stage1.is_some()).unwrap_or(whole);
-        network_grid(&self.stage2.recipe, source, &region)
-    }
-
-    fn pieces(&self, grid: &Grid) -> usize {
-        self.mirroring.looks() * self.stage2.pieces(grid.shape_zyx())
-    }
+/// What second stages look at.
+#[derive(Clone, Copy)]
+struct Looked<'a> {
+    source: &'a Grid,
+    /// As in [`Found`].
+    region: Option<VoxelBox>,
+    /// Of each model, and its network's input there.
+    grids: &'a [Grid],
+    inputs: &'a [Array4<f32>],
 }
 
 impl Cascade {
@@ -184,6 +150,22 @@ impl Cascade {
     /// How many maps there are.
     pub fn maps(&self) -> usize {
         self.values.len()
+    }
+
+    /// Label values in the order of the maps.
+    pub(super) fn values(&self) -> &[u16] {
+        &self.values
+    }
+
+    /// The clean-up of label maps, by label value.
+    pub(super) fn clean_up(&self) -> &[(u16, Vec<Step>)] {
+        &self.plan
+    }
+
+    /// Whether structures shut one another out, so that no voxel can be of two.
+    pub(super) fn is_exclusive(&self) -> bool {
+        let mut models = self.models.iter();
+        models.any(|model| model.stage2.recipe.outputs == Outputs::Exclusive)
     }
 
     pub(super) fn models(&self) -> &[Model] {
@@ -325,15 +307,13 @@ impl Cascade {
         let inputs: Vec<Array4<f32>> = inputs.collect::<Result<_>>()?;
         drop(priors);
         laps.lap("preprocess");
-        let mut labels = self.labels(
-            &volume.grid,
+        let looked = Looked {
+            source: &volume.grid,
             region,
-            &grids,
-            &inputs,
-            on_pieces,
-            heard,
-            &mut laps,
-        )?;
+            grids: &grids,
+            inputs: &inputs,
+        };
+        let mut labels = self.labels(&looked, on_pieces, heard, &mut laps)?;
         drop(inputs);
         self.release_memory()?;
         if !self.plan.is_empty() {
@@ -356,18 +336,20 @@ impl Cascade {
         Ok((labels, report))
     }
 
-    /// The second stages' labels in `region`, from their inputs on their grids.
-    #[allow(clippy::too_many_arguments)]
+    /// The second stages' labels of what they look at.
     fn labels(
         &self,
-        source: &Grid,
-        region: Option<VoxelBox>,
-        grids: &[Grid],
-        inputs: &[Array4<f32>],
+        looked: &Looked,
         on_pieces: &OnProgress,
         heard: Vec<&mut dyn Probabilities>,
         laps: &mut Laps,
     ) -> Result<LabelMap> {
+        let Looked {
+            source,
+            region,
+            grids,
+            inputs,
+        } = *looked;
         let first = self
             .models
             .first()
@@ -481,51 +463,4 @@ impl Cascade {
         }
         Ok(found)
     }
-}
-
-/// The clean-up on which all models agree, by structure: each was chosen on its own model's label maps.
-fn common_cleaning(bundles: &[Bundle]) -> BTreeMap<String, Vec<Step>> {
-    let of = |bundle: &Bundle| -> BTreeMap<String, Vec<Step>> {
-        let chosen = bundle.manifest.postprocessing.iter();
-        let structures = chosen.flat_map(|chosen| &chosen.structures);
-        structures
-            .filter(|(_, cleaning)| !cleaning.steps.is_empty())
-            .map(|(name, cleaning)| (name.clone(), cleaning.steps.clone()))
-            .collect()
-    };
-    let mut common = bundles.first().map(of).unwrap_or_default();
-    for other in bundles.iter().skip(1).map(of) {
-        common.retain(|name, steps| other.get(name) == Some(steps));
-    }
-    common
-}
-
-/// The structures of all models.
-///
-/// # Errors
-/// No model; models of different structures.
-pub fn common_structures(bundles: &[Bundle]) -> Result<Vec<Structure>> {
-    let first = bundles
-        .first()
-        .ok_or_else(|| Error::usage("no model was named; expected --model FOLDER"))?;
-    let structures = first.structures()?;
-    for other in &bundles[1..] {
-        let found = other.structures()?;
-        if found != structures {
-            let names = |all: &[Structure]| {
-                let named = all.iter().map(|s| format!("{} {}", s.value, s.name));
-                named.collect::<Vec<_>>().join(", ")
-            };
-            return Err(Error::file(
-                &other.path,
-                format!(
-                    "models that are averaged must have the same structures: this one has {}, {} has {}",
-                    names(&found),
-                    first.path.display(),
-                    names(&structures)
-                ),
-            ));
-        }
-    }
-    Ok(structures)
 }

@@ -104,7 +104,12 @@ impl Cascade {
                 .max(inputs + stage.preprocess + stage.input);
             inputs += stage.input;
             layers += stage.layer;
-            let networks = LABELS * voxels + inputs + layers + stage.pass + stage.restore;
+            // What networks on patches held is free when a portion is restored.
+            let at_work = match model.stage2.recipe.network.dimensions() {
+                2 => stage.pass + stage.restore,
+                _ => stage.pass.max(stage.restore),
+            };
+            let networks = LABELS * voxels + inputs + layers + at_work;
             demand.network = demand.network.max(networks);
         }
         Ok(demand)

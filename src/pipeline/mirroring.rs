@@ -102,7 +102,8 @@ impl Mirroring {
             let seen = mirrored.as_standard_layout();
             let seen = seen.as_slice().unwrap_or_default();
             let (values, out) = logits(seen, shape)?;
-            let mut found = image.mirrored(Array5::from_shape_vec(out, values).map_err(internal)?);
+            let mut found =
+                image.mirrored(Array5::from_shape_vec(out, values.into_vec()).map_err(internal)?);
             if let Some(maps) = &image.maps {
                 found = found.select(Axis(1), maps);
             }
@@ -114,10 +115,8 @@ impl Mirroring {
         let sum = sum.ok_or_else(|| Error::invalid("internal: no image to look at"))?;
         let mean = sum / self.looks() as f32;
         let (patches, structures, z, y, x) = mean.dim();
-        Ok((
-            mean.as_standard_layout().iter().copied().collect(),
-            [patches, structures, z, y, x],
-        ))
+        let mean: Vec<f32> = mean.as_standard_layout().iter().copied().collect();
+        Ok((mean.into(), [patches, structures, z, y, x]))
     }
 }
 
@@ -176,7 +175,7 @@ mod tests {
                 _ => value,
             }
         });
-        Ok((found.into_raw_vec_and_offset().0, out))
+        Ok((found.into_raw_vec_and_offset().0.into(), out))
     }
 
     #[test]
@@ -200,13 +199,14 @@ mod tests {
         // Counts voxels from the left, whatever is there.
         let from_left = |seen: &[f32], shape: [usize; 5]| {
             let counted = seen.iter().zip([0.0, 10.0, 20.0, 30.0]);
-            Ok((counted.map(|(value, place)| value + place).collect(), shape))
+            let counted: Vec<f32> = counted.map(|(value, place)| value + place).collect();
+            Ok((counted.into(), shape))
         };
         let batch = vec![0.0, 1.0, 2.0, 3.0];
         let (mean, _) = mirroring
             .mean_logits(batch, [1, 1, 1, 1, 4], from_left)
             .unwrap();
-        assert_eq!(mean, [15.0, 16.0, 17.0, 18.0]);
+        assert_eq!(mean.into_vec(), [15.0, 16.0, 17.0, 18.0]);
     }
 
     #[test]

@@ -215,9 +215,10 @@ impl Networks {
             device: job.compute.to_string(),
             structures: &structures,
             outputs: &Outputs::default(),
+            probabilities: None,
             started,
         };
-        making.written(&path, labels, report)?;
+        making.written(&path, (labels, None), report)?;
         Ok(path)
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use rayon::prelude::*;
 
+use super::overlapping::OverlappingMasks;
 use super::sidecar::Sidecar;
 use crate::arrays::nifti::{LabelNames, NiftiImage, case_name, write_mask, write_named_labels};
 use crate::arrays::statistics::StructureStatistics;
@@ -25,6 +26,9 @@ pub struct Outputs {
     pub label_map: bool,
     /// A mask per structure in a folder named as the case, in the layout of TotalSegmentator.
     pub split: bool,
+    /// Whether those masks may overlap: each structure on its own, where the model's are independent. The statistics
+    /// are then the masks'.
+    pub overlap: bool,
     /// Draws `<case>_preview.png`.
     pub preview: Option<DrawPreview>,
     /// Only these structures; all of the model's without.
@@ -37,6 +41,7 @@ impl Default for Outputs {
         Self {
             label_map: true,
             split: false,
+            overlap: false,
             preview: None,
             structures: None,
         }
@@ -133,15 +138,18 @@ impl Outputs {
         structures: &BTreeMap<String, u16>,
     ) -> bool {
         let files = self.files(output, structures);
-        made.structures == *structures && files.iter().all(|file| made.is_whole(output, file))
+        made.structures == *structures
+            && made.overlapping == self.overlap
+            && files.iter().all(|file| made.is_whole(output, file))
     }
 
-    /// Writes the case's files; `structures` with their statistics. Returns [`Outputs::files`].
+    /// Writes the case's files; `structures` with their statistics, masks from `overlapping` where they are asked for.
+    /// Returns [`Outputs::files`].
     pub(super) fn write(
         &self,
         output: &Path,
         image: &NiftiImage,
-        labels: &LabelMap,
+        (labels, overlapping): (&LabelMap, Option<&OverlappingMasks>),
         structures: &BTreeMap<String, u16>,
         statistics: &BTreeMap<String, StructureStatistics>,
     ) -> Result<Vec<PathBuf>> {
@@ -154,7 +162,11 @@ impl Outputs {
         }
         if self.split {
             let bounds = |name: &str| statistics.get(name).and_then(|found| found.bounds);
-            write_masks(output, image, labels, structures, &bounds)?;
+            let masks: &dyn StructureMasks = match overlapping {
+                Some(masks) => masks,
+                None => labels,
+            };
+            write_masks(output, image, masks, structures, &bounds)?;
         }
         let files = self.files(output, structures);
         if let (Some(draw), Some(picture)) = (self.preview, files.last()) {

@@ -126,12 +126,17 @@ impl<'a> Planes<'a> {
                 self.first
             )));
         }
+        let computing = self.finished < range.end;
         while self.finished < range.end {
             self.forget(range.start.min(self.finished));
             match &self.way {
                 Way::Slices => self.next_slices()?,
                 Way::Patches(_) => self.next_patches()?,
             }
+        }
+        if computing && matches!(self.way, Way::Patches(_)) {
+            // What comes next needs memory that is the network's no longer: layers are few.
+            self.pass.inference.compute().release_host_memory()?;
         }
         self.forget(range.start);
         self.gathered(range)

@@ -19,10 +19,11 @@ use std::time::Instant;
 use sha2::{Digest, Sha256};
 
 use super::bundle::Bundle;
-use super::cascade::{Attention, Cascade, common_structures};
+use super::cascade::{Attention, Cascade};
 use super::claims::{Claiming, Claims};
 use super::demand::within;
 use super::inputs::PredictCase;
+use super::models::common_structures;
 use super::observer::Observer;
 use super::outputs::Outputs;
 use super::probability_file::ProbabilityKind;
@@ -31,6 +32,7 @@ use super::sidecar::ModelUsed;
 use super::statistics_table::write_statistics;
 use crate::error::{Error, Result};
 use crate::tensors::device::Compute;
+use crate::tensors::precision::Precision;
 
 use case::Batch;
 use record::Record;
@@ -132,12 +134,25 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
     let known = structures.iter().map(|s| (s.name.clone(), s.value));
     let chosen = job.outputs.chosen(known.collect())?;
     let wide = structures.iter().any(|structure| structure.value > 255);
-    space::check(&job.folder, &cases, wide)?;
+    let results = space::Results {
+        wide,
+        split: job.outputs.split,
+        probabilities: job.probabilities.map(|kind| (kind, structures.len())),
+    };
+    space::check(&job.folder, &cases, &results)?;
     let inputs: Vec<PathBuf> = cases.iter().map(|case| case.input.clone()).collect();
     let cascades = job.computes.iter().map(|compute| {
+        if compute.precision == Precision::F32 || job.max_ram.is_some() {
+            compute.keep_little_memory();
+        }
         let mut cascade = Cascade::load_all(&bundles, compute)?;
         if job.tta {
             cascade = cascade.mirrored(&structures)?;
+        }
+        if job.outputs.overlap && cascade.is_exclusive() {
+            return Err(Error::usage(
+                "--overlap: the model's classes are exclusive, no voxel can be of two; expected a model of independent structures (outputs = \"independent\" in its recipe)",
+            ));
         }
         if !job.postprocess {
             cascade = cascade.without_postprocessing();

@@ -50,7 +50,8 @@ impl fmt::Display for ProbabilityKind {
 }
 
 impl ProbabilityKind {
-    fn bytes(self) -> usize {
+    /// For each voxel of each structure, in memory and before compression.
+    pub(super) fn bytes(self) -> usize {
         match self {
             Self::U8 => 1,
             Self::F16 => 2,

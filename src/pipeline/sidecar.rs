@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::bundle::file_sha256;
 use super::cascade::CascadeReport;
 use super::outputs::{Outputs, remove_left_over};
+use super::overlapping::OverlappingMasks;
 use crate::arrays::nifti::{NiftiImage, case_name};
 use crate::arrays::statistics::{StructureStatistics, structure_statistics};
 use crate::cpu_budget::peak_memory_mb;
@@ -37,6 +38,9 @@ pub struct Sidecar {
     /// Warnings about the file and deviations from the normal way.
     pub notes: Vec<String>,
     pub cascade: CascadeReport,
+    /// Whether the masks are of each structure on its own, so that voxels may be of several; figures are the masks'.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub overlapping: bool,
     /// Volume of each structure by name.
     pub volumes_ml: BTreeMap<String, f64>,
     /// What each structure measures, by name.
@@ -138,6 +142,8 @@ pub struct Making<'a> {
     /// Label value of each structure by name; of those that are wanted.
     pub structures: &'a BTreeMap<String, u16>,
     pub outputs: &'a Outputs,
+    /// The file with the case's probabilities, in the folder of its label map; it is there already.
+    pub probabilities: Option<PathBuf>,
     pub started: Instant,
 }
 
@@ -146,7 +152,7 @@ impl Making<'_> {
     pub fn written(
         &self,
         output: &Path,
-        mut labels: LabelMap,
+        (mut labels, mut masks): (LabelMap, Option<OverlappingMasks>),
         mut cascade: CascadeReport,
     ) -> Result<Sidecar> {
         let writing = Instant::now();
@@ -162,12 +168,24 @@ impl Making<'_> {
         }
         self.outputs.select(&mut labels, structures);
         let labels = &labels;
-        let statistics = self.statistics(labels);
+        let statistics = match &mut masks {
+            Some(masks) => self.statistics_of_masks(masks),
+            None => self.statistics(labels),
+        };
+        if let Some(masks) = &mut masks {
+            masks.sort();
+        }
         let measured = writing.elapsed().as_secs_f64();
-        let files = self
-            .outputs
-            .write(output, image, labels, structures, &statistics)?;
-        let written = files.into_iter().map(|file| {
+        let files = self.outputs.write(
+            output,
+            image,
+            (labels, masks.as_ref()),
+            structures,
+            &statistics,
+        )?;
+        let named = files.len();
+        let files = files.into_iter().chain(self.probabilities.clone());
+        let written = files.map(|file| {
             let written = Written::at(&parent_of(output).join(&file))?;
             Ok((file, written))
         });
@@ -175,7 +193,7 @@ impl Making<'_> {
         let seconds = writing.elapsed().as_secs_f64() - measured;
         cascade.seconds.insert("statistics".to_owned(), measured);
         cascade.seconds.insert("write".to_owned(), seconds);
-        let sidecar = self.sidecar(labels, statistics, written, cascade);
+        let sidecar = self.sidecar(labels, statistics, (written, named), cascade);
         let text = serde_json::to_string_pretty(&sidecar)
             .map_err(|error| Error::file(output, format!("cannot describe the result: {error}")))?;
         write_bytes_atomically(&sidecar_path, text.as_bytes())?;
@@ -188,11 +206,22 @@ impl Making<'_> {
         self.structures.keys().cloned().zip(found).collect()
     }
 
+    fn statistics_of_masks(
+        &self,
+        masks: &mut OverlappingMasks,
+    ) -> BTreeMap<String, StructureStatistics> {
+        let volume = &self.image.volume;
+        let structures = self.structures.iter();
+        structures
+            .filter_map(|(name, label)| Some((name.clone(), masks.statistics(*label, volume)?)))
+            .collect()
+    }
+
     fn sidecar(
         &self,
         labels: &LabelMap,
         statistics: BTreeMap<String, StructureStatistics>,
-        written: Vec<(PathBuf, Written)>,
+        (written, named): (Vec<(PathBuf, Written)>, usize),
         cascade: CascadeReport,
     ) -> Sidecar {
         let grid = self.image.volume.grid;
@@ -217,12 +246,16 @@ impl Making<'_> {
             orientation: grid.orientation().to_string(),
             notes: self.notes(labels, &cascade),
             cascade,
+            overlapping: self.outputs.overlap,
             volumes_ml: statistics
                 .iter()
                 .map(|(name, found)| (name.clone(), found.volume_ml))
                 .collect(),
             statistics,
-            files: written.iter().map(|(file, _)| file.clone()).collect(),
+            files: written[..named]
+                .iter()
+                .map(|(file, _)| file.clone())
+                .collect(),
             written: written.into_iter().collect(),
             structures: self.structures.clone(),
             seconds: self.started.elapsed().as_secs_f64(),

@@ -155,6 +155,15 @@ impl Compute {
         Ok(())
     }
 
+    /// From here on the engine keeps little memory for later. Asking the system for it again costs about a tenth of
+    /// the time that networks take in 16 bits, and next to nothing of what they take in 32.
+    pub fn keep_little_memory(&self) {
+        #[cfg(feature = "libtorch")]
+        if self.choice.is_libtorch() {
+            super::libtorch::keep_little();
+        }
+    }
+
     /// Gives memory that the engine keeps for later back to the system.
     pub fn release_memory(&self) -> Result<()> {
         #[cfg(feature = "libtorch")]
@@ -171,6 +180,15 @@ impl Compute {
             DeviceChoice::LibTorchCuda(index) => super::libtorch::cuda_peak(index, false).map(Some),
             _ => Ok(None),
         }
+    }
+
+    /// As [`Compute::release_memory`], where the memory is the processor's own.
+    pub fn release_host_memory(&self) -> Result<()> {
+        #[cfg(feature = "libtorch")]
+        if self.choice == DeviceChoice::LibTorchCpu {
+            super::libtorch::free_memory()?;
+        }
+        Ok(())
     }
 
     /// Whether batches gain from running on several threads at once: libtorch has threads of its own.

@@ -10,6 +10,7 @@ use ndarray::Array2;
 
 use super::blocks::Conv;
 use super::device::{Compute, DeviceChoice};
+use super::host_values::HostValues;
 use super::maps::{Map, enlarged, mean_of};
 use super::networks::{Extras, Network};
 use super::quantisation::InputRanges;
@@ -56,7 +57,7 @@ pub struct Head {
 }
 
 /// Logits in plain memory: (patch, structure, z, y, x), flattened, and that shape.
-pub type Logits = (Vec<f32>, [usize; 5]);
+pub type Logits = (HostValues, [usize; 5]);
 
 impl Inference {
     /// `networks` lie on `compute`'s device.
@@ -288,11 +289,11 @@ impl Inference {
                 shape[4],
             ];
             let (logits, part_out) = self.at_once(which, part, part_shape)?;
-            all.extend(logits);
+            all.extend_from_slice(&logits);
             out_shape = part_out;
         }
         out_shape[0] = shape[0];
-        Ok((all, out_shape))
+        Ok((all.into(), out_shape))
     }
 
     fn at_once(&self, which: &Range<usize>, input: &[f32], shape: [usize; 5]) -> Result<Logits> {
@@ -302,7 +303,8 @@ impl Inference {
                 let maps = self.maps(network, input, shape)?;
                 enlarged(&maps, [shape[3], shape[4]])
             });
-            return mean_of(maps.collect::<Result<_>>()?);
+            let (mean, shape) = mean_of(maps.collect::<Result<_>>()?)?;
+            return Ok((mean.into(), shape));
         }
         #[cfg(feature = "libtorch")]
         if self.compute.choice.is_libtorch() {
@@ -333,7 +335,7 @@ impl Inference {
             .into_data()
             .try_into_vec::<f32>()
             .map_err(|error| Error::invalid(format!("cannot read the logits back: {error:?}")))?;
-        Ok((values, shape))
+        Ok((values.into(), shape))
     }
 }
 

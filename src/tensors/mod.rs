@@ -6,6 +6,7 @@ pub mod blocks;
 mod deep_supervision;
 pub mod device;
 pub mod freezing;
+pub mod host_values;
 pub mod inference;
 pub mod learner;
 #[cfg(feature = "libtorch")]

@@ -158,6 +158,14 @@ pub fn boxes(labels: &LabelMap, values: &[u16]) -> Vec<Option<VoxelBox>> {
     found.into_iter().map(some).collect()
 }
 
+/// How many voxels along x, y, z beyond a mask `steps` look at.
+pub fn reach(steps: &[Step], spacing_mm: [f64; 3]) -> [usize; 3] {
+    steps.iter().fold([0; 3], |margin, step| {
+        let reach = step.reach(spacing_mm);
+        std::array::from_fn(|axis| margin[axis] + reach[axis])
+    })
+}
+
 /// What `steps` make, one after the other, of the structure `value`, which lies inside `found`. It grows into
 /// background only: other structures keep what they have.
 ///
@@ -170,12 +178,7 @@ pub fn processed(labels: &LabelMap, value: u16, found: &VoxelBox, steps: &[Step]
         .iter()
         .position(|world| *world == 2)
         .map_or(0, |axis| 2 - axis);
-    let mut margin = [0; 3];
-    for step in steps {
-        let reach = step.reach(spacing_mm);
-        margin = std::array::from_fn(|axis| margin[axis] + reach[axis]);
-    }
-    let region = found.grown(margin, labels.grid.shape);
+    let region = found.grown(reach(steps, spacing_mm), labels.grid.shape);
     let [z, y, x] = region.ranges_zyx();
     let own = labels.data.slice(ndarray::s![z, y, x]);
     let mut mask = own.mapv(|label| label == value);

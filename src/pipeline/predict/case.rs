@@ -1,6 +1,7 @@
 //! One case of a batch: its volume read, segmented, its files written.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use crate::pipeline::cascade::{Cascade, CascadeReport};
 use crate::pipeline::guard::unless_stopped;
 use crate::pipeline::inputs::PredictCase;
 use crate::pipeline::observer::Observer;
+use crate::pipeline::overlapping::OverlappingMasks;
 use crate::pipeline::probability_file::ProbabilityFile;
 use crate::pipeline::restoring::Probabilities;
 use crate::pipeline::sidecar::{Making, ModelUsed, Sidecar, made_of};
@@ -46,6 +48,7 @@ pub(super) struct Input<'a> {
 pub(super) struct Segmented<'a> {
     input: Input<'a>,
     labels: LabelMap,
+    masks: Option<OverlappingMasks>,
     probabilities: Option<ProbabilityFile>,
     report: CascadeReport,
     device: String,
@@ -74,7 +77,12 @@ impl Batch<'_> {
             cascade.map(Cascade::looks),
             cascade.map(Cascade::postprocessing),
             self.job.probabilities,
-            (outputs.label_map, outputs.split, outputs.preview.is_some()),
+            (
+                outputs.label_map,
+                outputs.split,
+                outputs.overlap,
+                outputs.preview.is_some(),
+            ),
             &self.structures,
         );
         format!("{:x}", Sha256::digest(format!("{way:?}")))
@@ -112,10 +120,12 @@ impl Batch<'_> {
                     .job
                     .outputs
                     .are_there(&case.output, &made, &self.structures)
-        }) && self
-            .job
-            .probabilities
-            .is_none_or(|kind| kind.path(&case.output).exists())
+                && self.job.probabilities.is_none_or(|kind| {
+                    let path = kind.path(&case.output);
+                    let name = path.file_name();
+                    name.is_some_and(|name| made.is_whole(&case.output, Path::new(name)))
+                })
+        })
     }
 
     /// Segments a case's volume on one of the devices.
@@ -132,8 +142,17 @@ impl Batch<'_> {
         let task = OnceLock::new();
         let volume = &input.image.volume;
         let mut probabilities = self.probability_file(case, &input.image, cascade)?;
-        let heard = probabilities.iter_mut();
-        let heard = heard.map(|file| file as &mut dyn Probabilities).collect();
+        let overlap = self.job.outputs.overlap;
+        let mut masks = overlap.then(|| OverlappingMasks::new(volume.grid, cascade.values()));
+        let file = probabilities
+            .iter_mut()
+            .map(|file| file as &mut dyn Probabilities);
+        let heard = file.chain(
+            masks
+                .iter_mut()
+                .map(|masks| masks as &mut dyn Probabilities),
+        );
+        let heard = heard.collect();
         let on_pieces = |pieces: usize, total: usize| {
             task.get_or_init(|| self.observer.task(&name, total as u64, cascade.unit()))
                 .advance(pieces as u64);
@@ -159,6 +178,7 @@ impl Batch<'_> {
         Ok(Segmented {
             input,
             labels,
+            masks,
             probabilities,
             report,
             device: self.job.computes[device].to_string(),
@@ -182,13 +202,21 @@ impl Batch<'_> {
     /// Writes a case's files.
     pub(super) fn write(&self, index: usize, mut segmented: Segmented) -> Result<Sidecar> {
         let case = &self.cases[index];
+        let mut probabilities = None;
         if let Some(file) = segmented.probabilities.take() {
             let saving = Instant::now();
-            file.finish(&segmented.input.image.header)?;
+            probabilities = file
+                .finish(&segmented.input.image.header)?
+                .file_name()
+                .map(PathBuf::from);
             let seconds = saving.elapsed().as_secs_f64();
             let report = &mut segmented.report;
             report.seconds.insert("probabilities".to_owned(), seconds);
             segmented.seconds += seconds;
+        }
+        let mut masks = segmented.masks.take();
+        if let (Some(masks), Some(cascade)) = (&mut masks, self.cascades.first()) {
+            masks.clean(cascade.clean_up())?;
         }
         // As if it had been segmented just now: the time in a queue is nobody's.
         let spent = Duration::try_from_secs_f64(segmented.seconds).unwrap_or_default();
@@ -202,8 +230,9 @@ impl Batch<'_> {
             device: segmented.device,
             structures: &self.structures,
             outputs: &self.job.outputs,
+            probabilities,
             started: now.checked_sub(spent).unwrap_or(now),
         };
-        making.written(&case.output, segmented.labels, segmented.report)
+        making.written(&case.output, (segmented.labels, masks), segmented.report)
     }
 }

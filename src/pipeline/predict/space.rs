@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::arrays::nifti::case_name;
+use crate::arrays::nifti::{case_name, read_header};
 use crate::error::{Error, Result};
 use crate::files::{parent_of, temporary_file};
 use crate::leftovers::remove_leftovers;
 use crate::pipeline::inputs::PredictCase;
 use crate::pipeline::observer::Observer;
+use crate::pipeline::probability_file::ProbabilityKind;
+use crate::pipeline::segmenter::check_extent;
 use crate::pipeline::sidecar::sidecar_path;
 
 /// A sidecar, and what the file system adds to each file.
@@ -53,12 +55,22 @@ pub(super) fn clean(folders: &[PathBuf], observer: &dyn Observer) -> Result<()> 
     Ok(())
 }
 
-/// Refuses a batch whose label maps will not fit onto the file system, as far as the lengths of the volumes tell;
-/// `wide` label maps have 16 bits.
+/// What each case leaves on disk.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Results {
+    /// Label maps have 16 bits.
+    pub(super) wide: bool,
+    /// Whether there is a mask per structure beside the label map.
+    pub(super) split: bool,
+    /// Probabilities, of so many structures.
+    pub(super) probabilities: Option<(ProbabilityKind, usize)>,
+}
+
+/// Refuses a batch whose results will not fit onto the file system, as far as lengths and headers of the volumes tell.
 ///
 /// # Errors
-/// Less space than the label maps that are not there yet will take.
-pub(super) fn check(folder: &Path, cases: &[PredictCase], wide: bool) -> Result<()> {
+/// Less space than the results that are not there yet will take.
+pub(super) fn check(folder: &Path, cases: &[PredictCase], results: &Results) -> Result<()> {
     // File systems that do not tell are taken for roomy.
     let Ok(known) = rustix::fs::statvfs(folder) else {
         return Ok(());
@@ -67,14 +79,16 @@ pub(super) fn check(folder: &Path, cases: &[PredictCase], wide: bool) -> Result<
     let missing = cases
         .iter()
         .filter(|case| !sidecar_path(&case.output).exists());
-    let needed: u64 = missing.map(|case| expected_bytes(case, wide)).sum();
+    let missing: Vec<&PredictCase> = missing.collect();
+    let maps = missing.iter().map(|case| expected_bytes(case, results));
+    let needed = maps.sum::<u64>() + probability_bytes(&missing, results);
     if needed <= free {
         return Ok(());
     }
     Err(Error::file(
         folder,
         format!(
-            "too little space: the label maps will take about {}, {} are free; make room or choose another -o",
+            "too little space: the results will take about {}, {} are free; make room or choose another -o",
             in_mb(needed),
             in_mb(free)
         ),
@@ -83,7 +97,7 @@ pub(super) fn check(folder: &Path, cases: &[PredictCase], wide: bool) -> Result<
 
 /// What a case's files will take, at least, from the length of its volume: CT of 16 bits halves under gzip, label
 /// maps shrink to about a hundredth.
-fn expected_bytes(case: &PredictCase, wide: bool) -> u64 {
+fn expected_bytes(case: &PredictCase, results: &Results) -> u64 {
     let input = std::fs::metadata(&case.input).map_or(0, |metadata| metadata.len());
     let compressed = |path: &Path| {
         path.extension()
@@ -94,13 +108,35 @@ fn expected_bytes(case: &PredictCase, wide: bool) -> u64 {
     } else {
         input / 2
     };
-    let plain = voxels * if wide { 2 } else { 1 };
+    let plain = voxels * if results.wide { 2 } else { 1 };
     let labels = if compressed(&case.output) {
         plain / 100
     } else {
         plain
     };
-    labels + BESIDE_BYTES
+    // Masks say together what the label map says.
+    let masks = if results.split { plain / 100 } else { 0 };
+    labels + masks + BESIDE_BYTES
+}
+
+/// What the cases' probabilities take: as 16-bit reals all of them; in steps of 1/255 they shrink to about a twentieth,
+/// but one case at a time lies there in full. Volumes without a usable header fail on their own.
+fn probability_bytes(cases: &[&PredictCase], results: &Results) -> u64 {
+    let Some((kind, structures)) = results.probabilities else {
+        return 0;
+    };
+    let plain = cases.iter().filter_map(|case| {
+        let grid = read_header(&case.input).ok()?.grid();
+        check_extent(&grid).ok()?;
+        Some((structures * kind.bytes()) as u64 * grid.voxels() as u64)
+    });
+    let plain: Vec<u64> = plain.collect();
+    match kind {
+        ProbabilityKind::F16 => plain.iter().sum(),
+        ProbabilityKind::U8 => {
+            plain.iter().sum::<u64>() / 20 + plain.iter().max().copied().unwrap_or(0)
+        }
+    }
 }
 
 fn in_mb(bytes: u64) -> String {
@@ -110,6 +146,8 @@ fn in_mb(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arrays::nifti::{VoxelType, write_volume};
+    use crate::values::{Grid, Volume};
 
     fn case(folder: &Path, bytes: u64, output: &str) -> PredictCase {
         let input = folder.join(format!("{bytes}.nii"));
@@ -121,17 +159,53 @@ mod tests {
         }
     }
 
+    const MAPS: Results = Results {
+        wide: false,
+        split: false,
+        probabilities: None,
+    };
+
+    #[test]
+    fn probabilities_count_as_their_headers_tell() {
+        let folder = tempfile::tempdir().unwrap();
+        let grid = Grid::with_spacing([40, 30, 20], [1.0; 3]);
+        let cases = ["a.nii", "b.nii"].map(|name| {
+            let input = folder.path().join(name);
+            let data = ndarray::Array3::zeros(grid.shape_zyx());
+            write_volume(&input, &Volume { grid, data }, VoxelType::I16).unwrap();
+            PredictCase {
+                output: input.with_extension("nii.gz"),
+                input,
+            }
+        });
+        let hostile = case(folder.path(), 1 << 20, "hostile.nii.gz");
+        let cases = [&cases[0], &hostile, &cases[1]];
+        let of = |probabilities| {
+            probability_bytes(
+                &cases,
+                &Results {
+                    probabilities,
+                    ..MAPS
+                },
+            )
+        };
+        assert_eq!(of(None), 0);
+        assert_eq!(of(Some((ProbabilityKind::F16, 3))), 2 * 24_000 * 3 * 2);
+        let one = 24_000 * 3;
+        assert_eq!(of(Some((ProbabilityKind::U8, 3))), one + 2 * one / 20);
+    }
+
     #[test]
     fn label_maps_that_cannot_fit_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let small = case(folder.path(), 1 << 20, "small.nii.gz");
         assert_eq!(
-            expected_bytes(&small, false),
+            expected_bytes(&small, &MAPS),
             (1 << 19) / 100 + BESIDE_BYTES
         );
-        check(folder.path(), std::slice::from_ref(&small), false).unwrap();
+        check(folder.path(), std::slice::from_ref(&small), &MAPS).unwrap();
         let huge = case(folder.path(), 1 << 43, "huge.nii");
-        let said = check(folder.path(), &[small, huge.clone()], true).unwrap_err();
+        let said = check(folder.path(), &[small, huge.clone()], &MAPS).unwrap_err();
         let said = said.to_string();
         assert!(
             said.contains("too little space") && said.contains("MB are free"),
@@ -139,7 +213,7 @@ mod tests {
         );
         // What is there already takes no more.
         std::fs::write(folder.path().join("huge.json"), "{}").unwrap();
-        check(folder.path(), &[huge], true).unwrap();
+        check(folder.path(), &[huge], &MAPS).unwrap();
     }
 
     #[test]

@@ -128,6 +128,18 @@ pub trait Engine<const R: usize> {
     /// Channels of `skip`, then those of `x`.
     fn join(&self, skip: Self::Tensor, x: Self::Tensor) -> Result<Self::Tensor>;
 
+    /// [`Engine::join`] of `skip` and what [`Engine::up`] makes of `x`; both are given away, so that an engine can
+    /// free them as early as possible.
+    fn up_joined(
+        &self,
+        skip: Self::Tensor,
+        x: Self::Tensor,
+        up: &UpConv<R>,
+    ) -> Result<Self::Tensor> {
+        let x = self.up(x, up)?;
+        self.join(skip, x)
+    }
+
     /// The sum of two tensors of one shape, activated.
     fn add(&self, a: Self::Tensor, b: Self::Tensor, activation: Activation)
     -> Result<Self::Tensor>;

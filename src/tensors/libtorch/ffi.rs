@@ -108,6 +108,7 @@ unsafe extern "C" {
     ) -> c_int;
     fn ctseg_use_caching_allocator();
     fn ctseg_limit_memory(bytes: c_ulonglong);
+    fn ctseg_spare_memory(share: c_ulonglong);
     fn ctseg_allocator_figures(
         in_use: *mut c_ulonglong,
         peak: *mut c_ulonglong,
@@ -356,6 +357,12 @@ pub(super) fn use_caching_allocator() {
 pub fn limit_cpu_memory(bytes: u64) {
     // SAFETY: sets a number under a lock.
     unsafe { ctseg_limit_memory(bytes) }
+}
+
+/// From here on CPU tensors hold at most one part in `share` more than was ever in use at once.
+pub(super) fn spare_memory(share: u64) {
+    // SAFETY: sets a number under a lock.
+    unsafe { ctseg_spare_memory(share.max(1)) }
 }
 
 /// Bytes of CPU tensors of 1 MiB and more: in use, most in use since the last reset, held.

@@ -27,8 +27,10 @@ use tch::{Kind, Tensor};
 pub use ffi::{cpu_memory, cuda_peak, limit_cpu_memory, reset_cpu_peak};
 pub use int8::Quantised;
 pub use learner::TorchLearner;
+pub use transfer::HostTensor;
 
 use super::device::{Compute, DeviceChoice};
+use super::host_values::HostValues;
 use super::inference::Convolutions;
 use super::maps::Map;
 use super::networks::{Extras, Network};
@@ -76,7 +78,7 @@ pub(super) fn mean_logits(
     (convolutions, first): (&Convolutions, usize),
     compute: &Compute,
     wanted: Extras,
-) -> Result<(Vec<f32>, [usize; 5])> {
+) -> Result<(HostValues, [usize; 5])> {
     let _no_grad = tch::no_grad_guard();
     // Volumes differ in size, and each new size would be searched for anew.
     tch::Cuda::cudnn_set_benchmark(false);
@@ -119,7 +121,7 @@ pub(super) fn mean_logits(
     let shape = shape
         .try_into()
         .map_err(|_| Error::invalid("internal: logits that have not five axes"))?;
-    Ok((transfer::to_host(&mean)?, shape))
+    Ok((transfer::to_values(&mean)?, shape))
 }
 
 /// The values of a tensor of this engine in plain memory, as f32.
@@ -168,6 +170,11 @@ pub(super) fn is_out_of_memory(error: &Error) -> bool {
     ];
     let text = error.to_string();
     SIGNS.iter().any(|sign| text.contains(sign))
+}
+
+/// Less memory is kept for later tensors from here on, at the cost of asking the system for it more often.
+pub(super) fn keep_little() {
+    ffi::spare_memory(32);
 }
 
 /// Gives memory that is kept for later tensors back to the system.

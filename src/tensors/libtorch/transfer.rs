@@ -1,10 +1,13 @@
 //! Batches to a device and results back.
 
+use std::ops::Deref;
+
 use tch::{Device, Kind, Tensor};
 
 use super::ffi;
 use super::ops::failed;
 use crate::error::Result;
+use crate::tensors::host_values::HostValues;
 
 /// `values` as a tensor on `device`. To a GPU it goes through page-locked memory, beside the work that is
 /// under way there.
@@ -41,4 +44,38 @@ pub(super) fn to_host(tensor: &Tensor) -> Result<Vec<f32>> {
             .map_err(failed)?;
     }
     Ok(values)
+}
+
+/// Numbers in memory that libtorch keeps for tensors: with every batch the same memory is used again.
+pub struct HostTensor(Tensor);
+
+impl HostTensor {
+    /// All values of `tensor` in the order of its axes, as f32.
+    fn of(tensor: &Tensor) -> Result<Self> {
+        let mut values =
+            Tensor::f_empty(tensor.size(), (Kind::Float, Device::Cpu)).map_err(failed)?;
+        let copied = tensor.f_detach().and_then(|from| values.f_copy_(&from));
+        copied.map_err(failed)?;
+        Ok(Self(values))
+    }
+}
+
+impl Deref for HostTensor {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match self.0.numel() {
+            0 => &[],
+            // SAFETY: made above, of f32 side by side on the CPU, and never changed.
+            count => unsafe { std::slice::from_raw_parts(self.0.data_ptr().cast::<f32>(), count) },
+        }
+    }
+}
+
+/// As [`to_host`]; what lies on the CPU already stays in the engine's own memory.
+pub(super) fn to_values(tensor: &Tensor) -> Result<HostValues> {
+    if tensor.device() == Device::Cpu {
+        return HostTensor::of(tensor).map(HostValues::Lent);
+    }
+    to_host(tensor).map(HostValues::Plain)
 }

@@ -185,17 +185,18 @@ impl<const R: usize> Unet<R> {
         let (mut x, mut skips) = self.encoded(engine, input)?;
         let (mut logits, mut maps) = (Vec::new(), Vec::new());
         for (index, (up, layers)) in self.up.iter().zip(&self.decoder).enumerate() {
-            x = engine.up(x, up)?;
-            if let Some(mut skip) = skips.pop() {
-                if let Some(gate) = self.gates.get(index) {
+            x = match (skips.pop(), self.gates.get(index)) {
+                (Some(skip), None) => engine.up_joined(skip, x, up)?,
+                (Some(skip), Some(gate)) => {
+                    let x = engine.up(x, up)?;
                     let (passed, map) = gate.compute(engine, skip, x.clone())?;
-                    skip = passed;
                     if wanted.maps {
                         maps.push(map);
                     }
+                    engine.join(passed, x)?
                 }
-                x = engine.join(skip, x)?;
-            }
+                (None, _) => engine.up(x, up)?,
+            };
             x = engine.block(x, layers)?;
             // Levels are counted from the finest, which has the head of its own.
             let coarser = self.up.len() - 1 - index;

@@ -41,6 +41,11 @@ class CachingAllocator final : public c10::Allocator {
     limit_ = bytes;
   }
 
+  void spare(size_t share) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    spare_ = share;
+  }
+
   void release_free() {
     std::lock_guard<std::mutex> lock(mutex_);
     while (!free_.empty()) drop(free_.begin());
@@ -70,9 +75,9 @@ class CachingAllocator final : public c10::Allocator {
       free_.erase(found);
       free_bytes_ -= size;
     } else {
-      // What is held may exceed the most that was ever in use by a quarter, no more.
+      // What is held may exceed the most that was ever in use by a part of it, no more.
       const size_t most = std::max(peak_, in_use_ + wanted);
-      while (!free_.empty() && in_use_ + wanted + free_bytes_ > most + most / 4) drop(std::prev(free_.end()));
+      while (!free_.empty() && in_use_ + wanted + free_bytes_ > most + most / spare_) drop(std::prev(free_.end()));
       block = mapped(wanted);
       if (!block) {
         while (!free_.empty()) drop(free_.begin());
@@ -104,7 +109,7 @@ class CachingAllocator final : public c10::Allocator {
   std::mutex mutex_;
   std::multimap<size_t, void*> free_;            // by size
   std::unordered_map<void*, size_t> sizes_;      // of blocks in use
-  size_t in_use_ = 0, peak_ = 0, free_bytes_ = 0, limit_ = 0;
+  size_t in_use_ = 0, peak_ = 0, free_bytes_ = 0, limit_ = 0, spare_ = 4;
 };
 
 // Never destroyed: tensors may be freed while the program ends.
@@ -135,6 +140,8 @@ void CachingAllocator::given_back(void* block) {
 extern "C" void ctseg_use_caching_allocator(void) { c10::SetCPUAllocator(&allocator(), 1); }
 
 extern "C" void ctseg_limit_memory(unsigned long long bytes) { allocator().limit(bytes); }
+
+extern "C" void ctseg_spare_memory(unsigned long long share) { allocator().spare(share); }
 
 extern "C" void ctseg_allocator_figures(unsigned long long* in_use, unsigned long long* peak,
                                         unsigned long long* held) {

@@ -51,6 +51,8 @@ int ctseg_rmsprop(at::Tensor** parameters, at::Tensor** square, int count, doubl
 // Keeps freed tensor memory of the CPU for the next tensor, see allocator.cpp.
 void ctseg_use_caching_allocator(void);
 void ctseg_limit_memory(unsigned long long bytes);  // 0 = none
+// Freed memory that is kept: what is held may exceed the most that was in use by one part in so many; 4 at first.
+void ctseg_spare_memory(unsigned long long share);
 void ctseg_allocator_figures(unsigned long long* in_use, unsigned long long* peak, unsigned long long* held);
 void ctseg_reset_peak(void);
 void ctseg_release_free(void);  // gives what is kept back to the system

@@ -1,0 +1,106 @@
+//! Models in memory, each with its stages, and what several have in common.
+
+use std::collections::BTreeMap;
+
+use super::bundle::Bundle;
+use super::dataset::Structure;
+use super::mirroring::Mirroring;
+use super::recipe::Region;
+use super::segmenter::{Segmenter, network_grid};
+use crate::arrays::postprocess::Step;
+use crate::error::{Error, Result};
+use crate::tensors::device::Compute;
+use crate::values::{Grid, Orientation, VoxelBox};
+
+/// One model in memory.
+pub(super) struct Model {
+    /// Only where stage 2 works inside a region of interest.
+    pub(super) stage1: Option<Segmenter>,
+    pub(super) stage2: Segmenter,
+    pub(super) mirroring: Mirroring,
+}
+
+impl Model {
+    pub(super) fn load(bundle: &Bundle, compute: &Compute) -> Result<Self> {
+        let stage2 = bundle.segmenter(2, compute)?;
+        let stage1 = match stage2.recipe.region {
+            Region::Whole => None,
+            Region::Roi => {
+                let trained_on = bundle
+                    .stage(2)
+                    .and_then(|stage| stage.stage1_sha256.as_deref());
+                if trained_on != bundle.stage_sha256(1) {
+                    return Err(Error::file(
+                        &bundle.path,
+                        "stage 2 was trained on another stage 1 than the model holds; run 'ctseg fit --stage 2' again",
+                    ));
+                }
+                Some(bundle.segmenter(1, compute)?)
+            }
+        };
+        Ok(Self {
+            stage1,
+            stage2,
+            mirroring: Mirroring::none(),
+        })
+    }
+
+    /// The grid that its second stage works on where first stages found `region`: that region, or, without a
+    /// first stage of its own, the whole volume, as it was trained.
+    pub(super) fn grid(&self, source: &Grid, region: Option<VoxelBox>) -> Grid {
+        let whole = VoxelBox::whole(source.reoriented(Orientation::RAS).shape);
+        let region = region.filter(|_| self.stage1.is_some()).unwrap_or(whole);
+        network_grid(&self.stage2.recipe, source, &region)
+    }
+
+    pub(super) fn pieces(&self, grid: &Grid) -> usize {
+        self.mirroring.looks() * self.stage2.pieces(grid.shape_zyx())
+    }
+}
+
+/// The clean-up on which all models agree, by structure: each was chosen on its own model's label maps.
+pub(super) fn common_cleaning(bundles: &[Bundle]) -> BTreeMap<String, Vec<Step>> {
+    let of = |bundle: &Bundle| -> BTreeMap<String, Vec<Step>> {
+        let chosen = bundle.manifest.postprocessing.iter();
+        let structures = chosen.flat_map(|chosen| &chosen.structures);
+        structures
+            .filter(|(_, cleaning)| !cleaning.steps.is_empty())
+            .map(|(name, cleaning)| (name.clone(), cleaning.steps.clone()))
+            .collect()
+    };
+    let mut common = bundles.first().map(of).unwrap_or_default();
+    for other in bundles.iter().skip(1).map(of) {
+        common.retain(|name, steps| other.get(name) == Some(steps));
+    }
+    common
+}
+
+/// The structures of all models.
+///
+/// # Errors
+/// No model; models of different structures.
+pub fn common_structures(bundles: &[Bundle]) -> Result<Vec<Structure>> {
+    let first = bundles
+        .first()
+        .ok_or_else(|| Error::usage("no model was named; expected --model FOLDER"))?;
+    let structures = first.structures()?;
+    for other in &bundles[1..] {
+        let found = other.structures()?;
+        if found != structures {
+            let names = |all: &[Structure]| {
+                let named = all.iter().map(|s| format!("{} {}", s.value, s.name));
+                named.collect::<Vec<_>>().join(", ")
+            };
+            return Err(Error::file(
+                &other.path,
+                format!(
+                    "models that are averaged must have the same structures: this one has {}, {} has {}",
+                    names(&found),
+                    first.path.display(),
+                    names(&structures)
+                ),
+            ));
+        }
+    }
+    Ok(structures)
+}
