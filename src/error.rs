@@ -28,7 +28,7 @@ pub enum Error {
 }
 
 /// Result with ctseg's [`Error`].
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     /// An error about the content of `path`.

@@ -1,8 +1,8 @@
 //! Progress on stderr: bars on a terminal, plain lines with rate and time left everywhere else.
 
 use std::io::{IsTerminal, Write};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
@@ -19,13 +19,13 @@ struct Bars(MultiProgress);
 struct Lines;
 
 /// What suits where stderr goes.
-pub fn for_stderr() -> Box<dyn Observer> {
+pub fn for_stderr() -> Arc<dyn Observer> {
     let bars = MultiProgress::new();
     // Hidden also on terminals that cannot move the cursor.
     if std::io::stderr().is_terminal() && !bars.is_hidden() {
-        Box::new(Bars(bars))
+        Arc::new(Bars(bars))
     } else {
-        Box::new(Lines)
+        Arc::new(Lines)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What long work tells the outside while it runs. Progress bars, log files and tests each implement it.
 
 /// Receives what happens. All methods may be called from several threads.
-pub trait Observer: Sync {
+pub trait Observer: Send + Sync {
     /// A fact worth a line.
     fn say(&self, line: &str);
 
