@@ -19,7 +19,7 @@ const MAY_KNOW: [(&str, &[&str]); 6] = [
 ];
 
 /// Crates and the only places that may name them.
-const ONLY_IN: [(&str, &[&str]); 12] = [
+const ONLY_IN: [(&str, &[&str]); 14] = [
     ("burn::", &["tensors", "pipeline"]),
     ("burn_tch::", &["tensors/libtorch"]),
     ("tch::", &["tensors/libtorch"]),
@@ -29,6 +29,8 @@ const ONLY_IN: [(&str, &[&str]); 12] = [
     ("safetensors::", &["tensors/weights.rs"]),
     ("flate2::", &["arrays/nifti"]),
     ("toml::", &["pipeline", "cli"]),
+    ("reqwest::", &["outside/mlflow/http.rs"]),
+    ("rustls::", &["outside/mlflow/http.rs"]),
     ("image::", &["outside/pictures"]),
     ("plotters::", &["outside/pictures"]),
     ("noto_sans_mono_bitmap::", &["outside/pictures"]),

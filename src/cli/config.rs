@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::devices::Devices;
 use crate::error::{Error, Result};
+use crate::outside::mlflow::settings::Preferences;
 use crate::pipeline::recipe::one_line;
 use crate::tensors::precision::PrecisionChoice;
 
@@ -25,6 +26,20 @@ pub struct Config {
     pub runs: Option<PathBuf>,
     device: Option<String>,
     precision: Option<String>,
+    #[serde(default)]
+    mlflow: Tracking,
+}
+
+/// Section `[mlflow]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tracking {
+    /// The server's address.
+    uri: Option<String>,
+    /// The experiment that runs belong to.
+    experiment: Option<String>,
+    /// The name that models are registered under.
+    model: Option<String>,
 }
 
 impl Config {
@@ -61,6 +76,16 @@ impl Config {
         self.precision
             .as_deref()
             .map_or(Ok(PrecisionChoice::Auto), str::parse)
+    }
+
+    /// The tracking server, as far as the file names it; runs go into `experiment` if that is named.
+    pub fn tracking(&self, experiment: Option<&str>) -> Preferences {
+        let experiment = experiment.or(self.mlflow.experiment.as_deref());
+        Preferences {
+            uri: self.mlflow.uri.clone(),
+            experiment: experiment.map(str::to_owned),
+            model: self.mlflow.model.clone(),
+        }
     }
 
     /// The model folder: `flag`, else the file's, else `model` here.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
+use super::tracking::MlflowArgs;
 use super::{Outcome, Settings, print_out, stop_on_signals};
 use crate::arrays::postprocess::Step;
 use crate::cpu_budget;
@@ -21,6 +22,7 @@ use crate::pipeline::observer::Observer;
 use crate::pipeline::recipe::Recipe;
 use crate::pipeline::run_folder::RunFolder;
 use crate::pipeline::sides::mirrored_where_possible;
+use crate::pipeline::tracker::Tracker;
 
 #[derive(Args)]
 pub struct FitArgs {
@@ -67,6 +69,8 @@ pub struct FitArgs {
     /// Go on with the run in this folder, on its own dataset and into its own model
     #[arg(long, value_name = "RUN", conflicts_with_all = ["stage", "fold", "epochs", "seed", "set", "from", "no_out_of_fold"])]
     resume: Option<PathBuf>,
+    #[command(flatten)]
+    mlflow: MlflowArgs,
 }
 
 /// Which folds are trained.
@@ -112,6 +116,9 @@ pub fn run(args: FitArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let dataset = Dataset::open_in(&data, data_root.as_deref())?;
     let recipe = mirrored_where_possible(recipe, &dataset.structures, observer.as_ref());
     let curves = Curves::default();
+    let mlflow = args.mlflow.tracker(settings, &observer)?;
+    let mut trackers: Vec<&dyn Tracker> = vec![&curves];
+    trackers.extend(mlflow.iter().map(|mlflow| mlflow as &dyn Tracker));
     let job = FitJob {
         recipe,
         dataset,
@@ -126,7 +133,7 @@ pub fn run(args: FitArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         seed,
         max_time: args.max_time,
         stop: &stop,
-        trackers: &[&curves],
+        trackers: &trackers,
         trial: None,
     };
     let summary = fit(&job, observer.as_ref())?;

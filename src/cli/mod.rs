@@ -15,7 +15,9 @@ mod plan;
 mod predict;
 mod sizes;
 mod sweep;
+mod sync;
 mod table;
+mod tracking;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -77,6 +79,8 @@ enum Command {
     Fit(fit::FitArgs),
     /// Train one stage with many settings and show which is best
     Sweep(sweep::SweepArgs),
+    /// Send the MLflow server what it has not yet of runs
+    Sync(sync::SyncArgs),
     /// Segment volumes
     Predict(predict::PredictArgs),
     /// Compare label maps with references
@@ -150,6 +154,7 @@ impl Cli {
             Command::Demo(args) => demo::run(args, &settings),
             Command::Fit(args) => fit::run(args, &settings),
             Command::Sweep(args) => sweep::run(args, &settings),
+            Command::Sync(args) => sync::run(args, &settings),
             Command::Predict(args) => predict::run(args, &settings),
             Command::Evaluate(args) => evaluate::run(args, &settings),
             Command::Plan(args) => plan::run(args, &settings),

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::fit::{FoldChoice, parse_fold};
 use super::table::{score, table};
+use super::tracking::MlflowArgs;
 use super::{Outcome, Settings, print_out, stop_on_signals};
 use crate::error::{Error, Result};
 use crate::files::write_bytes_atomically;
@@ -18,6 +19,7 @@ use crate::pipeline::observer::Observer;
 use crate::pipeline::recipe::Recipe;
 use crate::pipeline::sweep::{SweepJob, SweepSettings, sweep};
 use crate::pipeline::sweep_table::TrialRow;
+use crate::pipeline::tracker::Tracker;
 
 #[derive(Args)]
 pub struct SweepArgs {
@@ -65,6 +67,8 @@ pub struct SweepArgs {
     /// Go on with the sweep in this folder
     #[arg(long, value_name = "SWEEP", conflicts_with_all = ["stage", "vary", "set", "epochs", "rungs", "eta", "data", "fold", "seed"])]
     resume: Option<PathBuf>,
+    #[command(flatten)]
+    mlflow: MlflowArgs,
 }
 
 pub fn run(args: SweepArgs, settings: &Settings) -> anyhow::Result<Outcome> {
@@ -79,12 +83,15 @@ pub fn run(args: SweepArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         }
     };
     let curves = Curves::default();
+    let mlflow = args.mlflow.tracker(settings, &observer)?;
+    let mut trackers: Vec<&dyn Tracker> = vec![&curves];
+    trackers.extend(mlflow.iter().map(|mlflow| mlflow as &dyn Tracker));
     let job = SweepJob {
         dataset: Dataset::open_in(&sweep_settings.dataset, sweep_settings.data_root.as_deref())?,
         settings: sweep_settings,
         compute: settings.compute()?,
         stop: &stop,
-        trackers: &[&curves],
+        trackers: &trackers,
         seen: &|rows| shown(&folder, rows),
         folder: folder.clone(),
     };

@@ -1,5 +1,6 @@
 //! What the user sees and what other programs hear.
 
 pub mod curves;
+pub mod mlflow;
 pub mod pictures;
 pub mod progress;

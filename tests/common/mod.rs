@@ -3,6 +3,7 @@
 #![allow(dead_code)] // each test file uses its own part
 
 pub mod batches;
+pub mod mlflow;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -26,7 +27,12 @@ pub fn ctseg(folder: &Path, arguments: &[&str]) -> Command {
         .current_dir(folder)
         .args(arguments)
         .env_remove("RUST_BACKTRACE");
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CTSEG_")) {
+    let ours = |name: &String| {
+        ["CTSEG_", "MLFLOW_"]
+            .iter()
+            .any(|own| name.starts_with(own))
+    };
+    for (name, _) in std::env::vars().filter(|(name, _)| ours(name)) {
         command.env_remove(name);
     }
     command

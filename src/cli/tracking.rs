@@ -1,0 +1,50 @@
+//! Which tracking server commands tell of their runs.
+
+use std::sync::Arc;
+
+use clap::Args;
+
+use super::Settings;
+use crate::error::Result;
+use crate::outside::mlflow::Mlflow;
+use crate::outside::mlflow::settings::{Server, process_environment};
+use crate::pipeline::observer::Observer;
+
+/// What commands that make runs take.
+#[derive(Args)]
+pub struct MlflowArgs {
+    /// Tell no MLflow server, now or later, of this run
+    #[arg(long)]
+    no_mlflow: bool,
+    /// MLflow experiment that the run belongs to [default: ctseg]
+    #[arg(long, env = "MLFLOW_EXPERIMENT_NAME", value_name = "NAME")]
+    experiment: Option<String>,
+}
+
+impl MlflowArgs {
+    /// What tells the server, if anything shall. A server that cannot be used is said, and nothing that ends a run.
+    pub fn tracker(
+        &self,
+        settings: &Settings,
+        observer: &Arc<dyn Observer>,
+    ) -> Result<Option<Mlflow>> {
+        if self.no_mlflow {
+            return Ok(None);
+        }
+        let preferences = settings.config.tracking(self.experiment.as_deref());
+        let named = Server::find(&preferences, &process_environment);
+        let opened = |server| {
+            let experiment = preferences.experiment.clone();
+            Mlflow::new(server, experiment, preferences.model.clone(), observer)
+        };
+        match named.and_then(opened) {
+            Ok(mlflow) => Ok(Some(mlflow)),
+            Err(error) => {
+                observer.warn(&format!(
+                    "MLflow: {error}; the run keeps in its folder what 'ctseg sync' sends later"
+                ));
+                opened(None).map(Some)
+            }
+        }
+    }
+}

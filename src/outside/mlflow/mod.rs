@@ -1,0 +1,249 @@
+//! Runs in an MLflow server (<https://mlflow.org>), which is never waited for.
+//!
+//! All that a run tells is appended to `tracking/events.jsonl` in its folder ([`spool`]). A thread ([`sender`]) reads
+//! it from there and sends it ([`delivery`]) through MLflow's REST API ([`api`]), and writes down how far it has come
+//! (`tracking/delivered.json`), so that the next process, or `ctseg sync`, goes on from there.
+
+mod api;
+pub mod artifacts;
+mod batch;
+mod delivered;
+pub mod delivery;
+mod event;
+pub mod fault;
+mod files;
+mod http;
+mod lines;
+mod model;
+mod portion;
+mod sender;
+pub mod settings;
+mod spool;
+pub mod sync;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use delivery::Link;
+use event::{Begun, Event};
+use sender::{Patience, Sender, Settled};
+use settings::Server;
+use spool::Spool;
+
+use crate::error::Result;
+use crate::pipeline::epoch_metrics;
+use crate::pipeline::observer::Observer;
+use crate::pipeline::run_folder::{RunFolder, run_name};
+use crate::pipeline::tracker::{self, EpochRecord, Outcome, Point, RunIdentity, Tracker};
+use crate::process_id::ProcessId;
+
+/// Writes down what runs tell and, where there is a server, sends it.
+pub struct Mlflow {
+    /// The name of the experiment, where one is known.
+    experiment: Option<String>,
+    /// What models are registered as, instead of what their runs say.
+    model: Option<String>,
+    sender: Option<Sender>,
+    observer: Arc<dyn Observer>,
+    /// Runs that have begun and not ended; the last one is told of.
+    open: Mutex<Vec<Open>>,
+}
+
+struct Open {
+    folder: PathBuf,
+    spool: Spool,
+    key: String,
+    /// The last attempt to write failed, which was said.
+    is_failing: bool,
+}
+
+impl Mlflow {
+    /// Without a `server` everything stays in the run folders, for `ctseg sync`. Runs go into `experiment`, and
+    /// models are registered as `model`, where these are named.
+    ///
+    /// # Errors
+    /// Certificates that cannot be read.
+    pub fn new(
+        server: Option<Server>,
+        experiment: Option<String>,
+        model: Option<String>,
+        observer: &Arc<dyn Observer>,
+    ) -> Result<Self> {
+        let sender = match server {
+            Some(server) => {
+                let link = Arc::new(Link::open(server)?);
+                Some(Sender::begin(link, Arc::clone(observer)))
+            }
+            None => None,
+        };
+        Ok(Self {
+            experiment,
+            model,
+            sender,
+            observer: Arc::clone(observer),
+            open: Mutex::default(),
+        })
+    }
+
+    fn open(&self) -> MutexGuard<'_, Vec<Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the spool of the run that began last. What cannot be written is said once.
+    fn tell(&self, what: impl FnOnce(&Path, &mut Spool) -> Result<()>) -> Result<()> {
+        let mut open = self.open();
+        let Some(run) = open.last_mut() else {
+            return Ok(());
+        };
+        let told = what(&run.folder, &mut run.spool);
+        let was_failing = std::mem::replace(&mut run.is_failing, told.is_err());
+        told.or_else(|error| if was_failing { Ok(()) } else { Err(error) })
+    }
+
+    fn model_event(&self, folder: &Path, made: &tracker::ModelMade) -> Event {
+        Event::Model {
+            bundle: relative(folder, &made.bundle),
+            sha256: made.sha256.clone(),
+            name: self.model.clone().unwrap_or_else(|| made.name.clone()),
+            structures: made.structures.clone(),
+            spacing_mm: made.spacing_mm.clone(),
+        }
+    }
+
+    /// Waits a little for what is under way, and says what is left.
+    fn settle(&self, sender: &Sender, run: &RunIdentity) {
+        if let Settled::Partly(why) = sender.settled(Patience::default()) {
+            let why = why.map_or_else(String::new, |why| format!(" ({why})"));
+            self.observer.warn(&format!(
+                "MLflow has not everything of this run yet{why}; 'ctseg sync {}' sends the rest",
+                run.folder.display()
+            ));
+        }
+    }
+}
+
+impl Tracker for Mlflow {
+    fn begun(&self, run: &RunIdentity) -> Result<()> {
+        let mut open = self.open();
+        open.retain(|known| known.folder != run.folder);
+        let mut spool = Spool::open(run.folder)?;
+        let key = spool.key();
+        let recipe = RunFolder::read(run.folder).ok().map(|(recipe, _)| recipe);
+        let name = match (&recipe, run.parent) {
+            (None, _) => run.name.to_owned(),
+            (Some(recipe), None) => run_name(recipe),
+            (Some(recipe), Some(_)) => format!("{} {}", run.name, run_name(recipe)),
+        };
+        let parent = run.parent.and_then(|_| open.last());
+        spool.begun(Begun {
+            key: key.clone(),
+            name,
+            run: run.name.to_owned(),
+            parent: parent.map(|parent| parent.key.clone()),
+            networks: recipe.map_or(1, |recipe| recipe.trained_folds().len()),
+            experiment: self.experiment.clone(),
+            user: settings::process_environment("USER")
+                .or_else(|| settings::process_environment("LOGNAME")),
+            process: ProcessId::own().to_string(),
+        })?;
+        open.push(Open {
+            folder: run.folder.to_path_buf(),
+            spool,
+            key,
+            is_failing: false,
+        });
+        if let Some(sender) = &self.sender {
+            sender.add(run.folder);
+        }
+        Ok(())
+    }
+
+    fn epoch(&self, record: &EpochRecord) -> Result<()> {
+        let point = Point {
+            step: record.progress.epoch as u64,
+            time_ms: spool::now(),
+            values: epoch_metrics::points(record),
+        };
+        self.tell(|_, spool| {
+            spool.metrics(Some(record.network), &[point], record.broken_off)?;
+            spool.sync()
+        })
+    }
+
+    fn happened(&self, event: &tracker::Event) -> Result<()> {
+        self.tell(|folder, spool| match event {
+            tracker::Event::Parameters(values) => spool.parameters(values),
+            tracker::Event::Tags(values) => spool.tags(values),
+            tracker::Event::Metrics { network, points } => {
+                spool.metrics(network.as_deref(), points, false)
+            }
+            tracker::Event::Artifact { path, to } => spool.append(Event::Artifact {
+                path: relative(folder, path),
+                to: to.clone(),
+            }),
+            tracker::Event::Dataset(used) => spool.append(Event::dataset(used)),
+            tracker::Event::Model(made) => spool.append(self.model_event(folder, made)),
+        })
+    }
+
+    fn ended(&self, run: &RunIdentity, outcome: &Outcome) -> Result<()> {
+        let (ended, is_last) = {
+            let mut open = self.open();
+            let Some(index) = open.iter().position(|known| known.folder == run.folder) else {
+                return Ok(());
+            };
+            let mut run = open.remove(index);
+            let written = run.spool.append(Event::ended(outcome));
+            (written.and_then(|()| run.spool.sync()), open.is_empty())
+        };
+        if let Some(sender) = &self.sender {
+            sender.ended(run.folder);
+            if is_last {
+                self.settle(sender, run);
+            }
+        }
+        ended
+    }
+}
+
+/// `path` as seen from the run folder, so that it is found where both are moved together; as it is where they have
+/// nothing in common.
+fn relative(folder: &Path, path: &Path) -> String {
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    let (folder, path) = (absolute(folder), absolute(path));
+    let shared = folder
+        .components()
+        .zip(path.components())
+        .take_while(|(a, b)| a == b)
+        .count();
+    if shared < 2 {
+        return path.to_string_lossy().into_owned();
+    }
+    let up = folder.components().skip(shared).map(|_| Path::new(".."));
+    let down = path
+        .components()
+        .skip(shared)
+        .map(|part| Path::new(part.as_os_str()).to_path_buf());
+    let found: PathBuf = up.map(Path::to_path_buf).chain(down).collect();
+    found.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_as_seen_from_the_run() {
+        for (folder, path, seen) in [
+            (
+                "/data/runs/r1",
+                "/data/runs/r1/plots/loss.png",
+                "plots/loss.png",
+            ),
+            ("/data/runs/r1", "/data/model", "../../model"),
+            ("/data/runs/r1", "/elsewhere/model", "/elsewhere/model"),
+        ] {
+            assert_eq!(relative(Path::new(folder), Path::new(path)), seen);
+        }
+    }
+}
