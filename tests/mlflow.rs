@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use common::mlflow::{Heard, PASSWORD, TestServer, server, wait_for};
-use common::{SMALL, ctseg, phantoms, publish_random, run, small_recipe, stderr};
+use common::{SMALL, ctseg, phantoms, publish_random, small_recipe, stderr};
 use ctseg::outside::mlflow::Mlflow;
 use ctseg::pipeline::bundle::{Bundle, file_sha256};
 use ctseg::pipeline::tracker::{
@@ -475,41 +475,55 @@ fn a_server_with_logins_takes_runs_of_those_it_knows() {
     let runs = folder.path().join("runs/sweep");
     std::fs::create_dir_all(&runs).unwrap();
     let (heard, observer) = Heard::new();
-    let mlflow = Mlflow::new(
-        Some(server(&test.uri())),
-        Some("everything".to_owned()),
-        None,
-        &observer,
-    );
+    let mut stranger = server(&test.uri());
+    stranger.trust.authorities = Some(test.authority());
+    let experiment = Some("everything".to_owned());
+    let mlflow = Mlflow::new(Some(stranger), experiment, None, &observer);
     tell_everything(&mlflow.unwrap(), &runs, &model);
     let warnings = heard.warnings();
     assert!(
         warnings[0].contains("401") && warnings[0].contains("MLFLOW_TRACKING_USERNAME"),
         "{warnings:?}"
     );
-    assert!(!warnings.iter().any(|line| line.contains(PASSWORD)));
-    let mut wrong = ctseg(folder.path(), &["sync"]);
-    wrong
-        .env("MLFLOW_TRACKING_URI", test.uri())
-        .env("MLFLOW_TRACKING_USERNAME", "admin")
-        .env("MLFLOW_TRACKING_PASSWORD", "wr0ng-secret");
-    let output = wrong.output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    let said = stderr(&output) + &String::from_utf8_lossy(&output.stdout);
+    let refused = |variables: &[(&str, &str)]| {
+        let output = ctseg(folder.path(), &["sync"])
+            .env("MLFLOW_TRACKING_URI", test.uri())
+            .envs(variables.iter().copied())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        stderr(&output) + &String::from_utf8_lossy(&output.stdout)
+    };
+    let wrong = [
+        ("MLFLOW_TRACKING_USERNAME", "admin"),
+        ("MLFLOW_TRACKING_PASSWORD", "wr0ng-secret"),
+        ("MLFLOW_TRACKING_INSECURE_TLS", "true"),
+    ];
+    let said = refused(&wrong);
     assert!(said.contains("401") && !said.contains("wr0ng"), "{said}");
+    // Nobody that is trusted vouches for it.
+    let said = refused(&wrong[..2]);
+    assert!(
+        said.contains("certificate") && !said.contains("wr0ng"),
+        "{said}"
+    );
 
     // The login in the address, from ctseg.toml.
     let login = PASSWORD.replace('&', "%26").replace('/', "%2F");
     let address = test
         .uri()
-        .replace("http://", &format!("http://admin:{login}@"));
+        .replace("https://", &format!("https://admin:{login}@"));
     std::fs::write(
         folder.path().join("ctseg.toml"),
         format!("[mlflow]\nuri = \"{address}\"\n"),
     )
     .unwrap();
-    let output = run(folder.path(), &["sync"], 0);
+    let output = ctseg(folder.path(), &["sync"])
+        .env("MLFLOW_TRACKING_SERVER_CERT_PATH", test.authority())
+        .output()
+        .unwrap();
     let said = stderr(&output) + &String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(said.contains("complete"), "{said}");
     assert_everything(&test.content(), &runs, &model);
     for place in [&runs, &runs.join("trials/000")] {

@@ -1,7 +1,6 @@
 //! An MLflow server to test with, and its own client's word on what it holds.
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -53,14 +52,15 @@ impl TestServer {
             .env("ADMIN_PASSWORD", PASSWORD)
             .stdin(Stdio::piped());
         self.child = Some(command.spawn().unwrap());
+        let ready = self.folder.path().join("ready");
         let begun = Instant::now();
-        while !self.answers() {
+        while !ready.exists() {
             assert!(
                 begun.elapsed() < Duration::from_secs(180),
                 "no MLflow server: {}",
                 std::fs::read_to_string(self.folder.path().join("server.log")).unwrap_or_default()
             );
-            std::thread::sleep(Duration::from_millis(100));
+            std::thread::sleep(Duration::from_millis(50));
         }
     }
 
@@ -69,20 +69,18 @@ impl TestServer {
             drop(child.stdin.take());
             child.wait().unwrap();
         }
+        let _ = std::fs::remove_file(self.folder.path().join("ready"));
     }
 
+    /// One with logins speaks TLS.
     pub fn uri(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        let scheme = if self.app.is_some() { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}", self.port)
     }
 
-    fn answers(&self) -> bool {
-        let mut answer = String::new();
-        let asked = TcpStream::connect(("127.0.0.1", self.port)).and_then(|mut stream| {
-            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-            stream.write_all(b"GET /health HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")?;
-            stream.read_to_string(&mut answer)
-        });
-        asked.is_ok() && answer.contains(" 200 ")
+    /// The certificate of who vouches for it.
+    pub fn authority(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
     }
 
     /// What MLflow's own client finds; see the script.
@@ -96,7 +94,8 @@ impl TestServer {
         if self.app.is_some() {
             command
                 .env("MLFLOW_TRACKING_USERNAME", "admin")
-                .env("MLFLOW_TRACKING_PASSWORD", PASSWORD);
+                .env("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+                .env("MLFLOW_TRACKING_SERVER_CERT_PATH", self.authority());
         }
         let output = command.output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);

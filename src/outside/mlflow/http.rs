@@ -56,36 +56,13 @@ impl Http {
     /// # Errors
     /// An address that cannot be one, and certificates that cannot be read.
     pub fn open(server: &Server) -> Result<Self> {
-        // Fails only where one is chosen already.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut client = Client::builder()
-            .user_agent(concat!("ctseg/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT.min(server.timeout))
-            .danger_accept_invalid_certs(server.trust.insecure);
-        if let Some(path) = &server.trust.authorities {
-            let pem = std::fs::read(path).map_err(Error::io(path, "read"))?;
-            let certificates = Certificate::from_pem_bundle(&pem).unwrap_or_default();
-            if certificates.is_empty() {
-                return Err(Error::file(
-                    path,
-                    "holds no certificate; expected PEM text, as MLFLOW_TRACKING_SERVER_CERT_PATH names it",
-                ));
+        let client = match client(server, true) {
+            // A machine without certificates of its own, such as a small container.
+            Err(_) if server.trust.authorities.is_some() || server.uri.starts_with("http://") => {
+                client(server, false)?
             }
-            for certificate in certificates {
-                client = client.add_root_certificate(certificate);
-            }
-        }
-        if let Some(path) = &server.trust.identity {
-            let pem = std::fs::read(path).map_err(Error::io(path, "read"))?;
-            let identity = Identity::from_pem(&pem).map_err(|_| {
-                Error::file(
-                    path,
-                    "expected a certificate and its private key in PEM text",
-                )
-            })?;
-            client = client.identity(identity);
-        }
+            other => other?,
+        };
         let base = Url::parse(&server.uri).map_err(|error| {
             Error::invalid(format!(
                 "the MLflow server's address '{}': {error}",
@@ -93,9 +70,7 @@ impl Http {
             ))
         })?;
         Ok(Self {
-            client: client.build().map_err(|error| {
-                Error::invalid(format!("cannot open a connection: {}", reason(error)))
-            })?,
+            client,
             base,
             uri: server.uri.clone(),
             access: server.access.clone(),
@@ -213,7 +188,18 @@ impl Http {
             why: format!("{}: {why}", self.uri),
             wait: None,
         };
-        let mut response = request.send().map_err(|error| away(reason(error)))?;
+        let mut response = request.send().map_err(|error| {
+            let is_connecting = error.is_connect();
+            let why = reason(error);
+            // Time mends no certificate.
+            match is_connecting && why.contains("certificate") {
+                true => Fault::Closed(format!(
+                    "{}: {why}; MLFLOW_TRACKING_SERVER_CERT_PATH names whom to trust",
+                    self.uri
+                )),
+                false => away(why),
+            }
+        })?;
         let tag = header(&response, ETAG.as_str());
         let mut body = Vec::new();
         let read = response
@@ -257,6 +243,49 @@ impl Http {
             }),
         }
     }
+}
+
+/// With the system's certificates beside those that are named, or with these alone.
+fn client(server: &Server, with_system: bool) -> Result<Client> {
+    // Fails only where one is chosen already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let trust = &server.trust;
+    let mut named = Vec::new();
+    if let Some(path) = &trust.authorities {
+        let pem = std::fs::read(path).map_err(Error::io(path, "read"))?;
+        named = Certificate::from_pem_bundle(&pem).unwrap_or_default();
+        if named.is_empty() {
+            return Err(Error::file(
+                path,
+                "holds no certificate; expected PEM text, as MLFLOW_TRACKING_SERVER_CERT_PATH names it",
+            ));
+        }
+    }
+    let mut client = Client::builder()
+        .user_agent(concat!("ctseg/", env!("CARGO_PKG_VERSION")))
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECT_TIMEOUT.min(server.timeout));
+    client = match (trust.insecure, with_system) {
+        (true, _) => client.tls_danger_accept_invalid_certs(true),
+        (false, true) => client.tls_certs_merge(named),
+        (false, false) => client.tls_certs_only(named),
+    };
+    if let Some(path) = &trust.identity {
+        let pem = std::fs::read(path).map_err(Error::io(path, "read"))?;
+        let identity = Identity::from_pem(&pem).map_err(|_| {
+            Error::file(
+                path,
+                "expected a certificate and its private key in PEM text",
+            )
+        })?;
+        client = client.identity(identity);
+    }
+    client.build().map_err(|error| {
+        Error::invalid(format!(
+            "cannot open a connection: {}; MLFLOW_TRACKING_SERVER_CERT_PATH names certificates",
+            reason(error)
+        ))
+    })
 }
 
 fn extend(url: &mut Url, segments: &[&str]) {

@@ -12,8 +12,10 @@ fn point(step: u64, names: &[&str], value: f64) -> [Point; 1] {
     }]
 }
 
+type Metrics = (Option<String>, u64, Vec<(String, f64)>);
+
 /// Network, step and values of every metrics line.
-fn told(run: &Path) -> Vec<(Option<String>, u64, Vec<(String, f64)>)> {
+fn told(run: &Path) -> Vec<Metrics> {
     let mut lines = Lines::open(run, 0).unwrap();
     let mut found = Vec::new();
     while let Some(placed) = lines.next().unwrap() {
