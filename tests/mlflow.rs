@@ -188,16 +188,10 @@ fn assert_everything(content: &Value, runs: &Path, model: &ModelMade) {
     assert!(cut.chars().count() == 6000 && cut.ends_with("[cut, 7470 characters]"));
     assert_eq!(trial["tags"]["host"], "there");
     assert_eq!(trial["tags"]["mlflow.source.name"], "ctseg fit");
-    let expected: Vec<(u64, String)> = (1..=2500)
-        .map(|step| (step, 1.0 / step as f64))
-        .map(|(step, value)| (step, value))
-        .map(|(step, value)| (step, value.to_string()))
-        .collect();
     let found = history(trial, "step/loss");
     assert_eq!(found.len(), 2500);
-    for ((step, value), (other, text)) in expected.iter().zip(&found) {
-        let (value, text): (f64, f64) = (value.parse().unwrap(), text.parse().unwrap());
-        assert_eq!((step, value), (other, text));
+    for (step, (at, value)) in (1..).zip(&found) {
+        assert_eq!((step, 1.0 / step as f64), (*at, value.parse().unwrap()));
     }
     assert_eq!(trial["metrics"]["step/loss"][1][2], 1_760_000_002_000_i64);
     assert_eq!(history(trial, "edge/nan"), [(0, "nan".to_owned())]);
@@ -334,7 +328,7 @@ fn a_fit_outlives_its_server(test: &mut TestServer) {
     let descriptor = phantoms(data.path(), 4, 0);
     let folder = tempfile::tempdir().unwrap();
     let mut arguments = fit_arguments(&descriptor);
-    arguments.extend(["--epochs", "40", "--experiment", "outlives"].map(str::to_owned));
+    arguments.extend(["--epochs", "16", "--experiment", "outlives"].map(str::to_owned));
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let mut child = ctseg(folder.path(), &arguments);
     child.env("MLFLOW_TRACKING_URI", test.uri());
@@ -382,18 +376,15 @@ fn a_fit_outlives_its_server(test: &mut TestServer) {
         assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     }
     let content = test.content();
-    assert_epochs(&content, "outlives", &run, 40);
+    assert_epochs(&content, "outlives", &run, 16);
     let runs = content["experiments"]["outlives"]["runs"]
         .as_array()
         .unwrap();
     assert_eq!(runs.len(), 3);
-    let name = "unet2d_bce-dice_adam_64";
     let parents: Vec<&Value> = runs.iter().filter(|run| run["parent"].is_null()).collect();
     assert_eq!(parents.len(), 1);
-    assert!(
-        parents[0]["name"].as_str().unwrap().starts_with("unet2d_"),
-        "{name}"
-    );
+    let name = parents[0]["name"].as_str().unwrap();
+    assert!(name.starts_with("unet2d_"), "{name}");
     for run in runs {
         assert_eq!(run["status"], "FINISHED", "{run:#}");
         if run["id"] != parents[0]["id"] {

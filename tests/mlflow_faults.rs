@@ -168,7 +168,7 @@ fn steps(fake: &Fake, failed: usize) -> Vec<u64> {
 
 #[test]
 fn a_server_that_is_too_busy_is_asked_again_when_it_says() {
-    let busy = ResponseTemplate::new(429).insert_header("Retry-After", "1");
+    let busy = ResponseTemplate::new(429).insert_header("Retry-After", "20");
     let fake = Fake::start(at_first(1, "log-batch", busy));
     let run = tempfile::tempdir().unwrap();
     let heard = told(

@@ -111,8 +111,12 @@ impl Mlflow {
     }
 
     /// Waits a little for what is under way, and says what is left.
-    fn settle(&self, sender: &Sender, run: &RunIdentity) {
-        if let Settled::Partly(why) = sender.settled(Patience::default()) {
+    fn settle(&self, sender: &Sender, run: &RunIdentity, outcome: &Outcome) {
+        let patience = match outcome {
+            Outcome::Interrupted => Patience::IN_A_HURRY,
+            _ => Patience::default(),
+        };
+        if let Settled::Partly(why) = sender.settled(patience) {
             let why = why.map_or_else(String::new, |why| format!(" ({why})"));
             self.observer.warn(&format!(
                 "MLflow has not everything of this run yet{why}; 'ctseg sync {}' sends the rest",
@@ -199,7 +203,7 @@ impl Tracker for Mlflow {
         if let Some(sender) = &self.sender {
             sender.ended(run.folder);
             if is_last {
-                self.settle(sender, run);
+                self.settle(sender, run, outcome);
             }
         }
         ended

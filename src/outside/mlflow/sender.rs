@@ -30,6 +30,14 @@ impl Default for Patience {
     }
 }
 
+impl Patience {
+    /// Of who was told to go: schedulers kill after half a minute or less.
+    pub const IN_A_HURRY: Self = Self {
+        longest: Duration::from_secs(8),
+        idle: Duration::from_secs(3),
+    };
+}
+
 /// A thread that sends.
 pub struct Sender {
     shared: Arc<Shared>,
@@ -54,6 +62,8 @@ struct State {
     is_awaited: bool,
     /// Why nothing can be sent now.
     trouble: Option<String>,
+    /// The server has said when to come again.
+    is_put_off: bool,
     /// Nothing will be sent any more.
     is_over: bool,
 }
@@ -123,7 +133,7 @@ impl Sender {
             if !state.runs.iter().any(|(_, ended)| *ended) {
                 break Settled::All;
             }
-            let tried = state.trouble.is_some() && state.rounds > rounds;
+            let tried = state.trouble.is_some() && (state.is_put_off || state.rounds > rounds);
             let late = begun.elapsed() >= patience.longest || moved.elapsed() >= patience.idle;
             if state.is_over || tried || late {
                 break Settled::Partly(state.trouble.clone());
@@ -173,7 +183,7 @@ impl Worker {
                     (EVERY, true)
                 }
                 Err(Fault::Away { why, wait: asked }) => {
-                    self.silent(&why);
+                    self.silent(&why, asked.is_some());
                     (self.back_off.next(asked), asked.is_none())
                 }
                 Err(fault) => {
@@ -290,13 +300,11 @@ impl Worker {
         }
     }
 
-    fn silent(&self, why: &str) {
-        let first = self
-            .shared
-            .state()
-            .trouble
-            .replace(why.to_owned())
-            .is_none();
+    fn silent(&self, why: &str, is_put_off: bool) {
+        let mut state = self.shared.state();
+        state.is_put_off = is_put_off;
+        let first = state.trouble.replace(why.to_owned()).is_none();
+        drop(state);
         if first {
             self.shared.observer.warn(&format!(
                 "MLflow: {why}; the run goes on, and what it tells waits in its folder"
