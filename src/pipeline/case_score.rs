@@ -1,4 +1,4 @@
-//! One held-out case: Dice, IoU and the recipe's loss from logits on the network's grid, in plain memory.
+//! One held-out case: overlaps and the recipe's loss from logits on the network's grid, in plain memory.
 
 use burn::tensor::Device;
 use ndarray::{Array3, ArrayView2, ArrayView3, ArrayView4, Axis, Zip};
@@ -25,9 +25,8 @@ pub struct Scored<'a> {
 /// How good one case's logits are.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CaseScore {
-    /// For each output map; none where it neither holds nor predicts the structure.
-    pub dice: Vec<Option<f64>>,
-    pub iou: Vec<Option<f64>>,
+    /// For each output map, without true negatives.
+    pub overlaps: Vec<Overlap>,
     /// The loss of training: of cross-entropy and Dice of independent structures with the case as its batch,
     /// summed in f64; of the others see [`case_loss`].
     pub loss: f64,
@@ -66,8 +65,7 @@ pub fn case_score(
         })
         .collect();
     Ok(CaseScore {
-        dice: sums.iter().map(|s| s.overlap().dice()).collect(),
-        iou: sums.iter().map(|s| s.overlap().iou()).collect(),
+        overlaps: sums.iter().map(Sums::overlap).collect(),
         loss: match from_sums(scored.loss, &sums) {
             Some(loss) => loss,
             None => case_loss(scored, logits, labels)?,
@@ -176,7 +174,7 @@ impl Sums {
             true_positive: self.both,
             false_positive: self.predicted - self.both,
             false_negative: self.there - self.both,
-            true_negative: 0, // neither Dice nor IoU asks for it
+            true_negative: 0, // no score of training asks for it
         }
     }
 }
@@ -285,15 +283,20 @@ mod tests {
         // All of map 0 is predicted; a quarter of the voxels hold label 1.
         logits.index_axis_mut(Axis(0), 0).fill(1.0);
         let found = score(&Loss::default(), logits.view(), labels.view(), &maps);
-        assert_eq!(found.dice, [Some(0.4), Some(0.0), None]);
-        assert_eq!(found.iou, [Some(0.25), Some(0.0), None]);
+        let of = |found: &CaseScore, score: fn(&Overlap) -> Option<f64>| -> Vec<Option<f64>> {
+            found.overlaps.iter().map(score).collect()
+        };
+        assert_eq!(of(&found, Overlap::dice), [Some(0.4), Some(0.0), None]);
+        assert_eq!(of(&found, Overlap::iou), [Some(0.25), Some(0.0), None]);
+        assert_eq!(of(&found, Overlap::precision), [Some(0.25), None, None]);
+        assert_eq!(of(&found, Overlap::recall), [Some(1.0), Some(0.0), None]);
         // Where label 3 is ignored, a third of what is left does.
         let ignoring = Loss {
             ignores: true,
             ..Loss::default()
         };
         let found = score(&ignoring, logits.view(), labels.view(), &maps);
-        assert_eq!(found.dice, [Some(0.5), Some(0.0), None]);
+        assert_eq!(of(&found, Overlap::dice), [Some(0.5), Some(0.0), None]);
     }
 
     #[test]
@@ -302,19 +305,17 @@ mod tests {
         logits.fill(1.0);
         logits.index_axis_mut(Axis(0), 1).fill(2.0);
         let loss = exclusive(LossConfig::CeDice(SumSettings::default()));
-        let found = score(&loss, logits.view(), labels.view(), &maps);
+        let iou = |loss: &Loss, logits: &Array4<f32>| -> Vec<Option<f64>> {
+            let found = score(loss, logits.view(), labels.view(), &maps);
+            found.overlaps.iter().map(Overlap::iou).collect()
+        };
         // Half of the voxels hold label 2 or 3.
-        assert_eq!(found.iou, [Some(0.0), Some(0.5), None]);
+        assert_eq!(iou(&loss, &logits), [Some(0.0), Some(0.5), None]);
         logits.fill(-0.5);
-        let found = score(&loss, logits.view(), labels.view(), &maps);
-        assert_eq!(found.iou, [Some(0.0), Some(0.0), None]);
-        let independent = score(
-            &Loss::default(),
-            logits.mapv(|_| 1.0).view(),
-            labels.view(),
-            &maps,
-        );
-        assert_eq!(independent.iou, [Some(0.25), Some(0.5), Some(0.0)]);
+        assert_eq!(iou(&loss, &logits), [Some(0.0), Some(0.0), None]);
+        logits.fill(1.0);
+        let independent = iou(&Loss::default(), &logits);
+        assert_eq!(independent, [Some(0.25), Some(0.5), Some(0.0)]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What trackers that keep numbers by name are told of an epoch: the names of `metrics.jsonl`, and below each that
-//! is per structure one more for every structure, `validation_dice/liver`.
+//! is per structure one more for every structure, `validation_dice_per_structure/liver`. (Not `validation_dice/liver`:
+//! MLflow's file stores keep a metric as a file, and could not have a folder of that name beside it.)
 
 use super::tracker::EpochRecord;
 use super::validation::Validation;
@@ -24,15 +25,22 @@ fn add(points: &mut Vec<(String, f64)>, of: &str, measured: &Validation, record:
     let means = [
         ("dice", Some(measured.dice)),
         ("iou", Some(measured.iou)),
+        ("precision", measured.precision),
+        ("recall", measured.recall),
         ("loss", measured.loss),
     ];
     for (what, mean) in means {
         points.extend(mean.map(|mean| (format!("{of}_{what}"), mean)));
     }
-    let per_structure = [("dice", &measured.dice_per_map)];
+    let per_structure = [
+        ("dice", &measured.dice_per_map),
+        ("iou", &measured.iou_per_map),
+        ("precision", &measured.precision_per_map),
+        ("recall", &measured.recall_per_map),
+    ];
     for (what, values) in per_structure {
         for (structure, value) in record.structures.iter().zip(values) {
-            let name = || format!("{of}_{what}/{}", permitted(structure));
+            let name = || format!("{of}_{what}_per_structure/{}", permitted(structure));
             points.extend(value.map(|value| (name(), value)));
         }
     }
@@ -61,6 +69,11 @@ mod tests {
             dice,
             dice_per_map: vec![Some(dice), None],
             iou: dice / 2.0,
+            iou_per_map: vec![None, Some(dice / 2.0)],
+            precision: None,
+            precision_per_map: vec![None, None],
+            recall: Some(1.0),
+            recall_per_map: Vec::new(), // of an early version
             loss: None,
         }
     }
@@ -88,10 +101,14 @@ mod tests {
             ("seconds", 2.5),
             ("validation_dice", 0.5),
             ("validation_iou", 0.25),
-            ("validation_dice/liver", 0.5),
+            ("validation_recall", 1.0),
+            ("validation_dice_per_structure/liver", 0.5),
+            ("validation_iou_per_structure/vena cava_portal", 0.25),
             ("training_dice", 0.75),
             ("training_iou", 0.375),
-            ("training_dice/liver", 0.75),
+            ("training_recall", 1.0),
+            ("training_dice_per_structure/liver", 0.75),
+            ("training_iou_per_structure/vena cava_portal", 0.375),
         ];
         assert_eq!(
             points(&record),

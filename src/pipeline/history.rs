@@ -7,13 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use super::checkpoint::Ended;
 use super::tracker::EpochRecord;
+use super::validation::Validation;
 use crate::error::{Error, Result};
 
 /// The file's name in a run folder.
 pub const FILE: &str = "metrics.jsonl";
 
 /// One line: one epoch of one network. Numbers that are none are null.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct EpochLine {
     /// Such as `fold 0`.
     pub network: String,
@@ -28,11 +29,36 @@ pub struct EpochLine {
     pub validation_dice_per_structure: Vec<Option<f64>>,
     pub validation_iou: f64,
     pub validation_loss: Option<f64>,
+    /// Early versions wrote neither this nor precision and recall.
+    #[serde(default)]
+    pub validation_iou_per_structure: Vec<Option<f64>>,
+    #[serde(default)]
+    pub validation_precision: Option<f64>,
+    #[serde(default)]
+    pub validation_precision_per_structure: Vec<Option<f64>>,
+    #[serde(default)]
+    pub validation_recall: Option<f64>,
+    #[serde(default)]
+    pub validation_recall_per_structure: Vec<Option<f64>>,
     /// Of some of the cases that the network is trained on, measured as validation; only in some epochs.
     #[serde(default)]
     pub training_dice: Option<f64>,
     #[serde(default)]
     pub training_loss: Option<f64>,
+    #[serde(default)]
+    pub training_dice_per_structure: Vec<Option<f64>>,
+    #[serde(default)]
+    pub training_iou: Option<f64>,
+    #[serde(default)]
+    pub training_iou_per_structure: Vec<Option<f64>>,
+    #[serde(default)]
+    pub training_precision: Option<f64>,
+    #[serde(default)]
+    pub training_precision_per_structure: Vec<Option<f64>>,
+    #[serde(default)]
+    pub training_recall: Option<f64>,
+    #[serde(default)]
+    pub training_recall_per_structure: Vec<Option<f64>>,
     /// Time was up before the epoch's end.
     #[serde(default)]
     pub broken_off: bool,
@@ -45,7 +71,10 @@ pub type History = BTreeMap<String, Vec<EpochLine>>;
 impl EpochLine {
     pub(super) fn of(record: &EpochRecord) -> Self {
         let finite = |value: f64| value.is_finite().then_some(value);
-        let validation = record.validation;
+        let (validation, training) = (record.validation, record.training);
+        let per_structure = |of: fn(&Validation) -> &Vec<Option<f64>>| {
+            training.map_or_else(Vec::new, |training| of(training).clone())
+        };
         Self {
             network: record.network.to_owned(),
             epoch: record.progress.epoch,
@@ -56,8 +85,20 @@ impl EpochLine {
             validation_dice_per_structure: validation.dice_per_map.clone(),
             validation_iou: validation.iou,
             validation_loss: validation.loss.and_then(finite),
-            training_dice: record.training.map(|training| training.dice),
-            training_loss: record.training.and_then(|t| t.loss).and_then(finite),
+            validation_iou_per_structure: validation.iou_per_map.clone(),
+            validation_precision: validation.precision,
+            validation_precision_per_structure: validation.precision_per_map.clone(),
+            validation_recall: validation.recall,
+            validation_recall_per_structure: validation.recall_per_map.clone(),
+            training_dice: training.map(|training| training.dice),
+            training_loss: training.and_then(|t| t.loss).and_then(finite),
+            training_dice_per_structure: per_structure(|t| &t.dice_per_map),
+            training_iou: training.map(|training| training.iou),
+            training_iou_per_structure: per_structure(|t| &t.iou_per_map),
+            training_precision: training.and_then(|training| training.precision),
+            training_precision_per_structure: per_structure(|t| &t.precision_per_map),
+            training_recall: training.and_then(|training| training.recall),
+            training_recall_per_structure: per_structure(|t| &t.recall_per_map),
             broken_off: record.broken_off,
             ended: record.progress.ended,
         }
@@ -99,10 +140,7 @@ pub(super) fn line(network: &str, epoch: usize, validation_dice: f64) -> EpochLi
         validation_dice_per_structure: vec![Some(validation_dice)],
         validation_iou: validation_dice / 2.0,
         validation_loss: Some(1.0 / epoch as f64),
-        training_dice: None,
-        training_loss: None,
-        broken_off: false,
-        ended: None,
+        ..EpochLine::default()
     }
 }
 
@@ -138,6 +176,8 @@ mod tests {
         let text = r#"{"network":"fold 0","epoch":1,"seconds":2.5,"loss":null,"learning_rate":0.001,"validation_dice":0.5,"validation_dice_per_structure":[0.5,null],"validation_iou":0.4,"validation_loss":null,"ended":"time_is_up"}"#;
         let line: EpochLine = serde_json::from_str(text).unwrap();
         assert_eq!((line.loss, line.training_dice), (None, None));
+        assert_eq!((line.validation_precision, line.training_iou), (None, None));
+        assert!(line.validation_recall_per_structure.is_empty());
         assert_eq!(line.ended, Some(Ended::TimeIsUp));
     }
 }

@@ -4,11 +4,11 @@ use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
 
-use super::case_score::{Scored, case_score};
+use super::case_score::{CaseScore, Scored, case_score};
 use super::guard::unless_stopped;
 use super::sampling::{CaseSource, output_maps};
 use super::segmenter::input_logits;
-use crate::arrays::metrics::Summary;
+use crate::arrays::metrics::{Overlap, Summary};
 use crate::error::Result;
 use crate::tensors::device::Compute;
 use crate::tensors::inference::Inference;
@@ -23,6 +23,19 @@ pub struct Validation {
     pub dice_per_map: Vec<Option<f64>>,
     /// Intersection over union, averaged as `dice`.
     pub iou: f64,
+    /// As `dice_per_map`, and so are the others; empty in checkpoints of early versions.
+    #[serde(default)]
+    pub iou_per_map: Vec<Option<f64>>,
+    /// Share of the predicted voxels that are right, mean over the output maps; none if nothing is defined.
+    #[serde(default)]
+    pub precision: Option<f64>,
+    #[serde(default)]
+    pub precision_per_map: Vec<Option<f64>>,
+    /// Share of the reference's voxels that were found, likewise.
+    #[serde(default)]
+    pub recall: Option<f64>,
+    #[serde(default)]
+    pub recall_per_map: Vec<Option<f64>>,
     /// Mean over cases of the recipe's loss, each case as one batch; none where that is no number.
     pub loss: Option<f64>,
 }
@@ -60,19 +73,27 @@ pub fn validate(
         )?;
         scores.push(case_score(&scored, logits.view(), prepared.labels.view())?);
     }
-    let over_cases = |of: &dyn Fn(usize, usize) -> Option<f64>| -> Vec<Option<f64>> {
-        (0..maps.len())
-            .map(|map| Summary::of((0..scores.len()).map(|case| of(case, map))).mean)
-            .collect()
+    Ok(summed_up(&scores, maps.len()))
+}
+
+fn summed_up(scores: &[CaseScore], maps: usize) -> Validation {
+    let per_map = |score: fn(&Overlap) -> Option<f64>| -> Vec<Option<f64>> {
+        let of = |map: usize| scores.iter().map(move |case| score(&case.overlaps[map]));
+        (0..maps).map(|map| Summary::of(of(map)).mean).collect()
     };
-    let dice_per_map = over_cases(&|case, map| scores[case].dice[map]);
-    let iou_per_map = over_cases(&|case, map| scores[case].iou[map]);
-    Ok(Validation {
-        dice: Summary::of(dice_per_map.iter().copied())
-            .mean
-            .unwrap_or(0.0),
-        iou: Summary::of(iou_per_map).mean.unwrap_or(0.0),
-        loss: Summary::of(scores.iter().map(|score| Some(score.loss))).mean,
+    let mean = |values: &[Option<f64>]| Summary::of(values.iter().copied()).mean;
+    let (dice_per_map, iou_per_map) = (per_map(Overlap::dice), per_map(Overlap::iou));
+    let precision_per_map = per_map(Overlap::precision);
+    let recall_per_map = per_map(Overlap::recall);
+    Validation {
+        dice: mean(&dice_per_map).unwrap_or(0.0),
         dice_per_map,
-    })
+        iou: mean(&iou_per_map).unwrap_or(0.0),
+        iou_per_map,
+        precision: mean(&precision_per_map),
+        precision_per_map,
+        recall: mean(&recall_per_map),
+        recall_per_map,
+        loss: Summary::of(scores.iter().map(|score| Some(score.loss))).mean,
+    }
 }
