@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::num::NonZero;
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 
+use crate::cgroup::{self, Hierarchy};
 use crate::error::{Error, Result};
 
 /// More threads than any machine has cores; what is above is a slip of the keyboard.
@@ -80,51 +81,11 @@ fn smallest(seen: usize, quota: Option<usize>, slurm: Option<&str>) -> usize {
 /// groups around it, as far as `mounts` (`/proc/self/mountinfo`) shows them below `root`.
 fn unified_quota(groups: &str, mounts: &str, root: &Path) -> Option<usize> {
     // Where a v1 hierarchy has the cpu controller, the unified one has none; cpu.max is missing there.
-    let group = Path::new(groups.lines().find_map(|line| line.strip_prefix("0::"))?);
-    if group.components().any(|part| part == Component::ParentDir) {
-        return None; // outside the cgroup namespace, so not below any mount either
-    }
-    mounts
-        .lines()
-        .filter_map(unified_mount)
-        .filter_map(|(mounted, point)| {
-            let inside = group.strip_prefix(&mounted).ok()?;
-            let point = root.join(point.strip_prefix("/").ok()?);
-            let own = point.join(inside);
-            own.ancestors()
-                .take_while(|folder| folder.starts_with(&point))
-                .filter_map(|folder| fs::read_to_string(folder.join("cpu.max")).ok())
-                .filter_map(|text| whole_cores(&text))
-                .min()
-        })
+    cgroup::folders_in(Hierarchy::Unified, groups, mounts, root)
+        .iter()
+        .filter_map(|folder| fs::read_to_string(folder.join("cpu.max")).ok())
+        .filter_map(|text| whole_cores(&text))
         .min()
-}
-
-/// A line of mountinfo, where it mounts a cgroup v2 hierarchy: the group at the mount's root and where it is.
-///
-/// Format: proc_pid_mountinfo(5), `id parent major:minor root point options [tag]... - type source options`.
-fn unified_mount(line: &str) -> Option<(PathBuf, PathBuf)> {
-    let (mount, filesystem) = line.split_once(" - ")?;
-    if filesystem.split(' ').next() != Some("cgroup2") {
-        return None;
-    }
-    let mut fields = mount.split(' ').skip(3);
-    let group = unescaped(fields.next()?);
-    Some((group.into(), unescaped(fields.next()?).into()))
-}
-
-/// The characters that mountinfo writes in octal: space, tab, line break, backslash.
-fn unescaped(text: &str) -> String {
-    [
-        ("\\040", " "),
-        ("\\011", "\t"),
-        ("\\012", "\n"),
-        ("\\134", "\\"),
-    ]
-    .iter()
-    .fold(text.to_owned(), |text, (code, character)| {
-        text.replace(code, character)
-    })
 }
 
 /// `cpu.max` ("quota period" in microseconds, or "max period") in whole cores, at least 1; nothing where

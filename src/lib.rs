@@ -5,6 +5,7 @@
 //! weights) – [`pipeline`] (recipes, datasets, training, prediction) – [`outside`] (pictures, progress) – [`cli`].
 
 pub mod arrays;
+pub mod cgroup;
 pub mod cli;
 pub mod cpu_budget;
 pub mod error;

@@ -4,3 +4,4 @@ pub mod curves;
 pub mod mlflow;
 pub mod pictures;
 pub mod progress;
+pub mod system_metrics;
