@@ -14,6 +14,7 @@ pub mod leftovers;
 pub mod outside;
 pub mod pipeline;
 pub mod process_id;
+pub mod table;
 pub mod tensors;
 pub mod values;
 

@@ -10,6 +10,8 @@ use super::{
     predict as predict_command, print_out, stop_on_signals,
 };
 use crate::outside::curves::Curves;
+use crate::outside::origin;
+use crate::outside::pictures::comparison;
 use crate::outside::progress;
 use crate::pipeline::dataset::Dataset;
 use crate::pipeline::evaluation::evaluate;
@@ -76,6 +78,8 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
             max_time: None,
             stop: &stop,
             trackers: &[&curves],
+            tags: origin::tags(),
+            draw_comparison: Some(comparison::draw),
             trial: None,
         };
         let summary = fit(&job, observer.as_ref())?;

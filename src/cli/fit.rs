@@ -12,6 +12,8 @@ use crate::arrays::postprocess::Step;
 use crate::cpu_budget;
 use crate::error::Error;
 use crate::outside::curves::Curves;
+use crate::outside::origin;
+use crate::outside::pictures::comparison;
 use crate::outside::progress;
 use crate::pipeline::dataset::Dataset;
 use crate::pipeline::diagnosis::Diagnosis;
@@ -134,6 +136,8 @@ pub fn run(args: FitArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         max_time: args.max_time,
         stop: &stop,
         trackers: &trackers,
+        tags: origin::tags(),
+        draw_comparison: Some(comparison::draw),
         trial: None,
     };
     let summary = fit(&job, observer.as_ref())?;

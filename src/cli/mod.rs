@@ -3,7 +3,6 @@
 mod bench;
 mod calibrate;
 mod config;
-mod cost;
 mod demo;
 mod devices;
 mod evaluate;
@@ -16,7 +15,6 @@ mod predict;
 mod sizes;
 mod sweep;
 mod sync;
-mod table;
 mod tracking;
 
 use std::path::PathBuf;
@@ -32,6 +30,8 @@ use signal_hook::low_level;
 
 use crate::cpu_budget;
 use crate::error::Error;
+use crate::pipeline::cost_table as cost;
+use crate::table;
 use crate::tensors::device::{Compute, DeviceChoice};
 use crate::tensors::precision::PrecisionChoice;
 use config::Config;

@@ -12,6 +12,7 @@ use super::{Outcome, Settings, print_out, stop_on_signals};
 use crate::error::{Error, Result};
 use crate::files::write_bytes_atomically;
 use crate::outside::curves::{self, Curves};
+use crate::outside::origin;
 use crate::outside::progress;
 use crate::pipeline::dataset::Dataset;
 use crate::pipeline::generated;
@@ -92,6 +93,7 @@ pub fn run(args: SweepArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         compute: settings.compute()?,
         stop: &stop,
         trackers: &trackers,
+        tags: origin::tags(),
         seen: &|rows| shown(&folder, rows),
         folder: folder.clone(),
     };

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use super::pictures::chart::{COLOURS, Chart, Curve, Stroke};
 use crate::error::Result;
 use crate::pipeline::history::{self, EpochLine, History};
-use crate::pipeline::tracker::{EpochRecord, Outcome, RunIdentity, Tracker};
+use crate::pipeline::run_folder::PLOTS;
+use crate::pipeline::tracker::{EpochRecord, Event, RunIdentity, Tracker};
 
 /// While a run goes on its pictures are drawn anew this often at most; drawing takes about a tenth of a second.
 const DRAW_EVERY: Duration = Duration::from_secs(20);
@@ -44,8 +45,16 @@ impl Tracker for Curves {
         result
     }
 
-    fn ended(&self, run: &RunIdentity, _: &Outcome) -> Result<()> {
-        draw(run.folder)
+    /// The pictures that are shown elsewhere have all epochs.
+    fn happened(&self, event: &Event) -> Result<()> {
+        let Event::Artifact { path, .. } = event else {
+            return Ok(());
+        };
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &state.run {
+            Some(run) if *path == run.join(PLOTS) => draw(run),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -77,7 +86,7 @@ pub fn draw(run: &Path) -> Result<()> {
             Some(line.validation_dice)
         }),
     ];
-    let plots = run.join("plots");
+    let plots = run.join(PLOTS);
     chart("Loss", "loss", None, loss).write_png(&plots.join("loss.png"))?;
     chart("Dice", "Dice", Some((0.0, 1.0)), dice).write_png(&plots.join("dice.png"))
 }
@@ -116,7 +125,7 @@ pub fn draw_trials(sweep: &Path, trials: &[(String, &Path)]) -> Result<()> {
             curves: curves.collect(),
         }
     };
-    let plots = sweep.join("plots");
+    let plots = sweep.join(PLOTS);
     chart("Validation Dice", Some((0.0, 1.0)), |line| {
         Some(line.validation_dice)
     })

@@ -2,6 +2,7 @@
 
 pub mod curves;
 pub mod mlflow;
+pub mod origin;
 pub mod pictures;
 pub mod progress;
 pub mod system_metrics;

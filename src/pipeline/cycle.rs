@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::checkpoint::{Checkpoint, Progress};
 use super::epoch::{Epoch, EpochOutcome, Standing};
 use super::observer::Observer;
+use super::step_log::StepLog;
 use super::tracker::{EpochRecord, Tracker};
 use super::training::TrainingJob;
 use super::validation::{Validation, validate};
@@ -71,7 +72,17 @@ impl OneEpoch<'_> {
             let within = self.within(progress, standing, learner);
             job.checkpoints.save_last(&checkpoint(learner, &within)?)
         };
-        let outcome = epoch.run(learner, batches, &mut standing, &save, self.observer)?;
+        let mut log = StepLog::new(self.tracker, &job.name);
+        let outcome = epoch.run(
+            learner,
+            batches,
+            &mut standing,
+            &save,
+            self.observer,
+            &mut log,
+        );
+        log.flush()?;
+        let outcome = outcome?;
         expected.slices = standing.position.slices;
         if outcome.out_of_time {
             save(learner, &standing)?;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::checkpoint::EpochPosition;
 use super::guard::unless_stopped;
 use super::observer::Observer;
+use super::step_log::{Step, StepLog};
 use super::training::TrainingJob;
 use crate::error::{Error, Result};
 use crate::tensors::batch::Batch;
@@ -66,7 +67,8 @@ impl Standing {
 pub(super) type Save<'a> = &'a dyn Fn(&Learner, &Standing) -> Result<()>;
 
 impl Epoch<'_> {
-    /// Steps along every batch until the epoch or the time is over, from `standing` on.
+    /// Steps along every batch until the epoch or the time is over, from `standing` on. `log` is to be flushed
+    /// afterwards, however that went.
     ///
     /// # Errors
     /// Asked to stop (where it stands is saved first), too many steps in a row without a gradient, and what
@@ -78,6 +80,7 @@ impl Epoch<'_> {
         standing: &mut Standing,
         save: Save,
         observer: &dyn Observer,
+        log: &mut StepLog,
     ) -> Result<EpochOutcome> {
         let name = &self.job.name;
         let unit = self.job.source.recipe.unit();
@@ -93,12 +96,21 @@ impl Epoch<'_> {
             let Some(batch) = next(batches)? else {
                 break;
             };
-            waited += begun.elapsed();
+            let waited_now = begun.elapsed();
+            waited += waited_now;
             let seed = self.seed(standing.position.batches);
             let report = learner.step(&batch, self.rate, seed)?;
             if let Some(note) = &report.note {
                 observer.warn(&format!("{name}: {note}"));
             }
+            let step = Step {
+                number: learner.steps(),
+                rate: self.rate,
+                report: &report,
+                waited: waited_now,
+                took: begun.elapsed(),
+            };
+            log.take_in(&step, Instant::now())?;
             let slices = batch.input_shape[0] as u64;
             standing.take_in(&report, slices);
             self.unless_hopeless(standing)?;
@@ -110,6 +122,7 @@ impl Epoch<'_> {
                 break;
             }
             if saved.elapsed() >= self.save_every {
+                log.flush()?; // a run that goes on from here tells what follows
                 save(learner, standing)?;
                 saved = Instant::now();
             }

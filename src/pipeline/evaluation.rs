@@ -1,5 +1,7 @@
 //! Label maps against references: metrics per case and structure, to `metrics.csv` and `summary.json`.
 
+mod told;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +14,7 @@ use super::observer::Observer;
 use super::predict::Failure;
 use super::reference::{Reference, label_maps};
 use super::sampling::UNION;
-use super::sidecar::read_sidecar;
+use super::sidecar::{ModelUsed, read_sidecar};
 use crate::arrays::metrics::{Overlap, Summary, overlaps, recall_inside, volume_ml};
 use crate::arrays::nifti::read_labels;
 use crate::error::{Error, Result};
@@ -45,6 +47,8 @@ pub struct CaseScores {
     pub roi_recall: Option<f64>,
     /// The region's share of the volume.
     pub roi_share: Option<f64>,
+    /// What the prediction was made by, where it tells.
+    pub model: Option<ModelUsed>,
 }
 
 /// All cases' comparisons.
@@ -138,7 +142,8 @@ fn compare(
     for overlap in &mut found {
         overlap.true_negative -= ignored;
     }
-    let roi = read_sidecar(path).and_then(|sidecar| sidecar.cascade.roi);
+    let sidecar = read_sidecar(path);
+    let roi = sidecar.as_ref().and_then(|sidecar| sidecar.cascade.roi);
     Ok(Compared {
         overlaps: values.into_iter().zip(found).collect(),
         voxels: reference.data.len() as u64 - ignored,
@@ -148,12 +153,20 @@ fn compare(
             voxel_ml: volume_ml(1, &reference.grid),
             roi_recall: roi.and_then(|roi| recall_inside(&reference, &roi)),
             roi_share: roi.map(|roi| roi.voxels() as f64 / reference.data.len() as f64),
+            model: sidecar.map(|sidecar| ModelUsed {
+                model: sidecar.model,
+                sha256: sidecar.model_sha256,
+            }),
         },
     })
 }
 
 /// Background in both where the reference does not know what is there; how many voxels these are.
-fn forget_ignored(prediction: &mut LabelMap, reference: &mut LabelMap, ignore: Option<u16>) -> u64 {
+pub(super) fn forget_ignored(
+    prediction: &mut LabelMap,
+    reference: &mut LabelMap,
+    ignore: Option<u16>,
+) -> u64 {
     let Some(ignore) = ignore else { return 0 };
     let mut ignored = 0;
     ndarray::Zip::from(&mut prediction.data)

@@ -1,24 +1,26 @@
 //! Training one stage: check the data, split it, look through stage 1's eyes, train the folds, publish.
 
+mod held_out;
+mod manifests;
+mod told;
+
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
-use sha2::{Digest, Sha256};
-
 use super::bundle::{Bundle, TrainedStage};
 use super::checkpoint::Progress;
-use super::dataset::{CheckDepth, Dataset, LabelSource};
+use super::dataset::{CheckDepth, Dataset};
 use super::diagnosis::{self, Diagnosis};
 use super::fine_tuning::Beginning;
 use super::guard::guarded;
-use super::manifest::{FoldManifest, StageManifest};
 use super::observer::{Logged, Observer};
-use super::out_of_fold::{OutOfFold, OutOfFoldJob, predict_out_of_fold};
-use super::postprocessing::{Postprocessing, Trial, check_names};
+use super::out_of_fold::OutOfFold;
+use super::overlays::DrawComparison;
+use super::postprocessing::{Postprocessing, check_names};
 use super::recipe::{Recipe, Region};
 use super::run_folder::{RunFolder, RunSettings};
 use super::sampling::{CaseSource, StageOneResult, mirrored_maps};
@@ -30,6 +32,10 @@ use super::training::{Trained, TrainingJob, train};
 use crate::error::{Error, Result};
 use crate::tensors::device::Compute;
 use crate::tensors::precision::Precision;
+
+use held_out::{drawn, held_out_roi_quality, out_of_fold_and_cleaning};
+use manifests::{fold_manifest, stage_manifest};
+use told::Telling;
 
 /// What to train, on what, into what.
 pub struct FitJob<'a> {
@@ -52,8 +58,12 @@ pub struct FitJob<'a> {
     /// All of the training must be over after this time.
     pub max_time: Option<Duration>,
     pub stop: &'a AtomicBool,
-    /// Who else hears of every epoch, beside the run folder.
+    /// Who else hears of the run, beside its folder.
     pub trackers: &'a [&'a dyn Tracker],
+    /// Facts about where the run comes from, by name, for those.
+    pub tags: Vec<(String, String)>,
+    /// Draws the held-out cases that came out best and worst.
+    pub draw_comparison: Option<DrawComparison>,
     /// Where the run is one of a sweep's: nothing is put into the model.
     pub trial: Option<TrialRun<'a>>,
 }
@@ -151,13 +161,18 @@ pub fn fit(job: &FitJob, observer: &dyn Observer) -> Result<FitSummary> {
     if !job.compute.choice.is_libtorch() && (training.recompute || training.micro_batches > 1) {
         observer.warn("training.recompute and micro_batches are for device libtorch; they change nothing here");
     }
-    let trackers = Trackers {
-        folder: &run,
-        others: job.trackers,
-        observer,
-    };
+    let trackers = Trackers::new(&run, job.trackers, observer);
     trackers.begun(&run.identity())?;
-    let trained = trained_and_published(job, (&run, &trackers), beginning, started, observer);
+    let telling = Telling {
+        job,
+        run: &run,
+        tracker: &trackers,
+        observer,
+        fingerprint: OnceCell::new(),
+    };
+    telling.beginning();
+    let trained = trained_and_published(&telling, beginning, started);
+    telling.ending();
     trackers.ended(&run.identity(), &Outcome::of(&trained))?;
     trained.map_err(|error| match error {
         Error::Interrupted(how) => Error::Interrupted(format!(
@@ -169,19 +184,20 @@ pub fn fit(job: &FitJob, observer: &dyn Observer) -> Result<FitSummary> {
 }
 
 fn trained_and_published(
-    job: &FitJob,
-    (run, trackers): (&RunFolder, &Trackers),
+    telling: &Telling,
     beginning: Option<Beginning>,
     started: Instant,
-    observer: &dyn Observer,
 ) -> Result<FitSummary> {
+    let Telling {
+        job, run, observer, ..
+    } = *telling;
     let recipe = &job.recipe;
     let (stage_one, stage1_sha256) = stage_one_results(job, observer)?;
     let values = job.dataset.structures.iter().map(|s| s.value).collect();
     let source = CaseSource::new(&job.dataset, recipe, values, stage_one);
     mirrored_maps(&source)?; // what is wrong with it is said before any training
     let mut stage = TrainedStage {
-        manifest: stage_manifest(job, stage1_sha256)?,
+        manifest: stage_manifest(job, telling.data_fingerprint()?, stage1_sha256),
         weights: Vec::new(),
     };
     let folds = recipe.trained_folds();
@@ -193,16 +209,8 @@ fn trained_and_published(
             Instant::now() + training_share(recipe, limit).saturating_sub(started.elapsed()) / left
         });
         let begin = beginning.as_ref().map(|beginning| (beginning, index));
-        let trained = guarded(|| {
-            train_fold(
-                job,
-                &source,
-                (run, trackers),
-                (*fold, begin),
-                deadline,
-                observer,
-            )
-        })?;
+        let trained = guarded(|| train_fold(telling, &source, (*fold, begin), deadline))?;
+        telling.fold(*fold);
         let manifest = fold_manifest(job, *fold, &trained.progress)?;
         stage.manifest.folds.push(manifest);
         stage.weights.push(trained.weights);
@@ -231,80 +239,15 @@ fn trained_and_published(
         _ => None,
     };
     let (out_of_fold, postprocessing) =
-        out_of_fold_and_cleaning(job, run, &source.stage_one, started, observer)?;
-    Ok(FitSummary {
+        out_of_fold_and_cleaning(telling, &source.stage_one, started)?;
+    let summary = FitSummary {
         out_of_fold,
         postprocessing,
         ..summary(roi)?
-    })
-}
-
-fn fold_manifest(job: &FitJob, fold: usize, progress: &Progress) -> Result<FoldManifest> {
-    let split = job.dataset.split(job.recipe.folds, fold, job.seed)?;
-    let ids = |cases: &[usize]| {
-        let ids = cases.iter().map(|case| job.dataset.cases[*case].id.clone());
-        ids.collect()
     };
-    let kept = progress.kept(job.recipe.training.keep);
-    let (epoch, validation_dice) = kept.unwrap_or((0, 0.0));
-    Ok(FoldManifest {
-        input_ranges: None,
-        fold,
-        epoch,
-        validation_dice,
-        held_out: ids(&split.validation),
-        trained_on: ids(&split.train),
-    })
-}
-
-/// Held-out cases predicted on their own grids by the networks that did not see them and, for a stage whose label
-/// maps are the result, their clean-up, chosen on them and written into the model.
-fn out_of_fold_and_cleaning(
-    job: &FitJob,
-    run: &RunFolder,
-    stage_one: &BTreeMap<usize, StageOneResult>,
-    started: Instant,
-    observer: &dyn Observer,
-) -> Result<(Option<OutOfFold>, Option<Postprocessing>)> {
-    let recipe = &job.recipe;
-    let bundle = Bundle::open(&job.model)?;
-    let mut predicted = None;
-    if recipe.out_of_fold {
-        let out_of_fold = OutOfFoldJob {
-            bundle: &bundle,
-            stage: recipe.stage,
-            dataset: &job.dataset,
-            folds: &recipe.trained_folds(),
-            stage_one,
-            folder: run.path().join("out_of_fold"),
-            compute: &job.compute,
-            stop: job.stop,
-            deadline: job.max_time.map(|limit| started + limit),
-        };
-        predicted = Some(predict_out_of_fold(&out_of_fold, observer)?);
-    }
-    if recipe.stage == 1 {
-        return Ok((predicted, None));
-    }
-    let chosen = match predicted.as_ref().filter(|predicted| predicted.complete) {
-        Some(predicted) => {
-            let trial = Trial {
-                dataset: &job.dataset,
-                maps: &predicted.maps,
-                recipe,
-                stop: job.stop,
-            };
-            let (chosen, tried) = trial.chosen(observer)?;
-            run.write_json(
-                "postprocessing.json",
-                &json!({"chosen": chosen, "tried": tried}),
-            )?;
-            chosen
-        }
-        None => Postprocessing::by_hand(recipe),
-    };
-    bundle.set_postprocessing(chosen.clone())?;
-    Ok((predicted, chosen))
+    drawn(telling, &summary);
+    telling.done(&summary);
+    Ok(summary)
 }
 
 /// The part of the time that is for training: a look at the held-out cases comes after it.
@@ -356,13 +299,14 @@ fn stage_one_looks(job: &FitJob, observer: &dyn Observer) -> Result<StageOneOutc
 }
 
 fn train_fold(
-    job: &FitJob,
+    telling: &Telling,
     source: &CaseSource,
-    (run, trackers): (&RunFolder, &Trackers),
     (fold, beginning): (usize, Option<(&Beginning, usize)>),
     deadline: Option<Instant>,
-    observer: &dyn Observer,
 ) -> Result<Trained> {
+    let Telling {
+        job, run, observer, ..
+    } = *telling;
     let split = job.dataset.split(job.recipe.folds, fold, job.seed)?;
     let training = TrainingJob {
         source,
@@ -380,7 +324,7 @@ fn train_fold(
         pause_after: job.trial.map(|trial| trial.epochs),
     };
     run.refuse_if_lost(&training.name, &training.checkpoints)?;
-    let trained = train(&training, observer, trackers)?;
+    let trained = train(&training, observer, telling.tracker)?;
     let progress = &trained.progress;
     let (best, dice) = progress.best.unwrap_or((0, 0.0));
     let kept = match (job.recipe.training.keep, progress.kept(Keep::Last)) {
@@ -453,66 +397,4 @@ pub fn check_dataset(dataset: &Dataset, observer: &dyn Observer) -> Result<()> {
         ));
     }
     report.into_result().map(drop)
-}
-
-fn stage_manifest(job: &FitJob, stage1_sha256: Option<String>) -> Result<StageManifest> {
-    Ok(StageManifest {
-        dataset: job.dataset.name.clone(),
-        data_fingerprint: data_fingerprint(&job.dataset)?,
-        seed: job.seed,
-        engine: job.compute.to_string(),
-        stage1_sha256,
-        folds: Vec::new(),
-        recipe: job.recipe.clone(),
-    })
-}
-
-/// SHA-256 over the names of the training cases and the sizes of their files: cheap on any dataset, and
-/// enough to see that a case was added, removed or replaced.
-fn data_fingerprint(dataset: &Dataset) -> Result<String> {
-    let mut hasher = Sha256::new();
-    let size = |path: &Path| {
-        Ok::<u64, Error>(
-            std::fs::metadata(path)
-                .map_err(Error::io(path, "read"))?
-                .len(),
-        )
-    };
-    for case in dataset.training_cases() {
-        let case = &dataset.cases[case];
-        hasher.update(format!("{}\0{}\0", case.id, size(&case.image)?));
-        match &case.labels {
-            LabelSource::None => {}
-            LabelSource::Map(path) => hasher.update(format!("{}\0", size(path)?)),
-            LabelSource::PerStructure(files) => {
-                for (value, path) in files {
-                    hasher.update(format!("{value}\0{}\0", size(path)?));
-                }
-            }
-        }
-    }
-    Ok(format!("{:x}", hasher.finalize()))
-}
-
-/// How good the new stage 1's regions are on the cases that one of its networks did not see.
-fn held_out_roi_quality(job: &FitJob, observer: &dyn Observer) -> Result<RoiQuality> {
-    let bundle = Bundle::open(&job.model)?;
-    let held_out: Vec<&String> = bundle
-        .stage(1)
-        .iter()
-        .flat_map(|stage| &stage.folds)
-        .flat_map(|fold| &fold.held_out)
-        .collect();
-    let mut cases = job.dataset.training_cases();
-    cases.retain(|case| held_out.contains(&&job.dataset.cases[*case].id));
-    let results = out_of_fold_results(
-        &bundle,
-        &job.dataset,
-        &cases,
-        false,
-        &job.compute,
-        job.stop,
-        observer,
-    )?;
-    RoiQuality::measured(&results, &job.dataset)
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::postprocessing::Postprocessing;
-use super::recipe::{PostprocessingConfig, Recipe};
+use super::recipe::{PostprocessingConfig, Recipe, TrackingConfig};
 use crate::tensors::quantisation::InputRanges;
 
 /// `model.toml`: everything about a model but its weights.
@@ -78,6 +78,7 @@ impl StageManifest {
             manifest.recipe.train_folds = None;
             manifest.recipe.out_of_fold = true;
             manifest.recipe.postprocessing = PostprocessingConfig::default();
+            manifest.recipe.tracking = TrackingConfig::default();
             manifest
         };
         comparable(self) == comparable(other)

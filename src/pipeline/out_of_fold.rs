@@ -54,6 +54,8 @@ pub struct OutOfFold {
     pub evaluation: Option<Evaluation>,
     /// Whether every held-out case was predicted.
     pub complete: bool,
+    /// Whether all structures count as one, as for the network.
+    pub union: bool,
 }
 
 /// Predicts the held-out cases of the job's folds; label maps that are whole and of the same input and weights
@@ -97,6 +99,7 @@ pub fn predict_out_of_fold(job: &OutOfFoldJob, observer: &dyn Observer) -> Resul
     Ok(OutOfFold {
         folder: job.folder.clone(),
         complete: !out_of_time && maps.len() == cases.len(),
+        union: networks.is_union(),
         maps,
         evaluation,
     })

@@ -3,6 +3,7 @@
 mod patch_size;
 mod postprocessing;
 mod sliding;
+mod tracking;
 mod training;
 
 use std::path::Path;
@@ -20,6 +21,7 @@ use crate::values::Volume;
 pub use patch_size::PatchSize;
 pub use postprocessing::PostprocessingConfig;
 pub use sliding::{Blending, SlidingConfig};
+pub use tracking::{TrackedCheckpoints, TrackingConfig};
 pub use training::{
     CurriculumConfig, EarlyStoppingConfig, PlateauConfig, Schedule, SliceSampling, TrainingConfig,
 };
@@ -84,6 +86,8 @@ pub struct Recipe {
     pub sliding: SlidingConfig,
     #[serde(default, skip_serializing_if = "is_default")]
     pub postprocessing: PostprocessingConfig,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub tracking: TrackingConfig,
 }
 
 fn yes() -> bool {

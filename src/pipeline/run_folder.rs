@@ -13,6 +13,9 @@ use super::tracker::{EpochRecord, RunIdentity, Tracker};
 use crate::error::{Error, Result};
 use crate::files::write_bytes_atomically;
 
+/// Where a run folder has its pictures.
+pub const PLOTS: &str = "plots";
+
 /// What a run needs to be resumed, beside its recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunSettings {
@@ -43,9 +46,7 @@ pub struct RunFolder {
 impl RunFolder {
     /// A new folder under `runs`, named by the time and by network, loss, optimiser and patch size.
     pub fn create(runs: &Path, recipe: &Recipe, settings: &RunSettings) -> Result<Self> {
-        let time = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S").to_string();
-        let name = format!("{time}-{}_{}", recipe.name, run_name(recipe));
-        let path = fresh_folder(runs, &name)?;
+        let path = new_folder(runs, &format!("{}_{}", recipe.name, run_name(recipe)))?;
         Self::begin(path, recipe, settings)
     }
 
@@ -167,8 +168,14 @@ impl Tracker for RunFolder {
     }
 }
 
+/// A new folder `<time>-<name>` below `runs`.
+pub fn new_folder(runs: &Path, name: &str) -> Result<PathBuf> {
+    let time = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S");
+    fresh_folder(runs, &format!("{time}-{name}"))
+}
+
 /// A new folder in `parent` called `name`, or `name` and a number where there is one already.
-pub(super) fn fresh_folder(parent: &Path, name: &str) -> Result<PathBuf> {
+fn fresh_folder(parent: &Path, name: &str) -> Result<PathBuf> {
     std::fs::create_dir_all(parent).map_err(Error::io(parent, "create the folder"))?;
     // Two runs may begin in one second; `create_dir` tells which was first.
     let names = (0..1000).map(|n| match n {

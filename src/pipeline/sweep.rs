@@ -18,15 +18,16 @@ use super::fit::{FitJob, StageOneMemory, TrialRun, check_dataset, fit};
 use super::guard::guarded;
 use super::observer::{Observer, Silent};
 use super::recipe::{Recipe, one_line};
-use super::run_folder::fresh_folder;
+use super::run_folder::new_folder;
 use super::sides::mirrored_where_possible;
 use super::sweep_table::{Standing, TrialRow, best_dice, ranked, write_tables};
-use super::tracker::{Outcome, RunIdentity, Tracker};
+use super::sweep_told;
+use super::tracker::Tracker;
 use crate::error::{Error, Result};
 use crate::files::write_bytes_atomically;
 use crate::tensors::device::Compute;
 
-const FILE: &str = "sweep.toml";
+pub(super) const FILE: &str = "sweep.toml";
 
 /// In a trial's folder, why it failed.
 pub(super) const FAILURE: &str = "failure.txt";
@@ -59,6 +60,8 @@ pub struct SweepJob<'a> {
     pub compute: Compute,
     pub stop: &'a AtomicBool,
     pub trackers: &'a [&'a dyn Tracker],
+    /// See [`FitJob::tags`].
+    pub tags: Vec<(String, String)>,
     /// Sees the table whenever a trial has paused or ended.
     pub seen: &'a dyn Fn(&[TrialRow]) -> Result<()>,
 }
@@ -79,8 +82,7 @@ impl SweepSettings {
     /// Settings that cannot work, and whatever the file system refuses.
     pub fn begin(&self, runs: &Path) -> Result<PathBuf> {
         self.candidates()?;
-        let time = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S");
-        let folder = fresh_folder(runs, &format!("{time}-sweep-{}", self.recipe.name))?;
+        let folder = new_folder(runs, &format!("sweep-{}", self.recipe.name))?;
         let path = folder.join(FILE);
         let text = toml::to_string(self)
             .map_err(|error| Error::file(&path, format!("cannot write the settings: {error}")))?;
@@ -189,23 +191,7 @@ fn split(vary: &str) -> Result<(&str, Vec<&str>)> {
 /// [`Error::Interrupted`] when stopped from outside; unsound data; no trial that did not fail.
 pub fn sweep(job: &SweepJob, observer: &dyn Observer) -> Result<Vec<TrialRow>> {
     check_dataset(&job.dataset, observer)?;
-    let name = job.folder.file_name().unwrap_or_default().to_string_lossy();
-    let identity = RunIdentity {
-        name: &name,
-        folder: &job.folder,
-        parent: None,
-    };
-    let tell = |what: &dyn Fn(&dyn Tracker) -> Result<()>| {
-        for tracker in job.trackers {
-            if let Err(error) = what(*tracker) {
-                observer.warn(&error.to_string());
-            }
-        }
-    };
-    tell(&|tracker| tracker.begun(&identity));
-    let rows = rungs(job, &name, observer);
-    let outcome = Outcome::of(&rows);
-    tell(&|tracker| tracker.ended(&identity, &outcome));
+    let rows = sweep_told::told(job, observer, |name| rungs(job, name, observer));
     rows.map_err(|error| match error {
         Error::Interrupted(_) => Error::Interrupted(format!(
             "'ctseg sweep --resume {}' goes on",
@@ -317,6 +303,8 @@ fn trained(
         loader_threads: None,
         stop: job.stop,
         trackers: job.trackers,
+        tags: job.tags.clone(),
+        draw_comparison: None, // trials predict no cases on their own grids
         trial: Some(trial),
     };
     match guarded(|| fit(&fit_job, observer)) {

@@ -1,6 +1,8 @@
 //! Where the numbers of a run are recorded. The run folder is the one that always is; others join it.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use super::checkpoint::Progress;
 use super::observer::Observer;
@@ -82,6 +84,18 @@ pub struct Point {
     pub values: Vec<(String, f64)>,
 }
 
+impl Point {
+    /// What was measured at this moment; values that are not finite are left out.
+    pub fn now(step: u64, mut values: Vec<(String, f64)>) -> Self {
+        values.retain(|(_, value)| value.is_finite());
+        Self {
+            step,
+            time_ms: jiff::Timestamp::now().as_millisecond(),
+            values,
+        }
+    }
+}
+
 /// Data that went into a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DatasetUsed {
@@ -138,22 +152,44 @@ pub struct EpochRecord<'a> {
     pub broken_off: bool,
 }
 
-/// A run folder and those that join it: what goes wrong with these is said and ends nothing.
+/// A run folder and those that join it: what goes wrong with these is said, once, and ends nothing.
 pub(super) struct Trackers<'a> {
-    pub folder: &'a dyn Tracker,
-    pub others: &'a [&'a dyn Tracker],
-    pub observer: &'a dyn Observer,
+    folder: &'a dyn Tracker,
+    others: &'a [&'a dyn Tracker],
+    observer: &'a dyn Observer,
+    /// What was said.
+    said: Mutex<BTreeSet<String>>,
 }
 
-impl Trackers<'_> {
+impl<'a> Trackers<'a> {
+    pub(super) fn new(
+        folder: &'a dyn Tracker,
+        others: &'a [&'a dyn Tracker],
+        observer: &'a dyn Observer,
+    ) -> Self {
+        Self {
+            folder,
+            others,
+            observer,
+            said: Mutex::default(),
+        }
+    }
+
     fn tell(&self, what: &dyn Fn(&dyn Tracker) -> Result<()>) -> Result<()> {
         what(self.folder)?;
         for other in self.others {
             if let Err(error) = what(*other) {
-                self.observer.warn(&error.to_string());
+                self.warn_once(error.to_string());
             }
         }
         Ok(())
+    }
+
+    fn warn_once(&self, line: String) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.insert(line.clone()) {
+            self.observer.warn(&line);
+        }
     }
 }
 

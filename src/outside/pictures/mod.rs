@@ -1,8 +1,9 @@
 //! Pictures as PNG files: [`Picture`] for pixels, [`chart`] for curves, [`attention`] for where a network looks,
-//! [`preview`] for what was found.
+//! [`preview`] for what was found, [`comparison`] for that beside what is there.
 
 pub mod attention;
 pub mod chart;
+pub mod comparison;
 mod lettered;
 mod letters;
 pub mod preview;

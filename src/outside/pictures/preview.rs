@@ -11,8 +11,8 @@ use crate::error::Result;
 use crate::values::{LabelMap, Volume, label_colour};
 
 /// Most pixels of a panel.
-const WIDEST: f64 = 460.0;
-const HIGHEST: f64 = 620.0;
+pub(super) const WIDEST: f64 = 460.0;
+pub(super) const HIGHEST: f64 = 620.0;
 
 const GAP: usize = 6;
 const HEADER: usize = 22;
@@ -23,7 +23,7 @@ const TEXT: Colour = [225; 3];
 const DIM: Colour = [140; 3];
 
 /// Soft tissue for the planes; bone, seen through air and flesh, for the projection.
-const PLANE_HU: [f32; 2] = [-180.0, 280.0];
+pub(super) const PLANE_HU: [f32; 2] = [-180.0, 280.0];
 const PROJECTION_HU: [f32; 2] = [-100.0, 1100.0];
 
 /// How much of a pixel inside a structure is its colour.
@@ -88,7 +88,7 @@ fn picture(volume: &Volume, labels: &LabelMap, names: &LabelNames) -> Picture {
 }
 
 /// The panels side by side under their names, the legend below.
-fn composed(panels: &[(&str, Picture, [char; 2])], legend: &Legend) -> Picture {
+pub(super) fn composed(panels: &[(&str, Picture, [char; 2])], legend: &Legend) -> Picture {
     let width = panels
         .iter()
         .map(|(_, panel, _)| panel.width() + GAP)
@@ -126,8 +126,8 @@ fn composed(panels: &[(&str, Picture, [char; 2])], legend: &Legend) -> Picture {
 }
 
 /// Colours and what they stand for.
-struct Legend {
-    entries: Vec<(Colour, String)>,
+pub(super) struct Legend {
+    pub(super) entries: Vec<(Colour, String)>,
 }
 
 impl Legend {

@@ -1,4 +1,4 @@
-//! Plain tables for the terminal.
+//! Plain tables, for the terminal and text files.
 
 /// Columns padded to their widest cell; the first is left-aligned, the others right-aligned.
 pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::table::table;
+use super::recipe::Recipe;
 use crate::arrays::preprocess::padded_size;
-use crate::pipeline::recipe::Recipe;
+use crate::table::table;
 use crate::tensors::networks::Cost;
 use crate::tensors::precision::Precision;
 
