@@ -4,12 +4,15 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::recorded::{RecordArgs, Recorded};
 use super::table::{score, table};
 use super::{Outcome, Settings, print_out};
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::outside::progress;
 use crate::pipeline::evaluation::{Evaluation, evaluate};
+use crate::pipeline::observer::Observer;
 use crate::pipeline::reference::Reference;
+use crate::pipeline::tracker;
 
 #[derive(Args)]
 pub struct EvaluateArgs {
@@ -23,14 +26,16 @@ pub struct EvaluateArgs {
     /// Folder that a descriptor's paths are relative to
     #[arg(long, env = "CTSEG_DATA_ROOT")]
     data_root: Option<PathBuf>,
+    #[command(flatten)]
+    record: RecordArgs,
 }
 
 pub fn run(args: EvaluateArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let observer = progress::for_stderr();
-    let data_root = args.data_root.or_else(|| settings.config.data_root.clone());
-    let reference = Reference::open(&args.reference, data_root.as_deref())?;
-    let evaluation = evaluate(&args.prediction, &reference, observer.as_ref())?;
-    let folder = args.output.unwrap_or_else(|| {
+    let data_root = args.data_root.as_ref();
+    let data_root = data_root.or(settings.config.data_root.as_ref());
+    let reference = Reference::open(&args.reference, data_root.map(PathBuf::as_path))?;
+    let folder = args.output.clone().unwrap_or_else(|| {
         let own = if args.prediction.is_dir() {
             Some(args.prediction.as_path())
         } else {
@@ -38,8 +43,13 @@ pub fn run(args: EvaluateArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         };
         own.unwrap_or(Path::new(".")).to_path_buf()
     });
-    std::fs::create_dir_all(&folder).map_err(Error::io(&folder, "create the folder"))?;
-    evaluation.write(&folder)?;
+    let recorded = args.record.begun("evaluate", settings, &observer)?;
+    let evaluation = evaluated(&args.prediction, &reference, &folder, observer.as_ref());
+    if let Some(recorded) = recorded {
+        told(&recorded, &args, evaluation.as_ref().ok(), &folder);
+        recorded.ended(&tracker::Outcome::of(&evaluation));
+    }
+    let evaluation = evaluation?;
     print_evaluation(&evaluation, &folder, settings.json);
     Ok(
         match (evaluation.cases.is_empty(), evaluation.failures.is_empty()) {
@@ -48,6 +58,33 @@ pub fn run(args: EvaluateArgs, settings: &Settings) -> anyhow::Result<Outcome> {
             (false, false) => Outcome::SomeFailed,
         },
     )
+}
+
+/// Compares, and writes the figures into `folder`.
+fn evaluated(
+    prediction: &Path,
+    reference: &Reference,
+    folder: &Path,
+    observer: &dyn Observer,
+) -> Result<Evaluation> {
+    let evaluation = evaluate(prediction, reference, observer)?;
+    std::fs::create_dir_all(folder).map_err(Error::io(folder, "create the folder"))?;
+    evaluation.write(folder)?;
+    Ok(evaluation)
+}
+
+/// Tells the run what was compared with what, and what came of it.
+fn told(recorded: &Recorded, args: &EvaluateArgs, evaluation: Option<&Evaluation>, folder: &Path) {
+    recorded.parameters(&[
+        ("prediction", args.prediction.display().to_string()),
+        ("reference", args.reference.display().to_string()),
+    ]);
+    if let Some(evaluation) = evaluation {
+        recorded.models(&evaluation.models());
+        recorded.figures(evaluation.points());
+        let files = ["summary.json", "metrics.csv"].map(|name| folder.join(name));
+        recorded.files(&files);
+    }
 }
 
 pub fn print_evaluation(evaluation: &Evaluation, folder: &Path, as_json: bool) {

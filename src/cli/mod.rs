@@ -12,6 +12,7 @@ mod inspect;
 mod inspect_run;
 mod plan;
 mod predict;
+mod recorded;
 mod sizes;
 mod sweep;
 mod sync;

@@ -8,6 +8,7 @@ use serde_json::json;
 use signal_hook::low_level;
 
 use super::fit::parse_duration;
+use super::recorded::{RecordArgs, Recorded};
 use super::sizes::parse_bytes;
 use super::{Outcome, Settings, print_out, stop_then_leave_on_signals};
 use crate::arrays::nifti::is_nifti_name;
@@ -21,6 +22,8 @@ use crate::pipeline::outputs::{DrawPreview, Outputs};
 use crate::pipeline::predict::{Leaving, OnAttention, PredictJob, PredictSummary, predict};
 use crate::pipeline::probability_file::ProbabilityKind;
 use crate::pipeline::shard::Shard;
+use crate::pipeline::{statistics_table, tracker};
+use crate::tensors::device::Compute;
 
 #[derive(Args)]
 pub struct PredictArgs {
@@ -83,6 +86,8 @@ pub struct PredictArgs {
     /// How long a process on another machine must have been silent to be taken for dead
     #[arg(long, value_parser = parse_duration, default_value = "10m", requires = "claim")]
     claim_expiry: Duration,
+    #[command(flatten)]
+    record: RecordArgs,
 }
 
 /// The exit code of [`Outcome::Interrupted`].
@@ -127,9 +132,58 @@ pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
             leave,
         }),
     };
-    let summary = predict(&job, observer.as_ref())?;
+    let recorded = args.record.begun("predict", settings, &observer)?;
+    let summary = predict(&job, observer.as_ref());
+    if let Some(recorded) = recorded {
+        told(&recorded, &job, summary.as_ref().ok());
+        recorded.ended(&outcome_of_run(&summary));
+    }
+    let summary = summary?;
     print_summary(&summary, &job.folder, settings.json);
     Ok(outcome(&summary))
+}
+
+/// Tells the run how it segmented, and what came of it.
+fn told(recorded: &Recorded, job: &PredictJob, summary: Option<&PredictSummary>) {
+    let devices: Vec<String> = job.computes.iter().map(Compute::to_string).collect();
+    let mut parameters = vec![
+        ("output", job.folder.display().to_string()),
+        ("inputs", job.cases.len().to_string()),
+        ("devices", devices.join(",")),
+        ("tta", job.tta.to_string()),
+        ("postprocess", job.postprocess.to_string()),
+    ];
+    parameters.extend(job.shard.map(|shard| ("shard", shard.suffix())));
+    recorded.parameters(&parameters);
+    let Some(summary) = summary else { return };
+    recorded.models(&summary.models);
+    let count = |name: &str, count: usize| (format!("cases/{name}"), count as f64);
+    recorded.figures(vec![
+        count("all", summary.cases),
+        count("written", summary.written.len()),
+        count("kept", summary.kept.len()),
+        count("by_others", summary.by_others.len()),
+        count("failed", summary.failures.len()),
+        count("with_notes", summary.notes.len()),
+        ("seconds".to_owned(), summary.seconds),
+    ]);
+    let mut files = vec![summary.manifest_file.clone(), summary.failures_file.clone()];
+    if job.statistics {
+        files.push(job.folder.join(statistics_table::FILE_NAME));
+    }
+    recorded.files(&files);
+}
+
+/// How the run of a batch ended.
+fn outcome_of_run(summary: &Result<PredictSummary>) -> tracker::Outcome {
+    match summary {
+        Ok(summary) if summary.interrupted => tracker::Outcome::Interrupted,
+        Ok(PredictSummary {
+            ended_early: Some(reason),
+            ..
+        }) => tracker::Outcome::Failed(reason.clone()),
+        other => tracker::Outcome::of(other),
+    }
 }
 
 fn outputs(args: &PredictArgs) -> Result<Outputs> {

@@ -22,6 +22,12 @@ pub struct MlflowArgs {
 }
 
 impl MlflowArgs {
+    /// Whether there is a server, be it one that cannot be used.
+    pub fn names_server(&self, settings: &Settings) -> bool {
+        let preferences = settings.config.tracking(self.experiment.as_deref());
+        !self.no_mlflow && !matches!(Server::find(&preferences, &process_environment), Ok(None))
+    }
+
     /// What tells the server, if anything shall. A server that cannot be used is said, and nothing that ends a run.
     pub fn tracker(
         &self,

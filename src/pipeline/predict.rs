@@ -91,6 +91,8 @@ pub type OnAttention = dyn Fn(&PredictCase, &Attention) -> Result<()> + Sync;
 /// What came of a batch. Cases are listed in the order in which they were named.
 #[derive(Debug, Clone, Default)]
 pub struct PredictSummary {
+    /// What the cases were segmented by.
+    pub models: Vec<ModelUsed>,
     /// How many cases were this process's to look at.
     pub cases: usize,
     pub written: Vec<PathBuf>,
@@ -101,6 +103,8 @@ pub struct PredictSummary {
     pub failures: Vec<Failure>,
     /// Where the failures are listed.
     pub failures_file: PathBuf,
+    /// Where all cases are.
+    pub manifest_file: PathBuf,
     /// Cases that were not segmented in the normal way, and why.
     pub notes: Vec<(PathBuf, String)>,
     pub seconds: f64,

@@ -276,7 +276,9 @@ impl<'a> Record<'a> {
             cases: self.states.len(),
             seconds: self.started.elapsed().as_secs_f64(),
             interrupted: self.interrupted(),
+            models: self.batch.models.clone(),
             failures_file: self.files.failures.clone(),
+            manifest_file: self.files.manifest.clone(),
             ended_early: self.ended_early,
             ..PredictSummary::default()
         };
