@@ -162,6 +162,7 @@ fn steps(fake: &Fake, failed: usize) -> Vec<u64> {
         metrics.unwrap_or_default()
     });
     metrics
+        .filter(|metric| metric["key"] == "loss")
         .map(|metric| metric["step"].as_u64().unwrap())
         .collect()
 }

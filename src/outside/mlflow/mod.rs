@@ -14,6 +14,7 @@ pub mod fault;
 mod files;
 mod http;
 mod lines;
+mod machine;
 mod model;
 mod portion;
 mod sender;
@@ -26,6 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use delivery::Link;
 use event::{Begun, Event};
+use machine::Watch;
 use sender::{Patience, Sender, Settled};
 use settings::Server;
 use spool::Spool;
@@ -46,13 +48,17 @@ pub struct Mlflow {
     sender: Option<Sender>,
     observer: Arc<dyn Observer>,
     /// Runs that have begun and not ended; the last one is told of.
-    open: Mutex<Vec<Open>>,
+    open: Arc<Mutex<Vec<Open>>>,
+    /// While there are some.
+    watch: Mutex<Option<Watch>>,
 }
 
 struct Open {
     folder: PathBuf,
     spool: Spool,
     key: String,
+    /// How often this process has told it of the machine.
+    samples: u64,
     /// The last attempt to write failed, which was said.
     is_failing: bool,
 }
@@ -81,12 +87,24 @@ impl Mlflow {
             model,
             sender,
             observer: Arc::clone(observer),
-            open: Mutex::default(),
+            open: Arc::default(),
+            watch: Mutex::default(),
         })
     }
 
     fn open(&self) -> MutexGuard<'_, Vec<Open>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins to sample the machine for the run that goes on, or ends it where none does.
+    fn watch(&self, is_wanted: bool) {
+        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        if !is_wanted {
+            *watch = None;
+        } else if watch.is_none() {
+            let open = Arc::clone(&self.open);
+            *watch = Some(Watch::begin(move |values| told_of_machine(&open, values)));
+        }
     }
 
     /// Tells the spool of the run that began last. What cannot be written is said once.
@@ -154,8 +172,11 @@ impl Tracker for Mlflow {
             folder: run.folder.to_path_buf(),
             spool,
             key,
+            samples: 0,
             is_failing: false,
         });
+        drop(open);
+        self.watch(true);
         if let Some(sender) = &self.sender {
             sender.add(run.folder);
         }
@@ -200,6 +221,9 @@ impl Tracker for Mlflow {
             let written = run.spool.append(Event::ended(outcome));
             (written.and_then(|()| run.spool.sync()), open.is_empty())
         };
+        if is_last {
+            self.watch(false);
+        }
         if let Some(sender) = &self.sender {
             sender.ended(run.folder);
             if is_last {
@@ -207,6 +231,22 @@ impl Tracker for Mlflow {
             }
         }
         ended
+    }
+}
+
+/// What cannot be written is said where the run itself tells something.
+fn told_of_machine(open: &Mutex<Vec<Open>>, values: Vec<(String, f64)>) {
+    let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(run) = open.last_mut() else {
+        return;
+    };
+    let point = Point {
+        step: run.samples,
+        time_ms: spool::now(),
+        values,
+    };
+    if run.spool.metrics(None, &[point], false).is_ok() {
+        run.samples += 1;
     }
 }
 
