@@ -183,7 +183,6 @@ impl Making<'_> {
             structures,
             &statistics,
         )?;
-        let named = files.len();
         let files = files.into_iter().chain(self.probabilities.clone());
         let written = files.map(|file| {
             let written = Written::at(&parent_of(output).join(&file))?;
@@ -193,7 +192,7 @@ impl Making<'_> {
         let seconds = writing.elapsed().as_secs_f64() - measured;
         cascade.seconds.insert("statistics".to_owned(), measured);
         cascade.seconds.insert("write".to_owned(), seconds);
-        let sidecar = self.sidecar(labels, statistics, (written, named), cascade);
+        let sidecar = self.sidecar(labels, statistics, written, cascade);
         let text = serde_json::to_string_pretty(&sidecar)
             .map_err(|error| Error::file(output, format!("cannot describe the result: {error}")))?;
         write_bytes_atomically(&sidecar_path, text.as_bytes())?;
@@ -221,7 +220,7 @@ impl Making<'_> {
         &self,
         labels: &LabelMap,
         statistics: BTreeMap<String, StructureStatistics>,
-        (written, named): (Vec<(PathBuf, Written)>, usize),
+        written: Vec<(PathBuf, Written)>,
         cascade: CascadeReport,
     ) -> Sidecar {
         let grid = self.image.volume.grid;
@@ -252,9 +251,10 @@ impl Making<'_> {
                 .map(|(name, found)| (name.clone(), found.volume_ml))
                 .collect(),
             statistics,
-            files: written[..named]
+            files: written
                 .iter()
                 .map(|(file, _)| file.clone())
+                .filter(|file| Some(file) != self.probabilities.as_ref())
                 .collect(),
             written: written.into_iter().collect(),
             structures: self.structures.clone(),
