@@ -172,7 +172,7 @@ impl Stage {
             maps,
             preprocess: preprocess_bytes(source, &grid),
             input: FLOAT * channels * voxels,
-            pass: segmenter.at_once() as u64 * segmenter.pass_bytes(shape, batch)?,
+            pass: segmenter.at_once() as u64 * segmenter.pass_bytes(shape, batch, looks)?,
             layer: FLOAT * layer,
             restore: FLOAT * (maps * plane * (2 * portion + 2) + restored),
         })

@@ -151,23 +151,24 @@ impl Segmenter {
     }
 
     /// About how much memory a batch of an input of `shape` (z, y, x) takes in a network.
-    pub fn pass_bytes(&self, shape: [usize; 3], batch: usize) -> Result<u64> {
+    pub fn pass_bytes(&self, shape: [usize; 3], batch: usize, looks: usize) -> Result<u64> {
         let recipe = &self.recipe;
-        let (sides, most) = match recipe.network.dimensions() {
+        let (sides, most, maps) = match recipe.network.dimensions() {
             2 => {
                 let multiple = recipe.network.multiple();
                 let side = |axis: usize| padded_size(shape[axis], multiple[axis]);
                 let seen = 2 * recipe.network.neighbours() + 1;
-                ([seen, side(1), side(2)], shape[0])
+                ([seen, side(1), side(2)], shape[0], self.maps())
             }
             _ => {
                 let lattice = Lattice::new(recipe, shape);
-                (lattice.patch, lattice.count())
+                // Where features are added up, no patch has logits.
+                (lattice.patch, lattice.count(), self.added_maps(looks))
             }
         };
         let batch = batch.min(most);
         let input = [batch, recipe.channels(), sides[0], sides[1], sides[2]];
-        let cost = recipe.network.cost(recipe.channels(), self.maps(), input)?;
+        let cost = recipe.network.cost(recipe.channels(), maps, input)?;
         let compute = self.inference.compute();
         Ok(cost.inference_bytes(batch, compute.precision, compute.runs_side_by_side()))
     }

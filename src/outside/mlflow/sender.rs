@@ -14,6 +14,9 @@ use crate::pipeline::observer::Observer;
 const EVERY: Duration = Duration::from_secs(2);
 const EVERY_AWAITED: Duration = Duration::from_millis(200);
 
+/// How long the end of this waits for the runs to be let go of. A request that is under way may take longer.
+const LETTING_GO: Duration = Duration::from_secs(1);
+
 /// At the end of a run, how long its last events may take, and how long without anything moving.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
@@ -66,6 +69,8 @@ struct State {
     is_put_off: bool,
     /// Nothing will be sent any more.
     is_over: bool,
+    /// The thread has let go of all runs, so that somebody else may send them.
+    has_let_go: bool,
 }
 
 /// What became of it.
@@ -154,8 +159,21 @@ impl Sender {
 
 impl Drop for Sender {
     fn drop(&mut self) {
-        // What is under way may end by itself; nobody waits for it.
-        self.shared.state().is_over = true;
+        let mut state = self.shared.state();
+        state.is_over = true;
+        self.shared.changed.notify_all();
+        let let_go = self
+            .shared
+            .changed
+            .wait_timeout_while(state, LETTING_GO, |state| !state.has_let_go);
+        drop(let_go);
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.deliveries.clear();
+        self.shared.state().has_let_go = true;
         self.shared.changed.notify_all();
     }
 }
