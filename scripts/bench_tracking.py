@@ -10,7 +10,7 @@ a server to take the rest is no part of the speed and is shown as the seconds of
 Needs Python 3.11 or later alone to run, and a Python that has MLflow for the servers.
 
 Run: cargo build --release && python scripts/bench_tracking.py [--rounds 5] [--epochs 12] [--device flex]
-     [--binary target/release/ctseg] [--mlflow-python ~/.cache/ctseg/venv-mlflow/bin/python] [--json]
+     [--binary target/release/ctseg] [--mlflow-python ~/.cache/ctseg/venv-mlflow/bin/python] [--states off down] [--json]
 """
 
 import argparse
@@ -149,10 +149,10 @@ def measured(args, folder):
         rounds = []
         for number in range(args.rounds):
             # Each state is first, second, … as often as the others.
-            order = STATES[number % 4 :] + STATES[: number % 4]
+            order = args.states[number % len(args.states) :] + args.states[: number % len(args.states)]
             found = {state: fitted(args, data, folder / f"{number}-{state}", state, uris[state]) for state in order}
             rounds.append(found)
-            speeds = ", ".join(f"{state} {found[state]['slices_per_second']:.1f}" for state in STATES)
+            speeds = ", ".join(f"{state} {found[state]['slices_per_second']:.1f}" for state in args.states)
             print(f"round {number + 1}: {speeds} slices/s", file=sys.stderr)
         return rounds
     finally:
@@ -165,7 +165,7 @@ def table(rounds, delay):
         "| | slices/s | of no tracking | CPU s | of no tracking | command s | events |",
         "|---|---|---|---|---|---|---|",
     ]
-    for state in STATES:
+    for state in rounds[0]:
         of = lambda key: [found[state][key] for found in rounds]
         share = lambda key: [found[state][key] / found["off"][key] for found in rounds]
         middle = statistics.median
@@ -187,8 +187,11 @@ def main():
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--patches", type=int, default=400, help="slices an epoch; 16 make a step")
     parser.add_argument("--delay", type=float, default=5.0, help="seconds that the slow server takes to answer")
+    parser.add_argument("--states", nargs="+", choices=STATES, default=STATES, help="among them always off")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    if "off" not in args.states:
+        parser.error("--states needs 'off', which the others are compared with")
     args.binary = args.binary.resolve()
     if not args.binary.exists():
         parser.error(f"{args.binary} is not there; build it with 'cargo build --release', or name it with --binary")

@@ -111,6 +111,27 @@ pub fn retain_components(
     components.clear_all_but(&kept, mask);
 }
 
+/// How many voxels of each component of `mask` lie in `other`, in the order of first voxels.
+///
+/// # Shapes
+/// Masks: (z, y, x), of one shape
+pub fn shares_of_components(
+    mask: ArrayView3<bool>,
+    other: ArrayView3<bool>,
+    connectivity: Connectivity,
+) -> Vec<usize> {
+    let components = Components::find(mask, connectivity);
+    let mut shares = vec![0; components.sizes.len()];
+    for (row, voxels) in other.rows().into_iter().enumerate() {
+        for run in components.runs_of(row) {
+            let Run { start, end } = components.runs[run];
+            let shared = voxels.iter().take(end).skip(start);
+            shares[components.numbers[run]] += shared.filter(|inside| **inside).count();
+        }
+    }
+    shares
+}
+
 /// Voxels `start..end` of a row, all inside.
 #[derive(Debug, Clone, Copy)]
 struct Run {

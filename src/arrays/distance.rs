@@ -47,7 +47,7 @@ fn squared_distance(mask: ArrayView3<bool>, to: bool, spacing_mm: [f64; 3]) -> A
 
 /// The lowest of the parabolas that stand on a line's voxels.
 #[derive(Default)]
-struct Envelope {
+pub(super) struct Envelope {
     /// Voxels whose parabola is lowest somewhere, ascending.
     lowest: Vec<usize>,
     /// Where each of them begins to be, in mm.
@@ -55,8 +55,8 @@ struct Envelope {
 }
 
 impl Envelope {
-    /// False where no voxel of the line has a finite value.
-    fn build(&mut self, line: &[f64], step_mm: f64) -> bool {
+    /// Of voxels `step_mm` apart; false where none of them has a finite value.
+    pub(super) fn build(&mut self, line: &[f64], step_mm: f64) -> bool {
         self.lowest.clear();
         self.from_mm.clear();
         for (at, value) in line.iter().enumerate().filter(|(_, v)| v.is_finite()) {
@@ -81,13 +81,22 @@ impl Envelope {
     fn read(&self, lane: &mut ndarray::ArrayViewMut1<f64>, line: &[f64], step_mm: f64) {
         let mut place = 0;
         for (at, to) in lane.iter_mut().enumerate() {
-            let here = at as f64 * step_mm;
-            while self.from_mm.get(place + 1).is_some_and(|from| *from < here) {
-                place += 1;
-            }
-            let lowest = self.lowest[place];
-            let along = here - lowest as f64 * step_mm;
+            let lowest = self.lowest_at(at, step_mm, &mut place);
+            let along = at.abs_diff(lowest) as f64 * step_mm;
             *to = along * along + line[lowest];
         }
+    }
+
+    /// The voxel whose parabola is lowest at voxel `at`. `place` is 0 at first, and later what the voxel before left.
+    pub(super) fn lowest_at(&self, at: usize, step_mm: f64, place: &mut usize) -> usize {
+        let here = at as f64 * step_mm;
+        while self
+            .from_mm
+            .get(*place + 1)
+            .is_some_and(|from| *from < here)
+        {
+            *place += 1;
+        }
+        self.lowest[*place]
     }
 }

@@ -51,6 +51,12 @@ impl Overlap {
         ratio(self.true_positive, self.reference_voxels())
     }
 
+    /// TN / (TN + FP), the share of the voxels outside the structure that stay outside; `None` if the reference fills
+    /// the volume.
+    pub fn specificity(&self) -> Option<f64> {
+        ratio(self.true_negative, self.true_negative + self.false_positive)
+    }
+
     /// (TP + TN) / all voxels; `None` if there are no voxels.
     pub fn accuracy(&self) -> Option<f64> {
         let right = self.true_positive + self.true_negative;

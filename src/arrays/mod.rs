@@ -1,9 +1,12 @@
 //! Everything that computes on plain arrays: file formats, resampling, preprocessing, components, clean-up, metrics,
 //! phantoms. Knows nothing of networks.
 
+pub mod aggregate;
 pub mod augmentation;
 pub mod components;
+pub mod detection;
 pub mod distance;
+pub mod extents;
 mod gaussian;
 pub mod histogram;
 pub mod metrics;
@@ -16,3 +19,5 @@ pub mod resample;
 pub mod run_mask;
 pub mod sliding_window;
 pub mod statistics;
+pub mod surface;
+pub mod wilcoxon;

@@ -4,6 +4,7 @@ use ndarray::Axis;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::extents::Extent;
 use super::run_mask::RunMask;
 use crate::values::{Grid, LabelMap, Volume, VoxelBox};
 
@@ -92,9 +93,7 @@ pub fn mask_statistics(mask: &mut RunMask, image: &Volume) -> StructureStatistic
 /// Sums over a structure's voxels so far.
 #[derive(Debug, Clone, Default)]
 struct Measured {
-    voxels: u64,
-    index_sums: [u64; 3],
-    bounds: Option<VoxelBox>,
+    extent: Extent,
     finite: u64,
     sum: f64,
     squares: f64,
@@ -104,15 +103,7 @@ struct Measured {
 
 impl Measured {
     fn add(&mut self, voxel: [usize; 3], hu: f32) {
-        self.voxels += 1;
-        for (sum, index) in self.index_sums.iter_mut().zip(voxel) {
-            *sum += index as u64;
-        }
-        let one = VoxelBox {
-            start: voxel,
-            end: voxel.map(|index| index + 1),
-        };
-        self.bounds = Some(self.bounds.map_or(one, |bounds| bounds.joined(&one)));
+        self.extent.add_run(voxel, 1);
         if !hu.is_finite() {
             return;
         }
@@ -132,17 +123,10 @@ impl Measured {
     }
 
     fn join(&mut self, other: &Self) {
-        self.voxels += other.voxels;
+        self.extent.join(&other.extent);
         self.finite += other.finite;
         self.sum += other.sum;
         self.squares += other.squares;
-        for (sum, more) in self.index_sums.iter_mut().zip(other.index_sums) {
-            *sum += more;
-        }
-        self.bounds = match (self.bounds, other.bounds) {
-            (Some(one), Some(other)) => Some(one.joined(&other)),
-            (one, other) => one.or(other),
-        };
         for (index, page) in other.pages.iter().enumerate() {
             if let Some(page) = page {
                 let own = self.page(index);
@@ -156,21 +140,18 @@ impl Measured {
     fn statistics(&self, grid: &Grid) -> StructureStatistics {
         let count = self.finite as f64;
         let mean = (self.finite > 0).then(|| self.sum / count);
-        let voxels = self.voxels as f64;
+        let Extent { voxels, bounds, .. } = self.extent;
         StructureStatistics {
-            voxels: self.voxels,
-            volume_ml: voxels * grid.voxel_volume_ml(),
+            voxels,
+            volume_ml: voxels as f64 * grid.voxel_volume_ml(),
             mean_hu: mean,
             median_hu: self.median(),
             sd_hu: mean.map(|mean| (self.squares / count - mean * mean).max(0.0).sqrt()),
-            centroid_mm: (self.voxels > 0).then(|| {
-                let centre = self.index_sums.map(|sum| sum as f64 / voxels);
-                grid.world_mm(centre)
-            }),
-            touches_border: self.bounds.is_some_and(|bounds| {
+            centroid_mm: self.extent.centroid_mm(grid),
+            touches_border: bounds.is_some_and(|bounds| {
                 bounds.start.contains(&0) || (0..3).any(|axis| bounds.end[axis] == grid.shape[axis])
             }),
-            bounds: self.bounds,
+            bounds,
         }
     }
 

@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use clap::Args;
 
+use super::evaluation_table::print_evaluation;
 use super::{
-    Outcome, Settings, evaluate as evaluate_command, fit as fit_command,
-    predict as predict_command, print_out, stop_on_signals,
+    Outcome, Settings, fit as fit_command, predict as predict_command, print_out, stop_on_signals,
 };
 use crate::outside::curves::Curves;
 use crate::outside::origin;
@@ -15,6 +15,7 @@ use crate::outside::pictures::comparison;
 use crate::outside::progress;
 use crate::pipeline::dataset::Dataset;
 use crate::pipeline::evaluation::evaluate;
+use crate::pipeline::evaluation::tolerances::Tolerances;
 use crate::pipeline::fit::{FitJob, fit};
 use crate::pipeline::inputs::plan_outputs;
 use crate::pipeline::outputs::Outputs;
@@ -144,8 +145,14 @@ fn finish(
     settings: &Settings,
     observer: &dyn crate::pipeline::observer::Observer,
 ) -> anyhow::Result<()> {
-    let evaluation = evaluate(&job.folder, &Reference::Dataset(dataset), observer)?;
-    evaluation.write(folder)?;
-    evaluate_command::print_evaluation(&evaluation, folder, settings.json);
+    let tolerances = Tolerances::default();
+    let evaluation = evaluate(
+        &job.folder,
+        &Reference::Dataset(dataset),
+        &tolerances,
+        observer,
+    )?;
+    let summary = evaluation.write(folder)?;
+    print_evaluation(&evaluation, &summary, folder, settings.json);
     Ok(())
 }

@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::evaluation_table::{print_against, print_evaluation};
 use super::recorded::{RecordArgs, Recorded};
-use super::table::{score, table};
-use super::{Outcome, Settings, print_out};
+use super::{Outcome, Settings};
 use crate::error::{Error, Result};
 use crate::outside::progress;
+use crate::pipeline::evaluation::against::{self, Paired, paired};
+use crate::pipeline::evaluation::tolerances::{Tolerance, Tolerances};
 use crate::pipeline::evaluation::{Evaluation, evaluate};
 use crate::pipeline::observer::Observer;
 use crate::pipeline::reference::Reference;
@@ -23,6 +25,16 @@ pub struct EvaluateArgs {
     /// Folder for metrics.csv and summary.json [default: the folder of the label maps]
     #[arg(short, long)]
     output: Option<PathBuf>,
+    /// Label maps of another model, of the same cases: what differs, with Wilcoxon's test, also in against.csv
+    #[arg(long, value_name = "OTHER")]
+    against: Option<PathBuf>,
+    /// How many millimetres surface Dice allows: 2.5 for all structures, liver=3 for one [default: 2]
+    #[arg(
+        long = "tolerance",
+        value_name = "MM|STRUCTURE=MM",
+        value_delimiter = ','
+    )]
+    tolerances: Vec<Tolerance>,
     /// Folder that a descriptor's paths are relative to
     #[arg(long, env = "CTSEG_DATA_ROOT")]
     data_root: Option<PathBuf>,
@@ -44,98 +56,78 @@ pub fn run(args: EvaluateArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         own.unwrap_or(Path::new(".")).to_path_buf()
     });
     let recorded = args.record.begun("evaluate", settings, &observer)?;
-    let evaluation = evaluated(&args.prediction, &reference, &folder, observer.as_ref());
+    let figures = evaluated(&args, &reference, &folder, observer.as_ref());
     if let Some(recorded) = recorded {
-        told(&recorded, &args, evaluation.as_ref().ok(), &folder);
-        recorded.ended(&tracker::Outcome::of(&evaluation));
+        told(&recorded, &args, figures.as_ref().ok(), &folder);
+        recorded.ended(&tracker::Outcome::of(&figures));
     }
-    let evaluation = evaluation?;
-    print_evaluation(&evaluation, &folder, settings.json);
-    Ok(
-        match (evaluation.cases.is_empty(), evaluation.failures.is_empty()) {
-            (true, _) => Outcome::NothingDone,
-            (false, true) => Outcome::AllDone,
-            (false, false) => Outcome::SomeFailed,
-        },
-    )
+    let figures = figures?;
+    print_evaluation(
+        &figures.evaluation,
+        &figures.summary,
+        &folder,
+        settings.json,
+    );
+    if let (Some(paired), false) = (&figures.paired, settings.json) {
+        print_against(paired, &folder);
+    }
+    let Evaluation {
+        cases, failures, ..
+    } = &figures.evaluation;
+    Ok(match (cases.is_empty(), failures.is_empty()) {
+        (true, _) => Outcome::NothingDone,
+        (false, true) => Outcome::AllDone,
+        (false, false) => Outcome::SomeFailed,
+    })
+}
+
+/// What came of it.
+struct Figures {
+    evaluation: Evaluation,
+    /// What summary.json says.
+    summary: serde_json::Value,
+    paired: Option<Vec<Paired>>,
 }
 
 /// Compares, and writes the figures into `folder`.
 fn evaluated(
-    prediction: &Path,
+    args: &EvaluateArgs,
     reference: &Reference,
     folder: &Path,
     observer: &dyn Observer,
-) -> Result<Evaluation> {
-    let evaluation = evaluate(prediction, reference, observer)?;
+) -> Result<Figures> {
+    let tolerances: Tolerances = args.tolerances.iter().cloned().collect();
+    let evaluation = evaluate(&args.prediction, reference, &tolerances, observer)?;
+    let other = args.against.as_ref();
+    let other = other.map(|other| evaluate(other, reference, &tolerances, observer));
+    let paired = other.transpose()?.map(|other| paired(&evaluation, &other));
     std::fs::create_dir_all(folder).map_err(Error::io(folder, "create the folder"))?;
-    evaluation.write(folder)?;
-    Ok(evaluation)
+    let mut summary = evaluation.write(folder)?;
+    if let Some(paired) = &paired {
+        against::write(folder, paired)?;
+        // Printed as JSON too, but no part of the file: that is of this model alone.
+        summary["against"] = serde_json::json!(paired);
+    }
+    Ok(Figures {
+        evaluation,
+        summary,
+        paired,
+    })
 }
 
 /// Tells the run what was compared with what, and what came of it.
-fn told(recorded: &Recorded, args: &EvaluateArgs, evaluation: Option<&Evaluation>, folder: &Path) {
+fn told(recorded: &Recorded, args: &EvaluateArgs, figures: Option<&Figures>, folder: &Path) {
     recorded.parameters(&[
         ("prediction", args.prediction.display().to_string()),
         ("reference", args.reference.display().to_string()),
     ]);
-    if let Some(evaluation) = evaluation {
+    if let Some(figures) = figures {
+        let evaluation = &figures.evaluation;
         recorded.models(&evaluation.models());
         recorded.figures(evaluation.points());
-        let files = ["summary.json", "metrics.csv"].map(|name| folder.join(name));
+        let against = figures.paired.as_ref().map(|_| "against.csv");
+        let files = ["summary.json", "metrics.csv"].into_iter().chain(against);
+        let files: Vec<PathBuf> = files.map(|name| folder.join(name)).collect();
         recorded.files(&files);
     }
-}
-
-pub fn print_evaluation(evaluation: &Evaluation, folder: &Path, as_json: bool) {
-    let summary = evaluation.to_json();
-    if as_json {
-        print_out(&format!("{summary:#}\n"));
-        return;
-    }
-    const METRICS: [&str; 5] = ["dice", "iou", "precision", "recall", "accuracy"];
-    let mut rows: Vec<Vec<String>> = evaluation
-        .structures
-        .iter()
-        .enumerate()
-        .map(|(index, structure)| {
-            let dice = evaluation.summary_of(index, "dice");
-            let mut row = vec![structure.name.clone()];
-            row.extend(
-                METRICS
-                    .map(|metric| score(evaluation.summary_of(index, metric).and_then(|s| s.mean))),
-            );
-            row.push(dice.as_ref().map_or(0, |s| s.defined).to_string());
-            row.push(dice.map_or(0, |s| s.undefined).to_string());
-            row
-        })
-        .collect();
-    let mut mean = vec!["mean".to_owned()];
-    mean.extend(METRICS.map(|metric| score(evaluation.mean(metric))));
-    rows.push(mean);
-    print_out(&table(
-        &[
-            "structure",
-            "dice",
-            "iou",
-            "precision",
-            "recall",
-            "accuracy",
-            "cases",
-            "undefined",
-        ],
-        &rows,
-    ));
-    let percent = |key: &str| summary[key].as_f64().map(|v| 100.0 * v);
-    if let (Some(recall), Some(share)) = (percent("roi_recall"), percent("roi_share")) {
-        print_out(&format!(
-            "stage 1's regions hold {recall:.2} % of the reference structures in {share:.1} % of the volume\n"
-        ));
-    }
-    print_out(&format!(
-        "{} cases compared, {} failed; metrics.csv and summary.json in {}\n",
-        evaluation.cases.len(),
-        evaluation.failures.len(),
-        folder.display()
-    ));
 }

@@ -6,6 +6,7 @@ mod config;
 mod demo;
 mod devices;
 mod evaluate;
+mod evaluation_table;
 mod fingerprint;
 mod fit;
 mod inspect;

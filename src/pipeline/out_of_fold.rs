@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use super::bundle::{Bundle, file_sha256};
 use super::cascade::CascadeReport;
 use super::dataset::{Dataset, Structure};
+use super::evaluation::tolerances::Tolerances;
 use super::evaluation::{Evaluation, evaluate};
 use super::guard::{guarded, unless_stopped};
 use super::observer::Observer;
@@ -247,7 +248,7 @@ fn compared(
         Reference::Dataset(predicted)
     };
     remove_strangers(&job.folder, maps)?;
-    let evaluation = evaluate(&job.folder, &reference, observer)?;
+    let evaluation = evaluate(&job.folder, &reference, &Tolerances::default(), observer)?;
     evaluation.write(&job.folder)?;
     Ok(evaluation)
 }

@@ -3,10 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::dataset::Dataset;
-use super::evaluation::{CaseScores, forget_ignored};
+use super::evaluation::forget_ignored;
 use super::out_of_fold::OutOfFold;
 use super::reference::Reference;
-use crate::arrays::metrics::{Overlap, Summary};
 use crate::arrays::nifti::{LabelNames, read_labels};
 use crate::error::{Error, Result};
 use crate::values::{LabelMap, Volume};
@@ -38,13 +37,7 @@ pub fn best_and_worst(
     let Some(evaluation) = &predicted.evaluation else {
         return Ok(Vec::new());
     };
-    let mut scored: Vec<(f64, &CaseScores)> = evaluation
-        .cases
-        .iter()
-        .filter_map(|case| Some((mean_dice(case)?, case)))
-        .collect();
-    // Of equals the first by name.
-    scored.sort_by(|(a, first), (b, second)| a.total_cmp(b).then(first.case.cmp(&second.case)));
+    let scored = evaluation.by_mean_dice();
     let chosen = match scored.as_slice() {
         [] => return Ok(Vec::new()),
         [only] => vec![("worst", *only)],
@@ -58,36 +51,25 @@ pub fn best_and_worst(
         false => Reference::Dataset(dataset.clone()),
     };
     let mut pictures = Vec::new();
-    for (which, (dice, case)) in chosen {
+    for (which, (case, dice)) in chosen {
         let path = folder.join(format!("{which}_case.png"));
-        let title = format!("{which} case {}, Dice {dice:.3}", case.case);
-        let shown = show(
-            predicted,
-            dataset,
-            &reference,
-            &case.case,
-            |volume, maps| {
-                let [reference, prediction] = maps;
-                let comparison = Comparison {
-                    title: &title,
-                    volume,
-                    reference,
-                    prediction,
-                    names: &names,
-                };
-                draw(&path, &comparison)
-            },
-        )?;
+        let title = format!("{which} case {case}, Dice {dice:.3}");
+        let shown = show(predicted, dataset, &reference, case, |volume, maps| {
+            let [reference, prediction] = maps;
+            let comparison = Comparison {
+                title: &title,
+                volume,
+                reference,
+                prediction,
+                names: &names,
+            };
+            draw(&path, &comparison)
+        })?;
         if shown {
             pictures.push(path);
         }
     }
     Ok(pictures)
-}
-
-/// Mean over the structures that the case holds or predicts.
-fn mean_dice(case: &CaseScores) -> Option<f64> {
-    Summary::of(case.overlaps.iter().map(Overlap::dice)).mean
 }
 
 /// Reads the case and lets `draw` have its volume, reference and prediction; false where there is no such case.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::dataset::{Dataset, LabelSource};
+use super::dataset::{Case, Dataset, LabelSource};
 use crate::arrays::nifti::{case_name, is_nifti_name, read_labels};
 use crate::error::{Error, Result};
 use crate::values::LabelMap;
@@ -70,6 +70,27 @@ impl Reference {
         }
     }
 
+    /// The reference's label map, where it is one file.
+    pub(super) fn path_of(&self, id: &str) -> Option<PathBuf> {
+        match self {
+            Self::Files(files) => files.get(id).cloned(),
+            Self::Dataset(dataset) | Self::Union(dataset) => match &case_of(dataset, id)?.labels {
+                LabelSource::Map(path) => Some(path.clone()),
+                LabelSource::None | LabelSource::PerStructure(_) => None,
+            },
+        }
+    }
+
+    /// The image of the case, where it is known.
+    pub(super) fn image_of(&self, id: &str) -> Option<PathBuf> {
+        match self {
+            Self::Files(_) => None,
+            Self::Dataset(dataset) | Self::Union(dataset) => {
+                Some(case_of(dataset, id)?.image.clone())
+            }
+        }
+    }
+
     /// Value of the voxels that are not compared.
     pub(super) fn ignore(&self) -> Option<u16> {
         match self {
@@ -94,10 +115,13 @@ impl Reference {
     }
 }
 
+fn case_of<'a>(dataset: &'a Dataset, id: &str) -> Option<&'a Case> {
+    dataset.cases.iter().find(|case| case.id == id)
+}
+
 fn labels_of(dataset: &Dataset, id: &str) -> Result<Option<LabelMap>> {
-    let mut cases = dataset.cases.iter();
-    cases
-        .find(|case| case.id == id && case.labels != LabelSource::None)
+    case_of(dataset, id)
+        .filter(|case| case.labels != LabelSource::None)
         .map(|case| dataset.load_labels(case))
         .transpose()
 }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Evaluation, METRICS};
+use super::Evaluation;
+use super::scores::{Better, METRICS};
 use crate::arrays::metrics::Summary;
 use crate::pipeline::epoch_metrics::permitted;
 use crate::pipeline::sidecar::ModelUsed;
@@ -20,7 +21,10 @@ impl Evaluation {
     /// (`dice_per_structure/liver`), stage 1's regions, and how many cases there were. What is undefined is left out.
     pub fn points(&self) -> Vec<(String, f64)> {
         let mut points = Vec::new();
-        for (metric, _) in METRICS {
+        let judged = METRICS
+            .iter()
+            .filter(|metric| metric.better != Better::Neither);
+        for metric in judged.map(|metric| metric.name) {
             let mean = self.mean(metric);
             points.extend(mean.map(|mean| (metric.to_owned(), mean)));
             for (index, structure) in self.structures.iter().enumerate() {

@@ -1,0 +1,139 @@
+"""Compares `ctseg evaluate` with google-deepmind/surface-distance: time and peak memory of all metrics of two label maps
+of 512 × 512 × 300 voxels with 20 structures.
+
+The reference has ellipsoids of organs' sizes, some of them large (a body-like one among them with --large), with
+wavy surfaces; in the prediction they are moved and waved otherwise. Both programs read the same two NIfTI files from
+disk. The peer's script does what its README shows: nibabel, for each structure the masks, compute_surface_distances,
+from that Hausdorff, HD95, average distances and surface Dice, besides Dice; it knows no lesions, intervals and files.
+Each is a process of its own, limited to the same cores; times are walls of whole processes, memory the largest resident
+set. The figures of both are compared at the end: all distances within 1e-6, else the script fails.
+
+Run: python -m venv venv && venv/bin/pip install -r scripts/golden/surface.txt
+     cargo build --release && venv/bin/python scripts/bench_surface.py [--binary target/release/ctseg] [--cores 2]
+     [--rounds 3] [--large]
+"""
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import nibabel
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+SHAPE, SPACING_MM, STRUCTURES, TOLERANCE_MM = (512, 512, 300), (0.8, 0.8, 1.5), 20, 2.0
+FIGURES = ["dice", "surface_dice", "hd95_mm", "assd_mm", "hausdorff_mm"]
+
+
+def label_map(random, centres, radii, moved_mm):
+    """Ellipsoids with wavy surfaces, the later ones over the earlier."""
+    labels = np.zeros(SHAPE, np.uint8)
+    for label, (centre, radius) in enumerate(zip(centres, radii), 1):
+        centre = centre + random.normal(0, moved_mm, 3)
+        wave, phase = random.uniform(0.05, 0.15, 3), random.uniform(0, 6.28, 3)
+        low = [max(0, int((c - 1.3 * r) / s)) for c, r, s in zip(centre, radius, SPACING_MM)]
+        high = [min(n, int((c + 1.3 * r) / s) + 2) for c, r, s, n in zip(centre, radius, SPACING_MM, SHAPE)]
+        axes = [np.arange(a, b, dtype=np.float32) * s for a, b, s in zip(low, high, SPACING_MM)]
+        x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
+        ripple = 1 + 0.1 * np.sin(wave[0] * x + phase[0]) * np.sin(wave[1] * y + phase[1]) * np.sin(wave[2] * z + phase[2])
+        inside = sum(((v - c) / r) ** 2 for v, c, r in zip((x, y, z), centre, radius)) < ripple
+        box = tuple(slice(a, b) for a, b in zip(low, high))
+        labels[box][inside] = label
+    return labels
+
+
+def make(folder, large):
+    random = np.random.default_rng(0)
+    extent = np.array(SHAPE) * SPACING_MM
+    radii = [random.uniform(12, 45, 3) for _ in range(STRUCTURES)]
+    centres = [random.uniform(1.1 * r, extent - 1.1 * r) for r in radii]
+    if large:
+        radii[0], centres[0] = 0.46 * extent, extent / 2
+    for name, moved_mm in [("reference", 0.0), ("prediction", 1.5)]:
+        labels = label_map(random, centres, radii, moved_mm)
+        image = nibabel.Nifti1Image(labels, np.diag([*SPACING_MM, 1]))
+        nibabel.save(image, folder / f"{name}.nii.gz")
+    return int(len(np.unique(labels))) - 1
+
+
+def peer(folder):
+    """What a user of surface-distance writes; prints a line of JSON for each structure."""
+    import surface_distance
+
+    images = [nibabel.load(folder / f"{name}.nii.gz") for name in ("reference", "prediction")]
+    spacing = images[0].header.get_zooms()[:3]
+    reference, prediction = (np.asarray(image.dataobj) for image in images)
+    for label in range(1, STRUCTURES + 1):
+        masks = reference == label, prediction == label
+        found = surface_distance.compute_surface_distances(*masks, [float(side) for side in spacing])
+        sides = [("distances_gt_to_pred", "surfel_areas_gt"), ("distances_pred_to_gt", "surfel_areas_pred")]
+        figures = {
+            "dice": surface_distance.compute_dice_coefficient(*masks),
+            "surface_dice": surface_distance.compute_surface_dice_at_tolerance(found, TOLERANCE_MM),
+            "hd95_mm": surface_distance.compute_robust_hausdorff(found, 95),
+            "hausdorff_mm": surface_distance.compute_robust_hausdorff(found, 100),
+            "assd_mm": sum(np.sum(found[d] * found[a]) for d, a in sides) / sum(np.sum(found[a]) for _, a in sides),
+        }
+        print(json.dumps({name: float(value) for name, value in figures.items()}), flush=True)
+
+
+def measured(command, log):
+    """Seconds and MiB of a process."""
+    with open(log, "w") as out:
+        begun = time.perf_counter()
+        process = subprocess.Popen(list(map(str, command)), stdout=out, stderr=sys.stderr)
+        _, status, usage = os.wait4(process.pid, 0)
+    if status != 0:
+        sys.exit(f"{command[0]} failed; see {log}")
+    return time.perf_counter() - begun, usage.ru_maxrss / 1024
+
+
+def differences(folder):
+    ours = list(csv.DictReader(open(folder / "out/metrics.csv")))
+    theirs = [json.loads(line) for line in open(folder / "peer.log")]
+    assert len(ours) == len(theirs) == STRUCTURES, (len(ours), len(theirs))
+    return {name: max(abs(float(a[name]) - b[name]) for a, b in zip(ours, theirs)) for name in FIGURES}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binary", type=Path, default=ROOT / "target/release/ctseg")
+    parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--large", action="store_true", help="one of the structures fills the volume nearly")
+    parser.add_argument("--peer", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.peer:
+        return peer(args.peer)
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        found = make(folder, args.large)
+        ours = [args.binary.resolve(), "evaluate", folder / "prediction.nii.gz", folder / "reference.nii.gz"]
+        ours += ["-o", folder / "out", "--tolerance", TOLERANCE_MM]
+        rounds = []
+        for _ in range(args.rounds):
+            own = measured(ours, folder / "ctseg.log")
+            other = measured([sys.executable, __file__, "--peer", folder], folder / "peer.log")
+            rounds.append((own, other))
+            print(f"ctseg {own[0]:.2f} s, {own[1]:.0f} MiB; surface-distance {other[0]:.1f} s, {other[1]:.0f} MiB", flush=True)
+        apart = differences(folder)
+    middle = lambda which, what: statistics.median(found[which][what] for found in rounds)
+    print(f"{found} structures, {args.cores} cores; largest differences: {apart}")
+    print("| | seconds | MiB |\n|---|---|---|")
+    print(f"| ctseg evaluate | {middle(0, 0):.2f} | {middle(0, 1):.0f} |")
+    print(f"| surface-distance | {middle(1, 0):.1f} | {middle(1, 1):.0f} |")
+    print(f"| ratio | {middle(0, 0) / middle(1, 0):.3f} | {middle(0, 1) / middle(1, 1):.3f} |")
+    if max(apart.values()) > 2e-6:
+        sys.exit("the figures differ")
+
+
+if __name__ == "__main__":
+    main()
