@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
@@ -12,8 +12,11 @@ use crate::pipeline::observer::{Observer, Task};
 /// In a log file, a long piece of work says a line this often.
 const LINE_EVERY: Duration = Duration::from_secs(30);
 
-/// Bars that stay at the bottom of the terminal while lines scroll above them.
-struct Bars(MultiProgress);
+/// Bars that stay at the bottom of the terminal while lines scroll above them, and a board below the bars.
+struct Bars {
+    bars: MultiProgress,
+    board: Mutex<Option<ProgressBar>>,
+}
 
 /// Lines for log files and pipes.
 struct Lines;
@@ -23,20 +26,27 @@ pub fn for_stderr() -> Arc<dyn Observer> {
     let bars = MultiProgress::new();
     // Hidden also on terminals that cannot move the cursor.
     if std::io::stderr().is_terminal() && !bars.is_hidden() {
-        Arc::new(Bars(bars))
+        Arc::new(Bars::on(bars))
     } else {
         Arc::new(Lines)
+    }
+}
+
+impl Bars {
+    fn on(bars: MultiProgress) -> Self {
+        let board = Mutex::new(None);
+        Self { bars, board }
     }
 }
 
 impl Observer for Bars {
     fn say(&self, line: &str) {
         // Fails only when stderr is gone, and then there is nobody to tell.
-        let _ = self.0.println(line);
+        let _ = self.bars.println(line);
     }
 
     fn warn(&self, line: &str) {
-        let _ = self.0.println(format!("warning: {line}"));
+        let _ = self.bars.println(format!("warning: {line}"));
     }
 
     fn task(&self, name: &str, total: u64, unit: &'static str) -> Box<dyn Task> {
@@ -52,11 +62,29 @@ impl Observer for Bars {
         } else {
             ProgressBar::new_spinner()
         };
+        // Above the board.
         let bar = self
-            .0
-            .add(bar.with_style(style).with_prefix(name.to_owned()));
+            .bars
+            .insert(0, bar.with_style(style).with_prefix(name.to_owned()));
         bar.enable_steady_tick(Duration::from_millis(200));
         Box::new(BarTask(bar))
+    }
+
+    fn board(&self, text: &str) {
+        let mut board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
+        if text.is_empty() {
+            if let Some(board) = board.take() {
+                board.finish_and_clear();
+            }
+            return;
+        }
+        let board = board.get_or_insert_with(|| {
+            let style = ProgressStyle::with_template("{msg}");
+            let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+            self.bars.add(ProgressBar::new_spinner().with_style(style))
+        });
+        board.set_message(text.to_owned());
+        board.tick();
     }
 }
 
@@ -157,7 +185,88 @@ impl LineTask {
 
 #[cfg(test)]
 mod tests {
+    use indicatif::{ProgressDrawTarget, TermLike};
+
     use super::*;
+
+    /// A terminal whose screen can be read: what was written last on each line.
+    #[derive(Debug, Default, Clone)]
+    struct Screen(Arc<Mutex<(Vec<String>, usize)>>);
+
+    impl Screen {
+        fn at(&self, change: impl FnOnce(&mut Vec<String>, &mut usize)) -> std::io::Result<()> {
+            let mut screen = self.0.lock().unwrap();
+            let (lines, row) = &mut *screen;
+            change(lines, row);
+            let rows = *row + 1;
+            lines.resize(lines.len().max(rows), String::new());
+            Ok(())
+        }
+
+        fn text(&self) -> String {
+            self.0.lock().unwrap().0.join("\n")
+        }
+    }
+
+    impl TermLike for Screen {
+        fn width(&self) -> u16 {
+            80
+        }
+        fn move_cursor_up(&self, n: usize) -> std::io::Result<()> {
+            self.at(|_, row| *row = row.saturating_sub(n))
+        }
+        fn move_cursor_down(&self, n: usize) -> std::io::Result<()> {
+            self.at(|_, row| *row += n)
+        }
+        fn move_cursor_right(&self, _: usize) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_left(&self, _: usize) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn write_line(&self, text: &str) -> std::io::Result<()> {
+            self.write_str(text)?;
+            self.move_cursor_down(1)
+        }
+        fn write_str(&self, text: &str) -> std::io::Result<()> {
+            self.at(|lines, row| {
+                lines.resize(lines.len().max(*row + 1), String::new());
+                lines[*row] += text;
+            })
+        }
+        fn clear_line(&self) -> std::io::Result<()> {
+            self.at(|lines, row| {
+                if let Some(line) = lines.get_mut(*row) {
+                    line.clear();
+                }
+            })
+        }
+        fn flush(&self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_board_stays_below_the_bars_until_it_is_taken_away() {
+        let screen = Screen::default();
+        let target = ProgressDrawTarget::term_like(Box::new(screen.clone()));
+        let bars = Bars::on(MultiProgress::with_draw_target(target));
+        bars.board("structure  dice\nliver  0.5");
+        let task = bars.task("epoch 2", 4, "steps");
+        bars.board("structure  dice\nliver  0.9\nspleen  0.8");
+        task.advance(1);
+        let shown = screen.text();
+        let place = |what: &str| {
+            shown
+                .find(what)
+                .unwrap_or_else(|| panic!("{what} in {shown}"))
+        };
+        assert!(place("epoch 2") < place("structure") && place("liver  0.9") < place("spleen"));
+        assert!(!shown.contains("0.5"), "{shown}");
+        bars.board("");
+        drop(task);
+        assert!(!screen.text().contains("liver"), "{}", screen.text());
+    }
 
     #[test]
     fn lines_tell_rate_time_left_and_note() {

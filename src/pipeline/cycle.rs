@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::checkpoint::{Checkpoint, Progress};
 use super::epoch::{Epoch, EpochOutcome, Standing};
 use super::observer::Observer;
+use super::standings::standings;
 use super::step_log::StepLog;
 use super::tracker::{EpochRecord, Tracker};
 use super::training::TrainingJob;
@@ -120,6 +121,12 @@ impl OneEpoch<'_> {
             standing.mean_loss(),
             &validation,
             is_best,
+        ));
+        self.observer.board(&standings(
+            &job.name,
+            epoch.number + 1,
+            &job.source.output_names(),
+            &validation,
         ));
         if outcome.out_of_time {
             if is_best {

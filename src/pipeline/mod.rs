@@ -57,6 +57,7 @@ pub mod slice_set;
 mod sliding;
 mod stage_loss;
 pub mod stage_one;
+mod standings;
 mod starts;
 pub mod statistics_table;
 mod step_log;

@@ -10,6 +10,10 @@ pub trait Observer: Send + Sync {
 
     /// A piece of work of `total` steps begins; dropping the handle ends it.
     fn task(&self, name: &str, total: u64, unit: &'static str) -> Box<dyn Task>;
+
+    /// How things stand, in lines: on a terminal they stay at the bottom until other lines take their place or, with
+    /// no text, until they are no longer wanted. Elsewhere nothing is shown.
+    fn board(&self, _text: &str) {}
 }
 
 /// A piece of work that is under way.
@@ -74,5 +78,9 @@ impl Observer for Logged<'_> {
 
     fn task(&self, name: &str, total: u64, unit: &'static str) -> Box<dyn Task> {
         self.inner.task(name, total, unit)
+    }
+
+    fn board(&self, text: &str) {
+        self.inner.board(text);
     }
 }

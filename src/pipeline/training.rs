@@ -70,7 +70,7 @@ pub fn train(job: &TrainingJob, observer: &dyn Observer, tracker: &dyn Tracker) 
         slices: 0, // known once an epoch is over
         validation: first_validation_time(job, &learner)?,
     };
-    std::thread::scope(|scope| {
+    let trained = std::thread::scope(|scope| {
         let (to, batches) = sync_channel(QUEUE);
         if progress.ended.is_none() {
             let first = progress.epoch;
@@ -90,7 +90,9 @@ pub fn train(job: &TrainingJob, observer: &dyn Observer, tracker: &dyn Tracker) 
         }
         drop(batches); // lets the loader end
         Ok(())
-    })?;
+    });
+    observer.board("");
+    trained?;
 
     kept(job, &learner, progress, stopped)
 }
