@@ -3,7 +3,7 @@
 mod common;
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
 use common::mlflow::{Heard, PASSWORD, TestServer, server, wait_for};
 use common::{SMALL, ctseg, phantoms, publish_random, small_recipe, stderr};
@@ -263,13 +263,13 @@ fn sync(test: &TestServer, folder: &Path, arguments: &[&str], code: i32) -> Stri
 }
 
 fn only_run(folder: &Path) -> PathBuf {
-    let mut runs = std::fs::read_dir(folder.join("runs")).unwrap();
+    let mut runs = std::fs::read_dir(folder).unwrap();
     let found = runs.next().unwrap().unwrap().path();
     assert!(runs.next().is_none());
     found
 }
 
-fn fit_arguments(data: &Path) -> Vec<String> {
+fn fit_arguments(data: &Path, stage: &str) -> Vec<String> {
     let data = data.to_str().unwrap();
     let arguments = [
         "--device",
@@ -278,7 +278,7 @@ fn fit_arguments(data: &Path) -> Vec<String> {
         "1",
         "fit",
         "--stage",
-        "1",
+        stage,
         "--data",
         data,
         "--no-out-of-fold",
@@ -322,62 +322,31 @@ fn assert_epochs(content: &Value, experiment: &str, run: &Path, epochs: u64) {
     assert_eq!(lines, 2 * epochs);
 }
 
-/// The server goes away while two folds are trained; nothing is lost, nothing is there twice.
-fn a_fit_outlives_its_server(test: &mut TestServer) {
-    let data = tempfile::tempdir().unwrap();
-    let descriptor = phantoms(data.path(), 4, 0);
-    let folder = tempfile::tempdir().unwrap();
-    let mut arguments = fit_arguments(&descriptor);
-    arguments.extend(["--epochs", "16", "--experiment", "outlives"].map(str::to_owned));
+/// Begins a fit of 16 epochs in `folder` that tells `experiment`.
+fn begun(test: &TestServer, folder: &Path, data: &Path, stage: &str, experiment: &str) -> Child {
+    let mut arguments = fit_arguments(data, stage);
+    arguments
+        .extend(["--epochs", "16", "--runs", experiment, "--model", "model"].map(str::to_owned));
+    arguments.extend(["--experiment", experiment].map(str::to_owned));
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let mut child = ctseg(folder.path(), &arguments);
-    child.env("MLFLOW_TRACKING_URI", test.uri());
-    let child = child
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let delivered = || {
-        let run = std::fs::read_dir(folder.path().join("runs")).ok()?.next()?;
-        let path = run.ok()?.path().join("tracking/delivered.json");
-        let text = std::fs::read_to_string(path).ok()?;
-        text.contains("\"fold 0\"").then_some(())
-    };
-    wait_for("nothing was delivered", || delivered().is_some());
-    test.stop();
+    let mut command = ctseg(folder, &arguments);
+    command.env("MLFLOW_TRACKING_URI", test.uri());
+    let piped = command.stdout(Stdio::null()).stderr(Stdio::piped());
+    piped.spawn().unwrap()
+}
+
+/// What the fit said to whom the server's absence matters.
+fn ended_without_server(child: Child) -> String {
     let output = child.wait_with_output().unwrap();
     let said = stderr(&output);
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert_eq!(said.matches("waits in its folder").count(), 1, "{said}");
-    assert!(said.contains("'ctseg sync"), "{said}");
-    let run = only_run(folder.path());
+    said
+}
 
-    // Away still: says so and leaves everything as it is.
-    let standing = || std::fs::read_to_string(run.join("tracking/delivered.json")).unwrap();
-    let before = standing();
-    let nobody = ctseg(folder.path(), &["sync"])
-        .env("MLFLOW_TRACKING_URI", test.uri())
-        .output()
-        .unwrap();
-    assert_eq!(nobody.status.code(), Some(1));
-    assert_eq!(standing(), before);
-
-    test.restart();
-    let both: Vec<_> = (0..2)
-        .map(|_| {
-            let mut command = ctseg(folder.path(), &["--json", "sync"]);
-            command.env("MLFLOW_TRACKING_URI", test.uri());
-            command.stdout(Stdio::piped()).stderr(Stdio::piped());
-            command.spawn().unwrap()
-        })
-        .collect();
-    for child in both {
-        let output = child.wait_with_output().unwrap();
-        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    }
-    let content = test.content();
-    assert_epochs(&content, "outlives", &run, 16);
-    let runs = content["experiments"]["outlives"]["runs"]
+/// A run for all networks and one for each, all over.
+fn assert_finished(content: &Value, experiment: &str) {
+    let runs = content["experiments"][experiment]["runs"]
         .as_array()
         .unwrap();
     assert_eq!(runs.len(), 3);
@@ -391,8 +360,73 @@ fn a_fit_outlives_its_server(test: &mut TestServer) {
             assert_eq!(run["parent"], parents[0]["id"]);
         }
     }
-    let text = sync(test, folder.path(), &[run.to_str().unwrap()], 0);
-    assert!(text.contains(" 0 ") && text.contains("complete"), "{text}");
+}
+
+/// The server goes away while two folds of stage 1 are trained and comes back in the middle of stage 2; nothing is
+/// lost, nothing is there twice.
+fn two_stages_outlive_their_server(test: &mut TestServer) {
+    let data = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(data.path(), 4, 0);
+    let folder = tempfile::tempdir().unwrap();
+    let first = begun(test, folder.path(), &descriptor, "demo-coarse", "stage_1");
+    let standing_of = |experiment: &str| {
+        let run = std::fs::read_dir(folder.path().join(experiment))
+            .ok()?
+            .next()?;
+        let path = run.ok()?.path().join("tracking/delivered.json");
+        std::fs::read_to_string(path).ok()
+    };
+    wait_for("nothing was delivered", || {
+        standing_of("stage_1").is_some_and(|text| text.contains("\"fold 0\""))
+    });
+    test.stop();
+    let said = ended_without_server(first);
+    assert!(said.contains("'ctseg sync"), "{said}");
+    let run_1 = only_run(&folder.path().join("stage_1"));
+
+    // Away still: says so and leaves everything as it is.
+    let before = standing_of("stage_1");
+    let nobody = ctseg(folder.path(), &["sync", "stage_1"])
+        .env("MLFLOW_TRACKING_URI", test.uri())
+        .output()
+        .unwrap();
+    assert_eq!(nobody.status.code(), Some(1));
+    assert_eq!(standing_of("stage_1"), before);
+
+    let second = begun(test, folder.path(), &descriptor, "demo-refine", "stage_2");
+    let epochs = || {
+        let run = std::fs::read_dir(folder.path().join("stage_2"))
+            .ok()?
+            .next()?;
+        let text = std::fs::read_to_string(run.ok()?.path().join("metrics.jsonl")).ok()?;
+        Some(text.lines().count())
+    };
+    wait_for("no three epochs", || {
+        epochs().is_some_and(|count| count > 3)
+    });
+    test.restart();
+    ended_without_server(second);
+    let run_2 = only_run(&folder.path().join("stage_2"));
+
+    let both: Vec<_> = (0..2)
+        .map(|_| {
+            let mut command = ctseg(folder.path(), &["--json", "sync", "stage_1", "stage_2"]);
+            command.env("MLFLOW_TRACKING_URI", test.uri());
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            command.spawn().unwrap()
+        })
+        .collect();
+    for child in both {
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    }
+    let content = test.content();
+    for (experiment, run) in [("stage_1", &run_1), ("stage_2", &run_2)] {
+        assert_epochs(&content, experiment, run, 16);
+        assert_finished(&content, experiment);
+        let text = sync(test, folder.path(), &[run.to_str().unwrap()], 0);
+        assert!(text.contains(" 0 ") && text.contains("complete"), "{text}");
+    }
 }
 
 /// Killed, and gone on with: one run in the server, every epoch once.
@@ -400,7 +434,7 @@ fn a_killed_fit_goes_on_in_its_run(test: &TestServer) {
     let data = tempfile::tempdir().unwrap();
     let descriptor = phantoms(data.path(), 4, 0);
     let folder = tempfile::tempdir().unwrap();
-    let mut arguments = fit_arguments(&descriptor);
+    let mut arguments = fit_arguments(&descriptor, "demo-coarse");
     arguments.extend(["--epochs", "12", "--experiment", "killed"].map(str::to_owned));
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let mut child = ctseg(folder.path(), &arguments);
@@ -422,7 +456,7 @@ fn a_killed_fit_goes_on_in_its_run(test: &TestServer) {
     child.wait().unwrap();
     let text = sync(test, folder.path(), &[], 0);
     assert!(text.contains("complete"), "{text}");
-    let run = only_run(folder.path());
+    let run = only_run(&folder.path().join("runs"));
     let status = |content: &Value| {
         let runs = content["experiments"]["killed"]["runs"].as_array().unwrap();
         let parent = runs.iter().find(|run| run["parent"].is_null()).unwrap();
@@ -453,7 +487,7 @@ fn runs_are_in_the_server_whole_and_once() {
     };
     everything_arrives(&test);
     a_killed_fit_goes_on_in_its_run(&test);
-    a_fit_outlives_its_server(&mut test);
+    two_stages_outlive_their_server(&mut test);
 }
 
 #[test]

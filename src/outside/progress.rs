@@ -255,6 +255,11 @@ mod tests {
         let task = bars.task("epoch 2", 4, "steps");
         bars.board("structure  dice\nliver  0.9\nspleen  0.8");
         task.advance(1);
+        // Bars are drawn now and then.
+        let begun = Instant::now();
+        while !screen.text().contains("epoch 2") && begun.elapsed() < Duration::from_secs(60) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         let shown = screen.text();
         let place = |what: &str| {
             shown
