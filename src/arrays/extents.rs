@@ -1,9 +1,6 @@
-//! Where the structures of a label map lie.
+//! Where a structure of a label map lies.
 
-use ndarray::Axis;
-use rayon::prelude::*;
-
-use crate::values::{Grid, LabelMap, VoxelBox};
+use crate::values::{Grid, VoxelBox};
 
 /// A structure's voxels, as far as their places go.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -50,65 +47,26 @@ impl Extent {
     }
 }
 
-/// The extents of the structures with these `labels` (none of them 0), in their order.
-pub fn extents(map: &LabelMap, labels: &[u16]) -> Vec<Extent> {
-    let mut slot_of = vec![usize::MAX; usize::from(u16::MAX) + 1];
-    for (slot, label) in labels.iter().enumerate().filter(|(_, label)| **label > 0) {
-        slot_of[usize::from(*label)] = slot;
-    }
-    let nothing = || vec![Extent::default(); labels.len()];
-    map.data
-        .axis_iter(Axis(0))
-        .into_par_iter()
-        .enumerate()
-        .fold(nothing, |mut found, (z, slice)| {
-            for (y, row) in slice.rows().into_iter().enumerate() {
-                let mut x = 0;
-                while x < row.len() {
-                    let label = row[x];
-                    let run = row.iter().skip(x).take_while(|other| **other == label);
-                    let count = run.count();
-                    if let Some(extent) = found.get_mut(slot_of[usize::from(label)]) {
-                        extent.add_run([x, y, z], count);
-                    }
-                    x += count;
-                }
-            }
-            found
-        })
-        .reduce(nothing, |mut whole, part| {
-            whole
-                .iter_mut()
-                .zip(&part)
-                .for_each(|(whole, part)| whole.join(part));
-            whole
-        })
-}
-
 #[cfg(test)]
 mod tests {
-    use ndarray::s;
-
     use super::*;
 
     #[test]
-    fn extents_are_those_counted_voxel_by_voxel() {
+    fn extents_are_those_counted_by_hand() {
         let grid = Grid::with_spacing([9, 5, 4], [2.0, 1.0, 3.0]);
-        let mut map = LabelMap::empty(grid);
-        map.data.slice_mut(s![1..3, 2..5, 3..9]).fill(300);
-        map.data[(0, 0, 0)] = 300;
-        map.data[(2, 3, 4)] = 7;
-        let found = extents(&map, &[7, 300, 8]);
-        for (label, found) in [7u16, 300, 8].into_iter().zip(&found) {
-            let mut wanted = Extent::default();
-            for ((z, y, x), _) in map.data.indexed_iter().filter(|(_, at)| **at == label) {
-                wanted.add_run([x, y, z], 1);
-            }
-            assert_eq!(*found, wanted, "{label}");
-        }
-        assert_eq!(found[0].centroid_mm(&grid), Some([8.0, 3.0, 6.0]));
-        let bounds = found[1].bounds.unwrap();
-        assert_eq!((bounds.start, bounds.end), ([0, 0, 0], [9, 5, 3]));
-        assert_eq!((found[2].voxels, found[2].centroid_mm(&grid)), (0, None));
+        let mut found = Extent::default();
+        assert_eq!((found.voxels, found.centroid_mm(&grid)), (0, None));
+        found.add_run([4, 3, 2], 1);
+        assert_eq!(found.centroid_mm(&grid), Some([8.0, 3.0, 6.0]));
+        let mut other = Extent::default();
+        other.add_run([0, 3, 2], 4);
+        other.add_run([7, 0, 0], 0);
+        found.join(&other);
+        assert_eq!(found.centroid_mm(&grid), Some([4.0, 3.0, 6.0]));
+        let bounds = found.bounds.unwrap();
+        assert_eq!(
+            (found.voxels, bounds.start, bounds.end),
+            (5, [0, 3, 2], [5, 4, 3])
+        );
     }
 }

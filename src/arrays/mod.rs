@@ -9,6 +9,7 @@ pub mod distance;
 pub mod extents;
 mod gaussian;
 pub mod histogram;
+pub mod label_runs;
 pub mod metrics;
 pub mod nifti;
 pub mod normalisation;

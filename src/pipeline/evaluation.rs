@@ -23,8 +23,7 @@ use super::sampling::UNION;
 use super::sidecar::{ModelUsed, read_sidecar};
 use crate::error::{Error, Result};
 use crate::values::LabelMap;
-use compare::{Compared, compare};
-use gate::Gate;
+use compare::{Compared, Limits, compare};
 use scores::StructureScores;
 use tolerances::Tolerances;
 
@@ -150,18 +149,13 @@ fn all_compared(
     observer: &dyn Observer,
 ) -> Vec<Result<Compared>> {
     let task = observer.task("comparing", predictions.len() as u64, "cases");
-    let (gate, next, done) = (
-        Gate::new(MEMORY),
-        AtomicUsize::new(0),
-        Mutex::new(Vec::new()),
-    );
+    let limits = Limits::new(MEMORY);
+    let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let work = || {
         while let Some(index) = Some(next.fetch_add(1, Ordering::Relaxed))
             && let Some((case, path)) = predictions.get(index)
         {
-            let admitted = gate.admit(compare::bytes(path));
-            let compared = guarded(|| compare(case, path, reference, structures));
-            drop(admitted);
+            let compared = guarded(|| compare(case, path, reference, structures, &limits));
             task.advance(1);
             if let Ok(mut done) = done.lock() {
                 done.push((index, compared));

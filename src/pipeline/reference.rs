@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::dataset::{Case, Dataset, LabelSource};
-use crate::arrays::nifti::{case_name, is_nifti_name, read_labels};
+use crate::arrays::label_runs::LabelRuns;
+use crate::arrays::nifti::{case_name, is_nifti_name, read_label_runs, read_labels};
 use crate::error::{Error, Result};
 use crate::values::LabelMap;
 
@@ -88,6 +89,14 @@ impl Reference {
             Self::Dataset(dataset) | Self::Union(dataset) => {
                 Some(case_of(dataset, id)?.image.clone())
             }
+        }
+    }
+
+    /// As [`Self::load`], kept as runs; in little memory from the beginning where it is one file.
+    pub(super) fn load_runs(&self, id: &str) -> Result<Option<LabelRuns>> {
+        match (self, self.path_of(id)) {
+            (Self::Files(_) | Self::Dataset(_), Some(path)) => Ok(Some(read_label_runs(&path)?.1)),
+            _ => Ok(self.load(id)?.map(|map| LabelRuns::from(&map))),
         }
     }
 

@@ -22,7 +22,9 @@ pub use header::NiftiHeader;
 pub use label_names::LabelNames;
 pub use names::{case_name, is_nifti_name};
 pub use raw::Version;
-pub use read::{NiftiImage, read_header, read_label_names, read_labels, read_volume};
+pub use read::{
+    NiftiImage, read_header, read_label_names, read_label_runs, read_labels, read_volume,
+};
 pub use write::{
     MaskPiece, write_labels, write_maps, write_mask, write_named_labels, write_volume,
 };

@@ -11,6 +11,7 @@ use super::identify::{PREFIX_BYTES, identify};
 use super::label_names::{self, LabelNames};
 use super::raw::RawHeader;
 use super::source::{MOST_EXPANSION, Source};
+use crate::arrays::label_runs::{LabelRuns, RunBuilder};
 use crate::error::{Error, Result};
 use crate::values::{LabelMap, Volume};
 
@@ -75,6 +76,7 @@ pub fn read_labels(path: &Path) -> Result<(NiftiHeader, LabelMap)> {
     let (header, source) = open(path)?;
     let mut sink = Labels {
         voxels: Vec::new(),
+        before: 0,
         shape: header.grid().shape,
         problem: None,
     };
@@ -88,6 +90,25 @@ pub fn read_labels(path: &Path) -> Result<(NiftiHeader, LabelMap)> {
         data: array(path, &header, sink.voxels)?,
     };
     Ok((header, labels))
+}
+
+/// Reads a label map as [`read_labels`], but keeps its runs alone: memory does not grow with the volume.
+pub fn read_label_runs(path: &Path) -> Result<(NiftiHeader, LabelRuns)> {
+    let (header, source) = open(path)?;
+    let mut sink = Runs {
+        builder: RunBuilder::new(header.grid()),
+        piece: Labels {
+            voxels: Vec::new(),
+            before: 0,
+            shape: header.grid().shape,
+            problem: None,
+        },
+    };
+    read_voxels(source, &header, &mut sink).map_err(|problem| Error::file(path, problem))?;
+    match sink.piece.problem {
+        Some(problem) => Err(Error::file(path, problem)),
+        None => Ok((header, sink.builder.finish())),
+    }
 }
 
 /// The names that a label map holds for its labels (see [`super::write_named_labels`]); none of most files.
@@ -287,6 +308,8 @@ impl VoxelSink for Intensities {
 
 struct Labels {
     voxels: Vec<u16>,
+    /// Voxels of pieces before these.
+    before: usize,
     shape: [usize; 3],
     /// The first value that is no label. Reading goes on: if the file is damaged, that is the cause.
     problem: Option<String>,
@@ -312,12 +335,27 @@ impl VoxelSink for Labels {
         };
         if let Some((index, value)) = bad {
             let [nx, ny, _] = self.shape;
-            let index = start + index;
+            let index = self.before + start + index;
             let voxel = [index % nx, index / nx % ny, index / nx / ny];
             self.problem = Some(format!(
                 "holds {value} at voxel {voxel:?} (x, y, z); expected labels, whole numbers from 0 to \
                  65535; is this an image instead of a label map?"
             ));
         }
+    }
+}
+
+/// Labels piece by piece, each kept no longer than its runs take to be found.
+struct Runs {
+    builder: RunBuilder,
+    piece: Labels,
+}
+
+impl VoxelSink for Runs {
+    fn take(&mut self, values: impl ExactSizeIterator<Item = f64> + Clone) {
+        self.piece.before = self.builder.count();
+        self.piece.take(values);
+        self.builder.extend(&self.piece.voxels);
+        self.piece.voxels.clear();
     }
 }

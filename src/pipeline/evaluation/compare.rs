@@ -3,21 +3,22 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use ndarray::{Array3, s};
 use rayon::prelude::*;
 
+use super::gate::Gate;
 use super::scores::StructureScores;
 use super::{CaseScores, Structures, forget_ignored};
 use crate::arrays::components::Connectivity;
 use crate::arrays::detection::Detection;
-use crate::arrays::extents::{Extent, extents};
-use crate::arrays::metrics::{Overlap, overlaps, recall_inside, volume_ml};
-use crate::arrays::nifti::{read_header, read_labels};
+use crate::arrays::extents::Extent;
+use crate::arrays::label_runs::{LabelRuns, run_overlaps};
+use crate::arrays::metrics::{Overlap, volume_ml};
+use crate::arrays::nifti::{read_header, read_label_runs, read_labels};
 use crate::arrays::surface::SurfaceDistances;
 use crate::error::{Error, Result};
 use crate::pipeline::reference::Reference;
 use crate::pipeline::sidecar::{ModelUsed, read_sidecar};
-use crate::values::{Grid, LabelMap, VoxelBox};
+use crate::values::{Grid, VoxelBox};
 
 /// Grids of prediction and reference may differ by this much and still be one.
 const TOLERANCE_MM: f64 = 0.01;
@@ -28,9 +29,27 @@ const CONNECTIVITY: Connectivity = Connectivity::TwentySix;
 /// Structures in boxes of more voxels are measured one after the other, by all threads.
 const LARGE: usize = 1 << 22;
 
-/// For each voxel: both maps, what reading them takes, and masks, codes and steps of a structure as large as the
-/// volume.
-const BYTES: u64 = 12;
+/// For each voxel while maps are read that do not come as runs: both of them, and what reading them takes.
+const READING_BYTES: u64 = 6;
+
+/// For each voxel of a structure's box: masks, codes and steps, and elements of the surface.
+const MEASURING_BYTES: u64 = 8;
+
+/// What all cases under way may take together, about, while they are read and while they are measured. A larger case is
+/// compared alone.
+pub struct Limits {
+    reading: Gate,
+    measuring: Gate,
+}
+
+impl Limits {
+    pub fn new(bytes: u64) -> Self {
+        Self {
+            reading: Gate::new(bytes / 2),
+            measuring: Gate::new(bytes / 2),
+        }
+    }
+}
 
 /// A case before all structures are known: scores by label value.
 pub struct Compared {
@@ -39,34 +58,38 @@ pub struct Compared {
     pub case: CaseScores,
 }
 
-/// About how much memory the comparison of a label map takes; 0 where it cannot be read, which is told later.
-pub fn bytes(path: &Path) -> u64 {
-    let voxels = read_header(path).map(|header| header.grid().voxels());
-    BYTES * voxels.unwrap_or(0) as u64
-}
-
 /// Compares the label map at `path` with the reference of `case`.
 pub fn compare(
     case: &str,
     path: &Path,
     reference: &Reference,
     structures: &Structures,
+    limits: &Limits,
 ) -> Result<Compared> {
-    let (prediction, truth, ignored) = both(case, path, reference)?;
-    let values = match &structures.known {
+    let (prediction, truth, ignored) = both(case, path, reference, limits)?;
+    let values: Vec<u16> = match &structures.known {
         Some(structures) => structures.iter().map(|s| s.value).collect(),
-        None => occurring(&prediction, &truth),
+        None => prediction
+            .labels()
+            .union(&truth.labels())
+            .copied()
+            .collect(),
     };
     let tolerances_mm: Vec<f64> = values
         .iter()
         .map(|value| structures.tolerance_mm(*value))
         .collect();
-    let scores = measured(&prediction, &truth, &values, &tolerances_mm, ignored)?;
+    let pair = Pair {
+        prediction: &prediction,
+        reference: &truth,
+        ignored,
+    };
+    let scores = pair.measured(&values, &tolerances_mm, limits);
     let sidecar = read_sidecar(path);
     let roi = sidecar.as_ref().and_then(|sidecar| sidecar.cascade.roi);
     Ok(Compared {
         scores: values.into_iter().zip(scores).collect(),
-        voxels: truth.data.len() as u64 - ignored,
+        voxels: truth.grid.voxels() as u64 - ignored,
         case: CaseScores {
             case: case.to_owned(),
             prediction: path.to_path_buf(),
@@ -76,8 +99,8 @@ pub fn compare(
                 .or_else(|| Some(sidecar.as_ref()?.input.clone())),
             scores: Vec::new(),
             voxel_ml: volume_ml(1, &truth.grid),
-            roi_recall: roi.and_then(|roi| recall_inside(&truth, &roi)),
-            roi_share: roi.map(|roi| roi.voxels() as f64 / truth.data.len() as f64),
+            roi_recall: roi.and_then(|roi| truth.recall_inside(&roi)),
+            roi_share: roi.map(|roi| roi.voxels() as f64 / truth.grid.voxels() as f64),
             model: sidecar.map(|sidecar| ModelUsed {
                 model: sidecar.model,
                 sha256: sidecar.model_sha256,
@@ -87,130 +110,147 @@ pub fn compare(
 }
 
 /// Prediction and reference on one grid, without what the reference says nothing of; how many voxels that is.
-fn both(case: &str, path: &Path, reference: &Reference) -> Result<(LabelMap, LabelMap, u64)> {
-    let ignore = reference.ignore();
-    let mut reference = reference.load(case)?.ok_or_else(|| {
+fn both(
+    case: &str,
+    path: &Path,
+    reference: &Reference,
+    limits: &Limits,
+) -> Result<(LabelRuns, LabelRuns, u64)> {
+    let none = || {
         Error::file(
             path,
-            format!("no reference for case '{case}'; expected one label map, or one image, of the same name"),
-        )
-    })?;
-    let (_, mut prediction) = read_labels(path)?;
-    if !prediction.grid.same_as(&reference.grid, TOLERANCE_MM) {
-        return Err(Error::file(
-            path,
             format!(
-                "lies on another grid than its reference: shape {:?} against {:?}, up to {:.2} mm apart; compare label maps of one image",
-                prediction.grid.shape,
-                reference.grid.shape,
-                prediction.grid.largest_shift_mm(&reference.grid)
+                "no reference for case '{case}'; expected one label map, or one image, of the same name"
             ),
-        ));
+        )
+    };
+    if reference.ignore().is_none() && reference.path_of(case).is_some() {
+        let (truth, prediction) =
+            rayon::join(|| reference.load_runs(case), || read_label_runs(path));
+        let (truth, (_, prediction)) = (truth?.ok_or_else(none)?, prediction?);
+        check_grids(path, &prediction.grid, &truth.grid)?;
+        return Ok((prediction, truth, 0));
     }
-    let ignored = forget_ignored(&mut prediction, &mut reference, ignore);
-    Ok((prediction, reference, ignored))
+    let voxels = read_header(path).map_or(0, |header| header.grid().voxels());
+    let _admitted = limits.reading.admit(READING_BYTES * voxels as u64);
+    let mut truth = reference.load(case)?.ok_or_else(none)?;
+    let (_, mut prediction) = read_labels(path)?;
+    check_grids(path, &prediction.grid, &truth.grid)?;
+    let ignored = forget_ignored(&mut prediction, &mut truth, reference.ignore());
+    Ok((
+        LabelRuns::from(&prediction),
+        LabelRuns::from(&truth),
+        ignored,
+    ))
 }
 
-/// The structures' scores, in the order of their `values`; of each its tolerance.
-fn measured(
-    prediction: &LabelMap,
-    reference: &LabelMap,
-    values: &[u16],
-    tolerances_mm: &[f64],
-    ignored: u64,
-) -> Result<Vec<StructureScores>> {
-    let overlaps = overlaps(prediction, reference, values)?;
-    let places = [prediction, reference].map(|map| extents(map, values));
-    let pair = Pair {
-        prediction,
-        reference,
-        voxel_ml: volume_ml(1, &reference.grid),
-    };
-    let one = |index: usize| {
-        let overlap = Overlap {
-            true_negative: overlaps[index].true_negative - ignored,
-            ..overlaps[index]
-        };
-        let extents = [&places[0][index], &places[1][index]];
-        pair.scores(values[index], overlap, extents, tolerances_mm[index])
-    };
-    let box_of = |index: usize| {
-        let joined = joined(&places[0][index], &places[1][index]);
-        joined.map_or(0, |bounds| bounds.voxels())
-    };
-    let (large, small): (Vec<usize>, Vec<usize>) =
-        (0..values.len()).partition(|index| box_of(*index) > LARGE);
-    let mut found: Vec<(usize, StructureScores)> = small
-        .into_par_iter()
-        .map(|index| (index, one(index)))
-        .collect();
-    found.extend(large.into_iter().map(|index| (index, one(index))));
-    found.sort_by_key(|(index, _)| *index);
-    Ok(found.into_iter().map(|(_, scores)| scores).collect())
-}
-
-/// The smallest box that holds a structure in both maps.
-fn joined(prediction: &Extent, reference: &Extent) -> Option<VoxelBox> {
-    match (prediction.bounds, reference.bounds) {
-        (Some(one), Some(other)) => Some(one.joined(&other)),
-        (one, other) => one.or(other),
+fn check_grids(path: &Path, prediction: &Grid, reference: &Grid) -> Result<()> {
+    if prediction.same_as(reference, TOLERANCE_MM) {
+        return Ok(());
     }
+    Err(Error::file(
+        path,
+        format!(
+            "lies on another grid than its reference: shape {:?} against {:?}, up to {:.2} mm apart; compare label maps of one image",
+            prediction.shape,
+            reference.shape,
+            prediction.largest_shift_mm(reference)
+        ),
+    ))
 }
 
 /// Two label maps on one grid.
 struct Pair<'a> {
-    prediction: &'a LabelMap,
-    reference: &'a LabelMap,
-    voxel_ml: f64,
+    prediction: &'a LabelRuns,
+    reference: &'a LabelRuns,
+    /// Voxels that are background in both because the reference says nothing of them.
+    ignored: u64,
+}
+
+/// What is known of a structure before its masks are drawn.
+struct Known {
+    value: u16,
+    overlap: Overlap,
+    /// In the prediction and in the reference.
+    extents: [Extent; 2],
+    tolerance_mm: f64,
+}
+
+impl Known {
+    /// The smallest box that holds the structure in both maps.
+    fn bounds(&self) -> Option<VoxelBox> {
+        match self.extents.map(|extent| extent.bounds) {
+            [Some(one), Some(other)] => Some(one.joined(&other)),
+            [one, other] => one.or(other),
+        }
+    }
+
+    fn voxels(&self) -> usize {
+        self.bounds().map_or(0, |bounds| bounds.voxels())
+    }
 }
 
 impl Pair<'_> {
-    fn scores(
+    /// The structures' scores, in the order of their `values`; of each its tolerance.
+    fn measured(
         &self,
-        value: u16,
-        overlap: Overlap,
-        [in_prediction, in_reference]: [&Extent; 2],
-        tolerance_mm: f64,
-    ) -> StructureScores {
+        values: &[u16],
+        tolerances_mm: &[f64],
+        limits: &Limits,
+    ) -> Vec<StructureScores> {
+        let overlaps = run_overlaps(self.prediction, self.reference, values);
+        let places = [self.prediction, self.reference].map(|map| map.extents(values));
+        let all: Vec<Known> = (0..values.len())
+            .map(|index| Known {
+                value: values[index],
+                overlap: Overlap {
+                    true_negative: overlaps[index].true_negative - self.ignored,
+                    ..overlaps[index]
+                },
+                extents: [places[0][index], places[1][index]],
+                tolerance_mm: tolerances_mm[index],
+            })
+            .collect();
+        let largest = all.iter().map(Known::voxels).max().unwrap_or(0);
+        let small = rayon::current_num_threads() * largest.min(LARGE);
+        let _admitted = limits
+            .measuring
+            .admit(MEASURING_BYTES * largest.max(small) as u64);
+        let is_large = |known: &Known| known.voxels() > LARGE;
+        let small = all
+            .par_iter()
+            .map(|known| (!is_large(known)).then(|| self.scores(known)));
+        let found: Vec<Option<StructureScores>> = small.collect();
+        let found = found.into_iter().zip(&all);
+        found
+            .map(|(scores, known)| scores.unwrap_or_else(|| self.scores(known)))
+            .collect()
+    }
+
+    fn scores(&self, known: &Known) -> StructureScores {
+        let grid = &self.reference.grid;
         let none = StructureScores {
-            overlap,
-            ..StructureScores::absent(0, self.voxel_ml)
+            overlap: known.overlap,
+            ..StructureScores::absent(0, volume_ml(1, grid))
         };
-        let Some(bounds) = joined(in_prediction, in_reference) else {
+        let Some(bounds) = known.bounds() else {
             return none;
         };
-        let [z, y, x] = bounds.ranges_zyx();
-        let mask = |map: &LabelMap| -> Array3<bool> {
-            let cut = map.data.slice(s![z.clone(), y.clone(), x.clone()]);
-            cut.map(|label| *label == value)
-        };
-        let (prediction, reference) = (mask(self.prediction), mask(self.reference));
-        let grid = &self.reference.grid;
+        let [prediction, reference] =
+            [self.prediction, self.reference].map(|map| map.mask(&bounds, known.value));
         let detection = Detection::of(prediction.view(), reference.view(), CONNECTIVITY);
         let surfaces =
             SurfaceDistances::between(prediction.view(), reference.view(), grid.spacing_mm());
         StructureScores {
-            centroid_distance_mm: distance_mm(in_prediction, in_reference, grid),
+            centroid_distance_mm: distance_mm(&known.extents, grid),
             detection,
-            ..none.with_surfaces(&surfaces, tolerance_mm)
+            ..none.with_surfaces(&surfaces, known.tolerance_mm)
         }
     }
 }
 
-fn distance_mm(prediction: &Extent, reference: &Extent, grid: &Grid) -> Option<f64> {
+fn distance_mm([prediction, reference]: &[Extent; 2], grid: &Grid) -> Option<f64> {
     let (a, b) = (prediction.centroid_mm(grid)?, reference.centroid_mm(grid)?);
     let squares = a.iter().zip(b).map(|(a, b)| (a - b) * (a - b));
     Some(squares.sum::<f64>().sqrt())
-}
-
-fn occurring(prediction: &LabelMap, reference: &LabelMap) -> Vec<u16> {
-    let mut there = vec![false; usize::from(u16::MAX) + 1];
-    prediction
-        .data
-        .iter()
-        .chain(&reference.data)
-        .for_each(|label| there[usize::from(*label)] = true);
-    (1..=u16::MAX)
-        .filter(|value| there[usize::from(*value)])
-        .collect()
 }
