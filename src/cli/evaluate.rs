@@ -6,12 +6,13 @@ use clap::Args;
 
 use super::recorded::{RecordArgs, Recorded};
 use super::table::{score, table};
-use super::{Outcome, Settings, print_out};
+use super::{Outcome, Settings, print_out, reliability};
 use crate::error::{Error, Result};
 use crate::outside::progress;
 use crate::pipeline::evaluation::{Evaluation, evaluate};
 use crate::pipeline::observer::Observer;
 use crate::pipeline::reference::Reference;
+use crate::pipeline::reliability::Calibration;
 use crate::pipeline::tracker;
 
 #[derive(Args)]
@@ -20,7 +21,8 @@ pub struct EvaluateArgs {
     prediction: PathBuf,
     /// References: a folder of label maps, one label map, a dataset folder or descriptor
     reference: PathBuf,
-    /// Folder for metrics.csv and summary.json [default: the folder of the label maps]
+    /// Folder for metrics.csv and summary.json, and for calibration.json, .csv and .png where probabilities lie beside
+    /// the label maps [default: the folder of the label maps]
     #[arg(short, long)]
     output: Option<PathBuf>,
     /// Folder that a descriptor's paths are relative to
@@ -49,41 +51,53 @@ pub fn run(args: EvaluateArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         told(&recorded, &args, evaluation.as_ref().ok(), &folder);
         recorded.ended(&tracker::Outcome::of(&evaluation));
     }
-    let evaluation = evaluation?;
+    let (evaluation, calibration) = evaluation?;
     print_evaluation(&evaluation, &folder, settings.json);
-    Ok(
-        match (evaluation.cases.is_empty(), evaluation.failures.is_empty()) {
-            (true, _) => Outcome::NothingDone,
-            (false, true) => Outcome::AllDone,
-            (false, false) => Outcome::SomeFailed,
-        },
-    )
+    if let (Some(calibration), false) = (&calibration, settings.json) {
+        reliability::print(calibration);
+    }
+    let failures = calibration.map_or(0, |found| found.failures.len()) + evaluation.failures.len();
+    Ok(match (evaluation.cases.is_empty(), failures == 0) {
+        (true, _) => Outcome::NothingDone,
+        (false, true) => Outcome::AllDone,
+        (false, false) => Outcome::SomeFailed,
+    })
 }
 
-/// Compares, and writes the figures into `folder`.
+/// Compares, also the probabilities if there are any, and writes the figures into `folder`.
 fn evaluated(
     prediction: &Path,
     reference: &Reference,
     folder: &Path,
     observer: &dyn Observer,
-) -> Result<Evaluation> {
+) -> Result<(Evaluation, Option<Calibration>)> {
     let evaluation = evaluate(prediction, reference, observer)?;
     std::fs::create_dir_all(folder).map_err(Error::io(folder, "create the folder"))?;
     evaluation.write(folder)?;
-    Ok(evaluation)
+    let calibration = reliability::measured(prediction, reference, &evaluation, folder, observer)?;
+    Ok((evaluation, calibration))
 }
 
 /// Tells the run what was compared with what, and what came of it.
-fn told(recorded: &Recorded, args: &EvaluateArgs, evaluation: Option<&Evaluation>, folder: &Path) {
+fn told(
+    recorded: &Recorded,
+    args: &EvaluateArgs,
+    evaluated: Option<&(Evaluation, Option<Calibration>)>,
+    folder: &Path,
+) {
     recorded.parameters(&[
         ("prediction", args.prediction.display().to_string()),
         ("reference", args.reference.display().to_string()),
     ]);
-    if let Some(evaluation) = evaluation {
+    if let Some((evaluation, calibration)) = evaluated {
         recorded.models(&evaluation.models());
         recorded.figures(evaluation.points());
         let files = ["summary.json", "metrics.csv"].map(|name| folder.join(name));
         recorded.files(&files);
+        if let Some(calibration) = calibration {
+            recorded.figures(calibration.points());
+            recorded.files(&reliability::files(folder));
+        }
     }
 }
 
