@@ -32,6 +32,53 @@ fn least(message: &str) -> u64 {
 }
 
 #[test]
+fn what_is_made_of_probabilities_is_counted_and_the_limit_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    // A fine volume and a coarse model: all of it is one portion, and would be restored at once.
+    volume(&here.join("scans/fine.nii.gz"), [250, 240, 220]);
+    let set = [
+        "region=whole",
+        "prior=false",
+        "train_folds=[0]",
+        "outputs=exclusive",
+        "training.loss=ce_dice",
+        "network.widths=[4, 8]",
+        "spacing_mm=[12.0, 12.0, 12.0]",
+        "training.patch_size=[16, 16, 16]",
+    ];
+    publish_random(&here.join("model"), &small_recipe("refine", &set), &[&[]]);
+    let predict = |limit: &str, out: &str, more: &[&str], code| {
+        // Of more threads each would need room for lines of its own, and that would hide the difference.
+        let arguments = [
+            "predict",
+            "scans",
+            "-o",
+            out,
+            "--threads",
+            "2",
+            "--max-ram",
+            limit,
+        ];
+        run(here, &[&arguments[..], more].concat(), code)
+    };
+    let told = ["--save-entropy", "--save-probabilities=f16"];
+    let plain = least(&stderr(&predict("30M", "none", &[], 1)));
+    let enough = least(&stderr(&predict("30M", "none", &told, 1)));
+    assert!(enough > plain, "{enough} MB with them, {plain} MB without");
+    let enough = enough + 4;
+    predict(&format!("{enough}M"), "just", &told, 0);
+    let peak = peak_mb(&here.join("just/fine.json"));
+    assert!(
+        peak <= enough as f64,
+        "{peak} MB where {enough} MB are allowed"
+    );
+    predict("8G", "ample", &[], 0);
+    let [a, b] = ["just", "ample"].map(|out| std::fs::read(here.join(out).join("fine.nii.gz")));
+    assert!(a.unwrap() == b.unwrap());
+}
+
+#[test]
 fn a_limit_is_kept_or_refused_with_the_figure_that_would_do() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();

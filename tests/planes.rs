@@ -16,7 +16,7 @@ use ctseg::tensors::device::{Compute, DeviceChoice};
 use ctseg::tensors::inference::Inference;
 use ctseg::tensors::precision::{Precision, PrecisionChoice};
 use ctseg::values::{Orientation, VoxelBox};
-use ndarray::{Array3, Array4, Array5, ArrayView4, Axis, s};
+use ndarray::{Array3, Array4, Array5, ArrayView3, ArrayView4, Axis, s};
 
 /// Networks on volumes with `structures` maps, their input, and its size.
 fn on_volumes(structures: usize, folds: usize) -> (Segmenter, Inference, Array4<f32>) {
@@ -188,7 +188,7 @@ fn work_ends_where_it_is_told_to() {
 struct Kept(Array4<f32>);
 
 impl Probabilities for Kept {
-    fn put(&mut self, structure: usize, region: &VoxelBox, values: Array3<f32>) -> Result<()> {
+    fn put(&mut self, structure: usize, region: &VoxelBox, values: ArrayView3<f32>) -> Result<()> {
         let [x, y, z] = [0, 1, 2].map(|axis| region.start[axis]..region.end[axis]);
         let mut to = self.0.index_axis_mut(Axis(0), structure);
         to.slice_mut(s![z, y, x]).assign(&values);

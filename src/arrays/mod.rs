@@ -16,6 +16,7 @@ pub mod normalisation;
 pub mod phantom;
 pub mod postprocess;
 pub mod preprocess;
+pub mod reliability;
 pub mod resample;
 pub mod run_mask;
 pub mod sliding_window;

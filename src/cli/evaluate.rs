@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::evaluation_table::{print_against, print_evaluation};
 use super::recorded::{RecordArgs, Recorded};
-use super::{Outcome, Settings};
+use super::{Outcome, Settings, reliability};
 use crate::error::{Error, Result};
 use crate::outside::progress;
 use crate::pipeline::evaluation::against::{self, Paired, paired};
@@ -14,6 +14,7 @@ use crate::pipeline::evaluation::tolerances::{Tolerance, Tolerances};
 use crate::pipeline::evaluation::{Evaluation, evaluate};
 use crate::pipeline::observer::Observer;
 use crate::pipeline::reference::Reference;
+use crate::pipeline::reliability::Calibration;
 use crate::pipeline::tracker;
 
 #[derive(Args)]
@@ -22,7 +23,8 @@ pub struct EvaluateArgs {
     prediction: PathBuf,
     /// References: a folder of label maps, one label map, a dataset folder or descriptor
     reference: PathBuf,
-    /// Folder for metrics.csv and summary.json [default: the folder of the label maps]
+    /// Folder for metrics.csv and summary.json, and for calibration.json, .csv and .png where probabilities lie beside
+    /// the label maps [default: the folder of the label maps]
     #[arg(short, long)]
     output: Option<PathBuf>,
     /// Label maps of another model, of the same cases: what differs, with Wilcoxon's test, also in against.csv
@@ -71,14 +73,20 @@ pub fn run(args: EvaluateArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     if let (Some(paired), false) = (&figures.paired, settings.json) {
         print_against(paired, &folder);
     }
+    if let (Some(calibration), false) = (&figures.calibration, settings.json) {
+        reliability::print(calibration);
+    }
     let Evaluation {
         cases, failures, ..
     } = &figures.evaluation;
-    Ok(match (cases.is_empty(), failures.is_empty()) {
-        (true, _) => Outcome::NothingDone,
-        (false, true) => Outcome::AllDone,
-        (false, false) => Outcome::SomeFailed,
-    })
+    let uncalibrated = figures.calibration.map_or(0, |found| found.failures.len());
+    Ok(
+        match (cases.is_empty(), failures.len() + uncalibrated == 0) {
+            (true, _) => Outcome::NothingDone,
+            (false, true) => Outcome::AllDone,
+            (false, false) => Outcome::SomeFailed,
+        },
+    )
 }
 
 /// What came of it.
@@ -87,9 +95,11 @@ struct Figures {
     /// What summary.json says.
     summary: serde_json::Value,
     paired: Option<Vec<Paired>>,
+    /// Where there are probabilities beside the label maps.
+    calibration: Option<Calibration>,
 }
 
-/// Compares, and writes the figures into `folder`.
+/// Compares, also the probabilities if there are any, and writes the figures into `folder`.
 fn evaluated(
     args: &EvaluateArgs,
     reference: &Reference,
@@ -108,10 +118,13 @@ fn evaluated(
         // Printed as JSON too, but no part of the file: that is of this model alone.
         summary["against"] = serde_json::json!(paired);
     }
+    let calibration =
+        reliability::measured(&args.prediction, reference, &evaluation, folder, observer)?;
     Ok(Figures {
         evaluation,
         summary,
         paired,
+        calibration,
     })
 }
 
@@ -129,5 +142,9 @@ fn told(recorded: &Recorded, args: &EvaluateArgs, figures: Option<&Figures>, fol
         let files = ["summary.json", "metrics.csv"].into_iter().chain(against);
         let files: Vec<PathBuf> = files.map(|name| folder.join(name)).collect();
         recorded.files(&files);
+        if let Some(calibration) = &figures.calibration {
+            recorded.figures(calibration.points());
+            recorded.files(&reliability::files(folder));
+        }
     }
 }

@@ -14,6 +14,7 @@ mod inspect_run;
 mod plan;
 mod predict;
 mod recorded;
+mod reliability;
 mod sizes;
 mod sweep;
 mod sync;

@@ -56,6 +56,10 @@ pub struct PredictArgs {
     /// 1/255) or f16 (<case>_probabilities.npy)
     #[arg(long, value_name = "KIND", num_args = 0..=1, default_missing_value = "u8", require_equals = true)]
     save_probabilities: Option<ProbabilityKind>,
+    /// Map how uncertain the prediction is of each voxel: <case>_entropy.nii.gz, the entropy of its probabilities in
+    /// bits (of independent structures that of the least certain one)
+    #[arg(long)]
+    save_entropy: bool,
     /// Write a mask per structure too: <case>/<structure>.nii.gz, 0 and 1, as TotalSegmentator lays them out
     #[arg(long)]
     split: bool,
@@ -198,6 +202,7 @@ fn outputs(args: &PredictArgs) -> Result<Outputs> {
         label_map: !args.no_label_map,
         split: args.split,
         overlap: args.overlap,
+        entropy: args.save_entropy,
         preview: args.preview.then_some(preview::draw as DrawPreview),
         structures: (!names.is_empty()).then_some(names),
     })

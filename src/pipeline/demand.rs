@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::cascade::Cascade;
 use super::planes::best_axis;
-use super::restoring::usual_portion;
+use super::restoring::{told_voxels, usual_portion};
 use super::segmenter::{Segmenter, check_extent, network_grid};
 use super::sliding::Lattice;
 use crate::arrays::nifti::read_header;
@@ -76,8 +76,8 @@ impl Demand {
 
 impl Cascade {
     /// What the segmentation of a volume on `source` takes where the region of interest is the whole volume, as it
-    /// is wherever a first stage finds nothing.
-    pub fn demand(&self, source: &Grid, frugality: &Frugality) -> Result<Demand> {
+    /// is wherever a first stage finds nothing; `telling` where somebody hears the probabilities.
+    pub fn demand(&self, source: &Grid, frugality: &Frugality, telling: bool) -> Result<Demand> {
         let voxels = source.voxels() as u64;
         let volume = VOLUME * voxels;
         let mut demand = Demand {
@@ -104,10 +104,16 @@ impl Cascade {
                 .max(inputs + stage.preprocess + stage.input);
             inputs += stage.input;
             layers += stage.layer;
+            let told = match telling {
+                true => FLOAT * TOLD_ARRAYS * told_voxels(source) as u64,
+                false => 0,
+            };
+            // Labels are restored after the probabilities were told.
+            let restore = stage.portion + stage.lines.max(told);
             // What networks on patches held is free when a portion is restored.
             let at_work = match model.stage2.recipe.network.dimensions() {
-                2 => stage.pass + stage.restore,
-                _ => stage.pass.max(stage.restore),
+                2 => stage.pass + restore,
+                _ => stage.pass.max(restore),
             };
             let networks = LABELS * voxels + inputs + layers + at_work;
             demand.network = demand.network.max(networks);
@@ -127,8 +133,10 @@ struct Stage {
     pass: u64,
     /// Planes that are not complete yet.
     layer: u64,
-    /// A portion of logits, and what is restored of it.
-    restore: u64,
+    /// A portion of logits, and the planes that are divided for it.
+    portion: u64,
+    /// What threads hold that restore labels of it.
+    lines: u64,
 }
 
 impl Stage {
@@ -163,7 +171,7 @@ impl Stage {
                 segmenter.added_maps(looks) as u64 * lattice.layer_voxels(axis) as u64
             }
         };
-        // The portion, the planes that are divided for it, and a thread's lines of one structure.
+        // Of one structure for each thread.
         let longest = source.shape.into_iter().max().unwrap_or(1).max(1);
         let file_plane = (source.voxels() / longest) as u64;
         let restored = LINES_PLANES * file_plane * rayon::current_num_threads() as u64;
@@ -174,7 +182,8 @@ impl Stage {
             input: FLOAT * channels * voxels,
             pass: segmenter.at_once() as u64 * segmenter.pass_bytes(shape, batch, looks)?,
             layer: FLOAT * layer,
-            restore: FLOAT * (maps * plane * (2 * portion + 2) + restored),
+            portion: FLOAT * maps * plane * (2 * portion + 2),
+            lines: FLOAT * restored,
         })
     }
 }
@@ -183,6 +192,10 @@ const FLOAT: u64 = 4;
 
 /// What a thread that restores labels holds at most, in planes of the file.
 const LINES_PLANES: u64 = 16;
+
+/// Arrays of a slab of the source that are there while probabilities are told of it: the logits of a structure on
+/// their way there and before, the sum over all classes, and what hearers work with.
+const TOLD_ARRAYS: u64 = 6;
 
 /// The volume clamped to its windows, and what stands between it and the network's grid: axes are resampled one
 /// after the other, those first that get shorter the most.
@@ -204,11 +217,12 @@ fn preprocess_bytes(source: &Grid, grid: &Grid) -> u64 {
     (FLOAT as f64 * (all + turned + most + third)) as u64
 }
 
-/// The cascade, frugal enough for every volume to be segmented in `limit` bytes of memory.
+/// The cascade, frugal enough for every volume to be segmented in `limit` bytes of memory; `telling` as in
+/// [`Cascade::demand`].
 ///
 /// # Errors
 /// The volume that takes the most, and the least limit that would do.
-pub fn within(cascade: Cascade, inputs: &[PathBuf], limit: u64) -> Result<Cascade> {
+pub fn within(cascade: Cascade, inputs: &[PathBuf], limit: u64, telling: bool) -> Result<Cascade> {
     // What cannot be read or be true fails later, by itself.
     let headers = inputs.iter().filter_map(|input| {
         let grid = read_header(input).ok()?.grid();
@@ -220,7 +234,7 @@ pub fn within(cascade: Cascade, inputs: &[PathBuf], limit: u64) -> Result<Cascad
     for frugality in Frugality::STEPS {
         let mut most: Option<(&PathBuf, u64, Demand)> = None;
         for (input, grid) in &headers {
-            let demand = cascade.demand(grid, &frugality)?;
+            let demand = cascade.demand(grid, &frugality, telling)?;
             let bytes = resident + demand.peak();
             if most.as_ref().is_none_or(|(_, known, _)| bytes > *known) {
                 most = Some((input, bytes, demand));

@@ -13,7 +13,7 @@ pub use super::output_names::{PredictCase, plan_outputs};
 /// The files that arguments stand for: a file; a folder's volumes and those of the folders below it; a pattern,
 /// in which `**` is any number of folders; or `@list` with one of these per line. Each file once, however it is
 /// reached, in order. Hidden files are left out of folders and patterns, and so is what ctseg wrote: label maps
-/// with a sidecar, their masks and probabilities, and the folder `output`.
+/// with a sidecar, their masks, probabilities and entropies, and the folder `output`.
 ///
 /// # Errors
 /// An argument that stands for nothing, a list or folder that cannot be read.
@@ -131,10 +131,12 @@ impl Search {
     }
 }
 
-/// Whether a prediction wrote the file: a label map, its probabilities, or a mask in a folder named as the case.
+/// Whether a prediction wrote the file: a label map, its probabilities or entropy, or a mask in a folder named as the case.
 fn is_own(file: &Path) -> bool {
     let name = case_name(file).unwrap_or_default();
-    let case = name.strip_suffix("_probabilities").unwrap_or(&name);
+    let beside_it = ["_probabilities", "_entropy"];
+    let mut cases = beside_it.iter().filter_map(|end| name.strip_suffix(end));
+    let case = cases.next().unwrap_or(&name);
     let beside = |case: &Path| {
         let file = format!("{}.nii.gz", case.to_string_lossy());
         read_sidecar(Path::new(&file)).is_some()

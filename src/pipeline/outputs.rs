@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use rayon::prelude::*;
 
+use super::entropy_file::EntropyFile;
 use super::overlapping::OverlappingMasks;
 use super::sidecar::Sidecar;
 use crate::arrays::nifti::{LabelNames, NiftiImage, case_name, write_mask, write_named_labels};
@@ -29,6 +30,8 @@ pub struct Outputs {
     /// Whether those masks may overlap: each structure on its own, where the model's are independent. The statistics
     /// are then the masks'.
     pub overlap: bool,
+    /// A map of how uncertain the prediction is, see [`EntropyFile`]; it is written while logits stream by.
+    pub entropy: bool,
     /// Draws `<case>_preview.png`.
     pub preview: Option<DrawPreview>,
     /// Only these structures; all of the model's without.
@@ -42,6 +45,7 @@ impl Default for Outputs {
             label_map: true,
             split: false,
             overlap: false,
+            entropy: false,
             preview: None,
             structures: None,
         }
@@ -124,6 +128,9 @@ impl Outputs {
             let masks = mask_names(structures).into_values();
             files.extend(masks.map(|name| Path::new(&case).join(name)));
         }
+        if self.entropy {
+            files.extend(EntropyFile::path(output).file_name().map(PathBuf::from));
+        }
         if self.preview.is_some() {
             files.push(PathBuf::from(format!("{case}_preview.png")));
         }
@@ -143,8 +150,8 @@ impl Outputs {
             && files.iter().all(|file| made.is_whole(output, file))
     }
 
-    /// Writes the case's files; `structures` with their statistics, masks from `overlapping` where they are asked for.
-    /// Returns [`Outputs::files`].
+    /// Writes the case's files but those that were written while logits streamed by; `structures` with their
+    /// statistics, masks from `overlapping` where they are asked for. Returns [`Outputs::files`].
     pub(super) fn write(
         &self,
         output: &Path,

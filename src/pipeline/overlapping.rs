@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use ndarray::Array3;
+use ndarray::ArrayView3;
 use rayon::prelude::*;
 
 use super::outputs::StructureMasks;
@@ -95,10 +95,10 @@ fn cleaned(mask: &RunMask, grid: &Grid, steps: &[Step]) -> RunMask {
 }
 
 impl Probabilities for OverlappingMasks {
-    fn put(&mut self, structure: usize, region: &VoxelBox, values: Array3<f32>) -> Result<()> {
+    fn put(&mut self, structure: usize, region: &VoxelBox, values: ArrayView3<f32>) -> Result<()> {
         let mask = self.masks.get_mut(structure);
         let mask = mask.ok_or_else(|| Error::invalid("internal: a map without a structure"))?;
-        mask.add(region, values.view(), THRESHOLD);
+        mask.add(region, values, THRESHOLD);
         Ok(())
     }
 }
@@ -133,8 +133,8 @@ mod tests {
                 }
             })
         };
-        masks.put(0, &whole, row(&[0, 2, 3, 4, 5])).unwrap();
-        masks.put(1, &whole, row(&[4, 5, 6, 7])).unwrap();
+        masks.put(0, &whole, row(&[0, 2, 3, 4, 5]).view()).unwrap();
+        masks.put(1, &whole, row(&[4, 5, 6, 7]).view()).unwrap();
         masks
     }
 

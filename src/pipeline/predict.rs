@@ -76,6 +76,13 @@ pub struct PredictJob<'a> {
     pub leaving: Option<Leaving<'a>>,
 }
 
+impl PredictJob<'_> {
+    /// Whether something is made of the probabilities on a volume's grid.
+    fn tells(&self) -> bool {
+        self.probabilities.is_some() || self.outputs.entropy || self.outputs.overlap
+    }
+}
+
 /// Leaving at once.
 #[derive(Clone, Copy)]
 pub struct Leaving<'a> {
@@ -142,6 +149,7 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
         wide,
         split: job.outputs.split,
         probabilities: job.probabilities.map(|kind| (kind, structures.len())),
+        entropy: job.outputs.entropy,
     };
     space::check(&job.folder, &cases, &results)?;
     let inputs: Vec<PathBuf> = cases.iter().map(|case| case.input.clone()).collect();
@@ -162,7 +170,7 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
             cascade = cascade.without_postprocessing();
         }
         match job.max_ram {
-            Some(limit) => within(cascade, &inputs, limit),
+            Some(limit) => within(cascade, &inputs, limit, job.tells()),
             None => Ok(cascade),
         }
     });

@@ -1,21 +1,20 @@
 //! Probabilities of all structures of a case, written portion by portion.
 
 use std::fmt;
-use std::fs::File;
-use std::io::Write;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use burn::tensor::f16;
-use ndarray::Array3;
-use tempfile::NamedTempFile;
+use ndarray::ArrayView3;
 
+use super::map_file::MapFile;
 use super::restoring::Probabilities;
 use crate::arrays::nifti::{NiftiHeader, case_name, write_maps};
 use crate::error::{Error, Result};
-use crate::files::{parent_of, persisted, temporary_file};
 use crate::values::{Grid, VoxelBox};
+
+/// What a step of a byte stands for.
+pub(super) const U8_STEP: f64 = 1.0 / 255.0;
 
 /// How probabilities are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +57,22 @@ impl ProbabilityKind {
         }
     }
 
+    /// How many values a voxel can have.
+    pub(super) fn codes(self) -> usize {
+        match self {
+            Self::U8 => 256,
+            Self::F16 => usize::from(f16::ONE.to_bits()) + 1,
+        }
+    }
+
+    /// The probability that the file holds as `code`, in their order.
+    pub(super) fn probability(self, code: u16) -> f64 {
+        match self {
+            Self::U8 => f64::from(code) * U8_STEP,
+            Self::F16 => f16::from_bits(code).to_f64(),
+        }
+    }
+
     /// The file of the case whose label map is `output`.
     pub fn path(self, output: &Path) -> PathBuf {
         let name = case_name(output).unwrap_or_else(|| "case".to_owned());
@@ -71,13 +86,8 @@ impl ProbabilityKind {
 /// A file under way; it has its name when it is whole.
 pub struct ProbabilityFile {
     kind: ProbabilityKind,
-    path: PathBuf,
-    /// Zero wherever nothing was written: a file with holes.
-    temporary: NamedTempFile,
-    /// Bytes before the first voxel.
-    begin: usize,
+    file: MapFile,
     structures: usize,
-    shape_zyx: [usize; 3],
 }
 
 impl ProbabilityFile {
@@ -88,25 +98,15 @@ impl ProbabilityFile {
         structures: usize,
         grid: &Grid,
     ) -> Result<Self> {
-        let path = kind.path(output);
-        let mut temporary = temporary_file(parent_of(&path))?;
-        let shape_zyx = grid.shape_zyx();
-        let header = match kind {
+        let head = match kind {
             ProbabilityKind::U8 => Vec::new(),
-            ProbabilityKind::F16 => numpy_header(structures, shape_zyx),
+            ProbabilityKind::F16 => numpy_header(structures, grid.shape_zyx()),
         };
-        let bytes = header.len() + structures * grid.voxels() * kind.bytes();
-        let file = temporary.as_file_mut();
-        file.write_all(&header)
-            .and_then(|()| file.set_len(bytes as u64))
-            .map_err(Error::io(&path, "write"))?;
+        let size = (structures, kind.bytes());
         Ok(Self {
             kind,
-            path,
-            temporary,
-            begin: header.len(),
+            file: MapFile::create(kind.path(output), &head, size, grid)?,
             structures,
-            shape_zyx,
         })
     }
 
@@ -114,51 +114,28 @@ impl ProbabilityFile {
     pub fn finish(self, source: &NiftiHeader) -> Result<PathBuf> {
         match self.kind {
             ProbabilityKind::U8 => {
-                let file = self
-                    .temporary
-                    .reopen()
-                    .map_err(Error::io(&self.path, "read back"))?;
-                write_maps(&self.path, source, self.structures, 1.0 / 255.0, file)?;
+                let path = self.file.path().to_path_buf();
+                let voxels = self.file.reader()?;
+                write_maps(&path, source, self.structures, U8_STEP, voxels)?;
+                Ok(path)
             }
-            ProbabilityKind::F16 => persisted(self.temporary, &self.path)?,
-        }
-        Ok(self.path)
-    }
-
-    fn encoded(&self, values: impl Iterator<Item = f32>) -> Vec<u8> {
-        match self.kind {
-            ProbabilityKind::U8 => values
-                .map(|p| (p.clamp(0.0, 1.0) * 255.0).round() as u8)
-                .collect(),
-            ProbabilityKind::F16 => values
-                .flat_map(|p| f16::from_f32(p).to_le_bytes())
-                .collect(),
+            ProbabilityKind::F16 => self.file.persisted(),
         }
     }
 }
 
 impl Probabilities for ProbabilityFile {
-    fn put(&mut self, structure: usize, region: &VoxelBox, values: Array3<f32>) -> Result<()> {
-        let [depth, height, width] = self.shape_zyx;
-        let [x, y, z] = region.start;
-        let file: &File = self.temporary.as_file();
-        let place = |z: usize, y: usize, x: usize| {
-            let voxel = ((structure * depth + z) * height + y) * width + x;
-            (self.begin + voxel * self.kind.bytes()) as u64
-        };
-        let failed = Error::io(&self.path, "write");
-        let written = values.outer_iter().enumerate().try_for_each(|(dz, plane)| {
-            if plane.dim().1 == width {
-                // Whole rows lie side by side.
-                let bytes = self.encoded(plane.iter().copied());
-                return file.write_all_at(&bytes, place(z + dz, y, x));
-            }
-            plane.outer_iter().enumerate().try_for_each(|(dy, row)| {
-                let bytes = self.encoded(row.iter().copied());
-                file.write_all_at(&bytes, place(z + dz, y + dy, x))
+    fn put(&mut self, structure: usize, region: &VoxelBox, values: ArrayView3<f32>) -> Result<()> {
+        let kind = self.kind;
+        self.file
+            .put(structure, region, values, |values| match kind {
+                ProbabilityKind::U8 => values
+                    .map(|p| (p.clamp(0.0, 1.0) * 255.0).round() as u8)
+                    .collect(),
+                ProbabilityKind::F16 => values
+                    .flat_map(|p| f16::from_f32(p).to_le_bytes())
+                    .collect(),
             })
-        });
-        written.map_err(failed)
     }
 }
 

@@ -30,6 +30,21 @@ impl Reference {
         Dataset::open_in(path, data_root).map(Self::Dataset)
     }
 
+    /// The label maps of a prediction (a folder or one file), each with the id of the case that it is of, or its own
+    /// name where there is no such case.
+    pub(super) fn paired(&self, prediction: &Path) -> Result<Vec<(String, PathBuf)>> {
+        let mut predictions = label_maps(prediction)?;
+        if let (Self::Files(files), 1, true) = (self, predictions.len(), prediction.is_file())
+            && let (1, Some((name, _))) = (files.len(), files.iter().next())
+            && let Some((_, path)) = predictions.pop_first()
+        {
+            // Two single files are compared whatever their names.
+            predictions.insert(name.clone(), path);
+        }
+        let of = |(name, path): (String, PathBuf)| (self.id_of(&name).unwrap_or(name), path);
+        Ok(predictions.into_iter().map(of).collect())
+    }
+
     /// The reference's own id for a prediction called `name`: that id itself, or the name of its image
     /// file where only one image has it.
     pub(super) fn id_of(&self, name: &str) -> Option<String> {
@@ -135,7 +150,10 @@ fn labels_of(dataset: &Dataset, id: &str) -> Result<Option<LabelMap>> {
         .transpose()
 }
 
-/// Label maps by case name: of a folder, or the one file.
+/// What predictions leave beside a label map, by the end of its name.
+const BESIDE: [&str; 2] = ["_probabilities", "_entropy"];
+
+/// Label maps by case name: of a folder, or the one file. Probabilities and entropies beside them are none.
 pub(super) fn label_maps(path: &Path) -> Result<BTreeMap<String, PathBuf>> {
     if path.is_file() && is_nifti_name(path) {
         return Ok(case_name(path)
@@ -153,9 +171,17 @@ pub(super) fn label_maps(path: &Path) -> Result<BTreeMap<String, PathBuf>> {
         return Ok(BTreeMap::new());
     }
     let entries = std::fs::read_dir(path).map_err(Error::io(path, "read the folder"))?;
-    Ok(entries
+    let all: BTreeMap<String, PathBuf> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|file| file.is_file() && is_nifti_name(file))
         .filter_map(|file| Some((case_name(&file)?, file)))
-        .collect())
+        .collect();
+    let is_beside = |name: &String| {
+        let mut cases = BESIDE.iter().filter_map(|end| name.strip_suffix(end));
+        cases.any(|case| all.contains_key(case))
+    };
+    let beside: Vec<String> = all.keys().filter(|name| is_beside(name)).cloned().collect();
+    let mut maps = all;
+    maps.retain(|name, _| !beside.contains(name));
+    Ok(maps)
 }

@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::time::Instant;
 
-use ndarray::{Array3, Array4, Axis, Slice};
+use ndarray::{Array3, Array4, ArrayView3, Axis, Slice};
 
 use super::planes::Planes;
 use crate::arrays::resample::{Interpolation, resample_array, restore_exclusive};
@@ -15,6 +15,16 @@ use crate::values::{Grid, GridMap, LabelMap, VoxelBox};
 /// Logits are restored in portions of about so many bytes, but of no fewer planes than the following.
 const PORTION_BYTES: usize = 64 << 20;
 const PORTION_PLANES: usize = 6;
+
+/// Probabilities are told of about so many voxels of the source at a time, but of no less than a slice of the file:
+/// a portion of a coarse grid can be all of a fine source.
+const TOLD_VOXELS: usize = 2 << 20;
+
+/// How many voxels of `source` probabilities are told of at once, at most.
+pub fn told_voxels(source: &Grid) -> usize {
+    let slice = source.shape[0] * source.shape[1];
+    TOLD_VOXELS.max(slice).min(source.voxels())
+}
 
 /// How many planes of a grid of `shape` (z, y, x) along `axis` are restored at once where nothing else is said.
 pub fn usual_portion(structures: usize, shape: [usize; 3], axis: usize) -> usize {
@@ -31,11 +41,12 @@ pub struct Stream<'a> {
 
 /// Hears the probabilities of every structure, portion by portion; outside of all portions they are 0.
 pub trait Probabilities {
-    /// Of the structure at place `structure`, in `region` (the source's voxels).
+    /// Of the structure at place `structure`, in `region` (the source's voxels). All structures of a region come in
+    /// their order before those of the next one.
     ///
     /// # Shapes
     /// `values`: (z, y, x) of the region, in [0, 1]
-    fn put(&mut self, structure: usize, region: &VoxelBox, values: Array3<f32>) -> Result<()>;
+    fn put(&mut self, structure: usize, region: &VoxelBox, values: ArrayView3<f32>) -> Result<()>;
 }
 
 /// What a restoration needs to know beside the logits.
@@ -83,10 +94,13 @@ pub fn restored(
         let from = target.part(portion.planes.clone());
         let logits = mean_logits(streams, target, &from, portion.planes)?;
         network_seconds += reading.elapsed().as_secs_f64();
-        let onto = target.source.cropped(&region);
-        for heard in &mut heard {
-            tell(*heard, &logits, (&from, &onto), &region, target.outputs)?;
+        if !heard.is_empty() {
+            for slab in slabs(region) {
+                let onto = target.source.cropped(&slab);
+                tell(&mut heard, &logits, (&from, &onto), &slab, target.outputs)?;
+            }
         }
+        let onto = target.source.cropped(&region);
         let part = restore_exclusive(logits.view(), &from, &onto, target.values)?;
         let mut to = labels.data.view_mut();
         for axis in 0..3 {
@@ -205,9 +219,22 @@ fn interpolated(stream: &mut Stream, axis: usize, onto: &Grid) -> Result<Array4<
     Ok(result)
 }
 
-/// Tells the probabilities that follow from logits on the grid `from`, on the grid `onto`.
+/// A region in pieces of whole slices, each of [`told_voxels`] at most.
+fn slabs(region: VoxelBox) -> impl Iterator<Item = VoxelBox> {
+    let [nx, ny, _] = region.shape();
+    let slices = (TOLD_VOXELS / (nx * ny).max(1)).max(1);
+    let starts = (region.start[2]..region.end[2]).step_by(slices);
+    starts.map(move |first| {
+        let mut slab = region;
+        slab.start[2] = first;
+        slab.end[2] = (first + slices).min(region.end[2]);
+        slab
+    })
+}
+
+/// Tells the probabilities that follow from logits on the grid `from`, on the grid `onto` (the region).
 fn tell(
-    heard: &mut dyn Probabilities,
+    heard: &mut [&mut dyn Probabilities],
     logits: &Array4<f32>,
     (from, onto): (&Grid, &Grid),
     region: &VoxelBox,
@@ -242,7 +269,9 @@ fn tell(
                 .par_for_each(|value, all| *value = (*value - all).exp()),
             None => values.par_mapv_inplace(|logit| 1.0 / (1.0 + (-logit).exp())),
         }
-        heard.put(own, region, values)?;
+        for heard in heard.iter_mut() {
+            heard.put(own, region, values.view())?;
+        }
     }
     Ok(())
 }

@@ -54,6 +54,9 @@ pub struct Sidecar {
     pub written: BTreeMap<PathBuf, Written>,
     /// Label value of each structure by name.
     pub structures: BTreeMap<String, u16>,
+    /// Label values in the order of the maps of the probabilities, where these were saved.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probability_labels: Vec<u16>,
     pub seconds: f64,
     /// Largest resident memory of the process so far.
     pub peak_memory_mb: Option<f64>,
@@ -131,6 +134,15 @@ impl Sidecar {
     }
 }
 
+/// Probabilities beside a label map.
+#[derive(Debug, Clone)]
+pub struct SavedProbabilities {
+    /// In the folder of the label map.
+    pub file: PathBuf,
+    /// Label values in the order of its maps.
+    pub labels: Vec<u16>,
+}
+
 /// What a label map is made of and with.
 pub struct Making<'a> {
     pub input: &'a Path,
@@ -142,8 +154,8 @@ pub struct Making<'a> {
     /// Label value of each structure by name; of those that are wanted.
     pub structures: &'a BTreeMap<String, u16>,
     pub outputs: &'a Outputs,
-    /// The file with the case's probabilities, in the folder of its label map; it is there already.
-    pub probabilities: Option<PathBuf>,
+    /// The case's probabilities; their file is there already.
+    pub probabilities: Option<SavedProbabilities>,
     pub started: Instant,
 }
 
@@ -183,7 +195,8 @@ impl Making<'_> {
             structures,
             &statistics,
         )?;
-        let files = files.into_iter().chain(self.probabilities.clone());
+        let saved = self.probabilities.as_ref().map(|saved| saved.file.clone());
+        let files = files.into_iter().chain(saved);
         let written = files.map(|file| {
             let written = Written::at(&parent_of(output).join(&file))?;
             Ok((file, written))
@@ -224,6 +237,7 @@ impl Making<'_> {
         cascade: CascadeReport,
     ) -> Sidecar {
         let grid = self.image.volume.grid;
+        let saved = self.probabilities.as_ref();
         Sidecar {
             input: self.input.to_path_buf(),
             input_sha256: self.input_sha256.to_owned(),
@@ -254,10 +268,11 @@ impl Making<'_> {
             files: written
                 .iter()
                 .map(|(file, _)| file.clone())
-                .filter(|file| Some(file) != self.probabilities.as_ref())
+                .filter(|file| Some(file) != saved.map(|saved| &saved.file))
                 .collect(),
             written: written.into_iter().collect(),
             structures: self.structures.clone(),
+            probability_labels: saved.map(|saved| saved.labels.clone()).unwrap_or_default(),
             seconds: self.started.elapsed().as_secs_f64(),
             peak_memory_mb: peak_memory_mb(),
         }

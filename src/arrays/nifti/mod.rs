@@ -11,6 +11,7 @@ mod gzip;
 mod header;
 mod identify;
 mod label_names;
+mod maps;
 mod names;
 mod raw;
 mod read;
@@ -20,11 +21,12 @@ mod write;
 pub use datatype::VoxelType;
 pub use header::NiftiHeader;
 pub use label_names::LabelNames;
+pub use maps::ByteMaps;
 pub use names::{case_name, is_nifti_name};
 pub use raw::Version;
 pub use read::{
     NiftiImage, read_header, read_label_names, read_label_runs, read_labels, read_volume,
 };
 pub use write::{
-    MaskPiece, write_labels, write_maps, write_mask, write_named_labels, write_volume,
+    MaskPiece, write_labels, write_map, write_maps, write_mask, write_named_labels, write_volume,
 };

@@ -134,6 +134,11 @@ fn open(path: &Path) -> Result<(NiftiHeader, Source)> {
 }
 
 fn header(source: &mut Source) -> std::result::Result<NiftiHeader, String> {
+    NiftiHeader::parse(raw_header(source)?, source.is_gzip())
+}
+
+/// A header whose fields nobody has looked at.
+pub(super) fn raw_header(source: &mut Source) -> std::result::Result<RawHeader, String> {
     let mut bytes = vec![0; PREFIX_BYTES];
     let found = source.fill(&mut bytes)?;
     let (version, order) = identify(&bytes[..found]).map_err(|problem| match source.is_gzip() {
@@ -149,8 +154,7 @@ fn header(source: &mut Source) -> std::result::Result<NiftiHeader, String> {
             "at least",
         ));
     }
-    let raw = RawHeader::new(bytes, order, version).ok_or("its header has no known size")?;
-    NiftiHeader::parse(raw, source.is_gzip())
+    RawHeader::new(bytes, order, version).ok_or_else(|| "its header has no known size".to_owned())
 }
 
 /// Compares what the header promises with what the file can hold, before anything is allocated.

@@ -221,17 +221,23 @@ fn check_range(path: &Path, volume: &Volume, voxel_type: VoxelType) -> Result<()
     }
 }
 
-/// Writes maps of numbers from 0 to 255 as one file with `maps` volumes, each on the source's grid and with its
-/// header as [`write_labels`]; `step` is what a number stands for (the header's slope).
+/// Writes one map of numbers from 0 to 255 on the source's grid and with its header as [`write_labels`]; `step` is
+/// what a number stands for (the header's slope).
 ///
-/// `voxels` are bytes, x fastest and maps slowest. Compressed if the name ends in `.gz`. Appears under `path` only
-/// when whole.
+/// `voxels` are bytes, x fastest. Compressed if the name ends in `.gz`. Appears under `path` only when whole.
+pub fn write_map(path: &Path, source: &NiftiHeader, step: f64, voxels: impl Read) -> Result<()> {
+    check_name(path)?;
+    let raw = labels_header(&source.raw, VoxelType::U8);
+    write_steps(path, raw, step, source.grid().voxels(), voxels)
+}
+
+/// Writes maps as [`write_map`] does, as one file with `maps` volumes; in `voxels` maps are slowest.
 pub fn write_maps(
     path: &Path,
     source: &NiftiHeader,
     maps: usize,
     step: f64,
-    mut voxels: impl Read,
+    voxels: impl Read,
 ) -> Result<()> {
     check_name(path)?;
     let count = i16::try_from(maps).ok().filter(|count| *count > 0);
@@ -242,19 +248,29 @@ pub fn write_maps(
         )
     })?;
     let mut raw = labels_header(&source.raw, VoxelType::U8);
-    let layout = raw.layout();
-    raw.set_extension_bytes(4);
     raw.set_dim(0, 4);
     raw.set_dim(4, count.into());
+    write_steps(path, raw, step, maps * source.grid().voxels(), voxels)
+}
+
+/// Bytes that stand for steps, behind their header.
+fn write_steps(
+    path: &Path,
+    mut raw: RawHeader,
+    step: f64,
+    expected: usize,
+    mut voxels: impl Read,
+) -> Result<()> {
+    let layout = raw.layout();
+    raw.set_extension_bytes(4);
     raw.set_real(layout.scl_slope, 0, step);
     let mut fill = |out: &mut dyn Write| {
         out.write_all(raw.bytes())?;
         out.write_all(&[0; 4])?;
-        let expected = maps as u64 * source.grid().voxels() as u64;
         match io::copy(&mut voxels, out)? {
-            written if written == expected => Ok(()),
+            written if written == expected as u64 => Ok(()),
             written => Err(io::Error::other(format!(
-                "{written} voxels came for {maps} maps; expected {expected}"
+                "{written} voxels came; expected {expected}"
             ))),
         }
     };

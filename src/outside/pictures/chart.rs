@@ -105,6 +105,7 @@ impl Chart {
             .y_label_area_size(84)
             .build_cartesian_2d(left..right, low..high)?;
         let decimals = decimals(high - low);
+        let x_decimals = self.x_decimals(right - left);
         chart
             .configure_mesh()
             .light_line_style(RGBColor(244, 244, 244))
@@ -113,7 +114,7 @@ impl Chart {
             .label_style(("mono", 16))
             .x_labels(10)
             .y_labels(10)
-            .x_label_formatter(&|x| format!("{x:.0}"))
+            .x_label_formatter(&|x| format!("{x:.x_decimals$}"))
             .y_label_formatter(&|y| format!("{y:.decimals$}"))
             .x_desc(&self.x_label)
             .y_desc(&self.y_label)
@@ -181,6 +182,15 @@ impl Chart {
             (low, high)
         } else {
             (low - 0.5, low + 0.5)
+        }
+    }
+
+    /// None where x counts something, such as epochs.
+    fn x_decimals(&self, range: f64) -> usize {
+        let mut points = self.curves.iter().flat_map(Curve::finite);
+        match points.all(|(x, _)| x.fract() == 0.0) {
+            true => 0,
+            false => decimals(range),
         }
     }
 

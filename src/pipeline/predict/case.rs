@@ -13,13 +13,15 @@ use crate::arrays::nifti::{NiftiImage, case_name, read_header, read_volume};
 use crate::error::{Error, Result};
 use crate::pipeline::bundle::file_sha256;
 use crate::pipeline::cascade::{Cascade, CascadeReport};
+use crate::pipeline::entropy_file::EntropyFile;
 use crate::pipeline::guard::unless_stopped;
 use crate::pipeline::inputs::PredictCase;
 use crate::pipeline::observer::Observer;
 use crate::pipeline::overlapping::OverlappingMasks;
 use crate::pipeline::probability_file::ProbabilityFile;
 use crate::pipeline::restoring::Probabilities;
-use crate::pipeline::sidecar::{Making, ModelUsed, Sidecar, made_of};
+use crate::pipeline::sidecar::{Making, ModelUsed, SavedProbabilities, Sidecar, made_of};
+use crate::tensors::losses::Outputs;
 use crate::values::LabelMap;
 
 /// What all cases of a batch share.
@@ -50,6 +52,7 @@ pub(super) struct Segmented<'a> {
     labels: LabelMap,
     masks: Option<OverlappingMasks>,
     probabilities: Option<ProbabilityFile>,
+    entropy: Option<EntropyFile>,
     report: CascadeReport,
     device: String,
     /// Spent segmenting.
@@ -81,6 +84,7 @@ impl Batch<'_> {
                 outputs.label_map,
                 outputs.split,
                 outputs.overlap,
+                outputs.entropy,
                 outputs.preview.is_some(),
             ),
             &self.structures,
@@ -142,17 +146,13 @@ impl Batch<'_> {
         let task = OnceLock::new();
         let volume = &input.image.volume;
         let mut probabilities = self.probability_file(case, &input.image, cascade)?;
+        let mut entropy = self.entropy_file(case, &input.image, cascade)?;
         let overlap = self.job.outputs.overlap;
         let mut masks = overlap.then(|| OverlappingMasks::new(volume.grid, cascade.values()));
-        let file = probabilities
-            .iter_mut()
-            .map(|file| file as &mut dyn Probabilities);
-        let heard = file.chain(
-            masks
-                .iter_mut()
-                .map(|masks| masks as &mut dyn Probabilities),
-        );
-        let heard = heard.collect();
+        let mut heard: Vec<&mut dyn Probabilities> = Vec::new();
+        heard.extend(probabilities.iter_mut().map(|file| file as _));
+        heard.extend(entropy.iter_mut().map(|file| file as _));
+        heard.extend(masks.iter_mut().map(|masks| masks as _));
         let on_pieces = |pieces: usize, total: usize| {
             task.get_or_init(|| self.observer.task(&name, total as u64, cascade.unit()))
                 .advance(pieces as u64);
@@ -180,6 +180,7 @@ impl Batch<'_> {
             labels,
             masks,
             probabilities,
+            entropy,
             report,
             device: self.job.computes[device].to_string(),
             seconds: started.elapsed().as_secs_f64(),
@@ -199,21 +200,58 @@ impl Batch<'_> {
         ProbabilityFile::create(kind, &case.output, cascade.maps(), &grid).map(Some)
     }
 
+    fn entropy_file(
+        &self,
+        case: &PredictCase,
+        image: &NiftiImage,
+        cascade: &Cascade,
+    ) -> Result<Option<EntropyFile>> {
+        if !self.job.outputs.entropy {
+            return Ok(None);
+        }
+        let outputs = match cascade.is_exclusive() {
+            true => Outputs::Exclusive,
+            false => Outputs::Independent,
+        };
+        let grid = image.volume.grid;
+        EntropyFile::create(&case.output, cascade.maps(), outputs, &grid).map(Some)
+    }
+
+    /// Puts what was written while logits streamed by under its name; gives the probabilities' file.
+    fn finished(&self, segmented: &mut Segmented) -> Result<Option<SavedProbabilities>> {
+        let header = &segmented.input.image.header;
+        let mut spent = Vec::new();
+        let mut saved = None;
+        if let Some(file) = segmented.probabilities.take() {
+            let saving = Instant::now();
+            let path = file.finish(header)?;
+            let labels = self
+                .cascades
+                .first()
+                .map(|cascade| cascade.values().to_vec());
+            saved = path.file_name().map(|name| SavedProbabilities {
+                file: PathBuf::from(name),
+                labels: labels.unwrap_or_default(),
+            });
+            spent.push(("probabilities", saving.elapsed().as_secs_f64()));
+        }
+        if let Some(file) = segmented.entropy.take() {
+            let saving = Instant::now();
+            file.finish(header)?;
+            spent.push(("entropy", saving.elapsed().as_secs_f64()));
+        }
+        for (step, seconds) in spent {
+            let steps = &mut segmented.report.seconds;
+            steps.insert(step.to_owned(), seconds);
+            segmented.seconds += seconds;
+        }
+        Ok(saved)
+    }
+
     /// Writes a case's files.
     pub(super) fn write(&self, index: usize, mut segmented: Segmented) -> Result<Sidecar> {
         let case = &self.cases[index];
-        let mut probabilities = None;
-        if let Some(file) = segmented.probabilities.take() {
-            let saving = Instant::now();
-            probabilities = file
-                .finish(&segmented.input.image.header)?
-                .file_name()
-                .map(PathBuf::from);
-            let seconds = saving.elapsed().as_secs_f64();
-            let report = &mut segmented.report;
-            report.seconds.insert("probabilities".to_owned(), seconds);
-            segmented.seconds += seconds;
-        }
+        let probabilities = self.finished(&mut segmented)?;
         let mut masks = segmented.masks.take();
         if let (Some(masks), Some(cascade)) = (&mut masks, self.cascades.first()) {
             masks.clean(cascade.clean_up())?;

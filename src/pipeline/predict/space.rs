@@ -64,6 +64,8 @@ pub(super) struct Results {
     pub(super) split: bool,
     /// Probabilities, of so many structures.
     pub(super) probabilities: Option<(ProbabilityKind, usize)>,
+    /// Whether there is a map of entropies.
+    pub(super) entropy: bool,
 }
 
 /// Refuses a batch whose results will not fit onto the file system, as far as lengths and headers of the volumes tell.
@@ -81,7 +83,7 @@ pub(super) fn check(folder: &Path, cases: &[PredictCase], results: &Results) -> 
         .filter(|case| !sidecar_path(&case.output).exists());
     let missing: Vec<&PredictCase> = missing.collect();
     let maps = missing.iter().map(|case| expected_bytes(case, results));
-    let needed = maps.sum::<u64>() + probability_bytes(&missing, results);
+    let needed = maps.sum::<u64>() + map_bytes(&missing, results);
     if needed <= free {
         return Ok(());
     }
@@ -119,24 +121,30 @@ fn expected_bytes(case: &PredictCase, results: &Results) -> u64 {
     labels + masks + BESIDE_BYTES
 }
 
-/// What the cases' probabilities take: as 16-bit reals all of them; in steps of 1/255 they shrink to about a twentieth,
-/// but one case at a time lies there in full. Volumes without a usable header fail on their own.
-fn probability_bytes(cases: &[&PredictCase], results: &Results) -> u64 {
-    let Some((kind, structures)) = results.probabilities else {
+/// What the cases' probabilities and entropies take: as 16-bit reals all of them; in steps of a byte they shrink to
+/// about a twentieth, but one case at a time lies there in full. Volumes without a usable header fail on their own.
+fn map_bytes(cases: &[&PredictCase], results: &Results) -> u64 {
+    let (mut whole, mut shrunk) = (0, u64::from(results.entropy));
+    match results.probabilities {
+        Some((kind @ ProbabilityKind::F16, structures)) => {
+            whole = (structures * kind.bytes()) as u64
+        }
+        Some((kind @ ProbabilityKind::U8, structures)) => {
+            shrunk += (structures * kind.bytes()) as u64
+        }
+        None => {}
+    }
+    if (whole, shrunk) == (0, 0) {
         return 0;
-    };
-    let plain = cases.iter().filter_map(|case| {
+    }
+    let voxels = cases.iter().filter_map(|case| {
         let grid = read_header(&case.input).ok()?.grid();
         check_extent(&grid).ok()?;
-        Some((structures * kind.bytes()) as u64 * grid.voxels() as u64)
+        Some(grid.voxels() as u64)
     });
-    let plain: Vec<u64> = plain.collect();
-    match kind {
-        ProbabilityKind::F16 => plain.iter().sum(),
-        ProbabilityKind::U8 => {
-            plain.iter().sum::<u64>() / 20 + plain.iter().max().copied().unwrap_or(0)
-        }
-    }
+    let voxels: Vec<u64> = voxels.collect();
+    let (all, most) = (voxels.iter().sum::<u64>(), voxels.iter().max());
+    whole * all + shrunk * all / 20 + shrunk * most.copied().unwrap_or(0)
 }
 
 fn in_mb(bytes: u64) -> String {
@@ -163,6 +171,7 @@ mod tests {
         wide: false,
         split: false,
         probabilities: None,
+        entropy: false,
     };
 
     #[test]
@@ -181,7 +190,7 @@ mod tests {
         let hostile = case(folder.path(), 1 << 20, "hostile.nii.gz");
         let cases = [&cases[0], &hostile, &cases[1]];
         let of = |probabilities| {
-            probability_bytes(
+            map_bytes(
                 &cases,
                 &Results {
                     probabilities,
@@ -193,6 +202,13 @@ mod tests {
         assert_eq!(of(Some((ProbabilityKind::F16, 3))), 2 * 24_000 * 3 * 2);
         let one = 24_000 * 3;
         assert_eq!(of(Some((ProbabilityKind::U8, 3))), one + 2 * one / 20);
+        let both = Results {
+            probabilities: Some((ProbabilityKind::F16, 3)),
+            entropy: true,
+            ..MAPS
+        };
+        let entropies = 24_000 + 2 * 24_000 / 20;
+        assert_eq!(map_bytes(&cases, &both), 2 * 24_000 * 3 * 2 + entropies);
     }
 
     #[test]

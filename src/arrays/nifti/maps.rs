@@ -1,0 +1,143 @@
+//! Reading files of several maps of bytes, slice by slice.
+
+use std::path::{Path, PathBuf};
+
+use super::datatype::VoxelType;
+use super::header::NiftiHeader;
+use super::read::raw_header;
+use super::source::{MOST_EXPANSION, Source};
+use crate::error::{Error, Result};
+use crate::values::Grid;
+
+/// An open file as [`super::write_maps`] writes them: one volume of bytes after the other on one grid.
+pub struct ByteMaps {
+    path: PathBuf,
+    source: Source,
+    /// Of one map.
+    header: NiftiHeader,
+    maps: usize,
+}
+
+impl ByteMaps {
+    /// Opens a file and checks its header; a plain file's length is compared with it too.
+    ///
+    /// # Errors
+    /// As [`super::read_header`], and voxels that are no bytes.
+    pub fn open(path: &Path) -> Result<Self> {
+        let mut source = Source::open(path)?;
+        let (header, maps) = opened(&mut source).map_err(|problem| Error::file(path, problem))?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            source,
+            header,
+            maps,
+        })
+    }
+
+    /// How many maps there are; the file has not shown yet that it holds them.
+    pub fn count(&self) -> usize {
+        self.maps
+    }
+
+    /// The grid of each map.
+    pub fn grid(&self) -> Grid {
+        self.header.grid()
+    }
+
+    /// Slope and intercept, see [`NiftiHeader::scaling`].
+    pub fn scaling(&self) -> Option<(f64, f64)> {
+        self.header.scaling()
+    }
+
+    /// Hands out every slice (y, x) with the place of its map and its z, in the order of the file; in memory is one.
+    ///
+    /// # Errors
+    /// A file that is damaged or ends early or late, and those of `take`, which end the reading.
+    pub fn each_slice(
+        mut self,
+        mut take: impl FnMut(usize, usize, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let [nx, ny, nz] = self.header.grid().shape;
+        let begin = self.header.data_offset;
+        let expected = begin + self.header.data_bytes() * self.maps as u64;
+        let mut slice = Vec::new();
+        while self.source.position < begin {
+            slice.resize((begin - self.source.position).min(1 << 16) as usize, 0);
+            self.fill(&mut slice, expected)?;
+        }
+        slice.resize(nx * ny, 0);
+        for map in 0..self.maps {
+            for z in 0..nz {
+                self.fill(&mut slice, expected)?;
+                take(map, z, &slice)?;
+            }
+        }
+        // The end of gzip data has their checksum.
+        match self.source.fill(&mut [0]) {
+            Ok(0) => Ok(()),
+            Ok(_) => Err(self.problem(format!(
+                "data follow the {expected} bytes that are expected; the file is damaged"
+            ))),
+            Err(problem) => Err(self.problem(problem)),
+        }
+    }
+
+    fn fill(&mut self, bytes: &mut [u8], expected: u64) -> Result<()> {
+        match self.source.fill(bytes) {
+            Ok(found) if found == bytes.len() => Ok(()),
+            Ok(_) => Err(self.problem(format!(
+                "truncated: {} bytes found, {expected} expected",
+                self.source.position
+            ))),
+            Err(problem) => Err(self.problem(problem)),
+        }
+    }
+
+    fn problem(&self, problem: String) -> Error {
+        Error::file(&self.path, problem)
+    }
+}
+
+/// The header of one map, and how many maps there are.
+fn opened(source: &mut Source) -> std::result::Result<(NiftiHeader, usize), String> {
+    let mut raw = raw_header(source)?;
+    let dims = raw.dim(0);
+    // More dimensions than a header has room for are refused with the rest of it.
+    let last = if dims <= 7 { dims } else { 3 };
+    let more: Vec<i64> = (4..=last).map(|axis| raw.dim(axis as usize)).collect();
+    let (maps, rest) = match more.as_slice() {
+        [] => (1, [].as_slice()),
+        [maps, rest @ ..] => (*maps, rest),
+    };
+    let count = usize::try_from(maps).ok().filter(|maps| *maps > 0);
+    let (Some(count), true) = (count, rest.iter().all(|n| *n == 1)) else {
+        return Err(format!(
+            "has {more:?} as its dimensions behind x, y and z; expected one, the number of maps"
+        ));
+    };
+    if !more.is_empty() {
+        raw.set_dim(0, 3);
+        (4..8).for_each(|axis| raw.set_dim(axis, 1));
+    }
+    let header = NiftiHeader::parse(raw, source.is_gzip())?;
+    if header.voxel_type != VoxelType::U8 {
+        return Err(format!(
+            "holds {}; expected uint8",
+            header.voxel_type.name()
+        ));
+    }
+    let bytes = header.data_bytes().checked_mul(count as u64);
+    let bytes = bytes.and_then(|bytes| bytes.checked_add(header.data_offset));
+    let fits = bytes.is_some_and(|bytes| match header.compressed {
+        true => bytes / MOST_EXPANSION <= source.file_bytes,
+        false => bytes == source.file_bytes,
+    });
+    if !fits {
+        let [x, y, z] = header.grid().shape;
+        return Err(format!(
+            "truncated or damaged: its header promises {count} maps of {x} x {y} x {z} bytes, which {} bytes cannot hold",
+            source.file_bytes
+        ));
+    }
+    Ok((header, count))
+}
