@@ -13,6 +13,7 @@ mod inspect_run;
 mod plan;
 mod predict;
 mod recorded;
+mod report;
 mod sizes;
 mod sweep;
 mod sync;
@@ -86,6 +87,8 @@ enum Command {
     Predict(predict::PredictArgs),
     /// Compare label maps with references
     Evaluate(evaluate::EvaluateArgs),
+    /// Show trainings and an evaluation as one HTML page
+    Report(report::ReportArgs),
     /// Describe a dataset in figures and write stage recipes that fit it and a memory
     Plan(plan::PlanArgs),
     /// Measure how fast this machine computes
@@ -158,6 +161,7 @@ impl Cli {
             Command::Sync(args) => sync::run(args, &settings),
             Command::Predict(args) => predict::run(args, &settings),
             Command::Evaluate(args) => evaluate::run(args, &settings),
+            Command::Report(args) => report::run(args, &settings),
             Command::Plan(args) => plan::run(args, &settings),
             Command::Bench(args) => bench::run(args, &settings),
             Command::Calibrate(args) => calibrate::run(args, &settings),

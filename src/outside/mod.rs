@@ -5,4 +5,5 @@ pub mod mlflow;
 pub mod origin;
 pub mod pictures;
 pub mod progress;
+pub mod report;
 pub mod system_metrics;

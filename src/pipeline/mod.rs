@@ -44,6 +44,7 @@ pub mod probability_file;
 mod progress;
 pub mod recipe;
 pub mod reference;
+pub mod report;
 pub mod restoring;
 pub mod roi;
 pub mod run_folder;
