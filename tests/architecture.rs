@@ -27,14 +27,14 @@ const ONLY_IN: [(&str, &[&str]); 16] = [
     ("clap::", &["cli", "main.rs"]),
     ("indicatif::", &["outside/progress.rs"]),
     ("safetensors::", &["tensors/weights.rs"]),
-    ("flate2::", &["arrays/nifti", "outside/report/planes.rs"]),
+    ("flate2::", &["arrays/nifti", "outside/report/sheet.rs"]),
     ("toml::", &["pipeline", "cli"]),
     ("reqwest::", &["outside/mlflow/http.rs"]),
     ("rustls::", &["outside/mlflow/http.rs"]),
     ("image::", &["outside/pictures"]),
     ("plotters::", &["outside/pictures"]),
     ("minijinja::", &["outside/report/page.rs"]),
-    ("base64::", &["outside/report/planes.rs"]),
+    ("base64::", &["outside/report/sheet.rs"]),
     ("noto_sans_mono_bitmap::", &["outside/pictures"]),
 ];
 

@@ -75,7 +75,7 @@ struct Global {
 
 #[derive(Subcommand)]
 enum Command {
-    /// The whole story on generated phantoms: make data, fit both stages, predict, evaluate
+    /// The whole story on generated phantoms: make data, fit both stages, predict, evaluate, report
     Demo(demo::DemoArgs),
     /// Train one stage
     Fit(fit::FitArgs),

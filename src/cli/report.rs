@@ -26,6 +26,9 @@ pub struct ReportArgs {
     /// The HTML file
     #[arg(short, long, default_value = "report.html")]
     output: PathBuf,
+    /// The page's heading [default: the last folder's name]
+    #[arg(long)]
+    title: Option<String>,
     /// Cases in pictures: so many (worst, median, best, then the next worst ones), `all`, or names (case_1,case_7)
     /// beside those three
     #[arg(long, default_value = "3")]
@@ -52,7 +55,10 @@ pub struct ReportArgs {
 
 pub fn run(args: ReportArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let observer = progress::for_stderr();
-    let report = Report::read(&args.sources, hints(&args, settings)?, &args.cases)?;
+    let mut report = Report::read(&args.sources, hints(&args, settings)?, &args.cases)?;
+    if let Some(title) = &args.title {
+        report.title.clone_from(title);
+    }
     let pictures = match &args.pictures {
         Some(folder) => folder.clone(),
         None => beside(&args.output)?,

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 /// Grey values row by row as a baseline JPEG file in memory; `quality` from 1 to 100, as libjpeg's.
 ///
 /// # Errors
-/// No pixels, or sides above 65535.
+/// No pixels, sides above 65535, or `grey` of another length.
 pub fn grey_jpeg(width: usize, height: usize, grey: &[u8], quality: u8) -> Result<Vec<u8>> {
     let problem = |what: String| {
         Error::invalid(format!(
@@ -19,6 +19,9 @@ pub fn grey_jpeg(width: usize, height: usize, grey: &[u8], quality: u8) -> Resul
     let Some((wide, high)) = sides.filter(|(wide, high)| *wide > 0 && *high > 0) else {
         return Err(problem("expected sides of 1 to 65535".to_owned()));
     };
+    if grey.len() != width * height {
+        return Err(problem(format!("{} values", grey.len())));
+    }
     let mut bytes = Vec::new();
     JpegEncoder::new_with_quality(&mut bytes, quality)
         .write_image(grey, wide.into(), high.into(), ExtendedColorType::L8)

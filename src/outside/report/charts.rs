@@ -272,7 +272,7 @@ fn box_chart(table: &MetricTable, at: usize, all_points: bool) -> BoxChart {
     BoxChart {
         key: metric.key.clone(),
         label: metric.label.clone(),
-        ticks: scale.ticks(5),
+        ticks: scale.ticks(7),
         rows: rows.collect(),
     }
 }

@@ -84,7 +84,10 @@ fn run_facts(run: &RunFacts) -> Facts {
             fact("optimiser", recipe.training.optimiser.kind.name()),
             fact("grid", format!("{} mm", joined(&recipe.spacing_mm, " × "))),
             fact("intensities", recipe.described_intensities()),
-            fact("folds", format!("{} of {}", folds.join(", "), recipe.folds)),
+            fact(
+                "folds trained",
+                format!("{} (of {})", folds.join(", "), recipe.folds),
+            ),
             fact("dataset", settings.dataset.display()),
             fact("model", settings.model.display()),
             fact("engine", &settings.engine),
@@ -177,6 +180,9 @@ fn model_facts(model: &ModelFacts) -> Facts {
         fact("SHA-256", &model.sha256),
         fact("cases segmented", model.cases),
     ];
+    if let Some(found) = model.found.as_ref().filter(|found| **found != model.path) {
+        facts.push(fact("found at", found.display()));
+    }
     if let Some(unknown) = &model.unknown {
         facts.push(fact("note", unknown));
     }

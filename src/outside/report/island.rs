@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::planes::KNOTS;
+use super::sheet::KNOTS;
 use super::viewed::Viewed;
 use crate::pipeline::report::Report;
 use crate::pipeline::report::metric::Better;

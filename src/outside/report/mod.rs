@@ -6,6 +6,7 @@ mod island;
 mod page;
 mod planes;
 mod scale;
+mod sheet;
 mod shrink;
 mod viewed;
 

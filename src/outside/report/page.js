@@ -110,10 +110,10 @@
     const root = one('#viewer'), [slice, profile, scroll] = ['#slice', '#profile', '#scroll'].map(one);
     const sides = [one('#side-a'), one('#side-b')], size = data.table.structures.length + 1;
     const look = {
-      voxels: null, position: [0, 0, 0], mode: 'both', opacity: 0.4, tones: null, showsRegion: true,
+      voxels: null, position: [0, 0, 0], focus: [0, 0, 0], zoom: 1, mode: 'both', opacity: 0.4, tones: null, showsRegion: true,
       visible: new Array(size).fill(true), colours: [null, ...data.table.structures.map(s => s.colour)],
     };
-    let axis = 2, drawn = null, counts = [], chosen = -1, waiting = 0;
+    let axis = 2, counts = [], chosen = -1, waiting = 0;
     const presets = all('[data-window]'), modes = all('[data-mode]'), planes = all('[data-plane]');
     const names = ['sagittal', 'coronal', 'axial'], ends = [['right', 'left'], ['front', 'back'], ['feet', 'head']];
     const others = () => [2, 1, 0].filter(other => other !== axis);
@@ -131,7 +131,7 @@
     function paint() {
       if (!look.voxels) return;
       [slice, profile, ...sides].forEach(fit);
-      drawn = Painter.draw(slice, axis, look, null);
+      Painter.draw(slice, axis, look, null);
       others().forEach((other, i) => {
         Painter.draw(sides[i], other, look, axis);
         sides[i].setAttribute('aria-label', `${names[other]} plane; click to move there`);
@@ -197,6 +197,29 @@
       draw();
     }
 
+    function zoom(factor) {
+      look.zoom = Math.min(Math.max(factor, 1), 8);
+      one('#zoom').value = look.zoom;
+      one('#zoom-value').textContent = `${look.zoom.toFixed(1)} ×`;
+      draw();
+    }
+
+    // So large that the structures, with as much again around them, fill the axial plane.
+    function zoomToStructures() {
+      const { planes: { shape: [nx, ny, nz], mm }, reference, prediction } = look.voxels;
+      const [low, high] = [[nx, ny, nz], [-1, -1, -1]];
+      for (let z = 0, i = 0; z < nz; z++) for (let y = 0; y < ny; y++) for (let x = 0; x < nx; x++, i++) {
+        if (reference[i] || prediction[i]) [x, y, z].forEach((at, a) => {
+          low[a] = Math.min(low[a], at);
+          high[a] = Math.max(high[a], at);
+        });
+      }
+      if (high[0] < 0) [low[0], low[1], low[2], high[0], high[1], high[2]] = [0, 0, 0, nx, ny, nz];
+      look.focus = low.map((at, a) => (at + high[a]) / 2);
+      const sides = [0, 1].map(a => (high[a] + 1 - low[a]) * mm[a]);
+      zoom(Math.min(3, Math.max(nx * mm[0], ny * mm[1]) / (1.5 * Math.max(...sides))));
+    }
+
     // The plane with most of a structure, along every axis.
     function goTo(slot) {
       const { planes: { shape: [nx, ny, nz] }, reference, prediction } = look.voxels;
@@ -204,7 +227,7 @@
       for (let z = 0, i = 0; z < nz; z++) for (let y = 0; y < ny; y++) for (let x = 0; x < nx; x++, i++) {
         if (reference[i] === slot || prediction[i] === slot) { found[0][x]++; found[1][y]++; found[2][z]++; }
       }
-      if (found[2].some(n => n)) { look.position = found.map(most); draw(); }
+      if (found[2].some(n => n)) { look.position = found.map(most); look.focus = [...look.position]; draw(); }
     }
 
     function dices(name) {
@@ -238,6 +261,7 @@
       one('#probe').textContent = '';
       dices(view.name);
       count();
+      zoomToStructures();
       toWorst();
     }
 
@@ -245,9 +269,9 @@
     function below(event, canvas, itsAxis) {
       const box = canvas.getBoundingClientRect(), planes_ = look.voxels.planes;
       const seen = Voxels.plane(planes_, itsAxis, 0);
-      const scale = Math.min(box.width / (seen.w * seen.mw), box.height / (seen.h * seen.mh));
-      const u = Math.floor((event.clientX - box.left - box.width / 2) / (seen.mw * scale) + seen.w / 2);
-      let v = Math.floor((event.clientY - box.top - box.height / 2) / (seen.mh * scale) + seen.h / 2);
+      const at_ = Painter.layout(box, seen, canvas === slice ? look.zoom : 1, Painter.across(look.focus, itsAxis, seen));
+      const u = Math.floor((event.clientX - box.left - at_.x) / at_.width * seen.w);
+      let v = Math.floor((event.clientY - box.top - at_.y) / at_.height * seen.h);
       if (u < 0 || v < 0 || u >= seen.w || v >= seen.h) return null;
       if (itsAxis !== 2) v = seen.h - 1 - v;
       const at = [...look.position];
@@ -275,6 +299,7 @@
         PageUp: () => step(10), PageDown: () => step(-10), Home: () => go(0), End: () => go(Infinity),
         1: () => plane(2), 2: () => plane(1), 3: () => plane(0),
         w: () => next(presets, 1).click(), v: () => next(modes, 1).click(), m: toWorst,
+        '+': () => zoom(look.zoom * 1.25), '-': () => zoom(look.zoom / 1.25),
       };
       const action = actions[event.key];
       if (!action) return;
@@ -292,19 +317,32 @@
       if (!steps || step(-steps)) event.preventDefault();
     }, { passive: false });
 
-    let touch = null;
+    // Fingers turn slices sideways; a mouse sets the cross-hairs by a click and moves what is enlarged by dragging.
+    let held = null;
     slice.addEventListener('pointerdown', event => {
       slice.focus({ preventScroll: true });
-      touch = event.pointerType === 'mouse' ? null : { x: event.clientX, k: look.position[axis] };
-      const at = look.voxels && event.pointerType === 'mouse' && event.button === 0 && below(event, slice, axis);
-      if (at) { look.position = at; draw(); }
+      if (!look.voxels || event.button !== 0) return;
+      held = { x: event.clientX, y: event.clientY, k: look.position[axis], focus: [...look.focus], moved: false };
     });
     slice.addEventListener('pointermove', event => {
-      if (touch) go(touch.k + Math.round((event.clientX - touch.x) / 6));
-      else probe(event);
+      if (!held) { probe(event); return; }
+      const [dx, dy] = [event.clientX - held.x, event.clientY - held.y];
+      if (event.pointerType !== 'mouse') { go(held.k + Math.round(dx / 6)); return; }
+      held.moved = held.moved || Math.hypot(dx, dy) > 4;
+      if (!held.moved) return;
+      const seen = Voxels.plane(look.voxels.planes, axis, 0), box = slice.getBoundingClientRect();
+      const at = Painter.layout(box, seen, look.zoom, [0, 0]), down = axis === 2 ? 1 : 2;
+      look.focus[axis === 0 ? 1 : 0] = held.focus[axis === 0 ? 1 : 0] - dx / at.width * seen.w;
+      look.focus[down] = held.focus[down] + (axis === 2 ? -1 : 1) * dy / at.height * seen.h;
+      draw();
     });
-    ['pointerup', 'pointercancel'].forEach(kind => slice.addEventListener(kind, () => { touch = null; }));
-    slice.addEventListener('pointerleave', () => { one('#probe').textContent = ''; });
+    slice.addEventListener('pointerup', event => {
+      const at = held && !held.moved && event.pointerType === 'mouse' && below(event, slice, axis);
+      held = null;
+      if (at) { look.position = at; draw(); }
+    });
+    slice.addEventListener('pointercancel', () => { held = null; });
+    slice.addEventListener('pointerleave', () => { held = null; one('#probe').textContent = ''; });
     sides.forEach((canvas, i) => canvas.addEventListener('pointerdown', event => {
       const at = look.voxels && below(event, canvas, others()[i]);
       if (at) { look.position = at; draw(); }
@@ -326,6 +364,7 @@
       one('#opacity-value').textContent = `${event.target.value} %`;
       draw();
     });
+    one('#zoom').addEventListener('input', event => zoom(Number(event.target.value)));
     const region = one('#roi');
     if (region) region.addEventListener('change', () => { look.showsRegion = region.checked; draw(); });
     one('#go-worst').addEventListener('click', toWorst);

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use super::charts::{BoxChart, CurveChart, boxes_of, curves_of};
 use super::facts::{Facts, RecipeText, facts_of, recipes_of};
 use super::island::{data_of, in_html, shown_metrics};
-use super::planes::base64;
+use super::sheet::base64;
 use super::viewed::Viewed;
 use crate::arrays::metrics::Summary;
 use crate::error::{Error, Result};

@@ -3,46 +3,22 @@
 //!
 //! Voxels run from the patient's right to the left, from front to back, from the feet up (x, y, z; LPS), so that an
 //! axial slice reads as radiologists look at it. Hounsfield units are 8-bit numbers, in finer steps where tissue is, see
-//! [`KNOTS`].
+//! [`super::sheet::KNOTS`].
 
-use std::io::Write;
-
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use flate2::Compression;
-use flate2::write::ZlibEncoder;
-use ndarray::{Array3, ArrayView3, Axis, Zip, s};
+use ndarray::{ArrayView3, Axis, Zip, s};
 use serde::Serialize;
 
+use super::sheet::{Sheet, Slots, companded};
 use super::shrink::{fitting_shape, mean, nearest};
 use crate::error::{Error, Result};
-use crate::outside::pictures::jpeg::grey_jpeg;
 use crate::outside::pictures::views::{Found, body, in_ras, spacing_in_ras};
 use crate::pipeline::dataset::Structure;
 use crate::pipeline::report::case::CaseImages;
 use crate::pipeline::roi::carried_over;
 use crate::values::Orientation;
 
-/// Hounsfield units and the numbers that stand for them; straight lines between. Steps are 20 HU in air and lung, 4 in
-/// fat, 2 from 0 to 100, 4 to 300, and 43 in bone and metal.
-pub const KNOTS: [(f32, f32); 6] = [
-    (-1024.0, 0.0),
-    (-200.0, 41.0),
-    (0.0, 91.0),
-    (100.0, 141.0),
-    (300.0, 191.0),
-    (3071.0, 255.0),
-];
-
-/// Where edges between tissues stay clean and steps of [`KNOTS`] are not yet lost.
-const QUALITY: u8 = 86;
-
 /// Voxels at most, however much room there is: what browsers of telephones can unpack at once.
 const MOST_VOXELS: usize = 5_000_000;
-
-/// A side of the sheet at most; JPEG blocks of 8 × 8 pixels never hold two slices.
-const WIDEST_SHEET: usize = 4096;
-const BLOCK: usize = 8;
 
 /// Obliqueness that is worth a word: a voxel axis so far off the patient's.
 const OBLIQUE_DEGREES: f64 = 2.0;
@@ -164,15 +140,8 @@ impl<'a> View<'a> {
         let mm: [f64; 3] = std::array::from_fn(|axis| self.mm[axis] * factor[axis]);
         let sheet = Sheet::of(shape);
         let grey = mean(self.image, zyx).mapv(companded);
-        let image = grey_jpeg(
-            sheet.width(),
-            sheet.height(),
-            &sheet.laid_out(&grey),
-            QUALITY,
-        )?;
         let slots = Slots::of(structures);
-        let labels = |map: ArrayView3<u16>| slots.deflated(nearest(map, zyx));
-        let (reference, prediction) = (labels(self.reference)?, labels(self.prediction)?);
+        let labels = |map: ArrayView3<u16>| slots.deflated(&nearest(map, zyx));
         let roi = self.roi.map(|faces| {
             std::array::from_fn(|axis| faces[axis].map(|at| rounded(at / factor[axis])))
         });
@@ -184,9 +153,9 @@ impl<'a> View<'a> {
             roi,
             wide: slots.wide,
             reduced: self.reduced(mm, shape != [x, y, z], case),
-            image: base64(&image),
-            reference: base64(&reference),
-            prediction: base64(&prediction),
+            image: sheet.jpeg(&grey)?,
+            reference: labels(self.reference)?,
+            prediction: labels(self.prediction)?,
         })
     }
 
@@ -233,113 +202,16 @@ fn obliqueness(case: &CaseImages) -> f64 {
     smallest.clamp(0.0, 1.0).acos().to_degrees()
 }
 
-fn companded(hu: f32) -> u8 {
-    let [(lowest, _), .., (highest, _)] = KNOTS;
-    let hu = hu.clamp(lowest, highest);
-    let above = KNOTS
-        .iter()
-        .position(|(knot, _)| hu <= *knot)
-        .unwrap_or(1)
-        .max(1);
-    let ((x0, y0), (x1, y1)) = (KNOTS[above - 1], KNOTS[above]);
-    (y0 + (hu - x0) / (x1 - x0) * (y1 - y0)).round() as u8
-}
-
-/// Bytes as base64 text, with padding (RFC 4648).
-pub fn base64(bytes: &[u8]) -> String {
-    STANDARD.encode(bytes)
-}
-
 fn rounded(value: f64) -> f64 {
     (value * 1e4).round() / 1e4
 }
 
-/// Slices in rows, each on whole JPEG blocks.
-struct Sheet {
-    columns: usize,
-    rows: usize,
-    tile: [usize; 2],
-}
-
-impl Sheet {
-    fn of([x, y, z]: [usize; 3]) -> Self {
-        let tile = [x, y].map(|side| side.next_multiple_of(BLOCK));
-        let square = ((z * tile[1]) as f64 / tile[0] as f64).sqrt().ceil() as usize;
-        let columns = square.clamp(1, (WIDEST_SHEET / tile[0]).max(1)).min(z);
-        Self {
-            columns,
-            rows: z.div_ceil(columns),
-            tile,
-        }
-    }
-
-    fn width(&self) -> usize {
-        self.columns * self.tile[0]
-    }
-
-    fn height(&self) -> usize {
-        self.rows * self.tile[1]
-    }
-
-    /// Tiles are filled up with their last pixels, so that blocks have no edge where there is none.
-    fn laid_out(&self, grey: &Array3<u8>) -> Vec<u8> {
-        let (z, y, x) = grey.dim();
-        let mut pixels = vec![0; self.width() * self.height()];
-        for (row, line) in pixels.chunks_exact_mut(self.width()).enumerate() {
-            for (column, tile) in line.chunks_exact_mut(self.tile[0]).enumerate() {
-                let slice = row / self.tile[1] * self.columns + column;
-                if slice >= z {
-                    continue;
-                }
-                let own = (row % self.tile[1]).min(y - 1);
-                for (at, pixel) in tile.iter_mut().enumerate() {
-                    *pixel = grey[[slice, own, at.min(x - 1)]];
-                }
-            }
-        }
-        pixels
-    }
-}
-
-/// Numbers that stand for labels.
-struct Slots {
-    of_label: Vec<u16>,
-    wide: bool,
-}
-
-impl Slots {
-    fn of(structures: &[Structure]) -> Self {
-        let mut of_label = vec![0; usize::from(u16::MAX) + 1];
-        for (slot, structure) in (1..).zip(structures) {
-            of_label[usize::from(structure.value)] = slot;
-        }
-        Self {
-            of_label,
-            wide: structures.len() > usize::from(u8::MAX),
-        }
-    }
-
-    fn deflated(&self, labels: Array3<u16>) -> Result<Vec<u8>> {
-        let slots = labels
-            .iter()
-            .map(|label| self.of_label[usize::from(*label)]);
-        let bytes: Vec<u8> = match self.wide {
-            true => slots.flat_map(u16::to_le_bytes).collect(),
-            false => slots.map(|slot| slot as u8).collect(),
-        };
-        let mut encoder = ZlibEncoder::new(Vec::new(), Compression::new(7));
-        encoder
-            .write_all(&bytes)
-            .and_then(|()| encoder.finish())
-            .map_err(|error| Error::invalid(format!("internal: labels cannot be packed: {error}")))
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use ndarray::Array3;
 
     use super::*;
+    use crate::outside::report::sheet::inflated;
     use crate::values::{Grid, LabelMap, Volume, VoxelBox};
 
     fn structures(count: u16) -> Vec<Structure> {
@@ -362,7 +234,7 @@ mod tests {
         }
         let mut prediction = LabelMap::empty(grid);
         prediction.data[[at[2], at[1], at[0]]] = 20;
-        prediction.data[[at[2], at[1], at[0] ^ 1]] = 999; // no structure
+        prediction.data[[at[2], at[1], (at[0] + 1) % grid.shape[0]]] = 999; // no structure
         let mut region = VoxelBox::whole(grid.shape);
         for axis in 0..3 {
             region.start[axis] = at[axis];
@@ -378,14 +250,6 @@ mod tests {
             roi: Some(region),
             notes: Vec::new(),
         }
-    }
-
-    fn inflated(text: &str) -> Vec<u8> {
-        let bytes = STANDARD.decode(text).unwrap();
-        let mut plain = Vec::new();
-        let mut decoder = flate2::read::ZlibDecoder::new(bytes.as_slice());
-        decoder.read_to_end(&mut plain).unwrap();
-        plain
     }
 
     #[test]
@@ -426,40 +290,11 @@ mod tests {
         );
         let most = whole.bytes() / 5;
         let small = packed(&case, &structures(300), most).unwrap();
-        assert!(small.bytes() <= most && small.bytes() > most / 3);
+        // Means of noise take much less room than noise.
+        assert!(small.bytes() <= most && small.bytes() > most / 20);
         assert!(small.reduced[0].contains("instead of 1.00 × 1.00 × 2.00 mm"));
         let mm = small.mm[0] * small.shape[0] as f64;
         assert!((mm - 80.0).abs() < 1e-2, "{mm}");
         assert!(packed(&case, &structures(3), 20).is_err());
-    }
-
-    #[test]
-    fn hounsfield_units_keep_fine_steps_where_tissue_is() {
-        assert_eq!((companded(-5000.0), companded(-1024.0)), (0, 0));
-        assert_eq!((companded(9000.0), companded(3071.0)), (255, 255));
-        for (hu, number) in KNOTS {
-            assert_eq!(f32::from(companded(hu)), number);
-        }
-        assert_eq!(companded(42.0) - companded(40.0), 1);
-        let all: Vec<u8> = (-1100..3200).map(|hu| companded(hu as f32)).collect();
-        assert!(all.windows(2).all(|pair| pair[0] <= pair[1]));
-    }
-
-    #[test]
-    fn slices_lie_on_whole_blocks_of_the_sheet() {
-        let sheet = Sheet::of([10, 13, 7]);
-        assert_eq!(sheet.tile, [16, 16]);
-        assert!(sheet.columns * sheet.rows >= 7);
-        let grey = Array3::from_shape_fn((7, 13, 10), |(z, _, _)| z as u8 + 1);
-        let pixels = sheet.laid_out(&grey);
-        for slice in 0..7 {
-            let (row, column) = (slice / sheet.columns * 16, slice % sheet.columns * 16);
-            for (dy, dx) in [(0, 0), (12, 9), (15, 15)] {
-                let at = (row + dy) * sheet.width() + column + dx;
-                assert_eq!(usize::from(pixels[at]), slice + 1);
-            }
-        }
-        let wide = Sheet::of([5000, 4, 3]);
-        assert_eq!((wide.columns, wide.rows), (1, 3));
     }
 }

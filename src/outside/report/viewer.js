@@ -64,7 +64,7 @@ const Voxels = (() => {
 
 // Draws planes onto canvases.
 const Painter = (() => {
-  const TOO_MUCH = [230, 60, 60], MISSED = [70, 140, 255], ANOTHER = [255, 205, 40], WHITE = [255, 255, 255];
+  const TOO_MUCH = [230, 60, 60], MISSED = [70, 140, 255], ANOTHER = [255, 205, 40], EDGE = [140, 255, 170];
   const scratch = document.createElement('canvas');
 
   // Grey of each stored number under a window: numbers are Hounsfield units along straight lines between knots.
@@ -86,11 +86,23 @@ const Painter = (() => {
     return x0 + (n - y0) / (y1 - y0) * (x1 - x0);
   }
 
-  // Where a plane lies on a canvas: true to its millimetres, as large as it fits.
-  function layout(canvas, seen) {
-    const scale = Math.min(canvas.width / (seen.w * seen.mw), canvas.height / (seen.h * seen.mh));
+  // Where a plane lies in a frame of so many pixels: true to its millimetres, as large as it fits times the zoom, with
+  // `focus` (voxels across and down) in the middle of what is enlarged.
+  function layout(frame, seen, zoom, focus) {
+    const scale = zoom * Math.min(frame.width / (seen.w * seen.mw), frame.height / (seen.h * seen.mh));
     const width = seen.w * seen.mw * scale, height = seen.h * seen.mh * scale;
-    return { x: (canvas.width - width) / 2, y: (canvas.height - height) / 2, width, height };
+    // What fits stays in the middle; what does not shows no edge that it need not.
+    const along = (room, length, share) => room >= length ? (room - length) / 2
+      : Math.min(0, Math.max(room - length, room / 2 - share * length));
+    const x = along(frame.width, width, (focus[0] + 0.5) / seen.w);
+    const y = along(frame.height, height, (focus[1] + 0.5) / seen.h);
+    return { x, y, width, height };
+  }
+
+  // Voxels of a position across and down in the plane across `axis`.
+  function across(position, axis, seen) {
+    const v = position[axis === 2 ? 1 : 2];
+    return [position[axis === 0 ? 1 : 0], axis === 2 ? v : seen.h - 1 - v];
   }
 
   function stretched(context, pixels, at, isSmooth) {
@@ -173,7 +185,7 @@ const Painter = (() => {
         if (reference[i] === prediction[i]) return null;
         return reference[i] === 0 ? TOO_MUCH : prediction[i] === 0 ? MISSED : ANOTHER;
       }, look.opacity);
-      outlines(context, at, seen, reference, () => WHITE, 0.6 * line);
+      outlines(context, at, seen, reference, () => EDGE, 0.6 * line);
     }
   }
 
@@ -214,10 +226,12 @@ const Painter = (() => {
     put(bottom, w / 2, h - edge, 'center', 'bottom');
   }
 
-  // Draws the plane across `axis` at the look's position.
+  // Draws the plane across `axis` at the look's position; a small one, whole, with a line where the plane across
+  // `crossAxis` cuts it.
   function draw(canvas, axis, look, crossAxis) {
     const context = canvas.getContext('2d'), k = look.position[axis];
-    const seen = Voxels.plane(look.voxels.planes, axis, k), at = layout(canvas, seen);
+    const seen = Voxels.plane(look.voxels.planes, axis, k);
+    const at = layout(canvas, seen, crossAxis === null ? look.zoom : 1, across(look.focus, axis, seen));
     const ratio = window.devicePixelRatio || 1;
     context.fillStyle = '#000';
     context.fillRect(0, 0, canvas.width, canvas.height);
@@ -233,7 +247,6 @@ const Painter = (() => {
     if (look.showsRegion) region(context, at, seen, axis, k, look.voxels.planes, 1.5 * ratio);
     if (crossAxis !== null) cross(context, at, seen, axis, crossAxis, look.position[crossAxis], ratio);
     letters(context, canvas, seen, (crossAxis === null ? 15 : 11) * ratio);
-    return { seen, at };
   }
 
   // Where the large plane cuts a small one.
@@ -248,6 +261,6 @@ const Painter = (() => {
     }
   }
 
-  return { tones, hounsfield, draw };
+  return { tones, hounsfield, layout, across, draw };
 })();
 

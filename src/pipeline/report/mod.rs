@@ -64,7 +64,10 @@ impl Report {
         let evaluation = folder
             .map(|folder| EvaluationFacts::read(&folder, hints))
             .transpose()?;
-        let provenance = evaluation.as_ref().map(Provenance::of).unwrap_or_default();
+        let provenance = evaluation
+            .as_ref()
+            .map(|evaluation| Provenance::of(evaluation, &runs));
+        let provenance = provenance.unwrap_or_default();
         let shown = match &evaluation {
             Some(evaluation) => shown(&evaluation.table, wanted)?,
             None => Vec::new(),

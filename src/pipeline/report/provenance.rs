@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::evaluation::EvaluationFacts;
+use super::run::RunFacts;
 use crate::pipeline::bundle::Bundle;
 use crate::pipeline::manifest::StageManifest;
 use crate::pipeline::sidecar::Sidecar;
@@ -15,6 +16,8 @@ pub struct ModelFacts {
     pub sha256: String,
     /// How many of the evaluation's cases it segmented.
     pub cases: usize,
+    /// Where the model lies now, unchanged.
+    pub found: Option<PathBuf>,
     /// Stages with the number of each; empty where the model is not there any more, or is another one now.
     pub stages: Vec<(u8, StageManifest)>,
     /// Why there are none.
@@ -34,8 +37,9 @@ pub struct Provenance {
 }
 
 impl Provenance {
-    /// Reads the sidecars, and the models (whose checksums are verified).
-    pub fn of(evaluation: &EvaluationFacts) -> Self {
+    /// Reads the sidecars, and the models (whose checksums are verified): where the sidecars say, below the folders
+    /// around the evaluation where that is relative, or at one of the places that `runs` trained into.
+    pub fn of(evaluation: &EvaluationFacts, runs: &[RunFacts]) -> Self {
         let mut all = Self::default();
         for case in &evaluation.table.cases {
             match evaluation.places.sidecar(case) {
@@ -43,8 +47,16 @@ impl Provenance {
                 None => all.foreign += 1,
             }
         }
+        let trained = runs.iter().filter_map(|run| run.known.as_ref());
+        let trained: Vec<&PathBuf> = trained.map(|(_, settings)| &settings.model).collect();
+        let around = evaluation.folder.canonicalize().unwrap_or_default();
         for model in &mut all.models {
-            model.look_up();
+            let mut places = vec![model.path.clone()];
+            if model.path.is_relative() {
+                places.extend(around.ancestors().map(|folder| folder.join(&model.path)));
+            }
+            places.extend(trained.iter().copied().cloned());
+            model.look_up(&places);
         }
         all
     }
@@ -71,6 +83,7 @@ impl Provenance {
                     path,
                     sha256,
                     cases: 1,
+                    found: None,
                     stages: Vec::new(),
                     unknown: None,
                 }),
@@ -80,19 +93,24 @@ impl Provenance {
 }
 
 impl ModelFacts {
-    fn look_up(&mut self) {
-        match Bundle::open(&self.path) {
-            Err(_) => self.unknown = Some("the model is not at this path any more".to_owned()),
+    fn look_up(&mut self, places: &[PathBuf]) {
+        let bundles = places.iter().filter(|path| path.is_dir());
+        let bundles: Vec<Bundle> = bundles.filter_map(|path| Bundle::open(path).ok()).collect();
+        match bundles.iter().find(|bundle| bundle.sha256() == self.sha256) {
+            Some(bundle) => {
+                let stages = [1, 2].map(|stage| Some((stage, bundle.stage(stage)?.clone())));
+                self.stages = stages.into_iter().flatten().collect();
+                self.found = Some(bundle.path.clone());
+            }
+            None if bundles.is_empty() => {
+                self.unknown = Some("the model is not at this path any more".to_owned());
+            }
             // Held-out predictions bear a hash of one network's weights.
-            Ok(bundle) if bundle.sha256() != self.sha256 => {
+            None => {
                 self.unknown = Some(
                     "the model at this path has another checksum: a single fold of it, or trained again since"
                         .to_owned(),
                 );
-            }
-            Ok(bundle) => {
-                let stages = [1, 2].map(|stage| Some((stage, bundle.stage(stage)?.clone())));
-                self.stages = stages.into_iter().flatten().collect();
             }
         }
     }
