@@ -44,7 +44,7 @@ fn evaluated(folder: &Path) -> PathBuf {
         let region = found.grown([3; 3], labels.grid.shape);
         let image = at(&format!("data/images/{case}.nii.gz"));
         let sidecar = json!({
-            "input": image, "input_sha256": "", "model": "gone&#x2f;model", "model_sha256": "ab12",
+            "input": image, "input_sha256": "", "model": "gone/model", "model_sha256": "ab12",
             "ctseg_version": "0.1.0", "device": "flex in f32", "shape": labels.grid.shape,
             "spacing_mm": labels.grid.spacing_mm(), "orientation": labels.grid.orientation().to_string(),
             "notes": ["a remark"], "volumes_ml": {}, "structures": {}, "seconds": 1.0, "peak_memory_mb": null,
@@ -147,7 +147,37 @@ fn images_that_are_gone_are_said_and_cost_no_other() {
     }
 }
 
-/// A run folder with two epochs of one network.
+#[test]
+fn an_evaluation_that_names_its_files_needs_no_hints() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let evaluation = evaluated(folder.path());
+    let path = evaluation.join("summary.json");
+    let text = std::fs::read(&path).unwrap();
+    let mut summary: Value = serde_json::from_slice(&text).unwrap();
+    let of = |case: &str| {
+        let file = |kind: &str| at(&format!("{kind}/{case}.nii.gz"));
+        let (labels, images) = (file("data/labels"), file("data/images"));
+        json!({"case": case, "prediction": file("pred"), "reference": labels, "image": images})
+    };
+    summary["compared"] = json!(["phantom_001", "phantom_002", TAG].map(of));
+    std::fs::write(&path, summary.to_string()).unwrap();
+    // Nor the sidecars' word on the images.
+    for case in ["phantom_001", "phantom_002", TAG] {
+        std::fs::remove_file(at(&format!("pred/{case}.json"))).unwrap();
+    }
+    let output = run(folder.path(), &["report", "eval", "--json"], 0);
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(said["cases_in_pictures"], 3, "{said}");
+    let page = std::fs::read_to_string(at("report.html")).unwrap();
+    assert!(
+        page.contains("was empty"),
+        "failures lie beside the label maps"
+    );
+    assert!(page.contains("label maps without a sidecar"));
+}
+
+/// A run folder with six epochs of one network.
 fn run_folder(folder: &Path) -> PathBuf {
     let path = folder.join("runs/20260101-000000-refine");
     std::fs::create_dir_all(&path).unwrap();
@@ -289,12 +319,20 @@ fn twenty_real_cases_stay_below_25_megabytes() {
 
 /// A number that stands for what is on the large canvas.
 const PIXELS: &str = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => {
-    const c = document.querySelector('#slice'), d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+    const c = document.querySelector('#slice'), copy = document.createElement('canvas');
+    [copy.width, copy.height] = [c.width, c.height];
+    const context = copy.getContext('2d', { willReadFrequently: true });
+    context.drawImage(c, 0, 0);
+    const d = context.getImageData(0, 0, c.width, c.height).data;
     let hash = 7; for (const value of d) hash = (hash * 31 + value) | 0; done(hash); })))";
 
 /// Pixels in the colour of stage 1's region.
 const REGION: &str = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => {
-    const c = document.querySelector('#slice'), d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+    const c = document.querySelector('#slice'), copy = document.createElement('canvas');
+    [copy.width, copy.height] = [c.width, c.height];
+    const context = copy.getContext('2d', { willReadFrequently: true });
+    context.drawImage(c, 0, 0);
+    const d = context.getImageData(0, 0, c.width, c.height).data;
     let n = 0; for (let i = 0; i < d.length; i += 4) n += d[i] > 245 && Math.abs(d[i + 1] - 211) < 9 && Math.abs(d[i + 2] - 77) < 25;
     done(n); })))";
 
