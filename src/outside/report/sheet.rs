@@ -114,6 +114,7 @@ impl Slots {
         for (slot, structure) in (1..).zip(structures) {
             of_label[usize::from(structure.value)] = slot;
         }
+        of_label[0] = 0; // background, whatever a table says
         Self {
             of_label,
             wide: structures.len() > usize::from(u8::MAX),

@@ -94,7 +94,9 @@ impl MetricTable {
             let structure = *structures.entry(row.structure.as_str()).or_insert_with(|| {
                 let position = table.structures.len();
                 table.structures.push(Structure {
-                    value: row.label.unwrap_or(position as u16 + 1),
+                    value: row
+                        .label
+                        .unwrap_or(u16::try_from(position + 1).unwrap_or(u16::MAX)),
                     name: row.structure.clone(),
                 });
                 position
