@@ -69,7 +69,7 @@ struct View<'a> {
 /// the position in `structures`; other labels become background.
 ///
 /// # Errors
-/// Grids that are not parallel to their own axes: never.
+/// Not even a few voxels fit into `most_bytes`.
 pub fn packed(case: &CaseImages, structures: &[Structure], most_bytes: usize) -> Result<Planes> {
     let view = View::of(case)?;
     let mut most_voxels = MOST_VOXELS;
@@ -235,11 +235,10 @@ mod tests {
         let mut prediction = LabelMap::empty(grid);
         prediction.data[[at[2], at[1], at[0]]] = 20;
         prediction.data[[at[2], at[1], (at[0] + 1) % grid.shape[0]]] = 999; // no structure
-        let mut region = VoxelBox::whole(grid.shape);
-        for axis in 0..3 {
-            region.start[axis] = at[axis];
-            region.end[axis] = at[axis] + 1;
-        }
+        let region = VoxelBox {
+            start: at,
+            end: at.map(|index| index + 1),
+        };
         CaseImages {
             volume: Volume {
                 grid,

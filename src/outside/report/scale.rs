@@ -38,7 +38,7 @@ impl Scale {
     pub fn of_shares(values: impl Iterator<Item = f64>) -> Self {
         let (low, high) = limits(values).unwrap_or((0.0, 1.0));
         Self {
-            low: ((10.0 * low - 1e-9).floor() / 10.0).clamp(f64::MIN, 0.9),
+            low: ((10.0 * low - 1e-9).floor() / 10.0).min(0.9),
             high: high.max(1.0),
             is_log: false,
         }
@@ -118,8 +118,8 @@ fn step_of(range: f64, steps: usize) -> Option<f64> {
         return None;
     }
     let power = step_at(wanted);
-    let factors = [1.0, 2.0, 5.0, 10.0].into_iter();
-    let factor = factors.into_iter().find(|f| f * power >= wanted * 0.999)?;
+    let mut factors = [1.0, 2.0, 5.0, 10.0].into_iter();
+    let factor = factors.find(|f| f * power >= wanted * 0.999)?;
     Some(factor * power)
 }
 

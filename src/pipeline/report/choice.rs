@@ -74,12 +74,11 @@ pub fn shown(table: &MetricTable, wanted: &Wanted) -> Result<Vec<Shown>, Error> 
     });
     let ranking: Vec<usize> = scored.iter().map(|(_, case)| *case).collect();
     let unscored = (0..table.cases.len()).filter(|case| !ranking.contains(case));
+    let all: Vec<usize> = ranking.iter().copied().chain(unscored).collect();
     let mut order = extremes(ranking.len());
     let extremes = order.len();
-    order.extend(0..ranking.len() + unscored.clone().count());
-    let all: Vec<usize> = ranking.iter().copied().chain(unscored).collect();
-    let mut seen = Vec::new();
-    order.retain(|at| !seen.contains(at) && (seen.push(*at), true).1);
+    let others: Vec<usize> = (0..all.len()).filter(|at| !order.contains(at)).collect();
+    order.extend(others);
     let kept = match wanted {
         Wanted::Extremes => extremes,
         Wanted::Count(count) => *count,
