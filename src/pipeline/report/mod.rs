@@ -61,9 +61,16 @@ impl Report {
             hints.reference = hints.reference.or_else(|| run.reference());
             folder = Some(held_out);
         }
-        let evaluation = folder
+        let mut evaluation = folder
             .map(|folder| EvaluationFacts::read(&folder, hints))
             .transpose()?;
+        if let Some(places) = evaluation.as_mut().map(|evaluation| &mut evaluation.places)
+            && places.reference.is_none()
+            && places.compared.is_empty()
+        {
+            // Nobody says what was compared with; most likely it is of the dataset that was trained on.
+            places.reference = runs.iter().rev().find_map(RunFacts::reference);
+        }
         let provenance = evaluation
             .as_ref()
             .map(|evaluation| Provenance::of(evaluation, &runs));
