@@ -245,22 +245,20 @@ fn a_run_is_shown_with_its_curves_and_its_held_out_cases() {
     run(folder.path(), &arguments, 0);
     let page = std::fs::read_to_string(at("run.html")).unwrap();
     assert!(page.contains("id=\"case-table\"") && page.contains("view-2-image"));
-    // Runs beside an evaluation.
+    // Runs beside an evaluation; what that was compared with is of the dataset that they were trained on.
+    let (run_path, held_out) = (path.to_str().unwrap(), held_out.to_str().unwrap());
     let both = [
         "report",
-        path.to_str().unwrap(),
+        run_path,
         "eval",
+        "--predictions",
+        held_out,
         "-o",
         "both.html",
-        "--cases",
-        "0",
     ];
     run(folder.path(), &both, 0);
-    assert!(
-        std::fs::read_to_string(at("both.html"))
-            .unwrap()
-            .contains("Learning rate")
-    );
+    let page = std::fs::read_to_string(at("both.html")).unwrap();
+    assert!(page.contains("Learning rate") && page.contains("view-2-image"));
 }
 
 #[test]

@@ -82,7 +82,7 @@ fn run_facts(run: &RunFacts) -> Facts {
             fact("network", recipe.network.name()),
             fact("loss", recipe.training.loss.name()),
             fact("optimiser", recipe.training.optimiser.kind.name()),
-            fact("grid", format!("{} mm", joined(&recipe.spacing_mm, " × "))),
+            fact("grid", format!("{} mm", joined(recipe.spacing_mm, " × "))),
             fact("intensities", recipe.described_intensities()),
             fact(
                 "folds trained",
