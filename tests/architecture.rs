@@ -19,7 +19,7 @@ const MAY_KNOW: [(&str, &[&str]); 6] = [
 ];
 
 /// Crates and the only places that may name them.
-const ONLY_IN: [(&str, &[&str]); 14] = [
+const ONLY_IN: [(&str, &[&str]); 16] = [
     ("burn::", &["tensors", "pipeline"]),
     ("burn_tch::", &["tensors/libtorch"]),
     ("tch::", &["tensors/libtorch"]),
@@ -27,12 +27,14 @@ const ONLY_IN: [(&str, &[&str]); 14] = [
     ("clap::", &["cli", "main.rs"]),
     ("indicatif::", &["outside/progress.rs"]),
     ("safetensors::", &["tensors/weights.rs"]),
-    ("flate2::", &["arrays/nifti"]),
+    ("flate2::", &["arrays/nifti", "outside/report/sheet.rs"]),
     ("toml::", &["pipeline", "cli"]),
     ("reqwest::", &["outside/mlflow/http.rs"]),
     ("rustls::", &["outside/mlflow/http.rs"]),
     ("image::", &["outside/pictures"]),
     ("plotters::", &["outside/pictures"]),
+    ("minijinja::", &["outside/report/page.rs"]),
+    ("base64::", &["outside/report/sheet.rs"]),
     ("noto_sans_mono_bitmap::", &["outside/pictures"]),
 ];
 

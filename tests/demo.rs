@@ -38,6 +38,19 @@ fn the_demo_leaves_what_it_promises() {
         "{table}"
     );
 
+    let report = std::fs::read_to_string(out.join("report.html")).unwrap();
+    for part in [
+        "phantom_004",
+        "view-0-image",
+        "demo-coarse",
+        "demo-refine",
+        "Learning rate",
+        "SHA-256",
+    ] {
+        assert!(report.contains(part), "{part}");
+    }
+    assert!(report.len() < 4_000_000, "{}", report.len());
+
     let sidecar: Value =
         serde_json::from_slice(&std::fs::read(out.join("predictions/phantom_004.json")).unwrap())
             .unwrap();

@@ -7,12 +7,14 @@ use clap::Args;
 
 use super::evaluation_table::print_evaluation;
 use super::{
-    Outcome, Settings, fit as fit_command, predict as predict_command, print_out, stop_on_signals,
+    Outcome, Settings, fit as fit_command, predict as predict_command, print_out,
+    report as report_command, stop_on_signals,
 };
 use crate::outside::curves::Curves;
 use crate::outside::origin;
 use crate::outside::pictures::comparison;
 use crate::outside::progress;
+use crate::outside::report::{Destination, write};
 use crate::pipeline::dataset::Dataset;
 use crate::pipeline::evaluation::evaluate;
 use crate::pipeline::evaluation::tolerances::Tolerances;
@@ -23,6 +25,9 @@ use crate::pipeline::phantom_set::PhantomSet;
 use crate::pipeline::predict::{PredictJob, predict};
 use crate::pipeline::recipe::Recipe;
 use crate::pipeline::reference::Reference;
+use crate::pipeline::report::Report;
+use crate::pipeline::report::choice::Wanted;
+use crate::pipeline::report::evaluation::Hints;
 
 #[derive(Args)]
 pub struct DemoArgs {
@@ -61,6 +66,7 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     ));
     let descriptor = set.written(&folder.join("data"), observer.as_ref())?;
     let model = folder.join("model");
+    let mut runs = Vec::new();
     for (step, stage) in [(2, "demo-coarse"), (3, "demo-refine")] {
         observer.say(&format!("{step}/5  fit --stage {}", step - 1));
         let curves = Curves::default();
@@ -87,6 +93,7 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         if !settings.json {
             fit_command::print_summary(&summary, &job, false);
         }
+        runs.push(summary.run);
     }
     observer.say("4/5  predict the phantoms that were not trained on");
     let dataset = Dataset::open(&descriptor)?;
@@ -122,8 +129,9 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     if summary.interrupted {
         return Ok(Outcome::Interrupted);
     }
-    observer.say("5/5  evaluate");
+    observer.say("5/5  evaluate and report");
     finish(&job, dataset, folder, settings, observer.as_ref())?;
+    let is_whole = reported(&job, runs, &descriptor, folder, settings, observer.as_ref())?;
     if !settings.json {
         print_out(&format!(
             "demo done in {:.0} s; everything is in {}\n",
@@ -131,7 +139,7 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
             folder.display()
         ));
     }
-    Ok(if summary.failures.is_empty() {
+    Ok(if summary.failures.is_empty() && is_whole {
         Outcome::AllDone
     } else {
         Outcome::SomeFailed
@@ -155,4 +163,32 @@ fn finish(
     let summary = evaluation.write(folder)?;
     print_evaluation(&evaluation, &summary, folder, settings.json);
     Ok(())
+}
+
+/// Writes `report.html` on both runs and the evaluation; whether nothing is missing in it.
+fn reported(
+    job: &PredictJob,
+    mut sources: Vec<PathBuf>,
+    descriptor: &Path,
+    folder: &Path,
+    settings: &Settings,
+    observer: &dyn crate::pipeline::observer::Observer,
+) -> anyhow::Result<bool> {
+    sources.push(folder.to_path_buf());
+    let hints = Hints {
+        reference: Some(Reference::Dataset(Dataset::open(descriptor)?)),
+        predictions: Some(job.folder.clone()),
+        images: None,
+    };
+    let report = Report::read(&sources, hints, &Wanted::default())?;
+    let to = Destination {
+        file: &folder.join("report.html"),
+        pictures: &folder.join("report_files"),
+        most_bytes: 1_000_000 * report_command::DEFAULT_MB,
+    };
+    let written = write(&report, &to, observer)?;
+    if !settings.json {
+        report_command::print_written(&written, &to, false);
+    }
+    Ok(written.problems.is_empty())
 }

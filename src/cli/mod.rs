@@ -15,6 +15,7 @@ mod plan;
 mod predict;
 mod recorded;
 mod reliability;
+mod report;
 mod sizes;
 mod sweep;
 mod sync;
@@ -76,7 +77,7 @@ struct Global {
 
 #[derive(Subcommand)]
 enum Command {
-    /// The whole story on generated phantoms: make data, fit both stages, predict, evaluate
+    /// The whole story on generated phantoms: make data, fit both stages, predict, evaluate, report
     Demo(demo::DemoArgs),
     /// Train one stage
     Fit(fit::FitArgs),
@@ -88,6 +89,8 @@ enum Command {
     Predict(predict::PredictArgs),
     /// Compare label maps with references
     Evaluate(evaluate::EvaluateArgs),
+    /// Show trainings and an evaluation as one HTML page
+    Report(report::ReportArgs),
     /// Describe a dataset in figures and write stage recipes that fit it and a memory
     Plan(plan::PlanArgs),
     /// Measure how fast this machine computes
@@ -160,6 +163,7 @@ impl Cli {
             Command::Sync(args) => sync::run(args, &settings),
             Command::Predict(args) => predict::run(args, &settings),
             Command::Evaluate(args) => evaluate::run(args, &settings),
+            Command::Report(args) => report::run(args, &settings),
             Command::Plan(args) => plan::run(args, &settings),
             Command::Bench(args) => bench::run(args, &settings),
             Command::Calibrate(args) => calibrate::run(args, &settings),

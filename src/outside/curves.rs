@@ -68,12 +68,25 @@ pub fn draw(run: &Path) -> Result<()> {
         return Ok(());
     }
     let name = run.file_name().unwrap_or_default().to_string_lossy();
+    let plots = run.join(PLOTS);
+    draw_to(
+        &history,
+        &name,
+        [&plots.join("loss.png"), &plots.join("dice.png")],
+    )
+}
+
+/// Draws loss and Dice of a run called `name` into two files.
+///
+/// # Errors
+/// The pictures cannot be written.
+pub fn draw_to(history: &History, name: &str, [loss_png, dice_png]: [&Path; 2]) -> Result<()> {
     let chart = |title: &str, y_label: &str, y_range, kinds: &[Kind]| Chart {
         title: format!("{title} of {name}"),
         x_label: "epoch".to_owned(),
         y_label: y_label.to_owned(),
         y_range,
-        curves: curves(&history, kinds),
+        curves: curves(history, kinds),
     };
     let loss: &[Kind] = &[
         ("training", Stroke::Line, |line| line.loss),
@@ -86,9 +99,8 @@ pub fn draw(run: &Path) -> Result<()> {
             Some(line.validation_dice)
         }),
     ];
-    let plots = run.join(PLOTS);
-    chart("Loss", "loss", None, loss).write_png(&plots.join("loss.png"))?;
-    chart("Dice", "Dice", Some((0.0, 1.0)), dice).write_png(&plots.join("dice.png"))
+    chart("Loss", "loss", None, loss).write_png(loss_png)?;
+    chart("Dice", "Dice", Some((0.0, 1.0)), dice).write_png(dice_png)
 }
 
 /// Draws validation Dice and loss of a sweep's trials (name and run folder, the best first) into `plots/` in

@@ -6,4 +6,5 @@ pub mod origin;
 pub mod pictures;
 pub mod progress;
 pub mod reliability;
+pub mod report;
 pub mod system_metrics;

@@ -48,6 +48,7 @@ mod progress;
 pub mod recipe;
 pub mod reference;
 pub mod reliability;
+pub mod report;
 pub mod restoring;
 pub mod roi;
 pub mod run_folder;

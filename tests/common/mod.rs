@@ -3,6 +3,7 @@
 #![allow(dead_code)] // each test file uses its own part
 
 pub mod batches;
+pub mod browser;
 pub mod mlflow;
 
 use std::path::{Path, PathBuf};

@@ -1,13 +1,14 @@
 //! Pictures as PNG files: [`Picture`] for pixels, [`chart`] for curves, [`attention`] for where a network looks,
-//! [`preview`] for what was found, [`comparison`] for that beside what is there.
+//! [`preview`] for what was found, [`comparison`] for that beside what is there; [`jpeg`] for pages.
 
 pub mod attention;
 pub mod chart;
 pub mod comparison;
+pub mod jpeg;
 mod lettered;
 mod letters;
 pub mod preview;
-mod views;
+pub(super) mod views;
 
 use std::path::Path;
 

@@ -17,7 +17,7 @@ const TISSUE_SHARE: f64 = 0.005;
 const MARGIN_MM: f64 = 10.0;
 
 /// Voxels in the order (superior, anterior, right), all increasing; nothing is copied.
-pub(super) fn in_ras<'a, T>(data: ArrayView3<'a, T>, grid: &Grid) -> ArrayView3<'a, T> {
+pub(in crate::outside) fn in_ras<'a, T>(data: ArrayView3<'a, T>, grid: &Grid) -> ArrayView3<'a, T> {
     let own = grid.orientation();
     // The array's axis that runs along a world axis; arrays are (z, y, x).
     let along = |world: usize| {
@@ -37,7 +37,7 @@ pub(super) fn in_ras<'a, T>(data: ArrayView3<'a, T>, grid: &Grid) -> ArrayView3<
 }
 
 /// Voxel sizes along right, anterior, superior.
-pub(super) fn spacing_in_ras(grid: &Grid) -> [f64; 3] {
+pub(in crate::outside) fn spacing_in_ras(grid: &Grid) -> [f64; 3] {
     let own = grid.orientation();
     let mut mm = [1.0; 3];
     for (axis, world) in own.axes.iter().enumerate() {
@@ -48,7 +48,11 @@ pub(super) fn spacing_in_ras(grid: &Grid) -> [f64; 3] {
 
 /// The planes (superior, anterior, right) that hold the patient or a structure, with a little air around them; all
 /// where there is nothing else.
-pub(super) fn body(image: ArrayView3<f32>, found: &Found, mm: [f64; 3]) -> [Range<usize>; 3] {
+pub(in crate::outside) fn body(
+    image: ArrayView3<f32>,
+    found: &Found,
+    mm: [f64; 3],
+) -> [Range<usize>; 3] {
     let (s, a, r) = image.dim();
     // Some of the voxels show as well where the patient ends.
     let step = (s.max(a).max(r) / 256).max(1);
@@ -79,7 +83,7 @@ pub(super) fn body(image: ArrayView3<f32>, found: &Found, mm: [f64; 3]) -> [Rang
 }
 
 /// Where the structures are.
-pub(super) struct Found {
+pub(in crate::outside) struct Found {
     /// Labels that occur, ascending.
     labels: Vec<u16>,
     /// Voxels in every plane across right, anterior and superior; (plane, label).
@@ -87,7 +91,7 @@ pub(super) struct Found {
 }
 
 impl Found {
-    pub(super) fn in_map(map: ArrayView3<u16>) -> Self {
+    pub(in crate::outside) fn in_map(map: ArrayView3<u16>) -> Self {
         let mut slot_of = vec![usize::MAX; usize::from(u16::MAX) + 1];
         map.iter()
             .for_each(|label| slot_of[usize::from(*label)] = 0);
