@@ -34,7 +34,7 @@ fn the_demo_leaves_what_it_promises() {
     let table = std::fs::read_to_string(out.join("metrics.csv")).unwrap();
     assert_eq!(table.lines().count(), 1 + 5, "{table}");
     assert!(
-        table.starts_with("case,structure,label,dice,iou,precision,recall,accuracy"),
+        table.starts_with("case,structure,label,dice,iou,precision,recall,specificity,accuracy"),
         "{table}"
     );
 

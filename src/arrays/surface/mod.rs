@@ -122,7 +122,9 @@ impl Side {
         let end = self
             .elements
             .partition_point(|element| element.distance_mm <= tolerance_mm);
-        self.elements[..end].iter().map(|e| e.area_mm2).sum()
+        // The sum of nothing is -0 otherwise.
+        let near = self.elements[..end].iter().map(|e| e.area_mm2);
+        near.fold(0.0, |sum, area| sum + area)
     }
 
     fn weighted_sum(&self) -> f64 {
@@ -182,6 +184,7 @@ mod tests {
             assert_eq!(found.robust_hausdorff_mm(95.0), None);
             assert_eq!(found.average_mm(), None);
             assert_eq!(found.surface_dice(5.0), Some(0.0));
+            assert!(found.surface_dice(5.0).is_some_and(f64::is_sign_positive));
         }
         let none = SurfaceDistances::between(nothing.view(), nothing.view(), [1.0; 3]);
         assert_eq!((none.surface_dice(1.0), none.hausdorff_mm()), (None, None));

@@ -66,6 +66,7 @@ impl StructureScores {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Better {
     Higher,
+    /// By magnitude: distances, and differences of either sign.
     Lower,
     /// It says what is there, not how good that is.
     Neither,

@@ -1,14 +1,8 @@
-//! The columns of `metrics.csv`: what they are called, which way is better, how they are written.
+//! The columns of `metrics.csv`: what they are called, which way is better, how they are written. Tables of other programs
+//! have columns of their own.
 
-/// Which values of a metric are better.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Better {
-    Higher,
-    /// By magnitude: distances, and differences of either sign.
-    Lower,
-    /// Neither, such as a volume.
-    Neither,
-}
+use crate::pipeline::evaluation::scores;
+pub use crate::pipeline::evaluation::scores::Better;
 
 /// One numeric column.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,21 +73,27 @@ const UNITS: [(&str, &str); 6] = [
     ("s", "s"),
 ];
 
+/// Which way is better of a metric that is known by its name alone.
+fn guessed(name: &str, parts: &[&str]) -> Better {
+    let is_error = |part: &&str| parts.iter().any(|own| own.starts_with(part));
+    if HIGHER.iter().any(|beginning| name.starts_with(beginning)) {
+        Better::Higher
+    } else if LOWER.iter().any(is_error) {
+        Better::Lower
+    } else {
+        Better::Neither
+    }
+}
+
 impl Metric {
     /// The metric of a column called `key`.
     pub fn named(key: &str) -> Self {
         let lower = key.to_ascii_lowercase();
         let parts: Vec<&str> = lower.split('_').filter(|part| !part.is_empty()).collect();
-        let better = if HIGHER.iter().any(|name| lower.starts_with(name)) {
-            Better::Higher
-        } else if LOWER
-            .iter()
-            .any(|part| parts.iter().any(|own| own.starts_with(part)))
-        {
-            Better::Lower
-        } else {
-            Better::Neither
-        };
+        let own = scores::named(&lower).map(|metric| metric.better);
+        let better = own
+            .filter(|better| *better != Better::Neither)
+            .unwrap_or_else(|| guessed(&lower, &parts));
         let unit = parts.last().and_then(|last| lookup(&UNITS, last));
         // An NSD's millimetres are its tolerance, and no unit.
         let unit = unit.filter(|_| !lower.starts_with("nsd") && !lower.contains("dice"));
