@@ -6,11 +6,11 @@ wavy surfaces; in the prediction they are moved and waved otherwise. Both progra
 disk. The peer's script does what its README shows: nibabel, for each structure the masks, compute_surface_distances,
 from that Hausdorff, HD95, average distances and surface Dice, besides Dice; it knows no lesions, intervals and files.
 Each is a process of its own, limited to the same cores; times are walls of whole processes, memory the largest resident
-set. The figures of both are compared at the end: all distances within 1e-6, else the script fails.
+set. With --cases, ctseg alone compares so many copies of the pair besides. The figures of both are compared at the end: all distances within 1e-6, else the script fails.
 
 Run: python -m venv venv && venv/bin/pip install -r scripts/golden/surface.txt
      cargo build --release && venv/bin/python scripts/bench_surface.py [--binary target/release/ctseg] [--cores 2]
-     [--rounds 3] [--large]
+     [--rounds 3] [--large] [--cases 200]
 """
 
 import argparse
@@ -86,13 +86,23 @@ def peer(folder):
 
 def measured(command, log):
     """Seconds and MiB of a process."""
-    with open(log, "w") as out:
+    with open(log, "w") as out, open(log.with_suffix(".err"), "w") as problems:
         begun = time.perf_counter()
-        process = subprocess.Popen(list(map(str, command)), stdout=out, stderr=sys.stderr)
+        process = subprocess.Popen(list(map(str, command)), stdout=out, stderr=problems)
         _, status, usage = os.wait4(process.pid, 0)
     if status != 0:
-        sys.exit(f"{command[0]} failed; see {log}")
-    return time.perf_counter() - begun, usage.ru_maxrss / 1024
+        sys.exit(f"{command[0]} failed: {log.with_suffix('.err').read_text()[-2000:]}")
+    seconds = time.perf_counter() - begun
+    return seconds, usage.ru_maxrss / 1024, (usage.ru_utime + usage.ru_stime) / seconds
+
+
+def many(args, folder):
+    """The pair under many names: seconds, MiB and cores in use."""
+    for name in ("prediction", "reference"):
+        (folder / f"{name}s").mkdir()
+        for case in range(args.cases):
+            os.link(folder / f"{name}.nii.gz", folder / f"{name}s" / f"case_{case:03}.nii.gz")
+    return measured([args.binary.resolve(), "evaluate", folder / "predictions", folder / "references"], folder / "many.log")
 
 
 def differences(folder):
@@ -108,6 +118,7 @@ def main():
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--large", action="store_true", help="one of the structures fills the volume nearly")
+    parser.add_argument("--cases", type=int, default=0, help="copies of the pair that ctseg compares besides")
     parser.add_argument("--peer", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.peer:
@@ -125,6 +136,9 @@ def main():
             rounds.append((own, other))
             print(f"ctseg {own[0]:.2f} s, {own[1]:.0f} MiB; surface-distance {other[0]:.1f} s, {other[1]:.0f} MiB", flush=True)
         apart = differences(folder)
+        if args.cases:
+            seconds, mib, cores = many(args, folder)
+            print(f"{args.cases} cases: {seconds:.1f} s, {mib:.0f} MiB, {cores:.2f} of {args.cores} cores in use")
     middle = lambda which, what: statistics.median(found[which][what] for found in rounds)
     print(f"{found} structures, {args.cores} cores; largest differences: {apart}")
     print("| | seconds | MiB |\n|---|---|---|")
