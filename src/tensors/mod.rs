@@ -19,4 +19,5 @@ pub mod optimisers;
 pub mod precision;
 pub mod quantisation;
 pub mod throughput;
+pub mod torch_file;
 pub mod weights;

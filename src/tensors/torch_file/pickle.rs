@@ -1,0 +1,461 @@
+//! The machine that a pickle is a program for (Python's `pickletools` describes it), without anything that could run code:
+//! it makes plain values, and calls nothing but the few callables named here.
+
+use super::value::{Id, TensorView, Value, Values};
+
+/// Values that one pickle may make; nnU-Net's have some ten thousand.
+const MOST_VALUES: usize = 4_000_000;
+
+/// Bytes and places that all of them hold together: a value may be asked for again and again.
+const MOST_HELD: usize = 64 << 20;
+
+/// What may be called or named, as module and name.
+const GLOBALS: [&str; 25] = [
+    "collections OrderedDict",
+    "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_parameter",
+    "torch FloatStorage",
+    "torch DoubleStorage",
+    "torch HalfStorage",
+    "torch BFloat16Storage",
+    "torch LongStorage",
+    "torch IntStorage",
+    "torch ShortStorage",
+    "torch CharStorage",
+    "torch ByteStorage",
+    "torch BoolStorage",
+    "torch device",
+    "torch Size",
+    "numpy dtype",
+    "numpy.core.multiarray scalar",
+    "numpy._core.multiarray scalar",
+    "_codecs encode",
+    "builtins set",
+    "__builtin__ set",
+    "builtins bytearray",
+    "builtins complex",
+    "pathlib PosixPath",
+    "pathlib WindowsPath",
+];
+
+/// What the pickle leaves behind: all values, and which of them is its result.
+///
+/// # Errors
+/// What is wrong about the bytes, or which callable is not known.
+pub fn unpickled(bytes: &[u8]) -> Result<(Values, Id), String> {
+    let mut machine = Machine {
+        bytes,
+        at: 0,
+        values: Values::default(),
+        held: 0,
+        stack: Vec::new(),
+        marks: Vec::new(),
+        memo: std::collections::HashMap::new(),
+    };
+    let result = machine.run()?;
+    Ok((machine.values, result))
+}
+
+struct Machine<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    values: Values,
+    /// Bytes and places in values so far.
+    held: usize,
+    stack: Vec<Id>,
+    marks: Vec<usize>,
+    memo: std::collections::HashMap<u64, Id>,
+}
+
+impl<'a> Machine<'a> {
+    fn run(&mut self) -> Result<Id, String> {
+        loop {
+            let begun = self.at;
+            let operation = self.byte()?;
+            if operation == b'.' {
+                return self.pop();
+            }
+            self.step(operation)
+                .map_err(|problem| format!("{problem} (at byte {begun})"))?;
+        }
+    }
+
+    fn step(&mut self, operation: u8) -> Result<(), String> {
+        match operation {
+            0x80 => self.byte().map(drop), // PROTO
+            0x95 => self.take(8).map(drop), // FRAME
+            b'N' => self.push(Value::None),
+            0x88 => self.push(Value::Bool(true)),
+            0x89 => self.push(Value::Bool(false)),
+            b'J' | b'K' | b'M' | 0x8a => self.integer(operation),
+            b'G' => {
+                let bytes = self.array()?;
+                self.push(Value::Float(f64::from_be_bytes(bytes)))
+            }
+            b'X' | 0x8c | 0x8d => self.text(operation),
+            b'B' | b'C' | 0x8e | b'T' | b'U' => self.raw_bytes(operation),
+            b'(' => {
+                self.marks.push(self.stack.len());
+                Ok(())
+            }
+            b'0' => self.pop().map(drop),
+            b'1' => self.since_mark().map(drop),
+            b'2' => {
+                let top = *self.stack.last().ok_or("nothing to double")?;
+                self.stack.push(top);
+                Ok(())
+            }
+            b')' | b't' | 0x85..=0x87 => self.tuple(operation),
+            b']' | b'l' | 0x8f | b'a' | b'e' | 0x90 => self.list(operation),
+            b'}' | b'd' | b's' | b'u' => self.dict(operation),
+            b'q' | b'r' | 0x94 | b'h' | b'j' => self.remembered(operation),
+            b'c' | 0x93 => self.global(operation),
+            b'Q' => self.persistent(),
+            b'R' => self.call(),
+            b'b' => self.build(),
+            other => Err(format!("operation 0x{other:02x} is none that weights need")),
+        }
+    }
+
+    fn integer(&mut self, operation: u8) -> Result<(), String> {
+        let value = match operation {
+            b'J' => i64::from(i32::from_le_bytes(self.array()?)),
+            b'K' => i64::from(self.byte()?),
+            b'M' => i64::from(u16::from_le_bytes(self.array()?)),
+            _ => {
+                let count = usize::from(self.byte()?);
+                let bytes = self.take(count)?;
+                if bytes.len() > 8 {
+                    return Err("an integer of more than 64 bits".to_owned());
+                }
+                // Two's complement, the highest byte last.
+                let fill = match bytes.last() {
+                    Some(last) if last & 0x80 != 0 => 0xff,
+                    _ => 0,
+                };
+                let mut wide = [fill; 8];
+                wide[..bytes.len()].copy_from_slice(bytes);
+                i64::from_le_bytes(wide)
+            }
+        };
+        self.push(Value::Int(value))
+    }
+
+    /// How many bytes follow.
+    fn length(&mut self, wide: u8) -> Result<usize, String> {
+        let length = match wide {
+            1 => u64::from(self.byte()?),
+            4 => u64::from(u32::from_le_bytes(self.array()?)),
+            _ => u64::from_le_bytes(self.array()?),
+        };
+        usize::try_from(length).map_err(|_| "a text longer than the file".to_owned())
+    }
+
+    fn text(&mut self, operation: u8) -> Result<(), String> {
+        let length = self.length(match operation {
+            b'X' => 4,
+            0x8c => 1,
+            _ => 8,
+        })?;
+        let text = String::from_utf8_lossy(self.take(length)?).into_owned();
+        self.push(Value::Text(text))
+    }
+
+    fn raw_bytes(&mut self, operation: u8) -> Result<(), String> {
+        let length = self.length(match operation {
+            b'B' | b'T' => 4,
+            b'C' | b'U' => 1,
+            _ => 8,
+        })?;
+        let bytes = self.take(length)?.to_vec();
+        self.push(Value::Bytes(bytes))
+    }
+
+    fn tuple(&mut self, operation: u8) -> Result<(), String> {
+        let items = match operation {
+            b')' => Vec::new(),
+            b't' => self.since_mark()?,
+            _ => {
+                let count = usize::from(operation - 0x84);
+                let from = self.stack.len().checked_sub(count);
+                self.stack.split_off(from.ok_or("a tuple of more than there is")?)
+            }
+        };
+        self.push(Value::Tuple(items))
+    }
+
+    fn list(&mut self, operation: u8) -> Result<(), String> {
+        let added = match operation {
+            b']' | 0x8f => return self.push(Value::List(Vec::new())),
+            b'l' => {
+                let items = self.since_mark()?;
+                return self.push(Value::List(items));
+            }
+            b'a' => vec![self.pop()?],
+            _ => self.since_mark()?,
+        };
+        match self.top_mut()? {
+            Value::List(items) => {
+                items.extend(added);
+                Ok(())
+            }
+            _ => Err("items for what is no list".to_owned()),
+        }
+    }
+
+    fn dict(&mut self, operation: u8) -> Result<(), String> {
+        let added = match operation {
+            b'}' => return self.push(Value::Dict(Vec::new())),
+            b's' => {
+                let value = self.pop()?;
+                vec![self.pop()?, value]
+            }
+            _ => self.since_mark()?,
+        };
+        if !added.len().is_multiple_of(2) {
+            return Err("a key without a value".to_owned());
+        }
+        let entries = added.chunks_exact(2).map(|pair| (pair[0], pair[1]));
+        if operation == b'd' {
+            return self.push(Value::Dict(entries.collect()));
+        }
+        match self.top_mut()? {
+            Value::Dict(known) => {
+                known.extend(entries);
+                Ok(())
+            }
+            _ => Err("entries for what is no dictionary".to_owned()),
+        }
+    }
+
+    fn remembered(&mut self, operation: u8) -> Result<(), String> {
+        let key = match operation {
+            b'q' | b'h' => u64::from(self.byte()?),
+            b'r' | b'j' => u64::from(u32::from_le_bytes(self.array()?)),
+            _ => self.memo.len() as u64,
+        };
+        if matches!(operation, b'h' | b'j') {
+            let id = self.memo.get(&key).ok_or("refers to what was never made")?;
+            self.stack.push(*id);
+        } else {
+            let top = *self.stack.last().ok_or("nothing to remember")?;
+            self.memo.insert(key, top);
+        }
+        Ok(())
+    }
+
+    fn global(&mut self, operation: u8) -> Result<(), String> {
+        let (module, name) = match operation {
+            b'c' => (self.line()?, self.line()?),
+            _ => {
+                let name = self.pop_text()?;
+                (self.pop_text()?, name)
+            }
+        };
+        let asked = format!("{module} {name}");
+        let known = GLOBALS.iter().find(|known| **known == asked);
+        let known = known.ok_or_else(|| format!("it wants to use {module}.{name}, which weights do not need"))?;
+        self.push(Value::Global(known))
+    }
+
+    /// A storage: ('storage', its kind, its name, where it was, how many elements).
+    fn persistent(&mut self) -> Result<(), String> {
+        let id = self.pop()?;
+        let Value::Tuple(items) = self.values.get(id) else {
+            return Err("a reference that is no storage".to_owned());
+        };
+        let [_, kind, key, _, length] = items[..] else {
+            return Err("a reference that is no storage".to_owned());
+        };
+        let of = |id| self.values.get(id);
+        let storage = match (of(kind), of(key), of(length)) {
+            (Value::Global(kind), Value::Text(key), Value::Int(length)) if *length >= 0 => {
+                Value::Storage {
+                    kind,
+                    key: key.clone(),
+                    length: *length as u64,
+                }
+            }
+            _ => return Err("a reference that is no storage".to_owned()),
+        };
+        self.push(storage)
+    }
+
+    fn call(&mut self) -> Result<(), String> {
+        let (arguments, callable) = (self.pop()?, self.pop()?);
+        let Value::Tuple(arguments) = self.values.get(arguments).clone() else {
+            return Err("a call without arguments".to_owned());
+        };
+        let Value::Global(name) = *self.values.get(callable) else {
+            return Err("a call of what is no callable".to_owned());
+        };
+        let of = |index: usize| arguments.get(index).map(|id| self.values.get(*id));
+        let value = match name {
+            "collections OrderedDict" => match of(0) {
+                None => Value::Dict(Vec::new()),
+                Some(Value::List(pairs)) => Value::Dict(self.pairs(pairs)?),
+                Some(_) => return Err("a dictionary of something unknown".to_owned()),
+            },
+            "torch._utils _rebuild_tensor_v2" => self.tensor(&arguments)?,
+            "torch._utils _rebuild_parameter" | "torch Size" => {
+                of(0).cloned().ok_or("a call without arguments")?
+            }
+            "torch device" => of(0).cloned().unwrap_or(Value::None),
+            "numpy dtype" => match of(0) {
+                Some(Value::Text(kind)) => Value::NumpyType(kind.clone()),
+                _ => return Err("a NumPy type without a name".to_owned()),
+            },
+            "numpy.core.multiarray scalar" | "numpy._core.multiarray scalar" => {
+                numpy_scalar(of(0), of(1))?
+            }
+            "_codecs encode" => match of(0) {
+                // Latin-1: a character is a byte.
+                Some(Value::Text(text)) => Value::Bytes(text.chars().map(|c| c as u8).collect()),
+                _ => return Err("bytes of what is no text".to_owned()),
+            },
+            "builtins set" | "__builtin__ set" => of(0).cloned().unwrap_or(Value::List(Vec::new())),
+            "pathlib PosixPath" | "pathlib WindowsPath" => self.path(&arguments),
+            other => return Err(format!("calls {}, which weights do not need", other.replace(' ', "."))),
+        };
+        self.push(value)
+    }
+
+    /// The pairs of a list of tuples.
+    fn pairs(&self, list: &[Id]) -> Result<Vec<(Id, Id)>, String> {
+        let pair = |id: &Id| match self.values.get(*id) {
+            Value::Tuple(pair) | Value::List(pair) if pair.len() == 2 => Ok((pair[0], pair[1])),
+            _ => Err("a dictionary of what are no pairs".to_owned()),
+        };
+        list.iter().map(pair).collect()
+    }
+
+    fn path(&self, parts: &[Id]) -> Value {
+        let texts = parts.iter().filter_map(|id| self.values.node(*id).text());
+        Value::Text(texts.collect::<Vec<_>>().join("/"))
+    }
+
+    /// `_rebuild_tensor_v2(storage, offset, size, stride, …)`.
+    fn tensor(&self, arguments: &[Id]) -> Result<Value, String> {
+        let [storage, offset, shape, strides, ..] = *arguments else {
+            return Err("a tensor without a shape".to_owned());
+        };
+        let natural = |id: Id| match self.values.get(id) {
+            Value::Int(value) => u64::try_from(*value).map_err(|_| "a negative size".to_owned()),
+            _ => Err("a tensor whose shape is no numbers".to_owned()),
+        };
+        let all = |id: Id| match self.values.get(id) {
+            Value::Tuple(items) => items.iter().map(|id| natural(*id)).collect(),
+            _ => Err("a tensor whose shape is no numbers".to_owned()),
+        };
+        if !matches!(self.values.get(storage), Value::Storage { .. }) {
+            return Err("a tensor without a storage".to_owned());
+        }
+        Ok(Value::Tensor(TensorView {
+            storage,
+            offset: natural(offset)?,
+            shape: all(shape)?,
+            strides: all(strides)?,
+        }))
+    }
+
+    /// Attributes of an object: an ordered dictionary's (its `_metadata`) and a NumPy type's (its byte order) matter
+    /// little here; nothing else has any.
+    fn build(&mut self) -> Result<(), String> {
+        let state = self.pop()?;
+        let big_endian = match self.values.get(state) {
+            Value::Tuple(items) => items.get(1).is_some_and(|id| self.values.node(*id).text() == Some(">")),
+            _ => false,
+        };
+        match self.top_mut()? {
+            Value::Dict(_) => Ok(()),
+            Value::NumpyType(_) if !big_endian => Ok(()),
+            Value::NumpyType(_) => Err("numbers with their highest byte first".to_owned()),
+            _ => Err("attributes for what has none".to_owned()),
+        }
+    }
+
+    fn push(&mut self, value: Value) -> Result<(), String> {
+        if self.values.all.len() >= MOST_VALUES {
+            return Err(format!("more than {MOST_VALUES} values"));
+        }
+        self.held += match &value {
+            Value::Text(text) => text.len(),
+            Value::Bytes(bytes) => bytes.len(),
+            Value::List(items) | Value::Tuple(items) => items.len(),
+            Value::Dict(entries) => 2 * entries.len(),
+            _ => 0,
+        };
+        if self.held > MOST_HELD {
+            return Err("more values than any weights have".to_owned());
+        }
+        self.stack.push(self.values.all.len());
+        self.values.all.push(value);
+        Ok(())
+    }
+
+    fn pop(&mut self) -> Result<Id, String> {
+        let bottom = self.marks.last().copied().unwrap_or(0);
+        let popped = (self.stack.len() > bottom).then(|| self.stack.pop()).flatten();
+        popped.ok_or_else(|| "takes what is not there".to_owned())
+    }
+
+    fn pop_text(&mut self) -> Result<String, String> {
+        let id = self.pop()?;
+        let text = self.values.node(id).text();
+        Ok(text.ok_or("a name that is no text")?.to_owned())
+    }
+
+    fn since_mark(&mut self) -> Result<Vec<Id>, String> {
+        let mark = self.marks.pop().ok_or("a mark that is not there")?;
+        Ok(self.stack.split_off(mark.min(self.stack.len())))
+    }
+
+    fn top_mut(&mut self) -> Result<&mut Value, String> {
+        let top = *self.stack.last().ok_or("takes what is not there")?;
+        self.values.all.get_mut(top).ok_or_else(|| "takes what is not there".to_owned())
+    }
+
+    fn byte(&mut self) -> Result<u8, String> {
+        Ok(self.take(1)?[0])
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
+        let bytes = self.take(N)?;
+        bytes.try_into().map_err(|_| "ends early".to_owned())
+    }
+
+    fn take(&mut self, count: usize) -> Result<&'a [u8], String> {
+        let end = self.at.checked_add(count);
+        let taken = end.and_then(|end| self.bytes.get(self.at..end));
+        let taken = taken.ok_or("ends early")?;
+        self.at += count;
+        Ok(taken)
+    }
+
+    fn line(&mut self) -> Result<String, String> {
+        let rest = &self.bytes[self.at..];
+        let length = rest.iter().position(|byte| *byte == b'\n').ok_or("ends early")?;
+        let line = String::from_utf8_lossy(&rest[..length]).into_owned();
+        self.at += length + 1;
+        Ok(line)
+    }
+}
+
+fn numpy_scalar(kind: Option<&Value>, bytes: Option<&Value>) -> Result<Value, String> {
+    let (Some(Value::NumpyType(kind)), Some(Value::Bytes(bytes))) = (kind, bytes) else {
+        return Err("a NumPy number without type or bytes".to_owned());
+    };
+    fn read<const N: usize>(bytes: &[u8]) -> Result<[u8; N], String> {
+        bytes.try_into().map_err(|_| "a NumPy number of another size than its type".to_owned())
+    }
+    Ok(match kind.as_str() {
+        "f8" => Value::Float(f64::from_le_bytes(read(bytes)?)),
+        "f4" => Value::Float(f64::from(f32::from_le_bytes(read(bytes)?))),
+        "i8" => Value::Int(i64::from_le_bytes(read(bytes)?)),
+        "i4" => Value::Int(i64::from(i32::from_le_bytes(read(bytes)?))),
+        "i2" => Value::Int(i64::from(i16::from_le_bytes(read(bytes)?))),
+        "u1" => Value::Int(i64::from(read::<1>(bytes)?[0])),
+        "b1" => Value::Bool(read::<1>(bytes)? != [0]),
+        other => return Err(format!("a NumPy number of type {other}")),
+    })
+}
