@@ -19,7 +19,7 @@ const MAY_KNOW: [(&str, &[&str]); 6] = [
 ];
 
 /// Crates and the only places that may name them.
-const ONLY_IN: [(&str, &[&str]); 16] = [
+const ONLY_IN: [(&str, &[&str]); 17] = [
     ("burn::", &["tensors", "pipeline"]),
     ("burn_tch::", &["tensors/libtorch"]),
     ("tch::", &["tensors/libtorch"]),
@@ -34,6 +34,7 @@ const ONLY_IN: [(&str, &[&str]); 16] = [
     ("image::", &["outside/pictures"]),
     ("plotters::", &["outside/pictures"]),
     ("minijinja::", &["outside/report/page.rs"]),
+    ("zip::", &["tensors/torch_file/archive.rs"]),
     ("base64::", &["outside/report/sheet.rs"]),
     ("noto_sans_mono_bitmap::", &["outside/pictures"]),
 ];

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::table::table;
-use super::{Outcome, Settings, cost, fingerprint, inspect_run, print_out};
+use super::{Outcome, Settings, cost, fingerprint, inspect_run, inspect_torch, print_out};
 use crate::arrays::nifti::{LabelNames, is_nifti_name, read_label_names, read_volume};
 use crate::arrays::postprocess::Step;
 use crate::error::{Error, Result};
@@ -24,7 +24,7 @@ use crate::values::Grid;
 #[derive(Args)]
 pub struct InspectArgs {
     /// A volume (.nii, .nii.gz), a dataset folder or descriptor, a recipe (.toml or its name), a model
-    /// folder, a run folder, or weights (.safetensors)
+    /// folder, a run folder, or weights (.safetensors, or .pth of PyTorch)
     what: PathBuf,
     /// Folder that a descriptor's paths are relative to
     #[arg(long, env = "CTSEG_DATA_ROOT")]
@@ -66,6 +66,8 @@ fn inspected(what: &Path, data_root: Option<&Path>) -> Result<(String, Value)> {
     } else if extension("safetensors") {
         let (tensors, _) = read_tensors(what)?;
         Ok(layer_table(&tensors))
+    } else if extension("pth") || extension("pt") {
+        inspect_torch::described(what)
     } else if extension("toml") || !what.exists() {
         let name = what.to_string_lossy();
         // A TOML file is a recipe or a dataset's descriptor; the error of what it looks like is shown.
@@ -331,7 +333,7 @@ fn lightly() -> Result<Compute> {
     Compute::open(DeviceChoice::Auto, PrecisionChoice::Auto, 1)
 }
 
-fn layer_table(tensors: &NamedTensors) -> (String, Value) {
+pub(super) fn layer_table(tensors: &NamedTensors) -> (String, Value) {
     let size = |shape: &[usize]| shape.iter().product::<usize>();
     let rows: Vec<Vec<String>> = tensors
         .iter()

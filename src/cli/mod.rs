@@ -11,6 +11,7 @@ mod fingerprint;
 mod fit;
 mod inspect;
 mod inspect_run;
+mod inspect_torch;
 mod plan;
 mod predict;
 mod recorded;

@@ -44,12 +44,20 @@ impl TorchFile {
     /// pickle that wants anything but tensors, dictionaries, plain values and NumPy's numbers.
     pub fn open(path: &Path) -> Result<Self> {
         let refused = |problem: String| {
-            Error::file(path, format!("is no checkpoint that can be read: {problem}; expected a file of torch.save with weights alone"))
+            Error::file(
+                path,
+                format!(
+                    "is no checkpoint that can be read: {problem}; expected a file of torch.save with weights alone"
+                ),
+            )
         };
         let file = File::open(path).map_err(Error::io(path, "open"))?;
         let mut archive = ZipArchive::new(BufReader::new(file))
             .map_err(|problem| refused(format!("no zip archive ({problem})")))?;
-        let pickles: Vec<&str> = archive.file_names().filter(|name| name.ends_with("/data.pkl")).collect();
+        let pickles: Vec<&str> = archive
+            .file_names()
+            .filter(|name| name.ends_with("/data.pkl"))
+            .collect();
         let [pickle] = pickles[..] else {
             return Err(refused(format!("{} pickles in it", pickles.len())));
         };
@@ -60,9 +68,12 @@ impl TorchFile {
         if archive.index_for_name(&order).is_some()
             && entry(&mut archive, &order, 16).map_err(refused)? != b"little"
         {
-            return Err(refused("its numbers have their highest byte first".to_owned()));
+            return Err(refused(
+                "its numbers have their highest byte first".to_owned(),
+            ));
         }
-        let (values, root) = unpickled(&bytes).map_err(|problem| refused(format!("its pickle: {problem}")))?;
+        let (values, root) =
+            unpickled(&bytes).map_err(|problem| refused(format!("its pickle: {problem}")))?;
         let file = Self {
             path: path.to_path_buf(),
             archive,
@@ -96,10 +107,16 @@ impl TorchFile {
     /// A storage that is not there, is compressed or has another size than the pickle says.
     pub fn read(&mut self, tensor: &StoredTensor) -> Result<HostTensor> {
         let elements: u64 = tensor.shape.iter().product();
-        let width = width_of(tensor.kind).ok_or_else(|| self.problem("a storage of an unknown kind"))?;
+        let width =
+            width_of(tensor.kind).ok_or_else(|| self.problem("a storage of an unknown kind"))?;
         let name = format!("{}data/{}", self.prefix, tensor.key);
-        let bytes = part(&mut self.archive, &name, tensor.offset * width, elements * width)
-            .map_err(|problem| self.problem(&problem))?;
+        let bytes = part(
+            &mut self.archive,
+            &name,
+            tensor.offset * width,
+            elements * width,
+        )
+        .map_err(|problem| self.problem(&problem))?;
         let values = converted(tensor.kind, &bytes);
         Ok(HostTensor {
             shape: tensor.shape.iter().map(|side| *side as usize).collect(),
@@ -108,20 +125,32 @@ impl TorchFile {
     }
 
     fn problem(&self, what: &str) -> Error {
-        Error::file(&self.path, format!("is no checkpoint that can be read: {what}"))
+        Error::file(
+            &self.path,
+            format!("is no checkpoint that can be read: {what}"),
+        )
     }
 
     fn stored(&self, view: &TensorView) -> std::result::Result<StoredTensor, String> {
         let Value::Storage { kind, key, length } = self.values.get(view.storage) else {
             return Err("a tensor without a storage".to_owned());
         };
-        let elements = view.shape.iter().try_fold(1u64, |all, side| all.checked_mul(*side));
+        let elements = view
+            .shape
+            .iter()
+            .try_fold(1u64, |all, side| all.checked_mul(*side));
         let end = elements.and_then(|elements| elements.checked_add(view.offset));
         if end.is_none_or(|end| end > *length) {
-            return Err(format!("a tensor of {:?} elements in a storage of {length}", view.shape));
+            return Err(format!(
+                "a tensor of {:?} elements in a storage of {length}",
+                view.shape
+            ));
         }
         if !is_contiguous(view) {
-            return Err(format!("a tensor of {:?} elements that do not lie row by row", view.shape));
+            return Err(format!(
+                "a tensor of {:?} elements that do not lie row by row",
+                view.shape
+            ));
         }
         Ok(StoredTensor {
             kind,
@@ -199,7 +228,11 @@ fn converted(kind: &str, bytes: &[u8]) -> Vec<f32> {
 }
 
 /// All bytes of an entry, which is stored as it is.
-fn entry(archive: &mut ZipArchive<BufReader<File>>, name: &str, most: u64) -> std::result::Result<Vec<u8>, String> {
+fn entry(
+    archive: &mut ZipArchive<BufReader<File>>,
+    name: &str,
+    most: u64,
+) -> std::result::Result<Vec<u8>, String> {
     let size = checked(archive, name)?;
     if size > most {
         return Err(format!("'{name}' of {size} bytes, where {most} are plenty"));
@@ -216,24 +249,41 @@ fn part(
 ) -> std::result::Result<Vec<u8>, String> {
     let size = checked(archive, name)?;
     if from.checked_add(count).is_none_or(|end| end > size) {
-        return Err(format!("'{name}' has {size} bytes, {} are wanted", from.saturating_add(count)));
+        return Err(format!(
+            "'{name}' has {size} bytes, {} are wanted",
+            from.saturating_add(count)
+        ));
     }
     let failed = |problem: &dyn std::fmt::Display| format!("'{name}' cannot be read ({problem})");
     let mut entry = archive.by_name(name).map_err(|problem| failed(&problem))?;
-    std::io::copy(&mut entry.by_ref().take(from), &mut std::io::sink()).map_err(|problem| failed(&problem))?;
+    std::io::copy(&mut entry.by_ref().take(from), &mut std::io::sink())
+        .map_err(|problem| failed(&problem))?;
     let mut bytes = Vec::new();
-    entry.take(count).read_to_end(&mut bytes).map_err(|problem| failed(&problem))?;
+    entry
+        .take(count)
+        .read_to_end(&mut bytes)
+        .map_err(|problem| failed(&problem))?;
     if bytes.len() as u64 != count {
-        return Err(format!("'{name}' ends after {} of {count} bytes", bytes.len()));
+        return Err(format!(
+            "'{name}' ends after {} of {count} bytes",
+            bytes.len()
+        ));
     }
     Ok(bytes)
 }
 
 /// The size of an entry; PyTorch compresses nothing, so that no entry is larger than the file.
-fn checked(archive: &mut ZipArchive<BufReader<File>>, name: &str) -> std::result::Result<u64, String> {
-    let entry = archive.by_name(name).map_err(|problem| format!("'{name}' is not in it ({problem})"))?;
+fn checked(
+    archive: &mut ZipArchive<BufReader<File>>,
+    name: &str,
+) -> std::result::Result<u64, String> {
+    let entry = archive
+        .by_name(name)
+        .map_err(|problem| format!("'{name}' is not in it ({problem})"))?;
     if entry.compression() != CompressionMethod::Stored || entry.size() != entry.compressed_size() {
-        return Err(format!("'{name}' is compressed, which torch.save never does"));
+        return Err(format!(
+            "'{name}' is compressed, which torch.save never does"
+        ));
     }
     Ok(entry.size())
 }

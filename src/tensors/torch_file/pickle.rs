@@ -82,7 +82,7 @@ impl<'a> Machine<'a> {
 
     fn step(&mut self, operation: u8) -> Result<(), String> {
         match operation {
-            0x80 => self.byte().map(drop), // PROTO
+            0x80 => self.byte().map(drop),  // PROTO
             0x95 => self.take(8).map(drop), // FRAME
             b'N' => self.push(Value::None),
             0x88 => self.push(Value::Bool(true)),
@@ -178,7 +178,8 @@ impl<'a> Machine<'a> {
             _ => {
                 let count = usize::from(operation - 0x84);
                 let from = self.stack.len().checked_sub(count);
-                self.stack.split_off(from.ok_or("a tuple of more than there is")?)
+                self.stack
+                    .split_off(from.ok_or("a tuple of more than there is")?)
             }
         };
         self.push(Value::Tuple(items))
@@ -254,7 +255,8 @@ impl<'a> Machine<'a> {
         };
         let asked = format!("{module} {name}");
         let known = GLOBALS.iter().find(|known| **known == asked);
-        let known = known.ok_or_else(|| format!("it wants to use {module}.{name}, which weights do not need"))?;
+        let known = known
+            .ok_or_else(|| format!("it wants to use {module}.{name}, which weights do not need"))?;
         self.push(Value::Global(known))
     }
 
@@ -315,7 +317,12 @@ impl<'a> Machine<'a> {
             },
             "builtins set" | "__builtin__ set" => of(0).cloned().unwrap_or(Value::List(Vec::new())),
             "pathlib PosixPath" | "pathlib WindowsPath" => self.path(&arguments),
-            other => return Err(format!("calls {}, which weights do not need", other.replace(' ', "."))),
+            other => {
+                return Err(format!(
+                    "calls {}, which weights do not need",
+                    other.replace(' ', ".")
+                ));
+            }
         };
         self.push(value)
     }
@@ -363,7 +370,9 @@ impl<'a> Machine<'a> {
     fn build(&mut self) -> Result<(), String> {
         let state = self.pop()?;
         let big_endian = match self.values.get(state) {
-            Value::Tuple(items) => items.get(1).is_some_and(|id| self.values.node(*id).text() == Some(">")),
+            Value::Tuple(items) => items
+                .get(1)
+                .is_some_and(|id| self.values.node(*id).text() == Some(">")),
             _ => false,
         };
         match self.top_mut()? {
@@ -395,7 +404,9 @@ impl<'a> Machine<'a> {
 
     fn pop(&mut self) -> Result<Id, String> {
         let bottom = self.marks.last().copied().unwrap_or(0);
-        let popped = (self.stack.len() > bottom).then(|| self.stack.pop()).flatten();
+        let popped = (self.stack.len() > bottom)
+            .then(|| self.stack.pop())
+            .flatten();
         popped.ok_or_else(|| "takes what is not there".to_owned())
     }
 
@@ -412,7 +423,10 @@ impl<'a> Machine<'a> {
 
     fn top_mut(&mut self) -> Result<&mut Value, String> {
         let top = *self.stack.last().ok_or("takes what is not there")?;
-        self.values.all.get_mut(top).ok_or_else(|| "takes what is not there".to_owned())
+        self.values
+            .all
+            .get_mut(top)
+            .ok_or_else(|| "takes what is not there".to_owned())
     }
 
     fn byte(&mut self) -> Result<u8, String> {
@@ -434,7 +448,10 @@ impl<'a> Machine<'a> {
 
     fn line(&mut self) -> Result<String, String> {
         let rest = &self.bytes[self.at..];
-        let length = rest.iter().position(|byte| *byte == b'\n').ok_or("ends early")?;
+        let length = rest
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .ok_or("ends early")?;
         let line = String::from_utf8_lossy(&rest[..length]).into_owned();
         self.at += length + 1;
         Ok(line)
@@ -446,7 +463,9 @@ fn numpy_scalar(kind: Option<&Value>, bytes: Option<&Value>) -> Result<Value, St
         return Err("a NumPy number without type or bytes".to_owned());
     };
     fn read<const N: usize>(bytes: &[u8]) -> Result<[u8; N], String> {
-        bytes.try_into().map_err(|_| "a NumPy number of another size than its type".to_owned())
+        bytes
+            .try_into()
+            .map_err(|_| "a NumPy number of another size than its type".to_owned())
     }
     Ok(match kind.as_str() {
         "f8" => Value::Float(f64::from_le_bytes(read(bytes)?)),

@@ -88,7 +88,9 @@ impl<'a> Node<'a> {
             _ => &[],
         };
         let node = move |id: &Id| self.values.node(*id);
-        entries.iter().map(move |(key, value)| (node(key), node(value)))
+        entries
+            .iter()
+            .map(move |(key, value)| (node(key), node(value)))
     }
 
     /// The values of a list or tuple; nothing of anything else.
@@ -130,7 +132,9 @@ impl<'a> Node<'a> {
                 Number::from_f64(*value).map_or(serde_json::Value::Null, serde_json::Value::Number)
             }
             Value::Text(text) => json!(text),
-            Value::List(_) | Value::Tuple(_) => self.items().map(|item| item.json(depth + 1)).collect(),
+            Value::List(_) | Value::Tuple(_) => {
+                self.items().map(|item| item.json(depth + 1)).collect()
+            }
             Value::Dict(_) => {
                 let entries = self.entries().map(|(key, value)| {
                     let key = match key.value() {
