@@ -54,16 +54,15 @@ impl TorchFile {
         let file = File::open(path).map_err(Error::io(path, "open"))?;
         let mut archive = ZipArchive::new(BufReader::new(file))
             .map_err(|problem| refused(format!("no zip archive ({problem})")))?;
-        let pickles: Vec<&str> = archive
+        let names = archive
             .file_names()
-            .filter(|name| name.ends_with("/data.pkl"))
-            .collect();
-        let [pickle] = pickles[..] else {
+            .filter_map(|name| Some(name.ok()?.into_owned()));
+        let pickles: Vec<String> = names.filter(|name| name.ends_with("/data.pkl")).collect();
+        let [pickle] = pickles.as_slice() else {
             return Err(refused(format!("{} pickles in it", pickles.len())));
         };
-        let pickle = pickle.to_owned();
         let prefix = pickle.trim_end_matches("data.pkl").to_owned();
-        let bytes = entry(&mut archive, &pickle, LONGEST_PICKLE).map_err(refused)?;
+        let bytes = entry(&mut archive, pickle, LONGEST_PICKLE).map_err(refused)?;
         let order = format!("{prefix}byteorder");
         if archive.index_for_name(&order).is_some()
             && entry(&mut archive, &order, 16).map_err(refused)? != b"little"
