@@ -95,10 +95,12 @@ fn number(metric: &str, value: Option<f64>) -> String {
 }
 
 fn interval(interval: Option<[f64; 2]>) -> String {
-    interval.map_or_else(
-        || "–".to_owned(),
-        |[low, high]| format!("{low:.3}–{high:.3}"),
-    )
+    match interval {
+        None => "–".to_owned(),
+        // A dash would run into the sign.
+        Some([low, high]) if low < 0.0 => format!("{low:.3} to {high:.3}"),
+        Some([low, high]) => format!("{low:.3}–{high:.3}"),
+    }
 }
 
 /// A table whose rows are green or red by their Dice, where a terminal shows colours.
