@@ -18,7 +18,7 @@ use super::dataset::Structure;
 use super::guard::guarded;
 use super::observer::Observer;
 use super::predict::Failure;
-use super::reference::{Reference, label_maps};
+use super::reference::Reference;
 use super::sampling::UNION;
 use super::sidecar::{ModelUsed, read_sidecar};
 use crate::error::{Error, Result};
@@ -110,26 +110,16 @@ pub fn evaluate(
     tolerances: &Tolerances,
     observer: &dyn Observer,
 ) -> Result<Evaluation> {
-    let mut predictions = label_maps(prediction)?;
-    if let (Reference::Files(files), 1, true) = (reference, predictions.len(), prediction.is_file())
-    {
-        // Two single files are compared whatever their names.
-        if let (1, Some((name, _))) = (files.len(), files.iter().next())
-            && let Some((_, path)) = predictions.pop_first()
-        {
-            predictions.insert(name.clone(), path);
-        }
-    }
+    let predictions = reference.paired(prediction)?;
     if predictions.is_empty() {
         return Err(Error::file(
             prediction,
             "no label map found; expected a .nii or .nii.gz file or a folder of them",
         ));
     }
-    let known = known_structures(reference, predictions.values());
+    let paths = predictions.iter().map(|(_, path)| path);
+    let known = known_structures(reference, paths);
     let structures = Structures::new(known, tolerances.clone())?;
-    let named = |(name, path): (String, PathBuf)| (reference.id_of(&name).unwrap_or(name), path);
-    let predictions: Vec<(String, PathBuf)> = predictions.into_iter().map(named).collect();
     let compared = all_compared(&predictions, reference, &structures, observer);
     Ok(collected(
         predictions,
