@@ -85,6 +85,7 @@ fn hostile_files_are_refused_by_what_is_wrong_with_them() {
         ("hostile_call.pth", "system, which weights do not need"),
         ("hostile_size.pth", "in a storage of 6"),
         ("hostile_storage.pth", "are wanted"),
+        ("hostile_far.pth", "in a storage of 4611686018427387904"),
         ("hostile_stride.pth", "do not lie row by row"),
         ("hostile_itself.pth", "is something else"),
         ("hostile_overlap.pth", "overlap"),

@@ -72,6 +72,12 @@ def main():
     rebuilt(source, OUT / "hostile_call.pth", lambda _: pickle.dumps({"network_weights": Call()}, protocol=2))
     rebuilt(source, OUT / "hostile_size.pth", lambda data: data.replace(b"K\x02K\x03\x86", b"K\x02K\x7f\x86"))
     rebuilt(source, OUT / "hostile_storage.pth", lambda data: data.replace(b"K\x06t", b"K\x7ft").replace(b"K\x02K\x03\x86", b"K\x02K\x09\x86").replace(b"K\x03K\x01\x86", b"K\x09K\x01\x86"))
+    # Nothing, at 2**62 elements from the beginning of a storage that claims as many.
+    far = b"\x8a\x08" + (1 << 62).to_bytes(8, "little")
+    rebuilt(
+        source, OUT / "hostile_far.pth",
+        lambda data: data.replace(b"K\x06t", far + b"t").replace(b"QK\x00", b"Q" + far).replace(b"K\x02K\x03\x86", b"K\x00K\x03\x86"),
+    )
     rebuilt(source, OUT / "hostile_stride.pth", lambda data: data.replace(b"K\x03K\x01\x86", b"K\x01K\x01\x86"))
     rebuilt(source, OUT / "hostile_itself.pth", lambda _: b"\x80\x02}q\x00X\x0f\x00\x00\x00network_weightsh\x00s.")
     base = torch.arange(8.0)

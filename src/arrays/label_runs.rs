@@ -164,7 +164,9 @@ impl LabelRuns {
     /// The share of the voxels of any label that lie inside `region`; none where there is no label.
     pub fn recall_inside(&self, region: &VoxelBox) -> Option<f64> {
         let height = self.grid.shape[1].max(1);
-        let columns = region.start[0] as u32..region.end[0] as u32;
+        // Regions come from files too: one that ends before it begins holds nothing.
+        let first_x = region.start[0];
+        let columns = first_x as u32..region.end[0].max(first_x) as u32;
         let (mut inside, mut all) = (0u64, 0u64);
         for row in 0..self.row_starts.len() - 1 {
             let [_, first_y, first_z] = region.start;
@@ -265,6 +267,16 @@ mod tests {
     fn labels() -> impl Strategy<Value = Vec<u16>> {
         let label = prop_oneof![3 => Just(0u16), 2 => Just(1), 2 => Just(2), 1 => Just(300)];
         proptest::collection::vec(label, 7 * 5 * 4)
+    }
+
+    #[test]
+    fn a_region_that_ends_before_it_begins_holds_nothing() {
+        let runs = LabelRuns::from(&map(vec![1; 7 * 5 * 4]));
+        let region = VoxelBox {
+            start: [5, 0, 0],
+            end: [2, 5, 4],
+        };
+        assert_eq!(runs.recall_inside(&region), Some(0.0));
     }
 
     proptest! {

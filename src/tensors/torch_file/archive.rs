@@ -139,7 +139,9 @@ impl TorchFile {
             .iter()
             .try_fold(1u64, |all, side| all.checked_mul(*side));
         let end = elements.and_then(|elements| elements.checked_add(view.offset));
-        if end.is_none_or(|end| end > *length) {
+        // No storage is so large that its bytes could not be counted.
+        let countable = length.checked_mul(WIDEST).is_some();
+        if !countable || end.is_none_or(|end| end > *length) {
             return Err(format!(
                 "a tensor of {:?} elements in a storage of {length}",
                 view.shape
@@ -196,6 +198,9 @@ fn is_contiguous(view: &TensorView) -> bool {
     }
     true
 }
+
+/// Bytes of the widest element.
+const WIDEST: u64 = 8;
 
 /// Bytes of an element.
 fn width_of(kind: &str) -> Option<u64> {
