@@ -50,8 +50,8 @@ pub struct PredictJob<'a> {
     pub models: Vec<PathBuf>,
     /// One device, or several that take cases from one queue.
     pub computes: Vec<Compute>,
-    /// Whether stage 2 looks at mirror images too, see [`super::mirroring`].
-    pub tta: bool,
+    /// Whether stage 2 looks at mirror images too, see [`super::mirroring`]; none: as the models usually do.
+    pub tta: Option<bool>,
     /// Whether label maps are cleaned up as the model asks for.
     pub postprocess: bool,
     /// Whether label maps that are whole and of this input and model are made again.
@@ -158,9 +158,11 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
             compute.keep_little_memory();
         }
         let mut cascade = Cascade::load_all(&bundles, compute)?;
-        if job.tta {
-            cascade = cascade.mirrored(&structures)?;
-        }
+        cascade = match job.tta {
+            Some(true) => cascade.mirrored(&structures)?,
+            Some(false) => cascade.unmirrored(),
+            None => cascade,
+        };
         if job.outputs.overlap && cascade.is_exclusive() {
             return Err(Error::usage(
                 "--overlap: the model's classes are exclusive, no voxel can be of two; expected a model of independent structures (outputs = \"independent\" in its recipe)",
