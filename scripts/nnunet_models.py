@@ -3,7 +3,7 @@
 Each is built by nnU-Net's trainer from its plans, trained for some steps on a real CT with labels (so that label maps are
 smooth and large enough to compare), saved by the trainer's own `save_checkpoint`, and used by `nnUNetPredictor` as
 `nnUNetv2_predict` does. Beside its label map, what the network saw and said is kept: the preprocessed array, and the logits
-on the network's grid added up in 32 bits (nnU-Net itself adds them up in 16, which its label map keeps).
+on the network's grid, blended in 32 bits (nnU-Net itself weighs and adds patches up in 16, and so is its label map made).
 
     slices     2d, transposed, mirrored, one fold of all cases
     volumes    3d_fullres, three folds, mirrored, plans in the older style
@@ -16,6 +16,7 @@ Run: python scripts/nnunet_models.py OUT --data DATA MODEL …        (an interp
 """
 
 import argparse
+import functools
 import json
 import os
 import shutil
@@ -301,11 +302,13 @@ def predict(model, images, out, folds=None, earlier=None):
         data, seg, _ = preprocessor.run_case([str(image)], before, plans, handled, predictor.dataset_json)
         if earlier:
             data = np.vstack((data, convert_labelmap_to_one_hot(seg[0], predictor.label_manager.foreground_labels, data.dtype)))
-        half, torch.half = torch.half, torch.float32
+        half, gaussian = torch.half, predict_from_raw_data.compute_gaussian
+        torch.half = torch.float32
+        predict_from_raw_data.compute_gaussian = functools.partial(gaussian, dtype=torch.float32)
         try:
             logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data)).numpy()
         finally:
-            torch.half = half
+            torch.half, predict_from_raw_data.compute_gaussian = half, gaussian
         np.save(out / f"{case}_input.npy", data.astype(np.float32))
         np.save(out / f"{case}_logits.npy", logits.astype(np.float32))
 

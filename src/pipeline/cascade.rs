@@ -485,7 +485,9 @@ impl Cascade {
         let grid = placed.map_or_else(|| model.grid(&volume.grid, region), |placed| placed.grid);
         let first = firsts.first().unwrap_or(&StageOne::Nothing);
         let input = model.input(volume, &grid, placed.as_ref(), first)?;
-        let pass = model.stage2.pass(input.view(), &model.mirroring, &|_| Ok(()));
+        let pass = model
+            .stage2
+            .pass(input.view(), &model.mirroring, &|_| Ok(()));
         let logits = Planes::new(pass, best_axis(&model.stage2.recipe, grid.shape_zyx()))?.all()?;
         Ok(Seen {
             grid,

@@ -318,6 +318,10 @@ impl Recipe {
                 "training.patch_size must be [y, x] for a network that works on slices and [z, y, x] for one that works on volumes",
             ),
             (
+                self.nnunet.is_some() || self.training.patch_size.sides().iter().all(|v| *v >= 8),
+                "training.patch_size must be 8 or more along every axis",
+            ),
+            (
                 self.network.dimensions() == 3 || !self.training.flips(FlipAxis::Z),
                 "training.augmentation.flip_axes: \"z\" is for networks that work on volumes",
             ),

@@ -5,6 +5,7 @@
 pub mod batches;
 pub mod browser;
 pub mod mlflow;
+pub mod nnunet;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
