@@ -3,6 +3,7 @@
 mod bench;
 mod calibrate;
 mod config;
+mod convert;
 mod demo;
 mod devices;
 mod evaluate;
@@ -94,6 +95,8 @@ enum Command {
     Report(report::ReportArgs),
     /// Describe a dataset in figures and write stage recipes that fit it and a memory
     Plan(plan::PlanArgs),
+    /// Write a dataset in the layout of nnU-Net or the Medical Segmentation Decathlon
+    Convert(convert::ConvertArgs),
     /// Measure how fast this machine computes
     Bench(bench::BenchArgs),
     /// Prepare a model for prediction in 8-bit integers, and compare it with the model as it is
@@ -166,6 +169,7 @@ impl Cli {
             Command::Evaluate(args) => evaluate::run(args, &settings),
             Command::Report(args) => report::run(args, &settings),
             Command::Plan(args) => plan::run(args, &settings),
+            Command::Convert(args) => convert::run(args, &settings),
             Command::Bench(args) => bench::run(args, &settings),
             Command::Calibrate(args) => calibrate::run(args, &settings),
             Command::Inspect(args) => inspect::run(args, &settings),
