@@ -8,6 +8,7 @@ mod demo;
 mod devices;
 mod evaluate;
 mod evaluation_table;
+mod export;
 mod fingerprint;
 mod fit;
 mod inspect;
@@ -97,6 +98,8 @@ enum Command {
     Plan(plan::PlanArgs),
     /// Write a dataset in the layout of nnU-Net or the Medical Segmentation Decathlon
     Convert(convert::ConvertArgs),
+    /// Write a model in other programs' formats
+    Export(export::ExportArgs),
     /// Measure how fast this machine computes
     Bench(bench::BenchArgs),
     /// Prepare a model for prediction in 8-bit integers, and compare it with the model as it is
@@ -170,6 +173,7 @@ impl Cli {
             Command::Report(args) => report::run(args, &settings),
             Command::Plan(args) => plan::run(args, &settings),
             Command::Convert(args) => convert::run(args, &settings),
+            Command::Export(args) => export::run(args, &settings),
             Command::Bench(args) => bench::run(args, &settings),
             Command::Calibrate(args) => calibrate::run(args, &settings),
             Command::Inspect(args) => inspect::run(args, &settings),

@@ -19,6 +19,7 @@ pub mod entropy_file;
 mod epoch;
 pub mod epoch_metrics;
 pub mod evaluation;
+pub mod export;
 pub mod fine_tuning;
 pub mod fingerprint;
 pub mod fit;
