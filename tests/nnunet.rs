@@ -5,7 +5,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::nnunet::{Said, agree, agreement, kept, nearly_agree, nnunet, said};
+use common::nnunet::{agree, agreement, kept, nnunet, said};
 use common::run;
 
 /// The share of voxels that must agree (nnU-Net adds logits up in 16 bits, ctseg in 32).
@@ -33,50 +33,45 @@ fn made(here: &Path, name: &str) -> Option<PathBuf> {
 
 /// Imports a configuration of it and predicts its image; compares with what nnU-Net saw, said and wrote.
 fn compare(folder: &Path, configuration: &str, rows: &[usize], background: Option<usize>) {
-    compare_by(agree, folder, configuration, rows, background);
-}
-
-fn compare_by(
-    agree: fn(&Said, &Said),
-    folder: &Path,
-    configuration: &str,
-    rows: &[usize],
-    background: Option<usize>,
-) {
-    run(
-        folder,
-        &[
-            "import",
-            "nnunet",
-            "results",
-            "--configuration",
-            configuration,
-            "-o",
-            "model",
-        ],
-        0,
-    );
+    imported(folder, configuration, "model");
     let image = folder.join("images/case_0000.nii.gz");
     let theirs = folder.join(format!("nnunet-{configuration}"));
     agree(
         &said(&folder.join("model"), &image),
         &kept(&theirs, rows, background),
     );
+    same_labels(folder, configuration, "model");
+}
+
+fn imported(folder: &Path, configuration: &str, model: &str) {
+    let arguments = [
+        "import",
+        "nnunet",
+        "results",
+        "--configuration",
+        configuration,
+        "-o",
+        model,
+    ];
+    run(folder, &arguments, 0);
+}
+
+/// Label maps of ctseg's in the folder `labels-<model>`, and nnU-Net's own.
+fn same_labels(folder: &Path, configuration: &str, model: &str) {
+    let out = format!("labels-{model}");
     let arguments = [
         "predict",
         "images",
         "--model",
-        "model",
+        model,
         "-o",
-        "ctseg",
+        &out,
         "--precision",
         "f32",
     ];
     run(folder, &arguments, 0);
-    let share = agreement(
-        &folder.join("ctseg/case.nii.gz"),
-        &theirs.join("case.nii.gz"),
-    );
+    let theirs = folder.join(format!("nnunet-{configuration}/case.nii.gz"));
+    let share = agreement(&folder.join(out).join("case.nii.gz"), &theirs);
     println!("{:.4} % of the voxels agree", 100.0 * share);
     assert!(share >= AGREEMENT, "{share}");
 }
@@ -114,13 +109,24 @@ fn a_cascade_sees_the_labels_of_its_first_stage() {
     let Some(made) = made(folder.path(), "cascade") else {
         return;
     };
-    // A voxel of the first stage's labels that differs shows in the second stage's input, and around it in its logits.
-    compare_by(
-        nearly_agree,
-        &made,
-        "3d_cascade_fullres",
-        &[1, 2, 3],
-        Some(0),
+    imported(&made, "3d_lowres", "first");
+    same_labels(&made, "3d_lowres", "first");
+    imported(&made, "3d_cascade_fullres", "model");
+    same_labels(&made, "3d_cascade_fullres", "model");
+    // Of one first stage's labels both make the same; a voxel that differs there shows all around it.
+    let cascade =
+        made.join("results/Dataset900_cascade/nnUNetTrainer__nnUNetPlans__3d_cascade_fullres");
+    let (out, image, labels) = (
+        made.join("again"),
+        made.join("images/case_0000.nii.gz"),
+        made.join("labels-first"),
+    );
+    let arguments = [&out, &cascade, &image].map(|path| path.to_str().unwrap());
+    let earlier = ["--predict", "--earlier", labels.to_str().unwrap()];
+    nnunet("nnunet_models.py", &[&arguments[..], &earlier].concat()).unwrap();
+    agree(
+        &said(&made.join("model"), &image),
+        &kept(&out, &[1, 2, 3], Some(0)),
     );
 }
 

@@ -208,6 +208,8 @@ impl UnetConfig {
             kernels: Some(plan.kernels),
             strides: Some(plan.strides),
             blocks: plan.blocks,
+            convolutions: (!residual).then_some(plan.convolutions),
+            decoder_convolutions: Some(plan.decoder_convolutions),
             ..self.clone()
         })
     }

@@ -167,7 +167,12 @@ impl<'a> Pickler<'a> {
         self.bytes.extend(b"tQ");
         self.int(0);
         let sides = |shape: &[usize]| -> Pickled<'a> {
-            Pickled::Tuple(shape.iter().map(|side| Pickled::Int(*side as i64)).collect())
+            Pickled::Tuple(
+                shape
+                    .iter()
+                    .map(|side| Pickled::Int(*side as i64))
+                    .collect(),
+            )
         };
         self.put(&sides(&tensor.shape));
         self.put(&sides(&strides(&tensor.shape)));
@@ -204,8 +209,14 @@ mod tests {
         let root = Pickled::Dict(vec![
             named("a", Pickled::Tensor(&tensor)),
             named("again", Pickled::Tensor(&tensor)),
-            named("axes", Pickled::Tuple(vec![Pickled::Int(0), Pickled::Int(-70_000_000_000)])),
-            named("plans", Pickled::from(&serde_json::json!({"x": [1.5, null, true, "é"]}))),
+            named(
+                "axes",
+                Pickled::Tuple(vec![Pickled::Int(0), Pickled::Int(-70_000_000_000)]),
+            ),
+            named(
+                "plans",
+                Pickled::from(&serde_json::json!({"x": [1.5, null, true, "é"]})),
+            ),
             named("name", text("nnU-Net")),
         ]);
         write_torch(&path, &root).unwrap();
@@ -214,11 +225,18 @@ mod tests {
         assert_eq!(file.read(&stored).unwrap(), tensor);
         let json = |name: &str| file.root().get(name).unwrap().to_json();
         assert_eq!(json("axes"), serde_json::json!([0, -70_000_000_000i64]));
-        assert_eq!(json("plans"), serde_json::json!({"x": [1.5, null, true, "é"]}));
+        assert_eq!(
+            json("plans"),
+            serde_json::json!({"x": [1.5, null, true, "é"]})
+        );
         assert_eq!(json("name"), "nnU-Net");
         // Two names, one tensor.
         let length = std::fs::metadata(&path).unwrap().len();
-        write_torch(&path, &Pickled::Dict(vec![named("a", Pickled::Tensor(&tensor))])).unwrap();
+        write_torch(
+            &path,
+            &Pickled::Dict(vec![named("a", Pickled::Tensor(&tensor))]),
+        )
+        .unwrap();
         assert!(length < std::fs::metadata(&path).unwrap().len() + 400);
     }
 }
