@@ -87,8 +87,8 @@ fn an_imported_model_survives_its_export() {
     );
 }
 
-/// Models of ctseg's own, whose networks have random weights, on a phantom.
-fn own_model(kind: &str, further: &[&str]) {
+/// Models of ctseg's own, whose networks have random weights and see values from `low` to `high`, on a phantom.
+fn own_model(kind: &str, [low, high]: [f32; 2], further: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     phantoms(&here.join("data"), 1, 0);
@@ -127,7 +127,7 @@ fn own_model(kind: &str, further: &[&str]) {
     let mut theirs = kept(&here.join("out"), &[1, 2], Some(0));
     let ours = said(&here.join("model"), &image);
     // nnU-Net clips what cubic interpolation makes to the volume's own range, ctseg to the window.
-    let clamp = |value: &f32| value.clamp(0.0, 1.0);
+    let clamp = |value: &f32| value.clamp(low, high);
     theirs.input.1 = theirs.input.1.iter().map(clamp).collect();
     agree(&ours, &theirs);
 }
@@ -151,13 +151,14 @@ fn publish_random_of(model: &Path, recipe: &ctseg::pipeline::recipe::Recipe) {
 
 #[test]
 fn a_plain_model_of_ours_is_nnu_nets_too() {
-    own_model("unet3d", &["network.activation=leaky_relu"]);
+    own_model("unet3d", [0.0, 1.0], &["network.activation=leaky_relu"]);
 }
 
 #[test]
 fn a_residual_model_of_ours_is_nnu_nets_too() {
     own_model(
         "resenc3d",
+        [-200.0 / 90.0, 200.0 / 90.0],
         &[
             "normalisation={ kind = 'ct', mean_hu = 40, sd_hu = 90 }",
             "network.blocks=[1, 2]",
