@@ -66,7 +66,11 @@ pub(super) enum Rule {
 type Pair = (usize, usize, f64);
 
 /// `source` in standard layout.
-pub(super) fn one_hot_linear(source: ArrayView3<u16>, positions: &[Vec<f64>; 3]) -> Array3<u16> {
+pub(super) fn one_hot_linear(
+    source: ArrayView3<u16>,
+    positions: &[Vec<f64>; 3],
+    rule: Rule,
+) -> Array3<u16> {
     let pairs: [Vec<Pair>; 3] = std::array::from_fn(|axis| {
         let length = source.shape()[axis];
         let along = positions[axis].iter();
