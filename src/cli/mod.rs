@@ -10,6 +10,7 @@ mod evaluation_table;
 mod fingerprint;
 mod fit;
 mod inspect;
+mod inspect_parted;
 mod inspect_run;
 mod inspect_torch;
 mod plan;
