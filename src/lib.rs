@@ -17,6 +17,7 @@ pub mod pipeline;
 pub mod process_id;
 pub mod table;
 pub mod tensors;
+pub mod unzip;
 pub mod values;
 
 pub use error::{Error, Result};

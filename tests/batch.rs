@@ -367,7 +367,7 @@ fn leaving_waits_for_no_case_and_drops_the_one_in_hand() {
         folder: folder_of_cases,
         models: vec![folder.path().join("model")],
         computes: vec![compute()],
-        tta: false,
+        tta: None,
         postprocess: true,
         overwrite: false,
         max_ram: None,

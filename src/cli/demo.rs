@@ -109,7 +109,7 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         folder: predictions,
         models: vec![model],
         computes: vec![settings.compute()?],
-        tta: false,
+        tta: None,
         postprocess: true,
         overwrite: false,
         max_ram: None,

@@ -9,6 +9,7 @@ mod evaluate;
 mod evaluation_table;
 mod fingerprint;
 mod fit;
+mod import;
 mod inspect;
 mod inspect_parted;
 mod inspect_run;
@@ -99,6 +100,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Prepare a model for prediction in 8-bit integers, and compare it with the model as it is
     Calibrate(calibrate::CalibrateArgs),
+    /// Take over models of other programs
+    Import(import::ImportArgs),
     /// Show what a volume, dataset, recipe, model or run holds
     Inspect(inspect::InspectArgs),
 }
@@ -169,6 +172,7 @@ impl Cli {
             Command::Plan(args) => plan::run(args, &settings),
             Command::Bench(args) => bench::run(args, &settings),
             Command::Calibrate(args) => calibrate::run(args, &settings),
+            Command::Import(args) => import::run(&args, &settings),
             Command::Inspect(args) => inspect::run(args, &settings),
         }
     }

@@ -42,6 +42,9 @@ pub struct PredictArgs {
     /// a little better, twice the time per axis
     #[arg(long)]
     tta: bool,
+    /// Look at no mirror images; models of nnU-Net that were trained with them are else used with them
+    #[arg(long, conflicts_with = "tta")]
+    no_tta: bool,
     /// Leave out the clean-up of label maps that the model asks for
     #[arg(long)]
     no_postprocess: bool,
@@ -109,6 +112,7 @@ pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let observer = progress::for_stderr();
     let asked = stop_then_leave_on_signals()?;
     let outputs = outputs(&args)?;
+    let tta = tta(&args);
     let inputs = expand_inputs(&args.inputs, &args.output)?;
     let (cases, folder) = plan_outputs(&inputs, &args.output)?;
     let draw: &OnAttention = &|case, seen| attention::draw(&case.output, seen);
@@ -123,7 +127,7 @@ pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
             args.model
         },
         computes: settings.computes()?,
-        tta: args.tta,
+        tta,
         postprocess: !args.no_postprocess,
         overwrite: args.overwrite,
         max_ram: args.max_ram,
@@ -161,7 +165,10 @@ fn told(recorded: &Recorded, job: &PredictJob, summary: Option<&PredictSummary>)
         ("output", job.folder.display().to_string()),
         ("inputs", job.cases.len().to_string()),
         ("devices", devices.join(",")),
-        ("tta", job.tta.to_string()),
+        (
+            "tta",
+            job.tta.map_or("model".to_owned(), |tta| tta.to_string()),
+        ),
         ("postprocess", job.postprocess.to_string()),
     ];
     parameters.extend(job.shard.map(|shard| ("shard", shard.suffix())));
@@ -194,6 +201,15 @@ fn outcome_of_run(summary: &Result<PredictSummary>) -> tracker::Outcome {
             ..
         }) => tracker::Outcome::Failed(reason.clone()),
         other => tracker::Outcome::of(other),
+    }
+}
+
+/// What is said about mirror images, if anything is.
+fn tta(args: &PredictArgs) -> Option<bool> {
+    match (args.tta, args.no_tta) {
+        (true, _) => Some(true),
+        (_, true) => Some(false),
+        _ => None,
     }
 }
 

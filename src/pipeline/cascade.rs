@@ -11,11 +11,12 @@ use super::bundle::Bundle;
 use super::dataset::Structure;
 use super::demand::Frugality;
 use super::mirroring::Mirroring;
-use super::models::{Model, common_cleaning, common_structures};
-use super::planes::{Planes, best_axis};
+use super::models::{Model, StageOne, common_cleaning, common_structures};
+use super::nnunet::Placed;
+use super::planes::{OnPieces, Planes, best_axis};
 use super::restoring::{Probabilities, Stream, Target, restored, usual_portion};
-use super::roi::{Prior, carried_over};
-use super::segmenter::{Segmenter, network_grid, network_input};
+use super::roi::carried_over;
+use super::segmenter::{Segmenter, network_grid};
 use super::stage_one::run_stage_one;
 use crate::arrays::postprocess::{Step, apply};
 use crate::error::{Error, Result};
@@ -90,11 +91,21 @@ pub struct Attention {
     pub spacing_mm: [f64; 3],
 }
 
-/// Where the second stages look: the region, with each model's probabilities from its first stage.
+/// A network's view of a volume.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub grid: Grid,
+    /// (channel, z, y, x)
+    pub input: Array4<f32>,
+    /// (structure, z, y, x)
+    pub logits: Array4<f32>,
+}
+
+/// Where the second stages look: the region, with what each model's first stage gave.
 struct Found {
-    /// In voxels of the RAS-ordered source; none where no model has a first stage.
+    /// In voxels of the RAS-ordered source; none where no model's first stage finds one.
     region: Option<VoxelBox>,
-    priors: Vec<Option<Prior>>,
+    firsts: Vec<StageOne>,
     notes: Vec<String>,
 }
 
@@ -119,7 +130,7 @@ impl Cascade {
     ///
     /// # Errors
     /// None at all, models of different structures, or of independent ones and of exclusive classes: their logits
-    /// mean different things.
+    /// mean different things; models whose axes lie differently.
     pub fn load_all(bundles: &[Bundle], compute: &Compute) -> Result<Self> {
         let structures = common_structures(bundles)?;
         let outputs = |bundle: &Bundle| bundle.stage(2).map(|stage| stage.recipe.outputs);
@@ -136,7 +147,8 @@ impl Cascade {
             ));
         }
         let models = bundles.iter().map(|bundle| Model::load(bundle, compute));
-        let models = models.collect::<Result<_>>()?;
+        let models: Vec<Model> = models.collect::<Result<_>>()?;
+        same_axes(&models, bundles)?;
         let cleaning = common_cleaning(bundles);
         let plan = structures
             .iter()
@@ -250,6 +262,15 @@ impl Cascade {
         Ok(self)
     }
 
+    /// Without mirror images, also where models are mirrored if nothing is said.
+    pub fn unmirrored(mut self) -> Self {
+        for model in &mut self.models {
+            model.mirroring = Mirroring::none();
+            model.previous_mirroring = Mirroring::none();
+        }
+        self
+    }
+
     /// How many mirror images the second stages look at, the volume itself included.
     pub fn looks(&self) -> usize {
         self.models
@@ -292,23 +313,35 @@ impl Cascade {
             seconds: BTreeMap::new(),
         };
         let ras = volume.grid.reoriented(Orientation::RAS);
+        let placed = self.models.iter().map(|model| model.placed(volume));
+        let placed: Vec<Option<Placed>> = placed.collect();
+        let earlier = self.previous_pieces(volume);
+        let pieces = |region| {
+            let models = self.models.iter().zip(&placed);
+            let counts = models.map(|(model, placed)| {
+                let grid = placed.map_or_else(|| model.grid(&volume.grid, region), |p| p.grid);
+                model.pieces(&grid)
+            });
+            earlier + counts.sum::<usize>()
+        };
+        // Cascades of nnU-Net's have no region: their pieces are known before the first stage is at work.
+        let all = pieces(None);
         let Found {
             region,
-            priors,
+            firsts,
             notes,
-        } = self.found(volume)?;
+        } = self.found(volume, &|count| on_pieces(count, all))?;
         laps.lap("stage1");
-        let grids = self
-            .models
-            .iter()
-            .map(|model| model.grid(&volume.grid, region));
+        let grids = self.models.iter().zip(&placed).map(|(model, placed)| {
+            placed.map_or_else(|| model.grid(&volume.grid, region), |placed| placed.grid)
+        });
         let grids: Vec<Grid> = grids.collect();
-        let inputs = self.models.iter().zip(&grids).zip(&priors);
-        let inputs = inputs.map(|((model, grid), prior)| {
-            network_input(&model.stage2.recipe, volume, grid, prior.as_ref())
+        let inputs = self.models.iter().zip(&grids).zip(&placed).zip(&firsts);
+        let inputs = inputs.map(|(((model, grid), placed), first)| {
+            model.input(volume, grid, placed.as_ref(), first)
         });
         let inputs: Vec<Array4<f32>> = inputs.collect::<Result<_>>()?;
-        drop(priors);
+        drop(firsts);
         laps.lap("preprocess");
         let looked = Looked {
             source: &volume.grid,
@@ -316,7 +349,9 @@ impl Cascade {
             grids: &grids,
             inputs: &inputs,
         };
-        let mut labels = self.labels(&looked, on_pieces, heard, &mut laps)?;
+        let all = pieces(region);
+        let on_pieces = |count| on_pieces(count, all);
+        let mut labels = self.labels(&looked, &on_pieces, heard, &mut laps)?;
         drop(inputs);
         self.release_memory()?;
         if !self.plan.is_empty() {
@@ -344,7 +379,7 @@ impl Cascade {
     fn labels(
         &self,
         looked: &Looked,
-        on_pieces: &OnProgress,
+        on_pieces: &OnPieces,
         heard: Vec<&mut dyn Probabilities>,
         laps: &mut Laps,
     ) -> Result<LabelMap> {
@@ -359,19 +394,15 @@ impl Cascade {
             .first()
             .ok_or_else(|| Error::invalid("internal: prediction without a model"))?;
         // The first model's spacing, in the region that counts for all.
-        let common = match region {
-            Some(region) => network_grid(&first.stage2.recipe, source, &region),
-            None => first.grid(source, None),
+        let common = match (region, grids.first()) {
+            (Some(region), _) => network_grid(&first.stage2.recipe, source, &region),
+            (None, Some(grid)) => *grid,
+            (None, None) => first.grid(source, None),
         };
-        let pieces = self.models.iter().zip(grids);
-        let pieces = pieces.map(|(model, grid)| model.pieces(grid)).sum();
-        let on_pieces = move |count| on_pieces(count, pieces);
         let axis = self.axis(&common);
         let streams = self.models.iter().zip(grids).zip(inputs);
         let streams = streams.map(|((model, grid), input)| {
-            let pass = model
-                .stage2
-                .pass(input.view(), &model.mirroring, &on_pieces);
+            let pass = model.stage2.pass(input.view(), &model.mirroring, on_pieces);
             Ok(Stream {
                 planes: Planes::new(pass, axis)?,
                 grid: *grid,
@@ -387,6 +418,7 @@ impl Cascade {
                 .unwrap_or_else(|| usual_portion(self.values.len(), common.shape_zyx(), axis)),
             values: &self.values,
             outputs: first.stage2.recipe.outputs,
+            how: first.stage2.recipe.restoration(source),
         };
         let restored = restored(&mut streams, &target, heard)?;
         let mut lap = |step: &str, seconds| {
@@ -416,14 +448,14 @@ impl Cascade {
     /// # Errors
     /// Its network has no gates.
     pub fn attention(&self, volume: &Volume) -> Result<Attention> {
-        let Found { region, priors, .. } = self.found(volume)?;
+        let Found { region, firsts, .. } = self.found(volume, &|_| Ok(()))?;
         let model = self
             .models
             .first()
             .ok_or_else(|| Error::invalid("internal: prediction without a model"))?;
         let grid = model.grid(&volume.grid, region);
-        let prior = priors.first().and_then(Option::as_ref);
-        let input = network_input(&model.stage2.recipe, volume, &grid, prior)?;
+        let first = firsts.first().unwrap_or(&StageOne::Nothing);
+        let input = model.input(volume, &grid, model.placed(volume).as_ref(), first)?;
         let maps = model.stage2.attention(input.view())?;
         model.stage2.release_memory()?;
         let scalings = model.stage2.recipe.scalings(volume);
@@ -438,16 +470,51 @@ impl Cascade {
         })
     }
 
-    /// What the first stages find.
-    fn found(&self, volume: &Volume) -> Result<Found> {
+    /// How many patches the first stages of nnU-Net's cascades look at.
+    fn previous_pieces(&self, volume: &Volume) -> usize {
+        let stages = self.models.iter();
+        let stages = stages.filter_map(|model| model.previous(&self.values, self.portion));
+        stages.map(|stage| stage.pieces(volume)).sum()
+    }
+
+    /// What the (first) model's second stage sees of a volume and says of it, before anything is restored; for
+    /// comparisons with other programs.
+    pub fn seen(&self, volume: &Volume) -> Result<Seen> {
+        let Found { region, firsts, .. } = self.found(volume, &|_| Ok(()))?;
+        let model = self
+            .models
+            .first()
+            .ok_or_else(|| Error::invalid("internal: prediction without a model"))?;
+        let placed = model.placed(volume);
+        let grid = placed.map_or_else(|| model.grid(&volume.grid, region), |placed| placed.grid);
+        let first = firsts.first().unwrap_or(&StageOne::Nothing);
+        let input = model.input(volume, &grid, placed.as_ref(), first)?;
+        let pass = model
+            .stage2
+            .pass(input.view(), &model.mirroring, &|_| Ok(()));
+        let logits = Planes::new(pass, best_axis(&model.stage2.recipe, grid.shape_zyx()))?.all()?;
+        Ok(Seen {
+            grid,
+            input,
+            logits,
+        })
+    }
+
+    /// What the first stages find; `on_pieces` hears of those of nnU-Net's cascades.
+    fn found(&self, volume: &Volume, on_pieces: &OnPieces) -> Result<Found> {
         let mut found = Found {
             region: None,
-            priors: Vec::new(),
+            firsts: Vec::new(),
             notes: Vec::new(),
         };
         for model in &self.models {
+            if let Some(previous) = model.previous(&self.values, self.portion) {
+                let labels = previous.labels(volume, on_pieces)?;
+                found.firsts.push(StageOne::Labels(labels));
+                continue;
+            }
             let Some(stage1) = &model.stage1 else {
-                found.priors.push(None);
+                found.firsts.push(StageOne::Nothing);
                 continue;
             };
             let (roi, prior) = run_stage_one(stage1, volume, None)?;
@@ -463,8 +530,29 @@ impl Cascade {
                 Some(region) => region.joined(&roi.region),
                 None => roi.region,
             });
-            found.priors.push(Some(prior));
+            found.firsts.push(StageOne::Prior(prior));
         }
         Ok(found)
+    }
+}
+
+/// # Errors
+/// Models whose networks see a volume's axes in another order, or from another end: planes of logits would not fit
+/// together.
+fn same_axes(models: &[Model], bundles: &[Bundle]) -> Result<()> {
+    let axes = |model: &Model| {
+        let nnunet = model.stage2.recipe.nnunet.as_ref();
+        nnunet.map(|nnunet| (nnunet.axes, nnunet.transpose))
+    };
+    let mut pairs = models.iter().zip(bundles);
+    let Some((first, _)) = pairs.next() else {
+        return Ok(());
+    };
+    match pairs.find(|(model, _)| axes(model) != axes(first)) {
+        None => Ok(()),
+        Some((_, other)) => Err(Error::file(
+            &other.path,
+            "its network sees the axes of a volume in another order than the first model's (nnU-Net's reader or transposition); such models cannot be averaged: predict with each",
+        )),
     }
 }

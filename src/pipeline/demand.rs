@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::cascade::Cascade;
 use super::planes::best_axis;
+use super::recipe::Recipe;
 use super::restoring::{told_voxels, usual_portion};
 use super::segmenter::{Segmenter, check_extent, network_grid};
 use super::sliding::Lattice;
@@ -172,9 +173,9 @@ impl Cascade {
             // Labels are restored after the probabilities were told.
             let restore = stage.portion + stage.lines.max(told);
             // What networks on patches held is free when a portion is restored.
-            let at_work = match model.stage2.recipe.network.dimensions() {
-                2 => stage.pass + restore,
-                _ => stage.pass.max(restore),
+            let at_work = match model.stage2.recipe.by_patches() {
+                false => stage.pass + restore,
+                true => stage.pass.max(restore),
             };
             let networks = LABELS * voxels + inputs + layers + at_work;
             demand.network = demand.network.max(networks);
@@ -224,10 +225,10 @@ impl Stage {
             .portion
             .unwrap_or_else(|| usual_portion(maps as usize, shape, axis))
             .min(shape[axis]) as u64;
-        let layer = match recipe.network.dimensions() {
+        let layer = match recipe.by_patches() {
             // A batch of slices; on the pure-Rust engine one for each thread.
-            2 => (batch * segmenter.at_once()) as u64 * maps * plane,
-            _ => {
+            false => (batch * segmenter.at_once()) as u64 * maps * plane,
+            true => {
                 let lattice = Lattice::new(recipe, shape);
                 segmenter.added_maps(looks) as u64 * lattice.layer_voxels(axis) as u64
             }
@@ -239,7 +240,7 @@ impl Stage {
         Ok(Self {
             voxels,
             maps,
-            preprocess: preprocess_bytes(source, &grid),
+            preprocess: preprocess_bytes(recipe, source, &grid),
             input: FLOAT * channels * voxels,
             pass: segmenter.at_once() as u64 * segmenter.pass_bytes(shape, batch, looks)?,
             layer: FLOAT * layer,
@@ -260,9 +261,11 @@ const TOLD_ARRAYS: u64 = 6;
 
 /// The volume clamped to its windows, and what stands between it and the network's grid: axes are resampled one
 /// after the other, those first that get shorter the most.
-fn preprocess_bytes(source: &Grid, grid: &Grid) -> u64 {
-    let ras = source.reoriented(Orientation::RAS).shape;
-    let mut ratios = [0, 1, 2].map(|axis| grid.shape[axis] as f64 / ras[axis].max(1) as f64);
+fn preprocess_bytes(recipe: &Recipe, source: &Grid, grid: &Grid) -> u64 {
+    let nnunet = recipe.nnunet.as_ref();
+    let turned = nnunet.map_or(Orientation::RAS, |nnunet| nnunet.orientation(source));
+    let own = source.reoriented(turned).shape;
+    let mut ratios = [0, 1, 2].map(|axis| grid.shape[axis] as f64 / own[axis].max(1) as f64);
     ratios.sort_by(f64::total_cmp);
     let all = source.voxels() as f64;
     let first = all * ratios[0];

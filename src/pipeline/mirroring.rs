@@ -33,12 +33,31 @@ impl Mirroring {
         }
     }
 
+    /// Mirrored along every choice of `axes` (of z, y, x); structures stay what they are.
+    pub fn along(axes: &[usize]) -> Self {
+        let mut images = vec![Image::default()];
+        for axis in axes {
+            let more: Vec<Image> = images
+                .iter()
+                .map(|image| Image {
+                    axes: image.axes.iter().copied().chain([axis + 2]).collect(),
+                    maps: None,
+                })
+                .collect();
+            images.extend(more);
+        }
+        Self { images }
+    }
+
     /// Mirrored along every choice of the axes that the network was trained with. Along x, structures of
     /// one side are found in the maps of the other.
     ///
     /// # Errors
     /// The network was never shown a mirrored patient; and those of [`counterparts`].
     pub fn new(recipe: &Recipe, structures: &[Structure]) -> Result<Self> {
+        if let Some(nnunet) = &recipe.nnunet {
+            return Ok(Self::along(&nnunet.mirror_axes));
+        }
         let trained = recipe.training.augmentation();
         let flips = trained.map_or(&[][..], |augmentation| &augmentation.flip_axes);
         if flips.is_empty() {

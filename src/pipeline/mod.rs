@@ -29,6 +29,7 @@ pub mod manifest;
 mod map_file;
 pub mod mirroring;
 mod models;
+pub mod nnunet;
 pub mod observer;
 pub mod out_of_fold;
 mod output_names;

@@ -4,13 +4,24 @@ use std::collections::BTreeMap;
 
 use super::bundle::Bundle;
 use super::dataset::Structure;
+use ndarray::Array4;
+
 use super::mirroring::Mirroring;
+use super::nnunet::{Placed, PreviousStage, nnunet_input};
 use super::recipe::Region;
-use super::segmenter::{Segmenter, network_grid};
+use super::roi::Prior;
+use super::segmenter::{Segmenter, network_grid, network_input};
 use crate::arrays::postprocess::Step;
 use crate::error::{Error, Result};
 use crate::tensors::device::Compute;
-use crate::values::{Grid, Orientation, VoxelBox};
+use crate::values::{Grid, LabelMap, Orientation, Volume, VoxelBox};
+
+/// What a first stage gave.
+pub(super) enum StageOne {
+    Nothing,
+    Prior(Prior),
+    Labels(LabelMap),
+}
 
 /// One model in memory.
 pub(super) struct Model {
@@ -18,14 +29,18 @@ pub(super) struct Model {
     pub(super) stage1: Option<Segmenter>,
     pub(super) stage2: Segmenter,
     pub(super) mirroring: Mirroring,
+    /// Of the first stage of a cascade of nnU-Net's.
+    pub(super) previous_mirroring: Mirroring,
 }
 
 impl Model {
     pub(super) fn load(bundle: &Bundle, compute: &Compute) -> Result<Self> {
         let stage2 = bundle.segmenter(2, compute)?;
+        let nnunet = stage2.recipe.nnunet.as_ref();
+        let is_cascade = nnunet.is_some_and(|nnunet| !nnunet.previous_labels.is_empty());
         let stage1 = match stage2.recipe.region {
-            Region::Whole => None,
-            Region::Roi => {
+            Region::Whole if !is_cascade => None,
+            Region::Whole | Region::Roi => {
                 let trained_on = bundle
                     .stage(2)
                     .and_then(|stage| stage.stage1_sha256.as_deref());
@@ -38,10 +53,58 @@ impl Model {
                 Some(bundle.segmenter(1, compute)?)
             }
         };
+        // nnU-Net's models are mirrored where nothing else is asked for, as `nnUNetv2_predict` does.
+        let usual = |stage: &Segmenter| match &stage.recipe.nnunet {
+            Some(nnunet) => Mirroring::along(&nnunet.mirror_axes),
+            None => Mirroring::none(),
+        };
         Ok(Self {
+            mirroring: usual(&stage2),
+            previous_mirroring: stage1.as_ref().map_or_else(Mirroring::none, usual),
             stage1,
             stage2,
-            mirroring: Mirroring::none(),
+        })
+    }
+
+    /// Where its second stage's grid lies in a volume, of nnU-Net's models.
+    pub(super) fn placed(&self, volume: &Volume) -> Option<Placed> {
+        let recipe = &self.stage2.recipe;
+        let nnunet = recipe.nnunet.as_ref()?;
+        Some(Placed::of_volume(recipe, nnunet, volume))
+    }
+
+    /// Its second stage's input on `grid`, which is `placed`'s where there is one.
+    pub(super) fn input(
+        &self,
+        volume: &Volume,
+        grid: &Grid,
+        placed: Option<&Placed>,
+        found: &StageOne,
+    ) -> Result<Array4<f32>> {
+        let recipe = &self.stage2.recipe;
+        match (&recipe.nnunet, placed, found) {
+            (Some(nnunet), Some(placed), StageOne::Labels(labels)) => {
+                nnunet_input(recipe, nnunet, volume, placed, Some(labels))
+            }
+            (Some(nnunet), Some(placed), _) => nnunet_input(recipe, nnunet, volume, placed, None),
+            (_, _, StageOne::Prior(prior)) => network_input(recipe, volume, grid, Some(prior)),
+            _ => network_input(recipe, volume, grid, None),
+        }
+    }
+
+    /// The first stage of a cascade of nnU-Net's, whose labels the second one sees.
+    pub(super) fn previous<'a>(
+        &'a self,
+        values: &'a [u16],
+        portion: Option<usize>,
+    ) -> Option<PreviousStage<'a>> {
+        let segmenter = self.stage1.as_ref()?;
+        segmenter.recipe.nnunet.as_ref()?;
+        Some(PreviousStage {
+            segmenter,
+            mirroring: &self.previous_mirroring,
+            values,
+            portion,
         })
     }
 

@@ -41,7 +41,7 @@ pub struct Planes<'a> {
     /// Sides of the input (z, y, x).
     shape: [usize; 3],
     way: Way,
-    /// The planes from `first` on, each (map, the two other axes): of patches, sums that are to be divided by the
+    /// The planes of the padded input from `first` on, each (map, the two other axes): of patches, sums that are to be divided by the
     /// importance.
     planes: VecDeque<Array3<f32>>,
     first: usize,
@@ -87,14 +87,15 @@ impl<'a> Planes<'a> {
         let (_, depth, height, width) = pass.input.dim();
         let shape = [depth, height, width];
         let flat = pass.recipe.network.dimensions() == 2;
+        let by_patches = pass.recipe.by_patches();
         if shape.contains(&0) || axis > 1 || (flat && axis != 0) {
             return Err(Error::invalid(format!(
                 "internal: planes along axis {axis} of an input of {shape:?} voxels"
             )));
         }
-        let way = match flat {
-            true => Way::Slices,
-            false => Way::Patches(Box::new(Patches::new(&pass, shape, axis)?)),
+        let way = match by_patches {
+            false => Way::Slices,
+            true => Way::Patches(Box::new(Patches::new(&pass, shape, axis)?)),
         };
         Ok(Self {
             pass,
@@ -119,13 +120,15 @@ impl<'a> Planes<'a> {
     /// # Shapes
     /// output: (structure, z, y, x), `range` along the axis
     pub fn take(&mut self, range: Range<usize>) -> Result<Array4<f32>> {
-        if range.start < self.first || range.end > self.count() || range.is_empty() {
+        let before = self.before()[self.axis];
+        if range.start + before < self.first || range.end > self.count() || range.is_empty() {
             return Err(Error::invalid(format!(
-                "internal: planes {range:?} of {} where those before {} are gone",
+                "internal: planes {range:?} of {} after {before} where those before {} are gone",
                 self.count(),
                 self.first
             )));
         }
+        let range = range.start + before..range.end + before;
         let computing = self.finished < range.end;
         while self.finished < range.end {
             self.forget(range.start.min(self.finished));
@@ -140,6 +143,14 @@ impl<'a> Planes<'a> {
         }
         self.forget(range.start);
         self.gathered(range)
+    }
+
+    /// How much padding lies before the input along z, y, x.
+    fn before(&self) -> [usize; 3] {
+        match &self.way {
+            Way::Slices => [0; 3],
+            Way::Patches(patches) => patches.lattice.before,
+        }
     }
 
     /// Logits of the whole input: (structure, z, y, x).
@@ -226,7 +237,7 @@ impl<'a> Planes<'a> {
         patches.done = until;
         self.finished = match patches.corners.get(until) {
             Some(corner) => corner[self.axis],
-            None => self.shape[self.axis],
+            None => lattice.padded[self.axis],
         };
         (self.pass.on_pieces)(corners.len())
     }
@@ -234,7 +245,8 @@ impl<'a> Planes<'a> {
     /// The logits of finished planes, side by side.
     fn gathered(&self, range: Range<usize>) -> Result<Array4<f32>> {
         let [b, c] = beside(self.axis);
-        let (height, width) = (self.shape[b], self.shape[c]);
+        let before = self.before();
+        let inside = [b, c].map(|axis| before[axis]..before[axis] + self.shape[axis]);
         let maps = match (&self.way, self.planes.front()) {
             (Way::Patches(patches), _) if patches.features.is_some() => {
                 let head = patches.features.as_ref().map(|(_, head)| head);
@@ -254,7 +266,7 @@ impl<'a> Planes<'a> {
                 let plane = self.planes.get(index - self.first);
                 let plane = plane.ok_or_else(|| Error::invalid("internal: a plane is gone"))?;
                 match &self.way {
-                    Way::Slices => assign(to, plane, [height, width]),
+                    Way::Slices => assign(to, plane, &inside),
                     Way::Patches(patches) => {
                         let mut plane = plane.clone();
                         let at = patches.coverage[self.axis][index];
@@ -263,7 +275,7 @@ impl<'a> Planes<'a> {
                             Some((_, head)) => logits_of(plane, head)?,
                             None => plane,
                         };
-                        assign(to, &plane, [height, width]);
+                        assign(to, &plane, &inside);
                     }
                 }
                 Ok::<(), Error>(())
@@ -273,8 +285,8 @@ impl<'a> Planes<'a> {
 }
 
 /// A plane without its padding.
-fn assign(mut to: ArrayViewMut3<f32>, plane: &Array3<f32>, [height, width]: [usize; 2]) {
-    to.assign(&plane.slice(s![.., ..height, ..width]));
+fn assign(mut to: ArrayViewMut3<f32>, plane: &Array3<f32>, [rows, columns]: &[Range<usize>; 2]) {
+    to.assign(&plane.slice(s![.., rows.clone(), columns.clone()]));
 }
 
 /// The head's logits of a plane of features: (structure, …).

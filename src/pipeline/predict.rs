@@ -48,8 +48,8 @@ pub struct PredictJob<'a> {
     pub models: Vec<PathBuf>,
     /// One device, or several that take cases from one queue.
     pub computes: Vec<Compute>,
-    /// Whether stage 2 looks at mirror images too, see [`super::mirroring`].
-    pub tta: bool,
+    /// Whether stage 2 looks at mirror images too, see [`super::mirroring`]; none: as the models usually do.
+    pub tta: Option<bool>,
     /// Whether label maps are cleaned up as the model asks for.
     pub postprocess: bool,
     /// Whether label maps that are whole and of this input and model are made again.

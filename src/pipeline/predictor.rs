@@ -30,8 +30,8 @@ pub enum Models {
 #[derive(Clone, Copy)]
 pub struct Loading<'a> {
     pub compute: &'a Compute,
-    /// Whether networks look at mirror images too.
-    pub tta: bool,
+    /// Whether networks look at mirror images too; none: as the models usually do.
+    pub tta: Option<bool>,
     /// Whether label maps are cleaned up as the models ask for.
     pub postprocess: bool,
     /// Most memory that may be taken, and for what; says afterwards whether it is [kept](Limit::kept).
@@ -116,6 +116,22 @@ impl Models {
     }
 }
 
+impl Loading<'_> {
+    /// Models that look together, mirrored and cleaned up as is wanted, without regard to memory.
+    pub(super) fn cascade(&self, bundles: &[Bundle]) -> Result<Cascade> {
+        let cascade = Cascade::load_all(bundles, self.compute)?;
+        let cascade = match self.tta {
+            Some(true) => cascade.mirrored(&common_structures(bundles)?)?,
+            Some(false) => cascade.unmirrored(),
+            None => cascade,
+        };
+        Ok(match self.postprocess {
+            true => cascade,
+            false => cascade.without_postprocessing(),
+        })
+    }
+}
+
 impl Predictor {
     /// Loads models.
     ///
@@ -124,16 +140,11 @@ impl Predictor {
     pub fn load(models: &Models, loading: &Loading) -> Result<Self> {
         match models {
             Models::Averaged(bundles) => {
-                let mut cascade = Cascade::load_all(bundles, loading.compute)?;
-                if loading.tta {
-                    cascade = cascade.mirrored(&models.structures()?)?;
-                }
-                if !loading.postprocess {
-                    cascade = cascade.without_postprocessing();
-                }
-                if let Some(limit) = loading.limit {
-                    cascade = within(cascade, limit)?;
-                }
+                let cascade = loading.cascade(bundles)?;
+                let cascade = match loading.limit {
+                    Some(limit) => within(cascade, limit)?,
+                    None => cascade,
+                };
                 Ok(Self::Cascade(Box::new(cascade)))
             }
             Models::Parted(model, Some(opened)) => {

@@ -1,5 +1,6 @@
 //! Stage recipes: everything that decides how one stage is trained and used, in one TOML file.
 
+mod nnunet;
 mod patch_size;
 mod postprocessing;
 mod sliding;
@@ -18,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::tensors::losses::Outputs;
 use crate::tensors::networks::NetworkConfig;
 use crate::values::Volume;
+pub use nnunet::{Axes, NnunetConfig, NnunetNormalisation, SeparateZ, header_spacing_mm};
 pub use patch_size::PatchSize;
 pub use postprocessing::PostprocessingConfig;
 pub use sliding::{Blending, SlidingConfig};
@@ -88,6 +90,9 @@ pub struct Recipe {
     pub postprocessing: PostprocessingConfig,
     #[serde(default, skip_serializing_if = "is_default")]
     pub tracking: TrackingConfig,
+    /// Of imported models: what nnU-Net does otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nnunet: Option<NnunetConfig>,
 }
 
 fn yes() -> bool {
@@ -261,14 +266,17 @@ impl Recipe {
 
     /// Input channels of the network.
     pub fn channels(&self) -> usize {
-        self.windows_hu.len() + usize::from(self.prior)
+        match &self.nnunet {
+            Some(nnunet) => 1 + nnunet.previous_labels.len(),
+            None => self.windows_hu.len() + usize::from(self.prior),
+        }
     }
 
     /// What an epoch or a volume is counted in.
     pub fn unit(&self) -> &'static str {
-        match self.network.dimensions() {
-            2 => "slices",
-            _ => "patches",
+        match self.by_patches() {
+            false => "slices",
+            true => "patches",
         }
     }
 
@@ -335,6 +343,7 @@ impl Recipe {
             .or_else(|| self.training.problem(self.outputs))
             .or_else(|| self.sliding.problem())
             .or_else(|| self.normalisation.problem(&self.windows_hu))
+            .or_else(|| self.nnunet.as_ref()?.problem())
             .map(str::to_owned)
             .or_else(|| self.postprocessing.problem());
         match problem {

@@ -7,7 +7,9 @@ use std::time::Instant;
 use ndarray::{Array3, Array4, ArrayView3, Axis, Slice};
 
 use super::planes::Planes;
-use crate::arrays::resample::{Interpolation, resample_array, restore_exclusive};
+use crate::arrays::resample::{
+    Interpolation, Restoration, resample_array, resample_linear, restore,
+};
 use crate::error::{Error, Result};
 use crate::tensors::losses::Outputs;
 use crate::values::{Grid, GridMap, LabelMap, VoxelBox};
@@ -61,6 +63,7 @@ pub struct Target<'a> {
     /// Label values in the order of the maps.
     pub values: &'a [u16],
     pub outputs: Outputs,
+    pub how: Restoration,
 }
 
 /// A label map, and where the time went.
@@ -71,7 +74,7 @@ pub struct Restored {
 }
 
 /// Runs the streams from end to end, averages their logits on the common grid and restores labels as
-/// [`restore_exclusive`] does; `heard` is told the probabilities.
+/// [`restore`] does; `heard` is told the probabilities.
 pub fn restored(
     streams: &mut [Stream],
     target: &Target,
@@ -97,11 +100,11 @@ pub fn restored(
         if !heard.is_empty() {
             for slab in slabs(region) {
                 let onto = target.source.cropped(&slab);
-                tell(&mut heard, &logits, (&from, &onto), &slab, target.outputs)?;
+                tell(&mut heard, &logits, (&from, &onto), &slab, target)?;
             }
         }
         let onto = target.source.cropped(&region);
-        let part = restore_exclusive(logits.view(), &from, &onto, target.values)?;
+        let part = restore(logits.view(), &from, &onto, target.values, &target.how)?;
         let mut to = labels.data.view_mut();
         for axis in 0..3 {
             to.slice_axis_inplace(
@@ -238,19 +241,19 @@ fn tell(
     logits: &Array4<f32>,
     (from, onto): (&Grid, &Grid),
     region: &VoxelBox,
-    outputs: Outputs,
+    target: &Target,
 ) -> Result<()> {
     let restored = |own| {
-        resample_array(
+        resample_linear(
             logits.index_axis(Axis(0), own),
             from,
             onto,
-            Interpolation::Linear,
+            target.how.nearest,
         )
     };
     // Of exclusive classes: the logarithm of the sum of all e^logit, the background's e^0 included.
     let mut all: Option<Array3<f32>> = None;
-    if outputs == Outputs::Exclusive {
+    if target.outputs == Outputs::Exclusive {
         let mut sum = Array3::<f32>::zeros(onto.shape_zyx());
         for own in 0..logits.dim().0 {
             ndarray::Zip::from(&mut sum)

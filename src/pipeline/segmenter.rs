@@ -3,6 +3,7 @@
 use ndarray::{Array4, ArrayView4, Axis, concatenate};
 
 use super::mirroring::Mirroring;
+use super::nnunet::Placed;
 use super::planes::{OnPieces, Pass, Planes};
 use super::recipe::Recipe;
 use super::roi::Prior;
@@ -25,8 +26,11 @@ pub struct Segmenter {
 }
 
 /// The grid that a stage's network works on: `region` (voxels of the RAS-ordered grid) of `source` in the
-/// recipe's spacing.
+/// recipe's spacing. Of an imported model that is [`Placed::grid`], and the region of interest plays no part.
 pub fn network_grid(recipe: &Recipe, source: &Grid, region: &VoxelBox) -> Grid {
+    if let Some(nnunet) = &recipe.nnunet {
+        return Placed::new(recipe, nnunet, source, VoxelBox::whole(source.shape)).grid;
+    }
     source
         .reoriented(Orientation::RAS)
         .cropped(region)
@@ -143,8 +147,7 @@ impl Segmenter {
 
     /// How many batches are computed side by side.
     pub fn at_once(&self) -> usize {
-        match self.inference.compute().runs_side_by_side() && self.recipe.network.dimensions() == 2
-        {
+        match self.inference.compute().runs_side_by_side() && !self.recipe.by_patches() {
             true => rayon::current_num_threads(),
             false => 1,
         }
@@ -153,14 +156,14 @@ impl Segmenter {
     /// About how much memory a batch of an input of `shape` (z, y, x) takes in a network.
     pub fn pass_bytes(&self, shape: [usize; 3], batch: usize, looks: usize) -> Result<u64> {
         let recipe = &self.recipe;
-        let (sides, most, maps) = match recipe.network.dimensions() {
-            2 => {
+        let (sides, most, maps) = match recipe.by_patches() {
+            false => {
                 let multiple = recipe.network.multiple();
                 let side = |axis: usize| padded_size(shape[axis], multiple[axis]);
                 let seen = 2 * recipe.network.neighbours() + 1;
                 ([seen, side(1), side(2)], shape[0], self.maps())
             }
-            _ => {
+            true => {
                 let lattice = Lattice::new(recipe, shape);
                 // Where features are added up, no patch has logits.
                 (lattice.patch, lattice.count(), self.added_maps(looks))
@@ -180,9 +183,9 @@ impl Segmenter {
 
     /// How many pieces (slices or patches) of an input of `shape` (z, y, x) pass through the network.
     pub fn pieces(&self, shape: [usize; 3]) -> usize {
-        match self.recipe.network.dimensions() {
-            2 => shape[0],
-            _ => Lattice::new(&self.recipe, shape).count(),
+        match self.recipe.by_patches() {
+            false => shape[0],
+            true => Lattice::new(&self.recipe, shape).count(),
         }
     }
 

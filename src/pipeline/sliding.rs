@@ -17,6 +17,8 @@ pub struct Lattice {
     importance: [Vec<f32>; 3],
     /// Sides of the input, at least those of a patch.
     pub padded: [usize; 3],
+    /// Of what is added to the sides of the input, what lies before it.
+    pub before: [usize; 3],
 }
 
 impl Lattice {
@@ -24,9 +26,17 @@ impl Lattice {
     pub fn new(recipe: &Recipe, shape: [usize; 3]) -> Self {
         let multiple = recipe.network.multiple();
         let largest = recipe.training.patch_size.zyx();
-        let patch: [usize; 3] =
-            std::array::from_fn(|axis| padded_size(largest[axis].min(shape[axis]), multiple[axis]));
+        let as_nnunet = recipe.nnunet.is_some();
+        // nnU-Net's patches always have their full size, and small inputs lie in the middle of one.
+        let patch: [usize; 3] = std::array::from_fn(|axis| match as_nnunet {
+            true => largest[axis],
+            false => padded_size(largest[axis].min(shape[axis]), multiple[axis]),
+        });
         let padded: [usize; 3] = std::array::from_fn(|axis| shape[axis].max(patch[axis]));
+        let before = std::array::from_fn(|axis| match as_nnunet {
+            true => (padded[axis] - shape[axis]) / 2,
+            false => 0,
+        });
         let config = &recipe.sliding;
         Self {
             patch,
@@ -36,6 +46,7 @@ impl Lattice {
                 Blending::Constant => vec![1.0; side],
             }),
             padded,
+            before,
         }
     }
 
@@ -128,9 +139,12 @@ impl Lattice {
             let mut patch = Array4::zeros((channels, size[0], size[1], size[2]));
             let (mut from, mut to) = (input.view(), patch.view_mut());
             for axis in 0..3 {
-                let end = (corner[axis] + size[axis]).min(ends[axis]);
-                from.slice_axis_inplace(Axis(axis + 1), Slice::from(corner[axis]..end));
-                to.slice_axis_inplace(Axis(axis + 1), Slice::from(..end - corner[axis]));
+                // Of the padded input what is there.
+                let (first, before) = (corner[axis], self.before[axis]);
+                let start = first.max(before);
+                let end = (first + size[axis]).min(before + ends[axis]).max(start);
+                from.slice_axis_inplace(Axis(axis + 1), Slice::from(start - before..end - before));
+                to.slice_axis_inplace(Axis(axis + 1), Slice::from(start - first..end - first));
             }
             to.assign(&from);
             values.extend(patch.into_raw_vec_and_offset().0);

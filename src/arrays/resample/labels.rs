@@ -50,7 +50,7 @@ pub fn resample_labels(
 type Pair = (usize, usize, f64);
 
 /// `source` in standard layout.
-fn one_hot_linear(source: ArrayView3<u16>, positions: &[Vec<f64>; 3]) -> Array3<u16> {
+pub(super) fn one_hot_linear(source: ArrayView3<u16>, positions: &[Vec<f64>; 3]) -> Array3<u16> {
     let pairs: [Vec<Pair>; 3] = std::array::from_fn(|axis| {
         let length = source.shape()[axis];
         let along = positions[axis].iter();

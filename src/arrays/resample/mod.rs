@@ -10,6 +10,7 @@ mod labels;
 mod lines;
 mod plan;
 mod restore;
+mod slicewise;
 mod taps;
 #[cfg(test)]
 mod tests;
@@ -20,7 +21,8 @@ use ndarray::{Array3, ArrayView3, Zip};
 use serde::{Deserialize, Serialize};
 
 pub use labels::{LabelInterpolation, resample_labels};
-pub use restore::restore_exclusive;
+pub use restore::{Restoration, restore, restore_exclusive};
+pub use slicewise::{resample_label_slices, resample_slices};
 
 use crate::error::{Error, Result};
 use crate::values::{Grid, GridMap, Volume};
@@ -69,6 +71,26 @@ pub fn resample_array(
 ) -> Result<Array3<f32>> {
     let range = (interpolation == Interpolation::Cubic).then(|| value_range(data));
     resample_within(data, from, onto, interpolation, range)
+}
+
+/// [`resample_array`], linear, along `nearest` (x, y, z of `from`) taking the nearest voxel where one is given.
+///
+/// # Errors
+/// As [`resample_array`].
+pub fn resample_linear(
+    data: ArrayView3<f32>,
+    from: &Grid,
+    onto: &Grid,
+    nearest: Option<usize>,
+) -> Result<Array3<f32>> {
+    let map = checked_map(data.shape(), from, onto)?;
+    let aligned = in_target_order(data, &map);
+    let mut positions = positions_zyx(&map, onto.shape.map(|voxels| 0..voxels));
+    if let Some(axis) = nearest.and_then(|axis| target_axis(&map, axis)) {
+        slicewise::at_nearest(&mut positions, axis, aligned.shape());
+    }
+    let kernel = plan::Kernel::Linear;
+    Ok(plan::interpolate(aligned, positions, kernel, None, true))
 }
 
 /// [`resample_array`] without the clipping: what SciPy returns for `order=3`, overshoot included.
@@ -167,6 +189,12 @@ fn directions(grid: &Grid) -> String {
 /// The source with its axes in the order of the target's (z, y, x); nothing is copied.
 fn in_target_order<'a, T>(data: ArrayView3<'a, T>, map: &GridMap) -> ArrayView3<'a, T> {
     data.permuted_axes([2, 1, 0].map(|target| 2 - map[target].axis))
+}
+
+/// The target's array axis (of z, y, x) that runs along the source's axis `axis` (of x, y, z).
+fn target_axis(map: &GridMap, axis: usize) -> Option<usize> {
+    let target = map.iter().position(|along| along.axis == axis);
+    target.map(|target| 2 - target)
 }
 
 /// For every target index in `ranges` (x, y, z) the fractional index in the source, per axis (z, y, x).

@@ -6,7 +6,8 @@ use ndarray::parallel::prelude::*;
 use ndarray::{Array3, ArrayView3, ArrayView4, ArrayViewMut3, Axis, Slice, Zip};
 
 use super::plan::{Kernel, interpolate};
-use super::{checked_map, in_target_order, positions_zyx};
+use super::slicewise::at_nearest;
+use super::{checked_map, in_target_order, positions_zyx, target_axis};
 use crate::error::{Error, Result};
 use crate::values::{Grid, LabelMap, VoxelBox};
 
@@ -16,11 +17,34 @@ const SLAB: usize = 16;
 /// So many portions for each thread, so that none waits for long.
 const SLABS_PER_THREAD: usize = 4;
 
+/// How labels are made of logits.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Restoration {
+    /// The axis (x, y, z) of the network's grid along which the nearest voxel counts, instead of both neighbours.
+    pub nearest: Option<usize>,
+    /// Of regions that lie in one another (nnU-Net's) their labels: of several with a positive logit the one that is
+    /// named last here wins. Empty: the one with the largest logit.
+    pub regions: Vec<u16>,
+}
+
+/// [`restore`] by linear interpolation; the largest logit wins.
+///
+/// # Errors
+/// As [`restore`].
+pub fn restore_exclusive(
+    logits: ArrayView4<f32>,
+    from: &Grid,
+    source: &Grid,
+    label_values: &[u16],
+) -> Result<LabelMap> {
+    restore(logits, from, source, label_values, &Restoration::default())
+}
+
 /// Labels on `source` from logits on the network's grid `from`: of independent structures (sigmoid), or of
 /// exclusive classes whose background has the logit 0 (softmax).
 ///
 /// Each structure's logits are interpolated linearly onto the source's voxels (beyond the outermost
-/// voxel centres of `from` they repeat), and the largest positive one decides; where none is positive,
+/// voxel centres of `from` they repeat), and the largest positive one decides (or as `how` says); where none is positive,
 /// that is, no independent structure reaches a probability above 0.5, or the background is the likeliest of
 /// exclusive classes, it is background. The structure listed first
 /// wins a tie. Voxels whose centre lies outside the outer faces of `from` are background; `from` may be
@@ -33,11 +57,12 @@ const SLABS_PER_THREAD: usize = 4;
 ///
 /// # Errors
 /// Shapes that do not fit together, a label 0, grids whose axes are not parallel.
-pub fn restore_exclusive(
+pub fn restore(
     logits: ArrayView4<f32>,
     from: &Grid,
     source: &Grid,
     label_values: &[u16],
+    how: &Restoration,
 ) -> Result<LabelMap> {
     if logits.len_of(Axis(0)) != label_values.len() || label_values.contains(&0) {
         return Err(Error::invalid(format!(
@@ -47,7 +72,7 @@ pub fn restore_exclusive(
         )));
     }
     let map = checked_map(&logits.shape()[1..], from, source)?;
-    let positions = positions_zyx(&map, source.shape.map(|voxels| 0..voxels));
+    let mut positions = positions_zyx(&map, source.shape.map(|voxels| 0..voxels));
     let aligned: Vec<_> = logits
         .axis_iter(Axis(0))
         .map(|own| in_target_order(own, &map))
@@ -63,11 +88,20 @@ pub fn restore_exclusive(
             (-0.5 - 1e-6..=outer_face + 1e-6).contains(&p)
         })
     });
-    let structures: Vec<Structure> = aligned
+    if let Some(axis) = how.nearest.and_then(|axis| target_axis(&map, axis)) {
+        at_nearest(&mut positions, axis, first.shape());
+    }
+    let mut structures: Vec<Structure> = aligned
         .into_par_iter()
         .zip(label_values)
         .filter_map(|(logits, label)| Structure::new(logits, *label, &positions, &covered))
         .collect();
+    let rank = |label: u16| how.regions.iter().position(|region| *region == label);
+    structures.sort_by_key(|structure| rank(structure.label));
+    let winner = match how.regions.is_empty() {
+        true => Winner::Largest,
+        false => Winner::Last,
+    };
     let mut covered_labels = result.data.view_mut();
     for (axis, range) in covered.iter().enumerate() {
         covered_labels.slice_axis_inplace(Axis(axis), Slice::from(range.clone()));
@@ -80,9 +114,17 @@ pub fn restore_exclusive(
     slabs.into_par_iter().enumerate().for_each(|(place, slab)| {
         let mut origin = [0, 1, 2].map(|axis| covered[axis].start);
         origin[axis] += place * size;
-        restore_slab(slab, origin, &positions, &structures);
+        restore_slab(slab, origin, &positions, &structures, winner);
     });
     Ok(result)
+}
+
+/// Which of several structures with a positive logit a voxel belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Winner {
+    /// The first with the largest.
+    Largest,
+    Last,
 }
 
 /// One structure and the only part of the target where it can win.
@@ -127,6 +169,7 @@ fn restore_slab(
     origin: [usize; 3],
     positions: &[Vec<f64>; 3],
     structures: &[Structure],
+    winner: Winner,
 ) {
     // Background has the logit 0.
     let mut best = Array3::<f32>::zeros(slab.raw_dim());
@@ -150,8 +193,10 @@ fn restore_slab(
             .and(&logits)
             .for_each(|label, best, logit| {
                 if *logit > *best {
-                    *best = *logit;
                     *label = structure.label;
+                    if winner == Winner::Largest {
+                        *best = *logit;
+                    }
                 }
             });
     }

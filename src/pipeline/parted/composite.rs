@@ -48,7 +48,7 @@ struct Part {
     /// Final label by the part's own.
     labels: Vec<u16>,
     compute: Compute,
-    tta: bool,
+    tta: Option<bool>,
     postprocess: bool,
     frugality: Option<Frugality>,
     /// Where it stays.
@@ -68,7 +68,7 @@ impl Composite {
         };
         let rough = opened.rough.as_ref().map(|(manifest, models)| {
             let plain = Loading {
-                tta: false,
+                tta: None,
                 ..*loading
             };
             let predictor = Predictor::load(models, &plain)?;
@@ -237,13 +237,13 @@ impl Part {
         if let Some(cascade) = loaded.as_ref() {
             return Ok(Arc::clone(cascade));
         }
-        let mut cascade = Cascade::load(&self.bundle, &self.compute)?;
-        if self.tta {
-            cascade = cascade.mirrored(&self.bundle.structures()?)?;
-        }
-        if !self.postprocess {
-            cascade = cascade.without_postprocessing();
-        }
+        let plain = Loading {
+            compute: &self.compute,
+            tta: self.tta,
+            postprocess: self.postprocess,
+            limit: None,
+        };
+        let mut cascade = plain.cascade(std::slice::from_ref(&self.bundle))?;
         if let Some(frugality) = &self.frugality {
             cascade = cascade.frugal(frugality);
         }

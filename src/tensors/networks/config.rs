@@ -38,6 +38,12 @@ pub struct UnetConfig {
     /// For residual encoders: blocks per level; the first of 1, 3, 4, 6, 6, 6, … where nothing is said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blocks: Option<Vec<usize>>,
+    /// Convolutions per level of a plain encoder; 2 where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub convolutions: Option<Vec<usize>>,
+    /// Convolutions per level of the decoder, finest first; 2 where nothing is said, 1 with a residual encoder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decoder_convolutions: Option<Vec<usize>>,
     /// For `unet2_5d` (2 where nothing is said) and `resenc2d` (0): slices on each side that are seen
     /// together with the one to be marked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -81,6 +87,8 @@ impl Default for UnetConfig {
             kernels: None,
             strides: None,
             blocks: None,
+            convolutions: None,
+            decoder_convolutions: None,
             neighbours: None,
             attention: false,
             deep_supervision: false,
@@ -98,6 +106,31 @@ const BLOCKS: [usize; 8] = [1, 3, 4, 6, 6, 6, 6, 6];
 const LARGEST_KERNEL: usize = 9;
 const LARGEST_STRIDE: usize = 4;
 
+/// Convolutions per level and side where a recipe says nothing, as in the papers.
+const LAYERS: usize = 2;
+
+/// More convolutions than this on a level are a mistake.
+const MOST_LAYERS: usize = 16;
+
+/// A number for each of so many levels.
+fn counts(
+    key: &str,
+    given: Option<&Vec<usize>>,
+    levels: usize,
+    usual: usize,
+) -> Result<Vec<usize>> {
+    let Some(given) = given else {
+        return Ok(vec![usual; levels]);
+    };
+    let fits = given.len() == levels && given.iter().all(|count| (1..=MOST_LAYERS).contains(count));
+    if !fits {
+        return Err(Error::invalid(format!(
+            "{key} = {given:?} is not usable; expected {levels} numbers from 1 to {MOST_LAYERS}"
+        )));
+    }
+    Ok(given.clone())
+}
+
 /// What is built: the settings with nothing left open.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Plan {
@@ -110,6 +143,10 @@ pub(super) struct Plan {
     pub pool: bool,
     /// Per level, of a residual encoder; none of a plain one.
     pub blocks: Option<Vec<usize>>,
+    /// Per level of a plain encoder.
+    pub convolutions: Vec<usize>,
+    /// Per level of the decoder, finest first.
+    pub decoder_convolutions: Vec<usize>,
     pub dropout: f64,
     pub attention: bool,
     pub deep_supervision: bool,
@@ -149,6 +186,8 @@ impl UnetConfig {
             },
             pool,
             blocks: self.checked_blocks(residual)?,
+            convolutions: self.checked_convolutions(residual)?,
+            decoder_convolutions: self.checked_decoder_convolutions(residual)?,
             dropout: self.dropout,
             attention: self.attention,
             deep_supervision: self.deep_supervision,
@@ -248,6 +287,30 @@ impl UnetConfig {
             )));
         }
         Ok(groups)
+    }
+
+    fn checked_convolutions(&self, residual: bool) -> Result<Vec<usize>> {
+        if residual && self.convolutions.is_some() {
+            return Err(Error::invalid(
+                "network.convolutions is for plain encoders; residual ones have network.blocks: leave it out",
+            ));
+        }
+        counts(
+            "network.convolutions",
+            self.convolutions.as_ref(),
+            self.widths.len(),
+            LAYERS,
+        )
+    }
+
+    fn checked_decoder_convolutions(&self, residual: bool) -> Result<Vec<usize>> {
+        let usual = match residual {
+            true => super::resenc::LAYERS_PER_DECODER_LEVEL,
+            false => LAYERS,
+        };
+        let levels = self.widths.len() - 1;
+        let given = self.decoder_convolutions.as_ref();
+        counts("network.decoder_convolutions", given, levels, usual)
     }
 
     fn checked_blocks(&self, residual: bool) -> Result<Option<Vec<usize>>> {

@@ -17,9 +17,6 @@ use crate::tensors::blocks::{Conv, ConvNormAct, Engine, Gate, Residual, UpConv};
 /// probability of 0.05).
 const RARE_LOGIT: f64 = -3.0;
 
-/// Convolutions per level and side, as in the papers.
-const LAYERS_PER_LEVEL: usize = 2;
-
 /// The network: an encoder whose levels halve the image, a decoder of transposed convolutions, skip
 /// concatenations and convolutions, and a convolution of one voxel to logits.
 #[derive(Module, Debug)]
@@ -123,10 +120,6 @@ impl<const R: usize> Unet<R> {
             None => (Vec::new(), plain_encoder(plan, channels, device)),
         };
         let deeper = (1..widths.len()).rev();
-        let convolutions = match &plan.blocks {
-            Some(_) => resenc::LAYERS_PER_DECODER_LEVEL,
-            None => LAYERS_PER_LEVEL,
-        };
         let up = |index: usize| {
             UpConv::new(
                 [widths[index], widths[index - 1]],
@@ -139,7 +132,7 @@ impl<const R: usize> Unet<R> {
             level(
                 plan,
                 index - 1,
-                convolutions,
+                plan.decoder_convolutions[index - 1],
                 [2 * width, width],
                 &one,
                 device,
@@ -286,7 +279,7 @@ fn plain_encoder<const R: usize>(plan: &Plan, channels: usize, device: &Device) 
             Level::Plain(level(
                 plan,
                 index,
-                LAYERS_PER_LEVEL,
+                plan.convolutions[index],
                 [*from, *to],
                 stride,
                 device,
