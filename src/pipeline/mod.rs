@@ -73,6 +73,7 @@ mod structure_index;
 pub mod sweep;
 pub mod sweep_table;
 mod sweep_told;
+pub mod totalsegmentator;
 pub mod tracker;
 pub mod training;
 pub mod validation;
