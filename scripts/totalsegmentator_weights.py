@@ -1,6 +1,6 @@
 """Weights in the layout that TotalSegmentator downloads, of small networks with known habits, for tests/totalsegmentator.rs.
 
-    totalsegmentator_weights.py OUT IMAGE [--spacing MM]      makes OUT/results/Dataset…/…/fold_0/checkpoint_final.pth for
+    totalsegmentator_weights.py OUT IMAGE                     makes OUT/results/Dataset…/…/fold_0/checkpoint_final.pth for
                                                               the tasks total, total_fast and lung_vessels; OUT/scan.nii.gz
                                                               (IMAGE in a frame of air, turned to LPI), and what nnU-Net
                                                               says of it, put together as TotalSegmentator does
@@ -65,10 +65,9 @@ def pass_through(net):
                 tensor[0, FEATURES[0] if joined else 0, 1, 1, 1] = 1.0
 
 
-def set_head(net, arriving, heads, labels):
-    """Background is what most voxels are, and `labels` are bands of the rest; all others occur nowhere. The more bands,
-    the nearer their logits, which nnU-Net adds up in 16 bits."""
-    levels = np.quantile(arriving, np.linspace(0.3, 0.995, len(labels) + 1)) - SHIFT
+def set_head(net, arriving, heads, labels, lowest):
+    """Background is below a quantile of what arrives, and `labels` are bands of the rest; all others occur nowhere."""
+    levels = np.quantile(arriving, np.linspace(lowest, 0.9995, len(labels) + 1)) - SHIFT
     head = net.decoder.seg_layers[-1]
     with torch.no_grad():
         head.weight.zero_()
@@ -127,10 +126,12 @@ def make(number, results, image, spacing):
     sought = ["spleen", *TABLE["tasks"]["lung_vessels"]["rough"]["of"]]
     labels = [names.index(name) + 1 for name in (sought if number in (297, 298) else names) if name in names]
     if number not in (297, 298):
-        labels = np.random.default_rng(number).permutation(labels)[:5]
+        labels = np.random.default_rng(number).permutation(labels)[: 3 if number in PARTS else 4]
         if number == 291:
             labels[-1] = 1  # the spleen
-    set_head(net, seen[0], len(names) + 1, labels)
+    # Later parts mark less, so that what earlier ones mark is seen.
+    lowest = 0.3 + 0.13 * PARTS.index(number) if number in PARTS else 0.99 if number in (297, 298) else 0.5
+    set_head(net, seen[0], len(names) + 1, labels, lowest)
     checkpoint = {
         "network_weights": net.state_dict(),
         "optimizer_state": None,
@@ -155,7 +156,12 @@ def predicted(model, image, step):
     canonical = nib.as_closest_canonical(image)
     data = canonical.get_fdata().astype(np.int32).transpose(2, 1, 0)[None].astype(np.float32)
     spacing = [float(mm) for mm in canonical.header.get_zooms()[::-1]]
-    found = predictor.predict_single_npy_array(data, {"spacing": spacing}, None, None, False)
+    # nnU-Net adds logits up in 16 bits, which would decide at the borders of bands.
+    half, torch.half = torch.half, torch.float32
+    try:
+        found = predictor.predict_single_npy_array(data, {"spacing": spacing}, None, None, False)
+    finally:
+        torch.half = half
     map_back = nib.orientations.ornt_transform(
         nib.orientations.axcodes2ornt("RAS"), nib.io_orientation(image.affine)
     )
@@ -189,9 +195,10 @@ def total(models, image, numbers):
 
 
 def framed(image):
-    """In noise, ten voxels on every side, and turned; in plain air normalised rounding errors would be all there is."""
+    """In noise, ten voxels on every side, and turned. In plain air normalised rounding errors would be all there is; of
+    this noise nothing is bright, also where a patch sees nothing else."""
     values = np.pad(image.get_fdata(), 10, constant_values=-2000)
-    noise = np.random.default_rng(3).integers(-940, -600, values.shape)
+    noise = np.clip(-600 - np.random.default_rng(3).exponential(80, values.shape), -940, None)
     values = np.where(values < -940, noise, values).astype(np.int16)
     affine = image.affine.copy()
     affine[:3, 3] -= affine[:3, :3] @ [10, 10, 10]
@@ -206,6 +213,7 @@ def main():
     parser.add_argument("out", type=Path)
     parser.add_argument("image", type=Path)
     parser.add_argument("--spacing", type=float, default=3.0)
+    parser.add_argument("--weights-only", action="store_true", help="without nnU-Net's label maps")
     arguments = parser.parse_args()
     out = arguments.out
     for name in ("raw", "preprocessed", "results"):
@@ -217,6 +225,8 @@ def main():
     image = framed(canonical)
     nib.save(image, out / "scan.nii.gz")
     models = {n: make(n, out / "results", canonical, arguments.spacing) for n in [*PARTS, 297, 298, 117]}
+    if arguments.weights_only:
+        return
     names = TABLE["tasks"]["total"]["structures"]
     save = lambda labels, name: nib.save(nib.Nifti1Image(labels.astype(np.uint8), image.affine), out / f"{name}.nii.gz")
 
