@@ -4,6 +4,7 @@ WORKDIR /src
 COPY Cargo.toml Cargo.lock build.rs ./
 COPY src src
 COPY stages stages
+COPY datasets datasets
 COPY benches benches
 RUN cargo build --release --locked
 

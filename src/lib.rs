@@ -11,6 +11,7 @@ pub mod cpu_budget;
 pub mod error;
 pub mod files;
 pub mod leftovers;
+pub mod nearest_names;
 pub mod outside;
 pub mod pipeline;
 pub mod process_id;

@@ -22,4 +22,5 @@ pub mod run_mask;
 pub mod sliding_window;
 pub mod statistics;
 pub mod surface;
+pub mod totalseg_statistics;
 pub mod wilcoxon;

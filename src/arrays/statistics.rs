@@ -42,6 +42,16 @@ pub fn structure_statistics(
     map: &LabelMap,
     image: &Volume,
 ) -> Vec<StructureStatistics> {
+    statistics_of(labels, map, image, |hu| hu)
+}
+
+/// [`structure_statistics`] of what `read` makes of each intensity.
+pub(super) fn statistics_of(
+    labels: &[u16],
+    map: &LabelMap,
+    image: &Volume,
+    read: fn(f32) -> f32,
+) -> Vec<StructureStatistics> {
     let mut slot_of = vec![u16::MAX; usize::from(u16::MAX) + 1];
     for (slot, label) in labels.iter().enumerate().filter(|(_, label)| **label > 0) {
         slot_of[usize::from(*label)] = slot as u16;
@@ -59,7 +69,7 @@ pub fn structure_statistics(
                     if let (Some(found), Some(hu)) = (found.get_mut(slot), image.get((y, x))) {
                         found
                             .get_or_insert_with(Measured::default)
-                            .add([x, y, z], *hu);
+                            .add([x, y, z], read(*hu));
                     }
                 }
             }

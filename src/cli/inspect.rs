@@ -6,7 +6,9 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::table::table;
-use super::{Outcome, Settings, cost, fingerprint, inspect_run, inspect_torch, print_out};
+use super::{
+    Outcome, Settings, cost, fingerprint, inspect_parted, inspect_run, inspect_torch, print_out,
+};
 use crate::arrays::nifti::{LabelNames, is_nifti_name, read_label_names, read_volume};
 use crate::arrays::postprocess::Step;
 use crate::error::{Error, Result};
@@ -14,6 +16,7 @@ use crate::outside::progress;
 use crate::pipeline::bundle::Bundle;
 use crate::pipeline::dataset::{Dataset, LabelSource};
 use crate::pipeline::fingerprint::Fingerprint;
+use crate::pipeline::parted::PartedModel;
 use crate::pipeline::recipe::Recipe;
 use crate::pipeline::sampling::output_maps;
 use crate::tensors::device::{Compute, DeviceChoice};
@@ -61,6 +64,8 @@ fn inspected(what: &Path, data_root: Option<&Path>) -> Result<(String, Value)> {
         volume(what)
     } else if what.join("model.toml").exists() {
         model(what)
+    } else if PartedModel::is_at(what) {
+        inspect_parted::described(what)
     } else if what.join("run.toml").exists() {
         inspect_run::described(what)
     } else if extension("safetensors") {

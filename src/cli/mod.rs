@@ -13,6 +13,7 @@ mod fingerprint;
 mod fit;
 mod import;
 mod inspect;
+mod inspect_parted;
 mod inspect_run;
 mod inspect_torch;
 mod plan;

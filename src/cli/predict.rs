@@ -12,6 +12,7 @@ use super::recorded::{RecordArgs, Recorded};
 use super::sizes::parse_bytes;
 use super::{Outcome, Settings, print_out, stop_then_leave_on_signals};
 use crate::arrays::nifti::is_nifti_name;
+use crate::arrays::totalseg_statistics::TableOptions;
 use crate::cpu_budget::give_back_large_blocks;
 use crate::error::{Error, Result};
 use crate::outside::pictures::{attention, preview};
@@ -73,9 +74,15 @@ pub struct PredictArgs {
     /// With --split or --preview: write no label map
     #[arg(long)]
     no_label_map: bool,
-    /// Write only these structures, such as liver,spleen; label values stay as they are
+    /// Write only these structures, such as liver,spleen, or @list with a name per line; label values stay as they
+    /// are. Of a model of several parts only those are run that are needed, where its rough model finds the structures
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     structures: Vec<String>,
+    /// Write <case>_statistics.json: volume in mm³ and mean HU of every structure, as TotalSegmentator's
+    /// statistics.json; 0 for structures that the volume cuts off. HOW: median, incomplete (also what is cut off),
+    /// normalized (intensities from 0 to 1), or several of these with commas
+    #[arg(long, value_name = "HOW", num_args = 0..=1, default_missing_value = "mean", require_equals = true, conflicts_with = "overlap")]
+    statistics: Option<TableOptions>,
     /// Draw <case>_preview.png: three planes with the structures, the volume from the front, a legend
     #[arg(long)]
     preview: bool,
@@ -212,16 +219,39 @@ fn outputs(args: &PredictArgs) -> Result<Outputs> {
             "--no-label-map leaves nothing to write; expected --split or --preview with it",
         ));
     }
-    let names = args.structures.iter().map(|name| name.trim().to_owned());
-    let names: Vec<String> = names.filter(|name| !name.is_empty()).collect();
+    let mut names = Vec::new();
+    for name in &args.structures {
+        match name.trim().strip_prefix('@') {
+            Some(list) => names.extend(listed(Path::new(list))?),
+            None => names.push(name.trim().to_owned()),
+        }
+    }
+    names.retain(|name| !name.is_empty());
+    if names.is_empty() && !args.structures.is_empty() {
+        return Err(Error::usage(
+            "--structures names none; expected one or more names, or @list with some",
+        ));
+    }
     Ok(Outputs {
         label_map: !args.no_label_map,
         split: args.split,
         overlap: args.overlap,
         entropy: args.save_entropy,
         preview: args.preview.then_some(preview::draw as DrawPreview),
+        statistics_json: args.statistics,
         structures: (!names.is_empty()).then_some(names),
     })
+}
+
+/// The names in a list; lines that are empty or begin with `#` say nothing.
+fn listed(list: &Path) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(list).map_err(Error::io(list, "read the list"))?;
+    let lines = text.trim_start_matches('\u{feff}').lines();
+    let names = lines.map(str::trim);
+    Ok(names
+        .filter(|name| !name.is_empty() && !name.starts_with('#'))
+        .map(str::to_owned)
+        .collect())
 }
 
 fn outcome(summary: &PredictSummary) -> Outcome {

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::dataset::Structure;
 use super::manifest::{Manifest, StageManifest};
+use super::parted::PartedModel;
 use super::postprocessing::Postprocessing;
 use super::recipe::Region;
 use super::sampling::output_maps;
@@ -22,7 +23,8 @@ use crate::tensors::weights::{
     NamedTensors, below_prefix, prefixed, read_tensors, with_tensors, write_tensors,
 };
 
-use folder::{swap_in, write_sums};
+pub(super) use folder::swap_in;
+use folder::write_sums;
 
 const FORMAT: u32 = 2;
 const MANIFEST: &str = "model.toml";
@@ -55,6 +57,12 @@ impl Bundle {
     /// A file that is missing, changed, or not of this format.
     pub fn open(path: &Path) -> Result<Self> {
         let manifest_path = path.join(MANIFEST);
+        if PartedModel::is_at(path) {
+            return Err(Error::file(
+                path,
+                "is a model of several parts, and this takes one of them: expected the folder of a part, which lies in it",
+            ));
+        }
         if !manifest_path.is_file() {
             return Err(Error::file(
                 path,

@@ -51,6 +51,9 @@ pub struct CascadeReport {
     /// Clean-up of the label map, by structure.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub postprocessing: BTreeMap<String, Vec<Step>>,
+    /// Of a model of several parts: those that looked, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<String>,
     /// Deviations from the normal way, in words.
     pub notes: Vec<String>,
     /// Seconds per step.
@@ -365,6 +368,7 @@ impl Cascade {
             roi_share,
             looks: self.looks(),
             postprocessing: self.cleaning.clone(),
+            parts: Vec::new(),
             notes,
             seconds: laps.seconds,
         };

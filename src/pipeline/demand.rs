@@ -1,5 +1,6 @@
 //! How much memory the segmentation of a volume takes, known from its header, and how it is kept below a limit.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 
 use super::cascade::Cascade;
@@ -55,6 +56,55 @@ impl Frugality {
     ];
 }
 
+/// Most memory that the segmentation of volumes may take.
+#[derive(Debug)]
+pub struct Limit<'a> {
+    pub bytes: u64,
+    pub inputs: &'a [PathBuf],
+    /// Whether somebody hears the probabilities.
+    pub telling: bool,
+    /// The most that is needed at least, where that is more, and what there is to say about it.
+    shortage: RefCell<Option<(u64, Error)>>,
+}
+
+impl<'a> Limit<'a> {
+    pub fn new(bytes: u64, inputs: &'a [PathBuf], telling: bool) -> Self {
+        Self {
+            bytes,
+            inputs,
+            telling,
+            shortage: RefCell::new(None),
+        }
+    }
+
+    /// Whether all models that were asked about keep to the limit.
+    ///
+    /// # Errors
+    /// The volume that takes the most, and the least limit that would do for all.
+    pub fn kept(&self) -> Result<()> {
+        match self.shortage.take() {
+            Some((_, error)) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    fn exceeded(&self, bytes: u64, error: Error) {
+        let mut shortage = self.shortage.borrow_mut();
+        if shortage.as_ref().is_none_or(|(known, _)| bytes > *known) {
+            *shortage = Some((bytes, error));
+        }
+    }
+}
+
+/// What is held beside a cascade at work.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Beside {
+    /// For each voxel of the source's grid.
+    pub bytes: u64,
+    /// Whether its labels are cleaned up afterwards.
+    pub clean_up: bool,
+}
+
 /// What the steps of a segmentation hold at their worst, in bytes, beside the process itself and its models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Demand {
@@ -72,6 +122,17 @@ impl Demand {
     pub fn peak(&self) -> u64 {
         let worst = self.preprocess.max(self.network).max(self.clean_up);
         ((self.volume + worst) as f64 * ROOM) as u64 + ROOM_BYTES
+    }
+
+    /// With what lies beside the cascade.
+    fn beside(mut self, beside: Beside, source: &Grid) -> Self {
+        let voxels = source.voxels() as u64;
+        self.volume += beside.bytes * voxels;
+        if beside.clean_up {
+            // When the last part is done with; its own labels are gone by then.
+            self.clean_up = self.clean_up.max(CLEAN_UP * voxels);
+        }
+        self
     }
 }
 
@@ -220,14 +281,18 @@ fn preprocess_bytes(recipe: &Recipe, source: &Grid, grid: &Grid) -> u64 {
     (FLOAT as f64 * (all + turned + most + third)) as u64
 }
 
-/// The cascade, frugal enough for every volume to be segmented in `limit` bytes of memory; `telling` as in
-/// [`Cascade::demand`].
-///
-/// # Errors
-/// The volume that takes the most, and the least limit that would do.
-pub fn within(cascade: Cascade, inputs: &[PathBuf], limit: u64, telling: bool) -> Result<Cascade> {
+/// The cascade, frugal enough for every volume to be segmented within the limit if it can be, see
+/// [`frugality_within`].
+pub fn within(cascade: Cascade, limit: &Limit) -> Result<Cascade> {
+    let frugality = frugality_within(&cascade, limit, Beside::default())?;
+    Ok(cascade.frugal(&frugality))
+}
+
+/// How a cascade keeps to a limit of memory with every volume, and with what lies beside it; the limit
+/// [hears](Limit::kept) of it where that cannot be.
+pub fn frugality_within(cascade: &Cascade, limit: &Limit, beside: Beside) -> Result<Frugality> {
     // What cannot be read or be true fails later, by itself.
-    let headers = inputs.iter().filter_map(|input| {
+    let headers = limit.inputs.iter().filter_map(|input| {
         let grid = read_header(input).ok()?.grid();
         check_extent(&grid).ok().map(|()| (input, grid))
     });
@@ -237,31 +302,37 @@ pub fn within(cascade: Cascade, inputs: &[PathBuf], limit: u64, telling: bool) -
     for frugality in Frugality::STEPS {
         let mut most: Option<(&PathBuf, u64, Demand)> = None;
         for (input, grid) in &headers {
-            let demand = cascade.demand(grid, &frugality, telling)?;
+            let demand = cascade.demand(grid, &frugality, limit.telling)?;
+            let demand = demand.beside(beside, grid);
             let bytes = resident + demand.peak();
             if most.as_ref().is_none_or(|(_, known, _)| bytes > *known) {
                 most = Some((input, bytes, demand));
             }
         }
-        if most.as_ref().is_none_or(|(_, bytes, _)| *bytes <= limit) {
-            return Ok(cascade.frugal(&frugality));
+        if most
+            .as_ref()
+            .is_none_or(|(_, bytes, _)| *bytes <= limit.bytes)
+        {
+            return Ok(frugality);
         }
         least = most;
     }
-    match least {
-        None => Ok(cascade),
-        Some((input, bytes, demand)) => Err(Error::file(
-            input,
-            format!(
-                "needs {} of memory at least, and --max-ram is {}: {} for the process with its model, {} for the volume, up to {} beside it; raise --max-ram, or leave this volume out",
-                megabytes(bytes),
-                megabytes(limit),
-                megabytes(resident),
-                megabytes(demand.volume),
-                megabytes(demand.peak().saturating_sub(demand.volume)),
-            ),
-        )),
-    }
+    let Some((input, bytes, demand)) = least else {
+        return Ok(Frugality::STEPS[0]);
+    };
+    let error = Error::file(
+        input,
+        format!(
+            "needs {} of memory at least, and --max-ram is {}: {} for the process with its model, {} for the volume, up to {} beside it; raise --max-ram, or leave this volume out",
+            megabytes(bytes),
+            megabytes(limit.bytes),
+            megabytes(resident),
+            megabytes(demand.volume),
+            megabytes(demand.peak().saturating_sub(demand.volume)),
+        ),
+    );
+    limit.exceeded(bytes, error);
+    Ok(Frugality::STEPS[Frugality::STEPS.len() - 1])
 }
 
 /// In whole MB (of 2^20 bytes, as limits are given), rounded up.

@@ -196,6 +196,7 @@ impl Networks {
             roi,
             roi_share: roi.map(|roi| roi.voxels() as f64 / source.voxels() as f64),
             looks: 1,
+            parts: Vec::new(),
             notes: vec![format!(
                 "out of fold: by the network of fold {fold}, which did not see this case"
             )],

@@ -11,12 +11,17 @@ use super::overlapping::OverlappingMasks;
 use super::sidecar::Sidecar;
 use crate::arrays::nifti::{LabelNames, NiftiImage, case_name, write_mask, write_named_labels};
 use crate::arrays::statistics::StructureStatistics;
+use crate::arrays::totalseg_statistics::{StatisticsJson, TableOptions};
 use crate::error::{Error, Result};
-use crate::files::parent_of;
+use crate::files::{parent_of, write_bytes_atomically};
+use crate::nearest_names::nearest;
 use crate::values::{LabelMap, Volume, VoxelBox};
 
 /// Masks that are written side by side, each by all threads.
 const MASKS_AT_ONCE: usize = 4;
+
+/// Names that are shown where one is unknown.
+const MOST_NAMES: usize = 6;
 
 /// Draws a picture of a volume and its label map, with the names of the labels.
 pub type DrawPreview = fn(&Path, &Volume, &LabelMap, &LabelNames) -> Result<()>;
@@ -34,6 +39,8 @@ pub struct Outputs {
     pub entropy: bool,
     /// Draws `<case>_preview.png`.
     pub preview: Option<DrawPreview>,
+    /// `<case>_statistics.json`, as TotalSegmentator's `statistics.json`.
+    pub statistics_json: Option<TableOptions>,
     /// Only these structures; all of the model's without.
     pub structures: Option<Vec<String>>,
 }
@@ -47,6 +54,7 @@ impl Default for Outputs {
             overlap: false,
             entropy: false,
             preview: None,
+            statistics_json: None,
             structures: None,
         }
     }
@@ -88,10 +96,16 @@ impl Outputs {
             return Ok(known);
         };
         if let Some(unknown) = wanted.iter().find(|name| !known.contains_key(*name)) {
-            let names: Vec<&str> = known.keys().map(String::as_str).collect();
+            let names = nearest(unknown, known.keys().map(String::as_str), MOST_NAMES);
+            let more = known.len() - names.len();
             return Err(Error::usage(format!(
-                "--structures {unknown}: the model has no such structure; expected one or more of {}",
-                names.join(", ")
+                "--structures {unknown}: the model has no such structure; expected one or more of {}{}",
+                names.join(", "),
+                match more {
+                    0 => String::new(),
+                    more =>
+                        format!(" (nearest first; 'ctseg inspect MODEL' shows the {more} others)"),
+                }
             )));
         }
         known.retain(|name, _| wanted.contains(name));
@@ -131,6 +145,9 @@ impl Outputs {
         if self.entropy {
             files.extend(EntropyFile::path(output).file_name().map(PathBuf::from));
         }
+        if self.statistics_json.is_some() {
+            files.extend(statistics_path(output).file_name().map(PathBuf::from));
+        }
         if self.preview.is_some() {
             files.push(PathBuf::from(format!("{case}_preview.png")));
         }
@@ -146,6 +163,8 @@ impl Outputs {
     ) -> bool {
         let files = self.files(output, structures);
         made.structures == *structures
+            && made.only_chosen == self.structures.is_some()
+            && made.statistics_json == self.statistics_json
             && made.overlapping == self.overlap
             && files.iter().all(|file| made.is_whole(output, file))
     }
@@ -175,6 +194,9 @@ impl Outputs {
             };
             write_masks(output, image, masks, structures, &bounds)?;
         }
+        if let Some(options) = self.statistics_json {
+            write_statistics_json(output, image, labels, &names, options)?;
+        }
         let files = self.files(output, structures);
         if let (Some(draw), Some(picture)) = (self.preview, files.last()) {
             draw(
@@ -186,6 +208,25 @@ impl Outputs {
         }
         Ok(files)
     }
+}
+
+/// `<case>_statistics.json` beside a label map.
+pub fn statistics_path(output: &Path) -> PathBuf {
+    let case = case_name(output).unwrap_or_else(|| "case".to_owned());
+    output.with_file_name(format!("{case}_statistics.json"))
+}
+
+fn write_statistics_json(
+    output: &Path,
+    image: &NiftiImage,
+    labels: &LabelMap,
+    names: &LabelNames,
+    options: TableOptions,
+) -> Result<()> {
+    let structures: Vec<(u16, &str)> = names.iter().map(|(l, name)| (*l, name.as_str())).collect();
+    let voxel_mm3 = image.header.voxel_mm3();
+    let measured = StatisticsJson::measured(&structures, labels, &image.volume, voxel_mm3, options);
+    write_bytes_atomically(&statistics_path(output), measured.text()?.as_bytes())
 }
 
 /// Writes `<case>/<structure>.nii.gz` for every structure; `bounds` is a box that holds it, if it has voxels.

@@ -12,23 +12,21 @@ mod stages;
 mod state;
 mod supply;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use sha2::{Digest, Sha256};
-
-use super::bundle::Bundle;
 use super::cascade::{Attention, Cascade};
 use super::claims::{Claiming, Claims};
-use super::demand::within;
+use super::demand::Limit;
 use super::inputs::PredictCase;
-use super::models::common_structures;
 use super::observer::Observer;
-use super::outputs::Outputs;
+use super::outputs::{Outputs, statistics_path};
+use super::predictor::{Loading, Models, Predictor};
 use super::probability_file::ProbabilityKind;
 use super::shard::Shard;
-use super::sidecar::ModelUsed;
+use super::sidecar::{ModelUsed, sidecar_path};
 use super::statistics_table::write_statistics;
 use crate::error::{Error, Result};
 use crate::tensors::device::Compute;
@@ -46,7 +44,7 @@ pub struct PredictJob<'a> {
     pub cases: Vec<PredictCase>,
     /// Where `predictions.json` goes, and `failures.jsonl` if a case fails.
     pub folder: PathBuf,
-    /// One model, or several whose logits are averaged, see [`Cascade::segment`].
+    /// One model, or several whose logits are averaged, see [`Cascade::segment`]; or one of several parts.
     pub models: Vec<PathBuf>,
     /// One device, or several that take cases from one queue.
     pub computes: Vec<Compute>,
@@ -56,7 +54,7 @@ pub struct PredictJob<'a> {
     pub postprocess: bool,
     /// Whether label maps that are whole and of this input and model are made again.
     pub overwrite: bool,
-    /// Most memory that the process may take, in bytes; see [`within`].
+    /// Most memory that the process may take, in bytes; see [`super::demand`].
     pub max_ram: Option<u64>,
     /// Whether probabilities are kept beside the label maps, and how.
     pub probabilities: Option<ProbabilityKind>,
@@ -80,6 +78,54 @@ impl PredictJob<'_> {
     /// Whether something is made of the probabilities on a volume's grid.
     fn tells(&self) -> bool {
         self.probabilities.is_some() || self.outputs.entropy || self.outputs.overlap
+    }
+
+    /// Whether something is made of what a network says of all structures together.
+    fn wants_one_network(&self) -> bool {
+        self.tells() || self.on_attention.is_some()
+    }
+
+    /// One for each device.
+    fn predictors(&self, models: &Models, cases: &[PredictCase]) -> Result<Vec<Predictor>> {
+        let inputs: Vec<PathBuf> = cases.iter().map(|case| case.input.clone()).collect();
+        let predictors = self.computes.iter().map(|compute| {
+            if compute.precision == Precision::F32 || self.max_ram.is_some() {
+                compute.keep_little_memory();
+            }
+            let limit = self.max_ram;
+            let limit = limit.map(|bytes| Limit::new(bytes, &inputs, self.tells()));
+            let loading = Loading {
+                compute,
+                tta: self.tta,
+                postprocess: self.postprocess,
+                limit: limit.as_ref(),
+            };
+            let predictor = Predictor::load(models, &loading)?;
+            limit.as_ref().map_or(Ok(()), Limit::kept)?;
+            if self.outputs.overlap && predictor.cascade().is_some_and(Cascade::is_exclusive) {
+                return Err(Error::usage(
+                    "--overlap: the model's classes are exclusive, no voxel can be of two; expected a model of independent structures (outputs = \"independent\" in its recipe)",
+                ));
+            }
+            Ok(predictor)
+        });
+        predictors.collect()
+    }
+
+    /// A case may be called as another one's statistics are.
+    fn refuse_shared_names(&self, cases: &[PredictCase]) -> Result<()> {
+        if self.outputs.statistics_json.is_none() {
+            return Ok(());
+        }
+        let tables: HashSet<PathBuf> = cases.iter().map(|c| statistics_path(&c.output)).collect();
+        let mut cases = cases.iter();
+        match cases.find(|case| tables.contains(&sidecar_path(&case.output))) {
+            Some(case) => Err(Error::file(
+                &case.input,
+                "what is known of its label map would have the same name as another case's statistics: predict them into two folders",
+            )),
+            None => Ok(()),
+        }
     }
 }
 
@@ -139,56 +185,32 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
     // Found out before hours of work, not after.
     let folders = space::output_folders(&job.folder, &cases)?;
     space::clean(&folders, observer)?;
-    let bundles = job.models.iter().map(|model| Bundle::open(model));
-    let bundles = bundles.collect::<Result<Vec<_>>>()?;
-    let structures = common_structures(&bundles)?;
+    job.refuse_shared_names(&cases)?;
+    let mut models = Models::open(&job.models)?;
+    let structures = models.structures()?;
     let known = structures.iter().map(|s| (s.name.clone(), s.value));
     let chosen = job.outputs.chosen(known.collect())?;
-    let wide = structures.iter().any(|structure| structure.value > 255);
     let results = space::Results {
-        wide,
+        wide: structures.iter().any(|structure| structure.value > 255),
         split: job.outputs.split,
         probabilities: job.probabilities.map(|kind| (kind, structures.len())),
         entropy: job.outputs.entropy,
     };
     space::check(&job.folder, &cases, &results)?;
-    let inputs: Vec<PathBuf> = cases.iter().map(|case| case.input.clone()).collect();
-    let cascades = job.computes.iter().map(|compute| {
-        if compute.precision == Precision::F32 || job.max_ram.is_some() {
-            compute.keep_little_memory();
-        }
-        let mut cascade = Cascade::load_all(&bundles, compute)?;
-        cascade = match job.tta {
-            Some(true) => cascade.mirrored(&structures)?,
-            Some(false) => cascade.unmirrored(),
-            None => cascade,
-        };
-        if job.outputs.overlap && cascade.is_exclusive() {
-            return Err(Error::usage(
-                "--overlap: the model's classes are exclusive, no voxel can be of two; expected a model of independent structures (outputs = \"independent\" in its recipe)",
-            ));
-        }
-        if !job.postprocess {
-            cascade = cascade.without_postprocessing();
-        }
-        match job.max_ram {
-            Some(limit) => within(cascade, &inputs, limit, job.tells()),
-            None => Ok(cascade),
-        }
-    });
-    let cascades = cascades.collect::<Result<Vec<Cascade>>>()?;
-    let used = |bundle: &Bundle| ModelUsed {
-        model: bundle.path.clone(),
-        sha256: bundle.sha256(),
-    };
-    let models: Vec<ModelUsed> = bundles.iter().map(used).collect();
+    if job.wants_one_network() && !models.tells_probabilities() {
+        return Err(Error::usage(
+            "--save-probabilities, --save-entropy, --overlap and --attention are of one network; a model of several parts has none of all its structures: name a part's folder with --model",
+        ));
+    }
+    models.choose(job.outputs.structures.as_ref().map(|_| &chosen))?;
+    let predictors = job.predictors(&models, &cases)?;
     let batch = Batch {
         job,
         cases: &cases,
-        cascades: &cascades,
+        predictors: &predictors,
         structures: chosen,
-        model_sha256: hash_of_all(&models),
-        models,
+        model_sha256: models.sha256(),
+        models: models.used(),
         observer,
     };
     let claims = job.claiming.as_ref().map(|claiming| {
@@ -199,7 +221,7 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
     let halted = AtomicBool::new(false);
     let record = Record::new(&batch, claims.as_ref(), &halted, folders, started);
     let room = match job.max_ram {
-        None => Room::for_workers(cascades.len()),
+        None => Room::for_workers(predictors.len()),
         Some(_) => Room::for_one(), // memory that is counted holds one volume at a time
     };
     let supply = match &claims {
@@ -219,17 +241,6 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
         observer.warn(&error.to_string()); // the sidecars have it all
     }
     Ok(summary)
-}
-
-/// The hash of the one model, or one that follows from those of all.
-fn hash_of_all(models: &[ModelUsed]) -> String {
-    match models {
-        [one] => one.sha256.clone(),
-        several => {
-            let hashes: Vec<&str> = several.iter().map(|model| model.sha256.as_str()).collect();
-            format!("{:x}", Sha256::digest(hashes.join("\n")))
-        }
-    }
 }
 
 /// Whether a file system has no room left, which every further case would meet too.

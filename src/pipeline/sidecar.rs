@@ -12,6 +12,7 @@ use super::outputs::{Outputs, remove_left_over};
 use super::overlapping::OverlappingMasks;
 use crate::arrays::nifti::{NiftiImage, case_name};
 use crate::arrays::statistics::{StructureStatistics, structure_statistics};
+use crate::arrays::totalseg_statistics::TableOptions;
 use crate::cpu_budget::peak_memory_mb;
 use crate::error::{Error, Result};
 use crate::files::{parent_of, write_bytes_atomically};
@@ -41,6 +42,12 @@ pub struct Sidecar {
     /// Whether the masks are of each structure on its own, so that voxels may be of several; figures are the masks'.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub overlapping: bool,
+    /// Whether only chosen structures were wanted (`structures`), and a model of several parts ran no more for them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub only_chosen: bool,
+    /// How the figures of `<case>_statistics.json` were taken, if it was wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub statistics_json: Option<TableOptions>,
     /// Volume of each structure by name.
     pub volumes_ml: BTreeMap<String, f64>,
     /// What each structure measures, by name.
@@ -260,6 +267,8 @@ impl Making<'_> {
             notes: self.notes(labels, &cascade),
             cascade,
             overlapping: self.outputs.overlap,
+            only_chosen: self.outputs.structures.is_some(),
+            statistics_json: self.outputs.statistics_json,
             volumes_ml: statistics
                 .iter()
                 .map(|(name, found)| (name.clone(), found.volume_ml))

@@ -93,7 +93,7 @@ fn sform_affine(raw: &RawHeader) -> Affine {
 }
 
 /// `pixdim[1..4]` as nibabel repairs them: 0 becomes 1, signs are dropped.
-fn voxel_size(raw: &RawHeader) -> [f64; 3] {
+pub(super) fn voxel_size(raw: &RawHeader) -> [f64; 3] {
     std::array::from_fn(|axis| match raw.real(raw.layout().pixdim, axis + 1) {
         0.0 => 1.0,
         size => size.abs(),

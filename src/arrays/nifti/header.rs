@@ -163,6 +163,15 @@ impl NiftiHeader {
             && self.raw.dim(0) <= 3
     }
 
+    /// What one voxel takes by `pixdim` alone, in mm³: the product of nibabel's `get_zooms`, in its precision.
+    pub fn voxel_mm3(&self) -> f64 {
+        let [x, y, z] = geometry::voxel_size(&self.raw);
+        match self.raw.version() {
+            Version::Nifti1 => f64::from(x as f32 * y as f32 * z as f32),
+            Version::Nifti2 => x * y * z,
+        }
+    }
+
     /// The header as it stands in the file: 348 bytes, or 540 in NIfTI-2.
     pub fn raw_bytes(&self) -> &[u8] {
         self.raw.bytes()

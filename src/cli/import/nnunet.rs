@@ -53,6 +53,7 @@ pub fn run(args: &NnunetArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         axes: args.axes,
         unmirrored: args.no_mirroring,
         previous: args.previous.clone(),
+        ..ImportOptions::default()
     };
     let computes = settings.computes()?;
     let compute = computes

@@ -23,7 +23,7 @@ pub(super) fn write_sums(folder: &Path) -> Result<()> {
 
 /// Puts `fresh` in the place of `path`: in one step where the file system can exchange two folders,
 /// otherwise by setting the old one aside first. What stood there is removed last.
-pub(super) fn swap_in(fresh: tempfile::TempDir, path: &Path) -> Result<()> {
+pub(in crate::pipeline) fn swap_in(fresh: tempfile::TempDir, path: &Path) -> Result<()> {
     let fresh = fresh.keep();
     let old = if !path.exists() {
         None

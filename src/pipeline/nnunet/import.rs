@@ -8,6 +8,7 @@ use super::dataset_json::{self, Labels};
 use super::plans::Plans;
 use super::source::{DATASET, PLANS, Source, sibling};
 use super::stage_recipe::{Wanted, recipe};
+use crate::arrays::resample::Interpolation;
 use crate::error::{Error, Result};
 use crate::files::{parent_of, temporary_folder};
 use crate::pipeline::bundle::{Bundle, TrainedStage, file_sha256};
@@ -30,6 +31,10 @@ pub struct ImportOptions {
     pub axes: Option<Axes>,
     /// Leave mirroring out where nothing is said at prediction.
     pub unmirrored: bool,
+    /// How far apart patches begin, as a share of their sides; none: as nnU-Net, 0.5.
+    pub step: Option<f64>,
+    /// How images are brought to the network's spacing, where it is not what the plans say.
+    pub interpolation: Option<Interpolation>,
     /// Of a cascade the model folder of its first stage; none: the one beside it.
     pub previous: Option<PathBuf>,
 }
@@ -209,10 +214,10 @@ impl Folder {
                     },
                     folds: self.checkpoints.len(),
                 };
-                described = Some((
-                    recipe(&self.plans, &plans_path, &wanted)?,
-                    checkpoint.trainer(),
-                ));
+                let mut recipe = recipe(&self.plans, &plans_path, &wanted)?;
+                recipe.sliding.step = self.options.step.unwrap_or(recipe.sliding.step);
+                recipe.interpolation = self.options.interpolation.unwrap_or(recipe.interpolation);
+                described = Some((recipe, checkpoint.trainer()));
             }
             let Some((recipe, _)) = &described else {
                 continue;

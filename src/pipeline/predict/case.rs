@@ -18,6 +18,7 @@ use crate::pipeline::guard::unless_stopped;
 use crate::pipeline::inputs::PredictCase;
 use crate::pipeline::observer::Observer;
 use crate::pipeline::overlapping::OverlappingMasks;
+use crate::pipeline::predictor::Predictor;
 use crate::pipeline::probability_file::ProbabilityFile;
 use crate::pipeline::restoring::Probabilities;
 use crate::pipeline::sidecar::{Making, ModelUsed, SavedProbabilities, Sidecar, made_of};
@@ -30,7 +31,7 @@ pub(super) struct Batch<'a> {
     /// Those of the job that are this process's to look at.
     pub(super) cases: &'a [PredictCase],
     /// One for each of the job's devices.
-    pub(super) cascades: &'a [Cascade],
+    pub(super) predictors: &'a [Predictor],
     pub(super) structures: BTreeMap<String, u16>,
     pub(super) models: Vec<ModelUsed>,
     pub(super) model_sha256: String,
@@ -72,13 +73,13 @@ pub(super) enum Ended {
 impl Batch<'_> {
     /// What decides, beside the input, what a label map is like.
     pub(super) fn way_sha256(&self) -> String {
-        let cascade = self.cascades.first();
+        let predictor = self.predictors.first();
         let outputs = &self.job.outputs;
         let way = (
             env!("CARGO_PKG_VERSION"),
             &self.model_sha256,
-            cascade.map(Cascade::looks),
-            cascade.map(Cascade::postprocessing),
+            predictor.map(Predictor::looks),
+            predictor.map(Predictor::postprocessing),
             self.job.probabilities,
             (
                 outputs.label_map,
@@ -86,10 +87,17 @@ impl Batch<'_> {
                 outputs.overlap,
                 outputs.entropy,
                 outputs.preview.is_some(),
+                outputs.statistics_json,
+                outputs.structures.is_some(),
             ),
             &self.structures,
         );
         format!("{:x}", Sha256::digest(format!("{way:?}")))
+    }
+
+    /// The models that look together, of the first device.
+    fn cascade(&self) -> Option<&Cascade> {
+        self.predictors.first().and_then(Predictor::cascade)
     }
 
     /// A case's volume, once there is room for it; `None` if its files are there already, whole and from this input
@@ -114,12 +122,12 @@ impl Batch<'_> {
     }
 
     fn is_done(&self, case: &PredictCase, input_sha256: &str) -> bool {
-        let Some(cascade) = self.cascades.first() else {
+        let Some(predictor) = self.predictors.first() else {
             return false;
         };
         made_of(&case.output, input_sha256, &self.model_sha256).is_some_and(|made| {
-            made.cascade.looks == cascade.looks()
-                && made.cascade.postprocessing == *cascade.postprocessing()
+            made.cascade.looks == predictor.looks()
+                && made.cascade.postprocessing == *predictor.postprocessing()
                 && self
                     .job
                     .outputs
@@ -141,20 +149,23 @@ impl Batch<'_> {
     ) -> Result<Segmented<'r>> {
         let case = &self.cases[index];
         let started = Instant::now();
-        let cascade = &self.cascades[device];
+        let predictor = &self.predictors[device];
+        let cascade = predictor.cascade();
         let name = case_name(&case.input).unwrap_or_default();
         let task = OnceLock::new();
         let volume = &input.image.volume;
         let mut probabilities = self.probability_file(case, &input.image, cascade)?;
         let mut entropy = self.entropy_file(case, &input.image, cascade)?;
         let overlap = self.job.outputs.overlap;
-        let mut masks = overlap.then(|| OverlappingMasks::new(volume.grid, cascade.values()));
+        let overlapping = cascade.filter(|_| overlap);
+        let mut masks =
+            overlapping.map(|cascade| OverlappingMasks::new(volume.grid, cascade.values()));
         let mut heard: Vec<&mut dyn Probabilities> = Vec::new();
         heard.extend(probabilities.iter_mut().map(|file| file as _));
         heard.extend(entropy.iter_mut().map(|file| file as _));
         heard.extend(masks.iter_mut().map(|masks| masks as _));
         let on_pieces = |pieces: usize, total: usize| {
-            task.get_or_init(|| self.observer.task(&name, total as u64, cascade.unit()))
+            task.get_or_init(|| self.observer.task(&name, total as u64, predictor.unit()))
                 .advance(pieces as u64);
             match self.job.leaving {
                 Some(leaving) => {
@@ -163,16 +174,15 @@ impl Batch<'_> {
                 None => Ok(()),
             }
         };
-        let (labels, mut report) =
-            cascade
-                .segment_telling(volume, &on_pieces, heard)
-                .map_err(|error| match error {
-                    Error::Invalid(problem) => Error::file(&case.input, problem),
-                    other => other,
-                })?;
+        let (labels, mut report) = predictor
+            .segment_telling(volume, &on_pieces, heard)
+            .map_err(|error| match error {
+                Error::Invalid(problem) => Error::file(&case.input, problem),
+                other => other,
+            })?;
         drop(task);
         report.seconds.insert("read".to_owned(), input.seconds);
-        if let Some(on_attention) = self.job.on_attention {
+        if let (Some(on_attention), Some(cascade)) = (self.job.on_attention, cascade) {
             on_attention(case, &cascade.attention(volume)?)?;
         }
         Ok(Segmented {
@@ -191,9 +201,9 @@ impl Batch<'_> {
         &self,
         case: &PredictCase,
         image: &NiftiImage,
-        cascade: &Cascade,
+        cascade: Option<&Cascade>,
     ) -> Result<Option<ProbabilityFile>> {
-        let Some(kind) = self.job.probabilities else {
+        let (Some(kind), Some(cascade)) = (self.job.probabilities, cascade) else {
             return Ok(None);
         };
         let grid = image.volume.grid;
@@ -204,11 +214,11 @@ impl Batch<'_> {
         &self,
         case: &PredictCase,
         image: &NiftiImage,
-        cascade: &Cascade,
+        cascade: Option<&Cascade>,
     ) -> Result<Option<EntropyFile>> {
-        if !self.job.outputs.entropy {
+        let Some(cascade) = cascade.filter(|_| self.job.outputs.entropy) else {
             return Ok(None);
-        }
+        };
         let outputs = match cascade.is_exclusive() {
             true => Outputs::Exclusive,
             false => Outputs::Independent,
@@ -225,10 +235,7 @@ impl Batch<'_> {
         if let Some(file) = segmented.probabilities.take() {
             let saving = Instant::now();
             let path = file.finish(header)?;
-            let labels = self
-                .cascades
-                .first()
-                .map(|cascade| cascade.values().to_vec());
+            let labels = self.cascade().map(|cascade| cascade.values().to_vec());
             saved = path.file_name().map(|name| SavedProbabilities {
                 file: PathBuf::from(name),
                 labels: labels.unwrap_or_default(),
@@ -253,7 +260,7 @@ impl Batch<'_> {
         let case = &self.cases[index];
         let probabilities = self.finished(&mut segmented)?;
         let mut masks = segmented.masks.take();
-        if let (Some(masks), Some(cascade)) = (&mut masks, self.cascades.first()) {
+        if let (Some(masks), Some(cascade)) = (&mut masks, self.cascade()) {
             masks.clean(cascade.clean_up())?;
         }
         // As if it had been segmented just now: the time in a queue is nobody's.

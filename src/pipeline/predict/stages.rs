@@ -38,7 +38,7 @@ impl<'a> Pipeline<'a> {
                 record.keep(&ended);
                 record
             });
-            for device in 0..self.batch.cascades.len() {
+            for device in 0..self.batch.predictors.len() {
                 let (to, of) = (to_workers.clone(), results.clone());
                 scope.spawn(move || self.read_all(&to, &of));
                 let of = results.clone();
