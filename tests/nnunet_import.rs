@@ -82,6 +82,13 @@ fn an_imported_model_predicts_what_nnu_net_does() {
         Some(1),
         "{sidecar:#}"
     );
+    // What was imported is not trained on.
+    let manifest = std::fs::read_to_string(here.join("model/model.toml")).unwrap();
+    let manifest: toml::Table = toml::from_str(&manifest).unwrap();
+    let recipe = toml::to_string(&manifest["stage2"]["recipe"]).unwrap();
+    std::fs::write(here.join("mine.toml"), recipe).unwrap();
+    let fit = run(here, &["fit", "--stage", "mine.toml", "--epochs", "1"], 2);
+    assert!(stderr(&fit).contains("[nnunet]"), "{}", stderr(&fit));
     let again = run(
         here,
         &["import", "nnunet", path(&golden("")), "-o", "model"],

@@ -118,6 +118,11 @@ pub fn fit(job: &FitJob, observer: &dyn Observer) -> Result<FitSummary> {
             "--precision int8 is for prediction; train in f32, bf16 or f16, then run 'ctseg calibrate'",
         ));
     }
+    if recipe.nnunet.is_some() {
+        return Err(Error::usage(
+            "a recipe with a section [nnunet] is that of an imported model and is not trained; train one of the recipes nnunet-…, with --from MODEL for its weights",
+        ));
+    }
     stage_loss(recipe, &job.dataset)?;
     check_names(recipe, &job.dataset.structures)?;
     if job.trial.is_none() {
