@@ -105,7 +105,7 @@ def described(name):
     elif name == "volumes":
         network = older_style([8, 16, 24], [CUBE] * 3, [ONCE, TWICE, TWICE])
         stages = {"3d_fullres": configuration([24, 32, 32], [8.0, 7.6, 7.9], **network)}
-        folds, mirrored = [0, 1, 2], (0, 1, 2)
+        folds, mirrored = [0, 1, 2], (0, 2)
     elif name == "thick":
         transpose = [1, 0, 2]
         labels = {"background": 0, "tumour": 1}
