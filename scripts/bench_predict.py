@@ -1,7 +1,7 @@
 """Compares `ctseg predict` with nnU-Net v2's own predictor: one network, the same weights, the same volumes, one run.
 
-For each number of classes (the background included) a network is trained for a while on a phantom and written in both
-programs' form (scripts/bench_predict_model.py; kept in --work for the next time). Then the volumes are segmented, one
+For each number of classes (the background included) a network is trained for a while on a phantom and written as nnU-Net
+writes its own (scripts/bench_predict_model.py; kept in --work for the next time); ctseg imports it. Then the volumes are segmented, one
 program after the other, each in a process of its own on --cores cores:
 
     nnunet            nnUNetPredictor.predict_from_files with one process that reads and one that exports
@@ -151,9 +151,20 @@ def run_nnunet(folder, inputs, out, alone, cores):
     return found
 
 
+def imported(folder, arguments):
+    """nnU-Net's model as ctseg takes it over."""
+    model = folder / "model-imported"
+    shutil.rmtree(model, ignore_errors=True)
+    command = [arguments.ctseg, "import", "nnunet", folder / "model-nnunet", "-o", model]
+    subprocess.run(list(map(str, command)), check=True, stdout=sys.stderr)
+    return model
+
+
 def run_ctseg(folder, inputs, out, precision, arguments):
+    model = imported(folder, arguments)
+
     def predicted(volumes, to):
-        command = [arguments.ctseg, "predict", *volumes, "-o", to, "--model", folder / "model-ctseg", "--overwrite"]
+        command = [arguments.ctseg, "predict", *volumes, "-o", to, "--model", model, "--overwrite"]
         command += ["--device", arguments.device, "--precision", precision, "--threads", arguments.cores]
         return measured(list(map(str, command)), f"{to}.log", arguments.cores)[0]
 

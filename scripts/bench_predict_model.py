@@ -1,4 +1,4 @@
-"""Phantoms, one network in nnU-Net's and in ctseg's form, and volumes, for scripts/bench_predict.py.
+"""Phantoms, a network as nnU-Net writes it, and volumes, for scripts/bench_predict.py.
 
 The phantom: a body of water's density in air that fills most of the volume, and in it ellipsoids that do not touch, about
 as many of each structure, 117 for every 2.4 litres: so small that a patch sees several and what is around them, without
@@ -8,9 +8,7 @@ alone, as far as a network has learnt it in some hundred steps.
 
 The network: nnU-Net's PlainConvUNet as its plans describe it, trained for a while with cross-entropy on patches of one
 phantom. It learns a head for levels and one for textures, which takes far fewer steps than one for all classes; the head
-of a class is the sum of its level's and its texture's, so that its logit is the sum of theirs. ctseg gets the same weights. Biases of convolutions before a normalisation are left out, because that takes any
-constant away; the background's head is subtracted from all others, because ctseg's exclusive classes are measured
-against a background of logit 0; and the decoder's first convolutions take the halves of their input in the other order.
+of a class is the sum of its level's and its texture's, so that its logit is the sum of theirs.
 
 Run: python scripts/bench_predict_model.py FOLDER --classes 10 … (bench_predict.py does)
 """
@@ -253,31 +251,6 @@ def write_nnunet(folder, network, described, classes):
     torch.save(checkpoint, results / "fold_0/checkpoint_final.pth")
 
 
-def ctseg_weights(network):
-    """{ctseg's name: array}"""
-    found = {}
-
-    def layer(name, part):
-        found[f"{name}.conv.weight"] = part.conv.weight
-        found[f"{name}.norm.gamma"], found[f"{name}.norm.beta"] = part.norm.weight, part.norm.bias
-
-    for s, stage in enumerate(network.encoder.stages):
-        for i, part in enumerate(stage[-1].convs):
-            layer(f"encoder.{s}.{i}", part)
-    decoder = network.decoder
-    for d, stage in enumerate(decoder.stages):
-        found[f"up.{d}.weight"], found[f"up.{d}.bias"] = decoder.transpconvs[d].weight, decoder.transpconvs[d].bias
-        for i, part in enumerate(stage.convs):
-            layer(f"decoder.{d}.{i}", part)
-        first = found[f"decoder.{d}.0.conv.weight"]
-        half = first.shape[1] // 2
-        found[f"decoder.{d}.0.conv.weight"] = first.roll(half, 1)
-    head = decoder.seg_layers[-1]
-    found["head.weight"] = head.weight[1:] - head.weight[:1]
-    found["head.bias"] = head.bias[1:] - head.bias[:1]
-    return {f"fold_0.{name}": np.ascontiguousarray(value.detach().numpy()) for name, value in found.items()}
-
-
 MODEL = """format = 2
 ctseg_version = "0.1.0"
 
@@ -381,10 +354,6 @@ def main():
     described = plans(arguments)
     network, right = trained(arguments, described)
     write_nnunet(arguments.folder, network, described, arguments.classes)
-    write_ctseg(
-        arguments.folder / "model-ctseg", ctseg_weights(network), arguments.classes - 1, "exclusive", "ce_dice",
-        arguments.widths, arguments.patch, arguments.seed,
-    )
     write_volumes(arguments.folder, arguments)
     made = {**vars(arguments), "folder": None, "of_structures_right": right}
     (arguments.folder / "made.json").write_text(json.dumps(made) + "\n")

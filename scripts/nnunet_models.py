@@ -3,7 +3,7 @@
 Each is built by nnU-Net's trainer from its plans, trained for some steps on a real CT with labels (so that label maps are
 smooth and large enough to compare), saved by the trainer's own `save_checkpoint`, and used by `nnUNetPredictor` as
 `nnUNetv2_predict` does. Beside its label map, what the network saw and said is kept: the preprocessed array, and the logits
-on the network's grid added up in 32 bits (nnU-Net itself adds them up in 16, which its label map keeps).
+on the network's grid, blended in 32 bits (nnU-Net itself weighs and adds patches up in 16, and so is its label map made).
 
     slices     2d, transposed, mirrored, one fold of all cases
     volumes    3d_fullres, three folds, mirrored, plans in the older style
@@ -12,10 +12,12 @@ on the network's grid added up in 32 bits (nnU-Net itself adds them up in 16, wh
     regions    residual encoder, regions and an ignore label, masked z-score, cropped to what is not 0
 
 Run: python scripts/nnunet_models.py OUT --data DATA MODEL …        (an interpreter with nnunetv2; DATA as in CTSEG_TEST_DATA)
-     python scripts/nnunet_models.py OUT --predict RESULTS_MODEL_FOLDER IMAGE…   label maps and logits of a model folder
+     python scripts/nnunet_models.py OUT --predict RESULTS_MODEL_FOLDER IMAGE…   label maps and logits of a model folder;
+         --earlier FOLDER: of a cascade's second stage, with these label maps of the first
 """
 
 import argparse
+import functools
 import json
 import os
 import shutil
@@ -102,7 +104,7 @@ def described(name):
         folds, mirrored = ["all"], (0, 1)
     elif name == "volumes":
         network = older_style([8, 16, 24], [CUBE] * 3, [ONCE, TWICE, TWICE])
-        stages = {"3d_fullres": configuration([24, 32, 32], [7.0, 6.0, 6.3], **network)}
+        stages = {"3d_fullres": configuration([24, 32, 32], [8.0, 7.6, 7.9], **network)}
         folds, mirrored = [0, 1, 2], (0, 1, 2)
     elif name == "thick":
         transpose = [1, 0, 2]
@@ -162,7 +164,7 @@ def training_case(name, data, folder):
     volume, seen = nibabel.load(source), nibabel.load(marked)
     if name == "slices":
         # A part is enough, and slices across y are many.
-        part = (slice(24, 104), slice(44, 84), slice(20, 84))
+        part = (slice(24, 104), slice(44, 84), slice(60, 124))
         volume, seen = volume.slicer[part], seen.slicer[part]
     found = np.asanyarray(seen.dataobj)
     new = np.zeros(found.shape, np.uint8)
@@ -301,11 +303,13 @@ def predict(model, images, out, folds=None, earlier=None):
         data, seg, _ = preprocessor.run_case([str(image)], before, plans, handled, predictor.dataset_json)
         if earlier:
             data = np.vstack((data, convert_labelmap_to_one_hot(seg[0], predictor.label_manager.foreground_labels, data.dtype)))
-        half, torch.half = torch.half, torch.float32
+        half, gaussian = torch.half, predict_from_raw_data.compute_gaussian
+        torch.half = torch.float32
+        predict_from_raw_data.compute_gaussian = functools.partial(gaussian, dtype=torch.float32)
         try:
             logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data)).numpy()
         finally:
-            torch.half = half
+            torch.half, predict_from_raw_data.compute_gaussian = half, gaussian
         np.save(out / f"{case}_input.npy", data.astype(np.float32))
         np.save(out / f"{case}_logits.npy", logits.astype(np.float32))
 
@@ -317,6 +321,7 @@ def main():
     parser.add_argument("--data", type=Path)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--predict", action="store_true", help="a model folder and images instead of models to make")
+    parser.add_argument("--earlier", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -328,7 +333,7 @@ def main():
     torch.set_num_threads(arguments.threads)
     if arguments.predict:
         model, *images = map(Path, arguments.what)
-        predict(model, images, arguments.out)
+        predict(model, images, arguments.out, earlier=arguments.earlier)
         return
     for name in arguments.what:
         make(name, arguments.out / name, arguments.data, arguments.steps)

@@ -34,7 +34,7 @@ const ONLY_IN: [(&str, &[&str]); 17] = [
     ("image::", &["outside/pictures"]),
     ("plotters::", &["outside/pictures"]),
     ("minijinja::", &["outside/report/page.rs"]),
-    ("zip::", &["tensors/torch_file/archive.rs", "unzip.rs"]),
+    ("zip::", &["tensors/torch_file", "unzip.rs"]),
     ("base64::", &["outside/report/sheet.rs"]),
     ("noto_sans_mono_bitmap::", &["outside/pictures"]),
 ];

@@ -10,13 +10,11 @@ use common::{phantoms, run, stderr};
 use ctseg::pipeline::dataset::{Dataset, Structure};
 use ctseg::pipeline::fingerprint::{CaseFacts, Fingerprint, Intensities};
 use ctseg::pipeline::observer::Silent;
-use ctseg::pipeline::plan::{Budget, Planned, Topology, plan};
+use ctseg::pipeline::plan::{Budget, NAMES, Planned, Topology, plan};
 use ctseg::pipeline::recipe::Recipe;
 use ctseg::tensors::precision::Precision;
 use serde::Deserialize;
 use serde_json::Value;
-
-const NAMES: [&str; 4] = ["coarse", "refine", "refine2_5d", "single"];
 
 fn gib(bytes: f64) -> Budget {
     Budget {
@@ -365,11 +363,7 @@ fn phantoms_are_planned_and_trained_as_planned() {
     let figures = std::fs::read_to_string(folder.path().join("plan/fingerprint.json")).unwrap();
     let figures: Value = serde_json::from_str(&figures).unwrap();
     assert_eq!(figures, value["fingerprint"]);
-    trains(
-        folder.path(),
-        &data,
-        &["coarse", "refine", "refine2_5d", "single"],
-    );
+    trains(folder.path(), &data, &NAMES);
     // What is there is not replaced by mistake.
     let again = ["plan", data[0], "-o", "plan"];
     let said = stderr(&run(folder.path(), &again, 1));

@@ -3,10 +3,12 @@
 mod bench;
 mod calibrate;
 mod config;
+mod convert;
 mod demo;
 mod devices;
 mod evaluate;
 mod evaluation_table;
+mod export;
 mod fingerprint;
 mod fit;
 mod import;
@@ -96,6 +98,10 @@ enum Command {
     Report(report::ReportArgs),
     /// Describe a dataset in figures and write stage recipes that fit it and a memory
     Plan(plan::PlanArgs),
+    /// Write a dataset in the layout of nnU-Net or the Medical Segmentation Decathlon
+    Convert(convert::ConvertArgs),
+    /// Write a model in other programs' formats
+    Export(export::ExportArgs),
     /// Measure how fast this machine computes
     Bench(bench::BenchArgs),
     /// Prepare a model for prediction in 8-bit integers, and compare it with the model as it is
@@ -170,6 +176,8 @@ impl Cli {
             Command::Evaluate(args) => evaluate::run(args, &settings),
             Command::Report(args) => report::run(args, &settings),
             Command::Plan(args) => plan::run(args, &settings),
+            Command::Convert(args) => convert::run(args, &settings),
+            Command::Export(args) => export::run(args, &settings),
             Command::Bench(args) => bench::run(args, &settings),
             Command::Calibrate(args) => calibrate::run(args, &settings),
             Command::Import(args) => import::run(&args, &settings),

@@ -14,7 +14,7 @@ use crate::files::write_bytes_atomically;
 use crate::outside::progress;
 use crate::pipeline::dataset::Dataset;
 use crate::pipeline::fingerprint::Fingerprint;
-use crate::pipeline::plan::{Budget, Planned, plan};
+use crate::pipeline::plan::{Budget, NAMES, Planned, plan};
 use crate::tensors::device::DeviceChoice;
 use crate::tensors::precision::{Precision, PrecisionChoice};
 
@@ -25,7 +25,7 @@ pub struct PlanArgs {
     /// Folder that a descriptor's paths are relative to
     #[arg(long, env = "CTSEG_DATA_ROOT")]
     data_root: Option<PathBuf>,
-    /// Folder for coarse.toml, refine.toml, volume.toml, single.toml and fingerprint.json
+    /// Folder for coarse.toml, refine.toml, refine2_5d.toml, single.toml, nnunet-3d_fullres.toml and fingerprint.json
     #[arg(short, long, default_value = "plan")]
     output: PathBuf,
     /// Memory that a training may take: of the machine or, with --device libtorch:cuda:N, of the GPU
@@ -98,8 +98,7 @@ pub fn run(args: PlanArgs, settings: &Settings) -> anyhow::Result<Outcome> {
 }
 
 fn refuse_replacing(folder: &Path) -> Result<()> {
-    let names = ["coarse", "refine", "refine2_5d", "single"];
-    let mut paths = names.iter().map(|name| folder.join(format!("{name}.toml")));
+    let mut paths = NAMES.iter().map(|name| folder.join(format!("{name}.toml")));
     match paths.find(|path| path.exists()) {
         Some(path) => Err(Error::file(
             path,

@@ -2,7 +2,6 @@
 
 pub mod against;
 mod compare;
-mod gate;
 pub mod scores;
 mod summary;
 mod told;

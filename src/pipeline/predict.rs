@@ -36,7 +36,7 @@ use case::Batch;
 use record::Record;
 use room::Room;
 use stages::Pipeline;
-pub use state::{CaseState, Failure};
+pub use state::{CaseState, Failure, write_failures};
 use supply::Supply;
 
 /// What to segment, with what.
@@ -244,7 +244,7 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
 }
 
 /// Whether a file system has no room left, which every further case would meet too.
-fn is_full(error: &Error) -> bool {
+pub(super) fn is_full(error: &Error) -> bool {
     use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     let Error::Io { source, .. } = error else {
         return false;

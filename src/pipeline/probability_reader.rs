@@ -369,7 +369,7 @@ mod tests {
         let mut bytes = fs::read(&plain).unwrap();
         bytes[48..50].copy_from_slice(&30_000i16.to_le_bytes());
         fs::write(&plain, &bytes).unwrap();
-        assert!(error_of(&plain, ProbabilityKind::U8).contains("30000 maps"));
+        assert!(error_of(&plain, ProbabilityKind::U8).contains("30000 volumes"));
         bytes[48..50].copy_from_slice(&(-3i16).to_le_bytes());
         fs::write(&plain, &bytes).unwrap();
         assert!(error_of(&plain, ProbabilityKind::U8).contains("-3"));

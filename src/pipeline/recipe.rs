@@ -29,7 +29,7 @@ pub use training::{
 };
 
 /// The recipes in the binary: name, text. `--stage 1` is the first, `--stage 2` the second.
-const EMBEDDED: [(&str, &str); 8] = [
+const EMBEDDED: [(&str, &str); 11] = [
     ("coarse", include_str!("../../stages/coarse.toml")),
     ("refine", include_str!("../../stages/refine.toml")),
     ("refine2_5d", include_str!("../../stages/refine2_5d.toml")),
@@ -38,6 +38,15 @@ const EMBEDDED: [(&str, &str); 8] = [
     ("slices", include_str!("../../stages/slices.toml")),
     ("demo-coarse", include_str!("../../stages/demo-coarse.toml")),
     ("demo-refine", include_str!("../../stages/demo-refine.toml")),
+    ("nnunet-2d", include_str!("../../stages/nnunet-2d.toml")),
+    (
+        "nnunet-3d_fullres",
+        include_str!("../../stages/nnunet-3d_fullres.toml"),
+    ),
+    (
+        "nnunet-resenc",
+        include_str!("../../stages/nnunet-resenc.toml"),
+    ),
 ];
 
 /// One stage, as a file under `stages/` describes it.
@@ -316,6 +325,10 @@ impl Recipe {
             (
                 self.network.dimensions() == self.training.patch_size.dimensions(),
                 "training.patch_size must be [y, x] for a network that works on slices and [z, y, x] for one that works on volumes",
+            ),
+            (
+                self.nnunet.is_some() || self.training.patch_size.sides().iter().all(|v| *v >= 8),
+                "training.patch_size must be 8 or more along every axis",
             ),
             (
                 self.network.dimensions() == 3 || !self.training.flips(FlipAxis::Z),

@@ -6,6 +6,7 @@ pub mod batches;
 pub mod browser;
 pub mod levels;
 pub mod mlflow;
+pub mod nnunet;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -58,6 +58,23 @@ pub(super) fn affine(
     Ok(affine)
 }
 
+/// Whether all fields that say where voxels lie are the same numbers.
+pub(super) fn same_placement(a: &RawHeader, b: &RawHeader) -> bool {
+    let numbers = |raw: &RawHeader| {
+        let layout = raw.layout();
+        let codes = [layout.qform_code, layout.sform_code].map(|at| f64::from(raw.code(at)));
+        let real = |at: usize, count: usize| (0..count).map(move |i| raw.real(at, i));
+        let placed = real(layout.pixdim, 4)
+            .chain(real(layout.quatern, 6))
+            .chain(real(layout.srow, 12));
+        let all = codes.into_iter().chain(placed);
+        all.chain([f64::from(raw.xyzt_units() & 7)])
+            .map(f64::to_bits)
+            .collect::<Vec<u64>>()
+    };
+    numbers(a) == numbers(b)
+}
+
 pub(super) fn is_finite(affine: &Affine) -> bool {
     affine.iter().flatten().all(|value| value.is_finite())
 }

@@ -150,6 +150,19 @@ impl NiftiHeader {
         self.scaling
     }
 
+    /// Whether every program places both images alike, whichever transform it believes: qform, sform, their codes,
+    /// voxel sizes and units are the same numbers.
+    pub fn same_placement(&self, other: &Self) -> bool {
+        self.grid().shape == other.grid().shape && geometry::same_placement(&self.raw, &other.raw)
+    }
+
+    /// Whether label values stand in the file as they are: an unscaled integer type, no more than three dimensions.
+    pub fn holds_plain_labels(&self) -> bool {
+        self.scaling().is_none()
+            && self.voxel_type.integer_range().is_some()
+            && self.raw.dim(0) <= 3
+    }
+
     /// What one voxel takes by `pixdim` alone, in mm³: the product of nibabel's `get_zooms`, in its precision.
     pub fn voxel_mm3(&self) -> f64 {
         let [x, y, z] = geometry::voxel_size(&self.raw);

@@ -100,19 +100,34 @@ impl ByteMaps {
 
 /// The header of one map, and how many maps there are.
 fn opened(source: &mut Source) -> std::result::Result<(NiftiHeader, usize), String> {
+    let (header, count, _) = volumes(source)?;
+    if header.voxel_type != VoxelType::U8 {
+        return Err(format!(
+            "holds {}; expected uint8",
+            header.voxel_type.name()
+        ));
+    }
+    Ok((header, count))
+}
+
+/// The header of one volume of a file, how many volumes it has along its fourth axis, and how many dimensions. What
+/// the header promises is compared with the file's length.
+pub(super) fn volumes(
+    source: &mut Source,
+) -> std::result::Result<(NiftiHeader, usize, i64), String> {
     let mut raw = raw_header(source)?;
     let dims = raw.dim(0);
     // More dimensions than a header has room for are refused with the rest of it.
     let last = if dims <= 7 { dims } else { 3 };
     let more: Vec<i64> = (4..=last).map(|axis| raw.dim(axis as usize)).collect();
-    let (maps, rest) = match more.as_slice() {
+    let (volumes, rest) = match more.as_slice() {
         [] => (1, [].as_slice()),
-        [maps, rest @ ..] => (*maps, rest),
+        [volumes, rest @ ..] => (*volumes, rest),
     };
-    let count = usize::try_from(maps).ok().filter(|maps| *maps > 0);
+    let count = usize::try_from(volumes).ok().filter(|count| *count > 0);
     let (Some(count), true) = (count, rest.iter().all(|n| *n == 1)) else {
         return Err(format!(
-            "has {more:?} as its dimensions behind x, y and z; expected one, the number of maps"
+            "has {more:?} as its dimensions behind x, y and z; expected one, the number of volumes"
         ));
     };
     if !more.is_empty() {
@@ -120,12 +135,6 @@ fn opened(source: &mut Source) -> std::result::Result<(NiftiHeader, usize), Stri
         (4..8).for_each(|axis| raw.set_dim(axis, 1));
     }
     let header = NiftiHeader::parse(raw, source.is_gzip())?;
-    if header.voxel_type != VoxelType::U8 {
-        return Err(format!(
-            "holds {}; expected uint8",
-            header.voxel_type.name()
-        ));
-    }
     let bytes = header.data_bytes().checked_mul(count as u64);
     let bytes = bytes.and_then(|bytes| bytes.checked_add(header.data_offset));
     let fits = bytes.is_some_and(|bytes| match header.compressed {
@@ -135,9 +144,11 @@ fn opened(source: &mut Source) -> std::result::Result<(NiftiHeader, usize), Stri
     if !fits {
         let [x, y, z] = header.grid().shape;
         return Err(format!(
-            "truncated or damaged: its header promises {count} maps of {x} x {y} x {z} bytes, which {} bytes cannot hold",
+            "truncated or damaged: its header promises {count} volumes of {x} x {y} x {z} voxels of {}, which {} \
+             bytes cannot hold; copy or export it again",
+            header.voxel_type.name(),
             source.file_bytes
         ));
     }
-    Ok((header, count))
+    Ok((header, count, dims))
 }

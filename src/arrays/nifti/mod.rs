@@ -5,6 +5,7 @@
 //! (<https://nifti.nimh.nih.gov>). No header is believed before the file's length has been compared
 //! with it, so memory grows with what a file holds and not with what it claims.
 
+mod channels;
 mod datatype;
 mod geometry;
 mod gzip;
@@ -18,6 +19,7 @@ mod read;
 mod source;
 mod write;
 
+pub use channels::{check_channels, copy, read_channels, write_joined, write_split};
 pub use datatype::VoxelType;
 pub use header::NiftiHeader;
 pub use label_names::LabelNames;

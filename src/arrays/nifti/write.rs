@@ -138,13 +138,13 @@ fn labels_header(source: &RawHeader, voxel_type: VoxelType) -> RawHeader {
     raw
 }
 
-fn set_voxel_type(raw: &mut RawHeader, voxel_type: VoxelType) {
+pub(super) fn set_voxel_type(raw: &mut RawHeader, voxel_type: VoxelType) {
     let layout = raw.layout();
     raw.set_short(layout.datatype, voxel_type.code());
     raw.set_short(layout.bitpix, 8 * i16::from(voxel_type.bytes()));
 }
 
-fn check_name(path: &Path) -> Result<()> {
+pub(super) fn check_name(path: &Path) -> Result<()> {
     if is_nifti_name(path) {
         return Ok(());
     }
@@ -341,7 +341,7 @@ fn write_content(
     })
 }
 
-fn is_gzip_name(path: &Path) -> bool {
+pub(super) fn is_gzip_name(path: &Path) -> bool {
     let name = path.as_os_str().to_string_lossy().to_ascii_lowercase();
     name.ends_with(".gz")
 }

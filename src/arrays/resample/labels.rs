@@ -14,8 +14,11 @@ pub enum LabelInterpolation {
     /// The nearest voxel's; see [`super::Interpolation::Nearest`].
     Nearest,
     /// For every label in ascending order its mask, resampled linearly; where that reaches 0.5 the label
-    /// is set (nnU-Net's `resize_segmentation`). Where no label reaches it: background.
+    /// is set (nnU-Net's `resize_segmentation` before batchgenerators 0.25.3). Where no label reaches it: background.
     OneHotLinear,
+    /// The label whose mask, resampled linearly, is the largest; of several the nearest voxel's if it is among them,
+    /// else the lowest (`resize_segmentation` of batchgenerators 0.25.5, which nnU-Net 2.8.1 calls).
+    Likeliest,
 }
 
 /// Resamples labels onto the voxels of `onto`; beyond the source its border voxels repeat.
@@ -36,21 +39,38 @@ pub fn resample_labels(
         LabelInterpolation::Nearest => {
             gather::gather(aligned, &gather::nearest(&positions, aligned.shape()))
         }
-        LabelInterpolation::OneHotLinear if aligned.is_standard_layout() => {
-            one_hot_linear(aligned, &positions)
-        }
-        LabelInterpolation::OneHotLinear => {
-            one_hot_linear(gather::contiguous(aligned).view(), &positions)
+        LabelInterpolation::OneHotLinear | LabelInterpolation::Likeliest => {
+            let rule = match interpolation {
+                LabelInterpolation::Likeliest => Rule::Largest,
+                _ => Rule::Half,
+            };
+            match aligned.is_standard_layout() {
+                true => one_hot_linear(aligned, &positions, rule),
+                false => one_hot_linear(gather::contiguous(aligned).view(), &positions, rule),
+            }
         }
     };
     Ok(LabelMap { grid: *onto, data })
+}
+
+/// Which of the labels around a place it gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rule {
+    /// The highest that has half of the weight; background where none has.
+    Half,
+    /// The one with the most.
+    Largest,
 }
 
 /// The lower of two neighbouring indices, the upper, and the upper's weight.
 type Pair = (usize, usize, f64);
 
 /// `source` in standard layout.
-pub(super) fn one_hot_linear(source: ArrayView3<u16>, positions: &[Vec<f64>; 3]) -> Array3<u16> {
+pub(super) fn one_hot_linear(
+    source: ArrayView3<u16>,
+    positions: &[Vec<f64>; 3],
+    rule: Rule,
+) -> Array3<u16> {
     let pairs: [Vec<Pair>; 3] = std::array::from_fn(|axis| {
         let length = source.shape()[axis];
         let along = positions[axis].iter();
@@ -81,18 +101,32 @@ pub(super) fn one_hot_linear(source: ArrayView3<u16>, positions: &[Vec<f64>; 3])
                 wz * (1.0 - wy),
                 wz * wy,
             ];
+            let nearest = rows[2 * usize::from(is_upper(wz)) + usize::from(is_upper(wy))];
             for (to, x) in row.iter_mut().zip(x) {
-                *to = label_between(rows, weights, *x);
+                let near = if is_upper(x.2) { x.1 } else { x.0 };
+                *to = label_between(rows, weights, *x, rule, nearest[near]);
             }
         }
     });
     result
 }
 
-/// The label that reaches half of the weight among eight neighbours; of two that do, the higher.
-fn label_between(rows: [&[u16]; 4], weights: [f64; 4], (low, high, weight): Pair) -> u16 {
-    /// Half a weight may come out a rounding error short of it.
-    const HALF: f64 = 0.5 - 1e-9;
+/// Whether the upper one of two neighbours is the nearer; half-way it is.
+fn is_upper(weight: f64) -> bool {
+    weight >= 0.5 - 1e-6
+}
+
+/// The label among eight neighbours, the nearest of which is `nearest`.
+fn label_between(
+    rows: [&[u16]; 4],
+    weights: [f64; 4],
+    (low, high, weight): Pair,
+    rule: Rule,
+    nearest: u16,
+) -> u16 {
+    /// Weights may come out a rounding error apart.
+    const DUST: f64 = 1e-9;
+    const HALF: f64 = 0.5 - DUST;
     let first = rows[0][low];
     if rows
         .iter()
@@ -115,6 +149,15 @@ fn label_between(rows: [&[u16]; 4], weights: [f64; 4], (low, high, weight): Pair
             seen[place].1 += row_weight * share;
         }
     }
-    let reached = seen[..distinct].iter().filter(|(_, sum)| *sum >= HALF);
-    reached.map(|(label, _)| *label).max().unwrap_or(0)
+    let seen = &seen[..distinct];
+    if rule == Rule::Half {
+        let reached = seen.iter().filter(|(_, sum)| *sum >= HALF);
+        return reached.map(|(label, _)| *label).max().unwrap_or(0);
+    }
+    let most = seen.iter().fold(0.0f64, |most, (_, sum)| most.max(*sum));
+    let tied = || seen.iter().filter(|(_, sum)| *sum >= most - DUST);
+    match tied().any(|(label, _)| *label == nearest) {
+        true => nearest,
+        false => tied().map(|(label, _)| *label).min().unwrap_or(0),
+    }
 }

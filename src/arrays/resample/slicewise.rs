@@ -4,7 +4,7 @@
 use ndarray::parallel::prelude::*;
 use ndarray::{Array3, ArrayView3, Axis, Slice};
 
-use super::labels::one_hot_linear;
+use super::labels::{Rule, one_hot_linear};
 use super::plan::{Kernel, interpolate};
 use super::taps::nearest_index;
 use super::{Interpolation, checked_map, gather, in_target_order, positions_zyx, value_range};
@@ -38,7 +38,7 @@ pub fn resample_slices(
     })
 }
 
-/// [`super::resample_labels`] by masks of one label each, slice by slice as [`resample_slices`].
+/// [`super::resample_labels`] to the likeliest label, slice by slice as [`resample_slices`].
 ///
 /// # Errors
 /// As [`super::resample_labels`].
@@ -48,7 +48,9 @@ pub fn resample_label_slices(labels: &LabelMap, onto: &Grid, axis: usize) -> Res
         &labels.grid,
         onto,
         axis,
-        |slice, positions| one_hot_linear(gather::contiguous(slice).view(), &positions),
+        |slice, positions| {
+            one_hot_linear(gather::contiguous(slice).view(), &positions, Rule::Largest)
+        },
     )?;
     Ok(LabelMap { grid: *onto, data })
 }

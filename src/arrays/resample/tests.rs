@@ -428,3 +428,24 @@ proptest! {
         prop_assert_eq!(restored.data, expected);
     }
 }
+
+// As batchgenerators 0.25.5's resize_segmentation: resize_segmentation(np.array([[[3, 1]]]), (1, 1, 3), 1) is 3 1 1.
+#[test]
+fn the_likeliest_label_wins_and_the_nearest_of_equals() {
+    let of = |labels: &[u16], count: usize, rule: LabelInterpolation| -> Vec<u16> {
+        let grid = Grid::with_spacing([labels.len(), 1, 1], [1.0; 3]);
+        let data = Array3::from_shape_vec((1, 1, labels.len()), labels.to_vec()).unwrap();
+        let onto = grid.resized([count, 1, 1]);
+        let found = resample_labels(&LabelMap { grid, data }, &onto, rule).unwrap();
+        found.data.iter().copied().collect()
+    };
+    assert_eq!(of(&[3, 1], 3, LabelInterpolation::Likeliest), [3, 1, 1]);
+    assert_eq!(of(&[3, 1], 3, LabelInterpolation::OneHotLinear), [3, 3, 1]);
+    // Of three around one place none has half of the weight.
+    let grid = Grid::with_spacing([2, 2, 1], [1.0; 3]);
+    let data = Array3::from_shape_vec((1, 2, 2), vec![5, 5, 2, 9]).unwrap();
+    let map = LabelMap { grid, data };
+    let onto = grid.resized([1, 1, 1]);
+    let likeliest = resample_labels(&map, &onto, LabelInterpolation::Likeliest).unwrap();
+    assert_eq!(likeliest.data[[0, 0, 0]], 5);
+}

@@ -204,7 +204,8 @@ impl<'a> CaseCheck<'a> {
     }
 }
 
-fn unknown_values(unknown: &[&(u16, usize)], dataset: &Dataset) -> String {
+/// In words, label values (with their voxels) that are no structures of the dataset.
+pub(in crate::pipeline) fn unknown_values(unknown: &[&(u16, usize)], dataset: &Dataset) -> String {
     let found = unknown
         .iter()
         .map(|(value, voxels)| format!("{value} ({voxels} voxels)"));

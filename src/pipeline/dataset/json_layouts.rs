@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::channels::Accept;
 use super::layouts::{self, Found};
 use super::pattern::{Pattern, visible_names};
 use super::{Case, Dataset, LabelSource, Layout, Structure, structures};
@@ -53,18 +54,23 @@ enum TestEntry {
 }
 
 /// Opens the folder that `json` (its `dataset.json`) describes.
-pub(super) fn open(root: &Path, json: &Path) -> Result<Dataset> {
+pub(super) fn open(root: &Path, json: &Path, accept: Accept) -> Result<Dataset> {
     let text = std::fs::read_to_string(json).map_err(Error::io(json, "read"))?;
     let mut content: DatasetJson = serde_json::from_str(&text)
         .map_err(|error| Error::file(json, format!("not a dataset.json: {error}")))?;
     let (structures, ignore) = structures_of(json, content.labels.as_ref())?;
     let (layout, found, test) = if let Some(training) = content.training.take() {
-        one_channel(json, "modality", content.modality.as_ref())?;
+        one_channel(json, "modality", content.modality.as_ref(), accept)?;
         let (found, test) = decathlon_cases(root, json, &content, training, structures)?;
         (Layout::Decathlon, found, test)
     } else if content.channel_names.is_some() || content.file_ending.is_some() {
-        one_channel(json, "channel_names", content.channel_names.as_ref())?;
-        let (found, test) = nnunet_cases(root, json, &content, structures)?;
+        one_channel(
+            json,
+            "channel_names",
+            content.channel_names.as_ref(),
+            accept,
+        )?;
+        let (found, test) = nnunet_cases(root, json, &content, structures, accept)?;
         (Layout::NnUnet, found, test)
     } else {
         return Err(Error::file(
@@ -84,9 +90,14 @@ pub(super) fn open(root: &Path, json: &Path) -> Result<Dataset> {
     layouts::finished(dataset, json)
 }
 
-fn one_channel(json: &Path, key: &str, channels: Option<&Map<String, Value>>) -> Result<()> {
+fn one_channel(
+    json: &Path,
+    key: &str,
+    channels: Option<&Map<String, Value>>,
+    accept: Accept,
+) -> Result<()> {
     match channels {
-        Some(channels) if channels.len() > 1 => {
+        Some(channels) if channels.len() > 1 && accept == Accept::OneChannel => {
             let names: Vec<String> = channels.values().map(short).collect();
             Err(Error::file(
                 json,
@@ -183,6 +194,7 @@ fn nnunet_cases(
     json: &Path,
     content: &DatasetJson,
     structures: Vec<Structure>,
+    accept: Accept,
 ) -> Result<(Found, Vec<String>)> {
     let ending = content.file_ending.as_deref().unwrap_or(".nii.gz");
     if case_name(Path::new(&format!("case{ending}"))).as_deref() != Some("case") {
@@ -196,13 +208,15 @@ fn nnunet_cases(
     let pattern = |text: String| Pattern::for_labels(&text).map_err(|p| Error::file(json, p));
     let found_in = |set: &str, structures: Vec<Structure>| -> Result<Found> {
         let images = format!("images{set}");
-        refuse_more_channels(&root.join(&images), ending)?;
+        if accept == Accept::OneChannel {
+            refuse_more_channels(&root.join(&images), ending)?;
+        }
         let images = pattern(format!("{images}/{{case}}_0000{ending}"))?;
         let labels = pattern(format!("labels{set}/{{case}}{ending}"))?;
         layouts::find_by_pattern(root, &images, Some(&labels), structures)
     };
     let mut found = match &content.dataset {
-        Some(listed) => listed_cases(root, json, listed, structures)?,
+        Some(listed) => listed_cases(root, json, listed, structures, accept)?,
         None => found_in("Tr", structures)?,
     };
     let mut test = Vec::new();
@@ -236,10 +250,14 @@ fn listed_cases(
     json: &Path,
     listed: &BTreeMap<String, ListedCase>,
     structures: Vec<Structure>,
+    accept: Accept,
 ) -> Result<Found> {
     let mut cases = Vec::with_capacity(listed.len());
     for (id, files) in listed {
-        let [image] = files.images.as_slice() else {
+        let (Some(image), true) = (
+            files.images.first(),
+            files.images.len() == 1 || accept == Accept::AnyChannels,
+        ) else {
             return Err(Error::file(
                 json,
                 format!(
@@ -304,9 +322,16 @@ fn decathlon_cases(
         } else {
             with_channel_number(image, &id)
         };
-        let labels = label.map_or(LabelSource::None, |label| {
-            LabelSource::Map(joined(root, &label))
-        });
+        // Where a test case's labels are known after all, they lie where nnU-Net has them.
+        let of_test = || {
+            root.join("labelsTs")
+                .join(image.file_name().unwrap_or_default())
+        };
+        let labels = match label {
+            Some(label) => LabelSource::Map(joined(root, &label)),
+            None if of_test().is_file() => LabelSource::Map(of_test()),
+            None => LabelSource::None,
+        };
         cases.push(Case {
             labels,
             ..layouts::unlabelled(id, image)
@@ -353,6 +378,6 @@ fn with_channel_number(image: PathBuf, id: &str) -> PathBuf {
 }
 
 /// `./imagesTr/x.nii.gz` under the root, without the dot.
-fn joined(root: &Path, listed: &str) -> PathBuf {
+pub(super) fn joined(root: &Path, listed: &str) -> PathBuf {
     root.join(listed.trim_start_matches("./"))
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::channels::Accept;
 use super::pattern::{self, Pattern, visible_names};
 use super::{Case, Dataset, LabelSource, Layout, Structure, descriptor, json_layouts, structures};
 use crate::arrays::nifti::{case_name, is_nifti_name};
@@ -18,14 +19,14 @@ pub(super) struct Found {
 }
 
 /// Opens a folder by the layout it has.
-pub(super) fn open_folder(root: &Path) -> Result<Dataset> {
+pub(super) fn open_folder(root: &Path, accept: Accept) -> Result<Dataset> {
     let own_descriptor = root.join("dataset.toml");
     if own_descriptor.is_file() {
         return descriptor::open(&own_descriptor, None);
     }
     let json = root.join("dataset.json");
     if json.is_file() {
-        return json_layouts::open(root, &json);
+        return json_layouts::open(root, &json, accept);
     }
     if root.join("images").is_dir() && root.join("labels").is_dir() {
         return open_plain(root);
@@ -318,18 +319,19 @@ fn open_total_segmentator(root: &Path) -> Result<Dataset> {
     let mut dataset = of_folder(root, Layout::TotalSegmentator, found);
     let table = root.join("meta.csv");
     if table.is_file() {
-        let listed = test_cases_of_meta(&table)?;
         // The table lists the whole published set; part of it is a dataset too.
-        dataset.test = listed
+        dataset.test = sets_of_meta(&table)?
             .into_iter()
-            .filter(|id| dataset.cases.iter().any(|case| case.id == *id))
+            .filter(|(id, set)| set == "test" && dataset.cases.iter().any(|case| case.id == *id))
+            .map(|(id, _)| id)
             .collect();
     }
     finished(dataset, root)
 }
 
-/// Ids whose `split` is `test` in TotalSegmentator's `meta.csv` (semicolons; columns `image_id`, `split`).
-fn test_cases_of_meta(table: &Path) -> Result<Vec<String>> {
+/// Ids and what they are for (`train`, `val`, `test`) in TotalSegmentator's `meta.csv` (semicolons; columns
+/// `image_id`, `split`).
+pub(super) fn sets_of_meta(table: &Path) -> Result<Vec<(String, String)>> {
     let unreadable = |error: csv::Error| {
         Error::file(
             table,
@@ -355,12 +357,12 @@ fn test_cases_of_meta(table: &Path) -> Result<Vec<String>> {
              semicolons): remove the file if it is another",
         ));
     };
-    let mut test = Vec::new();
+    let mut sets = Vec::new();
     for record in reader.records() {
         let record = record.map_err(unreadable)?;
-        if record.get(split) == Some("test") {
-            test.extend(record.get(id).map(str::to_owned));
+        if let (Some(id), Some(set)) = (record.get(id), record.get(split)) {
+            sets.push((id.to_owned(), set.to_owned()));
         }
     }
-    Ok(test)
+    Ok(sets)
 }

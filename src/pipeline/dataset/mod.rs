@@ -3,12 +3,14 @@
 
 mod cache;
 mod case_check;
+mod channels;
 mod check;
 mod descriptor;
 mod folds;
 mod json_layouts;
 mod layouts;
 mod pattern;
+mod splits;
 mod structures;
 
 use std::fmt;
@@ -18,9 +20,16 @@ use crate::arrays::nifti::{self, NiftiHeader, NiftiImage};
 use crate::error::{Error, Result};
 use crate::values::{Grid, LabelMap, Volume};
 
+pub(in crate::pipeline) use case_check::unknown_values;
+pub(in crate::pipeline) use structures::count_values;
+
+use channels::Accept;
+
 pub use cache::{CacheCounts, CaseCache};
+pub use channels::Channels;
 pub use check::{CaseNote, CaseProblem, CheckDepth, CheckReport};
 pub use folds::{Split, folds};
+pub use splits::NamedSplit;
 
 /// Image and label map must put every voxel at the same place to within this many mm.
 pub const GRID_TOLERANCE_MM: f64 = 1e-3;
@@ -130,9 +139,13 @@ impl Dataset {
     /// [`Dataset::open`] for a descriptor whose paths are relative to `data_root` instead of the
     /// descriptor's own folder. A folder is opened as it is.
     pub fn open_in(path: &Path, data_root: Option<&Path>) -> Result<Self> {
+        Self::open_accepting(path, data_root, Accept::OneChannel)
+    }
+
+    fn open_accepting(path: &Path, data_root: Option<&Path>, accept: Accept) -> Result<Self> {
         let kind = std::fs::metadata(path).map_err(Error::io(path, "open the dataset"))?;
         if kind.is_dir() {
-            return layouts::open_folder(path);
+            return layouts::open_folder(path, accept);
         }
         match path.extension() {
             Some(extension) if extension.eq_ignore_ascii_case("toml") => {
@@ -252,7 +265,7 @@ impl Dataset {
 }
 
 /// In words, how a label map's grid differs from its image's; `None` if they are one grid.
-fn grid_difference(labels: &Grid, image: &Grid) -> Option<String> {
+pub(in crate::pipeline) fn grid_difference(labels: &Grid, image: &Grid) -> Option<String> {
     if labels.same_as(image, GRID_TOLERANCE_MM) {
         return None;
     }

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use super::gate::Gate;
 use super::scores::StructureScores;
 use super::{CaseScores, Structures, forget_ignored};
 use crate::arrays::components::Connectivity;
@@ -16,6 +15,7 @@ use crate::arrays::metrics::{Overlap, volume_ml};
 use crate::arrays::nifti::{read_header, read_label_runs, read_labels};
 use crate::arrays::surface::SurfaceDistances;
 use crate::error::{Error, Result};
+use crate::pipeline::gate::Gate;
 use crate::pipeline::reference::Reference;
 use crate::pipeline::sidecar::{ModelUsed, read_sidecar};
 use crate::values::{Grid, VoxelBox};

@@ -12,6 +12,9 @@ use crate::error::{Error, Result};
 use crate::pipeline::recipe::{NnunetConfig, NnunetNormalisation, Recipe, header_spacing_mm};
 use crate::values::{Grid, LabelMap, Volume, VoxelBox};
 
+/// No structure's label.
+const OUTSIDE: u16 = u16::MAX;
+
 /// nnU-Net divides by no less.
 const LEAST_SD: f32 = 1e-8;
 
@@ -59,15 +62,26 @@ pub fn nnunet_input(
             recipe.name
         ))
     })?;
-    let labels = LabelMap {
+    let mut labels = LabelMap {
         grid: previous.grid.cropped(&placed.region),
         data: part(previous.data.view(), &placed.region).to_owned(),
     };
+    // Background where the volume is 0 is a label of its own there (`crop_to_nonzero`).
+    let data = part(volume.data.view(), &placed.region);
+    if data.iter().any(|value| *value == 0.0) {
+        Zip::from(&mut labels.data)
+            .and(&nonzero_mask(data))
+            .par_for_each(|label, inside| {
+                if *label == 0 && !inside {
+                    *label = OUTSIDE;
+                }
+            });
+    }
     let labels = match nnunet.label_slices.axis(own_mm, new_mm) {
         Some(axis) if onto.shape != placed.native.shape => {
             resample_label_slices(&labels, onto, axis)?
         }
-        _ => resample_labels(&labels, onto, LabelInterpolation::OneHotLinear)?,
+        _ => resample_labels(&labels, onto, LabelInterpolation::Likeliest)?,
     };
     let mut masks = input.slice_mut(s![1.., .., .., ..]);
     for (mut mask, label) in masks.outer_iter_mut().zip(&nnunet.previous_labels) {

@@ -2,6 +2,9 @@
 
 mod checkpoint;
 mod dataset_json;
+mod export;
+mod export_plans;
+mod export_weights;
 mod import;
 mod input;
 mod keys;
@@ -12,6 +15,7 @@ mod previous;
 mod source;
 mod stage_recipe;
 
+pub use export::{DatasetName, export_model};
 pub use import::{ImportOptions, Imported, ImportedStage, import_model};
 pub(super) use input::nnunet_input;
 pub(super) use placed::Placed;

@@ -38,7 +38,7 @@ pub struct Planned {
     pub fits: bool,
 }
 
-/// What the four recipes differ in before memory is asked.
+/// What the recipes differ in before memory is asked.
 pub(super) struct Outline {
     pub name: &'static str,
     pub title: &'static str,
@@ -56,6 +56,8 @@ pub(super) struct Outline {
     pub batches: &'static [usize],
     pub windows: Vec<[f64; 2]>,
     pub neighbours: usize,
+    /// Trained as nnU-Net trains.
+    pub nnunet: bool,
 }
 
 /// Everything about a dataset that all recipes share.
@@ -79,7 +81,16 @@ fn margin_mm(coarse: &Chosen) -> [f64; 3] {
     ]
 }
 
-/// The recipes `coarse`, `refine`, `refine2_5d` and `single`.
+/// The names of the recipes that [`plan`] makes, in order.
+pub const NAMES: [&str; 5] = [
+    "coarse",
+    "refine",
+    "refine2_5d",
+    "single",
+    "nnunet-3d_fullres",
+];
+
+/// The recipes of [`NAMES`].
 ///
 /// # Errors
 /// A dataset without a single voxel of a structure.
@@ -141,6 +152,7 @@ fn outlines(facts: &Facts) -> Vec<Outline> {
         batches: &[2, 4, 8, 16],
         windows: windows.clone(),
         neighbours,
+        nnunet: false,
     };
     vec![
         Outline {
@@ -186,6 +198,19 @@ fn outlines(facts: &Facts) -> Vec<Outline> {
             "unet2_5d",
             "whole",
         ),
+        Outline {
+            widths: [32, 320],
+            batches: &[2, 4],
+            neighbours: 0,
+            windows: vec![[facts.hu.percentile_00_5, facts.hu.percentile_99_5]],
+            nnunet: true,
+            ..base(
+                "nnunet-3d_fullres",
+                "One stage as nnU-Net's 3d_fullres: network, loss, optimiser, schedule and augmentation, on whole volumes.",
+                "unet3d",
+                "whole",
+            )
+        },
     ]
 }
 

@@ -20,7 +20,10 @@ pub(super) fn written(facts: &Facts, outline: &Outline, fit: &Fit) -> String {
     let mut text = header(facts, outline, fit);
     text += &data(facts, outline);
     text += &network(outline, fit);
-    text += &training(facts, outline, fit);
+    text += &match outline.nnunet {
+        true => nnunet_training(facts, outline, fit),
+        false => training(facts, outline, fit),
+    };
     text += &augmentation(facts, outline);
     text += &two_stages(facts, outline);
     text
@@ -64,6 +67,9 @@ fn data(facts: &Facts, outline: &Outline) -> String {
         1 => "structures = \"union\"            # one map for all structures together\n",
         _ => "structures = \"each\"\n",
     };
+    if outline.nnunet {
+        text += "outputs = \"exclusive\"\n";
+    }
     text += &format!("region = \"{}\"\n", outline.region);
     if outline.prior {
         text +=
@@ -82,6 +88,13 @@ fn data(facts: &Facts, outline: &Outline) -> String {
         text += "# That is wide: soft tissue gets a window of its own.\n";
     }
     text += &format!("windows_hu = {:?}\n", outline.windows);
+    if outline.nnunet {
+        text += &format!(
+            "normalisation = {{ kind = \"ct\", mean_hu = {:?}, sd_hu = {:?} }}\n",
+            hu.mean.clamp(hu.percentile_00_5, hu.percentile_99_5),
+            hu.sd
+        );
+    }
     text += match outline.stage {
         1 => {
             "folds = 5                       # cross-fitting: every case has a model that never saw it\n"
@@ -115,6 +128,9 @@ fn network(outline: &Outline, fit: &Fit) -> String {
             "# Along (z,) y, x. An axis is halved, and looked across, when the others are as coarse as it is.\nstrides = {:?}\nkernels = {:?}\n",
             topology.strides, topology.kernels
         );
+    }
+    if outline.nnunet {
+        text += "deep_supervision = true\n";
     }
     if outline.kind != "unet3d" && outline.stage == 2 {
         text += "norm = \"instance\"\nactivation = \"leaky_relu\"\n";
@@ -175,6 +191,21 @@ fn training(facts: &Facts, outline: &Outline, fit: &Fit) -> String {
     text
 }
 
+/// nnU-Net's: SGD with Nesterov's momentum at a falling rate for 1000 epochs of 250 steps.
+fn nnunet_training(facts: &Facts, outline: &Outline, fit: &Fit) -> String {
+    let patch = &fit.topology.patch;
+    let voxels = |axis: usize| outline.extent_mm[axis] / outline.spacing.mm[axis];
+    format!(
+        "\n[training]\nloss = \"ce_dice\"\nepochs = 1000\nbatch_size = {}\n# a median scan is {:.0} × {:.0} × {:.0} voxels (z, y, x).\npatch_size = {patch:?}\nforeground_share = 0.33\npatches_per_epoch = {}         # 250 steps\nschedule = \"poly\"\nkeep = \"last\"\ncache_mb = {}\n\n[training.optimiser]\nkind = \"sgd\"\nlearning_rate = 1e-2\nweight_decay = 3e-5\nmomentum = 0.99\nnesterov = true\nclip_norm = 12.0\n\n[training.early_stopping]\npatience = 1000                 # never\nsmallest_gain = 1e-3\n",
+        fit.batch,
+        voxels(2),
+        voxels(1),
+        voxels(0),
+        250 * fit.batch,
+        facts.cache_mb
+    )
+}
+
 fn sees(outline: &Outline) -> &'static str {
     match outline.region {
         "roi" => "region",
@@ -183,24 +214,33 @@ fn sees(outline: &Outline) -> &'static str {
 }
 
 fn augmentation(facts: &Facts, outline: &Outline) -> String {
-    let mut text = "\n# What is not written here is nnU-Net's.\n[training.augmentation]\nrotation_probability = 0.7\nrotation_degrees = 15.0\n".to_owned();
-    if outline.kind == "unet3d" {
-        text += "tilt_degrees = 10.0\n";
+    let mut text =
+        "\n# What is not written here is nnU-Net's.\n[training.augmentation]\n".to_owned();
+    if !outline.nnunet {
+        text += "rotation_probability = 0.7\nrotation_degrees = 15.0\n";
+        if outline.kind == "unet3d" {
+            text += "tilt_degrees = 10.0\n";
+        }
+        text += "scale_probability = 0.7\nscale = [0.8, 1.25]\nfield_of_view_probability = 0.15\n";
     }
-    text += "scale_probability = 0.7\nscale = [0.8, 1.25]\nfield_of_view_probability = 0.15\n";
+    let others = match outline.nnunet {
+        true => ["\"y\", \"z\"", ", \"y\", \"z\""],
+        false => ["", ""],
+    };
     match &facts.unpaired {
         Some((name, other)) => {
             text += &format!(
-                "# Not mirrored along x: there is {} but no {}.\nflip_axes = []\n",
+                "# Not mirrored along x: there is {} but no {}.\nflip_axes = [{}]\n",
                 quoted(name),
-                quoted(other)
+                quoted(other),
+                others[0]
             );
         }
         None => {
             if !facts.pairs.is_empty() {
                 text += "# Left and right exchange their labels.\n";
             }
-            text += "flip_axes = [\"x\"]\n";
+            text += &format!("flip_axes = [\"x\"{}]\n", others[1]);
             if !facts.pairs.is_empty() {
                 let pairs = facts
                     .pairs

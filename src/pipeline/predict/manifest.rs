@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::PredictJob;
-use super::state::{CaseState, Failure};
+use super::state::{CaseState, Failure, write_failures};
 use crate::error::{Error, Result};
 use crate::files::write_bytes_atomically;
 use crate::pipeline::inputs::PredictCase;
@@ -46,23 +46,7 @@ impl RecordFiles {
 
     /// Writes the list of failures anew; there is none where nothing failed.
     pub(super) fn write_failures(&self, failures: &[Failure]) -> Result<()> {
-        let path = &self.failures;
-        if failures.is_empty() {
-            return match std::fs::remove_file(path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    Err(Error::io(path, "remove the old")(error))
-                }
-                _ => Ok(()),
-            };
-        }
-        let mut lines = String::new();
-        for failure in failures {
-            let line = serde_json::to_string(failure)
-                .map_err(|error| Error::file(path, format!("cannot list a failure: {error}")))?;
-            lines += &line;
-            lines.push('\n');
-        }
-        write_bytes_atomically(path, lines.as_bytes())
+        write_failures(&self.failures, failures)
     }
 }
 

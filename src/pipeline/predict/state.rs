@@ -1,8 +1,11 @@
 //! How things stand with a case.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::files::write_bytes_atomically;
 
 /// How things stand with a case, as `predictions.json` says it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -29,4 +32,24 @@ pub enum CaseState {
 pub struct Failure {
     pub input: PathBuf,
     pub reason: String,
+}
+
+/// Writes the list of failures at `path` anew; there is none where nothing failed.
+pub fn write_failures(path: &Path, failures: &[Failure]) -> Result<()> {
+    if failures.is_empty() {
+        return match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io(path, "remove the old")(error))
+            }
+            _ => Ok(()),
+        };
+    }
+    let mut lines = String::new();
+    for failure in failures {
+        let line = serde_json::to_string(failure)
+            .map_err(|error| Error::file(path, format!("cannot list a failure: {error}")))?;
+        lines += &line;
+        lines.push('\n');
+    }
+    write_bytes_atomically(path, lines.as_bytes())
 }

@@ -183,8 +183,8 @@ impl TrainingConfig {
                 self.patch_size
                     .sides()
                     .iter()
-                    .all(|v| (8..=4096).contains(v)),
-                "training.patch_size must lie between 8 and 4096",
+                    .all(|v| (1..=4096).contains(v)),
+                "training.patch_size must lie between 1 and 4096",
             ),
             (
                 self.empty_slice_share >= 0.0,

@@ -194,6 +194,26 @@ impl UnetConfig {
         })
     }
 
+    /// The same network with nothing left to defaults.
+    pub(super) fn written_out(&self, axes: usize, residual: bool) -> Result<Self> {
+        let plan = self.plan(axes, residual)?;
+        Ok(Self {
+            norm: Some(plan.settings.norm),
+            groups: (plan.settings.norm == NormKind::Group).then_some(plan.settings.groups),
+            activation: Some(plan.settings.activation),
+            downsampling: Some(match plan.pool {
+                true => Downsampling::Pool,
+                false => Downsampling::Stride,
+            }),
+            kernels: Some(plan.kernels),
+            strides: Some(plan.strides),
+            blocks: plan.blocks,
+            convolutions: (!residual).then_some(plan.convolutions),
+            decoder_convolutions: Some(plan.decoder_convolutions),
+            ..self.clone()
+        })
+    }
+
     /// What the sides of an input must be multiples of along z, y, x; 1 along z for slices.
     pub(super) fn multiple(&self, axes: usize) -> [usize; 3] {
         let mut multiple = [1; 3];

@@ -76,6 +76,27 @@ impl NetworkConfig {
         })
     }
 
+    /// The same network with every setting written out, for programs that do not know the defaults.
+    ///
+    /// # Errors
+    /// As [`NetworkConfig::init`].
+    pub fn written_out(&self) -> Result<Self> {
+        self.check_neighbours()?;
+        let mut written = self.clone();
+        let (axes, neighbours) = (self.dimensions(), self.neighbours());
+        let residual = matches!(self, Self::ResEnc2d(_) | Self::ResEnc3d(_));
+        let (Self::Unet2d(config)
+        | Self::Unet25d(config)
+        | Self::Unet3d(config)
+        | Self::ResEnc2d(config)
+        | Self::ResEnc3d(config)) = &mut written;
+        *config = UnetConfig {
+            neighbours: (axes == 2).then_some(neighbours),
+            ..config.written_out(axes, residual)?
+        };
+        Ok(written)
+    }
+
     /// The settings, whichever the kind.
     pub fn config(&self) -> &UnetConfig {
         match self {

@@ -1,0 +1,3 @@
+//! Models in other programs' formats.
+
+pub mod weights;

@@ -1,0 +1,374 @@
+//! Which folder a conversion gets, what it leaves alone there, and going on where a run stopped.
+
+use ctseg::pipeline::convert::{Asked, Conversion, Format, Overlaps, Target, convert};
+use ctseg::pipeline::observer::{Observer, Silent, Task};
+
+use super::*;
+
+fn refused(folder: &Path, arguments: &[&str], code: i32) -> String {
+    let output = run(folder, &[&["convert"], arguments].concat(), code);
+    let said = stderr(&output);
+    assert_eq!(
+        said.lines()
+            .filter(|line| line.starts_with("error"))
+            .count(),
+        1,
+        "{said}"
+    );
+    said
+}
+
+#[test]
+fn names_and_numbers_are_those_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    plain(&at("My data"), &[("a", &[1])]);
+    let convert = |arguments: &[&str]| {
+        let all = [&["convert", "My data", "-o", "out", "--to"], arguments].concat();
+        let output = run(folder.path(), &[&all[..], &["--json"]].concat(), 0);
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+        said["name"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(convert(&["nnunet"]), "Dataset500_My_data");
+    assert_eq!(
+        convert(&["nnunet"]),
+        "Dataset500_My_data",
+        "the one that is there"
+    );
+    assert_eq!(convert(&["nnunet", "--name", "Other"]), "Dataset501_Other");
+    assert_eq!(
+        convert(&["nnunet", "--name", "Dataset123_Foo"]),
+        "Dataset123_Foo"
+    );
+    assert_eq!(
+        convert(&["nnunet", "--id", "7", "--name", "Foo"]),
+        "Dataset007_Foo"
+    );
+    assert_eq!(convert(&["msd", "--name", "Task07_Foo"]), "Task07_Foo");
+    assert_eq!(convert(&["msd"]), "Task11_My_data");
+    assert_eq!(convert(&["msd", "--name", "Dataset123_Foo"]), "Task123_Foo");
+    let wrong = |arguments: &[&str]| {
+        refused(
+            folder.path(),
+            &[&["My data", "-o", "out", "--to", "nnunet"], arguments].concat(),
+            2,
+        )
+    };
+    assert!(
+        wrong(&["--id", "123", "--name", "Bar"])
+            .contains("a dataset with the number 123 already, Foo")
+    );
+    assert!(wrong(&["--id", "5", "--name", "Dataset006_X"]).contains("name two numbers"));
+    assert!(wrong(&["--id", "1000"]).contains("expected 1 to 999"));
+    assert!(wrong(&["--name", "a b"]).contains("such as a_b"));
+    assert!(
+        refused(
+            folder.path(),
+            &[
+                "My data",
+                "-o",
+                "out/Dataset009_X",
+                "--to",
+                "nnunet",
+                "--id",
+                "3"
+            ],
+            2
+        )
+        .contains("names the dataset already")
+    );
+    assert!(
+        refused(
+            folder.path(),
+            &["out/Dataset123_Foo", "-o", "out", "--to", "nnunet"],
+            2
+        )
+        .contains("is the dataset that is to be converted")
+    );
+    assert!(
+        refused(
+            folder.path(),
+            &["My data", "-o", "out", "--to", "msd", "--folds", "3"],
+            2
+        )
+        .contains("--folds is for --to nnunet")
+    );
+    assert!(
+        refused(
+            folder.path(),
+            &["My data", "-o", "out", "--to", "nnunet", "--folds", "3"],
+            1
+        )
+        .contains("1 patients to train on are too few")
+    );
+}
+
+#[test]
+fn what_ctseg_did_not_write_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    plain(&at("data"), &[("a", &[1]), ("b", &[1])]);
+    plain(&at("other"), &[("a", &[1])]);
+    fs::create_dir_all(at("raw/Dataset001_Mine/imagesTr")).unwrap();
+    fs::write(at("raw/Dataset001_Mine/dataset.json"), "{}").unwrap();
+    let mine = [
+        "data",
+        "-o",
+        "raw/Dataset001_Mine",
+        "--to",
+        "nnunet",
+        "--overwrite",
+    ];
+    assert!(refused(folder.path(), &mine, 1).contains("was not written by 'ctseg convert'"));
+    assert_eq!(
+        fs::read(at("raw/Dataset001_Mine/dataset.json")).unwrap(),
+        b"{}"
+    );
+    let arguments = ["data", "-o", "raw", "--to", "nnunet"];
+    run(folder.path(), &[&["convert"], &arguments[..]].concat(), 0);
+    let converted = at("raw/Dataset500_data");
+    fs::write(converted.join("imagesTr/stranger_0000.nii.gz"), b"").unwrap();
+    let said = refused(folder.path(), &arguments, 1);
+    assert!(
+        said.contains("imagesTr/stranger_0000.nii.gz: does not belong to this conversion"),
+        "{said}"
+    );
+    fs::remove_file(converted.join("imagesTr/stranger_0000.nii.gz")).unwrap();
+    // Another source under the same name, and in its place.
+    let other = ["other", "-o", "raw/Dataset500_data", "--to", "nnunet"];
+    let said = refused(folder.path(), &other, 1);
+    assert!(
+        said.contains("holds a conversion of") && said.contains("/data with settings of its own"),
+        "{said}"
+    );
+    run(
+        folder.path(),
+        &[&["convert"], &other[..], &["--overwrite"]].concat(),
+        0,
+    );
+    assert_eq!(names(&converted.join("imagesTr")), ["a_0000.nii.gz"]);
+    assert_eq!(json_of(&converted.join("dataset.json"))["numTraining"], 1);
+}
+
+#[test]
+fn a_run_again_does_only_what_is_not_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    plain(
+        &at("data"),
+        &[
+            ("a", &[1, 3]),
+            ("b", &[3]),
+            ("c", &[1]),
+            ("d", &[3]),
+            ("e", &[3]),
+        ],
+    );
+    let arguments = [
+        "convert", "data", "-o", "raw", "--to", "nnunet", "--folds", "2",
+    ];
+    run(folder.path(), &arguments, 0);
+    let converted = at("raw/Dataset500_data");
+    let before = content(&converted);
+    let kept = |expected: u64| {
+        let output = run(folder.path(), &[&arguments[..], &["--json"]].concat(), 0);
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(
+            (&said["kept"], &said["training"]),
+            (&json!(expected), &json!(5))
+        );
+        let after = content(&converted);
+        let bytes = |all: &[(PathBuf, Vec<u8>, std::time::SystemTime)]| -> Vec<(PathBuf, Vec<u8>)> {
+            let known = all
+                .iter()
+                .filter(|(path, ..)| !path.ends_with("converted.jsonl"));
+            known
+                .map(|(path, bytes, _)| (path.clone(), bytes.clone()))
+                .collect()
+        };
+        assert!(
+            bytes(&before) == bytes(&after),
+            "the same dataset to the last byte"
+        );
+        after
+    };
+    let after = kept(5);
+    let image = |all: &[(PathBuf, Vec<u8>, std::time::SystemTime)]| {
+        let found = all
+            .iter()
+            .find(|(path, ..)| path.ends_with("imagesTr/a_0000.nii.gz"));
+        found.unwrap().2
+    };
+    assert_eq!(image(&before), image(&after), "not written again");
+    // A file that is gone, one that was cut off, one of the same length, a line that a kill cut off.
+    fs::remove_file(converted.join("labelsTr/a.nii.gz")).unwrap();
+    let path = converted.join("imagesTr/b_0000.nii.gz");
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[..20]).unwrap();
+    let path = converted.join("labelsTr/c.nii.gz");
+    let mut bytes = fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    let journal = converted.join("converted.jsonl");
+    let text = fs::read_to_string(&journal).unwrap();
+    let cut = text.find("\"case\":\"e\"").unwrap() + 30;
+    fs::write(&journal, &text[..cut]).unwrap();
+    fs::remove_file(converted.join("dataset.json")).unwrap();
+    kept(1);
+    // A source that was touched is read again.
+    write_map_on(&at("data/labels/d.nii.gz"), grid(), &[3]);
+    kept(4);
+}
+
+#[test]
+fn unsafe_names_of_cases_are_made_safe_and_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    plain(
+        &at("data"),
+        &[
+            ("Köln 1", &[1]),
+            ("case", &[1]),
+            ("CASE", &[1]),
+            ("x_0001", &[1]),
+        ],
+    );
+    let output = run(
+        folder.path(),
+        &["convert", "data", "-o", "raw", "--to", "nnunet", "--json"],
+        0,
+    );
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let expected = json!({"Köln 1": "K_ln_1", "case": "case_2"});
+    assert_eq!(said["renamed"], expected);
+    let converted = at("raw/Dataset500_data");
+    assert_eq!(
+        names(&converted.join("imagesTr")),
+        [
+            "CASE_0000.nii.gz",
+            "K_ln_1_0000.nii.gz",
+            "case_2_0000.nii.gz",
+            "x_0001_0000.nii.gz"
+        ]
+    );
+    let journal = fs::read_to_string(converted.join("converted.jsonl")).unwrap();
+    assert!(
+        journal.contains(r#""case":"K_ln_1","id":"Köln 1""#),
+        "{journal}"
+    );
+    assert_eq!(Dataset::open(&converted).unwrap().cases.len(), 4);
+}
+
+#[test]
+fn patients_with_several_cases_are_kept_whole_where_folds_are_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let cases = ["p1-a", "p1-b", "p2-a", "p2-b", "p3-a", "p4-a"];
+    plain(&at("data"), &cases.map(|name| (name, [1].as_slice())));
+    let descriptor = "name = \"twice\"\nimages = \"images/*.nii.gz\"\nlabels = \"labels/{case}.nii.gz\"\npatient_delimiter = \"-\"\ntest = [\"p4-a\"]\n";
+    fs::write(at("data/dataset.toml"), descriptor).unwrap();
+    let arguments = ["convert", "data", "-o", "raw", "--to", "nnunet"];
+    let output = run(folder.path(), &arguments, 0);
+    assert!(
+        stderr(&output).contains("nnU-Net's own folds would part them; --folds 5"),
+        "{}",
+        stderr(&output)
+    );
+    let output = run(
+        folder.path(),
+        &[&arguments[..], &["--folds", "3"]].concat(),
+        0,
+    );
+    assert!(
+        !stderr(&output).contains("would part them"),
+        "{}",
+        stderr(&output)
+    );
+    let converted = at("raw/Dataset500_twice");
+    let splits = json_of(&converted.join("splits_final.json"));
+    let mut held_out: Vec<Value> = splits
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|split| split["val"].clone())
+        .collect();
+    held_out.sort_by_key(ToString::to_string);
+    assert_eq!(
+        json!(held_out),
+        json!([["p1-a", "p1-b"], ["p2-a", "p2-b"], ["p3-a"]])
+    );
+    // nnU-Net's own file goes along, with the cases that are there.
+    let chosen = json!([{"train": ["p1-a", "p2-a", "gone"], "val": ["p3-a"]}, {"train": ["gone"], "val": ["p1-a"]}]);
+    fs::write(converted.join("splits_final.json"), chosen.to_string()).unwrap();
+    run(
+        folder.path(),
+        &[
+            "convert",
+            "raw/Dataset500_twice",
+            "-o",
+            "raw",
+            "--to",
+            "nnunet",
+            "--id",
+            "501",
+        ],
+        0,
+    );
+    assert_eq!(
+        json_of(&at("raw/Dataset501_twice/splits_final.json")),
+        json!([{"train": ["p1-a", "p2-a"], "val": ["p3-a"]}])
+    );
+}
+
+/// Asks to stop as soon as a case is done.
+struct StopsAfterOne(std::sync::Arc<std::sync::atomic::AtomicBool>);
+
+impl Observer for StopsAfterOne {
+    fn say(&self, _: &str) {}
+    fn warn(&self, _: &str) {}
+    fn task(&self, _: &str, _: u64, _: &'static str) -> Box<dyn Task> {
+        Box::new(Self(self.0.clone()))
+    }
+}
+
+impl Task for StopsAfterOne {
+    fn advance(&self, _: u64) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+    fn note(&self, _: &str) {}
+}
+
+#[test]
+fn a_run_that_is_stopped_is_gone_on_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let ids: Vec<String> = (0..60).map(|number| format!("c{number:02}")).collect();
+    let cases: Vec<(&str, &[u16])> = ids.iter().map(|id| (id.as_str(), [1].as_slice())).collect();
+    plain(&at("data"), &cases);
+    let (dataset, channels) = Dataset::open_channels(&at("data"), None, &[]).unwrap();
+    let target = Target::resolve(Format::Msd, &at("tasks"), Asked::default(), &dataset).unwrap();
+    let conversion = Conversion {
+        source: at("data"),
+        overlaps: Overlaps::default(),
+        splits: Vec::new(),
+        overwrite: false,
+    };
+    let stop = std::sync::Arc::default();
+    let observer = StopsAfterOne(std::sync::Arc::clone(&stop));
+    let ended = convert(&dataset, &channels, &target, &conversion, &observer, &stop);
+    let said = ended.unwrap_err().to_string();
+    assert!(
+        said.starts_with("interrupted; ") && said.contains("the same command goes on"),
+        "{said}"
+    );
+    let there = names(&target.folder.join("imagesTr")).len();
+    assert!(there > 0 && there < 60, "{there}");
+    assert!(!target.folder.join("dataset.json").exists());
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let converted = convert(&dataset, &channels, &target, &conversion, &Silent, &stop).unwrap();
+    assert_eq!((converted.training, converted.kept), (60, there));
+    assert_eq!(
+        json_of(&target.folder.join("dataset.json"))["numTraining"],
+        60
+    );
+}
