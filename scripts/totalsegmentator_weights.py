@@ -30,6 +30,8 @@ PARTS = [291, 292, 293, 294, 295]
 FEATURES = [4, 8]
 KERNELS, STRIDES = [CUBE] * 2, [ONCE, TWICE]
 SHIFT = 3.0
+# That of IMAGE: nothing is resampled.
+SPACING_MM = 3.0
 
 
 def structures_of(number):
@@ -118,7 +120,7 @@ def make(number, results, image, spacing):
     pass_through(net)
     seen = []
     hook = net.decoder.seg_layers[-1].register_forward_hook(lambda _, taken, __: seen.append(taken[0][0, 0].numpy()))
-    part = np.clip(values, -950, 900)[:96, :96, : values.shape[2] // 2 * 2]
+    part = np.clip(values, -950, 900)[tuple(slice(min(96, length // 2 * 2)) for length in values.shape)]
     with torch.no_grad():
         net(torch.from_numpy(((part - 20) / 300).astype(np.float32).transpose(2, 1, 0).copy())[None, None])
     hook.remove()
@@ -212,7 +214,6 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("image", type=Path)
-    parser.add_argument("--spacing", type=float, default=3.0)
     parser.add_argument("--weights-only", action="store_true", help="without nnU-Net's label maps")
     arguments = parser.parse_args()
     out = arguments.out
@@ -224,7 +225,7 @@ def main():
     canonical = nib.as_closest_canonical(nib.load(arguments.image))
     image = framed(canonical)
     nib.save(image, out / "scan.nii.gz")
-    models = {n: make(n, out / "results", canonical, arguments.spacing) for n in [*PARTS, 297, 298, 117]}
+    models = {n: make(n, out / "results", canonical, SPACING_MM) for n in [*PARTS, 297, 298, 117]}
     if arguments.weights_only:
         return
     names = TABLE["tasks"]["total"]["structures"]

@@ -284,17 +284,16 @@ fn a_coarse_rough_model_finds_the_region_in_the_volumes_own_voxels() {
     let map = found(here, "case");
     let roi = sidecar(here, "case")["cascade"]["roi"].clone();
     let roi: VoxelBox = serde_json::from_value(roi).unwrap();
-    let spacing = grid.spacing_mm();
-    for axis in 0..3 {
+    for (axis, spacing_mm) in grid.spacing_mm().into_iter().enumerate() {
         let limit = grid.shape[axis] as f64;
         // 20 mm of margin, and half a coarse voxel to either side.
-        let margin = 20.0 / spacing[axis];
+        let margin = 20.0 / spacing_mm;
         let start = (liver.start[axis] as f64 - margin).max(0.0);
         let end = (liver.end[axis] as f64 + margin).min(limit);
         for (edge, expected) in [(roi.start[axis], start), (roi.end[axis], end)] {
-            let off = (edge as f64 - expected).abs() * spacing[axis];
+            let off = (edge as f64 - expected).abs() * spacing_mm;
             assert!(
-                off <= 6.0 + spacing[axis],
+                off <= 6.0 + spacing_mm,
                 "axis {axis}: {roi:?}, {off} mm off"
             );
         }

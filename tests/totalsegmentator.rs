@@ -167,6 +167,27 @@ fn what_is_missing_is_named_with_what_downloads_it() {
     assert!(map.data.iter().any(|label| *label == 1));
     assert_eq!(sidecar["cascade"]["roi"], Value::Null);
     fs::rename(here.join("six"), &six).unwrap();
+    // As TotalSegmentator's releases have it.
+    let zip = results.join("Dataset298_TotalSegmentator_total_6mm_1559subj.zip");
+    let zipped = Command::new(std::env::var_os("CTSEG_TEST_NNUNET").unwrap())
+        .args(["-m", "zipfile", "-c"])
+        .args([&zip, &six])
+        .status()
+        .unwrap();
+    assert!(zipped.success());
+    fs::rename(&six, here.join("six")).unwrap();
+    let fastest = ["fake", "--task", "total_fastest", "-o", "unzipped"];
+    let said = import(here, &fastest, 0);
+    assert!(
+        said.contains("117 structures") && said.contains(".zip"),
+        "{said}"
+    );
+    fs::remove_file(&zip).unwrap();
+    fs::rename(here.join("six"), &six).unwrap();
+    let hash = |model: &Path| PartedModel::open(model).unwrap().sha256();
+    let before = hash(&here.join("unzipped"));
+    import(here, &fastest, 0);
+    assert_eq!(hash(&here.join("unzipped")), before, "the same weights");
     // All else is needed; nothing is begun without it.
     let heart = results.join("Dataset293_TotalSegmentator_part3_cardiac_1559subj");
     let trainer = heart.join("nnUNetTrainerNoMirroring__nnUNetPlans__3d_fullres");
