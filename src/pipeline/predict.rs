@@ -80,9 +80,24 @@ impl PredictJob<'_> {
         self.probabilities.is_some() || self.outputs.entropy || self.outputs.overlap
     }
 
-    /// Whether something is made of what a network says of all structures together.
-    fn wants_one_network(&self) -> bool {
-        self.tells() || self.on_attention.is_some()
+    /// A model of several parts has no network that knows all structures.
+    fn refuse_parts(&self, models: &Models) -> Result<()> {
+        let wants_one_network = self.tells() || self.on_attention.is_some();
+        if !wants_one_network || models.tells_probabilities() {
+            return Ok(());
+        }
+        Err(Error::usage(
+            "--save-probabilities, --save-entropy, --overlap and --attention are of one network; a model of several parts has none of all its structures: name a part's folder with --model",
+        ))
+    }
+
+    /// The cases that are this process's to look at.
+    fn own_cases(&self) -> Vec<PredictCase> {
+        let own = |case: &&PredictCase| {
+            let shard = self.shard;
+            shard.is_none_or(|shard| shard.holds(&self.folder, case))
+        };
+        self.cases.iter().filter(own).cloned().collect()
     }
 
     /// One for each device.
@@ -180,13 +195,13 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
             "--max-ram counts the memory of one device; name one with --device",
         ));
     }
-    let own = |case: &&PredictCase| job.shard.is_none_or(|shard| shard.holds(&job.folder, case));
-    let cases: Vec<PredictCase> = job.cases.iter().filter(own).cloned().collect();
+    let cases = job.own_cases();
     // Found out before hours of work, not after.
     let folders = space::output_folders(&job.folder, &cases)?;
     space::clean(&folders, observer)?;
     job.refuse_shared_names(&cases)?;
     let mut models = Models::open(&job.models)?;
+    job.refuse_parts(&models)?;
     let structures = models.structures()?;
     let known = structures.iter().map(|s| (s.name.clone(), s.value));
     let chosen = job.outputs.chosen(known.collect())?;
@@ -197,11 +212,6 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
         entropy: job.outputs.entropy,
     };
     space::check(&job.folder, &cases, &results)?;
-    if job.wants_one_network() && !models.tells_probabilities() {
-        return Err(Error::usage(
-            "--save-probabilities, --save-entropy, --overlap and --attention are of one network; a model of several parts has none of all its structures: name a part's folder with --model",
-        ));
-    }
     models.choose(job.outputs.structures.as_ref().map(|_| &chosen))?;
     let predictors = job.predictors(&models, &cases)?;
     let batch = Batch {
