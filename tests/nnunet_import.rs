@@ -151,7 +151,43 @@ fn what_ctseg_does_not_compute_is_refused_by_name() {
     let stage = "/configurations/3d_fullres";
     let kwargs = "/configurations/3d_fullres/architecture/arch_kwargs";
     let architecture = "/configurations/3d_fullres/architecture";
-    let changes: [(&str, &str, &str, Value, &str); 15] = [
+    let kwargs_of_images = "/configurations/3d_fullres/resampling_fn_data_kwargs";
+    let changes: [(&str, &str, &str, Value, &str); 20] = [
+        (
+            "plans.json",
+            stage,
+            "patch_size",
+            "[0, 16, 16]".parse().unwrap(),
+            "patch_size",
+        ),
+        (
+            "plans.json",
+            stage,
+            "patch_size",
+            "[6, 15, 16]".parse().unwrap(),
+            "multiples",
+        ),
+        (
+            "plans.json",
+            stage,
+            "spacing",
+            "[1e-300, 1, 1]".parse().unwrap(),
+            "spacing_mm",
+        ),
+        (
+            "plans.json",
+            kwargs_of_images,
+            "separate_z_anisotropy_threshold",
+            5.into(),
+            "threshold",
+        ),
+        (
+            "plans.json",
+            "",
+            "label_manager",
+            "MyManager".into(),
+            "MyManager",
+        ),
         (
             "plans.json",
             stage,
@@ -345,6 +381,11 @@ fn folds_and_checkpoints_are_chosen() {
         import(&["--configuration", "2d"], 1)
             .to_string()
             .contains("'2d'")
+    );
+    assert!(
+        import(&["--fold", "3,3"], 2)
+            .to_string()
+            .contains("a fold twice")
     );
     std::fs::rename(model.join("fold_0"), model.join("fold_all")).unwrap();
     std::fs::remove_dir_all(model.join("fold_3")).unwrap();

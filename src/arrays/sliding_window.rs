@@ -8,6 +8,10 @@ pub fn starts(length: usize, patch: usize, step: f64) -> Vec<usize> {
     if patch >= length {
         return vec![0];
     }
+    // Of slices each is looked at once, as nnU-Net does without a step.
+    if patch == 1 {
+        return (0..length).collect();
+    }
     let largest = (length - patch) as f64;
     let count = (largest / (patch as f64 * step)).ceil() as usize + 1;
     let apart = largest / (count - 1).max(1) as f64;
@@ -53,6 +57,7 @@ mod tests {
         assert_eq!(starts(110, 64, 0.5), [0, 23, 46]);
         assert_eq!(starts(64, 64, 0.5), [0]);
         assert_eq!(starts(40, 64, 0.5), [0]);
+        assert_eq!(starts(5, 1, 0.5), [0, 1, 2, 3, 4]);
         assert_eq!(starts(65, 64, 0.5), [0, 1]);
         assert_eq!(starts(251, 96, 0.5), [0, 39, 78, 116, 155]);
         assert_eq!(starts(123, 40, 0.3), [0, 12, 24, 36, 47, 59, 71, 83]);

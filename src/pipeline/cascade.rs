@@ -16,7 +16,7 @@ use super::nnunet::Placed;
 use super::planes::{OnPieces, Planes, best_axis};
 use super::restoring::{Probabilities, Stream, Target, restored, usual_portion};
 use super::roi::carried_over;
-use super::segmenter::{Segmenter, network_grid};
+use super::segmenter::{Segmenter, check_extent, network_grid};
 use super::stage_one::run_stage_one;
 use crate::arrays::postprocess::{Step, apply};
 use crate::error::{Error, Result};
@@ -271,11 +271,16 @@ impl Cascade {
         self
     }
 
-    /// How many mirror images the second stages look at, the volume itself included.
+    /// How many mirror images the second stages look at, the volume itself included, and the first stages of
+    /// nnU-Net's cascades.
     pub fn looks(&self) -> usize {
+        let first = |model: &Model| match model.previous(&self.values, None) {
+            Some(stage) => stage.mirroring.looks(),
+            None => 0,
+        };
         self.models
             .iter()
-            .map(|model| model.mirroring.looks())
+            .map(|model| model.mirroring.looks() + first(model))
             .sum()
     }
 
@@ -308,6 +313,7 @@ impl Cascade {
         on_pieces: &OnProgress,
         heard: Vec<&mut dyn Probabilities>,
     ) -> Result<(LabelMap, CascadeReport)> {
+        check_extent(&volume.grid)?;
         let mut laps = Laps {
             begun: Instant::now(),
             seconds: BTreeMap::new(),
@@ -448,6 +454,7 @@ impl Cascade {
     /// # Errors
     /// Its network has no gates.
     pub fn attention(&self, volume: &Volume) -> Result<Attention> {
+        check_extent(&volume.grid)?;
         let Found { region, firsts, .. } = self.found(volume, &|_| Ok(()))?;
         let model = self
             .models
@@ -480,6 +487,7 @@ impl Cascade {
     /// What the (first) model's second stage sees of a volume and says of it, before anything is restored; for
     /// comparisons with other programs.
     pub fn seen(&self, volume: &Volume) -> Result<Seen> {
+        check_extent(&volume.grid)?;
         let Found { region, firsts, .. } = self.found(volume, &|_| Ok(()))?;
         let model = self
             .models
@@ -542,7 +550,7 @@ impl Cascade {
 fn same_axes(models: &[Model], bundles: &[Bundle]) -> Result<()> {
     let axes = |model: &Model| {
         let nnunet = model.stage2.recipe.nnunet.as_ref();
-        nnunet.map(|nnunet| (nnunet.axes, nnunet.transpose))
+        nnunet.map(|nnunet| (nnunet.axes, nnunet.transpose, nnunet.regions.clone()))
     };
     let mut pairs = models.iter().zip(bundles);
     let Some((first, _)) = pairs.next() else {
@@ -552,7 +560,7 @@ fn same_axes(models: &[Model], bundles: &[Bundle]) -> Result<()> {
         None => Ok(()),
         Some((_, other)) => Err(Error::file(
             &other.path,
-            "its network sees the axes of a volume in another order than the first model's (nnU-Net's reader or transposition); such models cannot be averaged: predict with each",
+            "its network sees the axes of a volume in another order than the first model's (nnU-Net's reader or transposition), or its regions come in another order; such models cannot be averaged: predict with each",
         )),
     }
 }

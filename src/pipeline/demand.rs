@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::cascade::Cascade;
 use super::planes::best_axis;
-use super::recipe::Recipe;
+use super::recipe::{NnunetNormalisation, Recipe};
 use super::restoring::{told_voxels, usual_portion};
 use super::segmenter::{Segmenter, check_extent, network_grid};
 use super::sliding::Lattice;
@@ -153,7 +153,18 @@ impl Cascade {
         }
         let (mut inputs, mut layers) = (0, 0);
         for model in self.models() {
-            if let Some(stage1) = &model.stage1 {
+            let mut previous = 0;
+            if let (Some(stage1), Some(first)) =
+                (&model.stage1, model.previous(self.values(), None))
+            {
+                // Restored as a second stage is, and its labels wait for the second stage's input.
+                let stage = Stage::of(stage1, first.mirroring.looks(), source, frugality)?;
+                let at_work = stage.pass.max(stage.portion + stage.lines);
+                demand.preprocess = demand.preprocess.max(stage.preprocess + stage.input);
+                previous = LABELS * voxels;
+                let networks = previous + inputs + stage.input + stage.layer + at_work;
+                demand.network = demand.network.max(networks);
+            } else if let Some(stage1) = &model.stage1 {
                 let stage = Stage::of(stage1, 1, source, frugality)?;
                 let logits = 3 * 4 * stage.maps * stage.voxels;
                 demand.preprocess = demand.preprocess.max(stage.preprocess + stage.input);
@@ -163,7 +174,7 @@ impl Cascade {
             let stage = Stage::of(&model.stage2, looks, source, frugality)?;
             demand.preprocess = demand
                 .preprocess
-                .max(inputs + stage.preprocess + stage.input);
+                .max(inputs + previous + stage.preprocess + stage.input);
             inputs += stage.input;
             layers += stage.layer;
             let told = match telling {
@@ -278,8 +289,25 @@ fn preprocess_bytes(recipe: &Recipe, source: &Grid, grid: &Grid) -> u64 {
         all
     };
     let most = first.max(first + second).max(second + third);
-    (FLOAT as f64 * (all + turned + most + third)) as u64
+    let plain = (FLOAT as f64 * (all + turned + most + third)) as u64;
+    let Some(nnunet) = nnunet else {
+        return plain;
+    };
+    let masked = matches!(
+        nnunet.normalisation,
+        NnunetNormalisation::ZScore { masked: true }
+    );
+    let per_voxel = match (nnunet.previous_labels.is_empty(), masked) {
+        // The labels cut out, turned, and what is not 0.
+        (false, _) => 2 * LABELS + MASKS,
+        (true, true) => MASKS,
+        (true, false) => 0,
+    };
+    plain + per_voxel * source.voxels() as u64
 }
+
+/// Bytes for each voxel while the holes of a mask are filled: the mask, its holes, their components.
+const MASKS: u64 = 8;
 
 /// The cascade, frugal enough for every volume to be segmented within the limit if it can be, see
 /// [`frugality_within`].

@@ -56,6 +56,12 @@ impl Mirroring {
     /// The network was never shown a mirrored patient; and those of [`counterparts`].
     pub fn new(recipe: &Recipe, structures: &[Structure]) -> Result<Self> {
         if let Some(nnunet) = &recipe.nnunet {
+            if nnunet.mirror_axes.is_empty() {
+                return Err(Error::invalid(format!(
+                    "--tta: '{}' is a model of nnU-Net that was trained without mirroring, or imported with --no-mirroring: leave --tta out",
+                    recipe.name
+                )));
+            }
             return Ok(Self::along(&nnunet.mirror_axes));
         }
         let trained = recipe.training.augmentation();

@@ -357,6 +357,19 @@ impl Recipe {
             .or_else(|| self.sliding.problem())
             .or_else(|| self.normalisation.problem(&self.windows_hu))
             .or_else(|| self.nnunet.as_ref()?.problem())
+            .or_else(|| {
+                let nnunet = self.nnunet.as_ref()?;
+                let flat = nnunet.mirror_axes.contains(&0) && self.network.dimensions() == 2;
+                let near = self
+                    .spacing_mm
+                    .iter()
+                    .all(|mm| (0.01..=1000.0).contains(mm));
+                match (flat, near) {
+                    (true, _) => Some("nnunet.mirror_axes: slices have the axes 1 and 2"),
+                    (_, false) => Some("spacing_mm must lie between 0.01 and 1000"),
+                    _ => None,
+                }
+            })
             .map(str::to_owned)
             .or_else(|| self.postprocessing.problem());
         match problem {

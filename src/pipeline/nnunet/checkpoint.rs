@@ -51,8 +51,12 @@ impl Checkpoint {
     pub(super) fn mirror_axes(&self) -> Vec<usize> {
         let axes = self.file.root().get("inference_allowed_mirroring_axes");
         let axes = axes.into_iter().flat_map(Node::items);
-        axes.filter_map(|axis| usize::try_from(axis.int()?).ok())
-            .collect()
+        let mut axes: Vec<usize> = axes
+            .filter_map(|axis| usize::try_from(axis.int()?).ok())
+            .collect();
+        axes.sort_unstable();
+        axes.dedup();
+        axes
     }
 
     /// Epochs trained.

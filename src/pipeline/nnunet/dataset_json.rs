@@ -142,16 +142,18 @@ fn number(path: &Path, name: &str, value: &Value) -> Result<u16> {
         .or_else(|| {
             value
                 .as_f64()
-                .filter(|v| v.fract() == 0.0)
+                .filter(|v| *v >= 0.0 && v.fract() == 0.0)
                 .map(|v| v as u64)
         })
         .or_else(|| value.as_str()?.parse().ok());
     whole
         .and_then(|value| u16::try_from(value).ok())
+        // The largest marks what lies outside of a volume's crop.
+        .filter(|value| *value < u16::MAX)
         .ok_or_else(|| {
             Error::file(
                 path,
-                format!("label '{name}' is {value}; expected whole numbers from 0 to 65535"),
+                format!("label '{name}' is {value}; expected whole numbers from 0 to 65534"),
             )
         })
 }
@@ -193,7 +195,8 @@ mod tests {
             (&regions, json!([1, 1]), "[1]"),
             (&json!({"background": 0}), Value::Null, "0 structures"),
             (&json!({"liver": "one"}), Value::Null, "liver"),
-            (&json!({"liver": 70000}), Value::Null, "65535"),
+            (&json!({"liver": 70000}), Value::Null, "65534"),
+            (&json!({"liver": -1.0}), Value::Null, "liver"),
         ] {
             let error = of(labels, &order).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");

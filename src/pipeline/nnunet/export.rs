@@ -63,6 +63,7 @@ pub fn export_model(model: &Path, results: &Path, dataset: &DatasetName) -> Resu
     let first = bundle.stage(1).filter(|_| is_cascade);
     let exported = plans(model, &dataset.0, first, last, &structures)?;
     let fresh = temporary_folder(parent_of(&target))?;
+    let made = fresh.path().join(&dataset.0);
     let mut folders = Vec::new();
     let stages = [(1, first), (2, Some(last))];
     for (number, stage) in stages {
@@ -71,7 +72,7 @@ pub fn export_model(model: &Path, results: &Path, dataset: &DatasetName) -> Resu
         let name = format!("nnUNetTrainer__nnUNetPlans__{configuration}");
         let weights = bundle.stage_weights(number)?;
         write_model(
-            &fresh.path().join(&name),
+            &made.join(&name),
             &exported,
             stage,
             &weights,
@@ -80,8 +81,7 @@ pub fn export_model(model: &Path, results: &Path, dataset: &DatasetName) -> Resu
         )?;
         folders.push(target.join(name));
     }
-    std::fs::rename(fresh.keep(), &target)
-        .map_err(Error::io(&target, "rename the finished model to"))?;
+    std::fs::rename(&made, &target).map_err(Error::io(&target, "rename the finished model to"))?;
     Ok(folders)
 }
 

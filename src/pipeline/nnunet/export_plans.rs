@@ -91,6 +91,26 @@ pub(super) fn plans(
             ),
         ));
     }
+    let meant = ["background", "ignore"];
+    if let Some(structure) = structures.iter().find(|s| meant.contains(&s.name.as_str())) {
+        return Err(Error::file(
+            model,
+            format!(
+                "has a structure '{}', which means something else to nnU-Net; rename it",
+                structure.name
+            ),
+        ));
+    }
+    let ways = |stage: &StageManifest| {
+        let nnunet = stage.recipe.nnunet.as_ref();
+        nnunet.map(|nnunet| (nnunet.axes, nnunet.transpose, nnunet.normalisation))
+    };
+    if first.is_some_and(|first| ways(first) != ways(last)) {
+        return Err(Error::file(
+            model,
+            "is a cascade whose stages turn or normalise volumes in different ways, which one file of plans cannot say",
+        ));
+    }
     // A cascade's second stage sees a mask for each label, which nnU-Net counts among those of the regions.
     let mut all = order.clone();
     all.sort_unstable();

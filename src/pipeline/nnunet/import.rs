@@ -93,6 +93,15 @@ pub fn import_model(
             ..options.clone()
         };
         let first = Folder::open(&before, &options)?;
+        if first.configuration != *name || first.previous_stage.is_some() {
+            return Err(Error::file(
+                &before,
+                format!(
+                    "is a model of '{}'; the cascade's first stage is '{name}'",
+                    first.configuration
+                ),
+            ));
+        }
         if first.labels != last.labels {
             return Err(Error::file(
                 &before,
@@ -226,7 +235,7 @@ impl Folder {
             try_out(recipe, structures.len(), &tensors, compute)
                 .map_err(|error| Error::file(file, error.to_string()))?;
             folds.push(FoldManifest {
-                fold: name.parse().unwrap_or(0),
+                fold: fold_number(name),
                 epoch: checkpoint.epoch(),
                 validation_dice: checkpoint.validation_dice(),
                 held_out: Vec::new(),
@@ -307,6 +316,15 @@ fn checkpoints(path: &Path, options: &ImportOptions) -> Result<Vec<(String, Path
             ),
         ));
     }
+    let mut numbers: Vec<usize> = names.iter().map(|name| fold_number(name)).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    if numbers.len() < names.len() {
+        return Err(Error::usage(format!(
+            "--fold {}: names a fold twice, or all beside 0; expected each once",
+            names.join(",")
+        )));
+    }
     let found = names.into_iter().map(|name| {
         let checkpoint = path.join(format!("fold_{name}")).join(file);
         match checkpoint.is_file() {
@@ -318,6 +336,11 @@ fn checkpoints(path: &Path, options: &ImportOptions) -> Result<Vec<(String, Path
         }
     });
     found.collect()
+}
+
+/// The network of all cases is kept as that of fold 0.
+fn fold_number(name: &str) -> usize {
+    name.parse().unwrap_or(0)
 }
 
 /// The numbered folds, or else the one of all cases.

@@ -13,7 +13,7 @@ use crate::pipeline::recipe::{NnunetConfig, NnunetNormalisation, Recipe, header_
 use crate::values::{Grid, LabelMap, Volume, VoxelBox};
 
 /// No structure's label.
-const OUTSIDE: u16 = u16::MAX;
+const OUTSIDE: u16 = u16::MAX; // dataset_json refuses it
 
 /// nnU-Net divides by no less.
 const LEAST_SD: f32 = 1e-8;

@@ -108,7 +108,11 @@ fn of_layer(layer: &str, rest: &[&str]) -> Place {
 pub(super) fn halves_exchanged(tensor: &HostTensor) -> Option<HostTensor> {
     let (outputs, inputs) = (*tensor.shape.first()?, *tensor.shape.get(1)?);
     let kernel: usize = tensor.shape[2..].iter().product();
-    if inputs % 2 != 0 || tensor.values.len() != outputs * inputs * kernel {
+    if inputs == 0
+        || kernel == 0
+        || inputs % 2 != 0
+        || tensor.values.len() != outputs * inputs * kernel
+    {
         return None;
     }
     let mut values = tensor.values.clone();
@@ -129,7 +133,10 @@ pub(super) fn head_rows(
     background: Option<usize>,
 ) -> Option<HostTensor> {
     let outputs = *tensor.shape.first()?;
-    let width = tensor.values.len() / outputs.max(1);
+    if outputs != rows.len() + usize::from(background.is_some()) || tensor.values.is_empty() {
+        return None;
+    }
+    let width = tensor.values.len() / outputs;
     let row = |at: usize| tensor.values.get(at * width..(at + 1) * width);
     let mut values = Vec::with_capacity(rows.len() * width);
     for at in rows {
@@ -240,6 +247,13 @@ mod tests {
         assert_eq!((head.shape, head.values), (vec![1, 4, 1], vec![4.0; 4]));
         let turned = head_rows(&tensor, &[1, 0], None).unwrap();
         assert_eq!(turned.values[..4], tensor.values[4..]);
-        assert!(head_rows(&tensor, &[2], None).is_none());
+        assert!(head_rows(&tensor, &[2, 0], None).is_none());
+        // More rows than there are classes.
+        assert!(head_rows(&tensor, &[1], None).is_none());
+        let empty = HostTensor {
+            shape: vec![2, 0, 3],
+            values: Vec::new(),
+        };
+        assert!(halves_exchanged(&empty).is_none());
     }
 }

@@ -18,6 +18,8 @@ pub(super) struct Plans {
     #[serde(default)]
     pub plans_name: String,
     pub image_reader_writer: String,
+    #[serde(default)]
+    pub label_manager: Option<String>,
     #[serde(default = "untransposed")]
     pub transpose_forward: [usize; 3],
     configurations: Map<String, Value>,
@@ -85,6 +87,7 @@ pub(super) struct Architecture {
 
 /// Arguments of `resample_data_or_seg_to_shape`; what is not there has the function's own defaults.
 #[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Resampling {
     #[serde(default)]
     pub is_seg: bool,
@@ -94,6 +97,8 @@ pub(super) struct Resampling {
     pub order_z: i64,
     #[serde(default = "never")]
     pub force_separate_z: Option<bool>,
+    #[serde(default)]
+    separate_z_anisotropy_threshold: Option<f64>,
 }
 
 fn untransposed() -> [usize; 3] {
@@ -132,6 +137,7 @@ impl Default for Resampling {
             order: cubic(),
             order_z: 0,
             force_separate_z: never(),
+            separate_z_anisotropy_threshold: None,
         }
     }
 }
@@ -207,6 +213,17 @@ impl Plans {
 }
 
 impl Configuration {
+    /// Beyond which ratio of sides volumes are resampled slice by slice, where it is said.
+    pub(super) fn anisotropy_thresholds(&self) -> impl Iterator<Item = f64> {
+        let all = [
+            self.resampling_fn_data_kwargs,
+            self.resampling_fn_seg_kwargs,
+            self.resampling_fn_probabilities_kwargs,
+        ];
+        all.into_iter()
+            .filter_map(|kwargs| kwargs.separate_z_anisotropy_threshold)
+    }
+
     /// The network's description, made up from the older style's keys where that is what there is
     /// (`ConfigurationManager.__init__`).
     pub(super) fn architecture(&self, path: &Path) -> Result<Architecture> {

@@ -13,6 +13,7 @@ use crate::pipeline::recipe::{
     Axes, NnunetConfig, NnunetNormalisation, PatchSize, Recipe, SeparateZ,
 };
 use crate::tensors::losses::Outputs;
+use crate::tensors::networks::NetworkConfig;
 
 /// What plans do not say.
 pub(super) struct Wanted<'a> {
@@ -67,6 +68,19 @@ impl Labels {
 /// What ctseg does not compute, by name.
 pub(super) fn recipe(plans: &Plans, path: &Path, wanted: &Wanted) -> Result<Recipe> {
     let configuration = plans.configuration(path, wanted.configuration)?;
+    if plans
+        .label_manager
+        .as_deref()
+        .is_some_and(|name| name != "LabelManager")
+    {
+        return Err(Error::file(
+            path,
+            format!(
+                "label_manager '{}' is not known; expected LabelManager: such a model cannot be used",
+                plans.label_manager.as_deref().unwrap_or_default()
+            ),
+        ));
+    }
     check(&configuration, path)?;
     let network = network(path, &configuration.architecture(path)?)?;
     let dimensions = network.dimensions();
@@ -81,6 +95,7 @@ pub(super) fn recipe(plans: &Plans, path: &Path, wanted: &Wanted) -> Result<Reci
             ));
         }
     };
+    check_patch(path, &recipe.training.patch_size, &network)?;
     recipe.spacing_mm = match configuration.spacing.as_slice() {
         // Slices keep their distance; the number stands for nothing.
         [y, x] if dimensions == 2 => [*x, *y, 1.0],
@@ -136,6 +151,31 @@ pub(super) fn recipe(plans: &Plans, path: &Path, wanted: &Wanted) -> Result<Reci
     Recipe::parsed(&recipe.to_toml()?, &path.display().to_string(), &[])
 }
 
+/// Sides longer than this, or more voxels, are a mistake.
+const LONGEST_SIDE: usize = 4096;
+const MOST_VOXELS: usize = 1 << 28;
+
+/// # Errors
+/// A patch that no memory holds, or that the network cannot halve as often as it does.
+fn check_patch(path: &Path, patch: &PatchSize, network: &NetworkConfig) -> Result<()> {
+    // Strides are checked before they are multiplied.
+    let multiple = network.written_out()?.multiple();
+    let sides = patch.zyx();
+    let usable = |(side, multiple): (&usize, &usize)| {
+        (1..=LONGEST_SIDE).contains(side) && side % multiple == 0
+    };
+    let fits = sides.iter().zip(&multiple).all(usable);
+    match fits && sides.iter().product::<usize>() <= MOST_VOXELS {
+        true => Ok(()),
+        false => Err(Error::file(
+            path,
+            format!(
+                "patch_size {sides:?} (z, y, x) does not fit the network; expected multiples of {multiple:?}, up to {LONGEST_SIDE}"
+            ),
+        )),
+    }
+}
+
 fn nnunet(
     plans: &Plans,
     configuration: &Configuration,
@@ -188,6 +228,12 @@ fn check(configuration: &Configuration, path: &Path) -> Result<()> {
             "DefaultPreprocessor",
         );
     }
+    if configuration
+        .anisotropy_thresholds()
+        .any(|threshold| threshold != ANISOTROPIC)
+    {
+        return refused("separate_z_anisotropy_threshold", "of another value", "3");
+    }
     for function in [
         &configuration.resampling_fn_data,
         &configuration.resampling_fn_seg,
@@ -211,6 +257,9 @@ fn check(configuration: &Configuration, path: &Path) -> Result<()> {
     }
     Ok(())
 }
+
+/// nnU-Net's `ANISO_THRESHOLD`.
+const ANISOTROPIC: f64 = 3.0;
 
 fn interpolation(path: &Path, kwargs: &Resampling) -> Result<Interpolation> {
     match (kwargs.order, kwargs.order_z, kwargs.is_seg) {

@@ -146,12 +146,14 @@ impl NnunetConfig {
                 "nnunet.transpose must name each of 0, 1 and 2 once",
             ),
             (
-                self.mirror_axes.iter().all(|axis| *axis < 3),
-                "nnunet.mirror_axes must lie between 0 and 2",
+                self.mirror_axes.iter().all(|axis| *axis < 3)
+                    && (1..self.mirror_axes.len())
+                        .all(|at| !self.mirror_axes[..at].contains(&self.mirror_axes[at])),
+                "nnunet.mirror_axes must lie between 0 and 2, each once",
             ),
             (
-                !self.previous_labels.contains(&0),
-                "nnunet.previous_labels must not hold the background",
+                !self.previous_labels.contains(&0) && !self.previous_labels.contains(&u16::MAX),
+                "nnunet.previous_labels must lie between 1 and 65534",
             ),
         ];
         let broken = checks.iter().find(|(holds, _)| !holds);

@@ -112,6 +112,10 @@ const LAYERS: usize = 2;
 /// More convolutions than this on a level are a mistake.
 const MOST_LAYERS: usize = 16;
 
+/// More blocks or channels than these are one too.
+const MOST_BLOCKS: usize = 64;
+const MOST_CHANNELS: usize = 1 << 14;
+
 /// A number for each of so many levels.
 fn counts(
     key: &str,
@@ -237,9 +241,12 @@ impl UnetConfig {
 
     fn check_numbers(&self) -> Result<()> {
         let widths = &self.widths;
-        if !(2..=8).contains(&widths.len()) || widths.contains(&0) {
+        let usable = widths
+            .iter()
+            .all(|width| (1..=MOST_CHANNELS).contains(width));
+        if !(2..=10).contains(&widths.len()) || !usable {
             return Err(Error::invalid(format!(
-                "network.widths = {widths:?} is not usable; expected 2 to 8 levels, each with 1 channel or more"
+                "network.widths = {widths:?} is not usable; expected 2 to 10 levels, each with 1 to {MOST_CHANNELS} channels"
             )));
         }
         if !(0.0..1.0).contains(&self.dropout) {
@@ -341,11 +348,14 @@ impl UnetConfig {
             (Some(_), false) => Err(Error::invalid(
                 "network.blocks is for residual encoders (resenc2d, resenc3d); leave it out or change network.kind",
             )),
-            (Some(blocks), true) if blocks.len() == levels && !blocks.contains(&0) => {
+            (Some(blocks), true)
+                if blocks.len() == levels
+                    && blocks.iter().all(|count| (1..=MOST_BLOCKS).contains(count)) =>
+            {
                 Ok(Some(blocks.clone()))
             }
             (Some(blocks), true) => Err(Error::invalid(format!(
-                "network.blocks = {blocks:?} is not usable; expected {levels} numbers from 1 on, one for each of network.widths"
+                "network.blocks = {blocks:?} is not usable; expected {levels} numbers from 1 to {MOST_BLOCKS}, one for each of network.widths"
             ))),
         }
     }
