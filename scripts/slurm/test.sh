@@ -280,6 +280,8 @@ main() {
     done
     mkdir -p "$work"
     trap end EXIT
+    # For munge, whose socket all users must reach.
+    chmod 755 "$work"
     trap 'fail "line $LINENO"' ERR
     mkdir "$work/bin"
     ln -s "$ctseg" "$work/bin/ctseg"
