@@ -50,7 +50,16 @@ is() {
 }
 
 expect() {
-    until_true "${3:-180}" "job $1 is $2 (it is $(of_job "$1" JobState | tr '\n' ' '))" is "$1" "$2"
+    local end=$((SECONDS + 180))
+    until is "$1" "$2"; do
+        case "$(of_job "$1" JobState | sort -u)" in
+        COMPLETED | FAILED | CANCELLED | TIMEOUT | NODE_FAIL | OUT_OF_MEMORY)
+            fail "job $1 is $(of_job "$1" JobState | tr '\n' ' ')expected $2"
+            ;;
+        esac
+        [ "$SECONDS" -lt "$end" ] || fail "job $1 is $(of_job "$1" JobState | tr '\n' ' ')after 180 s, expected $2"
+        sleep 0.2
+    done
 }
 
 # Processes of ctseg in the job with this number of its own.
@@ -188,8 +197,9 @@ test_cancel() {
     until_true 60 "a training is under way" further "$work/runs/slurm-$id" 2
     scancel "$id"
     expect "$id" CANCELLED
-    sleep 8
-    expect "$id" CANCELLED 1
+    # Longer than a requeued job waits.
+    sleep 10
+    expect "$id" CANCELLED
     [ ! -e "$work/cancelled/model.toml" ] || fail "the cancelled training was over before"
     grep -q "goes on" "$work/ctseg-fit-$id.log" || fail "the cancelled training did not say how it goes on"
     echo "ok   cancel: a cancelled training stays cancelled, and says how it goes on"

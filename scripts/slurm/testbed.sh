@@ -3,6 +3,7 @@
 # no systemd, no cgroups and nothing in /etc. Needs Debian's slurmctld, slurmd, slurm-client and munge.
 #
 #   testbed.sh install              installs these, as root, by apt-get
+#   testbed.sh installed            fails, naming them, unless all are there
 #   testbed.sh up FOLDER [NODES]    begins a cluster of NODES (4) nodes n1, n2, … of one CPU each, and waits for them
 #   testbed.sh run FOLDER COMMAND…  runs a command with that cluster, such as sbatch job.sh
 #   testbed.sh down FOLDER          cancels its jobs and ends every process; removes the folder, save for its log/ where
@@ -190,8 +191,12 @@ main() {
         install
         return
         ;;
+    installed)
+        [ -z "$(missing)" ] || fail "$(missing | tr '\n' ' ')missing"
+        return
+        ;;
     up | run | down) [ $# -ge 2 ] || fail "$command needs a FOLDER" ;;
-    *) fail "expected install, up, run or down; see the head of $0" ;;
+    *) fail "expected install, installed, up, run or down; see the head of $0" ;;
     esac
     folder="$(realpath -m "$2")"
     # Jobs inherit what was exported where they were submitted; this one they may well have.
