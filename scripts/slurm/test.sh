@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tries the job scripts on a Slurm cluster of its own (testbed.sh): interrupted, killed, preempted and cancelled.
 #
-#   test.sh [TEST…]      all tests, or those named: array claims cancel fit folds chain
+#   test.sh [TEST…]      all tests, or those named: array claims cancel fit time node folds chain
 #
 #   CTSEG                the binary [ctseg in PATH]
 #   CTSEG_TEST_PYTHON    a Python with numpy and nibabel, for volumes [python3]
@@ -50,14 +50,14 @@ is() {
 }
 
 expect() {
-    local end=$((SECONDS + 180))
-    until is "$1" "$2"; do
-        case "$(of_job "$1" JobState | sort -u)" in
-        COMPLETED | FAILED | CANCELLED | TIMEOUT | NODE_FAIL | OUT_OF_MEMORY)
-            fail "job $1 is $(of_job "$1" JobState | tr '\n' ' ')expected $2"
-            ;;
+    local found end=$((SECONDS + ${3:-180}))
+    while :; do
+        found="$(of_job "$1" JobState | sort -u | paste -sd' ')"
+        case "$found" in
+        "$2") return ;;
+        COMPLETED | FAILED | CANCELLED | TIMEOUT | NODE_FAIL | OUT_OF_MEMORY) fail "job $1 is $found, expected $2" ;;
         esac
-        [ "$SECONDS" -lt "$end" ] || fail "job $1 is $(of_job "$1" JobState | tr '\n' ' ')after 180 s, expected $2"
+        [ "$SECONDS" -lt "$end" ] || fail "job $1 is $found in the end, expected $2"
         sleep 0.2
     done
 }
@@ -181,7 +181,7 @@ five() {
 }
 
 readonly long_fit=(--stage 1 --set 'network.widths=[4, 8]' --set 'spacing_mm=[14.0, 14.0, 14.0]' --set folds=2 --set
-    training.batch_size=4 --set training.augmentation.enabled=false --set training.early_stopping.patience=1000 --epochs 150)
+    training.batch_size=4 --set training.augmentation.enabled=false --set training.early_stopping.patience=1000 --set training.plateau.patience=1000 --set training.keep=last)
 
 epochs() {
     cat "$1"/*/metrics.jsonl 2>/dev/null | wc -l
@@ -191,9 +191,25 @@ further() {
     [ "$(epochs "$1")" -gt "$2" ]
 }
 
+# A training of $2 epochs into the model $1; options of sbatch follow.
+submit_fit() {
+    local model="$1" epochs="$2"
+    shift 2
+    submit "$@" "$here/fit.sbatch" "${long_fit[@]}" --epochs "$epochs" --data "$work/data/dataset.toml" --model "$work/$model"
+}
+
+# The weights in the model $1 are those that one process gives in $2 epochs.
+as_undisturbed() {
+    "$ctseg" fit "${long_fit[@]}" --epochs "$2" --threads 1 --data "$work/data/dataset.toml" --model "$work/$1-alone" \
+        --runs "$work/alone" &>"$work/alone.txt"
+    cmp "$work/$1/stage1.safetensors" "$work/$1-alone/stage1.safetensors" ||
+        fail "$1: not the weights of an undisturbed training"
+    echo "weights $(sha256sum <"$work/$1/stage1.safetensors" | cut -c1-16), as undisturbed"
+}
+
 test_cancel() {
     local id
-    id="$(submit "$here/fit.sbatch" "${long_fit[@]}" --data "$work/data/dataset.toml" --model "$work/cancelled")"
+    id="$(submit_fit cancelled 150)"
     until_true 60 "a training is under way" further "$work/runs/slurm-$id" 2
     scancel "$id"
     expect "$id" CANCELLED
@@ -207,9 +223,8 @@ test_cancel() {
 
 # Interrupted three ways, each where the training has gone further.
 test_fit() {
-    local quiet id runs blocker
-    quiet="$(submit "$here/fit.sbatch" "${long_fit[@]}" --data "$work/data/dataset.toml" --model "$work/undisturbed")"
-    id="$(submit "$here/fit.sbatch" "${long_fit[@]}" --data "$work/data/dataset.toml" --model "$work/disturbed")"
+    local id runs blocker
+    id="$(submit_fit disturbed 150)"
     runs="$work/runs/slurm-$id"
     until_true 60 "the training is under way" further "$runs" 3
     # As before the time is up: to the script alone, which requeues its job.
@@ -222,13 +237,47 @@ test_fit() {
     again "$id" 3 "$runs"
     expect "$blocker" COMPLETED
     expect "$id" COMPLETED
-    expect "$quiet" COMPLETED
     [ "$(of_job "$id" Restarts)" = 3 ] || fail "restarted $(of_job "$id" Restarts) times, expected 3"
     [ "$(find "$runs" -mindepth 1 -maxdepth 1 | wc -l)" = 1 ] || fail "not one run: $(ls "$runs")"
-    cmp "$work/disturbed/stage1.safetensors" "$work/undisturbed/stage1.safetensors" ||
-        fail "not the weights of an undisturbed training"
-    echo "ok   fit: requeued by itself, by scontrol and by preemption; weights $(sha256sum <"$work/disturbed/stage1.safetensors" |
-        cut -c1-16)…, as undisturbed"
+    echo "ok   fit: requeued by itself, by scontrol and by preemption; $(as_undisturbed disturbed 150)"
+}
+
+# A training that takes longer than its job may: Slurm's own clock.
+test_time() {
+    local id restarts
+    id="$(submit_fit timed 200 --time=1 --signal=B:USR1@30)"
+    expect "$id" COMPLETED 400
+    restarts="$(of_job "$id" Restarts)"
+    [ "$restarts" -ge 1 ] || fail "the training fitted into one minute: nothing was tried"
+    echo "ok   time: a training over $((restarts + 1)) jobs' times of a minute; $(as_undisturbed timed 200)"
+}
+
+# A node dies with all that runs on it, and is found to be down.
+test_node() {
+    local id runs node batch parent
+    id="$(submit_fit moved 100)"
+    runs="$work/runs/slurm-$id"
+    until_true 60 "the training is under way" further "$runs" 3
+    node="$(of_job "$id" BatchHost)"
+    batch="$(pids_in "$id" | head -n 1)"
+    parent="$(parent_of "$batch")"
+    kill -KILL "$(cat "$cluster/$node.pid")" "$(parent_of "$parent")" "$parent" "$batch"
+    scontrol update "nodename=$node" state=down reason=test
+    again "$id" 1 "$runs"
+    [ "$(of_job "$id" BatchHost)" != "$node" ] || fail "the job is on the node that is down"
+    expect "$id" COMPLETED
+    slurmd -f "$SLURM_CONF" -N "$node"
+    scontrol update "nodename=$node" state=resume
+    until_true 60 "node $node is back" idle "$node"
+    echo "ok   node: a training went on on another node; $(as_undisturbed moved 100)"
+}
+
+parent_of() {
+    sed -n 's/^PPid:\t//p' "/proc/$1/status"
+}
+
+idle() {
+    [ "$(sinfo -h -N -p work -n "$1" -o %t)" = idle ]
 }
 
 # Until job $1 has been restarted $2 times and its training is further than it was.
@@ -284,9 +333,9 @@ test_chain() {
 
 main() {
     local tests=("$@") name
-    [ $# -gt 0 ] || tests=(array claims cancel fit folds chain)
+    [ $# -gt 0 ] || tests=(array claims cancel fit time node folds chain)
     for name in "${tests[@]}"; do
-        declare -F "test_$name" >/dev/null || fail "no test '$name'; expected array, claims, cancel, fit, folds or chain"
+        declare -F "test_$name" >/dev/null || fail "no test '$name'; expected array, claims, cancel, fit, time, node, folds or chain"
     done
     mkdir -p "$work"
     trap end EXIT
