@@ -96,7 +96,9 @@ local_rust() {
     container="$(images from localhost/ctseg-debian)"
     images run --isolation=chroot "$container" -- sh -c \
         'apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev ca-certificates >/dev/null'
-    images add --quiet "$container" "$sysroot" /usr/local >/dev/null
+    # Its documentation is larger than all the rest.
+    images add --quiet "$container" "$sysroot/bin" /usr/local/bin >/dev/null
+    images add --quiet "$container" "$sysroot/lib" /usr/local/lib >/dev/null
     images commit --quiet "$container" localhost/ctseg-rust >/dev/null
     images rm "$container" >/dev/null
 }

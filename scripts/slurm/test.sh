@@ -331,8 +331,16 @@ test_chain() {
     echo "ok   chain: stage 1 (requeued once), stage 2, prediction, evaluation; weights and label maps as by hand"
 }
 
+# What the job scripts have in common, which users copy with each of them.
+common_part() {
+    sed -n '/^# ---- from here on/,/^# ---- to here/p' "$here/$1"
+}
+
 main() {
     local tests=("$@") name
+    for name in predict.sbatch fit-folds.sbatch; do
+        [ "$(common_part "$name")" = "$(common_part fit.sbatch)" ] || fail "$name is not like fit.sbatch where it says it is"
+    done
     [ $# -gt 0 ] || tests=(array claims cancel fit time node folds chain)
     for name in "${tests[@]}"; do
         declare -F "test_$name" >/dev/null || fail "no test '$name'; expected array, claims, cancel, fit, time, node, folds or chain"
