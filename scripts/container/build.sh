@@ -18,7 +18,7 @@
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 root="$(cd "$here/../.." && pwd)"
-readonly suite=bookworm
+readonly suite=bookworm certificates=/etc/ssl/certs/ca-certificates.crt
 target=cpu local_base='' prebuilt='' tag=''
 
 fail() {
@@ -96,6 +96,10 @@ local_rust() {
     container="$(images from localhost/ctseg-debian)"
     images run --isolation=chroot "$container" -- sh -c \
         'apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev ca-certificates >/dev/null'
+    # Whom this machine trusts, such as a proxy, the build trusts; the image that comes out of it does not.
+    if [ -e "$certificates" ]; then
+        images add --quiet "$container" "$certificates" "$certificates" >/dev/null
+    fi
     # Its documentation is larger than all the rest.
     images add --quiet "$container" "$sysroot/bin" /usr/local/bin >/dev/null
     images add --quiet "$container" "$sysroot/lib" /usr/local/lib >/dev/null
@@ -126,4 +130,5 @@ main() {
     echo "$tag"
 }
 
-main "$@"
+# In one line, so that the file may change meanwhile.
+{ main "$@"; exit; }

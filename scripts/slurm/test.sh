@@ -9,6 +9,10 @@
 set -Eeuo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 python="${CTSEG_TEST_PYTHON:-python3}"
+if ! command -v "${CTSEG:-ctseg}" >/dev/null; then
+    echo "test.sh: no ${CTSEG:-ctseg}; name the binary by CTSEG" >&2
+    exit 1
+fi
 ctseg="$(realpath "$(command -v "${CTSEG:-ctseg}")")"
 work="$(realpath -m "${CTSEG_TEST_KEEP:-$(mktemp -d)}")"
 cluster="$work/cluster"
@@ -362,4 +366,5 @@ main() {
     echo "${#tests[@]} tests on Slurm passed"
 }
 
-main "$@"
+# In one line, so that the file may change meanwhile.
+{ main "$@"; exit; }

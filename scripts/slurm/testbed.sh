@@ -213,4 +213,5 @@ main() {
     esac
 }
 
-main "$@"
+# In one line, so that the file may change meanwhile.
+{ main "$@"; exit; }
