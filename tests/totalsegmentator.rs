@@ -44,10 +44,12 @@ fn import(here: &Path, arguments: &[&str], code: i32) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &stderr(&output)
 }
 
-/// Predicts the scan into `out/NAME.nii.gz`; the label map and its sidecar.
+/// Predicts the scan into `out/NAME.nii.gz`, in f32 as nnU-Net on CPUs; the label map and its sidecar.
 fn predicted(here: &Path, name: &str, more: &[&str]) -> (LabelMap, Value) {
     let output = format!("out/{name}.nii.gz");
+    let precision = ["--precision", "f32"];
     let arguments = ["predict", "fake/scan.nii.gz", "-o", &output];
+    let arguments = [&arguments[..], &precision].concat();
     run(here, &[&arguments[..], more].concat(), 0);
     let sidecar = fs::read(here.join(format!("out/{name}.json"))).unwrap();
     let map = read_labels(&here.join(&output)).unwrap().1;
