@@ -165,10 +165,8 @@ fn told(recorded: &Recorded, job: &PredictJob, summary: Option<&PredictSummary>)
         ("output", job.folder.display().to_string()),
         ("inputs", job.cases.len().to_string()),
         ("devices", devices.join(",")),
-        (
-            "tta",
-            job.tta.map_or("model".to_owned(), |tta| tta.to_string()),
-        ),
+        // What was asked for; what an imported model does by itself stands in its figures.
+        ("tta", job.tta.unwrap_or(false).to_string()),
         ("postprocess", job.postprocess.to_string()),
     ];
     parameters.extend(job.shard.map(|shard| ("shard", shard.suffix())));
@@ -184,6 +182,7 @@ fn told(recorded: &Recorded, job: &PredictJob, summary: Option<&PredictSummary>)
         count("failed", summary.failures.len()),
         count("with_notes", summary.notes.len()),
         ("seconds".to_owned(), summary.seconds),
+        ("looks".to_owned(), summary.looks as f64),
     ]);
     let mut files = vec![summary.manifest_file.clone(), summary.failures_file.clone()];
     if job.statistics {

@@ -161,6 +161,8 @@ pub type OnAttention = dyn Fn(&PredictCase, &Attention) -> Result<()> + Sync;
 pub struct PredictSummary {
     /// What the cases were segmented by.
     pub models: Vec<ModelUsed>,
+    /// How many mirror images they looked at, the volume itself included.
+    pub looks: usize,
     /// How many cases were this process's to look at.
     pub cases: usize,
     pub written: Vec<PathBuf>,

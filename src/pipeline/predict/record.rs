@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::leftovers::remove_own_leftovers;
 use crate::pipeline::claims::Claims;
 use crate::pipeline::observer::Task;
+use crate::pipeline::predictor::Predictor;
 
 /// How often the record looks whether to leave.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -277,6 +278,7 @@ impl<'a> Record<'a> {
             seconds: self.started.elapsed().as_secs_f64(),
             interrupted: self.interrupted(),
             models: self.batch.models.clone(),
+            looks: self.batch.predictors.first().map_or(0, Predictor::looks),
             failures_file: self.files.failures.clone(),
             manifest_file: self.files.manifest.clone(),
             ended_early: self.ended_early,
