@@ -16,6 +16,7 @@ pub mod outside;
 pub mod pipeline;
 pub mod process_id;
 pub mod table;
+pub mod team;
 pub mod tensors;
 pub mod unzip;
 pub mod values;

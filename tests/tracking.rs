@@ -4,7 +4,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{compute, phantoms, small_recipe};
@@ -142,6 +142,7 @@ fn fitted(
         tags: vec![("mlflow.user".to_owned(), "ada".to_owned())],
         draw_comparison: Some(comparison::draw),
         trial: None,
+        team: Arc::default(),
     };
     fit(&job, observer)
 }

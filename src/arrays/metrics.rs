@@ -26,6 +26,27 @@ pub struct Overlap {
 }
 
 impl Overlap {
+    /// True and false positives, false and true negatives.
+    pub fn counts(&self) -> [u64; 4] {
+        [
+            self.true_positive,
+            self.false_positive,
+            self.false_negative,
+            self.true_negative,
+        ]
+    }
+
+    /// Of [`Overlap::counts`].
+    pub fn of_counts(counts: [u64; 4]) -> Self {
+        let [true_positive, false_positive, false_negative, true_negative] = counts;
+        Self {
+            true_positive,
+            false_positive,
+            false_negative,
+            true_negative,
+        }
+    }
+
     /// 2 TP / (2 TP + FP + FN), the Dice coefficient; `None` if both masks are empty (as MONAI's
     /// `compute_dice` with `ignore_empty`, where it is NaN).
     pub fn dice(&self) -> Option<f64> {

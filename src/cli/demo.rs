@@ -1,6 +1,7 @@
 //! `ctseg demo`: everything once, on generated phantoms.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
@@ -88,6 +89,7 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
             tags: origin::tags(),
             draw_comparison: Some(comparison::draw),
             trial: None,
+        team: Arc::default(),
         };
         let summary = fit(&job, observer.as_ref())?;
         if !settings.json {

@@ -1,13 +1,14 @@
 //! `ctseg fit`: train one stage.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
 
 use super::tracking::MlflowArgs;
-use super::{Outcome, Settings, print_out, stop_on_signals};
+use super::{Outcome, Settings, print_out, processes, stop_on_signals, team};
 use crate::arrays::postprocess::Step;
 use crate::cpu_budget;
 use crate::error::Error;
@@ -20,11 +21,13 @@ use crate::pipeline::diagnosis::Diagnosis;
 use crate::pipeline::evaluation::Evaluation;
 use crate::pipeline::fit::{FitJob, FitSummary, fit};
 use crate::pipeline::generated;
-use crate::pipeline::observer::Observer;
+use crate::pipeline::observer::{Observer, Silent};
 use crate::pipeline::recipe::Recipe;
 use crate::pipeline::run_folder::RunFolder;
 use crate::pipeline::sides::mirrored_where_possible;
 use crate::pipeline::tracker::Tracker;
+use crate::team::Team;
+use crate::tensors::device::Compute;
 
 #[derive(Args)]
 pub struct FitArgs {
@@ -61,6 +64,10 @@ pub struct FitArgs {
     /// Do not predict held-out cases when the folds are trained, and choose no clean-up on them
     #[arg(long)]
     no_out_of_fold: bool,
+    /// Train on so many GPUs of this machine, a process for each. Processes that mpirun, srun or torchrun began train
+    /// together by themselves. Batches are shared: training.batch_size stays that of all together
+    #[arg(long, value_name = "N")]
+    gpus: Option<usize>,
     /// Change a value of the recipe, such as training.batch_size=4
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -93,19 +100,49 @@ pub(super) fn parse_fold(text: &str) -> Result<FoldChoice, String> {
 }
 
 pub fn run(args: FitArgs, settings: &Settings) -> anyhow::Result<Outcome> {
+    let place = team::place(settings)?;
+    if let (Some(count), None) = (args.gpus, &place) {
+        return processes::on_gpus(count, settings);
+    }
+    let runs = settings.config.runs_or(args.runs.clone());
+    let (team, compute) = match place {
+        Some((place, device)) => (
+            team::formed(&place, device, &runs)?,
+            Compute::open(device, settings.precision, settings.threads)?,
+        ),
+        None => (Team::alone(), settings.compute()?),
+    };
+    let team = Arc::new(team);
+    let trained = trained(args, settings, runs, compute, &team);
+    team.end()?;
+    trained
+}
+
+fn trained(
+    args: FitArgs,
+    settings: &Settings,
+    runs: PathBuf,
+    compute: Compute,
+    team: &Arc<Team>,
+) -> anyhow::Result<Outcome> {
     let observer = progress::for_stderr();
     let stop = stop_on_signals()?;
     let loader_threads = cpu_budget::loader_threads(args.loader_threads)?;
     let config = &settings.config;
-    let runs = config.runs_or(args.runs.clone());
     let (recipe, data, data_root, model, seed) = match &args.resume {
         Some(run) => {
-            let (_, recipe, from) = RunFolder::resume(run)?;
+            let (recipe, from) = RunFolder::read(run)?;
             (recipe, from.dataset, from.data_root, from.model, from.seed)
         }
         None => {
             let recipe = recipe(&args)?;
-            let (data, data_root) = dataset_path(&args, settings, &recipe, observer.as_ref())?;
+            // The first process makes the data where there is none, and the others find it.
+            let named = |observer| dataset_path(&args, settings, &recipe, observer);
+            let first = team.leads().then(|| named(observer.as_ref())).transpose();
+            let (data, data_root) = match team.together(first)? {
+                Some(first) => first,
+                None => named(&Silent)?,
+            };
             (
                 recipe,
                 data,
@@ -116,9 +153,16 @@ pub fn run(args: FitArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         }
     };
     let dataset = Dataset::open_in(&data, data_root.as_deref())?;
-    let recipe = mirrored_where_possible(recipe, &dataset.structures, observer.as_ref());
+    let says: &dyn Observer = match team.leads() {
+        true => observer.as_ref(),
+        false => &Silent,
+    };
+    let recipe = mirrored_where_possible(recipe, &dataset.structures, says);
     let curves = Curves::default();
-    let mlflow = args.mlflow.tracker(settings, &observer)?;
+    let mlflow = match team.leads() {
+        true => args.mlflow.tracker(settings, &observer)?,
+        false => None,
+    };
     let mut trackers: Vec<&dyn Tracker> = vec![&curves];
     trackers.extend(mlflow.iter().map(|mlflow| mlflow as &dyn Tracker));
     let job = FitJob {
@@ -130,7 +174,7 @@ pub fn run(args: FitArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         runs,
         from: args.from,
         resume: args.resume,
-        compute: settings.compute()?,
+        compute,
         loader_threads,
         seed,
         max_time: args.max_time,
@@ -139,9 +183,12 @@ pub fn run(args: FitArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         tags: origin::tags(),
         draw_comparison: Some(comparison::draw),
         trial: None,
+        team: Arc::clone(team),
     };
     let summary = fit(&job, observer.as_ref())?;
-    print_summary(&summary, &job, settings.json);
+    if team.leads() {
+        print_summary(&summary, &job, settings.json);
+    }
     Ok(Outcome::AllDone)
 }
 
@@ -170,7 +217,7 @@ fn dataset_path(
     settings: &Settings,
     recipe: &Recipe,
     observer: &dyn Observer,
-) -> anyhow::Result<(PathBuf, Option<PathBuf>)> {
+) -> Result<(PathBuf, Option<PathBuf>), Error> {
     let data_root = args
         .data_root
         .clone()

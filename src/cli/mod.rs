@@ -18,12 +18,14 @@ mod inspect_run;
 mod inspect_torch;
 mod plan;
 mod predict;
+mod processes;
 mod recorded;
 mod reliability;
 mod report;
 mod sizes;
 mod sweep;
 mod sync;
+mod team;
 mod tracking;
 
 use std::path::PathBuf;

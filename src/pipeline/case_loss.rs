@@ -72,6 +72,7 @@ fn batch_of(
         targets: targets.iter().copied().collect(),
         targets_shape: shape,
         distances: None,
+        whole: samples,
     };
     if scored.loss.needs_distances() {
         add_distances(&mut batch, scored.recipe);

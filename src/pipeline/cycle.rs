@@ -10,7 +10,7 @@ use super::standings::standings;
 use super::step_log::StepLog;
 use super::tracker::{EpochRecord, Tracker};
 use super::training::TrainingJob;
-use super::validation::{Validation, validate};
+use super::validation::{Validation, validated};
 use crate::error::{Error, Result};
 use crate::tensors::batch::Batch;
 use crate::tensors::learner::Learner;
@@ -71,7 +71,7 @@ impl OneEpoch<'_> {
         };
         let save = |learner: &Learner, standing: &Standing| {
             let within = self.within(progress, standing, learner);
-            job.checkpoints.save_last(&checkpoint(learner, &within)?)
+            self.if_leading(|| job.checkpoints.save_last(&checkpoint(learner, &within)?))
         };
         let mut log = StepLog::new(self.tracker, &job.name);
         let outcome = epoch.run(
@@ -128,19 +128,31 @@ impl OneEpoch<'_> {
             &job.source.output_names(),
             &validation,
         ));
-        if outcome.out_of_time {
-            if is_best {
-                job.checkpoints.save_stopped(&in_use(learner, &after)?)?;
+        let saved = self.if_leading(|| match outcome.out_of_time {
+            true if is_best => job.checkpoints.save_stopped(&in_use(learner, &after)?),
+            true => Ok(()),
+            false => {
+                let state = checkpoint(learner, &after)?;
+                if is_best {
+                    job.checkpoints.save_best(&in_use(learner, &after)?)?;
+                }
+                job.checkpoints.save_last(&state)
             }
+        });
+        job.team.together(saved)?;
+        if outcome.out_of_time {
             return Ok(Some(after));
         }
-        let state = checkpoint(learner, &after)?;
-        if is_best {
-            job.checkpoints.save_best(&in_use(learner, &after)?)?;
-        }
-        job.checkpoints.save_last(&state)?;
         *progress = after;
         Ok(None)
+    }
+
+    /// Of several processes the first one writes files.
+    fn if_leading(&self, write: impl FnOnce() -> Result<()>) -> Result<()> {
+        match self.job.team.leads() {
+            true => write(),
+            false => Ok(()),
+        }
     }
 
     /// `progress` with how far the epoch under way has come.
@@ -173,13 +185,9 @@ fn validate_both(
     learner: &Learner,
     watched: &[usize],
 ) -> Result<(Validation, Option<Validation>)> {
-    let of = |cases: &[usize]| {
-        let network = learner.network()?;
-        validate(job.source, network, cases, job.compute, job.stop)
-    };
-    let held_out = of(job.validation)?;
-    let watched = (!watched.is_empty()).then(|| of(watched)).transpose()?;
-    Ok((held_out, watched))
+    let held_out = validated(job, learner, job.validation)?;
+    let watched = (!watched.is_empty()).then(|| validated(job, learner, watched));
+    Ok((held_out, watched.transpose()?))
 }
 
 /// What is said of an epoch that is over.

@@ -1,10 +1,10 @@
 //! One pass over the training slices.
 
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use super::checkpoint::EpochPosition;
-use super::guard::unless_stopped;
 use super::observer::Observer;
 use super::step_log::{Step, StepLog};
 use super::training::TrainingJob;
@@ -93,7 +93,7 @@ impl Epoch<'_> {
         let (mut waited, mut out_of_time) = (Duration::ZERO, false);
         loop {
             let begun = Instant::now();
-            let Some(batch) = next(batches)? else {
+            let Some(batch) = self.job.team.together(next(batches))? else {
                 break;
             };
             let waited_now = begun.elapsed();
@@ -111,17 +111,22 @@ impl Epoch<'_> {
                 took: begun.elapsed(),
             };
             log.take_in(&step, Instant::now())?;
-            let slices = batch.input_shape[0] as u64;
+            let slices = batch.whole as u64;
             standing.take_in(&report, slices);
             self.unless_hopeless(standing)?;
             task.advance(slices);
             task.note(&format!("loss {:.4}", standing.mean_loss()));
-            self.unless_stopped(|| save(learner, standing))?;
-            out_of_time = self.until.is_some_and(|end| Instant::now() >= end);
+            let [stopped, time_is_up, save_now] = self.asked(saved)?;
+            if stopped {
+                self.job.team.part();
+                save(learner, standing)?;
+                return Err(self.interrupted());
+            }
+            out_of_time = time_is_up;
             if out_of_time {
                 break;
             }
-            if saved.elapsed() >= self.save_every {
+            if save_now {
                 log.flush()?; // a run that goes on from here tells what follows
                 save(learner, standing)?;
                 saved = Instant::now();
@@ -145,26 +150,32 @@ impl Epoch<'_> {
         )))
     }
 
-    /// Dropout's draws depend on seed, epoch and step alone, so that a resumed run repeats them.
+    /// Dropout's draws depend on seed, process, epoch and step alone, so that a resumed run repeats them.
     fn seed(&self, step: u64) -> u64 {
         let epoch = (self.number as u64 + 1) << 32;
-        self.job.seed.wrapping_add(epoch).wrapping_add(step)
+        let process = (self.job.team.rank() as u64) << 56;
+        let place = epoch.wrapping_add(process).wrapping_add(step);
+        self.job.seed.wrapping_add(place)
     }
 
-    /// Saves and says where the training stands, if somebody asked to stop.
-    pub(super) fn unless_stopped(&self, save: impl FnOnce() -> Result<()>) -> Result<()> {
-        let stopped = unless_stopped(self.job.stop, || {
-            format!(
-                "{} stands in epoch {}, saved in {}",
-                self.job.name,
-                self.number + 1,
-                self.job.checkpoints.last().display()
-            )
-        });
-        if stopped.is_err() {
-            save()?;
-        }
-        stopped
+    /// Whether to stop, whether time is up, and whether a checkpoint is due. All processes do what one of them is
+    /// asked for, after the same step.
+    fn asked(&self, saved: Instant) -> Result<[bool; 3]> {
+        self.job.team.any([
+            self.job.stop.load(Ordering::Relaxed),
+            self.until.is_some_and(|end| Instant::now() >= end),
+            saved.elapsed() >= self.save_every,
+        ])
+    }
+
+    /// Says where the training stands.
+    fn interrupted(&self) -> Error {
+        Error::Interrupted(format!(
+            "{} stands in epoch {}, saved in {}",
+            self.job.name,
+            self.number + 1,
+            self.job.checkpoints.last().display()
+        ))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Training one stage: check the data, split it, look through stage 1's eyes, train the folds, publish.
 
+mod along;
 mod held_out;
 mod manifests;
 mod told;
@@ -8,12 +9,12 @@ use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::bundle::{Bundle, TrainedStage};
-use super::checkpoint::Progress;
-use super::dataset::{CheckDepth, Dataset};
+use super::checkpoint::{CheckpointFolder, Progress};
+use super::dataset::{CheckDepth, Dataset, Split};
 use super::diagnosis::{self, Diagnosis};
 use super::fine_tuning::Beginning;
 use super::guard::guarded;
@@ -30,6 +31,7 @@ use super::stage_one::{RoiQuality, out_of_fold_results};
 use super::tracker::{Outcome, Tracker, Trackers};
 use super::training::{Trained, TrainingJob, train};
 use crate::error::{Error, Result};
+use crate::team::Team;
 use crate::tensors::device::Compute;
 use crate::tensors::precision::Precision;
 
@@ -66,6 +68,8 @@ pub struct FitJob<'a> {
     pub draw_comparison: Option<DrawComparison>,
     /// Where the run is one of a sweep's: nothing is put into the model.
     pub trial: Option<TrialRun<'a>>,
+    /// The processes that train together. All have the same job; the first one alone writes, tracks and publishes.
+    pub team: Arc<Team>,
 }
 
 /// What a run is told by the sweep that it belongs to.
@@ -104,7 +108,8 @@ pub struct FitSummary {
     pub seconds: f64,
 }
 
-/// Trains the stage and puts it into the model. Folds that are done when the run is killed lie in its
+/// Trains the stage and puts it into the model. The processes of a team are done when their training is: the first one
+/// does the rest. Folds that are done when the run is killed lie in its
 /// checkpoints, and a resumed run takes them from there.
 ///
 /// # Errors
@@ -123,27 +128,56 @@ pub fn fit(job: &FitJob, observer: &dyn Observer) -> Result<FitSummary> {
             "a recipe with a section [nnunet] is that of an imported model and is not trained; train one of the recipes nnunet-…, with --from MODEL for its weights",
         ));
     }
+    let ready = job.team.leads().then(|| checked(job, observer)).transpose();
+    let ready = job.team.together(ready)?;
+    let known = ready.as_ref().map(|(run, ..)| run.path().to_string_lossy());
+    let known = known.map(|path| path.into_owned().into_bytes());
+    let path = job.team.told(known.unwrap_or_default())?;
+    let path = PathBuf::from(String::from_utf8_lossy(&path).into_owned());
+    job.team
+        .advise(&format!("'ctseg fit --resume {}' goes on", path.display()));
+    match ready {
+        Some((run, began)) => led(job, run, began, observer, started),
+        None => along::trained(job, &path, observer, started),
+    }
+}
+
+/// Looks at everything that can be wrong before there is a run, and opens it.
+fn checked(job: &FitJob, observer: &dyn Observer) -> Result<(RunFolder, RunSettings)> {
+    let recipe = &job.recipe;
     stage_loss(recipe, &job.dataset)?;
     check_names(recipe, &job.dataset.structures)?;
     if job.trial.is_none() {
         Bundle::check_target(&job.model, recipe.stage, &job.dataset.structures)?;
         check_dataset(&job.dataset, observer)?;
     }
-    let begun_from = |from: &Option<PathBuf>| {
-        from.as_deref()
-            .map(|path| Beginning::load(path, recipe.stage, &job.dataset.structures))
-            .transpose()
-    };
     if job.resume.is_none() && job.from.is_none() && recipe.training.freeze_encoder_levels > 0 {
         return Err(Error::usage(
             "training.freeze_encoder_levels freezes the weights of another model: name it with --from MODEL",
         ));
     }
     if job.resume.is_none() {
-        begun_from(&job.from)?; // what is wrong with it is said before there is a run
+        begun_from(job, &job.from)?; // what is wrong with it is said before there is a run
     }
-    let (run, began) = open_run(job)?;
-    let beginning = begun_from(&began.from)?;
+    open_run(job)
+}
+
+fn begun_from(job: &FitJob, from: &Option<PathBuf>) -> Result<Option<Beginning>> {
+    from.as_deref()
+        .map(|path| Beginning::load(path, job.recipe.stage, &job.dataset.structures))
+        .transpose()
+}
+
+/// The run as the first process has it, which may be the only one.
+fn led(
+    job: &FitJob,
+    run: RunFolder,
+    began: RunSettings,
+    observer: &dyn Observer,
+    started: Instant,
+) -> Result<FitSummary> {
+    let recipe = &job.recipe;
+    let beginning = begun_from(job, &began.from)?;
     let logged = Logged::new(observer, run.log_file()?);
     let observer: &dyn Observer = &logged;
     observer.say(&format!(
@@ -197,10 +231,7 @@ fn trained_and_published(
         job, run, observer, ..
     } = *telling;
     let recipe = &job.recipe;
-    let (stage_one, stage1_sha256) = stage_one_results(job, observer)?;
-    let values = job.dataset.structures.iter().map(|s| s.value).collect();
-    let source = CaseSource::new(&job.dataset, recipe, values, stage_one);
-    mirrored_maps(&source)?; // what is wrong with it is said before any training
+    let (source, stage1_sha256) = job.team.together(source(job, observer))?;
     let mut stage = TrainedStage {
         manifest: stage_manifest(job, telling.data_fingerprint()?, stage1_sha256),
         weights: Vec::new(),
@@ -208,11 +239,7 @@ fn trained_and_published(
     let folds = recipe.trained_folds();
     let mut done = Vec::new();
     for (index, fold) in folds.iter().enumerate() {
-        let left = (folds.len() - index) as u32;
-        // What is left of the time is shared by the folds that are left.
-        let deadline = job.max_time.map(|limit| {
-            Instant::now() + training_share(recipe, limit).saturating_sub(started.elapsed()) / left
-        });
+        let deadline = deadline(job, index, started);
         let begin = beginning.as_ref().map(|beginning| (beginning, index));
         let trained = guarded(|| train_fold(telling, &source, (*fold, begin), deadline))?;
         telling.fold(*fold);
@@ -221,6 +248,7 @@ fn trained_and_published(
         stage.weights.push(trained.weights);
         done.push((*fold, trained.progress));
     }
+    job.team.part();
     let summary = |roi| {
         Ok(FitSummary {
             diagnoses: diagnosis::of_run(run.path(), recipe)?,
@@ -253,6 +281,25 @@ fn trained_and_published(
     drawn(telling, &summary);
     telling.done(&summary);
     Ok(summary)
+}
+
+/// The cases as networks see them, and which stage 1 told of their regions.
+fn source<'a>(
+    job: &'a FitJob,
+    observer: &dyn Observer,
+) -> Result<(CaseSource<'a>, Option<String>)> {
+    let (stage_one, stage1_sha256) = stage_one_results(job, observer)?;
+    let values = job.dataset.structures.iter().map(|s| s.value).collect();
+    let source = CaseSource::new(&job.dataset, &job.recipe, values, stage_one);
+    mirrored_maps(&source)?; // what is wrong with it is said before any training
+    Ok((source, stage1_sha256))
+}
+
+/// When fold number `index` must be done: what is left of the time is shared by the folds that are left.
+fn deadline(job: &FitJob, index: usize, started: Instant) -> Option<Instant> {
+    let left = (job.recipe.trained_folds().len() - index) as u32;
+    let limit = training_share(&job.recipe, job.max_time?);
+    Some(Instant::now() + limit.saturating_sub(started.elapsed()) / left)
 }
 
 /// The part of the time that is for training: a look at the held-out cases comes after it.
@@ -314,21 +361,12 @@ fn train_fold(
     } = *telling;
     let split = job.dataset.split(job.recipe.folds, fold, job.seed)?;
     let training = TrainingJob {
-        source,
-        train: &split.train,
-        validation: &split.validation,
-        checkpoints: run.checkpoints(fold),
         beginning,
-        compute: &job.compute,
-        // Each fold draws its own weights and slices.
-        seed: job.seed.wrapping_mul(1_000_003).wrapping_add(fold as u64),
         deadline,
-        stop: job.stop,
-        loader_threads: job.loader_threads,
-        name: format!("fold {fold}"),
-        pause_after: job.trial.map(|trial| trial.epochs),
+        ..training_job(job, source, &split, (fold, run.checkpoints(fold)))
     };
-    run.refuse_if_lost(&training.name, &training.checkpoints)?;
+    let there = run.refuse_if_lost(&training.name, &training.checkpoints);
+    job.team.together(there)?;
     let trained = train(&training, observer, telling.tracker)?;
     let progress = &trained.progress;
     let (best, dice) = progress.best.unwrap_or((0, 0.0));
@@ -346,6 +384,31 @@ fn train_fold(
         progress.epoch
     ));
     Ok(trained)
+}
+
+/// The training of a fold, from fresh weights and for as long as it takes.
+fn training_job<'a>(
+    job: &'a FitJob,
+    source: &'a CaseSource,
+    split: &'a Split,
+    (fold, checkpoints): (usize, CheckpointFolder),
+) -> TrainingJob<'a> {
+    TrainingJob {
+        source,
+        train: &split.train,
+        validation: &split.validation,
+        checkpoints,
+        beginning: None,
+        compute: &job.compute,
+        // Each fold draws its own weights and slices.
+        seed: job.seed.wrapping_mul(1_000_003).wrapping_add(fold as u64),
+        deadline: None,
+        stop: job.stop,
+        loader_threads: job.loader_threads,
+        name: format!("fold {fold}"),
+        pause_after: job.trial.map(|trial| trial.epochs),
+        team: Arc::clone(&job.team),
+    }
 }
 
 /// The run's folder, and what it began with.

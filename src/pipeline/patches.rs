@@ -1,5 +1,6 @@
 //! Patches of prepared cases, and batches of them.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use ndarray::parallel::prelude::*;
@@ -65,15 +66,22 @@ impl Maps {
     }
 }
 
-/// Patches side by side, each cut (and augmented) on a worker thread, in one size: the largest patch's,
-/// padded to what the network takes.
-pub(super) fn assembled(patches: &[Patch], recipe: &Recipe, maps: &Maps) -> Batch {
+/// The patches of `share` side by side, each cut (and augmented) on a worker thread, in one size: that of the largest
+/// of all `patches` of the batch, padded to what the network takes.
+pub(super) fn assembled(
+    patches: &[Patch],
+    share: Range<usize>,
+    recipe: &Recipe,
+    maps: &Maps,
+) -> Batch {
     let multiple = recipe.network.multiple();
     let flat = recipe.network.dimensions() == 2;
     let [depth, height, width] = [0, 1, 2].map(|axis| {
         let largest = patches.iter().map(|patch| patch.size[axis]).max();
         padded_size(largest.unwrap_or(0), multiple[axis])
     });
+    let whole = patches.len();
+    let patches = &patches[share];
     // A network that works on slices marks one and sees some more.
     let (seen, marked) = match flat {
         true => (2 * recipe.network.neighbours() + 1, 1),
@@ -109,6 +117,7 @@ pub(super) fn assembled(patches: &[Patch], recipe: &Recipe, maps: &Maps) -> Batc
         input: input.into_raw_vec_and_offset().0,
         targets: targets.into_raw_vec_and_offset().0,
         distances: None,
+        whole,
     }
 }
 

@@ -27,6 +27,7 @@ use crate::arrays::normalisation::Scaling;
 use crate::arrays::preprocess::hounsfield_from;
 use crate::arrays::resample::{LabelInterpolation, resample_labels};
 use crate::error::Result;
+use crate::team::Team;
 use crate::tensors::batch::Batch;
 use crate::tensors::losses::Loss;
 use crate::values::{Grid, Orientation, Volume, VoxelBox};
@@ -247,16 +248,17 @@ pub fn send_epoch(
     epoch: usize,
     to: &SyncSender<Result<Option<Batch>>>,
 ) -> bool {
-    send_epoch_after(source, cases, seed, epoch, 0, to)
+    send_share(source, cases, (seed, epoch), 0, &Team::alone(), to)
 }
 
-/// [`send_epoch`] without its first `shown` batches, for a training that goes on within an epoch.
-pub(super) fn send_epoch_after(
+/// [`send_epoch`] without its first `shown` batches, for a training that goes on within an epoch, and of each batch the
+/// share of this process of `team`. Of batches that are too small for all to have a share each process gets all.
+pub(super) fn send_share(
     source: &CaseSource,
     cases: &[usize],
-    seed: u64,
-    epoch: usize,
+    (seed, epoch): (u64, usize),
     shown: u64,
+    team: &Team,
     to: &SyncSender<Result<Option<Batch>>>,
 ) -> bool {
     let mut left_out = 0;
@@ -303,7 +305,11 @@ pub(super) fn send_epoch_after(
                 left_out += 1;
                 continue;
             }
-            let mut batch = assembled(patches, source.recipe, &maps);
+            let share = match patches.len() < team.size() {
+                true => 0..patches.len(),
+                false => team.share(patches.len()),
+            };
+            let mut batch = assembled(patches, share, source.recipe, &maps);
             if distances {
                 add_distances(&mut batch, source.recipe);
             }

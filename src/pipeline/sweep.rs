@@ -9,6 +9,7 @@
 //! follows from those alone: a sweep that is gone on with decides the same.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
@@ -306,6 +307,7 @@ fn trained(
         tags: job.tags.clone(),
         draw_comparison: None, // trials predict no cases on their own grids
         trial: Some(trial),
+        team: Arc::default(),
     };
     match guarded(|| fit(&fit_job, observer)) {
         Ok(_) => Ok(None),

@@ -1,5 +1,6 @@
 //! The training loop of one network, top to bottom.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
@@ -9,11 +10,13 @@ use super::cycle::{Clock, Expected, OneEpoch, checkpoint};
 use super::fine_tuning::Beginning;
 use super::guard::guarded;
 use super::observer::Observer;
-use super::sampling::{CaseSource, send_epoch_after};
+use super::sampling::{CaseSource, send_share};
 use super::schedule::Keep;
 use super::tracker::Tracker;
-use super::validation::validate;
+use super::shared_checkpoint::{from_bytes, to_bytes};
+use super::validation::validated;
 use crate::error::{Error, Result};
+use crate::team::Team;
 use crate::tensors::batch::Batch;
 use crate::tensors::device::Compute;
 use crate::tensors::learner::{Learner, LearnerSetup};
@@ -44,6 +47,8 @@ pub struct TrainingJob<'a> {
     pub name: String,
     /// Training pauses once so many epochs are done, to be gone on with.
     pub pause_after: Option<usize>,
+    /// The processes that train the network together. All have the same job; the first one alone writes.
+    pub team: Arc<Team>,
 }
 
 /// A trained network: the weights of the epoch that the recipe keeps, averaged where it says so.
@@ -60,7 +65,7 @@ pub struct Trained {
 /// [`Error::Interrupted`] when stopped from outside; unreadable cases; weights that do not stay finite.
 pub fn train(job: &TrainingJob, observer: &dyn Observer, tracker: &dyn Tracker) -> Result<Trained> {
     let started = Instant::now();
-    let (mut learner, mut progress) = begin(job, observer)?;
+    let (mut learner, mut progress) = begun_together(job, observer)?;
     let clock = Clock {
         started,
         seconds_before: progress.seconds,
@@ -106,7 +111,17 @@ fn kept(
 ) -> Result<Trained> {
     let within = stopped.is_some();
     let mut progress = stopped.unwrap_or(progress);
-    let weights = match job.source.recipe.training.keep {
+    let keep = job.source.recipe.training.keep;
+    if keep == Keep::Last && progress.last_validation.is_none() {
+        // The training ended when this was not yet written down.
+        progress.last_validation = Some(validated(job, learner, job.validation)?);
+    }
+    if !job.team.leads() {
+        // The one that leads hands the weights on.
+        let weights = NamedTensors::new();
+        return Ok(Trained { weights, progress });
+    }
+    let weights = match keep {
         Keep::Best => {
             let best_is_last = progress
                 .best
@@ -117,15 +132,7 @@ fn kept(
             };
             Checkpoint::load(&path)?.network
         }
-        Keep::Last => {
-            if progress.last_validation.is_none() {
-                // The training ended when this was not yet written down.
-                let network = learner.network()?;
-                let again = validate(job.source, network, job.validation, job.compute, job.stop)?;
-                progress.last_validation = Some(again);
-            }
-            learner.averaged_weights()?
-        }
+        Keep::Last => learner.averaged_weights()?,
     };
     Ok(Trained { weights, progress })
 }
@@ -143,7 +150,8 @@ fn prepare_batches(
         let mut epochs = epochs;
         epochs.all(|epoch| {
             let shown = if epoch == first { shown } else { 0 };
-            send_epoch_after(job.source, job.train, job.seed, epoch, shown, to)
+            let drawn_by = (job.seed, epoch);
+            send_share(job.source, job.train, drawn_by, shown, &job.team, to)
         })
     };
     let sent = guarded(|| match job.loader_threads {
@@ -173,14 +181,30 @@ fn first_validation_time(job: &TrainingJob, learner: &Learner) -> Result<Duratio
         return Ok(Duration::ZERO);
     };
     let begun = Instant::now();
-    validate(
-        job.source,
-        learner.network()?,
-        &[*first],
-        job.compute,
-        job.stop,
-    )?;
+    validated(job, learner, &[*first])?;
     Ok(begun.elapsed() * job.validation.len() as u32)
+}
+
+/// What all processes begin with is what the first one has.
+fn begun_together(job: &TrainingJob, observer: &dyn Observer) -> Result<(Learner, Progress)> {
+    if job.team.is_alone() {
+        return begin(job, observer);
+    }
+    let begun = job.team.leads().then(|| begin(job, observer)).transpose();
+    let told = job.team.together(begun.and_then(|begun| match &begun {
+        Some((learner, progress)) => {
+            let bytes = to_bytes(&checkpoint(learner, progress)?)?;
+            Ok((begun, bytes))
+        }
+        None => Ok((None, Vec::new())),
+    }))?;
+    let (begun, bytes) = told;
+    let bytes = job.team.told(bytes)?;
+    let own = match begun {
+        Some(begun) => Ok(begun),
+        None => from_bytes(&bytes).and_then(|told| Ok((restored(job, &told)?, told.progress))),
+    };
+    job.team.together(own)
 }
 
 /// Fresh weights, or everything as the last checkpoint left it.
@@ -225,6 +249,7 @@ fn setup(job: &TrainingJob, epochs: usize) -> Result<LearnerSetup> {
         micro_batches: training.micro_batches,
         weight_average: training.weight_average,
         frozen_levels: training.frozen_levels(epochs),
+        team: Arc::clone(&job.team),
     })
 }
 

@@ -1,17 +1,17 @@
 //! How good a network is on the cases that were held out.
 
-use std::sync::atomic::AtomicBool;
-
 use serde::{Deserialize, Serialize};
 
 use super::case_score::{CaseScore, Scored, case_score};
 use super::guard::unless_stopped;
-use super::sampling::{CaseSource, output_maps};
+use super::sampling::output_maps;
 use super::segmenter::input_logits;
+use super::training::TrainingJob;
 use crate::arrays::metrics::{Overlap, Summary};
 use crate::error::Result;
-use crate::tensors::device::Compute;
+use crate::team::Team;
 use crate::tensors::inference::Inference;
+use crate::tensors::learner::Learner;
 use crate::tensors::networks::Network;
 
 /// What a network reaches on held-out cases, measured on the network's grid.
@@ -40,14 +40,56 @@ pub struct Validation {
     pub loss: Option<f64>,
 }
 
+/// What the network in use reaches on `cases`, which the processes of the job's team share.
+pub(super) fn validated(
+    job: &TrainingJob,
+    learner: &Learner,
+    cases: &[usize],
+) -> Result<Validation> {
+    let scores = learner
+        .network()
+        .and_then(|network| case_scores(job, network, &cases[job.team.share(cases.len())]));
+    let own = job.team.together(scores)?;
+    let maps = output_maps(job.source.recipe, &job.source.structures).len();
+    Ok(summed_up(&of_all(&job.team, own, cases.len(), maps)?, maps))
+}
+
+/// The scores of all processes, in the order of their cases.
+fn of_all(
+    team: &Team,
+    own: Vec<CaseScore>,
+    cases: usize,
+    maps: usize,
+) -> Result<Vec<CaseScore>> {
+    if team.is_alone() {
+        return Ok(own);
+    }
+    let width = 1 + 4 * maps;
+    let mut table = vec![0.0; cases * width];
+    for (row, score) in table.chunks_mut(width).skip(team.share(cases).start).zip(&own) {
+        row[0] = score.loss;
+        for (to, overlap) in row[1..].chunks_mut(4).zip(&score.overlaps) {
+            to.copy_from_slice(&overlap.counts().map(|count| count as f64)); // far below 2^53
+        }
+    }
+    team.sum_f64(&mut table)?;
+    let score = |row: &[f64]| CaseScore {
+        overlaps: row[1..]
+            .chunks(4)
+            .map(|of| Overlap::of_counts([0, 1, 2, 3].map(|i| of[i] as u64)))
+            .collect(),
+        loss: row[0],
+    };
+    Ok(table.chunks(width).map(score).collect())
+}
+
 /// Segments every case of `cases` with `network` and compares.
-pub fn validate(
-    source: &CaseSource,
+fn case_scores(
+    job: &TrainingJob,
     network: Network,
     cases: &[usize],
-    compute: &Compute,
-    stop: &AtomicBool,
-) -> Result<Validation> {
+) -> Result<Vec<CaseScore>> {
+    let (source, compute) = (job.source, job.compute);
     let inference = Inference::new(vec![network], compute)?;
     let maps = output_maps(source.recipe, &source.structures);
     let loss = source.loss()?;
@@ -60,7 +102,7 @@ pub fn validate(
     };
     let mut scores = Vec::with_capacity(cases.len());
     for case in cases {
-        unless_stopped(stop, || {
+        unless_stopped(job.stop, || {
             "validation was under way; the last checkpoint is whole".to_owned()
         })?;
         let prepared = source.prepared(*case)?;
@@ -73,7 +115,7 @@ pub fn validate(
         )?;
         scores.push(case_score(&scored, logits.view(), prepared.labels.view())?);
     }
-    Ok(summed_up(&scores, maps.len()))
+    Ok(scores)
 }
 
 fn summed_up(scores: &[CaseScore], maps: usize) -> Validation {

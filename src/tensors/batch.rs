@@ -12,4 +12,13 @@ pub struct Batch {
     /// As `targets`: signed distance to the structure's surface in mm, negative inside; where the loss asks
     /// for it.
     pub distances: Option<Vec<f32>>,
+    /// Patches of the batch of which these are one process's share; as many as there are here where it is all of it.
+    pub whole: usize,
+}
+
+impl Batch {
+    /// Whether each process has all of it, there being fewer patches than processes.
+    pub(in crate::tensors) fn is_whole(&self) -> bool {
+        self.input_shape[0] == self.whole
+    }
 }

@@ -117,6 +117,14 @@ impl DeviceChoice {
     }
 }
 
+/// How many NVIDIA GPUs this build can use here.
+pub fn gpus() -> usize {
+    #[cfg(feature = "libtorch")]
+    return super::libtorch::cuda_devices();
+    #[cfg(not(feature = "libtorch"))]
+    0
+}
+
 /// An engine that is ready: which, where, in which numbers.
 #[derive(Debug, Clone)]
 pub struct Compute {

@@ -1,5 +1,6 @@
 //! How fast a network runs on an engine: the same batch again and again.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::batch::Batch;
@@ -104,6 +105,7 @@ pub fn measured(measurement: &Measurement, compute: &Compute) -> Result<Throughp
                 micro_batches: 1,
                 weight_average: None,
                 frozen_levels: 0,
+                team: Arc::default(),
             };
             let mut learner = Learner::new(network, setup, compute)?;
             timed(measurement, || learner.step(&batch, 1e-3, SEED).map(drop))
@@ -146,5 +148,6 @@ fn batch(measurement: &Measurement, loss: &Loss) -> Batch {
         distances: loss
             .needs_distances()
             .then(|| vec![0.0; voxels * measurement.structures]),
+        whole: measurement.batch,
     }
 }

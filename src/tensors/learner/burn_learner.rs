@@ -6,6 +6,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
 use super::average::{self, BurnAverage};
+use super::sharing::{add_up, shared_by};
 use super::{LearnerSetup, StepReport};
 use crate::error::{Error, Result};
 use crate::tensors::batch::Batch;
@@ -69,10 +70,10 @@ impl BurnLearner {
         );
         let loss = self.loss(input, batch)?;
         let value = f64::from(loss.clone().into_scalar::<f32>());
-        let gradient_norm = self.follow(loss.backward(), rate);
+        let gradients = self.gradients(loss.backward(), batch)?;
         Ok(StepReport {
             loss: value,
-            gradient_norm,
+            gradient_norm: self.follow(gradients, rate),
             note: None,
         })
     }
@@ -81,7 +82,9 @@ impl BurnLearner {
     fn loss(&self, input: Tensor<5>, batch: &Batch) -> Result<Tensor<1>> {
         let logits = self.network.outputs(input, Extras::training())?.logits;
         let weights = loss_weights(logits.len());
-        let losses = logits.into_iter().zip(weights).map(|(logits, weight)| {
+        let team = shared_by(&self.setup.team, batch);
+        let mut sum: Option<Tensor<1>> = None;
+        for (logits, weight) in logits.into_iter().zip(weights) {
             let [_, _, z, y, x] = logits.dims();
             let marked = |values: &[f32]| {
                 let (values, shape) = coarser(values, batch.targets_shape, [z, y, x]);
@@ -89,29 +92,55 @@ impl BurnLearner {
             };
             let distances = batch.distances.as_deref().map(marked);
             let targets = marked(&batch.targets);
-            self.setup.loss.compute(logits, targets, distances) * weight
+            let loss = &self.setup.loss;
+            let loss = loss.compute_together(logits, targets, distances, team)? * weight;
+            sum = Some(sum.map_or_else(|| loss.clone(), |sum| sum + loss.clone()));
+        }
+        sum.ok_or_else(|| Error::invalid("internal: a network without logits"))
+    }
+
+    /// By parameter name, of the whole batch.
+    fn gradients(
+        &self,
+        mut gradients: Gradients,
+        batch: &Batch,
+    ) -> Result<Vec<(String, Tensor<1>)>> {
+        let mut collected = Collector {
+            source: &mut gradients,
+            gradients: Vec::new(),
+        };
+        visit_named(&self.network, &mut collected);
+        let own = collected.gradients;
+        if self.setup.team.is_alone() {
+            return Ok(own);
+        }
+        let mut values = Vec::new();
+        for (_, gradient) in &own {
+            values.extend(gradient.clone().into_data().iter::<f32>());
+        }
+        add_up(&self.setup.team, batch, &mut values)?;
+        let mut rest = values.as_slice();
+        let whole = own.into_iter().map(|(name, gradient)| {
+            let (of_this, others) = rest.split_at(gradient.dims()[0]);
+            rest = others;
+            let data = TensorData::new(of_this.to_vec(), [of_this.len()]);
+            (name, Tensor::from_data(data, &gradient.device()))
         });
-        losses
-            .reduce(|sum, loss| sum + loss)
-            .ok_or_else(|| Error::invalid("internal: a network without logits"))
+        Ok(whole.collect())
     }
 
     /// One step, and the gradient's norm before clipping; when that is not finite, nothing changes.
-    fn follow(&mut self, mut gradients: Gradients, rate: f64) -> f64 {
-        let mut collected = Collector {
-            source: &mut gradients,
-            gradients: BTreeMap::new(),
-            squares: Vec::new(),
+    fn follow(&mut self, gradients: Vec<(String, Tensor<1>)>, rate: f64) -> f64 {
+        let square = |(_, gradient): &(String, Tensor<1>)| {
+            f64::from(gradient.clone().powi_scalar(2).sum().into_scalar::<f32>())
         };
-        visit_named(&self.network, &mut collected);
-        let norm = collected.squares.iter().sum::<f64>().sqrt();
+        let norm = gradients.iter().map(square).sum::<f64>().sqrt();
         if !norm.is_finite() {
             return norm;
         }
         self.steps += 1;
-        let gradients = collected.gradients;
         let mut update = Update {
-            gradients,
+            gradients: gradients.into_iter().collect(),
             scale: self.setup.optimiser.clip_factor(norm),
             rate,
             learner: self,
@@ -166,8 +195,7 @@ impl BurnLearner {
 /// Takes the gradients out of Burn's container, by parameter name.
 struct Collector<'a> {
     source: &'a mut Gradients,
-    gradients: BTreeMap<String, Tensor<1>>,
-    squares: Vec<f64>,
+    gradients: Vec<(String, Tensor<1>)>,
 }
 
 impl NamedVisitor for Collector<'_> {
@@ -177,9 +205,7 @@ impl NamedVisitor for Collector<'_> {
         }
         if let Some(gradient) = param.val().grad_remove(self.source) {
             let gradient: Tensor<1> = gradient.flatten(0, D - 1);
-            let square = gradient.clone().powi_scalar(2).sum().into_scalar::<f32>();
-            self.squares.push(f64::from(square));
-            self.gradients.insert(name, gradient);
+            self.gradients.push((name, gradient));
         }
     }
 }

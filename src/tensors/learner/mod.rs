@@ -5,6 +5,9 @@ pub(in crate::tensors) mod average;
 mod burn_learner;
 #[cfg(test)]
 pub(in crate::tensors) mod golden_average;
+pub(in crate::tensors) mod sharing;
+
+use std::sync::Arc;
 
 use burn_learner::BurnLearner;
 
@@ -17,6 +20,7 @@ use super::networks::Network;
 use super::optimisers::OptimiserConfig;
 use super::weights::NamedTensors;
 use crate::error::Result;
+use crate::team::Team;
 
 /// How a network learns.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +38,8 @@ pub struct LearnerSetup {
     pub weight_average: Option<f64>,
     /// So many levels of the encoder, the finest first, stay as they are, see [`freezing`](super::freezing).
     pub frozen_levels: usize,
+    /// The processes that each batch is shared by.
+    pub team: Arc<Team>,
 }
 
 /// What a step did.

@@ -20,5 +20,5 @@ pub(super) fn soft_dice(
     let overlap = sums(probabilities.clone() * seen.targets.clone());
     let size = sums(probabilities) + sums(seen.targets.clone());
     let dice = (overlap * 2.0 + settings.smooth) / (size + settings.smooth);
-    seen.mean_over_structures(dice).neg() + 1.0
+    seen.mean_over_structures(dice, settings.per_sample).neg() + 1.0
 }

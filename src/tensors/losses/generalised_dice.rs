@@ -21,5 +21,5 @@ pub(super) fn generalised_dice(seen: &Seen, settings: &GeneralisedDiceSettings) 
     let weights = weights + absent.float() * heaviest;
     let over = (overlap * weights.clone()).sum_dim(1) * 2.0 + settings.smooth;
     let under = (size * weights).sum_dim(1) + settings.smooth;
-    (over / under).mean().neg() + 1.0
+    seen.mean_over_rows(over / under, settings.per_sample).neg() + 1.0
 }

@@ -28,6 +28,9 @@ pub use config::{
 };
 use seen::Seen;
 
+use crate::error::Result;
+use crate::team::Team;
+
 /// What a network's outputs mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -103,9 +106,30 @@ impl Loss {
         targets: Tensor<5>,
         distances: Option<Tensor<5>>,
     ) -> Tensor<1> {
+        let alone = Team::alone();
+        of_seen(&self.config, &self.seen(logits, targets, &alone), distances)
+    }
+
+    /// The loss of the batch of which each process of `team` has a share, in all of them. Its gradients by a weight
+    /// have to be added up over the processes.
+    ///
+    /// # Errors
+    /// What keeps the processes apart.
+    pub(in crate::tensors) fn compute_together(
+        &self,
+        logits: Tensor<5>,
+        targets: Tensor<5>,
+        distances: Option<Tensor<5>>,
+        team: &Team,
+    ) -> Result<Tensor<1>> {
+        let seen = self.seen(logits, targets, team);
+        let loss = of_seen(&self.config, &seen, distances);
+        seen.checked().map(|()| loss)
+    }
+
+    fn seen<'a>(&'a self, logits: Tensor<5>, targets: Tensor<5>, team: &'a Team) -> Seen<'a> {
         let weights = self.weights.as_ref();
-        let seen = Seen::new(self.outputs, weights, self.ignores, logits, targets);
-        of_seen(&self.config, &seen, distances)
+        Seen::new(self.outputs, weights, self.ignores, logits, targets, team)
     }
 
     /// Whether the loss asks for signed distances to the structures' surfaces.

@@ -1,9 +1,13 @@
 //! A batch as losses see it: probabilities, what counts, sums and means over it.
 
-use burn::tensor::Tensor;
+use std::cell::RefCell;
+
 use burn::tensor::activation::sigmoid;
+use burn::tensor::{Tensor, TensorData};
 
 use super::{ClassWeights, Outputs};
+use crate::error::{Error, Result};
+use crate::team::{Gathered, Team};
 
 /// Keeps a mean over nothing 0 instead of 0/0.
 const SMALLEST: f64 = 1e-8;
@@ -19,6 +23,10 @@ pub(super) struct Seen<'a> {
     /// 1 where a voxel counts and 0 where it is ignored, (batch, structure or 1, z, y, x); none where all
     /// count.
     counted: Option<Tensor<5>>,
+    /// Of whose batch this is a share.
+    team: &'a Team,
+    /// What went wrong between its processes.
+    fault: RefCell<Option<Error>>,
 }
 
 /// Of exclusive classes.
@@ -37,6 +45,7 @@ impl<'a> Seen<'a> {
         ignores: bool,
         logits: Tensor<5>,
         targets: Tensor<5>,
+        team: &'a Team,
     ) -> Self {
         let mut seen = Self {
             outputs,
@@ -44,6 +53,8 @@ impl<'a> Seen<'a> {
             logits,
             targets,
             counted: None,
+            team,
+            fault: RefCell::default(),
         };
         if ignores {
             let unknown = seen.targets.clone().is_nan();
@@ -58,6 +69,57 @@ impl<'a> Seen<'a> {
             seen.counted = Some(counted);
         }
         seen
+    }
+
+    /// Whether all sums over the batch could be made.
+    pub fn checked(&self) -> Result<()> {
+        self.fault.take().map_or(Ok(()), Err)
+    }
+
+    /// `own` sums over this share of the batch, as those over the whole batch. Their gradient is that of `own`: of all
+    /// processes together it is the whole batch's.
+    pub fn whole<const D: usize>(&self, own: Tensor<D>) -> Tensor<D> {
+        if self.team.is_alone() {
+            return own;
+        }
+        let shape = own.dims();
+        let values: Vec<f32> = own.clone().detach().into_data().iter::<f32>().collect();
+        let mut sums = values.clone();
+        self.take_in(self.team.sum_f32(&mut sums));
+        let others: Vec<f32> = sums.iter().zip(&values).map(|(sum, own)| sum - own).collect();
+        let device = own.device();
+        own + Tensor::from_data(TensorData::new(others, shape), &device)
+    }
+
+    /// The values of all processes; only the own ones where that went wrong.
+    pub fn gathered(&self, own: Vec<f32>) -> Gathered {
+        match self.team.gathered(&own) {
+            Ok(gathered) => gathered,
+            Err(error) => {
+                self.take_in(Err(error));
+                let own_place = 0..own.len();
+                Gathered {
+                    values: own,
+                    own_place,
+                }
+            }
+        }
+    }
+
+    fn take_in(&self, result: Result<()>) {
+        if let Err(error) = result {
+            self.fault.borrow_mut().get_or_insert(error);
+        }
+    }
+
+    /// The mean over all values of all processes.
+    fn mean<const D: usize>(&self, values: Tensor<D>) -> Tensor<1> {
+        if self.team.is_alone() {
+            return values.mean();
+        }
+        let mut count = [values.shape().num_elements() as f64];
+        self.take_in(self.team.sum_f64(&mut count));
+        self.whole(values.sum()) / count[0].max(1.0)
     }
 
     pub fn outputs(&self) -> Outputs {
@@ -104,29 +166,43 @@ impl<'a> Seen<'a> {
             .reshape([batch, structures]);
         match per_sample {
             true => sums,
-            false => sums.sum_dim(0),
+            false => self.whole(sums.sum_dim(0)),
         }
     }
 
-    /// The mean of a measure of each structure, by the structures' weights. `values`: (any, structure)
-    pub fn mean_over_structures(&self, values: Tensor<2>) -> Tensor<1> {
+    /// The mean of a measure of each structure, by the structures' weights. `values`: (1, structure) of
+    /// sums as [`Seen::per_structure`] gives them, (batch, structure) where they are `per_sample`
+    pub fn mean_over_structures(&self, values: Tensor<2>, per_sample: bool) -> Tensor<1> {
         let Some(weights) = self.weights else {
-            return values.mean();
+            return self.mean_over_rows(values, per_sample);
         };
         let [rows, structures] = values.dims();
         let row: Tensor<2> = weights.row(&values.device()).reshape([1, structures]);
-        let total = weights.structures.iter().sum::<f64>() * rows as f64;
-        (values * row).sum() / total.max(SMALLEST)
+        let (mut sum, mut rows) = ((values * row).sum(), [rows as f64]);
+        if per_sample {
+            self.take_in(self.team.sum_f64(&mut rows));
+            sum = self.whole(sum);
+        }
+        let total = weights.structures.iter().sum::<f64>() * rows[0];
+        sum / total.max(SMALLEST)
+    }
+
+    /// The mean of `values`, which are of the whole batch, or of this share's samples where they are `per_sample`.
+    pub fn mean_over_rows<const D: usize>(&self, values: Tensor<D>, per_sample: bool) -> Tensor<1> {
+        match per_sample {
+            true => self.mean(values),
+            false => values.mean(),
+        }
     }
 
     /// The mean of `values`, which are (batch, structure, z, y, x) of independent structures and
     /// (batch, 1, z, y, x) of exclusive classes, over what counts, by the weights of the classes.
     pub fn mean_over_voxels(&self, values: Tensor<5>) -> Tensor<1> {
         match self.voxel_weights() {
-            None => values.mean(),
+            None => self.mean(values),
             Some(weights) => {
-                let total = sum(weights.clone().expand(values.dims()));
-                sum(values * weights) / total.clamp_min(SMALLEST)
+                let total = self.whole(sum(weights.clone().expand(values.dims())));
+                self.whole(sum(values * weights)) / total.clamp_min(SMALLEST)
             }
         }
     }
@@ -157,10 +233,10 @@ impl<'a> Seen<'a> {
     /// The mean of `values` (batch, structure, z, y, x), which are 0 where nothing counts, over what counts.
     pub fn mean_of_counted(&self, values: Tensor<5>) -> Tensor<1> {
         match &self.counted {
-            None => values.mean(),
+            None => self.mean(values),
             Some(counted) => {
-                let count = sum(counted.clone().expand(values.dims()));
-                sum(values) / count.clamp_min(1.0)
+                let count = self.whole(sum(counted.clone().expand(values.dims())));
+                self.whole(sum(values)) / count.clamp_min(1.0)
             }
         }
     }

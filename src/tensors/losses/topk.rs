@@ -4,6 +4,7 @@ use burn::tensor::{Tensor, TensorData};
 
 use super::cross_entropy;
 use super::seen::{Seen, sum};
+use crate::team::Gathered;
 
 /// The mean of the `share` of the voxels' cross-entropies that are largest (nnU-Net's `TopKLoss`, there 10 %).
 /// Where several are as large as the smallest of them, they share its place. Of voxels that are ignored none
@@ -19,18 +20,19 @@ pub(super) fn topk(seen: &Seen, share: f64) -> Tensor<1> {
         return sum(costs * 0.0);
     };
     let factors = Tensor::<5>::from_data(TensorData::new(worst, shape), &device);
-    sum(costs * factors)
+    seen.whole(sum(costs * factors))
 }
 
 /// What each voxel's cost is multiplied by: 1 / count for those above the count's smallest, a share of that
 /// for those equal to it; none where no voxel counts.
 fn worst_of(costs: &Tensor<5>, seen: &Seen, share: f64) -> Option<Vec<f32>> {
-    let host = |tensor: Tensor<5>| tensor.into_data().iter::<f32>().collect::<Vec<f32>>();
-    let values = host(costs.clone().detach());
+    // Which voxels are the worst shows in the whole batch only.
+    let whole = |tensor: Tensor<5>| seen.gathered(tensor.into_data().iter::<f32>().collect());
+    let Gathered { values, own_place } = whole(costs.clone().detach());
     let counted = match seen.counted() {
         Some(counted) => {
-            let counted = counted.clone().expand(costs.dims());
-            host(counted).iter().filter(|c| **c > 0.0).count()
+            let counted = whole(counted.clone().expand(costs.dims())).values;
+            counted.iter().filter(|c| **c > 0.0).count()
         }
         None => values.len(),
     };
@@ -54,5 +56,5 @@ fn worst_of(costs: &Tensor<5>, seen: &Seen, share: f64) -> Option<Vec<f32>> {
         value if *value == smallest => shared,
         _ => 0.0,
     };
-    Some(values.iter().map(factor).collect())
+    Some(values[own_place].iter().map(factor).collect())
 }

@@ -22,13 +22,15 @@ fn index(seen: &Seen, settings: &TverskySettings) -> Tensor<2> {
 
 /// 1 − the mean of the structures' indices.
 pub(super) fn tversky(seen: &Seen, settings: &TverskySettings) -> Tensor<1> {
-    seen.mean_over_structures(index(seen, settings)).neg() + 1.0
+    let found = seen.mean_over_structures(index(seen, settings), settings.per_sample);
+    found.neg() + 1.0
 }
 
 /// The mean of `(1 − index)^(1/γ)`: Abraham and Khan, "A novel focal Tversky loss function with improved
 /// attention U-Net for lesion segmentation", ISBI 2019.
 pub(super) fn focal_tversky(seen: &Seen, settings: &FocalTverskySettings) -> Tensor<1> {
-    let missing = index(seen, &settings.tversky()).neg() + 1.0;
-    let missing = missing.clamp_min(SMALLEST);
-    seen.mean_over_structures(missing.powf_scalar(1.0 / settings.gamma))
+    let tversky = settings.tversky();
+    let missing = index(seen, &tversky).neg() + 1.0;
+    let missing = missing.clamp_min(SMALLEST).powf_scalar(1.0 / settings.gamma);
+    seen.mean_over_structures(missing, tversky.per_sample)
 }

@@ -1,0 +1,118 @@
+//! Which processes train together: begun by `srun`, `mpirun` or `torchrun`, or by `ctseg fit --gpus` itself.
+
+#[cfg(any(feature = "mpi", feature = "libtorch"))]
+use std::path::Path;
+use std::sync::Arc;
+
+use super::Settings;
+use crate::error::{Error, Result};
+use crate::team::launch::{self, Place};
+use crate::team::{Collective, Team};
+use crate::tensors::device::DeviceChoice;
+
+/// The folder that processes without MPI meet in.
+pub(super) const RENDEZVOUS: &str = "CTSEG_RENDEZVOUS";
+
+/// Where this process stands, and the device that it computes on then: each of several processes of a machine has a GPU
+/// of its own.
+pub(super) fn place(settings: &Settings) -> Result<Option<(Place, DeviceChoice)>> {
+    let Some(place) = launch::place(variable)? else {
+        return Ok(None);
+    };
+    let device = match settings.device.resolved() {
+        DeviceChoice::LibTorchCuda(_) => DeviceChoice::LibTorchCuda(own_gpu(place.local_rank)?),
+        other => other,
+    };
+    Ok(Some((place, device)))
+}
+
+/// The GPU of process `local_rank` of this machine: the only one where its launcher shows it no other.
+fn own_gpu(local_rank: usize) -> Result<usize> {
+    let seen = crate::tensors::device::gpus();
+    match seen {
+        1 => Ok(0),
+        seen if local_rank < seen => Ok(local_rank),
+        seen => Err(Error::usage(format!(
+            "this is process {local_rank} of its machine, counted from 0, and libtorch sees {seen} GPUs; begin one process per GPU"
+        ))),
+    }
+}
+
+/// The team of a process at `place`, which meets the others now.
+pub(super) fn formed(place: &Place, device: DeviceChoice, runs: &std::path::Path) -> Result<Team> {
+    let collective = match device {
+        #[cfg(feature = "libtorch")]
+        DeviceChoice::LibTorchCuda(index) => on_gpus(place, index, runs)?,
+        _ => on_processors(place)?,
+    };
+    let tell = |line: &str| eprintln!("error: {line}");
+    let team = Team::of((place.rank, place.size), collective, tell);
+    let _ = runs;
+    team
+}
+
+#[cfg(feature = "mpi")]
+fn on_processors(place: &Place) -> Result<Arc<dyn Collective>> {
+    let mpi = crate::team::mpi::Mpi::begin()?;
+    agrees(place, (mpi.rank, mpi.size))?;
+    Ok(Arc::new(mpi))
+}
+
+#[cfg(not(feature = "mpi"))]
+fn on_processors(place: &Place) -> Result<Arc<dyn Collective>> {
+    Err(Error::usage(format!(
+        "{} say that this is process {} of {}, and this build has no MPI for processors: build ctseg with --features mpi, or unset them to train with one process",
+        place.launcher, place.rank, place.size
+    )))
+}
+
+/// MPI itself must know of the processes that the variables tell of.
+#[cfg(feature = "mpi")]
+fn agrees(place: &Place, (rank, size): (usize, usize)) -> Result<()> {
+    if (place.rank, place.size) == (rank, size) {
+        return Ok(());
+    }
+    Err(Error::usage(format!(
+        "{} say that this is process {} of {}, and MPI that it is {rank} of {size}: begin with mpirun, or with srun --mpi=pmix where Slurm and MPI have that plugin",
+        place.launcher, place.rank, place.size
+    )))
+}
+
+/// NCCL, whose name for this meeting goes round by MPI where MPI began the processes, else by a folder.
+#[cfg(feature = "libtorch")]
+fn on_gpus(place: &Place, gpu: usize, runs: &Path) -> Result<Arc<dyn Collective>> {
+    use crate::tensors::nccl::Nccl;
+    let nccl = Nccl::open()?;
+    let ranks = (place.rank, place.size);
+    #[cfg(feature = "mpi")]
+    if matches!(
+        place.launcher,
+        launch::Launcher::OpenMpi | launch::Launcher::Pmi
+    ) {
+        let mpi = crate::team::mpi::Mpi::begin()?;
+        agrees(place, (mpi.rank, mpi.size))?;
+        let mut name = nccl.new_meeting()?;
+        mpi.broadcast(&mut name)?;
+        return Ok(Arc::new(nccl.join(&name, ranks, gpu, Some(Box::new(mpi)))?));
+    }
+    let folder = match (variable(RENDEZVOUS), place.launcher.key(variable)) {
+        (Some(folder), _) => folder.into(),
+        (None, Some(key)) => runs.join(format!(".meeting-{key}")),
+        (None, None) => {
+            return Err(Error::usage(format!(
+                "{} say that this is process {} of {}; name a folder that all of them see, new for each start, in {RENDEZVOUS}",
+                place.launcher, place.rank, place.size
+            )));
+        }
+    };
+    let name = crate::team::rendezvous::handed_on(&folder, ranks, || nccl.new_meeting())?;
+    let joined = nccl.join(&name, ranks, gpu, None)?;
+    if place.rank == 0 {
+        crate::team::rendezvous::forget(&folder, place.size);
+    }
+    Ok(Arc::new(joined))
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}

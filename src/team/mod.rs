@@ -1,0 +1,414 @@
+//! Processes that train one network together. Each sees its share of every batch; sums over all of them make the
+//! loss and the gradient those of the whole batch. What they are sums by is a [`Collective`]: MPI on processors
+//! ([`mpi`]), NCCL on NVIDIA GPUs (`tensors::libtorch`).
+
+pub mod launch;
+#[cfg(feature = "mpi")]
+pub mod mpi;
+pub mod rendezvous;
+mod watch;
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::process_id::ProcessId;
+use watch::Watch;
+
+/// Room for the name of a process.
+const NAME_BYTES: usize = 64;
+
+/// What processes can do together. Every process must call the same functions in the same order, with arrays of
+/// the same length; a call returns once all have come.
+pub trait Collective: Send + Sync {
+    /// Replaces each value by its sum over the processes, the same bits in each of them.
+    fn sum_f32(&self, values: &mut [f32]) -> Result<()>;
+
+    /// The same in 64 bits.
+    fn sum_f64(&self, values: &mut [f64]) -> Result<()>;
+
+    /// Replaces `bytes` by those of process 0.
+    fn broadcast(&self, bytes: &mut [u8]) -> Result<()>;
+
+    /// [`Collective::sum_f32`] of `count` values on the GPU; none where values must come to the processor first.
+    fn sum_on_gpu(&self, _values: GpuValues) -> Option<Result<()>> {
+        None
+    }
+
+    /// Whether the others are beyond reach, where the collective can tell; asked while it is at work.
+    fn fault(&self) -> Option<String> {
+        None
+    }
+
+    /// Waits for all others, and ends.
+    fn end(&self) -> Result<()>;
+}
+
+/// Values that lie on the GPU of this process.
+#[derive(Debug, Clone, Copy)]
+pub struct GpuValues {
+    pub address: *mut f32,
+    pub count: usize,
+}
+
+/// The processes that train together, as one of them sees them; one alone is a team too.
+pub struct Team {
+    rank: usize,
+    size: usize,
+    others: Option<Others>,
+}
+
+struct Others {
+    collective: Arc<dyn Collective>,
+    watch: Watch,
+}
+
+impl Default for Team {
+    fn default() -> Self {
+        Self::alone()
+    }
+}
+
+impl fmt::Debug for Team {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {} of {}", self.rank, self.size)
+    }
+}
+
+impl PartialEq for Team {
+    fn eq(&self, other: &Self) -> bool {
+        (self.rank, self.size) == (other.rank, other.size)
+    }
+}
+
+impl Team {
+    /// A process that trains by itself.
+    pub const fn alone() -> Self {
+        Self {
+            rank: 0,
+            size: 1,
+            others: None,
+        }
+    }
+
+    /// Process `rank` of `size` that meet by `collective`. From here on it ends when another one does, after
+    /// telling so by `tell`.
+    ///
+    /// # Errors
+    /// Those of the collective, and of processes that were begun wrongly.
+    pub fn of(
+        (rank, size): (usize, usize),
+        collective: Arc<dyn Collective>,
+        tell: impl Fn(&str) + Send + 'static,
+    ) -> Result<Self> {
+        if rank >= size {
+            return Err(Error::usage(format!(
+                "process {rank} of {size}: processes count from 0"
+            )));
+        }
+        let names = names(rank, size, collective.as_ref())?;
+        let watch = Watch::begin(rank, names, Arc::clone(&collective), Box::new(tell));
+        Ok(Self {
+            rank,
+            size,
+            others: Some(Others { collective, watch }),
+        })
+    }
+
+    /// Which process this is, from 0 on.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// How many there are.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    pub fn is_alone(&self) -> bool {
+        self.size == 1
+    }
+
+    /// Whether this is the one that writes files and tells the user.
+    pub fn leads(&self) -> bool {
+        self.rank == 0
+    }
+
+    /// This process's share of `count` things in a row; all shares together are all of them.
+    pub fn share(&self, count: usize) -> Range<usize> {
+        count * self.rank / self.size..count * (self.rank + 1) / self.size
+    }
+
+    /// See [`Collective::sum_f32`].
+    pub fn sum_f32(&self, values: &mut [f32]) -> Result<()> {
+        match &self.others {
+            Some(others) => others.collective.sum_f32(values),
+            None => Ok(()),
+        }
+    }
+
+    /// See [`Collective::sum_f64`].
+    pub fn sum_f64(&self, values: &mut [f64]) -> Result<()> {
+        match &self.others {
+            Some(others) => others.collective.sum_f64(values),
+            None => Ok(()),
+        }
+    }
+
+    /// See [`Collective::sum_on_gpu`].
+    pub fn sum_on_gpu(&self, values: GpuValues) -> Option<Result<()>> {
+        self.others.as_ref()?.collective.sum_on_gpu(values)
+    }
+
+    /// The sums of `flags` over all processes: which of them at least one has set.
+    pub fn any<const N: usize>(&self, flags: [bool; N]) -> Result<[bool; N]> {
+        let mut sums = flags.map(|flag| f64::from(u8::from(flag)));
+        self.sum_f64(&mut sums)?;
+        Ok(sums.map(|sum| sum > 0.0))
+    }
+
+    /// `own`, unless it went wrong in any process: then all of them hear of it, and none waits for it in vain.
+    ///
+    /// # Errors
+    /// The own one; else that another process failed, or was asked to stop.
+    pub fn together<T>(&self, own: Result<T>) -> Result<T> {
+        if self.is_alone() {
+            return own;
+        }
+        let interrupted = matches!(own, Err(Error::Interrupted(_)));
+        let [failed, stopped] = self.any([own.is_err() && !interrupted, interrupted])?;
+        if failed || stopped {
+            self.part();
+        }
+        match own {
+            Err(error) => Err(error),
+            Ok(_) if failed => Err(Error::invalid(format!(
+                "another of the {} processes that train together has failed; its own message says why",
+                self.size
+            ))),
+            Ok(_) if stopped => Err(Error::Interrupted(
+                "another of the processes that train together was asked to stop".to_owned(),
+            )),
+            Ok(value) => Ok(value),
+        }
+    }
+
+    /// What process 0 knows, for all.
+    pub fn told(&self, known: Vec<u8>) -> Result<Vec<u8>> {
+        let Some(others) = &self.others else {
+            return Ok(known);
+        };
+        let mut length = [if self.leads() { known.len() as f64 } else { 0.0 }];
+        others.collective.sum_f64(&mut length)?;
+        let mut bytes = if self.leads() { known } else { Vec::new() };
+        bytes.resize(length[0] as usize, 0);
+        others.collective.broadcast(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// The values of all processes, one after the other in the order of their ranks.
+    pub fn gathered(&self, own: &[f32]) -> Result<Gathered> {
+        let mut counts = vec![0.0; self.size];
+        counts[self.rank] = own.len() as f64;
+        self.sum_f64(&mut counts)?;
+        let before = |rank: usize| counts[..rank].iter().sum::<f64>() as usize;
+        let own_place = before(self.rank)..before(self.rank) + own.len();
+        let mut values = vec![0.0; before(self.size)];
+        values[own_place.clone()].copy_from_slice(own);
+        self.sum_f32(&mut values)?;
+        Ok(Gathered { values, own_place })
+    }
+
+    /// What the user is told to do if another process is lost.
+    pub fn advise(&self, advice: &str) {
+        if let Some(others) = &self.others {
+            others.watch.advise(advice);
+        }
+    }
+
+    /// From here on the processes go on apart: it is no fault any more when another one ends.
+    pub fn part(&self) {
+        if let Some(others) = &self.others {
+            others.watch.end();
+        }
+    }
+
+    /// Waits for all others, and ends; the last call of all. Where they did not part in order nobody is waited for.
+    pub fn end(&self) -> Result<()> {
+        match &self.others {
+            Some(others) if others.watch.is_over() => others.collective.end(),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// See [`Team::gathered`].
+pub struct Gathered {
+    pub values: Vec<f32>,
+    /// Where this process's own are.
+    pub own_place: Range<usize>,
+}
+
+/// Who the processes are.
+fn names(rank: usize, size: usize, collective: &dyn Collective) -> Result<Vec<Option<ProcessId>>> {
+    let own = ProcessId::own().to_string();
+    let mut letters = vec![0.0; size * NAME_BYTES];
+    let place = &mut letters[rank * NAME_BYTES..];
+    for (to, letter) in place.iter_mut().zip(own.bytes()).take(NAME_BYTES) {
+        *to = f64::from(letter);
+    }
+    collective.sum_f64(&mut letters)?;
+    let name = |letters: &[f64]| {
+        let letters = letters.iter().map(|letter| *letter as u8);
+        let letters: Vec<u8> = letters.take_while(|letter| *letter != 0).collect();
+        ProcessId::parse(&String::from_utf8(letters).ok()?)
+    };
+    Ok(letters.chunks(NAME_BYTES).map(name).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Barrier, Mutex};
+
+    use super::*;
+
+    /// Threads instead of processes.
+    struct Threads {
+        sums: Mutex<Vec<f64>>,
+        bytes: Mutex<Vec<u8>>,
+        met: Barrier,
+    }
+
+    struct Thread(Arc<Threads>, usize);
+
+    impl Collective for Thread {
+        fn sum_f32(&self, values: &mut [f32]) -> Result<()> {
+            let mut wide: Vec<f64> = values.iter().map(|v| f64::from(*v)).collect();
+            self.sum_f64(&mut wide)?;
+            for (to, from) in values.iter_mut().zip(wide) {
+                *to = from as f32;
+            }
+            Ok(())
+        }
+
+        fn sum_f64(&self, values: &mut [f64]) -> Result<()> {
+            {
+                let mut sums = self.0.sums.lock().unwrap();
+                sums.resize(values.len(), 0.0);
+                for (sum, value) in sums.iter_mut().zip(values.iter()) {
+                    *sum += value;
+                }
+            }
+            self.0.met.wait();
+            values.copy_from_slice(&self.0.sums.lock().unwrap());
+            if self.0.met.wait().is_leader() {
+                self.0.sums.lock().unwrap().clear();
+            }
+            self.0.met.wait();
+            Ok(())
+        }
+
+        fn broadcast(&self, bytes: &mut [u8]) -> Result<()> {
+            if self.1 == 0 {
+                *self.0.bytes.lock().unwrap() = bytes.to_vec();
+            }
+            self.0.met.wait();
+            bytes.copy_from_slice(&self.0.bytes.lock().unwrap());
+            self.0.met.wait();
+            Ok(())
+        }
+
+        fn end(&self) -> Result<()> {
+            self.0.met.wait();
+            Ok(())
+        }
+    }
+
+    fn in_team(size: usize, work: impl Fn(&Team) + Send + Sync) {
+        let threads = Arc::new(Threads {
+            sums: Mutex::default(),
+            bytes: Mutex::default(),
+            met: Barrier::new(size),
+        });
+        std::thread::scope(|scope| {
+            for rank in 0..size {
+                let (threads, work) = (Arc::clone(&threads), &work);
+                scope.spawn(move || {
+                    let collective = Arc::new(Thread(threads, rank));
+                    let team = Team::of((rank, size), collective, |_| {}).unwrap();
+                    work(&team);
+                    team.part();
+                    team.end().unwrap();
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn shares_are_all_of_it() {
+        for (count, size) in [(12, 4), (7, 3), (2, 3), (0, 2)] {
+            let mut next = 0;
+            for rank in 0..size {
+                let team = Team {
+                    rank,
+                    size,
+                    others: None,
+                };
+                let share = team.share(count);
+                assert_eq!(share.start, next);
+                next = share.end;
+            }
+            assert_eq!(next, count);
+        }
+        assert_eq!(Team::alone().share(5), 0..5);
+    }
+
+    #[test]
+    fn what_one_knows_all_know() {
+        in_team(3, |team| {
+            let known = vec![team.rank() as u8; if team.leads() { 5 } else { 9 }];
+            assert_eq!(team.told(known).unwrap(), [0; 5]);
+            let own = vec![team.rank() as f32; team.rank() + 1];
+            let gathered = team.gathered(&own).unwrap();
+            assert_eq!(gathered.values, [0.0, 1.0, 1.0, 2.0, 2.0, 2.0]);
+            assert_eq!(gathered.values[gathered.own_place], own);
+            let flags = team.any([team.rank() == 2, false, true]).unwrap();
+            assert_eq!(flags, [true, false, true]);
+        });
+    }
+
+    #[test]
+    fn one_that_fails_lets_nobody_wait() {
+        in_team(2, |team| {
+            assert_eq!(team.together(Ok(4)).unwrap(), 4);
+            let own = match team.rank() {
+                1 => Err(Error::invalid("a case cannot be read")),
+                _ => Ok(()),
+            };
+            let said = team.together(own).unwrap_err();
+            let expected = ["another of the 2", "a case cannot be read"][team.rank()];
+            assert!(said.to_string().contains(expected), "{said}");
+        });
+        in_team(2, |team| {
+            let own = match team.rank() {
+                0 => Err(Error::Interrupted("saved".to_owned())),
+                _ => Ok(()),
+            };
+            let said = team.together(own).unwrap_err();
+            assert!(matches!(said, Error::Interrupted(_)), "{said}");
+        });
+    }
+
+    #[test]
+    fn one_alone_needs_nobody() {
+        let team = Team::alone();
+        let mut values = [1.5f32, 2.0];
+        team.sum_f32(&mut values).unwrap();
+        assert_eq!(values, [1.5, 2.0]);
+        assert_eq!(team.told(vec![1, 2]).unwrap(), [1, 2]);
+        assert_eq!(team.gathered(&values).unwrap().values, values);
+        assert!(team.leads() && team.is_alone());
+        team.end().unwrap();
+    }
+}
