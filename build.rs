@@ -14,7 +14,7 @@ mod libtorch {
     /// The one version that the engine is written for and tested with.
     const VERSION: &str = "2.11.0";
     const SHIM: &str = "src/tensors/libtorch/shim";
-    const FILES: [&str; 7] = [
+    const FILES: [&str; 8] = [
         "allocator.cpp",
         "api.cpp",
         "block.cpp",
@@ -22,6 +22,7 @@ mod libtorch {
         "loss.cpp",
         "norm_act.cpp",
         "optimiser.cpp",
+        "shared_norm.cpp",
     ];
 
     pub fn build() {

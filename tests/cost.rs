@@ -142,6 +142,10 @@ fn the_memory_of_a_training_step_is_about_what_the_table_says() {
                 micro_batches: 1,
                 weight_average: None,
                 frozen_levels: 0,
+                sync_norms: false,
+                team: Default::default(),
+                sync_norms: false,
+                team: Default::default(),
             };
             let mut learner = Learner::new(network, setup, &compute).unwrap();
             let voxels = 2 * z * y * x;
@@ -151,6 +155,7 @@ fn the_memory_of_a_training_step_is_about_what_the_table_says() {
                 targets: vec![0.0; 3 * voxels],
                 targets_shape: [2, 3, z, y, x],
                 distances: None,
+                whole: 2,
             };
             learner.step(&batch, 1e-3, 1).unwrap();
             reset_cpu_peak();

@@ -18,6 +18,8 @@ const LEVELS: usize = 2;
 fn frozen(kind: OptimiserKind, average: bool) -> LearnerSetup {
     LearnerSetup {
         frozen_levels: LEVELS,
+        sync_norms: false,
+        team: Default::default(),
         weight_average: average.then_some(0.5),
         ..setup(kind)
     }
@@ -75,6 +77,8 @@ fn frozen_levels_keep_every_bit_and_the_others_learn() {
                 // Thawed, all of them learn.
                 let mut thawed = restored(LearnerSetup {
                     frozen_levels: 0,
+                    sync_norms: false,
+                    team: Default::default(),
                     ..frozen(kind, average)
                 });
                 step(&mut thawed, 6);

@@ -56,6 +56,7 @@ fn batch(ignores: bool) -> Batch {
         targets,
         targets_shape: [SLICES, SLICE_STRUCTURES.len(), 1, SIDE, SIDE],
         distances: Some(distances),
+        whole: SLICES,
     }
 }
 
@@ -118,6 +119,8 @@ fn every_loss_falls_on_every_engine() {
                 micro_batches: 1,
                 weight_average: None,
                 frozen_levels: 0,
+                sync_norms: false,
+                team: Default::default(),
             };
             compute.device.seed(7);
             let network = network

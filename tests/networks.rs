@@ -83,6 +83,7 @@ fn batch(config: &NetworkConfig, slices: usize) -> Batch {
         targets,
         targets_shape: [2, 2, marked, SIDE, SIDE],
         distances: None,
+        whole: 2,
     }
 }
 

@@ -89,7 +89,7 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
             tags: origin::tags(),
             draw_comparison: Some(comparison::draw),
             trial: None,
-        team: Arc::default(),
+            team: Arc::default(),
         };
         let summary = fit(&job, observer.as_ref())?;
         if !settings.json {

@@ -81,12 +81,12 @@ fn without_gpus(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
 fn begun(mut command: Command) -> std::io::Result<Child> {
     // SAFETY: prctl may be called between fork and exec.
     unsafe {
-        command.pre_exec(|| {
-            match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) {
+        command.pre_exec(
+            || match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) {
                 0 => Ok(()),
                 _ => Err(std::io::Error::last_os_error()),
-            }
-        });
+            },
+        );
     }
     command.spawn()
 }

@@ -1,6 +1,5 @@
 //! Which processes train together: begun by `srun`, `mpirun` or `torchrun`, or by `ctseg fit --gpus` itself.
 
-#[cfg(any(feature = "mpi", feature = "libtorch"))]
 use std::path::Path;
 use std::sync::Arc;
 
@@ -39,16 +38,15 @@ fn own_gpu(local_rank: usize) -> Result<usize> {
 }
 
 /// The team of a process at `place`, which meets the others now.
-pub(super) fn formed(place: &Place, device: DeviceChoice, runs: &std::path::Path) -> Result<Team> {
+pub(super) fn formed(place: &Place, device: DeviceChoice, runs: &Path) -> Result<Team> {
     let collective = match device {
         #[cfg(feature = "libtorch")]
         DeviceChoice::LibTorchCuda(index) => on_gpus(place, index, runs)?,
         _ => on_processors(place)?,
     };
+    let _ = runs; // where GPUs meet
     let tell = |line: &str| eprintln!("error: {line}");
-    let team = Team::of((place.rank, place.size), collective, tell);
-    let _ = runs;
-    team
+    Team::of((place.rank, place.size), collective, tell)
 }
 
 #[cfg(feature = "mpi")]
@@ -81,7 +79,7 @@ fn agrees(place: &Place, (rank, size): (usize, usize)) -> Result<()> {
 /// NCCL, whose name for this meeting goes round by MPI where MPI began the processes, else by a folder.
 #[cfg(feature = "libtorch")]
 fn on_gpus(place: &Place, gpu: usize, runs: &Path) -> Result<Arc<dyn Collective>> {
-    use crate::tensors::nccl::Nccl;
+    use crate::tensors::libtorch::nccl::Nccl;
     let nccl = Nccl::open()?;
     let ranks = (place.rank, place.size);
     #[cfg(feature = "mpi")]
@@ -93,7 +91,12 @@ fn on_gpus(place: &Place, gpu: usize, runs: &Path) -> Result<Arc<dyn Collective>
         agrees(place, (mpi.rank, mpi.size))?;
         let mut name = nccl.new_meeting()?;
         mpi.broadcast(&mut name)?;
-        return Ok(Arc::new(nccl.join(&name, ranks, gpu, Some(Box::new(mpi)))?));
+        return Ok(Arc::new(nccl.join(
+            &name,
+            ranks,
+            gpu,
+            Some(Box::new(mpi)),
+        )?));
     }
     let folder = match (variable(RENDEZVOUS), place.launcher.key(variable)) {
         (Some(folder), _) => folder.into(),

@@ -128,6 +128,11 @@ pub fn fit(job: &FitJob, observer: &dyn Observer) -> Result<FitSummary> {
             "a recipe with a section [nnunet] is that of an imported model and is not trained; train one of the recipes nnunet-…, with --from MODEL for its weights",
         ));
     }
+    if recipe.training.sync_norms && !job.team.is_alone() && !job.compute.choice.is_libtorch() {
+        return Err(Error::usage(
+            "training.sync_norms is for device libtorch; on flex use network.norm=instance, which needs no other samples",
+        ));
+    }
     let ready = job.team.leads().then(|| checked(job, observer)).transpose();
     let ready = job.team.together(ready)?;
     let known = ready.as_ref().map(|(run, ..)| run.path().to_string_lossy());

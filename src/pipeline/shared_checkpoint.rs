@@ -17,7 +17,9 @@ struct Head {
 /// Length of the head, the head as JSON, and all values in its order.
 pub(super) fn to_bytes(checkpoint: &Checkpoint) -> Result<Vec<u8>> {
     let shapes = |tensors: &NamedTensors| {
-        let shapes = tensors.iter().map(|(name, t)| (name.clone(), t.shape.clone()));
+        let shapes = tensors
+            .iter()
+            .map(|(name, t)| (name.clone(), t.shape.clone()));
         shapes.collect()
     };
     let head = serde_json::to_vec(&Head {
@@ -28,7 +30,11 @@ pub(super) fn to_bytes(checkpoint: &Checkpoint) -> Result<Vec<u8>> {
     .map_err(|error| Error::invalid(format!("cannot write the progress: {error}")))?;
     let mut bytes = (head.len() as u64).to_le_bytes().to_vec();
     bytes.extend(head);
-    for tensor in checkpoint.network.values().chain(checkpoint.optimiser.values()) {
+    for tensor in checkpoint
+        .network
+        .values()
+        .chain(checkpoint.optimiser.values())
+    {
         bytes.extend(tensor.values.iter().flat_map(|value| value.to_le_bytes()));
     }
     Ok(bytes)
@@ -50,12 +56,16 @@ pub(super) fn from_bytes(bytes: &[u8]) -> Result<Checkpoint> {
     let head: Head = serde_json::from_slice(head).map_err(|_| foreign())?;
     let mut tensors = |shapes: Vec<(String, Vec<usize>)>| -> Result<NamedTensors> {
         let tensor = |(name, shape): (String, Vec<usize>)| {
-            let count = shape.iter().try_fold(4usize, |n, side| n.checked_mul(*side));
+            let count = shape
+                .iter()
+                .try_fold(4usize, |n, side| n.checked_mul(*side));
             let taken = count.and_then(|count| values.split_at_checked(count));
             let (own, others) = taken.ok_or_else(foreign)?;
             values = others;
             let values = own.chunks_exact(4);
-            let values = values.map(|v| f32::from_le_bytes([v[0], v[1], v[2], v[3]])).collect();
+            let values = values
+                .map(|v| f32::from_le_bytes([v[0], v[1], v[2], v[3]]))
+                .collect();
             Ok((name, HostTensor { shape, values }))
         };
         shapes.into_iter().map(tensor).collect()
@@ -80,7 +90,9 @@ mod tests {
     fn a_checkpoint_comes_through_whole() {
         let tensor = |shape: &[usize], first: f32| HostTensor {
             shape: shape.to_vec(),
-            values: (0..shape.iter().product()).map(|i| first + i as f32 / 3.0).collect(),
+            values: (0..shape.iter().product())
+                .map(|i| first + i as f32 / 3.0)
+                .collect(),
         };
         let checkpoint = Checkpoint {
             network: NamedTensors::from([

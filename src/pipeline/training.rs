@@ -12,8 +12,8 @@ use super::guard::guarded;
 use super::observer::Observer;
 use super::sampling::{CaseSource, send_share};
 use super::schedule::Keep;
-use super::tracker::Tracker;
 use super::shared_checkpoint::{from_bytes, to_bytes};
+use super::tracker::Tracker;
 use super::validation::validated;
 use crate::error::{Error, Result};
 use crate::team::Team;
@@ -249,6 +249,7 @@ fn setup(job: &TrainingJob, epochs: usize) -> Result<LearnerSetup> {
         micro_batches: training.micro_batches,
         weight_average: training.weight_average,
         frozen_levels: training.frozen_levels(epochs),
+        sync_norms: training.sync_norms,
         team: Arc::clone(&job.team),
     })
 }

@@ -55,18 +55,17 @@ pub(super) fn validated(
 }
 
 /// The scores of all processes, in the order of their cases.
-fn of_all(
-    team: &Team,
-    own: Vec<CaseScore>,
-    cases: usize,
-    maps: usize,
-) -> Result<Vec<CaseScore>> {
+fn of_all(team: &Team, own: Vec<CaseScore>, cases: usize, maps: usize) -> Result<Vec<CaseScore>> {
     if team.is_alone() {
         return Ok(own);
     }
     let width = 1 + 4 * maps;
     let mut table = vec![0.0; cases * width];
-    for (row, score) in table.chunks_mut(width).skip(team.share(cases).start).zip(&own) {
+    for (row, score) in table
+        .chunks_mut(width)
+        .skip(team.share(cases).start)
+        .zip(&own)
+    {
         row[0] = score.loss;
         for (to, overlap) in row[1..].chunks_mut(4).zip(&score.overlaps) {
             to.copy_from_slice(&overlap.counts().map(|count| count as f64)); // far below 2^53
@@ -84,11 +83,7 @@ fn of_all(
 }
 
 /// Segments every case of `cases` with `network` and compares.
-fn case_scores(
-    job: &TrainingJob,
-    network: Network,
-    cases: &[usize],
-) -> Result<Vec<CaseScore>> {
+fn case_scores(job: &TrainingJob, network: Network, cases: &[usize]) -> Result<Vec<CaseScore>> {
     let (source, compute) = (job.source, job.compute);
     let inference = Inference::new(vec![network], compute)?;
     let maps = output_maps(source.recipe, &source.structures);

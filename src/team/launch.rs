@@ -121,8 +121,10 @@ mod tests {
     use super::*;
 
     fn seen(text: &str) -> Result<Option<Place>> {
-        let variables: Vec<(&str, &str)> =
-            text.split_whitespace().filter_map(|v| v.split_once('=')).collect();
+        let variables: Vec<(&str, &str)> = text
+            .split_whitespace()
+            .filter_map(|v| v.split_once('='))
+            .collect();
         place(|name| {
             let found = variables.iter().find(|(known, _)| *known == name);
             found.map(|(_, value)| (*value).to_owned())
@@ -141,13 +143,19 @@ mod tests {
         };
         for (variables, expected) in [
             ("", None),
-            ("RANK=3 WORLD_SIZE=8 LOCAL_RANK=1", at(3, 8, 1, Launcher::Torchrun)),
+            (
+                "RANK=3 WORLD_SIZE=8 LOCAL_RANK=1",
+                at(3, 8, 1, Launcher::Torchrun),
+            ),
             ("RANK=1 WORLD_SIZE=2", at(1, 2, 0, Launcher::Torchrun)),
             (
                 "OMPI_COMM_WORLD_RANK=1 OMPI_COMM_WORLD_SIZE=4 OMPI_COMM_WORLD_LOCAL_RANK=1",
                 at(1, 4, 1, Launcher::OpenMpi),
             ),
-            ("PMI_RANK=0 PMI_SIZE=2 MPI_LOCALRANKID=0", at(0, 2, 0, Launcher::Pmi)),
+            (
+                "PMI_RANK=0 PMI_SIZE=2 MPI_LOCALRANKID=0",
+                at(0, 2, 0, Launcher::Pmi),
+            ),
             (
                 "SLURM_PROCID=5 SLURM_STEP_NUM_TASKS=8 SLURM_LOCALID=1 SLURM_JOB_ID=7",
                 at(5, 8, 1, Launcher::Slurm),
@@ -162,7 +170,11 @@ mod tests {
         ] {
             assert_eq!(seen(variables).unwrap(), expected, "{variables}");
         }
-        for wrong in ["RANK=2 WORLD_SIZE=2", "RANK=x WORLD_SIZE=2", "RANK=-1 WORLD_SIZE=2"] {
+        for wrong in [
+            "RANK=2 WORLD_SIZE=2",
+            "RANK=x WORLD_SIZE=2",
+            "RANK=-1 WORLD_SIZE=2",
+        ] {
             let said = seen(wrong).unwrap_err().to_string();
             assert!(said.contains("RANK="), "{wrong}: {said}");
         }

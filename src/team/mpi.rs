@@ -25,17 +25,20 @@ pub struct Mpi {
 }
 
 impl Mpi {
-    /// Begins MPI in this process; to be called once, by the thread that will make all calls.
+    /// Begins MPI in this process; to be called once.
     pub fn begin() -> Result<Self> {
         let (mut given, mut rank, mut size) = (0, 0, 0);
         // SAFETY: MPI takes no arguments where there are none to give; numbers are written to where they are.
         unsafe {
             let (none, nothing) = (std::ptr::null_mut(), std::ptr::null_mut());
-            let asked = ffi::RSMPI_THREAD_FUNNELED;
-            checked(ffi::MPI_Init_thread(none, nothing, asked, &raw mut given), "begin")?;
+            let asked = ffi::RSMPI_THREAD_SERIALIZED;
+            checked(
+                ffi::MPI_Init_thread(none, nothing, asked, &raw mut given),
+                "begin",
+            )?;
             if given < asked {
                 return Err(Error::invalid(
-                    "this MPI was built without threads (MPI_THREAD_FUNNELED); use one that has them",
+                    "this MPI was built without threads (MPI_THREAD_SERIALIZED); use one that has them",
                 ));
             }
             let world = ffi::RSMPI_COMM_WORLD;
@@ -60,7 +63,10 @@ impl Mpi {
             checked(ffi::MPI_Ibarrier(world, &raw mut request), "meet")?;
             loop {
                 let status = ffi::RSMPI_STATUS_IGNORE;
-                checked(ffi::MPI_Test(&raw mut request, &raw mut done, status), "meet")?;
+                checked(
+                    ffi::MPI_Test(&raw mut request, &raw mut done, status),
+                    "meet",
+                )?;
                 if done != 0 {
                     return Ok(());
                 }

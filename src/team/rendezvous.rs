@@ -75,7 +75,11 @@ fn answered(path: &Path, rank: usize, own: &str) -> Option<Vec<u8>> {
     (asked.lines().nth(rank - 1) == Some(own)).then(|| answer[end + 2..].to_vec())
 }
 
-fn waited_for<T>(folder: &Path, size: usize, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+fn waited_for<T>(
+    folder: &Path,
+    size: usize,
+    mut look: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let begun = Instant::now();
     loop {
         if let Some(found) = look()? {

@@ -81,8 +81,8 @@ fn lost(own: usize, processes: &[Option<ProcessId>]) -> Option<String> {
     let user = getuid().as_raw();
     let gone = |process: &ProcessId| process.is_alive(user) == Some(false);
     let mut others = processes.iter().enumerate();
-    let (rank, _) = others
-        .find(|(rank, process)| *rank != own && process.as_ref().is_some_and(gone))?;
+    let (rank, _) =
+        others.find(|(rank, process)| *rank != own && process.as_ref().is_some_and(gone))?;
     Some(format!(
         "process {rank} of {} that train together has ended",
         processes.len()

@@ -105,6 +105,7 @@ pub fn measured(measurement: &Measurement, compute: &Compute) -> Result<Throughp
                 micro_batches: 1,
                 weight_average: None,
                 frozen_levels: 0,
+                sync_norms: false,
                 team: Arc::default(),
             };
             let mut learner = Learner::new(network, setup, compute)?;

@@ -31,6 +31,7 @@ pub fn batch(count: usize, side: usize) -> Batch {
             .collect(),
         targets_shape: [count, 2, 1, side, side],
         distances: None,
+        whole: count,
     }
 }
 
@@ -46,6 +47,8 @@ pub fn setup(kind: OptimiserKind) -> LearnerSetup {
         micro_batches: 1,
         weight_average: None,
         frozen_levels: 0,
+        sync_norms: false,
+        team: Default::default(),
     }
 }
 

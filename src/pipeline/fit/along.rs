@@ -62,7 +62,8 @@ impl Observer for Along<'_> {
     fn say(&self, _: &str) {}
 
     fn warn(&self, line: &str) {
-        self.observer.warn(&format!("process {}: {line}", self.rank));
+        self.observer
+            .warn(&format!("process {}: {line}", self.rank));
     }
 
     fn task(&self, _: &str, _: u64, _: &'static str) -> Box<dyn Task> {

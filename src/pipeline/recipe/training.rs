@@ -64,6 +64,8 @@ pub struct TrainingConfig {
     /// In how many parts a batch passes through the network: less memory, the same gradient but for batch
     /// normalisation, whose statistics are those of a part (libtorch).
     pub micro_batches: usize,
+    /// Batch normalisation sees the batches that several processes share, and not each its own share (libtorch).
+    pub sync_norms: bool,
     pub schedule: Schedule,
     /// Epochs at the beginning over which the rate rises (`cosine` and `poly`).
     pub warmup_epochs: usize,
@@ -101,6 +103,7 @@ impl Default for TrainingConfig {
             keep: Keep::default(),
             recompute: false,
             micro_batches: 1,
+            sync_norms: false,
             schedule: Schedule::default(),
             warmup_epochs: 0,
             plateau: PlateauConfig::default(),
@@ -210,6 +213,10 @@ impl TrainingConfig {
             (
                 self.micro_batches > 0,
                 "training.micro_batches must be 1 or more",
+            ),
+            (
+                self.micro_batches == 1 || !self.sync_norms,
+                "training.sync_norms makes one batch of all shares, training.micro_batches several of one; use one of them",
             ),
             (
                 (0.0..1.0).contains(&self.plateau.factor) && self.plateau.factor > 0.0,

@@ -38,6 +38,8 @@ pub struct LearnerSetup {
     pub weight_average: Option<f64>,
     /// So many levels of the encoder, the finest first, stay as they are, see [`freezing`](super::freezing).
     pub frozen_levels: usize,
+    /// Whether batch normalisations see the whole batch that processes share (libtorch), and not their own share.
+    pub sync_norms: bool,
     /// The processes that each batch is shared by.
     pub team: Arc<Team>,
 }

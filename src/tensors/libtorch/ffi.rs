@@ -1,11 +1,12 @@
 //! The C++ part of the engine (`shim/api.h`), made safe.
 
-use std::ffi::{CStr, c_char, c_double, c_int, c_longlong, c_ulonglong};
+use std::ffi::{CStr, c_char, c_double, c_int, c_longlong, c_ulonglong, c_void};
 
 use tch::Tensor;
 use torch_sys::C_tensor;
 
 use crate::error::{Error, Result};
+use crate::team::Team;
 
 /// See `CtsegLayer` in `shim/api.h`.
 #[repr(C)]
@@ -35,6 +36,9 @@ pub(super) enum Mode {
     Training = 2,
 }
 
+/// See `CtsegWhole` in `shim/api.h`.
+type AddUp = unsafe extern "C" fn(*mut c_double, c_longlong, *mut c_void);
+
 unsafe extern "C" {
     fn ctseg_conv_block(
         x: *const C_tensor,
@@ -52,10 +56,13 @@ unsafe extern "C" {
         dice_share: c_double,
         scale: c_double,
         fused: c_int,
+        add_up: Option<AddUp>,
+        context: *mut c_void,
         loss: *mut c_double,
         gradient: *mut *mut C_tensor,
         error: *mut *mut c_char,
     ) -> c_int;
+    fn ctseg_share_norms(add_up: Option<AddUp>, context: *mut c_void);
     fn ctseg_backward(
         tensors: *const *const C_tensor,
         gradients: *const *const C_tensor,
@@ -181,16 +188,22 @@ pub(super) fn conv_block(
 }
 
 /// `shares[0]` · BCE + `shares[1]` · soft Dice, and the gradient by the logits times `scale`; `fused` = by
-/// kernels of our own where there are some (CPU).
+/// kernels of our own where there are some (CPU). The loss is that of the batch of which each process of `team` has a share.
 pub(super) fn bce_dice(
     logits: &Tensor,
     targets: &Tensor,
     shares: [f64; 2],
     scale: f64,
     fused: bool,
+    team: &Team,
 ) -> Result<(f64, Tensor)> {
     let (mut loss, mut gradient) = (0.0, std::ptr::null_mut());
     let mut error = std::ptr::null_mut();
+    let mut sharing = Sharing {
+        team,
+        fault: Ok(()),
+    };
+    let add_up: AddUp = add_up;
     // SAFETY: the tensors outlive the call; on success the gradient is a new tensor that is ours.
     unsafe {
         let status = ctseg_bce_dice(
@@ -200,12 +213,52 @@ pub(super) fn bce_dice(
             shares[1],
             scale,
             c_int::from(fused),
+            (!team.is_alone()).then_some(add_up),
+            (&raw mut sharing).cast(),
             &raw mut loss,
             &raw mut gradient,
             &raw mut error,
         );
         checked(status, error)?;
-        Ok((loss, Tensor::from_ptr(gradient)))
+        let gradient = Tensor::from_ptr(gradient);
+        sharing.fault.map(|()| (loss, gradient))
+    }
+}
+
+/// What [`add_up`] is called with.
+struct Sharing<'a> {
+    team: &'a Team,
+    fault: Result<()>,
+}
+
+/// Runs `work` with batch normalisations that see the batch that `team` shares.
+pub(super) fn with_shared_norms<T>(team: &Team, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let mut sharing = Sharing {
+        team,
+        fault: Ok(()),
+    };
+    // SAFETY: what the shim holds on to lives until it is taken away again below.
+    unsafe { ctseg_share_norms(Some(add_up), (&raw mut sharing).cast()) };
+    let done = work();
+    // SAFETY: nothing is held on to any more.
+    unsafe { ctseg_share_norms(None, std::ptr::null_mut()) };
+    sharing.fault.and(done)
+}
+
+/// See [`AddUp`].
+///
+/// # Safety
+/// `sums` are so many, and `context` is a [`Sharing`].
+unsafe extern "C" fn add_up(sums: *mut c_double, count: c_longlong, context: *mut c_void) {
+    // SAFETY: what the caller promises; both are borrowed for the call alone.
+    let (sums, sharing) = unsafe {
+        let count = usize::try_from(count).unwrap_or(0);
+        let sums = std::slice::from_raw_parts_mut(sums, count);
+        (sums, &mut *context.cast::<Sharing>())
+    };
+    let added = sharing.team.sum_f64(sums);
+    if sharing.fault.is_ok() {
+        sharing.fault = added;
     }
 }
 

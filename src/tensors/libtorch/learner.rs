@@ -1,5 +1,7 @@
 //! Learning by libtorch: its autograd on Burn's parameters, its fused optimiser steps, in place.
 
+use std::sync::Arc;
+
 use tch::{Kind, Tensor};
 
 use super::average::TorchAverage;
@@ -8,6 +10,7 @@ use super::loss_scale::LossScale;
 use super::losses::loss_and_gradient;
 use super::module::{tensors_of, trainable, usable};
 use super::ops::{TorchOps, failed, outputs};
+use super::sharing::add_up_gradients;
 use super::transfer::to_device;
 use super::{is_out_of_memory, kind_of};
 use crate::error::{Error, Result};
@@ -16,6 +19,7 @@ use crate::tensors::deep_supervision::{coarser, loss_weights};
 use crate::tensors::device::Compute;
 use crate::tensors::freezing::is_frozen;
 use crate::tensors::learner::average;
+use crate::tensors::learner::sharing::shared_by;
 use crate::tensors::learner::{LearnerSetup, StepReport};
 use crate::tensors::networks::{Extras, Network};
 use crate::tensors::optimisers::{ALPHA, BETA1, BETA2, EPSILON, OptimiserKind};
@@ -113,9 +117,10 @@ impl TorchLearner {
         let statistics = self.statistics_now()?;
         let mut note = None;
         loop {
-            let error = match self.attempt(batch, seed) {
+            let error = match self.attempt_together(batch, seed) {
                 Ok(loss) => {
-                    let gradient_norm = self.follow(rate);
+                    let whole = add_up_gradients(&self.setup.team, batch, &self.parameters);
+                    let gradient_norm = whole.and_then(|()| self.follow(rate));
                     self.forget_gradients();
                     return Ok(StepReport {
                         loss,
@@ -128,6 +133,13 @@ impl TorchLearner {
             self.forget_gradients();
             if !is_out_of_memory(&error) || self.setup.micro_batches >= size {
                 return Err(error);
+            }
+            if !self.setup.team.is_alone() {
+                // The others may have gone further with this batch.
+                return Err(Error::invalid(format!(
+                    "a share of {size} patches did not fit into memory ({error}); set training.micro_batches={}",
+                    (self.setup.micro_batches * 2).clamp(2, size)
+                )));
             }
             super::free_memory()?;
             // The attempt may have seen a part of the batch.
@@ -151,6 +163,16 @@ impl TorchLearner {
         copies
             .collect::<std::result::Result<_, _>>()
             .map_err(failed)
+    }
+
+    /// [`TorchLearner::attempt`], with normalisations of the whole batch where they are asked for.
+    fn attempt_together(&mut self, batch: &Batch, seed: u64) -> Result<f64> {
+        let team = Arc::clone(&self.setup.team);
+        let team = shared_by(&team, batch);
+        match self.setup.sync_norms && !team.is_alone() {
+            true => ffi::with_shared_norms(team, || self.attempt(batch, seed)),
+            false => self.attempt(batch, seed),
+        }
     }
 
     /// Gradients of the batch's loss into the parameters; returns the loss.
@@ -230,7 +252,9 @@ impl TorchLearner {
             let distances = batch.distances.as_deref().map(marked).transpose()?;
             let scale = self.scale.factor * weight;
             let (config, distances) = (&self.setup.loss, distances.as_ref());
-            let (loss, gradient) = loss_and_gradient(config, logits, &targets, distances, scale)?;
+            let team = shared_by(&self.setup.team, batch);
+            let (loss, gradient) =
+                loss_and_gradient(config, logits, &targets, distances, scale, team)?;
             sum += loss * weight;
             gradients.push(gradient);
         }

@@ -7,9 +7,10 @@ use tch::Tensor;
 use super::ffi;
 use super::ops::{failed, native};
 use crate::error::{Error, Result};
+use crate::team::Team;
 use crate::tensors::losses::{DiceSettings, Loss, LossConfig, Outputs};
 
-/// The loss and its gradient by the logits times `scale`. Binary cross-entropy and Dice of independent
+/// The loss of the batch that `team` shares, and its gradient by the logits times `scale`. Binary cross-entropy and Dice of independent
 /// structures are two passes over memory by a kernel of our own; the others run the formulas of
 /// `tensors::losses` on the logits as a leaf, so that the network's graph is not part of theirs.
 ///
@@ -21,15 +22,16 @@ pub(super) fn loss_and_gradient(
     targets: &Tensor,
     distances: Option<&Tensor>,
     scale: f64,
+    team: &Team,
 ) -> Result<(f64, Tensor)> {
     if let Some(shares) = fused_shares(loss) {
-        return ffi::bce_dice(logits, targets, shares, scale, true);
+        return ffi::bce_dice(logits, targets, shares, scale, true, team);
     }
     // Clones, so that Burn does not compute in place in memory that is not its own.
     let leaf = burn(logits)?.require_grad();
     let targets = burn(targets)?;
     let distances = distances.map(burn).transpose()?;
-    let value = loss.compute(leaf.clone(), targets.clone(), distances.clone());
+    let value = loss.compute_together(leaf.clone(), targets.clone(), distances.clone(), team)?;
     let number = f64::from(value.clone().into_scalar::<f32>());
     let gradient = leaf.grad(&(value * scale).backward()).ok_or_else(|| {
         Error::invalid(format!(

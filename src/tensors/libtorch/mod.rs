@@ -13,9 +13,11 @@ mod learner;
 mod loss_scale;
 mod losses;
 mod module;
+pub mod nccl;
 #[cfg(test)]
 mod network_tests;
 mod ops;
+mod sharing;
 #[cfg(all(test, feature = "flex"))]
 mod tests;
 mod transfer;

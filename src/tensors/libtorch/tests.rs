@@ -389,7 +389,7 @@ fn losses_equal_burns_formulas() {
         let loss = Loss::from(config);
         let (expected, by_burn) = by_burn(&loss, &logits, &targets, shape);
         let fused = loss_and_gradient(&loss, &x, &t, None, 3.0).unwrap();
-        let composite = ffi::bce_dice(&x, &t, shares, 3.0, false).unwrap();
+        let composite = ffi::bce_dice(&x, &t, shares, 3.0, false, &Team::alone()).unwrap();
         for (value, gradient) in [fused, composite] {
             assert!(
                 (value - expected).abs() < 2e-6,

@@ -191,6 +191,7 @@ fn cross_entropy_and_dice(seen: &Seen, settings: &SumSettings) -> Tensor<1> {
 mod tests {
     use super::golden::{self, Input};
     use super::*;
+    use crate::team::threads::in_team;
     use crate::tensors::device::DeviceChoice;
 
     /// By Burn's autodiff, on flex where the build has it.
@@ -211,6 +212,110 @@ mod tests {
     #[test]
     fn losses_and_gradients_equal_the_references() {
         golden::equal_the_references(&by_burn);
+    }
+
+    /// Every loss, its settings, and both meanings of outputs, with weights and without.
+    fn all_losses() -> Vec<Loss> {
+        let settings = [
+            ("independent", r#"{"kind":"bce"}"#),
+            ("independent", r#"{"kind":"bce_dice"}"#),
+            ("independent", r#"{"kind":"dice","per_sample":true}"#),
+            ("exclusive", r#"{"kind":"ce_dice"}"#),
+            ("exclusive", r#"{"kind":"ce_dice","per_sample":true}"#),
+            ("exclusive", r#"{"kind":"focal"}"#),
+            ("exclusive", r#"{"kind":"tversky"}"#),
+            ("exclusive", r#"{"kind":"focal_tversky","per_sample":true}"#),
+            ("exclusive", r#"{"kind":"generalised_dice"}"#),
+            (
+                "independent",
+                r#"{"kind":"generalised_dice","per_sample":true}"#,
+            ),
+            ("exclusive", r#"{"kind":"boundary","region":"ce_dice"}"#),
+            (
+                "exclusive",
+                r#"{"kind":"topk","share":0.1,"dice_weight":0.5}"#,
+            ),
+            ("independent", r#"{"kind":"topk","share":0.3}"#),
+        ];
+        let mut losses = Vec::new();
+        for (outputs, config) in settings {
+            for (weighted, ignores) in [(false, false), (true, false), (true, true)] {
+                losses.push(Loss {
+                    config: serde_json::from_str(config).unwrap(),
+                    outputs: serde_json::from_str(&format!("{outputs:?}")).unwrap(),
+                    weights: weighted.then(|| ClassWeights {
+                        structures: vec![0.5, 2.0],
+                        background: 0.25,
+                    }),
+                    ignores,
+                });
+            }
+        }
+        losses
+    }
+
+    #[test]
+    fn shares_of_a_batch_cost_what_the_whole_batch_does() {
+        const SHAPE: [usize; 5] = [5, 2, 2, 6, 7];
+        let voxels = 2 * 6 * 7;
+        let count = SHAPE.iter().product::<usize>();
+        let wave = |i: usize, pace: f32| (i as f32 * pace).sin();
+        let values: Vec<f32> = (0..count).map(|i| 2.0 * wave(i, 0.73)).collect();
+        let distances: Vec<f32> = (0..count).map(|i| 9.0 * wave(i, 0.11)).collect();
+        let target = |ignores: bool| -> Vec<f32> {
+            // At most one of the two structures, in some samples none.
+            let class = |sample: usize, voxel: usize| match sample {
+                3 => 0,
+                _ => (voxel / 9 + sample) % 4,
+            };
+            let at = |i: usize| (i / (2 * voxels), i / voxels % 2, i % voxels);
+            (0..count)
+                .map(|i| match at(i) {
+                    (sample, _, voxel) if ignores && (voxel + sample) % 11 == 0 => f32::NAN,
+                    (sample, map, voxel) => f32::from(u8::from(class(sample, voxel) == map + 1)),
+                })
+                .collect()
+        };
+        for loss in all_losses() {
+            let targets = target(loss.ignores);
+            let part = |values: &[f32], samples: std::ops::Range<usize>| {
+                values[samples.start * 2 * voxels..samples.end * 2 * voxels].to_vec()
+            };
+            let of = |samples: std::ops::Range<usize>, team: &Team| -> (f64, Vec<f32>) {
+                let device = DeviceChoice::Flex.device();
+                let device = device.or(DeviceChoice::Auto.device()).unwrap().autodiff();
+                let shape = [samples.len(), SHAPE[1], SHAPE[2], SHAPE[3], SHAPE[4]];
+                let tensor = |values: &[f32]| {
+                    let data = TensorData::new(part(values, samples.clone()), shape);
+                    Tensor::<5>::from_data(data, &device)
+                };
+                let leaf = tensor(&values).require_grad();
+                let distances = loss.needs_distances().then(|| tensor(&distances));
+                let value = loss
+                    .compute_together(leaf.clone(), tensor(&targets), distances, team)
+                    .unwrap();
+                let number = f64::from(value.clone().into_scalar::<f32>());
+                let gradient = leaf.grad(&value.backward()).unwrap();
+                (number, gradient.into_data().try_into_vec::<f32>().unwrap())
+            };
+            let (whole, gradient) = of(0..5, &Team::alone());
+            in_team(2, |team| {
+                let share = team.share(5);
+                let (value, own) = of(share.clone(), team);
+                assert!(
+                    (value - whole).abs() < 1e-6 * whole.abs().max(1.0),
+                    "{loss:?}"
+                );
+                let largest = gradient.iter().fold(0.0f32, |a, b| a.max(b.abs()));
+                assert!(largest > 0.0, "{loss:?}");
+                for (own, whole) in own.iter().zip(part(&gradient, share)) {
+                    assert!(
+                        (own - whole).abs() <= 2e-6 * largest,
+                        "{loss:?}: {own} {whole}"
+                    );
+                }
+            });
+        }
     }
 
     #[test]

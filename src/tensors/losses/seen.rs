@@ -86,7 +86,11 @@ impl<'a> Seen<'a> {
         let values: Vec<f32> = own.clone().detach().into_data().iter::<f32>().collect();
         let mut sums = values.clone();
         self.take_in(self.team.sum_f32(&mut sums));
-        let others: Vec<f32> = sums.iter().zip(&values).map(|(sum, own)| sum - own).collect();
+        let others: Vec<f32> = sums
+            .iter()
+            .zip(&values)
+            .map(|(sum, own)| sum - own)
+            .collect();
         let device = own.device();
         own + Tensor::from_data(TensorData::new(others, shape), &device)
     }

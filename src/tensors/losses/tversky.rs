@@ -31,6 +31,8 @@ pub(super) fn tversky(seen: &Seen, settings: &TverskySettings) -> Tensor<1> {
 pub(super) fn focal_tversky(seen: &Seen, settings: &FocalTverskySettings) -> Tensor<1> {
     let tversky = settings.tversky();
     let missing = index(seen, &tversky).neg() + 1.0;
-    let missing = missing.clamp_min(SMALLEST).powf_scalar(1.0 / settings.gamma);
+    let missing = missing
+        .clamp_min(SMALLEST)
+        .powf_scalar(1.0 / settings.gamma);
     seen.mean_over_structures(missing, tversky.per_sample)
 }

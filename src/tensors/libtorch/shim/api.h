@@ -33,10 +33,15 @@ void ctseg_int8_free(CtsegInt8* layer);
 // As ctseg_conv_block in inference; layers whose place in `int8` is null compute in x's own type.
 int ctseg_int8_block(at::Tensor* x, const CtsegLayer* layers, const CtsegInt8* const* int8, int count,
                      at::Tensor** result, char** error);
+// Replaces `count` sums over a share of a batch by those over the whole batch; null where there is no other share.
+typedef void (*CtsegWhole)(double* sums, long long count, void* context);
 // The loss bce_share * BCE + dice_share * soft Dice of logits (sample, structure, ...), and its gradient by
 // them times `scale`; `fused` = with kernels of our own where there are some (CPU).
 int ctseg_bce_dice(at::Tensor* logits, at::Tensor* targets, double bce_share, double dice_share, double scale,
-                   int fused, double* loss, at::Tensor** gradient, char** error);
+                   int fused, CtsegWhole add_up, void* context, double* loss, at::Tensor** gradient,
+                   char** error);
+// From here on batch normalisations in training see the batch of all processes; null ends it.
+void ctseg_share_norms(CtsegWhole add_up, void* context);
 // Follows tensors back through their graph at once, each with its gradient, into the parameters.
 int ctseg_backward(at::Tensor** tensors, at::Tensor** gradients, int count, char** error);
 int ctseg_gradient_norm(at::Tensor** parameters, int count, double* norm, char** error);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "shared_norm.h"
 
 namespace ctseg {
 
@@ -311,6 +312,11 @@ Tensor fixed_affine(const Tensor& y, const Rows& rows, const NormAct& settings) 
 }  // namespace
 
 Tensor norm_act(const Tensor& x, const NormAct& settings) {
+  if (settings.norm == Norm::kBatch && settings.training && norms_are_shared()) {
+    NormAct activation = NormAct::none();
+    activation.slope = settings.slope;
+    return by_libtorch(shared_batch_norm(x, settings), activation);
+  }
   const bool ours = x.device().is_cpu() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16);
   if (!ours || settings.norm == Norm::kNone) return by_libtorch(x, settings);
   if (settings.training && at::GradMode::is_enabled())

@@ -1,0 +1,95 @@
+// Batch normalisation over the batch that several processes share (PyTorch's SyncBatchNorm): sums over the shares make
+// the statistics, and on the way back the part of the gradient that goes through them.
+#include "shared_norm.h"
+
+#include <vector>
+
+#include "api.h"
+
+namespace ctseg {
+namespace {
+
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// Set around a training step; the way back may run on a thread of libtorch's.
+CtsegWhole add_up = nullptr;
+void* add_up_context = nullptr;
+
+std::vector<int64_t> all_but_channels(const Tensor& x) {
+  std::vector<int64_t> axes = {0};
+  for (int64_t axis = 2; axis < x.dim(); ++axis) axes.push_back(axis);
+  return axes;
+}
+
+// One value per channel, beside x.
+Tensor beside(const Tensor& values, const Tensor& x) {
+  std::vector<int64_t> shape(x.dim(), 1);
+  shape[1] = x.size(1);
+  return values.view(shape);
+}
+
+// `sums` (any, channel) and a count over this share, as over the whole batch: f64 on the device of `sums`.
+Tensor whole(const Tensor& sums, int64_t count, double* all) {
+  const Tensor here = sums.to(at::kDouble).cpu().contiguous();
+  std::vector<double> values(here.const_data_ptr<double>(), here.const_data_ptr<double>() + here.numel());
+  values.push_back(static_cast<double>(count));
+  add_up(values.data(), static_cast<long long>(values.size()), add_up_context);
+  *all = values.back();
+  values.pop_back();
+  return at::tensor(values, at::kDouble).view(sums.sizes()).to(sums.device());
+}
+
+class SharedBatchNorm : public torch::autograd::Function<SharedBatchNorm> {
+ public:
+  static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& gamma, const Tensor& beta,
+                        const NormAct* settings) {
+    const auto axes = all_but_channels(x);
+    const Tensor wide = x.to(at::kFloat);
+    const int64_t own = x.numel() / std::max<int64_t>(x.size(1), 1);
+    double count = 0.0;
+    const Tensor mean = whole(wide.sum(axes, false, at::kDouble).unsqueeze(0), own, &count)[0] / count;
+    const Tensor apart = wide - beside(mean.to(at::kFloat), x);
+    const Tensor variance = whole(apart.square().sum(axes, false, at::kDouble).unsqueeze(0), own, &count)[0] / count;
+    const Tensor inverse = (variance + settings->epsilon).rsqrt().to(at::kFloat);
+    if (settings->update_statistics) {
+      // With the biased variance, as everywhere here.
+      Tensor(settings->mean).lerp_(mean.to(at::kFloat), settings->momentum);
+      Tensor(settings->variance).lerp_(variance.to(at::kFloat), settings->momentum);
+    }
+    const Tensor normed = apart * beside(inverse, x);
+    context->save_for_backward({normed, inverse, gamma});
+    return (normed * beside(gamma, x) + beside(beta, x)).to(x.scalar_type());
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    const auto saved = context->get_saved_variables();
+    const Tensor &normed = saved[0], &inverse = saved[1], &gamma = saved[2];
+    const Tensor gradient = gradients[0].to(at::kFloat);
+    const auto axes = all_but_channels(gradient);
+    const Tensor own = at::stack({gradient.sum(axes, false, at::kDouble), (gradient * normed).sum(axes, false, at::kDouble)});
+    double count = 0.0;
+    const Tensor means =
+        (whole(own, gradient.numel() / std::max<int64_t>(gradient.size(1), 1), &count) / count).to(at::kFloat);
+    const Tensor through = gradient - beside(means[0], gradient) - normed * beside(means[1], gradient);
+    const Tensor for_x = (through * beside(inverse * gamma, gradient)).to(gradients[0].scalar_type());
+    // Of this share alone: gradients of weights are added up afterwards.
+    return {for_x, own[1].to(at::kFloat), own[0].to(at::kFloat), Tensor()};
+  }
+};
+
+}  // namespace
+
+bool norms_are_shared() { return add_up != nullptr; }
+
+Tensor shared_batch_norm(const Tensor& x, const NormAct& settings) {
+  return SharedBatchNorm::apply(x, settings.gamma, settings.beta, &settings);
+}
+
+}  // namespace ctseg
+
+extern "C" void ctseg_share_norms(CtsegWhole add_up, void* context) {
+  ctseg::add_up = add_up;
+  ctseg::add_up_context = context;
+}
