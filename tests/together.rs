@@ -39,9 +39,8 @@ fn arguments<'a>(data: &'a Path, engine: &'a str, set: &[&'a str]) -> Vec<&'a st
     arguments
 }
 
-/// `mpirun` with the binary, in `folder`.
-fn mpirun(folder: &Path, processes: usize, options: &[&str], arguments: &[&str]) -> Command {
-    let of_binary = ctseg(folder, arguments);
+/// `mpirun` in `folder`, with what it begins still to be said.
+fn launcher(folder: &Path, processes: usize, options: &[&str]) -> Command {
     let mut command = Command::new("mpirun");
     command
         .current_dir(folder)
@@ -52,12 +51,20 @@ fn mpirun(folder: &Path, processes: usize, options: &[&str], arguments: &[&str])
             "none",
         ])
         .args(["-n", &processes.to_string()])
-        .args(options)
-        .arg(of_binary.get_program())
-        .args(of_binary.get_args());
+        .args(options);
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CTSEG_")) {
         command.env_remove(name);
     }
+    command
+}
+
+/// `mpirun` with the binary, in `folder`.
+fn mpirun(folder: &Path, processes: usize, options: &[&str], arguments: &[&str]) -> Command {
+    let of_binary = ctseg(folder, arguments);
+    let mut command = launcher(folder, processes, options);
+    command
+        .arg(of_binary.get_program())
+        .args(of_binary.get_args());
     command
 }
 
@@ -352,6 +359,25 @@ fn what_one_cannot_do_all_hear_of() {
     let output = mpirun(folder.path(), 2, &[], &nowhere).output().unwrap();
     assert!(!output.status.success());
     assert!(text(&output).contains("nowhere.toml"), "{}", text(&output));
+    // As job scripts begin a fold in each process.
+    let data = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(data.path(), 4, 0);
+    let quoted = |text: &&str| format!("'{text}'");
+    let each: Vec<String> = arguments(&descriptor, "flex", &["training.epochs=1"])
+        .iter()
+        .map(quoted)
+        .collect();
+    let each = each
+        .join(" ")
+        .replace("'--fold' '0'", "--fold $OMPI_COMM_WORLD_RANK");
+    for (more, code) in [("", 2), ("--alone --model model$OMPI_COMM_WORLD_RANK", 0)] {
+        let script = format!("exec '{}' {each} {more}", env!("CARGO_BIN_EXE_ctseg"));
+        let mut command = launcher(folder.path(), 2, &[]);
+        let output = command.args(["sh", "-c", &script]).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{}", text(&output));
+        assert_eq!(text(&output).contains("with --alone each"), code == 2);
+    }
+    assert!(folder.path().join("model1/model.toml").exists());
     // Variables of several processes, and no MPI that knows of them.
     let output = ctseg(folder.path(), &nowhere)
         .env("RANK", "0")

@@ -68,6 +68,9 @@ pub struct FitArgs {
     /// together by themselves. Batches are shared: training.batch_size stays that of all together
     #[arg(long, value_name = "N")]
     gpus: Option<usize>,
+    /// Train by itself, even if mpirun, srun or torchrun began several processes
+    #[arg(long, conflicts_with = "gpus")]
+    alone: bool,
     /// Change a value of the recipe, such as training.batch_size=4
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -100,7 +103,10 @@ pub(super) fn parse_fold(text: &str) -> Result<FoldChoice, String> {
 }
 
 pub fn run(args: FitArgs, settings: &Settings) -> anyhow::Result<Outcome> {
-    let place = team::place(settings)?;
+    let place = match args.alone {
+        true => None,
+        false => team::place(settings)?,
+    };
     if let (Some(count), None) = (args.gpus, &place) {
         return processes::on_gpus(count, settings);
     }
@@ -114,8 +120,10 @@ pub fn run(args: FitArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     };
     let team = Arc::new(team);
     let trained = trained(args, settings, runs, compute, &team);
-    team.end()?;
-    trained
+    let ended = team.end();
+    let outcome = trained?;
+    ended?;
+    Ok(outcome)
 }
 
 fn trained(

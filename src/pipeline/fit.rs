@@ -133,6 +133,7 @@ pub fn fit(job: &FitJob, observer: &dyn Observer) -> Result<FitSummary> {
             "training.sync_norms is for device libtorch; on flex use network.norm=instance, which needs no other samples",
         ));
     }
+    job.team.agree_on(&wishes(job)?)?;
     let ready = job.team.leads().then(|| checked(job, observer)).transpose();
     let ready = job.team.together(ready)?;
     let known = ready.as_ref().map(|(run, ..)| run.path().to_string_lossy());
@@ -145,6 +146,24 @@ pub fn fit(job: &FitJob, observer: &dyn Observer) -> Result<FitSummary> {
         Some((run, began)) => led(job, run, began, observer, started),
         None => along::trained(job, &path, observer, started),
     }
+}
+
+/// What all processes of a team must have alike.
+fn wishes(job: &FitJob) -> Result<String> {
+    let cases: Vec<&str> = job
+        .dataset
+        .cases
+        .iter()
+        .map(|case| case.id.as_str())
+        .collect();
+    Ok(format!(
+        "{}\nseed {}, {}, {}, {:?}, {cases:?}",
+        job.recipe.to_toml()?,
+        job.seed,
+        job.compute.precision,
+        job.compute.choice.is_libtorch(),
+        job.max_time,
+    ))
 }
 
 /// Looks at everything that can be wrong before there is a run, and opens it.
@@ -254,6 +273,7 @@ fn trained_and_published(
         done.push((*fold, trained.progress));
     }
     job.team.part();
+    job.team.end()?;
     let summary = |roi| {
         Ok(FitSummary {
             diagnoses: diagnosis::of_run(run.path(), recipe)?,

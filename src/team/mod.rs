@@ -13,6 +13,7 @@ mod watch;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, Result};
 use crate::process_id::ProcessId;
@@ -64,6 +65,7 @@ pub struct Team {
 struct Others {
     collective: Arc<dyn Collective>,
     watch: Watch,
+    parted: AtomicBool,
 }
 
 impl Default for Team {
@@ -114,7 +116,11 @@ impl Team {
         Ok(Self {
             rank,
             size,
-            others: Some(Others { collective, watch }),
+            others: Some(Others {
+                collective,
+                watch,
+                parted: AtomicBool::new(false),
+            }),
         })
     }
 
@@ -233,19 +239,38 @@ impl Team {
         }
     }
 
-    /// From here on the processes go on apart: it is no fault any more when another one ends.
+    /// All processes have agreed to end: each will call [`Team::end`] next.
     pub fn part(&self) {
         if let Some(others) = &self.others {
-            others.watch.end();
+            others.parted.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Waits for all others, and ends; the last call of all. Where they did not part in order nobody is waited for.
+    /// Waits for all others, and ends: from here on each process goes on by itself. Where they did not part in order
+    /// nobody is waited for; a second call does nothing.
     pub fn end(&self) -> Result<()> {
         match &self.others {
-            Some(others) if others.watch.is_over() => others.collective.end(),
+            Some(others) if others.parted.swap(false, Ordering::Relaxed) => {
+                let ended = others.collective.end();
+                others.watch.end();
+                ended
+            }
             _ => Ok(()),
         }
+    }
+
+    /// Refuses to go on where processes were begun with different wishes, such as one fold each. `wishes` are what all
+    /// must have alike.
+    pub fn agree_on(&self, wishes: &str) -> Result<()> {
+        let first = self.told(wishes.as_bytes().to_vec())?;
+        let own = match first == wishes.as_bytes() {
+            true => Ok(()),
+            false => Err(Error::usage(format!(
+                "process {} of {} was begun with other arguments, data or precision than process 0: processes that train together need the same; with --alone each trains by itself",
+                self.rank, self.size
+            ))),
+        };
+        self.together(own)
     }
 }
 
@@ -330,6 +355,16 @@ mod tests {
             };
             let said = team.together(own).unwrap_err();
             assert!(matches!(said, Error::Interrupted(_)), "{said}");
+        });
+    }
+
+    #[test]
+    fn wishes_must_be_the_same() {
+        in_team(2, |team| {
+            team.agree_on("fold 0").unwrap();
+            let said = team.agree_on(&format!("fold {}", team.rank())).unwrap_err();
+            let expected = ["another of the 2", "--alone"][team.rank()];
+            assert!(said.to_string().contains(expected), "{said}");
         });
     }
 

@@ -67,10 +67,6 @@ impl Watch {
         *known = format!("; {advice}");
     }
 
-    pub fn is_over(&self) -> bool {
-        self.over.load(Ordering::Relaxed)
-    }
-
     pub fn end(&self) {
         self.over.store(true, Ordering::Relaxed);
     }

@@ -40,6 +40,7 @@ pub(super) fn trained(
         folds.push((*fold, trained.progress));
     }
     job.team.part();
+    job.team.end()?;
     Ok(FitSummary {
         run: run.to_path_buf(),
         model: job.model.clone(),

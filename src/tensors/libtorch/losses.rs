@@ -66,3 +66,43 @@ fn burn(tensor: &Tensor) -> Result<BurnTensor<5>> {
         BurnTensor::from_primitive::<LibTorch>(primitive),
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind};
+
+    use super::*;
+    use crate::team::threads::in_team;
+
+    #[test]
+    fn shares_of_a_batch_cost_what_the_whole_batch_does_in_the_kernel_too() {
+        tch::manual_seed(3);
+        let logits = Tensor::randn([5, 3, 2, 7, 9], (Kind::Float, Device::Cpu)) * 3.0;
+        let targets = Tensor::rand([5, 3, 2, 7, 9], (Kind::Float, Device::Cpu)).gt(0.7);
+        let targets = targets.to_kind(Kind::Float);
+        let list = |tensor: &Tensor| Vec::<f32>::try_from(&tensor.reshape([-1])).unwrap();
+        // Tensors of libtorch are not shared between threads, their values are.
+        let values = [list(&logits), list(&targets)];
+        let tensor = |values: &[f32]| Tensor::from_slice(values).reshape([5, 3, 2, 7, 9]);
+        let whole = ffi::bce_dice(&logits, &targets, [0.7, 1.3], 2.0, true, &Team::alone());
+        let (loss, gradient) = whole.unwrap();
+        let gradient = list(&gradient);
+        for fused in [true, false] {
+            in_team(2, |team| {
+                let share = team.share(5);
+                let part = |values: &[f32]| {
+                    let rows = share.start as i64..share.end as i64;
+                    tensor(values).narrow(0, rows.start, rows.end - rows.start)
+                };
+                let (x, t) = (part(&values[0]), part(&values[1]));
+                let own = ffi::bce_dice(&x, &t, [0.7, 1.3], 2.0, fused, team).unwrap();
+                assert!((own.0 - loss).abs() < 1e-6, "{fused}: {} {loss}", own.0);
+                let size = gradient.len() / 5;
+                let expected = &gradient[share.start * size..share.end * size];
+                for (own, whole) in list(&own.1).iter().zip(expected) {
+                    assert!((own - whole).abs() < 1e-8, "{fused}: {own} {whole}");
+                }
+            });
+        }
+    }
+}

@@ -10,6 +10,7 @@ use super::module::{tensors_of, trainable, wrapped};
 use super::ops::{SharedTensor, TorchOps, channels_last, native};
 use super::transfer::{to_device, to_host};
 use crate::error::Result;
+use crate::team::Team;
 use crate::tensors::blocks::burn_ops::BurnOps;
 use crate::tensors::blocks::{Activation, Conv, ConvNormAct, Engine, Norm, NormKind, UpConv};
 use crate::tensors::losses::golden::{self, Input};
@@ -388,7 +389,7 @@ fn losses_equal_burns_formulas() {
     ] {
         let loss = Loss::from(config);
         let (expected, by_burn) = by_burn(&loss, &logits, &targets, shape);
-        let fused = loss_and_gradient(&loss, &x, &t, None, 3.0).unwrap();
+        let fused = loss_and_gradient(&loss, &x, &t, None, 3.0, &Team::alone()).unwrap();
         let composite = ffi::bce_dice(&x, &t, shares, 3.0, false, &Team::alone()).unwrap();
         for (value, gradient) in [fused, composite] {
             assert!(
@@ -400,7 +401,8 @@ fn losses_equal_burns_formulas() {
     }
     // What cannot be computed by the plain formula: logits far out.
     let x = x.f_mul_scalar(1e4).unwrap();
-    let (value, gradient) = loss_and_gradient(&Loss::default(), &x, &t, None, 1.0).unwrap();
+    let (value, gradient) =
+        loss_and_gradient(&Loss::default(), &x, &t, None, 1.0, &Team::alone()).unwrap();
     let finite = to_host(&gradient).unwrap().iter().all(|v| v.is_finite());
     assert!(value.is_finite() && finite);
 }
@@ -413,8 +415,15 @@ fn by_libtorch(loss: &Loss, input: &Input) -> (f64, Vec<f32>) {
     let logits = channels_last(&logits, Kind::Float).unwrap();
     let distances = loss.needs_distances().then(|| tensor(&input.distances));
     let targets = tensor(&input.targets);
-    let (value, gradient) =
-        loss_and_gradient(loss, &logits, &targets, distances.as_ref(), 2.0).unwrap();
+    let (value, gradient) = loss_and_gradient(
+        loss,
+        &logits,
+        &targets,
+        distances.as_ref(),
+        2.0,
+        &Team::alone(),
+    )
+    .unwrap();
     let halved = to_host(&gradient)
         .unwrap()
         .iter()
