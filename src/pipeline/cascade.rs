@@ -1,10 +1,12 @@
 //! Both stages on one volume: coarse probabilities, region of interest, fine logits, label map on the
 //! volume's own grid. Several models can look at a volume together.
 
+mod views;
+
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use ndarray::{Array3, Array4, Axis};
+use ndarray::Array4;
 use serde::{Deserialize, Serialize};
 
 use super::bundle::Bundle;
@@ -24,6 +26,8 @@ use crate::tensors::device::Compute;
 use crate::tensors::losses::Outputs;
 use crate::tensors::quantisation::InputRanges;
 use crate::values::{Grid, LabelMap, Orientation, Volume, VoxelBox};
+
+pub use views::{Attention, Seen};
 
 /// Models in memory, ready for any number of volumes.
 pub struct Cascade {
@@ -78,27 +82,6 @@ impl Laps {
         *self.seconds.entry(step.to_owned()).or_default() += self.begun.elapsed().as_secs_f64();
         self.begun = Instant::now();
     }
-}
-
-/// What attention gates look at, in RAS order.
-#[derive(Debug, Clone)]
-pub struct Attention {
-    /// The network's first channel: shares of the first window, from 0 to 1 (z, y, x).
-    pub image: Array3<f32>,
-    /// (gate, z, y, x), finest first, values in (0, 1).
-    pub maps: Array4<f32>,
-    /// Along x, y, z.
-    pub spacing_mm: [f64; 3],
-}
-
-/// A network's view of a volume.
-#[derive(Debug, Clone)]
-pub struct Seen {
-    pub grid: Grid,
-    /// (channel, z, y, x)
-    pub input: Array4<f32>,
-    /// (structure, z, y, x)
-    pub logits: Array4<f32>,
 }
 
 /// Where the second stages look: the region, with what each model's first stage gave.
@@ -448,64 +431,11 @@ impl Cascade {
             .try_for_each(|model| model.stage2.release_memory())
     }
 
-    /// Where the attention gates of the (first) model's stage 2 look in `volume`, on the grid that the stage
-    /// works on.
-    ///
-    /// # Errors
-    /// Its network has no gates.
-    pub fn attention(&self, volume: &Volume) -> Result<Attention> {
-        check_extent(&volume.grid)?;
-        let Found { region, firsts, .. } = self.found(volume, &|_| Ok(()))?;
-        let model = self
-            .models
-            .first()
-            .ok_or_else(|| Error::invalid("internal: prediction without a model"))?;
-        let grid = model.grid(&volume.grid, region);
-        let first = firsts.first().unwrap_or(&StageOne::Nothing);
-        let input = model.input(volume, &grid, model.placed(volume).as_ref(), first)?;
-        let maps = model.stage2.attention(input.view())?;
-        model.stage2.release_memory()?;
-        let scalings = model.stage2.recipe.scalings(volume);
-        let mut image = input.index_axis_move(Axis(0), 0);
-        if let Some(scaling) = scalings.first().filter(|scaling| !scaling.is_plain()) {
-            image.par_mapv_inplace(|value| scaling.share(value));
-        }
-        Ok(Attention {
-            image,
-            maps,
-            spacing_mm: grid.spacing_mm(),
-        })
-    }
-
     /// How many patches the first stages of nnU-Net's cascades look at.
     fn previous_pieces(&self, volume: &Volume) -> usize {
         let stages = self.models.iter();
         let stages = stages.filter_map(|model| model.previous(&self.values, self.portion));
         stages.map(|stage| stage.pieces(volume)).sum()
-    }
-
-    /// What the (first) model's second stage sees of a volume and says of it, before anything is restored; for
-    /// comparisons with other programs.
-    pub fn seen(&self, volume: &Volume) -> Result<Seen> {
-        check_extent(&volume.grid)?;
-        let Found { region, firsts, .. } = self.found(volume, &|_| Ok(()))?;
-        let model = self
-            .models
-            .first()
-            .ok_or_else(|| Error::invalid("internal: prediction without a model"))?;
-        let placed = model.placed(volume);
-        let grid = placed.map_or_else(|| model.grid(&volume.grid, region), |placed| placed.grid);
-        let first = firsts.first().unwrap_or(&StageOne::Nothing);
-        let input = model.input(volume, &grid, placed.as_ref(), first)?;
-        let pass = model
-            .stage2
-            .pass(input.view(), &model.mirroring, &|_| Ok(()));
-        let logits = Planes::new(pass, best_axis(&model.stage2.recipe, grid.shape_zyx()))?.all()?;
-        Ok(Seen {
-            grid,
-            input,
-            logits,
-        })
     }
 
     /// What the first stages find; `on_pieces` hears of those of nnU-Net's cascades.

@@ -201,35 +201,10 @@ impl Folder {
         let (mut folds, mut weights) = (Vec::new(), Vec::new());
         for (name, file) in &self.checkpoints {
             let mut checkpoint = Checkpoint::open(file)?;
-            if checkpoint.configuration()? != self.configuration {
-                return Err(Error::file(
-                    file,
-                    format!(
-                        "is of configuration '{}', the first fold of '{}'",
-                        checkpoint.configuration()?,
-                        self.configuration
-                    ),
-                ));
-            }
-            if described.is_none() {
-                let wanted = Wanted {
-                    stage,
-                    configuration: &self.configuration,
-                    labels: &self.labels,
-                    axes: self.options.axes,
-                    mirror_axes: match self.options.unmirrored {
-                        true => Vec::new(),
-                        false => checkpoint.mirror_axes(),
-                    },
-                    folds: self.checkpoints.len(),
-                };
-                let mut recipe = recipe(&self.plans, &plans_path, &wanted)?;
-                recipe.sliding.step = self.options.step.unwrap_or(recipe.sliding.step);
-                recipe.interpolation = self.options.interpolation.unwrap_or(recipe.interpolation);
-                described = Some((recipe, checkpoint.trainer()));
-            }
-            let Some((recipe, _)) = &described else {
-                continue;
+            self.check_configuration(&checkpoint, file)?;
+            let (recipe, _) = match &mut described {
+                Some(described) => described,
+                none => none.insert((self.recipe(stage, &checkpoint)?, checkpoint.trainer())),
             };
             let tensors = self.weights(&mut checkpoint, file, recipe)?;
             try_out(recipe, structures.len(), &tensors, compute)
@@ -269,6 +244,39 @@ impl Folder {
             parameters,
         };
         Ok((told, TrainedStage { manifest, weights }))
+    }
+
+    fn check_configuration(&self, checkpoint: &Checkpoint, file: &Path) -> Result<()> {
+        let found = checkpoint.configuration()?;
+        if found == self.configuration {
+            return Ok(());
+        }
+        Err(Error::file(
+            file,
+            format!(
+                "is of configuration '{found}', the first fold of '{}'",
+                self.configuration
+            ),
+        ))
+    }
+
+    /// What the plans and the (first) checkpoint say of a stage.
+    fn recipe(&self, stage: u8, checkpoint: &Checkpoint) -> Result<Recipe> {
+        let wanted = Wanted {
+            stage,
+            configuration: &self.configuration,
+            labels: &self.labels,
+            axes: self.options.axes,
+            mirror_axes: match self.options.unmirrored {
+                true => Vec::new(),
+                false => checkpoint.mirror_axes(),
+            },
+            folds: self.checkpoints.len(),
+        };
+        let mut recipe = recipe(&self.plans, &self.path.join(PLANS), &wanted)?;
+        recipe.sliding.step = self.options.step.unwrap_or(recipe.sliding.step);
+        recipe.interpolation = self.options.interpolation.unwrap_or(recipe.interpolation);
+        Ok(recipe)
     }
 
     fn weights(

@@ -12,7 +12,7 @@ use crate::pipeline::dataset::Structure;
 use crate::pipeline::recipe::{
     Axes, NnunetConfig, NnunetNormalisation, PatchSize, Recipe, SeparateZ,
 };
-use crate::tensors::losses::Outputs;
+use crate::tensors::losses::{LossConfig, Outputs};
 use crate::tensors::networks::NetworkConfig;
 
 /// What plans do not say.
@@ -68,45 +68,14 @@ impl Labels {
 /// What ctseg does not compute, by name.
 pub(super) fn recipe(plans: &Plans, path: &Path, wanted: &Wanted) -> Result<Recipe> {
     let configuration = plans.configuration(path, wanted.configuration)?;
-    if plans
-        .label_manager
-        .as_deref()
-        .is_some_and(|name| name != "LabelManager")
-    {
-        return Err(Error::file(
-            path,
-            format!(
-                "label_manager '{}' is not known; expected LabelManager: such a model cannot be used",
-                plans.label_manager.as_deref().unwrap_or_default()
-            ),
-        ));
-    }
+    check_label_manager(plans, path)?;
     check(&configuration, path)?;
     let network = network(path, &configuration.architecture(path)?)?;
     let dimensions = network.dimensions();
     let mut recipe = Recipe::parsed(EMPTY, "nnunet", &[])?;
-    recipe.training.patch_size = match configuration.patch_size.as_slice() {
-        [y, x] if dimensions == 2 => PatchSize::Slice([*y, *x]),
-        [z, y, x] if dimensions == 3 => PatchSize::Volume([*z, *y, *x]),
-        other => {
-            return Err(Error::file(
-                path,
-                format!("patch_size {other:?} does not fit a network on {dimensions} axes"),
-            ));
-        }
-    };
+    recipe.training.patch_size = patch_size(&configuration, path, dimensions)?;
     check_patch(path, &recipe.training.patch_size, &network)?;
-    recipe.spacing_mm = match configuration.spacing.as_slice() {
-        // Slices keep their distance; the number stands for nothing.
-        [y, x] if dimensions == 2 => [*x, *y, 1.0],
-        [z, y, x] => [*x, *y, *z],
-        other => {
-            return Err(Error::file(
-                path,
-                format!("spacing {other:?} does not fit a network on {dimensions} axes"),
-            ));
-        }
-    };
+    recipe.spacing_mm = spacing_mm(&configuration, path, dimensions)?;
     recipe.name = wanted.configuration.to_owned();
     recipe.stage = wanted.stage;
     recipe.folds = wanted.folds.max(2);
@@ -116,15 +85,7 @@ pub(super) fn recipe(plans: &Plans, path: &Path, wanted: &Wanted) -> Result<Reci
         false => Outputs::Exclusive,
     };
     if !wanted.labels.regions {
-        recipe.training.loss = Recipe::parsed(
-            &EMPTY
-                .replace("bce_dice", "ce_dice")
-                .replace("region =", "outputs = \"exclusive\"\nregion ="),
-            "nnunet",
-            &[],
-        )?
-        .training
-        .loss;
+        recipe.training.loss = exclusive_loss()?;
     }
     recipe.training.batch_size = match dimensions {
         2 => SLICES_AT_ONCE,
@@ -132,23 +93,71 @@ pub(super) fn recipe(plans: &Plans, path: &Path, wanted: &Wanted) -> Result<Reci
     };
     recipe.interpolation = interpolation(path, &configuration.resampling_fn_data_kwargs)?;
     let nnunet = nnunet(plans, &configuration, path, wanted, dimensions)?;
-    if let NnunetNormalisation::Ct {
+    show_windows(&mut recipe, &nnunet.normalisation);
+    recipe.nnunet = Some(nnunet);
+    // Every rule of recipes holds for what is written, too.
+    Recipe::parsed(&recipe.to_toml()?, &path.display().to_string(), &[])
+}
+
+fn check_label_manager(plans: &Plans, path: &Path) -> Result<()> {
+    match plans.label_manager.as_deref() {
+        None | Some("LabelManager") => Ok(()),
+        Some(other) => Err(Error::file(
+            path,
+            format!(
+                "label_manager '{other}' is not known; expected LabelManager: such a model cannot be used"
+            ),
+        )),
+    }
+}
+
+fn patch_size(configuration: &Configuration, path: &Path, dimensions: usize) -> Result<PatchSize> {
+    match configuration.patch_size.as_slice() {
+        [y, x] if dimensions == 2 => Ok(PatchSize::Slice([*y, *x])),
+        [z, y, x] if dimensions == 3 => Ok(PatchSize::Volume([*z, *y, *x])),
+        other => Err(Error::file(
+            path,
+            format!("patch_size {other:?} does not fit a network on {dimensions} axes"),
+        )),
+    }
+}
+
+fn spacing_mm(configuration: &Configuration, path: &Path, dimensions: usize) -> Result<[f64; 3]> {
+    match configuration.spacing.as_slice() {
+        // Slices keep their distance; the number stands for nothing.
+        [y, x] if dimensions == 2 => Ok([*x, *y, 1.0]),
+        [z, y, x] => Ok([*x, *y, *z]),
+        other => Err(Error::file(
+            path,
+            format!("spacing {other:?} does not fit a network on {dimensions} axes"),
+        )),
+    }
+}
+
+/// Of classes that exclude each other.
+fn exclusive_loss() -> Result<LossConfig> {
+    let text = EMPTY
+        .replace("bce_dice", "ce_dice")
+        .replace("region =", "outputs = \"exclusive\"\nregion =");
+    Ok(Recipe::parsed(&text, "nnunet", &[])?.training.loss)
+}
+
+/// The window that nnU-Net clips to, for whoever looks at the model.
+fn show_windows(recipe: &mut Recipe, normalisation: &NnunetNormalisation) {
+    let NnunetNormalisation::Ct {
         low_hu,
         high_hu,
         mean_hu,
         sd_hu,
-    } = nnunet.normalisation
-    {
-        // For whoever looks at the model.
-        recipe.windows_hu = vec![[low_hu, high_hu].into()];
-        let shown = Normalisation::Ct { mean_hu, sd_hu };
-        if shown.problem(&recipe.windows_hu).is_none() {
-            recipe.normalisation = shown;
-        }
+    } = *normalisation
+    else {
+        return;
+    };
+    recipe.windows_hu = vec![[low_hu, high_hu].into()];
+    let shown = Normalisation::Ct { mean_hu, sd_hu };
+    if shown.problem(&recipe.windows_hu).is_none() {
+        recipe.normalisation = shown;
     }
-    recipe.nnunet = Some(nnunet);
-    // Every rule of recipes holds for what is written, too.
-    Recipe::parsed(&recipe.to_toml()?, &path.display().to_string(), &[])
 }
 
 /// Sides longer than this, or more voxels, are a mistake.
