@@ -58,6 +58,7 @@ pub mod report;
 pub mod restoring;
 pub mod roi;
 pub mod run_folder;
+pub mod run_state;
 pub mod sampling;
 pub mod schedule;
 pub mod segmenter;
