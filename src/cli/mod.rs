@@ -22,6 +22,7 @@ mod recorded;
 mod reliability;
 mod report;
 mod sizes;
+mod status;
 mod sweep;
 mod sync;
 mod tracking;
@@ -88,6 +89,8 @@ enum Command {
     Fit(fit::FitArgs),
     /// Train one stage with many settings and show which is best
     Sweep(sweep::SweepArgs),
+    /// Show what is running, done, interrupted or failed
+    Status(status::StatusArgs),
     /// Send the MLflow server what it has not yet of runs
     Sync(sync::SyncArgs),
     /// Segment volumes
@@ -171,6 +174,7 @@ impl Cli {
             Command::Demo(args) => demo::run(args, &settings),
             Command::Fit(args) => fit::run(args, &settings),
             Command::Sweep(args) => sweep::run(args, &settings),
+            Command::Status(args) => status::run(args, &settings),
             Command::Sync(args) => sync::run(args, &settings),
             Command::Predict(args) => predict::run(args, &settings),
             Command::Evaluate(args) => evaluate::run(args, &settings),

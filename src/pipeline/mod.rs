@@ -72,6 +72,7 @@ pub mod stage_one;
 mod standings;
 mod starts;
 pub mod statistics_table;
+pub mod status;
 mod step_log;
 mod structure_index;
 pub mod sweep;

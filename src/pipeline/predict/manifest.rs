@@ -84,7 +84,7 @@ pub(super) struct Manifest<'a> {
 /// What somebody who looks on needs to read the processes' folder.
 #[derive(Serialize)]
 pub(super) struct ClaimsAt<'a> {
-    folder: &'a Path,
+    folder: PathBuf,
     expiry_seconds: f64,
     way: &'a str,
 }
@@ -92,7 +92,8 @@ pub(super) struct ClaimsAt<'a> {
 impl<'a> ClaimsAt<'a> {
     pub(super) fn of(claims: &'a Claims) -> Self {
         Self {
-            folder: claims.folder(),
+            folder: std::path::absolute(claims.folder())
+                .unwrap_or_else(|_| claims.folder().to_path_buf()),
             expiry_seconds: claims.expiry().as_secs_f64(),
             way: claims.way(),
         }
