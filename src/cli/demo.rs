@@ -13,7 +13,6 @@ use super::{
 use crate::outside::curves::Curves;
 use crate::outside::origin;
 use crate::outside::pictures::comparison;
-use crate::outside::progress;
 use crate::outside::report::{Destination, write};
 use crate::pipeline::dataset::Dataset;
 use crate::pipeline::evaluation::evaluate;
@@ -50,7 +49,7 @@ pub struct DemoArgs {
 
 pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let started = Instant::now();
-    let observer = progress::for_stderr();
+    let observer = settings.observer();
     let stop = stop_on_signals()?;
     let folder = args.output.as_path();
     let set = PhantomSet {

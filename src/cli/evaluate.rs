@@ -8,7 +8,6 @@ use super::evaluation_table::{print_against, print_evaluation};
 use super::recorded::{RecordArgs, Recorded};
 use super::{Outcome, Settings, reliability};
 use crate::error::{Error, Result};
-use crate::outside::progress;
 use crate::pipeline::evaluation::against::{self, Paired, paired};
 use crate::pipeline::evaluation::tolerances::{Tolerance, Tolerances};
 use crate::pipeline::evaluation::{Evaluation, evaluate};
@@ -47,7 +46,7 @@ pub struct EvaluateArgs {
 }
 
 pub fn run(args: EvaluateArgs, settings: &Settings) -> anyhow::Result<Outcome> {
-    let observer = progress::for_stderr();
+    let observer = settings.observer();
     let data_root = args.data_root.as_ref();
     let data_root = data_root.or(settings.config.data_root.as_ref());
     let reference = Reference::open(&args.reference, data_root.map(PathBuf::as_path))?;

@@ -14,7 +14,6 @@ use crate::error::Error;
 use crate::outside::curves::Curves;
 use crate::outside::origin;
 use crate::outside::pictures::comparison;
-use crate::outside::progress;
 use crate::pipeline::dataset::Dataset;
 use crate::pipeline::diagnosis::Diagnosis;
 use crate::pipeline::evaluation::Evaluation;
@@ -93,7 +92,7 @@ pub(super) fn parse_fold(text: &str) -> Result<FoldChoice, String> {
 }
 
 pub fn run(args: FitArgs, settings: &Settings) -> anyhow::Result<Outcome> {
-    let observer = progress::for_stderr();
+    let observer = settings.observer();
     let stop = stop_on_signals()?;
     let loader_threads = cpu_budget::loader_threads(args.loader_threads)?;
     let config = &settings.config;
@@ -121,6 +120,7 @@ pub fn run(args: FitArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let mlflow = args.mlflow.tracker(settings, &observer)?;
     let mut trackers: Vec<&dyn Tracker> = vec![&curves];
     trackers.extend(mlflow.iter().map(|mlflow| mlflow as &dyn Tracker));
+    trackers.extend(settings.observing.tracker());
     let job = FitJob {
         recipe,
         dataset,

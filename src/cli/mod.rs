@@ -16,6 +16,7 @@ mod inspect;
 mod inspect_parted;
 mod inspect_run;
 mod inspect_torch;
+mod observing;
 mod plan;
 mod predict;
 mod recorded;
@@ -33,19 +34,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
 
 use crate::cpu_budget;
 use crate::error::Error;
+use crate::outside::json_log::Log;
 use crate::pipeline::cost_table as cost;
+use crate::pipeline::observer::Observer;
 use crate::table;
 use crate::tensors::device::{Compute, DeviceChoice};
 use crate::tensors::precision::PrecisionChoice;
 use config::Config;
 use devices::Devices;
+use observing::{Observing, ObservingArgs};
 
 /// Two-stage segmentation of CT volumes: a coarse U-Net finds the region of interest, a second one refines
 /// it.
@@ -59,6 +63,9 @@ pub struct Cli {
     global: Global,
     #[command(subcommand)]
     command: Command,
+    /// The subcommand's name
+    #[arg(skip)]
+    name: String,
 }
 
 /// What every command takes.
@@ -79,6 +86,8 @@ struct Global {
     /// Threads to compute with [default: the cores this process may use]
     #[arg(long, global = true, env = "CTSEG_THREADS")]
     threads: Option<usize>,
+    #[command(flatten)]
+    observing: ObservingArgs,
 }
 
 #[derive(Subcommand)]
@@ -125,15 +134,21 @@ pub enum Outcome {
     Interrupted,
 }
 
+impl Outcome {
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::AllDone => 0,
+            Self::NothingDone => 1,
+            Self::WrongUsage => 2,
+            Self::SomeFailed => 3,
+            Self::Interrupted => 75,
+        }
+    }
+}
+
 impl From<Outcome> for ExitCode {
     fn from(outcome: Outcome) -> Self {
-        Self::from(match outcome {
-            Outcome::AllDone => 0,
-            Outcome::NothingDone => 1,
-            Outcome::WrongUsage => 2,
-            Outcome::SomeFailed => 3,
-            Outcome::Interrupted => 75,
-        })
+        Self::from(outcome.exit_code())
     }
 }
 
@@ -147,8 +162,35 @@ pub fn exit_code_of(error: &anyhow::Error) -> Outcome {
 }
 
 impl Cli {
+    /// What the process was started with. Help, and a command line that cannot be meant, end it here.
+    pub fn of_process() -> Self {
+        let read = || {
+            let matches = Self::command().try_get_matches()?;
+            let mut cli = Self::from_arg_matches(&matches)?;
+            cli.name = matches.subcommand_name().unwrap_or_default().to_owned();
+            Ok(cli)
+        };
+        read().unwrap_or_else(|error: clap::Error| observing::refuse(&error))
+    }
+
+    /// Where the command's lines go.
+    pub fn log(&self) -> Log {
+        self.global.observing.log(&self.name)
+    }
+
     /// Runs the command.
     pub fn run(self) -> anyhow::Result<Outcome> {
+        let observing = self.global.observing.begun(&self.name)?;
+        let observing = Arc::new(observing);
+        let result = self.run_observed(&observing);
+        observing.ended(match &result {
+            Ok(outcome) => outcome.exit_code(),
+            Err(error) => exit_code_of(error).exit_code(),
+        });
+        result
+    }
+
+    fn run_observed(self, observing: &Arc<Observing>) -> anyhow::Result<Outcome> {
         let config = Config::read(self.global.config.as_deref())?;
         let threads = cpu_budget::resolve(self.global.threads)?;
         // Readers, resampling and augmentation share rayon's threads; there are no more than computing has.
@@ -168,6 +210,7 @@ impl Cli {
             },
             threads,
             json: self.global.json,
+            observing: Arc::clone(observing),
             config,
         };
         match self.command {
@@ -200,9 +243,15 @@ struct Settings {
     precision: PrecisionChoice,
     threads: usize,
     json: bool,
+    observing: Arc<Observing>,
 }
 
 impl Settings {
+    /// Hears what long work tells.
+    fn observer(&self) -> Arc<dyn Observer> {
+        self.observing.observer()
+    }
+
     /// The engine that was asked for, ready.
     ///
     /// # Errors
@@ -220,9 +269,11 @@ impl Settings {
     /// The engines that were asked for, ready.
     fn computes(&self) -> Result<Vec<Compute>, Error> {
         let devices = self.devices.0.iter();
-        devices
+        let computes: Vec<Compute> = devices
             .map(|device| Compute::open(*device, self.precision, self.threads))
-            .collect()
+            .collect::<Result<_, _>>()?;
+        self.observing.computes_on(&computes);
+        Ok(computes)
     }
 }
 

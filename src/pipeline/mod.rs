@@ -78,6 +78,7 @@ mod structure_index;
 pub mod sweep;
 pub mod sweep_table;
 mod sweep_told;
+pub mod task_count;
 pub mod totalsegmentator;
 pub mod tracker;
 pub mod training;

@@ -4,14 +4,14 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::observer::{CaseCounts, Observer, Task};
+use super::task_count::{TaskCount, TaskList};
 use super::tracker::Outcome;
 use crate::error::{Error, Result};
 use crate::files::{parent_of, write_bytes_atomically};
@@ -117,24 +117,13 @@ pub struct StateKeeper<'a> {
 struct Shared {
     path: PathBuf,
     known: Mutex<Known>,
+    tasks: TaskList,
     woken: Condvar,
 }
 
 struct Known {
     state: RunState,
-    /// Those under way, the one that began last at the end.
-    tasks: Vec<Arc<Counter>>,
     over: bool,
-}
-
-/// A task under way.
-struct Counter {
-    name: String,
-    total: u64,
-    unit: &'static str,
-    begun: Instant,
-    done: AtomicU64,
-    note: Mutex<String>,
 }
 
 impl<'a> StateKeeper<'a> {
@@ -163,11 +152,8 @@ impl<'a> StateKeeper<'a> {
         };
         let shared = Arc::new(Shared {
             path: path.to_path_buf(),
-            known: Mutex::new(Known {
-                state,
-                tasks: Vec::new(),
-                over: false,
-            }),
+            known: Mutex::new(Known { state, over: false }),
+            tasks: TaskList::default(),
             woken: Condvar::new(),
         });
         shared.write()?;
@@ -245,32 +231,26 @@ impl Shared {
         }
     }
 
-    fn write(&self) -> Result<()> {
-        let state = self.known().now();
-        let text = serde_json::to_string_pretty(&state)
-            .map_err(|error| Error::file(&self.path, format!("cannot write: {error}")))?;
-        write_bytes_atomically(&self.path, format!("{text}\n").as_bytes())
-    }
-}
-
-impl Known {
     fn now(&self) -> RunState {
-        let task = self.tasks.last().map(|task| TaskState {
+        let task = self.tasks.now().pop().map(|task| TaskState {
             name: task.name.clone(),
-            done: task.done.load(Ordering::Relaxed),
+            done: task.done(),
             total: task.total,
             unit: task.unit.to_owned(),
-            seconds: (task.begun.elapsed().as_secs_f64() * 10.0).round() / 10.0,
-            note: task
-                .note
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone(),
+            seconds: (task.seconds() * 10.0).round() / 10.0,
+            note: task.note(),
         });
         RunState {
             task,
-            ..self.state.clone()
+            ..self.known().state.clone()
         }
+    }
+
+    fn write(&self) -> Result<()> {
+        let state = self.now();
+        let text = serde_json::to_string_pretty(&state)
+            .map_err(|error| Error::file(&self.path, format!("cannot write: {error}")))?;
+        write_bytes_atomically(&self.path, format!("{text}\n").as_bytes())
     }
 }
 
@@ -286,18 +266,9 @@ impl Observer for StateKeeper<'_> {
     }
 
     fn task(&self, name: &str, total: u64, unit: &'static str) -> Box<dyn Task> {
-        let counter = Arc::new(Counter {
-            name: name.to_owned(),
-            total,
-            unit,
-            begun: Instant::now(),
-            done: AtomicU64::new(0),
-            note: Mutex::default(),
-        });
-        self.shared.known().tasks.push(Arc::clone(&counter));
         Box::new(KeptTask {
             inner: self.inner.task(name, total, unit),
-            counter,
+            count: self.shared.tasks.begin(name, total, unit),
             shared: Arc::clone(&self.shared),
         })
     }
@@ -313,27 +284,25 @@ impl Observer for StateKeeper<'_> {
 
 struct KeptTask {
     inner: Box<dyn Task>,
-    counter: Arc<Counter>,
+    count: Arc<TaskCount>,
     shared: Arc<Shared>,
 }
 
 impl Task for KeptTask {
     fn advance(&self, steps: u64) {
-        self.counter.done.fetch_add(steps, Ordering::Relaxed);
+        self.count.advance(steps);
         self.inner.advance(steps);
     }
 
     fn note(&self, text: &str) {
-        let note = self.counter.note.lock();
-        text.clone_into(&mut note.unwrap_or_else(PoisonError::into_inner));
+        self.count.set_note(text);
         self.inner.note(text);
     }
 }
 
 impl Drop for KeptTask {
     fn drop(&mut self) {
-        let own = |task: &Arc<Counter>| !Arc::ptr_eq(task, &self.counter);
-        self.shared.known().tasks.retain(own);
+        self.shared.tasks.end(&self.count);
     }
 }
 
@@ -368,7 +337,7 @@ mod tests {
         assert_eq!(task.note, "loss 0.5");
         assert_eq!(within.last_line.as_deref(), Some("warning: thin ice"));
         drop(inner);
-        assert_eq!(keeper.shared.known().now().task.unwrap().name, "fold 0");
+        assert_eq!(keeper.shared.now().task.unwrap().name, "fold 0");
         drop(outer);
         keeper.ended(&Outcome::Failed("no memory".to_owned()));
         drop(keeper);
