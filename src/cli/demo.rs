@@ -27,6 +27,7 @@ use crate::pipeline::reference::Reference;
 use crate::pipeline::report::Report;
 use crate::pipeline::report::choice::Wanted;
 use crate::pipeline::report::evaluation::Hints;
+use crate::pipeline::tracker::Tracker;
 
 #[derive(Args)]
 pub struct DemoArgs {
@@ -69,6 +70,8 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     for (step, stage) in [(2, "demo-coarse"), (3, "demo-refine")] {
         observer.say(&format!("{step}/5  fit --stage {}", step - 1));
         let curves = Curves::default();
+        let mut trackers: Vec<&dyn Tracker> = vec![&curves];
+        trackers.extend(settings.observing.tracker());
         let job = FitJob {
             recipe: Recipe::named(stage, &args.set)?,
             dataset: Dataset::open(&descriptor)?,
@@ -83,7 +86,7 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
             seed: args.seed,
             max_time: None,
             stop: &stop,
-            trackers: &[&curves],
+            trackers: &trackers,
             tags: origin::tags(),
             draw_comparison: Some(comparison::draw),
             trial: None,

@@ -35,12 +35,12 @@ impl ObservingArgs {
         Log::new(self.log_format, command)
     }
 
-    /// Begins with the figures, where they are wanted.
+    /// Begins with the figures, where they are wanted and the command `has_figures`.
     ///
     /// # Errors
     /// Their file cannot be written.
-    pub(super) fn begun(&self, command: &str) -> Result<Observing> {
-        let metrics = self.metrics_file.as_deref();
+    pub(super) fn begun(&self, command: &str, has_figures: bool) -> Result<Observing> {
+        let metrics = self.metrics_file.as_deref().filter(|_| has_figures);
         let metrics = metrics.map(|path| MetricsFile::begin(path, command));
         Ok(Observing {
             log: self.log(command),
