@@ -87,7 +87,7 @@ fn a_batch_leaves_its_figures() {
     assert_eq!(counted, Some(warnings.count() as f64), "{said}");
     let segmenting = ["task=\"segmenting\"", "unit=\"cases\""];
     assert_eq!(value(&text, "ctseg_task_done", &segmenting), Some(4.0));
-    assert_eq!(value(&text, "ctseg_task_total", &segmenting), Some(4.0));
+    assert_eq!(value(&text, "ctseg_task_size", &segmenting), Some(4.0));
     assert!(value(&text, "ctseg_resident_memory_bytes", &own).unwrap() > 1e6);
     assert!(
         value(&text, "ctseg_info", &["engine=\"flex", "version=\""]).is_some(),

@@ -266,7 +266,7 @@ fn a_batch_shows_what_is_done_failed_and_left_and_its_evaluation() {
     let killed = only(folder, "out");
     assert_eq!(killed["state"], "interrupted", "{killed:#}");
     assert!(killed["because"].as_str().unwrap().contains("is gone"));
-    assert_eq!(killed["resume"], "the same command again");
+    assert_eq!(killed["resume"], "the same command");
 
     std::fs::write(folder.join("images/bad.nii.gz"), "no volume").unwrap();
     run(folder, &predict, 3);

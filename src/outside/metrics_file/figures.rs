@@ -152,7 +152,7 @@ impl Figures {
         let known = rows.iter().filter(|(_, (.., total))| *total > 0);
         let total = known.map(|(name, (unit, _, total))| (labels(name, unit), *total as f64));
         let help = "Steps of the work under way in all, where that is known.";
-        to.family("ctseg_task_total", Kind::Gauge, help, total);
+        to.family("ctseg_task_size", Kind::Gauge, help, total);
         let help =
             "Slices, or patches of volumes, per second: mean over the epoch or case under way.";
         let rate = rate.map(|rate| (Labels::new(), rate));

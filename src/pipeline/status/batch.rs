@@ -142,7 +142,7 @@ pub(super) fn of(path: &Path, manifests: &[PathBuf], now: SystemTime) -> Result<
         status.because = cases.failures.last().map(|(_, reason)| reason.clone());
     }
     if status.state != Standing::Running && (cases.left > 0 || cases.failed > 0) {
-        status.resume = Some("the same command again".to_owned());
+        status.resume = Some("the same command".to_owned());
     }
     status.last_sign = parts.iter().filter_map(Part::last_sign).max();
     if let Some(last) = parts.last() {

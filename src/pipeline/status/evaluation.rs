@@ -47,7 +47,7 @@ pub(super) fn of(path: &Path, now: SystemTime) -> Result<Status> {
     if let Some((state, owner)) = RunState::read(&state)? {
         status.take_state(state, owner, now);
         if status.state != Standing::Running {
-            status.resume = Some("the same command again".to_owned());
+            status.resume = Some("the same command".to_owned());
         }
         return Ok(status);
     }
