@@ -3,6 +3,7 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
@@ -81,7 +82,7 @@ fn wait_for(child: &mut Child, what: impl Fn() -> bool) {
     while !what() {
         assert!(begun.elapsed() < Duration::from_secs(240), "waited in vain");
         assert!(child.try_wait().unwrap().is_none(), "it ended before");
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -264,7 +265,7 @@ fn a_sweep_shows_its_trials() {
 fn a_batch_shows_what_is_done_failed_and_left_and_its_evaluation() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    batch(folder, 24);
+    batch(folder, 40);
     let predict = ["predict", "images", "-o", "out", "--device", "flex"];
     let mut child = spawned(folder, &predict);
     wait_for(&mut child, || files(&folder.join("out"), ".json").len() > 3);
@@ -294,7 +295,7 @@ fn a_batch_shows_what_is_done_failed_and_left_and_its_evaluation() {
         "{failed:#}"
     );
     let done = cases["done"].as_u64().unwrap() + cases["kept"].as_u64().unwrap();
-    assert_eq!((done, &cases["left"]), (24, &0.into()));
+    assert_eq!((done, &cases["left"]), (40, &0.into()));
     assert!(text(folder, "out").contains("1 failed"));
     std::fs::remove_file(folder.join("images/bad.nii.gz")).unwrap();
     run(folder, &predict, 0);
@@ -307,7 +308,7 @@ fn a_batch_shows_what_is_done_failed_and_left_and_its_evaluation() {
     let evaluation = &both["runs"][1];
     assert_eq!(
         (&evaluation["kind"], &evaluation["cases"]["done"]),
-        (&"evaluate".into(), &24.into())
+        (&"evaluate".into(), &40.into())
     );
     assert_eq!(evaluation["dice"], 1.0);
     assert_eq!(files(&folder.join("out"), ".state.json").len(), 0);
@@ -343,7 +344,7 @@ fn shards_are_seen_together() {
 fn processes_that_share_cases_are_named_while_they_live() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    batch(folder, 24);
+    batch(folder, 40);
     let mut predict = vec!["predict", "images", "-o", "out", "--device", "flex"];
     predict.extend(["--claim", "claims"]);
     let mut child = spawned(folder, &predict);
@@ -357,7 +358,7 @@ fn processes_that_share_cases_are_named_while_they_live() {
     assert_eq!(cases["done"], settled, "{running:#}");
     assert_eq!(cases["claimed"], claims() - settled, "{running:#}");
     let left = cases["left"].as_u64().unwrap() as usize;
-    assert_eq!(left + claims(), 24);
+    assert_eq!(left + claims(), 40);
     if let Some(claim) = cases["claims"].as_array().unwrap().first() {
         assert_eq!(claim["worker"]["pid"], child.id());
         let said = text(folder, "out");
@@ -376,22 +377,30 @@ fn processes_that_share_cases_are_named_while_they_live() {
     assert_eq!(done["state"], "done", "{done:#}");
     // A label map that was whole, of which the kill kept the process from telling, is kept.
     let count = |name: &str| done["cases"][name].as_u64().unwrap();
-    assert_eq!(count("done") + count("kept"), 24, "{done:#}");
+    assert_eq!(count("done") + count("kept"), 40, "{done:#}");
 }
 
 #[test]
 fn watching_ends_when_nothing_runs() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    batch(folder, 24);
+    batch(folder, 40);
     let mut child = spawned(
         folder,
         &["predict", "images", "-o", "out", "--device", "flex"],
     );
     wait_for(&mut child, || folder.join("out/predictions.json").exists());
-    let watch = ["status", "out", "--watch", "100ms", "--json"];
-    let output = run(folder, &watch, 0);
-    let text = String::from_utf8(output.stdout).unwrap();
+    stop(&child);
+    let mut watching = ctseg(folder, &["status", "out", "--watch", "100ms", "--json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(watching.stdout.take().unwrap());
+    let mut text = String::new();
+    said.read_line(&mut text).unwrap();
+    signal(&child, "-CONT");
+    said.read_to_string(&mut text).unwrap();
+    assert_eq!(watching.wait().unwrap().code(), Some(0));
     let states: Vec<Value> = text
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap()["runs"][0]["state"].clone())
