@@ -5,6 +5,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::sync::LazyLock;
 
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
 use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result};
@@ -61,6 +62,19 @@ pub fn persisted(temporary: NamedTempFile, path: &Path) -> Result<()> {
 /// [`write_atomically`] for content that is at hand already.
 pub fn write_bytes_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomically(path, |writer| writer.write_all(bytes))
+}
+
+/// Gives the file at `path` the time of this moment, which on shared storage is the file server's.
+pub fn touch(path: &Path) -> std::io::Result<()> {
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: UTIME_NOW,
+    };
+    let times = Timestamps {
+        last_access: now,
+        last_modification: now,
+    };
+    Ok(utimensat(CWD, path, &times, AtFlags::empty())?)
 }
 
 /// Temporary files whose permissions follow the umask: results are for whom the user lets read them, not

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod cpu_budget;
 pub mod error;
 pub mod files;
+pub mod job;
 pub mod leftovers;
 pub mod nearest_names;
 pub mod outside;
@@ -20,5 +21,6 @@ pub mod team;
 pub mod tensors;
 pub mod unzip;
 pub mod values;
+pub mod worker;
 
 pub use error::{Error, Result};

@@ -2,16 +2,18 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use ctseg::cli::{Cli, exit_code_of};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::of_process();
+    let log = cli.log();
+    log.take_panics();
     match cli.run() {
         Ok(outcome) => outcome.into(),
         Err(error) => {
-            eprintln!("error: {error:#}");
-            exit_code_of(&error).into()
+            let outcome = exit_code_of(&error);
+            log.error(&format!("{error:#}"), outcome.exit_code());
+            outcome.into()
         }
     }
 }

@@ -8,7 +8,6 @@ use serde_json::json;
 use super::table::{score, table};
 use super::{Outcome, Settings, print_out};
 use crate::error::Error;
-use crate::outside::progress;
 use crate::pipeline::calibration::{CalibrateJob, CalibrateSummary, Way, calibrate};
 use crate::pipeline::dataset::Dataset;
 use crate::tensors::device::Compute;
@@ -31,7 +30,7 @@ pub struct CalibrateArgs {
 }
 
 pub fn run(args: CalibrateArgs, settings: &Settings) -> anyhow::Result<Outcome> {
-    let observer = progress::for_stderr();
+    let observer = settings.observer();
     let config = &settings.config;
     let data = args.data.or_else(|| config.data.clone()).ok_or_else(|| {
         Error::usage("no dataset; name the one that the model was trained on with --data")

@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 
 use super::{Outcome, Settings, print_out, stop_on_signals};
 use crate::error::{Error, Result};
-use crate::outside::progress;
 use crate::pipeline::convert::{
     Asked, Conversion, Converted, Format, Labels, Overlaps, SPLITS, Target, check, convert,
     has_patients_of_several_cases,
@@ -65,7 +64,7 @@ enum OverlapsArg {
 const SHOWN: usize = 6;
 
 pub fn run(args: ConvertArgs, settings: &Settings) -> anyhow::Result<Outcome> {
-    let observer = progress::for_stderr();
+    let observer = settings.observer();
     let stop = stop_on_signals()?;
     let data_root = args.data_root.as_ref();
     let data_root = data_root.or(settings.config.data_root.as_ref());

@@ -14,7 +14,6 @@ use super::{
 use crate::outside::curves::Curves;
 use crate::outside::origin;
 use crate::outside::pictures::comparison;
-use crate::outside::progress;
 use crate::outside::report::{Destination, write};
 use crate::pipeline::dataset::Dataset;
 use crate::pipeline::evaluation::evaluate;
@@ -29,6 +28,7 @@ use crate::pipeline::reference::Reference;
 use crate::pipeline::report::Report;
 use crate::pipeline::report::choice::Wanted;
 use crate::pipeline::report::evaluation::Hints;
+use crate::pipeline::tracker::Tracker;
 
 #[derive(Args)]
 pub struct DemoArgs {
@@ -51,7 +51,7 @@ pub struct DemoArgs {
 
 pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let started = Instant::now();
-    let observer = progress::for_stderr();
+    let observer = settings.observer();
     let stop = stop_on_signals()?;
     let folder = args.output.as_path();
     let set = PhantomSet {
@@ -71,6 +71,8 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     for (step, stage) in [(2, "demo-coarse"), (3, "demo-refine")] {
         observer.say(&format!("{step}/5  fit --stage {}", step - 1));
         let curves = Curves::default();
+        let mut trackers: Vec<&dyn Tracker> = vec![&curves];
+        trackers.extend(settings.observing.tracker());
         let job = FitJob {
             recipe: Recipe::named(stage, &args.set)?,
             dataset: Dataset::open(&descriptor)?,
@@ -85,7 +87,7 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
             seed: args.seed,
             max_time: None,
             stop: &stop,
-            trackers: &[&curves],
+            trackers: &trackers,
             tags: origin::tags(),
             draw_comparison: Some(comparison::draw),
             trial: None,

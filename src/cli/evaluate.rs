@@ -8,13 +8,14 @@ use super::evaluation_table::{print_against, print_evaluation};
 use super::recorded::{RecordArgs, Recorded};
 use super::{Outcome, Settings, reliability};
 use crate::error::{Error, Result};
-use crate::outside::progress;
 use crate::pipeline::evaluation::against::{self, Paired, paired};
 use crate::pipeline::evaluation::tolerances::{Tolerance, Tolerances};
 use crate::pipeline::evaluation::{Evaluation, evaluate};
 use crate::pipeline::observer::Observer;
 use crate::pipeline::reference::Reference;
 use crate::pipeline::reliability::Calibration;
+use crate::pipeline::run_state::StateKeeper;
+use crate::pipeline::status;
 use crate::pipeline::tracker;
 
 #[derive(Args)]
@@ -45,7 +46,7 @@ pub struct EvaluateArgs {
 }
 
 pub fn run(args: EvaluateArgs, settings: &Settings) -> anyhow::Result<Outcome> {
-    let observer = progress::for_stderr();
+    let observer = settings.observer();
     let data_root = args.data_root.as_ref();
     let data_root = data_root.or(settings.config.data_root.as_ref());
     let reference = Reference::open(&args.reference, data_root.map(PathBuf::as_path))?;
@@ -58,7 +59,7 @@ pub fn run(args: EvaluateArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         own.unwrap_or(Path::new(".")).to_path_buf()
     });
     let recorded = args.record.begun("evaluate", settings, &observer)?;
-    let figures = evaluated(&args, &reference, &folder, observer.as_ref());
+    let figures = kept(&args, &reference, &folder, observer.as_ref());
     if let Some(recorded) = recorded {
         told(&recorded, &args, figures.as_ref().ok(), &folder);
         recorded.ended(&tracker::Outcome::of(&figures));
@@ -97,6 +98,26 @@ struct Figures {
     paired: Option<Vec<Paired>>,
     /// Where there are probabilities beside the label maps.
     calibration: Option<Calibration>,
+}
+
+/// [`evaluated`], with a state in the folder while it goes on; its figures take the state's place.
+fn kept(
+    args: &EvaluateArgs,
+    reference: &Reference,
+    folder: &Path,
+    observer: &dyn Observer,
+) -> Result<Figures> {
+    if !args.prediction.exists() {
+        return evaluated(args, reference, folder, observer); // says so
+    }
+    let path = folder.join(status::EVALUATION);
+    let state = StateKeeper::begin(&path, "evaluate", None, observer)?;
+    let figures = evaluated(args, reference, folder, &state);
+    state.ended(&tracker::Outcome::of(&figures));
+    if figures.is_ok() {
+        std::fs::remove_file(&path).map_err(Error::io(&path, "remove"))?;
+    }
+    figures
 }
 
 /// Compares, also the probabilities if there are any, and writes the figures into `folder`.

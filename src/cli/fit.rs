@@ -15,7 +15,6 @@ use crate::error::Error;
 use crate::outside::curves::Curves;
 use crate::outside::origin;
 use crate::outside::pictures::comparison;
-use crate::outside::progress;
 use crate::pipeline::dataset::Dataset;
 use crate::pipeline::diagnosis::Diagnosis;
 use crate::pipeline::evaluation::Evaluation;
@@ -133,7 +132,7 @@ fn trained(
     compute: Compute,
     team: &Arc<Team>,
 ) -> anyhow::Result<Outcome> {
-    let observer = progress::for_stderr();
+    let observer = settings.observer();
     let stop = stop_on_signals()?;
     let loader_threads = cpu_budget::loader_threads(args.loader_threads)?;
     let config = &settings.config;
@@ -173,6 +172,7 @@ fn trained(
     };
     let mut trackers: Vec<&dyn Tracker> = vec![&curves];
     trackers.extend(mlflow.iter().map(|mlflow| mlflow as &dyn Tracker));
+    trackers.extend(settings.observing.tracker());
     let job = FitJob {
         recipe,
         dataset,

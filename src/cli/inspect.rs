@@ -12,7 +12,6 @@ use super::{
 use crate::arrays::nifti::{LabelNames, is_nifti_name, read_label_names, read_volume};
 use crate::arrays::postprocess::Step;
 use crate::error::{Error, Result};
-use crate::outside::progress;
 use crate::pipeline::bundle::Bundle;
 use crate::pipeline::dataset::{Dataset, LabelSource};
 use crate::pipeline::fingerprint::Fingerprint;
@@ -41,7 +40,7 @@ pub fn run(args: InspectArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let data_root = args.data_root.or_else(|| settings.config.data_root.clone());
     let (text, value) = if args.fingerprint {
         let dataset = Dataset::open_in(&args.what, data_root.as_deref())?;
-        let observer = progress::for_stderr();
+        let observer = settings.observer();
         fingerprint::described(&Fingerprint::of(&dataset, observer.as_ref())?)?
     } else {
         inspected(&args.what, data_root.as_deref())?

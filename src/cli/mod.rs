@@ -16,6 +16,7 @@ mod inspect;
 mod inspect_parted;
 mod inspect_run;
 mod inspect_torch;
+mod observing;
 mod plan;
 mod predict;
 mod processes;
@@ -23,6 +24,7 @@ mod recorded;
 mod reliability;
 mod report;
 mod sizes;
+mod status;
 mod sweep;
 mod sync;
 mod team;
@@ -34,19 +36,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
 
 use crate::cpu_budget;
 use crate::error::Error;
+use crate::outside::json_log::Log;
 use crate::pipeline::cost_table as cost;
+use crate::pipeline::observer::Observer;
 use crate::table;
 use crate::tensors::device::{Compute, DeviceChoice};
 use crate::tensors::precision::PrecisionChoice;
 use config::Config;
 use devices::Devices;
+use observing::{Observing, ObservingArgs};
 
 /// Two-stage segmentation of CT volumes: a coarse U-Net finds the region of interest, a second one refines
 /// it.
@@ -60,6 +65,9 @@ pub struct Cli {
     global: Global,
     #[command(subcommand)]
     command: Command,
+    /// The subcommand's name
+    #[arg(skip)]
+    name: String,
 }
 
 /// What every command takes.
@@ -80,6 +88,8 @@ struct Global {
     /// Threads to compute with [default: the cores this process may use]
     #[arg(long, global = true, env = "CTSEG_THREADS")]
     threads: Option<usize>,
+    #[command(flatten)]
+    observing: ObservingArgs,
 }
 
 #[derive(Subcommand)]
@@ -90,6 +100,8 @@ enum Command {
     Fit(fit::FitArgs),
     /// Train one stage with many settings and show which is best
     Sweep(sweep::SweepArgs),
+    /// Show what is running, done, interrupted or failed
+    Status(status::StatusArgs),
     /// Send the MLflow server what it has not yet of runs
     Sync(sync::SyncArgs),
     /// Segment volumes
@@ -124,15 +136,21 @@ pub enum Outcome {
     Interrupted,
 }
 
+impl Outcome {
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::AllDone => 0,
+            Self::NothingDone => 1,
+            Self::WrongUsage => 2,
+            Self::SomeFailed => 3,
+            Self::Interrupted => 75,
+        }
+    }
+}
+
 impl From<Outcome> for ExitCode {
     fn from(outcome: Outcome) -> Self {
-        Self::from(match outcome {
-            Outcome::AllDone => 0,
-            Outcome::NothingDone => 1,
-            Outcome::WrongUsage => 2,
-            Outcome::SomeFailed => 3,
-            Outcome::Interrupted => 75,
-        })
+        Self::from(outcome.exit_code())
     }
 }
 
@@ -146,8 +164,36 @@ pub fn exit_code_of(error: &anyhow::Error) -> Outcome {
 }
 
 impl Cli {
+    /// What the process was started with. Help, and a command line that cannot be meant, end it here.
+    pub fn of_process() -> Self {
+        let read = || {
+            let matches = Self::command().try_get_matches()?;
+            let mut cli = Self::from_arg_matches(&matches)?;
+            cli.name = matches.subcommand_name().unwrap_or_default().to_owned();
+            Ok(cli)
+        };
+        read().unwrap_or_else(|error: clap::Error| observing::refuse(&error))
+    }
+
+    /// Where the command's lines go.
+    pub fn log(&self) -> Log {
+        self.global.observing.log(&self.name)
+    }
+
     /// Runs the command.
     pub fn run(self) -> anyhow::Result<Outcome> {
+        // Who looks on changes nothing, be it figures that a variable asks for.
+        let looks = matches!(self.command, Command::Status(_));
+        let observing = Arc::new(self.global.observing.begun(&self.name, !looks)?);
+        let result = self.run_observed(&observing);
+        observing.ended(match &result {
+            Ok(outcome) => outcome.exit_code(),
+            Err(error) => exit_code_of(error).exit_code(),
+        });
+        result
+    }
+
+    fn run_observed(self, observing: &Arc<Observing>) -> anyhow::Result<Outcome> {
         let config = Config::read(self.global.config.as_deref())?;
         let threads = cpu_budget::resolve(self.global.threads)?;
         // Readers, resampling and augmentation share rayon's threads; there are no more than computing has.
@@ -167,12 +213,14 @@ impl Cli {
             },
             threads,
             json: self.global.json,
+            observing: Arc::clone(observing),
             config,
         };
         match self.command {
             Command::Demo(args) => demo::run(args, &settings),
             Command::Fit(args) => fit::run(args, &settings),
             Command::Sweep(args) => sweep::run(args, &settings),
+            Command::Status(args) => status::run(args, &settings),
             Command::Sync(args) => sync::run(args, &settings),
             Command::Predict(args) => predict::run(args, &settings),
             Command::Evaluate(args) => evaluate::run(args, &settings),
@@ -198,9 +246,15 @@ struct Settings {
     precision: PrecisionChoice,
     threads: usize,
     json: bool,
+    observing: Arc<Observing>,
 }
 
 impl Settings {
+    /// Hears what long work tells.
+    fn observer(&self) -> Arc<dyn Observer> {
+        self.observing.observer()
+    }
+
     /// The engine that was asked for, ready.
     ///
     /// # Errors
@@ -218,9 +272,11 @@ impl Settings {
     /// The engines that were asked for, ready.
     fn computes(&self) -> Result<Vec<Compute>, Error> {
         let devices = self.devices.0.iter();
-        devices
+        let computes: Vec<Compute> = devices
             .map(|device| Compute::open(*device, self.precision, self.threads))
-            .collect()
+            .collect::<Result<_, _>>()?;
+        self.observing.computes_on(&computes);
+        Ok(computes)
     }
 }
 

@@ -11,7 +11,6 @@ use super::table::table;
 use super::{Outcome, Settings, print_out};
 use crate::error::{Error, Result};
 use crate::files::write_bytes_atomically;
-use crate::outside::progress;
 use crate::pipeline::dataset::Dataset;
 use crate::pipeline::fingerprint::Fingerprint;
 use crate::pipeline::plan::{Budget, NAMES, Planned, plan};
@@ -39,7 +38,7 @@ pub struct PlanArgs {
 const GIB: f64 = 1_073_741_824.0;
 
 pub fn run(args: PlanArgs, settings: &Settings) -> anyhow::Result<Outcome> {
-    let observer = progress::for_stderr();
+    let observer = settings.observer();
     let data_root = args.data_root.or_else(|| settings.config.data_root.clone());
     let dataset = Dataset::open_in(&args.data, data_root.as_deref())?;
     // Found out before all cases are read, not after.

@@ -16,7 +16,6 @@ use crate::arrays::totalseg_statistics::TableOptions;
 use crate::cpu_budget::give_back_large_blocks;
 use crate::error::{Error, Result};
 use crate::outside::pictures::{attention, preview};
-use crate::outside::progress;
 use crate::pipeline::claims::Claiming;
 use crate::pipeline::inputs::{expand_inputs, plan_outputs};
 use crate::pipeline::outputs::{DrawPreview, Outputs};
@@ -104,12 +103,9 @@ pub struct PredictArgs {
     record: RecordArgs,
 }
 
-/// The exit code of [`Outcome::Interrupted`].
-const INTERRUPTED: i32 = 75;
-
 pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     give_back_large_blocks();
-    let observer = progress::for_stderr();
+    let observer = settings.observer();
     let asked = stop_then_leave_on_signals()?;
     let outputs = outputs(&args)?;
     let tta = tta(&args);
@@ -117,7 +113,11 @@ pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let (cases, folder) = plan_outputs(&inputs, &args.output)?;
     let draw: &OnAttention = &|case, seen| attention::draw(&case.output, seen);
     // Without destructors: other threads are at work on what they would take apart.
-    let leave: &(dyn Fn() + Sync) = &|| low_level::exit(INTERRUPTED);
+    let leave: &(dyn Fn() + Sync) = &|| {
+        let interrupted = Outcome::Interrupted.exit_code();
+        settings.observing.ended(interrupted);
+        low_level::exit(interrupted.into());
+    };
     let job = PredictJob {
         cases,
         folder,

@@ -7,7 +7,6 @@ use serde_json::json;
 
 use super::{Outcome, Settings, print_out};
 use crate::error::{Error, Result};
-use crate::outside::progress;
 use crate::outside::report::{Destination, Written, write};
 use crate::pipeline::reference::Reference;
 use crate::pipeline::report::Report;
@@ -54,7 +53,7 @@ pub struct ReportArgs {
 }
 
 pub fn run(args: ReportArgs, settings: &Settings) -> anyhow::Result<Outcome> {
-    let observer = progress::for_stderr();
+    let observer = settings.observer();
     let mut report = Report::read(&args.sources, hints(&args, settings)?, &args.cases)?;
     if let Some(title) = &args.title {
         report.title.clone_from(title);

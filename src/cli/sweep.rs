@@ -13,7 +13,6 @@ use crate::error::{Error, Result};
 use crate::files::write_bytes_atomically;
 use crate::outside::curves::{self, Curves};
 use crate::outside::origin;
-use crate::outside::progress;
 use crate::pipeline::dataset::Dataset;
 use crate::pipeline::generated;
 use crate::pipeline::observer::Observer;
@@ -73,7 +72,7 @@ pub struct SweepArgs {
 }
 
 pub fn run(args: SweepArgs, settings: &Settings) -> anyhow::Result<Outcome> {
-    let observer = progress::for_stderr();
+    let observer = settings.observer();
     let stop = stop_on_signals()?;
     let (folder, sweep_settings) = match &args.resume {
         Some(folder) => (folder.clone(), SweepSettings::read(folder)?),
@@ -87,6 +86,7 @@ pub fn run(args: SweepArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let mlflow = args.mlflow.tracker(settings, &observer)?;
     let mut trackers: Vec<&dyn Tracker> = vec![&curves];
     trackers.extend(mlflow.iter().map(|mlflow| mlflow as &dyn Tracker));
+    trackers.extend(settings.observing.tracker());
     let job = SweepJob {
         dataset: Dataset::open_in(&sweep_settings.dataset, sweep_settings.data_root.as_deref())?,
         settings: sweep_settings,

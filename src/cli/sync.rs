@@ -12,7 +12,6 @@ use crate::error::{Error, Result};
 use crate::outside::mlflow::delivery::Link;
 use crate::outside::mlflow::settings::{Server, process_environment};
 use crate::outside::mlflow::sync::{self, Synced, runs_at, sync};
-use crate::outside::progress;
 
 #[derive(Args)]
 pub struct SyncArgs {
@@ -25,7 +24,7 @@ pub struct SyncArgs {
 }
 
 pub fn run(args: SyncArgs, settings: &Settings) -> anyhow::Result<Outcome> {
-    let observer = progress::for_stderr();
+    let observer = settings.observer();
     let preferences = settings.config.tracking(args.experiment.as_deref());
     let server = Server::find(&preferences, &process_environment)?.ok_or_else(|| {
         Error::usage(

@@ -1,6 +1,8 @@
 //! What the user sees and what other programs hear.
 
 pub mod curves;
+pub mod json_log;
+pub mod metrics_file;
 pub mod mlflow;
 pub mod origin;
 pub mod pictures;

@@ -107,7 +107,7 @@ impl Drop for BarTask {
 }
 
 /// A reader that has gone away must not end hours of work.
-fn to_stderr(line: &str) {
+pub(super) fn to_stderr(line: &str) {
     let _ = std::io::stderr()
         .lock()
         .write_all(format!("{line}\n").as_bytes());

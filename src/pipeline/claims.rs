@@ -11,6 +11,7 @@
 //! gives to files just touched: the clocks of machines may differ.
 
 mod heartbeat;
+pub mod survey;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -143,6 +144,20 @@ impl Claims {
         };
         claims.failed_before = claims.failed_in_the_past()?;
         Ok(claims)
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// See [`Claiming::expiry`].
+    pub fn expiry(&self) -> Duration {
+        self.expiry
+    }
+
+    /// What marks of these cases must say to count.
+    pub fn way(&self) -> &str {
+        &self.way
     }
 
     /// How long to wait before asking again for cases that are busy.

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::dataset::Structure;
 use super::guard::guarded;
-use super::observer::Observer;
+use super::observer::{CaseCounts, Observer};
 use super::predict::Failure;
 use super::reference::Reference;
 use super::sampling::UNION;
@@ -203,6 +203,11 @@ fn collected(
             }
         }
     }
+    observer.cases(&CaseCounts {
+        done: whole.len() as u64,
+        failed: failures.len() as u64,
+        ..CaseCounts::default()
+    });
     let mut missing = reference.cases();
     missing.retain(|case| !seen.contains(case));
     if !missing.is_empty() {

@@ -24,6 +24,7 @@ use super::overlays::DrawComparison;
 use super::postprocessing::{Postprocessing, check_names};
 use super::recipe::{Recipe, Region};
 use super::run_folder::{RunFolder, RunSettings};
+use super::run_state::{self, StateKeeper};
 use super::sampling::{CaseSource, StageOneResult, mirrored_maps};
 use super::schedule::Keep;
 use super::stage_loss::stage_loss;
@@ -203,7 +204,9 @@ fn led(
     let recipe = &job.recipe;
     let beginning = begun_from(job, &began.from)?;
     let logged = Logged::new(observer, run.log_file()?);
-    let observer: &dyn Observer = &logged;
+    let state = run.path().join(run_state::FILE);
+    let state = StateKeeper::begin(&state, "fit", job.max_time, &logged)?;
+    let observer: &dyn Observer = &state;
     observer.say(&format!(
         "stage {} '{}' on {} cases of '{}', {} structures, device {}, run {}",
         recipe.stage,
@@ -236,7 +239,9 @@ fn led(
     telling.beginning();
     let trained = trained_and_published(&telling, beginning, started);
     telling.ending();
-    trackers.ended(&run.identity(), &Outcome::of(&trained))?;
+    let outcome = Outcome::of(&trained);
+    state.ended(&outcome);
+    trackers.ended(&run.identity(), &outcome)?;
     trained.map_err(|error| match error {
         Error::Interrupted(how) => Error::Interrupted(format!(
             "{how}; 'ctseg fit --resume {}' goes on",

@@ -11,9 +11,22 @@ pub trait Observer: Send + Sync {
     /// A piece of work of `total` steps begins; dropping the handle ends it.
     fn task(&self, name: &str, total: u64, unit: &'static str) -> Box<dyn Task>;
 
+    /// How many cases are in which state; told anew whenever one has changed.
+    fn cases(&self, _counts: &CaseCounts) {}
+
     /// How things stand, in lines: on a terminal they stay at the bottom until other lines take their place or, with
     /// no text, until they are no longer wanted. Elsewhere nothing is shown.
     fn board(&self, _text: &str) {}
+}
+
+/// How many cases of a batch are in which state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CaseCounts {
+    pub done: u64,
+    pub failed: u64,
+    /// There was nothing to do: their results were there.
+    pub skipped: u64,
+    pub pending: u64,
 }
 
 /// A piece of work that is under way.
@@ -82,5 +95,9 @@ impl Observer for Logged<'_> {
 
     fn board(&self, text: &str) {
         self.inner.board(text);
+    }
+
+    fn cases(&self, counts: &CaseCounts) {
+        self.inner.cases(counts);
     }
 }

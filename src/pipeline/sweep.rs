@@ -20,10 +20,11 @@ use super::guard::guarded;
 use super::observer::{Observer, Silent};
 use super::recipe::{Recipe, one_line};
 use super::run_folder::new_folder;
+use super::run_state::{self, StateKeeper};
 use super::sides::mirrored_where_possible;
 use super::sweep_table::{Standing, TrialRow, best_dice, ranked, write_tables};
 use super::sweep_told;
-use super::tracker::Tracker;
+use super::tracker::{Outcome, Tracker};
 use crate::error::{Error, Result};
 use crate::files::write_bytes_atomically;
 use crate::tensors::device::Compute;
@@ -146,6 +147,11 @@ impl SweepSettings {
             .collect()
     }
 
+    /// How many trials it has; for its errors see [`SweepSettings::begin`].
+    pub fn trials(&self) -> Result<usize> {
+        Ok(self.candidates()?.len())
+    }
+
     /// How many epochs a trial has after each rung.
     fn budgets(&self) -> Vec<usize> {
         let epochs = self.recipe.training.epochs;
@@ -191,8 +197,12 @@ fn split(vary: &str) -> Result<(&str, Vec<&str>)> {
 /// # Errors
 /// [`Error::Interrupted`] when stopped from outside; unsound data; no trial that did not fail.
 pub fn sweep(job: &SweepJob, observer: &dyn Observer) -> Result<Vec<TrialRow>> {
-    check_dataset(&job.dataset, observer)?;
-    let rows = sweep_told::told(job, observer, |name| rungs(job, name, observer));
+    let state = job.folder.join(run_state::FILE);
+    let state = StateKeeper::begin(&state, "sweep", None, observer)?;
+    let observer: &dyn Observer = &state;
+    let rows = check_dataset(&job.dataset, observer)
+        .and_then(|()| sweep_told::told(job, observer, |name| rungs(job, name, observer)));
+    state.ended(&Outcome::of(&rows));
     rows.map_err(|error| match error {
         Error::Interrupted(_) => Error::Interrupted(format!(
             "'ctseg sweep --resume {}' goes on",

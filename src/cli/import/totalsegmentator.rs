@@ -7,7 +7,6 @@ use serde_json::json;
 
 use crate::cli::{Outcome, Settings, print_out};
 use crate::error::Error;
-use crate::outside::progress;
 use crate::pipeline::totalsegmentator::{Brought, ImportTask, import_task, task_names};
 
 #[derive(Args)]
@@ -32,7 +31,7 @@ pub fn run(args: &TotalsegmentatorArgs, settings: &Settings) -> anyhow::Result<O
     let compute = computes
         .first()
         .ok_or_else(|| Error::usage("no device to try the weights on"))?;
-    let observer = progress::for_stderr();
+    let observer = settings.observer();
     let job = ImportTask {
         weights: &args.weights,
         task: &args.task,

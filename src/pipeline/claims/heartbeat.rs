@@ -1,14 +1,14 @@
-//! A file that is touched while a process lives.
+//! A file that is touched while a process lives, and says which it is.
 
 use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
-
 use crate::error::{Error, Result};
+use crate::files::touch;
+use crate::worker::Worker;
 
 /// Seldom enough for any file server.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -22,7 +22,7 @@ pub(super) struct Heartbeat {
 impl Heartbeat {
     /// Beats several times within `expiry`.
     pub(super) fn begin(path: &Path, expiry: Duration) -> Result<Self> {
-        File::create(path).map_err(Error::io(path, "create"))?;
+        named(path).map_err(Error::io(path, "create"))?;
         let heartbeat = Self {
             path: path.to_path_buf(),
             ended: Arc::default(),
@@ -64,18 +64,16 @@ impl Drop for Heartbeat {
     }
 }
 
+/// Makes the file, with what people know this process by.
+fn named(path: &Path) -> std::io::Result<()> {
+    let text = serde_json::to_vec(&Worker::own())?;
+    File::create(path)?.write_all(&text)
+}
+
 /// The time is the file server's, not this machine's.
 fn touched(path: &Path) -> std::io::Result<SystemTime> {
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: UTIME_NOW,
-    };
-    let times = Timestamps {
-        last_access: now,
-        last_modification: now,
-    };
-    match utimensat(CWD, path, &times, AtFlags::empty()).map_err(std::io::Error::from) {
-        Err(error) if error.kind() == ErrorKind::NotFound => drop(File::create(path)?),
+    match touch(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => named(path)?,
         result => result?,
     }
     fs::metadata(path)?.modified()

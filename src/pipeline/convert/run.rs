@@ -13,7 +13,7 @@ use super::target::Target;
 use crate::error::{Error, Result};
 use crate::pipeline::dataset::{Case, Channels, LabelSource};
 use crate::pipeline::guard::guarded;
-use crate::pipeline::observer::Observer;
+use crate::pipeline::observer::{CaseCounts, Observer};
 use crate::pipeline::predict::{Failure, is_full};
 use crate::pipeline::sidecar::Written;
 
@@ -53,11 +53,19 @@ struct Done {
     outcomes: BTreeMap<usize, Outcome>,
     /// All cases before this one have been told of.
     told: usize,
+    counts: CaseCounts,
 }
 
 impl Done {
     /// Failures are told in the order of the cases, whichever was looked at first.
     fn take(&mut self, index: usize, outcome: Outcome, observer: &dyn Observer) {
+        *match &outcome {
+            Outcome::Kept(_) => &mut self.counts.skipped,
+            Outcome::Done(..) => &mut self.counts.done,
+            Outcome::Failed(_) => &mut self.counts.failed,
+        } += 1;
+        self.counts.pending = self.counts.pending.saturating_sub(1);
+        observer.cases(&self.counts);
         self.outcomes.insert(index, outcome);
         while let Some(outcome) = self.outcomes.get(&self.told) {
             if let Outcome::Failed(reasons) = outcome {
@@ -109,7 +117,14 @@ impl Work<'_> {
     ) -> (BTreeMap<usize, Outcome>, Option<Error>) {
         let task = observer.task(name, todo.len() as u64, "cases");
         let (next, ended) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let (done, fatal) = (Mutex::new(Done::default()), Mutex::new(None));
+        let done = Done {
+            counts: CaseCounts {
+                pending: todo.len() as u64,
+                ..CaseCounts::default()
+            },
+            ..Done::default()
+        };
+        let (done, fatal) = (Mutex::new(done), Mutex::new(None));
         let work = || {
             while !stop.load(Ordering::Relaxed) && !ended.load(Ordering::Relaxed) {
                 let index = next.fetch_add(1, Ordering::Relaxed);

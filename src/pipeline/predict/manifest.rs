@@ -8,8 +8,10 @@ use super::PredictJob;
 use super::state::{CaseState, Failure, write_failures};
 use crate::error::{Error, Result};
 use crate::files::write_bytes_atomically;
+use crate::pipeline::claims::Claims;
 use crate::pipeline::inputs::PredictCase;
 use crate::pipeline::sidecar::{ModelUsed, sidecar_path};
+use crate::worker::Worker;
 
 /// Where a batch's record lies.
 #[derive(Debug, Clone)]
@@ -54,6 +56,16 @@ impl RecordFiles {
 #[derive(Serialize)]
 pub(super) struct Manifest<'a> {
     pub(super) ctseg_version: &'static str,
+    /// Which process has written this.
+    #[serde(flatten)]
+    pub(super) worker: &'a Worker,
+    /// When the batch began, RFC 3339 in UTC.
+    pub(super) begun: &'a str,
+    /// The folder that the label maps go to.
+    pub(super) folder: &'a Path,
+    /// Where the processes that share the cases meet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) claims: Option<ClaimsAt<'a>>,
     pub(super) models: &'a [ModelUsed],
     pub(super) model_sha256: &'a str,
     pub(super) devices: Vec<String>,
@@ -67,6 +79,25 @@ pub(super) struct Manifest<'a> {
     pub(super) seconds: f64,
     pub(super) counts: Counts,
     pub(super) cases: Vec<ManifestCase<'a>>,
+}
+
+/// What somebody who looks on needs to read the processes' folder.
+#[derive(Serialize)]
+pub(super) struct ClaimsAt<'a> {
+    folder: PathBuf,
+    expiry_seconds: f64,
+    way: &'a str,
+}
+
+impl<'a> ClaimsAt<'a> {
+    pub(super) fn of(claims: &'a Claims) -> Self {
+        Self {
+            folder: std::path::absolute(claims.folder())
+                .unwrap_or_else(|_| claims.folder().to_path_buf()),
+            expiry_seconds: claims.expiry().as_secs_f64(),
+            way: claims.way(),
+        }
+    }
 }
 
 /// A case in [`Manifest`].
@@ -88,7 +119,7 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    pub(super) fn of(states: &[CaseState]) -> Self {
+    pub(super) fn of<'a>(states: impl Iterator<Item = &'a CaseState>) -> Self {
         let mut counts = Self::default();
         for state in states {
             *match state {

@@ -6,14 +6,17 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use super::case::{Batch, Ended};
-use super::manifest::{Counts, Manifest, ManifestCase, RecordFiles};
+use super::manifest::{ClaimsAt, Counts, Manifest, ManifestCase, RecordFiles};
 use super::state::{CaseState, Failure};
 use super::{Leaving, PredictSummary, is_full};
 use crate::error::Result;
+use crate::files::touch;
 use crate::leftovers::remove_own_leftovers;
 use crate::pipeline::claims::Claims;
-use crate::pipeline::observer::Task;
+use crate::pipeline::observer::{CaseCounts, Task};
 use crate::pipeline::predictor::Predictor;
+use crate::pipeline::run_state;
+use crate::worker::Worker;
 
 /// How often the record looks whether to leave.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -39,6 +42,11 @@ pub(super) struct Record<'a> {
     ended_early: Option<String>,
     started: Instant,
     written: Instant,
+    worker: Worker,
+    /// When the batch began, for people.
+    begun: String,
+    /// The last sign of life beside what was written.
+    touched: Instant,
 }
 
 impl<'a> Record<'a> {
@@ -65,6 +73,9 @@ impl<'a> Record<'a> {
             ended_early: None,
             started,
             written: started,
+            worker: Worker::own(),
+            begun: run_state::now(),
+            touched: started,
             files,
         };
         if claims.is_none() {
@@ -87,7 +98,7 @@ impl<'a> Record<'a> {
         loop {
             match results.recv_timeout(LOOK_EVERY) {
                 Ok((index, ended)) => self.settle(index, ended),
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => self.give_sign(),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             if let Some(leaving) = self.batch.job.leaving
@@ -118,11 +129,20 @@ impl<'a> Record<'a> {
         if let Some(claims) = self.claims {
             claims.leave();
         }
-        let pending = Counts::of(&self.states).pending;
+        let pending = Counts::of(self.states.iter()).pending;
         self.batch.observer.warn(&format!(
             "stopped at once; {pending} cases are still to be done: the same command goes on with them"
         ));
         (leaving.leave)();
+    }
+
+    /// Shows on the file system that this process lives, where a case takes long.
+    fn give_sign(&mut self) {
+        let last = self.written.max(self.touched);
+        if last.elapsed() > WRITE_EVERY {
+            self.touched = Instant::now();
+            let _ = touch(&self.files.manifest); // storage that is away for a while comes back
+        }
     }
 
     fn settle(&mut self, index: usize, ended: Ended) {
@@ -151,6 +171,7 @@ impl<'a> Record<'a> {
         self.states[index] = state;
         self.by_others[index] = false;
         self.task.advance(1);
+        self.batch.observer.cases(&self.case_counts());
         if self.claims.is_some() {
             self.tell_of(index..index + 1); // in the order in which they were to be had
         } else {
@@ -240,9 +261,13 @@ impl<'a> Record<'a> {
             output: &case.output,
             state,
         });
-        let counts = Counts::of(&self.states);
+        let counts = Counts::of(self.states.iter());
         let manifest = Manifest {
             ctseg_version: env!("CARGO_PKG_VERSION"),
+            worker: &self.worker,
+            begun: &self.begun,
+            folder: &job.folder,
+            claims: self.claims.map(ClaimsAt::of),
             models: &self.batch.models,
             model_sha256: &self.batch.model_sha256,
             devices: job.computes.iter().map(ToString::to_string).collect(),
@@ -259,10 +284,23 @@ impl<'a> Record<'a> {
         self.written = Instant::now();
     }
 
+    /// Of the cases that no other process has settled.
+    fn case_counts(&self) -> CaseCounts {
+        let states = self.states.iter().zip(&self.by_others);
+        let own = states.filter(|(_, by_others)| !**by_others);
+        let counts = Counts::of(own.map(|(state, _)| state));
+        CaseCounts {
+            done: counts.done as u64,
+            failed: counts.failed as u64,
+            skipped: counts.kept as u64,
+            pending: counts.pending as u64,
+        }
+    }
+
     fn interrupted(&self) -> bool {
         let job = self.batch.job;
         let asked = job.leaving.is_some_and(|l| l.asked.load(Ordering::Relaxed));
-        (asked || job.stop.load(Ordering::Relaxed)) && Counts::of(&self.states).pending > 0
+        (asked || job.stop.load(Ordering::Relaxed)) && Counts::of(self.states.iter()).pending > 0
     }
 
     fn said(&self, result: Result<()>) {

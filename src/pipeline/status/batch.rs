@@ -1,0 +1,384 @@
+//! How a batch of volumes stands, from what its processes have written: `predictions.json`, one for each shard, and
+//! the folder where processes meet that share the volumes.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use super::{EXPIRY, Kind, Standing, Status, age, standing, text_of};
+use crate::error::{Error, Result};
+use crate::pipeline::claims::survey::Survey;
+use crate::pipeline::inputs::PredictCase;
+use crate::pipeline::predict::CaseState;
+use crate::pipeline::shard::output_name;
+use crate::worker::{Alive, Worker};
+
+/// How many cases are in which state.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Cases {
+    pub done: usize,
+    /// Their label maps were there already.
+    pub kept: usize,
+    pub failed: usize,
+    /// A process of those that share the cases is at work on them.
+    pub claimed: usize,
+    /// Still to be done, and nobody's.
+    pub left: usize,
+    /// Those that are claimed.
+    pub claims: Vec<Claim>,
+    /// Inputs that failed, and why.
+    pub failures: Vec<(PathBuf, String)>,
+    /// The shards of how many, where there are any, that have not begun.
+    pub shards_missing: Vec<String>,
+}
+
+/// A case that a process is at work on.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Claim {
+    pub output: PathBuf,
+    /// The process, as the folder of claims names it.
+    pub process: String,
+    /// Those of early versions do not say.
+    pub worker: Option<Worker>,
+    /// When the case was taken.
+    pub since: Option<String>,
+}
+
+/// What is needed of `predictions.json`; early versions wrote less.
+#[derive(Deserialize)]
+struct Manifest {
+    #[serde(flatten)]
+    worker: Option<Worker>,
+    begun: Option<String>,
+    folder: Option<PathBuf>,
+    claims: Option<ClaimsAt>,
+    shard: Option<String>,
+    ended: bool,
+    interrupted: bool,
+    ended_early: Option<String>,
+    seconds: f64,
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct ClaimsAt {
+    folder: PathBuf,
+    expiry_seconds: f64,
+    way: String,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    input: PathBuf,
+    output: PathBuf,
+    #[serde(flatten)]
+    state: CaseState,
+}
+
+/// One process's part, or that of several which share their cases.
+struct Part {
+    manifest: Manifest,
+    owner: u32,
+    sign: Option<SystemTime>,
+    survey: Option<Survey>,
+}
+
+/// The files in this folder that tell of batches.
+pub(super) fn manifests(path: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(path).map_err(Error::io(path, "read the folder"))?;
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(Error::io(path, "read the folder"))?;
+        if entry.file_name().to_str().is_some_and(is_manifest) {
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// `predictions.json`, `predictions-3-of-8.json`, each also with `.batch` where a case is called that.
+fn is_manifest(name: &str) -> bool {
+    let Some(rest) = name.strip_prefix("predictions") else {
+        return false;
+    };
+    let Some(shard) = rest.strip_suffix(".json") else {
+        return false;
+    };
+    let shard = shard.strip_suffix(".batch").unwrap_or(shard);
+    let numbers = shard.strip_prefix('-').and_then(|of| of.split_once("-of-"));
+    let is_number = |text: &str| text.parse::<u64>().is_ok();
+    shard.is_empty() || numbers.is_some_and(|(number, of)| is_number(number) && is_number(of))
+}
+
+/// How the batch in the folder at `path` stands, all its shards together.
+pub(super) fn of(path: &Path, manifests: &[PathBuf], now: SystemTime) -> Result<Status> {
+    let mut parts = Vec::new();
+    for manifest in manifests {
+        // A case may be called as the file that tells of all cases.
+        match Part::read(manifest, now) {
+            Err(Error::File { .. }) if manifests.len() > 1 => {}
+            part => parts.push(part?),
+        }
+    }
+    parts.sort_by_key(|part| part.sign);
+    let mut status = Status::new(path, Kind::Predict);
+    let standings: Vec<_> = parts.iter().map(|part| part.standing(now)).collect();
+    let cases = cases(&parts);
+    status.state = together(&standings, &cases);
+    let told = standings.iter().zip(&parts);
+    let mut told = told.filter(|((state, _), _)| *state == status.state);
+    status.because = told.find_map(|((_, because), part)| {
+        let because = because.as_ref()?;
+        Some(match &part.manifest.shard {
+            Some(shard) => format!("shard {shard}: {because}"),
+            None => because.clone(),
+        })
+    });
+    if status.because.is_none() && status.state == Standing::Failed {
+        status.because = cases.failures.last().map(|(_, reason)| reason.clone());
+    }
+    if status.state != Standing::Running && (cases.left > 0 || cases.failed > 0) {
+        status.resume = Some("the same command".to_owned());
+    }
+    status.last_sign = parts.iter().filter_map(Part::last_sign).max();
+    if let Some(last) = parts.last() {
+        status.worker = last.manifest.worker.clone();
+        status.begun = parts
+            .iter()
+            .filter_map(|part| part.manifest.begun.clone())
+            .min();
+    }
+    if status.state == Standing::Running
+        && let Some(seconds) = seconds_left(&parts, &standings, now)
+    {
+        status.expect_within(seconds, now);
+    }
+    status.cases = Some(cases);
+    Ok(status)
+}
+
+impl Part {
+    fn read(path: &Path, now: SystemTime) -> Result<Self> {
+        let text = std::fs::read(path).map_err(Error::io(path, "read"))?;
+        let metadata = std::fs::metadata(path).map_err(Error::io(path, "read"))?;
+        let manifest: Manifest = serde_json::from_slice(&text)
+            .map_err(|error| Error::file(path, format!("tells of no batch: {error}")))?;
+        // A folder that is gone, or named from another working folder, has nothing to add.
+        let survey = manifest.claims.as_ref().and_then(|claims| {
+            let expiry = Duration::try_from_secs_f64(claims.expiry_seconds).unwrap_or(EXPIRY);
+            Survey::read(&claims.folder, &claims.way, expiry, now).ok()
+        });
+        Ok(Self {
+            manifest,
+            owner: metadata.uid(),
+            sign: metadata.modified().ok(),
+            survey,
+        })
+    }
+
+    fn last_sign(&self) -> Option<SystemTime> {
+        let members = self.survey.iter().flat_map(Survey::members);
+        members.map(|member| member.sign).chain(self.sign).max()
+    }
+
+    fn workers_alive(&self) -> usize {
+        let members = self.survey.iter().flat_map(Survey::members);
+        members.filter(|member| member.alive == Alive::Yes).count()
+    }
+
+    fn standing(&self, now: SystemTime) -> (Standing, Option<String>) {
+        let manifest = &self.manifest;
+        if self.workers_alive() > 0 {
+            return (Standing::Running, None);
+        }
+        if let Some(reason) = &manifest.ended_early {
+            return (Standing::Failed, Some(reason.clone()));
+        }
+        let pending = |case: &Case| case.state == CaseState::Pending;
+        match (manifest.ended, &manifest.worker) {
+            (true, _) if manifest.interrupted || manifest.cases.iter().any(pending) => {
+                (Standing::Interrupted, None)
+            }
+            (true, _) => (Standing::Done, None),
+            (false, Some(worker)) => {
+                let sign = age(self.sign, now);
+                standing(worker, worker.alive(self.owner, sign, EXPIRY))
+            }
+            (false, None) => {
+                let why = "its files do not say which process works on it; it is of an early version of ctseg";
+                (Standing::Unknown, Some(why.to_owned()))
+            }
+        }
+    }
+
+    /// The state of a case, as far as any process knows, and who is at work on it.
+    fn state_of<'a>(&'a self, case: &'a Case) -> (&'a CaseState, Option<Claim>) {
+        let known = (&case.state, None);
+        let (CaseState::Pending, Some(survey), Some(folder)) =
+            (&case.state, &self.survey, &self.manifest.folder)
+        else {
+            return known;
+        };
+        let name = output_name(
+            folder,
+            &PredictCase {
+                input: case.input.clone(),
+                output: case.output.clone(),
+            },
+        );
+        if let Some(settled) = survey.settled(&name) {
+            return (settled, None);
+        }
+        let Some(held) = survey.held(&name) else {
+            return known;
+        };
+        let claim = Claim {
+            output: case.output.clone(),
+            process: held.by.process.clone(),
+            worker: held.by.worker.clone(),
+            since: text_of(held.since),
+        };
+        (&case.state, Some(claim))
+    }
+}
+
+/// All cases; of one that several parts know, the part that was written last is right.
+fn cases(parts: &[Part]) -> Cases {
+    let mut states = BTreeMap::new();
+    for part in parts {
+        for case in &part.manifest.cases {
+            let (state, claim) = part.state_of(case);
+            states.insert(&case.output, (case, state, claim));
+        }
+    }
+    let mut cases = Cases::default();
+    for (case, state, claim) in states.into_values() {
+        match (state, claim) {
+            (CaseState::Done { .. }, _) => cases.done += 1,
+            (CaseState::Kept, _) => cases.kept += 1,
+            (CaseState::Failed { reason }, _) => {
+                cases.failed += 1;
+                cases.failures.push((case.input.clone(), reason.clone()));
+            }
+            (CaseState::Pending, Some(claim)) => {
+                cases.claimed += 1;
+                cases.claims.push(claim);
+            }
+            (CaseState::Pending, None) => cases.left += 1,
+        }
+    }
+    cases.shards_missing = shards_missing(parts);
+    cases
+}
+
+/// Shards, as `3/8`, of which nothing has been written.
+fn shards_missing(parts: &[Part]) -> Vec<String> {
+    let shards = parts
+        .iter()
+        .filter_map(|part| part.manifest.shard.as_deref());
+    let shards: Vec<&str> = shards.collect();
+    let counts = shards.iter().filter_map(|shard| shard.split_once('/'));
+    let count = counts
+        .filter_map(|(_, count)| count.parse::<usize>().ok())
+        .max();
+    let all = (1..=count.unwrap_or(0).min(10_000)).map(|number| (number, count.unwrap_or(0)));
+    let names = all.map(|(number, count)| format!("{number}/{count}"));
+    names
+        .filter(|name| !shards.contains(&name.as_str()))
+        .collect()
+}
+
+/// One standing for all parts.
+fn together(standings: &[(Standing, Option<String>)], cases: &Cases) -> Standing {
+    let any = |wanted: Standing| standings.iter().any(|(state, _)| *state == wanted);
+    if any(Standing::Running) {
+        Standing::Running
+    } else if any(Standing::Unknown) {
+        Standing::Unknown
+    } else if any(Standing::Failed) {
+        Standing::Failed
+    } else if any(Standing::Interrupted) || !cases.shards_missing.is_empty() {
+        Standing::Interrupted
+    } else if cases.failed > 0 {
+        Standing::Failed
+    } else {
+        Standing::Done
+    }
+}
+
+/// Seconds until the slowest part that runs is through; none before its first case is done.
+fn seconds_left(
+    parts: &[Part],
+    standings: &[(Standing, Option<String>)],
+    now: SystemTime,
+) -> Option<f64> {
+    let running = parts.iter().zip(standings);
+    let running = running.filter(|(_, (state, _))| *state == Standing::Running);
+    let each = running.map(|(part, _)| part.seconds_left(now));
+    each.collect::<Option<Vec<f64>>>()?
+        .into_iter()
+        .reduce(f64::max)
+}
+
+impl Part {
+    fn seconds_left(&self, now: SystemTime) -> Option<f64> {
+        let states = || self.manifest.cases.iter().map(|case| self.state_of(case).0);
+        let seconds = states().filter_map(|state| match state {
+            CaseState::Done { seconds, .. } => Some(*seconds),
+            _ => None,
+        });
+        let seconds: Vec<f64> = seconds.collect();
+        let left = states()
+            .filter(|state| **state == CaseState::Pending)
+            .count() as f64;
+        if seconds.is_empty() {
+            return None;
+        }
+        let done = seconds.len() as f64;
+        if self.survey.is_some() {
+            // Who shares came and went: what counts is what a case takes, and how many are at work.
+            let workers = self.workers_alive().max(1) as f64;
+            return Some(left * seconds.iter().sum::<f64>() / done / workers);
+        }
+        // Reading and writing overlap with segmenting, and devices share the cases: the clock has it all.
+        let begun = self
+            .manifest
+            .begun
+            .as_ref()?
+            .parse::<jiff::Timestamp>()
+            .ok()?;
+        let elapsed = age(Some(SystemTime::from(begun)), now).as_secs_f64();
+        let elapsed = elapsed.max(self.manifest.seconds);
+        Some(left * elapsed / done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_files_of_batches_are_taken_for_such() {
+        for name in [
+            "predictions.json",
+            "predictions-3-of-8.json",
+            "predictions.batch.json",
+            "predictions-3-of-8.batch.json",
+        ] {
+            assert!(is_manifest(name), "{name}");
+        }
+        for name in [
+            "predictions.csv",
+            "predictions-x.json",
+            "predictions-3-of-x.json",
+            "case.json",
+            "predictions2.json",
+        ] {
+            assert!(!is_manifest(name), "{name}");
+        }
+    }
+}
