@@ -6,6 +6,7 @@ mod config;
 mod convert;
 mod demo;
 mod devices;
+mod doctor;
 mod evaluate;
 mod evaluation_table;
 mod export;
@@ -110,6 +111,8 @@ enum Command {
     Import(import::ImportArgs),
     /// Show what a volume, dataset, recipe, model or run holds
     Inspect(inspect::InspectArgs),
+    /// Tell what this machine has for ctseg, what is wrong with it, and what to do
+    Doctor(doctor::DoctorArgs),
 }
 
 /// How a command ended when it did not fail as a whole.
@@ -146,6 +149,10 @@ pub fn exit_code_of(error: &anyhow::Error) -> Outcome {
 impl Cli {
     /// Runs the command.
     pub fn run(self) -> anyhow::Result<Outcome> {
+        // Settings that stop all other commands are what it has to tell of.
+        if let Command::Doctor(args) = &self.command {
+            return doctor::run(args, &self.global);
+        }
         let config = Config::read(self.global.config.as_deref())?;
         let threads = cpu_budget::resolve(self.global.threads)?;
         // Readers, resampling and augmentation share rayon's threads; there are no more than computing has.
@@ -182,6 +189,7 @@ impl Cli {
             Command::Calibrate(args) => calibrate::run(args, &settings),
             Command::Import(args) => import::run(&args, &settings),
             Command::Inspect(args) => inspect::run(args, &settings),
+            Command::Doctor(_) => Ok(Outcome::AllDone), // was run above
         }
     }
 }

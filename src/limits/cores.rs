@@ -202,10 +202,7 @@ mod tests {
     #[test]
     fn the_tightest_group_around_this_one_counts() {
         let files = [
-            (
-                "sys/fs/cgroup/slurm/job_7/step_0/cpu.max",
-                "max 100000\n",
-            ),
+            ("sys/fs/cgroup/slurm/job_7/step_0/cpu.max", "max 100000\n"),
             ("sys/fs/cgroup/slurm/job_7/cpu.max", "350000 100000\n"),
             ("sys/fs/cgroup/slurm/cpu.max", "6400000 100000\n"),
             ("sys/fs/cgroup/other/cpu.max", "100000 100000\n"),

@@ -296,7 +296,10 @@ mod tests {
             ((machine, "the machine's memory".to_owned()), machine)
         );
         let own = "the cgroup's limit, /sys/fs/cgroup/memory/job/memory.limit_in_bytes";
-        assert_eq!(of("4096000\n", none), ((4_096_000, own.to_owned()), 4_096_000));
+        assert_eq!(
+            of("4096000\n", none),
+            ((4_096_000, own.to_owned()), 4_096_000)
+        );
         let around = "the cgroup's limit, /sys/fs/cgroup/memory/job/memory.stat";
         assert_eq!(
             of(none, "2048000"),

@@ -1,6 +1,7 @@
 //! What the user sees and what other programs hear.
 
 pub mod curves;
+pub mod doctor;
 pub mod mlflow;
 pub mod origin;
 pub mod pictures;

@@ -33,6 +33,8 @@ pub struct Place {
     pub path: PathBuf,
     /// What it is if it cannot be written to.
     pub unless_written: State,
+    /// What it is, at most, if there is no room.
+    pub unless_room: State,
 }
 
 /// What a folder's file system says.
@@ -85,7 +87,9 @@ impl Refused {
         match self {
             Self::Full => format!("make room, or {elsewhere}"),
             Self::Quota => {
-                format!("'quota -s' or 'lfs quota' tells whose it is; remove files, ask for more, or {elsewhere}")
+                format!(
+                    "'quota -s' or 'lfs quota' tells whose it is; remove files, ask for more, or {elsewhere}"
+                )
             }
             Self::ReadOnly => format!(
                 "mount it for writing (in containers without ':ro' and readOnly), find out from 'dmesg' whether the \
@@ -93,7 +97,9 @@ impl Refused {
             ),
             Self::Permission => {
                 let (user, group) = own_ids();
-                format!("this is user {user}, group {group}: have the folder made theirs, or {elsewhere}")
+                format!(
+                    "this is user {user}, group {group}: have the folder made theirs, or {elsewhere}"
+                )
             }
             Self::Other(_) => elsewhere,
         }
@@ -146,10 +152,12 @@ impl Facts {
     fn of(path: &Path) -> Self {
         let folder = existing(path);
         let known = rustix::fs::statvfs(&folder).ok();
-        let inodes = known.filter(|known| known.f_files > 0);
+        let inodes = known.as_ref().filter(|known| known.f_files > 0);
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         Self {
-            free_bytes: known.map(|known| known.f_bavail.saturating_mul(known.f_frsize)),
+            free_bytes: known
+                .as_ref()
+                .map(|known| known.f_bavail.saturating_mul(known.f_frsize)),
             free_inodes: inodes.map(|known| known.f_favail),
             mount: Mount::around(&folder, &mounts),
             written: written(&folder),
@@ -196,16 +204,20 @@ pub fn judged(place: &Place, facts: &Facts) -> Finding {
         "free_inodes": facts.free_inodes, "is_writable": facts.written.is_ok(),
         "file_system": mount.map(|mount| &mount.kind), "source": mount.map(|mount| &mount.source),
     });
-    let free = facts.free_bytes.map(|bytes| format!("{} free", decimal(bytes)));
+    let free = facts
+        .free_bytes
+        .map(|bytes| format!("{} free", decimal(bytes)));
     let finding = match (&facts.written, facts.free_bytes, facts.free_inodes) {
-        (Err(Refused::Full), Some(bytes), Some(0)) if bytes > PROBE_BYTES as u64 => Finding::fault(
-            &check,
-            format!("{there}{on}: no inode is left, no more files can be made ({} free)", decimal(bytes)),
-            format!("remove many small files, or {}", elsewhere(place)),
-        ),
+        (Err(Refused::Full), Some(bytes), Some(0)) if bytes > PROBE_BYTES as u64 => {
+            let free = decimal(bytes);
+            let found =
+                format!("{there}{on}: no inode is left, no more files can be made ({free} free)");
+            let advice = format!("remove many small files, or {}", elsewhere(place));
+            Finding::fault(&check, found, advice).but(place.unless_room)
+        }
         (Err(refused), _, _) => {
             let state = match refused {
-                Refused::Full | Refused::Quota => State::Fault,
+                Refused::Full | Refused::Quota => place.unless_room,
                 _ => place.unless_written,
             };
             let found = format!("{there}{on}: {}", refused.words());
@@ -218,7 +230,7 @@ pub fn judged(place: &Place, facts: &Facts) -> Finding {
             };
             let found = format!("{there}{on}: {word}, {} free", decimal(bytes));
             let advice = format!("make room, or {}", elsewhere(place));
-            Finding::fault(&check, found, advice).but(state)
+            Finding::fault(&check, found, advice).but(state.min(place.unless_room))
         }
         (Ok(()), _, Some(inodes)) if inodes < LITTLE_INODES => Finding::warning(
             &check,
@@ -242,6 +254,7 @@ mod tests {
             what: "runs",
             path: PathBuf::from("/"),
             unless_written,
+            unless_room: State::Fault,
         }
     }
 
@@ -261,12 +274,32 @@ mod tests {
         const GB: u64 = 1_000_000_000;
         for (free, written, state, words) in [
             (2 * GB, Ok(()), State::Ok, "2.0 GB free"),
-            (GB - 1, Ok(()), State::Warning, "almost full, 1000.0 MB free"),
-            (99_000_000, Ok(()), State::Fault, "nearly full, 99.0 MB free"),
+            (
+                GB - 1,
+                Ok(()),
+                State::Warning,
+                "almost full, 1000.0 MB free",
+            ),
+            (
+                99_000_000,
+                Ok(()),
+                State::Fault,
+                "nearly full, 99.0 MB free",
+            ),
             (0, Err(Refused::Full), State::Fault, "full, nothing"),
-            (9 * GB, Err(Refused::Quota), State::Fault, "quota is used up (EDQUOT)"),
+            (
+                9 * GB,
+                Err(Refused::Quota),
+                State::Fault,
+                "quota is used up (EDQUOT)",
+            ),
             (9 * GB, Err(Refused::ReadOnly), State::Note, "read-only"),
-            (9 * GB, Err(Refused::Permission), State::Note, "may not write"),
+            (
+                9 * GB,
+                Err(Refused::Permission),
+                State::Note,
+                "may not write",
+            ),
         ] {
             let found = judged(&place(State::Note), &facts(free, written));
             assert_eq!(found.state, state, "{found:?}");

@@ -12,6 +12,7 @@ pub mod memory;
 pub mod model;
 pub mod mounts;
 pub mod patience;
+pub mod process;
 pub mod settings;
 pub mod tracking;
 
@@ -192,7 +193,10 @@ warning  files         256
 ";
         assert_eq!(as_text(&findings), expected);
         assert_eq!(worst(&findings), State::Fault);
-        assert_eq!(as_text(&findings[..1]), "ok  cores  2 of 2\nnothing is wrong\n");
+        assert_eq!(
+            as_text(&findings[..1]),
+            "ok  cores  2 of 2\nnothing is wrong\n"
+        );
         let value = as_json(&findings);
         assert_eq!(value["state"], "fault");
         assert_eq!(value["checks"][1]["advice"], "make room");

@@ -16,6 +16,7 @@ mod module;
 #[cfg(test)]
 mod network_tests;
 mod ops;
+mod self_test;
 #[cfg(all(test, feature = "flex"))]
 mod tests;
 mod transfer;
@@ -27,6 +28,7 @@ use tch::{Kind, Tensor};
 pub use ffi::{cpu_memory, cuda_peak, limit_cpu_memory, reset_cpu_peak};
 pub use int8::Quantised;
 pub use learner::TorchLearner;
+pub(super) use self_test::ones_convolved;
 pub use transfer::HostTensor;
 
 use super::device::{Compute, DeviceChoice};
