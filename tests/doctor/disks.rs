@@ -108,6 +108,17 @@ fn a_disk_for_reading_will_do_for_models_and_not_for_runs() {
 }
 
 #[test]
+fn a_file_in_the_place_of_a_folder_is_a_fault() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("runs"), "").unwrap();
+    let said = Said::by(&mut doctor(folder.path(), &["--quick", "--device", "flex"]));
+    says(
+        &said.only("disk, runs", "fault"),
+        &["it is no folder", "--runs"],
+    );
+}
+
+#[test]
 fn what_the_doctor_writes_it_removes() {
     let folder = tempfile::tempdir().unwrap();
     let temporary = tempfile::tempdir().unwrap();

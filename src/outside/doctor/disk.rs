@@ -160,8 +160,11 @@ impl Facts {
                 .map(|known| known.f_bavail.saturating_mul(known.f_frsize)),
             free_inodes: inodes.map(|known| known.f_favail),
             mount: Mount::around(&folder, &mounts),
-            written: written(&folder),
-            is_there: path.is_dir(),
+            written: match path.exists() && !path.is_dir() {
+                true => Err(Refused::Other("it is no folder".to_owned())),
+                false => written(&folder),
+            },
+            is_there: path.exists(),
             folder,
         }
     }

@@ -102,6 +102,7 @@ impl Facts {
                 format!("{count} × {model}")
             }
             Some(_) => self.models.join(", "),
+            None if count == 0 && self.is_wsl => "the GPU of Windows".to_owned(),
             None if count == 1 => "1 NVIDIA GPU".to_owned(),
             None => format!("{count} NVIDIA GPUs"),
         }
@@ -223,7 +224,9 @@ fn sound(facts: &Facts, seen: Option<&Seen>, asked: bool) -> Finding {
 /// The first thing on the way from the machine to libtorch that is not as it must be, and what to do.
 fn trouble(facts: &Facts, seen: Option<&Seen>) -> Option<(String, String)> {
     let named = facts.named();
-    if facts.count() == 0 && facts.driver.is_none() && !facts.is_wsl {
+    let is_none = facts.count() == 0 && facts.driver.is_none() && !facts.is_wsl;
+    // What works is in order, however it does.
+    if is_none || seen.is_some_and(|seen| seen.gpus > 0) {
         return None;
     }
     if let Some(seen) = seen
@@ -297,8 +300,7 @@ fn driver_trouble(facts: &Facts, seen: Option<&Seen>) -> Option<(String, String)
     };
     let seen = seen?;
     let major: u32 = driver.split('.').next()?.parse().ok()?;
-    // With NVIDIA's package cuda-compat older drivers do, and libtorch sees GPUs.
-    if major >= least || seen.gpus > 0 {
+    if major >= least {
         return None;
     }
     let cuda = seen.libtorch.cuda_name().unwrap_or_default();
