@@ -56,7 +56,7 @@ ENV PATH=/usr/local/bin:/usr/bin:/bin \
 USER 10001:10001
 WORKDIR /runs
 VOLUME ["/data", "/models", "/runs"]
-HEALTHCHECK --interval=5m --timeout=30s CMD ["ctseg", "--version"]
+HEALTHCHECK --interval=5m --timeout=60s --start-period=10s CMD ["ctseg", "doctor", "--quick"]
 ENTRYPOINT ["ctseg"]
 CMD ["--help"]
 
@@ -78,6 +78,6 @@ ENV CTSEG_MODEL=/models/model \
 USER 10001:10001
 WORKDIR /runs
 VOLUME ["/data", "/models", "/runs"]
-HEALTHCHECK --interval=5m --timeout=30s CMD ["ctseg", "--version"]
+HEALTHCHECK --interval=5m --timeout=60s --start-period=10s CMD ["ctseg", "doctor", "--quick"]
 ENTRYPOINT ["ctseg"]
 CMD ["--help"]

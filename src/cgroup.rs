@@ -1,7 +1,8 @@
 //! The cgroups that hold this process, as far as it sees them mounted.
 
-use std::fs;
 use std::path::{Component, Path, PathBuf};
+
+use crate::host::Host;
 
 /// A hierarchy of groups: cgroup v2's only one, or one of v1 by a controller that it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,25 +11,20 @@ pub enum Hierarchy {
     Controller(&'static str),
 }
 
-/// Folders of this process's group and of the groups around it, each mount's innermost first; none where there are
+/// Folders of the process's group and of the groups around it, each mount's innermost first; none where there are
 /// no cgroups.
-pub fn folders(hierarchy: Hierarchy) -> Vec<PathBuf> {
-    let groups = fs::read_to_string("/proc/self/cgroup");
-    let mounts = fs::read_to_string("/proc/self/mountinfo");
+pub fn folders(host: &Host, hierarchy: Hierarchy) -> Vec<PathBuf> {
+    let groups = host.read("/proc/self/cgroup");
+    let mounts = host.read("/proc/self/mountinfo");
     match (groups, mounts) {
-        (Ok(groups), Ok(mounts)) => folders_in(hierarchy, &groups, &mounts, Path::new("/")),
+        (Some(groups), Some(mounts)) => folders_in(hierarchy, &groups, &mounts, host.root()),
         _ => Vec::new(),
     }
 }
 
 /// [`folders`] of the group in `groups` (`/proc/self/cgroup`) as far as `mounts` (`/proc/self/mountinfo`) shows them
 /// below `root`.
-pub(crate) fn folders_in(
-    hierarchy: Hierarchy,
-    groups: &str,
-    mounts: &str,
-    root: &Path,
-) -> Vec<PathBuf> {
+fn folders_in(hierarchy: Hierarchy, groups: &str, mounts: &str, root: &Path) -> Vec<PathBuf> {
     let Some(group) = groups.lines().find_map(|line| hierarchy.group(line)) else {
         return Vec::new();
     };
@@ -85,7 +81,7 @@ impl Hierarchy {
 }
 
 /// The characters that mountinfo writes in octal: space, tab, line break, backslash.
-fn unescaped(text: &str) -> String {
+pub(crate) fn unescaped(text: &str) -> String {
     [
         ("\\040", " "),
         ("\\011", "\t"),

@@ -31,9 +31,13 @@ chmod 755 "$work"
 chown 10001:10001 "$work/runs"
 [ "$(configured User)" = 10001:10001 ] || fail "the image's user is '$(configured User)', expected 10001:10001"
 [ "$(configured Entrypoint)" = "[ctseg]" ] || fail "the entry point is $(configured Entrypoint), expected ctseg"
-configured Healthcheck | grep -q ctseg || fail "no health check"
+configured Healthcheck | grep -q 'ctseg doctor --quick' || fail "no health check"
 ! configured Env | grep -iqE 'token|password|secret' || fail "secrets in the environment: $(configured Env)"
 inside ctseg --version || fail "ctseg does not begin"
+inside ctseg doctor --quick >"$work/doctor.txt" || fail "not healthy: $(cat "$work/doctor.txt")"
+# What is mounted for reading alone.
+if inside ctseg doctor --quick --runs /data >"$work/doctor.txt"; then fail "runs that cannot be written are healthy"; fi
+grep -q 'fault .*disk, runs .*/data' "$work/doctor.txt" || fail "not the fault of /data: $(cat "$work/doctor.txt")"
 # shellcheck disable=SC2016 # the sum is for the shell inside
 # As the pods of scripts/k8s count their shards.
 [ "$(inside sh -c 'JOB_COMPLETION_INDEX=3; echo $((JOB_COMPLETION_INDEX + 1))')" = 4 ] || fail "no shell that does sums"

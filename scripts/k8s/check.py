@@ -22,7 +22,11 @@ VERSIONS = ["1.29", "1.33", "1.36"]
 INTERRUPTED = 75
 WRONG_USAGE = 2
 
-TELLS_ITS_ARGUMENTS = '#!/bin/sh\nfor argument in "$@"; do echo "$argument"; done\n'
+# A ctseg whose doctor says what the test wants, and that otherwise tells its arguments.
+TELLS_ITS_ARGUMENTS = """#!/bin/sh
+if [ "$1" = doctor ]; then exit "${DOCTOR_SAYS:-0}"; fi
+for argument in "$@"; do echo "$argument"; done
+"""
 
 
 class Problem(Exception):
@@ -162,8 +166,8 @@ def check_resources(container, gpu):
 # The pods' scripts, as the kubelet and the shell understand them.
 
 
-def told(container, variables, runs):
-    """The arguments that the script gives ctseg; /runs is the folder `runs`."""
+def ran(container, variables, runs):
+    """How the script ends, with what it gives ctseg; /runs is the folder `runs`."""
     expect(container["command"] == ["/bin/sh", "-c"] and len(container["args"]) == 1, "not one script for /bin/sh")
     text = container["args"][0]
     # The kubelet puts variables of the pod in place of $(NAME), and makes $$ one $.
@@ -176,7 +180,12 @@ def told(container, variables, runs):
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
         text = text.replace("/runs", str(runs))
         environment = {"PATH": folder, **given, **variables}
-        ended = subprocess.run(["/bin/sh", "-euc", text], env=environment, capture_output=True, text=True, timeout=60)
+        return subprocess.run(["/bin/sh", "-euc", text], env=environment, capture_output=True, text=True, timeout=60)
+
+
+def told(container, variables, runs):
+    """The arguments that the script gives ctseg."""
+    ended = ran(container, variables, runs)
     expect(ended.returncode == 0, f"its script fails: {ended.stderr.strip()}")
     return [argument.replace(str(runs), "/runs") for argument in ended.stdout.splitlines()]
 
@@ -184,6 +193,12 @@ def told(container, variables, runs):
 def after(arguments, flag):
     expect(arguments.count(flag) == 1, f"{flag} in {arguments}: expected once")
     return arguments[arguments.index(flag) + 1]
+
+
+def check_doctor(container):
+    ended = ran(container, {"DOCTOR_SAYS": "1", "JOB_UID": "1-2-3", "JOB_COMPLETION_INDEX": "0"}, "/runs")
+    found = (ended.returncode, ended.stdout)
+    expect(found == (1, ""), f"where ctseg doctor finds a fault it ends with {found}, expected 1 and nothing begun")
 
 
 def check_shares(job, container):
@@ -229,6 +244,7 @@ def check_job(document, job, claims, gpu):
     check_secure(pod, container)
     check_storage(pod, container, claims)
     check_resources(container, gpu)
+    check_doctor(container)
     expect(document["spec"]["suspend"] is True, "begins as soon as it is applied")
     # As long as a volume, or a step and its checkpoint, may take.
     expect(pod["terminationGracePeriodSeconds"] >= 120, "too little time to end in order")

@@ -10,7 +10,7 @@ use crate::outside::mlflow::settings::Preferences;
 use crate::pipeline::recipe::one_line;
 use crate::tensors::precision::PrecisionChoice;
 
-const FILE: &str = "ctseg.toml";
+pub const FILE: &str = "ctseg.toml";
 
 /// The settings file; paths in it are relative to its folder. Flags and `CTSEG_*` variables beat it.
 #[derive(Debug, Default, Deserialize)]

@@ -6,6 +6,7 @@ mod config;
 mod convert;
 mod demo;
 mod devices;
+mod doctor;
 mod evaluate;
 mod evaluation_table;
 mod export;
@@ -124,6 +125,8 @@ enum Command {
     Import(import::ImportArgs),
     /// Show what a volume, dataset, recipe, model or run holds
     Inspect(inspect::InspectArgs),
+    /// Tell what this machine has for ctseg, what is wrong with it, and what to do
+    Doctor(doctor::DoctorArgs),
 }
 
 /// How a command ended when it did not fail as a whole.
@@ -182,9 +185,16 @@ impl Cli {
 
     /// Runs the command.
     pub fn run(self) -> anyhow::Result<Outcome> {
-        // Who looks on changes nothing, be it figures that a variable asks for.
+        // Settings that stop all other commands are what it has to tell of.
+        if let Command::Doctor(args) = &self.command {
+            return doctor::run(args, &self.global);
+        }
+        // Who looks on changes nothing, be it figures that a variable asks for; of processes that train together the
+        // first one tells.
+        let along = matches!(self.command, Command::Fit(_)) && team::goes_along();
         let looks = matches!(self.command, Command::Status(_));
-        let observing = Arc::new(self.global.observing.begun(&self.name, !looks)?);
+        let figures = !looks && !along;
+        let observing = Arc::new(self.global.observing.begun(&self.name, figures)?);
         let result = self.run_observed(&observing);
         observing.ended(match &result {
             Ok(outcome) => outcome.exit_code(),
@@ -232,6 +242,7 @@ impl Cli {
             Command::Calibrate(args) => calibrate::run(args, &settings),
             Command::Import(args) => import::run(&args, &settings),
             Command::Inspect(args) => inspect::run(args, &settings),
+            Command::Doctor(_) => Ok(Outcome::AllDone), // was run above
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::arrays::nifti::is_nifti_name;
 use crate::arrays::totalseg_statistics::TableOptions;
 use crate::cpu_budget::give_back_large_blocks;
 use crate::error::{Error, Result};
+use crate::limits::memory::{self, MemoryLimit};
 use crate::outside::pictures::{attention, preview};
 use crate::pipeline::claims::Claiming;
 use crate::pipeline::inputs::{expand_inputs, plan_outputs};
@@ -103,12 +104,30 @@ pub struct PredictArgs {
     record: RecordArgs,
 }
 
+/// What is said of a promise that the system may not let anybody keep.
+fn beyond(asked: u64, limit: Option<MemoryLimit>) -> Option<String> {
+    let limit = limit.filter(|limit| limit.bytes < asked)?;
+    let mib = |bytes: u64| bytes >> 20;
+    Some(format!(
+        "--max-ram {}M is more than this process may take, {}M ({}): it may be killed before it is kept",
+        mib(asked),
+        mib(limit.bytes),
+        limit.source
+    ))
+}
+
 pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     give_back_large_blocks();
     let observer = settings.observer();
     let asked = stop_then_leave_on_signals()?;
     let outputs = outputs(&args)?;
     let tta = tta(&args);
+    if let Some(words) = args
+        .max_ram
+        .and_then(|asked| beyond(asked, memory::limit()))
+    {
+        observer.warn(&words);
+    }
     let inputs = expand_inputs(&args.inputs, &args.output)?;
     let (cases, folder) = plan_outputs(&inputs, &args.output)?;
     let draw: &OnAttention = &|case, seen| attention::draw(&case.output, seen);

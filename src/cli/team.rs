@@ -12,6 +12,11 @@ use crate::tensors::device::DeviceChoice;
 /// The folder that processes without MPI meet in.
 pub(super) const RENDEZVOUS: &str = "CTSEG_RENDEZVOUS";
 
+/// Whether another process leads the training of this one.
+pub(super) fn goes_along() -> bool {
+    matches!(launch::place(variable), Ok(Some(place)) if place.rank > 0)
+}
+
 /// Where this process stands, and the device that it computes on then: each of several processes of a machine has a GPU
 /// of its own.
 pub(super) fn place(settings: &Settings) -> Result<Option<(Place, DeviceChoice)>> {

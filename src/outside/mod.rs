@@ -1,6 +1,7 @@
 //! What the user sees and what other programs hear.
 
 pub mod curves;
+pub mod doctor;
 pub mod json_log;
 pub mod metrics_file;
 pub mod mlflow;

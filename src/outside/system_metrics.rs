@@ -8,10 +8,10 @@
 mod gpus;
 
 use std::fs;
-use std::path::Path;
 
-use crate::cgroup::{self, Hierarchy};
 use crate::cpu_budget::available_cores;
+use crate::host::Host;
+use crate::limits::memory::used_of_all;
 use gpus::Gpus;
 
 const MB: f64 = 1e6;
@@ -60,7 +60,7 @@ impl Sampler {
             add("cpu_utilization_percentage", now.percentage_since(before));
         }
         self.cpu = now.or(self.cpu.take());
-        if let Some([used, all]) = memory_bytes() {
+        if let Some([used, all]) = used_of_all(&Host::this()) {
             add("system_memory_usage_megabytes", used as f64 / MB);
             let percentage = 100.0 * used as f64 / all as f64;
             add("system_memory_usage_percentage", percentage);
@@ -134,44 +134,6 @@ fn process_ticks(stat: &str) -> Option<f64> {
     Some(ticks()? + ticks()?)
 }
 
-/// Memory that is used and that there is: of the tightest cgroup around this process, else of the machine.
-fn memory_bytes() -> Option<[u64; 2]> {
-    let machine = machine_memory(&fs::read_to_string("/proc/meminfo").ok()?)?;
-    let groups = cgroup::folders(Hierarchy::Controller("memory"))
-        .into_iter()
-        .chain(cgroup::folders(Hierarchy::Unified))
-        .filter_map(|folder| group_memory(&folder))
-        .filter(|[_, limit]| *limit < machine[1]);
-    Some(groups.min_by_key(|[_, limit]| *limit).unwrap_or(machine))
-}
-
-/// From `/proc/meminfo`; what the kernel would give back when asked is not used.
-fn machine_memory(meminfo: &str) -> Option<[u64; 2]> {
-    let bytes = |name: &str| {
-        let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
-        let kilobytes: u64 = line.split_whitespace().next()?.parse().ok()?;
-        Some(kilobytes * 1024)
-    };
-    let (all, available) = (bytes("MemTotal:")?, bytes("MemAvailable:")?);
-    (all > 0).then(|| [all.saturating_sub(available), all])
-}
-
-/// Used and allowed in the cgroup (of either version) in `folder`, where it has a limit; files in the cache that
-/// nobody uses are not counted, as kubelet's working set.
-fn group_memory(folder: &Path) -> Option<[u64; 2]> {
-    let read = |name: &str| fs::read_to_string(folder.join(name)).ok();
-    let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
-    let limit = number("memory.max").or_else(|| number("memory.limit_in_bytes"))?;
-    let used = number("memory.current").or_else(|| number("memory.usage_in_bytes"))?;
-    let stat = read("memory.stat").unwrap_or_default();
-    let unused = stat.lines().find_map(|line| {
-        let (name, bytes) = line.split_once(' ')?;
-        let is_it = matches!(name, "inactive_file" | "total_inactive_file");
-        is_it.then(|| bytes.trim().parse::<u64>().ok()).flatten()
-    });
-    (limit > 0).then(|| [used.saturating_sub(unused.unwrap_or(0)), limit])
-}
-
 /// Used and free for this user, on the working folder's file system.
 fn disk_bytes() -> Option<[f64; 2]> {
     let known = rustix::fs::statvfs(".").ok()?;
@@ -220,26 +182,6 @@ mod tests {
         assert_eq!(process_ticks(stat), Some(733.0));
         let own = fs::read_to_string("/proc/self/stat").unwrap();
         assert!(process_ticks(&own).is_some());
-    }
-
-    #[test]
-    fn memory_is_the_groups_where_it_has_a_limit() {
-        let meminfo = "MemTotal:       8000 kB\nMemFree:  100 kB\nMemAvailable:   6000 kB\n";
-        assert_eq!(machine_memory(meminfo), Some([2000 * 1024, 8000 * 1024]));
-        let folder = tempfile::tempdir().unwrap();
-        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
-        assert_eq!(group_memory(folder.path()), None);
-        write("memory.current", "5000\n");
-        write("memory.max", "max\n");
-        assert_eq!(group_memory(folder.path()), None);
-        write("memory.max", "9000\n");
-        write("memory.stat", "anon 10\ninactive_file 1500\n");
-        assert_eq!(group_memory(folder.path()), Some([3500, 9000]));
-        let old = tempfile::tempdir().unwrap();
-        let write = |name: &str, text: &str| fs::write(old.path().join(name), text).unwrap();
-        write("memory.usage_in_bytes", "700\n");
-        write("memory.limit_in_bytes", "1000\n");
-        assert_eq!(group_memory(old.path()), Some([700, 1000]));
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub mod manifest;
 mod map_file;
 pub mod mirroring;
 mod models;
+pub mod needed;
 pub mod nnunet;
 pub mod observer;
 pub mod out_of_fold;

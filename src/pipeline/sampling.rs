@@ -27,6 +27,7 @@ use crate::arrays::normalisation::Scaling;
 use crate::arrays::preprocess::hounsfield_from;
 use crate::arrays::resample::{LabelInterpolation, resample_labels};
 use crate::error::Result;
+use crate::limits::memory::kept_at_most;
 use crate::team::Team;
 use crate::tensors::batch::Batch;
 use crate::tensors::losses::Loss;
@@ -101,6 +102,8 @@ pub struct CaseSource<'a> {
     pub structures: Vec<u16>,
     /// By index of the dataset's case; empty for stages that work on whole volumes.
     pub stage_one: BTreeMap<usize, StageOneResult>,
+    /// For each of the two that follow.
+    cache_bytes: usize,
     cache: CaseCache,
     unchanging: Mutex<(usize, HashMap<usize, Arc<PreparedCase>>)>,
 }
@@ -112,12 +115,14 @@ impl<'a> CaseSource<'a> {
         structures: Vec<u16>,
         stage_one: BTreeMap<usize, StageOneResult>,
     ) -> Self {
+        let cache_bytes = kept_at_most((recipe.training.cache_mb as u64) << 20) as usize / 2;
         Self {
             dataset,
             recipe,
             structures,
             stage_one,
-            cache: CaseCache::new((recipe.training.cache_mb << 20) / 2),
+            cache_bytes,
+            cache: CaseCache::new(cache_bytes),
             unchanging: Mutex::new((0, HashMap::new())),
         }
     }
@@ -153,7 +158,7 @@ impl<'a> CaseSource<'a> {
         let prepared = Arc::new(self.prepare(case, region)?);
         let bytes = prepared.bytes();
         let mut kept = lock(&self.unchanging);
-        if kept.0 + bytes <= (self.recipe.training.cache_mb << 20) / 2 {
+        if kept.0 + bytes <= self.cache_bytes {
             kept.0 += bytes;
             kept.1.insert(case, Arc::clone(&prepared));
         }

@@ -104,6 +104,14 @@ impl DeviceChoice {
         }
     }
 
+    /// How many NVIDIA GPUs libtorch sees; none in a build without libtorch.
+    pub fn gpus_seen() -> Option<usize> {
+        #[cfg(feature = "libtorch")]
+        return Some(super::libtorch::cuda_devices());
+        #[cfg(not(feature = "libtorch"))]
+        None
+    }
+
     /// The names of the engines in this build.
     pub fn built_in() -> Vec<&'static str> {
         let mut names = Vec::new();

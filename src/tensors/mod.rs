@@ -18,6 +18,7 @@ pub mod networks;
 pub mod optimisers;
 pub mod precision;
 pub mod quantisation;
+pub mod self_test;
 pub mod throughput;
 pub mod torch_file;
 pub mod weights;

@@ -101,6 +101,16 @@ impl Api<'_> {
         }
     }
 
+    /// The number of the experiment called `name`, if there is one.
+    pub fn known_experiment(&self, name: &str) -> Result<Option<String>, Fault> {
+        let query = [("experiment_name", name)];
+        match self.http.get(&api("experiments/get-by-name"), &query) {
+            Ok(answer) => Ok(Some(text(&answer["experiment"]["experiment_id"]))),
+            Err(Fault::Refused(refusal)) if refusal.is_missing() => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+
     /// The run with this key, if there is one.
     pub fn run_of(&self, experiment: &str, key: &str) -> Result<Option<KnownRun>, Fault> {
         let body = json!({

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::time::{Duration, SystemTime};
 
 use reqwest::blocking::{Body, Client, RequestBuilder, Response};
-use reqwest::header::{CONTENT_TYPE, ETAG, RETRY_AFTER};
+use reqwest::header::{CONTENT_TYPE, DATE, ETAG, RETRY_AFTER};
 use reqwest::{Certificate, Identity, Method, Url};
 use serde_json::Value;
 
@@ -52,6 +52,15 @@ pub struct Place {
     headers: Vec<(String, String)>,
 }
 
+/// A good answer.
+struct Answer {
+    body: Vec<u8>,
+    /// The tag that the place gave the bytes.
+    tag: Option<String>,
+    /// When the server says that it is.
+    date: Option<SystemTime>,
+}
+
 impl Http {
     /// # Errors
     /// An address that cannot be one, and certificates that cannot be read.
@@ -85,6 +94,13 @@ impl Http {
         self.answered(self.client.request(Method::GET, url))
     }
 
+    /// The first line of a page that is no JSON, such as `/version`, and what time the server says that it is.
+    pub fn line(&self, path: &str) -> Result<(String, Option<SystemTime>), Fault> {
+        let request = self.client.request(Method::GET, self.url(path));
+        let answer = self.outcome(self.authorised(request).timeout(self.timeout))?;
+        Ok((one_line(&answer.body), answer.date))
+    }
+
     pub fn post(&self, path: &str, body: &Value) -> Result<Value, Fault> {
         self.sent(Method::POST, path, body)
     }
@@ -104,7 +120,7 @@ impl Http {
 
     fn answered(&self, request: RequestBuilder) -> Result<Value, Fault> {
         let request = self.authorised(request).timeout(self.timeout);
-        let (bytes, _) = self.outcome(request)?;
+        let bytes = self.outcome(request)?.body;
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Ok(Value::Null);
         }
@@ -164,8 +180,8 @@ impl Http {
                 .authorised(request)
                 .header(CONTENT_TYPE, "application/octet-stream");
         }
-        let (_, tag) = self.outcome(request.timeout(self.timeout + enough))?;
-        Ok(tag)
+        let answer = self.outcome(request.timeout(self.timeout + enough))?;
+        Ok(answer.tag)
     }
 
     fn url(&self, path: &str) -> Url {
@@ -182,8 +198,7 @@ impl Http {
         }
     }
 
-    /// The body of a good answer, and its tag.
-    fn outcome(&self, request: RequestBuilder) -> Result<(Vec<u8>, Option<String>), Fault> {
+    fn outcome(&self, request: RequestBuilder) -> Result<Answer, Fault> {
         let away = |why: String| Fault::Away {
             why: format!("{}: {why}", self.uri),
             wait: None,
@@ -201,6 +216,7 @@ impl Http {
             }
         })?;
         let tag = header(&response, ETAG.as_str());
+        let date = header(&response, DATE.as_str()).and_then(|text| time_of(&text));
         let mut body = Vec::new();
         let read = response
             .by_ref()
@@ -208,7 +224,7 @@ impl Http {
             .read_to_end(&mut body);
         if response.status().is_success() {
             read.map_err(|error| away(format!("the answer broke off: {error}")))?;
-            return Ok((body, tag));
+            return Ok(Answer { body, tag, date });
         }
         Err(self.fault(&response, &body))
     }
@@ -306,9 +322,14 @@ fn asked_wait(text: &str) -> Option<Duration> {
     if let Ok(seconds) = text.trim().parse() {
         return Some(Duration::from_secs(seconds));
     }
-    let at = jiff::fmt::rfc2822::parse(text.trim()).ok()?;
-    let at = SystemTime::from(at.timestamp());
+    let at = time_of(text)?;
     Some(at.duration_since(SystemTime::now()).unwrap_or_default())
+}
+
+/// A date as HTTP writes it.
+fn time_of(text: &str) -> Option<SystemTime> {
+    let at = jiff::fmt::rfc2822::parse(text.trim()).ok()?;
+    Some(SystemTime::from(at.timestamp()))
 }
 
 /// The innermost cause, without the address: what is signed in it is nobody's business.

@@ -17,6 +17,7 @@ mod lines;
 mod machine;
 mod model;
 mod portion;
+pub mod probe;
 mod sender;
 pub mod settings;
 mod spool;

@@ -158,7 +158,7 @@ fn kept_login(path: &Path) -> Result<(Option<String>, Option<String>)> {
 }
 
 /// `http://user:password@host/path` without the login, and the login.
-fn without_login(uri: &str) -> (String, Option<(String, String)>) {
+pub fn without_login(uri: &str) -> (String, Option<(String, String)>) {
     let Some((scheme, rest)) = uri.split_once("://") else {
         return (uri.to_owned(), None);
     };

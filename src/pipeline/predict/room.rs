@@ -2,6 +2,7 @@
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::limits::memory::kept_at_most;
 use crate::values::Grid;
 
 /// For each worker: a volume of 512 × 512 × 600 that is segmented and another one beside it.
@@ -32,7 +33,7 @@ pub(super) struct Place<'a> {
 
 impl Room {
     pub(super) fn for_workers(workers: usize) -> Self {
-        Self::new(BYTES_PER_WORKER * workers.max(1) as u64)
+        Self::new(kept_at_most(BYTES_PER_WORKER * workers.max(1) as u64))
     }
 
     /// For one volume at a time.

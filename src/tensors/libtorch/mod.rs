@@ -17,6 +17,7 @@ pub mod nccl;
 #[cfg(test)]
 mod network_tests;
 mod ops;
+mod self_test;
 mod sharing;
 #[cfg(all(test, feature = "flex"))]
 mod tests;
@@ -29,6 +30,7 @@ use tch::{Kind, Tensor};
 pub use ffi::{cpu_memory, cuda_peak, limit_cpu_memory, reset_cpu_peak};
 pub use int8::Quantised;
 pub use learner::TorchLearner;
+pub(super) use self_test::ones_convolved;
 pub use transfer::HostTensor;
 
 use super::device::{Compute, DeviceChoice};

@@ -1,0 +1,98 @@
+//! Where facts about the machine and this process are read, so that another machine's can be given in their place.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A machine's `/proc`, `/sys` and `/dev`, and a process's environment.
+#[derive(Debug, Clone)]
+pub struct Host {
+    root: PathBuf,
+    /// In the place of this process's own.
+    variables: Option<BTreeMap<String, String>>,
+}
+
+impl Host {
+    /// This machine and process.
+    pub fn this() -> Self {
+        Self::below(Path::new("/"))
+    }
+
+    /// The files below `root`, with this process's environment.
+    pub fn below(root: &Path) -> Self {
+        Self {
+            root: root.to_path_buf(),
+            variables: None,
+        }
+    }
+
+    /// With these environment variables alone.
+    pub fn with_variables(self, variables: &[(&str, &str)]) -> Self {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        Self {
+            variables: Some(variables.iter().map(owned).collect()),
+            ..self
+        }
+    }
+
+    /// Where a path such as `/proc/meminfo` lies.
+    pub fn path(&self, absolute: &str) -> PathBuf {
+        self.root.join(absolute.trim_start_matches('/'))
+    }
+
+    /// The folder that stands for `/`.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// As the machine's own users name `path`.
+    pub fn shown(&self, path: &Path) -> PathBuf {
+        match path.strip_prefix(&self.root) {
+            Ok(inside) => Path::new("/").join(inside),
+            Err(_) => path.to_path_buf(),
+        }
+    }
+
+    /// The text of a file that the kernel makes up; none where there is none.
+    pub fn read(&self, absolute: &str) -> Option<String> {
+        let bytes = fs::read(self.path(absolute)).ok()?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// The names in a folder, sorted; none where there is no folder.
+    pub fn names(&self, absolute: &str) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(self.path(absolute)) else {
+            return Vec::new();
+        };
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let mut names: Vec<String> = names.collect();
+        names.sort();
+        names
+    }
+
+    /// An environment variable; empty ones count as none.
+    pub fn variable(&self, name: &str) -> Option<String> {
+        self.variable_as_set(name).filter(|value| !value.is_empty())
+    }
+
+    /// An environment variable, which may be empty.
+    pub fn variable_as_set(&self, name: &str) -> Option<String> {
+        match &self.variables {
+            Some(variables) => variables.get(name).cloned(),
+            None => std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()),
+        }
+    }
+
+    /// The names of all environment variables, sorted.
+    pub fn variable_names(&self) -> Vec<String> {
+        match &self.variables {
+            Some(variables) => variables.keys().cloned().collect(),
+            None => {
+                let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+                let mut names: Vec<String> = names.collect();
+                names.sort();
+                names
+            }
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! What this machine has for ctseg, what is wrong with it, and what to do. Each file looks at one thing and gives
+//! [`Finding`]s; what a machine says comes through [`crate::host::Host`], so that any machine can be looked at.
+
+pub mod clock;
+pub mod cluster;
+pub mod cores;
+pub mod disk;
+pub mod engine;
+pub mod gpu;
+pub mod libtorch;
+pub mod memory;
+pub mod model;
+pub mod mounts;
+pub mod patience;
+pub mod process;
+pub mod settings;
+pub mod tracking;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+/// How things stand, from best to worst.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    Ok,
+    /// As it is meant to be, perhaps; worth knowing.
+    Note,
+    /// Work is possible, and likely to go wrong or slowly.
+    Warning,
+    /// Something that was asked for does not work.
+    Fault,
+}
+
+/// What came of one check.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Finding {
+    /// Such as `memory`, or `disk of runs`.
+    pub check: String,
+    pub state: State,
+    /// One line.
+    pub found: String,
+    /// What to do; with all that is not ok, and some that is.
+    pub advice: Option<String>,
+    /// The same in figures, for programs.
+    #[serde(skip_serializing_if = "Value::is_null")]
+    pub facts: Value,
+}
+
+impl State {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Note => "note",
+            Self::Warning => "warning",
+            Self::Fault => "fault",
+        }
+    }
+}
+
+impl Finding {
+    pub fn ok(check: &str, found: impl Into<String>) -> Self {
+        Self {
+            check: check.to_owned(),
+            state: State::Ok,
+            found: found.into(),
+            advice: None,
+            facts: Value::Null,
+        }
+    }
+
+    pub fn note(check: &str, found: impl Into<String>) -> Self {
+        Self::ok(check, found).but(State::Note)
+    }
+
+    pub fn warning(check: &str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self::ok(check, found).but(State::Warning).advised(advice)
+    }
+
+    pub fn fault(check: &str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self::ok(check, found).but(State::Fault).advised(advice)
+    }
+
+    /// The same in another state.
+    pub fn but(self, state: State) -> Self {
+        Self { state, ..self }
+    }
+
+    pub fn advised(self, advice: impl Into<String>) -> Self {
+        Self {
+            advice: Some(advice.into()),
+            ..self
+        }
+    }
+
+    pub fn with(self, facts: Value) -> Self {
+        Self { facts, ..self }
+    }
+}
+
+/// The worst of all; ok without any.
+pub fn worst(findings: &[Finding]) -> State {
+    let states = findings.iter().map(|finding| finding.state);
+    states.max().unwrap_or(State::Ok)
+}
+
+/// For people: a line each in columns, advice below it, the sum at the end.
+pub fn as_text(findings: &[Finding]) -> String {
+    let widest = |text: &dyn Fn(&Finding) -> usize| findings.iter().map(text).max().unwrap_or(0);
+    let state = widest(&|finding| finding.state.name().len());
+    let check = widest(&|finding| finding.check.chars().count());
+    let mut text = String::new();
+    for finding in findings {
+        let (name, found) = (finding.state.name(), &finding.found);
+        text += &format!("{name:<state$}  {:<check$}  {found}\n", finding.check);
+        if let Some(advice) = &finding.advice {
+            text += &format!("{:indent$}→ {advice}\n", "", indent = state + check + 4);
+        }
+    }
+    text + &summary(findings) + "\n"
+}
+
+/// How many faults and warnings there are.
+fn summary(findings: &[Finding]) -> String {
+    let count = |state| findings.iter().filter(|one| one.state == state).count();
+    let counted = |count: usize, name: &str| match count {
+        0 => None,
+        1 => Some(format!("1 {name}")),
+        many => Some(format!("{many} {name}s")),
+    };
+    let faults = counted(count(State::Fault), "fault");
+    let warnings = counted(count(State::Warning), "warning");
+    let parts: Vec<String> = faults.into_iter().chain(warnings).collect();
+    match parts.as_slice() {
+        [] => "nothing is wrong".to_owned(),
+        parts => parts.join(", "),
+    }
+}
+
+/// For programs.
+pub fn as_json(findings: &[Finding]) -> Value {
+    json!({
+        "ctseg_version": env!("CARGO_PKG_VERSION"),
+        "state": worst(findings),
+        "checks": findings,
+    })
+}
+
+/// 1000 bytes are 1 kB, as disks are sold and tools print them.
+pub(crate) fn decimal(bytes: u64) -> String {
+    in_units(bytes, 1000.0, ["B", "kB", "MB", "GB", "TB"])
+}
+
+/// 1024 bytes are 1 KiB, as memory is limited.
+pub(crate) fn binary(bytes: u64) -> String {
+    in_units(bytes, 1024.0, ["B", "KiB", "MiB", "GiB", "TiB"])
+}
+
+fn in_units(bytes: u64, step: f64, units: [&str; 5]) -> String {
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= step && unit + 1 < units.len() {
+        value /= step;
+        unit += 1;
+    }
+    match unit {
+        0 => format!("{bytes} B"),
+        _ => format!("{value:.1} {}", units[unit]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_and_advice_stands_below() {
+        let findings = [
+            Finding::ok("cores", "2 of 2"),
+            Finding::fault("disk of runs", "/runs: full", "make room"),
+            Finding::warning("memory", "1 GiB", "ask for more"),
+            Finding::warning("files", "256", "ulimit -n 4096"),
+        ];
+        let expected = "\
+ok       cores         2 of 2
+fault    disk of runs  /runs: full
+                       → make room
+warning  memory        1 GiB
+                       → ask for more
+warning  files         256
+                       → ulimit -n 4096
+1 fault, 2 warnings
+";
+        assert_eq!(as_text(&findings), expected);
+        assert_eq!(worst(&findings), State::Fault);
+        assert_eq!(
+            as_text(&findings[..1]),
+            "ok  cores  2 of 2\nnothing is wrong\n"
+        );
+        let value = as_json(&findings);
+        assert_eq!(value["state"], "fault");
+        assert_eq!(value["checks"][1]["advice"], "make room");
+    }
+
+    #[test]
+    fn sizes_are_shown_in_their_units() {
+        assert_eq!(decimal(999), "999 B");
+        assert_eq!(decimal(1_500_000), "1.5 MB");
+        assert_eq!(binary(3 << 29), "1.5 GiB");
+        assert_eq!(binary(1 << 60), "1048576.0 TiB");
+    }
+}

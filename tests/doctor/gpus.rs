@@ -1,0 +1,262 @@
+//! GPUs in machines that are made up, as a libtorch with CUDA 13.0 and one for CPUs see them.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use ctseg::host::Host;
+use ctseg::outside::doctor::gpu::{Facts, Seen, judged};
+use ctseg::outside::doctor::libtorch::LibTorch;
+use ctseg::outside::doctor::{Finding, State};
+
+use super::machines::Machine;
+use super::{Said, doctor, says};
+
+const CARD: &str = "/sys/bus/pci/devices/0000:3b:00.0";
+
+fn seen(gpus: usize) -> Option<Seen> {
+    Some(Seen {
+        gpus,
+        libtorch: LibTorch {
+            folder: "/opt/torch/lib".into(),
+            version: Some("2.11.0+cu130".to_owned()),
+            cuda: Some((13, Some(0))),
+        },
+    })
+}
+
+/// A machine with one H100 and this driver, if any.
+fn machine(driver: Option<&str>) -> Machine {
+    let machine = Machine::large();
+    machine.write(&format!("{CARD}/vendor"), "0x10de\n");
+    machine.write(&format!("{CARD}/class"), "0x030200\n");
+    // Sound on a display's cable is no GPU.
+    machine.write("/sys/bus/pci/devices/0000:3b:00.1/vendor", "0x10de\n");
+    machine.write("/sys/bus/pci/devices/0000:3b:00.1/class", "0x040300\n");
+    if let Some(driver) = driver {
+        let text = format!(
+            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  {driver}  Thu Oct 19 22:32:41 UTC 2023\n\
+             GCC version:  gcc version 12.3.0 (Ubuntu 12.3.0-1ubuntu1~22.04)\n"
+        );
+        machine.write("/proc/driver/nvidia/version", &text);
+        let information = "Model: \t\t NVIDIA H100 PCIe\nIRQ:   \t\t 120\n";
+        machine.write(
+            "/proc/driver/nvidia/gpus/0000:3b:00.0/information",
+            information,
+        );
+        for node in ["nvidia0", "nvidiactl", "nvidia-uvm"] {
+            machine.write(&format!("/dev/{node}"), "");
+        }
+        machine.write("/usr/lib/x86_64-linux-gnu/libcuda.so.1", "");
+    }
+    machine
+}
+
+fn told(machine: &Machine, variables: &[(&str, &str)], seen: Option<Seen>, asked: bool) -> Finding {
+    let host = Host::below(machine.root.path()).with_variables(variables);
+    judged(&Facts::of(&host), seen.as_ref(), asked)
+}
+
+/// A warning as it stands, a fault where a GPU is asked for; finding and advice in one text.
+fn wrong(machine: &Machine, variables: &[(&str, &str)], seen: Option<Seen>) -> String {
+    let fault = told(machine, variables, seen.clone(), true);
+    assert_eq!(fault.state, State::Fault, "{fault:?}");
+    let warning = told(machine, variables, seen, false);
+    assert_eq!(warning.state, State::Warning, "{warning:?}");
+    assert_eq!(warning.found, fault.found);
+    format!("{}\n{}", fault.found, fault.advice.unwrap())
+}
+
+#[test]
+fn a_gpu_in_order_is_told() {
+    let machine = machine(Some("580.65.06"));
+    let found = told(&machine, &[], seen(1), true);
+    assert_eq!(found.state, State::Ok);
+    says(
+        &found.found,
+        &["1 × NVIDIA H100 PCIe, driver 580.65.06, CUDA 13.0; libtorch sees 1"],
+    );
+    // An older driver with NVIDIA's package for compatibility.
+    let machine = self::machine(Some("535.129.03"));
+    assert_eq!(told(&machine, &[], seen(1), true).state, State::Ok);
+}
+
+#[test]
+fn drivers_that_are_too_old_are_told_with_the_one_that_is_needed() {
+    for old in ["470.82.01", "535.129.03", "575.57.08"] {
+        let text = wrong(&machine(Some(old)), &[], seen(0));
+        says(
+            &text,
+            &[
+                &format!("driver {old}: too old"),
+                "CUDA 13.0, which needs 580 or later",
+            ],
+        );
+        says(&text, &["update the driver", "CUDA 12 needs 525"]);
+    }
+    // New enough for CUDA 12.
+    let mut twelve = seen(1).unwrap();
+    twelve.libtorch.cuda = Some((12, Some(8)));
+    let found = told(
+        &machine(Some("535.129.03")),
+        &[],
+        Some(twelve.clone()),
+        true,
+    );
+    assert_eq!(found.state, State::Ok);
+    twelve.gpus = 0;
+    let text = wrong(&machine(Some("470.82.01")), &[], Some(twelve));
+    says(&text, &["needs 525 or later"]);
+    let open = machine(None);
+    let line = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release Build  (dvs-builder@U22)\n";
+    open.write("/proc/driver/nvidia/version", line);
+    says(&wrong(&open, &[], seen(0)), &["driver 570.86.15: too old"]);
+}
+
+#[test]
+fn a_card_without_nvidias_driver_is_told() {
+    says(
+        &wrong(&machine(None), &[], seen(0)),
+        &[
+            "1 NVIDIA GPU, without NVIDIA's driver",
+            "driver 580 or later",
+        ],
+    );
+    for (name, expected) in [
+        ("nouveau", "restart the machine"),
+        ("vfio-pci", "virtual machine"),
+    ] {
+        let machine = machine(None);
+        let drivers = machine.path("/sys/bus/pci/drivers").join(name);
+        fs::create_dir_all(&drivers).unwrap();
+        symlink(&drivers, machine.path(&format!("{CARD}/driver"))).unwrap();
+        says(
+            &wrong(&machine, &[], seen(0)),
+            &[&format!("'{name}'"), expected],
+        );
+    }
+}
+
+#[test]
+fn containers_without_their_gpu_are_told_how_to_get_it() {
+    let bare = machine(Some("580.65.06"));
+    for node in ["nvidia0", "nvidiactl", "nvidia-uvm"] {
+        fs::remove_file(bare.path(&format!("/dev/{node}"))).unwrap();
+    }
+    let none = "no /dev/nvidia0 within reach";
+    says(
+        &wrong(&bare, &[], seen(0)),
+        &[none, "nvidia-modprobe", "--gpus all"],
+    );
+    let pod = [("KUBERNETES_SERVICE_HOST", "10.0.0.1")];
+    says(&wrong(&bare, &pod, seen(0)), &[none, "nvidia.com/gpu: 1"]);
+    let apptainer = [("APPTAINER_CONTAINER", "/data/ctseg.sif")];
+    says(&wrong(&bare, &apptainer, seen(0)), &[none, "--nv"]);
+    let job = [("SLURM_JOB_ID", "7")];
+    says(&wrong(&bare, &job, seen(0)), &[none, "--gres=gpu:1"]);
+    bare.write("/.dockerenv", "");
+    says(&wrong(&bare, &[], seen(0)), &[none, "--gpus all"]);
+}
+
+#[test]
+fn hidden_gpus_missing_libraries_and_builds_for_cpus_are_told_apart() {
+    let machine = machine(Some("580.65.06"));
+    for hidden in ["", "-1", "NoDevFiles"] {
+        let text = wrong(&machine, &[("CUDA_VISIBLE_DEVICES", hidden)], seen(0));
+        says(
+            &text,
+            &[&format!("CUDA_VISIBLE_DEVICES='{hidden}'"), "unset"],
+        );
+    }
+    let job = [("CUDA_VISIBLE_DEVICES", ""), ("SLURM_JOB_ID", "7")];
+    says(&wrong(&machine, &job, seen(0)), &["--gres=gpu:1"]);
+    let mut cpu = seen(0).unwrap();
+    cpu.libtorch.cuda = None;
+    says(
+        &wrong(&machine, &[], Some(cpu)),
+        &["built for CPUs alone", "setup-libtorch.sh"],
+    );
+    says(
+        &wrong(&machine, &[], seen(0)),
+        &["libtorch sees none", "nvidia-smi", "libcuda.so.1"],
+    );
+    fs::remove_file(machine.path("/usr/lib/x86_64-linux-gnu/libcuda.so.1")).unwrap();
+    says(
+        &wrong(&machine, &[], seen(0)),
+        &["libcuda.so.1 is not found", "LD_LIBRARY_PATH"],
+    );
+    machine.write("/opt/nvidia/libcuda.so.1", "");
+    let named = [("LD_LIBRARY_PATH", "relative:/opt/nvidia")];
+    says(
+        &wrong(&machine, &named, seen(0)),
+        &["/opt/nvidia/libcuda.so.1 must be"],
+    );
+}
+
+#[test]
+fn a_build_without_libtorch_leaves_gpus_alone_and_says_so() {
+    let machine = machine(Some("470.82.01"));
+    let found = told(&machine, &[], None, false);
+    assert_eq!(found.state, State::Note, "{found:?}");
+    says(
+        &found.found,
+        &["1 × NVIDIA H100 PCIe, driver 470.82.01", "no libtorch"],
+    );
+    says(found.advice.as_ref().unwrap(), &["--features libtorch"]);
+    let none = Machine::large();
+    assert_eq!(told(&none, &[], seen(0), false).state, State::Ok);
+    let asked = told(&none, &[], seen(0), true);
+    assert_eq!(asked.state, State::Fault);
+    says(&asked.found, &["no NVIDIA GPU in this machine"]);
+}
+
+#[test]
+#[cfg(not(feature = "libtorch"))]
+fn asked_for_an_engine_that_is_not_built_in_the_doctor_says_how_to_build_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let machine = Machine::large();
+    for device in ["libtorch", "libtorch:cuda:0"] {
+        for quick in [&["--quick"][..], &[]] {
+            let mut command = doctor(folder.path(), &["--device", device]);
+            command
+                .args(quick)
+                .env("CTSEG_DOCTOR_ROOT", machine.root.path());
+            let said = Said::by(&mut command);
+            let text = said.only(&format!("engine {device}"), "fault");
+            says(
+                &text,
+                &[
+                    "not in this build",
+                    "scripts/setup-libtorch.sh",
+                    "--device auto",
+                ],
+            );
+            assert_eq!(said.code, 1);
+        }
+    }
+}
+
+#[test]
+fn the_engines_of_this_build_compute() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = Said::by(&mut doctor(folder.path(), &[]));
+    says(
+        &said.only("engine flex", "ok"),
+        &["f32, convolutions as by hand in"],
+    );
+    says(&said.only("engines", "ok"), &["flex"]);
+    if cfg!(feature = "libtorch") {
+        says(&said.only("engines", "ok"), &["libtorch 2.11.0", "/lib"]);
+        says(
+            &said.only("engine libtorch", "ok"),
+            &["convolutions as by hand in"],
+        );
+    }
+    let refused = Said::by(&mut doctor(
+        folder.path(),
+        &["--device", "flex", "--precision", "bf16"],
+    ));
+    says(
+        &refused.only("engine flex", "fault"),
+        &["--precision bf16", "say auto"],
+    );
+}
