@@ -6,8 +6,10 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
+use super::limit::LimitArgs;
+use super::signals::stop_on_signals;
 use super::tracking::MlflowArgs;
-use super::{Outcome, Settings, print_out, stop_on_signals};
+use super::{Outcome, Settings, print_out};
 use crate::arrays::postprocess::Step;
 use crate::cpu_budget;
 use crate::error::Error;
@@ -72,6 +74,8 @@ pub struct FitArgs {
     #[arg(long, value_name = "RUN", conflicts_with_all = ["stage", "fold", "epochs", "seed", "set", "from", "no_out_of_fold"])]
     resume: Option<PathBuf>,
     #[command(flatten)]
+    limit: LimitArgs,
+    #[command(flatten)]
     mlflow: MlflowArgs,
 }
 
@@ -94,7 +98,6 @@ pub(super) fn parse_fold(text: &str) -> Result<FoldChoice, String> {
 
 pub fn run(args: FitArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let observer = progress::for_stderr();
-    let stop = stop_on_signals()?;
     let loader_threads = cpu_budget::loader_threads(args.loader_threads)?;
     let config = &settings.config;
     let runs = config.runs_or(args.runs.clone());
@@ -116,6 +119,9 @@ pub fn run(args: FitArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         }
     };
     let dataset = Dataset::open_in(&data, data_root.as_deref())?;
+    // Up to here there is nothing to be kept, and a signal ends the process by itself.
+    let stop = stop_on_signals()?;
+    args.limit.watch(&stop, &observer)?;
     let recipe = mirrored_where_possible(recipe, &dataset.structures, observer.as_ref());
     let curves = Curves::default();
     let mlflow = args.mlflow.tracker(settings, &observer)?;

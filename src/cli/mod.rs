@@ -16,11 +16,13 @@ mod inspect;
 mod inspect_parted;
 mod inspect_run;
 mod inspect_torch;
+mod limit;
 mod plan;
 mod predict;
 mod recorded;
 mod reliability;
 mod report;
+mod signals;
 mod sizes;
 mod sweep;
 mod sync;
@@ -28,14 +30,8 @@ mod tracking;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
-use signal_hook::low_level;
 
 use crate::cpu_budget;
 use crate::error::Error;
@@ -220,59 +216,6 @@ impl Settings {
             .map(|device| Compute::open(*device, self.precision, self.threads))
             .collect()
     }
-}
-
-/// A flag that SIGINT and SIGTERM set; a second SIGINT ends the process at once.
-fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    signal_hook::flag::register_conditional_shutdown(SIGINT, 130, Arc::clone(&stop))?;
-    signal_hook::flag::register(SIGINT, Arc::clone(&stop))?;
-    signal_hook::flag::register(SIGTERM, Arc::clone(&stop))?;
-    Ok(stop)
-}
-
-/// What SIGINT and SIGTERM ask for.
-struct Asked {
-    /// To stop after the work under way: the first signal.
-    stop: Arc<AtomicBool>,
-    /// To leave at once: a second one.
-    leave: Arc<AtomicBool>,
-}
-
-/// Schedulers may send the same request along several ways: to the process, to its group, to its step. On a busy
-/// machine these arrive some hundred milliseconds apart.
-fn same_request(signal: i32) -> Duration {
-    match signal {
-        SIGTERM => Duration::from_secs(1),
-        // Of a person, who may press Ctrl-C twice.
-        _ => Duration::from_millis(200),
-    }
-}
-
-/// Listens to signals; a third one ends the process as it stands.
-fn stop_then_leave_on_signals() -> anyhow::Result<Asked> {
-    let asked = Asked {
-        stop: Arc::default(),
-        leave: Arc::default(),
-    };
-    let (stop, leave) = (Arc::clone(&asked.stop), Arc::clone(&asked.leave));
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    std::thread::spawn(move || {
-        let mut last: Option<Instant> = None;
-        for signal in signals.forever() {
-            if last.is_some_and(|last| last.elapsed() < same_request(signal)) {
-                continue;
-            }
-            last = Some(Instant::now());
-            if !stop.swap(true, Ordering::Relaxed) {
-                continue;
-            }
-            if leave.swap(true, Ordering::Relaxed) {
-                low_level::exit(130);
-            }
-        }
-    });
-    Ok(asked)
 }
 
 /// Prints results. A reader that has gone away (`| head`) is no reason to fail.

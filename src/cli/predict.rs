@@ -8,9 +8,11 @@ use serde_json::json;
 use signal_hook::low_level;
 
 use super::fit::parse_duration;
+use super::limit::LimitArgs;
 use super::recorded::{RecordArgs, Recorded};
+use super::signals::stop_then_leave_on_signals;
 use super::sizes::parse_bytes;
-use super::{Outcome, Settings, print_out, stop_then_leave_on_signals};
+use super::{Outcome, Settings, print_out};
 use crate::arrays::nifti::is_nifti_name;
 use crate::arrays::totalseg_statistics::TableOptions;
 use crate::cpu_budget::give_back_large_blocks;
@@ -101,6 +103,8 @@ pub struct PredictArgs {
     #[arg(long, value_parser = parse_duration, default_value = "10m", requires = "claim")]
     claim_expiry: Duration,
     #[command(flatten)]
+    limit: LimitArgs,
+    #[command(flatten)]
     record: RecordArgs,
 }
 
@@ -111,6 +115,7 @@ pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     give_back_large_blocks();
     let observer = progress::for_stderr();
     let asked = stop_then_leave_on_signals()?;
+    args.limit.watch(&asked.stop, &observer)?;
     let outputs = outputs(&args)?;
     let tta = tta(&args);
     let inputs = expand_inputs(&args.inputs, &args.output)?;

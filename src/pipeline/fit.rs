@@ -16,7 +16,7 @@ use super::checkpoint::Progress;
 use super::dataset::{CheckDepth, Dataset};
 use super::diagnosis::{self, Diagnosis};
 use super::fine_tuning::Beginning;
-use super::guard::guarded;
+use super::guard::{guarded, unless_stopped};
 use super::observer::{Logged, Observer};
 use super::out_of_fold::OutOfFold;
 use super::overlays::DrawComparison;
@@ -127,7 +127,7 @@ pub fn fit(job: &FitJob, observer: &dyn Observer) -> Result<FitSummary> {
     check_names(recipe, &job.dataset.structures)?;
     if job.trial.is_none() {
         Bundle::check_target(&job.model, recipe.stage, &job.dataset.structures)?;
-        check_dataset(&job.dataset, observer)?;
+        check_dataset(&job.dataset, job.stop, observer)?;
     }
     let begun_from = |from: &Option<PathBuf>| {
         from.as_deref()
@@ -199,7 +199,7 @@ fn trained_and_published(
     let recipe = &job.recipe;
     let (stage_one, stage1_sha256) = stage_one_results(job, observer)?;
     let values = job.dataset.structures.iter().map(|s| s.value).collect();
-    let source = CaseSource::new(&job.dataset, recipe, values, stage_one);
+    let source = CaseSource::new(&job.dataset, recipe, values, stage_one).stopped_by(job.stop);
     mirrored_maps(&source)?; // what is wrong with it is said before any training
     let mut stage = TrainedStage {
         manifest: stage_manifest(job, telling.data_fingerprint()?, stage1_sha256),
@@ -382,10 +382,11 @@ fn open_run(job: &FitJob) -> Result<(RunFolder, RunSettings)> {
     }
 }
 
-/// Says everything that is wrong with the dataset, and fails if anything is.
-pub fn check_dataset(dataset: &Dataset, observer: &dyn Observer) -> Result<()> {
+/// Says everything that is wrong with the dataset, and fails if anything is, or when somebody asks to stop.
+pub fn check_dataset(dataset: &Dataset, stop: &AtomicBool, observer: &dyn Observer) -> Result<()> {
     let task = observer.task("checking the data", dataset.cases.len() as u64, "cases");
-    let report = dataset.check(CheckDepth::Voxels, |_, _| task.advance(1));
+    let go_on = || unless_stopped(stop, || "the data was being checked".to_owned());
+    let report = dataset.check_while(CheckDepth::Voxels, go_on, |_, _| task.advance(1))?;
     drop(task);
     for note in &report.notes {
         match &note.case {

@@ -2,6 +2,7 @@
 //! worker threads ahead of the network.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -14,6 +15,7 @@ use rayon::prelude::*;
 
 use super::dataset::{CaseCache, Dataset};
 use super::distances::add_distances;
+use super::guard::unless_stopped;
 use super::patches::{Maps, Patch, assembled, patches};
 use super::recipe::{Recipe, Region, Target};
 use super::roi::{Prior, jittered};
@@ -100,6 +102,8 @@ pub struct CaseSource<'a> {
     pub structures: Vec<u16>,
     /// By index of the dataset's case; empty for stages that work on whole volumes.
     pub stage_one: BTreeMap<usize, StageOneResult>,
+    /// Once it is set, no case is prepared any more.
+    stop: Option<&'a AtomicBool>,
     cache: CaseCache,
     unchanging: Mutex<(usize, HashMap<usize, Arc<PreparedCase>>)>,
 }
@@ -116,8 +120,18 @@ impl<'a> CaseSource<'a> {
             recipe,
             structures,
             stage_one,
+            stop: None,
             cache: CaseCache::new((recipe.training.cache_mb << 20) / 2),
             unchanging: Mutex::new((0, HashMap::new())),
+        }
+    }
+
+    /// The same that, once `stop` is set, answers [`Error::Interrupted`](crate::error::Error) where it would have to
+    /// prepare a case.
+    pub fn stopped_by(self, stop: &'a AtomicBool) -> Self {
+        Self {
+            stop: Some(stop),
+            ..self
         }
     }
 
@@ -174,6 +188,9 @@ impl<'a> CaseSource<'a> {
     }
 
     fn prepare(&self, case: usize, region: Option<VoxelBox>) -> Result<PreparedCase> {
+        if let Some(stop) = self.stop {
+            unless_stopped(stop, || "cases were being prepared".to_owned())?;
+        }
         let loaded = self.cache.get(self.dataset, case)?;
         let source = loaded.volume.grid;
         let region =

@@ -190,7 +190,7 @@ fn split(vary: &str) -> Result<(&str, Vec<&str>)> {
 /// # Errors
 /// [`Error::Interrupted`] when stopped from outside; unsound data; no trial that did not fail.
 pub fn sweep(job: &SweepJob, observer: &dyn Observer) -> Result<Vec<TrialRow>> {
-    check_dataset(&job.dataset, observer)?;
+    check_dataset(&job.dataset, job.stop, observer)?;
     let rows = sweep_told::told(job, observer, |name| rungs(job, name, observer));
     rows.map_err(|error| match error {
         Error::Interrupted(_) => Error::Interrupted(format!(
