@@ -32,22 +32,22 @@ use crate::pipeline::tracker::Tracker;
 pub struct FitArgs {
     /// What to train: 1 (coarse), 2 (refine), the name of a built-in recipe, or a recipe file
     #[arg(long, required_unless_present = "resume", value_name = "1|2|NAME|FILE")]
-    stage: Option<String>,
+    pub(super) stage: Option<String>,
     /// Dataset folder or descriptor; generated phantoms where none is named
     #[arg(long, env = "CTSEG_DATA")]
-    data: Option<PathBuf>,
+    pub(super) data: Option<PathBuf>,
     /// Folder that a descriptor's paths are relative to
     #[arg(long, env = "CTSEG_DATA_ROOT")]
-    data_root: Option<PathBuf>,
+    pub(super) data_root: Option<PathBuf>,
     /// Model folder that the stage goes into [default: model]
     #[arg(long, env = "CTSEG_MODEL")]
-    model: Option<PathBuf>,
+    pub(super) model: Option<PathBuf>,
     /// Folder for run folders [default: runs]
     #[arg(long, env = "CTSEG_RUNS")]
-    runs: Option<PathBuf>,
+    pub(super) runs: Option<PathBuf>,
     /// Train this fold only, or all of them
     #[arg(long, value_name = "all|K", value_parser = parse_fold)]
-    fold: Option<FoldChoice>,
+    pub(super) fold: Option<FoldChoice>,
     /// Largest number of epochs per fold
     #[arg(long)]
     epochs: Option<usize>,
@@ -69,10 +69,10 @@ pub struct FitArgs {
     /// Begin with the weights of this model's stage; those that do not fit the dataset's structures or the
     /// recipe begin anew
     #[arg(long, value_name = "MODEL")]
-    from: Option<PathBuf>,
+    pub(super) from: Option<PathBuf>,
     /// Go on with the run in this folder, on its own dataset and into its own model
     #[arg(long, value_name = "RUN", conflicts_with_all = ["stage", "fold", "epochs", "seed", "set", "from", "no_out_of_fold"])]
-    resume: Option<PathBuf>,
+    pub(super) resume: Option<PathBuf>,
     #[command(flatten)]
     limit: LimitArgs,
     #[command(flatten)]
@@ -151,7 +151,7 @@ pub fn run(args: FitArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     Ok(Outcome::AllDone)
 }
 
-fn recipe(args: &FitArgs) -> anyhow::Result<Recipe> {
+pub(super) fn recipe(args: &FitArgs) -> anyhow::Result<Recipe> {
     let stage = args.stage.as_deref().unwrap_or("1");
     let mut overrides = args.set.clone();
     if let Some(epochs) = args.epochs {

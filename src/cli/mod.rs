@@ -24,6 +24,7 @@ mod reliability;
 mod report;
 mod signals;
 mod sizes;
+mod submit;
 mod sweep;
 mod sync;
 mod tracking;
@@ -84,6 +85,8 @@ enum Command {
     Fit(fit::FitArgs),
     /// Train one stage with many settings and show which is best
     Sweep(sweep::SweepArgs),
+    /// Submit other commands as jobs of a cluster
+    Submit(submit::SubmitArgs),
     /// Send the MLflow server what it has not yet of runs
     Sync(sync::SyncArgs),
     /// Segment volumes
@@ -167,6 +170,7 @@ impl Cli {
             Command::Demo(args) => demo::run(args, &settings),
             Command::Fit(args) => fit::run(args, &settings),
             Command::Sweep(args) => sweep::run(args, &settings),
+            Command::Submit(args) => submit::run(args, &settings),
             Command::Sync(args) => sync::run(args, &settings),
             Command::Predict(args) => predict::run(args, &settings),
             Command::Evaluate(args) => evaluate::run(args, &settings),

@@ -33,13 +33,13 @@ pub struct PredictArgs {
     /// Volumes: files, folders with all below them, patterns ('scans/**/ct.nii.gz'), or @list with one of these per
     /// line
     #[arg(required = true)]
-    inputs: Vec<String>,
+    pub(super) inputs: Vec<String>,
     /// Folder for the label maps, or the name of one label map
     #[arg(short, long, default_value = "predictions")]
-    output: PathBuf,
+    pub(super) output: PathBuf,
     /// Model folder [default: model]; named several times, the models' logits are averaged
     #[arg(long, env = "CTSEG_MODEL")]
-    model: Vec<PathBuf>,
+    pub(super) model: Vec<PathBuf>,
     /// Look at mirror images too and take the mean, along the axes that stage 2 was trained mirrored along:
     /// a little better, twice the time per axis
     #[arg(long)]
@@ -94,11 +94,11 @@ pub struct PredictArgs {
     /// Take one share of the volumes, such as 3/8, by their names: for Slurm arrays --array=1-8 and
     /// --shard $SLURM_ARRAY_TASK_ID/8
     #[arg(long, value_name = "I/N", conflicts_with = "claim")]
-    shard: Option<Shard>,
+    pub(super) shard: Option<Shard>,
     /// Share the volumes with all processes that are given the same folder (on storage that all of them see): each
     /// volume is taken by one, and taken over from processes that die
     #[arg(long, value_name = "FOLDER")]
-    claim: Option<PathBuf>,
+    pub(super) claim: Option<PathBuf>,
     /// How long a process on another machine must have been silent to be taken for dead
     #[arg(long, value_parser = parse_duration, default_value = "10m", requires = "claim")]
     claim_expiry: Duration,
