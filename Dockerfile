@@ -16,6 +16,7 @@ COPY src src
 COPY stages stages
 COPY datasets datasets
 COPY benches benches
+COPY scripts/slurm scripts/slurm
 
 FROM sources AS build
 RUN cargo build --release --locked && install -D target/release/ctseg /out/ctseg

@@ -4,10 +4,12 @@ mod common;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::sync::Barrier;
 
 use common::mlflow::{Heard, PASSWORD, TestServer, server, wait_for};
 use common::{SMALL, ctseg, phantoms, publish_random, small_recipe, stderr};
 use ctseg::outside::mlflow::Mlflow;
+use ctseg::outside::mlflow::above::Above;
 use ctseg::pipeline::bundle::{Bundle, file_sha256};
 use ctseg::pipeline::tracker::{
     DatasetUsed, Event, ModelMade, Outcome, Point, RunIdentity, Tracker,
@@ -247,6 +249,68 @@ fn assert_everything(content: &Value, runs: &Path, model: &ModelMade) {
 }
 
 /// `ctseg sync` in `folder`; what it prints.
+/// Eight that begin at once agree on one parent; a run that names its parent lies below that.
+fn tasks_of_an_array_lie_below_one_run(test: &TestServer) {
+    let folder = tempfile::tempdir().unwrap();
+    let begin_at_once = Barrier::new(8);
+    let told = |task: usize, above: Above, together: bool| {
+        let run = folder.path().join(format!("task{task}"));
+        std::fs::create_dir_all(&run).unwrap();
+        let (heard, observer) = Heard::new();
+        let experiment = Some("array".to_owned());
+        let mlflow = Mlflow::new(Some(server(&test.uri())), experiment, None, &observer);
+        let mlflow = mlflow.unwrap().below(Some(above));
+        let name = format!("task {task}");
+        let identity = RunIdentity {
+            name: &name,
+            folder: &run,
+            parent: None,
+        };
+        if together {
+            begin_at_once.wait();
+        }
+        mlflow.begun(&identity).unwrap();
+        wait_for("the run is made", || {
+            run.join("tracking/delivered.json").exists()
+        });
+        if together {
+            begin_at_once.wait();
+        }
+        mlflow.ended(&identity, &Outcome::Finished).unwrap();
+        assert!(heard.warnings().is_empty(), "{:?}", heard.warnings());
+    };
+    std::thread::scope(|scope| {
+        let told = &told;
+        for task in 0..8 {
+            scope.spawn(move || told(task, Above::group("slurm lab 70"), true));
+        }
+    });
+    // One more that begins when all is over.
+    told(8, Above::group("slurm lab 70"), false);
+    let mut content = test.content();
+    // Those that were made at once by several and taken back.
+    let runs = content["experiments"]["array"]["runs"].as_array_mut();
+    let runs = runs.unwrap();
+    runs.retain(|run| run["stage"] == "active");
+    assert_eq!(runs.len(), 10);
+    let group = run_called(&content, "array", "slurm lab 70");
+    assert_eq!(
+        (&group["status"], &group["parent"]),
+        (&"FINISHED".into(), &Value::Null)
+    );
+    for task in 0..9 {
+        let run = run_called(&content, "array", &format!("task {task}"));
+        assert_eq!(run["parent"], group["id"], "task {task}");
+    }
+    let named = group["id"].as_str().unwrap().to_owned();
+    told(9, Above::Run(named), false);
+    let content = test.content();
+    assert_eq!(
+        run_called(&content, "array", "task 9")["parent"],
+        group["id"]
+    );
+}
+
 fn sync(test: &TestServer, folder: &Path, arguments: &[&str], code: i32) -> String {
     let output = ctseg(folder, &[&["sync"], arguments].concat())
         .env("MLFLOW_TRACKING_URI", test.uri())
@@ -486,6 +550,7 @@ fn runs_are_in_the_server_whole_and_once() {
         return;
     };
     everything_arrives(&test);
+    tasks_of_an_array_lie_below_one_run(&test);
     a_killed_fit_goes_on_in_its_run(&test);
     two_stages_outlive_their_server(&mut test);
 }

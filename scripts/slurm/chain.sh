@@ -10,6 +10,7 @@
 #   CTSEG_SBATCH                 more options for sbatch, such as "--account=ct --partition=long"
 #   CTSEG_FIT_SBATCH             more for the trainings alone, such as "--gres=gpu:1"
 #   CTSEG_ARRAY                  tasks that predict [1-8]
+#   CTSEG_MLFLOW_GROUP           what the runs are shown below in MLflow [chain, the model and the time]
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 if [ $# != 4 ]; then
@@ -17,6 +18,8 @@ if [ $# != 4 ]; then
     exit 2
 fi
 dataset="$1" model="$2" volumes="$3" labels="$4"
+# Runs of all these jobs are shown together.
+export CTSEG_MLFLOW_GROUP="${CTSEG_MLFLOW_GROUP:-chain $(basename "$model") $(date +%Y%m%d-%H%M%S)}"
 read -ra all <<<"${CTSEG_SBATCH:-}"
 read -ra fit <<<"${CTSEG_FIT_SBATCH:-}"
 

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use super::{Outcome, Settings, print_out, stop_on_signals};
+use super::signals::stop_on_signals;
+use super::{Outcome, Settings, print_out};
 use crate::error::{Error, Result};
 use crate::pipeline::convert::{
     Asked, Conversion, Converted, Format, Labels, Overlaps, SPLITS, Target, check, convert,

@@ -7,16 +7,17 @@ use std::time::Instant;
 use clap::Args;
 
 use super::evaluation_table::print_evaluation;
+use super::signals::stop_on_signals;
 use super::{
     Outcome, Settings, fit as fit_command, predict as predict_command, print_out,
-    report as report_command, stop_on_signals,
+    report as report_command,
 };
 use crate::outside::curves::Curves;
 use crate::outside::origin;
 use crate::outside::pictures::comparison;
 use crate::outside::report::{Destination, write};
 use crate::pipeline::dataset::Dataset;
-use crate::pipeline::evaluation::evaluate;
+use crate::pipeline::evaluation::evaluate_unless_stopped;
 use crate::pipeline::evaluation::tolerances::Tolerances;
 use crate::pipeline::fit::{FitJob, fit};
 use crate::pipeline::inputs::plan_outputs;
@@ -158,10 +159,11 @@ fn finish(
     observer: &dyn crate::pipeline::observer::Observer,
 ) -> anyhow::Result<()> {
     let tolerances = Tolerances::default();
-    let evaluation = evaluate(
+    let evaluation = evaluate_unless_stopped(
         &job.folder,
         &Reference::Dataset(dataset),
         &tolerances,
+        job.stop,
         observer,
     )?;
     let summary = evaluation.write(folder)?;

@@ -7,8 +7,10 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
+use super::limit::LimitArgs;
+use super::signals::stop_on_signals;
 use super::tracking::MlflowArgs;
-use super::{Outcome, Settings, print_out, processes, stop_on_signals, team};
+use super::{Outcome, Settings, print_out, processes, team};
 use crate::arrays::postprocess::Step;
 use crate::cpu_budget;
 use crate::error::Error;
@@ -32,22 +34,22 @@ use crate::tensors::device::Compute;
 pub struct FitArgs {
     /// What to train: 1 (coarse), 2 (refine), the name of a built-in recipe, or a recipe file
     #[arg(long, required_unless_present = "resume", value_name = "1|2|NAME|FILE")]
-    stage: Option<String>,
+    pub(super) stage: Option<String>,
     /// Dataset folder or descriptor; generated phantoms where none is named
     #[arg(long, env = "CTSEG_DATA")]
-    data: Option<PathBuf>,
+    pub(super) data: Option<PathBuf>,
     /// Folder that a descriptor's paths are relative to
     #[arg(long, env = "CTSEG_DATA_ROOT")]
-    data_root: Option<PathBuf>,
+    pub(super) data_root: Option<PathBuf>,
     /// Model folder that the stage goes into [default: model]
     #[arg(long, env = "CTSEG_MODEL")]
-    model: Option<PathBuf>,
+    pub(super) model: Option<PathBuf>,
     /// Folder for run folders [default: runs]
     #[arg(long, env = "CTSEG_RUNS")]
-    runs: Option<PathBuf>,
+    pub(super) runs: Option<PathBuf>,
     /// Train this fold only, or all of them
     #[arg(long, value_name = "all|K", value_parser = parse_fold)]
-    fold: Option<FoldChoice>,
+    pub(super) fold: Option<FoldChoice>,
     /// Largest number of epochs per fold
     #[arg(long)]
     epochs: Option<usize>,
@@ -76,10 +78,12 @@ pub struct FitArgs {
     /// Begin with the weights of this model's stage; those that do not fit the dataset's structures or the
     /// recipe begin anew
     #[arg(long, value_name = "MODEL")]
-    from: Option<PathBuf>,
+    pub(super) from: Option<PathBuf>,
     /// Go on with the run in this folder, on its own dataset and into its own model
     #[arg(long, value_name = "RUN", conflicts_with_all = ["stage", "fold", "epochs", "seed", "set", "from", "no_out_of_fold"])]
-    resume: Option<PathBuf>,
+    pub(super) resume: Option<PathBuf>,
+    #[command(flatten)]
+    limit: LimitArgs,
     #[command(flatten)]
     mlflow: MlflowArgs,
 }
@@ -133,7 +137,6 @@ fn trained(
     team: &Arc<Team>,
 ) -> anyhow::Result<Outcome> {
     let observer = settings.observer();
-    let stop = stop_on_signals()?;
     let loader_threads = cpu_budget::loader_threads(args.loader_threads)?;
     let config = &settings.config;
     let (recipe, data, data_root, model, seed) = match &args.resume {
@@ -160,6 +163,9 @@ fn trained(
         }
     };
     let dataset = Dataset::open_in(&data, data_root.as_deref())?;
+    // Up to here there is nothing to be kept, and a signal ends the process by itself.
+    let stop = stop_on_signals()?;
+    args.limit.watch(&stop, &observer)?;
     let says: &dyn Observer = match team.leads() {
         true => observer.as_ref(),
         false => &Silent,
@@ -200,7 +206,7 @@ fn trained(
     Ok(Outcome::AllDone)
 }
 
-fn recipe(args: &FitArgs) -> anyhow::Result<Recipe> {
+pub(super) fn recipe(args: &FitArgs) -> anyhow::Result<Recipe> {
     let stage = args.stage.as_deref().unwrap_or("1");
     let mut overrides = args.set.clone();
     if let Some(epochs) = args.epochs {

@@ -17,6 +17,7 @@ mod inspect;
 mod inspect_parted;
 mod inspect_run;
 mod inspect_torch;
+mod limit;
 mod observing;
 mod plan;
 mod predict;
@@ -24,8 +25,10 @@ mod processes;
 mod recorded;
 mod reliability;
 mod report;
+mod signals;
 mod sizes;
 mod status;
+mod submit;
 mod sweep;
 mod sync;
 mod team;
@@ -33,14 +36,8 @@ mod tracking;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
-use signal_hook::low_level;
 
 use crate::cpu_budget;
 use crate::error::Error;
@@ -103,6 +100,8 @@ enum Command {
     Sweep(sweep::SweepArgs),
     /// Show what is running, done, interrupted or failed
     Status(status::StatusArgs),
+    /// Submit other commands as jobs of a cluster
+    Submit(submit::SubmitArgs),
     /// Send the MLflow server what it has not yet of runs
     Sync(sync::SyncArgs),
     /// Segment volumes
@@ -231,6 +230,7 @@ impl Cli {
             Command::Fit(args) => fit::run(args, &settings),
             Command::Sweep(args) => sweep::run(args, &settings),
             Command::Status(args) => status::run(args, &settings),
+            Command::Submit(args) => submit::run(args, &settings),
             Command::Sync(args) => sync::run(args, &settings),
             Command::Predict(args) => predict::run(args, &settings),
             Command::Evaluate(args) => evaluate::run(args, &settings),
@@ -289,59 +289,6 @@ impl Settings {
         self.observing.computes_on(&computes);
         Ok(computes)
     }
-}
-
-/// A flag that SIGINT and SIGTERM set; a second SIGINT ends the process at once.
-fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    signal_hook::flag::register_conditional_shutdown(SIGINT, 130, Arc::clone(&stop))?;
-    signal_hook::flag::register(SIGINT, Arc::clone(&stop))?;
-    signal_hook::flag::register(SIGTERM, Arc::clone(&stop))?;
-    Ok(stop)
-}
-
-/// What SIGINT and SIGTERM ask for.
-struct Asked {
-    /// To stop after the work under way: the first signal.
-    stop: Arc<AtomicBool>,
-    /// To leave at once: a second one.
-    leave: Arc<AtomicBool>,
-}
-
-/// Schedulers may send the same request along several ways: to the process, to its group, to its step. On a busy
-/// machine these arrive some hundred milliseconds apart.
-fn same_request(signal: i32) -> Duration {
-    match signal {
-        SIGTERM => Duration::from_secs(1),
-        // Of a person, who may press Ctrl-C twice.
-        _ => Duration::from_millis(200),
-    }
-}
-
-/// Listens to signals; a third one ends the process as it stands.
-fn stop_then_leave_on_signals() -> anyhow::Result<Asked> {
-    let asked = Asked {
-        stop: Arc::default(),
-        leave: Arc::default(),
-    };
-    let (stop, leave) = (Arc::clone(&asked.stop), Arc::clone(&asked.leave));
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    std::thread::spawn(move || {
-        let mut last: Option<Instant> = None;
-        for signal in signals.forever() {
-            if last.is_some_and(|last| last.elapsed() < same_request(signal)) {
-                continue;
-            }
-            last = Some(Instant::now());
-            if !stop.swap(true, Ordering::Relaxed) {
-                continue;
-            }
-            if leave.swap(true, Ordering::Relaxed) {
-                low_level::exit(130);
-            }
-        }
-    });
-    Ok(asked)
 }
 
 /// Prints results. A reader that has gone away (`| head`) is no reason to fail.

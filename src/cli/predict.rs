@@ -8,9 +8,11 @@ use serde_json::json;
 use signal_hook::low_level;
 
 use super::fit::parse_duration;
+use super::limit::LimitArgs;
 use super::recorded::{RecordArgs, Recorded};
+use super::signals::stop_then_leave_on_signals;
 use super::sizes::parse_bytes;
-use super::{Outcome, Settings, print_out, stop_then_leave_on_signals};
+use super::{Outcome, Settings, print_out};
 use crate::arrays::nifti::is_nifti_name;
 use crate::arrays::totalseg_statistics::TableOptions;
 use crate::cpu_budget::give_back_large_blocks;
@@ -31,13 +33,13 @@ pub struct PredictArgs {
     /// Volumes: files, folders with all below them, patterns ('scans/**/ct.nii.gz'), or @list with one of these per
     /// line
     #[arg(required = true)]
-    inputs: Vec<String>,
+    pub(super) inputs: Vec<String>,
     /// Folder for the label maps, or the name of one label map
     #[arg(short, long, default_value = "predictions")]
-    output: PathBuf,
+    pub(super) output: PathBuf,
     /// Model folder [default: model]; named several times, the models' logits are averaged
     #[arg(long, env = "CTSEG_MODEL")]
-    model: Vec<PathBuf>,
+    pub(super) model: Vec<PathBuf>,
     /// Look at mirror images too and take the mean, along the axes that stage 2 was trained mirrored along:
     /// a little better, twice the time per axis
     #[arg(long)]
@@ -92,14 +94,16 @@ pub struct PredictArgs {
     /// Take one share of the volumes, such as 3/8, by their names: for Slurm arrays --array=1-8 and
     /// --shard $SLURM_ARRAY_TASK_ID/8
     #[arg(long, value_name = "I/N", conflicts_with = "claim")]
-    shard: Option<Shard>,
+    pub(super) shard: Option<Shard>,
     /// Share the volumes with all processes that are given the same folder (on storage that all of them see): each
     /// volume is taken by one, and taken over from processes that die
     #[arg(long, value_name = "FOLDER")]
-    claim: Option<PathBuf>,
+    pub(super) claim: Option<PathBuf>,
     /// How long a process on another machine must have been silent to be taken for dead
     #[arg(long, value_parser = parse_duration, default_value = "10m", requires = "claim")]
     claim_expiry: Duration,
+    #[command(flatten)]
+    limit: LimitArgs,
     #[command(flatten)]
     record: RecordArgs,
 }
@@ -120,6 +124,7 @@ pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     give_back_large_blocks();
     let observer = settings.observer();
     let asked = stop_then_leave_on_signals()?;
+    args.limit.watch(&asked.stop, &observer)?;
     let outputs = outputs(&args)?;
     let tta = tta(&args);
     if let Some(words) = args

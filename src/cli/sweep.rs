@@ -6,9 +6,11 @@ use clap::Args;
 use serde_json::json;
 
 use super::fit::{FoldChoice, parse_fold};
+use super::limit::LimitArgs;
+use super::signals::stop_on_signals;
 use super::table::{score, table};
 use super::tracking::MlflowArgs;
-use super::{Outcome, Settings, print_out, stop_on_signals};
+use super::{Outcome, Settings, print_out};
 use crate::error::{Error, Result};
 use crate::files::write_bytes_atomically;
 use crate::outside::curves::{self, Curves};
@@ -68,12 +70,15 @@ pub struct SweepArgs {
     #[arg(long, value_name = "SWEEP", conflicts_with_all = ["stage", "vary", "set", "epochs", "rungs", "eta", "data", "fold", "seed"])]
     resume: Option<PathBuf>,
     #[command(flatten)]
+    limit: LimitArgs,
+    #[command(flatten)]
     mlflow: MlflowArgs,
 }
 
 pub fn run(args: SweepArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let observer = settings.observer();
     let stop = stop_on_signals()?;
+    args.limit.watch(&stop, &observer)?;
     let (folder, sweep_settings) = match &args.resume {
         Some(folder) => (folder.clone(), SweepSettings::read(folder)?),
         None => {

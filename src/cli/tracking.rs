@@ -7,6 +7,7 @@ use clap::Args;
 use super::Settings;
 use crate::error::Result;
 use crate::outside::mlflow::Mlflow;
+use crate::outside::mlflow::above::Above;
 use crate::outside::mlflow::settings::{Server, process_environment};
 use crate::pipeline::observer::Observer;
 
@@ -19,6 +20,13 @@ pub struct MlflowArgs {
     /// MLflow experiment that the run belongs to [default: ctseg]
     #[arg(long, env = "MLFLOW_EXPERIMENT_NAME", value_name = "NAME")]
     experiment: Option<String>,
+    /// Show the run below this one of the MLflow server's, by its number there
+    #[arg(long, env = "CTSEG_MLFLOW_PARENT_RUN", value_name = "RUN")]
+    mlflow_parent_run: Option<String>,
+    /// Else show it below one that all runs with this name share, which is made where need be [default: that of its
+    /// array of Slurm jobs, if it is of one]
+    #[arg(long, env = "CTSEG_MLFLOW_GROUP", value_name = "NAME")]
+    mlflow_group: Option<String>,
 }
 
 impl MlflowArgs {
@@ -26,6 +34,14 @@ impl MlflowArgs {
     pub fn names_server(&self, settings: &Settings) -> bool {
         let preferences = settings.config.tracking(self.experiment.as_deref());
         !self.no_mlflow && !matches!(Server::find(&preferences, &process_environment), Ok(None))
+    }
+
+    /// What the run lies below.
+    fn above(&self) -> Option<Above> {
+        let run = self.mlflow_parent_run.clone().filter(|id| !id.is_empty());
+        let group = self.mlflow_group.as_deref().filter(|name| !name.is_empty());
+        let named = run.map(Above::Run).or_else(|| group.map(Above::group));
+        named.or_else(|| Above::of_array(&process_environment))
     }
 
     /// What tells the server, if anything shall. A server that cannot be used is said, and nothing that ends a run.
@@ -41,7 +57,8 @@ impl MlflowArgs {
         let named = Server::find(&preferences, &process_environment);
         let opened = |server| {
             let experiment = preferences.experiment.clone();
-            Mlflow::new(server, experiment, preferences.model.clone(), observer)
+            let mlflow = Mlflow::new(server, experiment, preferences.model.clone(), observer)?;
+            Ok(mlflow.below(self.above()))
         };
         match named.and_then(opened) {
             Ok(mlflow) => Ok(Some(mlflow)),

@@ -10,4 +10,5 @@ pub mod pictures;
 pub mod progress;
 pub mod reliability;
 pub mod report;
+pub mod slurm;
 pub mod system_metrics;

@@ -4,15 +4,22 @@
 use std::path::{Path, PathBuf};
 
 /// A job's facts: the tag, and the environment variables that may hold it, the first that is set.
-const JOB: [(&str, &[&str]); 8] = [
+const JOB: [(&str, &[&str]); 14] = [
     ("ctseg.slurm.job_id", &["SLURM_JOB_ID"]),
     ("ctseg.slurm.job_name", &["SLURM_JOB_NAME"]),
     ("ctseg.slurm.array_job_id", &["SLURM_ARRAY_JOB_ID"]),
     ("ctseg.slurm.array_task_id", &["SLURM_ARRAY_TASK_ID"]),
+    ("ctseg.slurm.restart_count", &["SLURM_RESTART_COUNT"]),
+    ("ctseg.slurm.cluster", &["SLURM_CLUSTER_NAME"]),
+    ("ctseg.slurm.partition", &["SLURM_JOB_PARTITION"]),
     ("ctseg.slurm.node", &["SLURMD_NODENAME"]),
     ("ctseg.pbs.job_id", &["PBS_JOBID"]),
     ("ctseg.lsf.job_id", &["LSB_JOBID"]),
     ("ctseg.kubernetes.job_index", &["JOB_COMPLETION_INDEX"]),
+    // These three only where a manifest sets them, as scripts/k8s does.
+    ("ctseg.kubernetes.job", &["KUBERNETES_JOB_NAME"]),
+    ("ctseg.kubernetes.namespace", &["POD_NAMESPACE"]),
+    ("ctseg.kubernetes.node", &["NODE_NAME"]),
 ];
 
 /// The tags of this process; what is not known is left out.
@@ -184,20 +191,24 @@ mod tests {
             ("SLURM_JOB_ID", "71"),
             ("SLURM_ARRAY_JOB_ID", "70"),
             ("SLURM_ARRAY_TASK_ID", "3"),
+            ("SLURM_RESTART_COUNT", "2"),
             ("SLURMD_NODENAME", "gpu07"),
         ];
         let slurm = tags_with(&slurm);
         assert_eq!(of(&slurm, "mlflow.source.type"), Some("JOB"));
         assert_eq!(of(&slurm, "ctseg.slurm.job_id"), Some("71"));
         assert_eq!(of(&slurm, "ctseg.slurm.array_task_id"), Some("3"));
+        assert_eq!(of(&slurm, "ctseg.slurm.restart_count"), Some("2"));
         assert_eq!(of(&slurm, "ctseg.slurm.node"), Some("gpu07"));
         let pod = [
             ("KUBERNETES_SERVICE_HOST", "10.0.0.1"),
             ("HOSTNAME", "fit-x2b7"),
+            ("KUBERNETES_JOB_NAME", "ctseg-fit-1"),
         ];
         let pod = tags_with(&pod);
         assert_eq!(of(&pod, "mlflow.source.type"), Some("JOB"));
         assert_eq!(of(&pod, "ctseg.kubernetes.pod"), Some("fit-x2b7"));
+        assert_eq!(of(&pod, "ctseg.kubernetes.job"), Some("ctseg-fit-1"));
     }
 
     #[test]

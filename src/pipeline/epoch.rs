@@ -1,7 +1,7 @@
 //! One pass over the training slices.
 
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use super::checkpoint::EpochPosition;
@@ -14,6 +14,9 @@ use crate::tensors::learner::{Learner, StepReport};
 
 /// Steps with a gradient that is not finite after which training gives up.
 const TOLERATED_BAD_STEPS: usize = 20;
+
+/// How often it is seen, while a batch is waited for, whether somebody asks to stop.
+const LOOK_AT_STOP: Duration = Duration::from_millis(100);
 
 /// What one pass is told.
 pub(super) struct Epoch<'a> {
@@ -93,7 +96,11 @@ impl Epoch<'_> {
         let (mut waited, mut out_of_time) = (Duration::ZERO, false);
         loop {
             let begun = Instant::now();
-            let Some(batch) = self.job.team.together(next(batches))? else {
+            let batch = self.job.team.together(self.next(batches));
+            if let Err(Error::Interrupted(_)) = &batch {
+                save(learner, standing)?;
+            }
+            let Some(batch) = batch? else {
                 break;
             };
             let waited_now = begun.elapsed();
@@ -177,13 +184,23 @@ impl Epoch<'_> {
             self.job.checkpoints.last().display()
         ))
     }
-}
 
-/// The next batch; `None` at the end of the epoch.
-fn next(batches: &Receiver<Result<Option<Batch>>>) -> Result<Option<Batch>> {
-    batches.recv().unwrap_or_else(|_| {
-        Err(Error::invalid(
-            "internal: the thread that prepares batches ended early",
-        ))
-    })
+    /// The next batch; `None` at the end of the epoch. The first may take its time: several cases are read for it.
+    fn next(&self, batches: &Receiver<Result<Option<Batch>>>) -> Result<Option<Batch>> {
+        loop {
+            match batches.recv_timeout(LOOK_AT_STOP) {
+                Ok(Err(Error::Interrupted(_))) | Err(RecvTimeoutError::Timeout) => {
+                    if self.job.stop.load(Ordering::Relaxed) {
+                        return Err(self.interrupted());
+                    }
+                }
+                Ok(batch) => return batch,
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(Error::invalid(
+                        "internal: the thread that prepares batches ended early",
+                    ));
+                }
+            }
+        }
+    }
 }

@@ -11,10 +11,10 @@ mod written;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::dataset::Structure;
-use super::guard::guarded;
+use super::guard::{guarded, unless_stopped};
 use super::observer::{CaseCounts, Observer};
 use super::predict::Failure;
 use super::reference::Reference;
@@ -109,6 +109,21 @@ pub fn evaluate(
     tolerances: &Tolerances,
     observer: &dyn Observer,
 ) -> Result<Evaluation> {
+    let stop = AtomicBool::new(false);
+    evaluate_unless_stopped(prediction, reference, tolerances, &stop, observer)
+}
+
+/// [`evaluate`] until somebody asks to stop.
+///
+/// # Errors
+/// Its own, and [`Error::Interrupted`] when stopped.
+pub fn evaluate_unless_stopped(
+    prediction: &Path,
+    reference: &Reference,
+    tolerances: &Tolerances,
+    stop: &AtomicBool,
+    observer: &dyn Observer,
+) -> Result<Evaluation> {
     let predictions = reference.paired(prediction)?;
     if predictions.is_empty() {
         return Err(Error::file(
@@ -119,7 +134,8 @@ pub fn evaluate(
     let paths = predictions.iter().map(|(_, path)| path);
     let known = known_structures(reference, paths);
     let structures = Structures::new(known, tolerances.clone())?;
-    let compared = all_compared(&predictions, reference, &structures, observer);
+    let compared = all_compared(&predictions, reference, &structures, stop, observer);
+    unless_stopped(stop, || "label maps were being compared".to_owned())?;
     Ok(collected(
         predictions,
         compared,
@@ -129,19 +145,21 @@ pub fn evaluate(
     ))
 }
 
-/// The comparisons in the order of the cases, by as many threads as there are cores. They are no threads of the pool:
+/// The comparisons in the order of the cases, not all of them where somebody asks to stop, by as many threads as there are cores. They are no threads of the pool:
 /// one that waits for memory would keep those inside from going on.
 fn all_compared(
     predictions: &[(String, PathBuf)],
     reference: &Reference,
     structures: &Structures,
+    stop: &AtomicBool,
     observer: &dyn Observer,
 ) -> Vec<Result<Compared>> {
     let task = observer.task("comparing", predictions.len() as u64, "cases");
     let limits = Limits::new(MEMORY);
     let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let work = || {
-        while let Some(index) = Some(next.fetch_add(1, Ordering::Relaxed))
+        while !stop.load(Ordering::Relaxed)
+            && let Some(index) = Some(next.fetch_add(1, Ordering::Relaxed))
             && let Some((case, path)) = predictions.get(index)
         {
             let compared = guarded(|| compare(case, path, reference, structures, &limits));

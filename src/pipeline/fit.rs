@@ -17,7 +17,7 @@ use super::checkpoint::{CheckpointFolder, Progress};
 use super::dataset::{CheckDepth, Dataset, Split};
 use super::diagnosis::{self, Diagnosis};
 use super::fine_tuning::Beginning;
-use super::guard::guarded;
+use super::guard::{guarded, unless_stopped};
 use super::observer::{Logged, Observer};
 use super::out_of_fold::OutOfFold;
 use super::overlays::DrawComparison;
@@ -174,7 +174,7 @@ fn checked(job: &FitJob, observer: &dyn Observer) -> Result<(RunFolder, RunSetti
     check_names(recipe, &job.dataset.structures)?;
     if job.trial.is_none() {
         Bundle::check_target(&job.model, recipe.stage, &job.dataset.structures)?;
-        check_dataset(&job.dataset, observer)?;
+        check_dataset(&job.dataset, job.stop, observer)?;
     }
     if job.resume.is_none() && job.from.is_none() && recipe.training.freeze_encoder_levels > 0 {
         return Err(Error::usage(
@@ -321,6 +321,7 @@ fn source<'a>(
     let (stage_one, stage1_sha256) = stage_one_results(job, observer)?;
     let values = job.dataset.structures.iter().map(|s| s.value).collect();
     let source = CaseSource::new(&job.dataset, &job.recipe, values, stage_one);
+    let source = source.stopped_by(job.stop);
     mirrored_maps(&source)?; // what is wrong with it is said before any training
     Ok((source, stage1_sha256))
 }
@@ -475,10 +476,11 @@ fn open_run(job: &FitJob) -> Result<(RunFolder, RunSettings)> {
     }
 }
 
-/// Says everything that is wrong with the dataset, and fails if anything is.
-pub fn check_dataset(dataset: &Dataset, observer: &dyn Observer) -> Result<()> {
+/// Says everything that is wrong with the dataset, and fails if anything is, or when somebody asks to stop.
+pub fn check_dataset(dataset: &Dataset, stop: &AtomicBool, observer: &dyn Observer) -> Result<()> {
     let task = observer.task("checking the data", dataset.cases.len() as u64, "cases");
-    let report = dataset.check(CheckDepth::Voxels, |_, _| task.advance(1));
+    let go_on = || unless_stopped(stop, || "the data was being checked".to_owned());
+    let report = dataset.check_while(CheckDepth::Voxels, go_on, |_, _| task.advance(1))?;
     drop(task);
     for note in &report.notes {
         match &note.case {

@@ -11,7 +11,7 @@ use super::bundle::{Bundle, file_sha256};
 use super::cascade::CascadeReport;
 use super::dataset::{Dataset, Structure};
 use super::evaluation::tolerances::Tolerances;
-use super::evaluation::{Evaluation, evaluate};
+use super::evaluation::{Evaluation, evaluate_unless_stopped};
 use super::guard::{guarded, unless_stopped};
 use super::observer::Observer;
 use super::outputs::Outputs;
@@ -249,7 +249,9 @@ fn compared(
         Reference::Dataset(predicted)
     };
     remove_strangers(&job.folder, maps)?;
-    let evaluation = evaluate(&job.folder, &reference, &Tolerances::default(), observer)?;
+    let tolerances = Tolerances::default();
+    let evaluation =
+        evaluate_unless_stopped(&job.folder, &reference, &tolerances, job.stop, observer)?;
     evaluation.write(&job.folder)?;
     Ok(evaluation)
 }

@@ -2,6 +2,7 @@
 //! worker threads ahead of the network.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -14,6 +15,7 @@ use rayon::prelude::*;
 
 use super::dataset::{CaseCache, Dataset};
 use super::distances::add_distances;
+use super::guard::unless_stopped;
 use super::patches::{Maps, Patch, assembled, patches};
 use super::recipe::{Recipe, Region, Target};
 use super::roi::{Prior, jittered};
@@ -104,6 +106,8 @@ pub struct CaseSource<'a> {
     pub stage_one: BTreeMap<usize, StageOneResult>,
     /// For each of the two that follow.
     cache_bytes: usize,
+    /// Once it is set, no case is prepared any more.
+    stop: Option<&'a AtomicBool>,
     cache: CaseCache,
     unchanging: Mutex<(usize, HashMap<usize, Arc<PreparedCase>>)>,
 }
@@ -122,8 +126,18 @@ impl<'a> CaseSource<'a> {
             structures,
             stage_one,
             cache_bytes,
+            stop: None,
             cache: CaseCache::new(cache_bytes),
             unchanging: Mutex::new((0, HashMap::new())),
+        }
+    }
+
+    /// The same that, once `stop` is set, answers [`Error::Interrupted`](crate::error::Error) where it would have to
+    /// prepare a case.
+    pub fn stopped_by(self, stop: &'a AtomicBool) -> Self {
+        Self {
+            stop: Some(stop),
+            ..self
         }
     }
 
@@ -180,6 +194,9 @@ impl<'a> CaseSource<'a> {
     }
 
     fn prepare(&self, case: usize, region: Option<VoxelBox>) -> Result<PreparedCase> {
+        if let Some(stop) = self.stop {
+            unless_stopped(stop, || "cases were being prepared".to_owned())?;
+        }
         let loaded = self.cache.get(self.dataset, case)?;
         let source = loaded.volume.grid;
         let region =

@@ -144,9 +144,17 @@ pub struct RoiQuality {
 
 impl RoiQuality {
     /// Compares regions (RAS-ordered voxels) with the cases' labels.
-    pub fn measured(results: &BTreeMap<usize, StageOneResult>, dataset: &Dataset) -> Result<Self> {
+    ///
+    /// # Errors
+    /// Label maps that cannot be read; [`Error::Interrupted`] when stopped.
+    pub fn measured(
+        results: &BTreeMap<usize, StageOneResult>,
+        dataset: &Dataset,
+        stop: &AtomicBool,
+    ) -> Result<Self> {
         let (mut recalls, mut shares) = (Vec::new(), Vec::new());
         for (case, result) in results {
+            unless_stopped(stop, || "stage 1's regions were being compared".to_owned())?;
             if dataset.cases[*case].labels == LabelSource::None {
                 continue;
             }

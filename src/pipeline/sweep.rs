@@ -200,7 +200,7 @@ pub fn sweep(job: &SweepJob, observer: &dyn Observer) -> Result<Vec<TrialRow>> {
     let state = job.folder.join(run_state::FILE);
     let state = StateKeeper::begin(&state, "sweep", None, observer)?;
     let observer: &dyn Observer = &state;
-    let rows = check_dataset(&job.dataset, observer)
+    let rows = check_dataset(&job.dataset, job.stop, observer)
         .and_then(|()| sweep_told::told(job, observer, |name| rungs(job, name, observer)));
     state.ended(&Outcome::of(&rows));
     rows.map_err(|error| match error {

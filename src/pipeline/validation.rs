@@ -96,17 +96,20 @@ fn case_scores(job: &TrainingJob, network: Network, cases: &[usize]) -> Result<V
         device: &compute.device,
     };
     let mut scores = Vec::with_capacity(cases.len());
-    for case in cases {
+    let go_on = || {
         unless_stopped(job.stop, || {
             "validation was under way; the last checkpoint is whole".to_owned()
-        })?;
+        })
+    };
+    for case in cases {
+        go_on()?;
         let prepared = source.prepared(*case)?;
         let logits = input_logits(
             source.recipe,
             &inference,
             None,
             prepared.channels.view(),
-            &|_| Ok(()),
+            &|_| go_on(),
         )?;
         scores.push(case_score(&scored, logits.view(), prepared.labels.view())?);
     }

@@ -24,6 +24,8 @@ pub struct KnownRun {
     pub id: String,
     pub artifact_uri: String,
     pub is_deleted: bool,
+    /// Milliseconds since 1970.
+    pub begun: i64,
 }
 
 /// A run to be made.
@@ -111,19 +113,21 @@ impl Api<'_> {
         }
     }
 
-    /// The run with this key, if there is one.
-    pub fn run_of(&self, experiment: &str, key: &str) -> Result<Option<KnownRun>, Fault> {
+    /// The runs with this key, also deleted ones.
+    pub fn runs_of(&self, experiment: &str, key: &str) -> Result<Vec<KnownRun>, Fault> {
         let body = json!({
             "experiment_ids": [experiment], "filter": equals(RUN_KEY, key),
-            "run_view_type": "ALL", "max_results": 10,
+            "run_view_type": "ALL", "max_results": 100,
         });
         let answer = self.post("runs/search", &body)?;
-        let mut runs: Vec<KnownRun> = answer["runs"]
-            .as_array()
-            .map_or(&[] as &[Value], Vec::as_slice)
-            .iter()
-            .map(known_run)
-            .collect();
+        let runs = answer["runs"].as_array();
+        let runs = runs.map_or(&[] as &[Value], Vec::as_slice);
+        Ok(runs.iter().map(known_run).collect())
+    }
+
+    /// The run with this key, if there is one.
+    pub fn run_of(&self, experiment: &str, key: &str) -> Result<Option<KnownRun>, Fault> {
+        let mut runs = self.runs_of(experiment, key)?;
         // Those that are not deleted first.
         runs.sort_by_key(|run| run.is_deleted);
         Ok(runs.into_iter().next())
@@ -154,6 +158,16 @@ impl Api<'_> {
             body["end_time"] = json!(at);
         }
         self.post("runs/update", &body).map(drop)
+    }
+
+    pub fn set_tag(&self, run: &str, name: &str, value: &str) -> Result<(), Fault> {
+        let body = json!({"run_id": run, "key": name, "value": value});
+        self.post("runs/set-tag", &body).map(drop)
+    }
+
+    /// Runs that are deleted can be brought back.
+    pub fn delete_run(&self, run: &str) -> Result<(), Fault> {
+        self.post("runs/delete", &json!({"run_id": run})).map(drop)
     }
 
     pub fn log(&self, run: &str, batch: &Batch) -> Result<(), Fault> {
@@ -256,6 +270,7 @@ fn known_run(run: &Value) -> KnownRun {
         id: text(&info["run_id"]),
         artifact_uri: text(&info["artifact_uri"]),
         is_deleted: info["lifecycle_stage"] == "deleted",
+        begun: info["start_time"].as_i64().unwrap_or_default(),
     }
 }
 

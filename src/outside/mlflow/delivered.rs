@@ -40,6 +40,9 @@ pub struct Standing {
     /// The server was told that the process is gone without having ended its run.
     #[serde(default)]
     pub is_closed: bool,
+    /// The server's number for a group's run that was made with this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_made: Option<String>,
 }
 
 fn path_in(run: &Path) -> PathBuf {

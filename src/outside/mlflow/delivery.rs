@@ -168,13 +168,11 @@ impl Delivery {
         }
         let link = Arc::clone(&self.link);
         let api = Self::api(&link);
+        let named = self.begun.experiment.as_ref();
+        let name = named.unwrap_or(&link.server.experiment).clone();
+        let experiment = api.experiment(&name)?;
+        let parent = self.found_above(&api, &experiment)?;
         let begun = &self.begun;
-        let name = begun.experiment.as_ref().unwrap_or(&link.server.experiment);
-        let experiment = api.experiment(name)?;
-        let parent = match &begun.parent {
-            Some(key) => api.run_of(&experiment, key)?.map(|run| run.id),
-            None => None,
-        };
         let made = NewRun {
             experiment: &experiment,
             key: &begun.key,
@@ -185,7 +183,7 @@ impl Delivery {
             tags: &[("ctseg.run", &begun.run)],
         };
         let run = found_or_made(&api, &made)?;
-        self.standing.experiment = name.clone();
+        self.standing.experiment = name;
         self.standing.experiment_id = experiment;
         self.standing.run_id = run.id;
         self.artifact_uri = Some(run.artifact_uri);
@@ -304,6 +302,7 @@ impl Delivery {
                     let run = self.standing.run_id.clone();
                     self.log(&run, batch)?;
                 }
+                self.group_ended(line.at)?;
                 self.set_status(*status, line.at)
             }
             Event::Dataset {

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::ser::{Serialize, Serializer};
 
+use super::above::Above;
 use crate::pipeline::tracker::{DatasetUsed, Outcome};
 
 /// One line.
@@ -76,6 +77,9 @@ pub struct Begun {
     /// The key of the sweep that the run is a trial of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
+    /// What a run without such a parent lies below.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub above: Option<Above>,
     /// Of several networks each is a run of its own below this one.
     pub networks: usize,
     /// The experiment, where one was named when the run began.

@@ -4,6 +4,7 @@
 //! it from there and sends it ([`delivery`]) through MLflow's REST API ([`api`]), and writes down how far it has come
 //! (`tracking/delivered.json`), so that the next process, or `ctseg sync`, goes on from there.
 
+pub mod above;
 mod api;
 pub mod artifacts;
 mod batch;
@@ -26,6 +27,7 @@ pub mod sync;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use above::Above;
 use delivery::Link;
 use event::{Begun, Event};
 use machine::Watch;
@@ -46,6 +48,8 @@ pub struct Mlflow {
     experiment: Option<String>,
     /// What models are registered as, instead of what their runs say.
     model: Option<String>,
+    /// What runs lie below that are no sweep's trials.
+    above: Option<Above>,
     sender: Option<Sender>,
     observer: Arc<dyn Observer>,
     /// Runs that have begun and not ended; the last one is told of.
@@ -86,11 +90,17 @@ impl Mlflow {
         Ok(Self {
             experiment,
             model,
+            above: None,
             sender,
             observer: Arc::clone(observer),
             open: Arc::default(),
             watch: Mutex::default(),
         })
+    }
+
+    /// The same with runs that lie below another one.
+    pub fn below(self, above: Option<Above>) -> Self {
+        Self { above, ..self }
     }
 
     fn open(&self) -> MutexGuard<'_, Vec<Open>> {
@@ -163,6 +173,10 @@ impl Tracker for Mlflow {
             name,
             run: run.name.to_owned(),
             parent: parent.map(|parent| parent.key.clone()),
+            above: match run.parent {
+                Some(_) => None,
+                None => self.above.clone(),
+            },
             networks: recipe.map_or(1, |recipe| recipe.trained_folds().len()),
             experiment: self.experiment.clone(),
             user: settings::process_environment("USER")

@@ -1,6 +1,7 @@
 //! Everything that is wrong with a dataset, found before training and told all at once.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -95,16 +96,28 @@ impl Dataset {
     /// test and training set. Notes: empty labels, overlapping or missing masks, structures that occur in
     /// no case, warnings about headers. `on_case` is told how many cases are done out of how many.
     pub fn check(&self, depth: CheckDepth, on_case: impl Fn(usize, usize) + Sync) -> CheckReport {
+        let Ok(report) = self.check_while(depth, || Ok::<(), Infallible>(()), on_case);
+        report
+    }
+
+    /// [`Dataset::check`] as long as `go_on`, which is asked before each case, is no error.
+    pub fn check_while<E: Send>(
+        &self,
+        depth: CheckDepth,
+        go_on: impl Fn() -> Result<(), E> + Sync,
+        on_case: impl Fn(usize, usize) + Sync,
+    ) -> Result<CheckReport, E> {
         let done = AtomicUsize::new(0);
-        let checked: Vec<CaseCheck> = self
-            .cases
-            .par_iter()
-            .map(|case| {
-                let checked = CaseCheck::run(self, case, depth);
-                on_case(done.fetch_add(1, Ordering::Relaxed) + 1, self.cases.len());
-                checked
-            })
-            .collect();
+        let cases = self.cases.par_iter().map(|case| {
+            go_on()?;
+            let checked = CaseCheck::run(self, case, depth);
+            on_case(done.fetch_add(1, Ordering::Relaxed) + 1, self.cases.len());
+            Ok(checked)
+        });
+        Ok(self.report_of(cases.collect::<Result<_, E>>()?))
+    }
+
+    fn report_of(&self, checked: Vec<CaseCheck>) -> CheckReport {
         let mut report = CheckReport {
             dataset: self.name.clone(),
             cases: self.cases.len(),

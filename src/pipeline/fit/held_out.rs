@@ -37,7 +37,7 @@ pub(super) fn held_out_roi_quality(job: &FitJob, observer: &dyn Observer) -> Res
         job.stop,
         observer,
     )?;
-    RoiQuality::measured(&results, &job.dataset)
+    RoiQuality::measured(&results, &job.dataset, job.stop)
 }
 
 /// Held-out cases predicted on their own grids by the networks that did not see them and, for a stage whose label

@@ -48,6 +48,7 @@ fn a_step_is_told_once_also_after_a_kill() {
             name: "n".to_owned(),
             run: "r".to_owned(),
             parent: None,
+            above: None,
             networks: 1,
             experiment: None,
             user: None,

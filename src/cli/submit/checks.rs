@@ -1,0 +1,93 @@
+//! What can be known of a job before it is submitted: that what it reads is there, and that it can write.
+
+use std::path::{Path, PathBuf};
+
+use crate::cli::fit::FitArgs;
+use crate::error::{Error, Result};
+use crate::files::temporary_file;
+use crate::pipeline::bundle::Bundle;
+use crate::pipeline::dataset::Dataset;
+use crate::pipeline::inputs::expand_inputs;
+use crate::pipeline::parted::PartedModel;
+
+/// This program, as jobs find it.
+pub fn program() -> Result<PathBuf> {
+    let path = std::env::current_exe().map_err(Error::io("ctseg", "find this program"))?;
+    match path.file_name().is_some_and(|name| name == "ctseg") {
+        true => Ok(path),
+        false => Err(Error::file(
+            &path,
+            "job scripts call this program by the name ctseg; rename it, or link it under that name",
+        )),
+    }
+}
+
+/// The words of this command line after the program's name.
+pub fn words() -> Result<Vec<String>> {
+    let words = std::env::args_os().skip(1);
+    words
+        .map(|word| {
+            word.into_string().map_err(|word| {
+                Error::usage(format!(
+                    "'{}' is not UTF-8, which job scripts cannot hold; rename it",
+                    word.to_string_lossy()
+                ))
+            })
+        })
+        .collect()
+}
+
+/// Warnings about places that other machines rarely see.
+pub fn places(program: &Path, cwd: &Path) -> Vec<String> {
+    let is_local = |path: &Path| {
+        let local = ["/tmp", "/var/tmp", "/dev/shm", "/run"];
+        local.iter().any(|folder| path.starts_with(folder))
+    };
+    let warned = [("this program is", program), ("jobs would work in", cwd)];
+    let warned = warned.into_iter().filter(|(_, path)| is_local(path));
+    let line = |(what, path): (&str, &Path)| {
+        format!(
+            "{what} {}, which the cluster's nodes may not see, or each its own; use a folder that they share",
+            path.display()
+        )
+    };
+    warned.map(line).collect()
+}
+
+/// There is at least one volume.
+pub fn inputs(inputs: &[String], output: &Path) -> Result<()> {
+    expand_inputs(inputs, output).map(drop)
+}
+
+/// A model that is whole.
+pub fn model(path: &Path) -> Result<()> {
+    match PartedModel::is_at(path) {
+        true => Ok(()),
+        false => Bundle::open(path).map(drop),
+    }
+}
+
+/// Something can be written into the folder `path`, or beside the file of this name.
+pub fn target(path: &Path) -> Result<()> {
+    let folder = match crate::arrays::nifti::is_nifti_name(path) {
+        true => crate::files::parent_of(path),
+        false => path,
+    };
+    temporary_file(folder).map(drop)
+}
+
+pub fn dataset(path: &Path, root: Option<&Path>) -> Result<Dataset> {
+    Dataset::open_in(path, root)
+}
+
+/// What a training reads and writes, where the command line names it.
+pub fn fit(args: &FitArgs) -> Result<()> {
+    if let Some(data) = &args.data {
+        dataset(data, args.data_root.as_deref())?;
+    }
+    if let Some(from) = &args.from {
+        model(from)?;
+    }
+    let target_of = |path: &PathBuf| target(crate::files::parent_of(path));
+    args.model.iter().chain(&args.runs).try_for_each(target_of)
+}

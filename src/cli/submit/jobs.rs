@@ -1,0 +1,335 @@
+//! The jobs that can be submitted: what of a command line becomes options of sbatch, environment, and arguments.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser};
+
+use super::slurm::{JobArgs, Plan, Step};
+use super::{checks, passed_on};
+use crate::cli::fit::{FitArgs, recipe};
+use crate::cli::predict::PredictArgs;
+use crate::cli::{Cli, Settings};
+use crate::error::{Error, Result};
+use crate::outside::slurm::script::{Job, Work};
+use crate::outside::slurm::span::written;
+
+#[derive(Args)]
+pub struct PredictJob {
+    #[command(flatten)]
+    job: JobArgs,
+    #[command(flatten)]
+    tasks: TaskArgs,
+    #[command(flatten)]
+    predict: PredictArgs,
+}
+
+#[derive(Args)]
+pub struct FitJob {
+    #[command(flatten)]
+    job: JobArgs,
+    #[command(flatten)]
+    fit: FitArgs,
+}
+
+#[derive(Args)]
+pub struct FitFoldsJob {
+    #[command(flatten)]
+    job: JobArgs,
+    #[command(flatten)]
+    fit: FitArgs,
+}
+
+#[derive(Args)]
+pub struct ChainJob {
+    #[command(flatten)]
+    job: JobArgs,
+    #[command(flatten)]
+    tasks: TaskArgs,
+    /// Recipe of stage 1: a name or a file
+    #[arg(long, default_value = "1", value_name = "NAME|FILE")]
+    stage1: String,
+    /// Recipe of stage 2
+    #[arg(long, default_value = "2", value_name = "NAME|FILE")]
+    stage2: String,
+    /// Dataset to train on, and to compare with
+    data: PathBuf,
+    /// Model folder that is made
+    model: PathBuf,
+    /// Volumes to segment: a file, a folder, a pattern, or @list
+    volumes: String,
+    /// Folder for their label maps
+    labels: PathBuf,
+}
+
+/// Of jobs that segment.
+#[derive(Args)]
+struct TaskArgs {
+    /// Tasks that share the volumes
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    tasks: u32,
+}
+
+impl JobArgs {
+    /// Options of sbatch that they all have, and that only those at work for long have.
+    fn options(&self, is_long: bool) -> Result<Vec<(String, String)>> {
+        let gpus = match self.gpus.as_deref() {
+            None | Some("0") => None,
+            Some(gpus) => Some(format!("gpu:{gpus}")),
+        };
+        let of_all = [
+            ("partition", self.partition.clone()),
+            ("account", self.account.clone()),
+            ("qos", self.qos.clone()),
+        ];
+        let of_long = [
+            ("time", self.time.map(written)),
+            ("mem", self.mem.clone()),
+            ("cpus-per-task", self.cpus.map(|n| n.to_string())),
+            ("gres", gpus),
+        ];
+        let named = of_all
+            .into_iter()
+            .chain(of_long.into_iter().filter(|_| is_long));
+        let mut options: Vec<(String, String)> = named
+            .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+            .collect();
+        for text in &self.sbatch_arg {
+            let option = text.strip_prefix("--").filter(|rest| !rest.is_empty());
+            let option = option.ok_or_else(|| {
+                Error::usage(format!(
+                    "--sbatch-arg '{text}' is no long option; expected something like --sbatch-arg=--constraint=avx512"
+                ))
+            })?;
+            let (name, value) = option.split_once('=').unwrap_or((option, ""));
+            options.retain(|(own, _)| own != name);
+            options.push((name.to_owned(), value.to_owned()));
+        }
+        if let Some((name, _)) = options.iter().find(|(_, v)| v.contains(['\n', '"'])) {
+            return Err(Error::usage(format!(
+                "--{name}: quotes and line ends cannot stand in a job script"
+            )));
+        }
+        Ok(options)
+    }
+}
+
+/// Names of the options that `T` takes, and whether a value follows.
+fn options_of<T: Args>() -> Vec<(String, bool)> {
+    let command = T::augment_args(clap::Command::new("ctseg"));
+    let arguments = command.get_arguments();
+    let named = arguments.filter_map(|argument| {
+        let takes_value = argument.get_action().takes_values();
+        Some((argument.get_long()?.to_owned(), takes_value))
+    });
+    named.collect()
+}
+
+/// The words of the command line that are for ctseg in the job; `without` are options that reach it otherwise.
+fn arguments(raw: &[String], command: &str, without: &[&str]) -> Vec<String> {
+    let mut own = options_of::<JobArgs>();
+    own.extend(options_of::<TaskArgs>());
+    own.extend(without.iter().map(|name| ((*name).to_owned(), true)));
+    own.push(("json".to_owned(), false));
+    passed_on(raw, &["submit", "slurm", command], &own)
+}
+
+/// What the job will run is right: told now, and not after hours in a queue.
+fn understood(command: &str, more: &[&str], arguments: &[String]) -> Result<()> {
+    let words = ["ctseg", command].into_iter().chain(more.iter().copied());
+    let words = words.chain(arguments.iter().map(String::as_str));
+    match Cli::try_parse_from(words) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let text = error.to_string();
+            let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+            let first: Vec<&str> = lines.take(2).collect();
+            Err(Error::usage(format!(
+                "ctseg {command}: {}",
+                first.join(" ")
+            )))
+        }
+    }
+}
+
+fn refused(is_there: bool, name: &str, why: &str) -> Result<()> {
+    match is_there {
+        true => Err(Error::usage(format!("{name} cannot be submitted: {why}"))),
+        false => Ok(()),
+    }
+}
+
+fn environment(values: &[(&str, Option<String>)]) -> Vec<(String, String)> {
+    let known = values.iter();
+    let known = known.filter_map(|(name, value)| Some(((*name).to_owned(), value.clone()?)));
+    known.collect()
+}
+
+fn shown(path: &Option<PathBuf>) -> Option<String> {
+    path.as_ref().map(|path| path.display().to_string())
+}
+
+impl PredictJob {
+    pub fn plan(&self, raw: &[String]) -> Result<Plan> {
+        let predict = &self.predict;
+        refused(
+            predict.shard.is_some(),
+            "--shard",
+            "each task takes its own; name their number by --tasks",
+        )?;
+        let arguments = arguments(raw, "predict", &["claim"]);
+        let sharing = match &predict.claim {
+            Some(folder) => ["--claim".to_owned(), folder.display().to_string()],
+            None => ["--shard".to_owned(), format!("1/{}", self.tasks.tasks)],
+        };
+        let sharing: Vec<&str> = sharing.iter().map(String::as_str).collect();
+        understood("predict", &sharing, &arguments)?;
+        let mut options = self.job.options(true)?;
+        options.push(("array".to_owned(), format!("1-{}", self.tasks.tasks)));
+        if !self.job.dry_run {
+            checks::inputs(&predict.inputs, &predict.output)?;
+            predict
+                .model
+                .iter()
+                .try_for_each(|model| checks::model(model))?;
+            checks::target(&predict.output)?;
+        }
+        let job = Job {
+            work: Work::Predict,
+            options,
+            environment: environment(&[("CTSEG_CLAIM", shown(&predict.claim))]),
+            arguments,
+        };
+        Ok(Plan {
+            steps: vec![Step { job, after: None }],
+            dry_run: self.job.dry_run,
+        })
+    }
+}
+
+impl FitJob {
+    pub fn plan(&self, raw: &[String]) -> Result<Plan> {
+        let fit = &self.fit;
+        refused(
+            fit.resume.is_some(),
+            "--resume",
+            "a requeued job goes on with its own run by itself",
+        )?;
+        let arguments = arguments(raw, "fit", &["runs"]);
+        understood("fit", &[], &arguments)?;
+        recipe(fit).map_err(|error| Error::usage(error.to_string()))?;
+        if !self.job.dry_run {
+            checks::fit(fit)?;
+        }
+        let job = Job {
+            work: Work::Fit,
+            options: self.job.options(true)?,
+            environment: environment(&[("CTSEG_RUNS", shown(&fit.runs))]),
+            arguments,
+        };
+        Ok(Plan {
+            steps: vec![Step { job, after: None }],
+            dry_run: self.job.dry_run,
+        })
+    }
+}
+
+impl FitFoldsJob {
+    pub fn plan(&self, raw: &[String], settings: &Settings) -> Result<Plan> {
+        let fit = &self.fit;
+        refused(
+            fit.resume.is_some(),
+            "--resume",
+            "a requeued job goes on with its own run by itself",
+        )?;
+        refused(
+            fit.fold.is_some(),
+            "--fold",
+            "each task takes its own; 'fit' trains a single one",
+        )?;
+        let passed = arguments(raw, "fit-folds", &["runs", "stage", "model"]);
+        let stage = fit.stage.clone().unwrap_or_else(|| "2".to_owned());
+        understood("fit", &["--stage", &stage], &passed)?;
+        let recipe = recipe(fit).map_err(|error| Error::usage(error.to_string()))?;
+        let model = settings.config.model_or(fit.model.clone());
+        if !self.job.dry_run {
+            checks::fit(fit)?;
+            checks::model(&model)?;
+        }
+        let mut options = self.job.options(true)?;
+        options.push((
+            "array".to_owned(),
+            format!("0-{}", recipe.folds.saturating_sub(1)),
+        ));
+        let job = Job {
+            work: Work::FitFolds,
+            options,
+            environment: environment(&[
+                ("CTSEG_RUNS", shown(&fit.runs)),
+                ("CTSEG_STAGE", Some(stage)),
+            ]),
+            arguments: [vec![model.display().to_string()], passed].concat(),
+        };
+        Ok(Plan {
+            steps: vec![Step { job, after: None }],
+            dry_run: self.job.dry_run,
+        })
+    }
+}
+
+impl ChainJob {
+    pub fn plan(&self, raw: &[String]) -> Result<Plan> {
+        let [data, model, labels] =
+            [&self.data, &self.model, &self.labels].map(|path| path.display().to_string());
+        // What is left are flags of every command, such as --device.
+        let mut everywhere = arguments(raw, "chain", &["stage1", "stage2"]);
+        for own in [&data, &model, &self.volumes, &labels] {
+            if let Some(at) = everywhere.iter().rposition(|word| word == own) {
+                everywhere.remove(at);
+            }
+        }
+        let fit = |stage: &str| {
+            let words = ["--stage", stage, "--data", &data, "--model", &model];
+            [words.map(str::to_owned).to_vec(), everywhere.clone()].concat()
+        };
+        let words = [&self.volumes, "-o", &labels, "--model", &model].map(str::to_owned);
+        let predict = [words.to_vec(), everywhere.clone()].concat();
+        let evaluate = [vec![labels.clone(), data.clone()], everywhere.clone()].concat();
+        let stages = [fit(&self.stage1), fit(&self.stage2)];
+        stages
+            .iter()
+            .try_for_each(|words| understood("fit", &[], words))?;
+        understood("predict", &[], &predict)?;
+        if !self.job.dry_run {
+            checks::dataset(&self.data, None)?;
+            checks::inputs(std::slice::from_ref(&self.volumes), &self.labels)?;
+            checks::target(&self.labels)?;
+        }
+        let time = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S");
+        let name = self.model.file_name().unwrap_or_default().to_string_lossy();
+        let group = [("CTSEG_MLFLOW_GROUP", Some(format!("chain {name} {time}")))];
+        let step = |work, name: Option<&str>, arguments: Vec<String>, after| {
+            let mut options = self.job.options(work != Work::Evaluate)?;
+            options.extend(name.map(|name| ("job-name".to_owned(), name.to_owned())));
+            if work == Work::Predict {
+                options.push(("array".to_owned(), format!("1-{}", self.tasks.tasks)));
+            }
+            let job = Job {
+                work,
+                options,
+                environment: environment(&group),
+                arguments,
+            };
+            Ok::<Step, Error>(Step { job, after })
+        };
+        let [stage1, stage2] = stages;
+        Ok(Plan {
+            steps: vec![
+                step(Work::Fit, Some("ctseg-stage1"), stage1, None)?,
+                step(Work::Fit, Some("ctseg-stage2"), stage2, Some("afterok"))?,
+                step(Work::Predict, None, predict, Some("afterok"))?,
+                step(Work::Evaluate, None, evaluate, Some("afterany"))?,
+            ],
+            dry_run: self.job.dry_run,
+        })
+    }
+}

@@ -1,0 +1,193 @@
+//! `ctseg submit slurm`: renders job scripts, checks all that can be known before hours in a queue, and submits them.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::checks;
+use super::jobs::{ChainJob, FitFoldsJob, FitJob, PredictJob};
+use crate::cli::{Outcome, Settings, print_out};
+use crate::error::{Error, Result};
+use crate::outside::slurm::cluster;
+use crate::outside::slurm::script::Job;
+use crate::outside::slurm::submission::{submitted, tried};
+
+#[derive(Args)]
+pub struct SlurmArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Segment volumes, shared among the tasks of an array
+    Predict(Box<PredictJob>),
+    /// Train one stage, over as many jobs' times as it takes
+    Fit(Box<FitJob>),
+    /// Train the folds of a stage side by side, each into a model of its own: MODEL-fold0, MODEL-fold1, …
+    FitFolds(Box<FitFoldsJob>),
+    /// Stage 1, stage 2, prediction and evaluation, as jobs that wait for each other
+    Chain(Box<ChainJob>),
+}
+
+/// What the jobs ask of the cluster.
+#[derive(Args)]
+pub struct JobArgs {
+    /// Time of a job, such as 4h or 90m; one that takes longer is requeued and goes on [default: the script's]
+    #[arg(long, value_parser = super::super::fit::parse_duration, value_name = "TIME")]
+    pub time: Option<std::time::Duration>,
+    /// Memory of a job, such as 16G
+    #[arg(long, value_name = "SIZE")]
+    pub mem: Option<String>,
+    /// Cores of a job
+    #[arg(long, value_name = "N")]
+    pub cpus: Option<u32>,
+    /// GPUs of a job: a number, or kind and number such as a100:2
+    #[arg(long, value_name = "N")]
+    pub gpus: Option<String>,
+    /// Partition [default: the cluster's]
+    #[arg(long, value_name = "NAME")]
+    pub partition: Option<String>,
+    /// Account that the time is charged to
+    #[arg(long, value_name = "NAME")]
+    pub account: Option<String>,
+    /// Quality of service
+    #[arg(long, value_name = "NAME")]
+    pub qos: Option<String>,
+    /// One more option for sbatch, such as --sbatch-arg=--constraint=avx512
+    #[arg(long, value_name = "OPTION", allow_hyphen_values = true)]
+    pub sbatch_arg: Vec<String>,
+    /// Check and submit nothing: print the scripts, which sbatch takes as they are
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// A job, and the one of the list before it that it waits for, if it does.
+pub struct Step {
+    pub job: Job,
+    /// Such as `afterok`.
+    pub after: Option<&'static str>,
+}
+
+/// What is to be submitted.
+pub struct Plan {
+    pub steps: Vec<Step>,
+    pub dry_run: bool,
+}
+
+pub fn run(args: SlurmArgs, settings: &Settings) -> anyhow::Result<Outcome> {
+    let program = checks::program()?;
+    let raw: Vec<String> = checks::words()?;
+    let plan = match args.what {
+        What::Predict(job) => job.plan(&raw)?,
+        What::Fit(job) => job.plan(&raw)?,
+        What::FitFolds(job) => job.plan(&raw, settings)?,
+        What::Chain(job) => job.plan(&raw)?,
+    };
+    let scripts: Vec<String> = plan
+        .steps
+        .iter()
+        .map(|step| step.job.script(&program))
+        .collect();
+    if plan.dry_run {
+        printed(&plan.steps, &scripts, settings.json);
+        return Ok(Outcome::AllDone);
+    }
+    let cwd = std::env::current_dir().map_err(Error::io(".", "find"))?;
+    let warnings = checks::places(&program, &cwd);
+    warnings
+        .iter()
+        .for_each(|line| eprintln!("warning: {line}"));
+    let jobs: Vec<Job> = plan.steps.iter().map(|step| step.job.clone()).collect();
+    accepted(&jobs, &scripts)?;
+    let ids = all_submitted(&plan.steps, &scripts)?;
+    told(&plan.steps, &ids, &cwd, &warnings, settings.json);
+    Ok(Outcome::AllDone)
+}
+
+/// Tells what is in the way of the jobs, all at once, and lets sbatch say the rest.
+fn accepted(jobs: &[Job], scripts: &[String]) -> Result<()> {
+    let problems = cluster::problems(jobs).map_err(|error| {
+        Error::invalid(format!(
+            "{error}; --dry-run prints the job scripts without Slurm"
+        ))
+    })?;
+    match problems.as_slice() {
+        [] => scripts.iter().try_for_each(|script| tried(script)),
+        [one] => Err(Error::usage(format!("nothing was submitted: {one}"))),
+        several => Err(Error::usage(format!(
+            "nothing was submitted, for {} reasons: {}",
+            several.len(),
+            several.join("; ")
+        ))),
+    }
+}
+
+fn all_submitted(steps: &[Step], scripts: &[String]) -> Result<Vec<String>> {
+    let mut ids: Vec<String> = Vec::new();
+    for (step, script) in steps.iter().zip(scripts) {
+        let after = step.after.zip(ids.last());
+        let after = after.map(|(kind, id)| format!("{kind}:{id}"));
+        match submitted(script, after.as_deref()) {
+            Ok(id) => ids.push(id),
+            Err(error) if ids.is_empty() => return Err(error),
+            Err(error) => {
+                let ids = ids.join(" ");
+                return Err(Error::invalid(format!(
+                    "{}: {error}; in the queue already are {ids}: 'scancel {ids}' takes them out",
+                    step.job.name()
+                )));
+            }
+        }
+    }
+    Ok(ids)
+}
+
+fn printed(steps: &[Step], scripts: &[String], as_json: bool) {
+    if as_json {
+        let jobs = steps.iter().zip(scripts);
+        let jobs = jobs.map(|(step, script)| {
+            json!({"name": step.job.name(), "after": step.after, "script": script})
+        });
+        print_out(&format!(
+            "{:#}\n",
+            json!({"jobs": jobs.collect::<Vec<_>>()})
+        ));
+        return;
+    }
+    scripts.iter().for_each(|script| print_out(script));
+}
+
+fn told(steps: &[Step], ids: &[String], cwd: &Path, warnings: &[String], as_json: bool) {
+    let logs = steps
+        .iter()
+        .zip(ids)
+        .map(|(step, id)| cwd.join(step.job.log(id)));
+    let logs: Vec<PathBuf> = logs.collect();
+    if as_json {
+        let jobs = steps.iter().zip(ids).zip(&logs).map(|((step, id), log)| {
+            json!({"name": step.job.name(), "id": id, "tasks": step.job.option("array"), "log": log})
+        });
+        let jobs: Vec<_> = jobs.collect();
+        print_out(&format!(
+            "{:#}\n",
+            json!({"jobs": jobs, "warnings": warnings})
+        ));
+        return;
+    }
+    for ((step, id), log) in steps.iter().zip(ids).zip(&logs) {
+        let array = step.job.option("array");
+        let tasks = array.map_or_else(String::new, |array| format!(", tasks {array}"));
+        print_out(&format!(
+            "{} is job {id}{tasks}\n  log    {}\n",
+            step.job.name(),
+            log.display()
+        ));
+    }
+    let all = ids.join(",");
+    print_out(&format!(
+        "  watch  squeue -j {all}\n  stop   scancel {}\n",
+        ids.join(" ")
+    ));
+}

@@ -1,0 +1,362 @@
+//! `ctseg submit slurm` with commands that stand for Slurm's. scripts/slurm/test.sh submits to a real cluster.
+#![cfg(unix)]
+
+mod common;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use common::batches::{batch, sidecars};
+use common::{ctseg, phantoms, stderr};
+use serde_json::Value;
+
+const SCONTROL: &str = r#"#!/bin/sh
+case "$*" in
+"show partition -o")
+    echo "PartitionName=cpu Default=YES MaxTime=1-00:00:00 State=UP TotalCPUs=16"
+    echo "PartitionName=gpu Default=NO MaxTime=UNLIMITED State=UP TotalCPUs=64"
+    echo "PartitionName=old Default=NO MaxTime=UNLIMITED State=DOWN TotalCPUs=64" ;;
+"show config") echo "MaxArraySize            = 1001" ;;
+*) exit 1 ;;
+esac
+"#;
+
+const SINFO: &str = r#"#!/bin/sh
+case "$4" in
+gpu) echo "64|515000|gpu:a100:4(S:0-1)" ;;
+*) echo "8|65536|(null)"; echo "16|32000|(null)" ;;
+esac
+"#;
+
+/// Keeps the script and the options of each job; refuses what the file `refuse` says.
+const SBATCH: &str = r#"#!/bin/sh
+cd "$(dirname "$0")" || exit 1
+cat >script
+[ ! -e refuse ] || { cat refuse >&2; exit 1; }
+[ "$1" != --test-only ] || exit 0
+id=$((100 + $(ls job-* 2>/dev/null | wc -l) / 2))
+mv script "job-$id.sh"
+echo "$*" >"job-$id.options"
+echo "$id;lab"
+"#;
+
+/// A folder with volumes, a model and a dataset, and Slurm's commands beside it.
+struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let place = Self {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        batch(place.path(), 3);
+        std::fs::create_dir(place.slurm()).unwrap();
+        for (name, text) in [("scontrol", SCONTROL), ("sinfo", SINFO), ("sbatch", SBATCH)] {
+            let path = place.slurm().join(name);
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+        }
+        place
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn slurm(&self) -> PathBuf {
+        self.path().join("slurm")
+    }
+
+    fn submit(&self, line: &str) -> Output {
+        let arguments: Vec<&str> = line.split(' ').collect();
+        let path = std::env::var("PATH").unwrap();
+        ctseg(
+            self.path(),
+            &[&["submit", "slurm"], &arguments[..]].concat(),
+        )
+        .env("PATH", format!("{}:{path}", self.slurm().display()))
+        .output()
+        .unwrap()
+    }
+
+    /// Script and options of a job that was submitted.
+    fn job(&self, id: u32) -> (String, String) {
+        let read = |ending: &str| {
+            let path = self.slurm().join(format!("job-{id}.{ending}"));
+            std::fs::read_to_string(path).unwrap()
+        };
+        (read("sh"), read("options"))
+    }
+
+    fn jobs(&self) -> usize {
+        let entries = std::fs::read_dir(self.slurm()).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.ends_with(".options")).count()
+    }
+}
+
+fn code(output: &Output, code: i32) -> String {
+    let said = stderr(output);
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn has(script: &str, line: &str) {
+    assert!(
+        script.lines().any(|own| own == line),
+        "no '{line}' in\n{script}"
+    );
+}
+
+#[test]
+fn what_is_asked_for_stands_in_the_script_that_is_submitted() {
+    let place = Place::new();
+    let output = place.submit(
+        "predict images -o out --model model --tasks 4 --time 4h --mem 16G --cpus 8 --gpus a100:1 --partition gpu \
+         --claim claims --sbatch-arg=--exclude=n7 --json --tta",
+    );
+    let told: Value = serde_json::from_str(&code(&output, 0)).unwrap();
+    assert_eq!(told["jobs"][0]["id"], "100");
+    assert_eq!(told["jobs"][0]["tasks"], "1-4");
+    let log = told["jobs"][0]["log"].as_str().unwrap();
+    assert!(log.ends_with("/ctseg-predict-100_*.log"), "{log}");
+    let (script, options) = place.job(100);
+    assert_eq!(options.trim(), "--parsable");
+    for line in [
+        "#SBATCH --array=1-4",
+        "#SBATCH --time=04:00:00",
+        "#SBATCH --mem=16G",
+        "#SBATCH --cpus-per-task=8",
+        "#SBATCH --gres=gpu:a100:1",
+        "#SBATCH --partition=gpu",
+        "#SBATCH --exclude=n7",
+        "#SBATCH --signal=B:USR1@300",
+        "export CTSEG_CLAIM='claims'",
+        "set -- 'images' '-o' 'out' '--model' 'model' '--tta'",
+    ] {
+        has(&script, line);
+    }
+    let folder = Path::new(env!("CARGO_BIN_EXE_ctseg")).parent().unwrap();
+    has(
+        &script,
+        &format!("export PATH='{}':\"$PATH\"", folder.display()),
+    );
+
+    let data = phantoms(&place.path().join("data"), 2, 0);
+    let data = data.display();
+    code(
+        &place.submit(&format!(
+            "fit --stage 1 --data {data} --model new --runs /shared/../{} --epochs 3",
+            place.path().join("runs").display()
+        )),
+        0,
+    );
+    let (script, _) = place.job(101);
+    has(
+        &script,
+        &format!("set -- '--stage' '1' '--data' '{data}' '--model' 'new' '--epochs' '3'"),
+    );
+    assert!(
+        script.contains("\nexport CTSEG_RUNS='/shared/../"),
+        "{script}"
+    );
+    code(
+        &place.submit(&format!(
+            "fit-folds --stage 2 --data {data} --model model --set folds=3"
+        )),
+        0,
+    );
+    let (script, _) = place.job(102);
+    has(&script, "#SBATCH --array=0-2");
+    has(&script, "export CTSEG_STAGE='2'");
+    has(
+        &script,
+        &format!("set -- 'model' '--data' '{data}' '--set' 'folds=3'"),
+    );
+
+    let output = place.submit(&format!(
+        "chain {data} chained images labels --tasks 2 --partition gpu --gpus 1 --stage2 refine --device flex"
+    ));
+    let said = code(&output, 0);
+    assert!(said.contains("squeue -j 103,104,105,106"), "{said}");
+    let jobs: Vec<(String, String)> = (103..107).map(|id| place.job(id)).collect();
+    let waits = jobs.iter().map(|(_, options)| options.trim().to_owned());
+    let after = |what: &str| format!("--parsable --dependency={what} --kill-on-invalid-dep=yes");
+    assert_eq!(
+        waits.collect::<Vec<_>>(),
+        [
+            "--parsable".to_owned(),
+            after("afterok:103"),
+            after("afterok:104"),
+            after("afterany:105"),
+        ]
+    );
+    has(&jobs[1].0, "#SBATCH --job-name=ctseg-stage2");
+    has(
+        &jobs[1].0,
+        &format!(
+            "set -- '--stage' 'refine' '--data' '{data}' '--model' 'chained' '--device' 'flex'"
+        ),
+    );
+    has(&jobs[2].0, "#SBATCH --array=1-2");
+    has(&jobs[2].0, "#SBATCH --gres=gpu:1");
+    has(&jobs[3].0, "#SBATCH --partition=gpu");
+    assert!(!jobs[3].0.contains("--gres"), "{}", jobs[3].0);
+    has(
+        &jobs[3].0,
+        &format!("set -- 'labels' '{data}' '--device' 'flex'"),
+    );
+    let group = |script: &str| {
+        let mut lines = script.lines();
+        let found = lines.find(|line| line.starts_with("export CTSEG_MLFLOW_GROUP="));
+        found.unwrap_or_default().to_owned()
+    };
+    assert!(group(&jobs[0].0).contains("'chain chained "));
+    assert!(
+        jobs.iter()
+            .all(|(script, _)| group(script) == group(&jobs[0].0))
+    );
+    for (script, _) in &jobs {
+        has(script, "#SBATCH --requeue");
+    }
+}
+
+#[test]
+fn a_dry_run_needs_no_slurm_and_its_script_works() {
+    let place = Place::new();
+    let output = ctseg(
+        place.path(),
+        &[
+            "submit",
+            "slurm",
+            "predict",
+            "images",
+            "-o",
+            "it's out",
+            "--model",
+            "model",
+            "--tasks",
+            "1",
+            "--dry-run",
+        ],
+    )
+    .env("PATH", "/nowhere")
+    .output()
+    .unwrap();
+    let script = code(&output, 0);
+    let job = Command::new("bash")
+        .args(["-c", &script])
+        .current_dir(place.path())
+        .envs([
+            ("SLURM_JOB_ID", "7"),
+            ("SLURM_ARRAY_JOB_ID", "7"),
+            ("SLURM_ARRAY_TASK_ID", "1"),
+            ("SLURM_ARRAY_TASK_COUNT", "1"),
+            ("SLURM_ARRAY_TASK_MIN", "1"),
+            ("SLURM_ARRAY_TASK_MAX", "1"),
+        ])
+        .output()
+        .unwrap();
+    assert!(job.status.success(), "{}", stderr(&job));
+    assert_eq!(sidecars(&place.path().join("it's out")).len(), 3);
+}
+
+#[test]
+fn what_cannot_run_is_told_and_nothing_is_submitted() {
+    let place = Place::new();
+    let predict = "predict images -o out --model model";
+    for (line, status, why) in [
+        (
+            format!("{predict} --partition gpus"),
+            2,
+            "expected one of cpu, gpu, old",
+        ),
+        (format!("{predict} --partition old"), 2, "not UP"),
+        (format!("{predict} --time 25h"), 2, "gives 86400s at most"),
+        (format!("{predict} --time 4m"), 2, "no longer than the 300s"),
+        (
+            format!("{predict} --mem 40G --cpus 16"),
+            2,
+            "no node of partition 'cpu'",
+        ),
+        (
+            format!("{predict} --partition gpu --gpus 8"),
+            2,
+            "64, 515000 and 4",
+        ),
+        (format!("{predict} --tasks 1001"), 2, "MaxArraySize"),
+        (format!("{predict} --tasks 0"), 2, "--tasks"),
+        (
+            format!("{predict} --shard 1/2"),
+            2,
+            "name their number by --tasks",
+        ),
+        (format!("{predict} --sbatch-arg=x"), 2, "no long option"),
+        (format!("{predict} --no-such-flag"), 2, "--no-such-flag"),
+        (
+            "predict nothing.nii.gz -o out --model model".to_owned(),
+            1,
+            "nothing.nii.gz",
+        ),
+        (
+            "predict images -o out --model images".to_owned(),
+            1,
+            "model.toml",
+        ),
+        (
+            "predict images -o model/model.toml/out --model model".to_owned(),
+            1,
+            "model.toml",
+        ),
+        ("fit --stage 1 --data nowhere".to_owned(), 1, "nowhere"),
+        (
+            "fit --stage 1 --set training.epoch=3".to_owned(),
+            2,
+            "epoch",
+        ),
+        ("fit --stage 9 --data images".to_owned(), 2, "'9'"),
+        ("fit --resume runs/x".to_owned(), 2, "by itself"),
+        ("fit-folds --stage 2 --fold 1".to_owned(), 2, "its own"),
+    ] {
+        let output = place.submit(&line);
+        code(&output, status);
+        let said = stderr(&output);
+        assert!(said.contains(why), "{line}: {said}");
+        assert_eq!(place.jobs(), 0, "{line}");
+    }
+    // Two reasons at once.
+    let said = stderr(&place.submit(&format!("{predict} --time 25h --cpus 99")));
+    assert!(
+        said.contains("for 2 reasons") && said.contains("99 CPUs"),
+        "{said}"
+    );
+    // What only Slurm knows.
+    std::fs::write(
+        place.slurm().join("refuse"),
+        "sbatch: error: Invalid account\n",
+    )
+    .unwrap();
+    let output = place.submit(&format!("{predict} --cpus 4"));
+    code(&output, 1);
+    assert!(
+        stderr(&output).contains("Invalid account"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(place.jobs(), 0);
+    // No Slurm at all.
+    let arguments = format!("submit slurm {predict}");
+    let arguments: Vec<&str> = arguments.split(' ').collect();
+    let output = ctseg(place.path(), &arguments)
+        .env("PATH", "/nowhere")
+        .output();
+    let output = output.unwrap();
+    code(&output, 1);
+    let said = stderr(&output);
+    assert!(
+        said.contains("not in PATH") && said.contains("--dry-run"),
+        "{said}"
+    );
+}
