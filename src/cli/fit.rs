@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
+use super::storage::StorageArgs;
 use super::tracking::MlflowArgs;
 use super::{Outcome, Settings, print_out, processes, stop_on_signals, team};
 use crate::arrays::postprocess::Step;
@@ -19,7 +20,7 @@ use crate::outside::progress;
 use crate::pipeline::dataset::Dataset;
 use crate::pipeline::diagnosis::Diagnosis;
 use crate::pipeline::evaluation::Evaluation;
-use crate::pipeline::fit::{FitJob, FitSummary, fit};
+use crate::pipeline::fit::{Along, FitJob, FitSummary, fit};
 use crate::pipeline::generated;
 use crate::pipeline::observer::{Observer, Silent};
 use crate::pipeline::recipe::Recipe;
@@ -79,6 +80,8 @@ pub struct FitArgs {
     #[arg(long, value_name = "RUN", conflicts_with_all = ["stage", "fold", "epochs", "seed", "set", "from", "no_out_of_fold"])]
     resume: Option<PathBuf>,
     #[command(flatten)]
+    storage: StorageArgs,
+    #[command(flatten)]
     mlflow: MlflowArgs,
 }
 
@@ -129,6 +132,7 @@ fn trained(
     let stop = stop_on_signals()?;
     let loader_threads = cpu_budget::loader_threads(args.loader_threads)?;
     let config = &settings.config;
+    let storage = args.storage.storage(config)?;
     let (recipe, data, data_root, model, seed) = match &args.resume {
         Some(run) => {
             let (recipe, from) = RunFolder::read(run)?;
@@ -158,6 +162,10 @@ fn trained(
         false => &Silent,
     };
     let recipe = mirrored_where_possible(recipe, &dataset.structures, says);
+    let dataset = match team.leads() {
+        true => storage.near(dataset, &stop, says)?,
+        false => storage.near(dataset, &stop, &Along::of(team, observer.as_ref()))?,
+    };
     let curves = Curves::default();
     let mlflow = match team.leads() {
         true => args.mlflow.tracker(settings, &observer)?,
@@ -183,6 +191,7 @@ fn trained(
         tags: origin::tags(),
         draw_comparison: Some(comparison::draw),
         trial: None,
+        case_store: storage.case_store.as_ref(),
         team: Arc::clone(team),
     };
     let summary = fit(&job, observer.as_ref())?;

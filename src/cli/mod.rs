@@ -23,6 +23,7 @@ mod recorded;
 mod reliability;
 mod report;
 mod sizes;
+mod storage;
 mod sweep;
 mod sync;
 mod team;

@@ -6,6 +6,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::fit::{FoldChoice, parse_fold};
+use super::storage::StorageArgs;
 use super::table::{score, table};
 use super::tracking::MlflowArgs;
 use super::{Outcome, Settings, print_out, stop_on_signals};
@@ -69,12 +70,15 @@ pub struct SweepArgs {
     #[arg(long, value_name = "SWEEP", conflicts_with_all = ["stage", "vary", "set", "epochs", "rungs", "eta", "data", "fold", "seed"])]
     resume: Option<PathBuf>,
     #[command(flatten)]
+    storage: StorageArgs,
+    #[command(flatten)]
     mlflow: MlflowArgs,
 }
 
 pub fn run(args: SweepArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let observer = progress::for_stderr();
     let stop = stop_on_signals()?;
+    let storage = args.storage.storage(&settings.config)?;
     let (folder, sweep_settings) = match &args.resume {
         Some(folder) => (folder.clone(), SweepSettings::read(folder)?),
         None => {
@@ -87,8 +91,10 @@ pub fn run(args: SweepArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let mlflow = args.mlflow.tracker(settings, &observer)?;
     let mut trackers: Vec<&dyn Tracker> = vec![&curves];
     trackers.extend(mlflow.iter().map(|mlflow| mlflow as &dyn Tracker));
+    let dataset = Dataset::open_in(&sweep_settings.dataset, sweep_settings.data_root.as_deref())?;
     let job = SweepJob {
-        dataset: Dataset::open_in(&sweep_settings.dataset, sweep_settings.data_root.as_deref())?,
+        dataset: storage.near(dataset, &stop, observer.as_ref())?,
+        case_store: storage.case_store.as_ref(),
         settings: sweep_settings,
         compute: settings.compute()?,
         stop: &stop,
