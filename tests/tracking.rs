@@ -142,6 +142,7 @@ fn fitted(
         tags: vec![("mlflow.user".to_owned(), "ada".to_owned())],
         draw_comparison: Some(comparison::draw),
         trial: None,
+        case_store: None,
         team: Arc::default(),
     };
     fit(&job, observer)

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::devices::Devices;
+use super::storage::is_variable;
 use crate::error::{Error, Result};
 use crate::outside::mlflow::settings::Preferences;
 use crate::pipeline::recipe::one_line;
@@ -24,6 +25,12 @@ pub struct Config {
     pub model: Option<PathBuf>,
     /// Folder for run folders.
     pub runs: Option<PathBuf>,
+    /// Folder for prepared cases.
+    pub case_cache: Option<PathBuf>,
+    /// The most that it may hold, such as "50G".
+    pub case_cache_size: Option<String>,
+    /// Folder on a disk of this machine that training cases are copied to, or "$TMPDIR".
+    pub scratch: Option<PathBuf>,
     device: Option<String>,
     precision: Option<String>,
     #[serde(default)]
@@ -59,9 +66,12 @@ impl Config {
             &mut config.data_root,
             &mut config.model,
             &mut config.runs,
+            &mut config.case_cache,
+            &mut config.scratch,
         ]
         .into_iter()
         .flatten()
+        .filter(|path| !is_variable(path))
         {
             *path = folder.join(&*path);
         }

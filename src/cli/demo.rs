@@ -92,6 +92,7 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
             tags: origin::tags(),
             draw_comparison: Some(comparison::draw),
             trial: None,
+            case_store: None,
             team: Arc::default(),
         };
         let summary = fit(&job, observer.as_ref())?;

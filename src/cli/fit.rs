@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::limit::LimitArgs;
 use super::signals::stop_on_signals;
+use super::storage::StorageArgs;
 use super::tracking::MlflowArgs;
 use super::{Outcome, Settings, print_out, processes, team};
 use crate::arrays::postprocess::Step;
@@ -20,7 +21,7 @@ use crate::outside::pictures::comparison;
 use crate::pipeline::dataset::Dataset;
 use crate::pipeline::diagnosis::Diagnosis;
 use crate::pipeline::evaluation::Evaluation;
-use crate::pipeline::fit::{FitJob, FitSummary, fit};
+use crate::pipeline::fit::{Along, FitJob, FitSummary, fit};
 use crate::pipeline::generated;
 use crate::pipeline::observer::{Observer, Silent};
 use crate::pipeline::recipe::Recipe;
@@ -85,6 +86,8 @@ pub struct FitArgs {
     #[command(flatten)]
     limit: LimitArgs,
     #[command(flatten)]
+    storage: StorageArgs,
+    #[command(flatten)]
     mlflow: MlflowArgs,
 }
 
@@ -139,6 +142,7 @@ fn trained(
     let observer = settings.observer();
     let loader_threads = cpu_budget::loader_threads(args.loader_threads)?;
     let config = &settings.config;
+    let storage = args.storage.storage(config)?;
     let (recipe, data, data_root, model, seed) = match &args.resume {
         Some(run) => {
             let (recipe, from) = RunFolder::read(run)?;
@@ -171,6 +175,10 @@ fn trained(
         false => &Silent,
     };
     let recipe = mirrored_where_possible(recipe, &dataset.structures, says);
+    let dataset = match team.leads() {
+        true => storage.near(dataset, &stop, says)?,
+        false => storage.near(dataset, &stop, &Along::of(team, observer.as_ref()))?,
+    };
     let curves = Curves::default();
     let mlflow = match team.leads() {
         true => args.mlflow.tracker(settings, &observer)?,
@@ -197,6 +205,7 @@ fn trained(
         tags: origin::tags(),
         draw_comparison: Some(comparison::draw),
         trial: None,
+        case_store: storage.case_store.as_ref(),
         team: Arc::clone(team),
     };
     let summary = fit(&job, observer.as_ref())?;

@@ -28,6 +28,7 @@ mod report;
 mod signals;
 mod sizes;
 mod status;
+mod storage;
 mod submit;
 mod sweep;
 mod sync;

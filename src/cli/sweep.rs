@@ -8,6 +8,7 @@ use serde_json::json;
 use super::fit::{FoldChoice, parse_fold};
 use super::limit::LimitArgs;
 use super::signals::stop_on_signals;
+use super::storage::StorageArgs;
 use super::table::{score, table};
 use super::tracking::MlflowArgs;
 use super::{Outcome, Settings, print_out};
@@ -72,6 +73,8 @@ pub struct SweepArgs {
     #[command(flatten)]
     limit: LimitArgs,
     #[command(flatten)]
+    storage: StorageArgs,
+    #[command(flatten)]
     mlflow: MlflowArgs,
 }
 
@@ -79,6 +82,7 @@ pub fn run(args: SweepArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let observer = settings.observer();
     let stop = stop_on_signals()?;
     args.limit.watch(&stop, &observer)?;
+    let storage = args.storage.storage(&settings.config)?;
     let (folder, sweep_settings) = match &args.resume {
         Some(folder) => (folder.clone(), SweepSettings::read(folder)?),
         None => {
@@ -92,8 +96,10 @@ pub fn run(args: SweepArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let mut trackers: Vec<&dyn Tracker> = vec![&curves];
     trackers.extend(mlflow.iter().map(|mlflow| mlflow as &dyn Tracker));
     trackers.extend(settings.observing.tracker());
+    let dataset = Dataset::open_in(&sweep_settings.dataset, sweep_settings.data_root.as_deref())?;
     let job = SweepJob {
-        dataset: Dataset::open_in(&sweep_settings.dataset, sweep_settings.data_root.as_deref())?,
+        dataset: storage.near(dataset, &stop, observer.as_ref())?,
+        case_store: storage.case_store.as_ref(),
         settings: sweep_settings,
         compute: settings.compute()?,
         stop: &stop,

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::bundle::{Bundle, TrainedStage};
+use super::case_store::CaseStore;
 use super::checkpoint::{CheckpointFolder, Progress};
 use super::dataset::{CheckDepth, Dataset, Split};
 use super::diagnosis::{self, Diagnosis};
@@ -36,6 +37,7 @@ use crate::team::Team;
 use crate::tensors::device::Compute;
 use crate::tensors::precision::Precision;
 
+pub use along::Along;
 use held_out::{drawn, held_out_roi_quality, out_of_fold_and_cleaning};
 use manifests::{fold_manifest, stage_manifest};
 use told::Telling;
@@ -69,6 +71,8 @@ pub struct FitJob<'a> {
     pub draw_comparison: Option<DrawComparison>,
     /// Where the run is one of a sweep's: nothing is put into the model.
     pub trial: Option<TrialRun<'a>>,
+    /// Where prepared cases are kept on disk.
+    pub case_store: Option<&'a CaseStore>,
     /// The processes that train together. All have the same job; the first one alone writes, tracks and publishes.
     pub team: Arc<Team>,
 }
@@ -279,6 +283,9 @@ fn trained_and_published(
     }
     job.team.part();
     job.team.end()?;
+    if let Some(store) = source.store() {
+        store.tell();
+    }
     let summary = |roi| {
         Ok(FitSummary {
             diagnoses: diagnosis::of_run(run.path(), recipe)?,
@@ -316,12 +323,13 @@ fn trained_and_published(
 /// The cases as networks see them, and which stage 1 told of their regions.
 fn source<'a>(
     job: &'a FitJob,
-    observer: &dyn Observer,
+    observer: &'a dyn Observer,
 ) -> Result<(CaseSource<'a>, Option<String>)> {
     let (stage_one, stage1_sha256) = stage_one_results(job, observer)?;
     let values = job.dataset.structures.iter().map(|s| s.value).collect();
+    let store = job.case_store.map(|store| store.used_by(observer));
     let source = CaseSource::new(&job.dataset, &job.recipe, values, stage_one);
-    let source = source.stopped_by(job.stop);
+    let source = source.stopped_by(job.stop).kept_in(store);
     mirrored_maps(&source)?; // what is wrong with it is said before any training
     Ok((source, stage1_sha256))
 }

@@ -167,7 +167,7 @@ impl Networks {
         let case_files = &job.dataset.cases[case];
         let name = case_files.id.replace(['/', '\\'], "_");
         let path = job.folder.join(format!("{name}.nii.gz"));
-        let input_sha256 = file_sha256(&case_files.image)?;
+        let input_sha256 = job.dataset.copies.read(&case_files.image, file_sha256)?;
         if whole_of(&path, &input_sha256, hash).is_some() {
             return Ok(path);
         }

@@ -34,6 +34,11 @@ impl Prior {
         Self { grid, quantised }
     }
 
+    /// The probabilities as they are kept: times 255 and rounded, shape (z, y, x).
+    pub(super) fn quantised(&self) -> ArrayView3<'_, u8> {
+        self.quantised.view()
+    }
+
     /// The probabilities, shape (z, y, x).
     pub fn probabilities(&self) -> Array3<f32> {
         self.quantised.mapv(|p| f32::from(p) / 255.0)

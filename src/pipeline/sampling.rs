@@ -6,24 +6,24 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use ndarray::{Array3, Array4};
 use rand::Rng;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
+use super::case_store::{StoreUse, Wanted};
 use super::dataset::{CaseCache, Dataset};
 use super::distances::add_distances;
 use super::guard::unless_stopped;
 use super::patches::{Maps, Patch, assembled, patches};
+pub use super::prepared_case::{CaseHu, PreparedCase};
 use super::recipe::{Recipe, Region, Target};
 use super::roi::{Prior, jittered};
 use super::segmenter::{network_grid, network_input};
 use super::sides::counterparts;
 use super::stage_loss::stage_loss;
 use super::starts::Wish;
-use super::structure_index::StructureIndex;
 use crate::arrays::augmentation::{Augmentation, FlipAxis};
 use crate::arrays::normalisation::Scaling;
 use crate::arrays::preprocess::hounsfield_from;
@@ -52,50 +52,6 @@ pub struct StageOneResult {
     pub prior: Prior,
 }
 
-/// A case on the network's grid.
-pub struct PreparedCase {
-    /// Value of the labels of which nothing is known.
-    pub ignore: Option<u16>,
-    /// (channel, z, y, x)
-    pub channels: Array4<f32>,
-    /// (z, y, x)
-    pub labels: Array3<u16>,
-    /// Where augmentation changes them.
-    pub hu: Option<CaseHu>,
-    /// Of the image channels.
-    pub scalings: Vec<Scaling>,
-    index: OnceLock<StructureIndex>,
-}
-
-/// A case's Hounsfield units beyond its windows, see [`hounsfield_from`].
-pub struct CaseHu {
-    pub zero_hu: f32,
-    /// (z, y, x)
-    pub above: Array3<f32>,
-}
-
-impl PreparedCase {
-    /// Where its structures lie; found when first asked for.
-    pub(super) fn index(&self) -> &StructureIndex {
-        let found = || StructureIndex::new(&self.labels, self.ignore);
-        self.index.get_or_init(found)
-    }
-
-    /// Whether a label says what is there, be it background.
-    pub(super) fn is_known(&self, label: u16) -> bool {
-        Some(label) != self.ignore
-    }
-
-    pub(super) fn is_structure(&self, label: u16) -> bool {
-        label > 0 && self.is_known(label)
-    }
-
-    fn bytes(&self) -> usize {
-        let hu = self.hu.as_ref().map_or(0, |hu| hu.above.len());
-        (self.channels.len() + hu) * 4 + self.labels.len() * 2
-    }
-}
-
 /// Prepares a stage's cases for its network; those that never change are kept, within the cache's bound.
 pub struct CaseSource<'a> {
     pub dataset: &'a Dataset,
@@ -109,6 +65,8 @@ pub struct CaseSource<'a> {
     /// Once it is set, no case is prepared any more.
     stop: Option<&'a AtomicBool>,
     cache: CaseCache,
+    /// Where prepared cases are kept on disk.
+    store: Option<StoreUse<'a>>,
     unchanging: Mutex<(usize, HashMap<usize, Arc<PreparedCase>>)>,
 }
 
@@ -128,6 +86,7 @@ impl<'a> CaseSource<'a> {
             cache_bytes,
             stop: None,
             cache: CaseCache::new(cache_bytes),
+            store: None,
             unchanging: Mutex::new((0, HashMap::new())),
         }
     }
@@ -139,6 +98,16 @@ impl<'a> CaseSource<'a> {
             stop: Some(stop),
             ..self
         }
+    }
+
+    /// With cases that never change kept on disk too.
+    pub fn kept_in(self, store: Option<StoreUse<'a>>) -> Self {
+        Self { store, ..self }
+    }
+
+    /// Where prepared cases are kept on disk, if they are.
+    pub fn store(&self) -> Option<&StoreUse<'a>> {
+        self.store.as_ref()
     }
 
     /// How many maps the network gives.
@@ -169,7 +138,11 @@ impl<'a> CaseSource<'a> {
             return Ok(Arc::clone(kept));
         }
         let region = self.stage_one.get(&case).map(|result| result.region);
-        let prepared = Arc::new(self.prepare(case, region)?);
+        let make = || self.prepare(case, region);
+        let prepared = Arc::new(match &self.store {
+            Some(store) => store.case(&self.wanted(case), make)?,
+            None => make()?,
+        });
         let bytes = prepared.bytes();
         let mut kept = lock(&self.unchanging);
         if kept.0 + bytes <= self.cache_bytes {
@@ -177,6 +150,16 @@ impl<'a> CaseSource<'a> {
             kept.1.insert(case, Arc::clone(&prepared));
         }
         Ok(prepared)
+    }
+
+    /// The case with its true region, as [`CaseSource::prepared`] gives it.
+    pub fn wanted(&self, case: usize) -> Wanted<'_> {
+        Wanted {
+            dataset: self.dataset,
+            case,
+            recipe: self.recipe,
+            stage_one: self.stage_one.get(&case),
+        }
     }
 
     /// The case as training sees it in one epoch: with its region of interest shaken.

@@ -14,6 +14,7 @@ use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
 
+use super::case_store::CaseStore;
 use super::dataset::Dataset;
 use super::fit::{FitJob, StageOneMemory, TrialRun, check_dataset, fit};
 use super::guard::guarded;
@@ -61,6 +62,8 @@ pub struct SweepJob<'a> {
     pub dataset: Dataset,
     pub compute: Compute,
     pub stop: &'a AtomicBool,
+    /// Where prepared cases are kept on disk; the trials share it.
+    pub case_store: Option<&'a CaseStore>,
     pub trackers: &'a [&'a dyn Tracker],
     /// See [`FitJob::tags`].
     pub tags: Vec<(String, String)>,
@@ -317,6 +320,7 @@ fn trained(
         tags: job.tags.clone(),
         draw_comparison: None, // trials predict no cases on their own grids
         trial: Some(trial),
+        case_store: job.case_store,
         team: Arc::default(),
     };
     match guarded(|| fit(&fit_job, observer)) {

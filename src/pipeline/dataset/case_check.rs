@@ -82,9 +82,10 @@ impl<'a> CaseCheck<'a> {
 
     fn image(&mut self, depth: CheckDepth) {
         let path = &self.case.image;
+        let copies = &self.dataset.copies;
         let header = match depth {
-            CheckDepth::Headers => nifti::read_header(path),
-            CheckDepth::Voxels => nifti::read_volume(path).map(|image| {
+            CheckDepth::Headers => copies.read(path, nifti::read_header),
+            CheckDepth::Voxels => copies.read(path, nifti::read_volume).map(|image| {
                 if image.non_finite > 0 {
                     self.note(format!(
                         "{} voxels of the image are not finite",
@@ -110,7 +111,7 @@ impl<'a> CaseCheck<'a> {
 
     /// Reads a label file that must lie on the image's grid.
     fn labels(&mut self, path: &Path) -> Option<LabelMap> {
-        match nifti::read_labels(path) {
+        match self.dataset.copies.read(path, nifti::read_labels) {
             Ok((header, labels)) => {
                 self.warnings(path, &header);
                 let difference = self

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::layouts::{self, Found};
 use super::pattern::Pattern;
-use super::{Case, Dataset, LabelSource, Layout, Structure, structures};
+use super::{Case, Copies, Dataset, LabelSource, Layout, Structure, structures};
 use crate::error::{Error, Result};
 
 /// What a descriptor may say; anything else is refused, so that a misspelt key is noticed.
@@ -94,6 +94,7 @@ pub(super) fn open(path: &Path, data_root: Option<&Path>) -> Result<Dataset> {
         cases: found.cases,
         test: descriptor.test,
         unpaired_labels: found.unpaired,
+        copies: Copies::default(),
     };
     layouts::finished(dataset, path)
 }

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use super::channels::Accept;
 use super::pattern::{self, Pattern, visible_names};
-use super::{Case, Dataset, LabelSource, Layout, Structure, descriptor, json_layouts, structures};
+use super::{
+    Case, Copies, Dataset, LabelSource, Layout, Structure, descriptor, json_layouts, structures,
+};
 use crate::arrays::nifti::{case_name, is_nifti_name};
 use crate::error::{Error, Result};
 
@@ -77,6 +79,7 @@ pub(super) fn of_folder(root: &Path, layout: Layout, found: Found) -> Dataset {
         cases: found.cases,
         test: Vec::new(),
         unpaired_labels: found.unpaired,
+        copies: Copies::default(),
     }
 }
 

@@ -5,6 +5,7 @@ mod cache;
 mod case_check;
 mod channels;
 mod check;
+mod copies;
 mod descriptor;
 mod folds;
 mod json_layouts;
@@ -28,6 +29,7 @@ use channels::Accept;
 pub use cache::{CacheCounts, CaseCache};
 pub use channels::Channels;
 pub use check::{CaseNote, CaseProblem, CheckDepth, CheckReport};
+pub use copies::Copies;
 pub use folds::{Split, folds};
 pub use splits::NamedSplit;
 
@@ -107,6 +109,8 @@ pub struct Dataset {
     pub test: Vec<String>,
     /// Label files that belong to no image; [`Dataset::check`] reports them as problems.
     pub unpaired_labels: Vec<PathBuf>,
+    /// What is read instead of the files of `cases`.
+    pub copies: Copies,
 }
 
 /// A case in memory: image and labels on one grid, and the image file's header.
@@ -207,7 +211,7 @@ impl Dataset {
 
     /// Reads the CT volume of a case, in HU as stored.
     pub fn load_image(&self, case: &Case) -> Result<NiftiImage> {
-        nifti::read_volume(&case.image)
+        self.copies.read(&case.image, nifti::read_volume)
     }
 
     /// Reads the labels of a case into one label map; binary masks are merged, the later value wins. Voxels
@@ -223,8 +227,8 @@ impl Dataset {
                     case.id, self.name
                 ),
             )),
-            LabelSource::Map(path) => Ok(nifti::read_labels(path)?.1),
-            LabelSource::PerStructure(files) => structures::merge_masks(files),
+            LabelSource::Map(path) => Ok(self.copies.read(path, nifti::read_labels)?.1),
+            LabelSource::PerStructure(files) => structures::merge_masks(files, &self.copies),
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::{Case, LabelSource, Structure, grid_difference};
+use super::{Case, Copies, LabelSource, Structure, grid_difference};
 use crate::arrays::nifti::{self, LabelNames};
 use crate::error::{Error, Result};
 use crate::values::LabelMap;
@@ -118,10 +118,10 @@ pub(super) fn overlay(labels: &mut LabelMap, mask: &LabelMap, value: u16) -> usi
 }
 
 /// Reads binary masks one after the other into one label map; where they overlap, the later wins.
-pub(super) fn merge_masks(files: &[(u16, PathBuf)]) -> Result<LabelMap> {
+pub(super) fn merge_masks(files: &[(u16, PathBuf)], copies: &Copies) -> Result<LabelMap> {
     let mut merged: Option<LabelMap> = None;
     for (value, path) in files {
-        let (_, mask) = nifti::read_labels(path)?;
+        let (_, mask) = copies.read(path, nifti::read_labels)?;
         let labels = merged.get_or_insert_with(|| LabelMap::empty(mask.grid));
         if let Some(problem) = grid_difference(&mask.grid, &labels.grid) {
             return Err(Error::file(path, problem));

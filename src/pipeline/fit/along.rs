@@ -10,6 +10,7 @@ use crate::pipeline::guard::guarded;
 use crate::pipeline::observer::{Observer, Task};
 use crate::pipeline::tracker::{EpochRecord, Tracker};
 use crate::pipeline::training::{TrainingJob, train};
+use crate::team::Team;
 
 /// Trains all folds with the others, of the run in `run`.
 ///
@@ -21,10 +22,7 @@ pub(super) fn trained(
     observer: &dyn Observer,
     started: Instant,
 ) -> Result<FitSummary> {
-    let observer = &Along {
-        rank: job.team.rank(),
-        observer,
-    };
+    let observer = &Along::of(&job.team, observer);
     let (source, _) = job.team.together(source(job, observer))?;
     let mut folds = Vec::new();
     for (index, fold) in job.recipe.trained_folds().iter().enumerate() {
@@ -54,9 +52,18 @@ pub(super) fn trained(
 }
 
 /// Says what the first process does not say already.
-struct Along<'a> {
+pub struct Along<'a> {
     rank: usize,
     observer: &'a dyn Observer,
+}
+
+impl<'a> Along<'a> {
+    pub fn of(team: &Team, observer: &'a dyn Observer) -> Self {
+        Self {
+            rank: team.rank(),
+            observer,
+        }
+    }
 }
 
 impl Observer for Along<'_> {
