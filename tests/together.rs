@@ -129,7 +129,7 @@ fn same_weights(processes: usize, engine: &str, set: &[&str], steps: u64) {
         let epochs: Vec<_> = history.values().flatten().collect();
         epochs
             .iter()
-            .map(|e| e.validation.dice)
+            .map(|e| e.validation_dice)
             .collect::<Vec<f64>>()
     };
     let (one, several) = (of(one.path()), of(several.path()));

@@ -320,9 +320,9 @@ mod tests {
                 let (nccl, name) = (nccl.clone(), name.clone());
                 scope.spawn(move || {
                     let joined = nccl.join_on(&name, (rank, 3), Device::Cpu, None).unwrap();
-                    let mut wide = [rank as f64, 1e-9, -1.0];
+                    let mut wide = [rank as f64, 0.25, -1.0];
                     joined.sum_f64(&mut wide).unwrap();
-                    assert_eq!(wide, [3.0, 3e-9, -3.0]);
+                    assert_eq!(wide, [3.0, 0.75, -3.0]);
                     let mut values = vec![rank as f32 + 0.5; 70_000];
                     joined.sum_f32(&mut values).unwrap();
                     assert!(values.iter().all(|value| *value == 4.5));

@@ -30,15 +30,15 @@ Tensor beside(const Tensor& values, const Tensor& x) {
   return values.view(shape);
 }
 
-// `sums` (any, channel) and a count over this share, as over the whole batch: f64 on the device of `sums`.
-Tensor whole(const Tensor& sums, int64_t count, double* all) {
+// The means over the whole batch whose `sums` (any, channel) over this share of `count` values are these.
+Tensor means(const Tensor& sums, int64_t count) {
   const Tensor here = sums.to(at::kDouble).cpu().contiguous();
   std::vector<double> values(here.const_data_ptr<double>(), here.const_data_ptr<double>() + here.numel());
   values.push_back(static_cast<double>(count));
   add_up(values.data(), static_cast<long long>(values.size()), add_up_context);
-  *all = values.back();
+  const double all = values.back();
   values.pop_back();
-  return at::tensor(values, at::kDouble).view(sums.sizes()).to(sums.device());
+  return (at::tensor(values, at::kDouble).view(sums.sizes()) / all).to(at::kFloat).to(sums.device());
 }
 
 class SharedBatchNorm : public torch::autograd::Function<SharedBatchNorm> {
@@ -48,15 +48,14 @@ class SharedBatchNorm : public torch::autograd::Function<SharedBatchNorm> {
     const auto axes = all_but_channels(x);
     const Tensor wide = x.to(at::kFloat);
     const int64_t own = x.numel() / std::max<int64_t>(x.size(1), 1);
-    double count = 0.0;
-    const Tensor mean = whole(wide.sum(axes, false, at::kDouble).unsqueeze(0), own, &count)[0] / count;
-    const Tensor apart = wide - beside(mean.to(at::kFloat), x);
-    const Tensor variance = whole(apart.square().sum(axes, false, at::kDouble).unsqueeze(0), own, &count)[0] / count;
-    const Tensor inverse = (variance + settings->epsilon).rsqrt().to(at::kFloat);
+    const Tensor mean = means(wide.sum(axes, false, at::kDouble), own);
+    const Tensor apart = wide - beside(mean, x);
+    const Tensor variance = means(apart.square().sum(axes, false, at::kDouble), own);
+    const Tensor inverse = (variance + settings->epsilon).rsqrt();
     if (settings->update_statistics) {
       // With the biased variance, as everywhere here.
-      Tensor(settings->mean).lerp_(mean.to(at::kFloat), settings->momentum);
-      Tensor(settings->variance).lerp_(variance.to(at::kFloat), settings->momentum);
+      Tensor(settings->mean).lerp_(mean, settings->momentum);
+      Tensor(settings->variance).lerp_(variance, settings->momentum);
     }
     const Tensor normed = apart * beside(inverse, x);
     context->save_for_backward({normed, inverse, gamma});
@@ -69,10 +68,8 @@ class SharedBatchNorm : public torch::autograd::Function<SharedBatchNorm> {
     const Tensor gradient = gradients[0].to(at::kFloat);
     const auto axes = all_but_channels(gradient);
     const Tensor own = at::stack({gradient.sum(axes, false, at::kDouble), (gradient * normed).sum(axes, false, at::kDouble)});
-    double count = 0.0;
-    const Tensor means =
-        (whole(own, gradient.numel() / std::max<int64_t>(gradient.size(1), 1), &count) / count).to(at::kFloat);
-    const Tensor through = gradient - beside(means[0], gradient) - normed * beside(means[1], gradient);
+    const Tensor mean = means(own, gradient.numel() / std::max<int64_t>(gradient.size(1), 1));
+    const Tensor through = gradient - beside(mean[0], gradient) - normed * beside(mean[1], gradient);
     const Tensor for_x = (through * beside(inverse * gamma, gradient)).to(gradients[0].scalar_type());
     // Of this share alone: gradients of weights are added up afterwards.
     return {for_x, own[1].to(at::kFloat), own[0].to(at::kFloat), Tensor()};
