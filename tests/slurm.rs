@@ -25,7 +25,7 @@ fn job_scripts_lose_nothing_and_do_nothing_twice() {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(
-        output.status.success() && said.contains("8 tests on Slurm passed"),
+        output.status.success() && said.contains("9 tests on Slurm passed"),
         "{said}\n{}",
         String::from_utf8_lossy(&output.stderr)
     );

@@ -274,8 +274,16 @@ fn what_cannot_run_is_told_and_nothing_is_submitted() {
             "expected one of cpu, gpu, old",
         ),
         (format!("{predict} --partition old"), 2, "not UP"),
-        (format!("{predict} --time 25h"), 2, "gives 86400s at most"),
-        (format!("{predict} --time 4m"), 2, "no longer than the 300s"),
+        (
+            format!("{predict} --time 25h"),
+            2,
+            "gives 1-00:00:00 at most",
+        ),
+        (
+            format!("{predict} --time 4m"),
+            2,
+            "no longer than the 00:05:00",
+        ),
         (
             format!("{predict} --mem 40G --cpus 16"),
             2,
@@ -316,7 +324,11 @@ fn what_cannot_run_is_told_and_nothing_is_submitted() {
             2,
             "epoch",
         ),
-        ("fit --stage 9 --data images".to_owned(), 2, "'9'"),
+        (
+            "fit --stage 9 --data images".to_owned(),
+            2,
+            "no such recipe",
+        ),
         ("fit --resume runs/x".to_owned(), 2, "by itself"),
         ("fit-folds --stage 2 --fold 1".to_owned(), 2, "its own"),
     ] {

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tries the job scripts on a Slurm cluster of its own (testbed.sh): interrupted, killed, preempted and cancelled.
 #
-#   test.sh [TEST…]      all tests, or those named: array claims cancel fit time node folds chain
+#   test.sh [TEST…]      all tests, or those named: array claims submit cancel fit time node folds chain
 #
 #   CTSEG                the binary [ctseg in PATH]
 #   CTSEG_TEST_PYTHON    a Python with numpy and nibabel, for volumes [python3]
@@ -184,6 +184,24 @@ five() {
     [ "$(stamps "$1" 2>/dev/null | wc -l)" -ge 5 ]
 }
 
+# Submitted by ctseg itself; one task is asked to stop as before its time is up.
+test_submit() {
+    local id job=(submit slurm predict "$work/images" -o "$work/submitted" --model "$work/model" --tasks 4 --time 10m
+        --mem 1G --cpus 1)
+    "$ctseg" "${job[@]}" --partition nowhere &>"$work/refused.txt" && fail "a partition that is not there was taken"
+    grep -q "expected one of work, urgent" "$work/refused.txt" || fail "not told which there are: $(cat "$work/refused.txt")"
+    "$ctseg" "${job[@]}" --gpus 1 &>"$work/refused.txt" && fail "a job for GPUs that no node has was taken"
+    grep -q "no node of partition 'work'" "$work/refused.txt" || fail "not told what nodes have: $(cat "$work/refused.txt")"
+    "$ctseg" "${job[@]}" --json >"$work/submitted.json" 2>"$work/submitted.txt" || fail "$(cat "$work/submitted.txt")"
+    id="$("$python" -c 'import json, sys; print(json.load(open(sys.argv[1]))["jobs"][0]["id"])' "$work/submitted.json")"
+    until_true 60 "task 2 has written a label map" some_of_share 2 "$work/submitted"
+    scancel --batch --signal=USR1 "${id}_2"
+    expect "$id" COMPLETED
+    [ "$(of_job "${id}_2" Restarts)" = 1 ] || fail "task 2 was restarted $(of_job "${id}_2" Restarts) times, expected 1"
+    whole "$work/submitted"
+    echo "ok   submit: an array of 4 by 'ctseg submit', one task requeued by itself; 40 volumes as by hand"
+}
+
 readonly long_fit=(--stage 1 --set 'network.widths=[4, 8]' --set 'spacing_mm=[14.0, 14.0, 14.0]' --set folds=2 --set
     training.batch_size=4 --set training.augmentation.enabled=false --set training.early_stopping.patience=1000 --set training.plateau.patience=1000 --set training.keep=last)
 
@@ -271,7 +289,8 @@ test_node() {
     [ "$(of_job "$id" BatchHost)" != "$node" ] || fail "the job is on the node that is down"
     expect "$id" COMPLETED
     slurmd -f "$SLURM_CONF" -N "$node"
-    scontrol update "nodename=$node" state=resume
+    # Refused where the node has come back by itself meanwhile.
+    scontrol update "nodename=$node" state=resume || true
     until_true 60 "node $node is back" idle "$node"
     echo "ok   node: a training went on on another node; $(as_undisturbed moved 100)"
 }
@@ -345,9 +364,9 @@ main() {
     for name in predict.sbatch fit-folds.sbatch; do
         [ "$(common_part "$name")" = "$(common_part fit.sbatch)" ] || fail "$name is not like fit.sbatch where it says it is"
     done
-    [ $# -gt 0 ] || tests=(array claims cancel fit time node folds chain)
+    [ $# -gt 0 ] || tests=(array claims submit cancel fit time node folds chain)
     for name in "${tests[@]}"; do
-        declare -F "test_$name" >/dev/null || fail "no test '$name'; expected array, claims, cancel, fit, time, node, folds or chain"
+        declare -F "test_$name" >/dev/null || fail "no test '$name'; expected array, claims, submit, cancel, fit, time, node, folds or chain"
     done
     mkdir -p "$work"
     trap end EXIT

@@ -1,5 +1,6 @@
 //! What can be known of a job before it is submitted: that what it reads is there, and that it can write.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::cli::fit::FitArgs;
@@ -54,9 +55,25 @@ pub fn places(program: &Path, cwd: &Path) -> Vec<String> {
     warned.map(line).collect()
 }
 
-/// There is at least one volume.
+/// There is at least one volume, and all can be read.
 pub fn inputs(inputs: &[String], output: &Path) -> Result<()> {
-    expand_inputs(inputs, output).map(drop)
+    let paths = expand_inputs(inputs, output)?;
+    let bad = paths.iter().filter_map(|path| {
+        let error = File::open(path).err()?;
+        Some((path, error))
+    });
+    let bad: Vec<_> = bad.collect();
+    match bad.first() {
+        None => Ok(()),
+        Some((path, error)) => Err(Error::file(
+            path,
+            format!(
+                "cannot be read: {error} ({} of {} volumes cannot); mend or leave them out",
+                bad.len(),
+                paths.len()
+            ),
+        )),
+    }
 }
 
 /// A model that is whole.

@@ -1,14 +1,17 @@
 //! `ctseg submit slurm`: renders job scripts, checks all that can be known before hours in a queue, and submits them.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::checks;
 use super::jobs::{ChainJob, FitFoldsJob, FitJob, PredictJob};
+use crate::cli::fit::parse_duration;
 use crate::cli::{Outcome, Settings, print_out};
 use crate::error::{Error, Result};
+use crate::outside::progress;
 use crate::outside::slurm::cluster;
 use crate::outside::slurm::script::Job;
 use crate::outside::slurm::submission::{submitted, tried};
@@ -35,8 +38,8 @@ enum What {
 #[derive(Args)]
 pub struct JobArgs {
     /// Time of a job, such as 4h or 90m; one that takes longer is requeued and goes on [default: the script's]
-    #[arg(long, value_parser = super::super::fit::parse_duration, value_name = "TIME")]
-    pub time: Option<std::time::Duration>,
+    #[arg(long, value_parser = parse_duration, value_name = "TIME")]
+    pub time: Option<Duration>,
     /// Memory of a job, such as 16G
     #[arg(long, value_name = "SIZE")]
     pub mem: Option<String>,
@@ -96,9 +99,8 @@ pub fn run(args: SlurmArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     }
     let cwd = std::env::current_dir().map_err(Error::io(".", "find"))?;
     let warnings = checks::places(&program, &cwd);
-    warnings
-        .iter()
-        .for_each(|line| eprintln!("warning: {line}"));
+    let observer = progress::for_stderr();
+    warnings.iter().for_each(|line| observer.warn(line));
     let jobs: Vec<Job> = plan.steps.iter().map(|step| step.job.clone()).collect();
     accepted(&jobs, &scripts)?;
     let ids = all_submitted(&plan.steps, &scripts)?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::answer;
 use super::script::Job;
-use super::span::Span;
+use super::span::{Span, written};
 use crate::error::Result;
 
 /// A partition as `scontrol show partition` tells of it.
@@ -151,8 +151,10 @@ fn time_problem(job: &Job) -> Option<String> {
     let before = Duration::from_secs(before.parse().ok()?);
     let time = time_of(job).filter(|time| *time <= before)?;
     Some(format!(
-        "a time of {time:?} is no longer than the {before:?} that it is asked to stop before; give it more, or another \
-         --sbatch-arg=--signal=B:USR1@SECONDS"
+        "a time of {} is no longer than the {} that it is asked to stop before; give it more, or another \
+         --sbatch-arg=--signal=B:USR1@SECONDS",
+        written(time),
+        written(before)
     ))
 }
 
@@ -166,7 +168,9 @@ fn partition_problem(job: &Job, partition: &Partition) -> Option<String> {
     let time = time_of(job).map(Span::Of)?;
     match (time, partition.longest?) {
         (Span::Of(asked), Span::Of(longest)) if asked > longest => Some(format!(
-            "a time of {asked:?}; partition '{name}' gives {longest:?} at most: ask for less by --time"
+            "a time of {}; partition '{name}' gives {} at most: ask for less by --time",
+            written(asked),
+            written(longest)
         )),
         _ => None,
     }
