@@ -29,10 +29,9 @@ pub fn variables(host: &Host, known: &[String]) -> Vec<Finding> {
         scripts.any(|own| name == *own || (own.ends_with('_') && name.starts_with(own)))
     };
     let in_pod = host.variable("KUBERNETES_SERVICE_HOST").is_some();
-    let is_unknown = |name: &&String| {
-        !known.contains(name) && !is_script(name) && !(in_pod && is_of_service(name))
-    };
-    let unknown: Vec<&String> = ours.iter().filter(is_unknown).collect();
+    let is_known =
+        |name: &String| known.contains(name) || is_script(name) || (in_pod && is_of_service(name));
+    let unknown: Vec<&String> = ours.iter().filter(|name| !is_known(name)).collect();
     let mut findings = Vec::new();
     let in_use: Vec<&str> = ours
         .iter()
