@@ -20,20 +20,21 @@ fn engines() -> Vec<&'static str> {
     engines
 }
 
-/// One fold of a small stage 1 that takes the same steps whoever takes them.
+/// One fold of a small stage 1 that takes the same steps whoever takes them. Where maxima are taken, of a window or of
+/// a value and zero, a rounding may decide which: such a network can go another way after a while.
 fn arguments<'a>(data: &'a Path, engine: &'a str, set: &[&'a str]) -> Vec<&'a str> {
     let data = data.to_str().unwrap();
     let mut arguments = vec!["fit", "--stage", "1", "--data", data, "--fold", "0"];
     arguments.extend(["--device", engine, "--precision", "f32", "--threads", "1"]);
     arguments.extend(["--no-out-of-fold"]);
     arguments.extend(SMALL);
-    for text in [
+    let smooth = [
         "training.augmentation.enabled=true",
         "network.norm=instance",
-    ]
-    .iter()
-    .chain(set)
-    {
+        "network.activation=leaky_relu",
+        "network.downsampling=stride",
+    ];
+    for text in smooth.iter().chain(set) {
         arguments.extend(["--set", text]);
     }
     arguments
@@ -370,12 +371,15 @@ fn what_one_cannot_do_all_hear_of() {
     let each = each
         .join(" ")
         .replace("'--fold' '0'", "--fold $OMPI_COMM_WORLD_RANK");
-    for (more, code) in [("", 2), ("--alone --model model$OMPI_COMM_WORLD_RANK", 0)] {
+    for (more, well) in [
+        ("", false),
+        ("--alone --model model$OMPI_COMM_WORLD_RANK", true),
+    ] {
         let script = format!("exec '{}' {each} {more}", env!("CARGO_BIN_EXE_ctseg"));
         let mut command = launcher(folder.path(), 2, &[]);
         let output = command.args(["sh", "-c", &script]).output().unwrap();
-        assert_eq!(output.status.code(), Some(code), "{}", text(&output));
-        assert_eq!(text(&output).contains("with --alone each"), code == 2);
+        assert_eq!(output.status.success(), well, "{}", text(&output));
+        assert_eq!(text(&output).contains("with --alone each"), !well);
     }
     assert!(folder.path().join("model1/model.toml").exists());
     // Variables of several processes, and no MPI that knows of them.
