@@ -15,8 +15,11 @@ const SCRIPTS: [&str; 7] = [
     "CTSEG_CLAIM",
     "CTSEG_IMAGES",
     "CTSEG_MOST_RESTARTS",
+    "CTSEG_NCCL",
+    "CTSEG_RENDEZVOUS",
     "CTSEG_SHARES",
     "CTSEG_SKIP_LIBTORCH",
+    "CTSEG_SKIP_MPI",
     "CTSEG_TEST_",
 ];
 
