@@ -257,7 +257,6 @@ fn place(folder: &Path, root: &Path, file: &Path) -> PathBuf {
         Ok(inside) if plain(inside) => folder.join("data").join(inside),
         _ => {
             let of = hash_of(&std::path::absolute(file).unwrap_or_else(|_| file.to_path_buf()));
-            // The ending decides nothing, but people look.
             let name = file.file_name().unwrap_or_default();
             folder.join("elsewhere").join(of).join(name)
         }

@@ -54,13 +54,13 @@ impl Bound {
         self.removed.load(Ordering::Relaxed)
     }
 
-    /// A temporary file of `bytes` for which there is room now; none if there cannot be.
+    /// A temporary file of `bytes` for which there is room now; none if removing all whole files makes no room.
     ///
     /// # Errors
     /// The folder cannot be made, read or written.
     pub(super) fn reserved(&self, bytes: u64) -> Result<Option<NamedTempFile>> {
         if bytes > self.most_bytes {
-            return Ok(None);
+            return Ok(None); // and nothing has to go for it
         }
         let _alone = self
             .reserving

@@ -85,11 +85,11 @@ impl CaseStore {
         }
     }
 
-    /// False if it is too large for the store.
-    fn write(&self, key: &Key, case: &PreparedCase) -> Result<bool> {
+    /// Writes a case, unless what others are writing leaves no room.
+    fn write(&self, key: &Key, case: &PreparedCase) -> Result<()> {
         let path = self.path(key);
         let Some(mut temporary) = self.bound.reserved(file::length(case))? else {
-            return Ok(false);
+            return Ok(());
         };
         {
             let mut writer = BufWriter::new(temporary.as_file_mut());
@@ -97,8 +97,7 @@ impl CaseStore {
                 .and_then(|()| writer.flush())
                 .map_err(Error::io(&path, "write"))?;
         }
-        persisted(temporary, &path)?;
-        Ok(true)
+        persisted(temporary, &path)
     }
 }
 
@@ -175,15 +174,20 @@ impl StoreUse<'_> {
         if store.is_closed.load(Ordering::Relaxed) || store.path(key).exists() {
             return;
         }
-        match store.write(key, case) {
-            Ok(true) => {}
-            Ok(false) => self.warn_once(&store.has_warned_of_room, || {
-                let needed = in_words(file::length(case));
-                format!("no room for a case of {needed}; more with --case-cache-size")
-            }),
-            Err(error) => self.warn_once(&store.is_closed, || {
+        let bytes = file::length(case);
+        if bytes > store.bound.most_bytes() {
+            self.warn_once(&store.has_warned_of_room, || {
+                let needed = in_words(bytes);
+                format!(
+                    "a case of {needed} does not fit and is not kept; more with --case-cache-size"
+                )
+            });
+            return;
+        }
+        if let Err(error) = store.write(key, case) {
+            self.warn_once(&store.is_closed, || {
                 format!("{error}; no more cases are kept")
-            }),
+            });
         }
     }
 
