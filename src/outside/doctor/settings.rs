@@ -10,7 +10,7 @@ const CHECK: &str = "variables";
 const OURS: &str = "CTSEG_";
 
 /// Those that ctseg's scripts read.
-const SCRIPTS: [&str; 7] = [
+const SCRIPTS: [&str; 10] = [
     "CTSEG_CACHE",
     "CTSEG_CLAIM",
     "CTSEG_IMAGES",
