@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Tries the job scripts on a Slurm cluster of its own (testbed.sh): interrupted, killed, preempted and cancelled.
 #
-#   test.sh [TEST…]      all tests, or those named: array claims submit cancel fit time node folds chain
+#   test.sh [TEST…]      all tests, or those named: array claims submit cancel fit time node folds chain, and together, which
+#                        needs a ctseg that was built with MPI
 #
 #   CTSEG                the binary [ctseg in PATH]
 #   CTSEG_TEST_PYTHON    a Python with numpy and nibabel, for volumes [python3]
@@ -354,6 +355,32 @@ test_chain() {
     echo "ok   chain: stage 1 (requeued once), stage 2, prediction, evaluation; weights and label maps as by hand"
 }
 
+# Two tasks of a step, on two nodes, with half of each batch: they meet by MPI, and one that is killed ends both.
+test_together() {
+    local pid job arguments=(fit --stage "$work/stage1.toml" --data "$work/data/dataset.toml" --threads 1 --fold 0
+        --no-out-of-fold --set network.norm=instance --set network.activation=leaky_relu --set network.downsampling=stride)
+    local step=(srun --mpi=pmix --partition=work --nodes=2 --ntasks=2 "${options[@]}" --kill-on-bad-exit=1 "$ctseg")
+    "$ctseg" "${arguments[@]}" --model "$work/by-one" --runs "$work/runs/by-one" &>"$work/by-one.log"
+    "${step[@]}" "${arguments[@]}" --model "$work/by-two" --runs "$work/runs/by-two" &>"$work/by-two.log" ||
+        fail "two tasks did not train together"
+    "$python" - "$work"/runs/by-{one,two}/*/metrics.jsonl <<'END' || fail "two tasks did not train as one"
+import json, sys
+one, two = ([json.loads(line)["loss"] for line in open(path)] for path in sys.argv[1:])
+sys.exit(len(one) != len(two) or one == two or any(abs(a - b) > 1e-4 * a for a, b in zip(one, two)))
+END
+    "${step[@]}" "${arguments[@]}" --epochs 3000 --set training.early_stopping.patience=3000 --model "$work/killed" \
+        --runs "$work/runs/killed" &>"$work/killed.log" &
+    job="$!"
+    until_true 60 "two tasks are at work" further "$work/runs/killed" 3
+    pid="$(pgrep -f "^$ctseg fit .*$work/killed" | tail -n 1)"
+    kill -KILL "$pid"
+    SECONDS=0
+    ! wait "$job" || fail "a task was killed, and the step ended well"
+    [ "$SECONDS" -lt 30 ] || fail "the other task went on for $SECONDS s"
+    [ -s "$work"/runs/killed/*/checkpoints/fold_0/last.safetensors ] || fail "no checkpoint is left"
+    echo "ok   together: two tasks trained as one does; one killed, both over after $SECONDS s"
+}
+
 # What the job scripts have in common, which users copy with each of them.
 common_part() {
     sed -n '/^# ---- from here on/,/^# ---- to here/p' "$here/$1"
@@ -364,9 +391,13 @@ main() {
     for name in predict.sbatch fit-folds.sbatch; do
         [ "$(common_part "$name")" = "$(common_part fit.sbatch)" ] || fail "$name is not like fit.sbatch where it says it is"
     done
-    [ $# -gt 0 ] || tests=(array claims submit cancel fit time node folds chain)
+    if [ $# = 0 ]; then
+        tests=(array claims submit cancel fit time node folds chain)
+        # Only what was linked with MPI has it.
+        if ldd "$ctseg" | grep -q libmpi; then tests+=(together); fi
+    fi
     for name in "${tests[@]}"; do
-        declare -F "test_$name" >/dev/null || fail "no test '$name'; expected array, claims, submit, cancel, fit, time, node, folds or chain"
+        declare -F "test_$name" >/dev/null || fail "no test '$name'; expected array, claims, submit, cancel, fit, time, node, folds, chain or together"
     done
     mkdir -p "$work"
     trap end EXIT
