@@ -258,9 +258,6 @@ fn trained_and_published(
         done.push((*fold, trained.progress));
     }
     job.team.part();
-    if let Some(store) = source.store() {
-        store.tell();
-    }
     let summary = |roi| {
         Ok(FitSummary {
             diagnoses: diagnosis::of_run(run.path(), recipe)?,
@@ -273,6 +270,9 @@ fn trained_and_published(
             seconds: started.elapsed().as_secs_f64(),
         })
     };
+    if let Some(store) = source.store() {
+        store.tell();
+    }
     if job.trial.is_some() {
         return summary(None);
     }
