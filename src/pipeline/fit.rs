@@ -283,9 +283,6 @@ fn trained_and_published(
     }
     job.team.part();
     job.team.end()?;
-    if let Some(store) = source.store() {
-        store.tell();
-    }
     let summary = |roi| {
         Ok(FitSummary {
             diagnoses: diagnosis::of_run(run.path(), recipe)?,
@@ -298,6 +295,9 @@ fn trained_and_published(
             seconds: started.elapsed().as_secs_f64(),
         })
     };
+    if let Some(store) = source.store() {
+        store.tell();
+    }
     if job.trial.is_some() {
         return summary(None);
     }

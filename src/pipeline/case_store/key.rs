@@ -177,7 +177,7 @@ impl Fields {
 
     fn add_region(&mut self, region: &VoxelBox) {
         let VoxelBox { start, end } = region;
-        self.add("region", &[start, end].map(|of| indices(of)).concat());
+        self.add("region", &[start, end].map(indices).concat());
     }
 
     fn add_prior(&mut self, prior: &Prior) {
