@@ -217,6 +217,8 @@ fn fitted(
         tags: Vec::new(),
         draw_comparison: None,
         trial: None,
+        case_store: None,
+        team: Default::default(),
     };
     fit(&job, observer)
 }

@@ -31,6 +31,9 @@ use crate::pipeline::tracker::Tracker;
 use crate::team::Team;
 use crate::tensors::device::Compute;
 
+/// The environment's variable for `--gpus`.
+pub(super) const GPUS: &str = "CTSEG_GPUS";
+
 #[derive(Args)]
 pub struct FitArgs {
     /// What to train: 1 (coarse), 2 (refine), the name of a built-in recipe, or a recipe file
@@ -68,11 +71,11 @@ pub struct FitArgs {
     no_out_of_fold: bool,
     /// Train on so many GPUs of this machine, a process for each. Processes that mpirun, srun or torchrun began train
     /// together by themselves. Batches are shared: training.batch_size stays that of all together
-    #[arg(long, value_name = "N")]
+    #[arg(long, env = GPUS, value_name = "N")]
     gpus: Option<usize>,
     /// Train by itself, even if mpirun, srun or torchrun began several processes
     #[arg(long, conflicts_with = "gpus")]
-    alone: bool,
+    pub(super) alone: bool,
     /// Change a value of the recipe, such as training.batch_size=4
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -113,8 +116,16 @@ pub fn run(args: FitArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         true => None,
         false => team::place(settings)?,
     };
-    if let (Some(count), None) = (args.gpus, &place) {
-        return processes::on_gpus(count, settings);
+    match (args.gpus, &place) {
+        (Some(count), None) => return processes::on_gpus(count, settings),
+        (Some(count), Some(place)) => {
+            return Err(Error::usage(format!(
+                "--gpus {count}: {} processes were begun already, one for each GPU; leave it out, or begin one process",
+                place.0.size
+            ))
+            .into());
+        }
+        (None, _) => {}
     }
     let runs = settings.config.runs_or(args.runs.clone());
     let (team, compute) = match place {

@@ -192,7 +192,8 @@ impl Cli {
         }
         // Who looks on changes nothing, be it figures that a variable asks for; of processes that train together the
         // first one tells.
-        let along = matches!(self.command, Command::Fit(_)) && team::goes_along();
+        let along =
+            matches!(&self.command, Command::Fit(args) if !args.alone) && team::goes_along();
         let looks = matches!(self.command, Command::Status(_));
         let figures = !looks && !along;
         let observing = Arc::new(self.global.observing.begun(&self.name, figures)?);

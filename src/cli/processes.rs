@@ -16,6 +16,9 @@ use crate::tensors::device::{DeviceChoice, gpus};
 /// For how long the others may end by themselves once one has failed.
 const GRACE: Duration = Duration::from_secs(15);
 
+/// Signals that ask a process to stop.
+const ASKING: [i32; 3] = [SIGINT, SIGTERM, SIGUSR1];
+
 /// And for how long after they were asked to.
 const ASKED_GRACE: Duration = Duration::from_secs(10);
 
@@ -23,7 +26,7 @@ const ASKED_GRACE: Duration = Duration::from_secs(10);
 pub(super) fn on_gpus(count: usize, settings: &Settings) -> anyhow::Result<Outcome> {
     checked(count, settings.device.resolved(), gpus())?;
     let meeting = tempfile::tempdir()?;
-    let arguments = without_gpus(std::env::args_os().skip(1));
+    let arguments = without_own(std::env::args_os().skip(1));
     let threads = (settings.threads / count).max(1).to_string();
     let own_exe = std::env::current_exe()?;
     // Before there are any: none of them must be left behind.
@@ -37,14 +40,17 @@ pub(super) fn on_gpus(count: usize, settings: &Settings) -> anyhow::Result<Outco
             .env("WORLD_SIZE", count.to_string())
             .env("LOCAL_RANK", rank.to_string())
             .env(RENDEZVOUS, meeting.path())
-            .env("CTSEG_THREADS", &threads);
+            .env("CTSEG_THREADS", &threads)
+            .env_remove(super::fit::GPUS);
         if rank > 0 {
             command.stdout(Stdio::null());
         }
         children.push(begun(command)?);
     }
-    // Ctrl-C reaches all processes of the terminal by itself; what is sent to this one alone is handed on.
-    let pending = || signals.pending().filter(|signal| *signal != SIGINT);
+    // Ctrl-C reaches all processes of the terminal by itself, but may be sent to this one alone: the same request
+    // twice asks for nothing more.
+    let as_request = |signal| if signal == SIGINT { SIGTERM } else { signal };
+    let pending = || signals.pending().map(as_request);
     let ends = waited_for(&mut children, pending, (GRACE, ASKED_GRACE));
     Ok(outcome(&ends, |line| eprintln!("error: {line}")))
 }
@@ -63,15 +69,20 @@ fn checked(count: usize, device: DeviceChoice, gpus: usize) -> Result<()> {
     Ok(())
 }
 
-/// The arguments without `--gpus N` and `--gpus=N`.
-fn without_gpus(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+/// The arguments without what is meant for all processes together: `--gpus N`, `--threads=N`.
+fn without_own(mut arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    const OWN: [&str; 2] = ["--gpus", "--threads"];
     let mut kept = Vec::new();
-    let mut arguments = arguments;
     while let Some(argument) = arguments.next() {
-        if argument == "--gpus" {
-            arguments.next();
-        } else if !argument.to_string_lossy().starts_with("--gpus=") {
+        let text = argument.to_string_lossy();
+        let (name, value) = match text.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (text.as_ref(), None),
+        };
+        if !OWN.contains(&name) {
             kept.push(argument);
+        } else if value.is_none() {
+            arguments.next();
         }
     }
     kept
@@ -151,9 +162,13 @@ fn outcome(ends: &[Option<ExitStatus>], tell: impl Fn(&str)) -> Outcome {
         worst = match (worst, end.code()) {
             (Outcome::NothingDone | Outcome::WrongUsage, _) => worst,
             (_, Some(2)) => Outcome::WrongUsage,
-            (_, Some(75) | None) => Outcome::Interrupted,
+            (_, Some(75)) => Outcome::Interrupted,
+            (_, None) if end.signal().is_some_and(|signal| ASKING.contains(&signal)) => {
+                Outcome::Interrupted
+            }
             (worst, Some(0)) => worst,
-            (_, Some(_)) => Outcome::NothingDone,
+            // Of what crashed or took too much memory nobody knows that it would not do so again.
+            _ => Outcome::NothingDone,
         };
     }
     worst
@@ -197,7 +212,7 @@ mod tests {
         // One that does not listen.
         let deaf = "trap '' TERM; while true; do sleep 0.1; done";
         let (outcome, said, took) = ended(&["kill -9 $$", deaf], &[]);
-        assert_eq!(outcome, Outcome::Interrupted);
+        assert_eq!(outcome, Outcome::NothingDone);
         assert!(said[0].contains("signal 9, as the system does"), "{said:?}");
         assert!(took < Duration::from_secs(20));
     }
@@ -207,6 +222,10 @@ mod tests {
         assert_eq!(ended(&["exit 0", "exit 0"], &[]).0, Outcome::AllDone);
         assert_eq!(ended(&["exit 75", "exit 75"], &[]).0, Outcome::Interrupted);
         assert_eq!(ended(&["exit 75", "exit 2"], &[]).0, Outcome::WrongUsage);
+        assert_eq!(
+            ended(&["kill -TERM $$", "exit 0"], &[]).0,
+            Outcome::Interrupted
+        );
         let listens = "trap 'exit 75' USR1; while true; do sleep 0.1; done";
         let (outcome, said, _) = ended(&[listens, listens], &[SIGUSR1]);
         assert_eq!(outcome, Outcome::Interrupted);
@@ -225,8 +244,16 @@ mod tests {
             let said = checked(count, device, gpus).unwrap_err().to_string();
             assert!(said.contains(expected), "{said}");
         }
-        let arguments = ["fit", "--gpus", "4", "--stage", "1", "--gpus=2"];
-        let kept = without_gpus(arguments.iter().map(OsString::from));
+        let arguments = [
+            "fit",
+            "--gpus",
+            "4",
+            "--stage",
+            "1",
+            "--gpus=2",
+            "--threads=9",
+        ];
+        let kept = without_own(arguments.iter().map(OsString::from));
         assert_eq!(kept, ["fit", "--stage", "1"]);
     }
 }

@@ -85,7 +85,7 @@ fn agrees(place: &Place, (rank, size): (usize, usize)) -> Result<()> {
 #[cfg(feature = "libtorch")]
 fn on_gpus(place: &Place, gpu: usize, runs: &Path) -> Result<Arc<dyn Collective>> {
     use crate::tensors::libtorch::nccl::Nccl;
-    let nccl = Nccl::open()?;
+    let nccl = Nccl::open(gpu)?;
     let ranks = (place.rank, place.size);
     #[cfg(feature = "mpi")]
     if matches!(

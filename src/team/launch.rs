@@ -90,6 +90,10 @@ pub fn place(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Place>>
         let (Some(_), Some(_)) = (variable(rank), variable(size)) else {
             continue;
         };
+        // Slurm's own PMI says nothing of machines: the step's variables do.
+        if launcher == Launcher::Pmi && variable(local_rank).is_none() {
+            continue;
+        }
         let number = |name: &str| -> Result<usize> {
             let text = variable(name).unwrap_or_else(|| "0".to_owned());
             text.trim().parse().map_err(|_| {
@@ -110,8 +114,10 @@ pub fn place(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Place>>
                 place.rank, place.size
             )));
         }
-        // `srun` of one task may hold an `mpirun` or `torchrun` of several, which were asked before.
-        return Ok((place.size > 1).then_some(place));
+        // Variables of one process may stand for themselves, in an image say, around or within a launcher of several.
+        if place.size > 1 {
+            return Ok(Some(place));
+        }
     }
     Ok(None)
 }
@@ -170,6 +176,10 @@ mod tests {
         ] {
             assert_eq!(seen(variables).unwrap(), expected, "{variables}");
         }
+        let around = "RANK=0 WORLD_SIZE=1 OMPI_COMM_WORLD_RANK=1 OMPI_COMM_WORLD_SIZE=4 OMPI_COMM_WORLD_LOCAL_RANK=1";
+        assert_eq!(seen(around).unwrap(), at(1, 4, 1, Launcher::OpenMpi));
+        let pmi = "PMI_RANK=5 PMI_SIZE=8 SLURM_PROCID=5 SLURM_STEP_NUM_TASKS=8 SLURM_LOCALID=1";
+        assert_eq!(seen(pmi).unwrap(), at(5, 8, 1, Launcher::Slurm));
         for wrong in [
             "RANK=2 WORLD_SIZE=2",
             "RANK=x WORLD_SIZE=2",

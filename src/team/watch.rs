@@ -43,6 +43,9 @@ impl Watch {
         std::thread::spawn(move || {
             while !over.load(Ordering::Relaxed) {
                 std::thread::sleep(EVERY);
+                if over.load(Ordering::Relaxed) {
+                    return;
+                }
                 let Some(what) = lost(own, &processes).or_else(|| collective.fault()) else {
                     continue;
                 };

@@ -9,13 +9,16 @@ use super::average::{self, BurnAverage};
 use super::sharing::{add_up, shared_by};
 use super::{LearnerSetup, StepReport};
 use crate::error::{Error, Result};
+use crate::team::Team;
 use crate::tensors::batch::Batch;
 use crate::tensors::deep_supervision::{coarser, loss_weights};
 use crate::tensors::freezing::Freeze;
 use crate::tensors::named::{NamedMapper, NamedVisitor, map_named, visit_named};
 use crate::tensors::networks::{Extras, Network};
 use crate::tensors::optimisers::rules::updated;
-use crate::tensors::weights::{HostTensor, NamedTensors, below_prefix, network_tensors, prefixed};
+use crate::tensors::weights::{
+    HostTensor, NamedTensors, below_prefix, is_trained, network_tensors, prefixed,
+};
 
 /// See [`super::Learner`].
 pub struct BurnLearner {
@@ -71,6 +74,7 @@ impl BurnLearner {
         let loss = self.loss(input, batch)?;
         let value = f64::from(loss.clone().into_scalar::<f32>());
         let gradients = self.gradients(loss.backward(), batch)?;
+        self.agree_on_statistics()?;
         Ok(StepReport {
             loss: value,
             gradient_norm: self.follow(gradients, rate),
@@ -127,6 +131,19 @@ impl BurnLearner {
             (name, Tensor::from_data(data, &gradient.device()))
         });
         Ok(whole.collect())
+    }
+
+    /// Running statistics as their means over the processes, each of which has those of its own share of the batches.
+    fn agree_on_statistics(&mut self) -> Result<()> {
+        if self.setup.team.is_alone() {
+            return Ok(());
+        }
+        let mut means = Means {
+            team: &self.setup.team,
+            fault: Ok(()),
+        };
+        self.network = map_named(self.network.clone(), &mut means);
+        means.fault
     }
 
     /// One step, and the gradient's norm before clipping; when that is not finite, nothing changes.
@@ -207,6 +224,31 @@ impl NamedVisitor for Collector<'_> {
             let gradient: Tensor<1> = gradient.flatten(0, D - 1);
             self.gradients.push((name, gradient));
         }
+    }
+}
+
+/// Makes running statistics their means over the processes of a team.
+struct Means<'a> {
+    team: &'a Team,
+    fault: Result<()>,
+}
+
+impl NamedMapper for Means<'_> {
+    fn map<const D: usize>(&mut self, name: String, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if is_trained(&name) {
+            return param;
+        }
+        let (id, own, mapper) = param.consume();
+        let (shape, device) = (own.dims(), own.device());
+        let mut values: Vec<f32> = own.into_data().iter::<f32>().collect();
+        let summed = self.team.sum_f32(&mut values);
+        if self.fault.is_ok() {
+            self.fault = summed;
+        }
+        let share = self.team.size() as f32;
+        values.iter_mut().for_each(|value| *value /= share);
+        let mean = Tensor::from_data(TensorData::new(values, shape), &device);
+        Param::from_mapped_value(id, mean, mapper)
     }
 }
 

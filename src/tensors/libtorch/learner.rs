@@ -10,7 +10,7 @@ use super::loss_scale::LossScale;
 use super::losses::loss_and_gradient;
 use super::module::{tensors_of, trainable, usable};
 use super::ops::{TorchOps, failed, outputs};
-use super::sharing::add_up_gradients;
+use super::sharing::{add_up_gradients, agree_on_statistics};
 use super::transfer::to_device;
 use super::{is_out_of_memory, kind_of};
 use crate::error::{Error, Result};
@@ -87,7 +87,9 @@ impl TorchLearner {
             }
             _ => LossScale::none(),
         };
-        if let Some(parts) = state.get(PARTS).and_then(|saved| saved.values.first()) {
+        // Shares are smaller than the batches that did not fit.
+        let parts = state.get(PARTS).filter(|_| setup.team.is_alone());
+        if let Some(parts) = parts.and_then(|saved| saved.values.first()) {
             setup.micro_batches = setup.micro_batches.max(*parts as usize);
         }
         Ok(Self {
@@ -120,6 +122,8 @@ impl TorchLearner {
             let error = match self.attempt_together(batch, seed) {
                 Ok(loss) => {
                     let whole = add_up_gradients(&self.setup.team, batch, &self.parameters);
+                    let whole = whole
+                        .and_then(|()| agree_on_statistics(&self.setup.team, &self.statistics));
                     let gradient_norm = whole.and_then(|()| self.follow(rate));
                     self.forget_gradients();
                     return Ok(StepReport {

@@ -4,7 +4,9 @@
 //! Names and numbers are those of NCCL 2's `nccl.h`.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use libloading::Library;
 use tch::{Device, Tensor};
@@ -22,6 +24,8 @@ const FLOAT32: c_int = 7;
 const FLOAT64: c_int = 8;
 const SUM: c_int = 0;
 const SUCCESS: c_int = 0;
+/// How long the others may take to come once all were begun.
+const PATIENCE: Duration = Duration::from_secs(600);
 const IN_PROGRESS: c_int = 7;
 
 #[repr(C)]
@@ -68,11 +72,12 @@ struct Calls {
 }
 
 impl Nccl {
-    /// libtorch's library, or the one that `CTSEG_NCCL` names.
+    /// libtorch's library, or the one that `CTSEG_NCCL` names, for sums on `gpu`.
     ///
     /// # Errors
-    /// There is none, or it lacks a function.
-    pub fn open() -> Result<Self> {
+    /// There is none, or it lacks a function, or this process cannot use the GPU.
+    pub fn open(gpu: usize) -> Result<Self> {
+        use_gpu(gpu)?;
         match std::env::var(LIBRARY) {
             Ok(path) if !path.is_empty() => Self::open_at(&path),
             _ => Self::open_at("libnccl.so.2"),
@@ -119,8 +124,10 @@ impl Nccl {
         gpu: usize,
         beside: Option<Box<dyn Collective>>,
     ) -> Result<Joined> {
-        use_gpu(gpu)?;
-        self.join_on(name, (rank, size), Device::Cuda(gpu), beside)
+        let met = patiently(rank);
+        let joined = self.join_on(name, (rank, size), Device::Cuda(gpu), beside);
+        met.store(true, Ordering::Relaxed);
+        joined
     }
 
     fn join_on(
@@ -143,7 +150,7 @@ impl Nccl {
         self.0.checked(status, "meet the other processes")?;
         Ok(Joined {
             calls: Arc::clone(&self.0),
-            comm: Mutex::new(Communicator(comm)),
+            comm: Mutex::new(Some(Communicator(comm))),
             device,
             beside,
         })
@@ -176,21 +183,28 @@ unsafe impl Send for Communicator {}
 /// A place in a meeting.
 pub struct Joined {
     calls: Arc<Calls>,
-    comm: Mutex<Communicator>,
+    /// None once it has ended.
+    comm: Mutex<Option<Communicator>>,
     device: Device,
     beside: Option<Box<dyn Collective>>,
 }
 
 impl Joined {
-    fn comm(&self) -> Comm {
-        self.comm.lock().unwrap_or_else(PoisonError::into_inner).0
+    fn comm(&self) -> MutexGuard<'_, Option<Communicator>> {
+        self.comm.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To call NCCL with; the watch may ask for its state meanwhile.
+    fn open(&self) -> Result<Comm> {
+        let comm = self.comm().as_ref().map(|comm| comm.0);
+        comm.ok_or_else(|| Error::invalid("internal: a sum after the end of a meeting"))
     }
 
     fn sum(&self, address: *mut c_void, count: usize, kind: c_int) -> Result<()> {
+        let comm = self.open()?;
         // SAFETY: so many values of the kind lie at the address, on this process's GPU.
-        let status = unsafe {
-            (self.calls.all_reduce)(address, address, count, kind, SUM, self.comm(), STREAM)
-        };
+        let status =
+            unsafe { (self.calls.all_reduce)(address, address, count, kind, SUM, comm, STREAM) };
         self.calls.checked(status, "add up")
     }
 
@@ -231,10 +245,10 @@ impl Collective for Joined {
             return beside.broadcast(bytes);
         }
         self.on_gpu(bytes, |address, count| {
+            let comm = self.open()?;
             // SAFETY: as in `sum`.
-            let status = unsafe {
-                (self.calls.broadcast)(address, address, count, UINT8, 0, self.comm(), STREAM)
-            };
+            let status =
+                unsafe { (self.calls.broadcast)(address, address, count, UINT8, 0, comm, STREAM) };
             self.calls.checked(status, "hand on")
         })
     }
@@ -244,9 +258,10 @@ impl Collective for Joined {
     }
 
     fn fault(&self) -> Option<String> {
+        let comm = self.comm(); // held, so that it does not end meanwhile
         let mut state = SUCCESS;
         // SAFETY: writes to where the state is; may be asked while the communicator is at work.
-        let status = unsafe { (self.calls.async_error)(self.comm(), &raw mut state) };
+        let status = unsafe { (self.calls.async_error)(comm.as_ref()?.0, &raw mut state) };
         let fine = |status| status == SUCCESS || status == IN_PROGRESS;
         (!fine(status) || !fine(state))
             .then(|| format!("NCCL has lost another process ({})", self.calls.text(state)))
@@ -254,14 +269,34 @@ impl Collective for Joined {
 
     fn end(&self) -> Result<()> {
         self.sum_f64(&mut [0.0])?;
-        // SAFETY: the last call with this communicator.
-        let status = unsafe { (self.calls.destroy)(self.comm()) };
-        self.calls.checked(status, "end")?;
+        if let Some(Communicator(comm)) = self.comm().take() {
+            // SAFETY: the last call with this communicator, which nobody finds any more.
+            let status = unsafe { (self.calls.destroy)(comm) };
+            self.calls.checked(status, "end")?;
+        }
         match &self.beside {
             Some(beside) => beside.end(),
             None => Ok(()),
         }
     }
+}
+
+/// Ends the process where the others do not come: NCCL itself waits for ever. Until what it returns is set.
+fn patiently(rank: usize) -> Arc<AtomicBool> {
+    let met = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&met);
+    std::thread::spawn(move || {
+        std::thread::sleep(PATIENCE);
+        if !seen.load(Ordering::Relaxed) {
+            eprintln!(
+                "error: process {rank} waited {} minutes for the others to meet by NCCL; one of them has failed before, or cannot be reached",
+                PATIENCE.as_secs() / 60
+            );
+            // SAFETY: ends the process, which has nothing under way but this.
+            unsafe { libc::_exit(1) };
+        }
+    });
+    met
 }
 
 /// Makes `gpu` the one that NCCL takes for this process's. libtorch's own libraries have been loaded by now.
@@ -339,6 +374,8 @@ mod tests {
                     assert_eq!(Vec::<f32>::try_from(&own).unwrap(), [3.0; 1000]);
                     assert_eq!(joined.fault(), None);
                     joined.end().unwrap();
+                    assert_eq!(joined.fault(), None, "asked of what has ended");
+                    assert!(joined.sum_f64(&mut wide).is_err());
                 });
             }
         });

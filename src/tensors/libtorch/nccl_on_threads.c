@@ -7,7 +7,7 @@
 
 typedef struct { char internal[128]; } ncclUniqueId;
 struct meeting { pthread_barrier_t met; pthread_mutex_t lock; double *sums; char *bytes; };
-typedef struct { int rank, size; struct meeting *meeting; } *ncclComm_t;
+typedef struct { int rank, size, over; struct meeting *meeting; } *ncclComm_t;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct meeting *only;
@@ -64,13 +64,13 @@ int ncclBroadcast(const void *from, void *to, size_t count, int type, int root, 
 }
 
 int ncclCommGetAsyncError(ncclComm_t comm, int *state) {
-  (void)comm;
+  if (comm->over) return 4;
   *state = 0;
   return 0;
 }
 
 int ncclCommDestroy(ncclComm_t comm) {
-  free(comm);
+  comm->over = 1; /* kept, so that who uses it afterwards is found out */
   return 0;
 }
 

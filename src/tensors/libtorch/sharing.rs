@@ -43,6 +43,17 @@ pub(super) fn add_up_gradients(
     }
 }
 
+/// Makes `statistics`, which each process has of its own share of the batches, their means over the processes: what is
+/// validated by any of them is what the first one saves.
+pub(super) fn agree_on_statistics(team: &Team, statistics: &[(String, Tensor)]) -> Result<()> {
+    if team.is_alone() || statistics.is_empty() {
+        return Ok(());
+    }
+    let _no_grad = tch::no_grad_guard();
+    let tensors: Vec<Tensor> = statistics.iter().map(|(_, t)| t.shallow_clone()).collect();
+    add_up(team, &tensors, 1.0 / team.size() as f32)
+}
+
 fn add_up(team: &Team, gradients: &[Tensor], share: f32) -> Result<()> {
     let flat: Vec<Tensor> = gradients
         .iter()
