@@ -324,7 +324,8 @@ fn one_that_is_killed_ends_the_others_and_leaves_a_checkpoint() {
 fn one_that_is_asked_to_stop_stops_all_and_the_run_goes_on_as_if_nothing_had_been() {
     let data = tempfile::tempdir().unwrap();
     let descriptor = phantoms(data.path(), 4, 0);
-    let mut set = LONG;
+    // Running statistics belong to what goes on.
+    let mut set = [&LONG[..], &["network.norm=batch"]].concat();
     set[0] = "training.epochs=40";
     let arguments = arguments(&descriptor, "flex", &set);
     let whole = tempfile::tempdir().unwrap();

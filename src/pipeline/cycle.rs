@@ -82,11 +82,12 @@ impl OneEpoch<'_> {
             self.observer,
             &mut log,
         );
-        log.flush()?;
+        let flushed = log.flush();
         let outcome = outcome?;
+        job.team.together(flushed)?;
         expected.slices = standing.position.slices;
         if outcome.out_of_time {
-            save(learner, &standing)?;
+            job.team.together(save(learner, &standing))?;
         }
 
         let begun = Instant::now();
@@ -105,7 +106,7 @@ impl OneEpoch<'_> {
         *progress = self.within(progress, &standing, learner);
         let mut after = progress.clone();
         let is_best = after.take_in(&validation, training, outcome.out_of_time);
-        self.tracker.epoch(&EpochRecord {
+        let told = self.tracker.epoch(&EpochRecord {
             network: &job.name,
             structures: &job.source.output_names(),
             progress: &after,
@@ -114,7 +115,8 @@ impl OneEpoch<'_> {
             validation: &validation,
             training: on_training.as_ref(),
             broken_off: outcome.out_of_time,
-        })?;
+        });
+        job.team.together(told)?;
         self.observer.say(&epoch_line(
             &epoch,
             &outcome,

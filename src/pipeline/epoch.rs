@@ -96,7 +96,7 @@ impl Epoch<'_> {
         let (mut waited, mut out_of_time) = (Duration::ZERO, false);
         loop {
             let begun = Instant::now();
-            let batch = self.job.team.together(self.next(batches));
+            let batch = self.job.team.next_together(self.next(batches));
             if let Err(Error::Interrupted(_)) = &batch {
                 save(learner, standing)?;
             }
@@ -117,10 +117,11 @@ impl Epoch<'_> {
                 waited: waited_now,
                 took: begun.elapsed(),
             };
-            log.take_in(&step, Instant::now())?;
+            let told = log.take_in(&step, Instant::now());
             let slices = batch.whole as u64;
             standing.take_in(&report, slices);
-            self.unless_hopeless(standing)?;
+            let hopeful = told.and_then(|()| self.unless_hopeless(standing));
+            self.job.team.together(hopeful)?;
             task.advance(slices);
             task.note(&format!("loss {:.4}", standing.mean_loss()));
             let [stopped, time_is_up, save_now] = self.asked(saved)?;
@@ -134,8 +135,9 @@ impl Epoch<'_> {
                 break;
             }
             if save_now {
-                log.flush()?; // a run that goes on from here tells what follows
-                save(learner, standing)?;
+                // A run that goes on from here tells what follows.
+                let kept = log.flush().and_then(|()| save(learner, standing));
+                self.job.team.together(kept)?;
                 saved = Instant::now();
             }
         }

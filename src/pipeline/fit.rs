@@ -206,8 +206,9 @@ fn led(
     started: Instant,
 ) -> Result<FitSummary> {
     let recipe = &job.recipe;
-    let beginning = begun_from(job, &began.from)?;
-    let logged = Logged::new(observer, run.log_file()?);
+    let opened = begun_from(job, &began.from).and_then(|from| Ok((from, run.log_file()?)));
+    let (beginning, log) = job.team.together(opened)?;
+    let logged = Logged::new(observer, log);
     let state = run.path().join(run_state::FILE);
     let state = StateKeeper::begin(&state, "fit", job.max_time, &logged)?;
     let observer: &dyn Observer = &state;
@@ -264,7 +265,7 @@ fn trained_and_published(
         job, run, observer, ..
     } = *telling;
     let recipe = &job.recipe;
-    let (source, stage1_sha256) = job.team.together(source(job, observer))?;
+    let (source, stage1_sha256) = source_together(job, observer)?;
     let mut stage = TrainedStage {
         manifest: stage_manifest(job, telling.data_fingerprint()?, stage1_sha256),
         weights: Vec::new(),
@@ -318,6 +319,22 @@ fn trained_and_published(
     drawn(telling, &summary);
     telling.done(&summary);
     Ok(summary)
+}
+
+/// [`source`], which all processes of a team must see alike.
+fn source_together<'a>(
+    job: &'a FitJob,
+    observer: &'a dyn Observer,
+) -> Result<(CaseSource<'a>, Option<String>)> {
+    let (source, stage1_sha256) = job.team.together(source(job, observer))?;
+    let regions: BTreeMap<_, _> = source
+        .stage_one
+        .iter()
+        .map(|(i, of)| (i, &of.region))
+        .collect();
+    job.team
+        .agree_on(&format!("{stage1_sha256:?} {regions:?}"))?;
+    Ok((source, stage1_sha256))
 }
 
 /// The cases as networks see them, and which stage 1 told of their regions.

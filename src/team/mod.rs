@@ -181,12 +181,29 @@ impl Team {
     /// # Errors
     /// The own one; else that another process failed, or was asked to stop.
     pub fn together<T>(&self, own: Result<T>) -> Result<T> {
+        self.agreed(own, [false, false])
+    }
+
+    /// The same of what comes next in a row: all processes have something, or none has.
+    ///
+    /// # Errors
+    /// Also that only some of them have.
+    pub fn next_together<T>(&self, own: Result<Option<T>>) -> Result<Option<T>> {
+        let has = own.as_ref().is_ok_and(Option::is_some);
+        let has_none = own.as_ref().is_ok_and(Option::is_none);
+        self.agreed(own, [has, has_none])
+    }
+
+    /// [`Team::together`], where no two processes may be of different `kinds`.
+    fn agreed<T>(&self, own: Result<T>, [one, other]: [bool; 2]) -> Result<T> {
         if self.is_alone() {
             return own;
         }
         let interrupted = matches!(own, Err(Error::Interrupted(_)));
-        let [failed, stopped] = self.any([own.is_err() && !interrupted, interrupted])?;
-        if failed || stopped {
+        let failed = own.is_err() && !interrupted;
+        let [failed, stopped, one, other] = self.any([failed, interrupted, one, other])?;
+        let apart = one && other;
+        if failed || stopped || apart {
             self.part();
         }
         match own {
@@ -198,6 +215,10 @@ impl Team {
             Ok(_) if stopped => Err(Error::Interrupted(
                 "another of the processes that train together was asked to stop".to_owned(),
             )),
+            Ok(_) if apart => Err(Error::invalid(format!(
+                "the {} processes that train together do not see the same data: some have more of it than others; all must read the same files, with the same ctseg",
+                self.size
+            ))),
             Ok(value) => Ok(value),
         }
     }
@@ -355,6 +376,17 @@ mod tests {
             };
             let said = team.together(own).unwrap_err();
             assert!(matches!(said, Error::Interrupted(_)), "{said}");
+        });
+    }
+
+    #[test]
+    fn all_come_to_an_end_together() {
+        in_team(2, |team| {
+            assert_eq!(team.next_together(Ok(Some(3))).unwrap(), Some(3));
+            assert_eq!(team.next_together(Ok(None::<u8>)).unwrap(), None);
+            let own = (team.rank() == 1).then_some(5);
+            let said = team.next_together(Ok(own)).unwrap_err().to_string();
+            assert!(said.contains("the same data"), "{said}");
         });
     }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use super::{FitJob, FitSummary, deadline, source, training_job};
+use super::{FitJob, FitSummary, deadline, source_together, training_job};
 use crate::error::Result;
 use crate::pipeline::checkpoint::CheckpointFolder;
 use crate::pipeline::guard::guarded;
@@ -23,7 +23,8 @@ pub(super) fn trained(
     started: Instant,
 ) -> Result<FitSummary> {
     let observer = &Along::of(&job.team, observer);
-    let (source, _) = job.team.together(source(job, observer))?;
+    job.team.together(Ok(()))?; // the first one opens the run
+    let (source, _) = source_together(job, observer)?;
     let mut folds = Vec::new();
     for (index, fold) in job.recipe.trained_folds().iter().enumerate() {
         let deadline = deadline(job, index, started);
