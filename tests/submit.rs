@@ -224,6 +224,50 @@ fn what_is_asked_for_stands_in_the_script_that_is_submitted() {
 }
 
 #[test]
+fn a_training_takes_all_gpus_that_it_asks_for() {
+    let place = Place::new();
+    let data = phantoms(&place.path().join("data"), 2, 0);
+    let data = data.display();
+    let fit = format!("fit --stage 1 --data {data} --model new --dry-run");
+    for (asked, gres, exported) in [
+        ("--gpus 4", "gpu:4", Some("4")),
+        ("--gpus a100:2", "gpu:a100:2", Some("2")),
+        ("--gpus 1", "gpu:1", None),
+        ("--gpus 4 --alone", "gpu:4", None),
+    ] {
+        let script = code(&place.submit(&format!("{fit} {asked}")), 0);
+        has(&script, &format!("#SBATCH --gres={gres}"));
+        match exported {
+            Some(count) => has(&script, &format!("export CTSEG_GPUS='{count}'")),
+            None => assert!(!script.contains("CTSEG_GPUS"), "{script}"),
+        }
+        let set = "set -- '--stage' '1' '--data'";
+        assert!(script.contains(set), "{script}");
+        assert!(!script.contains("'--gpus'"), "{script}");
+    }
+    let folds = "fit-folds --stage 2 --data data --model model --dry-run --gpus 2";
+    has(&code(&place.submit(folds), 0), "export CTSEG_GPUS='2'");
+    let chain = "chain data chained images labels --dry-run --gpus 2";
+    let scripts = code(&place.submit(chain), 0);
+    let exports = scripts.matches("\nexport CTSEG_GPUS='2'\n").count();
+    assert_eq!(exports, 2, "{scripts}");
+
+    let output = place.submit(&format!("{fit} --gpus 4 --device flex"));
+    code(&output, 2);
+    assert!(stderr(&output).contains("the device is flex"));
+    let arguments: Vec<&str> = fit.split(' ').collect();
+    let output = ctseg(
+        place.path(),
+        &[&["submit", "slurm"], &arguments[..]].concat(),
+    )
+    .env("CTSEG_GPUS", "4")
+    .output()
+    .unwrap();
+    code(&output, 2);
+    assert!(stderr(&output).contains("name as many by --gpus"));
+}
+
+#[test]
 fn a_dry_run_needs_no_slurm_and_its_script_works() {
     let place = Place::new();
     let output = ctseg(

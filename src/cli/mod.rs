@@ -97,7 +97,7 @@ enum Command {
     /// The whole story on generated phantoms: make data, fit both stages, predict, evaluate, report
     Demo(demo::DemoArgs),
     /// Train one stage
-    Fit(fit::FitArgs),
+    Fit(fit::FitCommand),
     /// Train one stage with many settings and show which is best
     Sweep(sweep::SweepArgs),
     /// Show what is running, done, interrupted or failed
@@ -193,7 +193,7 @@ impl Cli {
         // Who looks on changes nothing, be it figures that a variable asks for; of processes that train together the
         // first one tells.
         let along =
-            matches!(&self.command, Command::Fit(args) if !args.alone) && team::goes_along();
+            matches!(&self.command, Command::Fit(args) if !args.fit.alone) && team::goes_along();
         let looks = matches!(self.command, Command::Status(_));
         let figures = !looks && !along;
         let observing = Arc::new(self.global.observing.begun(&self.name, figures)?);

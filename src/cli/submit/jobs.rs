@@ -6,12 +6,13 @@ use clap::{Args, Parser};
 
 use super::slurm::{JobArgs, Plan, Step};
 use super::{checks, passed_on};
-use crate::cli::fit::{FitArgs, recipe};
+use crate::cli::fit::{FitArgs, GPUS, recipe};
 use crate::cli::predict::PredictArgs;
 use crate::cli::{Cli, Settings};
 use crate::error::{Error, Result};
 use crate::outside::slurm::script::{Job, Work};
 use crate::outside::slurm::span::written;
+use crate::tensors::device::DeviceChoice;
 
 #[derive(Args)]
 pub struct PredictJob {
@@ -111,6 +112,29 @@ impl JobArgs {
         }
         Ok(options)
     }
+
+    /// The GPUs that a training takes, each by a process of its own, as the value of [`GPUS`]: a variable reaches jobs
+    /// that go on with their run, too. None where one process does, or where it shall train `alone`.
+    fn trained_on(&self, alone: bool, settings: &Settings) -> Result<Option<String>> {
+        let asked = self.gpus.as_deref().unwrap_or_default();
+        let count = asked.rsplit(':').next().unwrap_or_default();
+        let count = count.parse::<usize>().unwrap_or(1);
+        // One that this command's own environment holds reaches the job, too.
+        if alone || (count < 2 && std::env::var_os(GPUS).is_none()) {
+            return Ok(None);
+        }
+        if self.gpus.is_none() || count == 0 {
+            return Err(Error::usage(format!(
+                "{GPUS} is set, and jobs take it over: name as many by --gpus, which reserves them, or unset it"
+            )));
+        }
+        match settings.device {
+            DeviceChoice::Auto | DeviceChoice::LibTorchCuda(_) => Ok(Some(count.to_string())),
+            device => Err(Error::usage(format!(
+                "--gpus {asked}: the device is {device}; several GPUs train together with --device libtorch:cuda"
+            ))),
+        }
+    }
 }
 
 /// Names of the options that `T` takes, and whether a value follows.
@@ -207,13 +231,14 @@ impl PredictJob {
 }
 
 impl FitJob {
-    pub fn plan(&self, raw: &[String]) -> Result<Plan> {
+    pub fn plan(&self, raw: &[String], settings: &Settings) -> Result<Plan> {
         let fit = &self.fit;
         refused(
             fit.resume.is_some(),
             "--resume",
             "a requeued job goes on with its own run by itself",
         )?;
+        let gpus = self.job.trained_on(fit.alone, settings)?;
         let arguments = arguments(raw, "fit", &["runs"]);
         understood("fit", &[], &arguments)?;
         recipe(fit).map_err(|error| Error::usage(error.to_string()))?;
@@ -223,7 +248,7 @@ impl FitJob {
         let job = Job {
             work: Work::Fit,
             options: self.job.options(true)?,
-            environment: environment(&[("CTSEG_RUNS", shown(&fit.runs))]),
+            environment: environment(&[("CTSEG_RUNS", shown(&fit.runs)), (GPUS, gpus)]),
             arguments,
         };
         Ok(Plan {
@@ -246,6 +271,7 @@ impl FitFoldsJob {
             "--fold",
             "each task takes its own; 'fit' trains a single one",
         )?;
+        let gpus = self.job.trained_on(fit.alone, settings)?;
         let passed = arguments(raw, "fit-folds", &["runs", "stage", "model"]);
         let stage = fit.stage.clone().unwrap_or_else(|| "2".to_owned());
         understood("fit", &["--stage", &stage], &passed)?;
@@ -266,6 +292,7 @@ impl FitFoldsJob {
             environment: environment(&[
                 ("CTSEG_RUNS", shown(&fit.runs)),
                 ("CTSEG_STAGE", Some(stage)),
+                (GPUS, gpus),
             ]),
             arguments: [vec![model.display().to_string()], passed].concat(),
         };
@@ -277,7 +304,7 @@ impl FitFoldsJob {
 }
 
 impl ChainJob {
-    pub fn plan(&self, raw: &[String]) -> Result<Plan> {
+    pub fn plan(&self, raw: &[String], settings: &Settings) -> Result<Plan> {
         let [data, model, labels] =
             [&self.data, &self.model, &self.labels].map(|path| path.display().to_string());
         // What is left are flags of every command, such as --device.
@@ -306,7 +333,8 @@ impl ChainJob {
         }
         let time = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S");
         let name = self.model.file_name().unwrap_or_default().to_string_lossy();
-        let group = [("CTSEG_MLFLOW_GROUP", Some(format!("chain {name} {time}")))];
+        let group = ("CTSEG_MLFLOW_GROUP", Some(format!("chain {name} {time}")));
+        let gpus = self.job.trained_on(false, settings)?;
         let step = |work, name: Option<&str>, arguments: Vec<String>, after| {
             let mut options = self.job.options(work != Work::Evaluate)?;
             options.extend(name.map(|name| ("job-name".to_owned(), name.to_owned())));
@@ -316,7 +344,10 @@ impl ChainJob {
             let job = Job {
                 work,
                 options,
-                environment: environment(&group),
+                environment: environment(&[
+                    group.clone(),
+                    (GPUS, gpus.clone().filter(|_| work == Work::Fit)),
+                ]),
                 arguments,
             };
             Ok::<Step, Error>(Step { job, after })

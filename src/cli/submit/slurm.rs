@@ -46,7 +46,7 @@ pub struct JobArgs {
     /// Cores of a job
     #[arg(long, value_name = "N")]
     pub cpus: Option<u32>,
-    /// GPUs of a job: a number, or kind and number such as a100:2
+    /// GPUs of a job: a number, or kind and number such as a100:2; a training takes all of them
     #[arg(long, value_name = "N")]
     pub gpus: Option<String>,
     /// Partition [default: the cluster's]
@@ -84,9 +84,9 @@ pub fn run(args: SlurmArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let raw: Vec<String> = checks::words()?;
     let plan = match args.what {
         What::Predict(job) => job.plan(&raw)?,
-        What::Fit(job) => job.plan(&raw)?,
+        What::Fit(job) => job.plan(&raw, settings)?,
         What::FitFolds(job) => job.plan(&raw, settings)?,
-        What::Chain(job) => job.plan(&raw)?,
+        What::Chain(job) => job.plan(&raw, settings)?,
     };
     let scripts: Vec<String> = plan
         .steps
