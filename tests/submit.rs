@@ -35,9 +35,10 @@ cd "$(dirname "$0")" || exit 1
 cat >script
 [ ! -e refuse ] || { cat refuse >&2; exit 1; }
 [ "$1" != --test-only ] || exit 0
-id=$((100 + $(ls job-* 2>/dev/null | wc -l) / 2))
+id=$((100 + $(ls job-*.sh 2>/dev/null | wc -l)))
 mv script "job-$id.sh"
 echo "$*" >"job-$id.options"
+env | grep ^SBATCH_ | sort >"job-$id.variables"
 echo "$id;lab"
 "#;
 
@@ -221,6 +222,38 @@ fn what_is_asked_for_stands_in_the_script_that_is_submitted() {
     for (script, _) in &jobs {
         has(script, "#SBATCH --requeue");
     }
+}
+
+#[test]
+fn variables_of_sbatch_do_not_beat_what_was_asked_for() {
+    let place = Place::new();
+    let submit = |line: &str| {
+        let arguments: Vec<&str> = line.split(' ').collect();
+        let path = std::env::var("PATH").unwrap();
+        let mut command = ctseg(
+            place.path(),
+            &[&["submit", "slurm"], &arguments[..]].concat(),
+        );
+        command.env("PATH", format!("{}:{path}", place.slurm().display()));
+        command.envs([
+            ("SBATCH_TIMELIMIT", "60"),
+            ("SBATCH_NO_REQUEUE", "1"),
+            ("SBATCH_ARRAY_INX", "1-99"),
+            ("SBATCH_PARTITION", "gpu"),
+            ("SBATCH_ACCOUNT", "ct"),
+        ]);
+        code(&command.output().unwrap(), 0);
+    };
+    let predict = "predict images -o out --model model --gpus 1";
+    // 25 hours are too long for the partition that is the cluster's default.
+    submit(&format!("{predict} --time 25h"));
+    submit(&format!("{predict} --partition gpu"));
+    let passed = |id: u32| {
+        let path = place.slurm().join(format!("job-{id}.variables"));
+        std::fs::read_to_string(path).unwrap()
+    };
+    assert_eq!(passed(100), "SBATCH_ACCOUNT=ct\nSBATCH_PARTITION=gpu\n");
+    assert_eq!(passed(101), "SBATCH_ACCOUNT=ct\n");
 }
 
 #[test]

@@ -106,7 +106,10 @@ fn chosen<'a>(job: &Job, partitions: &'a [Partition]) -> Result<&'a Partition, S
         let names: Vec<&str> = partitions.iter().map(|p| p.name.as_str()).collect();
         names.join(", ")
     };
-    match job.option("partition") {
+    // sbatch reads it where the script names none.
+    let variable = std::env::var("SBATCH_PARTITION").ok();
+    let variable = variable.as_deref().filter(|name| !name.is_empty());
+    match job.option("partition").or(variable) {
         // Of several, Slurm takes the one that is free first; what the first allows is looked at.
         Some(named) => {
             let first = named.split(',').next().unwrap_or(named);
