@@ -225,6 +225,22 @@ fn what_is_asked_for_stands_in_the_script_that_is_submitted() {
 }
 
 #[test]
+fn what_is_said_to_sbatch_is_kept() {
+    let place = Place::new();
+    let predict = "predict images -o out --model model --tasks 8 --dry-run";
+    let said = "--sbatch-arg=--array=3,7%1 --sbatch-arg=--job-name=again";
+    let script = code(&place.submit(&format!("{predict} {said}")), 0);
+    has(&script, "#SBATCH --array=3,7%1");
+    has(&script, "#SBATCH --job-name=again");
+    has(&script, "export CTSEG_SHARES='8'");
+    assert_eq!(script.matches("\n#SBATCH --array=").count(), 1, "{script}");
+    let chain = "chain data chained images labels --dry-run --sbatch-arg=--job-name=mine";
+    let scripts = code(&place.submit(chain), 0);
+    assert_eq!(scripts.matches("#SBATCH --job-name=").count(), 4);
+    assert_eq!(scripts.matches("#SBATCH --job-name=mine\n").count(), 4);
+}
+
+#[test]
 fn variables_of_sbatch_do_not_beat_what_was_asked_for() {
     let place = Place::new();
     let submit = |line: &str| {
@@ -379,6 +395,27 @@ fn what_cannot_run_is_told_and_nothing_is_submitted() {
             "name their number by --tasks",
         ),
         (format!("{predict} --sbatch-arg=x"), 2, "no long option"),
+        (
+            format!("{predict} --sbatch-arg=--comment\nrm=x"),
+            2,
+            "no long option",
+        ),
+        (
+            format!("{predict} --sbatch-arg=--comment=it's"),
+            2,
+            "quotes",
+        ),
+        (format!("{predict} --sbatch-arg=--comment=a#b"), 2, "quotes"),
+        (
+            format!("{predict} --tasks 4 --sbatch-arg=--array=3,7"),
+            2,
+            "some of the tasks 1 to 4",
+        ),
+        (
+            "fit --stage 1 --data images --sbatch-arg=--array=1-4".to_owned(),
+            2,
+            "a training is one job",
+        ),
         (format!("{predict} --no-such-flag"), 2, "--no-such-flag"),
         (
             "predict nothing.nii.gz -o out --model model".to_owned(),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser};
 
+use super::options::{by_default, with_tasks};
 use super::slurm::{JobArgs, Plan, Step};
 use super::{checks, passed_on};
 use crate::cli::fit::{FitArgs, GPUS, recipe};
@@ -11,8 +12,6 @@ use crate::cli::predict::PredictArgs;
 use crate::cli::{Cli, Settings};
 use crate::error::{Error, Result};
 use crate::outside::slurm::script::{Job, Work};
-use crate::outside::slurm::span::written;
-use crate::tensors::device::DeviceChoice;
 
 #[derive(Args)]
 pub struct PredictJob {
@@ -70,73 +69,6 @@ struct TaskArgs {
     tasks: u32,
 }
 
-impl JobArgs {
-    /// Options of sbatch that they all have, and that only those at work for long have.
-    fn options(&self, is_long: bool) -> Result<Vec<(String, String)>> {
-        let gpus = match self.gpus.as_deref() {
-            None | Some("0") => None,
-            Some(gpus) => Some(format!("gpu:{gpus}")),
-        };
-        let of_all = [
-            ("partition", self.partition.clone()),
-            ("account", self.account.clone()),
-            ("qos", self.qos.clone()),
-        ];
-        let of_long = [
-            ("time", self.time.map(written)),
-            ("mem", self.mem.clone()),
-            ("cpus-per-task", self.cpus.map(|n| n.to_string())),
-            ("gres", gpus),
-        ];
-        let named = of_all
-            .into_iter()
-            .chain(of_long.into_iter().filter(|_| is_long));
-        let mut options: Vec<(String, String)> = named
-            .filter_map(|(name, value)| Some((name.to_owned(), value?)))
-            .collect();
-        for text in &self.sbatch_arg {
-            let option = text.strip_prefix("--").filter(|rest| !rest.is_empty());
-            let option = option.ok_or_else(|| {
-                Error::usage(format!(
-                    "--sbatch-arg '{text}' is no long option; expected something like --sbatch-arg=--constraint=avx512"
-                ))
-            })?;
-            let (name, value) = option.split_once('=').unwrap_or((option, ""));
-            options.retain(|(own, _)| own != name);
-            options.push((name.to_owned(), value.to_owned()));
-        }
-        if let Some((name, _)) = options.iter().find(|(_, v)| v.contains(['\n', '"'])) {
-            return Err(Error::usage(format!(
-                "--{name}: quotes and line ends cannot stand in a job script"
-            )));
-        }
-        Ok(options)
-    }
-
-    /// The GPUs that a training takes, each by a process of its own, as the value of [`GPUS`]: a variable reaches jobs
-    /// that go on with their run, too. None where one process does, or where it shall train `alone`.
-    fn trained_on(&self, alone: bool, settings: &Settings) -> Result<Option<String>> {
-        let asked = self.gpus.as_deref().unwrap_or_default();
-        let count = asked.rsplit(':').next().unwrap_or_default();
-        let count = count.parse::<usize>().unwrap_or(1);
-        // One that this command's own environment holds reaches the job, too.
-        if alone || (count < 2 && std::env::var_os(GPUS).is_none()) {
-            return Ok(None);
-        }
-        if self.gpus.is_none() || count == 0 {
-            return Err(Error::usage(format!(
-                "{GPUS} is set, and jobs take it over: name as many by --gpus, which reserves them, or unset it"
-            )));
-        }
-        match settings.device {
-            DeviceChoice::Auto | DeviceChoice::LibTorchCuda(_) => Ok(Some(count.to_string())),
-            device => Err(Error::usage(format!(
-                "--gpus {asked}: the device is {device}; several GPUs train together with --device libtorch:cuda"
-            ))),
-        }
-    }
-}
-
 /// Names of the options that `T` takes, and whether a value follows.
 fn options_of<T: Args>() -> Vec<(String, bool)> {
     let command = T::augment_args(clap::Command::new("ctseg"));
@@ -192,6 +124,13 @@ fn shown(path: &Option<PathBuf>) -> Option<String> {
     path.as_ref().map(|path| path.display().to_string())
 }
 
+impl TaskArgs {
+    /// The number of shares, whichever of their tasks are submitted; none where the volumes are claimed.
+    fn shares(&self, claim: &Option<PathBuf>) -> Option<String> {
+        claim.is_none().then(|| self.tasks.to_string())
+    }
+}
+
 impl PredictJob {
     pub fn plan(&self, raw: &[String]) -> Result<Plan> {
         let predict = &self.predict;
@@ -207,8 +146,8 @@ impl PredictJob {
         };
         let sharing: Vec<&str> = sharing.iter().map(String::as_str).collect();
         understood("predict", &sharing, &arguments)?;
-        let mut options = self.job.options(true)?;
-        options.push(("array".to_owned(), format!("1-{}", self.tasks.tasks)));
+        let mut options = self.job.options(Work::Predict)?;
+        with_tasks(&mut options, (1, self.tasks.tasks))?;
         if !self.job.dry_run {
             checks::inputs(&predict.inputs, &predict.output)?;
             predict
@@ -220,7 +159,10 @@ impl PredictJob {
         let job = Job {
             work: Work::Predict,
             options,
-            environment: environment(&[("CTSEG_CLAIM", shown(&predict.claim))]),
+            environment: environment(&[
+                ("CTSEG_CLAIM", shown(&predict.claim)),
+                ("CTSEG_SHARES", self.tasks.shares(&predict.claim)),
+            ]),
             arguments,
         };
         Ok(Plan {
@@ -247,7 +189,7 @@ impl FitJob {
         }
         let job = Job {
             work: Work::Fit,
-            options: self.job.options(true)?,
+            options: self.job.options(Work::Fit)?,
             environment: environment(&[("CTSEG_RUNS", shown(&fit.runs)), (GPUS, gpus)]),
             arguments,
         };
@@ -281,11 +223,9 @@ impl FitFoldsJob {
             checks::fit(fit)?;
             checks::model(&model)?;
         }
-        let mut options = self.job.options(true)?;
-        options.push((
-            "array".to_owned(),
-            format!("0-{}", recipe.folds.saturating_sub(1)),
-        ));
+        let mut options = self.job.options(Work::FitFolds)?;
+        let last = u32::try_from(recipe.folds.saturating_sub(1)).unwrap_or(u32::MAX);
+        with_tasks(&mut options, (0, last))?;
         let job = Job {
             work: Work::FitFolds,
             options,
@@ -335,11 +275,14 @@ impl ChainJob {
         let name = self.model.file_name().unwrap_or_default().to_string_lossy();
         let group = ("CTSEG_MLFLOW_GROUP", Some(format!("chain {name} {time}")));
         let gpus = self.job.trained_on(false, settings)?;
+        let shares = self.tasks.shares(&None);
         let step = |work, name: Option<&str>, arguments: Vec<String>, after| {
-            let mut options = self.job.options(work != Work::Evaluate)?;
-            options.extend(name.map(|name| ("job-name".to_owned(), name.to_owned())));
+            let mut options = self.job.options(work)?;
+            if let Some(name) = name {
+                by_default(&mut options, "job-name", name.to_owned());
+            }
             if work == Work::Predict {
-                options.push(("array".to_owned(), format!("1-{}", self.tasks.tasks)));
+                with_tasks(&mut options, (1, self.tasks.tasks))?;
             }
             let job = Job {
                 work,
@@ -347,6 +290,10 @@ impl ChainJob {
                 environment: environment(&[
                     group.clone(),
                     (GPUS, gpus.clone().filter(|_| work == Work::Fit)),
+                    (
+                        "CTSEG_SHARES",
+                        shares.clone().filter(|_| work == Work::Predict),
+                    ),
                 ]),
                 arguments,
             };
