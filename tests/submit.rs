@@ -13,7 +13,7 @@ use serde_json::Value;
 
 const SCONTROL: &str = r#"#!/bin/sh
 case "$*" in
-"show partition -o")
+"-a show partition -o")
     echo "PartitionName=cpu Default=YES MaxTime=1-00:00:00 State=UP TotalCPUs=16"
     echo "PartitionName=gpu Default=NO MaxTime=UNLIMITED State=UP TotalCPUs=64"
     echo "PartitionName=old Default=NO MaxTime=UNLIMITED State=DOWN TotalCPUs=64" ;;
@@ -191,7 +191,7 @@ fn what_is_asked_for_stands_in_the_script_that_is_submitted() {
             "--parsable".to_owned(),
             after("afterok:103"),
             after("afterok:104"),
-            after("afterany:105"),
+            after("afterok:104,afterany:105"),
         ]
     );
     has(&jobs[1].0, "#SBATCH --job-name=ctseg-stage2");
@@ -452,6 +452,19 @@ fn what_cannot_run_is_told_and_nothing_is_submitted() {
         assert!(said.contains(why), "{line}: {said}");
         assert_eq!(place.jobs(), 0, "{line}");
     }
+    // What only the settings file names.
+    let settings = place.path().join("ctseg.toml");
+    std::fs::write(&settings, "model = \"images\"\ndata = \"nowhere\"\n").unwrap();
+    for (line, why) in [
+        ("predict images -o out", "model.toml"),
+        ("fit --stage 1 --model new", "nowhere"),
+    ] {
+        let output = place.submit(line);
+        code(&output, 1);
+        assert!(stderr(&output).contains(why), "{}", stderr(&output));
+        assert_eq!(place.jobs(), 0, "{line}");
+    }
+    std::fs::remove_file(settings).unwrap();
     // Two reasons at once.
     let said = stderr(&place.submit(&format!("{predict} --time 25h --cpus 99")));
     assert!(

@@ -132,7 +132,7 @@ impl TaskArgs {
 }
 
 impl PredictJob {
-    pub fn plan(&self, raw: &[String]) -> Result<Plan> {
+    pub fn plan(&self, raw: &[String], settings: &Settings) -> Result<Plan> {
         let predict = &self.predict;
         refused(
             predict.shard.is_some(),
@@ -150,10 +150,10 @@ impl PredictJob {
         with_tasks(&mut options, (1, self.tasks.tasks))?;
         if !self.job.dry_run {
             checks::inputs(&predict.inputs, &predict.output)?;
-            predict
-                .model
-                .iter()
-                .try_for_each(|model| checks::model(model))?;
+            match predict.model.as_slice() {
+                [] => checks::model(&settings.config.model_or(None))?,
+                models => models.iter().try_for_each(|model| checks::model(model))?,
+            }
             checks::target(&predict.output)?;
         }
         let job = Job {
@@ -166,7 +166,10 @@ impl PredictJob {
             arguments,
         };
         Ok(Plan {
-            steps: vec![Step { job, after: None }],
+            steps: vec![Step {
+                job,
+                after: Vec::new(),
+            }],
             dry_run: self.job.dry_run,
         })
     }
@@ -181,20 +184,24 @@ impl FitJob {
             "a requeued job goes on with its own run by itself",
         )?;
         let gpus = self.job.trained_on(fit.alone, settings)?;
+        let runs = fit.runs.clone().or_else(|| settings.config.runs.clone());
         let arguments = arguments(raw, "fit", &["runs"]);
         understood("fit", &[], &arguments)?;
         recipe(fit).map_err(|error| Error::usage(error.to_string()))?;
         if !self.job.dry_run {
-            checks::fit(fit)?;
+            checks::fit(fit, &settings.config)?;
         }
         let job = Job {
             work: Work::Fit,
             options: self.job.options(Work::Fit)?,
-            environment: environment(&[("CTSEG_RUNS", shown(&fit.runs)), (GPUS, gpus)]),
+            environment: environment(&[("CTSEG_RUNS", shown(&runs)), (GPUS, gpus)]),
             arguments,
         };
         Ok(Plan {
-            steps: vec![Step { job, after: None }],
+            steps: vec![Step {
+                job,
+                after: Vec::new(),
+            }],
             dry_run: self.job.dry_run,
         })
     }
@@ -214,13 +221,14 @@ impl FitFoldsJob {
             "each task takes its own; 'fit' trains a single one",
         )?;
         let gpus = self.job.trained_on(fit.alone, settings)?;
+        let runs = fit.runs.clone().or_else(|| settings.config.runs.clone());
         let passed = arguments(raw, "fit-folds", &["runs", "stage", "model"]);
         let stage = fit.stage.clone().unwrap_or_else(|| "2".to_owned());
         understood("fit", &["--stage", &stage], &passed)?;
         let recipe = recipe(fit).map_err(|error| Error::usage(error.to_string()))?;
         let model = settings.config.model_or(fit.model.clone());
         if !self.job.dry_run {
-            checks::fit(fit)?;
+            checks::fit(fit, &settings.config)?;
             checks::model(&model)?;
         }
         let mut options = self.job.options(Work::FitFolds)?;
@@ -230,14 +238,17 @@ impl FitFoldsJob {
             work: Work::FitFolds,
             options,
             environment: environment(&[
-                ("CTSEG_RUNS", shown(&fit.runs)),
+                ("CTSEG_RUNS", shown(&runs)),
                 ("CTSEG_STAGE", Some(stage)),
                 (GPUS, gpus),
             ]),
             arguments: [vec![model.display().to_string()], passed].concat(),
         };
         Ok(Plan {
-            steps: vec![Step { job, after: None }],
+            steps: vec![Step {
+                job,
+                after: Vec::new(),
+            }],
             dry_run: self.job.dry_run,
         })
     }
@@ -267,7 +278,7 @@ impl ChainJob {
             .try_for_each(|words| understood("fit", &[], words))?;
         understood("predict", &[], &predict)?;
         if !self.job.dry_run {
-            checks::dataset(&self.data, None)?;
+            checks::dataset(&self.data, settings.config.data_root.as_deref())?;
             checks::inputs(std::slice::from_ref(&self.volumes), &self.labels)?;
             checks::target(&self.labels)?;
         }
@@ -302,10 +313,21 @@ impl ChainJob {
         let [stage1, stage2] = stages;
         Ok(Plan {
             steps: vec![
-                step(Work::Fit, Some("ctseg-stage1"), stage1, None)?,
-                step(Work::Fit, Some("ctseg-stage2"), stage2, Some("afterok"))?,
-                step(Work::Predict, None, predict, Some("afterok"))?,
-                step(Work::Evaluate, None, evaluate, Some("afterany"))?,
+                step(Work::Fit, Some("ctseg-stage1"), stage1, Vec::new())?,
+                step(
+                    Work::Fit,
+                    Some("ctseg-stage2"),
+                    stage2,
+                    vec![("afterok", 0)],
+                )?,
+                step(Work::Predict, None, predict, vec![("afterok", 1)])?,
+                // Some volumes may have failed; where stage 2 has, label maps are an earlier model's.
+                step(
+                    Work::Evaluate,
+                    None,
+                    evaluate,
+                    vec![("afterok", 1), ("afterany", 2)],
+                )?,
             ],
             dry_run: self.job.dry_run,
         })

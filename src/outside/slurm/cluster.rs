@@ -31,7 +31,8 @@ struct Node {
 pub fn problems(jobs: &[Job]) -> Result<Vec<String>> {
     let arguments =
         |words: &[&str]| -> Vec<String> { words.iter().map(|w| (*w).to_owned()).collect() };
-    let said = answer("scontrol", &arguments(&["show", "partition", "-o"]))?;
+    // With those that are hidden, which jobs may name.
+    let said = answer("scontrol", &arguments(&["-a", "show", "partition", "-o"]))?;
     let partitions: Vec<Partition> = said.lines().filter_map(partition_of).collect();
     let config = answer("scontrol", &arguments(&["show", "config"]))?;
     let most_tasks = most_tasks(&config);
@@ -53,7 +54,7 @@ pub fn problems(jobs: &[Job]) -> Result<Vec<String>> {
             }
         };
         partition_problem(job, partition).map(&mut tell);
-        let format = arguments(&["-h", "-N", "-p", &partition.name, "-o", "%c|%m|%G"]);
+        let format = arguments(&["-h", "-N", "-p", &partition.name, "-a", "-o", "%c|%m|%G"]);
         let nodes = answer("sinfo", &format)?;
         let nodes: Vec<Node> = nodes.lines().filter_map(node_of).collect();
         node_problem(job, partition, &nodes).map(&mut tell);

@@ -15,14 +15,14 @@ pub fn tried(script: &str) -> Result<()> {
     sbatch(&["--test-only".to_owned()], script).map(drop)
 }
 
-/// Submits the script: the job's number. With `after`, such as `afterok:12`, it waits, and is cancelled where what
-/// it waits for fails.
+/// Submits the script: the job's number. With an `after` that is not empty, such as `afterok:12,afterany:13`, it waits,
+/// and is cancelled where this cannot come about any more.
 ///
 /// # Errors
 /// sbatch does not take it.
-pub fn submitted(script: &str, after: Option<&str>) -> Result<String> {
+pub fn submitted(script: &str, after: &str) -> Result<String> {
     let mut options = vec!["--parsable".to_owned()];
-    if let Some(after) = after {
+    if !after.is_empty() {
         options.push(format!("--dependency={after}"));
         options.push("--kill-on-invalid-dep=yes".to_owned());
     }
