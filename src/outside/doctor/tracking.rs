@@ -183,10 +183,14 @@ fn to_send(server: &Server, runs: &Path) -> Option<Finding> {
         "'ctseg sync {}' sends it; runs that go on send it by themselves",
         runs.display()
     );
+    let shown: Vec<String> = waiting
+        .iter()
+        .map(|run| run.display().to_string())
+        .collect();
     Some(
         Finding::note(WAITING, found)
             .advised(advice)
-            .with(json!({"runs": waiting})),
+            .with(json!({"runs": shown})),
     )
 }
 
@@ -212,8 +216,13 @@ mod tests {
             ("HTTPS_PROXY", "http://ann:s3cret@proxy:3128"),
             ("no_proxy", "localhost,.svc"),
             ("HTTP_PROXY", ""),
+            ("ALL_PROXY", "ann:s3cret@proxy:3128"),
         ]);
-        let expected = ["HTTPS_PROXY=http://proxy:3128", "no_proxy=localhost,.svc"];
+        let expected = [
+            "HTTPS_PROXY=http://proxy:3128",
+            "ALL_PROXY=proxy:3128",
+            "no_proxy=localhost,.svc",
+        ];
         assert_eq!(proxies(&host), expected);
     }
 }
