@@ -111,6 +111,24 @@ fn changed(path: &Path, change: impl FnOnce(&mut Value)) {
 }
 
 #[test]
+fn a_folder_whose_name_is_not_utf8_is_shown() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    let name = std::ffi::OsStr::from_bytes(b"out\xff");
+    let out = folder.path().join(name);
+    std::fs::create_dir(&out).unwrap();
+    let batch = r#"{"ended": true, "interrupted": false, "seconds": 1.0, "cases": []}"#;
+    std::fs::write(out.join("predictions.json"), batch).unwrap();
+    let mut command = ctseg(folder.path(), &["status", "--json"]);
+    let output = command.arg(name).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(found["runs"][0]["path"], "out\u{fffd}");
+    // A batch of nothing says nothing.
+    assert_eq!(found["runs"][0]["state"], "unknown");
+}
+
+#[test]
 fn a_training_runs_is_killed_goes_on_and_is_done() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

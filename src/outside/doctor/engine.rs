@@ -88,7 +88,7 @@ fn built(libtorch: Option<&LibTorch>) -> Finding {
     let facts = json!({
         "built_in": DeviceChoice::built_in(), "auto": chosen.to_string(),
         "libtorch_version": libtorch.and_then(|libtorch| libtorch.version.clone()),
-        "libtorch_folder": libtorch.map(|libtorch| &libtorch.folder),
+        "libtorch_folder": libtorch.map(|libtorch| libtorch.folder.display().to_string()),
     });
     Finding::ok(CHECK, found).with(facts)
 }

@@ -51,7 +51,7 @@ pub fn model(path: &Path, way: Way, quick: bool) -> (Finding, Option<Needed>) {
                 looked.sha256.get(..12).unwrap_or_default()
             );
             let facts = json!({
-                "path": path, "sha256": looked.sha256, "structures": looked.structures,
+                "path": path.display().to_string(), "sha256": looked.sha256, "structures": looked.structures,
                 "needed_bytes": looked.needed_bytes,
             });
             let [x, y, z] = ordinary_volume().shape;
@@ -108,7 +108,7 @@ pub fn dataset(path: &Path, data_root: Option<&Path>, quick: bool) -> Finding {
     match opened {
         Some(Ok((cases, structures))) => {
             let found = format!("{shown}: {cases} cases, {structures} structures");
-            let facts = json!({"path": path, "cases": cases, "structures": structures});
+            let facts = json!({"path": path.display().to_string(), "cases": cases, "structures": structures});
             Finding::ok(DATASET, found).with(facts)
         }
         Some(Err(error)) => Finding::fault(DATASET, error.to_string(), advice),

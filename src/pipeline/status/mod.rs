@@ -54,6 +54,7 @@ pub enum Standing {
 /// How the work in one folder stands.
 #[derive(Debug, Clone, Serialize)]
 pub struct Status {
+    #[serde(serialize_with = "as_shown")]
     pub path: PathBuf,
     pub kind: Kind,
     pub state: Standing,
@@ -82,6 +83,11 @@ pub struct Status {
     /// If it goes on as it did; a training that gains nothing more ends earlier.
     #[serde(serialize_with = "as_text")]
     pub expected_end: Option<SystemTime>,
+}
+
+/// Paths that are not UTF-8, too, which serde refuses.
+fn as_shown<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&path.display())
 }
 
 fn as_text<S: Serializer>(time: &Option<SystemTime>, to: S) -> Result<S::Ok, S::Error> {
