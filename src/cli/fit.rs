@@ -101,6 +101,13 @@ pub struct FitCommand {
     gpus: Option<usize>,
 }
 
+impl FitCommand {
+    /// Whether the training is other processes', which this one begins.
+    pub(super) fn begins_others(&self) -> bool {
+        self.gpus.is_some()
+    }
+}
+
 /// Which folds are trained.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum FoldChoice {
