@@ -2,6 +2,7 @@
 //! evaluations. Nothing is written, so that anybody may look who can read the folders.
 
 mod batch;
+mod batch_files;
 mod evaluation;
 mod sweep;
 mod training;
@@ -233,7 +234,7 @@ fn search(path: &Path, depth: usize, now: SystemTime, found: &mut Vec<Status>) -
     } else if path.join("run.toml").is_file() {
         found.push(readable(Kind::Fit, training::of(path, now)));
     }
-    let batches = batch::manifests(path)?;
+    let batches = batch_files::manifests(path)?;
     if !batches.is_empty() {
         found.push(readable(Kind::Predict, batch::of(path, &batches, now)));
     }
