@@ -187,13 +187,14 @@ impl FitJob {
         let runs = fit.runs.clone().or_else(|| settings.config.runs.clone());
         let arguments = arguments(raw, "fit", &["runs"]);
         understood("fit", &[], &arguments)?;
+        let options = self.job.options(Work::Fit)?;
         recipe(fit).map_err(|error| Error::usage(error.to_string()))?;
         if !self.job.dry_run {
             checks::fit(fit, &settings.config)?;
         }
         let job = Job {
             work: Work::Fit,
-            options: self.job.options(Work::Fit)?,
+            options,
             environment: environment(&[("CTSEG_RUNS", shown(&runs)), (GPUS, gpus)]),
             arguments,
         };
