@@ -111,6 +111,67 @@ fn changed(path: &Path, change: impl FnOnce(&mut Value)) {
 }
 
 #[test]
+fn earlier_runs_of_a_batch_do_not_decide_how_it_stands() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    std::fs::create_dir(&out).unwrap();
+    let write = |name: &str, minute: u64, shard: Option<&str>, cases: &[(&str, &str)]| {
+        let cases = cases.iter().map(
+            |(case, state)| json!({"input": case, "output": format!("out/{case}"), "state": state}),
+        );
+        let part = json!({
+            "shard": shard, "ended": true, "interrupted": false, "seconds": 1.0,
+            "cases": cases.collect::<Vec<_>>(),
+        });
+        std::fs::write(out.join(name), part.to_string()).unwrap();
+        let file = std::fs::File::options().write(true).open(out.join(name));
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + 60 * minute);
+        file.unwrap().set_modified(time).unwrap();
+    };
+    let first = [("a", "pending"), ("b", "pending")];
+    write("predictions-1-of-4.json", 0, Some("1/4"), &first);
+    write("predictions-2-of-4.json", 1, Some("2/4"), &[("c", "kept")]);
+    write("predictions-4-of-4.json", 2, Some("4/4"), &[]);
+    let missing = only(folder.path(), "out");
+    assert_eq!(missing["state"], "interrupted");
+    assert_eq!(missing["cases"]["shards_missing"], json!(["3/4"]));
+    // Two shards do all of it later.
+    write(
+        "predictions-1-of-2.json",
+        3,
+        Some("1/2"),
+        &[("a", "kept"), ("c", "kept")],
+    );
+    let half = only(folder.path(), "out");
+    assert_eq!(half["state"], "interrupted");
+    assert_eq!(half["cases"]["shards_missing"], json!(["2/2"]));
+    write("predictions-2-of-2.json", 4, Some("2/2"), &[("b", "kept")]);
+    let done = only(folder.path(), "out");
+    assert_eq!(done["state"], "done", "{done:#}");
+    assert_eq!(done["cases"]["kept"], 3);
+    // One case again, without shards.
+    write("predictions.json", 5, None, &[("b", "kept")]);
+    let again = only(folder.path(), "out");
+    assert_eq!(again["state"], "done", "{again:#}");
+}
+
+#[test]
+fn a_folder_whose_name_is_not_utf8_is_shown() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    let name = std::ffi::OsStr::from_bytes(b"out\xff");
+    let out = folder.path().join(name);
+    std::fs::create_dir(&out).unwrap();
+    let batch = r#"{"ended": true, "interrupted": false, "seconds": 1.0, "cases": []}"#;
+    std::fs::write(out.join("predictions.json"), batch).unwrap();
+    let mut command = ctseg(folder.path(), &["status", "--json"]);
+    let output = command.arg(name).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(found["runs"][0]["path"], "out\u{fffd}");
+}
+
+#[test]
 fn a_training_runs_is_killed_goes_on_and_is_done() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

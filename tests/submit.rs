@@ -13,7 +13,7 @@ use serde_json::Value;
 
 const SCONTROL: &str = r#"#!/bin/sh
 case "$*" in
-"show partition -o")
+"-a show partition -o")
     echo "PartitionName=cpu Default=YES MaxTime=1-00:00:00 State=UP TotalCPUs=16"
     echo "PartitionName=gpu Default=NO MaxTime=UNLIMITED State=UP TotalCPUs=64"
     echo "PartitionName=old Default=NO MaxTime=UNLIMITED State=DOWN TotalCPUs=64" ;;
@@ -35,9 +35,10 @@ cd "$(dirname "$0")" || exit 1
 cat >script
 [ ! -e refuse ] || { cat refuse >&2; exit 1; }
 [ "$1" != --test-only ] || exit 0
-id=$((100 + $(ls job-* 2>/dev/null | wc -l) / 2))
+id=$((100 + $(ls job-*.sh 2>/dev/null | wc -l)))
 mv script "job-$id.sh"
 echo "$*" >"job-$id.options"
+env | grep ^SBATCH_ | sort >"job-$id.variables"
 echo "$id;lab"
 "#;
 
@@ -190,7 +191,7 @@ fn what_is_asked_for_stands_in_the_script_that_is_submitted() {
             "--parsable".to_owned(),
             after("afterok:103"),
             after("afterok:104"),
-            after("afterany:105"),
+            after("afterok:104,afterany:105"),
         ]
     );
     has(&jobs[1].0, "#SBATCH --job-name=ctseg-stage2");
@@ -221,6 +222,98 @@ fn what_is_asked_for_stands_in_the_script_that_is_submitted() {
     for (script, _) in &jobs {
         has(script, "#SBATCH --requeue");
     }
+}
+
+#[test]
+fn what_is_said_to_sbatch_is_kept() {
+    let place = Place::new();
+    let predict = "predict images -o out --model model --tasks 8 --dry-run";
+    let said = "--sbatch-arg=--array=3,7%1 --sbatch-arg=--job-name=again";
+    let script = code(&place.submit(&format!("{predict} {said}")), 0);
+    has(&script, "#SBATCH --array=3,7%1");
+    has(&script, "#SBATCH --job-name=again");
+    has(&script, "export CTSEG_SHARES='8'");
+    assert_eq!(script.matches("\n#SBATCH --array=").count(), 1, "{script}");
+    let chain = "chain data chained images labels --dry-run --sbatch-arg=--job-name=mine";
+    let scripts = code(&place.submit(chain), 0);
+    assert_eq!(scripts.matches("#SBATCH --job-name=").count(), 4);
+    assert_eq!(scripts.matches("#SBATCH --job-name=mine\n").count(), 4);
+}
+
+#[test]
+fn variables_of_sbatch_do_not_beat_what_was_asked_for() {
+    let place = Place::new();
+    let submit = |line: &str| {
+        let arguments: Vec<&str> = line.split(' ').collect();
+        let path = std::env::var("PATH").unwrap();
+        let mut command = ctseg(
+            place.path(),
+            &[&["submit", "slurm"], &arguments[..]].concat(),
+        );
+        command.env("PATH", format!("{}:{path}", place.slurm().display()));
+        command.envs([
+            ("SBATCH_TIMELIMIT", "60"),
+            ("SBATCH_NO_REQUEUE", "1"),
+            ("SBATCH_ARRAY_INX", "1-99"),
+            ("SBATCH_PARTITION", "gpu"),
+            ("SBATCH_ACCOUNT", "ct"),
+        ]);
+        code(&command.output().unwrap(), 0);
+    };
+    let predict = "predict images -o out --model model --gpus 1";
+    // 25 hours are too long for the partition that is the cluster's default.
+    submit(&format!("{predict} --time 25h"));
+    submit(&format!("{predict} --partition gpu"));
+    let passed = |id: u32| {
+        let path = place.slurm().join(format!("job-{id}.variables"));
+        std::fs::read_to_string(path).unwrap()
+    };
+    assert_eq!(passed(100), "SBATCH_ACCOUNT=ct\nSBATCH_PARTITION=gpu\n");
+    assert_eq!(passed(101), "SBATCH_ACCOUNT=ct\n");
+}
+
+#[test]
+fn a_training_takes_all_gpus_that_it_asks_for() {
+    let place = Place::new();
+    let data = phantoms(&place.path().join("data"), 2, 0);
+    let data = data.display();
+    let fit = format!("fit --stage 1 --data {data} --model new --dry-run");
+    for (asked, gres, exported) in [
+        ("--gpus 4", "gpu:4", Some("4")),
+        ("--gpus a100:2", "gpu:a100:2", Some("2")),
+        ("--gpus 1", "gpu:1", None),
+        ("--gpus 4 --alone", "gpu:4", None),
+    ] {
+        let script = code(&place.submit(&format!("{fit} {asked}")), 0);
+        has(&script, &format!("#SBATCH --gres={gres}"));
+        match exported {
+            Some(count) => has(&script, &format!("export CTSEG_GPUS='{count}'")),
+            None => assert!(!script.contains("CTSEG_GPUS"), "{script}"),
+        }
+        let set = "set -- '--stage' '1' '--data'";
+        assert!(script.contains(set), "{script}");
+        assert!(!script.contains("'--gpus'"), "{script}");
+    }
+    let folds = "fit-folds --stage 2 --data data --model model --dry-run --gpus 2";
+    has(&code(&place.submit(folds), 0), "export CTSEG_GPUS='2'");
+    let chain = "chain data chained images labels --dry-run --gpus 2";
+    let scripts = code(&place.submit(chain), 0);
+    let exports = scripts.matches("\nexport CTSEG_GPUS='2'\n").count();
+    assert_eq!(exports, 2, "{scripts}");
+
+    let output = place.submit(&format!("{fit} --gpus 4 --device flex"));
+    code(&output, 2);
+    assert!(stderr(&output).contains("the device is flex"));
+    let arguments: Vec<&str> = fit.split(' ').collect();
+    let output = ctseg(
+        place.path(),
+        &[&["submit", "slurm"], &arguments[..]].concat(),
+    )
+    .env("CTSEG_GPUS", "4")
+    .output()
+    .unwrap();
+    code(&output, 2);
+    assert!(stderr(&output).contains("name as many by --gpus"));
 }
 
 #[test]
@@ -302,6 +395,27 @@ fn what_cannot_run_is_told_and_nothing_is_submitted() {
             "name their number by --tasks",
         ),
         (format!("{predict} --sbatch-arg=x"), 2, "no long option"),
+        (
+            format!("{predict} --sbatch-arg=--comment\nrm=x"),
+            2,
+            "no long option",
+        ),
+        (
+            format!("{predict} --sbatch-arg=--comment=it's"),
+            2,
+            "quotes",
+        ),
+        (format!("{predict} --sbatch-arg=--comment=a#b"), 2, "quotes"),
+        (
+            format!("{predict} --tasks 4 --sbatch-arg=--array=3,7"),
+            2,
+            "some of the tasks 1 to 4",
+        ),
+        (
+            "fit --stage 1 --data images --sbatch-arg=--array=1-4".to_owned(),
+            2,
+            "a training is one job",
+        ),
         (format!("{predict} --no-such-flag"), 2, "--no-such-flag"),
         (
             "predict nothing.nii.gz -o out --model model".to_owned(),
@@ -338,6 +452,19 @@ fn what_cannot_run_is_told_and_nothing_is_submitted() {
         assert!(said.contains(why), "{line}: {said}");
         assert_eq!(place.jobs(), 0, "{line}");
     }
+    // What only the settings file names.
+    let settings = place.path().join("ctseg.toml");
+    std::fs::write(&settings, "model = \"images\"\ndata = \"nowhere\"\n").unwrap();
+    for (line, why) in [
+        ("predict images -o out", "model.toml"),
+        ("fit --stage 1 --model new", "nowhere"),
+    ] {
+        let output = place.submit(line);
+        code(&output, 1);
+        assert!(stderr(&output).contains(why), "{}", stderr(&output));
+        assert_eq!(place.jobs(), 0, "{line}");
+    }
+    std::fs::remove_file(settings).unwrap();
     // Two reasons at once.
     let said = stderr(&place.submit(&format!("{predict} --time 25h --cpus 99")));
     assert!(

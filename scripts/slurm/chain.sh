@@ -4,7 +4,7 @@
 #
 #   chain.sh DATASET MODEL VOLUMES LABELS
 #
-# Where a stage fails, what waits for it is cancelled. Evaluation also runs where some volumes failed, and says so.
+# Where a stage fails, all that follows is cancelled. Evaluation also runs where some volumes failed, and says so.
 #
 #   CTSEG_STAGE1, CTSEG_STAGE2   recipes: names or files [1, 2]
 #   CTSEG_SBATCH                 more options for sbatch, such as "--account=ct --partition=long"
@@ -37,5 +37,5 @@ stage2="$(submit "afterok:$stage1" "${fit[@]}" --job-name=ctseg-stage2 "$here/fi
     --stage "${CTSEG_STAGE2:-2}" --data "$dataset" --model "$model")"
 predict="$(submit "afterok:$stage2" --array="${CTSEG_ARRAY:-1-8}" "$here/predict.sbatch" \
     "$volumes" -o "$labels" --model "$model")"
-evaluate="$(submit "afterany:$predict" "$here/evaluate.sbatch" "$labels" "$dataset")"
+evaluate="$(submit "afterok:$stage2,afterany:$predict" "$here/evaluate.sbatch" "$labels" "$dataset")"
 echo "stage1=$stage1 stage2=$stage2 predict=$predict evaluate=$evaluate"

@@ -91,7 +91,35 @@ fn hardware(
     config: &Config,
     findings: &mut Vec<Finding>,
 ) {
-    let gpus = DeviceChoice::gpus_seen();
+    let model_path = config.model_or(args.model.clone());
+    let runs = config.runs_or(args.runs.clone());
+    // Whatever hangs below, these have looked.
+    let disks = disk::findings(&places(&runs, &model_path));
+    let way = match engine::gpus_seen() {
+        Ok(gpus) => {
+            engines(host, asked, gpus, findings);
+            way(asked)
+        }
+        Err(silent) => {
+            findings.push(silent);
+            way(&Asked {
+                devices: vec![DeviceChoice::Flex],
+                ..asked.clone()
+            })
+        }
+    };
+    findings.extend(cores::findings(host, global.threads, asked.threads));
+    let (found, needed) = model::model(&model_path, way, args.quick);
+    // On a GPU most of it is not this machine's memory.
+    let needed = needed.filter(|_| !asked.names_gpu());
+    findings.extend(memory::findings(host, needed.as_ref()));
+    findings.extend(disks);
+    findings.extend(process::findings(host));
+    findings.push(found);
+}
+
+/// Engines and the `gpus` that libtorch sees.
+fn engines(host: &Host, asked: &Asked, gpus: Option<usize>, findings: &mut Vec<Finding>) {
     let libtorch = LibTorch::loaded(host);
     findings.extend(engine::findings(asked, libtorch.as_ref()));
     let seen = gpus.map(|gpus| Seen {
@@ -103,16 +131,6 @@ fn hardware(
         seen.as_ref(),
         asked.names_gpu(),
     ));
-    findings.extend(cores::findings(host, global.threads, asked.threads));
-    let model_path = config.model_or(args.model.clone());
-    let (found, needed) = model::model(&model_path, way(asked), args.quick);
-    // On a GPU most of it is not this machine's memory.
-    let needed = needed.filter(|_| !asked.names_gpu());
-    findings.extend(memory::findings(host, needed.as_ref()));
-    let runs = config.runs_or(args.runs.clone());
-    findings.extend(disk::findings(&places(&runs, &model_path)));
-    findings.extend(process::findings(host));
-    findings.push(found);
 }
 
 /// The folders that are written to.

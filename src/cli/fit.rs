@@ -69,12 +69,8 @@ pub struct FitArgs {
     /// Do not predict held-out cases when the folds are trained, and choose no clean-up on them
     #[arg(long)]
     no_out_of_fold: bool,
-    /// Train on so many GPUs of this machine, a process for each. Processes that mpirun, srun or torchrun began train
-    /// together by themselves. Batches are shared: training.batch_size stays that of all together
-    #[arg(long, env = GPUS, value_name = "N")]
-    gpus: Option<usize>,
     /// Train by itself, even if mpirun, srun or torchrun began several processes
-    #[arg(long, conflicts_with = "gpus")]
+    #[arg(long)]
     pub(super) alone: bool,
     /// Change a value of the recipe, such as training.batch_size=4
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -94,6 +90,24 @@ pub struct FitArgs {
     mlflow: MlflowArgs,
 }
 
+/// All that `ctseg fit` takes; `ctseg submit` has a `--gpus` of its own, of the cluster.
+#[derive(Args)]
+pub struct FitCommand {
+    #[command(flatten)]
+    pub(super) fit: FitArgs,
+    /// Train on so many GPUs of this machine, a process for each. Processes that mpirun, srun or torchrun began train
+    /// together by themselves. Batches are shared: training.batch_size stays that of all together
+    #[arg(long, env = GPUS, value_name = "N", conflicts_with = "alone")]
+    gpus: Option<usize>,
+}
+
+impl FitCommand {
+    /// Whether the training is other processes', which this one begins.
+    pub(super) fn begins_others(&self) -> bool {
+        self.gpus.is_some()
+    }
+}
+
 /// Which folds are trained.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum FoldChoice {
@@ -111,12 +125,15 @@ pub(super) fn parse_fold(text: &str) -> Result<FoldChoice, String> {
     }
 }
 
-pub fn run(args: FitArgs, settings: &Settings) -> anyhow::Result<Outcome> {
+pub fn run(
+    FitCommand { fit: args, gpus }: FitCommand,
+    settings: &Settings,
+) -> anyhow::Result<Outcome> {
     let place = match args.alone {
         true => None,
         false => team::place(settings)?,
     };
-    match (args.gpus, &place) {
+    match (gpus, &place) {
         (Some(count), None) => return processes::on_gpus(count, settings),
         (Some(count), Some(place)) => {
             return Err(Error::usage(format!(

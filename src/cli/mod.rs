@@ -97,7 +97,7 @@ enum Command {
     /// The whole story on generated phantoms: make data, fit both stages, predict, evaluate, report
     Demo(demo::DemoArgs),
     /// Train one stage
-    Fit(fit::FitArgs),
+    Fit(fit::FitCommand),
     /// Train one stage with many settings and show which is best
     Sweep(sweep::SweepArgs),
     /// Show what is running, done, interrupted or failed
@@ -128,6 +128,19 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Tell what this machine has for ctseg, what is wrong with it, and what to do
     Doctor(doctor::DoctorArgs),
+}
+
+impl Command {
+    /// Whether this process tells figures of work, where they are wanted. Who looks on or hands on does not, be it that
+    /// a variable asks for them; of processes that train together the first one does, and not the one that began them.
+    fn has_figures(&self) -> bool {
+        match self {
+            Self::Fit(args) if args.fit.alone => true,
+            Self::Fit(args) => !args.begins_others() && !team::goes_along(),
+            Self::Status(_) | Self::Submit(_) | Self::Inspect(_) | Self::Sync(_) => false,
+            _ => true,
+        }
+    }
 }
 
 /// How a command ended when it did not fail as a whole.
@@ -190,12 +203,7 @@ impl Cli {
         if let Command::Doctor(args) = &self.command {
             return doctor::run(args, &self.global);
         }
-        // Who looks on changes nothing, be it figures that a variable asks for; of processes that train together the
-        // first one tells.
-        let along =
-            matches!(&self.command, Command::Fit(args) if !args.alone) && team::goes_along();
-        let looks = matches!(self.command, Command::Status(_));
-        let figures = !looks && !along;
+        let figures = self.command.has_figures();
         let observing = Arc::new(self.global.observing.begun(&self.name, figures)?);
         let result = self.run_observed(&observing);
         observing.ended(match &result {

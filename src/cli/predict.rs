@@ -293,14 +293,25 @@ fn outcome(summary: &PredictSummary) -> Outcome {
 /// `folder` is where the label maps are.
 pub fn print_summary(summary: &PredictSummary, folder: &Path, as_json: bool) {
     if as_json {
+        // Paths that are not UTF-8 are shown, too.
+        let shown = |paths: &[PathBuf]| -> Vec<String> {
+            paths
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect()
+        };
+        let failed = summary.failures.iter();
+        let failed: Vec<_> = failed
+            .map(|one| json!({"input": one.input.display().to_string(), "reason": one.reason}))
+            .collect();
         let notes: Vec<_> = summary
             .notes
             .iter()
-            .map(|(input, note)| json!({"input": input, "note": note}))
+            .map(|(input, note)| json!({"input": input.display().to_string(), "note": note}))
             .collect();
         print_out(&format!(
             "{:#}\n",
-            json!({"written": summary.written, "kept": summary.kept, "by_others": summary.by_others, "failed": summary.failures, "notes": notes, "seconds": summary.seconds, "interrupted": summary.interrupted})
+            json!({"written": shown(&summary.written), "kept": shown(&summary.kept), "by_others": shown(&summary.by_others), "failed": failed, "notes": notes, "seconds": summary.seconds, "interrupted": summary.interrupted})
         ));
         return;
     }

@@ -2,6 +2,7 @@
 
 mod checks;
 mod jobs;
+mod options;
 mod slurm;
 
 use clap::{Args, Subcommand};

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use crate::cli::config::Config;
 use crate::cli::fit::FitArgs;
 use crate::error::{Error, Result};
 use crate::files::temporary_file;
@@ -97,14 +98,16 @@ pub fn dataset(path: &Path, root: Option<&Path>) -> Result<Dataset> {
     Dataset::open_in(path, root)
 }
 
-/// What a training reads and writes, where the command line names it.
-pub fn fit(args: &FitArgs) -> Result<()> {
-    if let Some(data) = &args.data {
-        dataset(data, args.data_root.as_deref())?;
+/// What a training reads and writes, as flags, environment and settings file name it.
+pub fn fit(args: &FitArgs, config: &Config) -> Result<()> {
+    if let Some(data) = args.data.as_ref().or(config.data.as_ref()) {
+        let root = args.data_root.as_ref().or(config.data_root.as_ref());
+        dataset(data, root.map(PathBuf::as_path))?;
     }
     if let Some(from) = &args.from {
         model(from)?;
     }
     let target_of = |path: &PathBuf| target(crate::files::parent_of(path));
-    args.model.iter().chain(&args.runs).try_for_each(target_of)
+    target_of(&config.model_or(args.model.clone()))?;
+    target_of(&config.runs_or(args.runs.clone()))
 }

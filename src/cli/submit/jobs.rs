@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser};
 
+use super::options::{by_default, with_tasks};
 use super::slurm::{JobArgs, Plan, Step};
 use super::{checks, passed_on};
-use crate::cli::fit::{FitArgs, recipe};
+use crate::cli::fit::{FitArgs, GPUS, recipe};
 use crate::cli::predict::PredictArgs;
 use crate::cli::{Cli, Settings};
 use crate::error::{Error, Result};
 use crate::outside::slurm::script::{Job, Work};
-use crate::outside::slurm::span::written;
 
 #[derive(Args)]
 pub struct PredictJob {
@@ -69,50 +69,6 @@ struct TaskArgs {
     tasks: u32,
 }
 
-impl JobArgs {
-    /// Options of sbatch that they all have, and that only those at work for long have.
-    fn options(&self, is_long: bool) -> Result<Vec<(String, String)>> {
-        let gpus = match self.gpus.as_deref() {
-            None | Some("0") => None,
-            Some(gpus) => Some(format!("gpu:{gpus}")),
-        };
-        let of_all = [
-            ("partition", self.partition.clone()),
-            ("account", self.account.clone()),
-            ("qos", self.qos.clone()),
-        ];
-        let of_long = [
-            ("time", self.time.map(written)),
-            ("mem", self.mem.clone()),
-            ("cpus-per-task", self.cpus.map(|n| n.to_string())),
-            ("gres", gpus),
-        ];
-        let named = of_all
-            .into_iter()
-            .chain(of_long.into_iter().filter(|_| is_long));
-        let mut options: Vec<(String, String)> = named
-            .filter_map(|(name, value)| Some((name.to_owned(), value?)))
-            .collect();
-        for text in &self.sbatch_arg {
-            let option = text.strip_prefix("--").filter(|rest| !rest.is_empty());
-            let option = option.ok_or_else(|| {
-                Error::usage(format!(
-                    "--sbatch-arg '{text}' is no long option; expected something like --sbatch-arg=--constraint=avx512"
-                ))
-            })?;
-            let (name, value) = option.split_once('=').unwrap_or((option, ""));
-            options.retain(|(own, _)| own != name);
-            options.push((name.to_owned(), value.to_owned()));
-        }
-        if let Some((name, _)) = options.iter().find(|(_, v)| v.contains(['\n', '"'])) {
-            return Err(Error::usage(format!(
-                "--{name}: quotes and line ends cannot stand in a job script"
-            )));
-        }
-        Ok(options)
-    }
-}
-
 /// Names of the options that `T` takes, and whether a value follows.
 fn options_of<T: Args>() -> Vec<(String, bool)> {
     let command = T::augment_args(clap::Command::new("ctseg"));
@@ -168,8 +124,15 @@ fn shown(path: &Option<PathBuf>) -> Option<String> {
     path.as_ref().map(|path| path.display().to_string())
 }
 
+impl TaskArgs {
+    /// The number of shares, whichever of their tasks are submitted; none where the volumes are claimed.
+    fn shares(&self, claim: &Option<PathBuf>) -> Option<String> {
+        claim.is_none().then(|| self.tasks.to_string())
+    }
+}
+
 impl PredictJob {
-    pub fn plan(&self, raw: &[String]) -> Result<Plan> {
+    pub fn plan(&self, raw: &[String], settings: &Settings) -> Result<Plan> {
         let predict = &self.predict;
         refused(
             predict.shard.is_some(),
@@ -183,51 +146,63 @@ impl PredictJob {
         };
         let sharing: Vec<&str> = sharing.iter().map(String::as_str).collect();
         understood("predict", &sharing, &arguments)?;
-        let mut options = self.job.options(true)?;
-        options.push(("array".to_owned(), format!("1-{}", self.tasks.tasks)));
+        let mut options = self.job.options(Work::Predict)?;
+        with_tasks(&mut options, (1, self.tasks.tasks))?;
         if !self.job.dry_run {
             checks::inputs(&predict.inputs, &predict.output)?;
-            predict
-                .model
-                .iter()
-                .try_for_each(|model| checks::model(model))?;
+            match predict.model.as_slice() {
+                [] => checks::model(&settings.config.model_or(None))?,
+                models => models.iter().try_for_each(|model| checks::model(model))?,
+            }
             checks::target(&predict.output)?;
         }
         let job = Job {
             work: Work::Predict,
             options,
-            environment: environment(&[("CTSEG_CLAIM", shown(&predict.claim))]),
+            environment: environment(&[
+                ("CTSEG_CLAIM", shown(&predict.claim)),
+                ("CTSEG_SHARES", self.tasks.shares(&predict.claim)),
+            ]),
             arguments,
         };
         Ok(Plan {
-            steps: vec![Step { job, after: None }],
+            steps: vec![Step {
+                job,
+                after: Vec::new(),
+            }],
             dry_run: self.job.dry_run,
         })
     }
 }
 
 impl FitJob {
-    pub fn plan(&self, raw: &[String]) -> Result<Plan> {
+    pub fn plan(&self, raw: &[String], settings: &Settings) -> Result<Plan> {
         let fit = &self.fit;
         refused(
             fit.resume.is_some(),
             "--resume",
             "a requeued job goes on with its own run by itself",
         )?;
+        let gpus = self.job.trained_on(fit.alone, settings)?;
+        let runs = fit.runs.clone().or_else(|| settings.config.runs.clone());
         let arguments = arguments(raw, "fit", &["runs"]);
         understood("fit", &[], &arguments)?;
+        let options = self.job.options(Work::Fit)?;
         recipe(fit).map_err(|error| Error::usage(error.to_string()))?;
         if !self.job.dry_run {
-            checks::fit(fit)?;
+            checks::fit(fit, &settings.config)?;
         }
         let job = Job {
             work: Work::Fit,
-            options: self.job.options(true)?,
-            environment: environment(&[("CTSEG_RUNS", shown(&fit.runs))]),
+            options,
+            environment: environment(&[("CTSEG_RUNS", shown(&runs)), (GPUS, gpus)]),
             arguments,
         };
         Ok(Plan {
-            steps: vec![Step { job, after: None }],
+            steps: vec![Step {
+                job,
+                after: Vec::new(),
+            }],
             dry_run: self.job.dry_run,
         })
     }
@@ -246,38 +221,42 @@ impl FitFoldsJob {
             "--fold",
             "each task takes its own; 'fit' trains a single one",
         )?;
+        let gpus = self.job.trained_on(fit.alone, settings)?;
+        let runs = fit.runs.clone().or_else(|| settings.config.runs.clone());
         let passed = arguments(raw, "fit-folds", &["runs", "stage", "model"]);
         let stage = fit.stage.clone().unwrap_or_else(|| "2".to_owned());
         understood("fit", &["--stage", &stage], &passed)?;
         let recipe = recipe(fit).map_err(|error| Error::usage(error.to_string()))?;
         let model = settings.config.model_or(fit.model.clone());
         if !self.job.dry_run {
-            checks::fit(fit)?;
+            checks::fit(fit, &settings.config)?;
             checks::model(&model)?;
         }
-        let mut options = self.job.options(true)?;
-        options.push((
-            "array".to_owned(),
-            format!("0-{}", recipe.folds.saturating_sub(1)),
-        ));
+        let mut options = self.job.options(Work::FitFolds)?;
+        let last = u32::try_from(recipe.folds.saturating_sub(1)).unwrap_or(u32::MAX);
+        with_tasks(&mut options, (0, last))?;
         let job = Job {
             work: Work::FitFolds,
             options,
             environment: environment(&[
-                ("CTSEG_RUNS", shown(&fit.runs)),
+                ("CTSEG_RUNS", shown(&runs)),
                 ("CTSEG_STAGE", Some(stage)),
+                (GPUS, gpus),
             ]),
             arguments: [vec![model.display().to_string()], passed].concat(),
         };
         Ok(Plan {
-            steps: vec![Step { job, after: None }],
+            steps: vec![Step {
+                job,
+                after: Vec::new(),
+            }],
             dry_run: self.job.dry_run,
         })
     }
 }
 
 impl ChainJob {
-    pub fn plan(&self, raw: &[String]) -> Result<Plan> {
+    pub fn plan(&self, raw: &[String], settings: &Settings) -> Result<Plan> {
         let [data, model, labels] =
             [&self.data, &self.model, &self.labels].map(|path| path.display().to_string());
         // What is left are flags of every command, such as --device.
@@ -300,23 +279,34 @@ impl ChainJob {
             .try_for_each(|words| understood("fit", &[], words))?;
         understood("predict", &[], &predict)?;
         if !self.job.dry_run {
-            checks::dataset(&self.data, None)?;
+            checks::dataset(&self.data, settings.config.data_root.as_deref())?;
             checks::inputs(std::slice::from_ref(&self.volumes), &self.labels)?;
             checks::target(&self.labels)?;
         }
         let time = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S");
         let name = self.model.file_name().unwrap_or_default().to_string_lossy();
-        let group = [("CTSEG_MLFLOW_GROUP", Some(format!("chain {name} {time}")))];
+        let group = ("CTSEG_MLFLOW_GROUP", Some(format!("chain {name} {time}")));
+        let gpus = self.job.trained_on(false, settings)?;
+        let shares = self.tasks.shares(&None);
         let step = |work, name: Option<&str>, arguments: Vec<String>, after| {
-            let mut options = self.job.options(work != Work::Evaluate)?;
-            options.extend(name.map(|name| ("job-name".to_owned(), name.to_owned())));
+            let mut options = self.job.options(work)?;
+            if let Some(name) = name {
+                by_default(&mut options, "job-name", name.to_owned());
+            }
             if work == Work::Predict {
-                options.push(("array".to_owned(), format!("1-{}", self.tasks.tasks)));
+                with_tasks(&mut options, (1, self.tasks.tasks))?;
             }
             let job = Job {
                 work,
                 options,
-                environment: environment(&group),
+                environment: environment(&[
+                    group.clone(),
+                    (GPUS, gpus.clone().filter(|_| work == Work::Fit)),
+                    (
+                        "CTSEG_SHARES",
+                        shares.clone().filter(|_| work == Work::Predict),
+                    ),
+                ]),
                 arguments,
             };
             Ok::<Step, Error>(Step { job, after })
@@ -324,10 +314,21 @@ impl ChainJob {
         let [stage1, stage2] = stages;
         Ok(Plan {
             steps: vec![
-                step(Work::Fit, Some("ctseg-stage1"), stage1, None)?,
-                step(Work::Fit, Some("ctseg-stage2"), stage2, Some("afterok"))?,
-                step(Work::Predict, None, predict, Some("afterok"))?,
-                step(Work::Evaluate, None, evaluate, Some("afterany"))?,
+                step(Work::Fit, Some("ctseg-stage1"), stage1, Vec::new())?,
+                step(
+                    Work::Fit,
+                    Some("ctseg-stage2"),
+                    stage2,
+                    vec![("afterok", 0)],
+                )?,
+                step(Work::Predict, None, predict, vec![("afterok", 1)])?,
+                // Some volumes may have failed; where stage 2 has, label maps are an earlier model's.
+                step(
+                    Work::Evaluate,
+                    None,
+                    evaluate,
+                    vec![("afterok", 1), ("afterany", 2)],
+                )?,
             ],
             dry_run: self.job.dry_run,
         })

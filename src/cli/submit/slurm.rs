@@ -46,7 +46,7 @@ pub struct JobArgs {
     /// Cores of a job
     #[arg(long, value_name = "N")]
     pub cpus: Option<u32>,
-    /// GPUs of a job: a number, or kind and number such as a100:2
+    /// GPUs of a job: a number, or kind and number such as a100:2; a training takes all of them
     #[arg(long, value_name = "N")]
     pub gpus: Option<String>,
     /// Partition [default: the cluster's]
@@ -66,11 +66,20 @@ pub struct JobArgs {
     pub dry_run: bool,
 }
 
-/// A job, and the one of the list before it that it waits for, if it does.
+/// A job, and those of the list before it that it waits for.
 pub struct Step {
     pub job: Job,
-    /// Such as `afterok`.
-    pub after: Option<&'static str>,
+    /// How, such as `afterok`, and for which of the list.
+    pub after: Vec<(&'static str, usize)>,
+}
+
+impl Step {
+    /// What it waits for, where the jobs of the list are called `names`: `afterok:12,afterany:13`.
+    fn dependency(&self, names: &[String]) -> String {
+        let each = self.after.iter();
+        let each = each.filter_map(|(how, step)| Some(format!("{how}:{}", names.get(*step)?)));
+        each.collect::<Vec<_>>().join(",")
+    }
 }
 
 /// What is to be submitted.
@@ -83,10 +92,10 @@ pub fn run(args: SlurmArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let program = checks::program()?;
     let raw: Vec<String> = checks::words()?;
     let plan = match args.what {
-        What::Predict(job) => job.plan(&raw)?,
-        What::Fit(job) => job.plan(&raw)?,
+        What::Predict(job) => job.plan(&raw, settings)?,
+        What::Fit(job) => job.plan(&raw, settings)?,
         What::FitFolds(job) => job.plan(&raw, settings)?,
-        What::Chain(job) => job.plan(&raw)?,
+        What::Chain(job) => job.plan(&raw, settings)?,
     };
     let scripts: Vec<String> = plan
         .steps
@@ -129,9 +138,7 @@ fn accepted(jobs: &[Job], scripts: &[String]) -> Result<()> {
 fn all_submitted(steps: &[Step], scripts: &[String]) -> Result<Vec<String>> {
     let mut ids: Vec<String> = Vec::new();
     for (step, script) in steps.iter().zip(scripts) {
-        let after = step.after.zip(ids.last());
-        let after = after.map(|(kind, id)| format!("{kind}:{id}"));
-        match submitted(script, after.as_deref()) {
+        match submitted(script, &step.dependency(&ids)) {
             Ok(id) => ids.push(id),
             Err(error) if ids.is_empty() => return Err(error),
             Err(error) => {
@@ -148,9 +155,11 @@ fn all_submitted(steps: &[Step], scripts: &[String]) -> Result<Vec<String>> {
 
 fn printed(steps: &[Step], scripts: &[String], as_json: bool) {
     if as_json {
+        let names = steps.iter().map(|step| step.job.name().to_owned());
+        let names: Vec<String> = names.collect();
         let jobs = steps.iter().zip(scripts);
         let jobs = jobs.map(|(step, script)| {
-            json!({"name": step.job.name(), "after": step.after, "script": script})
+            json!({"name": step.job.name(), "after": step.dependency(&names), "script": script})
         });
         print_out(&format!(
             "{:#}\n",
@@ -169,7 +178,7 @@ fn told(steps: &[Step], ids: &[String], cwd: &Path, warnings: &[String], as_json
     let logs: Vec<PathBuf> = logs.collect();
     if as_json {
         let jobs = steps.iter().zip(ids).zip(&logs).map(|((step, id), log)| {
-            json!({"name": step.job.name(), "id": id, "tasks": step.job.option("array"), "log": log})
+            json!({"name": step.job.name(), "id": id, "tasks": step.job.option("array"), "log": log.display().to_string()})
         });
         let jobs: Vec<_> = jobs.collect();
         print_out(&format!(

@@ -203,7 +203,7 @@ pub fn judged(place: &Place, facts: &Facts) -> Finding {
     let mount = facts.mount.as_ref();
     let on = mount.map_or_else(String::new, |mount| format!(" on {mount}"));
     let value = json!({
-        "path": place.path, "folder": facts.folder, "free_bytes": facts.free_bytes,
+        "path": place.path.display().to_string(), "folder": facts.folder.display().to_string(), "free_bytes": facts.free_bytes,
         "free_inodes": facts.free_inodes, "is_writable": facts.written.is_ok(),
         "file_system": mount.map(|mount| &mount.kind), "source": mount.map(|mount| &mount.source),
     });

@@ -40,6 +40,24 @@ impl Asked {
     }
 }
 
+/// How many GPUs libtorch sees, none in a build without it. The driver begins here: what is asked of it later is
+/// answered at once.
+///
+/// # Errors
+/// It never answers.
+pub fn gpus_seen() -> Result<Option<usize>, Finding> {
+    let seen = within(PATIENCE, || {
+        let _begun = DeviceChoice::Auto.resolved();
+        DeviceChoice::gpus_seen()
+    });
+    seen.ok_or_else(|| {
+        let found = format!("libtorch has not counted the GPUs within {} s", PATIENCE.as_secs());
+        let advice = "the driver hangs: see nvidia-smi and 'dmesg'; CUDA_VISIBLE_DEVICES=-1 hides its GPUs, and --device \
+                      libtorch or flex computes without";
+        Finding::fault(CHECK, found, advice)
+    })
+}
+
 pub fn findings(asked: &Asked, libtorch: Option<&LibTorch>) -> Vec<Finding> {
     let mut findings = vec![built(libtorch)];
     if asked.names_devices() {
@@ -88,7 +106,7 @@ fn built(libtorch: Option<&LibTorch>) -> Finding {
     let facts = json!({
         "built_in": DeviceChoice::built_in(), "auto": chosen.to_string(),
         "libtorch_version": libtorch.and_then(|libtorch| libtorch.version.clone()),
-        "libtorch_folder": libtorch.map(|libtorch| &libtorch.folder),
+        "libtorch_folder": libtorch.map(|libtorch| libtorch.folder.display().to_string()),
     });
     Finding::ok(CHECK, found).with(facts)
 }

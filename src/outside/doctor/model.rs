@@ -18,6 +18,8 @@ use crate::pipeline::predictor::Models;
 const MODEL: &str = "model";
 const DATASET: &str = "dataset";
 
+/// Storage that takes longer to tell whether a file is there hangs.
+const STAT_PATIENCE: Duration = Duration::from_secs(20);
 /// Checksums of a few GB on slow storage.
 const MODEL_PATIENCE: Duration = Duration::from_secs(300);
 /// Listing thousands of cases on slow storage.
@@ -33,7 +35,12 @@ struct Looked {
 /// The model at `path`, and what it takes; `quick` reads no weights.
 pub fn model(path: &Path, way: Way, quick: bool) -> (Finding, Option<Needed>) {
     let shown = path.display();
-    if !path.join("model.toml").is_file() && !PartedModel::is_at(path) {
+    let own = path.to_path_buf();
+    let is_there = move || own.join("model.toml").is_file() || PartedModel::is_at(&own);
+    let Some(is_there) = within(STAT_PATIENCE, is_there) else {
+        return (hangs(MODEL, path, STAT_PATIENCE), None);
+    };
+    if !is_there {
         let found = format!("none at {shown}");
         let advice = "to predict: 'ctseg fit' makes one there, 'ctseg import' brings one, --model or CTSEG_MODEL names another";
         return (Finding::note(MODEL, found).advised(advice), None);
@@ -51,7 +58,7 @@ pub fn model(path: &Path, way: Way, quick: bool) -> (Finding, Option<Needed>) {
                 looked.sha256.get(..12).unwrap_or_default()
             );
             let facts = json!({
-                "path": path, "sha256": looked.sha256, "structures": looked.structures,
+                "path": path.display().to_string(), "sha256": looked.sha256, "structures": looked.structures,
                 "needed_bytes": looked.needed_bytes,
             });
             let [x, y, z] = ordinary_volume().shape;
@@ -94,7 +101,11 @@ fn looked_at(path: &Path, way: Way) -> Result<Looked> {
 pub fn dataset(path: &Path, data_root: Option<&Path>, quick: bool) -> Finding {
     let shown = path.display();
     let advice = "expected a folder or descriptor: --data, CTSEG_DATA, data in ctseg.toml; is its storage mounted here?";
-    if !path.exists() {
+    let own = path.to_path_buf();
+    let Some(is_there) = within(STAT_PATIENCE, move || own.exists()) else {
+        return hangs(DATASET, path, STAT_PATIENCE);
+    };
+    if !is_there {
         return Finding::fault(DATASET, format!("{shown} is not there"), advice);
     }
     if quick {
@@ -108,7 +119,7 @@ pub fn dataset(path: &Path, data_root: Option<&Path>, quick: bool) -> Finding {
     match opened {
         Some(Ok((cases, structures))) => {
             let found = format!("{shown}: {cases} cases, {structures} structures");
-            let facts = json!({"path": path, "cases": cases, "structures": structures});
+            let facts = json!({"path": path.display().to_string(), "cases": cases, "structures": structures});
             Finding::ok(DATASET, found).with(facts)
         }
         Some(Err(error)) => Finding::fault(DATASET, error.to_string(), advice),

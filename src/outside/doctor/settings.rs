@@ -10,16 +10,22 @@ const CHECK: &str = "variables";
 const OURS: &str = "CTSEG_";
 
 /// Those that ctseg's scripts read.
-const SCRIPTS: [&str; 10] = [
+const SCRIPTS: [&str; 16] = [
+    "CTSEG_ARRAY",
     "CTSEG_CACHE",
     "CTSEG_CLAIM",
+    "CTSEG_FIT_SBATCH",
     "CTSEG_IMAGES",
     "CTSEG_MOST_RESTARTS",
     "CTSEG_NCCL",
     "CTSEG_RENDEZVOUS",
+    "CTSEG_SBATCH",
     "CTSEG_SHARES",
     "CTSEG_SKIP_LIBTORCH",
     "CTSEG_SKIP_MPI",
+    "CTSEG_STAGE",
+    "CTSEG_STAGE1",
+    "CTSEG_STAGE2",
     "CTSEG_TEST_",
 ];
 
@@ -95,6 +101,7 @@ mod tests {
         assert!(found[1].advice.as_ref().unwrap().contains("CTSEG_DEVICE"));
         assert_eq!(found.len(), 2);
         assert!(of(&[("CTSEG_CLAIM", "x"), ("CTSEG_TEST_DATA", "y")]).is_empty());
+        assert!(of(&[("CTSEG_STAGE1", "1"), ("CTSEG_FIT_SBATCH", "y")]).is_empty());
         let service = [
             ("CTSEG_MLFLOW_SERVICE_HOST", "10.0.0.7"),
             ("CTSEG_MLFLOW_SERVICE_PORT_HTTP", "5000"),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::patience::within;
 use super::{Finding, clock};
 use crate::host::Host;
 use crate::outside::mlflow::fault::Fault;
@@ -16,6 +17,9 @@ const WAITING: &str = "MLflow, to send";
 
 /// For each of two questions.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Listing thousands of runs on slow storage.
+const RUNS_PATIENCE: Duration = Duration::from_secs(60);
 
 const PROXIES: [&str; 8] = [
     "HTTP_PROXY",
@@ -160,14 +164,22 @@ fn host_of(uri: &str) -> &str {
 }
 
 fn to_send(server: &Server, runs: &Path) -> Option<Finding> {
-    if !runs.is_dir() {
-        return None;
-    }
-    let waiting = match waiting(runs, server) {
-        Ok(waiting) => waiting,
-        Err(error) => {
+    let (own, to) = (runs.to_path_buf(), server.clone());
+    let looked = within(RUNS_PATIENCE, move || {
+        own.is_dir().then(|| waiting(&own, &to))
+    });
+    let waiting = match looked {
+        Some(None) => return None,
+        Some(Some(Ok(waiting))) => waiting,
+        Some(Some(Err(error))) => {
             let advice = "see that this user may read the folder";
             return Some(Finding::warning(WAITING, error.to_string(), advice));
+        }
+        None => {
+            let (runs, patience) = (runs.display(), RUNS_PATIENCE.as_secs());
+            let found = format!("{runs}: no answer within {patience} s");
+            let advice = "its storage is slow or hangs: see 'mount' for its server";
+            return Some(Finding::warning(WAITING, found, advice));
         }
     };
     let count = waiting.len();
@@ -183,10 +195,14 @@ fn to_send(server: &Server, runs: &Path) -> Option<Finding> {
         "'ctseg sync {}' sends it; runs that go on send it by themselves",
         runs.display()
     );
+    let shown: Vec<String> = waiting
+        .iter()
+        .map(|run| run.display().to_string())
+        .collect();
     Some(
         Finding::note(WAITING, found)
             .advised(advice)
-            .with(json!({"runs": waiting})),
+            .with(json!({"runs": shown})),
     )
 }
 
@@ -212,8 +228,13 @@ mod tests {
             ("HTTPS_PROXY", "http://ann:s3cret@proxy:3128"),
             ("no_proxy", "localhost,.svc"),
             ("HTTP_PROXY", ""),
+            ("ALL_PROXY", "ann:s3cret@proxy:3128"),
         ]);
-        let expected = ["HTTPS_PROXY=http://proxy:3128", "no_proxy=localhost,.svc"];
+        let expected = [
+            "HTTPS_PROXY=http://proxy:3128",
+            "ALL_PROXY=proxy:3128",
+            "no_proxy=localhost,.svc",
+        ];
         assert_eq!(proxies(&host), expected);
     }
 }

@@ -157,17 +157,18 @@ fn kept_login(path: &Path) -> Result<(Option<String>, Option<String>)> {
     Ok(login)
 }
 
-/// `http://user:password@host/path` without the login, and the login.
+/// `http://user:password@host/path` without the login, and the login; proxies are named without `http://`, too.
 pub fn without_login(uri: &str) -> (String, Option<(String, String)>) {
-    let Some((scheme, rest)) = uri.split_once("://") else {
-        return (uri.to_owned(), None);
+    let (scheme, rest) = match uri.find("://") {
+        Some(at) => uri.split_at(at + 3),
+        None => ("", uri),
     };
     let host_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let Some(at) = rest[..host_end].rfind('@') else {
         return (uri.to_owned(), None);
     };
     let (name, password) = rest[..at].split_once(':').unwrap_or((&rest[..at], ""));
-    let bare = format!("{scheme}://{}", &rest[at + 1..]);
+    let bare = format!("{scheme}{}", &rest[at + 1..]);
     (bare, Some((decoded(name), decoded(password))))
 }
 
@@ -226,6 +227,29 @@ mod tests {
         for wrong in ["sqlite:///x.db", "mlruns", "http://", "databricks"] {
             let error = found(&[("MLFLOW_TRACKING_URI", wrong)], &preferences).unwrap_err();
             assert!(error.to_string().contains(wrong), "{error}");
+        }
+    }
+
+    #[test]
+    fn logins_are_taken_out_of_addresses() {
+        let login = |name: &str, password: &str| Some((name.to_owned(), password.to_owned()));
+        for (uri, bare, expected) in [
+            (
+                "http://ann:s3cret@a:1/x@y",
+                "http://a:1/x@y",
+                login("ann", "s3cret"),
+            ),
+            (
+                "ann:s3cret@proxy:3128",
+                "proxy:3128",
+                login("ann", "s3cret"),
+            ),
+            ("proxy:3128", "proxy:3128", None),
+            ("localhost,.svc", "localhost,.svc", None),
+            ("http://a/x@y", "http://a/x@y", None),
+            ("", "", None),
+        ] {
+            assert_eq!(without_login(uri), (bare.to_owned(), expected));
         }
     }
 

@@ -31,7 +31,8 @@ struct Node {
 pub fn problems(jobs: &[Job]) -> Result<Vec<String>> {
     let arguments =
         |words: &[&str]| -> Vec<String> { words.iter().map(|w| (*w).to_owned()).collect() };
-    let said = answer("scontrol", &arguments(&["show", "partition", "-o"]))?;
+    // With those that are hidden, which jobs may name.
+    let said = answer("scontrol", &arguments(&["-a", "show", "partition", "-o"]))?;
     let partitions: Vec<Partition> = said.lines().filter_map(partition_of).collect();
     let config = answer("scontrol", &arguments(&["show", "config"]))?;
     let most_tasks = most_tasks(&config);
@@ -53,7 +54,7 @@ pub fn problems(jobs: &[Job]) -> Result<Vec<String>> {
             }
         };
         partition_problem(job, partition).map(&mut tell);
-        let format = arguments(&["-h", "-N", "-p", &partition.name, "-o", "%c|%m|%G"]);
+        let format = arguments(&["-h", "-N", "-p", &partition.name, "-a", "-o", "%c|%m|%G"]);
         let nodes = answer("sinfo", &format)?;
         let nodes: Vec<Node> = nodes.lines().filter_map(node_of).collect();
         node_problem(job, partition, &nodes).map(&mut tell);
@@ -106,7 +107,10 @@ fn chosen<'a>(job: &Job, partitions: &'a [Partition]) -> Result<&'a Partition, S
         let names: Vec<&str> = partitions.iter().map(|p| p.name.as_str()).collect();
         names.join(", ")
     };
-    match job.option("partition") {
+    // sbatch reads it where the script names none.
+    let variable = std::env::var("SBATCH_PARTITION").ok();
+    let variable = variable.as_deref().filter(|name| !name.is_empty());
+    match job.option("partition").or(variable) {
         // Of several, Slurm takes the one that is free first; what the first allows is looked at.
         Some(named) => {
             let first = named.split(',').next().unwrap_or(named);

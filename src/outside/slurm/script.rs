@@ -107,7 +107,7 @@ impl Job {
 }
 
 /// Name and value of an option that a line of a script holds.
-fn option_of(line: &str) -> Option<(&str, &str)> {
+pub(super) fn option_of(line: &str) -> Option<(&str, &str)> {
     let option = line.strip_prefix(OPTION)?;
     Some(option.split_once('=').unwrap_or((option, "")))
 }

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use super::said_by;
+use super::script::option_of;
 use crate::error::{Error, Result};
 
 /// Asks sbatch whether it would take the script, without submitting it.
@@ -14,14 +15,14 @@ pub fn tried(script: &str) -> Result<()> {
     sbatch(&["--test-only".to_owned()], script).map(drop)
 }
 
-/// Submits the script: the job's number. With `after`, such as `afterok:12`, it waits, and is cancelled where what
-/// it waits for fails.
+/// Submits the script: the job's number. With an `after` that is not empty, such as `afterok:12,afterany:13`, it waits,
+/// and is cancelled where this cannot come about any more.
 ///
 /// # Errors
 /// sbatch does not take it.
-pub fn submitted(script: &str, after: Option<&str>) -> Result<String> {
+pub fn submitted(script: &str, after: &str) -> Result<String> {
     let mut options = vec!["--parsable".to_owned()];
-    if let Some(after) = after {
+    if !after.is_empty() {
         options.push(format!("--dependency={after}"));
         options.push("--kill-on-invalid-dep=yes".to_owned());
     }
@@ -37,9 +38,38 @@ pub fn submitted(script: &str, after: Option<&str>) -> Result<String> {
     }
 }
 
+/// Whether the environment's `variable` is one of sbatch's that beats an option of the script, which holds all that was
+/// asked for and all that the job needs.
+fn is_beaten(variable: &str, script: &str) -> bool {
+    let Some(name) = variable.strip_prefix("SBATCH_") else {
+        return false;
+    };
+    let option = match name {
+        // Of a script that has none it would make one.
+        "ARRAY_INX" => return true,
+        "TIMELIMIT" => "time".to_owned(),
+        "NO_REQUEUE" => "requeue".to_owned(),
+        "MEM_PER_NODE" | "MEM_PER_CPU" | "MEM_PER_GPU" => "mem".to_owned(),
+        "GPUS" | "GPUS_PER_NODE" | "GPUS_PER_TASK" => "gres".to_owned(),
+        "CPUS_PER_GPU" => "cpus-per-task".to_owned(),
+        name => name.to_ascii_lowercase().replace('_', "-"),
+    };
+    let mut options = script.lines().filter_map(option_of);
+    options.any(|(own, _)| own == option)
+}
+
 fn sbatch(options: &[String], script: &str) -> Result<String> {
     let cannot = |error| Error::invalid(format!("cannot run 'sbatch': {error}"));
-    let mut child = Command::new("sbatch")
+    let mut command = Command::new("sbatch");
+    for (variable, _) in std::env::vars_os() {
+        if variable
+            .to_str()
+            .is_some_and(|name| is_beaten(name, script))
+        {
+            command.env_remove(variable);
+        }
+    }
+    let mut child = command
         .args(options)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -51,4 +81,32 @@ fn sbatch(options: &[String], script: &str) -> Result<String> {
         let _ = input.write_all(script.as_bytes());
     }
     said_by("sbatch", &child.wait_with_output().map_err(cannot)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_do_not_beat_what_the_script_says() {
+        let script = "#SBATCH --time=04:00:00\n#SBATCH --mem=16G\n#SBATCH --requeue\n#SBATCH --open-mode=append\n";
+        for name in [
+            "TIMELIMIT",
+            "MEM_PER_CPU",
+            "NO_REQUEUE",
+            "OPEN_MODE",
+            "ARRAY_INX",
+        ] {
+            assert!(is_beaten(&format!("SBATCH_{name}"), script), "{name}");
+        }
+        for name in [
+            "SBATCH_PARTITION",
+            "SBATCH_GPUS",
+            "SBATCH_WCKEY",
+            "TIMELIMIT",
+            "SLURM_TIMELIMIT",
+        ] {
+            assert!(!is_beaten(name, script), "{name}");
+        }
+    }
 }

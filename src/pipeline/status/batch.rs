@@ -1,7 +1,7 @@
 //! How a batch of volumes stands, from what its processes have written: `predictions.json`, one for each shard, and
 //! the folder where processes meet that share the volumes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -86,34 +86,6 @@ struct Part {
     survey: Option<Survey>,
 }
 
-/// The files in this folder that tell of batches.
-pub(super) fn manifests(path: &Path) -> Result<Vec<PathBuf>> {
-    let entries = std::fs::read_dir(path).map_err(Error::io(path, "read the folder"))?;
-    let mut found = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(Error::io(path, "read the folder"))?;
-        if entry.file_name().to_str().is_some_and(is_manifest) {
-            found.push(entry.path());
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-/// `predictions.json`, `predictions-3-of-8.json`, each also with `.batch` where a case is called that.
-fn is_manifest(name: &str) -> bool {
-    let Some(rest) = name.strip_prefix("predictions") else {
-        return false;
-    };
-    let Some(shard) = rest.strip_suffix(".json") else {
-        return false;
-    };
-    let shard = shard.strip_suffix(".batch").unwrap_or(shard);
-    let numbers = shard.strip_prefix('-').and_then(|of| of.split_once("-of-"));
-    let is_number = |text: &str| text.parse::<u64>().is_ok();
-    shard.is_empty() || numbers.is_some_and(|(number, of)| is_number(number) && is_number(of))
-}
-
 /// How the batch in the folder at `path` stands, all its shards together.
 pub(super) fn of(path: &Path, manifests: &[PathBuf], now: SystemTime) -> Result<Status> {
     let mut parts = Vec::new();
@@ -125,9 +97,11 @@ pub(super) fn of(path: &Path, manifests: &[PathBuf], now: SystemTime) -> Result<
         }
     }
     parts.sort_by_key(|part| part.sign);
+    let begun: Vec<String> = parts.iter().filter_map(Part::shard).collect();
+    let parts = without_superseded(parts, now);
     let mut status = Status::new(path, Kind::Predict);
     let standings: Vec<_> = parts.iter().map(|part| part.standing(now)).collect();
-    let cases = cases(&parts);
+    let cases = cases(&parts, &begun);
     status.state = together(&standings, &cases);
     let told = standings.iter().zip(&parts);
     let mut told = told.filter(|((state, _), _)| *state == status.state);
@@ -161,7 +135,43 @@ pub(super) fn of(path: &Path, manifests: &[PathBuf], now: SystemTime) -> Result<
     Ok(status)
 }
 
+/// The parts, in the order of their signs, without those of earlier runs: all of whose cases later parts have too, and
+/// those without cases that are shards of no number of shards that is left.
+fn without_superseded(parts: Vec<Part>, now: SystemTime) -> Vec<Part> {
+    let (mut later, mut kept) = (HashSet::new(), Vec::new());
+    for part in parts.into_iter().rev() {
+        let outputs: Vec<PathBuf> = part.outputs().cloned().collect();
+        let is_covered = !outputs.is_empty() && outputs.iter().all(|output| later.contains(output));
+        later.extend(outputs);
+        if !is_covered || part.standing(now).0 == Standing::Running {
+            kept.push(part);
+        }
+    }
+    kept.reverse();
+    let with_cases = kept.iter().filter(|part| !part.manifest.cases.is_empty());
+    let counts: Vec<Option<usize>> = with_cases.map(Part::shard_count).collect();
+    kept.retain(|part| {
+        !part.manifest.cases.is_empty() || counts.is_empty() || counts.contains(&part.shard_count())
+    });
+    kept
+}
+
 impl Part {
+    fn outputs(&self) -> impl Iterator<Item = &PathBuf> {
+        self.manifest.cases.iter().map(|case| &case.output)
+    }
+
+    /// Such as `3/8`.
+    fn shard(&self) -> Option<String> {
+        self.manifest.shard.clone()
+    }
+
+    /// The 8 of `3/8`.
+    fn shard_count(&self) -> Option<usize> {
+        let (_, count) = self.manifest.shard.as_ref()?.split_once('/')?;
+        count.parse().ok()
+    }
+
     fn read(path: &Path, now: SystemTime) -> Result<Self> {
         let text = std::fs::read(path).map_err(Error::io(path, "read"))?;
         let metadata = std::fs::metadata(path).map_err(Error::io(path, "read"))?;
@@ -246,8 +256,9 @@ impl Part {
     }
 }
 
-/// All cases; of one that several parts know, the part that was written last is right.
-fn cases(parts: &[Part]) -> Cases {
+/// All cases; of one that several parts know, the part that was written last is right. `begun` are all shards, those of
+/// earlier runs too.
+fn cases(parts: &[Part], begun: &[String]) -> Cases {
     let mut states = BTreeMap::new();
     for part in parts {
         for case in &part.manifest.cases {
@@ -271,25 +282,15 @@ fn cases(parts: &[Part]) -> Cases {
             (CaseState::Pending, None) => cases.left += 1,
         }
     }
-    cases.shards_missing = shards_missing(parts);
+    cases.shards_missing = shards_missing(parts, begun);
     cases
 }
 
-/// Shards, as `3/8`, of which nothing has been written.
-fn shards_missing(parts: &[Part]) -> Vec<String> {
-    let shards = parts
-        .iter()
-        .filter_map(|part| part.manifest.shard.as_deref());
-    let shards: Vec<&str> = shards.collect();
-    let counts = shards.iter().filter_map(|shard| shard.split_once('/'));
-    let count = counts
-        .filter_map(|(_, count)| count.parse::<usize>().ok())
-        .max();
-    let all = (1..=count.unwrap_or(0).min(10_000)).map(|number| (number, count.unwrap_or(0)));
-    let names = all.map(|(number, count)| format!("{number}/{count}"));
-    names
-        .filter(|name| !shards.contains(&name.as_str()))
-        .collect()
+/// Shards, as `3/8`, of the last run that has any, which have not `begun`.
+fn shards_missing(parts: &[Part], begun: &[String]) -> Vec<String> {
+    let count = parts.iter().rev().find_map(Part::shard_count).unwrap_or(0);
+    let all = (1..=count.min(10_000)).map(|number| format!("{number}/{count}"));
+    all.filter(|name| !begun.contains(name)).collect()
 }
 
 /// One standing for all parts.
@@ -297,7 +298,7 @@ fn together(standings: &[(Standing, Option<String>)], cases: &Cases) -> Standing
     let any = |wanted: Standing| standings.iter().any(|(state, _)| *state == wanted);
     if any(Standing::Running) {
         Standing::Running
-    } else if any(Standing::Unknown) {
+    } else if any(Standing::Unknown) || standings.is_empty() {
         Standing::Unknown
     } else if any(Standing::Failed) {
         Standing::Failed
@@ -354,31 +355,5 @@ impl Part {
         let elapsed = age(Some(SystemTime::from(begun)), now).as_secs_f64();
         let elapsed = elapsed.max(self.manifest.seconds);
         Some(left * elapsed / done)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_files_of_batches_are_taken_for_such() {
-        for name in [
-            "predictions.json",
-            "predictions-3-of-8.json",
-            "predictions.batch.json",
-            "predictions-3-of-8.batch.json",
-        ] {
-            assert!(is_manifest(name), "{name}");
-        }
-        for name in [
-            "predictions.csv",
-            "predictions-x.json",
-            "predictions-3-of-x.json",
-            "case.json",
-            "predictions2.json",
-        ] {
-            assert!(!is_manifest(name), "{name}");
-        }
     }
 }

@@ -2,6 +2,7 @@
 //! evaluations. Nothing is written, so that anybody may look who can read the folders.
 
 mod batch;
+mod batch_files;
 mod evaluation;
 mod sweep;
 mod training;
@@ -54,6 +55,7 @@ pub enum Standing {
 /// How the work in one folder stands.
 #[derive(Debug, Clone, Serialize)]
 pub struct Status {
+    #[serde(serialize_with = "as_shown")]
     pub path: PathBuf,
     pub kind: Kind,
     pub state: Standing,
@@ -82,6 +84,11 @@ pub struct Status {
     /// If it goes on as it did; a training that gains nothing more ends earlier.
     #[serde(serialize_with = "as_text")]
     pub expected_end: Option<SystemTime>,
+}
+
+/// Paths that are not UTF-8, too, which serde refuses.
+fn as_shown<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&path.display())
 }
 
 fn as_text<S: Serializer>(time: &Option<SystemTime>, to: S) -> Result<S::Ok, S::Error> {
@@ -227,7 +234,7 @@ fn search(path: &Path, depth: usize, now: SystemTime, found: &mut Vec<Status>) -
     } else if path.join("run.toml").is_file() {
         found.push(readable(Kind::Fit, training::of(path, now)));
     }
-    let batches = batch::manifests(path)?;
+    let batches = batch_files::manifests(path)?;
     if !batches.is_empty() {
         found.push(readable(Kind::Predict, batch::of(path, &batches, now)));
     }
