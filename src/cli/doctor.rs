@@ -101,7 +101,7 @@ fn hardware(
             way(asked)
         }
         Err(silent) => {
-            findings.push(silent);
+            findings.push(*silent);
             way(&Asked {
                 devices: vec![DeviceChoice::Flex],
                 ..asked.clone()

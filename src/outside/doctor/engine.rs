@@ -45,7 +45,7 @@ impl Asked {
 ///
 /// # Errors
 /// It never answers.
-pub fn gpus_seen() -> Result<Option<usize>, Finding> {
+pub fn gpus_seen() -> Result<Option<usize>, Box<Finding>> {
     let seen = within(PATIENCE, || {
         let _begun = DeviceChoice::Auto.resolved();
         DeviceChoice::gpus_seen()
@@ -54,7 +54,7 @@ pub fn gpus_seen() -> Result<Option<usize>, Finding> {
         let found = format!("libtorch has not counted the GPUs within {} s", PATIENCE.as_secs());
         let advice = "the driver hangs: see nvidia-smi and 'dmesg'; CUDA_VISIBLE_DEVICES=-1 hides its GPUs, and --device \
                       libtorch or flex computes without";
-        Finding::fault(CHECK, found, advice)
+        Box::new(Finding::fault(CHECK, found, advice))
     })
 }
 
