@@ -144,8 +144,6 @@ fn the_memory_of_a_training_step_is_about_what_the_table_says() {
                 frozen_levels: 0,
                 sync_norms: false,
                 team: Default::default(),
-                sync_norms: false,
-                team: Default::default(),
             };
             let mut learner = Learner::new(network, setup, &compute).unwrap();
             let voxels = 2 * z * y * x;
