@@ -295,7 +295,7 @@ pub fn print_summary(summary: &FitSummary, job: &FitJob, as_json: bool) {
         let roi = summary.roi.map(|roi| json!({"mean_recall": roi.mean_recall, "lowest_recall": roi.lowest_recall, "mean_share": roi.mean_share, "cases": roi.cases}));
         print_out(&format!(
             "{:#}\n",
-            json!({"run": summary.run, "model": summary.model, "seconds": summary.seconds, "folds": folds, "held_out_roi": roi, "out_of_fold": out_of_fold_json(summary), "postprocessing": summary.postprocessing, "diagnoses": summary.diagnoses})
+            json!({"run": summary.run.display().to_string(), "model": summary.model.display().to_string(), "seconds": summary.seconds, "folds": folds, "held_out_roi": roi, "out_of_fold": out_of_fold_json(summary), "postprocessing": summary.postprocessing, "diagnoses": summary.diagnoses})
         ));
         return;
     }
@@ -336,7 +336,7 @@ fn out_of_fold_json(summary: &FitSummary) -> serde_json::Value {
         return serde_json::Value::Null;
     };
     let figures = predicted.evaluation.as_ref().map(Evaluation::to_json);
-    json!({"folder": predicted.folder, "complete": predicted.complete, "summary": figures})
+    json!({"folder": predicted.folder.display().to_string(), "complete": predicted.complete, "summary": figures})
 }
 
 /// Cross-validated figures, and the clean-up that follows from them.
