@@ -207,6 +207,13 @@ fn made_up_python(checkout: &Checkout) {
          mkdir -p \"$3/bin\" && cp '{root}/programs/pip' \"$3/bin/python\""
         ),
     );
+    free_disk(checkout, 20);
+}
+
+/// A `df` that finds so many GB free, whatever this machine's disk has.
+fn free_disk(checkout: &Checkout, gb: u64) {
+    let kb = gb * 1024 * 1024;
+    checkout.program("df", &format!("printf 'head\\n/dev/x 9 9 {kb} 9%% /\\n'"));
 }
 
 #[test]
@@ -250,7 +257,7 @@ fn an_interrupted_installation_is_done_again_and_a_whole_one_is_kept() {
 fn too_little_disk_is_said_before_anything_is_installed() {
     let checkout = Checkout::new();
     made_up_python(&checkout);
-    checkout.program("df", "printf 'head\\n/dev/x 9 9 3145728 9%% /\\n'");
+    free_disk(&checkout, 3);
     let said = checkout.error(&[], &[]);
     assert!(
         said.contains("3 GB free") && said.contains("8 GB"),
