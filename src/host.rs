@@ -96,3 +96,16 @@ impl Host {
         }
     }
 }
+
+/// A machine that has these files and no variables of the environment; they last as long as the folder.
+#[cfg(test)]
+pub fn made_up(files: &[(&str, &str)]) -> (tempfile::TempDir, Host) {
+    let root = tempfile::tempdir().unwrap();
+    for (path, text) in files {
+        let path = root.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    let host = Host::below(root.path()).with_variables(&[]);
+    (root, host)
+}

@@ -5,19 +5,10 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use common::{SMALL, ctseg, phantoms, run, stderr};
+use common::{SMALL, ctseg, engines, phantoms, run, stderr};
 use ctseg::pipeline::checkpoint::{Checkpoint, CheckpointFolder};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-
-/// Every CPU engine of this build.
-fn engines() -> Vec<&'static str> {
-    let mut engines = vec!["flex"];
-    if cfg!(feature = "libtorch") {
-        engines.push("libtorch");
-    }
-    engines
-}
 
 /// One fold of a small stage 1; what is random in training is on.
 fn arguments<'a>(data: &'a Path, engine: &'a str, set: &[&'a str]) -> Vec<&'a str> {

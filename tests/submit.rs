@@ -241,6 +241,24 @@ fn what_is_said_to_sbatch_is_kept() {
 }
 
 #[test]
+fn a_chains_scripts_are_told_apart() {
+    let place = Place::new();
+    let chain = "chain data chained images labels --dry-run";
+    let scripts = code(&place.submit(chain), 0);
+    let apart: Vec<&str> = scripts
+        .lines()
+        .filter(|line| line.starts_with("# ---- "))
+        .collect();
+    assert_eq!(apart.len(), 3, "{scripts}");
+    for (index, line) in apart.iter().enumerate() {
+        let begin = format!("# ---- script {} of 4, '", index + 2);
+        assert!(line.starts_with(&begin), "{line}");
+        assert!(line.contains("--dependency=after"), "{line}");
+    }
+    assert!(scripts.starts_with("#!"), "{scripts}");
+}
+
+#[test]
 fn variables_of_sbatch_do_not_beat_what_was_asked_for() {
     let place = Place::new();
     let submit = |line: &str| {

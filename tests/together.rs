@@ -8,17 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{SMALL, ctseg, phantoms, run};
+use common::{SMALL, ctseg, engines, phantoms, run};
 use ctseg::pipeline::checkpoint::Checkpoint;
-
-/// Every CPU engine of this build.
-fn engines() -> Vec<&'static str> {
-    let mut engines = vec!["flex"];
-    if cfg!(feature = "libtorch") {
-        engines.push("libtorch");
-    }
-    engines
-}
 
 /// One fold of a small stage 1 that takes the same steps whoever takes them. Where maxima are taken, of a window or of
 /// a value and zero, a rounding may decide which: such a network can go another way after a while.

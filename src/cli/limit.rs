@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::fit::parse_duration;
+use super::duration::parse_duration;
 use crate::error::{Error, Result};
 use crate::outside::slurm::limit::{Left, left};
 use crate::pipeline::observer::Observer;

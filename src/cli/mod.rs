@@ -7,6 +7,7 @@ mod convert;
 mod demo;
 mod devices;
 mod doctor;
+mod duration;
 mod evaluate;
 mod evaluation_table;
 mod export;

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 use signal_hook::low_level;
 
-use super::fit::parse_duration;
+use super::duration::parse_duration;
 use super::limit::LimitArgs;
 use super::recorded::{RecordArgs, Recorded};
 use super::signals::stop_then_leave_on_signals;

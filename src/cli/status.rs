@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::fit::parse_duration;
+use super::duration::parse_duration;
 use super::table::{score, table};
 use super::{Outcome, Settings, print_out};
 use crate::error::{Error, Result};

@@ -156,25 +156,18 @@ fn whole_cores(text: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
+    use crate::host::made_up;
 
     const UNIFIED: &str =
         "24 1 0:22 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
 
-    /// A machine with these files, in the group and with the mounts that are given.
+    /// A machine with these files, in the groups and with the mounts that are given.
     fn machine(groups: &str, mounts: &str, files: &[(&str, &str)]) -> (tempfile::TempDir, Host) {
-        let root = tempfile::tempdir().unwrap();
         let own = [
             ("proc/self/cgroup", groups),
             ("proc/self/mountinfo", mounts),
         ];
-        for (path, text) in own.iter().chain(files) {
-            let path = root.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        }
-        let host = Host::below(root.path()).with_variables(&[]);
-        (root, host)
+        made_up(&[&own, files].concat())
     }
 
     fn quota(groups: &str, mounts: &str, files: &[(&str, &str)]) -> Option<usize> {

@@ -211,6 +211,7 @@ fn first_number(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::made_up;
 
     const MEMINFO: &str =
         "MemTotal:       8000000 kB\nMemFree:  100 kB\nMemAvailable:   6000000 kB\n";
@@ -218,20 +219,14 @@ mod tests {
     const DIVIDED: &str =
         "35 31 0:32 / /sys/fs/cgroup/memory rw shared:9 - cgroup cgroup rw,memory\n";
 
+    /// A machine with these files, in the groups and with the mounts that are given.
     fn machine(groups: &str, mounts: &str, files: &[(&str, &str)]) -> (tempfile::TempDir, Host) {
-        let root = tempfile::tempdir().unwrap();
         let own = [
             ("proc/meminfo", MEMINFO),
             ("proc/self/cgroup", groups),
             ("proc/self/mountinfo", mounts),
         ];
-        for (path, text) in own.iter().chain(files) {
-            let path = root.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        }
-        let host = Host::below(root.path()).with_variables(&[]);
-        (root, host)
+        made_up(&[&own, files].concat())
     }
 
     fn limit_of(host: &Host) -> (u64, String) {

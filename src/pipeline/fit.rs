@@ -3,33 +3,33 @@
 mod along;
 mod held_out;
 mod manifests;
+mod opened;
+mod source;
 mod told;
 
 use std::cell::OnceCell;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::bundle::{Bundle, TrainedStage};
 use super::case_store::CaseStore;
 use super::checkpoint::{CheckpointFolder, Progress};
-use super::dataset::{CheckDepth, Dataset, Split};
+use super::dataset::{Dataset, Split};
 use super::diagnosis::{self, Diagnosis};
 use super::fine_tuning::Beginning;
-use super::guard::{guarded, unless_stopped};
+use super::guard::guarded;
 use super::observer::{Logged, Observer};
 use super::out_of_fold::OutOfFold;
 use super::overlays::DrawComparison;
-use super::postprocessing::{Postprocessing, check_names};
-use super::recipe::{Recipe, Region};
+use super::postprocessing::Postprocessing;
+use super::recipe::Recipe;
 use super::run_folder::{RunFolder, RunSettings};
 use super::run_state::{self, StateKeeper};
-use super::sampling::{CaseSource, StageOneResult, mirrored_maps};
+use super::sampling::CaseSource;
 use super::schedule::Keep;
-use super::stage_loss::stage_loss;
-use super::stage_one::{RoiQuality, out_of_fold_results};
+use super::stage_one::RoiQuality;
 use super::tracker::{Outcome, Tracker, Trackers};
 use super::training::{Trained, TrainingJob, train};
 use crate::error::{Error, Result};
@@ -40,6 +40,10 @@ use crate::tensors::precision::Precision;
 pub use along::Along;
 use held_out::{drawn, held_out_roi_quality, out_of_fold_and_cleaning};
 use manifests::{fold_manifest, stage_manifest};
+pub use opened::check_dataset;
+use opened::{begun_from, checked, wishes};
+pub use source::StageOneMemory;
+use source::source_together;
 use told::Telling;
 
 /// What to train, on what, into what.
@@ -89,12 +93,6 @@ pub struct TrialRun<'a> {
     /// Stage 1's results, which all trials share.
     pub stage_one: &'a StageOneMemory,
 }
-
-/// Stage 1's results on the training cases, with and without its probabilities, once they were asked for.
-pub type StageOneMemory = Mutex<BTreeMap<bool, StageOneOutcome>>;
-
-/// By case, and which stage 1 it was.
-type StageOneOutcome = (BTreeMap<usize, StageOneResult>, Option<String>);
 
 /// What came of it.
 #[derive(Debug, Clone)]
@@ -151,50 +149,6 @@ pub fn fit(job: &FitJob, observer: &dyn Observer) -> Result<FitSummary> {
         Some((run, began)) => led(job, run, began, observer, started),
         None => along::trained(job, &path, observer, started),
     }
-}
-
-/// What all processes of a team must have alike.
-fn wishes(job: &FitJob) -> Result<String> {
-    let cases: Vec<&str> = job
-        .dataset
-        .cases
-        .iter()
-        .map(|case| case.id.as_str())
-        .collect();
-    Ok(format!(
-        "{}\nseed {}, {}, {}, {:?}, {cases:?}",
-        job.recipe.to_toml()?,
-        job.seed,
-        job.compute.precision,
-        job.compute.choice.is_libtorch(),
-        job.max_time,
-    ))
-}
-
-/// Looks at everything that can be wrong before there is a run, and opens it.
-fn checked(job: &FitJob, observer: &dyn Observer) -> Result<(RunFolder, RunSettings)> {
-    let recipe = &job.recipe;
-    stage_loss(recipe, &job.dataset)?;
-    check_names(recipe, &job.dataset.structures)?;
-    if job.trial.is_none() {
-        Bundle::check_target(&job.model, recipe.stage, &job.dataset.structures)?;
-        check_dataset(&job.dataset, job.stop, observer)?;
-    }
-    if job.resume.is_none() && job.from.is_none() && recipe.training.freeze_encoder_levels > 0 {
-        return Err(Error::usage(
-            "training.freeze_encoder_levels freezes the weights of another model: name it with --from MODEL",
-        ));
-    }
-    if job.resume.is_none() {
-        begun_from(job, &job.from)?; // what is wrong with it is said before there is a run
-    }
-    open_run(job)
-}
-
-fn begun_from(job: &FitJob, from: &Option<PathBuf>) -> Result<Option<Beginning>> {
-    from.as_deref()
-        .map(|path| Beginning::load(path, job.recipe.stage, &job.dataset.structures))
-        .transpose()
 }
 
 /// The run as the first process has it, which may be the only one.
@@ -321,36 +275,6 @@ fn trained_and_published(
     Ok(summary)
 }
 
-/// [`source`], which all processes of a team must see alike.
-fn source_together<'a>(
-    job: &'a FitJob,
-    observer: &'a dyn Observer,
-) -> Result<(CaseSource<'a>, Option<String>)> {
-    let (source, stage1_sha256) = job.team.together(source(job, observer))?;
-    let regions: BTreeMap<_, _> = source
-        .stage_one
-        .iter()
-        .map(|(i, of)| (i, &of.region))
-        .collect();
-    job.team
-        .agree_on(&format!("{stage1_sha256:?} {regions:?}"))?;
-    Ok((source, stage1_sha256))
-}
-
-/// The cases as networks see them, and which stage 1 told of their regions.
-fn source<'a>(
-    job: &'a FitJob,
-    observer: &'a dyn Observer,
-) -> Result<(CaseSource<'a>, Option<String>)> {
-    let (stage_one, stage1_sha256) = stage_one_results(job, observer)?;
-    let values = job.dataset.structures.iter().map(|s| s.value).collect();
-    let store = job.case_store.map(|store| store.used_by(observer));
-    let source = CaseSource::new(&job.dataset, &job.recipe, values, stage_one);
-    let source = source.stopped_by(job.stop).kept_in(store);
-    mirrored_maps(&source)?; // what is wrong with it is said before any training
-    Ok((source, stage1_sha256))
-}
-
 /// When fold number `index` must be done: what is left of the time is shared by the folds that are left.
 fn deadline(job: &FitJob, index: usize, started: Instant) -> Option<Instant> {
     let left = (job.recipe.trained_folds().len() - index) as u32;
@@ -365,45 +289,6 @@ fn training_share(recipe: &Recipe, limit: Duration) -> Duration {
     } else {
         limit
     }
-}
-
-/// What stage 2 needs from stage 1 for every training case, and which stage 1 that was.
-fn stage_one_results(job: &FitJob, observer: &dyn Observer) -> Result<StageOneOutcome> {
-    if job.recipe.region == Region::Whole {
-        return Ok((BTreeMap::new(), None));
-    }
-    let Some(trial) = &job.trial else {
-        return stage_one_looks(job, observer);
-    };
-    // A panic elsewhere cannot leave an outcome half-made: it is inserted whole.
-    let memory = || {
-        trial
-            .stage_one
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    };
-    if let Some(known) = memory().get(&job.recipe.prior) {
-        return Ok(known.clone());
-    }
-    let outcome = stage_one_looks(job, observer)?;
-    memory().insert(job.recipe.prior, outcome.clone());
-    Ok(outcome)
-}
-
-fn stage_one_looks(job: &FitJob, observer: &dyn Observer) -> Result<StageOneOutcome> {
-    let bundle = Bundle::open(&job.model)?;
-    let sha256 = bundle.stage_sha256(1).map(str::to_owned);
-    let cases = job.dataset.training_cases();
-    let results = out_of_fold_results(
-        &bundle,
-        &job.dataset,
-        &cases,
-        job.recipe.prior,
-        &job.compute,
-        job.stop,
-        observer,
-    )?;
-    Ok((results, sha256))
 }
 
 fn train_fold(
@@ -465,61 +350,4 @@ fn training_job<'a>(
         pause_after: job.trial.map(|trial| trial.epochs),
         team: Arc::clone(&job.team),
     }
-}
-
-/// The run's folder, and what it began with.
-fn open_run(job: &FitJob) -> Result<(RunFolder, RunSettings)> {
-    // Absolute, so that the run can be resumed from any folder.
-    let absolute = |path: &Path| std::path::absolute(path).map_err(Error::io(path, "find"));
-    let settings = RunSettings {
-        dataset: absolute(&job.dataset_path)?,
-        data_root: job.data_root.as_deref().map(absolute).transpose()?,
-        model: absolute(&job.model)?,
-        seed: job.seed,
-        from: job.from.as_deref().map(absolute).transpose()?,
-        ctseg_version: env!("CARGO_PKG_VERSION").to_owned(),
-        engine: job.compute.to_string(),
-        parent: job.trial.map(|trial| trial.parent.to_owned()),
-    };
-    if let Some(trial) = &job.trial {
-        if trial.folder.join("run.toml").exists() {
-            let (run, _, began) = RunFolder::resume(trial.folder)?;
-            return Ok((run, began));
-        }
-        let run = RunFolder::create_at(trial.folder, &job.recipe, &settings)?;
-        return Ok((run, settings));
-    }
-    match &job.resume {
-        Some(path) => {
-            let (run, _, began) = RunFolder::resume(path)?;
-            Ok((run, began))
-        }
-        None => {
-            let run = RunFolder::create(&job.runs, &job.recipe, &settings)?;
-            Ok((run, settings))
-        }
-    }
-}
-
-/// Says everything that is wrong with the dataset, and fails if anything is, or when somebody asks to stop.
-pub fn check_dataset(dataset: &Dataset, stop: &AtomicBool, observer: &dyn Observer) -> Result<()> {
-    let task = observer.task("checking the data", dataset.cases.len() as u64, "cases");
-    let go_on = || unless_stopped(stop, || "the data was being checked".to_owned());
-    let report = dataset.check_while(CheckDepth::Voxels, go_on, |_, _| task.advance(1))?;
-    drop(task);
-    for note in &report.notes {
-        match &note.case {
-            Some(case) => observer.warn(&format!("{case}: {}", note.note)),
-            None => observer.warn(&note.note),
-        }
-    }
-    for problem in &report.problems {
-        observer.warn(&format!(
-            "{}: {}: {}",
-            problem.case,
-            problem.file.display(),
-            problem.problem
-        ));
-    }
-    report.into_result().map(drop)
 }

@@ -23,6 +23,15 @@ use ctseg::tensors::device::{Compute, DeviceChoice};
 use ctseg::tensors::precision::PrecisionChoice;
 use ctseg::tensors::weights::network_tensors;
 
+/// The engines that this build has, as `--device` names them.
+pub fn engines() -> Vec<&'static str> {
+    let mut engines = vec!["flex"];
+    if cfg!(feature = "libtorch") {
+        engines.push("libtorch");
+    }
+    engines
+}
+
 /// A run of the binary in `folder` with plain output.
 pub fn ctseg(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ctseg"));

@@ -19,7 +19,7 @@ pub fn program() -> Result<PathBuf> {
         true => Ok(path),
         false => Err(Error::file(
             &path,
-            "job scripts call this program by the name ctseg; rename it, or link it under that name",
+            "job scripts call this program by the name ctseg; rename it, or copy it under that name",
         )),
     }
 }

@@ -165,13 +165,7 @@ impl PredictJob {
             ]),
             arguments,
         };
-        Ok(Plan {
-            steps: vec![Step {
-                job,
-                after: Vec::new(),
-            }],
-            dry_run: self.job.dry_run,
-        })
+        Ok(Plan::of(job, self.job.dry_run))
     }
 }
 
@@ -198,13 +192,7 @@ impl FitJob {
             environment: environment(&[("CTSEG_RUNS", shown(&runs)), (GPUS, gpus)]),
             arguments,
         };
-        Ok(Plan {
-            steps: vec![Step {
-                job,
-                after: Vec::new(),
-            }],
-            dry_run: self.job.dry_run,
-        })
+        Ok(Plan::of(job, self.job.dry_run))
     }
 }
 
@@ -245,13 +233,7 @@ impl FitFoldsJob {
             ]),
             arguments: [vec![model.display().to_string()], passed].concat(),
         };
-        Ok(Plan {
-            steps: vec![Step {
-                job,
-                after: Vec::new(),
-            }],
-            dry_run: self.job.dry_run,
-        })
+        Ok(Plan::of(job, self.job.dry_run))
     }
 }
 

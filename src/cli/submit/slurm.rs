@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::checks;
 use super::jobs::{ChainJob, FitFoldsJob, FitJob, PredictJob};
-use crate::cli::fit::parse_duration;
+use crate::cli::duration::parse_duration;
 use crate::cli::{Outcome, Settings, print_out};
 use crate::error::{Error, Result};
 use crate::outside::progress;
@@ -61,7 +61,7 @@ pub struct JobArgs {
     /// One more option for sbatch, such as --sbatch-arg=--constraint=avx512
     #[arg(long, value_name = "OPTION", allow_hyphen_values = true)]
     pub sbatch_arg: Vec<String>,
-    /// Check and submit nothing: print the scripts, which sbatch takes as they are
+    /// Check and submit nothing: print the scripts, which sbatch takes as they are, one each
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -86,6 +86,17 @@ impl Step {
 pub struct Plan {
     pub steps: Vec<Step>,
     pub dry_run: bool,
+}
+
+impl Plan {
+    /// A single job, which waits for no other.
+    pub fn of(job: Job, dry_run: bool) -> Self {
+        let after = Vec::new();
+        Self {
+            steps: vec![Step { job, after }],
+            dry_run,
+        }
+    }
 }
 
 pub fn run(args: SlurmArgs, settings: &Settings) -> anyhow::Result<Outcome> {
@@ -154,9 +165,9 @@ fn all_submitted(steps: &[Step], scripts: &[String]) -> Result<Vec<String>> {
 }
 
 fn printed(steps: &[Step], scripts: &[String], as_json: bool) {
+    let names = steps.iter().map(|step| step.job.name().to_owned());
+    let names: Vec<String> = names.collect();
     if as_json {
-        let names = steps.iter().map(|step| step.job.name().to_owned());
-        let names: Vec<String> = names.collect();
         let jobs = steps.iter().zip(scripts);
         let jobs = jobs.map(|(step, script)| {
             json!({"name": step.job.name(), "after": step.dependency(&names), "script": script})
@@ -167,7 +178,18 @@ fn printed(steps: &[Step], scripts: &[String], as_json: bool) {
         ));
         return;
     }
-    scripts.iter().for_each(|script| print_out(script));
+    for (index, (step, script)) in steps.iter().zip(scripts).enumerate() {
+        if index > 0 {
+            print_out(&format!(
+                "\n# ---- script {} of {}, '{}': --dependency={}, with numbers for names ----\n\n",
+                index + 1,
+                steps.len(),
+                step.job.name(),
+                step.dependency(&names)
+            ));
+        }
+        print_out(script);
+    }
 }
 
 fn told(steps: &[Step], ids: &[String], cwd: &Path, warnings: &[String], as_json: bool) {

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::Instant;
 
-use super::{FitJob, FitSummary, deadline, source_together, training_job};
+use super::source::source_together;
+use super::{FitJob, FitSummary, deadline, training_job};
 use crate::error::Result;
 use crate::pipeline::checkpoint::CheckpointFolder;
 use crate::pipeline::guard::guarded;
