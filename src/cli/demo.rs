@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use clap::Args;
@@ -67,67 +68,14 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         folder.join("data").display()
     ));
     let descriptor = set.written(&folder.join("data"), observer.as_ref())?;
-    let model = folder.join("model");
     let mut runs = Vec::new();
     for (step, stage) in [(2, "demo-coarse"), (3, "demo-refine")] {
         observer.say(&format!("{step}/5  fit --stage {}", step - 1));
-        let curves = Curves::default();
-        let mut trackers: Vec<&dyn Tracker> = vec![&curves];
-        trackers.extend(settings.observing.tracker());
-        let job = FitJob {
-            recipe: Recipe::named(stage, &args.set)?,
-            dataset: Dataset::open(&descriptor)?,
-            dataset_path: descriptor.clone(),
-            data_root: None,
-            model: model.clone(),
-            runs: folder.join("runs"),
-            from: None,
-            resume: None,
-            compute: settings.compute()?,
-            loader_threads: None,
-            seed: args.seed,
-            max_time: None,
-            stop: &stop,
-            trackers: &trackers,
-            tags: origin::tags(),
-            draw_comparison: Some(comparison::draw),
-            trial: None,
-            case_store: None,
-            team: Arc::default(),
-        };
-        let summary = fit(&job, observer.as_ref())?;
-        if !settings.json {
-            fit_command::print_summary(&summary, &job, false);
-        }
-        runs.push(summary.run);
+        runs.push(trained(&args, stage, &descriptor, &stop, settings)?);
     }
     observer.say("4/5  predict the phantoms that were not trained on");
     let dataset = Dataset::open(&descriptor)?;
-    let inputs: Vec<PathBuf> = dataset
-        .cases
-        .iter()
-        .filter(|case| dataset.is_test(&case.id))
-        .map(|case| case.image.clone())
-        .collect();
-    let (cases, predictions) = plan_outputs(&inputs, &folder.join("predictions"))?;
-    let job = PredictJob {
-        cases,
-        folder: predictions,
-        models: vec![model],
-        computes: vec![settings.compute()?],
-        tta: None,
-        postprocess: true,
-        overwrite: false,
-        max_ram: None,
-        probabilities: None,
-        outputs: Outputs::default(),
-        statistics: true,
-        shard: None,
-        claiming: None,
-        on_attention: None,
-        stop: &stop,
-        leaving: None,
-    };
+    let job = prediction(&dataset, folder, &stop, settings)?;
     let summary = predict(&job, observer.as_ref())?;
     if !settings.json {
         predict_command::print_summary(&summary, &job.folder, false);
@@ -149,6 +97,78 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         Outcome::AllDone
     } else {
         Outcome::SomeFailed
+    })
+}
+
+/// Trains one stage into the demo's model; the run's folder.
+fn trained(
+    args: &DemoArgs,
+    stage: &str,
+    descriptor: &Path,
+    stop: &AtomicBool,
+    settings: &Settings,
+) -> anyhow::Result<PathBuf> {
+    let curves = Curves::default();
+    let mut trackers: Vec<&dyn Tracker> = vec![&curves];
+    trackers.extend(settings.observing.tracker());
+    let job = FitJob {
+        recipe: Recipe::named(stage, &args.set)?,
+        dataset: Dataset::open(descriptor)?,
+        dataset_path: descriptor.to_path_buf(),
+        data_root: None,
+        model: args.output.join("model"),
+        runs: args.output.join("runs"),
+        from: None,
+        resume: None,
+        compute: settings.compute()?,
+        loader_threads: None,
+        seed: args.seed,
+        max_time: None,
+        stop,
+        trackers: &trackers,
+        tags: origin::tags(),
+        draw_comparison: Some(comparison::draw),
+        trial: None,
+        case_store: None,
+        team: Arc::default(),
+    };
+    let summary = fit(&job, settings.observer().as_ref())?;
+    if !settings.json {
+        fit_command::print_summary(&summary, &job, false);
+    }
+    Ok(summary.run)
+}
+
+/// The phantoms that were not trained on.
+fn prediction<'a>(
+    dataset: &Dataset,
+    folder: &Path,
+    stop: &'a AtomicBool,
+    settings: &Settings,
+) -> anyhow::Result<PredictJob<'a>> {
+    let test = dataset
+        .cases
+        .iter()
+        .filter(|case| dataset.is_test(&case.id));
+    let inputs: Vec<PathBuf> = test.map(|case| case.image.clone()).collect();
+    let (cases, predictions) = plan_outputs(&inputs, &folder.join("predictions"))?;
+    Ok(PredictJob {
+        cases,
+        folder: predictions,
+        models: vec![folder.join("model")],
+        computes: vec![settings.compute()?],
+        tta: None,
+        postprocess: true,
+        overwrite: false,
+        max_ram: None,
+        probabilities: None,
+        outputs: Outputs::default(),
+        statistics: true,
+        shard: None,
+        claiming: None,
+        on_attention: None,
+        stop,
+        leaving: None,
     })
 }
 

@@ -52,59 +52,26 @@ impl OneEpoch<'_> {
         batches: &Receiver<Result<Option<Batch>>>,
         expected: &mut Expected,
     ) -> Result<Option<Progress>> {
-        let (job, started) = (self.job, self.clock.started);
-        let training = &job.source.recipe.training;
-        let epoch = Epoch {
-            job,
-            number: progress.epoch,
-            rate: progress.learning_rate(training),
-            // Validation must be over by the deadline too.
-            until: job
-                .deadline
-                .map(|end| end.checked_sub(expected.validation).unwrap_or(started)),
-            slices_expected: expected.slices,
-            save_every: Duration::from_secs_f64(60.0 * training.checkpoint_minutes.min(1e6)),
-        };
-        let mut standing = Standing {
-            position: progress.within.clone().unwrap_or_default(),
-            bad_steps: progress.bad_steps,
-        };
-        let save = |learner: &Learner, standing: &Standing| {
-            let within = self.within(progress, standing, learner);
-            self.if_leading(|| job.checkpoints.save_last(&checkpoint(learner, &within)?))
-        };
-        let mut log = StepLog::new(self.tracker, &job.name);
-        let outcome = epoch.run(
-            learner,
-            batches,
-            &mut standing,
-            &save,
-            self.observer,
-            &mut log,
-        );
-        let flushed = log.flush();
-        let outcome = outcome?;
-        job.team.together(flushed)?;
+        let job = self.job;
+        let epoch = self.epoch(progress, expected);
+        let (outcome, standing) = self.trained(&epoch, learner, progress, batches)?;
         expected.slices = standing.position.slices;
-        if outcome.out_of_time {
-            job.team.together(save(learner, &standing))?;
-        }
 
         let begun = Instant::now();
-        let ends = progress.epoch + 1 == training.epochs;
-        let watched = match is_watched(progress.epoch + 1) || ends {
+        let watched = match self.is_watched(progress.epoch + 1) {
             true => self.watched(),
             false => &[],
         };
         let measured = validate_both(job, learner, watched);
         if let Err(Error::Interrupted(_)) = &measured {
-            save(learner, &standing)?;
+            self.save_within(learner, progress, &standing)?;
         }
         let (validation, on_training) = measured?;
         expected.validation = begun.elapsed();
 
         *progress = self.within(progress, &standing, learner);
         let mut after = progress.clone();
+        let training = &job.source.recipe.training;
         let is_best = after.take_in(&validation, training, outcome.out_of_time);
         let told = self.tracker.epoch(&EpochRecord {
             network: &job.name,
@@ -117,36 +84,108 @@ impl OneEpoch<'_> {
             broken_off: outcome.out_of_time,
         });
         job.team.together(told)?;
-        self.observer.say(&epoch_line(
-            &epoch,
-            &outcome,
-            standing.mean_loss(),
-            &validation,
-            is_best,
-        ));
-        self.observer.board(&standings(
-            &job.name,
-            epoch.number + 1,
-            &job.source.output_names(),
-            &validation,
-        ));
-        let saved = self.if_leading(|| match outcome.out_of_time {
-            true if is_best => job.checkpoints.save_stopped(&in_use(learner, &after)?),
-            true => Ok(()),
-            false => {
-                let state = checkpoint(learner, &after)?;
-                if is_best {
-                    job.checkpoints.save_best(&in_use(learner, &after)?)?;
-                }
-                job.checkpoints.save_last(&state)
-            }
-        });
-        job.team.together(saved)?;
+        let line = epoch_line(&epoch, &outcome, standing.mean_loss(), &validation, is_best);
+        self.say(&line, epoch.number, &validation);
+        job.team
+            .together(self.save(learner, &after, (is_best, outcome.out_of_time)))?;
         if outcome.out_of_time {
             return Ok(Some(after));
         }
         *progress = after;
         Ok(None)
+    }
+
+    fn epoch(&self, progress: &Progress, expected: &Expected) -> Epoch<'_> {
+        let training = &self.job.source.recipe.training;
+        let started = self.clock.started;
+        Epoch {
+            job: self.job,
+            number: progress.epoch,
+            rate: progress.learning_rate(training),
+            // Validation must be over by the deadline too.
+            until: self
+                .job
+                .deadline
+                .map(|end| end.checked_sub(expected.validation).unwrap_or(started)),
+            slices_expected: expected.slices,
+            save_every: Duration::from_secs_f64(60.0 * training.checkpoint_minutes.min(1e6)),
+        }
+    }
+
+    /// The steps of the epoch that are not done yet, with a checkpoint where its time is up.
+    fn trained(
+        &self,
+        epoch: &Epoch,
+        learner: &mut Learner,
+        progress: &Progress,
+        batches: &Receiver<Result<Option<Batch>>>,
+    ) -> Result<(EpochOutcome, Standing)> {
+        let team = &self.job.team;
+        let mut standing = Standing {
+            position: progress.within.clone().unwrap_or_default(),
+            bad_steps: progress.bad_steps,
+        };
+        let save =
+            |learner: &Learner, standing: &Standing| self.save_within(learner, progress, standing);
+        let mut log = StepLog::new(self.tracker, &self.job.name);
+        let outcome = epoch.run(
+            learner,
+            batches,
+            &mut standing,
+            &save,
+            self.observer,
+            &mut log,
+        );
+        let flushed = log.flush();
+        let outcome = outcome?;
+        team.together(flushed)?;
+        if outcome.out_of_time {
+            team.together(save(learner, &standing))?;
+        }
+        Ok((outcome, standing))
+    }
+
+    fn say(&self, line: &str, epoch: usize, validation: &Validation) {
+        self.observer.say(line);
+        self.observer.board(&standings(
+            &self.job.name,
+            epoch + 1,
+            &self.job.source.output_names(),
+            validation,
+        ));
+    }
+
+    /// A checkpoint within the epoch under way.
+    fn save_within(
+        &self,
+        learner: &Learner,
+        progress: &Progress,
+        standing: &Standing,
+    ) -> Result<()> {
+        let within = self.within(progress, standing, learner);
+        let checkpoints = &self.job.checkpoints;
+        self.if_leading(|| checkpoints.save_last(&checkpoint(learner, &within)?))
+    }
+
+    /// The checkpoints that an epoch leaves.
+    fn save(
+        &self,
+        learner: &Learner,
+        after: &Progress,
+        (is_best, out_of_time): (bool, bool),
+    ) -> Result<()> {
+        let checkpoints = &self.job.checkpoints;
+        self.if_leading(|| match out_of_time {
+            true if is_best => checkpoints.save_stopped(&in_use(learner, after)?),
+            true => Ok(()),
+            false => {
+                let state = checkpoint(learner, after)?;
+                if is_best {
+                    checkpoints.save_best(&in_use(learner, after)?)?;
+                }
+                checkpoints.save_last(&state)
+            }
+        })
     }
 
     /// Of several processes the first one writes files.
@@ -168,17 +207,19 @@ impl OneEpoch<'_> {
         }
     }
 
+    /// Whether training cases are measured after epoch `epoch` (from 1 on): where curves bend most, now and then, and at
+    /// the end.
+    fn is_watched(&self, epoch: usize) -> bool {
+        let last = self.job.source.recipe.training.epochs;
+        epoch <= 5 || epoch.is_multiple_of(5) || epoch == last
+    }
+
     /// The training cases that are measured as the held-out ones.
     fn watched(&self) -> &[usize] {
         let wanted = self.job.source.recipe.training.watched_cases;
         let count = wanted.min(self.job.validation.len());
         &self.job.train[..count.min(self.job.train.len())]
     }
-}
-
-/// Whether training cases are measured after epoch `epoch` (from 1 on): where curves bend most, and now and then.
-fn is_watched(epoch: usize) -> bool {
-    epoch <= 5 || epoch.is_multiple_of(5)
 }
 
 /// What the network in use reaches on held-out cases, and on `watched` ones if there are any.

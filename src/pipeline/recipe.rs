@@ -4,6 +4,7 @@ mod nnunet;
 mod patch_size;
 mod postprocessing;
 mod sliding;
+mod soundness;
 mod tracking;
 mod training;
 
@@ -11,7 +12,6 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::arrays::augmentation::FlipAxis;
 use crate::arrays::normalisation::{Normalisation, Scaling};
 use crate::arrays::preprocess::Window;
 use crate::arrays::resample::Interpolation;
@@ -286,95 +286,6 @@ impl Recipe {
         match self.by_patches() {
             false => "slices",
             true => "patches",
-        }
-    }
-
-    fn validated(self, origin: &str) -> Result<Self> {
-        let positive = |v: f64| v.is_finite() && v > 0.0;
-        let checks = [
-            (matches!(self.stage, 1 | 2), "stage must be 1 or 2"),
-            (
-                self.spacing_mm.iter().all(|v| positive(*v)),
-                "spacing_mm must be three positive numbers",
-            ),
-            (
-                self.folds >= 2,
-                "folds must be 2 or more (one part is held out for validation)",
-            ),
-            (
-                self.trained_folds().iter().all(|fold| *fold < self.folds)
-                    && !self.trained_folds().is_empty(),
-                "train_folds must name folds from 0 to folds − 1",
-            ),
-            (
-                self.stage == 2 || self.region == Region::Whole,
-                "stage 1 works on region = \"whole\"",
-            ),
-            (
-                self.stage == 1 || self.structures == Target::Each,
-                "stage 2 needs structures = \"each\"",
-            ),
-            (
-                !self.prior || self.region == Region::Roi,
-                "prior = true needs region = \"roi\"",
-            ),
-            (
-                !self.windows_hu.is_empty() && self.windows_hu.iter().all(|w| w.low_hu < w.high_hu),
-                "windows_hu needs at least one [low, high] with low < high",
-            ),
-            (
-                self.network.dimensions() == self.training.patch_size.dimensions(),
-                "training.patch_size must be [y, x] for a network that works on slices and [z, y, x] for one that works on volumes",
-            ),
-            (
-                self.nnunet.is_some() || self.training.patch_size.sides().iter().all(|v| *v >= 8),
-                "training.patch_size must be 8 or more along every axis",
-            ),
-            (
-                self.network.dimensions() == 3 || !self.training.flips(FlipAxis::Z),
-                "training.augmentation.flip_axes: \"z\" is for networks that work on volumes",
-            ),
-            (
-                (0.0..1.0).contains(&self.roi.threshold),
-                "roi.threshold must lie in [0, 1)",
-            ),
-            (
-                self.roi
-                    .margin_mm
-                    .iter()
-                    .all(|v| v.is_finite() && *v >= 0.0)
-                    && self.jitter.shift_mm >= 0.0
-                    && self.jitter.grow_mm >= 0.0
-                    && (0.0..=1.0).contains(&self.jitter.drop_prior),
-                "roi.margin_mm and jitter must not be negative, jitter.drop_prior at most 1",
-            ),
-        ];
-        let problem = checks
-            .iter()
-            .find(|(holds, _)| !holds)
-            .map(|(_, problem)| *problem)
-            .or_else(|| self.training.problem(self.outputs))
-            .or_else(|| self.sliding.problem())
-            .or_else(|| self.normalisation.problem(&self.windows_hu))
-            .or_else(|| self.nnunet.as_ref()?.problem())
-            .or_else(|| {
-                let nnunet = self.nnunet.as_ref()?;
-                let flat = nnunet.mirror_axes.contains(&0) && self.network.dimensions() == 2;
-                let near = self
-                    .spacing_mm
-                    .iter()
-                    .all(|mm| (0.01..=1000.0).contains(mm));
-                match (flat, near) {
-                    (true, _) => Some("nnunet.mirror_axes: slices have the axes 1 and 2"),
-                    (_, false) => Some("spacing_mm must lie between 0.01 and 1000"),
-                    _ => None,
-                }
-            })
-            .map(str::to_owned)
-            .or_else(|| self.postprocessing.problem());
-        match problem {
-            Some(problem) => Err(Error::file(origin, problem)),
-            None => Ok(self),
         }
     }
 }
