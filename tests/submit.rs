@@ -247,11 +247,11 @@ fn a_chains_scripts_are_told_apart() {
     let scripts = code(&place.submit(chain), 0);
     let apart: Vec<&str> = scripts
         .lines()
-        .filter(|line| line.starts_with("# ---- "))
+        .filter(|line| line.starts_with("# ==== "))
         .collect();
     assert_eq!(apart.len(), 3, "{scripts}");
     for (index, line) in apart.iter().enumerate() {
-        let begin = format!("# ---- script {} of 4, '", index + 2);
+        let begin = format!("# ==== script {} of 4, '", index + 2);
         assert!(line.starts_with(&begin), "{line}");
         assert!(line.contains("--dependency=after"), "{line}");
     }

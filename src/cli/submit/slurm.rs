@@ -181,7 +181,7 @@ fn printed(steps: &[Step], scripts: &[String], as_json: bool) {
     for (index, (step, script)) in steps.iter().zip(scripts).enumerate() {
         if index > 0 {
             print_out(&format!(
-                "\n# ---- script {} of {}, '{}': --dependency={}, with numbers for names ----\n\n",
+                "\n# ==== script {} of {}, '{}': --dependency={}, with numbers for names ====\n\n",
                 index + 1,
                 steps.len(),
                 step.job.name(),

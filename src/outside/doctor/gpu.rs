@@ -14,7 +14,7 @@ const CHECK: &str = "GPU";
 const NVIDIA: &str = "0x10de";
 
 /// What the libtorch that `scripts/setup-libtorch.sh` installs is built with.
-const USUAL_CUDA: u32 = 13;
+pub(super) const USUAL_CUDA: u32 = 13;
 
 /// Where the driver's library lies, beside `LD_LIBRARY_PATH`.
 const LIBRARY_FOLDERS: [&str; 7] = [

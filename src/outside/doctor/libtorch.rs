@@ -25,12 +25,12 @@ impl LibTorch {
         let own = version.as_deref().and_then(cuda_in_version);
         let runtime = libraries(&maps).find_map(|path| soname_number(path, "libcudart.so"));
         let cuda = own.or_else(|| runtime.map(|major| (major, None)));
+        // A build for CPUs has no such library, whatever else is loaded. Without a driver it is not loaded.
+        let has_cuda = of("libtorch_cuda.so").is_some() || folder.join("libtorch_cuda.so").exists();
         Some(Self {
             folder,
             version,
-            // A build for CPUs has no such library, whatever else is loaded.
-            cuda: cuda
-                .filter(|_| of("libtorch_cuda.so").is_some() || of("libc10_cuda.so").is_some()),
+            cuda: has_cuda.then(|| cuda.unwrap_or((super::gpu::USUAL_CUDA, None))),
         })
     }
 
@@ -131,6 +131,12 @@ mod tests {
         assert_eq!(wheel.cuda, Some((13, Some(0))));
         // Its libraries for GPUs are not there.
         assert_eq!(loaded(&["libtorch_cpu.so"]).unwrap().cuda, None);
+        // They are, and not loaded.
+        std::fs::write(lib.join("libtorch_cuda.so"), "").unwrap();
+        assert_eq!(
+            loaded(&["libtorch_cpu.so"]).unwrap().cuda,
+            Some((13, Some(0)))
+        );
     }
 
     #[test]

@@ -135,6 +135,7 @@ unsafe extern "C" {
         error: *mut *mut c_char,
     ) -> c_int;
     fn ctseg_cuda_has_bf16() -> c_int;
+    fn ctseg_knows_cuda() -> c_int;
     fn ctseg_release_free();
 }
 
@@ -472,6 +473,12 @@ pub(super) fn pinned(tensor: &Tensor) -> Result<Tensor> {
 pub(super) fn cuda_has_bf16() -> bool {
     // SAFETY: asks for a property; exceptions are caught there.
     unsafe { ctseg_cuda_has_bf16() != 0 }
+}
+
+/// Whether libtorch's CUDA half is loaded, and registered with the rest of it.
+pub fn knows_cuda() -> bool {
+    // SAFETY: asks for a property; exceptions are caught there.
+    unsafe { ctseg_knows_cuda() != 0 }
 }
 
 /// Gives CPU memory that is kept for later tensors back to the system.

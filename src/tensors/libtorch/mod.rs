@@ -7,6 +7,7 @@
 #![allow(deprecated)]
 
 mod average;
+mod cuda_library;
 mod ffi;
 mod int8;
 mod learner;
@@ -27,7 +28,7 @@ use std::sync::Once;
 
 use tch::{Kind, Tensor};
 
-pub use ffi::{cpu_memory, cuda_peak, limit_cpu_memory, reset_cpu_peak};
+pub use ffi::{cpu_memory, cuda_peak, knows_cuda, limit_cpu_memory, reset_cpu_peak};
 pub use int8::Quantised;
 pub use learner::TorchLearner;
 pub(super) use self_test::ones_convolved;

@@ -1,8 +1,9 @@
 #include "api.h"
 
 #include <ATen/Context.h>
-#include <c10/core/CachingDeviceAllocator.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/detail/CUDAHooksInterface.h>
+#include <c10/core/CachingDeviceAllocator.h>
 
 #include "block.h"
 #include "guard.h"
@@ -76,6 +77,16 @@ extern "C" int ctseg_pinned(at::Tensor* tensor, at::Tensor** result, char** erro
 extern "C" int ctseg_cuda_has_bf16(void) {
   try {
     return at::hasCUDA() && at::detail::getCUDAHooks().supportsBFloat16ConvolutionWithCuDNNv8();
+  } catch (...) {
+    return 0;
+  }
+}
+
+// Kernels and hooks register themselves when libtorch_cuda.so is loaded.
+extern "C" int ctseg_knows_cuda(void) {
+  try {
+    const auto add = c10::Dispatcher::singleton().findSchema({"aten::add", "Tensor"});
+    return add && add->hasKernelForDispatchKey(c10::DispatchKey::CUDA) && at::detail::getCUDAHooks().hasCUDART();
   } catch (...) {
     return 0;
   }

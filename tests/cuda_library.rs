@@ -1,0 +1,78 @@
+//! libtorch's CUDA half is loaded where NVIDIA's driver is, and nowhere else.
+#![cfg(all(feature = "libtorch", target_os = "linux"))]
+
+mod common;
+
+use std::path::Path;
+use std::process::Command;
+
+use common::ctseg;
+use ctseg::tensors::libtorch::{cuda_devices, knows_cuda};
+
+/// What the dynamic linker loads at a start of the program, with `folder` in the places that it looks in first.
+fn loaded_at_start(folder: &Path) -> String {
+    let output = ctseg(folder, &["--version"])
+        .env("LD_LIBRARY_PATH", folder)
+        .env("LD_DEBUG", "files")
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("libtorch_cpu.so"), "{said}");
+    said
+}
+
+fn has_driver() -> bool {
+    // SAFETY: the name ends in 0; a driver that is there is loaded by the program anyway.
+    unsafe { !libc::dlopen(c"libcuda.so.1".as_ptr(), libc::RTLD_LAZY).is_null() }
+}
+
+/// Loads it, unless this libtorch is built for CPUs alone.
+fn is_there() -> bool {
+    let flags = libc::RTLD_NOW | libc::RTLD_GLOBAL;
+    // SAFETY: the name ends in 0; what the library does when it is loaded it also does when the linker loads it.
+    let library = unsafe { libc::dlopen(c"libtorch_cuda.so".as_ptr(), flags) };
+    if library.is_null() {
+        println!("left out: this libtorch is built for CPUs alone");
+    }
+    !library.is_null()
+}
+
+#[test]
+fn it_is_loaded_where_the_driver_is_and_nowhere_else() {
+    if !is_there() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let without = loaded_at_start(folder.path());
+    assert_eq!(without.contains("libtorch_cuda.so"), has_driver());
+
+    let driver = folder.path().join("libcuda.so.1");
+    let made = Command::new("cc")
+        .args(["-shared", "-x", "c", "/dev/null", "-o"])
+        .arg(&driver)
+        .status()
+        .unwrap();
+    assert!(made.success());
+    let with = loaded_at_start(folder.path());
+    let by = with
+        .lines()
+        .find(|line| line.contains("file=libtorch_cuda.so"));
+    assert!(
+        by.is_some_and(|line| line.contains("dynamically loaded by")),
+        "{by:?}"
+    );
+}
+
+/// Its kernels and hooks are then those of a program that it is bound to.
+#[test]
+fn loaded_late_it_is_registered_as_if_bound() {
+    if !is_there() {
+        return;
+    }
+    assert!(knows_cuda());
+    assert_eq!(
+        cuda_devices() > 0,
+        has_driver() && Path::new("/dev/nvidiactl").exists()
+    );
+}
