@@ -23,10 +23,11 @@ esac
 "#;
 
 const SINFO: &str = r#"#!/bin/sh
-case "$4" in
-gpu) echo "64|515000|gpu:a100:4(S:0-1)" ;;
-*) echo "8|65536|(null)"; echo "16|32000|(null)" ;;
-esac
+[ "$*" = "-h -N -a -o %R|%c|%m|%G" ] || exit 1
+echo "gpu|64|515000|gpu:a100:4(S:0-1)"
+echo "cpu|8|65536|(null)"
+echo "cpu|16|32000|(null)"
+echo "old|8|65536|(null)"
 "#;
 
 /// Keeps the script and the options of each job; refuses what the file `refuse` says.

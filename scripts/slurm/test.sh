@@ -190,9 +190,13 @@ test_submit() {
     local id job=(submit slurm predict "$work/images" -o "$work/submitted" --model "$work/model" --tasks 4 --time 10m
         --mem 1G --cpus 1)
     "$ctseg" "${job[@]}" --partition nowhere &>"$work/refused.txt" && fail "a partition that is not there was taken"
-    grep -q "expected one of work, urgent" "$work/refused.txt" || fail "not told which there are: $(cat "$work/refused.txt")"
+    grep -q "expected one of work, urgent, secret" "$work/refused.txt" || fail "not told which there are: $(cat "$work/refused.txt")"
     "$ctseg" "${job[@]}" --gpus 1 &>"$work/refused.txt" && fail "a job for GPUs that no node has was taken"
     grep -q "no node of partition 'work'" "$work/refused.txt" || fail "not told what nodes have: $(cat "$work/refused.txt")"
+    # Hidden partitions are for those who know their names.
+    "$ctseg" "${job[@]}" --partition secret --gpus 1 &>"$work/refused.txt" && fail "more than a hidden partition has was taken"
+    grep -q "no node of partition 'secret'" "$work/refused.txt" || fail "nodes of a hidden partition: $(cat "$work/refused.txt")"
+    grep -q "for 2 reasons" "$work/refused.txt" || fail "not told of its time: $(cat "$work/refused.txt")"
     "$ctseg" "${job[@]}" --json >"$work/submitted.json" 2>"$work/submitted.txt" || fail "$(cat "$work/submitted.txt")"
     id="$("$python" -c 'import json, sys; print(json.load(open(sys.argv[1]))["jobs"][0]["id"])' "$work/submitted.json")"
     until_true 60 "task 2 has written a label map" some_of_share 2 "$work/submitted"

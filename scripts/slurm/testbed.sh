@@ -9,7 +9,8 @@
 #   testbed.sh down FOLDER          cancels its jobs and ends every process; removes the folder, save for its log/ where
 #                                   --keep-log follows
 #
-# Partitions: `work` (by default; its jobs are requeued when `urgent` wants their nodes) and `urgent`.
+# Partitions: `work` (by default; its jobs are requeued when `urgent` wants their nodes), `urgent`, and `secret`,
+# which is hidden and gives 5 minutes.
 set -euo pipefail
 
 # Nodes that share a machine have ports of their own; the first free block of this many is taken.
@@ -97,6 +98,7 @@ ReturnToService=2
 NodeName=n[1-$nodes] NodeHostname=$(hostname -s) NodeAddr=127.0.0.1 Port=[$((port + 1))-$((port + nodes))] CPUs=1 RealMemory=65536
 PartitionName=work Nodes=ALL Default=YES PriorityTier=1
 PartitionName=urgent Nodes=ALL PriorityTier=10
+PartitionName=secret Nodes=n1 Hidden=YES MaxTime=5
 END
     : >"$folder/plugstack.conf"
 }

@@ -36,6 +36,11 @@ pub fn problems(jobs: &[Job]) -> Result<Vec<String>> {
     let partitions: Vec<Partition> = said.lines().filter_map(partition_of).collect();
     let config = answer("scontrol", &arguments(&["show", "config"]))?;
     let most_tasks = most_tasks(&config);
+    // sinfo takes -a or -p, not both.
+    let nodes = answer(
+        "sinfo",
+        &arguments(&["-h", "-N", "-a", "-o", "%R|%c|%m|%G"]),
+    )?;
     let mut found = Vec::new();
     for job in jobs {
         let mut tell = |problem: String| {
@@ -54,10 +59,10 @@ pub fn problems(jobs: &[Job]) -> Result<Vec<String>> {
             }
         };
         partition_problem(job, partition).map(&mut tell);
-        let format = arguments(&["-h", "-N", "-p", &partition.name, "-a", "-o", "%c|%m|%G"]);
-        let nodes = answer("sinfo", &format)?;
-        let nodes: Vec<Node> = nodes.lines().filter_map(node_of).collect();
-        node_problem(job, partition, &nodes).map(&mut tell);
+        let own = nodes.lines().filter_map(node_of);
+        let own = own.filter(|(name, _)| *name == partition.name);
+        let own: Vec<Node> = own.map(|(_, node)| node).collect();
+        node_problem(job, partition, &own).map(&mut tell);
     }
     Ok(found)
 }
@@ -75,9 +80,10 @@ fn partition_of(line: &str) -> Option<Partition> {
     })
 }
 
-/// `8|64000|gpu:a100:4(S:0-1)`; more than the number may follow a `+`.
-fn node_of(line: &str) -> Option<Node> {
+/// `work|8|64000|gpu:a100:4(S:0-1)`: a node and its partition; more than the number may follow a `+`.
+fn node_of(line: &str) -> Option<(&str, Node)> {
     let mut parts = line.split('|');
+    let partition = parts.next()?.trim();
     let mut number = || parts.next()?.trim().trim_end_matches('+').parse().ok();
     let (cpus, memory_mib) = (number()?, number()?);
     let resources = parts.next().unwrap_or_default().split(',');
@@ -86,11 +92,12 @@ fn node_of(line: &str) -> Option<Node> {
         let (kind, count) = resource.rsplit_once(':')?;
         (kind == "gpu" || kind.starts_with("gpu:")).then(|| count.parse::<u64>().ok())?
     });
-    Some(Node {
+    let node = Node {
         cpus,
         memory_mib,
         gpus: gpus.sum(),
-    })
+    };
+    Some((partition, node))
 }
 
 /// Tasks of an array have numbers below this.
@@ -245,12 +252,12 @@ mod tests {
                 gpus,
             })
         };
-        assert_eq!(node_of("1|65536|(null)"), node(1, 65536, 0));
+        assert_eq!(node_of("work|1|65536|(null)"), node(1, 65536, 0));
         assert_eq!(
-            node_of("64+|515000+|gpu:a100:4(S:0-1),gpu:v100:2"),
+            node_of("work|64+|515000+|gpu:a100:4(S:0-1),gpu:v100:2"),
             node(64, 515_000, 6)
         );
-        assert_eq!(node_of("8|32000|gpu:2,shard:8"), node(8, 32000, 2));
+        assert_eq!(node_of("work|8|32000|gpu:2,shard:8"), node(8, 32000, 2));
         assert_eq!(node_of("what"), None);
         assert_eq!(
             most_tasks("MaxJobCount = 10\nMaxArraySize            = 1001\n"),
