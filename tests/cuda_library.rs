@@ -22,6 +22,16 @@ fn loaded_at_start(folder: &Path) -> String {
     said
 }
 
+/// Puts an empty library there, by the name of NVIDIA's driver.
+fn driver(folder: &Path) {
+    let made = Command::new("cc")
+        .args(["-shared", "-x", "c", "/dev/null", "-o"])
+        .arg(folder.join("libcuda.so.1"))
+        .status()
+        .unwrap();
+    assert!(made.success());
+}
+
 fn has_driver() -> bool {
     // SAFETY: the name ends in 0; a driver that is there is loaded by the program anyway.
     unsafe { !libc::dlopen(c"libcuda.so.1".as_ptr(), libc::RTLD_LAZY).is_null() }
@@ -47,13 +57,7 @@ fn it_is_loaded_where_the_driver_is_and_nowhere_else() {
     let without = loaded_at_start(folder.path());
     assert_eq!(without.contains("libtorch_cuda.so"), has_driver());
 
-    let driver = folder.path().join("libcuda.so.1");
-    let made = Command::new("cc")
-        .args(["-shared", "-x", "c", "/dev/null", "-o"])
-        .arg(&driver)
-        .status()
-        .unwrap();
-    assert!(made.success());
+    driver(folder.path());
     let with = loaded_at_start(folder.path());
     let by = with
         .lines()
@@ -62,6 +66,35 @@ fn it_is_loaded_where_the_driver_is_and_nowhere_else() {
         by.is_some_and(|line| line.contains("dynamically loaded by")),
         "{by:?}"
     );
+}
+
+#[test]
+fn libraries_that_cannot_be_loaded_are_said_and_no_cpu_steps_in() {
+    if !is_there() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    // A driver, and a broken library before the whole one.
+    driver(folder.path());
+    std::fs::write(folder.path().join("libtorch_cuda.so"), "torn").unwrap();
+    let run = |device: &str| {
+        let begin = ["bench", "--device", device, "--seconds", "0.01"];
+        let mut command = ctseg(folder.path(), &begin);
+        command.env("LD_LIBRARY_PATH", folder.path());
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), said)
+    };
+    for device in ["auto", "libtorch:cuda:0"] {
+        let (code, said) = run(device);
+        assert_eq!(code, Some(1), "{said}");
+        let parts = [
+            "cannot be loaded",
+            "libtorch_cuda.so",
+            "--device libtorch for the CPU",
+        ];
+        assert!(parts.iter().all(|part| said.contains(part)), "{said}");
+    }
 }
 
 /// Its kernels and hooks are then those of a program that it is bound to.

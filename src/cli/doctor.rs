@@ -125,6 +125,7 @@ fn engines(host: &Host, asked: &Asked, gpus: Option<usize>, findings: &mut Vec<F
     let seen = gpus.map(|gpus| Seen {
         gpus,
         libtorch: libtorch.unwrap_or_default(),
+        problem: DeviceChoice::gpu_problem().map(str::to_owned),
     });
     findings.push(gpu::judged(
         &gpu::Facts::of(host),

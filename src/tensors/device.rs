@@ -83,6 +83,7 @@ impl DeviceChoice {
             Self::LibTorchCpu => Ok(Device::libtorch()),
             #[cfg(feature = "libtorch")]
             Self::LibTorchCuda(index) if index >= super::libtorch::cuda_devices() => {
+                self.check_gpu_libraries()?;
                 Err(Error::invalid(format!(
                     "device {self} is not there: libtorch sees {} NVIDIA GPUs on this machine; use --device libtorch for its CPU",
                     super::libtorch::cuda_devices()
@@ -102,6 +103,24 @@ impl DeviceChoice {
                 Self::built_in().join(", ")
             ))),
         }
+    }
+
+    /// Where `auto` would take a GPU but for libraries that cannot be loaded, nobody shall wait for a CPU.
+    fn check_gpu_libraries(self) -> Result<()> {
+        match (self, Self::gpu_problem()) {
+            (Self::Auto | Self::LibTorchCuda(_), Some(problem)) => Err(Error::invalid(format!(
+                "device {self}: NVIDIA's driver is here, but libtorch's libraries for it cannot be loaded ({problem}); run scripts/setup-libtorch.sh and build again, or use --device libtorch for the CPU"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Why libtorch's libraries for GPUs could not be loaded, where there is a driver for them.
+    pub fn gpu_problem() -> Option<&'static str> {
+        #[cfg(feature = "libtorch")]
+        return super::libtorch::cuda_problem();
+        #[cfg(not(feature = "libtorch"))]
+        None
     }
 
     /// How many NVIDIA GPUs libtorch sees; none in a build without libtorch.
@@ -147,8 +166,9 @@ impl Compute {
     /// Opens a device, with `threads` for each operation on a CPU.
     ///
     /// # Errors
-    /// The build lacks the engine, the machine the device, or the device the precision.
+    /// The build lacks the engine, the machine the device or its libraries, or the device the precision.
     pub fn open(choice: DeviceChoice, precision: PrecisionChoice, threads: usize) -> Result<Self> {
+        choice.check_gpu_libraries()?;
         let choice = choice.resolved();
         #[cfg(feature = "libtorch")]
         if choice.is_libtorch() {

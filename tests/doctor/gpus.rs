@@ -21,6 +21,7 @@ fn seen(gpus: usize) -> Option<Seen> {
             version: Some("2.11.0+cu130".to_owned()),
             cuda: Some((13, Some(0))),
         },
+        problem: None,
     })
 }
 
@@ -174,6 +175,12 @@ fn hidden_gpus_missing_libraries_and_builds_for_cpus_are_told_apart() {
     says(
         &wrong(&machine, &[], Some(cpu)),
         &["built for CPUs alone", "setup-libtorch.sh"],
+    );
+    let mut broken = seen(0).unwrap();
+    broken.problem = Some("libcudnn.so.9: cannot open shared object file".to_owned());
+    says(
+        &wrong(&machine, &[], Some(broken)),
+        &["cannot be loaded: libcudnn.so.9", "setup-libtorch.sh"],
     );
     says(
         &wrong(&machine, &[], seen(0)),

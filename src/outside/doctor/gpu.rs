@@ -55,6 +55,8 @@ pub struct Facts {
 pub struct Seen {
     pub gpus: usize,
     pub libtorch: LibTorch,
+    /// Why its libraries for GPUs could not be loaded.
+    pub problem: Option<String>,
 }
 
 impl Facts {
@@ -235,6 +237,12 @@ fn trouble(facts: &Facts, seen: Option<&Seen>) -> Option<(String, String)> {
     {
         let found = format!("{named}, and this libtorch is built for CPUs alone");
         let advice = "scripts/setup-libtorch.sh installs one for GPUs; build ctseg again with it";
+        return Some((found, advice.to_owned()));
+    }
+    if let Some(problem) = seen.and_then(|seen| seen.problem.as_ref()) {
+        let found =
+            format!("{named}, and libtorch's libraries for GPUs cannot be loaded: {problem}");
+        let advice = "scripts/setup-libtorch.sh installs them whole; build ctseg again, or name the missing one's folder in LD_LIBRARY_PATH";
         return Some((found, advice.to_owned()));
     }
     if !facts.is_wsl {

@@ -246,11 +246,12 @@ mod tests {
         assert_eq!(found.longest, Some(Span::Of(Duration::from_secs(172_800))));
         assert!(found.name == "gpu" && found.is_up && !found.is_default);
         let node = |cpus, memory_mib, gpus| {
-            Some(Node {
+            let node = Node {
                 cpus,
                 memory_mib,
                 gpus,
-            })
+            };
+            Some(("work", node))
         };
         assert_eq!(node_of("work|1|65536|(null)"), node(1, 65536, 0));
         assert_eq!(

@@ -3,11 +3,14 @@
 
 use std::ffi::CStr;
 use std::os::raw::c_int;
+use std::sync::OnceLock;
 
 /// The driver's own library, which containers are handed in with the GPUs.
 const DRIVER: &CStr = c"libcuda.so.1";
 /// Found beside `libtorch_cpu.so`, by the program's rpath or `LD_LIBRARY_PATH`.
 const LIBRARY: &CStr = c"libtorch_cuda.so";
+
+static PROBLEM: OnceLock<String> = OnceLock::new();
 
 /// Stands in for burn-tch's function of the same name, which nobody calls: it is there to bind `libtorch_cuda.so` to
 /// the program. Where a linker takes that one nevertheless, the library is loaded as ever.
@@ -20,11 +23,58 @@ extern "C" fn dummy_cuda_dependency() {}
 static BEFORE_MAIN: extern "C" fn() = load;
 
 extern "C" fn load() {
-    open(DRIVER, libc::RTLD_LAZY) && open(LIBRARY, libc::RTLD_NOW | libc::RTLD_GLOBAL);
+    if open(DRIVER, libc::RTLD_LAZY).is_err() {
+        return;
+    }
+    let loaded = open(LIBRARY, libc::RTLD_NOW | libc::RTLD_GLOBAL);
+    if let Some(problem) = loaded.err().filter(|problem| !is_absent(problem)) {
+        let _ = PROBLEM.set(problem); // this runs once
+    }
 }
 
-/// Whether a library can be loaded; it stays then.
-fn open(name: &CStr, flags: c_int) -> bool {
+/// Why libtorch's half for GPUs could not be loaded, in the words of the dynamic linker; none where it was, where there
+/// is no driver to use it with, and in builds of libtorch that have none.
+pub fn cuda_problem() -> Option<&'static str> {
+    PROBLEM.get().map(String::as_str)
+}
+
+/// A library that can be loaded stays.
+fn open(name: &CStr, flags: c_int) -> Result<(), String> {
     // SAFETY: the name ends in 0; what the libraries do when they are loaded, they also do when the linker loads them.
-    unsafe { !libc::dlopen(name.as_ptr(), flags).is_null() }
+    // The linker's message is copied before another call can change it.
+    unsafe {
+        if !libc::dlopen(name.as_ptr(), flags).is_null() {
+            return Ok(());
+        }
+        let said = libc::dlerror();
+        match said.is_null() {
+            true => Err("it cannot be loaded".to_owned()),
+            false => Err(CStr::from_ptr(said).to_string_lossy().into_owned()),
+        }
+    }
+}
+
+/// Whether it is the library itself that is not there, and not one that it needs.
+fn is_absent(problem: &str) -> bool {
+    let name = LIBRARY.to_str().unwrap_or_default();
+    let rest = problem.strip_prefix(name).unwrap_or_default();
+    rest.contains("No such file") || rest.contains("not found")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_library_that_is_not_there_is_told_from_one_that_lacks_another() {
+        let problem = open(c"libtorch_cuda.so.nowhere", libc::RTLD_LAZY).unwrap_err();
+        assert!(problem.contains("libtorch_cuda.so.nowhere"), "{problem}");
+        assert!(is_absent(
+            "libtorch_cuda.so: cannot open shared object file: No such file or directory"
+        ));
+        assert!(!is_absent(
+            "libcudnn.so.9: cannot open shared object file: No such file or directory"
+        ));
+        assert!(!is_absent("libtorch_cuda.so: file too short"));
+    }
 }

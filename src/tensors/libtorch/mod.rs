@@ -28,6 +28,7 @@ use std::sync::Once;
 
 use tch::{Kind, Tensor};
 
+pub use cuda_library::cuda_problem;
 pub use ffi::{cpu_memory, cuda_peak, knows_cuda, limit_cpu_memory, reset_cpu_peak};
 pub use int8::Quantised;
 pub use learner::TorchLearner;
