@@ -1,18 +1,29 @@
 //! libtorch's CUDA half is loaded where NVIDIA's driver is, and nowhere else.
-#![cfg(all(feature = "libtorch", target_os = "linux"))]
+// Linkers other than lld, which Rust takes here alone, bind libtorch.so and with it this library.
+#![cfg(all(feature = "libtorch", target_os = "linux", target_arch = "x86_64"))]
 
 mod common;
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use common::ctseg;
 use ctseg::tensors::libtorch::{cuda_devices, knows_cuda};
 
+/// `folder`, and then where libraries are looked for anyway: the driver may be found by that.
+fn before_others(folder: &Path) -> std::ffi::OsString {
+    let mut folders = folder.as_os_str().to_owned();
+    if let Some(others) = std::env::var_os("LD_LIBRARY_PATH") {
+        folders.push(":");
+        folders.push(others);
+    }
+    folders
+}
+
 /// What the dynamic linker loads at a start of the program, with `folder` in the places that it looks in first.
 fn loaded_at_start(folder: &Path) -> String {
     let output = ctseg(folder, &["--version"])
-        .env("LD_LIBRARY_PATH", folder)
+        .env("LD_LIBRARY_PATH", before_others(folder))
         .env("LD_DEBUG", "files")
         .output()
         .unwrap();
@@ -77,24 +88,58 @@ fn libraries_that_cannot_be_loaded_are_said_and_no_cpu_steps_in() {
     // A driver, and a broken library before the whole one.
     driver(folder.path());
     std::fs::write(folder.path().join("libtorch_cuda.so"), "torn").unwrap();
-    let run = |device: &str| {
-        let begin = ["bench", "--device", device, "--seconds", "0.01"];
-        let mut command = ctseg(folder.path(), &begin);
-        command.env("LD_LIBRARY_PATH", folder.path());
-        let output = command.output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        (output.status.code(), said)
+    let run = |line: &str| {
+        let arguments: Vec<&str> = line.split(' ').collect();
+        let mut command = ctseg(folder.path(), &arguments);
+        command.env("LD_LIBRARY_PATH", before_others(folder.path()));
+        command.env_remove("CUDA_VISIBLE_DEVICES");
+        command
     };
-    for device in ["auto", "libtorch:cuda:0"] {
-        let (code, said) = run(device);
-        assert_eq!(code, Some(1), "{said}");
+    let said = |output: &Output| {
+        String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
+    };
+    for line in [
+        "bench --device auto",
+        "bench --device libtorch:cuda:0",
+        "fit --stage 1 --gpus 2",
+        "fit --stage 1 --gpus 2 --device libtorch:cuda",
+    ] {
+        let output = run(line).output().unwrap();
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{line}: {said}");
         let parts = [
             "cannot be loaded",
             "libtorch_cuda.so",
             "--device libtorch for the CPU",
         ];
-        assert!(parts.iter().all(|part| said.contains(part)), "{said}");
+        assert!(
+            parts.iter().all(|part| said.contains(part)),
+            "{line}: {said}"
+        );
     }
+    // One of several processes.
+    let place = [("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")];
+    let output = run("fit --stage 1").envs(place).output().unwrap();
+    assert!(
+        said(&output).contains("cannot be loaded"),
+        "{}",
+        said(&output)
+    );
+    // The doctor's verdict is that of the commands.
+    for (line, code) in [
+        ("doctor --quick", 1),
+        ("doctor --quick --device libtorch", 0),
+    ] {
+        let output = run(line).output().unwrap();
+        let said = said(&output);
+        assert!(said.contains("cannot be loaded"), "{said}");
+        assert_eq!(output.status.code(), Some(code), "{line}: {said}");
+    }
+    // Hidden, GPUs are none of its business.
+    let mut hidden =
+        run("bench --seconds 0.01 --network unet2d --widths 4,8 --size 16,16 --batch 1");
+    let output = hidden.env("CUDA_VISIBLE_DEVICES", "-1").output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
 }
 
 /// Its kernels and hooks are then those of a program that it is bound to.
@@ -104,8 +149,5 @@ fn loaded_late_it_is_registered_as_if_bound() {
         return;
     }
     assert!(knows_cuda());
-    assert_eq!(
-        cuda_devices() > 0,
-        has_driver() && Path::new("/dev/nvidiactl").exists()
-    );
+    assert!(has_driver() || cuda_devices() == 0);
 }

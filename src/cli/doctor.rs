@@ -127,10 +127,12 @@ fn engines(host: &Host, asked: &Asked, gpus: Option<usize>, findings: &mut Vec<F
         libtorch: libtorch.unwrap_or_default(),
         problem: DeviceChoice::gpu_problem().map(str::to_owned),
     });
+    // No command begins with `auto` then.
+    let stops_auto = !asked.names_devices() && DeviceChoice::gpu_problem().is_some();
     findings.push(gpu::judged(
         &gpu::Facts::of(host),
         seen.as_ref(),
-        asked.names_gpu(),
+        asked.names_gpu() || stops_auto,
     ));
 }
 

@@ -24,6 +24,7 @@ const ASKED_GRACE: Duration = Duration::from_secs(10);
 
 /// Runs this command's own arguments, without `--gpus`, in `count` processes and waits for all of them.
 pub(super) fn on_gpus(count: usize, settings: &Settings) -> anyhow::Result<Outcome> {
+    settings.device.check_gpu_libraries()?;
     checked(count, settings.device.resolved(), gpus())?;
     let meeting = tempfile::tempdir()?;
     let arguments = without_own(std::env::args_os().skip(1));

@@ -23,6 +23,7 @@ pub(super) fn place(settings: &Settings) -> Result<Option<(Place, DeviceChoice)>
     let Some(place) = launch::place(variable)? else {
         return Ok(None);
     };
+    settings.device.check_gpu_libraries()?;
     let device = match settings.device.resolved() {
         DeviceChoice::LibTorchCuda(_) => DeviceChoice::LibTorchCuda(own_gpu(place.local_rank)?),
         other => other,

@@ -105,17 +105,18 @@ impl DeviceChoice {
         }
     }
 
-    /// Where `auto` would take a GPU but for libraries that cannot be loaded, nobody shall wait for a CPU.
-    fn check_gpu_libraries(self) -> Result<()> {
+    /// Where there may be a GPU to take but for libraries that cannot be loaded, nobody shall wait for a CPU: an error for
+    /// `auto` and GPUs then.
+    pub fn check_gpu_libraries(self) -> Result<()> {
         match (self, Self::gpu_problem()) {
             (Self::Auto | Self::LibTorchCuda(_), Some(problem)) => Err(Error::invalid(format!(
-                "device {self}: NVIDIA's driver is here, but libtorch's libraries for it cannot be loaded ({problem}); run scripts/setup-libtorch.sh and build again, or use --device libtorch for the CPU"
+                "device {self}: NVIDIA's driver is here, but a library that libtorch needs for GPUs cannot be loaded ({problem}); mend it, for libtorch's own by scripts/setup-libtorch.sh and another build, or use --device libtorch for the CPU"
             ))),
             _ => Ok(()),
         }
     }
 
-    /// Why libtorch's libraries for GPUs could not be loaded, where there is a driver for them.
+    /// Why a library that GPUs need could not be loaded, where there is a driver and GPUs are not hidden.
     pub fn gpu_problem() -> Option<&'static str> {
         #[cfg(feature = "libtorch")]
         return super::libtorch::cuda_problem();

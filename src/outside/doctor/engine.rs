@@ -28,7 +28,7 @@ pub struct Asked {
 
 impl Asked {
     /// Whether a device was named, not `auto`.
-    fn names_devices(&self) -> bool {
+    pub fn names_devices(&self) -> bool {
         self.devices
             .iter()
             .any(|device| *device != DeviceChoice::Auto)

@@ -226,6 +226,13 @@ fn sound(facts: &Facts, seen: Option<&Seen>, asked: bool) -> Finding {
 /// The first thing on the way from the machine to libtorch that is not as it must be, and what to do.
 fn trouble(facts: &Facts, seen: Option<&Seen>) -> Option<(String, String)> {
     let named = facts.named();
+    if let Some(problem) = seen.and_then(|seen| seen.problem.as_ref()) {
+        let found = format!(
+            "NVIDIA's driver is here, and a library that libtorch needs for GPUs cannot be loaded: {problem}"
+        );
+        let advice = "scripts/setup-libtorch.sh installs libtorch's whole, then build ctseg again; or name a missing one's folder in LD_LIBRARY_PATH";
+        return Some((found, advice.to_owned()));
+    }
     let is_none = facts.count() == 0 && facts.driver.is_none() && !facts.is_wsl;
     // What works is in order, however it does.
     if is_none || seen.is_some_and(|seen| seen.gpus > 0) {
@@ -237,12 +244,6 @@ fn trouble(facts: &Facts, seen: Option<&Seen>) -> Option<(String, String)> {
     {
         let found = format!("{named}, and this libtorch is built for CPUs alone");
         let advice = "scripts/setup-libtorch.sh installs one for GPUs; build ctseg again with it";
-        return Some((found, advice.to_owned()));
-    }
-    if let Some(problem) = seen.and_then(|seen| seen.problem.as_ref()) {
-        let found =
-            format!("{named}, and libtorch's libraries for GPUs cannot be loaded: {problem}");
-        let advice = "scripts/setup-libtorch.sh installs them whole; build ctseg again, or name the missing one's folder in LD_LIBRARY_PATH";
         return Some((found, advice.to_owned()));
     }
     if !facts.is_wsl {

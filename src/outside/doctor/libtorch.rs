@@ -4,6 +4,9 @@ use std::path::{Path, PathBuf};
 
 use crate::host::Host;
 
+/// CUDA's runtime.
+const RUNTIME: &str = "libcudart.so";
+
 /// A loaded libtorch.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LibTorch {
@@ -23,7 +26,8 @@ impl LibTorch {
         let folder = of("libtorch_cpu.so")?.parent()?.to_path_buf();
         let version = version_beside(&folder);
         let own = version.as_deref().and_then(cuda_in_version);
-        let runtime = libraries(&maps).find_map(|path| soname_number(path, "libcudart.so"));
+        let runtime = libraries(&maps).find_map(|path| soname_number(path, RUNTIME));
+        let runtime = runtime.or_else(|| runtime_beside(&folder));
         let cuda = own.or_else(|| runtime.map(|major| (major, None)));
         // A build for CPUs has no such library, whatever else is loaded. Without a driver it is not loaded.
         let has_cuda = of("libtorch_cuda.so").is_some() || folder.join("libtorch_cuda.so").exists();
@@ -42,6 +46,19 @@ impl LibTorch {
             None => format!("CUDA {major}"),
         })
     }
+}
+
+/// The number of CUDA's runtime in libtorch's folder, or where PyTorch's wheels have it: `nvidia/*/lib` beside `torch`.
+fn runtime_beside(folder: &Path) -> Option<u32> {
+    let packages = folder.parent().and_then(Path::parent);
+    let nvidia = packages.and_then(|packages| std::fs::read_dir(packages.join("nvidia")).ok());
+    let nvidia = nvidia.into_iter().flatten().flatten();
+    let folders = nvidia.map(|entry| entry.path().join("lib"));
+    let mut files = std::iter::once(folder.to_path_buf())
+        .chain(folders)
+        .filter_map(|folder| std::fs::read_dir(folder).ok())
+        .flat_map(|entries| entries.flatten());
+    files.find_map(|entry| soname_number(&entry.path(), RUNTIME))
 }
 
 /// Files that are mapped, from `/proc/self/maps` (proc_pid_maps(5)).
@@ -131,7 +148,17 @@ mod tests {
         assert_eq!(wheel.cuda, Some((13, Some(0))));
         // Its libraries for GPUs are not there.
         assert_eq!(loaded(&["libtorch_cpu.so"]).unwrap().cuda, None);
-        // They are, and not loaded.
+        // They are, and not loaded; what CUDA they are of also follows from the files.
+        let cuda = lib.parent().unwrap().join("version.py");
+        let text = std::fs::read_to_string(&cuda).unwrap();
+        std::fs::remove_file(&cuda).unwrap();
+        let runtime = root.path().join("nvidia/cu12/lib/libcudart.so.12");
+        std::fs::create_dir_all(runtime.parent().unwrap()).unwrap();
+        std::fs::write(&runtime, "").unwrap();
+        std::fs::write(lib.join("libtorch_cuda.so"), "").unwrap();
+        let known = loaded(&["libtorch_cpu.so"]).unwrap();
+        assert_eq!(known.cuda, Some((12, None)));
+        std::fs::write(&cuda, text).unwrap();
         std::fs::write(lib.join("libtorch_cuda.so"), "").unwrap();
         assert_eq!(
             loaded(&["libtorch_cpu.so"]).unwrap().cuda,

@@ -1,5 +1,5 @@
-//! The CUDA half of libtorch, which is loaded only where NVIDIA's driver is. Bound to the program, it would be loaded at
-//! each start: 350 MB of memory and a third of the time that a start takes, also on machines without GPUs.
+//! The CUDA half of libtorch, which is loaded only where NVIDIA's driver is. Bound to the program, it would cost each start
+//! more than 300 MB of memory and 0.14 s, also on machines without GPUs (benches/README.md).
 
 use std::ffi::CStr;
 use std::os::raw::c_int;
@@ -23,19 +23,27 @@ extern "C" fn dummy_cuda_dependency() {}
 static BEFORE_MAIN: extern "C" fn() = load;
 
 extern "C" fn load() {
-    if open(DRIVER, libc::RTLD_LAZY).is_err() {
+    let flags = [
+        (DRIVER, libc::RTLD_LAZY),
+        (LIBRARY, libc::RTLD_NOW | libc::RTLD_GLOBAL),
+    ];
+    for (name, flags) in flags {
+        let Err(problem) = open(name, flags) else {
+            continue;
+        };
+        if !is_absent(name, &problem) {
+            let _ = PROBLEM.set(problem); // once: nothing is loaded after it
+        }
         return;
-    }
-    let loaded = open(LIBRARY, libc::RTLD_NOW | libc::RTLD_GLOBAL);
-    if let Some(problem) = loaded.err().filter(|problem| !is_absent(problem)) {
-        let _ = PROBLEM.set(problem); // this runs once
     }
 }
 
-/// Why libtorch's half for GPUs could not be loaded, in the words of the dynamic linker; none where it was, where there
-/// is no driver to use it with, and in builds of libtorch that have none.
+/// Why the driver's library or libtorch's half for GPUs could not be loaded, in the words of the dynamic linker; none where
+/// they were, where there is no driver, in builds of libtorch that have no such half, and where GPUs are hidden.
 pub fn cuda_problem() -> Option<&'static str> {
-    PROBLEM.get().map(String::as_str)
+    let visible = std::env::var("CUDA_VISIBLE_DEVICES");
+    let is_hidden = visible.is_ok_and(|visible| matches!(visible.trim(), "" | "-1"));
+    PROBLEM.get().map(String::as_str).filter(|_| !is_hidden)
 }
 
 /// A library that can be loaded stays.
@@ -55,8 +63,8 @@ fn open(name: &CStr, flags: c_int) -> Result<(), String> {
 }
 
 /// Whether it is the library itself that is not there, and not one that it needs.
-fn is_absent(problem: &str) -> bool {
-    let name = LIBRARY.to_str().unwrap_or_default();
+fn is_absent(name: &CStr, problem: &str) -> bool {
+    let name = name.to_str().unwrap_or_default();
     let rest = problem.strip_prefix(name).unwrap_or_default();
     rest.contains("No such file") || rest.contains("not found")
 }
@@ -69,12 +77,10 @@ mod tests {
     fn a_library_that_is_not_there_is_told_from_one_that_lacks_another() {
         let problem = open(c"libtorch_cuda.so.nowhere", libc::RTLD_LAZY).unwrap_err();
         assert!(problem.contains("libtorch_cuda.so.nowhere"), "{problem}");
-        assert!(is_absent(
-            "libtorch_cuda.so: cannot open shared object file: No such file or directory"
-        ));
-        assert!(!is_absent(
-            "libcudnn.so.9: cannot open shared object file: No such file or directory"
-        ));
-        assert!(!is_absent("libtorch_cuda.so: file too short"));
+        let absent = |problem| is_absent(LIBRARY, problem);
+        let missing = "cannot open shared object file: No such file or directory";
+        assert!(absent(&format!("libtorch_cuda.so: {missing}")));
+        assert!(!absent(&format!("libcudnn.so.9: {missing}")));
+        assert!(!absent("libtorch_cuda.so: file too short"));
     }
 }
