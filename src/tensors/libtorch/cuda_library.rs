@@ -77,7 +77,7 @@ mod tests {
     fn a_library_that_is_not_there_is_told_from_one_that_lacks_another() {
         let problem = open(c"libtorch_cuda.so.nowhere", libc::RTLD_LAZY).unwrap_err();
         assert!(problem.contains("libtorch_cuda.so.nowhere"), "{problem}");
-        let absent = |problem| is_absent(LIBRARY, problem);
+        let absent = |problem: &str| is_absent(LIBRARY, problem);
         let missing = "cannot open shared object file: No such file or directory";
         assert!(absent(&format!("libtorch_cuda.so: {missing}")));
         assert!(!absent(&format!("libcudnn.so.9: {missing}")));
