@@ -359,7 +359,8 @@ test_chain() {
     echo "ok   chain: stage 1 (requeued once), stage 2, prediction, evaluation; weights and label maps as by hand"
 }
 
-# Two tasks of a step with half of each batch (on one node: the PMIx of several on one machine would get in each other's way): they meet by MPI, and one that is killed ends both.
+# Two tasks of a step with half of each batch: they meet by MPI, and one that is killed ends both. They are on one node, as
+# the PMIx of several nodes on one machine would get in each other's way.
 test_together() {
     local pid job arguments=(fit --stage "$work/stage1.toml" --data "$work/data/dataset.toml" --threads 1 --fold 0
         --no-out-of-fold --set network.norm=instance --set network.activation=leaky_relu --set network.downsampling=stride)

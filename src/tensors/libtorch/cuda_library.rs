@@ -23,11 +23,11 @@ extern "C" fn dummy_cuda_dependency() {}
 static BEFORE_MAIN: extern "C" fn() = load;
 
 extern "C" fn load() {
-    let flags = [
+    let libraries = [
         (DRIVER, libc::RTLD_LAZY),
         (LIBRARY, libc::RTLD_NOW | libc::RTLD_GLOBAL),
     ];
-    for (name, flags) in flags {
+    for (name, flags) in libraries {
         let Err(problem) = open(name, flags) else {
             continue;
         };
