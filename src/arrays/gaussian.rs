@@ -3,7 +3,7 @@
 use rand::Rng;
 
 /// Standard normal numbers (Box and Muller 1958).
-pub(in crate::arrays) fn gaussians(rng: &mut impl Rng, count: usize) -> Vec<f64> {
+pub fn gaussians(rng: &mut impl Rng, count: usize) -> Vec<f64> {
     let mut values = Vec::with_capacity(count + 1);
     while values.len() < count {
         // 1 - u lies in (0, 1], where the logarithm is finite.

@@ -4,10 +4,11 @@
 pub mod aggregate;
 pub mod augmentation;
 pub mod components;
+mod connectivity;
 pub mod detection;
 pub mod distance;
 pub mod extents;
-mod gaussian;
+pub mod gaussian;
 pub mod histogram;
 pub mod label_runs;
 pub mod metrics;
@@ -24,3 +25,4 @@ pub mod statistics;
 pub mod surface;
 pub mod totalseg_statistics;
 pub mod wilcoxon;
+mod window;

@@ -4,7 +4,7 @@ use ndarray::Axis;
 use ndarray::parallel::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::preprocess::Window;
+use super::window::Window;
 use crate::values::Volume;
 
 /// What becomes of the Hounsfield units in a window. A recipe has one scheme for all of its windows; in `model.toml`

@@ -1,54 +1,12 @@
 //! From a CT volume to what a network sees: windows, the network's grid, slices of one size.
 
 use ndarray::{Array3, Array4, Array5, ArrayView4, Axis, s};
-use serde::{Deserialize, Serialize};
 
 use super::normalisation::Scaling;
 use super::resample::{Interpolation, resample_array};
+pub use super::window::Window;
 use crate::error::{Error, Result};
 use crate::values::{Grid, Volume};
-
-/// A range of Hounsfield units that an input channel shows; written `[low, high]` in a recipe.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(from = "[f32; 2]", into = "[f32; 2]")]
-pub struct Window {
-    pub low_hu: f32,
-    pub high_hu: f32,
-}
-
-impl From<[f32; 2]> for Window {
-    fn from([low_hu, high_hu]: [f32; 2]) -> Self {
-        Self { low_hu, high_hu }
-    }
-}
-
-impl From<Window> for [f32; 2] {
-    fn from(window: Window) -> Self {
-        [window.low_hu, window.high_hu]
-    }
-}
-
-impl Default for Window {
-    /// Soft tissue and the start of bone.
-    fn default() -> Self {
-        [-200.0, 300.0].into()
-    }
-}
-
-impl Window {
-    /// The value scaled so that the window's ends are 0 and 1, clamped to them.
-    pub fn scaled(&self, hu: f32) -> f32 {
-        ((hu - self.low_hu) / (self.high_hu - self.low_hu)).clamp(0.0, 1.0)
-    }
-
-    /// The value clamped to the window; what is not finite becomes its low end.
-    pub(super) fn clamped(&self, hu: f32) -> f32 {
-        match hu.is_finite() {
-            true => hu.clamp(self.low_hu, self.high_hu),
-            false => self.low_hu,
-        }
-    }
-}
 
 /// Input channels on `onto`: the volume, clamped to what the windows show, resampled once and brought to values
 /// by each scaling. Voxels of `onto` beyond the volume repeat its border; voxels that are not finite count as

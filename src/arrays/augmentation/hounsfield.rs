@@ -1,12 +1,13 @@
 //! Changes in Hounsfield units: what a differently calibrated scanner or metal in the patient would have given
 //! before the windows were applied.
 
-use ndarray::{Array3, ArrayViewMut2, ArrayViewMut3, ArrayViewMut4, s};
+use ndarray::{Array3, ArrayViewMut3, ArrayViewMut4};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
+use super::config::Augmentation;
+use super::draw::drawn;
 use super::streaks::Metal;
-use super::{Augmentation, drawn};
 use crate::arrays::normalisation::Scaling;
 
 /// The Hounsfield units that the image channels are windows of. A window cuts off what lies beyond its ends, and
@@ -103,9 +104,4 @@ impl HuChange {
             }
         }
     }
-}
-
-/// The plane at `z`.
-pub(super) fn plane<'a>(values: &'a mut ArrayViewMut3<f32>, z: usize) -> ArrayViewMut2<'a, f32> {
-    values.slice_mut(s![z, .., ..])
 }

@@ -8,8 +8,8 @@ use ndarray::{ArrayViewMut2, ArrayViewMut3};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
-use super::Augmentation;
-use super::hounsfield::plane;
+use super::config::Augmentation;
+use super::plane::plane;
 
 /// What metal shows, whatever it is.
 const METAL_HU: f32 = 3000.0;

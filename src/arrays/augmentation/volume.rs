@@ -5,10 +5,12 @@ use ndarray::{Array3, ArrayView3, ArrayView4, ArrayViewMut3, ArrayViewMut4};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::change::{to_shares, to_values};
+use super::config::{Augmentation, FlipAxis};
+use super::draw::drawn;
 use super::edge::SpaceEdge;
 use super::hounsfield::Hounsfield;
 use super::space::{SpacePlacement, SpaceTurn};
-use super::{Augmentation, FlipAxis, drawn, to_shares, to_values};
 use crate::arrays::normalisation::Scaling;
 
 /// The part of a volume that a patch shows when nothing is turned. Axes are (z, y, x).

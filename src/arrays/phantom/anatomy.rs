@@ -2,12 +2,12 @@
 
 use rand::Rng;
 
+use super::bounds::Bounds;
 use super::field::SmoothField;
 use super::frame;
 use super::layers::{Brush, Layer, NONE, Region, STOMACH};
 use super::organs;
 use super::patient::Patient;
-use super::shapes::Bounds;
 use super::vectors::{Point, minus, plus, rotated_back};
 
 /// Largest displacement along each axis by which the anatomy is bent, in mm.

@@ -1,6 +1,7 @@
 //! What an anatomy is made of: layers of material, painted one over the other.
 
-use super::shapes::{Bounds, Shape};
+use super::bounds::Bounds;
+use super::shapes::Shape;
 use super::vectors::{Point, dot};
 
 /// Which part of the body a point belongs to; 1 to 5 are the structures of the label map.

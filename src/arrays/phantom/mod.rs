@@ -9,6 +9,8 @@
 //! with contrast, so that no threshold separates them.
 
 mod anatomy;
+mod bounds;
+mod case_rng;
 mod field;
 mod frame;
 mod layers;
@@ -20,13 +22,13 @@ mod slices;
 mod vectors;
 
 use ndarray::{Array2, Array3, Axis, Zip};
+use rand::Rng;
 use rand::seq::IndexedRandom;
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use crate::values::{Grid, LabelMap, Orientation, Volume};
 use anatomy::Anatomy;
+use case_rng::case_rng;
 use noise::Noise;
 pub use slices::{SLICE_SPACING_MM, SLICE_STRUCTURES, generate_slice};
 use vectors::{Point, UPRIGHT, minus, plus, rotated, rotation};
@@ -105,14 +107,6 @@ pub fn generate(case_seed: u64, options: &PhantomOptions) -> (Volume, LabelMap) 
             data: stored(labels, orientation),
         },
     )
-}
-
-/// Both seeds go into the key, so that set 0 case 1 is not set 1 case 0.
-fn case_rng(case_seed: u64, set_seed: u64) -> ChaCha8Rng {
-    let mut key = [0; 32];
-    key[..8].copy_from_slice(&case_seed.to_le_bytes());
-    key[8..16].copy_from_slice(&set_seed.to_le_bytes());
-    ChaCha8Rng::from_seed(key)
 }
 
 /// The number a share `t` of the way through `range`, with both ends kept within `limits`.

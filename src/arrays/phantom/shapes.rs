@@ -1,6 +1,7 @@
 //! Solids given by a signed depth below their surface; organs are built from a few of them.
 
-use super::vectors::{Point, Rotation, UPRIGHT, dot, minus, plus, rotated, rotated_back, unit};
+use super::bounds::{Bounds, around};
+use super::vectors::{Point, Rotation, UPRIGHT, dot, minus, rotated, rotated_back, unit};
 
 /// How far below a surface a point lies, in mm (negative outside; exact on the surface, first order
 /// near it), and the direction across the surface, of length 1 or 0.
@@ -8,13 +9,6 @@ use super::vectors::{Point, Rotation, UPRIGHT, dot, minus, plus, rotated, rotate
 pub(super) struct Surface {
     pub depth_mm: f64,
     pub normal: Point,
-}
-
-/// A box that holds a shape; infinite along an axis where the shape has no end.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
-    pub low: Point,
-    pub high: Point,
 }
 
 /// Depth far outside anything, in mm.
@@ -181,33 +175,6 @@ impl Shape {
             Self::Intersection(parts) => merged(parts, f64::max, f64::min),
             Self::Difference(whole, _) => whole.bounds(),
         }
-    }
-}
-
-impl Bounds {
-    /// Grown by `by_mm` on every side.
-    pub fn grown(self, by_mm: f64) -> Self {
-        Self {
-            low: self.low.map(|v| v - by_mm),
-            high: self.high.map(|v| v + by_mm),
-        }
-    }
-
-    /// Whether `p` lies inside.
-    pub fn contains(&self, p: Point) -> bool {
-        (0..3).all(|i| p[i] >= self.low[i] && p[i] <= self.high[i])
-    }
-
-    /// Whether the two boxes share a point.
-    pub fn meets(&self, other: &Self) -> bool {
-        (0..3).all(|i| self.low[i] <= other.high[i] && other.low[i] <= self.high[i])
-    }
-}
-
-fn around(centre: Point, half: Point) -> Bounds {
-    Bounds {
-        low: minus(centre, half),
-        high: plus(centre, half),
     }
 }
 

@@ -6,7 +6,7 @@ use ndarray::Array3;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
-use super::case_rng;
+use super::case_rng::case_rng;
 use super::layers::{KIDNEY_LEFT, KIDNEY_RIGHT, LIVER, SPLEEN};
 use super::noise::Noise;
 use crate::values::{Grid, LabelMap, Volume};

@@ -3,8 +3,9 @@
 use ndarray::parallel::prelude::*;
 use ndarray::{Array3, ArrayView3, Axis};
 
+use super::alignment::{checked_map, in_target_order, positions_zyx};
+use super::gather;
 use super::taps::linear_neighbours;
-use super::{checked_map, gather, in_target_order, positions_zyx};
 use crate::error::Result;
 use crate::values::{Grid, LabelMap};
 

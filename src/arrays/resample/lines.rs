@@ -6,8 +6,8 @@
 use ndarray::parallel::prelude::*;
 use ndarray::{Array3, ArrayView1, ArrayView2, ArrayView3, ArrayViewMut2, Axis, s};
 
-use super::ValueRange;
 use super::bspline::prefilter;
+use super::range::ValueRange;
 use super::taps::Taps;
 
 /// What happens along one axis.

@@ -2,10 +2,10 @@
 
 use ndarray::{Array3, ArrayView3, Axis, Slice};
 
-use super::ValueRange;
 use super::bspline::REACH;
 use super::gather;
 use super::lines::{self, Pass};
+use super::range::ValueRange;
 use super::taps::Taps;
 
 /// The interpolating kernels.

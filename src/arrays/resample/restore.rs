@@ -5,9 +5,8 @@ use std::ops::Range;
 use ndarray::parallel::prelude::*;
 use ndarray::{Array3, ArrayView3, ArrayView4, ArrayViewMut3, Axis, Slice, Zip};
 
+use super::alignment::{at_nearest, checked_map, in_target_order, positions_zyx, target_axis};
 use super::plan::{Kernel, interpolate};
-use super::slicewise::at_nearest;
-use super::{checked_map, in_target_order, positions_zyx, target_axis};
 use crate::error::{Error, Result};
 use crate::values::{Grid, LabelMap, VoxelBox};
 

@@ -4,10 +4,13 @@
 use ndarray::parallel::prelude::*;
 use ndarray::{Array3, ArrayView3, Axis, Slice};
 
+use super::alignment::{checked_map, in_target_order, positions_zyx};
+use super::gather;
+use super::intensities::{Interpolation, resample_array};
 use super::labels::{Rule, one_hot_linear};
 use super::plan::{Kernel, interpolate};
+use super::range::value_range;
 use super::taps::nearest_index;
-use super::{Interpolation, checked_map, gather, in_target_order, positions_zyx, value_range};
 use crate::error::{Error, Result};
 use crate::values::{Grid, LabelMap};
 
@@ -28,7 +31,7 @@ pub fn resample_slices(
     interpolation: Interpolation,
 ) -> Result<Array3<f32>> {
     let kernel = match interpolation {
-        Interpolation::Nearest => return super::resample_array(data, from, onto, interpolation),
+        Interpolation::Nearest => return resample_array(data, from, onto, interpolation),
         Interpolation::Linear => Kernel::Linear,
         Interpolation::Cubic => Kernel::Cubic,
     };
@@ -93,13 +96,6 @@ fn slice_by_slice<T: Copy + Default + Send + Sync>(
         to.assign(&slice.index_axis(Axis(across), 0));
     }
     Ok(result)
-}
-
-/// Positions along `axis` (of z, y, x) moved to the nearest source voxels, so that any interpolation takes those.
-pub(super) fn at_nearest(positions: &mut [Vec<f64>; 3], axis: usize, shape: &[usize]) {
-    for position in &mut positions[axis] {
-        *position = nearest_index(*position, shape[axis]) as f64;
-    }
 }
 
 #[cfg(test)]

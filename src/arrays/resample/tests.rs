@@ -1,11 +1,13 @@
 //! Properties that hold whatever the volume; the values themselves are checked in
 //! tests/resample_golden.rs.
+//!
+//! Over 400 lines: the properties of intensities, labels and restored logits share their made-up grids and volumes.
 
 use ndarray::{Array3, Array4, Axis, Zip, s};
 use proptest::prelude::*;
 
 use super::*;
-use crate::values::{LabelMap, Orientation, VoxelBox};
+use crate::values::{Grid, LabelMap, Orientation, Volume, VoxelBox};
 
 const ALL: [Interpolation; 3] = [
     Interpolation::Nearest,

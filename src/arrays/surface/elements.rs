@@ -5,6 +5,14 @@ use rayon::prelude::*;
 
 use super::normals::NORMALS;
 
+/// A piece of surface.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Element {
+    /// To the nearest element of the other surface; infinite where there is none.
+    pub distance_mm: f64,
+    pub area_mm2: f64,
+}
+
 /// Neighbourhoods without a surface: all outside, all inside.
 const NOTHING: u8 = 0;
 const ALL: u8 = 255;

@@ -10,16 +10,8 @@ mod normals;
 use ndarray::ArrayView3;
 use rayon::prelude::*;
 
-use elements::{areas_mm2, neighbour_codes};
+use elements::{Element, areas_mm2, neighbour_codes};
 use nearest::distances;
-
-/// A piece of surface.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Element {
-    /// To the nearest element of the other surface; infinite where there is none.
-    distance_mm: f64,
-    area_mm2: f64,
-}
 
 /// The distances between the surfaces of a predicted and a reference mask.
 ///

@@ -5,8 +5,7 @@
 use ndarray::{Array3, ArrayView2, ArrayView3, Axis, Zip, s};
 use rayon::prelude::*;
 
-use super::Element;
-use super::elements::is_surface;
+use super::elements::{Element, is_surface};
 use crate::arrays::distance::Envelope;
 
 /// No surface in a voxel's column.
