@@ -27,7 +27,10 @@ const ONLY_IN: [(&str, &[&str]); 17] = [
     ("clap::", &["cli", "main.rs"]),
     ("indicatif::", &["outside/progress.rs"]),
     ("safetensors::", &["tensors/weights.rs"]),
-    ("flate2::", &["arrays/nifti", "outside/report/sheet.rs"]),
+    (
+        "flate2::",
+        &["arrays/formats", "arrays/nifti", "outside/report/sheet.rs"],
+    ),
     ("toml::", &["pipeline", "cli"]),
     ("reqwest::", &["outside/mlflow/http.rs"]),
     ("rustls::", &["outside/mlflow/http.rs"]),

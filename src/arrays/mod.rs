@@ -8,6 +8,7 @@ mod connectivity;
 pub mod detection;
 pub mod distance;
 pub mod extents;
+pub mod formats;
 pub mod gaussian;
 pub mod histogram;
 pub mod label_runs;

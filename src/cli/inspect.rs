@@ -9,7 +9,8 @@ use super::table::table;
 use super::{
     Outcome, Settings, cost, fingerprint, inspect_parted, inspect_run, inspect_torch, print_out,
 };
-use crate::arrays::nifti::{LabelNames, is_nifti_name, read_label_names, read_volume};
+use crate::arrays::formats::{LabelNames, is_volume_name, read_label_names, read_volume};
+use crate::arrays::nifti::NiftiHeader;
 use crate::arrays::postprocess::Step;
 use crate::error::{Error, Result};
 use crate::pipeline::bundle::Bundle;
@@ -59,7 +60,7 @@ fn inspected(what: &Path, data_root: Option<&Path>) -> Result<(String, Value)> {
         what.extension()
             .is_some_and(|e| e.eq_ignore_ascii_case(wanted))
     };
-    if is_nifti_name(what) {
+    if is_volume_name(what) {
         volume(what)
     } else if what.join("model.toml").exists() {
         model(what)
@@ -98,20 +99,24 @@ fn inspected(what: &Path, data_root: Option<&Path>) -> Result<(String, Value)> {
 
 fn volume(path: &Path) -> Result<(String, Value)> {
     let image = read_volume(path)?;
+    let nifti = image.header.native::<NiftiHeader>();
+    let [qform, sform] =
+        [NiftiHeader::qform_code, NiftiHeader::sform_code].map(|code| nifti.map(code));
+    let codes = qform.zip(sform).map_or_else(String::new, |(qform, sform)| {
+        format!(", qform code {qform}, sform code {sform}")
+    });
     let grid = image.volume.grid;
     let (edges, counts) = histogram(image.volume.data.iter().copied());
     let spacing = grid.spacing_mm();
     let mut text = format!(
-        "{}\n  shape        {:?} voxels (x, y, z)\n  spacing      {:.4} × {:.4} × {:.4} mm\n  orientation  {}\n  voxels       {}, qform code {}, sform code {}\n",
+        "{}\n  shape        {:?} voxels (x, y, z)\n  spacing      {:.4} × {:.4} × {:.4} mm\n  orientation  {}\n  voxels       {}{codes}\n",
         path.display(),
         grid.shape,
         spacing[0],
         spacing[1],
         spacing[2],
         grid.orientation(),
-        image.header.datatype_name(),
-        image.header.qform_code(),
-        image.header.sform_code(),
+        image.header.voxel_type.name(),
     );
     for row in grid.affine {
         text += &format!(
@@ -119,7 +124,7 @@ fn volume(path: &Path) -> Result<(String, Value)> {
             row[0], row[1], row[2], row[3]
         );
     }
-    for warning in image.header.warnings() {
+    for warning in &image.header.warnings {
         text += &format!("  warning      {warning}\n");
     }
     let names = read_label_names(path)?;
@@ -143,9 +148,9 @@ fn volume(path: &Path) -> Result<(String, Value)> {
     }
     let value = json!({
         "kind": "volume", "path": path, "shape": grid.shape, "spacing_mm": spacing, "affine": grid.affine,
-        "orientation": grid.orientation().to_string(), "datatype": image.header.datatype_name(),
-        "qform_code": image.header.qform_code(), "sform_code": image.header.sform_code(),
-        "warnings": image.header.warnings(), "non_finite_voxels": image.non_finite,
+        "orientation": grid.orientation().to_string(), "datatype": image.header.voxel_type.name(),
+        "qform_code": qform, "sform_code": sform,
+        "warnings": image.header.warnings, "non_finite_voxels": image.non_finite,
         "histogram": {"edges_hu": edges, "counts": counts}, "label_names": names,
     });
     Ok((text, value))

@@ -13,7 +13,7 @@ use super::recorded::{RecordArgs, Recorded};
 use super::signals::stop_then_leave_on_signals;
 use super::sizes::parse_bytes;
 use super::{Outcome, Settings, print_out};
-use crate::arrays::nifti::is_nifti_name;
+use crate::arrays::formats::is_volume_name;
 use crate::arrays::totalseg_statistics::TableOptions;
 use crate::cpu_budget::give_back_large_blocks;
 use crate::error::{Error, Result};
@@ -158,7 +158,7 @@ pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         probabilities: args.save_probabilities,
         outputs,
         // A single label map that is named has its figures in its sidecar.
-        statistics: !is_nifti_name(&args.output) || args.output.is_dir(),
+        statistics: !is_volume_name(&args.output) || args.output.is_dir(),
         shard: args.shard,
         claiming: args.claim.map(|folder| Claiming {
             folder,

@@ -9,7 +9,7 @@ use super::recipe::{NnunetNormalisation, Recipe};
 use super::restoring::{told_voxels, usual_portion};
 use super::segmenter::{Segmenter, check_extent, network_grid};
 use super::sliding::Lattice;
-use crate::arrays::nifti::read_header;
+use crate::arrays::formats::read_header;
 use crate::cpu_budget::resident_bytes;
 use crate::error::{Error, Result};
 use crate::values::{Grid, Orientation, VoxelBox};
@@ -321,7 +321,7 @@ pub fn within(cascade: Cascade, limit: &Limit) -> Result<Cascade> {
 pub fn frugality_within(cascade: &Cascade, limit: &Limit, beside: Beside) -> Result<Frugality> {
     // What cannot be read or be true fails later, by itself.
     let headers = limit.inputs.iter().filter_map(|input| {
-        let grid = read_header(input).ok()?.grid();
+        let grid = read_header(input).ok()?.grid;
         check_extent(&grid).ok().map(|()| (input, grid))
     });
     let headers: Vec<(&PathBuf, Grid)> = headers.collect();

@@ -6,7 +6,8 @@ use ndarray::{Array3, ArrayView3, Zip};
 
 use super::map_file::MapFile;
 use super::restoring::Probabilities;
-use crate::arrays::nifti::{NiftiHeader, case_name, write_map};
+use crate::arrays::formats::{VolumeHeader, case_name};
+use crate::arrays::nifti::{NiftiHeader, write_map};
 use crate::error::{Error, Result};
 use crate::tensors::losses::Outputs;
 use crate::values::{Grid, VoxelBox};
@@ -61,10 +62,10 @@ impl EntropyFile {
 
     /// Puts the file under its name; `source` is the header of the volume. A step of a byte is 1/255 of the largest
     /// entropy that there can be, which the header's slope says.
-    pub fn finish(self, source: &NiftiHeader) -> Result<PathBuf> {
+    pub fn finish(self, source: &VolumeHeader) -> Result<PathBuf> {
         let path = self.file.path().to_path_buf();
         let step = most_bits(self.structures, self.outputs) / STEPS;
-        write_map(&path, source, step, self.file.reader()?)?;
+        write_map(&path, &*NiftiHeader::of(source)?, step, self.file.reader()?)?;
         Ok(path)
     }
 
@@ -140,7 +141,7 @@ mod tests {
     use ndarray::array;
 
     use super::*;
-    use crate::arrays::nifti::read_volume;
+    use crate::arrays::formats::{VoxelType, read_volume};
 
     /// Entropies of five voxels, of which the last is told of by nobody, as a file has them.
     fn written(outputs: Outputs, probabilities: &[[f32; 4]]) -> Vec<f32> {
@@ -158,10 +159,12 @@ mod tests {
                     .unwrap();
             }
         }
-        let path = file.finish(&NiftiHeader::for_grid(&grid).unwrap()).unwrap();
+        let path = file
+            .finish(&VolumeHeader::new(grid, VoxelType::I16))
+            .unwrap();
         assert_eq!(path, folder.path().join("case_entropy.nii.gz"));
         let image = read_volume(&path).unwrap();
-        assert_eq!(image.header.datatype_name(), "uint8");
+        assert_eq!(image.header.voxel_type.name(), "uint8");
         assert_eq!(image.volume.grid, grid);
         image.volume.data.iter().copied().collect()
     }

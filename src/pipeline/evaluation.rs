@@ -20,6 +20,7 @@ use super::predict::Failure;
 use super::reference::Reference;
 use super::sampling::UNION;
 use super::sidecar::{ModelUsed, read_sidecar};
+use crate::arrays::formats::endings_in_words;
 use crate::error::{Error, Result};
 use crate::values::LabelMap;
 use compare::{Compared, Limits, compare};
@@ -128,7 +129,10 @@ pub fn evaluate_unless_stopped(
     if predictions.is_empty() {
         return Err(Error::file(
             prediction,
-            "no label map found; expected a .nii or .nii.gz file or a folder of them",
+            format!(
+                "no label map found; expected a {} file or a folder of them",
+                endings_in_words()
+            ),
         ));
     }
     let paths = predictions.iter().map(|(_, path)| path);

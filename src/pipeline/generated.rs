@@ -8,7 +8,7 @@ use super::observer::Observer;
 use super::phantom_set::PhantomSet;
 use super::recipe::{GeneratedData, Recipe};
 use super::slice_set::SliceSet;
-use crate::arrays::nifti::{NiftiHeader, VoxelType, write_labels, write_volume};
+use crate::arrays::formats::{LabelNames, VolumeHeader, VoxelType, write_label_map, write_volume};
 use crate::error::{Error, Result};
 use crate::files::{parent_of, temporary_folder, write_bytes_atomically};
 use crate::values::{LabelMap, Volume};
@@ -85,8 +85,9 @@ impl GeneratedSet<'_> {
                     &volume,
                     VoxelType::I16,
                 )?;
-                let header = NiftiHeader::for_grid(&labels.grid)?;
-                write_labels(&fresh.path().join("labels").join(&name), &labels, &header)?;
+                let header = VolumeHeader::new(labels.grid, VoxelType::U8);
+                let file = fresh.path().join("labels").join(&name);
+                write_label_map(&file, &labels, &header, &LabelNames::new())?;
                 task.advance(1);
                 Ok::<(), Error>(())
             })?;

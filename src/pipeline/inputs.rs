@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::sidecar::read_sidecar;
-use crate::arrays::nifti::{case_name, is_nifti_name};
+use crate::arrays::formats::{case_name, endings_in_words, is_volume_name};
 use crate::error::{Error, Result};
 use crate::files::parent_of;
 
@@ -40,7 +40,8 @@ pub fn expand_inputs(arguments: &[String], output: &Path) -> Result<Vec<PathBuf>
 
 fn nothing(argument: &str) -> Error {
     Error::invalid(format!(
-        "{argument}: no volume found; expected .nii or .nii.gz files, a folder or pattern of them, or @list"
+        "{argument}: no volume found; expected {} files, a folder or pattern of them, or @list",
+        endings_in_words()
     ))
 }
 
@@ -93,7 +94,7 @@ impl Search {
             .map_err(|error| Error::invalid(format!("{name}: not a file pattern: {error}")))?;
         let paths = paths.filter_map(|path| path.ok());
         self.found
-            .extend(paths.filter(|file| file.is_file() && is_nifti_name(file) && !is_own(file)));
+            .extend(paths.filter(|file| file.is_file() && is_volume_name(file) && !is_own(file)));
         Ok(())
     }
 
@@ -123,7 +124,7 @@ impl Search {
             }
             // A link to nowhere is a case that fails, not one that is forgotten.
             let is_input = path.is_file() || !path.exists();
-            if is_input && is_nifti_name(&path) && !is_own(&path) {
+            if is_input && is_volume_name(&path) && !is_own(&path) {
                 self.found.push(path);
             }
         }

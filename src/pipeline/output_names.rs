@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use crate::arrays::nifti::{case_name, is_nifti_name};
+use crate::arrays::formats::{case_name, is_volume_name, volume_endings};
 use crate::error::{Error, Result};
 use crate::files::parent_of;
 
@@ -26,7 +26,7 @@ pub fn plan_outputs(inputs: &[PathBuf], output: &Path) -> Result<(Vec<PredictCas
     for input in inputs {
         refuse_second_channel(input, &channels)?;
     }
-    if is_nifti_name(output) && !output.is_dir() {
+    if is_volume_name(output) && !output.is_dir() {
         let [input] = inputs else {
             return Err(Error::usage(format!(
                 "-o {}: one file for {} volumes; expected a folder",
@@ -102,12 +102,12 @@ fn names(inputs: &[PathBuf]) -> Vec<PathBuf> {
     names
 }
 
-/// The path without `.nii` or `.nii.gz`: label maps that differ in nothing else share their other files.
+/// The path without a volume's ending: label maps that differ in nothing else share their other files.
 fn case_of(name: &Path) -> PathBuf {
     name.with_file_name(case_name(name).unwrap_or_default())
 }
 
-/// The input's own file name, with `.nii.gz` where it is not that of a NIfTI file, and without a channel's number.
+/// The input's own file name, with `.nii.gz` where it is not that of a volume, and without a channel's number.
 fn own_name(input: &Path) -> PathBuf {
     let name = input
         .file_name()
@@ -137,9 +137,8 @@ fn refuse_second_channel(input: &Path, inputs: &HashSet<PathBuf>) -> Result<()> 
     let Some((case, number @ 1..)) = channel(&name) else {
         return Ok(());
     };
-    let first = ["nii.gz", "nii"]
-        .map(|ending| input.with_file_name(format!("{case}_0000.{ending}")))
-        .into_iter()
+    let first = (volume_endings().iter().rev())
+        .map(|ending| input.with_file_name(format!("{case}_0000{ending}")))
         .find(|first| inputs.contains(first) || first.exists());
     match first {
         None => Ok(()),

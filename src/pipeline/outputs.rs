@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::entropy_file::EntropyFile;
 use super::overlapping::OverlappingMasks;
 use super::sidecar::Sidecar;
-use crate::arrays::nifti::{LabelNames, NiftiImage, case_name, write_mask, write_named_labels};
+use crate::arrays::formats::{LabelNames, VolumeImage, case_name, write_label_map, write_mask};
 use crate::arrays::statistics::StructureStatistics;
 use crate::arrays::totalseg_statistics::{StatisticsJson, TableOptions};
 use crate::error::{Error, Result};
@@ -174,7 +174,7 @@ impl Outputs {
     pub(super) fn write(
         &self,
         output: &Path,
-        image: &NiftiImage,
+        image: &VolumeImage,
         (labels, overlapping): (&LabelMap, Option<&OverlappingMasks>),
         structures: &BTreeMap<String, u16>,
         statistics: &BTreeMap<String, StructureStatistics>,
@@ -184,7 +184,7 @@ impl Outputs {
             .map(|(name, value)| (*value, name.clone()))
             .collect();
         if self.label_map {
-            write_named_labels(output, labels, &image.header, &names)?;
+            write_label_map(output, labels, &image.header, &names)?;
         }
         if self.split {
             let bounds = |name: &str| statistics.get(name).and_then(|found| found.bounds);
@@ -218,13 +218,13 @@ pub fn statistics_path(output: &Path) -> PathBuf {
 
 fn write_statistics_json(
     output: &Path,
-    image: &NiftiImage,
+    image: &VolumeImage,
     labels: &LabelMap,
     names: &LabelNames,
     options: TableOptions,
 ) -> Result<()> {
     let structures: Vec<(u16, &str)> = names.iter().map(|(l, name)| (*l, name.as_str())).collect();
-    let voxel_mm3 = image.header.voxel_mm3();
+    let voxel_mm3 = image.header.voxel_mm3;
     let measured = StatisticsJson::measured(&structures, labels, &image.volume, voxel_mm3, options);
     write_bytes_atomically(&statistics_path(output), measured.text()?.as_bytes())
 }
@@ -232,7 +232,7 @@ fn write_statistics_json(
 /// Writes `<case>/<structure>.nii.gz` for every structure; `bounds` is a box that holds it, if it has voxels.
 fn write_masks(
     output: &Path,
-    image: &NiftiImage,
+    image: &VolumeImage,
     masks: &dyn StructureMasks,
     structures: &BTreeMap<String, u16>,
     bounds: &(dyn Fn(&str) -> Option<VoxelBox> + Sync),

@@ -6,7 +6,7 @@ use super::dataset::Dataset;
 use super::evaluation::forget_ignored;
 use super::out_of_fold::OutOfFold;
 use super::reference::Reference;
-use crate::arrays::nifti::{LabelNames, read_labels};
+use crate::arrays::formats::{LabelNames, read_label_map};
 use crate::error::{Error, Result};
 use crate::values::{LabelMap, Volume};
 
@@ -88,7 +88,7 @@ fn show(
         return Ok(false);
     };
     let image = dataset.load_image(&dataset.cases[*case])?;
-    let (_, mut prediction) = read_labels(map)?;
+    let (_, mut prediction) = read_label_map(map)?;
     forget_ignored(&mut prediction, &mut truth, reference.ignore());
     draw(&image.volume, [&truth, &prediction])?;
     Ok(true)

@@ -13,8 +13,8 @@ use super::guard::unless_stopped;
 use super::observer::Observer;
 use super::recipe::Recipe;
 use crate::arrays::components::Connectivity;
+use crate::arrays::formats::read_label_map;
 use crate::arrays::metrics::{Overlap, Summary, overlaps};
-use crate::arrays::nifti::read_labels;
 use crate::arrays::postprocess::{Part, Step, Within, apply, boxes, processed};
 use crate::error::{Error, Result};
 use crate::values::LabelMap;
@@ -246,7 +246,7 @@ impl Trial<'_> {
 
     fn load(&self, (case, path): &(usize, PathBuf)) -> Result<(LabelMap, LabelMap)> {
         unless_stopped(self.stop, || "clean-up was being chosen".to_owned())?;
-        let (_, prediction) = read_labels(path)?;
+        let (_, prediction) = read_label_map(path)?;
         let reference = self.dataset.load_labels(&self.dataset.cases[*case])?;
         if prediction.data.dim() != reference.data.dim() {
             return Err(Error::file(

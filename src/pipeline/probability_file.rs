@@ -9,7 +9,8 @@ use ndarray::ArrayView3;
 
 use super::map_file::MapFile;
 use super::restoring::Probabilities;
-use crate::arrays::nifti::{NiftiHeader, case_name, write_maps};
+use crate::arrays::formats::{VolumeHeader, case_name};
+use crate::arrays::nifti::{NiftiHeader, write_maps};
 use crate::error::{Error, Result};
 use crate::values::{Grid, VoxelBox};
 
@@ -111,12 +112,18 @@ impl ProbabilityFile {
     }
 
     /// Puts the file under its name; `source` is the header of the volume.
-    pub fn finish(self, source: &NiftiHeader) -> Result<PathBuf> {
+    pub fn finish(self, source: &VolumeHeader) -> Result<PathBuf> {
         match self.kind {
             ProbabilityKind::U8 => {
                 let path = self.file.path().to_path_buf();
                 let voxels = self.file.reader()?;
-                write_maps(&path, source, self.structures, U8_STEP, voxels)?;
+                write_maps(
+                    &path,
+                    &*NiftiHeader::of(source)?,
+                    self.structures,
+                    U8_STEP,
+                    voxels,
+                )?;
                 Ok(path)
             }
             ProbabilityKind::F16 => self.file.persisted(),

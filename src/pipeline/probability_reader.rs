@@ -229,6 +229,7 @@ mod tests {
     use ndarray::Array3;
 
     use super::*;
+    use crate::arrays::formats::{VolumeHeader, VoxelType};
     use crate::arrays::nifti::{NiftiHeader, write_maps};
     use crate::pipeline::probability_file::ProbabilityFile;
     use crate::pipeline::restoring::Probabilities;
@@ -252,7 +253,8 @@ mod tests {
             let whole = VoxelBox::whole(grid.shape);
             file.put(structure, &whole, values.view()).unwrap();
         }
-        file.finish(&NiftiHeader::for_grid(&grid).unwrap()).unwrap()
+        file.finish(&VolumeHeader::new(grid, VoxelType::I16))
+            .unwrap()
     }
 
     fn error_of(path: &Path, kind: ProbabilityKind) -> String {

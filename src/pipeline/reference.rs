@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::dataset::{Case, Dataset, LabelSource};
+use crate::arrays::formats::{case_name, is_volume_name, read_label_map, read_label_runs};
 use crate::arrays::label_runs::LabelRuns;
-use crate::arrays::nifti::{case_name, is_nifti_name, read_label_runs, read_labels};
 use crate::error::{Error, Result};
 use crate::values::LabelMap;
 
@@ -70,7 +70,7 @@ impl Reference {
         match self {
             Self::Files(files) => files
                 .get(id)
-                .map(|path| Ok(read_labels(path)?.1))
+                .map(|path| Ok(read_label_map(path)?.1))
                 .transpose(),
             Self::Dataset(dataset) => labels_of(dataset, id),
             Self::Union(dataset) => {
@@ -155,7 +155,7 @@ const BESIDE: [&str; 2] = ["_probabilities", "_entropy"];
 
 /// Label maps by case name: of a folder, or the one file. Probabilities and entropies beside them are none.
 pub(super) fn label_maps(path: &Path) -> Result<BTreeMap<String, PathBuf>> {
-    if path.is_file() && is_nifti_name(path) {
+    if path.is_file() && is_volume_name(path) {
         return Ok(case_name(path)
             .map(|name| (name, path.to_path_buf()))
             .into_iter()
@@ -173,7 +173,7 @@ pub(super) fn label_maps(path: &Path) -> Result<BTreeMap<String, PathBuf>> {
     let entries = std::fs::read_dir(path).map_err(Error::io(path, "read the folder"))?;
     let all: BTreeMap<String, PathBuf> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|file| file.is_file() && is_nifti_name(file))
+        .filter(|file| file.is_file() && is_volume_name(file))
         .filter_map(|file| Some((case_name(&file)?, file)))
         .collect();
     let is_beside = |name: &String| {

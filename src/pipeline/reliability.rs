@@ -18,8 +18,8 @@ use super::probability_file::ProbabilityKind;
 use super::probability_reader::ProbabilityReader;
 use super::reference::Reference;
 use super::sidecar::{Sidecar, read_sidecar};
+use crate::arrays::formats::read_label_map;
 use crate::arrays::metrics::Summary;
-use crate::arrays::nifti::read_labels;
 use crate::arrays::reliability::Reliability;
 use crate::error::{Error, Result};
 use boxes::boxes;
@@ -139,7 +139,7 @@ fn measured(
     let reference = reference
         .load(case)?
         .ok_or_else(|| Error::file(label_map, format!("no reference for case '{case}'")))?;
-    let (_, prediction) = read_labels(label_map)?;
+    let (_, prediction) = read_label_map(label_map)?;
     if !prediction.grid.same_as(&reference.grid, TOLERANCE_MM) {
         return Err(Error::file(
             label_map,

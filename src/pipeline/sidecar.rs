@@ -10,7 +10,7 @@ use super::bundle::file_sha256;
 use super::cascade::CascadeReport;
 use super::outputs::{Outputs, remove_left_over};
 use super::overlapping::OverlappingMasks;
-use crate::arrays::nifti::{NiftiImage, case_name};
+use crate::arrays::formats::{VolumeImage, case_name};
 use crate::arrays::statistics::{StructureStatistics, structure_statistics};
 use crate::arrays::totalseg_statistics::TableOptions;
 use crate::cpu_budget::peak_memory_mb;
@@ -154,7 +154,7 @@ pub struct SavedProbabilities {
 pub struct Making<'a> {
     pub input: &'a Path,
     pub input_sha256: &'a str,
-    pub image: &'a NiftiImage,
+    pub image: &'a VolumeImage,
     pub models: &'a [ModelUsed],
     pub model_sha256: &'a str,
     pub device: String,
@@ -288,7 +288,7 @@ impl Making<'_> {
     }
 
     fn notes(&self, labels: &LabelMap, cascade: &CascadeReport) -> Vec<String> {
-        let mut notes = self.image.header.warnings().to_vec();
+        let mut notes = self.image.header.warnings.clone();
         if self.image.non_finite > 0 {
             notes.push(format!(
                 "{} voxels are not finite numbers; they were taken for air",

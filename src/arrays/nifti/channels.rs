@@ -5,14 +5,15 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use super::datatype::{VoxelSink, VoxelType};
+use super::datatype::VoxelSink;
 use super::gzip::GzipWriter;
 use super::header::NiftiHeader;
 use super::label_names::MOST_BYTES;
 use super::maps::volumes;
+use super::names::ENDINGS;
 use super::raw::{ByteOrder, RawHeader};
-use super::source::Source;
 use super::write::{check_name, is_gzip_name, set_voxel_type};
+use crate::arrays::formats::{Source, VoxelType};
 use crate::error::{Error, Result};
 use crate::files::{parent_of, persisted, temporary_file};
 
@@ -164,7 +165,7 @@ fn common_type(stored: &[Stored]) -> Option<VoxelType> {
 /// An open file of one or several channels, read channel by channel.
 struct Stored {
     path: PathBuf,
-    source: Source,
+    source: Source<'static>,
     /// Of one channel.
     header: NiftiHeader,
     /// As it stands in the file.
@@ -176,10 +177,10 @@ struct Stored {
 
 impl Stored {
     fn open(path: &Path) -> Result<Self> {
-        let mut source = Source::open(path)?;
+        let mut source = Source::open(path, &ENDINGS)?;
         let opened = volumes(&mut source).map_err(|problem| Error::file(path, problem))?;
         let (header, channels, dimensions) = opened;
-        let between = header.data_offset - source.position;
+        let between = header.data_offset - source.position();
         if between > MOST_BYTES {
             return Err(Error::file(
                 path,
@@ -246,7 +247,7 @@ impl Stored {
             Ok(found) if found == bytes.len() => Ok(()),
             Ok(_) => Err(self.problem(format!(
                 "truncated: {} bytes found, {expected} expected; copy or export it again",
-                self.source.position
+                self.source.position()
             ))),
             Err(problem) => Err(self.problem(problem)),
         }

@@ -1,8 +1,8 @@
 //! What a header says, checked before anything is allocated.
 
-use super::datatype::VoxelType;
 use super::geometry;
 use super::raw::{DESCRIP_BYTES, RawHeader, Version};
+use crate::arrays::formats::VoxelType;
 use crate::error::{Error, Result};
 use crate::values::Grid;
 

@@ -1,9 +1,10 @@
 //! Telling NIfTI from everything else by a file's first bytes.
 
 use super::raw::{ByteOrder, Version};
+use crate::arrays::formats::START_BYTES;
 
 /// Bytes that decide: the length of a NIfTI-1 header.
-pub(super) const PREFIX_BYTES: usize = 348;
+pub(super) const PREFIX_BYTES: usize = START_BYTES;
 
 /// The version and byte order of the header that begins with `prefix` (up to [`PREFIX_BYTES`] bytes,
 /// fewer only if the file ends); says what else the file seems to be.

@@ -3,13 +3,9 @@
 //! Code 0, the first extension, XML as in Caret's label tables (`nifti_ext_header.py` of TotalSegmentator
 //! 2.18): `<Label Key="1" Red="0.9" Green="0.2" Blue="0.2" Alpha="1"><![CDATA[spleen]]></Label>`.
 
-use std::collections::BTreeMap;
-
 use super::raw::ByteOrder;
+use crate::arrays::formats::LabelNames;
 use crate::values::label_colour;
-
-/// Names by label value.
-pub type LabelNames = BTreeMap<u16, String>;
 
 /// More bytes of extensions are not looked at; a table of every possible label is smaller.
 pub(super) const MOST_BYTES: u64 = 16 << 20;

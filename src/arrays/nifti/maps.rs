@@ -2,17 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use super::datatype::VoxelType;
 use super::header::NiftiHeader;
+use super::names::ENDINGS;
 use super::read::raw_header;
-use super::source::{MOST_EXPANSION, Source};
+use crate::arrays::formats::{MOST_EXPANSION, Source, VoxelType};
 use crate::error::{Error, Result};
 use crate::values::Grid;
 
 /// An open file as [`super::write_maps`] writes them: one volume of bytes after the other on one grid.
 pub struct ByteMaps {
     path: PathBuf,
-    source: Source,
+    source: Source<'static>,
     /// Of one map.
     header: NiftiHeader,
     maps: usize,
@@ -24,7 +24,7 @@ impl ByteMaps {
     /// # Errors
     /// As [`super::read_header`], and voxels that are no bytes.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut source = Source::open(path)?;
+        let mut source = Source::open(path, &ENDINGS)?;
         let (header, maps) = opened(&mut source).map_err(|problem| Error::file(path, problem))?;
         Ok(Self {
             path: path.to_path_buf(),
@@ -61,8 +61,8 @@ impl ByteMaps {
         let begin = self.header.data_offset;
         let expected = begin + self.header.data_bytes() * self.maps as u64;
         let mut slice = Vec::new();
-        while self.source.position < begin {
-            slice.resize((begin - self.source.position).min(1 << 16) as usize, 0);
+        while self.source.position() < begin {
+            slice.resize((begin - self.source.position()).min(1 << 16) as usize, 0);
             self.fill(&mut slice, expected)?;
         }
         slice.resize(nx * ny, 0);
@@ -87,7 +87,7 @@ impl ByteMaps {
             Ok(found) if found == bytes.len() => Ok(()),
             Ok(_) => Err(self.problem(format!(
                 "truncated: {} bytes found, {expected} expected",
-                self.source.position
+                self.source.position()
             ))),
             Err(problem) => Err(self.problem(problem)),
         }
@@ -137,17 +137,18 @@ pub(super) fn volumes(
     let header = NiftiHeader::parse(raw, source.is_gzip())?;
     let bytes = header.data_bytes().checked_mul(count as u64);
     let bytes = bytes.and_then(|bytes| bytes.checked_add(header.data_offset));
+    // Always known of a file.
+    let file_bytes = source.length().unwrap_or_default();
     let fits = bytes.is_some_and(|bytes| match header.compressed {
-        true => bytes / MOST_EXPANSION <= source.file_bytes,
-        false => bytes == source.file_bytes,
+        true => bytes / MOST_EXPANSION <= file_bytes,
+        false => bytes == file_bytes,
     });
     if !fits {
         let [x, y, z] = header.grid().shape;
         return Err(format!(
-            "truncated or damaged: its header promises {count} volumes of {x} x {y} x {z} voxels of {}, which {} \
-             bytes cannot hold; copy or export it again",
+            "truncated or damaged: its header promises {count} volumes of {x} x {y} x {z} voxels of {}, which \
+             {file_bytes} bytes cannot hold; copy or export it again",
             header.voxel_type.name(),
-            source.file_bytes
         ));
     }
     Ok((header, count, dims))

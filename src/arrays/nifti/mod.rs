@@ -7,6 +7,7 @@
 
 mod channels;
 mod datatype;
+mod format;
 mod geometry;
 mod gzip;
 mod header;
@@ -16,19 +17,18 @@ mod maps;
 mod names;
 mod raw;
 mod read;
-mod source;
 mod write;
 
+pub use super::formats::{LabelNames, MaskPiece, VoxelType};
 pub use channels::{check_channels, copy, read_channels, write_joined, write_split};
-pub use datatype::VoxelType;
+pub use format::Nifti;
 pub use header::NiftiHeader;
-pub use label_names::LabelNames;
 pub use maps::ByteMaps;
-pub use names::{case_name, is_nifti_name};
+pub use names::is_nifti_name;
 pub use raw::Version;
 pub use read::{
     NiftiImage, read_header, read_label_names, read_label_runs, read_labels, read_volume,
 };
 pub use write::{
-    MaskPiece, write_labels, write_map, write_maps, write_mask, write_named_labels, write_volume,
+    write_labels, write_map, write_maps, write_mask, write_named_labels, write_volume,
 };

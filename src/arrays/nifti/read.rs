@@ -8,11 +8,12 @@ use ndarray::Array3;
 use super::datatype::VoxelSink;
 use super::header::NiftiHeader;
 use super::identify::{PREFIX_BYTES, identify};
-use super::label_names::{self, LabelNames};
+use super::label_names;
+use super::names::ENDINGS;
 use super::raw::RawHeader;
-use super::source::{MOST_EXPANSION, Source};
+use crate::arrays::formats::{LabelNames, MOST_EXPANSION, Source};
 use crate::arrays::label_runs::{LabelRuns, RunBuilder};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::values::{LabelMap, Volume};
 
 /// Bytes converted at a time; a multiple of every voxel size.
@@ -38,7 +39,7 @@ pub struct NiftiImage {
 /// The voxels are not read: a gzip file that is damaged further on is found by [`read_volume`]. Errors
 /// are those of [`read_volume`] otherwise.
 pub fn read_header(path: &Path) -> Result<NiftiHeader> {
-    open(path).map(|(header, _)| header)
+    header_from(&mut Source::open(path, &ENDINGS)?)
 }
 
 /// Reads an image of one volume as `f32`, scaled by slope and intercept; shape (z, y, x), x fastest.
@@ -47,10 +48,43 @@ pub fn read_header(path: &Path) -> Result<NiftiHeader> {
 /// that is not a whole NIfTI image of one volume of integers or reals: other formats, damaged headers,
 /// missing or surplus bytes, corrupt gzip, singular affines, shapes that memory cannot hold.
 pub fn read_volume(path: &Path) -> Result<NiftiImage> {
-    let (mut header, source) = open(path)?;
+    volume_from(Source::open(path, &ENDINGS)?)
+}
+
+/// Reads a label map; shape (z, y, x), x fastest.
+///
+/// Values must be whole numbers from 0 to 65535, to within 0.001 after scaling; the error names the first
+/// that is not, and its voxel. Otherwise fails as [`read_volume`].
+pub fn read_labels(path: &Path) -> Result<(NiftiHeader, LabelMap)> {
+    labels_from(Source::open(path, &ENDINGS)?)
+}
+
+/// Reads a label map as [`read_labels`], but keeps its runs alone: memory does not grow with the volume.
+pub fn read_label_runs(path: &Path) -> Result<(NiftiHeader, LabelRuns)> {
+    label_runs_from(Source::open(path, &ENDINGS)?)
+}
+
+/// The names that a label map holds for its labels (see [`super::write_named_labels`]); none of most files.
+///
+/// A table that is damaged counts as none; otherwise fails as [`read_header`].
+pub fn read_label_names(path: &Path) -> Result<LabelNames> {
+    label_names_from(Source::open(path, &ENDINGS)?)
+}
+
+/// The checked header; the source is just behind it afterwards.
+pub(super) fn header_from(source: &mut Source) -> Result<NiftiHeader> {
+    header(source)
+        .and_then(|header| check_length(&header, source.length()).map(|()| header))
+        .map_err(|problem| source.problem(problem))
+}
+
+/// [`read_volume`] from anywhere. Where the length is unknown, memory grows as voxels come.
+pub(super) fn volume_from(mut source: Source) -> Result<NiftiImage> {
+    let mut header = header_from(&mut source)?;
     let mut sink = Intensities::default();
-    reserve(&mut sink.voxels, &header).map_err(|problem| Error::file(path, problem))?;
-    read_voxels(source, &header, &mut sink).map_err(|problem| Error::file(path, problem))?;
+    reserve(&mut sink.voxels, &header, &source)
+        .and_then(|()| read_voxels(&mut source, &header, &mut sink))
+        .map_err(|problem| source.problem(problem))?;
     let Intensities { voxels, non_finite } = sink;
     if non_finite > 0 {
         header.warnings.push(format!(
@@ -61,40 +95,38 @@ pub fn read_volume(path: &Path) -> Result<NiftiImage> {
     Ok(NiftiImage {
         volume: Volume {
             grid: header.grid(),
-            data: array(path, &header, voxels)?,
+            data: array(&source, &header, voxels)?,
         },
         header,
         non_finite,
     })
 }
 
-/// Reads a label map; shape (z, y, x), x fastest.
-///
-/// Values must be whole numbers from 0 to 65535, to within 0.001 after scaling; the error names the first
-/// that is not, and its voxel. Otherwise fails as [`read_volume`].
-pub fn read_labels(path: &Path) -> Result<(NiftiHeader, LabelMap)> {
-    let (header, source) = open(path)?;
+/// [`read_labels`] from anywhere.
+pub(super) fn labels_from(mut source: Source) -> Result<(NiftiHeader, LabelMap)> {
+    let header = header_from(&mut source)?;
     let mut sink = Labels {
         voxels: Vec::new(),
         before: 0,
         shape: header.grid().shape,
         problem: None,
     };
-    reserve(&mut sink.voxels, &header).map_err(|problem| Error::file(path, problem))?;
-    read_voxels(source, &header, &mut sink).map_err(|problem| Error::file(path, problem))?;
+    reserve(&mut sink.voxels, &header, &source)
+        .and_then(|()| read_voxels(&mut source, &header, &mut sink))
+        .map_err(|problem| source.problem(problem))?;
     if let Some(problem) = sink.problem {
-        return Err(Error::file(path, problem));
+        return Err(source.problem(problem));
     }
     let labels = LabelMap {
         grid: header.grid(),
-        data: array(path, &header, sink.voxels)?,
+        data: array(&source, &header, sink.voxels)?,
     };
     Ok((header, labels))
 }
 
-/// Reads a label map as [`read_labels`], but keeps its runs alone: memory does not grow with the volume.
-pub fn read_label_runs(path: &Path) -> Result<(NiftiHeader, LabelRuns)> {
-    let (header, source) = open(path)?;
+/// [`read_label_runs`] from anywhere.
+pub(super) fn label_runs_from(mut source: Source) -> Result<(NiftiHeader, LabelRuns)> {
+    let header = header_from(&mut source)?;
     let mut sink = Runs {
         builder: RunBuilder::new(header.grid()),
         piece: Labels {
@@ -104,33 +136,22 @@ pub fn read_label_runs(path: &Path) -> Result<(NiftiHeader, LabelRuns)> {
             problem: None,
         },
     };
-    read_voxels(source, &header, &mut sink).map_err(|problem| Error::file(path, problem))?;
+    read_voxels(&mut source, &header, &mut sink).map_err(|problem| source.problem(problem))?;
     match sink.piece.problem {
-        Some(problem) => Err(Error::file(path, problem)),
+        Some(problem) => Err(source.problem(problem)),
         None => Ok((header, sink.builder.finish())),
     }
 }
 
-/// The names that a label map holds for its labels (see [`super::write_named_labels`]); none of most files.
-///
-/// A table that is damaged counts as none; otherwise fails as [`read_header`].
-pub fn read_label_names(path: &Path) -> Result<LabelNames> {
-    let (header, mut source) = open(path)?;
-    let bytes = (header.data_offset - source.position).min(label_names::MOST_BYTES);
+/// [`read_label_names`] from anywhere.
+pub(super) fn label_names_from(mut source: Source) -> Result<LabelNames> {
+    let header = header_from(&mut source)?;
+    let bytes = (header.data_offset - source.position()).min(label_names::MOST_BYTES);
     let mut between = vec![0; bytes as usize];
     let found = source
         .fill(&mut between)
-        .map_err(|problem| Error::file(path, problem))?;
+        .map_err(|problem| source.problem(problem))?;
     Ok(label_names::names_in(&between[..found], header.raw.order()))
-}
-
-/// The checked header, and the file just behind it.
-fn open(path: &Path) -> Result<(NiftiHeader, Source)> {
-    let mut source = Source::open(path)?;
-    let header = header(&mut source)
-        .and_then(|header| check_length(&header, source.file_bytes).map(|()| header))
-        .map_err(|problem| Error::file(path, problem))?;
-    Ok((header, source))
 }
 
 fn header(source: &mut Source) -> std::result::Result<NiftiHeader, String> {
@@ -147,9 +168,9 @@ pub(super) fn raw_header(source: &mut Source) -> std::result::Result<RawHeader, 
     })?;
     bytes.resize(version.header_bytes(), 0);
     source.fill(&mut bytes[PREFIX_BYTES..])?;
-    if source.position < version.header_bytes() as u64 {
+    if source.position() < version.header_bytes() as u64 {
         return Err(truncated(
-            source.position,
+            source.position(),
             version.first_voxel_byte(),
             "at least",
         ));
@@ -158,7 +179,10 @@ pub(super) fn raw_header(source: &mut Source) -> std::result::Result<RawHeader, 
 }
 
 /// Compares what the header promises with what the file can hold, before anything is allocated.
-fn check_length(header: &NiftiHeader, file_bytes: u64) -> std::result::Result<(), String> {
+fn check_length(header: &NiftiHeader, file_bytes: Option<u64>) -> std::result::Result<(), String> {
+    let Some(file_bytes) = file_bytes else {
+        return Ok(());
+    };
     let expected = header.data_offset + header.data_bytes();
     if header.compressed {
         if expected / MOST_EXPANSION > file_bytes {
@@ -196,7 +220,14 @@ fn promise(header: &NiftiHeader) -> String {
 }
 
 /// Room for all voxels, at most four times what the file's length has shown to be possible.
-fn reserve<T>(voxels: &mut Vec<T>, header: &NiftiHeader) -> std::result::Result<(), String> {
+fn reserve<T>(
+    voxels: &mut Vec<T>,
+    header: &NiftiHeader,
+    source: &Source,
+) -> std::result::Result<(), String> {
+    if source.length().is_none() {
+        return Ok(());
+    }
     voxels
         .try_reserve_exact(header.grid().voxels())
         .map_err(|_| {
@@ -207,12 +238,12 @@ fn reserve<T>(voxels: &mut Vec<T>, header: &NiftiHeader) -> std::result::Result<
         })
 }
 
-/// Reads from just behind the header to the very end. Of large gzip data a thread of its own inflates the next
-/// chunks while one is converted.
+/// Reads from just behind the header to the very end. Of large gzip data a thread of its own converts one chunk while
+/// the next ones are inflated.
 fn read_voxels(
-    source: Source,
+    source: &mut Source,
     header: &NiftiHeader,
-    sink: &mut impl VoxelSink,
+    sink: &mut (impl VoxelSink + Send),
 ) -> std::result::Result<(), String> {
     let mut convert = |chunk: &[u8]| {
         let order = header.raw.order();
@@ -233,34 +264,37 @@ fn read_voxels(
             // There is room for all of them.
             let _ = give_back.send(Vec::new());
         }
-        let reader = scope.spawn(move || {
-            read_chunks(source, header, |chunk| {
-                // Neither fails unless the conversion has ended early, and then nobody waits for the rest.
-                let _ = to_convert.send(chunk);
-                converted.recv().unwrap_or_default()
-            })
+        let converter = scope.spawn(move || {
+            for chunk in inflated {
+                convert(&chunk);
+                let _ = give_back.send(chunk);
+            }
         });
-        for chunk in inflated {
-            convert(&chunk);
-            let _ = give_back.send(chunk);
+        // The reader stays on this thread, so that it need not be `Send`.
+        let read = read_chunks(source, header, |chunk| {
+            // Neither fails unless the conversion has ended early, and then nobody waits for the rest.
+            let _ = to_convert.send(chunk);
+            converted.recv().unwrap_or_default()
+        });
+        drop(to_convert);
+        match converter.join() {
+            Ok(()) => read,
+            Err(_) => Err("the thread that converts it ended early".to_owned()),
         }
-        reader
-            .join()
-            .unwrap_or_else(|_| Err("the thread that reads it ended early".to_owned()))
     })
 }
 
 /// Hands all voxels' bytes to `take`, which gives back a chunk to fill next; then makes sure that the file ends
 /// with them, so that checksums and surplus bytes are seen too.
 fn read_chunks(
-    mut source: Source,
+    source: &mut Source,
     header: &NiftiHeader,
     mut take: impl FnMut(Vec<u8>) -> Vec<u8>,
 ) -> std::result::Result<(), String> {
     let expected = header.data_offset + header.data_bytes();
     let read = |source: &mut Source, chunk: &mut [u8]| match source.fill(chunk) {
         Ok(bytes) if bytes < chunk.len() => {
-            let problem = truncated(source.position, expected, "exactly");
+            let problem = truncated(source.position(), expected, "exactly");
             Err(format!("{problem} ({})", promise(header)))
         }
         Ok(_) => Ok(()),
@@ -270,15 +304,15 @@ fn read_chunks(
         )),
     };
     let mut chunk = Vec::new();
-    while source.position < header.data_offset {
-        let rest = (header.data_offset - source.position).min(CHUNK_BYTES as u64);
+    while source.position() < header.data_offset {
+        let rest = (header.data_offset - source.position()).min(CHUNK_BYTES as u64);
         chunk.resize(rest as usize, 0);
-        read(&mut source, &mut chunk)?;
+        read(source, &mut chunk)?;
     }
-    while source.position < expected {
-        let rest = (expected - source.position).min(CHUNK_BYTES as u64);
+    while source.position() < expected {
+        let rest = (expected - source.position()).min(CHUNK_BYTES as u64);
         chunk.resize(rest as usize, 0);
-        read(&mut source, &mut chunk)?;
+        read(source, &mut chunk)?;
         chunk = take(chunk);
     }
     match source.fill(&mut [0])? {
@@ -290,9 +324,9 @@ fn read_chunks(
     }
 }
 
-fn array<T>(path: &Path, header: &NiftiHeader, voxels: Vec<T>) -> Result<Array3<T>> {
+fn array<T>(source: &Source, header: &NiftiHeader, voxels: Vec<T>) -> Result<Array3<T>> {
     Array3::from_shape_vec(header.grid().shape_zyx(), voxels)
-        .map_err(|error| Error::file(path, format!("voxels do not fill the grid: {error}")))
+        .map_err(|error| source.problem(format!("voxels do not fill the grid: {error}")))
 }
 
 #[derive(Default)]

@@ -7,21 +7,18 @@ use std::path::Path;
 
 use ndarray::{Array3, Axis};
 
-use super::datatype::VoxelType;
 use super::geometry::is_finite;
 use super::gzip::{Content, GzipWriter, PIECE_BYTES, write_gzip, write_plain};
 use super::header::NiftiHeader;
-use super::label_names::{LabelNames, extensions};
+use super::label_names::extensions;
 use super::names::is_nifti_name;
 use super::raw::{AUX_FILE_BYTES, ByteOrder, DESCRIP_BYTES, INTENT_NAME_BYTES, RawHeader};
+use crate::arrays::formats::{LabelNames, MaskPiece, VoxelType};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::values::{Grid, LabelMap, Volume};
 
 const DESCRIPTION: &str = concat!("ctseg ", env!("CARGO_PKG_VERSION"));
-
-/// Marks the voxels of a mask: in file order, from a range of them, 1 inside and 0 outside.
-pub type MaskPiece<'a> = dyn Fn(Range<usize>, &mut [u8]) + Sync + 'a;
 
 /// Writes a label map with its source's header: uint8 if no label is above 255, else uint16.
 ///

@@ -87,7 +87,7 @@ pub fn model(path: &Path) -> Result<()> {
 
 /// Something can be written into the folder `path`, or beside the file of this name.
 pub fn target(path: &Path) -> Result<()> {
-    let folder = match crate::arrays::nifti::is_nifti_name(path) {
+    let folder = match crate::arrays::formats::is_volume_name(path) {
         true => crate::files::parent_of(path),
         false => path,
     };

@@ -5,7 +5,7 @@ use std::path::Path;
 use ndarray::{ArrayView2, ArrayView3, Axis};
 
 use super::{Colour, Picture};
-use crate::arrays::nifti::case_name;
+use crate::arrays::formats::{case_name, endings_in_words};
 use crate::error::{Error, Result};
 use crate::pipeline::cascade::Attention;
 
@@ -20,8 +20,12 @@ const STRONGEST: f32 = 0.6;
 
 /// Writes `<case>_attention_<level>.png` for every gate (0 = finest) beside the label map at `output`.
 pub fn draw(output: &Path, attention: &Attention) -> Result<()> {
-    let name = case_name(output)
-        .ok_or_else(|| Error::file(output, "expected a name that ends in .nii or .nii.gz"))?;
+    let name = case_name(output).ok_or_else(|| {
+        Error::file(
+            output,
+            format!("expected a name that ends in {}", endings_in_words()),
+        )
+    })?;
     for (level, map) in attention.maps.axis_iter(Axis(0)).enumerate() {
         let path = output.with_file_name(format!("{name}_attention_{level}.png"));
         picture(attention, map, level).write_png(&path)?;

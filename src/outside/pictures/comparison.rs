@@ -120,7 +120,7 @@ fn legend(case: &Comparison, maps: [ArrayView2<u16>; 2], plane: usize) -> Legend
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arrays::nifti::LabelNames;
+    use crate::arrays::formats::LabelNames;
     use crate::values::{Grid, LabelMap, Volume};
 
     fn maps() -> (Volume, LabelMap, LabelMap) {

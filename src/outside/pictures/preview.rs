@@ -6,7 +6,7 @@ use ndarray::{Axis, s};
 
 use super::views::{Found, Panel, body, from_the_front, in_ras, spacing_in_ras};
 use super::{Colour, Picture};
-use crate::arrays::nifti::LabelNames;
+use crate::arrays::formats::LabelNames;
 use crate::error::Result;
 use crate::values::{LabelMap, Volume, label_colour};
 

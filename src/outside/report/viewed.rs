@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::planes::{Planes, packed};
-use crate::arrays::nifti::LabelNames;
+use crate::arrays::formats::LabelNames;
 use crate::error::{Error, Result};
 use crate::outside::pictures::comparison;
 use crate::pipeline::guard::guarded;

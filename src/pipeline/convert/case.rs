@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::labels::Labels;
 use super::{Conversion, Overlaps};
+use crate::arrays::formats::read_label_map;
 use crate::arrays::nifti::{self, NiftiHeader};
 use crate::error::{Error, Result};
 use crate::pipeline::dataset::{
@@ -309,7 +310,7 @@ fn read(path: &Path, image: Option<&NiftiHeader>, found: &mut Findings) -> Optio
         );
         return None;
     }
-    let (_, labels) = found.kept(nifti::read_labels(path))?;
+    let (_, labels) = found.kept(read_label_map(path))?;
     let difference = image.and_then(|image| grid_difference(&labels.grid, &image.grid()));
     if let Some(problem) = difference {
         found.problem(path, problem);

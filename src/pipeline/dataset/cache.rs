@@ -203,7 +203,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::arrays::nifti::NiftiHeader;
+    use crate::arrays::formats::{VolumeHeader, VoxelType};
     use crate::pipeline::dataset::LabelSource;
     use crate::values::{Grid, LabelMap, Volume};
 
@@ -216,7 +216,7 @@ mod tests {
                 data: ndarray::Array3::zeros([2, 2, 2]),
             },
             labels: LabelMap::empty(grid),
-            header: NiftiHeader::for_grid(&grid).unwrap(),
+            header: VolumeHeader::new(grid, VoxelType::I16),
             non_finite: 0,
         });
         let case = Case {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::check::{CaseNote, CaseProblem, CheckDepth};
 use super::structures::{count_values, overlay};
 use super::{Case, Dataset, LabelSource, grid_difference};
-use crate::arrays::nifti::{self, NiftiHeader};
+use crate::arrays::formats::{VolumeHeader, read_header, read_label_map, read_volume};
 use crate::error::Error;
 use crate::values::{Grid, LabelMap};
 
@@ -74,8 +74,8 @@ impl<'a> CaseCheck<'a> {
         });
     }
 
-    fn warnings(&mut self, file: &Path, header: &NiftiHeader) {
-        for warning in header.warnings() {
+    fn warnings(&mut self, file: &Path, header: &VolumeHeader) {
+        for warning in &header.warnings {
             self.note(format!("{}: {warning}", file.display()));
         }
     }
@@ -84,8 +84,8 @@ impl<'a> CaseCheck<'a> {
         let path = &self.case.image;
         let copies = &self.dataset.copies;
         let header = match depth {
-            CheckDepth::Headers => copies.read(path, nifti::read_header),
-            CheckDepth::Voxels => copies.read(path, nifti::read_volume).map(|image| {
+            CheckDepth::Headers => copies.read(path, read_header),
+            CheckDepth::Voxels => copies.read(path, read_volume).map(|image| {
                 if image.non_finite > 0 {
                     self.note(format!(
                         "{} voxels of the image are not finite",
@@ -103,7 +103,7 @@ impl<'a> CaseCheck<'a> {
         match header {
             Ok(header) => {
                 self.warnings(path, &header);
-                self.image_grid = Some(header.grid());
+                self.image_grid = Some(header.grid);
             }
             Err(error) => self.unreadable(path, error),
         }
@@ -111,7 +111,7 @@ impl<'a> CaseCheck<'a> {
 
     /// Reads a label file that must lie on the image's grid.
     fn labels(&mut self, path: &Path) -> Option<LabelMap> {
-        match self.dataset.copies.read(path, nifti::read_labels) {
+        match self.dataset.copies.read(path, read_label_map) {
             Ok((header, labels)) => {
                 self.warnings(path, &header);
                 let difference = self

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::json_layouts::joined;
 use super::{Case, Dataset, Layout};
-use crate::arrays::nifti::case_name;
+use crate::arrays::formats::case_name;
 use crate::error::{Error, Result};
 
 /// Which images a caller can use.

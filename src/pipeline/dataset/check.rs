@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::case_check::CaseCheck;
 use super::{Case, Dataset};
-use crate::arrays::nifti;
+use crate::arrays::formats::case_name;
 use crate::error::{Error, Result};
 
 /// How much of the images [`Dataset::check`] reads; label maps are always read whole.
@@ -191,7 +191,7 @@ impl Dataset {
     fn check_unpaired(&self, report: &mut CheckReport) {
         for path in &self.unpaired_labels {
             report.problems.push(CaseProblem {
-                case: nifti::case_name(path).unwrap_or_default(),
+                case: case_name(path).unwrap_or_default(),
                 file: path.clone(),
                 problem: "labels without an image; add the image or remove the file".into(),
             });

@@ -10,7 +10,7 @@ use super::channels::Accept;
 use super::layouts::{self, Found};
 use super::pattern::{Pattern, visible_names};
 use super::{Case, Dataset, LabelSource, Layout, Structure, structures};
-use crate::arrays::nifti::case_name;
+use crate::arrays::formats::case_name;
 use crate::error::{Error, Result};
 
 /// The keys of both formats that matter here; others are ignored, as both programs do.

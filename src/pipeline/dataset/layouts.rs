@@ -9,7 +9,7 @@ use super::pattern::{self, Pattern, visible_names};
 use super::{
     Case, Copies, Dataset, LabelSource, Layout, Structure, descriptor, json_layouts, structures,
 };
-use crate::arrays::nifti::{case_name, is_nifti_name};
+use crate::arrays::formats::{case_name, endings_in_words, is_volume_name};
 use crate::error::{Error, Result};
 
 /// What was found under a root.
@@ -90,9 +90,9 @@ pub(super) fn finished(mut dataset: Dataset, source: &Path) -> Result<Dataset> {
         return Err(Error::file(
             source,
             format!(
-                "describes no cases: no image was found under {}; expected .nii or .nii.gz files \
-                 where the layout puts images",
-                dataset.root.display()
+                "describes no cases: no image was found under {}; expected {} files where the layout puts images",
+                dataset.root.display(),
+                endings_in_words()
             ),
         ));
     }
@@ -274,7 +274,7 @@ fn open_plain(root: &Path) -> Result<Dataset> {
         let paths = visible_names(&folder)?
             .into_iter()
             .map(|name| folder.join(name));
-        let volumes = paths.filter(|path| path.is_file() && is_nifti_name(path));
+        let volumes = paths.filter(|path| path.is_file() && is_volume_name(path));
         Ok(volumes
             .filter_map(|path| Some((case_name(&path)?, path)))
             .collect())

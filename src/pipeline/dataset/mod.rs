@@ -17,7 +17,7 @@ mod structures;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::arrays::nifti::{self, NiftiHeader, NiftiImage};
+use crate::arrays::formats::{VolumeHeader, VolumeImage, read_label_map, read_volume};
 use crate::error::{Error, Result};
 use crate::values::{Grid, LabelMap, Volume};
 
@@ -118,7 +118,7 @@ pub struct Dataset {
 pub struct LoadedCase {
     pub volume: Volume,
     pub labels: LabelMap,
-    pub header: NiftiHeader,
+    pub header: VolumeHeader,
     /// Voxels of `volume` that are NaN or infinite.
     pub non_finite: usize,
 }
@@ -210,8 +210,8 @@ impl Dataset {
     }
 
     /// Reads the CT volume of a case, in HU as stored.
-    pub fn load_image(&self, case: &Case) -> Result<NiftiImage> {
-        self.copies.read(&case.image, nifti::read_volume)
+    pub fn load_image(&self, case: &Case) -> Result<VolumeImage> {
+        self.copies.read(&case.image, read_volume)
     }
 
     /// Reads the labels of a case into one label map; binary masks are merged, the later value wins. Voxels
@@ -227,7 +227,7 @@ impl Dataset {
                     case.id, self.name
                 ),
             )),
-            LabelSource::Map(path) => Ok(self.copies.read(path, nifti::read_labels)?.1),
+            LabelSource::Map(path) => Ok(self.copies.read(path, read_label_map)?.1),
             LabelSource::PerStructure(files) => structures::merge_masks(files, &self.copies),
         }
     }
@@ -244,7 +244,7 @@ impl Dataset {
     /// Reads image and labels of a case. Errors also if the two do not lie on one grid, to within
     /// [`GRID_TOLERANCE_MM`].
     pub fn load(&self, case: &Case) -> Result<LoadedCase> {
-        let NiftiImage {
+        let VolumeImage {
             header,
             volume,
             non_finite,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::{Case, Copies, LabelSource, Structure, grid_difference};
-use crate::arrays::nifti::{self, LabelNames};
+use crate::arrays::formats::{LabelNames, read_label_map, read_label_names};
 use crate::error::{Error, Result};
 use crate::values::LabelMap;
 
@@ -40,10 +40,10 @@ pub(super) fn scan(root: &Path, cases: &[Case]) -> Result<Vec<Structure>> {
     let scanned: Vec<Result<(Vec<u16>, LabelNames)>> = maps
         .par_iter()
         .map(|path| {
-            let (_, labels) = nifti::read_labels(path)?;
+            let (_, labels) = read_label_map(path)?;
             let values = count_values(&labels).into_iter().map(|(value, _)| value);
             let values = values.filter(|value| *value > 0).collect();
-            Ok((values, nifti::read_label_names(path)?))
+            Ok((values, read_label_names(path)?))
         })
         .collect();
     let mut values = BTreeSet::new();
@@ -121,7 +121,7 @@ pub(super) fn overlay(labels: &mut LabelMap, mask: &LabelMap, value: u16) -> usi
 pub(super) fn merge_masks(files: &[(u16, PathBuf)], copies: &Copies) -> Result<LabelMap> {
     let mut merged: Option<LabelMap> = None;
     for (value, path) in files {
-        let (_, mask) = copies.read(path, nifti::read_labels)?;
+        let (_, mask) = copies.read(path, read_label_map)?;
         let labels = merged.get_or_insert_with(|| LabelMap::empty(mask.grid));
         if let Some(problem) = grid_difference(&mask.grid, &labels.grid) {
             return Err(Error::file(path, problem));

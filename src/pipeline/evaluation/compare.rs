@@ -10,9 +10,9 @@ use super::{CaseScores, Structures, forget_ignored};
 use crate::arrays::components::Connectivity;
 use crate::arrays::detection::Detection;
 use crate::arrays::extents::Extent;
+use crate::arrays::formats::{read_header, read_label_map, read_label_runs};
 use crate::arrays::label_runs::{LabelRuns, run_overlaps};
 use crate::arrays::metrics::{Overlap, volume_ml};
-use crate::arrays::nifti::{read_header, read_label_runs, read_labels};
 use crate::arrays::surface::SurfaceDistances;
 use crate::error::{Error, Result};
 use crate::pipeline::gate::Gate;
@@ -131,10 +131,10 @@ fn both(
         check_grids(path, &prediction.grid, &truth.grid)?;
         return Ok((prediction, truth, 0));
     }
-    let voxels = read_header(path).map_or(0, |header| header.grid().voxels());
+    let voxels = read_header(path).map_or(0, |header| header.grid.voxels());
     let _admitted = limits.reading.admit(READING_BYTES * voxels as u64);
     let mut truth = reference.load(case)?.ok_or_else(none)?;
-    let (_, mut prediction) = read_labels(path)?;
+    let (_, mut prediction) = read_label_map(path)?;
     check_grids(path, &prediction.grid, &truth.grid)?;
     let ignored = forget_ignored(&mut prediction, &mut truth, reference.ignore());
     Ok((

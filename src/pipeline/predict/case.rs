@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::PredictJob;
 use super::room::{Place, Room};
-use crate::arrays::nifti::{NiftiImage, case_name, read_header, read_volume};
+use crate::arrays::formats::{VolumeImage, case_name, read_header, read_volume};
 use crate::error::{Error, Result};
 use crate::pipeline::bundle::file_sha256;
 use crate::pipeline::cascade::{Cascade, CascadeReport};
@@ -40,7 +40,7 @@ pub(super) struct Batch<'a> {
 
 /// A volume in memory, with the hash of the file it came from.
 pub(super) struct Input<'a> {
-    image: NiftiImage,
+    image: VolumeImage,
     sha256: String,
     /// Spent reading.
     seconds: f64,
@@ -110,7 +110,7 @@ impl Batch<'_> {
             return Ok(None);
         }
         let hashing = hashing.elapsed();
-        let place = room.place(&read_header(&case.input)?.grid());
+        let place = room.place(&read_header(&case.input)?.grid);
         let reading = Instant::now();
         let image = read_volume(&case.input)?;
         Ok(Some(Input {
@@ -200,7 +200,7 @@ impl Batch<'_> {
     fn probability_file(
         &self,
         case: &PredictCase,
-        image: &NiftiImage,
+        image: &VolumeImage,
         cascade: Option<&Cascade>,
     ) -> Result<Option<ProbabilityFile>> {
         let (Some(kind), Some(cascade)) = (self.job.probabilities, cascade) else {
@@ -213,7 +213,7 @@ impl Batch<'_> {
     fn entropy_file(
         &self,
         case: &PredictCase,
-        image: &NiftiImage,
+        image: &VolumeImage,
         cascade: Option<&Cascade>,
     ) -> Result<Option<EntropyFile>> {
         let Some(cascade) = cascade.filter(|_| self.job.outputs.entropy) else {

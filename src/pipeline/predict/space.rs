@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::arrays::nifti::{case_name, read_header};
+use crate::arrays::formats::{case_name, read_header};
 use crate::error::{Error, Result};
 use crate::files::{parent_of, temporary_file};
 use crate::leftovers::remove_leftovers;
@@ -138,7 +138,7 @@ fn map_bytes(cases: &[&PredictCase], results: &Results) -> u64 {
         return 0;
     }
     let voxels = cases.iter().filter_map(|case| {
-        let grid = read_header(&case.input).ok()?.grid();
+        let grid = read_header(&case.input).ok()?.grid;
         check_extent(&grid).ok()?;
         Some(grid.voxels() as u64)
     });
@@ -154,7 +154,7 @@ fn in_mb(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arrays::nifti::{VoxelType, write_volume};
+    use crate::arrays::formats::{VoxelType, write_volume};
     use crate::values::{Grid, Volume};
 
     fn case(folder: &Path, bytes: u64, output: &str) -> PredictCase {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::arrays::nifti::{case_name, read_labels, read_volume};
+use crate::arrays::formats::{case_name, read_label_map, read_volume};
 use crate::error::{Error, Result};
 use crate::pipeline::dataset::{Dataset, Structure};
 use crate::pipeline::evaluation::forget_ignored;
@@ -129,7 +129,7 @@ impl Places {
                 "{case}: no reference is known; name what the label maps were compared with by --reference"
             ))
         })?;
-        let mut labels = read_labels(&path)?.1;
+        let mut labels = read_label_map(&path)?.1;
         if let [only] = structures
             && only.name == UNION
         {
@@ -152,7 +152,7 @@ impl Places {
         let sidecar = read_sidecar(&path);
         let mut reference = self.reference(case, structures)?;
         let image_path = self.image(case, sidecar.as_ref())?;
-        let mut prediction = read_labels(&path)?.1;
+        let mut prediction = read_label_map(&path)?.1;
         let volume = read_volume(&image_path)?.volume;
         for (what, grid) in [
             ("label map", &prediction.grid),

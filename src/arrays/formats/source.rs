@@ -1,34 +1,42 @@
 //! A file's bytes in order, decompressed where its content says so.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
-use std::path::Path;
+use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::path::{Path, PathBuf};
 
 use flate2::bufread::GzDecoder;
 
+use super::names::in_words;
 use crate::error::{Error, Result};
 
 /// Deflate cannot expand a byte to more than this many (a match of 258 bytes in 2 bits).
-pub(super) const MOST_EXPANSION: u64 = 1032;
+pub(in crate::arrays) const MOST_EXPANSION: u64 = 1032;
+
+/// Bytes from which a format is told: the length of a NIfTI-1 header.
+pub const START_BYTES: usize = 348;
 
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
-/// An open file, plain or gzip.
-pub(super) struct Source {
-    stream: Stream,
-    /// Length of the file on disk.
-    pub(super) file_bytes: u64,
-    /// Bytes handed out so far.
-    pub(super) position: u64,
+type Reader<'a> = BufReader<Box<dyn Read + 'a>>;
+
+/// An open file, or bytes from anywhere else; plain or gzip.
+pub struct Source<'a> {
+    name: PathBuf,
+    stream: Stream<'a>,
+    length: Option<u64>,
+    position: u64,
+    /// The first bytes, if they have been looked at before they were read.
+    start: Vec<u8>,
 }
 
-enum Stream {
-    Plain(BufReader<File>),
-    Gzip(GzipMembers),
+enum Stream<'a> {
+    Plain(Reader<'a>),
+    Gzip(GzipMembers<'a>),
 }
 
-impl Source {
-    pub(super) fn open(path: &Path) -> Result<Self> {
+impl<'a> Source<'a> {
+    /// Opens a file; `endings` are those that it could have, for the error about a folder.
+    pub fn open(path: &Path, endings: &[&str]) -> Result<Self> {
         let metadata = std::fs::metadata(path).map_err(Error::io(path, "open"))?;
         if !metadata.is_file() {
             let what = if metadata.is_dir() {
@@ -38,13 +46,32 @@ impl Source {
             };
             return Err(Error::file(
                 path,
-                format!("{what}; expected a .nii or .nii.gz file; name the image itself"),
+                format!(
+                    "{what}; expected a {} file; name the image itself",
+                    in_words(endings)
+                ),
             ));
         }
         let file = File::open(path).map_err(Error::io(path, "open"))?;
-        let mut reader = BufReader::with_capacity(1 << 16, file);
-        let start = reader.fill_buf().map_err(Error::io(path, "read"))?;
-        let stream = if start.starts_with(&GZIP_MAGIC) {
+        Self::from_reader(file, path, Some(metadata.len()))
+    }
+
+    /// Bytes that need lie in no file; `name` is what errors call them, `length` how many there are, if that is known.
+    pub fn from_reader(
+        mut reader: impl Read + 'a,
+        name: &Path,
+        length: Option<u64>,
+    ) -> Result<Self> {
+        // A reader may hand out its first two bytes one by one.
+        let mut magic = Vec::new();
+        let mut first = reader.by_ref().take(GZIP_MAGIC.len() as u64);
+        first
+            .read_to_end(&mut magic)
+            .map_err(Error::io(name, "read"))?;
+        let is_gzip = magic == GZIP_MAGIC;
+        let whole: Box<dyn Read + 'a> = Box::new(Cursor::new(magic).chain(reader));
+        let reader = BufReader::with_capacity(1 << 16, whole);
+        let stream = if is_gzip {
             Stream::Gzip(GzipMembers {
                 member: Some(Box::new(GzDecoder::new(reader))),
             })
@@ -52,21 +79,58 @@ impl Source {
             Stream::Plain(reader)
         };
         Ok(Self {
+            name: name.to_path_buf(),
             stream,
-            file_bytes: metadata.len(),
+            length,
             position: 0,
+            start: Vec::new(),
         })
     }
 
-    pub(super) fn is_gzip(&self) -> bool {
+    /// The file, or what errors call it.
+    pub fn name(&self) -> &Path {
+        &self.name
+    }
+
+    /// An error about it.
+    pub fn problem(&self, problem: impl Into<String>) -> Error {
+        Error::file(&self.name, problem)
+    }
+
+    /// Bytes of the file as it is, compressed or not; `None` if nobody knows.
+    pub fn length(&self) -> Option<u64> {
+        self.length
+    }
+
+    /// Bytes of the content handed out so far.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The first bytes of the content, [`START_BYTES`] unless it is shorter; [`fill`](Self::fill) hands them out all the
+    /// same. To be called before that.
+    pub(super) fn start(&mut self) -> Result<Vec<u8>> {
+        let mut start = vec![0; START_BYTES];
+        let found = self.fill(&mut start);
+        start.truncate(found.map_err(|problem| self.problem(problem))?);
+        self.start.clone_from(&start);
+        self.position = 0;
+        Ok(start)
+    }
+
+    /// Whether it is gzip data, by its content and not its name.
+    pub fn is_gzip(&self) -> bool {
         matches!(self.stream, Stream::Gzip(_))
     }
 
     /// Fills `buffer` as far as the content reaches; fewer bytes than asked for mean that it ended.
     ///
     /// Errors say in words what is wrong with the file; `position` tells how far reading came.
-    pub(super) fn fill(&mut self, buffer: &mut [u8]) -> std::result::Result<usize, String> {
-        let mut filled = 0;
+    pub fn fill(&mut self, buffer: &mut [u8]) -> std::result::Result<usize, String> {
+        let seen = self.start.get(self.position as usize..).unwrap_or_default();
+        let mut filled = seen.len().min(buffer.len());
+        buffer[..filled].copy_from_slice(&seen[..filled]);
+        self.position += filled as u64;
         while filled < buffer.len() {
             let result = match &mut self.stream {
                 Stream::Plain(file) => file.read(&mut buffer[filled..]),
@@ -107,12 +171,12 @@ impl Source {
 ///
 /// flate2's own reader for several members cannot tell garbage behind the last one from a damaged
 /// header, and that is the difference between two remedies.
-struct GzipMembers {
+struct GzipMembers<'a> {
     /// `None` after the last member.
-    member: Option<Box<GzDecoder<BufReader<File>>>>,
+    member: Option<Box<GzDecoder<Reader<'a>>>>,
 }
 
-impl Read for GzipMembers {
+impl Read for GzipMembers<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while let Some(member) = &mut self.member {
             let bytes = member.read(buffer)?;
