@@ -6,6 +6,7 @@
 use ndarray::{Array3, Array4, Axis, Zip, s};
 use proptest::prelude::*;
 
+use super::range::value_range;
 use super::*;
 use crate::values::{Grid, LabelMap, Orientation, Volume, VoxelBox};
 
