@@ -1,0 +1,107 @@
+//! Crates that are large, or that another could replace, are known in one place.
+
+use std::collections::BTreeSet;
+
+use crate::imports::packages;
+use crate::parsed::File;
+use crate::sources::{FILES, planted};
+
+/// Crates and the only places that may name them, from the repository's folder.
+const ONLY_IN: [(&str, &[&str]); 17] = [
+    ("burn", &["src/tensors", "src/pipeline"]),
+    ("burn_tch", &["src/tensors/libtorch"]),
+    ("tch", &["src/tensors/libtorch"]),
+    ("torch_sys", &["src/tensors/libtorch"]),
+    ("clap", &["src/cli"]),
+    ("indicatif", &["src/outside/progress.rs"]),
+    ("safetensors", &["src/tensors/weights.rs"]),
+    (
+        "flate2",
+        &["src/arrays/nifti", "src/outside/report/sheet.rs"],
+    ),
+    ("toml", &["src/pipeline", "src/cli"]),
+    ("reqwest", &["src/outside/mlflow/http.rs"]),
+    ("rustls", &["src/outside/mlflow/http.rs"]),
+    ("image", &["src/outside/pictures"]),
+    ("plotters", &["src/outside/pictures"]),
+    ("minijinja", &["src/outside/report/page.rs"]),
+    ("zip", &["src/tensors/torch_file", "src/unzip.rs"]),
+    ("base64", &["src/outside/report/sheet.rs"]),
+    ("noto_sans_mono_bitmap", &["src/outside/pictures"]),
+];
+
+/// Files that name a crate where they may not, and places of the table that do not name their crate.
+fn faults(files: &[File], only_in: &[(&str, &[&str])]) -> Vec<String> {
+    let mut faults = Vec::new();
+    let pairs = only_in
+        .iter()
+        .flat_map(|(name, places)| places.iter().map(move |place| (*name, *place)));
+    let mut unseen: BTreeSet<(&str, &str)> = pairs.collect();
+    for package in packages(files) {
+        for file in package.all_files() {
+            for name in package.names_outside(file) {
+                let Some((_, places)) = only_in.iter().find(|(heavy, _)| *heavy == name) else {
+                    continue;
+                };
+                match places.iter().find(|place| file.path.starts_with(**place)) {
+                    Some(place) => drop(unseen.remove(&(name, *place))),
+                    None => faults.push(format!(
+                        "{} names {name}, which belongs to {places:?}",
+                        file.path
+                    )),
+                }
+            }
+        }
+    }
+    faults.extend(
+        unseen
+            .iter()
+            .map(|(name, place)| format!("{place} does not name {name}")),
+    );
+    faults
+}
+
+#[test]
+fn heavy_crates_are_known_in_one_place() {
+    let faults = faults(&FILES, &ONLY_IN);
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
+#[test]
+fn heavy_crates_are_found_in_other_places() {
+    let text = "src/b.rs names burn, which belongs to [\"src/a\"]";
+    for code in [
+        "use burn::tensor::Tensor;",
+        "use ::burn as engine;",
+        "fn f(x: burn::Tensor) {}",
+        "fn f() { vec![x.y, burn::Tensor::new()]; }",
+        "#[cfg(test)] mod tests { use burn::Tensor; }",
+    ] {
+        let files = planted(&[
+            ("src/lib.rs", "mod a; mod b;"),
+            ("src/a/mod.rs", "mod c;"),
+            ("src/a/c.rs", "use burn::Tensor;"),
+            ("src/b.rs", code),
+        ]);
+        assert_eq!(faults(&files, &[("burn", &["src/a"])]), [text], "{code}");
+    }
+}
+
+#[test]
+fn modules_with_the_name_of_a_heavy_crate_are_legal() {
+    let files = planted(&[
+        (
+            "src/lib.rs",
+            "mod image; mod b; pub use image::Volume; fn f() { image::open() }",
+        ),
+        ("src/image.rs", "pub struct Volume; pub fn open() {}"),
+        (
+            "src/b.rs",
+            "use crate::image; use std::image::X; fn f() { image::open(); ctseg_image::open(); x.image::<u8>() }",
+        ),
+    ]);
+    assert_eq!(
+        faults(&files, &[("image", &["src/b"])]),
+        ["src/b does not name image"]
+    );
+}
