@@ -9,7 +9,7 @@ use super::observer::Observer;
 use super::standings::standings;
 use super::step_log::StepLog;
 use super::tracker::{EpochRecord, Tracker};
-use super::training::TrainingJob;
+use super::training_job::TrainingJob;
 use super::validation::{Validation, validated};
 use crate::error::{Error, Result};
 use crate::tensors::batch::Batch;

@@ -16,15 +16,21 @@
 //! Where no training cases were watched, validation Dice takes the place of training Dice in 3 (with a training
 //! loss that fell by less than [`FALL`]), and only the losses speak in 4.
 
+mod curves;
+
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::Ended;
 use super::history::{self, EpochLine};
-use super::recipe::Recipe;
+use super::recipe::{Recipe, TrainingConfig};
 use crate::error::{Error, Result};
 use crate::files::write_bytes_atomically;
+use curves::{
+    gain, jumps, last_epochs, last_third_is_better, lowest_validation_loss, mean,
+    validation_loss_rise,
+};
 
 const FEWEST_EPOCHS: usize = 5;
 /// A Dice that chance may reach.
@@ -201,83 +207,6 @@ impl Figures {
     }
 }
 
-/// The last fifth of the epochs, three or more.
-fn last_epochs<'a, 'b>(lines: &'a [&'b EpochLine]) -> &'a [&'b EpochLine] {
-    let count = (lines.len() / 5).max(3).min(lines.len());
-    &lines[lines.len() - count..]
-}
-
-fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let values: Vec<f64> = values.collect();
-    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
-}
-
-/// How many epochs a third of them is: four or more, so that a line through them means something.
-fn third(lines: &[&EpochLine]) -> usize {
-    lines.len().div_ceil(3).max(4).min(lines.len())
-}
-
-/// What a straight line through validation Dice gains over the last third (least squares).
-fn gain(lines: &[&EpochLine]) -> f64 {
-    let last = &lines[lines.len() - third(lines)..];
-    let middle = (last.len() as f64 - 1.0) / 2.0;
-    let (mut products, mut squares) = (0.0, 0.0);
-    for (index, line) in last.iter().enumerate() {
-        let x = index as f64 - middle;
-        products += x * line.validation_dice;
-        squares += x * x;
-    }
-    if squares > 0.0 {
-        products / squares * (last.len() - 1) as f64
-    } else {
-        0.0
-    }
-}
-
-/// Whether the mean of the last third is above that of the epochs before it.
-fn last_third_is_better(lines: &[&EpochLine]) -> bool {
-    let (before, last) = lines.split_at(lines.len() - third(lines));
-    let before = &before[before.len().saturating_sub(last.len())..];
-    let dice = |lines: &[&EpochLine]| mean(lines.iter().map(|line| line.validation_dice));
-    match (dice(before), dice(last)) {
-        (Some(before), Some(last)) => last > before,
-        _ => true,
-    }
-}
-
-/// Mean of the validation loss at `index` and its neighbours: one epoch's luck is no lowest point.
-fn smooth_validation_loss(lines: &[&EpochLine], index: usize) -> Option<f64> {
-    let around = &lines[index.saturating_sub(1)..(index + 2).min(lines.len())];
-    mean(around.iter().filter_map(|line| line.validation_loss))
-}
-
-fn lowest_validation_loss(lines: &[&EpochLine]) -> Option<usize> {
-    (0..lines.len())
-        .filter_map(|index| Some((index, smooth_validation_loss(lines, index)?)))
-        .min_by(|(_, a), (_, b)| a.total_cmp(b))
-        .map(|(index, _)| index)
-}
-
-fn validation_loss_rise(lines: &[&EpochLine]) -> Option<f64> {
-    let lowest = smooth_validation_loss(lines, lowest_validation_loss(lines)?)?;
-    let last = mean(
-        last_epochs(lines)
-            .iter()
-            .filter_map(|line| line.validation_loss),
-    )?;
-    (lowest > 0.0).then(|| last / lowest - 1.0)
-}
-
-/// Whether the training loss jumps up again and again: by a tenth or more in a fifth of the epochs.
-fn jumps(lines: &[&EpochLine]) -> bool {
-    let losses: Vec<f64> = lines.iter().filter_map(|line| line.loss).collect();
-    let ups = losses
-        .windows(2)
-        .filter(|pair| pair[1] > 1.1 * pair[0])
-        .count();
-    losses.len() > 5 && 5 * ups >= losses.len()
-}
-
 fn advice(
     verdict: Verdict,
     figures: &Figures,
@@ -285,67 +214,54 @@ fn advice(
     recipe: &Recipe,
 ) -> Vec<String> {
     let training = &recipe.training;
-    let mut advice: Vec<String> = Vec::new();
-    let mut add = |holds: bool, text: String| {
-        if holds {
-            advice.push(text);
-        }
-    };
     match verdict {
-        Verdict::Healthy => {}
-        Verdict::TooEarly => add(true, "train longer: raise training.epochs".to_owned()),
+        Verdict::Healthy => Vec::new(),
+        Verdict::TooEarly => vec!["train longer: raise training.epochs".to_owned()],
         Verdict::StillImproving => {
             let epochs = training.epochs + training.epochs.div_ceil(2);
-            add(true, format!("train longer: training.epochs = {epochs}"));
+            vec![format!("train longer: training.epochs = {epochs}")]
         }
         Verdict::FitsTooLittle => {
-            let rate = training.optimiser.learning_rate;
             let hardly = figures.loss_fall.is_none_or(|fall| fall < FALL);
             let wild = hardly || jumps(lines) || figures.validation_dice < NOTHING;
-            let lower = format!(
-                "a lower training.optimiser.learning_rate, such as {:.0e}",
-                rate / 10.0
-            );
-            let wider = "a larger network: wider or more network.widths".to_owned();
-            add(wild, lower);
-            add(true, wider);
-            add(
-                !wild,
-                format!(
-                    "a higher training.optimiser.learning_rate, such as {:.0e}",
-                    3.0 * rate
-                ),
-            );
-            add(
-                training.augmentation().is_some(),
-                "weaker [training.augmentation]".to_owned(),
-            );
-            add(
-                true,
-                "labels that fit the images: look at some cases".to_owned(),
-            );
+            against_too_little(training, wild)
         }
-        Verdict::FitsTooMuch => {
-            add(true, "more training cases".to_owned());
-            add(
-                training.augmentation().is_none(),
-                "[training.augmentation] switched on".to_owned(),
-            );
-            add(
-                training.augmentation().is_some(),
-                "stronger [training.augmentation]".to_owned(),
-            );
-            add(
-                true,
-                "network.dropout, such as 0.2, or a smaller network".to_owned(),
-            );
-            add(
-                training.optimiser.weight_decay < 1e-3,
-                "more training.optimiser.weight_decay".to_owned(),
-            );
-        }
+        Verdict::FitsTooMuch => against_too_much(training),
     }
+}
+
+/// `wild`: whether the losses ask for a lower rate.
+fn against_too_little(training: &TrainingConfig, wild: bool) -> Vec<String> {
+    let rate = |change: &str, rate: f64| {
+        format!("a {change} training.optimiser.learning_rate, such as {rate:.0e}")
+    };
+    let now = training.optimiser.learning_rate;
+    let wider = "a larger network: wider or more network.widths".to_owned();
+    let mut advice = match wild {
+        true => vec![rate("lower", now / 10.0), wider],
+        false => vec![wider, rate("higher", 3.0 * now)],
+    };
+    if training.augmentation().is_some() {
+        advice.push("weaker [training.augmentation]".to_owned());
+    }
+    advice.push("labels that fit the images: look at some cases".to_owned());
     advice
+}
+
+fn against_too_much(training: &TrainingConfig) -> Vec<String> {
+    let augmentation = match training.augmentation() {
+        None => "[training.augmentation] switched on",
+        Some(_) => "stronger [training.augmentation]",
+    };
+    let mut advice = vec![
+        "more training cases",
+        augmentation,
+        "network.dropout, such as 0.2, or a smaller network",
+    ];
+    if training.optimiser.weight_decay < 1e-3 {
+        advice.push("more training.optimiser.weight_decay");
+    }
+    advice.into_iter().map(str::to_owned).collect()
 }
 
 #[cfg(test)]

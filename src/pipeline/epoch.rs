@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::checkpoint::EpochPosition;
 use super::observer::Observer;
 use super::step_log::{Step, StepLog};
-use super::training::TrainingJob;
+use super::training_job::TrainingJob;
 use crate::error::{Error, Result};
 use crate::tensors::batch::Batch;
 use crate::tensors::learner::{Learner, StepReport};
@@ -85,9 +85,8 @@ impl Epoch<'_> {
         observer: &dyn Observer,
         log: &mut StepLog,
     ) -> Result<EpochOutcome> {
-        let name = &self.job.name;
         let unit = self.job.source.recipe.unit();
-        let title = format!("{name} epoch {}", self.number + 1);
+        let title = format!("{} epoch {}", self.job.name, self.number + 1);
         let task = observer.task(&title, self.slices_expected, unit);
         task.advance(standing.position.slices);
         let slices_before = standing.position.slices;
@@ -105,24 +104,9 @@ impl Epoch<'_> {
             };
             let waited_now = begun.elapsed();
             waited += waited_now;
-            let seed = self.seed(standing.position.batches);
-            let report = learner.step(&batch, self.rate, seed)?;
-            if let Some(note) = &report.note {
-                observer.warn(&format!("{name}: {note}"));
-            }
-            let step = Step {
-                number: learner.steps(),
-                rate: self.rate,
-                report: &report,
-                waited: waited_now,
-                took: begun.elapsed(),
-            };
-            let told = log.take_in(&step, Instant::now());
-            let slices = batch.whole as u64;
-            standing.take_in(&report, slices);
-            let hopeful = told.and_then(|()| self.unless_hopeless(standing));
-            self.job.team.together(hopeful)?;
-            task.advance(slices);
+            let timed = (&batch, begun, waited_now);
+            self.step(learner, timed, standing, observer, log)?;
+            task.advance(batch.whole as u64);
             task.note(&format!("loss {:.4}", standing.mean_loss()));
             let [stopped, time_is_up, save_now] = self.asked(saved)?;
             if stopped {
@@ -147,6 +131,33 @@ impl Epoch<'_> {
             waited_share: waited.as_secs_f64() / seconds,
             out_of_time,
         })
+    }
+
+    /// One step along a batch for which was waited so long, from `begun` on.
+    fn step(
+        &self,
+        learner: &mut Learner,
+        (batch, begun, waited): (&Batch, Instant, Duration),
+        standing: &mut Standing,
+        observer: &dyn Observer,
+        log: &mut StepLog,
+    ) -> Result<()> {
+        let seed = self.seed(standing.position.batches);
+        let report = learner.step(batch, self.rate, seed)?;
+        if let Some(note) = &report.note {
+            observer.warn(&format!("{}: {note}", self.job.name));
+        }
+        let step = Step {
+            number: learner.steps(),
+            rate: self.rate,
+            report: &report,
+            waited,
+            took: begun.elapsed(),
+        };
+        let told = log.take_in(&step, Instant::now());
+        standing.take_in(&report, batch.whole as u64);
+        let hopeful = told.and_then(|()| self.unless_hopeless(standing));
+        self.job.team.together(hopeful)
     }
 
     fn unless_hopeless(&self, standing: &Standing) -> Result<()> {

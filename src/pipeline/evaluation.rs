@@ -64,15 +64,15 @@ pub struct Evaluation {
 }
 
 /// What is to be compared.
-struct Structures {
+pub(super) struct Structures {
     /// None: whatever occurs.
-    known: Option<Vec<Structure>>,
-    tolerances: Tolerances,
+    pub known: Option<Vec<Structure>>,
+    pub tolerances: Tolerances,
 }
 
 impl Structures {
     /// Checks that structures with tolerances of their own are among those known.
-    fn new(known: Option<Vec<Structure>>, tolerances: Tolerances) -> Result<Self> {
+    pub fn new(known: Option<Vec<Structure>>, tolerances: Tolerances) -> Result<Self> {
         if let Some(known) = &known {
             let is_known = |name: &str| known.iter().any(|structure| structure.name == name);
             if let Some(unknown) = tolerances.named().find(|name| !is_known(name)) {
@@ -87,7 +87,7 @@ impl Structures {
     }
 
     /// The structure of a label value.
-    fn of(&self, value: u16) -> Structure {
+    pub fn of(&self, value: u16) -> Structure {
         let known = self.known.iter().flatten().find(|s| s.value == value);
         known.cloned().unwrap_or_else(|| Structure {
             value,
@@ -95,7 +95,7 @@ impl Structures {
         })
     }
 
-    fn tolerance_mm(&self, value: u16) -> f64 {
+    pub fn tolerance_mm(&self, value: u16) -> f64 {
         self.tolerances.of(&self.of(value).name)
     }
 }
@@ -239,16 +239,7 @@ fn collected(
             missing.join(", ")
         ));
     }
-    let found: Vec<Structure> = structures.known.clone().unwrap_or_else(|| {
-        let values: BTreeSet<u16> = whole
-            .iter()
-            .flat_map(|case| case.scores.keys().copied())
-            .collect();
-        values
-            .into_iter()
-            .map(|value| structures.of(value))
-            .collect()
-    });
+    let found = structures_of(structures, &whole);
     let in_order = |mut compared: Compared| {
         let (voxels, voxel_ml) = (compared.voxels, compared.case.voxel_ml);
         let of = |structure: &Structure| {
@@ -270,6 +261,20 @@ fn collected(
         failures,
         missing,
     }
+}
+
+/// The structures that are known, or else those that occur in any case.
+fn structures_of(structures: &Structures, cases: &[Compared]) -> Vec<Structure> {
+    structures.known.clone().unwrap_or_else(|| {
+        let values: BTreeSet<u16> = cases
+            .iter()
+            .flat_map(|case| case.scores.keys().copied())
+            .collect();
+        values
+            .into_iter()
+            .map(|value| structures.of(value))
+            .collect()
+    })
 }
 
 /// The structures that are to be compared, by name: the dataset's, or those of the predictions' sidecars.

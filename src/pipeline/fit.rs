@@ -31,7 +31,8 @@ use super::sampling::CaseSource;
 use super::schedule::Keep;
 use super::stage_one::RoiQuality;
 use super::tracker::{Outcome, Tracker, Trackers};
-use super::training::{Trained, TrainingJob, train};
+use super::training::train;
+use super::training_job::{Trained, TrainingJob};
 use crate::error::{Error, Result};
 use crate::team::Team;
 use crate::tensors::device::Compute;
@@ -224,18 +225,7 @@ fn trained_and_published(
         manifest: stage_manifest(job, telling.data_fingerprint()?, stage1_sha256),
         weights: Vec::new(),
     };
-    let folds = recipe.trained_folds();
-    let mut done = Vec::new();
-    for (index, fold) in folds.iter().enumerate() {
-        let deadline = deadline(job, index, started);
-        let begin = beginning.as_ref().map(|beginning| (beginning, index));
-        let trained = guarded(|| train_fold(telling, &source, (*fold, begin), deadline))?;
-        telling.fold(*fold);
-        let manifest = fold_manifest(job, *fold, &trained.progress)?;
-        stage.manifest.folds.push(manifest);
-        stage.weights.push(trained.weights);
-        done.push((*fold, trained.progress));
-    }
+    let done = train_folds(telling, &source, beginning.as_ref(), &mut stage, started)?;
     job.team.part();
     job.team.end()?;
     let summary = |roi| {
@@ -273,6 +263,29 @@ fn trained_and_published(
     drawn(telling, &summary);
     telling.done(&summary);
     Ok(summary)
+}
+
+/// Trains the folds one after the other, each from `beginning` if there is one, and puts their networks into `stage`.
+fn train_folds(
+    telling: &Telling,
+    source: &CaseSource,
+    beginning: Option<&Beginning>,
+    stage: &mut TrainedStage,
+    started: Instant,
+) -> Result<Vec<(usize, Progress)>> {
+    let job = telling.job;
+    let mut done = Vec::new();
+    for (index, fold) in job.recipe.trained_folds().into_iter().enumerate() {
+        let deadline = deadline(job, index, started);
+        let begin = beginning.map(|beginning| (beginning, index));
+        let trained = guarded(|| train_fold(telling, source, (fold, begin), deadline))?;
+        telling.fold(fold);
+        let manifest = fold_manifest(job, fold, &trained.progress)?;
+        stage.manifest.folds.push(manifest);
+        stage.weights.push(trained.weights);
+        done.push((fold, trained.progress));
+    }
+    Ok(done)
 }
 
 /// When fold number `index` must be done: what is left of the time is shared by the folds that are left.

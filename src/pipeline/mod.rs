@@ -87,4 +87,5 @@ pub mod task_count;
 pub mod totalsegmentator;
 pub mod tracker;
 pub mod training;
+pub mod training_job;
 pub mod validation;

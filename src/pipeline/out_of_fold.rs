@@ -25,7 +25,7 @@ use crate::arrays::resample::restore_exclusive;
 use crate::error::{Error, Result};
 use crate::tensors::device::Compute;
 use crate::tensors::weights::NamedTensors;
-use crate::values::{Orientation, VoxelBox};
+use crate::values::{LabelMap, Orientation, Volume, VoxelBox};
 
 /// What to predict, with what.
 pub struct OutOfFoldJob<'a> {
@@ -172,29 +172,10 @@ impl Networks {
             return Ok(path);
         }
         let image = job.dataset.load_image(case_files)?;
-        let source = image.volume.grid;
-        let ras = source.reoriented(Orientation::RAS);
-        let recipe = &self.segmenter.recipe;
-        let known = job
-            .stage_one
-            .get(&case)
-            .filter(|_| recipe.region == Region::Roi);
-        let region = known.map_or(VoxelBox::whole(ras.shape), |result| result.region);
-        let grid = network_grid(recipe, &source, &region);
-        let prior = known.map(|result| &result.prior);
-        let input = network_input(recipe, &image.volume, &grid, prior)?;
-        let logits = self.segmenter.logits_of_fold(position, input.view())?;
-        drop(input);
-        self.segmenter.release_memory()?;
-        let values: Vec<u16> = self.structures.iter().map(|s| s.value).collect();
-        let labels = restore_exclusive(logits.view(), &grid, &source, &values)?;
-        drop(logits);
-        let roi = known
-            .map(|result| carried_over(&result.region, &ras, &source))
-            .transpose()?;
+        let (labels, roi) = self.segmented(job, case, position, &image.volume)?;
         let report = CascadeReport {
             roi,
-            roi_share: roi.map(|roi| roi.voxels() as f64 / source.voxels() as f64),
+            roi_share: roi.map(|roi| roi.voxels() as f64 / image.volume.grid.voxels() as f64),
             looks: 1,
             parts: Vec::new(),
             notes: vec![format!(
@@ -225,6 +206,37 @@ impl Networks {
         };
         making.written(&path, (labels, None), report)?;
         Ok(path)
+    }
+
+    /// The labels of one case on its own grid, and the region that they were looked for in, if there was one.
+    fn segmented(
+        &self,
+        job: &OutOfFoldJob,
+        case: usize,
+        position: usize,
+        volume: &Volume,
+    ) -> Result<(LabelMap, Option<VoxelBox>)> {
+        let source = volume.grid;
+        let ras = source.reoriented(Orientation::RAS);
+        let recipe = &self.segmenter.recipe;
+        let known = job
+            .stage_one
+            .get(&case)
+            .filter(|_| recipe.region == Region::Roi);
+        let region = known.map_or(VoxelBox::whole(ras.shape), |result| result.region);
+        let grid = network_grid(recipe, &source, &region);
+        let prior = known.map(|result| &result.prior);
+        let input = network_input(recipe, volume, &grid, prior)?;
+        let logits = self.segmenter.logits_of_fold(position, input.view())?;
+        drop(input);
+        self.segmenter.release_memory()?;
+        let values: Vec<u16> = self.structures.iter().map(|s| s.value).collect();
+        let labels = restore_exclusive(logits.view(), &grid, &source, &values)?;
+        drop(logits);
+        let roi = known
+            .map(|result| carried_over(&result.region, &ras, &source))
+            .transpose()?;
+        Ok((labels, roi))
     }
 }
 

@@ -6,7 +6,6 @@
 mod case;
 mod manifest;
 mod record;
-mod room;
 mod space;
 mod stages;
 mod state;
@@ -19,7 +18,9 @@ use std::time::Instant;
 
 use super::cascade::{Attention, Cascade};
 use super::claims::{Claiming, Claims};
+use super::dataset::Structure;
 use super::demand::Limit;
+use super::gate::Gate;
 use super::inputs::PredictCase;
 use super::observer::Observer;
 use super::outputs::{Outputs, statistics_path};
@@ -29,15 +30,18 @@ use super::shard::Shard;
 use super::sidecar::{ModelUsed, sidecar_path};
 use super::statistics_table::write_statistics;
 use crate::error::{Error, Result};
+use crate::limits::memory::kept_at_most;
 use crate::tensors::device::Compute;
 use crate::tensors::precision::Precision;
 
 use case::Batch;
 use record::Record;
-use room::Room;
 use stages::Pipeline;
 pub use state::{CaseState, Failure, write_failures};
 use supply::Supply;
+
+/// For the volumes of each worker: one of 512 × 512 × 600 that is segmented and another one beside it.
+const BYTES_PER_WORKER: u64 = 2 << 30;
 
 /// What to segment, with what.
 pub struct PredictJob<'a> {
@@ -81,7 +85,7 @@ impl PredictJob<'_> {
     }
 
     /// A model of several parts has no network that knows all structures.
-    fn refuse_parts(&self, models: &Models) -> Result<()> {
+    pub(super) fn refuse_parts(&self, models: &Models) -> Result<()> {
         let wants_one_network = self.tells() || self.on_attention.is_some();
         if !wants_one_network || models.tells_probabilities() {
             return Ok(());
@@ -92,7 +96,7 @@ impl PredictJob<'_> {
     }
 
     /// The cases that are this process's to look at.
-    fn own_cases(&self) -> Vec<PredictCase> {
+    pub(super) fn own_cases(&self) -> Vec<PredictCase> {
         let own = |case: &&PredictCase| {
             let shard = self.shard;
             shard.is_none_or(|shard| shard.holds(&self.folder, case))
@@ -101,7 +105,11 @@ impl PredictJob<'_> {
     }
 
     /// One for each device.
-    fn predictors(&self, models: &Models, cases: &[PredictCase]) -> Result<Vec<Predictor>> {
+    pub(super) fn predictors(
+        &self,
+        models: &Models,
+        cases: &[PredictCase],
+    ) -> Result<Vec<Predictor>> {
         let inputs: Vec<PathBuf> = cases.iter().map(|case| case.input.clone()).collect();
         let predictors = self.computes.iter().map(|compute| {
             if compute.precision == Precision::F32 || self.max_ram.is_some() {
@@ -128,7 +136,7 @@ impl PredictJob<'_> {
     }
 
     /// A case may be called as another one's statistics are.
-    fn refuse_shared_names(&self, cases: &[PredictCase]) -> Result<()> {
+    pub(super) fn refuse_shared_names(&self, cases: &[PredictCase]) -> Result<()> {
         if self.outputs.statistics_json.is_none() {
             return Ok(());
         }
@@ -207,13 +215,7 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
     let structures = models.structures()?;
     let known = structures.iter().map(|s| (s.name.clone(), s.value));
     let chosen = job.outputs.chosen(known.collect())?;
-    let results = space::Results {
-        wide: structures.iter().any(|structure| structure.value > 255),
-        split: job.outputs.split,
-        probabilities: job.probabilities.map(|kind| (kind, structures.len())),
-        entropy: job.outputs.entropy,
-    };
-    space::check(&job.folder, &cases, &results)?;
+    space::check(&job.folder, &cases, &results_of(job, &structures))?;
     models.choose(job.outputs.structures.as_ref().map(|_| &chosen))?;
     let predictors = job.predictors(&models, &cases)?;
     let batch = Batch {
@@ -232,10 +234,11 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
     let claims = claims.transpose()?;
     let halted = AtomicBool::new(false);
     let record = Record::new(&batch, claims.as_ref(), &halted, folders, started);
-    let room = match job.max_ram {
-        None => Room::for_workers(predictors.len()),
-        Some(_) => Room::for_one(), // memory that is counted holds one volume at a time
+    let memory = match job.max_ram {
+        None => kept_at_most(BYTES_PER_WORKER * predictors.len().max(1) as u64),
+        Some(_) => 0, // memory that is counted holds one volume at a time
     };
+    let memory = Gate::new(memory.max(1));
     let supply = match &claims {
         None => Supply::of_list(cases.len()),
         Some(claims) => Supply::of_claims(claims, cases.len()),
@@ -243,7 +246,7 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
     let pipeline = Pipeline {
         batch: &batch,
         supply: &supply,
-        room: &room,
+        memory: &memory,
         halted: &halted,
     };
     let summary = pipeline.run(record).summary();
@@ -253,6 +256,16 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
         observer.warn(&error.to_string()); // the sidecars have it all
     }
     Ok(summary)
+}
+
+/// What each case of a model of these structures leaves on disk.
+fn results_of(job: &PredictJob, structures: &[Structure]) -> space::Results {
+    space::Results {
+        wide: structures.iter().any(|structure| structure.value > 255),
+        split: job.outputs.split,
+        probabilities: job.probabilities.map(|kind| (kind, structures.len())),
+        entropy: job.outputs.entropy,
+    }
 }
 
 /// Whether a file system has no room left, which every further case would meet too.

@@ -103,7 +103,7 @@ pub fn calibration(
     };
     for some in with.chunks(CASES_AT_ONCE) {
         let measured = some.par_iter().map(|(case, label_map)| {
-            let found = guarded(|| measured(case, label_map, reference, &all.structures));
+            let found = guarded(|| measured_case(case, label_map, reference, &all.structures));
             task.advance(1);
             found
         });
@@ -127,7 +127,7 @@ pub fn calibration(
 /// Kinds of probabilities, the finer one first.
 const KINDS: [ProbabilityKind; 2] = [ProbabilityKind::F16, ProbabilityKind::U8];
 
-fn measured(
+fn measured_case(
     case: &str,
     label_map: &Path,
     reference: &Reference,

@@ -163,7 +163,7 @@ impl<'a> CaseSource<'a> {
     }
 
     /// The case as training sees it in one epoch: with its region of interest shaken.
-    fn shaken(&self, case: usize, rng: &mut ChaCha8Rng) -> Result<Arc<PreparedCase>> {
+    pub(super) fn shaken(&self, case: usize, rng: &mut ChaCha8Rng) -> Result<Arc<PreparedCase>> {
         let still = self.recipe.jitter.shift_mm == 0.0 && self.recipe.jitter.grow_mm == 0.0;
         match self.stage_one.get(&case) {
             Some(result) if self.recipe.region == Region::Roi && !still => {
@@ -267,18 +267,8 @@ pub(super) fn send_share(
     to: &SyncSender<Result<Option<Batch>>>,
 ) -> bool {
     let mut left_out = 0;
-    let maps = match mirrored_maps(source) {
-        Ok(mirrored) => Maps {
-            plain: output_maps(source.recipe, &source.structures),
-            mirrored,
-        },
-        Err(error) => {
-            let _ = to.send(Err(error));
-            return false;
-        }
-    };
-    let distances = match source.loss() {
-        Ok(loss) => loss.needs_distances(),
+    let assembly = match Assembly::of(source, team) {
+        Ok(assembly) => assembly,
         Err(error) => {
             let _ = to.send(Err(error));
             return false;
@@ -310,15 +300,7 @@ pub(super) fn send_share(
                 left_out += 1;
                 continue;
             }
-            let share = match patches.len() < team.size() {
-                true => 0..patches.len(),
-                false => team.share(patches.len()),
-            };
-            let mut batch = assembled(patches, share, source.recipe, &maps);
-            if distances {
-                add_distances(&mut batch, source.recipe);
-            }
-            if to.send(Ok(Some(batch))).is_err() {
+            if to.send(Ok(Some(assembly.batch(patches)))).is_err() {
                 return false;
             }
         }
@@ -326,6 +308,41 @@ pub(super) fn send_share(
         if over {
             return to.send(Ok(None)).is_ok();
         }
+    }
+}
+
+/// How patches become batches.
+struct Assembly<'a> {
+    recipe: &'a Recipe,
+    team: &'a Team,
+    maps: Maps,
+    /// Whether the loss asks for distances.
+    distances: bool,
+}
+
+impl<'a> Assembly<'a> {
+    fn of(source: &CaseSource<'a>, team: &'a Team) -> Result<Self> {
+        let mirrored = mirrored_maps(source)?;
+        let plain = output_maps(source.recipe, &source.structures);
+        Ok(Self {
+            recipe: source.recipe,
+            team,
+            maps: Maps { plain, mirrored },
+            distances: source.loss()?.needs_distances(),
+        })
+    }
+
+    /// This process's share of a batch of `patches`; all of one that is too small for all to have a share.
+    fn batch(&self, patches: &[Patch]) -> Batch {
+        let share = match patches.len() < self.team.size() {
+            true => 0..patches.len(),
+            false => self.team.share(patches.len()),
+        };
+        let mut batch = assembled(patches, share, self.recipe, &self.maps);
+        if self.distances {
+            add_distances(&mut batch, self.recipe);
+        }
+        batch
     }
 }
 

@@ -72,12 +72,12 @@ pub struct SweepJob<'a> {
 }
 
 /// One combination of settings.
-struct Candidate {
+pub(super) struct Candidate {
     /// Three digits or more, from 000 on.
-    name: String,
+    pub name: String,
     /// `key=value` for everything that is varied.
-    set: Vec<String>,
-    recipe: Recipe,
+    pub set: Vec<String>,
+    pub recipe: Recipe,
 }
 
 impl SweepSettings {
@@ -106,7 +106,7 @@ impl SweepSettings {
     ///
     /// # Errors
     /// A key without values, a value that the recipe cannot have, too many trials, no rung.
-    fn candidates(&self) -> Result<Vec<Candidate>> {
+    pub(super) fn candidates(&self) -> Result<Vec<Candidate>> {
         if self.rungs == 0 || self.eta < 2 {
             return Err(Error::usage(
                 "a sweep needs --rungs 1 or more and --eta 2 or more",
@@ -156,7 +156,7 @@ impl SweepSettings {
     }
 
     /// How many epochs a trial has after each rung.
-    fn budgets(&self) -> Vec<usize> {
+    pub(super) fn budgets(&self) -> Vec<usize> {
         let epochs = self.recipe.training.epochs;
         let budget = |rung: usize| {
             let share = (rung + 1..self.rungs).fold(1.0, |share, _| share / self.eta as f64);
@@ -203,8 +203,9 @@ pub fn sweep(job: &SweepJob, observer: &dyn Observer) -> Result<Vec<TrialRow>> {
     let state = job.folder.join(run_state::FILE);
     let state = StateKeeper::begin(&state, "sweep", None, observer)?;
     let observer: &dyn Observer = &state;
-    let rows = check_dataset(&job.dataset, job.stop, observer)
-        .and_then(|()| sweep_told::told(job, observer, |name| rungs(job, name, observer)));
+    let rows = check_dataset(&job.dataset, job.stop, observer).and_then(|()| {
+        sweep_told::told(job, observer, |name| trained_in_rungs(job, name, observer))
+    });
     state.ended(&Outcome::of(&rows));
     rows.map_err(|error| match error {
         Error::Interrupted(_) => Error::Interrupted(format!(
@@ -215,7 +216,7 @@ pub fn sweep(job: &SweepJob, observer: &dyn Observer) -> Result<Vec<TrialRow>> {
     })
 }
 
-fn rungs(job: &SweepJob, name: &str, observer: &dyn Observer) -> Result<Vec<TrialRow>> {
+fn trained_in_rungs(job: &SweepJob, name: &str, observer: &dyn Observer) -> Result<Vec<TrialRow>> {
     let candidates = job.settings.candidates()?;
     let budgets = job.settings.budgets();
     let stage_one = StageOneMemory::default();
@@ -245,17 +246,8 @@ fn rungs(job: &SweepJob, name: &str, observer: &dyn Observer) -> Result<Vec<Tria
             write_tables(&job.folder, &rows)?;
             (job.seen)(&rows)?;
         }
-        let folder = |index: usize| job.folder.join("trials").join(&candidates[index].name);
-        let mut scores = Vec::new();
-        for index in alive
-            .iter()
-            .filter(|index| standings[**index].failure.is_none())
-        {
-            scores.push((best_dice(&folder(*index), *epochs)?, *index));
-        }
-        // Of equals the one that was named first.
-        scores.sort_by(|(a, first), (b, second)| b.total_cmp(a).then(first.cmp(second)));
-        alive = scores.into_iter().map(|(_, index)| index).collect();
+        alive.retain(|index| standings[*index].failure.is_none());
+        alive = best_first(job, &candidates, alive, *epochs)?;
         if rung + 1 < budgets.len() {
             alive.truncate(candidates_left(alive.len(), job.settings.eta));
         }
@@ -276,6 +268,22 @@ fn rungs(job: &SweepJob, name: &str, observer: &dyn Observer) -> Result<Vec<Tria
         )));
     }
     Ok(rows)
+}
+
+/// Of `alive` those with the best validation Dice within `epochs` epochs first; of equals the one that was named first.
+fn best_first(
+    job: &SweepJob,
+    candidates: &[Candidate],
+    alive: Vec<usize>,
+    epochs: usize,
+) -> Result<Vec<usize>> {
+    let mut scores = Vec::new();
+    for index in alive {
+        let folder = job.folder.join("trials").join(&candidates[index].name);
+        scores.push((best_dice(&folder, epochs)?, index));
+    }
+    scores.sort_by(|(a, first), (b, second)| b.total_cmp(a).then(first.cmp(second)));
+    Ok(scores.into_iter().map(|(_, index)| index).collect())
 }
 
 /// One in `eta`, at least one.

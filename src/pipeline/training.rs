@@ -1,61 +1,27 @@
 //! The training loop of one network, top to bottom.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use super::checkpoint::{Checkpoint, CheckpointFolder, Ended, Progress};
+use super::checkpoint::{Checkpoint, Ended, Progress};
 use super::cycle::{Clock, Expected, OneEpoch, checkpoint};
-use super::fine_tuning::Beginning;
 use super::guard::guarded;
 use super::observer::Observer;
-use super::sampling::{CaseSource, send_share};
+use super::sampling::send_share;
 use super::schedule::Keep;
 use super::shared_checkpoint::{from_bytes, to_bytes};
 use super::tracker::Tracker;
+use super::training_job::{Trained, TrainingJob};
 use super::validation::validated;
 use crate::error::{Error, Result};
-use crate::team::Team;
 use crate::tensors::batch::Batch;
-use crate::tensors::device::Compute;
 use crate::tensors::learner::{Learner, LearnerSetup};
 use crate::tensors::networks::Network;
 use crate::tensors::weights::{NamedTensors, network_tensors, with_tensors};
 
 /// Batches that are prepared ahead of the network.
 const QUEUE: usize = 4;
-
-/// One network to train.
-pub struct TrainingJob<'a> {
-    pub source: &'a CaseSource<'a>,
-    pub train: &'a [usize],
-    pub validation: &'a [usize],
-    pub checkpoints: CheckpointFolder,
-    /// Weights to begin with, and the position of this network among those that are trained.
-    pub beginning: Option<(&'a Beginning, usize)>,
-    pub compute: &'a Compute,
-    pub seed: u64,
-    /// Training ends so that it is over by then.
-    pub deadline: Option<Instant>,
-    /// Set from outside to stop after the step under way.
-    pub stop: &'a AtomicBool,
-    /// Threads that batches are prepared on, apart from those that compute; shared with them where nothing is
-    /// said. Changes no batch.
-    pub loader_threads: Option<usize>,
-    /// Name in progress bars, such as `fold 0`.
-    pub name: String,
-    /// Training pauses once so many epochs are done, to be gone on with.
-    pub pause_after: Option<usize>,
-    /// The processes that train the network together. All have the same job; the first one alone writes.
-    pub team: Arc<Team>,
-}
-
-/// A trained network: the weights of the epoch that the recipe keeps, averaged where it says so.
-pub struct Trained {
-    pub weights: NamedTensors,
-    pub progress: Progress,
-}
 
 /// Trains from the last checkpoint, if there is one, until the epochs are done, nothing is gained any
 /// more, or time is up. A checkpoint is there from before the first step on, and anew after every epoch, every

@@ -6,7 +6,7 @@ use super::case_score::{CaseScore, Scored, case_score};
 use super::guard::unless_stopped;
 use super::sampling::output_maps;
 use super::segmenter::input_logits;
-use super::training::TrainingJob;
+use super::training_job::TrainingJob;
 use crate::arrays::metrics::{Overlap, Summary};
 use crate::error::Result;
 use crate::team::Team;

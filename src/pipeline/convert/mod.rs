@@ -136,15 +136,7 @@ pub fn convert(
     let labels = Labels::of(dataset, target.format)?;
     let names = names::safe_names(dataset.cases.iter().map(|case| case.id.as_str()));
     let planned = planned(dataset, channels, target.format, &names);
-    let settings = Settings {
-        ctseg_version: env!("CARGO_PKG_VERSION").to_owned(),
-        source: full(&conversion.source),
-        source_layout: dataset.layout.to_string(),
-        format: target.format,
-        channels: channels.names.clone(),
-        overlaps: conversion.overlaps,
-        labels: labels.clone(),
-    };
+    let settings = settings(dataset, channels, &labels, target.format, conversion);
     let folder = &target.folder;
     let (old, known) = prepared(folder, &settings, &planned, conversion.overwrite)?;
     let journal = Journal::begin(folder, old.values())?;
@@ -191,6 +183,24 @@ pub fn convert(
         folds,
         ..summary(dataset, &labels, &planned, ended)
     })
+}
+
+fn settings(
+    dataset: &Dataset,
+    channels: &Channels,
+    labels: &Labels,
+    format: Format,
+    conversion: &Conversion,
+) -> Settings {
+    Settings {
+        ctseg_version: env!("CARGO_PKG_VERSION").to_owned(),
+        source: full(&conversion.source),
+        source_layout: dataset.layout.to_string(),
+        format,
+        channels: channels.names.clone(),
+        overlaps: conversion.overlaps,
+        labels: labels.clone(),
+    }
 }
 
 /// Makes the folder ready for a run: what an earlier one has done that can be kept, by the cases' names, and all files

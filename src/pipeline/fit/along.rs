@@ -10,7 +10,8 @@ use crate::pipeline::checkpoint::CheckpointFolder;
 use crate::pipeline::guard::guarded;
 use crate::pipeline::observer::{Observer, Task};
 use crate::pipeline::tracker::{EpochRecord, Tracker};
-use crate::pipeline::training::{TrainingJob, train};
+use crate::pipeline::training::train;
+use crate::pipeline::training_job::TrainingJob;
 use crate::team::Team;
 
 /// Trains all folds with the others, of the run in `run`.

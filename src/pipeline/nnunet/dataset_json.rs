@@ -86,28 +86,7 @@ fn of_labels(
             all.sort_by_key(|structure| structure.value);
             all
         }
-        true => {
-            let order = order.ok_or_else(|| {
-                Error::file(
-                    path,
-                    "names regions and no regions_class_order, so that their labels are not known",
-                )
-            })?;
-            if order.len() != values.len() {
-                return Err(Error::file(
-                    path,
-                    format!(
-                        "regions_class_order has {} entries for {} regions",
-                        order.len(),
-                        values.len()
-                    ),
-                ));
-            }
-            let pairs = values.iter().zip(order);
-            pairs
-                .map(|((name, _), value)| Ok(structure(number(path, name, value)?, name)))
-                .collect::<Result<_>>()?
-        }
+        true => of_regions(path, &values, order)?,
     };
     let mut seen: Vec<u16> = structures.iter().map(|structure| structure.value).collect();
     seen.sort_unstable();
@@ -126,6 +105,34 @@ fn of_labels(
         regions,
         foreground,
     })
+}
+
+/// Regions with the label values that `order` gives them.
+fn of_regions(
+    path: &Path,
+    regions: &[(&String, Vec<u16>)],
+    order: Option<&Vec<Value>>,
+) -> Result<Vec<Structure>> {
+    let order = order.ok_or_else(|| {
+        Error::file(
+            path,
+            "names regions and no regions_class_order, so that their labels are not known",
+        )
+    })?;
+    if order.len() != regions.len() {
+        return Err(Error::file(
+            path,
+            format!(
+                "regions_class_order has {} entries for {} regions",
+                order.len(),
+                regions.len()
+            ),
+        ));
+    }
+    let pairs = regions.iter().zip(order);
+    pairs
+        .map(|((name, _), value)| Ok(structure(number(path, name, value)?, name)))
+        .collect()
 }
 
 fn structure(value: u16, name: &str) -> Structure {

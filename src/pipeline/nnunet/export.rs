@@ -11,6 +11,7 @@ use crate::files::{parent_of, temporary_folder, write_bytes_atomically};
 use crate::pipeline::bundle::Bundle;
 use crate::pipeline::dataset::Structure;
 use crate::pipeline::manifest::StageManifest;
+use crate::pipeline::recipe::Recipe;
 use crate::tensors::torch_file::{Pickled, write_torch};
 use crate::tensors::weights::NamedTensors;
 
@@ -110,21 +111,6 @@ fn write_model(
             .entries
             .iter()
             .map(|(name, place)| (name.clone(), Pickled::Tensor(&named.tensors[*place])));
-        let mirrored = match stage
-            .recipe
-            .nnunet
-            .as_ref()
-            .map(|nnunet| &nnunet.mirror_axes)
-        {
-            Some(axes) if !axes.is_empty() => {
-                let skipped = 3 - stage.recipe.network.dimensions();
-                let axes = axes
-                    .iter()
-                    .map(|axis| Pickled::Int((axis - skipped) as i64));
-                Pickled::Tuple(axes.collect())
-            }
-            _ => Pickled::None,
-        };
         let arguments = json!({
             "plans": exported.plans,
             "configuration": configuration,
@@ -140,9 +126,26 @@ fn write_model(
             entry("current_epoch", Pickled::Int(fold.epoch as i64)),
             entry("init_args", Pickled::from(&arguments)),
             entry("trainer_name", Pickled::Text("nnUNetTrainer".to_owned())),
-            entry("inference_allowed_mirroring_axes", mirrored),
+            entry(
+                "inference_allowed_mirroring_axes",
+                mirror_axes(&stage.recipe),
+            ),
         ]);
         write_torch(&folder.join("checkpoint_final.pth"), &checkpoint)?;
     }
     Ok(())
+}
+
+/// The axes of the network along which prediction mirrors, or none.
+fn mirror_axes(recipe: &Recipe) -> Pickled<'static> {
+    match recipe.nnunet.as_ref().map(|nnunet| &nnunet.mirror_axes) {
+        Some(axes) if !axes.is_empty() => {
+            let skipped = 3 - recipe.network.dimensions();
+            let axes = axes
+                .iter()
+                .map(|axis| Pickled::Int((axis - skipped) as i64));
+            Pickled::Tuple(axes.collect())
+        }
+        _ => Pickled::None,
+    }
 }

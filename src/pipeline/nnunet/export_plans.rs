@@ -61,80 +61,16 @@ pub(super) fn plans(
     structures: &[Structure],
 ) -> Result<Exported> {
     let recipe = &last.recipe;
-    for stage in first.into_iter().chain([last]) {
-        if let Some(problem) = problem(&stage.recipe) {
-            return Err(Error::file(
-                model,
-                format!(
-                    "stage {} has no counterpart in nnU-Net: {problem}",
-                    stage.recipe.stage
-                ),
-            ));
-        }
-    }
+    check_counterparts(model, first, last)?;
     let nnunet = recipe.nnunet.as_ref();
     let order: Vec<u16> = match nnunet {
         Some(nnunet) if !nnunet.regions.is_empty() => nnunet.regions.clone(),
         _ => structures.iter().map(|s| s.value).collect(),
     };
     let regions = nnunet.is_some_and(|nnunet| !nnunet.regions.is_empty());
-    if !regions
-        && order
-            .iter()
-            .enumerate()
-            .any(|(at, value)| usize::from(*value) != at + 1)
-    {
-        return Err(Error::file(
-            model,
-            format!(
-                "has the label values {order:?}, and nnU-Net's are 1, 2, 3 …; write the dataset with 'ctseg convert --to nnunet' and train on that"
-            ),
-        ));
-    }
-    let meant = ["background", "ignore"];
-    if let Some(structure) = structures.iter().find(|s| meant.contains(&s.name.as_str())) {
-        return Err(Error::file(
-            model,
-            format!(
-                "has a structure '{}', which means something else to nnU-Net; rename it",
-                structure.name
-            ),
-        ));
-    }
-    let ways = |stage: &StageManifest| {
-        let nnunet = stage.recipe.nnunet.as_ref();
-        nnunet.map(|nnunet| (nnunet.axes, nnunet.transpose, nnunet.normalisation))
-    };
-    if first.is_some_and(|first| ways(first) != ways(last)) {
-        return Err(Error::file(
-            model,
-            "is a cascade whose stages turn or normalise volumes in different ways, which one file of plans cannot say",
-        ));
-    }
-    // A cascade's second stage sees a mask for each label, which nnU-Net counts among those of the regions.
-    let mut all = order.clone();
-    all.sort_unstable();
-    let seen = nnunet.map_or(&[][..], |nnunet| &nnunet.previous_labels);
-    if regions && !seen.is_empty() && all != seen {
-        return Err(Error::file(
-            model,
-            format!(
-                "is a cascade of regions whose labels {seen:?} are not the regions' own {all:?}: such a model cannot be written"
-            ),
-        ));
-    }
-    let mut configurations = Map::new();
+    check_labels(model, structures, (&order, regions))?;
+    check_cascade(model, first, last, (&order, regions))?;
     let names = names(first, last);
-    if let (Some(first), Some(name)) = (first, &names.0) {
-        let mut stage = configuration(&first.recipe)?;
-        stage["next_stage"] = json!(names.1);
-        configurations.insert(name.clone(), stage);
-    }
-    let mut stage = configuration(recipe)?;
-    if let Some(name) = &names.0 {
-        stage["previous_stage"] = json!(name);
-    }
-    configurations.insert(names.1.clone(), stage);
     let transpose = nnunet.map_or([0, 1, 2], |nnunet| nnunet.transpose);
     let backward: Vec<Option<usize>> = (0..3)
         .map(|axis| transpose.iter().position(|from| *from == axis))
@@ -150,7 +86,7 @@ pub(super) fn plans(
         },
         "transpose_forward": transpose,
         "transpose_backward": backward,
-        "configurations": configurations,
+        "configurations": configurations(first, last, &names)?,
         "experiment_planner_used": "ExperimentPlanner",
         "label_manager": "LabelManager",
         "foreground_intensity_properties_per_channel": {"0": intensities(recipe)},
@@ -163,6 +99,109 @@ pub(super) fn plans(
         order,
         regions,
     })
+}
+
+fn check_counterparts(
+    model: &Path,
+    first: Option<&StageManifest>,
+    last: &StageManifest,
+) -> Result<()> {
+    for stage in first.into_iter().chain([last]) {
+        if let Some(problem) = problem(&stage.recipe) {
+            return Err(Error::file(
+                model,
+                format!(
+                    "stage {} has no counterpart in nnU-Net: {problem}",
+                    stage.recipe.stage
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// `order` as in [`Exported`], and whether these are regions.
+fn check_labels(
+    model: &Path,
+    structures: &[Structure],
+    (order, regions): (&[u16], bool),
+) -> Result<()> {
+    if !regions
+        && order
+            .iter()
+            .enumerate()
+            .any(|(at, value)| usize::from(*value) != at + 1)
+    {
+        return Err(Error::file(
+            model,
+            format!(
+                "has the label values {order:?}, and nnU-Net's are 1, 2, 3 …; write the dataset with 'ctseg convert --to nnunet' and train on that"
+            ),
+        ));
+    }
+    let meant = ["background", "ignore"];
+    match structures.iter().find(|s| meant.contains(&s.name.as_str())) {
+        Some(structure) => Err(Error::file(
+            model,
+            format!(
+                "has a structure '{}', which means something else to nnU-Net; rename it",
+                structure.name
+            ),
+        )),
+        None => Ok(()),
+    }
+}
+
+fn check_cascade(
+    model: &Path,
+    first: Option<&StageManifest>,
+    last: &StageManifest,
+    (order, regions): (&[u16], bool),
+) -> Result<()> {
+    let ways = |stage: &StageManifest| {
+        let nnunet = stage.recipe.nnunet.as_ref();
+        nnunet.map(|nnunet| (nnunet.axes, nnunet.transpose, nnunet.normalisation))
+    };
+    if first.is_some_and(|first| ways(first) != ways(last)) {
+        return Err(Error::file(
+            model,
+            "is a cascade whose stages turn or normalise volumes in different ways, which one file of plans cannot say",
+        ));
+    }
+    // A cascade's second stage sees a mask for each label, which nnU-Net counts among those of the regions.
+    let mut all = order.to_vec();
+    all.sort_unstable();
+    let nnunet = last.recipe.nnunet.as_ref();
+    let seen = nnunet.map_or(&[][..], |nnunet| &nnunet.previous_labels);
+    if regions && !seen.is_empty() && all != seen {
+        return Err(Error::file(
+            model,
+            format!(
+                "is a cascade of regions whose labels {seen:?} are not the regions' own {all:?}: such a model cannot be written"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// The stages' configurations by their `names`, each with the one before or after it.
+fn configurations(
+    first: Option<&StageManifest>,
+    last: &StageManifest,
+    names: &(Option<String>, String),
+) -> Result<Map<String, Value>> {
+    let mut configurations = Map::new();
+    if let (Some(first), Some(name)) = (first, &names.0) {
+        let mut stage = configuration(&first.recipe)?;
+        stage["next_stage"] = json!(names.1);
+        configurations.insert(name.clone(), stage);
+    }
+    let mut stage = configuration(&last.recipe)?;
+    if let Some(name) = &names.0 {
+        stage["previous_stage"] = json!(name);
+    }
+    configurations.insert(names.1.clone(), stage);
+    Ok(configurations)
 }
 
 /// Of a cascade's first stage, and of the last.

@@ -69,34 +69,14 @@ pub(super) fn state_dict(
             }
             [layer @ .., "norm", part @ ("gamma" | "beta")] => {
                 let layer = layer_name(layer, residual, &strides).ok_or_else(unknown)?;
-                let part = match *part {
-                    "gamma" => "weight",
-                    _ => "bias",
-                };
+                let part = if *part == "gamma" { "weight" } else { "bias" };
                 found.add_layer(&layer, "norm", 1, part, tensor.clone());
             }
             _ => return Err(unknown()),
         }
     }
-    let axes = recipe.network.dimensions();
-    for level in 0..levels.saturating_sub(1) {
-        let width = config.widths[levels - 1 - level];
-        let mut shape = vec![rows.len(), width];
-        shape.extend(vec![1; axes]);
-        found.add(format!("decoder.seg_layers.{level}.weight"), zeros(shape));
-        found.add(
-            format!("decoder.seg_layers.{level}.bias"),
-            zeros(vec![rows.len()]),
-        );
-    }
-    // The decoder holds the encoder too.
-    let again: Vec<(String, usize)> = found
-        .entries
-        .iter()
-        .filter(|(name, _)| name.starts_with("encoder."))
-        .map(|(name, place)| (format!("decoder.{name}"), *place))
-        .collect();
-    found.entries.extend(again);
+    found.add_coarser_heads(&config.widths, rows.len(), recipe.network.dimensions());
+    found.add_encoder_of_decoder();
     Ok(found)
 }
 
@@ -119,6 +99,31 @@ impl StateDict {
         self.add(format!("{layer}.{module}.{part}"), tensor);
         self.entries
             .push((format!("{layer}.all_modules.{place}.{part}"), at));
+    }
+
+    /// Heads of the levels below the finest, which only training uses: zeros.
+    fn add_coarser_heads(&mut self, widths: &[usize], rows: usize, axes: usize) {
+        let levels = widths.len() - 1;
+        for level in 0..levels.saturating_sub(1) {
+            let mut shape = vec![rows, widths[levels - 1 - level]];
+            shape.extend(vec![1; axes]);
+            self.add(format!("decoder.seg_layers.{level}.weight"), zeros(shape));
+            self.add(
+                format!("decoder.seg_layers.{level}.bias"),
+                zeros(vec![rows]),
+            );
+        }
+    }
+
+    /// The decoder holds the encoder too.
+    fn add_encoder_of_decoder(&mut self) {
+        let again: Vec<(String, usize)> = self
+            .entries
+            .iter()
+            .filter(|(name, _)| name.starts_with("encoder."))
+            .map(|(name, place)| (format!("decoder.{name}"), *place))
+            .collect();
+        self.entries.extend(again);
     }
 }
 

@@ -1,4 +1,4 @@
-//! How much memory the training of a recipe takes.
+//! How much memory the training of a recipe takes, and may take.
 
 use crate::error::Result;
 use crate::pipeline::recipe::Recipe;
@@ -18,6 +18,15 @@ const CASES_AT_ONCE: u64 = 2;
 /// 1972 MiB where 2025 are estimated, a U-Net 2D 32-512 on 4 × 256² 1398 where 1530 are.
 const FACTOR: f64 = 1.25;
 
+/// What a training may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    pub bytes: u64,
+    /// Whether the bytes are a GPU's: data then lies elsewhere.
+    pub on_gpu: bool,
+    pub precision: Precision,
+}
+
 /// Where a training's memory goes, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Estimate {
@@ -36,6 +45,21 @@ impl Estimate {
     /// On a GPU, beside its driver's context.
     pub fn on_device(&self) -> u64 {
         PROCESS_BYTES + self.network
+    }
+}
+
+impl Budget {
+    pub(super) fn holds(&self, estimate: &Estimate) -> bool {
+        self.taken(estimate) <= self.bytes
+    }
+
+    /// The bytes of an estimate that lie in the budget's memory.
+    pub fn taken(&self, estimate: &Estimate) -> u64 {
+        if self.on_gpu {
+            estimate.on_device()
+        } else {
+            estimate.on_host()
+        }
     }
 }
 

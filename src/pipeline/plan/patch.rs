@@ -36,25 +36,7 @@ pub struct Fitted {
 pub fn fitted(wanted: &Wanted, fits: impl Fn(&Topology, usize) -> Result<bool>) -> Result<Fitted> {
     const SMALLEST: usize = 16;
     let spacing = wanted.spacing_mm;
-    let first_side = if spacing.len() == 3 {
-        FIRST_SIDE_3D
-    } else {
-        FIRST_SIDE_2D
-    };
-    let mean_spacing = spacing
-        .iter()
-        .product::<f64>()
-        .powf(1.0 / spacing.len() as f64);
-    let mut patch: Vec<usize> = spacing
-        .iter()
-        .zip(wanted.case)
-        .map(|(mm, case)| {
-            (first_side * mean_spacing / mm)
-                .min(case.ceil())
-                .round()
-                .max(8.0) as usize
-        })
-        .collect();
+    let mut patch = first_patch(wanted);
     let of = |patch: &[usize]| Topology::of(spacing, patch, wanted.halvings);
     let mut topology = of(&patch);
     let smallest = wanted.batches[0];
@@ -98,4 +80,28 @@ pub fn fitted(wanted: &Wanted, fits: impl Fn(&Topology, usize) -> Result<bool>) 
         whole,
         fits: fit,
     })
+}
+
+/// As wide in mm along all axes, and no larger than the case.
+fn first_patch(wanted: &Wanted) -> Vec<usize> {
+    let spacing = wanted.spacing_mm;
+    let first_side = if spacing.len() == 3 {
+        FIRST_SIDE_3D
+    } else {
+        FIRST_SIDE_2D
+    };
+    let mean_spacing = spacing
+        .iter()
+        .product::<f64>()
+        .powf(1.0 / spacing.len() as f64);
+    spacing
+        .iter()
+        .zip(wanted.case)
+        .map(|(mm, case)| {
+            (first_side * mean_spacing / mm)
+                .min(case.ceil())
+                .round()
+                .max(8.0) as usize
+        })
+        .collect()
 }

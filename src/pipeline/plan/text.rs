@@ -1,8 +1,8 @@
 //! A planned recipe as TOML, each choice with its reason.
 
 use super::memory::Estimate;
+use super::outline::{Facts, Outline, margin_mm};
 use super::topology::Topology;
-use super::{Facts, Outline};
 
 /// What memory decided.
 pub(super) struct Fit<'a> {
@@ -265,7 +265,7 @@ fn quoted(name: &str) -> String {
 
 fn two_stages(facts: &Facts, outline: &Outline) -> String {
     if outline.stage == 1 {
-        let [x, y, z] = super::margin_mm(&outline.spacing);
+        let [x, y, z] = margin_mm(&outline.spacing);
         return format!(
             "\n# How stage 1's probabilities become a region of interest. All structures span {:.0} × {:.0} × {:.0} mm\n# (median), {:.0} % of a scan.\n[roi]\nthreshold = 0.1                 # low: a region too large costs time, one too small costs structures\n# A 2D network judges each slice by itself, so the ends along z are the least certain.\nmargin_mm = [{x:?}, {y:?}, {z:?}]\nsmallest_component = 0.05       # of the largest component's size; smaller ones are taken for noise\non_border = \"note\"\n",
             facts.fingerprint.median_foreground_mm[0],
