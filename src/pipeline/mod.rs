@@ -66,7 +66,6 @@ pub mod sampling;
 pub mod schedule;
 pub mod segmenter;
 pub mod shard;
-mod shared_checkpoint;
 pub mod sidecar;
 pub mod sides;
 pub mod slice_set;
