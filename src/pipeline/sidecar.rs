@@ -141,6 +141,23 @@ impl Sidecar {
     }
 }
 
+impl Outputs {
+    /// Whether the files of the case that was made are all that is wanted, and are whole.
+    pub fn are_there(
+        &self,
+        output: &Path,
+        made: &Sidecar,
+        structures: &BTreeMap<String, u16>,
+    ) -> bool {
+        let files = self.files(output, structures);
+        made.structures == *structures
+            && made.only_chosen == self.structures.is_some()
+            && made.statistics_json == self.statistics_json
+            && made.overlapping == self.overlap
+            && files.iter().all(|file| made.is_whole(output, file))
+    }
+}
+
 /// Probabilities beside a label map.
 #[derive(Debug, Clone)]
 pub struct SavedProbabilities {
