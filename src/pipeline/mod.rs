@@ -29,6 +29,7 @@ pub mod generated;
 pub mod guard;
 pub mod history;
 pub mod inputs;
+pub mod load_options;
 pub mod manifest;
 mod map_file;
 pub mod mirroring;

@@ -17,13 +17,15 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use super::cascade::{Attention, Cascade};
+use super::cascade::Cascade;
+use super::cascade::views::Attention;
 use super::claims::{Claiming, Claims};
 use super::demand::Limit;
 use super::inputs::PredictCase;
+use super::load_options::Loading;
 use super::observer::Observer;
 use super::outputs::{Outputs, statistics_path};
-use super::predictor::{Loading, Models, Predictor};
+use super::predictor::{Models, Predictor};
 use super::probability_file::ProbabilityKind;
 use super::shard::Shard;
 use super::sidecar::{ModelUsed, sidecar_path};
