@@ -6,7 +6,6 @@
 mod case;
 mod manifest;
 mod record;
-mod room;
 mod space;
 mod stages;
 mod state;
@@ -21,6 +20,7 @@ use super::cascade::Cascade;
 use super::cascade::views::Attention;
 use super::claims::{Claiming, Claims};
 use super::demand::Limit;
+use super::gate::Gate;
 use super::inputs::PredictCase;
 use super::load_options::Loading;
 use super::observer::Observer;
@@ -34,9 +34,8 @@ use crate::error::{Error, Result};
 use crate::tensors::device::Compute;
 use crate::tensors::precision::Precision;
 
-use case::Batch;
+use case::{Batch, memory_of_volumes};
 use record::Record;
-use room::Room;
 use stages::Pipeline;
 pub use state::{CaseState, Failure, write_failures};
 use supply::Supply;
@@ -234,9 +233,9 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
     let claims = claims.transpose()?;
     let halted = AtomicBool::new(false);
     let record = Record::new(&batch, claims.as_ref(), &halted, folders, started);
-    let room = match job.max_ram {
-        None => Room::for_workers(predictors.len()),
-        Some(_) => Room::for_one(), // memory that is counted holds one volume at a time
+    let memory = match job.max_ram {
+        None => memory_of_volumes(predictors.len()),
+        Some(_) => Gate::new(0), // memory that is counted holds one volume at a time
     };
     let supply = match &claims {
         None => Supply::of_list(cases.len()),
@@ -245,7 +244,7 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
     let pipeline = Pipeline {
         batch: &batch,
         supply: &supply,
-        room: &room,
+        memory: &memory,
         halted: &halted,
     };
     let summary = pipeline.run(record).summary();

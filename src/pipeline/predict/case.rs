@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 use super::PredictJob;
-use super::room::{Place, Room};
 use crate::arrays::nifti::{NiftiImage, case_name, read_header, read_volume};
 use crate::error::{Error, Result};
+use crate::limits::memory::kept_at_most;
 use crate::pipeline::bundle::file_sha256;
 use crate::pipeline::cascade::{Cascade, CascadeReport};
 use crate::pipeline::entropy_file::EntropyFile;
+use crate::pipeline::gate::{Admitted, Gate};
 use crate::pipeline::guard::unless_stopped;
 use crate::pipeline::inputs::PredictCase;
 use crate::pipeline::observer::Observer;
@@ -24,6 +25,17 @@ use crate::pipeline::restoring::Probabilities;
 use crate::pipeline::sidecar::{Making, ModelUsed, SavedProbabilities, Sidecar, made_of};
 use crate::tensors::losses::Outputs;
 use crate::values::LabelMap;
+
+/// For each worker: a volume of 512 × 512 × 600 that is segmented and another one beside it.
+const BYTES_PER_WORKER: u64 = 2 << 30;
+
+/// Bytes for each voxel: Hounsfield units and labels.
+const VOXEL_BYTES: u64 = 6;
+
+/// How much volumes that are read, wait, are segmented and written may take together.
+pub(super) fn memory_of_volumes(workers: usize) -> Gate {
+    Gate::new(kept_at_most(BYTES_PER_WORKER * workers.max(1) as u64))
+}
 
 /// What all cases of a batch share.
 pub(super) struct Batch<'a> {
@@ -44,7 +56,7 @@ pub(super) struct Input<'a> {
     sha256: String,
     /// Spent reading.
     seconds: f64,
-    _place: Place<'a>,
+    _memory: Admitted<'a>,
 }
 
 /// A volume with its label map.
@@ -100,9 +112,9 @@ impl Batch<'_> {
         self.predictors.first().and_then(Predictor::cascade)
     }
 
-    /// A case's volume, once there is room for it; `None` if its files are there already, whole and from this input
+    /// A case's volume, once there is memory for it; `None` if its files are there already, whole and from this input
     /// and model.
-    pub(super) fn read<'r>(&self, index: usize, room: &'r Room) -> Result<Option<Input<'r>>> {
+    pub(super) fn read<'r>(&self, index: usize, memory: &'r Gate) -> Result<Option<Input<'r>>> {
         let case = &self.cases[index];
         let hashing = Instant::now();
         let sha256 = file_sha256(&case.input)?;
@@ -110,14 +122,15 @@ impl Batch<'_> {
             return Ok(None);
         }
         let hashing = hashing.elapsed();
-        let place = room.place(&read_header(&case.input)?.grid());
+        let voxels = read_header(&case.input)?.grid().voxels() as u64;
+        let admitted = memory.admit(voxels.saturating_mul(VOXEL_BYTES));
         let reading = Instant::now();
         let image = read_volume(&case.input)?;
         Ok(Some(Input {
             image,
             sha256,
             seconds: (hashing + reading.elapsed()).as_secs_f64(),
-            _place: place,
+            _memory: admitted,
         }))
     }
 

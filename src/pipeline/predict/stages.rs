@@ -7,18 +7,18 @@ use std::sync::{Mutex, PoisonError};
 
 use super::case::{Batch, Ended, Input, Segmented};
 use super::record::Record;
-use super::room::Room;
 use super::supply::Supply;
 use crate::error::Error;
+use crate::pipeline::gate::Gate;
 use crate::pipeline::guard::guarded;
 
 /// The stages of a batch: for each device a thread that reads, one that segments and one that writes, all of a kind
 /// fed from one queue. Beside the volume that a device works on, one waits in the hands of the reader and one for
-/// the writer, if there is [`Room`].
+/// the writer, if there is memory for them.
 pub(super) struct Pipeline<'a> {
     pub(super) batch: &'a Batch<'a>,
     pub(super) supply: &'a Supply<'a>,
-    pub(super) room: &'a Room,
+    pub(super) memory: &'a Gate,
     /// Set when the batch cannot go on.
     pub(super) halted: &'a AtomicBool,
 }
@@ -71,7 +71,7 @@ impl<'a> Pipeline<'a> {
             let index = handed.index;
             let read = || match handed.problem {
                 Some(error) => Err(error),
-                None => self.batch.read(index, self.room),
+                None => self.batch.read(index, self.memory),
             };
             match guarded(read) {
                 // The other side ends after this one.
