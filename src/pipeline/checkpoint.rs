@@ -148,7 +148,8 @@ impl Checkpoint {
         })
     }
 
-    /// For processes that have no folder in common: length of the head, the head as JSON, and all values in its order.
+    /// For processes that have no folder in common: length of the head, the head as JSON, and all values in its
+    /// order.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let shapes = |tensors: &NamedTensors| {
             let shapes = tensors

@@ -61,7 +61,8 @@ struct Part {
 }
 
 impl Composite {
-    /// Loads what was opened of a model, whose rough model is `rough`. Every part is loaded once, so that what cannot work is known at once.
+    /// Loads what was opened of a model, whose rough model is `rough`. Every part is loaded once, so that what cannot
+    /// work is known at once.
     ///
     /// # Errors
     /// Parts that cannot be loaded, or that `--tta` has nothing to mirror along.
