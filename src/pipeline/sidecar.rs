@@ -78,7 +78,7 @@ pub struct Written {
 
 impl Written {
     /// What lies at `path`.
-    pub(super) fn at(path: &Path) -> Result<Self> {
+    pub fn at(path: &Path) -> Result<Self> {
         let metadata = std::fs::metadata(path).map_err(Error::io(path, "read"))?;
         Ok(Self {
             bytes: metadata.len(),
@@ -87,7 +87,7 @@ impl Written {
     }
 
     /// Whether it still lies at `path`, to the last byte.
-    pub(super) fn is_at(&self, path: &Path) -> bool {
+    pub fn is_at(&self, path: &Path) -> bool {
         let length = std::fs::metadata(path).map(|metadata| metadata.len());
         length.is_ok_and(|bytes| bytes == self.bytes)
             && file_sha256(path).is_ok_and(|sha256| sha256 == self.sha256)
