@@ -1,6 +1,6 @@
 //! A trained model on disk: recipes, labels, weights and their checksums in one folder.
 
-mod folder;
+pub(super) mod folder;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,26 +9,18 @@ use sha2::{Digest, Sha256};
 
 use super::dataset::Structure;
 use super::manifest::{Manifest, StageManifest};
-use super::parted::PartedModel;
+use super::parted::manifest as parted;
 use super::postprocessing::Postprocessing;
 use super::recipe::Region;
-use super::sampling::output_maps;
-use super::segmenter::Segmenter;
 use crate::error::{Error, Result};
 use crate::files::{parent_of, temporary_folder, write_bytes_atomically};
-use crate::tensors::device::Compute;
-use crate::tensors::precision::Precision;
 use crate::tensors::quantisation::InputRanges;
-use crate::tensors::weights::{
-    NamedTensors, below_prefix, prefixed, read_tensors, with_tensors, write_tensors,
-};
+use crate::tensors::weights::{NamedTensors, below_prefix, prefixed, read_tensors, write_tensors};
 
-pub(super) use folder::swap_in;
-use folder::write_sums;
+use folder::{SUMS, swap_in, verified_sums, write_sums};
 
 const FORMAT: u32 = 2;
 const MANIFEST: &str = "model.toml";
-const SUMS: &str = "SHA256SUMS";
 
 /// A stage as it goes into a bundle.
 pub struct TrainedStage {
@@ -46,7 +38,7 @@ pub struct Bundle {
     sums: BTreeMap<String, String>,
 }
 
-fn weights_file(stage: u8) -> String {
+pub(super) fn weights_file(stage: u8) -> String {
     format!("stage{stage}.safetensors")
 }
 
@@ -57,7 +49,7 @@ impl Bundle {
     /// A file that is missing, changed, or not of this format.
     pub fn open(path: &Path) -> Result<Self> {
         let manifest_path = path.join(MANIFEST);
-        if PartedModel::is_at(path) {
+        if path.join(parted::MANIFEST).is_file() {
             return Err(Error::file(
                 path,
                 "is a model of several parts, and this takes one of them: expected the folder of a part, which lies in it",
@@ -69,43 +61,8 @@ impl Bundle {
                 "no model here (model.toml is missing); train one with 'ctseg fit --stage 1' or name its folder with --model",
             ));
         }
-        let sums_path = path.join(SUMS);
-        let text = std::fs::read_to_string(&sums_path).map_err(Error::io(&sums_path, "read"))?;
-        let mut sums = BTreeMap::new();
-        for line in text.lines() {
-            let (sum, name) = line
-                .split_once("  ")
-                .filter(|(sum, name)| sum.len() == 64 && !name.contains(['/', '\\']))
-                .ok_or_else(|| {
-                    Error::file(
-                        &sums_path,
-                        format!("'{line}' is not a line of sha256sum; the model is damaged"),
-                    )
-                })?;
-            let found = file_sha256(&path.join(name))?;
-            if found != sum {
-                return Err(Error::file(
-                    path.join(name),
-                    format!(
-                        "damaged: its SHA-256 is {found}, expected {sum}; copy or train the model again"
-                    ),
-                ));
-            }
-            sums.insert(name.to_owned(), sum.to_owned());
-        }
-        let text =
-            std::fs::read_to_string(&manifest_path).map_err(Error::io(&manifest_path, "read"))?;
-        let manifest: Manifest = toml::from_str(&text)
-            .map_err(|error| Error::file(&manifest_path, super::recipe::one_line(&error)))?;
-        if manifest.format != FORMAT {
-            return Err(Error::file(
-                &manifest_path,
-                format!(
-                    "format {} is not known; this ctseg reads format {FORMAT}: train the stages anew",
-                    manifest.format
-                ),
-            ));
-        }
+        let sums = verified_sums(path)?;
+        let manifest = read_manifest(&manifest_path)?;
         let stages = [
             (1, manifest.stage1.is_some()),
             (2, manifest.stage2.is_some()),
@@ -117,7 +74,7 @@ impl Bundle {
         for name in needed.chain([MANIFEST.to_owned()]) {
             if !sums.contains_key(&name) {
                 return Err(Error::file(
-                    &sums_path,
+                    path.join(SUMS),
                     format!("{name} has no checksum; the model is damaged"),
                 ));
             }
@@ -173,35 +130,6 @@ impl Bundle {
         }
     }
 
-    /// A stage ready for use.
-    ///
-    /// # Errors
-    /// The bundle has no such stage, or its weights do not fit its recipe.
-    pub fn segmenter(&self, stage: u8, compute: &Compute) -> Result<Segmenter> {
-        let manifest = self.needed_stage(stage)?;
-        let recipe = manifest.recipe.clone();
-        let values: Vec<u16> = self.structures()?.iter().map(|s| s.value).collect();
-        let outputs = output_maps(&recipe, &values).len();
-        let networks = self
-            .stage_weights(stage)?
-            .iter()
-            .map(|weights| {
-                let network = recipe
-                    .network
-                    .init(recipe.channels(), outputs, &compute.device)?;
-                with_tensors(network, weights, &compute.device).map_err(|error| {
-                    Error::file(self.path.join(weights_file(stage)), error.to_string())
-                })
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let segmenter = Segmenter::new(recipe, networks, compute)?;
-        if compute.precision != Precision::Int8 {
-            return Ok(segmenter);
-        }
-        let ranges = manifest.folds.iter().map(|fold| fold.input_ranges.clone());
-        segmenter.in_integers(ranges.map(Option::unwrap_or_default).collect())
-    }
-
     /// Writes the bundle anew with what the convolutions of each network of stage 1 and stage 2 take in; a stage
     /// without any stays as it is.
     pub fn keep_input_ranges(&self, ranges: &[Vec<InputRanges>; 2]) -> Result<()> {
@@ -226,7 +154,7 @@ impl Bundle {
         Ok(folds.iter().map(|fold| of_fold(fold.fold)).collect())
     }
 
-    fn needed_stage(&self, stage: u8) -> Result<&StageManifest> {
+    pub(crate) fn needed_stage(&self, stage: u8) -> Result<&StageManifest> {
         self.stage(stage).ok_or_else(|| {
             Error::file(
                 &self.path,
@@ -396,6 +324,22 @@ impl Bundle {
             .collect();
         Ok(())
     }
+}
+
+fn read_manifest(path: &Path) -> Result<Manifest> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+    let manifest: Manifest = toml::from_str(&text)
+        .map_err(|error| Error::file(path, super::recipe::one_line(&error)))?;
+    if manifest.format != FORMAT {
+        return Err(Error::file(
+            path,
+            format!(
+                "format {} is not known; this ctseg reads format {FORMAT}: train the stages anew",
+                manifest.format
+            ),
+        ));
+    }
+    Ok(manifest)
 }
 
 /// `model.toml` and, over all that lies in `folder`, the checksums.

@@ -8,7 +8,9 @@ use sha2::{Digest, Sha256};
 
 pub use super::progress::{Ended, EpochPosition, Progress};
 use crate::error::{Error, Result};
-use crate::tensors::weights::{NamedTensors, below_prefix, prefixed, read_tensors, write_tensors};
+use crate::tensors::weights::{
+    HostTensor, NamedTensors, below_prefix, prefixed, read_tensors, write_tensors,
+};
 
 /// A training's state: weights, optimiser, progress. In `best` the weights are those that were validated
 /// (averaged, where an average is kept), and the optimiser's part is empty.
@@ -145,6 +147,79 @@ impl Checkpoint {
             progress,
         })
     }
+
+    /// For processes that have no folder in common: length of the head, the head as JSON, and all values in its
+    /// order.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let shapes = |tensors: &NamedTensors| {
+            let shapes = tensors
+                .iter()
+                .map(|(name, t)| (name.clone(), t.shape.clone()));
+            shapes.collect()
+        };
+        let head = serde_json::to_vec(&BytesHead {
+            network: shapes(&self.network),
+            optimiser: shapes(&self.optimiser),
+            progress: self.progress.clone(),
+        })
+        .map_err(|error| Error::invalid(format!("cannot write the progress: {error}")))?;
+        let mut bytes = (head.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(head);
+        for tensor in self.network.values().chain(self.optimiser.values()) {
+            bytes.extend(tensor.values.iter().flat_map(|value| value.to_le_bytes()));
+        }
+        Ok(bytes)
+    }
+
+    /// See [`Checkpoint::to_bytes`].
+    ///
+    /// # Errors
+    /// Bytes of another make, such as of another version of ctseg.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let foreign = || {
+            Error::invalid(
+                "what process 0 begins with cannot be read here; all processes must run the same ctseg",
+            )
+        };
+        let (length, rest) = bytes.split_first_chunk::<8>().ok_or_else(foreign)?;
+        let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| foreign())?;
+        let (head, mut values) = rest.split_at_checked(length).ok_or_else(foreign)?;
+        let head: BytesHead = serde_json::from_slice(head).map_err(|_| foreign())?;
+        let mut tensors = |shapes: Vec<(String, Vec<usize>)>| -> Result<NamedTensors> {
+            let tensor = |(name, shape): (String, Vec<usize>)| {
+                let count = shape
+                    .iter()
+                    .try_fold(4usize, |n, side| n.checked_mul(*side));
+                let taken = count.and_then(|count| values.split_at_checked(count));
+                let (own, others) = taken.ok_or_else(foreign)?;
+                values = others;
+                let values = own.chunks_exact(4);
+                let values = values
+                    .map(|v| f32::from_le_bytes([v[0], v[1], v[2], v[3]]))
+                    .collect();
+                Ok((name, HostTensor { shape, values }))
+            };
+            shapes.into_iter().map(tensor).collect()
+        };
+        let network = tensors(head.network)?;
+        let optimiser = tensors(head.optimiser)?;
+        match values.is_empty() {
+            true => Ok(Self {
+                network,
+                optimiser,
+                progress: head.progress,
+            }),
+            false => Err(foreign()),
+        }
+    }
+}
+
+/// What comes before the values in [`Checkpoint::to_bytes`].
+#[derive(Serialize, Deserialize)]
+struct BytesHead {
+    network: Vec<(String, Vec<usize>)>,
+    optimiser: Vec<(String, Vec<usize>)>,
+    progress: Progress,
 }
 
 /// What stands in the head of a checkpoint file.
@@ -190,7 +265,6 @@ fn write(path: &Path, checkpoint: &Checkpoint) -> Result<()> {
 mod tests {
     use super::*;
     use crate::pipeline::schedule::{EarlyStopping, ReduceOnPlateau};
-    use crate::tensors::weights::HostTensor;
 
     fn checkpoint(epoch: usize) -> Checkpoint {
         let tensor = HostTensor {
@@ -289,5 +363,31 @@ mod tests {
         let progress = Progress::new(0.1);
         write_tensors(&path, &tensors, &serde_json::to_string(&progress).unwrap()).unwrap();
         assert_eq!(Checkpoint::load(&path).unwrap().progress, progress);
+    }
+
+    #[test]
+    fn a_checkpoint_comes_through_whole() {
+        let tensor = |shape: &[usize], first: f32| HostTensor {
+            shape: shape.to_vec(),
+            values: (0..shape.iter().product())
+                .map(|i| first + i as f32 / 3.0)
+                .collect(),
+        };
+        let checkpoint = Checkpoint {
+            network: NamedTensors::from([
+                ("a".to_owned(), tensor(&[2, 3], 0.5)),
+                ("b".to_owned(), tensor(&[], -1.0)),
+            ]),
+            optimiser: NamedTensors::from([("m.a".to_owned(), tensor(&[6], 1e-30))]),
+            progress: Progress::new(1.0 / 3.0),
+        };
+        let bytes = checkpoint.to_bytes().unwrap();
+        assert_eq!(Checkpoint::from_bytes(&bytes).unwrap(), checkpoint);
+        let mut longer = bytes.clone();
+        longer.push(0);
+        for wrong in [&bytes[..bytes.len() - 1], &bytes[..20], &[], &longer] {
+            let said = Checkpoint::from_bytes(wrong).unwrap_err().to_string();
+            assert!(said.contains("the same ctseg"), "{said}");
+        }
     }
 }

@@ -91,7 +91,7 @@ impl Beginning {
 
 impl TakenOver {
     /// An error if one of the first `levels` levels of the encoder begins anew: frozen, it would stay random.
-    pub(super) fn refuse_frozen_anew(&self, levels: usize) -> Result<()> {
+    pub fn refuse_frozen_anew(&self, levels: usize) -> Result<()> {
         let Some(anew) = self.anew.iter().find(|name| is_frozen(name, levels)) else {
             return Ok(());
         };

@@ -16,17 +16,19 @@ pub struct Admitted<'a> {
 }
 
 impl Gate {
+    /// With no bytes at all there is still one inside at a time.
     pub fn new(bytes: u64) -> Self {
+        let whole = bytes.max(1);
         Self {
-            free: Mutex::new(bytes),
+            free: Mutex::new(whole),
             changed: Condvar::new(),
-            whole: bytes,
+            whole,
         }
     }
 
     /// Waits until so many `bytes` are free; who needs more than there are waits until nobody else is inside.
     pub fn admit(&self, bytes: u64) -> Admitted<'_> {
-        let bytes = bytes.min(self.whole);
+        let bytes = bytes.clamp(1, self.whole);
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self.changed.wait_while(free, |free| *free < bytes);
         *waited.unwrap_or_else(PoisonError::into_inner) -= bytes;
@@ -70,5 +72,26 @@ mod tests {
         });
         assert!(most.into_inner() <= 100);
         drop(gate.admit(100)); // All are back.
+    }
+
+    #[test]
+    fn who_needs_more_than_there_is_is_alone() {
+        for whole in [100, 0] {
+            let (gate, inside) = (Gate::new(whole), AtomicU64::new(0));
+            std::thread::scope(|scope| {
+                for index in 0..40u64 {
+                    let (gate, inside) = (&gate, &inside);
+                    scope.spawn(move || {
+                        let bytes = if index % 8 == 0 { 1000 } else { 30 };
+                        let _admitted = gate.admit(bytes);
+                        let others = inside.fetch_add(bytes, Ordering::SeqCst);
+                        let most = if bytes > whole { 0 } else { whole - bytes };
+                        assert!(others <= most, "{bytes} beside {others} of {whole}");
+                        std::thread::yield_now();
+                        inside.fetch_sub(bytes, Ordering::SeqCst);
+                    });
+                }
+            });
+        }
     }
 }

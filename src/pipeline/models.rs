@@ -17,7 +17,7 @@ use crate::tensors::device::Compute;
 use crate::values::{Grid, LabelMap, Orientation, Volume, VoxelBox};
 
 /// What a first stage gave.
-pub(super) enum StageOne {
+pub(crate) enum StageOne {
     Nothing,
     Prior(Prior),
     Labels(LabelMap),

@@ -8,7 +8,6 @@ use rayon::prelude::*;
 
 use super::entropy_file::EntropyFile;
 use super::overlapping::OverlappingMasks;
-use super::sidecar::Sidecar;
 use crate::arrays::formats::{LabelNames, VolumeImage, case_name, write_label_map, write_mask};
 use crate::arrays::statistics::StructureStatistics;
 use crate::arrays::totalseg_statistics::{StatisticsJson, TableOptions};
@@ -152,21 +151,6 @@ impl Outputs {
             files.push(PathBuf::from(format!("{case}_preview.png")));
         }
         files
-    }
-
-    /// Whether the files of the case that was made are all that is wanted, and are whole.
-    pub fn are_there(
-        &self,
-        output: &Path,
-        made: &Sidecar,
-        structures: &BTreeMap<String, u16>,
-    ) -> bool {
-        let files = self.files(output, structures);
-        made.structures == *structures
-            && made.only_chosen == self.structures.is_some()
-            && made.statistics_json == self.statistics_json
-            && made.overlapping == self.overlap
-            && files.iter().all(|file| made.is_whole(output, file))
     }
 
     /// Writes the case's files but those that were written while logits streamed by; `structures` with their

@@ -16,15 +16,17 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use super::cascade::{Attention, Cascade};
+use super::cascade::Cascade;
+use super::cascade::views::Attention;
 use super::claims::{Claiming, Claims};
 use super::dataset::Structure;
 use super::demand::Limit;
 use super::gate::Gate;
 use super::inputs::PredictCase;
+use super::load_options::Loading;
 use super::observer::Observer;
 use super::outputs::{Outputs, statistics_path};
-use super::predictor::{Loading, Models, Predictor};
+use super::predictor::{Models, Predictor};
 use super::probability_file::ProbabilityKind;
 use super::shard::Shard;
 use super::sidecar::{ModelUsed, sidecar_path};
@@ -34,7 +36,7 @@ use crate::limits::memory::kept_at_most;
 use crate::tensors::device::Compute;
 use crate::tensors::precision::Precision;
 
-use case::Batch;
+use case::{Batch, memory_of_volumes};
 use record::Record;
 use stages::Pipeline;
 pub use state::{CaseState, Failure, write_failures};
@@ -235,10 +237,9 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
     let halted = AtomicBool::new(false);
     let record = Record::new(&batch, claims.as_ref(), &halted, folders, started);
     let memory = match job.max_ram {
-        None => kept_at_most(BYTES_PER_WORKER * predictors.len().max(1) as u64),
-        Some(_) => 0, // memory that is counted holds one volume at a time
+        None => memory_of_volumes(predictors.len()),
+        Some(_) => Gate::new(0), // memory that is counted holds one volume at a time
     };
-    let memory = Gate::new(memory.max(1));
     let supply = match &claims {
         None => Supply::of_list(cases.len()),
         Some(claims) => Supply::of_claims(claims, cases.len()),

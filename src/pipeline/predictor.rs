@@ -8,14 +8,15 @@ use sha2::{Digest, Sha256};
 use super::bundle::Bundle;
 use super::cascade::{Cascade, CascadeReport, OnProgress};
 use super::dataset::Structure;
-use super::demand::{Limit, within};
+use super::demand::within;
+use super::load_options::Loading;
 use super::models::common_structures;
-use super::parted::{Composite, Opened, PartedModel};
+use super::parted::composite::{Composite, RoughModel};
+use super::parted::{Opened, PartedModel};
 use super::restoring::Probabilities;
 use super::sidecar::ModelUsed;
 use crate::arrays::postprocess::Step;
 use crate::error::{Error, Result};
-use crate::tensors::device::Compute;
 use crate::values::{LabelMap, Volume};
 
 /// Models on disk, verified.
@@ -24,18 +25,6 @@ pub enum Models {
     Averaged(Vec<Bundle>),
     /// One of several parts, and what is needed of it once that is known.
     Parted(Box<PartedModel>, Option<Opened>),
-}
-
-/// How models are loaded.
-#[derive(Clone, Copy)]
-pub struct Loading<'a> {
-    pub compute: &'a Compute,
-    /// Whether networks look at mirror images too; none: as the models usually do.
-    pub tta: Option<bool>,
-    /// Whether label maps are cleaned up as the models ask for.
-    pub postprocess: bool,
-    /// Most memory that may be taken, and for what; says afterwards whether it is [kept](Limit::kept).
-    pub limit: Option<&'a Limit<'a>>,
 }
 
 /// Models in memory.
@@ -116,22 +105,6 @@ impl Models {
     }
 }
 
-impl Loading<'_> {
-    /// Models that look together, mirrored and cleaned up as is wanted, without regard to memory.
-    pub(super) fn cascade(&self, bundles: &[Bundle]) -> Result<Cascade> {
-        let cascade = Cascade::load_all(bundles, self.compute)?;
-        let cascade = match self.tta {
-            Some(true) => cascade.mirrored(&common_structures(bundles)?)?,
-            Some(false) => cascade.unmirrored(),
-            None => cascade,
-        };
-        Ok(match self.postprocess {
-            true => cascade,
-            false => cascade.without_postprocessing(),
-        })
-    }
-}
-
 impl Predictor {
     /// Loads models.
     ///
@@ -148,12 +121,26 @@ impl Predictor {
                 Ok(Self::Cascade(Box::new(cascade)))
             }
             Models::Parted(model, Some(opened)) => {
-                Composite::load(model, opened, loading).map(Self::Composite)
+                let rough = opened.rough.as_ref();
+                let rough = rough.map(|(_, models)| Self::rough(models, loading));
+                Composite::load(model, opened, loading, rough.transpose()?).map(Self::Composite)
             }
             Models::Parted(_, None) => Err(Error::invalid(
                 "internal: a model of several parts is loaded before it is known which",
             )),
         }
+    }
+
+    /// A rough model for the parts of another, which may be one of several parts itself.
+    fn rough(models: &Models, loading: &Loading) -> Result<RoughModel> {
+        let plain = Loading {
+            tta: None,
+            ..*loading
+        };
+        let predictor = Self::load(models, &plain)?;
+        Ok(Box::new(move |volume, on_pieces| {
+            predictor.segment(volume, on_pieces)
+        }))
     }
 
     /// The models that look together, where it is not a model of several parts.

@@ -19,7 +19,7 @@ pub struct PreparedCase {
     pub hu: Option<CaseHu>,
     /// Of the image channels.
     pub scalings: Vec<Scaling>,
-    pub(super) index: OnceLock<StructureIndex>,
+    pub index: OnceLock<StructureIndex>,
 }
 
 /// A case's Hounsfield units beyond its windows, see [`hounsfield_from`](crate::arrays::preprocess::hounsfield_from).
@@ -31,21 +31,21 @@ pub struct CaseHu {
 
 impl PreparedCase {
     /// Where its structures lie; found when first asked for.
-    pub(super) fn index(&self) -> &StructureIndex {
+    pub fn index(&self) -> &StructureIndex {
         let found = || StructureIndex::new(&self.labels, self.ignore);
         self.index.get_or_init(found)
     }
 
     /// Whether a label says what is there, be it background.
-    pub(super) fn is_known(&self, label: u16) -> bool {
+    pub fn is_known(&self, label: u16) -> bool {
         Some(label) != self.ignore
     }
 
-    pub(super) fn is_structure(&self, label: u16) -> bool {
+    pub fn is_structure(&self, label: u16) -> bool {
         label > 0 && self.is_known(label)
     }
 
-    pub(super) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         let hu = self.hu.as_ref().map_or(0, |hu| hu.above.len());
         (self.channels.len() + hu) * 4 + self.labels.len() * 2
     }

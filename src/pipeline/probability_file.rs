@@ -51,7 +51,7 @@ impl fmt::Display for ProbabilityKind {
 
 impl ProbabilityKind {
     /// For each voxel of each structure, in memory and before compression.
-    pub(super) fn bytes(self) -> usize {
+    pub fn bytes(self) -> usize {
         match self {
             Self::U8 => 1,
             Self::F16 => 2,
@@ -59,7 +59,7 @@ impl ProbabilityKind {
     }
 
     /// How many values a voxel can have.
-    pub(super) fn codes(self) -> usize {
+    pub fn codes(self) -> usize {
         match self {
             Self::U8 => 256,
             Self::F16 => usize::from(f16::ONE.to_bits()) + 1,
@@ -67,7 +67,7 @@ impl ProbabilityKind {
     }
 
     /// The probability that the file holds as `code`, in their order.
-    pub(super) fn probability(self, code: u16) -> f64 {
+    pub fn probability(self, code: u16) -> f64 {
         match self {
             Self::U8 => f64::from(code) * U8_STEP,
             Self::F16 => f16::from_bits(code).to_f64(),

@@ -40,7 +40,7 @@ impl ProbabilityReader {
     ///
     /// # Errors
     /// Another format, another grid, a length that is not what the header says.
-    pub(super) fn open(path: &Path, kind: ProbabilityKind, grid: &Grid) -> Result<Self> {
+    pub fn open(path: &Path, kind: ProbabilityKind, grid: &Grid) -> Result<Self> {
         let (maps, shape_zyx, content) = match kind {
             ProbabilityKind::U8 => {
                 let maps = ByteMaps::open(path)?;
@@ -75,7 +75,7 @@ impl ProbabilityReader {
     }
 
     /// How many structures' maps there are.
-    pub(super) fn maps(&self) -> usize {
+    pub fn maps(&self) -> usize {
         self.maps
     }
 
@@ -84,7 +84,7 @@ impl ProbabilityReader {
     ///
     /// # Errors
     /// A file that is damaged, numbers that are no probabilities.
-    pub(super) fn each_slice(self, mut take: impl FnMut(usize, usize, &[u16])) -> Result<()> {
+    pub fn each_slice(self, mut take: impl FnMut(usize, usize, &[u16])) -> Result<()> {
         let [depth, height, width] = self.shape_zyx;
         let mut codes: Vec<u16> = Vec::with_capacity(height * width);
         let mut file = match self.content {

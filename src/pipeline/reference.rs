@@ -32,7 +32,7 @@ impl Reference {
 
     /// The label maps of a prediction (a folder or one file), each with the id of the case that it is of, or its own
     /// name where there is no such case.
-    pub(super) fn paired(&self, prediction: &Path) -> Result<Vec<(String, PathBuf)>> {
+    pub fn paired(&self, prediction: &Path) -> Result<Vec<(String, PathBuf)>> {
         let mut predictions = label_maps(prediction)?;
         if let (Self::Files(files), 1, true) = (self, predictions.len(), prediction.is_file())
             && let (1, Some((name, _))) = (files.len(), files.iter().next())
@@ -47,7 +47,7 @@ impl Reference {
 
     /// The reference's own id for a prediction called `name`: that id itself, or the name of its image
     /// file where only one image has it.
-    pub(super) fn id_of(&self, name: &str) -> Option<String> {
+    pub fn id_of(&self, name: &str) -> Option<String> {
         match self {
             Self::Files(files) => files.contains_key(name).then(|| name.to_owned()),
             Self::Dataset(dataset) | Self::Union(dataset) => {
@@ -66,7 +66,7 @@ impl Reference {
         }
     }
 
-    pub(super) fn load(&self, id: &str) -> Result<Option<LabelMap>> {
+    pub fn load(&self, id: &str) -> Result<Option<LabelMap>> {
         match self {
             Self::Files(files) => files
                 .get(id)
@@ -87,7 +87,7 @@ impl Reference {
     }
 
     /// The reference's label map, where it is one file.
-    pub(super) fn path_of(&self, id: &str) -> Option<PathBuf> {
+    pub fn path_of(&self, id: &str) -> Option<PathBuf> {
         match self {
             Self::Files(files) => files.get(id).cloned(),
             Self::Dataset(dataset) | Self::Union(dataset) => match &case_of(dataset, id)?.labels {
@@ -98,7 +98,7 @@ impl Reference {
     }
 
     /// The image of the case, where it is known.
-    pub(super) fn image_of(&self, id: &str) -> Option<PathBuf> {
+    pub fn image_of(&self, id: &str) -> Option<PathBuf> {
         match self {
             Self::Files(_) => None,
             Self::Dataset(dataset) | Self::Union(dataset) => {
@@ -108,7 +108,7 @@ impl Reference {
     }
 
     /// As [`Self::load`], kept as runs; in little memory from the beginning where it is one file.
-    pub(super) fn load_runs(&self, id: &str) -> Result<Option<LabelRuns>> {
+    pub fn load_runs(&self, id: &str) -> Result<Option<LabelRuns>> {
         match (self, self.path_of(id)) {
             (Self::Files(_) | Self::Dataset(_), Some(path)) => Ok(Some(read_label_runs(&path)?.1)),
             _ => Ok(self.load(id)?.map(|map| LabelRuns::from(&map))),
@@ -116,7 +116,7 @@ impl Reference {
     }
 
     /// Value of the voxels that are not compared.
-    pub(super) fn ignore(&self) -> Option<u16> {
+    pub fn ignore(&self) -> Option<u16> {
         match self {
             Self::Files(_) => None,
             Self::Dataset(dataset) => dataset.ignore,
@@ -125,7 +125,7 @@ impl Reference {
     }
 
     /// Cases that can be compared with.
-    pub(super) fn cases(&self) -> Vec<String> {
+    pub fn cases(&self) -> Vec<String> {
         match self {
             Self::Files(files) => files.keys().cloned().collect(),
             // Training cases of a dataset are not expected to be predicted.

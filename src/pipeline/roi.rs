@@ -35,7 +35,7 @@ impl Prior {
     }
 
     /// The probabilities as they are kept: times 255 and rounded, shape (z, y, x).
-    pub(super) fn quantised(&self) -> ArrayView3<'_, u8> {
+    pub fn quantised(&self) -> ArrayView3<'_, u8> {
         self.quantised.view()
     }
 

@@ -132,11 +132,7 @@ impl RunFolder {
 
     /// An error if `network` was trained here and nothing of it is left: to begin anew in silence would be
     /// no way of going on.
-    pub(super) fn refuse_if_lost(
-        &self,
-        network: &str,
-        checkpoints: &CheckpointFolder,
-    ) -> Result<()> {
+    pub fn refuse_if_lost(&self, network: &str, checkpoints: &CheckpointFolder) -> Result<()> {
         let begun = history::read(&self.path)?.contains_key(network);
         if begun && !checkpoints.last().exists() && !checkpoints.previous().exists() {
             return Err(Error::file(

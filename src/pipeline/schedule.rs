@@ -147,13 +147,17 @@ fn half_cosine(share: f64) -> f64 {
 mod tests {
     use super::*;
 
+    fn course(epochs: usize, warm_up: usize) -> Course {
+        Course {
+            first: 0.1,
+            epochs,
+            warm_up,
+        }
+    }
+
     #[test]
     fn cosine_falls_from_the_rate_to_a_hundredth_of_it() {
-        let course = Course {
-            first: 0.1,
-            epochs: 10,
-            warm_up: 0,
-        };
+        let course = course(10, 0);
         assert_eq!(course.cosine(0), 0.1);
         assert!((course.cosine(5) - 0.1 * 0.505).abs() < 1e-12);
         assert!((course.cosine(10) - 0.001).abs() < 1e-12);
@@ -164,11 +168,6 @@ mod tests {
     // SequentialLR([LinearLR(1/3, 1, 2), CosineAnnealingLR(6, 0.001)], [2]), OneCycleLR(0.1, total_steps=10).
     #[test]
     fn courses_are_pytorchs() {
-        let course = |epochs, warm_up| Course {
-            first: 0.1,
-            epochs,
-            warm_up,
-        };
         let poly = [
             0.1,
             0.088_676_235,
@@ -213,7 +212,10 @@ mod tests {
         for (epoch, expected) in cycle.into_iter().enumerate() {
             close(course(10, 0).one_cycle(epoch), expected);
         }
-        // However few epochs there are, every rate is one.
+    }
+
+    #[test]
+    fn however_few_epochs_there_are_every_rate_is_one() {
         for epochs in 1..5 {
             for epoch in 0..=epochs {
                 let course = course(epochs, epochs - 1);

@@ -2,11 +2,13 @@
 
 use ndarray::{Array4, ArrayView4, Axis, concatenate};
 
+use super::bundle::{Bundle, weights_file};
 use super::mirroring::Mirroring;
 use super::nnunet::Placed;
 use super::planes::{OnPieces, Pass, Planes};
 use super::recipe::Recipe;
 use super::roi::Prior;
+use super::sampling::output_maps;
 use super::sliding::Lattice;
 use crate::arrays::preprocess::{input_channels, padded_size};
 use crate::arrays::resample::{Interpolation, resample_array};
@@ -14,7 +16,9 @@ use crate::error::{Error, Result};
 use crate::tensors::device::Compute;
 use crate::tensors::inference::Inference;
 use crate::tensors::networks::Network;
+use crate::tensors::precision::Precision;
 use crate::tensors::quantisation::InputRanges;
+use crate::tensors::weights::with_tensors;
 use crate::values::{Grid, Orientation, Volume, VoxelBox};
 
 /// A stage that can be used: its recipe and the networks of its folds, whose logits are averaged.
@@ -246,6 +250,37 @@ impl Segmenter {
     pub fn attention(&self, input: ArrayView4<f32>) -> Result<Array4<f32>> {
         let gates = self.inference.of_attention()?;
         input_logits(&self.recipe, &gates, None, input, &|_| Ok(()))
+    }
+}
+
+impl Bundle {
+    /// A stage ready for use.
+    ///
+    /// # Errors
+    /// The bundle has no such stage, or its weights do not fit its recipe.
+    pub fn segmenter(&self, stage: u8, compute: &Compute) -> Result<Segmenter> {
+        let manifest = self.needed_stage(stage)?;
+        let recipe = manifest.recipe.clone();
+        let values: Vec<u16> = self.structures()?.iter().map(|s| s.value).collect();
+        let outputs = output_maps(&recipe, &values).len();
+        let networks = self
+            .stage_weights(stage)?
+            .iter()
+            .map(|weights| {
+                let network = recipe
+                    .network
+                    .init(recipe.channels(), outputs, &compute.device)?;
+                with_tensors(network, weights, &compute.device).map_err(|error| {
+                    Error::file(self.path.join(weights_file(stage)), error.to_string())
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let segmenter = Segmenter::new(recipe, networks, compute)?;
+        if compute.precision != Precision::Int8 {
+            return Ok(segmenter);
+        }
+        let ranges = manifest.folds.iter().map(|fold| fold.input_ranges.clone());
+        segmenter.in_integers(ranges.map(Option::unwrap_or_default).collect())
     }
 }
 

@@ -78,7 +78,7 @@ pub struct Written {
 
 impl Written {
     /// What lies at `path`.
-    pub(super) fn at(path: &Path) -> Result<Self> {
+    pub fn at(path: &Path) -> Result<Self> {
         let metadata = std::fs::metadata(path).map_err(Error::io(path, "read"))?;
         Ok(Self {
             bytes: metadata.len(),
@@ -87,7 +87,7 @@ impl Written {
     }
 
     /// Whether it still lies at `path`, to the last byte.
-    pub(super) fn is_at(&self, path: &Path) -> bool {
+    pub fn is_at(&self, path: &Path) -> bool {
         let length = std::fs::metadata(path).map(|metadata| metadata.len());
         length.is_ok_and(|bytes| bytes == self.bytes)
             && file_sha256(path).is_ok_and(|sha256| sha256 == self.sha256)
@@ -138,6 +138,23 @@ impl Sidecar {
     pub fn is_whole(&self, output: &Path, file: &Path) -> bool {
         let written = self.written.get(file);
         written.is_some_and(|written| written.is_at(&parent_of(output).join(file)))
+    }
+}
+
+impl Outputs {
+    /// Whether the files of the case that was made are all that is wanted, and are whole.
+    pub fn are_there(
+        &self,
+        output: &Path,
+        made: &Sidecar,
+        structures: &BTreeMap<String, u16>,
+    ) -> bool {
+        let files = self.files(output, structures);
+        made.structures == *structures
+            && made.only_chosen == self.structures.is_some()
+            && made.statistics_json == self.statistics_json
+            && made.overlapping == self.overlap
+            && files.iter().all(|file| made.is_whole(output, file))
     }
 }
 

@@ -10,7 +10,7 @@ const MOST_RUNS: usize = 1 << 16;
 
 /// For each structure of a label map its voxels, as runs along x: as good as a list of all of them, at a small
 /// part of the label map's own memory.
-pub(super) struct StructureIndex {
+pub struct StructureIndex {
     /// In the order of their label values.
     structures: Vec<Positions>,
     /// What is known, be it background, where labels say that something is not.

@@ -162,7 +162,7 @@ pub(super) struct Trackers<'a> {
 }
 
 impl<'a> Trackers<'a> {
-    pub(super) fn new(
+    pub fn new(
         folder: &'a dyn Tracker,
         others: &'a [&'a dyn Tracker],
         observer: &'a dyn Observer,

@@ -10,7 +10,6 @@ use super::guard::guarded;
 use super::observer::Observer;
 use super::sampling::send_share;
 use super::schedule::Keep;
-use super::shared_checkpoint::{from_bytes, to_bytes};
 use super::tracker::Tracker;
 use super::training_job::{Trained, TrainingJob};
 use super::validation::validated;
@@ -159,7 +158,7 @@ fn begun_together(job: &TrainingJob, observer: &dyn Observer) -> Result<(Learner
     let begun = job.team.leads().then(|| begin(job, observer)).transpose();
     let told = job.team.together(begun.and_then(|begun| match &begun {
         Some((learner, progress)) => {
-            let bytes = to_bytes(&checkpoint(learner, progress)?)?;
+            let bytes = checkpoint(learner, progress)?.to_bytes()?;
             Ok((begun, bytes))
         }
         None => Ok((None, Vec::new())),
@@ -168,7 +167,8 @@ fn begun_together(job: &TrainingJob, observer: &dyn Observer) -> Result<(Learner
     let bytes = job.team.told(bytes)?;
     let own = match begun {
         Some(begun) => Ok(begun),
-        None => from_bytes(&bytes).and_then(|told| Ok((restored(job, &told)?, told.progress))),
+        None => Checkpoint::from_bytes(&bytes)
+            .and_then(|told| Ok((restored(job, &told)?, told.progress))),
     };
     job.team.together(own)
 }

@@ -7,7 +7,7 @@ use ndarray::{ArrayView2, ArrayView3, Axis};
 use super::{Colour, Picture};
 use crate::arrays::formats::{case_name, endings_in_words};
 use crate::error::{Error, Result};
-use crate::pipeline::cascade::Attention;
+use crate::pipeline::cascade::views::Attention;
 
 /// Slices are shown at least so wide, in pixels.
 const WIDTH: f64 = 320.0;

@@ -1,10 +1,46 @@
 //! The folder of a model as a whole: its checksums, and putting a new one in an old one's place.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{SUMS, file_sha256};
+use super::file_sha256;
 use crate::error::{Error, Result};
 use crate::files::write_bytes_atomically;
+
+/// The checksums of a folder's files, as `sha256sum` writes them.
+pub(crate) const SUMS: &str = "SHA256SUMS";
+
+/// The SHA-256 of each file that the checksums in `folder` name.
+///
+/// # Errors
+/// A file that is missing or changed.
+pub(super) fn verified_sums(folder: &Path) -> Result<BTreeMap<String, String>> {
+    let sums_path = folder.join(SUMS);
+    let text = std::fs::read_to_string(&sums_path).map_err(Error::io(&sums_path, "read"))?;
+    let mut sums = BTreeMap::new();
+    for line in text.lines() {
+        let (sum, name) = line
+            .split_once("  ")
+            .filter(|(sum, name)| sum.len() == 64 && !name.contains(['/', '\\']))
+            .ok_or_else(|| {
+                Error::file(
+                    &sums_path,
+                    format!("'{line}' is not a line of sha256sum; the model is damaged"),
+                )
+            })?;
+        let found = file_sha256(&folder.join(name))?;
+        if found != sum {
+            return Err(Error::file(
+                folder.join(name),
+                format!(
+                    "damaged: its SHA-256 is {found}, expected {sum}; copy or train the model again"
+                ),
+            ));
+        }
+        sums.insert(name.to_owned(), sum.to_owned());
+    }
+    Ok(sums)
+}
 
 /// Writes the checksums of all that lies in `folder`.
 pub(super) fn write_sums(folder: &Path) -> Result<()> {
@@ -23,7 +59,7 @@ pub(super) fn write_sums(folder: &Path) -> Result<()> {
 
 /// Puts `fresh` in the place of `path`: in one step where the file system can exchange two folders,
 /// otherwise by setting the old one aside first. What stood there is removed last.
-pub(in crate::pipeline) fn swap_in(fresh: tempfile::TempDir, path: &Path) -> Result<()> {
+pub(crate) fn swap_in(fresh: tempfile::TempDir, path: &Path) -> Result<()> {
     let fresh = fresh.keep();
     let old = if !path.exists() {
         None

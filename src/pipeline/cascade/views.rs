@@ -2,7 +2,8 @@
 
 use ndarray::{Array3, Array4, Axis};
 
-use super::{Cascade, Found};
+use super::Cascade;
+use super::segment::Found;
 use crate::error::{Error, Result};
 use crate::pipeline::models::{Model, StageOne};
 use crate::pipeline::planes::{Planes, best_axis};
@@ -77,7 +78,7 @@ impl Cascade {
         check_extent(&volume.grid)?;
         let Found { region, firsts, .. } = self.found(volume, &|_| Ok(()))?;
         let model = self
-            .models
+            .models()
             .first()
             .ok_or_else(|| Error::invalid("internal: prediction without a model"))?;
         let placed = model.placed(volume);

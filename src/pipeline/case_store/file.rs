@@ -136,13 +136,20 @@ pub(super) fn read(path: &Path, key: &Key, ignore: Option<u16>) -> Found {
     }
 }
 
-/// The inner error is what is wrong with the file.
-fn read_whole(
-    mut from: Hashing<impl Read>,
+/// What stands before a case's values.
+struct Header {
+    shape: [u64; 4],
+    scaling_count: u32,
+    /// Where Hounsfield units follow.
+    zero_hu: Option<f32>,
+}
+
+/// The inner error is what is wrong with the file, found before anything is allocated.
+fn read_header(
+    from: &mut Hashing<impl Read>,
     bytes: u64,
     key: &Key,
-    ignore: Option<u16>,
-) -> io::Result<Result<PreparedCase, String>> {
+) -> io::Result<Result<Header, String>> {
     if from.array::<8>()? != *MAGIC {
         return Ok(Err(
             "is no prepared case of this version of ctseg".to_owned()
@@ -158,7 +165,6 @@ fn read_whole(
     let scaling_count = u32::from_le_bytes(from.array()?);
     let [has_hu] = from.array()?;
     let zero_hu = f32::from_le_bytes(from.array()?);
-    // Before anything is allocated.
     let expected = length_of(shape, scaling_count, has_hu == 1);
     if expected != Some(bytes) || has_hu > 1 {
         return Ok(Err(format!(
@@ -166,8 +172,26 @@ fn read_whole(
             expected.unwrap_or(u64::MAX)
         )));
     }
+    Ok(Ok(Header {
+        shape,
+        scaling_count,
+        zero_hu: (has_hu == 1).then_some(zero_hu),
+    }))
+}
+
+/// The inner error is what is wrong with the file.
+fn read_whole(
+    mut from: Hashing<impl Read>,
+    bytes: u64,
+    key: &Key,
+    ignore: Option<u16>,
+) -> io::Result<Result<PreparedCase, String>> {
+    let header = match read_header(&mut from, bytes, key)? {
+        Ok(header) => header,
+        Err(problem) => return Ok(Err(problem)),
+    };
     let mut scalings = Vec::new();
-    for _ in 0..scaling_count {
+    for _ in 0..header.scaling_count {
         let mut value = || Ok::<f32, io::Error>(f32::from_le_bytes(from.array()?));
         scalings.push(Scaling {
             window: [value()?, value()?].into(),
@@ -176,13 +200,13 @@ fn read_whole(
         });
     }
     // What a file that is there holds, memory can address.
-    let [channels, z, y, x] = shape.map(|side| side as usize);
+    let [channels, z, y, x] = header.shape.map(|side| side as usize);
     let voxels = z * y * x;
     let values = from.values(channels * voxels, f32::from_le_bytes)?;
     let labels = from.values(voxels, u16::from_le_bytes)?;
-    let above = match has_hu {
-        1 => Some(from.values(voxels, f32::from_le_bytes)?),
-        _ => None,
+    let above = match header.zero_hu {
+        Some(_) => Some(from.values(voxels, f32::from_le_bytes)?),
+        None => None,
     };
     let checksum = from.hasher.clone().finalize();
     if from.array::<32>()? != <[u8; 32]>::from(checksum) {
@@ -193,8 +217,8 @@ fn read_whole(
         ignore,
         channels: Array4::from_shape_vec((channels, z, y, x), values).map_err(io::Error::other)?,
         labels: Array3::from_shape_vec((z, y, x), labels).map_err(io::Error::other)?,
-        hu: match above {
-            Some(above) => Some(CaseHu {
+        hu: match header.zero_hu.zip(above) {
+            Some((zero_hu, above)) => Some(CaseHu {
                 zero_hu,
                 above: array(above)?,
             }),

@@ -206,7 +206,7 @@ impl<'a> CaseCheck<'a> {
 }
 
 /// In words, label values (with their voxels) that are no structures of the dataset.
-pub(in crate::pipeline) fn unknown_values(unknown: &[&(u16, usize)], dataset: &Dataset) -> String {
+pub fn unknown_values(unknown: &[&(u16, usize)], dataset: &Dataset) -> String {
     let found = unknown
         .iter()
         .map(|(value, voxels)| format!("{value} ({voxels} voxels)"));

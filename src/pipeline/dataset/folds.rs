@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::Dataset;
 use crate::error::{Error, Result};
 
 /// With a single fold, one patient in this many is held out for validation (20 %).
@@ -15,6 +16,38 @@ const HOLD_OUT_ONE_IN: usize = 5;
 pub struct Split {
     pub train: Vec<usize>,
     pub validation: Vec<usize>,
+}
+
+impl Dataset {
+    /// Training and validation cases (indices into `cases`) of one of `k` folds; see [`folds`].
+    pub fn split(&self, k: usize, fold: usize, seed: u64) -> Result<Split> {
+        let candidates = self.training_cases();
+        let patients: Vec<_> = candidates
+            .iter()
+            .map(|index| {
+                (
+                    self.cases[*index].id.clone(),
+                    self.cases[*index].patient.clone(),
+                )
+            })
+            .collect();
+        let all = folds(&patients, k, seed)
+            .map_err(|error| Error::invalid(format!("dataset '{}': {error}", self.name)))?;
+        let chosen = all.get(fold).ok_or_else(|| {
+            Error::invalid(format!(
+                "dataset '{}': there is no fold {fold}; with k = {k}, folds count from 0 to {}",
+                self.name,
+                all.len().saturating_sub(1)
+            ))
+        })?;
+        let mut validation: Vec<_> = chosen.iter().map(|index| candidates[*index]).collect();
+        validation.sort_unstable();
+        let train = candidates
+            .into_iter()
+            .filter(|index| validation.binary_search(index).is_err())
+            .collect();
+        Ok(Split { train, validation })
+    }
 }
 
 /// The validation sets of `k` folds, as indices into `cases` (case id, patient), sorted by case id.

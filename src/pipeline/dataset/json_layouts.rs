@@ -127,31 +127,7 @@ fn structures_of(
     })?;
     let (mut found, mut ignore) = (Vec::new(), None);
     for (key, value) in labels {
-        let (name, number) = match value {
-            Value::String(name) => (name.as_str(), key.parse().ok()),
-            Value::Number(number) => (key.as_str(), number.as_u64()),
-            Value::Array(_) => {
-                return Err(Error::file(
-                    json,
-                    format!(
-                        "label '{key}' is a region ({}); regions are not supported yet: give every \
-                         structure one value of its own",
-                        short(value)
-                    ),
-                ));
-            }
-            _ => (key.as_str(), None),
-        };
-        let number = number.and_then(|n| u16::try_from(n).ok()).ok_or_else(|| {
-            Error::file(
-                json,
-                format!(
-                    "label '{key}' has the value {}; expected \"name\": value with a whole number \
-                     from 0 to 65535, or \"value\": name",
-                    short(value)
-                ),
-            )
-        })?;
+        let (name, number) = label_of(json, key, value)?;
         if name.eq_ignore_ascii_case("ignore") {
             if number == 0 {
                 return Err(Error::file(
@@ -177,6 +153,36 @@ fn structures_of(
     }
     let structures = structures::sorted(found).map_err(|problem| Error::file(json, problem))?;
     Ok((structures, ignore))
+}
+
+/// Name and value of one label.
+fn label_of<'a>(json: &Path, key: &'a str, value: &'a Value) -> Result<(&'a str, u16)> {
+    let (name, number) = match value {
+        Value::String(name) => (name.as_str(), key.parse().ok()),
+        Value::Number(number) => (key, number.as_u64()),
+        Value::Array(_) => {
+            return Err(Error::file(
+                json,
+                format!(
+                    "label '{key}' is a region ({}); regions are not supported yet: give every \
+                     structure one value of its own",
+                    short(value)
+                ),
+            ));
+        }
+        _ => (key, None),
+    };
+    let number = number.and_then(|n| u16::try_from(n).ok()).ok_or_else(|| {
+        Error::file(
+            json,
+            format!(
+                "label '{key}' has the value {}; expected \"name\": value with a whole number \
+                 from 0 to 65535, or \"value\": name",
+                short(value)
+            ),
+        )
+    })?;
+    Ok((name, number))
 }
 
 /// A JSON value for a one-line message.
@@ -322,18 +328,8 @@ fn decathlon_cases(
         } else {
             with_channel_number(image, &id)
         };
-        // Where a test case's labels are known after all, they lie where nnU-Net has them.
-        let of_test = || {
-            root.join("labelsTs")
-                .join(image.file_name().unwrap_or_default())
-        };
-        let labels = match label {
-            Some(label) => LabelSource::Map(joined(root, &label)),
-            None if of_test().is_file() => LabelSource::Map(of_test()),
-            None => LabelSource::None,
-        };
         cases.push(Case {
-            labels,
+            labels: decathlon_labels(root, &image, label.as_deref()),
             ..layouts::unlabelled(id, image)
         });
     }
@@ -346,6 +342,20 @@ fn decathlon_cases(
         },
         test_ids,
     ))
+}
+
+/// The listed labels. Where a test case's labels are known after all, they lie where nnU-Net has them.
+fn decathlon_labels(root: &Path, image: &Path, listed: Option<&str>) -> LabelSource {
+    if let Some(label) = listed {
+        return LabelSource::Map(joined(root, label));
+    }
+    let of_test = root
+        .join("labelsTs")
+        .join(image.file_name().unwrap_or_default());
+    match of_test.is_file() {
+        true => LabelSource::Map(of_test),
+        false => LabelSource::None,
+    }
 }
 
 /// Files in `labelsTr` that no training pair names.

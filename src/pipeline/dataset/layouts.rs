@@ -1,6 +1,6 @@
 //! Folders whose layout is recognised without a descriptor, and what all layouts share.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,43 @@ pub(super) struct Found {
     /// Empty when their names are not known yet.
     pub structures: Vec<Structure>,
     pub unpaired: Vec<PathBuf>,
+}
+
+impl Dataset {
+    /// Opens a descriptor (`.toml`) or a folder in one of the known [`Layout`]s.
+    ///
+    /// Only names are read, unless no structure names are known: then every label map is scanned and its
+    /// values are named `structure_<value>`. Errors if the layout is unknown or not supported, a
+    /// descriptor or `dataset.json` is malformed, or there is no case.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::open_in(path, None)
+    }
+
+    /// [`Dataset::open`] for a descriptor whose paths are relative to `data_root` instead of the
+    /// descriptor's own folder. A folder is opened as it is.
+    pub fn open_in(path: &Path, data_root: Option<&Path>) -> Result<Self> {
+        Self::open_accepting(path, data_root, Accept::OneChannel)
+    }
+
+    pub(super) fn open_accepting(
+        path: &Path,
+        data_root: Option<&Path>,
+        accept: Accept,
+    ) -> Result<Self> {
+        let kind = std::fs::metadata(path).map_err(Error::io(path, "open the dataset"))?;
+        if kind.is_dir() {
+            return open_folder(path, accept);
+        }
+        match path.extension() {
+            Some(extension) if extension.eq_ignore_ascii_case("toml") => {
+                descriptor::open(path, data_root)
+            }
+            _ => Err(Error::file(
+                path,
+                "not a dataset; expected a folder or a descriptor whose name ends in .toml",
+            )),
+        }
+    }
 }
 
 /// Opens a folder by the layout it has.
@@ -191,6 +228,7 @@ pub(super) fn find_by_pattern(
     })
 }
 
+/// [`find_by_pattern`] with a mask per structure.
 fn find_masks(
     root: &Path,
     images: Vec<(String, PathBuf)>,
@@ -201,31 +239,9 @@ fn find_masks(
         .iter()
         .map(|(id, _)| labels.structures(root, id))
         .collect::<Result<Vec<_>>>()?;
-    let structures = if named.is_empty() {
-        let names: BTreeMap<&str, ()> = masks
-            .iter()
-            .flatten()
-            .map(|(name, _)| (name.as_str(), ()))
-            .collect();
-        if names.len() >= usize::from(u16::MAX) {
-            return Err(Error::file(
-                root,
-                format!(
-                    "{} different structures; at most {} can be told apart",
-                    names.len(),
-                    u16::MAX - 1
-                ),
-            ));
-        }
-        (1..)
-            .zip(names.keys())
-            .map(|(value, name)| Structure {
-                value,
-                name: (*name).to_owned(),
-            })
-            .collect()
-    } else {
-        named
+    let structures = match named.is_empty() {
+        true => numbered(root, masks.iter().flatten().map(|(name, _)| name.as_str()))?,
+        false => named,
     };
     let value_of: BTreeMap<&str, u16> = structures
         .iter()
@@ -256,6 +272,26 @@ fn find_masks(
         structures,
         unpaired: Vec::new(),
     })
+}
+
+/// Structures of these names, numbered from 1 in alphabetical order.
+fn numbered<'a>(root: &Path, names: impl Iterator<Item = &'a str>) -> Result<Vec<Structure>> {
+    let names: BTreeSet<&str> = names.collect();
+    if names.len() >= usize::from(u16::MAX) {
+        return Err(Error::file(
+            root,
+            format!(
+                "{} different structures; at most {} can be told apart",
+                names.len(),
+                u16::MAX - 1
+            ),
+        ));
+    }
+    let numbered = (1..).zip(names).map(|(value, name)| Structure {
+        value,
+        name: name.to_owned(),
+    });
+    Ok(numbered.collect())
 }
 
 pub(super) fn unlabelled(id: String, image: PathBuf) -> Case {

@@ -14,7 +14,7 @@ use crate::values::LabelMap;
 const MOST_STRUCTURES: usize = 1024;
 
 /// How many voxels have each label value: ascending (value, voxels), background included.
-pub(in crate::pipeline) fn count_values(labels: &LabelMap) -> Vec<(u16, usize)> {
+pub fn count_values(labels: &LabelMap) -> Vec<(u16, usize)> {
     let mut counts = vec![0usize; usize::from(u16::MAX) + 1];
     for value in &labels.data {
         counts[usize::from(*value)] += 1;

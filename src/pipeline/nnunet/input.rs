@@ -62,6 +62,25 @@ pub fn nnunet_input(
             recipe.name
         ))
     })?;
+    let slices = nnunet.label_slices.axis(own_mm, new_mm);
+    let labels = previous_on_grid(previous, volume, placed, slices)?;
+    let mut masks = input.slice_mut(s![1.., .., .., ..]);
+    for (mut mask, label) in masks.outer_iter_mut().zip(&nnunet.previous_labels) {
+        Zip::from(&mut mask)
+            .and(&labels.data)
+            .par_for_each(|mask, found| *mask = f32::from(u8::from(found == label)));
+    }
+    Ok(input)
+}
+
+/// The labels of the stage before on `placed.grid`, resampled slice by slice across `slices` where there is such an
+/// axis.
+fn previous_on_grid(
+    previous: &LabelMap,
+    volume: &Volume,
+    placed: &Placed,
+    slices: Option<usize>,
+) -> Result<LabelMap> {
     let mut labels = LabelMap {
         grid: previous.grid.cropped(&placed.region),
         data: part(previous.data.view(), &placed.region).to_owned(),
@@ -77,19 +96,13 @@ pub fn nnunet_input(
                 }
             });
     }
-    let labels = match nnunet.label_slices.axis(own_mm, new_mm) {
+    let onto = &placed.grid;
+    match slices {
         Some(axis) if onto.shape != placed.native.shape => {
-            resample_label_slices(&labels, onto, axis)?
+            resample_label_slices(&labels, onto, axis)
         }
-        _ => resample_labels(&labels, onto, LabelInterpolation::Likeliest)?,
-    };
-    let mut masks = input.slice_mut(s![1.., .., .., ..]);
-    for (mut mask, label) in masks.outer_iter_mut().zip(&nnunet.previous_labels) {
-        Zip::from(&mut mask)
-            .and(&labels.data)
-            .par_for_each(|mask, found| *mask = f32::from(u8::from(found == label)));
+        _ => resample_labels(&labels, onto, LabelInterpolation::Likeliest),
     }
-    Ok(input)
 }
 
 /// Along x, y, z of the network: the volume's spacing, and the network's.

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::pipeline::bundle::Bundle;
 use crate::pipeline::cascade::{Cascade, CascadeReport, OnProgress};
 use crate::pipeline::demand::{Beside, Frugality, frugality_within};
-use crate::pipeline::predictor::{Loading, Predictor};
+use crate::pipeline::load_options::Loading;
 use crate::tensors::device::Compute;
 use crate::values::{LabelMap, Volume, VoxelBox};
 
@@ -28,13 +28,17 @@ const STEPS: usize = 100;
 const MERGED: u64 = 2;
 const CROP: u64 = 4;
 
+/// Segments a volume as [`Cascade::segment`] does, so that parts know where to look.
+pub type RoughModel =
+    Box<dyn Fn(&Volume, &OnProgress) -> Result<(LabelMap, CascadeReport)> + Send + Sync>;
+
 /// The needed parts of a model, ready for any number of volumes.
 ///
 /// Parts stay in memory from volume to volume; where memory is limited only the one at work does, and its weights are
 /// read again for each volume.
 pub struct Composite {
     parts: Vec<Part>,
-    rough: Option<(Box<Predictor>, Compass)>,
+    rough: Option<(RoughModel, Compass)>,
     /// Clean-up of the merged label map by label value, and all clean-up for the record, by name.
     plan: Vec<(u16, Vec<Step>)>,
     cleaning: BTreeMap<String, Vec<Step>>,
@@ -57,23 +61,25 @@ struct Part {
 }
 
 impl Composite {
-    /// Loads what was opened of a model. Every part is loaded once, so that what cannot work is known at once.
+    /// Loads what was opened of a model, whose rough model is `rough`. Every part is loaded once, so that what cannot
+    /// work is known at once.
     ///
     /// # Errors
     /// Parts that cannot be loaded, or that `--tta` has nothing to mirror along.
-    pub fn load(model: &PartedModel, opened: &Opened, loading: &Loading) -> Result<Self> {
+    pub fn load(
+        model: &PartedModel,
+        opened: &Opened,
+        loading: &Loading,
+        rough: Option<RoughModel>,
+    ) -> Result<Self> {
         let wanted = match &opened.chosen {
             Some(chosen) => chosen.clone(),
             None => model.structures().iter().map(|s| s.name.clone()).collect(),
         };
-        let rough = opened.rough.as_ref().map(|(manifest, models)| {
-            let plain = Loading {
-                tta: None,
-                ..*loading
-            };
-            let predictor = Predictor::load(models, &plain)?;
+        let rough = rough.zip(opened.rough.as_ref());
+        let rough = rough.map(|(segment, (manifest, models))| {
             let compass = Compass::new(manifest, &wanted, &models.structures()?);
-            Ok::<_, Error>((Box::new(predictor), compass))
+            Ok::<_, Error>((segment, compass))
         });
         let rough = rough.transpose()?;
         let mut composite = Self {
@@ -188,7 +194,7 @@ impl Composite {
             return Ok(VoxelBox::whole(volume.grid.shape));
         };
         let begun = Instant::now();
-        let (map, own) = rough.segment(volume, on_pieces)?;
+        let (map, own) = rough(volume, on_pieces)?;
         let Region { region, notes } = compass.region(&map);
         report.roi = Some(region);
         report.roi_share = Some(region.voxels() as f64 / volume.grid.voxels() as f64);

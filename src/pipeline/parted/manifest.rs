@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::arrays::postprocess::Step;
 use crate::pipeline::dataset::Structure;
 
+/// Its name.
+pub const MANIFEST: &str = "parts.toml";
+
 /// The format that is written and read.
 pub const FORMAT: u32 = 1;
 

@@ -1,8 +1,8 @@
 //! Models of several parts, as TotalSegmentator's: ordinary models in one folder, a manifest that says what their
 //! label values become, and optionally a rough model that finds where to look.
 
-mod composite;
-mod manifest;
+pub(super) mod composite;
+pub(super) mod manifest;
 mod rough;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,19 +10,15 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::bundle::{Bundle, file_sha256, swap_in};
+use super::bundle::folder::{SUMS, swap_in};
+use super::bundle::{Bundle, file_sha256};
 use super::dataset::Structure;
 use super::predictor::Models;
 use super::recipe::one_line;
 use crate::error::{Error, Result};
 use crate::files::{parent_of, temporary_folder, write_bytes_atomically};
 
-pub use composite::Composite;
-pub use manifest::{FORMAT, OTHERS, PartManifest, PartedManifest, RoughManifest, When};
-
-/// The manifest's name.
-pub const MANIFEST: &str = "parts.toml";
-const SUMS: &str = "SHA256SUMS";
+pub use manifest::{FORMAT, MANIFEST, OTHERS, PartManifest, PartedManifest, RoughManifest, When};
 
 /// A rough model may be one of several parts itself, whose rough model may be, and no further.
 const DEEPEST: usize = 3;
@@ -39,10 +35,10 @@ pub struct PartedModel {
 
 /// The parts that are needed, opened and verified.
 pub struct Opened {
-    pub(super) parts: Vec<(PartManifest, Bundle)>,
-    pub(super) rough: Option<(RoughManifest, Box<Models>)>,
+    pub(crate) parts: Vec<(PartManifest, Bundle)>,
+    pub(crate) rough: Option<(RoughManifest, Box<Models>)>,
     /// Structures that are wanted; all without.
-    pub(super) chosen: Option<BTreeSet<String>>,
+    pub(crate) chosen: Option<BTreeSet<String>>,
 }
 
 impl PartedModel {

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use super::PredictJob;
 use crate::arrays::formats::{VolumeImage, case_name, read_header, read_volume};
 use crate::error::{Error, Result};
+use crate::limits::memory::kept_at_most;
 use crate::pipeline::bundle::file_sha256;
 use crate::pipeline::cascade::{Cascade, CascadeReport};
 use crate::pipeline::entropy_file::EntropyFile;
@@ -25,8 +26,16 @@ use crate::pipeline::sidecar::{Making, ModelUsed, SavedProbabilities, Sidecar, m
 use crate::tensors::losses::Outputs;
 use crate::values::LabelMap;
 
-/// Bytes for each voxel of a volume in memory: Hounsfield units and labels.
+/// For each worker: a volume of 512 × 512 × 600 that is segmented and another one beside it.
+const BYTES_PER_WORKER: u64 = 2 << 30;
+
+/// Bytes for each voxel: Hounsfield units and labels.
 const VOXEL_BYTES: u64 = 6;
+
+/// How much volumes that are read, wait, are segmented and written may take together.
+pub(super) fn memory_of_volumes(workers: usize) -> Gate {
+    Gate::new(kept_at_most(BYTES_PER_WORKER * workers.max(1) as u64))
+}
 
 /// What all cases of a batch share.
 pub(super) struct Batch<'a> {
@@ -103,7 +112,7 @@ impl Batch<'_> {
         self.predictors.first().and_then(Predictor::cascade)
     }
 
-    /// A case's volume, once `memory` has its bytes; `None` if its files are there already, whole and from this input
+    /// A case's volume, once there is memory for it; `None` if its files are there already, whole and from this input
     /// and model.
     pub(super) fn read<'r>(&self, index: usize, memory: &'r Gate) -> Result<Option<Input<'r>>> {
         let case = &self.cases[index];
@@ -114,14 +123,14 @@ impl Batch<'_> {
         }
         let hashing = hashing.elapsed();
         let voxels = read_header(&case.input)?.grid.voxels() as u64;
-        let memory = memory.admit(voxels.saturating_mul(VOXEL_BYTES));
+        let admitted = memory.admit(voxels.saturating_mul(VOXEL_BYTES));
         let reading = Instant::now();
         let image = read_volume(&case.input)?;
         Ok(Some(Input {
             image,
             sha256,
             seconds: (hashing + reading.elapsed()).as_secs_f64(),
-            _memory: memory,
+            _memory: admitted,
         }))
     }
 

@@ -2,8 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Recipe;
-use crate::arrays::resample::Restoration;
 use crate::values::{Grid, Orientation};
 
 /// nnU-Net 2.8's ways; axes are the network's (z, y, x) where nothing else is said.
@@ -158,36 +156,6 @@ impl NnunetConfig {
         ];
         let broken = checks.iter().find(|(holds, _)| !holds);
         broken.map(|(_, problem)| *problem)
-    }
-}
-
-impl Recipe {
-    /// Spacing along x, y, z of the network's grid for a volume whose spacing along the network's axes is
-    /// `own_mm`; slices keep their distance.
-    pub fn nnunet_spacing_mm(&self, own_mm: [f64; 3]) -> [f64; 3] {
-        let [x, y, z] = self.spacing_mm;
-        match self.network.dimensions() {
-            2 => [x, y, own_mm[2]],
-            _ => [x, y, z],
-        }
-    }
-
-    /// How logits become labels of a volume on `source`.
-    pub fn restoration(&self, source: &Grid) -> Restoration {
-        let Some(nnunet) = &self.nnunet else {
-            return Restoration::default();
-        };
-        let own_mm = header_spacing_mm(&source.reoriented(nnunet.orientation(source)));
-        let network_mm = self.nnunet_spacing_mm(own_mm);
-        Restoration {
-            nearest: nnunet.logit_slices.axis(network_mm, own_mm),
-            regions: nnunet.regions.clone(),
-        }
-    }
-
-    /// Whether the network looks at patches of a fixed size, blended where they overlap; else at whole slices.
-    pub fn by_patches(&self) -> bool {
-        self.network.dimensions() == 3 || self.nnunet.is_some()
     }
 }
 

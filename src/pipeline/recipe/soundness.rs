@@ -1,11 +1,9 @@
 //! What a recipe must keep to beside its types.
 
+use super::training::Check;
 use super::{Recipe, Region, Target};
 use crate::arrays::augmentation::FlipAxis;
 use crate::error::{Error, Result};
-
-/// What is claimed, and what is said where it does not hold.
-type Check = (bool, &'static str);
 
 impl Recipe {
     /// The recipe itself, where it can be trained or used.

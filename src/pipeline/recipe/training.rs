@@ -10,6 +10,9 @@ use crate::pipeline::schedule::Keep;
 use crate::tensors::losses::{LossConfig, Outputs, name_or_section};
 use crate::tensors::optimisers::OptimiserConfig;
 
+/// What is claimed, and what is said where it does not hold.
+pub(super) type Check = (bool, &'static str);
+
 /// How a stage is trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -176,8 +179,20 @@ impl TrainingConfig {
 
     /// What cannot work, if anything.
     pub(super) fn problem(&self, outputs: Outputs) -> Option<&'static str> {
-        let positive = |v: f64| v.is_finite() && v > 0.0;
-        let checks = [
+        let checks = self.batch_checks().into_iter();
+        let checks = checks
+            .chain(self.optimisation_checks())
+            .chain(self.epoch_checks());
+        let mut failing = checks.filter(|(holds, _)| !holds);
+        failing
+            .next()
+            .map(|(_, problem)| problem)
+            .or_else(|| self.loss.problem(outputs))
+            .or_else(|| self.augmentation.as_ref()?.problem())
+    }
+
+    fn batch_checks(&self) -> [Check; 4] {
+        [
             (
                 self.epochs > 0 && self.batch_size > 0,
                 "training.epochs and batch_size must be 1 or more",
@@ -197,6 +212,12 @@ impl TrainingConfig {
                 (0.0..=1.0).contains(&self.foreground_share),
                 "training.foreground_share must lie in [0, 1]",
             ),
+        ]
+    }
+
+    fn optimisation_checks(&self) -> [Check; 8] {
+        let positive = |v: f64| v.is_finite() && v > 0.0;
+        [
             (
                 positive(self.optimiser.learning_rate) && positive(self.optimiser.clip_norm),
                 "training.optimiser.learning_rate and clip_norm must be positive",
@@ -234,6 +255,11 @@ impl TrainingConfig {
                     .all(|weight| weight.is_finite() && *weight >= 0.0),
                 "training.class_weights must not be negative",
             ),
+        ]
+    }
+
+    fn epoch_checks(&self) -> [Check; 5] {
+        [
             (
                 self.unfreeze_epoch.is_none() || self.freeze_encoder_levels > 0,
                 "training.unfreeze_epoch needs freeze_encoder_levels above 0",
@@ -256,13 +282,7 @@ impl TrainingConfig {
                     .is_none_or(|c| c.epochs > 0 && c.easiest > 0.0 && c.easiest <= 1.0),
                 "training.curriculum needs epochs of 1 or more, and easiest, the share of the first epoch, above 0 and at most 1",
             ),
-        ];
-        checks
-            .iter()
-            .find(|(holds, _)| !holds)
-            .map(|(_, problem)| *problem)
-            .or_else(|| self.loss.problem(outputs))
-            .or_else(|| self.augmentation.as_ref()?.problem())
+        ]
     }
 }
 
