@@ -45,9 +45,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::cpu_budget;
 use crate::error::Error;
 use crate::outside::json_log::Log;
-use crate::pipeline::cost_table as cost;
 use crate::pipeline::observer::Observer;
-use crate::table;
 use crate::tensors::device::{Compute, DeviceChoice};
 use crate::tensors::precision::PrecisionChoice;
 use config::Config;
@@ -202,7 +200,7 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<Outcome> {
         // Settings that stop all other commands are what it has to tell of.
         if let Command::Doctor(args) = &self.command {
-            return doctor::run(args, &self.global);
+            return doctor::run(args, &self.global, &Self::command());
         }
         let figures = self.command.has_figures();
         let observing = Arc::new(self.global.observing.begun(&self.name, figures)?);
@@ -242,7 +240,7 @@ impl Cli {
             Command::Fit(args) => fit::run(args, &settings),
             Command::Sweep(args) => sweep::run(args, &settings),
             Command::Status(args) => status::run(args, &settings),
-            Command::Submit(args) => submit::run(args, &settings),
+            Command::Submit(args) => submit::run(args, &settings, Self::command()),
             Command::Sync(args) => sync::run(args, &settings),
             Command::Predict(args) => predict::run(args, &settings),
             Command::Evaluate(args) => evaluate::run(args, &settings),

@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 
 use super::fingerprint::described;
 use super::sizes::parse_bytes;
-use super::table::table;
 use super::{Outcome, Settings, print_out};
 use crate::error::{Error, Result};
 use crate::files::write_bytes_atomically;
 use crate::pipeline::dataset::Dataset;
 use crate::pipeline::fingerprint::Fingerprint;
 use crate::pipeline::plan::{Budget, NAMES, Planned, plan};
+use crate::table::table;
 use crate::tensors::device::DeviceChoice;
 use crate::tensors::precision::{Precision, PrecisionChoice};
 

@@ -145,11 +145,7 @@ pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let job = PredictJob {
         cases,
         folder,
-        models: if args.model.is_empty() {
-            vec![settings.config.model_or(None)]
-        } else {
-            args.model
-        },
+        models: models(args.model, settings),
         computes: settings.computes()?,
         tta,
         postprocess: !args.no_postprocess,
@@ -180,6 +176,14 @@ pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let summary = summary?;
     print_summary(&summary, &job.folder, settings.json);
     Ok(outcome(&summary))
+}
+
+/// The models that are named, or else the one of the settings file.
+fn models(named: Vec<PathBuf>, settings: &Settings) -> Vec<PathBuf> {
+    match named.is_empty() {
+        true => vec![settings.config.model_or(None)],
+        false => named,
+    }
 }
 
 /// Tells the run how it segmented, and what came of it.

@@ -9,7 +9,6 @@ use super::fit::{FoldChoice, parse_fold};
 use super::limit::LimitArgs;
 use super::signals::stop_on_signals;
 use super::storage::StorageArgs;
-use super::table::{score, table};
 use super::tracking::MlflowArgs;
 use super::{Outcome, Settings, print_out};
 use crate::error::{Error, Result};
@@ -23,6 +22,7 @@ use crate::pipeline::recipe::Recipe;
 use crate::pipeline::sweep::{SweepJob, SweepSettings, sweep};
 use crate::pipeline::sweep_table::TrialRow;
 use crate::pipeline::tracker::Tracker;
+use crate::table::{score, table};
 
 #[derive(Args)]
 pub struct SweepArgs {
