@@ -7,7 +7,9 @@ use clap::{Args, Command};
 
 use super::config::{Config, FILE};
 use super::devices::Devices;
-use super::{Global, Outcome, print_out};
+use super::outcome::Outcome;
+use super::print::print_out;
+use super::settings::Global;
 use crate::cpu_budget;
 use crate::error::Error;
 use crate::files::parent_of;

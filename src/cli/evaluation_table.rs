@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::print_out;
+use super::print::print_out;
 use crate::pipeline::evaluation::Evaluation;
 use crate::pipeline::evaluation::against::{ALL, Paired};
 use crate::pipeline::evaluation::scores::named;

@@ -9,10 +9,13 @@ use serde_json::json;
 
 use super::duration::parse_duration;
 use super::limit::LimitArgs;
+use super::outcome::Outcome;
+use super::print::print_out;
+use super::settings::Settings;
 use super::signals::stop_on_signals;
 use super::storage::StorageArgs;
 use super::tracking::MlflowArgs;
-use super::{Outcome, Settings, print_out, processes, team};
+use super::{processes, team};
 use crate::arrays::postprocess::Step;
 use crate::cpu_budget;
 use crate::error::Error;

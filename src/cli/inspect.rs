@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{
-    Outcome, Settings, fingerprint, inspect_parted, inspect_run, inspect_torch, print_out,
-};
+use super::outcome::Outcome;
+use super::print::print_out;
+use super::settings::Settings;
+use super::{fingerprint, inspect_parted, inspect_run, inspect_torch};
 use crate::arrays::nifti::{LabelNames, is_nifti_name, read_label_names, read_volume};
 use crate::arrays::postprocess::Step;
 use crate::error::{Error, Result};

@@ -9,10 +9,12 @@ use signal_hook::low_level;
 
 use super::duration::parse_duration;
 use super::limit::LimitArgs;
+use super::outcome::Outcome;
+use super::print::print_out;
 use super::recorded::{RecordArgs, Recorded};
+use super::settings::Settings;
 use super::signals::stop_then_leave_on_signals;
 use super::sizes::parse_bytes;
-use super::{Outcome, Settings, print_out};
 use crate::arrays::nifti::is_nifti_name;
 use crate::arrays::totalseg_statistics::TableOptions;
 use crate::cpu_budget::give_back_large_blocks;

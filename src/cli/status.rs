@@ -7,7 +7,9 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::duration::parse_duration;
-use super::{Outcome, Settings, print_out};
+use super::outcome::Outcome;
+use super::print::print_out;
+use super::settings::Settings;
 use crate::error::{Error, Result};
 use crate::pipeline::run_state::TaskState;
 use crate::pipeline::status::{self, Cases, Epochs, Kind, Standing, Status, Trials, span};

@@ -8,7 +8,8 @@ mod slurm;
 
 use clap::{Args, Command, Subcommand};
 
-use super::{Outcome, Settings};
+use super::outcome::Outcome;
+use super::settings::Settings;
 
 #[derive(Args)]
 pub struct SubmitArgs {

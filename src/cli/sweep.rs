@@ -7,10 +7,12 @@ use serde_json::json;
 
 use super::fit::{FoldChoice, parse_fold};
 use super::limit::LimitArgs;
+use super::outcome::Outcome;
+use super::print::print_out;
+use super::settings::Settings;
 use super::signals::stop_on_signals;
 use super::storage::StorageArgs;
 use super::tracking::MlflowArgs;
-use super::{Outcome, Settings, print_out};
 use crate::error::{Error, Result};
 use crate::files::write_bytes_atomically;
 use crate::outside::curves::{self, Curves};

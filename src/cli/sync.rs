@@ -6,7 +6,9 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::json;
 
-use super::{Outcome, Settings, print_out};
+use super::outcome::Outcome;
+use super::print::print_out;
+use super::settings::Settings;
 use crate::error::{Error, Result};
 use crate::outside::mlflow::delivery::Link;
 use crate::outside::mlflow::settings::{Server, process_environment};

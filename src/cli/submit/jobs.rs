@@ -8,9 +8,9 @@ use super::checks;
 use super::command_line::CommandLine;
 use super::options::{by_default, with_tasks};
 use super::slurm::{JobArgs, Plan, Step};
-use crate::cli::Settings;
 use crate::cli::fit::{FitArgs, GPUS, recipe};
 use crate::cli::predict::PredictArgs;
+use crate::cli::settings::Settings;
 use crate::error::{Error, Result};
 use crate::outside::slurm::script::{Job, Work};
 
