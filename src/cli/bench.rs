@@ -5,10 +5,12 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use super::table::table;
-use super::{Outcome, Settings, print_out};
+use super::outcome::Outcome;
+use super::print::print_out;
+use super::settings::Settings;
 use crate::cpu_budget::{peak_memory_mb, reset_peak_memory};
 use crate::error::Error;
+use crate::table::table;
 use crate::tensors::device::Compute;
 use crate::tensors::losses::LossConfig;
 use crate::tensors::networks::{NetworkConfig, UnetConfig};

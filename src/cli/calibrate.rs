@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::table::{score, table};
-use super::{Outcome, Settings, print_out};
+use super::outcome::Outcome;
+use super::print::print_out;
+use super::settings::Settings;
 use crate::error::Error;
 use crate::pipeline::calibration::{CalibrateJob, CalibrateSummary, Way, calibrate};
 use crate::pipeline::dataset::Dataset;
+use crate::table::{score, table};
 use crate::tensors::device::Compute;
 use crate::tensors::precision::{Precision, PrecisionChoice};
 

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
+use super::outcome::Outcome;
+use super::print::print_out;
+use super::settings::Settings;
 use super::signals::stop_on_signals;
-use super::{Outcome, Settings, print_out};
 use crate::error::{Error, Result};
 use crate::pipeline::convert::{
     Asked, Conversion, Converted, Format, Labels, Overlaps, SPLITS, Target, check, convert,

@@ -8,11 +8,11 @@ use std::time::Instant;
 use clap::Args;
 
 use super::evaluation_table::print_evaluation;
+use super::outcome::Outcome;
+use super::print::print_out;
+use super::settings::Settings;
 use super::signals::stop_on_signals;
-use super::{
-    Outcome, Settings, fit as fit_command, predict as predict_command, print_out,
-    report as report_command,
-};
+use super::{fit as fit_command, predict as predict_command, report as report_command};
 use crate::outside::curves::Curves;
 use crate::outside::origin;
 use crate::outside::pictures::comparison;

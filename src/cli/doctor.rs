@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use clap::{Args, Command, CommandFactory};
+use clap::{Args, Command};
 
 use super::config::{Config, FILE};
 use super::devices::Devices;
-use super::{Cli, Global, Outcome, print_out};
+use super::outcome::Outcome;
+use super::print::print_out;
+use super::settings::Global;
 use crate::cpu_budget;
 use crate::error::Error;
 use crate::files::parent_of;
@@ -51,11 +53,12 @@ pub struct DoctorArgs {
     machine: Option<PathBuf>,
 }
 
-pub fn run(args: &DoctorArgs, global: &Global) -> anyhow::Result<Outcome> {
+/// `command` is the whole command line of ctseg, whose variables are looked at.
+pub fn run(args: &DoctorArgs, global: &Global, command: &Command) -> anyhow::Result<Outcome> {
     let mut findings = Vec::new();
     let host = args.machine.as_deref().map_or_else(Host::this, Host::below);
     let config = settings_file(global.config.as_deref(), &mut findings);
-    findings.extend(settings::variables(&host, &own_variables()));
+    findings.extend(settings::variables(&host, &own_variables(command)));
     let asked = asked(args, global, &config, &mut findings);
     rayon::ThreadPoolBuilder::new()
         .num_threads(asked.threads)
@@ -248,9 +251,9 @@ fn way(asked: &Asked) -> Way {
 }
 
 /// The environment variables of all commands.
-fn own_variables() -> Vec<String> {
+fn own_variables(command: &Command) -> Vec<String> {
     let mut names = Vec::new();
-    gather(&Cli::command(), &mut names);
+    gather(command, &mut names);
     names.sort();
     names.dedup();
     names

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::evaluation_table::{print_against, print_evaluation};
+use super::outcome::Outcome;
 use super::recorded::{RecordArgs, Recorded};
-use super::{Outcome, Settings, reliability};
+use super::reliability;
+use super::settings::Settings;
 use crate::error::{Error, Result};
 use crate::pipeline::evaluation::against::{self, Paired, paired};
 use crate::pipeline::evaluation::tolerances::{Tolerance, Tolerances};

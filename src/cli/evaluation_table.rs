@@ -5,11 +5,11 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::print_out;
-use super::table::{score, table};
+use super::print::print_out;
 use crate::pipeline::evaluation::Evaluation;
 use crate::pipeline::evaluation::against::{ALL, Paired};
 use crate::pipeline::evaluation::scores::named;
+use crate::table::{score, table};
 
 /// The columns of means.
 const SHOWN: [(&str, &str); 6] = [

@@ -6,7 +6,8 @@ mod weights;
 
 use clap::{Args, Subcommand};
 
-use super::{Outcome, Settings};
+use super::outcome::Outcome;
+use super::settings::Settings;
 
 #[derive(Args)]
 pub struct ExportArgs {

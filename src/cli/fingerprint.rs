@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::table::table;
 use crate::error::{Error, Result};
 use crate::pipeline::fingerprint::Fingerprint;
+use crate::table::table;
 
 /// The same figures for people and for programs.
 pub fn described(fingerprint: &Fingerprint) -> Result<(String, Value)> {

@@ -9,10 +9,13 @@ use serde_json::json;
 
 use super::duration::parse_duration;
 use super::limit::LimitArgs;
+use super::outcome::Outcome;
+use super::print::print_out;
+use super::settings::Settings;
 use super::signals::stop_on_signals;
 use super::storage::StorageArgs;
 use super::tracking::MlflowArgs;
-use super::{Outcome, Settings, print_out, processes, team};
+use super::{processes, team};
 use crate::arrays::postprocess::Step;
 use crate::cpu_budget;
 use crate::error::Error;
@@ -170,32 +173,9 @@ fn trained(
 ) -> anyhow::Result<Outcome> {
     let observer = settings.observer();
     let loader_threads = cpu_budget::loader_threads(args.loader_threads)?;
-    let config = &settings.config;
-    let storage = args.storage.storage(config)?;
-    let (recipe, data, data_root, model, seed) = match &args.resume {
-        Some(run) => {
-            let (recipe, from) = RunFolder::read(run)?;
-            (recipe, from.dataset, from.data_root, from.model, from.seed)
-        }
-        None => {
-            let recipe = recipe(&args)?;
-            // The first process makes the data where there is none, and the others find it.
-            let named = |observer| dataset_path(&args, settings, &recipe, observer);
-            let first = team.leads().then(|| named(observer.as_ref())).transpose();
-            let (data, data_root) = match team.together(first)? {
-                Some(first) => first,
-                None => named(&Silent)?,
-            };
-            (
-                recipe,
-                data,
-                data_root,
-                config.model_or(args.model.clone()),
-                args.seed,
-            )
-        }
-    };
-    let dataset = Dataset::open_in(&data, data_root.as_deref())?;
+    let storage = args.storage.storage(&settings.config)?;
+    let inputs = inputs(&args, settings, team, observer.as_ref())?;
+    let dataset = Dataset::open_in(&inputs.data, inputs.data_root.as_deref())?;
     // Up to here there is nothing to be kept, and a signal ends the process by itself.
     let stop = stop_on_signals()?;
     args.limit.watch(&stop, &observer)?;
@@ -203,31 +183,31 @@ fn trained(
         true => observer.as_ref(),
         false => &Silent,
     };
-    let recipe = mirrored_where_possible(recipe, &dataset.structures, says);
+    let recipe = mirrored_where_possible(inputs.recipe, &dataset.structures, says);
     let dataset = match team.leads() {
         true => storage.near(dataset, &stop, says)?,
         false => storage.near(dataset, &stop, &Along::of(team, observer.as_ref()))?,
     };
     let curves = Curves::default();
-    let mlflow = match team.leads() {
-        true => args.mlflow.tracker(settings, &observer)?,
-        false => None,
-    };
+    let mlflow = team
+        .leads()
+        .then(|| args.mlflow.tracker(settings, &observer));
+    let mlflow = mlflow.transpose()?.flatten();
     let mut trackers: Vec<&dyn Tracker> = vec![&curves];
     trackers.extend(mlflow.iter().map(|mlflow| mlflow as &dyn Tracker));
     trackers.extend(settings.observing.tracker());
     let job = FitJob {
         recipe,
         dataset,
-        dataset_path: data,
-        data_root,
-        model,
+        dataset_path: inputs.data,
+        data_root: inputs.data_root,
+        model: inputs.model,
         runs,
         from: args.from,
         resume: args.resume,
         compute,
         loader_threads,
-        seed,
+        seed: inputs.seed,
         max_time: args.max_time,
         stop: &stop,
         trackers: &trackers,
@@ -242,6 +222,49 @@ fn trained(
         print_summary(&summary, &job, settings.json);
     }
     Ok(Outcome::AllDone)
+}
+
+/// What is trained, on which data, into which model.
+struct Inputs {
+    recipe: Recipe,
+    data: PathBuf,
+    data_root: Option<PathBuf>,
+    model: PathBuf,
+    seed: u64,
+}
+
+/// Those of the run that goes on, or what the command line names.
+fn inputs(
+    args: &FitArgs,
+    settings: &Settings,
+    team: &Team,
+    observer: &dyn Observer,
+) -> anyhow::Result<Inputs> {
+    if let Some(run) = &args.resume {
+        let (recipe, from) = RunFolder::read(run)?;
+        return Ok(Inputs {
+            recipe,
+            data: from.dataset,
+            data_root: from.data_root,
+            model: from.model,
+            seed: from.seed,
+        });
+    }
+    let recipe = recipe(args)?;
+    // The first process makes the data where there is none, and the others find it.
+    let named = |observer| dataset_path(args, settings, &recipe, observer);
+    let first = team.leads().then(|| named(observer)).transpose();
+    let (data, data_root) = match team.together(first)? {
+        Some(first) => first,
+        None => named(&Silent)?,
+    };
+    Ok(Inputs {
+        recipe,
+        data,
+        data_root,
+        model: settings.config.model_or(args.model.clone()),
+        seed: args.seed,
+    })
 }
 
 pub(super) fn recipe(args: &FitArgs) -> anyhow::Result<Recipe> {

@@ -5,7 +5,8 @@ mod totalsegmentator;
 
 use clap::{Args, Subcommand};
 
-use super::{Outcome, Settings};
+use super::outcome::Outcome;
+use super::settings::Settings;
 
 #[derive(Args)]
 pub struct ImportArgs {

@@ -5,20 +5,22 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::table::table;
-use super::{
-    Outcome, Settings, cost, fingerprint, inspect_parted, inspect_run, inspect_torch, print_out,
-};
+use super::outcome::Outcome;
+use super::print::print_out;
+use super::settings::Settings;
+use super::{fingerprint, inspect_parted, inspect_run, inspect_torch};
 use crate::arrays::formats::{LabelNames, is_volume_name, read_label_names, read_volume};
 use crate::arrays::nifti::NiftiHeader;
 use crate::arrays::postprocess::Step;
 use crate::error::{Error, Result};
 use crate::pipeline::bundle::Bundle;
-use crate::pipeline::dataset::{Dataset, LabelSource};
+use crate::pipeline::cost_table as cost;
+use crate::pipeline::dataset::{Case, Dataset, LabelSource};
 use crate::pipeline::fingerprint::Fingerprint;
 use crate::pipeline::parted::PartedModel;
 use crate::pipeline::recipe::Recipe;
 use crate::pipeline::sampling::output_maps;
+use crate::table::table;
 use crate::tensors::device::{Compute, DeviceChoice};
 use crate::tensors::precision::PrecisionChoice;
 use crate::tensors::weights::{NamedTensors, is_trained, read_tensors};
@@ -218,24 +220,7 @@ fn dataset(dataset: &Dataset) -> Result<(String, Value)> {
     let rows: Vec<Vec<String>> = dataset
         .cases
         .iter()
-        .map(|case| {
-            let labels = match &case.labels {
-                LabelSource::None => "none".to_owned(),
-                LabelSource::Map(_) => "one map".to_owned(),
-                LabelSource::PerStructure(files) => format!("{} masks", files.len()),
-            };
-            let part = if dataset.is_test(&case.id) {
-                "test"
-            } else {
-                "train"
-            };
-            vec![
-                case.id.clone(),
-                case.patient.clone(),
-                labels,
-                part.to_owned(),
-            ]
-        })
+        .map(|case| case_row(case, dataset.is_test(&case.id)))
         .collect();
     text += &table(&["case", "patient", "labels", "part"], &rows);
     let cases: Vec<Value> = dataset
@@ -252,6 +237,21 @@ fn dataset(dataset: &Dataset) -> Result<(String, Value)> {
         text,
         json!({"kind": "dataset", "name": dataset.name, "layout": dataset.layout.to_string(), "structures": names, "ignore": dataset.ignore, "cases": cases}),
     ))
+}
+
+fn case_row(case: &Case, is_test: bool) -> Vec<String> {
+    let labels = match &case.labels {
+        LabelSource::None => "none".to_owned(),
+        LabelSource::Map(_) => "one map".to_owned(),
+        LabelSource::PerStructure(files) => format!("{} masks", files.len()),
+    };
+    let part = if is_test { "test" } else { "train" };
+    vec![
+        case.id.clone(),
+        case.patient.clone(),
+        labels,
+        part.to_owned(),
+    ]
 }
 
 fn model(path: &Path) -> Result<(String, Value)> {

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::table::table;
 use crate::arrays::postprocess::Step;
 use crate::error::Result;
 use crate::pipeline::parted::{OTHERS, PartedModel, When};
+use crate::table::table;
 
 /// What the model at `path` is made of, for people and for programs; its parts are verified.
 pub fn described(path: &Path) -> Result<(String, Value)> {

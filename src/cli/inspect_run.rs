@@ -5,11 +5,11 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::fit;
-use super::table::{score, table};
 use crate::error::Result;
 use crate::pipeline::diagnosis::{Diagnosis, diagnose};
 use crate::pipeline::history::{self, EpochLine};
 use crate::pipeline::run_folder::RunFolder;
+use crate::table::{score, table};
 
 /// The run in folder `path`, for people and for programs. Nothing in the folder changes.
 pub fn described(path: &Path) -> Result<(String, Value)> {

@@ -20,12 +20,15 @@ mod inspect_run;
 mod inspect_torch;
 mod limit;
 mod observing;
+mod outcome;
 mod plan;
 mod predict;
+mod print;
 mod processes;
 mod recorded;
 mod reliability;
 mod report;
+mod settings;
 mod signals;
 mod sizes;
 mod status;
@@ -36,23 +39,16 @@ mod sync;
 mod team;
 mod tracking;
 
-use std::path::PathBuf;
-use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::cpu_budget;
-use crate::error::Error;
 use crate::outside::json_log::Log;
-use crate::pipeline::cost_table as cost;
-use crate::pipeline::observer::Observer;
-use crate::table;
-use crate::tensors::device::{Compute, DeviceChoice};
-use crate::tensors::precision::PrecisionChoice;
 use config::Config;
-use devices::Devices;
-use observing::{Observing, ObservingArgs};
+use observing::Observing;
+use settings::{Global, Settings};
+
+pub use outcome::{Outcome, exit_code_of};
 
 /// Two-stage segmentation of CT volumes: a coarse U-Net finds the region of interest, a second one refines
 /// it.
@@ -69,28 +65,6 @@ pub struct Cli {
     /// The subcommand's name
     #[arg(skip)]
     name: String,
-}
-
-/// What every command takes.
-#[derive(Args)]
-struct Global {
-    /// Settings file; `ctseg.toml` in the working folder is read if it is there
-    #[arg(long, global = true, env = "CTSEG_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Print the result as JSON on stdout
-    #[arg(long, global = true)]
-    json: bool,
-    /// Engine and device: auto, flex, libtorch, libtorch:cuda:N; for predict also several: libtorch:cuda:0,1
-    #[arg(long, global = true, env = "CTSEG_DEVICE")]
-    device: Option<Devices>,
-    /// Numbers that networks compute in: auto (bf16 where the device has it), f32, bf16, f16, int8 (after `ctseg calibrate`)
-    #[arg(long, global = true, env = "CTSEG_PRECISION")]
-    precision: Option<PrecisionChoice>,
-    /// Threads to compute with [default: the cores this process may use]
-    #[arg(long, global = true, env = "CTSEG_THREADS")]
-    threads: Option<usize>,
-    #[command(flatten)]
-    observing: ObservingArgs,
 }
 
 #[derive(Subcommand)]
@@ -144,43 +118,6 @@ impl Command {
     }
 }
 
-/// How a command ended when it did not fail as a whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    AllDone,
-    NothingDone,
-    WrongUsage,
-    SomeFailed,
-    Interrupted,
-}
-
-impl Outcome {
-    pub fn exit_code(self) -> u8 {
-        match self {
-            Self::AllDone => 0,
-            Self::NothingDone => 1,
-            Self::WrongUsage => 2,
-            Self::SomeFailed => 3,
-            Self::Interrupted => 75,
-        }
-    }
-}
-
-impl From<Outcome> for ExitCode {
-    fn from(outcome: Outcome) -> Self {
-        Self::from(outcome.exit_code())
-    }
-}
-
-/// How a command that failed as a whole ends.
-pub fn exit_code_of(error: &anyhow::Error) -> Outcome {
-    match error.downcast_ref::<Error>() {
-        Some(Error::Interrupted(_)) => Outcome::Interrupted,
-        Some(Error::Usage(_)) => Outcome::WrongUsage,
-        _ => Outcome::NothingDone,
-    }
-}
-
 impl Cli {
     /// What the process was started with. Help, and a command line that cannot be meant, end it here.
     pub fn of_process() -> Self {
@@ -202,7 +139,7 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<Outcome> {
         // Settings that stop all other commands are what it has to tell of.
         if let Command::Doctor(args) = &self.command {
-            return doctor::run(args, &self.global);
+            return doctor::run(args, &self.global, &Self::command());
         }
         let figures = self.command.has_figures();
         let observing = Arc::new(self.global.observing.begun(&self.name, figures)?);
@@ -216,33 +153,17 @@ impl Cli {
 
     fn run_observed(self, observing: &Arc<Observing>) -> anyhow::Result<Outcome> {
         let config = Config::read(self.global.config.as_deref())?;
-        let threads = cpu_budget::resolve(self.global.threads)?;
+        let settings = Settings::new(self.global, config, observing)?;
         // Readers, resampling and augmentation share rayon's threads; there are no more than computing has.
         rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
+            .num_threads(settings.threads)
             .build_global()?;
-        let devices = match self.global.device {
-            Some(devices) => devices,
-            None => config.devices()?,
-        };
-        let settings = Settings {
-            device: devices.first(),
-            devices,
-            precision: match self.global.precision {
-                Some(precision) => precision,
-                None => config.precision()?,
-            },
-            threads,
-            json: self.global.json,
-            observing: Arc::clone(observing),
-            config,
-        };
         match self.command {
             Command::Demo(args) => demo::run(args, &settings),
             Command::Fit(args) => fit::run(args, &settings),
             Command::Sweep(args) => sweep::run(args, &settings),
             Command::Status(args) => status::run(args, &settings),
-            Command::Submit(args) => submit::run(args, &settings),
+            Command::Submit(args) => submit::run(args, &settings, Self::command()),
             Command::Sync(args) => sync::run(args, &settings),
             Command::Predict(args) => predict::run(args, &settings),
             Command::Evaluate(args) => evaluate::run(args, &settings),
@@ -257,54 +178,4 @@ impl Cli {
             Command::Doctor(_) => Ok(Outcome::AllDone), // was run above
         }
     }
-}
-
-/// What flags, environment and settings file say together.
-struct Settings {
-    config: Config,
-    /// All that were named.
-    devices: Devices,
-    /// The first of them.
-    device: DeviceChoice,
-    precision: PrecisionChoice,
-    threads: usize,
-    json: bool,
-    observing: Arc<Observing>,
-}
-
-impl Settings {
-    /// Hears what long work tells.
-    fn observer(&self) -> Arc<dyn Observer> {
-        self.observing.observer()
-    }
-
-    /// The engine that was asked for, ready.
-    ///
-    /// # Errors
-    /// Several were asked for.
-    fn compute(&self) -> Result<Compute, Error> {
-        match self.computes()?.as_slice() {
-            [compute] => Ok(compute.clone()),
-            several => Err(Error::usage(format!(
-                "--device names {} devices; this command uses one, only predict shares its work among several",
-                several.len()
-            ))),
-        }
-    }
-
-    /// The engines that were asked for, ready.
-    fn computes(&self) -> Result<Vec<Compute>, Error> {
-        let devices = self.devices.0.iter();
-        let computes: Vec<Compute> = devices
-            .map(|device| Compute::open(*device, self.precision, self.threads))
-            .collect::<Result<_, _>>()?;
-        self.observing.computes_on(&computes);
-        Ok(computes)
-    }
-}
-
-/// Prints results. A reader that has gone away (`| head`) is no reason to fail.
-fn print_out(text: &str) {
-    use std::io::Write;
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
 }

@@ -6,14 +6,16 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::fingerprint::described;
+use super::outcome::Outcome;
+use super::print::print_out;
+use super::settings::Settings;
 use super::sizes::parse_bytes;
-use super::table::table;
-use super::{Outcome, Settings, print_out};
 use crate::error::{Error, Result};
 use crate::files::write_bytes_atomically;
 use crate::pipeline::dataset::Dataset;
 use crate::pipeline::fingerprint::Fingerprint;
 use crate::pipeline::plan::{Budget, NAMES, Planned, plan};
+use crate::table::table;
 use crate::tensors::device::DeviceChoice;
 use crate::tensors::precision::{Precision, PrecisionChoice};
 

@@ -9,10 +9,12 @@ use signal_hook::low_level;
 
 use super::duration::parse_duration;
 use super::limit::LimitArgs;
+use super::outcome::Outcome;
+use super::print::print_out;
 use super::recorded::{RecordArgs, Recorded};
+use super::settings::Settings;
 use super::signals::stop_then_leave_on_signals;
 use super::sizes::parse_bytes;
-use super::{Outcome, Settings, print_out};
 use crate::arrays::formats::is_volume_name;
 use crate::arrays::totalseg_statistics::TableOptions;
 use crate::cpu_budget::give_back_large_blocks;
@@ -145,11 +147,7 @@ pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let job = PredictJob {
         cases,
         folder,
-        models: if args.model.is_empty() {
-            vec![settings.config.model_or(None)]
-        } else {
-            args.model
-        },
+        models: models(args.model, settings),
         computes: settings.computes()?,
         tta,
         postprocess: !args.no_postprocess,
@@ -180,6 +178,14 @@ pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let summary = summary?;
     print_summary(&summary, &job.folder, settings.json);
     Ok(outcome(&summary))
+}
+
+/// The models that are named, or else the one of the settings file.
+fn models(named: Vec<PathBuf>, settings: &Settings) -> Vec<PathBuf> {
+    match named.is_empty() {
+        true => vec![settings.config.model_or(None)],
+        false => named,
+    }
 }
 
 /// Tells the run how it segmented, and what came of it.

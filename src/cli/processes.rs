@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
+use super::outcome::Outcome;
+use super::settings::Settings;
 use super::team::RENDEZVOUS;
-use super::{Outcome, Settings};
 use crate::error::{Error, Result};
 use crate::tensors::device::{DeviceChoice, gpus};
 

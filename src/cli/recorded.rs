@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::Settings;
+use super::settings::Settings;
 use super::tracking::MlflowArgs;
 use crate::error::Result;
 use crate::outside::mlflow::Mlflow;

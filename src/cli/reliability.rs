@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::print_out;
+use super::print::print_out;
 use crate::arrays::reliability::Reliability;
 use crate::error::Result;
 use crate::outside::reliability::draw;

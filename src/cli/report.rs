@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::{Outcome, Settings, print_out};
+use super::outcome::Outcome;
+use super::print::print_out;
+use super::settings::Settings;
 use crate::error::{Error, Result};
 use crate::outside::report::{Destination, Written, write};
 use crate::pipeline::reference::Reference;

@@ -7,11 +7,13 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::duration::parse_duration;
-use super::table::{score, table};
-use super::{Outcome, Settings, print_out};
+use super::outcome::Outcome;
+use super::print::print_out;
+use super::settings::Settings;
 use crate::error::{Error, Result};
 use crate::pipeline::run_state::TaskState;
 use crate::pipeline::status::{self, Cases, Epochs, Kind, Standing, Status, Trials, span};
+use crate::table::{score, table};
 
 /// More claims or failures than these are counted, not named.
 const MOST_NAMED: usize = 8;

@@ -7,11 +7,12 @@ use serde_json::json;
 
 use super::fit::{FoldChoice, parse_fold};
 use super::limit::LimitArgs;
+use super::outcome::Outcome;
+use super::print::print_out;
+use super::settings::Settings;
 use super::signals::stop_on_signals;
 use super::storage::StorageArgs;
-use super::table::{score, table};
 use super::tracking::MlflowArgs;
-use super::{Outcome, Settings, print_out};
 use crate::error::{Error, Result};
 use crate::files::write_bytes_atomically;
 use crate::outside::curves::{self, Curves};
@@ -23,6 +24,7 @@ use crate::pipeline::recipe::Recipe;
 use crate::pipeline::sweep::{SweepJob, SweepSettings, sweep};
 use crate::pipeline::sweep_table::TrialRow;
 use crate::pipeline::tracker::Tracker;
+use crate::table::{score, table};
 
 #[derive(Args)]
 pub struct SweepArgs {

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::json;
 
-use super::table::table;
-use super::{Outcome, Settings, print_out};
+use super::outcome::Outcome;
+use super::print::print_out;
+use super::settings::Settings;
 use crate::error::{Error, Result};
 use crate::outside::mlflow::delivery::Link;
 use crate::outside::mlflow::settings::{Server, process_environment};
 use crate::outside::mlflow::sync::{self, Synced, runs_at, sync};
+use crate::table::table;
 
 #[derive(Args)]
 pub struct SyncArgs {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Settings;
+use super::settings::Settings;
 use crate::error::{Error, Result};
 use crate::team::launch::{self, Place};
 use crate::team::{Collective, Team};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::Settings;
+use super::settings::Settings;
 use crate::error::Result;
 use crate::outside::mlflow::Mlflow;
 use crate::outside::mlflow::above::Above;

@@ -2,6 +2,7 @@
 
 pub mod curves;
 pub mod doctor;
+pub mod http;
 pub mod json_log;
 pub mod metrics_file;
 pub mod mlflow;

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::Args;
 
-use crate::cli::Outcome;
+use crate::cli::outcome::Outcome;
 use crate::error::Error;
 
 #[derive(Args)]

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use crate::cli::{Outcome, Settings, print_out};
+use crate::cli::outcome::Outcome;
+use crate::cli::print::print_out;
+use crate::cli::settings::Settings;
 use crate::error::Error;
 use crate::pipeline::totalsegmentator::{Brought, ImportTask, import_task, task_names};
 

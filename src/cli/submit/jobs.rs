@@ -2,14 +2,15 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser};
+use clap::Args;
 
+use super::checks;
+use super::command_line::CommandLine;
 use super::options::{by_default, with_tasks};
 use super::slurm::{JobArgs, Plan, Step};
-use super::{checks, passed_on};
 use crate::cli::fit::{FitArgs, GPUS, recipe};
 use crate::cli::predict::PredictArgs;
-use crate::cli::{Cli, Settings};
+use crate::cli::settings::Settings;
 use crate::error::{Error, Result};
 use crate::outside::slurm::script::{Job, Work};
 
@@ -63,48 +64,10 @@ pub struct ChainJob {
 
 /// Of jobs that segment.
 #[derive(Args)]
-struct TaskArgs {
+pub(super) struct TaskArgs {
     /// Tasks that share the volumes
     #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     tasks: u32,
-}
-
-/// Names of the options that `T` takes, and whether a value follows.
-fn options_of<T: Args>() -> Vec<(String, bool)> {
-    let command = T::augment_args(clap::Command::new("ctseg"));
-    let arguments = command.get_arguments();
-    let named = arguments.filter_map(|argument| {
-        let takes_value = argument.get_action().takes_values();
-        Some((argument.get_long()?.to_owned(), takes_value))
-    });
-    named.collect()
-}
-
-/// The words of the command line that are for ctseg in the job; `without` are options that reach it otherwise.
-fn arguments(raw: &[String], command: &str, without: &[&str]) -> Vec<String> {
-    let mut own = options_of::<JobArgs>();
-    own.extend(options_of::<TaskArgs>());
-    own.extend(without.iter().map(|name| ((*name).to_owned(), true)));
-    own.push(("json".to_owned(), false));
-    passed_on(raw, &["submit", "slurm", command], &own)
-}
-
-/// What the job will run is right: told now, and not after hours in a queue.
-fn understood(command: &str, more: &[&str], arguments: &[String]) -> Result<()> {
-    let words = ["ctseg", command].into_iter().chain(more.iter().copied());
-    let words = words.chain(arguments.iter().map(String::as_str));
-    match Cli::try_parse_from(words) {
-        Ok(_) => Ok(()),
-        Err(error) => {
-            let text = error.to_string();
-            let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-            let first: Vec<&str> = lines.take(2).collect();
-            Err(Error::usage(format!(
-                "ctseg {command}: {}",
-                first.join(" ")
-            )))
-        }
-    }
 }
 
 fn refused(is_there: bool, name: &str, why: &str) -> Result<()> {
@@ -132,20 +95,20 @@ impl TaskArgs {
 }
 
 impl PredictJob {
-    pub fn plan(&self, raw: &[String], settings: &Settings) -> Result<Plan> {
+    pub fn plan(&self, line: &CommandLine, settings: &Settings) -> Result<Plan> {
         let predict = &self.predict;
         refused(
             predict.shard.is_some(),
             "--shard",
             "each task takes its own; name their number by --tasks",
         )?;
-        let arguments = arguments(raw, "predict", &["claim"]);
+        let arguments = line.arguments("predict", &["claim"]);
         let sharing = match &predict.claim {
             Some(folder) => ["--claim".to_owned(), folder.display().to_string()],
             None => ["--shard".to_owned(), format!("1/{}", self.tasks.tasks)],
         };
         let sharing: Vec<&str> = sharing.iter().map(String::as_str).collect();
-        understood("predict", &sharing, &arguments)?;
+        line.understood("predict", &sharing, &arguments)?;
         let mut options = self.job.options(Work::Predict)?;
         with_tasks(&mut options, (1, self.tasks.tasks))?;
         if !self.job.dry_run {
@@ -170,7 +133,7 @@ impl PredictJob {
 }
 
 impl FitJob {
-    pub fn plan(&self, raw: &[String], settings: &Settings) -> Result<Plan> {
+    pub fn plan(&self, line: &CommandLine, settings: &Settings) -> Result<Plan> {
         let fit = &self.fit;
         refused(
             fit.resume.is_some(),
@@ -179,8 +142,8 @@ impl FitJob {
         )?;
         let gpus = self.job.trained_on(fit.alone, settings)?;
         let runs = fit.runs.clone().or_else(|| settings.config.runs.clone());
-        let arguments = arguments(raw, "fit", &["runs"]);
-        understood("fit", &[], &arguments)?;
+        let arguments = line.arguments("fit", &["runs"]);
+        line.understood("fit", &[], &arguments)?;
         let options = self.job.options(Work::Fit)?;
         recipe(fit).map_err(|error| Error::usage(error.to_string()))?;
         if !self.job.dry_run {
@@ -197,7 +160,7 @@ impl FitJob {
 }
 
 impl FitFoldsJob {
-    pub fn plan(&self, raw: &[String], settings: &Settings) -> Result<Plan> {
+    pub fn plan(&self, line: &CommandLine, settings: &Settings) -> Result<Plan> {
         let fit = &self.fit;
         refused(
             fit.resume.is_some(),
@@ -211,9 +174,9 @@ impl FitFoldsJob {
         )?;
         let gpus = self.job.trained_on(fit.alone, settings)?;
         let runs = fit.runs.clone().or_else(|| settings.config.runs.clone());
-        let passed = arguments(raw, "fit-folds", &["runs", "stage", "model"]);
+        let passed = line.arguments("fit-folds", &["runs", "stage", "model"]);
         let stage = fit.stage.clone().unwrap_or_else(|| "2".to_owned());
-        understood("fit", &["--stage", &stage], &passed)?;
+        line.understood("fit", &["--stage", &stage], &passed)?;
         let recipe = recipe(fit).map_err(|error| Error::usage(error.to_string()))?;
         let model = settings.config.model_or(fit.model.clone());
         if !self.job.dry_run {
@@ -237,12 +200,19 @@ impl FitFoldsJob {
     }
 }
 
+/// What the jobs of a chain are called with.
+struct ChainArguments {
+    stages: [Vec<String>; 2],
+    predict: Vec<String>,
+    evaluate: Vec<String>,
+}
+
 impl ChainJob {
-    pub fn plan(&self, raw: &[String], settings: &Settings) -> Result<Plan> {
+    fn arguments(&self, line: &CommandLine) -> Result<ChainArguments> {
         let [data, model, labels] =
             [&self.data, &self.model, &self.labels].map(|path| path.display().to_string());
         // What is left are flags of every command, such as --device.
-        let mut everywhere = arguments(raw, "chain", &["stage1", "stage2"]);
+        let mut everywhere = line.arguments("chain", &["stage1", "stage2"]);
         for own in [&data, &model, &self.volumes, &labels] {
             if let Some(at) = everywhere.iter().rposition(|word| word == own) {
                 everywhere.remove(at);
@@ -254,12 +224,20 @@ impl ChainJob {
         };
         let words = [&self.volumes, "-o", &labels, "--model", &model].map(str::to_owned);
         let predict = [words.to_vec(), everywhere.clone()].concat();
-        let evaluate = [vec![labels.clone(), data.clone()], everywhere.clone()].concat();
         let stages = [fit(&self.stage1), fit(&self.stage2)];
         stages
             .iter()
-            .try_for_each(|words| understood("fit", &[], words))?;
-        understood("predict", &[], &predict)?;
+            .try_for_each(|words| line.understood("fit", &[], words))?;
+        line.understood("predict", &[], &predict)?;
+        Ok(ChainArguments {
+            stages,
+            predict,
+            evaluate: [vec![labels.clone(), data.clone()], everywhere.clone()].concat(),
+        })
+    }
+
+    pub fn plan(&self, line: &CommandLine, settings: &Settings) -> Result<Plan> {
+        let arguments = self.arguments(line)?;
         if !self.job.dry_run {
             checks::dataset(&self.data, settings.config.data_root.as_deref())?;
             checks::inputs(std::slice::from_ref(&self.volumes), &self.labels)?;
@@ -293,7 +271,7 @@ impl ChainJob {
             };
             Ok::<Step, Error>(Step { job, after })
         };
-        let [stage1, stage2] = stages;
+        let [stage1, stage2] = arguments.stages;
         Ok(Plan {
             steps: vec![
                 step(Work::Fit, Some("ctseg-stage1"), stage1, Vec::new())?,
@@ -303,12 +281,12 @@ impl ChainJob {
                     stage2,
                     vec![("afterok", 0)],
                 )?,
-                step(Work::Predict, None, predict, vec![("afterok", 1)])?,
+                step(Work::Predict, None, arguments.predict, vec![("afterok", 1)])?,
                 // Some volumes may have failed; where stage 2 has, label maps are an earlier model's.
                 step(
                     Work::Evaluate,
                     None,
-                    evaluate,
+                    arguments.evaluate,
                     vec![("afterok", 1), ("afterany", 2)],
                 )?,
             ],

@@ -1,8 +1,8 @@
 //! What jobs ask of the cluster, as options of sbatch.
 
 use super::slurm::JobArgs;
-use crate::cli::Settings;
 use crate::cli::fit::GPUS;
+use crate::cli::settings::Settings;
 use crate::error::{Error, Result};
 use crate::outside::slurm::script::Work;
 use crate::outside::slurm::span::written;

@@ -3,13 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Command, Subcommand};
 use serde_json::json;
 
 use super::checks;
+use super::command_line::CommandLine;
 use super::jobs::{ChainJob, FitFoldsJob, FitJob, PredictJob};
 use crate::cli::duration::parse_duration;
-use crate::cli::{Outcome, Settings, print_out};
+use crate::cli::outcome::Outcome;
+use crate::cli::print::print_out;
+use crate::cli::settings::Settings;
 use crate::error::{Error, Result};
 use crate::outside::progress;
 use crate::outside::slurm::cluster;
@@ -99,14 +102,14 @@ impl Plan {
     }
 }
 
-pub fn run(args: SlurmArgs, settings: &Settings) -> anyhow::Result<Outcome> {
+pub fn run(args: SlurmArgs, settings: &Settings, command: Command) -> anyhow::Result<Outcome> {
     let program = checks::program()?;
-    let raw: Vec<String> = checks::words()?;
+    let line = CommandLine::of_process(command)?;
     let plan = match args.what {
-        What::Predict(job) => job.plan(&raw, settings)?,
-        What::Fit(job) => job.plan(&raw, settings)?,
-        What::FitFolds(job) => job.plan(&raw, settings)?,
-        What::Chain(job) => job.plan(&raw, settings)?,
+        What::Predict(job) => job.plan(&line, settings)?,
+        What::Fit(job) => job.plan(&line, settings)?,
+        What::FitFolds(job) => job.plan(&line, settings)?,
+        What::Chain(job) => job.plan(&line, settings)?,
     };
     let scripts: Vec<String> = plan
         .steps

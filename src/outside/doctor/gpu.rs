@@ -254,21 +254,33 @@ fn trouble(facts: &Facts, seen: Option<&Seen>) -> Option<(String, String)> {
             return Some(trouble);
         }
     }
-    if let Some(visible) = facts
+    visibility_trouble(facts).or_else(|| libtorch_trouble(facts, seen?))
+}
+
+/// GPUs that the environment hides.
+fn visibility_trouble(facts: &Facts) -> Option<(String, String)> {
+    let visible = facts
         .visible
         .as_deref()
-        .filter(|visible| is_hidden(visible))
-    {
-        let found = format!("{named}, hidden by CUDA_VISIBLE_DEVICES='{visible}'");
-        let advice = match facts.is_slurm {
-            true => "Slurm gave this job no GPU: ask for one by --gres=gpu:1",
-            false => "unset CUDA_VISIBLE_DEVICES, or name GPUs: CUDA_VISIBLE_DEVICES=0",
-        };
-        return Some((found, advice.to_owned()));
+        .filter(|visible| is_hidden(visible))?;
+    let found = format!(
+        "{}, hidden by CUDA_VISIBLE_DEVICES='{visible}'",
+        facts.named()
+    );
+    let advice = match facts.is_slurm {
+        true => "Slurm gave this job no GPU: ask for one by --gres=gpu:1",
+        false => "unset CUDA_VISIBLE_DEVICES, or name GPUs: CUDA_VISIBLE_DEVICES=0",
+    };
+    Some((found, advice.to_owned()))
+}
+
+/// A driver within reach, and a libtorch that sees no GPU.
+fn libtorch_trouble(facts: &Facts, seen: &Seen) -> Option<(String, String)> {
+    if seen.gpus > 0 {
+        return None;
     }
-    let seen = seen.filter(|seen| seen.gpus == 0)?;
     let driver = facts.driver.as_deref().unwrap_or("of Windows");
-    let found = format!("{named}, driver {driver}, and libtorch sees none");
+    let found = format!("{}, driver {driver}, and libtorch sees none", facts.named());
     let advice = match (&facts.library, seen.libtorch.cuda_name()) {
         (None, _) => format!(
             "the driver's library libcuda.so.1 is not found: {}",

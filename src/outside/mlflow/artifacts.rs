@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::fault::{Fault, Refusal};
-use super::http::{Http, Upload};
+use super::http::Http;
 use crate::error::{Error, Result};
 use crate::files::{TEMPORARY, persisted, temporary_file};
+use crate::outside::http::Body;
 
 const PROXY: &str = "/api/2.0/mlflow-artifacts";
 
@@ -123,7 +124,7 @@ impl<'a> Store<'a> {
         if bytes >= self.parts.from_bytes && self.put_in_parts(path, bytes, folder, base, to)? {
             return Ok(());
         }
-        self.put_whole(Upload::File { file, bytes }, base, folder, to)
+        self.put_whole(Body::File { file, bytes }, base, folder, to)
     }
 
     /// The same for text.
@@ -136,17 +137,11 @@ impl<'a> Store<'a> {
                     text.as_bytes(),
                 )?)
             }
-            Kind::Proxy { base, folder } => self.put_whole(Upload::Text(text), base, folder, to),
+            Kind::Proxy { base, folder } => self.put_whole(Body::Text(text), base, folder, to),
         }
     }
 
-    fn put_whole(
-        &self,
-        upload: Upload,
-        base: &str,
-        folder: &[String],
-        to: &str,
-    ) -> Result<(), Fault> {
+    fn put_whole(&self, body: Body, base: &str, folder: &[String], to: &str) -> Result<(), Fault> {
         let mut segments: Vec<&str> = vec!["artifacts"];
         segments.extend(folder.iter().map(String::as_str));
         segments.extend(to.split('/'));
@@ -154,7 +149,7 @@ impl<'a> Store<'a> {
         let place = self
             .http
             .named_place(&address, &segments, Vec::new(), true)?;
-        self.http.put(place, upload).map(drop)
+        self.http.put(place, body).map(drop)
     }
 
     /// False if the server's store takes no parts. The parts go to where the server says, which is a place that it
@@ -220,11 +215,11 @@ impl<'a> Store<'a> {
             });
             let url = credential["url"].as_str().unwrap_or_default();
             let place = self.http.named_place(url, &[], headers.collect(), false)?;
-            let upload = Upload::File {
+            let body = Body::File {
                 file,
                 bytes: part_bytes.min(bytes.saturating_sub(from)),
             };
-            let tag = self.http.put(place, upload)?;
+            let tag = self.http.put(place, body)?;
             parts.push(json!({
                 "part_number": credential["part_number"], "etag": tag.unwrap_or_default(), "url": url,
             }));

@@ -7,7 +7,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::delivery::{Delivery, Link, Opened};
-use super::fault::{BackOff, Fault};
+use super::fault::Fault;
+use crate::outside::http::BackOff;
 use crate::pipeline::observer::Observer;
 
 /// What was told is sent so often, and so often where somebody waits for it.

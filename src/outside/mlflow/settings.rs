@@ -1,11 +1,11 @@
 //! Which server, and how to get in: what MLflow's own environment variables and `~/.mlflow/credentials` say, and
 //! `ctseg.toml`.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+pub use crate::outside::http::{Access, Trust};
 
 /// Where nothing else is said.
 const EXPERIMENT: &str = "ctseg";
@@ -32,35 +32,6 @@ pub struct Server {
     pub access: Access,
     pub trust: Trust,
     pub timeout: Duration,
-}
-
-/// Who we are to the server. Its text never shows a secret.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Access {
-    Anybody,
-    User { name: String, password: String },
-    Token(String),
-}
-
-/// Whom we believe to be the server.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Trust {
-    /// Anybody.
-    pub insecure: bool,
-    /// Certificates (PEM) beside the system's.
-    pub authorities: Option<PathBuf>,
-    /// Our own certificate and key (PEM).
-    pub identity: Option<PathBuf>,
-}
-
-impl fmt::Debug for Access {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Anybody => "Anybody",
-            Self::User { .. } => "User(…)",
-            Self::Token(_) => "Token(…)",
-        })
-    }
 }
 
 /// Looks up environment variables.

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use super::delivery::{Delivery, Link, Opened, Sent};
 use super::event::{Begun, Event, Status};
-use super::fault::{BackOff, Fault};
+use super::fault::Fault;
 use super::lines::{Lines, path_in};
 use crate::error::{Error, Result};
+use crate::outside::http::BackOff;
 use crate::pipeline::observer::Observer;
 use crate::process_id::ProcessId;
 

@@ -6,46 +6,15 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-use super::{EXPIRY, Kind, Standing, Status, age, standing, text_of};
+use super::state::{Cases, Claim, EXPIRY, Kind, Standing, Status, age, standing, text_of};
 use crate::error::{Error, Result};
 use crate::pipeline::claims::survey::Survey;
 use crate::pipeline::inputs::PredictCase;
 use crate::pipeline::predict::CaseState;
 use crate::pipeline::shard::output_name;
 use crate::worker::{Alive, Worker};
-
-/// How many cases are in which state.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Cases {
-    pub done: usize,
-    /// Their label maps were there already.
-    pub kept: usize,
-    pub failed: usize,
-    /// A process of those that share the cases is at work on them.
-    pub claimed: usize,
-    /// Still to be done, and nobody's.
-    pub left: usize,
-    /// Those that are claimed.
-    pub claims: Vec<Claim>,
-    /// Inputs that failed, and why.
-    pub failures: Vec<(PathBuf, String)>,
-    /// The shards of how many, where there are any, that have not begun.
-    pub shards_missing: Vec<String>,
-}
-
-/// A case that a process is at work on.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Claim {
-    pub output: PathBuf,
-    /// The process, as the folder of claims names it.
-    pub process: String,
-    /// Those of early versions do not say.
-    pub worker: Option<Worker>,
-    /// When the case was taken.
-    pub since: Option<String>,
-}
 
 /// What is needed of `predictions.json`; early versions wrote less.
 #[derive(Deserialize)]

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use serde::Deserialize;
 
-use super::{Cases, Kind, Standing, Status, last_written};
+use super::state::{Cases, Kind, Standing, Status, last_written};
 use crate::error::{Error, Result};
 use crate::pipeline::run_state::RunState;
 

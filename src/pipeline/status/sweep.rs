@@ -3,26 +3,13 @@
 use std::path::Path;
 use std::time::SystemTime;
 
-use serde::Serialize;
-
-use super::{Kind, Standing, Status, last_written};
+use super::state::{Kind, Standing, Status, Trials, last_written};
 use crate::error::{Error, Result};
 use crate::pipeline::run_state::{self, RunState};
 use crate::pipeline::sweep::SweepSettings;
 use crate::pipeline::sweep_table::TrialRow;
 
 const TABLE: &str = "sweep.json";
-
-/// How far the trials of a sweep are.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Trials {
-    pub all: usize,
-    /// Those that were trained, if only for a rung.
-    pub begun: usize,
-    pub failed: usize,
-    /// Settings of the best one so far.
-    pub best: Option<String>,
-}
 
 /// How the sweep in the folder at `path` stands.
 pub(super) fn of(path: &Path, now: SystemTime) -> Result<Status> {

@@ -3,9 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use serde::Serialize;
-
-use super::{Kind, Standing, Status, age, last_written};
+use super::state::{Epochs, Kind, Standing, Status, age, last_written};
 use crate::error::Result;
 use crate::pipeline::checkpoint::Ended;
 use crate::pipeline::history::{self, EpochLine, History};
@@ -15,22 +13,6 @@ use crate::pipeline::run_state::{self, RunState};
 
 /// Epochs that say how long the next ones take.
 const RECENT: usize = 5;
-
-/// How far a training has come.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Epochs {
-    /// The network under way, or the last one: `fold 0`.
-    pub network: String,
-    /// Its epochs that are done.
-    pub done: usize,
-    /// At most.
-    pub of: usize,
-    /// Networks that are trained.
-    pub networks_done: usize,
-    pub networks: usize,
-    /// Training loss of the last epoch.
-    pub loss: Option<f64>,
-}
 
 /// How the run in the folder at `path` stands.
 pub(super) fn of(path: &Path, now: SystemTime) -> Result<Status> {
