@@ -18,6 +18,10 @@ use crate::error::{Error, Result};
 use crate::files::{parent_of, write_bytes_atomically};
 use crate::values::LabelMap;
 
+/// Which label maps are alike: those made by builds of the same version count as done and are kept. Raise it only in a
+/// change after which the same model makes other label maps of the same volume.
+pub const INFERENCE_VERSION: u32 = 1;
+
 /// What is known of a label map.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Sidecar {
@@ -30,6 +34,10 @@ pub struct Sidecar {
     /// Where several models were averaged: each of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ensemble: Vec<ModelUsed>,
+    /// [`INFERENCE_VERSION`] of the build that made it; sidecars from before there was such a number are of version 1.
+    #[serde(default = "first_inference_version")]
+    pub inference_version: u32,
+    /// For people to read; decides nothing.
     pub ctseg_version: String,
     pub device: String,
     /// Voxels along the file's axes.
@@ -67,6 +75,10 @@ pub struct Sidecar {
     pub seconds: f64,
     /// Largest resident memory of the process so far.
     pub peak_memory_mb: Option<f64>,
+}
+
+fn first_inference_version() -> u32 {
+    1
 }
 
 /// A file's content, to know it again.
@@ -112,14 +124,14 @@ pub fn read_sidecar(label_map: &Path) -> Option<Sidecar> {
     serde_json::from_slice(&std::fs::read(sidecar_path(label_map)).ok()?).ok()
 }
 
-/// What is known of the case whose label map is or would be `output`, if it was made of this input and by models with
-/// this hash. Its sidecar is written after its files and removed before new ones; whether they are whole,
-/// [`Sidecar::is_whole`] says.
+/// What is known of the case whose label map is or would be `output`, if it was made of this input, by models with
+/// this hash and by a build of the same [`INFERENCE_VERSION`]. Its sidecar is written after its files and removed before
+/// new ones; whether they are whole, [`Sidecar::is_whole`] says.
 pub fn made_of(output: &Path, input_sha256: &str, model_sha256: &str) -> Option<Sidecar> {
     read_sidecar(output).filter(|made| {
         made.input_sha256 == input_sha256
             && made.model_sha256 == model_sha256
-            && made.ctseg_version == env!("CARGO_PKG_VERSION")
+            && made.inference_version == INFERENCE_VERSION
     })
 }
 
@@ -276,6 +288,7 @@ impl Making<'_> {
             } else {
                 Vec::new()
             },
+            inference_version: INFERENCE_VERSION,
             ctseg_version: env!("CARGO_PKG_VERSION").to_owned(),
             device: self.device.clone(),
             shape: grid.shape,
@@ -317,5 +330,39 @@ impl Making<'_> {
             notes.push("no structure was found; the label map is empty".to_owned());
         }
         notes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn a_case_counts_as_done_by_the_inference_version_and_not_by_the_release() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("case.nii.gz");
+        let is_done = |inference_version: Value, ctseg_version: &str| {
+            let mut sidecar = json!({
+                "input": "", "input_sha256": "input", "model": "", "model_sha256": "model",
+                "ctseg_version": ctseg_version, "device": "", "shape": [1, 1, 1],
+                "spacing_mm": [1.0, 1.0, 1.0], "orientation": "", "notes": [], "volumes_ml": {},
+                "structures": {}, "seconds": 1.0, "peak_memory_mb": null,
+                "cascade": {"roi": null, "roi_share": null, "notes": [], "seconds": {}},
+            });
+            if !inference_version.is_null() {
+                sidecar["inference_version"] = inference_version;
+            }
+            std::fs::write(sidecar_path(&output), sidecar.to_string()).unwrap();
+            made_of(&output, "input", "model").is_some()
+        };
+        assert!(is_done(json!(INFERENCE_VERSION), "0.0.1"));
+        assert!(!is_done(
+            json!(INFERENCE_VERSION + 1),
+            env!("CARGO_PKG_VERSION")
+        ));
+        // From before there was such a number.
+        assert_eq!(is_done(Value::Null, "0.1.0"), INFERENCE_VERSION == 1);
     }
 }

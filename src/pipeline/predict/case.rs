@@ -22,7 +22,9 @@ use crate::pipeline::overlapping::OverlappingMasks;
 use crate::pipeline::predictor::Predictor;
 use crate::pipeline::probability_file::ProbabilityFile;
 use crate::pipeline::restoring::Probabilities;
-use crate::pipeline::sidecar::{Making, ModelUsed, SavedProbabilities, Sidecar, made_of};
+use crate::pipeline::sidecar::{
+    INFERENCE_VERSION, Making, ModelUsed, SavedProbabilities, Sidecar, made_of,
+};
 use crate::tensors::losses::Outputs;
 use crate::values::LabelMap;
 
@@ -88,7 +90,7 @@ impl Batch<'_> {
         let predictor = self.predictors.first();
         let outputs = &self.job.outputs;
         let way = (
-            env!("CARGO_PKG_VERSION"),
+            INFERENCE_VERSION,
             &self.model_sha256,
             predictor.map(Predictor::looks),
             predictor.map(Predictor::postprocessing),

@@ -14,7 +14,7 @@ pub enum CaseState {
     /// Still to be done.
     #[default]
     Pending,
-    /// Its label map was there already, of the same input, model and version.
+    /// Its label map was there already, of the same input, model and inference version.
     Kept,
     Done {
         seconds: f64,
