@@ -86,7 +86,7 @@ fn the_average_survives_saving_to_the_last_bit() {
     for engine in engines() {
         let compute = open(engine, Precision::F32);
         let mut learner = learner(&config, averaging(), &compute);
-        let step = |learner: &mut Learner, index: u64| {
+        let step = |learner: &mut dyn Learner, index: u64| {
             learner.step(&batch(3, 16), 0.01, index).unwrap();
         };
         for index in 0..3 {
@@ -97,7 +97,9 @@ fn the_average_survives_saving_to_the_last_bit() {
             let network = config.init(1, 2, &compute.device).unwrap();
             let weights = learner.weights().unwrap();
             let network = with_tensors(network, &weights, &compute.device).unwrap();
-            Learner::restored(network, setup, &compute, state, steps).unwrap()
+            compute
+                .restored_learner(network, setup, state, steps)
+                .unwrap()
         };
         let mut again = restored(&state, averaging());
         // Without an average in the state it begins with the weights as they are.

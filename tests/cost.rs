@@ -145,7 +145,7 @@ fn the_memory_of_a_training_step_is_about_what_the_table_says() {
                 sync_norms: false,
                 team: Default::default(),
             };
-            let mut learner = Learner::new(network, setup, &compute).unwrap();
+            let mut learner = compute.learner(network, setup).unwrap();
             let voxels = 2 * z * y * x;
             let batch = Batch {
                 input: (0..voxels).map(|i| (i as f32 * 0.1).sin()).collect(),

@@ -23,7 +23,7 @@ fn every_optimiser_learns_on_every_engine_and_its_state_survives() {
             OptimiserKind::RmsProp,
         ] {
             let mut learner = learner(&config, setup(kind), &compute);
-            let step = |learner: &mut Learner, index: u64| {
+            let step = |learner: &mut dyn Learner, index: u64| {
                 let report = learner.step(&batch(3, 16), 0.01, index).unwrap();
                 assert!(report.is_taken(), "{engine} {kind:?} {report:?}");
                 report.loss
@@ -37,8 +37,9 @@ fn every_optimiser_learns_on_every_engine_and_its_state_survives() {
             let saved = with_tensors(network, &learner.weights().unwrap(), &compute.device);
             let (state, steps) = learner.state().unwrap();
             assert_eq!(steps, 8);
-            let mut again =
-                Learner::restored(saved.unwrap(), setup(kind), &compute, &state, steps).unwrap();
+            let mut again = compute
+                .restored_learner(saved.unwrap(), setup(kind), &state, steps)
+                .unwrap();
             let (a, b) = (step(&mut learner, 8), step(&mut again, 8));
             assert_eq!(a, b, "{engine} {kind:?}");
             assert!(a < first, "{engine} {kind:?}: {first} → {a}");

@@ -47,7 +47,7 @@ fn frozen_levels_keep_every_bit_and_the_others_learn() {
             ] {
                 let mut learner = learner(&config, frozen(kind, average), &compute);
                 let before = learner.weights().unwrap();
-                let step = |learner: &mut Learner, index: u64| {
+                let step = |learner: &mut dyn Learner, index: u64| {
                     let report = learner.step(&batch(3, 16), 0.01, index).unwrap();
                     assert!(report.is_taken());
                     report.loss
@@ -68,7 +68,9 @@ fn frozen_levels_keep_every_bit_and_the_others_learn() {
                 let restored = |setup: LearnerSetup| {
                     let network = config.init(1, 2, &compute.device).unwrap();
                     let network = with_tensors(network, &after, &compute.device).unwrap();
-                    Learner::restored(network, setup, &compute, &state, steps).unwrap()
+                    compute
+                        .restored_learner(network, setup, &state, steps)
+                        .unwrap()
                 };
                 let mut again = restored(frozen(kind, average));
                 assert_eq!(step(&mut learner, 6), step(&mut again, 6));
@@ -105,7 +107,7 @@ fn engines_agree_on_what_the_rest_learns() {
             let fresh = config.init(1, 2, &compute.device).unwrap();
             let fresh = with_tensors(fresh, &network, &compute.device).unwrap();
             let setup = frozen(OptimiserKind::Sgd, false);
-            let mut learner = Learner::new(fresh, setup, &compute).unwrap();
+            let mut learner = compute.learner(fresh, setup).unwrap();
             for index in 0..3 {
                 learner.step(&batch(3, 16), 0.01, index).unwrap();
             }

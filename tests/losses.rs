@@ -126,7 +126,7 @@ fn every_loss_falls_on_every_engine() {
             let network = network
                 .init(1, SLICE_STRUCTURES.len(), &compute.device)
                 .unwrap();
-            let mut learner = Learner::new(network, setup, &compute).unwrap();
+            let mut learner = compute.learner(network, setup).unwrap();
             let batch = if ignores { &holed } else { &whole };
             let losses: Vec<f64> = (0..12)
                 .map(|step| {

@@ -96,7 +96,9 @@ fn every_network_learns_and_marks_on_every_engine() {
             let compute = open(engine, Precision::F32);
             compute.device.seed(3);
             let network = config.init(1, 2, &compute.device).unwrap();
-            let mut learner = Learner::new(network, setup(OptimiserKind::Adam), &compute).unwrap();
+            let mut learner = compute
+                .learner(network, setup(OptimiserKind::Adam))
+                .unwrap();
             let losses: Vec<f64> = (0..12)
                 .map(|index| {
                     let report = learner.step(&batch, 0.01, index).unwrap();
@@ -138,7 +140,7 @@ fn weights_survive_the_file_folding_averaging_and_the_change_of_engine() {
                 let network = config.init(1, 2, &compute.device).unwrap();
                 let mut setup = setup(OptimiserKind::Adam);
                 setup.weight_average = Some(0.5);
-                let mut learner = Learner::new(network, setup, &compute).unwrap();
+                let mut learner = compute.learner(network, setup).unwrap();
                 for step in 0..3 {
                     learner.step(&batch, 0.01, step).unwrap();
                 }
@@ -277,7 +279,7 @@ fn deep_supervision_in_parts_has_the_same_gradient_and_needs_no_extra_heads_in_u
                 }
             }
             let network = with_tensors(network, &tensors, &compute.device).unwrap();
-            let mut learner = Learner::new(network, setup, &compute).unwrap();
+            let mut learner = compute.learner(network, setup).unwrap();
             let report = learner.step(&batch, 0.1, 1).unwrap();
             let after = learner.weights().unwrap();
             let head = "heads.0.weight";

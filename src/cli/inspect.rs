@@ -339,11 +339,7 @@ fn recipe_with(recipe: &Recipe, outputs: usize) -> Result<(String, Value)> {
 
 /// An engine to look at weights with; no GPU is begun for that.
 fn lightly() -> Result<Compute> {
-    let device = match cfg!(feature = "flex") {
-        true => DeviceChoice::Flex,
-        false => DeviceChoice::LibTorchCpu,
-    };
-    Compute::open(device, PrecisionChoice::Auto, 1)
+    Compute::open(DeviceChoice::cpu(), PrecisionChoice::Auto, 1)
 }
 
 pub(super) fn layer_table(tensors: &NamedTensors) -> (String, Value) {

@@ -12,7 +12,7 @@ use super::outcome::Outcome;
 use super::settings::Settings;
 use super::team::RENDEZVOUS;
 use crate::error::{Error, Result};
-use crate::tensors::device::{DeviceChoice, gpus};
+use crate::tensors::device::DeviceChoice;
 
 /// For how long the others may end by themselves once one has failed.
 const GRACE: Duration = Duration::from_secs(15);
@@ -26,7 +26,11 @@ const ASKED_GRACE: Duration = Duration::from_secs(10);
 /// Runs this command's own arguments, without `--gpus`, in `count` processes and waits for all of them.
 pub(super) fn on_gpus(count: usize, settings: &Settings) -> anyhow::Result<Outcome> {
     settings.device.check_gpu_libraries()?;
-    checked(count, settings.device.resolved(), gpus())?;
+    checked(
+        count,
+        settings.device.resolved(),
+        DeviceChoice::gpus_seen().unwrap_or(0),
+    )?;
     let meeting = tempfile::tempdir()?;
     let arguments = without_own(std::env::args_os().skip(1));
     let threads = (settings.threads / count).max(1).to_string();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::settings::Settings;
 use crate::error::{Error, Result};
 use crate::team::launch::{self, Place};
-use crate::team::{Collective, Team};
+use crate::team::{Collective, GpuBackend, Team};
 use crate::tensors::device::DeviceChoice;
 
 /// The folder that processes without MPI meet in.
@@ -33,7 +33,7 @@ pub(super) fn place(settings: &Settings) -> Result<Option<(Place, DeviceChoice)>
 
 /// The GPU of process `local_rank` of this machine: the only one where its launcher shows it no other.
 fn own_gpu(local_rank: usize) -> Result<usize> {
-    let seen = crate::tensors::device::gpus();
+    let seen = DeviceChoice::gpus_seen().unwrap_or(0);
     match seen {
         1 => Ok(0),
         seen if local_rank < seen => Ok(local_rank),
@@ -45,12 +45,10 @@ fn own_gpu(local_rank: usize) -> Result<usize> {
 
 /// The team of a process at `place`, which meets the others now.
 pub(super) fn formed(place: &Place, device: DeviceChoice, runs: &Path) -> Result<Team> {
-    let collective = match device {
-        #[cfg(feature = "libtorch")]
-        DeviceChoice::LibTorchCuda(index) => on_gpus(place, index, runs)?,
-        _ => on_processors(place)?,
+    let collective = match device.gpu_backend()? {
+        Some(backend) => on_gpus(place, backend.as_ref(), runs)?,
+        None => on_processors(place)?,
     };
-    let _ = runs; // where GPUs meet
     let tell = |line: &str| eprintln!("error: {line}");
     Team::of((place.rank, place.size), collective, tell)
 }
@@ -83,10 +81,7 @@ fn agrees(place: &Place, (rank, size): (usize, usize)) -> Result<()> {
 }
 
 /// NCCL, whose name for this meeting goes round by MPI where MPI began the processes, else by a folder.
-#[cfg(feature = "libtorch")]
-fn on_gpus(place: &Place, gpu: usize, runs: &Path) -> Result<Arc<dyn Collective>> {
-    use crate::tensors::libtorch::nccl::Nccl;
-    let nccl = Nccl::open(gpu)?;
+fn on_gpus(place: &Place, nccl: &dyn GpuBackend, runs: &Path) -> Result<Arc<dyn Collective>> {
     let ranks = (place.rank, place.size);
     #[cfg(feature = "mpi")]
     if matches!(
@@ -97,12 +92,7 @@ fn on_gpus(place: &Place, gpu: usize, runs: &Path) -> Result<Arc<dyn Collective>
         agrees(place, (mpi.rank, mpi.size))?;
         let mut name = nccl.new_meeting()?;
         mpi.broadcast(&mut name)?;
-        return Ok(Arc::new(nccl.join(
-            &name,
-            ranks,
-            gpu,
-            Some(Box::new(mpi)),
-        )?));
+        return nccl.join(&name, ranks, Some(Box::new(mpi)));
     }
     let folder = match (variable(RENDEZVOUS), place.launcher.key(variable)) {
         (Some(folder), _) => folder.into(),
@@ -115,11 +105,11 @@ fn on_gpus(place: &Place, gpu: usize, runs: &Path) -> Result<Arc<dyn Collective>
         }
     };
     let name = crate::team::rendezvous::handed_on(&folder, ranks, || nccl.new_meeting())?;
-    let joined = nccl.join(&name, ranks, gpu, None)?;
+    let joined = nccl.join(&name, ranks, None)?;
     if place.rank == 0 {
         crate::team::rendezvous::forget(&folder, place.size);
     }
-    Ok(Arc::new(joined))
+    Ok(joined)
 }
 
 fn variable(name: &str) -> Option<String> {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::recipe::Recipe;
 use crate::arrays::preprocess::padded_size;
 use crate::table::table;
-use crate::tensors::networks::Cost;
+use crate::tensors::networks::cost::Cost;
 use crate::tensors::precision::Precision;
 
 const MIB: f64 = 1_048_576.0;

@@ -47,7 +47,7 @@ impl OneEpoch<'_> {
     /// stay within it, for a run that goes on, and what was reached so far is returned.
     pub(super) fn done(
         &self,
-        learner: &mut Learner,
+        learner: &mut dyn Learner,
         progress: &mut Progress,
         batches: &Receiver<Result<Option<Batch>>>,
         expected: &mut Expected,
@@ -116,7 +116,7 @@ impl OneEpoch<'_> {
     fn trained(
         &self,
         epoch: &Epoch,
-        learner: &mut Learner,
+        learner: &mut dyn Learner,
         progress: &Progress,
         batches: &Receiver<Result<Option<Batch>>>,
     ) -> Result<(EpochOutcome, Standing)> {
@@ -125,8 +125,9 @@ impl OneEpoch<'_> {
             position: progress.within.clone().unwrap_or_default(),
             bad_steps: progress.bad_steps,
         };
-        let save =
-            |learner: &Learner, standing: &Standing| self.save_within(learner, progress, standing);
+        let save = |learner: &dyn Learner, standing: &Standing| {
+            self.save_within(learner, progress, standing)
+        };
         let mut log = StepLog::new(self.tracker, &self.job.name);
         let outcome = epoch.run(
             learner,
@@ -158,7 +159,7 @@ impl OneEpoch<'_> {
     /// A checkpoint within the epoch under way.
     fn save_within(
         &self,
-        learner: &Learner,
+        learner: &dyn Learner,
         progress: &Progress,
         standing: &Standing,
     ) -> Result<()> {
@@ -170,7 +171,7 @@ impl OneEpoch<'_> {
     /// The checkpoints that an epoch leaves.
     fn save(
         &self,
-        learner: &Learner,
+        learner: &dyn Learner,
         after: &Progress,
         (is_best, out_of_time): (bool, bool),
     ) -> Result<()> {
@@ -197,7 +198,7 @@ impl OneEpoch<'_> {
     }
 
     /// `progress` with how far the epoch under way has come.
-    fn within(&self, progress: &Progress, standing: &Standing, learner: &Learner) -> Progress {
+    fn within(&self, progress: &Progress, standing: &Standing, learner: &dyn Learner) -> Progress {
         Progress {
             optimiser_steps: learner.steps(),
             seconds: self.clock.seconds(),
@@ -225,7 +226,7 @@ impl OneEpoch<'_> {
 /// What the network in use reaches on held-out cases, and on `watched` ones if there are any.
 fn validate_both(
     job: &TrainingJob,
-    learner: &Learner,
+    learner: &dyn Learner,
     watched: &[usize],
 ) -> Result<(Validation, Option<Validation>)> {
     let held_out = validated(job, learner, job.validation)?;
@@ -258,7 +259,7 @@ fn epoch_line(
 }
 
 /// What was validated, without what only training needs.
-fn in_use(learner: &Learner, progress: &Progress) -> Result<Checkpoint> {
+fn in_use(learner: &dyn Learner, progress: &Progress) -> Result<Checkpoint> {
     Ok(Checkpoint {
         network: learner.averaged_weights()?,
         optimiser: NamedTensors::new(),
@@ -267,7 +268,7 @@ fn in_use(learner: &Learner, progress: &Progress) -> Result<Checkpoint> {
 }
 
 /// Everything that training goes on from.
-pub(super) fn checkpoint(learner: &Learner, progress: &Progress) -> Result<Checkpoint> {
+pub(super) fn checkpoint(learner: &dyn Learner, progress: &Progress) -> Result<Checkpoint> {
     let (state, _) = learner.state()?;
     let weights = learner.weights()?;
     if let Some((name, _)) = weights

@@ -67,7 +67,7 @@ impl Standing {
 }
 
 /// Writes a checkpoint of where a pass stands.
-pub(super) type Save<'a> = &'a dyn Fn(&Learner, &Standing) -> Result<()>;
+pub(super) type Save<'a> = &'a dyn Fn(&dyn Learner, &Standing) -> Result<()>;
 
 impl Epoch<'_> {
     /// Steps along every batch until the epoch or the time is over, from `standing` on. `log` is to be flushed
@@ -78,7 +78,7 @@ impl Epoch<'_> {
     /// batches and learner say.
     pub(super) fn run(
         &self,
-        learner: &mut Learner,
+        learner: &mut dyn Learner,
         batches: &Receiver<Result<Option<Batch>>>,
         standing: &mut Standing,
         save: Save,

@@ -38,7 +38,7 @@ pub fn train(job: &TrainingJob, observer: &dyn Observer, tracker: &dyn Tracker) 
     let mut stopped = None;
     let mut expected = Expected {
         slices: 0, // known once an epoch is over
-        validation: first_validation_time(job, &learner)?,
+        validation: first_validation_time(job, learner.as_ref())?,
     };
     let trained = std::thread::scope(|scope| {
         let (to, batches) = sync_channel(QUEUE);
@@ -56,7 +56,7 @@ pub fn train(job: &TrainingJob, observer: &dyn Observer, tracker: &dyn Tracker) 
                 observer,
                 tracker,
             };
-            stopped = one.done(&mut learner, &mut progress, &batches, &mut expected)?;
+            stopped = one.done(learner.as_mut(), &mut progress, &batches, &mut expected)?;
         }
         drop(batches); // lets the loader end
         Ok(())
@@ -64,13 +64,13 @@ pub fn train(job: &TrainingJob, observer: &dyn Observer, tracker: &dyn Tracker) 
     observer.board("");
     trained?;
 
-    kept(job, &learner, progress, stopped)
+    kept(job, learner.as_ref(), progress, stopped)
 }
 
 /// What a training that is over hands on: the state after its last epoch, or what was `stopped` within it.
 fn kept(
     job: &TrainingJob,
-    learner: &Learner,
+    learner: &dyn Learner,
     progress: Progress,
     stopped: Option<Progress>,
 ) -> Result<Trained> {
@@ -141,7 +141,7 @@ fn loader_pool(threads: usize) -> Result<rayon::ThreadPool> {
 }
 
 /// How long validation will take, where there is a deadline to keep: one case's time for all of them.
-fn first_validation_time(job: &TrainingJob, learner: &Learner) -> Result<Duration> {
+fn first_validation_time(job: &TrainingJob, learner: &dyn Learner) -> Result<Duration> {
     let (Some(_), Some(first)) = (job.deadline, job.validation.first()) else {
         return Ok(Duration::ZERO);
     };
@@ -151,14 +151,17 @@ fn first_validation_time(job: &TrainingJob, learner: &Learner) -> Result<Duratio
 }
 
 /// What all processes begin with is what the first one has.
-fn begun_together(job: &TrainingJob, observer: &dyn Observer) -> Result<(Learner, Progress)> {
+fn begun_together(
+    job: &TrainingJob,
+    observer: &dyn Observer,
+) -> Result<(Box<dyn Learner>, Progress)> {
     if job.team.is_alone() {
         return begin(job, observer);
     }
     let begun = job.team.leads().then(|| begin(job, observer)).transpose();
     let told = job.team.together(begun.and_then(|begun| match &begun {
         Some((learner, progress)) => {
-            let bytes = checkpoint(learner, progress)?.to_bytes()?;
+            let bytes = checkpoint(learner.as_ref(), progress)?.to_bytes()?;
             Ok((begun, bytes))
         }
         None => Ok((None, Vec::new())),
@@ -174,7 +177,7 @@ fn begun_together(job: &TrainingJob, observer: &dyn Observer) -> Result<(Learner
 }
 
 /// Fresh weights, or everything as the last checkpoint left it.
-fn begin(job: &TrainingJob, observer: &dyn Observer) -> Result<(Learner, Progress)> {
+fn begin(job: &TrainingJob, observer: &dyn Observer) -> Result<(Box<dyn Learner>, Progress)> {
     let training = &job.source.recipe.training;
     job.checkpoints.forget_stopped()?;
     let warn = |line: &str| observer.warn(&format!("{}: {line}", job.name));
@@ -199,9 +202,9 @@ fn begin(job: &TrainingJob, observer: &dyn Observer) -> Result<(Learner, Progres
         }
         None => fresh,
     };
-    let learner = Learner::new(network, setup(job, 0)?, job.compute)?;
+    let learner = job.compute.learner(network, setup(job, 0)?)?;
     job.checkpoints
-        .save_last(&checkpoint(&learner, &progress)?)?;
+        .save_last(&checkpoint(learner.as_ref(), &progress)?)?;
     Ok((learner, progress))
 }
 
@@ -221,17 +224,18 @@ fn setup(job: &TrainingJob, epochs: usize) -> Result<LearnerSetup> {
 }
 
 /// The learner that a checkpoint tells of.
-fn restored(job: &TrainingJob, saved: &Checkpoint) -> Result<Learner> {
+fn restored(job: &TrainingJob, saved: &Checkpoint) -> Result<Box<dyn Learner>> {
     let network = with_tensors(fresh_network(job)?, &saved.network, &job.compute.device)?;
     let setup = setup(job, saved.progress.epoch)?;
     let steps = saved.progress.optimiser_steps;
-    Learner::restored(network, setup, job.compute, &saved.optimiser, steps)
+    job.compute
+        .restored_learner(network, setup, &saved.optimiser, steps)
 }
 
 /// Makes levels that were frozen learn from the next epoch on, where the recipe says so.
 fn thaw(
     job: &TrainingJob,
-    learner: &mut Learner,
+    learner: &mut Box<dyn Learner>,
     progress: &Progress,
     observer: &dyn Observer,
 ) -> Result<()> {
@@ -243,7 +247,7 @@ fn thaw(
         "{}: from here on all levels of the encoder learn",
         job.name
     ));
-    *learner = restored(job, &checkpoint(learner, progress)?)?;
+    *learner = restored(job, &checkpoint(learner.as_ref(), progress)?)?;
     Ok(())
 }
 

@@ -43,7 +43,7 @@ pub struct Validation {
 /// What the network in use reaches on `cases`, which the processes of the job's team share.
 pub(super) fn validated(
     job: &TrainingJob,
-    learner: &Learner,
+    learner: &dyn Learner,
     cases: &[usize],
 ) -> Result<Validation> {
     let scores = learner

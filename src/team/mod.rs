@@ -2,6 +2,7 @@
 //! loss and the gradient those of the whole batch. What they are sums by is a [`Collective`]: MPI on processors
 //! ([`mpi`]), NCCL on NVIDIA GPUs (`tensors::libtorch`).
 
+mod collective;
 pub mod launch;
 #[cfg(feature = "mpi")]
 pub mod mpi;
@@ -15,45 +16,14 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+pub use collective::{Collective, GpuBackend, GpuValues};
+
 use crate::error::{Error, Result};
 use crate::process_id::ProcessId;
 use watch::Watch;
 
 /// Room for the name of a process.
 const NAME_BYTES: usize = 64;
-
-/// What processes can do together. Every process must call the same functions in the same order, with arrays of
-/// the same length; a call returns once all have come.
-pub trait Collective: Send + Sync {
-    /// Replaces each value by its sum over the processes, the same bits in each of them.
-    fn sum_f32(&self, values: &mut [f32]) -> Result<()>;
-
-    /// The same in 64 bits.
-    fn sum_f64(&self, values: &mut [f64]) -> Result<()>;
-
-    /// Replaces `bytes` by those of process 0.
-    fn broadcast(&self, bytes: &mut [u8]) -> Result<()>;
-
-    /// [`Collective::sum_f32`] of `count` values on the GPU; none where values must come to the processor first.
-    fn sum_on_gpu(&self, _values: GpuValues) -> Option<Result<()>> {
-        None
-    }
-
-    /// Whether the others are beyond reach, where the collective can tell; asked while it is at work.
-    fn fault(&self) -> Option<String> {
-        None
-    }
-
-    /// Waits for all others, and ends.
-    fn end(&self) -> Result<()>;
-}
-
-/// Values that lie on the GPU of this process.
-#[derive(Debug, Clone, Copy)]
-pub struct GpuValues {
-    pub address: *mut f32,
-    pub count: usize,
-}
 
 /// The processes that train together, as one of them sees them; one alone is a team too.
 pub struct Team {

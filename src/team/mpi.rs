@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use mpi::ffi;
 
-use super::Collective;
+use super::collective::Collective;
 use crate::error::{Error, Result};
 
 /// Values that are summed in one call: as large as pays, small beside a gradient.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::process::getuid;
 
-use super::Collective;
+use super::collective::Collective;
 use crate::process_id::ProcessId;
 
 /// How often the others are looked at.

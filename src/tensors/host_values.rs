@@ -6,16 +6,17 @@ use std::ops::Deref;
 /// Numbers in plain memory; an engine may have lent it, and has it back when they are dropped.
 pub enum HostValues {
     Plain(Vec<f32>),
-    #[cfg(feature = "libtorch")]
-    Lent(super::libtorch::HostTensor),
+    Lent(Box<dyn Deref<Target = [f32]> + Send>),
 }
+
+/// Logits in plain memory: (patch, structure, z, y, x), flattened, and that shape.
+pub type Logits = (HostValues, [usize; 5]);
 
 impl HostValues {
     /// The numbers in a vector; copied where the memory is lent.
     pub fn into_vec(self) -> Vec<f32> {
         match self {
             Self::Plain(values) => values,
-            #[cfg(feature = "libtorch")]
             Self::Lent(values) => values.to_vec(),
         }
     }
@@ -27,7 +28,6 @@ impl Deref for HostValues {
     fn deref(&self) -> &[f32] {
         match self {
             Self::Plain(values) => values,
-            #[cfg(feature = "libtorch")]
             Self::Lent(values) => values,
         }
     }

@@ -4,31 +4,21 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use burn::module::Module;
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 use ndarray::Array2;
 
 use super::blocks::Conv;
 use super::device::{Compute, DeviceChoice};
-use super::host_values::HostValues;
-use super::maps::{Map, enlarged, mean_of};
+use super::engine::Engine;
+pub use super::host_values::Logits;
+use super::maps::{enlarged, mean_of};
 use super::networks::{Extras, Network};
-use super::quantisation::InputRanges;
+use super::quantisation::{Convolutions, InputRanges};
 use crate::error::{Error, Result};
-
-/// How convolutions compute.
-pub(super) enum Convolutions {
-    /// As the networks' weights are.
-    Plain,
-    /// Likewise, while each network's inputs are looked at.
-    Recorded(Vec<Mutex<InputRanges>>),
-    /// In 8-bit integers.
-    #[cfg(feature = "libtorch")]
-    Int8(Vec<super::libtorch::Quantised>),
-}
 
 /// The networks of a stage's folds, whose logits are averaged.
 pub struct Inference {
+    engine: &'static dyn Engine,
     networks: Vec<Network>,
     convolutions: Convolutions,
     compute: Compute,
@@ -56,20 +46,15 @@ pub struct Head {
     pub biases: Vec<f32>,
 }
 
-/// Logits in plain memory: (patch, structure, z, y, x), flattened, and that shape.
-pub type Logits = (HostValues, [usize; 5]);
-
 impl Inference {
     /// `networks` lie on `compute`'s device.
     pub fn new(networks: Vec<Network>, compute: &Compute) -> Result<Self> {
-        let prepared = networks.into_iter().map(|network| {
-            #[cfg(feature = "libtorch")]
-            if compute.choice.is_libtorch() {
-                return super::libtorch::prepared(network, compute.precision);
-            }
-            Ok(network.valid().folded())
-        });
+        let engine = compute.choice.engine()?;
+        let prepared = networks
+            .into_iter()
+            .map(|network| engine.prepared(network, compute.precision));
         Ok(Self {
+            engine,
             networks: prepared.collect::<Result<_>>()?,
             convolutions: Convolutions::Plain,
             compute: compute.clone(),
@@ -90,6 +75,7 @@ impl Inference {
             ));
         }
         Ok(Self {
+            engine: self.engine,
             networks: self.networks.clone(),
             convolutions: Convolutions::Plain,
             compute: self.compute.clone(),
@@ -115,6 +101,7 @@ impl Inference {
         }
         let head = self.head(network)?;
         let asked = Self {
+            engine: self.engine,
             networks: self.networks.clone(),
             convolutions: Convolutions::Plain,
             compute: self.compute.clone(),
@@ -150,12 +137,7 @@ impl Inference {
     }
 
     fn plain<const D: usize>(&self, tensor: Tensor<D>) -> Result<Vec<f32>> {
-        #[cfg(feature = "libtorch")]
-        if self.compute.choice.is_libtorch() {
-            return super::libtorch::plain(tensor);
-        }
-        let values = tensor.into_data().convert::<f32>().try_into_vec::<f32>();
-        values.map_err(|error| Error::invalid(format!("cannot read weights back: {error:?}")))
+        self.engine.values(tensor.flatten(0, D - 1))
     }
 
     fn extras(&self) -> Extras {
@@ -201,18 +183,13 @@ impl Inference {
     ///
     /// # Errors
     /// Not one set of ranges for each network.
-    #[cfg_attr(not(feature = "libtorch"), allow(unused_mut))]
     pub fn in_integers(mut self, ranges: Vec<InputRanges>) -> Result<Self> {
         if ranges.len() != self.networks.len() || ranges.iter().any(|ranges| ranges.0.is_empty()) {
             return Err(Error::usage(
                 "--precision int8: the model does not know the values that its convolutions take in; run 'ctseg calibrate' on it first",
             ));
         }
-        #[cfg(feature = "libtorch")]
-        {
-            let quantised = ranges.into_iter().map(super::libtorch::Quantised::new);
-            self.convolutions = Convolutions::Int8(quantised.collect());
-        }
+        self.convolutions = self.engine.in_integers(ranges);
         Ok(self)
     }
 
@@ -259,7 +236,7 @@ impl Inference {
                 Ok(logits) => return Ok(logits),
                 Err(error) => error,
             };
-            if !ran_out_of_memory(&error)? || parts >= shape[0] {
+            if !self.ran_out_of_memory(&error)? || parts >= shape[0] {
                 return Err(error);
             }
             self.parts.store(parts * 2, Ordering::Relaxed);
@@ -300,75 +277,30 @@ impl Inference {
         let networks = &self.networks[which.clone()];
         if self.wanted == Wanted::Attention {
             let maps = networks.iter().map(|network| {
-                let maps = self.maps(network, input, shape)?;
+                let maps = self
+                    .engine
+                    .attention_maps(network, input, shape, &self.compute)?;
                 enlarged(&maps, [shape[3], shape[4]])
             });
             let (mean, shape) = mean_of(maps.collect::<Result<_>>()?)?;
             return Ok((mean.into(), shape));
         }
-        #[cfg(feature = "libtorch")]
-        if self.compute.choice.is_libtorch() {
-            return super::libtorch::mean_logits(
-                networks,
-                input,
-                shape,
-                (&self.convolutions, which.start),
-                &self.compute,
-                self.extras(),
-            );
-        }
-        let data = TensorData::new(input.to_vec(), shape);
-        let tensor = Tensor::<5>::from_data(data, &self.compute.device);
-        let mut sum: Option<Tensor<5>> = None;
-        for network in networks {
-            let mut outputs = network.outputs(tensor.clone(), self.extras())?;
-            let logits = outputs.logits.swap_remove(0);
-            sum = Some(match sum {
-                Some(sum) => sum + logits,
-                None => logits,
-            });
-        }
-        let sum = sum.ok_or_else(|| Error::invalid("internal: a stage without networks"))?;
-        let mean = sum / networks.len() as f64;
-        let shape = mean.dims();
-        let values = mean
-            .into_data()
-            .try_into_vec::<f32>()
-            .map_err(|error| Error::invalid(format!("cannot read the logits back: {error:?}")))?;
-        Ok((values.into(), shape))
+        self.engine.mean_logits(
+            networks,
+            input,
+            shape,
+            (&self.convolutions, which.start),
+            &self.compute,
+            self.extras(),
+        )
     }
-}
 
-impl Inference {
-    /// Of one network's gates, each as large as its level.
-    fn maps(&self, network: &Network, input: &[f32], shape: [usize; 5]) -> Result<Vec<Map>> {
-        #[cfg(feature = "libtorch")]
-        if self.compute.choice.is_libtorch() {
-            return super::libtorch::attention_maps(network, input, shape, &self.compute);
+    /// Whether another attempt with less at once can help; room is made for it.
+    fn ran_out_of_memory(&self, error: &Error) -> Result<bool> {
+        let lacks = self.engine.is_out_of_memory(error);
+        if lacks {
+            self.engine.release_memory()?;
         }
-        let data = TensorData::new(input.to_vec(), shape);
-        let tensor = Tensor::<5>::from_data(data, &self.compute.device);
-        let wanted = Extras::attention();
-        let maps = network.outputs(tensor, wanted)?.maps.into_iter();
-        maps.map(|map| {
-            let shape = map.dims();
-            let values = map.into_data().try_into_vec::<f32>();
-            let values = values.map_err(|error| {
-                Error::invalid(format!("cannot read an attention map back: {error:?}"))
-            })?;
-            Ok((values, shape))
-        })
-        .collect()
+        Ok(lacks)
     }
-}
-
-/// Whether another attempt with less at once can help; room is made for it.
-fn ran_out_of_memory(error: &Error) -> Result<bool> {
-    #[cfg(feature = "libtorch")]
-    if super::libtorch::is_out_of_memory(error) {
-        super::libtorch::free_memory()?;
-        return Ok(true);
-    }
-    let _ = error;
-    Ok(false)
 }

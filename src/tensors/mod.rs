@@ -5,6 +5,9 @@ pub mod batch;
 pub mod blocks;
 mod deep_supervision;
 pub mod device;
+mod engine;
+#[cfg(feature = "flex")]
+mod flex;
 pub mod freezing;
 pub mod host_values;
 pub mod inference;
@@ -18,6 +21,7 @@ pub mod networks;
 pub mod optimisers;
 pub mod precision;
 pub mod quantisation;
+mod registry;
 pub mod self_test;
 pub mod throughput;
 pub mod torch_file;

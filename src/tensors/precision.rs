@@ -5,7 +5,6 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::device::DeviceChoice;
 use crate::error::{Error, Result};
 
 /// What the user asked for with `--precision`.
@@ -57,36 +56,6 @@ impl fmt::Display for Precision {
     }
 }
 
-impl PrecisionChoice {
-    /// The precision on `device`.
-    ///
-    /// # Errors
-    /// The device does not compute in the precision that was asked for.
-    pub fn on(self, device: DeviceChoice) -> Result<Precision> {
-        let device = device.resolved();
-        match (self, device) {
-            #[cfg(feature = "libtorch")]
-            (Self::Auto, DeviceChoice::LibTorchCuda(_)) if super::libtorch::cuda_has_bf16() => {
-                Ok(Precision::Bf16)
-            }
-            (Self::Auto, DeviceChoice::LibTorchCpu) if cpu_has_bf16() => Ok(Precision::Bf16),
-            (Self::Auto, _) => Ok(Precision::F32),
-            (Self::Fixed(precision), DeviceChoice::Flex) if precision != Precision::F32 => {
-                Err(Error::usage(format!(
-                    "--precision {precision}: device flex computes in f32 only; use --device libtorch"
-                )))
-            }
-            (Self::Fixed(Precision::F16), DeviceChoice::LibTorchCpu) => Err(Error::usage(
-                "--precision f16 is for GPUs; on a CPU use bf16 or f32",
-            )),
-            (Self::Fixed(Precision::Int8), DeviceChoice::LibTorchCuda(_)) => Err(Error::usage(
-                "--precision int8 is for CPUs; on a GPU use bf16 or f16",
-            )),
-            (Self::Fixed(precision), _) => Ok(precision),
-        }
-    }
-}
-
 /// Whether this CPU multiplies bf16 numbers by instructions of its own (AVX-512 BF16 or AMX).
 pub(in crate::tensors) fn cpu_has_bf16() -> bool {
     #[cfg(target_arch = "x86_64")]
@@ -100,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_read_and_devices_respected() {
+    fn names_are_read() {
         for name in ["f32", "bf16", "f16", "int8"] {
             let PrecisionChoice::Fixed(precision) = name.parse().unwrap() else {
                 panic!("{name}")
@@ -108,12 +77,5 @@ mod tests {
             assert_eq!(precision.to_string(), name);
         }
         assert!("fp8".parse::<PrecisionChoice>().is_err());
-        let flex = DeviceChoice::Flex;
-        assert_eq!(PrecisionChoice::Auto.on(flex).unwrap(), Precision::F32);
-        assert!(PrecisionChoice::Fixed(Precision::Bf16).on(flex).is_err());
-        let cuda = DeviceChoice::LibTorchCuda(0);
-        let half = PrecisionChoice::Fixed(Precision::F16);
-        assert_eq!(half.on(cuda).unwrap(), Precision::F16);
-        assert!(half.on(DeviceChoice::LibTorchCpu).is_err());
     }
 }

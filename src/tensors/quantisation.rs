@@ -1,5 +1,8 @@
 //! What 8-bit inference must know of a network beforehand: the values that its convolutions take in.
 
+use std::any::Any;
+use std::sync::Mutex;
+
 use serde::{Deserialize, Serialize};
 
 /// The least and the largest input of each convolution, in the order in which a network computes them.
@@ -19,6 +22,16 @@ impl InputRanges {
         }
         self
     }
+}
+
+/// How an engine computes convolutions.
+pub(super) enum Convolutions {
+    /// As the networks' weights are.
+    Plain,
+    /// Likewise, while each network's inputs are looked at.
+    Recorded(Vec<Mutex<InputRanges>>),
+    /// In 8-bit integers, with what the engine needs for that of each network.
+    Int8(Vec<Box<dyn Any + Send + Sync>>),
 }
 
 #[cfg(test)]

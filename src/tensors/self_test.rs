@@ -2,15 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use burn::tensor::module::{conv2d, conv3d};
-use burn::tensor::ops::ConvOptions;
-use burn::tensor::{Device, Tensor};
-
 use super::device::Compute;
 use crate::error::{Error, Result};
 
 /// Along each axis.
-pub(super) const SIDE: usize = 4;
+const SIDE: usize = 4;
 
 /// Convolves ones with kernels of ones, 3 × 3 and 3 × 3 × 3 with a padding of 1, in the precision of `compute`; how
 /// long that took. Each result is the number of ones that its kernel covers.
@@ -18,9 +14,10 @@ pub(super) const SIDE: usize = 4;
 /// # Errors
 /// The engine fails, or has another result.
 pub fn computes(compute: &Compute) -> Result<Duration> {
+    let engine = compute.choice.engine()?;
     let begun = Instant::now();
     for dimensions in [2, 3] {
-        let found = convolved(compute, dimensions)?;
+        let found = engine.ones_convolved(compute, dimensions, SIDE)?;
         let expected = expected(dimensions);
         if found != expected {
             let wrong = found
@@ -36,31 +33,6 @@ pub fn computes(compute: &Compute) -> Result<Duration> {
         }
     }
     Ok(begun.elapsed())
-}
-
-fn convolved(compute: &Compute, dimensions: usize) -> Result<Vec<f32>> {
-    match compute.choice {
-        #[cfg(feature = "libtorch")]
-        choice if choice.is_libtorch() => super::libtorch::ones_convolved(compute, dimensions),
-        _ => by_burn(&compute.device, dimensions),
-    }
-}
-
-fn by_burn(device: &Device, dimensions: usize) -> Result<Vec<f32>> {
-    let values = if dimensions == 2 {
-        let image = Tensor::<4>::ones([1, 1, SIDE, SIDE], device);
-        let kernel = Tensor::<4>::ones([1, 1, 3, 3], device);
-        let options = ConvOptions::new([1; 2], [1; 2], [1; 2], 1);
-        conv2d(image, kernel, None, options).into_data()
-    } else {
-        let volume = Tensor::<5>::ones([1, 1, SIDE, SIDE, SIDE], device);
-        let kernel = Tensor::<5>::ones([1, 1, 3, 3, 3], device);
-        let options = ConvOptions::new([1; 3], [1; 3], [1; 3], 1);
-        conv3d(volume, kernel, None, options).into_data()
-    };
-    values
-        .try_to_vec()
-        .map_err(|error| Error::invalid(format!("{error:?}")))
 }
 
 /// Along each axis a kernel covers 2 places at the ends and 3 between.

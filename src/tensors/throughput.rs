@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::batch::Batch;
 use super::device::Compute;
 use super::inference::Inference;
-use super::learner::{Learner, LearnerSetup};
+use super::learner::LearnerSetup;
 use super::losses::{Loss, LossConfig};
 use super::networks::NetworkConfig;
 use super::optimisers::OptimiserConfig;
@@ -108,7 +108,7 @@ pub fn measured(measurement: &Measurement, compute: &Compute) -> Result<Throughp
                 sync_norms: false,
                 team: Arc::default(),
             };
-            let mut learner = Learner::new(network, setup, compute)?;
+            let mut learner = compute.learner(network, setup)?;
             timed(measurement, || learner.step(&batch, 1e-3, SEED).map(drop))
         }
     }

@@ -69,10 +69,10 @@ pub fn weights(config: &NetworkConfig) -> NamedTensors {
     tensors
 }
 
-pub fn learner(config: &NetworkConfig, setup: LearnerSetup, compute: &Compute) -> Learner {
+pub fn learner(config: &NetworkConfig, setup: LearnerSetup, compute: &Compute) -> Box<dyn Learner> {
     let network = config.init(1, 2, &compute.device).unwrap();
     let network = with_tensors(network, &weights(config), &compute.device).unwrap();
-    Learner::new(network, setup, compute).unwrap()
+    compute.learner(network, setup).unwrap()
 }
 
 /// Every CPU engine of this build.

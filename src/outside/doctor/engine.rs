@@ -71,31 +71,19 @@ pub fn findings(asked: &Asked, libtorch: Option<&LibTorch>) -> Vec<Finding> {
         findings.push(Finding::fault("precision", error.to_string(), advice));
     }
     if !asked.quick {
-        let all = present().into_iter();
+        let all = DeviceChoice::present().into_iter();
         findings.extend(all.map(|device| looked_at(device, PrecisionChoice::Auto, asked)));
     }
     findings
 }
 
-/// Every device that this build and machine have.
-fn present() -> Vec<DeviceChoice> {
-    let mut devices = Vec::new();
-    if cfg!(feature = "flex") {
-        devices.push(DeviceChoice::Flex);
-    }
-    if let Some(gpus) = DeviceChoice::gpus_seen() {
-        devices.push(DeviceChoice::LibTorchCpu);
-        devices.extend((0..gpus).map(DeviceChoice::LibTorchCuda));
-    }
-    devices
-}
-
 fn built(libtorch: Option<&LibTorch>) -> Finding {
     let mut names = Vec::new();
-    if cfg!(feature = "flex") {
+    let built_in = DeviceChoice::built_in();
+    if built_in.contains(&"flex") {
         names.push("flex".to_owned());
     }
-    if cfg!(feature = "libtorch") {
+    if built_in.contains(&"libtorch") {
         let version = libtorch.and_then(|libtorch| libtorch.version.clone());
         let version = version.map_or_else(String::new, |version| format!(" {version}"));
         let place = libtorch.map(|libtorch| format!(" in {}", libtorch.folder.display()));
@@ -104,7 +92,7 @@ fn built(libtorch: Option<&LibTorch>) -> Finding {
     let chosen = DeviceChoice::Auto.resolved();
     let found = format!("{}; auto is {chosen}", names.join(", "));
     let facts = json!({
-        "built_in": DeviceChoice::built_in(), "auto": chosen.to_string(),
+        "built_in": built_in, "auto": chosen.to_string(),
         "libtorch_version": libtorch.and_then(|libtorch| libtorch.version.clone()),
         "libtorch_folder": libtorch.map(|libtorch| libtorch.folder.display().to_string()),
     });

@@ -8,13 +8,15 @@ use burn::tensor::module::{
 use burn::tensor::ops::{AvgPoolOptions, ConvOptions, ConvTransposeOptions, MaxPoolOptions};
 use burn::tensor::{Distribution, Tensor};
 
-use super::{Activation, Conv, ConvNormAct, Engine, Norm, UpConv};
+use super::layers::{Activation, Conv, ConvNormAct, UpConv};
+use super::norm::Norm;
+use super::ops::Ops;
 use crate::error::{Error, Result};
 
-/// The engine of Burn's tensors.
+/// The operations of Burn's tensors.
 pub struct BurnOps;
 
-impl<const R: usize> Engine<R> for BurnOps {
+impl<const R: usize> Ops<R> for BurnOps {
     type Tensor = Tensor<R>;
 
     fn block(&self, mut x: Tensor<R>, layers: &[ConvNormAct<R>]) -> Result<Tensor<R>> {

@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;
 
-use super::{Activation, Conv, ConvNormAct, Engine, UpConv};
+use super::layers::{Activation, Conv, ConvNormAct, UpConv};
+use super::ops::Ops;
 use crate::error::{Error, Result};
 use crate::tensors::named::{NamedVisitor, visit_named};
 
@@ -49,7 +50,7 @@ impl Shape {
     }
 }
 
-/// The engine of shapes. What it is asked to compute it notes.
+/// The operations of shapes. What it is asked to compute it notes.
 pub struct Counting {
     names: HashMap<ParamId, String>,
     layers: RefCell<Vec<Counted>>,
@@ -145,7 +146,7 @@ impl Counting {
     }
 }
 
-impl<const R: usize> Engine<R> for Counting {
+impl<const R: usize> Ops<R> for Counting {
     type Tensor = Shape;
 
     fn block(&self, mut x: Shape, layers: &[ConvNormAct<R>]) -> Result<Shape> {

@@ -3,7 +3,8 @@
 use burn::module::Param;
 use burn::tensor::Tensor;
 
-use super::{Conv, ConvNormAct, Norm};
+use super::layers::{Conv, ConvNormAct};
+use super::norm::Norm;
 
 impl<const R: usize> ConvNormAct<R> {
     /// The layer as it is used after training, with its batch normalisation (by running statistics) inside

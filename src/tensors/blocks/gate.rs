@@ -4,7 +4,9 @@
 use burn::module::Module;
 use burn::tensor::Device;
 
-use super::{Activation, Conv, ConvNormAct, Engine, LayerSettings, NormKind};
+use super::layers::{Activation, Conv, ConvNormAct, LayerSettings};
+use super::norm::NormKind;
+use super::ops::Ops;
 use crate::error::Result;
 
 /// Decides for each voxel of a skip how much of it passes.
@@ -47,17 +49,17 @@ impl<const R: usize> Gate<R> {
     }
 
     /// The skip times its map, and the map (one channel, values in (0, 1)).
-    pub fn compute<E: Engine<R>>(
+    pub fn compute<O: Ops<R>>(
         &self,
-        engine: &E,
-        skip: E::Tensor,
-        signal: E::Tensor,
-    ) -> Result<(E::Tensor, E::Tensor)> {
-        let signal = engine.block(signal, std::slice::from_ref(&self.signal))?;
-        let seen = engine.block(skip.clone(), std::slice::from_ref(&self.skip))?;
-        let both = engine.add(signal, seen, Activation::Relu)?;
-        let map = engine.sigmoid(engine.block(both, std::slice::from_ref(&self.map))?)?;
-        Ok((engine.multiply(skip, map.clone())?, map))
+        ops: &O,
+        skip: O::Tensor,
+        signal: O::Tensor,
+    ) -> Result<(O::Tensor, O::Tensor)> {
+        let signal = ops.block(signal, std::slice::from_ref(&self.signal))?;
+        let seen = ops.block(skip.clone(), std::slice::from_ref(&self.skip))?;
+        let both = ops.add(signal, seen, Activation::Relu)?;
+        let map = ops.sigmoid(ops.block(both, std::slice::from_ref(&self.map))?)?;
+        Ok((ops.multiply(skip, map.clone())?, map))
     }
 
     /// See [`ConvNormAct::folded`].

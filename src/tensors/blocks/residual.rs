@@ -4,7 +4,8 @@
 use burn::module::Module;
 use burn::tensor::Device;
 
-use super::{Activation, ConvNormAct, Engine, LayerSettings};
+use super::layers::{Activation, ConvNormAct, LayerSettings};
+use super::ops::Ops;
 use crate::error::Result;
 
 /// Two convolutions, added to what leads around them.
@@ -52,16 +53,16 @@ impl<const R: usize> Residual<R> {
         }
     }
 
-    pub fn compute<E: Engine<R>>(&self, engine: &E, x: E::Tensor) -> Result<E::Tensor> {
+    pub fn compute<O: Ops<R>>(&self, ops: &O, x: O::Tensor) -> Result<O::Tensor> {
         let mut around = x.clone();
         if self.stride.iter().any(|stride| *stride > 1) {
-            around = engine.mean_pool(around, &self.stride)?;
+            around = ops.mean_pool(around, &self.stride)?;
         }
         if let Some(skip) = &self.skip {
-            around = engine.block(around, std::slice::from_ref(skip))?;
+            around = ops.block(around, std::slice::from_ref(skip))?;
         }
-        let changed = engine.block(x, &self.layers)?;
-        engine.add(changed, around, self.activation)
+        let changed = ops.block(x, &self.layers)?;
+        ops.add(changed, around, self.activation)
     }
 
     /// See [`ConvNormAct::folded`].

@@ -7,7 +7,7 @@ use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
 use super::average::{self, BurnAverage};
 use super::sharing::{add_up, shared_by};
-use super::{LearnerSetup, StepReport};
+use super::{Learner, LearnerSetup, StepReport};
 use crate::error::{Error, Result};
 use crate::team::Team;
 use crate::tensors::batch::Batch;
@@ -20,7 +20,7 @@ use crate::tensors::weights::{
     HostTensor, NamedTensors, below_prefix, is_trained, network_tensors, prefixed,
 };
 
-/// See [`super::Learner`].
+/// See [`Learner`].
 pub struct BurnLearner {
     /// With autodiff.
     network: Network,
@@ -34,7 +34,7 @@ pub struct BurnLearner {
 }
 
 impl BurnLearner {
-    pub(super) fn new(
+    pub(in crate::tensors) fn new(
         network: Network,
         setup: LearnerSetup,
         device: &Device,
@@ -62,23 +62,6 @@ impl BurnLearner {
             steps,
             memory,
             average,
-        })
-    }
-
-    pub(super) fn step(&mut self, batch: &Batch, rate: f64, seed: u64) -> Result<StepReport> {
-        self.device.seed(seed);
-        let input = Tensor::<5>::from_data(
-            TensorData::new(batch.input.clone(), batch.input_shape),
-            &self.device,
-        );
-        let loss = self.loss(input, batch)?;
-        let value = f64::from(loss.clone().into_scalar::<f32>());
-        let gradients = self.gradients(loss.backward(), batch)?;
-        self.agree_on_statistics()?;
-        Ok(StepReport {
-            loss: value,
-            gradient_norm: self.follow(gradients, rate),
-            note: None,
         })
     }
 
@@ -170,26 +153,49 @@ impl BurnLearner {
         norm
     }
 
-    pub(super) fn steps(&self) -> u64 {
-        self.steps
-    }
-
-    pub(super) fn network(&self) -> Network {
+    fn averaged(&self) -> Network {
         match &self.average {
             Some(average) => average.network.clone(),
             None => self.network.valid(),
         }
     }
+}
 
-    pub(super) fn weights(&self) -> Result<NamedTensors> {
+impl Learner for BurnLearner {
+    fn step(&mut self, batch: &Batch, rate: f64, seed: u64) -> Result<StepReport> {
+        self.device.seed(seed);
+        let input = Tensor::<5>::from_data(
+            TensorData::new(batch.input.clone(), batch.input_shape),
+            &self.device,
+        );
+        let loss = self.loss(input, batch)?;
+        let value = f64::from(loss.clone().into_scalar::<f32>());
+        let gradients = self.gradients(loss.backward(), batch)?;
+        self.agree_on_statistics()?;
+        Ok(StepReport {
+            loss: value,
+            gradient_norm: self.follow(gradients, rate),
+            note: None,
+        })
+    }
+
+    fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    fn network(&self) -> Result<Network> {
+        Ok(self.averaged())
+    }
+
+    fn weights(&self) -> Result<NamedTensors> {
         network_tensors(&self.network.valid())
     }
 
-    pub(super) fn averaged_weights(&self) -> Result<NamedTensors> {
-        network_tensors(&self.network())
+    fn averaged_weights(&self) -> Result<NamedTensors> {
+        network_tensors(&self.averaged())
     }
 
-    pub(super) fn state(&self) -> Result<(NamedTensors, u64)> {
+    fn state(&self) -> Result<(NamedTensors, u64)> {
         let mut state = NamedTensors::new();
         for (name, slots) in &self.memory {
             for (prefix, tensor) in self.setup.optimiser.kind.slots().iter().zip(slots) {

@@ -2,19 +2,14 @@
 //! Burn's autodiff ([`burn_learner`]), libtorch by its own (`tensors::libtorch`); the pipeline sees one.
 
 pub(in crate::tensors) mod average;
-mod burn_learner;
+pub(in crate::tensors) mod burn_learner;
 #[cfg(test)]
 pub(in crate::tensors) mod golden_average;
 pub(in crate::tensors) mod sharing;
 
 use std::sync::Arc;
 
-use burn_learner::BurnLearner;
-
 use super::batch::Batch;
-use super::device::Compute;
-#[cfg(feature = "libtorch")]
-use super::libtorch::TorchLearner;
 use super::losses::Loss;
 use super::networks::Network;
 use super::optimisers::OptimiserConfig;
@@ -61,88 +56,25 @@ impl StepReport {
     }
 }
 
-/// See the module's first lines.
-#[allow(clippy::large_enum_variant)] // there is one per process
-pub enum Learner {
-    Burn(BurnLearner),
-    #[cfg(feature = "libtorch")]
-    LibTorch(TorchLearner),
-}
-
-impl Learner {
-    /// Begins with `network`, which lies on `compute`'s device without autodiff.
-    pub fn new(network: Network, setup: LearnerSetup, compute: &Compute) -> Result<Self> {
-        Self::restored(network, setup, compute, &NamedTensors::new(), 0)
-    }
-
-    /// Goes on where [`Learner::state`] left off after `steps` steps.
-    pub fn restored(
-        network: Network,
-        setup: LearnerSetup,
-        compute: &Compute,
-        state: &NamedTensors,
-        steps: u64,
-    ) -> Result<Self> {
-        #[cfg(feature = "libtorch")]
-        if compute.choice.is_libtorch() {
-            return TorchLearner::new(network, setup, compute, state, steps).map(Self::LibTorch);
-        }
-        BurnLearner::new(network, setup, &compute.device, state, steps).map(Self::Burn)
-    }
-
+/// See the module's first lines. [`Compute::learner`](super::device::Compute::learner) makes one.
+pub trait Learner {
     /// One step at learning rate `rate` along the gradient of `batch`'s loss. `seed` decides what dropout
     /// drops.
-    pub fn step(&mut self, batch: &Batch, rate: f64, seed: u64) -> Result<StepReport> {
-        match self {
-            Self::Burn(learner) => learner.step(batch, rate, seed),
-            #[cfg(feature = "libtorch")]
-            Self::LibTorch(learner) => learner.step(batch, rate, seed),
-        }
-    }
+    fn step(&mut self, batch: &Batch, rate: f64, seed: u64) -> Result<StepReport>;
 
     /// The network to be used and not trained: with the averaged weights where an average is kept, else as
     /// it stands.
-    pub fn network(&self) -> Result<Network> {
-        match self {
-            Self::Burn(learner) => Ok(learner.network()),
-            #[cfg(feature = "libtorch")]
-            Self::LibTorch(learner) => learner.network(),
-        }
-    }
+    fn network(&self) -> Result<Network>;
 
     /// The weights and running statistics as they stand, from which training goes on.
-    pub fn weights(&self) -> Result<NamedTensors> {
-        match self {
-            Self::Burn(learner) => learner.weights(),
-            #[cfg(feature = "libtorch")]
-            Self::LibTorch(learner) => learner.weights(),
-        }
-    }
+    fn weights(&self) -> Result<NamedTensors>;
 
     /// The weights and running statistics of [`Learner::network`].
-    pub fn averaged_weights(&self) -> Result<NamedTensors> {
-        match self {
-            Self::Burn(learner) => learner.averaged_weights(),
-            #[cfg(feature = "libtorch")]
-            Self::LibTorch(learner) => learner.averaged_weights(),
-        }
-    }
+    fn averaged_weights(&self) -> Result<NamedTensors>;
 
     /// The steps taken so far.
-    pub fn steps(&self) -> u64 {
-        match self {
-            Self::Burn(learner) => learner.steps(),
-            #[cfg(feature = "libtorch")]
-            Self::LibTorch(learner) => learner.steps(),
-        }
-    }
+    fn steps(&self) -> u64;
 
     /// What the optimiser remembers, the averaged weights where an average is kept, and the number of steps taken.
-    pub fn state(&self) -> Result<(NamedTensors, u64)> {
-        match self {
-            Self::Burn(learner) => learner.state(),
-            #[cfg(feature = "libtorch")]
-            Self::LibTorch(learner) => learner.state(),
-        }
-    }
+    fn state(&self) -> Result<(NamedTensors, u64)>;
 }

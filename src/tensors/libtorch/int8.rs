@@ -1,6 +1,7 @@
 //! Inference in 8-bit integers on the CPU, after training: convolutions of slices by oneDNN's integer kernels,
 //! everything else as in `ops`. Ranges of the convolutions' inputs are recorded beforehand on some volumes.
 
+use std::any::Any;
 use std::ffi::{c_char, c_double, c_int};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +13,7 @@ use torch_sys::C_tensor;
 use super::ffi::{Mode, RawLayer, checked};
 use super::ops::{LayerTensors, SharedTensor, TorchOps};
 use crate::error::{Error, Result};
-use crate::tensors::blocks::{Activation, Conv, ConvNormAct, Engine, UpConv};
+use crate::tensors::blocks::{Activation, Conv, ConvNormAct, Ops, UpConv};
 use crate::tensors::quantisation::InputRanges;
 
 /// Convolutions of fewer input channels are as fast in bf16, and the image itself keeps its digits.
@@ -94,9 +95,16 @@ pub struct Quantised {
 }
 
 impl Quantised {
-    pub fn new(ranges: InputRanges) -> Self {
+    /// As [`Convolutions`](crate::tensors::quantisation::Convolutions) hold it.
+    pub fn boxed(ranges: InputRanges) -> Box<dyn Any + Send + Sync> {
         let layers = ranges.0.iter().map(|_| OnceLock::new()).collect();
-        Self { ranges, layers }
+        Box::new(Self { ranges, layers })
+    }
+
+    /// What [`Quantised::boxed`] made.
+    pub fn of(boxed: &(dyn Any + Send + Sync)) -> Result<&Self> {
+        let other = || Error::invalid("internal: another engine's 8-bit integers");
+        boxed.downcast_ref().ok_or_else(other)
     }
 
     /// Layer `index` of the network, which takes inputs of `shape` (batch, channel, space…).
@@ -108,11 +116,9 @@ impl Quantised {
             )));
         };
         if cell.get().is_none() {
-            let packed = if shape[1] < FEWEST_CHANNELS {
-                None
-            } else {
-                Some(Packed::new(shape, layer, *range)?)
-            };
+            let packs = shape[1] >= FEWEST_CHANNELS;
+            let packed = packs.then(|| Packed::new(shape, layer, *range));
+            let packed = packed.transpose()?;
             // Another thread may have been first; one of the two is as good as the other.
             let _ = cell.set(packed);
         }
@@ -219,7 +225,7 @@ impl<'a> Int8Ops<'a> {
     }
 }
 
-impl<const R: usize> Engine<R> for Int8Ops<'_> {
+impl<const R: usize> Ops<R> for Int8Ops<'_> {
     type Tensor = SharedTensor;
 
     fn block(&self, x: SharedTensor, layers: &[ConvNormAct<R>]) -> Result<SharedTensor> {
@@ -236,11 +242,11 @@ impl<const R: usize> Engine<R> for Int8Ops<'_> {
     }
 
     fn max_pool(&self, x: SharedTensor, factors: &[usize]) -> Result<SharedTensor> {
-        Engine::<R>::max_pool(&self.plain, x, factors)
+        Ops::<R>::max_pool(&self.plain, x, factors)
     }
 
     fn mean_pool(&self, x: SharedTensor, factors: &[usize]) -> Result<SharedTensor> {
-        Engine::<R>::mean_pool(&self.plain, x, factors)
+        Ops::<R>::mean_pool(&self.plain, x, factors)
     }
 
     fn add(
@@ -249,15 +255,15 @@ impl<const R: usize> Engine<R> for Int8Ops<'_> {
         b: SharedTensor,
         activation: Activation,
     ) -> Result<SharedTensor> {
-        Engine::<R>::add(&self.plain, a, b, activation)
+        Ops::<R>::add(&self.plain, a, b, activation)
     }
 
     fn sigmoid(&self, x: SharedTensor) -> Result<SharedTensor> {
-        Engine::<R>::sigmoid(&self.plain, x)
+        Ops::<R>::sigmoid(&self.plain, x)
     }
 
     fn multiply(&self, x: SharedTensor, map: SharedTensor) -> Result<SharedTensor> {
-        Engine::<R>::multiply(&self.plain, x, map)
+        Ops::<R>::multiply(&self.plain, x, map)
     }
 
     fn up(&self, x: SharedTensor, up: &UpConv<R>) -> Result<SharedTensor> {
@@ -265,11 +271,11 @@ impl<const R: usize> Engine<R> for Int8Ops<'_> {
     }
 
     fn join(&self, skip: SharedTensor, x: SharedTensor) -> Result<SharedTensor> {
-        Engine::<R>::join(&self.plain, skip, x)
+        Ops::<R>::join(&self.plain, skip, x)
     }
 
     fn dropout(&self, x: SharedTensor, probability: f64) -> Result<SharedTensor> {
-        Engine::<R>::dropout(&self.plain, x, probability)
+        Ops::<R>::dropout(&self.plain, x, probability)
     }
 }
 

@@ -5,14 +5,16 @@ use std::sync::Arc;
 use tch::{Kind, Tensor};
 
 use super::average::TorchAverage;
-use super::ffi::{self, AdamStep, Mode, RmsPropStep, SgdStep};
+use super::device::{device_of, kind_of};
+use super::ffi::{self, Mode};
 use super::loss_scale::LossScale;
 use super::losses::loss_and_gradient;
-use super::module::{tensors_of, trainable, usable};
-use super::ops::{TorchOps, failed, outputs};
+use super::memory::{free_memory, is_out_of_memory};
+use super::module::{outputs, tensors_of, trainable, usable};
+use super::ops::{TorchOps, failed};
+use super::optimiser::{fused_step, gradient_norm, remembered};
 use super::sharing::{add_up_gradients, agree_on_statistics};
 use super::transfer::to_device;
-use super::{is_out_of_memory, kind_of};
 use crate::error::{Error, Result};
 use crate::tensors::batch::Batch;
 use crate::tensors::deep_supervision::{coarser, loss_weights};
@@ -20,9 +22,8 @@ use crate::tensors::device::Compute;
 use crate::tensors::freezing::is_frozen;
 use crate::tensors::learner::average;
 use crate::tensors::learner::sharing::shared_by;
-use crate::tensors::learner::{LearnerSetup, StepReport};
+use crate::tensors::learner::{Learner, LearnerSetup, StepReport};
 use crate::tensors::networks::{Extras, Network};
-use crate::tensors::optimisers::{ALPHA, BETA1, BETA2, EPSILON, OptimiserKind};
 use crate::tensors::precision::Precision;
 use crate::tensors::weights::{HostTensor, NamedTensors, network_tensors};
 
@@ -32,7 +33,7 @@ const SCALE: &str = "loss_scale";
 /// The same for the number of parts of a batch, where memory ran out.
 const PARTS: &str = "micro_batches";
 
-/// See [`crate::tensors::learner::Learner`].
+/// See [`Learner`].
 pub struct TorchLearner {
     network: Network,
     /// Of the network, by name, sharing its memory.
@@ -41,7 +42,7 @@ pub struct TorchLearner {
     statistics: Vec<(String, Tensor)>,
     /// The recipe's `micro_batches`; the setup's grows where memory runs out.
     configured_parts: usize,
-    /// What the optimiser remembers: slots, each with a tensor per parameter, laid out as it.
+    /// See [`remembered`].
     memory: Vec<Vec<Tensor>>,
     average: Option<TorchAverage>,
     steps: u64,
@@ -69,13 +70,7 @@ impl TorchLearner {
                 statistics.push((name, tensor));
             }
         }
-        let memory = setup
-            .optimiser
-            .kind
-            .slots()
-            .iter()
-            .map(|slot| remembered(slot, &parameters, state))
-            .collect::<Result<_>>()?;
+        let memory = remembered(setup.optimiser.kind, &parameters, state)?;
         let average = setup
             .weight_average
             .map(|decay| TorchAverage::new(&network, decay, state, compute))
@@ -102,60 +97,9 @@ impl TorchLearner {
             steps,
             setup,
             kind: kind_of(compute.precision),
-            device: super::device_of(compute.choice),
+            device: device_of(compute.choice),
             scale,
         })
-    }
-
-    /// See [`crate::tensors::learner::Learner::step`]. A batch that does not fit into memory is split, and
-    /// all that follow with it.
-    pub(in crate::tensors) fn step(
-        &mut self,
-        batch: &Batch,
-        rate: f64,
-        seed: u64,
-    ) -> Result<StepReport> {
-        let size = batch.input_shape[0];
-        let statistics = self.statistics_now()?;
-        let mut note = None;
-        loop {
-            let error = match self.attempt_together(batch, seed) {
-                Ok(loss) => {
-                    let whole = add_up_gradients(&self.setup.team, batch, &self.parameters);
-                    let whole = whole
-                        .and_then(|()| agree_on_statistics(&self.setup.team, &self.statistics));
-                    let gradient_norm = whole.and_then(|()| self.follow(rate));
-                    self.forget_gradients();
-                    return Ok(StepReport {
-                        loss,
-                        gradient_norm: gradient_norm?,
-                        note,
-                    });
-                }
-                Err(error) => error,
-            };
-            self.forget_gradients();
-            if !is_out_of_memory(&error) || self.setup.micro_batches >= size {
-                return Err(error);
-            }
-            if !self.setup.team.is_alone() {
-                // The others may have gone further with this batch.
-                return Err(Error::invalid(format!(
-                    "a share of {size} patches did not fit into memory ({error}); set training.micro_batches={}",
-                    (self.setup.micro_batches * 2).clamp(2, size)
-                )));
-            }
-            super::free_memory()?;
-            // The attempt may have seen a part of the batch.
-            for ((_, tensor), before) in self.statistics.iter_mut().zip(&statistics) {
-                tensor.f_copy_(before).map_err(failed)?;
-            }
-            self.setup.micro_batches = (self.setup.micro_batches * 2).clamp(2, size);
-            note = Some(format!(
-                "a batch of {size} did not fit into memory; from here on at most {} at a time pass through the network, with the same gradient (batch normalisation sees that many)",
-                size.div_ceil(self.setup.micro_batches)
-            ));
-        }
     }
 
     fn statistics_now(&self) -> Result<Vec<Tensor>> {
@@ -273,10 +217,17 @@ impl TorchLearner {
             .iter()
             .map(|(_, parameter)| parameter.shallow_clone())
             .collect();
-        let norm = ffi::gradient_norm(&parameters)? / self.scale.factor;
+        let norm = gradient_norm(&parameters)? / self.scale.factor;
         if norm.is_finite() {
             let divide_by = self.scale.factor / self.setup.optimiser.clip_factor(norm);
-            self.fused_step(&parameters, divide_by, rate)?;
+            fused_step(
+                &self.setup.optimiser,
+                &self.memory,
+                &parameters,
+                self.steps,
+                divide_by,
+                rate,
+            )?;
             self.steps += 1;
             if let Some(average) = &mut self.average {
                 average.follow(self.steps)?;
@@ -284,52 +235,6 @@ impl TorchLearner {
         }
         self.scale.observe(norm.is_finite());
         Ok(norm)
-    }
-
-    fn fused_step(&mut self, parameters: &[Tensor], divide_by: f64, rate: f64) -> Result<()> {
-        let config = &self.setup.optimiser;
-        match (config.kind, self.memory.as_slice()) {
-            (OptimiserKind::Adam | OptimiserKind::AdamW, [first, second]) => ffi::adam(
-                parameters,
-                first,
-                second,
-                &AdamStep {
-                    divide_by,
-                    step: (self.steps + 1) as f64,
-                    rate,
-                    betas: [BETA1, BETA2],
-                    epsilon: EPSILON,
-                    weight_decay: config.weight_decay,
-                    decoupled: config.kind == OptimiserKind::AdamW,
-                },
-            ),
-            (OptimiserKind::Sgd, [velocity]) => ffi::sgd(
-                parameters,
-                velocity,
-                &SgdStep {
-                    divide_by,
-                    first_step: self.steps == 0,
-                    rate,
-                    momentum: config.momentum,
-                    weight_decay: config.weight_decay,
-                    nesterov: config.nesterov,
-                },
-            ),
-            (OptimiserKind::RmsProp, [square]) => ffi::rmsprop(
-                parameters,
-                square,
-                &RmsPropStep {
-                    divide_by,
-                    rate,
-                    alpha: ALPHA,
-                    epsilon: EPSILON,
-                    weight_decay: config.weight_decay,
-                },
-            ),
-            _ => Err(Error::invalid(
-                "internal: the optimiser's memory does not fit it",
-            )),
-        }
     }
 
     fn forget_gradients(&mut self) {
@@ -340,31 +245,78 @@ impl TorchLearner {
         }
     }
 
-    pub(in crate::tensors) fn steps(&self) -> u64 {
-        self.steps
-    }
-
-    pub(in crate::tensors) fn network(&self) -> Result<Network> {
-        usable(self.averaged().clone(), self.kind)
-    }
-
-    pub(in crate::tensors) fn weights(&self) -> Result<NamedTensors> {
-        let _no_grad = tch::no_grad_guard();
-        network_tensors(&self.network)
-    }
-
-    pub(in crate::tensors) fn averaged_weights(&self) -> Result<NamedTensors> {
-        let _no_grad = tch::no_grad_guard();
-        network_tensors(self.averaged())
-    }
-
     fn averaged(&self) -> &Network {
         self.average
             .as_ref()
             .map_or(&self.network, |average| &average.network)
     }
+}
 
-    pub(in crate::tensors) fn state(&self) -> Result<(NamedTensors, u64)> {
+impl Learner for TorchLearner {
+    /// A batch that does not fit into memory is split, and all that follow with it.
+    fn step(&mut self, batch: &Batch, rate: f64, seed: u64) -> Result<StepReport> {
+        let size = batch.input_shape[0];
+        let statistics = self.statistics_now()?;
+        let mut note = None;
+        loop {
+            let error = match self.attempt_together(batch, seed) {
+                Ok(loss) => {
+                    let whole = add_up_gradients(&self.setup.team, batch, &self.parameters);
+                    let whole = whole
+                        .and_then(|()| agree_on_statistics(&self.setup.team, &self.statistics));
+                    let gradient_norm = whole.and_then(|()| self.follow(rate));
+                    self.forget_gradients();
+                    return Ok(StepReport {
+                        loss,
+                        gradient_norm: gradient_norm?,
+                        note,
+                    });
+                }
+                Err(error) => error,
+            };
+            self.forget_gradients();
+            if !is_out_of_memory(&error) || self.setup.micro_batches >= size {
+                return Err(error);
+            }
+            if !self.setup.team.is_alone() {
+                // The others may have gone further with this batch.
+                return Err(Error::invalid(format!(
+                    "a share of {size} patches did not fit into memory ({error}); set training.micro_batches={}",
+                    (self.setup.micro_batches * 2).clamp(2, size)
+                )));
+            }
+            free_memory()?;
+            // The attempt may have seen a part of the batch.
+            for ((_, tensor), before) in self.statistics.iter_mut().zip(&statistics) {
+                tensor.f_copy_(before).map_err(failed)?;
+            }
+            self.setup.micro_batches = (self.setup.micro_batches * 2).clamp(2, size);
+            note = Some(format!(
+                "a batch of {size} did not fit into memory; from here on at most {} at a time pass through the network, with the same gradient (batch normalisation sees that many)",
+                size.div_ceil(self.setup.micro_batches)
+            ));
+        }
+    }
+
+    fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    fn network(&self) -> Result<Network> {
+        usable(self.averaged().clone(), self.kind)
+    }
+
+    fn weights(&self) -> Result<NamedTensors> {
+        let _no_grad = tch::no_grad_guard();
+        network_tensors(&self.network)
+    }
+
+    fn averaged_weights(&self) -> Result<NamedTensors> {
+        let _no_grad = tch::no_grad_guard();
+        network_tensors(self.averaged())
+    }
+
+    fn state(&self) -> Result<(NamedTensors, u64)> {
         let mut state = NamedTensors::new();
         for (slot, tensors) in self.setup.optimiser.kind.slots().iter().zip(&self.memory) {
             for ((name, _), tensor) in self.parameters.iter().zip(tensors) {
@@ -396,33 +348,4 @@ impl TorchLearner {
         }
         Ok((state, self.steps))
     }
-}
-
-/// One slot of the optimiser's memory, zero where `state` says nothing.
-fn remembered(
-    slot: &str,
-    parameters: &[(String, Tensor)],
-    state: &NamedTensors,
-) -> Result<Vec<Tensor>> {
-    parameters
-        .iter()
-        .map(|(name, parameter)| {
-            let _no_grad = tch::no_grad_guard();
-            let mut memory = parameter.f_zeros_like().map_err(failed)?;
-            if let Some(host) = state.get(&format!("{slot}{name}")) {
-                if host.values.len() != memory.numel() {
-                    return Err(Error::invalid(format!(
-                        "the optimiser's state of {name} has {} values instead of {}",
-                        host.values.len(),
-                        memory.numel()
-                    )));
-                }
-                let values = Tensor::from_slice(&host.values)
-                    .f_reshape(parameter.size())
-                    .map_err(failed)?;
-                memory.f_copy_(&values).map_err(failed)?;
-            }
-            Ok(memory)
-        })
-        .collect()
 }

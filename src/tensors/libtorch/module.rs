@@ -1,15 +1,16 @@
-//! Whole networks between Burn's modules and libtorch: weights to train, weights to use.
+//! Whole networks between Burn's modules and libtorch: weights to train, weights to use, a pass through one.
 
 use burn::module::Param;
 use burn::tensor::Tensor as BurnTensor;
 use burn_tch::{LibTorch, TchTensor};
 use tch::{Kind, Tensor};
 
-use super::ops::{channels_last, failed, native};
+use super::ops::{SharedTensor, channels_last, failed, native};
 use crate::error::{Error, Result};
+use crate::tensors::blocks::Ops;
 use crate::tensors::freezing::is_frozen;
 use crate::tensors::named::{NamedMapper, NamedVisitor, map_named, visit_named};
-use crate::tensors::networks::Network;
+use crate::tensors::networks::{Extras, Network, PassOutputs};
 use crate::tensors::weights::is_trained;
 
 /// A Burn tensor around a libtorch one.
@@ -114,4 +115,48 @@ pub(super) fn tensors_of(network: &Network) -> Result<Vec<(String, Tensor)>> {
         Some(problem) => Err(problem),
         None => Ok(visitor.found),
     }
+}
+
+/// Operations of libtorch's tensors for slices and for volumes.
+pub(super) trait AnyRank:
+    Ops<4, Tensor = SharedTensor> + Ops<5, Tensor = SharedTensor>
+{
+}
+
+impl<E> AnyRank for E where E: Ops<4, Tensor = SharedTensor> + Ops<5, Tensor = SharedTensor> {}
+
+/// Logits of a batch, in `kind`, and what else is wanted.
+///
+/// # Shapes
+/// As [`Network::outputs`].
+pub(super) fn outputs(
+    network: &Network,
+    ops: &impl AnyRank,
+    input: &Tensor,
+    kind: Kind,
+    wanted: Extras,
+) -> Result<PassOutputs<Tensor>> {
+    let (outputs, flat) = match network {
+        // The slices of each channel one after the other as channels.
+        Network::Slices(network) => {
+            let slices = input.f_flatten(1, 2).map_err(failed)?;
+            let slices = SharedTensor(channels_last(&slices, kind)?);
+            (network.outputs(ops, slices, wanted)?, true)
+        }
+        Network::Volumes(network) => {
+            let input = SharedTensor(channels_last(input, kind)?);
+            (network.outputs(ops, input, wanted)?, false)
+        }
+    };
+    let volumes = |tensors: Vec<SharedTensor>| -> Result<Vec<Tensor>> {
+        let volume = |tensor: SharedTensor| match flat {
+            true => tensor.0.f_unsqueeze(2).map_err(failed),
+            false => Ok(tensor.0),
+        };
+        tensors.into_iter().map(volume).collect()
+    };
+    Ok(PassOutputs {
+        logits: volumes(outputs.logits)?,
+        maps: volumes(outputs.maps)?,
+    })
 }

@@ -13,7 +13,7 @@ use tch::{Device, Tensor};
 
 use super::ops::failed;
 use crate::error::{Error, Result};
-use crate::team::{Collective, GpuValues};
+use crate::team::{Collective, GpuBackend, GpuValues};
 
 /// Another `libnccl.so.2` than the one that libtorch brings.
 const LIBRARY: &str = "CTSEG_NCCL";
@@ -57,7 +57,10 @@ type Broadcast = unsafe extern "C" fn(
 
 /// The library, opened.
 #[derive(Clone)]
-pub struct Nccl(Arc<Calls>);
+pub(super) struct Nccl {
+    calls: Arc<Calls>,
+    device: Device,
+}
 
 struct Calls {
     unique_id: unsafe extern "C" fn(*mut UniqueId) -> c_int,
@@ -76,15 +79,16 @@ impl Nccl {
     ///
     /// # Errors
     /// There is none, or it lacks a function, or this process cannot use the GPU.
-    pub fn open(gpu: usize) -> Result<Self> {
+    pub(super) fn open(gpu: usize) -> Result<Self> {
         use_gpu(gpu)?;
-        match std::env::var(LIBRARY) {
-            Ok(path) if !path.is_empty() => Self::open_at(&path),
-            _ => Self::open_at("libnccl.so.2"),
-        }
+        let named = std::env::var(LIBRARY).ok().filter(|path| !path.is_empty());
+        Self::open_at(
+            named.as_deref().unwrap_or("libnccl.so.2"),
+            Device::Cuda(gpu),
+        )
     }
 
-    fn open_at(path: &str) -> Result<Self> {
+    fn open_at(path: &str, device: Device) -> Result<Self> {
         let missing = |error: libloading::Error| {
             Error::invalid(format!(
                 "{path}: several GPUs train together by NCCL, which cannot be opened ({error}); install a libtorch with CUDA (scripts/setup-libtorch.sh), or name its library in {LIBRARY}"
@@ -93,7 +97,7 @@ impl Nccl {
         // SAFETY: NCCL runs nothing of its own when it is opened; types are those of nccl.h.
         unsafe {
             let library = Library::new(path).map_err(missing)?;
-            Ok(Self(Arc::new(Calls {
+            let calls = Arc::new(Calls {
                 unique_id: *library.get(b"ncclGetUniqueId").map_err(missing)?,
                 init: *library.get(b"ncclCommInitRank").map_err(missing)?,
                 all_reduce: *library.get(b"ncclAllReduce").map_err(missing)?,
@@ -102,39 +106,15 @@ impl Nccl {
                 destroy: *library.get(b"ncclCommDestroy").map_err(missing)?,
                 error_string: *library.get(b"ncclGetErrorString").map_err(missing)?,
                 _library: library,
-            })))
+            });
+            Ok(Self { calls, device })
         }
-    }
-
-    /// A name that no other meeting has, for all processes that will take part.
-    pub fn new_meeting(&self) -> Result<Vec<u8>> {
-        let mut name = UniqueId([0; NAME_BYTES]);
-        // SAFETY: writes to where the name is.
-        self.0
-            .checked(unsafe { (self.0.unique_id)(&raw mut name) }, "begin")?;
-        Ok(name.0.map(|letter| letter as u8).to_vec())
-    }
-
-    /// Meets the others, as process `rank` of `size` with a GPU of its own. What is no sum of gradients goes by
-    /// `beside`, where there is something.
-    pub fn join(
-        &self,
-        name: &[u8],
-        (rank, size): (usize, usize),
-        gpu: usize,
-        beside: Option<Box<dyn Collective>>,
-    ) -> Result<Joined> {
-        let met = patiently(rank);
-        let joined = self.join_on(name, (rank, size), Device::Cuda(gpu), beside);
-        met.store(true, Ordering::Relaxed);
-        joined
     }
 
     fn join_on(
         &self,
         name: &[u8],
         (rank, size): (usize, usize),
-        device: Device,
         beside: Option<Box<dyn Collective>>,
     ) -> Result<Joined> {
         let name: [u8; NAME_BYTES] = name.try_into().map_err(|_| {
@@ -146,14 +126,37 @@ impl Nccl {
         let name = UniqueId(name.map(|letter| letter as c_char));
         let mut comm: Comm = std::ptr::null_mut();
         // SAFETY: the communicator is written to where it is.
-        let status = unsafe { (self.0.init)(&raw mut comm, size as c_int, name, rank as c_int) };
-        self.0.checked(status, "meet the other processes")?;
+        let status =
+            unsafe { (self.calls.init)(&raw mut comm, size as c_int, name, rank as c_int) };
+        self.calls.checked(status, "meet the other processes")?;
         Ok(Joined {
-            calls: Arc::clone(&self.0),
+            calls: Arc::clone(&self.calls),
             comm: Mutex::new(Some(Communicator(comm))),
-            device,
+            device: self.device,
             beside,
         })
+    }
+}
+
+impl GpuBackend for Nccl {
+    fn new_meeting(&self) -> Result<Vec<u8>> {
+        let mut name = UniqueId([0; NAME_BYTES]);
+        // SAFETY: writes to where the name is.
+        let status = unsafe { (self.calls.unique_id)(&raw mut name) };
+        self.calls.checked(status, "begin")?;
+        Ok(name.0.map(|letter| letter as u8).to_vec())
+    }
+
+    fn join(
+        &self,
+        name: &[u8],
+        (rank, size): (usize, usize),
+        beside: Option<Box<dyn Collective>>,
+    ) -> Result<Arc<dyn Collective>> {
+        let met = patiently(rank);
+        let joined = self.join_on(name, (rank, size), beside);
+        met.store(true, Ordering::Relaxed);
+        Ok(Arc::new(joined?))
     }
 }
 
@@ -181,7 +184,7 @@ struct Communicator(Comm);
 unsafe impl Send for Communicator {}
 
 /// A place in a meeting.
-pub struct Joined {
+struct Joined {
     calls: Arc<Calls>,
     /// None once it has ended.
     comm: Mutex<Option<Communicator>>,
@@ -347,14 +350,14 @@ mod tests {
     #[test]
     fn threads_meet_by_the_calls_of_nccl() {
         let folder = tempfile::tempdir().unwrap();
-        let nccl = Nccl::open_at(&library(folder.path())).unwrap();
+        let nccl = Nccl::open_at(&library(folder.path()), Device::Cpu).unwrap();
         let name = nccl.new_meeting().unwrap();
         assert_eq!(name.len(), NAME_BYTES);
         std::thread::scope(|scope| {
             for rank in 0..3usize {
                 let (nccl, name) = (nccl.clone(), name.clone());
                 scope.spawn(move || {
-                    let joined = nccl.join_on(&name, (rank, 3), Device::Cpu, None).unwrap();
+                    let joined = nccl.join_on(&name, (rank, 3), None).unwrap();
                     let mut wide = [rank as f64, 0.25, -1.0];
                     joined.sum_f64(&mut wide).unwrap();
                     assert_eq!(wide, [3.0, 0.75, -3.0]);
@@ -379,15 +382,17 @@ mod tests {
                 });
             }
         });
-        assert!(nccl.join_on(b"short", (0, 1), Device::Cpu, None).is_err());
-        let said = nccl.join_on(&[0; 128], (0, 2), Device::Cpu, None);
+        assert!(nccl.join_on(b"short", (0, 1), None).is_err());
+        let said = nccl.join_on(&[0; 128], (0, 2), None);
         let said = said.err().unwrap().to_string();
         assert!(said.contains("invalid argument"), "{said}");
     }
 
     #[test]
     fn what_is_missing_is_named() {
-        let said = Nccl::open_at("/nowhere/libnccl.so.2").err().unwrap();
+        let said = Nccl::open_at("/nowhere/libnccl.so.2", Device::Cpu)
+            .err()
+            .unwrap();
         let said = said.to_string();
         assert!(
             said.contains("setup-libtorch") && !said.contains('\n'),

@@ -6,8 +6,8 @@ use burn::tensor::Device;
 use tch::{Kind, Tensor};
 
 use super::ffi::{self, Mode};
-use super::module::{tensors_of, trainable};
-use super::ops::{TorchOps, outputs};
+use super::module::{outputs, tensors_of, trainable};
+use super::ops::TorchOps;
 use super::transfer::{to_device, to_host};
 use crate::tensors::networks::Extras;
 use crate::tensors::networks::golden::{Computed, Task, compare};

@@ -9,10 +9,9 @@ use tch::{Kind, Tensor};
 
 use super::ffi::{self, Mode, RawLayer};
 use crate::error::{Error, Result};
-use crate::tensors::blocks::{Activation, Conv, ConvNormAct, Engine, Norm, UpConv};
-use crate::tensors::networks::{Extras, Network, PassOutputs};
+use crate::tensors::blocks::{Activation, Conv, ConvNormAct, Norm, Ops, UpConv};
 
-/// The engine of libtorch's tensors. They compute in the type of the tensor that goes in.
+/// The operations of libtorch's tensors. They compute in the type of the tensor that goes in.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TorchOps {
     pub mode: Mode,
@@ -137,7 +136,7 @@ impl LayerTensors {
     }
 }
 
-impl<const R: usize> Engine<R> for TorchOps {
+impl<const R: usize> Ops<R> for TorchOps {
     type Tensor = SharedTensor;
 
     fn block(&self, x: SharedTensor, layers: &[ConvNormAct<R>]) -> Result<SharedTensor> {
@@ -251,7 +250,7 @@ impl<const R: usize> Engine<R> for TorchOps {
     ) -> Result<SharedTensor> {
         if self.mode != Mode::Inference {
             let x = self.up(x, up)?;
-            return <Self as Engine<R>>::join(self, skip, x);
+            return <Self as Ops<R>>::join(self, skip, x);
         }
         let size = skip.0.size();
         let channels = up.bias.dims()[0] as i64;
@@ -340,50 +339,6 @@ impl Clone for SharedTensor {
     fn clone(&self) -> Self {
         Self(self.0.shallow_clone())
     }
-}
-
-/// An engine of libtorch's tensors for slices and for volumes.
-pub(super) trait AnyRank:
-    Engine<4, Tensor = SharedTensor> + Engine<5, Tensor = SharedTensor>
-{
-}
-
-impl<E> AnyRank for E where E: Engine<4, Tensor = SharedTensor> + Engine<5, Tensor = SharedTensor> {}
-
-/// Logits of a batch, in `kind`, and what else is wanted.
-///
-/// # Shapes
-/// As [`Network::outputs`].
-pub(super) fn outputs(
-    network: &Network,
-    ops: &impl AnyRank,
-    input: &Tensor,
-    kind: Kind,
-    wanted: Extras,
-) -> Result<PassOutputs<Tensor>> {
-    let (outputs, flat) = match network {
-        // The slices of each channel one after the other as channels.
-        Network::Slices(network) => {
-            let slices = input.f_flatten(1, 2).map_err(failed)?;
-            let slices = SharedTensor(channels_last(&slices, kind)?);
-            (network.outputs(ops, slices, wanted)?, true)
-        }
-        Network::Volumes(network) => {
-            let input = SharedTensor(channels_last(input, kind)?);
-            (network.outputs(ops, input, wanted)?, false)
-        }
-    };
-    let volumes = |tensors: Vec<SharedTensor>| -> Result<Vec<Tensor>> {
-        let volume = |tensor: SharedTensor| match flat {
-            true => tensor.0.f_unsqueeze(2).map_err(failed),
-            false => Ok(tensor.0),
-        };
-        tensors.into_iter().map(volume).collect()
-    };
-    Ok(PassOutputs {
-        logits: volumes(outputs.logits)?,
-        maps: volumes(outputs.maps)?,
-    })
 }
 
 /// `tensor` (batch, channel, space…) of `kind` with its channels side by side in memory.

@@ -1,20 +1,17 @@
 //! libtorch's blocks against Burn's own on flex: values and every gradient, f32.
+//! Over 400 lines: one comparison, with the helpers that all its cases need.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Gradients, Tensor as BurnTensor, TensorData};
 use tch::{Kind, Tensor};
 
-use super::ffi::{self, AdamStep, Mode, RmsPropStep, SgdStep};
-use super::losses::loss_and_gradient;
+use super::ffi::Mode;
 use super::module::{tensors_of, trainable, wrapped};
 use super::ops::{SharedTensor, TorchOps, channels_last, native};
 use super::transfer::{to_device, to_host};
 use crate::error::Result;
-use crate::team::Team;
 use crate::tensors::blocks::burn_ops::BurnOps;
-use crate::tensors::blocks::{Activation, Conv, ConvNormAct, Engine, Norm, NormKind, UpConv};
-use crate::tensors::losses::golden::{self, Input};
-use crate::tensors::losses::{DiceSettings, Loss, LossConfig, NoSettings, SumSettings};
+use crate::tensors::blocks::{Activation, Conv, ConvNormAct, Norm, NormKind, Ops, UpConv};
 use crate::tensors::named::{NamedMapper, NamedVisitor, map_named, visit_named};
 use crate::tensors::networks::{Downsampling, Network, NetworkConfig, UnetConfig};
 use crate::tensors::weights::{NamedTensors, network_tensors, with_tensors};
@@ -22,7 +19,7 @@ use crate::tensors::weights::{NamedTensors, network_tensors, with_tensors};
 /// Largest difference, as a share of the largest value.
 const TOLERANCE: f32 = 1e-4;
 
-fn assert_close(what: &str, ours: &[f32], theirs: &[f32]) {
+pub(super) fn assert_close(what: &str, ours: &[f32], theirs: &[f32]) {
     assert_eq!(ours.len(), theirs.len(), "{what}");
     let largest = theirs.iter().fold(1e-6f32, |a, v| a.max(v.abs()));
     for (index, (a, b)) in ours.iter().zip(theirs).enumerate() {
@@ -34,7 +31,7 @@ fn assert_close(what: &str, ours: &[f32], theirs: &[f32]) {
 }
 
 /// Values that are spread around zero and never tie in a pooling window.
-fn wave(count: usize) -> Vec<f32> {
+pub(super) fn wave(count: usize) -> Vec<f32> {
     (0..count)
         .map(|i| (i as f32 * 0.7391).sin() + 0.3 * (i as f32 * 0.0137).cos())
         .collect()
@@ -42,24 +39,24 @@ fn wave(count: usize) -> Vec<f32> {
 
 /// Something that any engine computes, with one input and its parameters.
 trait Piece<const R: usize> {
-    fn compute<E: Engine<R>>(&self, engine: &E, x: E::Tensor) -> Result<E::Tensor>;
+    fn compute<O: Ops<R>>(&self, ops: &O, x: O::Tensor) -> Result<O::Tensor>;
 }
 
 impl<const R: usize> Piece<R> for Vec<ConvNormAct<R>> {
-    fn compute<E: Engine<R>>(&self, engine: &E, x: E::Tensor) -> Result<E::Tensor> {
-        engine.block(x, self)
+    fn compute<O: Ops<R>>(&self, ops: &O, x: O::Tensor) -> Result<O::Tensor> {
+        ops.block(x, self)
     }
 }
 
 impl<const R: usize> Piece<R> for Conv<R> {
-    fn compute<E: Engine<R>>(&self, engine: &E, x: E::Tensor) -> Result<E::Tensor> {
-        engine.conv(x, self)
+    fn compute<O: Ops<R>>(&self, ops: &O, x: O::Tensor) -> Result<O::Tensor> {
+        ops.conv(x, self)
     }
 }
 
 impl<const R: usize> Piece<R> for UpConv<R> {
-    fn compute<E: Engine<R>>(&self, engine: &E, x: E::Tensor) -> Result<E::Tensor> {
-        engine.up(x, self)
+    fn compute<O: Ops<R>>(&self, ops: &O, x: O::Tensor) -> Result<O::Tensor> {
+        ops.up(x, self)
     }
 }
 
@@ -68,10 +65,10 @@ impl<const R: usize> Piece<R> for UpConv<R> {
 struct PoolAndJoin;
 
 impl<const R: usize> Piece<R> for PoolAndJoin {
-    fn compute<E: Engine<R>>(&self, engine: &E, x: E::Tensor) -> Result<E::Tensor> {
-        let pooled = engine.max_pool(x.clone(), &vec![2; R - 2])?;
-        let means = engine.mean_pool(x, &vec![2; R - 2])?;
-        engine.join(pooled, means)
+    fn compute<O: Ops<R>>(&self, ops: &O, x: O::Tensor) -> Result<O::Tensor> {
+        let pooled = ops.max_pool(x.clone(), &vec![2; R - 2])?;
+        let means = ops.mean_pool(x, &vec![2; R - 2])?;
+        ops.join(pooled, means)
     }
 }
 
@@ -358,100 +355,6 @@ fn whole_networks_equal_burns() {
     }
 }
 
-/// Burn's formula, and its autodiff up to the logits.
-fn by_burn(loss: &Loss, logits: &[f32], targets: &[f32], shape: [usize; 5]) -> (f64, Vec<f32>) {
-    let device = Device::flex().autodiff();
-    let tensor = |values: &[f32]| {
-        BurnTensor::<5>::from_data(TensorData::new(values.to_vec(), shape), &device)
-    };
-    let leaf = tensor(logits).require_grad();
-    let loss = loss.compute(leaf.clone(), tensor(targets), None);
-    let value = f64::from(loss.clone().into_scalar::<f32>());
-    let gradient = leaf.grad(&(loss * 3.0).backward()).unwrap();
-    (value, gradient.into_data().try_into_vec::<f32>().unwrap())
-}
-
-#[test]
-fn losses_equal_burns_formulas() {
-    let shape = [2, 3, 1, 70, 31]; // sides that fill no lanes
-    let count: usize = shape.iter().product();
-    let logits: Vec<f32> = wave(count).iter().map(|v| v * 8.0).collect();
-    let targets: Vec<f32> = wave(count + 3)[3..]
-        .iter()
-        .map(|v| f32::from(u8::from(*v > 0.4)))
-        .collect();
-    let x = to_device(&logits, &shape, tch::Device::Cpu).unwrap();
-    let t = to_device(&targets, &shape, tch::Device::Cpu).unwrap();
-    for (config, shares) in [
-        (LossConfig::Bce(NoSettings {}), [1.0, 0.0]),
-        (LossConfig::Dice(DiceSettings::default()), [0.0, 1.0]),
-        (LossConfig::BceDice(SumSettings::default()), [1.0, 1.0]),
-    ] {
-        let loss = Loss::from(config);
-        let (expected, by_burn) = by_burn(&loss, &logits, &targets, shape);
-        let fused = loss_and_gradient(&loss, &x, &t, None, 3.0, &Team::alone()).unwrap();
-        let composite = ffi::bce_dice(&x, &t, shares, 3.0, false, &Team::alone()).unwrap();
-        for (value, gradient) in [fused, composite] {
-            assert!(
-                (value - expected).abs() < 2e-6,
-                "{loss:?}: {value} {expected}"
-            );
-            assert_close(loss.name(), &to_host(&gradient).unwrap(), &by_burn);
-        }
-    }
-    // What cannot be computed by the plain formula: logits far out.
-    let x = x.f_mul_scalar(1e4).unwrap();
-    let (value, gradient) =
-        loss_and_gradient(&Loss::default(), &x, &t, None, 1.0, &Team::alone()).unwrap();
-    let finite = to_host(&gradient).unwrap().iter().all(|v| v.is_finite());
-    assert!(value.is_finite() && finite);
-}
-
-/// Of any loss, by the fused kernel where there is one.
-fn by_libtorch(loss: &Loss, input: &Input) -> (f64, Vec<f32>) {
-    let tensor = |values: &[f32]| to_device(values, &input.shape, tch::Device::Cpu).unwrap();
-    let logits = tensor(&input.logits).set_requires_grad(true);
-    // As the last layer leaves them.
-    let logits = channels_last(&logits, Kind::Float).unwrap();
-    let distances = loss.needs_distances().then(|| tensor(&input.distances));
-    let targets = tensor(&input.targets);
-    let (value, gradient) = loss_and_gradient(
-        loss,
-        &logits,
-        &targets,
-        distances.as_ref(),
-        2.0,
-        &Team::alone(),
-    )
-    .unwrap();
-    let halved = to_host(&gradient)
-        .unwrap()
-        .iter()
-        .map(|g| g / 2.0)
-        .collect();
-    (value, halved)
-}
-
-#[test]
-fn losses_and_gradients_equal_the_references() {
-    golden::equal_the_references(&by_libtorch);
-}
-
-#[test]
-fn where_nothing_is_known_nothing_costs() {
-    golden::nothing_known_costs_nothing(&by_libtorch);
-}
-
-#[test]
-fn ignored_voxels_may_hold_anything() {
-    golden::ignored_logits_do_not_matter(&by_libtorch);
-}
-
-#[test]
-fn huge_logits_have_finite_losses() {
-    golden::huge_logits_stay_finite(&by_libtorch);
-}
-
 #[test]
 fn bf16_blocks_are_close_to_f32() {
     #[allow(deprecated)]
@@ -493,104 +396,6 @@ fn bf16_blocks_are_close_to_f32() {
             gradients < 0.05 && gradients > 0.0,
             "{norm:?}: gradients {gradients}"
         );
-    }
-}
-
-/// One golden file of `scripts/golden/make_optimisers.py`.
-fn golden(name: &str) -> serde_json::Value {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join(format!("tests/golden/optimisers/{name}.json"));
-    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
-}
-
-fn floats(value: &serde_json::Value) -> Vec<f32> {
-    let values = value.as_array().unwrap().iter();
-    values.map(|v| v.as_f64().unwrap() as f32).collect()
-}
-
-#[test]
-fn fused_steps_equal_pytorchs() {
-    for name in [
-        "adam",
-        "adamw",
-        "sgd_nesterov",
-        "sgd_momentum",
-        "sgd_weight_decay",
-        "rmsprop",
-    ] {
-        let golden = golden(name);
-        let number = |key: &str| golden[key].as_f64().unwrap_or(0.0);
-        let described = golden["parameters"].as_array().unwrap();
-        let parameters: Vec<Tensor> = described
-            .iter()
-            .map(|p| {
-                let shape: Vec<i64> = serde_json::from_value(p["shape"].clone()).unwrap();
-                Tensor::from_slice(&floats(&p["initial"]))
-                    .reshape(shape)
-                    .set_requires_grad(true)
-            })
-            .collect();
-        let zeros =
-            || -> Vec<Tensor> { parameters.iter().map(|p| p.detach().zeros_like()).collect() };
-        let (first, second) = (zeros(), zeros());
-        for (index, step) in golden["steps"].as_array().unwrap().iter().enumerate() {
-            for (parameter, described) in parameters.iter().zip(described) {
-                let gradient = floats(&step["gradients"][described["name"].as_str().unwrap()]);
-                let mut owned = parameter.shallow_clone();
-                owned.zero_grad();
-                let gradient = Tensor::from_slice(&gradient).reshape(parameter.size());
-                (parameter * gradient).sum(Kind::Float).backward();
-            }
-            let norm = ffi::gradient_norm(&parameters).unwrap();
-            let expected = step["gradient_norm"].as_f64().unwrap();
-            assert!(
-                (norm / expected - 1.0).abs() < 1e-5,
-                "{name}: {norm} {expected}"
-            );
-            let divide_by = 1.0 / (number("clip_norm") / (norm + 1e-6)).min(1.0);
-            let rate = step["learning_rate"].as_f64().unwrap();
-            if name.starts_with("adam") {
-                let step = AdamStep {
-                    divide_by,
-                    step: (index + 1) as f64,
-                    rate,
-                    betas: [0.9, 0.999],
-                    epsilon: 1e-8,
-                    weight_decay: number("weight_decay"),
-                    decoupled: name == "adamw",
-                };
-                ffi::adam(&parameters, &first, &second, &step).unwrap();
-            } else if name == "rmsprop" {
-                let step = RmsPropStep {
-                    divide_by,
-                    rate,
-                    alpha: number("alpha"),
-                    epsilon: number("eps"),
-                    weight_decay: number("weight_decay"),
-                };
-                ffi::rmsprop(&parameters, &first, &step).unwrap();
-            } else {
-                let step = SgdStep {
-                    divide_by,
-                    first_step: index == 0,
-                    rate,
-                    momentum: number("momentum"),
-                    weight_decay: number("weight_decay"),
-                    nesterov: golden["nesterov"].as_bool().unwrap(),
-                };
-                ffi::sgd(&parameters, &first, &step).unwrap();
-            }
-            for (parameter, described) in parameters.iter().zip(described) {
-                let key = described["name"].as_str().unwrap();
-                let values = to_host(&parameter.detach()).unwrap();
-                for (value, wanted) in values.iter().zip(floats(&step["parameters"][key])) {
-                    assert!(
-                        (value - wanted).abs() < 3e-6,
-                        "{name} {key}: {value} {wanted}"
-                    );
-                }
-            }
-        }
     }
 }
 

@@ -47,7 +47,7 @@ pub(super) fn to_host(tensor: &Tensor) -> Result<Vec<f32>> {
 }
 
 /// Numbers in memory that libtorch keeps for tensors: with every batch the same memory is used again.
-pub struct HostTensor(Tensor);
+struct HostTensor(Tensor);
 
 impl HostTensor {
     /// All values of `tensor` in the order of its axes, as f32.
@@ -75,7 +75,7 @@ impl Deref for HostTensor {
 /// As [`to_host`]; what lies on the CPU already stays in the engine's own memory.
 pub(super) fn to_values(tensor: &Tensor) -> Result<HostValues> {
     if tensor.device() == Device::Cpu {
-        return HostTensor::of(tensor).map(HostValues::Lent);
+        return Ok(HostValues::Lent(Box::new(HostTensor::of(tensor)?)));
     }
     to_host(tensor).map(HostValues::Plain)
 }

@@ -7,7 +7,7 @@ use serde::de::value::{MapAccessDeserializer, MapDeserializer};
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::Outputs;
+use super::outputs::Outputs;
 use crate::error::Error;
 
 /// Which loss, with its settings; [`name_or_section`] is how a recipe writes it. The formulas are in the

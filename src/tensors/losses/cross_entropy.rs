@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use burn::tensor::activation::log_sigmoid;
 
-use super::Outputs;
+use super::outputs::Outputs;
 use super::seen::Seen;
 
 /// What each voxel costs: `ln(1 + e^x) − x·t` of independent structures (PyTorch's

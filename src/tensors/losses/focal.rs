@@ -2,9 +2,9 @@
 
 use burn::tensor::Tensor;
 
-use super::Outputs;
 use super::config::FocalSettings;
 use super::cross_entropy;
+use super::outputs::Outputs;
 use super::seen::Seen;
 
 /// Below this a probability of being wrong is taken for it: a power of 0 has no slope.

@@ -14,64 +14,23 @@ mod focal;
 mod generalised_dice;
 #[cfg(test)]
 pub(in crate::tensors) mod golden;
+mod outputs;
 mod seen;
 mod topk;
 mod tversky;
 
-use burn::tensor::{Device, Tensor, TensorData};
-use serde::{Deserialize, Serialize};
+use burn::tensor::Tensor;
 
 pub use config::{
     BoundarySettings, DiceSettings, FocalSettings, FocalTverskySettings, GeneralisedDiceSettings,
     LossConfig, NoSettings, RegionLoss, SumSettings, TopkSettings, TverskySettings,
     name_or_section,
 };
+pub use outputs::{ClassWeights, Outputs};
 use seen::Seen;
 
 use crate::error::Result;
 use crate::team::Team;
-
-/// What a network's outputs mean.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Outputs {
-    /// Each structure is there or not, whatever the others are.
-    #[default]
-    Independent,
-    /// Every voxel belongs to one structure or to the background.
-    Exclusive,
-}
-
-impl Outputs {
-    /// The recipe's name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Independent => "independent",
-            Self::Exclusive => "exclusive",
-        }
-    }
-}
-
-/// How much each class counts.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ClassWeights {
-    /// Of each output map.
-    pub structures: Vec<f64>,
-    /// Of the background of exclusive classes.
-    pub background: f64,
-}
-
-impl ClassWeights {
-    fn row(&self, device: &Device) -> Tensor<1> {
-        let weights: Vec<f32> = self
-            .structures
-            .iter()
-            .map(|weight| *weight as f32)
-            .collect();
-        let shape = [weights.len()];
-        Tensor::from_data(TensorData::new(weights, shape), device)
-    }
-}
 
 /// What training minimises. It remembers nothing between calls.
 #[derive(Debug, Clone, PartialEq, Default)]

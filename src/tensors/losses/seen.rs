@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use burn::tensor::activation::sigmoid;
 use burn::tensor::{Tensor, TensorData};
 
-use super::{ClassWeights, Outputs};
+use super::outputs::{ClassWeights, Outputs};
 use crate::error::{Error, Result};
 use crate::team::{Gathered, Team};
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::plan::Plan;
 use crate::error::{Error, Result};
 use crate::tensors::blocks::{Activation, LayerSettings, NormKind};
 
@@ -109,6 +110,9 @@ const LARGEST_STRIDE: usize = 4;
 /// Convolutions per level and side where a recipe says nothing, as in the papers.
 const LAYERS: usize = 2;
 
+/// nnU-Net's `n_conv_per_stage_decoder` with a residual encoder.
+const LAYERS_PER_RESIDUAL_DECODER_LEVEL: usize = 1;
+
 /// More convolutions than this on a level are a mistake.
 const MOST_LAYERS: usize = 16;
 
@@ -133,27 +137,6 @@ fn counts(
         )));
     }
     Ok(given.clone())
-}
-
-/// What is built: the settings with nothing left open.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Plan {
-    pub widths: Vec<usize>,
-    /// Per level and axis.
-    pub kernels: Vec<Vec<usize>>,
-    /// Per level and axis; 1s for the first.
-    pub strides: Vec<Vec<usize>>,
-    pub settings: LayerSettings,
-    pub pool: bool,
-    /// Per level, of a residual encoder; none of a plain one.
-    pub blocks: Option<Vec<usize>>,
-    /// Per level of a plain encoder.
-    pub convolutions: Vec<usize>,
-    /// Per level of the decoder, finest first.
-    pub decoder_convolutions: Vec<usize>,
-    pub dropout: f64,
-    pub attention: bool,
-    pub deep_supervision: bool,
 }
 
 impl UnetConfig {
@@ -332,7 +315,7 @@ impl UnetConfig {
 
     fn checked_decoder_convolutions(&self, residual: bool) -> Result<Vec<usize>> {
         let usual = match residual {
-            true => super::resenc::LAYERS_PER_DECODER_LEVEL,
+            true => LAYERS_PER_RESIDUAL_DECODER_LEVEL,
             false => LAYERS,
         };
         let levels = self.widths.len() - 1;

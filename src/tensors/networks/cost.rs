@@ -139,11 +139,7 @@ impl NetworkConfig {
             )));
         }
         // Any engine: weights are drawn when they are first used, and here they never are.
-        let choice = match cfg!(feature = "flex") {
-            true => DeviceChoice::Flex,
-            false => DeviceChoice::LibTorchCpu,
-        };
-        let network = self.init(channels, structures, &choice.device()?)?;
+        let network = self.init(channels, structures, &DeviceChoice::cpu().device()?)?;
         let counting = Counting::of(&network);
         let shape = Shape(std::iter::once(channels * slices).chain(space).collect());
         let begin = input_layer(&shape);

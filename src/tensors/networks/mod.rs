@@ -2,9 +2,11 @@
 //! with their neighbours, and on volumes.
 
 mod config;
-mod cost;
+pub mod cost;
 #[cfg(test)]
 pub(in crate::tensors) mod golden;
+mod level;
+mod plan;
 mod resenc;
 mod unet;
 
@@ -15,7 +17,6 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::tensors::blocks::burn_ops::BurnOps;
 pub use config::{Downsampling, UnetConfig};
-pub use cost::{Bytes, Cost, LayerCost};
 pub use unet::{Extras, PassOutputs, Unet};
 
 /// The network of a stage, as written under `[network]` in its recipe.

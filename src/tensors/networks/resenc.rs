@@ -3,12 +3,9 @@
 
 use burn::tensor::Device;
 
-use super::config::Plan;
-use super::unet::Level;
+use super::level::Level;
+use super::plan::Plan;
 use crate::tensors::blocks::Residual;
-
-/// nnU-Net's `n_conv_per_stage_decoder` with this encoder.
-pub(super) const LAYERS_PER_DECODER_LEVEL: usize = 1;
 
 /// Levels of `blocks` residual blocks each; the first takes what the stem gives.
 pub(super) fn encoder<const R: usize>(

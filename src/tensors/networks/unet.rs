@@ -7,10 +7,11 @@
 use burn::module::Module;
 use burn::tensor::Device;
 
-use super::config::Plan;
+use super::level::{Level, level};
+use super::plan::Plan;
 use super::resenc;
 use crate::error::Result;
-use crate::tensors::blocks::{Conv, ConvNormAct, Engine, Gate, Residual, UpConv};
+use crate::tensors::blocks::{Conv, ConvNormAct, Gate, Ops, UpConv};
 
 /// First logit of every voxel: structures are rare, and a network that starts out at one half everywhere
 /// spends its first epochs on learning just that (Lin et al., "Focal Loss", ICCV 2017, section 3.3; a
@@ -36,13 +37,6 @@ pub struct Unet<const R: usize> {
     #[module(skip)]
     pools: Vec<Option<Vec<usize>>>,
     dropout: f64,
-}
-
-/// A level of the encoder.
-#[derive(Module, Debug)]
-pub enum Level<const R: usize> {
-    Plain(Vec<ConvNormAct<R>>),
-    Residual(Vec<Residual<R>>),
 }
 
 /// What a pass gives beside the finest logits.
@@ -81,28 +75,6 @@ pub struct PassOutputs<T> {
     pub logits: Vec<T>,
     /// Of the gates, finest first, one channel each with values in (0, 1).
     pub maps: Vec<T>,
-}
-
-/// Layers one after the other, the first one strided.
-fn level<const R: usize>(
-    plan: &Plan,
-    index: usize,
-    count: usize,
-    [from, to]: [usize; 2],
-    stride: &[usize],
-    device: &Device,
-) -> Vec<ConvNormAct<R>> {
-    let one = vec![1; R - 2];
-    (0..count)
-        .map(|layer| {
-            let (from, stride) = match layer {
-                0 => (from, stride),
-                _ => (to, one.as_slice()),
-            };
-            let kernel = &plan.kernels[index];
-            plan.settings.layer([from, to], kernel, stride, device)
-        })
-        .collect()
 }
 
 impl<const R: usize> Unet<R> {
@@ -169,38 +141,38 @@ impl<const R: usize> Unet<R> {
     /// # Shapes
     /// - `input`: (batch, channel, space…), sides multiples of [`super::NetworkConfig::multiple`]
     /// - output: (batch, structure, space…), of coarser levels with less space
-    pub fn outputs<E: Engine<R>>(
+    pub fn outputs<O: Ops<R>>(
         &self,
-        engine: &E,
-        input: E::Tensor,
+        ops: &O,
+        input: O::Tensor,
         wanted: Extras,
-    ) -> Result<PassOutputs<E::Tensor>> {
-        let (mut x, mut skips) = self.encoded(engine, input)?;
+    ) -> Result<PassOutputs<O::Tensor>> {
+        let (mut x, mut skips) = self.encoded(ops, input)?;
         let (mut logits, mut maps) = (Vec::new(), Vec::new());
         for (index, (up, layers)) in self.up.iter().zip(&self.decoder).enumerate() {
             x = match (skips.pop(), self.gates.get(index)) {
-                (Some(skip), None) => engine.up_joined(skip, x, up)?,
+                (Some(skip), None) => ops.up_joined(skip, x, up)?,
                 (Some(skip), Some(gate)) => {
-                    let x = engine.up(x, up)?;
-                    let (passed, map) = gate.compute(engine, skip, x.clone())?;
+                    let x = ops.up(x, up)?;
+                    let (passed, map) = gate.compute(ops, skip, x.clone())?;
                     if wanted.maps {
                         maps.push(map);
                     }
-                    engine.join(passed, x)?
+                    ops.join(passed, x)?
                 }
-                (None, _) => engine.up(x, up)?,
+                (None, _) => ops.up(x, up)?,
             };
-            x = engine.block(x, layers)?;
+            x = ops.block(x, layers)?;
             // Levels are counted from the finest, which has the head of its own.
             let coarser = self.up.len() - 1 - index;
             let head = coarser.checked_sub(1).and_then(|at| self.heads.get(at));
             if let (Some(head), true) = (head, wanted.deep) {
-                logits.push(engine.conv(x.clone(), head)?);
+                logits.push(ops.conv(x.clone(), head)?);
             }
         }
         logits.push(match wanted.features {
             true => x,
-            false => engine.conv(x, &self.head)?,
+            false => ops.conv(x, &self.head)?,
         });
         logits.reverse();
         maps.reverse();
@@ -208,32 +180,28 @@ impl<const R: usize> Unet<R> {
     }
 
     /// The finest logits alone.
-    pub fn forward<E: Engine<R>>(&self, engine: &E, input: E::Tensor) -> Result<E::Tensor> {
-        let mut outputs = self.outputs(engine, input, Extras::default())?;
+    pub fn forward<O: Ops<R>>(&self, ops: &O, input: O::Tensor) -> Result<O::Tensor> {
+        let mut outputs = self.outputs(ops, input, Extras::default())?;
         Ok(outputs.logits.swap_remove(0))
     }
 
     /// The bottleneck, and the levels above it.
-    fn encoded<E: Engine<R>>(
-        &self,
-        engine: &E,
-        input: E::Tensor,
-    ) -> Result<(E::Tensor, Vec<E::Tensor>)> {
+    fn encoded<O: Ops<R>>(&self, ops: &O, input: O::Tensor) -> Result<(O::Tensor, Vec<O::Tensor>)> {
         let mut skips = Vec::with_capacity(self.encoder.len());
         let mut x = input;
         if !self.stem.is_empty() {
-            x = engine.block(x, &self.stem)?;
+            x = ops.block(x, &self.stem)?;
         }
         for (index, (level, pool)) in self.encoder.iter().zip(&self.pools).enumerate() {
             if let Some(factors) = pool {
-                x = engine.max_pool(x, factors)?;
+                x = ops.max_pool(x, factors)?;
             }
-            x = level.compute(engine, x)?;
+            x = level.compute(ops, x)?;
             if index + 1 < self.encoder.len() {
                 skips.push(x.clone());
             }
         }
-        Ok((engine.dropout(x, self.dropout)?, skips))
+        Ok((ops.dropout(x, self.dropout)?, skips))
     }
 
     /// How many logits a pass in training gives.
@@ -286,29 +254,4 @@ fn plain_encoder<const R: usize>(plan: &Plan, channels: usize, device: &Device) 
             ))
         })
         .collect()
-}
-
-impl<const R: usize> Level<R> {
-    fn compute<E: Engine<R>>(&self, engine: &E, mut x: E::Tensor) -> Result<E::Tensor> {
-        match self {
-            Self::Plain(layers) => engine.block(x, layers),
-            Self::Residual(blocks) => {
-                for block in blocks {
-                    x = block.compute(engine, x)?;
-                }
-                Ok(x)
-            }
-        }
-    }
-
-    fn folded(self) -> Self {
-        match self {
-            Self::Plain(layers) => {
-                Self::Plain(layers.into_iter().map(ConvNormAct::folded).collect())
-            }
-            Self::Residual(blocks) => {
-                Self::Residual(blocks.into_iter().map(Residual::folded).collect())
-            }
-        }
-    }
 }

@@ -3,6 +3,7 @@
 //! any other is refused by name. Writes such files too.
 
 mod archive;
+mod calls;
 mod pickle;
 mod value;
 mod write;
