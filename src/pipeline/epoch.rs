@@ -136,7 +136,7 @@ impl Epoch<'_> {
     /// One step along a batch for which was waited so long, from `begun` on.
     fn step(
         &self,
-        learner: &mut Learner,
+        learner: &mut dyn Learner,
         (batch, begun, waited): (&Batch, Instant, Duration),
         standing: &mut Standing,
         observer: &dyn Observer,

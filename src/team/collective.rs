@@ -42,12 +42,12 @@ pub trait GpuBackend {
     /// A name that no other meeting has, for all processes that will take part.
     fn new_meeting(&self) -> Result<Vec<u8>>;
 
-    /// Meets the others by the `name` of a meeting, as process `rank` of `size` with a GPU of its own. What is no sum
-    /// of gradients goes by `beside`, where there is something.
+    /// Meets the others by the `name` of a meeting, as process `ranks.0` of `ranks.1` with a GPU of its own. What is no
+    /// sum of gradients goes by `beside`, where there is something.
     fn join(
         &self,
         name: &[u8],
-        (rank, size): (usize, usize),
+        ranks: (usize, usize),
         beside: Option<Box<dyn Collective>>,
     ) -> Result<Arc<dyn Collective>>;
 }
