@@ -10,10 +10,11 @@ use ctseg::arrays::augmentation::{
 };
 use ctseg::arrays::normalisation::Scaling;
 use ctseg::arrays::preprocess::Window;
+use ctseg::pipeline::case_source::CaseSource;
 use ctseg::pipeline::dataset::Dataset;
 use ctseg::pipeline::observer::Silent;
 use ctseg::pipeline::recipe::Recipe;
-use ctseg::pipeline::sampling::{CaseSource, send_epoch};
+use ctseg::pipeline::sampling::send_epoch;
 use ctseg::pipeline::slice_set::SliceSet;
 use ndarray::{Array2, Array3, Array4, Axis, s};
 

@@ -11,12 +11,14 @@ use std::time::{Duration, SystemTime};
 
 use common::{phantoms, small_recipe};
 use ctseg::arrays::nifti::{VoxelType, read_volume, write_volume};
+use ctseg::pipeline::case_source::CaseSource;
 use ctseg::pipeline::case_store::{CaseStore, Key, Wanted};
+use ctseg::pipeline::coarse_result::StageOneResult;
 use ctseg::pipeline::dataset::{Case, Dataset, LabelSource};
 use ctseg::pipeline::observer::{Observer, Silent, Task};
 use ctseg::pipeline::recipe::Recipe;
 use ctseg::pipeline::roi::Prior;
-use ctseg::pipeline::sampling::{CaseSource, PreparedCase, StageOneResult};
+use ctseg::pipeline::sampling::PreparedCase;
 use ctseg::values::{Grid, VoxelBox};
 use ndarray::Array3;
 

@@ -9,7 +9,7 @@ use std::process::Command;
 use burn::tensor::{Tensor, TensorData};
 use common::{publish_random, random_model, run, small_recipe, stderr};
 use ctseg::pipeline::bundle::Bundle;
-use ctseg::pipeline::sampling::output_maps;
+use ctseg::pipeline::recipe::output_maps::output_maps;
 use ctseg::tensors::device::DeviceChoice;
 use ctseg::tensors::weights::{NamedTensors, read_tensors, with_tensors};
 use serde_json::{Value, json};

@@ -9,8 +9,9 @@ use std::sync::Barrier;
 use common::mlflow::{Heard, PASSWORD, TestServer, server, wait_for};
 use common::{SMALL, ctseg, phantoms, publish_random, small_recipe, stderr};
 use ctseg::outside::mlflow::Mlflow;
-use ctseg::outside::mlflow::above::Above;
-use ctseg::pipeline::bundle::{Bundle, file_sha256};
+use ctseg::outside::mlflow::parent::Above;
+use ctseg::pipeline::bundle::Bundle;
+use ctseg::pipeline::hash::file_sha256;
 use ctseg::pipeline::tracker::{
     DatasetUsed, Event, ModelMade, Outcome, Point, RunIdentity, Tracker,
 };

@@ -141,7 +141,7 @@ fn publish_random_of(model: &Path, recipe: &ctseg::pipeline::recipe::Recipe) {
         .replace("300 = ", "2 = ");
     std::fs::write(&manifest, text).unwrap();
     let sums = std::fs::read_to_string(model.join("SHA256SUMS")).unwrap();
-    let sum = ctseg::pipeline::bundle::file_sha256(&manifest).unwrap();
+    let sum = ctseg::pipeline::hash::file_sha256(&manifest).unwrap();
     let lines = sums.lines().map(|line| match line.ends_with("model.toml") {
         true => format!("{sum}  model.toml\n"),
         false => format!("{line}\n"),

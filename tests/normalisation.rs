@@ -8,9 +8,10 @@ use std::sync::mpsc::sync_channel;
 use common::{phantoms, run};
 use ctseg::arrays::augmentation::{Augmentation, Hounsfield, VolumeCut, VolumeSource};
 use ctseg::arrays::normalisation::{Normalisation, Scaling};
+use ctseg::pipeline::case_source::CaseSource;
 use ctseg::pipeline::dataset::Dataset;
 use ctseg::pipeline::recipe::Recipe;
-use ctseg::pipeline::sampling::{CaseSource, send_epoch};
+use ctseg::pipeline::sampling::send_epoch;
 use ctseg::tensors::batch::Batch;
 use ndarray::{Array3, Array4, Axis, s};
 

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::sync_channel;
 
 use common::{phantoms, run, small_recipe, stderr};
+use ctseg::pipeline::case_source::CaseSource;
 use ctseg::pipeline::dataset::Dataset;
 use ctseg::pipeline::recipe::Recipe;
-use ctseg::pipeline::sampling::{CaseSource, mirrored_maps, send_epoch};
+use ctseg::pipeline::sampling::{mirrored_maps, send_epoch};
 use ctseg::tensors::batch::Batch;
 use ndarray::{Array5, ArrayView5, Axis, s};
 

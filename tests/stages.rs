@@ -9,11 +9,13 @@ use std::sync::mpsc::sync_channel;
 use common::{phantoms, publish_random, random_model, small_recipe, two_structures};
 use ctseg::pipeline::bundle::Bundle;
 use ctseg::pipeline::cascade::Cascade;
+use ctseg::pipeline::case_source::CaseSource;
+use ctseg::pipeline::coarse_result::StageOneResult;
 use ctseg::pipeline::dataset::Dataset;
 use ctseg::pipeline::observer::Silent;
 use ctseg::pipeline::recipe::Recipe;
 use ctseg::pipeline::roi::Prior;
-use ctseg::pipeline::sampling::{CaseSource, StageOneResult, send_epoch};
+use ctseg::pipeline::sampling::send_epoch;
 use ctseg::pipeline::stage_one::{out_of_fold_results, run_stage_one};
 use ctseg::values::{Orientation, VoxelBox};
 
@@ -371,7 +373,7 @@ fn rewrite_sums(model: &std::path::Path) {
     let lines = ["model.toml", "stage1.safetensors"].map(|name| {
         format!(
             "{}  {name}\n",
-            ctseg::pipeline::bundle::file_sha256(&model.join(name)).unwrap()
+            ctseg::pipeline::hash::file_sha256(&model.join(name)).unwrap()
         )
     });
     std::fs::write(model.join("SHA256SUMS"), lines.concat()).unwrap();

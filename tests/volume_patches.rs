@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::sync_channel;
 
 use common::{phantoms, run, small_recipe, stderr};
+use ctseg::pipeline::case_source::CaseSource;
 use ctseg::pipeline::dataset::Dataset;
 use ctseg::pipeline::recipe::Recipe;
-use ctseg::pipeline::sampling::{CaseSource, send_epoch};
+use ctseg::pipeline::sampling::send_epoch;
 use ctseg::pipeline::segmenter::Segmenter;
 use ctseg::tensors::device::{Compute, DeviceChoice};
 use ctseg::tensors::inference::Inference;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::devices::Devices;
-use super::storage::is_variable;
+use super::env::is_variable;
 use crate::error::{Error, Result};
 use crate::outside::mlflow::settings::Preferences;
 use crate::pipeline::recipe::one_line;

@@ -1,5 +1,9 @@
 //! `ctseg inspect`: what a volume, dataset, recipe or model holds.
 
+mod layer_table;
+
+pub(crate) use layer_table::layer_table;
+
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -19,11 +23,11 @@ use crate::pipeline::dataset::{Case, Dataset, LabelSource};
 use crate::pipeline::fingerprint::Fingerprint;
 use crate::pipeline::parted::PartedModel;
 use crate::pipeline::recipe::Recipe;
-use crate::pipeline::sampling::output_maps;
+use crate::pipeline::recipe::output_maps::output_maps;
 use crate::table::table;
 use crate::tensors::device::{Compute, DeviceChoice};
 use crate::tensors::precision::PrecisionChoice;
-use crate::tensors::weights::{NamedTensors, is_trained, read_tensors};
+use crate::tensors::weights::read_tensors;
 use crate::values::Grid;
 
 #[derive(Args)]
@@ -340,36 +344,6 @@ fn recipe_with(recipe: &Recipe, outputs: usize) -> Result<(String, Value)> {
 /// An engine to look at weights with; no GPU is begun for that.
 fn lightly() -> Result<Compute> {
     Compute::open(DeviceChoice::cpu(), PrecisionChoice::Auto, 1)
-}
-
-pub(super) fn layer_table(tensors: &NamedTensors) -> (String, Value) {
-    let size = |shape: &[usize]| shape.iter().product::<usize>();
-    let rows: Vec<Vec<String>> = tensors
-        .iter()
-        .map(|(name, tensor)| {
-            let shape: Vec<String> = tensor.shape.iter().map(usize::to_string).collect();
-            vec![
-                name.clone(),
-                shape.join(" × "),
-                size(&tensor.shape).to_string(),
-            ]
-        })
-        .collect();
-    let trained: usize = tensors
-        .iter()
-        .filter(|(name, _)| is_trained(name))
-        .map(|(_, tensor)| size(&tensor.shape))
-        .sum();
-    let text = table(&["layer", "shape", "parameters"], &rows)
-        + &format!("{trained} trained parameters\n");
-    let layers: Vec<Value> = tensors
-        .iter()
-        .map(|(name, tensor)| json!({"name": name, "shape": tensor.shape}))
-        .collect();
-    (
-        text,
-        json!({"trained_parameters": trained, "layers": layers}),
-    )
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The command line: flags, environment and `ctseg.toml`, one file per command.
 
+mod env;
+
 mod bench;
 mod calibrate;
 mod config;

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
+use super::env::RENDEZVOUS;
 use super::outcome::Outcome;
 use super::settings::Settings;
-use super::team::RENDEZVOUS;
 use crate::error::{Error, Result};
 use crate::tensors::device::DeviceChoice;
 
@@ -47,7 +47,7 @@ pub(super) fn on_gpus(count: usize, settings: &Settings) -> anyhow::Result<Outco
             .env("LOCAL_RANK", rank.to_string())
             .env(RENDEZVOUS, meeting.path())
             .env("CTSEG_THREADS", &threads)
-            .env_remove(super::fit::GPUS);
+            .env_remove(super::env::GPUS);
         if rank > 0 {
             command.stdout(Stdio::null());
         }

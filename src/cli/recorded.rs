@@ -10,9 +10,9 @@ use super::tracking::MlflowArgs;
 use crate::error::Result;
 use crate::outside::mlflow::Mlflow;
 use crate::outside::origin;
+use crate::pipeline::identity::ModelUsed;
 use crate::pipeline::observer::Observer;
 use crate::pipeline::run_folder::new_folder;
-use crate::pipeline::sidecar::ModelUsed;
 use crate::pipeline::tracker::{Event, Outcome, Point, RunIdentity, Tracker};
 
 /// What commands take that make a run only where there is somebody to tell of it.

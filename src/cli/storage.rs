@@ -1,5 +1,7 @@
 //! Flags for where a training keeps its data near: a cache of prepared cases, a copy of the dataset.
 
+use super::env::{TMPDIR, is_variable};
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -12,9 +14,6 @@ use crate::pipeline::case_store::CaseStore;
 use crate::pipeline::dataset::Dataset;
 use crate::pipeline::observer::Observer;
 use crate::pipeline::staging::staged;
-
-/// Stands for the folder of that variable.
-const TMPDIR: &str = "$TMPDIR";
 
 /// What a cache may hold where nothing is said: 50 GiB.
 const CASE_CACHE_BYTES: u64 = 50 << 30;
@@ -70,11 +69,6 @@ impl Storage {
             None => Ok(dataset),
         }
     }
-}
-
-/// Whether a folder stands for another that only the environment knows.
-pub(super) fn is_variable(folder: &Path) -> bool {
-    folder == Path::new(TMPDIR)
 }
 
 fn resolved(folder: &Path) -> Result<PathBuf> {

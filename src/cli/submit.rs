@@ -1,5 +1,7 @@
 //! `ctseg submit`: other commands as jobs of a cluster, one file per scheduler.
 
+mod plan;
+
 mod checks;
 mod command_line;
 mod jobs;

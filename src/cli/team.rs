@@ -1,5 +1,7 @@
 //! Which processes train together: begun by `srun`, `mpirun` or `torchrun`, or by `ctseg fit --gpus` itself.
 
+use super::env::RENDEZVOUS;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,9 +10,6 @@ use crate::error::{Error, Result};
 use crate::team::launch::{self, Place};
 use crate::team::{Collective, GpuBackend, Team};
 use crate::tensors::device::DeviceChoice;
-
-/// The folder that processes without MPI meet in.
-pub(super) const RENDEZVOUS: &str = "CTSEG_RENDEZVOUS";
 
 /// Whether another process leads the training of this one.
 pub(super) fn goes_along() -> bool {

@@ -7,7 +7,7 @@ use clap::Args;
 use super::settings::Settings;
 use crate::error::Result;
 use crate::outside::mlflow::Mlflow;
-use crate::outside::mlflow::above::Above;
+use crate::outside::mlflow::parent::Above;
 use crate::outside::mlflow::settings::{Server, process_environment};
 use crate::pipeline::observer::Observer;
 

@@ -1,5 +1,7 @@
 //! A trained model on disk: recipes, labels, weights and their checksums in one folder.
 
+use super::hash::file_sha256;
+
 pub(super) mod folder;
 
 use std::collections::BTreeMap;
@@ -10,7 +12,7 @@ use sha2::{Digest, Sha256};
 use super::dataset::Structure;
 use super::manifest::{Manifest, StageManifest};
 use super::parted::manifest as parted;
-use super::postprocessing::Postprocessing;
+use super::postprocessing_new::Postprocessing;
 use super::recipe::Region;
 use crate::error::{Error, Result};
 use crate::files::{parent_of, temporary_folder, write_bytes_atomically};
@@ -352,12 +354,4 @@ fn write_manifest(folder: &Path, manifest: &Manifest) -> Result<()> {
 
 fn fold_prefix(fold: usize) -> String {
     format!("fold_{fold}.")
-}
-
-/// SHA-256 of a file, in hex, read in pieces.
-pub fn file_sha256(path: &Path) -> Result<String> {
-    let mut file = std::fs::File::open(path).map_err(Error::io(path, "read"))?;
-    let mut hasher = Sha256::new();
-    std::io::copy(&mut file, &mut hasher).map_err(Error::io(path, "read"))?;
-    Ok(format!("{:x}", hasher.finalize()))
 }

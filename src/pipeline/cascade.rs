@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::batching::Frugality;
 use super::bundle::Bundle;
+use super::common::{common_cleaning, common_structures};
 use super::dataset::Structure;
-use super::demand::Frugality;
 use super::mirroring::Mirroring;
-use super::models::{Model, common_cleaning, common_structures};
+use super::models::Model;
 use super::segmenter::Segmenter;
 use crate::arrays::postprocess::Step;
 use crate::error::{Error, Result};

@@ -1,10 +1,14 @@
 //! The loss of a held-out case where it is no sum over voxels: computed as training does, some slices at a
 //! time.
 
+use super::recipe::Recipe;
+use crate::tensors::losses::Loss;
+use burn::tensor::Device;
+use rayon::prelude::*;
+
 use burn::tensor::{Tensor, TensorData};
 use ndarray::{Array5, ArrayView3, ArrayView4, Axis, s};
 
-use super::case_score::Scored;
 use super::distances::add_distances;
 use super::patches::mark;
 use crate::error::Result;
@@ -78,4 +82,16 @@ fn batch_of(
         add_distances(&mut batch, scored.recipe);
     }
     batch
+}
+
+/// What a case is scored by.
+pub struct Scored<'a> {
+    pub recipe: &'a Recipe,
+    pub loss: &'a Loss,
+    /// The label values of each output map.
+    pub maps: &'a [Vec<u16>],
+    /// Value of the labels of which nothing is known; they count nothing.
+    pub ignore: Option<u16>,
+    /// For losses that are no sums over voxels.
+    pub device: &'a Device,
 }

@@ -1,26 +1,14 @@
 //! One held-out case: overlaps and the recipe's loss from logits on the network's grid, in plain memory.
 
-use burn::tensor::Device;
+use super::case_loss::Scored;
+
 use ndarray::{Array3, ArrayView2, ArrayView3, ArrayView4, Axis, Zip};
 use rayon::prelude::*;
 
 use super::case_loss::case_loss;
-use super::recipe::Recipe;
 use crate::arrays::metrics::Overlap;
 use crate::error::Result;
 use crate::tensors::losses::{Loss, LossConfig, Outputs};
-
-/// What a case is scored by.
-pub struct Scored<'a> {
-    pub recipe: &'a Recipe,
-    pub loss: &'a Loss,
-    /// The label values of each output map.
-    pub maps: &'a [Vec<u16>],
-    /// Value of the labels of which nothing is known; they count nothing.
-    pub ignore: Option<u16>,
-    /// For losses that are no sums over voxels.
-    pub device: &'a Device,
-}
 
 /// How good one case's logits are.
 #[derive(Debug, Clone, PartialEq)]

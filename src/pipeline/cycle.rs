@@ -1,20 +1,22 @@
 //! What is done for one epoch: training, validation, writing down.
 
+use super::training::snapshot::{checkpoint, in_use};
+
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use super::checkpoint::{Checkpoint, Progress};
+use super::checkpoint::Progress;
 use super::epoch::{Epoch, EpochOutcome, Standing};
 use super::observer::Observer;
 use super::standings::standings;
 use super::step_log::StepLog;
 use super::tracker::{EpochRecord, Tracker};
 use super::training_job::TrainingJob;
-use super::validation::{Validation, validated};
+use super::validation::validated;
+use super::validation_new::Validation;
 use crate::error::{Error, Result};
 use crate::tensors::batch::Batch;
 use crate::tensors::learner::Learner;
-use crate::tensors::weights::NamedTensors;
 
 /// The time that a training takes over all its sessions.
 pub(super) struct Clock {
@@ -256,32 +258,4 @@ fn epoch_line(
         epoch.job.source.recipe.unit(),
         100.0 * outcome.waited_share,
     )
-}
-
-/// What was validated, without what only training needs.
-fn in_use(learner: &dyn Learner, progress: &Progress) -> Result<Checkpoint> {
-    Ok(Checkpoint {
-        network: learner.averaged_weights()?,
-        optimiser: NamedTensors::new(),
-        progress: progress.clone(),
-    })
-}
-
-/// Everything that training goes on from.
-pub(super) fn checkpoint(learner: &dyn Learner, progress: &Progress) -> Result<Checkpoint> {
-    let (state, _) = learner.state()?;
-    let weights = learner.weights()?;
-    if let Some((name, _)) = weights
-        .iter()
-        .find(|(_, t)| t.values.iter().any(|v| !v.is_finite()))
-    {
-        return Err(Error::invalid(format!(
-            "training failed: {name} is no longer finite; lower training.optimiser.learning_rate and resume"
-        )));
-    }
-    Ok(Checkpoint {
-        network: weights,
-        optimiser: state,
-        progress: progress.clone(),
-    })
 }

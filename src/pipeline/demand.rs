@@ -1,5 +1,7 @@
 //! How much memory the segmentation of a volume takes, known from its header, and how it is kept below a limit.
 
+use super::batching::Frugality;
+
 use std::cell::RefCell;
 use std::path::PathBuf;
 
@@ -24,37 +26,6 @@ const LABELS: u64 = 2;
 
 /// Clean-up takes structures side by side, each in its box: about so many bytes for each voxel of the source.
 const CLEAN_UP: u64 = 8;
-
-/// How a volume is worked through; what is less takes less memory and more time, and gives the same labels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Frugality {
-    /// Slices or patches that pass through a network at once; none: as many as the recipe says.
-    pub batch: Option<usize>,
-    /// Planes of logits that are restored at once; none: as many as usual.
-    pub portion: Option<usize>,
-}
-
-impl Frugality {
-    /// From what is fastest to what takes the least.
-    pub const STEPS: [Self; 4] = [
-        Self {
-            batch: None,
-            portion: None,
-        },
-        Self {
-            batch: Some(4),
-            portion: Some(6),
-        },
-        Self {
-            batch: Some(1),
-            portion: Some(3),
-        },
-        Self {
-            batch: Some(1),
-            portion: Some(1),
-        },
-    ];
-}
 
 /// Most memory that the segmentation of volumes may take.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 //! MLflow's file stores keep a metric as a file, and could not have a folder of that name beside it.)
 
 use super::tracker::EpochRecord;
-use super::validation::Validation;
+use super::validation_new::Validation;
 
 /// The numbers of an epoch by name. What is undefined (a structure that no case holds or predicts, a loss that is no
 /// number) is left out. An epoch that was broken off and gone on with has the same names as when it was told first.

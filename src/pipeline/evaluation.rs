@@ -1,5 +1,11 @@
 //! Label maps against references: metrics per case and structure, to `metrics.csv` and `summary.json`.
 
+mod case_scores;
+
+pub use case_scores::CaseScores;
+use case_scores::Structures;
+pub(crate) use case_scores::forget_ignored;
+
 pub mod against;
 mod compare;
 pub mod scores;
@@ -17,39 +23,17 @@ use super::dataset::Structure;
 use super::guard::{guarded, unless_stopped};
 use super::observer::{CaseCounts, Observer};
 use super::predict::Failure;
+use super::recipe::output_maps::UNION;
 use super::reference::Reference;
-use super::sampling::UNION;
-use super::sidecar::{ModelUsed, read_sidecar};
+use super::sidecar::read_sidecar;
 use crate::arrays::formats::endings_in_words;
 use crate::error::{Error, Result};
-use crate::values::LabelMap;
 use compare::{Compared, Limits, compare};
 use scores::StructureScores;
 use tolerances::Tolerances;
 
 /// What all cases under way may take together, about. A larger case is compared alone.
 const MEMORY: u64 = 3 << 30;
-
-/// One case's comparison.
-#[derive(Debug, Clone)]
-pub struct CaseScores {
-    pub case: String,
-    /// The label map.
-    pub prediction: PathBuf,
-    /// The reference's label map, where it is one file.
-    pub reference: Option<PathBuf>,
-    /// What both are of, as far as dataset or prediction tell.
-    pub image: Option<PathBuf>,
-    /// One per structure of the evaluation.
-    pub scores: Vec<StructureScores>,
-    pub voxel_ml: f64,
-    /// Share of the reference's foreground inside stage 1's region, where the prediction tells its region.
-    pub roi_recall: Option<f64>,
-    /// The region's share of the volume.
-    pub roi_share: Option<f64>,
-    /// What the prediction was made by, where it tells.
-    pub model: Option<ModelUsed>,
-}
 
 /// All cases' comparisons.
 #[derive(Debug, Clone)]
@@ -61,43 +45,6 @@ pub struct Evaluation {
     pub failures: Vec<Failure>,
     /// References that have no prediction.
     pub missing: Vec<String>,
-}
-
-/// What is to be compared.
-pub(super) struct Structures {
-    /// None: whatever occurs.
-    pub known: Option<Vec<Structure>>,
-    pub tolerances: Tolerances,
-}
-
-impl Structures {
-    /// Checks that structures with tolerances of their own are among those known.
-    pub fn new(known: Option<Vec<Structure>>, tolerances: Tolerances) -> Result<Self> {
-        if let Some(known) = &known {
-            let is_known = |name: &str| known.iter().any(|structure| structure.name == name);
-            if let Some(unknown) = tolerances.named().find(|name| !is_known(name)) {
-                let names: Vec<&str> = known.iter().map(|s| s.name.as_str()).collect();
-                return Err(Error::usage(format!(
-                    "a tolerance is given for '{unknown}', which is no structure here; expected one of {}",
-                    names.join(", ")
-                )));
-            }
-        }
-        Ok(Self { known, tolerances })
-    }
-
-    /// The structure of a label value.
-    pub fn of(&self, value: u16) -> Structure {
-        let known = self.known.iter().flatten().find(|s| s.value == value);
-        known.cloned().unwrap_or_else(|| Structure {
-            value,
-            name: format!("structure_{value}"),
-        })
-    }
-
-    pub fn tolerance_mm(&self, value: u16) -> f64 {
-        self.tolerances.of(&self.of(value).name)
-    }
 }
 
 /// Compares every prediction with its reference. A case that fails is listed and the rest go on.
@@ -183,25 +130,6 @@ fn all_compared(
     let mut done = done.into_inner().unwrap_or_default();
     done.sort_by_key(|(index, _)| *index);
     done.into_iter().map(|(_, compared)| compared).collect()
-}
-
-/// Background in both where the reference does not know what is there; how many voxels these are.
-pub(super) fn forget_ignored(
-    prediction: &mut LabelMap,
-    reference: &mut LabelMap,
-    ignore: Option<u16>,
-) -> u64 {
-    let Some(ignore) = ignore else { return 0 };
-    let mut ignored = 0;
-    ndarray::Zip::from(&mut prediction.data)
-        .and(&mut reference.data)
-        .for_each(|prediction, reference| {
-            if *reference == ignore {
-                (*prediction, *reference) = (0, 0);
-                ignored += 1;
-            }
-        });
-    ignored
 }
 
 fn collected(

@@ -1,5 +1,11 @@
 //! Training one stage: check the data, split it, look through stage 1's eyes, train the folds, publish.
 
+mod folds;
+mod job;
+
+use folds::train_folds;
+pub use job::{FitJob, FitSummary, TrialRun};
+
 mod along;
 mod held_out;
 mod manifests;
@@ -8,109 +14,27 @@ mod source;
 mod told;
 
 use std::cell::OnceCell;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::time::Instant;
 
 use super::bundle::{Bundle, TrainedStage};
-use super::case_store::CaseStore;
-use super::checkpoint::{CheckpointFolder, Progress};
-use super::dataset::{Dataset, Split};
-use super::diagnosis::{self, Diagnosis};
+use super::diagnosis::{self};
 use super::fine_tuning::Beginning;
-use super::guard::guarded;
 use super::observer::{Logged, Observer};
-use super::out_of_fold::OutOfFold;
-use super::overlays::DrawComparison;
-use super::postprocessing::Postprocessing;
-use super::recipe::Recipe;
 use super::run_folder::{RunFolder, RunSettings};
 use super::run_state::{self, StateKeeper};
-use super::sampling::CaseSource;
-use super::schedule::Keep;
-use super::stage_one::RoiQuality;
 use super::tracker::{Outcome, Tracker, Trackers};
-use super::training::train;
-use super::training_job::{Trained, TrainingJob};
 use crate::error::{Error, Result};
-use crate::team::Team;
-use crate::tensors::device::Compute;
 use crate::tensors::precision::Precision;
 
 pub use along::Along;
 use held_out::{drawn, held_out_roi_quality, out_of_fold_and_cleaning};
-use manifests::{fold_manifest, stage_manifest};
+pub use job::StageOneMemory;
+use manifests::stage_manifest;
 pub use opened::check_dataset;
 use opened::{begun_from, checked, wishes};
-pub use source::StageOneMemory;
 use source::source_together;
 use told::Telling;
-
-/// What to train, on what, into what.
-pub struct FitJob<'a> {
-    pub recipe: Recipe,
-    pub dataset: Dataset,
-    /// As the user named it, to be found again when the run is resumed.
-    pub dataset_path: PathBuf,
-    pub data_root: Option<PathBuf>,
-    /// The bundle that the stage is published into.
-    pub model: PathBuf,
-    pub runs: PathBuf,
-    /// A model whose weights to begin with, as far as they fit.
-    pub from: Option<PathBuf>,
-    /// The folder of an earlier run to go on with.
-    pub resume: Option<PathBuf>,
-    pub compute: Compute,
-    /// See [`TrainingJob::loader_threads`].
-    pub loader_threads: Option<usize>,
-    pub seed: u64,
-    /// All of the training must be over after this time.
-    pub max_time: Option<Duration>,
-    pub stop: &'a AtomicBool,
-    /// Who else hears of the run, beside its folder.
-    pub trackers: &'a [&'a dyn Tracker],
-    /// Facts about where the run comes from, by name, for those.
-    pub tags: Vec<(String, String)>,
-    /// Draws the held-out cases that came out best and worst.
-    pub draw_comparison: Option<DrawComparison>,
-    /// Where the run is one of a sweep's: nothing is put into the model.
-    pub trial: Option<TrialRun<'a>>,
-    /// Where prepared cases are kept on disk.
-    pub case_store: Option<&'a CaseStore>,
-    /// The processes that train together. All have the same job; the first one alone writes, tracks and publishes.
-    pub team: Arc<Team>,
-}
-
-/// What a run is told by the sweep that it belongs to.
-#[derive(Clone, Copy)]
-pub struct TrialRun<'a> {
-    /// The run's folder; one that holds the run already is gone on with.
-    pub folder: &'a Path,
-    /// The sweep's name.
-    pub parent: &'a str,
-    /// The run pauses after so many epochs of each fold.
-    pub epochs: usize,
-    /// Stage 1's results, which all trials share.
-    pub stage_one: &'a StageOneMemory,
-}
-
-/// What came of it.
-#[derive(Debug, Clone)]
-pub struct FitSummary {
-    pub run: PathBuf,
-    pub model: PathBuf,
-    pub folds: Vec<(usize, Progress)>,
-    /// For stage 1: its regions on cases that the networks did not train on.
-    pub roi: Option<RoiQuality>,
-    /// Held-out cases by the networks that did not see them; none where it is switched off.
-    pub out_of_fold: Option<OutOfFold>,
-    /// How the model's label maps are cleaned up.
-    pub postprocessing: Option<Postprocessing>,
-    /// How the training of each fold went.
-    pub diagnoses: Vec<Diagnosis>,
-    pub seconds: f64,
-}
 
 /// Trains the stage and puts it into the model. The processes of a team are done when their training is: the first one
 /// does the rest. Folds that are done when the run is killed lie in its
@@ -263,104 +187,4 @@ fn trained_and_published(
     drawn(telling, &summary);
     telling.done(&summary);
     Ok(summary)
-}
-
-/// Trains the folds one after the other, each from `beginning` if there is one, and puts their networks into `stage`.
-fn train_folds(
-    telling: &Telling,
-    source: &CaseSource,
-    beginning: Option<&Beginning>,
-    stage: &mut TrainedStage,
-    started: Instant,
-) -> Result<Vec<(usize, Progress)>> {
-    let job = telling.job;
-    let mut done = Vec::new();
-    for (index, fold) in job.recipe.trained_folds().into_iter().enumerate() {
-        let deadline = deadline(job, index, started);
-        let begin = beginning.map(|beginning| (beginning, index));
-        let trained = guarded(|| train_fold(telling, source, (fold, begin), deadline))?;
-        telling.fold(fold);
-        let manifest = fold_manifest(job, fold, &trained.progress)?;
-        stage.manifest.folds.push(manifest);
-        stage.weights.push(trained.weights);
-        done.push((fold, trained.progress));
-    }
-    Ok(done)
-}
-
-/// When fold number `index` must be done: what is left of the time is shared by the folds that are left.
-fn deadline(job: &FitJob, index: usize, started: Instant) -> Option<Instant> {
-    let left = (job.recipe.trained_folds().len() - index) as u32;
-    let limit = training_share(&job.recipe, job.max_time?);
-    Some(Instant::now() + limit.saturating_sub(started.elapsed()) / left)
-}
-
-/// The part of the time that is for training: a look at the held-out cases comes after it.
-fn training_share(recipe: &Recipe, limit: Duration) -> Duration {
-    if recipe.stage == 1 || recipe.out_of_fold {
-        limit.mul_f64(0.95)
-    } else {
-        limit
-    }
-}
-
-fn train_fold(
-    telling: &Telling,
-    source: &CaseSource,
-    (fold, beginning): (usize, Option<(&Beginning, usize)>),
-    deadline: Option<Instant>,
-) -> Result<Trained> {
-    let Telling {
-        job, run, observer, ..
-    } = *telling;
-    let split = job.dataset.split(job.recipe.folds, fold, job.seed)?;
-    let training = TrainingJob {
-        beginning,
-        deadline,
-        ..training_job(job, source, &split, (fold, run.checkpoints(fold)))
-    };
-    let there = run.refuse_if_lost(&training.name, &training.checkpoints);
-    job.team.together(there)?;
-    let trained = train(&training, observer, telling.tracker)?;
-    let progress = &trained.progress;
-    let (best, dice) = progress.best.unwrap_or((0, 0.0));
-    let kept = match (job.recipe.training.keep, progress.kept(Keep::Last)) {
-        (Keep::Last, Some((epoch, dice))) => {
-            format!("kept epoch {epoch}, the last, validation Dice {dice:.4}; ")
-        }
-        _ => String::new(),
-    };
-    observer.say(&format!(
-        "fold {fold}: {} after {} epochs; {kept}best epoch {best}, validation Dice {dice:.4}",
-        progress
-            .ended
-            .map_or_else(|| "paused".to_owned(), |ended| ended.to_string()),
-        progress.epoch
-    ));
-    Ok(trained)
-}
-
-/// The training of a fold, from fresh weights and for as long as it takes.
-fn training_job<'a>(
-    job: &'a FitJob,
-    source: &'a CaseSource,
-    split: &'a Split,
-    (fold, checkpoints): (usize, CheckpointFolder),
-) -> TrainingJob<'a> {
-    TrainingJob {
-        source,
-        train: &split.train,
-        validation: &split.validation,
-        checkpoints,
-        beginning: None,
-        compute: &job.compute,
-        // Each fold draws its own weights and slices.
-        seed: job.seed.wrapping_mul(1_000_003).wrapping_add(fold as u64),
-        deadline: None,
-        stop: job.stop,
-        loader_threads: job.loader_threads,
-        name: format!("fold {fold}"),
-        pause_after: job.trial.map(|trial| trial.epochs),
-        team: Arc::clone(&job.team),
-    }
 }

@@ -1,5 +1,9 @@
 //! Datasets that ctseg makes by itself, on disk.
 
+mod generator;
+
+pub(crate) use generator::GeneratedSet;
+
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -8,10 +12,7 @@ use super::observer::Observer;
 use super::phantom_set::PhantomSet;
 use super::recipe::{GeneratedData, Recipe};
 use super::slice_set::SliceSet;
-use crate::arrays::formats::{LabelNames, VolumeHeader, VoxelType, write_label_map, write_volume};
-use crate::error::{Error, Result};
-use crate::files::{parent_of, temporary_folder, write_bytes_atomically};
-use crate::values::{LabelMap, Volume};
+use crate::error::Result;
 
 /// What the recipe is to be trained on where no dataset is named, written below the working folder; the
 /// path of its descriptor. Says what it does.
@@ -30,73 +31,5 @@ pub fn data_for(recipe: &Recipe, observer: &dyn Observer) -> Result<PathBuf> {
     match recipe.generated_data {
         GeneratedData::Phantoms => PhantomSet::default().written(folder, observer),
         GeneratedData::Slices => SliceSet::default().written(folder, observer),
-    }
-}
-
-/// A dataset that is made case by case.
-pub(super) struct GeneratedSet<'a> {
-    /// What the cases are, in the plural.
-    pub what: &'static str,
-    /// Text of `dataset.toml`; tells sets of different settings apart.
-    pub descriptor: String,
-    pub cases: Vec<String>,
-    /// Image and labels of the case with this index.
-    pub make: &'a (dyn Fn(usize) -> (Volume, LabelMap) + Sync),
-}
-
-impl GeneratedSet<'_> {
-    /// Writes the cases as `images/` and `labels/` below `folder` with their descriptor `dataset.toml`,
-    /// whose path is returned. What is there already, from the same settings, is kept.
-    ///
-    /// # Errors
-    /// The folder holds anything else, or cannot be written.
-    pub fn written(&self, folder: &Path, observer: &dyn Observer) -> Result<PathBuf> {
-        let descriptor = folder.join("dataset.toml");
-        if std::fs::read_to_string(&descriptor).is_ok_and(|there| there == self.descriptor) {
-            return Ok(descriptor);
-        }
-        if folder
-            .read_dir()
-            .is_ok_and(|mut entries| entries.next().is_some())
-        {
-            return Err(Error::file(
-                folder,
-                format!(
-                    "holds other data than these {}; choose another folder, or remove it to have them made anew",
-                    self.what
-                ),
-            ));
-        }
-        let task = observer.task(
-            &format!("generating {}", self.what),
-            self.cases.len() as u64,
-            "volumes",
-        );
-        // Made beside the folder and renamed when whole: a kill leaves no half dataset.
-        let fresh = temporary_folder(parent_of(folder))?;
-        self.cases
-            .par_iter()
-            .enumerate()
-            .try_for_each(|(index, case)| {
-                let (volume, labels) = (self.make)(index);
-                let name = format!("{case}.nii.gz");
-                write_volume(
-                    &fresh.path().join("images").join(&name),
-                    &volume,
-                    VoxelType::I16,
-                )?;
-                let header = VolumeHeader::new(labels.grid, VoxelType::U8);
-                let file = fresh.path().join("labels").join(&name);
-                write_label_map(&file, &labels, &header, &LabelNames::new())?;
-                task.advance(1);
-                Ok::<(), Error>(())
-            })?;
-        write_bytes_atomically(
-            &fresh.path().join("dataset.toml"),
-            self.descriptor.as_bytes(),
-        )?;
-        std::fs::rename(fresh.keep(), folder)
-            .map_err(Error::io(folder, "rename the finished dataset to"))?;
-        Ok(descriptor)
     }
 }

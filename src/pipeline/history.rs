@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::checkpoint::Ended;
 use super::tracker::EpochRecord;
-use super::validation::Validation;
+use super::validation_new::Validation;
 use crate::error::{Error, Result};
 
 /// The file's name in a run folder.

@@ -2,8 +2,8 @@
 
 use super::bundle::Bundle;
 use super::cascade::Cascade;
+use super::common::common_structures;
 use super::demand::Limit;
-use super::models::common_structures;
 use crate::error::Result;
 use crate::tensors::device::Compute;
 

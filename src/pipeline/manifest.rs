@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::postprocessing::Postprocessing;
+use super::postprocessing_new::Postprocessing;
 use super::recipe::{PostprocessingConfig, Recipe, TrackingConfig};
 use crate::tensors::quantisation::InputRanges;
 

@@ -1,6 +1,16 @@
 //! Where images meet networks: recipes, datasets, sampling, training, both stages on a volume, batches of
 //! volumes, evaluation.
 
+mod batching;
+pub mod case_source;
+pub mod coarse_result;
+mod common;
+mod disk_full;
+pub mod hash;
+pub(crate) mod identity;
+pub mod postprocessing_new;
+mod validation_new;
+
 pub mod bundle;
 pub mod calibration;
 pub mod cascade;

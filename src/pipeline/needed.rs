@@ -3,7 +3,7 @@
 use super::bundle::Bundle;
 use super::cost_table::input_of;
 use super::recipe::Recipe;
-use super::sampling::output_maps;
+use super::recipe::output_maps::output_maps;
 use super::segmenter::network_grid;
 use crate::arrays::preprocess::padded_size;
 use crate::error::Result;

@@ -7,20 +7,23 @@ use std::time::Instant;
 
 use sha2::{Digest, Sha256};
 
-use super::bundle::{Bundle, file_sha256};
+use super::bundle::Bundle;
 use super::cascade::CascadeReport;
+use super::coarse_result::StageOneResult;
 use super::dataset::{Dataset, Structure};
 use super::evaluation::tolerances::Tolerances;
 use super::evaluation::{Evaluation, evaluate_unless_stopped};
 use super::guard::{guarded, unless_stopped};
+use super::hash::file_sha256;
+use super::identity::ModelUsed;
 use super::observer::Observer;
 use super::outputs::Outputs;
+use super::recipe::output_maps::UNION;
 use super::recipe::{Region, Target};
 use super::reference::Reference;
 use super::roi::carried_over;
-use super::sampling::{StageOneResult, UNION};
 use super::segmenter::{Segmenter, network_grid, network_input};
-use super::sidecar::{Making, ModelUsed, whole_of};
+use super::sidecar::{Making, whole_of};
 use crate::arrays::resample::restore_exclusive;
 use crate::error::{Error, Result};
 use crate::tensors::device::Compute;

@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::recipe::keep::Keep;
 use super::recipe::{Schedule, TrainingConfig};
-use super::schedule::{Course, EarlyStopping, Keep, ReduceOnPlateau};
-use super::validation::Validation;
+use super::schedule::{Course, EarlyStopping, ReduceOnPlateau};
+use super::validation_new::Validation;
 
 /// Where a training stands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,5 +1,8 @@
 //! Stage recipes: everything that decides how one stage is trained and used, in one TOML file.
 
+pub(crate) mod keep;
+pub mod output_maps;
+
 mod load;
 mod nnunet;
 mod patch_size;

@@ -4,17 +4,6 @@ use serde::{Deserialize, Serialize};
 
 use super::recipe::{EarlyStoppingConfig, PlateauConfig};
 
-/// Which epoch's weights go into the model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Keep {
-    /// The one with the best validation Dice; the first of several.
-    #[default]
-    Best,
-    /// The last one, whatever its validation Dice, as nnU-Net's final checkpoint.
-    Last,
-}
-
 /// PyTorch's `ReduceLROnPlateau(mode="max", threshold=1e-4, threshold_mode="rel")`: the rate is multiplied
 /// by `factor` once more than `patience` epochs have passed without a better value.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

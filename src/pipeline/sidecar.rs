@@ -1,13 +1,15 @@
 //! `<case>.json`, which lies beside each label map and says how it was made.
 
+use super::identity::ModelUsed;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::bundle::file_sha256;
 use super::cascade::CascadeReport;
+use super::hash::file_sha256;
 use super::outputs::{Outputs, remove_left_over};
 use super::overlapping::OverlappingMasks;
 use crate::arrays::formats::{VolumeImage, case_name};
@@ -104,13 +106,6 @@ impl Written {
         length.is_ok_and(|bytes| bytes == self.bytes)
             && file_sha256(path).is_ok_and(|sha256| sha256 == self.sha256)
     }
-}
-
-/// One of several models.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ModelUsed {
-    pub model: PathBuf,
-    pub sha256: String,
 }
 
 /// The sidecar of a label map.

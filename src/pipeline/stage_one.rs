@@ -6,12 +6,12 @@ use std::sync::atomic::AtomicBool;
 use ndarray::{Array3, ArrayView4, Axis, Zip};
 
 use super::bundle::Bundle;
+use super::coarse_result::StageOneResult;
 use super::dataset::{Dataset, LabelSource};
 use super::guard::unless_stopped;
 use super::manifest::FoldManifest;
 use super::observer::Observer;
 use super::roi::{Prior, Roi, carried_over, find_roi};
-use super::sampling::StageOneResult;
 use super::segmenter::{Segmenter, network_grid, network_input};
 use crate::arrays::metrics::recall_inside;
 use crate::error::{Error, Result};

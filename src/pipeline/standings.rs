@@ -1,6 +1,6 @@
 //! How well every structure is found after an epoch, for people who watch a training.
 
-use super::validation::Validation;
+use super::validation_new::Validation;
 use crate::table::{score, table};
 
 /// More structures do not fit below the bars; the best are left out.

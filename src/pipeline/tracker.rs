@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::checkpoint::Progress;
 use super::observer::Observer;
-use super::validation::Validation;
+use super::validation_new::Validation;
 use crate::error::{Error, Result};
 
 /// Receives a run's numbers as they come. All methods may be called more than once for the same thing: a run

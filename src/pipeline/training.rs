@@ -1,23 +1,25 @@
 //! The training loop of one network, top to bottom.
 
-use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, sync_channel};
+mod loader;
+pub(crate) mod snapshot;
+mod start;
+
+use loader::prepare_batches;
+use start::{begun_together, thaw};
+
+use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
-use super::checkpoint::{Checkpoint, Ended, Progress};
-use super::cycle::{Clock, Expected, OneEpoch, checkpoint};
-use super::guard::guarded;
+use super::checkpoint::{Checkpoint, Progress};
+use super::cycle::{Clock, Expected, OneEpoch};
 use super::observer::Observer;
-use super::sampling::send_share;
-use super::schedule::Keep;
+use super::recipe::keep::Keep;
 use super::tracker::Tracker;
 use super::training_job::{Trained, TrainingJob};
 use super::validation::validated;
-use crate::error::{Error, Result};
-use crate::tensors::batch::Batch;
-use crate::tensors::learner::{Learner, LearnerSetup};
-use crate::tensors::networks::Network;
-use crate::tensors::weights::{NamedTensors, network_tensors, with_tensors};
+use crate::error::Result;
+use crate::tensors::learner::Learner;
+use crate::tensors::weights::NamedTensors;
 
 /// Batches that are prepared ahead of the network.
 const QUEUE: usize = 4;
@@ -102,44 +104,6 @@ fn kept(
     Ok(Trained { weights, progress })
 }
 
-/// Sends the batches of all epochs from `first` on, of that one all but the first `shown`, until nobody listens
-/// any more.
-fn prepare_batches(
-    job: &TrainingJob,
-    first: usize,
-    shown: u64,
-    to: &SyncSender<Result<Option<Batch>>>,
-) {
-    let epochs = first..job.source.recipe.training.epochs;
-    let send = || {
-        let mut epochs = epochs;
-        epochs.all(|epoch| {
-            let shown = if epoch == first { shown } else { 0 };
-            let drawn_by = (job.seed, epoch);
-            send_share(job.source, job.train, drawn_by, shown, &job.team, to)
-        })
-    };
-    let sent = guarded(|| match job.loader_threads {
-        Some(threads) => Ok(loader_pool(threads)?.install(send)),
-        None => Ok(send()),
-    });
-    if let Err(error) = sent {
-        let _ = to.send(Err(error)); // the receiver may be gone, and with it who cares
-    }
-}
-
-fn loader_pool(threads: usize) -> Result<rayon::ThreadPool> {
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .thread_name(|index| format!("loader {index}"))
-        .build()
-        .map_err(|error| {
-            Error::invalid(format!(
-                "--loader-threads {threads}: the system gives no such threads ({error}); ask for fewer"
-            ))
-        })
-}
-
 /// How long validation will take, where there is a deadline to keep: one case's time for all of them.
 fn first_validation_time(job: &TrainingJob, learner: &dyn Learner) -> Result<Duration> {
     let (Some(_), Some(first)) = (job.deadline, job.validation.first()) else {
@@ -148,118 +112,4 @@ fn first_validation_time(job: &TrainingJob, learner: &dyn Learner) -> Result<Dur
     let begun = Instant::now();
     validated(job, learner, &[*first])?;
     Ok(begun.elapsed() * job.validation.len() as u32)
-}
-
-/// What all processes begin with is what the first one has.
-fn begun_together(
-    job: &TrainingJob,
-    observer: &dyn Observer,
-) -> Result<(Box<dyn Learner>, Progress)> {
-    if job.team.is_alone() {
-        return begin(job, observer);
-    }
-    let begun = job.team.leads().then(|| begin(job, observer)).transpose();
-    let told = job.team.together(begun.and_then(|begun| match &begun {
-        Some((learner, progress)) => {
-            let bytes = checkpoint(learner.as_ref(), progress)?.to_bytes()?;
-            Ok((begun, bytes))
-        }
-        None => Ok((None, Vec::new())),
-    }))?;
-    let (begun, bytes) = told;
-    let bytes = job.team.told(bytes)?;
-    let own = match begun {
-        Some(begun) => Ok(begun),
-        None => Checkpoint::from_bytes(&bytes)
-            .and_then(|told| Ok((restored(job, &told)?, told.progress))),
-    };
-    job.team.together(own)
-}
-
-/// Fresh weights, or everything as the last checkpoint left it.
-fn begin(job: &TrainingJob, observer: &dyn Observer) -> Result<(Box<dyn Learner>, Progress)> {
-    let training = &job.source.recipe.training;
-    job.checkpoints.forget_stopped()?;
-    let warn = |line: &str| observer.warn(&format!("{}: {line}", job.name));
-    if let Some(mut saved) = job.checkpoints.load_last(&warn)? {
-        if saved.progress.ended == Some(Ended::TimeIsUp) {
-            saved.progress.ended = None; // whoever resumes has time again
-        }
-        if saved.progress.ended.is_none() {
-            let place = saved.progress.place();
-            observer.say(&format!("{}: goes on from {place}", job.name));
-        }
-        return Ok((restored(job, &saved)?, saved.progress));
-    }
-    let progress = Progress::new(training.optimiser.learning_rate);
-    let fresh = fresh_network(job)?;
-    let network = match &job.beginning {
-        Some((beginning, index)) => {
-            let taken = beginning.taken_over(*index, network_tensors(&fresh)?)?;
-            taken.refuse_frozen_anew(training.freeze_encoder_levels)?;
-            observer.say(&format!("{}: {}", job.name, taken.described()));
-            with_tensors(fresh, &taken.weights, &job.compute.device)?
-        }
-        None => fresh,
-    };
-    let learner = job.compute.learner(network, setup(job, 0)?)?;
-    job.checkpoints
-        .save_last(&checkpoint(learner.as_ref(), &progress)?)?;
-    Ok((learner, progress))
-}
-
-/// How the network learns in the epoch after `epochs` epochs.
-fn setup(job: &TrainingJob, epochs: usize) -> Result<LearnerSetup> {
-    let training = &job.source.recipe.training;
-    Ok(LearnerSetup {
-        loss: job.source.loss()?,
-        optimiser: training.optimiser.clone(),
-        recompute: training.recompute,
-        micro_batches: training.micro_batches,
-        weight_average: training.weight_average,
-        frozen_levels: training.frozen_levels(epochs),
-        sync_norms: training.sync_norms,
-        team: Arc::clone(&job.team),
-    })
-}
-
-/// The learner that a checkpoint tells of.
-fn restored(job: &TrainingJob, saved: &Checkpoint) -> Result<Box<dyn Learner>> {
-    let network = with_tensors(fresh_network(job)?, &saved.network, &job.compute.device)?;
-    let setup = setup(job, saved.progress.epoch)?;
-    let steps = saved.progress.optimiser_steps;
-    job.compute
-        .restored_learner(network, setup, &saved.optimiser, steps)
-}
-
-/// Makes levels that were frozen learn from the next epoch on, where the recipe says so.
-fn thaw(
-    job: &TrainingJob,
-    learner: &mut Box<dyn Learner>,
-    progress: &Progress,
-    observer: &dyn Observer,
-) -> Result<()> {
-    let training = &job.source.recipe.training;
-    if training.unfreeze_epoch != Some(progress.epoch) || progress.within.is_some() {
-        return Ok(());
-    }
-    observer.say(&format!(
-        "{}: from here on all levels of the encoder learn",
-        job.name
-    ));
-    *learner = restored(job, &checkpoint(learner.as_ref(), progress)?)?;
-    Ok(())
-}
-
-/// A network whose weights follow from the seed.
-fn fresh_network(job: &TrainingJob) -> Result<Network> {
-    let device = &job.compute.device;
-    device.seed(job.seed);
-    let recipe = job.source.recipe;
-    let network = recipe
-        .network
-        .init(recipe.channels(), job.source.outputs(), device)?;
-    // Burn draws weights when they are first used; they are drawn here, in the order of their names.
-    network_tensors(&network)?;
-    Ok(network)
 }

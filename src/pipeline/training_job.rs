@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use super::case_source::CaseSource;
 use super::checkpoint::{CheckpointFolder, Progress};
 use super::fine_tuning::Beginning;
-use super::sampling::CaseSource;
 use crate::team::Team;
 use crate::tensors::device::Compute;
 use crate::tensors::weights::NamedTensors;

@@ -18,7 +18,7 @@ use ctseg::pipeline::manifest::{FoldManifest, StageManifest};
 use ctseg::pipeline::observer::Silent;
 use ctseg::pipeline::phantom_set::PhantomSet;
 use ctseg::pipeline::recipe::Recipe;
-use ctseg::pipeline::sampling::output_maps;
+use ctseg::pipeline::recipe::output_maps::output_maps;
 use ctseg::tensors::device::{Compute, DeviceChoice};
 use ctseg::tensors::precision::PrecisionChoice;
 use ctseg::tensors::weights::network_tensors;

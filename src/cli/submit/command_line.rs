@@ -3,8 +3,8 @@
 use clap::{Args, Command};
 
 use super::checks;
-use super::jobs::TaskArgs;
-use super::slurm::JobArgs;
+use super::plan::JobArgs;
+use super::plan::TaskArgs;
 use crate::error::{Error, Result};
 
 /// The words of this command line, and what ctseg understands.

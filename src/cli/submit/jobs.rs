@@ -1,5 +1,7 @@
 //! The jobs that can be submitted: what of a command line becomes options of sbatch, environment, and arguments.
 
+use super::plan::TaskArgs;
+
 use std::path::PathBuf;
 
 use clap::Args;
@@ -7,8 +9,9 @@ use clap::Args;
 use super::checks;
 use super::command_line::CommandLine;
 use super::options::{by_default, with_tasks};
-use super::slurm::{JobArgs, Plan, Step};
-use crate::cli::fit::{FitArgs, GPUS, recipe};
+use super::plan::{JobArgs, Plan, Step};
+use crate::cli::env::GPUS;
+use crate::cli::fit::{FitArgs, recipe};
 use crate::cli::predict::PredictArgs;
 use crate::cli::settings::Settings;
 use crate::error::{Error, Result};
@@ -62,14 +65,6 @@ pub struct ChainJob {
     labels: PathBuf,
 }
 
-/// Of jobs that segment.
-#[derive(Args)]
-pub(super) struct TaskArgs {
-    /// Tasks that share the volumes
-    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    tasks: u32,
-}
-
 fn refused(is_there: bool, name: &str, why: &str) -> Result<()> {
     match is_there {
         true => Err(Error::usage(format!("{name} cannot be submitted: {why}"))),
@@ -85,13 +80,6 @@ fn environment(values: &[(&str, Option<String>)]) -> Vec<(String, String)> {
 
 fn shown(path: &Option<PathBuf>) -> Option<String> {
     path.as_ref().map(|path| path.display().to_string())
-}
-
-impl TaskArgs {
-    /// The number of shares, whichever of their tasks are submitted; none where the volumes are claimed.
-    fn shares(&self, claim: &Option<PathBuf>) -> Option<String> {
-        claim.is_none().then(|| self.tasks.to_string())
-    }
 }
 
 impl PredictJob {

@@ -1,7 +1,7 @@
 //! What jobs ask of the cluster, as options of sbatch.
 
-use super::slurm::JobArgs;
-use crate::cli::fit::GPUS;
+use super::plan::JobArgs;
+use crate::cli::env::GPUS;
 use crate::cli::settings::Settings;
 use crate::error::{Error, Result};
 use crate::outside::slurm::script::Work;

@@ -1,5 +1,7 @@
 //! NVIDIA GPUs: in the machine, with a driver, within reach of this process, seen by libtorch.
 
+use super::libtorch::USUAL_CUDA;
+
 use std::path::PathBuf;
 
 use serde_json::json;
@@ -12,9 +14,6 @@ use crate::host::Host;
 const CHECK: &str = "GPU";
 
 const NVIDIA: &str = "0x10de";
-
-/// What the libtorch that `scripts/setup-libtorch.sh` installs is built with.
-pub(super) const USUAL_CUDA: u32 = 13;
 
 /// Where the driver's library lies, beside `LD_LIBRARY_PATH`.
 const LIBRARY_FOLDERS: [&str; 7] = [

@@ -34,7 +34,7 @@ impl LibTorch {
         Some(Self {
             folder,
             version,
-            cuda: has_cuda.then(|| cuda.unwrap_or((super::gpu::USUAL_CUDA, None))),
+            cuda: has_cuda.then(|| cuda.unwrap_or((USUAL_CUDA, None))),
         })
     }
 
@@ -109,6 +109,9 @@ fn cuda_in_version(version: &str) -> Option<(u32, Option<u32>)> {
     let (major, minor) = digits.split_at_checked(digits.len().checked_sub(1)?)?;
     Some((major.parse().ok()?, minor.parse().ok()))
 }
+
+/// What the libtorch that `scripts/setup-libtorch.sh` installs is built with.
+pub(super) const USUAL_CUDA: u32 = 13;
 
 #[cfg(test)]
 mod tests {

@@ -12,8 +12,8 @@ use crate::error::Result;
 use crate::pipeline::bundle::Bundle;
 use crate::pipeline::dataset::Dataset;
 use crate::pipeline::needed::{Way, needed_bytes, ordinary_volume};
+use crate::pipeline::parted::Models;
 use crate::pipeline::parted::PartedModel;
-use crate::pipeline::predictor::Models;
 
 const MODEL: &str = "model";
 const DATASET: &str = "dataset";

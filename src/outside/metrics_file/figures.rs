@@ -97,7 +97,7 @@ impl Figures {
             (
                 "ctseg_last_written_timestamp_seconds",
                 "When this file was written; every few seconds while the command runs.",
-                super::seconds_now(),
+                seconds_now(),
             ),
             (
                 "ctseg_resident_memory_bytes",
@@ -221,4 +221,9 @@ impl Figures {
             &best,
         );
     }
+}
+
+/// Seconds since 1970.
+pub(super) fn seconds_now() -> f64 {
+    jiff::Timestamp::now().as_millisecond() as f64 / 1e3
 }

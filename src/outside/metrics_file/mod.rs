@@ -1,6 +1,8 @@
 //! Figures of a command's work in a file, for node_exporter's textfile collector: written anew every few seconds, and
 //! at the end, always whole.
 
+use figures::seconds_now;
+
 mod exposition;
 mod figures;
 
@@ -33,11 +35,6 @@ struct Shared {
     tasks: TaskList,
     over: Mutex<bool>,
     woken: Condvar,
-}
-
-/// Seconds since 1970.
-fn seconds_now() -> f64 {
-    jiff::Timestamp::now().as_millisecond() as f64 / 1e3
 }
 
 impl MetricsFile {

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::ser::{Serialize, Serializer};
 
-use super::above::Above;
+use super::parent::Above;
 use crate::pipeline::tracker::{DatasetUsed, Outcome};
 
 /// One line.

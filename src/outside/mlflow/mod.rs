@@ -4,6 +4,8 @@
 //! it from there and sends it ([`delivery`]) through MLflow's REST API ([`api`]), and writes down how far it has come
 //! (`tracking/delivered.json`), so that the next process, or `ctseg sync`, goes on from there.
 
+pub mod parent;
+
 pub mod above;
 mod api;
 pub mod artifacts;
@@ -27,10 +29,10 @@ pub mod sync;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use above::Above;
 use delivery::Link;
 use event::{Begun, Event};
 use machine::Watch;
+use parent::Above;
 use sender::{Patience, Sender, Settled};
 use settings::Server;
 use spool::Spool;

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::file_sha256;
 use crate::error::{Error, Result};
 use crate::files::write_bytes_atomically;
+use crate::pipeline::hash::file_sha256;
 
 /// The checksums of a folder's files, as `sha256sum` writes them.
 pub(crate) const SUMS: &str = "SHA256SUMS";
@@ -14,7 +14,7 @@ pub(crate) const SUMS: &str = "SHA256SUMS";
 ///
 /// # Errors
 /// A file that is missing or changed.
-pub(super) fn verified_sums(folder: &Path) -> Result<BTreeMap<String, String>> {
+pub(crate) fn verified_sums(folder: &Path) -> Result<BTreeMap<String, String>> {
     let sums_path = folder.join(SUMS);
     let text = std::fs::read_to_string(&sums_path).map_err(Error::io(&sums_path, "read"))?;
     let mut sums = BTreeMap::new();
@@ -43,7 +43,7 @@ pub(super) fn verified_sums(folder: &Path) -> Result<BTreeMap<String, String>> {
 }
 
 /// Writes the checksums of all that lies in `folder`.
-pub(super) fn write_sums(folder: &Path) -> Result<()> {
+pub(crate) fn write_sums(folder: &Path) -> Result<()> {
     let entries = std::fs::read_dir(folder).map_err(Error::io(folder, "read the folder"))?;
     let mut names: Vec<String> = entries
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())

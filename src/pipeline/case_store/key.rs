@@ -15,10 +15,10 @@ use crate::arrays::normalisation::Normalisation;
 use crate::arrays::preprocess::Window;
 use crate::arrays::resample::Interpolation;
 use crate::error::{Error, Result};
+use crate::pipeline::coarse_result::StageOneResult;
 use crate::pipeline::dataset::{Dataset, LabelSource};
 use crate::pipeline::recipe::Recipe;
 use crate::pipeline::roi::Prior;
-use crate::pipeline::sampling::StageOneResult;
 use crate::values::{Grid, VoxelBox};
 
 /// To be raised whenever the same files and recipe give other values than before.

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use super::job::{Conversion, Overlaps};
 use super::labels::Labels;
-use super::{Conversion, Overlaps};
 use crate::arrays::formats::read_label_map;
 use crate::arrays::nifti::{self, NiftiHeader};
 use crate::error::{Error, Result};

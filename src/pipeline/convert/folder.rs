@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::Overlaps;
 use super::files::FOLDERS;
+use super::job::Overlaps;
 use super::labels::Labels;
 use super::target::Format;
 use crate::error::{Error, Result};

@@ -1,6 +1,10 @@
 //! Writing a dataset in the layout of nnU-Net v2 or the Medical Segmentation Decathlon: each case is checked whole
 //! before anything of it is written, and a bad one costs no other.
 
+mod job;
+
+pub use job::{Conversion, Converted, Overlaps};
+
 mod case;
 mod description;
 mod files;
@@ -15,12 +19,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::dataset::{Channels, Dataset, LabelSource, NamedSplit};
+use super::dataset::{Channels, Dataset, LabelSource};
 use super::gate::Gate;
 use super::observer::Observer;
-use super::predict::{Failure, write_failures};
+use super::predict::write_failures;
 use crate::error::{Error, Result};
 use crate::files::write_bytes_atomically;
 use case::Checks;
@@ -40,46 +44,6 @@ const FAILURES: &str = "failures.jsonl";
 
 /// What all label maps under way may take together, about.
 const MEMORY: u64 = 3 << 30;
-
-/// What becomes of voxels that several masks mark.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Overlaps {
-    /// The case fails.
-    #[default]
-    Refuse,
-    /// They are of the structure that comes last in the order of the label values.
-    Last,
-}
-
-/// What is to be converted, and how.
-#[derive(Debug, Clone)]
-pub struct Conversion {
-    /// As the user named it.
-    pub source: PathBuf,
-    pub overlaps: Overlaps,
-    /// The folds of `splits_final.json`; without any none is written.
-    pub splits: Vec<NamedSplit>,
-    /// Whether a conversion that is there already, with other settings or of another dataset, is replaced.
-    pub overwrite: bool,
-}
-
-/// What came of it.
-#[derive(Debug, Clone, Default)]
-pub struct Converted {
-    /// Cases that are there now, or that could be.
-    pub training: usize,
-    pub test: usize,
-    /// Of these, cases that were there already.
-    pub kept: usize,
-    pub failures: Vec<Failure>,
-    /// Remarks with the cases that they are of.
-    pub notes: BTreeMap<String, Vec<String>>,
-    /// Names of cases in the source and now, where these differ.
-    pub renamed: Vec<(String, String)>,
-    /// How many folds were written.
-    pub folds: usize,
-}
 
 /// Checks every case as [`convert`] does, and writes nothing.
 ///
@@ -348,40 +312,6 @@ fn remarks(
         remarks.insert(words.to_owned(), in_both);
     }
     remarks
-}
-
-/// Failures that are of no single case: label files without an image, ids that are taken twice.
-fn failures_of(dataset: &Dataset) -> (Vec<Failure>, BTreeSet<&str>) {
-    let mut failures: Vec<Failure> = dataset
-        .unpaired_labels
-        .iter()
-        .map(|path| Failure {
-            input: path.clone(),
-            reason: Error::file(
-                path,
-                "labels without an image; add the image or remove the file",
-            )
-            .to_string(),
-        })
-        .collect();
-    let mut twice = BTreeSet::new();
-    for pair in dataset.cases.windows(2) {
-        if pair[0].id == pair[1].id {
-            twice.insert(pair[0].id.as_str());
-            failures.push(Failure {
-                input: pair[1].image.clone(),
-                reason: Error::file(
-                    &pair[1].image,
-                    format!(
-                        "the case's id is that of {} too, so that neither can be told from the other; rename or remove one of the two",
-                        pair[0].image.display()
-                    ),
-                )
-                .to_string(),
-            });
-        }
-    }
-    (failures, twice)
 }
 
 /// Whether patients have several training cases, which nnU-Net's own folds would part.

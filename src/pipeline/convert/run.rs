@@ -1,20 +1,23 @@
 //! The cases one after the other, as many at a time as there are threads and memory.
 
+use crate::pipeline::dataset::Dataset;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::case::Checks;
-use super::failures_of;
+
 use super::files::Planned;
 use super::journal::{Journal, Record, SourceFile};
 use super::target::Target;
 use crate::error::{Error, Result};
 use crate::pipeline::dataset::{Case, Channels, LabelSource};
+use crate::pipeline::disk_full::is_full;
 use crate::pipeline::guard::guarded;
 use crate::pipeline::observer::{CaseCounts, Observer};
-use crate::pipeline::predict::{Failure, is_full};
+use crate::pipeline::predict::Failure;
 use crate::pipeline::sidecar::Written;
 
 /// All cases to be looked at and, with a target, written.
@@ -232,4 +235,38 @@ impl Ended {
             }
         }
     }
+}
+
+/// Failures that are of no single case: label files without an image, ids that are taken twice.
+fn failures_of(dataset: &Dataset) -> (Vec<Failure>, BTreeSet<&str>) {
+    let mut failures: Vec<Failure> = dataset
+        .unpaired_labels
+        .iter()
+        .map(|path| Failure {
+            input: path.clone(),
+            reason: Error::file(
+                path,
+                "labels without an image; add the image or remove the file",
+            )
+            .to_string(),
+        })
+        .collect();
+    let mut twice = BTreeSet::new();
+    for pair in dataset.cases.windows(2) {
+        if pair[0].id == pair[1].id {
+            twice.insert(pair[0].id.as_str());
+            failures.push(Failure {
+                input: pair[1].image.clone(),
+                reason: Error::file(
+                    &pair[1].image,
+                    format!(
+                        "the case's id is that of {} too, so that neither can be told from the other; rename or remove one of the two",
+                        pair[0].image.display()
+                    ),
+                )
+                .to_string(),
+            });
+        }
+    }
+    (failures, twice)
 }

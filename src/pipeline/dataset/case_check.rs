@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::check::{CaseNote, CaseProblem, CheckDepth};
+use super::problem::{CaseNote, CaseProblem, CheckDepth};
 use super::structures::{count_values, overlay};
 use super::{Case, Dataset, LabelSource, grid_difference};
 use crate::arrays::formats::{VolumeHeader, read_header, read_label_map, read_volume};

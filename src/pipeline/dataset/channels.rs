@@ -1,24 +1,18 @@
 //! Images of several channels: which there are and where they lie. ctseg itself works on one, the CT; converting a
 //! dataset takes all of them along.
 
+use super::discovered::Accept;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::json_layouts::joined;
+use super::pattern::joined;
 use super::{Case, Dataset, Layout};
 use crate::arrays::formats::case_name;
 use crate::error::{Error, Result};
-
-/// Which images a caller can use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Accept {
-    /// Others are an error.
-    OneChannel,
-    AnyChannels,
-}
 
 /// What the single channel of a dataset is called that says nothing of channels.
 const CT: &str = "CT";

@@ -1,9 +1,9 @@
 //! Everything that is wrong with a dataset, found before training and told all at once.
 
+use super::problem::{CaseNote, CaseProblem, CheckDepth};
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::fmt;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
@@ -12,51 +12,6 @@ use super::case_check::CaseCheck;
 use super::{Case, Dataset};
 use crate::arrays::formats::case_name;
 use crate::error::{Error, Result};
-
-/// How much of the images [`Dataset::check`] reads; label maps are always read whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CheckDepth {
-    /// Only the images' headers.
-    Headers,
-    /// Every voxel: finds truncated images too, and takes about as long as an epoch's reading.
-    Voxels,
-}
-
-/// Something that must be mended before the dataset can be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CaseProblem {
-    pub case: String,
-    pub file: PathBuf,
-    pub problem: String,
-}
-
-/// Something worth knowing that stops nothing; `case` is `None` when it concerns the whole dataset.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CaseNote {
-    pub case: Option<String>,
-    pub note: String,
-}
-
-impl fmt::Display for CaseProblem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}: {}: {}",
-            self.case,
-            self.file.display(),
-            self.problem
-        )
-    }
-}
-
-impl fmt::Display for CaseNote {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.case {
-            Some(case) => write!(f, "{case}: {}", self.note),
-            None => f.write_str(&self.note),
-        }
-    }
-}
 
 /// What [`Dataset::check`] found; problems and notes in the order of the cases.
 #[derive(Debug, Clone)]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::layouts::{self, Found};
+use super::discovered::Found;
 use super::pattern::Pattern;
 use super::{Case, Copies, Dataset, LabelSource, Layout, Structure, structures};
 use crate::error::{Error, Result};
@@ -96,7 +96,7 @@ pub(super) fn open(path: &Path, data_root: Option<&Path>) -> Result<Dataset> {
         unpaired_labels: found.unpaired,
         copies: Copies::default(),
     };
-    layouts::finished(dataset, path)
+    super::discovered::finished(dataset, path)
 }
 
 /// One line: the place and what the parser found there.
@@ -136,7 +136,7 @@ fn find_cases(
                 Some(labels) => Some(Pattern::for_labels(labels).map_err(in_descriptor)?),
                 None => None,
             };
-            layouts::find_by_pattern(root, &images, labels.as_ref(), named)
+            super::discovered::find_by_pattern(root, &images, labels.as_ref(), named)
         }
         (None, false) if descriptor.labels.is_none() => Ok(Found {
             cases: descriptor

@@ -1,13 +1,15 @@
 //! Folders with a `dataset.json`: nnU-Net v2 raw and the Medical Segmentation Decathlon.
 
+use super::pattern::joined;
+
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::channels::Accept;
-use super::layouts::{self, Found};
+use super::discovered::Accept;
+use super::discovered::Found;
 use super::pattern::{Pattern, visible_names};
 use super::{Case, Dataset, LabelSource, Layout, Structure, structures};
 use crate::arrays::formats::case_name;
@@ -79,7 +81,7 @@ pub(super) fn open(root: &Path, json: &Path, accept: Accept) -> Result<Dataset> 
              list); add channel_names such as {\"0\": \"CT\"}, or use a descriptor (.toml)",
         ));
     };
-    let mut dataset = layouts::of_folder(root, layout, found);
+    let mut dataset = super::discovered::of_folder(root, layout, found);
     if let Some(name) = content.name {
         dataset.name = name;
     }
@@ -87,7 +89,7 @@ pub(super) fn open(root: &Path, json: &Path, accept: Accept) -> Result<Dataset> 
     dataset.licence = content.licence.or(content.license);
     dataset.test = test;
     dataset.ignore = ignore;
-    layouts::finished(dataset, json)
+    super::discovered::finished(dataset, json)
 }
 
 fn one_channel(
@@ -219,7 +221,7 @@ fn nnunet_cases(
         }
         let images = pattern(format!("{images}/{{case}}_0000{ending}"))?;
         let labels = pattern(format!("labels{set}/{{case}}{ending}"))?;
-        layouts::find_by_pattern(root, &images, Some(&labels), structures)
+        super::discovered::find_by_pattern(root, &images, Some(&labels), structures)
     };
     let mut found = match &content.dataset {
         Some(listed) => listed_cases(root, json, listed, structures, accept)?,
@@ -279,7 +281,7 @@ fn listed_cases(
         let image = joined(root, image);
         cases.push(Case {
             labels,
-            ..layouts::unlabelled(id.clone(), image)
+            ..super::discovered::unlabelled(id.clone(), image)
         });
     }
     Ok(Found {
@@ -330,7 +332,7 @@ fn decathlon_cases(
         };
         cases.push(Case {
             labels: decathlon_labels(root, &image, label.as_deref()),
-            ..layouts::unlabelled(id, image)
+            ..super::discovered::unlabelled(id, image)
         });
     }
     let unpaired = unlisted_labels(root, &cases);
@@ -385,9 +387,4 @@ fn with_channel_number(image: PathBuf, id: &str) -> PathBuf {
             Some(image.with_file_name(format!("{id}_0000{ending}")))
         });
     numbered.filter(|path| path.exists()).unwrap_or(image)
-}
-
-/// `./imagesTr/x.nii.gz` under the root, without the dot.
-pub(super) fn joined(root: &Path, listed: &str) -> PathBuf {
-    root.join(listed.trim_start_matches("./"))
 }

@@ -1,6 +1,9 @@
 //! Datasets of CT volumes with reference labels: where the files lie, which structures they hold,
 //! whether they are sound, how they are split, and how they get into memory.
 
+mod discovered;
+mod problem;
+
 mod cache;
 mod case_check;
 mod cases;
@@ -21,10 +24,11 @@ pub use cache::{CacheCounts, CaseCache};
 pub use case_check::unknown_values;
 pub use cases::{Case, Dataset, LabelSource, Layout, Structure};
 pub use channels::Channels;
-pub use check::{CaseNote, CaseProblem, CheckDepth, CheckReport};
+pub use check::CheckReport;
 pub use copies::Copies;
 pub use folds::{Split, folds};
 pub use grid_check::{GRID_TOLERANCE_MM, grid_difference};
 pub use load::LoadedCase;
+pub use problem::{CaseNote, CaseProblem, CheckDepth};
 pub use splits::NamedSplit;
 pub use structures::count_values;

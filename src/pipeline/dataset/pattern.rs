@@ -173,6 +173,11 @@ pub(super) fn unpaired(root: &Path, labels: &Pattern, cases: &HashSet<&str>) -> 
         .collect()
 }
 
+/// `./imagesTr/x.nii.gz` under the root, without the dot.
+pub(super) fn joined(root: &Path, listed: &str) -> PathBuf {
+    root.join(listed.trim_start_matches("./"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::Evaluation;
+use super::case_scores::CaseScores;
 use super::scores::{Better, METRICS, Metric};
 use super::written::{cell, write_csv};
-use super::{CaseScores, Evaluation};
 use crate::arrays::aggregate::Aggregate;
 use crate::arrays::metrics::Summary;
 use crate::arrays::wilcoxon::{holm, signed_rank_p};

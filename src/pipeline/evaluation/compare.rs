@@ -5,8 +5,8 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
+use super::case_scores::{CaseScores, Structures, forget_ignored};
 use super::scores::StructureScores;
-use super::{CaseScores, Structures, forget_ignored};
 use crate::arrays::components::Connectivity;
 use crate::arrays::detection::Detection;
 use crate::arrays::extents::Extent;
@@ -16,8 +16,9 @@ use crate::arrays::metrics::{Overlap, volume_ml};
 use crate::arrays::surface::SurfaceDistances;
 use crate::error::{Error, Result};
 use crate::pipeline::gate::Gate;
+use crate::pipeline::identity::ModelUsed;
 use crate::pipeline::reference::Reference;
-use crate::pipeline::sidecar::{ModelUsed, read_sidecar};
+use crate::pipeline::sidecar::read_sidecar;
 use crate::values::{Grid, VoxelBox};
 
 /// Grids of prediction and reference may differ by this much and still be one.

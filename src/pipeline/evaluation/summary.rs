@@ -3,8 +3,9 @@
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
+use super::Evaluation;
+use super::case_scores::CaseScores;
 use super::scores::{Better, METRICS, Metric, named};
-use super::{CaseScores, Evaluation};
 use crate::arrays::aggregate::{Aggregate, bootstrap_ci95};
 use crate::arrays::metrics::Summary;
 

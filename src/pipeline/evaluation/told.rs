@@ -6,7 +6,7 @@ use super::Evaluation;
 use super::scores::{Better, METRICS};
 use crate::arrays::metrics::Summary;
 use crate::pipeline::epoch_metrics::permitted;
-use crate::pipeline::sidecar::ModelUsed;
+use crate::pipeline::identity::ModelUsed;
 
 impl Evaluation {
     /// The models that the predictions were made by, as far as they tell.

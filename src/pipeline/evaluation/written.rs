@@ -4,8 +4,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::Evaluation;
+use super::case_scores::CaseScores;
 use super::scores::METRICS;
-use super::{CaseScores, Evaluation};
 use crate::error::{Error, Result};
 use crate::files::write_bytes_atomically;
 

@@ -9,7 +9,7 @@ use crate::pipeline::bundle::Bundle;
 use crate::pipeline::dataset::Structure;
 use crate::pipeline::manifest::{FoldManifest, StageManifest};
 use crate::pipeline::recipe::Recipe;
-use crate::pipeline::sampling::{UNION, output_maps};
+use crate::pipeline::recipe::output_maps::{UNION, output_maps};
 use crate::tensors::weights::{NamedTensors, prefixed, write_tensors};
 
 /// Version of the metadata's layout.

@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::time::Instant;
 
+use super::folds::{deadline, training_job};
+use super::job::{FitJob, FitSummary};
 use super::source::source_together;
-use super::{FitJob, FitSummary, deadline, training_job};
 use crate::error::Result;
 use crate::pipeline::checkpoint::CheckpointFolder;
 use crate::pipeline::guard::guarded;

@@ -5,16 +5,17 @@ use std::time::Instant;
 
 use serde_json::json;
 
+use super::job::{FitJob, FitSummary};
 use super::told::Telling;
-use super::{FitJob, FitSummary};
 use crate::error::Result;
 use crate::pipeline::bundle::Bundle;
+use crate::pipeline::coarse_result::StageOneResult;
 use crate::pipeline::observer::Observer;
 use crate::pipeline::out_of_fold::{OutOfFold, OutOfFoldJob, predict_out_of_fold};
 use crate::pipeline::overlays::best_and_worst;
-use crate::pipeline::postprocessing::{Postprocessing, Trial};
+use crate::pipeline::postprocessing::Trial;
+use crate::pipeline::postprocessing_new::Postprocessing;
 use crate::pipeline::run_folder::PLOTS;
-use crate::pipeline::sampling::StageOneResult;
 use crate::pipeline::stage_one::{RoiQuality, out_of_fold_results};
 
 /// How good the new stage 1's regions are on the cases that one of its networks did not see.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::FitJob;
+use super::job::FitJob;
 use crate::error::{Error, Result};
 use crate::pipeline::checkpoint::Progress;
 use crate::pipeline::dataset::{Dataset, LabelSource};

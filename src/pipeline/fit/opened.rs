@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use super::FitJob;
+use super::job::FitJob;
 use crate::error::{Error, Result};
 use crate::pipeline::bundle::Bundle;
 use crate::pipeline::dataset::{CheckDepth, Dataset};

@@ -1,21 +1,18 @@
 //! What the networks are trained on: the cases, and for stage 2 what stage 1 says of them.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use super::job::StageOneOutcome;
 
-use super::FitJob;
+use std::collections::BTreeMap;
+use std::sync::PoisonError;
+
+use super::job::FitJob;
 use crate::error::Result;
 use crate::pipeline::bundle::Bundle;
+use crate::pipeline::case_source::CaseSource;
 use crate::pipeline::observer::Observer;
 use crate::pipeline::recipe::Region;
-use crate::pipeline::sampling::{CaseSource, StageOneResult, mirrored_maps};
+use crate::pipeline::sampling::mirrored_maps;
 use crate::pipeline::stage_one::out_of_fold_results;
-
-/// Stage 1's results on the training cases, with and without its probabilities, once they were asked for.
-pub type StageOneMemory = Mutex<BTreeMap<bool, StageOneOutcome>>;
-
-/// By case, and which stage 1 it was.
-type StageOneOutcome = (BTreeMap<usize, StageOneResult>, Option<String>);
 
 /// [`source`], which all processes of a team must see alike.
 pub(super) fn source_together<'a>(

@@ -3,16 +3,16 @@
 use std::cell::OnceCell;
 use std::path::Path;
 
+use super::job::{FitJob, FitSummary};
 use super::manifests::{data_fingerprint, held_out_fingerprint};
-use super::{FitJob, FitSummary};
 use crate::error::Result;
 use crate::files::write_bytes_atomically;
 use crate::pipeline::bundle::Bundle;
 use crate::pipeline::epoch_metrics::permitted;
 use crate::pipeline::observer::Observer;
 use crate::pipeline::recipe::TrackedCheckpoints;
+use crate::pipeline::recipe::output_maps::output_maps;
 use crate::pipeline::run_folder::{PLOTS, RunFolder};
-use crate::pipeline::sampling::output_maps;
 use crate::pipeline::tracker::{DatasetUsed, Event, ModelMade, Point, Tracker};
 use crate::pipeline::{cost_table, diagnosis, history, parameters};
 

@@ -1,5 +1,7 @@
 //! nnU-Net's models: their files read and written, and what their use needs that ctseg's own models do not.
 
+mod export_checks;
+
 mod checkpoint;
 mod dataset_json;
 mod export;

@@ -7,24 +7,23 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-use super::PredictJob;
+use super::job::PredictJob;
 use crate::arrays::formats::{VolumeImage, case_name, read_header, read_volume};
 use crate::error::{Error, Result};
 use crate::limits::memory::kept_at_most;
-use crate::pipeline::bundle::file_sha256;
 use crate::pipeline::cascade::{Cascade, CascadeReport};
 use crate::pipeline::entropy_file::EntropyFile;
 use crate::pipeline::gate::{Admitted, Gate};
 use crate::pipeline::guard::unless_stopped;
+use crate::pipeline::hash::file_sha256;
+use crate::pipeline::identity::ModelUsed;
 use crate::pipeline::inputs::PredictCase;
 use crate::pipeline::observer::Observer;
 use crate::pipeline::overlapping::OverlappingMasks;
 use crate::pipeline::predictor::Predictor;
 use crate::pipeline::probability_file::ProbabilityFile;
 use crate::pipeline::restoring::Probabilities;
-use crate::pipeline::sidecar::{
-    INFERENCE_VERSION, Making, ModelUsed, SavedProbabilities, Sidecar, made_of,
-};
+use crate::pipeline::sidecar::{INFERENCE_VERSION, Making, SavedProbabilities, Sidecar, made_of};
 use crate::tensors::losses::Outputs;
 use crate::values::LabelMap;
 
@@ -35,12 +34,12 @@ const BYTES_PER_WORKER: u64 = 2 << 30;
 const VOXEL_BYTES: u64 = 6;
 
 /// How much volumes that are read, wait, are segmented and written may take together.
-pub(super) fn memory_of_volumes(workers: usize) -> Gate {
+pub(crate) fn memory_of_volumes(workers: usize) -> Gate {
     Gate::new(kept_at_most(BYTES_PER_WORKER * workers.max(1) as u64))
 }
 
 /// What all cases of a batch share.
-pub(super) struct Batch<'a> {
+pub(crate) struct Batch<'a> {
     pub(super) job: &'a PredictJob<'a>,
     /// Those of the job that are this process's to look at.
     pub(super) cases: &'a [PredictCase],

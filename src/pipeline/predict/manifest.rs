@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::PredictJob;
-use super::state::{CaseState, Failure, write_failures};
+use super::failures::{Failure, write_failures};
+use super::job::PredictJob;
+use super::state::CaseState;
 use crate::error::{Error, Result};
 use crate::files::write_bytes_atomically;
 use crate::pipeline::claims::Claims;
+use crate::pipeline::identity::ModelUsed;
 use crate::pipeline::inputs::PredictCase;
-use crate::pipeline::sidecar::{ModelUsed, sidecar_path};
+use crate::pipeline::sidecar::sidecar_path;
 use crate::worker::Worker;
 
 /// Where a batch's record lies.

@@ -6,13 +6,15 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use super::case::{Batch, Ended};
+use super::failures::Failure;
+use super::job::{Leaving, PredictSummary};
 use super::manifest::{ClaimsAt, Counts, Manifest, ManifestCase, RecordFiles};
-use super::state::{CaseState, Failure};
-use super::{Leaving, PredictSummary, is_full};
+use super::state::CaseState;
 use crate::error::Result;
 use crate::files::touch;
 use crate::leftovers::remove_own_leftovers;
 use crate::pipeline::claims::Claims;
+use crate::pipeline::disk_full::is_full;
 use crate::pipeline::observer::{CaseCounts, Task};
 use crate::pipeline::predictor::Predictor;
 use crate::pipeline::run_state;
@@ -25,7 +27,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const WRITE_EVERY: Duration = Duration::from_secs(30);
 
 /// What is known of a batch's cases.
-pub(super) struct Record<'a> {
+pub(crate) struct Record<'a> {
     batch: &'a Batch<'a>,
     claims: Option<&'a Claims>,
     halted: &'a AtomicBool,

@@ -15,7 +15,7 @@ use crate::pipeline::guard::guarded;
 /// The stages of a batch: for each device a thread that reads, one that segments and one that writes, all of a kind
 /// fed from one queue. Beside the volume that a device works on, one waits in the hands of the reader and one for
 /// the writer, if there is memory for them.
-pub(super) struct Pipeline<'a> {
+pub(crate) struct Pipeline<'a> {
     pub(super) batch: &'a Batch<'a>,
     pub(super) supply: &'a Supply<'a>,
     pub(super) memory: &'a Gate,

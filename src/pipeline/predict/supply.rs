@@ -10,7 +10,7 @@ use crate::pipeline::claims::{Claims, Taking};
 const STEP: Duration = Duration::from_millis(50);
 
 /// Hands out each case of a batch once.
-pub(super) struct Supply<'a> {
+pub(crate) struct Supply<'a> {
     claims: Option<&'a Claims>,
     /// Cases that are still of interest, in their order.
     left: Mutex<Vec<usize>>,

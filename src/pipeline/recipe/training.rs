@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::PatchSize;
+use super::keep::Keep;
 use crate::arrays::augmentation::{Augmentation, FlipAxis};
-use crate::pipeline::schedule::Keep;
 use crate::tensors::losses::{LossConfig, Outputs, name_or_section};
 use crate::tensors::optimisers::OptimiserConfig;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::MARGIN_MM;
+use super::scores::MARGIN_MM;
 use crate::values::{LabelMap, VoxelBox};
 
 /// The surroundings of each label that occurs in either map: the box around its voxels in both, and [`MARGIN_MM`] on

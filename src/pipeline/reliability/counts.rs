@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use ndarray::{ArrayView1, Axis};
 
-use super::Measured;
+use super::scores::Measured;
 use crate::error::Result;
 use crate::pipeline::probability_file::ProbabilityKind;
 use crate::pipeline::probability_reader::ProbabilityReader;

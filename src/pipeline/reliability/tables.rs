@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{Calibration, Figure, MARGIN_MM, Measured};
+use super::scores::{Calibration, Figure, MARGIN_MM, Measured};
 use crate::arrays::reliability::{BINS, Bin, Reliability};
 use crate::error::{Error, Result};
 use crate::files::write_bytes_atomically;
@@ -56,7 +56,7 @@ impl Calibration {
             (structure.name.clone(), Value::Object(object))
         });
         let per_case = self.cases.iter().map(|case| {
-            let own = super::joined(case.structures.iter().flatten());
+            let own = super::scores::joined(case.structures.iter().flatten());
             (case.case.clone(), Value::Object(regions(&own, figures)))
         });
         json!({

@@ -9,8 +9,8 @@ use crate::arrays::formats::{case_name, read_label_map, read_volume};
 use crate::error::{Error, Result};
 use crate::pipeline::dataset::{Dataset, Structure};
 use crate::pipeline::evaluation::forget_ignored;
+use crate::pipeline::recipe::output_maps::UNION;
 use crate::pipeline::reference::{Reference, label_maps};
-use crate::pipeline::sampling::UNION;
 use crate::pipeline::sidecar::{Sidecar, read_sidecar};
 use crate::values::{LabelMap, Volume, VoxelBox};
 
