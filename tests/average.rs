@@ -90,7 +90,7 @@ fn the_average_survives_saving_to_the_last_bit() {
             learner.step(&batch(3, 16), 0.01, index).unwrap();
         };
         for index in 0..3 {
-            step(&mut learner, index);
+            step(learner.as_mut(), index);
         }
         let (state, steps) = learner.state().unwrap();
         let restored = |state: &NamedTensors, setup: LearnerSetup| {
@@ -123,8 +123,8 @@ fn the_average_survives_saving_to_the_last_bit() {
             learner.weights().unwrap()
         );
 
-        step(&mut learner, 3);
-        step(&mut again, 3);
+        step(learner.as_mut(), 3);
+        step(again.as_mut(), 3);
         let [ours, theirs] = [&learner, &again].map(|l| l.averaged_weights().unwrap());
         assert!(ours == theirs, "{engine}");
         assert_eq!(learner.state().unwrap(), again.state().unwrap(), "{engine}");

@@ -28,9 +28,9 @@ fn every_optimiser_learns_on_every_engine_and_its_state_survives() {
                 assert!(report.is_taken(), "{engine} {kind:?} {report:?}");
                 report.loss
             };
-            let first = step(&mut learner, 0);
+            let first = step(learner.as_mut(), 0);
             for index in 1..8 {
-                step(&mut learner, index);
+                step(learner.as_mut(), index);
             }
             // Saved and restored in between: the same weights to the last bit.
             let network = config.init(1, 2, &compute.device).unwrap();
@@ -40,7 +40,7 @@ fn every_optimiser_learns_on_every_engine_and_its_state_survives() {
             let mut again = compute
                 .restored_learner(saved.unwrap(), setup(kind), &state, steps)
                 .unwrap();
-            let (a, b) = (step(&mut learner, 8), step(&mut again, 8));
+            let (a, b) = (step(learner.as_mut(), 8), step(again.as_mut(), 8));
             assert_eq!(a, b, "{engine} {kind:?}");
             assert!(a < first, "{engine} {kind:?}: {first} → {a}");
             assert_eq!(learner.weights().unwrap(), again.weights().unwrap());

@@ -52,7 +52,7 @@ fn frozen_levels_keep_every_bit_and_the_others_learn() {
                     assert!(report.is_taken());
                     report.loss
                 };
-                let losses: Vec<f64> = (0..6).map(|i| step(&mut learner, i)).collect();
+                let losses: Vec<f64> = (0..6).map(|i| step(learner.as_mut(), i)).collect();
                 assert!(losses[5] < losses[0], "{engine} {kind:?} {losses:?}");
                 let after = learner.weights().unwrap();
                 assert_only_the_rest_changed(&before, &after, LEVELS);
@@ -73,7 +73,7 @@ fn frozen_levels_keep_every_bit_and_the_others_learn() {
                         .unwrap()
                 };
                 let mut again = restored(frozen(kind, average));
-                assert_eq!(step(&mut learner, 6), step(&mut again, 6));
+                assert_eq!(step(learner.as_mut(), 6), step(again.as_mut(), 6));
                 assert_eq!(learner.weights().unwrap(), again.weights().unwrap());
 
                 // Thawed, all of them learn.
@@ -83,7 +83,7 @@ fn frozen_levels_keep_every_bit_and_the_others_learn() {
                     team: Default::default(),
                     ..frozen(kind, average)
                 });
-                step(&mut thawed, 6);
+                step(thawed.as_mut(), 6);
                 assert_only_the_rest_changed(&after, &thawed.weights().unwrap(), 0);
             }
         }

@@ -170,6 +170,7 @@ impl Sums {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::recipe::Recipe;
     use crate::tensors::device::DeviceChoice;
     use crate::tensors::losses::{ClassWeights, DiceSettings, NoSettings, SumSettings};
     use burn::tensor::{Tensor, TensorData};

@@ -184,6 +184,8 @@ fn trained(
 mod tests {
     use super::job::SweepSettings;
     use super::*;
+    use crate::pipeline::recipe::Recipe;
+    use std::path::PathBuf;
 
     fn settings(vary: &[&str], rungs: usize, epochs: usize) -> SweepSettings {
         let set = [format!("training.epochs={epochs}")];

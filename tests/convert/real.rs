@@ -14,7 +14,7 @@ fn assert_same_cases(a: &Dataset, b: &Dataset, values: &dyn Fn(u16) -> u16) {
         assert_same_volume(&a_loaded.volume, &b_loaded.volume, &a_case.id);
         let expected = a_loaded.labels.data.mapv(values);
         assert_eq!(expected, b_loaded.labels.data, "{}", a_case.id);
-        let types = [&a_loaded, &b_loaded].map(|loaded| loaded.header.datatype_name());
+        let types = [&a_loaded, &b_loaded].map(|loaded| loaded.header.voxel_type);
         assert_eq!(types[0], types[1]);
     }
 }

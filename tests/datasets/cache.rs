@@ -24,7 +24,7 @@ fn the_least_recently_used_goes_first_and_the_bound_holds() {
     let first_label = |index| {
         let case = cache.get(&dataset, index).unwrap();
         assert_eq!(case.bytes(), CASE_BYTES);
-        assert_eq!(case.header.grid().shape, SHAPE);
+        assert_eq!(case.header.grid.shape, SHAPE);
         assert!(cache.bytes() <= 3 * CASE_BYTES);
         case.labels.data[[0, 0, 0]]
     };

@@ -152,6 +152,8 @@ mod tests {
     use super::*;
     use crate::team::threads::in_team;
     use crate::tensors::device::DeviceChoice;
+    use burn::tensor::TensorData;
+    use serde::{Deserialize, Serialize};
 
     /// By Burn's autodiff, on flex where the build has it.
     fn by_burn(loss: &Loss, input: &Input) -> (f64, Vec<f32>) {
