@@ -5,11 +5,11 @@
 
 use std::time::Instant;
 
-use ctseg::arrays::augmentation::{
+use ctseg_augment::{
     Augmentation, Cut, FlipAxis, Hounsfield, SliceSource, VolumeCut, VolumeSource,
 };
-use ctseg::arrays::normalisation::Scaling;
-use ctseg::arrays::preprocess::Window;
+use ctseg_image::preprocess::channels::Window;
+use ctseg_image::preprocess::normalisation::Scaling;
 use ndarray::{Array3, Array4, Axis};
 use serde_json::{Map, Value, json};
 

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use ctseg::arrays::nifti::{
+use ctseg_image::nifti::{
     VoxelType, read_labels, read_volume, write_labels, write_mask, write_volume,
 };
 use flate2::Compression;

@@ -5,10 +5,10 @@
 
 use std::time::Instant;
 
-use ctseg::arrays::resample::{
+use ctseg_image::resample::{
     Interpolation, LabelInterpolation, resample_array, resample_labels, restore_exclusive,
 };
-use ctseg::values::{Grid, LabelMap};
+use ctseg_image::space::{Grid, LabelMap};
 use ndarray::{Array3, Array4};
 
 fn main() {

@@ -3,8 +3,8 @@
 
 use std::time::Instant;
 
-use ctseg::team::Collective;
-use ctseg::team::mpi::Mpi;
+use ctseg_engine::distributed::mpi::Mpi;
+use ctseg_engine::distributed::process_group::Collective;
 
 /// Weights of networks: the coarse stage's, the refining one's, nnU-Net's 3d_fullres.
 const COUNTS: [usize; 3] = [500_000, 5_600_000, 31_000_000];

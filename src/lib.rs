@@ -4,25 +4,10 @@
 //! (NIfTI, resampling, preprocessing, metrics, phantoms) beside [`tensors`] (networks, losses, optimiser,
 //! weights) – [`pipeline`] (recipes, datasets, training, prediction) – [`outside`] (pictures, progress) – [`cli`].
 
-pub mod arrays;
-pub mod cgroup;
 pub mod cli;
-pub mod cpu_budget;
-pub mod error;
-pub mod files;
-pub mod host;
-pub mod job;
-pub mod leftovers;
-pub mod limits;
-pub mod nearest_names;
-pub mod outside;
-pub mod pipeline;
-pub mod process_id;
-pub mod table;
-pub mod team;
-pub mod tensors;
-pub mod unzip;
-pub mod values;
-pub mod worker;
+pub mod doctor;
+mod log;
+pub mod slurm;
+pub mod status;
 
-pub use error::{Error, Result};
+use ctseg_base::{Error, Result};

@@ -1,9 +1,7 @@
 //! Augmentation against SciPy and nnU-Net's formulas (scripts/golden/make_augmentation.py), and what must
 //! hold for any seed.
 
-use ctseg::arrays::augmentation::{
-    Augmentation, Cut, FlipAxis, Placement, SliceSource, Turn, intensity,
-};
+use ctseg_augment::{Augmentation, Cut, FlipAxis, Placement, SliceSource, Turn, intensity};
 use ndarray::{Array2, Array3, ArrayView2, ArrayView3, Axis, s};
 use proptest::prelude::*;
 use serde::Deserialize;

@@ -1,6 +1,6 @@
 //! Elastic deformation against SciPy (scripts/golden/make_elastic.py), and images and labels that stay together.
 
-use ctseg::arrays::augmentation::{
+use ctseg_augment::{
     Augmentation, Cut, Field, FlipAxis, Placement, SliceSource, SpacePlacement, VolumeCut,
     VolumeSource,
 };

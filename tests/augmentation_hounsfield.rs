@@ -5,17 +5,15 @@ mod common;
 use std::collections::BTreeMap;
 use std::sync::mpsc::sync_channel;
 
-use ctseg::arrays::augmentation::{
-    Augmentation, Cut, Hounsfield, SliceSource, VolumeCut, VolumeSource,
-};
-use ctseg::arrays::normalisation::Scaling;
-use ctseg::arrays::preprocess::Window;
-use ctseg::pipeline::case_source::CaseSource;
-use ctseg::pipeline::dataset::Dataset;
-use ctseg::pipeline::observer::Silent;
-use ctseg::pipeline::recipe::Recipe;
-use ctseg::pipeline::sampling::send_epoch;
-use ctseg::pipeline::slice_set::SliceSet;
+use ctseg_augment::{Augmentation, Cut, Hounsfield, SliceSource, VolumeCut, VolumeSource};
+use ctseg_base::progress::Silent;
+use ctseg_core::dataset::Dataset;
+use ctseg_core::dataset::generated::slices::SliceSet;
+use ctseg_core::recipe::Recipe;
+use ctseg_image::preprocess::channels::Window;
+use ctseg_image::preprocess::normalisation::Scaling;
+use ctseg_train::data::case_source::CaseSource;
+use ctseg_train::data::sampler::send_epoch;
 use ndarray::{Array2, Array3, Array4, Axis, s};
 
 const WINDOWS: [[f32; 2]; 2] = [[-160.0, 240.0], [-200.0, 1200.0]];

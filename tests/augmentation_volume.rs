@@ -1,7 +1,7 @@
 //! Augmentation of volumes against SciPy (scripts/golden/make_augmentation_volume.py), and what must hold for
 //! any seed.
 
-use ctseg::arrays::augmentation::{
+use ctseg_augment::{
     Augmentation, FlipAxis, SpacePlacement, SpaceTurn, VolumeCut, VolumeSource, intensity,
 };
 use ndarray::{Array3, Array4, Axis, s};

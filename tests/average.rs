@@ -5,11 +5,11 @@ mod learners;
 
 use std::collections::BTreeMap;
 
-use ctseg::tensors::inference::Inference;
-use ctseg::tensors::learner::{Learner, LearnerSetup};
-use ctseg::tensors::optimisers::OptimiserKind;
-use ctseg::tensors::precision::Precision;
-use ctseg::tensors::weights::{NamedTensors, with_tensors};
+use ctseg_engine::inference::Inference;
+use ctseg_engine::learner::{Learner, LearnerSetup};
+use ctseg_engine::optim::OptimiserKind;
+use ctseg_engine::precision::Precision;
+use ctseg_engine::weights::{NamedTensors, with_tensors};
 use learners::{batch, engines, learner, open, setup, unet};
 
 const DECAY: f64 = 0.4;

@@ -13,12 +13,12 @@ use common::batches::{
     wait_until,
 };
 use common::{compute, ctseg, run, stderr};
-use ctseg::arrays::nifti::{VoxelType, read_header, read_labels, write_volume};
-use ctseg::pipeline::inputs::{expand_inputs, plan_outputs};
-use ctseg::pipeline::observer::{Observer, Silent, Task};
-use ctseg::pipeline::outputs::Outputs;
-use ctseg::pipeline::predict::{Leaving, PredictJob, predict};
-use ctseg::values::Grid;
+use ctseg_base::progress::{Observer, Silent, Task};
+use ctseg_core::outputs::Outputs;
+use ctseg_core::outputs::inputs::{expand_inputs, plan_outputs};
+use ctseg_image::nifti::{VoxelType, read_header, read_labels, write_volume};
+use ctseg_image::space::Grid;
+use ctseg_predict::{Leaving, PredictJob, predict};
 use serde_json::Value;
 
 fn signal(child: &Child, name: &str) {

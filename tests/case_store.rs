@@ -10,16 +10,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use common::{phantoms, small_recipe};
-use ctseg::arrays::nifti::{VoxelType, read_volume, write_volume};
-use ctseg::pipeline::case_source::CaseSource;
-use ctseg::pipeline::case_store::{CaseStore, Key, Wanted};
-use ctseg::pipeline::coarse_result::StageOneResult;
-use ctseg::pipeline::dataset::{Case, Dataset, LabelSource};
-use ctseg::pipeline::observer::{Observer, Silent, Task};
-use ctseg::pipeline::recipe::Recipe;
-use ctseg::pipeline::roi::Prior;
-use ctseg::pipeline::sampling::PreparedCase;
-use ctseg::values::{Grid, VoxelBox};
+use ctseg_base::progress::{Observer, Silent, Task};
+use ctseg_core::dataset::prepared_case::PreparedCase;
+use ctseg_core::dataset::{Case, Dataset, LabelSource};
+use ctseg_core::inference::coarse_result::StageOneResult;
+use ctseg_core::inference::roi::Prior;
+use ctseg_core::recipe::Recipe;
+use ctseg_image::nifti::{VoxelType, read_volume, write_volume};
+use ctseg_image::space::{Grid, VoxelBox};
+use ctseg_train::data::case_source::CaseSource;
+use ctseg_train::data::preprocessed_cache::{CaseStore, Key, Wanted};
 use ndarray::Array3;
 
 const LARGE: u64 = 1 << 40;
@@ -88,7 +88,7 @@ type PreparedBits = (
 );
 
 fn bits(case: &PreparedCase) -> PreparedBits {
-    let of_hu = |hu: &ctseg::pipeline::sampling::CaseHu| {
+    let of_hu = |hu: &ctseg_core::dataset::prepared_case::CaseHu| {
         let zero = std::iter::once(hu.zero_hu.to_bits());
         zero.chain(hu.above.iter().map(|v| v.to_bits())).collect()
     };
@@ -463,7 +463,7 @@ fn the_bound_is_kept_and_the_least_recently_used_go() {
 
     // A killed process's file counts, and is removed when room is short.
     let mut child = std::process::Command::new("true").spawn().unwrap();
-    let own = ctseg::process_id::ProcessId::own().to_string();
+    let own = ctseg_base::process::id::ProcessId::own().to_string();
     let dead = own.replace(
         &format!("-{}-", std::process::id()),
         &format!("-{}-", child.id()),

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::{run, stderr};
-use ctseg::arrays::nifti::{
+use ctseg_core::dataset::{CheckDepth, Dataset, LabelSource};
+use ctseg_image::nifti::{
     NiftiHeader, VoxelType, read_labels, read_volume, write_labels, write_volume,
 };
-use ctseg::pipeline::dataset::{CheckDepth, Dataset, LabelSource};
-use ctseg::values::{Grid, LabelMap, Volume};
+use ctseg_image::space::{Grid, LabelMap, Volume};
 use ndarray::Array3;
 use serde_json::{Value, json};
 

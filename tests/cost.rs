@@ -1,8 +1,8 @@
 //! Layer tables against a network worked by hand, and against the networks themselves.
 
-use ctseg::tensors::device::DeviceChoice;
-use ctseg::tensors::networks::NetworkConfig;
-use ctseg::tensors::weights::{is_trained, network_tensors};
+use ctseg_engine::device::DeviceChoice;
+use ctseg_engine::networks::NetworkConfig;
+use ctseg_engine::weights::{is_trained, network_tensors};
 
 fn config(text: &str) -> NetworkConfig {
     toml::from_str(text).unwrap()
@@ -113,13 +113,13 @@ fn inputs_that_do_not_fit_are_refused_in_one_line() {
 #[cfg(feature = "libtorch")]
 #[test]
 fn the_memory_of_a_training_step_is_about_what_the_table_says() {
-    use ctseg::tensors::batch::Batch;
-    use ctseg::tensors::device::Compute;
-    use ctseg::tensors::learner::{Learner, LearnerSetup};
-    use ctseg::tensors::libtorch::{cpu_memory, reset_cpu_peak};
-    use ctseg::tensors::losses::Loss;
-    use ctseg::tensors::optimisers::OptimiserConfig;
-    use ctseg::tensors::precision::{Precision, PrecisionChoice};
+    use ctseg_engine::batch::Batch;
+    use ctseg_engine::device::Compute;
+    use ctseg_engine::learner::{Learner, LearnerSetup};
+    use ctseg_engine::libtorch::{cpu_memory, reset_cpu_peak};
+    use ctseg_engine::losses::Loss;
+    use ctseg_engine::optim::OptimiserConfig;
+    use ctseg_engine::precision::{Precision, PrecisionChoice};
 
     for (text, [z, y, x]) in [
         ("kind = 'unet2d'\nwidths = [16, 32, 64]", [1, 256, 256]),

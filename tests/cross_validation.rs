@@ -7,21 +7,21 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use common::{SMALL, phantoms, random_model, run, small_recipe, stderr};
-use ctseg::arrays::nifti::{
+use ctseg_base::progress::Silent;
+use ctseg_core::dataset::Dataset;
+use ctseg_core::inference::coarse_stage::out_of_fold_results;
+use ctseg_core::inference::stage::{network_grid, network_input};
+use ctseg_core::model::bundle::Bundle;
+use ctseg_core::model::postprocessing::{Cleaning, Postprocessing};
+use ctseg_core::outputs::sidecar::read_sidecar;
+use ctseg_core::recipe::Recipe;
+use ctseg_image::labels::postprocess::{Step, apply};
+use ctseg_image::nifti::{
     NiftiHeader, VoxelType, read_labels, read_volume, write_labels, write_volume,
 };
-use ctseg::arrays::postprocess::{Step, apply};
-use ctseg::arrays::resample::restore_exclusive;
-use ctseg::pipeline::bundle::Bundle;
-use ctseg::pipeline::dataset::Dataset;
-use ctseg::pipeline::observer::Silent;
-use ctseg::pipeline::postprocessing::Trial;
-use ctseg::pipeline::postprocessing_new::{Cleaning, Postprocessing};
-use ctseg::pipeline::recipe::Recipe;
-use ctseg::pipeline::segmenter::{network_grid, network_input};
-use ctseg::pipeline::sidecar::read_sidecar;
-use ctseg::pipeline::stage_one::out_of_fold_results;
-use ctseg::values::{Grid, LabelMap, Volume};
+use ctseg_image::resample::restore_exclusive;
+use ctseg_image::space::{Grid, LabelMap, Volume};
+use ctseg_train::choose_postprocessing::Trial;
 use ndarray::Array3;
 use serde_json::Value;
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use common::ctseg;
-use ctseg::tensors::libtorch::{cuda_devices, knows_cuda};
+use ctseg_engine::libtorch::{cuda_devices, knows_cuda};
 
 /// `folder`, and then where libraries are looked for anyway: the driver may be found by that.
 fn before_others(folder: &Path) -> std::ffi::OsString {

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 
-use ctseg::arrays::nifti::{NiftiHeader, VoxelType, write_labels, write_volume};
-use ctseg::pipeline::dataset::{
+use ctseg_core::dataset::{
     CaseCache, CheckDepth, CheckReport, Dataset, LabelSource, Layout, folds,
 };
-use ctseg::values::{Grid, LabelMap, Volume};
+use ctseg_image::nifti::{NiftiHeader, VoxelType, write_labels, write_volume};
+use ctseg_image::space::{Grid, LabelMap, Volume};
 use ndarray::Array3;
 
 #[path = "datasets/cache.rs"]

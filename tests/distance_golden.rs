@@ -1,6 +1,6 @@
 //! Signed distances against SciPy's (`scripts/golden/make_distance.py`).
 
-use ctseg::arrays::distance::signed_distance_mm;
+use ctseg_image::metrics::distance_transform::signed_distance_mm;
 use ndarray::Array3;
 use serde_json::Value;
 

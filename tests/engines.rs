@@ -3,12 +3,12 @@
 #[path = "common/learners.rs"]
 mod learners;
 
-use ctseg::tensors::device::DeviceChoice;
-use ctseg::tensors::inference::Inference;
-use ctseg::tensors::learner::Learner;
-use ctseg::tensors::optimisers::OptimiserKind;
-use ctseg::tensors::precision::Precision;
-use ctseg::tensors::weights::with_tensors;
+use ctseg_engine::device::DeviceChoice;
+use ctseg_engine::inference::Inference;
+use ctseg_engine::learner::Learner;
+use ctseg_engine::optim::OptimiserKind;
+use ctseg_engine::precision::Precision;
+use ctseg_engine::weights::with_tensors;
 use learners::{batch, engines, learner, open, setup, unet};
 
 #[test]
@@ -104,12 +104,12 @@ fn a_network_in_use_equals_itself_on_other_engines_and_unfolded() {
 #[cfg(feature = "libtorch")]
 mod libtorch {
     use super::*;
-    use ctseg::tensors::batch::Batch;
-    use ctseg::tensors::device::Compute;
-    use ctseg::tensors::learner::LearnerSetup;
-    use ctseg::tensors::libtorch::{cpu_memory, limit_cpu_memory, reset_cpu_peak};
-    use ctseg::tensors::networks::NetworkConfig;
-    use ctseg::tensors::weights::NamedTensors;
+    use ctseg_engine::batch::Batch;
+    use ctseg_engine::device::Compute;
+    use ctseg_engine::learner::LearnerSetup;
+    use ctseg_engine::libtorch::{cpu_memory, limit_cpu_memory, reset_cpu_peak};
+    use ctseg_engine::networks::NetworkConfig;
+    use ctseg_engine::weights::NamedTensors;
     use learners::weights;
     use std::sync::{Mutex, PoisonError};
 

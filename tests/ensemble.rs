@@ -5,14 +5,14 @@ mod common;
 use std::path::Path;
 
 use common::{phantoms, publish_random, random_model, run, small_recipe, stderr, two_structures};
-use ctseg::arrays::nifti::{read_labels, read_volume};
-use ctseg::arrays::resample::{Interpolation, resample_array, restore_exclusive};
-use ctseg::pipeline::bundle::{Bundle, TrainedStage};
-use ctseg::pipeline::cascade::Cascade;
-use ctseg::pipeline::segmenter::{network_grid, network_input};
-use ctseg::pipeline::sidecar::Sidecar;
-use ctseg::pipeline::stage_one::run_stage_one;
-use ctseg::values::{Orientation, VoxelBox};
+use ctseg_core::inference::cascade::Cascade;
+use ctseg_core::inference::coarse_stage::run_stage_one;
+use ctseg_core::inference::stage::{network_grid, network_input};
+use ctseg_core::model::bundle::{Bundle, TrainedStage};
+use ctseg_core::outputs::sidecar::Sidecar;
+use ctseg_image::nifti::{read_labels, read_volume};
+use ctseg_image::resample::{Interpolation, resample_array, restore_exclusive};
+use ctseg_image::space::{Orientation, VoxelBox};
 use ndarray::Array4;
 
 /// A single-stage model of its own widths and spacing.
@@ -121,7 +121,7 @@ fn all_look_where_any_first_stage_found_something() {
     let ras = volume.grid.reoriented(Orientation::RAS);
     let joined = regions[0].joined(&regions[1]);
     assert!(regions[0] != regions[1], "{regions:?}: nothing to join");
-    let expected = ctseg::pipeline::roi::carried_over(&joined, &ras, &volume.grid).unwrap();
+    let expected = ctseg_core::inference::roi::carried_over(&joined, &ras, &volume.grid).unwrap();
     assert_eq!(report.roi, Some(expected));
 }
 

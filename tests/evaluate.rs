@@ -5,8 +5,8 @@ mod common;
 use std::path::Path;
 
 use common::{run, stderr};
-use ctseg::arrays::nifti::{NiftiHeader, write_labels};
-use ctseg::values::{Grid, LabelMap};
+use ctseg_image::nifti::{NiftiHeader, write_labels};
+use ctseg_image::space::{Grid, LabelMap};
 use serde_json::Value;
 
 /// A map of 4 × 1 × 1 voxels of 2 × 5 × 10 mm (0.1 mL).

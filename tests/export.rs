@@ -8,10 +8,10 @@ use std::process::Command;
 
 use burn::tensor::{Tensor, TensorData};
 use common::{publish_random, random_model, run, small_recipe, stderr};
-use ctseg::pipeline::bundle::Bundle;
-use ctseg::pipeline::recipe::output_maps::output_maps;
-use ctseg::tensors::device::DeviceChoice;
-use ctseg::tensors::weights::{NamedTensors, read_tensors, with_tensors};
+use ctseg_core::model::bundle::Bundle;
+use ctseg_core::recipe::output_maps::output_maps;
+use ctseg_engine::device::DeviceChoice;
+use ctseg_engine::weights::{NamedTensors, read_tensors, with_tensors};
 use serde_json::{Value, json};
 
 /// Names, shapes and sums of the tensors of a file, as Python's safetensors reads them.

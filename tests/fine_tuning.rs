@@ -3,8 +3,8 @@
 mod common;
 
 use common::{SMALL, phantoms, run, stderr};
-use ctseg::pipeline::bundle::Bundle;
-use ctseg::pipeline::checkpoint::Checkpoint;
+use ctseg_core::model::bundle::Bundle;
+use ctseg_core::run::checkpoint::Checkpoint;
 
 #[test]
 fn a_model_is_trained_further_and_what_does_not_fit_begins_anew() {

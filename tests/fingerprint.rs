@@ -3,10 +3,10 @@
 mod common;
 
 use common::{phantoms, run};
-use ctseg::pipeline::dataset::Dataset;
-use ctseg::pipeline::fingerprint::Fingerprint;
-use ctseg::pipeline::observer::Silent;
-use ctseg::values::Orientation;
+use ctseg_base::progress::Silent;
+use ctseg_core::dataset::Dataset;
+use ctseg_core::dataset::fingerprint::Fingerprint;
+use ctseg_image::space::Orientation;
 
 #[test]
 fn figures_are_those_of_the_files() {

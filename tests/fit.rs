@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use common::{SMALL, ctseg, phantoms, run, stderr};
-use ctseg::pipeline::checkpoint::{Checkpoint, CheckpointFolder};
+use ctseg_core::run::checkpoint::{Checkpoint, CheckpointFolder};
 
 fn fit_arguments<'a>(data: &'a str, epochs: &'a str) -> Vec<&'a str> {
     let mut arguments = vec!["fit", "--stage", "1", "--data", data, "--epochs", epochs];

@@ -5,12 +5,12 @@ mod common;
 mod learners;
 
 use common::{SMALL, phantoms, run, stderr};
-use ctseg::pipeline::bundle::Bundle;
-use ctseg::tensors::freezing::is_frozen;
-use ctseg::tensors::learner::{Learner, LearnerSetup};
-use ctseg::tensors::optimisers::OptimiserKind;
-use ctseg::tensors::precision::Precision;
-use ctseg::tensors::weights::{NamedTensors, with_tensors};
+use ctseg_core::model::bundle::Bundle;
+use ctseg_engine::freezing::is_frozen;
+use ctseg_engine::learner::{Learner, LearnerSetup};
+use ctseg_engine::optim::OptimiserKind;
+use ctseg_engine::precision::Precision;
+use ctseg_engine::weights::{NamedTensors, with_tensors};
 use learners::{batch, engines, learner, open, setup, unet};
 
 const LEVELS: usize = 2;

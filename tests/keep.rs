@@ -5,8 +5,8 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::{SMALL, phantoms, run, stderr};
-use ctseg::pipeline::checkpoint::{Checkpoint, CheckpointFolder};
-use ctseg::tensors::weights::{NamedTensors, below_prefix, read_tensors};
+use ctseg_core::run::checkpoint::{Checkpoint, CheckpointFolder};
+use ctseg_engine::weights::{NamedTensors, below_prefix, read_tensors};
 
 /// One fold trained with `overrides` in `folder`; its run and its last words.
 fn trained(folder: &Path, data: &Path, overrides: &[&str]) -> (PathBuf, serde_json::Value) {

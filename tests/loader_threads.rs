@@ -5,7 +5,7 @@ mod common;
 use std::path::Path;
 
 use common::{ctseg, phantoms, run, stderr};
-use ctseg::pipeline::checkpoint::{Checkpoint, CheckpointFolder};
+use ctseg_core::run::checkpoint::{Checkpoint, CheckpointFolder};
 
 /// Every change of patches there is, always.
 const ALL_ON: &str = "training.augmentation={ rotation_probability = 1, scale_probability = 1, elastic_probability = 1, noise_probability = 1, blur_probability = 1, brightness_probability = 1, contrast_probability = 1, low_resolution_probability = 1, field_of_view_probability = 0.5, hu_shift_probability = 1, metal_probability = 0.7, coarse_dropout_probability = 1, gamma_probability = 1, inverted_gamma_probability = 1, flip_axes = ['y'] }";

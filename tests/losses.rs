@@ -9,17 +9,17 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::sync_channel;
 
 use common::{SMALL, phantoms, run, small_recipe, stderr};
-use ctseg::arrays::distance::signed_distance_mm;
-use ctseg::arrays::phantom::{SLICE_SPACING_MM, SLICE_STRUCTURES, generate_slice};
-use ctseg::pipeline::case_source::CaseSource;
-use ctseg::pipeline::dataset::Dataset;
-use ctseg::pipeline::sampling::send_epoch;
-use ctseg::tensors::batch::Batch;
-use ctseg::tensors::learner::{Learner, LearnerSetup};
-use ctseg::tensors::losses::{Loss, Outputs, name_or_section};
-use ctseg::tensors::networks::NetworkConfig;
-use ctseg::tensors::optimisers::OptimiserConfig;
-use ctseg::tensors::precision::Precision;
+use ctseg_core::dataset::Dataset;
+use ctseg_engine::batch::Batch;
+use ctseg_engine::learner::{Learner, LearnerSetup};
+use ctseg_engine::losses::{Loss, Outputs, name_or_section};
+use ctseg_engine::networks::NetworkConfig;
+use ctseg_engine::optim::OptimiserConfig;
+use ctseg_engine::precision::Precision;
+use ctseg_image::metrics::distance_transform::signed_distance_mm;
+use ctseg_phantom::{SLICE_SPACING_MM, SLICE_STRUCTURES, generate_slice};
+use ctseg_train::data::case_source::CaseSource;
+use ctseg_train::data::sampler::send_epoch;
 use learners::{engines, open};
 use ndarray::{Array3, s};
 
@@ -65,7 +65,7 @@ fn loss(section: &str, outputs: Outputs, ignores: bool) -> Loss {
     #[derive(serde::Deserialize)]
     struct Training {
         #[serde(with = "name_or_section")]
-        loss: ctseg::tensors::losses::LossConfig,
+        loss: ctseg_engine::losses::LossConfig,
     }
     let training: Training = toml::from_str(&format!("loss = {section}")).unwrap();
     assert_eq!(training.loss.problem(outputs), None, "{section}");

@@ -5,8 +5,8 @@ mod common;
 use std::path::Path;
 
 use common::{publish_random, run, small_recipe, stderr};
-use ctseg::arrays::nifti::{VoxelType, write_volume};
-use ctseg::values::{Grid, Volume};
+use ctseg_image::nifti::{VoxelType, write_volume};
+use ctseg_image::space::{Grid, Volume};
 use ndarray::Array3;
 use serde_json::Value;
 

@@ -1,7 +1,7 @@
 //! Overlap metrics against scikit-image, SciPy and NumPy (scripts/golden/make_metrics.py).
 
-use ctseg::arrays::metrics::{Overlap, Summary, overlaps, recall_inside, volume_ml};
-use ctseg::values::{Grid, LabelMap, VoxelBox};
+use ctseg_image::metrics::overlap::{Overlap, Summary, overlaps, recall_inside, volume_ml};
+use ctseg_image::space::{Grid, LabelMap, VoxelBox};
 use ndarray::Array3;
 use serde::Deserialize;
 

@@ -8,13 +8,13 @@ use std::sync::Barrier;
 
 use common::mlflow::{Heard, PASSWORD, TestServer, server, wait_for};
 use common::{SMALL, ctseg, phantoms, publish_random, small_recipe, stderr};
-use ctseg::outside::mlflow::Mlflow;
-use ctseg::outside::mlflow::parent::Above;
-use ctseg::pipeline::bundle::Bundle;
-use ctseg::pipeline::hash::file_sha256;
-use ctseg::pipeline::tracker::{
+use ctseg_base::hash::file_sha256;
+use ctseg_core::model::bundle::Bundle;
+use ctseg_core::run::tracker::{
     DatasetUsed, Event, ModelMade, Outcome, Point, RunIdentity, Tracker,
 };
+use ctseg_tracking::mlflow::Mlflow;
+use ctseg_tracking::mlflow::parent::Above;
 use serde_json::Value;
 
 fn pairs(values: &[(&str, &str)]) -> Vec<(String, String)> {

@@ -3,13 +3,13 @@
 #[path = "common/learners.rs"]
 mod learners;
 
-use ctseg::tensors::batch::Batch;
-use ctseg::tensors::inference::Inference;
-use ctseg::tensors::learner::Learner;
-use ctseg::tensors::networks::NetworkConfig;
-use ctseg::tensors::optimisers::OptimiserKind;
-use ctseg::tensors::precision::Precision;
-use ctseg::tensors::weights::{
+use ctseg_engine::batch::Batch;
+use ctseg_engine::inference::Inference;
+use ctseg_engine::learner::Learner;
+use ctseg_engine::networks::NetworkConfig;
+use ctseg_engine::optim::OptimiserKind;
+use ctseg_engine::precision::Precision;
+use ctseg_engine::weights::{
     NamedTensors, is_trained, network_tensors, read_tensors, with_tensors, write_tensors,
 };
 use learners::{engines, open, setup};
@@ -216,7 +216,7 @@ fn attention_maps_lie_on_the_inputs_grid_and_agree_between_engines() {
 
 #[test]
 fn settings_that_no_network_can_have_are_named_in_one_line() {
-    let device = ctseg::tensors::device::DeviceChoice::Auto.device().unwrap();
+    let device = ctseg_engine::device::DeviceChoice::Auto.device().unwrap();
     for (text, expected) in [
         ("kind = 'unet2d'\nwidths = [4]", "network.widths"),
         ("kind = 'unet2d'\nkernels = [[3, 3]]", "network.kernels"),

@@ -6,11 +6,11 @@ mod golden;
 use std::path::Path;
 use std::process::Command;
 
-use ctseg::arrays::nifti::{
+use ctseg_image::nifti::{
     LabelNames, NiftiHeader, read_header, read_label_names, read_labels, read_volume, write_labels,
     write_mask, write_named_labels,
 };
-use ctseg::values::{Grid, LabelMap};
+use ctseg_image::space::{Grid, LabelMap};
 use ndarray::Array3;
 
 /// Fields that a label map must not take from its source: first byte and length, in NIfTI-1.

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use ctseg::arrays::nifti::{read_header, read_labels, read_volume};
+use ctseg_image::nifti::{read_header, read_labels, read_volume};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;

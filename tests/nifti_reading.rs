@@ -6,10 +6,10 @@ mod golden;
 use std::io::Write;
 use std::path::Path;
 
-use ctseg::arrays::nifti::{
+use ctseg_image::nifti::{
     NiftiHeader, Version, VoxelType, read_header, read_labels, read_volume, write_volume,
 };
-use ctseg::values::{Grid, Volume};
+use ctseg_image::space::{Grid, Volume};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use ndarray::Array3;
@@ -224,7 +224,7 @@ fn a_new_headers_qform_agrees_with_its_sform() {
         ],
     };
     for start in [start, Grid::with_spacing([6, 5, 4], [0.7, 0.8, 3.0])] {
-        for orientation in ctseg::values::Orientation::all() {
+        for orientation in ctseg_image::space::Orientation::all() {
             let header = NiftiHeader::for_grid(&start.reoriented(orientation)).unwrap();
             assert_eq!((header.sform_code(), header.qform_code()), (1, 1));
             // The same bytes without the sform give the affine through the quaternion.

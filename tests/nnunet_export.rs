@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use common::nnunet::{agree, agreement, kept, nnunet, said};
 use common::{phantoms, publish_random, run, small_recipe, stderr};
-use ctseg::pipeline::bundle::Bundle;
+use ctseg_core::model::bundle::Bundle;
 
 fn path(path: &Path) -> &str {
     path.to_str().unwrap()
@@ -133,7 +133,7 @@ fn own_model(kind: &str, [low, high]: [f32; 2], further: &[&str]) {
 }
 
 /// As [`publish_random`], with labels that nnU-Net can have.
-fn publish_random_of(model: &Path, recipe: &ctseg::pipeline::recipe::Recipe) {
+fn publish_random_of(model: &Path, recipe: &ctseg_core::recipe::Recipe) {
     publish_random(model, recipe, &[&["a"], &["b"]]);
     let manifest = model.join("model.toml");
     let text = std::fs::read_to_string(&manifest)
@@ -141,7 +141,7 @@ fn publish_random_of(model: &Path, recipe: &ctseg::pipeline::recipe::Recipe) {
         .replace("300 = ", "2 = ");
     std::fs::write(&manifest, text).unwrap();
     let sums = std::fs::read_to_string(model.join("SHA256SUMS")).unwrap();
-    let sum = ctseg::pipeline::hash::file_sha256(&manifest).unwrap();
+    let sum = ctseg_base::hash::file_sha256(&manifest).unwrap();
     let lines = sums.lines().map(|line| match line.ends_with("model.toml") {
         true => format!("{sum}  model.toml\n"),
         false => format!("{line}\n"),

@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::sync_channel;
 
 use common::{phantoms, run};
-use ctseg::arrays::augmentation::{Augmentation, Hounsfield, VolumeCut, VolumeSource};
-use ctseg::arrays::normalisation::{Normalisation, Scaling};
-use ctseg::pipeline::case_source::CaseSource;
-use ctseg::pipeline::dataset::Dataset;
-use ctseg::pipeline::recipe::Recipe;
-use ctseg::pipeline::sampling::send_epoch;
-use ctseg::tensors::batch::Batch;
+use ctseg_augment::{Augmentation, Hounsfield, VolumeCut, VolumeSource};
+use ctseg_core::dataset::Dataset;
+use ctseg_core::recipe::Recipe;
+use ctseg_engine::batch::Batch;
+use ctseg_image::preprocess::normalisation::{Normalisation, Scaling};
+use ctseg_train::data::case_source::CaseSource;
+use ctseg_train::data::sampler::send_epoch;
 use ndarray::{Array3, Array4, Axis, s};
 
 const CT: &str = "normalisation={ kind = 'ct', mean_hu = 45, sd_hu = 80.5 }";

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{phantoms, random_model, run, stderr};
-use ctseg::arrays::nifti::{LabelNames, read_label_names, read_labels, read_volume};
-use ctseg::outside::pictures::preview;
-use ctseg::values::label_colour;
+use ctseg_image::nifti::{LabelNames, read_label_names, read_labels, read_volume};
+use ctseg_image::space::label_colour;
+use ctseg_report::pictures::preview;
 use serde_json::Value;
 
 /// Phantoms and a model of the structures liver (1) and spleen (300).

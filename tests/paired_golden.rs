@@ -1,7 +1,7 @@
 //! Paired comparisons and aggregates against SciPy and NumPy (scripts/golden/make_paired.py).
 
-use ctseg::arrays::aggregate::Aggregate;
-use ctseg::arrays::wilcoxon::{holm, signed_rank_p};
+use ctseg_image::metrics::summary::Aggregate;
+use ctseg_image::metrics::wilcoxon::{holm, signed_rank_p};
 use serde::Deserialize;
 
 #[derive(Deserialize)]

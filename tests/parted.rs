@@ -7,12 +7,12 @@ use std::path::Path;
 
 use common::levels::{Level, boxes_in, labelled, manifest, publish_levels, rough, save};
 use common::{phantoms, run, stderr};
-use ctseg::arrays::nifti::{read_label_names, read_labels, read_volume};
-use ctseg::arrays::postprocess::Step;
-use ctseg::arrays::resample::{Interpolation, resample};
-use ctseg::arrays::totalseg_statistics::StatisticsJson;
-use ctseg::pipeline::parted::{PartedManifest, PartedModel, When};
-use ctseg::values::{Grid, LabelMap, Volume, VoxelBox};
+use ctseg_core::model::multi_part::{PartedManifest, PartedModel, When};
+use ctseg_image::labels::postprocess::Step;
+use ctseg_image::nifti::{read_label_names, read_labels, read_volume};
+use ctseg_image::resample::{Interpolation, resample};
+use ctseg_image::space::{Grid, LabelMap, Volume, VoxelBox};
+use ctseg_image::statistics::totalsegmentator::StatisticsJson;
 use serde_json::Value;
 
 /// What all models see; `core` is the middle of a spleen, which the first part takes for spleen.
@@ -80,7 +80,7 @@ fn publish_with(
     here: &Path,
     (levels, spacing_mm): (&[Level], f64),
     change: &dyn Fn(&mut PartedManifest),
-) -> ctseg::Result<()> {
+) -> ctseg_base::Result<()> {
     PartedModel::publish(&here.join("model"), |folder| {
         publish_levels(&folder.join("organs"), &ORGANS, 4.0);
         publish_levels(&folder.join("rest"), &REST, 4.0);

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
-use ctseg::arrays::metrics::volume_ml;
-use ctseg::arrays::phantom::{PhantomOptions, STRUCTURES, generate};
-use ctseg::values::{LabelMap, Orientation, Volume};
+use ctseg_image::metrics::overlap::volume_ml;
+use ctseg_image::space::{LabelMap, Orientation, Volume};
+use ctseg_phantom::{PhantomOptions, STRUCTURES, generate};
 
 /// Half the resolution of the default: an eighth of the work, the same anatomy.
 fn coarse() -> PhantomOptions {

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{phantoms, run, stderr};
-use ctseg::pipeline::dataset::{Dataset, Structure};
-use ctseg::pipeline::fingerprint::{CaseFacts, Fingerprint, Intensities};
-use ctseg::pipeline::observer::Silent;
-use ctseg::pipeline::plan::{Budget, NAMES, Planned, Topology, plan};
-use ctseg::pipeline::recipe::Recipe;
-use ctseg::tensors::precision::Precision;
+use ctseg_base::progress::Silent;
+use ctseg_core::dataset::fingerprint::{CaseFacts, Fingerprint, Intensities};
+use ctseg_core::dataset::{Dataset, Structure};
+use ctseg_core::recipe::Recipe;
+use ctseg_engine::precision::Precision;
+use ctseg_train::plan::{Budget, NAMES, Planned, Topology, plan};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -242,7 +242,7 @@ print(json.dumps({
 "#;
 
 fn numpys(dataset: &Dataset) -> Option<Value> {
-    use ctseg::pipeline::dataset::LabelSource;
+    use ctseg_core::dataset::LabelSource;
     use std::io::Write;
     let python = std::env::var_os("CTSEG_TEST_PYTHON")?;
     let cases = dataset.training_cases().into_iter();

@@ -3,19 +3,19 @@
 mod common;
 
 use common::{compute, phantoms, publish_random, small_recipe};
-use ctseg::arrays::nifti::read_volume;
-use ctseg::arrays::resample::{Interpolation, resample};
-use ctseg::error::{Error, Result};
-use ctseg::pipeline::bundle::Bundle;
-use ctseg::pipeline::cascade::Cascade;
-use ctseg::pipeline::mirroring::Mirroring;
-use ctseg::pipeline::planes::{Planes, best_axis};
-use ctseg::pipeline::restoring::Probabilities;
-use ctseg::pipeline::segmenter::Segmenter;
-use ctseg::tensors::device::{Compute, DeviceChoice};
-use ctseg::tensors::inference::Inference;
-use ctseg::tensors::precision::{Precision, PrecisionChoice};
-use ctseg::values::{Orientation, VoxelBox};
+use ctseg_base::{Error, Result};
+use ctseg_core::inference::cascade::Cascade;
+use ctseg_core::inference::export_logits::Probabilities;
+use ctseg_core::inference::sliding_window::{Planes, best_axis};
+use ctseg_core::inference::stage::Segmenter;
+use ctseg_core::inference::test_time_augmentation::Mirroring;
+use ctseg_core::model::bundle::Bundle;
+use ctseg_engine::device::{Compute, DeviceChoice};
+use ctseg_engine::inference::Inference;
+use ctseg_engine::precision::{Precision, PrecisionChoice};
+use ctseg_image::nifti::read_volume;
+use ctseg_image::resample::{Interpolation, resample};
+use ctseg_image::space::{Orientation, VoxelBox};
 use ndarray::{Array3, Array4, Array5, ArrayView3, ArrayView4, Axis, s};
 
 /// Networks on volumes with `structures` maps, their input, and its size.
@@ -155,7 +155,7 @@ fn step_and_blending_are_the_recipes() {
         assert!((value - expected).abs() < 1e-5, "{x}: {value} {expected}");
     }
     let wrong = ["sliding.step=0".to_owned()];
-    let error = ctseg::pipeline::recipe::Recipe::named("refine", &wrong).unwrap_err();
+    let error = ctseg_core::recipe::Recipe::named("refine", &wrong).unwrap_err();
     assert!(error.to_string().contains("sliding.step"), "{error}");
 }
 
@@ -226,7 +226,7 @@ fn labels_and_probabilities_do_not_depend_on_portions_or_orientation() {
             publish_random(&model, &small_recipe(stage, &set), &[&[]]);
             let load = || Cascade::load(&Bundle::open(&model).unwrap(), &compute()).unwrap();
             let told = |cascade: Cascade, volume| {
-                let volume: &ctseg::values::Volume = volume;
+                let volume: &ctseg_image::space::Volume = volume;
                 let [z, y, x] = volume.grid.shape_zyx();
                 let mut kept = Kept(Array4::zeros((2, z, y, x)));
                 let (labels, _) = cascade
@@ -261,7 +261,7 @@ fn labels_and_probabilities_do_not_depend_on_portions_or_orientation() {
                 .reoriented("AIL".parse::<Orientation>().unwrap());
             let seen = resample(&volume, &turned, Interpolation::Nearest).unwrap();
             let (found, _) = told(load().in_portions(2), &seen);
-            let back = ctseg::values::Volume {
+            let back = ctseg_image::space::Volume {
                 grid: found.grid,
                 data: found.data.mapv(f32::from),
             };

@@ -1,8 +1,8 @@
 //! Clean-up of masks against scikit-image and SciPy (scripts/golden/make_postprocess.py).
 
-use ctseg::arrays::postprocess::{Step, apply};
-use ctseg::arrays::resample::{Interpolation, resample};
-use ctseg::values::{Grid, LabelMap, Volume};
+use ctseg_image::labels::postprocess::{Step, apply};
+use ctseg_image::resample::{Interpolation, resample};
+use ctseg_image::space::{Grid, LabelMap, Volume};
 use ndarray::Array3;
 use serde::Deserialize;
 

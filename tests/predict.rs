@@ -6,9 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::{ctseg, phantoms, random_model, run, stderr};
-use ctseg::arrays::nifti::{VoxelType, read_labels, read_volume, write_volume};
-use ctseg::arrays::resample::{Interpolation, resample};
-use ctseg::values::{LabelMap, Orientation, Volume};
+use ctseg_image::nifti::{VoxelType, read_labels, read_volume, write_volume};
+use ctseg_image::resample::{Interpolation, resample};
+use ctseg_image::space::{LabelMap, Orientation, Volume};
 use serde_json::Value;
 
 fn json(path: &Path) -> Value {
@@ -16,7 +16,7 @@ fn json(path: &Path) -> Value {
 }
 
 /// The label map brought onto another parallel grid of the same voxels.
-fn onto(labels: &LabelMap, grid: &ctseg::values::Grid) -> Vec<f32> {
+fn onto(labels: &LabelMap, grid: &ctseg_image::space::Grid) -> Vec<f32> {
     let volume = Volume {
         grid: labels.grid,
         data: labels.data.mapv(f32::from),
@@ -292,7 +292,7 @@ fn volumes_of_one_name_are_told_by_their_folders() {
 fn a_header_that_cannot_be_true_costs_only_its_case() {
     let folder = tempfile::tempdir().unwrap();
     random_model(&folder.path().join("model"), &[]);
-    let grid = ctseg::values::Grid::with_spacing([64, 64, 40], [700.0, 700.0, 500.0]);
+    let grid = ctseg_image::space::Grid::with_spacing([64, 64, 40], [700.0, 700.0, 500.0]);
     let volume = Volume {
         grid,
         data: ndarray::Array3::zeros((40, 64, 64)),

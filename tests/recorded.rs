@@ -5,7 +5,7 @@ mod common;
 use std::path::Path;
 
 use common::{phantoms, random_model, run};
-use ctseg::pipeline::bundle::Bundle;
+use ctseg_core::model::bundle::Bundle;
 use serde_json::Value;
 
 /// The events of the only run whose name ends so.

@@ -7,9 +7,9 @@ use std::path::Path;
 use std::process::Command;
 
 use common::{ctseg, phantoms, publish_random, run, small_recipe, stderr};
-use ctseg::arrays::nifti::{NiftiHeader, write_labels, write_maps};
-use ctseg::arrays::reliability::Reliability;
-use ctseg::values::{Grid, LabelMap};
+use ctseg_image::metrics::calibration::Reliability;
+use ctseg_image::nifti::{NiftiHeader, write_labels, write_maps};
+use ctseg_image::space::{Grid, LabelMap};
 use serde::Deserialize;
 use serde_json::{Value, json};
 

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use common::browser::{Page, chromium};
 use common::{phantoms, run, small_recipe, stderr};
-use ctseg::arrays::nifti::{read_labels, read_volume, write_labels};
-use ctseg::pipeline::run_folder::RunSettings;
+use ctseg_core::run::folder::RunSettings;
+use ctseg_image::nifti::{read_labels, read_volume, write_labels};
 use serde_json::{Value, json};
 
 /// A name that would end a script and begin another.
@@ -490,7 +490,7 @@ fn the_browser_unpacks_every_label_and_nearly_every_hounsfield_unit() {
         assert_eq!(found["different"], different);
         for structure in 1..=5u16 {
             let slot = usize::from(structure);
-            let count = |map: &ctseg::values::LabelMap| {
+            let count = |map: &ctseg_image::space::LabelMap| {
                 map.data.iter().filter(|l| **l == structure).count()
             };
             assert_eq!(found["r"][slot], count(&reference), "{case}: {structure}");

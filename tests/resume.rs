@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use common::{SMALL, ctseg, engines, phantoms, run, stderr};
-use ctseg::pipeline::checkpoint::{Checkpoint, CheckpointFolder};
+use ctseg_core::run::checkpoint::{Checkpoint, CheckpointFolder};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -125,7 +125,7 @@ fn same_bytes(engine: &str, set: &[&str], (signal, times): (&str, usize), seed: 
     assert_eq!(manifest(folder.path()), manifest(whole.path()));
     // The history is that of one go, too, but for the time it took.
     let history = |folder: &Path| {
-        let mut history = ctseg::pipeline::history::read(&only_run(folder)).unwrap();
+        let mut history = ctseg_core::run::history::read(&only_run(folder)).unwrap();
         for line in history.values_mut().flatten() {
             line.seconds = 0.0;
         }

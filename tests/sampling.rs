@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::sync_channel;
 
 use common::{phantoms, run, small_recipe};
-use ctseg::pipeline::case_source::CaseSource;
-use ctseg::pipeline::dataset::Dataset;
-use ctseg::pipeline::recipe::Recipe;
-use ctseg::pipeline::sampling::send_epoch;
-use ctseg::tensors::batch::Batch;
+use ctseg_core::dataset::Dataset;
+use ctseg_core::recipe::Recipe;
+use ctseg_engine::batch::Batch;
+use ctseg_train::data::case_source::CaseSource;
+use ctseg_train::data::sampler::send_epoch;
 
 /// The batches of one epoch of the first `cases` cases.
 fn epoch(dataset: &Dataset, recipe: &Recipe, cases: usize, number: usize) -> Vec<Batch> {

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::batches::{batch, files, json, leftovers, wait_until};
 use common::{SMALL, compute, ctseg, phantoms, run, small_recipe, stderr};
-use ctseg::Error;
-use ctseg::pipeline::checkpoint::{Checkpoint, CheckpointFolder};
-use ctseg::pipeline::dataset::{Dataset, LabelSource};
-use ctseg::pipeline::fit::{FitJob, FitSummary, fit};
-use ctseg::pipeline::observer::{Observer, Silent, Task};
+use ctseg_base::Error;
+use ctseg_base::progress::{Observer, Silent, Task};
+use ctseg_core::dataset::{Dataset, LabelSource};
+use ctseg_core::run::checkpoint::{Checkpoint, CheckpointFolder};
+use ctseg_train::fit::{FitJob, FitSummary, fit};
 
 fn signal(child: &Child, name: &str) {
     let pid = child.id().to_string();
@@ -198,7 +198,7 @@ fn fitted(
     folder: &Path,
     stop: &AtomicBool,
     observer: &dyn Observer,
-) -> ctseg::Result<FitSummary> {
+) -> ctseg_base::Result<FitSummary> {
     let job = FitJob {
         recipe: small_recipe("1", &["training.epochs=2"]),
         dataset: Dataset::open(descriptor).unwrap(),

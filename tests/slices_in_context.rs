@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::sync_channel;
 
 use common::{phantoms, run, small_recipe, stderr};
-use ctseg::pipeline::case_source::CaseSource;
-use ctseg::pipeline::dataset::Dataset;
-use ctseg::pipeline::recipe::Recipe;
-use ctseg::pipeline::sampling::{mirrored_maps, send_epoch};
-use ctseg::tensors::batch::Batch;
+use ctseg_core::dataset::Dataset;
+use ctseg_core::recipe::Recipe;
+use ctseg_engine::batch::Batch;
+use ctseg_train::data::case_source::CaseSource;
+use ctseg_train::data::sampler::{mirrored_maps, send_epoch};
 use ndarray::{Array5, ArrayView5, Axis, s};
 
 fn source<'a>(dataset: &'a Dataset, recipe: &'a Recipe) -> CaseSource<'a> {
@@ -164,9 +164,9 @@ fn a_side_without_its_other_is_found_before_training() {
 
 #[test]
 fn slices_of_a_trained_stage_see_their_neighbours() {
-    use ctseg::pipeline::segmenter::Segmenter;
-    use ctseg::tensors::device::{Compute, DeviceChoice};
-    use ctseg::tensors::precision::{Precision, PrecisionChoice};
+    use ctseg_core::inference::stage::Segmenter;
+    use ctseg_engine::device::{Compute, DeviceChoice};
+    use ctseg_engine::precision::{Precision, PrecisionChoice};
     let recipe = small_recipe(
         "single",
         &[
@@ -203,7 +203,7 @@ fn slices_of_a_trained_stage_see_their_neighbours() {
         batch
     };
     let inference =
-        ctseg::tensors::inference::Inference::new(vec![network.clone()], &compute).unwrap();
+        ctseg_engine::inference::Inference::new(vec![network.clone()], &compute).unwrap();
     let segmenter = Segmenter::new(recipe, vec![network], &compute).unwrap();
     let logits = segmenter.logits(volume.view(), &|_| Ok(())).unwrap();
     for z in 0..7 {

@@ -7,17 +7,17 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::sync_channel;
 
 use common::{phantoms, publish_random, random_model, small_recipe, two_structures};
-use ctseg::pipeline::bundle::Bundle;
-use ctseg::pipeline::cascade::Cascade;
-use ctseg::pipeline::case_source::CaseSource;
-use ctseg::pipeline::coarse_result::StageOneResult;
-use ctseg::pipeline::dataset::Dataset;
-use ctseg::pipeline::observer::Silent;
-use ctseg::pipeline::recipe::Recipe;
-use ctseg::pipeline::roi::Prior;
-use ctseg::pipeline::sampling::send_epoch;
-use ctseg::pipeline::stage_one::{out_of_fold_results, run_stage_one};
-use ctseg::values::{Orientation, VoxelBox};
+use ctseg_base::progress::Silent;
+use ctseg_core::dataset::Dataset;
+use ctseg_core::inference::cascade::Cascade;
+use ctseg_core::inference::coarse_result::StageOneResult;
+use ctseg_core::inference::coarse_stage::{out_of_fold_results, run_stage_one};
+use ctseg_core::inference::roi::Prior;
+use ctseg_core::model::bundle::Bundle;
+use ctseg_core::recipe::Recipe;
+use ctseg_image::space::{Orientation, VoxelBox};
+use ctseg_train::data::case_source::CaseSource;
+use ctseg_train::data::sampler::send_epoch;
 
 /// All numbers of an epoch's batches.
 fn epoch(
@@ -373,7 +373,7 @@ fn rewrite_sums(model: &std::path::Path) {
     let lines = ["model.toml", "stage1.safetensors"].map(|name| {
         format!(
             "{}  {name}\n",
-            ctseg::pipeline::hash::file_sha256(&model.join(name)).unwrap()
+            ctseg_base::hash::file_sha256(&model.join(name)).unwrap()
         )
     });
     std::fs::write(model.join("SHA256SUMS"), lines.concat()).unwrap();

@@ -10,10 +10,10 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use common::{SMALL, ctseg, phantoms, run, stderr};
-use ctseg::Error;
-use ctseg::pipeline::dataset::{Dataset, LabelSource};
-use ctseg::pipeline::observer::{Observer, Silent, Task};
-use ctseg::pipeline::staging::staged;
+use ctseg_base::Error;
+use ctseg_base::progress::{Observer, Silent, Task};
+use ctseg_core::dataset::scratch_copy::staged;
+use ctseg_core::dataset::{Dataset, LabelSource};
 
 /// Remembers what is said, and what is warned of.
 #[derive(Default)]
@@ -316,7 +316,7 @@ fn processes_of_a_machine_copy_a_dataset_together() {
     fs::remove_dir_all(copies.join("data")).unwrap();
     // What a killed process has left is removed.
     let mut child = std::process::Command::new("true").spawn().unwrap();
-    let own = ctseg::process_id::ProcessId::own().to_string();
+    let own = ctseg_base::process::id::ProcessId::own().to_string();
     let dead = own.replace(
         &format!("-{}-", std::process::id()),
         &format!("-{}-", child.id()),

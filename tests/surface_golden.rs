@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use ctseg::arrays::metrics::Overlap;
-use ctseg::arrays::nifti::read_labels;
-use ctseg::arrays::surface::SurfaceDistances;
+use ctseg_image::metrics::overlap::Overlap;
+use ctseg_image::metrics::surface::SurfaceDistances;
+use ctseg_image::nifti::read_labels;
 use ndarray::{Array3, Zip};
 use serde::Deserialize;
 

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{SMALL, ctseg, engines, phantoms, run};
-use ctseg::pipeline::checkpoint::Checkpoint;
+use ctseg_core::run::checkpoint::Checkpoint;
 
 /// One fold of a small stage 1 that takes the same steps whoever takes them. Where maxima are taken, of a window or of
 /// a value and zero, a rounding may decide which: such a network can go another way after a while.
@@ -87,7 +87,7 @@ fn difference(a: &Path, b: &Path) -> (f64, u64) {
     let (a, b) = (Checkpoint::load(a).unwrap(), Checkpoint::load(b).unwrap());
     assert_eq!(a.progress.optimiser_steps, b.progress.optimiser_steps);
     assert_eq!(a.network.len(), b.network.len());
-    let of = |(name, a): (&String, &ctseg::tensors::weights::HostTensor)| {
+    let of = |(name, a): (&String, &ctseg_engine::weights::HostTensor)| {
         let b = &b.network[name];
         let largest = b.values.iter().fold(0.0f32, |most, v| most.max(v.abs()));
         let apart = a.values.iter().zip(&b.values).map(|(a, b)| (a - b).abs());
@@ -117,7 +117,7 @@ fn same_weights(processes: usize, engine: &str, set: &[&str], steps: u64) {
     let said = text(&said);
     assert_eq!(said.matches("stage 1 trained in").count(), 1, "{said}");
     let of = |folder: &Path| {
-        let history = ctseg::pipeline::history::read(&only_run(folder)).unwrap();
+        let history = ctseg_core::run::history::read(&only_run(folder)).unwrap();
         let epochs: Vec<_> = history.values().flatten().collect();
         epochs
             .iter()

@@ -5,7 +5,7 @@ mod common;
 use std::path::PathBuf;
 
 use common::{run, stderr};
-use ctseg::tensors::torch_file::TorchFile;
+use ctseg_engine::torch_checkpoint::TorchFile;
 use serde_json::{Value, json};
 
 fn golden(name: &str) -> PathBuf {

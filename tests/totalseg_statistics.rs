@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use ctseg::arrays::nifti::{NiftiHeader, read_label_names, read_labels, read_volume};
-use ctseg::arrays::totalseg_statistics::{StatisticsJson, TableOptions, VolumeAndIntensity};
-use ctseg::values::{Grid, LabelMap, Volume};
+use ctseg_image::nifti::{NiftiHeader, read_label_names, read_labels, read_volume};
+use ctseg_image::space::{Grid, LabelMap, Volume};
+use ctseg_image::statistics::totalsegmentator::{StatisticsJson, TableOptions, VolumeAndIntensity};
 use ndarray::Array3;
 use serde::Deserialize;
 

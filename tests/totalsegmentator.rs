@@ -8,9 +8,9 @@ use std::path::Path;
 use std::process::Command;
 
 use common::{run, stderr};
-use ctseg::arrays::nifti::{read_label_names, read_labels};
-use ctseg::pipeline::parted::PartedModel;
-use ctseg::values::LabelMap;
+use ctseg_core::model::multi_part::PartedModel;
+use ctseg_image::nifti::{read_label_names, read_labels};
+use ctseg_image::space::LabelMap;
 use serde_json::{Value, json};
 
 fn root() -> &'static Path {

@@ -8,15 +8,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use common::{compute, phantoms, small_recipe};
-use ctseg::Error;
-use ctseg::outside::curves::Curves;
-use ctseg::outside::pictures::comparison;
-use ctseg::pipeline::bundle::Bundle;
-use ctseg::pipeline::dataset::Dataset;
-use ctseg::pipeline::epoch_metrics;
-use ctseg::pipeline::fit::{FitJob, FitSummary, fit};
-use ctseg::pipeline::observer::{Observer, Silent, Task};
-use ctseg::pipeline::tracker::{EpochRecord, Event, Outcome, Point, RunIdentity, Tracker};
+use ctseg_base::Error;
+use ctseg_base::progress::{Observer, Silent, Task};
+use ctseg_core::dataset::Dataset;
+use ctseg_core::model::bundle::Bundle;
+use ctseg_core::run::metric_names;
+use ctseg_core::run::tracker::{EpochRecord, Event, Outcome, Point, RunIdentity, Tracker};
+use ctseg_report::curves::Curves;
+use ctseg_report::pictures::comparison;
+use ctseg_train::fit::{FitJob, FitSummary, fit};
 use serde_json::Value;
 
 /// Everything that a tracker is told.
@@ -42,7 +42,7 @@ struct Recording {
 }
 
 impl Recording {
-    fn keep(&self, heard: Heard) -> ctseg::Result<()> {
+    fn keep(&self, heard: Heard) -> ctseg_base::Result<()> {
         self.heard.lock().unwrap().push(heard);
         Ok(())
     }
@@ -83,16 +83,16 @@ impl Recording {
 }
 
 impl Tracker for Recording {
-    fn begun(&self, run: &RunIdentity) -> ctseg::Result<()> {
+    fn begun(&self, run: &RunIdentity) -> ctseg_base::Result<()> {
         self.keep(Heard::Begun(run.folder.to_path_buf()))
     }
 
-    fn epoch(&self, record: &EpochRecord) -> ctseg::Result<()> {
+    fn epoch(&self, record: &EpochRecord) -> ctseg_base::Result<()> {
         self.keep(Heard::Epoch {
             network: record.network.to_owned(),
             epoch: record.progress.epoch,
             steps: record.progress.optimiser_steps,
-            points: epoch_metrics::points(record).into_iter().collect(),
+            points: metric_names::points(record).into_iter().collect(),
         })?;
         if Some(self.epochs().len()) == self.stop_after {
             self.stop.store(true, Ordering::Relaxed);
@@ -100,14 +100,14 @@ impl Tracker for Recording {
         Ok(())
     }
 
-    fn happened(&self, event: &Event) -> ctseg::Result<()> {
+    fn happened(&self, event: &Event) -> ctseg_base::Result<()> {
         if let Event::Artifact { path, .. } = event {
             assert!(path.exists(), "{}", path.display());
         }
         self.keep(Heard::Event(event.clone()))
     }
 
-    fn ended(&self, _: &RunIdentity, outcome: &Outcome) -> ctseg::Result<()> {
+    fn ended(&self, _: &RunIdentity, outcome: &Outcome) -> ctseg_base::Result<()> {
         self.keep(Heard::Ended(outcome.clone()))
     }
 }
@@ -119,7 +119,7 @@ fn fitted(
     trackers: &[&dyn Tracker],
     stop: &AtomicBool,
     observer: &dyn Observer,
-) -> ctseg::Result<FitSummary> {
+) -> ctseg_base::Result<FitSummary> {
     let descriptor = folder.join("data/dataset.toml");
     if !descriptor.exists() {
         assert_eq!(phantoms(&folder.join("data"), 4, 0), descriptor);
@@ -436,11 +436,11 @@ impl Observer for Warned {
 struct Failing;
 
 impl Tracker for Failing {
-    fn begun(&self, _: &RunIdentity) -> ctseg::Result<()> {
+    fn begun(&self, _: &RunIdentity) -> ctseg_base::Result<()> {
         Err(Error::Invalid("the server is away".to_owned()))
     }
 
-    fn epoch(&self, _: &EpochRecord) -> ctseg::Result<()> {
+    fn epoch(&self, _: &EpochRecord) -> ctseg_base::Result<()> {
         self.begun(&RunIdentity {
             name: "",
             folder: Path::new(""),
@@ -448,7 +448,7 @@ impl Tracker for Failing {
         })
     }
 
-    fn happened(&self, _: &Event) -> ctseg::Result<()> {
+    fn happened(&self, _: &Event) -> ctseg_base::Result<()> {
         self.begun(&RunIdentity {
             name: "",
             folder: Path::new(""),
@@ -456,7 +456,7 @@ impl Tracker for Failing {
         })
     }
 
-    fn ended(&self, run: &RunIdentity, _: &Outcome) -> ctseg::Result<()> {
+    fn ended(&self, run: &RunIdentity, _: &Outcome) -> ctseg_base::Result<()> {
         self.begun(run)
     }
 }

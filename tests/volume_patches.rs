@@ -6,14 +6,14 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::sync_channel;
 
 use common::{phantoms, run, small_recipe, stderr};
-use ctseg::pipeline::case_source::CaseSource;
-use ctseg::pipeline::dataset::Dataset;
-use ctseg::pipeline::recipe::Recipe;
-use ctseg::pipeline::sampling::send_epoch;
-use ctseg::pipeline::segmenter::Segmenter;
-use ctseg::tensors::device::{Compute, DeviceChoice};
-use ctseg::tensors::inference::Inference;
-use ctseg::tensors::precision::{Precision, PrecisionChoice};
+use ctseg_core::dataset::Dataset;
+use ctseg_core::inference::stage::Segmenter;
+use ctseg_core::recipe::Recipe;
+use ctseg_engine::device::{Compute, DeviceChoice};
+use ctseg_engine::inference::Inference;
+use ctseg_engine::precision::{Precision, PrecisionChoice};
+use ctseg_train::data::case_source::CaseSource;
+use ctseg_train::data::sampler::send_epoch;
 use ndarray::{Array4, Array5, ArrayView5, s};
 
 /// A small network on patches of `patch`; `more` on top.

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::devices::Devices;
+use super::args::devices::Devices;
 use super::env::is_variable;
-use crate::error::{Error, Result};
-use crate::outside::mlflow::settings::Preferences;
-use crate::pipeline::recipe::one_line;
-use crate::tensors::precision::PrecisionChoice;
+use ctseg_base::{Error, Result};
+use ctseg_core::recipe::one_line;
+use ctseg_engine::precision::PrecisionChoice;
+use ctseg_tracking::mlflow::settings::Preferences;
 
 pub const FILE: &str = "ctseg.toml";
 

@@ -6,10 +6,10 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::print::print_out;
-use crate::pipeline::evaluation::Evaluation;
-use crate::pipeline::evaluation::against::{ALL, Paired};
-use crate::pipeline::evaluation::scores::named;
-use crate::table::{score, table};
+use ctseg_base::text::table::{score, table};
+use ctseg_evaluate::Evaluation;
+use ctseg_evaluate::paired::{ALL, Paired};
+use ctseg_evaluate::scores::named;
 
 /// The columns of means.
 const SHOWN: [(&str, &str); 6] = [
@@ -78,7 +78,7 @@ fn structure_row(evaluation: &Evaluation, index: usize) -> (Vec<String>, Option<
         let summary = evaluation.summary_of(index, metric);
         number(metric, summary.and_then(|summary| summary.mean))
     }));
-    let counted = |count: fn(&crate::arrays::metrics::Summary) -> usize| {
+    let counted = |count: fn(&ctseg_image::metrics::overlap::Summary) -> usize| {
         dice.map_or(0, |dice| count(&dice.summary)).to_string()
     };
     row.push(counted(|summary| summary.defined));

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::error::{Error, Result};
-use crate::pipeline::fingerprint::Fingerprint;
-use crate::table::table;
+use ctseg_base::text::table::table;
+use ctseg_base::{Error, Result};
+use ctseg_core::dataset::fingerprint::Fingerprint;
 
 /// The same figures for people and for programs.
 pub fn described(fingerprint: &Fingerprint) -> Result<(String, Value)> {

@@ -1,53 +1,26 @@
 //! The command line: flags, environment and `ctseg.toml`, one file per command.
 
-mod env;
-
-mod bench;
-mod calibrate;
+mod args;
+mod commands;
 mod config;
-mod convert;
-mod demo;
-mod devices;
-mod doctor;
-mod duration;
-mod evaluate;
+mod distributed;
+mod env;
 mod evaluation_table;
-mod export;
 mod fingerprint;
-mod fit;
-mod import;
-mod inspect;
-mod inspect_parted;
-mod inspect_run;
-mod inspect_torch;
-mod limit;
-mod observing;
+mod launch_gpus;
+mod logging;
 mod outcome;
-mod plan;
-mod predict;
 mod print;
-mod processes;
-mod recorded;
-mod reliability;
-mod report;
 mod settings;
 mod signals;
-mod sizes;
-mod status;
-mod storage;
-mod submit;
-mod sweep;
-mod sync;
-mod team;
-mod tracking;
 
 use std::sync::Arc;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::outside::json_log::Log;
+use crate::log::json::Log;
 use config::Config;
-use observing::Observing;
+use logging::Observing;
 use settings::{Global, Settings};
 
 pub use outcome::{Outcome, exit_code_of};
@@ -72,39 +45,39 @@ pub struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// The whole story on generated phantoms: make data, fit both stages, predict, evaluate, report
-    Demo(demo::DemoArgs),
+    Demo(commands::demo::DemoArgs),
     /// Train one stage
-    Fit(fit::FitCommand),
+    Fit(commands::fit::FitCommand),
     /// Train one stage with many settings and show which is best
-    Sweep(sweep::SweepArgs),
+    Sweep(commands::sweep::SweepArgs),
     /// Show what is running, done, interrupted or failed
-    Status(status::StatusArgs),
+    Status(commands::status::StatusArgs),
     /// Submit other commands as jobs of a cluster
-    Submit(submit::SubmitArgs),
+    Submit(commands::submit::SubmitArgs),
     /// Send the MLflow server what it has not yet of runs
-    Sync(sync::SyncArgs),
+    Sync(commands::sync::SyncArgs),
     /// Segment volumes
-    Predict(predict::PredictArgs),
+    Predict(commands::predict::PredictArgs),
     /// Compare label maps with references
-    Evaluate(evaluate::EvaluateArgs),
+    Evaluate(commands::evaluate::EvaluateArgs),
     /// Show trainings and an evaluation as one HTML page
-    Report(report::ReportArgs),
+    Report(commands::report::ReportArgs),
     /// Describe a dataset in figures and write stage recipes that fit it and a memory
-    Plan(plan::PlanArgs),
+    Plan(commands::plan::PlanArgs),
     /// Write a dataset in the layout of nnU-Net or the Medical Segmentation Decathlon
-    Convert(convert::ConvertArgs),
+    Convert(commands::convert::ConvertArgs),
     /// Write a model in other programs' formats
-    Export(export::ExportArgs),
+    Export(commands::export::ExportArgs),
     /// Measure how fast this machine computes
-    Bench(bench::BenchArgs),
+    Bench(commands::bench::BenchArgs),
     /// Prepare a model for prediction in 8-bit integers, and compare it with the model as it is
-    Calibrate(calibrate::CalibrateArgs),
+    Calibrate(commands::quantise::CalibrateArgs),
     /// Take over models of other programs
-    Import(import::ImportArgs),
+    Import(commands::import::ImportArgs),
     /// Show what a volume, dataset, recipe, model or run holds
-    Inspect(inspect::InspectArgs),
+    Inspect(commands::inspect::InspectArgs),
     /// Tell what this machine has for ctseg, what is wrong with it, and what to do
-    Doctor(doctor::DoctorArgs),
+    Doctor(commands::doctor::DoctorArgs),
 }
 
 impl Command {
@@ -113,7 +86,7 @@ impl Command {
     fn has_figures(&self) -> bool {
         match self {
             Self::Fit(args) if args.fit.alone => true,
-            Self::Fit(args) => !args.begins_others() && !team::goes_along(),
+            Self::Fit(args) => !args.begins_others() && !distributed::goes_along(),
             Self::Status(_) | Self::Submit(_) | Self::Inspect(_) | Self::Sync(_) => false,
             _ => true,
         }
@@ -129,7 +102,7 @@ impl Cli {
             cli.name = matches.subcommand_name().unwrap_or_default().to_owned();
             Ok(cli)
         };
-        read().unwrap_or_else(|error: clap::Error| observing::refuse(&error))
+        read().unwrap_or_else(|error: clap::Error| logging::refuse(&error))
     }
 
     /// Where the command's lines go.
@@ -141,7 +114,7 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<Outcome> {
         // Settings that stop all other commands are what it has to tell of.
         if let Command::Doctor(args) = &self.command {
-            return doctor::run(args, &self.global, &Self::command());
+            return commands::doctor::run(args, &self.global, &Self::command());
         }
         let figures = self.command.has_figures();
         let observing = Arc::new(self.global.observing.begun(&self.name, figures)?);
@@ -161,22 +134,22 @@ impl Cli {
             .num_threads(settings.threads)
             .build_global()?;
         match self.command {
-            Command::Demo(args) => demo::run(args, &settings),
-            Command::Fit(args) => fit::run(args, &settings),
-            Command::Sweep(args) => sweep::run(args, &settings),
-            Command::Status(args) => status::run(args, &settings),
-            Command::Submit(args) => submit::run(args, &settings, Self::command()),
-            Command::Sync(args) => sync::run(args, &settings),
-            Command::Predict(args) => predict::run(args, &settings),
-            Command::Evaluate(args) => evaluate::run(args, &settings),
-            Command::Report(args) => report::run(args, &settings),
-            Command::Plan(args) => plan::run(args, &settings),
-            Command::Convert(args) => convert::run(args, &settings),
-            Command::Export(args) => export::run(args, &settings),
-            Command::Bench(args) => bench::run(args, &settings),
-            Command::Calibrate(args) => calibrate::run(args, &settings),
-            Command::Import(args) => import::run(&args, &settings),
-            Command::Inspect(args) => inspect::run(args, &settings),
+            Command::Demo(args) => commands::demo::run(args, &settings),
+            Command::Fit(args) => commands::fit::run(args, &settings),
+            Command::Sweep(args) => commands::sweep::run(args, &settings),
+            Command::Status(args) => commands::status::run(args, &settings),
+            Command::Submit(args) => commands::submit::run(args, &settings, Self::command()),
+            Command::Sync(args) => commands::sync::run(args, &settings),
+            Command::Predict(args) => commands::predict::run(args, &settings),
+            Command::Evaluate(args) => commands::evaluate::run(args, &settings),
+            Command::Report(args) => commands::report::run(args, &settings),
+            Command::Plan(args) => commands::plan::run(args, &settings),
+            Command::Convert(args) => commands::convert::run(args, &settings),
+            Command::Export(args) => commands::export::run(args, &settings),
+            Command::Bench(args) => commands::bench::run(args, &settings),
+            Command::Calibrate(args) => commands::quantise::run(args, &settings),
+            Command::Import(args) => commands::import::run(&args, &settings),
+            Command::Inspect(args) => commands::inspect::run(args, &settings),
             Command::Doctor(_) => Ok(Outcome::AllDone), // was run above
         }
     }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::error::Error;
+use ctseg_base::Error;
 
 /// How a command ended when it did not fail as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

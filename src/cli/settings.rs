@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use clap::Args;
 
+use super::args::devices::Devices;
 use super::config::Config;
-use super::devices::Devices;
-use super::observing::{Observing, ObservingArgs};
-use crate::cpu_budget;
-use crate::error::{Error, Result};
-use crate::pipeline::observer::Observer;
-use crate::tensors::device::{Compute, DeviceChoice};
-use crate::tensors::precision::PrecisionChoice;
+use super::logging::{Observing, ObservingArgs};
+use ctseg_base::limits::threads;
+use ctseg_base::progress::Observer;
+use ctseg_base::{Error, Result};
+use ctseg_engine::device::{Compute, DeviceChoice};
+use ctseg_engine::precision::PrecisionChoice;
 
 /// What every command takes.
 #[derive(Args)]
@@ -55,7 +55,7 @@ impl Settings {
     /// # Errors
     /// Devices, a precision or a number of threads that cannot be used.
     pub fn new(global: Global, config: Config, observing: &Arc<Observing>) -> Result<Self> {
-        let threads = cpu_budget::resolve(global.threads)?;
+        let threads = threads::resolve(global.threads)?;
         let devices = match global.device {
             Some(devices) => devices,
             None => config.devices()?,

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::process::Child;
 use std::time::Duration;
 
-use ctseg::arrays::nifti::{VoxelType, write_volume};
-use ctseg::values::{Grid, Volume};
+use ctseg_image::nifti::{VoxelType, write_volume};
+use ctseg_image::space::{Grid, Volume};
 use ndarray::Array3;
 use serde_json::Value;
 

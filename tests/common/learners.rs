@@ -2,14 +2,14 @@
 
 #![allow(dead_code)] // each test file uses its own part
 
-use ctseg::tensors::batch::Batch;
-use ctseg::tensors::device::{Compute, DeviceChoice};
-use ctseg::tensors::learner::{Learner, LearnerSetup};
-use ctseg::tensors::losses::Loss;
-use ctseg::tensors::networks::NetworkConfig;
-use ctseg::tensors::optimisers::{OptimiserConfig, OptimiserKind};
-use ctseg::tensors::precision::{Precision, PrecisionChoice};
-use ctseg::tensors::weights::{NamedTensors, network_tensors, with_tensors};
+use ctseg_engine::batch::Batch;
+use ctseg_engine::device::{Compute, DeviceChoice};
+use ctseg_engine::learner::{Learner, LearnerSetup};
+use ctseg_engine::losses::Loss;
+use ctseg_engine::networks::NetworkConfig;
+use ctseg_engine::optim::{OptimiserConfig, OptimiserKind};
+use ctseg_engine::precision::{Precision, PrecisionChoice};
+use ctseg_engine::weights::{NamedTensors, network_tensors, with_tensors};
 
 pub fn open(choice: DeviceChoice, precision: Precision) -> Compute {
     Compute::open(choice, PrecisionChoice::Fixed(precision), 2).unwrap()

@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use ctseg::arrays::nifti::{VoxelType, write_volume};
-use ctseg::pipeline::bundle::{Bundle, TrainedStage};
-use ctseg::pipeline::dataset::Structure;
-use ctseg::pipeline::manifest::{FoldManifest, StageManifest};
-use ctseg::pipeline::parted::{FORMAT, PartManifest, PartedManifest, RoughManifest};
-use ctseg::tensors::device::DeviceChoice;
-use ctseg::tensors::weights::{NamedTensors, network_tensors};
-use ctseg::values::{Grid, LabelMap, Volume, VoxelBox};
+use ctseg_core::dataset::Structure;
+use ctseg_core::model::bundle::{Bundle, TrainedStage};
+use ctseg_core::model::manifest::{FoldManifest, StageManifest};
+use ctseg_core::model::multi_part::{FORMAT, PartManifest, PartedManifest, RoughManifest};
+use ctseg_engine::device::DeviceChoice;
+use ctseg_engine::weights::{NamedTensors, network_tensors};
+use ctseg_image::nifti::{VoxelType, write_volume};
+use ctseg_image::space::{Grid, LabelMap, Volume, VoxelBox};
 
 use super::small_recipe;
 
@@ -157,7 +157,7 @@ pub fn manifest(
 
 /// A rough model in `rough`, whose structures stand for those of the same names unless `stands_for` says others.
 pub fn rough(
-    when: ctseg::pipeline::parted::When,
+    when: ctseg_core::model::multi_part::When,
     margin_mm: f64,
     stands_for: &[(&str, &[&str])],
 ) -> RoughManifest {

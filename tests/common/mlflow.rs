@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use ctseg::outside::mlflow::settings::{Access, Server, Trust};
-use ctseg::pipeline::observer::{Observer, Silent, Task};
+use ctseg_base::progress::{Observer, Silent, Task};
+use ctseg_http::login::Access;
+use ctseg_http::tls::Trust;
+use ctseg_tracking::mlflow::settings::Server;
 use serde_json::Value;
 
 /// The administrator of a server with logins.

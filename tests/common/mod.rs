@@ -12,16 +12,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Mutex, PoisonError};
 
-use ctseg::pipeline::bundle::{Bundle, TrainedStage};
-use ctseg::pipeline::dataset::Structure;
-use ctseg::pipeline::manifest::{FoldManifest, StageManifest};
-use ctseg::pipeline::observer::Silent;
-use ctseg::pipeline::phantom_set::PhantomSet;
-use ctseg::pipeline::recipe::Recipe;
-use ctseg::pipeline::recipe::output_maps::output_maps;
-use ctseg::tensors::device::{Compute, DeviceChoice};
-use ctseg::tensors::precision::PrecisionChoice;
-use ctseg::tensors::weights::network_tensors;
+use ctseg_base::progress::Silent;
+use ctseg_core::dataset::Structure;
+use ctseg_core::dataset::generated::phantoms::PhantomSet;
+use ctseg_core::model::bundle::{Bundle, TrainedStage};
+use ctseg_core::model::manifest::{FoldManifest, StageManifest};
+use ctseg_core::recipe::Recipe;
+use ctseg_core::recipe::output_maps::output_maps;
+use ctseg_engine::device::{Compute, DeviceChoice};
+use ctseg_engine::precision::PrecisionChoice;
+use ctseg_engine::weights::network_tensors;
 
 /// The engines that this build has, as `--device` names them.
 pub fn engines() -> Vec<&'static str> {
@@ -153,7 +153,7 @@ pub fn publish_random(model: &Path, recipe: &Recipe, folds: &[&[&str]]) {
         })
         .collect();
     let stage1_sha256 = match recipe.stage {
-        2 if recipe.region == ctseg::pipeline::recipe::Region::Roi => Bundle::open(model)
+        2 if recipe.region == ctseg_core::recipe::Region::Roi => Bundle::open(model)
             .unwrap()
             .stage_sha256(1)
             .map(str::to_owned),

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use ctseg::arrays::nifti::{read_labels, read_volume};
-use ctseg::pipeline::bundle::Bundle;
-use ctseg::pipeline::cascade::Cascade;
-use ctseg::tensors::device::{Compute, DeviceChoice};
-use ctseg::tensors::precision::PrecisionChoice;
+use ctseg_core::inference::cascade::Cascade;
+use ctseg_core::model::bundle::Bundle;
+use ctseg_engine::device::{Compute, DeviceChoice};
+use ctseg_engine::precision::PrecisionChoice;
+use ctseg_image::nifti::{read_labels, read_volume};
 
 /// Input and logits of every structure, on the network's grid.
 pub struct Said {

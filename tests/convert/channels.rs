@@ -1,6 +1,6 @@
 //! Images of several channels: taken apart for nnU-Net, put together for the Decathlon.
 
-use ctseg::arrays::nifti::{check_channels, read_channels, write_joined, write_split};
+use ctseg_image::nifti::{check_channels, read_channels, write_joined, write_split};
 
 use super::*;
 

@@ -1,7 +1,7 @@
 //! Which folder a conversion gets, what it leaves alone there, and going on where a run stopped.
 
-use ctseg::pipeline::convert::{Asked, Conversion, Format, Overlaps, Target, convert};
-use ctseg::pipeline::observer::{Observer, Silent, Task};
+use ctseg_base::progress::{Observer, Silent, Task};
+use ctseg_interop::convert::{Asked, Conversion, Format, Overlaps, Target, convert};
 
 use super::*;
 

@@ -15,7 +15,7 @@ liver = 2
 spleen = 1
 "#;
 
-fn open_text(folder: &Path, text: &str) -> ctseg::error::Result<Dataset> {
+fn open_text(folder: &Path, text: &str) -> ctseg_base::Result<Dataset> {
     write_text(&folder.join("set.toml"), text);
     Dataset::open(&folder.join("set.toml"))
 }

@@ -3,10 +3,10 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use ctseg::host::Host;
-use ctseg::outside::doctor::gpu::{Facts, Seen, judged};
-use ctseg::outside::doctor::libtorch::LibTorch;
-use ctseg::outside::doctor::{Finding, State};
+use ctseg::doctor::gpu::{Facts, Seen, judged};
+use ctseg::doctor::libtorch::LibTorch;
+use ctseg::doctor::{Finding, State};
+use ctseg_base::limits::host::Host;
 
 use super::machines::Machine;
 use super::{Said, doctor, says};

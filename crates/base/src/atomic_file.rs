@@ -1,0 +1,133 @@
+//! Writing files so that nothing half-written ever stands under a final name.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::sync::LazyLock;
+
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
+use tempfile::NamedTempFile;
+
+use crate::process::id::ProcessId;
+use crate::{Error, Result};
+
+/// Temporary names start with this and the process that writes them, so that leftovers of a kill can be told
+/// and removed, see [`crate::leftovers`].
+pub const TEMPORARY: &str = ".ctseg-";
+
+static OWN_TEMPORARY: LazyLock<String> =
+    LazyLock::new(|| format!("{TEMPORARY}{}-", ProcessId::own()));
+
+/// Writes `path` through a temporary file beside it: filled by `fill`, synced, renamed.
+///
+/// Killed at any moment, `path` is either untouched or whole. Missing parent folders are made.
+pub fn write_atomically(
+    path: &Path,
+    fill: impl FnOnce(&mut BufWriter<&mut File>) -> std::io::Result<()>,
+) -> Result<()> {
+    let mut temporary = temporary_file(parent_of(path))?;
+    {
+        let mut writer = BufWriter::with_capacity(1 << 18, temporary.as_file_mut());
+        fill(&mut writer)
+            .and_then(|()| writer.flush())
+            .map_err(Error::io(path, "write"))?;
+    }
+    persisted(temporary, path)
+}
+
+/// An empty temporary file in `folder`, which is made if it is missing; removed unless it is [`persisted`].
+pub fn temporary_file(folder: &Path) -> Result<NamedTempFile> {
+    fs::create_dir_all(folder).map_err(Error::io(folder, "create the folder"))?;
+    temporary_names()
+        .tempfile_in(folder)
+        .map_err(Error::io(folder, "write into the folder"))
+}
+
+/// Syncs a whole temporary file and gives it its name.
+pub fn persisted(temporary: NamedTempFile, path: &Path) -> Result<()> {
+    temporary
+        .as_file()
+        .sync_all()
+        .map_err(Error::io(path, "sync"))?;
+    temporary
+        .persist(path)
+        .map_err(|error| Error::io(path, "rename the finished file to")(error.error))?;
+    // The rename itself must survive a power cut too; not every file system can sync a folder.
+    if let Ok(folder) = File::open(parent_of(path)) {
+        let _ = folder.sync_all();
+    }
+    Ok(())
+}
+
+/// [`write_atomically`] for content that is at hand already.
+pub fn write_bytes_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_atomically(path, |writer| writer.write_all(bytes))
+}
+
+/// Gives the file at `path` the time of this moment, which on shared storage is the file server's.
+pub fn touch(path: &Path) -> std::io::Result<()> {
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: UTIME_NOW,
+    };
+    let times = Timestamps {
+        last_access: now,
+        last_modification: now,
+    };
+    Ok(utimensat(CWD, path, &times, AtFlags::empty())?)
+}
+
+/// Temporary files whose permissions follow the umask: results are for whom the user lets read them, not
+/// for their owner alone.
+fn temporary_names() -> tempfile::Builder<'static, 'static> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(OWN_TEMPORARY.as_str());
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o666));
+    }
+    builder
+}
+
+/// A temporary folder in `parent`, to be renamed when it is whole; its permissions follow the umask.
+pub fn temporary_folder(parent: &Path) -> Result<tempfile::TempDir> {
+    fs::create_dir_all(parent).map_err(Error::io(parent, "create the folder"))?;
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(OWN_TEMPORARY.as_str());
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o777));
+    }
+    builder
+        .tempdir_in(parent)
+        .map_err(Error::io(parent, "write into the folder"))
+}
+
+/// The folder that `path` lies in; `.` for a bare name.
+pub fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file_and_no_litter() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sub/result.bin");
+        write_bytes_atomically(&path, b"whole").unwrap();
+        let failed = write_atomically(&path, |writer| {
+            writer.write_all(b"half")?;
+            Err(std::io::Error::other("disk full"))
+        });
+        assert!(failed.unwrap_err().to_string().contains("disk full"));
+        assert_eq!(fs::read(&path).unwrap(), b"whole");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+}

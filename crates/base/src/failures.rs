@@ -1,0 +1,33 @@
+//! Cases that failed, listed in `failures.jsonl`.
+
+use crate::atomic_file::write_bytes_atomically;
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// A case that failed, as a line of `failures.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Failure {
+    pub input: PathBuf,
+    pub reason: String,
+}
+
+/// Writes the list of failures at `path` anew; there is none where nothing failed.
+pub fn write_failures(path: &Path, failures: &[Failure]) -> Result<()> {
+    if failures.is_empty() {
+        return match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io(path, "remove the old")(error))
+            }
+            _ => Ok(()),
+        };
+    }
+    let mut lines = String::new();
+    for failure in failures {
+        let line = serde_json::to_string(failure)
+            .map_err(|error| Error::file(path, format!("cannot list a failure: {error}")))?;
+        lines += &line;
+        lines.push('\n');
+    }
+    write_bytes_atomically(path, lines.as_bytes())
+}

@@ -1,0 +1,13 @@
+//! SHA-256 of files.
+
+use crate::{Error, Result};
+use sha2::{Digest, Sha256};
+use std::path::Path;
+
+/// SHA-256 of a file, in hex, read in pieces.
+pub fn file_sha256(path: &Path) -> Result<String> {
+    let mut file = std::fs::File::open(path).map_err(Error::io(path, "read"))?;
+    let mut hasher = Sha256::new();
+    std::io::copy(&mut file, &mut hasher).map_err(Error::io(path, "read"))?;
+    Ok(format!("{:x}", hasher.finalize()))
+}

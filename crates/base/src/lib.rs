@@ -1,0 +1,18 @@
+//! What every other crate stands on: errors, files that are whole or absent, processes, limits of the machine, progress.
+
+pub mod atomic_file;
+pub mod cancel;
+pub mod disk_full;
+pub mod error;
+pub mod failures;
+pub mod hash;
+pub mod limits;
+pub mod memory_semaphore;
+pub mod process;
+pub mod progress;
+pub mod progress_counts;
+pub mod temp_files;
+pub mod text;
+pub mod unzip;
+
+pub use error::{Error, Result};

@@ -1,0 +1,7 @@
+//! What of the machine this process may use: cores and memory, and what says so.
+
+pub mod cgroup;
+pub mod cores;
+pub mod host;
+pub mod memory;
+pub mod threads;

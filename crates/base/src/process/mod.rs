@@ -1,0 +1,5 @@
+//! Processes: who they are, whether they still run, and the scheduler's job they run in.
+
+pub mod id;
+pub mod owner;
+pub mod scheduler_job;

@@ -1,0 +1,111 @@
+//! Unpacking zip files from elsewhere.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Write};
+use std::path::{Component, Path};
+
+use zip::ZipArchive;
+
+use crate::atomic_file::{parent_of, temporary_folder};
+use crate::{Error, Result};
+
+/// Compressors make at most about a thousandth of a file; what promises more is a trap.
+const LARGEST_RATIO: u64 = 1100;
+
+/// A temporary folder beside `target` with the files of the archive whose names are `wanted`.
+///
+/// # Errors
+/// No zip file, names that lead out of the folder, files that unpack to another size than the archive says or to
+/// more than a compressor can make, no space.
+pub fn unpacked_zip(
+    path: &Path,
+    target: &Path,
+    wanted: &dyn Fn(&str) -> bool,
+) -> Result<tempfile::TempDir> {
+    let refused = |problem: String| Error::file(path, format!("cannot be unpacked: {problem}"));
+    let file = File::open(path).map_err(Error::io(path, "open"))?;
+    let packed = file.metadata().map_err(Error::io(path, "read"))?.len();
+    let mut archive = ZipArchive::new(BufReader::new(file))
+        .map_err(|problem| refused(format!("no zip file ({problem})")))?;
+    let folder = temporary_folder(parent_of(target))?;
+    let mut room = packed.saturating_mul(LARGEST_RATIO);
+    for index in 0..archive.len() {
+        let entry = archive
+            .by_index(index)
+            .map_err(|problem| refused(problem.to_string()))?;
+        let name = entry
+            .name()
+            .map_err(|problem| refused(problem.to_string()))?
+            .into_owned();
+        if entry.is_dir() || !wanted(&name) {
+            continue;
+        }
+        let inside = Path::new(&name);
+        let plain = inside
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)));
+        if !plain {
+            return Err(refused(format!("'{name}' leads out of its folder")));
+        }
+        let size = entry.size();
+        if size > room {
+            return Err(refused(format!(
+                "'{name}' would unpack to {size} bytes, more than a file of {packed} can hold"
+            )));
+        }
+        room -= size;
+        let to = folder.path().join(inside);
+        std::fs::create_dir_all(parent_of(&to)).map_err(Error::io(&to, "create the folder of"))?;
+        let file = File::create(&to).map_err(Error::io(&to, "write"))?;
+        let mut writer = BufWriter::with_capacity(1 << 18, file);
+        // One byte more tells a file that does not end where it should.
+        let written = std::io::copy(&mut entry.take(size + 1), &mut writer)
+            .and_then(|written| writer.flush().map(|()| written))
+            .map_err(|problem| refused(format!("'{name}': {problem}")))?;
+        if written != size {
+            return Err(refused(format!(
+                "'{name}' has {written} bytes or more, the archive says {size}"
+            )));
+        }
+    }
+    Ok(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zip::write::SimpleFileOptions;
+
+    fn archive(folder: &Path, files: &[(&str, &[u8])]) -> std::path::PathBuf {
+        let path = folder.join("model.zip");
+        let mut writer = zip::ZipWriter::new(File::create(&path).unwrap());
+        for (name, bytes) in files {
+            let options =
+                SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated);
+            writer.start_file(*name, options).unwrap();
+            writer.write_all(bytes).unwrap();
+        }
+        writer.finish().unwrap();
+        path
+    }
+
+    #[test]
+    fn what_is_wanted_is_unpacked_and_nothing_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes = vec![7; 300_000];
+        let path = archive(folder.path(), &[("a/b/x.pth", &bytes), ("a/y.png", b"no")]);
+        let target = folder.path().join("out");
+        let found = unpacked_zip(&path, &target, &|name| name.ends_with(".pth")).unwrap();
+        assert_eq!(
+            std::fs::read(found.path().join("a/b/x.pth")).unwrap(),
+            bytes
+        );
+        assert!(!found.path().join("a/y.png").exists());
+        let path = archive(folder.path(), &[("../x.pth", b"out")]);
+        let error = unpacked_zip(&path, &target, &|_| true).unwrap_err();
+        assert!(error.to_string().contains("leads out"), "{error}");
+        assert!(!folder.path().parent().unwrap().join("x.pth").exists());
+        std::fs::write(&path, b"not a zip").unwrap();
+        assert!(unpacked_zip(&path, &target, &|_| true).is_err());
+    }
+}

@@ -1,0 +1,237 @@
+//! The check of a single case: its image, its labels, and whether they fit together.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use super::problem::{CaseNote, CaseProblem, CheckDepth};
+use super::structures::{count_values, overlay};
+use super::{Case, Dataset, LabelSource, grid_difference};
+use ctseg_base::Error;
+use ctseg_image::formats::{VolumeHeader, read_header, read_label_map, read_volume};
+use ctseg_image::space::{Grid, LabelMap};
+
+/// The check of one case.
+pub(super) struct CaseCheck<'a> {
+    dataset: &'a Dataset,
+    case: &'a Case,
+    image_grid: Option<Grid>,
+    pub problems: Vec<CaseProblem>,
+    pub notes: Vec<CaseNote>,
+    /// Values of the structures that have at least one voxel.
+    pub present: BTreeSet<u16>,
+}
+
+impl<'a> CaseCheck<'a> {
+    pub fn run(dataset: &'a Dataset, case: &'a Case, depth: CheckDepth) -> Self {
+        let mut check = Self {
+            dataset,
+            case,
+            image_grid: None,
+            problems: Vec::new(),
+            notes: Vec::new(),
+            present: BTreeSet::new(),
+        };
+        check.image(depth);
+        match &case.labels {
+            LabelSource::None if dataset.is_test(&case.id) => {}
+            LabelSource::None => check.problem(
+                &case.image,
+                "a training case without labels; add its label file or remove the case",
+            ),
+            LabelSource::Map(path) => check.map(path),
+            LabelSource::PerStructure(files) => check.masks(files),
+        }
+        check
+    }
+
+    fn problem(&mut self, file: &Path, problem: impl Into<String>) {
+        self.problems.push(CaseProblem {
+            case: self.case.id.clone(),
+            file: file.to_path_buf(),
+            problem: problem.into(),
+        });
+    }
+
+    fn unreadable(&mut self, file: &Path, error: Error) {
+        match error {
+            // These name the file themselves; it shall not be said twice.
+            Error::File { path, problem } => self.problem(&path, problem),
+            Error::Io {
+                path,
+                action,
+                source,
+            } => {
+                self.problem(&path, format!("cannot {action}: {source}"));
+            }
+            other => self.problem(file, other.to_string()),
+        }
+    }
+
+    fn note(&mut self, note: String) {
+        self.notes.push(CaseNote {
+            case: Some(self.case.id.clone()),
+            note,
+        });
+    }
+
+    fn warnings(&mut self, file: &Path, header: &VolumeHeader) {
+        for warning in &header.warnings {
+            self.note(format!("{}: {warning}", file.display()));
+        }
+    }
+
+    fn image(&mut self, depth: CheckDepth) {
+        let path = &self.case.image;
+        let copies = &self.dataset.copies;
+        let header = match depth {
+            CheckDepth::Headers => copies.read(path, read_header),
+            CheckDepth::Voxels => copies.read(path, read_volume).map(|image| {
+                if image.non_finite > 0 {
+                    self.note(format!(
+                        "{} voxels of the image are not finite",
+                        image.non_finite
+                    ));
+                }
+                let mut finite = image.volume.data.iter().filter(|v| v.is_finite());
+                let first = finite.next();
+                if let Some(first) = first.filter(|first| finite.all(|v| v == *first)) {
+                    self.note(format!("every voxel of the image is {first}"));
+                }
+                image.header
+            }),
+        };
+        match header {
+            Ok(header) => {
+                self.warnings(path, &header);
+                self.image_grid = Some(header.grid);
+            }
+            Err(error) => self.unreadable(path, error),
+        }
+    }
+
+    /// Reads a label file that must lie on the image's grid.
+    fn labels(&mut self, path: &Path) -> Option<LabelMap> {
+        match self.dataset.copies.read(path, read_label_map) {
+            Ok((header, labels)) => {
+                self.warnings(path, &header);
+                let difference = self
+                    .image_grid
+                    .and_then(|image| grid_difference(&labels.grid, &image));
+                if let Some(problem) = difference {
+                    self.problem(path, problem);
+                }
+                Some(labels)
+            }
+            Err(error) => {
+                self.unreadable(path, error);
+                None
+            }
+        }
+    }
+
+    fn map(&mut self, path: &Path) {
+        let Some(labels) = self.labels(path) else {
+            return;
+        };
+        let counts = count_values(&labels);
+        let ignored = |value: u16| self.dataset.ignore == Some(value);
+        let named = |value: u16| self.dataset.structures.iter().any(|s| s.value == value);
+        let known = |value: u16| named(value) || ignored(value);
+        let unknown: Vec<_> = counts
+            .iter()
+            .filter(|(value, _)| *value != 0 && !known(*value))
+            .collect();
+        if !unknown.is_empty() {
+            let problem = unknown_values(&unknown, self.dataset);
+            self.problem(path, problem);
+        }
+        self.present.extend(
+            counts
+                .iter()
+                .map(|(value, _)| *value)
+                .filter(|value| *value != 0 && !ignored(*value)),
+        );
+        if self.present.is_empty() {
+            self.note("the label map is empty".into());
+        }
+    }
+
+    fn masks(&mut self, files: &[(u16, PathBuf)]) {
+        let mut merged: Option<LabelMap> = None;
+        let mut overlapping = 0;
+        for (value, path) in files {
+            let Some(mask) = self.labels(path) else {
+                continue;
+            };
+            let counts = count_values(&mask);
+            let marked: Vec<u16> = counts.iter().map(|c| c.0).filter(|v| *v != 0).collect();
+            if marked.len() > 1 {
+                let problem = format!(
+                    "has the values {} and {} besides 0; expected a binary mask",
+                    marked[0], marked[1]
+                );
+                self.problem(path, problem);
+            }
+            if !marked.is_empty() {
+                self.present.insert(*value);
+            }
+            let labels = merged.get_or_insert_with(|| LabelMap::empty(mask.grid));
+            if labels.grid.shape == mask.grid.shape {
+                overlapping += overlay(labels, &mask, *value);
+            }
+        }
+        if overlapping > 0 {
+            self.note(format!(
+                "masks overlap in {overlapping} voxels; the structure with the higher value keeps them"
+            ));
+        }
+        if merged.is_some() && self.present.is_empty() {
+            self.note("all masks are empty".into());
+        }
+        let given = |value: u16| files.iter().any(|(v, _)| *v == value);
+        let missing: Vec<&str> = self
+            .dataset
+            .structures
+            .iter()
+            .filter(|s| !given(s.value))
+            .map(|s| s.name.as_str())
+            .collect();
+        if !missing.is_empty() {
+            self.note(format!(
+                "no mask of {}; taken for background",
+                listed(missing.iter().copied(), missing.len())
+            ));
+        }
+    }
+}
+
+/// In words, label values (with their voxels) that are no structures of the dataset.
+pub fn unknown_values(unknown: &[&(u16, usize)], dataset: &Dataset) -> String {
+    let found = unknown
+        .iter()
+        .map(|(value, voxels)| format!("{value} ({voxels} voxels)"));
+    let known = dataset
+        .structures
+        .iter()
+        .map(|s| format!("{} {}", s.value, s.name));
+    format!(
+        "unknown label value{} {}; expected 0 background, {}; name the structure in the dataset's \
+         description or correct the file",
+        if unknown.len() == 1 { "" } else { "s" },
+        listed(found, unknown.len()),
+        listed(known, dataset.structures.len())
+    )
+}
+
+/// The first few of `count` words, and how many more there are.
+fn listed<S: AsRef<str>>(words: impl Iterator<Item = S>, count: usize) -> String {
+    const SHOWN: usize = 8;
+    let shown: Vec<String> = words
+        .take(SHOWN)
+        .map(|word| word.as_ref().to_owned())
+        .collect();
+    match count.saturating_sub(SHOWN) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}

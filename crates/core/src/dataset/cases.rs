@@ -1,0 +1,112 @@
+//! What a dataset is: its cases, where their files lie, and the structures that their labels mark.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use super::Copies;
+use ctseg_image::space::LabelMap;
+
+/// A structure to be segmented and its value in the label maps; 0 is always background.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Structure {
+    pub value: u16,
+    pub name: String,
+}
+
+/// Where the reference labels of a case lie.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum LabelSource {
+    /// There are none: a case for prediction only.
+    None,
+    /// One label map.
+    Map(PathBuf),
+    /// One binary mask per structure, ascending by the structure's value; where masks overlap, the
+    /// later (higher) value wins.
+    PerStructure(Vec<(u16, PathBuf)>),
+}
+
+/// One CT volume and its labels. Cases of one patient are never split between training and validation.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Case {
+    pub id: String,
+    pub patient: String,
+    pub image: PathBuf,
+    pub labels: LabelSource,
+}
+
+/// How a dataset's folder is laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// As a descriptor in TOML says.
+    Descriptor,
+    /// `images/` and `labels/` with the same file names.
+    Plain,
+    /// nnU-Net v2 raw: `dataset.json`, `imagesTr/<case>_0000.nii.gz`, `labelsTr/<case>.nii.gz`.
+    NnUnet,
+    /// Medical Segmentation Decathlon: `dataset.json` that lists the training pairs.
+    Decathlon,
+    /// TotalSegmentator: `<case>/ct.nii.gz` and `<case>/segmentations/<structure>.nii.gz`.
+    TotalSegmentator,
+}
+
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Descriptor => "descriptor",
+            Self::Plain => "images + labels",
+            Self::NnUnet => "nnU-Net v2 raw",
+            Self::Decathlon => "Medical Segmentation Decathlon",
+            Self::TotalSegmentator => "TotalSegmentator",
+        })
+    }
+}
+
+/// A dataset as found on disk: names and paths only, no voxels. Cases are sorted by id, structures by
+/// value.
+#[derive(Debug, Clone)]
+pub struct Dataset {
+    pub name: String,
+    /// The folder that the dataset's files lie in.
+    pub root: PathBuf,
+    pub layout: Layout,
+    pub licence: Option<String>,
+    pub description: Option<String>,
+    pub structures: Vec<Structure>,
+    /// Value of the voxels of which nothing is known: they count in no loss and in no score.
+    pub ignore: Option<u16>,
+    pub cases: Vec<Case>,
+    /// Ids of the cases that are never trained on, sorted.
+    pub test: Vec<String>,
+    /// Label files that belong to no image; [`Dataset::check`] reports them as problems.
+    pub unpaired_labels: Vec<PathBuf>,
+    /// What is read instead of the files of `cases`.
+    pub copies: Copies,
+}
+
+impl Dataset {
+    /// Indices of the cases that may be trained on: those with labels that are not in the test set.
+    pub fn training_cases(&self) -> Vec<usize> {
+        (0..self.cases.len())
+            .filter(|index| {
+                let case = &self.cases[*index];
+                case.labels != LabelSource::None && !self.is_test(&case.id)
+            })
+            .collect()
+    }
+
+    /// Whether the case belongs to the test set.
+    pub fn is_test(&self, case: &str) -> bool {
+        self.test
+            .binary_search_by(|id| id.as_str().cmp(case))
+            .is_ok()
+    }
+
+    /// `labels` with background where nothing is known.
+    pub fn known_labels(&self, mut labels: LabelMap) -> LabelMap {
+        if let Some(ignore) = self.ignore {
+            let known = |label: u16| if label == ignore { 0 } else { label };
+            labels.data.mapv_inplace(known);
+        }
+        labels
+    }
+}

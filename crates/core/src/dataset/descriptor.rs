@@ -1,0 +1,200 @@
+//! Dataset descriptors in TOML.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::discovered::Found;
+use super::path_pattern::Pattern;
+use super::{Case, Copies, Dataset, LabelSource, Layout, Structure, structures};
+use ctseg_base::{Error, Result};
+
+/// What a descriptor may say; anything else is refused, so that a misspelt key is noticed.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Descriptor {
+    name: String,
+    licence: Option<String>,
+    description: Option<String>,
+    /// Relative to the data root given by the user, else to the descriptor's folder.
+    root: Option<String>,
+    /// `images/*.nii.gz`: `*` is the case's id.
+    images: Option<String>,
+    /// `labels/{case}.nii.gz`, or `{case}/segmentations/{structure}.nii.gz` for binary masks.
+    labels: Option<String>,
+    /// Name = value.
+    #[serde(default)]
+    structures: BTreeMap<String, u16>,
+    /// Value of voxels of which nothing is known; not 0.
+    ignore: Option<u16>,
+    /// Ids of cases that are never trained on.
+    #[serde(default)]
+    test: Vec<String>,
+    /// The patient is the case's id up to this text.
+    patient_delimiter: Option<String>,
+    /// Case = patient.
+    #[serde(default)]
+    patients: BTreeMap<String, String>,
+    /// Cases one by one, instead of `images` and `labels`.
+    #[serde(default)]
+    cases: BTreeMap<String, ListedCase>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListedCase {
+    image: String,
+    labels: Option<String>,
+    patient: Option<String>,
+}
+
+/// Opens the dataset that the descriptor at `path` describes; see [`Dataset::open_in`].
+pub(super) fn open(path: &Path, data_root: Option<&Path>) -> Result<Dataset> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path, "read the descriptor"))?;
+    let descriptor: Descriptor =
+        toml::from_str(&text).map_err(|error| Error::file(path, toml_problem(&text, &error)))?;
+    let base = match (data_root, path.parent()) {
+        (Some(root), _) => root,
+        (None, Some(folder)) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let root = match &descriptor.root {
+        Some(root) => base.join(root),
+        None => base.to_path_buf(),
+    };
+    if !root.is_dir() {
+        return Err(Error::file(
+            path,
+            format!(
+                "the dataset's root {} is not a folder; give the folder that the descriptor's paths \
+                 start from (the data root)",
+                root.display()
+            ),
+        ));
+    }
+    let in_descriptor = |problem: String| Error::file(path, problem);
+    if descriptor.ignore == Some(0) {
+        return Err(in_descriptor(
+            "ignore is 0, which is background; give voxels that are ignored a value of their own"
+                .into(),
+        ));
+    }
+    let named = named_structures(&descriptor.structures).map_err(in_descriptor)?;
+    let mut found = find_cases(path, &root, &descriptor, named)?;
+    assign_patients(&mut found.cases, &descriptor).map_err(in_descriptor)?;
+    let dataset = Dataset {
+        name: descriptor.name,
+        root,
+        layout: Layout::Descriptor,
+        licence: descriptor.licence,
+        description: descriptor.description,
+        structures: found.structures,
+        ignore: descriptor.ignore,
+        cases: found.cases,
+        test: descriptor.test,
+        unpaired_labels: found.unpaired,
+        copies: Copies::default(),
+    };
+    super::discovered::finished(dataset, path)
+}
+
+/// One line: the place and what the parser found there.
+fn toml_problem(text: &str, error: &toml::de::Error) -> String {
+    let message = error.message().replace('\n', "; ");
+    match error.span() {
+        Some(span) => {
+            let line = text[..span.start.min(text.len())].matches('\n').count() + 1;
+            format!("not a dataset descriptor: line {line}: {message}")
+        }
+        None => format!("not a dataset descriptor: {message}"),
+    }
+}
+
+fn named_structures(table: &BTreeMap<String, u16>) -> std::result::Result<Vec<Structure>, String> {
+    let named = table
+        .iter()
+        .filter(|(name, value)| !(**value == 0 && name.eq_ignore_ascii_case("background")))
+        .map(|(name, value)| Structure {
+            value: *value,
+            name: name.clone(),
+        });
+    structures::sorted(named.collect())
+}
+
+fn find_cases(
+    path: &Path,
+    root: &Path,
+    descriptor: &Descriptor,
+    named: Vec<Structure>,
+) -> Result<Found> {
+    let in_descriptor = |problem: String| Error::file(path, problem);
+    match (&descriptor.images, descriptor.cases.is_empty()) {
+        (Some(images), true) => {
+            let images = Pattern::for_images(images).map_err(in_descriptor)?;
+            let labels = match &descriptor.labels {
+                Some(labels) => Some(Pattern::for_labels(labels).map_err(in_descriptor)?),
+                None => None,
+            };
+            super::discovered::find_by_pattern(root, &images, labels.as_ref(), named)
+        }
+        (None, false) if descriptor.labels.is_none() => Ok(Found {
+            cases: descriptor
+                .cases
+                .iter()
+                .map(|(id, listed)| listed_case(root, id, listed))
+                .collect(),
+            structures: named,
+            unpaired: Vec::new(),
+        }),
+        (None, true) => Err(Error::file(
+            path,
+            "names no cases; expected images = \"images/*.nii.gz\" or tables [cases.<id>]",
+        )),
+        _ => Err(Error::file(
+            path,
+            "has both patterns (images, labels) and tables [cases.<id>]; expected one of the two",
+        )),
+    }
+}
+
+fn listed_case(root: &Path, id: &str, listed: &ListedCase) -> Case {
+    Case {
+        id: id.to_owned(),
+        patient: listed.patient.clone().unwrap_or_else(|| id.to_owned()),
+        image: root.join(&listed.image),
+        labels: match &listed.labels {
+            Some(labels) => LabelSource::Map(root.join(labels)),
+            None => LabelSource::None,
+        },
+    }
+}
+
+/// The table of patients first, then the delimiter; else every case is its own patient.
+fn assign_patients(cases: &mut [Case], descriptor: &Descriptor) -> std::result::Result<(), String> {
+    let delimiter = descriptor.patient_delimiter.as_deref();
+    if delimiter == Some("") {
+        return Err(
+            "patient_delimiter is empty; expected text such as \"-\", or no such line".into(),
+        );
+    }
+    let known = |id: &String| cases.iter().any(|case| case.id == *id);
+    if let Some(id) = descriptor.patients.keys().find(|id| !known(id)) {
+        return Err(format!(
+            "[patients] names case '{id}', but there is no such case among the {}; correct the id",
+            cases.len()
+        ));
+    }
+    for case in cases {
+        let listed = descriptor
+            .cases
+            .get(&case.id)
+            .and_then(|listed| listed.patient.as_ref());
+        if let Some(patient) = descriptor.patients.get(&case.id).or(listed) {
+            case.patient.clone_from(patient);
+        } else if let Some((patient, _)) = delimiter.and_then(|by| case.id.split_once(by)) {
+            case.patient = patient.to_owned();
+        }
+    }
+    Ok(())
+}

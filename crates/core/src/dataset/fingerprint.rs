@@ -1,0 +1,224 @@
+//! What a dataset is like: spacings, extents, intensities of its structures, their sizes, and how much of a scan
+//! they span (as nnU-Net's `DatasetFingerprintExtractor`, and what two stages need besides).
+
+use std::collections::BTreeMap;
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::{Dataset, LoadedCase};
+use ctseg_base::cancel::guarded;
+use ctseg_base::progress::Observer;
+use ctseg_base::{Error, Result};
+use ctseg_image::space::Orientation;
+use ctseg_image::statistics::histogram::Histogram;
+
+/// A dataset in figures. Axes are x (left–right), y, z.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Fingerprint {
+    pub dataset: String,
+    pub cases: Vec<CaseFacts>,
+    /// Cases that could not be read, and why; they are left out of all figures.
+    pub unreadable: Vec<(String, String)>,
+    /// Of all voxels of all structures; none where there is no such voxel.
+    pub foreground_hu: Option<Intensities>,
+    /// Median over the cases, axis by axis.
+    pub median_spacing_mm: [f64; 3],
+    pub median_extent_mm: [f64; 3],
+    /// Of the box around all structures: median, and what 95 % of the cases stay below.
+    pub median_foreground_mm: [f64; 3],
+    pub large_foreground_mm: [f64; 3],
+    /// Median share of the scan that this box takes.
+    pub median_foreground_share: f64,
+    /// By structure: in how many cases it is, and its median volume in mL there.
+    pub structures: BTreeMap<String, StructureFacts>,
+}
+
+/// One case in figures.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CaseFacts {
+    pub case: String,
+    pub shape: [usize; 3],
+    pub spacing_mm: [f64; 3],
+    /// Sides of the box around all structures; none where there are none.
+    pub foreground_mm: Option<[f64; 3]>,
+    /// By structure; only those that are there.
+    pub volumes_ml: BTreeMap<String, f64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StructureFacts {
+    pub cases: usize,
+    pub median_ml: f64,
+}
+
+/// Hounsfield units in figures; percentiles by linear interpolation, as NumPy's, of values rounded to whole
+/// units.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Intensities {
+    pub voxels: u64,
+    pub mean: f64,
+    pub sd: f64,
+    pub min: f64,
+    pub max: f64,
+    pub median: f64,
+    pub percentile_00_5: f64,
+    pub percentile_99_5: f64,
+}
+
+impl Fingerprint {
+    /// Reads all training cases, several at a time. Those that cannot be read are listed and left out.
+    ///
+    /// # Errors
+    /// No case can be read.
+    pub fn of(dataset: &Dataset, observer: &dyn Observer) -> Result<Self> {
+        let cases = dataset.training_cases();
+        let task = observer.task("reading the data", cases.len() as u64, "cases");
+        let read: Vec<Result<(CaseFacts, Histogram)>> = cases
+            .par_iter()
+            .map(|case| {
+                let facts = guarded(|| {
+                    let mut loaded = dataset.load(&dataset.cases[*case])?;
+                    loaded.labels = dataset.known_labels(loaded.labels);
+                    Ok(case_facts(dataset, &dataset.cases[*case].id, &loaded))
+                });
+                task.advance(1);
+                facts
+            })
+            .collect();
+        drop(task);
+        let (mut facts, mut unreadable) = (Vec::new(), Vec::new());
+        let mut foreground = Histogram::hounsfield();
+        for (case, read) in cases.iter().zip(read) {
+            match read {
+                Ok((case, intensities)) => {
+                    foreground.add_all(&intensities);
+                    facts.push(case);
+                }
+                Err(error) => {
+                    observer.warn(&format!("left out: {error}"));
+                    unreadable.push((dataset.cases[*case].id.clone(), error.to_string()));
+                }
+            }
+        }
+        if facts.is_empty() {
+            return Err(Error::invalid(format!(
+                "dataset '{}': none of {} cases with labels can be read; the first: {}",
+                dataset.name,
+                cases.len(),
+                unreadable.first().map_or("there is none", |(_, why)| why)
+            )));
+        }
+        Ok(Self::joined(dataset, facts, unreadable, &foreground))
+    }
+
+    fn joined(
+        dataset: &Dataset,
+        cases: Vec<CaseFacts>,
+        unreadable: Vec<(String, String)>,
+        foreground: &Histogram,
+    ) -> Self {
+        let axes = |of: &dyn Fn(&CaseFacts, usize) -> Option<f64>, percent: f64| {
+            std::array::from_fn(|axis| {
+                percentile(cases.iter().filter_map(|case| of(case, axis)), percent)
+            })
+        };
+        let extent =
+            |case: &CaseFacts, axis: usize| case.shape[axis] as f64 * case.spacing_mm[axis];
+        let foreground_mm = |case: &CaseFacts, axis: usize| case.foreground_mm.map(|mm| mm[axis]);
+        let share = |case: &CaseFacts| {
+            let mm = case.foreground_mm?;
+            Some((0..3).map(|axis| mm[axis] / extent(case, axis)).product())
+        };
+        let structures = dataset.structures.iter().map(|structure| {
+            let volumes = || {
+                cases
+                    .iter()
+                    .filter_map(|case| case.volumes_ml.get(&structure.name))
+            };
+            let facts = StructureFacts {
+                cases: volumes().count(),
+                median_ml: percentile(volumes().copied(), 50.0),
+            };
+            (structure.name.clone(), facts)
+        });
+        Self {
+            dataset: dataset.name.clone(),
+            unreadable,
+            foreground_hu: Intensities::of(foreground),
+            median_spacing_mm: axes(&|case, axis| Some(case.spacing_mm[axis]), 50.0),
+            median_extent_mm: axes(&|case, axis| Some(extent(case, axis)), 50.0),
+            median_foreground_mm: axes(&foreground_mm, 50.0),
+            large_foreground_mm: axes(&foreground_mm, 95.0),
+            median_foreground_share: percentile(cases.iter().filter_map(share), 50.0),
+            structures: structures.collect(),
+            cases,
+        }
+    }
+}
+
+fn case_facts(dataset: &Dataset, id: &str, loaded: &LoadedCase) -> (CaseFacts, Histogram) {
+    let grid = loaded.volume.grid;
+    let ras = grid.reoriented(Orientation::RAS);
+    let mut counts = vec![0u64; usize::from(u16::MAX) + 1];
+    let mut foreground = Histogram::hounsfield();
+    for (label, hu) in loaded.labels.data.iter().zip(&loaded.volume.data) {
+        counts[usize::from(*label)] += 1;
+        if *label > 0 && hu.is_finite() {
+            foreground.add(*hu);
+        }
+    }
+    let voxel_ml = grid.voxel_volume_ml();
+    let there = dataset.structures.iter().filter_map(|structure| {
+        let voxels = counts[usize::from(structure.value)];
+        (voxels > 0).then(|| (structure.name.clone(), voxels as f64 * voxel_ml))
+    });
+    let volumes_ml = there.collect();
+    let (order, spacing) = (grid.orientation().axes, grid.spacing_mm());
+    let foreground_mm = loaded.labels.bounding_box(|label| label > 0).map(|found| {
+        let mut mm = [0.0; 3];
+        for (axis, world) in order.into_iter().enumerate() {
+            mm[world] = (found.end[axis] - found.start[axis]) as f64 * spacing[axis];
+        }
+        mm
+    });
+    let facts = CaseFacts {
+        case: id.to_owned(),
+        shape: ras.shape,
+        spacing_mm: ras.spacing_mm(),
+        foreground_mm,
+        volumes_ml,
+    };
+    (facts, foreground)
+}
+
+impl Intensities {
+    fn of(histogram: &Histogram) -> Option<Self> {
+        let (mean, sd) = histogram.mean_and_sd()?;
+        let (min, max) = histogram.range()?;
+        let at = |percent: f64| histogram.percentile(percent).unwrap_or(f64::NAN);
+        Some(Self {
+            voxels: histogram.count(),
+            mean,
+            sd,
+            min,
+            max,
+            median: at(50.0),
+            percentile_00_5: at(0.5),
+            percentile_99_5: at(99.5),
+        })
+    }
+}
+
+/// By linear interpolation between the sorted values, as NumPy's; 0 of nothing.
+pub fn percentile(values: impl Iterator<Item = f64>, percent: f64) -> f64 {
+    let mut values: Vec<f64> = values.filter(|v| v.is_finite()).collect();
+    values.sort_by(f64::total_cmp);
+    let Some(last) = values.len().checked_sub(1) else {
+        return 0.0;
+    };
+    let at = percent / 100.0 * last as f64;
+    let low = at.floor() as usize;
+    let high = (low + 1).min(last);
+    values[low] + (at - low as f64) * (values[high] - values[low])
+}

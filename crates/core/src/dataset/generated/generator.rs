@@ -1,0 +1,77 @@
+//! What a generated dataset provides.
+
+use ctseg_base::atomic_file::{parent_of, temporary_folder, write_bytes_atomically};
+use ctseg_base::progress::Observer;
+use ctseg_base::{Error, Result};
+use ctseg_image::formats::{LabelNames, VolumeHeader, VoxelType, write_label_map, write_volume};
+use ctseg_image::space::{LabelMap, Volume};
+use rayon::prelude::*;
+use std::path::{Path, PathBuf};
+
+/// A dataset that is made case by case.
+pub(crate) struct GeneratedSet<'a> {
+    /// What the cases are, in the plural.
+    pub what: &'static str,
+    /// Text of `dataset.toml`; tells sets of different settings apart.
+    pub descriptor: String,
+    pub cases: Vec<String>,
+    /// Image and labels of the case with this index.
+    pub make: &'a (dyn Fn(usize) -> (Volume, LabelMap) + Sync),
+}
+
+impl GeneratedSet<'_> {
+    /// Writes the cases as `images/` and `labels/` below `folder` with their descriptor `dataset.toml`,
+    /// whose path is returned. What is there already, from the same settings, is kept.
+    ///
+    /// # Errors
+    /// The folder holds anything else, or cannot be written.
+    pub fn written(&self, folder: &Path, observer: &dyn Observer) -> Result<PathBuf> {
+        let descriptor = folder.join("dataset.toml");
+        if std::fs::read_to_string(&descriptor).is_ok_and(|there| there == self.descriptor) {
+            return Ok(descriptor);
+        }
+        if folder
+            .read_dir()
+            .is_ok_and(|mut entries| entries.next().is_some())
+        {
+            return Err(Error::file(
+                folder,
+                format!(
+                    "holds other data than these {}; choose another folder, or remove it to have them made anew",
+                    self.what
+                ),
+            ));
+        }
+        let task = observer.task(
+            &format!("generating {}", self.what),
+            self.cases.len() as u64,
+            "volumes",
+        );
+        // Made beside the folder and renamed when whole: a kill leaves no half dataset.
+        let fresh = temporary_folder(parent_of(folder))?;
+        self.cases
+            .par_iter()
+            .enumerate()
+            .try_for_each(|(index, case)| {
+                let (volume, labels) = (self.make)(index);
+                let name = format!("{case}.nii.gz");
+                write_volume(
+                    &fresh.path().join("images").join(&name),
+                    &volume,
+                    VoxelType::I16,
+                )?;
+                let header = VolumeHeader::new(labels.grid, VoxelType::U8);
+                let file = fresh.path().join("labels").join(&name);
+                write_label_map(&file, &labels, &header, &LabelNames::new())?;
+                task.advance(1);
+                Ok::<(), Error>(())
+            })?;
+        write_bytes_atomically(
+            &fresh.path().join("dataset.toml"),
+            self.descriptor.as_bytes(),
+        )?;
+        std::fs::rename(fresh.keep(), folder)
+            .map_err(Error::io(folder, "rename the finished dataset to"))?;
+        Ok(descriptor)
+    }
+}

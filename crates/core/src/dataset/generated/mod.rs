@@ -1,0 +1,37 @@
+//! Datasets that ctseg makes by itself, on disk.
+
+mod generator;
+pub mod phantoms;
+pub mod slices;
+
+pub(crate) use generator::GeneratedSet;
+
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+use crate::recipe::{GeneratedData, Recipe};
+use ctseg_base::Result;
+use ctseg_base::progress::Observer;
+use phantoms::PhantomSet;
+use slices::SliceSet;
+
+/// What the recipe is to be trained on where no dataset is named, written below the working folder; the
+/// path of its descriptor. Says what it does.
+///
+/// # Errors
+/// As [`PhantomSet::written`].
+pub fn data_for(recipe: &Recipe, observer: &dyn Observer) -> Result<PathBuf> {
+    let (what, folder) = match recipe.generated_data {
+        GeneratedData::Phantoms => ("phantoms", Path::new("phantoms")),
+        GeneratedData::Slices => ("slices", Path::new("phantom-slices")),
+    };
+    observer.say(&format!(
+        "no dataset named (--data, CTSEG_DATA or 'data' in ctseg.toml): training on generated {what} in {}/",
+        folder.display()
+    ));
+    match recipe.generated_data {
+        GeneratedData::Phantoms => PhantomSet::default().written(folder, observer),
+        GeneratedData::Slices => SliceSet::default().written(folder, observer),
+    }
+}

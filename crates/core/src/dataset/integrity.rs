@@ -1,0 +1,155 @@
+//! Everything that is wrong with a dataset, found before training and told all at once.
+
+use super::problem::{CaseNote, CaseProblem, CheckDepth};
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rayon::prelude::*;
+
+use super::case_integrity::CaseCheck;
+use super::{Case, Dataset};
+use ctseg_base::{Error, Result};
+use ctseg_image::formats::case_name;
+
+/// What [`Dataset::check`] found; problems and notes in the order of the cases.
+#[derive(Debug, Clone)]
+pub struct CheckReport {
+    pub dataset: String,
+    /// How many cases were checked.
+    pub cases: usize,
+    pub problems: Vec<CaseProblem>,
+    pub notes: Vec<CaseNote>,
+}
+
+impl CheckReport {
+    /// The notes, or an error that sums the problems up (print `problems` for the details).
+    pub fn into_result(self) -> Result<Vec<CaseNote>> {
+        let Some(first) = self.problems.first() else {
+            return Ok(self.notes);
+        };
+        let bad: BTreeSet<&str> = self.problems.iter().map(|p| p.case.as_str()).collect();
+        Err(Error::invalid(format!(
+            "dataset '{}': {} problem{} in {} of {} cases; mend or remove the files named; the first: {first}",
+            self.dataset,
+            self.problems.len(),
+            if self.problems.len() == 1 { "" } else { "s" },
+            bad.len().min(self.cases),
+            self.cases,
+        )))
+    }
+}
+
+impl Dataset {
+    /// Reads every label map and every image's header (with [`CheckDepth::Voxels`] every image too), all
+    /// cores at once, and lists every problem there is.
+    ///
+    /// Problems: unreadable or missing files, image and labels on different grids (shape, or positions
+    /// more than [`super::GRID_TOLERANCE_MM`] apart), unknown label values, masks with several values,
+    /// training cases without labels, duplicate ids, label files without an image, and patients in both
+    /// test and training set. Notes: empty labels, overlapping or missing masks, structures that occur in
+    /// no case, warnings about headers. `on_case` is told how many cases are done out of how many.
+    pub fn check(&self, depth: CheckDepth, on_case: impl Fn(usize, usize) + Sync) -> CheckReport {
+        let Ok(report) = self.check_while(depth, || Ok::<(), Infallible>(()), on_case);
+        report
+    }
+
+    /// [`Dataset::check`] as long as `go_on`, which is asked before each case, is no error.
+    pub fn check_while<E: Send>(
+        &self,
+        depth: CheckDepth,
+        go_on: impl Fn() -> Result<(), E> + Sync,
+        on_case: impl Fn(usize, usize) + Sync,
+    ) -> Result<CheckReport, E> {
+        let done = AtomicUsize::new(0);
+        let cases = self.cases.par_iter().map(|case| {
+            go_on()?;
+            let checked = CaseCheck::run(self, case, depth);
+            on_case(done.fetch_add(1, Ordering::Relaxed) + 1, self.cases.len());
+            Ok(checked)
+        });
+        Ok(self.report_of(cases.collect::<Result<_, E>>()?))
+    }
+
+    fn report_of(&self, checked: Vec<CaseCheck>) -> CheckReport {
+        let mut report = CheckReport {
+            dataset: self.name.clone(),
+            cases: self.cases.len(),
+            problems: Vec::new(),
+            notes: Vec::new(),
+        };
+        let mut present = BTreeSet::new();
+        let mut all_read = true;
+        for case in checked {
+            all_read &= case.problems.is_empty();
+            report.problems.extend(case.problems);
+            report.notes.extend(case.notes);
+            present.extend(case.present);
+        }
+        self.check_ids(&mut report);
+        self.check_unpaired(&mut report);
+        // A structure missing only because its files are broken needs no note of its own.
+        if all_read {
+            for structure in self
+                .structures
+                .iter()
+                .filter(|s| !present.contains(&s.value))
+            {
+                report.notes.push(CaseNote {
+                    case: None,
+                    note: format!(
+                        "structure '{}' (value {}) occurs in no case",
+                        structure.name, structure.value
+                    ),
+                });
+            }
+        }
+        report
+    }
+
+    /// Ids that are taken twice, and patients that are in the test set and in training.
+    fn check_ids(&self, report: &mut CheckReport) {
+        let mut first_with: BTreeMap<&str, &Case> = BTreeMap::new();
+        let mut test_patients: BTreeMap<&str, &str> = BTreeMap::new();
+        for case in &self.cases {
+            if let Some(first) = first_with.get(case.id.as_str()) {
+                report.problems.push(CaseProblem {
+                    case: case.id.clone(),
+                    file: case.image.clone(),
+                    problem: format!(
+                        "the case's id is taken by {} already; rename or remove one of the two",
+                        first.image.display()
+                    ),
+                });
+            }
+            first_with.entry(&case.id).or_insert(case);
+            if self.is_test(&case.id) {
+                test_patients.entry(&case.patient).or_insert(&case.id);
+            }
+        }
+        for case in self.cases.iter().filter(|case| !self.is_test(&case.id)) {
+            if let Some(test_case) = test_patients.get(case.patient.as_str()) {
+                report.problems.push(CaseProblem {
+                    case: case.id.clone(),
+                    file: case.image.clone(),
+                    problem: format!(
+                        "patient '{}' is in training here and in the test set as case '{test_case}'; \
+                         put all cases of a patient on one side",
+                        case.patient
+                    ),
+                });
+            }
+        }
+    }
+
+    fn check_unpaired(&self, report: &mut CheckReport) {
+        for path in &self.unpaired_labels {
+            report.problems.push(CaseProblem {
+                case: case_name(path).unwrap_or_default(),
+                file: path.clone(),
+                problem: "labels without an image; add the image or remove the file".into(),
+            });
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Datasets of CT volumes with reference labels: where the files lie, which structures they hold,
+//! whether they are sound, how they are split, and how they get into memory.
+
+mod cache;
+mod case_integrity;
+mod cases;
+mod channels;
+mod class_locations;
+mod copies;
+mod descriptor;
+mod discovered;
+pub mod fingerprint;
+pub mod folds;
+pub mod generated;
+mod grid_check;
+mod integrity;
+mod json_layouts;
+pub mod laterality;
+mod layouts;
+mod load;
+mod path_pattern;
+pub mod prepared_case;
+mod problem;
+pub mod reference;
+pub mod scratch_copy;
+mod splits;
+mod structures;
+
+pub use cache::{CacheCounts, CaseCache};
+pub use case_integrity::unknown_values;
+pub use cases::{Case, Dataset, LabelSource, Layout, Structure};
+pub use channels::Channels;
+pub use copies::Copies;
+pub use folds::{Split, folds};
+pub use grid_check::{GRID_TOLERANCE_MM, grid_difference};
+pub use integrity::CheckReport;
+pub use load::LoadedCase;
+pub use problem::{CaseNote, CaseProblem, CheckDepth};
+pub use splits::NamedSplit;
+pub use structures::count_values;

@@ -1,0 +1,299 @@
+//! From planes of logits to a label map on the source's grid, a few planes at a time: memory does not grow with
+//! the volume times the structures.
+
+use std::ops::Range;
+use std::time::Instant;
+
+use ndarray::{Array3, Array4, ArrayView3, Axis, Slice};
+
+use super::sliding_window::Planes;
+use ctseg_base::{Error, Result};
+use ctseg_engine::losses::Outputs;
+use ctseg_image::resample::{Interpolation, Restoration, resample_array, resample_linear, restore};
+use ctseg_image::space::{Grid, GridMap, LabelMap, VoxelBox};
+
+/// Logits are restored in portions of about so many bytes, but of no fewer planes than the following.
+const PORTION_BYTES: usize = 64 << 20;
+const PORTION_PLANES: usize = 6;
+
+/// Probabilities are told of about so many voxels of the source at a time, but of no less than a slice of the file:
+/// a portion of a coarse grid can be all of a fine source.
+const TOLD_VOXELS: usize = 2 << 20;
+
+/// How many voxels of `source` probabilities are told of at once, at most.
+pub fn told_voxels(source: &Grid) -> usize {
+    let slice = source.shape[0] * source.shape[1];
+    TOLD_VOXELS.max(slice).min(source.voxels())
+}
+
+/// How many planes of a grid of `shape` (z, y, x) along `axis` are restored at once where nothing else is said.
+pub fn usual_portion(structures: usize, shape: [usize; 3], axis: usize) -> usize {
+    let plane_voxels = shape.iter().product::<usize>() / shape[axis].max(1);
+    let plane_bytes = size_of::<f32>() * structures * plane_voxels;
+    (PORTION_BYTES / plane_bytes.max(1)).max(PORTION_PLANES)
+}
+
+/// A model's planes, and the grid that they lie on.
+pub struct Stream<'a> {
+    pub planes: Planes<'a>,
+    pub grid: Grid,
+}
+
+/// Hears the probabilities of every structure, portion by portion; outside of all portions they are 0.
+pub trait Probabilities {
+    /// Of the structure at place `structure`, in `region` (the source's voxels). All structures of a region come in
+    /// their order before those of the next one.
+    ///
+    /// # Shapes
+    /// `values`: (z, y, x) of the region, in [0, 1]
+    fn put(&mut self, structure: usize, region: &VoxelBox, values: ArrayView3<f32>) -> Result<()>;
+}
+
+/// What a restoration needs to know beside the logits.
+pub struct Target<'a> {
+    pub source: &'a Grid,
+    /// The grid that logits are averaged on, in the source's region of interest.
+    pub common: &'a Grid,
+    /// The axis of (z, y, x) of the network's grids that planes follow one another along.
+    pub axis: usize,
+    /// How many planes are restored at once.
+    pub portion: usize,
+    /// Label values in the order of the maps.
+    pub values: &'a [u16],
+    pub outputs: Outputs,
+    pub how: Restoration,
+}
+
+/// A label map, and where the time went.
+pub struct Restored {
+    pub labels: LabelMap,
+    pub network_seconds: f64,
+    pub restore_seconds: f64,
+}
+
+/// Runs the streams from end to end, averages their logits on the common grid and restores labels as
+/// [`restore`] does; `heard` is told the probabilities.
+pub fn restored(
+    streams: &mut [Stream],
+    target: &Target,
+    mut heard: Vec<&mut dyn Probabilities>,
+) -> Result<Restored> {
+    let begun = Instant::now();
+    let mut network_seconds = 0.0;
+    let mut labels = LabelMap::empty(*target.source);
+    let map = map_between(target.source, target.common)?;
+    let Some(covered) = covered(&map, target.source, target.common) else {
+        return Err(Error::invalid(
+            "internal: the region of interest lies outside of the volume",
+        ));
+    };
+    for portion in target.portions(&map, &covered) {
+        let mut region = covered;
+        (region.start[portion.axis], region.end[portion.axis]) =
+            (portion.source.start, portion.source.end);
+        let reading = Instant::now();
+        let from = target.part(portion.planes.clone());
+        let logits = mean_logits(streams, target, &from, portion.planes)?;
+        network_seconds += reading.elapsed().as_secs_f64();
+        if !heard.is_empty() {
+            for slab in slabs(region) {
+                let onto = target.source.cropped(&slab);
+                tell(&mut heard, &logits, (&from, &onto), &slab, target)?;
+            }
+        }
+        let onto = target.source.cropped(&region);
+        let part = restore(logits.view(), &from, &onto, target.values, &target.how)?;
+        let mut to = labels.data.view_mut();
+        for axis in 0..3 {
+            to.slice_axis_inplace(
+                Axis(2 - axis),
+                Slice::from(region.start[axis]..region.end[axis]),
+            );
+        }
+        to.assign(&part.data);
+    }
+    Ok(Restored {
+        labels,
+        network_seconds,
+        restore_seconds: begun.elapsed().as_secs_f64() - network_seconds,
+    })
+}
+
+/// What is restored at once.
+struct Portion {
+    /// The source's axis (of x, y, z) along which planes lie.
+    axis: usize,
+    source: Range<usize>,
+    /// The planes of the common grid that its voxels lie between.
+    planes: Range<usize>,
+}
+
+impl Target<'_> {
+    /// Portions in the order of the planes.
+    fn portions(&self, map: &GridMap, covered: &VoxelBox) -> Vec<Portion> {
+        let along = 2 - self.axis;
+        let Some(axis) = (0..3).find(|axis| map[*axis].axis == along) else {
+            return Vec::new();
+        };
+        let (scale, offset) = (map[axis].scale, map[axis].offset);
+        let shape = self.common.shape;
+        let last = shape[along] as f64 - 1.0;
+        let count = ((self.portion as f64 / scale.abs()) as usize).max(1);
+        let (start, end) = (covered.start[axis], covered.end[axis]);
+        let mut portions: Vec<Portion> = (start..end)
+            .step_by(count)
+            .map(|from| {
+                let source = from..(from + count).min(end);
+                let place = |index: usize| (scale * index as f64 + offset).clamp(0.0, last);
+                let (a, b) = (place(source.start), place(source.end - 1));
+                Portion {
+                    axis,
+                    source,
+                    planes: a.min(b).floor() as usize..a.max(b).ceil() as usize + 1,
+                }
+            })
+            .collect();
+        portions.sort_by_key(|portion| portion.planes.start);
+        portions
+    }
+
+    /// Some planes of the common grid.
+    fn part(&self, planes: Range<usize>) -> Grid {
+        part_of(self.common, self.axis, planes)
+    }
+}
+
+/// Some planes of a grid along `axis` of (z, y, x).
+fn part_of(grid: &Grid, axis: usize, planes: Range<usize>) -> Grid {
+    let mut region = VoxelBox::whole(grid.shape);
+    (region.start[2 - axis], region.end[2 - axis]) = (planes.start, planes.end);
+    grid.cropped(&region)
+}
+
+/// The mean of the streams' logits on some planes of the common grid (`onto`): linear interpolation where a
+/// stream's own grid is another one.
+fn mean_logits(
+    streams: &mut [Stream],
+    target: &Target,
+    onto: &Grid,
+    planes: Range<usize>,
+) -> Result<Array4<f32>> {
+    let count = streams.len();
+    let mut sum: Option<Array4<f32>> = None;
+    for stream in streams {
+        let logits = if stream.grid == *target.common {
+            stream.planes.take(planes.clone())?
+        } else {
+            interpolated(stream, target.axis, onto)?
+        };
+        sum = Some(match sum {
+            None => logits,
+            Some(sum) => sum + &logits,
+        });
+    }
+    let mut sum = sum.ok_or_else(|| Error::invalid("internal: prediction without a model"))?;
+    if count > 1 {
+        let share = 1.0 / count as f32;
+        sum.par_mapv_inplace(|logit| logit * share);
+    }
+    Ok(sum)
+}
+
+/// A stream's logits on a grid that is not its own.
+fn interpolated(stream: &mut Stream, axis: usize, onto: &Grid) -> Result<Array4<f32>> {
+    let map = map_between(onto, &stream.grid)?;
+    let along = 2 - axis;
+    let Some(own) = map.iter().position(|map| map.axis == along) else {
+        return Err(Error::invalid("internal: grids that do not fit together"));
+    };
+    let last = stream.grid.shape[along] as f64 - 1.0;
+    let place = |index: usize| (map[own].scale * index as f64 + map[own].offset).clamp(0.0, last);
+    let (a, b) = (place(0), place(onto.shape[own] - 1));
+    let planes = a.min(b).floor() as usize..a.max(b).ceil() as usize + 1;
+    let logits = stream.planes.take(planes.clone())?;
+    let from = part_of(&stream.grid, axis, planes);
+    let [z, y, x] = onto.shape_zyx();
+    let mut result = Array4::zeros((logits.dim().0, z, y, x));
+    for (mut to, logits) in result.outer_iter_mut().zip(logits.outer_iter()) {
+        to.assign(&resample_array(logits, &from, onto, Interpolation::Linear)?);
+    }
+    Ok(result)
+}
+
+/// A region in pieces of whole slices, each of [`told_voxels`] at most.
+fn slabs(region: VoxelBox) -> impl Iterator<Item = VoxelBox> {
+    let [nx, ny, _] = region.shape();
+    let slices = (TOLD_VOXELS / (nx * ny).max(1)).max(1);
+    let starts = (region.start[2]..region.end[2]).step_by(slices);
+    starts.map(move |first| {
+        let mut slab = region;
+        slab.start[2] = first;
+        slab.end[2] = (first + slices).min(region.end[2]);
+        slab
+    })
+}
+
+/// Tells the probabilities that follow from logits on the grid `from`, on the grid `onto` (the region).
+fn tell(
+    heard: &mut [&mut dyn Probabilities],
+    logits: &Array4<f32>,
+    (from, onto): (&Grid, &Grid),
+    region: &VoxelBox,
+    target: &Target,
+) -> Result<()> {
+    let restored = |own| {
+        resample_linear(
+            logits.index_axis(Axis(0), own),
+            from,
+            onto,
+            target.how.nearest,
+        )
+    };
+    // Of exclusive classes: the logarithm of the sum of all e^logit, the background's e^0 included.
+    let mut all: Option<Array3<f32>> = None;
+    if target.outputs == Outputs::Exclusive {
+        let mut sum = Array3::<f32>::zeros(onto.shape_zyx());
+        for own in 0..logits.dim().0 {
+            ndarray::Zip::from(&mut sum)
+                .and(&restored(own)?)
+                .par_for_each(|sum, logit| {
+                    *sum = sum.max(*logit) + (-(*sum - logit).abs()).exp().ln_1p()
+                });
+        }
+        all = Some(sum);
+    }
+    for own in 0..logits.dim().0 {
+        let mut values = restored(own)?;
+        match &all {
+            Some(all) => ndarray::Zip::from(&mut values)
+                .and(all)
+                .par_for_each(|value, all| *value = (*value - all).exp()),
+            None => values.par_mapv_inplace(|logit| 1.0 / (1.0 + (-logit).exp())),
+        }
+        for heard in heard.iter_mut() {
+            heard.put(own, region, values.view())?;
+        }
+    }
+    Ok(())
+}
+
+/// The source's voxels whose centres lie within the outer faces of `common`.
+fn covered(map: &GridMap, source: &Grid, common: &Grid) -> Option<VoxelBox> {
+    let mut covered = VoxelBox::whole(source.shape);
+    for (axis, along) in map.iter().enumerate() {
+        let outer_face = common.shape[along.axis] as f64 - 0.5;
+        let inside = |index: &usize| {
+            let place = along.scale * *index as f64 + along.offset;
+            (-0.5 - 1e-6..=outer_face + 1e-6).contains(&place)
+        };
+        covered.start[axis] = (0..source.shape[axis]).find(inside)?;
+        covered.end[axis] = (0..source.shape[axis]).rev().find(inside)? + 1;
+    }
+    Some(covered)
+}
+
+fn map_between(onto: &Grid, from: &Grid) -> Result<GridMap> {
+    onto.map_to(from).ok_or_else(|| {
+        Error::invalid("internal: region and volume lie on grids that are not parallel")
+    })
+}

@@ -1,0 +1,54 @@
+//! What several models of one ensemble have in common.
+
+use super::bundle::Bundle;
+use crate::dataset::Structure;
+use ctseg_base::{Error, Result};
+use ctseg_image::labels::postprocess::Step;
+use std::collections::BTreeMap;
+
+/// The clean-up on which all models agree, by structure: each was chosen on its own model's label maps.
+pub(crate) fn common_cleaning(bundles: &[Bundle]) -> BTreeMap<String, Vec<Step>> {
+    let of = |bundle: &Bundle| -> BTreeMap<String, Vec<Step>> {
+        let chosen = bundle.manifest.postprocessing.iter();
+        let structures = chosen.flat_map(|chosen| &chosen.structures);
+        structures
+            .filter(|(_, cleaning)| !cleaning.steps.is_empty())
+            .map(|(name, cleaning)| (name.clone(), cleaning.steps.clone()))
+            .collect()
+    };
+    let mut common = bundles.first().map(of).unwrap_or_default();
+    for other in bundles.iter().skip(1).map(of) {
+        common.retain(|name, steps| other.get(name) == Some(steps));
+    }
+    common
+}
+
+/// The structures of all models.
+///
+/// # Errors
+/// No model; models of different structures.
+pub fn common_structures(bundles: &[Bundle]) -> Result<Vec<Structure>> {
+    let first = bundles
+        .first()
+        .ok_or_else(|| Error::usage("no model was named; expected --model FOLDER"))?;
+    let structures = first.structures()?;
+    for other in &bundles[1..] {
+        let found = other.structures()?;
+        if found != structures {
+            let names = |all: &[Structure]| {
+                let named = all.iter().map(|s| format!("{} {}", s.value, s.name));
+                named.collect::<Vec<_>>().join(", ")
+            };
+            return Err(Error::file(
+                &other.path,
+                format!(
+                    "models that are averaged must have the same structures: this one has {}, {} has {}",
+                    names(&found),
+                    first.path.display(),
+                    names(&structures)
+                ),
+            ));
+        }
+    }
+    Ok(structures)
+}

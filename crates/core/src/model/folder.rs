@@ -1,0 +1,97 @@
+//! The folder of a model as a whole: its checksums, and putting a new one in an old one's place.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use ctseg_base::atomic_file::write_bytes_atomically;
+use ctseg_base::hash::file_sha256;
+use ctseg_base::{Error, Result};
+
+/// The checksums of a folder's files, as `sha256sum` writes them.
+pub(crate) const SUMS: &str = "SHA256SUMS";
+
+/// The SHA-256 of each file that the checksums in `folder` name.
+///
+/// # Errors
+/// A file that is missing or changed.
+pub(crate) fn verified_sums(folder: &Path) -> Result<BTreeMap<String, String>> {
+    let sums_path = folder.join(SUMS);
+    let text = std::fs::read_to_string(&sums_path).map_err(Error::io(&sums_path, "read"))?;
+    let mut sums = BTreeMap::new();
+    for line in text.lines() {
+        let (sum, name) = line
+            .split_once("  ")
+            .filter(|(sum, name)| sum.len() == 64 && !name.contains(['/', '\\']))
+            .ok_or_else(|| {
+                Error::file(
+                    &sums_path,
+                    format!("'{line}' is not a line of sha256sum; the model is damaged"),
+                )
+            })?;
+        let found = file_sha256(&folder.join(name))?;
+        if found != sum {
+            return Err(Error::file(
+                folder.join(name),
+                format!(
+                    "damaged: its SHA-256 is {found}, expected {sum}; copy or train the model again"
+                ),
+            ));
+        }
+        sums.insert(name.to_owned(), sum.to_owned());
+    }
+    Ok(sums)
+}
+
+/// Writes the checksums of all that lies in `folder`.
+pub(crate) fn write_sums(folder: &Path) -> Result<()> {
+    let entries = std::fs::read_dir(folder).map_err(Error::io(folder, "read the folder"))?;
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name != SUMS)
+        .collect();
+    names.sort();
+    let mut lines = String::new();
+    for name in names {
+        lines += &format!("{}  {name}\n", file_sha256(&folder.join(&name))?);
+    }
+    write_bytes_atomically(&folder.join(SUMS), lines.as_bytes())
+}
+
+/// Puts `fresh` in the place of `path`: in one step where the file system can exchange two folders,
+/// otherwise by setting the old one aside first. What stood there is removed last.
+pub(crate) fn swap_in(fresh: tempfile::TempDir, path: &Path) -> Result<()> {
+    let fresh = fresh.keep();
+    let old = if !path.exists() {
+        None
+    } else if exchanged(&fresh, path) {
+        return std::fs::remove_dir_all(&fresh)
+            .map_err(Error::io(&fresh, "remove the old model from"));
+    } else {
+        let aside = fresh.with_extension("replaced");
+        std::fs::rename(path, &aside).map_err(Error::io(path, "set the old model aside from"))?;
+        Some(aside)
+    };
+    if let Err(error) = std::fs::rename(&fresh, path) {
+        if let Some(aside) = &old {
+            let _ = std::fs::rename(aside, path);
+        }
+        return Err(Error::io(path, "rename the finished model to")(error));
+    }
+    match old {
+        Some(aside) => {
+            std::fs::remove_dir_all(&aside).map_err(Error::io(&aside, "remove the old model from"))
+        }
+        None => Ok(()),
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn exchanged(a: &Path, b: &Path) -> bool {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE).is_ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn exchanged(_: &Path, _: &Path) -> bool {
+    false
+}

@@ -1,0 +1,11 @@
+//! Trained models on disk: bundles, models of several parts, and what several have in common.
+
+pub mod bundle;
+pub(crate) mod common;
+pub(crate) mod folder;
+pub mod identity;
+pub mod manifest;
+pub mod multi_part;
+pub(crate) mod multi_part_manifest;
+pub mod postprocessing;
+pub mod pretrained;

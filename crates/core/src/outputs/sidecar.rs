@@ -1,0 +1,363 @@
+//! `<case>.json`, which lies beside each label map and says how it was made.
+
+use crate::model::identity::ModelUsed;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::overlapping_masks::OverlappingMasks;
+use super::{Outputs, remove_left_over};
+use crate::inference::cascade::CascadeReport;
+use ctseg_base::atomic_file::{parent_of, write_bytes_atomically};
+use ctseg_base::hash::file_sha256;
+use ctseg_base::limits::threads::peak_memory_mb;
+use ctseg_base::{Error, Result};
+use ctseg_image::formats::{VolumeImage, case_name};
+use ctseg_image::space::LabelMap;
+use ctseg_image::statistics::structures::{StructureStatistics, structure_statistics};
+use ctseg_image::statistics::totalsegmentator::TableOptions;
+
+/// Which label maps are alike: those made by builds of the same version count as done and are kept. Raise it only in a
+/// change after which the same model makes other label maps of the same volume.
+pub const INFERENCE_VERSION: u32 = 1;
+
+/// What is known of a label map.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Sidecar {
+    pub input: PathBuf,
+    pub input_sha256: String,
+    /// The first model.
+    pub model: PathBuf,
+    /// Of the model, or of all that were averaged.
+    pub model_sha256: String,
+    /// Where several models were averaged: each of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ensemble: Vec<ModelUsed>,
+    /// [`INFERENCE_VERSION`] of the build that made it; sidecars from before there was such a number are of version 1.
+    #[serde(default = "first_inference_version")]
+    pub inference_version: u32,
+    /// For people to read; decides nothing.
+    pub ctseg_version: String,
+    pub device: String,
+    /// Voxels along the file's axes.
+    pub shape: [usize; 3],
+    pub spacing_mm: [f64; 3],
+    pub orientation: String,
+    /// Warnings about the file and deviations from the normal way.
+    pub notes: Vec<String>,
+    pub cascade: CascadeReport,
+    /// Whether the masks are of each structure on its own, so that voxels may be of several; figures are the masks'.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub overlapping: bool,
+    /// Whether only chosen structures were wanted (`structures`), and a model of several parts ran no more for them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub only_chosen: bool,
+    /// How the figures of `<case>_statistics.json` were taken, if it was wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub statistics_json: Option<TableOptions>,
+    /// Volume of each structure by name.
+    pub volumes_ml: BTreeMap<String, f64>,
+    /// What each structure measures, by name.
+    #[serde(default)]
+    pub statistics: BTreeMap<String, StructureStatistics>,
+    /// The case's files, relative to the sidecar's folder.
+    #[serde(default)]
+    pub files: Vec<PathBuf>,
+    /// What those files hold; nothing in sidecars of older versions, whose cases are done again.
+    #[serde(default)]
+    pub written: BTreeMap<PathBuf, Written>,
+    /// Label value of each structure by name.
+    pub structures: BTreeMap<String, u16>,
+    /// Label values in the order of the maps of the probabilities, where these were saved.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probability_labels: Vec<u16>,
+    pub seconds: f64,
+    /// Largest resident memory of the process so far.
+    pub peak_memory_mb: Option<f64>,
+}
+
+fn first_inference_version() -> u32 {
+    1
+}
+
+/// A file's content, to know it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    pub bytes: u64,
+    pub sha256: String,
+}
+
+impl Written {
+    /// What lies at `path`.
+    pub fn at(path: &Path) -> Result<Self> {
+        let metadata = std::fs::metadata(path).map_err(Error::io(path, "read"))?;
+        Ok(Self {
+            bytes: metadata.len(),
+            sha256: file_sha256(path)?,
+        })
+    }
+
+    /// Whether it still lies at `path`, to the last byte.
+    pub fn is_at(&self, path: &Path) -> bool {
+        let length = std::fs::metadata(path).map(|metadata| metadata.len());
+        length.is_ok_and(|bytes| bytes == self.bytes)
+            && file_sha256(path).is_ok_and(|sha256| sha256 == self.sha256)
+    }
+}
+
+/// The sidecar of a label map.
+pub fn sidecar_path(output: &Path) -> PathBuf {
+    let name = case_name(output).unwrap_or_else(|| "case".to_owned());
+    output.with_file_name(format!("{name}.json"))
+}
+
+/// The sidecar beside `label_map`, if there is one that can be read.
+pub fn read_sidecar(label_map: &Path) -> Option<Sidecar> {
+    serde_json::from_slice(&std::fs::read(sidecar_path(label_map)).ok()?).ok()
+}
+
+/// What is known of the case whose label map is or would be `output`, if it was made of this input, by models with
+/// this hash and by a build of the same [`INFERENCE_VERSION`]. Its sidecar is written after its files and removed before
+/// new ones; whether they are whole, [`Sidecar::is_whole`] says.
+pub fn made_of(output: &Path, input_sha256: &str, model_sha256: &str) -> Option<Sidecar> {
+    read_sidecar(output).filter(|made| {
+        made.input_sha256 == input_sha256
+            && made.model_sha256 == model_sha256
+            && made.inference_version == INFERENCE_VERSION
+    })
+}
+
+/// [`made_of`], if all of the case's files are whole.
+pub fn whole_of(output: &Path, input_sha256: &str, model_sha256: &str) -> Option<Sidecar> {
+    made_of(output, input_sha256, model_sha256).filter(|made| {
+        let mut files = made.files.iter();
+        !made.files.is_empty() && files.all(|file| made.is_whole(output, file))
+    })
+}
+
+impl Sidecar {
+    /// Whether one of the case's files is as it was written. What happened to it since (a copy that was cut off, a
+    /// change by another program) its length and hash tell: label maps are a hundredth of the volumes that are
+    /// hashed anyway.
+    pub fn is_whole(&self, output: &Path, file: &Path) -> bool {
+        let written = self.written.get(file);
+        written.is_some_and(|written| written.is_at(&parent_of(output).join(file)))
+    }
+}
+
+impl Outputs {
+    /// Whether the files of the case that was made are all that is wanted, and are whole.
+    pub fn are_there(
+        &self,
+        output: &Path,
+        made: &Sidecar,
+        structures: &BTreeMap<String, u16>,
+    ) -> bool {
+        let files = self.files(output, structures);
+        made.structures == *structures
+            && made.only_chosen == self.structures.is_some()
+            && made.statistics_json == self.statistics_json
+            && made.overlapping == self.overlap
+            && files.iter().all(|file| made.is_whole(output, file))
+    }
+}
+
+/// Probabilities beside a label map.
+#[derive(Debug, Clone)]
+pub struct SavedProbabilities {
+    /// In the folder of the label map.
+    pub file: PathBuf,
+    /// Label values in the order of its maps.
+    pub labels: Vec<u16>,
+}
+
+/// What a label map is made of and with.
+pub struct Making<'a> {
+    pub input: &'a Path,
+    pub input_sha256: &'a str,
+    pub image: &'a VolumeImage,
+    pub models: &'a [ModelUsed],
+    pub model_sha256: &'a str,
+    pub device: String,
+    /// Label value of each structure by name; of those that are wanted.
+    pub structures: &'a BTreeMap<String, u16>,
+    pub outputs: &'a Outputs,
+    /// The case's probabilities; their file is there already.
+    pub probabilities: Option<SavedProbabilities>,
+    pub started: Instant,
+}
+
+impl Making<'_> {
+    /// Writes the case's files on its input's grid, and its sidecar after them.
+    pub fn written(
+        &self,
+        output: &Path,
+        (mut labels, mut masks): (LabelMap, Option<OverlappingMasks>),
+        mut cascade: CascadeReport,
+    ) -> Result<Sidecar> {
+        let writing = Instant::now();
+        let (image, structures) = (self.image, self.structures);
+        if let Some(before) = read_sidecar(output) {
+            let wanted = self.outputs.files(output, structures);
+            remove_left_over(output, &before.files, &wanted);
+        }
+        let sidecar_path = sidecar_path(output);
+        if sidecar_path.exists() {
+            std::fs::remove_file(&sidecar_path)
+                .map_err(Error::io(&sidecar_path, "remove the old"))?;
+        }
+        self.outputs.select(&mut labels, structures);
+        let labels = &labels;
+        let statistics = match &mut masks {
+            Some(masks) => self.statistics_of_masks(masks),
+            None => self.statistics(labels),
+        };
+        if let Some(masks) = &mut masks {
+            masks.sort();
+        }
+        let measured = writing.elapsed().as_secs_f64();
+        let files = self.outputs.write(
+            output,
+            image,
+            (labels, masks.as_ref()),
+            structures,
+            &statistics,
+        )?;
+        let saved = self.probabilities.as_ref().map(|saved| saved.file.clone());
+        let files = files.into_iter().chain(saved);
+        let written = files.map(|file| {
+            let written = Written::at(&parent_of(output).join(&file))?;
+            Ok((file, written))
+        });
+        let written = written.collect::<Result<Vec<_>>>()?;
+        let seconds = writing.elapsed().as_secs_f64() - measured;
+        cascade.seconds.insert("statistics".to_owned(), measured);
+        cascade.seconds.insert("write".to_owned(), seconds);
+        let sidecar = self.sidecar(labels, statistics, written, cascade);
+        let text = serde_json::to_string_pretty(&sidecar)
+            .map_err(|error| Error::file(output, format!("cannot describe the result: {error}")))?;
+        write_bytes_atomically(&sidecar_path, text.as_bytes())?;
+        Ok(sidecar)
+    }
+
+    fn statistics(&self, labels: &LabelMap) -> BTreeMap<String, StructureStatistics> {
+        let values: Vec<u16> = self.structures.values().copied().collect();
+        let found = structure_statistics(&values, labels, &self.image.volume);
+        self.structures.keys().cloned().zip(found).collect()
+    }
+
+    fn statistics_of_masks(
+        &self,
+        masks: &mut OverlappingMasks,
+    ) -> BTreeMap<String, StructureStatistics> {
+        let volume = &self.image.volume;
+        let structures = self.structures.iter();
+        structures
+            .filter_map(|(name, label)| Some((name.clone(), masks.statistics(*label, volume)?)))
+            .collect()
+    }
+
+    fn sidecar(
+        &self,
+        labels: &LabelMap,
+        statistics: BTreeMap<String, StructureStatistics>,
+        written: Vec<(PathBuf, Written)>,
+        cascade: CascadeReport,
+    ) -> Sidecar {
+        let grid = self.image.volume.grid;
+        let saved = self.probabilities.as_ref();
+        Sidecar {
+            input: self.input.to_path_buf(),
+            input_sha256: self.input_sha256.to_owned(),
+            model: self
+                .models
+                .first()
+                .map(|m| m.model.clone())
+                .unwrap_or_default(),
+            model_sha256: self.model_sha256.to_owned(),
+            ensemble: if self.models.len() > 1 {
+                self.models.to_vec()
+            } else {
+                Vec::new()
+            },
+            inference_version: INFERENCE_VERSION,
+            ctseg_version: env!("CARGO_PKG_VERSION").to_owned(),
+            device: self.device.clone(),
+            shape: grid.shape,
+            spacing_mm: grid.spacing_mm(),
+            orientation: grid.orientation().to_string(),
+            notes: self.notes(labels, &cascade),
+            cascade,
+            overlapping: self.outputs.overlap,
+            only_chosen: self.outputs.structures.is_some(),
+            statistics_json: self.outputs.statistics_json,
+            volumes_ml: statistics
+                .iter()
+                .map(|(name, found)| (name.clone(), found.volume_ml))
+                .collect(),
+            statistics,
+            files: written
+                .iter()
+                .map(|(file, _)| file.clone())
+                .filter(|file| Some(file) != saved.map(|saved| &saved.file))
+                .collect(),
+            written: written.into_iter().collect(),
+            structures: self.structures.clone(),
+            probability_labels: saved.map(|saved| saved.labels.clone()).unwrap_or_default(),
+            seconds: self.started.elapsed().as_secs_f64(),
+            peak_memory_mb: peak_memory_mb(),
+        }
+    }
+
+    fn notes(&self, labels: &LabelMap, cascade: &CascadeReport) -> Vec<String> {
+        let mut notes = self.image.header.warnings.clone();
+        if self.image.non_finite > 0 {
+            notes.push(format!(
+                "{} voxels are not finite numbers; they were taken for air",
+                self.image.non_finite
+            ));
+        }
+        notes.extend(cascade.notes.iter().cloned());
+        if labels.data.iter().all(|label| *label == 0) {
+            notes.push("no structure was found; the label map is empty".to_owned());
+        }
+        notes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn a_case_counts_as_done_by_the_inference_version_and_not_by_the_release() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("case.nii.gz");
+        let is_done = |inference_version: Value, ctseg_version: &str| {
+            let mut sidecar = json!({
+                "input": "", "input_sha256": "input", "model": "", "model_sha256": "model",
+                "ctseg_version": ctseg_version, "device": "", "shape": [1, 1, 1],
+                "spacing_mm": [1.0, 1.0, 1.0], "orientation": "", "notes": [], "volumes_ml": {},
+                "structures": {}, "seconds": 1.0, "peak_memory_mb": null,
+                "cascade": {"roi": null, "roi_share": null, "notes": [], "seconds": {}},
+            });
+            if !inference_version.is_null() {
+                sidecar["inference_version"] = inference_version;
+            }
+            std::fs::write(sidecar_path(&output), sidecar.to_string()).unwrap();
+            made_of(&output, "input", "model").is_some()
+        };
+        assert!(is_done(json!(INFERENCE_VERSION), "0.0.1"));
+        assert!(!is_done(
+            json!(INFERENCE_VERSION + 1),
+            env!("CARGO_PKG_VERSION")
+        ));
+        // From before there was such a number.
+        assert_eq!(is_done(Value::Null, "0.1.0"), INFERENCE_VERSION == 1);
+    }
+}

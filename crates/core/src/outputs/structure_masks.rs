@@ -1,0 +1,31 @@
+//! One binary mask per structure.
+
+use ctseg_image::space::LabelMap;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Tells which voxels are a structure's: one label per voxel, or masks that may overlap.
+pub trait StructureMasks: Sync {
+    /// Marks with 1, of the voxels in a range (x fastest), those of the structure; the others are 0 already.
+    fn mark(&self, label: u16, voxels: Range<usize>, mask: &mut [u8]);
+}
+
+impl StructureMasks for LabelMap {
+    fn mark(&self, label: u16, voxels: Range<usize>, mask: &mut [u8]) {
+        let (_, ny, nx) = self.data.dim();
+        match self.data.as_slice() {
+            Some(all) => {
+                let labels = all.get(voxels).unwrap_or_default();
+                for (mask, found) in mask.iter_mut().zip(labels) {
+                    *mask = u8::from(*found == label);
+                }
+            }
+            None => {
+                for (mask, voxel) in mask.iter_mut().zip(voxels) {
+                    let at = [voxel / (nx * ny), voxel / nx % ny, voxel % nx];
+                    *mask = u8::from(self.data[at] == label);
+                }
+            }
+        }
+    }
+}

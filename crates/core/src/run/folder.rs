@@ -1,0 +1,209 @@
+//! The folder of one training run: recipe, metrics, log, checkpoints.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::checkpoint::CheckpointFolder;
+use super::history::{self, EpochLine};
+use super::tracker::{EpochRecord, RunIdentity, Tracker};
+use crate::recipe::Recipe;
+use ctseg_base::atomic_file::write_bytes_atomically;
+use ctseg_base::{Error, Result};
+
+/// Where a run folder has its pictures.
+pub const PLOTS: &str = "plots";
+
+/// What a run needs to be resumed, beside its recipe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunSettings {
+    pub dataset: PathBuf,
+    pub data_root: Option<PathBuf>,
+    pub model: PathBuf,
+    pub seed: u64,
+    /// The model whose weights the run began with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<PathBuf>,
+    pub ctseg_version: String,
+    /// Device and precision; another one gives other weights.
+    #[serde(default)]
+    pub engine: String,
+    /// The name of the sweep that the run is a trial of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+}
+
+/// `runs/<time>-<name>/`.
+pub struct RunFolder {
+    path: PathBuf,
+    name: String,
+    parent: Option<String>,
+    metrics: File,
+}
+
+impl RunFolder {
+    /// A new folder under `runs`, named by the time and by network, loss, optimiser and patch size.
+    pub fn create(runs: &Path, recipe: &Recipe, settings: &RunSettings) -> Result<Self> {
+        let path = new_folder(runs, &format!("{}_{}", recipe.name, run_name(recipe)))?;
+        Self::begin(path, recipe, settings)
+    }
+
+    /// The run in the folder at `path`, which is made where there is none.
+    pub fn create_at(path: &Path, recipe: &Recipe, settings: &RunSettings) -> Result<Self> {
+        std::fs::create_dir_all(path).map_err(Error::io(path, "create the folder"))?;
+        Self::begin(path.to_path_buf(), recipe, settings)
+    }
+
+    fn begin(path: PathBuf, recipe: &Recipe, settings: &RunSettings) -> Result<Self> {
+        write_bytes_atomically(&path.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
+        let text = toml::to_string(settings)
+            .map_err(|error| Error::file(&path, format!("cannot write the settings: {error}")))?;
+        write_bytes_atomically(&path.join("run.toml"), text.as_bytes())?;
+        Self::opened(path, settings.parent.clone())
+    }
+
+    /// The folder of an earlier run, to go on with, and what it was started with.
+    pub fn resume(path: &Path) -> Result<(Self, Recipe, RunSettings)> {
+        let (recipe, settings) = Self::read(path)?;
+        let run = Self::opened(path.to_path_buf(), settings.parent.clone())?;
+        Ok((run, recipe, settings))
+    }
+
+    /// What the run at `path` was started with.
+    pub fn read(path: &Path) -> Result<(Recipe, RunSettings)> {
+        let read = |name: &str| {
+            let file = path.join(name);
+            std::fs::read_to_string(&file).map_err(Error::io(&file, "read"))
+        };
+        let recipe = Recipe::parsed(
+            &read("recipe.toml")?,
+            &path.join("recipe.toml").to_string_lossy(),
+            &[],
+        )?;
+        let settings = toml::from_str(&read("run.toml")?)
+            .map_err(|error| Error::file(path.join("run.toml"), crate::recipe::one_line(&error)))?;
+        Ok((recipe, settings))
+    }
+
+    fn opened(path: PathBuf, parent: Option<String>) -> Result<Self> {
+        let file = path.join(history::FILE);
+        let torn = std::fs::read(&file).is_ok_and(|text| text.last().is_some_and(|b| *b != b'\n'));
+        let mut metrics = append_to(&file)?;
+        if torn {
+            metrics
+                .write_all(b"\n")
+                .map_err(Error::io(&file, "append to"))?;
+        }
+        let name = path
+            .file_name()
+            .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        Ok(Self {
+            path,
+            name,
+            parent,
+            metrics,
+        })
+    }
+
+    /// Which run this is, for trackers.
+    pub fn identity(&self) -> RunIdentity<'_> {
+        RunIdentity {
+            name: &self.name,
+            folder: &self.path,
+            parent: self.parent.as_deref(),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes figures of the run beside its metrics.
+    pub fn write_json(&self, name: &str, value: &serde_json::Value) -> Result<()> {
+        write_bytes_atomically(&self.path.join(name), format!("{value:#}\n").as_bytes())
+    }
+
+    /// Where a log of what was said may be appended to.
+    pub fn log_file(&self) -> Result<File> {
+        append_to(&self.path.join("log.txt"))
+    }
+
+    /// An error if `network` was trained here and nothing of it is left: to begin anew in silence would be
+    /// no way of going on.
+    pub fn refuse_if_lost(&self, network: &str, checkpoints: &CheckpointFolder) -> Result<()> {
+        let begun = history::read(&self.path)?.contains_key(network);
+        if begun && !checkpoints.last().exists() && !checkpoints.previous().exists() {
+            return Err(Error::file(
+                checkpoints.last(),
+                format!(
+                    "is gone although {network} was trained before; begin a new run without --resume"
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The checkpoints of one fold.
+    pub fn checkpoints(&self, fold: usize) -> CheckpointFolder {
+        CheckpointFolder::new(self.path.join("checkpoints").join(format!("fold_{fold}")))
+    }
+}
+
+impl Tracker for RunFolder {
+    fn epoch(&self, record: &EpochRecord) -> Result<()> {
+        let path = self.path.join(history::FILE);
+        let line = serde_json::to_string(&EpochLine::of(record))
+            .map_err(|error| Error::file(&path, format!("cannot write an epoch: {error}")))?;
+        // One write per line: a kill leaves whole lines.
+        (&self.metrics)
+            .write_all(format!("{line}\n").as_bytes())
+            .and_then(|()| self.metrics.sync_data())
+            .map_err(Error::io(&path, "append to"))
+    }
+}
+
+/// A new folder `<time>-<name>` below `runs`.
+pub fn new_folder(runs: &Path, name: &str) -> Result<PathBuf> {
+    let time = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S");
+    fresh_folder(runs, &format!("{time}-{name}"))
+}
+
+/// A new folder in `parent` called `name`, or `name` and a number where there is one already.
+fn fresh_folder(parent: &Path, name: &str) -> Result<PathBuf> {
+    std::fs::create_dir_all(parent).map_err(Error::io(parent, "create the folder"))?;
+    // Two runs may begin in one second; `create_dir` tells which was first.
+    let names = (0..1000).map(|n| match n {
+        0 => parent.join(name),
+        n => parent.join(format!("{name}-{n}")),
+    });
+    names
+        .into_iter()
+        .find(|path| std::fs::create_dir(path).is_ok())
+        .ok_or_else(|| {
+            Error::file(
+                parent,
+                "cannot create a run folder here; expected a folder that can be written",
+            )
+        })
+}
+
+/// `<network>_<loss>_<optimiser>_<size>`, e.g. `unet2d_bce-dice_adam_256`.
+pub fn run_name(recipe: &Recipe) -> String {
+    format!(
+        "{}_{}_{}_{}",
+        recipe.network.name(),
+        recipe.training.loss.name(),
+        recipe.training.optimiser.kind.name(),
+        recipe.training.patch_size.sides()[0]
+    )
+}
+
+fn append_to(path: &Path) -> Result<File> {
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .map_err(Error::io(path, "append to"))
+}

@@ -1,0 +1,132 @@
+//! What trackers that keep numbers by name are told of an epoch: the names of `metrics.jsonl`, and below each that
+//! is per structure one more for every structure, `validation_dice_per_structure/liver`. (Not `validation_dice/liver`:
+//! MLflow's file stores keep a metric as a file, and could not have a folder of that name beside it.)
+
+use super::tracker::EpochRecord;
+use super::validation::Validation;
+
+/// The numbers of an epoch by name. What is undefined (a structure that no case holds or predicts, a loss that is no
+/// number) is left out. An epoch that was broken off and gone on with has the same names as when it was told first.
+pub fn points(record: &EpochRecord) -> Vec<(String, f64)> {
+    let mut points = vec![
+        ("loss".to_owned(), record.mean_loss),
+        ("learning_rate".to_owned(), record.learning_rate),
+        ("seconds".to_owned(), record.progress.seconds),
+    ];
+    add(&mut points, "validation", record.validation, record);
+    if let Some(training) = record.training {
+        add(&mut points, "training", training, record);
+    }
+    points.retain(|(_, value)| value.is_finite());
+    points
+}
+
+fn add(points: &mut Vec<(String, f64)>, of: &str, measured: &Validation, record: &EpochRecord) {
+    let means = [
+        ("dice", Some(measured.dice)),
+        ("iou", Some(measured.iou)),
+        ("precision", measured.precision),
+        ("recall", measured.recall),
+        ("loss", measured.loss),
+    ];
+    for (what, mean) in means {
+        points.extend(mean.map(|mean| (format!("{of}_{what}"), mean)));
+    }
+    let per_structure = [
+        ("dice", &measured.dice_per_map),
+        ("iou", &measured.iou_per_map),
+        ("precision", &measured.precision_per_map),
+        ("recall", &measured.recall_per_map),
+    ];
+    for (what, values) in per_structure {
+        for (structure, value) in record.structures.iter().zip(values) {
+            let name = || format!("{of}_{what}_per_structure/{}", permitted(structure));
+            points.extend(value.map(|value| (name(), value)));
+        }
+    }
+}
+
+/// `text` as a part of a name that tracking servers take (MLflow: letters and digits, `_-. :` and the slash, which
+/// parts it): all other characters are underscores, and so are names of nothing but dots.
+pub fn permitted(text: &str) -> String {
+    if text.trim().is_empty() || text.chars().all(|letter| letter == '.') {
+        return "_".repeat(text.chars().count().max(1));
+    }
+    let of = |letter: char| match letter {
+        letter if letter.is_ascii_alphanumeric() || "_-. :".contains(letter) => letter,
+        _ => '_',
+    };
+    text.chars().map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::checkpoint::Progress;
+
+    fn validation(dice: f64) -> Validation {
+        Validation {
+            dice,
+            dice_per_map: vec![Some(dice), None],
+            iou: dice / 2.0,
+            iou_per_map: vec![None, Some(dice / 2.0)],
+            precision: None,
+            precision_per_map: vec![None, None],
+            recall: Some(1.0),
+            recall_per_map: Vec::new(), // of an early version
+            loss: None,
+        }
+    }
+
+    #[test]
+    fn an_epoch_is_told_by_name() {
+        let progress = Progress {
+            seconds: 2.5,
+            ..Progress::new(1e-3)
+        };
+        let structures = ["liver".to_owned(), "vena cava/portal".to_owned()];
+        let (held_out, seen) = (validation(0.5), validation(0.75));
+        let record = EpochRecord {
+            network: "fold 0",
+            structures: &structures,
+            progress: &progress,
+            mean_loss: f64::NAN,
+            learning_rate: 1e-3,
+            validation: &held_out,
+            training: Some(&seen),
+            broken_off: false,
+        };
+        let expected = [
+            ("learning_rate", 1e-3),
+            ("seconds", 2.5),
+            ("validation_dice", 0.5),
+            ("validation_iou", 0.25),
+            ("validation_recall", 1.0),
+            ("validation_dice_per_structure/liver", 0.5),
+            ("validation_iou_per_structure/vena cava_portal", 0.25),
+            ("training_dice", 0.75),
+            ("training_iou", 0.375),
+            ("training_recall", 1.0),
+            ("training_dice_per_structure/liver", 0.75),
+            ("training_iou_per_structure/vena cava_portal", 0.375),
+        ];
+        assert_eq!(
+            points(&record),
+            expected.map(|(name, value)| (name.to_owned(), value))
+        );
+    }
+
+    #[test]
+    fn names_hold_what_servers_take() {
+        for (text, name) in [
+            ("liver", "liver"),
+            ("vena cava/portal", "vena cava_portal"),
+            ("Gänge (µm)", "G_nge __m_"),
+            ("a_b-c.d:e", "a_b-c.d:e"),
+            ("..", "__"),
+            ("", "_"),
+        ] {
+            assert_eq!(permitted(text), name);
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! A training run on disk: its folder, history, checkpoints and state.
+
+pub mod checkpoint;
+pub mod folder;
+pub mod history;
+pub mod metric_names;
+pub mod parameters;
+pub mod schedule;
+pub mod state_file;
+pub mod tracker;
+mod training_state;
+pub mod validation;

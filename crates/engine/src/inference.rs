@@ -1,0 +1,306 @@
+//! Trained networks in use, on one engine.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use burn::tensor::Tensor;
+use ndarray::Array2;
+
+use crate::attention_maps::{enlarged, mean_of};
+use crate::blocks::Conv;
+use crate::device::{Compute, DeviceChoice};
+use crate::engine::Engine;
+pub use crate::host_tensor::Logits;
+use crate::networks::{Extras, Network};
+use crate::quantisation::{Convolutions, InputRanges};
+use ctseg_base::{Error, Result};
+
+/// The networks of a stage's folds, whose logits are averaged.
+pub struct Inference {
+    engine: &'static dyn Engine,
+    networks: Vec<Network>,
+    convolutions: Convolutions,
+    compute: Compute,
+    /// Into how many parts a batch is cut; grows when memory runs out.
+    parts: AtomicUsize,
+    wanted: Wanted,
+}
+
+/// What networks are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Logits,
+    /// The maps of attention gates.
+    Attention,
+    /// What the head makes logits of.
+    Features,
+}
+
+/// A network's last layer, a convolution of one voxel: the logit of a structure is its row of weights times the
+/// features, plus its bias.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Head {
+    /// (structure, feature)
+    pub weights: Array2<f32>,
+    pub biases: Vec<f32>,
+}
+
+impl Inference {
+    /// `networks` lie on `compute`'s device.
+    pub fn new(networks: Vec<Network>, compute: &Compute) -> Result<Self> {
+        let engine = compute.choice.engine()?;
+        let prepared = networks
+            .into_iter()
+            .map(|network| engine.prepared(network, compute.precision));
+        Ok(Self {
+            engine,
+            networks: prepared.collect::<Result<_>>()?,
+            convolutions: Convolutions::Plain,
+            compute: compute.clone(),
+            parts: AtomicUsize::new(1),
+            wanted: Wanted::Logits,
+        })
+    }
+
+    /// The same networks, asked where their attention gates look: [`Inference::logits`] then gives one map per
+    /// gate, finest first, each brought to the input's size by its nearest voxels, with values in (0, 1).
+    ///
+    /// # Errors
+    /// The networks have no gates.
+    pub fn of_attention(&self) -> Result<Self> {
+        if self.networks.iter().any(|network| network.gates() == 0) {
+            return Err(Error::invalid(
+                "the network has no attention gates; train it with network.attention = true",
+            ));
+        }
+        Ok(Self {
+            engine: self.engine,
+            networks: self.networks.clone(),
+            convolutions: Convolutions::Plain,
+            compute: self.compute.clone(),
+            parts: AtomicUsize::new(self.parts.load(Ordering::Relaxed)),
+            wanted: Wanted::Attention,
+        })
+    }
+
+    /// The one network asked for what its head makes logits of, and that head: where there are fewer features than
+    /// structures, sums of features take less memory than those of logits, and the logits of a sum of features are
+    /// the sum of their logits. None where nothing is gained, for several networks, and in 8-bit integers.
+    pub fn of_features(&self) -> Result<Option<(Self, Head)>> {
+        let ([network], Convolutions::Plain) = (self.networks.as_slice(), &self.convolutions)
+        else {
+            return Ok(None);
+        };
+        if self.wanted != Wanted::Logits {
+            return Ok(None);
+        }
+        let [structures, features] = self.head_size();
+        if features >= structures {
+            return Ok(None);
+        }
+        let head = self.head(network)?;
+        let asked = Self {
+            engine: self.engine,
+            networks: self.networks.clone(),
+            convolutions: Convolutions::Plain,
+            compute: self.compute.clone(),
+            parts: AtomicUsize::new(self.parts.load(Ordering::Relaxed)),
+            wanted: Wanted::Features,
+        };
+        Ok(Some((asked, head)))
+    }
+
+    fn head(&self, network: &Network) -> Result<Head> {
+        let (weights, biases) = match network {
+            Network::Slices(network) => self.values_of(network.head())?,
+            Network::Volumes(network) => self.values_of(network.head())?,
+        };
+        let structures = biases.len();
+        let features = weights.len() / structures.max(1);
+        Ok(Head {
+            weights: Array2::from_shape_vec((structures, features), weights)
+                .map_err(|error| Error::invalid(format!("internal: {error}")))?,
+            biases,
+        })
+    }
+
+    /// Weights and biases of a convolution of one voxel.
+    fn values_of<const R: usize>(&self, head: &Conv<R>) -> Result<(Vec<f32>, Vec<f32>)> {
+        let biases = head.bias.as_ref().map(|bias| bias.val());
+        let weights = self.plain(head.weight.val())?;
+        let biases = match biases {
+            Some(biases) => self.plain(biases)?,
+            None => vec![0.0; head.weight.dims()[0]],
+        };
+        Ok((weights, biases))
+    }
+
+    fn plain<const D: usize>(&self, tensor: Tensor<D>) -> Result<Vec<f32>> {
+        self.engine.values(tensor.flatten(0, D - 1))
+    }
+
+    fn extras(&self) -> Extras {
+        Extras {
+            features: self.wanted == Wanted::Features,
+            ..Extras::default()
+        }
+    }
+
+    /// From here on the values that convolutions take in are recorded.
+    ///
+    /// # Errors
+    /// The device does not compute in 8-bit integers.
+    pub fn recording(mut self) -> Result<Self> {
+        if self.compute.choice != DeviceChoice::LibTorchCpu {
+            return Err(Error::usage(format!(
+                "device {} does not compute in 8-bit integers; use --device libtorch",
+                self.compute.choice
+            )));
+        }
+        let ranges = self.networks.iter().map(|_| Mutex::default());
+        self.convolutions = Convolutions::Recorded(ranges.collect());
+        Ok(self)
+    }
+
+    /// What was recorded so far, for each network.
+    pub fn recorded(&self) -> Vec<InputRanges> {
+        match &self.convolutions {
+            Convolutions::Recorded(ranges) => ranges
+                .iter()
+                .map(|ranges| {
+                    ranges
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .clone()
+                })
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// From here on convolutions compute in 8-bit integers, with the values between `ranges` (of each network).
+    ///
+    /// # Errors
+    /// Not one set of ranges for each network.
+    pub fn in_integers(mut self, ranges: Vec<InputRanges>) -> Result<Self> {
+        if ranges.len() != self.networks.len() || ranges.iter().any(|ranges| ranges.0.is_empty()) {
+            return Err(Error::usage(
+                "--precision int8: the model does not know the values that its convolutions take in; run 'ctseg calibrate' on it first",
+            ));
+        }
+        self.convolutions = self.engine.in_integers(ranges);
+        Ok(self)
+    }
+
+    /// How many networks there are.
+    pub fn len(&self) -> usize {
+        self.networks.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.networks.is_empty()
+    }
+
+    /// How many maps the networks give, and of how many features.
+    pub fn head_size(&self) -> [usize; 2] {
+        let size = |network: &Network| match network {
+            Network::Slices(network) => network.head().size(),
+            Network::Volumes(network) => network.head().size(),
+        };
+        self.networks.first().map_or([0, 0], size)
+    }
+
+    /// Where the networks compute.
+    pub fn compute(&self) -> &Compute {
+        &self.compute
+    }
+
+    /// The mean logits of all networks, or of the one at `only`. A batch that does not fit into memory is
+    /// cut in halves until it does.
+    ///
+    /// # Shapes
+    /// - `input`: (patch, channel, z, y, x), flattened; sides multiples of the network's
+    pub fn logits(&self, input: &[f32], shape: [usize; 5], only: Option<usize>) -> Result<Logits> {
+        let which = match only {
+            Some(index) => index..index + 1,
+            None => 0..self.networks.len(),
+        };
+        if which.is_empty() || which.end > self.networks.len() {
+            return Err(Error::invalid("internal: a stage without networks"));
+        }
+        loop {
+            let parts = self.parts.load(Ordering::Relaxed);
+            let error = match self.in_parts(&which, input, shape, parts) {
+                Ok(logits) => return Ok(logits),
+                Err(error) => error,
+            };
+            if !self.ran_out_of_memory(&error)? || parts >= shape[0] {
+                return Err(error);
+            }
+            self.parts.store(parts * 2, Ordering::Relaxed);
+        }
+    }
+
+    fn in_parts(
+        &self,
+        which: &Range<usize>,
+        input: &[f32],
+        shape: [usize; 5],
+        parts: usize,
+    ) -> Result<Logits> {
+        let size = shape[0].div_ceil(parts).max(1);
+        if size >= shape[0] {
+            return self.at_once(which, input, shape);
+        }
+        let per_patch: usize = shape[1..].iter().product();
+        let mut all = Vec::new();
+        let mut out_shape = [0; 5];
+        for part in input.chunks(size * per_patch) {
+            let part_shape = [
+                part.len() / per_patch,
+                shape[1],
+                shape[2],
+                shape[3],
+                shape[4],
+            ];
+            let (logits, part_out) = self.at_once(which, part, part_shape)?;
+            all.extend_from_slice(&logits);
+            out_shape = part_out;
+        }
+        out_shape[0] = shape[0];
+        Ok((all.into(), out_shape))
+    }
+
+    fn at_once(&self, which: &Range<usize>, input: &[f32], shape: [usize; 5]) -> Result<Logits> {
+        let networks = &self.networks[which.clone()];
+        if self.wanted == Wanted::Attention {
+            let maps = networks.iter().map(|network| {
+                let maps = self
+                    .engine
+                    .attention_maps(network, input, shape, &self.compute)?;
+                enlarged(&maps, [shape[3], shape[4]])
+            });
+            let (mean, shape) = mean_of(maps.collect::<Result<_>>()?)?;
+            return Ok((mean.into(), shape));
+        }
+        self.engine.mean_logits(
+            networks,
+            input,
+            shape,
+            (&self.convolutions, which.start),
+            &self.compute,
+            self.extras(),
+        )
+    }
+
+    /// Whether another attempt with less at once can help; room is made for it.
+    fn ran_out_of_memory(&self, error: &Error) -> Result<bool> {
+        let lacks = self.engine.is_out_of_memory(error);
+        if lacks {
+            self.engine.release_memory()?;
+        }
+        Ok(lacks)
+    }
+}

@@ -1,0 +1,28 @@
+//! Everything that computes on tensors: devices, networks, losses, optimisers, weights. This layer and
+//! `pipeline` are the only ones that know Burn; it knows nothing of files with images, grids or cases.
+
+mod attention_maps;
+pub mod batch;
+pub mod benchmark;
+pub mod blocks;
+pub mod device;
+pub mod distributed;
+mod engine;
+#[cfg(feature = "flex")]
+mod flex;
+pub mod freezing;
+pub mod host_tensor;
+pub mod inference;
+pub mod learner;
+#[cfg(feature = "libtorch")]
+pub mod libtorch;
+pub mod losses;
+mod named_parameters;
+pub mod networks;
+pub mod optim;
+pub mod precision;
+pub mod quantisation;
+mod registry;
+pub mod self_test;
+pub mod torch_checkpoint;
+pub mod weights;

@@ -1,0 +1,52 @@
+//! Losses at several levels of a network (Lee et al., "Deeply-Supervised Nets", AISTATS 2015), as nnU-Net's:
+//! each level counts half of the one above it, and targets of coarser levels are the nearest voxels.
+
+use std::borrow::Cow;
+
+use crate::attention_maps::resized;
+
+/// What the losses of so many logits are multiplied with, finest first: 1/2^i, together 1.
+pub(crate) fn loss_weights(scales: usize) -> Vec<f64> {
+    let halves = |scale: usize| 0.5f64.powi(i32::try_from(scale).unwrap_or(i32::MAX));
+    let sum: f64 = (0..scales).map(halves).sum();
+    (0..scales).map(|scale| halves(scale) / sum).collect()
+}
+
+/// What stands beside logits of sides `to` (z, y, x): targets or distances of `shape`, and the shape then.
+pub(crate) fn coarser(
+    values: &[f32],
+    shape: [usize; 5],
+    to: [usize; 3],
+) -> (Cow<'_, [f32]>, [usize; 5]) {
+    let [patches, structures, z, y, x] = shape;
+    if [z, y, x] == to {
+        return (Cow::Borrowed(values), shape);
+    }
+    let shape_then = [patches, structures, to[0], to[1], to[2]];
+    (Cow::Owned(resized(values, shape, to)), shape_then)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // nnU-Net with five outputs: [1, 1/2, 1/4, 1/8, 0] / (15/8); the one that counts nothing is not made.
+    #[test]
+    fn weights_are_nnu_nets() {
+        let expected = [8.0 / 15.0, 4.0 / 15.0, 2.0 / 15.0, 1.0 / 15.0];
+        for (found, expected) in loss_weights(4).iter().zip(expected) {
+            assert!((found - expected).abs() < 1e-12);
+        }
+        assert_eq!(loss_weights(1), [1.0]);
+    }
+
+    #[test]
+    fn targets_of_a_coarser_level_are_the_nearest_voxels() {
+        let values: Vec<f32> = (0..16).map(|v| v as f32).collect();
+        let (values, shape) = coarser(&values, [1, 2, 1, 2, 4], [1, 1, 2]);
+        assert_eq!(shape, [1, 2, 1, 1, 2]);
+        assert_eq!(*values, [5.0, 7.0, 13.0, 15.0]);
+        let (same, _) = coarser(&values, shape, [1, 1, 2]);
+        assert!(matches!(same, Cow::Borrowed(_)));
+    }
+}

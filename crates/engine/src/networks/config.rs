@@ -1,0 +1,345 @@
+//! The settings of a network, as they stand in a recipe, and what they come to where it says nothing.
+
+use serde::{Deserialize, Serialize};
+
+use super::plan::Plan;
+use crate::blocks::{Activation, LayerSettings, NormKind};
+use ctseg_base::{Error, Result};
+
+/// Settings of a U-Net of any kind.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnetConfig {
+    /// Channels per level, finest first; the last one is the bottleneck. Their number is the depth.
+    #[serde(default = "default_widths")]
+    pub widths: Vec<usize>,
+    /// Probability with which a bottleneck activation is dropped in training, 0 = off.
+    #[serde(default)]
+    pub dropout: f64,
+    /// `batch` (where nothing is said, of a plain U-Net in 2D), `instance` (of others, whose batches are
+    /// small) or `group`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub norm: Option<NormKind>,
+    /// For `norm = "group"`: into how many groups channels are split; 8 where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups: Option<usize>,
+    /// `relu` (where nothing is said, of a plain U-Net in 2D) or `leaky_relu` (of others).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation: Option<Activation>,
+    /// `pool` (where nothing is said, of a plain U-Net in 2D) or `stride` (of others).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub downsampling: Option<Downsampling>,
+    /// Voxels of each level's convolutions along (z,) y, x; 3 where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernels: Option<Vec<Vec<usize>>>,
+    /// By how much each level is coarser than the one above, along (z,) y, x; 2 where nothing is said, 1 for
+    /// the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strides: Option<Vec<Vec<usize>>>,
+    /// For residual encoders: blocks per level; the first of 1, 3, 4, 6, 6, 6, … where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocks: Option<Vec<usize>>,
+    /// Convolutions per level of a plain encoder; 2 where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub convolutions: Option<Vec<usize>>,
+    /// Convolutions per level of the decoder, finest first; 2 where nothing is said, 1 with a residual encoder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decoder_convolutions: Option<Vec<usize>>,
+    /// For `unet2_5d` (2 where nothing is said) and `resenc2d` (0): slices on each side that are seen
+    /// together with the one to be marked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub neighbours: Option<usize>,
+    /// Whether attention gates decide what of each skip passes.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub attention: bool,
+    /// Whether in training coarser levels of the decoder give logits too.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub deep_supervision: bool,
+}
+
+/// How a level halves the one above.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Downsampling {
+    /// Max-pooling.
+    Pool,
+    /// The level's first convolution takes every second voxel.
+    Stride,
+}
+
+fn default_widths() -> Vec<usize> {
+    vec![32, 64, 128, 256, 512]
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's way to ask
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+impl Default for UnetConfig {
+    fn default() -> Self {
+        Self {
+            widths: default_widths(),
+            dropout: 0.0,
+            norm: None,
+            groups: None,
+            activation: None,
+            downsampling: None,
+            kernels: None,
+            strides: None,
+            blocks: None,
+            convolutions: None,
+            decoder_convolutions: None,
+            neighbours: None,
+            attention: false,
+            deep_supervision: false,
+        }
+    }
+}
+
+/// Groups of a group normalisation where a recipe says nothing.
+const GROUPS: usize = 8;
+
+/// Blocks per level of a residual encoder where a recipe says nothing (nnU-Net's `ResEnc` presets).
+const BLOCKS: [usize; 8] = [1, 3, 4, 6, 6, 6, 6, 6];
+
+/// Sides of kernels and strides beyond these are mistakes.
+const LARGEST_KERNEL: usize = 9;
+const LARGEST_STRIDE: usize = 4;
+
+/// Convolutions per level and side where a recipe says nothing, as in the papers.
+const LAYERS: usize = 2;
+
+/// nnU-Net's `n_conv_per_stage_decoder` with a residual encoder.
+const LAYERS_PER_RESIDUAL_DECODER_LEVEL: usize = 1;
+
+/// More convolutions than this on a level are a mistake.
+const MOST_LAYERS: usize = 16;
+
+/// More blocks or channels than these are one too.
+const MOST_BLOCKS: usize = 64;
+const MOST_CHANNELS: usize = 1 << 14;
+
+/// A number for each of so many levels.
+fn counts(
+    key: &str,
+    given: Option<&Vec<usize>>,
+    levels: usize,
+    usual: usize,
+) -> Result<Vec<usize>> {
+    let Some(given) = given else {
+        return Ok(vec![usual; levels]);
+    };
+    let fits = given.len() == levels && given.iter().all(|count| (1..=MOST_LAYERS).contains(count));
+    if !fits {
+        return Err(Error::invalid(format!(
+            "{key} = {given:?} is not usable; expected {levels} numbers from 1 to {MOST_LAYERS}"
+        )));
+    }
+    Ok(given.clone())
+}
+
+impl UnetConfig {
+    /// The settings for a network on `axes` axes; `residual` encoders follow nnU-Net's choices in 2D too.
+    ///
+    /// # Errors
+    /// Values that no network can have.
+    pub(super) fn plan(&self, axes: usize, residual: bool) -> Result<Plan> {
+        self.check_numbers()?;
+        let plain_slices = axes == 2 && !residual;
+        let (norm, activation, downsampling) = match plain_slices {
+            true => (NormKind::Batch, Activation::Relu, Downsampling::Pool),
+            false => (
+                NormKind::Instance,
+                Activation::LeakyRelu,
+                Downsampling::Stride,
+            ),
+        };
+        let norm = self.norm.unwrap_or(norm);
+        let pool = self.downsampling.unwrap_or(downsampling) == Downsampling::Pool;
+        if residual && pool {
+            return Err(Error::invalid(
+                "network.downsampling = \"pool\" is for plain U-Nets; residual encoders take strides: leave it out",
+            ));
+        }
+        Ok(Plan {
+            widths: self.widths.clone(),
+            kernels: self.checked_kernels(axes)?,
+            strides: self.checked_strides(axes)?,
+            settings: LayerSettings {
+                norm,
+                groups: self.checked_groups(norm)?,
+                activation: self.activation.unwrap_or(activation),
+            },
+            pool,
+            blocks: self.checked_blocks(residual)?,
+            convolutions: self.checked_convolutions(residual)?,
+            decoder_convolutions: self.checked_decoder_convolutions(residual)?,
+            dropout: self.dropout,
+            attention: self.attention,
+            deep_supervision: self.deep_supervision,
+        })
+    }
+
+    /// The same network with nothing left to defaults.
+    pub(super) fn written_out(&self, axes: usize, residual: bool) -> Result<Self> {
+        let plan = self.plan(axes, residual)?;
+        Ok(Self {
+            norm: Some(plan.settings.norm),
+            groups: (plan.settings.norm == NormKind::Group).then_some(plan.settings.groups),
+            activation: Some(plan.settings.activation),
+            downsampling: Some(match plan.pool {
+                true => Downsampling::Pool,
+                false => Downsampling::Stride,
+            }),
+            kernels: Some(plan.kernels),
+            strides: Some(plan.strides),
+            blocks: plan.blocks,
+            convolutions: (!residual).then_some(plan.convolutions),
+            decoder_convolutions: Some(plan.decoder_convolutions),
+            ..self.clone()
+        })
+    }
+
+    /// What the sides of an input must be multiples of along z, y, x; 1 along z for slices.
+    pub(super) fn multiple(&self, axes: usize) -> [usize; 3] {
+        let mut multiple = [1; 3];
+        for axis in 0..axes {
+            multiple[3 - axes + axis] = match &self.strides {
+                Some(strides) => strides
+                    .iter()
+                    .map(|stride| {
+                        stride
+                            .get(axis)
+                            .copied()
+                            .unwrap_or(1)
+                            .clamp(1, LARGEST_STRIDE)
+                    })
+                    .product(),
+                None => 1 << self.widths.len().saturating_sub(1),
+            };
+        }
+        multiple
+    }
+
+    fn check_numbers(&self) -> Result<()> {
+        let widths = &self.widths;
+        let usable = widths
+            .iter()
+            .all(|width| (1..=MOST_CHANNELS).contains(width));
+        if !(2..=10).contains(&widths.len()) || !usable {
+            return Err(Error::invalid(format!(
+                "network.widths = {widths:?} is not usable; expected 2 to 10 levels, each with 1 to {MOST_CHANNELS} channels"
+            )));
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(Error::invalid(format!(
+                "network.dropout = {} is not a probability in [0, 1)",
+                self.dropout
+            )));
+        }
+        Ok(())
+    }
+
+    fn checked_kernels(&self, axes: usize) -> Result<Vec<Vec<usize>>> {
+        let levels = self.widths.len();
+        let Some(kernels) = &self.kernels else {
+            return Ok(vec![vec![3; axes]; levels]);
+        };
+        let usable = |side: &usize| side % 2 == 1 && *side <= LARGEST_KERNEL;
+        let fits = kernels.len() == levels
+            && kernels
+                .iter()
+                .all(|kernel| kernel.len() == axes && kernel.iter().all(usable));
+        if !fits {
+            return Err(Error::invalid(format!(
+                "network.kernels = {kernels:?} is not usable; expected {levels} lists of {axes} odd numbers up to {LARGEST_KERNEL}, one list for each of network.widths"
+            )));
+        }
+        Ok(kernels.clone())
+    }
+
+    fn checked_strides(&self, axes: usize) -> Result<Vec<Vec<usize>>> {
+        let levels = self.widths.len();
+        let Some(strides) = &self.strides else {
+            let mut strides = vec![vec![2; axes]; levels];
+            strides[0] = vec![1; axes];
+            return Ok(strides);
+        };
+        let usable = |stride: &usize| (1..=LARGEST_STRIDE).contains(stride);
+        let fits = strides.len() == levels
+            && strides
+                .iter()
+                .all(|stride| stride.len() == axes && stride.iter().all(usable))
+            && strides[0].iter().all(|stride| *stride == 1);
+        if !fits {
+            return Err(Error::invalid(format!(
+                "network.strides = {strides:?} is not usable; expected {levels} lists of {axes} numbers from 1 to {LARGEST_STRIDE}, one list for each of network.widths, the first of 1s"
+            )));
+        }
+        Ok(strides.clone())
+    }
+
+    fn checked_groups(&self, norm: NormKind) -> Result<usize> {
+        let groups = self.groups.unwrap_or(GROUPS);
+        if norm != NormKind::Group {
+            return match self.groups {
+                Some(_) => Err(Error::invalid(
+                    "network.groups is for norm = \"group\"; leave it out or set the norm",
+                )),
+                None => Ok(groups),
+            };
+        }
+        if groups == 0 || self.widths.iter().any(|width| width % groups != 0) {
+            return Err(Error::invalid(format!(
+                "network.groups = {groups} is not usable; expected a number that divides each of network.widths = {:?}",
+                self.widths
+            )));
+        }
+        Ok(groups)
+    }
+
+    fn checked_convolutions(&self, residual: bool) -> Result<Vec<usize>> {
+        if residual && self.convolutions.is_some() {
+            return Err(Error::invalid(
+                "network.convolutions is for plain encoders; residual ones have network.blocks: leave it out",
+            ));
+        }
+        counts(
+            "network.convolutions",
+            self.convolutions.as_ref(),
+            self.widths.len(),
+            LAYERS,
+        )
+    }
+
+    fn checked_decoder_convolutions(&self, residual: bool) -> Result<Vec<usize>> {
+        let usual = match residual {
+            true => LAYERS_PER_RESIDUAL_DECODER_LEVEL,
+            false => LAYERS,
+        };
+        let levels = self.widths.len() - 1;
+        let given = self.decoder_convolutions.as_ref();
+        counts("network.decoder_convolutions", given, levels, usual)
+    }
+
+    fn checked_blocks(&self, residual: bool) -> Result<Option<Vec<usize>>> {
+        let levels = self.widths.len();
+        match (&self.blocks, residual) {
+            (None, false) => Ok(None),
+            (None, true) => Ok(Some(BLOCKS[..levels].to_vec())),
+            (Some(_), false) => Err(Error::invalid(
+                "network.blocks is for residual encoders (resenc2d, resenc3d); leave it out or change network.kind",
+            )),
+            (Some(blocks), true)
+                if blocks.len() == levels
+                    && blocks.iter().all(|count| (1..=MOST_BLOCKS).contains(count)) =>
+            {
+                Ok(Some(blocks.clone()))
+            }
+            (Some(blocks), true) => Err(Error::invalid(format!(
+                "network.blocks = {blocks:?} is not usable; expected {levels} numbers from 1 to {MOST_BLOCKS}, one for each of network.widths"
+            ))),
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! One step of each optimiser for one weight, on Burn's tensors; the same numbers as PyTorch's.
+
+use burn::tensor::Tensor;
+
+use super::{ALPHA, BETA1, BETA2, EPSILON, OptimiserConfig, OptimiserKind};
+
+/// A weight (flattened) after step number `step` (from 1) along `gradient`, and what is remembered of it
+/// (one tensor per slot of [`OptimiserKind::slots`]; none before the first step).
+pub fn updated(
+    config: &OptimiserConfig,
+    weight: Tensor<1>,
+    gradient: Tensor<1>,
+    memory: Option<Vec<Tensor<1>>>,
+    rate: f64,
+    step: u64,
+) -> (Tensor<1>, Vec<Tensor<1>>) {
+    match config.kind {
+        OptimiserKind::Adam => {
+            let gradient = decayed(config, &weight, gradient);
+            adam(weight, gradient, memory, rate, step)
+        }
+        OptimiserKind::AdamW => {
+            let weight = weight * (1.0 - rate * config.weight_decay);
+            adam(weight, gradient, memory, rate, step)
+        }
+        OptimiserKind::Sgd => {
+            let gradient = decayed(config, &weight, gradient);
+            sgd(config, weight, gradient, memory, rate)
+        }
+        OptimiserKind::RmsProp => {
+            let gradient = decayed(config, &weight, gradient);
+            rmsprop(weight, gradient, memory, rate)
+        }
+    }
+}
+
+/// The gradient with the penalty on large weights.
+fn decayed(config: &OptimiserConfig, weight: &Tensor<1>, gradient: Tensor<1>) -> Tensor<1> {
+    if config.weight_decay > 0.0 {
+        gradient + weight.clone() * config.weight_decay
+    } else {
+        gradient
+    }
+}
+
+fn adam(
+    weight: Tensor<1>,
+    gradient: Tensor<1>,
+    memory: Option<Vec<Tensor<1>>>,
+    rate: f64,
+    step: u64,
+) -> (Tensor<1>, Vec<Tensor<1>>) {
+    let square = gradient.clone().powi_scalar(2);
+    let mut memory = memory.into_iter().flatten();
+    let (first, second) = match (memory.next(), memory.next()) {
+        (Some(first), Some(second)) => (
+            first * BETA1 + gradient * (1.0 - BETA1),
+            second * BETA2 + square * (1.0 - BETA2),
+        ),
+        _ => (gradient * (1.0 - BETA1), square * (1.0 - BETA2)),
+    };
+    let step = step as f64;
+    let rate = rate / (1.0 - BETA1.powf(step));
+    let correction = (1.0 - BETA2.powf(step)).sqrt();
+    let change = first.clone() * rate / (second.clone().sqrt() / correction + EPSILON);
+    (weight - change, vec![first, second])
+}
+
+/// As PyTorch's SGD with dampening 0: the velocity starts as the first gradient.
+fn sgd(
+    config: &OptimiserConfig,
+    weight: Tensor<1>,
+    gradient: Tensor<1>,
+    memory: Option<Vec<Tensor<1>>>,
+    rate: f64,
+) -> (Tensor<1>, Vec<Tensor<1>>) {
+    let velocity = match memory.into_iter().flatten().next() {
+        Some(velocity) => velocity * config.momentum + gradient.clone(),
+        None => gradient.clone(),
+    };
+    let direction = if config.nesterov {
+        gradient + velocity.clone() * config.momentum
+    } else {
+        velocity.clone()
+    };
+    (weight - direction * rate, vec![velocity])
+}
+
+fn rmsprop(
+    weight: Tensor<1>,
+    gradient: Tensor<1>,
+    memory: Option<Vec<Tensor<1>>>,
+    rate: f64,
+) -> (Tensor<1>, Vec<Tensor<1>>) {
+    let share = gradient.clone().powi_scalar(2) * (1.0 - ALPHA);
+    let square = match memory.into_iter().flatten().next() {
+        Some(square) => square * ALPHA + share,
+        None => share,
+    };
+    let change = gradient * rate / (square.clone().sqrt() + EPSILON);
+    (weight - change, vec![square])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::DeviceChoice;
+
+    fn floats(value: &serde_json::Value) -> Vec<f32> {
+        let values = value.as_array().unwrap().iter();
+        values.map(|v| v.as_f64().unwrap() as f32).collect()
+    }
+
+    /// The files are PyTorch's, by `scripts/golden/make_optimisers.py`.
+    #[test]
+    fn steps_equal_pytorchs() {
+        let device = DeviceChoice::Auto.device().unwrap();
+        let folder = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+            .join("tests/golden/optimisers");
+        for (name, kind) in [
+            ("adam", OptimiserKind::Adam),
+            ("adamw", OptimiserKind::AdamW),
+            ("sgd_nesterov", OptimiserKind::Sgd),
+            ("sgd_momentum", OptimiserKind::Sgd),
+            ("sgd_weight_decay", OptimiserKind::Sgd),
+            ("rmsprop", OptimiserKind::RmsProp),
+        ] {
+            let text = std::fs::read(folder.join(format!("{name}.json"))).unwrap();
+            let golden: serde_json::Value = serde_json::from_slice(&text).unwrap();
+            let number = |key: &str| golden[key].as_f64().unwrap_or(0.0);
+            let config = OptimiserConfig {
+                kind,
+                weight_decay: number("weight_decay"),
+                clip_norm: number("clip_norm"),
+                momentum: number("momentum"),
+                nesterov: golden["nesterov"].as_bool().unwrap_or(false),
+                ..OptimiserConfig::default()
+            };
+            for parameter in golden["parameters"].as_array().unwrap() {
+                let key = parameter["name"].as_str().unwrap();
+                let tensor = |values: &serde_json::Value| {
+                    Tensor::<1>::from_floats(floats(values).as_slice(), &device)
+                };
+                let (mut weight, mut memory) = (tensor(&parameter["initial"]), None);
+                for (index, step) in golden["steps"].as_array().unwrap().iter().enumerate() {
+                    let factor = config.clip_factor(step["gradient_norm"].as_f64().unwrap());
+                    let gradient = tensor(&step["gradients"][key]) * factor;
+                    let rate = step["learning_rate"].as_f64().unwrap();
+                    let number = index as u64 + 1;
+                    let (next, kept) = updated(&config, weight, gradient, memory, rate, number);
+                    (weight, memory) = (next, Some(kept));
+                    let values = weight.clone().into_data().try_into_vec::<f32>().unwrap();
+                    for (value, wanted) in values.iter().zip(floats(&step["parameters"][key])) {
+                        assert!(
+                            (value - wanted).abs() < 3e-6,
+                            "{name} {key}: {value} {wanted}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! The engines of this build, and what they say of devices. The one place that knows which features are on: everything
+//! else asks a [`DeviceChoice`] or a [`Compute`].
+
+use burn::tensor::Device;
+
+use crate::device::{Compute, DeviceChoice};
+use crate::distributed::process_group::GpuBackend;
+use crate::engine::Engine;
+#[cfg(feature = "flex")]
+use crate::flex::Flex;
+use crate::learner::{Learner, LearnerSetup};
+#[cfg(feature = "libtorch")]
+use crate::libtorch::engine::LibTorch;
+use crate::networks::Network;
+use crate::precision::{Precision, PrecisionChoice, cpu_has_bf16};
+use crate::weights::NamedTensors;
+use ctseg_base::{Error, Result};
+
+/// The fastest one last.
+static ENGINES: &[&dyn Engine] = &[
+    #[cfg(feature = "flex")]
+    &Flex,
+    #[cfg(feature = "libtorch")]
+    &LibTorch,
+];
+
+impl DeviceChoice {
+    /// `auto` replaced by the fastest that this build and machine have: an NVIDIA GPU, libtorch on the CPU,
+    /// flex.
+    pub fn resolved(self) -> Self {
+        match self {
+            Self::Auto => ENGINES.last().map_or(Self::Flex, |engine| engine.fastest()),
+            chosen => chosen,
+        }
+    }
+
+    /// A processor to look at weights with; no GPU is begun for that.
+    pub fn cpu() -> Self {
+        ENGINES
+            .first()
+            .map_or(Self::LibTorchCpu, |engine| engine.cpu())
+    }
+
+    /// Whether libtorch computes.
+    pub fn is_libtorch(self) -> bool {
+        matches!(self.resolved(), Self::LibTorchCpu | Self::LibTorchCuda(_))
+    }
+
+    fn engine_in_build(self) -> Option<&'static dyn Engine> {
+        let mut engines = ENGINES.iter().copied();
+        engines.find(|engine| engine.has(self))
+    }
+
+    /// What computes on the device, which is not `auto`.
+    pub(super) fn engine(self) -> Result<&'static dyn Engine> {
+        self.engine_in_build().ok_or_else(|| {
+            Error::invalid(format!(
+                "device {self} is not in this build; build ctseg with --features {}, or use one of: {}",
+                if self == Self::Flex {
+                    "flex"
+                } else {
+                    "libtorch"
+                },
+                Self::built_in().join(", ")
+            ))
+        })
+    }
+
+    /// The Burn device to create tensors on (without autodiff).
+    ///
+    /// # Errors
+    /// The build lacks the engine; the message says how to build it in.
+    pub fn device(self) -> Result<Device> {
+        let choice = self.resolved();
+        let engine = choice.engine()?;
+        if let Self::LibTorchCuda(index) = choice {
+            let gpus = engine.gpus().unwrap_or(0);
+            if index >= gpus {
+                choice.check_gpu_libraries()?;
+                return Err(Error::invalid(format!(
+                    "device {choice} is not there: libtorch sees {gpus} NVIDIA GPUs on this machine; use --device libtorch for its CPU"
+                )));
+            }
+        }
+        Ok(engine.device(choice))
+    }
+
+    /// Where there may be a GPU to take but for libraries that cannot be loaded, nobody shall wait for a CPU: an error for
+    /// `auto` and GPUs then.
+    pub fn check_gpu_libraries(self) -> Result<()> {
+        match (self, Self::gpu_problem()) {
+            (Self::Auto | Self::LibTorchCuda(_), Some(problem)) => Err(Error::invalid(format!(
+                "device {self}: NVIDIA's driver is here, but a library that libtorch needs for GPUs cannot be loaded ({problem}); mend it, for libtorch's own by scripts/setup-libtorch.sh and another build, or use --device libtorch for the CPU"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Why a library that GPUs need could not be loaded, where there is a driver and GPUs are not hidden.
+    pub fn gpu_problem() -> Option<&'static str> {
+        ENGINES.iter().find_map(|engine| engine.gpu_problem())
+    }
+
+    /// How many NVIDIA GPUs libtorch sees; none in a build without libtorch.
+    pub fn gpus_seen() -> Option<usize> {
+        ENGINES.iter().find_map(|engine| engine.gpus())
+    }
+
+    /// What processes sum by that compute on this device each; none on a CPU.
+    ///
+    /// # Errors
+    /// The build lacks the engine, or this process cannot use the GPU.
+    pub fn gpu_backend(self) -> Result<Option<Box<dyn GpuBackend>>> {
+        match self {
+            Self::LibTorchCuda(gpu) => self.engine()?.gpu_backend(gpu).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// The names of the devices in this build.
+    pub fn built_in() -> Vec<&'static str> {
+        let names = ENGINES.iter().flat_map(|engine| engine.names());
+        names.copied().collect()
+    }
+
+    /// Every device that this build and machine have.
+    pub fn present() -> Vec<Self> {
+        let mut devices = Vec::new();
+        for engine in ENGINES {
+            devices.push(engine.cpu());
+            devices.extend((0..engine.gpus().unwrap_or(0)).map(Self::LibTorchCuda));
+        }
+        devices
+    }
+}
+
+impl PrecisionChoice {
+    /// The precision on `device`.
+    ///
+    /// # Errors
+    /// The device does not compute in the precision that was asked for.
+    pub fn on(self, device: DeviceChoice) -> Result<Precision> {
+        let device = device.resolved();
+        let engine = device.engine_in_build();
+        match (self, device) {
+            (Self::Auto, DeviceChoice::LibTorchCuda(_))
+                if engine.is_some_and(|engine| engine.gpu_has_bf16()) =>
+            {
+                Ok(Precision::Bf16)
+            }
+            (Self::Auto, DeviceChoice::LibTorchCpu) if cpu_has_bf16() => Ok(Precision::Bf16),
+            (Self::Auto, _) => Ok(Precision::F32),
+            (Self::Fixed(precision), DeviceChoice::Flex) if precision != Precision::F32 => {
+                Err(Error::usage(format!(
+                    "--precision {precision}: device flex computes in f32 only; use --device libtorch"
+                )))
+            }
+            (Self::Fixed(Precision::F16), DeviceChoice::LibTorchCpu) => Err(Error::usage(
+                "--precision f16 is for GPUs; on a CPU use bf16 or f32",
+            )),
+            (Self::Fixed(Precision::Int8), DeviceChoice::LibTorchCuda(_)) => Err(Error::usage(
+                "--precision int8 is for CPUs; on a GPU use bf16 or f16",
+            )),
+            (Self::Fixed(precision), _) => Ok(precision),
+        }
+    }
+}
+
+impl Compute {
+    /// Opens a device, with `threads` for each operation on a CPU.
+    ///
+    /// # Errors
+    /// The build lacks the engine, the machine the device or its libraries, or the device the precision.
+    pub fn open(choice: DeviceChoice, precision: PrecisionChoice, threads: usize) -> Result<Self> {
+        choice.check_gpu_libraries()?;
+        let choice = choice.resolved();
+        if let Some(engine) = choice.engine_in_build() {
+            engine.set_up(threads);
+        }
+        Ok(Self {
+            choice,
+            precision: precision.on(choice)?,
+            device: choice.device()?,
+        })
+    }
+
+    /// A learner that begins with `network`, which lies on this device without autodiff.
+    pub fn learner(&self, network: Network, setup: LearnerSetup) -> Result<Box<dyn Learner>> {
+        self.restored_learner(network, setup, &NamedTensors::new(), 0)
+    }
+
+    /// A learner that goes on where [`Learner::state`] left off after `steps` steps.
+    pub fn restored_learner(
+        &self,
+        network: Network,
+        setup: LearnerSetup,
+        state: &NamedTensors,
+        steps: u64,
+    ) -> Result<Box<dyn Learner>> {
+        let engine = self.choice.engine()?;
+        engine.learner(network, setup, self, state, steps)
+    }
+
+    /// Forgets the peak of [`Compute::peak_device_memory`].
+    pub fn reset_peak(&self) -> Result<()> {
+        match self.choice {
+            DeviceChoice::LibTorchCuda(gpu) => self.choice.engine()?.reset_peak(gpu),
+            _ => Ok(()),
+        }
+    }
+
+    /// From here on the engine keeps little memory for later. Asking the system for it again costs about a tenth of
+    /// the time that networks take in 16 bits, and next to nothing of what they take in 32.
+    pub fn keep_little_memory(&self) {
+        if let Some(engine) = self.choice.engine_in_build() {
+            engine.keep_little_memory();
+        }
+    }
+
+    /// Gives memory that the engine keeps for later back to the system.
+    pub fn release_memory(&self) -> Result<()> {
+        self.choice.engine()?.release_memory()
+    }
+
+    /// The most memory that tensors held on a GPU so far, in bytes; none on a CPU.
+    pub fn peak_device_memory(&self) -> Result<Option<u64>> {
+        match self.choice {
+            DeviceChoice::LibTorchCuda(gpu) => self.choice.engine()?.peak_memory(gpu),
+            _ => Ok(None),
+        }
+    }
+
+    /// As [`Compute::release_memory`], where the memory is the processor's own.
+    pub fn release_host_memory(&self) -> Result<()> {
+        match self.choice {
+            DeviceChoice::LibTorchCuda(_) => Ok(()),
+            _ => self.release_memory(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_respected() {
+        let flex = DeviceChoice::Flex;
+        assert_eq!(PrecisionChoice::Auto.on(flex).unwrap(), Precision::F32);
+        assert!(PrecisionChoice::Fixed(Precision::Bf16).on(flex).is_err());
+        let cuda = DeviceChoice::LibTorchCuda(0);
+        let half = PrecisionChoice::Fixed(Precision::F16);
+        assert_eq!(half.on(cuda).unwrap(), Precision::F16);
+        assert!(half.on(DeviceChoice::LibTorchCpu).is_err());
+    }
+}

@@ -1,0 +1,193 @@
+//! Whether a prediction's probabilities are what they say, where they were saved beside its label maps: reliability
+//! curves and calibration errors of every structure.
+
+mod boxes;
+mod counts;
+mod scores;
+mod tables;
+
+pub use scores::{Calibration, CaseMeasured, Figure, MARGIN_MM, Measured};
+
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+use crate::Evaluation;
+use boxes::boxes;
+use counts::counted;
+use ctseg_base::cancel::guarded;
+use ctseg_base::failures::Failure;
+use ctseg_base::progress::Observer;
+use ctseg_base::{Error, Result};
+use ctseg_core::dataset::Structure;
+use ctseg_core::dataset::reference::Reference;
+use ctseg_core::outputs::probabilities::ProbabilityKind;
+use ctseg_core::outputs::probabilities_reader::ProbabilityReader;
+use ctseg_core::outputs::sidecar::{Sidecar, read_sidecar};
+use ctseg_image::formats::read_label_map;
+pub use tables::{CSV_NAME, JSON_NAME, PNG_NAME};
+
+/// Cases whose label maps are in memory at a time.
+const CASES_AT_ONCE: usize = 4;
+
+/// Grids of prediction and reference may differ by this much and still be one.
+const TOLERANCE_MM: f64 = 0.01;
+
+/// Compares the probabilities beside the predictions of an evaluation with their references; none where no
+/// prediction has any. What cannot be used is listed and the rest go on. Figures do not depend on the number of
+/// threads.
+///
+/// # Errors
+/// Predictions that cannot be listed.
+pub fn calibration(
+    prediction: &Path,
+    reference: &Reference,
+    evaluation: &Evaluation,
+    observer: &dyn Observer,
+) -> Result<Option<Calibration>> {
+    let mut cases = reference.paired(prediction)?;
+    cases.retain(|(case, _)| evaluation.cases.iter().any(|known| known.case == *case));
+    let (with, without): (Vec<_>, Vec<_>) = cases
+        .into_iter()
+        .partition(|(_, label_map)| KINDS.iter().any(|kind| kind.path(label_map).is_file()));
+    if with.is_empty() {
+        return Ok(None);
+    }
+    let task = observer.task("calibration", with.len() as u64, "cases");
+    let mut all = Calibration {
+        structures: evaluation.structures.clone(),
+        cases: Vec::new(),
+        failures: Vec::new(),
+        without: without.into_iter().map(|(case, _)| case).collect(),
+    };
+    for some in with.chunks(CASES_AT_ONCE) {
+        let measured = some.par_iter().map(|(case, label_map)| {
+            let found = guarded(|| measured_case(case, label_map, reference, &all.structures));
+            task.advance(1);
+            found
+        });
+        let measured: Vec<Result<CaseMeasured>> = measured.collect();
+        for ((_, label_map), found) in some.iter().zip(measured) {
+            match found {
+                Ok(case) => all.cases.push(case),
+                Err(error) => {
+                    observer.warn(&format!("no calibration: {error}"));
+                    all.failures.push(Failure {
+                        input: label_map.clone(),
+                        reason: error.to_string(),
+                    });
+                }
+            }
+        }
+    }
+    Ok(Some(all))
+}
+
+/// Kinds of probabilities, the finer one first.
+const KINDS: [ProbabilityKind; 2] = [ProbabilityKind::F16, ProbabilityKind::U8];
+
+fn measured_case(
+    case: &str,
+    label_map: &Path,
+    reference: &Reference,
+    structures: &[Structure],
+) -> Result<CaseMeasured> {
+    let sidecar = read_sidecar(label_map);
+    let (path, kind) = saved(label_map, sidecar.as_ref())?;
+    let ignore = reference.ignore();
+    let reference = reference
+        .load(case)?
+        .ok_or_else(|| Error::file(label_map, format!("no reference for case '{case}'")))?;
+    let (_, prediction) = read_label_map(label_map)?;
+    if !prediction.grid.same_as(&reference.grid, TOLERANCE_MM) {
+        return Err(Error::file(
+            label_map,
+            "lies on another grid than its reference",
+        ));
+    }
+    let reader = ProbabilityReader::open(&path, kind, &prediction.grid)?;
+    let labels = labels_of(&path, reader.maps(), sidecar.as_ref(), structures)?;
+    let boxes = boxes(&prediction, &reference, ignore);
+    drop(prediction);
+    let wanted: Vec<Option<u16>> = labels
+        .iter()
+        .map(|label| Some(*label).filter(|label| structures.iter().any(|s| s.value == *label)))
+        .collect();
+    let by_map = counted(reader, kind, &wanted, &boxes, (&reference, ignore))?;
+    let of = |structure: &Structure| {
+        let map = labels.iter().position(|label| *label == structure.value)?;
+        by_map[map].clone()
+    };
+    Ok(CaseMeasured {
+        case: case.to_owned(),
+        structures: structures.iter().map(of).collect(),
+    })
+}
+
+/// The probabilities of a label map: those that were written with it, as its sidecar says; without a sidecar, those
+/// that bear its name.
+fn saved(label_map: &Path, sidecar: Option<&Sidecar>) -> Result<(PathBuf, ProbabilityKind)> {
+    let there = KINDS.map(|kind| (kind.path(label_map), kind));
+    let mut there = there.into_iter().filter(|(path, _)| path.is_file());
+    let Some(sidecar) = sidecar else {
+        return there
+            .next()
+            .ok_or_else(|| Error::file(label_map, "its probabilities are gone"));
+    };
+    let mut last = label_map.to_path_buf();
+    for (path, kind) in there {
+        let name = Path::new(path.file_name().unwrap_or_default());
+        if sidecar.is_whole(label_map, name) {
+            return Ok((path, kind));
+        }
+        if sidecar.written.contains_key(name) {
+            return Err(Error::file(
+                &path,
+                "is not as it was written, by its length and hash in the sidecar; predict again with --save-probabilities",
+            ));
+        }
+        last = path;
+    }
+    Err(Error::file(
+        last,
+        "was not written with the label map beside it, as the sidecar tells; remove it, or predict again with --save-probabilities",
+    ))
+}
+
+/// Label values in the order of a file's maps: as the sidecar says, or, where it does not, the values of its structures
+/// or of those that are compared, if there are as many, from the smallest up.
+fn labels_of(
+    path: &Path,
+    maps: usize,
+    sidecar: Option<&Sidecar>,
+    structures: &[Structure],
+) -> Result<Vec<u16>> {
+    let said = sidecar.map(|sidecar| sidecar.probability_labels.clone());
+    let of_sidecar = sidecar.map(|sidecar| sidecar.structures.values().copied().collect());
+    let compared = structures.iter().map(|structure| structure.value).collect();
+    let known = match said.filter(|labels| !labels.is_empty()) {
+        Some(labels) => vec![labels],
+        None => [of_sidecar, Some(compared)]
+            .into_iter()
+            .flatten()
+            .map(|mut labels: Vec<u16>| {
+                labels.sort_unstable();
+                labels
+            })
+            .collect(),
+    };
+    let counts: Vec<String> = known
+        .iter()
+        .map(|labels| labels.len().to_string())
+        .collect();
+    let mut known = known.into_iter();
+    known.find(|labels| labels.len() == maps).ok_or_else(|| {
+        Error::file(
+            path,
+            format!(
+                "holds {maps} maps; expected {}, one for each structure",
+                counts.join(" or ")
+            ),
+        )
+    })
+}

@@ -1,0 +1,64 @@
+//! The files of an evaluation.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::Evaluation;
+use crate::case_scores::CaseScores;
+use crate::scores::METRICS;
+use ctseg_base::atomic_file::write_bytes_atomically;
+use ctseg_base::{Error, Result};
+
+impl Evaluation {
+    /// Writes `metrics.csv` (a row per case and structure; an undefined value is an empty cell) and `summary.json`
+    /// into `folder`; what the latter says.
+    pub fn write(&self, folder: &Path) -> Result<Value> {
+        let mut header = vec!["case", "structure", "label"];
+        header.extend(METRICS.iter().map(|metric| metric.name));
+        header.push("roi_recall");
+        let rows = self.cases.iter().flat_map(|case| self.rows(case));
+        write_csv(&folder.join("metrics.csv"), &header, rows)?;
+        let summary = self.to_json();
+        let text = format!("{summary:#}\n");
+        write_bytes_atomically(&folder.join("summary.json"), text.as_bytes())?;
+        Ok(summary)
+    }
+
+    fn rows<'a>(&'a self, case: &'a CaseScores) -> impl Iterator<Item = Vec<String>> + 'a {
+        let structures = self.structures.iter().zip(&case.scores);
+        structures.map(|(structure, scores)| {
+            let mut row = vec![
+                case.case.clone(),
+                structure.name.clone(),
+                structure.value.to_string(),
+            ];
+            row.extend(METRICS.iter().map(|metric| cell((metric.of)(scores))));
+            row.push(cell(case.roi_recall));
+            row
+        })
+    }
+}
+
+/// A number, or nothing where it is undefined.
+pub fn cell(value: Option<f64>) -> String {
+    value.map(|value| format!("{value:.6}")).unwrap_or_default()
+}
+
+/// Writes a table, whole or not at all.
+pub fn write_csv(
+    path: &Path,
+    header: &[&str],
+    rows: impl Iterator<Item = Vec<String>>,
+) -> Result<()> {
+    let failed = |error: csv::Error| Error::file(path, format!("cannot write: {error}"));
+    let mut table = csv::Writer::from_writer(Vec::new());
+    table.write_record(header).map_err(failed)?;
+    for row in rows {
+        table.write_record(row).map_err(failed)?;
+    }
+    let bytes = table
+        .into_inner()
+        .map_err(|error| Error::file(path, format!("cannot write: {}", error.error())))?;
+    write_bytes_atomically(path, &bytes)
+}

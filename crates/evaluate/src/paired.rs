@@ -1,0 +1,193 @@
+//! Two models on the same cases: which is better, by how much, and whether that may be chance.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::Evaluation;
+use crate::case_scores::CaseScores;
+use crate::files::{cell, write_csv};
+use crate::scores::{Better, METRICS, Metric};
+use ctseg_base::Result;
+use ctseg_image::metrics::overlap::Summary;
+use ctseg_image::metrics::summary::Aggregate;
+use ctseg_image::metrics::wilcoxon::{holm, signed_rank_p};
+
+/// The row over all structures: of each case the mean of its structures.
+pub const ALL: &str = "all";
+
+/// One metric of one structure in the cases where both models have it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Paired {
+    pub metric: &'static str,
+    /// [`ALL`] for the means of cases.
+    pub structure: String,
+    /// Cases in which both are defined.
+    pub cases: usize,
+    /// Cases in which only one of them is.
+    pub unpaired: usize,
+    /// Of this model, and of the one that it is compared with.
+    pub mean: Option<f64>,
+    pub mean_against: Option<f64>,
+    /// This model's value less the other's.
+    pub mean_difference: Option<f64>,
+    pub median_difference: Option<f64>,
+    /// Of the mean difference: percentile bootstrap.
+    pub difference_ci95: Option<[f64; 2]>,
+    /// Cases in which this model is better, and worse.
+    pub better: usize,
+    pub worse: usize,
+    /// Wilcoxon's signed-rank test, two-sided; none where no case differs.
+    pub p: Option<f64>,
+    /// The same, corrected for all structures of the metric (Holm).
+    pub p_holm: Option<f64>,
+}
+
+/// Every metric that says what is better, for every structure that both have (by name), then for [`ALL`].
+pub fn paired(this: &Evaluation, other: &Evaluation) -> Vec<Paired> {
+    let others: BTreeMap<&str, &CaseScores> = other
+        .cases
+        .iter()
+        .map(|case| (case.case.as_str(), case))
+        .collect();
+    let both: Vec<(&CaseScores, &CaseScores)> = this
+        .cases
+        .iter()
+        .filter_map(|case| Some((case, *others.get(case.case.as_str())?)))
+        .collect();
+    let shared: Vec<(usize, usize)> = this
+        .structures
+        .iter()
+        .enumerate()
+        .filter_map(|(index, structure)| {
+            let mut others = other.structures.iter();
+            Some((
+                index,
+                others.position(|other| other.name == structure.name)?,
+            ))
+        })
+        .collect();
+    let metrics = METRICS
+        .iter()
+        .filter(|metric| metric.better != Better::Neither);
+    metrics
+        .flat_map(|metric| of_metric(metric, this, &both, &shared))
+        .collect()
+}
+
+fn of_metric(
+    metric: &Metric,
+    this: &Evaluation,
+    both: &[(&CaseScores, &CaseScores)],
+    shared: &[(usize, usize)],
+) -> Vec<Paired> {
+    let mut rows: Vec<Paired> = shared
+        .iter()
+        .map(|(own, other)| {
+            let pairs = both.iter().map(|(case, against)| {
+                (
+                    (metric.of)(&case.scores[*own]),
+                    (metric.of)(&against.scores[*other]),
+                )
+            });
+            row(metric, &this.structures[*own].name, pairs)
+        })
+        .collect();
+    let tested: Vec<f64> = rows.iter().filter_map(|row| row.p).collect();
+    let mut adjusted = holm(&tested).into_iter();
+    for row in rows.iter_mut().filter(|row| row.p.is_some()) {
+        row.p_holm = adjusted.next();
+    }
+    // A structure that only one model is scored on would favour one of them.
+    let means = both.iter().map(|(case, against)| {
+        let defined = shared.iter().filter_map(|(own, other)| {
+            (metric.of)(&case.scores[*own]).zip((metric.of)(&against.scores[*other]))
+        });
+        let (own, other): (Vec<f64>, Vec<f64>) = defined.unzip();
+        let mean = |values: Vec<f64>| Summary::of(values.into_iter().map(Some)).mean;
+        (mean(own), mean(other))
+    });
+    rows.push(row(metric, ALL, means));
+    rows
+}
+
+fn row(
+    metric: &Metric,
+    structure: &str,
+    pairs: impl Iterator<Item = (Option<f64>, Option<f64>)>,
+) -> Paired {
+    let (mut defined, mut unpaired) = (Vec::new(), 0);
+    for pair in pairs {
+        match pair {
+            (Some(own), Some(other)) => defined.push((own, other)),
+            (None, None) => {}
+            _ => unpaired += 1,
+        }
+    }
+    let differences: Vec<f64> = defined.iter().map(|(own, other)| own - other).collect();
+    let aggregate = Aggregate::of(differences.iter().copied().map(Some));
+    let mean = |values: &mut dyn Iterator<Item = f64>| Summary::of(values.map(Some)).mean;
+    let towards = |sign: f64| differences.iter().filter(|d| **d * sign > 0.0).count();
+    let good = if metric.better == Better::Higher {
+        1.0
+    } else {
+        -1.0
+    };
+    Paired {
+        metric: metric.name,
+        structure: structure.to_owned(),
+        cases: defined.len(),
+        unpaired,
+        mean: mean(&mut defined.iter().map(|(own, _)| *own)),
+        mean_against: mean(&mut defined.iter().map(|(_, other)| *other)),
+        mean_difference: aggregate.summary.mean,
+        median_difference: aggregate.median,
+        difference_ci95: aggregate.mean_ci95,
+        better: towards(good),
+        worse: towards(-good),
+        p: signed_rank_p(&differences),
+        p_holm: None,
+    }
+}
+
+/// Writes `against.csv` into `folder`: a row for each metric and structure.
+pub fn write(folder: &Path, rows: &[Paired]) -> Result<()> {
+    let header = [
+        "metric",
+        "structure",
+        "cases",
+        "unpaired",
+        "mean",
+        "mean_against",
+        "mean_difference",
+        "median_difference",
+        "difference_low",
+        "difference_high",
+        "better",
+        "worse",
+        "p",
+        "p_holm",
+    ];
+    let cells = rows.iter().map(|row| {
+        let probability = |p: Option<f64>| p.map(|p| format!("{p:.3e}")).unwrap_or_default();
+        let interval = row.difference_ci95;
+        vec![
+            row.metric.to_owned(),
+            row.structure.clone(),
+            row.cases.to_string(),
+            row.unpaired.to_string(),
+            cell(row.mean),
+            cell(row.mean_against),
+            cell(row.mean_difference),
+            cell(row.median_difference),
+            cell(interval.map(|[low, _]| low)),
+            cell(interval.map(|[_, high]| high)),
+            row.better.to_string(),
+            row.worse.to_string(),
+            probability(row.p),
+            probability(row.p_holm),
+        ]
+    });
+    write_csv(&folder.join("against.csv"), &header, cells)
+}

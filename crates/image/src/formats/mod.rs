@@ -1,0 +1,23 @@
+//! Volume files of every format: [`FORMATS`] lists them, [`VolumeFormat`] is what each one implements, and the
+//! functions choose by a file's content, then by its name.
+
+mod format;
+mod header;
+mod names;
+mod registry;
+mod source;
+#[cfg(test)]
+mod tests;
+mod voxel_type;
+
+pub use format::{LabelNames, MaskPiece, VolumeFormat};
+pub use header::{VolumeHeader, VolumeImage};
+pub(crate) use names::stem;
+pub use registry::{
+    FORMATS, OpenVolume, case_name, endings_in_words, from_reader, is_volume_name, open,
+    read_header, read_label_map, read_label_names, read_label_runs, read_volume, volume_endings,
+    write_label_map, write_mask, write_volume,
+};
+pub(crate) use source::MOST_EXPANSION;
+pub use source::{START_BYTES, Source};
+pub use voxel_type::VoxelType;

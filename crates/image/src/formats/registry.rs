@@ -1,0 +1,158 @@
+//! The formats that there are, and files of whichever of them.
+
+use std::io::Read;
+use std::path::Path;
+
+use super::format::{LabelNames, MaskPiece, VolumeFormat};
+use super::header::{VolumeHeader, VolumeImage};
+use super::names::{in_words, stem};
+use super::source::Source;
+use super::voxel_type::VoxelType;
+use crate::labels::run_length_labels::LabelRuns;
+use crate::nifti::Nifti;
+use crate::space::{LabelMap, Volume};
+use ctseg_base::Result;
+
+pub(super) type Formats = [&'static dyn VolumeFormat];
+
+/// Every format of volume files. What is of none of them is handed to the first, whose error says what it is.
+pub static FORMATS: &Formats = &[&Nifti];
+
+/// A file whose format is known, before anything is read of it.
+pub struct OpenVolume<'a> {
+    format: &'static dyn VolumeFormat,
+    source: Source<'a>,
+}
+
+impl OpenVolume<'_> {
+    /// [`VolumeFormat::read_header`] of its format.
+    pub fn read_header(self) -> Result<VolumeHeader> {
+        self.format.read_header(self.source)
+    }
+
+    /// [`VolumeFormat::read_volume`] of its format.
+    pub fn read_volume(self) -> Result<VolumeImage> {
+        self.format.read_volume(self.source)
+    }
+
+    /// [`VolumeFormat::read_label_map`] of its format.
+    pub fn read_label_map(self) -> Result<(VolumeHeader, LabelMap)> {
+        self.format.read_label_map(self.source)
+    }
+
+    /// [`VolumeFormat::read_label_runs`] of its format.
+    pub fn read_label_runs(self) -> Result<(VolumeHeader, LabelRuns)> {
+        self.format.read_label_runs(self.source)
+    }
+
+    /// [`VolumeFormat::read_label_names`] of its format.
+    pub fn read_label_names(self) -> Result<LabelNames> {
+        self.format.read_label_names(self.source)
+    }
+}
+
+/// Opens a file; its format is told by its first bytes, else by its name.
+pub fn open(path: &Path) -> Result<OpenVolume<'static>> {
+    open_as(FORMATS, path)
+}
+
+/// [`open`] for bytes that need lie in no file: `name` is what errors call them, `length` how many there are. Where
+/// that is unknown, memory grows as voxels come.
+pub fn from_reader<'a>(
+    reader: impl Read + 'a,
+    name: &Path,
+    length: Option<u64>,
+) -> Result<OpenVolume<'a>> {
+    identified(FORMATS, Source::from_reader(reader, name, length)?)
+}
+
+/// Reads and checks a file's header, see [`VolumeFormat::read_header`].
+pub fn read_header(path: &Path) -> Result<VolumeHeader> {
+    open(path)?.read_header()
+}
+
+/// Reads a volume, see [`VolumeFormat::read_volume`].
+pub fn read_volume(path: &Path) -> Result<VolumeImage> {
+    open(path)?.read_volume()
+}
+
+/// Reads a label map, see [`VolumeFormat::read_label_map`].
+pub fn read_label_map(path: &Path) -> Result<(VolumeHeader, LabelMap)> {
+    open(path)?.read_label_map()
+}
+
+/// Reads a label map's runs, see [`VolumeFormat::read_label_runs`].
+pub fn read_label_runs(path: &Path) -> Result<(VolumeHeader, LabelRuns)> {
+    open(path)?.read_label_runs()
+}
+
+/// Reads the names that a label map holds, see [`VolumeFormat::read_label_names`].
+pub fn read_label_names(path: &Path) -> Result<LabelNames> {
+    open(path)?.read_label_names()
+}
+
+/// Writes a volume in the format of the file's name, see [`VolumeFormat::write_volume`].
+pub fn write_volume(path: &Path, volume: &Volume, voxel_type: VoxelType) -> Result<()> {
+    to_write(FORMATS, path).write_volume(path, volume, voxel_type)
+}
+
+/// Writes a label map in the format of the file's name, see [`VolumeFormat::write_label_map`].
+pub fn write_label_map(
+    path: &Path,
+    labels: &LabelMap,
+    source: &VolumeHeader,
+    names: &LabelNames,
+) -> Result<()> {
+    to_write(FORMATS, path).write_label_map(path, labels, source, names)
+}
+
+/// Writes a mask in the format of the file's name, see [`VolumeFormat::write_mask`].
+pub fn write_mask(path: &Path, source: &VolumeHeader, mask: &MaskPiece) -> Result<()> {
+    to_write(FORMATS, path).write_mask(path, source, mask)
+}
+
+/// The file's name without its folder and without a volume's ending such as `.nii.gz` (in any case of letters).
+///
+/// `None` if the name has another ending, nothing before the ending, or is not UTF-8.
+pub fn case_name(path: &Path) -> Option<String> {
+    stem(path, &endings(FORMATS))
+}
+
+/// Whether the file's name is that of a volume: something, then an ending of one of the formats.
+pub fn is_volume_name(path: &Path) -> bool {
+    case_name(path).is_some()
+}
+
+/// The endings of all formats' names, with their dot.
+pub fn volume_endings() -> Vec<&'static str> {
+    endings(FORMATS)
+}
+
+/// The endings of all formats, for messages: `.nii or .nii.gz`.
+pub fn endings_in_words() -> String {
+    in_words(&endings(FORMATS))
+}
+
+pub(super) fn endings(formats: &Formats) -> Vec<&'static str> {
+    let each = formats.iter().flat_map(|format| format.endings());
+    each.copied().collect()
+}
+
+pub(super) fn open_as(formats: &Formats, path: &Path) -> Result<OpenVolume<'static>> {
+    identified(formats, Source::open(path, &endings(formats))?)
+}
+
+pub(super) fn identified<'a>(formats: &Formats, mut source: Source<'a>) -> Result<OpenVolume<'a>> {
+    let start = source.start()?;
+    let by_content = formats.iter().find(|format| format.identify(&start));
+    let format = by_content
+        .copied()
+        .unwrap_or_else(|| to_write(formats, source.name()));
+    Ok(OpenVolume { format, source })
+}
+
+/// The format of a file's name; the first if it is of none.
+pub(super) fn to_write(formats: &Formats, path: &Path) -> &'static dyn VolumeFormat {
+    let named = |format: &&&dyn VolumeFormat| stem(path, format.endings()).is_some();
+    formats.iter().find(named).copied().unwrap_or(formats[0])
+}

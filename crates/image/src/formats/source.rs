@@ -1,0 +1,206 @@
+//! A file's bytes in order, decompressed where its content says so.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::path::{Path, PathBuf};
+
+use flate2::bufread::GzDecoder;
+
+use super::names::in_words;
+use ctseg_base::{Error, Result};
+
+/// Deflate cannot expand a byte to more than this many (a match of 258 bytes in 2 bits).
+pub(crate) const MOST_EXPANSION: u64 = 1032;
+
+/// Bytes from which a format is told: the length of a NIfTI-1 header.
+pub const START_BYTES: usize = 348;
+
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+
+type Reader<'a> = BufReader<Box<dyn Read + 'a>>;
+
+/// An open file, or bytes from anywhere else; plain or gzip.
+pub struct Source<'a> {
+    name: PathBuf,
+    stream: Stream<'a>,
+    length: Option<u64>,
+    position: u64,
+    /// The first bytes, if they have been looked at before they were read.
+    start: Vec<u8>,
+}
+
+enum Stream<'a> {
+    Plain(Reader<'a>),
+    Gzip(GzipMembers<'a>),
+}
+
+impl<'a> Source<'a> {
+    /// Opens a file; `endings` are those that it could have, for the error about a folder.
+    pub fn open(path: &Path, endings: &[&str]) -> Result<Self> {
+        let metadata = std::fs::metadata(path).map_err(Error::io(path, "open"))?;
+        if !metadata.is_file() {
+            let what = if metadata.is_dir() {
+                "a folder"
+            } else {
+                "not a regular file"
+            };
+            return Err(Error::file(
+                path,
+                format!(
+                    "{what}; expected a {} file; name the image itself",
+                    in_words(endings)
+                ),
+            ));
+        }
+        let file = File::open(path).map_err(Error::io(path, "open"))?;
+        Self::from_reader(file, path, Some(metadata.len()))
+    }
+
+    /// Bytes that need lie in no file; `name` is what errors call them, `length` how many there are, if that is known.
+    pub fn from_reader(
+        mut reader: impl Read + 'a,
+        name: &Path,
+        length: Option<u64>,
+    ) -> Result<Self> {
+        // A reader may hand out its first two bytes one by one.
+        let mut magic = Vec::new();
+        let mut first = reader.by_ref().take(GZIP_MAGIC.len() as u64);
+        first
+            .read_to_end(&mut magic)
+            .map_err(Error::io(name, "read"))?;
+        let is_gzip = magic == GZIP_MAGIC;
+        let whole: Box<dyn Read + 'a> = Box::new(Cursor::new(magic).chain(reader));
+        let reader = BufReader::with_capacity(1 << 16, whole);
+        let stream = if is_gzip {
+            Stream::Gzip(GzipMembers {
+                member: Some(Box::new(GzDecoder::new(reader))),
+            })
+        } else {
+            Stream::Plain(reader)
+        };
+        Ok(Self {
+            name: name.to_path_buf(),
+            stream,
+            length,
+            position: 0,
+            start: Vec::new(),
+        })
+    }
+
+    /// The file, or what errors call it.
+    pub fn name(&self) -> &Path {
+        &self.name
+    }
+
+    /// An error about it.
+    pub fn problem(&self, problem: impl Into<String>) -> Error {
+        Error::file(&self.name, problem)
+    }
+
+    /// Bytes of the file as it is, compressed or not; `None` if nobody knows.
+    pub fn length(&self) -> Option<u64> {
+        self.length
+    }
+
+    /// Bytes of the content handed out so far.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The first bytes of the content, [`START_BYTES`] unless it is shorter; [`fill`](Self::fill) hands them out all the
+    /// same. To be called before that.
+    pub(super) fn start(&mut self) -> Result<Vec<u8>> {
+        let mut start = vec![0; START_BYTES];
+        let found = self.fill(&mut start);
+        start.truncate(found.map_err(|problem| self.problem(problem))?);
+        self.start.clone_from(&start);
+        self.position = 0;
+        Ok(start)
+    }
+
+    /// Whether it is gzip data, by its content and not its name.
+    pub fn is_gzip(&self) -> bool {
+        matches!(self.stream, Stream::Gzip(_))
+    }
+
+    /// Fills `buffer` as far as the content reaches; fewer bytes than asked for mean that it ended.
+    ///
+    /// Errors say in words what is wrong with the file; `position` tells how far reading came.
+    pub fn fill(&mut self, buffer: &mut [u8]) -> std::result::Result<usize, String> {
+        let seen = self.start.get(self.position as usize..).unwrap_or_default();
+        let mut filled = seen.len().min(buffer.len());
+        buffer[..filled].copy_from_slice(&seen[..filled]);
+        self.position += filled as u64;
+        while filled < buffer.len() {
+            let result = match &mut self.stream {
+                Stream::Plain(file) => file.read(&mut buffer[filled..]),
+                Stream::Gzip(members) => members.read(&mut buffer[filled..]),
+            };
+            match result {
+                Ok(0) => break,
+                Ok(bytes) => {
+                    filled += bytes;
+                    self.position += bytes as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.describe(&error)),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn describe(&self, error: &io::Error) -> String {
+        let Stream::Gzip(_) = self.stream else {
+            return format!("cannot be read beyond byte {}: {error}", self.position);
+        };
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => format!(
+                "truncated gzip data: ends after {} decompressed bytes; copy or export it again",
+                self.position
+            ),
+            io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => format!(
+                "corrupt gzip data after {} decompressed bytes ({error}); copy or export it again",
+                self.position
+            ),
+            _ => format!("cannot be read: {error}"),
+        }
+    }
+}
+
+/// The members of a gzip file, one after the other (RFC 1952, section 2.2).
+///
+/// flate2's own reader for several members cannot tell garbage behind the last one from a damaged
+/// header, and that is the difference between two remedies.
+struct GzipMembers<'a> {
+    /// `None` after the last member.
+    member: Option<Box<GzDecoder<Reader<'a>>>>,
+}
+
+impl Read for GzipMembers<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(member) = &mut self.member {
+            let bytes = member.read(buffer)?;
+            if bytes > 0 || buffer.is_empty() {
+                return Ok(bytes);
+            }
+            // The end of a member, checksum included, has been reached.
+            let Some(member) = self.member.take() else {
+                break;
+            };
+            let mut rest = member.into_inner();
+            match rest.fill_buf()?.first() {
+                None => break,
+                Some(byte) if *byte == GZIP_MAGIC[0] => {
+                    self.member = Some(Box::new(GzDecoder::new(rest)));
+                }
+                Some(_) => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        "bytes that are not gzip follow its end",
+                    ));
+                }
+            }
+        }
+        Ok(0)
+    }
+}

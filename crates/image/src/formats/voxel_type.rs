@@ -1,0 +1,56 @@
+//! Types of stored voxels.
+
+/// The numeric voxel types that ctseg reads and writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VoxelType {
+    U8,
+    I8,
+    U16,
+    I16,
+    U32,
+    I32,
+    U64,
+    I64,
+    F32,
+    F64,
+}
+
+impl VoxelType {
+    /// Bytes of one voxel.
+    pub fn bytes(self) -> u8 {
+        match self {
+            Self::U8 | Self::I8 => 1,
+            Self::U16 | Self::I16 => 2,
+            Self::U32 | Self::I32 | Self::F32 => 4,
+            Self::U64 | Self::I64 | Self::F64 => 8,
+        }
+    }
+
+    /// The type's name in NumPy.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::U8 => "uint8",
+            Self::I8 => "int8",
+            Self::U16 => "uint16",
+            Self::I16 => "int16",
+            Self::U32 => "uint32",
+            Self::I32 => "int32",
+            Self::U64 => "uint64",
+            Self::I64 => "int64",
+            Self::F32 => "float32",
+            Self::F64 => "float64",
+        }
+    }
+
+    /// The values that an integer type holds: from the first, up to but not including the second.
+    pub(crate) fn integer_range(self) -> Option<(f64, f64)> {
+        let bits = i32::from(self.bytes()) * 8;
+        match self {
+            Self::F32 | Self::F64 => None,
+            Self::U8 | Self::U16 | Self::U32 | Self::U64 => Some((0.0, 2f64.powi(bits))),
+            Self::I8 | Self::I16 | Self::I32 | Self::I64 => {
+                Some((-(2f64.powi(bits - 1)), 2f64.powi(bits - 1)))
+            }
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! Label maps that take little memory: runs of a label along x. Structures are compact, so that a map of 80 million voxels
+//! takes some megabytes, and what is counted run by run is counted a hundred voxels at a time.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use ndarray::{Array3, Axis};
+use rayon::prelude::*;
+
+use super::bounding_box::Extent;
+use crate::metrics::overlap::Overlap;
+use crate::space::{Grid, LabelMap, VoxelBox};
+
+/// Voxels of one label side by side along x.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct LabelRun {
+    start: u32,
+    end: u32,
+    label: u16,
+}
+
+/// A label map on its grid; what is in no run is background.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LabelRuns {
+    pub grid: Grid,
+    runs: Vec<LabelRun>,
+    /// The first run of each row, y fastest, and at the end the number of runs.
+    row_starts: Vec<usize>,
+}
+
+/// Makes [`LabelRuns`] of labels as they come, x fastest.
+pub struct RunBuilder {
+    made: LabelRuns,
+    width: usize,
+    /// Where in its row the next label lies.
+    x: usize,
+}
+
+impl RunBuilder {
+    pub fn new(grid: Grid) -> Self {
+        Self {
+            made: LabelRuns {
+                grid,
+                runs: Vec::new(),
+                row_starts: vec![0],
+            },
+            width: grid.shape[0],
+            x: 0,
+        }
+    }
+
+    /// How many labels have come.
+    pub fn count(&self) -> usize {
+        (self.made.row_starts.len() - 1) * self.width + self.x
+    }
+
+    /// The next labels; those beyond the grid are left out.
+    pub fn extend(&mut self, mut labels: &[u16]) {
+        let rows = self.made.grid.shape[1] * self.made.grid.shape[2];
+        while !labels.is_empty() && self.made.row_starts.len() <= rows {
+            let (of_row, rest) = labels.split_at(labels.len().min(self.width - self.x));
+            for same in of_row.chunk_by(|a, b| a == b) {
+                self.add(same[0], same.len());
+            }
+            if self.x == self.width {
+                self.made.row_starts.push(self.made.runs.len());
+                self.x = 0;
+            }
+            labels = rest;
+        }
+    }
+
+    fn add(&mut self, label: u16, count: usize) {
+        let (start, end) = (self.x as u32, (self.x + count) as u32);
+        self.x += count;
+        if label == 0 {
+            return;
+        }
+        let row_start = self.made.row_starts.last().copied().unwrap_or(0);
+        match self.made.runs[row_start..].last_mut() {
+            // What came before the last piece ended goes on.
+            Some(last) if last.label == label && last.end == start => last.end = end,
+            _ => self.made.runs.push(LabelRun { start, end, label }),
+        }
+    }
+
+    /// The map; rows that have not come are background.
+    pub fn finish(mut self) -> LabelRuns {
+        let rows = self.made.grid.shape[1] * self.made.grid.shape[2];
+        self.made.row_starts.resize(rows + 1, self.made.runs.len());
+        self.made
+    }
+}
+
+impl From<&LabelMap> for LabelRuns {
+    fn from(map: &LabelMap) -> Self {
+        let mut builder = RunBuilder::new(map.grid);
+        for row in map.data.rows() {
+            match row.as_slice() {
+                Some(row) => builder.extend(row),
+                None => builder.extend(&row.to_vec()),
+            }
+        }
+        builder.finish()
+    }
+}
+
+impl LabelRuns {
+    /// The labels that occur, ascending, without background.
+    pub fn labels(&self) -> BTreeSet<u16> {
+        let mut there = vec![false; usize::from(u16::MAX) + 1];
+        self.runs
+            .iter()
+            .for_each(|run| there[usize::from(run.label)] = true);
+        (1..=u16::MAX)
+            .filter(|label| there[usize::from(*label)])
+            .collect()
+    }
+
+    /// Where the structures with these `labels` (none of them 0) lie, in their order.
+    pub fn extents(&self, labels: &[u16]) -> Vec<Extent> {
+        let slots = Slots::of(labels);
+        let height = self.grid.shape[1].max(1);
+        let mut found = vec![Extent::default(); labels.len()];
+        for row in 0..self.row_starts.len() - 1 {
+            for run in self.row(row) {
+                if let Some(extent) = found.get_mut(slots.0[usize::from(run.label)]) {
+                    let first = [run.start as usize, row % height, row / height];
+                    extent.add_run(first, run.length() as usize);
+                }
+            }
+        }
+        found
+    }
+
+    /// The voxels of a label inside `region`, which lies in the volume.
+    ///
+    /// # Shapes
+    /// (z, y, x) of the region
+    pub fn mask(&self, region: &VoxelBox, label: u16) -> Array3<bool> {
+        let [width, height, depth] = region.shape();
+        let [first_x, first_y, first_z] = region.start;
+        let columns = first_x as u32..region.end[0] as u32;
+        let mut mask = Array3::from_elem((depth, height, width), false);
+        mask.axis_iter_mut(Axis(0))
+            .into_par_iter()
+            .enumerate()
+            .for_each(|(z, mut slice)| {
+                for (y, mut row) in slice.rows_mut().into_iter().enumerate() {
+                    let Some(row) = row.as_slice_mut() else {
+                        continue;
+                    };
+                    let number = (first_z + z) * self.grid.shape[1] + first_y + y;
+                    for run in self.row(number).iter().filter(|run| run.label == label) {
+                        let inside = run.inside(&columns);
+                        let inside = inside.start as usize - first_x..inside.end as usize - first_x;
+                        row[inside].fill(true);
+                    }
+                }
+            });
+        mask
+    }
+
+    /// The share of the voxels of any label that lie inside `region`; none where there is no label.
+    pub fn recall_inside(&self, region: &VoxelBox) -> Option<f64> {
+        let height = self.grid.shape[1].max(1);
+        // Regions come from files too: one that ends before it begins holds nothing.
+        let first_x = region.start[0];
+        let columns = first_x as u32..region.end[0].max(first_x) as u32;
+        let (mut inside, mut all) = (0u64, 0u64);
+        for row in 0..self.row_starts.len() - 1 {
+            let [_, first_y, first_z] = region.start;
+            let [_, end_y, end_z] = region.end;
+            let crosses = (first_y..end_y).contains(&(row % height))
+                && (first_z..end_z).contains(&(row / height));
+            for run in self.row(row) {
+                all += run.length();
+                if crosses {
+                    inside += run.inside(&columns).len() as u64;
+                }
+            }
+        }
+        (all > 0).then(|| inside as f64 / all as f64)
+    }
+
+    fn row(&self, row: usize) -> &[LabelRun] {
+        let range = self.row_starts.get(row).zip(self.row_starts.get(row + 1));
+        range.map_or(&[], |(start, end)| &self.runs[*start..*end])
+    }
+}
+
+impl LabelRun {
+    fn length(&self) -> u64 {
+        u64::from(self.end - self.start)
+    }
+
+    /// The part of it that lies in these columns; empty, and within them, where none does.
+    fn inside(&self, columns: &Range<u32>) -> Range<u32> {
+        let start = self.start.clamp(columns.start, columns.end);
+        start..self.end.clamp(start, columns.end)
+    }
+}
+
+/// Where each label is counted; nowhere if it was not asked for.
+struct Slots(Vec<usize>);
+
+impl Slots {
+    fn of(labels: &[u16]) -> Self {
+        let mut slots = vec![usize::MAX; usize::from(u16::MAX) + 1];
+        for (slot, label) in labels.iter().enumerate() {
+            slots[usize::from(*label)] = slot;
+        }
+        Self(slots)
+    }
+}
+
+/// The overlap of each of `labels` (each once, none of them 0), in their order, of two maps of one shape.
+pub fn run_overlaps(prediction: &LabelRuns, reference: &LabelRuns, labels: &[u16]) -> Vec<Overlap> {
+    let slots = Slots::of(labels);
+    let mut both = vec![0u64; labels.len()];
+    for row in 0..reference.row_starts.len() - 1 {
+        let (mut a, mut b) = (prediction.row(row), reference.row(row));
+        while let (Some(first), Some(second)) = (a.first(), b.first()) {
+            if first.label == second.label
+                && let Some(both) = both.get_mut(slots.0[usize::from(first.label)])
+            {
+                let shared = first
+                    .end
+                    .min(second.end)
+                    .saturating_sub(first.start.max(second.start));
+                *both += u64::from(shared);
+            }
+            if first.end <= second.end {
+                a = &a[1..];
+            } else {
+                b = &b[1..];
+            }
+        }
+    }
+    let all = reference.grid.voxels() as u64;
+    let counts = [prediction, reference].map(|map| map.extents(labels));
+    let overlap = |slot: usize| {
+        let [predicted, there] = [&counts[0], &counts[1]].map(|extents| extents[slot].voxels);
+        Overlap {
+            true_positive: both[slot],
+            false_positive: predicted - both[slot],
+            false_negative: there - both[slot],
+            true_negative: all + both[slot] - predicted - there,
+        }
+    };
+    (0..labels.len()).map(overlap).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::metrics::overlap::{overlaps, recall_inside};
+
+    fn map(labels: Vec<u16>) -> LabelMap {
+        let grid = Grid::with_spacing([7, 5, 4], [1.0, 2.0, 3.0]);
+        let data = Array3::from_shape_vec(grid.shape_zyx(), labels).unwrap();
+        LabelMap { grid, data }
+    }
+
+    fn labels() -> impl Strategy<Value = Vec<u16>> {
+        let label = prop_oneof![3 => Just(0u16), 2 => Just(1), 2 => Just(2), 1 => Just(300)];
+        proptest::collection::vec(label, 7 * 5 * 4)
+    }
+
+    #[test]
+    fn a_region_that_ends_before_it_begins_holds_nothing() {
+        let runs = LabelRuns::from(&map(vec![1; 7 * 5 * 4]));
+        let region = VoxelBox {
+            start: [5, 0, 0],
+            end: [2, 5, 4],
+        };
+        assert_eq!(runs.recall_inside(&region), Some(0.0));
+    }
+
+    proptest! {
+        /// What is counted in runs is what is counted voxel by voxel.
+        #[test]
+        fn runs_are_the_voxels(
+            a in labels(),
+            b in labels(),
+            piece in 1usize..50,
+            start in (0usize..7, 0usize..5, 0usize..4),
+            end in (1usize..=7, 1usize..=5, 1usize..=4),
+        ) {
+            let maps = [map(a.clone()), map(b)];
+            let runs = [LabelRuns::from(&maps[0]), LabelRuns::from(&maps[1])];
+            let mut builder = RunBuilder::new(maps[0].grid);
+            a.chunks(piece).for_each(|piece| builder.extend(piece));
+            prop_assert_eq!(builder.count(), a.len());
+            prop_assert_eq!(&builder.finish(), &runs[0]);
+            let asked = [2, 300, 1, 8];
+            let counted = overlaps(&maps[0], &maps[1], &asked).unwrap();
+            prop_assert_eq!(run_overlaps(&runs[0], &runs[1], &asked), counted);
+            let there: BTreeSet<u16> = a.iter().copied().filter(|label| *label > 0).collect();
+            prop_assert_eq!(runs[0].labels(), there);
+            let start = [start.0, start.1, start.2];
+            let region = VoxelBox {
+                start,
+                end: [end.0.max(start[0] + 1), end.1.max(start[1] + 1), end.2.max(start[2] + 1)],
+            };
+            prop_assert_eq!(runs[0].recall_inside(&region), recall_inside(&maps[0], &region));
+            let [z, y, x] = region.ranges_zyx();
+            let mask = maps[0].data.slice(ndarray::s![z, y, x]).map(|label| *label == 2);
+            prop_assert_eq!(runs[0].mask(&region, 2), mask);
+            for (label, extent) in asked.into_iter().zip(runs[0].extents(&asked)) {
+                let mut wanted = Extent::default();
+                for ((z, y, x), _) in maps[0].data.indexed_iter().filter(|(_, at)| **at == label) {
+                    wanted.add_run([x, y, z], 1);
+                }
+                prop_assert_eq!(extent, wanted);
+            }
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Masks that take little memory: what lies inside, as runs along x.
+
+use std::ops::Range;
+
+use ndarray::{Array3, ArrayView3};
+
+use crate::space::VoxelBox;
+
+/// Voxels side by side along x.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Run {
+    /// z · (rows per plane) + y
+    row: usize,
+    start: u32,
+    end: u32,
+}
+
+/// A mask of a volume. Structures are compact: a mask of some hundred thousand voxels takes some ten thousand runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunMask {
+    shape_zyx: [usize; 3],
+    /// In the order of the voxels, as far as `sorted`.
+    runs: Vec<Run>,
+    sorted: bool,
+}
+
+impl RunMask {
+    /// With nothing inside.
+    pub fn empty(shape_zyx: [usize; 3]) -> Self {
+        Self {
+            shape_zyx,
+            runs: Vec::new(),
+            sorted: true,
+        }
+    }
+
+    /// Adds the voxels of `region` (x, y, z) whose values are above `threshold`.
+    ///
+    /// # Shapes
+    /// `values`: (z, y, x) of the region
+    pub fn add(&mut self, region: &VoxelBox, values: ArrayView3<f32>, threshold: f32) {
+        let [x, y, z] = region.start;
+        for ((dz, dy), row) in (0..values.dim().0)
+            .flat_map(|dz| (0..values.dim().1).map(move |dy| (dz, dy)))
+            .zip(values.rows())
+        {
+            let number = (z + dz) * self.shape_zyx[1] + y + dy;
+            let mut begun: Option<usize> = None;
+            for (dx, value) in row
+                .iter()
+                .chain(std::iter::once(&f32::NEG_INFINITY))
+                .enumerate()
+            {
+                match (*value > threshold, begun) {
+                    (true, None) => begun = Some(dx),
+                    (false, Some(start)) => {
+                        self.push(number, x + start, x + dx);
+                        begun = None;
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn push(&mut self, row: usize, start: usize, end: usize) {
+        let run = Run {
+            row,
+            start: start as u32,
+            end: end as u32,
+        };
+        self.sorted &= self.runs.last().is_none_or(|last| *last < run);
+        self.runs.push(run);
+    }
+
+    /// Whether nothing is inside.
+    pub fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    /// How many voxels are inside.
+    pub fn voxels(&self) -> usize {
+        self.runs
+            .iter()
+            .map(|run| (run.end - run.start) as usize)
+            .sum()
+    }
+
+    /// The smallest box that holds the mask, if it has voxels.
+    pub fn bounds(&self) -> Option<VoxelBox> {
+        let height = self.shape_zyx[1].max(1);
+        let boxes = self.runs.iter().map(|run| {
+            let (z, y) = (run.row / height, run.row % height);
+            VoxelBox {
+                start: [run.start as usize, y, z],
+                end: [run.end as usize, y + 1, z + 1],
+            }
+        });
+        boxes.reduce(|one, other| one.joined(&other))
+    }
+
+    /// Every run, in the order of the voxels: the first voxel (x, y, z), and how many there are along x.
+    pub fn in_order(&mut self) -> impl Iterator<Item = ([usize; 3], usize)> + '_ {
+        self.sort();
+        let height = self.shape_zyx[1].max(1);
+        self.runs.iter().map(move |run| {
+            let first = [run.start as usize, run.row % height, run.row / height];
+            (first, (run.end - run.start) as usize)
+        })
+    }
+
+    /// Brings the runs into the order of the voxels, which [`RunMask::mark`] needs.
+    pub fn sort(&mut self) {
+        if !self.sorted {
+            self.runs.sort_unstable();
+            self.sorted = true;
+        }
+    }
+
+    /// Marks with 1, of the voxels in a range (x fastest), those inside; the others are 0 already. The mask was
+    /// sorted after the last addition.
+    pub fn mark(&self, voxels: Range<usize>, mask: &mut [u8]) {
+        debug_assert!(self.sorted);
+        let width = self.shape_zyx[2];
+        let ends_before = |run: &Run| run.row * width + run.end as usize <= voxels.start;
+        let first = self.runs.partition_point(ends_before);
+        for run in &self.runs[first..] {
+            let start = (run.row * width + run.start as usize).max(voxels.start);
+            let end = (run.row * width + run.end as usize).min(voxels.end);
+            if start >= end {
+                break;
+            }
+            mask[start - voxels.start..end - voxels.start].fill(1);
+        }
+    }
+
+    /// The voxels of `region` (z, y, x).
+    pub fn cut(&self, region: &VoxelBox) -> Array3<bool> {
+        let [z, y, x] = region.ranges_zyx();
+        let mut cut = Array3::from_elem([z.len(), y.len(), x.len()], false);
+        let height = self.shape_zyx[1].max(1);
+        for run in &self.runs {
+            let (plane, row) = (run.row / height, run.row % height);
+            if z.contains(&plane) && y.contains(&row) {
+                let (from, to) = (
+                    (run.start as usize).max(x.start),
+                    (run.end as usize).min(x.end),
+                );
+                for at in from..to {
+                    cut[[plane - z.start, row - y.start, at - x.start]] = true;
+                }
+            }
+        }
+        cut
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::s;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_goes_in_comes_out(
+            values in prop::collection::vec(0.0f32..1.0, 3 * 4 * 7),
+            axis in 0usize..3,
+            cut in 1usize..3,
+            backwards: bool,
+        ) {
+            let values = Array3::from_shape_vec((3, 4, 7), values).unwrap();
+            let mut mask = RunMask::empty([3, 4, 7]);
+            prop_assert!(mask.is_empty());
+            // In two parts across some axis, in any order.
+            let ends = [7, 4, 3];
+            let mut parts = [0..cut, cut..ends[axis]];
+            if backwards {
+                parts.reverse();
+            }
+            for part in parts {
+                let mut region = VoxelBox::whole(ends);
+                (region.start[axis], region.end[axis]) = (part.start, part.end);
+                let [z, y, x] = region.ranges_zyx();
+                mask.add(&region, values.slice(s![z, y, x]), 0.5);
+            }
+            let expected: Vec<u8> = values.iter().map(|v| u8::from(*v > 0.5)).collect();
+            mask.sort();
+            for range in [0..84, 5..6, 11..62, 84..84] {
+                let mut marked = vec![0; range.len()];
+                mask.mark(range.clone(), &mut marked);
+                prop_assert_eq!(&marked, &expected[range]);
+            }
+            let inside: Vec<[usize; 3]> = values
+                .indexed_iter()
+                .filter(|(_, value)| **value > 0.5)
+                .map(|((z, y, x), _)| [x, y, z])
+                .collect();
+            let told = mask.in_order().flat_map(|([x, y, z], count)| (x..x + count).map(move |x| [x, y, z]));
+            prop_assert_eq!(told.collect::<Vec<_>>(), inside.clone());
+            let bounds = mask.bounds();
+            prop_assert_eq!(bounds.is_none(), inside.is_empty());
+            if let Some(bounds) = bounds {
+                for axis in 0..3 {
+                    let along = inside.iter().map(|voxel| voxel[axis]);
+                    prop_assert_eq!(bounds.start[axis], along.clone().min().unwrap());
+                    prop_assert_eq!(bounds.end[axis], along.max().unwrap() + 1);
+                }
+            }
+            let middle = VoxelBox { start: [1, 0, 1], end: [6, 3, 3] };
+            let [z, y, x] = middle.ranges_zyx();
+            prop_assert_eq!(mask.cut(&middle), values.slice(s![z, y, x]).mapv(|value| value > 0.5));
+            prop_assert_eq!(mask.voxels(), expected.iter().map(|v| usize::from(*v)).sum::<usize>());
+        }
+    }
+}

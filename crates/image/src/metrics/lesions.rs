@@ -1,0 +1,101 @@
+//! Which of a structure's parts were found: lesions are what users count.
+
+use ndarray::ArrayView3;
+
+use crate::labels::components::{Connectivity, shares_of_components};
+
+/// The connected components of a structure in reference and prediction, those that share no voxel with the other being
+/// missed or found in error: the lesion-wise detection of ISLES 2022 (Hernandez Petzsche et al., Scientific Data).
+///
+/// `f1` is undefined where neither has any, `sensitivity` where the reference has none, `precision` where the
+/// prediction has none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Detection {
+    /// Components of the reference.
+    pub reference: usize,
+    /// Those of them that share a voxel with the prediction.
+    pub found: usize,
+    /// Components of the prediction.
+    pub predicted: usize,
+    /// Those of them that share no voxel with the reference.
+    pub false_positive: usize,
+}
+
+impl Detection {
+    /// # Shapes
+    /// Masks: (z, y, x), of one shape
+    pub fn of(
+        prediction: ArrayView3<bool>,
+        reference: ArrayView3<bool>,
+        connectivity: Connectivity,
+    ) -> Self {
+        let in_prediction = shares_of_components(reference, prediction, connectivity);
+        let in_reference = shares_of_components(prediction, reference, connectivity);
+        Self {
+            reference: in_prediction.len(),
+            found: in_prediction.iter().filter(|voxels| **voxels > 0).count(),
+            predicted: in_reference.len(),
+            false_positive: in_reference.iter().filter(|voxels| **voxels == 0).count(),
+        }
+    }
+
+    /// 2 found / (2 found + in error + missed).
+    pub fn f1(&self) -> Option<f64> {
+        let wrong = self.false_positive + self.reference - self.found;
+        ratio(2 * self.found, 2 * self.found + wrong)
+    }
+
+    /// The share of the reference's components that were found.
+    pub fn sensitivity(&self) -> Option<f64> {
+        ratio(self.found, self.reference)
+    }
+
+    /// The share of the prediction's components that are in the reference.
+    pub fn precision(&self) -> Option<f64> {
+        ratio(self.predicted - self.false_positive, self.predicted)
+    }
+}
+
+fn ratio(part: usize, whole: usize) -> Option<f64> {
+    (whole > 0).then(|| part as f64 / whole as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::{Array3, s};
+
+    use super::*;
+
+    #[test]
+    fn parts_are_found_missed_or_made_up() {
+        let mut reference = Array3::from_elem((4, 6, 12), false);
+        reference.slice_mut(s![0..2, 0..2, 0..2]).fill(true);
+        reference.slice_mut(s![0..2, 0..2, 5..7]).fill(true);
+        reference[(3, 5, 11)] = true; // missed
+        let mut prediction = Array3::from_elem((4, 6, 12), false);
+        // One part over two of the reference, one in error, which touches another at a corner.
+        prediction.slice_mut(s![1..2, 1..2, 1..6]).fill(true);
+        prediction[(3, 4, 0)] = true;
+        prediction[(2, 3, 1)] = true;
+        let all = Connectivity::TwentySix;
+        let found = Detection::of(prediction.view(), reference.view(), all);
+        let wanted = Detection {
+            reference: 3,
+            found: 2,
+            predicted: 2,
+            false_positive: 1,
+        };
+        assert_eq!(found, wanted);
+        assert_eq!(found.f1(), Some(4.0 / 6.0));
+        assert_eq!(found.sensitivity(), Some(2.0 / 3.0));
+        assert_eq!(found.precision(), Some(0.5));
+        let faces = Detection::of(prediction.view(), reference.view(), Connectivity::Six);
+        assert_eq!((faces.predicted, faces.false_positive), (3, 2));
+        let nothing = Array3::from_elem((4, 6, 12), false);
+        let none = Detection::of(nothing.view(), nothing.view(), all);
+        assert_eq!(
+            (none.f1(), none.sensitivity(), none.precision()),
+            (None, None, None)
+        );
+    }
+}

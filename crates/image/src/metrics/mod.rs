@@ -1,0 +1,9 @@
+//! TODO
+
+pub mod calibration;
+pub mod distance_transform;
+pub mod lesions;
+pub mod overlap;
+pub mod summary;
+pub mod surface;
+pub mod wilcoxon;

@@ -1,0 +1,269 @@
+//! What a header says, checked before anything is allocated.
+
+use super::geometry;
+use super::raw::{DESCRIP_BYTES, RawHeader, Version};
+use crate::formats::VoxelType;
+use crate::space::Grid;
+use ctseg_base::{Error, Result};
+
+/// A checked header, with the source's bytes kept so that label maps can be written on exactly its grid.
+#[derive(Debug, Clone)]
+pub struct NiftiHeader {
+    pub(super) raw: RawHeader,
+    pub(super) voxel_type: VoxelType,
+    pub(super) data_offset: u64,
+    pub(super) compressed: bool,
+    pub(super) warnings: Vec<String>,
+    grid: Grid,
+    scaling: Option<(f64, f64)>,
+}
+
+impl NiftiHeader {
+    /// Checks every field that decides how voxels are read; says in words what is wrong.
+    pub(super) fn parse(raw: RawHeader, compressed: bool) -> std::result::Result<Self, String> {
+        let layout = raw.layout();
+        let voxel_type = VoxelType::from_code(raw.short(layout.datatype))?;
+        let (shape, axes) = shape(&raw)?;
+        let mut warnings = Vec::new();
+        let bits = raw.short(layout.bitpix);
+        if i32::from(bits) != 8 * i32::from(voxel_type.bytes()) {
+            warnings.push(format!(
+                "bitpix is {bits} although {} has {} bits; the data type is believed",
+                voxel_type.name(),
+                8 * voxel_type.bytes()
+            ));
+        }
+        let data_offset = data_offset(&raw)?;
+        let voxels = shape.iter().map(|n| *n as u64).product::<u64>();
+        if (voxels * u64::from(voxel_type.bytes()))
+            .checked_add(data_offset)
+            .is_none()
+        {
+            return Err(format!(
+                "vox_offset {data_offset} is nonsense; the header is damaged"
+            ));
+        }
+        let affine = geometry::affine(&raw, axes, shape, &mut warnings)?;
+        let scaling = scaling(&raw)?;
+        let header = Self {
+            voxel_type,
+            data_offset,
+            compressed,
+            grid: Grid { shape, affine },
+            scaling,
+            warnings,
+            raw,
+        };
+        Ok(header.with_unit_warning())
+    }
+
+    /// The header of a new NIfTI-1 file on `grid` (NIfTI-2 if an axis has more than 32767 voxels).
+    ///
+    /// sform and qform have code 1 and units are mm; the qform is left out (code 0) if the axes are not
+    /// at right angles. NIfTI-1 rounds the affine to 32-bit reals: [`NiftiHeader::grid`] is what readers
+    /// will see. Fails if the grid is empty or its affine singular.
+    pub fn for_grid(grid: &Grid) -> Result<Self> {
+        let version = match grid.shape.iter().all(|n| i16::try_from(*n).is_ok()) {
+            true => Version::Nifti1,
+            false => Version::Nifti2,
+        };
+        let mut raw = RawHeader::blank(version);
+        let layout = raw.layout();
+        raw.set_dim(0, 3);
+        for axis in 1..8 {
+            let size = grid.shape.get(axis - 1).map_or(1, |n| *n as i64);
+            raw.set_dim(axis, size);
+            let spacing = grid.spacing_mm().get(axis - 1).copied().unwrap_or(1.0);
+            raw.set_real(layout.pixdim, axis, spacing);
+        }
+        let (bcd, qfac) = geometry::quaternion(grid);
+        raw.set_real(layout.pixdim, 0, qfac);
+        raw.set_xyzt_units(2);
+        raw.set_code(layout.sform_code, 1);
+        for row in 0..3 {
+            for col in 0..4 {
+                raw.set_real(layout.srow, 4 * row + col, grid.affine[row][col]);
+            }
+        }
+        if grid.is_orthogonal(1e-5) {
+            raw.set_code(layout.qform_code, 1);
+            for (axis, component) in bcd.into_iter().enumerate() {
+                raw.set_real(layout.quatern, axis, component);
+                raw.set_real(layout.quatern, 3 + axis, grid.affine[axis][3]);
+            }
+        }
+        raw.set_extension_bytes(4);
+        raw.set_real(layout.scl_slope, 0, 1.0);
+        raw.set_short(layout.datatype, VoxelType::U8.code());
+        raw.set_short(layout.bitpix, 8);
+        Self::parse(raw, false)
+            .map_err(|problem| Error::invalid(format!("cannot write a NIfTI file: {problem}")))
+    }
+
+    /// Shape (x, y, z) and affine, as nibabel's `img.shape[:3]` and `img.affine`.
+    pub fn grid(&self) -> Grid {
+        self.grid
+    }
+
+    /// The voxels' type as stored in the file, by its name in NumPy.
+    pub fn datatype_name(&self) -> &'static str {
+        self.voxel_type.name()
+    }
+
+    /// The free text that the writer left in `descrip`.
+    pub fn description(&self) -> String {
+        self.raw.text(self.raw.layout().descrip, DESCRIP_BYTES)
+    }
+
+    /// NIfTI-1 or NIfTI-2.
+    pub fn version(&self) -> Version {
+        self.raw.version()
+    }
+
+    /// Whether the file is gzip data, by its content and not its name.
+    pub fn is_compressed(&self) -> bool {
+        self.compressed
+    }
+
+    /// The unit that the header claims for lengths; all are taken as mm, as nibabel does.
+    pub fn units(&self) -> &'static str {
+        match self.raw.xyzt_units() & 7 {
+            1 => "m",
+            2 => "mm",
+            3 => "micron",
+            _ => "unknown",
+        }
+    }
+
+    /// The header's `qform_code`, as written.
+    pub fn qform_code(&self) -> i32 {
+        self.raw.code(self.raw.layout().qform_code)
+    }
+
+    /// The header's `sform_code`, as written.
+    pub fn sform_code(&self) -> i32 {
+        self.raw.code(self.raw.layout().sform_code)
+    }
+
+    /// Slope and intercept that stored values are scaled with; `None` if they are as stored.
+    pub fn scaling(&self) -> Option<(f64, f64)> {
+        self.scaling
+    }
+
+    /// Whether every program places both images alike, whichever transform it believes: qform, sform, their codes,
+    /// voxel sizes and units are the same numbers.
+    pub fn same_placement(&self, other: &Self) -> bool {
+        self.grid().shape == other.grid().shape && geometry::same_placement(&self.raw, &other.raw)
+    }
+
+    /// Whether label values stand in the file as they are: an unscaled integer type, no more than three dimensions.
+    pub fn holds_plain_labels(&self) -> bool {
+        self.scaling().is_none()
+            && self.voxel_type.integer_range().is_some()
+            && self.raw.dim(0) <= 3
+    }
+
+    /// What one voxel takes by `pixdim` alone, in mm³: the product of nibabel's `get_zooms`, in its precision.
+    pub fn voxel_mm3(&self) -> f64 {
+        let [x, y, z] = geometry::voxel_size(&self.raw);
+        match self.raw.version() {
+            Version::Nifti1 => f64::from(x as f32 * y as f32 * z as f32),
+            Version::Nifti2 => x * y * z,
+        }
+    }
+
+    /// The header as it stands in the file: 348 bytes, or 540 in NIfTI-2.
+    pub fn raw_bytes(&self) -> &[u8] {
+        self.raw.bytes()
+    }
+
+    /// What a user should know about the file, one line each, without its name.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Bytes of all voxels in the file; cannot overflow, the shape has been checked.
+    pub(super) fn data_bytes(&self) -> u64 {
+        self.grid.voxels() as u64 * u64::from(self.voxel_type.bytes())
+    }
+
+    fn with_unit_warning(mut self) -> Self {
+        if let unit @ ("m" | "micron") = self.units() {
+            self.warnings.push(format!(
+                "says that lengths are in {unit}; taken as mm, as nibabel does"
+            ));
+        }
+        self
+    }
+}
+
+/// The shape (x, y, z) and the number of dimensions of an image of one volume.
+fn shape(raw: &RawHeader) -> std::result::Result<([usize; 3], usize), String> {
+    let axes = match raw.dim(0) {
+        axes @ 2..=7 => axes as usize,
+        axes => {
+            return Err(format!(
+                "has {axes} dimensions; expected 3 (or 2, or more for a single volume); if that is not \
+                 what was meant, the header is damaged"
+            ));
+        }
+    };
+    let dims: Vec<i64> = (1..=axes).map(|axis| raw.dim(axis)).collect();
+    if let Some(bad) = dims.iter().find(|n| **n < 1) {
+        return Err(format!(
+            "has dimensions {dims:?}, one of them {bad}; expected at least 1 voxel along each; export \
+             the image again"
+        ));
+    }
+    let mut shape = [1usize; 3];
+    // 8 bytes per voxel in the file and in memory: no product below may overflow.
+    let mut room = (isize::MAX / 8) as u64;
+    for (axis, n) in dims.iter().enumerate() {
+        room /= n.unsigned_abs();
+        if room == 0 {
+            return Err(format!(
+                "has dimensions {dims:?}, more voxels than any memory holds; the header is damaged"
+            ));
+        }
+        if let Some(size) = shape.get_mut(axis) {
+            *size = n.unsigned_abs() as usize;
+        }
+    }
+    let volumes = dims.iter().skip(3).product::<i64>();
+    if volumes > 1 {
+        return Err(format!(
+            "holds {volumes} volumes (dimensions {dims:?}); expected one 3-D volume; split it, for \
+             example with nibabel.four_to_three"
+        ));
+    }
+    Ok((shape, axes))
+}
+
+fn data_offset(raw: &RawHeader) -> std::result::Result<u64, String> {
+    let first = raw.version().first_voxel_byte();
+    let offset = raw.vox_offset();
+    // Whole numbers above 2^53 are not told apart by f64; no file reaches that far.
+    if offset.fract() == 0.0 && (first as f64..=2f64.powi(53)).contains(&offset) {
+        return Ok(offset as u64);
+    }
+    Err(format!(
+        "says that its voxels begin at byte {offset}; expected a whole number from {first}; the header \
+         is damaged"
+    ))
+}
+
+/// Slope and intercept as nibabel takes them: a slope of 0, NaN or infinity means there are none.
+fn scaling(raw: &RawHeader) -> std::result::Result<Option<(f64, f64)>, String> {
+    let slope = raw.real(raw.layout().scl_slope, 0);
+    let intercept = raw.real(raw.layout().scl_inter, 0);
+    if slope == 0.0 || !slope.is_finite() {
+        return Ok(None);
+    }
+    if !intercept.is_finite() {
+        return Err(format!(
+            "scl_slope is {slope} but scl_inter is {intercept}; expected a finite number; the header \
+             is damaged"
+        ));
+    }
+    Ok((slope != 1.0 || intercept != 0.0).then_some((slope, intercept)))
+}

@@ -1,0 +1,6 @@
+//! TODO
+
+pub mod channels;
+pub mod normalisation;
+pub mod random_normal;
+pub mod sliding_window;

@@ -1,0 +1,239 @@
+//! Network output back onto the source's voxels, as labels.
+
+use std::ops::Range;
+
+use ndarray::parallel::prelude::*;
+use ndarray::{Array3, ArrayView3, ArrayView4, ArrayViewMut3, Axis, Slice, Zip};
+
+use super::alignment::{at_nearest, checked_map, in_target_order, positions_zyx, target_axis};
+use super::plan::{Kernel, interpolate};
+use crate::space::{Grid, LabelMap, VoxelBox};
+use ctseg_base::{Error, Result};
+
+/// Most planes of the source that one thread restores at a time: what bounds the memory beside the result.
+const SLAB: usize = 16;
+
+/// So many portions for each thread, so that none waits for long.
+const SLABS_PER_THREAD: usize = 4;
+
+/// How labels are made of logits.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Restoration {
+    /// The axis (x, y, z) of the network's grid along which the nearest voxel counts, instead of both neighbours.
+    pub nearest: Option<usize>,
+    /// Of regions that lie in one another (nnU-Net's) their labels: of several with a positive logit the one that is
+    /// named last here wins. Empty: the one with the largest logit.
+    pub regions: Vec<u16>,
+}
+
+/// [`restore`] by linear interpolation; the largest logit wins.
+///
+/// # Errors
+/// As [`restore`].
+pub fn restore_exclusive(
+    logits: ArrayView4<f32>,
+    from: &Grid,
+    source: &Grid,
+    label_values: &[u16],
+) -> Result<LabelMap> {
+    restore(logits, from, source, label_values, &Restoration::default())
+}
+
+/// Labels on `source` from logits on the network's grid `from`: of independent structures (sigmoid), or of
+/// exclusive classes whose background has the logit 0 (softmax).
+///
+/// Each structure's logits are interpolated linearly onto the source's voxels (beyond the outermost
+/// voxel centres of `from` they repeat), and the largest positive one decides (or as `how` says); where none is positive,
+/// that is, no independent structure reaches a probability above 0.5, or the background is the likeliest of
+/// exclusive classes, it is background. The structure listed first
+/// wins a tie. Voxels whose centre lies outside the outer faces of `from` are background; `from` may be
+/// a part of the source or reach beyond it. NaN never wins.
+///
+/// Memory beside the result: a few slabs of 16 planes per thread, whatever the number of structures.
+///
+/// # Shapes
+/// `logits`: (structure, z, y, x) on `from`; `label_values`: the label of each structure
+///
+/// # Errors
+/// Shapes that do not fit together, a label 0, grids whose axes are not parallel.
+pub fn restore(
+    logits: ArrayView4<f32>,
+    from: &Grid,
+    source: &Grid,
+    label_values: &[u16],
+    how: &Restoration,
+) -> Result<LabelMap> {
+    if logits.len_of(Axis(0)) != label_values.len() || label_values.contains(&0) {
+        return Err(Error::invalid(format!(
+            "cannot restore labels: {} structures' logits for the label values {label_values:?}; expected \
+             one value above 0 for each structure",
+            logits.len_of(Axis(0))
+        )));
+    }
+    let map = checked_map(&logits.shape()[1..], from, source)?;
+    let mut positions = positions_zyx(&map, source.shape.map(|voxels| 0..voxels));
+    let aligned: Vec<_> = logits
+        .axis_iter(Axis(0))
+        .map(|own| in_target_order(own, &map))
+        .collect();
+    let mut result = LabelMap::empty(*source);
+    let Some(first) = aligned.first() else {
+        return Ok(result);
+    };
+    // Outside the faces is outside the region that the network looked at.
+    let covered = [0, 1, 2].map(|axis| {
+        let outer_face = first.shape()[axis] as f64 - 0.5;
+        within(&positions[axis], |p| {
+            (-0.5 - 1e-6..=outer_face + 1e-6).contains(&p)
+        })
+    });
+    if let Some(axis) = how.nearest.and_then(|axis| target_axis(&map, axis)) {
+        at_nearest(&mut positions, axis, first.shape());
+    }
+    let mut structures: Vec<Structure> = aligned
+        .into_par_iter()
+        .zip(label_values)
+        .filter_map(|(logits, label)| Structure::new(logits, *label, &positions, &covered))
+        .collect();
+    let rank = |label: u16| how.regions.iter().position(|region| *region == label);
+    structures.sort_by_key(|structure| rank(structure.label));
+    let winner = match how.regions.is_empty() {
+        true => Winner::Largest,
+        false => Winner::Last,
+    };
+    let mut covered_labels = result.data.view_mut();
+    for (axis, range) in covered.iter().enumerate() {
+        covered_labels.slice_axis_inplace(Axis(axis), Slice::from(range.clone()));
+    }
+    // Slabs across z or, of a source with few planes, across y.
+    let axis = usize::from(covered[1].len() > 2 * covered[0].len());
+    let portions = SLABS_PER_THREAD * rayon::current_num_threads();
+    let size = covered[axis].len().div_ceil(portions).clamp(1, SLAB);
+    let slabs = covered_labels.axis_chunks_iter_mut(Axis(axis), size);
+    slabs.into_par_iter().enumerate().for_each(|(place, slab)| {
+        let mut origin = [0, 1, 2].map(|axis| covered[axis].start);
+        origin[axis] += place * size;
+        restore_slab(slab, origin, &positions, &structures, winner);
+    });
+    Ok(result)
+}
+
+/// Which of several structures with a positive logit a voxel belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Winner {
+    /// The first with the largest.
+    Largest,
+    Last,
+}
+
+/// One structure and the only part of the target where it can win.
+struct Structure<'a> {
+    /// Axes in the target's order.
+    logits: ArrayView3<'a, f32>,
+    label: u16,
+    /// Target indices (z, y, x) that some positive logit reaches.
+    reach: [Range<usize>; 3],
+}
+
+impl<'a> Structure<'a> {
+    /// `None` if it wins nowhere in the covered part.
+    fn new(
+        logits: ArrayView3<'a, f32>,
+        label: u16,
+        positions: &[Vec<f64>; 3],
+        covered: &[Range<usize>; 3],
+    ) -> Option<Self> {
+        // An interpolated logit is a mean of its neighbours: positive only beside a positive one.
+        let positive = positive_box(logits)?;
+        let reach = std::array::from_fn(|axis| {
+            let last = logits.shape()[axis] as f64 - 1.0;
+            let (low, high) = (positive.start[axis] as f64 - 1.0, positive.end[axis] as f64);
+            let reached = within(&positions[axis], |p| {
+                let p = p.clamp(0.0, last);
+                p > low && p < high
+            });
+            overlap(&reached, &covered[axis])
+        });
+        reach.iter().all(|range| !range.is_empty()).then_some(Self {
+            logits,
+            label,
+            reach,
+        })
+    }
+}
+
+/// A running arg-max over the structures; `origin` is the slab's first target index (z, y, x).
+fn restore_slab(
+    mut slab: ArrayViewMut3<u16>,
+    origin: [usize; 3],
+    positions: &[Vec<f64>; 3],
+    structures: &[Structure],
+    winner: Winner,
+) {
+    // Background has the logit 0.
+    let mut best = Array3::<f32>::zeros(slab.raw_dim());
+    let own = [0, 1, 2].map(|axis| origin[axis]..origin[axis] + slab.len_of(Axis(axis)));
+    for structure in structures {
+        let part = [0, 1, 2].map(|axis| overlap(&structure.reach[axis], &own[axis]));
+        if part.iter().any(Range::is_empty) {
+            continue;
+        }
+        let wanted = [0, 1, 2].map(|axis| positions[axis][part[axis].clone()].to_vec());
+        // The slabs are what runs in parallel.
+        let logits = interpolate(structure.logits, wanted, Kernel::Linear, None, false);
+        let (mut best, mut labels) = (best.view_mut(), slab.view_mut());
+        for axis in 0..3 {
+            let range = part[axis].start - origin[axis]..part[axis].end - origin[axis];
+            best.slice_axis_inplace(Axis(axis), Slice::from(range.clone()));
+            labels.slice_axis_inplace(Axis(axis), Slice::from(range));
+        }
+        Zip::from(&mut labels)
+            .and(&mut best)
+            .and(&logits)
+            .for_each(|label, best, logit| {
+                if *logit > *best {
+                    *label = structure.label;
+                    if winner == Winner::Largest {
+                        *best = *logit;
+                    }
+                }
+            });
+    }
+}
+
+/// The box around all positive logits, in array axes (z, y, x).
+fn positive_box(logits: ArrayView3<f32>) -> Option<VoxelBox> {
+    let mut start = [usize::MAX; 3];
+    let mut end = [0; 3];
+    for (z, plane) in logits.outer_iter().enumerate() {
+        for (y, row) in plane.rows().into_iter().enumerate() {
+            let positive = |logit: &f32| *logit > 0.0;
+            let Some(first) = row.iter().position(positive) else {
+                continue;
+            };
+            let beyond = row.len() - row.iter().rev().position(positive).unwrap_or(0);
+            let low = [z, y, first];
+            let high = [z + 1, y + 1, beyond];
+            start = std::array::from_fn(|axis| start[axis].min(low[axis]));
+            end = std::array::from_fn(|axis| end[axis].max(high[axis]));
+        }
+    }
+    (end[0] > 0).then_some(VoxelBox { start, end })
+}
+
+/// The indices whose positions satisfy `wanted`; positions are monotonic and `wanted` an interval.
+fn within(positions: &[f64], wanted: impl Fn(f64) -> bool) -> Range<usize> {
+    let Some(first) = positions.iter().position(|p| wanted(*p)) else {
+        return 0..0;
+    };
+    let count = positions[first..]
+        .iter()
+        .take_while(|p| wanted(**p))
+        .count();
+    first..first + count
+}
+
+fn overlap(a: &Range<usize>, b: &Range<usize>) -> Range<usize> {
+    let start = a.start.max(b.start);
+    start..a.end.min(b.end).max(start)
+}

@@ -1,0 +1,15 @@
+//! The values everything else is made of: grids, boxes, volumes and label maps. No I/O, no numerics.
+
+mod affine;
+mod grid;
+mod label_colours;
+mod orientation;
+mod volume;
+mod voxel_box;
+
+pub use affine::Affine;
+pub use grid::{AxisMap, Grid, GridMap};
+pub use label_colours::label_colour;
+pub use orientation::Orientation;
+pub use volume::{LabelMap, Volume};
+pub use voxel_box::VoxelBox;

@@ -1,0 +1,5 @@
+//! TODO
+
+pub mod histogram;
+pub mod structures;
+pub mod totalsegmentator;

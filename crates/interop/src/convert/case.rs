@@ -1,0 +1,347 @@
+//! The check of one case before anything of it is written.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use super::job::{Conversion, Overlaps};
+use super::labels::Labels;
+use ctseg_base::memory_semaphore::{Admitted, Gate};
+use ctseg_base::{Error, Result};
+use ctseg_core::dataset::{
+    Case, Dataset, GRID_TOLERANCE_MM, LabelSource, count_values, grid_difference, unknown_values,
+};
+use ctseg_image::formats::read_label_map;
+use ctseg_image::nifti;
+use ctseg_image::nifti::NiftiHeader;
+use ctseg_image::space::LabelMap;
+
+/// ITK, which nnU-Net reads with first, refuses images whose axes are further from right angles (cosine).
+const SKEWED: f64 = 1e-4;
+
+/// Bytes per voxel while labels are read: of the map and of one mask.
+const LABEL_BYTES: u64 = 4;
+
+/// What every check needs.
+#[derive(Clone, Copy)]
+pub(super) struct Checks<'a> {
+    pub dataset: &'a Dataset,
+    pub channels: usize,
+    pub labels: &'a Labels,
+    pub conversion: &'a Conversion,
+    pub memory: &'a Gate,
+}
+
+/// A sound case, its labels ready to be written.
+pub(super) struct Checked<'a> {
+    /// Of the image's first channel.
+    pub header: NiftiHeader,
+    pub labels: Option<ReadyLabels>,
+    /// Label values that occur, as in the converted dataset.
+    pub present: BTreeSet<u16>,
+    /// Whether the image's axes are not at right angles.
+    pub skewed: bool,
+    pub notes: Vec<String>,
+    _memory: Admitted<'a>,
+}
+
+pub(super) enum ReadyLabels {
+    /// The file is as it should be.
+    AsIs(PathBuf),
+    /// On the image's grid, with the values of the converted dataset.
+    Made(LabelMap),
+}
+
+/// Problems and remarks of a case while it is looked at.
+#[derive(Default)]
+struct Findings {
+    problems: Vec<String>,
+    notes: Vec<String>,
+}
+
+impl Findings {
+    fn problem(&mut self, file: &Path, problem: impl Into<String>) {
+        self.problems.push(Error::file(file, problem).to_string());
+    }
+
+    /// The value, or nothing and a problem more.
+    fn kept<T>(&mut self, result: Result<T>) -> Option<T> {
+        result
+            .map_err(|error| self.problems.push(error.to_string()))
+            .ok()
+    }
+}
+
+impl<'a> Checks<'a> {
+    /// Reads image and labels of a case to the end; everything that is wrong with it, one line each, if anything is.
+    pub fn checked(
+        &self,
+        case: &Case,
+        images: &[PathBuf],
+    ) -> std::result::Result<Checked<'a>, Vec<String>> {
+        let mut found = Findings::default();
+        let header = self.image(case, images, &mut found);
+        let voxels = header.as_ref().map_or(0, |header| header.grid().voxels());
+        let memory = self.memory.admit(LABEL_BYTES * voxels as u64);
+        let (map, file) = match &case.labels {
+            LabelSource::None if self.dataset.is_test(&case.id) => (None, None),
+            LabelSource::None => {
+                let problem =
+                    "a training case without labels; add its label file or remove the case";
+                found.problem(&case.image, problem);
+                (None, None)
+            }
+            LabelSource::Map(path) => (self.map(path, header.as_ref(), &mut found), Some(path)),
+            LabelSource::PerStructure(files) => {
+                (self.masks(files, header.as_ref(), &mut found), None)
+            }
+        };
+        let (Some(header), true) = (header, found.problems.is_empty()) else {
+            return Err(found.problems);
+        };
+        let (labels, present) = self.ready(map, file, &header, &mut found);
+        Ok(Checked {
+            skewed: !header.grid().is_orthogonal(SKEWED),
+            header,
+            labels,
+            present,
+            notes: found.notes,
+            _memory: memory,
+        })
+    }
+
+    /// The channels' files: readable to the end, as many channels as there should be, all on one grid.
+    fn image(&self, case: &Case, images: &[PathBuf], found: &mut Findings) -> Option<NiftiHeader> {
+        let mut first: Option<NiftiHeader> = None;
+        let mut channels = 0;
+        for path in images {
+            let Some((header, count)) = found.kept(nifti::read_channels(path)) else {
+                continue;
+            };
+            channels += count;
+            let grid = header.grid();
+            match &first {
+                Some(first) if !grid.same_as(&first.grid(), GRID_TOLERANCE_MM) => found.problem(
+                    path,
+                    "lies on another grid than the image's first channel; resample it onto that",
+                ),
+                Some(_) => {}
+                None => {
+                    let warnings = header.warnings().iter();
+                    found
+                        .notes
+                        .extend(warnings.map(|warning| format!("the image {warning}")));
+                    first = Some(header);
+                }
+            }
+            let non_finite = found.kept(nifti::check_channels(path)).unwrap_or(0);
+            if non_finite > 0 {
+                found.notes.push(format!(
+                    "{non_finite} voxels of the image are NaN or infinite, which nnU-Net refuses"
+                ));
+            }
+        }
+        first.as_ref()?;
+        let more = surplus_channel(case, images.len());
+        if let Some(more) = more {
+            let problem = format!(
+                "a channel more than the {} that the dataset names; name it too, or remove it",
+                self.channels
+            );
+            found.problem(&more, problem);
+        } else if channels != self.channels && found.problems.is_empty() {
+            let problem = format!(
+                "has {channels} channel{}; expected {}: --channels names them where the dataset does not, such as --channels CT,PET",
+                if channels == 1 { "" } else { "s" },
+                self.channels
+            );
+            found.problem(&case.image, problem);
+        }
+        first
+    }
+
+    /// A label map, if it can be read; whether it fits is said.
+    fn map(
+        &self,
+        path: &Path,
+        image: Option<&NiftiHeader>,
+        found: &mut Findings,
+    ) -> Option<LabelMap> {
+        let labels = read(path, image, found)?;
+        let counts = count_values(&labels);
+        let structures = &self.dataset.structures;
+        let is_known = |value: u16| {
+            value == 0
+                || self.dataset.ignore == Some(value)
+                || structures.iter().any(|s| s.value == value)
+        };
+        let unknown: Vec<_> = counts
+            .iter()
+            .filter(|(value, _)| !is_known(*value))
+            .collect();
+        if !unknown.is_empty() {
+            found.problem(path, unknown_values(&unknown, self.dataset));
+        }
+        Some(labels)
+    }
+
+    /// Masks as one label map, the later over the earlier ones.
+    fn masks(
+        &self,
+        files: &[(u16, PathBuf)],
+        image: Option<&NiftiHeader>,
+        found: &mut Findings,
+    ) -> Option<LabelMap> {
+        let mut merged: Option<LabelMap> = None;
+        let mut overlaps: BTreeMap<(u16, u16), usize> = BTreeMap::new();
+        for (value, path) in files {
+            let Some(mask) = read(path, image, found) else {
+                continue;
+            };
+            let marked = count_values(&mask);
+            if let [.., (a, _), (b, _)] = marked.as_slice()
+                && *a != 0
+            {
+                found.problem(
+                    path,
+                    format!("has the values {a} and {b} besides 0; expected a binary mask"),
+                );
+            }
+            let labels = merged.get_or_insert_with(|| LabelMap::empty(mask.grid));
+            if labels.grid.shape == mask.grid.shape {
+                overlay(labels, &mask, *value, &mut overlaps);
+            }
+        }
+        self.overlapping(files, &overlaps, found);
+        let missing = self.dataset.structures.iter();
+        let missing = missing.filter(|s| files.iter().all(|(value, _)| *value != s.value));
+        let missing: Vec<&str> = missing.map(|s| s.name.as_str()).collect();
+        if let Some(first) = missing.first() {
+            found.notes.push(match missing.len() - 1 {
+                0 => format!("no mask of {first}; taken for background"),
+                more => format!("no masks of {first} and {more} more; taken for background"),
+            });
+        }
+        merged
+    }
+
+    fn overlapping(
+        &self,
+        files: &[(u16, PathBuf)],
+        overlaps: &BTreeMap<(u16, u16), usize>,
+        found: &mut Findings,
+    ) {
+        let Some(((a, b), voxels)) = overlaps.iter().max_by_key(|(_, voxels)| **voxels) else {
+            return;
+        };
+        let name = |value: &u16| {
+            let known = self.dataset.structures.iter().find(|s| s.value == *value);
+            known.map_or_else(|| value.to_string(), |s| s.name.clone())
+        };
+        let more = match overlaps.len() - 1 {
+            0 => String::new(),
+            more => format!(", and {more} more pairs overlap"),
+        };
+        let words = format!(
+            "the masks of {} and {} overlap in {voxels} voxels{more}",
+            name(a),
+            name(b)
+        );
+        match self.conversion.overlaps {
+            Overlaps::Last => found.notes.push(format!(
+                "{words}; they are of the later one in the order of the label values"
+            )),
+            Overlaps::Refuse => {
+                let path = files
+                    .iter()
+                    .find(|(value, _)| value == b)
+                    .map(|(_, path)| path);
+                found.problem(
+                    path.map_or(Path::new(""), PathBuf::as_path),
+                    format!("{words}, and a label map has one label per voxel; correct them, or let the later one win with --overlaps last"),
+                );
+            }
+        }
+    }
+
+    /// The labels as they are to be written, and which values occur.
+    fn ready(
+        &self,
+        map: Option<LabelMap>,
+        file: Option<&PathBuf>,
+        image: &NiftiHeader,
+        found: &mut Findings,
+    ) -> (Option<ReadyLabels>, BTreeSet<u16>) {
+        let Some(mut map) = map else {
+            return (None, BTreeSet::new());
+        };
+        map.grid = image.grid();
+        let map = self.labels.renumbered(map);
+        let counts = count_values(&map);
+        let present: BTreeSet<u16> = counts
+            .into_iter()
+            .map(|(value, _)| value)
+            .filter(|v| *v > 0)
+            .collect();
+        if present.is_empty() {
+            found.notes.push("nothing is labelled".to_owned());
+        }
+        let as_is = file.filter(|path| {
+            let header = nifti::read_header(path);
+            self.labels.are_kept()
+                && header.is_ok_and(|header| {
+                    header.is_compressed()
+                        && header.holds_plain_labels()
+                        && header.same_placement(image)
+                })
+        });
+        let ready = match as_is {
+            Some(path) => ReadyLabels::AsIs(path.clone()),
+            None => ReadyLabels::Made(map),
+        };
+        (Some(ready), present)
+    }
+}
+
+/// A label file that must lie on the image's grid.
+fn read(path: &Path, image: Option<&NiftiHeader>, found: &mut Findings) -> Option<LabelMap> {
+    if !path.exists() {
+        found.problem(
+            path,
+            "there is no such label file; add it or remove the case",
+        );
+        return None;
+    }
+    let (_, labels) = found.kept(read_label_map(path))?;
+    let difference = image.and_then(|image| grid_difference(&labels.grid, &image.grid()));
+    if let Some(problem) = difference {
+        found.problem(path, problem);
+    }
+    Some(labels)
+}
+
+/// Marks with `value` what `mask` holds, and counts what had another label before.
+fn overlay(
+    labels: &mut LabelMap,
+    mask: &LabelMap,
+    value: u16,
+    overlaps: &mut BTreeMap<(u16, u16), usize>,
+) {
+    ndarray::Zip::from(&mut labels.data)
+        .and(&mask.data)
+        .for_each(|label, mask| {
+            if *mask != 0 {
+                if *label != 0 {
+                    *overlaps.entry((*label, value)).or_insert(0) += 1;
+                }
+                *label = value;
+            }
+        });
+}
+
+/// A file of nnU-Net's for a channel behind the last.
+fn surplus_channel(case: &Case, channels: usize) -> Option<PathBuf> {
+    let name = case.image.file_name()?.to_str()?;
+    let ending = name.strip_prefix(&format!("{}_0000", case.id))?;
+    let next = format!("{}_{channels:04}{ending}", case.id);
+    Some(case.image.with_file_name(next)).filter(|path| path.exists())
+}

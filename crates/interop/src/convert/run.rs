@@ -1,0 +1,272 @@
+//! The cases one after the other, as many at a time as there are threads and memory.
+
+use ctseg_core::dataset::Dataset;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::case::Checks;
+
+use super::files::Planned;
+use super::journal::{Journal, Record, SourceFile};
+use super::target::Target;
+use ctseg_base::cancel::guarded;
+use ctseg_base::disk_full::is_full;
+use ctseg_base::failures::Failure;
+use ctseg_base::progress::{CaseCounts, Observer};
+use ctseg_base::{Error, Result};
+use ctseg_core::dataset::{Case, Channels, LabelSource};
+use ctseg_core::outputs::sidecar::Written;
+
+/// All cases to be looked at and, with a target, written.
+pub(super) struct Work<'a> {
+    pub checks: Checks<'a>,
+    pub channels: &'a Channels,
+    pub planned: &'a [Planned<'a>],
+    pub target: Option<&'a Target>,
+    /// What an earlier run has done, by the cases' names.
+    pub old: BTreeMap<String, Record>,
+    pub journal: Option<&'a Journal>,
+}
+
+/// How it ended.
+#[derive(Default)]
+pub(super) struct Ended {
+    /// Of the cases that are there (or sound), by name.
+    pub records: BTreeMap<String, Record>,
+    /// How many of them were there already.
+    pub kept: usize,
+    pub failures: Vec<Failure>,
+    pub notes: BTreeMap<String, Vec<String>>,
+    pub interrupted: bool,
+}
+
+/// What came of one case.
+enum Outcome {
+    Kept(Record),
+    Done(Record, Vec<String>),
+    Failed(Vec<String>),
+}
+
+/// What came of the cases so far.
+#[derive(Default)]
+struct Done {
+    outcomes: BTreeMap<usize, Outcome>,
+    /// All cases before this one have been told of.
+    told: usize,
+    counts: CaseCounts,
+}
+
+impl Done {
+    /// Failures are told in the order of the cases, whichever was looked at first.
+    fn take(&mut self, index: usize, outcome: Outcome, observer: &dyn Observer) {
+        *match &outcome {
+            Outcome::Kept(_) => &mut self.counts.skipped,
+            Outcome::Done(..) => &mut self.counts.done,
+            Outcome::Failed(_) => &mut self.counts.failed,
+        } += 1;
+        self.counts.pending = self.counts.pending.saturating_sub(1);
+        observer.cases(&self.counts);
+        self.outcomes.insert(index, outcome);
+        while let Some(outcome) = self.outcomes.get(&self.told) {
+            if let Outcome::Failed(reasons) = outcome {
+                for reason in reasons {
+                    observer.warn(&format!("failed: {reason}"));
+                }
+            }
+            self.told += 1;
+        }
+    }
+}
+
+impl Work<'_> {
+    /// Does all cases, until somebody asks to stop or a disk is full.
+    pub fn run(&self, name: &str, observer: &dyn Observer, stop: &AtomicBool) -> Result<Ended> {
+        let dataset = self.checks.dataset;
+        let (general, twice) = failures_of(dataset);
+        let todo: Vec<&Planned> = self
+            .planned
+            .iter()
+            .filter(|case| !twice.contains(dataset.cases[case.index].id.as_str()))
+            .collect();
+        for failure in &general {
+            observer.warn(&format!("failed: {}", failure.reason));
+        }
+        let (outcomes, full) = self.outcomes(name, &todo, observer, stop);
+        if let Some(full) = full {
+            return Err(full);
+        }
+        let mut ended = Ended {
+            failures: general,
+            interrupted: outcomes.len() < todo.len(),
+            ..Ended::default()
+        };
+        for (index, outcome) in outcomes {
+            let case = &dataset.cases[todo[index].index];
+            ended.take(case, outcome);
+        }
+        Ok(ended)
+    }
+
+    /// What came of the cases that were done, in their order; the error that ended it all, if one did.
+    fn outcomes(
+        &self,
+        name: &str,
+        todo: &[&Planned],
+        observer: &dyn Observer,
+        stop: &AtomicBool,
+    ) -> (BTreeMap<usize, Outcome>, Option<Error>) {
+        let task = observer.task(name, todo.len() as u64, "cases");
+        let (next, ended) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let done = Done {
+            counts: CaseCounts {
+                pending: todo.len() as u64,
+                ..CaseCounts::default()
+            },
+            ..Done::default()
+        };
+        let (done, fatal) = (Mutex::new(done), Mutex::new(None));
+        let work = || {
+            while !stop.load(Ordering::Relaxed) && !ended.load(Ordering::Relaxed) {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let Some(case) = todo.get(index) else { break };
+                let outcome = match guarded(|| self.done(case)) {
+                    Ok(outcome) => outcome,
+                    Err(error) if is_full(&error) => {
+                        ended.store(true, Ordering::Relaxed);
+                        let mut fatal = fatal.lock().unwrap_or_else(PoisonError::into_inner);
+                        fatal.get_or_insert(error);
+                        break;
+                    }
+                    Err(error) => Outcome::Failed(vec![error.to_string()]),
+                };
+                task.advance(1);
+                let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+                done.take(index, outcome, observer);
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..rayon::current_num_threads().min(todo.len()) {
+                // This thread works too: without others it is only slower.
+                let _ = std::thread::Builder::new().spawn_scoped(scope, work);
+            }
+            work();
+        });
+        (
+            done.into_inner()
+                .unwrap_or_else(PoisonError::into_inner)
+                .outcomes,
+            fatal.into_inner().unwrap_or_else(PoisonError::into_inner),
+        )
+    }
+
+    fn done(&self, planned: &Planned) -> Result<Outcome> {
+        let case = &self.checks.dataset.cases[planned.index];
+        let images = &self.channels.files[planned.index];
+        // Before they are read: a change in between is seen by the next run.
+        let sources = self.sources(case, images);
+        if let (Some(target), Ok(sources)) = (self.target, &sources)
+            && let Some(old) = self.old.get(planned.name)
+            && old.sources == *sources
+            && old.written.keys().collect::<BTreeSet<_>>() == planned.files().collect()
+            && old.id == case.id
+            && old.is_whole(&target.folder)
+        {
+            return Ok(Outcome::Kept(old.clone()));
+        }
+        let checked = match self.checks.checked(case, images) {
+            Ok(checked) => checked,
+            Err(problems) => return Ok(Outcome::Failed(problems)),
+        };
+        let mut record = Record {
+            case: planned.name.to_owned(),
+            id: case.id.clone(),
+            test: planned.test,
+            present: checked.present.clone(),
+            skewed: checked.skewed,
+            sources: sources?,
+            written: BTreeMap::new(),
+        };
+        if let Some(target) = self.target {
+            planned.write(&checked, images, &target.folder, target.format)?;
+            for path in planned.files() {
+                let written = Written::at(&target.folder.join(path))?;
+                record.written.insert(path.clone(), written);
+            }
+        }
+        if let Some(journal) = self.journal {
+            journal.note(&record)?;
+        }
+        Ok(Outcome::Done(record, checked.notes))
+    }
+
+    fn sources(&self, case: &Case, images: &[PathBuf]) -> Result<Vec<SourceFile>> {
+        let labels: Vec<&PathBuf> = match &case.labels {
+            LabelSource::None => Vec::new(),
+            LabelSource::Map(path) => vec![path],
+            LabelSource::PerStructure(files) => files.iter().map(|(_, path)| path).collect(),
+        };
+        let all = images.iter().chain(labels);
+        all.map(|path| SourceFile::at(path)).collect()
+    }
+}
+
+impl Ended {
+    fn take(&mut self, case: &Case, outcome: Outcome) {
+        match outcome {
+            Outcome::Kept(record) => {
+                self.kept += 1;
+                self.records.insert(record.case.clone(), record);
+            }
+            Outcome::Done(record, notes) => {
+                for note in notes {
+                    self.notes.entry(note).or_default().push(case.id.clone());
+                }
+                self.records.insert(record.case.clone(), record);
+            }
+            Outcome::Failed(reasons) => {
+                self.failures
+                    .extend(reasons.into_iter().map(|reason| Failure {
+                        input: case.image.clone(),
+                        reason,
+                    }));
+            }
+        }
+    }
+}
+
+/// Failures that are of no single case: label files without an image, ids that are taken twice.
+fn failures_of(dataset: &Dataset) -> (Vec<Failure>, BTreeSet<&str>) {
+    let mut failures: Vec<Failure> = dataset
+        .unpaired_labels
+        .iter()
+        .map(|path| Failure {
+            input: path.clone(),
+            reason: Error::file(
+                path,
+                "labels without an image; add the image or remove the file",
+            )
+            .to_string(),
+        })
+        .collect();
+    let mut twice = BTreeSet::new();
+    for pair in dataset.cases.windows(2) {
+        if pair[0].id == pair[1].id {
+            twice.insert(pair[0].id.as_str());
+            failures.push(Failure {
+                input: pair[1].image.clone(),
+                reason: Error::file(
+                    &pair[1].image,
+                    format!(
+                        "the case's id is that of {} too, so that neither can be told from the other; rename or remove one of the two",
+                        pair[0].image.display()
+                    ),
+                )
+                .to_string(),
+            });
+        }
+    }
+    (failures, twice)
+}

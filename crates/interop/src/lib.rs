@@ -1,0 +1,6 @@
+//! TODO
+
+pub mod convert;
+pub mod nnunet;
+pub mod safetensors;
+pub mod totalsegmentator;

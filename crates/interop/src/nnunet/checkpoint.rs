@@ -1,0 +1,103 @@
+//! `checkpoint_*.pth` of nnU-Net 2: weights, and what prediction needs to know beside the plans.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use ctseg_base::{Error, Result};
+use ctseg_engine::torch_checkpoint::{Node, TorchFile, Value};
+use ctseg_engine::weights::HostTensor;
+
+/// A checkpoint whose tensors have not been read.
+pub(super) struct Checkpoint {
+    path: PathBuf,
+    file: TorchFile,
+}
+
+impl Checkpoint {
+    /// # Errors
+    /// See [`TorchFile::open`]; a file without `network_weights`.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let file = TorchFile::open(path)?;
+        if file.root().get("network_weights").is_none() {
+            return Err(Error::file(
+                path,
+                "has no network_weights; expected a checkpoint of nnU-Net 2",
+            ));
+        }
+        Ok(Self {
+            path: path.to_path_buf(),
+            file,
+        })
+    }
+
+    /// The configuration that was trained.
+    pub(super) fn configuration(&self) -> Result<String> {
+        let arguments = self.file.root().get("init_args");
+        let name = arguments.and_then(|arguments| arguments.get("configuration")?.text());
+        name.map(str::to_owned).ok_or_else(|| {
+            Error::file(
+                &self.path,
+                "does not say which configuration it is of (init_args); expected a checkpoint of nnU-Net 2",
+            )
+        })
+    }
+
+    pub(super) fn trainer(&self) -> String {
+        let name = self.file.root().get("trainer_name").and_then(Node::text);
+        name.unwrap_or("unknown trainer").to_owned()
+    }
+
+    /// Axes that may be mirrored, counted among those of the network.
+    pub(super) fn mirror_axes(&self) -> Vec<usize> {
+        let axes = self.file.root().get("inference_allowed_mirroring_axes");
+        let axes = axes.into_iter().flat_map(Node::items);
+        let mut axes: Vec<usize> = axes
+            .filter_map(|axis| usize::try_from(axis.int()?).ok())
+            .collect();
+        axes.sort_unstable();
+        axes.dedup();
+        axes
+    }
+
+    /// Epochs trained.
+    pub(super) fn epoch(&self) -> usize {
+        let epoch = self.file.root().get("current_epoch").and_then(Node::int);
+        epoch
+            .and_then(|epoch| usize::try_from(epoch).ok())
+            .unwrap_or(0)
+    }
+
+    /// The running mean of the validation's pseudo Dice, 0 where it is not there.
+    pub(super) fn validation_dice(&self) -> f64 {
+        let best = self.file.root().get("_best_ema");
+        best.and_then(|best| best.to_json().as_f64()).unwrap_or(0.0)
+    }
+
+    /// Weights by nnU-Net's names; tensors that are there under several names are read once.
+    pub(super) fn weights(&mut self) -> Result<BTreeMap<String, HostTensor>> {
+        let stored = self
+            .file
+            .root()
+            .get("network_weights")
+            .into_iter()
+            .flat_map(|weights| weights.entries().collect::<Vec<_>>())
+            .filter(|(name, value)| {
+                // Second names of the same tensors.
+                let name = name.text().unwrap_or_default();
+                let again = name.contains("decoder.encoder.") || name.contains(".all_modules.");
+                matches!(value.value(), Value::Tensor(_)) && !again
+            })
+            .map(|(name, value)| {
+                let name = name
+                    .text()
+                    .ok_or_else(|| Error::file(&self.path, "has weights whose name is no text"))?;
+                Ok((name.to_owned(), self.file.tensor(value)?))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let mut weights = BTreeMap::new();
+        for (name, tensor) in stored {
+            weights.insert(name, self.file.read(&tensor)?);
+        }
+        Ok(weights)
+    }
+}

@@ -1,0 +1,200 @@
+//! Where nnU-Net's models lie: results folders, model folders in them, and the zip files that
+//! `nnUNetv2_export_model_to_zip` writes.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use ctseg_base::unzip::unpacked_zip;
+use ctseg_base::{Error, Result};
+
+/// JSON files larger than this are none of nnU-Net's.
+const LONGEST_JSON: u64 = 256 << 20;
+
+/// Model folders lie no deeper below what is named.
+const DEEPEST: usize = 3;
+
+pub(super) const PLANS: &str = "plans.json";
+pub(super) const DATASET: &str = "dataset.json";
+
+/// A folder with models, for as long as it is needed.
+pub(super) struct Source {
+    pub folder: PathBuf,
+    /// What was named.
+    pub origin: PathBuf,
+    /// Where a zip file was unpacked to.
+    _unpacked: Option<tempfile::TempDir>,
+}
+
+impl Source {
+    /// A folder as it is, or a zip file unpacked beside `target`.
+    pub(super) fn open(path: &Path, target: &Path) -> Result<Self> {
+        if path.is_dir() {
+            return Ok(Self {
+                folder: path.to_path_buf(),
+                origin: path.to_path_buf(),
+                _unpacked: None,
+            });
+        }
+        if !path.is_file() {
+            return Err(Error::file(
+                path,
+                "is not there; expected a results folder of nnU-Net, a model folder in it, or a zip of them",
+            ));
+        }
+        let unpacked = unpacked_zip(path, target, &|name| {
+            name.ends_with(".json") || name.ends_with(".pth")
+        })?;
+        Ok(Self {
+            folder: unpacked.path().to_path_buf(),
+            origin: path.to_path_buf(),
+            _unpacked: Some(unpacked),
+        })
+    }
+
+    /// The one model folder, or that of the named configuration.
+    ///
+    /// # Errors
+    /// None, or several to choose from.
+    pub(super) fn model(&self, configuration: Option<&str>) -> Result<PathBuf> {
+        let mut found = Vec::new();
+        collect(&self.folder, DEEPEST, &mut found);
+        found.sort();
+        let names = || {
+            let names = found
+                .iter()
+                .filter_map(|folder| folder.file_name()?.to_str());
+            names.collect::<Vec<_>>().join(", ")
+        };
+        let fits = |folder: &&PathBuf| match configuration {
+            Some(wanted) => configuration_of(folder) == Some(wanted),
+            None => true,
+        };
+        let fitting: Vec<&PathBuf> = found.iter().filter(fits).collect();
+        match (fitting.as_slice(), configuration) {
+            ([one], _) => Ok((*one).clone()),
+            ([], _) if found.is_empty() => Err(Error::file(
+                &self.origin,
+                "holds no model of nnU-Net 2 (no plans.json); expected …/Dataset123_Name/nnUNetTrainer__nnUNetPlans__3d_fullres",
+            )),
+            ([], Some(wanted)) => Err(Error::file(
+                &self.origin,
+                format!(
+                    "holds no model of configuration '{wanted}'; it has {}",
+                    names()
+                ),
+            )),
+            _ => Err(Error::file(
+                &self.origin,
+                format!(
+                    "holds several models ({}); name one with --configuration, or its folder",
+                    names()
+                ),
+            )),
+        }
+    }
+}
+
+/// The configuration that a model folder's name ends with.
+pub(super) fn configuration_of(folder: &Path) -> Option<&str> {
+    folder.file_name()?.to_str()?.rsplit("__").next()
+}
+
+/// The model folder of another configuration beside one.
+pub(super) fn sibling(folder: &Path, configuration: &str) -> Option<PathBuf> {
+    let name = folder.file_name()?.to_str()?;
+    let (kind, _) = name.rsplit_once("__")?;
+    let sibling = folder.with_file_name(format!("{kind}__{configuration}"));
+    sibling.join(PLANS).is_file().then_some(sibling)
+}
+
+fn collect(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) {
+    if folder.join(PLANS).is_file() {
+        found.push(folder.to_path_buf());
+        return;
+    }
+    if depth == 0 {
+        return;
+    }
+    // What cannot be read holds no model that could be.
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            collect(&entry.path(), depth - 1, found);
+        }
+    }
+}
+
+/// A JSON file of a believable size.
+pub(super) fn read_json(path: &Path) -> Result<Value> {
+    let length = std::fs::metadata(path)
+        .map_err(Error::io(path, "read"))?
+        .len();
+    if length > LONGEST_JSON {
+        return Err(Error::file(
+            path,
+            format!("is {length} bytes long; nnU-Net's are some kilobytes"),
+        ));
+    }
+    let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+    // Python writes numbers that JSON has not; none that is used here is one.
+    serde_json::from_str(&text)
+        .or_else(|_| serde_json::from_str(&without_nan(&text)))
+        .map_err(|error| Error::file(path, format!("is not JSON: {error}")))
+}
+
+/// `NaN` and `Infinity` as null.
+fn without_nan(text: &str) -> String {
+    text.replace("-Infinity", "null")
+        .replace("Infinity", "null")
+        .replace("NaN", "null")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn models(names: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for name in names {
+            let model = folder.path().join(name);
+            std::fs::create_dir_all(&model).unwrap();
+            std::fs::write(model.join(PLANS), r#"{"a": NaN, "b": [-Infinity]}"#).unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn the_model_is_found_or_the_choice_is_told() {
+        let full = "Dataset001_A/nnUNetTrainer__nnUNetPlans__3d_fullres";
+        let low = "Dataset001_A/nnUNetTrainer__nnUNetPlans__3d_lowres";
+        let folder = models(&[full, low]);
+        let source = Source::open(folder.path(), folder.path()).unwrap();
+        let error = source.model(None).unwrap_err().to_string();
+        assert!(
+            error.contains("3d_lowres") && error.contains("--configuration"),
+            "{error}"
+        );
+        let found = source.model(Some("3d_fullres")).unwrap();
+        assert_eq!(found, folder.path().join(full));
+        assert_eq!(sibling(&found, "3d_lowres"), Some(folder.path().join(low)));
+        assert_eq!(sibling(&found, "2d"), None);
+        let error = source.model(Some("2d")).unwrap_err().to_string();
+        assert!(
+            error.contains("'2d'") && error.contains("3d_fullres"),
+            "{error}"
+        );
+        let alone = Source::open(&found, folder.path()).unwrap();
+        assert_eq!(alone.model(None).unwrap(), found);
+        let json = read_json(&found.join(PLANS)).unwrap();
+        assert!(json["a"].is_null() && json["b"][0].is_null());
+        let nothing = models(&[]);
+        let source = Source::open(nothing.path(), nothing.path()).unwrap();
+        assert!(
+            source
+                .model(None)
+                .unwrap_err()
+                .to_string()
+                .contains("plans.json")
+        );
+    }
+}

@@ -1,0 +1,238 @@
+//! `datasets/totalsegmentator/tasks.toml`, which is embedded in the binary.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use serde::Deserialize;
+
+use ctseg_base::text::suggest::nearest;
+use ctseg_base::{Error, Result};
+use ctseg_core::model::multi_part::{OTHERS, RoughManifest, When};
+use ctseg_core::recipe::one_line;
+use ctseg_image::labels::postprocess::Step;
+
+const TABLE: &str = include_str!("../../../../datasets/totalsegmentator/tasks.toml");
+
+/// Names that are shown where one is unknown.
+const MOST_NAMES: usize = 6;
+
+static TASKS: LazyLock<Result<Tasks, String>> = LazyLock::new(|| {
+    toml::from_str(TABLE).map_err(|error| format!("internal: tasks.toml: {}", one_line(&error)))
+});
+
+/// Everything that is known of TotalSegmentator's tasks.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tasks {
+    /// Of TotalSegmentator.
+    pub version: String,
+    licensed: Vec<String>,
+    left_out: BTreeMap<String, String>,
+    pub(super) models: BTreeMap<String, ModelEntry>,
+    pub(super) tasks: BTreeMap<String, Task>,
+}
+
+/// One of nnU-Net's models.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ModelEntry {
+    /// Of the dataset, in the weights folder.
+    pub(super) folder: String,
+    /// Below it: trainer, plans and configuration.
+    pub(super) model: String,
+    /// The task that `totalseg_download_weights` gets it with.
+    pub(super) download: String,
+    /// All that are there if empty.
+    pub(super) folds: Vec<usize>,
+    /// How far apart patches begin, as a share of their sides.
+    pub(super) step: f64,
+    /// Whether images are brought to its spacing by linear interpolation.
+    pub(super) linear: bool,
+}
+
+/// A task.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Task {
+    /// In the order of their label values, which begin at 1.
+    pub(super) structures: Vec<String>,
+    pub(super) parts: Vec<TaskPart>,
+    #[serde(default)]
+    pub(super) rough: Option<TaskRough>,
+    #[serde(default)]
+    pub(super) postprocessing: BTreeMap<String, Vec<Step>>,
+}
+
+/// A network of a task.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TaskPart {
+    /// The number of its dataset.
+    pub(super) model: u16,
+    /// In the order of its own label values, which begin at 1; the task's if empty.
+    #[serde(default)]
+    pub(super) structures: Vec<String>,
+}
+
+/// What finds the region.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TaskRough {
+    pub(super) task: String,
+    pub(super) when: When,
+    pub(super) margin_mm: f64,
+    /// The structures that show it; each its own if empty.
+    #[serde(default)]
+    pub(super) of: Vec<String>,
+}
+
+impl Tasks {
+    /// The table.
+    ///
+    /// # Errors
+    /// None; a table that cannot be read would not have passed the tests.
+    pub fn known() -> Result<&'static Self> {
+        TASKS
+            .as_ref()
+            .map_err(|problem| Error::invalid(problem.clone()))
+    }
+
+    /// A task by its name.
+    ///
+    /// # Errors
+    /// A task that needs a licence, one that ctseg cannot do, or none at all, each with what to do.
+    pub(super) fn task(&self, name: &str) -> Result<&Task> {
+        if let Some(task) = self.tasks.get(name) {
+            return Ok(task);
+        }
+        if self.licensed.iter().any(|licensed| licensed == name) {
+            return Err(Error::usage(format!(
+                "--task {name}: its weights are under a licence of TotalSegmentator's own (for academic use free: https://backend.totalsegmentator.com/license-academic/), which ctseg does not ask for; where you have one, 'ctseg import nnunet FOLDER --fold 0 --axes ras --no-mirroring' imports the network in the folder that TotalSegmentator downloaded"
+            )));
+        }
+        if let Some(why) = self.left_out.get(name) {
+            return Err(Error::usage(format!(
+                "--task {name} cannot be imported: {why}; 'ctseg import nnunet FOLDER --fold 0 --axes ras --no-mirroring' imports its network as it is"
+            )));
+        }
+        let known = self.tasks.keys().map(String::as_str);
+        let near = nearest(name, known, MOST_NAMES);
+        Err(Error::usage(format!(
+            "--task {name}: TotalSegmentator {} has no such task; expected one such as {} ('ctseg import totalsegmentator --help' has all)",
+            self.version,
+            near.join(", ")
+        )))
+    }
+
+    /// A network by the number of its dataset.
+    pub(super) fn model(&self, number: u16) -> Result<&ModelEntry> {
+        self.models
+            .get(&number.to_string())
+            .ok_or_else(|| Error::invalid(format!("internal: tasks.toml has no model {number}")))
+    }
+}
+
+/// The names of all tasks that can be imported.
+pub fn task_names() -> Vec<&'static str> {
+    let tasks = Tasks::known().map(|known| known.tasks.keys().map(String::as_str).collect());
+    tasks.unwrap_or_default()
+}
+
+impl Task {
+    /// Final label by structure.
+    pub(super) fn label(&self, structure: &str) -> Option<u16> {
+        let place = self.structures.iter().position(|own| own == structure)?;
+        u16::try_from(place + 1).ok()
+    }
+
+    /// What a part's labels become: final label by its own.
+    pub(super) fn labels_of(&self, part: &TaskPart) -> BTreeMap<String, u16> {
+        let structures = match part.structures.is_empty() {
+            true => &self.structures,
+            false => &part.structures,
+        };
+        let pairs = structures.iter().enumerate();
+        pairs
+            .filter_map(|(place, name)| Some(((place + 1).to_string(), self.label(name)?)))
+            .collect()
+    }
+}
+
+impl TaskRough {
+    /// The rough model's entry in a manifest; `known` are its structures, `own` the task's.
+    pub(super) fn manifest(&self, folder: &str, own: &[String], known: &[String]) -> RoughManifest {
+        let stands_for = match self.of.is_empty() {
+            false => BTreeMap::from([(OTHERS.to_owned(), self.of.clone())]),
+            // What it does not know is looked for everywhere.
+            true => {
+                let shared = own.iter().filter(|name| known.contains(name));
+                shared
+                    .map(|name| (name.clone(), vec![name.clone()]))
+                    .collect()
+            }
+        };
+        RoughManifest {
+            folder: folder.to_owned(),
+            sha256: String::new(),
+            when: self.when,
+            margin_mm: self.margin_mm,
+            stands_for,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_task_is_whole() {
+        let known = Tasks::known().unwrap();
+        assert!(known.tasks.len() > 30);
+        for (name, task) in &known.tasks {
+            let mut given = vec![false; task.structures.len()];
+            for part in &task.parts {
+                known.model(part.model).unwrap();
+                let labels = task.labels_of(part);
+                let named = match part.structures.len() {
+                    0 => task.structures.len(),
+                    some => some,
+                };
+                assert_eq!(
+                    labels.len(),
+                    named,
+                    "{name}: a part's structure is not the task's"
+                );
+                labels
+                    .values()
+                    .for_each(|l| given[usize::from(*l) - 1] = true);
+            }
+            assert!(given.iter().all(|given| *given), "{name}");
+            let Some(rough) = &task.rough else { continue };
+            let finder = known.task(&rough.task).unwrap();
+            let own = rough.of.iter();
+            assert!(own.clone().all(|s| finder.structures.contains(s)), "{name}");
+            assert_eq!(rough.when == When::Always, !rough.of.is_empty(), "{name}");
+        }
+        let in_all: std::collections::BTreeSet<u16> = known
+            .tasks
+            .values()
+            .flat_map(|task| task.parts.iter().map(|part| part.model))
+            .collect();
+        assert_eq!(in_all.len(), known.models.len(), "models without a task");
+    }
+
+    #[test]
+    fn what_cannot_be_imported_says_why() {
+        let known = Tasks::known().unwrap();
+        for (task, expected) in [
+            ("face", "license-academic"),
+            ("coronary_arteries", "license-academic"),
+            ("vertebrae_pp", "counts its vertebrae anew"),
+            ("lung_vesels", "expected one such as lung_vessels"),
+        ] {
+            let said = known.task(task).unwrap_err().to_string();
+            assert!(said.contains(expected) && said.contains(task), "{said}");
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! Boxes that hold shapes.
+
+use crate::vectors::{Point, minus, plus};
+
+/// A box that holds a shape; infinite along an axis where the shape has no end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    pub low: Point,
+    pub high: Point,
+}
+
+impl Bounds {
+    /// Grown by `by_mm` on every side.
+    pub fn grown(self, by_mm: f64) -> Self {
+        Self {
+            low: self.low.map(|v| v - by_mm),
+            high: self.high.map(|v| v + by_mm),
+        }
+    }
+
+    /// Whether `p` lies inside.
+    pub fn contains(&self, p: Point) -> bool {
+        (0..3).all(|i| p[i] >= self.low[i] && p[i] <= self.high[i])
+    }
+
+    /// Whether the two boxes share a point.
+    pub fn meets(&self, other: &Self) -> bool {
+        (0..3).all(|i| self.low[i] <= other.high[i] && other.low[i] <= self.high[i])
+    }
+}
+
+/// The box of this half size.
+pub(super) fn around(centre: Point, half: Point) -> Bounds {
+    Bounds {
+        low: minus(centre, half),
+        high: plus(centre, half),
+    }
+}

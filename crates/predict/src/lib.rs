@@ -1,0 +1,115 @@
+//! Many volumes in, many label maps out: one bad case never costs another.
+//!
+//! Cases pass through three stages that overlap, see [`stages`]; which cases this process takes, [`supply`] says;
+//! what came of each, [`record`] keeps.
+
+mod case;
+mod case_state;
+pub mod claims;
+mod job;
+mod manifest;
+mod preflight;
+pub mod quantise;
+mod queue;
+mod record;
+pub mod shard;
+mod stages;
+pub mod statistics_csv;
+
+pub use crate::job::{Leaving, OnAttention, PredictJob, PredictSummary};
+
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use crate::claims::Claims;
+use crate::statistics_csv::write_statistics;
+use ctseg_base::memory_semaphore::Gate;
+use ctseg_base::progress::Observer;
+use ctseg_base::{Error, Result};
+use ctseg_core::dataset::Structure;
+use ctseg_core::model::multi_part::Models;
+
+use crate::case::{Batch, memory_of_volumes};
+pub use crate::case_state::CaseState;
+use crate::queue::Supply;
+use crate::record::Record;
+use crate::stages::Pipeline;
+use ctseg_base::failures::{Failure, write_failures};
+
+/// For the volumes of each worker: one of 512 × 512 × 600 that is segmented and another one beside it.
+const BYTES_PER_WORKER: u64 = 2 << 30;
+
+/// Segments every case; weights are loaded once per device, volumes are read and label maps written while others
+/// are segmented. Failed cases are listed in the summary and in `failures.jsonl`, all cases in `predictions.json`.
+///
+/// # Errors
+/// Only what concerns all cases: no usable model or device, no usable output folder or claim folder, too little
+/// space for the label maps.
+pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSummary> {
+    let started = Instant::now();
+    if job.max_ram.is_some() && job.computes.len() > 1 {
+        return Err(Error::usage(
+            "--max-ram counts the memory of one device; name one with --device",
+        ));
+    }
+    let cases = job.own_cases();
+    // Found out before hours of work, not after.
+    let folders = preflight::output_folders(&job.folder, &cases)?;
+    preflight::clean(&folders, observer)?;
+    job.refuse_shared_names(&cases)?;
+    let mut models = Models::open(&job.models)?;
+    job.refuse_parts(&models)?;
+    let structures = models.structures()?;
+    let known = structures.iter().map(|s| (s.name.clone(), s.value));
+    let chosen = job.outputs.chosen(known.collect())?;
+    preflight::check(&job.folder, &cases, &results_of(job, &structures))?;
+    models.choose(job.outputs.structures.as_ref().map(|_| &chosen))?;
+    let predictors = job.predictors(&models, &cases)?;
+    let batch = Batch {
+        job,
+        cases: &cases,
+        predictors: &predictors,
+        structures: chosen,
+        model_sha256: models.sha256(),
+        models: models.used(),
+        observer,
+    };
+    let claims = job.claiming.as_ref().map(|claiming| {
+        let way = batch.way_sha256();
+        Claims::open(claiming, &job.folder, &cases, &way)
+    });
+    let claims = claims.transpose()?;
+    let halted = AtomicBool::new(false);
+    let record = Record::new(&batch, claims.as_ref(), &halted, folders, started);
+    let memory = match job.max_ram {
+        None => memory_of_volumes(predictors.len()),
+        Some(_) => Gate::new(0), // memory that is counted holds one volume at a time
+    };
+    let supply = match &claims {
+        None => Supply::of_list(cases.len()),
+        Some(claims) => Supply::of_claims(claims, cases.len()),
+    };
+    let pipeline = Pipeline {
+        batch: &batch,
+        supply: &supply,
+        memory: &memory,
+        halted: &halted,
+    };
+    let summary = pipeline.run(record).summary();
+    if job.statistics
+        && let Err(error) = write_statistics(&job.folder)
+    {
+        observer.warn(&error.to_string()); // the sidecars have it all
+    }
+    Ok(summary)
+}
+
+/// What each case of a model of these structures leaves on disk.
+fn results_of(job: &PredictJob, structures: &[Structure]) -> preflight::Results {
+    preflight::Results {
+        wide: structures.iter().any(|structure| structure.value > 255),
+        split: job.outputs.split,
+        probabilities: job.probabilities.map(|kind| (kind, structures.len())),
+        entropy: job.outputs.entropy,
+    }
+}

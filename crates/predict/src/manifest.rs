@@ -1,0 +1,144 @@
+//! `predictions.json` and `failures.jsonl`: every case of a batch, and those that failed.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::case_state::CaseState;
+use crate::claims::Claims;
+use crate::job::PredictJob;
+use ctseg_base::atomic_file::write_bytes_atomically;
+use ctseg_base::failures::{Failure, write_failures};
+use ctseg_base::process::owner::Worker;
+use ctseg_base::{Error, Result};
+use ctseg_core::model::identity::ModelUsed;
+use ctseg_core::outputs::inputs::PredictCase;
+use ctseg_core::outputs::sidecar::sidecar_path;
+
+/// Where a batch's record lies.
+#[derive(Debug, Clone)]
+pub(super) struct RecordFiles {
+    pub(super) failures: PathBuf,
+    pub(super) manifest: PathBuf,
+}
+
+impl RecordFiles {
+    /// In the job's folder; shards, which write side by side, have their own: `predictions-3-of-8.json`.
+    pub(super) fn of(job: &PredictJob, cases: &[PredictCase]) -> Self {
+        let shard = job.shard.map(|shard| format!("-{}", shard.suffix()));
+        let shard = shard.unwrap_or_default();
+        let manifest = job.folder.join(format!("predictions{shard}.json"));
+        // A case may be called that too.
+        let taken = cases
+            .iter()
+            .any(|case| sidecar_path(&case.output) == manifest);
+        Self {
+            failures: job.folder.join(format!("failures{shard}.jsonl")),
+            manifest: match taken {
+                true => job.folder.join(format!("predictions{shard}.batch.json")),
+                false => manifest,
+            },
+        }
+    }
+
+    /// The failures that an earlier run has listed.
+    pub(super) fn failures_before(&self) -> Vec<Failure> {
+        let text = std::fs::read_to_string(&self.failures).unwrap_or_default();
+        let lines = text.lines().map(serde_json::from_str);
+        lines.filter_map(|failure| failure.ok()).collect()
+    }
+
+    /// Writes the list of failures anew; there is none where nothing failed.
+    pub(super) fn write_failures(&self, failures: &[Failure]) -> Result<()> {
+        write_failures(&self.failures, failures)
+    }
+}
+
+/// `predictions.json`.
+#[derive(Serialize)]
+pub(super) struct Manifest<'a> {
+    pub(super) ctseg_version: &'static str,
+    /// Which process has written this.
+    #[serde(flatten)]
+    pub(super) worker: &'a Worker,
+    /// When the batch began, RFC 3339 in UTC.
+    pub(super) begun: &'a str,
+    /// The folder that the label maps go to.
+    pub(super) folder: &'a Path,
+    /// Where the processes that share the cases meet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) claims: Option<ClaimsAt<'a>>,
+    pub(super) models: &'a [ModelUsed],
+    pub(super) model_sha256: &'a str,
+    pub(super) devices: Vec<String>,
+    pub(super) shard: Option<String>,
+    /// Whether the run is over; false while it lasts, and after a kill.
+    pub(super) ended: bool,
+    /// Whether it was stopped from outside before all was done.
+    pub(super) interrupted: bool,
+    /// Why it ended before its end without that.
+    pub(super) ended_early: Option<&'a str>,
+    pub(super) seconds: f64,
+    pub(super) counts: Counts,
+    pub(super) cases: Vec<ManifestCase<'a>>,
+}
+
+/// What somebody who looks on needs to read the processes' folder.
+#[derive(Serialize)]
+pub(super) struct ClaimsAt<'a> {
+    folder: PathBuf,
+    expiry_seconds: f64,
+    way: &'a str,
+}
+
+impl<'a> ClaimsAt<'a> {
+    pub(super) fn of(claims: &'a Claims) -> Self {
+        Self {
+            folder: std::path::absolute(claims.folder())
+                .unwrap_or_else(|_| claims.folder().to_path_buf()),
+            expiry_seconds: claims.expiry().as_secs_f64(),
+            way: claims.way(),
+        }
+    }
+}
+
+/// A case in [`Manifest`].
+#[derive(Serialize)]
+pub(super) struct ManifestCase<'a> {
+    pub(super) input: &'a Path,
+    pub(super) output: &'a Path,
+    #[serde(flatten)]
+    pub(super) state: &'a CaseState,
+}
+
+/// How many cases are in which state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub(super) struct Counts {
+    pub(super) done: usize,
+    pub(super) kept: usize,
+    pub(super) failed: usize,
+    pub(super) pending: usize,
+}
+
+impl Counts {
+    pub(super) fn of<'a>(states: impl Iterator<Item = &'a CaseState>) -> Self {
+        let mut counts = Self::default();
+        for state in states {
+            *match state {
+                CaseState::Done { .. } => &mut counts.done,
+                CaseState::Kept => &mut counts.kept,
+                CaseState::Failed { .. } => &mut counts.failed,
+                CaseState::Pending => &mut counts.pending,
+            } += 1;
+        }
+        counts
+    }
+}
+
+impl Manifest<'_> {
+    pub(super) fn write(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self)
+            .map_err(|error| Error::file(path, format!("cannot describe the batch: {error}")))?;
+        write_bytes_atomically(path, text.as_bytes())
+    }
+}

@@ -1,0 +1,112 @@
+//! `statistics.csv`: what every structure of every label map in a folder measures, as the sidecars say it.
+
+use std::path::{Path, PathBuf};
+
+use ctseg_base::atomic_file::write_bytes_atomically;
+use ctseg_base::{Error, Result};
+use ctseg_core::outputs::sidecar::Sidecar;
+
+/// The table's name.
+pub const FILE_NAME: &str = "statistics.csv";
+
+/// Folders are looked through so far down.
+const DEEPEST: usize = 16;
+
+/// Sidecars are smaller; a larger file is something else and is not read.
+const MOST_BYTES: u64 = 64 << 20;
+
+const HEADER: [&str; 12] = [
+    "case",
+    "structure",
+    "label",
+    "voxels",
+    "volume_ml",
+    "mean_hu",
+    "median_hu",
+    "sd_hu",
+    "x_mm",
+    "y_mm",
+    "z_mm",
+    "touches_border",
+];
+
+/// Writes the table of all cases in `folder` and below it: a row per case and structure, an empty cell where a
+/// structure has no voxels. It is made from the sidecars, so that it is complete however many runs, processes
+/// and interruptions the cases took.
+pub fn write_statistics(folder: &Path) -> Result<()> {
+    let path = folder.join(FILE_NAME);
+    let failed = |error: csv::Error| Error::file(&path, format!("cannot write: {error}"));
+    let mut table = csv::Writer::from_writer(Vec::new());
+    table.write_record(HEADER).map_err(failed)?;
+    let mut sidecars = Vec::new();
+    find(folder, 0, &mut sidecars);
+    sidecars.sort();
+    for file in sidecars {
+        let Some(sidecar) = read(&file) else { continue };
+        let case = file
+            .strip_prefix(folder)
+            .unwrap_or(&file)
+            .with_extension("");
+        for row in rows(&case, &sidecar) {
+            table.write_record(row).map_err(failed)?;
+        }
+    }
+    let bytes = table
+        .into_inner()
+        .map_err(|error| Error::file(&path, format!("cannot write: {error}")))?;
+    write_bytes_atomically(&path, &bytes)
+}
+
+/// All files that could be sidecars. Folders that cannot be read, hidden ones and links are left out.
+fn find(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let hidden = entry.file_name().to_string_lossy().starts_with('.');
+        let (path, Ok(kind)) = (entry.path(), entry.file_type()) else {
+            continue;
+        };
+        if kind.is_dir() && !hidden && depth < DEEPEST {
+            find(&path, depth + 1, found);
+        } else if kind.is_file() && !hidden && path.extension().is_some_and(|e| e == "json") {
+            found.push(path);
+        }
+    }
+}
+
+fn read(file: &Path) -> Option<Sidecar> {
+    let bytes = std::fs::metadata(file).ok()?.len();
+    let text = (bytes <= MOST_BYTES).then(|| std::fs::read(file).ok())??;
+    serde_json::from_slice(&text).ok()
+}
+
+fn rows(case: &Path, sidecar: &Sidecar) -> Vec<Vec<String>> {
+    let mut structures: Vec<(&String, &u16)> = sidecar.structures.iter().collect();
+    structures.sort_by_key(|(_, label)| **label);
+    let cell = |value: Option<f64>, digits: usize| {
+        value.map(|v| format!("{v:.digits$}")).unwrap_or_default()
+    };
+    let case = case.to_string_lossy();
+    structures
+        .into_iter()
+        .filter_map(|(name, label)| {
+            let found = sidecar.statistics.get(name)?;
+            let place = |axis: usize| cell(found.centroid_mm.map(|place| place[axis]), 2);
+            Some(vec![
+                case.clone().into_owned(),
+                name.clone(),
+                label.to_string(),
+                found.voxels.to_string(),
+                cell(Some(found.volume_ml), 4),
+                cell(found.mean_hu, 2),
+                cell(found.median_hu, 1),
+                cell(found.sd_hu, 2),
+                place(0),
+                place(1),
+                place(2),
+                found.touches_border.to_string(),
+            ])
+        })
+        .collect()
+}

@@ -1,0 +1,192 @@
+//! A case's image, reference and prediction: where they lie, and in memory on one grid.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use ctseg_base::{Error, Result};
+use ctseg_core::dataset::reference::{Reference, label_maps};
+use ctseg_core::dataset::{Dataset, Structure};
+use ctseg_core::outputs::sidecar::{Sidecar, read_sidecar};
+use ctseg_core::recipe::output_maps::UNION;
+use ctseg_evaluate::forget_ignored;
+use ctseg_image::formats::{case_name, read_label_map, read_volume};
+use ctseg_image::space::{LabelMap, Volume, VoxelBox};
+
+/// Image, reference and prediction may be this far apart and still be of one case.
+const TOLERANCE_MM: f64 = 0.01;
+
+/// What a label map was compared with, as `summary.json` says it.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Compared {
+    pub case: String,
+    #[serde(default)]
+    pub prediction: Option<PathBuf>,
+    #[serde(default)]
+    pub reference: Option<PathBuf>,
+    #[serde(default)]
+    pub image: Option<PathBuf>,
+}
+
+/// Where the files of cases may lie.
+#[derive(Default)]
+pub struct Places {
+    /// What the evaluation says itself.
+    pub compared: BTreeMap<String, Compared>,
+    /// Label maps by name.
+    pub predictions: BTreeMap<String, PathBuf>,
+    pub reference: Option<Reference>,
+    /// Volumes by name.
+    pub images: BTreeMap<String, PathBuf>,
+    /// What relative paths may be relative to, beside the working folder.
+    pub folder: PathBuf,
+}
+
+/// A case in memory; all of one grid.
+pub struct CaseImages {
+    pub volume: Volume,
+    pub reference: LabelMap,
+    pub prediction: LabelMap,
+    /// Stage 1's region, in voxels of the file.
+    pub roi: Option<VoxelBox>,
+    /// What the prediction's sidecar remarks.
+    pub notes: Vec<String>,
+}
+
+impl Places {
+    /// NIfTI files of a folder (or one file), by name; nothing where there is no such folder.
+    pub fn files_in(folder: &Path) -> BTreeMap<String, PathBuf> {
+        label_maps(folder).unwrap_or_default()
+    }
+
+    /// The label map of a case.
+    pub fn prediction(&self, case: &str) -> Option<PathBuf> {
+        let said = self.compared.get(case).and_then(|c| c.prediction.clone());
+        if let Some(path) = said.and_then(|path| self.existing(&path)) {
+            return Some(path);
+        }
+        if let Some(path) = self.predictions.get(case) {
+            return Some(path.clone());
+        }
+        let reference = self.reference.as_ref()?;
+        let mut named = self.predictions.iter();
+        let named = named.find(|(name, _)| reference.id_of(name).as_deref() == Some(case));
+        named.map(|(_, path)| path.clone())
+    }
+
+    /// What is known of how the label map was made.
+    pub fn sidecar(&self, case: &str) -> Option<Sidecar> {
+        read_sidecar(&self.prediction(case)?)
+    }
+
+    fn image(&self, case: &str, sidecar: Option<&Sidecar>) -> Result<PathBuf> {
+        let said = self.compared.get(case).and_then(|c| c.image.clone());
+        let made_of = sidecar.map(|sidecar| sidecar.input.clone());
+        let of_dataset = match &self.reference {
+            Some(Reference::Dataset(dataset) | Reference::Union(dataset)) => {
+                image_in(dataset, case)
+            }
+            _ => None,
+        };
+        let named = [case.to_owned(), format!("{case}_0000")];
+        let by_name = named.iter().find_map(|name| self.images.get(name).cloned());
+        // What the user names beats what was written down.
+        let tried: Vec<PathBuf> = [by_name, said, made_of, of_dataset]
+            .into_iter()
+            .flatten()
+            .collect();
+        let found = tried.iter().find_map(|path| self.existing(path));
+        found.ok_or_else(|| match tried.first() {
+            Some(path) => Error::file(
+                path,
+                "the case's image is not there any more; name the folder of the images with --images",
+            ),
+            None => Error::invalid(format!(
+                "{case}: no image is known; name the folder of the images with --images"
+            )),
+        })
+    }
+
+    fn existing(&self, path: &Path) -> Option<PathBuf> {
+        let places = [path.to_path_buf(), self.folder.join(path)];
+        places.into_iter().find(|path| path.is_file())
+    }
+
+    fn reference(&self, case: &str, structures: &[Structure]) -> Result<LabelMap> {
+        if let Some(labels) = self
+            .reference
+            .as_ref()
+            .map(|r| r.load(case))
+            .transpose()?
+            .flatten()
+        {
+            return Ok(labels);
+        }
+        let said = self.compared.get(case).and_then(|c| c.reference.clone());
+        let path = said.and_then(|path| self.existing(&path)).ok_or_else(|| {
+            Error::invalid(format!(
+                "{case}: no reference is known; name what the label maps were compared with by --reference"
+            ))
+        })?;
+        let mut labels = read_label_map(&path)?.1;
+        if let [only] = structures
+            && only.name == UNION
+        {
+            labels.data.mapv_inplace(|label| u16::from(label > 0));
+        }
+        Ok(labels)
+    }
+
+    /// Reads image, reference and prediction of a case.
+    ///
+    /// # Errors
+    /// A file that is not known, missing or damaged; files that do not lie on one grid.
+    pub fn load(&self, case: &str, structures: &[Structure]) -> Result<CaseImages> {
+        let path = self.prediction(case).ok_or_else(|| {
+            Error::invalid(format!(
+                "{case}: its label map is not in {}; name the folder of the label maps with --predictions",
+                self.folder.display()
+            ))
+        })?;
+        let sidecar = read_sidecar(&path);
+        let mut reference = self.reference(case, structures)?;
+        let image_path = self.image(case, sidecar.as_ref())?;
+        let mut prediction = read_label_map(&path)?.1;
+        let volume = read_volume(&image_path)?.volume;
+        for (what, grid) in [
+            ("label map", &prediction.grid),
+            ("reference", &reference.grid),
+        ] {
+            if !grid.same_as(&volume.grid, TOLERANCE_MM) {
+                return Err(Error::file(
+                    &image_path,
+                    format!(
+                        "lies on another grid than the {what} of {case}: shape {:?} against {:?}; expected the image that the label map was made of",
+                        volume.grid.shape, grid.shape
+                    ),
+                ));
+            }
+        }
+        let ignore = self.reference.as_ref().and_then(Reference::ignore);
+        forget_ignored(&mut prediction, &mut reference, ignore);
+        Ok(CaseImages {
+            volume,
+            reference,
+            prediction,
+            roi: sidecar.as_ref().and_then(|sidecar| sidecar.cascade.roi),
+            notes: sidecar.map(|sidecar| sidecar.notes).unwrap_or_default(),
+        })
+    }
+}
+
+fn image_in(dataset: &Dataset, id: &str) -> Option<PathBuf> {
+    let own = |case: &&ctseg_core::dataset::Case| {
+        case.id == id || case_name(&case.image).as_deref() == Some(id)
+    };
+    dataset
+        .cases
+        .iter()
+        .find(own)
+        .map(|case| case.image.clone())
+}

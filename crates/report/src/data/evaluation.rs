@@ -1,0 +1,130 @@
+//! What a report shows of an evaluation.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::case::{Compared, Places};
+use super::table::{self, MetricTable};
+use ctseg_base::failures::Failure;
+use ctseg_base::{Error, Result};
+use ctseg_core::dataset::reference::Reference;
+
+/// An evaluation's figures, and where its images lie.
+pub struct EvaluationFacts {
+    pub folder: PathBuf,
+    pub table: MetricTable,
+    /// Cases that could not be segmented or compared, with the reason.
+    pub failed: Vec<(String, String)>,
+    /// References without a prediction.
+    pub missing: Vec<String>,
+    /// Mean share of the reference inside stage 1's region, and the region's mean share of the volume.
+    pub roi_recall: Option<f64>,
+    pub roi_share: Option<f64>,
+    /// When `metrics.csv` was written.
+    pub written: Option<jiff::Timestamp>,
+    pub places: Places,
+}
+
+/// Where to look for images beside the places that the evaluation names itself.
+#[derive(Default)]
+pub struct Hints {
+    pub reference: Option<Reference>,
+    pub predictions: Option<PathBuf>,
+    pub images: Option<PathBuf>,
+}
+
+impl EvaluationFacts {
+    /// Reads `metrics.csv` and `summary.json` in `folder`, and lists the label maps; no image is read.
+    ///
+    /// # Errors
+    /// There is no table, or it is damaged. A `summary.json` that is missing or damaged is an error too, because it
+    /// tells what failed.
+    pub fn read(folder: &Path, hints: Hints) -> Result<Self> {
+        let file = folder.join(table::FILE);
+        let table = MetricTable::read(&file)?;
+        let written = std::fs::metadata(&file).and_then(|data| data.modified());
+        let summary = read_summary(&folder.join("summary.json"))?;
+        let compared: Vec<Compared> =
+            serde_json::from_value(summary["compared"].clone()).unwrap_or_default();
+        let predictions = hints.predictions.as_deref().unwrap_or(folder);
+        let places = Places {
+            compared: compared
+                .into_iter()
+                .map(|compared| (compared.case.clone(), compared))
+                .collect(),
+            predictions: Places::files_in(predictions),
+            reference: hints.reference,
+            images: hints
+                .images
+                .as_deref()
+                .map_or_else(BTreeMap::new, Places::files_in),
+            folder: folder.to_path_buf(),
+        };
+        let mut failed = failures(&summary["failed"]);
+        failed.extend(failed_predictions(&places, predictions));
+        Ok(Self {
+            folder: folder.to_path_buf(),
+            table,
+            failed,
+            missing: strings(&summary["missing_predictions"]),
+            roi_recall: summary["roi_recall"].as_f64(),
+            roi_share: summary["roi_share"].as_f64(),
+            written: written.ok().and_then(|time| time.try_into().ok()),
+            places,
+        })
+    }
+}
+
+fn read_summary(path: &Path) -> Result<Value> {
+    let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
+    serde_json::from_slice(&bytes).map_err(|error| {
+        Error::file(
+            path,
+            format!("is no JSON ({error}); expected the summary of 'ctseg evaluate': run it again"),
+        )
+    })
+}
+
+fn strings(list: &Value) -> Vec<String> {
+    let list = list.as_array().into_iter().flatten();
+    list.map(|item| {
+        item.as_str()
+            .map_or_else(|| item.to_string(), str::to_owned)
+    })
+    .collect()
+}
+
+fn failures(list: &Value) -> Vec<(String, String)> {
+    let list = list.as_array().into_iter().flatten();
+    let text = |item: &Value, key: &str| item[key].as_str().unwrap_or_default().to_owned();
+    list.map(|item| (text(item, "input"), text(item, "reason")))
+        .collect()
+}
+
+/// What `ctseg predict` could not segment: it left `failures.jsonl` beside its label maps.
+fn failed_predictions(places: &Places, named: &Path) -> Vec<(String, String)> {
+    let mut folders: Vec<PathBuf> = places
+        .compared
+        .values()
+        .filter_map(|compared| Some(compared.prediction.as_ref()?.parent()?.to_path_buf()))
+        .chain([named.to_path_buf()])
+        .collect();
+    folders.sort();
+    folders.dedup();
+    let mut failed = Vec::new();
+    for folder in folders {
+        let text = std::fs::read_to_string(folder.join("failures.jsonl")).unwrap_or_default();
+        let lines = text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
+        failed.extend(lines.map(|failure: Failure| {
+            let input = failure.input.display().to_string();
+            (input, format!("not segmented: {}", failure.reason))
+        }));
+    }
+    failed.sort();
+    failed.dedup();
+    failed
+}

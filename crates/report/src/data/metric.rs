@@ -1,0 +1,165 @@
+//! The columns of `metrics.csv`: what they are called, which way is better, how they are written. Tables of other programs
+//! have columns of their own.
+
+use ctseg_evaluate::scores;
+use ctseg_evaluate::scores::Better;
+
+/// One numeric column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metric {
+    /// As in the header.
+    pub key: String,
+    /// For people, with its unit.
+    pub label: String,
+    pub better: Better,
+    /// Digits after the point.
+    pub digits: usize,
+}
+
+/// Beginnings of names whose larger values are better; they count before [`LOWER`].
+const HIGHER: [&str; 13] = [
+    "dice",
+    "iou",
+    "jaccard",
+    "precision",
+    "recall",
+    "sensitivity",
+    "specificity",
+    "accuracy",
+    "nsd",
+    "surface_dice",
+    "boundary_dice",
+    "roi_recall",
+    "cldice",
+];
+
+/// Parts of names whose smaller values are better.
+const LOWER: [&str; 9] = [
+    "hd",
+    "hausdorff",
+    "assd",
+    "asd",
+    "masd",
+    "distance",
+    "error",
+    "difference",
+    "components",
+];
+
+/// Names that are not made of words.
+const WORDS: [(&str, &str); 14] = [
+    ("dice", "Dice"),
+    ("iou", "IoU"),
+    ("hd", "HD"),
+    ("hd95", "HD95"),
+    ("hd99", "HD99"),
+    ("assd", "ASSD"),
+    ("asd", "ASD"),
+    ("masd", "MASD"),
+    ("nsd", "NSD"),
+    ("roi", "ROI"),
+    ("cldice", "clDice"),
+    ("hausdorff", "Hausdorff"),
+    ("p95", "P95"),
+    ("auc", "AUC"),
+];
+
+const UNITS: [(&str, &str); 6] = [
+    ("mm", "mm"),
+    ("ml", "mL"),
+    ("mm3", "mm³"),
+    ("percent", "%"),
+    ("hu", "HU"),
+    ("s", "s"),
+];
+
+/// Which way is better of a metric that is known by its name alone.
+fn guessed(name: &str, parts: &[&str]) -> Better {
+    let is_error = |part: &&str| parts.iter().any(|own| own.starts_with(part));
+    if HIGHER.iter().any(|beginning| name.starts_with(beginning)) {
+        Better::Higher
+    } else if LOWER.iter().any(is_error) {
+        Better::Lower
+    } else {
+        Better::Neither
+    }
+}
+
+impl Metric {
+    /// The metric of a column called `key`.
+    pub fn named(key: &str) -> Self {
+        let lower = key.to_ascii_lowercase();
+        let parts: Vec<&str> = lower.split('_').filter(|part| !part.is_empty()).collect();
+        let own = scores::named(&lower).map(|metric| metric.better);
+        let better = own
+            .filter(|better| *better != Better::Neither)
+            .unwrap_or_else(|| guessed(&lower, &parts));
+        let unit = parts.last().and_then(|last| lookup(&UNITS, last));
+        // An NSD's millimetres are its tolerance, and no unit.
+        let unit = unit.filter(|_| !lower.starts_with("nsd") && !lower.contains("dice"));
+        let words = &parts[..parts.len() - usize::from(unit.is_some() && parts.len() > 1)];
+        let words: Vec<&str> = words
+            .iter()
+            .map(|word| lookup(&WORDS, word).unwrap_or(word))
+            .collect();
+        let mut label = words.join(" ");
+        if let Some(unit) = unit {
+            label += &format!(" ({unit})");
+        }
+        let digits = match unit {
+            Some("%") => 1,
+            Some(_) => 2,
+            None => 3,
+        };
+        Self {
+            key: key.to_owned(),
+            label,
+            better,
+            digits,
+        }
+    }
+
+    /// A value as it is shown; a dash where it is undefined.
+    pub fn shown(&self, value: Option<f64>) -> String {
+        value.map_or_else(
+            || "–".to_owned(),
+            |value| format!("{value:.digits$}", digits = self.digits),
+        )
+    }
+}
+
+fn lookup(table: &[(&str, &'static str)], word: &str) -> Option<&'static str> {
+    let found = table.iter().find(|(name, _)| *name == word);
+    found.map(|(_, label)| *label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_known_by_their_names() {
+        let of = |key: &str| {
+            let metric = Metric::named(key);
+            (metric.label, metric.better, metric.digits)
+        };
+        let as_said = |label: &str, better, digits| (label.to_owned(), better, digits);
+        assert_eq!(of("dice"), as_said("Dice", Better::Higher, 3));
+        assert_eq!(of("hd95_mm"), as_said("HD95 (mm)", Better::Lower, 2));
+        assert_eq!(of("assd_mm"), as_said("ASSD (mm)", Better::Lower, 2));
+        assert_eq!(of("nsd_2mm"), as_said("NSD 2mm", Better::Higher, 3));
+        assert_eq!(of("nsd_1_mm"), as_said("NSD 1 mm", Better::Higher, 3));
+        assert_eq!(
+            of("reference_ml"),
+            as_said("reference (mL)", Better::Neither, 2)
+        );
+        assert_eq!(
+            of("volume_difference_percent"),
+            as_said("volume difference (%)", Better::Lower, 1)
+        );
+        assert_eq!(of("roi_recall"), as_said("ROI recall", Better::Higher, 3));
+        assert_eq!(of("mm"), as_said("mm (mm)", Better::Neither, 2));
+        assert_eq!(Metric::named("dice").shown(None), "–");
+        assert_eq!(Metric::named("hd95_mm").shown(Some(3.456)), "3.46");
+    }
+}

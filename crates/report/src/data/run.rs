@@ -1,0 +1,98 @@
+//! What a report shows of a training.
+
+use std::path::{Path, PathBuf};
+
+use ctseg_base::{Error, Result};
+use ctseg_core::dataset::Dataset;
+use ctseg_core::dataset::reference::Reference;
+use ctseg_core::recipe::{Recipe, Target};
+use ctseg_core::run::folder::{RunFolder, RunSettings};
+use ctseg_core::run::history;
+use ctseg_core::run::history::History;
+use ctseg_train::diagnosis::{Diagnosis, diagnose};
+
+/// The file that makes a folder a run.
+const RECIPE: &str = "recipe.toml";
+
+/// Where a run has its held-out predictions and their evaluation.
+const HELD_OUT: &str = "out_of_fold";
+
+/// One run folder.
+#[derive(Debug, Clone)]
+pub struct RunFacts {
+    pub path: PathBuf,
+    /// The folder's.
+    pub name: String,
+    /// As it stands in the folder.
+    pub recipe_text: String,
+    /// None where another version of ctseg wrote the recipe in a way that this one does not read.
+    pub known: Option<(Recipe, RunSettings)>,
+    pub history: History,
+    pub diagnoses: Vec<Diagnosis>,
+    /// Names of what the history has a Dice of each of; none where the dataset is not there any more.
+    pub structures: Vec<String>,
+    dataset: Option<Dataset>,
+}
+
+/// Whether the folder is a run's.
+pub fn is_run(folder: &Path) -> bool {
+    folder.join(RECIPE).is_file() && folder.join("run.toml").is_file()
+}
+
+impl RunFacts {
+    /// Reads a run folder; nothing in it changes.
+    ///
+    /// # Errors
+    /// Recipe or metrics cannot be read.
+    pub fn read(path: &Path) -> Result<Self> {
+        let file = path.join(RECIPE);
+        let recipe_text = std::fs::read_to_string(&file).map_err(Error::io(&file, "read"))?;
+        let known = RunFolder::read(path).ok();
+        let history = history::read(path)?;
+        let diagnoses = known.as_ref().map_or_else(Vec::new, |(recipe, _)| {
+            let networks = history.iter();
+            networks
+                .map(|(network, lines)| diagnose(network, lines, recipe))
+                .collect()
+        });
+        let dataset = known.as_ref().and_then(|(_, settings)| {
+            Dataset::open_in(&settings.dataset, settings.data_root.as_deref()).ok()
+        });
+        let measured = history.values().flatten().next();
+        let measured = measured.map_or(0, |line| line.validation_dice_per_structure.len());
+        let names = dataset.iter().flat_map(|dataset| &dataset.structures);
+        let mut structures: Vec<String> = names.map(|s| s.name.clone()).collect();
+        if structures.len() != measured {
+            structures.clear(); // all of them count as one, or the dataset has changed
+        }
+        // `.` has no name of its own.
+        let whole = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+        let name = whole.file_name().unwrap_or(whole.as_os_str());
+        Ok(Self {
+            path: path.to_path_buf(),
+            name: name.to_string_lossy().into_owned(),
+            recipe_text,
+            known,
+            history,
+            diagnoses,
+            structures,
+            dataset,
+        })
+    }
+
+    /// The folder with the evaluation of the held-out cases, where there is one.
+    pub fn evaluation(&self) -> Option<PathBuf> {
+        let folder = self.path.join(HELD_OUT);
+        folder.join(super::table::FILE).is_file().then_some(folder)
+    }
+
+    /// What the held-out cases were compared with; none where the dataset is not there any more.
+    pub fn reference(&self) -> Option<Reference> {
+        let (recipe, _) = self.known.as_ref()?;
+        let dataset = self.dataset.clone()?;
+        Some(match recipe.structures {
+            Target::Union => Reference::Union(dataset),
+            Target::Each => Reference::Dataset(dataset),
+        })
+    }
+}

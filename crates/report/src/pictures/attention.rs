@@ -1,0 +1,145 @@
+//! Where attention gates look: one picture per gate, its map over CT.
+
+use std::path::Path;
+
+use ndarray::{ArrayView2, ArrayView3, Axis};
+
+use super::{Colour, Picture};
+use ctseg_base::{Error, Result};
+use ctseg_core::inference::attention::Attention;
+use ctseg_image::formats::{case_name, endings_in_words};
+
+/// Slices are shown at least so wide, in pixels.
+const WIDTH: f64 = 320.0;
+
+const GAP: usize = 8;
+const HEADER: usize = 20;
+
+/// How much of a pixel is the map's colour where the gate is wide open.
+const STRONGEST: f32 = 0.6;
+
+/// Writes `<case>_attention_<level>.png` for every gate (0 = finest) beside the label map at `output`.
+pub fn draw(output: &Path, attention: &Attention) -> Result<()> {
+    let name = case_name(output).ok_or_else(|| {
+        Error::file(
+            output,
+            format!("expected a name that ends in {}", endings_in_words()),
+        )
+    })?;
+    for (level, map) in attention.maps.axis_iter(Axis(0)).enumerate() {
+        let path = output.with_file_name(format!("{name}_attention_{level}.png"));
+        picture(attention, map, level).write_png(&path)?;
+    }
+    Ok(())
+}
+
+/// The axial and the coronal slice in the middle, side by side, seen as radiologists do: the patient's right on
+/// the left, front and head on top.
+fn picture(attention: &Attention, map: ArrayView3<f32>, level: usize) -> Picture {
+    let [x_mm, y_mm, z_mm] = attention.spacing_mm;
+    let image = attention.image.view();
+    let (depth, height, _) = image.dim();
+    let slice = |axis: usize, at: usize, rows_mm: f64| {
+        let (image, map) = (
+            image.index_axis(Axis(axis), at),
+            map.index_axis(Axis(axis), at),
+        );
+        overlaid(image, map, [rows_mm, x_mm])
+    };
+    let axial = slice(0, depth / 2, y_mm);
+    let coronal = slice(1, height / 2, z_mm);
+    let (least, most) = extremes(map);
+    let mut whole = Picture::filled(
+        axial.width() + GAP + coronal.width(),
+        HEADER + axial.height().max(coronal.height()),
+        [0; 3],
+    );
+    let text = format!("gate of level {level}: open from {least:.2} to {most:.2}");
+    whole.write_text(&text, 2, 2, [255; 3]);
+    whole.paste(&axial, 0, HEADER);
+    whole.paste(&coronal, axial.width() + GAP, HEADER);
+    whole
+}
+
+fn extremes(map: ArrayView3<f32>) -> (f32, f32) {
+    map.iter().fold(
+        (f32::INFINITY, f32::NEG_INFINITY),
+        |(least, most), value| (least.min(*value), most.max(*value)),
+    )
+}
+
+/// A slice (row, column) of voxels of so many millimetres, the first row at the bottom and the first column
+/// on the right, as RAS order has them.
+fn overlaid(
+    image: ArrayView2<f32>,
+    map: ArrayView2<f32>,
+    [rows_mm, columns_mm]: [f64; 2],
+) -> Picture {
+    let (rows, columns) = image.dim();
+    let across_mm = columns as f64 * columns_mm;
+    let pixel_mm = (across_mm / WIDTH)
+        .min(rows_mm.min(columns_mm))
+        .max(f64::MIN_POSITIVE);
+    let pixels = |count: usize, mm: f64| ((count as f64 * mm / pixel_mm).round() as usize).max(1);
+    let (width, height) = (pixels(columns, columns_mm), pixels(rows, rows_mm));
+    Picture::from_fn(width, height, |x, y| {
+        let row = rows - 1 - (y * rows / height).min(rows - 1);
+        let column = columns - 1 - (x * columns / width).min(columns - 1);
+        mixed(image[[row, column]], map[[row, column]])
+    })
+}
+
+/// Grey by the image, tinted from blue (closed) over green to red (open) by the map.
+fn mixed(grey: f32, open: f32) -> Colour {
+    let (grey, open) = (grey.clamp(0.0, 1.0), open.clamp(0.0, 1.0));
+    let tint = [
+        (2.0 * open - 1.0).max(0.0),
+        1.0 - (2.0 * open - 1.0).abs(),
+        (1.0 - 2.0 * open).max(0.0),
+    ];
+    let share = STRONGEST * open;
+    tint.map(|tint| (255.0 * (grey * (1.0 - share) + tint * share)).round() as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::{Array3, Array4};
+
+    use super::*;
+
+    #[test]
+    fn what_is_looked_at_is_red_and_lies_where_it_is_in_the_patient() {
+        // Four slices of 8 × 8, grey; the gate is open at the patient's left, front and bottom.
+        let mut maps = Array4::<f32>::zeros((2, 4, 8, 8));
+        for ((_, z, y, x), value) in maps.indexed_iter_mut() {
+            *value = f32::from(u8::from(z < 3 && y > 3 && x < 4));
+        }
+        let attention = Attention {
+            image: Array3::from_elem((4, 8, 8), 0.5),
+            maps,
+            spacing_mm: [1.0, 1.0, 2.0],
+        };
+        let folder = tempfile::tempdir().unwrap();
+        draw(&folder.path().join("case.nii.gz"), &attention).unwrap();
+        for level in 0..2 {
+            let path = folder.path().join(format!("case_attention_{level}.png"));
+            let read = image::open(path).unwrap().into_rgb8();
+            let side = 320;
+            assert_eq!(
+                read.dimensions(),
+                (2 * side + GAP as u32, side + HEADER as u32)
+            );
+            let red = |x: u32, y: u32| {
+                let pixel = read.get_pixel(x, y + HEADER as u32);
+                pixel[0] > pixel[2]
+            };
+            // The patient's left is shown on the right, the front on top.
+            assert!(red(300, 20) && !red(300, 300) && !red(20, 20), "{level}");
+            let coronal = side + GAP as u32;
+            assert!(
+                red(coronal + 300, 300) && !red(coronal + 300, 20),
+                "{level}"
+            );
+        }
+    }
+}

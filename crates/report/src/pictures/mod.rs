@@ -1,0 +1,157 @@
+//! Pictures as PNG files: [`Picture`] for pixels, [`chart`] for curves, [`attention`] for where a network looks,
+//! [`preview`] for what was found, [`comparison`] for that beside what is there; [`jpeg`] for pages.
+
+pub mod attention;
+pub mod chart;
+pub mod comparison;
+pub mod jpeg;
+mod lettered;
+mod letters;
+pub mod preview;
+pub(crate) mod views;
+
+use std::path::Path;
+
+use image::codecs::png::PngEncoder;
+use image::{ExtendedColorType, ImageEncoder};
+
+use ctseg_base::atomic_file::write_atomically;
+use ctseg_base::{Error, Result};
+
+/// Red, green, blue.
+pub type Colour = [u8; 3];
+
+/// Pixels row by row from the top, each red, green, blue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Picture {
+    width: usize,
+    height: usize,
+    rgb: Vec<u8>,
+}
+
+impl Picture {
+    /// A picture of one colour.
+    pub fn filled(width: usize, height: usize, colour: Colour) -> Self {
+        Self {
+            width,
+            height,
+            rgb: colour.repeat(width * height),
+        }
+    }
+
+    /// A picture whose pixel in column `x` and row `y` (from the top) is `colour(x, y)`.
+    pub fn from_fn(
+        width: usize,
+        height: usize,
+        mut colour: impl FnMut(usize, usize) -> Colour,
+    ) -> Self {
+        let mut picture = Self::filled(width, height, [0; 3]);
+        for (index, pixel) in picture.rgb.chunks_exact_mut(3).enumerate() {
+            pixel.copy_from_slice(&colour(index % width, index / width));
+        }
+        picture
+    }
+
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// The pixel in column `x` and row `y`; none outside of the picture.
+    pub fn pixel(&self, x: usize, y: usize) -> Option<Colour> {
+        let at = 3 * (y * self.width + x);
+        let inside = x < self.width && y < self.height;
+        let pixel = inside.then(|| self.rgb.get(at..at + 3)).flatten()?;
+        pixel.try_into().ok()
+    }
+
+    /// Sets a pixel; outside of the picture nothing happens.
+    pub fn set(&mut self, x: usize, y: usize, colour: Colour) {
+        if x < self.width && y < self.height {
+            let at = 3 * (y * self.width + x);
+            self.rgb[at..at + 3].copy_from_slice(&colour);
+        }
+    }
+
+    /// Copies `other` into this picture, its upper left corner at column `x` and row `y`; what lies outside is
+    /// left out.
+    pub fn paste(&mut self, other: &Self, x: usize, y: usize) {
+        for row in 0..other.height {
+            for column in 0..other.width {
+                if let Some(colour) = other.pixel(column, row) {
+                    self.set(x + column, y + row, colour);
+                }
+            }
+        }
+    }
+
+    /// Writes a line of text, 16 pixels high and 9 wide a letter, its upper left corner at column `x` and row
+    /// `y`.
+    pub fn write_text(&mut self, text: &str, x: usize, y: usize, colour: Colour) {
+        letters::draw(text, letters::SMALL, &mut |dx, dy, cover| {
+            let (x, y) = (x + dx, y + dy);
+            if let Some(below) = self.pixel(x, y) {
+                let mixed = std::array::from_fn(|channel| {
+                    let (below, above) = (f32::from(below[channel]), f32::from(colour[channel]));
+                    (below + (above - below) * cover).round() as u8
+                });
+                self.set(x, y, mixed);
+            }
+        });
+    }
+
+    /// Writes a PNG file, whole or not at all.
+    ///
+    /// # Errors
+    /// An empty picture, and whatever the file system refuses.
+    pub fn write_png(&self, path: &Path) -> Result<()> {
+        if self.rgb.is_empty() {
+            return Err(Error::file(
+                path,
+                "a picture of no pixels cannot be written; expected 1 × 1 or more",
+            ));
+        }
+        let (width, height) = (self.width as u32, self.height as u32);
+        write_atomically(path, |writer| {
+            PngEncoder::new(writer)
+                .write_image(&self.rgb, width, height, ExtendedColorType::Rgb8)
+                .map_err(std::io::Error::other)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_comes_back_from_its_file_pixel_by_pixel() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sub/picture.png");
+        let mut picture =
+            Picture::from_fn(31, 17, |x, y| [x as u8, y as u8, (7 * x + 3 * y) as u8]);
+        picture.set(30, 16, [255, 0, 9]);
+        picture.set(31, 0, [1, 1, 1]); // outside
+        picture.paste(&Picture::filled(4, 4, [9, 9, 9]), 29, 0);
+        picture.write_png(&path).unwrap();
+        let read = image::open(&path).unwrap().into_rgb8();
+        assert_eq!(read.dimensions(), (31, 17));
+        assert_eq!(read.into_raw(), picture.rgb);
+        assert_eq!(picture.pixel(30, 16), Some([255, 0, 9]));
+        assert_eq!(picture.pixel(29, 3), Some([9, 9, 9]));
+        assert_eq!(picture.pixel(31, 0), None);
+        let empty = Picture::filled(0, 5, [0; 3]).write_png(&path);
+        assert!(empty.unwrap_err().to_string().contains("picture.png"));
+    }
+
+    #[test]
+    fn text_is_dark_on_light_and_stays_inside() {
+        let mut picture = Picture::filled(60, 20, [255; 3]);
+        picture.write_text("Dice é – and further than it is wide", 2, 2, [0; 3]);
+        let dark = |x: usize| (0..20).any(|y| picture.pixel(x, y).is_some_and(|p| p[0] < 90));
+        assert!((2..12).any(dark) && (50..60).any(dark));
+    }
+}

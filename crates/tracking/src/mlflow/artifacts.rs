@@ -1,0 +1,312 @@
+//! Files to where the server keeps them: through its artifact proxy, large ones in parts where it can, or into a
+//! folder that is seen from here.
+
+use std::fs::{self, File};
+use std::io::{Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::error::{Fault, Refusal};
+use super::http::Http;
+use ctseg_base::atomic_file::{TEMPORARY, persisted, temporary_file};
+use ctseg_base::{Error, Result};
+use ctseg_http::Body;
+
+const PROXY: &str = "/api/2.0/mlflow-artifacts";
+
+/// How files are cut.
+#[derive(Debug, Clone, Copy)]
+pub struct Parts {
+    /// Smaller files go in one piece.
+    pub from_bytes: u64,
+    pub part_bytes: u64,
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        Self {
+            from_bytes: 100 << 20,
+            part_bytes: 64 << 20,
+        }
+    }
+}
+
+/// Stores ask for at most so many parts.
+const MOST_PARTS: u64 = 1000;
+
+/// Where the files of one run or model go.
+pub struct Store<'a> {
+    http: &'a Http,
+    parts: Parts,
+    kind: Kind,
+}
+
+enum Kind {
+    /// The server's proxy at an address such as `https://host/mlflow`, and the folder there.
+    Proxy {
+        base: String,
+        folder: Vec<String>,
+    },
+    Folder(PathBuf),
+}
+
+impl<'a> Store<'a> {
+    /// The place that the server calls `uri`.
+    ///
+    /// # Errors
+    /// A place that is not for us: a bucket that the server has no proxy for, a folder that is not seen from here.
+    pub fn open(http: &'a Http, uri: &str, parts: Parts) -> Result<Self, Fault> {
+        let refused = |why: String| {
+            Fault::Refused(Refusal {
+                status: 0,
+                code: String::new(),
+                message: why,
+            })
+        };
+        let segments = |path: &str| -> Vec<String> {
+            let parts = path.split('/').filter(|part| !part.is_empty());
+            parts.map(str::to_owned).collect()
+        };
+        let (scheme, rest) = uri.split_once(':').unwrap_or(("file", uri));
+        let kind = match scheme {
+            "mlflow-artifacts" => {
+                let (host, path) = host_and_path(rest);
+                Kind::Proxy {
+                    base: http.base_at(host),
+                    folder: segments(path),
+                }
+            }
+            "http" | "https" => {
+                let Some((base, path)) = uri.split_once(&format!("{PROXY}/artifacts")) else {
+                    return Err(refused(format!(
+                        "files belong at '{uri}', which is no MLflow server's"
+                    )));
+                };
+                Kind::Proxy {
+                    base: base.to_owned(),
+                    folder: segments(path),
+                }
+            }
+            "file" => {
+                let folder = PathBuf::from(host_and_path(rest).1);
+                // <root>/<experiment>/<run>/artifacts, or one level more for a model.
+                let root = folder.ancestors().nth(3);
+                if !root.is_some_and(Path::is_dir) {
+                    return Err(refused(format!(
+                        "the server keeps files in '{}', which is not seen from this machine; start it with --serve-artifacts",
+                        folder.display()
+                    )));
+                }
+                Kind::Folder(folder)
+            }
+            _ => {
+                return Err(refused(format!(
+                    "the server keeps files in '{uri}' and passes none on; start it with --serve-artifacts"
+                )));
+            }
+        };
+        Ok(Self { http, parts, kind })
+    }
+
+    /// Puts the file at `path` to `to`, such as `plots/loss.png`. Sent again it replaces itself.
+    pub fn put(&self, path: &Path, to: &str) -> Result<(), Fault> {
+        let mut file = File::open(path).map_err(Error::io(path, "read"))?;
+        let metadata = file.metadata().map_err(Error::io(path, "read"))?;
+        let bytes = metadata.len();
+        let (base, folder) = match &self.kind {
+            Kind::Folder(folder) => {
+                return copied(&mut file, &folder.join(to)).map_err(Fault::from);
+            }
+            Kind::Proxy { base, folder } => (base, folder),
+        };
+        if bytes >= self.parts.from_bytes && self.put_in_parts(path, bytes, folder, base, to)? {
+            return Ok(());
+        }
+        self.put_whole(Body::File { file, bytes }, base, folder, to)
+    }
+
+    /// The same for text.
+    pub fn put_text(&self, text: String, to: &str) -> Result<(), Fault> {
+        match &self.kind {
+            Kind::Folder(folder) => {
+                let path = folder.join(to);
+                Ok(ctseg_base::atomic_file::write_bytes_atomically(
+                    &path,
+                    text.as_bytes(),
+                )?)
+            }
+            Kind::Proxy { base, folder } => self.put_whole(Body::Text(text), base, folder, to),
+        }
+    }
+
+    fn put_whole(&self, body: Body, base: &str, folder: &[String], to: &str) -> Result<(), Fault> {
+        let mut segments: Vec<&str> = vec!["artifacts"];
+        segments.extend(folder.iter().map(String::as_str));
+        segments.extend(to.split('/'));
+        let address = format!("{base}{PROXY}");
+        let place = self
+            .http
+            .named_place(&address, &segments, Vec::new(), true)?;
+        self.http.put(place, body).map(drop)
+    }
+
+    /// False if the server's store takes no parts. The parts go to where the server says, which is a place that it
+    /// has signed for us.
+    fn put_in_parts(
+        &self,
+        path: &Path,
+        bytes: u64,
+        folder: &[String],
+        base: &str,
+        to: &str,
+    ) -> Result<bool, Fault> {
+        if base != self.http.base_at("") {
+            return Ok(false);
+        }
+        let part_bytes = self.parts.part_bytes.max(bytes.div_ceil(MOST_PARTS));
+        let count = bytes.div_ceil(part_bytes);
+        let (within, name) = to.rsplit_once('/').unwrap_or(("", to));
+        let mut at: Vec<&str> = folder.iter().map(String::as_str).collect();
+        at.extend(within.split('/').filter(|part| !part.is_empty()));
+        let at = at.join("/");
+        let asked =
+            |what: &str, body: &Value| self.http.post(&format!("{PROXY}/mpu/{what}/{at}"), body);
+        let begun = match asked("create", &json!({"path": name, "num_parts": count})) {
+            // Local stores say 501, old servers 404.
+            Err(Fault::Refused(_)) => return Ok(false),
+            other => other?,
+        };
+        let upload = &begun["upload_id"];
+        let sent = self.parts_sent(path, bytes, part_bytes, &begun);
+        let ended = sent.and_then(|parts| {
+            let body = json!({"path": name, "upload_id": upload, "parts": parts});
+            asked("complete", &body)
+        });
+        match ended {
+            Ok(_) => Ok(true),
+            Err(fault) => {
+                // What is not asked for any more shall not fill the store; the first fault is the one to tell.
+                let _ = asked("abort", &json!({"path": name, "upload_id": upload}));
+                Err(fault)
+            }
+        }
+    }
+
+    fn parts_sent(
+        &self,
+        path: &Path,
+        bytes: u64,
+        part_bytes: u64,
+        begun: &Value,
+    ) -> Result<Vec<Value>, Fault> {
+        let credentials = begun["credentials"].as_array();
+        let mut parts = Vec::new();
+        for (index, credential) in (0u64..).zip(credentials.into_iter().flatten()) {
+            let from = index * part_bytes;
+            let mut file = File::open(path).map_err(Error::io(path, "read"))?;
+            file.seek(SeekFrom::Start(from))
+                .map_err(Error::io(path, "read"))?;
+            let headers = credential["headers"].as_object();
+            let headers = headers.into_iter().flatten().map(|(name, value)| {
+                let value = value.as_str().unwrap_or_default();
+                (name.clone(), value.to_owned())
+            });
+            let url = credential["url"].as_str().unwrap_or_default();
+            let place = self.http.named_place(url, &[], headers.collect(), false)?;
+            let body = Body::File {
+                file,
+                bytes: part_bytes.min(bytes.saturating_sub(from)),
+            };
+            let tag = self.http.put(place, body)?;
+            parts.push(json!({
+                "part_number": credential["part_number"], "etag": tag.unwrap_or_default(), "url": url,
+            }));
+        }
+        Ok(parts)
+    }
+}
+
+/// `//host/path` or `/path`.
+fn host_and_path(rest: &str) -> (&str, &str) {
+    match rest.strip_prefix("//") {
+        Some(rest) => rest.split_at(rest.find('/').unwrap_or(rest.len())),
+        None => ("", rest),
+    }
+}
+
+fn copied(file: &mut File, to: &Path) -> Result<()> {
+    let mut temporary = temporary_file(ctseg_base::atomic_file::parent_of(to))?;
+    std::io::copy(file, temporary.as_file_mut()).map_err(Error::io(to, "write"))?;
+    persisted(temporary, to)
+}
+
+/// The files at or below `path` and what they are called there, in order; none where nothing is there any more.
+/// Links to folders are not followed.
+pub fn files_of(path: &Path) -> Result<Vec<(PathBuf, String)>> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if !path.is_dir() {
+        let found = path
+            .is_file()
+            .then(|| (path.to_path_buf(), name.into_owned()));
+        return Ok(found.into_iter().collect());
+    }
+    let mut files = Vec::new();
+    let mut folders = vec![(path.to_path_buf(), String::new())];
+    while let Some((folder, below)) = folders.pop() {
+        let entries = fs::read_dir(&folder).map_err(Error::io(&folder, "read the folder"))?;
+        for entry in entries {
+            let entry = entry.map_err(Error::io(&folder, "read the folder"))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let shown = match below.as_str() {
+                "" => name.clone(),
+                below => format!("{below}/{name}"),
+            };
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => folders.push((entry.path(), shown)),
+                Ok(_) if !name.starts_with(TEMPORARY) && entry.path().is_file() => {
+                    files.push((entry.path(), shown));
+                }
+                _ => {}
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// SHA-256 of a file's bytes, in hexadecimal digits.
+pub fn sha256_of(path: &Path) -> Result<String> {
+    let mut file = File::open(path).map_err(Error::io(path, "read"))?;
+    let mut hash = Sha256::new();
+    std::io::copy(&mut file, &mut hash).map_err(Error::io(path, "read"))?;
+    Ok(format!("{:x}", hash.finalize()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_are_searched_to_the_bottom() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["b.txt", "sub/a.txt", "sub/deep/c.txt", ".ctseg-x-1-2-abc"] {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, name).unwrap();
+        }
+        let names = |path: &Path| -> Vec<String> {
+            let files = files_of(path).unwrap();
+            files.into_iter().map(|(_, name)| name).collect()
+        };
+        assert_eq!(
+            names(folder.path()),
+            ["b.txt", "sub/a.txt", "sub/deep/c.txt"]
+        );
+        assert_eq!(names(&folder.path().join("sub/a.txt")), ["a.txt"]);
+        assert!(names(&folder.path().join("gone")).is_empty());
+        assert_eq!(host_and_path("//host:1/a/b"), ("host:1", "/a/b"));
+        assert_eq!(host_and_path("/a/b"), ("", "/a/b"));
+    }
+}

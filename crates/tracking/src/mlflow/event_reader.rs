@@ -1,0 +1,83 @@
+//! Reading a run's events.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use super::event::{Begun, Event, Line};
+use ctseg_base::{Error, Result};
+
+/// In the run folder.
+pub const FOLDER: &str = "tracking";
+const FILE: &str = "events.jsonl";
+
+/// A longer line is none of ours.
+const LONGEST_LINE: u64 = 4 << 20;
+
+pub fn path_in(run: &Path) -> PathBuf {
+    run.join(FOLDER).join(FILE)
+}
+
+/// Reads events from a place on, one at a time.
+#[derive(Debug)]
+pub struct Lines {
+    path: PathBuf,
+    file: BufReader<File>,
+    /// Bytes from the beginning to what is read next.
+    at: u64,
+}
+
+/// A whole line, and where it ends.
+#[derive(Debug)]
+pub struct Placed {
+    /// None for one that a kill or a power cut tore.
+    pub line: Option<Line>,
+    pub end: u64,
+}
+
+impl Lines {
+    pub fn open(run: &Path, at: u64) -> Result<Self> {
+        let path = path_in(run);
+        let mut file = File::open(&path).map_err(Error::io(&path, "read"))?;
+        file.seek(SeekFrom::Start(at))
+            .map_err(Error::io(&path, "read"))?;
+        Ok(Self {
+            path,
+            file: BufReader::with_capacity(64 << 10, file),
+            at,
+        })
+    }
+
+    /// The next line; none where no whole one is there yet.
+    pub fn next(&mut self) -> Result<Option<Placed>> {
+        let mut bytes = Vec::new();
+        let mut within = self.file.by_ref().take(LONGEST_LINE);
+        let read = within.read_until(b'\n', &mut bytes);
+        read.map_err(Error::io(&self.path, "read"))?;
+        let whole = bytes.last() == Some(&b'\n') || bytes.len() as u64 == LONGEST_LINE;
+        if !whole {
+            // The rest may be under way: the next reader begins here.
+            return Ok(None);
+        }
+        self.at += bytes.len() as u64;
+        Ok(Some(Placed {
+            line: serde_json::from_slice(&bytes).ok(),
+            end: self.at,
+        }))
+    }
+}
+
+/// The event that the run began with, if it has one.
+pub fn beginning(run: &Path) -> Result<Option<(i64, Begun)>> {
+    let mut lines = Lines::open(run, 0)?;
+    while let Some(placed) = lines.next()? {
+        if let Some(Line {
+            at,
+            event: Event::Begun(begun),
+        }) = placed.line
+        {
+            return Ok(Some((at, begun)));
+        }
+    }
+    Ok(None)
+}

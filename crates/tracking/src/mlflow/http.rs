@@ -1,0 +1,196 @@
+//! Requests to an MLflow server and what comes of them.
+
+use std::time::SystemTime;
+
+use serde_json::Value;
+
+use super::error::{Fault, Refusal};
+use super::settings::Server;
+use ctseg_base::{Error, Result};
+use ctseg_http::{
+    Answer, Body, Client, ErrorAnswer, Failure, Login, Method, Request, Url, one_line,
+};
+
+/// The variable that names whom to trust.
+const CERTIFICATES: &str = "MLFLOW_TRACKING_SERVER_CERT_PATH";
+
+/// A connection to one server.
+pub struct Http {
+    client: Client,
+    base: Url,
+    /// As it was named, for messages.
+    uri: String,
+}
+
+/// Where files go, and with whose rights.
+pub struct Place {
+    url: Url,
+    /// Whether it is the tracking server's, and told who we are.
+    own: bool,
+    headers: Vec<(String, String)>,
+}
+
+impl Http {
+    /// # Errors
+    /// An address that cannot be one, and certificates that cannot be read.
+    pub fn open(server: &Server) -> Result<Self> {
+        let base = Url::parse(&server.uri).map_err(|error| {
+            Error::invalid(format!(
+                "the MLflow server's address '{}': {error}",
+                server.uri
+            ))
+        })?;
+        let login = Login::new(base.clone(), server.access.clone());
+        Ok(Self {
+            client: Client::open(login, &server.trust, server.timeout, CERTIFICATES)?,
+            base,
+            uri: server.uri.clone(),
+        })
+    }
+
+    /// What the server answers to a question; `path` such as `/api/2.0/mlflow/runs/get`.
+    pub fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, Fault> {
+        let mut url = self.url(path);
+        url.query_pairs_mut().extend_pairs(query);
+        self.answered(Request::get(url))
+    }
+
+    /// The first line of a page that is no JSON, such as `/version`, and what time the server says that it is.
+    pub fn line(&self, path: &str) -> Result<(String, Option<SystemTime>), Fault> {
+        let answer = self.outcome(Request::get(self.url(path)))?;
+        Ok((one_line(&answer.body), answer.date))
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> Result<Value, Fault> {
+        self.sent(Method::POST, path, body)
+    }
+
+    pub fn patch(&self, path: &str, body: &Value) -> Result<Value, Fault> {
+        self.sent(Method::PATCH, path, body)
+    }
+
+    fn sent(&self, method: Method, path: &str, body: &Value) -> Result<Value, Fault> {
+        let body = Body::Json(body.to_string());
+        self.answered(Request::new(method, self.url(path), body))
+    }
+
+    fn answered(&self, request: Request) -> Result<Value, Fault> {
+        let bytes = self.outcome(request)?.body;
+        if bytes.iter().all(u8::is_ascii_whitespace) {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&bytes).map_err(|_| {
+            Fault::Closed(format!(
+                "{} is no MLflow server: it answers '{}'",
+                self.uri,
+                one_line(&bytes)
+            ))
+        })
+    }
+
+    /// A place that the server has named, with what it wants to be said there; `own` as in [`Place`].
+    pub fn named_place(
+        &self,
+        address: &str,
+        segments: &[&str],
+        headers: Vec<(String, String)>,
+        own: bool,
+    ) -> Result<Place, Fault> {
+        let parsed = Url::parse(address).ok();
+        let Some(mut url) = parsed.filter(|url| ["http", "https"].contains(&url.scheme())) else {
+            return Err(Fault::Closed(format!(
+                "{} names a place for files that is none",
+                self.uri
+            )));
+        };
+        extend(&mut url, segments);
+        Ok(Place { url, own, headers })
+    }
+
+    /// The server's own scheme, host and path, with another host if there is one, such as `https://host/mlflow`.
+    pub fn base_at(&self, host: &str) -> String {
+        let path = self.base.path().trim_end_matches('/');
+        match host {
+            "" => format!("{}{path}", self.base.origin().ascii_serialization()),
+            host => format!("{}://{host}{path}", self.base.scheme()),
+        }
+    }
+
+    /// Puts bytes at a place without holding them in memory; the tag that the place gave them.
+    pub fn put(&self, place: Place, body: Body) -> Result<Option<String>, Fault> {
+        let mut headers = place.headers;
+        if place.own {
+            headers.push((
+                "content-type".to_owned(),
+                "application/octet-stream".to_owned(),
+            ));
+        }
+        let answer = self.outcome(Request {
+            headers,
+            is_anonymous: !place.own,
+            ..Request::new(Method::PUT, place.url, body)
+        })?;
+        Ok(answer.tag)
+    }
+
+    fn url(&self, path: &str) -> Url {
+        let mut url = self.base.clone();
+        extend(&mut url, &path.split('/').collect::<Vec<_>>());
+        url
+    }
+
+    fn outcome(&self, request: Request) -> Result<Answer, Fault> {
+        self.client.send(request).map_err(|failure| match failure {
+            Failure::Connection {
+                why,
+                is_certificate: true,
+            } => Fault::Closed(format!(
+                "{}: {why}; {CERTIFICATES} names whom to trust",
+                self.uri
+            )),
+            Failure::Connection { why, .. } => Fault::Away {
+                why: format!("{}: {why}", self.uri),
+                wait: None,
+            },
+            Failure::Status(answer) => self.fault(&answer),
+        })
+    }
+
+    fn fault(&self, answer: &ErrorAnswer) -> Fault {
+        let status = answer.status;
+        let said: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+        let text = |key: &str| said[key].as_str().unwrap_or_default().to_owned();
+        let message = match text("message") {
+            none if none.is_empty() => one_line(&answer.body),
+            message => one_line(message.as_bytes()),
+        };
+        let named = format!("{} answers {status}: {message}", self.uri);
+        match status {
+            300..=399 => Fault::Closed(format!(
+                "{} sends us on to '{}'; name that server, or see who stands in between",
+                self.uri, answer.location
+            )),
+            401 => Fault::Closed(format!(
+                "{named}; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+            )),
+            403 => Fault::Closed(format!("{named}; this user or host may not do that")),
+            408 | 425 | 429 | 500 | 502..=599 => Fault::Away {
+                why: named,
+                wait: answer.retry_after,
+            },
+            _ => Fault::Refused(Refusal {
+                status,
+                code: text("error_code"),
+                message: named,
+            }),
+        }
+    }
+}
+
+fn extend(url: &mut Url, segments: &[&str]) {
+    let segments = segments.iter().filter(|segment| !segment.is_empty());
+    // Every http address has a path.
+    if let Ok(mut path) = url.path_segments_mut() {
+        path.pop_if_empty().extend(segments);
+    }
+}

@@ -1,0 +1,262 @@
+//! Which server, and how to get in: what MLflow's own environment variables and `~/.mlflow/credentials` say, and
+//! `ctseg.toml`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ctseg_base::{Error, Result};
+use ctseg_http::{Access, Trust};
+
+/// Where nothing else is said.
+const EXPERIMENT: &str = "ctseg";
+
+/// Longest wait for an answer; uploads get more by their size.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What flags and a settings file say; for the address the environment beats it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Preferences {
+    pub uri: Option<String>,
+    pub experiment: Option<String>,
+    /// The name that models are registered under.
+    pub model: Option<String>,
+}
+
+/// A tracking server and the way in.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// Without user and password.
+    pub uri: String,
+    /// The name of the experiment for runs that name none.
+    pub experiment: String,
+    pub access: Access,
+    pub trust: Trust,
+    pub timeout: Duration,
+}
+
+/// Looks up environment variables.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// The environment of this process; empty variables count as none.
+pub fn process_environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+impl Server {
+    /// The server that `environment` or `preferences` name, if any.
+    ///
+    /// # Errors
+    /// An address that is none of a server, or a credentials file that cannot be read.
+    pub fn find(preferences: &Preferences, environment: Environment) -> Result<Option<Self>> {
+        let named = environment("MLFLOW_TRACKING_URI").map(|uri| ("MLFLOW_TRACKING_URI", uri));
+        let preferred = || preferences.uri.clone().map(|uri| ("[mlflow] uri", uri));
+        let Some((origin, uri)) = named.or_else(preferred) else {
+            return Ok(None);
+        };
+        let (uri, login) = without_login(uri.trim());
+        let after_scheme = ["http://", "https://"]
+            .iter()
+            .find_map(|scheme| uri.strip_prefix(scheme));
+        if after_scheme.is_none_or(|rest| rest.is_empty() || rest.starts_with('/')) {
+            return Err(Error::invalid(format!(
+                "{origin} is '{uri}'; expected a server's address, http://… or https://…: start one with \
+                 'mlflow server --backend-store-uri …' for a folder or a database"
+            )));
+        }
+        let experiment = preferences.experiment.as_deref().unwrap_or(EXPERIMENT);
+        let path = |name: &str| environment(name).map(PathBuf::from);
+        let seconds = environment("MLFLOW_HTTP_REQUEST_TIMEOUT").and_then(|text| text.parse().ok());
+        Ok(Some(Self {
+            uri: uri.trim_end_matches('/').to_owned(),
+            experiment: experiment.to_owned(),
+            access: match login {
+                Some((name, password)) => Access::User { name, password },
+                None => access(environment)?,
+            },
+            trust: Trust {
+                insecure: environment("MLFLOW_TRACKING_INSECURE_TLS").is_some_and(|text| {
+                    ["true", "1"].contains(&text.trim().to_ascii_lowercase().as_str())
+                }),
+                authorities: path("MLFLOW_TRACKING_SERVER_CERT_PATH"),
+                identity: path("MLFLOW_TRACKING_CLIENT_CERT_PATH"),
+            },
+            timeout: seconds.map_or(TIMEOUT, |seconds: u64| Duration::from_secs(seconds.max(1))),
+        }))
+    }
+}
+
+/// As MLflow's client: user and password from the environment, each else from the credentials file; a token where
+/// they are not complete.
+fn access(environment: Environment) -> Result<Access> {
+    let kept = match environment("HOME") {
+        Some(home) => kept_login(&Path::new(&home).join(".mlflow/credentials"))?,
+        None => (None, None),
+    };
+    let name = environment("MLFLOW_TRACKING_USERNAME").or(kept.0);
+    let password = environment("MLFLOW_TRACKING_PASSWORD").or(kept.1);
+    Ok(
+        match (name, password, environment("MLFLOW_TRACKING_TOKEN")) {
+            (Some(name), Some(password), _) => Access::User { name, password },
+            (_, _, Some(token)) => Access::Token(token),
+            _ => Access::Anybody,
+        },
+    )
+}
+
+/// User and password from the section `[mlflow]` of an INI file.
+fn kept_login(path: &Path) -> Result<(Option<String>, Option<String>)> {
+    let mut login = (None, None);
+    if !path.exists() {
+        return Ok(login);
+    }
+    let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+    let mut within = false;
+    for line in text.lines().map(str::trim) {
+        if line.starts_with('[') {
+            within = line == "[mlflow]";
+        }
+        let Some((key, value)) = line.split_once(['=', ':']).filter(|_| within) else {
+            continue;
+        };
+        let value = Some(value.trim().to_owned());
+        match key.trim().to_ascii_lowercase().as_str() {
+            "mlflow_tracking_username" => login.0 = value,
+            "mlflow_tracking_password" => login.1 = value,
+            _ => {}
+        }
+    }
+    Ok(login)
+}
+
+/// `http://user:password@host/path` without the login, and the login; proxies are named without `http://`, too.
+pub fn without_login(uri: &str) -> (String, Option<(String, String)>) {
+    let (scheme, rest) = match uri.find("://") {
+        Some(at) => uri.split_at(at + 3),
+        None => ("", uri),
+    };
+    let host_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let Some(at) = rest[..host_end].rfind('@') else {
+        return (uri.to_owned(), None);
+    };
+    let (name, password) = rest[..at].split_once(':').unwrap_or((&rest[..at], ""));
+    let bare = format!("{scheme}{}", &rest[at + 1..]);
+    (bare, Some((decoded(name), decoded(password))))
+}
+
+/// With `%41` as `A`.
+fn decoded(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut plain = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let code = bytes
+            .get(at + 1..at + 3)
+            .filter(|_| bytes[at] == b'%')
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        plain.push(code.unwrap_or(bytes[at]));
+        at += if code.is_some() { 3 } else { 1 };
+    }
+    String::from_utf8_lossy(&plain).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(variables: &[(&str, &str)], preferences: &Preferences) -> Result<Option<Server>> {
+        let variables = variables.to_vec();
+        Server::find(preferences, &move |name| {
+            let found = variables.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn the_environment_beats_the_settings_file() {
+        assert!(found(&[], &Preferences::default()).unwrap().is_none());
+        let preferences = Preferences {
+            uri: Some("http://a:5000/".to_owned()),
+            experiment: Some("spleens".to_owned()),
+            model: None,
+        };
+        let server = found(&[], &preferences).unwrap().unwrap();
+        assert_eq!(
+            (server.uri.as_str(), server.experiment.as_str()),
+            ("http://a:5000", "spleens")
+        );
+        let variables = [
+            ("MLFLOW_TRACKING_URI", "https://b/mlflow"),
+            ("MLFLOW_TRACKING_INSECURE_TLS", "True"),
+        ];
+        let server = found(&variables, &preferences).unwrap().unwrap();
+        assert_eq!(
+            (server.uri.as_str(), server.experiment.as_str()),
+            ("https://b/mlflow", "spleens")
+        );
+        assert!(server.trust.insecure);
+        for wrong in ["sqlite:///x.db", "mlruns", "http://", "databricks"] {
+            let error = found(&[("MLFLOW_TRACKING_URI", wrong)], &preferences).unwrap_err();
+            assert!(error.to_string().contains(wrong), "{error}");
+        }
+    }
+
+    #[test]
+    fn logins_are_taken_out_of_addresses() {
+        let login = |name: &str, password: &str| Some((name.to_owned(), password.to_owned()));
+        for (uri, bare, expected) in [
+            (
+                "http://ann:s3cret@a:1/x@y",
+                "http://a:1/x@y",
+                login("ann", "s3cret"),
+            ),
+            (
+                "ann:s3cret@proxy:3128",
+                "proxy:3128",
+                login("ann", "s3cret"),
+            ),
+            ("proxy:3128", "proxy:3128", None),
+            ("localhost,.svc", "localhost,.svc", None),
+            ("http://a/x@y", "http://a/x@y", None),
+            ("", "", None),
+        ] {
+            assert_eq!(without_login(uri), (bare.to_owned(), expected));
+        }
+    }
+
+    #[test]
+    fn the_way_in_is_found_as_mlflow_finds_it() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().to_str().unwrap();
+        let of = |variables: &[(&str, &str)]| {
+            let server = found(variables, &Preferences::default());
+            server.unwrap().unwrap().access
+        };
+        let user = |name: &str, password: &str| Access::User {
+            name: name.to_owned(),
+            password: password.to_owned(),
+        };
+        let uri = ("MLFLOW_TRACKING_URI", "http://a");
+        let token = ("MLFLOW_TRACKING_TOKEN", "t0ken");
+        assert_eq!(of(&[uri]), Access::Anybody);
+        assert_eq!(of(&[uri, token]), Access::Token("t0ken".to_owned()));
+        let name = ("MLFLOW_TRACKING_USERNAME", "ann");
+        assert_eq!(of(&[uri, token, name]), Access::Token("t0ken".to_owned()));
+        let password = ("MLFLOW_TRACKING_PASSWORD", "s3cret");
+        assert_eq!(of(&[uri, token, name, password]), user("ann", "s3cret"));
+        std::fs::create_dir(home.path().join(".mlflow")).unwrap();
+        let text = "[other]\nmlflow_tracking_username = x\n[mlflow]\nmlflow_tracking_username = bob\nMLFLOW_TRACKING_PASSWORD: a=b:c\n";
+        std::fs::write(home.path().join(".mlflow/credentials"), text).unwrap();
+        assert_eq!(of(&[uri, ("HOME", path)]), user("bob", "a=b:c"));
+        let with_login = ("MLFLOW_TRACKING_URI", "http://me:p%40ss@a:1/x@y");
+        let server = found(&[with_login, password], &Preferences::default());
+        let server = server.unwrap().unwrap();
+        assert_eq!(server.access, user("me", "p@ss"));
+        assert_eq!(server.uri, "http://a:1/x@y");
+        let shown = format!("{server:?}");
+        assert!(
+            !shown.contains("p@ss") && !shown.contains("p%40ss"),
+            "{shown}"
+        );
+    }
+}

@@ -1,0 +1,296 @@
+//! Out-of-fold predictions: every case by the network that did not see it, as label maps on the cases' own grids.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use sha2::{Digest, Sha256};
+
+use ctseg_base::cancel::{guarded, unless_stopped};
+use ctseg_base::hash::file_sha256;
+use ctseg_base::progress::Observer;
+use ctseg_base::{Error, Result};
+use ctseg_core::dataset::reference::Reference;
+use ctseg_core::dataset::{Dataset, Structure};
+use ctseg_core::inference::cascade::CascadeReport;
+use ctseg_core::inference::coarse_result::StageOneResult;
+use ctseg_core::inference::roi::carried_over;
+use ctseg_core::inference::stage::{Segmenter, network_grid, network_input};
+use ctseg_core::model::bundle::Bundle;
+use ctseg_core::model::identity::ModelUsed;
+use ctseg_core::outputs::Outputs;
+use ctseg_core::outputs::sidecar::{Making, whole_of};
+use ctseg_core::recipe::output_maps::UNION;
+use ctseg_core::recipe::{Region, Target};
+use ctseg_engine::device::Compute;
+use ctseg_engine::weights::NamedTensors;
+use ctseg_evaluate::tolerances::Tolerances;
+use ctseg_evaluate::{Evaluation, evaluate_unless_stopped};
+use ctseg_image::resample::restore_exclusive;
+use ctseg_image::space::{LabelMap, Orientation, Volume, VoxelBox};
+
+/// What to predict, with what.
+pub struct OutOfFoldJob<'a> {
+    /// The model that the trained folds were published into.
+    pub bundle: &'a Bundle,
+    pub stage: u8,
+    pub dataset: &'a Dataset,
+    /// The folds whose held-out cases are predicted.
+    pub folds: &'a [usize],
+    /// What a stage 1 that did not see the case found; for stages that work inside a region.
+    pub stage_one: &'a BTreeMap<usize, StageOneResult>,
+    /// Where the label maps go.
+    pub folder: PathBuf,
+    pub compute: &'a Compute,
+    pub stop: &'a AtomicBool,
+    /// No case is begun after this time.
+    pub deadline: Option<Instant>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone)]
+pub struct OutOfFold {
+    pub folder: PathBuf,
+    /// Cases of the dataset with their label maps.
+    pub maps: Vec<(usize, PathBuf)>,
+    /// None where no case could be predicted.
+    pub evaluation: Option<Evaluation>,
+    /// Whether every held-out case was predicted.
+    pub complete: bool,
+    /// Whether all structures count as one, as for the network.
+    pub union: bool,
+}
+
+/// Predicts the held-out cases of the job's folds; label maps that are whole and of the same input and weights
+/// are kept. Writes `metrics.csv` and `summary.json` beside them. A case that fails costs no other.
+///
+/// # Errors
+/// The model lacks the stage; the folder cannot be written; [`Error::Interrupted`] when stopped.
+pub fn predict_out_of_fold(job: &OutOfFoldJob, observer: &dyn Observer) -> Result<OutOfFold> {
+    let networks = Networks::load(job)?;
+    let cases = networks.held_out(job);
+    std::fs::create_dir_all(&job.folder).map_err(Error::io(&job.folder, "create the folder"))?;
+    let task = observer.task("out-of-fold predictions", cases.len() as u64, "cases");
+    let mut maps = Vec::new();
+    let mut out_of_time = false;
+    for (case, position) in &cases {
+        unless_stopped(job.stop, || {
+            "held-out cases were being predicted".to_owned()
+        })?;
+        out_of_time = job
+            .deadline
+            .is_some_and(|deadline| Instant::now() >= deadline);
+        if out_of_time {
+            observer.warn(&format!(
+                "time is up: {} of {} held-out cases were predicted; 'ctseg fit --resume' goes on",
+                maps.len(),
+                cases.len()
+            ));
+            break;
+        }
+        match guarded(|| networks.predicted(job, *case, *position)) {
+            Ok(path) => maps.push((*case, path)),
+            Err(error) => observer.warn(&format!("not predicted: {error}")),
+        }
+        task.advance(1);
+    }
+    drop(task);
+    let evaluation = match maps.is_empty() {
+        true => None,
+        false => Some(compared(job, &maps, networks.is_union(), observer)?),
+    };
+    Ok(OutOfFold {
+        folder: job.folder.clone(),
+        complete: !out_of_time && maps.len() == cases.len(),
+        union: networks.is_union(),
+        maps,
+        evaluation,
+    })
+}
+
+/// The networks of a stage, by position.
+struct Networks {
+    segmenter: Segmenter,
+    /// By position: fold number, held-out cases, hash of all that decides its label maps.
+    folds: Vec<(usize, Vec<String>, String)>,
+    structures: Vec<Structure>,
+}
+
+impl Networks {
+    fn load(job: &OutOfFoldJob) -> Result<Self> {
+        let segmenter = job.bundle.segmenter(job.stage, job.compute)?;
+        let weights = job.bundle.stage_weights(job.stage)?;
+        let manifest = job.bundle.stage(job.stage);
+        let stage1 = match segmenter.recipe.region {
+            Region::Roi => job.bundle.stage_sha256(1),
+            Region::Whole => None,
+        };
+        let folds = manifest.map_or(&[][..], |stage| &stage.folds);
+        let folds = folds.iter().zip(&weights).map(|(fold, weights)| {
+            let hash = weights_sha256(weights, stage1);
+            (fold.fold, fold.held_out.clone(), hash)
+        });
+        let union = Structure {
+            value: 1,
+            name: UNION.to_owned(),
+        };
+        let structures = match segmenter.recipe.structures {
+            Target::Union => vec![union],
+            Target::Each => job.bundle.structures()?,
+        };
+        Ok(Self {
+            folds: folds.collect(),
+            segmenter,
+            structures,
+        })
+    }
+
+    fn is_union(&self) -> bool {
+        self.segmenter.recipe.structures == Target::Union
+    }
+
+    /// Cases with the position of the network that did not see them.
+    fn held_out(&self, job: &OutOfFoldJob) -> Vec<(usize, usize)> {
+        let position = |case: usize| {
+            let id = &job.dataset.cases[case].id;
+            let mut folds = self.folds.iter();
+            folds.position(|(fold, held_out, _)| job.folds.contains(fold) && held_out.contains(id))
+        };
+        let cases = job.dataset.training_cases().into_iter();
+        cases
+            .filter_map(|case| Some((case, position(case)?)))
+            .collect()
+    }
+
+    /// The label map of one case, made or found.
+    fn predicted(&self, job: &OutOfFoldJob, case: usize, position: usize) -> Result<PathBuf> {
+        let started = Instant::now();
+        let (fold, _, hash) = &self.folds[position];
+        let case_files = &job.dataset.cases[case];
+        let name = case_files.id.replace(['/', '\\'], "_");
+        let path = job.folder.join(format!("{name}.nii.gz"));
+        let input_sha256 = job.dataset.copies.read(&case_files.image, file_sha256)?;
+        if whole_of(&path, &input_sha256, hash).is_some() {
+            return Ok(path);
+        }
+        let image = job.dataset.load_image(case_files)?;
+        let (labels, roi) = self.segmented(job, case, position, &image.volume)?;
+        let report = CascadeReport {
+            roi,
+            roi_share: roi.map(|roi| roi.voxels() as f64 / image.volume.grid.voxels() as f64),
+            looks: 1,
+            parts: Vec::new(),
+            notes: vec![format!(
+                "out of fold: by the network of fold {fold}, which did not see this case"
+            )],
+            seconds: BTreeMap::new(),
+            postprocessing: BTreeMap::new(),
+        };
+        let structures = self
+            .structures
+            .iter()
+            .map(|s| (s.name.clone(), s.value))
+            .collect();
+        let making = Making {
+            input: &case_files.image,
+            input_sha256: &input_sha256,
+            image: &image,
+            models: &[ModelUsed {
+                model: job.bundle.path.clone(),
+                sha256: hash.clone(),
+            }],
+            model_sha256: hash,
+            device: job.compute.to_string(),
+            structures: &structures,
+            outputs: &Outputs::default(),
+            probabilities: None,
+            started,
+        };
+        making.written(&path, (labels, None), report)?;
+        Ok(path)
+    }
+
+    /// The labels of one case on its own grid, and the region that they were looked for in, if there was one.
+    fn segmented(
+        &self,
+        job: &OutOfFoldJob,
+        case: usize,
+        position: usize,
+        volume: &Volume,
+    ) -> Result<(LabelMap, Option<VoxelBox>)> {
+        let source = volume.grid;
+        let ras = source.reoriented(Orientation::RAS);
+        let recipe = &self.segmenter.recipe;
+        let known = job
+            .stage_one
+            .get(&case)
+            .filter(|_| recipe.region == Region::Roi);
+        let region = known.map_or(VoxelBox::whole(ras.shape), |result| result.region);
+        let grid = network_grid(recipe, &source, &region);
+        let prior = known.map(|result| &result.prior);
+        let input = network_input(recipe, volume, &grid, prior)?;
+        let logits = self.segmenter.logits_of_fold(position, input.view())?;
+        drop(input);
+        self.segmenter.release_memory()?;
+        let values: Vec<u16> = self.structures.iter().map(|s| s.value).collect();
+        let labels = restore_exclusive(logits.view(), &grid, &source, &values)?;
+        drop(logits);
+        let roi = known
+            .map(|result| carried_over(&result.region, &ras, &source))
+            .transpose()?;
+        Ok((labels, roi))
+    }
+}
+
+/// Compares the label maps with their references and writes the figures beside them.
+fn compared(
+    job: &OutOfFoldJob,
+    maps: &[(usize, PathBuf)],
+    union: bool,
+    observer: &dyn Observer,
+) -> Result<Evaluation> {
+    let predicted = Dataset {
+        cases: maps
+            .iter()
+            .map(|(case, _)| job.dataset.cases[*case].clone())
+            .collect(),
+        test: Vec::new(),
+        ..job.dataset.clone()
+    };
+    let reference = if union {
+        Reference::Union(predicted)
+    } else {
+        Reference::Dataset(predicted)
+    };
+    remove_strangers(&job.folder, maps)?;
+    let tolerances = Tolerances::default();
+    let evaluation =
+        evaluate_unless_stopped(&job.folder, &reference, &tolerances, job.stop, observer)?;
+    evaluation.write(&job.folder)?;
+    Ok(evaluation)
+}
+
+/// Removes label maps of cases that are not among `maps`, such as those of a dataset that has changed since.
+fn remove_strangers(folder: &Path, maps: &[(usize, PathBuf)]) -> Result<()> {
+    for (_, path) in ctseg_core::dataset::reference::label_maps(folder)? {
+        if maps.iter().all(|(_, own)| *own != path) {
+            std::fs::remove_file(&path).map_err(Error::io(&path, "remove"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Hash of a network's weights, and of the stage 1 whose regions it looks at.
+fn weights_sha256(weights: &NamedTensors, stage1: Option<&str>) -> String {
+    let mut hasher = Sha256::new();
+    for (name, tensor) in weights {
+        hasher.update(format!("{name} {:?}\n", tensor.shape));
+        tensor
+            .values
+            .iter()
+            .for_each(|value| hasher.update(value.to_le_bytes()));
+    }
+    hasher.update(stage1.unwrap_or_default());
+    format!("{:x}", hasher.finalize())
+}

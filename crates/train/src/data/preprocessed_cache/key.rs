@@ -1,0 +1,254 @@
+//! What a prepared case follows from, as a hash.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use sha2::{Digest, Sha256};
+
+use ctseg_augment::Augmentation;
+use ctseg_base::{Error, Result};
+use ctseg_core::dataset::{Dataset, LabelSource};
+use ctseg_core::inference::coarse_result::StageOneResult;
+use ctseg_core::inference::roi::Prior;
+use ctseg_core::recipe::Recipe;
+use ctseg_image::preprocess::channels::Window;
+use ctseg_image::preprocess::normalisation::Normalisation;
+use ctseg_image::resample::Interpolation;
+use ctseg_image::space::{Grid, VoxelBox};
+
+/// To be raised whenever the same files and recipe give other values than before.
+const PREPARATION: u32 = 1;
+
+/// SHA-256 of all that a prepared case follows from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key(pub(super) [u8; 32]);
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// A case that is to be prepared.
+#[derive(Clone, Copy)]
+pub struct Wanted<'a> {
+    pub dataset: &'a Dataset,
+    /// Its index in the dataset.
+    pub case: usize,
+    pub recipe: &'a Recipe,
+    pub stage_one: Option<&'a StageOneResult>,
+}
+
+impl Wanted<'_> {
+    /// What it follows from; none for what is never prepared twice: cases without labels, and recipes of imported
+    /// models, which are not trained.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or is not what it was when this process first looked.
+    pub(super) fn key(&self, hashes: &FileHashes) -> Result<Option<Key>> {
+        let Some(case) = self.dataset.cases.get(self.case) else {
+            return Ok(None);
+        };
+        let hash_of = |path: &Path| self.dataset.copies.read(path, |path| hashes.of(path));
+        let mut fields = Fields(Sha256::new());
+        fields.add("preparation", &PREPARATION.to_le_bytes());
+        fields.add("ctseg", env!("CARGO_PKG_VERSION").as_bytes());
+        fields.add("image", &hash_of(&case.image)?);
+        match &case.labels {
+            LabelSource::None => return Ok(None),
+            LabelSource::Map(path) => fields.add("labels", &hash_of(path)?),
+            LabelSource::PerStructure(files) => {
+                for (value, path) in files {
+                    fields.add(
+                        "mask",
+                        &[&value.to_le_bytes()[..], &hash_of(path)?].concat(),
+                    );
+                }
+            }
+        }
+        if let Some(ignore) = self.dataset.ignore {
+            fields.add("ignore", &ignore.to_le_bytes());
+        }
+        if !fields.add_recipe(self.recipe) {
+            return Ok(None);
+        }
+        if let Some(result) = self.stage_one {
+            fields.add_region(&result.region);
+            if self.recipe.prior {
+                fields.add_prior(&result.prior);
+            }
+        }
+        Ok(Some(Key(fields.0.finalize().into())))
+    }
+
+    /// Whether the case's files are still those that its key was made of.
+    pub(super) fn is_unchanged(&self, hashes: &FileHashes) -> bool {
+        let case = &self.dataset.cases[self.case];
+        let same = |path: &Path| {
+            let known = self.dataset.copies.read(path, |path| hashes.of(path));
+            known.is_ok()
+        };
+        same(&case.image)
+            && match &case.labels {
+                LabelSource::None => true,
+                LabelSource::Map(path) => same(path),
+                LabelSource::PerStructure(files) => files.iter().all(|(_, path)| same(path)),
+            }
+    }
+}
+
+/// Named values, each with its length, so that no two lists of them give the same bytes.
+struct Fields(Sha256);
+
+impl Fields {
+    fn add(&mut self, name: &str, value: &[u8]) {
+        for part in [name.as_bytes(), value] {
+            self.0.update((part.len() as u64).to_le_bytes());
+            self.0.update(part);
+        }
+    }
+
+    /// False for recipes whose cases are not kept.
+    fn add_recipe(&mut self, recipe: &Recipe) -> bool {
+        // All fields by name: a new one does not compile before it is decided whether prepared cases depend on it.
+        let Recipe {
+            prior,
+            spacing_mm,
+            interpolation,
+            windows_hu,
+            normalisation,
+            training,
+            nnunet,
+            name: _,
+            stage: _,
+            structures: _,
+            outputs: _,
+            region: _, // the box itself counts
+            folds: _,
+            train_folds: _,
+            out_of_fold: _,
+            generated_data: _,
+            network: _,
+            roi: _,
+            jitter: _,
+            sliding: _,
+            postprocessing: _,
+            tracking: _,
+        } = recipe;
+        if nnunet.is_some() {
+            return false;
+        }
+        self.add("prior", &[u8::from(*prior)]);
+        self.add("spacing_mm", &spacing_mm.map(f64::to_le_bytes).concat());
+        let interpolation = match interpolation {
+            Interpolation::Nearest => 0,
+            Interpolation::Linear => 1,
+            Interpolation::Cubic => 3,
+        };
+        self.add("interpolation", &[interpolation]);
+        for Window { low_hu, high_hu } in windows_hu {
+            self.add(
+                "window_hu",
+                &[*low_hu, *high_hu].map(f32::to_le_bytes).concat(),
+            );
+        }
+        match normalisation {
+            Normalisation::Window {} => self.add("normalisation", b"window"),
+            Normalisation::Ct { mean_hu, sd_hu } => {
+                self.add("normalisation", b"ct");
+                self.add(
+                    "mean_and_sd_hu",
+                    &[*mean_hu, *sd_hu].map(f32::to_le_bytes).concat(),
+                );
+            }
+            Normalisation::ZScore {} => self.add("normalisation", b"z_score"),
+        }
+        // What else is in there changes cases after they are prepared.
+        if let Some(reach_hu) = training.augmentation().and_then(Augmentation::reach_hu) {
+            self.add("reach_hu", &reach_hu.to_le_bytes());
+        }
+        true
+    }
+
+    fn add_region(&mut self, region: &VoxelBox) {
+        let VoxelBox { start, end } = region;
+        self.add("region", &[start, end].map(indices).concat());
+    }
+
+    fn add_prior(&mut self, prior: &Prior) {
+        let Grid { shape, affine } = prior.grid;
+        self.add("prior_shape", &indices(&shape));
+        self.add(
+            "prior_affine",
+            &affine
+                .as_flattened()
+                .iter()
+                .flat_map(|v| v.to_le_bytes())
+                .collect::<Vec<u8>>(),
+        );
+        let values: Vec<u8> = prior.quantised().iter().copied().collect();
+        self.add("prior_values", &values);
+    }
+}
+
+fn indices(values: &[usize; 3]) -> Vec<u8> {
+    values.map(|value| (value as u64).to_le_bytes()).concat()
+}
+
+/// Files' SHA-256, each read once.
+#[derive(Debug, Default)]
+pub(super) struct FileHashes(Mutex<HashMap<PathBuf, (FileState, [u8; 32])>>);
+
+/// Enough to see that a file was changed, without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FileState {
+    bytes: u64,
+    modified: Option<SystemTime>,
+}
+
+impl FileState {
+    fn of(path: &Path) -> Result<Self> {
+        let metadata = fs::metadata(path).map_err(Error::io(path, "read"))?;
+        Ok(Self {
+            bytes: metadata.len(),
+            modified: metadata.modified().ok(),
+        })
+    }
+}
+
+impl FileHashes {
+    /// The hash of a file, as it was when it was first asked for.
+    ///
+    /// # Errors
+    /// It cannot be read; it has changed since: what this process has in memory of it may be older.
+    fn of(&self, path: &Path) -> Result<[u8; 32]> {
+        let state = FileState::of(path)?;
+        let changed = || Error::file(path, "was changed while it was in use");
+        if let Some((known, hash)) = self.lock().get(path) {
+            return if *known == state {
+                Ok(*hash)
+            } else {
+                Err(changed())
+            };
+        }
+        let mut hasher = Sha256::new();
+        let mut file = File::open(path).map_err(Error::io(path, "read"))?;
+        io::copy(&mut file, &mut hasher).map_err(Error::io(path, "read"))?;
+        if FileState::of(path)? != state {
+            return Err(changed());
+        }
+        let hash = hasher.finalize().into();
+        self.lock().insert(path.to_path_buf(), (state, hash));
+        Ok(hash)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, (FileState, [u8; 32])>> {
+        // Values are inserted whole, so a panic elsewhere spoils nothing.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,105 @@
+//! What is done with held-out cases when the folds are trained.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::job::{FitJob, FitSummary};
+use super::tracking::Telling;
+use crate::choose_postprocessing::Trial;
+use crate::cross_validation::{OutOfFold, OutOfFoldJob, predict_out_of_fold};
+use crate::overlays::best_and_worst;
+use ctseg_base::Result;
+use ctseg_base::progress::Observer;
+use ctseg_core::inference::coarse_result::StageOneResult;
+use ctseg_core::inference::coarse_stage::{RoiQuality, out_of_fold_results};
+use ctseg_core::model::bundle::Bundle;
+use ctseg_core::model::postprocessing::Postprocessing;
+use ctseg_core::run::folder::PLOTS;
+
+/// How good the new stage 1's regions are on the cases that one of its networks did not see.
+pub(super) fn held_out_roi_quality(job: &FitJob, observer: &dyn Observer) -> Result<RoiQuality> {
+    let bundle = Bundle::open(&job.model)?;
+    let held_out: Vec<&String> = bundle
+        .stage(1)
+        .iter()
+        .flat_map(|stage| &stage.folds)
+        .flat_map(|fold| &fold.held_out)
+        .collect();
+    let mut cases = job.dataset.training_cases();
+    cases.retain(|case| held_out.contains(&&job.dataset.cases[*case].id));
+    let results = out_of_fold_results(
+        &bundle,
+        &job.dataset,
+        &cases,
+        false,
+        &job.compute,
+        job.stop,
+        observer,
+    )?;
+    RoiQuality::measured(&results, &job.dataset, job.stop)
+}
+
+/// Held-out cases predicted on their own grids by the networks that did not see them and, for a stage whose label
+/// maps are the result, their clean-up, chosen on them and written into the model.
+pub(super) fn out_of_fold_and_cleaning(
+    telling: &Telling,
+    stage_one: &BTreeMap<usize, StageOneResult>,
+    started: Instant,
+) -> Result<(Option<OutOfFold>, Option<Postprocessing>)> {
+    let Telling {
+        job, run, observer, ..
+    } = *telling;
+    let recipe = &job.recipe;
+    let bundle = Bundle::open(&job.model)?;
+    let mut predicted = None;
+    if recipe.out_of_fold {
+        let out_of_fold = OutOfFoldJob {
+            bundle: &bundle,
+            stage: recipe.stage,
+            dataset: &job.dataset,
+            folds: &recipe.trained_folds(),
+            stage_one,
+            folder: run.path().join("out_of_fold"),
+            compute: &job.compute,
+            stop: job.stop,
+            deadline: job.max_time.map(|limit| started + limit),
+        };
+        predicted = Some(predict_out_of_fold(&out_of_fold, observer)?);
+    }
+    if recipe.stage == 1 {
+        return Ok((predicted, None));
+    }
+    let chosen = match predicted.as_ref().filter(|predicted| predicted.complete) {
+        Some(predicted) => {
+            let trial = Trial {
+                dataset: &job.dataset,
+                maps: &predicted.maps,
+                recipe,
+                stop: job.stop,
+            };
+            let (chosen, tried) = trial.chosen(observer)?;
+            run.write_json(
+                "postprocessing.json",
+                &json!({"chosen": chosen, "tried": tried}),
+            )?;
+            chosen
+        }
+        None => Postprocessing::by_hand(recipe),
+    };
+    bundle.set_postprocessing(chosen.clone())?;
+    Ok((predicted, chosen))
+}
+
+/// Draws the best and the worst held-out case, where there are predictions of them.
+pub(super) fn drawn(telling: &Telling, summary: &FitSummary) {
+    let job = telling.job;
+    let (Some(predicted), Some(draw)) = (&summary.out_of_fold, job.draw_comparison) else {
+        return;
+    };
+    let folder = telling.run.path().join(PLOTS);
+    if let Err(error) = best_and_worst(&job.dataset, predicted, &folder, draw) {
+        telling.observer.warn(&error.to_string()); // a picture is worth no training
+    }
+}

@@ -1,0 +1,95 @@
+//! Pictures of the held-out cases that came out best and worst.
+
+use std::path::{Path, PathBuf};
+
+use crate::cross_validation::OutOfFold;
+use ctseg_base::{Error, Result};
+use ctseg_core::dataset::Dataset;
+use ctseg_core::dataset::reference::Reference;
+use ctseg_evaluate::forget_ignored;
+use ctseg_image::formats::{LabelNames, read_label_map};
+use ctseg_image::space::{LabelMap, Volume};
+
+/// A case with its reference and what was found in it, on one grid.
+pub struct Comparison<'a> {
+    /// Which case, and how good it is.
+    pub title: &'a str,
+    pub volume: &'a Volume,
+    pub reference: &'a LabelMap,
+    pub prediction: &'a LabelMap,
+    pub names: &'a LabelNames,
+}
+
+/// Draws a case to a file.
+pub type DrawComparison = fn(&Path, &Comparison) -> Result<()>;
+
+/// Draws `worst_case.png` and, where there are several cases, `best_case.png` into `folder`; nothing where no case
+/// has a Dice. Their paths.
+///
+/// # Errors
+/// Cases that cannot be read any more, pictures that cannot be written.
+pub fn best_and_worst(
+    dataset: &Dataset,
+    predicted: &OutOfFold,
+    folder: &Path,
+    draw: DrawComparison,
+) -> Result<Vec<PathBuf>> {
+    let Some(evaluation) = &predicted.evaluation else {
+        return Ok(Vec::new());
+    };
+    let scored = evaluation.by_mean_dice();
+    let chosen = match scored.as_slice() {
+        [] => return Ok(Vec::new()),
+        [only] => vec![("worst", *only)],
+        [worst, .., best] => vec![("worst", *worst), ("best", *best)],
+    };
+    std::fs::create_dir_all(folder).map_err(Error::io(folder, "create the folder"))?;
+    let names = evaluation.structures.iter();
+    let names: LabelNames = names.map(|s| (s.value, s.name.clone())).collect();
+    let reference = match predicted.union {
+        true => Reference::Union(dataset.clone()),
+        false => Reference::Dataset(dataset.clone()),
+    };
+    let mut pictures = Vec::new();
+    for (which, (case, dice)) in chosen {
+        let path = folder.join(format!("{which}_case.png"));
+        let title = format!("{which} case {case}, Dice {dice:.3}");
+        let shown = show(predicted, dataset, &reference, case, |volume, maps| {
+            let [reference, prediction] = maps;
+            let comparison = Comparison {
+                title: &title,
+                volume,
+                reference,
+                prediction,
+                names: &names,
+            };
+            draw(&path, &comparison)
+        })?;
+        if shown {
+            pictures.push(path);
+        }
+    }
+    Ok(pictures)
+}
+
+/// Reads the case and lets `draw` have its volume, reference and prediction; false where there is no such case.
+fn show(
+    predicted: &OutOfFold,
+    dataset: &Dataset,
+    reference: &Reference,
+    id: &str,
+    draw: impl FnOnce(&Volume, [&LabelMap; 2]) -> Result<()>,
+) -> Result<bool> {
+    let of_id = |(case, _): &&(usize, PathBuf)| dataset.cases[*case].id == id;
+    let Some((case, map)) = predicted.maps.iter().find(of_id) else {
+        return Ok(false);
+    };
+    let Some(mut truth) = reference.load(id)? else {
+        return Ok(false);
+    };
+    let image = dataset.load_image(&dataset.cases[*case])?;
+    let (_, mut prediction) = read_label_map(map)?;
+    forget_ignored(&mut prediction, &mut truth, reference.ignore());
+    draw(&image.volume, [&truth, &prediction])?;
+    Ok(true)
+}

@@ -1,0 +1,322 @@
+//! One held-out case: overlaps and the recipe's loss from logits on the network's grid, in plain memory.
+
+use super::case_loss::Scored;
+
+use ndarray::{Array3, ArrayView2, ArrayView3, ArrayView4, Axis, Zip};
+use rayon::prelude::*;
+
+use super::case_loss::case_loss;
+use ctseg_base::Result;
+use ctseg_engine::losses::{Loss, LossConfig, Outputs};
+use ctseg_image::metrics::overlap::Overlap;
+
+/// How good one case's logits are.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CaseScore {
+    /// For each output map, without true negatives.
+    pub overlaps: Vec<Overlap>,
+    /// The loss of training: of cross-entropy and Dice of independent structures with the case as its batch,
+    /// summed in f64; of the others see [`case_loss`].
+    pub loss: f64,
+}
+
+/// Scores `logits` against `labels`.
+///
+/// Of independent structures logits above 0 count as predicted; of exclusive classes the largest one that is
+/// above 0, the background's. The result is the same for any number of threads.
+///
+/// # Shapes
+/// - `logits`: (map, z, y, x); `labels`: (z, y, x)
+pub fn case_score(
+    scored: &Scored,
+    logits: ArrayView4<f32>,
+    labels: ArrayView3<u16>,
+) -> Result<CaseScore> {
+    let largest = match scored.loss.outputs {
+        Outputs::Independent => None,
+        Outputs::Exclusive => Some(largest_above_background(logits)),
+    };
+    let sums: Vec<Sums> = logits
+        .axis_iter(Axis(0))
+        .zip(scored.maps)
+        .map(|(map, values)| {
+            let slices: Vec<Sums> = (0..map.len_of(Axis(0)))
+                .into_par_iter()
+                .map(|z| {
+                    let (map, labels) = (map.index_axis(Axis(0), z), labels.index_axis(Axis(0), z));
+                    let least = largest.as_ref().map(|all| all.index_axis(Axis(0), z));
+                    Sums::of(map, labels, least, (values, scored.ignore))
+                })
+                .collect();
+            // Added in order, so that the number of threads changes nothing.
+            slices.into_iter().fold(Sums::default(), Sums::plus)
+        })
+        .collect();
+    Ok(CaseScore {
+        overlaps: sums.iter().map(Sums::overlap).collect(),
+        loss: match from_sums(scored.loss, &sums) {
+            Some(loss) => loss,
+            None => case_loss(scored, logits, labels)?,
+        },
+    })
+}
+
+/// The largest logit of each voxel, 0 where none is above the background's: (z, y, x).
+fn largest_above_background(logits: ArrayView4<f32>) -> Array3<f32> {
+    let (_, z, y, x) = logits.dim();
+    let mut largest = Array3::zeros((z, y, x));
+    for map in logits.outer_iter() {
+        Zip::from(&mut largest)
+            .and(&map)
+            .par_for_each(|largest, logit| *largest = f32::max(*largest, *logit));
+    }
+    largest
+}
+
+/// The loss where sums over voxels are all that it asks for.
+fn from_sums(loss: &Loss, sums: &[Sums]) -> Option<f64> {
+    if loss.outputs != Outputs::Independent || loss.weights.is_some() {
+        return None;
+    }
+    let maps = sums.len().max(1) as f64;
+    let known = sums.iter().map(|s| s.known).sum::<u64>().max(1) as f64;
+    let cross_entropy = sums.iter().map(|s| s.cross_entropy).sum::<f64>() / known;
+    let dice = |smooth: f64| 1.0 - sums.iter().map(|s| s.soft_dice(smooth)).sum::<f64>() / maps;
+    match &loss.config {
+        LossConfig::Bce(_) => Some(cross_entropy),
+        LossConfig::Dice(s) if !s.per_sample => Some(dice(s.smooth)),
+        LossConfig::BceDice(s) if !s.per_sample => {
+            Some(s.cross_entropy_weight * cross_entropy + s.dice_weight * dice(s.smooth))
+        }
+        _ => None,
+    }
+}
+
+/// Sums over the voxels of one map.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sums {
+    /// Voxels that count.
+    known: u64,
+    both: u64,
+    predicted: u64,
+    there: u64,
+    cross_entropy: f64,
+    soft_overlap: f64,
+    soft_size: f64,
+}
+
+impl Sums {
+    /// `largest`: of exclusive classes the logit that a structure must reach.
+    fn of(
+        logits: ArrayView2<f32>,
+        labels: ArrayView2<u16>,
+        largest: Option<ArrayView2<f32>>,
+        (values, ignore): (&[u16], Option<u16>),
+    ) -> Self {
+        let mut sums = Self::default();
+        let mut add = |x: f32, label: u16, wins: bool| {
+            if Some(label) == ignore {
+                return;
+            }
+            let (predicted, there) = (x > 0.0 && wins, values.contains(&label));
+            sums.known += 1;
+            sums.both += u64::from(predicted && there);
+            sums.predicted += u64::from(predicted);
+            sums.there += u64::from(there);
+            // The form that cannot overflow: max(x, 0) − x·t + ln(1 + e^−|x|).
+            let e = (-x.abs()).exp();
+            let target = if there { 1.0 } else { 0.0 };
+            sums.cross_entropy += f64::from(x.max(0.0) - x * target + e.ln_1p());
+            let probability = if x > 0.0 { 1.0 } else { e } / (1.0 + e);
+            sums.soft_overlap += f64::from(probability * target);
+            sums.soft_size += f64::from(probability);
+        };
+        let zip = Zip::from(logits).and(labels);
+        match largest {
+            None => zip.for_each(|x, label| add(*x, *label, true)),
+            Some(largest) => zip
+                .and(largest)
+                .for_each(|x, label, largest| add(*x, *label, x >= largest)),
+        }
+        sums
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            known: self.known + other.known,
+            both: self.both + other.both,
+            predicted: self.predicted + other.predicted,
+            there: self.there + other.there,
+            cross_entropy: self.cross_entropy + other.cross_entropy,
+            soft_overlap: self.soft_overlap + other.soft_overlap,
+            soft_size: self.soft_size + other.soft_size,
+        }
+    }
+
+    fn soft_dice(&self, smooth: f64) -> f64 {
+        (2.0 * self.soft_overlap + smooth) / (self.soft_size + self.there as f64 + smooth)
+    }
+
+    fn overlap(&self) -> Overlap {
+        Overlap {
+            true_positive: self.both,
+            false_positive: self.predicted - self.both,
+            false_negative: self.there - self.both,
+            true_negative: 0, // no score of training asks for it
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{Tensor, TensorData};
+    use ctseg_core::recipe::Recipe;
+    use ctseg_engine::device::DeviceChoice;
+    use ctseg_engine::losses::{ClassWeights, DiceSettings, NoSettings, SumSettings};
+    use ndarray::Array4;
+
+    const MAPS: usize = 3;
+
+    fn case() -> (Array4<f32>, Array3<u16>, Vec<Vec<u16>>) {
+        let logits = Array4::from_shape_fn((MAPS, 4, 5, 6), |(m, z, y, x)| {
+            let at = (m * 120 + z * 30 + y * 6 + x) as f32;
+            8.0 * (at * 0.37).sin() + (at * 0.11).cos() - 2.0
+        });
+        let labels = Array3::from_shape_fn((4, 5, 6), |(z, y, x)| ((z + 2 * y + x) % 4) as u16);
+        (logits, labels, vec![vec![1], vec![2, 3], vec![300]])
+    }
+
+    fn score(
+        loss: &Loss,
+        logits: ArrayView4<f32>,
+        labels: ArrayView3<u16>,
+        maps: &[Vec<u16>],
+    ) -> CaseScore {
+        let recipe = Recipe::named("refine2_5d", &[]).unwrap();
+        let scored = Scored {
+            recipe: &recipe,
+            loss,
+            maps,
+            ignore: loss.ignores.then_some(3),
+            device: &DeviceChoice::Auto.device().unwrap(),
+        };
+        case_score(&scored, logits, labels).unwrap()
+    }
+
+    fn exclusive(config: LossConfig) -> Loss {
+        Loss {
+            outputs: Outputs::Exclusive,
+            ..Loss::from(config)
+        }
+    }
+
+    #[test]
+    fn the_loss_is_that_of_training() {
+        let (logits, labels, maps) = case();
+        let device = DeviceChoice::Auto.device().unwrap();
+        // One batch of four slices, which is less than the recipe's.
+        let shape = [4, MAPS, 1, 5, 6];
+        let by_slice = |m: usize, z: usize, of: &dyn Fn(usize, [usize; 3]) -> f32| {
+            let pixels = (0..30).map(|i| of(m, [z, i / 6, i % 6]));
+            pixels.collect::<Vec<f32>>()
+        };
+        let tensor = |of: &dyn Fn(usize, [usize; 3]) -> f32| {
+            let values: Vec<f32> = (0..4)
+                .flat_map(|z| (0..MAPS).flat_map(move |m| by_slice(m, z, of)))
+                .collect();
+            Tensor::<5>::from_data(TensorData::new(values, shape), &device)
+        };
+        let weighted = Loss {
+            weights: Some(ClassWeights {
+                structures: vec![1.0, 2.0, 0.5],
+                background: 1.0,
+            }),
+            ..Loss::default()
+        };
+        let ignoring = Loss {
+            ignores: true,
+            ..Loss::default()
+        };
+        let mut focal = Loss::from(LossConfig::Focal(Default::default()));
+        focal.ignores = true;
+        for loss in [
+            Loss::from(LossConfig::Bce(NoSettings {})),
+            Loss::from(LossConfig::Dice(DiceSettings::default())),
+            Loss::default(),
+            weighted,
+            ignoring,
+            focal,
+            exclusive(LossConfig::CeDice(SumSettings::default())),
+            exclusive(LossConfig::Topk(Default::default())),
+        ] {
+            let target = |m: usize, at: [usize; 3]| match labels[at] {
+                3 if loss.ignores => f32::NAN,
+                label => f32::from(u8::from(maps[m].contains(&label))),
+            };
+            let logit = |m: usize, [z, y, x]: [usize; 3]| logits[[m, z, y, x]];
+            let expected = loss.compute(tensor(&logit), tensor(&target), None);
+            let expected = f64::from(expected.into_scalar::<f32>());
+            let found = score(&loss, logits.view(), labels.view(), &maps).loss;
+            assert!(
+                (found - expected).abs() < 2e-6 * expected.max(1.0),
+                "{loss:?}: {found} against {expected}"
+            );
+        }
+    }
+
+    #[test]
+    fn overlaps_are_counted_per_map() {
+        let (mut logits, labels, maps) = case();
+        logits.fill(-1.0);
+        // All of map 0 is predicted; a quarter of the voxels hold label 1.
+        logits.index_axis_mut(Axis(0), 0).fill(1.0);
+        let found = score(&Loss::default(), logits.view(), labels.view(), &maps);
+        let of = |found: &CaseScore, score: fn(&Overlap) -> Option<f64>| -> Vec<Option<f64>> {
+            found.overlaps.iter().map(score).collect()
+        };
+        assert_eq!(of(&found, Overlap::dice), [Some(0.4), Some(0.0), None]);
+        assert_eq!(of(&found, Overlap::iou), [Some(0.25), Some(0.0), None]);
+        assert_eq!(of(&found, Overlap::precision), [Some(0.25), None, None]);
+        assert_eq!(of(&found, Overlap::recall), [Some(1.0), Some(0.0), None]);
+        // Where label 3 is ignored, a third of what is left does.
+        let ignoring = Loss {
+            ignores: true,
+            ..Loss::default()
+        };
+        let found = score(&ignoring, logits.view(), labels.view(), &maps);
+        assert_eq!(of(&found, Overlap::dice), [Some(0.5), Some(0.0), None]);
+    }
+
+    #[test]
+    fn of_exclusive_classes_only_the_largest_is_predicted() {
+        let (mut logits, labels, maps) = case();
+        logits.fill(1.0);
+        logits.index_axis_mut(Axis(0), 1).fill(2.0);
+        let loss = exclusive(LossConfig::CeDice(SumSettings::default()));
+        let iou = |loss: &Loss, logits: &Array4<f32>| -> Vec<Option<f64>> {
+            let found = score(loss, logits.view(), labels.view(), &maps);
+            found.overlaps.iter().map(Overlap::iou).collect()
+        };
+        // Half of the voxels hold label 2 or 3.
+        assert_eq!(iou(&loss, &logits), [Some(0.0), Some(0.5), None]);
+        logits.fill(-0.5);
+        assert_eq!(iou(&loss, &logits), [Some(0.0), Some(0.0), None]);
+        logits.fill(1.0);
+        let independent = iou(&Loss::default(), &logits);
+        assert_eq!(independent, [Some(0.25), Some(0.5), Some(0.0)]);
+    }
+
+    #[test]
+    fn threads_change_nothing_and_large_logits_stay_finite() {
+        let (logits, labels, maps) = case();
+        let logits = logits * 1e5;
+        let on = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            let score = || score(&Loss::default(), logits.view(), labels.view(), &maps);
+            pool.build().unwrap().install(score)
+        };
+        assert!(on(1).loss.is_finite());
+        assert_eq!(on(1), on(3));
+    }
+}

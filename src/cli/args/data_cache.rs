@@ -1,0 +1,84 @@
+//! Flags for where a training keeps its data near: a cache of prepared cases, a copy of the dataset.
+
+use crate::cli::env::{TMPDIR, is_variable};
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use clap::Args;
+
+use super::bytes::parse_bytes;
+use crate::cli::config::Config;
+use ctseg_base::progress::Observer;
+use ctseg_base::{Error, Result};
+use ctseg_core::dataset::Dataset;
+use ctseg_core::dataset::scratch_copy::staged;
+use ctseg_train::data::preprocessed_cache::CaseStore;
+
+/// What a cache may hold where nothing is said: 50 GiB.
+const CASE_CACHE_BYTES: u64 = 50 << 30;
+
+#[derive(Args)]
+pub(crate) struct StorageArgs {
+    /// Keep prepared cases in this folder, for other folds, runs and processes
+    #[arg(long, env = "CTSEG_CASE_CACHE", value_name = "DIR")]
+    case_cache: Option<PathBuf>,
+    /// The most that the folder may hold; the least recently used cases go first [default: 50G]
+    #[arg(long, env = "CTSEG_CASE_CACHE_SIZE", value_name = "SIZE", value_parser = parse_bytes)]
+    case_cache_size: Option<u64>,
+    /// Copy the training cases to a disk of this machine first and read them there; $TMPDIR where no folder is named
+    #[arg(long, env = "CTSEG_SCRATCH", value_name = "DIR", num_args = 0..=1, default_missing_value = TMPDIR)]
+    scratch: Option<PathBuf>,
+}
+
+/// What flags, environment and settings file say together.
+pub(crate) struct Storage {
+    /// The cache of prepared cases, where there is one.
+    pub(crate) case_store: Option<CaseStore>,
+    scratch: Option<PathBuf>,
+}
+
+impl StorageArgs {
+    /// # Errors
+    /// A size that is none; `$TMPDIR` where it is not set.
+    pub(crate) fn storage(&self, config: &Config) -> Result<Storage> {
+        let folder = self.case_cache.as_ref().or(config.case_cache.as_ref());
+        let most_bytes = match (self.case_cache_size, &config.case_cache_size) {
+            (Some(bytes), _) => bytes,
+            (None, Some(text)) => parse_bytes(text)?,
+            (None, None) => CASE_CACHE_BYTES,
+        };
+        let scratch = self.scratch.as_ref().or(config.scratch.as_ref());
+        Ok(Storage {
+            case_store: folder.map(|folder| CaseStore::new(folder, most_bytes)),
+            scratch: scratch.map(|folder| resolved(folder)).transpose()?,
+        })
+    }
+}
+
+impl Storage {
+    /// The dataset, to be read from its copy where one is wanted, see [`staged`].
+    pub(crate) fn near(
+        &self,
+        dataset: Dataset,
+        stop: &AtomicBool,
+        observer: &dyn Observer,
+    ) -> Result<Dataset> {
+        match &self.scratch {
+            Some(scratch) => staged(dataset, scratch, stop, observer),
+            None => Ok(dataset),
+        }
+    }
+}
+
+fn resolved(folder: &Path) -> Result<PathBuf> {
+    if !is_variable(folder) {
+        return Ok(folder.to_path_buf());
+    }
+    let set = std::env::var_os("TMPDIR").filter(|value| !value.is_empty());
+    set.map(PathBuf::from).ok_or_else(|| {
+        Error::usage(
+            "--scratch: TMPDIR is not set; name a folder on a disk of this machine: --scratch DIR",
+        )
+    })
+}

@@ -1,0 +1,243 @@
+//! `ctseg bench`: how fast networks train and run on this machine's engines.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+
+use crate::cli::outcome::Outcome;
+use crate::cli::print::print_out;
+use crate::cli::settings::Settings;
+use ctseg_base::Error;
+use ctseg_base::limits::threads::{peak_memory_mb, reset_peak_memory};
+use ctseg_base::text::table::table;
+use ctseg_engine::benchmark::{Measurement, Pass, Throughput, measured};
+use ctseg_engine::device::Compute;
+use ctseg_engine::losses::LossConfig;
+use ctseg_engine::networks::{NetworkConfig, UnetConfig};
+
+#[derive(Args)]
+pub struct BenchArgs {
+    /// Network to measure [default: unet2d at 4 × 256² and unet3d at 2 × 96³]
+    #[arg(long, value_enum)]
+    network: Option<Kind>,
+    /// Channels per level
+    #[arg(long, value_delimiter = ',', requires = "network")]
+    widths: Vec<usize>,
+    /// Voxels along (z,) y, x
+    #[arg(long, value_delimiter = ',', requires = "network")]
+    size: Vec<usize>,
+    /// Slices or patches per step
+    #[arg(long, requires = "network")]
+    batch: Option<usize>,
+    /// Structures that the network marks
+    #[arg(long, default_value_t = 5)]
+    structures: usize,
+    /// Loss to train with, by its name in recipes
+    #[arg(long, default_value = "bce_dice")]
+    loss: String,
+    /// Measure this only [default: both]
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
+    /// Time for each measurement
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+    /// Compute activations again on the way back instead of keeping them
+    #[arg(long)]
+    recompute: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Kind {
+    Unet2d,
+    Unet3d,
+    Resenc2d,
+    Resenc3d,
+}
+
+impl Kind {
+    fn is_flat(self) -> bool {
+        matches!(self, Self::Unet2d | Self::Resenc2d)
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Mode {
+    Forward,
+    Training,
+}
+
+/// A network with the batch that it is measured on.
+struct Subject {
+    network: NetworkConfig,
+    /// (z, y, x)
+    size: [usize; 3],
+    batch: usize,
+}
+
+pub fn run(args: BenchArgs, settings: &Settings) -> anyhow::Result<Outcome> {
+    let compute = settings.compute()?;
+    let passes = match args.mode {
+        Some(Mode::Forward) => vec![Pass::Forward],
+        Some(Mode::Training) => vec![Pass::Training],
+        None => vec![Pass::Forward, Pass::Training],
+    };
+    if args.recompute && !(compute.choice.is_libtorch() && passes.contains(&Pass::Training)) {
+        return Err(Error::usage(
+            "--recompute: only training on libtorch computes activations again",
+        )
+        .into());
+    }
+    let time = Duration::try_from_secs_f64(args.seconds)
+        .map_err(|_| Error::usage(format!("--seconds {}: expected a time", args.seconds)))?;
+    let loss = LossConfig::from_name(&args.loss)
+        .map_err(|error| Error::usage(format!("--loss: {error}")))?;
+    let mut found = Vec::new();
+    for subject in subjects(&args)? {
+        for pass in &passes {
+            let measurement = Measurement {
+                network: &subject.network,
+                size: subject.size,
+                batch: subject.batch,
+                structures: args.structures,
+                loss: &loss,
+                pass: *pass,
+                time,
+                recompute: args.recompute,
+            };
+            compute.release_memory()?;
+            compute.reset_peak()?;
+            reset_peak_memory();
+            let throughput = measured(&measurement, &compute)?;
+            found.push(described(&measurement, &throughput, &compute, settings)?);
+        }
+    }
+    if settings.json {
+        let value = match found.as_slice() {
+            [one] => one.clone(),
+            all => json!(all),
+        };
+        print_out(&format!("{value:#}\n"));
+    } else {
+        print_out(&as_table(&found, &compute, settings));
+    }
+    Ok(Outcome::AllDone)
+}
+
+fn subjects(args: &BenchArgs) -> anyhow::Result<Vec<Subject>> {
+    let of = |kind: Kind, widths: &[usize]| {
+        let config = UnetConfig {
+            widths: widths.to_vec(),
+            ..UnetConfig::default()
+        };
+        match kind {
+            Kind::Unet2d => NetworkConfig::Unet2d(config),
+            Kind::Unet3d => NetworkConfig::Unet3d(config),
+            Kind::Resenc2d => NetworkConfig::ResEnc2d(config),
+            Kind::Resenc3d => NetworkConfig::ResEnc3d(config),
+        }
+    };
+    let standard = |kind: Kind| match kind.is_flat() {
+        true => Subject {
+            network: of(kind, &[32, 64, 128, 256, 512]),
+            size: [1, 256, 256],
+            batch: 4,
+        },
+        false => Subject {
+            network: of(kind, &[32, 64, 128, 256]),
+            size: [96, 96, 96],
+            batch: 2,
+        },
+    };
+    let Some(kind) = args.network else {
+        return Ok(vec![standard(Kind::Unet2d), standard(Kind::Unet3d)]);
+    };
+    let mut subject = standard(kind);
+    if !args.widths.is_empty() {
+        subject.network = of(kind, &args.widths);
+    }
+    subject.size = match (kind, args.size.as_slice()) {
+        (_, []) => subject.size,
+        (kind, [y, x]) if kind.is_flat() => [1, *y, *x],
+        (kind, [z, y, x]) if !kind.is_flat() => [*z, *y, *x],
+        (_, other) => {
+            return Err(Error::usage(format!(
+                "--size: {} numbers for {}; expected y,x for networks on slices and z,y,x for those on volumes",
+                other.len(),
+                subject.network.name()
+            ))
+            .into());
+        }
+    };
+    subject.batch = args.batch.unwrap_or(subject.batch);
+    Ok(vec![subject])
+}
+
+fn described(
+    measurement: &Measurement,
+    throughput: &Throughput,
+    compute: &Compute,
+    settings: &Settings,
+) -> anyhow::Result<Value> {
+    let space = &measurement.size[3 - measurement.network.dimensions()..];
+    Ok(json!({
+        "engine": if compute.choice.is_libtorch() { "libtorch" } else { "flex" },
+        "device": compute.choice.to_string(),
+        "precision": compute.precision.to_string(),
+        "network": measurement.network.name(),
+        "settings": measurement.network,
+        "size": space,
+        "batch": measurement.batch,
+        "structures": measurement.structures,
+        "loss": measurement.loss.name(),
+        "mode": match measurement.pass { Pass::Forward => "forward", Pass::Training => "training" },
+        "recompute": measurement.recompute && measurement.pass == Pass::Training,
+        "threads": settings.threads,
+        "steps": throughput.steps,
+        "items_per_second": throughput.items_per_second,
+        "voxels_per_second": throughput.voxels_per_second,
+        "seconds_per_step_median": throughput.seconds_per_step,
+        "peak_memory_mb": match compute.peak_device_memory()? {
+            Some(bytes) => bytes as f64 / 1_048_576.0,
+            None => peak_memory_mb().unwrap_or(f64::NAN),
+        },
+    }))
+}
+
+fn as_table(found: &[Value], compute: &Compute, settings: &Settings) -> String {
+    let number =
+        |value: &Value, digits: usize| format!("{:.digits$}", value.as_f64().unwrap_or(f64::NAN));
+    let rows: Vec<Vec<String>> = found
+        .iter()
+        .map(|one| {
+            vec![
+                one["network"].as_str().unwrap_or_default().to_owned(),
+                one["size"].to_string(),
+                one["batch"].to_string(),
+                one["mode"].as_str().unwrap_or_default().to_owned(),
+                number(&one["items_per_second"], 2),
+                number(
+                    &json!(one["voxels_per_second"].as_f64().map(|v| v / 1e6)),
+                    3,
+                ),
+                number(&one["peak_memory_mb"], 0),
+            ]
+        })
+        .collect();
+    format!(
+        "{compute}, {} threads\n{}",
+        settings.threads,
+        table(
+            &[
+                "network",
+                "size",
+                "batch",
+                "mode",
+                "items/s",
+                "Mvoxels/s",
+                "peak MB"
+            ],
+            &rows
+        )
+    )
+}

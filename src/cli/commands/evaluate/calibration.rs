@@ -1,0 +1,55 @@
+//! Calibration beside an evaluation: files, and one line of what came of it.
+
+use std::path::{Path, PathBuf};
+
+use crate::cli::print::print_out;
+use ctseg_base::Result;
+use ctseg_base::progress::Observer;
+use ctseg_core::dataset::reference::Reference;
+use ctseg_evaluate::Evaluation;
+use ctseg_evaluate::calibration::{CSV_NAME, Calibration, JSON_NAME, PNG_NAME, calibration};
+use ctseg_image::metrics::calibration::Reliability;
+use ctseg_report::calibration_diagram::draw;
+
+/// The files of a calibration in `folder`.
+pub fn files(folder: &Path) -> [PathBuf; 3] {
+    [JSON_NAME, CSV_NAME, PNG_NAME].map(|name| folder.join(name))
+}
+
+/// Measures the calibration of an evaluation's predictions and writes [`files`]; none where no prediction has
+/// probabilities, and then those of an evaluation before it go: they would tell of other predictions.
+pub fn measured(
+    prediction: &Path,
+    reference: &Reference,
+    evaluation: &Evaluation,
+    folder: &Path,
+    observer: &dyn Observer,
+) -> Result<Option<Calibration>> {
+    let Some(found) = calibration(prediction, reference, evaluation, observer)? else {
+        for file in files(folder) {
+            let _ = std::fs::remove_file(file); // most often there is none
+        }
+        return Ok(None);
+    };
+    found.write(folder)?;
+    draw(&found, folder)?;
+    Ok(Some(found))
+}
+
+/// Says in a line how calibrated the probabilities are.
+pub fn print(calibration: &Calibration) {
+    let told = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.4}"));
+    let error = Reliability::expected_error;
+    let failed = match calibration.failures.len() {
+        0 => String::new(),
+        failed => format!(", {failed} failed"),
+    };
+    print_out(&format!(
+        "calibration of {} cases{failed}: ECE {} near the structures ({} in whole volumes), MCE {}, Brier {}; {JSON_NAME}, .csv, .png\n",
+        calibration.cases.len(),
+        told(calibration.mean_near(error)),
+        told(calibration.mean_whole(error)),
+        told(calibration.mean_near(Reliability::maximum_error)),
+        told(calibration.mean_near(Reliability::brier)),
+    ));
+}

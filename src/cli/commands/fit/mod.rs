@@ -1,0 +1,302 @@
+//! `ctseg fit`: train one stage.
+
+mod summary;
+
+use crate::cli::env::GPUS;
+pub(crate) use summary::described;
+pub use summary::print_summary;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::cli::args::data_cache::StorageArgs;
+use crate::cli::args::duration::parse_duration;
+use crate::cli::args::time_limit::LimitArgs;
+use crate::cli::args::tracking::MlflowArgs;
+use crate::cli::outcome::Outcome;
+use crate::cli::settings::Settings;
+use crate::cli::signals::stop_on_signals;
+use crate::cli::{distributed, launch_gpus};
+use ctseg_base::Error;
+use ctseg_base::limits::threads;
+use ctseg_base::progress::{Observer, Silent};
+use ctseg_core::dataset::Dataset;
+use ctseg_core::dataset::generated;
+use ctseg_core::dataset::laterality::mirrored_where_possible;
+use ctseg_core::recipe::Recipe;
+use ctseg_core::run::folder::RunFolder;
+use ctseg_core::run::tracker::Tracker;
+use ctseg_engine::device::Compute;
+use ctseg_engine::distributed::process_group::Team;
+use ctseg_report::curves::Curves;
+use ctseg_report::pictures::comparison;
+use ctseg_tracking::provenance;
+use ctseg_train::fit::{Along, FitJob, fit};
+
+#[derive(Args)]
+pub struct FitArgs {
+    /// What to train: 1 (coarse), 2 (refine), the name of a built-in recipe, or a recipe file
+    #[arg(long, required_unless_present = "resume", value_name = "1|2|NAME|FILE")]
+    pub(super) stage: Option<String>,
+    /// Dataset folder or descriptor; generated phantoms where none is named
+    #[arg(long, env = "CTSEG_DATA")]
+    pub(super) data: Option<PathBuf>,
+    /// Folder that a descriptor's paths are relative to
+    #[arg(long, env = "CTSEG_DATA_ROOT")]
+    pub(super) data_root: Option<PathBuf>,
+    /// Model folder that the stage goes into [default: model]
+    #[arg(long, env = "CTSEG_MODEL")]
+    pub(super) model: Option<PathBuf>,
+    /// Folder for run folders [default: runs]
+    #[arg(long, env = "CTSEG_RUNS")]
+    pub(super) runs: Option<PathBuf>,
+    /// Train this fold only, or all of them
+    #[arg(long, value_name = "all|K", value_parser = parse_fold)]
+    pub(super) fold: Option<FoldChoice>,
+    /// Largest number of epochs per fold
+    #[arg(long)]
+    epochs: Option<usize>,
+    /// Time for the whole training, such as 90s, 20m, 1h30m
+    #[arg(long, value_parser = parse_duration)]
+    max_time: Option<Duration>,
+    /// Threads of their own to prepare batches on; they change no batch [default: those that compute]
+    #[arg(long, env = "CTSEG_LOADER_THREADS", value_name = "N")]
+    loader_threads: Option<usize>,
+    /// Decides weights, folds and the order of slices
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Do not predict held-out cases when the folds are trained, and choose no clean-up on them
+    #[arg(long)]
+    no_out_of_fold: bool,
+    /// Train by itself, even if mpirun, srun or torchrun began several processes
+    #[arg(long)]
+    pub(crate) alone: bool,
+    /// Change a value of the recipe, such as training.batch_size=4
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Begin with the weights of this model's stage; those that do not fit the dataset's structures or the
+    /// recipe begin anew
+    #[arg(long, value_name = "MODEL")]
+    pub(super) from: Option<PathBuf>,
+    /// Go on with the run in this folder, on its own dataset and into its own model
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["stage", "fold", "epochs", "seed", "set", "from", "no_out_of_fold"])]
+    pub(super) resume: Option<PathBuf>,
+    #[command(flatten)]
+    limit: LimitArgs,
+    #[command(flatten)]
+    storage: StorageArgs,
+    #[command(flatten)]
+    mlflow: MlflowArgs,
+}
+
+/// All that `ctseg fit` takes; `ctseg submit` has a `--gpus` of its own, of the cluster.
+#[derive(Args)]
+pub struct FitCommand {
+    #[command(flatten)]
+    pub(crate) fit: FitArgs,
+    /// Train on so many GPUs of this machine, a process for each. Processes that mpirun, srun or torchrun began train
+    /// together by themselves. Batches are shared: training.batch_size stays that of all together
+    #[arg(long, env = GPUS, value_name = "N", conflicts_with = "alone")]
+    gpus: Option<usize>,
+}
+
+impl FitCommand {
+    /// Whether the training is other processes', which this one begins.
+    pub(crate) fn begins_others(&self) -> bool {
+        self.gpus.is_some()
+    }
+}
+
+/// Which folds are trained.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum FoldChoice {
+    All,
+    One(usize),
+}
+
+pub(super) fn parse_fold(text: &str) -> Result<FoldChoice, String> {
+    match text {
+        "all" => Ok(FoldChoice::All),
+        number => number
+            .parse()
+            .map(FoldChoice::One)
+            .map_err(|_| "expected all, or the number of a fold, from 0".to_owned()),
+    }
+}
+
+pub fn run(
+    FitCommand { fit: args, gpus }: FitCommand,
+    settings: &Settings,
+) -> anyhow::Result<Outcome> {
+    let place = match args.alone {
+        true => None,
+        false => distributed::place(settings)?,
+    };
+    match (gpus, &place) {
+        (Some(count), None) => return launch_gpus::on_gpus(count, settings),
+        (Some(count), Some(place)) => {
+            return Err(Error::usage(format!(
+                "--gpus {count}: {} processes were begun already, one for each GPU; leave it out, or begin one process",
+                place.0.size
+            ))
+            .into());
+        }
+        (None, _) => {}
+    }
+    let runs = settings.config.runs_or(args.runs.clone());
+    let (team, compute) = match place {
+        Some((place, device)) => (
+            distributed::formed(&place, device, &runs)?,
+            Compute::open(device, settings.precision, settings.threads)?,
+        ),
+        None => (Team::alone(), settings.compute()?),
+    };
+    let team = Arc::new(team);
+    let trained = trained(args, settings, runs, compute, &team);
+    let ended = team.end();
+    let outcome = trained?;
+    ended?;
+    Ok(outcome)
+}
+
+fn trained(
+    args: FitArgs,
+    settings: &Settings,
+    runs: PathBuf,
+    compute: Compute,
+    team: &Arc<Team>,
+) -> anyhow::Result<Outcome> {
+    let observer = settings.observer();
+    let loader_threads = threads::loader_threads(args.loader_threads)?;
+    let storage = args.storage.storage(&settings.config)?;
+    let inputs = inputs(&args, settings, team, observer.as_ref())?;
+    let dataset = Dataset::open_in(&inputs.data, inputs.data_root.as_deref())?;
+    // Up to here there is nothing to be kept, and a signal ends the process by itself.
+    let stop = stop_on_signals()?;
+    args.limit.watch(&stop, &observer)?;
+    let says: &dyn Observer = match team.leads() {
+        true => observer.as_ref(),
+        false => &Silent,
+    };
+    let recipe = mirrored_where_possible(inputs.recipe, &dataset.structures, says);
+    let dataset = match team.leads() {
+        true => storage.near(dataset, &stop, says)?,
+        false => storage.near(dataset, &stop, &Along::of(team, observer.as_ref()))?,
+    };
+    let curves = Curves::default();
+    let mlflow = team
+        .leads()
+        .then(|| args.mlflow.tracker(settings, &observer));
+    let mlflow = mlflow.transpose()?.flatten();
+    let mut trackers: Vec<&dyn Tracker> = vec![&curves];
+    trackers.extend(mlflow.iter().map(|mlflow| mlflow as &dyn Tracker));
+    trackers.extend(settings.observing.tracker());
+    let job = FitJob {
+        recipe,
+        dataset,
+        dataset_path: inputs.data,
+        data_root: inputs.data_root,
+        model: inputs.model,
+        runs,
+        from: args.from,
+        resume: args.resume,
+        compute,
+        loader_threads,
+        seed: inputs.seed,
+        max_time: args.max_time,
+        stop: &stop,
+        trackers: &trackers,
+        tags: provenance::tags(),
+        draw_comparison: Some(comparison::draw),
+        trial: None,
+        case_store: storage.case_store.as_ref(),
+        team: Arc::clone(team),
+    };
+    let summary = fit(&job, observer.as_ref())?;
+    if team.leads() {
+        print_summary(&summary, &job, settings.json);
+    }
+    Ok(Outcome::AllDone)
+}
+
+/// What is trained, on which data, into which model.
+struct Inputs {
+    recipe: Recipe,
+    data: PathBuf,
+    data_root: Option<PathBuf>,
+    model: PathBuf,
+    seed: u64,
+}
+
+/// Those of the run that goes on, or what the command line names.
+fn inputs(
+    args: &FitArgs,
+    settings: &Settings,
+    team: &Team,
+    observer: &dyn Observer,
+) -> anyhow::Result<Inputs> {
+    if let Some(run) = &args.resume {
+        let (recipe, from) = RunFolder::read(run)?;
+        return Ok(Inputs {
+            recipe,
+            data: from.dataset,
+            data_root: from.data_root,
+            model: from.model,
+            seed: from.seed,
+        });
+    }
+    let recipe = recipe(args)?;
+    // The first process makes the data where there is none, and the others find it.
+    let named = |observer| dataset_path(args, settings, &recipe, observer);
+    let first = team.leads().then(|| named(observer)).transpose();
+    let (data, data_root) = match team.together(first)? {
+        Some(first) => first,
+        None => named(&Silent)?,
+    };
+    Ok(Inputs {
+        recipe,
+        data,
+        data_root,
+        model: settings.config.model_or(args.model.clone()),
+        seed: args.seed,
+    })
+}
+
+pub(super) fn recipe(args: &FitArgs) -> anyhow::Result<Recipe> {
+    let stage = args.stage.as_deref().unwrap_or("1");
+    let mut overrides = args.set.clone();
+    if let Some(epochs) = args.epochs {
+        overrides.push(format!("training.epochs={epochs}"));
+    }
+    if let Some(FoldChoice::One(fold)) = args.fold {
+        overrides.push(format!("train_folds=[{fold}]"));
+    }
+    if args.no_out_of_fold {
+        overrides.push("out_of_fold=false".to_owned());
+    }
+    let mut recipe = Recipe::named(stage, &overrides)?;
+    if let Some(FoldChoice::All) = args.fold {
+        recipe.train_folds = None;
+    }
+    Ok(recipe)
+}
+
+/// The dataset named by flag, environment or settings file; without any, one is generated here.
+fn dataset_path(
+    args: &FitArgs,
+    settings: &Settings,
+    recipe: &Recipe,
+    observer: &dyn Observer,
+) -> Result<(PathBuf, Option<PathBuf>), Error> {
+    let data_root = args
+        .data_root
+        .clone()
+        .or_else(|| settings.config.data_root.clone());
+    if let Some(data) = args.data.clone().or_else(|| settings.config.data.clone()) {
+        return Ok((data, data_root));
+    }
+    Ok((generated::data_for(recipe, observer)?, None))
+}

@@ -1,0 +1,124 @@
+//! What is printed of a training that is over.
+
+use crate::cli::print::print_out;
+use ctseg_evaluate::Evaluation;
+use ctseg_image::labels::postprocess::Step;
+use ctseg_train::diagnosis::Diagnosis;
+use ctseg_train::fit::{FitJob, FitSummary};
+use serde_json::json;
+
+pub fn print_summary(summary: &FitSummary, job: &FitJob, as_json: bool) {
+    let keep = job.recipe.training.keep;
+    if as_json {
+        let folds: Vec<_> = summary
+            .folds
+            .iter()
+            .map(|(fold, progress)| {
+                let kept = progress.kept(keep);
+                let kept =
+                    kept.map(|(epoch, dice)| json!({"epoch": epoch, "validation_dice": dice}));
+                json!({"fold": fold, "kept": kept, "progress": progress})
+            })
+            .collect();
+        let roi = summary.roi.map(|roi| json!({"mean_recall": roi.mean_recall, "lowest_recall": roi.lowest_recall, "mean_share": roi.mean_share, "cases": roi.cases}));
+        print_out(&format!(
+            "{:#}\n",
+            json!({"run": summary.run.display().to_string(), "model": summary.model.display().to_string(), "seconds": summary.seconds, "folds": folds, "held_out_roi": roi, "out_of_fold": out_of_fold_json(summary), "postprocessing": summary.postprocessing, "diagnoses": summary.diagnoses})
+        ));
+        return;
+    }
+    print_out(&format!(
+        "stage {} trained in {:.0} s\n",
+        job.recipe.stage, summary.seconds
+    ));
+    for (fold, progress) in &summary.folds {
+        let (epoch, dice) = progress.kept(keep).unwrap_or((0, 0.0));
+        let better = match progress.best {
+            Some((best, dice)) if best != epoch => format!(" (best {dice:.4} at epoch {best})"),
+            _ => String::new(),
+        };
+        print_out(&format!(
+            "  fold {fold}: validation Dice {dice:.4} at epoch {epoch} of {}{better}\n",
+            progress.epoch
+        ));
+    }
+    for diagnosis in &summary.diagnoses {
+        print_out(&described(diagnosis));
+    }
+    if let Some(roi) = &summary.roi {
+        print_out(&format!(
+            "  held-out regions: {:.2} % of the structures inside (lowest case {:.2} %), {:.1} % of the volume, {} cases\n",
+            100.0 * roi.mean_recall,
+            100.0 * roi.lowest_recall,
+            100.0 * roi.mean_share,
+            roi.cases
+        ));
+    }
+    print_out(&out_of_fold_text(summary));
+    print_out(&format!("  run    {}\n", summary.run.display()));
+    print_out(&format!("  model  {}\n", summary.model.display()));
+}
+
+fn out_of_fold_json(summary: &FitSummary) -> serde_json::Value {
+    let Some(predicted) = &summary.out_of_fold else {
+        return serde_json::Value::Null;
+    };
+    let figures = predicted.evaluation.as_ref().map(Evaluation::to_json);
+    json!({"folder": predicted.folder.display().to_string(), "complete": predicted.complete, "summary": figures})
+}
+
+/// Cross-validated figures, and the clean-up that follows from them.
+fn out_of_fold_text(summary: &FitSummary) -> String {
+    let mut text = String::new();
+    let dice = |value: Option<f64>| value.map_or("–".to_owned(), |v| format!("{v:.4}"));
+    let evaluated = summary
+        .out_of_fold
+        .as_ref()
+        .and_then(|predicted| predicted.evaluation.as_ref());
+    if let Some(evaluation) = evaluated {
+        let own = evaluation
+            .structures
+            .iter()
+            .enumerate()
+            .map(|(index, structure)| {
+                let mean = evaluation.summary_of(index, "dice").and_then(|s| s.mean);
+                format!("{} {}", structure.name, dice(mean))
+            });
+        text += &format!(
+            "  out-of-fold Dice {} over {} cases ({})\n",
+            dice(evaluation.mean("dice")),
+            evaluation.cases.len(),
+            own.collect::<Vec<_>>().join(", ")
+        );
+    }
+    for (name, cleaning) in summary
+        .postprocessing
+        .iter()
+        .flat_map(|chosen| &chosen.structures)
+    {
+        let steps: Vec<String> = cleaning.steps.iter().map(Step::to_string).collect();
+        text += &format!(
+            "  clean-up {name}: {}, Dice {} from {}\n",
+            steps.join(", "),
+            dice(cleaning.dice_after),
+            dice(cleaning.dice_before)
+        );
+    }
+    text
+}
+
+/// A verdict with its reason and what to try, in lines.
+pub(crate) fn described(diagnosis: &Diagnosis) -> String {
+    let Diagnosis {
+        network,
+        verdict,
+        because,
+        try_next,
+        ..
+    } = diagnosis;
+    let mut text = format!("  {network}: {verdict} ({because})\n");
+    for next in try_next {
+        text += &format!("    try {next}\n");
+    }
+    text
+}

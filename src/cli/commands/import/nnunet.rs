@@ -1,0 +1,154 @@
+//! `ctseg import nnunet`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use crate::cli::outcome::Outcome;
+use crate::cli::print::print_out;
+use crate::cli::settings::Settings;
+use ctseg_base::{Error, Result};
+use ctseg_core::recipe::Axes;
+use ctseg_interop::nnunet::{ImportOptions, Imported, ImportedStage, import_model};
+
+#[derive(Args)]
+pub struct NnunetArgs {
+    /// Results folder, model folder (…/nnUNetTrainer__nnUNetPlans__3d_fullres) or zip file
+    source: PathBuf,
+    /// Folder of the model that is written; must not be there yet
+    #[arg(short, long, default_value = "model")]
+    output: PathBuf,
+    /// Folds, such as 0,1,2 or all; their logits are averaged [default: every numbered fold that is there]
+    #[arg(long, value_delimiter = ',', value_name = "FOLDS")]
+    fold: Vec<String>,
+    /// Which of several models: 2d, 3d_lowres, 3d_fullres, 3d_cascade_fullres
+    #[arg(long, value_name = "NAME")]
+    configuration: Option<String>,
+    /// The checkpoints' file name [default: checkpoint_final.pth]
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<String>,
+    /// Model folder of a cascade's first stage [default: the one beside it]
+    #[arg(long, value_name = "FOLDER")]
+    previous: Option<PathBuf>,
+    /// Which way volumes are turned for the network: stored or ras [default: as the plans' reader does it]
+    #[arg(long, value_parser = parse_axes)]
+    axes: Option<Axes>,
+    /// Predict without mirror images, as nnUNetv2_predict --disable_tta
+    #[arg(long)]
+    no_mirroring: bool,
+}
+
+fn parse_axes(text: &str) -> std::result::Result<Axes, String> {
+    match text {
+        "stored" => Ok(Axes::Stored),
+        "ras" => Ok(Axes::Ras),
+        _ => Err("expected stored or ras".to_owned()),
+    }
+}
+
+pub fn run(args: &NnunetArgs, settings: &Settings) -> anyhow::Result<Outcome> {
+    let options = ImportOptions {
+        folds: folds(&args.fold)?,
+        checkpoint: args.checkpoint.clone(),
+        configuration: args.configuration.clone(),
+        axes: args.axes,
+        unmirrored: args.no_mirroring,
+        previous: args.previous.clone(),
+        ..ImportOptions::default()
+    };
+    let computes = settings.computes()?;
+    let compute = computes
+        .first()
+        .ok_or_else(|| Error::usage("no device to try the weights on"))?;
+    let imported = import_model(&args.source, &args.output, &options, compute)?;
+    if settings.json {
+        print_out(&format!("{:#}\n", as_json(args, &imported)));
+    } else {
+        print_out(&told(args, &imported));
+    }
+    Ok(Outcome::AllDone)
+}
+
+/// Numbers, or `all`.
+fn folds(named: &[String]) -> Result<Vec<String>> {
+    let names = named.iter().map(|name| name.trim());
+    names
+        .map(
+            |name| match name == "all" || name.parse::<usize>().is_ok() {
+                true => Ok(name.to_owned()),
+                false => Err(Error::usage(format!(
+                    "--fold {name}: expected numbers such as 0,1,2, or all"
+                ))),
+            },
+        )
+        .collect()
+}
+
+fn told(args: &NnunetArgs, imported: &Imported) -> String {
+    let mut text = format!(
+        "imported {} into {}\n",
+        args.source.display(),
+        args.output.display()
+    );
+    for stage in &imported.stages {
+        text += &line(stage);
+    }
+    let names: Vec<&str> = imported
+        .structures
+        .iter()
+        .map(|s| s.name.as_str())
+        .collect();
+    text += &format!("  {} structures: {}\n", names.len(), names.join(", "));
+    text += &format!(
+        "segment with: ctseg predict VOLUME.nii.gz --model {}\n",
+        args.output.display()
+    );
+    text
+}
+
+fn line(stage: &ImportedStage) -> String {
+    let recipe = &stage.recipe;
+    let looks = recipe
+        .nnunet
+        .as_ref()
+        .map_or(1, |nnunet| 1usize << nnunet.mirror_axes.len());
+    format!(
+        "  {}: {}, {} weights, folds {}, {}, {}\n",
+        stage.configuration,
+        recipe.network.name(),
+        millions(stage.parameters),
+        stage.folds.join(" "),
+        match looks {
+            1 => "not mirrored".to_owned(),
+            looks => format!("mirrored ({looks} looks)"),
+        },
+        stage.trainer
+    )
+}
+
+fn millions(count: usize) -> String {
+    match count {
+        0..100_000 => count.to_string(),
+        _ => format!("{:.1} million", count as f64 / 1e6),
+    }
+}
+
+fn as_json(args: &NnunetArgs, imported: &Imported) -> serde_json::Value {
+    let stages = imported.stages.iter().map(|stage| {
+        json!({
+            "configuration": stage.configuration,
+            "trainer": stage.trainer,
+            "folds": stage.folds,
+            "network": stage.recipe.network.name(),
+            "weights": stage.parameters,
+        })
+    });
+    let structures = imported.structures.iter();
+    let structures = structures.map(|s| (s.value.to_string(), json!(s.name)));
+    json!({
+        "model": args.output,
+        "stages": stages.collect::<Vec<_>>(),
+        "structures": structures.collect::<serde_json::Map<_, _>>(),
+    })
+}

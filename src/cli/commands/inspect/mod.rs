@@ -1,0 +1,364 @@
+//! `ctseg inspect`: what a volume, dataset, recipe or model holds.
+
+mod layer_table;
+mod multi_part;
+mod run;
+mod torch_checkpoint;
+
+pub(crate) use layer_table::layer_table;
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::cli::fingerprint;
+use crate::cli::outcome::Outcome;
+use crate::cli::print::print_out;
+use crate::cli::settings::Settings;
+use ctseg_base::text::table::table;
+use ctseg_base::{Error, Result};
+use ctseg_core::dataset::fingerprint::Fingerprint;
+use ctseg_core::dataset::{Case, Dataset, LabelSource};
+use ctseg_core::model::bundle::Bundle;
+use ctseg_core::model::multi_part::PartedModel;
+use ctseg_core::recipe::Recipe;
+use ctseg_core::recipe::layer_table as cost;
+use ctseg_core::recipe::output_maps::output_maps;
+use ctseg_engine::device::{Compute, DeviceChoice};
+use ctseg_engine::precision::PrecisionChoice;
+use ctseg_engine::weights::read_tensors;
+use ctseg_image::formats::{LabelNames, is_volume_name, read_label_names, read_volume};
+use ctseg_image::labels::postprocess::Step;
+use ctseg_image::nifti::NiftiHeader;
+use ctseg_image::space::Grid;
+
+#[derive(Args)]
+pub struct InspectArgs {
+    /// A volume (.nii, .nii.gz), a dataset folder or descriptor, a recipe (.toml or its name), a model
+    /// folder, a run folder, or weights (.safetensors, or .pth of PyTorch)
+    what: PathBuf,
+    /// Folder that a descriptor's paths are relative to
+    #[arg(long, env = "CTSEG_DATA_ROOT")]
+    data_root: Option<PathBuf>,
+    /// Of a dataset: read all cases and show spacings, extents, intensities and sizes of its structures
+    #[arg(long)]
+    fingerprint: bool,
+}
+
+pub fn run(args: InspectArgs, settings: &Settings) -> anyhow::Result<Outcome> {
+    let data_root = args.data_root.or_else(|| settings.config.data_root.clone());
+    let (text, value) = if args.fingerprint {
+        let dataset = Dataset::open_in(&args.what, data_root.as_deref())?;
+        let observer = settings.observer();
+        fingerprint::described(&Fingerprint::of(&dataset, observer.as_ref())?)?
+    } else {
+        inspected(&args.what, data_root.as_deref())?
+    };
+    if settings.json {
+        print_out(&format!("{value:#}\n"));
+    } else {
+        print_out(&text);
+    }
+    Ok(Outcome::AllDone)
+}
+
+/// The same facts for people and for programs.
+fn inspected(what: &Path, data_root: Option<&Path>) -> Result<(String, Value)> {
+    let extension = |wanted: &str| {
+        what.extension()
+            .is_some_and(|e| e.eq_ignore_ascii_case(wanted))
+    };
+    if is_volume_name(what) {
+        volume(what)
+    } else if what.join("model.toml").exists() {
+        model(what)
+    } else if PartedModel::is_at(what) {
+        multi_part::described(what)
+    } else if what.join("run.toml").exists() {
+        run::described(what)
+    } else if extension("safetensors") {
+        let (tensors, _) = read_tensors(what)?;
+        Ok(layer_table(&tensors))
+    } else if extension("pth") || extension("pt") {
+        torch_checkpoint::described(what)
+    } else if extension("toml") || !what.exists() {
+        let name = what.to_string_lossy();
+        // A TOML file is a recipe or a dataset's descriptor; the error of what it looks like is shown.
+        match Recipe::named(&name, &[]) {
+            Ok(found) => recipe(&found),
+            Err(_) if !what.exists() => Err(Error::file(
+                what,
+                "does not exist and is no built-in recipe; expected a volume, dataset, recipe, model, run or weights",
+            )),
+            Err(error) => {
+                let looks_like_recipe =
+                    std::fs::read_to_string(what).is_ok_and(|text| text.contains("[network]"));
+                if looks_like_recipe {
+                    Err(error)
+                } else {
+                    dataset(&Dataset::open_in(what, data_root)?)
+                }
+            }
+        }
+    } else {
+        dataset(&Dataset::open(what)?)
+    }
+}
+
+fn volume(path: &Path) -> Result<(String, Value)> {
+    let image = read_volume(path)?;
+    let nifti = image.header.native::<NiftiHeader>();
+    let [qform, sform] =
+        [NiftiHeader::qform_code, NiftiHeader::sform_code].map(|code| nifti.map(code));
+    let codes = qform.zip(sform).map_or_else(String::new, |(qform, sform)| {
+        format!(", qform code {qform}, sform code {sform}")
+    });
+    let grid = image.volume.grid;
+    let (edges, counts) = histogram(image.volume.data.iter().copied());
+    let spacing = grid.spacing_mm();
+    let mut text = format!(
+        "{}\n  shape        {:?} voxels (x, y, z)\n  spacing      {:.4} × {:.4} × {:.4} mm\n  orientation  {}\n  voxels       {}{codes}\n",
+        path.display(),
+        grid.shape,
+        spacing[0],
+        spacing[1],
+        spacing[2],
+        grid.orientation(),
+        image.header.voxel_type.name(),
+    );
+    for row in grid.affine {
+        text += &format!(
+            "  affine       {:>12.5} {:>12.5} {:>12.5} {:>12.4}\n",
+            row[0], row[1], row[2], row[3]
+        );
+    }
+    for warning in &image.header.warnings {
+        text += &format!("  warning      {warning}\n");
+    }
+    let names = read_label_names(path)?;
+    if !names.is_empty() {
+        text += &label_table(&names, image.volume.data.iter().copied(), &grid);
+    }
+    text += "  HU histogram (share of voxels)\n";
+    let total = counts.iter().sum::<u64>().max(1) as f64;
+    let largest = counts.iter().copied().max().unwrap_or(1).max(1) as f64;
+    for (bin, count) in counts.iter().enumerate() {
+        let bar = "#".repeat((*count as f64 / largest * 40.0).round() as usize);
+        let range = match bin {
+            0 => format!("     below {:>6}", edges[0]),
+            bin if bin == edges.len() => format!("{:>6} and above ", edges[bin - 1]),
+            bin => format!("{:>6} to {:>6} ", edges[bin - 1], edges[bin]),
+        };
+        text += &format!(
+            "  {range:>18} {:>6.2} % {bar}\n",
+            100.0 * *count as f64 / total
+        );
+    }
+    let value = json!({
+        "kind": "volume", "path": path, "shape": grid.shape, "spacing_mm": spacing, "affine": grid.affine,
+        "orientation": grid.orientation().to_string(), "datatype": image.header.voxel_type.name(),
+        "qform_code": qform, "sform_code": sform,
+        "warnings": image.header.warnings, "non_finite_voxels": image.non_finite,
+        "histogram": {"edges_hu": edges, "counts": counts}, "label_names": names,
+    });
+    Ok((text, value))
+}
+
+/// The labels that a label map names, and how much of each there is.
+fn label_table(names: &LabelNames, values: impl Iterator<Item = f32>, grid: &Grid) -> String {
+    let mut voxels = vec![0u64; usize::from(u16::MAX) + 1];
+    for value in values.filter(|value| *value >= 1.0 && *value <= f32::from(u16::MAX)) {
+        voxels[value as usize] += 1;
+    }
+    let rows: Vec<Vec<String>> = names
+        .iter()
+        .map(|(value, name)| {
+            let count = voxels[usize::from(*value)];
+            let volume_ml = count as f64 * grid.voxel_volume_ml();
+            vec![
+                name.clone(),
+                value.to_string(),
+                count.to_string(),
+                format!("{volume_ml:.2}"),
+            ]
+        })
+        .collect();
+    table(&["structure", "label", "voxels", "mL"], &rows)
+}
+
+/// Counts below, between and above edges that follow the tissues of CT.
+fn histogram(values: impl Iterator<Item = f32>) -> (Vec<f32>, Vec<u64>) {
+    let edges = vec![
+        -1000.0, -900.0, -700.0, -300.0, -150.0, -50.0, 0.0, 50.0, 100.0, 200.0, 400.0, 1000.0,
+        2000.0,
+    ];
+    let mut counts = vec![0; edges.len() + 1];
+    for value in values.filter(|value| value.is_finite()) {
+        counts[edges.partition_point(|edge| *edge <= value)] += 1;
+    }
+    (edges, counts)
+}
+
+fn dataset(dataset: &Dataset) -> Result<(String, Value)> {
+    let mut text = format!(
+        "{} ({}) in {}\n  {} cases, {} to train on, {} to test{}\n",
+        dataset.name,
+        dataset.layout,
+        dataset.root.display(),
+        dataset.cases.len(),
+        dataset.training_cases().len(),
+        dataset.test.len(),
+        dataset
+            .licence
+            .as_deref()
+            .map(|licence| format!("; licence {licence}"))
+            .unwrap_or_default(),
+    );
+    let structures: Vec<Vec<String>> = dataset
+        .structures
+        .iter()
+        .map(|s| vec![s.name.clone(), s.value.to_string()])
+        .collect();
+    text += &table(&["structure", "label"], &structures);
+    if let Some(ignore) = dataset.ignore {
+        text += &format!("label {ignore} is ignored\n");
+    }
+    let rows: Vec<Vec<String>> = dataset
+        .cases
+        .iter()
+        .map(|case| case_row(case, dataset.is_test(&case.id)))
+        .collect();
+    text += &table(&["case", "patient", "labels", "part"], &rows);
+    let cases: Vec<Value> = dataset
+        .cases
+        .iter()
+        .map(|case| json!({"id": case.id, "patient": case.patient, "image": case.image, "test": dataset.is_test(&case.id)}))
+        .collect();
+    let names: Vec<Value> = dataset
+        .structures
+        .iter()
+        .map(|s| json!({"name": s.name, "label": s.value}))
+        .collect();
+    Ok((
+        text,
+        json!({"kind": "dataset", "name": dataset.name, "layout": dataset.layout.to_string(), "structures": names, "ignore": dataset.ignore, "cases": cases}),
+    ))
+}
+
+fn case_row(case: &Case, is_test: bool) -> Vec<String> {
+    let labels = match &case.labels {
+        LabelSource::None => "none".to_owned(),
+        LabelSource::Map(_) => "one map".to_owned(),
+        LabelSource::PerStructure(files) => format!("{} masks", files.len()),
+    };
+    let part = if is_test { "test" } else { "train" };
+    vec![
+        case.id.clone(),
+        case.patient.clone(),
+        labels,
+        part.to_owned(),
+    ]
+}
+
+fn model(path: &Path) -> Result<(String, Value)> {
+    let bundle = Bundle::open(path)?;
+    let compute = lightly()?;
+    let mut text = format!(
+        "model {} (ctseg {}), SHA-256 {}\n",
+        path.display(),
+        bundle.manifest.ctseg_version,
+        bundle.sha256()
+    );
+    let structures: Vec<Vec<String>> = bundle
+        .structures()?
+        .into_iter()
+        .map(|s| vec![s.name, s.value.to_string()])
+        .collect();
+    text += &table(&["structure", "label"], &structures);
+    let mut stages = Vec::new();
+    for number in [1, 2] {
+        let Some(stage) = bundle.stage(number) else {
+            continue;
+        };
+        let segmenter = bundle.segmenter(number, &compute)?;
+        text += &format!(
+            "\nstage {number}: {} networks, trained on '{}' with {}\n",
+            segmenter.folds(),
+            stage.dataset,
+            stage.engine
+        );
+        for fold in &stage.folds {
+            text += &format!(
+                "  fold {}: validation Dice {:.4} at epoch {}, {} cases held out\n",
+                fold.fold,
+                fold.validation_dice,
+                fold.epoch,
+                fold.held_out.len()
+            );
+        }
+        let values: Vec<u16> = bundle.structures()?.iter().map(|s| s.value).collect();
+        let (layers, value) =
+            recipe_with(&stage.recipe, output_maps(&stage.recipe, &values).len())?;
+        text += &layers;
+        stages.push(json!({"stage": number, "folds": stage.folds, "recipe": stage.recipe, "network": value}));
+    }
+    let chosen = &bundle.manifest.postprocessing;
+    for (name, cleaning) in chosen.iter().flat_map(|chosen| &chosen.structures) {
+        let steps: Vec<String> = cleaning.steps.iter().map(Step::to_string).collect();
+        text += &format!("clean-up of {name}: {}\n", steps.join(", "));
+    }
+    Ok((
+        text,
+        json!({"kind": "model", "path": path, "sha256": bundle.sha256(), "structures": bundle.manifest.structures, "stages": stages, "postprocessing": chosen}),
+    ))
+}
+
+fn recipe(recipe: &Recipe) -> Result<(String, Value)> {
+    recipe_with(recipe, 1)
+}
+
+fn recipe_with(recipe: &Recipe, outputs: usize) -> Result<(String, Value)> {
+    let input = cost::input_of(recipe);
+    let found = recipe.network.cost(recipe.channels(), outputs, input)?;
+    let text = format!(
+        "recipe {} (stage {}): {} on {:?} mm, {} input channels, {outputs} {} output maps, sides (z, y, x) multiples of {:?}, loss {}\nintensities: {}\n{}\n{}",
+        recipe.name,
+        recipe.stage,
+        recipe.network.name(),
+        recipe.spacing_mm,
+        recipe.channels(),
+        recipe.outputs.name(),
+        recipe.network.multiple(),
+        recipe.training.loss.name(),
+        recipe.described_intensities(),
+        recipe.training.described_patches(),
+        cost::as_text(&found, recipe.training.batch_size),
+    );
+    Ok((
+        text,
+        json!({
+            "kind": "recipe", "recipe": recipe, "input": input, "cost": found,
+            "training_bytes": cost::training_bytes(&found, recipe.training.batch_size),
+        }),
+    ))
+}
+
+/// An engine to look at weights with; no GPU is begun for that.
+fn lightly() -> Result<Compute> {
+    Compute::open(DeviceChoice::cpu(), PrecisionChoice::Auto, 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_finite_value_is_counted_once() {
+        let (edges, counts) =
+            histogram([-2000.0, -1000.0, 0.0, 49.9, 2000.0, 5000.0, f32::NAN].into_iter());
+        assert_eq!(counts.iter().sum::<u64>(), 6);
+        assert_eq!((counts[0], counts[edges.len()]), (1, 2));
+        assert_eq!(counts[edges.iter().position(|e| *e == 0.0).unwrap() + 1], 2);
+    }
+}

@@ -1,0 +1,58 @@
+//! `ctseg inspect` of a model of several parts.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use ctseg_base::Result;
+use ctseg_base::text::table::table;
+use ctseg_core::model::multi_part::{OTHERS, PartedModel, When};
+use ctseg_image::labels::postprocess::Step;
+
+/// What the model at `path` is made of, for people and for programs; its parts are verified.
+pub fn described(path: &Path) -> Result<(String, Value)> {
+    let model = PartedModel::open(path)?;
+    let opened = model.opened(None)?;
+    drop(opened);
+    let manifest = &model.manifest;
+    let mut text = format!(
+        "model {} of {} parts: {} (ctseg {}), SHA-256 {}\n",
+        path.display(),
+        manifest.parts.len(),
+        manifest.name,
+        manifest.ctseg_version,
+        model.sha256()
+    );
+    let given_by = |label: u16| {
+        let parts = manifest.parts.iter();
+        let those = parts.filter(|part| part.labels.values().any(|own| *own == label));
+        let names: Vec<&str> = those.map(|part| part.folder.as_str()).collect();
+        names.join(", ")
+    };
+    let rows: Vec<Vec<String>> = model
+        .structures()
+        .iter()
+        .map(|s| vec![s.name.clone(), s.value.to_string(), given_by(s.value)])
+        .collect();
+    text += &table(&["structure", "label", "part"], &rows);
+    if let Some(rough) = &manifest.rough {
+        let when = match rough.when {
+            When::Always => "for every volume",
+            When::Chosen => "with --structures",
+        };
+        let by = rough.stands_for.get(OTHERS);
+        let by = by.map_or("the structures".to_owned(), |names| names.join(", "));
+        text += &format!(
+            "rough model '{}' finds {by} {when}, {} mm around it are segmented\n",
+            rough.folder, rough.margin_mm
+        );
+    }
+    for (name, steps) in &manifest.postprocessing {
+        let steps: Vec<String> = steps.iter().map(Step::to_string).collect();
+        text += &format!("clean-up of {name}: {}\n", steps.join(", "));
+    }
+    let value = json!({
+        "kind": "model of several parts", "path": path, "sha256": model.sha256(), "manifest": manifest,
+    });
+    Ok((text, value))
+}

@@ -1,0 +1,87 @@
+//! `ctseg inspect RUN`: how far a run has come, and what its curves say.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::cli::commands::fit;
+use ctseg_base::Result;
+use ctseg_base::text::table::{score, table};
+use ctseg_core::run::folder::RunFolder;
+use ctseg_core::run::history;
+use ctseg_core::run::history::EpochLine;
+use ctseg_train::diagnosis::{Diagnosis, diagnose};
+
+/// The run in folder `path`, for people and for programs. Nothing in the folder changes.
+pub fn described(path: &Path) -> Result<(String, Value)> {
+    let (recipe, settings) = RunFolder::read(path)?;
+    let history = history::read(path)?;
+    let mut text = format!(
+        "run {} (ctseg {})\n  recipe   {} (stage {}): {}, {}, {}, {} epochs at most\n  dataset  {}\n  model    {}\n  engine   {}, seed {}\n",
+        path.display(),
+        settings.ctseg_version,
+        recipe.name,
+        recipe.stage,
+        recipe.network.name(),
+        recipe.training.loss.name(),
+        recipe.training.optimiser.kind.name(),
+        recipe.training.epochs,
+        settings.dataset.display(),
+        settings.model.display(),
+        settings.engine,
+        settings.seed,
+    );
+    if history.is_empty() {
+        text += "  no epoch is over yet\n";
+    } else {
+        let header = [
+            "network",
+            "epochs",
+            "best",
+            "Dice",
+            "last Dice",
+            "loss",
+            "seconds",
+            "ended",
+        ];
+        let rows: Vec<Vec<String>> = history
+            .iter()
+            .map(|(name, lines)| row(name, lines))
+            .collect();
+        text += &table(&header, &rows);
+    }
+    let diagnoses: Vec<Diagnosis> = history
+        .iter()
+        .map(|(network, lines)| diagnose(network, lines, &recipe))
+        .collect();
+    for diagnosis in &diagnoses {
+        text += &fit::described(diagnosis);
+    }
+    let value = json!({
+        "kind": "run", "path": path, "recipe": recipe, "settings": settings, "history": history,
+        "diagnoses": diagnoses,
+    });
+    Ok((text, value))
+}
+
+fn row(name: &str, lines: &[EpochLine]) -> Vec<String> {
+    let best = lines
+        .iter()
+        .rev()
+        .max_by(|a, b| a.validation_dice.total_cmp(&b.validation_dice));
+    let last = lines.last();
+    let or_dash = |value: Option<String>| value.unwrap_or_else(|| "–".to_owned());
+    vec![
+        name.to_owned(),
+        or_dash(last.map(|line| line.epoch.to_string())),
+        or_dash(best.map(|line| line.epoch.to_string())),
+        score(best.map(|line| line.validation_dice)),
+        score(last.map(|line| line.validation_dice)),
+        score(last.and_then(|line| line.loss)),
+        or_dash(last.map(|line| format!("{:.0}", line.seconds))),
+        or_dash(last.map(|line| {
+            line.ended
+                .map_or_else(|| "not yet".to_owned(), |ended| ended.to_string())
+        })),
+    ]
+}

@@ -1,0 +1,360 @@
+//! `ctseg predict`: segment volumes.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::json;
+use signal_hook::low_level;
+
+use crate::cli::args::bytes::parse_bytes;
+use crate::cli::args::duration::parse_duration;
+use crate::cli::args::time_limit::LimitArgs;
+use crate::cli::args::tracked_run::{RecordArgs, Recorded};
+use crate::cli::outcome::Outcome;
+use crate::cli::print::print_out;
+use crate::cli::settings::Settings;
+use crate::cli::signals::stop_then_leave_on_signals;
+use ctseg_base::limits::memory;
+use ctseg_base::limits::memory::MemoryLimit;
+use ctseg_base::limits::threads::give_back_large_blocks;
+use ctseg_base::{Error, Result};
+use ctseg_core::outputs::inputs::{expand_inputs, plan_outputs};
+use ctseg_core::outputs::probabilities::ProbabilityKind;
+use ctseg_core::outputs::{DrawPreview, Outputs};
+use ctseg_core::run::tracker;
+use ctseg_engine::device::Compute;
+use ctseg_image::formats::is_volume_name;
+use ctseg_image::statistics::totalsegmentator::TableOptions;
+use ctseg_predict::claims::Claiming;
+use ctseg_predict::shard::Shard;
+use ctseg_predict::statistics_csv;
+use ctseg_predict::{Leaving, OnAttention, PredictJob, PredictSummary, predict};
+use ctseg_report::pictures::{attention, preview};
+
+#[derive(Args)]
+pub struct PredictArgs {
+    /// Volumes: files, folders with all below them, patterns ('scans/**/ct.nii.gz'), or @list with one of these per
+    /// line
+    #[arg(required = true)]
+    pub(super) inputs: Vec<String>,
+    /// Folder for the label maps, or the name of one label map
+    #[arg(short, long, default_value = "predictions")]
+    pub(super) output: PathBuf,
+    /// Model folder [default: model]; named several times, the models' logits are averaged
+    #[arg(long, env = "CTSEG_MODEL")]
+    pub(super) model: Vec<PathBuf>,
+    /// Look at mirror images too and take the mean, along the axes that stage 2 was trained mirrored along:
+    /// a little better, twice the time per axis
+    #[arg(long)]
+    tta: bool,
+    /// Look at no mirror images; models of nnU-Net that were trained with them are else used with them
+    #[arg(long, conflicts_with = "tta")]
+    no_tta: bool,
+    /// Leave out the clean-up of label maps that the model asks for
+    #[arg(long)]
+    no_postprocess: bool,
+    /// Draw where stage 2's attention gates look: <case>_attention_<level>.png beside each label map that is
+    /// made (with --overwrite also of those that are there)
+    #[arg(long)]
+    attention: bool,
+    /// Most memory that may be used, such as 4G: slices, patches and logits are worked on in smaller portions where
+    /// that helps, and volumes that cannot be segmented with so little are refused before anything is done
+    #[arg(long, value_parser = parse_bytes)]
+    max_ram: Option<u64>,
+    /// Keep the probabilities of all structures on the volume's grid: u8 (<case>_probabilities.nii.gz, in steps of
+    /// 1/255) or f16 (<case>_probabilities.npy)
+    #[arg(long, value_name = "KIND", num_args = 0..=1, default_missing_value = "u8", require_equals = true)]
+    save_probabilities: Option<ProbabilityKind>,
+    /// Map how uncertain the prediction is of each voxel: <case>_entropy.nii.gz, the entropy of its probabilities in
+    /// bits (of independent structures that of the least certain one)
+    #[arg(long)]
+    save_entropy: bool,
+    /// Write a mask per structure too: <case>/<structure>.nii.gz, 0 and 1, as TotalSegmentator lays them out
+    #[arg(long)]
+    split: bool,
+    /// With --split: every structure on its own, where its probability is above one half, so that masks may overlap;
+    /// of models whose structures are independent. Statistics are the masks'
+    #[arg(long, requires = "split")]
+    overlap: bool,
+    /// With --split or --preview: write no label map
+    #[arg(long)]
+    no_label_map: bool,
+    /// Write only these structures, such as liver,spleen, or @list with a name per line; label values stay as they
+    /// are. Of a model of several parts only those are run that are needed, where its rough model finds the structures
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    structures: Vec<String>,
+    /// Write <case>_statistics.json: volume in mm³ and mean HU of every structure, as TotalSegmentator's
+    /// statistics.json; 0 for structures that the volume cuts off. HOW: median, incomplete (also what is cut off),
+    /// normalized (intensities from 0 to 1), or several of these with commas
+    #[arg(long, value_name = "HOW", num_args = 0..=1, default_missing_value = "mean", require_equals = true, conflicts_with = "overlap")]
+    statistics: Option<TableOptions>,
+    /// Draw <case>_preview.png: three planes with the structures, the volume from the front, a legend
+    #[arg(long)]
+    preview: bool,
+    /// Make label maps again that are there already, of the same input and model
+    #[arg(long)]
+    overwrite: bool,
+    /// Take one share of the volumes, such as 3/8, by their names: for Slurm arrays --array=1-8 and
+    /// --shard $SLURM_ARRAY_TASK_ID/8
+    #[arg(long, value_name = "I/N", conflicts_with = "claim")]
+    pub(super) shard: Option<Shard>,
+    /// Share the volumes with all processes that are given the same folder (on storage that all of them see): each
+    /// volume is taken by one, and taken over from processes that die
+    #[arg(long, value_name = "FOLDER")]
+    pub(super) claim: Option<PathBuf>,
+    /// How long a process on another machine must have been silent to be taken for dead
+    #[arg(long, value_parser = parse_duration, default_value = "10m", requires = "claim")]
+    claim_expiry: Duration,
+    #[command(flatten)]
+    limit: LimitArgs,
+    #[command(flatten)]
+    record: RecordArgs,
+}
+
+/// What is said of a promise that the system may not let anybody keep.
+fn beyond(asked: u64, limit: Option<MemoryLimit>) -> Option<String> {
+    let limit = limit.filter(|limit| limit.bytes < asked)?;
+    let mib = |bytes: u64| bytes >> 20;
+    Some(format!(
+        "--max-ram {}M is more than this process may take, {}M ({}): it may be killed before it is kept",
+        mib(asked),
+        mib(limit.bytes),
+        limit.source
+    ))
+}
+
+pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
+    give_back_large_blocks();
+    let observer = settings.observer();
+    let asked = stop_then_leave_on_signals()?;
+    args.limit.watch(&asked.stop, &observer)?;
+    let outputs = outputs(&args)?;
+    let tta = tta(&args);
+    if let Some(words) = args
+        .max_ram
+        .and_then(|asked| beyond(asked, memory::limit()))
+    {
+        observer.warn(&words);
+    }
+    let inputs = expand_inputs(&args.inputs, &args.output)?;
+    let (cases, folder) = plan_outputs(&inputs, &args.output)?;
+    let draw: &OnAttention = &|case, seen| attention::draw(&case.output, seen);
+    // Without destructors: other threads are at work on what they would take apart.
+    let leave: &(dyn Fn() + Sync) = &|| {
+        let interrupted = Outcome::Interrupted.exit_code();
+        settings.observing.ended(interrupted);
+        low_level::exit(interrupted.into());
+    };
+    let job = PredictJob {
+        cases,
+        folder,
+        models: models(args.model, settings),
+        computes: settings.computes()?,
+        tta,
+        postprocess: !args.no_postprocess,
+        overwrite: args.overwrite,
+        max_ram: args.max_ram,
+        probabilities: args.save_probabilities,
+        outputs,
+        // A single label map that is named has its figures in its sidecar.
+        statistics: !is_volume_name(&args.output) || args.output.is_dir(),
+        shard: args.shard,
+        claiming: args.claim.map(|folder| Claiming {
+            folder,
+            expiry: args.claim_expiry,
+        }),
+        on_attention: args.attention.then_some(draw),
+        stop: &asked.stop,
+        leaving: Some(Leaving {
+            asked: &asked.leave,
+            leave,
+        }),
+    };
+    let recorded = args.record.begun("predict", settings, &observer)?;
+    let summary = predict(&job, observer.as_ref());
+    if let Some(recorded) = recorded {
+        told(&recorded, &job, summary.as_ref().ok());
+        recorded.ended(&outcome_of_run(&summary));
+    }
+    let summary = summary?;
+    print_summary(&summary, &job.folder, settings.json);
+    Ok(outcome(&summary))
+}
+
+/// The models that are named, or else the one of the settings file.
+fn models(named: Vec<PathBuf>, settings: &Settings) -> Vec<PathBuf> {
+    match named.is_empty() {
+        true => vec![settings.config.model_or(None)],
+        false => named,
+    }
+}
+
+/// Tells the run how it segmented, and what came of it.
+fn told(recorded: &Recorded, job: &PredictJob, summary: Option<&PredictSummary>) {
+    let devices: Vec<String> = job.computes.iter().map(Compute::to_string).collect();
+    let mut parameters = vec![
+        ("output", job.folder.display().to_string()),
+        ("inputs", job.cases.len().to_string()),
+        ("devices", devices.join(",")),
+        // What was asked for; what an imported model does by itself stands in its figures.
+        ("tta", job.tta.unwrap_or(false).to_string()),
+        ("postprocess", job.postprocess.to_string()),
+    ];
+    parameters.extend(job.shard.map(|shard| ("shard", shard.suffix())));
+    recorded.parameters(&parameters);
+    let Some(summary) = summary else { return };
+    recorded.models(&summary.models);
+    let count = |name: &str, count: usize| (format!("cases/{name}"), count as f64);
+    recorded.figures(vec![
+        count("all", summary.cases),
+        count("written", summary.written.len()),
+        count("kept", summary.kept.len()),
+        count("by_others", summary.by_others.len()),
+        count("failed", summary.failures.len()),
+        count("with_notes", summary.notes.len()),
+        ("seconds".to_owned(), summary.seconds),
+        ("looks".to_owned(), summary.looks as f64),
+    ]);
+    let mut files = vec![summary.manifest_file.clone(), summary.failures_file.clone()];
+    if job.statistics {
+        files.push(job.folder.join(statistics_csv::FILE_NAME));
+    }
+    recorded.files(&files);
+}
+
+/// How the run of a batch ended.
+fn outcome_of_run(summary: &Result<PredictSummary>) -> tracker::Outcome {
+    match summary {
+        Ok(summary) if summary.interrupted => tracker::Outcome::Interrupted,
+        Ok(PredictSummary {
+            ended_early: Some(reason),
+            ..
+        }) => tracker::Outcome::Failed(reason.clone()),
+        other => tracker::Outcome::of(other),
+    }
+}
+
+/// What is said about mirror images, if anything is.
+fn tta(args: &PredictArgs) -> Option<bool> {
+    match (args.tta, args.no_tta) {
+        (true, _) => Some(true),
+        (_, true) => Some(false),
+        _ => None,
+    }
+}
+
+fn outputs(args: &PredictArgs) -> Result<Outputs> {
+    if args.no_label_map && !args.split && !args.preview {
+        return Err(Error::usage(
+            "--no-label-map leaves nothing to write; expected --split or --preview with it",
+        ));
+    }
+    let mut names = Vec::new();
+    for name in &args.structures {
+        match name.trim().strip_prefix('@') {
+            Some(list) => names.extend(listed(Path::new(list))?),
+            None => names.push(name.trim().to_owned()),
+        }
+    }
+    names.retain(|name| !name.is_empty());
+    if names.is_empty() && !args.structures.is_empty() {
+        return Err(Error::usage(
+            "--structures names none; expected one or more names, or @list with some",
+        ));
+    }
+    Ok(Outputs {
+        label_map: !args.no_label_map,
+        split: args.split,
+        overlap: args.overlap,
+        entropy: args.save_entropy,
+        preview: args.preview.then_some(preview::draw as DrawPreview),
+        statistics_json: args.statistics,
+        structures: (!names.is_empty()).then_some(names),
+    })
+}
+
+/// The names in a list; lines that are empty or begin with `#` say nothing.
+fn listed(list: &Path) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(list).map_err(Error::io(list, "read the list"))?;
+    let lines = text.trim_start_matches('\u{feff}').lines();
+    let names = lines.map(str::trim);
+    Ok(names
+        .filter(|name| !name.is_empty() && !name.starts_with('#'))
+        .map(str::to_owned)
+        .collect())
+}
+
+fn outcome(summary: &PredictSummary) -> Outcome {
+    if summary.interrupted {
+        Outcome::Interrupted
+    } else if summary.failures.is_empty() {
+        Outcome::AllDone
+    } else if summary.written.is_empty() && summary.kept.is_empty() && summary.by_others.is_empty()
+    {
+        Outcome::NothingDone
+    } else {
+        Outcome::SomeFailed
+    }
+}
+
+/// `folder` is where the label maps are.
+pub fn print_summary(summary: &PredictSummary, folder: &Path, as_json: bool) {
+    if as_json {
+        // Paths that are not UTF-8 are shown, too.
+        let shown = |paths: &[PathBuf]| -> Vec<String> {
+            paths
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect()
+        };
+        let failed = summary.failures.iter();
+        let failed: Vec<_> = failed
+            .map(|one| json!({"input": one.input.display().to_string(), "reason": one.reason}))
+            .collect();
+        let notes: Vec<_> = summary
+            .notes
+            .iter()
+            .map(|(input, note)| json!({"input": input.display().to_string(), "note": note}))
+            .collect();
+        print_out(&format!(
+            "{:#}\n",
+            json!({"written": shown(&summary.written), "kept": shown(&summary.kept), "by_others": shown(&summary.by_others), "failed": failed, "notes": notes, "seconds": summary.seconds, "interrupted": summary.interrupted})
+        ));
+        return;
+    }
+    print_out(&format!(
+        "{} of {} volumes segmented in {:.1} s, into {}\n",
+        summary.written.len(),
+        summary.cases,
+        summary.seconds,
+        folder.display()
+    ));
+    if !summary.kept.is_empty() {
+        print_out(&format!(
+            "  kept    {} label maps that were there already, of the same input and model\n",
+            summary.kept.len()
+        ));
+    }
+    if !summary.by_others.is_empty() {
+        print_out(&format!(
+            "  others  {} label maps by the processes that share the volumes\n",
+            summary.by_others.len()
+        ));
+    }
+    for (input, note) in &summary.notes {
+        print_out(&format!("  note    {}: {note}\n", input.display()));
+    }
+    for failure in &summary.failures {
+        print_out(&format!("  failed  {}\n", failure.reason));
+    }
+    if !summary.failures.is_empty() {
+        print_out(&format!("  list    {}\n", summary.failures_file.display()));
+    }
+    if let Some(reason) = &summary.ended_early {
+        print_out(&format!("  stopped before the end: {reason}\n"));
+    }
+    if summary.interrupted {
+        print_out("  stopped before the end; the same command goes on with the rest\n");
+    }
+}

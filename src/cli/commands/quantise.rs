@@ -1,0 +1,105 @@
+//! `ctseg calibrate`: prepare a model for `--precision int8`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use crate::cli::outcome::Outcome;
+use crate::cli::print::print_out;
+use crate::cli::settings::Settings;
+use ctseg_base::Error;
+use ctseg_base::text::table::{score, table};
+use ctseg_core::dataset::Dataset;
+use ctseg_engine::device::Compute;
+use ctseg_engine::precision::{Precision, PrecisionChoice};
+use ctseg_predict::quantise::{CalibrateJob, CalibrateSummary, Way, calibrate};
+
+#[derive(Args)]
+pub struct CalibrateArgs {
+    /// Dataset that the model was trained on [default: ctseg.toml's]
+    #[arg(long, env = "CTSEG_DATA")]
+    data: Option<PathBuf>,
+    /// Folder that a descriptor's paths are relative to
+    #[arg(long, env = "CTSEG_DATA_ROOT")]
+    data_root: Option<PathBuf>,
+    /// Model folder, which is written anew [default: model]
+    #[arg(long, env = "CTSEG_MODEL")]
+    model: Option<PathBuf>,
+    /// How many training cases are looked at, and how many others are compared
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
+    cases: u16,
+}
+
+pub fn run(args: CalibrateArgs, settings: &Settings) -> anyhow::Result<Outcome> {
+    let observer = settings.observer();
+    let config = &settings.config;
+    let data = args.data.or_else(|| config.data.clone()).ok_or_else(|| {
+        Error::usage("no dataset; name the one that the model was trained on with --data")
+    })?;
+    let data_root = args.data_root.or_else(|| config.data_root.clone());
+    let precision = match settings.precision {
+        PrecisionChoice::Fixed(Precision::Int8) => PrecisionChoice::Auto,
+        other => other,
+    };
+    let job = CalibrateJob {
+        model: config.model_or(args.model),
+        dataset: Dataset::open_in(&data, data_root.as_deref())?,
+        cases: usize::from(args.cases),
+        compute: Compute::open(settings.device, precision, settings.threads)?,
+    };
+    let summary = calibrate(&job, observer.as_ref())?;
+    if settings.json {
+        print_out(&format!("{:#}\n", as_json(&summary)));
+    } else {
+        print_out(&as_text(&summary, &job));
+    }
+    Ok(Outcome::AllDone)
+}
+
+fn as_json(summary: &CalibrateSummary) -> serde_json::Value {
+    let way = |way: &Way| {
+        json!({
+            "precision": way.precision.to_string(),
+            "dice": summary.structures.iter().zip(&way.dice).collect::<std::collections::BTreeMap<_, _>>(),
+            "mean_dice": way.mean_dice(),
+            "seconds": way.seconds,
+        })
+    };
+    json!({
+        "recorded": summary.recorded,
+        "compared": summary.compared,
+        "ways": [way(&summary.plain), way(&summary.int8)],
+    })
+}
+
+fn as_text(summary: &CalibrateSummary, job: &CalibrateJob) -> String {
+    let header: Vec<&str> = ["precision"]
+        .into_iter()
+        .chain(summary.structures.iter().map(String::as_str))
+        .chain(["mean Dice", "network s"])
+        .collect();
+    let row = |way: &Way| {
+        let scores = way.dice.iter().copied().chain([way.mean_dice()]);
+        [way.precision.to_string()]
+            .into_iter()
+            .chain(scores.map(score))
+            .chain([format!("{:.2}", way.seconds)])
+            .collect::<Vec<_>>()
+    };
+    let mut text = format!(
+        "{} is ready for --precision int8: values recorded on {} cases\n",
+        job.model.display(),
+        summary.recorded.len()
+    );
+    if summary.compared.is_empty() {
+        text += "not compared: every case of the dataset was trained on\n";
+    } else {
+        text += &format!(
+            "compared on {} cases that were not trained on\n",
+            summary.compared.len()
+        );
+        text += &table(&header, &[row(&summary.plain), row(&summary.int8)]);
+    }
+    text
+}

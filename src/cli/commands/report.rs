@@ -1,0 +1,129 @@
+//! `ctseg report`: a training and an evaluation as one HTML page.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use crate::cli::outcome::Outcome;
+use crate::cli::print::print_out;
+use crate::cli::settings::Settings;
+use ctseg_base::{Error, Result};
+use ctseg_core::dataset::reference::Reference;
+use ctseg_report::data::Report;
+use ctseg_report::data::choice::Wanted;
+use ctseg_report::data::evaluation::Hints;
+use ctseg_report::html::{Destination, Written, write};
+
+/// A report's megabytes at most, where nothing else is asked for.
+pub const DEFAULT_MB: usize = 25;
+
+#[derive(Args)]
+pub struct ReportArgs {
+    /// Run folders (of `ctseg fit`) and the folder of one evaluation (of `ctseg evaluate`); of runs alone, their
+    /// held-out evaluation is shown
+    #[arg(required = true, value_name = "RUN|EVALUATION")]
+    sources: Vec<PathBuf>,
+    /// The HTML file
+    #[arg(short, long, default_value = "report.html")]
+    output: PathBuf,
+    /// The page's heading [default: the last folder's name]
+    #[arg(long)]
+    title: Option<String>,
+    /// Cases in pictures: so many (worst, median, best, then the next worst ones), `all`, or names (case_1,case_7)
+    /// beside those three
+    #[arg(long, default_value = "3")]
+    cases: Wanted,
+    /// What the label maps were compared with, as for `ctseg evaluate`, where the evaluation does not say so
+    #[arg(long)]
+    reference: Option<PathBuf>,
+    /// Folder of the label maps, where they are not found
+    #[arg(long)]
+    predictions: Option<PathBuf>,
+    /// Folder of the images, where they are not found
+    #[arg(long)]
+    images: Option<PathBuf>,
+    /// Folder for pictures (PNG) [default: the HTML file's name with _files in the place of .html]
+    #[arg(long)]
+    pictures: Option<PathBuf>,
+    /// Megabytes of the HTML file at most; cases are shown in coarser voxels where there are many
+    #[arg(long, default_value_t = DEFAULT_MB, value_name = "MB")]
+    max_size: usize,
+    /// Folder that a descriptor's paths are relative to
+    #[arg(long, env = "CTSEG_DATA_ROOT")]
+    data_root: Option<PathBuf>,
+}
+
+pub fn run(args: ReportArgs, settings: &Settings) -> anyhow::Result<Outcome> {
+    let observer = settings.observer();
+    let mut report = Report::read(&args.sources, hints(&args, settings)?, &args.cases)?;
+    if let Some(title) = &args.title {
+        report.title.clone_from(title);
+    }
+    let pictures = match &args.pictures {
+        Some(folder) => folder.clone(),
+        None => beside(&args.output)?,
+    };
+    let to = Destination {
+        file: &args.output,
+        pictures: &pictures,
+        most_bytes: args.max_size.saturating_mul(1_000_000),
+    };
+    let written = write(&report, &to, observer.as_ref())?;
+    print_written(&written, &to, settings.json);
+    Ok(match written.problems.is_empty() {
+        true => Outcome::AllDone,
+        false => Outcome::SomeFailed,
+    })
+}
+
+fn hints(args: &ReportArgs, settings: &Settings) -> Result<Hints> {
+    let data_root = args.data_root.as_ref();
+    let data_root = data_root.or(settings.config.data_root.as_ref());
+    let open = |path: &PathBuf| Reference::open(path, data_root.map(PathBuf::as_path));
+    for folder in [&args.predictions, &args.images].into_iter().flatten() {
+        if !folder.exists() {
+            return Err(Error::file(
+                folder,
+                "does not exist; expected a folder of NIfTI files",
+            ));
+        }
+    }
+    Ok(Hints {
+        reference: args.reference.as_ref().map(open).transpose()?,
+        predictions: args.predictions.clone(),
+        images: args.images.clone(),
+    })
+}
+
+/// `report_files` beside `report.html`.
+pub fn beside(file: &std::path::Path) -> Result<PathBuf> {
+    let stem = file.file_stem().filter(|_| !file.is_dir()).ok_or_else(|| {
+        Error::usage(format!(
+            "--output {}: names no file; expected one such as report.html",
+            file.display()
+        ))
+    })?;
+    let mut name = stem.to_os_string();
+    name.push("_files");
+    Ok(file.with_file_name(name))
+}
+
+pub fn print_written(written: &Written, to: &Destination, as_json: bool) {
+    if as_json {
+        let value = json!({
+            "report": to.file, "bytes": written.bytes, "cases_in_pictures": written.cases,
+            "pictures": written.pictures, "problems": written.problems,
+        });
+        print_out(&format!("{value:#}\n"));
+        return;
+    }
+    print_out(&format!(
+        "{} ({:.1} MB, {} cases in pictures); {} pictures in {}\n",
+        to.file.display(),
+        written.bytes as f64 / 1e6,
+        written.cases,
+        written.pictures.len(),
+        to.pictures.display()
+    ));
+}

@@ -1,0 +1,300 @@
+//! `ctseg status`: what is running, done, interrupted or failed.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::cli::args::duration::parse_duration;
+use crate::cli::outcome::Outcome;
+use crate::cli::print::print_out;
+use crate::cli::settings::Settings;
+use crate::status;
+use crate::status::{Cases, Epochs, Kind, Standing, Status, Trials, span};
+use ctseg_base::text::table::{score, table};
+use ctseg_base::{Error, Result};
+use ctseg_core::run::state_file::TaskState;
+
+/// More claims or failures than these are counted, not named.
+const MOST_NAMED: usize = 8;
+
+#[derive(Args)]
+pub struct StatusArgs {
+    /// Run folders, sweeps, folders of predictions or evaluations, or folders of these [default: runs]
+    #[arg(value_name = "RUN")]
+    runs: Vec<PathBuf>,
+    /// Look again every so often, such as 5s, until nothing runs any more
+    #[arg(long, value_parser = parse_duration, value_name = "TIME")]
+    watch: Option<Duration>,
+}
+
+pub fn run(args: StatusArgs, settings: &Settings) -> anyhow::Result<Outcome> {
+    let places = match args.runs.is_empty() {
+        true => vec![settings.config.runs_or(None)],
+        false => args.runs,
+    };
+    loop {
+        let now = SystemTime::now();
+        let found = look(&places, now)?;
+        let running = found.iter().any(|one| one.state == Standing::Running);
+        match (settings.json, args.watch) {
+            (true, None) => print_out(&format!("{:#}\n", as_json(&found, now))),
+            // A line each time, for programs that read along.
+            (true, Some(_)) => print_out(&format!("{}\n", as_json(&found, now))),
+            (false, None) => print_out(&as_text(&found, now)),
+            (false, Some(_)) => print_out(&afresh(&as_text(&found, now))),
+        }
+        match args.watch {
+            Some(every) if running => std::thread::sleep(every),
+            _ => return Ok(Outcome::AllDone),
+        }
+    }
+}
+
+fn look(places: &[PathBuf], now: SystemTime) -> Result<Vec<Status>> {
+    let mut all: Vec<Status> = Vec::new();
+    for place in places {
+        if !place.is_dir() {
+            return Err(Error::file(
+                place,
+                "is no folder; expected a run, a sweep, predictions, an evaluation, or a folder of these",
+            ));
+        }
+        let known = |one: &Status| {
+            all.iter()
+                .any(|old| old.path == one.path && old.kind == one.kind)
+        };
+        let found = status::of(place, now)?;
+        let new: Vec<Status> = found.into_iter().filter(|one| !known(one)).collect();
+        all.extend(new);
+    }
+    Ok(all)
+}
+
+/// In the place of what a terminal showed before; elsewhere below it.
+fn afresh(text: &str) -> String {
+    use std::io::IsTerminal;
+    let time = jiff::Zoned::now().strftime("%H:%M:%S");
+    match std::io::stdout().is_terminal() {
+        true => format!("\x1b[H\x1b[2J\x1b[3J{text}\n{time}\n"),
+        false => format!("{time}\n{text}\n"),
+    }
+}
+
+fn as_json(found: &[Status], now: SystemTime) -> Value {
+    let count = |state: Standing| found.iter().filter(|one| one.state == state).count();
+    let rows = found.iter().map(|one| {
+        let mut row = json!(one);
+        row["seconds_since_last_sign"] = json!(since(one, now).map(|time| time.as_secs()));
+        row
+    });
+    json!({
+        "running": count(Standing::Running), "done": count(Standing::Done),
+        "interrupted": count(Standing::Interrupted), "failed": count(Standing::Failed),
+        "unknown": count(Standing::Unknown), "runs": rows.collect::<Vec<_>>(),
+    })
+}
+
+fn since(one: &Status, now: SystemTime) -> Option<Duration> {
+    // A file server whose clock is ahead.
+    one.last_sign
+        .map(|sign| now.duration_since(sign).unwrap_or_default())
+}
+
+/// The table, and below it what does not fit into one.
+fn as_text(found: &[Status], now: SystemTime) -> String {
+    let header = [
+        "run",
+        "what",
+        "state",
+        "progress",
+        "Dice",
+        "last sign",
+        "end",
+    ];
+    let rows: Vec<Vec<String>> = found.iter().map(|one| row(one, now)).collect();
+    let mut text = table(&header, &rows);
+    for one in found {
+        let lines = details(one, now);
+        if !lines.is_empty() {
+            text += &format!("\n{}\n", one.path.display());
+            text.extend(lines.iter().map(|line| format!("  {line}\n")));
+        }
+    }
+    text
+}
+
+fn row(one: &Status, now: SystemTime) -> Vec<String> {
+    let dash = || "–".to_owned();
+    vec![
+        one.path.display().to_string(),
+        match one.kind {
+            Kind::Fit => "fit",
+            Kind::Sweep => "sweep",
+            Kind::Predict => "predict",
+            Kind::Evaluate => "evaluate",
+        }
+        .to_owned(),
+        word(one.state).to_owned(),
+        progress(one),
+        score(one.dice),
+        since(one, now).map_or_else(dash, |time| format!("{} ago", span(time))),
+        one.expected_end.map_or_else(dash, |end| in_words(end, now)),
+    ]
+}
+
+fn word(state: Standing) -> &'static str {
+    match state {
+        Standing::Running => "running",
+        Standing::Done => "done",
+        Standing::Interrupted => "interrupted",
+        Standing::Failed => "failed",
+        Standing::Unknown => "unknown",
+    }
+}
+
+/// `in 3 h 20 min`.
+fn in_words(end: SystemTime, now: SystemTime) -> String {
+    match end.duration_since(now) {
+        Ok(left) => format!("in {}", span(left)),
+        Err(_) => "due".to_owned(),
+    }
+}
+
+fn progress(one: &Status) -> String {
+    if let Some(epochs) = &one.epochs {
+        of_training(epochs, one)
+    } else if let Some(trials) = &one.trials {
+        of_sweep(trials)
+    } else if let Some(cases) = &one.cases {
+        of_cases(cases)
+    } else {
+        one.task.as_ref().map_or_else(|| "–".to_owned(), task_words)
+    }
+}
+
+fn of_training(epochs: &Epochs, one: &Status) -> String {
+    if epochs.networks_done == epochs.networks && one.state == Standing::Done {
+        return format!("{} of {} networks", epochs.networks_done, epochs.networks);
+    }
+    let mut text = format!("{} epoch {}/{}", epochs.network, epochs.done, epochs.of);
+    if epochs.networks > 1 {
+        text += &format!(", {} of {} networks", epochs.networks_done, epochs.networks);
+    }
+    text
+}
+
+fn of_sweep(trials: &Trials) -> String {
+    let mut text = format!("{} of {} trials begun", trials.begun, trials.all);
+    if trials.failed > 0 {
+        text += &format!(", {} failed", trials.failed);
+    }
+    text
+}
+
+fn of_cases(cases: &Cases) -> String {
+    let counts = [
+        (cases.done, "done"),
+        (cases.kept, "kept"),
+        (cases.failed, "failed"),
+        (cases.claimed, "claimed"),
+        (cases.left, "left"),
+    ];
+    let said = counts.iter().filter(|(count, _)| *count > 0);
+    let said: Vec<String> = said
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    match said.is_empty() {
+        true => "no case".to_owned(),
+        false => said.join(", "),
+    }
+}
+
+fn task_words(task: &TaskState) -> String {
+    let mut text = format!("{} {}", task.name, task.done);
+    if task.total > 0 {
+        text += &format!("/{}", task.total);
+    }
+    text += &format!(" {}", task.unit);
+    if !task.note.is_empty() {
+        text += &format!(", {}", task.note);
+    }
+    text
+}
+
+/// What stands below the table of one run.
+fn details(one: &Status, now: SystemTime) -> Vec<String> {
+    let mut lines = Vec::new();
+    if one.state == Standing::Running {
+        if let Some(worker) = &one.worker {
+            lines.push(format!("on {}", worker.described()));
+        }
+        lines.extend(
+            one.task
+                .as_ref()
+                .map(|task| format!("now {}", task_words(task))),
+        );
+        lines.extend(one.last_line.as_ref().map(|line| format!("said {line}")));
+    }
+    if let Some(best) = one.trials.as_ref().and_then(|trials| trials.best.as_ref()) {
+        lines.push(format!("best so far {best}"));
+    }
+    lines.extend(one.because.clone());
+    if let Some(resume) = &one.resume {
+        let quoted = match resume.starts_with("ctseg") {
+            true => format!("'{resume}'"),
+            false => resume.clone(),
+        };
+        lines.push(format!("{quoted} goes on"));
+    }
+    if let Some(cases) = &one.cases {
+        lines.extend(of_claims(cases, now));
+        lines.extend(of_failures(cases, one.because.as_deref()));
+    }
+    lines
+}
+
+fn of_claims(cases: &Cases, now: SystemTime) -> Vec<String> {
+    let named = cases.claims.iter().take(MOST_NAMED).map(|claim| {
+        let since = claim.since.as_ref();
+        let since = since.and_then(|since| since.parse::<jiff::Timestamp>().ok());
+        let since = since.and_then(|since| now.duration_since(SystemTime::from(since)).ok());
+        let who = claim.worker.as_ref();
+        let who = who.map_or_else(|| claim.process.clone(), |worker| worker.described());
+        let since = since.map_or_else(String::new, |time| format!(" for {}", span(time)));
+        format!("claimed {}{since} by {who}", name_of(&claim.output))
+    });
+    let mut lines: Vec<String> = named.collect();
+    lines.extend(more(cases.claims.len(), "claimed"));
+    let missing = &cases.shards_missing;
+    if !missing.is_empty() {
+        let named = missing[..missing.len().min(MOST_NAMED)].join(", ");
+        let rest = missing.len().saturating_sub(MOST_NAMED);
+        let rest = match rest {
+            0 => String::new(),
+            rest => format!(" and {rest} more"),
+        };
+        lines.push(format!("shards that have not begun: {named}{rest}"));
+    }
+    lines
+}
+
+fn of_failures(cases: &Cases, told: Option<&str>) -> Vec<String> {
+    let reasons = cases.failures.iter().map(|(_, reason)| reason);
+    let named = reasons.take(MOST_NAMED);
+    let named = named.filter(|reason| told != Some(reason.as_str()));
+    let mut lines: Vec<String> = named.map(|reason| format!("failed: {reason}")).collect();
+    lines.extend(more(cases.failures.len(), "failed"));
+    lines
+}
+
+fn more(count: usize, what: &str) -> Option<String> {
+    let rest = count.saturating_sub(MOST_NAMED);
+    (rest > 0).then(|| format!("{rest} more {what}"))
+}
+
+fn name_of(path: &Path) -> String {
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    name.to_string_lossy().into_owned()
+}

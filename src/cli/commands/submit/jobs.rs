@@ -1,0 +1,284 @@
+//! The jobs that can be submitted: what of a command line becomes options of sbatch, environment, and arguments.
+
+use super::plan::TaskArgs;
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::checks;
+use super::command_line::CommandLine;
+use super::options::{by_default, with_tasks};
+use super::plan::{JobArgs, Plan, Step};
+use crate::cli::commands::fit::{FitArgs, recipe};
+use crate::cli::commands::predict::PredictArgs;
+use crate::cli::env::GPUS;
+use crate::cli::settings::Settings;
+use crate::slurm::script::{Job, Work};
+use ctseg_base::{Error, Result};
+
+#[derive(Args)]
+pub struct PredictJob {
+    #[command(flatten)]
+    job: JobArgs,
+    #[command(flatten)]
+    tasks: TaskArgs,
+    #[command(flatten)]
+    predict: PredictArgs,
+}
+
+#[derive(Args)]
+pub struct FitJob {
+    #[command(flatten)]
+    job: JobArgs,
+    #[command(flatten)]
+    fit: FitArgs,
+}
+
+#[derive(Args)]
+pub struct FitFoldsJob {
+    #[command(flatten)]
+    job: JobArgs,
+    #[command(flatten)]
+    fit: FitArgs,
+}
+
+#[derive(Args)]
+pub struct ChainJob {
+    #[command(flatten)]
+    job: JobArgs,
+    #[command(flatten)]
+    tasks: TaskArgs,
+    /// Recipe of stage 1: a name or a file
+    #[arg(long, default_value = "1", value_name = "NAME|FILE")]
+    stage1: String,
+    /// Recipe of stage 2
+    #[arg(long, default_value = "2", value_name = "NAME|FILE")]
+    stage2: String,
+    /// Dataset to train on, and to compare with
+    data: PathBuf,
+    /// Model folder that is made
+    model: PathBuf,
+    /// Volumes to segment: a file, a folder, a pattern, or @list
+    volumes: String,
+    /// Folder for their label maps
+    labels: PathBuf,
+}
+
+fn refused(is_there: bool, name: &str, why: &str) -> Result<()> {
+    match is_there {
+        true => Err(Error::usage(format!("{name} cannot be submitted: {why}"))),
+        false => Ok(()),
+    }
+}
+
+fn environment(values: &[(&str, Option<String>)]) -> Vec<(String, String)> {
+    let known = values.iter();
+    let known = known.filter_map(|(name, value)| Some(((*name).to_owned(), value.clone()?)));
+    known.collect()
+}
+
+fn shown(path: &Option<PathBuf>) -> Option<String> {
+    path.as_ref().map(|path| path.display().to_string())
+}
+
+impl PredictJob {
+    pub fn plan(&self, line: &CommandLine, settings: &Settings) -> Result<Plan> {
+        let predict = &self.predict;
+        refused(
+            predict.shard.is_some(),
+            "--shard",
+            "each task takes its own; name their number by --tasks",
+        )?;
+        let arguments = line.arguments("predict", &["claim"]);
+        let sharing = match &predict.claim {
+            Some(folder) => ["--claim".to_owned(), folder.display().to_string()],
+            None => ["--shard".to_owned(), format!("1/{}", self.tasks.tasks)],
+        };
+        let sharing: Vec<&str> = sharing.iter().map(String::as_str).collect();
+        line.understood("predict", &sharing, &arguments)?;
+        let mut options = self.job.options(Work::Predict)?;
+        with_tasks(&mut options, (1, self.tasks.tasks))?;
+        if !self.job.dry_run {
+            checks::inputs(&predict.inputs, &predict.output)?;
+            match predict.model.as_slice() {
+                [] => checks::model(&settings.config.model_or(None))?,
+                models => models.iter().try_for_each(|model| checks::model(model))?,
+            }
+            checks::target(&predict.output)?;
+        }
+        let job = Job {
+            work: Work::Predict,
+            options,
+            environment: environment(&[
+                ("CTSEG_CLAIM", shown(&predict.claim)),
+                ("CTSEG_SHARES", self.tasks.shares(&predict.claim)),
+            ]),
+            arguments,
+        };
+        Ok(Plan::of(job, self.job.dry_run))
+    }
+}
+
+impl FitJob {
+    pub fn plan(&self, line: &CommandLine, settings: &Settings) -> Result<Plan> {
+        let fit = &self.fit;
+        refused(
+            fit.resume.is_some(),
+            "--resume",
+            "a requeued job goes on with its own run by itself",
+        )?;
+        let gpus = self.job.trained_on(fit.alone, settings)?;
+        let runs = fit.runs.clone().or_else(|| settings.config.runs.clone());
+        let arguments = line.arguments("fit", &["runs"]);
+        line.understood("fit", &[], &arguments)?;
+        let options = self.job.options(Work::Fit)?;
+        recipe(fit).map_err(|error| Error::usage(error.to_string()))?;
+        if !self.job.dry_run {
+            checks::fit(fit, &settings.config)?;
+        }
+        let job = Job {
+            work: Work::Fit,
+            options,
+            environment: environment(&[("CTSEG_RUNS", shown(&runs)), (GPUS, gpus)]),
+            arguments,
+        };
+        Ok(Plan::of(job, self.job.dry_run))
+    }
+}
+
+impl FitFoldsJob {
+    pub fn plan(&self, line: &CommandLine, settings: &Settings) -> Result<Plan> {
+        let fit = &self.fit;
+        refused(
+            fit.resume.is_some(),
+            "--resume",
+            "a requeued job goes on with its own run by itself",
+        )?;
+        refused(
+            fit.fold.is_some(),
+            "--fold",
+            "each task takes its own; 'fit' trains a single one",
+        )?;
+        let gpus = self.job.trained_on(fit.alone, settings)?;
+        let runs = fit.runs.clone().or_else(|| settings.config.runs.clone());
+        let passed = line.arguments("fit-folds", &["runs", "stage", "model"]);
+        let stage = fit.stage.clone().unwrap_or_else(|| "2".to_owned());
+        line.understood("fit", &["--stage", &stage], &passed)?;
+        let recipe = recipe(fit).map_err(|error| Error::usage(error.to_string()))?;
+        let model = settings.config.model_or(fit.model.clone());
+        if !self.job.dry_run {
+            checks::fit(fit, &settings.config)?;
+            checks::model(&model)?;
+        }
+        let mut options = self.job.options(Work::FitFolds)?;
+        let last = u32::try_from(recipe.folds.saturating_sub(1)).unwrap_or(u32::MAX);
+        with_tasks(&mut options, (0, last))?;
+        let job = Job {
+            work: Work::FitFolds,
+            options,
+            environment: environment(&[
+                ("CTSEG_RUNS", shown(&runs)),
+                ("CTSEG_STAGE", Some(stage)),
+                (GPUS, gpus),
+            ]),
+            arguments: [vec![model.display().to_string()], passed].concat(),
+        };
+        Ok(Plan::of(job, self.job.dry_run))
+    }
+}
+
+/// What the jobs of a chain are called with.
+struct ChainArguments {
+    stages: [Vec<String>; 2],
+    predict: Vec<String>,
+    evaluate: Vec<String>,
+}
+
+impl ChainJob {
+    fn arguments(&self, line: &CommandLine) -> Result<ChainArguments> {
+        let [data, model, labels] =
+            [&self.data, &self.model, &self.labels].map(|path| path.display().to_string());
+        // What is left are flags of every command, such as --device.
+        let mut everywhere = line.arguments("chain", &["stage1", "stage2"]);
+        for own in [&data, &model, &self.volumes, &labels] {
+            if let Some(at) = everywhere.iter().rposition(|word| word == own) {
+                everywhere.remove(at);
+            }
+        }
+        let fit = |stage: &str| {
+            let words = ["--stage", stage, "--data", &data, "--model", &model];
+            [words.map(str::to_owned).to_vec(), everywhere.clone()].concat()
+        };
+        let words = [&self.volumes, "-o", &labels, "--model", &model].map(str::to_owned);
+        let predict = [words.to_vec(), everywhere.clone()].concat();
+        let stages = [fit(&self.stage1), fit(&self.stage2)];
+        stages
+            .iter()
+            .try_for_each(|words| line.understood("fit", &[], words))?;
+        line.understood("predict", &[], &predict)?;
+        Ok(ChainArguments {
+            stages,
+            predict,
+            evaluate: [vec![labels.clone(), data.clone()], everywhere.clone()].concat(),
+        })
+    }
+
+    pub fn plan(&self, line: &CommandLine, settings: &Settings) -> Result<Plan> {
+        let arguments = self.arguments(line)?;
+        if !self.job.dry_run {
+            checks::dataset(&self.data, settings.config.data_root.as_deref())?;
+            checks::inputs(std::slice::from_ref(&self.volumes), &self.labels)?;
+            checks::target(&self.labels)?;
+        }
+        let time = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S");
+        let name = self.model.file_name().unwrap_or_default().to_string_lossy();
+        let group = ("CTSEG_MLFLOW_GROUP", Some(format!("chain {name} {time}")));
+        let gpus = self.job.trained_on(false, settings)?;
+        let shares = self.tasks.shares(&None);
+        let step = |work, name: Option<&str>, arguments: Vec<String>, after| {
+            let mut options = self.job.options(work)?;
+            if let Some(name) = name {
+                by_default(&mut options, "job-name", name.to_owned());
+            }
+            if work == Work::Predict {
+                with_tasks(&mut options, (1, self.tasks.tasks))?;
+            }
+            let job = Job {
+                work,
+                options,
+                environment: environment(&[
+                    group.clone(),
+                    (GPUS, gpus.clone().filter(|_| work == Work::Fit)),
+                    (
+                        "CTSEG_SHARES",
+                        shares.clone().filter(|_| work == Work::Predict),
+                    ),
+                ]),
+                arguments,
+            };
+            Ok::<Step, Error>(Step { job, after })
+        };
+        let [stage1, stage2] = arguments.stages;
+        Ok(Plan {
+            steps: vec![
+                step(Work::Fit, Some("ctseg-stage1"), stage1, Vec::new())?,
+                step(
+                    Work::Fit,
+                    Some("ctseg-stage2"),
+                    stage2,
+                    vec![("afterok", 0)],
+                )?,
+                step(Work::Predict, None, arguments.predict, vec![("afterok", 1)])?,
+                // Some volumes may have failed; where stage 2 has, label maps are an earlier model's.
+                step(
+                    Work::Evaluate,
+                    None,
+                    arguments.evaluate,
+                    vec![("afterok", 1), ("afterany", 2)],
+                )?,
+            ],
+            dry_run: self.job.dry_run,
+        })
+    }
+}

@@ -1,0 +1,247 @@
+//! `ctseg sweep`: one stage with many settings.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::json;
+
+use super::fit::{FoldChoice, parse_fold};
+use crate::cli::args::data_cache::StorageArgs;
+use crate::cli::args::time_limit::LimitArgs;
+use crate::cli::args::tracking::MlflowArgs;
+use crate::cli::outcome::Outcome;
+use crate::cli::print::print_out;
+use crate::cli::settings::Settings;
+use crate::cli::signals::stop_on_signals;
+use ctseg_base::atomic_file::write_bytes_atomically;
+use ctseg_base::progress::Observer;
+use ctseg_base::text::table::{score, table};
+use ctseg_base::{Error, Result};
+use ctseg_core::dataset::Dataset;
+use ctseg_core::dataset::generated;
+use ctseg_core::recipe::Recipe;
+use ctseg_core::run::tracker::Tracker;
+use ctseg_report::curves;
+use ctseg_report::curves::Curves;
+use ctseg_tracking::provenance;
+use ctseg_train::sweep::table::TrialRow;
+use ctseg_train::sweep::{SweepJob, SweepSettings, sweep};
+
+#[derive(Args)]
+pub struct SweepArgs {
+    /// What to train: 1 (coarse), 2 (refine), the name of a built-in recipe, or a recipe file
+    #[arg(long, required_unless_present = "resume", value_name = "1|2|NAME|FILE")]
+    stage: Option<String>,
+    /// Values to try, such as training.optimiser.learning_rate=1e-2,1e-3; every combination of several --vary is
+    /// a trial
+    #[arg(
+        long,
+        required_unless_present = "resume",
+        value_name = "KEY=VALUE,VALUE"
+    )]
+    vary: Vec<String>,
+    /// Change a value of the recipe for all trials
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Epochs of a trial that gets to the end
+    #[arg(long)]
+    epochs: Option<usize>,
+    /// How often the worse trials are left behind, and one more: 1 trains all of them to the end
+    #[arg(long, default_value_t = 3)]
+    rungs: usize,
+    /// One in so many trials goes on after each rung, to so many times the epochs
+    #[arg(long, default_value_t = 3)]
+    eta: usize,
+    /// Dataset folder or descriptor; generated data where none is named
+    #[arg(long, env = "CTSEG_DATA")]
+    data: Option<PathBuf>,
+    /// Folder that a descriptor's paths are relative to
+    #[arg(long, env = "CTSEG_DATA_ROOT")]
+    data_root: Option<PathBuf>,
+    /// Model folder whose stage 1 a stage 2 is trained on [default: model]
+    #[arg(long, env = "CTSEG_MODEL")]
+    model: Option<PathBuf>,
+    /// Folder for run folders [default: runs]
+    #[arg(long, env = "CTSEG_RUNS")]
+    runs: Option<PathBuf>,
+    /// Train this fold, or all of them
+    #[arg(long, value_name = "all|K", value_parser = parse_fold, default_value = "0")]
+    fold: FoldChoice,
+    /// Decides weights, folds and the order of slices; the same for all trials
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Go on with the sweep in this folder
+    #[arg(long, value_name = "SWEEP", conflicts_with_all = ["stage", "vary", "set", "epochs", "rungs", "eta", "data", "fold", "seed"])]
+    resume: Option<PathBuf>,
+    #[command(flatten)]
+    limit: LimitArgs,
+    #[command(flatten)]
+    storage: StorageArgs,
+    #[command(flatten)]
+    mlflow: MlflowArgs,
+}
+
+pub fn run(args: SweepArgs, settings: &Settings) -> anyhow::Result<Outcome> {
+    let observer = settings.observer();
+    let stop = stop_on_signals()?;
+    args.limit.watch(&stop, &observer)?;
+    let storage = args.storage.storage(&settings.config)?;
+    let (folder, sweep_settings) = match &args.resume {
+        Some(folder) => (folder.clone(), SweepSettings::read(folder)?),
+        None => {
+            let begun = begun(&args, settings, observer.as_ref())?;
+            let runs = settings.config.runs_or(args.runs.clone());
+            (begun.begin(&runs)?, begun)
+        }
+    };
+    let curves = Curves::default();
+    let mlflow = args.mlflow.tracker(settings, &observer)?;
+    let mut trackers: Vec<&dyn Tracker> = vec![&curves];
+    trackers.extend(mlflow.iter().map(|mlflow| mlflow as &dyn Tracker));
+    trackers.extend(settings.observing.tracker());
+    let dataset = Dataset::open_in(&sweep_settings.dataset, sweep_settings.data_root.as_deref())?;
+    let job = SweepJob {
+        dataset: storage.near(dataset, &stop, observer.as_ref())?,
+        case_store: storage.case_store.as_ref(),
+        settings: sweep_settings,
+        compute: settings.compute()?,
+        stop: &stop,
+        trackers: &trackers,
+        tags: provenance::tags(),
+        seen: &|rows| shown(&folder, rows),
+        folder: folder.clone(),
+    };
+    let rows = sweep(&job, observer.as_ref())?;
+    if settings.json {
+        print_out(&format!("{:#}\n", json!({"sweep": folder, "trials": rows})));
+    } else {
+        print_out(&as_table(&rows));
+        print_out(&format!("  sweep  {}\n", folder.display()));
+        if let Some(best) = rows.first() {
+            print_out(&format!(
+                "  'ctseg fit --resume {}' puts the best trial into the model {}\n",
+                best.run.display(),
+                job.settings.model.display()
+            ));
+        }
+    }
+    Ok(match rows.iter().any(|row| row.failure.is_some()) {
+        true => Outcome::SomeFailed,
+        false => Outcome::AllDone,
+    })
+}
+
+fn begun(args: &SweepArgs, settings: &Settings, observer: &dyn Observer) -> Result<SweepSettings> {
+    let mut set = args.set.clone();
+    if let Some(epochs) = args.epochs {
+        set.push(format!("training.epochs={epochs}"));
+    }
+    let mut recipe = Recipe::named(args.stage.as_deref().unwrap_or("1"), &set)?;
+    recipe.train_folds = match args.fold {
+        FoldChoice::All => None,
+        FoldChoice::One(fold) if fold < recipe.folds => Some(vec![fold]),
+        FoldChoice::One(fold) => {
+            return Err(Error::usage(format!(
+                "--fold {fold}: the recipe has {} folds, from 0 on",
+                recipe.folds
+            )));
+        }
+    };
+    let config = &settings.config;
+    let named = args.data.clone().or_else(|| config.data.clone());
+    let (dataset, data_root) = match named {
+        Some(data) => (
+            data,
+            args.data_root.clone().or_else(|| config.data_root.clone()),
+        ),
+        None => (generated::data_for(&recipe, observer)?, None),
+    };
+    let absolute = |path: &Path| std::path::absolute(path).map_err(Error::io(path, "find"));
+    Ok(SweepSettings {
+        vary: args.vary.clone(),
+        rungs: args.rungs,
+        eta: args.eta,
+        dataset: absolute(&dataset)?,
+        data_root: data_root.as_deref().map(absolute).transpose()?,
+        model: absolute(&config.model_or(args.model.clone()))?,
+        seed: args.seed,
+        recipe,
+    })
+}
+
+/// The table as text and as a picture, in the sweep's folder.
+fn shown(folder: &Path, rows: &[TrialRow]) -> Result<()> {
+    write_bytes_atomically(&folder.join("table.txt"), as_table(rows).as_bytes())?;
+    let trials: Vec<(String, &Path)> = rows
+        .iter()
+        .map(|row| {
+            (
+                format!("{} {}", row.rank, short(&row.settings)),
+                row.run.as_path(),
+            )
+        })
+        .collect();
+    curves::draw_trials(folder, &trials)
+}
+
+/// Settings by the last word of their keys.
+fn short(settings: &[String]) -> String {
+    let last = |text: &String| match text.split_once('=') {
+        Some((key, value)) => format!("{}={value}", key.rsplit('.').next().unwrap_or(key)),
+        None => text.clone(),
+    };
+    settings.iter().map(last).collect::<Vec<_>>().join(" ")
+}
+
+fn as_table(rows: &[TrialRow]) -> String {
+    let header = [
+        "settings",
+        "rank",
+        "trial",
+        "epochs",
+        "best Dice",
+        "loss",
+        "seconds",
+        "verdict",
+    ];
+    let cells: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| {
+            let verdict = match (&row.failure, row.verdict) {
+                (Some(failure), _) => format!("failed: {failure}"),
+                (None, Some(verdict)) => verdict.to_string(),
+                (None, None) => "–".to_owned(),
+            };
+            vec![
+                row.settings.join(" "),
+                row.rank.to_string(),
+                row.trial.clone(),
+                row.epochs.to_string(),
+                score(row.best_dice),
+                score(row.loss),
+                format!("{:.0}", row.seconds),
+                verdict,
+            ]
+        })
+        .collect();
+    table(&header, &cells)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_shortened_to_what_tells_them_apart() {
+        let of = |text: &str| short(&[text.to_owned()]);
+        assert_eq!(
+            of("training.optimiser.learning_rate=1e-2"),
+            "learning_rate=1e-2"
+        );
+        assert_eq!(
+            of("training.optimiser.learning_rate=0.01"),
+            "learning_rate=0.01"
+        );
+        assert_eq!(of("folds=3"), "folds=3");
+    }
+}

@@ -1,0 +1,135 @@
+//! `ctseg sync`: what could not reach the MLflow server.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use serde_json::json;
+
+use crate::cli::outcome::Outcome;
+use crate::cli::print::print_out;
+use crate::cli::settings::Settings;
+use ctseg_base::text::table::table;
+use ctseg_base::{Error, Result};
+use ctseg_tracking::mlflow::delivery::Link;
+use ctseg_tracking::mlflow::settings::{Server, process_environment};
+use ctseg_tracking::mlflow::sync;
+use ctseg_tracking::mlflow::sync::{Synced, runs_at, sync};
+
+#[derive(Args)]
+pub struct SyncArgs {
+    /// Run folders, or folders of them [default: runs]
+    #[arg(value_name = "RUN")]
+    runs: Vec<PathBuf>,
+    /// MLflow experiment of runs that began without one [default: ctseg]
+    #[arg(long, env = "MLFLOW_EXPERIMENT_NAME", value_name = "NAME")]
+    experiment: Option<String>,
+}
+
+pub fn run(args: SyncArgs, settings: &Settings) -> anyhow::Result<Outcome> {
+    let observer = settings.observer();
+    let preferences = settings.config.tracking(args.experiment.as_deref());
+    let server = Server::find(&preferences, &process_environment)?.ok_or_else(|| {
+        Error::usage(
+            "no MLflow server is named; set MLFLOW_TRACKING_URI, or uri below [mlflow] in ctseg.toml",
+        )
+    })?;
+    let runs = found(args.runs, settings)?;
+    let link = Arc::new(Link::open(server)?);
+    let mut synced: Vec<Synced> = Vec::new();
+    for run in &runs {
+        let one = sync(&link, run, observer.as_ref());
+        for note in &one.sent.notes {
+            observer.warn(&format!("{}: {note}", run.display()));
+        }
+        let stop = matches!(one.outcome, sync::Outcome::ServerFailed(_));
+        synced.push(one);
+        if stop {
+            break;
+        }
+    }
+    let untried = runs.len() - synced.len();
+    if settings.json {
+        let rows: Vec<_> = synced.iter().map(as_json).collect();
+        let result = json!({"server": link.server.uri, "runs": rows, "not_tried": untried});
+        print_out(&format!("{result:#}\n"));
+    } else {
+        print_out(&as_table(&synced));
+        if untried > 0 {
+            print_out(&format!("  {untried} more runs were not tried\n"));
+        }
+    }
+    Ok(outcome(&synced))
+}
+
+/// The runs that were named, or all that are here.
+fn found(named: Vec<PathBuf>, settings: &Settings) -> Result<Vec<PathBuf>> {
+    let places = match named.is_empty() {
+        true => vec![settings.config.runs_or(None)],
+        false => named,
+    };
+    let mut runs = Vec::new();
+    for place in &places {
+        let here = runs_at(place)?;
+        if here.is_empty() {
+            return Err(Error::file(
+                place,
+                "holds no run that was tracked (no tracking/events.jsonl); expected a run folder or a folder of them",
+            ));
+        }
+        runs.extend(
+            here.into_iter()
+                .filter(|run| !runs.contains(run))
+                .collect::<Vec<_>>(),
+        );
+    }
+    Ok(runs)
+}
+
+fn outcome(synced: &[Synced]) -> Outcome {
+    let failed = |one: &&Synced| {
+        matches!(
+            one.outcome,
+            sync::Outcome::Failed(_) | sync::Outcome::ServerFailed(_)
+        )
+    };
+    match synced.iter().filter(failed).count() {
+        0 => Outcome::AllDone,
+        all if all == synced.len() => Outcome::NothingDone,
+        _ => Outcome::SomeFailed,
+    }
+}
+
+fn words(outcome: &sync::Outcome) -> String {
+    match outcome {
+        sync::Outcome::All => "complete".to_owned(),
+        sync::Outcome::Busy => "another process sends it".to_owned(),
+        sync::Outcome::Failed(why) | sync::Outcome::ServerFailed(why) => format!("failed: {why}"),
+    }
+}
+
+fn as_json(one: &Synced) -> serde_json::Value {
+    json!({
+        "run": one.run, "page": one.page, "metrics": one.sent.metrics, "files": one.sent.files,
+        "bytes": one.sent.bytes, "left_out": one.sent.left_out, "notes": one.sent.notes,
+        "complete": one.outcome == sync::Outcome::All, "state": words(&one.outcome),
+    })
+}
+
+fn as_table(synced: &[Synced]) -> String {
+    let header = ["run", "metric points", "files", "MB", "left out", "state"];
+    let cells: Vec<Vec<String>> = synced
+        .iter()
+        .map(|one| {
+            vec![
+                one.run.display().to_string(),
+                one.sent.metrics.to_string(),
+                one.sent.files.to_string(),
+                format!("{:.1}", one.sent.bytes as f64 / 1e6),
+                one.sent.left_out.to_string(),
+                words(&one.outcome),
+            ]
+        })
+        .collect();
+    table(&header, &cells)
+}

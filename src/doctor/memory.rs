@@ -1,0 +1,89 @@
+//! Memory: what may be taken, what says so, and whether it is enough.
+
+use serde_json::json;
+
+use super::{Finding, binary};
+use ctseg_base::limits::host::Host;
+use ctseg_base::limits::memory::{Memory, MemoryLimit, MemorySource};
+
+const CHECK: &str = "memory";
+
+/// Less than this is little for a CT of ordinary size, whatever the model.
+const LITTLE_BYTES: u64 = 2 << 30;
+
+/// What the configured model takes for a CT of ordinary size, if there is one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Needed {
+    pub bytes: u64,
+    /// Such as `512 × 512 × 400 voxels`.
+    pub volume: String,
+}
+
+pub fn findings(host: &Host, needed: Option<&Needed>) -> Vec<Finding> {
+    let memory = Memory::of(host);
+    let Some(limit) = memory.limit() else {
+        return vec![Finding::note(
+            CHECK,
+            "the system does not tell how much there is",
+        )];
+    };
+    let facts = json!({
+        "machine_bytes": memory.machine_bytes, "limit_bytes": limit.bytes,
+        "limit_source": limit.source.to_string(), "available_bytes": memory.available_bytes,
+        "needed_bytes": needed.map(|needed| needed.bytes),
+    });
+    let mut found = binary(limit.bytes);
+    if limit.source != MemorySource::Machine {
+        let all = memory.machine_bytes.map(binary);
+        let of_all = all.map_or_else(String::new, |all| format!(" of {all}"));
+        found += &format!("{of_all}: {}", limit.source);
+    }
+    if let Some(bytes) = memory.available_bytes {
+        found += &format!("; {} available now", binary(bytes));
+    }
+    let more = more(&limit);
+    let finding = match needed {
+        Some(needed) if needed.bytes > limit.bytes => Finding::warning(
+            CHECK,
+            format!(
+                "{found}; the model takes about {} for a CT of {}",
+                binary(needed.bytes),
+                needed.volume
+            ),
+            format!("{more}; or predict with --max-ram {}", max_ram(limit.bytes)),
+        ),
+        _ if limit.bytes < LITTLE_BYTES => Finding::warning(
+            CHECK,
+            format!("{found}; whole CT volumes take more than 2 GiB"),
+            more,
+        ),
+        _ if memory
+            .available_bytes
+            .is_some_and(|bytes| bytes < LITTLE_BYTES) =>
+        {
+            Finding::warning(
+                CHECK,
+                found,
+                "other processes have taken the rest: end some, or wait for them",
+            )
+        }
+        _ => Finding::ok(CHECK, found),
+    };
+    vec![finding.with(facts)]
+}
+
+/// How to get more of it.
+fn more(limit: &MemoryLimit) -> &'static str {
+    match limit.source {
+        MemorySource::Machine => "use a machine with more memory",
+        MemorySource::Slurm { .. } => "ask Slurm for more: --mem=16G",
+        MemorySource::Group { .. } => {
+            "raise the limit: docker run --memory, resources.limits.memory in Kubernetes, sbatch --mem"
+        }
+    }
+}
+
+/// Nine tenths, as `--max-ram` takes it.
+fn max_ram(bytes: u64) -> String {
+    format!("{}M", (bytes / 10 * 9) >> 20)
+}

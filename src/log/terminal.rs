@@ -1,0 +1,294 @@
+//! Progress on stderr: bars on a terminal, plain lines with rate and time left everywhere else.
+
+use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
+
+use ctseg_base::progress::{Observer, Task};
+
+/// In a log file, a long piece of work says a line this often.
+const LINE_EVERY: Duration = Duration::from_secs(30);
+
+/// Bars that stay at the bottom of the terminal while lines scroll above them, and a board below the bars.
+struct Bars {
+    bars: MultiProgress,
+    board: Mutex<Option<ProgressBar>>,
+}
+
+/// Lines for log files and pipes.
+struct Lines;
+
+/// What suits where stderr goes.
+pub fn for_stderr() -> Arc<dyn Observer> {
+    let bars = MultiProgress::new();
+    // Hidden also on terminals that cannot move the cursor.
+    if std::io::stderr().is_terminal() && !bars.is_hidden() {
+        Arc::new(Bars::on(bars))
+    } else {
+        Arc::new(Lines)
+    }
+}
+
+impl Bars {
+    fn on(bars: MultiProgress) -> Self {
+        let board = Mutex::new(None);
+        Self { bars, board }
+    }
+}
+
+impl Observer for Bars {
+    fn say(&self, line: &str) {
+        // Fails only when stderr is gone, and then there is nobody to tell.
+        let _ = self.bars.println(line);
+    }
+
+    fn warn(&self, line: &str) {
+        let _ = self.bars.println(format!("warning: {line}"));
+    }
+
+    fn task(&self, name: &str, total: u64, unit: &'static str) -> Box<dyn Task> {
+        let template = if total > 0 {
+            "{prefix:<28} {bar:24} {pos}/{len} {unit} {per_sec:>10} {eta:>5} left {msg}"
+        } else {
+            "{prefix:<28} {spinner} {pos} {unit} {per_sec:>10} {elapsed} {msg}"
+        };
+        let style = ProgressStyle::with_template(&template.replace("{unit}", unit))
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = if total > 0 {
+            ProgressBar::new(total)
+        } else {
+            ProgressBar::new_spinner()
+        };
+        // Above the board.
+        let bar = self
+            .bars
+            .insert(0, bar.with_style(style).with_prefix(name.to_owned()));
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Box::new(BarTask(bar))
+    }
+
+    fn board(&self, text: &str) {
+        let mut board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
+        if text.is_empty() {
+            if let Some(board) = board.take() {
+                board.finish_and_clear();
+            }
+            return;
+        }
+        let board = board.get_or_insert_with(|| {
+            let style = ProgressStyle::with_template("{msg}");
+            let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+            self.bars.add(ProgressBar::new_spinner().with_style(style))
+        });
+        board.set_message(text.to_owned());
+        board.tick();
+    }
+}
+
+struct BarTask(ProgressBar);
+
+impl Task for BarTask {
+    fn advance(&self, steps: u64) {
+        self.0.inc(steps);
+    }
+
+    fn note(&self, text: &str) {
+        self.0.set_message(text.to_owned());
+    }
+}
+
+impl Drop for BarTask {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// A reader that has gone away must not end hours of work.
+pub(super) fn to_stderr(line: &str) {
+    let _ = std::io::stderr()
+        .lock()
+        .write_all(format!("{line}\n").as_bytes());
+}
+
+impl Observer for Lines {
+    fn say(&self, line: &str) {
+        to_stderr(line);
+    }
+
+    fn warn(&self, line: &str) {
+        to_stderr(&format!("warning: {line}"));
+    }
+
+    fn task(&self, name: &str, total: u64, unit: &'static str) -> Box<dyn Task> {
+        let now = Instant::now();
+        Box::new(LineTask {
+            name: name.to_owned(),
+            total,
+            unit,
+            done: AtomicU64::new(0),
+            started: now,
+            state: Mutex::new((now, String::new())),
+        })
+    }
+}
+
+struct LineTask {
+    name: String,
+    total: u64,
+    unit: &'static str,
+    done: AtomicU64,
+    started: Instant,
+    /// When the last line was said, and the note to say with the next.
+    state: Mutex<(Instant, String)>,
+}
+
+impl Task for LineTask {
+    fn advance(&self, steps: u64) {
+        let done = self.done.fetch_add(steps, Ordering::Relaxed) + steps;
+        let Ok(mut state) = self.state.lock() else {
+            return;
+        };
+        if state.0.elapsed() >= LINE_EVERY {
+            state.0 = Instant::now();
+            to_stderr(&self.line(done, &state.1));
+        }
+    }
+
+    fn note(&self, text: &str) {
+        if let Ok(mut state) = self.state.lock() {
+            text.clone_into(&mut state.1);
+        }
+    }
+}
+
+impl LineTask {
+    fn line(&self, done: u64, note: &str) -> String {
+        let rate = done as f64 / self.started.elapsed().as_secs_f64().max(1e-3);
+        let mut line = format!("  {}: {done}", self.name);
+        if self.total > 0 {
+            line += &format!("/{}", self.total);
+        }
+        line += &format!(" {}, {rate:.1}/s", self.unit);
+        if self.total > done && rate > 0.0 {
+            let left = Duration::from_secs_f64((self.total - done) as f64 / rate);
+            line += &format!(", {} left", HumanDuration(left));
+        }
+        if !note.is_empty() {
+            line += &format!(", {note}");
+        }
+        line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use indicatif::{ProgressDrawTarget, TermLike};
+
+    use super::*;
+
+    /// A terminal whose screen can be read: what was written last on each line.
+    #[derive(Debug, Default, Clone)]
+    struct Screen(Arc<Mutex<(Vec<String>, usize)>>);
+
+    impl Screen {
+        fn at(&self, change: impl FnOnce(&mut Vec<String>, &mut usize)) -> std::io::Result<()> {
+            let mut screen = self.0.lock().unwrap();
+            let (lines, row) = &mut *screen;
+            change(lines, row);
+            let rows = *row + 1;
+            lines.resize(lines.len().max(rows), String::new());
+            Ok(())
+        }
+
+        fn text(&self) -> String {
+            self.0.lock().unwrap().0.join("\n")
+        }
+    }
+
+    impl TermLike for Screen {
+        fn width(&self) -> u16 {
+            80
+        }
+        fn move_cursor_up(&self, n: usize) -> std::io::Result<()> {
+            self.at(|_, row| *row = row.saturating_sub(n))
+        }
+        fn move_cursor_down(&self, n: usize) -> std::io::Result<()> {
+            self.at(|_, row| *row += n)
+        }
+        fn move_cursor_right(&self, _: usize) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_left(&self, _: usize) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn write_line(&self, text: &str) -> std::io::Result<()> {
+            self.write_str(text)?;
+            self.move_cursor_down(1)
+        }
+        fn write_str(&self, text: &str) -> std::io::Result<()> {
+            self.at(|lines, row| {
+                lines.resize(lines.len().max(*row + 1), String::new());
+                lines[*row] += text;
+            })
+        }
+        fn clear_line(&self) -> std::io::Result<()> {
+            self.at(|lines, row| {
+                if let Some(line) = lines.get_mut(*row) {
+                    line.clear();
+                }
+            })
+        }
+        fn flush(&self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_board_stays_below_the_bars_until_it_is_taken_away() {
+        let screen = Screen::default();
+        let target = ProgressDrawTarget::term_like(Box::new(screen.clone()));
+        let bars = Bars::on(MultiProgress::with_draw_target(target));
+        bars.board("structure  dice\nliver  0.5");
+        let task = bars.task("epoch 2", 4, "steps");
+        bars.board("structure  dice\nliver  0.9\nspleen  0.8");
+        task.advance(1);
+        // Bars are drawn now and then.
+        let begun = Instant::now();
+        while !screen.text().contains("epoch 2") && begun.elapsed() < Duration::from_secs(60) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let shown = screen.text();
+        let place = |what: &str| {
+            shown
+                .find(what)
+                .unwrap_or_else(|| panic!("{what} in {shown}"))
+        };
+        assert!(place("epoch 2") < place("structure") && place("liver  0.9") < place("spleen"));
+        assert!(!shown.contains("0.5"), "{shown}");
+        bars.board("");
+        drop(task);
+        assert!(!screen.text().contains("liver"), "{}", screen.text());
+    }
+
+    #[test]
+    fn lines_tell_rate_time_left_and_note() {
+        let task = LineTask {
+            name: "segmenting".to_owned(),
+            total: 40,
+            unit: "cases",
+            done: AtomicU64::new(0),
+            started: Instant::now() - Duration::from_secs(20),
+            state: Mutex::new((Instant::now(), String::new())),
+        };
+        let line = task.line(10, "loss 0.5");
+        assert!(
+            line.starts_with("  segmenting: 10/40 cases, 0.5/s, 60 seconds left")
+                || line.contains("1 minute left"),
+            "{line}"
+        );
+        assert!(line.ends_with("loss 0.5"));
+    }
+}

@@ -1,0 +1,181 @@
+//! Job scripts: those of scripts/slurm, with options, environment and arguments of one job in them, so that they can be
+//! submitted as they are.
+
+use std::path::Path;
+
+/// What a script does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    Predict,
+    Fit,
+    FitFolds,
+    Evaluate,
+}
+
+/// One job, or one array of jobs.
+#[derive(Debug, Clone)]
+pub struct Job {
+    pub work: Work,
+    /// Options of sbatch, such as `mem` and `16G`; those that take no value have an empty one. They replace the
+    /// script's own.
+    pub options: Vec<(String, String)>,
+    /// Environment variables of the job.
+    pub environment: Vec<(String, String)>,
+    pub arguments: Vec<String>,
+}
+
+/// Where the script begins to work.
+const WORK_BEGINS: &str = "set -euo pipefail";
+const OPTION: &str = "#SBATCH --";
+
+impl Work {
+    fn template(self) -> &'static str {
+        match self {
+            Self::Predict => include_str!("../../scripts/slurm/predict.sbatch"),
+            Self::Fit => include_str!("../../scripts/slurm/fit.sbatch"),
+            Self::FitFolds => include_str!("../../scripts/slurm/fit-folds.sbatch"),
+            Self::Evaluate => include_str!("../../scripts/slurm/evaluate.sbatch"),
+        }
+    }
+}
+
+impl Job {
+    /// The value of an option of sbatch that the job has, its own or the script's.
+    pub fn option(&self, name: &str) -> Option<&str> {
+        let mut own = self.options.iter().rev();
+        if let Some((_, value)) = own.find(|(own, _)| own == name) {
+            return Some(value);
+        }
+        let lines = self.work.template().lines();
+        let mut of_script = lines.filter_map(option_of);
+        of_script
+            .find(|(own, _)| *own == name)
+            .map(|(_, value)| value)
+    }
+
+    pub fn name(&self) -> &str {
+        self.option("job-name").unwrap_or("ctseg")
+    }
+
+    /// The script; `program` is what it finds as `ctseg`.
+    pub fn script(&self, program: &Path) -> String {
+        let mut text = String::new();
+        let mut begun = false;
+        let is_replaced = |line: &str| {
+            option_of(line).is_some_and(|(name, _)| self.options.iter().any(|(own, _)| own == name))
+        };
+        for line in self.work.template().lines() {
+            if is_replaced(line) {
+                continue;
+            }
+            if line == WORK_BEGINS && !begun {
+                begun = true;
+                self.options
+                    .iter()
+                    .for_each(|option| text += &written(option));
+                text = text + line + "\n" + &self.told(program);
+                continue;
+            }
+            text = text + line + "\n";
+        }
+        text
+    }
+
+    /// What the job is told, as lines of shell.
+    fn told(&self, program: &Path) -> String {
+        let mut text = "\n# Of 'ctseg submit'.\n".to_owned();
+        if let Some(folder) = program.parent() {
+            let folder = quoted(&folder.display().to_string());
+            text += &format!("export PATH={folder}:\"$PATH\"\n");
+        }
+        for (name, value) in &self.environment {
+            text += &format!("export {name}={}\n", quoted(value));
+        }
+        let arguments: Vec<String> = self.arguments.iter().map(|text| quoted(text)).collect();
+        text + &format!("set -- {}\n", arguments.join(" "))
+    }
+
+    /// Where its output goes, once it has the number `id`: a pattern of the shell's for an array.
+    pub fn log(&self, id: &str) -> String {
+        let pattern = self.option("output").unwrap_or("slurm-%j.out");
+        pattern
+            .replace("%x", self.name())
+            .replace("%j", id)
+            .replace("%A", id)
+            .replace("%a", "*")
+    }
+}
+
+/// Name and value of an option that a line of a script holds.
+pub(super) fn option_of(line: &str) -> Option<(&str, &str)> {
+    let option = line.strip_prefix(OPTION)?;
+    Some(option.split_once('=').unwrap_or((option, "")))
+}
+
+fn written((name, value): &(String, String)) -> String {
+    match value.as_str() {
+        "" => format!("{OPTION}{name}\n"),
+        value if value.contains(char::is_whitespace) => format!("{OPTION}{name}=\"{value}\"\n"),
+        value => format!("{OPTION}{name}={value}\n"),
+    }
+}
+
+/// One word for a shell, whatever it holds.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(work: Work) -> Job {
+        let options = [("mem", "64G"), ("exclusive", ""), ("comment", "a b")];
+        Job {
+            work,
+            options: options
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .to_vec(),
+            environment: vec![("CTSEG_CLAIM".to_owned(), "/data/it's".to_owned())],
+            arguments: vec!["a b".to_owned(), "$HOME".to_owned()],
+        }
+    }
+
+    #[test]
+    fn every_script_takes_options_environment_and_arguments() {
+        for work in [Work::Predict, Work::Fit, Work::FitFolds, Work::Evaluate] {
+            let job = job(work);
+            let text = job.script(Path::new("/opt/ctseg/bin/ctseg"));
+            let lines: Vec<&str> = text.lines().collect();
+            assert_eq!(lines[0], "#!/usr/bin/env bash");
+            let at = |wanted: &str| {
+                let mut found = lines
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, line)| **line == wanted);
+                let place = found.next().map(|(index, _)| index);
+                assert!(found.next().is_none(), "{work:?}: '{wanted}' twice");
+                place.unwrap_or_else(|| panic!("{work:?}: no '{wanted}' in\n{text}"))
+            };
+            let begins = at("set -euo pipefail");
+            for option in ["mem=64G", "exclusive", "comment=\"a b\"", "requeue"] {
+                assert!(at(&format!("#SBATCH --{option}")) < begins);
+            }
+            let set = at("set -- 'a b' '$HOME'");
+            for told in [
+                "export PATH='/opt/ctseg/bin':\"$PATH\"",
+                r"export CTSEG_CLAIM='/data/it'\''s'",
+            ] {
+                let told = at(told);
+                assert!(begins < told && told < set);
+            }
+            assert_eq!(lines.iter().filter(|l| l.contains("--mem=")).count(), 1);
+        }
+        let job = job(Work::Predict);
+        assert_eq!(
+            (job.option("mem"), job.option("array")),
+            (Some("64G"), Some("1-8"))
+        );
+        assert_eq!(job.log("12"), "ctseg-predict-12_*.log");
+    }
+}

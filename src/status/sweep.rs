@@ -1,0 +1,55 @@
+//! How a sweep stands.
+
+use std::path::Path;
+use std::time::SystemTime;
+
+use super::state::{Kind, Standing, Status, Trials, last_written};
+use ctseg_base::{Error, Result};
+use ctseg_core::run::state_file;
+use ctseg_core::run::state_file::RunState;
+use ctseg_train::sweep::SweepSettings;
+use ctseg_train::sweep::table::TrialRow;
+
+const TABLE: &str = "sweep.json";
+
+/// How the sweep in the folder at `path` stands.
+pub(super) fn of(path: &Path, now: SystemTime) -> Result<Status> {
+    let mut status = Status::new(path, Kind::Sweep);
+    let settings = SweepSettings::read(path)?;
+    let rows = rows(&path.join(TABLE))?;
+    let state = path.join(state_file::FILE);
+    status.last_sign = last_written([state.as_path(), path.join(TABLE).as_path()]);
+    match RunState::read(&state)? {
+        Some((state, owner)) => status.take_state(state, owner, now),
+        None => {
+            let why = "its files do not say which process works on it; it is of an early version of ctseg";
+            status.because = Some(why.to_owned());
+        }
+    }
+    let failed = rows.iter().filter(|row| row.failure.is_some()).count();
+    let best = rows.iter().find(|row| row.best_dice.is_some());
+    status.dice = best.and_then(|row| row.best_dice);
+    status.trials = Some(Trials {
+        all: settings.trials()?,
+        begun: rows.iter().filter(|row| row.rungs > 0).count(),
+        failed,
+        best: best.map(|row| row.settings.join(" ")),
+    });
+    if status.state == Standing::Done && failed > 0 {
+        status.state = Standing::Failed;
+        status.because = Some(format!("{failed} trials failed, see table.txt"));
+    } else if matches!(status.state, Standing::Interrupted | Standing::Failed) {
+        status.resume = Some(format!("ctseg sweep --resume {}", path.display()));
+    }
+    Ok(status)
+}
+
+/// The sweep's table; empty before the first trial has paused.
+fn rows(path: &Path) -> Result<Vec<TrialRow>> {
+    match std::fs::read(path) {
+        Ok(text) => serde_json::from_slice(&text)
+            .map_err(|error| Error::file(path, format!("is no table of a sweep: {error}"))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(Error::io(path, "read")(error)),
+    }
+}
