@@ -9,5 +9,3 @@ pub mod doctor;
 mod log;
 pub mod slurm;
 pub mod status;
-
-use ctseg_base::{Error, Result};

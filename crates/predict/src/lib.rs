@@ -34,7 +34,6 @@ pub use crate::case_state::CaseState;
 use crate::queue::Supply;
 use crate::record::Record;
 use crate::stages::Pipeline;
-use ctseg_base::failures::{Failure, write_failures};
 
 /// For the volumes of each worker: one of 512 × 512 × 600 that is segmented and another one beside it.
 const BYTES_PER_WORKER: u64 = 2 << 30;

@@ -13,8 +13,5 @@ mod plans;
 mod source;
 mod stage_recipe;
 
-use ctseg_core::inference::nnunet::placement::Placed;
-use ctseg_core::inference::nnunet::preprocess::nnunet_input;
-use ctseg_core::inference::nnunet::previous_stage::PreviousStage;
 pub use export::{DatasetName, export_model};
 pub use import::{ImportOptions, Imported, ImportedStage, import_model};

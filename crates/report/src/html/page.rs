@@ -22,10 +22,7 @@ const TEMPLATE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
 
 /// The page's one script. Files are one scope each, and the later one starts what the earlier one defines.
-const SCRIPT: &str = concat!(
-    include_str!("viewer.js"),
-    include_str!("page.js")
-);
+const SCRIPT: &str = concat!(include_str!("viewer.js"), include_str!("page.js"));
 
 /// All that the template is given.
 #[derive(Serialize)]

@@ -19,7 +19,6 @@ use super::patches::{Maps, Patch, assembled, patches};
 use ctseg_augment::FlipAxis;
 use ctseg_base::Result;
 use ctseg_core::dataset::laterality::counterparts;
-use ctseg_core::dataset::prepared_case::{CaseHu, PreparedCase};
 use ctseg_core::recipe::Recipe;
 use ctseg_engine::batch::Batch;
 use ctseg_engine::distributed::process_group::Team;

@@ -1,0 +1,5 @@
+//! Tests of the crate `ctseg-augment` against golden values and real files.
+
+mod augmentation;
+mod augmentation_elastic;
+mod augmentation_volume;

@@ -1,0 +1,3 @@
+//! Tests of the crate `ctseg-core` against golden values and real files.
+
+mod datasets;

@@ -1,0 +1,15 @@
+//! Tests of the crate `ctseg-image` against golden values and real files.
+
+#[path = "../../../../tests/golden/nifti/mod.rs"]
+mod golden;
+
+mod distance_golden;
+mod metrics_golden;
+mod nifti_labels;
+mod nifti_malformed;
+mod nifti_reading;
+mod paired_golden;
+mod postprocess_golden;
+mod resample_golden;
+mod surface_golden;
+mod totalseg_statistics;

@@ -1,0 +1,3 @@
+//! Tests of the crate `ctseg-phantom` against golden values and real files.
+
+mod phantom;

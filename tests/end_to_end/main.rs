@@ -1,0 +1,33 @@
+//! End-to-end tests that give the same result on every engine: they run once, on the embedded one.
+
+#[path = "../../tests/common/mod.rs"]
+mod common;
+
+mod augmentation_hounsfield;
+mod case_store;
+#[cfg(unix)]
+mod containers;
+mod convert;
+#[cfg(target_os = "linux")]
+mod doctor;
+mod evaluate;
+mod fingerprint;
+mod logs;
+mod metrics_file;
+mod mlflow;
+mod mlflow_faults;
+mod normalisation;
+mod recorded;
+mod reliability;
+mod report;
+mod sampling;
+#[cfg(unix)]
+mod setup_libtorch;
+#[cfg(unix)]
+mod slurm;
+mod staging;
+mod status;
+#[cfg(unix)]
+mod submit;
+mod torch_file;
+mod tracking;

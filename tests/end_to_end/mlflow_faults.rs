@@ -1,0 +1,552 @@
+//! What goes wrong between runs and an MLflow server, and that nothing is lost or sent for ever by it.
+
+use crate::common;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::common::mlflow::{Heard, server, wait_for};
+use ctseg_base::progress::Silent;
+use ctseg_core::run::tracker::{Event, Outcome, Point, RunIdentity, Tracker};
+use ctseg_http::login::Access;
+use ctseg_tracking::mlflow::Mlflow;
+use ctseg_tracking::mlflow::artifacts::Parts;
+use ctseg_tracking::mlflow::delivery::Link;
+use ctseg_tracking::mlflow::settings::Server;
+use ctseg_tracking::mlflow::sync;
+use ctseg_tracking::mlflow::sync::sync;
+use serde_json::{Value, json};
+use wiremock::matchers::any;
+use wiremock::{Mock, MockServer, Request, ResponseTemplate};
+
+type Special = dyn Fn(&Request) -> Option<ResponseTemplate> + Send + Sync;
+
+/// Answers as MLflow does, unless something special is wanted.
+struct Fake {
+    mock: MockServer,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Fake {
+    fn start(special: Box<Special>) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let mock = runtime.block_on(async {
+            let mock = MockServer::start().await;
+            let uri = mock.uri();
+            let answer =
+                move |request: &Request| special(request).unwrap_or_else(|| usual(&uri, request));
+            Mock::given(any()).respond_with(answer).mount(&mock).await;
+            mock
+        });
+        Self {
+            mock,
+            _runtime: runtime,
+        }
+    }
+
+    fn server(&self) -> Server {
+        Server {
+            timeout: Duration::from_secs(5),
+            ..server(&self.mock.uri())
+        }
+    }
+
+    fn requests(&self) -> Vec<Request> {
+        let requests = self.mock.received_requests();
+        self._runtime.block_on(requests).unwrap()
+    }
+
+    /// How often something was asked for.
+    fn count(&self, path_end: &str) -> usize {
+        let requests = self.requests();
+        let asked = requests.iter().filter(|r| r.url.path().ends_with(path_end));
+        asked.count()
+    }
+}
+
+fn usual(uri: &str, request: &Request) -> ResponseTemplate {
+    let path = request.url.path();
+    let answer = match path.rsplit('/').next().unwrap_or_default() {
+        "get-by-name" => json!({"experiment": {"experiment_id": "1", "lifecycle_stage": "active"}}),
+        "create" if path.ends_with("runs/create") => json!({"run": a_run()}),
+        "get" => json!({"run": a_run()}),
+        "artifacts" if path.contains("mpu/create") => json!({
+            "upload_id": "u1",
+            "credentials": [
+                {"url": format!("{uri}/bucket/1?signature=s3cret"), "part_number": 1, "headers": {"x-store": "yes"}},
+                {"url": format!("{uri}/bucket/2"), "part_number": 2, "headers": {}},
+            ],
+        }),
+        "1" | "2" if path.starts_with("/bucket/") => {
+            return ResponseTemplate::new(200).insert_header("ETag", format!("tag of {path}"));
+        }
+        _ => json!({}),
+    };
+    ResponseTemplate::new(200).set_body_json(answer)
+}
+
+fn a_run() -> Value {
+    json!({"info": {
+        "run_id": "r1", "artifact_uri": "mlflow-artifacts:/1/r1/artifacts", "lifecycle_stage": "active",
+    }})
+}
+
+fn body(request: &Request) -> Value {
+    serde_json::from_slice(&request.body).unwrap_or_default()
+}
+
+fn is(request: &Request, path_end: &str) -> bool {
+    request.url.path().ends_with(path_end)
+}
+
+/// Answers the first `times` requests for `path_end` with `answer`.
+fn at_first(times: usize, path_end: &'static str, answer: ResponseTemplate) -> Box<Special> {
+    let seen = AtomicUsize::new(0);
+    Box::new(move |request| {
+        let now = is(request, path_end) && seen.fetch_add(1, Ordering::SeqCst) < times;
+        now.then(|| answer.clone())
+    })
+}
+
+fn points(names: &[&str], steps: std::ops::Range<u64>) -> Event {
+    let values = |step: u64| {
+        names
+            .iter()
+            .map(move |name| ((*name).to_owned(), step as f64))
+    };
+    let point = |step: u64| Point {
+        step,
+        time_ms: 1_760_000_000_000,
+        values: values(step).collect(),
+    };
+    Event::Metrics {
+        network: None,
+        points: steps.map(point).collect(),
+    }
+}
+
+/// Tells `events` of a run in `folder` while it is sent to `server`; what was heard.
+fn told(server: Option<Server>, folder: &Path, events: &[Event]) -> Arc<Heard> {
+    let (heard, observer) = Heard::new();
+    let mlflow = Mlflow::new(server, None, None, &observer).unwrap();
+    let identity = RunIdentity {
+        name: "a run",
+        folder,
+        parent: None,
+    };
+    mlflow.begun(&identity).unwrap();
+    for event in events {
+        mlflow.happened(event).unwrap();
+    }
+    mlflow.ended(&identity, &Outcome::Finished).unwrap();
+    heard
+}
+
+fn synced(server: Server, parts: Parts, folder: &Path) -> sync::Synced {
+    let link = Arc::new(Link::open(server).unwrap().with_parts(parts));
+    sync(&link, folder, &Silent)
+}
+
+/// Steps that arrived of a metric, in requests that were answered well.
+fn steps(fake: &Fake, failed: usize) -> Vec<u64> {
+    let requests = fake.requests();
+    let batches = requests.iter().filter(|r| is(r, "log-batch")).skip(failed);
+    let metrics = batches.flat_map(|request| {
+        let metrics = body(request)["metrics"].as_array().cloned();
+        metrics.unwrap_or_default()
+    });
+    metrics
+        .filter(|metric| metric["key"] == "loss")
+        .map(|metric| metric["step"].as_u64().unwrap())
+        .collect()
+}
+
+#[test]
+fn a_server_that_is_too_busy_is_asked_again_when_it_says() {
+    let busy = ResponseTemplate::new(429).insert_header("Retry-After", "20");
+    let fake = Fake::start(at_first(1, "log-batch", busy));
+    let run = tempfile::tempdir().unwrap();
+    let heard = told(
+        Some(fake.server()),
+        run.path(),
+        &[points(&["loss"], 1..2501)],
+    );
+    // The end of the run does not wait for what the server has put off.
+    let warnings = heard.warnings();
+    assert!(warnings[0].contains("429"), "{warnings:?}");
+    assert!(warnings[1].contains("ctseg sync"), "{warnings:?}");
+    let after = synced(fake.server(), Parts::default(), run.path());
+    assert_eq!(after.outcome, sync::Outcome::All);
+    assert_eq!(steps(&fake, 1), (1..2501).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_server_that_comes_back_gets_everything_while_the_run_goes_on() {
+    let fake = Fake::start(at_first(2, "log-batch", ResponseTemplate::new(503)));
+    let run = tempfile::tempdir().unwrap();
+    let (heard, observer) = Heard::new();
+    let mlflow = Mlflow::new(Some(fake.server()), None, None, &observer).unwrap();
+    let identity = RunIdentity {
+        name: "a run",
+        folder: run.path(),
+        parent: None,
+    };
+    mlflow.begun(&identity).unwrap();
+    mlflow.happened(&points(&["loss"], 1..11)).unwrap();
+    wait_for("not back", || {
+        heard
+            .sayings()
+            .iter()
+            .any(|line| line.contains("answers again"))
+    });
+    mlflow.happened(&points(&["loss"], 11..21)).unwrap();
+    mlflow.ended(&identity, &Outcome::Finished).unwrap();
+    assert_eq!(heard.warnings().len(), 1, "{:?}", heard.warnings());
+    assert_eq!(steps(&fake, 2), (1..21).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_run_whose_making_went_unanswered_is_found_again() {
+    let made = AtomicUsize::new(0);
+    let fake = Fake::start(Box::new(move |request| {
+        if is(request, "runs/create") {
+            made.fetch_add(1, Ordering::SeqCst);
+            return Some(ResponseTemplate::new(500));
+        }
+        let known = is(request, "runs/search") && made.load(Ordering::SeqCst) > 0;
+        known.then(|| ResponseTemplate::new(200).set_body_json(json!({"runs": [a_run()]})))
+    }));
+    let run = tempfile::tempdir().unwrap();
+    told(None, run.path(), &[points(&["loss"], 1..3)]);
+    let after = synced(fake.server(), Parts::default(), run.path());
+    assert_eq!(after.outcome, sync::Outcome::All);
+    assert_eq!(fake.count("runs/create"), 1);
+    assert_eq!(steps(&fake, 0), [1, 2]);
+}
+
+#[test]
+fn no_storm_of_requests_where_we_may_not_enter() {
+    let closed = ResponseTemplate::new(401).set_body_string("You are not\nauthenticated.");
+    let fake = Fake::start(Box::new(move |_| Some(closed.clone())));
+    let run = tempfile::tempdir().unwrap();
+    let server = Server {
+        access: Access::Token("s3cret".to_owned()),
+        ..fake.server()
+    };
+    let heard = told(Some(server.clone()), run.path(), &[points(&["loss"], 1..3)]);
+    let warnings = heard.warnings();
+    assert!(
+        warnings[0].contains("401") && warnings[0].contains("MLFLOW_TRACKING_TOKEN"),
+        "{warnings:?}"
+    );
+    assert!(warnings[1].contains("ctseg sync"), "{warnings:?}");
+    assert_eq!(fake.requests().len(), 1);
+    let after = synced(server, Parts::default(), run.path());
+    let sync::Outcome::ServerFailed(why) = &after.outcome else {
+        panic!("{after:?}");
+    };
+    assert!(why.contains("401") && !why.contains("s3cret"), "{why}");
+    assert_eq!(fake.requests().len(), 2);
+    let sent = &fake.requests()[1];
+    assert_eq!(sent.headers["authorization"], "Bearer s3cret");
+}
+
+#[test]
+fn what_is_no_mlflow_server_is_told_as_such() {
+    let login = ResponseTemplate::new(200).set_body_string("<html>Please log in</html>");
+    let onward = ResponseTemplate::new(302).insert_header("Location", "https://login.example/");
+    for (answer, expected) in [(login, "Please log in"), (onward, "login.example")] {
+        let fake = Fake::start(Box::new(move |_| Some(answer.clone())));
+        let run = tempfile::tempdir().unwrap();
+        let heard = told(Some(fake.server()), run.path(), &[]);
+        let warnings = heard.warnings();
+        assert!(warnings[0].contains(expected), "{warnings:?}");
+        assert_eq!(fake.requests().len(), 1);
+    }
+}
+
+#[test]
+fn a_server_that_hangs_holds_nobody_up() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let uri = format!("http://{}", listener.local_addr().unwrap());
+    // Connections wait in the listener's queue and are never answered.
+    let run = tempfile::tempdir().unwrap();
+    let hanging = Server {
+        timeout: Duration::from_millis(300),
+        ..server(&uri)
+    };
+    let heard = told(Some(hanging), run.path(), &[points(&["loss"], 1..3)]);
+    let warnings = heard.warnings();
+    assert!(warnings[0].contains("no answer in time"), "{warnings:?}");
+    assert!(warnings[1].contains("ctseg sync"), "{warnings:?}");
+}
+
+#[test]
+fn one_value_that_is_not_wanted_costs_no_other() {
+    let fake = Fake::start(Box::new(|request| {
+        let text = String::from_utf8_lossy(&request.body).into_owned();
+        let refused = json!({"error_code": "INVALID_PARAMETER_VALUE", "message": "no bad ones"});
+        (is(request, "log-batch") && text.contains("bad"))
+            .then(|| ResponseTemplate::new(400).set_body_json(refused))
+    }));
+    let run = tempfile::tempdir().unwrap();
+    let events = [
+        points(&["bad", "good"], 1..4),
+        Event::Tags(vec![("host".to_owned(), "here".to_owned())]),
+    ];
+    told(None, run.path(), &events);
+    let after = synced(fake.server(), Parts::default(), run.path());
+    assert_eq!(after.outcome, sync::Outcome::All);
+    assert_eq!((after.sent.metrics, after.sent.left_out), (3, 3));
+    assert!(
+        after.sent.notes[0].contains("'bad'") && after.sent.notes[0].contains("no bad ones"),
+        "{:?}",
+        after.sent.notes
+    );
+}
+
+#[test]
+fn a_run_that_was_deleted_on_the_server_is_told_once() {
+    let fake = Fake::start(Box::new(|request| {
+        let mut gone = a_run();
+        gone["info"]["lifecycle_stage"] = json!("deleted");
+        match request.url.path() {
+            path if path.ends_with("log-batch") => Some(ResponseTemplate::new(400)),
+            path if path.ends_with("runs/get") => {
+                Some(ResponseTemplate::new(200).set_body_json(json!({"run": gone})))
+            }
+            _ => None,
+        }
+    }));
+    let run = tempfile::tempdir().unwrap();
+    let heard = told(
+        Some(fake.server()),
+        run.path(),
+        &[points(&["loss"], 1..500)],
+    );
+    let warnings = heard.warnings();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("deleted"), "{warnings:?}");
+    assert_eq!(fake.count("log-batch"), 1);
+}
+
+fn artifact(folder: &Path, name: &str, bytes: &[u8]) -> Event {
+    let path = folder.join(name);
+    std::fs::write(&path, bytes).unwrap();
+    let to = String::new();
+    Event::Artifact { path, to }
+}
+
+#[test]
+fn a_full_disk_of_the_server_stops_files_but_no_numbers() {
+    let full = ResponseTemplate::new(500)
+        .set_body_json(json!({"message": "[Errno 28] No space left on device"}));
+    let fake = Fake::start(at_first(1, "a.bin", full));
+    let run = tempfile::tempdir().unwrap();
+    let events = [
+        artifact(run.path(), "a.bin", b"abc"),
+        points(&["loss"], 1..4),
+    ];
+    let heard = told(Some(fake.server()), run.path(), &events);
+    let warnings = heard.warnings();
+    assert!(warnings[0].contains("No space left"), "{warnings:?}");
+    assert_eq!(steps(&fake, 0), [1, 2, 3]);
+    let after = synced(fake.server(), Parts::default(), run.path());
+    assert_eq!(after.outcome, sync::Outcome::All);
+    assert_eq!((after.sent.metrics, after.sent.files), (0, 1));
+    // A limit of the server's for single files is no reason to wait.
+    let limit = Fake::start(at_first(9, "a.bin", ResponseTemplate::new(413)));
+    let after = synced(limit.server(), Parts::default(), run.path());
+    assert_eq!(after.outcome, sync::Outcome::All);
+    assert!(after.sent.notes[0].contains("413"), "{:?}", after.sent);
+}
+
+/// A server for files alone that breaks the first upload off; the bodies of the others.
+fn breaking_off() -> (String, Arc<Mutex<Vec<Vec<u8>>>>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let uri = format!("http://{}", listener.local_addr().unwrap());
+    let bodies = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&bodies);
+    std::thread::spawn(move || {
+        for (index, stream) in listener.incoming().enumerate() {
+            let mut stream = BufReader::new(stream.unwrap());
+            let mut length = 0;
+            loop {
+                let mut line = String::new();
+                stream.read_line(&mut line).unwrap();
+                if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                    length = value.trim().parse().unwrap();
+                }
+                if line.trim().is_empty() {
+                    break;
+                }
+            }
+            let mut bytes = vec![0; if index == 0 { 1000 } else { length }];
+            stream.read_exact(&mut bytes).unwrap();
+            if index > 0 {
+                kept.lock().unwrap().push(bytes);
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                stream.get_mut().write_all(answer).unwrap();
+            }
+            // Closed with bytes unread: the other side sees a reset.
+        }
+    });
+    (uri, bodies)
+}
+
+#[test]
+fn an_upload_that_breaks_off_is_sent_again_from_its_beginning() {
+    let (files, bodies) = breaking_off();
+    let uri = format!("{files}/api/2.0/mlflow-artifacts/artifacts/1/r1/artifacts");
+    let fake = Fake::start(Box::new(move |request| {
+        let mut run = a_run();
+        run["info"]["artifact_uri"] = json!(uri);
+        (is(request, "runs/create") || is(request, "runs/get"))
+            .then(|| ResponseTemplate::new(200).set_body_json(json!({"run": run})))
+    }));
+    let run = tempfile::tempdir().unwrap();
+    let bytes: Vec<u8> = (0..8_000_000_u32)
+        .map(|index| (index % 251) as u8)
+        .collect();
+    told(None, run.path(), &[artifact(run.path(), "a.bin", &bytes)]);
+    let after = synced(fake.server(), Parts::default(), run.path());
+    assert_eq!(after.outcome, sync::Outcome::All, "{after:?}");
+    assert_eq!(after.sent.bytes, bytes.len() as u64);
+    let bodies = bodies.lock().unwrap();
+    assert!(bodies.len() == 1 && bodies[0] == bytes);
+}
+
+const IN_PARTS: Parts = Parts {
+    from_bytes: 10,
+    part_bytes: 8,
+};
+
+#[test]
+fn large_files_go_in_parts_to_where_the_server_says() {
+    let fake = Fake::start(Box::new(|_| None));
+    let run = tempfile::tempdir().unwrap();
+    told(
+        None,
+        run.path(),
+        &[artifact(run.path(), "a.bin", b"0123456789abc")],
+    );
+    let server = Server {
+        access: Access::Token("s3cret".to_owned()),
+        ..fake.server()
+    };
+    let after = synced(server, IN_PARTS, run.path());
+    assert_eq!((after.sent.files, &after.outcome), (1, &sync::Outcome::All));
+    let requests = fake.requests();
+    let parts: Vec<&Request> = requests
+        .iter()
+        .filter(|request| request.url.path().starts_with("/bucket/"))
+        .collect();
+    assert_eq!(parts[0].body, b"01234567");
+    assert_eq!(parts[1].body, b"89abc");
+    assert_eq!(parts[0].headers["x-store"], "yes");
+    // The store is not told who we are.
+    assert!(
+        parts
+            .iter()
+            .all(|part| !part.headers.contains_key("authorization"))
+    );
+    let path = "/api/2.0/mlflow-artifacts/mpu/complete/1/r1/artifacts";
+    let complete = requests.iter().find(|request| request.url.path() == path);
+    let complete = body(complete.unwrap());
+    assert_eq!(complete["upload_id"], "u1");
+    assert_eq!(complete["path"], "a.bin");
+    assert_eq!(complete["parts"][1]["etag"], "tag of /bucket/2");
+}
+
+#[test]
+fn parts_that_cannot_be_sent_are_taken_back_and_stores_without_parts_get_whole_files() {
+    let run = tempfile::tempdir().unwrap();
+    told(
+        None,
+        run.path(),
+        &[artifact(run.path(), "a.bin", b"0123456789abc")],
+    );
+    let fake = Fake::start(at_first(1, "/bucket/2", ResponseTemplate::new(503)));
+    let after = synced(fake.server(), IN_PARTS, run.path());
+    assert_eq!(after.outcome, sync::Outcome::All);
+    assert_eq!(fake.count("mpu/abort/1/r1/artifacts"), 1);
+    assert_eq!(fake.count("mpu/complete/1/r1/artifacts"), 1);
+    let whole = Fake::start(at_first(
+        9,
+        "mpu/create/1/r1/artifacts",
+        ResponseTemplate::new(501),
+    ));
+    let after = synced(whole.server(), IN_PARTS, run.path());
+    assert_eq!(after.outcome, sync::Outcome::All);
+    let requests = whole.requests();
+    let put = requests
+        .iter()
+        .find(|request| is(request, "artifacts/1/r1/artifacts/a.bin"));
+    assert_eq!(put.unwrap().body, b"0123456789abc");
+}
+
+#[test]
+fn files_go_into_a_folder_that_is_seen_from_here() {
+    let store = tempfile::tempdir().unwrap();
+    let run = tempfile::tempdir().unwrap();
+    told(None, run.path(), &[artifact(run.path(), "a.bin", b"abc")]);
+    let with_uri = |uri: String| {
+        Fake::start(Box::new(move |request| {
+            let mut run = a_run();
+            run["info"]["artifact_uri"] = json!(uri);
+            (is(request, "runs/create") || is(request, "runs/get"))
+                .then(|| ResponseTemplate::new(200).set_body_json(json!({"run": run})))
+        }))
+    };
+    let folder: PathBuf = store.path().join("1/r1/artifacts");
+    let fake = with_uri(format!("file://{}", folder.display()));
+    let after = synced(fake.server(), Parts::default(), run.path());
+    assert_eq!(after.sent.files, 1, "{after:?}");
+    assert_eq!(std::fs::read(folder.join("a.bin")).unwrap(), b"abc");
+    for (uri, expected) in [
+        (
+            "file:///not/here/1/r1/artifacts",
+            "not seen from this machine",
+        ),
+        ("s3://bucket/1/r1/artifacts", "--serve-artifacts"),
+    ] {
+        let fake = with_uri(uri.to_owned());
+        let run = tempfile::tempdir().unwrap();
+        told(None, run.path(), &[artifact(run.path(), "a.bin", b"abc")]);
+        let after = synced(fake.server(), Parts::default(), run.path());
+        assert_eq!(after.outcome, sync::Outcome::All);
+        assert!(after.sent.notes[0].contains(expected), "{:?}", after.sent);
+    }
+}
+
+#[test]
+fn what_is_read_and_sent_at_once_is_bounded() {
+    let run = tempfile::tempdir().unwrap();
+    told(None, run.path(), &[points(&["a", "b"], 1..5001)]);
+    let fake = Fake::start(Box::new(|_| None));
+    let after = synced(fake.server(), Parts::default(), run.path());
+    assert_eq!(after.sent.metrics, 10_000);
+    let requests = fake.requests();
+    let batches = requests.iter().filter(|request| is(request, "log-batch"));
+    let sizes: Vec<(usize, usize)> = batches
+        .map(|request| {
+            let metrics = body(request)["metrics"].as_array().map_or(0, Vec::len);
+            (metrics, request.body.len())
+        })
+        .collect();
+    assert!(
+        sizes.len() >= 10
+            && sizes
+                .iter()
+                .all(|(count, bytes)| *count <= 1000 && *bytes < 1_000_000),
+        "{sizes:?}"
+    );
+}

@@ -1,0 +1,487 @@
+//! `ctseg status`: of trainings, sweeps, batches and evaluations that run, are done, were killed or failed.
+
+use crate::common;
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::common::batches::{batch, files, json};
+use crate::common::{SMALL, ctseg, phantoms, run, stderr};
+use serde_json::{Value, json};
+
+/// What `ctseg status` says of `place`, which it must leave as it is.
+fn status(folder: &Path, place: &str) -> Value {
+    let output = run(folder, &["status", place, "--json"], 0);
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn only(folder: &Path, place: &str) -> Value {
+    let all = status(folder, place);
+    assert_eq!(all["runs"].as_array().unwrap().len(), 1, "{all:#}");
+    all["runs"][0].clone()
+}
+
+fn text(folder: &Path, place: &str) -> String {
+    let output = run(folder, &["status", place], 0);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Every file below `folder`, with its time and length.
+fn listing(folder: &Path) -> BTreeMap<PathBuf, (SystemTime, u64)> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in folder.read_dir().unwrap() {
+            let entry = entry.unwrap();
+            let metadata = entry.metadata().unwrap();
+            found.insert(entry.path(), (metadata.modified().unwrap(), metadata.len()));
+            if metadata.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    found
+}
+
+fn signal(child: &Child, name: &str) {
+    let sent = Command::new("kill")
+        .args([name, &child.id().to_string()])
+        .status();
+    assert!(sent.unwrap().success());
+}
+
+/// Holds a process up where it is, so that nothing changes while it is looked at.
+fn stop(child: &Child) {
+    signal(child, "-STOP");
+    let begun = Instant::now();
+    let stat = format!("/proc/{}/stat", child.id());
+    // proc_pid_stat(5): the state follows the name, which is in brackets.
+    while !std::fs::read_to_string(&stat).unwrap().contains(") T ") {
+        assert!(
+            begun.elapsed() < Duration::from_secs(60),
+            "it does not stop"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn spawned(folder: &Path, arguments: &[&str]) -> Child {
+    ctseg(folder, arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// Waits for something that a process does before its end.
+fn wait_for(child: &mut Child, what: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !what() {
+        assert!(begun.elapsed() < Duration::from_secs(240), "waited in vain");
+        assert!(child.try_wait().unwrap().is_none(), "it ended before");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn only_run(folder: &Path) -> PathBuf {
+    let mut runs = folder.join("runs").read_dir().unwrap();
+    let run = runs.next().unwrap().unwrap().path();
+    assert!(runs.next().is_none());
+    run
+}
+
+/// How many epochs the only run has written down.
+fn epochs(folder: &Path) -> usize {
+    let Ok(mut runs) = folder.join("runs").read_dir() else {
+        return 0;
+    };
+    let Some(Ok(run)) = runs.next() else { return 0 };
+    let text = std::fs::read_to_string(run.path().join("metrics.jsonl"));
+    text.map_or(0, |text| text.lines().count())
+}
+
+/// Changes a JSON file by hand.
+fn changed(path: &Path, change: impl FnOnce(&mut Value)) {
+    let mut value = json(path);
+    change(&mut value);
+    std::fs::write(path, value.to_string()).unwrap();
+}
+
+#[test]
+fn earlier_runs_of_a_batch_do_not_decide_how_it_stands() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    std::fs::create_dir(&out).unwrap();
+    let write = |name: &str, minute: u64, shard: Option<&str>, cases: &[(&str, &str)]| {
+        let cases = cases.iter().map(
+            |(case, state)| json!({"input": case, "output": format!("out/{case}"), "state": state}),
+        );
+        let part = json!({
+            "shard": shard, "ended": true, "interrupted": false, "seconds": 1.0,
+            "cases": cases.collect::<Vec<_>>(),
+        });
+        std::fs::write(out.join(name), part.to_string()).unwrap();
+        let file = std::fs::File::options().write(true).open(out.join(name));
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + 60 * minute);
+        file.unwrap().set_modified(time).unwrap();
+    };
+    let first = [("a", "pending"), ("b", "pending")];
+    write("predictions-1-of-4.json", 0, Some("1/4"), &first);
+    write("predictions-2-of-4.json", 1, Some("2/4"), &[("c", "kept")]);
+    write("predictions-4-of-4.json", 2, Some("4/4"), &[]);
+    let missing = only(folder.path(), "out");
+    assert_eq!(missing["state"], "interrupted");
+    assert_eq!(missing["cases"]["shards_missing"], json!(["3/4"]));
+    // Two shards do all of it later.
+    write(
+        "predictions-1-of-2.json",
+        3,
+        Some("1/2"),
+        &[("a", "kept"), ("c", "kept")],
+    );
+    let half = only(folder.path(), "out");
+    assert_eq!(half["state"], "interrupted");
+    assert_eq!(half["cases"]["shards_missing"], json!(["2/2"]));
+    write("predictions-2-of-2.json", 4, Some("2/2"), &[("b", "kept")]);
+    let done = only(folder.path(), "out");
+    assert_eq!(done["state"], "done", "{done:#}");
+    assert_eq!(done["cases"]["kept"], 3);
+    // One case again, without shards.
+    write("predictions.json", 5, None, &[("b", "kept")]);
+    let again = only(folder.path(), "out");
+    assert_eq!(again["state"], "done", "{again:#}");
+}
+
+#[test]
+fn a_folder_whose_name_is_not_utf8_is_shown() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    let name = std::ffi::OsStr::from_bytes(b"out\xff");
+    let out = folder.path().join(name);
+    std::fs::create_dir(&out).unwrap();
+    let batch = r#"{"ended": true, "interrupted": false, "seconds": 1.0, "cases": []}"#;
+    std::fs::write(out.join("predictions.json"), batch).unwrap();
+    let mut command = ctseg(folder.path(), &["status", "--json"]);
+    let output = command.arg(name).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(found["runs"][0]["path"], "out\u{fffd}");
+}
+
+#[test]
+fn a_training_runs_is_killed_goes_on_and_is_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let data = phantoms(&folder.join("data"), 4, 0);
+    let data = data.to_str().unwrap();
+    let mut fit = vec!["fit", "--stage", "1", "--data", data, "--fold", "0"];
+    fit.extend(["--device", "flex", "--epochs", "6", "--no-out-of-fold"]);
+    fit.extend(["--no-mlflow", "--max-time", "2h"]);
+    fit.extend(SMALL);
+    let mut child = spawned(folder, &fit);
+    wait_for(&mut child, || epochs(folder) >= 2);
+    stop(&child);
+    let before = listing(folder);
+    let running = only(folder, "runs");
+    let said = text(folder, "runs");
+    assert_eq!(listing(folder), before, "status has written something");
+    assert_eq!(running["kind"], "fit");
+    assert_eq!(running["state"], "running", "{running:#}");
+    assert_eq!(running["worker"]["pid"], child.id());
+    assert_eq!(running["resume"], Value::Null);
+    let done = running["epochs"]["done"].as_u64().unwrap();
+    assert!((2..=6).contains(&done), "{running:#}");
+    assert_eq!(running["epochs"]["of"], 6);
+    assert!(running["dice"].is_f64() && running["epochs"]["loss"].is_f64());
+    let begun: jiff::Timestamp = running["begun"].as_str().unwrap().parse().unwrap();
+    let end: jiff::Timestamp = running["expected_end"].as_str().unwrap().parse().unwrap();
+    let hours = end.duration_since(begun).as_secs_f64() / 3600.0;
+    assert!((0.0..=2.0).contains(&hours), "{running:#}");
+    assert!(running["seconds_since_last_sign"].as_u64().unwrap() < 60);
+    let first = said.lines().nth(1).unwrap();
+    assert!(
+        first.contains("running") && first.contains("fold 0 epoch"),
+        "{said}"
+    );
+    assert!(said.contains(&format!("process {}", child.id())), "{said}");
+
+    signal(&child, "-KILL");
+    child.wait().unwrap();
+    let killed = only(folder, "runs");
+    assert_eq!(killed["state"], "interrupted", "{killed:#}");
+    assert!(killed["because"].as_str().unwrap().contains("is gone"));
+    assert_eq!(killed["expected_end"], Value::Null);
+    // What it says to do is right.
+    let resume = killed["resume"].as_str().unwrap();
+    let resume: Vec<&str> = resume.split(' ').skip(1).collect();
+    let resumed = [&resume[..], &["--device", "flex", "--no-mlflow"]].concat();
+    run(folder, &resumed, 0);
+    let done = only(folder, "runs");
+    assert_eq!(done["state"], "done", "{done:#}");
+    assert_eq!(done["epochs"]["networks_done"], 1);
+    assert_eq!(done["resume"], Value::Null);
+    let state = json(&only_run(folder).join("state.json"));
+    assert_eq!(state["ended"]["outcome"], "finished");
+    as_others_would_leave_it(folder);
+}
+
+/// States that no test can bring about: a run on another machine, one of an early version, a damaged one.
+fn as_others_would_leave_it(folder: &Path) {
+    let run_folder = only_run(folder);
+    let state = run_folder.join("state.json");
+    changed(&state, |state| {
+        state["ended"] = Value::Null;
+        state["host"] = "gpu07".into();
+        state["job"] = "70_3".into();
+        state["process"] = "01234567-4711-99".into();
+    });
+    assert_eq!(only(folder, "runs")["state"], "running");
+    let long_ago = SystemTime::now() - Duration::from_secs(2 * 3600 + 90);
+    for path in listing(&run_folder)
+        .into_keys()
+        .filter(|path| path.is_file())
+    {
+        let file = std::fs::File::options().append(true).open(path).unwrap();
+        file.set_modified(long_ago).unwrap();
+    }
+    let silent = only(folder, "runs");
+    assert_eq!(silent["state"], "interrupted");
+    let because = silent["because"].as_str().unwrap();
+    assert!(
+        because.contains("gpu07") && because.contains("job 70_3") && because.contains("2 h 1 min"),
+        "{because}"
+    );
+    changed(&state, |state| {
+        state["ended"] =
+            json!({"at": "2026-01-01T00:00:00Z", "outcome": "failed", "reason": "no memory"});
+    });
+    let failed = only(folder, "runs");
+    assert_eq!(
+        (&failed["state"], &failed["because"]),
+        (&"failed".into(), &"no memory".into())
+    );
+    assert!(failed["resume"].is_string());
+    std::fs::write(&state, "{").unwrap();
+    let damaged = only(folder, "runs");
+    assert_eq!(damaged["state"], "unknown");
+    assert!(damaged["because"].as_str().unwrap().contains("state.json"));
+    std::fs::remove_file(&state).unwrap();
+    assert_eq!(only(folder, "runs")["state"], "done");
+    // Before its end was written.
+    let metrics = run_folder.join("metrics.jsonl");
+    let lines = std::fs::read_to_string(&metrics).unwrap();
+    let first = lines.lines().next().unwrap();
+    std::fs::write(&metrics, format!("{first}\n")).unwrap();
+    let early = only(folder, "runs");
+    assert_eq!(
+        (&early["state"], &early["epochs"]["done"]),
+        (&"unknown".into(), &1.into())
+    );
+}
+
+#[test]
+fn a_sweep_shows_its_trials() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let data = phantoms(&folder.join("data"), 4, 0);
+    let data = data.to_str().unwrap();
+    let mut sweep = vec!["sweep", "--stage", "1", "--data", data, "--device", "flex"];
+    sweep.extend(["--epochs", "1", "--rungs", "1", "--no-mlflow"]);
+    // One rate is no rate: its trial fails.
+    sweep.extend(["--vary", "training.optimiser.learning_rate=1e-3,1e30"]);
+    sweep.extend(SMALL);
+    run(folder, &sweep, 3);
+    let done = only(folder, "runs");
+    assert_eq!(
+        (&done["kind"], &done["state"]),
+        (&"sweep".into(), &"failed".into())
+    );
+    let trials = &done["trials"];
+    assert_eq!(
+        (&trials["all"], &trials["failed"]),
+        (&2.into(), &1.into()),
+        "{done:#}"
+    );
+    assert!(trials["best"].as_str().unwrap().contains("1e-3"));
+    let said = text(folder, "runs");
+    assert!(said.contains("2 of 2 trials begun, 1 failed"), "{said}");
+    let state = only_run(folder).join("state.json");
+    changed(&state, |state| {
+        state["ended"] = json!({"at": "2026-01-01T00:00:00Z", "outcome": "interrupted"});
+    });
+    let resume = only(folder, "runs")["resume"].clone();
+    assert!(
+        resume
+            .as_str()
+            .unwrap()
+            .starts_with("ctseg sweep --resume runs/"),
+        "{resume}"
+    );
+}
+
+#[test]
+fn a_batch_shows_what_is_done_failed_and_left_and_its_evaluation() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    batch(folder, 40);
+    let predict = ["predict", "images", "-o", "out", "--device", "flex"];
+    let mut child = spawned(folder, &predict);
+    wait_for(&mut child, || files(&folder.join("out"), ".json").len() > 3);
+    stop(&child);
+    let running = only(folder, "out");
+    assert_eq!(
+        (&running["kind"], &running["state"]),
+        (&"predict".into(), &"running".into())
+    );
+    assert_eq!(running["worker"]["pid"], child.id());
+    signal(&child, "-KILL");
+    child.wait().unwrap();
+    let killed = only(folder, "out");
+    assert_eq!(killed["state"], "interrupted", "{killed:#}");
+    assert!(killed["because"].as_str().unwrap().contains("is gone"));
+    assert_eq!(killed["resume"], "the same command");
+
+    std::fs::write(folder.join("images/bad.nii.gz"), "no volume").unwrap();
+    run(folder, &predict, 3);
+    let before = listing(folder);
+    let failed = only(folder, "out");
+    assert_eq!(listing(folder), before, "status has written something");
+    let cases = &failed["cases"];
+    assert_eq!(
+        (&failed["state"], &cases["failed"]),
+        (&"failed".into(), &1.into()),
+        "{failed:#}"
+    );
+    let done = cases["done"].as_u64().unwrap() + cases["kept"].as_u64().unwrap();
+    assert_eq!((done, &cases["left"]), (40, &0.into()));
+    assert!(text(folder, "out").contains("1 failed"));
+    std::fs::remove_file(folder.join("images/bad.nii.gz")).unwrap();
+    run(folder, &predict, 0);
+    assert_eq!(only(folder, "out")["state"], "done");
+
+    // Each map with itself.
+    run(folder, &["evaluate", "out", "out"], 0);
+    let both = status(folder, ".");
+    assert_eq!(both["done"], 2, "{both:#}");
+    let evaluation = &both["runs"][1];
+    assert_eq!(
+        (&evaluation["kind"], &evaluation["cases"]["done"]),
+        (&"evaluate".into(), &40.into())
+    );
+    assert_eq!(evaluation["dice"], 1.0);
+    assert_eq!(files(&folder.join("out"), ".state.json").len(), 0);
+}
+
+#[test]
+fn shards_are_seen_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    batch(folder, 8);
+    let predict = |shard: &str| {
+        let arguments = [
+            "predict", "images", "-o", "out", "--device", "flex", "--shard", shard,
+        ];
+        run(folder, &arguments, 0);
+    };
+    predict("1/3");
+    predict("3/3");
+    let two = only(folder, "out");
+    assert_eq!(two["state"], "interrupted");
+    assert_eq!(two["cases"]["shards_missing"], json!(["2/3"]));
+    assert!(text(folder, "out").contains("shards that have not begun: 2/3"));
+    predict("2/3");
+    let three = only(folder, "out");
+    assert_eq!(
+        (&three["state"], &three["cases"]["done"]),
+        (&"done".into(), &8.into()),
+        "{three:#}"
+    );
+}
+
+#[test]
+fn processes_that_share_cases_are_named_while_they_live() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    batch(folder, 40);
+    let mut predict = vec!["predict", "images", "-o", "out", "--device", "flex"];
+    predict.extend(["--claim", "claims"]);
+    let mut child = spawned(folder, &predict);
+    let claims = || files(&folder.join("claims"), ".claim-1").len();
+    wait_for(&mut child, || claims() > 3);
+    stop(&child);
+    let settled = files(&folder.join("claims"), ".json").len();
+    let running = only(folder, "out");
+    let cases = &running["cases"];
+    assert_eq!(running["state"], "running", "{running:#}");
+    assert_eq!(cases["done"], settled, "{running:#}");
+    assert_eq!(cases["claimed"], claims() - settled, "{running:#}");
+    let left = cases["left"].as_u64().unwrap() as usize;
+    assert_eq!(left + claims(), 40);
+    if let Some(claim) = cases["claims"].as_array().unwrap().first() {
+        assert_eq!(claim["worker"]["pid"], child.id());
+        let said = text(folder, "out");
+        assert!(said.contains(&format!("process {}", child.id())), "{said}");
+    }
+    signal(&child, "-KILL");
+    child.wait().unwrap();
+    let killed = only(folder, "out");
+    assert_eq!(killed["state"], "interrupted", "{killed:#}");
+    assert_eq!(
+        (&killed["cases"]["claimed"], &killed["cases"]["done"]),
+        (&0.into(), &settled.into())
+    );
+    run(folder, &predict, 0);
+    let done = only(folder, "out");
+    assert_eq!(done["state"], "done", "{done:#}");
+    // A label map that was whole, of which the kill kept the process from telling, is kept.
+    let count = |name: &str| done["cases"][name].as_u64().unwrap();
+    assert_eq!(count("done") + count("kept"), 40, "{done:#}");
+}
+
+#[test]
+fn watching_ends_when_nothing_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    batch(folder, 40);
+    let mut child = spawned(
+        folder,
+        &["predict", "images", "-o", "out", "--device", "flex"],
+    );
+    wait_for(&mut child, || folder.join("out/predictions.json").exists());
+    stop(&child);
+    let mut watching = ctseg(folder, &["status", "out", "--watch", "100ms", "--json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(watching.stdout.take().unwrap());
+    let mut text = String::new();
+    said.read_line(&mut text).unwrap();
+    signal(&child, "-CONT");
+    said.read_to_string(&mut text).unwrap();
+    assert_eq!(watching.wait().unwrap().code(), Some(0));
+    let states: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["runs"][0]["state"].clone())
+        .collect();
+    assert!(states.len() > 1, "{text}");
+    assert_eq!(
+        (&states[0], states.last().unwrap()),
+        (&"running".into(), &"done".into())
+    );
+    child.wait().unwrap();
+    let nothing = run(folder, &["status", "images"], 1);
+    assert!(
+        stderr(&nothing).contains("images: holds no run"),
+        "{}",
+        stderr(&nothing)
+    );
+    let nowhere = run(folder, &["status", "nowhere"], 1);
+    assert!(
+        stderr(&nowhere).contains("nowhere: is no folder"),
+        "{}",
+        stderr(&nowhere)
+    );
+}

@@ -1,0 +1,519 @@
+//! `ctseg submit slurm` with commands that stand for Slurm's. scripts/slurm/test.sh submits to a real cluster.
+
+use crate::common;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use crate::common::batches::{batch, sidecars};
+use crate::common::{ctseg, phantoms, stderr};
+use serde_json::Value;
+
+const SCONTROL: &str = r#"#!/bin/sh
+case "$*" in
+"-a show partition -o")
+    echo "PartitionName=cpu Default=YES MaxTime=1-00:00:00 State=UP TotalCPUs=16"
+    echo "PartitionName=gpu Default=NO MaxTime=UNLIMITED State=UP TotalCPUs=64"
+    echo "PartitionName=old Default=NO MaxTime=UNLIMITED State=DOWN TotalCPUs=64" ;;
+"show config") echo "MaxArraySize            = 1001" ;;
+*) exit 1 ;;
+esac
+"#;
+
+const SINFO: &str = r#"#!/bin/sh
+[ "$*" = "-h -N -a -o %R|%c|%m|%G" ] || exit 1
+echo "gpu|64|515000|gpu:a100:4(S:0-1)"
+echo "cpu|8|65536|(null)"
+echo "cpu|16|32000|(null)"
+echo "old|8|65536|(null)"
+"#;
+
+/// Keeps the script and the options of each job; refuses what the file `refuse` says.
+const SBATCH: &str = r#"#!/bin/sh
+cd "$(dirname "$0")" || exit 1
+cat >script
+[ ! -e refuse ] || { cat refuse >&2; exit 1; }
+[ "$1" != --test-only ] || exit 0
+id=$((100 + $(ls job-*.sh 2>/dev/null | wc -l)))
+mv script "job-$id.sh"
+echo "$*" >"job-$id.options"
+env | grep ^SBATCH_ | sort >"job-$id.variables"
+echo "$id;lab"
+"#;
+
+/// A folder with volumes, a model and a dataset, and Slurm's commands beside it.
+struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let place = Self {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        batch(place.path(), 3);
+        std::fs::create_dir(place.slurm()).unwrap();
+        for (name, text) in [("scontrol", SCONTROL), ("sinfo", SINFO), ("sbatch", SBATCH)] {
+            let path = place.slurm().join(name);
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+        }
+        place
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn slurm(&self) -> PathBuf {
+        self.path().join("slurm")
+    }
+
+    fn submit(&self, line: &str) -> Output {
+        let arguments: Vec<&str> = line.split(' ').collect();
+        let path = std::env::var("PATH").unwrap();
+        ctseg(
+            self.path(),
+            &[&["submit", "slurm"], &arguments[..]].concat(),
+        )
+        .env("PATH", format!("{}:{path}", self.slurm().display()))
+        .output()
+        .unwrap()
+    }
+
+    /// Script and options of a job that was submitted.
+    fn job(&self, id: u32) -> (String, String) {
+        let read = |ending: &str| {
+            let path = self.slurm().join(format!("job-{id}.{ending}"));
+            std::fs::read_to_string(path).unwrap()
+        };
+        (read("sh"), read("options"))
+    }
+
+    fn jobs(&self) -> usize {
+        let entries = std::fs::read_dir(self.slurm()).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.ends_with(".options")).count()
+    }
+}
+
+fn code(output: &Output, code: i32) -> String {
+    let said = stderr(output);
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn has(script: &str, line: &str) {
+    assert!(
+        script.lines().any(|own| own == line),
+        "no '{line}' in\n{script}"
+    );
+}
+
+#[test]
+fn what_is_asked_for_stands_in_the_script_that_is_submitted() {
+    let place = Place::new();
+    let output = place.submit(
+        "predict images -o out --model model --tasks 4 --time 4h --mem 16G --cpus 8 --gpus a100:1 --partition gpu \
+         --claim claims --sbatch-arg=--exclude=n7 --json --tta",
+    );
+    let told: Value = serde_json::from_str(&code(&output, 0)).unwrap();
+    assert_eq!(told["jobs"][0]["id"], "100");
+    assert_eq!(told["jobs"][0]["tasks"], "1-4");
+    let log = told["jobs"][0]["log"].as_str().unwrap();
+    assert!(log.ends_with("/ctseg-predict-100_*.log"), "{log}");
+    let (script, options) = place.job(100);
+    assert_eq!(options.trim(), "--parsable");
+    for line in [
+        "#SBATCH --array=1-4",
+        "#SBATCH --time=04:00:00",
+        "#SBATCH --mem=16G",
+        "#SBATCH --cpus-per-task=8",
+        "#SBATCH --gres=gpu:a100:1",
+        "#SBATCH --partition=gpu",
+        "#SBATCH --exclude=n7",
+        "#SBATCH --signal=B:USR1@300",
+        "export CTSEG_CLAIM='claims'",
+        "set -- 'images' '-o' 'out' '--model' 'model' '--tta'",
+    ] {
+        has(&script, line);
+    }
+    let folder = Path::new(env!("CARGO_BIN_EXE_ctseg")).parent().unwrap();
+    has(
+        &script,
+        &format!("export PATH='{}':\"$PATH\"", folder.display()),
+    );
+
+    let data = phantoms(&place.path().join("data"), 2, 0);
+    let data = data.display();
+    code(
+        &place.submit(&format!(
+            "fit --stage 1 --data {data} --model new --runs /shared/../{} --epochs 3",
+            place.path().join("runs").display()
+        )),
+        0,
+    );
+    let (script, _) = place.job(101);
+    has(
+        &script,
+        &format!("set -- '--stage' '1' '--data' '{data}' '--model' 'new' '--epochs' '3'"),
+    );
+    assert!(
+        script.contains("\nexport CTSEG_RUNS='/shared/../"),
+        "{script}"
+    );
+    code(
+        &place.submit(&format!(
+            "fit-folds --stage 2 --data {data} --model model --set folds=3"
+        )),
+        0,
+    );
+    let (script, _) = place.job(102);
+    has(&script, "#SBATCH --array=0-2");
+    has(&script, "export CTSEG_STAGE='2'");
+    has(
+        &script,
+        &format!("set -- 'model' '--data' '{data}' '--set' 'folds=3'"),
+    );
+
+    let output = place.submit(&format!(
+        "chain {data} chained images labels --tasks 2 --partition gpu --gpus 1 --stage2 refine --device flex"
+    ));
+    let said = code(&output, 0);
+    assert!(said.contains("squeue -j 103,104,105,106"), "{said}");
+    let jobs: Vec<(String, String)> = (103..107).map(|id| place.job(id)).collect();
+    let waits = jobs.iter().map(|(_, options)| options.trim().to_owned());
+    let after = |what: &str| format!("--parsable --dependency={what} --kill-on-invalid-dep=yes");
+    assert_eq!(
+        waits.collect::<Vec<_>>(),
+        [
+            "--parsable".to_owned(),
+            after("afterok:103"),
+            after("afterok:104"),
+            after("afterok:104,afterany:105"),
+        ]
+    );
+    has(&jobs[1].0, "#SBATCH --job-name=ctseg-stage2");
+    has(
+        &jobs[1].0,
+        &format!(
+            "set -- '--stage' 'refine' '--data' '{data}' '--model' 'chained' '--device' 'flex'"
+        ),
+    );
+    has(&jobs[2].0, "#SBATCH --array=1-2");
+    has(&jobs[2].0, "#SBATCH --gres=gpu:1");
+    has(&jobs[3].0, "#SBATCH --partition=gpu");
+    assert!(!jobs[3].0.contains("--gres"), "{}", jobs[3].0);
+    has(
+        &jobs[3].0,
+        &format!("set -- 'labels' '{data}' '--device' 'flex'"),
+    );
+    let group = |script: &str| {
+        let mut lines = script.lines();
+        let found = lines.find(|line| line.starts_with("export CTSEG_MLFLOW_GROUP="));
+        found.unwrap_or_default().to_owned()
+    };
+    assert!(group(&jobs[0].0).contains("'chain chained "));
+    assert!(
+        jobs.iter()
+            .all(|(script, _)| group(script) == group(&jobs[0].0))
+    );
+    for (script, _) in &jobs {
+        has(script, "#SBATCH --requeue");
+    }
+}
+
+#[test]
+fn what_is_said_to_sbatch_is_kept() {
+    let place = Place::new();
+    let predict = "predict images -o out --model model --tasks 8 --dry-run";
+    let said = "--sbatch-arg=--array=3,7%1 --sbatch-arg=--job-name=again";
+    let script = code(&place.submit(&format!("{predict} {said}")), 0);
+    has(&script, "#SBATCH --array=3,7%1");
+    has(&script, "#SBATCH --job-name=again");
+    has(&script, "export CTSEG_SHARES='8'");
+    assert_eq!(script.matches("\n#SBATCH --array=").count(), 1, "{script}");
+    let chain = "chain data chained images labels --dry-run --sbatch-arg=--job-name=mine";
+    let scripts = code(&place.submit(chain), 0);
+    assert_eq!(scripts.matches("#SBATCH --job-name=").count(), 4);
+    assert_eq!(scripts.matches("#SBATCH --job-name=mine\n").count(), 4);
+}
+
+#[test]
+fn a_chains_scripts_are_told_apart() {
+    let place = Place::new();
+    let chain = "chain data chained images labels --dry-run";
+    let scripts = code(&place.submit(chain), 0);
+    let apart: Vec<&str> = scripts
+        .lines()
+        .filter(|line| line.starts_with("# ==== "))
+        .collect();
+    assert_eq!(apart.len(), 3, "{scripts}");
+    for (index, line) in apart.iter().enumerate() {
+        let begin = format!("# ==== script {} of 4, '", index + 2);
+        assert!(line.starts_with(&begin), "{line}");
+        assert!(line.contains("--dependency=after"), "{line}");
+    }
+    assert!(scripts.starts_with("#!"), "{scripts}");
+}
+
+#[test]
+fn variables_of_sbatch_do_not_beat_what_was_asked_for() {
+    let place = Place::new();
+    let submit = |line: &str| {
+        let arguments: Vec<&str> = line.split(' ').collect();
+        let path = std::env::var("PATH").unwrap();
+        let mut command = ctseg(
+            place.path(),
+            &[&["submit", "slurm"], &arguments[..]].concat(),
+        );
+        command.env("PATH", format!("{}:{path}", place.slurm().display()));
+        command.envs([
+            ("SBATCH_TIMELIMIT", "60"),
+            ("SBATCH_NO_REQUEUE", "1"),
+            ("SBATCH_ARRAY_INX", "1-99"),
+            ("SBATCH_PARTITION", "gpu"),
+            ("SBATCH_ACCOUNT", "ct"),
+        ]);
+        code(&command.output().unwrap(), 0);
+    };
+    let predict = "predict images -o out --model model --gpus 1";
+    // 25 hours are too long for the partition that is the cluster's default.
+    submit(&format!("{predict} --time 25h"));
+    submit(&format!("{predict} --partition gpu"));
+    let passed = |id: u32| {
+        let path = place.slurm().join(format!("job-{id}.variables"));
+        std::fs::read_to_string(path).unwrap()
+    };
+    assert_eq!(passed(100), "SBATCH_ACCOUNT=ct\nSBATCH_PARTITION=gpu\n");
+    assert_eq!(passed(101), "SBATCH_ACCOUNT=ct\n");
+}
+
+#[test]
+fn a_training_takes_all_gpus_that_it_asks_for() {
+    let place = Place::new();
+    let data = phantoms(&place.path().join("data"), 2, 0);
+    let data = data.display();
+    let fit = format!("fit --stage 1 --data {data} --model new --dry-run");
+    for (asked, gres, exported) in [
+        ("--gpus 4", "gpu:4", Some("4")),
+        ("--gpus a100:2", "gpu:a100:2", Some("2")),
+        ("--gpus 1", "gpu:1", None),
+        ("--gpus 4 --alone", "gpu:4", None),
+    ] {
+        let script = code(&place.submit(&format!("{fit} {asked}")), 0);
+        has(&script, &format!("#SBATCH --gres={gres}"));
+        match exported {
+            Some(count) => has(&script, &format!("export CTSEG_GPUS='{count}'")),
+            None => assert!(!script.contains("CTSEG_GPUS"), "{script}"),
+        }
+        let set = "set -- '--stage' '1' '--data'";
+        assert!(script.contains(set), "{script}");
+        assert!(!script.contains("'--gpus'"), "{script}");
+    }
+    let folds = "fit-folds --stage 2 --data data --model model --dry-run --gpus 2";
+    has(&code(&place.submit(folds), 0), "export CTSEG_GPUS='2'");
+    let chain = "chain data chained images labels --dry-run --gpus 2";
+    let scripts = code(&place.submit(chain), 0);
+    let exports = scripts.matches("\nexport CTSEG_GPUS='2'\n").count();
+    assert_eq!(exports, 2, "{scripts}");
+
+    let output = place.submit(&format!("{fit} --gpus 4 --device flex"));
+    code(&output, 2);
+    assert!(stderr(&output).contains("the device is flex"));
+    let arguments: Vec<&str> = fit.split(' ').collect();
+    let output = ctseg(
+        place.path(),
+        &[&["submit", "slurm"], &arguments[..]].concat(),
+    )
+    .env("CTSEG_GPUS", "4")
+    .output()
+    .unwrap();
+    code(&output, 2);
+    assert!(stderr(&output).contains("name as many by --gpus"));
+}
+
+#[test]
+fn a_dry_run_needs_no_slurm_and_its_script_works() {
+    let place = Place::new();
+    let output = ctseg(
+        place.path(),
+        &[
+            "submit",
+            "slurm",
+            "predict",
+            "images",
+            "-o",
+            "it's out",
+            "--model",
+            "model",
+            "--tasks",
+            "1",
+            "--dry-run",
+        ],
+    )
+    .env("PATH", "/nowhere")
+    .output()
+    .unwrap();
+    let script = code(&output, 0);
+    let job = Command::new("bash")
+        .args(["-c", &script])
+        .current_dir(place.path())
+        .envs([
+            ("SLURM_JOB_ID", "7"),
+            ("SLURM_ARRAY_JOB_ID", "7"),
+            ("SLURM_ARRAY_TASK_ID", "1"),
+            ("SLURM_ARRAY_TASK_COUNT", "1"),
+            ("SLURM_ARRAY_TASK_MIN", "1"),
+            ("SLURM_ARRAY_TASK_MAX", "1"),
+        ])
+        .output()
+        .unwrap();
+    assert!(job.status.success(), "{}", stderr(&job));
+    assert_eq!(sidecars(&place.path().join("it's out")).len(), 3);
+}
+
+#[test]
+fn what_cannot_run_is_told_and_nothing_is_submitted() {
+    let place = Place::new();
+    let predict = "predict images -o out --model model";
+    for (line, status, why) in [
+        (
+            format!("{predict} --partition gpus"),
+            2,
+            "expected one of cpu, gpu, old",
+        ),
+        (format!("{predict} --partition old"), 2, "not UP"),
+        (
+            format!("{predict} --time 25h"),
+            2,
+            "gives 1-00:00:00 at most",
+        ),
+        (
+            format!("{predict} --time 4m"),
+            2,
+            "no longer than the 00:05:00",
+        ),
+        (
+            format!("{predict} --mem 40G --cpus 16"),
+            2,
+            "no node of partition 'cpu'",
+        ),
+        (
+            format!("{predict} --partition gpu --gpus 8"),
+            2,
+            "64, 515000 and 4",
+        ),
+        (format!("{predict} --tasks 1001"), 2, "MaxArraySize"),
+        (format!("{predict} --tasks 0"), 2, "--tasks"),
+        (
+            format!("{predict} --shard 1/2"),
+            2,
+            "name their number by --tasks",
+        ),
+        (format!("{predict} --sbatch-arg=x"), 2, "no long option"),
+        (
+            format!("{predict} --sbatch-arg=--comment\nrm=x"),
+            2,
+            "no long option",
+        ),
+        (
+            format!("{predict} --sbatch-arg=--comment=it's"),
+            2,
+            "quotes",
+        ),
+        (format!("{predict} --sbatch-arg=--comment=a#b"), 2, "quotes"),
+        (
+            format!("{predict} --tasks 4 --sbatch-arg=--array=3,7"),
+            2,
+            "some of the tasks 1 to 4",
+        ),
+        (
+            "fit --stage 1 --data images --sbatch-arg=--array=1-4".to_owned(),
+            2,
+            "a training is one job",
+        ),
+        (format!("{predict} --no-such-flag"), 2, "--no-such-flag"),
+        (
+            "predict nothing.nii.gz -o out --model model".to_owned(),
+            1,
+            "nothing.nii.gz",
+        ),
+        (
+            "predict images -o out --model images".to_owned(),
+            1,
+            "model.toml",
+        ),
+        (
+            "predict images -o model/model.toml/out --model model".to_owned(),
+            1,
+            "model.toml",
+        ),
+        ("fit --stage 1 --data nowhere".to_owned(), 1, "nowhere"),
+        (
+            "fit --stage 1 --set training.epoch=3".to_owned(),
+            2,
+            "epoch",
+        ),
+        (
+            "fit --stage 9 --data images".to_owned(),
+            2,
+            "no such recipe",
+        ),
+        ("fit --resume runs/x".to_owned(), 2, "by itself"),
+        ("fit-folds --stage 2 --fold 1".to_owned(), 2, "its own"),
+    ] {
+        let output = place.submit(&line);
+        code(&output, status);
+        let said = stderr(&output);
+        assert!(said.contains(why), "{line}: {said}");
+        assert_eq!(place.jobs(), 0, "{line}");
+    }
+    // What only the settings file names.
+    let settings = place.path().join("ctseg.toml");
+    std::fs::write(&settings, "model = \"images\"\ndata = \"nowhere\"\n").unwrap();
+    for (line, why) in [
+        ("predict images -o out", "model.toml"),
+        ("fit --stage 1 --model new", "nowhere"),
+    ] {
+        let output = place.submit(line);
+        code(&output, 1);
+        assert!(stderr(&output).contains(why), "{}", stderr(&output));
+        assert_eq!(place.jobs(), 0, "{line}");
+    }
+    std::fs::remove_file(settings).unwrap();
+    // Two reasons at once.
+    let said = stderr(&place.submit(&format!("{predict} --time 25h --cpus 99")));
+    assert!(
+        said.contains("for 2 reasons") && said.contains("99 CPUs"),
+        "{said}"
+    );
+    // What only Slurm knows.
+    std::fs::write(
+        place.slurm().join("refuse"),
+        "sbatch: error: Invalid account\n",
+    )
+    .unwrap();
+    let output = place.submit(&format!("{predict} --cpus 4"));
+    code(&output, 1);
+    assert!(
+        stderr(&output).contains("Invalid account"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(place.jobs(), 0);
+    // No Slurm at all.
+    let arguments = format!("submit slurm {predict}");
+    let arguments: Vec<&str> = arguments.split(' ').collect();
+    let output = ctseg(place.path(), &arguments)
+        .env("PATH", "/nowhere")
+        .output();
+    let output = output.unwrap();
+    code(&output, 1);
+    let said = stderr(&output);
+    assert!(
+        said.contains("not in PATH") && said.contains("--dry-run"),
+        "{said}"
+    );
+}

@@ -1,0 +1,113 @@
+//! Files of PyTorch, whole and hostile (scripts/golden/make_torch_file.py).
+
+use crate::common;
+
+use std::path::PathBuf;
+
+use crate::common::{run, stderr};
+use ctseg_engine::torch_checkpoint::TorchFile;
+use serde_json::{Value, json};
+
+fn golden(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden/torch")
+        .join(name)
+}
+
+#[test]
+fn weights_and_settings_are_those_that_pytorch_saved() {
+    let expected: Value =
+        serde_json::from_slice(&std::fs::read(golden("expected.json")).unwrap()).unwrap();
+    let mut file = TorchFile::open(&golden("weights.pth")).unwrap();
+    let weights = file.root().get("network_weights").unwrap();
+    let stored: Vec<_> = weights
+        .entries()
+        .map(|(name, tensor)| {
+            (
+                name.text().unwrap().to_owned(),
+                file.tensor(tensor).unwrap(),
+            )
+        })
+        .collect();
+    let settings = |name: &str| file.root().get(name).unwrap().to_json();
+    assert_eq!(settings("current_epoch"), 1000);
+    assert_eq!(settings("_best_ema"), 0.8125);
+    assert_eq!(
+        settings("logging"),
+        json!({"losses": [0.5, 0.25, null], "lrs": [3, true, null]})
+    );
+    assert_eq!(
+        settings("inference_allowed_mirroring_axes"),
+        json!([0, 1, 2])
+    );
+    let arguments = settings("init_args");
+    assert_eq!(arguments["device"], "cuda");
+    assert_eq!(
+        arguments["plans"],
+        json!({"spacing": [3.0, 1.0, 1.0], "keys": {"1": -5}})
+    );
+    assert_eq!(stored.len(), expected.as_object().unwrap().len());
+    for (name, tensor) in stored {
+        let read = file.read(&tensor).unwrap();
+        let wanted = &expected[&name];
+        assert_eq!(json!(read.shape), wanted["shape"], "{name}");
+        let values: Vec<f64> = serde_json::from_value(wanted["values"].clone()).unwrap();
+        assert_eq!(read.values.len(), values.len(), "{name}");
+        assert!(
+            read.values.iter().zip(values).all(|(a, b)| *a == b as f32),
+            "{name}"
+        );
+    }
+}
+
+/// Opens a file and reads all of its tensors; what is said about that.
+fn refused(name: &str) -> String {
+    let path = golden(name);
+    let read = || {
+        let mut file = TorchFile::open(&path)?;
+        let weights = file.root().get("network_weights").unwrap();
+        let stored: Result<Vec<_>, _> = weights
+            .entries()
+            .map(|(_, tensor)| file.tensor(tensor))
+            .collect();
+        stored?
+            .iter()
+            .try_for_each(|tensor| file.read(tensor).map(drop))
+    };
+    let error = read().expect_err(name).to_string();
+    assert!(error.contains(name) && !error.contains('\n'), "{error}");
+    error
+}
+
+#[test]
+fn hostile_files_are_refused_by_what_is_wrong_with_them() {
+    for (name, why) in [
+        ("hostile_call.pth", "system, which weights do not need"),
+        ("hostile_size.pth", "in a storage of 6"),
+        ("hostile_storage.pth", "are wanted"),
+        ("hostile_far.pth", "in a storage of 4611686018427387904"),
+        ("hostile_stride.pth", "do not lie row by row"),
+        ("hostile_itself.pth", "is something else"),
+        ("hostile_overlap.pth", "overlap"),
+        ("hostile_bomb.pth", "is compressed"),
+        ("hostile_end.pth", "no zip archive"),
+    ] {
+        let said = refused(name);
+        assert!(said.contains(why), "{said}");
+    }
+    assert!(!std::path::Path::new("/tmp/this-must-not-be").exists());
+}
+
+#[test]
+fn inspect_shows_what_a_checkpoint_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = golden("weights.pth");
+    let shown = run(folder.path(), &["inspect", path.to_str().unwrap()], 0);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    for part in ["decoder.encoder.weight", "current_epoch: 1000", "spacing"] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+    let hostile = golden("hostile_call.pth");
+    let said = run(folder.path(), &["inspect", hostile.to_str().unwrap()], 1);
+    assert!(stderr(&said).contains("system"), "{}", stderr(&said));
+}

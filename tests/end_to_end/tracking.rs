@@ -1,0 +1,480 @@
+//! What trackers are told of a run: everything, in order, nothing twice, and the numbers of the run folder.
+
+use crate::common;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use crate::common::{compute, phantoms, small_recipe};
+use ctseg_base::Error;
+use ctseg_base::progress::{Observer, Silent, Task};
+use ctseg_core::dataset::Dataset;
+use ctseg_core::model::bundle::Bundle;
+use ctseg_core::run::metric_names;
+use ctseg_core::run::tracker::{EpochRecord, Event, Outcome, Point, RunIdentity, Tracker};
+use ctseg_report::curves::Curves;
+use ctseg_report::pictures::comparison;
+use ctseg_train::fit::{FitJob, FitSummary, fit};
+use serde_json::Value;
+
+/// Everything that a tracker is told.
+#[derive(Debug, Clone, PartialEq)]
+enum Heard {
+    Begun(PathBuf),
+    Epoch {
+        network: String,
+        epoch: usize,
+        steps: u64,
+        points: BTreeMap<String, f64>,
+    },
+    Event(Event),
+    Ended(Outcome),
+}
+
+#[derive(Default)]
+struct Recording {
+    heard: Mutex<Vec<Heard>>,
+    /// Asks the training to stop when so many epochs were heard of.
+    stop_after: Option<usize>,
+    stop: AtomicBool,
+}
+
+impl Recording {
+    fn keep(&self, heard: Heard) -> ctseg_base::Result<()> {
+        self.heard.lock().unwrap().push(heard);
+        Ok(())
+    }
+
+    fn heard(&self) -> Vec<Heard> {
+        self.heard.lock().unwrap().clone()
+    }
+
+    fn events(&self) -> Vec<Event> {
+        let events = self.heard().into_iter().filter_map(|heard| match heard {
+            Heard::Event(event) => Some(event),
+            _ => None,
+        });
+        events.collect()
+    }
+
+    /// Points of a network's steps, in the order in which they were told.
+    fn points(&self, of: Option<&str>) -> Vec<Point> {
+        let events = self.events().into_iter().filter_map(|event| match event {
+            Event::Metrics { network, points } if network.as_deref() == of => Some(points),
+            _ => None,
+        });
+        events.flatten().collect()
+    }
+
+    fn epochs(&self) -> Vec<(String, usize, u64, BTreeMap<String, f64>)> {
+        let epochs = self.heard().into_iter().filter_map(|heard| match heard {
+            Heard::Epoch {
+                network,
+                epoch,
+                steps,
+                points,
+            } => Some((network, epoch, steps, points)),
+            _ => None,
+        });
+        epochs.collect()
+    }
+}
+
+impl Tracker for Recording {
+    fn begun(&self, run: &RunIdentity) -> ctseg_base::Result<()> {
+        self.keep(Heard::Begun(run.folder.to_path_buf()))
+    }
+
+    fn epoch(&self, record: &EpochRecord) -> ctseg_base::Result<()> {
+        self.keep(Heard::Epoch {
+            network: record.network.to_owned(),
+            epoch: record.progress.epoch,
+            steps: record.progress.optimiser_steps,
+            points: metric_names::points(record).into_iter().collect(),
+        })?;
+        if Some(self.epochs().len()) == self.stop_after {
+            self.stop.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn happened(&self, event: &Event) -> ctseg_base::Result<()> {
+        if let Event::Artifact { path, .. } = event {
+            assert!(path.exists(), "{}", path.display());
+        }
+        self.keep(Heard::Event(event.clone()))
+    }
+
+    fn ended(&self, _: &RunIdentity, outcome: &Outcome) -> ctseg_base::Result<()> {
+        self.keep(Heard::Ended(outcome.clone()))
+    }
+}
+
+/// Fits a small stage 1 below `folder`, or goes on with the run there.
+fn fitted(
+    folder: &Path,
+    set: &[&str],
+    trackers: &[&dyn Tracker],
+    stop: &AtomicBool,
+    observer: &dyn Observer,
+) -> ctseg_base::Result<FitSummary> {
+    let descriptor = folder.join("data/dataset.toml");
+    if !descriptor.exists() {
+        assert_eq!(phantoms(&folder.join("data"), 4, 0), descriptor);
+    }
+    let job = FitJob {
+        recipe: small_recipe("1", set),
+        dataset: Dataset::open(&descriptor).unwrap(),
+        dataset_path: descriptor,
+        data_root: None,
+        model: folder.join("model"),
+        runs: folder.join("runs"),
+        from: None,
+        resume: only_run(folder),
+        compute: compute(),
+        loader_threads: None,
+        seed: 1,
+        max_time: None,
+        stop,
+        trackers,
+        tags: vec![("mlflow.user".to_owned(), "ada".to_owned())],
+        draw_comparison: Some(comparison::draw),
+        trial: None,
+        case_store: None,
+        team: Arc::default(),
+    };
+    fit(&job, observer)
+}
+
+fn only_run(folder: &Path) -> Option<PathBuf> {
+    let mut runs = std::fs::read_dir(folder.join("runs")).ok()?;
+    let run = runs.next()?.unwrap().path();
+    assert!(runs.next().is_none());
+    Some(run)
+}
+
+/// The lines of `metrics.jsonl` by name, as a tracker is told of them.
+fn written(run: &Path, structures: &[String]) -> Vec<(String, usize, BTreeMap<String, f64>)> {
+    let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let of_line = |line: &str| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let mut points = BTreeMap::new();
+        for (key, value) in line.as_object().unwrap() {
+            if let (Some(value), false) = (value.as_f64(), key == "epoch") {
+                points.insert(key.clone(), value);
+            }
+            for (value, structure) in value.as_array().into_iter().flatten().zip(structures) {
+                let name = format!("{key}/{structure}");
+                points.extend(value.as_f64().map(|value| (name, value)));
+            }
+        }
+        let network = line["network"].as_str().unwrap().to_owned();
+        (network, line["epoch"].as_u64().unwrap() as usize, points)
+    };
+    text.lines().map(of_line).collect()
+}
+
+/// Steps ascend to the last one, and none is told twice. (Fast ones share a point, so that numbers are left out.)
+fn assert_steps_are_whole(points: &[Point], last: u64) {
+    let steps: Vec<u64> = points.iter().map(|point| point.step).collect();
+    assert!(steps.windows(2).all(|pair| pair[0] < pair[1]), "{steps:?}");
+    assert!(steps.first().is_some_and(|step| *step > 0), "{steps:?}");
+    assert_eq!(steps.last(), Some(&last));
+}
+
+#[test]
+fn trackers_hear_of_everything() {
+    let folder = tempfile::tempdir().unwrap();
+    let (recording, curves) = (Recording::default(), Curves::default());
+    let set = [
+        "structures=each",
+        "training.epochs=2",
+        "tracking.checkpoints=best",
+    ];
+    let trackers: [&dyn Tracker; 2] = [&curves, &recording];
+    let summary = fitted(folder.path(), &set, &trackers, &recording.stop, &Silent).unwrap();
+    let run = summary.run.clone();
+    let heard = recording.heard();
+    assert_eq!(heard.first(), Some(&Heard::Begun(run.clone())));
+    assert_eq!(heard.last(), Some(&Heard::Ended(Outcome::Finished)));
+    let events = recording.events();
+
+    let Some(Event::Parameters(parameters)) = events.first() else {
+        panic!("{:?}", events.first());
+    };
+    for (name, value) in [
+        ("training.epochs", "2"),
+        ("network.widths", "[4,8]"),
+        ("training.augmentation.enabled", "false"),
+        ("seed", "1"),
+    ] {
+        assert!(
+            parameters.contains(&(name.to_owned(), value.to_owned())),
+            "{name}: {parameters:?}"
+        );
+    }
+    let tags: BTreeMap<String, String> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Tags(tags) => Some(tags.clone()),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    let bundle = Bundle::open(&summary.model).unwrap();
+    for (name, value) in [
+        ("mlflow.user", "ada".to_owned()),
+        ("ctseg.stage", "1".to_owned()),
+        ("ctseg.folds", "0,1".to_owned()),
+        ("ctseg.dataset", "phantoms".to_owned()),
+        ("ctseg.engine", compute().to_string()),
+        ("ctseg.model_sha256", bundle.sha256()),
+    ] {
+        assert_eq!(tags.get(name), Some(&value), "{name}");
+    }
+
+    assert_eq!(recording.epochs().len(), 4);
+    let names: Vec<String> = bundle
+        .structures()
+        .unwrap()
+        .into_iter()
+        .map(|s| s.name)
+        .collect();
+    let told = recording.epochs().into_iter();
+    let told: Vec<_> = told
+        .map(|(network, epoch, _, points)| (network, epoch, points))
+        .collect();
+    assert_eq!(told, written(&run, &names));
+    let (_, _, first) = &told[0];
+    for name in [
+        "loss",
+        "learning_rate",
+        "validation_precision",
+        "training_recall",
+        "training_iou",
+    ] {
+        assert!(first.contains_key(name), "{name}: {first:?}");
+    }
+    for network in ["fold 0", "fold 1"] {
+        let mut epochs = recording.epochs().into_iter();
+        let last = epochs.rfind(|epoch| epoch.0 == network).unwrap();
+        let points = recording.points(Some(network));
+        assert_steps_are_whole(&points, last.2);
+        let names: Vec<&str> = points[0]
+            .values
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "step/loss",
+                "step/learning_rate",
+                "step/gradient_norm",
+                "step/data_wait_share"
+            ]
+        );
+        let rate = last.3["learning_rate"];
+        assert_eq!(points.last().unwrap().values[1].1, rate);
+        assert!(
+            points
+                .iter()
+                .all(|point| (0.0..=1.0).contains(&point.values[3].1))
+        );
+    }
+    let figures = recording.points(None);
+    assert_eq!((figures.len(), figures[0].step), (1, 0));
+    let figures: BTreeMap<_, _> = figures[0].values.iter().cloned().collect();
+    let evaluation = summary.out_of_fold.unwrap().evaluation.unwrap();
+    assert_eq!(
+        figures.get("out_of_fold/dice").copied(),
+        evaluation.mean("dice")
+    );
+    assert_eq!(
+        figures["held_out_roi/mean_recall"],
+        summary.roi.unwrap().mean_recall
+    );
+
+    let mut contexts = BTreeMap::new();
+    let (mut artifacts, mut model) = (Vec::new(), None);
+    for event in events {
+        match event {
+            Event::Dataset(used) => {
+                assert_eq!((used.digest.len(), used.name.as_str()), (64, "phantoms"));
+                contexts.insert(used.context, (used.digest, used.cases));
+            }
+            Event::Artifact { path, to } => {
+                let path = path
+                    .strip_prefix(&run)
+                    .unwrap()
+                    .to_str()
+                    .unwrap()
+                    .to_owned();
+                artifacts.push((path, to));
+            }
+            Event::Model(made) => model = Some(made),
+            _ => {}
+        }
+    }
+    assert_eq!(contexts["training"].1, 4);
+    assert_eq!(contexts["validation"].1, 4);
+    assert_ne!(contexts["training"].0, contexts["validation"].0);
+    assert_eq!(
+        contexts["training"].0,
+        bundle.stage(1).unwrap().data_fingerprint
+    );
+    for (path, to) in [
+        ("recipe.toml", ""),
+        ("network.txt", ""),
+        ("checkpoints/fold_0/best.safetensors", "checkpoints/fold_0"),
+        ("checkpoints/fold_1/best.safetensors", "checkpoints/fold_1"),
+        ("plots", "plots"),
+        ("metrics.jsonl", ""),
+        ("diagnosis.json", ""),
+        ("out_of_fold/summary.json", "out_of_fold"),
+        ("out_of_fold/metrics.csv", "out_of_fold"),
+        ("log.txt", ""),
+    ] {
+        assert!(
+            artifacts.contains(&(path.to_owned(), to.to_owned())),
+            "{path}: {artifacts:?}"
+        );
+    }
+    for picture in ["loss.png", "dice.png", "worst_case.png", "best_case.png"] {
+        assert!(run.join("plots").join(picture).exists(), "{picture}");
+    }
+    let layers = std::fs::read_to_string(run.join("network.txt")).unwrap();
+    assert!(layers.contains("multiply-adds"), "{layers}");
+    let model = model.unwrap();
+    assert_eq!((model.sha256, model.structures), (bundle.sha256(), names));
+    assert_eq!(
+        (model.name.as_str(), model.spacing_mm),
+        ("phantoms", vec![14.0; 3])
+    );
+}
+
+#[test]
+fn a_run_that_is_gone_on_with_tells_no_step_twice_and_leaves_none_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let set = [
+        "training.epochs=3",
+        "train_folds=[0]",
+        "training.batch_size=2",
+    ];
+    let stopped = Recording {
+        stop_after: Some(1),
+        ..Recording::default()
+    };
+    let error = fitted(folder.path(), &set, &[&stopped], &stopped.stop, &Silent).unwrap_err();
+    assert!(matches!(error, Error::Interrupted(_)), "{error}");
+    assert_eq!(
+        stopped.heard().last(),
+        Some(&Heard::Ended(Outcome::Interrupted))
+    );
+    let log_is_told =
+        |event: &Event| matches!(event, Event::Artifact { path, .. } if path.ends_with("log.txt"));
+    assert!(stopped.events().iter().any(log_is_told));
+
+    let resumed = Recording::default();
+    fitted(folder.path(), &set, &[&resumed], &resumed.stop, &Silent).unwrap();
+    let epochs = [stopped.epochs(), resumed.epochs()].concat();
+    let numbers: Vec<usize> = epochs.iter().map(|epoch| epoch.1).collect();
+    assert_eq!(numbers, [1, 2, 3]);
+    let points = [
+        stopped.points(Some("fold 0")),
+        resumed.points(Some("fold 0")),
+    ]
+    .concat();
+    // It was stopped within the second epoch, after the step under way.
+    assert_eq!(
+        stopped.points(Some("fold 0")).last().unwrap().step,
+        epochs[0].2 + 1
+    );
+    assert_steps_are_whole(&points, epochs[2].2);
+    let run = only_run(folder.path()).unwrap();
+    let told: Vec<_> = epochs
+        .into_iter()
+        .map(|(network, epoch, _, points)| (network, epoch, points))
+        .collect();
+    assert_eq!(told, written(&run, &["structures".to_owned()]));
+
+    // As after a kill: what followed the last checkpoint but one is done and told again, and is the same.
+    let checkpoints = run.join("checkpoints/fold_0");
+    std::fs::rename(
+        checkpoints.join("previous.safetensors"),
+        checkpoints.join("last.safetensors"),
+    )
+    .unwrap();
+    let again = Recording::default();
+    fitted(folder.path(), &set, &[&again], &again.stop, &Silent).unwrap();
+    let (_, epoch, steps, mut points) = again.epochs().pop().unwrap();
+    let (_, _, mut before) = told.last().unwrap().clone();
+    points.remove("seconds");
+    before.remove("seconds");
+    assert_eq!((again.epochs().len(), epoch, points), (1, 3, before));
+    assert_eq!(again.points(Some("fold 0")).last().unwrap().step, steps);
+}
+
+/// Remembers warnings.
+#[derive(Default)]
+struct Warned(Mutex<Vec<String>>);
+
+impl Observer for Warned {
+    fn say(&self, _: &str) {}
+
+    fn warn(&self, line: &str) {
+        self.0.lock().unwrap().push(line.to_owned());
+    }
+
+    fn task(&self, name: &str, total: u64, unit: &'static str) -> Box<dyn Task> {
+        Silent.task(name, total, unit)
+    }
+}
+
+struct Failing;
+
+impl Tracker for Failing {
+    fn begun(&self, _: &RunIdentity) -> ctseg_base::Result<()> {
+        Err(Error::Invalid("the server is away".to_owned()))
+    }
+
+    fn epoch(&self, _: &EpochRecord) -> ctseg_base::Result<()> {
+        self.begun(&RunIdentity {
+            name: "",
+            folder: Path::new(""),
+            parent: None,
+        })
+    }
+
+    fn happened(&self, _: &Event) -> ctseg_base::Result<()> {
+        self.begun(&RunIdentity {
+            name: "",
+            folder: Path::new(""),
+            parent: None,
+        })
+    }
+
+    fn ended(&self, run: &RunIdentity, _: &Outcome) -> ctseg_base::Result<()> {
+        self.begun(run)
+    }
+}
+
+#[test]
+fn a_tracker_that_fails_is_said_once_and_fails_no_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let (recording, warned) = (Recording::default(), Warned::default());
+    let set = ["training.epochs=2", "train_folds=[0]", "out_of_fold=false"];
+    let trackers: [&dyn Tracker; 2] = [&Failing, &recording];
+    fitted(folder.path(), &set, &trackers, &recording.stop, &warned).unwrap();
+    let warned = warned.0.into_inner().unwrap();
+    let about = warned.iter().filter(|line| line.contains("away"));
+    assert_eq!(about.count(), 1, "{warned:?}");
+    // Those after it hear of everything.
+    assert_eq!(recording.epochs().len(), 2);
+    assert_eq!(
+        recording.heard().last(),
+        Some(&Heard::Ended(Outcome::Finished))
+    );
+}

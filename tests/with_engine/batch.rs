@@ -1,0 +1,401 @@
+//! Batches: hostile volumes, kills, signals, full disks. Models have random weights.
+
+use crate::common;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::common::batches::{
+    assert_kept, assert_same_results, ball, batch, files, json, leftovers, sidecars, small_grid,
+    wait_until,
+};
+use crate::common::{compute, ctseg, run, stderr};
+use ctseg_base::progress::{Observer, Silent, Task};
+use ctseg_core::outputs::Outputs;
+use ctseg_core::outputs::inputs::{expand_inputs, plan_outputs};
+use ctseg_image::nifti::{VoxelType, read_header, read_labels, write_volume};
+use ctseg_image::space::Grid;
+use ctseg_predict::{Leaving, PredictJob, predict};
+use serde_json::Value;
+
+fn signal(child: &Child, name: &str) {
+    let sent = Command::new("kill")
+        .args([name, &child.id().to_string()])
+        .status();
+    assert!(sent.unwrap().success());
+}
+
+/// Six volumes that no batch should stumble over; the two that cannot be segmented are named first.
+fn hostile(folder: &Path) {
+    let path = |name: &str| folder.join("images").join(name);
+    let whole = std::fs::read(path("case_00.nii.gz")).unwrap();
+    std::fs::write(path("bad_truncated.nii.gz"), &whole[..whole.len() / 2]).unwrap();
+
+    // Two volumes in one file: 4 dimensions in the header (NIfTI-1, dim is at byte 40), voxels twice.
+    let volume = ball(1, small_grid());
+    write_volume(&path("bad_four.nii"), &volume, VoxelType::I16).unwrap();
+    let mut bytes = std::fs::read(path("bad_four.nii")).unwrap();
+    bytes[40..42].copy_from_slice(&4i16.to_le_bytes());
+    bytes[48..50].copy_from_slice(&2i16.to_le_bytes());
+    bytes.extend_from_within(352..);
+    std::fs::write(path("bad_four.nii"), bytes).unwrap();
+
+    let mut air = volume.clone();
+    air.data.fill(-1000.0);
+    write_volume(&path("odd_air.nii.gz"), &air, VoxelType::I16).unwrap();
+
+    let mut holes = volume.clone();
+    holes
+        .data
+        .iter_mut()
+        .step_by(7)
+        .for_each(|value| *value = f32::NAN);
+    write_volume(&path("odd_nan.nii.gz"), &holes, VoxelType::F32).unwrap();
+
+    let flat = ball(2, Grid::with_spacing([18, 20, 3], [6.0, 6.0, 6.0]));
+    write_volume(&path("odd_flat.nii.gz"), &flat, VoxelType::I16).unwrap();
+
+    let mut oblique = ball(3, small_grid());
+    let (sin, cos) = 20f64.to_radians().sin_cos();
+    oblique.grid.affine = [
+        [6.0 * cos, -6.0 * sin, 0.0, -50.0],
+        [6.0 * sin, 6.0 * cos, 0.0, 30.0],
+        [0.0, 0.0, 6.0, -100.0],
+    ];
+    write_volume(&path("odd_oblique.nii.gz"), &oblique, VoxelType::I16).unwrap();
+}
+
+#[test]
+fn sixty_volumes_of_which_six_are_hostile() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    batch(folder.path(), 54);
+    hostile(folder.path());
+    // One engine for all runs, so that results can be compared to the byte.
+    let one = ["predict", "images", "-o", "out", "--device", "flex"];
+    let output = run(folder.path(), &one, 3);
+    let maps = files(&at("out"), ".nii.gz");
+    assert_eq!(maps.len(), 58, "{maps:?}");
+    let failures = std::fs::read_to_string(at("out/failures.jsonl")).unwrap();
+    let lines: Vec<&str> = failures.lines().collect();
+    assert_eq!(lines.len(), 2, "{failures}");
+    assert!(lines[0].contains("holds 2 volumes"), "{failures}");
+    assert!(
+        lines[1].contains("bad_truncated.nii.gz") && lines[1].contains("truncated"),
+        "{failures}"
+    );
+    // Odd ones say so, and lie where their volumes lie.
+    let notes = json(&at("out/odd_nan.json"))["notes"].to_string();
+    assert!(notes.contains("not finite"), "{notes}");
+    for name in ["odd_air", "odd_nan", "odd_flat", "odd_oblique"] {
+        let file = format!("{name}.nii.gz");
+        let (header, _) = read_labels(&at("out").join(&file)).unwrap();
+        let source = read_header(&at("images").join(&file)).unwrap();
+        assert_eq!(header.grid(), source.grid(), "{name}");
+    }
+    // The manifest names all, the truth about each.
+    let manifest = json(&at("out/predictions.json"));
+    let counts = serde_json::json!({"done": 58, "kept": 0, "failed": 2, "pending": 0});
+    assert_eq!(manifest["counts"], counts);
+    assert_eq!(manifest["ended"], true);
+    assert_eq!(manifest["interrupted"], false);
+    let cases = manifest["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 60);
+    let four = cases
+        .iter()
+        .find(|case| case["input"] == "images/bad_four.nii")
+        .unwrap();
+    assert!(
+        four["state"] == "failed" && four["reason"].is_string(),
+        "{four}"
+    );
+    // What is said comes in the same order whatever was ready first, on two devices too, and the results are the same.
+    let warnings = |output: &std::process::Output| -> Vec<String> {
+        let said = stderr(output);
+        let warned = said.lines().filter(|line| line.starts_with("warning: "));
+        warned.map(str::to_owned).collect()
+    };
+    let two = ["predict", "images", "-o", "two", "--device", "flex,flex"];
+    let again = run(folder.path(), &two, 3);
+    assert!(warnings(&output).len() >= 4, "{}", stderr(&output));
+    assert_eq!(warnings(&output), warnings(&again));
+    assert_same_results(&at("out"), &at("two"));
+
+    // Once more: all that is whole is kept, and the failures are those of now.
+    let before = sidecars(&at("out"));
+    std::fs::copy(
+        at("images/case_00.nii.gz"),
+        at("images/bad_truncated.nii.gz"),
+    )
+    .unwrap();
+    run(folder.path(), &["predict", "images", "-o", "out"], 3);
+    assert_kept(&before, &at("out"));
+    let failures = std::fs::read_to_string(at("out/failures.jsonl")).unwrap();
+    assert!(
+        failures.lines().count() == 1 && failures.contains("bad_four"),
+        "{failures}"
+    );
+    let counts = serde_json::json!({"done": 1, "kept": 58, "failed": 1, "pending": 0});
+    assert_eq!(json(&at("out/predictions.json"))["counts"], counts);
+}
+
+#[test]
+fn what_was_damaged_since_is_made_again_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    batch(folder.path(), 6);
+    run(folder.path(), &["predict", "images", "-o", "out"], 0);
+    run(folder.path(), &["predict", "images", "-o", "sound"], 0);
+    let cut = std::fs::read(at("out/case_00.nii.gz")).unwrap();
+    std::fs::write(at("out/case_00.nii.gz"), &cut[..cut.len() - 9]).unwrap();
+    let mut changed = std::fs::read(at("out/case_01.nii.gz")).unwrap();
+    let middle = changed.len() / 2;
+    changed[middle] ^= 1;
+    std::fs::write(at("out/case_01.nii.gz"), changed).unwrap();
+    std::fs::remove_file(at("out/case_02.json")).unwrap();
+    std::fs::write(at("out/case_03.json"), "{\"input\":").unwrap();
+    // A killed run's, and a neighbour's who may still be at it.
+    let dead = at("out/.ctseg-01234567-1-1-abcdef");
+    std::fs::write(&dead, "half").unwrap();
+    let old = std::time::SystemTime::now() - Duration::from_secs(100_000);
+    std::fs::File::options()
+        .write(true)
+        .open(&dead)
+        .unwrap()
+        .set_modified(old)
+        .unwrap();
+    std::fs::write(at("out/.ctseg-01234567-2-2-abcdef"), "half").unwrap();
+    let output = run(
+        folder.path(),
+        &["predict", "images", "-o", "out", "--json"],
+        0,
+    );
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let expected = [0, 1, 2, 3].map(|index| format!("out/case_{index:02}.nii.gz"));
+    assert_eq!(summary["written"], serde_json::json!(expected));
+    assert_eq!(summary["kept"].as_array().unwrap().len(), 2);
+    assert_same_results(&at("out"), &at("sound"));
+    assert!(!dead.exists() && at("out/.ctseg-01234567-2-2-abcdef").exists());
+}
+
+#[test]
+fn ten_kills_end_with_the_bytes_of_an_undisturbed_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    batch(folder.path(), 30);
+    run(
+        folder.path(),
+        &["predict", "images", "-o", "undisturbed"],
+        0,
+    );
+    let mut moment: u64 = 12345;
+    for _ in 0..10 {
+        let before = sidecars(&out);
+        let mut child = ctseg(folder.path(), &["predict", "images", "-o", "out"])
+            .stderr(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        wait_until(&mut child, || files(&out, ".json").len() > before.len() + 1);
+        moment = moment
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        std::thread::sleep(Duration::from_micros((moment >> 33) % 60_000));
+        let _ = child.kill();
+        child.wait().unwrap();
+        assert_kept(&before, &out);
+        for name in files(&out, ".nii.gz") {
+            read_labels(&out.join(&name)).unwrap();
+        }
+    }
+    let before = sidecars(&out);
+    run(folder.path(), &["predict", "images", "-o", "out"], 0);
+    assert_kept(&before, &out);
+    assert_same_results(&folder.path().join("undisturbed"), &out);
+    assert_eq!(leftovers(&out), 0);
+}
+
+#[test]
+fn a_signal_stops_after_the_case_in_hand_and_the_rest_is_still_to_be_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    batch(folder.path(), 40);
+    for name in ["-TERM", "-INT"] {
+        let before = sidecars(&out);
+        let mut child = ctseg(folder.path(), &["predict", "images", "-o", "out"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        wait_until(&mut child, || files(&out, ".json").len() > before.len() + 2);
+        signal(&child, name);
+        assert_eq!(child.wait().unwrap().code(), Some(75), "{name}");
+        let manifest = json(&out.join("predictions.json"));
+        assert_eq!(
+            (&manifest["ended"], &manifest["interrupted"]),
+            (&true.into(), &true.into())
+        );
+        let counts = &manifest["counts"];
+        let done = counts["done"].as_u64().unwrap() + counts["kept"].as_u64().unwrap();
+        assert_eq!(done as usize, sidecars(&out).len(), "{counts}");
+        assert_eq!(done + counts["pending"].as_u64().unwrap(), 40, "{counts}");
+        assert_eq!(leftovers(&out), 0);
+        assert_kept(&before, &out);
+    }
+    let before = sidecars(&out);
+    run(folder.path(), &["predict", "images", "-o", "out"], 0);
+    assert_kept(&before, &out);
+    assert_eq!(sidecars(&out).len(), 40);
+}
+
+/// A file system of its own, where the test may have one.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mounted(at: &Path, size: &str) -> Option<Self> {
+        std::fs::create_dir_all(at).unwrap();
+        let size = format!("size={size}");
+        let arguments = ["-t", "tmpfs", "-o", &size, "none", at.to_str().unwrap()];
+        let mounted = Command::new("mount")
+            .args(arguments)
+            .stderr(Stdio::null())
+            .status();
+        mounted
+            .is_ok_and(|status| status.success())
+            .then(|| Self(at.to_path_buf()))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_disk_that_is_too_small_or_gets_full_costs_nothing_but_what_does_not_fit() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    batch(folder.path(), 40);
+    let Some(tiny) = SmallDisk::mounted(&folder.path().join("tiny"), "400k") else {
+        println!("left out: file systems cannot be mounted here");
+        return;
+    };
+    let said = stderr(&run(folder.path(), &["predict", "images", "-o", "tiny"], 1));
+    assert!(said.contains("too little space"), "{said}");
+    drop(tiny);
+
+    let _disk = SmallDisk::mounted(&out, "8m").unwrap();
+    let mut child = ctseg(folder.path(), &["predict", "images", "-o", "out"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_until(&mut child, || sidecars(&out).len() > 2);
+    // Somebody else takes all that is left.
+    let _ = std::fs::write(out.join("filler"), vec![1; 16 << 20]);
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(
+        said.contains("stopped before the end") && said.contains("No space"),
+        "{said}"
+    );
+    for name in files(&out, ".nii.gz") {
+        read_labels(&out.join(&name)).unwrap();
+    }
+    let before = sidecars(&out);
+    assert!(before.len() < 40, "all was done before the disk was full");
+    std::fs::remove_file(out.join("filler")).unwrap();
+    run(folder.path(), &["predict", "images", "-o", "out"], 0);
+    assert_kept(&before, &out);
+    assert_eq!(sidecars(&out).len(), 40);
+    assert!(!out.join("failures.jsonl").exists());
+}
+
+/// Asks to leave when the first case has begun, and holds it up until that has happened.
+struct HoldsUp<'a> {
+    asked: &'a AtomicBool,
+    left: &'static AtomicBool,
+}
+
+struct HeldUp(&'static AtomicBool);
+
+impl Observer for HoldsUp<'_> {
+    fn say(&self, _: &str) {}
+    fn warn(&self, _: &str) {}
+    fn task(&self, name: &str, _: u64, _: &'static str) -> Box<dyn Task> {
+        if !name.starts_with("case") {
+            return Box::new(Silent);
+        }
+        self.asked.store(true, Ordering::SeqCst);
+        Box::new(HeldUp(self.left))
+    }
+}
+
+impl Task for HeldUp {
+    fn advance(&self, _: u64) {
+        while !self.0.load(Ordering::SeqCst) {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+    fn note(&self, _: &str) {}
+}
+
+#[test]
+fn leaving_waits_for_no_case_and_drops_the_one_in_hand() {
+    static LEFT: AtomicBool = AtomicBool::new(false);
+    let folder = tempfile::tempdir().unwrap();
+    batch(folder.path(), 3);
+    let images = folder.path().join("images").display().to_string();
+    let out = folder.path().join("out");
+    let inputs = expand_inputs(&[images], &out).unwrap();
+    let (cases, folder_of_cases) = plan_outputs(&inputs, &out).unwrap();
+    let (stop, asked) = (AtomicBool::new(false), AtomicBool::new(false));
+    let seen = Mutex::new(Value::Null);
+    let leave = || {
+        // What would be on disk if the process ended here.
+        if !LEFT.load(Ordering::SeqCst) {
+            *seen.lock().unwrap() = json(&out.join("predictions.json"));
+        }
+        stop.store(true, Ordering::SeqCst);
+        LEFT.store(true, Ordering::SeqCst);
+    };
+    let job = PredictJob {
+        cases,
+        folder: folder_of_cases,
+        models: vec![folder.path().join("model")],
+        computes: vec![compute()],
+        tta: None,
+        postprocess: true,
+        overwrite: false,
+        max_ram: None,
+        probabilities: None,
+        outputs: Outputs::default(),
+        statistics: false,
+        shard: None,
+        claiming: None,
+        on_attention: None,
+        stop: &stop,
+        leaving: Some(Leaving {
+            asked: &asked,
+            leave: &leave,
+        }),
+    };
+    let observer = HoldsUp {
+        asked: &asked,
+        left: &LEFT,
+    };
+    let summary = predict(&job, &observer).unwrap();
+    assert!(LEFT.load(Ordering::SeqCst));
+    let seen = seen.into_inner().unwrap();
+    assert_eq!(seen["interrupted"], true, "{seen}");
+    assert_eq!(seen["counts"]["pending"], 3, "{seen}");
+    assert!(summary.interrupted && summary.written.is_empty() && summary.failures.is_empty());
+    let left_behind = out
+        .read_dir()
+        .unwrap()
+        .map(|file| file.unwrap().file_name());
+    assert_eq!(left_behind.collect::<Vec<_>>(), ["predictions.json"]);
+}

@@ -1,0 +1,136 @@
+//! Maps of entropies, through the binary, against NumPy on the probabilities of the same run.
+
+use crate::common;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::common::{phantoms, publish_random, run, small_recipe, stderr};
+use serde_json::Value;
+
+const IMAGE: &str = "data/images/phantom_000.nii.gz";
+
+/// A model of random weights that works slice by slice (`single`) or on patches (`refine`).
+fn model(path: &Path, stage: &str, outputs: &str, spacing: &str) {
+    let outputs = format!("outputs={outputs}");
+    let loss = match outputs.ends_with("exclusive") {
+        true => "training.loss=ce_dice",
+        false => "training.loss=bce_dice",
+    };
+    let mut set = vec![
+        spacing,
+        "train_folds=[0, 1]",
+        "training.augmentation.enabled=true",
+        "training.augmentation.flip_axes=['y']",
+        &outputs,
+        loss,
+    ];
+    if stage == "refine" {
+        set.extend([
+            "region=whole",
+            "prior=false",
+            "training.patch_size=[8, 8, 8]",
+        ]);
+    }
+    publish_random(path, &small_recipe(stage, &set), &[&[], &[]]);
+}
+
+/// How many cases were written and kept.
+fn counts(folder: &Path, arguments: &[&str]) -> (usize, usize) {
+    let all = [&["predict", IMAGE, "--json"], arguments].concat();
+    let summary: Value = serde_json::from_slice(&run(folder, &all, 0).stdout).unwrap();
+    let count = |what: &str| summary[what].as_array().unwrap().len();
+    (count("written"), count("kept"))
+}
+
+fn check_with_numpy(folder: &Path, outputs: &str) {
+    let Some(python) = std::env::var_os("CTSEG_TEST_PYTHON") else {
+        println!("the comparison is left out: CTSEG_TEST_PYTHON names no Python with nibabel");
+        return;
+    };
+    let output = Command::new(python)
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/check_entropy.py"))
+        .arg(folder)
+        .args(["phantom_000", outputs])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+}
+
+#[test]
+fn entropies_are_numpys_and_change_no_label() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    phantoms(&here.join("data"), 1, 0);
+    for outputs in ["exclusive", "independent"] {
+        for stage in ["single", "refine"] {
+            let [a, b] = ["a", "b"].map(|name| format!("{outputs}-{stage}-{name}"));
+            model(&here.join(&a), stage, outputs, "spacing_mm=[9.0, 8.0, 7.0]");
+            model(&here.join(&b), stage, outputs, "spacing_mm=[8.0, 9.0, 9.0]");
+            // Several models that look at mirror images too; or one alone.
+            let more = match stage {
+                "single" => vec!["--model", &a, "--model", &b, "--tta"],
+                _ => vec!["--model", &a],
+            };
+            let [out, plain] = ["", "plain-"].map(|of| format!("{of}{outputs}-{stage}"));
+            let save = ["--save-entropy", "--save-probabilities=f16"];
+            let with = [&["-o", &out], &more[..], &save].concat();
+            assert_eq!(counts(here, &with), (1, 0));
+            assert_eq!(counts(here, &[&["-o", &plain], &more[..]].concat()), (1, 0));
+            let [a, b] = [&out, &plain].map(|out| {
+                let map = here.join(out).join("phantom_000.nii.gz");
+                fs::read(map).unwrap()
+            });
+            assert!(a == b, "{out}: another label map");
+            check_with_numpy(&here.join(&out), outputs);
+        }
+    }
+}
+
+#[test]
+fn a_map_that_is_missing_or_damaged_is_made_again_and_one_that_nobody_wants_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    phantoms(&here.join("data"), 1, 0);
+    let spacing = "spacing_mm=[9.0, 8.0, 7.0]";
+    model(&here.join("model"), "single", "exclusive", spacing);
+    let map = here.join("predictions/phantom_000_entropy.nii.gz");
+    let wanted = ["--save-entropy"];
+    assert_eq!(counts(here, &[]), (1, 0));
+    assert!(!map.exists());
+    assert_eq!(counts(here, &wanted), (1, 0));
+    let whole = fs::read(&map).unwrap();
+    let sidecar = fs::read(here.join("predictions/phantom_000.json")).unwrap();
+    let sidecar: Value = serde_json::from_slice(&sidecar).unwrap();
+    let written = &sidecar["written"]["phantom_000_entropy.nii.gz"];
+    assert_eq!(written["bytes"], whole.len());
+    assert!(sidecar["seconds"].as_f64().is_some());
+    // Whole and wanted, or whole and not asked for: nothing to do.
+    assert_eq!(counts(here, &wanted), (0, 1));
+    assert_eq!(counts(here, &[]), (0, 1));
+    fs::remove_file(&map).unwrap();
+    assert_eq!(counts(here, &wanted), (1, 0));
+    assert!(fs::read(&map).unwrap() == whole, "another map");
+    let mut damaged = whole.clone();
+    damaged[whole.len() / 2] ^= 1;
+    fs::write(&map, damaged).unwrap();
+    assert_eq!(counts(here, &wanted), (1, 0));
+    assert!(fs::read(&map).unwrap() == whole);
+    // It is no volume that is to be segmented, and no label map.
+    let said = stderr(&run(here, &["predict", "predictions"], 1));
+    assert!(said.contains("no volume found"), "{said}");
+    let compared = run(
+        here,
+        &["evaluate", "predictions", "data/labels", "--json"],
+        0,
+    );
+    let compared: Value = serde_json::from_slice(&compared.stdout).unwrap();
+    assert_eq!(
+        (&compared["cases"], &compared["failed"]),
+        (&1.into(), &serde_json::json!([]))
+    );
+    // Made anew without it, the label map has no map of another run beside it.
+    assert_eq!(counts(here, &["--overwrite"]), (1, 0));
+    assert!(!map.exists());
+}

@@ -1,0 +1,342 @@
+//! Training through the binary: reproducible, resumable, and honest about bad data.
+
+use crate::common;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::common::{SMALL, ctseg, phantoms, run, stderr};
+use ctseg_core::run::checkpoint::{Checkpoint, CheckpointFolder};
+
+fn fit_arguments<'a>(data: &'a str, epochs: &'a str) -> Vec<&'a str> {
+    let mut arguments = vec!["fit", "--stage", "1", "--data", data, "--epochs", epochs];
+    arguments.extend(SMALL);
+    arguments.extend(["--set", "training.early_stopping.patience=100"]);
+    arguments
+}
+
+fn only_run(folder: &Path) -> PathBuf {
+    let mut runs = std::fs::read_dir(folder.join("runs")).unwrap();
+    let run = runs.next().unwrap().unwrap().path();
+    assert!(runs.next().is_none());
+    run
+}
+
+fn weights(folder: &Path) -> Vec<u8> {
+    std::fs::read(folder.join("model/stage1.safetensors")).unwrap()
+}
+
+fn wait_for(what: &str, mut there: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !there() {
+        assert!(
+            begun.elapsed() < Duration::from_secs(120),
+            "{what} did not come"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes_and_a_killed_run_resumes_to_them() {
+    killed_and_resumed(&[]);
+}
+
+#[test]
+fn a_killed_run_resumes_to_the_same_average_of_its_weights() {
+    let average = ["--set", "training.weight_average=0.95"];
+    killed_and_resumed(&[average, ["--set", "training.keep=last"]].concat());
+}
+
+#[test]
+fn a_killed_run_resumes_within_its_curriculum_and_its_augmentation() {
+    let more = [
+        "training.curriculum={ epochs = 3, easiest = 0.3 }",
+        "training.slice_sampling=balanced",
+        "training.patch_size=[16, 24]",
+        "training.augmentation={ elastic_probability = 0.7, hu_shift_probability = 0.7, metal_probability = 0.5, coarse_dropout_probability = 0.7 }",
+    ];
+    let more: Vec<&str> = more.iter().flat_map(|set| ["--set", set]).collect();
+    killed_and_resumed(&more);
+}
+
+/// Two runs of one seed, and one that is killed in between.
+fn killed_and_resumed(more: &[&str]) {
+    let data = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(data.path(), 4, 0);
+    let mut arguments = fit_arguments(descriptor.to_str().unwrap(), "3");
+    arguments.extend(["--set", "network.dropout=0.3"]); // its draws must come back too
+    arguments.extend(more);
+
+    let straight = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    for folder in &straight {
+        run(folder.path(), &arguments, 0);
+    }
+    assert!(
+        weights(straight[0].path()) == weights(straight[1].path()),
+        "two runs of one seed differ"
+    );
+
+    // Killed without warning in the second epoch of the first fold, then resumed.
+    let killed = tempfile::tempdir().unwrap();
+    let mut child = ctseg(killed.path(), &arguments).spawn().unwrap();
+    let last = || CheckpointFolder::new(only_run(killed.path()).join("checkpoints/fold_0")).last();
+    wait_for("the run folder", || {
+        killed
+            .path()
+            .join("runs")
+            .read_dir()
+            .is_ok_and(|mut d| d.next().is_some())
+    });
+    wait_for("the first epoch", || {
+        Checkpoint::load(&last()).is_ok_and(|c| c.progress.epoch >= 1)
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let run_folder = only_run(killed.path());
+    run(
+        killed.path(),
+        &["fit", "--resume", run_folder.to_str().unwrap()],
+        0,
+    );
+    assert!(
+        weights(killed.path()) == weights(straight[0].path()),
+        "the resumed run differs"
+    );
+    let manifest =
+        |folder: &Path| std::fs::read_to_string(folder.join("model/model.toml")).unwrap();
+    assert_eq!(manifest(killed.path()), manifest(straight[0].path()));
+    // Resumed once more there is nothing left to do, and nothing changes.
+    run(
+        killed.path(),
+        &["fit", "--resume", run_folder.to_str().unwrap()],
+        0,
+    );
+    assert!(weights(killed.path()) == weights(straight[0].path()));
+}
+
+#[test]
+fn killed_at_any_moment_the_last_checkpoint_loads() {
+    let data = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(data.path(), 4, 0);
+    let arguments = fit_arguments(descriptor.to_str().unwrap(), "200");
+    for delay_ms in [0, 3, 11, 40, 90, 170, 300] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = ctseg(folder.path(), &arguments).spawn().unwrap();
+        wait_for("the first checkpoint", || {
+            folder.path().join("runs").read_dir().is_ok_and(|mut runs| {
+                runs.next().is_some_and(|run| {
+                    run.unwrap()
+                        .path()
+                        .join("checkpoints/fold_0/last.safetensors")
+                        .exists()
+                })
+            })
+        });
+        std::thread::sleep(Duration::from_millis(delay_ms));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let checkpoints = CheckpointFolder::new(only_run(folder.path()).join("checkpoints/fold_0"));
+        Checkpoint::load(&checkpoints.last())
+            .unwrap_or_else(|error| panic!("after {delay_ms} ms: {error}"));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn asked_to_stop_it_exits_75_and_says_how_it_stands() {
+    let data = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(data.path(), 4, 0);
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = fit_arguments(descriptor.to_str().unwrap(), "10000");
+    let child = ctseg(folder.path(), &arguments)
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for("the run folder", || {
+        folder
+            .path()
+            .join("runs")
+            .read_dir()
+            .is_ok_and(|mut d| d.next().is_some())
+    });
+    wait_for("training", || {
+        only_run(folder.path())
+            .join("checkpoints/fold_0/best.safetensors")
+            .exists()
+    });
+    let pid = child.id().to_string();
+    assert!(
+        std::process::Command::new("kill")
+            .args(["-TERM", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(75), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("fit --resume"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn time_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(&folder.path().join("data"), 4, 0);
+    let mut arguments = fit_arguments(descriptor.to_str().unwrap(), "100000");
+    arguments.extend(["--max-time", "4s"]);
+    let begun = Instant::now();
+    let said = stderr(&run(folder.path(), &arguments, 0));
+    // Not a measurement: without the limit this would take days.
+    assert!(
+        begun.elapsed() < Duration::from_secs(60),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(
+        said.matches("time is up after").count(),
+        2,
+        "both folds end by the clock: {said}"
+    );
+}
+
+#[test]
+fn every_bad_case_is_listed_before_any_training() {
+    let folder = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(&folder.path().join("data"), 4, 0);
+    std::fs::write(
+        folder.path().join("data/images/phantom_001.nii.gz"),
+        b"not a volume",
+    )
+    .unwrap();
+    let cut = folder.path().join("data/images/phantom_002.nii.gz");
+    let whole = std::fs::read(&cut).unwrap();
+    std::fs::write(&cut, &whole[..whole.len() / 2]).unwrap();
+    let labels = folder.path().join("data/labels");
+    std::fs::copy(
+        labels.join("phantom_000.nii.gz"),
+        labels.join("phantom_003.nii.gz"),
+    )
+    .unwrap();
+    let output = run(
+        folder.path(),
+        &fit_arguments(descriptor.to_str().unwrap(), "1"),
+        1,
+    );
+    let said = stderr(&output);
+    assert!(
+        ["phantom_001", "phantom_002", "phantom_003"]
+            .iter()
+            .all(|case| said.contains(case)),
+        "{said}"
+    );
+    assert!(
+        !folder.path().join("runs").exists(),
+        "nothing may be trained on unsound data"
+    );
+}
+
+#[test]
+fn without_data_the_recipe_says_what_is_generated() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = [
+        "--json",
+        "fit",
+        "--stage",
+        "slices",
+        "--epochs",
+        "1",
+        "--set",
+        "network.widths=[2, 4]",
+    ];
+    let output = run(folder.path(), &arguments, 0);
+    assert!(
+        stderr(&output).contains("phantom-slices"),
+        "{}",
+        stderr(&output)
+    );
+    assert!(folder.path().join("phantom-slices/dataset.toml").exists());
+    let metrics = only_run(folder.path()).join("metrics.jsonl");
+    let line: serde_json::Value =
+        serde_json::from_str(std::fs::read_to_string(metrics).unwrap().trim()).unwrap();
+    let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let best = &summary["folds"][0]["progress"]["best_validation"];
+    for (key, in_summary) in [
+        ("validation_dice", "dice"),
+        ("validation_iou", "iou"),
+        ("validation_loss", "loss"),
+    ] {
+        assert!(
+            line[key].is_f64() && line[key] == best[in_summary],
+            "{key}: {line} {best}"
+        );
+    }
+    assert_eq!(best["dice_per_map"].as_array().unwrap().len(), 4);
+}
+
+#[test]
+fn stage_2_without_stage_1_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(&folder.path().join("data"), 5, 0);
+    let output = run(
+        folder.path(),
+        &[
+            "fit",
+            "--stage",
+            "2",
+            "--data",
+            descriptor.to_str().unwrap(),
+        ],
+        1,
+    );
+    assert!(
+        stderr(&output).contains("fit --stage 1"),
+        "{}",
+        stderr(&output)
+    );
+    // Wrong usage has its own code.
+    run(folder.path(), &["fit"], 2);
+    run(folder.path(), &["predict"], 2);
+    run(folder.path(), &["fit", "--stage", "7"], 2);
+    run(
+        folder.path(),
+        &["fit", "--stage", "1", "--set", "nonsense"],
+        2,
+    );
+}
+
+#[test]
+fn settings_come_from_flags_then_environment_then_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    phantoms(&folder.path().join("data"), 4, 0);
+    std::fs::write(
+        folder.path().join("ctseg.toml"),
+        "data = \"data\"\nmodel = \"from-file\"\n",
+    )
+    .unwrap();
+    let mut arguments = vec!["fit", "--stage", "1", "--epochs", "1"];
+    arguments.extend(SMALL);
+    run(folder.path(), &arguments, 0);
+    assert!(folder.path().join("from-file/model.toml").exists());
+    let status = ctseg(folder.path(), &arguments)
+        .env("CTSEG_MODEL", "from-environment")
+        .status()
+        .unwrap();
+    assert!(status.success() && folder.path().join("from-environment/model.toml").exists());
+    arguments.extend(["--model", "from-flag"]);
+    let status = ctseg(folder.path(), &arguments)
+        .env("CTSEG_MODEL", "from-environment")
+        .status()
+        .unwrap();
+    assert!(status.success() && folder.path().join("from-flag/model.toml").exists());
+    std::fs::write(folder.path().join("ctseg.toml"), "dta = \"data\"\n").unwrap();
+    let output = run(folder.path(), &arguments, 1);
+    assert!(
+        stderr(&output).contains("dta") && stderr(&output).contains("ctseg.toml"),
+        "{}",
+        stderr(&output)
+    );
+}

@@ -1,0 +1,136 @@
+//! Which epoch's weights, and whether their average, go into a model; through the binary.
+
+use crate::common;
+
+use std::path::{Path, PathBuf};
+
+use crate::common::{SMALL, phantoms, run, stderr};
+use ctseg_core::run::checkpoint::{Checkpoint, CheckpointFolder};
+use ctseg_engine::weights::{NamedTensors, below_prefix, read_tensors};
+
+/// One fold trained with `overrides` in `folder`; its run and its last words.
+fn trained(folder: &Path, data: &Path, overrides: &[&str]) -> (PathBuf, serde_json::Value) {
+    let data = data.to_str().unwrap();
+    let mut arguments = vec![
+        "--json", "fit", "--stage", "1", "--data", data, "--fold", "0",
+    ];
+    arguments.extend(["--epochs", "3"]);
+    arguments.extend(SMALL);
+    for text in overrides {
+        arguments.extend(["--set", text]);
+    }
+    let output = run(folder, &arguments, 0);
+    let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let run = folder.join(summary["run"].as_str().unwrap());
+    (run, summary["folds"][0].clone())
+}
+
+fn checkpoints(run: &Path) -> CheckpointFolder {
+    CheckpointFolder::new(run.join("checkpoints/fold_0"))
+}
+
+fn in_model(folder: &Path) -> NamedTensors {
+    let (tensors, _) = read_tensors(&folder.join("model/stage1.safetensors")).unwrap();
+    below_prefix("fold_0.", &tensors)
+}
+
+fn manifest(folder: &Path) -> toml::Value {
+    let text = std::fs::read_to_string(folder.join("model/model.toml")).unwrap();
+    let manifest: toml::Value = toml::from_str(&text).unwrap();
+    manifest["stage1"]["folds"][0].clone()
+}
+
+/// Weights that hardly move: no epoch is better than the first, so that the best is not the last.
+const STANDING: [&str; 2] = [
+    "training.optimiser.learning_rate=1e-9",
+    "network.norm=instance",
+];
+
+#[test]
+fn the_best_epochs_weights_are_kept_unless_the_recipe_says_the_last() {
+    let data = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(data.path(), 4, 0);
+    for keep in ["best", "last"] {
+        let folder = tempfile::tempdir().unwrap();
+        let set = [STANDING[0], STANDING[1], &format!("training.keep={keep}")];
+        let (run_folder, fold) = trained(folder.path(), &descriptor, &set);
+        let checkpoints = checkpoints(&run_folder);
+        let best = Checkpoint::load(&checkpoints.best()).unwrap();
+        let mut last = Checkpoint::load(&checkpoints.last()).unwrap();
+        assert_eq!((best.progress.epoch, last.progress.epoch), (1, 3));
+        assert!(best.network != last.network);
+        let kept = if keep == "best" { &best } else { &last };
+        assert!(in_model(folder.path()) == kept.network, "{keep}");
+
+        let dice = kept.progress.last_validation.as_ref().unwrap().dice;
+        let manifest_before = manifest(folder.path());
+        let epoch = kept.progress.epoch as i64;
+        assert_eq!(manifest_before["epoch"].as_integer(), Some(epoch));
+        assert_eq!(manifest_before["validation_dice"].as_float(), Some(dice));
+        assert_eq!(fold["kept"]["epoch"].as_i64(), Some(epoch), "{fold}");
+        assert_eq!(fold["kept"]["validation_dice"].as_f64(), Some(dice));
+        assert_eq!(fold["progress"]["best"][0], 1);
+
+        // Resumed after its end, even where its checkpoint says nothing of the last epoch's validation.
+        last.progress.last_validation = None;
+        checkpoints.save_last(&last).unwrap();
+        let before = in_model(folder.path());
+        let arguments = ["fit", "--resume", run_folder.to_str().unwrap()];
+        let said = stderr(&run(folder.path(), &arguments, 0));
+        assert!(in_model(folder.path()) == before);
+        assert_eq!(manifest(folder.path()), manifest_before, "{keep}");
+        assert_eq!(said.contains("kept epoch 3, the last"), keep == "last");
+        assert!(said.contains("best epoch 1"), "{said}");
+    }
+}
+
+#[test]
+fn where_an_average_is_kept_it_goes_into_the_model() {
+    let data = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(data.path(), 4, 0);
+    for keep in ["best", "last"] {
+        let folder = tempfile::tempdir().unwrap();
+        let keep_key = format!("training.keep={keep}");
+        let set = ["training.weight_average=0.9", &keep_key];
+        let (run_folder, fold) = trained(folder.path(), &descriptor, &set);
+        let best = Checkpoint::load(&checkpoints(&run_folder).best()).unwrap();
+        let last = Checkpoint::load(&checkpoints(&run_folder).last()).unwrap();
+        let average = below_prefix("average.", &last.optimiser);
+        assert_eq!(
+            average.keys().collect::<Vec<_>>(),
+            last.network.keys().collect::<Vec<_>>()
+        );
+        assert!(average != last.network, "training goes on from the weights");
+        let kept = if keep == "best" {
+            &best.network
+        } else {
+            &average
+        };
+        assert!(in_model(folder.path()) == *kept, "{keep}");
+        if fold["progress"]["best"][0] == 3 {
+            assert!(
+                best.network == average,
+                "the average is the best of its epoch"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_decay_outside_of_its_range_is_refused_in_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    for wrong in ["0", "1", "1.5", "-0.1", "nan"] {
+        let set = format!("training.weight_average={wrong}");
+        let output = run(folder.path(), &["fit", "--stage", "1", "--set", &set], 1);
+        let said = stderr(&output);
+        let said = said.trim();
+        assert!(
+            said.contains("training.weight_average must lie between 0 and 1")
+                && !said.contains('\n'),
+            "{wrong}: {said}"
+        );
+    }
+    let arguments = ["fit", "--stage", "1", "--set", "training.keep=worst"];
+    let said = stderr(&run(folder.path(), &arguments, 1));
+    assert!(said.contains("best") && said.contains("last"), "{said}");
+}

@@ -1,0 +1,193 @@
+//! Models of ctseg in nnU-Net's form: nnU-Net loads them strictly and predicts the same. The parts that need nnU-Net are
+//! left out without `CTSEG_TEST_NNUNET`.
+
+use crate::common;
+
+use std::path::{Path, PathBuf};
+
+use crate::common::nnunet::{agree, agreement, kept, nnunet, said};
+use crate::common::{phantoms, publish_random, run, small_recipe, stderr};
+use ctseg_core::model::bundle::Bundle;
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn golden() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/nnunet")
+}
+
+#[test]
+fn an_imported_model_survives_its_export() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    run(
+        here,
+        &["import", "nnunet", path(&golden()), "-o", "model"],
+        0,
+    );
+    run(
+        here,
+        &[
+            "export", "nnunet", "model", "-o", "results", "--id", "7", "--name", "Tiny",
+        ],
+        0,
+    );
+    let exported = here.join("results/Dataset007_Tiny/nnUNetTrainer__nnUNetPlans__3d_fullres");
+    run(
+        here,
+        &["import", "nnunet", path(&exported), "-o", "again"],
+        0,
+    );
+    let of = |model: &str| {
+        let bundle = Bundle::open(&here.join(model)).unwrap();
+        let recipe = bundle.stage(2).unwrap().recipe.clone();
+        (recipe, bundle.stage_weights(2).unwrap())
+    };
+    assert_eq!(of("model"), of("again"));
+    let refused = run(
+        here,
+        &[
+            "export", "nnunet", "model", "-o", "results", "--id", "7", "--name", "Tiny",
+        ],
+        1,
+    );
+    assert!(stderr(&refused).contains("there already"));
+    let wrong = run(
+        here,
+        &[
+            "export", "nnunet", "model", "-o", "results", "--name", "a b",
+        ],
+        2,
+    );
+    assert!(stderr(&wrong).contains("--name"));
+    // nnU-Net's own, from what ctseg wrote.
+    let image = golden().join("case_0000.nii.gz");
+    let Some(()) = nnunet(
+        "nnunet_models.py",
+        &[
+            path(&here.join("out")),
+            path(&exported),
+            path(&image),
+            "--predict",
+        ],
+    ) else {
+        return;
+    };
+    agree(
+        &said(&here.join("model"), &image),
+        &kept(&here.join("out"), &[1, 2], Some(0)),
+    );
+    assert_eq!(
+        agreement(
+            &here.join("out/case.nii.gz"),
+            &golden().join("nnunet.nii.gz")
+        ),
+        1.0
+    );
+}
+
+/// Models of ctseg's own, whose networks have random weights and see values from `low` to `high`, on a phantom.
+fn own_model(kind: &str, [low, high]: [f32; 2], further: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    phantoms(&here.join("data"), 1, 0);
+    let kind = format!("network.kind={kind}");
+    let set = [
+        kind.as_str(),
+        "network.neighbours=0",
+        "windows_hu=[[-160.0, 240.0]]",
+        "outputs=exclusive",
+        "training.loss=ce_dice",
+        "network.norm=instance",
+        "network.downsampling=stride",
+        "training.patch_size=[16, 16, 24]",
+        "spacing_mm=[9.0, 9.0, 8.0]",
+        "network.widths=[4, 6]",
+        "network.strides=[[1, 1, 1], [1, 2, 2]]",
+        "network.kernels=[[1, 3, 3], [3, 3, 3]]",
+    ];
+    let recipe = small_recipe("single", &[&set[..], further].concat());
+    publish_random_of(&here.join("model"), &recipe);
+    run(here, &["export", "nnunet", "model", "-o", "results"], 0);
+    let exported = here.join("results/Dataset900_ctseg/nnUNetTrainer__nnUNetPlans__3d_fullres");
+    let image = here.join("case_0000.nii.gz");
+    std::fs::rename(here.join("data/images/phantom_000.nii.gz"), &image).unwrap();
+    let Some(()) = nnunet(
+        "nnunet_models.py",
+        &[
+            path(&here.join("out")),
+            path(&exported),
+            path(&image),
+            "--predict",
+        ],
+    ) else {
+        return;
+    };
+    let mut theirs = kept(&here.join("out"), &[1, 2], Some(0));
+    let ours = said(&here.join("model"), &image);
+    // nnU-Net clips what cubic interpolation makes to the volume's own range, ctseg to the window.
+    let clamp = |value: &f32| value.clamp(low, high);
+    theirs.input.1 = theirs.input.1.iter().map(clamp).collect();
+    agree(&ours, &theirs);
+}
+
+/// As [`publish_random`], with labels that nnU-Net can have.
+fn publish_random_of(model: &Path, recipe: &ctseg_core::recipe::Recipe) {
+    publish_random(model, recipe, &[&["a"], &["b"]]);
+    let manifest = model.join("model.toml");
+    let text = std::fs::read_to_string(&manifest)
+        .unwrap()
+        .replace("300 = ", "2 = ");
+    std::fs::write(&manifest, text).unwrap();
+    let sums = std::fs::read_to_string(model.join("SHA256SUMS")).unwrap();
+    let sum = ctseg_base::hash::file_sha256(&manifest).unwrap();
+    let lines = sums.lines().map(|line| match line.ends_with("model.toml") {
+        true => format!("{sum}  model.toml\n"),
+        false => format!("{line}\n"),
+    });
+    std::fs::write(model.join("SHA256SUMS"), lines.collect::<String>()).unwrap();
+}
+
+#[test]
+fn a_plain_model_of_ours_is_nnu_nets_too() {
+    own_model("unet3d", [0.0, 1.0], &["network.activation=leaky_relu"]);
+}
+
+#[test]
+fn a_residual_model_of_ours_is_nnu_nets_too() {
+    own_model(
+        "resenc3d",
+        [-200.0 / 90.0, 200.0 / 90.0],
+        &[
+            "normalisation={ kind = 'ct', mean_hu = 40, sd_hu = 90 }",
+            "network.blocks=[1, 2]",
+        ],
+    );
+}
+
+#[test]
+fn what_nnu_net_does_not_do_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    for (stage, set, expected) in [
+        ("single", vec!["outputs=independent"], "independent"),
+        (
+            "slices",
+            vec![
+                "outputs=exclusive",
+                "training.loss=ce_dice",
+                "region=whole",
+                "prior=false",
+                "stage=2",
+            ],
+            "slices",
+        ),
+    ] {
+        let model = here.join(stage);
+        publish_random(&model, &small_recipe(stage, &set), &[&[]]);
+        let output = run(here, &["export", "nnunet", stage, "-o", "results"], 1);
+        assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+        assert!(!here.join("results").join("Dataset900_ctseg").exists());
+    }
+}

@@ -1,0 +1,396 @@
+//! A model that nnU-Net made (scripts/golden/make_nnunet.py), imported and used; and models that are refused.
+
+use crate::common;
+
+use std::path::{Path, PathBuf};
+
+use crate::common::nnunet::{agree, agreement, kept, said};
+use crate::common::{run, stderr};
+use serde_json::Value;
+
+const MODEL: &str = "Dataset900_tiny/nnUNetTrainer__nnUNetPlans__3d_fullres";
+
+fn golden(name: &str) -> PathBuf {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    root.join("tests/golden/nnunet").join(name)
+}
+
+fn copied(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        match path.is_dir() {
+            true => copied(&path, &target),
+            false => drop(std::fs::copy(&path, &target).unwrap()),
+        }
+    }
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn an_imported_model_predicts_what_nnu_net_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let told = run(
+        here,
+        &[
+            "import",
+            "nnunet",
+            path(&golden("")),
+            "-o",
+            "model",
+            "--json",
+        ],
+        0,
+    );
+    let told: Value = serde_json::from_slice(&told.stdout).unwrap();
+    assert_eq!(told["stages"][0]["configuration"], "3d_fullres");
+    assert_eq!(told["structures"]["2"], "dark");
+    let image = golden("case_0000.nii.gz");
+    agree(
+        &said(&here.join("model"), &image),
+        &kept(&golden(""), &[1, 2], Some(0)),
+    );
+    let predict = [
+        "predict",
+        path(&image),
+        "--model",
+        "model",
+        "--precision",
+        "f32",
+        "--save-probabilities",
+    ];
+    run(here, &[&predict[..], &["-o", "out"]].concat(), 0);
+    let share = agreement(&here.join("out/case.nii.gz"), &golden("nnunet.nii.gz"));
+    assert!(share >= 0.9995, "{share}");
+    // With and without mirror images are two things, and the sidecar knows which.
+    run(
+        here,
+        &[&predict[..], &["-o", "out", "--no-tta"]].concat(),
+        0,
+    );
+    let sidecar = std::fs::read(here.join("out/case.json")).unwrap();
+    let sidecar: Value = serde_json::from_slice(&sidecar).unwrap();
+    assert_eq!(
+        sidecar["cascade"]["looks"]
+            .as_u64()
+            .or(sidecar["looks"].as_u64()),
+        Some(1),
+        "{sidecar:#}"
+    );
+    // What was imported is not trained on.
+    let manifest = std::fs::read_to_string(here.join("model/model.toml")).unwrap();
+    let manifest: toml::Table = toml::from_str(&manifest).unwrap();
+    let recipe = toml::to_string(&manifest["stage2"]["recipe"]).unwrap();
+    std::fs::write(here.join("mine.toml"), recipe).unwrap();
+    let fit = run(here, &["fit", "--stage", "mine.toml", "--epochs", "1"], 2);
+    assert!(stderr(&fit).contains("[nnunet]"), "{}", stderr(&fit));
+    let again = run(
+        here,
+        &["import", "nnunet", path(&golden("")), "-o", "model"],
+        1,
+    );
+    assert!(
+        stderr(&again).contains("there already"),
+        "{}",
+        stderr(&again)
+    );
+}
+
+#[test]
+fn a_zip_of_a_model_is_imported_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let zip = here.join("model.zip");
+    let mut writer = zip::ZipWriter::new(std::fs::File::create(&zip).unwrap());
+    let deflated = zip::write::SimpleFileOptions::default()
+        .compression_method(zip::CompressionMethod::Deflated);
+    for name in ["plans.json", "dataset.json", "fold_0/checkpoint_final.pth"] {
+        writer
+            .start_file(format!("{MODEL}/{name}"), deflated)
+            .unwrap();
+        let bytes = std::fs::read(golden(MODEL).join(name)).unwrap();
+        std::io::Write::write_all(&mut writer, &bytes).unwrap();
+    }
+    writer.finish().unwrap();
+    run(
+        here,
+        &["import", "nnunet", "model.zip", "-o", "from-zip"],
+        0,
+    );
+    run(
+        here,
+        &[
+            "import",
+            "nnunet",
+            path(&golden(MODEL)),
+            "-o",
+            "from-folder",
+        ],
+        0,
+    );
+    let sums = |model: &str| std::fs::read_to_string(here.join(model).join("SHA256SUMS")).unwrap();
+    assert_eq!(sums("from-zip"), sums("from-folder"));
+    let left = std::fs::read_dir(here).unwrap().count();
+    assert_eq!(left, 3, "nothing but the zip and two models");
+}
+
+/// Changes a JSON file.
+fn changed(file: &Path, change: impl Fn(&mut Value)) {
+    let mut value: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    change(&mut value);
+    std::fs::write(file, value.to_string()).unwrap();
+}
+
+#[test]
+fn what_ctseg_does_not_compute_is_refused_by_name() {
+    let stage = "/configurations/3d_fullres";
+    let kwargs = "/configurations/3d_fullres/architecture/arch_kwargs";
+    let architecture = "/configurations/3d_fullres/architecture";
+    let kwargs_of_images = "/configurations/3d_fullres/resampling_fn_data_kwargs";
+    let changes: [(&str, &str, &str, Value, &str); 20] = [
+        (
+            "plans.json",
+            stage,
+            "patch_size",
+            "[0, 16, 16]".parse().unwrap(),
+            "patch_size",
+        ),
+        (
+            "plans.json",
+            stage,
+            "patch_size",
+            "[6, 15, 16]".parse().unwrap(),
+            "multiples",
+        ),
+        (
+            "plans.json",
+            stage,
+            "spacing",
+            "[1e-300, 1, 1]".parse().unwrap(),
+            "spacing_mm",
+        ),
+        (
+            "plans.json",
+            kwargs_of_images,
+            "separate_z_anisotropy_threshold",
+            5.into(),
+            "threshold",
+        ),
+        (
+            "plans.json",
+            "",
+            "label_manager",
+            "MyManager".into(),
+            "MyManager",
+        ),
+        (
+            "plans.json",
+            stage,
+            "normalization_schemes",
+            "[\"MyNormalization\"]".parse().unwrap(),
+            "MyNormalization",
+        ),
+        (
+            "plans.json",
+            stage,
+            "preprocessor_name",
+            "MyPreprocessor".into(),
+            "MyPreprocessor",
+        ),
+        (
+            "plans.json",
+            stage,
+            "resampling_fn_data",
+            "resample_torch_fornnunet".into(),
+            "resample_torch_fornnunet",
+        ),
+        (
+            "plans.json",
+            "",
+            "image_reader_writer",
+            "Tiff3DIO".into(),
+            "Tiff3DIO",
+        ),
+        (
+            "plans.json",
+            "",
+            "transpose_forward",
+            "[0, 0, 1]".parse().unwrap(),
+            "transpose",
+        ),
+        (
+            "plans.json",
+            architecture,
+            "network_class_name",
+            "my.Transformer".into(),
+            "my.Transformer",
+        ),
+        (
+            "plans.json",
+            kwargs,
+            "norm_op",
+            "torch.nn.BatchNorm3d".into(),
+            "BatchNorm3d",
+        ),
+        (
+            "plans.json",
+            kwargs,
+            "nonlin",
+            "torch.nn.GELU".into(),
+            "GELU",
+        ),
+        (
+            "plans.json",
+            kwargs,
+            "features_per_stage",
+            "[4, 8]".parse().unwrap(),
+            "encoder.1.0",
+        ),
+        (
+            "plans.json",
+            kwargs,
+            "n_stages",
+            100_000_000.into(),
+            "n_stages",
+        ),
+        (
+            "plans.json",
+            stage,
+            "patch_size",
+            "[16, 16]".parse().unwrap(),
+            "patch_size",
+        ),
+        (
+            "plans.json",
+            stage,
+            "inherits_from",
+            "elsewhere".into(),
+            "elsewhere",
+        ),
+        (
+            "dataset.json",
+            "",
+            "channel_names",
+            "{\"0\": \"T1\", \"1\": \"T2\"}".parse().unwrap(),
+            "T1, T2",
+        ),
+        ("dataset.json", "/labels", "third", 3.into(), "shape"),
+        (
+            "dataset.json",
+            "/labels",
+            "bright",
+            "[1, 2]".parse().unwrap(),
+            "regions_class_order",
+        ),
+    ];
+    for (file, place, key, value, expected) in changes {
+        let folder = tempfile::tempdir().unwrap();
+        let model = folder.path().join(MODEL);
+        copied(&golden(MODEL), &model);
+        changed(&model.join(file), |json| {
+            json.pointer_mut(place).unwrap()[key] = value.clone();
+        });
+        let output = run(
+            folder.path(),
+            &["import", "nnunet", path(&model), "-o", "out"],
+            1,
+        );
+        let said = stderr(&output);
+        assert!(said.contains(expected), "{key}: {said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(!folder.path().join("out").exists(), "{key}");
+    }
+}
+
+#[test]
+fn hostile_checkpoints_are_refused_and_nothing_is_run() {
+    let torch = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/torch");
+    for (hostile, expected) in [
+        ("hostile_call.pth", "posix.system"),
+        ("hostile_bomb.pth", "compressed"),
+        ("hostile_overlap.pth", "overlap"),
+        ("hostile_size.pth", ""),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let model = folder.path().join(MODEL);
+        copied(&golden(MODEL), &model);
+        std::fs::copy(
+            torch.join(hostile),
+            model.join("fold_0/checkpoint_final.pth"),
+        )
+        .unwrap();
+        let output = run(
+            folder.path(),
+            &["import", "nnunet", path(&model), "-o", "out"],
+            1,
+        );
+        let said = stderr(&output);
+        assert!(
+            said.contains("checkpoint_final.pth") && said.contains(expected),
+            "{hostile}: {said}"
+        );
+        let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+        assert_eq!(left.len(), 1, "{hostile} left {left:?}");
+    }
+}
+
+#[test]
+fn folds_and_checkpoints_are_chosen() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let model = here.join(MODEL);
+    copied(&golden(MODEL), &model);
+    copied(&model.join("fold_0"), &model.join("fold_3"));
+    let import = |more: &[&str], code| {
+        let _ = std::fs::remove_dir_all(here.join("out"));
+        let output = run(
+            here,
+            &[
+                &["import", "nnunet", path(&model), "-o", "out", "--json"],
+                more,
+            ]
+            .concat(),
+            code,
+        );
+        match code {
+            0 => serde_json::from_slice(&output.stdout).unwrap(),
+            _ => Value::String(stderr(&output)),
+        }
+    };
+    assert_eq!(
+        import(&[], 0)["stages"][0]["folds"],
+        serde_json::json!(["0", "3"])
+    );
+    assert_eq!(
+        import(&["--fold", "3"], 0)["stages"][0]["folds"],
+        serde_json::json!(["3"])
+    );
+    assert!(import(&["--fold", "1"], 1).to_string().contains("fold_1"));
+    assert!(import(&["--fold", "x"], 2).to_string().contains("--fold x"));
+    assert!(
+        import(&["--checkpoint", "checkpoint_best.pth"], 1)
+            .to_string()
+            .contains("checkpoint_best.pth")
+    );
+    assert!(
+        import(&["--configuration", "2d"], 1)
+            .to_string()
+            .contains("'2d'")
+    );
+    assert!(
+        import(&["--fold", "3,3"], 2)
+            .to_string()
+            .contains("a fold twice")
+    );
+    std::fs::rename(model.join("fold_0"), model.join("fold_all")).unwrap();
+    std::fs::remove_dir_all(model.join("fold_3")).unwrap();
+    assert_eq!(
+        import(&[], 0)["stages"][0]["folds"],
+        serde_json::json!(["all"])
+    );
+}

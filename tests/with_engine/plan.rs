@@ -1,0 +1,423 @@
+//! `ctseg plan`: figures that NumPy finds too, recipes that load, fit the memory and train.
+
+use crate::common;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::common::{phantoms, run, stderr};
+use ctseg_base::progress::Silent;
+use ctseg_core::dataset::fingerprint::{CaseFacts, Fingerprint, Intensities};
+use ctseg_core::dataset::{Dataset, Structure};
+use ctseg_core::recipe::Recipe;
+use ctseg_engine::precision::Precision;
+use ctseg_train::plan::{Budget, NAMES, Planned, Topology, plan};
+use serde::Deserialize;
+use serde_json::Value;
+
+fn gib(bytes: f64) -> Budget {
+    Budget {
+        bytes: (bytes * f64::from(1 << 30)) as u64,
+        on_gpu: false,
+        precision: Precision::F32,
+    }
+}
+
+#[derive(Deserialize)]
+struct Golden {
+    spacing_mm: Vec<f64>,
+    patch: Vec<usize>,
+    strides: Vec<Vec<usize>>,
+    kernels: Vec<Vec<usize>>,
+    padded: Vec<usize>,
+    multiple: Vec<usize>,
+}
+
+/// scripts/golden/make_plan.py
+#[test]
+fn strides_and_kernels_are_nnunets() {
+    let golden: Vec<Golden> =
+        serde_json::from_str(include_str!("../../tests/golden/plan/topology.json")).unwrap();
+    assert!(golden.len() > 60);
+    for case in golden {
+        let found = Topology::of(&case.spacing_mm, &case.patch, 99);
+        let expected = Topology {
+            strides: case.strides,
+            kernels: case.kernels,
+            patch: case.padded,
+            multiple: case.multiple,
+        };
+        assert_eq!(found, expected, "{:?} on {:?}", case.patch, case.spacing_mm);
+    }
+}
+
+/// A made-up dataset of one kind of scan.
+fn fingerprint(spacing: [f64; 3], shape: [usize; 3], foreground_mm: [f64; 3]) -> Fingerprint {
+    let extent: [f64; 3] = std::array::from_fn(|axis| spacing[axis] * shape[axis] as f64);
+    let case = |index: usize| CaseFacts {
+        case: format!("c{index}"),
+        shape,
+        // Some are finer along z.
+        spacing_mm: [
+            spacing[0],
+            spacing[1],
+            if index == 0 {
+                0.5 * spacing[2]
+            } else {
+                spacing[2]
+            },
+        ],
+        foreground_mm: Some(foreground_mm),
+        volumes_ml: BTreeMap::new(),
+    };
+    Fingerprint {
+        dataset: "made up".to_owned(),
+        cases: (0..11).map(case).collect(),
+        unreadable: Vec::new(),
+        foreground_hu: Some(Intensities {
+            voxels: 1000,
+            mean: 60.0,
+            sd: 150.0,
+            min: -900.0,
+            max: 2000.0,
+            median: 42.0,
+            percentile_00_5: -123.0,
+            percentile_99_5: 987.0,
+        }),
+        median_spacing_mm: spacing,
+        median_extent_mm: extent,
+        median_foreground_mm: foreground_mm,
+        large_foreground_mm: foreground_mm.map(|mm| 1.1 * mm),
+        median_foreground_share: 0.2,
+        structures: BTreeMap::new(),
+    }
+}
+
+fn structures(names: &[&str]) -> Vec<Structure> {
+    let named = (1..).zip(names);
+    named
+        .map(|(value, name)| Structure {
+            value,
+            name: (*name).to_owned(),
+        })
+        .collect()
+}
+
+fn of<'a>(plans: &'a [Planned], name: &str) -> &'a Planned {
+    plans
+        .iter()
+        .find(|planned| planned.recipe.name == name)
+        .unwrap()
+}
+
+#[test]
+fn thick_slices_get_the_tenth_percentile_and_an_anisotropic_network() {
+    let thick = fingerprint([0.8, 0.8, 5.0], [512, 512, 90], [250.0, 200.0, 300.0]);
+    let plans = plan(&thick, &structures(&["liver"]), gib(16.0)).unwrap();
+    // The 10th percentile of ten cases of 5 mm and one of 2.5 (NumPy: 5.0).
+    assert_eq!(of(&plans, "refine").recipe.spacing_mm, [0.8, 0.8, 5.0]);
+    let text = &of(&plans, "refine").text;
+    assert!(text.contains("more than three times"), "{text}");
+    assert!(
+        text.contains("kernels = [[1, 3, 3], [1, 3, 3], ["),
+        "{text}"
+    );
+    assert_eq!(of(&plans, "refine2_5d").recipe.network.neighbours(), 2);
+    // Stage 1 is no finer than the data, and a median slice has at most 128 × 128 voxels.
+    assert_eq!(of(&plans, "coarse").recipe.spacing_mm, [4.0, 4.0, 5.0]);
+    let even = fingerprint([1.0, 1.0, 1.0], [560, 560, 400], [250.0, 200.0, 300.0]);
+    let plans = plan(&even, &structures(&["liver"]), gib(16.0)).unwrap();
+    assert_eq!(of(&plans, "coarse").recipe.spacing_mm, [4.5, 4.5, 4.5]);
+    assert!(!of(&plans, "refine").text.contains("kernels"));
+}
+
+#[test]
+fn less_memory_means_smaller_patches_never_a_larger_estimate() {
+    let data = fingerprint([0.9, 0.9, 1.5], [512, 512, 300], [250.0, 200.0, 300.0]);
+    let names = structures(&["liver", "spleen"]);
+    let mut before: Option<Vec<usize>> = None;
+    for bytes in [24.0, 12.0, 8.0, 4.0] {
+        let plans = plan(&data, &names, gib(bytes)).unwrap();
+        assert_eq!(
+            plans
+                .iter()
+                .map(|p| p.recipe.name.as_str())
+                .collect::<Vec<_>>(),
+            NAMES
+        );
+        let sizes: Vec<usize> = plans
+            .iter()
+            .map(|p| {
+                p.recipe
+                    .training
+                    .patch_size
+                    .sides()
+                    .iter()
+                    .product::<usize>()
+                    * p.recipe.training.batch_size
+            })
+            .collect();
+        for planned in &plans {
+            assert!(planned.fits, "{} in {bytes} GiB", planned.recipe.name);
+            assert!(planned.estimate.on_host() <= gib(bytes).bytes);
+        }
+        if let Some(before) = before {
+            assert!(
+                sizes.iter().zip(&before).all(|(now, then)| now <= then),
+                "{sizes:?} after {before:?}"
+            );
+        }
+        before = Some(sizes);
+    }
+    // A GPU's memory holds the network alone.
+    let gpu = Budget {
+        on_gpu: true,
+        ..gib(4.0)
+    };
+    let larger = of(&plan(&data, &names, gpu).unwrap(), "refine").clone();
+    let smaller = of(&plan(&data, &names, gib(4.0)).unwrap(), "refine").clone();
+    assert!(larger.estimate.network > smaller.estimate.network);
+    let nothing = plan(&data, &names, gib(0.05)).unwrap();
+    assert!(
+        nothing.iter().all(|planned| !planned.fits),
+        "said instead of failing"
+    );
+}
+
+#[test]
+fn sides_decide_what_is_mirrored() {
+    let data = fingerprint([1.0, 1.0, 2.0], [256, 256, 100], [100.0, 100.0, 100.0]);
+    let text = |names: &[&str]| {
+        of(
+            &plan(&data, &structures(names), gib(8.0)).unwrap(),
+            "refine",
+        )
+        .text
+        .clone()
+    };
+    let both = text(&["Eye_R", "eye_l", "liver"]);
+    assert!(both.contains(r#"flip_axes = ["x"]"#), "{both}");
+    assert!(
+        both.contains(r#"mirror_pairs = [["Eye_R", "eye_l"]]"#),
+        "{both}"
+    );
+    let one = text(&["Eye_R", "liver"]);
+    assert!(
+        one.contains("flip_axes = []") && one.contains(r#"there is "Eye_R" but no "eye_l""#),
+        "{one}"
+    );
+    assert!(text(&["liver"]).contains(r#"flip_axes = ["x"]"#));
+    // 1110 HU are wide: soft tissue around the median gets a window of its own.
+    assert!(
+        both.contains("windows_hu = [[-120.0, 990.0], [-160.0, 240.0]]"),
+        "{both}"
+    );
+}
+
+/// The figures by NumPy and nibabel, from the files.
+const NUMPY: &str = r#"
+import json, sys
+import nibabel as nib, numpy as np
+hu, spacing, extent, span, volumes = [], [], [], [], {}
+for image, labels in json.load(sys.stdin):
+    image = nib.as_closest_canonical(nib.load(image))
+    mask = np.asarray(nib.as_closest_canonical(nib.load(labels)).dataobj)
+    values = np.asarray(image.dataobj, dtype=np.float64)
+    zooms = np.array(image.header.get_zooms()[:3], dtype=np.float64)
+    hu.append(np.round(values[mask > 0]))
+    spacing.append(zooms); extent.append(zooms * values.shape)
+    where = np.argwhere(mask > 0)
+    span.append((where.max(0) - where.min(0) + 1) * zooms)
+    for value in np.unique(mask[mask > 0]):
+        volumes.setdefault(int(value), []).append(float((mask == value).sum() * zooms.prod() / 1000))
+hu = np.concatenate(hu)
+print(json.dumps({
+    "hu": [hu.size, hu.mean(), hu.std(), hu.min(), hu.max(), *np.percentile(hu, [50, 0.5, 99.5])],
+    "spacing": np.median(spacing, 0).tolist(), "extent": np.median(extent, 0).tolist(),
+    "span": np.median(span, 0).tolist(), "large": np.percentile(span, 95, axis=0).tolist(),
+    "share": float(np.median(np.prod(np.array(span) / np.array(extent), 1))),
+    "volumes": {k: float(np.median(v)) for k, v in volumes.items()},
+}))
+"#;
+
+fn numpys(dataset: &Dataset) -> Option<Value> {
+    use ctseg_core::dataset::LabelSource;
+    use std::io::Write;
+    let python = std::env::var_os("CTSEG_TEST_PYTHON")?;
+    let cases = dataset.training_cases().into_iter();
+    let files: Vec<(PathBuf, PathBuf)> = cases
+        .map(|case| match &dataset.cases[case].labels {
+            LabelSource::Map(labels) => (dataset.cases[case].image.clone(), labels.clone()),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let mut child = Command::new(python)
+        .args(["-c", NUMPY])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let text = serde_json::to_string(&files).unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(text.as_bytes())
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    Some(serde_json::from_slice(&output.stdout).unwrap())
+}
+
+fn figures_are_numpys(dataset: &Dataset) {
+    let Some(expected) = numpys(dataset) else {
+        println!("left out: CTSEG_TEST_PYTHON is not set");
+        return;
+    };
+    let found = Fingerprint::of(dataset, &Silent).unwrap();
+    let close = |what: &str, found: &[f64], expected: &Value| {
+        let expected: Vec<f64> = serde_json::from_value(expected.clone()).unwrap();
+        let near = found
+            .iter()
+            .zip(&expected)
+            .all(|(a, b)| (a - b).abs() <= 1e-5 * b.abs().max(1.0));
+        assert!(
+            found.len() == expected.len() && near,
+            "{what}: {found:?} for {expected:?}"
+        );
+    };
+    let hu = found.foreground_hu.unwrap();
+    let figures = [
+        hu.voxels as f64,
+        hu.mean,
+        hu.sd,
+        hu.min,
+        hu.max,
+        hu.median,
+        hu.percentile_00_5,
+        hu.percentile_99_5,
+    ];
+    close("HU", &figures, &expected["hu"]);
+    close("spacing", &found.median_spacing_mm, &expected["spacing"]);
+    close("extent", &found.median_extent_mm, &expected["extent"]);
+    close("span", &found.median_foreground_mm, &expected["span"]);
+    close("large span", &found.large_foreground_mm, &expected["large"]);
+    close(
+        "share",
+        &[found.median_foreground_share],
+        &serde_json::json!([expected["share"]]),
+    );
+    for structure in &dataset.structures {
+        let median = &expected["volumes"][structure.value.to_string()];
+        let own = found.structures[&structure.name].median_ml;
+        close(&structure.name, &[own], &serde_json::json!([median]));
+    }
+}
+
+/// Plans a dataset through the binary; the JSON that it prints.
+fn planned(folder: &Path, data: &[&str], more: &[&str]) -> Value {
+    let arguments = [&["plan", "-o", "plan", "--json"], data, more].concat();
+    serde_json::from_slice(&run(folder, &arguments, 0).stdout).unwrap()
+}
+
+/// One short epoch of each planned stage, in a coarser spacing than planned: what it takes to see that it trains.
+fn trains(folder: &Path, data: &[&str], stages: &[&str]) {
+    for stage in stages {
+        let file = format!("plan/{stage}.toml");
+        let mut arguments = vec!["fit", "--stage", &file, "--epochs", "1", "--data"];
+        arguments.extend(data);
+        arguments.extend([
+            "--set",
+            "training.patches_per_epoch=2",
+            "--set",
+            "training.batch_size=2",
+        ]);
+        arguments.extend(["--set", "folds=2", "--set", "spacing_mm=[10.0, 10.0, 10.0]"]);
+        arguments.extend([
+            "--set",
+            "training.early_stopping.patience=1",
+            "--no-out-of-fold",
+        ]);
+        run(folder, &arguments, 0);
+    }
+}
+
+#[test]
+fn phantoms_are_planned_and_trained_as_planned() {
+    let folder = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(&folder.path().join("data"), 4, 1);
+    let data = [descriptor.to_str().unwrap()];
+    figures_are_numpys(&Dataset::open(&descriptor).unwrap());
+    let value = planned(folder.path(), &data, &["--memory", "2G"]);
+    for (index, name) in NAMES.iter().enumerate() {
+        let path = folder.path().join(format!("plan/{name}.toml"));
+        let recipe = Recipe::named(path.to_str().unwrap(), &[]).unwrap();
+        assert_eq!(
+            value["recipes"][index]["recipe"],
+            serde_json::to_value(&recipe).unwrap()
+        );
+        let bytes = value["recipes"][index]["estimated_bytes"].as_u64().unwrap();
+        assert!(bytes <= 2 << 30, "{name}: {bytes}");
+    }
+    let figures = std::fs::read_to_string(folder.path().join("plan/fingerprint.json")).unwrap();
+    let figures: Value = serde_json::from_str(&figures).unwrap();
+    assert_eq!(figures, value["fingerprint"]);
+    trains(folder.path(), &data, &NAMES);
+    // What is there is not replaced by mistake.
+    let again = ["plan", data[0], "-o", "plan"];
+    let said = stderr(&run(folder.path(), &again, 1));
+    assert!(
+        said.contains("coarse.toml") && said.contains("--overwrite"),
+        "{said}"
+    );
+    run(folder.path(), &[&again[..], &["--overwrite"]].concat(), 0);
+}
+
+#[test]
+fn unreadable_cases_are_listed_and_cost_no_plan() {
+    let folder = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(&folder.path().join("data"), 3, 0);
+    let dataset = Dataset::open(&descriptor).unwrap();
+    std::fs::write(&dataset.cases[1].image, b"nothing").unwrap();
+    let arguments = ["plan", descriptor.to_str().unwrap(), "-o", "plan"];
+    let output = run(folder.path(), &arguments, 3);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        said.contains("2 cases read, 1 not") && said.contains(&dataset.cases[1].id),
+        "{said}"
+    );
+    assert!(folder.path().join("plan/refine2_5d.toml").exists());
+    let wrong = [&arguments[..], &["--memory", "lots"]].concat();
+    run(folder.path(), &wrong, 2);
+}
+
+#[test]
+fn head_and_neck_is_planned_as_its_files_say() {
+    let Some(root) = std::env::var_os("CTSEG_TEST_DATA") else {
+        println!("left out: CTSEG_TEST_DATA is not set");
+        return;
+    };
+    let descriptor = Path::new(env!("CARGO_MANIFEST_DIR")).join("datasets/headneck.toml");
+    let dataset = Dataset::open_in(&descriptor, Some(Path::new(&root))).unwrap();
+    figures_are_numpys(&dataset);
+    let folder = tempfile::tempdir().unwrap();
+    let data = [
+        descriptor.to_str().unwrap(),
+        "--data-root",
+        root.to_str().unwrap(),
+    ];
+    let value = planned(folder.path(), &data, &["--memory", "6G"]);
+    for recipe in value["recipes"].as_array().unwrap() {
+        assert!(
+            recipe["fits"].as_bool().unwrap()
+                && recipe["estimated_bytes"].as_u64().unwrap() <= 6 << 30
+        );
+    }
+    let text = std::fs::read_to_string(folder.path().join("plan/refine.toml")).unwrap();
+    assert!(
+        text.contains(r#"[["parotid_right", "parotid_left"]]"#),
+        "{text}"
+    );
+    trains(folder.path(), &data, &["coarse"]);
+}

@@ -1,0 +1,385 @@
+//! Prediction through the binary, with models whose weights are random: geometry, failures, kills.
+
+use crate::common;
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::common::{ctseg, phantoms, random_model, run, stderr};
+use ctseg_image::nifti::{VoxelType, read_labels, read_volume, write_volume};
+use ctseg_image::resample::{Interpolation, resample};
+use ctseg_image::space::{LabelMap, Orientation, Volume};
+use serde_json::Value;
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// The label map brought onto another parallel grid of the same voxels.
+fn onto(labels: &LabelMap, grid: &ctseg_image::space::Grid) -> Vec<f32> {
+    let volume = Volume {
+        grid: labels.grid,
+        data: labels.data.mapv(f32::from),
+    };
+    resample(&volume, grid, Interpolation::Nearest)
+        .unwrap()
+        .data
+        .into_iter()
+        .collect()
+}
+
+/// Saves `image` in all 48 orientations, predicts them, and compares every result with that of the image.
+fn same_in_all_orientations(image: &Path) {
+    let folder = tempfile::tempdir().unwrap();
+    random_model(&folder.path().join("model"), &["roi.threshold=0.5"]);
+    let volume = read_volume(image).unwrap().volume;
+    for orientation in Orientation::all() {
+        let turned = resample(
+            &volume,
+            &volume.grid.reoriented(orientation),
+            Interpolation::Nearest,
+        )
+        .unwrap();
+        let path = folder.path().join(format!("turned/{orientation}.nii"));
+        write_volume(&path, &turned, VoxelType::F32).unwrap();
+    }
+    run(
+        folder.path(),
+        &["predict", "turned", image.to_str().unwrap(), "-o", "out"],
+        0,
+    );
+    let (_, expected) =
+        read_labels(&folder.path().join("out").join(image.file_name().unwrap())).unwrap();
+    assert!(
+        expected.data.iter().any(|label| *label > 0),
+        "an empty result would prove nothing"
+    );
+    let expected: Vec<f32> = expected
+        .data
+        .iter()
+        .map(|label| f32::from(*label))
+        .collect();
+    for orientation in Orientation::all() {
+        let (_, turned) =
+            read_labels(&folder.path().join(format!("out/{orientation}.nii"))).unwrap();
+        let back = onto(&turned, &volume.grid);
+        let same = back.iter().zip(&expected).filter(|(a, b)| a == b).count() as f64
+            / expected.len() as f64;
+        assert!(
+            same >= 0.999,
+            "{orientation}: {:.3} % of the voxels agree",
+            100.0 * same
+        );
+    }
+}
+
+#[test]
+fn the_sample_is_segmented_alike_in_all_48_orientations() {
+    same_in_all_orientations(Path::new(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/data/example_ct_sm.nii.gz"
+    )));
+}
+
+#[test]
+fn a_head_and_neck_case_is_segmented_alike_in_all_48_orientations() {
+    match std::env::var_os("CTSEG_TEST_DATA") {
+        Some(data) => {
+            same_in_all_orientations(&Path::new(&data).join("headneck/images/kbp_187.nii.gz"))
+        }
+        None => println!("left out: CTSEG_TEST_DATA is not set"),
+    }
+}
+
+#[test]
+fn a_bad_case_costs_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    phantoms(&folder.path().join("data"), 2, 0);
+    let images = folder.path().join("data/images");
+    let whole = std::fs::read(images.join("phantom_000.nii.gz")).unwrap();
+    std::fs::write(images.join("a_truncated.nii.gz"), &whole[..whole.len() / 2]).unwrap();
+    random_model(&folder.path().join("model"), &[]);
+    let output = run(
+        folder.path(),
+        &[
+            "predict",
+            "data/images",
+            "missing.nii.gz",
+            "-o",
+            "out",
+            "--json",
+        ],
+        3,
+    );
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(summary["written"].as_array().unwrap().len(), 2);
+    let failures = std::fs::read_to_string(folder.path().join("out/failures.jsonl")).unwrap();
+    assert_eq!(failures.lines().count(), 2, "{failures}");
+    assert!(
+        failures.contains("a_truncated.nii.gz") && failures.contains("missing.nii.gz"),
+        "{failures}"
+    );
+    assert!(folder.path().join("out/phantom_001.nii.gz").exists());
+    assert!(!folder.path().join("out/a_truncated.nii.gz").exists());
+
+    // Nothing that works is another code; a clean run forgets the failures.
+    run(
+        folder.path(),
+        &["predict", "missing.nii.gz", "-o", "none"],
+        1,
+    );
+    run(
+        folder.path(),
+        &["predict", "data/images/phantom_00?.nii.gz", "-o", "out"],
+        0,
+    );
+    assert!(!folder.path().join("out/failures.jsonl").exists());
+}
+
+#[test]
+fn labels_beyond_255_and_single_output_names_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let sample = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/data/example_ct_sm.nii.gz"
+    );
+    random_model(&folder.path().join("model"), &[]);
+    run(
+        folder.path(),
+        &["predict", sample, "-o", "here/result.nii.gz"],
+        0,
+    );
+    let (header, labels) = read_labels(&folder.path().join("here/result.nii.gz")).unwrap();
+    assert_eq!(
+        labels.grid,
+        read_volume(Path::new(sample)).unwrap().volume.grid
+    );
+    assert!(labels.data.iter().all(|label| matches!(label, 0 | 1 | 300)));
+    let wide = labels.data.iter().any(|label| *label == 300);
+    assert_eq!(
+        header.datatype_name(),
+        if wide { "uint16" } else { "uint8" }
+    );
+    assert_eq!(
+        json(&folder.path().join("here/result.json"))["structures"]["spleen"],
+        300
+    );
+}
+
+#[test]
+fn an_empty_region_falls_back_to_the_whole_volume_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    phantoms(&folder.path().join("data"), 1, 0);
+    random_model(&folder.path().join("model"), &["roi.threshold=0.9999"]);
+    let output = run(folder.path(), &["predict", "data/images", "-o", "out"], 0);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        said.contains("found nothing; the whole volume was segmented"),
+        "{said}"
+    );
+    let sidecar = json(&folder.path().join("out/phantom_000.json"));
+    assert_eq!(sidecar["cascade"]["roi_share"], 1.0);
+    assert!(
+        sidecar["notes"].to_string().contains("found nothing"),
+        "{sidecar}"
+    );
+}
+
+#[test]
+fn a_killed_batch_leaves_only_whole_label_maps_and_goes_on_from_them() {
+    let folder = tempfile::tempdir().unwrap();
+    phantoms(&folder.path().join("data"), 6, 0);
+    random_model(&folder.path().join("model"), &[]);
+    let out = folder.path().join("out");
+    let finished = || -> Vec<std::path::PathBuf> {
+        let Ok(files) = out.read_dir() else {
+            return Vec::new();
+        };
+        files
+            .map(|file| file.unwrap().path())
+            .filter(|file| file.to_str().unwrap().ends_with(".nii.gz"))
+            .filter(|file| {
+                !file
+                    .file_name()
+                    .unwrap()
+                    .to_str()
+                    .unwrap()
+                    .starts_with(".ctseg-")
+            })
+            .collect()
+    };
+    for delay_ms in [5, 20, 40, 60, 80, 110] {
+        let before = finished().len();
+        let mut child = ctseg(folder.path(), &["predict", "data/images", "-o", "out"])
+            .spawn()
+            .unwrap();
+        // A kill some time after one more case is done, or at the end if that comes first.
+        while finished().len() == before && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        std::thread::sleep(Duration::from_millis(delay_ms));
+        let _ = child.kill();
+        child.wait().unwrap();
+        for file in finished() {
+            read_labels(&file).unwrap_or_else(|error| panic!("after {delay_ms} ms: {error}"));
+        }
+    }
+    run(folder.path(), &["predict", "data/images", "-o", "out"], 0);
+    assert_eq!(finished().len(), 6);
+    // What is whole and of the same input and model is kept; a changed input is not.
+    let count = |arguments: &[&str]| {
+        let output = run(folder.path(), arguments, 0);
+        let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (
+            summary["written"].as_array().unwrap().len(),
+            summary["kept"].as_array().unwrap().len(),
+        )
+    };
+    assert_eq!(
+        count(&["predict", "data/images", "-o", "out", "--json"]),
+        (0, 6)
+    );
+    let images = folder.path().join("data/images");
+    std::fs::copy(
+        images.join("phantom_001.nii.gz"),
+        images.join("phantom_000.nii.gz"),
+    )
+    .unwrap();
+    assert_eq!(
+        count(&["predict", "data/images", "-o", "out", "--json"]),
+        (1, 5)
+    );
+    assert_eq!(
+        count(&[
+            "predict",
+            "data/images",
+            "-o",
+            "out",
+            "--json",
+            "--overwrite"
+        ]),
+        (6, 0)
+    );
+}
+
+#[test]
+fn volumes_of_one_name_are_told_by_their_folders() {
+    let folder = tempfile::tempdir().unwrap();
+    phantoms(&folder.path().join("data"), 2, 0);
+    random_model(&folder.path().join("model"), &[]);
+    for case in ["s0", "s1"] {
+        let own = folder.path().join(case);
+        std::fs::create_dir(&own).unwrap();
+        let image = if case == "s0" {
+            "phantom_000"
+        } else {
+            "phantom_001"
+        };
+        std::fs::copy(
+            folder.path().join(format!("data/images/{image}.nii.gz")),
+            own.join("ct.nii.gz"),
+        )
+        .unwrap();
+    }
+    run(folder.path(), &["predict", "s?/ct.nii.gz", "-o", "out"], 0);
+    assert!(
+        folder.path().join("out/s0.nii.gz").exists()
+            && folder.path().join("out/s1.nii.gz").exists()
+    );
+}
+
+#[test]
+fn a_header_that_cannot_be_true_costs_only_its_case() {
+    let folder = tempfile::tempdir().unwrap();
+    random_model(&folder.path().join("model"), &[]);
+    let grid = ctseg_image::space::Grid::with_spacing([64, 64, 40], [700.0, 700.0, 500.0]);
+    let volume = Volume {
+        grid,
+        data: ndarray::Array3::zeros((40, 64, 64)),
+    };
+    write_volume(
+        &folder.path().join("metres.nii.gz"),
+        &volume,
+        VoxelType::I16,
+    )
+    .unwrap();
+    let said = stderr(&run(
+        folder.path(),
+        &["predict", "metres.nii.gz", "-o", "out"],
+        1,
+    ));
+    assert!(
+        said.contains("metres.nii.gz") && said.contains("spacing"),
+        "{said}"
+    );
+}
+
+#[test]
+fn what_cannot_end_well_is_refused_before_it_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    phantoms(&folder.path().join("data"), 2, 0);
+    let images = folder.path().join("data/images");
+    let output = run(folder.path(), &["predict", "data/images", "-o", "out"], 1);
+    assert!(
+        stderr(&output).contains("model") && stderr(&output).contains("--model"),
+        "{}",
+        stderr(&output)
+    );
+    random_model(&folder.path().join("model"), &[]);
+    for (arguments, expected) in [
+        (
+            vec!["predict", "data/images", "-o", "data/images"],
+            "overwrite",
+        ),
+        (vec!["predict", "data/images", "-o", "one.nii.gz"], "folder"),
+        (vec!["predict", "nothing*.nii", "-o", "out"], "no volume"),
+        (
+            vec!["predict", "data/images", "-o", "out", "--device", "abacus"],
+            "abacus",
+        ),
+    ] {
+        let usage = ["abacus", "one.nii.gz"]
+            .iter()
+            .any(|wrong| arguments.contains(wrong));
+        let code = if usage { 2 } else { 1 };
+        let said = stderr(&run(folder.path(), &arguments, code));
+        assert!(said.contains(expected), "{arguments:?}: {said}");
+    }
+    // A model with one changed byte is not used.
+    let weights = folder.path().join("model/stage2.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&weights, bytes).unwrap();
+    let said = stderr(&run(
+        folder.path(),
+        &["predict", images.to_str().unwrap(), "-o", "out"],
+        1,
+    ));
+    assert!(
+        said.contains("stage2.safetensors") && said.contains("SHA-256"),
+        "{said}"
+    );
+}
+
+#[test]
+fn lists_and_folders_name_their_volumes() {
+    let folder = tempfile::tempdir().unwrap();
+    phantoms(&folder.path().join("data"), 3, 0);
+    random_model(&folder.path().join("model"), &[]);
+    std::fs::write(
+        folder.path().join("cases.txt"),
+        "# two of them\ndata/images/phantom_002.nii.gz\n\ndata/images/phantom_000.nii.gz\n",
+    )
+    .unwrap();
+    let output = run(
+        folder.path(),
+        &["predict", "@cases.txt", "-o", "out", "--json"],
+        0,
+    );
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        summary["written"],
+        serde_json::json!(["out/phantom_002.nii.gz", "out/phantom_000.nii.gz"])
+    );
+}

@@ -1,0 +1,264 @@
+//! Training killed at any moment, stopped, or out of time, and gone on with: the same bytes as in one go.
+
+use crate::common;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::common::{SMALL, ctseg, engines, phantoms, run, stderr};
+use ctseg_core::run::checkpoint::{Checkpoint, CheckpointFolder};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// One fold of a small stage 1; what is random in training is on.
+fn arguments<'a>(data: &'a Path, engine: &'a str, set: &[&'a str]) -> Vec<&'a str> {
+    let data = data.to_str().unwrap();
+    let mut arguments = vec!["fit", "--stage", "1", "--data", data, "--fold", "0"];
+    arguments.extend(["--device", engine, "--precision", "f32", "--threads", "1"]);
+    arguments.extend(SMALL);
+    let random = [
+        "training.augmentation.enabled=true",
+        "network.dropout=0.3",
+        "training.early_stopping.patience=100",
+        "training.batch_size=2",
+        // Some steps have a checkpoint, and some do not.
+        "training.checkpoint_minutes=0.0005",
+    ];
+    for text in random.iter().chain(set) {
+        arguments.extend(["--set", text]);
+    }
+    arguments
+}
+
+fn weights(folder: &Path) -> Vec<u8> {
+    std::fs::read(folder.join("model/stage1.safetensors")).unwrap()
+}
+
+fn only_run(folder: &Path) -> PathBuf {
+    let mut runs = std::fs::read_dir(folder.join("runs")).unwrap();
+    let run = runs.next().unwrap().unwrap().path();
+    assert!(runs.next().is_none());
+    run
+}
+
+fn checkpoints(folder: &Path) -> CheckpointFolder {
+    CheckpointFolder::new(only_run(folder).join("checkpoints/fold_0"))
+}
+
+fn resume<'a>(run: &'a str, engine: &'a str) -> Vec<&'a str> {
+    let arguments = ["fit", "--resume", run, "--device", engine];
+    [&arguments[..], &["--precision", "f32", "--threads", "1"]].concat()
+}
+
+fn written(folder: &Path) -> Option<SystemTime> {
+    let runs = folder.join("runs");
+    let run = std::fs::read_dir(runs).ok()?.next()?.ok()?.path();
+    let last = run.join("checkpoints/fold_0/last.safetensors");
+    last.metadata().ok()?.modified().ok()
+}
+
+/// Starts ctseg and sends it `signal` so long after its first new checkpoint; false if it was done before.
+fn interrupted(folder: &Path, arguments: &[&str], signal: &str, after: Duration) -> bool {
+    let before = written(folder);
+    let mut child = ctseg(folder, arguments)
+        .stderr(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let begun = Instant::now();
+    while written(folder) == before {
+        assert!(begun.elapsed() < Duration::from_secs(240), "no checkpoint");
+        if child.try_wait().unwrap().is_some() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    std::thread::sleep(after);
+    let pid = child.id().to_string();
+    let sent = std::process::Command::new("kill")
+        .args([signal, &pid])
+        .stderr(std::process::Stdio::null())
+        .status();
+    sent.unwrap();
+    !child.wait().unwrap().success()
+}
+
+/// Trains in one go, and again interrupted `times` by `signal` at random moments.
+fn same_bytes(engine: &str, set: &[&str], (signal, times): (&str, usize), seed: u64) {
+    let data = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(data.path(), 4, 0);
+    let arguments = arguments(&descriptor, engine, set);
+    let whole = tempfile::tempdir().unwrap();
+    run(whole.path(), &arguments, 0);
+
+    let folder = tempfile::tempdir().unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut landed = 0;
+    for index in 0..times {
+        let after = Duration::from_millis(rng.random_range(0..250));
+        let run_folder = (index > 0).then(|| only_run(folder.path()));
+        let hit = match &run_folder {
+            None => interrupted(folder.path(), &arguments, signal, after),
+            Some(run) => {
+                let again = resume(run.to_str().unwrap(), engine);
+                interrupted(folder.path(), &again, signal, after)
+            }
+        };
+        landed += usize::from(hit);
+        let progress = Checkpoint::load(&checkpoints(folder.path()).last()).map(|c| c.progress);
+        let place = progress.map(|progress| progress.place());
+        println!("{engine} seed {seed}: {signal} {after:?} after a checkpoint, {hit}: {place:?}");
+    }
+    assert!(landed > 0, "it was always done before: {engine} {set:?}");
+    let run_folder = only_run(folder.path());
+    run(
+        folder.path(),
+        &resume(run_folder.to_str().unwrap(), engine),
+        0,
+    );
+    assert!(
+        weights(folder.path()) == weights(whole.path()),
+        "{engine} {set:?}: not the same weights"
+    );
+    let manifest =
+        |folder: &Path| std::fs::read_to_string(folder.join("model/model.toml")).unwrap();
+    assert_eq!(manifest(folder.path()), manifest(whole.path()));
+    // The history is that of one go, too, but for the time it took.
+    let history = |folder: &Path| {
+        let mut history = ctseg_core::run::history::read(&only_run(folder)).unwrap();
+        for line in history.values_mut().flatten() {
+            line.seconds = 0.0;
+        }
+        history
+    };
+    assert_eq!(history(folder.path()), history(whole.path()));
+}
+
+#[test]
+fn killed_three_times_it_ends_with_the_same_bytes() {
+    // Average, plateau (falling at once), Adam.
+    let set = [
+        "training.epochs=6",
+        "training.weight_average=0.95",
+        "training.plateau.patience=0",
+        "training.keep=last",
+    ];
+    for (seed, engine) in engines().into_iter().enumerate() {
+        same_bytes(engine, &set, ("-KILL", 3), 11 + seed as u64);
+    }
+}
+
+#[test]
+fn every_optimiser_and_schedule_goes_on_exactly() {
+    let sets = [
+        [
+            "training.optimiser.kind=sgd",
+            "training.schedule=poly",
+            "training.epochs=4",
+        ],
+        [
+            "training.optimiser.kind=adamw",
+            "training.schedule=cosine",
+            "training.epochs=4",
+        ],
+        [
+            "training.optimiser.kind=rmsprop",
+            "training.schedule=one_cycle",
+            "training.epochs=4",
+        ],
+    ];
+    for engine in engines() {
+        for (seed, set) in sets.iter().enumerate() {
+            same_bytes(engine, set, ("-KILL", 1), 23 + seed as u64);
+        }
+    }
+}
+
+#[test]
+fn asked_to_stop_it_saves_where_it_stands() {
+    for engine in engines() {
+        let set = ["training.epochs=4", "training.checkpoint_minutes=1000"];
+        same_bytes(engine, &set, ("-TERM", 2), 31);
+    }
+}
+
+#[test]
+fn out_of_time_within_an_epoch_it_goes_on_exactly() {
+    let data = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(data.path(), 4, 0);
+    let set = ["training.epochs=3", "training.weight_average=0.9"];
+    for engine in engines() {
+        let arguments = arguments(&descriptor, engine, &set);
+        let whole = tempfile::tempdir().unwrap();
+        run(whole.path(), &arguments, 0);
+        // No time at all: one step of the first epoch, and a model of that all the same.
+        let folder = tempfile::tempdir().unwrap();
+        let hurried = [&arguments[..], &["--max-time", "1ms"]].concat();
+        let said = stderr(&run(folder.path(), &hurried, 0));
+        assert!(said.contains("time is up"), "{said}");
+        let stopped = checkpoints(folder.path()).stopped();
+        assert!(stopped.exists() && weights(folder.path()) != weights(whole.path()));
+        let within = Checkpoint::load(&checkpoints(folder.path()).last()).unwrap();
+        assert_eq!(within.progress.within.unwrap().batches, 1);
+        let run_folder = only_run(folder.path());
+        let again = resume(run_folder.to_str().unwrap(), engine);
+        run(folder.path(), &again, 0);
+        assert!(!stopped.exists());
+        assert!(weights(folder.path()) == weights(whole.path()), "{engine}");
+    }
+}
+
+#[test]
+fn a_damaged_checkpoint_gives_way_to_the_one_before_and_none_to_nothing() {
+    let data = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(data.path(), 4, 0);
+    let arguments = arguments(&descriptor, "flex", &["training.epochs=3"]);
+    let folder = tempfile::tempdir().unwrap();
+    run(folder.path(), &arguments, 0);
+    let (whole, run_folder) = (weights(folder.path()), only_run(folder.path()));
+    let again = resume(run_folder.to_str().unwrap(), "flex");
+    let checkpoints = checkpoints(folder.path());
+    let last = std::fs::read(checkpoints.last()).unwrap();
+    let flipped = {
+        let mut bytes = last.clone();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 4;
+        bytes
+    };
+    let before = std::fs::read(checkpoints.previous()).unwrap();
+    for damaged in [&last[..last.len() / 2], &[], &flipped] {
+        std::fs::write(checkpoints.last(), damaged).unwrap();
+        std::fs::write(checkpoints.previous(), &before).unwrap();
+        let said = stderr(&run(folder.path(), &again, 0));
+        let lines: Vec<&str> = said
+            .lines()
+            .filter(|line| line.contains("checkpoint before it"))
+            .collect();
+        assert_eq!(lines.len(), 1, "{said}");
+        assert!(lines[0].contains("last.safetensors"), "{said}");
+        assert!(weights(folder.path()) == whole);
+    }
+    // None that can be used: refused, and nothing is begun anew.
+    std::fs::write(checkpoints.last(), &flipped).unwrap();
+    std::fs::write(checkpoints.previous(), b"").unwrap();
+    let said = stderr(&run(folder.path(), &again, 1));
+    assert!(said.contains("without --resume"), "{said}");
+    assert_eq!(
+        said.trim()
+            .lines()
+            .filter(|l| l.starts_with("error"))
+            .count(),
+        1
+    );
+    assert_eq!(std::fs::read(checkpoints.last()).unwrap(), flipped);
+    for file in [
+        checkpoints.last(),
+        checkpoints.previous(),
+        checkpoints.best(),
+    ] {
+        std::fs::remove_file(file).unwrap();
+    }
+    let said = stderr(&run(folder.path(), &again, 1));
+    assert!(said.contains("is gone"), "{said}");
+    assert!(!checkpoints.last().exists());
+}

@@ -1,0 +1,326 @@
+//! Being asked to stop: by SIGUSR1, by a job's time limit, and in every phase of a training.
+
+use crate::common;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::common::batches::{batch, files, json, leftovers, wait_until};
+use crate::common::{SMALL, compute, ctseg, phantoms, run, small_recipe, stderr};
+use ctseg_base::Error;
+use ctseg_base::progress::{Observer, Silent, Task};
+use ctseg_core::dataset::{Dataset, LabelSource};
+use ctseg_core::run::checkpoint::{Checkpoint, CheckpointFolder};
+use ctseg_train::fit::{FitJob, FitSummary, fit};
+
+fn signal(child: &Child, name: &str) {
+    let pid = child.id().to_string();
+    let sent = Command::new("kill").args([name, &pid]).status().unwrap();
+    assert!(sent.success(), "{name}");
+}
+
+fn only_run(folder: &Path) -> Option<PathBuf> {
+    let mut runs = std::fs::read_dir(folder.join("runs")).ok()?;
+    let run = runs.next()?.unwrap().path();
+    assert!(runs.next().is_none());
+    Some(run)
+}
+
+fn weights(folder: &Path) -> Vec<u8> {
+    std::fs::read(folder.join("model/stage1.safetensors")).unwrap()
+}
+
+/// A training of one fold that takes some seconds.
+fn fit_arguments(data: &Path) -> Vec<&str> {
+    let data = data.to_str().unwrap();
+    let mut arguments = vec!["fit", "--stage", "1", "--data", data, "--fold", "0"];
+    arguments.extend(["--device", "flex", "--precision", "f32", "--threads", "1"]);
+    arguments.extend(SMALL);
+    let set = [
+        "training.epochs=60",
+        "training.early_stopping.patience=100",
+        "training.plateau.patience=100",
+        "training.keep=last",
+        "training.checkpoint_minutes=1000",
+    ];
+    set.iter()
+        .for_each(|text| arguments.extend(["--set", text]));
+    arguments
+}
+
+fn resumed(folder: &Path) -> Vec<u8> {
+    let run_folder = only_run(folder).unwrap();
+    let again = ["fit", "--resume", run_folder.to_str().unwrap()];
+    let engine = ["--device", "flex", "--precision", "f32", "--threads", "1"];
+    run(folder, &[&again[..], &engine].concat(), 0);
+    weights(folder)
+}
+
+#[test]
+fn usr1_and_the_end_of_a_jobs_time_stop_a_training_that_goes_on_to_the_same_bytes() {
+    let data = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(data.path(), 4, 0);
+    let arguments = fit_arguments(&descriptor);
+    let whole = tempfile::tempdir().unwrap();
+    run(whole.path(), &arguments, 0);
+
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = ctseg(folder.path(), &arguments)
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let metrics = || only_run(folder.path()).is_some_and(|run| run.join("metrics.jsonl").exists());
+    wait_until(&mut child, metrics);
+    for _ in 0..3 {
+        signal(&child, "-USR1");
+    }
+    let output = child.wait_with_output().unwrap();
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(75), "{said}");
+    assert!(said.contains("goes on"), "{said}");
+    let last = only_run(folder.path()).unwrap().join("checkpoints/fold_0");
+    let stopped = Checkpoint::load(&CheckpointFolder::new(last).last()).unwrap();
+    assert!(stopped.progress.ended.is_none(), "it was over before");
+    assert!(resumed(folder.path()) == weights(whole.path()));
+
+    // Two seconds before so much of the time is left.
+    let limited = tempfile::tempdir().unwrap();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let output = ctseg(limited.path(), &arguments)
+        .args(["--stop-before-limit", "5m"])
+        .env("SLURM_JOB_START_TIME", (now.as_secs() - 60).to_string())
+        .env("SLURM_JOB_END_TIME", (now.as_secs() + 302).to_string())
+        .output()
+        .unwrap();
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(75), "{said}");
+    assert!(said.contains("time is up in 300s; stopping"), "{said}");
+    assert!(resumed(limited.path()) == weights(whole.path()));
+}
+
+#[test]
+fn a_limit_that_leaves_nothing_is_wrong_usage_and_none_at_all_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(&folder.path().join("data"), 4, 0);
+    let mut arguments = fit_arguments(&descriptor);
+    arguments.extend(["--epochs", "1", "--no-out-of-fold"]);
+    let limited = |end: u64| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let mut command = ctseg(folder.path(), &arguments);
+        command
+            .env("CTSEG_STOP_BEFORE_LIMIT", "5m")
+            .env("SLURM_JOB_END_TIME", (now.as_secs() + end).to_string());
+        let begun = now.as_secs() - 100;
+        (command, begun.to_string())
+    };
+    let (mut command, begun) = limited(150);
+    let output = command.env("SLURM_JOB_START_TIME", begun).output().unwrap();
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("no more than 250s in all"), "{said}");
+    // Late in a job whose time was enough: interrupted before anything is begun.
+    let (mut command, _) = limited(150);
+    let output = command.output().unwrap();
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(75), "{said}");
+    assert!(said.contains("nothing is begun"), "{said}");
+    assert!(only_run(folder.path()).is_none());
+    let output = ctseg(folder.path(), &arguments)
+        .args(["--stop-before-limit", "5m"])
+        .output()
+        .unwrap();
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("no time limit is known here"), "{said}");
+}
+
+#[test]
+fn usr1_ends_a_batch_after_the_case_in_hand() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    batch(folder.path(), 40);
+    let mut child = ctseg(folder.path(), &["predict", "images", "-o", "out"])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_until(&mut child, || files(&out, ".json").len() > 2);
+    // As a job's script tells ctseg, and with it the scheduler.
+    for name in ["-USR1", "-TERM", "-USR1"] {
+        signal(&child, name);
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(75));
+    let manifest = json(&out.join("predictions.json"));
+    assert_eq!(manifest["interrupted"], true);
+    assert!(manifest["counts"]["pending"].as_u64().unwrap() > 0);
+    assert_eq!(leftovers(&out), 0);
+}
+
+/// Asks to stop when a piece of work begins, and counts how much of it is done afterwards.
+struct StopsAt {
+    phase: &'static str,
+    stop: AtomicBool,
+    done: Arc<AtomicU64>,
+}
+
+struct Counted(Arc<AtomicU64>);
+
+impl Task for Counted {
+    fn advance(&self, steps: u64) {
+        self.0.fetch_add(steps, Ordering::Relaxed);
+    }
+    fn note(&self, _: &str) {}
+}
+
+impl Observer for StopsAt {
+    fn say(&self, _: &str) {}
+    fn warn(&self, _: &str) {}
+    fn task(&self, name: &str, _: u64, _: &'static str) -> Box<dyn Task> {
+        if name != self.phase {
+            assert!(
+                !self.stop.load(Ordering::Relaxed),
+                "{name} was begun after somebody asked to stop"
+            );
+            return Box::new(Silent);
+        }
+        self.stop.store(true, Ordering::Relaxed);
+        Box::new(Counted(Arc::clone(&self.done)))
+    }
+}
+
+/// A small training with all that comes before and after it, or what is left of it.
+fn fitted(
+    descriptor: &Path,
+    folder: &Path,
+    stop: &AtomicBool,
+    observer: &dyn Observer,
+) -> ctseg_base::Result<FitSummary> {
+    let job = FitJob {
+        recipe: small_recipe("1", &["training.epochs=2"]),
+        dataset: Dataset::open(descriptor).unwrap(),
+        dataset_path: descriptor.to_path_buf(),
+        data_root: None,
+        model: folder.join("model"),
+        runs: folder.join("runs"),
+        from: None,
+        resume: only_run(folder),
+        compute: compute(),
+        loader_threads: None,
+        seed: 1,
+        max_time: None,
+        stop,
+        trackers: &[],
+        tags: Vec::new(),
+        draw_comparison: None,
+        trial: None,
+        case_store: None,
+        team: Default::default(),
+    };
+    fit(&job, observer)
+}
+
+#[test]
+fn every_phase_of_a_training_sees_that_it_shall_stop() {
+    let data = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(data.path(), 8, 0);
+    let fitted = |folder: &Path, stop: &AtomicBool, observer: &dyn Observer| {
+        fitted(&descriptor, folder, stop, observer)
+    };
+    let whole = tempfile::tempdir().unwrap();
+    let go_on = AtomicBool::new(false);
+    fitted(whole.path(), &go_on, &Silent).unwrap();
+    let threads = rayon::current_num_threads() as u64;
+    for (phase, most) in [
+        ("checking the data", threads),
+        // Not even the first step: its batch needs cases to be read.
+        ("fold 0 epoch 1", 0),
+        // One step of four slices: of cases that are in memory.
+        ("fold 1 epoch 1", 4),
+        ("stage 1 on training cases", 0),
+        ("out-of-fold predictions", 0),
+        ("comparing", 0),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let observer = StopsAt {
+            phase,
+            stop: AtomicBool::new(false),
+            done: Arc::default(),
+        };
+        let begun = Instant::now();
+        let ended = fitted(folder.path(), &observer.stop, &observer);
+        println!("{phase}: {:?}", begun.elapsed());
+        let Err(Error::Interrupted(how)) = ended else {
+            panic!("{phase}: not interrupted: {ended:?}");
+        };
+        let done = observer.done.load(Ordering::Relaxed);
+        assert!(done <= most, "{phase}: {done} more were done, {how}");
+        fitted(folder.path(), &go_on, &Silent).unwrap();
+        assert!(
+            weights(folder.path()) == weights(whole.path()),
+            "{phase}: not the same weights"
+        );
+    }
+}
+
+#[test]
+fn a_dataset_that_takes_long_to_check_holds_no_signal_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(&folder.path().join("data"), 2, 0);
+    let dataset = Dataset::open(&descriptor).unwrap();
+    // So many that reading them takes a minute.
+    for part in ["many/images", "many/labels"] {
+        std::fs::create_dir_all(folder.path().join(part)).unwrap();
+    }
+    let LabelSource::Map(labels) = &dataset.cases[0].labels else {
+        panic!("phantoms have label maps");
+    };
+    for index in 0..2000 {
+        for (part, file) in [("images", &dataset.cases[0].image), ("labels", labels)] {
+            let name = format!("many/{part}/c{index:04}.nii.gz");
+            std::os::unix::fs::symlink(file, folder.path().join(name)).unwrap();
+        }
+    }
+    let values: Vec<String> = dataset
+        .structures
+        .iter()
+        .map(|s| format!("{} = {}", s.name, s.value))
+        .collect();
+    std::fs::write(
+        folder.path().join("many/dataset.toml"),
+        format!(
+            "name = \"many\"\nimages = \"images/*.nii.gz\"\nlabels = \"labels/{{case}}.nii.gz\"\n[structures]\n{}\n",
+            values.join("\n")
+        ),
+    )
+    .unwrap();
+    let arguments = [
+        "fit",
+        "--stage",
+        "1",
+        "--data",
+        "many/dataset.toml",
+        "--threads",
+        "1",
+    ];
+    let child = ctseg(folder.path(), &arguments)
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    let asked = Instant::now();
+    signal(&child, "-USR1");
+    let output = child.wait_with_output().unwrap();
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(75), "{said}");
+    assert!(said.contains("the data was being checked"), "{said}");
+    let took = asked.elapsed();
+    assert!(
+        took < Duration::from_secs(15),
+        "stopped only after {took:?}"
+    );
+    assert!(only_run(folder.path()).is_none());
+}

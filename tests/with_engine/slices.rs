@@ -1,0 +1,41 @@
+//! The classic exercise: a small U-Net on generated slices learns within three epochs, on each engine.
+
+use crate::common;
+
+use serde_json::Value;
+
+fn learns_in_three_epochs(engine: &str, set: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut arguments = vec![
+        "fit", "--stage", "slices", "--epochs", "3", "--device", engine, "--json",
+    ];
+    arguments.extend(set.iter().flat_map(|value| ["--set", value]));
+    let output = common::run(folder.path(), &arguments, 0);
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let run = folder.path().join(summary["run"].as_str().unwrap());
+    let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let epochs: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(epochs.len(), 3);
+    let number = |epoch: usize, key: &str| epochs[epoch][key].as_f64().unwrap();
+    let loss = |epoch: usize| number(epoch, "validation_loss");
+    assert!(loss(2) < 0.75 * loss(0), "{text}");
+    assert!(number(2, "validation_dice") > 0.75, "{text}");
+    assert!(number(2, "validation_iou") > 0.6, "{text}");
+}
+
+// A quarter of the work, with as large steps as so small a network bears.
+#[cfg(not(feature = "libtorch"))] // once is enough
+#[test]
+fn three_epochs_of_a_narrower_network_on_flex() {
+    let widths = "network.widths=[16, 32, 64, 128]";
+    learns_in_three_epochs("flex", &[widths, "training.optimiser.learning_rate=3e-3"]);
+}
+
+#[cfg(feature = "libtorch")]
+#[test]
+fn three_epochs_of_the_slices_recipe_on_libtorch() {
+    learns_in_three_epochs("libtorch", &[]);
+}

@@ -1,0 +1,153 @@
+//! Sweeps through the binary: the sane setting wins, one that fails harms nobody, and going on decides the same.
+
+use crate::common;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::common::{SMALL, ctseg, phantoms, run, stderr};
+use serde_json::Value;
+
+/// A rate at which nothing moves, a sane one, one at which everything bursts, and one far too high.
+const RATES: &str = "training.optimiser.learning_rate=1e-9,1e-2,1e30,30";
+
+fn arguments<'a>(data: &'a Path, vary: &[&'a str]) -> Vec<&'a str> {
+    let data = data.to_str().unwrap();
+    let mut arguments = vec!["--json", "--device", "flex", "--threads", "1"];
+    arguments.extend([
+        "sweep", "--stage", "1", "--data", data, "--epochs", "18", "--rungs", "2",
+    ]);
+    arguments.extend(SMALL);
+    arguments.extend(["--set", "training.batch_size=2"]);
+    for text in vary {
+        arguments.extend(["--vary", text]);
+    }
+    arguments
+}
+
+fn only_sweep(folder: &Path) -> PathBuf {
+    let mut entries = std::fs::read_dir(folder.join("runs")).unwrap();
+    let sweep = entries.next().unwrap().unwrap().path();
+    assert!(entries.next().is_none());
+    sweep
+}
+
+/// The table but for what depends on the clock or the place.
+fn table(sweep: &Path) -> Vec<Value> {
+    let bytes = std::fs::read(sweep.join("sweep.json")).unwrap();
+    let mut rows: Vec<Value> = serde_json::from_slice(&bytes).unwrap();
+    for row in &mut rows {
+        let row = row.as_object_mut().unwrap();
+        row.remove("seconds");
+        row.remove("run");
+    }
+    rows
+}
+
+#[test]
+fn the_sane_rate_wins_and_a_sweep_that_was_killed_ends_with_the_same_table() {
+    let data = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(data.path(), 4, 0);
+    let arguments = arguments(&descriptor, &[RATES]);
+    let whole = tempfile::tempdir().unwrap();
+    let output = run(whole.path(), &arguments, 3);
+    assert!(stderr(&output).contains("failed"), "{}", stderr(&output));
+    let sweep = only_sweep(whole.path());
+    let rows = table(&sweep);
+    assert_eq!(rows.len(), 4);
+    assert_eq!(
+        rows[0]["settings"][0],
+        "training.optimiser.learning_rate=1e-2"
+    );
+    // One in three goes on after six epochs.
+    let epochs: Vec<u64> = rows
+        .iter()
+        .map(|row| row["epochs"].as_u64().unwrap())
+        .collect();
+    assert_eq!((epochs[0], epochs[1]), (18, 6), "{rows:#?}");
+    let burst = rows.last().unwrap();
+    assert!(
+        burst["failure"]
+            .as_str()
+            .is_some_and(|text| !text.contains('\n')),
+        "{burst}"
+    );
+    for file in [
+        "sweep.csv",
+        "table.txt",
+        "plots/dice.png",
+        "plots/loss.png",
+        "trials/001/plots/dice.png",
+    ] {
+        assert!(sweep.join(file).exists(), "{file}");
+    }
+    let settings = std::fs::read_to_string(sweep.join("trials/001/run.toml")).unwrap();
+    let name = sweep.file_name().unwrap().to_str().unwrap();
+    assert!(
+        settings.contains(&format!("parent = \"{name}\"")),
+        "{settings}"
+    );
+    assert!(
+        !whole.path().join("model").exists(),
+        "a sweep leaves the model alone"
+    );
+
+    // Killed while the third trial is trained, then gone on with.
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = ctseg(folder.path(), &arguments)
+        .stderr(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let begun = Instant::now();
+    let third = || {
+        let runs = std::fs::read_dir(folder.path().join("runs")).ok()?;
+        let sweep = runs.flatten().next()?.path();
+        Some(sweep.join("trials/002/run.toml").exists())
+    };
+    while third() != Some(true) {
+        assert!(begun.elapsed() < Duration::from_secs(300), "no third trial");
+        std::thread::sleep(Duration::from_millis(3));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let killed = only_sweep(folder.path());
+    let resume = ["--device", "flex", "--threads", "1", "sweep", "--resume"];
+    let resume = [&resume[..], &[killed.to_str().unwrap()]].concat();
+    let output = run(folder.path(), &resume, 3);
+    assert_eq!(table(&killed), rows);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        text.contains("learning_rate=1e-2") && text.contains("fit --resume"),
+        "{text}"
+    );
+    // The winner is what fit would have trained, and goes into the model.
+    let winner = killed.join("trials/001");
+    let fit = [
+        "--device",
+        "flex",
+        "--threads",
+        "1",
+        "fit",
+        "--resume",
+        winner.to_str().unwrap(),
+    ];
+    run(folder.path(), &fit, 0);
+    assert!(folder.path().join("model/model.toml").exists());
+}
+
+#[test]
+fn what_cannot_be_swept_is_refused_before_there_is_a_folder() {
+    let data = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(data.path(), 4, 0);
+    let folder = tempfile::tempdir().unwrap();
+    for (vary, code, expected) in [
+        ("training.loss=bce,nonsense", 1, "nonsense"),
+        ("training.loss", 2, "--vary"),
+        ("folds=2,3", 2, "folds"),
+    ] {
+        let output = run(folder.path(), &arguments(&descriptor, &[vary]), code);
+        assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+        assert!(!folder.path().join("runs").exists());
+    }
+}

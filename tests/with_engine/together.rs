@@ -1,0 +1,383 @@
+//! Several processes that train one network together, begun by Open MPI's `mpirun`.
+
+use crate::common;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::common::{SMALL, ctseg, engines, phantoms, run};
+use ctseg_core::run::checkpoint::Checkpoint;
+
+/// One fold of a small stage 1 that takes the same steps whoever takes them. Where maxima are taken, of a window or of
+/// a value and zero, a rounding may decide which: such a network can go another way after a while.
+fn arguments<'a>(data: &'a Path, engine: &'a str, set: &[&'a str]) -> Vec<&'a str> {
+    let data = data.to_str().unwrap();
+    let mut arguments = vec!["fit", "--stage", "1", "--data", data, "--fold", "0"];
+    arguments.extend(["--device", engine, "--precision", "f32", "--threads", "1"]);
+    arguments.extend(["--no-out-of-fold"]);
+    arguments.extend(SMALL);
+    let smooth = [
+        "training.augmentation.enabled=true",
+        "network.norm=instance",
+        "network.activation=leaky_relu",
+        "network.downsampling=stride",
+    ];
+    for text in smooth.iter().chain(set) {
+        arguments.extend(["--set", text]);
+    }
+    arguments
+}
+
+/// `mpirun` in `folder`, with what it begins still to be said.
+fn launcher(folder: &Path, processes: usize, options: &[&str]) -> Command {
+    let mut command = Command::new("mpirun");
+    command
+        .current_dir(folder)
+        .args([
+            "--allow-run-as-root",
+            "--oversubscribe",
+            "--bind-to",
+            "none",
+        ])
+        .args(["-n", &processes.to_string()])
+        .args(options);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CTSEG_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// `mpirun` with the binary, in `folder`.
+fn mpirun(folder: &Path, processes: usize, options: &[&str], arguments: &[&str]) -> Command {
+    let of_binary = ctseg(folder, arguments);
+    let mut command = launcher(folder, processes, options);
+    command
+        .arg(of_binary.get_program())
+        .args(of_binary.get_args());
+    command
+}
+
+fn finished(mut command: Command, code: i32) -> Output {
+    let output = command.output().expect("mpirun (scripts/setup-mpi)");
+    assert_eq!(output.status.code(), Some(code), "{}", text(&output));
+    output
+}
+
+fn text(output: &Output) -> String {
+    let of = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    format!("{}\n{}", of(&output.stdout), of(&output.stderr))
+}
+
+fn only_run(folder: &Path) -> PathBuf {
+    let mut runs = std::fs::read_dir(folder.join("runs")).unwrap();
+    let run = runs.next().unwrap().unwrap().path();
+    assert!(runs.next().is_none(), "more than one run");
+    run
+}
+
+fn last(folder: &Path) -> PathBuf {
+    only_run(folder).join("checkpoints/fold_0/last.safetensors")
+}
+
+/// The largest difference of a weight, as part of the largest weight of its tensor; the steps taken.
+fn difference(a: &Path, b: &Path) -> (f64, u64) {
+    let (a, b) = (Checkpoint::load(a).unwrap(), Checkpoint::load(b).unwrap());
+    assert_eq!(a.progress.optimiser_steps, b.progress.optimiser_steps);
+    assert_eq!(a.network.len(), b.network.len());
+    let of = |(name, a): (&String, &ctseg_engine::weights::HostTensor)| {
+        let b = &b.network[name];
+        let largest = b.values.iter().fold(0.0f32, |most, v| most.max(v.abs()));
+        let apart = a.values.iter().zip(&b.values).map(|(a, b)| (a - b).abs());
+        f64::from(apart.fold(0.0f32, f32::max) / largest.max(1e-3))
+    };
+    let worst = a.network.iter().map(of).fold(0.0, f64::max);
+    (worst, a.progress.optimiser_steps)
+}
+
+/// Trains by one process, and by `processes` with shares of the same batches.
+fn same_weights(processes: usize, engine: &str, set: &[&str], steps: u64) {
+    let data = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(data.path(), 4, 0);
+    let arguments = arguments(&descriptor, engine, set);
+    let (one, several) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    run(one.path(), &arguments, 0);
+    let said = finished(mpirun(several.path(), processes, &[], &arguments), 0);
+    let (worst, taken) = difference(&last(several.path()), &last(one.path()));
+    println!("{engine}, {processes} processes, {taken} steps, {set:?}: {worst:.1e}");
+    assert_eq!(taken, steps);
+    assert!(worst < 1e-5, "{engine} {set:?}: {worst:.1e}");
+    assert!(
+        worst > 0.0 || steps == 0,
+        "as if there had been one process only"
+    );
+    // One of them tells of it, and writes.
+    let said = text(&said);
+    assert_eq!(said.matches("stage 1 trained in").count(), 1, "{said}");
+    let of = |folder: &Path| {
+        let history = ctseg_core::run::history::read(&only_run(folder)).unwrap();
+        let epochs: Vec<_> = history.values().flatten().collect();
+        epochs
+            .iter()
+            .map(|e| e.validation_dice)
+            .collect::<Vec<f64>>()
+    };
+    let (one, several) = (of(one.path()), of(several.path()));
+    assert_eq!(one.len(), several.len());
+    for (one, several) in one.iter().zip(&several) {
+        assert!((one - several).abs() < 1e-3, "{one} {several}");
+    }
+}
+
+const SGD: [&str; 4] = [
+    "training.optimiser.kind=sgd",
+    "training.optimiser.learning_rate=0.01",
+    "training.batch_size=4",
+    "training.patches_per_epoch=40",
+];
+
+#[test]
+fn two_halves_of_each_batch_make_the_weights_of_the_whole() {
+    for engine in engines() {
+        let set = [&SGD[..], &["training.epochs=2"]].concat();
+        same_weights(2, engine, &set, 20);
+    }
+}
+
+#[test]
+fn shares_may_be_uneven_and_batches_smaller_than_the_team() {
+    for engine in engines() {
+        // Per epoch two batches of 5 for three processes, and one of 1.
+        let uneven = ["training.batch_size=5", "training.patches_per_epoch=11"];
+        let loss = ["training.epochs=3", "training.loss=dice"];
+        same_weights(3, engine, &[&SGD[..], &uneven, &loss].concat(), 9);
+    }
+}
+
+#[cfg(feature = "libtorch")]
+#[test]
+fn parts_of_shares_make_the_same_weights() {
+    let parts = ["training.micro_batches=2", "training.epochs=2"];
+    same_weights(2, "libtorch", &[&SGD[..], &parts].concat(), 20);
+}
+
+#[cfg(feature = "libtorch")]
+#[test]
+fn batch_normalisation_sees_the_whole_batch_where_it_is_asked_to() {
+    let data = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(data.path(), 4, 0);
+    let set = [&SGD[..], &["training.epochs=2", "network.norm=batch"]].concat();
+    let trained = |processes: usize, set: &[&str]| {
+        let folder = tempfile::tempdir().unwrap();
+        let arguments = arguments(&descriptor, "libtorch", set);
+        finished(mpirun(folder.path(), processes, &[], &arguments), 0);
+        folder
+    };
+    let one = trained(1, &set);
+    let sync = [&set[..], &["training.sync_norms=true"]].concat();
+    for more in [&[][..], &["training.recompute=true"]] {
+        let several = trained(2, &[&sync[..], more].concat());
+        let (apart, steps) = difference(&last(several.path()), &last(one.path()));
+        println!("{more:?}: {apart:.1e} after {steps} steps");
+        assert!(steps == 20 && apart < 1e-5, "{more:?}: {apart:.1e}");
+    }
+    let (apart, _) = difference(&last(trained(2, &set).path()), &last(one.path()));
+    assert!(
+        apart > 1e-4,
+        "shares by themselves cannot come to the same: {apart:.1e}"
+    );
+}
+
+/// Processes that `mpirun` began in `folder`, in the order of their ranks.
+fn processes(folder: &Path, count: usize) -> Vec<u32> {
+    let rank = |pid: u32| {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+        let cwd = std::fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
+        let environment = String::from_utf8_lossy(&environment).into_owned();
+        let rank = environment
+            .split('\0')
+            .find_map(|v| v.strip_prefix("OMPI_COMM_WORLD_RANK="))?;
+        (cwd == folder.canonicalize().ok()?).then(|| rank.parse::<usize>().ok())?
+    };
+    let begun = Instant::now();
+    loop {
+        let all = std::fs::read_dir("/proc").unwrap().flatten();
+        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let mut found: Vec<(usize, u32)> = pids
+            .filter_map(|pid| rank(pid).map(|rank| (rank, pid)))
+            .collect();
+        found.sort_unstable();
+        if found.len() == count {
+            return found.into_iter().map(|(_, pid)| pid).collect();
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "{found:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn send(signal: &str, pid: u32) {
+    let sent = Command::new("kill")
+        .args([signal, &pid.to_string()])
+        .status();
+    assert!(sent.unwrap().success());
+}
+
+/// Begins a long training of two processes and sends `signal` to one of them in its midst.
+fn struck(
+    folder: &Path,
+    options: &[&str],
+    arguments: &[&str],
+    (signal, rank): (&str, usize),
+) -> Child {
+    let mut command = mpirun(folder, 2, options, arguments);
+    let child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pids = processes(folder, 2);
+    let begun = Instant::now();
+    let written = || {
+        let run = std::fs::read_dir(folder.join("runs"))
+            .ok()?
+            .next()?
+            .ok()?
+            .path();
+        let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).ok()?;
+        (metrics.lines().count() >= 2).then_some(())
+    };
+    while written().is_none() {
+        assert!(begun.elapsed() < Duration::from_secs(120), "no epoch");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    send(signal, pids[rank]);
+    child
+}
+
+const LONG: [&str; 4] = [
+    "training.epochs=2000",
+    "training.early_stopping.patience=5000",
+    "training.patches_per_epoch=16",
+    "training.optimiser.kind=sgd",
+];
+
+#[test]
+fn one_that_is_killed_ends_the_others_and_leaves_a_checkpoint() {
+    let data = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(data.path(), 4, 0);
+    let arguments = arguments(&descriptor, "flex", &LONG);
+    // Without its launcher's help, too: `--enable-recovery` leaves the others to themselves.
+    for (options, rank) in [
+        (&["--enable-recovery"][..], 1),
+        (&["--enable-recovery"], 0),
+        (&[], 1),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let child = struck(folder.path(), options, &arguments, ("-KILL", rank));
+        let struck_at = Instant::now();
+        let output = child.wait_with_output().unwrap();
+        let took = struck_at.elapsed();
+        println!("{options:?}: process {rank} killed, all over after {took:.1?}");
+        assert!(took < Duration::from_secs(30), "{took:?}");
+        // With recovery Open MPI takes no notice of what processes come to.
+        assert!(!output.status.success() || !options.is_empty());
+        if !options.is_empty() {
+            let said = text(&output);
+            let expected = format!("process {rank} of 2 that train together has ended");
+            assert!(said.contains(&expected), "{said}");
+            assert!(said.contains("ctseg fit --resume"), "{said}");
+        }
+        let saved = Checkpoint::load(&last(folder.path())).unwrap();
+        assert!(saved.progress.epoch >= 1);
+        // It can be gone on with, by one process as by two.
+        let run_folder = only_run(folder.path());
+        let resume = [
+            "fit",
+            "--resume",
+            run_folder.to_str().unwrap(),
+            "--device",
+            "flex",
+        ];
+        let on = [
+            &resume[..],
+            &["--precision", "f32", "--threads", "1", "--max-time", "2s"],
+        ]
+        .concat();
+        finished(mpirun(folder.path(), 2, &[], &on), 0);
+        let later = Checkpoint::load(&last(folder.path())).unwrap();
+        assert!(later.progress.optimiser_steps > saved.progress.optimiser_steps);
+    }
+}
+
+#[test]
+fn one_that_is_asked_to_stop_stops_all_and_the_run_goes_on_as_if_nothing_had_been() {
+    let data = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(data.path(), 4, 0);
+    // Running statistics belong to what goes on.
+    let mut set = [&LONG[..], &["network.norm=batch"]].concat();
+    set[0] = "training.epochs=40";
+    let arguments = arguments(&descriptor, "flex", &set);
+    let whole = tempfile::tempdir().unwrap();
+    finished(mpirun(whole.path(), 2, &[], &arguments), 0);
+    let folder = tempfile::tempdir().unwrap();
+    let child = struck(folder.path(), &[], &arguments, ("-TERM", 1));
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(75), "{}", text(&output));
+    let saved = Checkpoint::load(&last(folder.path())).unwrap();
+    assert!(saved.progress.ended.is_none());
+    let run_folder = only_run(folder.path());
+    let resume = [
+        "fit",
+        "--resume",
+        run_folder.to_str().unwrap(),
+        "--device",
+        "flex",
+    ];
+    let on = [&resume[..], &["--precision", "f32", "--threads", "1"]].concat();
+    finished(mpirun(folder.path(), 2, &[], &on), 0);
+    let weights = |folder: &Path| std::fs::read(folder.join("model/stage1.safetensors")).unwrap();
+    assert!(
+        weights(folder.path()) == weights(whole.path()),
+        "not the same weights"
+    );
+}
+
+#[test]
+fn what_one_cannot_do_all_hear_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let nowhere = folder.path().join("nowhere.toml");
+    let nowhere = arguments(&nowhere, "flex", &[]);
+    let output = mpirun(folder.path(), 2, &[], &nowhere).output().unwrap();
+    assert!(!output.status.success());
+    assert!(text(&output).contains("nowhere.toml"), "{}", text(&output));
+    // As job scripts begin a fold in each process.
+    let data = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(data.path(), 4, 0);
+    let quoted = |text: &&str| format!("'{text}'");
+    let each: Vec<String> = arguments(&descriptor, "flex", &["training.epochs=1"])
+        .iter()
+        .map(quoted)
+        .collect();
+    let each = each
+        .join(" ")
+        .replace("'--fold' '0'", "--fold $OMPI_COMM_WORLD_RANK");
+    for (more, well) in [
+        ("", false),
+        ("--alone --model model$OMPI_COMM_WORLD_RANK", true),
+    ] {
+        let script = format!("exec '{}' {each} {more}", env!("CARGO_BIN_EXE_ctseg"));
+        let mut command = launcher(folder.path(), 2, &[]);
+        let output = command.args(["sh", "-c", &script]).output().unwrap();
+        assert_eq!(output.status.success(), well, "{}", text(&output));
+        assert_eq!(text(&output).contains("with --alone each"), !well);
+    }
+    assert!(folder.path().join("model1/model.toml").exists());
+    // Variables of several processes, and no MPI that knows of them.
+    let output = ctseg(folder.path(), &nowhere)
+        .env("RANK", "0")
+        .env("WORLD_SIZE", "2")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+    assert!(text(&output).contains("mpirun"), "{}", text(&output));
+}
