@@ -120,7 +120,8 @@ def fit(*arguments):
 
 def interrupt_in_an_epoch(ctseg):
     """A run that SIGTERM ends within an epoch, past the first ones."""
-    command = fit("--stage", "1", "--fold", "0", "--runs", "resumable/runs", "--model", "resumable/model", *STAGE_1, *RANDOM)
+    command = fit("--stage", "1", "--fold", "0", "--runs", "resumable/runs", "--model", "resumable/model",
+                  *STAGE_1, *RANDOM)
     for _ in range(20):
         shutil.rmtree(PLACE / "resumable", ignore_errors=True)
         child = subprocess.Popen([ctseg, *command], cwd=PLACE, env=environment())

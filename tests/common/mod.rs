@@ -4,6 +4,7 @@
 
 pub mod batches;
 pub mod browser;
+pub mod fake_mlflow;
 pub mod levels;
 pub mod mlflow;
 pub mod nnunet;

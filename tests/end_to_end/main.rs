@@ -6,6 +6,7 @@ mod common;
 mod augmentation_hounsfield;
 mod case_store;
 #[cfg(unix)]
+mod compat;
 mod containers;
 mod convert;
 #[cfg(target_os = "linux")]
