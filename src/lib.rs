@@ -1,8 +1,9 @@
-//! ctseg: two-stage segmentation of CT volumes.
+//! The `ctseg` command: its command line, `ctseg doctor`, `ctseg status`, Slurm jobs, the log.
 //!
-//! Layers, each importing only those above it in this list: [`values`] (grids, volumes) – [`arrays`]
-//! (NIfTI, resampling, preprocessing, metrics, phantoms) beside [`tensors`] (networks, losses, optimiser,
-//! weights) – [`pipeline`] (recipes, datasets, training, prediction) – [`outside`] (pictures, progress) – [`cli`].
+//! What it does is in the crates below, lowest first: `base` – `image` – `augment`, `phantom`, `engine` – `core` –
+//! `predict`, `evaluate`, `interop` – `http`, `tracking` – `train` – `report`.
+
+#![forbid(unsafe_code)]
 
 pub mod cli;
 pub mod doctor;

@@ -1,5 +1,7 @@
 //! The `ctseg` command.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use ctseg::cli::{Cli, exit_code_of};

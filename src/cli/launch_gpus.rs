@@ -1,16 +1,17 @@
 //! `ctseg fit --gpus N`: the same command in several processes of this machine, one per GPU.
 
 use std::ffi::OsString;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGINT, SIGKILL, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use super::env::RENDEZVOUS;
 use super::outcome::Outcome;
 use super::settings::Settings;
+use ctseg_base::process::child::{send_signal, spawn_bound};
 use ctseg_base::{Error, Result};
 use ctseg_engine::device::DeviceChoice;
 
@@ -51,7 +52,7 @@ pub(super) fn on_gpus(count: usize, settings: &Settings) -> anyhow::Result<Outco
         if rank > 0 {
             command.stdout(Stdio::null());
         }
-        children.push(begun(command)?);
+        children.push(spawn_bound(command)?);
     }
     // Ctrl-C reaches all processes of the terminal by itself, but may be sent to this one alone: the same request
     // twice asks for nothing more.
@@ -94,20 +95,6 @@ fn without_own(mut arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     kept
 }
 
-/// A process that does not outlive this one.
-fn begun(mut command: Command) -> std::io::Result<Child> {
-    // SAFETY: prctl may be called between fork and exec.
-    unsafe {
-        command.pre_exec(
-            || match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) {
-                0 => Ok(()),
-                _ => Err(std::io::Error::last_os_error()),
-            },
-        );
-    }
-    command.spawn()
-}
-
 /// How each of `children` ended. When one fails the others have `grace` to end by themselves, and then, once they were
 /// asked to, as long again; signals that are `pending` are handed on.
 fn waited_for<S: Iterator<Item = i32>>(
@@ -130,7 +117,7 @@ fn waited_for<S: Iterator<Item = i32>>(
         if ends.iter().flatten().any(|end| !end.success()) {
             let since = failed.get_or_insert_with(Instant::now).elapsed();
             if since > grace + asked_grace {
-                send(libc::SIGKILL, children, &ends);
+                send(SIGKILL, children, &ends);
             } else if since > grace && !asked {
                 asked = true;
                 send(SIGTERM, children, &ends);
@@ -144,8 +131,7 @@ fn waited_for<S: Iterator<Item = i32>>(
 /// Sends `signal` to those that run.
 fn send(signal: i32, children: &[Child], ends: &[Option<ExitStatus>]) {
     for (child, _) in children.iter().zip(ends).filter(|(_, end)| end.is_none()) {
-        // SAFETY: the process is a child that was not waited for yet, so that its number is its own.
-        unsafe { libc::kill(child.id() as i32, signal) };
+        send_signal(child, signal);
     }
 }
 
@@ -158,7 +144,7 @@ fn outcome(ends: &[Option<ExitStatus>], tell: impl Fn(&str)) -> Outcome {
             tell(&format!(
                 "process {rank} of {}, on GPU {rank}, was ended by signal {signal}{}",
                 ends.len(),
-                if signal == libc::SIGKILL {
+                if signal == SIGKILL {
                     ", as the system does where memory runs out"
                 } else {
                     ""
@@ -189,7 +175,7 @@ mod tests {
     fn shell(script: &str) -> Child {
         let mut command = Command::new("sh");
         command.args(["-c", script]).stdout(Stdio::null());
-        begun(command).unwrap()
+        spawn_bound(command).unwrap()
     }
 
     fn ended(scripts: &[&str], signals: &[i32]) -> (Outcome, Vec<String>, Duration) {

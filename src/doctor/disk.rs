@@ -108,8 +108,10 @@ impl Refused {
 
 /// User and group that this process acts as.
 fn own_ids() -> (u32, u32) {
-    // SAFETY: both only tell a number, and cannot fail.
-    unsafe { (libc::geteuid(), libc::getegid()) }
+    (
+        rustix::process::geteuid().as_raw(),
+        rustix::process::getegid().as_raw(),
+    )
 }
 
 fn elsewhere(place: &Place) -> String {

@@ -3,6 +3,8 @@
 //! per patch decides everything, and every kind of change draws from a stream of its own: switched on or off, it
 //! changes nothing about the others.
 
+#![deny(unsafe_code)] // `wide` calls functions that are compiled for AVX2
+
 mod change;
 mod config;
 mod draw;
@@ -21,10 +23,10 @@ mod streaks;
 mod volume;
 mod wide;
 
-pub use crate::config::{Augmentation, FlipAxis};
-pub use crate::elastic::Field;
-pub use crate::hounsfield::Hounsfield;
-pub use crate::placement::{Placement, Turn};
-pub use crate::slice::{Cut, SliceSource};
-pub use crate::space::{SpacePlacement, SpaceTurn};
-pub use crate::volume::{VolumeCut, VolumeSource};
+pub use config::{Augmentation, FlipAxis};
+pub use elastic::Field;
+pub use hounsfield::Hounsfield;
+pub use placement::{Placement, Turn};
+pub use slice::{Cut, SliceSource};
+pub use space::{SpacePlacement, SpaceTurn};
+pub use volume::{VolumeCut, VolumeSource};

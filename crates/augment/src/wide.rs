@@ -15,6 +15,7 @@ macro_rules! wide {
                     plain($($arg),*)
                 }
                 if std::is_x86_feature_detected!("avx2") {
+                    #[allow(unsafe_code)]
                     // SAFETY: the processor has these instructions, as was just seen.
                     return unsafe { wide($($arg),*) };
                 }

@@ -1,5 +1,6 @@
-//! Where images meet networks: recipes, datasets, sampling, training, both stages on a volume, batches of
-//! volumes, evaluation.
+//! Where images meet networks: recipes, datasets, runs, models, inference with both stages on a volume, output files.
+
+#![deny(unsafe_code)] // not forbid: ndarray's `s!` allows it for itself
 
 pub mod dataset;
 pub mod inference;

@@ -1,5 +1,5 @@
-//! Everything that computes on tensors: devices, networks, losses, optimisers, weights. This layer and
-//! `pipeline` are the only ones that know Burn; it knows nothing of files with images, grids or cases.
+//! Everything that computes on tensors: devices, networks, losses, optimisers, weights. The only crate that names Burn
+//! or libtorch; it knows nothing of images, grids or cases.
 
 mod attention_maps;
 pub mod batch;

@@ -1,5 +1,7 @@
 //! Label maps against references: metrics per case and structure, to `metrics.csv` and `summary.json`.
 
+#![deny(unsafe_code)] // not forbid: ndarray's `s!` allows it for itself
+
 pub mod calibration;
 mod case_scores;
 mod compare;
@@ -10,18 +12,16 @@ mod summary;
 pub mod tolerances;
 mod tracking;
 
-pub use crate::case_scores::CaseScores;
-use crate::case_scores::Structures;
-pub use crate::case_scores::forget_ignored;
+pub use case_scores::CaseScores;
+use case_scores::Structures;
+pub use case_scores::forget_ignored;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::compare::{Compared, Limits, compare};
-use crate::scores::StructureScores;
-use crate::tolerances::Tolerances;
+use compare::{Compared, Limits, compare};
 use ctseg_base::cancel::{guarded, unless_stopped};
 use ctseg_base::failures::Failure;
 use ctseg_base::progress::{CaseCounts, Observer};
@@ -31,6 +31,8 @@ use ctseg_core::dataset::reference::Reference;
 use ctseg_core::outputs::sidecar::read_sidecar;
 use ctseg_core::recipe::output_maps::UNION;
 use ctseg_image::formats::endings_in_words;
+use scores::StructureScores;
+use tolerances::Tolerances;
 
 /// What all cases under way may take together, about. A larger case is compared alone.
 const MEMORY: u64 = 3 << 30;

@@ -1,5 +1,6 @@
-//! Everything that computes on plain arrays: file formats, resampling, preprocessing, components, clean-up, metrics,
-//! phantoms. Knows nothing of networks.
+//! Volumes of medical images: grids, file formats, resampling, label operations, metrics, statistics. Knows no network.
+
+#![deny(unsafe_code)] // not forbid: ndarray's `s!` allows it for itself
 
 mod connectivity;
 pub mod formats;

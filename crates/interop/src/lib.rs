@@ -1,4 +1,6 @@
-//! TODO
+//! Models and datasets of other programs: nnU-Net, TotalSegmentator, the Medical Segmentation Decathlon, safetensors.
+
+#![forbid(unsafe_code)]
 
 pub mod convert;
 pub mod nnunet;

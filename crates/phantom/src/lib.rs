@@ -8,6 +8,8 @@
 //! Liver, spleen, stomach wall, pancreas and muscle are alike in HU, as are kidneys, vessels and bowel
 //! with contrast, so that no threshold separates them.
 
+#![forbid(unsafe_code)]
+
 mod anatomy;
 mod bounds;
 mod case_rng;
@@ -26,12 +28,12 @@ use rand::Rng;
 use rand::seq::IndexedRandom;
 use rayon::prelude::*;
 
-use crate::anatomy::Anatomy;
-use crate::case_rng::case_rng;
-use crate::noise::Noise;
-pub use crate::slices::{SLICE_SPACING_MM, SLICE_STRUCTURES, generate_slice};
-use crate::vectors::{Point, UPRIGHT, minus, plus, rotated, rotation};
+use anatomy::Anatomy;
+use case_rng::case_rng;
 use ctseg_image::space::{Grid, LabelMap, Orientation, Volume};
+use noise::Noise;
+pub use slices::{SLICE_SPACING_MM, SLICE_STRUCTURES, generate_slice};
+use vectors::{Point, UPRIGHT, minus, plus, rotated, rotation};
 
 /// Label numbers and names (as TotalSegmentator's) of the structures in a phantom's label map.
 pub const STRUCTURES: &[(u16, &str)] = &[

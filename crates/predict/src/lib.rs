@@ -3,6 +3,8 @@
 //! Cases pass through three stages that overlap, see [`stages`]; which cases this process takes, [`supply`] says;
 //! what came of each, [`record`] keeps.
 
+#![forbid(unsafe_code)]
+
 mod case;
 mod case_state;
 pub mod claims;
@@ -16,24 +18,24 @@ pub mod shard;
 mod stages;
 pub mod statistics_csv;
 
-pub use crate::job::{Leaving, OnAttention, PredictJob, PredictSummary};
+pub use job::{Leaving, OnAttention, PredictJob, PredictSummary};
 
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use crate::claims::Claims;
-use crate::statistics_csv::write_statistics;
+use claims::Claims;
 use ctseg_base::memory_semaphore::Gate;
 use ctseg_base::progress::Observer;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Structure;
 use ctseg_core::model::multi_part::Models;
+use statistics_csv::write_statistics;
 
-use crate::case::{Batch, memory_of_volumes};
-pub use crate::case_state::CaseState;
-use crate::queue::Supply;
-use crate::record::Record;
-use crate::stages::Pipeline;
+use case::{Batch, memory_of_volumes};
+pub use case_state::CaseState;
+use queue::Supply;
+use record::Record;
+use stages::Pipeline;
 
 /// For the volumes of each worker: one of 512 × 512 × 600 that is segmented and another one beside it.
 const BYTES_PER_WORKER: u64 = 2 << 30;

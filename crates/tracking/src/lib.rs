@@ -1,4 +1,6 @@
-//! What the user sees and what other programs hear.
+//! What other programs are told of runs: MLflow, Prometheus, system metrics.
+
+#![forbid(unsafe_code)]
 
 pub mod mlflow;
 pub mod prometheus;

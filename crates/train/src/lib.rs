@@ -1,4 +1,6 @@
-//! TODO
+//! Training: preprocessed cases, patches and batches, the trainer, a fit from dataset to model, planning, sweeps.
+
+#![deny(unsafe_code)] // not forbid: ndarray's `s!` allows it for itself
 
 pub mod choose_postprocessing;
 pub mod cross_validation;

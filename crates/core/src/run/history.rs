@@ -128,7 +128,8 @@ pub fn read(run: &Path) -> Result<History> {
     Ok(history)
 }
 
-#[cfg(test)]
+/// A made-up line, for tests.
+#[doc(hidden)]
 pub fn line(network: &str, epoch: usize, validation_dice: f64) -> EpochLine {
     EpochLine {
         network: network.to_owned(),

@@ -1,4 +1,4 @@
-//! TODO
+//! Processes that train together: the process group, its collectives, its launcher and watchdog.
 
 pub mod file_store;
 pub mod launcher;

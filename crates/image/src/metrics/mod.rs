@@ -1,4 +1,4 @@
-//! TODO
+//! Segmentation metrics: overlap, surface distances, lesions, calibration, summaries and paired tests.
 
 pub mod calibration;
 pub mod distance_transform;

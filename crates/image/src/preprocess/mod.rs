@@ -1,4 +1,4 @@
-//! TODO
+//! From HU to network input: windows, normalisation, patch positions.
 
 pub mod channels;
 pub mod normalisation;

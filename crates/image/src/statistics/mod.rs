@@ -1,4 +1,4 @@
-//! TODO
+//! Statistics of images and structures.
 
 pub mod histogram;
 pub mod structures;

@@ -6,7 +6,6 @@ mod golden;
 mod distance_golden;
 mod metrics_golden;
 mod nifti_labels;
-mod nifti_malformed;
 mod nifti_reading;
 mod paired_golden;
 mod postprocess_golden;

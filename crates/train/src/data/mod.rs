@@ -1,4 +1,4 @@
-//! TODO
+//! Training data: cases from disk or cache, patch positions, patches, batches.
 
 pub mod case_source;
 pub(crate) mod distance_maps;

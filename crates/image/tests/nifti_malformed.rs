@@ -1,6 +1,8 @@
-//! Damaged, foreign and hostile files: refused with one line, at once, in little memory, never a panic.
+//! Damaged, foreign and hostile files: refused with one line, at once, in little memory, never a panic. A program of its
+//! own for its allocator.
 
-use crate::golden;
+#[path = "../../../tests/golden/nifti/mod.rs"]
+mod golden;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::Write;
