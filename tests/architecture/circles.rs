@@ -75,7 +75,6 @@ fn reached_from<'a>(start: &str, next: &BTreeMap<&str, Vec<&'a str>>) -> BTreeSe
 }
 
 #[test]
-#[ignore = "until the workspace is there"]
 fn no_import_circles_between_files() {
     let packages = packages(&FILES);
     let imports: Vec<Vec<Import>> = packages.iter().map(Package::imports).collect();

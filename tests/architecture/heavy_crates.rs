@@ -7,27 +7,38 @@ use crate::parsed::File;
 use crate::sources::{FILES, planted};
 
 /// Crates and the only places that may name them, from the repository's folder.
-const ONLY_IN: [(&str, &[&str]); 17] = [
-    ("burn", &["src/tensors", "src/pipeline"]),
-    ("burn_tch", &["src/tensors/libtorch"]),
-    ("tch", &["src/tensors/libtorch"]),
-    ("torch_sys", &["src/tensors/libtorch"]),
+const ONLY_IN: [(&str, &[&str]); 18] = [
+    ("burn", &["crates/engine/src"]),
+    ("burn_tch", &["crates/engine/src/libtorch"]),
+    ("tch", &["crates/engine/src/libtorch"]),
+    ("torch_sys", &["crates/engine/src/libtorch"]),
+    ("mpi", &["crates/engine/src/distributed/mpi.rs"]),
     ("clap", &["src/cli"]),
-    ("indicatif", &["src/outside/progress.rs"]),
-    ("safetensors", &["src/tensors/weights.rs"]),
+    ("indicatif", &["src/log/terminal.rs"]),
+    ("safetensors", &["crates/engine/src/weights.rs"]),
     (
         "flate2",
-        &["src/arrays/nifti", "src/outside/report/sheet.rs"],
+        &[
+            "crates/image/src/formats",
+            "crates/image/src/nifti",
+            "crates/report/src/html/sheet.rs",
+        ],
     ),
-    ("toml", &["src/pipeline", "src/cli"]),
-    ("reqwest", &["src/outside/mlflow/http.rs"]),
-    ("rustls", &["src/outside/mlflow/http.rs"]),
-    ("image", &["src/outside/pictures"]),
-    ("plotters", &["src/outside/pictures"]),
-    ("minijinja", &["src/outside/report/page.rs"]),
-    ("zip", &["src/tensors/torch_file", "src/unzip.rs"]),
-    ("base64", &["src/outside/report/sheet.rs"]),
-    ("noto_sans_mono_bitmap", &["src/outside/pictures"]),
+    ("reqwest", &["crates/http/src"]),
+    ("rustls", &["crates/http/src"]),
+    ("libc", &["crates/base/src", "crates/engine/src"]),
+    ("image", &["crates/report/src/pictures"]),
+    ("plotters", &["crates/report/src/pictures"]),
+    ("minijinja", &["crates/report/src/html/page.rs"]),
+    (
+        "zip",
+        &[
+            "crates/engine/src/torch_checkpoint",
+            "crates/base/src/unzip.rs",
+        ],
+    ),
+    ("base64", &["crates/report/src/html/sheet.rs"]),
+    ("noto_sans_mono_bitmap", &["crates/report/src/pictures"]),
 ];
 
 /// Files that name a crate where they may not, and places of the table that do not name their crate.

@@ -2,20 +2,187 @@
 
 /// For each crate its modules in layers, the lowest first. A name stands for a file or a folder below the crate's
 /// `src/`, with all that is in it; `folder/name` gives a part of a folder a layer of its own. `lib.rs` is above all.
-const LAYERS: &[(&str, &[&[&str]])] = &[(
-    "ctseg",
-    &[
-        &["error", "host", "job", "nearest_names", "table"],
-        &["cgroup", "process_id"],
-        &["files", "limits", "worker"],
-        &["cpu_budget", "leftovers", "team", "unzip"],
-        &["tensors", "values"],
-        &["arrays"],
-        &["pipeline"],
-        &["outside"],
-        &["cli"],
-    ],
-)];
+const LAYERS: &[(&str, &[&[&str]])] = &[
+    (
+        "base",
+        &[
+            &[
+                "error",
+                "memory_semaphore",
+                "process",
+                "progress",
+                "progress_counts",
+                "text",
+            ],
+            &["atomic_file", "cancel", "disk_full", "hash", "limits"],
+            &["failures", "temp_files", "unzip"],
+        ],
+    ),
+    (
+        "image",
+        &[
+            &[
+                "connectivity",
+                "formats/names",
+                "formats/voxel_type",
+                "labels",
+                "labels/smooth",
+                "metrics",
+                "metrics/calibration",
+                "metrics/distance_transform",
+                "metrics/wilcoxon",
+                "nifti/gzip",
+                "nifti/raw",
+                "space",
+                "window",
+            ],
+            &[
+                "formats/header",
+                "formats/source",
+                "labels/bounding_box",
+                "labels/components",
+                "labels/run_length_mask",
+                "metrics/overlap",
+                "metrics/surface",
+                "nifti/datatype",
+                "nifti/geometry",
+                "nifti/names",
+                "resample",
+            ],
+            &[
+                "labels/holes",
+                "labels/largest",
+                "labels/run_length_labels",
+                "labels/small",
+                "metrics/lesions",
+                "metrics/summary",
+                "nifti/header",
+                "nifti/identify",
+                "preprocess",
+                "statistics",
+            ],
+            &["formats/format", "labels/postprocess"],
+            &["nifti/label_names"],
+            &["nifti/read", "nifti/write"],
+            &["nifti/format", "nifti/maps"],
+            &["formats/registry", "nifti/channels"],
+            &["formats", "nifti"],
+        ],
+    ),
+    (
+        "augment",
+        &[
+            &["config", "draw", "edge", "elastic", "plane", "wide"],
+            &["dropout", "fast", "sample_positions", "streaks"],
+            &["hounsfield", "intensity", "placement", "space"],
+            &["change"],
+            &["slice", "volume"],
+        ],
+    ),
+    (
+        "phantom",
+        &[
+            &["case_rng", "noise", "vectors"],
+            &["bounds", "field", "patient"],
+            &["shapes"],
+            &["layers"],
+            &["frame", "slices"],
+            &["organs"],
+            &["anatomy"],
+        ],
+    ),
+    (
+        "engine",
+        &[
+            &[
+                "attention_maps",
+                "batch",
+                "distributed",
+                "host_tensor",
+                "named_parameters",
+                "optim",
+                "precision",
+                "quantisation",
+            ],
+            &["blocks", "device", "freezing", "losses"],
+            &["networks", "self_test"],
+            &["weights"],
+            &["learner", "torch_checkpoint"],
+            &["engine"],
+            &["flex", "inference", "libtorch"],
+            &["benchmark", "registry"],
+        ],
+    ),
+    (
+        "core",
+        &[
+            &["recipe"],
+            &["dataset", "run"],
+            &["model"],
+            &["inference"],
+            &["outputs"],
+        ],
+    ),
+    (
+        "predict",
+        &[
+            &[
+                "case_state",
+                "preflight",
+                "quantise",
+                "shard",
+                "statistics_csv",
+            ],
+            &["claims"],
+            &["job", "queue"],
+            &["case", "manifest"],
+            &["record"],
+            &["stages"],
+        ],
+    ),
+    (
+        "evaluate",
+        &[
+            &["calibration", "scores", "tolerances"],
+            &["case_scores", "tracking"],
+            &["compare", "files", "summary"],
+            &["paired"],
+        ],
+    ),
+    (
+        "interop",
+        &[&["convert", "nnunet", "safetensors"], &["totalsegmentator"]],
+    ),
+    ("http", &[&["login", "retry", "tls"], &["client"]]),
+    (
+        "tracking",
+        &[&["prometheus", "provenance", "system_metrics"], &["mlflow"]],
+    ),
+    (
+        "train",
+        &[
+            &[
+                "choose_postprocessing",
+                "cross_validation",
+                "data",
+                "diagnosis",
+                "plan",
+            ],
+            &["overlays", "trainer"],
+            &["fit"],
+            &["sweep"],
+        ],
+    ),
+    (
+        "report",
+        &[
+            &["data", "pictures"],
+            &["calibration_diagram", "curves"],
+            &["html"],
+        ],
+    ),
+    ("ctseg", &[&["doctor", "log", "slurm", "status"], &["cli"]]),
+];
 
 use std::collections::BTreeSet;
 

@@ -67,7 +67,6 @@ fn long_functions<'a>(files: impl Iterator<Item = &'a File>) -> (Vec<String>, us
 }
 
 #[test]
-#[ignore = "until the workspace is there"]
 fn folders_hold_few_files() {
     let (crowded, seen) = crowded_folders(SOURCES.keys().map(String::as_str));
     assert!(seen > 10, "only {seen} folders seen");
@@ -75,7 +74,6 @@ fn folders_hold_few_files() {
 }
 
 #[test]
-#[ignore = "until the workspace is there"]
 fn files_are_short_or_say_why_not() {
     let long = long_files(&SOURCES);
     assert!(SOURCES.len() > 400, "only {} files seen", SOURCES.len());
@@ -83,7 +81,6 @@ fn files_are_short_or_say_why_not() {
 }
 
 #[test]
-#[ignore = "until the workspace is there"]
 fn functions_are_short() {
     let (long, seen) = long_functions(FILES.iter().filter(|file| !file.path.starts_with("tests/")));
     assert!(seen > 2000, "only {seen} functions seen");

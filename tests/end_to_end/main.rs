@@ -10,7 +10,6 @@ mod compat;
 mod containers;
 mod convert;
 #[cfg(target_os = "linux")]
-mod doctor;
 mod evaluate;
 mod fingerprint;
 mod logs;

@@ -14,6 +14,7 @@ mod cross_validation;
 mod cuda_library;
 mod demo;
 mod diagnosis;
+mod doctor;
 mod ensemble;
 mod entropy;
 mod export;
