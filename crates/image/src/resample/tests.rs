@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::range::value_range;
 use super::*;
-use crate::space::{Grid, LabelMap, Orientation, Volume, VoxelBox};
+use crate::space::{Grid, LabelMap, Orientation, VoxelBox};
 
 const ALL: [Interpolation; 3] = [
     Interpolation::Nearest,
