@@ -7,7 +7,7 @@ use crate::parsed::File;
 use crate::sources::{FILES, planted};
 
 /// Crates and the only places that may name them, from the repository's folder.
-const ONLY_IN: [(&str, &[&str]); 18] = [
+const ONLY_IN: [(&str, &[&str]); 19] = [
     ("burn", &["crates/engine/src"]),
     ("burn_tch", &["crates/engine/src/libtorch"]),
     ("tch", &["crates/engine/src/libtorch"]),
@@ -27,7 +27,8 @@ const ONLY_IN: [(&str, &[&str]); 18] = [
     ("reqwest", &["crates/http/src"]),
     ("rustls", &["crates/http/src"]),
     ("libc", &["crates/base/src", "crates/engine/src"]),
-    ("image", &["crates/report/src/pictures"]),
+    ("png", &["crates/report/src/pictures/mod.rs"]),
+    ("jpeg_encoder", &["crates/report/src/pictures/jpeg.rs"]),
     ("plotters", &["crates/report/src/pictures"]),
     ("minijinja", &["crates/report/src/html/page.rs"]),
     (

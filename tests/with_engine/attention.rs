@@ -1,6 +1,7 @@
 //! A gated residual network from its recipe to pictures of where it looks, through the binary.
 
 use crate::common;
+use ctseg_report::pictures::Picture;
 
 use crate::common::{phantoms, run, stderr};
 
@@ -54,7 +55,7 @@ fn a_gated_residual_network_trains_predicts_and_shows_where_it_looks() {
                 .unwrap()
                 .ends_with(&format!("_attention_{level}.png"))
         );
-        let picture = image::open(path).unwrap().into_rgb8();
+        let picture = Picture::read_png(path).unwrap();
         let coloured = picture
             .pixels()
             .filter(|pixel| pixel[0] != pixel[2])

@@ -1,6 +1,7 @@
 //! What a prediction writes besides label maps: masks, chosen structures, statistics, pictures; and what it reads.
 
 use crate::common;
+use ctseg_report::pictures::Picture;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -249,8 +250,8 @@ fn real_cases_have_pictures_that_show_their_structures() {
             .replace(".nii.gz", "_preview.png");
         let path = pictures.join(name);
         preview::draw(&path, &volume, &labels, &names).unwrap();
-        let picture = image::open(&path).unwrap().into_rgb8();
-        let shown = |label: u16| picture.pixels().any(|pixel| pixel.0 == label_colour(label));
+        let picture = Picture::read_png(&path).unwrap();
+        let shown = |label: u16| picture.pixels().any(|pixel| pixel == label_colour(label));
         let mut present: Vec<u16> = labels.data.iter().copied().filter(|l| *l > 0).collect();
         present.sort_unstable();
         present.dedup();

@@ -20,7 +20,9 @@ mod outputs;
 mod topk;
 mod tversky;
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor, TensorData};
+
+use crate::batch::Batch;
 
 use batch_view::Seen;
 pub use config::{
@@ -68,6 +70,16 @@ impl Loss {
     ) -> Tensor<1> {
         let alone = Team::alone();
         of_seen(&self.config, &self.seen(logits, targets, &alone), distances)
+    }
+
+    /// The loss of a batch whose input holds logits, in the shape of its targets.
+    pub fn of_logits(&self, batch: Batch, device: &Device) -> f32 {
+        let tensor = |values: Vec<f32>| {
+            Tensor::<5>::from_data(TensorData::new(values, batch.targets_shape), device)
+        };
+        let distances = batch.distances.map(tensor);
+        let loss = self.compute(tensor(batch.input), tensor(batch.targets), distances);
+        loss.into_scalar::<f32>()
     }
 
     /// The loss of the batch of which each process of `team` has a share, in all of them. Its gradients by a weight
@@ -153,7 +165,6 @@ mod tests {
     use super::*;
     use crate::device::DeviceChoice;
     use crate::distributed::threads::in_team;
-    use burn::tensor::TensorData;
     use serde::{Deserialize, Serialize};
 
     /// By Burn's autodiff, on flex where the build has it.

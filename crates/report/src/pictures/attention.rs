@@ -123,19 +123,16 @@ mod tests {
         draw(&folder.path().join("case.nii.gz"), &attention).unwrap();
         for level in 0..2 {
             let path = folder.path().join(format!("case_attention_{level}.png"));
-            let read = image::open(path).unwrap().into_rgb8();
-            let side = 320;
-            assert_eq!(
-                read.dimensions(),
-                (2 * side + GAP as u32, side + HEADER as u32)
-            );
-            let red = |x: u32, y: u32| {
-                let pixel = read.get_pixel(x, y + HEADER as u32);
+            let read = Picture::read_png(&path).unwrap();
+            let side = 320usize;
+            assert_eq!((read.width, read.height), (2 * side + GAP, side + HEADER));
+            let red = |x: usize, y: usize| {
+                let pixel = read.pixel(x, y + HEADER).unwrap();
                 pixel[0] > pixel[2]
             };
             // The patient's left is shown on the right, the front on top.
             assert!(red(300, 20) && !red(300, 300) && !red(20, 20), "{level}");
-            let coronal = side + GAP as u32;
+            let coronal = side + GAP;
             assert!(
                 red(coronal + 300, 300) && !red(coronal + 300, 20),
                 "{level}"

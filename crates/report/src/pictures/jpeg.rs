@@ -1,7 +1,6 @@
 //! Grey pixels as JPEG, for pages.
 
-use image::codecs::jpeg::JpegEncoder;
-use image::{ExtendedColorType, ImageEncoder};
+use jpeg_encoder::{ColorType, Encoder};
 
 use ctseg_base::{Error, Result};
 
@@ -23,8 +22,8 @@ pub fn grey_jpeg(width: usize, height: usize, grey: &[u8], quality: u8) -> Resul
         return Err(problem(format!("{} values", grey.len())));
     }
     let mut bytes = Vec::new();
-    JpegEncoder::new_with_quality(&mut bytes, quality)
-        .write_image(grey, wide.into(), high.into(), ExtendedColorType::L8)
+    Encoder::new(&mut bytes, quality)
+        .encode(grey, wide, high, ColorType::Luma)
         .map_err(|error| problem(error.to_string()))?;
     Ok(bytes)
 }

@@ -1,12 +1,11 @@
 //! The loss of a held-out case where it is no sum over voxels: computed as training does, some slices at a
 //! time.
 
-use burn::tensor::Device;
 use ctseg_core::recipe::Recipe;
+use ctseg_engine::device::Device;
 use ctseg_engine::losses::Loss;
 use rayon::prelude::*;
 
-use burn::tensor::{Tensor, TensorData};
 use ndarray::{Array5, ArrayView3, ArrayView4, Axis, s};
 
 use crate::data::distance_maps::add_distances;
@@ -41,12 +40,7 @@ pub fn case_loss(scored: &Scored, logits: ArrayView4<f32>, labels: ArrayView3<u1
             labels.slice(s![slices, .., ..]),
             flat,
         );
-        let tensor = |values: Vec<f32>| {
-            Tensor::<5>::from_data(TensorData::new(values, batch.targets_shape), scored.device)
-        };
-        let distances = batch.distances.map(tensor);
-        let loss = (scored.loss).compute(tensor(batch.input), tensor(batch.targets), distances);
-        sum += f64::from(loss.into_scalar::<f32>()) * count as f64;
+        sum += f64::from(scored.loss.of_logits(batch, scored.device)) * count as f64;
     }
     Ok(sum / depth.max(1) as f64)
 }

@@ -170,8 +170,8 @@ impl Sums {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::{Tensor, TensorData};
     use ctseg_core::recipe::Recipe;
+    use ctseg_engine::batch::Batch;
     use ctseg_engine::device::DeviceChoice;
     use ctseg_engine::losses::{ClassWeights, DiceSettings, NoSettings, SumSettings};
     use ndarray::Array4;
@@ -221,11 +221,10 @@ mod tests {
             let pixels = (0..30).map(|i| of(m, [z, i / 6, i % 6]));
             pixels.collect::<Vec<f32>>()
         };
-        let tensor = |of: &dyn Fn(usize, [usize; 3]) -> f32| {
-            let values: Vec<f32> = (0..4)
+        let values = |of: &dyn Fn(usize, [usize; 3]) -> f32| -> Vec<f32> {
+            (0..4)
                 .flat_map(|z| (0..MAPS).flat_map(move |m| by_slice(m, z, of)))
-                .collect();
-            Tensor::<5>::from_data(TensorData::new(values, shape), &device)
+                .collect()
         };
         let weighted = Loss {
             weights: Some(ClassWeights {
@@ -255,8 +254,15 @@ mod tests {
                 label => f32::from(u8::from(maps[m].contains(&label))),
             };
             let logit = |m: usize, [z, y, x]: [usize; 3]| logits[[m, z, y, x]];
-            let expected = loss.compute(tensor(&logit), tensor(&target), None);
-            let expected = f64::from(expected.into_scalar::<f32>());
+            let batch = Batch {
+                input: values(&logit),
+                input_shape: shape,
+                targets: values(&target),
+                targets_shape: shape,
+                distances: None,
+                whole: shape[0],
+            };
+            let expected = f64::from(loss.of_logits(batch, &device));
             let found = score(&loss, logits.view(), labels.view(), &maps).loss;
             assert!(
                 (found - expected).abs() < 2e-6 * expected.max(1.0),
