@@ -25,7 +25,7 @@ impl InputRanges {
 }
 
 /// How an engine computes convolutions.
-pub(super) enum Convolutions {
+pub enum Convolutions {
     /// As the networks' weights are.
     Plain,
     /// Likewise, while each network's inputs are looked at.

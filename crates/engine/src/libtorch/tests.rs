@@ -5,7 +5,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Gradients, Tensor as BurnTensor, TensorData};
 use tch::{Kind, Tensor};
 
-use super::ffi::Mode;
+use super::ffi::{self, Mode};
 use super::module::{tensors_of, trainable, wrapped};
 use super::ops::{SharedTensor, TorchOps, channels_last, native};
 use super::transfer::{to_device, to_host};
@@ -323,7 +323,7 @@ fn whole_networks_equal_burns() {
             recompute: false,
         };
         let x = to_device(&input, &shape, tch::Device::Cpu).unwrap();
-        let y = super::ops::outputs(
+        let y = super::module::outputs(
             &network,
             &ops,
             &x,

@@ -1,7 +1,9 @@
 // Steps of optimisers over all parameters at once, in place, with libtorch's own fused or foreach kernels.
 #include "api.h"
 
-#include <torch/torch.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/types.h>
 
 #include "guard.h"
 
