@@ -55,11 +55,10 @@ fn main() {
     println!("{}", Value::Object(report));
 }
 
-/// Every change alone, always, at the middle of its usual range; all of them; and the defaults.
-fn changes(sides: [usize; 3]) -> Vec<(&'static str, Augmentation)> {
-    let none = Augmentation::none();
+/// Every change at full probability, for patches with these sides along z, y and x.
+fn all_changes(sides: [usize; 3]) -> Augmentation {
     let sigma = sides[2] as f64 / 10.0;
-    let all = Augmentation {
+    Augmentation {
         rotation_probability: 1.0,
         scale_probability: 1.0,
         elastic_probability: 1.0,
@@ -85,8 +84,14 @@ fn changes(sides: [usize; 3]) -> Vec<(&'static str, Augmentation)> {
         coarse_dropout_probability: 1.0,
         gamma_probability: 1.0,
         gamma: [1.2; 2],
-        ..none.clone()
-    };
+        ..Augmentation::none()
+    }
+}
+
+/// Every change alone, always, at the middle of its usual range; all of them; and the defaults.
+fn changes(sides: [usize; 3]) -> Vec<(&'static str, Augmentation)> {
+    let none = Augmentation::none();
+    let all = all_changes(sides);
     let mut changes = vec![("cut", none.clone())];
     macro_rules! alone {
         ($name:literal, $($field:ident),+) => {

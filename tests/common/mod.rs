@@ -139,16 +139,10 @@ pub fn publish_random(model: &Path, recipe: &Recipe, folds: &[&[&str]]) {
             // Features are 0 in air and never negative: weights of both signs and a small bias make heads
             // that mark some voxels and not others.
             let head = weights.get_mut("head.weight").unwrap();
-            head.values
-                .iter_mut()
-                .enumerate()
-                .for_each(|(index, value)| {
-                    *value = if index % 2 == 0 {
-                        value.abs()
-                    } else {
-                        -value.abs()
-                    };
-                });
+            for (index, value) in head.values.iter_mut().enumerate() {
+                let sign = if index % 2 == 0 { 1.0 } else { -1.0 };
+                *value = sign * value.abs();
+            }
             weights.get_mut("head.bias").unwrap().values.fill(0.01);
             weights
         })

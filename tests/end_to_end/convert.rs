@@ -5,7 +5,7 @@ use crate::common;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use crate::common::{run, stderr};
 use ctseg_core::dataset::{CheckDepth, Dataset, LabelSource};
@@ -22,6 +22,12 @@ mod folders;
 mod real;
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/check_convert.py");
+
+/// `ctseg convert` with the words of `line`.
+fn convert(folder: &Path, line: &str, code: i32) -> Output {
+    let words: Vec<&str> = line.split(' ').collect();
+    run(folder, &[&["convert"], &words[..]].concat(), code)
+}
 
 fn grid() -> Grid {
     Grid::with_spacing([5, 4, 3], [1.0, 1.5, 2.0])

@@ -21,6 +21,29 @@ fn write(path: &Path, labels: [u16; 4]) {
     .unwrap();
 }
 
+/// Columns of the table below with their first and last values.
+const CELLS: [(&str, &str, &str); 18] = [
+    ("case", "a", "b"),
+    ("structure", "structure_1", "structure_2"),
+    ("label", "1", "2"),
+    ("dice", "0.666667", ""),
+    ("iou", "0.500000", ""),
+    ("precision", "0.500000", ""),
+    ("recall", "1.000000", ""),
+    ("specificity", "0.666667", "1.000000"),
+    ("accuracy", "0.750000", "1.000000"),
+    ("reference_ml", "0.100000", "0.000000"),
+    ("prediction_ml", "0.200000", "0.000000"),
+    ("volume_error_ml", "0.100000", "0.000000"),
+    ("relative_volume_error", "1.000000", ""),
+    // The second voxel, 2 mm from the first, is too much: its far side has no surface near.
+    ("hausdorff_mm", "2.000000", ""),
+    ("centroid_distance_mm", "1.000000", ""),
+    ("lesion_f1", "1.000000", ""),
+    ("lesions_reference", "1.000000", "0.000000"),
+    ("roi_recall", "", ""),
+];
+
 #[test]
 fn scores_are_those_counted_by_hand_and_undefined_ones_are_left_out() {
     let folder = tempfile::tempdir().unwrap();
@@ -72,27 +95,7 @@ fn scores_are_those_counted_by_hand_and_undefined_ones_are_left_out() {
         let column = header.iter().position(|column| column == name).unwrap();
         rows[row][column].to_owned()
     };
-    for (name, first, last) in [
-        ("case", "a", "b"),
-        ("structure", "structure_1", "structure_2"),
-        ("label", "1", "2"),
-        ("dice", "0.666667", ""),
-        ("iou", "0.500000", ""),
-        ("precision", "0.500000", ""),
-        ("recall", "1.000000", ""),
-        ("specificity", "0.666667", "1.000000"),
-        ("accuracy", "0.750000", "1.000000"),
-        ("reference_ml", "0.100000", "0.000000"),
-        ("prediction_ml", "0.200000", "0.000000"),
-        ("volume_error_ml", "0.100000", "0.000000"),
-        ("relative_volume_error", "1.000000", ""),
-        // The second voxel, 2 mm from the first, is too much: its far side has no surface near.
-        ("hausdorff_mm", "2.000000", ""),
-        ("centroid_distance_mm", "1.000000", ""),
-        ("lesion_f1", "1.000000", ""),
-        ("lesions_reference", "1.000000", "0.000000"),
-        ("roi_recall", "", ""),
-    ] {
+    for (name, first, last) in CELLS {
         assert_eq!(
             (cell(0, name).as_str(), cell(3, name).as_str()),
             (first, last),
@@ -238,10 +241,9 @@ fn surfaces_are_judged_by_the_tolerance_of_their_structure() {
     );
 }
 
-#[test]
-fn two_models_are_compared_case_by_case() {
-    let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name);
+/// References in `ref/`, and the label maps of two models in `good/` and `other/`.
+fn two_models(folder: &Path) {
+    let at = |name: &str| folder.join(name);
     for case in 0..6 {
         let name = |model: &str| at(&format!("{model}/case_{case}.nii.gz"));
         write(&name("ref"), [1, 1, 0, 2]);
@@ -252,6 +254,12 @@ fn two_models_are_compared_case_by_case() {
     // A case of one of them alone counts nothing.
     write(&at("ref/only.nii.gz"), [1, 1, 1, 1]);
     write(&at("good/only.nii.gz"), [0, 1, 0, 0]);
+}
+
+#[test]
+fn two_models_are_compared_case_by_case() {
+    let folder = tempfile::tempdir().unwrap();
+    two_models(folder.path());
     let found = summary(
         folder.path(),
         &["good", "ref", "--against", "other", "-o", "out"],
@@ -292,7 +300,7 @@ fn two_models_are_compared_case_by_case() {
         close(&all["mean_against"], (5.0 * 3.0 / 6.0 + 3.0 / 3.0) / 6.0),
         "{all}"
     );
-    let table = std::fs::read_to_string(at("out/against.csv")).unwrap();
+    let table = std::fs::read_to_string(folder.path().join("out/against.csv")).unwrap();
     assert_eq!(
         table.lines().count(),
         1 + found["against"].as_array().unwrap().len()

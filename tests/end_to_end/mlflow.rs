@@ -17,6 +17,9 @@ use ctseg_tracking::mlflow::Mlflow;
 use ctseg_tracking::mlflow::parent::Above;
 use serde_json::Value;
 
+mod fits;
+mod logins;
+
 fn pairs(values: &[(&str, &str)]) -> Vec<(String, String)> {
     let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
     values.iter().map(owned).collect()
@@ -82,6 +85,16 @@ fn tell_everything(tracker: &dyn Tracker, folder: &Path, model: &ModelMade) {
         parent: Some("sweep"),
     };
     tracker.begun(&identity).unwrap();
+    for event in &everything(&trial, model) {
+        tracker.happened(event).unwrap();
+    }
+    tracker.ended(&identity, &Outcome::Finished).unwrap();
+    let failed = Outcome::Failed("disk full".to_owned());
+    tracker.ended(&sweep, &failed).unwrap();
+}
+
+/// Events of every kind, and the files in `trial` that they name.
+fn everything(trial: &Path, model: &ModelMade) -> [Event; 10] {
     let many: Vec<(String, String)> = (0..250)
         .map(|index| (format!("p{index:03}"), "ä".repeat(30 * index)))
         .collect();
@@ -102,7 +115,7 @@ fn tell_everything(tracker: &dyn Tracker, folder: &Path, model: &ModelMade) {
         path: trial.join(path),
         to: to.to_owned(),
     };
-    let events = [
+    [
         Event::Parameters(many),
         Event::Tags(pairs(&[
             ("host", "here"),
@@ -128,13 +141,7 @@ fn tell_everything(tracker: &dyn Tracker, folder: &Path, model: &ModelMade) {
         artifact("log.txt", "logs/of/it"),
         artifact("gone.txt", ""),
         Event::Model(model.clone()),
-    ];
-    for event in &events {
-        tracker.happened(event).unwrap();
-    }
-    tracker.ended(&identity, &Outcome::Finished).unwrap();
-    let failed = Outcome::Failed("disk full".to_owned());
-    tracker.ended(&sweep, &failed).unwrap();
+    ]
 }
 
 /// All that a run can tell arrives, and arriving twice changes nothing.
@@ -218,7 +225,11 @@ fn assert_everything(content: &Value, runs: &Path, model: &ModelMade) {
         own("plots/deep/a b+ü%.txt")
     );
     assert_eq!(artifacts["logs/of/it/log.txt"], own("log.txt"));
+    assert_model(content, trial, model);
+}
 
+/// The model that `trial` has made is shown, with its files, and registered.
+fn assert_model(content: &Value, trial: &Value, model: &ModelMade) {
     let models = content["experiments"]["everything"]["models"]
         .as_array()
         .unwrap();
@@ -249,7 +260,6 @@ fn assert_everything(content: &Value, runs: &Path, model: &ModelMade) {
     assert!(registered.contains("liver and spleen"), "{registered}");
 }
 
-/// `ctseg sync` in `folder`; what it prints.
 /// Eight that begin at once agree on one parent; a run that names its parent lies below that.
 fn tasks_of_an_array_lie_below_one_run(test: &TestServer) {
     let folder = tempfile::tempdir().unwrap();
@@ -312,6 +322,7 @@ fn tasks_of_an_array_lie_below_one_run(test: &TestServer) {
     );
 }
 
+/// `ctseg sync` in `folder`; what it prints.
 fn sync(test: &TestServer, folder: &Path, arguments: &[&str], code: i32) -> String {
     let output = ctseg(folder, &[&["sync"], arguments].concat())
         .env("MLFLOW_TRACKING_URI", test.uri())
@@ -327,224 +338,6 @@ fn sync(test: &TestServer, folder: &Path, arguments: &[&str], code: i32) -> Stri
     text
 }
 
-fn only_run(folder: &Path) -> PathBuf {
-    let mut runs = std::fs::read_dir(folder).unwrap();
-    let found = runs.next().unwrap().unwrap().path();
-    assert!(runs.next().is_none());
-    found
-}
-
-fn fit_arguments(data: &Path, stage: &str) -> Vec<String> {
-    let data = data.to_str().unwrap();
-    let arguments = [
-        "--device",
-        "flex",
-        "--threads",
-        "1",
-        "fit",
-        "--stage",
-        stage,
-        "--data",
-        data,
-        "--no-out-of-fold",
-        "--fold",
-        "all",
-    ];
-    let arguments = arguments
-        .iter()
-        .chain(&SMALL)
-        .map(|text| (*text).to_owned());
-    arguments.collect()
-}
-
-/// Every number of `metrics.jsonl` is a point of its network's run, once.
-fn assert_epochs(content: &Value, experiment: &str, run: &Path, epochs: u64) {
-    let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
-    let runs = content["experiments"][experiment]["runs"]
-        .as_array()
-        .unwrap();
-    let mut lines = 0;
-    for line in text.lines() {
-        let line: Value = serde_json::from_str(line).unwrap();
-        let of_network = |run: &&Value| run["tags"]["ctseg.network"] == line["network"];
-        let found = runs.iter().find(of_network).unwrap();
-        for name in [
-            "loss",
-            "learning_rate",
-            "seconds",
-            "validation_dice",
-            "validation_iou",
-        ] {
-            let points = found["metrics"][name].as_array().unwrap();
-            assert_eq!(points.len() as u64, epochs, "{name}");
-            let at_step: Vec<&Value> = points.iter().filter(|p| p[0] == line["epoch"]).collect();
-            assert_eq!(at_step.len(), 1, "{name} at {}", line["epoch"]);
-            let value: f64 = at_step[0][1].as_str().unwrap().parse().unwrap();
-            assert_eq!(value, line[name].as_f64().unwrap(), "{name}");
-        }
-        lines += 1;
-    }
-    assert_eq!(lines, 2 * epochs);
-}
-
-/// Begins a fit of 16 epochs in `folder` that tells `experiment`.
-fn begun(test: &TestServer, folder: &Path, data: &Path, stage: &str, experiment: &str) -> Child {
-    let mut arguments = fit_arguments(data, stage);
-    arguments
-        .extend(["--epochs", "16", "--runs", experiment, "--model", "model"].map(str::to_owned));
-    arguments.extend(["--experiment", experiment].map(str::to_owned));
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let mut command = ctseg(folder, &arguments);
-    command.env("MLFLOW_TRACKING_URI", test.uri());
-    let piped = command.stdout(Stdio::null()).stderr(Stdio::piped());
-    piped.spawn().unwrap()
-}
-
-/// What the fit said to whom the server's absence matters.
-fn ended_without_server(child: Child) -> String {
-    let output = child.wait_with_output().unwrap();
-    let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(0), "{said}");
-    assert_eq!(said.matches("waits in its folder").count(), 1, "{said}");
-    said
-}
-
-/// A run for all networks and one for each, all over.
-fn assert_finished(content: &Value, experiment: &str) {
-    let runs = content["experiments"][experiment]["runs"]
-        .as_array()
-        .unwrap();
-    assert_eq!(runs.len(), 3);
-    let parents: Vec<&Value> = runs.iter().filter(|run| run["parent"].is_null()).collect();
-    assert_eq!(parents.len(), 1);
-    let name = parents[0]["name"].as_str().unwrap();
-    assert!(name.starts_with("unet2d_"), "{name}");
-    for run in runs {
-        assert_eq!(run["status"], "FINISHED", "{run:#}");
-        if run["id"] != parents[0]["id"] {
-            assert_eq!(run["parent"], parents[0]["id"]);
-        }
-    }
-}
-
-/// The server goes away while two folds of stage 1 are trained and comes back in the middle of stage 2; nothing is
-/// lost, nothing is there twice.
-fn two_stages_outlive_their_server(test: &mut TestServer) {
-    let data = tempfile::tempdir().unwrap();
-    let descriptor = phantoms(data.path(), 4, 0);
-    let folder = tempfile::tempdir().unwrap();
-    let first = begun(test, folder.path(), &descriptor, "demo-coarse", "stage_1");
-    let standing_of = |experiment: &str| {
-        let run = std::fs::read_dir(folder.path().join(experiment))
-            .ok()?
-            .next()?;
-        let path = run.ok()?.path().join("tracking/delivered.json");
-        std::fs::read_to_string(path).ok()
-    };
-    wait_for("nothing was delivered", || {
-        standing_of("stage_1").is_some_and(|text| text.contains("\"fold 0\""))
-    });
-    test.stop();
-    let said = ended_without_server(first);
-    assert!(said.contains("'ctseg sync"), "{said}");
-    let run_1 = only_run(&folder.path().join("stage_1"));
-
-    // Away still: says so and leaves everything as it is.
-    let before = standing_of("stage_1");
-    let nobody = ctseg(folder.path(), &["sync", "stage_1"])
-        .env("MLFLOW_TRACKING_URI", test.uri())
-        .output()
-        .unwrap();
-    assert_eq!(nobody.status.code(), Some(1));
-    assert_eq!(standing_of("stage_1"), before);
-
-    let second = begun(test, folder.path(), &descriptor, "demo-refine", "stage_2");
-    let epochs = || {
-        let run = std::fs::read_dir(folder.path().join("stage_2"))
-            .ok()?
-            .next()?;
-        let text = std::fs::read_to_string(run.ok()?.path().join("metrics.jsonl")).ok()?;
-        Some(text.lines().count())
-    };
-    wait_for("no three epochs", || {
-        epochs().is_some_and(|count| count > 3)
-    });
-    test.restart();
-    ended_without_server(second);
-    let run_2 = only_run(&folder.path().join("stage_2"));
-
-    let both: Vec<_> = (0..2)
-        .map(|_| {
-            let mut command = ctseg(folder.path(), &["--json", "sync", "stage_1", "stage_2"]);
-            command.env("MLFLOW_TRACKING_URI", test.uri());
-            command.stdout(Stdio::piped()).stderr(Stdio::piped());
-            command.spawn().unwrap()
-        })
-        .collect();
-    for child in both {
-        let output = child.wait_with_output().unwrap();
-        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    }
-    let content = test.content();
-    for (experiment, run) in [("stage_1", &run_1), ("stage_2", &run_2)] {
-        assert_epochs(&content, experiment, run, 16);
-        assert_finished(&content, experiment);
-        let text = sync(test, folder.path(), &[run.to_str().unwrap()], 0);
-        assert!(text.contains(" 0 ") && text.contains("complete"), "{text}");
-    }
-}
-
-/// Killed, and gone on with: one run in the server, every epoch once.
-fn a_killed_fit_goes_on_in_its_run(test: &TestServer) {
-    let data = tempfile::tempdir().unwrap();
-    let descriptor = phantoms(data.path(), 4, 0);
-    let folder = tempfile::tempdir().unwrap();
-    let mut arguments = fit_arguments(&descriptor, "demo-coarse");
-    arguments.extend(["--epochs", "12", "--experiment", "killed"].map(str::to_owned));
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let mut child = ctseg(folder.path(), &arguments);
-    child.env("MLFLOW_TRACKING_URI", test.uri());
-    let mut child = child
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let epochs = || {
-        let run = std::fs::read_dir(folder.path().join("runs")).ok()?.next()?;
-        let text = std::fs::read_to_string(run.ok()?.path().join("metrics.jsonl")).ok()?;
-        Some(text.lines().count())
-    };
-    wait_for("no three epochs", || {
-        epochs().is_some_and(|count| count > 3)
-    });
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let text = sync(test, folder.path(), &[], 0);
-    assert!(text.contains("complete"), "{text}");
-    let run = only_run(&folder.path().join("runs"));
-    let status = |content: &Value| {
-        let runs = content["experiments"]["killed"]["runs"].as_array().unwrap();
-        let parent = runs.iter().find(|run| run["parent"].is_null()).unwrap();
-        parent["status"].as_str().unwrap().to_owned()
-    };
-    assert_eq!(status(&test.content()), "KILLED");
-    let resume = ["--device", "flex", "--threads", "1", "fit", "--resume"];
-    let resume = [&resume[..], &[run.to_str().unwrap()]].concat();
-    let output = ctseg(folder.path(), &resume)
-        .env("MLFLOW_TRACKING_URI", test.uri())
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let content = test.content();
-    assert_eq!(status(&content), "FINISHED");
-    let runs = content["experiments"]["killed"]["runs"].as_array().unwrap();
-    assert_eq!(runs.len(), 3);
-    for run in runs.iter().filter(|run| !run["parent"].is_null()) {
-        let steps: Vec<u64> = history(run, "loss").iter().map(|(step, _)| *step).collect();
-        assert_eq!(steps, (1..=12).collect::<Vec<_>>());
-    }
-}
-
 #[test]
 fn runs_are_in_the_server_whole_and_once() {
     let Some(mut test) = TestServer::start(None) else {
@@ -552,77 +345,6 @@ fn runs_are_in_the_server_whole_and_once() {
     };
     everything_arrives(&test);
     tasks_of_an_array_lie_below_one_run(&test);
-    a_killed_fit_goes_on_in_its_run(&test);
-    two_stages_outlive_their_server(&mut test);
-}
-
-#[test]
-fn a_server_with_logins_takes_runs_of_those_it_knows() {
-    let Some(test) = TestServer::start(Some("basic-auth")) else {
-        return;
-    };
-    let folder = tempfile::tempdir().unwrap();
-    let model = a_model(&folder.path().join("model"));
-    let runs = folder.path().join("runs/sweep");
-    std::fs::create_dir_all(&runs).unwrap();
-    let (heard, observer) = Heard::new();
-    let mut stranger = server(&test.uri());
-    stranger.trust.authorities = Some(test.authority());
-    let experiment = Some("everything".to_owned());
-    let mlflow = Mlflow::new(Some(stranger), experiment, None, &observer);
-    tell_everything(&mlflow.unwrap(), &runs, &model);
-    let warnings = heard.warnings();
-    assert!(
-        warnings[0].contains("401") && warnings[0].contains("MLFLOW_TRACKING_USERNAME"),
-        "{warnings:?}"
-    );
-    let refused = |variables: &[(&str, &str)]| {
-        let output = ctseg(folder.path(), &["sync"])
-            .env("MLFLOW_TRACKING_URI", test.uri())
-            .envs(variables.iter().copied())
-            .output()
-            .unwrap();
-        assert_eq!(output.status.code(), Some(1));
-        stderr(&output) + &String::from_utf8_lossy(&output.stdout)
-    };
-    let wrong = [
-        ("MLFLOW_TRACKING_USERNAME", "admin"),
-        ("MLFLOW_TRACKING_PASSWORD", "wr0ng-secret"),
-        ("MLFLOW_TRACKING_INSECURE_TLS", "true"),
-    ];
-    let said = refused(&wrong);
-    assert!(said.contains("401") && !said.contains("wr0ng"), "{said}");
-    // Nobody that is trusted vouches for it.
-    let said = refused(&wrong[..2]);
-    assert!(
-        said.contains("certificate") && !said.contains("wr0ng"),
-        "{said}"
-    );
-
-    // The login in the address, from ctseg.toml.
-    let login = PASSWORD.replace('&', "%26").replace('/', "%2F");
-    let address = test
-        .uri()
-        .replace("https://", &format!("https://admin:{login}@"));
-    std::fs::write(
-        folder.path().join("ctseg.toml"),
-        format!("[mlflow]\nuri = \"{address}\"\n"),
-    )
-    .unwrap();
-    let output = ctseg(folder.path(), &["sync"])
-        .env("MLFLOW_TRACKING_SERVER_CERT_PATH", test.authority())
-        .output()
-        .unwrap();
-    let said = stderr(&output) + &String::from_utf8_lossy(&output.stdout);
-    assert_eq!(output.status.code(), Some(0), "{said}");
-    assert!(said.contains("complete"), "{said}");
-    assert_everything(&test.content(), &runs, &model);
-    for place in [&runs, &runs.join("trials/000")] {
-        for file in std::fs::read_dir(place.join("tracking")).unwrap() {
-            let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
-            let secret = [PASSWORD, &login, "wr0ng"];
-            assert!(!secret.iter().any(|secret| text.contains(secret)), "{text}");
-        }
-    }
-    assert!(!said.contains(&login) && !said.contains(PASSWORD));
+    fits::a_killed_fit_goes_on_in_its_run(&test);
+    fits::two_stages_outlive_their_server(&mut test);
 }

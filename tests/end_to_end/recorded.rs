@@ -99,8 +99,13 @@ fn predictions_and_evaluations_are_runs_that_name_their_model() {
     let liver = value(&evaluated, "metrics", "dice_per_structure/liver");
     assert_eq!(liver, &summary["per_structure"]["liver"]["dice"]);
     assert_eq!(artifacts(&evaluated), ["summary.json", "metrics.csv"]);
+}
 
-    // What fails as a whole is a run that failed.
+#[test]
+fn what_fails_as_a_whole_is_a_run_that_failed() {
+    let folder = tempfile::tempdir().unwrap();
+    phantoms(&folder.path().join("data"), 1, 0);
+    let images = "data/images/*.nii.gz";
     run(
         folder.path(),
         &[

@@ -194,6 +194,44 @@ fn predicted(here: &Path, kind: &str) {
     run(here, &[&arguments[..], &[&save]].concat(), 0);
 }
 
+/// What is written of the calibration of `kind`, into `kind-threads/`.
+fn evaluated(here: &Path, kind: &str, threads: &str) -> [Vec<u8>; 2] {
+    let out = format!("{kind}-{threads}");
+    let arguments = [
+        "evaluate",
+        kind,
+        "data/labels",
+        "-o",
+        &out,
+        "--threads",
+        threads,
+    ];
+    let output = ctseg(here, &arguments).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    ["calibration.json", "calibration.csv"]
+        .map(|name| fs::read(here.join(&out).join(name)).unwrap())
+}
+
+/// Fails unless numpy finds the figures in `kind-3/`.
+fn assert_numpys(here: &Path, kind: &str) {
+    let Some(python) = std::env::var_os("CTSEG_TEST_PYTHON") else {
+        println!("the comparison is left out: CTSEG_TEST_PYTHON names no Python with nibabel");
+        return;
+    };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/check_calibration.py");
+    let paths = [
+        kind.to_owned(),
+        "data/labels".to_owned(),
+        format!("{kind}-3"),
+    ];
+    let output = Command::new(python)
+        .arg(script)
+        .args(paths.map(|path| here.join(path)))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+}
+
 #[test]
 fn figures_are_numpys_and_do_not_depend_on_threads() {
     let folder = tempfile::tempdir().unwrap();
@@ -208,34 +246,9 @@ fn figures_are_numpys_and_do_not_depend_on_threads() {
     publish_random(&here.join("model"), &small_recipe("single", &set), &[&[]]);
     for kind in ["u8", "f16"] {
         predicted(here, kind);
-        let arguments = ["evaluate", kind, "data/labels"];
-        let evaluated = |threads: &str| {
-            let out = format!("{kind}-{threads}");
-            let more = ["-o", &out, "--threads", threads];
-            let output = ctseg(here, &[&arguments[..], &more].concat())
-                .output()
-                .unwrap();
-            assert!(output.status.success(), "{}", stderr(&output));
-            ["calibration.json", "calibration.csv"]
-                .map(|name| fs::read(here.join(&out).join(name)).unwrap())
-        };
+        let evaluated = |threads| evaluated(here, kind, threads);
         assert!(evaluated("1") == evaluated("3"), "{kind}: threads matter");
-        if let Some(python) = std::env::var_os("CTSEG_TEST_PYTHON") {
-            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/check_calibration.py");
-            let paths = [
-                kind.to_owned(),
-                "data/labels".to_owned(),
-                format!("{kind}-3"),
-            ];
-            let output = Command::new(python)
-                .arg(script)
-                .args(paths.map(|path| here.join(path)))
-                .output()
-                .unwrap();
-            assert!(output.status.success(), "{}", stderr(&output));
-        } else {
-            println!("the comparison is left out: CTSEG_TEST_PYTHON names no Python with nibabel");
-        }
+        assert_numpys(here, kind);
     }
     // Both kinds lie there, and only one is of this label map.
     fs::copy(
@@ -243,7 +256,8 @@ fn figures_are_numpys_and_do_not_depend_on_threads() {
         here.join("u8/phantom_000_probabilities.npy"),
     )
     .unwrap();
-    run(here, &["evaluate", "u8", "data/labels", "-o", "again"], 0);
+    let again = ["evaluate", "u8", "data/labels", "-o", "again"];
+    run(here, &again, 0);
     assert_eq!(
         read(&here.join("again/calibration.json")),
         read(&here.join("u8-3/calibration.json"))
@@ -252,11 +266,7 @@ fn figures_are_numpys_and_do_not_depend_on_threads() {
     let path = here.join("u8/phantom_001_probabilities.nii.gz");
     let whole = fs::read(&path).unwrap();
     fs::write(&path, &whole[..whole.len() / 2]).unwrap();
-    let said = stderr(&run(
-        here,
-        &["evaluate", "u8", "data/labels", "-o", "again"],
-        3,
-    ));
+    let said = stderr(&run(here, &again, 3));
     assert!(said.contains("not as it was written"), "{said}");
     // Label maps that were made again have no probabilities of the run before.
     fs::write(&path, &whole).unwrap();
@@ -272,11 +282,7 @@ fn figures_are_numpys_and_do_not_depend_on_threads() {
         ],
         0,
     );
-    let said = stderr(&run(
-        here,
-        &["evaluate", "u8", "data/labels", "-o", "again"],
-        3,
-    ));
+    let said = stderr(&run(here, &again, 3));
     assert!(
         said.contains("was not written with the label map beside it"),
         "{said}"

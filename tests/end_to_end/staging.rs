@@ -86,6 +86,16 @@ fn only_folder(scratch: &Path) -> PathBuf {
     folder
 }
 
+/// The file that is read in place of `source`.
+fn place(near: &Dataset, source: &Path) -> PathBuf {
+    let read = near.copies.read(source, |path| Ok(path.to_path_buf()));
+    read.unwrap()
+}
+
+fn opened(path: &Path) -> fs::File {
+    fs::File::options().write(true).open(path).unwrap()
+}
+
 fn map_of(dataset: &Dataset, case: usize) -> PathBuf {
     match &dataset.cases[case].labels {
         LabelSource::Map(path) => path.clone(),
@@ -129,10 +139,7 @@ fn copies_are_made_once_and_anew_where_the_file_has_changed() {
         .flat_map(|case| [dataset.cases[*case].image.clone(), map_of(&dataset, *case)])
         .collect();
     for source in &sources {
-        let place = first
-            .copies
-            .read(source, |path| Ok(path.to_path_buf()))
-            .unwrap();
+        let place = place(&first, source);
         assert!(place != *source && made.contains(&place));
         assert!(fs::read(&place).unwrap() == fs::read(source).unwrap());
         let modified = |path: &Path| fs::metadata(path).unwrap().modified().unwrap();
@@ -143,27 +150,12 @@ fn copies_are_made_once_and_anew_where_the_file_has_changed() {
     assert_eq!(copied(&said[0]), 0, "{said:?}");
 
     // Another time or another length is another file; a copy that was cut or removed is none.
-    let place = |source: &Path| {
-        first
-            .copies
-            .read(source, |path| Ok(path.to_path_buf()))
-            .unwrap()
-    };
+    let place = |source: &Path| place(&first, source);
     let later = SystemTime::now() + Duration::from_secs(7);
     let bytes = fs::read(&sources[1]).unwrap();
     fs::write(&sources[1], &bytes).unwrap();
-    fs::File::options()
-        .append(true)
-        .open(&sources[1])
-        .unwrap()
-        .set_modified(later)
-        .unwrap();
-    fs::File::options()
-        .write(true)
-        .open(place(&sources[2]))
-        .unwrap()
-        .set_len(9)
-        .unwrap();
+    opened(&sources[1]).set_modified(later).unwrap();
+    opened(&place(&sources[2])).set_len(9).unwrap();
     fs::remove_file(place(&outside)).unwrap();
     let (_, said, _) = near(&dataset, &scratch);
     assert_eq!(copied(&said[0]), 3, "{said:?}");
@@ -290,6 +282,11 @@ fn training_reads_copies_and_names_the_files_themselves() {
     fs::write(image, &bytes[..bytes.len() / 2]).unwrap();
     let said = stderr(&run(&plain, &with, 1));
     assert_eq!(copied(&said), 1, "{said}");
+    assert_about(&said, image);
+}
+
+/// All errors and warnings are about `image`, none about a copy.
+fn assert_about(said: &str, image: &Path) {
     let about = said
         .lines()
         .filter(|line| line.contains("error") || line.contains("warning"));

@@ -10,6 +10,8 @@ use crate::common::batches::{batch, sidecars};
 use crate::common::{ctseg, phantoms, stderr};
 use serde_json::Value;
 
+mod refusals;
+
 const SCONTROL: &str = r#"#!/bin/sh
 case "$*" in
 "-a show partition -o")
@@ -144,7 +146,11 @@ fn what_is_asked_for_stands_in_the_script_that_is_submitted() {
         &script,
         &format!("export PATH='{}':\"$PATH\"", folder.display()),
     );
+}
 
+#[test]
+fn what_a_training_is_told_stands_in_its_script() {
+    let place = Place::new();
     let data = phantoms(&place.path().join("data"), 2, 0);
     let data = data.display();
     code(
@@ -154,7 +160,7 @@ fn what_is_asked_for_stands_in_the_script_that_is_submitted() {
         )),
         0,
     );
-    let (script, _) = place.job(101);
+    let (script, _) = place.job(100);
     has(
         &script,
         &format!("set -- '--stage' '1' '--data' '{data}' '--model' 'new' '--epochs' '3'"),
@@ -169,29 +175,35 @@ fn what_is_asked_for_stands_in_the_script_that_is_submitted() {
         )),
         0,
     );
-    let (script, _) = place.job(102);
+    let (script, _) = place.job(101);
     has(&script, "#SBATCH --array=0-2");
     has(&script, "export CTSEG_STAGE='2'");
     has(
         &script,
         &format!("set -- 'model' '--data' '{data}' '--set' 'folds=3'"),
     );
+}
 
+#[test]
+fn jobs_of_a_chain_wait_for_those_before_them() {
+    let place = Place::new();
+    let data = phantoms(&place.path().join("data"), 2, 0);
+    let data = data.display();
     let output = place.submit(&format!(
         "chain {data} chained images labels --tasks 2 --partition gpu --gpus 1 --stage2 refine --device flex"
     ));
     let said = code(&output, 0);
-    assert!(said.contains("squeue -j 103,104,105,106"), "{said}");
-    let jobs: Vec<(String, String)> = (103..107).map(|id| place.job(id)).collect();
+    assert!(said.contains("squeue -j 100,101,102,103"), "{said}");
+    let jobs: Vec<(String, String)> = (100..104).map(|id| place.job(id)).collect();
     let waits = jobs.iter().map(|(_, options)| options.trim().to_owned());
     let after = |what: &str| format!("--parsable --dependency={what} --kill-on-invalid-dep=yes");
     assert_eq!(
         waits.collect::<Vec<_>>(),
         [
             "--parsable".to_owned(),
-            after("afterok:103"),
-            after("afterok:104"),
-            after("afterok:104,afterany:105"),
+            after("afterok:100"),
+            after("afterok:101"),
+            after("afterok:101,afterany:102"),
         ]
     );
     has(&jobs[1].0, "#SBATCH --job-name=ctseg-stage2");
@@ -372,148 +384,4 @@ fn a_dry_run_needs_no_slurm_and_its_script_works() {
         .unwrap();
     assert!(job.status.success(), "{}", stderr(&job));
     assert_eq!(sidecars(&place.path().join("it's out")).len(), 3);
-}
-
-#[test]
-fn what_cannot_run_is_told_and_nothing_is_submitted() {
-    let place = Place::new();
-    let predict = "predict images -o out --model model";
-    for (line, status, why) in [
-        (
-            format!("{predict} --partition gpus"),
-            2,
-            "expected one of cpu, gpu, old",
-        ),
-        (format!("{predict} --partition old"), 2, "not UP"),
-        (
-            format!("{predict} --time 25h"),
-            2,
-            "gives 1-00:00:00 at most",
-        ),
-        (
-            format!("{predict} --time 4m"),
-            2,
-            "no longer than the 00:05:00",
-        ),
-        (
-            format!("{predict} --mem 40G --cpus 16"),
-            2,
-            "no node of partition 'cpu'",
-        ),
-        (
-            format!("{predict} --partition gpu --gpus 8"),
-            2,
-            "64, 515000 and 4",
-        ),
-        (format!("{predict} --tasks 1001"), 2, "MaxArraySize"),
-        (format!("{predict} --tasks 0"), 2, "--tasks"),
-        (
-            format!("{predict} --shard 1/2"),
-            2,
-            "name their number by --tasks",
-        ),
-        (format!("{predict} --sbatch-arg=x"), 2, "no long option"),
-        (
-            format!("{predict} --sbatch-arg=--comment\nrm=x"),
-            2,
-            "no long option",
-        ),
-        (
-            format!("{predict} --sbatch-arg=--comment=it's"),
-            2,
-            "quotes",
-        ),
-        (format!("{predict} --sbatch-arg=--comment=a#b"), 2, "quotes"),
-        (
-            format!("{predict} --tasks 4 --sbatch-arg=--array=3,7"),
-            2,
-            "some of the tasks 1 to 4",
-        ),
-        (
-            "fit --stage 1 --data images --sbatch-arg=--array=1-4".to_owned(),
-            2,
-            "a training is one job",
-        ),
-        (format!("{predict} --no-such-flag"), 2, "--no-such-flag"),
-        (
-            "predict nothing.nii.gz -o out --model model".to_owned(),
-            1,
-            "nothing.nii.gz",
-        ),
-        (
-            "predict images -o out --model images".to_owned(),
-            1,
-            "model.toml",
-        ),
-        (
-            "predict images -o model/model.toml/out --model model".to_owned(),
-            1,
-            "model.toml",
-        ),
-        ("fit --stage 1 --data nowhere".to_owned(), 1, "nowhere"),
-        (
-            "fit --stage 1 --set training.epoch=3".to_owned(),
-            2,
-            "epoch",
-        ),
-        (
-            "fit --stage 9 --data images".to_owned(),
-            2,
-            "no such recipe",
-        ),
-        ("fit --resume runs/x".to_owned(), 2, "by itself"),
-        ("fit-folds --stage 2 --fold 1".to_owned(), 2, "its own"),
-    ] {
-        let output = place.submit(&line);
-        code(&output, status);
-        let said = stderr(&output);
-        assert!(said.contains(why), "{line}: {said}");
-        assert_eq!(place.jobs(), 0, "{line}");
-    }
-    // What only the settings file names.
-    let settings = place.path().join("ctseg.toml");
-    std::fs::write(&settings, "model = \"images\"\ndata = \"nowhere\"\n").unwrap();
-    for (line, why) in [
-        ("predict images -o out", "model.toml"),
-        ("fit --stage 1 --model new", "nowhere"),
-    ] {
-        let output = place.submit(line);
-        code(&output, 1);
-        assert!(stderr(&output).contains(why), "{}", stderr(&output));
-        assert_eq!(place.jobs(), 0, "{line}");
-    }
-    std::fs::remove_file(settings).unwrap();
-    // Two reasons at once.
-    let said = stderr(&place.submit(&format!("{predict} --time 25h --cpus 99")));
-    assert!(
-        said.contains("for 2 reasons") && said.contains("99 CPUs"),
-        "{said}"
-    );
-    // What only Slurm knows.
-    std::fs::write(
-        place.slurm().join("refuse"),
-        "sbatch: error: Invalid account\n",
-    )
-    .unwrap();
-    let output = place.submit(&format!("{predict} --cpus 4"));
-    code(&output, 1);
-    assert!(
-        stderr(&output).contains("Invalid account"),
-        "{}",
-        stderr(&output)
-    );
-    assert_eq!(place.jobs(), 0);
-    // No Slurm at all.
-    let arguments = format!("submit slurm {predict}");
-    let arguments: Vec<&str> = arguments.split(' ').collect();
-    let output = ctseg(place.path(), &arguments)
-        .env("PATH", "/nowhere")
-        .output();
-    let output = output.unwrap();
-    code(&output, 1);
-    let said = stderr(&output);
-    assert!(
-        said.contains("not in PATH") && said.contains("--dry-run"),
-        "{said}"
-    );
 }

@@ -21,6 +21,8 @@ use ctseg_image::space::Grid;
 use ctseg_predict::{Leaving, PredictJob, predict};
 use serde_json::Value;
 
+mod leaving;
+
 fn signal(child: &Child, name: &str) {
     let sent = Command::new("kill")
         .args([name, &child.id().to_string()])
@@ -68,6 +70,25 @@ fn hostile(folder: &Path) {
     write_volume(&path("odd_oblique.nii.gz"), &oblique, VoxelType::I16).unwrap();
 }
 
+/// It names all, the truth about each.
+fn assert_manifest_of_sixty(path: &Path) {
+    let manifest = json(path);
+    let counts = serde_json::json!({"done": 58, "kept": 0, "failed": 2, "pending": 0});
+    assert_eq!(manifest["counts"], counts);
+    assert_eq!(manifest["ended"], true);
+    assert_eq!(manifest["interrupted"], false);
+    let cases = manifest["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 60);
+    let four = cases
+        .iter()
+        .find(|case| case["input"] == "images/bad_four.nii")
+        .unwrap();
+    assert!(
+        four["state"] == "failed" && four["reason"].is_string(),
+        "{four}"
+    );
+}
+
 #[test]
 fn sixty_volumes_of_which_six_are_hostile() {
     let folder = tempfile::tempdir().unwrap();
@@ -96,22 +117,7 @@ fn sixty_volumes_of_which_six_are_hostile() {
         let source = read_header(&at("images").join(&file)).unwrap();
         assert_eq!(header.grid(), source.grid(), "{name}");
     }
-    // The manifest names all, the truth about each.
-    let manifest = json(&at("out/predictions.json"));
-    let counts = serde_json::json!({"done": 58, "kept": 0, "failed": 2, "pending": 0});
-    assert_eq!(manifest["counts"], counts);
-    assert_eq!(manifest["ended"], true);
-    assert_eq!(manifest["interrupted"], false);
-    let cases = manifest["cases"].as_array().unwrap();
-    assert_eq!(cases.len(), 60);
-    let four = cases
-        .iter()
-        .find(|case| case["input"] == "images/bad_four.nii")
-        .unwrap();
-    assert!(
-        four["state"] == "failed" && four["reason"].is_string(),
-        "{four}"
-    );
+    assert_manifest_of_sixty(&at("out/predictions.json"));
     // What is said comes in the same order whatever was ready first, on two devices too, and the results are the same.
     let warnings = |output: &std::process::Output| -> Vec<String> {
         let said = stderr(output);
@@ -312,90 +318,4 @@ fn a_disk_that_is_too_small_or_gets_full_costs_nothing_but_what_does_not_fit() {
     assert_kept(&before, &out);
     assert_eq!(sidecars(&out).len(), 40);
     assert!(!out.join("failures.jsonl").exists());
-}
-
-/// Asks to leave when the first case has begun, and holds it up until that has happened.
-struct HoldsUp<'a> {
-    asked: &'a AtomicBool,
-    left: &'static AtomicBool,
-}
-
-struct HeldUp(&'static AtomicBool);
-
-impl Observer for HoldsUp<'_> {
-    fn say(&self, _: &str) {}
-    fn warn(&self, _: &str) {}
-    fn task(&self, name: &str, _: u64, _: &'static str) -> Box<dyn Task> {
-        if !name.starts_with("case") {
-            return Box::new(Silent);
-        }
-        self.asked.store(true, Ordering::SeqCst);
-        Box::new(HeldUp(self.left))
-    }
-}
-
-impl Task for HeldUp {
-    fn advance(&self, _: u64) {
-        while !self.0.load(Ordering::SeqCst) {
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
-    }
-    fn note(&self, _: &str) {}
-}
-
-#[test]
-fn leaving_waits_for_no_case_and_drops_the_one_in_hand() {
-    static LEFT: AtomicBool = AtomicBool::new(false);
-    let folder = tempfile::tempdir().unwrap();
-    batch(folder.path(), 3);
-    let images = folder.path().join("images").display().to_string();
-    let out = folder.path().join("out");
-    let inputs = expand_inputs(&[images], &out).unwrap();
-    let (cases, folder_of_cases) = plan_outputs(&inputs, &out).unwrap();
-    let (stop, asked) = (AtomicBool::new(false), AtomicBool::new(false));
-    let seen = Mutex::new(Value::Null);
-    let leave = || {
-        // What would be on disk if the process ended here.
-        if !LEFT.load(Ordering::SeqCst) {
-            *seen.lock().unwrap() = json(&out.join("predictions.json"));
-        }
-        stop.store(true, Ordering::SeqCst);
-        LEFT.store(true, Ordering::SeqCst);
-    };
-    let job = PredictJob {
-        cases,
-        folder: folder_of_cases,
-        models: vec![folder.path().join("model")],
-        computes: vec![compute()],
-        tta: None,
-        postprocess: true,
-        overwrite: false,
-        max_ram: None,
-        probabilities: None,
-        outputs: Outputs::default(),
-        statistics: false,
-        shard: None,
-        claiming: None,
-        on_attention: None,
-        stop: &stop,
-        leaving: Some(Leaving {
-            asked: &asked,
-            leave: &leave,
-        }),
-    };
-    let observer = HoldsUp {
-        asked: &asked,
-        left: &LEFT,
-    };
-    let summary = predict(&job, &observer).unwrap();
-    assert!(LEFT.load(Ordering::SeqCst));
-    let seen = seen.into_inner().unwrap();
-    assert_eq!(seen["interrupted"], true, "{seen}");
-    assert_eq!(seen["counts"]["pending"], 3, "{seen}");
-    assert!(summary.interrupted && summary.written.is_empty() && summary.failures.is_empty());
-    let left_behind = out
-        .read_dir()
-        .unwrap()
-        .map(|file| file.unwrap().file_name());
-    assert_eq!(left_behind.collect::<Vec<_>>(), ["predictions.json"]);
 }

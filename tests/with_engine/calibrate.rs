@@ -2,13 +2,12 @@
 
 use crate::common;
 
+use std::path::Path;
+
 use crate::common::{phantoms, run, stderr};
 
-#[test]
-fn a_model_learns_its_ranges_or_is_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let data = phantoms(&folder.path().join("data"), 4, 2);
-    let data = data.to_str().unwrap();
+/// Trains both stages of a small model.
+fn train(folder: &Path, data: &str) {
     let set = [
         "--set",
         "network.widths=[16, 32]",
@@ -25,8 +24,16 @@ fn a_model_learns_its_ranges_or_is_refused() {
             "fit", "--stage", stage, "--data", data, "--epochs", "2", "--set", folds,
         ];
         fit.extend(set);
-        run(folder.path(), &fit, 0);
+        run(folder, &fit, 0);
     }
+}
+
+#[test]
+fn a_model_learns_its_ranges_or_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = phantoms(&folder.path().join("data"), 4, 2);
+    let data = data.to_str().unwrap();
+    train(folder.path(), data);
     let images = folder.path().join("data/images");
     let predict = [
         "predict",

@@ -90,16 +90,20 @@ fn weights_are_the_same_without_a_cache_with_a_cold_and_with_a_warm_one() {
     assert_eq!((cold_made, warm_made), (4, 0));
     assert_eq!(warm_found, cold_found + 4);
     assert!(cold_found >= 4, "{counts:?}");
+    assert_sweep_uses_it(data.path(), plain);
+}
 
-    // The settings file says as much, relative to its own folder; a trial of a sweep uses what a training has made.
-    let folder = data.path().join("work");
+/// The settings file says as much as the flags of `fit`, relative to its own folder; a trial of a sweep uses what a
+/// training has made.
+fn assert_sweep_uses_it(data: &Path, fit: Vec<&str>) {
+    let folder = data.join("work");
     fs::create_dir(&folder).unwrap();
     fs::write(
         folder.join("ctseg.toml"),
         "case_cache = \"../cache\"\ncase_cache_size = \"100M\"\n",
     )
     .unwrap();
-    let mut sweep = plain;
+    let mut sweep = fit;
     sweep[0] = "sweep";
     sweep.retain(|argument| *argument != "--no-out-of-fold");
     sweep.extend([

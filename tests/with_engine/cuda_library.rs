@@ -78,6 +78,10 @@ fn it_is_loaded_where_the_driver_is_and_nowhere_else() {
     );
 }
 
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
+}
+
 #[test]
 fn libraries_that_cannot_be_loaded_are_said_and_no_cpu_steps_in() {
     if !is_there() {
@@ -93,9 +97,6 @@ fn libraries_that_cannot_be_loaded_are_said_and_no_cpu_steps_in() {
         command.env("LD_LIBRARY_PATH", before_others(folder.path()));
         command.env_remove("CUDA_VISIBLE_DEVICES");
         command
-    };
-    let said = |output: &Output| {
-        String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
     };
     for line in [
         "bench --device auto",

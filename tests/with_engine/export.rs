@@ -48,21 +48,36 @@ fn metadata_of(path: &Path) -> Value {
     serde_json::from_str(&read_tensors(path).unwrap().1).unwrap()
 }
 
+/// Python's safetensors finds the same tensors and the same description in the file.
+fn assert_python_reads(path: &Path, tensors: &NamedTensors, described: &Value) {
+    let Some(read) = python("CTSEG_TEST_PYTHON", &["-c", READ, path.to_str().unwrap()]) else {
+        return;
+    };
+    let expected: BTreeMap<&String, Value> = tensors
+        .iter()
+        .map(|(name, tensor)| {
+            let bytes: Vec<u8> = tensor
+                .values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect();
+            (name, json!([tensor.shape, "float32", crc32(&bytes)]))
+        })
+        .collect();
+    assert_eq!(read["tensors"], json!(expected));
+    let text = read["metadata"]["ctseg"].as_str().unwrap();
+    assert_eq!(serde_json::from_str::<Value>(text).unwrap(), *described);
+}
+
 #[test]
 fn every_network_becomes_a_file_that_python_reads() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     random_model(&at("model"), &[]);
-    run(
-        folder.path(),
-        &["export", "safetensors", "model", "-o", "out"],
-        0,
-    );
-    run(
-        folder.path(),
-        &["export", "safetensors", "model", "-o", "all.safetensors"],
-        0,
-    );
+    for to in ["out", "all.safetensors"] {
+        let export = ["export", "safetensors", "model", "-o", to];
+        run(folder.path(), &export, 0);
+    }
     let bundle = Bundle::open(&at("model")).unwrap();
     let mut all = NamedTensors::new();
     for stage in [1, 2] {
@@ -97,23 +112,7 @@ fn every_network_becomes_a_file_that_python_reads() {
                 .into_iter()
                 .map(|(name, tensor)| (prefix.clone() + &name, tensor)),
         );
-        let Some(read) = python("CTSEG_TEST_PYTHON", &["-c", READ, path.to_str().unwrap()]) else {
-            continue;
-        };
-        let expected: BTreeMap<&String, Value> = tensors
-            .iter()
-            .map(|(name, tensor)| {
-                let bytes: Vec<u8> = tensor
-                    .values
-                    .iter()
-                    .flat_map(|value| value.to_le_bytes())
-                    .collect();
-                (name, json!([tensor.shape, "float32", crc32(&bytes)]))
-            })
-            .collect();
-        assert_eq!(read["tensors"], json!(expected));
-        let text = read["metadata"]["ctseg"].as_str().unwrap();
-        assert_eq!(serde_json::from_str::<Value>(text).unwrap(), described);
+        assert_python_reads(&path, &tensors, &described);
     }
     let (tensors, _) = read_tensors(&at("all.safetensors")).unwrap();
     assert!(tensors == all);
@@ -200,58 +199,60 @@ fn logits(model: &Path, stage: u8, fold: usize, shape: [usize; 5]) -> (Vec<usize
     (shape, logits.into_data().try_into_vec::<f32>().unwrap())
 }
 
+/// Recipes, their overrides, and shapes of inputs (the channels are those of the recipe).
+const NETWORKS: [(&str, &[&str], [usize; 5]); 6] = [
+    ("coarse", &[], [2, 1, 1, 16, 24]),
+    (
+        "refine2_5d",
+        &["network.attention=true", "region=\"whole\"", "prior=false"],
+        [1, 1, 7, 16, 8],
+    ),
+    (
+        "refine2_5d",
+        &[
+            "network.norm=\"group\"",
+            "network.groups=2",
+            "region=\"whole\"",
+            "prior=false",
+        ],
+        [1, 1, 7, 8, 8],
+    ),
+    (
+        "refine",
+        &[
+            "region=\"whole\"",
+            "prior=false",
+            "network.widths=[4, 8, 8]",
+        ],
+        [1, 1, 8, 16, 12],
+    ),
+    (
+        "refine",
+        &[
+            "region=\"whole\"",
+            "prior=false",
+            "network.attention=true",
+            "network.strides=[[1,1,1],[1,2,2]]",
+        ],
+        [1, 1, 3, 8, 12],
+    ),
+    (
+        "resenc",
+        &[
+            "region=\"whole\"",
+            "prior=false",
+            "network.widths=[4, 8, 8]",
+            "network.blocks=[1, 2, 1]",
+        ],
+        [1, 1, 8, 16, 8],
+    ),
+];
+
 #[test]
 fn pytorch_computes_the_same_logits() {
     let folder = tempfile::tempdir().unwrap();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/torch_network.py");
-    let kinds: [(&str, &[&str], [usize; 5]); 6] = [
-        ("coarse", &[], [2, 1, 1, 16, 24]),
-        (
-            "refine2_5d",
-            &["network.attention=true", "region=\"whole\"", "prior=false"],
-            [1, 1, 7, 16, 8],
-        ),
-        (
-            "refine2_5d",
-            &[
-                "network.norm=\"group\"",
-                "network.groups=2",
-                "region=\"whole\"",
-                "prior=false",
-            ],
-            [1, 1, 7, 8, 8],
-        ),
-        (
-            "refine",
-            &[
-                "region=\"whole\"",
-                "prior=false",
-                "network.widths=[4, 8, 8]",
-            ],
-            [1, 1, 8, 16, 12],
-        ),
-        (
-            "refine",
-            &[
-                "region=\"whole\"",
-                "prior=false",
-                "network.attention=true",
-                "network.strides=[[1,1,1],[1,2,2]]",
-            ],
-            [1, 1, 3, 8, 12],
-        ),
-        (
-            "resenc",
-            &[
-                "region=\"whole\"",
-                "prior=false",
-                "network.widths=[4, 8, 8]",
-                "network.blocks=[1, 2, 1]",
-            ],
-            [1, 1, 8, 16, 8],
-        ),
-    ];
-    for (number, (recipe, overrides, shape)) in kinds.into_iter().enumerate() {
+    for (number, (recipe, overrides, shape)) in NETWORKS.into_iter().enumerate() {
         let model = folder.path().join(format!("model{number}"));
         let recipe = small_recipe(recipe, &[overrides, &["train_folds=[0, 1]"]].concat());
         publish_random(&model, &recipe, &[&[], &[]]);

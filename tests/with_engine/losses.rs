@@ -5,6 +5,7 @@ use crate::common;
 use crate::learners;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::mpsc::sync_channel;
 
 use crate::common::{SMALL, phantoms, run, small_recipe, stderr};
@@ -183,8 +184,14 @@ fn unknown_voxels_and_distances_reach_the_batches() {
     let ignored = labels.iter().filter(|label| **label == liver).count();
     assert!(ignored > 0);
     assert_eq!(unknown, ignored * structures.len());
+}
 
-    // Patches of volumes that lie anywhere lie around something that is known.
+#[test]
+fn patches_of_volumes_lie_around_something_that_is_known() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut dataset = Dataset::open(&phantoms(folder.path(), 1, 0)).unwrap();
+    dataset.structures.remove(0);
+    let structures: Vec<u16> = dataset.structures.iter().map(|s| s.value).collect();
     let recipe = small_recipe(
         "refine",
         &[
@@ -197,7 +204,6 @@ fn unknown_voxels_and_distances_reach_the_batches() {
         ],
     );
     // Everything but the structures is unknown.
-    let mut dataset = dataset.clone();
     dataset.ignore = Some(0);
     let source = CaseSource::new(&dataset, &recipe, structures, BTreeMap::new());
     let (to, batches) = sync_channel(1000);
@@ -207,12 +213,9 @@ fn unknown_voxels_and_distances_reach_the_batches() {
     }
 }
 
-#[test]
-fn exclusive_classes_with_unknown_voxels_from_recipe_to_label_map() {
-    let data = tempfile::tempdir().unwrap();
-    let descriptor = phantoms(data.path(), 4, 1);
-    // One of the structures is taken for unknown.
-    let text = std::fs::read_to_string(&descriptor).unwrap();
+/// Takes the liver for unknown.
+fn ignore_liver(descriptor: &Path) {
+    let text = std::fs::read_to_string(descriptor).unwrap();
     let liver = text.lines().find(|line| line.starts_with("liver")).unwrap();
     let value = liver.split('=').nth(1).unwrap().trim();
     let text = text.replace(&format!("{liver}\n"), "").replacen(
@@ -220,7 +223,14 @@ fn exclusive_classes_with_unknown_voxels_from_recipe_to_label_map() {
         &format!("\nignore = {value}\n\n"),
         1,
     );
-    std::fs::write(&descriptor, text).unwrap();
+    std::fs::write(descriptor, text).unwrap();
+}
+
+#[test]
+fn exclusive_classes_with_unknown_voxels_from_recipe_to_label_map() {
+    let data = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(data.path(), 4, 1);
+    ignore_liver(&descriptor);
     let folder = tempfile::tempdir().unwrap();
     let data = descriptor.to_str().unwrap();
     let mut fit = vec!["fit", "--stage", "single", "--data", data, "--epochs", "2"];

@@ -21,45 +21,26 @@ fn golden() -> PathBuf {
 fn an_imported_model_survives_its_export() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
-    run(
-        here,
-        &["import", "nnunet", path(&golden()), "-o", "model"],
-        0,
-    );
-    run(
-        here,
-        &[
-            "export", "nnunet", "model", "-o", "results", "--id", "7", "--name", "Tiny",
-        ],
-        0,
-    );
+    let import = |from: &Path, to: &str| {
+        run(here, &["import", "nnunet", path(from), "-o", to], 0);
+    };
+    let export = |more: &[&str], code: i32| {
+        let to = ["export", "nnunet", "model", "-o", "results"];
+        run(here, &[&to[..], more].concat(), code)
+    };
+    import(&golden(), "model");
+    export(&["--id", "7", "--name", "Tiny"], 0);
     let exported = here.join("results/Dataset007_Tiny/nnUNetTrainer__nnUNetPlans__3d_fullres");
-    run(
-        here,
-        &["import", "nnunet", path(&exported), "-o", "again"],
-        0,
-    );
+    import(&exported, "again");
     let of = |model: &str| {
         let bundle = Bundle::open(&here.join(model)).unwrap();
         let recipe = bundle.stage(2).unwrap().recipe.clone();
         (recipe, bundle.stage_weights(2).unwrap())
     };
     assert_eq!(of("model"), of("again"));
-    let refused = run(
-        here,
-        &[
-            "export", "nnunet", "model", "-o", "results", "--id", "7", "--name", "Tiny",
-        ],
-        1,
-    );
+    let refused = export(&["--id", "7", "--name", "Tiny"], 1);
     assert!(stderr(&refused).contains("there already"));
-    let wrong = run(
-        here,
-        &[
-            "export", "nnunet", "model", "-o", "results", "--name", "a b",
-        ],
-        2,
-    );
+    let wrong = export(&["--name", "a b"], 2);
     assert!(stderr(&wrong).contains("--name"));
     // nnU-Net's own, from what ctseg wrote.
     let image = golden().join("case_0000.nii.gz");

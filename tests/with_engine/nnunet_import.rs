@@ -3,6 +3,7 @@
 use crate::common;
 
 use std::path::{Path, PathBuf};
+use std::process::Output;
 
 use crate::common::nnunet::{agree, agreement, kept, said};
 use crate::common::{run, stderr};
@@ -31,22 +32,16 @@ fn path(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
+fn import(here: &Path, from: &Path, more: &[&str], code: i32) -> Output {
+    let arguments = [&["import", "nnunet", path(from)], more].concat();
+    run(here, &arguments, code)
+}
+
 #[test]
 fn an_imported_model_predicts_what_nnu_net_does() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
-    let told = run(
-        here,
-        &[
-            "import",
-            "nnunet",
-            path(&golden("")),
-            "-o",
-            "model",
-            "--json",
-        ],
-        0,
-    );
+    let told = import(here, &golden(""), &["-o", "model", "--json"], 0);
     let told: Value = serde_json::from_slice(&told.stdout).unwrap();
     assert_eq!(told["stages"][0]["configuration"], "3d_fullres");
     assert_eq!(told["structures"]["2"], "dark");
@@ -89,11 +84,7 @@ fn an_imported_model_predicts_what_nnu_net_does() {
     std::fs::write(here.join("mine.toml"), recipe).unwrap();
     let fit = run(here, &["fit", "--stage", "mine.toml", "--epochs", "1"], 2);
     assert!(stderr(&fit).contains("[nnunet]"), "{}", stderr(&fit));
-    let again = run(
-        here,
-        &["import", "nnunet", path(&golden("")), "-o", "model"],
-        1,
-    );
+    let again = import(here, &golden(""), &["-o", "model"], 1);
     assert!(
         stderr(&again).contains("there already"),
         "{}",
@@ -117,22 +108,8 @@ fn a_zip_of_a_model_is_imported_alike() {
         std::io::Write::write_all(&mut writer, &bytes).unwrap();
     }
     writer.finish().unwrap();
-    run(
-        here,
-        &["import", "nnunet", "model.zip", "-o", "from-zip"],
-        0,
-    );
-    run(
-        here,
-        &[
-            "import",
-            "nnunet",
-            path(&golden(MODEL)),
-            "-o",
-            "from-folder",
-        ],
-        0,
-    );
+    import(here, Path::new("model.zip"), &["-o", "from-zip"], 0);
+    import(here, &golden(MODEL), &["-o", "from-folder"], 0);
     let sums = |model: &str| std::fs::read_to_string(here.join(model).join("SHA256SUMS")).unwrap();
     assert_eq!(sums("from-zip"), sums("from-folder"));
     let left = std::fs::read_dir(here).unwrap().count();
@@ -146,161 +123,78 @@ fn changed(file: &Path, change: impl Fn(&mut Value)) {
     std::fs::write(file, value.to_string()).unwrap();
 }
 
+const STAGE: &str = "/configurations/3d_fullres";
+const ARCHITECTURE: &str = "/configurations/3d_fullres/architecture";
+const KWARGS: &str = "/configurations/3d_fullres/architecture/arch_kwargs";
+const RESAMPLING: &str = "/configurations/3d_fullres/resampling_fn_data_kwargs";
+
+/// Where, key, value as JSON or else as a string, and what is said.
+type Change = (&'static str, &'static str, &'static str, &'static str);
+
+const PLANS: [Change; 17] = [
+    (STAGE, "patch_size", "[0, 16, 16]", "patch_size"),
+    (STAGE, "patch_size", "[6, 15, 16]", "multiples"),
+    (STAGE, "spacing", "[1e-300, 1, 1]", "spacing_mm"),
+    (
+        RESAMPLING,
+        "separate_z_anisotropy_threshold",
+        "5",
+        "threshold",
+    ),
+    ("", "label_manager", "MyManager", "MyManager"),
+    (
+        STAGE,
+        "normalization_schemes",
+        r#"["MyNormalization"]"#,
+        "MyNormalization",
+    ),
+    (
+        STAGE,
+        "preprocessor_name",
+        "MyPreprocessor",
+        "MyPreprocessor",
+    ),
+    (
+        STAGE,
+        "resampling_fn_data",
+        "resample_torch_fornnunet",
+        "resample_torch_fornnunet",
+    ),
+    ("", "image_reader_writer", "Tiff3DIO", "Tiff3DIO"),
+    ("", "transpose_forward", "[0, 0, 1]", "transpose"),
+    (
+        ARCHITECTURE,
+        "network_class_name",
+        "my.Transformer",
+        "my.Transformer",
+    ),
+    (KWARGS, "norm_op", "torch.nn.BatchNorm3d", "BatchNorm3d"),
+    (KWARGS, "nonlin", "torch.nn.GELU", "GELU"),
+    (KWARGS, "features_per_stage", "[4, 8]", "encoder.1.0"),
+    (KWARGS, "n_stages", "100000000", "n_stages"),
+    (STAGE, "patch_size", "[16, 16]", "patch_size"),
+    (STAGE, "inherits_from", "elsewhere", "elsewhere"),
+];
+
+const DATASET: [Change; 3] = [
+    ("", "channel_names", r#"{"0": "T1", "1": "T2"}"#, "T1, T2"),
+    ("/labels", "third", "3", "shape"),
+    ("/labels", "bright", "[1, 2]", "regions_class_order"),
+];
+
 #[test]
 fn what_ctseg_does_not_compute_is_refused_by_name() {
-    let stage = "/configurations/3d_fullres";
-    let kwargs = "/configurations/3d_fullres/architecture/arch_kwargs";
-    let architecture = "/configurations/3d_fullres/architecture";
-    let kwargs_of_images = "/configurations/3d_fullres/resampling_fn_data_kwargs";
-    let changes: [(&str, &str, &str, Value, &str); 20] = [
-        (
-            "plans.json",
-            stage,
-            "patch_size",
-            "[0, 16, 16]".parse().unwrap(),
-            "patch_size",
-        ),
-        (
-            "plans.json",
-            stage,
-            "patch_size",
-            "[6, 15, 16]".parse().unwrap(),
-            "multiples",
-        ),
-        (
-            "plans.json",
-            stage,
-            "spacing",
-            "[1e-300, 1, 1]".parse().unwrap(),
-            "spacing_mm",
-        ),
-        (
-            "plans.json",
-            kwargs_of_images,
-            "separate_z_anisotropy_threshold",
-            5.into(),
-            "threshold",
-        ),
-        (
-            "plans.json",
-            "",
-            "label_manager",
-            "MyManager".into(),
-            "MyManager",
-        ),
-        (
-            "plans.json",
-            stage,
-            "normalization_schemes",
-            "[\"MyNormalization\"]".parse().unwrap(),
-            "MyNormalization",
-        ),
-        (
-            "plans.json",
-            stage,
-            "preprocessor_name",
-            "MyPreprocessor".into(),
-            "MyPreprocessor",
-        ),
-        (
-            "plans.json",
-            stage,
-            "resampling_fn_data",
-            "resample_torch_fornnunet".into(),
-            "resample_torch_fornnunet",
-        ),
-        (
-            "plans.json",
-            "",
-            "image_reader_writer",
-            "Tiff3DIO".into(),
-            "Tiff3DIO",
-        ),
-        (
-            "plans.json",
-            "",
-            "transpose_forward",
-            "[0, 0, 1]".parse().unwrap(),
-            "transpose",
-        ),
-        (
-            "plans.json",
-            architecture,
-            "network_class_name",
-            "my.Transformer".into(),
-            "my.Transformer",
-        ),
-        (
-            "plans.json",
-            kwargs,
-            "norm_op",
-            "torch.nn.BatchNorm3d".into(),
-            "BatchNorm3d",
-        ),
-        (
-            "plans.json",
-            kwargs,
-            "nonlin",
-            "torch.nn.GELU".into(),
-            "GELU",
-        ),
-        (
-            "plans.json",
-            kwargs,
-            "features_per_stage",
-            "[4, 8]".parse().unwrap(),
-            "encoder.1.0",
-        ),
-        (
-            "plans.json",
-            kwargs,
-            "n_stages",
-            100_000_000.into(),
-            "n_stages",
-        ),
-        (
-            "plans.json",
-            stage,
-            "patch_size",
-            "[16, 16]".parse().unwrap(),
-            "patch_size",
-        ),
-        (
-            "plans.json",
-            stage,
-            "inherits_from",
-            "elsewhere".into(),
-            "elsewhere",
-        ),
-        (
-            "dataset.json",
-            "",
-            "channel_names",
-            "{\"0\": \"T1\", \"1\": \"T2\"}".parse().unwrap(),
-            "T1, T2",
-        ),
-        ("dataset.json", "/labels", "third", 3.into(), "shape"),
-        (
-            "dataset.json",
-            "/labels",
-            "bright",
-            "[1, 2]".parse().unwrap(),
-            "regions_class_order",
-        ),
-    ];
-    for (file, place, key, value, expected) in changes {
+    let plans = PLANS.map(|change| ("plans.json", change));
+    let dataset = DATASET.map(|change| ("dataset.json", change));
+    for (file, (place, key, value, expected)) in plans.into_iter().chain(dataset) {
+        let value: Value = value.parse().unwrap_or_else(|_| value.into());
         let folder = tempfile::tempdir().unwrap();
         let model = folder.path().join(MODEL);
         copied(&golden(MODEL), &model);
         changed(&model.join(file), |json| {
             json.pointer_mut(place).unwrap()[key] = value.clone();
         });
-        let output = run(
-            folder.path(),
-            &["import", "nnunet", path(&model), "-o", "out"],
-            1,
-        );
-        let said = stderr(&output);
+        let said = stderr(&import(folder.path(), &model, &["-o", "out"], 1));
         assert!(said.contains(expected), "{key}: {said}");
         assert_eq!(said.lines().count(), 1, "{said}");
         assert!(!folder.path().join("out").exists(), "{key}");
@@ -324,12 +218,7 @@ fn hostile_checkpoints_are_refused_and_nothing_is_run() {
             model.join("fold_0/checkpoint_final.pth"),
         )
         .unwrap();
-        let output = run(
-            folder.path(),
-            &["import", "nnunet", path(&model), "-o", "out"],
-            1,
-        );
-        let said = stderr(&output);
+        let said = stderr(&import(folder.path(), &model, &["-o", "out"], 1));
         assert!(
             said.contains("checkpoint_final.pth") && said.contains(expected),
             "{hostile}: {said}"
@@ -348,15 +237,8 @@ fn folds_and_checkpoints_are_chosen() {
     copied(&model.join("fold_0"), &model.join("fold_3"));
     let import = |more: &[&str], code| {
         let _ = std::fs::remove_dir_all(here.join("out"));
-        let output = run(
-            here,
-            &[
-                &["import", "nnunet", path(&model), "-o", "out", "--json"],
-                more,
-            ]
-            .concat(),
-            code,
-        );
+        let arguments = [&["-o", "out", "--json"], more].concat();
+        let output = import(here, &model, &arguments, code);
         match code {
             0 => serde_json::from_slice(&output.stdout).unwrap(),
             _ => Value::String(stderr(&output)),

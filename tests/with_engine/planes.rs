@@ -15,7 +15,7 @@ use ctseg_engine::inference::Inference;
 use ctseg_engine::precision::{Precision, PrecisionChoice};
 use ctseg_image::nifti::read_volume;
 use ctseg_image::resample::{Interpolation, resample};
-use ctseg_image::space::{Orientation, VoxelBox};
+use ctseg_image::space::{LabelMap, Orientation, Volume, VoxelBox};
 use ndarray::{Array3, Array4, Array5, ArrayView3, ArrayView4, Axis, s};
 
 /// Networks on volumes with `structures` maps, their input, and its size.
@@ -196,6 +196,34 @@ impl Probabilities for Kept {
     }
 }
 
+/// The label map of a volume, and the probabilities that are told with it.
+fn told(cascade: Cascade, volume: &Volume) -> (LabelMap, Array4<f32>) {
+    let [z, y, x] = volume.grid.shape_zyx();
+    let mut kept = Kept(Array4::zeros((2, z, y, x)));
+    let (labels, _) = cascade
+        .segment_telling(volume, &|_, _| Ok(()), vec![&mut kept])
+        .unwrap();
+    (labels, kept.0)
+}
+
+/// A label is where its probability is above one half or, of exclusive classes, the background's.
+fn assert_most_probable(labels: &LabelMap, probabilities: &Array4<f32>, exclusive: bool) {
+    for ((z, y, x), label) in labels.data.indexed_iter() {
+        let [a, b] = [0, 1].map(|map| probabilities[[map, z, y, x]]);
+        let rest = match exclusive {
+            true => 1.0 - a - b,
+            false => 0.5,
+        };
+        let expected = match (a.max(b) - rest, a >= b) {
+            (margin, _) if margin.abs() < 1e-6 || (a - b).abs() < 1e-6 => *label,
+            (margin, _) if margin < 0.0 => 0,
+            (_, true) => 1,
+            (_, false) => 300,
+        };
+        assert_eq!(*label, expected, "{a} {b} {rest}");
+    }
+}
+
 #[test]
 fn labels_and_probabilities_do_not_depend_on_portions_or_orientation() {
     let folder = tempfile::tempdir().unwrap();
@@ -225,32 +253,9 @@ fn labels_and_probabilities_do_not_depend_on_portions_or_orientation() {
             }
             publish_random(&model, &small_recipe(stage, &set), &[&[]]);
             let load = || Cascade::load(&Bundle::open(&model).unwrap(), &compute()).unwrap();
-            let told = |cascade: Cascade, volume| {
-                let volume: &ctseg_image::space::Volume = volume;
-                let [z, y, x] = volume.grid.shape_zyx();
-                let mut kept = Kept(Array4::zeros((2, z, y, x)));
-                let (labels, _) = cascade
-                    .segment_telling(volume, &|_, _| Ok(()), vec![&mut kept])
-                    .unwrap();
-                (labels, kept.0)
-            };
             let (labels, probabilities) = told(load().in_portions(1000), &volume);
             assert!(labels.data.iter().any(|label| *label > 0));
-            // A label is where its probability is above one half or the background's.
-            for ((z, y, x), label) in labels.data.indexed_iter() {
-                let [a, b] = [0, 1].map(|map| probabilities[[map, z, y, x]]);
-                let rest = match outputs.ends_with("exclusive") {
-                    true => 1.0 - a - b,
-                    false => 0.5,
-                };
-                let expected = match (a.max(b) - rest, a >= b) {
-                    (margin, _) if margin.abs() < 1e-6 || (a - b).abs() < 1e-6 => *label,
-                    (margin, _) if margin < 0.0 => 0,
-                    (_, true) => 1,
-                    (_, false) => 300,
-                };
-                assert_eq!(*label, expected, "{a} {b} {rest}");
-            }
+            assert_most_probable(&labels, &probabilities, outputs.ends_with("exclusive"));
             let (in_portions, heard) = told(load().in_portions(1), &volume);
             assert!(in_portions.data == labels.data, "{stage}");
             let apart = heard.iter().zip(&probabilities).map(|(a, b)| (a - b).abs());
@@ -261,7 +266,7 @@ fn labels_and_probabilities_do_not_depend_on_portions_or_orientation() {
                 .reoriented("AIL".parse::<Orientation>().unwrap());
             let seen = resample(&volume, &turned, Interpolation::Nearest).unwrap();
             let (found, _) = told(load().in_portions(2), &seen);
-            let back = ctseg_image::space::Volume {
+            let back = Volume {
                 grid: found.grid,
                 data: found.data.mapv(f32::from),
             };

@@ -2,7 +2,7 @@
 
 use crate::common;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::common::{ctseg, phantoms, random_model, run, stderr};
@@ -185,29 +185,24 @@ fn an_empty_region_falls_back_to_the_whole_volume_and_says_so() {
     );
 }
 
+/// Label maps in the folder, without those that are being written.
+fn finished(out: &Path) -> Vec<PathBuf> {
+    let Ok(files) = out.read_dir() else {
+        return Vec::new();
+    };
+    let name = |file: &PathBuf| file.file_name().unwrap().to_str().unwrap().to_owned();
+    files
+        .map(|file| file.unwrap().path())
+        .filter(|file| name(file).ends_with(".nii.gz") && !name(file).starts_with(".ctseg-"))
+        .collect()
+}
+
 #[test]
 fn a_killed_batch_leaves_only_whole_label_maps_and_goes_on_from_them() {
     let folder = tempfile::tempdir().unwrap();
     phantoms(&folder.path().join("data"), 6, 0);
     random_model(&folder.path().join("model"), &[]);
-    let out = folder.path().join("out");
-    let finished = || -> Vec<std::path::PathBuf> {
-        let Ok(files) = out.read_dir() else {
-            return Vec::new();
-        };
-        files
-            .map(|file| file.unwrap().path())
-            .filter(|file| file.to_str().unwrap().ends_with(".nii.gz"))
-            .filter(|file| {
-                !file
-                    .file_name()
-                    .unwrap()
-                    .to_str()
-                    .unwrap()
-                    .starts_with(".ctseg-")
-            })
-            .collect()
-    };
+    let finished = || finished(&folder.path().join("out"));
     for delay_ms in [5, 20, 40, 60, 80, 110] {
         let before = finished().len();
         let mut child = ctseg(folder.path(), &["predict", "data/images", "-o", "out"])

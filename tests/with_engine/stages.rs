@@ -19,6 +19,8 @@ use ctseg_image::space::{Orientation, VoxelBox};
 use ctseg_train::data::case_source::CaseSource;
 use ctseg_train::data::sampler::send_epoch;
 
+mod bundles;
+
 /// All numbers of an epoch's batches.
 fn epoch(
     dataset: &Dataset,
@@ -292,48 +294,6 @@ fn a_share_of_the_patches_loses_its_prior() {
 }
 
 #[test]
-fn folds_trained_one_by_one_come_together_and_foreign_folders_are_left_alone() {
-    let folder = tempfile::tempdir().unwrap();
-    let model = folder.path().join("model");
-    let recipe = small_recipe("1", &[]);
-    publish_random(&model, &recipe, &[&["a"], &["b"]]);
-    let both = std::fs::read(model.join("stage1.safetensors")).unwrap();
-    // The same recipe again with its first fold only: the second one stays.
-    publish_random(&model, &recipe, &[&["a"]]);
-    assert_eq!(
-        Bundle::open(&model).unwrap().stage(1).unwrap().folds.len(),
-        2
-    );
-    assert!(std::fs::read(model.join("stage1.safetensors")).unwrap() == both);
-    // Another recipe starts anew.
-    publish_random(
-        &model,
-        &small_recipe("1", &["training.epochs=3"]),
-        &[&["a"]],
-    );
-    assert_eq!(
-        Bundle::open(&model).unwrap().stage(1).unwrap().folds.len(),
-        1
-    );
-
-    let foreign = folder.path().join("results");
-    std::fs::create_dir(&foreign).unwrap();
-    std::fs::write(foreign.join("thesis.txt"), "years").unwrap();
-    let error = Bundle::check_target(&foreign, 1, &two_structures())
-        .unwrap_err()
-        .to_string();
-    assert!(error.contains("thesis.txt"), "{error}");
-    let fewer = &two_structures()[..1];
-    assert!(Bundle::check_target(&model, 1, fewer).is_ok());
-    assert!(
-        Bundle::check_target(&model, 2, fewer)
-            .unwrap_err()
-            .to_string()
-            .contains("other structures")
-    );
-}
-
-#[test]
 fn a_case_that_every_stage_1_network_knows_is_refused_in_training() {
     let folder = tempfile::tempdir().unwrap();
     let dataset = Dataset::open(&phantoms(&folder.path().join("data"), 2, 0)).unwrap();
@@ -377,42 +337,4 @@ fn rewrite_sums(model: &std::path::Path) {
         )
     });
     std::fs::write(model.join("SHA256SUMS"), lines.concat()).unwrap();
-}
-
-#[test]
-fn a_new_stage_1_drops_the_stage_2_that_was_trained_on_the_old_one() {
-    let folder = tempfile::tempdir().unwrap();
-    let model = folder.path().join("model");
-    random_model(&model, &[]);
-    let bundle = Bundle::open(&model).unwrap();
-    assert_eq!(bundle.structures().unwrap(), two_structures());
-    let compute = common::compute();
-    Cascade::load(&bundle, &compute).unwrap();
-    publish_random(&model, &small_recipe("1", &["roi.threshold=0.4"]), &[&[]]);
-    let bundle = Bundle::open(&model).unwrap();
-    assert!(bundle.stage(2).is_none());
-    let error = Cascade::load(&bundle, &compute).err().unwrap().to_string();
-    assert!(error.contains("fit --stage 2"), "{error}");
-    let left: Vec<_> = std::fs::read_dir(folder.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name())
-        .collect();
-    assert_eq!(left, ["model"], "nothing else may be left behind");
-}
-
-#[test]
-fn a_single_stage_model_needs_no_stage_1() {
-    let folder = tempfile::tempdir().unwrap();
-    let dataset = Dataset::open(&phantoms(&folder.path().join("data"), 1, 0)).unwrap();
-    let model = folder.path().join("model");
-    publish_random(
-        &model,
-        &small_recipe("single", &["train_folds=[0]"]),
-        &[&[]],
-    );
-    let cascade = Cascade::load(&Bundle::open(&model).unwrap(), &common::compute()).unwrap();
-    let volume = dataset.load_image(&dataset.cases[0]).unwrap().volume;
-    let (labels, report) = cascade.segment(&volume, &|_, _| Ok(())).unwrap();
-    assert_eq!(labels.grid, volume.grid);
-    assert_eq!(report.roi, None);
 }

@@ -54,6 +54,40 @@ fn the_sane_rate_wins_and_a_sweep_that_was_killed_ends_with_the_same_table() {
     assert!(stderr(&output).contains("failed"), "{}", stderr(&output));
     let sweep = only_sweep(whole.path());
     let rows = table(&sweep);
+    assert_sane_rate_won(&sweep, &rows);
+    assert!(
+        !whole.path().join("model").exists(),
+        "a sweep leaves the model alone"
+    );
+
+    let folder = tempfile::tempdir().unwrap();
+    killed_in_third_trial(folder.path(), &arguments);
+    let killed = only_sweep(folder.path());
+    let resume = ["--device", "flex", "--threads", "1", "sweep", "--resume"];
+    let resume = [&resume[..], &[killed.to_str().unwrap()]].concat();
+    let output = run(folder.path(), &resume, 3);
+    assert_eq!(table(&killed), rows);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        text.contains("learning_rate=1e-2") && text.contains("fit --resume"),
+        "{text}"
+    );
+    // The winner is what fit would have trained, and goes into the model.
+    let winner = killed.join("trials/001");
+    let fit = [
+        "--device",
+        "flex",
+        "--threads",
+        "1",
+        "fit",
+        "--resume",
+        winner.to_str().unwrap(),
+    ];
+    run(folder.path(), &fit, 0);
+    assert!(folder.path().join("model/model.toml").exists());
+}
+
+fn assert_sane_rate_won(sweep: &Path, rows: &[Value]) {
     assert_eq!(rows.len(), 4);
     assert_eq!(
         rows[0]["settings"][0],
@@ -87,21 +121,18 @@ fn the_sane_rate_wins_and_a_sweep_that_was_killed_ends_with_the_same_table() {
         settings.contains(&format!("parent = \"{name}\"")),
         "{settings}"
     );
-    assert!(
-        !whole.path().join("model").exists(),
-        "a sweep leaves the model alone"
-    );
+}
 
-    // Killed while the third trial is trained, then gone on with.
-    let folder = tempfile::tempdir().unwrap();
-    let mut child = ctseg(folder.path(), &arguments)
+/// A sweep in `folder` that is killed while its third trial is trained.
+fn killed_in_third_trial(folder: &Path, arguments: &[&str]) {
+    let mut child = ctseg(folder, arguments)
         .stderr(std::process::Stdio::null())
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
     let begun = Instant::now();
     let third = || {
-        let runs = std::fs::read_dir(folder.path().join("runs")).ok()?;
+        let runs = std::fs::read_dir(folder.join("runs")).ok()?;
         let sweep = runs.flatten().next()?.path();
         Some(sweep.join("trials/002/run.toml").exists())
     };
@@ -111,29 +142,6 @@ fn the_sane_rate_wins_and_a_sweep_that_was_killed_ends_with_the_same_table() {
     }
     child.kill().unwrap();
     child.wait().unwrap();
-    let killed = only_sweep(folder.path());
-    let resume = ["--device", "flex", "--threads", "1", "sweep", "--resume"];
-    let resume = [&resume[..], &[killed.to_str().unwrap()]].concat();
-    let output = run(folder.path(), &resume, 3);
-    assert_eq!(table(&killed), rows);
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(
-        text.contains("learning_rate=1e-2") && text.contains("fit --resume"),
-        "{text}"
-    );
-    // The winner is what fit would have trained, and goes into the model.
-    let winner = killed.join("trials/001");
-    let fit = [
-        "--device",
-        "flex",
-        "--threads",
-        "1",
-        "fit",
-        "--resume",
-        winner.to_str().unwrap(),
-    ];
-    run(folder.path(), &fit, 0);
-    assert!(folder.path().join("model/model.toml").exists());
 }
 
 #[test]

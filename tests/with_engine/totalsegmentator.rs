@@ -153,9 +153,46 @@ fn what_is_missing_is_named_with_what_downloads_it() {
         return;
     }
     let results = here.join("fake/results");
-    // Of the 6 mm model nothing but the region of chosen structures depends.
     let six = results.join("Dataset298_TotalSegmentator_total_6mm_1559subj");
-    fs::rename(&six, here.join("six")).unwrap();
+    without_six(here, &six);
+    six_in_a_zip(here, &six);
+    let refused = |arguments: &[&str], parts: &[&str]| {
+        let arguments = [&["fake"], arguments, &["-o", "none"]].concat();
+        let said = import(here, &arguments, 1);
+        assert!(parts.iter().all(|part| said.contains(part)), "{said}");
+        assert!(!here.join("none").exists(), "{said}");
+        said
+    };
+    // All else is needed; nothing is begun without it.
+    let heart = results.join("Dataset293_TotalSegmentator_part3_cardiac_1559subj");
+    let trainer = heart.join("nnUNetTrainerNoMirroring__nnUNetPlans__3d_fullres");
+    fs::rename(
+        &trainer,
+        heart.join("nnUNetTrainer__nnUNetPlans__3d_fullres"),
+    )
+    .unwrap();
+    refused(&[], &["nnUNetTrainerNoMirroring", "-t total"]);
+    fs::remove_dir_all(&heart).unwrap();
+    let download = "totalseg_download_weights -t total";
+    let said = refused(&[], &["Dataset293", download]);
+    assert_eq!(said.trim().lines().count(), 1, "{said}");
+    let lesions = ["--task", "liver_lesions"];
+    refused(&lesions, &["Dataset591", "-t liver_lesions"]);
+    fs::remove_dir_all(results.join("Dataset297_TotalSegmentator_total_3mm_1559subj")).unwrap();
+    let vessels = ["--task", "lung_vessels"];
+    refused(&vessels, &["Dataset297", "-t total_fast"]);
+    // A network that gives fewer labels than its task has.
+    let six = six.join("nnUNetTrainer_4000epochs_NoMirroring__nnUNetPlans__3d_fullres");
+    let vessels = results.join("Dataset117_lung_airways_arteries_veins_282subj/nnUNetTrainerSkeletonRecall__nnUNetPlans__3d_fullres");
+    fs::remove_dir_all(&six).unwrap();
+    fs::rename(vessels, &six).unwrap();
+    let fastest = ["--task", "total_fastest"];
+    refused(&fastest, &["no structure with label 5"]);
+}
+
+/// Of the 6 mm model nothing but the region of chosen structures depends.
+fn without_six(here: &Path, six: &Path) {
+    fs::rename(six, here.join("six")).unwrap();
     let said = import(here, &["fake", "-o", "without"], 0);
     assert!(
         said.contains("whole volumes") && said.contains("Dataset298"),
@@ -168,16 +205,19 @@ fn what_is_missing_is_named_with_what_downloads_it() {
     );
     assert!(map.data.iter().any(|label| *label == 1));
     assert_eq!(sidecar["cascade"]["roi"], Value::Null);
-    fs::rename(here.join("six"), &six).unwrap();
-    // As TotalSegmentator's releases have it.
-    let zip = results.join("Dataset298_TotalSegmentator_total_6mm_1559subj.zip");
+    fs::rename(here.join("six"), six).unwrap();
+}
+
+/// As TotalSegmentator's releases have it.
+fn six_in_a_zip(here: &Path, six: &Path) {
+    let zip = six.with_extension("zip");
     let zipped = Command::new(std::env::var_os("CTSEG_TEST_NNUNET").unwrap())
         .args(["-m", "zipfile", "-c"])
-        .args([&zip, &six])
+        .args([zip.as_path(), six])
         .status()
         .unwrap();
     assert!(zipped.success());
-    fs::rename(&six, here.join("six")).unwrap();
+    fs::rename(six, here.join("six")).unwrap();
     let fastest = ["fake", "--task", "total_fastest", "-o", "unzipped"];
     let said = import(here, &fastest, 0);
     assert!(
@@ -185,53 +225,11 @@ fn what_is_missing_is_named_with_what_downloads_it() {
         "{said}"
     );
     fs::remove_file(&zip).unwrap();
-    fs::rename(here.join("six"), &six).unwrap();
+    fs::rename(here.join("six"), six).unwrap();
     let hash = |model: &Path| PartedModel::open(model).unwrap().sha256();
     let before = hash(&here.join("unzipped"));
     import(here, &fastest, 0);
     assert_eq!(hash(&here.join("unzipped")), before, "the same weights");
-    // All else is needed; nothing is begun without it.
-    let heart = results.join("Dataset293_TotalSegmentator_part3_cardiac_1559subj");
-    let trainer = heart.join("nnUNetTrainerNoMirroring__nnUNetPlans__3d_fullres");
-    fs::rename(
-        &trainer,
-        heart.join("nnUNetTrainer__nnUNetPlans__3d_fullres"),
-    )
-    .unwrap();
-    let said = import(here, &["fake", "-o", "none"], 1);
-    assert!(
-        said.contains("nnUNetTrainerNoMirroring") && said.contains("-t total"),
-        "{said}"
-    );
-    fs::remove_dir_all(&heart).unwrap();
-    let said = import(here, &["fake", "-o", "none"], 1);
-    assert!(
-        said.contains("Dataset293") && said.contains("totalseg_download_weights -t total"),
-        "{said}"
-    );
-    assert_eq!(said.trim().lines().count(), 1, "{said}");
-    assert!(!here.join("none").exists());
-    let said = import(here, &["fake", "--task", "liver_lesions", "-o", "none"], 1);
-    assert!(
-        said.contains("Dataset591") && said.contains("-t liver_lesions"),
-        "{said}"
-    );
-    fs::remove_dir_all(results.join("Dataset297_TotalSegmentator_total_3mm_1559subj")).unwrap();
-    let said = import(here, &["fake", "--task", "lung_vessels", "-o", "none"], 1);
-    assert!(
-        said.contains("Dataset297") && said.contains("-t total_fast"),
-        "{said}"
-    );
-    // A network that gives fewer labels than its task has.
-    let six = six.join("nnUNetTrainer_4000epochs_NoMirroring__nnUNetPlans__3d_fullres");
-    let vessels = results.join("Dataset117_lung_airways_arteries_veins_282subj/nnUNetTrainerSkeletonRecall__nnUNetPlans__3d_fullres");
-    fs::remove_dir_all(&six).unwrap();
-    fs::rename(vessels, &six).unwrap();
-    let said = import(here, &["fake", "--task", "total_fastest", "-o", "none"], 1);
-    assert!(
-        said.contains("no structure with label 5") && !here.join("none").exists(),
-        "{said}"
-    );
 }
 
 #[test]

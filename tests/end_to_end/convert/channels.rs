@@ -60,28 +60,13 @@ fn four_dimensions_are_taken_apart_and_put_together() {
     if !make(&at("Task01_Brain")) {
         return;
     }
-    run(
-        folder.path(),
-        &["convert", "Task01_Brain", "--to", "nnunet", "-o", "raw"],
-        0,
-    );
-    run(
-        folder.path(),
-        &[
-            "convert",
-            "raw/Dataset001_Brain",
-            "--to",
-            "msd",
-            "-o",
-            "back",
-        ],
-        0,
-    );
-    run(
-        folder.path(),
-        &["convert", "back/Task01_Brain", "--to", "msd", "-o", "again"],
-        0,
-    );
+    for line in [
+        "Task01_Brain --to nnunet -o raw",
+        "raw/Dataset001_Brain --to msd -o back",
+        "back/Task01_Brain --to msd -o again",
+    ] {
+        convert(folder.path(), line, 0);
+    }
     let raw = at("raw/Dataset001_Brain");
     let described = json_of(&raw.join("dataset.json"));
     assert_eq!(
@@ -117,10 +102,10 @@ fn four_dimensions_are_taken_apart_and_put_together() {
     nnunet_accepts(&raw);
 }
 
-#[test]
-fn channels_of_different_types_are_put_together_without_loss() {
-    let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name);
+/// The first channels of x and y, of integers, and the second ones, of numbers with fractions, in
+/// `folder/Dataset005_PetCt`; the cases with their channels and the type that holds both.
+fn pet_and_ct(folder: &Path) -> [(&'static str, Vec<PathBuf>, &'static str); 2] {
+    let at = |name: &str| folder.join(name);
     let described = json!({"channel_names": {"0": "CT", "1": "PET"}, "labels": {"background": 0, "lesion": 1},
         "numTraining": 2, "file_ending": ".nii.gz"});
     fs::create_dir_all(at("Dataset005_PetCt")).unwrap();
@@ -138,26 +123,29 @@ fn channels_of_different_types_are_put_together_without_loss() {
         write_volume(&path, &Volume { grid: grid(), data }, voxel_type).unwrap();
         path
     };
-    let mut pairs = Vec::new();
-    for (case, types, stored) in [
+    [
         ("x", [VoxelType::I16, VoxelType::F32], "float32"),
         ("y", [VoxelType::I32, VoxelType::F32], "float64"),
-    ] {
+    ]
+    .map(|(case, types, stored)| {
         let sources = vec![image(case, 0, types[0], 3.0), image(case, 1, types[1], 0.3)];
         write_map_on(
             &at(&format!("Dataset005_PetCt/labelsTr/{case}.nii.gz")),
             grid(),
             &[1],
         );
-        pairs.push((case, sources, stored));
-    }
-    run(
-        folder.path(),
-        &["convert", "Dataset005_PetCt", "--to", "msd", "-o", "."],
-        0,
-    );
+        (case, sources, stored)
+    })
+}
+
+#[test]
+fn channels_of_different_types_are_put_together_without_loss() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let cases = pet_and_ct(folder.path());
+    convert(folder.path(), "Dataset005_PetCt --to msd -o .", 0);
     let joined = |case: &str| at(&format!("Task05_PetCt/imagesTr/{case}.nii.gz"));
-    let pairs: Vec<_> = pairs
+    let pairs: Vec<_> = cases
         .into_iter()
         .map(|(case, sources, stored)| {
             let (header, channels) = read_channels(&joined(case)).unwrap();
@@ -168,11 +156,7 @@ fn channels_of_different_types_are_put_together_without_loss() {
     compare(&pairs);
     // A channel that is not there, and one that lies elsewhere, cost their cases alone.
     fs::remove_file(at("Dataset005_PetCt/imagesTr/x_0001.nii.gz")).unwrap();
-    let output = run(
-        folder.path(),
-        &["convert", "Dataset005_PetCt", "--to", "msd", "--check"],
-        3,
-    );
+    let output = convert(folder.path(), "Dataset005_PetCt --to msd --check", 3);
     assert!(
         stderr(&output).contains("x_0001.nii.gz: cannot open"),
         "{}",
@@ -181,11 +165,7 @@ fn channels_of_different_types_are_put_together_without_loss() {
     let moved = Grid::with_spacing([5, 4, 3], [1.0, 1.5, 2.5]);
     write_image_on(&at("Dataset005_PetCt/imagesTr/x_0001.nii.gz"), moved, 0.0);
     write_image_on(&at("Dataset005_PetCt/imagesTr/y_0002.nii.gz"), grid(), 0.0);
-    let output = run(
-        folder.path(),
-        &["convert", "Dataset005_PetCt", "--to", "msd", "--check"],
-        1,
-    );
+    let output = convert(folder.path(), "Dataset005_PetCt --to msd --check", 1);
     let said = stderr(&output);
     assert!(
         said.contains("x_0001.nii.gz: lies on another grid"),
@@ -207,11 +187,7 @@ fn channels_without_names_are_asked_for() {
     }
     write_joined(&parts, &at("plain/images/p.nii.gz")).unwrap();
     write_map_on(&at("plain/labels/p.nii.gz"), grid(), &[1]);
-    let output = run(
-        folder.path(),
-        &["convert", "plain", "--to", "nnunet", "-o", "raw"],
-        1,
-    );
+    let output = convert(folder.path(), "plain --to nnunet -o raw", 1);
     assert!(
         stderr(&output).contains("p.nii.gz: has 2 channels; expected 1: --channels names them"),
         "{}",
@@ -219,20 +195,8 @@ fn channels_without_names_are_asked_for() {
     );
     // The run before has left its record, but no dataset.
     assert!(!at("raw/Dataset500_plain/dataset.json").exists());
-    run(
-        folder.path(),
-        &[
-            "convert",
-            "plain",
-            "--to",
-            "nnunet",
-            "-o",
-            "raw/Dataset501_Two",
-            "--channels",
-            "CT,PET",
-        ],
-        0,
-    );
+    let line = "plain --to nnunet -o raw/Dataset501_Two --channels CT,PET";
+    convert(folder.path(), line, 0);
     assert_eq!(
         names(&at("raw/Dataset501_Two/imagesTr")),
         ["p_0000.nii.gz", "p_0001.nii.gz"]
@@ -240,20 +204,8 @@ fn channels_without_names_are_asked_for() {
     let second = read_volume(&at("raw/Dataset501_Two/imagesTr/p_0001.nii.gz")).unwrap();
     let part = read_volume(&parts[1]).unwrap();
     assert_same_volume(&second.volume, &part.volume, "the second channel");
-    let output = run(
-        folder.path(),
-        &[
-            "convert",
-            "raw/Dataset501_Two",
-            "--to",
-            "msd",
-            "-o",
-            "t",
-            "--channels",
-            "CT",
-        ],
-        2,
-    );
+    let line = "raw/Dataset501_Two --to msd -o t --channels CT";
+    let output = convert(folder.path(), line, 2);
     assert!(
         stderr(&output).contains("1 channel names given for the 2 channels (CT, PET)"),
         "{}",

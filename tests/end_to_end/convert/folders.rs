@@ -47,60 +47,50 @@ fn names_and_numbers_are_those_asked_for() {
     assert_eq!(convert(&["msd", "--name", "Task07_Foo"]), "Task07_Foo");
     assert_eq!(convert(&["msd"]), "Task11_My_data");
     assert_eq!(convert(&["msd", "--name", "Dataset123_Foo"]), "Task123_Foo");
-    let wrong = |arguments: &[&str]| {
-        refused(
-            folder.path(),
-            &[&["My data", "-o", "out", "--to", "nnunet"], arguments].concat(),
+}
+
+#[test]
+fn names_and_numbers_that_do_not_fit_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    plain(&folder.path().join("My data"), &[("a", &[1])]);
+    let to_nnunet = ["My data", "-o", "out", "--to", "nnunet"];
+    let foo = [&["convert"], &to_nnunet[..], &["--name", "Dataset123_Foo"]].concat();
+    run(folder.path(), &foo, 0);
+    let more: [(&[&str], i32, &str); 5] = [
+        (
+            &["--id", "123", "--name", "Bar"],
             2,
-        )
-    };
-    assert!(
-        wrong(&["--id", "123", "--name", "Bar"])
-            .contains("a dataset with the number 123 already, Foo")
+            "a dataset with the number 123 already, Foo",
+        ),
+        (
+            &["--id", "5", "--name", "Dataset006_X"],
+            2,
+            "name two numbers",
+        ),
+        (&["--id", "1000"], 2, "expected 1 to 999"),
+        (&["--name", "a b"], 2, "such as a_b"),
+        (&["--folds", "3"], 1, "1 patients to train on are too few"),
+    ];
+    for (more, code, reason) in more {
+        let said = refused(folder.path(), &[&to_nnunet[..], more].concat(), code);
+        assert!(said.contains(reason), "{said}");
+    }
+    let own_folder = ["My data", "-o", "out/Dataset009_X", "--to", "nnunet"];
+    let said = refused(
+        folder.path(),
+        &[&own_folder[..], &["--id", "3"]].concat(),
+        2,
     );
-    assert!(wrong(&["--id", "5", "--name", "Dataset006_X"]).contains("name two numbers"));
-    assert!(wrong(&["--id", "1000"]).contains("expected 1 to 999"));
-    assert!(wrong(&["--name", "a b"]).contains("such as a_b"));
+    assert!(said.contains("names the dataset already"), "{said}");
+    let itself = ["out/Dataset123_Foo", "-o", "out", "--to", "nnunet"];
+    let said = refused(folder.path(), &itself, 2);
     assert!(
-        refused(
-            folder.path(),
-            &[
-                "My data",
-                "-o",
-                "out/Dataset009_X",
-                "--to",
-                "nnunet",
-                "--id",
-                "3"
-            ],
-            2
-        )
-        .contains("names the dataset already")
+        said.contains("is the dataset that is to be converted"),
+        "{said}"
     );
-    assert!(
-        refused(
-            folder.path(),
-            &["out/Dataset123_Foo", "-o", "out", "--to", "nnunet"],
-            2
-        )
-        .contains("is the dataset that is to be converted")
-    );
-    assert!(
-        refused(
-            folder.path(),
-            &["My data", "-o", "out", "--to", "msd", "--folds", "3"],
-            2
-        )
-        .contains("--folds is for --to nnunet")
-    );
-    assert!(
-        refused(
-            folder.path(),
-            &["My data", "-o", "out", "--to", "nnunet", "--folds", "3"],
-            1
-        )
-        .contains("1 patients to train on are too few")
-    );
+    let to_msd = ["My data", "-o", "out", "--to", "msd", "--folds", "3"];
+    let said = refused(folder.path(), &to_msd, 2);
+    assert!(said.contains("--folds is for --to nnunet"), "{said}");
 }
 
 #[test]
@@ -200,7 +190,15 @@ fn a_run_again_does_only_what_is_not_whole() {
         found.unwrap().2
     };
     assert_eq!(image(&before), image(&after), "not written again");
-    // A file that is gone, one that was cut off, one of the same length, a line that a kill cut off.
+    damage(&converted);
+    kept(1);
+    // A source that was touched is read again.
+    write_map_on(&at("data/labels/d.nii.gz"), grid(), &[3]);
+    kept(4);
+}
+
+/// A file that is gone, one that was cut off, one of the same length, a line that a kill cut off.
+fn damage(converted: &Path) {
     fs::remove_file(converted.join("labelsTr/a.nii.gz")).unwrap();
     let path = converted.join("imagesTr/b_0000.nii.gz");
     let bytes = fs::read(&path).unwrap();
@@ -214,10 +212,6 @@ fn a_run_again_does_only_what_is_not_whole() {
     let cut = text.find("\"case\":\"e\"").unwrap() + 30;
     fs::write(&journal, &text[..cut]).unwrap();
     fs::remove_file(converted.join("dataset.json")).unwrap();
-    kept(1);
-    // A source that was touched is read again.
-    write_map_on(&at("data/labels/d.nii.gz"), grid(), &[3]);
-    kept(4);
 }
 
 #[test]

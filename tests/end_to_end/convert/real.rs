@@ -52,48 +52,13 @@ fn headneck_goes_to_nnunet_to_the_decathlon_and_back() {
     let at = |name: &str| folder.path().join(name);
     let descriptor = concat!(env!("CARGO_MANIFEST_DIR"), "/datasets/headneck.toml");
     let root = data.to_str().unwrap();
-    run(
-        folder.path(),
-        &[
-            "convert",
-            descriptor,
-            "--data-root",
-            root,
-            "--to",
-            "nnunet",
-            "-o",
-            "raw",
-            "--id",
-            "42",
-            "--folds",
-            "5",
-        ],
-        0,
-    );
-    run(
-        folder.path(),
-        &[
-            "convert",
-            "raw/Dataset042_headneck",
-            "--to",
-            "msd",
-            "-o",
-            "tasks",
-        ],
-        0,
-    );
-    run(
-        folder.path(),
-        &[
-            "convert",
-            "tasks/Task42_headneck",
-            "--to",
-            "nnunet",
-            "-o",
-            "back/Dataset007_Again",
-        ],
-        0,
-    );
+    let mut first = vec!["convert", descriptor, "--data-root", root, "--to", "nnunet"];
+    first.extend(["-o", "raw", "--id", "42", "--folds", "5"]);
+    run(folder.path(), &first, 0);
+    let line = "raw/Dataset042_headneck --to msd -o tasks";
+    convert(folder.path(), line, 0);
+    let line = "tasks/Task42_headneck --to nnunet -o back/Dataset007_Again";
+    convert(folder.path(), line, 0);
     let source = Dataset::open_in(Path::new(descriptor), Some(&data)).unwrap();
     let raw = Dataset::open(&at("raw/Dataset042_headneck")).unwrap();
     let task = Dataset::open(&at("tasks/Task42_headneck")).unwrap();
@@ -112,6 +77,28 @@ fn headneck_goes_to_nnunet_to_the_decathlon_and_back() {
     let bytes = |path: &Path| fs::read(path).unwrap();
     assert_eq!(bytes(&source.cases[0].image), bytes(&back.cases[0].image));
     compare(&pairs(&source, &back, &json!({})));
+    assert_described(folder.path());
+    // The folds are those of training.
+    let splits = json_of(&at("raw/Dataset042_headneck/splits_final.json"));
+    for fold in 0..5 {
+        let split = source.split(5, fold, 1).unwrap();
+        let held_out: Vec<&str> = split
+            .validation
+            .iter()
+            .map(|index| source.cases[*index].id.as_str())
+            .collect();
+        assert_eq!(splits[fold]["val"], json!(held_out));
+        assert_eq!(
+            splits[fold]["train"].as_array().unwrap().len(),
+            26 - held_out.len()
+        );
+    }
+    nnunet_accepts(&at("back/Dataset007_Again"));
+}
+
+/// Both layouts' `dataset.json` describe the head and neck data as they are.
+fn assert_described(folder: &Path) {
+    let at = |name: &str| folder.join(name);
     let first = json_of(&at("raw/Dataset042_headneck/dataset.json"));
     let last = json_of(&at("back/Dataset007_Again/dataset.json"));
     for key in [
@@ -139,22 +126,6 @@ fn headneck_goes_to_nnunet_to_the_decathlon_and_back() {
         "./labelsTr/kbp_002.nii.gz"
     );
     assert_eq!(described["test"][0], "./imagesTs/kbp_168.nii.gz");
-    // The folds are those of training.
-    let splits = json_of(&at("raw/Dataset042_headneck/splits_final.json"));
-    for fold in 0..5 {
-        let split = source.split(5, fold, 1).unwrap();
-        let held_out: Vec<&str> = split
-            .validation
-            .iter()
-            .map(|index| source.cases[*index].id.as_str())
-            .collect();
-        assert_eq!(splits[fold]["val"], json!(held_out));
-        assert_eq!(
-            splits[fold]["train"].as_array().unwrap().len(),
-            26 - held_out.len()
-        );
-    }
-    nnunet_accepts(&at("back/Dataset007_Again"));
 }
 
 /// TotalSegmentator's layout made of a label map of theirs.
@@ -207,20 +178,8 @@ fn masks_of_totalsegmentator_become_label_maps() {
         (29, "vertebrae_L3"),
     ];
     total_segmentator(&data, &at("ts"), &values);
-    let output = run(
-        folder.path(),
-        &[
-            "convert",
-            "ts",
-            "--to",
-            "nnunet",
-            "-o",
-            "raw/Dataset321_Organs",
-            "--json",
-        ],
-        0,
-    );
-    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let line = "ts --to nnunet -o raw/Dataset321_Organs --json";
+    let said: Value = serde_json::from_slice(&convert(folder.path(), line, 0).stdout).unwrap();
     assert_eq!(
         (&said["training"], &said["test"], &said["folds"]),
         (&json!(2), &json!(1), &json!(1))
@@ -253,28 +212,23 @@ fn masks_of_totalsegmentator_become_label_maps() {
     let masks = values
         .iter()
         .map(|(_, name)| at(&format!("ts/s0002/segmentations/{name}.nii.gz")));
+    let (image, map) = ("imagesTr/s0002_0000.nii.gz", "labelsTr/s0002.nii.gz");
+    let to = |name: &str| vec![converted.join(name)];
     compare(&[
-        (
-            "masks",
-            masks.collect(),
-            vec![converted.join("labelsTr/s0002.nii.gz")],
-            json!({}),
-        ),
+        ("masks", masks.collect(), to(map), json!({})),
         (
             "image",
             vec![at("ts/s0002/ct.nii.gz")],
-            vec![converted.join("imagesTr/s0002_0000.nii.gz")],
+            to(image),
             json!({}),
         ),
     ]);
     nnunet_accepts(&converted);
 }
 
-#[test]
-fn images_and_labels_are_renumbered_and_stay_what_they_are() {
-    let Some(data) = data() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name);
+/// Two cases of TotalSegmentator's example in `folder/plain`.
+fn abdomen_and_small(data: &Path, folder: &Path) {
+    let at = |name: &str| folder.join(name);
     for set in ["images", "labels"] {
         fs::create_dir_all(at("plain").join(set)).unwrap();
     }
@@ -295,20 +249,16 @@ fn images_and_labels_are_renumbered_and_stay_what_they_are() {
         .volume;
     write_volume(&at("plain/images/small.nii"), &volume, VoxelType::F32).unwrap();
     write_labels(&at("plain/labels/small.nii"), &map, &header).unwrap();
-    let output = run(
-        folder.path(),
-        &[
-            "convert",
-            "plain",
-            "--to",
-            "nnunet",
-            "-o",
-            "raw",
-            "--name",
-            "Dataset100_Body",
-        ],
-        0,
-    );
+}
+
+#[test]
+fn images_and_labels_are_renumbered_and_stay_what_they_are() {
+    let Some(data) = data() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    abdomen_and_small(&data, folder.path());
+    let line = "plain --to nnunet -o raw --name Dataset100_Body";
+    let output = convert(folder.path(), line, 0);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
         said.contains("labels renumbered: spleen 1 → 1") || said.contains("structure_"),

@@ -1,0 +1,120 @@
+//! The bound of the store: what goes, what stays and what is never kept.
+
+use super::*;
+
+/// Cases of one grid, which differ in a voxel.
+fn alike(folder: &Path, count: usize) -> Dataset {
+    let mut dataset = Dataset::open(&phantoms(folder, 1, 0)).unwrap();
+    let case = dataset.cases.remove(0);
+    let mut volume = read_volume(&case.image).unwrap().volume;
+    let shape = volume.data.dim();
+    for index in 0..count {
+        volume.data[[shape.0 / 2, shape.1 / 2, shape.2 / 2]] = 10.0 * index as f32;
+        let image = folder.join(format!("{index}.nii"));
+        write_volume(&image, &volume, VoxelType::I16).unwrap();
+        let id = index.to_string();
+        dataset.cases.push(Case {
+            id,
+            image,
+            ..case.clone()
+        });
+    }
+    dataset
+}
+
+#[test]
+fn the_bound_is_kept_and_the_least_recently_used_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    let dataset = alike(folder.path(), 5);
+    let recipe = recipe(&[]);
+    let size = {
+        let store = CaseStore::new(&folder.path().join("other"), LARGE);
+        prepared(&dataset, &recipe, 0, (&store, &Silent));
+        let file = entries(&folder.path().join("other")).remove(0);
+        fs::metadata(file).unwrap().len()
+    };
+    let most = size * 5 / 2;
+    let store = CaseStore::new(&cache, most);
+    // What else lies there is not ours.
+    fs::create_dir(&cache).unwrap();
+    fs::write(cache.join("notes.txt"), vec![0; 10_000_000]).unwrap();
+    let (counts, largest) = most_bytes_during(&cache, || {
+        [0, 1, 0, 2, 0, 1, 0, 3, 4].map(|case| {
+            // Times differ by more than file systems' ticks.
+            std::thread::sleep(Duration::from_millis(30));
+            prepared(&dataset, &recipe, case, (&store, &Silent)).1
+        })
+    });
+    // Two fit: 1 goes for 2, because 0 was used again, 2 goes for 1 and so on.
+    let expected = [false, false, true, false, true, false, true, false, false];
+    assert_eq!(
+        counts,
+        expected.map(|found| if found { (1, 0) } else { (0, 1) })
+    );
+    assert!(largest <= most, "{largest} bytes, at most {most}");
+    assert_eq!(bytes_below(&cache), 2 * size);
+    assert!(cache.join("notes.txt").exists());
+
+    // A killed process's file counts, and is removed when room is short.
+    let mut child = std::process::Command::new("true").spawn().unwrap();
+    let own = ctseg_base::process::id::ProcessId::own().to_string();
+    let dead = own.replace(
+        &format!("-{}-", std::process::id()),
+        &format!("-{}-", child.id()),
+    );
+    child.wait().unwrap();
+    let leftover = cache.join(format!(".ctseg-{dead}-abcdef"));
+    fs::File::create(&leftover).unwrap().set_len(most).unwrap();
+    prepared(&dataset, &recipe, 0, (&store, &Silent));
+    assert!(!leftover.exists() && bytes_below(&cache) <= most);
+}
+
+#[test]
+fn what_can_never_fit_is_not_kept_and_costs_nothing_that_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    let dataset = alike(folder.path(), 2);
+    let recipe = recipe(&[]);
+    let store = CaseStore::new(&cache, LARGE);
+    prepared(&dataset, &recipe, 0, (&store, &Silent));
+    let before = entries(&cache);
+    assert_eq!(before.len(), 1);
+    let (small, warned) = (CaseStore::new(&cache, 1000), Warned::default());
+    for _ in 0..2 {
+        prepared(&dataset, &recipe, 1, (&small, &warned));
+    }
+    assert_eq!(entries(&cache), before);
+    assert_eq!(warned.lines().len(), 1, "{:?}", warned.lines());
+    assert!(
+        warned.lines()[0].contains("--case-cache-size"),
+        "{:?}",
+        warned.lines()
+    );
+}
+
+/// What `work` returns, and the most bytes that lay in `folder` meanwhile.
+fn most_bytes_during<T>(folder: &Path, work: impl FnOnce() -> T) -> (T, u64) {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut largest = 0;
+            while !over.load(Ordering::Relaxed) {
+                largest = largest.max(bytes_below(folder));
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            largest
+        });
+        let result = work();
+        over.store(true, Ordering::Relaxed);
+        (result, watcher.join().unwrap())
+    })
+}
+
+/// Bytes of entries, whole ones and those that are being written.
+fn bytes_below(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).unwrap().flatten();
+    let ours = entries.filter(|entry| entry.file_name() != "notes.txt");
+    ours.filter_map(|entry| Some(entry.metadata().ok()?.len()))
+        .sum()
+}

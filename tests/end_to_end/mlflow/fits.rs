@@ -1,0 +1,225 @@
+//! Fits that are killed, and fits whose server goes away: everything arrives once.
+
+use super::*;
+
+fn only_run(folder: &Path) -> PathBuf {
+    let mut runs = std::fs::read_dir(folder).unwrap();
+    let found = runs.next().unwrap().unwrap().path();
+    assert!(runs.next().is_none());
+    found
+}
+
+fn fit_arguments(data: &Path, stage: &str) -> Vec<String> {
+    let data = data.to_str().unwrap();
+    let arguments = [
+        "--device",
+        "flex",
+        "--threads",
+        "1",
+        "fit",
+        "--stage",
+        stage,
+        "--data",
+        data,
+        "--no-out-of-fold",
+        "--fold",
+        "all",
+    ];
+    let arguments = arguments
+        .iter()
+        .chain(&SMALL)
+        .map(|text| (*text).to_owned());
+    arguments.collect()
+}
+
+/// Every number of `metrics.jsonl` is a point of its network's run, once.
+fn assert_epochs(content: &Value, experiment: &str, run: &Path, epochs: u64) {
+    let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let runs = content["experiments"][experiment]["runs"]
+        .as_array()
+        .unwrap();
+    let mut lines = 0;
+    for line in text.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let of_network = |run: &&Value| run["tags"]["ctseg.network"] == line["network"];
+        let found = runs.iter().find(of_network).unwrap();
+        for name in [
+            "loss",
+            "learning_rate",
+            "seconds",
+            "validation_dice",
+            "validation_iou",
+        ] {
+            let points = found["metrics"][name].as_array().unwrap();
+            assert_eq!(points.len() as u64, epochs, "{name}");
+            let at_step: Vec<&Value> = points.iter().filter(|p| p[0] == line["epoch"]).collect();
+            assert_eq!(at_step.len(), 1, "{name} at {}", line["epoch"]);
+            let value: f64 = at_step[0][1].as_str().unwrap().parse().unwrap();
+            assert_eq!(value, line[name].as_f64().unwrap(), "{name}");
+        }
+        lines += 1;
+    }
+    assert_eq!(lines, 2 * epochs);
+}
+
+/// Begins a fit of 16 epochs in `folder` that tells `experiment`.
+fn begun(test: &TestServer, folder: &Path, data: &Path, stage: &str, experiment: &str) -> Child {
+    let mut arguments = fit_arguments(data, stage);
+    arguments
+        .extend(["--epochs", "16", "--runs", experiment, "--model", "model"].map(str::to_owned));
+    arguments.extend(["--experiment", experiment].map(str::to_owned));
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut command = ctseg(folder, &arguments);
+    command.env("MLFLOW_TRACKING_URI", test.uri());
+    let piped = command.stdout(Stdio::null()).stderr(Stdio::piped());
+    piped.spawn().unwrap()
+}
+
+/// What the fit said to whom the server's absence matters.
+fn ended_without_server(child: Child) -> String {
+    let output = child.wait_with_output().unwrap();
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert_eq!(said.matches("waits in its folder").count(), 1, "{said}");
+    said
+}
+
+/// A run for all networks and one for each, all over.
+fn assert_finished(content: &Value, experiment: &str) {
+    let runs = content["experiments"][experiment]["runs"]
+        .as_array()
+        .unwrap();
+    assert_eq!(runs.len(), 3);
+    let parents: Vec<&Value> = runs.iter().filter(|run| run["parent"].is_null()).collect();
+    assert_eq!(parents.len(), 1);
+    let name = parents[0]["name"].as_str().unwrap();
+    assert!(name.starts_with("unet2d_"), "{name}");
+    for run in runs {
+        assert_eq!(run["status"], "FINISHED", "{run:#}");
+        if run["id"] != parents[0]["id"] {
+            assert_eq!(run["parent"], parents[0]["id"]);
+        }
+    }
+}
+
+/// The server goes away while two folds of stage 1 are trained and comes back in the middle of stage 2; nothing is
+/// lost, nothing is there twice.
+pub(super) fn two_stages_outlive_their_server(test: &mut TestServer) {
+    let data = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(data.path(), 4, 0);
+    let folder = tempfile::tempdir().unwrap();
+    let first = begun(test, folder.path(), &descriptor, "demo-coarse", "stage_1");
+    let standing_of = |experiment: &str| {
+        let run = std::fs::read_dir(folder.path().join(experiment))
+            .ok()?
+            .next()?;
+        let path = run.ok()?.path().join("tracking/delivered.json");
+        std::fs::read_to_string(path).ok()
+    };
+    wait_for("nothing was delivered", || {
+        standing_of("stage_1").is_some_and(|text| text.contains("\"fold 0\""))
+    });
+    test.stop();
+    let said = ended_without_server(first);
+    assert!(said.contains("'ctseg sync"), "{said}");
+    let run_1 = only_run(&folder.path().join("stage_1"));
+
+    // Away still: says so and leaves everything as it is.
+    let before = standing_of("stage_1");
+    let nobody = ctseg(folder.path(), &["sync", "stage_1"])
+        .env("MLFLOW_TRACKING_URI", test.uri())
+        .output()
+        .unwrap();
+    assert_eq!(nobody.status.code(), Some(1));
+    assert_eq!(standing_of("stage_1"), before);
+
+    let second = begun(test, folder.path(), &descriptor, "demo-refine", "stage_2");
+    let epochs = || {
+        let run = std::fs::read_dir(folder.path().join("stage_2"))
+            .ok()?
+            .next()?;
+        let text = std::fs::read_to_string(run.ok()?.path().join("metrics.jsonl")).ok()?;
+        Some(text.lines().count())
+    };
+    wait_for("no three epochs", || {
+        epochs().is_some_and(|count| count > 3)
+    });
+    test.restart();
+    ended_without_server(second);
+    let run_2 = only_run(&folder.path().join("stage_2"));
+
+    synced_by_two_at_once(test, folder.path());
+    let content = test.content();
+    for (experiment, run) in [("stage_1", &run_1), ("stage_2", &run_2)] {
+        assert_epochs(&content, experiment, run, 16);
+        assert_finished(&content, experiment);
+        let text = sync(test, folder.path(), &[run.to_str().unwrap()], 0);
+        assert!(text.contains(" 0 ") && text.contains("complete"), "{text}");
+    }
+}
+
+fn synced_by_two_at_once(test: &TestServer, folder: &Path) {
+    let both: Vec<_> = (0..2)
+        .map(|_| {
+            let mut command = ctseg(folder, &["--json", "sync", "stage_1", "stage_2"]);
+            command.env("MLFLOW_TRACKING_URI", test.uri());
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            command.spawn().unwrap()
+        })
+        .collect();
+    for child in both {
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    }
+}
+
+/// Killed, and gone on with: one run in the server, every epoch once.
+pub(super) fn a_killed_fit_goes_on_in_its_run(test: &TestServer) {
+    let data = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(data.path(), 4, 0);
+    let folder = tempfile::tempdir().unwrap();
+    let mut arguments = fit_arguments(&descriptor, "demo-coarse");
+    arguments.extend(["--epochs", "12", "--experiment", "killed"].map(str::to_owned));
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut child = ctseg(folder.path(), &arguments);
+    child.env("MLFLOW_TRACKING_URI", test.uri());
+    let mut child = child
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let epochs = || {
+        let run = std::fs::read_dir(folder.path().join("runs")).ok()?.next()?;
+        let text = std::fs::read_to_string(run.ok()?.path().join("metrics.jsonl")).ok()?;
+        Some(text.lines().count())
+    };
+    wait_for("no three epochs", || {
+        epochs().is_some_and(|count| count > 3)
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let text = sync(test, folder.path(), &[], 0);
+    assert!(text.contains("complete"), "{text}");
+    let run = only_run(&folder.path().join("runs"));
+    let status = |content: &Value| {
+        let runs = content["experiments"]["killed"]["runs"].as_array().unwrap();
+        let parent = runs.iter().find(|run| run["parent"].is_null()).unwrap();
+        parent["status"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(status(&test.content()), "KILLED");
+    let resume = ["--device", "flex", "--threads", "1", "fit", "--resume"];
+    let resume = [&resume[..], &[run.to_str().unwrap()]].concat();
+    let output = ctseg(folder.path(), &resume)
+        .env("MLFLOW_TRACKING_URI", test.uri())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let content = test.content();
+    assert_eq!(status(&content), "FINISHED");
+    let runs = content["experiments"]["killed"]["runs"].as_array().unwrap();
+    assert_eq!(runs.len(), 3);
+    for run in runs.iter().filter(|run| !run["parent"].is_null()) {
+        let steps: Vec<u64> = history(run, "loss").iter().map(|(step, _)| *step).collect();
+        assert_eq!(steps, (1..=12).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,192 @@
+//! Files that fail on their way to an MLflow server, in one piece or in parts.
+
+use super::*;
+
+fn artifact(folder: &Path, name: &str, bytes: &[u8]) -> Event {
+    let path = folder.join(name);
+    std::fs::write(&path, bytes).unwrap();
+    let to = String::new();
+    Event::Artifact { path, to }
+}
+
+#[test]
+fn a_full_disk_of_the_server_stops_files_but_no_numbers() {
+    let full = ResponseTemplate::new(500)
+        .set_body_json(json!({"message": "[Errno 28] No space left on device"}));
+    let fake = Fake::start(at_first(1, "a.bin", full));
+    let run = tempfile::tempdir().unwrap();
+    let events = [
+        artifact(run.path(), "a.bin", b"abc"),
+        points(&["loss"], 1..4),
+    ];
+    let heard = told(Some(fake.server()), run.path(), &events);
+    let warnings = heard.warnings();
+    assert!(warnings[0].contains("No space left"), "{warnings:?}");
+    assert_eq!(steps(&fake, 0), [1, 2, 3]);
+    let after = synced(fake.server(), Parts::default(), run.path());
+    assert_eq!(after.outcome, sync::Outcome::All);
+    assert_eq!((after.sent.metrics, after.sent.files), (0, 1));
+    // A limit of the server's for single files is no reason to wait.
+    let limit = Fake::start(at_first(9, "a.bin", ResponseTemplate::new(413)));
+    let after = synced(limit.server(), Parts::default(), run.path());
+    assert_eq!(after.outcome, sync::Outcome::All);
+    assert!(after.sent.notes[0].contains("413"), "{:?}", after.sent);
+}
+
+/// A server for files alone that breaks the first upload off; the bodies of the others.
+fn breaking_off() -> (String, Arc<Mutex<Vec<Vec<u8>>>>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let uri = format!("http://{}", listener.local_addr().unwrap());
+    let bodies = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&bodies);
+    std::thread::spawn(move || {
+        for (index, stream) in listener.incoming().enumerate() {
+            let mut stream = BufReader::new(stream.unwrap());
+            let mut length = 0;
+            loop {
+                let mut line = String::new();
+                stream.read_line(&mut line).unwrap();
+                if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                    length = value.trim().parse().unwrap();
+                }
+                if line.trim().is_empty() {
+                    break;
+                }
+            }
+            let mut bytes = vec![0; if index == 0 { 1000 } else { length }];
+            stream.read_exact(&mut bytes).unwrap();
+            if index > 0 {
+                kept.lock().unwrap().push(bytes);
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                stream.get_mut().write_all(answer).unwrap();
+            }
+            // Closed with bytes unread: the other side sees a reset.
+        }
+    });
+    (uri, bodies)
+}
+
+#[test]
+fn an_upload_that_breaks_off_is_sent_again_from_its_beginning() {
+    let (files, bodies) = breaking_off();
+    let uri = format!("{files}/api/2.0/mlflow-artifacts/artifacts/1/r1/artifacts");
+    let fake = Fake::start(Box::new(move |request| {
+        let mut run = a_run();
+        run["info"]["artifact_uri"] = json!(uri);
+        (is(request, "runs/create") || is(request, "runs/get"))
+            .then(|| ResponseTemplate::new(200).set_body_json(json!({"run": run})))
+    }));
+    let run = tempfile::tempdir().unwrap();
+    let bytes: Vec<u8> = (0..8_000_000_u32)
+        .map(|index| (index % 251) as u8)
+        .collect();
+    told(None, run.path(), &[artifact(run.path(), "a.bin", &bytes)]);
+    let after = synced(fake.server(), Parts::default(), run.path());
+    assert_eq!(after.outcome, sync::Outcome::All, "{after:?}");
+    assert_eq!(after.sent.bytes, bytes.len() as u64);
+    let bodies = bodies.lock().unwrap();
+    assert!(bodies.len() == 1 && bodies[0] == bytes);
+}
+
+const IN_PARTS: Parts = Parts {
+    from_bytes: 10,
+    part_bytes: 8,
+};
+
+#[test]
+fn large_files_go_in_parts_to_where_the_server_says() {
+    let fake = Fake::start(Box::new(|_| None));
+    let run = tempfile::tempdir().unwrap();
+    told(
+        None,
+        run.path(),
+        &[artifact(run.path(), "a.bin", b"0123456789abc")],
+    );
+    let server = Server {
+        access: Access::Token("s3cret".to_owned()),
+        ..fake.server()
+    };
+    let after = synced(server, IN_PARTS, run.path());
+    assert_eq!((after.sent.files, &after.outcome), (1, &sync::Outcome::All));
+    let requests = fake.requests();
+    let parts: Vec<&Request> = requests
+        .iter()
+        .filter(|request| request.url.path().starts_with("/bucket/"))
+        .collect();
+    assert_eq!(parts[0].body, b"01234567");
+    assert_eq!(parts[1].body, b"89abc");
+    assert_eq!(parts[0].headers["x-store"], "yes");
+    // The store is not told who we are.
+    assert!(
+        parts
+            .iter()
+            .all(|part| !part.headers.contains_key("authorization"))
+    );
+    let path = "/api/2.0/mlflow-artifacts/mpu/complete/1/r1/artifacts";
+    let complete = requests.iter().find(|request| request.url.path() == path);
+    let complete = body(complete.unwrap());
+    assert_eq!(complete["upload_id"], "u1");
+    assert_eq!(complete["path"], "a.bin");
+    assert_eq!(complete["parts"][1]["etag"], "tag of /bucket/2");
+}
+
+#[test]
+fn parts_that_cannot_be_sent_are_taken_back_and_stores_without_parts_get_whole_files() {
+    let run = tempfile::tempdir().unwrap();
+    told(
+        None,
+        run.path(),
+        &[artifact(run.path(), "a.bin", b"0123456789abc")],
+    );
+    let fake = Fake::start(at_first(1, "/bucket/2", ResponseTemplate::new(503)));
+    let after = synced(fake.server(), IN_PARTS, run.path());
+    assert_eq!(after.outcome, sync::Outcome::All);
+    assert_eq!(fake.count("mpu/abort/1/r1/artifacts"), 1);
+    assert_eq!(fake.count("mpu/complete/1/r1/artifacts"), 1);
+    let whole = Fake::start(at_first(
+        9,
+        "mpu/create/1/r1/artifacts",
+        ResponseTemplate::new(501),
+    ));
+    let after = synced(whole.server(), IN_PARTS, run.path());
+    assert_eq!(after.outcome, sync::Outcome::All);
+    let requests = whole.requests();
+    let put = requests
+        .iter()
+        .find(|request| is(request, "artifacts/1/r1/artifacts/a.bin"));
+    assert_eq!(put.unwrap().body, b"0123456789abc");
+}
+
+#[test]
+fn files_go_into_a_folder_that_is_seen_from_here() {
+    let store = tempfile::tempdir().unwrap();
+    let run = tempfile::tempdir().unwrap();
+    told(None, run.path(), &[artifact(run.path(), "a.bin", b"abc")]);
+    let with_uri = |uri: String| {
+        Fake::start(Box::new(move |request| {
+            let mut run = a_run();
+            run["info"]["artifact_uri"] = json!(uri);
+            (is(request, "runs/create") || is(request, "runs/get"))
+                .then(|| ResponseTemplate::new(200).set_body_json(json!({"run": run})))
+        }))
+    };
+    let folder: PathBuf = store.path().join("1/r1/artifacts");
+    let fake = with_uri(format!("file://{}", folder.display()));
+    let after = synced(fake.server(), Parts::default(), run.path());
+    assert_eq!(after.sent.files, 1, "{after:?}");
+    assert_eq!(std::fs::read(folder.join("a.bin")).unwrap(), b"abc");
+    for (uri, expected) in [
+        (
+            "file:///not/here/1/r1/artifacts",
+            "not seen from this machine",
+        ),
+        ("s3://bucket/1/r1/artifacts", "--serve-artifacts"),
+    ] {
+        let fake = with_uri(uri.to_owned());
+        let run = tempfile::tempdir().unwrap();
+        told(None, run.path(), &[artifact(run.path(), "a.bin", b"abc")]);
+        let after = synced(fake.server(), Parts::default(), run.path());
+        assert_eq!(after.outcome, sync::Outcome::All);
+        assert!(after.sent.notes[0].contains(expected), "{:?}", after.sent);
+    }
+}
