@@ -11,8 +11,9 @@ ARG DEBIAN=docker.io/library/debian:bookworm-slim
 
 FROM ${RUST} AS sources
 WORKDIR /src
-COPY Cargo.toml Cargo.lock build.rs ./
+COPY Cargo.toml Cargo.lock ./
 COPY src src
+COPY crates crates
 COPY stages stages
 COPY datasets datasets
 COPY benches benches

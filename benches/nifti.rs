@@ -14,7 +14,7 @@ use ctseg_image::nifti::{
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-/// As in `src/arrays/nifti/gzip.rs`.
+/// As in `crates/image/src/nifti/gzip.rs`.
 const LEVEL: u32 = 3;
 
 fn main() {

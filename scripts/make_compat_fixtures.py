@@ -1,4 +1,4 @@
-"""Makes tests/data/compat: what an older ctseg left on disk, which every later one must read (tests/compat.rs).
+"""Makes tests/data/compat: what an older ctseg left on disk, which every later one must read (tests/end_to_end/compat.rs).
 
 The committed files were made by the release build (flex) of commit b35e998, before the code was split into crates.
 They must not be made again: a newer ctseg reads what it writes itself, so the test would no longer prove anything.
@@ -6,8 +6,9 @@ For a new format, add a folder of its own beside them.
 
 Run: python scripts/make_compat_fixtures.py target/release/ctseg NEW_FOLDER
 
-Everything is made in /tmp/ctseg-fixture, so that this is the only absolute path in the files; tests/compat.rs puts
-its own folder in its place. Names of machine and user are replaced. Needs Python 3.8 or later, and no packages.
+Everything is made in /tmp/ctseg-fixture, so that this is the only absolute path in the files;
+tests/end_to_end/compat.rs puts its own folder in its place. Names of machine and user are replaced. Needs Python 3.8 or
+later, and no packages.
 """
 
 import gzip

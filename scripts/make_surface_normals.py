@@ -1,5 +1,6 @@
-"""Writes src/arrays/surface/normals.rs: the surface elements of every neighbourhood of 2 × 2 × 2 voxels, from the
-lookup table of google-deepmind/surface-distance (Apache License 2.0), in eighths, which all of its numbers are.
+"""Writes crates/image/src/metrics/surface/normals.rs: the surface elements of every neighbourhood of 2 × 2 × 2
+voxels, from the lookup table of google-deepmind/surface-distance (Apache License 2.0), in eighths, which all of its
+numbers are.
 
 Run: pip install --no-deps surface-distance==0.1 && python scripts/make_surface_normals.py
 """
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from surface_distance import lookup_tables
 
-OUT = Path(__file__).resolve().parents[1] / "src/arrays/surface/normals.rs"
+OUT = Path(__file__).resolve().parents[1] / "crates/image/src/metrics/surface/normals.rs"
 
 HEAD = """\
 //! The surface elements of every neighbourhood of 2 × 2 × 2 voxels, by marching cubes: the lookup table of

@@ -94,22 +94,31 @@ impl Augmentation {
                 to_shares(source.scalings, patch.view_mut());
             }
         }
-        let boxes = self.draw_boxes([depth, height, width], &mut rng);
-        let clear = |mut stack: ArrayViewMut3<f32>| {
-            if let Some(edge) = &edge {
-                stack.outer_iter_mut().for_each(|plane| edge.clear(plane));
-            }
-        };
+        self.change_images(patch.view_mut(), cut, edge.as_ref(), &mut rng);
+        to_values(source.scalings, patch);
+        turn
+    }
+
+    /// Changes the images' shares of windows in intensity, drops boxes out, and clears what lies beyond `edge`.
+    fn change_images(
+        &self,
+        mut patch: ArrayViewMut4<f32>,
+        cut: &Cut,
+        edge: Option<&Edge>,
+        rng: &mut ChaCha8Rng,
+    ) {
+        let (_, depth, height, width) = patch.dim();
+        let boxes = self.draw_boxes([depth, height, width], rng);
         let images = patch.outer_iter_mut().take(cut.image_channels);
         for (index, mut stack) in images.enumerate() {
-            self.change_channel(index, &mut stack, false, &mut rng);
+            self.change_channel(index, &mut stack, false, rng);
             if let Some(boxes) = &boxes {
                 boxes.fill(stack.view_mut(), true);
             }
-            clear(stack);
+            if let Some(edge) = edge {
+                stack.outer_iter_mut().for_each(|plane| edge.clear(plane));
+            }
         }
-        to_values(source.scalings, patch);
-        turn
     }
 
     fn draw_turn(&self, rng: &mut ChaCha8Rng) -> Turn {

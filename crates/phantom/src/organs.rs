@@ -79,26 +79,9 @@ pub(super) fn liver(patient: &Patient, rng: &mut impl Rng) -> Vec<Layer> {
         LIVER,
     )];
     let porta = plus(patient.place(0.2, 0.02, 10.0), jitter.shift);
-    for _ in 0..9 {
-        let mut from = porta;
-        for (length, radius) in [(50.0, 4.5), (34.0, 3.0)] {
-            let to = plus(
-                from,
-                [
-                    rng.random_range(-0.3..1.0) * length,
-                    rng.random_range(-0.8..0.8) * length,
-                    rng.random_range(-0.6..1.0) * length,
-                ],
-            );
-            let vessel = Shape::Capsule { from, to, radius };
-            layers.push(Layer::inside(
-                vessel,
-                Material::plain(hu + 32.0, 4.0),
-                LIVER,
-            ));
-            from = to;
-        }
-    }
+    let blood = Material::plain(hu + 32.0, 4.0);
+    let vessels = liver_vessels(porta, rng).into_iter();
+    layers.extend(vessels.map(|vessel| Layer::inside(vessel, blood, LIVER)));
     let gallbladder = jitter.ellipsoid(
         patient.place(0.36, 0.5, -38.0),
         [13.0 * scale, 14.0 * scale, 25.0 * scale],
@@ -111,6 +94,27 @@ pub(super) fn liver(patient: &Patient, rng: &mut impl Rng) -> Vec<Layer> {
         NONE,
     ));
     layers
+}
+
+/// Nine vessels from `porta`, of two pieces each.
+fn liver_vessels(porta: Point, rng: &mut impl Rng) -> Vec<Shape> {
+    let mut vessels = Vec::new();
+    for _ in 0..9 {
+        let mut from = porta;
+        for (length, radius) in [(50.0, 4.5), (34.0, 3.0)] {
+            let to = plus(
+                from,
+                [
+                    rng.random_range(-0.3..1.0) * length,
+                    rng.random_range(-0.8..0.8) * length,
+                    rng.random_range(-0.6..1.0) * length,
+                ],
+            );
+            vessels.push(Shape::Capsule { from, to, radius });
+            from = to;
+        }
+    }
+    vessels
 }
 
 /// Spleen, behind and to the left of the stomach.

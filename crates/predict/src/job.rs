@@ -30,13 +30,14 @@ pub struct PredictJob<'a> {
     pub models: Vec<PathBuf>,
     /// One device, or several that take cases from one queue.
     pub computes: Vec<Compute>,
-    /// Whether stage 2 looks at mirror images too, see [`super::mirroring`]; none: as the models usually do.
+    /// Whether stage 2 looks at mirror images too, see [`ctseg_core::inference::test_time_augmentation`]; none: as the
+    /// models usually do.
     pub tta: Option<bool>,
     /// Whether label maps are cleaned up as the model asks for.
     pub postprocess: bool,
     /// Whether label maps that are whole and of this input and model are made again.
     pub overwrite: bool,
-    /// Most memory that the process may take, in bytes; see [`super::demand`].
+    /// Most memory that the process may take, in bytes; see [`ctseg_core::inference::memory_estimate`].
     pub max_ram: Option<u64>,
     /// Whether probabilities are kept beside the label maps, and how.
     pub probabilities: Option<ProbabilityKind>,

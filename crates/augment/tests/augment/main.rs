@@ -2,4 +2,5 @@
 
 mod augmentation;
 mod augmentation_elastic;
+mod augmentation_golden;
 mod augmentation_volume;

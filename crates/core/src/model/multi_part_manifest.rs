@@ -41,7 +41,7 @@ pub struct PartedManifest {
 pub struct PartManifest {
     /// Below the folder of the whole.
     pub folder: String,
-    /// [`Bundle::sha256`](crate::pipeline::bundle::Bundle::sha256); filled in when the model is put together.
+    /// [`Bundle::sha256`](crate::model::bundle::Bundle::sha256); filled in when the model is put together.
     #[serde(default)]
     pub sha256: String,
     /// What the part's label values become; those that are not there become background.

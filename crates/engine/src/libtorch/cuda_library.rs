@@ -5,6 +5,9 @@ use std::ffi::CStr;
 use std::os::raw::c_int;
 use std::sync::OnceLock;
 
+use ctseg_base::{Error, Result};
+use libloading::Library;
+
 /// The driver's own library, which containers are handed in with the GPUs.
 const DRIVER: &CStr = c"libcuda.so.1";
 /// Found beside `libtorch_cpu.so`, by the program's rpath or `LD_LIBRARY_PATH`.
@@ -67,6 +70,34 @@ fn is_absent(name: &CStr, problem: &str) -> bool {
     let name = name.to_str().unwrap_or_default();
     let rest = problem.strip_prefix(name).unwrap_or_default();
     rest.contains("No such file") || rest.contains("not found")
+}
+
+/// Makes `gpu` the one that NCCL takes for this process's. libtorch's own libraries have been loaded by now.
+///
+/// # Errors
+/// CUDA's runtime cannot be opened, or it cannot use the GPU.
+pub(super) fn use_gpu(gpu: usize) -> Result<()> {
+    let libraries = ["libcudart.so.13", "libcudart.so.12", "libcudart.so"];
+    // SAFETY: opens what libtorch opened already; the type is that of CUDA's runtime.
+    unsafe {
+        let opened = libraries.iter().find_map(|name| Library::new(name).ok());
+        let library = opened.ok_or_else(|| {
+            Error::invalid(format!(
+                "none of {} can be opened; several GPUs need a libtorch with CUDA",
+                libraries.join(", ")
+            ))
+        })?;
+        let set: libloading::Symbol<unsafe extern "C" fn(c_int) -> c_int> =
+            library.get(b"cudaSetDevice").map_err(|error| {
+                Error::invalid(format!("CUDA's runtime has no cudaSetDevice: {error}"))
+            })?;
+        match set(gpu as c_int) {
+            0 => Ok(()),
+            status => Err(Error::invalid(format!(
+                "CUDA cannot use GPU {gpu} (error {status}); nvidia-smi tells whether it is there and free"
+            ))),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::networks::Network;
 use crate::weights::NamedTensors;
 use ctseg_base::Result;
 
-/// See [`crate::tensors::learner::average`].
+/// See [`crate::learner::average`].
 pub(super) struct TorchAverage {
     decay: f64,
     pub(super) network: Network,

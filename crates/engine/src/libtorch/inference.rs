@@ -15,7 +15,7 @@ use crate::networks::{Extras, Network};
 use crate::quantisation::Convolutions;
 use ctseg_base::{Error, Result};
 
-/// See [`crate::tensors::engine::Engine::mean_logits`].
+/// See [`crate::engine::Engine::mean_logits`].
 pub(super) fn mean_logits(
     networks: &[Network],
     input: &[f32],
@@ -69,7 +69,7 @@ pub(super) fn mean_logits(
     Ok((to_values(&mean)?, shape))
 }
 
-/// See [`crate::tensors::engine::Engine::attention_maps`].
+/// See [`crate::engine::Engine::attention_maps`].
 pub(super) fn attention_maps(
     network: &Network,
     input: &[f32],

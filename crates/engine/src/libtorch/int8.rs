@@ -95,7 +95,7 @@ pub struct Quantised {
 }
 
 impl Quantised {
-    /// As [`Convolutions`](crate::tensors::quantisation::Convolutions) hold it.
+    /// As [`Convolutions`](crate::quantisation::Convolutions) hold it.
     pub fn boxed(ranges: InputRanges) -> Box<dyn Any + Send + Sync> {
         let layers = ranges.0.iter().map(|_| OnceLock::new()).collect();
         Box::new(Self { ranges, layers })

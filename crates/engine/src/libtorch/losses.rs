@@ -12,7 +12,7 @@ use ctseg_base::{Error, Result};
 
 /// The loss of the batch that `team` shares, and its gradient by the logits times `scale`. Binary cross-entropy and Dice of independent
 /// structures are two passes over memory by a kernel of our own; the others run the formulas of
-/// `tensors::losses` on the logits as a leaf, so that the network's graph is not part of theirs.
+/// `crate::losses` on the logits as a leaf, so that the network's graph is not part of theirs.
 ///
 /// # Shapes
 /// - `logits`, `targets`, `distances`: (batch, structure, z, y, x), f32

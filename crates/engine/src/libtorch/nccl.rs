@@ -11,6 +11,7 @@ use std::time::Duration;
 use libloading::Library;
 use tch::{Device, Tensor};
 
+use super::cuda_library::use_gpu;
 use super::ops::failed;
 use crate::distributed::process_group::{Collective, GpuBackend, GpuValues};
 use ctseg_base::{Error, Result};
@@ -302,31 +303,6 @@ fn patiently(rank: usize) -> Arc<AtomicBool> {
     met
 }
 
-/// Makes `gpu` the one that NCCL takes for this process's. libtorch's own libraries have been loaded by now.
-fn use_gpu(gpu: usize) -> Result<()> {
-    let libraries = ["libcudart.so.13", "libcudart.so.12", "libcudart.so"];
-    // SAFETY: opens what libtorch opened already; the type is that of CUDA's runtime.
-    unsafe {
-        let opened = libraries.iter().find_map(|name| Library::new(name).ok());
-        let library = opened.ok_or_else(|| {
-            Error::invalid(format!(
-                "none of {} can be opened; several GPUs need a libtorch with CUDA",
-                libraries.join(", ")
-            ))
-        })?;
-        let set: libloading::Symbol<unsafe extern "C" fn(c_int) -> c_int> =
-            library.get(b"cudaSetDevice").map_err(|error| {
-                Error::invalid(format!("CUDA's runtime has no cudaSetDevice: {error}"))
-            })?;
-        match set(gpu as c_int) {
-            0 => Ok(()),
-            status => Err(Error::invalid(format!(
-                "CUDA cannot use GPU {gpu} (error {status}); nvidia-smi tells whether it is there and free"
-            ))),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -334,8 +310,8 @@ mod tests {
     /// A library with NCCL's functions whose GPUs are threads' own memory (`nccl_on_threads.c`).
     fn library(folder: &std::path::Path) -> String {
         let source = concat!(
-            concat!(env!("CARGO_MANIFEST_DIR"), "/../.."),
-            "/src/tensors/libtorch/nccl_on_threads.c"
+            env!("CARGO_MANIFEST_DIR"),
+            "/src/libtorch/nccl_on_threads.c"
         );
         let library = folder.join("libnccl.so.2");
         let compiled = std::process::Command::new("cc")

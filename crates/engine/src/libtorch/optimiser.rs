@@ -286,6 +286,69 @@ mod tests {
         values.map(|v| v.as_f64().unwrap() as f32).collect()
     }
 
+    fn leaves(described: &[serde_json::Value]) -> Vec<Tensor> {
+        let leaf = |p: &serde_json::Value| {
+            let shape: Vec<i64> = serde_json::from_value(p["shape"].clone()).unwrap();
+            Tensor::from_slice(&floats(&p["initial"]))
+                .reshape(shape)
+                .set_requires_grad(true)
+        };
+        described.iter().map(leaf).collect()
+    }
+
+    fn set_gradient(parameter: &Tensor, gradient: &[f32]) {
+        parameter.shallow_clone().zero_grad();
+        let gradient = Tensor::from_slice(gradient).reshape(parameter.size());
+        (parameter * gradient).sum(Kind::Float).backward();
+    }
+
+    /// Step `index` of the optimiser that a golden file holds, with its settings.
+    fn take_step(
+        (name, golden): (&str, &serde_json::Value),
+        parameters: &[Tensor],
+        [first, second]: &[Vec<Tensor>; 2],
+        (index, divide_by, rate): (usize, f64, f64),
+    ) {
+        let number = |key: &str| golden[key].as_f64().unwrap_or(0.0);
+        let weight_decay = number("weight_decay");
+        match name {
+            "adam" | "adamw" => {
+                let step = AdamStep {
+                    divide_by,
+                    step: (index + 1) as f64,
+                    rate,
+                    betas: [0.9, 0.999],
+                    epsilon: 1e-8,
+                    weight_decay,
+                    decoupled: name == "adamw",
+                };
+                adam(parameters, first, second, &step)
+            }
+            "rmsprop" => {
+                let step = RmsPropStep {
+                    divide_by,
+                    rate,
+                    alpha: number("alpha"),
+                    epsilon: number("eps"),
+                    weight_decay,
+                };
+                rmsprop(parameters, first, &step)
+            }
+            _ => {
+                let step = SgdStep {
+                    divide_by,
+                    first_step: index == 0,
+                    rate,
+                    momentum: number("momentum"),
+                    weight_decay,
+                    nesterov: golden["nesterov"].as_bool().unwrap(),
+                };
+                sgd(parameters, first, &step)
+            }
+        }
+        .unwrap();
+    }
+
     #[test]
     fn fused_steps_equal_pytorchs() {
         for name in [
@@ -297,27 +360,15 @@ mod tests {
             "rmsprop",
         ] {
             let golden = golden(name);
-            let number = |key: &str| golden[key].as_f64().unwrap_or(0.0);
+            let clip_norm = golden["clip_norm"].as_f64().unwrap_or(0.0);
             let described = golden["parameters"].as_array().unwrap();
-            let parameters: Vec<Tensor> = described
-                .iter()
-                .map(|p| {
-                    let shape: Vec<i64> = serde_json::from_value(p["shape"].clone()).unwrap();
-                    Tensor::from_slice(&floats(&p["initial"]))
-                        .reshape(shape)
-                        .set_requires_grad(true)
-                })
-                .collect();
-            let zeros =
-                || -> Vec<Tensor> { parameters.iter().map(|p| p.detach().zeros_like()).collect() };
-            let (first, second) = (zeros(), zeros());
+            let names = || described.iter().map(|p| p["name"].as_str().unwrap());
+            let parameters = leaves(described);
+            let zeros = || parameters.iter().map(|p| p.detach().zeros_like()).collect();
+            let state = [zeros(), zeros()];
             for (index, step) in golden["steps"].as_array().unwrap().iter().enumerate() {
-                for (parameter, described) in parameters.iter().zip(described) {
-                    let gradient = floats(&step["gradients"][described["name"].as_str().unwrap()]);
-                    let mut owned = parameter.shallow_clone();
-                    owned.zero_grad();
-                    let gradient = Tensor::from_slice(&gradient).reshape(parameter.size());
-                    (parameter * gradient).sum(Kind::Float).backward();
+                for (parameter, key) in parameters.iter().zip(names()) {
+                    set_gradient(parameter, &floats(&step["gradients"][key]));
                 }
                 let norm = gradient_norm(&parameters).unwrap();
                 let expected = step["gradient_norm"].as_f64().unwrap();
@@ -325,41 +376,15 @@ mod tests {
                     (norm / expected - 1.0).abs() < 1e-5,
                     "{name}: {norm} {expected}"
                 );
-                let divide_by = 1.0 / (number("clip_norm") / (norm + 1e-6)).min(1.0);
+                let divide_by = 1.0 / (clip_norm / (norm + 1e-6)).min(1.0);
                 let rate = step["learning_rate"].as_f64().unwrap();
-                if name.starts_with("adam") {
-                    let step = AdamStep {
-                        divide_by,
-                        step: (index + 1) as f64,
-                        rate,
-                        betas: [0.9, 0.999],
-                        epsilon: 1e-8,
-                        weight_decay: number("weight_decay"),
-                        decoupled: name == "adamw",
-                    };
-                    adam(&parameters, &first, &second, &step).unwrap();
-                } else if name == "rmsprop" {
-                    let step = RmsPropStep {
-                        divide_by,
-                        rate,
-                        alpha: number("alpha"),
-                        epsilon: number("eps"),
-                        weight_decay: number("weight_decay"),
-                    };
-                    rmsprop(&parameters, &first, &step).unwrap();
-                } else {
-                    let step = SgdStep {
-                        divide_by,
-                        first_step: index == 0,
-                        rate,
-                        momentum: number("momentum"),
-                        weight_decay: number("weight_decay"),
-                        nesterov: golden["nesterov"].as_bool().unwrap(),
-                    };
-                    sgd(&parameters, &first, &step).unwrap();
-                }
-                for (parameter, described) in parameters.iter().zip(described) {
-                    let key = described["name"].as_str().unwrap();
+                take_step(
+                    (name, &golden),
+                    &parameters,
+                    &state,
+                    (index, divide_by, rate),
+                );
+                for (parameter, key) in parameters.iter().zip(names()) {
                     let values = to_host(&parameter.detach()).unwrap();
                     for (value, wanted) in values.iter().zip(floats(&step["parameters"][key])) {
                         assert!(

@@ -1,4 +1,4 @@
-//! A convolution by libtorch's own call, for [`crate::tensors::self_test`].
+//! A convolution by libtorch's own call, for [`crate::self_test`].
 
 use tch::{Device, Kind, Tensor};
 
@@ -8,7 +8,7 @@ use super::transfer::to_host;
 use crate::device::Compute;
 use ctseg_base::Result;
 
-/// See [`crate::tensors::engine::Engine::ones_convolved`].
+/// See [`crate::engine::Engine::ones_convolved`].
 pub(super) fn ones_convolved(
     compute: &Compute,
     dimensions: usize,

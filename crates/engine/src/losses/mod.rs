@@ -169,6 +169,25 @@ mod tests {
 
     /// By Burn's autodiff, on flex where the build has it.
     fn by_burn(loss: &Loss, input: &Input) -> (f64, Vec<f32>) {
+        graded(loss, input, |logits, targets, distances| {
+            loss.compute(logits, targets, distances)
+        })
+    }
+
+    /// The same of a process's share of a batch.
+    fn by_burn_together(loss: &Loss, share: &Input, team: &Team) -> (f64, Vec<f32>) {
+        graded(loss, share, |logits, targets, distances| {
+            let value = loss.compute_together(logits, targets, distances, team);
+            value.unwrap()
+        })
+    }
+
+    /// What `compute` makes of logits, targets and distances, and its gradient by the logits.
+    fn graded(
+        loss: &Loss,
+        input: &Input,
+        compute: impl FnOnce(Tensor<5>, Tensor<5>, Option<Tensor<5>>) -> Tensor<1>,
+    ) -> (f64, Vec<f32>) {
         let device = DeviceChoice::Flex.device();
         let device = device.or(DeviceChoice::Auto.device()).unwrap().autodiff();
         let tensor = |values: &[f32]| {
@@ -176,7 +195,7 @@ mod tests {
         };
         let leaf = tensor(&input.logits).require_grad();
         let distances = loss.needs_distances().then(|| tensor(&input.distances));
-        let loss = loss.compute(leaf.clone(), tensor(&input.targets), distances);
+        let loss = compute(leaf.clone(), tensor(&input.targets), distances);
         let value = f64::from(loss.clone().into_scalar::<f32>());
         let gradient = leaf.grad(&loss.backward()).unwrap();
         (value, gradient.into_data().try_into_vec::<f32>().unwrap())
@@ -227,61 +246,54 @@ mod tests {
         losses
     }
 
+    /// Five samples of two structures: at most one of them in each voxel, in some samples none.
+    fn five_samples(ignores: bool) -> Input {
+        let shape = [5, 2, 2, 6, 7];
+        let voxels = 2 * 6 * 7;
+        let count = shape.iter().product::<usize>();
+        let wave = |i: usize, pace: f32| (i as f32 * pace).sin();
+        let class = |sample: usize, voxel: usize| match sample {
+            3 => 0,
+            _ => (voxel / 9 + sample) % 4,
+        };
+        let at = |i: usize| (i / (2 * voxels), i / voxels % 2, i % voxels);
+        let target = |i: usize| match at(i) {
+            (sample, _, voxel) if ignores && (voxel + sample) % 11 == 0 => f32::NAN,
+            (sample, map, voxel) => f32::from(u8::from(class(sample, voxel) == map + 1)),
+        };
+        Input {
+            shape,
+            logits: (0..count).map(|i| 2.0 * wave(i, 0.73)).collect(),
+            targets: (0..count).map(target).collect(),
+            distances: (0..count).map(|i| 9.0 * wave(i, 0.11)).collect(),
+        }
+    }
+
     #[test]
     fn shares_of_a_batch_cost_what_the_whole_batch_does() {
-        const SHAPE: [usize; 5] = [5, 2, 2, 6, 7];
-        let voxels = 2 * 6 * 7;
-        let count = SHAPE.iter().product::<usize>();
-        let wave = |i: usize, pace: f32| (i as f32 * pace).sin();
-        let values: Vec<f32> = (0..count).map(|i| 2.0 * wave(i, 0.73)).collect();
-        let distances: Vec<f32> = (0..count).map(|i| 9.0 * wave(i, 0.11)).collect();
-        let target = |ignores: bool| -> Vec<f32> {
-            // At most one of the two structures, in some samples none.
-            let class = |sample: usize, voxel: usize| match sample {
-                3 => 0,
-                _ => (voxel / 9 + sample) % 4,
-            };
-            let at = |i: usize| (i / (2 * voxels), i / voxels % 2, i % voxels);
-            (0..count)
-                .map(|i| match at(i) {
-                    (sample, _, voxel) if ignores && (voxel + sample) % 11 == 0 => f32::NAN,
-                    (sample, map, voxel) => f32::from(u8::from(class(sample, voxel) == map + 1)),
-                })
-                .collect()
-        };
         for loss in all_losses() {
-            let targets = target(loss.ignores);
-            let part = |values: &[f32], samples: std::ops::Range<usize>| {
-                values[samples.start * 2 * voxels..samples.end * 2 * voxels].to_vec()
-            };
-            let of = |samples: std::ops::Range<usize>, team: &Team| -> (f64, Vec<f32>) {
-                let device = DeviceChoice::Flex.device();
-                let device = device.or(DeviceChoice::Auto.device()).unwrap().autodiff();
-                let shape = [samples.len(), SHAPE[1], SHAPE[2], SHAPE[3], SHAPE[4]];
-                let tensor = |values: &[f32]| {
-                    let data = TensorData::new(part(values, samples.clone()), shape);
-                    Tensor::<5>::from_data(data, &device)
-                };
-                let leaf = tensor(&values).require_grad();
-                let distances = loss.needs_distances().then(|| tensor(&distances));
-                let value = loss
-                    .compute_together(leaf.clone(), tensor(&targets), distances, team)
-                    .unwrap();
-                let number = f64::from(value.clone().into_scalar::<f32>());
-                let gradient = leaf.grad(&value.backward()).unwrap();
-                (number, gradient.into_data().try_into_vec::<f32>().unwrap())
-            };
-            let (whole, gradient) = of(0..5, &Team::alone());
+            let batch = five_samples(loss.ignores);
+            let [samples, of_sample @ ..] = batch.shape;
+            let values = of_sample.iter().product::<usize>();
+            let (whole, gradient) = by_burn_together(&loss, &batch, &Team::alone());
             in_team(2, |team| {
-                let share = team.share(5);
-                let (value, own) = of(share.clone(), team);
+                let share = team.share(samples);
+                let part = |all: &[f32]| all[share.start * values..share.end * values].to_vec();
+                let mut own = Input {
+                    shape: batch.shape,
+                    logits: part(&batch.logits),
+                    targets: part(&batch.targets),
+                    distances: part(&batch.distances),
+                };
+                own.shape[0] = share.len();
+                let (value, own) = by_burn_together(&loss, &own, team);
                 assert!(
                     (value - whole).abs() < 1e-6 * whole.abs().max(1.0),
                     "{loss:?}"
                 );
                 let largest = gradient.iter().fold(0.0f32, |a, b| a.max(b.abs()));
                 assert!(largest > 0.0, "{loss:?}");
-                for (own, whole) in own.iter().zip(part(&gradient, share)) {
+                for (own, whole) in own.iter().zip(part(&gradient)) {
                     assert!(
                         (own - whole).abs() <= 2e-6 * largest,
                         "{loss:?}: {own} {whole}"

@@ -1,6 +1,6 @@
 //! The optimisers that a recipe can name. Their settings are here, their formulas in [`rules`]; they run
-//! on Burn's tensors in `tensors::learner::burn_learner`, and as libtorch's fused steps in
-//! `tensors::libtorch`.
+//! on Burn's tensors in `learner::burn_learner`, and as libtorch's fused steps in
+//! `libtorch`.
 
 pub mod rules;
 

@@ -25,7 +25,7 @@ pub type MaskPiece<'a> = dyn Fn(Range<usize>, &mut [u8]) + Sync + 'a;
 /// file ([`Source::problem`]), what was found, what was expected and what to do. No header may be believed before
 /// [`Source::length`] has been compared with it.
 ///
-/// NIfTI alone can do more, through functions of [`nifti`](crate::arrays::nifti): files of several channels
+/// NIfTI alone can do more, through functions of [`nifti`](crate::nifti): files of several channels
 /// (`read_channels`, `write_split`, `write_joined`), maps that are written and read slice by slice (`write_map`,
 /// `write_maps`, `ByteMaps`), byte-for-byte copies, and the fields of its own header.
 pub trait VolumeFormat: Sync {

@@ -80,13 +80,7 @@ pub fn restore(
     let Some(first) = aligned.first() else {
         return Ok(result);
     };
-    // Outside the faces is outside the region that the network looked at.
-    let covered = [0, 1, 2].map(|axis| {
-        let outer_face = first.shape()[axis] as f64 - 0.5;
-        within(&positions[axis], |p| {
-            (-0.5 - 1e-6..=outer_face + 1e-6).contains(&p)
-        })
-    });
+    let covered = covered_part(&positions, first.shape());
     if let Some(axis) = how.nearest.and_then(|axis| target_axis(&map, axis)) {
         at_nearest(&mut positions, axis, first.shape());
     }
@@ -219,6 +213,16 @@ fn positive_box(logits: ArrayView3<f32>) -> Option<VoxelBox> {
         }
     }
     (end[0] > 0).then_some(VoxelBox { start, end })
+}
+
+/// The target's part within the outer faces of a grid of `shape`: what the network looked at.
+fn covered_part(positions: &[Vec<f64>; 3], shape: &[usize]) -> [Range<usize>; 3] {
+    [0, 1, 2].map(|axis| {
+        let outer_face = shape[axis] as f64 - 0.5;
+        within(&positions[axis], |p| {
+            (-0.5 - 1e-6..=outer_face + 1e-6).contains(&p)
+        })
+    })
 }
 
 /// The indices whose positions satisfy `wanted`; positions are monotonic and `wanted` an interval.

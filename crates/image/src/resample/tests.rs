@@ -1,5 +1,5 @@
 //! Properties that hold whatever the volume; the values themselves are checked in
-//! tests/resample_golden.rs.
+//! tests/image/resample_golden.rs.
 //!
 //! Over 400 lines: the properties of intensities, labels and restored logits share their made-up grids and volumes.
 

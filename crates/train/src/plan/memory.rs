@@ -13,7 +13,7 @@ const BATCHES: u64 = 6;
 /// Cases that are being read and resampled at once.
 const CASES_AT_ONCE: u64 = 2;
 
-/// Room for what [`crate::tensors::networks::cost::Cost::training_bytes`] does not count, such as an engine's workspaces.
+/// Room for what [`ctseg_engine::networks::cost::Cost::training_bytes`] does not count, such as an engine's workspaces.
 /// Measured on libtorch's CPU engine in f32 (`ctseg bench --mode training`): a U-Net 3D 32-256 on 2 × 48×80×80 took
 /// 1972 MiB where 2025 are estimated, a U-Net 2D 32-512 on 4 × 256² 1398 where 1530 are.
 const FACTOR: f64 = 1.25;

@@ -10,10 +10,8 @@ fn named(root: &Path) -> Dataset {
     Dataset::open(root).unwrap()
 }
 
-#[test]
-fn every_bad_case_is_listed_at_once_and_in_order() {
-    let folder = tempfile::tempdir().unwrap();
-    let root = folder.path();
+/// Problems of the cases `c1` to `c5` and of a label map without an image; `c0` is sound, `c6` empty.
+fn six_problems(root: &Path) -> Dataset {
     plain(
         root,
         &[&[1, 2], &[1, 9, 9, 12], &[1], &[1], &[1], &[1], &[]],
@@ -29,51 +27,45 @@ fn every_bad_case_is_listed_at_once_and_in_order() {
     fs::remove_file(root.join("labels/c4.nii.gz")).unwrap();
     write_text(&root.join("images/c5.nii.gz"), "this is no NIfTI file");
     write_map(&root.join("labels/stray.nii.gz"), &[1]);
-    let dataset = named(root);
-    let report = check(&dataset);
+    named(root)
+}
+
+#[test]
+fn every_bad_case_is_listed_at_once_and_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let report = check(&six_problems(folder.path()));
     let found = problems(&report);
-    assert_eq!(found.len(), 6, "{found:#?}");
-    let expect = |index: usize, parts: &[&str]| {
-        for part in parts {
-            assert!(
-                found[index].contains(part),
-                "{part} is not in: {}",
-                found[index]
-            );
-        }
-        assert!(!found[index].contains('\n'));
-        let file = report.problems[index].file.display().to_string();
-        assert_eq!(found[index].matches(&file).count(), 1, "{}", found[index]);
-    };
-    expect(
-        0,
+    let expected: [&[&str]; 6] = [
         &[
             "c1: ",
             "labels/c1.nii.gz: unknown label values 9 (2 voxels), 12 (1 voxels)",
             "1 liver, 2 spleen",
         ],
-    );
-    expect(
-        1,
         &[
             "c2: ",
             "differ in shape",
             "labels 4×3×3 voxels of 1×1.5×2 mm, RAS",
             "image 4×3×2",
         ],
-    );
-    expect(
-        2,
         &[
             "c3: ",
             "position, by up to 0.500 mm",
             "(0, 0, 0.5) mm",
             "image 4×3×2",
         ],
-    );
-    expect(3, &["c4: ", "labels/c4.nii.gz: cannot "]);
-    expect(4, &["c5: ", "images/c5.nii.gz: "]);
-    expect(5, &["stray: ", "labels without an image"]);
+        &["c4: ", "labels/c4.nii.gz: cannot "],
+        &["c5: ", "images/c5.nii.gz: "],
+        &["stray: ", "labels without an image"],
+    ];
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for ((text, problem), parts) in found.iter().zip(&report.problems).zip(expected) {
+        for part in parts {
+            assert!(text.contains(part), "{part} is not in: {text}");
+        }
+        assert!(!text.contains('\n'));
+        let file = problem.file.display().to_string();
+        assert_eq!(text.matches(&file).count(), 1, "{text}");
+    }
     assert_eq!(notes(&report), ["c6: the label map is empty"]);
     let summary = report.into_result().unwrap_err().to_string();
     assert!(
@@ -81,6 +73,12 @@ fn every_bad_case_is_listed_at_once_and_in_order() {
         "{summary}"
     );
     assert!(!summary.contains('\n'));
+}
+
+#[test]
+fn bad_cases_cannot_be_loaded_and_sound_ones_can() {
+    let folder = tempfile::tempdir().unwrap();
+    let dataset = six_problems(folder.path());
     let load = |index: usize| dataset.load(&dataset.cases[index]).unwrap_err().to_string();
     assert!(load(2).contains("labels/c2.nii.gz: the labels differ in shape"));
     assert!(load(3).contains("position"));

@@ -1,5 +1,5 @@
 // Binary cross-entropy and soft Dice on logits in two passes over memory: one for the loss, one for its
-// gradient. The formulas are those of src/tensors/losses/, which hold for every engine.
+// gradient. The formulas are those of src/losses/, which hold for every engine.
 #include "api.h"
 
 #include <ATen/ATen.h>
@@ -16,7 +16,7 @@ namespace {
 using at::Tensor;
 
 constexpr int64_t kPiece = 1 << 16;
-constexpr double kSmooth = 1.0;  // as in src/tensors/losses/dice.rs
+constexpr double kSmooth = 1.0;  // as in src/losses/dice.rs
 
 // Calls work(plane, offset, count, piece) for every piece of every (sample, structure) plane.
 template <typename Work>
