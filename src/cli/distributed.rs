@@ -1,10 +1,9 @@
 //! Which processes train together: begun by `srun`, `mpirun` or `torchrun`, or by `ctseg fit --gpus` itself.
 
-use super::env::RENDEZVOUS;
-
 use std::path::Path;
 use std::sync::Arc;
 
+use super::env::RENDEZVOUS;
 use super::settings::Settings;
 use ctseg_base::{Error, Result};
 use ctseg_engine::device::DeviceChoice;

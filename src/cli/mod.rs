@@ -14,16 +14,17 @@ mod print;
 mod settings;
 mod signals;
 
+pub use outcome::{Outcome, exit_code_of};
+
 use std::sync::Arc;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::log::json::Log;
+
 use config::Config;
 use logging::Observing;
 use settings::{Global, Settings};
-
-pub use outcome::{Outcome, exit_code_of};
 
 /// Two-stage segmentation of CT volumes: a coarse U-Net finds the region of interest, a second one refines
 /// it.

@@ -1,13 +1,12 @@
 //! NVIDIA GPUs: in the machine, with a driver, within reach of this process, seen by libtorch.
 
-use super::libtorch::USUAL_CUDA;
-
 use std::path::PathBuf;
 
 use serde_json::json;
 
 use super::cluster::Container;
 use super::libtorch::LibTorch;
+use super::libtorch::USUAL_CUDA;
 use super::{Finding, State};
 use ctseg_base::limits::host::Host;
 

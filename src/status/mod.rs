@@ -8,14 +8,14 @@ mod state;
 mod sweep;
 mod training;
 
+pub use evaluation::STATE as EVALUATION;
+pub use state::{Cases, Epochs, Kind, Standing, Status, Trials, span};
+
 use std::path::Path;
 use std::time::SystemTime;
 
 use ctseg_base::{Error, Result};
 use ctseg_train::sweep as sweeps;
-
-pub use evaluation::STATE as EVALUATION;
-pub use state::{Cases, Epochs, Kind, Standing, Status, Trials, span};
 
 /// How deep runs are looked for: `runs/<job>/<run>`.
 const DEPTH: usize = 3;

@@ -1,7 +1,5 @@
 //! Changes in Hounsfield units, before the windows are applied: shifts and metal; and boxes that show nothing.
 
-use crate::common;
-
 use std::collections::BTreeMap;
 use std::sync::mpsc::sync_channel;
 

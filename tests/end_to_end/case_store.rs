@@ -1,7 +1,5 @@
 //! Prepared cases kept on disk: the same bits as prepared anew, never those of other data, within a bound, shared.
 
-use crate::common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

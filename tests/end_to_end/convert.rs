@@ -1,7 +1,5 @@
 //! `ctseg convert`: datasets in other programs' layouts, compared with their sources by our reader and by nibabel.
 
-use crate::common;
-
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,5 @@
 //! `ctseg evaluate` on label maps small enough to count by hand.
 
-use crate::common;
-
 use std::path::Path;
 
 use crate::common::{run, stderr};

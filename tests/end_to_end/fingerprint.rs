@@ -1,7 +1,5 @@
 //! A dataset in figures, against what its own files say.
 
-use crate::common;
-
 use crate::common::{phantoms, run};
 use ctseg_base::progress::Silent;
 use ctseg_core::dataset::Dataset;

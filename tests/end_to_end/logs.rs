@@ -1,7 +1,5 @@
 //! `--log-format json`: everything on stderr is an object a line, whatever happens.
 
-use crate::common;
-
 use crate::common::batches::batch;
 use crate::common::{SMALL, ctseg, phantoms, run, stderr};
 use serde_json::Value;

@@ -1,7 +1,5 @@
 //! `--metrics-file`: figures for Prometheus, whole at every moment.
 
-use crate::common;
-
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};

@@ -1,7 +1,5 @@
 //! Runs in a real MLflow server, as its own Python client sees them. Left out without `CTSEG_TEST_MLFLOW`.
 
-use crate::common;
-
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::Barrier;

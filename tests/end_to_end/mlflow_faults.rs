@@ -1,7 +1,5 @@
 //! What goes wrong between runs and an MLflow server, and that nothing is lost or sent for ever by it.
 
-use crate::common;
-
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

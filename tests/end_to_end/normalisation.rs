@@ -1,7 +1,5 @@
 //! Normalisation in recipes: values like nnU-Net's in training and prediction, up to what lies beyond the volume.
 
-use crate::common;
-
 use std::collections::BTreeMap;
 use std::sync::mpsc::sync_channel;
 

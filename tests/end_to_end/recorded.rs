@@ -1,7 +1,5 @@
 //! Predictions and evaluations as runs of their own, through the binary: only where asked for, and linked to the model.
 
-use crate::common;
-
 use std::path::Path;
 
 use crate::common::{phantoms, random_model, run};

@@ -1,7 +1,5 @@
 //! Calibration of saved probabilities: by hand, against NumPy, and where files are damaged.
 
-use crate::common;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;

@@ -1,7 +1,5 @@
 //! `ctseg report`: the page holds what was measured and needs nothing else.
 
-use crate::common;
-
 use std::path::{Path, PathBuf};
 
 use crate::common::{phantoms, run, small_recipe, stderr};

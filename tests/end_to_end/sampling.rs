@@ -1,7 +1,5 @@
 //! Which slices and patches an epoch shows: whole cases, shares of them, balanced structures, easy before hard.
 
-use crate::common;
-
 use std::collections::BTreeMap;
 use std::sync::mpsc::sync_channel;
 

@@ -1,7 +1,5 @@
 //! A dataset copied to scratch: once, by all processes together, and errors are still about the files themselves.
 
-use crate::common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

@@ -1,7 +1,5 @@
 //! `ctseg status`: of trainings, sweeps, batches and evaluations that run, are done, were killed or failed.
 
-use crate::common;
-
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};

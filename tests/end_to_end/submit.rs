@@ -1,7 +1,5 @@
 //! `ctseg submit slurm` with commands that stand for Slurm's. scripts/slurm/test.sh submits to a real cluster.
 
-use crate::common;
-
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -1,7 +1,5 @@
 //! Files of PyTorch, whole and hostile (scripts/golden/make_torch_file.py).
 
-use crate::common;
-
 use std::path::PathBuf;
 
 use crate::common::{run, stderr};

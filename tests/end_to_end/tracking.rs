@@ -1,7 +1,5 @@
 //! What trackers are told of a run: everything, in order, nothing twice, and the numbers of the run folder.
 
-use crate::common;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,7 +1,5 @@
 //! Batches: hostile volumes, kills, signals, full disks. Models have random weights.
 
-use crate::common;
-
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;

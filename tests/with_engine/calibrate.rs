@@ -1,7 +1,5 @@
 //! `ctseg calibrate` and `--precision int8` through the binary.
 
-use crate::common;
-
 use std::path::Path;
 
 use crate::common::{phantoms, run, stderr};

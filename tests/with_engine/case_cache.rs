@@ -1,7 +1,5 @@
 //! Trainings with a cache of prepared cases: the same weights, also of several processes at once.
 
-use crate::common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

@@ -1,7 +1,5 @@
 //! `ctseg demo` on a handful of phantoms: every promised file is there and says what it should.
 
-use crate::common;
-
 use std::path::Path;
 
 use crate::common::{SMALL, run, stderr};

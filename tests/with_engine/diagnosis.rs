@@ -1,7 +1,5 @@
 //! What real trainings are told: one whose network is too small, one that is too fast, one with too little data.
 
-use crate::common;
-
 use crate::common::{phantoms, run};
 use serde_json::Value;
 

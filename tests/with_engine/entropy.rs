@@ -1,7 +1,5 @@
 //! Maps of entropies, through the binary, against NumPy on the probabilities of the same run.
 
-use crate::common;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;

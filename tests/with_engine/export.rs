@@ -1,7 +1,5 @@
 //! `ctseg export`: weights for other programs, read and computed with by PyTorch.
 
-use crate::common;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;

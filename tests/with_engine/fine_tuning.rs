@@ -1,7 +1,5 @@
 //! Beginning with another model's weights.
 
-use crate::common;
-
 use std::path::Path;
 
 use crate::common::{SMALL, phantoms, run, stderr};

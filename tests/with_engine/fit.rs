@@ -1,7 +1,5 @@
 //! Training through the binary: reproducible, resumable, and honest about bad data.
 
-use crate::common;
-
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 

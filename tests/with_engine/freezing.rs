@@ -1,6 +1,5 @@
 //! Levels of an encoder that keep their weights, on every engine of the build and through the binary.
 
-use crate::common;
 use crate::learners;
 
 use crate::common::{SMALL, phantoms, run, stderr};

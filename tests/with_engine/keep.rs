@@ -1,7 +1,5 @@
 //! Which epoch's weights, and whether their average, go into a model; through the binary.
 
-use crate::common;
-
 use std::path::{Path, PathBuf};
 
 use crate::common::{SMALL, phantoms, run, stderr};

@@ -1,7 +1,5 @@
 //! However many threads prepare the batches, the weights are the same to the last bit, on each engine.
 
-use crate::common;
-
 use std::path::Path;
 
 use crate::common::{ctseg, phantoms, run, stderr};

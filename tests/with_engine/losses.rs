@@ -1,9 +1,6 @@
 //! Every loss that a recipe can name, at work: on slices of phantoms with every engine of the build, and through
 //! the binary.
 
-use crate::common;
-use crate::learners;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
@@ -12,7 +9,7 @@ use crate::common::{SMALL, phantoms, run, small_recipe, stderr};
 use crate::learners::{engines, open};
 use ctseg_core::dataset::Dataset;
 use ctseg_engine::batch::Batch;
-use ctseg_engine::learner::{Learner, LearnerSetup};
+use ctseg_engine::learner::LearnerSetup;
 use ctseg_engine::losses::{Loss, Outputs, name_or_section};
 use ctseg_engine::networks::NetworkConfig;
 use ctseg_engine::optim::OptimiserConfig;

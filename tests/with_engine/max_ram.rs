@@ -1,7 +1,5 @@
 //! A limit of memory: kept to where it can be, refused with the figure that would do where it cannot.
 
-use crate::common;
-
 use std::path::Path;
 
 use crate::common::{publish_random, run, small_recipe, stderr};

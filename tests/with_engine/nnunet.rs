@@ -1,8 +1,6 @@
 //! Models that nnU-Net makes here, and predicts real CT with: ctseg must say the same. Left out without
 //! `CTSEG_TEST_NNUNET` (a Python with nnunetv2) and `CTSEG_TEST_DATA`.
 
-use crate::common;
-
 use std::path::{Path, PathBuf};
 
 use crate::common::nnunet::{agree, agreement, kept, nnunet, said};

@@ -1,8 +1,6 @@
 //! Models of ctseg in nnU-Net's form: nnU-Net loads them strictly and predicts the same. The parts that need nnU-Net are
 //! left out without `CTSEG_TEST_NNUNET`.
 
-use crate::common;
-
 use std::path::{Path, PathBuf};
 
 use crate::common::nnunet::{agree, agreement, kept, nnunet, said};

@@ -1,7 +1,5 @@
 //! A model that nnU-Net made (scripts/golden/make_nnunet.py), imported and used; and models that are refused.
 
-use crate::common;
-
 use std::path::{Path, PathBuf};
 use std::process::Output;
 

@@ -1,6 +1,5 @@
 //! What a prediction writes besides label maps: masks, chosen structures, statistics, pictures; and what it reads.
 
-use crate::common;
 use ctseg_report::pictures::Picture;
 
 use std::fs;

@@ -1,7 +1,5 @@
 //! Masks of structures that may overlap, through the binary, against the probabilities that NumPy reads.
 
-use crate::common;
-
 use std::path::Path;
 use std::process::Command;
 

@@ -1,7 +1,5 @@
 //! Models of several parts through the binary, with networks whose answer is known.
 
-use crate::common;
-
 use std::fs;
 use std::path::Path;
 

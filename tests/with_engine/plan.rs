@@ -1,7 +1,5 @@
 //! `ctseg plan`: figures that NumPy finds too, recipes that load, fit the memory and train.
 
-use crate::common;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,7 +1,5 @@
 //! Prediction through the binary, with models whose weights are random: geometry, failures, kills.
 
-use crate::common;
-
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

@@ -1,7 +1,5 @@
 //! Training killed at any moment, stopped, or out of time, and gone on with: the same bytes as in one go.
 
-use crate::common;
-
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 

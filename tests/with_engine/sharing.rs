@@ -1,7 +1,5 @@
 //! Processes that share a list of cases: by claims, and by shards.
 
-use crate::common;
-
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Child, Stdio};

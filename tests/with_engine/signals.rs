@@ -1,7 +1,5 @@
 //! Being asked to stop: by SIGUSR1, by a job's time limit, and in every phase of a training.
 
-use crate::common;
-
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;

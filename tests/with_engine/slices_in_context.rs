@@ -1,8 +1,6 @@
 //! What reaches a network beside the slice it marks: neighbours in 2.5D, and mirrored patients with their
 //! left and right.
 
-use crate::common;
-
 use std::collections::BTreeMap;
 use std::sync::mpsc::sync_channel;
 

@@ -1,7 +1,5 @@
 //! Sweeps through the binary: the sane setting wins, one that fails harms nobody, and going on decides the same.
 
-use crate::common;
-
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 

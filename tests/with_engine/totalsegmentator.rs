@@ -1,8 +1,6 @@
 //! TotalSegmentator's tasks, from weights in its layout, against nnU-Net put together as TotalSegmentator does; see
 //! scripts/totalsegmentator_weights.py. With CTSEG_TEST_NNUNET.
 
-use crate::common;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;

@@ -1,7 +1,5 @@
 //! Networks that work on volumes: patches to train on, patches over a whole volume, and both ends together.
 
-use crate::common;
-
 use std::collections::BTreeMap;
 use std::sync::mpsc::sync_channel;
 

@@ -1,9 +1,11 @@
 //! Cases that failed, listed in `failures.jsonl`.
 
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
 use crate::atomic_file::write_bytes_atomically;
 use crate::{Error, Result};
-use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
 
 /// A case that failed, as a line of `failures.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,8 +1,10 @@
 //! SHA-256 of files.
 
-use crate::{Error, Result};
-use sha2::{Digest, Sha256};
 use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use crate::{Error, Result};
 
 /// SHA-256 of a file, in hex, read in pieces.
 pub fn file_sha256(path: &Path) -> Result<String> {

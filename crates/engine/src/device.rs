@@ -1,10 +1,10 @@
 //! Which engine computes, and where: `auto`, `flex`, `libtorch`, `libtorch:cuda:0`. What the engines of this build make
 //! of it is in `registry`.
 
+pub use burn::tensor::Device;
+
 use std::fmt;
 use std::str::FromStr;
-
-pub use burn::tensor::Device;
 
 use crate::precision::Precision;
 use ctseg_base::{Error, Result};

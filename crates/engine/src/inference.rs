@@ -1,5 +1,7 @@
 //! Trained networks in use, on one engine.
 
+pub use crate::host_tensor::Logits;
+
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -11,7 +13,6 @@ use crate::attention_maps::{enlarged, mean_of};
 use crate::blocks::Conv;
 use crate::device::{Compute, DeviceChoice};
 use crate::engine::Engine;
-pub use crate::host_tensor::Logits;
 use crate::networks::{Extras, Network};
 use crate::quantisation::{Convolutions, InputRanges};
 use ctseg_base::{Error, Result};

@@ -1,12 +1,13 @@
 //! Scores of one case.
 
+use std::path::PathBuf;
+
 use crate::scores::StructureScores;
 use crate::tolerances::Tolerances;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Structure;
 use ctseg_core::model::identity::ModelUsed;
 use ctseg_image::space::LabelMap;
-use std::path::PathBuf;
 
 /// One case's comparison.
 #[derive(Debug, Clone)]

@@ -13,7 +13,6 @@ pub mod tolerances;
 mod tracking;
 
 pub use case_scores::CaseScores;
-use case_scores::Structures;
 pub use case_scores::forget_ignored;
 
 use std::collections::BTreeSet;
@@ -21,7 +20,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use compare::{Compared, Limits, compare};
 use ctseg_base::cancel::{guarded, unless_stopped};
 use ctseg_base::failures::Failure;
 use ctseg_base::progress::{CaseCounts, Observer};
@@ -31,6 +29,9 @@ use ctseg_core::dataset::reference::Reference;
 use ctseg_core::outputs::sidecar::read_sidecar;
 use ctseg_core::recipe::output_maps::UNION;
 use ctseg_image::formats::endings_in_words;
+
+use case_scores::Structures;
+use compare::{Compared, Limits, compare};
 use scores::StructureScores;
 use tolerances::Tolerances;
 

@@ -10,10 +10,11 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use ctseg_image::nifti::{read_header, read_labels, read_volume};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
+
+use ctseg_image::nifti::{read_header, read_labels, read_volume};
 
 /// The largest single allocation of this test program: it shows what believes a header.
 struct Watched;

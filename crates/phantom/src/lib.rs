@@ -23,16 +23,18 @@ mod shapes;
 mod slices;
 mod vectors;
 
+pub use slices::{SLICE_SPACING_MM, SLICE_STRUCTURES, generate_slice};
+
 use ndarray::{Array2, Array3, Axis, Zip};
 use rand::Rng;
 use rand::seq::IndexedRandom;
 use rayon::prelude::*;
 
+use ctseg_image::space::{Grid, LabelMap, Orientation, Volume};
+
 use anatomy::Anatomy;
 use case_rng::case_rng;
-use ctseg_image::space::{Grid, LabelMap, Orientation, Volume};
 use noise::Noise;
-pub use slices::{SLICE_SPACING_MM, SLICE_STRUCTURES, generate_slice};
 use vectors::{Point, UPRIGHT, minus, plus, rotated, rotation};
 
 /// Label numbers and names (as TotalSegmentator's) of the structures in a phantom's label map.

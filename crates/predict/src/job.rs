@@ -1,5 +1,9 @@
 //! A prediction job and its summary.
 
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+
 use crate::claims::Claiming;
 use crate::shard::Shard;
 use ctseg_base::failures::Failure;
@@ -17,9 +21,6 @@ use ctseg_core::outputs::sidecar::sidecar_path;
 use ctseg_core::outputs::{Outputs, statistics_path};
 use ctseg_engine::device::Compute;
 use ctseg_engine::precision::Precision;
-use std::collections::HashSet;
-use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 
 /// What to segment, with what.
 pub struct PredictJob<'a> {

@@ -18,27 +18,24 @@ pub mod shard;
 mod stages;
 pub mod statistics_csv;
 
+pub use case_state::CaseState;
 pub use job::{Leaving, OnAttention, PredictJob, PredictSummary};
 
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use claims::Claims;
 use ctseg_base::memory_semaphore::Gate;
 use ctseg_base::progress::Observer;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Structure;
 use ctseg_core::model::multi_part::Models;
-use statistics_csv::write_statistics;
 
 use case::{Batch, memory_of_volumes};
-pub use case_state::CaseState;
+use claims::Claims;
 use queue::Supply;
 use record::Record;
 use stages::Pipeline;
-
-/// For the volumes of each worker: one of 512 × 512 × 600 that is segmented and another one beside it.
-const BYTES_PER_WORKER: u64 = 2 << 30;
+use statistics_csv::write_statistics;
 
 /// Segments every case; weights are loaded once per device, volumes are read and label maps written while others
 /// are segmented. Failed cases are listed in the summary and in `failures.jsonl`, all cases in `predictions.json`.

@@ -1,19 +1,17 @@
 //! Which clean-up a model's label maps get: tried on predictions of cases that no network involved has seen, kept
 //! where it gains (as nnU-Net's `determine_postprocessing`, Isensee et al., Nature Methods 2021, with more steps).
 
-use ctseg_core::model::postprocessing::{Cleaning, Postprocessing, Tried};
-
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
 use ctseg_base::cancel::unless_stopped;
 use ctseg_base::progress::Observer;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::{Dataset, Structure};
+use ctseg_core::model::postprocessing::{Cleaning, Postprocessing, Tried};
 use ctseg_core::recipe::Recipe;
 use ctseg_image::formats::read_label_map;
 use ctseg_image::labels::components::Connectivity;

@@ -1,7 +1,5 @@
 //! Flags for where a training keeps its data near: a cache of prepared cases, a copy of the dataset.
 
-use crate::cli::env::{TMPDIR, is_variable};
-
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -9,6 +7,7 @@ use clap::Args;
 
 use super::bytes::parse_bytes;
 use crate::cli::config::Config;
+use crate::cli::env::{TMPDIR, is_variable};
 use ctseg_base::progress::Observer;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Dataset;

@@ -1,8 +1,9 @@
 //! Patches of slices as they are filled: what must hold for any seed, and settings that cannot work.
 
-use ctseg_augment::{Augmentation, Cut, FlipAxis, SliceSource};
 use ndarray::{Array2, Array3, ArrayView2, ArrayView3, Axis, s};
 use proptest::prelude::*;
+
+use ctseg_augment::{Augmentation, Cut, FlipAxis, SliceSource};
 
 /// A slice of two image channels and a prior, with labels.
 fn slice(height: usize, width: usize) -> (Array3<f32>, Array2<u16>) {

@@ -1,11 +1,12 @@
 //! Elastic deformation against SciPy (scripts/golden/make_elastic.py), and images and labels that stay together.
 
+use ndarray::{Array, Array2, Array3, Array4, ArrayD, Axis, Dimension};
+use serde::Deserialize;
+
 use ctseg_augment::{
     Augmentation, Cut, Field, FlipAxis, Placement, SliceSource, SpacePlacement, VolumeCut,
     VolumeSource,
 };
-use ndarray::{Array, Array2, Array3, Array4, ArrayD, Axis, Dimension};
-use serde::Deserialize;
 
 #[derive(Deserialize)]
 struct Golden {

@@ -1,8 +1,9 @@
 //! Placements and changes in intensity against SciPy and nnU-Net's formulas (scripts/golden/make_augmentation.py).
 
-use ctseg_augment::{Placement, Turn, intensity};
 use ndarray::Array2;
 use serde::Deserialize;
+
+use ctseg_augment::{Placement, Turn, intensity};
 
 #[derive(Deserialize)]
 struct Golden {

@@ -1,11 +1,12 @@
 //! Augmentation of volumes against SciPy (scripts/golden/make_augmentation_volume.py), and what must hold for
 //! any seed.
 
+use ndarray::{Array3, Array4, Axis, s};
+use serde::Deserialize;
+
 use ctseg_augment::{
     Augmentation, FlipAxis, SpacePlacement, SpaceTurn, VolumeCut, VolumeSource, intensity,
 };
-use ndarray::{Array3, Array4, Axis, s};
-use serde::Deserialize;
 
 #[derive(Deserialize)]
 struct Golden {

@@ -1,14 +1,13 @@
 //! Images of several channels: which there are and where they lie. ctseg itself works on one, the CT; converting a
 //! dataset takes all of them along.
 
-use super::discovered::Accept;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::discovered::Accept;
 use super::path_pattern::joined;
 use super::{Case, Dataset, Layout};
 use ctseg_base::{Error, Result};

@@ -1,12 +1,13 @@
 //! Images and labels found in a folder, before they become cases.
 
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
 use super::path_pattern::Pattern;
 use super::{Case, Copies, Dataset, LabelSource, Layout, Structure, path_pattern, structures};
 use ctseg_base::{Error, Result};
 use ctseg_image::formats::endings_in_words;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::fs;
-use std::path::{Path, PathBuf};
 
 /// Which images a caller can use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,5 @@
 //! Everything that is wrong with a dataset, found before training and told all at once.
 
-use super::problem::{CaseNote, CaseProblem, CheckDepth};
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rayon::prelude::*;
 
 use super::case_integrity::CaseCheck;
+use super::problem::{CaseNote, CaseProblem, CheckDepth};
 use super::{Case, Dataset};
 use ctseg_base::{Error, Result};
 use ctseg_image::formats::case_name;

@@ -1,7 +1,5 @@
 //! Folders with a `dataset.json`: nnU-Net v2 raw and the Medical Segmentation Decathlon.
 
-use super::path_pattern::joined;
-
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
@@ -10,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::discovered::Accept;
 use super::discovered::Found;
+use super::path_pattern::joined;
 use super::path_pattern::{Pattern, visible_names};
 use super::{Case, Dataset, LabelSource, Layout, Structure, structures};
 use ctseg_base::{Error, Result};

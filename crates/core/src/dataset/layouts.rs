@@ -1,11 +1,10 @@
 //! Folders whose layout is recognised without a descriptor, and what all layouts share.
 
-use super::discovered::{Found, find_by_pattern, finished, of_folder, unlabelled};
-
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::discovered::Accept;
+use super::discovered::{Found, find_by_pattern, finished, of_folder, unlabelled};
 use super::path_pattern::{Pattern, visible_names};
 use super::{Case, Dataset, LabelSource, Layout, descriptor, json_layouts};
 use ctseg_base::{Error, Result};

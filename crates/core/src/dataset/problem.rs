@@ -1,6 +1,5 @@
 //! What the check of a dataset finds in its cases.
 
-use rayon::prelude::*;
 use std::fmt;
 use std::path::PathBuf;
 

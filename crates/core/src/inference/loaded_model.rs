@@ -1,6 +1,5 @@
 //! Models in memory, each with its stages, and what several have in common.
 
-use crate::model::bundle::Bundle;
 use ndarray::Array4;
 
 use super::nnunet::placement::Placed;
@@ -9,6 +8,7 @@ use super::nnunet::previous_stage::PreviousStage;
 use super::roi::Prior;
 use super::stage::{Segmenter, network_grid, network_input};
 use super::test_time_augmentation::Mirroring;
+use crate::model::bundle::Bundle;
 use crate::recipe::Region;
 use ctseg_base::{Error, Result};
 use ctseg_engine::device::Compute;

@@ -1,10 +1,9 @@
 //! How much memory the segmentation of a volume takes, known from its header, and how it is kept below a limit.
 
-use super::batching::Frugality;
-
 use std::cell::RefCell;
 use std::path::PathBuf;
 
+use super::batching::Frugality;
 use super::cascade::Cascade;
 use super::export_logits::{told_voxels, usual_portion};
 use super::patch_grid::Lattice;

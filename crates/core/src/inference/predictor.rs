@@ -1,16 +1,13 @@
 //! What segments volumes: one model, several that look together, or one of several parts.
 
-use crate::model::multi_part::Models;
-
 use std::collections::BTreeMap;
-
-use sha2::Digest;
 
 use super::cascade::{Cascade, CascadeReport, OnProgress};
 use super::export_logits::Probabilities;
 use super::load_options::Loading;
 use super::memory::within;
 use super::multi_part::{Composite, RoughModel};
+use crate::model::multi_part::Models;
 use ctseg_base::{Error, Result};
 use ctseg_image::labels::postprocess::Step;
 use ctseg_image::space::{LabelMap, Volume};

@@ -1,23 +1,21 @@
 //! A trained model on disk: recipes, labels, weights and their checksums in one folder.
 
-use ctseg_base::hash::file_sha256;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use super::folder::{SUMS, swap_in, verified_sums, write_sums};
 use super::manifest::{Manifest, StageManifest};
 use super::multi_part_manifest as parted;
 use super::postprocessing::Postprocessing;
 use crate::dataset::Structure;
 use crate::recipe::Region;
 use ctseg_base::atomic_file::{parent_of, temporary_folder, write_bytes_atomically};
+use ctseg_base::hash::file_sha256;
 use ctseg_base::{Error, Result};
 use ctseg_engine::quantisation::InputRanges;
 use ctseg_engine::weights::{NamedTensors, below_prefix, prefixed, read_tensors, write_tensors};
-
-use super::folder::{SUMS, swap_in, verified_sums, write_sums};
 
 const FORMAT: u32 = 2;
 const MANIFEST: &str = "model.toml";

@@ -1,10 +1,11 @@
 //! What several models of one ensemble have in common.
 
+use std::collections::BTreeMap;
+
 use super::bundle::Bundle;
 use crate::dataset::Structure;
 use ctseg_base::{Error, Result};
 use ctseg_image::labels::postprocess::Step;
-use std::collections::BTreeMap;
 
 /// The clean-up on which all models agree, by structure: each was chosen on its own model's label maps.
 pub(crate) fn common_cleaning(bundles: &[Bundle]) -> BTreeMap<String, Vec<Step>> {

@@ -1,7 +1,8 @@
 //! Which model, by its hash, made a label map.
 
-use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
 
 /// One of several models.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

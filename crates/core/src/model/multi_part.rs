@@ -1,8 +1,9 @@
 //! Models of several parts, as TotalSegmentator's: ordinary models in one folder, a manifest that says what their
 //! label values become, and optionally a rough model that finds where to look.
 
-use super::common::common_structures;
-use super::identity::ModelUsed;
+pub use super::multi_part_manifest::{
+    FORMAT, MANIFEST, OTHERS, PartManifest, PartedManifest, RoughManifest, When,
+};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -10,17 +11,14 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::bundle::Bundle;
+use super::common::common_structures;
 use super::folder::{SUMS, swap_in};
+use super::identity::ModelUsed;
 use crate::dataset::Structure;
-use ctseg_base::hash::file_sha256;
-
 use crate::recipe::one_line;
 use ctseg_base::atomic_file::{parent_of, temporary_folder, write_bytes_atomically};
+use ctseg_base::hash::file_sha256;
 use ctseg_base::{Error, Result};
-
-pub use super::multi_part_manifest::{
-    FORMAT, MANIFEST, OTHERS, PartManifest, PartedManifest, RoughManifest, When,
-};
 
 /// A rough model may be one of several parts itself, whose rough model may be, and no further.
 const DEEPEST: usize = 3;

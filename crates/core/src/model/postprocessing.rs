@@ -1,11 +1,12 @@
 //! Post-processing that is stored with a model.
 
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
 use crate::dataset::Structure;
 use crate::recipe::Recipe;
 use ctseg_image::labels::postprocess::Step;
-use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 
 /// How a model's label maps are cleaned up: `[postprocessing]` of `model.toml`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]

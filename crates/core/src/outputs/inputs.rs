@@ -1,5 +1,7 @@
 //! Which volumes a prediction's arguments name.
 
+pub use super::names::{PredictCase, plan_outputs};
+
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
@@ -7,8 +9,6 @@ use super::sidecar::read_sidecar;
 use ctseg_base::atomic_file::parent_of;
 use ctseg_base::{Error, Result};
 use ctseg_image::formats::{case_name, endings_in_words, is_volume_name};
-
-pub use super::names::{PredictCase, plan_outputs};
 
 /// The files that arguments stand for: a file; a folder's volumes and those of the folders below it; a pattern,
 /// in which `**` is any number of folders; or `@list` with one of these per line. Each file once, however it is

@@ -24,6 +24,7 @@ use ctseg_image::formats::{LabelNames, VolumeImage, case_name, write_label_map, 
 use ctseg_image::space::{LabelMap, Volume, VoxelBox};
 use ctseg_image::statistics::structures::StructureStatistics;
 use ctseg_image::statistics::totalsegmentator::{StatisticsJson, TableOptions};
+
 use entropy::EntropyFile;
 use overlapping_masks::OverlappingMasks;
 

@@ -1,7 +1,5 @@
 //! `<case>.json`, which lies beside each label map and says how it was made.
 
-use crate::model::identity::ModelUsed;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -11,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::overlapping_masks::OverlappingMasks;
 use super::{Outputs, remove_left_over};
 use crate::inference::cascade::CascadeReport;
+use crate::model::identity::ModelUsed;
 use ctseg_base::atomic_file::{parent_of, write_bytes_atomically};
 use ctseg_base::hash::file_sha256;
 use ctseg_base::limits::threads::peak_memory_mb;

@@ -1,8 +1,8 @@
 //! One binary mask per structure.
 
-use ctseg_image::space::LabelMap;
-use rayon::prelude::*;
 use std::ops::Range;
+
+use ctseg_image::space::LabelMap;
 
 /// Tells which voxels are a structure's: one label per voxel, or masks that may overlap.
 pub trait StructureMasks: Sync {

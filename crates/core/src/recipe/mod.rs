@@ -12,14 +12,6 @@ mod tracking;
 mod training;
 mod validate;
 
-use serde::{Deserialize, Serialize};
-
-use ctseg_engine::losses::Outputs;
-use ctseg_engine::networks::NetworkConfig;
-use ctseg_image::preprocess::channels::Window;
-use ctseg_image::preprocess::normalisation::{Normalisation, Scaling};
-use ctseg_image::resample::{Interpolation, Restoration};
-use ctseg_image::space::{Grid, Volume};
 pub use nnunet::{Axes, NnunetConfig, NnunetNormalisation, SeparateZ, header_spacing_mm};
 pub use patch_size::PatchSize;
 pub use postprocessing::PostprocessingConfig;
@@ -28,6 +20,15 @@ pub use tracking::{TrackedCheckpoints, TrackingConfig};
 pub use training::{
     CurriculumConfig, EarlyStoppingConfig, PlateauConfig, Schedule, SliceSampling, TrainingConfig,
 };
+
+use serde::{Deserialize, Serialize};
+
+use ctseg_engine::losses::Outputs;
+use ctseg_engine::networks::NetworkConfig;
+use ctseg_image::preprocess::channels::Window;
+use ctseg_image::preprocess::normalisation::{Normalisation, Scaling};
+use ctseg_image::resample::{Interpolation, Restoration};
+use ctseg_image::space::{Grid, Volume};
 
 /// One stage, as a file under `stages/` describes it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,7 +1,6 @@
 //! The label values that each output map of a network marks.
 
 use super::{Recipe, Target};
-use rayon::prelude::*;
 
 /// What all structures are called where they count as one.
 pub const UNION: &str = "structures";

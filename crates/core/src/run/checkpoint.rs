@@ -1,12 +1,13 @@
 //! Checkpoints of a training: one file holds everything, so that it is whole or not there at all. A checksum
 //! over all of it tells a file that has changed since it was written.
 
+pub use super::training_state::{Ended, EpochPosition, Progress};
+
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-pub use super::training_state::{Ended, EpochPosition, Progress};
 use ctseg_base::{Error, Result};
 use ctseg_engine::weights::{
     HostTensor, NamedTensors, below_prefix, prefixed, read_tensors, write_tensors,

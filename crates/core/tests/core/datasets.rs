@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 
+use ndarray::Array3;
+
 use ctseg_core::dataset::{
     CaseCache, CheckDepth, CheckReport, Dataset, LabelSource, Layout, folds,
 };
 use ctseg_image::nifti::{NiftiHeader, VoxelType, write_labels, write_volume};
 use ctseg_image::space::{Grid, LabelMap, Volume};
-use ndarray::Array3;
 
 mod cache;
 mod checking;

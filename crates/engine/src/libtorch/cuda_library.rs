@@ -5,8 +5,9 @@ use std::ffi::CStr;
 use std::os::raw::c_int;
 use std::sync::OnceLock;
 
-use ctseg_base::{Error, Result};
 use libloading::Library;
+
+use ctseg_base::{Error, Result};
 
 /// The driver's own library, which containers are handed in with the GPUs.
 const DRIVER: &CStr = c"libcuda.so.1";

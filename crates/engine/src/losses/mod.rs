@@ -20,11 +20,6 @@ mod outputs;
 mod topk;
 mod tversky;
 
-use burn::tensor::{Device, Tensor, TensorData};
-
-use crate::batch::Batch;
-
-use batch_view::Seen;
 pub use config::{
     BoundarySettings, DiceSettings, FocalSettings, FocalTverskySettings, GeneralisedDiceSettings,
     LossConfig, NoSettings, RegionLoss, SumSettings, TopkSettings, TverskySettings,
@@ -32,8 +27,13 @@ pub use config::{
 };
 pub use outputs::{ClassWeights, Outputs};
 
+use burn::tensor::{Device, Tensor, TensorData};
+
+use crate::batch::Batch;
 use crate::distributed::process_group::Team;
 use ctseg_base::Result;
+
+use batch_view::Seen;
 
 /// What training minimises. It remembers nothing between calls.
 #[derive(Debug, Clone, PartialEq, Default)]

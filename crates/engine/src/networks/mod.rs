@@ -10,14 +10,15 @@ mod plan;
 mod resenc;
 mod unet;
 
+pub use config::{Downsampling, UnetConfig};
+pub use unet::{Extras, PassOutputs, Unet};
+
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::blocks::burn_ops::BurnOps;
-pub use config::{Downsampling, UnetConfig};
 use ctseg_base::{Error, Result};
-pub use unet::{Extras, PassOutputs, Unet};
 
 /// The network of a stage, as written under `[network]` in its recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,7 +1,5 @@
 //! The average of the weights over the steps, on every engine of the build.
 
-use crate::learners;
-
 use std::collections::BTreeMap;
 
 use crate::learners::{batch, engines, learner, open, setup, unet};

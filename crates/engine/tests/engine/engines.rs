@@ -1,7 +1,5 @@
 //! Learners and inference on every engine of the build: the same answers, with little memory and with much.
 
-use crate::learners;
-
 use crate::learners::{batch, engines, learner, open, setup, unet};
 use ctseg_engine::device::DeviceChoice;
 use ctseg_engine::inference::Inference;

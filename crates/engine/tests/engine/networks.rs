@@ -1,11 +1,8 @@
 //! Every kind of network on every engine of the build: it learns, it is used, its weights survive.
 
-use crate::learners;
-
 use crate::learners::{engines, open, setup};
 use ctseg_engine::batch::Batch;
 use ctseg_engine::inference::Inference;
-use ctseg_engine::learner::Learner;
 use ctseg_engine::networks::NetworkConfig;
 use ctseg_engine::optim::OptimiserKind;
 use ctseg_engine::precision::Precision;

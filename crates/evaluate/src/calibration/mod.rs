@@ -7,14 +7,13 @@ mod scores;
 mod tables;
 
 pub use scores::{Calibration, CaseMeasured, Figure, MARGIN_MM, Measured};
+pub use tables::{CSV_NAME, JSON_NAME, PNG_NAME};
 
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
 use crate::Evaluation;
-use boxes::boxes;
-use counts::counted;
 use ctseg_base::cancel::guarded;
 use ctseg_base::failures::Failure;
 use ctseg_base::progress::Observer;
@@ -25,7 +24,9 @@ use ctseg_core::outputs::probabilities::ProbabilityKind;
 use ctseg_core::outputs::probabilities_reader::ProbabilityReader;
 use ctseg_core::outputs::sidecar::{Sidecar, read_sidecar};
 use ctseg_image::formats::read_label_map;
-pub use tables::{CSV_NAME, JSON_NAME, PNG_NAME};
+
+use boxes::boxes;
+use counts::counted;
 
 /// Cases whose label maps are in memory at a time.
 const CASES_AT_ONCE: usize = 4;

@@ -4,7 +4,6 @@ use ctseg_base::failures::Failure;
 use ctseg_core::dataset::Structure;
 use ctseg_image::metrics::calibration::Reliability;
 use ctseg_image::metrics::overlap::Summary;
-use rayon::prelude::*;
 
 /// How far beyond a structure's voxels, along each axis of the file, its surroundings go.
 pub const MARGIN_MM: f64 = 10.0;

@@ -1,8 +1,8 @@
 //! Connected components of masks.
 
-use ndarray::{Array3, ArrayView3, ArrayViewMut3};
-
 pub use crate::connectivity::Connectivity;
+
+use ndarray::{Array3, ArrayView3, ArrayViewMut3};
 
 /// What is known of a component when it is decided whether it stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

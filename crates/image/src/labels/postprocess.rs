@@ -1,15 +1,15 @@
 //! Clean-up of label maps, structure by structure: components, holes, rough surfaces.
 
+pub use super::holes::fill_holes;
+pub use super::largest::keep_largest;
+pub use super::small::drop_small;
+pub use super::smooth::{gaussian_at_half, median};
+
 use std::fmt;
 
 use ndarray::{Array3, Zip};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-
-pub use super::holes::fill_holes;
-pub use super::largest::keep_largest;
-pub use super::small::drop_small;
-pub use super::smooth::{gaussian_at_half, median};
 
 use super::components::Connectivity;
 use crate::space::{LabelMap, VoxelBox};

@@ -1,11 +1,12 @@
 //! From a CT volume to what a network sees: windows, the network's grid, slices of one size.
 
+pub use crate::window::Window;
+
 use ndarray::{Array3, Array4, Array5, ArrayView4, Axis, s};
 
 use super::normalisation::Scaling;
 use crate::resample::{Interpolation, resample_array};
 use crate::space::{Grid, Volume};
-pub use crate::window::Window;
 use ctseg_base::{Error, Result};
 
 /// Input channels on `onto`: the volume, clamped to what the windows show, resampled once and brought to values

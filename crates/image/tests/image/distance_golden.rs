@@ -1,8 +1,9 @@
 //! Signed distances against SciPy's (`scripts/golden/make_distance.py`).
 
-use ctseg_image::metrics::distance_transform::signed_distance_mm;
 use ndarray::Array3;
 use serde_json::Value;
+
+use ctseg_image::metrics::distance_transform::signed_distance_mm;
 
 fn numbers(values: &Value) -> Vec<f64> {
     serde_json::from_value(values.clone()).unwrap()

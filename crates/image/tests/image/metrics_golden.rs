@@ -1,9 +1,10 @@
 //! Overlap metrics against scikit-image, SciPy and NumPy (scripts/golden/make_metrics.py).
 
-use ctseg_image::metrics::overlap::{Overlap, Summary, overlaps, recall_inside, volume_ml};
-use ctseg_image::space::{Grid, LabelMap, VoxelBox};
 use ndarray::Array3;
 use serde::Deserialize;
+
+use ctseg_image::metrics::overlap::{Overlap, Summary, overlaps, recall_inside, volume_ml};
+use ctseg_image::space::{Grid, LabelMap, VoxelBox};
 
 #[derive(Deserialize)]
 struct Golden {

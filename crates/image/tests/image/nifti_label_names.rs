@@ -1,11 +1,10 @@
 //! Names of structures in label maps.
 
-use crate::golden;
-use crate::nifti_labels::labels_on;
-
 use std::path::Path;
 use std::process::Command;
 
+use crate::golden;
+use crate::nifti_labels::labels_on;
 use ctseg_image::nifti::{
     LabelNames, read_header, read_label_names, read_labels, write_labels, write_named_labels,
 };

@@ -1,15 +1,15 @@
 //! Writing label maps: on exactly the source's grid, in its byte order and version.
 
-use crate::golden;
-
 use std::path::Path;
 use std::process::Command;
 
+use ndarray::Array3;
+
+use crate::golden;
 use ctseg_image::nifti::{
     NiftiHeader, read_header, read_labels, read_volume, write_labels, write_mask,
 };
 use ctseg_image::space::{Grid, LabelMap};
-use ndarray::Array3;
 
 /// Fields that a label map must not take from its source: first byte and length, in NIfTI-1.
 const CHANGED_1: [(usize, usize); 9] = [

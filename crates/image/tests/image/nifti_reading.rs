@@ -1,17 +1,17 @@
 //! Reading NIfTI: every voxel and every affine must be nibabel's.
 
-use crate::golden;
-
 use std::io::Write;
 use std::path::Path;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use ndarray::Array3;
+
+use crate::golden;
 use ctseg_image::nifti::{
     NiftiHeader, Version, VoxelType, read_header, read_labels, read_volume, write_volume,
 };
 use ctseg_image::space::{Grid, Volume};
-use flate2::Compression;
-use flate2::write::GzEncoder;
-use ndarray::Array3;
 
 /// Equal, or not finite in the same way.
 fn same(a: f32, b: f32) -> bool {

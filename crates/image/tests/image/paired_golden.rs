@@ -1,8 +1,9 @@
 //! Paired comparisons and aggregates against SciPy and NumPy (scripts/golden/make_paired.py).
 
+use serde::Deserialize;
+
 use ctseg_image::metrics::summary::Aggregate;
 use ctseg_image::metrics::wilcoxon::{holm, signed_rank_p};
-use serde::Deserialize;
 
 #[derive(Deserialize)]
 struct Golden {

@@ -1,10 +1,11 @@
 //! Clean-up of masks against scikit-image and SciPy (scripts/golden/make_postprocess.py).
 
+use ndarray::Array3;
+use serde::Deserialize;
+
 use ctseg_image::labels::postprocess::{Step, apply};
 use ctseg_image::resample::{Interpolation, resample};
 use ctseg_image::space::{Grid, LabelMap, Volume};
-use ndarray::Array3;
-use serde::Deserialize;
 
 #[derive(Deserialize)]
 struct Golden {

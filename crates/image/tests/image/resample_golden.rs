@@ -1,13 +1,14 @@
 //! Resampling, labels and components against scikit-image and SciPy (scripts/golden/make_resample.py).
 
+use ndarray::{Array3, Zip};
+use serde::Deserialize;
+
 use ctseg_image::labels::components::{Connectivity, keep_components, label_components};
 use ctseg_image::resample::{
     Interpolation, LabelInterpolation, resample, resample_array, resample_array_unclipped,
     resample_labels,
 };
 use ctseg_image::space::{Affine, Grid, LabelMap, Volume};
-use ndarray::{Array3, Zip};
-use serde::Deserialize;
 
 #[derive(Deserialize)]
 struct Golden {

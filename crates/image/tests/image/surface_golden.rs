@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use ndarray::{Array3, Zip};
+use serde::Deserialize;
+
 use ctseg_image::metrics::overlap::Overlap;
 use ctseg_image::metrics::surface::SurfaceDistances;
 use ctseg_image::nifti::read_labels;
-use ndarray::{Array3, Zip};
-use serde::Deserialize;
 
 #[derive(Deserialize)]
 struct Figures {

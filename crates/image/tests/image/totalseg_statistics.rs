@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use ndarray::Array3;
+use serde::Deserialize;
+
 use ctseg_image::nifti::{NiftiHeader, read_label_names, read_labels, read_volume};
 use ctseg_image::space::{Grid, LabelMap, Volume};
 use ctseg_image::statistics::totalsegmentator::{StatisticsJson, TableOptions, VolumeAndIntensity};
-use ndarray::Array3;
-use serde::Deserialize;
 
 #[derive(Deserialize)]
 struct Golden {

@@ -1,10 +1,12 @@
 //! A conversion: what it is given, and what comes of it.
 
-use ctseg_base::failures::Failure;
-use ctseg_core::dataset::NamedSplit;
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use ctseg_base::failures::Failure;
+use ctseg_core::dataset::NamedSplit;
 
 /// What becomes of voxels that several masks mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

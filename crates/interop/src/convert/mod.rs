@@ -13,6 +13,8 @@ mod run;
 mod target;
 
 pub use job::{Conversion, Converted, Overlaps};
+pub use labels::{LabelEntry, Labels};
+pub use target::{Asked, Format, Target};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -20,20 +22,19 @@ use std::sync::atomic::AtomicBool;
 
 use serde::Serialize;
 
-use case::Checks;
 use ctseg_base::atomic_file::write_bytes_atomically;
 use ctseg_base::failures::write_failures;
 use ctseg_base::memory_semaphore::Gate;
 use ctseg_base::progress::Observer;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::{Channels, Dataset, LabelSource};
+
+use case::Checks;
 use description::Description;
 use files::Planned;
 use folder::Settings;
 use journal::{Journal, Record};
-pub use labels::{LabelEntry, Labels};
 use run::{Ended, Work};
-pub use target::{Asked, Format, Target};
 
 /// nnU-Net's folds.
 pub const SPLITS: &str = "splits_final.json";

@@ -1,14 +1,11 @@
 //! The cases one after the other, as many at a time as there are threads and memory.
 
-use ctseg_core::dataset::Dataset;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::case::Checks;
-
 use super::files::Planned;
 use super::journal::{Journal, Record, SourceFile};
 use super::target::Target;
@@ -17,6 +14,7 @@ use ctseg_base::disk_full::is_full;
 use ctseg_base::failures::Failure;
 use ctseg_base::progress::{CaseCounts, Observer};
 use ctseg_base::{Error, Result};
+use ctseg_core::dataset::Dataset;
 use ctseg_core::dataset::{Case, Channels, LabelSource};
 use ctseg_core::outputs::sidecar::Written;
 

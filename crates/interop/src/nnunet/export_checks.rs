@@ -1,5 +1,7 @@
 //! What nnU-Net does not do, found before anything is written.
 
+use std::path::Path;
+
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Structure;
 use ctseg_core::model::manifest::StageManifest;
@@ -8,7 +10,6 @@ use ctseg_engine::blocks::NormKind;
 use ctseg_engine::losses::Outputs;
 use ctseg_engine::networks::Downsampling;
 use ctseg_image::preprocess::normalisation::Normalisation;
-use std::path::Path;
 
 pub(super) fn check_counterparts(
     model: &Path,

@@ -1,11 +1,10 @@
 //! Plans and `dataset.json` that make nnU-Net do what a stage of ctseg's does, or what stands in the way.
 
-use super::export_checks::{check_cascade, check_counterparts, check_labels};
-
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use super::export_checks::{check_cascade, check_counterparts, check_labels};
 use super::export_weights::Rows;
 use super::plans::RESAMPLING;
 use ctseg_base::Result;

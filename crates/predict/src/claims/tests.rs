@@ -1,7 +1,8 @@
 //! Several processes, played by one.
 
-use super::*;
 use std::fs::File;
+
+use super::*;
 
 const WAY: &str = "way";
 

@@ -12,12 +12,12 @@ pub mod table;
 
 use std::path::PathBuf;
 
+use ctseg_base::{Error, Result};
+
 use choice::{Shown, Wanted, shown};
 use evaluation::{EvaluationFacts, Hints};
 use provenance::Provenance;
 use run::{RunFacts, is_run};
-
-use ctseg_base::{Error, Result};
 
 /// Everything but the voxels.
 pub struct Report {

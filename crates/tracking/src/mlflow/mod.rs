@@ -28,14 +28,6 @@ pub mod sync;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use delivery::Link;
-use event::{Begun, Event};
-use machine::Watch;
-use parent::Above;
-use sender::{Patience, Sender, Settled};
-use settings::Server;
-use spool::Spool;
-
 use ctseg_base::Result;
 use ctseg_base::process::id::ProcessId;
 use ctseg_base::progress::Observer;
@@ -43,6 +35,14 @@ use ctseg_core::run::folder::{RunFolder, run_name};
 use ctseg_core::run::metric_names;
 use ctseg_core::run::tracker;
 use ctseg_core::run::tracker::{EpochRecord, Outcome, Point, RunIdentity, Tracker};
+
+use delivery::Link;
+use event::{Begun, Event};
+use machine::Watch;
+use parent::Above;
+use sender::{Patience, Sender, Settled};
+use settings::Server;
+use spool::Spool;
 
 /// Writes down what runs tell and, where there is a server, sends it.
 pub struct Mlflow {

@@ -1,7 +1,8 @@
 //! The parent run that child runs are shown below.
 
-use super::settings::Environment;
 use serde::{Deserialize, Serialize};
+
+use super::settings::Environment;
 
 /// What a run lies below.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

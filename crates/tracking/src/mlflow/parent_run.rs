@@ -4,12 +4,11 @@
 //! several the oldest counts, by the time and the number that the server holds, and who made another one takes it back.
 //! All look again when their runs end, so that in the end they agree.
 
-use super::parent::Above;
-
 use super::api::{Api, KnownRun, NewRun};
 use super::delivery::Delivery;
 use super::error::Fault;
 use super::event::Status;
+use super::parent::Above;
 
 /// How the server knows the run of a group.
 fn key(group: &str) -> String {

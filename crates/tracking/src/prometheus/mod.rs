@@ -4,8 +4,6 @@
 mod exposition;
 mod figures;
 
-use figures::seconds_now;
-
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -19,6 +17,7 @@ use ctseg_base::{Error, Result};
 use ctseg_core::run::tracker::{EpochRecord, Event, Tracker};
 
 use figures::Figures;
+use figures::seconds_now;
 
 /// Prometheus looks four times a minute unless it is told otherwise.
 const WRITE_EVERY: Duration = Duration::from_secs(5);

@@ -12,6 +12,7 @@ use std::fs;
 use ctseg_base::limits::host::Host;
 use ctseg_base::limits::memory::used_of_all;
 use ctseg_base::limits::threads::available_cores;
+
 use gpus::Gpus;
 
 const MB: f64 = 1e6;

@@ -1,5 +1,11 @@
 //! Where the sampler gets its cases from.
 
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use rand_chacha::ChaCha8Rng;
+
 use super::preprocessed_cache::{StoreUse, Wanted};
 use super::stage_loss::stage_loss;
 use ctseg_augment::Augmentation;
@@ -18,13 +24,6 @@ use ctseg_image::preprocess::channels::hounsfield_from;
 use ctseg_image::preprocess::normalisation::Scaling;
 use ctseg_image::resample::{LabelInterpolation, resample_labels};
 use ctseg_image::space::{Grid, Orientation, Volume, VoxelBox};
-use rand::seq::SliceRandom;
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
-use rayon::prelude::*;
-use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, OnceLock};
 
 /// Prepares a stage's cases for its network; those that never change are kept, within the cache's bound.
 pub struct CaseSource<'a> {

@@ -1,9 +1,6 @@
 //! Training batches: which slices an epoch shows, in an order that the seed alone decides, prepared on
 //! worker threads ahead of the network.
 
-use super::case_source::CaseSource;
-use ctseg_core::recipe::output_maps::output_maps;
-
 use std::collections::HashMap;
 use std::sync::mpsc::SyncSender;
 
@@ -13,6 +10,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
+use super::case_source::CaseSource;
 use super::distance_maps::add_distances;
 use super::patch_positions::Wish;
 use super::patches::{Maps, Patch, assembled, patches};
@@ -20,6 +18,7 @@ use ctseg_augment::FlipAxis;
 use ctseg_base::Result;
 use ctseg_core::dataset::laterality::counterparts;
 use ctseg_core::recipe::Recipe;
+use ctseg_core::recipe::output_maps::output_maps;
 use ctseg_engine::batch::Batch;
 use ctseg_engine::distributed::process_group::Team;
 

@@ -28,6 +28,7 @@ use ctseg_core::recipe::{Recipe, TrainingConfig};
 use ctseg_core::run::checkpoint::Ended;
 use ctseg_core::run::history;
 use ctseg_core::run::history::EpochLine;
+
 use curves::{
     gain, jumps, last_epochs, last_third_is_better, lowest_validation_loss, mean,
     validation_loss_rise,

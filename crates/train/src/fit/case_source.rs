@@ -1,11 +1,10 @@
 //! What the networks are trained on: the cases, and for stage 2 what stage 1 says of them.
 
-use super::job::StageOneOutcome;
-
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
 use super::job::FitJob;
+use super::job::StageOneOutcome;
 use crate::data::case_source::CaseSource;
 use crate::data::sampler::mirrored_maps;
 use ctseg_base::Result;

@@ -1,5 +1,8 @@
 //! Training the folds of a stage, within the time that the fit has.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use super::job::FitJob;
 use super::manifests::fold_manifest;
 use super::tracking::Telling;
@@ -14,8 +17,6 @@ use ctseg_core::model::pretrained::Beginning;
 use ctseg_core::recipe::Recipe;
 use ctseg_core::recipe::keep::Keep;
 use ctseg_core::run::checkpoint::{CheckpointFolder, Progress};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 /// Trains the folds one after the other, each from `beginning` if there is one, and puts their networks into `stage`.
 pub(super) fn train_folds(

@@ -1,5 +1,11 @@
 //! A fit: what it is given, and what comes of it.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
 use crate::cross_validation::OutOfFold;
 use crate::data::preprocessed_cache::CaseStore;
 use crate::diagnosis::Diagnosis;
@@ -13,11 +19,6 @@ use ctseg_core::run::checkpoint::Progress;
 use ctseg_core::run::tracker::Tracker;
 use ctseg_engine::device::Compute;
 use ctseg_engine::distributed::process_group::Team;
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 /// What to train, on what, into what.
 pub struct FitJob<'a> {

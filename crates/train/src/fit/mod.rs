@@ -9,8 +9,10 @@ mod preflight;
 mod tracking;
 mod worker_ranks;
 
-use folds::train_folds;
+pub use job::StageOneMemory;
 pub use job::{FitJob, FitSummary, TrialRun};
+pub use preflight::check_dataset;
+pub use worker_ranks::Along;
 
 use std::cell::OnceCell;
 use std::path::PathBuf;
@@ -28,13 +30,11 @@ use ctseg_core::run::tracker::{Outcome, Tracker, Trackers};
 use ctseg_engine::precision::Precision;
 
 use case_source::source_together;
+use folds::train_folds;
 use held_out::{drawn, held_out_roi_quality, out_of_fold_and_cleaning};
-pub use job::StageOneMemory;
 use manifests::stage_manifest;
-pub use preflight::check_dataset;
 use preflight::{begun_from, checked, wishes};
 use tracking::Telling;
-pub use worker_ranks::Along;
 
 /// Trains the stage and puts it into the model. The processes of a team are done when their training is: the first one
 /// does the rest. Folds that are done when the run is killed lie in its

@@ -8,16 +8,18 @@ mod spacing;
 mod text;
 mod topology;
 
+pub use memory::{Budget, Estimate, estimated, input_shape};
+pub use spacing::Chosen;
+pub use topology::Topology;
+
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Structure;
 use ctseg_core::dataset::fingerprint::Fingerprint;
 use ctseg_core::dataset::laterality::sides_of;
 use ctseg_core::recipe::Recipe;
-pub use memory::{Budget, Estimate, estimated, input_shape};
+
 use outline::{Facts, Outline, outlines};
 use patch::{Fitted, Wanted, fitted};
-pub use spacing::Chosen;
-pub use topology::Topology;
 
 /// A recipe as it is written.
 #[derive(Debug, Clone, PartialEq)]

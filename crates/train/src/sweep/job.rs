@@ -1,5 +1,10 @@
 //! A sweep: its settings, their file, and the trials that follow from them.
 
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use serde::{Deserialize, Serialize};
+
 use super::table::TrialRow;
 use crate::data::preprocessed_cache::CaseStore;
 use ctseg_base::atomic_file::write_bytes_atomically;
@@ -9,9 +14,6 @@ use ctseg_core::recipe::{Recipe, one_line};
 use ctseg_core::run::folder::new_folder;
 use ctseg_core::run::tracker::Tracker;
 use ctseg_engine::device::Compute;
-use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 
 pub const FILE: &str = "sweep.toml";
 

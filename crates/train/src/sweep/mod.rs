@@ -12,13 +12,10 @@ mod job;
 pub mod table;
 mod tracking;
 
-use job::Candidate;
 pub use job::FILE;
 pub use job::{SweepJob, SweepSettings};
 
 use std::sync::Arc;
-
-use serde::{Deserialize, Serialize};
 
 use crate::fit::{FitJob, StageOneMemory, TrialRun, check_dataset, fit};
 use ctseg_base::atomic_file::write_bytes_atomically;
@@ -28,7 +25,9 @@ use ctseg_base::{Error, Result};
 use ctseg_core::dataset::laterality::mirrored_where_possible;
 use ctseg_core::run::state_file;
 use ctseg_core::run::state_file::StateKeeper;
-use ctseg_core::run::tracker::{Outcome, Tracker};
+use ctseg_core::run::tracker::Outcome;
+
+use job::Candidate;
 use table::{Standing, TrialRow, best_dice, ranked, write_tables};
 
 /// In a trial's folder, why it failed.

@@ -1,17 +1,15 @@
 //! The loss of a held-out case where it is no sum over voxels: computed as training does, some slices at a
 //! time.
 
-use ctseg_core::recipe::Recipe;
-use ctseg_engine::device::Device;
-use ctseg_engine::losses::Loss;
-use rayon::prelude::*;
-
 use ndarray::{Array5, ArrayView3, ArrayView4, Axis, s};
 
 use crate::data::distance_maps::add_distances;
 use crate::data::patches::mark;
 use ctseg_base::Result;
+use ctseg_core::recipe::Recipe;
 use ctseg_engine::batch::Batch;
+use ctseg_engine::device::Device;
+use ctseg_engine::losses::Loss;
 
 /// No more logits than this at a time: losses need memory for several copies of them.
 const MOST_VALUES: usize = 8 << 20;

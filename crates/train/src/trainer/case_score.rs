@@ -1,10 +1,9 @@
 //! One held-out case: overlaps and the recipe's loss from logits on the network's grid, in plain memory.
 
-use super::case_loss::Scored;
-
 use ndarray::{Array3, ArrayView2, ArrayView3, ArrayView4, Axis, Zip};
 use rayon::prelude::*;
 
+use super::case_loss::Scored;
 use super::case_loss::case_loss;
 use ctseg_base::Result;
 use ctseg_engine::losses::{Loss, LossConfig, Outputs};

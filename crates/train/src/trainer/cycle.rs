@@ -1,13 +1,12 @@
 //! What is done for one epoch: training, validation, writing down.
 
-use super::snapshot::{checkpoint, in_use};
-
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use super::epoch::{Epoch, EpochOutcome, Standing};
 use super::job::TrainingJob;
 use super::live_table::standings;
+use super::snapshot::{checkpoint, in_use};
 use super::step_log::StepLog;
 use super::validation::validated;
 use ctseg_base::progress::Observer;

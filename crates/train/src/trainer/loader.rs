@@ -1,11 +1,12 @@
 //! Preparation of batches ahead of the training steps.
 
+use std::sync::mpsc::SyncSender;
+
 use super::job::TrainingJob;
 use crate::data::sampler::send_share;
 use ctseg_base::cancel::guarded;
 use ctseg_base::{Error, Result};
 use ctseg_engine::batch::Batch;
-use std::sync::mpsc::SyncSender;
 
 /// Sends the batches of all epochs from `first` on, of that one all but the first `shown`, until nobody listens
 /// any more.

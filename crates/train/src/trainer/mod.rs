@@ -12,9 +12,6 @@ mod start;
 mod step_log;
 pub mod validation;
 
-use loader::prepare_batches;
-use start::{begun_together, thaw};
-
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
@@ -25,8 +22,11 @@ use ctseg_core::run::checkpoint::{Checkpoint, Progress};
 use ctseg_core::run::tracker::Tracker;
 use ctseg_engine::learner::Learner;
 use ctseg_engine::weights::NamedTensors;
+
 use cycle::{Clock, Expected, OneEpoch};
 use job::{Trained, TrainingJob};
+use loader::prepare_batches;
+use start::{begun_together, thaw};
 use validation::validated;
 
 /// Batches that are prepared ahead of the network.

@@ -1,5 +1,7 @@
 //! How a training begins: network, optimiser, state, resume.
 
+use std::sync::Arc;
+
 use super::job::TrainingJob;
 use super::snapshot::checkpoint;
 use ctseg_base::Result;
@@ -8,7 +10,6 @@ use ctseg_core::run::checkpoint::{Checkpoint, Ended, Progress};
 use ctseg_engine::learner::{Learner, LearnerSetup};
 use ctseg_engine::networks::Network;
 use ctseg_engine::weights::{network_tensors, with_tensors};
-use std::sync::Arc;
 
 /// What all processes begin with is what the first one has.
 pub(super) fn begun_together(

@@ -1,7 +1,5 @@
 //! How good a network is on the cases that were held out.
 
-use ctseg_core::run::validation::Validation;
-
 use super::case_loss::Scored;
 use super::case_score::{CaseScore, case_score};
 use super::job::TrainingJob;
@@ -9,6 +7,7 @@ use ctseg_base::Result;
 use ctseg_base::cancel::unless_stopped;
 use ctseg_core::inference::stage::input_logits;
 use ctseg_core::recipe::output_maps::output_maps;
+use ctseg_core::run::validation::Validation;
 use ctseg_engine::distributed::process_group::Team;
 use ctseg_engine::inference::Inference;
 use ctseg_engine::learner::Learner;

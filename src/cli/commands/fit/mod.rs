@@ -2,7 +2,6 @@
 
 mod summary;
 
-use crate::cli::env::GPUS;
 pub(crate) use summary::described;
 pub use summary::print_summary;
 
@@ -16,6 +15,7 @@ use crate::cli::args::data_cache::StorageArgs;
 use crate::cli::args::duration::parse_duration;
 use crate::cli::args::time_limit::LimitArgs;
 use crate::cli::args::tracking::MlflowArgs;
+use crate::cli::env::GPUS;
 use crate::cli::outcome::Outcome;
 use crate::cli::settings::Settings;
 use crate::cli::signals::stop_on_signals;

@@ -1,11 +1,12 @@
 //! What is printed of a training that is over.
 
+use serde_json::json;
+
 use crate::cli::print::print_out;
 use ctseg_evaluate::Evaluation;
 use ctseg_image::labels::postprocess::Step;
 use ctseg_train::diagnosis::Diagnosis;
 use ctseg_train::fit::{FitJob, FitSummary};
-use serde_json::json;
 
 pub fn print_summary(summary: &FitSummary, job: &FitJob, as_json: bool) {
     let keep = job.recipe.training.keep;

@@ -1,8 +1,9 @@
 //! The layers of a network's weights as a table.
 
+use serde_json::{Value, json};
+
 use ctseg_base::text::table::table;
 use ctseg_engine::weights::{NamedTensors, is_trained};
-use serde_json::{Value, json};
 
 pub(crate) fn layer_table(tensors: &NamedTensors) -> (String, Value) {
     let size = |shape: &[usize]| shape.iter().product::<usize>();

@@ -1,7 +1,5 @@
 //! The jobs that can be submitted: what of a command line becomes options of sbatch, environment, and arguments.
 
-use super::plan::TaskArgs;
-
 use std::path::PathBuf;
 
 use clap::Args;
@@ -9,6 +7,7 @@ use clap::Args;
 use super::checks;
 use super::command_line::CommandLine;
 use super::options::{by_default, with_tasks};
+use super::plan::TaskArgs;
 use super::plan::{JobArgs, Plan, Step};
 use crate::cli::commands::fit::{FitArgs, recipe};
 use crate::cli::commands::predict::PredictArgs;

@@ -1,10 +1,12 @@
 //! What is submitted: jobs, and which of them wait for which.
 
-use crate::cli::args::duration::parse_duration;
-use crate::slurm::script::Job;
-use clap::Args;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use clap::Args;
+
+use crate::cli::args::duration::parse_duration;
+use crate::slurm::script::Job;
 
 /// Of jobs that segment.
 #[derive(Args)]

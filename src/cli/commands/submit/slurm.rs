@@ -1,7 +1,5 @@
 //! `ctseg submit slurm`: renders job scripts, checks all that can be known before hours in a queue, and submits them.
 
-use super::plan::Step;
-
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Command, Subcommand};
@@ -10,6 +8,7 @@ use serde_json::json;
 use super::checks;
 use super::command_line::CommandLine;
 use super::jobs::{ChainJob, FitFoldsJob, FitJob, PredictJob};
+use super::plan::Step;
 use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
 use crate::cli::settings::Settings;

@@ -1,12 +1,14 @@
 //! What a generated dataset provides.
 
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
 use ctseg_base::atomic_file::{parent_of, temporary_folder, write_bytes_atomically};
 use ctseg_base::progress::Observer;
 use ctseg_base::{Error, Result};
 use ctseg_image::formats::{LabelNames, VolumeHeader, VoxelType, write_label_map, write_volume};
 use ctseg_image::space::{LabelMap, Volume};
-use rayon::prelude::*;
-use std::path::{Path, PathBuf};
 
 /// A dataset that is made case by case.
 pub(crate) struct GeneratedSet<'a> {

@@ -8,11 +8,10 @@ pub(crate) use generator::GeneratedSet;
 
 use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
-
 use crate::recipe::{GeneratedData, Recipe};
 use ctseg_base::Result;
 use ctseg_base::progress::Observer;
+
 use phantoms::PhantomSet;
 use slices::SliceSet;
 

@@ -4,12 +4,12 @@
 
 pub(crate) mod collective;
 
+pub use collective::{Collective, GpuBackend, GpuValues};
+
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-pub use collective::{Collective, GpuBackend, GpuValues};
 
 use super::watchdog::Watch;
 use ctseg_base::process::id::ProcessId;

@@ -7,6 +7,8 @@ mod file;
 mod key;
 mod lru;
 
+pub use key::{Key, Wanted};
+
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,8 +24,6 @@ use ctseg_core::dataset::prepared_case::PreparedCase;
 use file::Found;
 use key::FileHashes;
 use lru::Bound;
-
-pub use key::{Key, Wanted};
 
 /// A folder of prepared cases, as one process uses it.
 #[derive(Debug)]
