@@ -80,8 +80,10 @@ fn changed_manifests_and_parts_are_refused_by_name() {
     predict(here, &[], 0);
 }
 
+type Change = fn(&mut PartedManifest);
+
 /// Changes of a manifest, and what is said of each.
-const MISFITS: [(fn(&mut PartedManifest), &str); 9] = [
+const MISFITS: [(Change, &str); 9] = [
     (
         |m| {
             m.parts[0].labels.insert("1".to_owned(), 99);

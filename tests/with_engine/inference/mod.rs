@@ -1,0 +1,15 @@
+//! Prediction: batches, outputs, memory, devices.
+
+mod attention;
+mod batch;
+#[cfg(all(feature = "libtorch", target_os = "linux", target_arch = "x86_64"))]
+mod cuda_library;
+mod doctor;
+mod ensemble;
+mod entropy;
+mod max_ram;
+mod outputs;
+mod overlapping;
+mod planes;
+mod predict;
+mod sharing;
