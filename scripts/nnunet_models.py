@@ -1,4 +1,4 @@
-"""Small models that nnU-Net itself makes, saves and predicts with, for tests/with_engine/nnunet.rs.
+"""Small models that nnU-Net itself makes, saves and predicts with, for tests/with_engine/models/nnunet.rs.
 
 Each is built by nnU-Net's trainer from its plans, trained for some steps on a real CT with labels (so that label maps are
 smooth and large enough to compare), saved by the trainer's own `save_checkpoint`, and used by `nnUNetPredictor` as

@@ -1,5 +1,5 @@
 """Weights in the layout that TotalSegmentator downloads, of small networks with known habits, for
-tests/with_engine/totalsegmentator.rs.
+tests/with_engine/models/totalsegmentator.rs.
 
     totalsegmentator_weights.py OUT IMAGE                     makes OUT/results/Dataset…/…/fold_0/checkpoint_final.pth for
                                                               the tasks total, total_fast and lung_vessels; OUT/scan.nii.gz

@@ -1,4 +1,4 @@
-"""A tiny model of nnU-Net and what nnU-Net predicts with it, for tests/with_engine/nnunet_import.rs: tests/golden/nnunet.
+"""A tiny model of nnU-Net and what nnU-Net predicts with it, for tests/with_engine/models/nnunet_import.rs: tests/golden/nnunet.
 
 The volume is noise with two ellipsoids, oblique to no axis but stored as LPS, with thick slices, and with zeros around it
 that are cropped away. The network is made, trained for some steps and used by nnU-Net itself (scripts/nnunet_models.py).
