@@ -1,5 +1,6 @@
 //! What this machine has for ctseg, what is wrong with it, and what to do. Each file looks at one thing and gives
-//! [`Finding`]s; what a machine says comes through [`crate::host::Host`], so that any machine can be looked at.
+//! [`Finding`]s; what a machine says comes through [`Host`](ctseg_base::limits::host::Host), so that any machine can be
+//! looked at.
 
 pub mod clock;
 pub mod cluster;

@@ -14,7 +14,7 @@ use ctseg_image::preprocess::normalisation::Scaling;
 /// what a shift brings back into it is not in its channel any more: it is in here.
 #[derive(Debug, Clone)]
 pub struct Hounsfield<T> {
-    /// Hounsfield units above `zero_hu`, see [`ctseg_image::preprocess::hounsfield_from`].
+    /// Hounsfield units above `zero_hu`, see [`ctseg_image::preprocess::channels::hounsfield_from`].
     pub above: T,
     /// What 0 stands for, and what lies beyond the volume.
     pub zero_hu: f32,

@@ -12,7 +12,7 @@ use crate::process::id::ProcessId;
 use crate::{Error, Result};
 
 /// Temporary names start with this and the process that writes them, so that leftovers of a kill can be told
-/// and removed, see [`crate::leftovers`].
+/// and removed, see [`crate::temp_files`].
 pub const TEMPORARY: &str = ".ctseg-";
 
 static OWN_TEMPORARY: LazyLock<String> =

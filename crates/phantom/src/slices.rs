@@ -47,7 +47,7 @@ struct Blob {
 }
 
 /// One slice as a volume with a z of 1, and its label map on the same grid: x towards the patient's
-/// right, y towards the front, [`SLICE_SIDE`] pixels of [`SLICE_SPACING_MM`] along both.
+/// right, y towards the front, `SLICE_SIDE` pixels of `SLICE_SPACING_MM` along both.
 ///
 /// HU are whole and within -1024 to 3071. The two seeds give the same bytes every time.
 pub fn generate_slice(case_seed: u64, set_seed: u64) -> (Volume, LabelMap) {

@@ -1,7 +1,7 @@
 //! Many volumes in, many label maps out: one bad case never costs another.
 //!
-//! Cases pass through three stages that overlap, see [`stages`]; which cases this process takes, [`supply`] says;
-//! what came of each, [`record`] keeps.
+//! Cases pass through three stages that overlap, see `stages`; which cases this process takes, `queue` says; what came
+//! of each, `record` keeps.
 
 #![forbid(unsafe_code)]
 

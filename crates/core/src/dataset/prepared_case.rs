@@ -22,7 +22,7 @@ pub struct PreparedCase {
     pub index: OnceLock<StructureIndex>,
 }
 
-/// A case's Hounsfield units beyond its windows, see [`hounsfield_from`](ctseg_image::preprocess::hounsfield_from).
+/// A case's Hounsfield units beyond its windows, see [`ctseg_image::preprocess::channels::hounsfield_from`].
 pub struct CaseHu {
     pub zero_hu: f32,
     /// (z, y, x)

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-/// How much of the images [`Dataset::check`] reads; label maps are always read whole.
+/// How much of the images [`Dataset::check`](crate::dataset::Dataset::check) reads; label maps are always read whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CheckDepth {
     /// Only the images' headers.

@@ -72,7 +72,7 @@ pub struct Restored {
 }
 
 /// Runs the streams from end to end, averages their logits on the common grid and restores labels as
-/// [`restore`] does; `heard` is told the probabilities.
+/// [`restore()`] does; `heard` is told the probabilities.
 pub fn restored(
     streams: &mut [Stream],
     target: &Target,

@@ -54,7 +54,7 @@ pub struct FoldManifest {
     pub held_out: Vec<String>,
     /// Cases that it was trained on.
     pub trained_on: Vec<String>,
-    /// What its convolutions take in, for 8-bit integers, see [`super::calibration`].
+    /// What its convolutions take in, for 8-bit integers, see [`ctseg_engine::quantisation`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_ranges: Option<InputRanges>,
 }

@@ -101,7 +101,7 @@ impl<const R: usize> Conv<R> {
         [shape[0], shape[1]]
     }
 
-    /// Weights drawn for a ReLU after it (see [`he_normal`]).
+    /// Weights drawn for a ReLU after it (see `he_normal`).
     pub fn new(
         channels: [usize; 2],
         kernel: &[usize],

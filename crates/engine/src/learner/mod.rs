@@ -1,5 +1,5 @@
 //! A network that learns: weights, loss and optimiser on one engine. Burn's engines compute gradients by
-//! Burn's autodiff ([`burn_learner`]), libtorch by its own (`libtorch`); training sees one.
+//! Burn's autodiff (`burn_learner`), libtorch by its own (`libtorch`); training sees one.
 
 pub(crate) mod all_reduce;
 pub(crate) mod burn_learner;

@@ -364,7 +364,8 @@ mod tests {
             let described = golden["parameters"].as_array().unwrap();
             let names = || described.iter().map(|p| p["name"].as_str().unwrap());
             let parameters = leaves(described);
-            let zeros = || parameters.iter().map(|p| p.detach().zeros_like()).collect();
+            let zeros =
+                || -> Vec<Tensor> { parameters.iter().map(|p| p.detach().zeros_like()).collect() };
             let state = [zeros(), zeros()];
             for (index, step) in golden["steps"].as_array().unwrap().iter().enumerate() {
                 for (parameter, key) in parameters.iter().zip(names()) {

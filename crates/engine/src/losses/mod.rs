@@ -1,4 +1,4 @@
-//! The losses that a recipe can name, all on logits. A new one is a file here, its settings in [`config`] and
+//! The losses that a recipe can name, all on logits. A new one is a file here, its settings in `config` and
 //! one arm in the match below.
 //!
 //! Logits are one map per structure, whichever outputs a recipe asks for. Independent structures are sigmoids.

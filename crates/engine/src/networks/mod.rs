@@ -33,7 +33,7 @@ pub enum NetworkConfig {
     Unet25d(UnetConfig),
     #[serde(rename = "unet3d")]
     Unet3d(UnetConfig),
-    /// With a residual encoder, see [`resenc`]; it too can see neighbours.
+    /// With a residual encoder, see `resenc`; it too can see neighbours.
     #[serde(rename = "resenc2d")]
     ResEnc2d(UnetConfig),
     #[serde(rename = "resenc3d")]

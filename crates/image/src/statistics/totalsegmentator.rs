@@ -96,7 +96,7 @@ impl Serialize for StatisticsJson {
 
 impl StatisticsJson {
     /// What TotalSegmentator writes of these structures (label values with names); `voxel_mm3` is
-    /// [`voxel_mm3`](super::nifti::NiftiHeader::voxel_mm3) of the image's header.
+    /// [`voxel_mm3`](crate::nifti::NiftiHeader::voxel_mm3) of the image's header.
     ///
     /// Intensities are cut to whole numbers of 16 bits first, as there; those beyond are the nearest of them.
     pub fn measured(

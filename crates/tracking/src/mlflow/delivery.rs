@@ -71,7 +71,7 @@ pub enum Opened {
 
 impl Link {
     /// # Errors
-    /// See [`Http::open`].
+    /// See `Http::open`.
     pub fn open(server: Server) -> Result<Self> {
         let http = Http::open(&server)?;
         let parts = Parts::default();

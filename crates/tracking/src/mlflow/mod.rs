@@ -1,7 +1,7 @@
 //! Runs in an MLflow server (<https://mlflow.org>), which is never waited for.
 //!
-//! All that a run tells is appended to `tracking/events.jsonl` in its folder ([`spool`]). A thread ([`sender`]) reads
-//! it from there and sends it ([`delivery`]) through MLflow's REST API ([`api`]), and writes down how far it has come
+//! All that a run tells is appended to `tracking/events.jsonl` in its folder (`spool`). A thread (`sender`) reads
+//! it from there and sends it (`delivery`) through MLflow's REST API (`api`), and writes down how far it has come
 //! (`tracking/delivered.json`), so that the next process, or `ctseg sync`, goes on from there.
 
 mod api;

@@ -64,8 +64,8 @@ impl<'a> CaseSource<'a> {
         }
     }
 
-    /// The same that, once `stop` is set, answers [`Error::Interrupted`](crate::error::Error) where it would have to
-    /// prepare a case.
+    /// The same that, once `stop` is set, answers [`ctseg_base::Error::Interrupted`] where it would have to prepare a
+    /// case.
     pub fn stopped_by(self, stop: &'a AtomicBool) -> Self {
         Self {
             stop: Some(stop),
@@ -100,7 +100,7 @@ impl<'a> CaseSource<'a> {
     /// What training minimises.
     ///
     /// # Errors
-    /// See [`stage_loss`].
+    /// See `stage_loss`.
     pub fn loss(&self) -> Result<Loss> {
         stage_loss(self.recipe, self.dataset)
     }

@@ -4,17 +4,17 @@
 //! same way (whole cases, nothing augmented, the weights in use): the training loss is no match for the
 //! validation loss where patches are drawn and augmented. In this order, the first that holds:
 //!
-//! 1. fewer than [`FEWEST_EPOCHS`] epochs: too early to tell;
-//! 2. validation Dice is above [`NOTHING`] and gained more than [`GAIN`] over the last third of the epochs (the slope of a straight line
+//! 1. fewer than `FEWEST_EPOCHS` epochs: too early to tell;
+//! 2. validation Dice is above `NOTHING` and gained more than `GAIN` over the last third of the epochs (the slope of a straight line
 //!    through it), that third is better than the one before it, and early stopping had no say: still improving;
-//! 3. training Dice below [`POOR_FIT`]: fits too little;
-//! 4. training Dice more than [`GAP`] above validation Dice, or more than half of that while the validation loss
-//!    has risen by [`RISE`] from its lowest and the training loss went on falling: fits too much;
-//! 5. training Dice below [`MODEST_FIT`]: fits too little;
+//! 3. training Dice below `POOR_FIT`: fits too little;
+//! 4. training Dice more than `GAP` above validation Dice, or more than half of that while the validation loss
+//!    has risen by `RISE` from its lowest and the training loss went on falling: fits too much;
+//! 5. training Dice below `MODEST_FIT`: fits too little;
 //! 6. else: healthy.
 //!
 //! Where no training cases were watched, validation Dice takes the place of training Dice in 3 (with a training
-//! loss that fell by less than [`FALL`]), and only the losses speak in 4.
+//! loss that fell by less than `FALL`), and only the losses speak in 4.
 
 mod curves;
 

@@ -35,7 +35,7 @@ pub struct FitJob<'a> {
     /// The folder of an earlier run to go on with.
     pub resume: Option<PathBuf>,
     pub compute: Compute,
-    /// See [`TrainingJob::loader_threads`].
+    /// See [`crate::trainer::job::TrainingJob::loader_threads`].
     pub loader_threads: Option<usize>,
     pub seed: u64,
     /// All of the training must be over after this time.

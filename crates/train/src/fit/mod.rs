@@ -42,7 +42,7 @@ use tracking::Telling;
 ///
 /// # Errors
 /// A model folder that cannot be used and unsound data (every problem is said to `observer` first), both
-/// before any training; no stage 1 to build on; and all of [`train`]'s.
+/// before any training; no stage 1 to build on; and all of [`train`](crate::trainer::train)'s.
 pub fn fit(job: &FitJob, observer: &dyn Observer) -> Result<FitSummary> {
     let started = Instant::now();
     let recipe = &job.recipe;

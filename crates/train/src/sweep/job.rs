@@ -47,7 +47,7 @@ pub struct SweepJob<'a> {
     /// Where prepared cases are kept on disk; the trials share it.
     pub case_store: Option<&'a CaseStore>,
     pub trackers: &'a [&'a dyn Tracker],
-    /// See [`FitJob::tags`].
+    /// See [`crate::fit::FitJob::tags`].
     pub tags: Vec<(String, String)>,
     /// Sees the table whenever a trial has paused or ended.
     pub seen: &'a dyn Fn(&[TrialRow]) -> Result<()>,

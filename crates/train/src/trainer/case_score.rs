@@ -15,7 +15,7 @@ pub struct CaseScore {
     /// For each output map, without true negatives.
     pub overlaps: Vec<Overlap>,
     /// The loss of training: of cross-entropy and Dice of independent structures with the case as its batch,
-    /// summed in f64; of the others see [`case_loss`].
+    /// summed in f64; of the others see `case_loss`.
     pub loss: f64,
 }
 

@@ -37,7 +37,7 @@ const QUEUE: usize = 4;
 /// so many minutes, and when the training is stopped: going on from any of them gives the same weights.
 ///
 /// # Errors
-/// [`Error::Interrupted`] when stopped from outside; unreadable cases; weights that do not stay finite.
+/// [`ctseg_base::Error::Interrupted`] when stopped from outside; unreadable cases; weights that do not stay finite.
 pub fn train(job: &TrainingJob, observer: &dyn Observer, tracker: &dyn Tracker) -> Result<Trained> {
     let started = Instant::now();
     let (mut learner, mut progress) = begun_together(job, observer)?;

@@ -1,6 +1,6 @@
 //! Processes that train one network together. Each sees its share of every batch; sums over all of them make the
 //! loss and the gradient those of the whole batch. What they are sums by is a [`Collective`]: MPI on processors
-//! ([`mpi`]), NCCL on NVIDIA GPUs (`libtorch`).
+//! (`mpi`), NCCL on NVIDIA GPUs (`libtorch`).
 
 pub(crate) mod collective;
 
