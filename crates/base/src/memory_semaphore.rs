@@ -85,7 +85,7 @@ mod tests {
                         let bytes = if index % 8 == 0 { 1000 } else { 30 };
                         let _admitted = gate.admit(bytes);
                         let others = inside.fetch_add(bytes, Ordering::SeqCst);
-                        let most = if bytes > whole { 0 } else { whole - bytes };
+                        let most = whole.saturating_sub(bytes);
                         assert!(others <= most, "{bytes} beside {others} of {whole}");
                         std::thread::yield_now();
                         inside.fetch_sub(bytes, Ordering::SeqCst);
