@@ -40,7 +40,7 @@ struct Golden {
 #[test]
 fn strides_and_kernels_are_nnunets() {
     let golden: Vec<Golden> =
-        serde_json::from_str(include_str!("../../tests/golden/plan/topology.json")).unwrap();
+        serde_json::from_str(include_str!("../../golden/plan/topology.json")).unwrap();
     assert!(golden.len() > 60);
     for case in golden {
         let found = Topology::of(&case.spacing_mm, &case.patch, 99);
