@@ -174,7 +174,8 @@ proptest! {
 #[test]
 fn settings_that_cannot_work_are_told() {
     assert_eq!(Augmentation::default().problem(), None);
-    let cases: [(&str, fn(&mut Augmentation)); 17] = [
+    type Change = fn(&mut Augmentation);
+    let cases: [(&str, Change); 17] = [
         ("probability", |a| a.noise_probability = 1.5),
         ("probability", |a| a.gamma_probability = f64::NAN),
         ("rotation_degrees", |a| a.rotation_degrees = 200.0),
