@@ -143,9 +143,11 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
     (
         "evaluate",
         &[
-            &["calibration", "scores", "tolerances"],
-            &["case_scores", "tracking"],
-            &["compare", "files", "summary"],
+            &["scores", "tolerances"],
+            &["case_scores"],
+            &["compare"],
+            &["evaluation"],
+            &["calibration", "files", "summary", "tracking"],
             &["paired"],
         ],
     ),

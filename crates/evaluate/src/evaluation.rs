@@ -1,0 +1,217 @@
+//! Every prediction compared with its reference, side by side, within a bound of memory.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use crate::case_scores::{CaseScores, Structures};
+use crate::compare::{Compared, Limits, compare};
+use crate::scores::StructureScores;
+use crate::tolerances::Tolerances;
+use ctseg_base::cancel::{guarded, unless_stopped};
+use ctseg_base::failures::Failure;
+use ctseg_base::progress::{CaseCounts, Observer};
+use ctseg_base::{Error, Result};
+use ctseg_core::dataset::Structure;
+use ctseg_core::dataset::reference::Reference;
+use ctseg_core::outputs::sidecar::read_sidecar;
+use ctseg_core::recipe::output_maps::UNION;
+use ctseg_image::formats::endings_in_words;
+
+/// What all cases under way may take together, about. A larger case is compared alone.
+const MEMORY: u64 = 3 << 30;
+
+/// All cases' comparisons.
+#[derive(Debug, Clone)]
+pub struct Evaluation {
+    pub structures: Vec<Structure>,
+    /// What surface Dice allows of each structure, in mm.
+    pub tolerances_mm: Vec<f64>,
+    pub cases: Vec<CaseScores>,
+    pub failures: Vec<Failure>,
+    /// References that have no prediction.
+    pub missing: Vec<String>,
+}
+
+/// Compares every prediction with its reference. A case that fails is listed and the rest go on.
+///
+/// # Errors
+/// Nothing to compare at all, or tolerances of structures that are not there.
+pub fn evaluate(
+    prediction: &Path,
+    reference: &Reference,
+    tolerances: &Tolerances,
+    observer: &dyn Observer,
+) -> Result<Evaluation> {
+    let stop = AtomicBool::new(false);
+    evaluate_unless_stopped(prediction, reference, tolerances, &stop, observer)
+}
+
+/// [`evaluate`] until somebody asks to stop.
+///
+/// # Errors
+/// Its own, and [`Error::Interrupted`] when stopped.
+pub fn evaluate_unless_stopped(
+    prediction: &Path,
+    reference: &Reference,
+    tolerances: &Tolerances,
+    stop: &AtomicBool,
+    observer: &dyn Observer,
+) -> Result<Evaluation> {
+    let predictions = reference.paired(prediction)?;
+    if predictions.is_empty() {
+        return Err(Error::file(
+            prediction,
+            format!(
+                "no label map found; expected a {} file or a folder of them",
+                endings_in_words()
+            ),
+        ));
+    }
+    let paths = predictions.iter().map(|(_, path)| path);
+    let known = known_structures(reference, paths);
+    let structures = Structures::new(known, tolerances.clone())?;
+    let compared = all_compared(&predictions, reference, &structures, stop, observer);
+    unless_stopped(stop, || "label maps were being compared".to_owned())?;
+    Ok(collected(
+        predictions,
+        compared,
+        &structures,
+        reference,
+        observer,
+    ))
+}
+
+/// The comparisons in the order of the cases, not all of them where somebody asks to stop, by as many threads as there are cores. They are no threads of the pool:
+/// one that waits for memory would keep those inside from going on.
+fn all_compared(
+    predictions: &[(String, PathBuf)],
+    reference: &Reference,
+    structures: &Structures,
+    stop: &AtomicBool,
+    observer: &dyn Observer,
+) -> Vec<Result<Compared>> {
+    let task = observer.task("comparing", predictions.len() as u64, "cases");
+    let limits = Limits::new(MEMORY);
+    let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let work = || {
+        while !stop.load(Ordering::Relaxed)
+            && let Some(index) = Some(next.fetch_add(1, Ordering::Relaxed))
+            && let Some((case, path)) = predictions.get(index)
+        {
+            let compared = guarded(|| compare(case, path, reference, structures, &limits));
+            task.advance(1);
+            if let Ok(mut done) = done.lock() {
+                done.push((index, compared));
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..rayon::current_num_threads().min(predictions.len()) {
+            // This thread works too: without others it is only slower.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, work);
+        }
+        work();
+    });
+    let mut done = done.into_inner().unwrap_or_default();
+    done.sort_by_key(|(index, _)| *index);
+    done.into_iter().map(|(_, compared)| compared).collect()
+}
+
+fn collected(
+    predictions: Vec<(String, PathBuf)>,
+    compared: Vec<Result<Compared>>,
+    structures: &Structures,
+    reference: &Reference,
+    observer: &dyn Observer,
+) -> Evaluation {
+    let (mut whole, mut failures, mut seen) = (Vec::new(), Vec::new(), Vec::new());
+    for ((case, input), result) in predictions.into_iter().zip(compared) {
+        seen.push(case);
+        match result {
+            Ok(compared) => whole.push(compared),
+            Err(error) => {
+                observer.warn(&format!("failed: {error}"));
+                failures.push(Failure {
+                    input,
+                    reason: error.to_string(),
+                });
+            }
+        }
+    }
+    observer.cases(&CaseCounts {
+        done: whole.len() as u64,
+        failed: failures.len() as u64,
+        ..CaseCounts::default()
+    });
+    let mut missing = reference.cases();
+    missing.retain(|case| !seen.contains(case));
+    if !missing.is_empty() {
+        observer.warn(&format!(
+            "{} references have no prediction and are left out: {}",
+            missing.len(),
+            missing.join(", ")
+        ));
+    }
+    let found = structures_of(structures, &whole);
+    let in_order = |mut compared: Compared| {
+        let (voxels, voxel_ml) = (compared.voxels, compared.case.voxel_ml);
+        let of = |structure: &Structure| {
+            let own = compared.scores.remove(&structure.value);
+            own.unwrap_or_else(|| StructureScores::absent(voxels, voxel_ml))
+        };
+        CaseScores {
+            scores: found.iter().map(of).collect(),
+            ..compared.case
+        }
+    };
+    Evaluation {
+        cases: whole.into_iter().map(in_order).collect(),
+        tolerances_mm: found
+            .iter()
+            .map(|s| structures.tolerances.of(&s.name))
+            .collect(),
+        structures: found,
+        failures,
+        missing,
+    }
+}
+
+/// The structures that are known, or else those that occur in any case.
+fn structures_of(structures: &Structures, cases: &[Compared]) -> Vec<Structure> {
+    structures.known.clone().unwrap_or_else(|| {
+        let values: BTreeSet<u16> = cases
+            .iter()
+            .flat_map(|case| case.scores.keys().copied())
+            .collect();
+        values
+            .into_iter()
+            .map(|value| structures.of(value))
+            .collect()
+    })
+}
+
+/// The structures that are to be compared, by name: the dataset's, or those of the predictions' sidecars.
+fn known_structures<'a>(
+    reference: &Reference,
+    mut predictions: impl Iterator<Item = &'a PathBuf>,
+) -> Option<Vec<Structure>> {
+    if let Reference::Dataset(dataset) = reference {
+        return Some(dataset.structures.clone());
+    }
+    if let Reference::Union(_) = reference {
+        return Some(vec![Structure {
+            value: 1,
+            name: UNION.to_owned(),
+        }]);
+    }
+    let sidecar = predictions.find_map(|path| read_sidecar(path))?;
+    let mut structures: Vec<Structure> = sidecar
+        .structures
+        .into_iter()
+        .map(|(name, value)| Structure { value, name })
+        .collect();
+    structures.sort_by_key(|structure| structure.value);
+    Some(structures)
+}
