@@ -1,8 +1,6 @@
 //! libtorch's CUDA half is loaded where NVIDIA's driver is, and nowhere else.
 // Linkers other than lld, which Rust takes here alone, bind libtorch.so and with it this library.
 
-use crate::common;
-
 use std::path::Path;
 use std::process::{Command, Output};
 

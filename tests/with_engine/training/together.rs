@@ -1,7 +1,5 @@
 //! Several processes that train one network together, begun by Open MPI's `mpirun`.
 
-use crate::common;
-
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
