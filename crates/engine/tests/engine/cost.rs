@@ -115,7 +115,7 @@ fn inputs_that_do_not_fit_are_refused_in_one_line() {
 fn the_memory_of_a_training_step_is_about_what_the_table_says() {
     use ctseg_engine::batch::Batch;
     use ctseg_engine::device::Compute;
-    use ctseg_engine::learner::{Learner, LearnerSetup};
+    use ctseg_engine::learner::LearnerSetup;
     use ctseg_engine::libtorch::{cpu_memory, reset_cpu_peak};
     use ctseg_engine::losses::Loss;
     use ctseg_engine::optim::OptimiserConfig;
