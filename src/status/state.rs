@@ -43,7 +43,7 @@ pub struct Trials {
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Cases {
     pub done: usize,
-    /// Their label maps were there already.
+    /// Cases whose label map already exists.
     pub kept: usize,
     pub failed: usize,
     /// A process of those that share the cases is at work on them.

@@ -21,7 +21,7 @@ const MADE_IN: &str = "/tmp/ctseg-fixture";
 const EXACT: [&str; 6] = ["--device", "flex", "--precision", "f32", "--threads", "1"];
 
 /// Kernels differ between processors (AVX-512, AVX2, SSE) by roundings, which come to 5e-7 in these weights; a tenth
-/// more weight decay comes to 2e-3. On one processor the weights are the same to the bit (tests/with_engine/resume.rs).
+/// more weight decay comes to 2e-3. On one processor the weights are the same to the bit (tests/with_engine/training/resume.rs).
 const ROUNDING: f32 = 1e-5;
 
 /// The input's time of change, which processes that share cases compare.

@@ -120,7 +120,7 @@ impl Client {
     }
 
     /// # Errors
-    /// Every answer but one of success (2xx) is one.
+    /// Any response without a 2xx status is an error.
     pub fn send(&self, request: Request) -> Result<Answer, Failure> {
         let mut response = self.prepared(request).send().map_err(|error| {
             let is_connecting = error.is_connect();
@@ -235,7 +235,7 @@ fn reason(error: reqwest::Error) -> String {
     format!("{kind} ({})", one_line(cause.to_string().as_bytes()))
 }
 
-/// The words of an answer in one line, cut where it is long.
+/// The text of a response on one line, truncated if long.
 pub fn one_line(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(16 << 10)]).into_owned();
     let words: Vec<&str> = text.split_whitespace().collect();

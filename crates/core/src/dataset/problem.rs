@@ -12,7 +12,7 @@ pub enum CheckDepth {
     Voxels,
 }
 
-/// Something that must be mended before the dataset can be used.
+/// A fault that must be fixed before the dataset can be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CaseProblem {
     pub case: String,

@@ -151,7 +151,7 @@ pub(super) fn identified<'a>(formats: &Formats, mut source: Source<'a>) -> Resul
     Ok(OpenVolume { format, source })
 }
 
-/// The format of a file's name; the first if it is of none.
+/// The format that the file name asks for; the first format if none does.
 pub(super) fn to_write(formats: &Formats, path: &Path) -> &'static dyn VolumeFormat {
     let named = |format: &&&dyn VolumeFormat| stem(path, format.endings()).is_some();
     formats.iter().find(named).copied().unwrap_or(formats[0])

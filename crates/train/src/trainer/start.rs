@@ -93,7 +93,7 @@ fn restored(job: &TrainingJob, saved: &Checkpoint) -> Result<Box<dyn Learner>> {
         .restored_learner(network, setup, &saved.optimiser, steps)
 }
 
-/// Makes levels that were frozen learn from the next epoch on, where the recipe says so.
+/// Unfreezes frozen levels from the next epoch on, where the recipe says so.
 pub(super) fn thaw(
     job: &TrainingJob,
     learner: &mut Box<dyn Learner>,

@@ -108,7 +108,7 @@ fn out_of_fold_text(summary: &FitSummary) -> String {
     text
 }
 
-/// A verdict with its reason and what to try, in lines.
+/// The diagnosis as lines: verdict, reason, what to try.
 pub(crate) fn described(diagnosis: &Diagnosis) -> String {
     let Diagnosis {
         network,
