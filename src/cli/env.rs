@@ -1,9 +1,14 @@
 //! Environment variables of the command line.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The environment's variable for `--gpus`.
 pub(super) const GPUS: &str = "CTSEG_GPUS";
+
+/// Where nnU-Net keeps preprocessed cases and the folds of a dataset, by its own variable.
+pub(super) fn nnunet_preprocessed() -> Option<PathBuf> {
+    std::env::var_os("nnUNet_preprocessed").map(PathBuf::from)
+}
 
 /// Stands for the folder of that variable.
 pub(super) const TMPDIR: &str = "$TMPDIR";

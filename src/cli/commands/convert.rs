@@ -5,15 +5,16 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
+use crate::cli::env::nnunet_preprocessed;
 use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
 use crate::cli::settings::Settings;
 use crate::cli::signals::stop_on_signals;
 use ctseg_base::progress::Observer;
 use ctseg_base::{Error, Result};
-use ctseg_core::dataset::{Channels, Dataset};
+use ctseg_core::dataset::{Channels, Dataset, NamedSplit, SPLITS};
 use ctseg_interop::convert::{
-    Asked, Conversion, Converted, Format, Labels, Overlaps, SPLITS, Target, check, convert,
+    Asked, Conversion, Converted, Format, Labels, Overlaps, Target, check, convert,
     has_patients_of_several_cases,
 };
 
@@ -73,7 +74,7 @@ pub fn run(args: ConvertArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let data_root = data_root.or(settings.config.data_root.as_ref());
     let data_root = data_root.map(PathBuf::as_path);
     let (dataset, channels) = Dataset::open_channels(&args.data, data_root, &args.channels)?;
-    let conversion = conversion(&args, &dataset)?;
+    let conversion = conversion(&args, &dataset, observer.as_ref())?;
     let target = match &args.output {
         Some(output) => {
             let asked = Asked {
@@ -113,16 +114,19 @@ pub fn run(args: ConvertArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     })
 }
 
-fn conversion(args: &ConvertArgs, dataset: &Dataset) -> Result<Conversion> {
+fn conversion(
+    args: &ConvertArgs,
+    dataset: &Dataset,
+    observer: &dyn Observer,
+) -> Result<Conversion> {
     let splits = match (args.folds, args.to) {
         (Some(_), Format::Msd) => {
             return Err(Error::usage(
                 "--folds is for --to nnunet; the Medical Segmentation Decathlon's layout has no place for folds",
             ));
         }
-        (Some(k), Format::NnUnet) => dataset.dealt_splits(k, args.seed)?,
-        (None, Format::NnUnet) => dataset.named_splits()?,
-        (None, Format::Msd) => Vec::new(),
+        (Some(k), Format::NnUnet) => dataset.named_splits(k, args.seed)?,
+        (None, format) => source_splits(dataset, format, observer)?,
     };
     Ok(Conversion {
         source: args.data.clone(),
@@ -133,6 +137,38 @@ fn conversion(args: &ConvertArgs, dataset: &Dataset) -> Result<Conversion> {
         splits,
         overwrite: args.overwrite,
     })
+}
+
+/// The folds that the source's own files give, as far as the layout has a place for them.
+fn source_splits(
+    dataset: &Dataset,
+    format: Format,
+    observer: &dyn Observer,
+) -> Result<Vec<NamedSplit>> {
+    let given = dataset.given_splits(nnunet_preprocessed().as_deref())?;
+    let Some((given, notes)) = given else {
+        let published = match format {
+            Format::NnUnet => dataset.published_split()?,
+            Format::Msd => None,
+        };
+        return Ok(published.into_iter().collect());
+    };
+    let file = given.file.display();
+    for note in notes {
+        observer.warn(&note);
+    }
+    match format {
+        Format::NnUnet => {
+            observer.say(&format!("folds: the {} of {file}", given.folds.len()));
+            Ok(given.folds)
+        }
+        Format::Msd => {
+            observer.warn(&format!(
+                "{file}: not converted; the layout of the Medical Segmentation Decathlon has no place for folds"
+            ));
+            Ok(Vec::new())
+        }
+    }
 }
 
 /// What is said at the end.

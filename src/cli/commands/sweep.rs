@@ -9,6 +9,7 @@ use super::fit::{FoldChoice, parse_fold};
 use crate::cli::args::data_cache::StorageArgs;
 use crate::cli::args::time_limit::LimitArgs;
 use crate::cli::args::tracking::MlflowArgs;
+use crate::cli::env::nnunet_preprocessed;
 use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
 use crate::cli::settings::Settings;
@@ -17,8 +18,8 @@ use ctseg_base::atomic_file::write_bytes_atomically;
 use ctseg_base::progress::Observer;
 use ctseg_base::text::table::{score, table};
 use ctseg_base::{Error, Result};
-use ctseg_core::dataset::Dataset;
 use ctseg_core::dataset::generated;
+use ctseg_core::dataset::{Dataset, GivenSplits};
 use ctseg_core::recipe::Recipe;
 use ctseg_core::run::tracker::Tracker;
 use ctseg_report::curves;
@@ -86,20 +87,12 @@ pub fn run(args: SweepArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let stop = stop_on_signals()?;
     args.limit.watch(&stop, &observer)?;
     let storage = args.storage.storage(&settings.config)?;
-    let (folder, sweep_settings) = match &args.resume {
-        Some(folder) => (folder.clone(), SweepSettings::read(folder)?),
-        None => {
-            let begun = begun(&args, settings, observer.as_ref())?;
-            let runs = settings.config.runs_or(args.runs.clone());
-            (begun.begin(&runs)?, begun)
-        }
-    };
+    let (folder, sweep_settings, dataset) = opened(&args, settings, observer.as_ref())?;
     let curves = Curves::default();
     let mlflow = args.mlflow.tracker(settings, &observer)?;
     let mut trackers: Vec<&dyn Tracker> = vec![&curves];
     trackers.extend(mlflow.iter().map(|mlflow| mlflow as &dyn Tracker));
     trackers.extend(settings.observing.tracker());
-    let dataset = Dataset::open_in(&sweep_settings.dataset, sweep_settings.data_root.as_deref())?;
     let job = SweepJob {
         dataset: storage.near(dataset, &stop, observer.as_ref())?,
         case_store: storage.case_store.as_ref(),
@@ -129,6 +122,28 @@ pub fn run(args: SweepArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         true => Outcome::SomeFailed,
         false => Outcome::AllDone,
     })
+}
+
+/// The sweep that goes on or begins, and its dataset with its folds.
+fn opened(
+    args: &SweepArgs,
+    settings: &Settings,
+    observer: &dyn Observer,
+) -> Result<(PathBuf, SweepSettings, Dataset)> {
+    let of = |sweep: &SweepSettings| Dataset::open_in(&sweep.dataset, sweep.data_root.as_deref());
+    if let Some(folder) = &args.resume {
+        let sweep = SweepSettings::read(folder)?;
+        let mut dataset = of(&sweep)?;
+        dataset.splits = GivenSplits::of_run(folder)?;
+        return Ok((folder.clone(), sweep, dataset));
+    }
+    let mut sweep = begun(args, settings, observer)?;
+    let mut dataset = of(&sweep)?;
+    let preprocessed = nnunet_preprocessed();
+    sweep.recipe = dataset.use_given_splits(sweep.recipe, preprocessed.as_deref(), observer)?;
+    let folds = dataset.named_splits(sweep.recipe.folds, sweep.seed)?;
+    let runs = settings.config.runs_or(args.runs.clone());
+    Ok((sweep.begin(&runs, &folds)?, sweep, dataset))
 }
 
 fn begun(args: &SweepArgs, settings: &Settings, observer: &dyn Observer) -> Result<SweepSettings> {

@@ -291,26 +291,91 @@ fn patients_with_several_cases_are_kept_whole_where_folds_are_asked_for() {
         json!(held_out),
         json!([["p1-a", "p1-b"], ["p2-a", "p2-b"], ["p3-a"]])
     );
-    // nnU-Net's own file goes along, with the cases that are there.
-    let chosen = json!([{"train": ["p1-a", "p2-a", "gone"], "val": ["p3-a"]}, {"train": ["gone"], "val": ["p1-a"]}]);
-    fs::write(converted.join("splits_final.json"), chosen.to_string()).unwrap();
+}
+
+#[test]
+fn folds_of_nnunet_go_along_where_they_can_be_meant() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    plain(
+        &at("data"),
+        &["a", "b", "c 1", "d"].map(|name| (name, [1].as_slice())),
+    );
     run(
         folder.path(),
-        &[
-            "convert",
-            "raw/Dataset500_twice",
-            "-o",
-            "raw",
-            "--to",
-            "nnunet",
-            "--id",
-            "501",
-        ],
+        &["convert", "data", "-o", "raw", "--to", "nnunet"],
         0,
     );
+    let converted = at("raw/Dataset500_data");
+    let again = [
+        "raw/Dataset500_data",
+        "-o",
+        "raw",
+        "--to",
+        "nnunet",
+        "--id",
+        "501",
+    ];
+    let splits = |train: &[&str]| {
+        let folds = json!([{"train": train, "val": ["c_1"]}]);
+        fs::write(converted.join("splits_final.json"), folds.to_string()).unwrap();
+    };
+    splits(&["a", "bb"]);
+    let said = refused(folder.path(), &again, 1);
+    assert!(
+        said.contains("fold 0 names case 'bb', which is not in the dataset"),
+        "{said}"
+    );
+    splits(&["a", "c_1"]);
+    let said = refused(folder.path(), &[&again[..], &["--check"]].concat(), 1);
+    assert!(
+        said.contains("case 'c_1' both in train and in val"),
+        "{said}"
+    );
+    assert!(!at("raw/Dataset501_data").exists());
+    splits(&["a", "b"]);
+    let output = run(folder.path(), &[&["convert"], &again[..]].concat(), 0);
+    let said = stderr(&output);
+    assert!(
+        said.contains("splits_final.json")
+            && said.contains("1 training case in no fold")
+            && said.contains(": d"),
+        "{said}"
+    );
     assert_eq!(
-        json_of(&at("raw/Dataset501_twice/splits_final.json")),
-        json!([{"train": ["p1-a", "p2-a"], "val": ["p3-a"]}])
+        json_of(&at("raw/Dataset501_data/splits_final.json")),
+        json!([{"train": ["a", "b"], "val": ["c_1"]}])
+    );
+    // A case that cannot be converted is missing from its fold, and an empty fold is said.
+    fs::write(converted.join("imagesTr/c_1_0000.nii.gz"), b"no").unwrap();
+    let third = [
+        "raw/Dataset500_data",
+        "-o",
+        "raw",
+        "--to",
+        "nnunet",
+        "--id",
+        "502",
+    ];
+    let output = run(folder.path(), &[&["convert"], &third[..]].concat(), 3);
+    assert!(
+        stderr(&output).contains("1 of 1 folds are left out"),
+        "{}",
+        stderr(&output)
+    );
+    let to_msd = [
+        "convert",
+        "raw/Dataset501_data",
+        "-o",
+        "tasks",
+        "--to",
+        "msd",
+    ];
+    let output = run(folder.path(), &to_msd, 0);
+    assert!(
+        stderr(&output).contains("has no place for folds"),
+        "{}",
+        stderr(&output)
     );
 }
 

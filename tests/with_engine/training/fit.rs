@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::common::{SMALL, ctseg, phantoms, run, stderr};
+use ctseg_core::dataset::Dataset;
+use ctseg_core::model::bundle::Bundle;
 use ctseg_core::run::checkpoint::{Checkpoint, CheckpointFolder};
 
 fn fit_arguments<'a>(data: &'a str, epochs: &'a str) -> Vec<&'a str> {
@@ -56,6 +58,43 @@ fn a_killed_run_resumes_within_its_curriculum_and_its_augmentation() {
     ];
     let more: Vec<&str> = more.iter().flat_map(|set| ["--set", set]).collect();
     killed_and_resumed(&more);
+}
+
+#[test]
+fn folds_beside_the_data_are_trained_and_a_resumed_run_keeps_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let descriptor = phantoms(folder.path(), 4, 0);
+    let dataset = Dataset::open(&descriptor).unwrap();
+    let ids: Vec<&str> = dataset.cases.iter().map(|case| case.id.as_str()).collect();
+    let held_out = [&ids[3..], &ids[1..2], &ids[..1]];
+    let fold = |val: &[&str]| {
+        let train: Vec<&&str> = ids[..3].iter().filter(|id| !val.contains(id)).collect();
+        serde_json::json!({"train": train, "val": val})
+    };
+    let file = dataset.root.join("splits_final.json");
+    let folds = serde_json::json!(held_out.map(fold));
+    std::fs::write(&file, folds.to_string()).unwrap();
+    let mut arguments = fit_arguments(descriptor.to_str().unwrap(), "1");
+    arguments.push("--no-out-of-fold");
+    let said = stderr(&run(folder.path(), &arguments, 0));
+    assert!(
+        said.contains("folds: the 3 of") && said.contains("instead of the recipe's 2"),
+        "{said}"
+    );
+    let assert_held_out = || {
+        let bundle = Bundle::open(&folder.path().join("model")).unwrap();
+        let stage = bundle.stage(1).unwrap();
+        let found: Vec<&[String]> = stage.folds.iter().map(|fold| &fold.held_out[..]).collect();
+        assert_eq!(found, held_out);
+        assert_eq!(stage.recipe.folds, 3);
+    };
+    assert_held_out();
+    std::fs::write(&file, "[]").unwrap();
+    let run_folder = only_run(folder.path());
+    std::fs::remove_dir_all(folder.path().join("model")).unwrap();
+    let resume = ["fit", "--resume", run_folder.to_str().unwrap()];
+    run(folder.path(), &resume, 0);
+    assert_held_out();
 }
 
 /// Two runs of one seed, and one that is killed in between.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::Copies;
+use super::{Copies, GivenSplits};
 use ctseg_image::space::LabelMap;
 
 /// A structure to be segmented and its value in the label maps; 0 is always background.
@@ -79,6 +79,8 @@ pub struct Dataset {
     pub test: Vec<String>,
     /// Label files that belong to no image; [`Dataset::check`] reports them as problems.
     pub unpaired_labels: Vec<PathBuf>,
+    /// Folds that are given, in place of those that [`Dataset::split`] deals out.
+    pub splits: Option<GivenSplits>,
     /// What is read instead of the files of `cases`.
     pub copies: Copies,
 }

@@ -94,6 +94,7 @@ pub(super) fn open(path: &Path, data_root: Option<&Path>) -> Result<Dataset> {
         cases: found.cases,
         test: descriptor.test,
         unpaired_labels: found.unpaired,
+        splits: None,
         copies: Copies::default(),
     };
     super::discovered::finished(dataset, path)

@@ -43,6 +43,7 @@ pub(super) fn of_folder(root: &Path, layout: Layout, found: Found) -> Dataset {
         cases: found.cases,
         test: Vec::new(),
         unpaired_labels: found.unpaired,
+        splits: None,
         copies: Copies::default(),
     }
 }

@@ -19,8 +19,12 @@ pub struct Split {
 }
 
 impl Dataset {
-    /// Training and validation cases (indices into `cases`) of one of `k` folds; see [`folds`].
+    /// Training and validation cases (indices into `cases`) of one of `k` folds: of those that are given
+    /// ([`Dataset::splits`]), or else of those that [`folds`] deals out.
     pub fn split(&self, k: usize, fold: usize, seed: u64) -> Result<Split> {
+        if let Some(given) = &self.splits {
+            return self.given_split(given, fold);
+        }
         let candidates = self.training_cases();
         let patients: Vec<_> = candidates
             .iter()

@@ -36,5 +36,5 @@ pub use grid_check::{GRID_TOLERANCE_MM, grid_difference};
 pub use integrity::CheckReport;
 pub use load::LoadedCase;
 pub use problem::{CaseNote, CaseProblem, CheckDepth};
-pub use splits::NamedSplit;
+pub use splits::{GivenSplits, NamedSplit, SPLITS};
 pub use structures::count_values;

@@ -201,7 +201,7 @@ mod tests {
     fn mistakes_are_named_in_one_line() {
         refused(&[
             ("training.bach_size=3", "bach_size"),
-            ("folds=1", "folds"),
+            ("folds=0", "folds"),
             ("network.kind=resnet", "resnet"),
             ("windows_hu=[[5, 5]]", "windows_hu"),
             ("normalisation={kind='ct', mean_hu=50}", "sd_hu"),

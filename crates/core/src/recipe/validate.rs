@@ -34,8 +34,8 @@ impl Recipe {
                 "spacing_mm must be three positive numbers",
             ),
             (
-                self.folds >= 2,
-                "folds must be 2 or more (one part is held out for validation)",
+                self.folds >= 1,
+                "folds must be 1 or more (1 holds out a fifth of the patients)",
             ),
             (
                 self.trained_folds().iter().all(|fold| *fold < self.folds)

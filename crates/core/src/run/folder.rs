@@ -1,4 +1,4 @@
-//! The folder of one training run: recipe, metrics, log, checkpoints.
+//! The folder of one training run: recipe, folds, metrics, log, checkpoints.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::checkpoint::CheckpointFolder;
 use super::history::{self, EpochLine};
 use super::tracker::{EpochRecord, RunIdentity, Tracker};
+use crate::dataset::{GivenSplits, NamedSplit};
 use crate::recipe::Recipe;
 use ctseg_base::atomic_file::write_bytes_atomically;
 use ctseg_base::{Error, Result};
@@ -45,18 +46,35 @@ pub struct RunFolder {
 
 impl RunFolder {
     /// A new folder under `runs`, named by the time and by network, loss, optimiser and patch size.
-    pub fn create(runs: &Path, recipe: &Recipe, settings: &RunSettings) -> Result<Self> {
+    pub fn create(
+        runs: &Path,
+        recipe: &Recipe,
+        settings: &RunSettings,
+        folds: &[NamedSplit],
+    ) -> Result<Self> {
         let path = new_folder(runs, &format!("{}_{}", recipe.name, run_name(recipe)))?;
-        Self::begin(path, recipe, settings)
+        Self::begin(path, recipe, settings, folds)
     }
 
     /// The run in the folder at `path`, which is made where there is none.
-    pub fn create_at(path: &Path, recipe: &Recipe, settings: &RunSettings) -> Result<Self> {
+    pub fn create_at(
+        path: &Path,
+        recipe: &Recipe,
+        settings: &RunSettings,
+        folds: &[NamedSplit],
+    ) -> Result<Self> {
         std::fs::create_dir_all(path).map_err(Error::io(path, "create the folder"))?;
-        Self::begin(path.to_path_buf(), recipe, settings)
+        Self::begin(path.to_path_buf(), recipe, settings, folds)
     }
 
-    fn begin(path: PathBuf, recipe: &Recipe, settings: &RunSettings) -> Result<Self> {
+    fn begin(
+        path: PathBuf,
+        recipe: &Recipe,
+        settings: &RunSettings,
+        folds: &[NamedSplit],
+    ) -> Result<Self> {
+        // Before the settings: a run that can be resumed has its folds.
+        GivenSplits::store(&path, folds)?;
         write_bytes_atomically(&path.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
         let text = toml::to_string(settings)
             .map_err(|error| Error::file(&path, format!("cannot write the settings: {error}")))?;

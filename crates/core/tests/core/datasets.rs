@@ -19,6 +19,7 @@ mod checking;
 mod descriptors;
 mod layouts;
 mod shipped;
+mod splits;
 
 const SHAPE: [usize; 3] = [4, 3, 2];
 

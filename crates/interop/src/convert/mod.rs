@@ -27,7 +27,7 @@ use ctseg_base::failures::write_failures;
 use ctseg_base::memory_semaphore::Gate;
 use ctseg_base::progress::Observer;
 use ctseg_base::{Error, Result};
-use ctseg_core::dataset::{Channels, Dataset, LabelSource};
+use ctseg_core::dataset::{Channels, Dataset, LabelSource, SPLITS};
 
 use case::Checks;
 use description::Description;
@@ -35,9 +35,6 @@ use files::Planned;
 use folder::Settings;
 use journal::{Journal, Record};
 use run::{Ended, Work};
-
-/// nnU-Net's folds.
-pub const SPLITS: &str = "splits_final.json";
 
 const DESCRIPTION: &str = "dataset.json";
 const FAILURES: &str = "failures.jsonl";
@@ -137,7 +134,14 @@ pub fn convert(
     };
     let had_folds = folder.join(SPLITS).exists();
     let folds = finished(folder, &known, &description, conversion, &ended)?;
-    if had_folds && folds == 0 {
+    if folds < conversion.splits.len() {
+        observer.warn(&format!(
+            "{} of {} folds are left out: all cases of a side failed",
+            conversion.splits.len() - folds,
+            conversion.splits.len()
+        ));
+    }
+    if had_folds && conversion.splits.is_empty() {
         observer.warn(&format!(
             "{}: removed; this run was asked for no folds",
             folder.join(SPLITS).display()

@@ -23,12 +23,13 @@ pub(super) fn wishes(job: &FitJob) -> Result<String> {
         .map(|case| case.id.as_str())
         .collect();
     Ok(format!(
-        "{}\nseed {}, {}, {}, {:?}, {cases:?}",
+        "{}\nseed {}, {}, {}, {:?}, {cases:?}, {:?}",
         job.recipe.to_toml()?,
         job.seed,
         job.compute.precision,
         job.compute.choice.is_libtorch(),
         job.max_time,
+        job.dataset.splits.as_ref().map(|given| &given.folds),
     ))
 }
 
@@ -60,6 +61,7 @@ pub(super) fn begun_from(job: &FitJob, from: &Option<PathBuf>) -> Result<Option<
 
 /// The run's folder, and what it began with.
 fn open_run(job: &FitJob) -> Result<(RunFolder, RunSettings)> {
+    let folds = || job.dataset.named_splits(job.recipe.folds, job.seed);
     // Absolute, so that the run can be resumed from any folder.
     let absolute = |path: &Path| std::path::absolute(path).map_err(Error::io(path, "find"));
     let settings = RunSettings {
@@ -77,7 +79,7 @@ fn open_run(job: &FitJob) -> Result<(RunFolder, RunSettings)> {
             let (run, _, began) = RunFolder::resume(trial.folder)?;
             return Ok((run, began));
         }
-        let run = RunFolder::create_at(trial.folder, &job.recipe, &settings)?;
+        let run = RunFolder::create_at(trial.folder, &job.recipe, &settings, &folds()?)?;
         return Ok((run, settings));
     }
     match &job.resume {
@@ -86,7 +88,7 @@ fn open_run(job: &FitJob) -> Result<(RunFolder, RunSettings)> {
             Ok((run, began))
         }
         None => {
-            let run = RunFolder::create(&job.runs, &job.recipe, &settings)?;
+            let run = RunFolder::create(&job.runs, &job.recipe, &settings, &folds()?)?;
             Ok((run, settings))
         }
     }

@@ -9,7 +9,7 @@ use super::table::TrialRow;
 use crate::data::preprocessed_cache::CaseStore;
 use ctseg_base::atomic_file::write_bytes_atomically;
 use ctseg_base::{Error, Result};
-use ctseg_core::dataset::Dataset;
+use ctseg_core::dataset::{Dataset, GivenSplits, NamedSplit};
 use ctseg_core::recipe::{Recipe, one_line};
 use ctseg_core::run::folder::new_folder;
 use ctseg_core::run::tracker::Tracker;
@@ -63,13 +63,14 @@ pub(super) struct Candidate {
 }
 
 impl SweepSettings {
-    /// A new folder for the sweep below `runs`, with these settings in it.
+    /// A new folder for the sweep below `runs`, with these settings and `folds` in it.
     ///
     /// # Errors
     /// Settings that cannot work, and whatever the file system refuses.
-    pub fn begin(&self, runs: &Path) -> Result<PathBuf> {
+    pub fn begin(&self, runs: &Path, folds: &[NamedSplit]) -> Result<PathBuf> {
         self.candidates()?;
         let folder = new_folder(runs, &format!("sweep-{}", self.recipe.name))?;
+        GivenSplits::store(&folder, folds)?;
         let path = folder.join(FILE);
         let text = toml::to_string(self)
             .map_err(|error| Error::file(&path, format!("cannot write the settings: {error}")))?;

@@ -15,7 +15,7 @@ use crate::cli::args::data_cache::StorageArgs;
 use crate::cli::args::duration::parse_duration;
 use crate::cli::args::time_limit::LimitArgs;
 use crate::cli::args::tracking::MlflowArgs;
-use crate::cli::env::GPUS;
+use crate::cli::env::{GPUS, nnunet_preprocessed};
 use crate::cli::outcome::Outcome;
 use crate::cli::settings::Settings;
 use crate::cli::signals::stop_on_signals;
@@ -23,9 +23,9 @@ use crate::cli::{distributed, launch_gpus};
 use ctseg_base::Error;
 use ctseg_base::limits::threads;
 use ctseg_base::progress::{Observer, Silent};
-use ctseg_core::dataset::Dataset;
 use ctseg_core::dataset::generated;
 use ctseg_core::dataset::laterality::mirrored_where_possible;
+use ctseg_core::dataset::{Dataset, GivenSplits};
 use ctseg_core::recipe::Recipe;
 use ctseg_core::run::folder::RunFolder;
 use ctseg_core::run::tracker::Tracker;
@@ -173,7 +173,7 @@ fn trained(
     let loader_threads = threads::loader_threads(args.loader_threads)?;
     let storage = args.storage.storage(&settings.config)?;
     let inputs = inputs(&args, settings, team, observer.as_ref())?;
-    let dataset = Dataset::open_in(&inputs.data, inputs.data_root.as_deref())?;
+    let mut dataset = Dataset::open_in(&inputs.data, inputs.data_root.as_deref())?;
     // Up to here there is nothing to be kept, and a signal ends the process by itself.
     let stop = stop_on_signals()?;
     args.limit.watch(&stop, &observer)?;
@@ -181,7 +181,8 @@ fn trained(
         true => observer.as_ref(),
         false => &Silent,
     };
-    let recipe = mirrored_where_possible(inputs.recipe, &dataset.structures, says);
+    let recipe = with_folds(&args, inputs.recipe, &mut dataset, says)?;
+    let recipe = mirrored_where_possible(recipe, &dataset.structures, says);
     let dataset = match team.leads() {
         true => storage.near(dataset, &stop, says)?,
         false => storage.near(dataset, &stop, &Along::of(team, observer.as_ref()))?,
@@ -263,6 +264,21 @@ fn inputs(
         model: settings.config.model_or(args.model.clone()),
         seed: args.seed,
     })
+}
+
+/// Gives the dataset the folds that are trained, and the recipe their number: those of the run that goes on, whatever
+/// the dataset's file says by now, or those of that file, if there is one.
+fn with_folds(
+    args: &FitArgs,
+    recipe: Recipe,
+    dataset: &mut Dataset,
+    observer: &dyn Observer,
+) -> Result<Recipe, Error> {
+    if let Some(run) = &args.resume {
+        dataset.splits = GivenSplits::of_run(run)?;
+        return Ok(recipe);
+    }
+    dataset.use_given_splits(recipe, nnunet_preprocessed().as_deref(), observer)
 }
 
 pub(super) fn recipe(args: &FitArgs) -> anyhow::Result<Recipe> {

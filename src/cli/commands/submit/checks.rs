@@ -99,15 +99,19 @@ pub fn dataset(path: &Path, root: Option<&Path>) -> Result<Dataset> {
 }
 
 /// What a training reads and writes, as flags, environment and settings file name it.
-pub fn fit(args: &FitArgs, config: &Config) -> Result<()> {
+///
+/// Returns the dataset, where one is named.
+pub fn fit(args: &FitArgs, config: &Config) -> Result<Option<Dataset>> {
+    let mut opened = None;
     if let Some(data) = args.data.as_ref().or(config.data.as_ref()) {
         let root = args.data_root.as_ref().or(config.data_root.as_ref());
-        dataset(data, root.map(PathBuf::as_path))?;
+        opened = Some(dataset(data, root.map(PathBuf::as_path))?);
     }
     if let Some(from) = &args.from {
         model(from)?;
     }
     let target_of = |path: &PathBuf| target(ctseg_base::atomic_file::parent_of(path));
     target_of(&config.model_or(args.model.clone()))?;
-    target_of(&config.runs_or(args.runs.clone()))
+    target_of(&config.runs_or(args.runs.clone()))?;
+    Ok(opened)
 }

@@ -11,9 +11,10 @@ use super::plan::TaskArgs;
 use super::plan::{JobArgs, Plan, Step};
 use crate::cli::commands::fit::{FitArgs, recipe};
 use crate::cli::commands::predict::PredictArgs;
-use crate::cli::env::GPUS;
+use crate::cli::env::{GPUS, nnunet_preprocessed};
 use crate::cli::settings::Settings;
 use crate::slurm::script::{Job, Work};
+use ctseg_base::progress::Silent;
 use ctseg_base::{Error, Result};
 
 #[derive(Args)]
@@ -164,10 +165,13 @@ impl FitFoldsJob {
         let passed = line.arguments("fit-folds", &["runs", "stage", "model"]);
         let stage = fit.stage.clone().unwrap_or_else(|| "2".to_owned());
         line.understood("fit", &["--stage", &stage], &passed)?;
-        let recipe = recipe(fit).map_err(|error| Error::usage(error.to_string()))?;
+        let mut recipe = recipe(fit).map_err(|error| Error::usage(error.to_string()))?;
         let model = settings.config.model_or(fit.model.clone());
         if !self.job.dry_run {
-            checks::fit(fit, &settings.config)?;
+            if let Some(mut dataset) = checks::fit(fit, &settings.config)? {
+                let preprocessed = nnunet_preprocessed();
+                recipe = dataset.use_given_splits(recipe, preprocessed.as_deref(), &Silent)?;
+            }
             checks::model(&model)?;
         }
         let mut options = self.job.options(Work::FitFolds)?;

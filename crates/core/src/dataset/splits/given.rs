@@ -1,0 +1,67 @@
+//! Folds as a file gives them.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use ctseg_base::atomic_file::write_bytes_atomically;
+use ctseg_base::{Error, Result};
+
+/// nnU-Net's folds, in the dataset's folder or in that of its preprocessed cases.
+pub const SPLITS: &str = "splits_final.json";
+
+/// The folds of a run or sweep, in its folder and in nnU-Net's format.
+const OWN_SPLITS: &str = "splits.json";
+
+const REMEDY: &str = "correct the file, or remove it to have the cases split by ctseg";
+
+/// One fold by the ids of its cases, as in nnU-Net's `splits_final.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedSplit {
+    pub train: Vec<String>,
+    #[serde(rename = "val")]
+    pub validation: Vec<String>,
+}
+
+/// Folds and the file that gives them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GivenSplits {
+    pub file: PathBuf,
+    pub folds: Vec<NamedSplit>,
+}
+
+impl GivenSplits {
+    /// The folds of the run or sweep in `folder`; none where it was begun by a version that did not store them.
+    ///
+    /// # Errors
+    /// A file that cannot be read as what it should be.
+    pub fn of_run(folder: &Path) -> Result<Option<Self>> {
+        let file = folder.join(OWN_SPLITS);
+        file.is_file().then(|| Self::read(file)).transpose()
+    }
+
+    /// Stores the folds of a run or sweep in its folder.
+    pub fn store(folder: &Path, folds: &[NamedSplit]) -> Result<()> {
+        let file = folder.join(OWN_SPLITS);
+        let text = serde_json::to_string(folds)
+            .map_err(|error| Error::file(&file, format!("cannot store the folds: {error}")))?;
+        write_bytes_atomically(&file, (text + "\n").as_bytes())
+    }
+
+    pub(super) fn read(file: PathBuf) -> Result<Self> {
+        let text = std::fs::read_to_string(&file).map_err(Error::io(&file, "read"))?;
+        let folds = serde_json::from_str(text.trim_start_matches('\u{feff}')).map_err(|error| {
+            Error::file(
+                &file,
+                format!(
+                    "not nnU-Net's splits ({error}); expected [{{\"train\": [ids], \"val\": [ids]}}, …]: {REMEDY}"
+                ),
+            )
+        })?;
+        Ok(Self { file, folds })
+    }
+
+    pub(super) fn error(&self, problem: &str) -> Error {
+        Error::file(&self.file, format!("{problem}; {REMEDY}"))
+    }
+}
