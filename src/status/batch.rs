@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::state::{Cases, Claim, EXPIRY, Kind, Standing, Status, age, standing, text_of};
 use ctseg_base::process::owner::{Alive, Worker};
+use ctseg_base::text::os_text;
 use ctseg_base::{Error, Result};
 use ctseg_core::outputs::inputs::PredictCase;
 use ctseg_predict::CaseState;
@@ -34,6 +35,7 @@ struct Manifest {
 
 #[derive(Deserialize)]
 struct ClaimsAt {
+    #[serde(with = "os_text::path")]
     folder: PathBuf,
     expiry_seconds: f64,
     way: String,
@@ -41,7 +43,9 @@ struct ClaimsAt {
 
 #[derive(Deserialize)]
 struct Case {
+    /// As text: it is only shown.
     input: PathBuf,
+    #[serde(with = "os_text::path")]
     output: PathBuf,
     #[serde(flatten)]
     state: CaseState,
@@ -204,10 +208,7 @@ impl Part {
         };
         let name = output_name(
             folder,
-            &PredictCase {
-                input: case.input.clone(),
-                output: case.output.clone(),
-            },
+            &PredictCase::new(case.input.clone(), case.output.clone()),
         );
         if let Some(settled) = survey.settled(&name) {
             return (settled, None);

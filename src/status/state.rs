@@ -61,6 +61,7 @@ pub struct Cases {
 /// A case that a process is at work on.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Claim {
+    #[serde(serialize_with = "as_shown")]
     pub output: PathBuf,
     /// The process, as the folder of claims names it.
     pub process: String,

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 mod bad;
 mod channels;
 mod folders;
+mod folds;
 mod real;
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/check_convert.py");
@@ -150,4 +151,17 @@ fn compare(pairs: &[(&str, Vec<PathBuf>, Vec<PathBuf>, Value)]) {
     assert!(output.status.success(), "{}", stderr(&output));
     let said = String::from_utf8_lossy(&output.stdout);
     assert_eq!(said.trim(), format!("{} pairs", pairs.len()));
+}
+/// What is said where a conversion ends with one error.
+fn refused(folder: &Path, arguments: &[&str], code: i32) -> String {
+    let output = run(folder, &[&["convert"], arguments].concat(), code);
+    let said = stderr(&output);
+    assert_eq!(
+        said.lines()
+            .filter(|line| line.starts_with("error"))
+            .count(),
+        1,
+        "{said}"
+    );
+    said
 }

@@ -7,6 +7,8 @@ use ctseg_image::nifti::{NiftiHeader, write_labels};
 use ctseg_image::space::{Grid, LabelMap};
 use serde_json::Value;
 
+mod names;
+
 /// A map of 4 × 1 × 1 voxels of 2 × 5 × 10 mm (0.1 mL).
 fn write(path: &Path, labels: [u16; 4]) {
     let grid = Grid::with_spacing([4, 1, 1], [2.0, 5.0, 10.0]);

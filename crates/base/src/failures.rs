@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::atomic_file::write_bytes_atomically;
+use crate::text::os_text;
 use crate::{Error, Result};
 
 /// A case that failed, as a line of `failures.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Failure {
+    #[serde(with = "os_text::path")]
     pub input: PathBuf,
     pub reason: String,
 }

@@ -11,8 +11,8 @@ use ctseg_base::memory_semaphore::Gate;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::reference::Reference;
 use ctseg_core::model::identity::ModelUsed;
+use ctseg_core::outputs::predicted::{predicted_voxels, read_predicted, read_predicted_runs};
 use ctseg_core::outputs::sidecar::read_sidecar;
-use ctseg_image::formats::{read_header, read_label_map, read_label_runs};
 use ctseg_image::labels::bounding_box::Extent;
 use ctseg_image::labels::components::Connectivity;
 use ctseg_image::labels::run_length_labels::{LabelRuns, run_overlaps};
@@ -127,15 +127,15 @@ fn both(
     };
     if reference.ignore().is_none() && reference.path_of(case).is_some() {
         let (truth, prediction) =
-            rayon::join(|| reference.load_runs(case), || read_label_runs(path));
-        let (truth, (_, prediction)) = (truth?.ok_or_else(none)?, prediction?);
+            rayon::join(|| reference.load_runs(case), || read_predicted_runs(path));
+        let (truth, prediction) = (truth?.ok_or_else(none)?, prediction?);
         check_grids(path, &prediction.grid, &truth.grid)?;
         return Ok((prediction, truth, 0));
     }
-    let voxels = read_header(path).map_or(0, |header| header.grid.voxels());
+    let voxels = predicted_voxels(path);
     let _admitted = limits.reading.admit(READING_BYTES * voxels as u64);
     let mut truth = reference.load(case)?.ok_or_else(none)?;
-    let (_, mut prediction) = read_label_map(path)?;
+    let mut prediction = read_predicted(path)?;
     check_grids(path, &prediction.grid, &truth.grid)?;
     let ignored = forget_ignored(&mut prediction, &mut truth, reference.ignore());
     Ok((

@@ -100,7 +100,16 @@ fn all_compared(
             && let Some(index) = Some(next.fetch_add(1, Ordering::Relaxed))
             && let Some((case, path)) = predictions.get(index)
         {
-            let compared = guarded(|| compare(case, path, reference, structures, &limits));
+            let compared = match twin(predictions, index) {
+                Some(twin) => Err(Error::file(
+                    path,
+                    format!(
+                        "case '{case}' has another label map, {}; keep one of the two",
+                        twin.display()
+                    ),
+                )),
+                None => guarded(|| compare(case, path, reference, structures, &limits)),
+            };
             task.advance(1);
             if let Ok(mut done) = done.lock() {
                 done.push((index, compared));
@@ -117,6 +126,15 @@ fn all_compared(
     let mut done = done.into_inner().unwrap_or_default();
     done.sort_by_key(|(index, _)| *index);
     done.into_iter().map(|(_, compared)| compared).collect()
+}
+
+/// Another label map of the same case; those of one case lie side by side.
+fn twin(predictions: &[(String, PathBuf)], index: usize) -> Option<&Path> {
+    let (case, _) = predictions.get(index)?;
+    let beside = [index.checked_sub(1), index.checked_add(1)].into_iter();
+    let mut beside = beside.flatten().filter_map(|other| predictions.get(other));
+    let twin = beside.find(|(other, _)| other == case);
+    twin.map(|(_, path)| path.as_path())
 }
 
 fn collected(

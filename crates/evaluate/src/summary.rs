@@ -1,11 +1,14 @@
 //! What an evaluation says in all, as `summary.json`.
 
+use std::path::PathBuf;
+
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
 use crate::Evaluation;
 use crate::case_scores::CaseScores;
 use crate::scores::{Better, METRICS, Metric, named};
+use ctseg_base::text::os_text::to_text;
 use ctseg_image::metrics::overlap::Summary;
 use ctseg_image::metrics::summary::{Aggregate, bootstrap_ci95};
 
@@ -100,12 +103,13 @@ impl Evaluation {
         let per_structure: Map<String, Value> = names.zip(structures).collect();
         let mean_of =
             |score: fn(&CaseScores) -> Option<f64>| Summary::of(self.cases.iter().map(score)).mean;
+        let absolute = |path: Option<&PathBuf>| Some(to_text(std::path::absolute(path?).ok()?));
         let compared = self.cases.iter().map(|case| {
             json!({
                 "case": case.case,
-                "prediction": std::path::absolute(&case.prediction).ok(),
-                "reference": case.reference.as_ref().and_then(|path| std::path::absolute(path).ok()),
-                "image": case.image.as_ref().and_then(|path| std::path::absolute(path).ok()),
+                "prediction": absolute(Some(&case.prediction)),
+                "reference": absolute(case.reference.as_ref()),
+                "image": absolute(case.image.as_ref()),
             })
         });
         json!({

@@ -119,6 +119,9 @@ impl Batch<'_> {
     /// and model.
     pub(super) fn read<'r>(&self, index: usize, memory: &'r Gate) -> Result<Option<Input<'r>>> {
         let case = &self.cases[index];
+        if let Some(refused) = &case.refused {
+            return Err(Error::file(&case.input, refused));
+        }
         let hashing = Instant::now();
         let sha256 = file_sha256(&case.input)?;
         if !self.job.overwrite && self.is_done(case, &sha256) {

@@ -1,7 +1,7 @@
 //! A prediction job and its summary.
 
-use std::collections::HashSet;
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use crate::claims::Claiming;
@@ -115,19 +115,28 @@ impl PredictJob<'_> {
         predictors.collect()
     }
 
-    /// A case may be called as another one's statistics are.
-    pub(super) fn refuse_shared_names(&self, cases: &[PredictCase]) -> Result<()> {
+    /// Refuses cases that are called as another one's statistics are, and those others.
+    pub(super) fn refuse_shared_names(&self, cases: &mut [PredictCase]) {
         if self.outputs.statistics_json.is_none() {
-            return Ok(());
+            return;
         }
-        let tables: HashSet<PathBuf> = cases.iter().map(|c| statistics_path(&c.output)).collect();
-        let mut cases = cases.iter();
-        match cases.find(|case| tables.contains(&sidecar_path(&case.output))) {
-            Some(case) => Err(Error::file(
-                &case.input,
-                "what is known of its label map would have the same name as another case's statistics: predict them into two folders",
-            )),
-            None => Ok(()),
+        let by = |file: fn(&Path) -> PathBuf| -> HashMap<PathBuf, PathBuf> {
+            let cases = self.cases.iter();
+            cases
+                .map(|case| (file(&case.output), case.input.clone()))
+                .collect()
+        };
+        let (tables, sidecars) = (by(statistics_path), by(sidecar_path));
+        for case in cases {
+            let other = tables
+                .get(&sidecar_path(&case.output))
+                .or_else(|| sidecars.get(&statistics_path(&case.output)));
+            if let (Some(other), None) = (other, &case.refused) {
+                case.refused = Some(format!(
+                    "its sidecar or statistics would have the same name as those of {}; predict them into two folders",
+                    other.display()
+                ));
+            }
         }
     }
 }

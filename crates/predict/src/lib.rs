@@ -50,11 +50,11 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
             "--max-ram counts the memory of one device; name one with --device",
         ));
     }
-    let cases = job.own_cases();
+    let mut cases = job.own_cases();
     // Found out before hours of work, not after.
     let folders = preflight::output_folders(&job.folder, &cases)?;
     preflight::clean(&folders, observer)?;
-    job.refuse_shared_names(&cases)?;
+    job.refuse_shared_names(&mut cases);
     let mut models = Models::open(&job.models)?;
     job.refuse_parts(&models)?;
     let structures = models.structures()?;

@@ -10,6 +10,7 @@ use crate::job::PredictJob;
 use ctseg_base::atomic_file::write_bytes_atomically;
 use ctseg_base::failures::{Failure, write_failures};
 use ctseg_base::process::owner::Worker;
+use ctseg_base::text::os_text;
 use ctseg_base::{Error, Result};
 use ctseg_core::model::identity::ModelUsed;
 use ctseg_core::outputs::inputs::PredictCase;
@@ -64,6 +65,7 @@ pub(super) struct Manifest<'a> {
     /// When the batch began, RFC 3339 in UTC.
     pub(super) begun: &'a str,
     /// The folder that the label maps go to.
+    #[serde(with = "os_text::path")]
     pub(super) folder: &'a Path,
     /// Where the processes that share the cases meet.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -86,6 +88,7 @@ pub(super) struct Manifest<'a> {
 /// What somebody who looks on needs to read the processes' folder.
 #[derive(Serialize)]
 pub(super) struct ClaimsAt<'a> {
+    #[serde(with = "os_text::path")]
     folder: PathBuf,
     expiry_seconds: f64,
     way: &'a str,
@@ -105,7 +108,9 @@ impl<'a> ClaimsAt<'a> {
 /// A case in [`Manifest`].
 #[derive(Serialize)]
 pub(super) struct ManifestCase<'a> {
+    #[serde(with = "os_text::path")]
     pub(super) input: &'a Path,
+    #[serde(with = "os_text::path")]
     pub(super) output: &'a Path,
     #[serde(flatten)]
     pub(super) state: &'a CaseState,

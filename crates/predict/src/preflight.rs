@@ -11,7 +11,7 @@ use ctseg_core::inference::stage::check_extent;
 use ctseg_core::outputs::inputs::PredictCase;
 use ctseg_core::outputs::probabilities::ProbabilityKind;
 use ctseg_core::outputs::sidecar::sidecar_path;
-use ctseg_image::formats::{case_name, read_header};
+use ctseg_image::formats::{case_file, read_header};
 
 /// A sidecar, and what the file system adds to each file.
 const BESIDE_BYTES: u64 = 32 << 10;
@@ -31,11 +31,8 @@ pub(super) fn output_folders(folder: &Path, cases: &[PredictCase]) -> Result<Vec
         drop(temporary_file(folder)?);
     }
     // Where a case has a folder of its own beside its label map.
-    let own = cases.iter().filter_map(|case| {
-        let own = parent_of(&case.output).join(case_name(&case.output)?);
-        own.is_dir().then_some(own)
-    });
-    let own: Vec<PathBuf> = own.collect();
+    let own = cases.iter().map(|case| case_file(&case.output, ""));
+    let own: Vec<PathBuf> = own.filter(|own| own.is_dir()).collect();
     folders.extend(own);
     Ok(folders.into_iter().collect())
 }
@@ -161,10 +158,7 @@ mod tests {
         let input = folder.join(format!("{bytes}.nii"));
         let file = std::fs::File::create(&input).unwrap();
         file.set_len(bytes).unwrap(); // a file with a hole takes no space
-        PredictCase {
-            input,
-            output: folder.join(output),
-        }
+        PredictCase::new(input, folder.join(output))
     }
 
     const MAPS: Results = Results {
@@ -182,10 +176,7 @@ mod tests {
             let input = folder.path().join(name);
             let data = ndarray::Array3::zeros(grid.shape_zyx());
             write_volume(&input, &Volume { grid, data }, VoxelType::I16).unwrap();
-            PredictCase {
-                output: input.with_extension("nii.gz"),
-                input,
-            }
+            PredictCase::new(input.clone(), input.with_extension("nii.gz"))
         });
         let hostile = case(folder.path(), 1 << 20, "hostile.nii.gz");
         let cases = [&cases[0], &hostile, &cases[1]];

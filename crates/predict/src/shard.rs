@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 
+use ctseg_base::text::os_text::to_text;
 use ctseg_base::{Error, Result};
 use ctseg_core::outputs::inputs::PredictCase;
 
@@ -58,7 +59,7 @@ impl Shard {
 /// The label map's path below `folder`, with `/` between folders.
 pub fn output_name(folder: &Path, case: &PredictCase) -> String {
     let below = case.output.strip_prefix(folder).unwrap_or(&case.output);
-    let parts = below.iter().map(|part| part.to_string_lossy());
+    let parts = below.iter().map(to_text);
     parts.collect::<Vec<_>>().join("/")
 }
 
@@ -67,10 +68,7 @@ mod tests {
     use super::*;
 
     fn case(name: &str) -> PredictCase {
-        PredictCase {
-            input: Path::new("in").join(name),
-            output: Path::new("out").join(name),
-        }
+        PredictCase::new(Path::new("in").join(name), Path::new("out").join(name))
     }
 
     #[test]

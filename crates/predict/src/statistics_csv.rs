@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use ctseg_base::atomic_file::write_bytes_atomically;
+use ctseg_base::text::os_text::to_text;
 use ctseg_base::{Error, Result};
 use ctseg_core::outputs::sidecar::Sidecar;
 
@@ -87,14 +88,14 @@ fn rows(case: &Path, sidecar: &Sidecar) -> Vec<Vec<String>> {
     let cell = |value: Option<f64>, digits: usize| {
         value.map(|v| format!("{v:.digits$}")).unwrap_or_default()
     };
-    let case = case.to_string_lossy();
+    let case = to_text(case);
     structures
         .into_iter()
         .filter_map(|(name, label)| {
             let found = sidecar.statistics.get(name)?;
             let place = |axis: usize| cell(found.centroid_mm.map(|place| place[axis]), 2);
             Some(vec![
-                case.clone().into_owned(),
+                case.clone(),
                 name.clone(),
                 label.to_string(),
                 found.voxels.to_string(),

@@ -11,7 +11,7 @@ use ctseg_base::cancel::{guarded, unless_stopped};
 use ctseg_base::hash::file_sha256;
 use ctseg_base::progress::Observer;
 use ctseg_base::{Error, Result};
-use ctseg_core::dataset::reference::Reference;
+use ctseg_core::dataset::reference::{Depth, Reference, label_maps};
 use ctseg_core::dataset::{Dataset, Structure};
 use ctseg_core::inference::cascade::CascadeReport;
 use ctseg_core::inference::coarse_result::StageOneResult;
@@ -273,9 +273,10 @@ fn compared(
 
 /// Removes label maps of cases that are not among `maps`, such as those of a dataset that has changed since.
 fn remove_strangers(folder: &Path, maps: &[(usize, PathBuf)]) -> Result<()> {
-    for (_, path) in ctseg_core::dataset::reference::label_maps(folder)? {
-        if maps.iter().all(|(_, own)| *own != path) {
-            std::fs::remove_file(&path).map_err(Error::io(&path, "remove"))?;
+    for found in label_maps(folder, Depth::Folder)? {
+        let is_own = maps.iter().any(|(_, own)| *own == found.path);
+        if !is_own && found.path.exists() {
+            std::fs::remove_file(&found.path).map_err(Error::io(&found.path, "remove"))?;
         }
     }
     Ok(())

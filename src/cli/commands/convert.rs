@@ -248,7 +248,7 @@ impl Told<'_> {
     fn json(&self) -> Value {
         let converted = self.converted;
         json!({
-            "folder": self.target.map(|target| &target.folder),
+            "folder": self.target.map(|target| target.folder.display().to_string()),
             "name": self.target.map(Target::folder_name),
             "checked_only": self.checked_only,
             "training": converted.training,

@@ -1,5 +1,6 @@
 //! `ctseg predict`: segment volumes.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,8 +19,9 @@ use crate::cli::signals::stop_then_leave_on_signals;
 use ctseg_base::limits::memory;
 use ctseg_base::limits::memory::MemoryLimit;
 use ctseg_base::limits::threads::give_back_large_blocks;
+use ctseg_base::progress::Observer;
 use ctseg_base::{Error, Result};
-use ctseg_core::outputs::inputs::{expand_inputs, plan_outputs};
+use ctseg_core::outputs::inputs::{PredictCase, expand_inputs, plan_outputs};
 use ctseg_core::outputs::probabilities::ProbabilityKind;
 use ctseg_core::outputs::{DrawPreview, Outputs};
 use ctseg_core::run::tracker;
@@ -34,10 +36,10 @@ use ctseg_report::pictures::{attention, preview};
 
 #[derive(Args)]
 pub struct PredictArgs {
-    /// Volumes: files, folders with all below them, patterns ('scans/**/ct.nii.gz'), or @list with one of these per
-    /// line
+    /// Volumes: files, folders with all below them, datasets (of which only the images), patterns
+    /// ('scans/**/ct.nii.gz'), or @list with one of these per line
     #[arg(required = true)]
-    pub(super) inputs: Vec<String>,
+    pub(super) inputs: Vec<OsString>,
     /// Folder for the label maps, or the name of one label map
     #[arg(short, long, default_value = "predictions")]
     pub(super) output: PathBuf,
@@ -106,6 +108,9 @@ pub struct PredictArgs {
     /// How long a process on another machine must have been silent to be taken for dead
     #[arg(long, value_parser = parse_duration, default_value = "10m", requires = "claim")]
     claim_expiry: Duration,
+    /// Folder that the paths of a descriptor among the inputs are relative to
+    #[arg(long, env = "CTSEG_DATA_ROOT")]
+    pub(super) data_root: Option<PathBuf>,
     #[command(flatten)]
     limit: LimitArgs,
     #[command(flatten)]
@@ -137,8 +142,7 @@ pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     {
         observer.warn(&words);
     }
-    let inputs = expand_inputs(&args.inputs, &args.output)?;
-    let (cases, folder) = plan_outputs(&inputs, &args.output)?;
+    let (cases, folder) = cases(&args, settings, observer.as_ref())?;
     let draw: &OnAttention = &|case, seen| attention::draw(&case.output, seen);
     // Without destructors: other threads are at work on what they would take apart.
     let leave: &(dyn Fn() + Sync) = &|| {
@@ -180,6 +184,22 @@ pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let summary = summary?;
     print_summary(&summary, &job.folder, settings.json);
     Ok(outcome(&summary))
+}
+
+/// What is segmented, and where the label maps go.
+fn cases(
+    args: &PredictArgs,
+    settings: &Settings,
+    observer: &dyn Observer,
+) -> Result<(Vec<PredictCase>, PathBuf)> {
+    let data_root = args.data_root.as_ref();
+    let data_root = data_root.or(settings.config.data_root.as_ref());
+    let data_root = data_root.map(PathBuf::as_path);
+    let inputs = expand_inputs(&args.inputs, &args.output, data_root)?;
+    for note in &inputs.notes {
+        observer.say(note);
+    }
+    plan_outputs(&inputs.files, &args.output)
 }
 
 /// The models that are named, or else the one of the settings file.

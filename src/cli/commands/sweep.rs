@@ -106,7 +106,10 @@ pub fn run(args: SweepArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     };
     let rows = sweep(&job, observer.as_ref())?;
     if settings.json {
-        print_out(&format!("{:#}\n", json!({"sweep": folder, "trials": rows})));
+        print_out(&format!(
+            "{:#}\n",
+            json!({"sweep": folder.display().to_string(), "trials": rows})
+        ));
     } else {
         print_out(&as_table(&rows));
         print_out(&format!("  sweep  {}\n", folder.display()));

@@ -7,6 +7,7 @@ mod cuda_library;
 mod doctor;
 mod ensemble;
 mod entropy;
+mod inputs;
 mod max_ram;
 mod outputs;
 mod overlapping;

@@ -1,4 +1,5 @@
-//! Text for readers: tables, and the known name nearest to a mistyped one.
+//! Text for readers: tables, names of files, and the known name nearest to a mistyped one.
 
+pub mod os_text;
 pub mod suggest;
 pub mod table;

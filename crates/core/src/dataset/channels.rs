@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::discovered::Accept;
 use super::path_pattern::joined;
 use super::{Case, Dataset, Layout};
+use ctseg_base::text::os_text::{from_text, to_text};
 use ctseg_base::{Error, Result};
 use ctseg_image::formats::case_name;
 
@@ -83,7 +84,7 @@ impl Dataset {
         let files = dataset
             .cases
             .iter()
-            .map(|case| files_of(case, &dataset.root, &content, names.len()))
+            .map(|case| files_of(case, &dataset, &content, names.len()))
             .collect();
         let text = |value: Option<Value>| Some(value?.as_str()?.to_owned());
         let channels = Channels {
@@ -120,25 +121,32 @@ fn names_in(json: &Path, table: &Map<String, Value>) -> Result<Vec<String>> {
 }
 
 /// The files of a case's image.
-fn files_of(case: &Case, root: &Path, content: &ChannelsJson, channels: usize) -> Vec<PathBuf> {
+fn files_of(
+    case: &Case,
+    dataset: &Dataset,
+    content: &ChannelsJson,
+    channels: usize,
+) -> Vec<PathBuf> {
     let listed = content.dataset.as_ref().and_then(|all| all.get(&case.id));
     if let Some(listed) = listed {
         return listed
             .images
             .iter()
-            .map(|image| joined(root, image))
+            .map(|image| joined(&dataset.root, image))
             .collect();
     }
     let first = format!("{}_0000", case.id);
-    if channels == 1 || case_name(&case.image).as_ref() != Some(&first) {
+    // Elsewhere `_0000` is the name of a file that holds all channels.
+    let is_numbered = dataset.layout == Layout::NnUnet || dataset.layout == Layout::Descriptor;
+    if channels == 1 || !is_numbered || case_name(&case.image).as_ref() != Some(&first) {
         return vec![case.image.clone()];
     }
-    let name = case.image.file_name().unwrap_or_default().to_string_lossy();
+    let name = to_text(case.image.file_name().unwrap_or_default());
     let ending = &name[first.len()..];
     (0..channels)
         .map(|channel| {
-            case.image
-                .with_file_name(format!("{}_{channel:04}{ending}", case.id))
+            let name = format!("{}_{channel:04}{ending}", case.id);
+            case.image.with_file_name(from_text(&name))
         })
         .collect()
 }

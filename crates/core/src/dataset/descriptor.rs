@@ -1,7 +1,7 @@
 //! Dataset descriptors in TOML.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -49,8 +49,8 @@ struct ListedCase {
     patient: Option<String>,
 }
 
-/// Opens the dataset that the descriptor at `path` describes; see [`Dataset::open_in`].
-pub(super) fn open(path: &Path, data_root: Option<&Path>) -> Result<Dataset> {
+/// The descriptor at `path`, and the folder that its paths are relative to.
+fn read(path: &Path, data_root: Option<&Path>) -> Result<(Descriptor, PathBuf)> {
     let text = std::fs::read_to_string(path).map_err(Error::io(path, "read the descriptor"))?;
     let descriptor: Descriptor =
         toml::from_str(&text).map_err(|error| Error::file(path, toml_problem(&text, &error)))?;
@@ -73,6 +73,19 @@ pub(super) fn open(path: &Path, data_root: Option<&Path>) -> Result<Dataset> {
             ),
         ));
     }
+    Ok((descriptor, root))
+}
+
+/// The images of the dataset that the descriptor at `path` describes; see [`Dataset::open_in`].
+pub(super) fn images(path: &Path, data_root: Option<&Path>) -> Result<Vec<PathBuf>> {
+    let (descriptor, root) = read(path, data_root)?;
+    let found = find_cases(path, &root, &descriptor, Vec::new())?;
+    Ok(found.cases.into_iter().map(|case| case.image).collect())
+}
+
+/// Opens the dataset that the descriptor at `path` describes; see [`Dataset::open_in`].
+pub(super) fn open(path: &Path, data_root: Option<&Path>) -> Result<Dataset> {
+    let (descriptor, root) = read(path, data_root)?;
     let in_descriptor = |problem: String| Error::file(path, problem);
     if descriptor.ignore == Some(0) {
         return Err(in_descriptor(

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
+use super::case_names::{CaseNames, TOTAL_SEGMENTATOR};
 use super::discovered::Accept;
 use super::discovered::{Found, find_by_pattern, finished, of_folder, unlabelled};
 use super::path_pattern::{Pattern, visible_names};
 use super::{Case, Dataset, LabelSource, Layout, descriptor, json_layouts};
+use ctseg_base::text::os_text::{from_text, to_text};
 use ctseg_base::{Error, Result};
 use ctseg_image::formats::{case_name, is_volume_name};
 
@@ -47,28 +49,116 @@ impl Dataset {
     }
 }
 
-/// Opens a folder by the layout it has.
-pub(super) fn open_folder(root: &Path, accept: Accept) -> Result<Dataset> {
+/// How a folder is known for a dataset.
+enum Known {
+    /// By its `dataset.toml`.
+    Descriptor(PathBuf),
+    /// By its `dataset.json`.
+    Json(PathBuf),
+    Plain,
+    TotalSegmentator,
+}
+
+/// The layout of a folder, if it has one that is known.
+fn known_layout(root: &Path) -> Result<Option<Known>> {
     let own_descriptor = root.join("dataset.toml");
     if own_descriptor.is_file() {
-        return descriptor::open(&own_descriptor, None);
+        return Ok(Some(Known::Descriptor(own_descriptor)));
     }
     let json = root.join("dataset.json");
     if json.is_file() {
-        return json_layouts::open(root, &json, accept);
+        return Ok(Some(Known::Json(json)));
     }
     if root.join("images").is_dir() && root.join("labels").is_dir() {
-        return open_plain(root);
+        return Ok(Some(Known::Plain));
     }
-    let names = visible_names(root)?;
-    let is_case = |name: &String| {
-        let case = root.join(name);
-        case.join("ct.nii.gz").is_file() && case.join("segmentations").is_dir()
-    };
-    if names.iter().any(is_case) {
-        return open_total_segmentator(root);
+    let is_case = |name: &String| is_total_segmentator_case(&root.join(from_text(name)));
+    let any = visible_names(root)?.iter().any(is_case);
+    Ok(any.then_some(Known::TotalSegmentator))
+}
+
+/// Whether a folder has a layout that [`Dataset::open`] knows.
+pub(super) fn has_known_layout(root: &Path) -> Result<bool> {
+    Ok(known_layout(root)?.is_some())
+}
+
+/// Whether a folder is that of a case of TotalSegmentator's dataset.
+fn is_total_segmentator_case(folder: &Path) -> bool {
+    let (image, masks) = TOTAL_SEGMENTATOR;
+    folder.join(image).is_file() && folder.join(masks).is_dir()
+}
+
+/// Opens a folder by the layout it has.
+pub(super) fn open_folder(root: &Path, accept: Accept) -> Result<Dataset> {
+    match known_layout(root)? {
+        Some(Known::Descriptor(descriptor)) => descriptor::open(&descriptor, None),
+        Some(Known::Json(json)) => json_layouts::open(root, &json, accept),
+        Some(Known::Plain) => open_plain(root),
+        Some(Known::TotalSegmentator) => open_total_segmentator(root),
+        None => Err(unknown_layout(root, &visible_names(root)?)),
     }
-    Err(unknown_layout(root, &names))
+}
+
+/// The images of a dataset, without a look at its labels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatasetImages {
+    pub layout: Layout,
+    pub files: Vec<PathBuf>,
+    /// Folders in which every volume is an image.
+    pub folders: Vec<PathBuf>,
+}
+
+impl DatasetImages {
+    /// Of a dataset's folder, or of the folder of one case of TotalSegmentator's; none where the folder has no layout
+    /// that is known. nnU-Net's folders are known without their `dataset.json`, too.
+    ///
+    /// # Errors
+    /// A descriptor or `dataset.json` that cannot be read, or none of whose channels is the CT.
+    pub fn of_folder(root: &Path) -> Result<Option<Self>> {
+        let of = |layout, files, folders| {
+            Some(Self {
+                layout,
+                files,
+                folders,
+            })
+        };
+        if is_total_segmentator_case(root) {
+            let image = root.join(TOTAL_SEGMENTATOR.0);
+            return Ok(of(Layout::TotalSegmentator, vec![image], Vec::new()));
+        }
+        let below = |names: [&str; 2]| -> Vec<PathBuf> {
+            let folders = names.map(|name| root.join(name)).into_iter();
+            folders.filter(|folder| folder.is_dir()).collect()
+        };
+        match known_layout(root)? {
+            Some(Known::Descriptor(descriptor)) => Self::of_descriptor(&descriptor, None).map(Some),
+            Some(Known::Json(json)) => {
+                let folders = below(["imagesTr", "imagesTs"]);
+                Ok(match json_layouts::images(root, &json, &folders)? {
+                    Some((layout, Some(files))) => of(layout, files, Vec::new()),
+                    Some((layout, None)) if !folders.is_empty() => of(layout, Vec::new(), folders),
+                    _ => None,
+                })
+            }
+            Some(Known::Plain) => Ok(of(Layout::Plain, Vec::new(), vec![root.join("images")])),
+            // Its cases are known one by one.
+            Some(Known::TotalSegmentator) => Ok(None),
+            None if below(["labelsTr", "labelsTs"]).is_empty() => Ok(None),
+            None => {
+                let images = of(Layout::NnUnet, Vec::new(), below(["imagesTr", "imagesTs"]));
+                Ok(images.filter(|images| !images.folders.is_empty()))
+            }
+        }
+    }
+
+    /// Of the dataset that a descriptor describes; see [`Dataset::open_in`].
+    pub fn of_descriptor(descriptor: &Path, data_root: Option<&Path>) -> Result<Self> {
+        Ok(Self {
+            layout: Layout::Descriptor,
+            files: descriptor::images(descriptor, data_root)?,
+            folders: Vec::new(),
+        })
+    }
 }
 
 fn unknown_layout(root: &Path, names: &[String]) -> Error {
@@ -88,44 +178,54 @@ fn unknown_layout(root: &Path, names: &[String]) -> Error {
     )
 }
 
-/// `images/` and `labels/` with the same names, whichever of `.nii` and `.nii.gz` each has.
+/// `images/` and `labels/` with the same names, whichever of `.nii` and `.nii.gz` each has; a label map may also lack
+/// the `_0000` of its image, as nnU-Net's do.
 fn open_plain(root: &Path) -> Result<Dataset> {
-    let list = |folder: &str| -> Result<Vec<(String, PathBuf)>> {
+    let list = |folder: &str| -> Result<Vec<PathBuf>> {
         let folder = root.join(folder);
-        let paths = visible_names(&folder)?
-            .into_iter()
-            .map(|name| folder.join(name));
-        let volumes = paths.filter(|path| path.is_file() && is_volume_name(path));
-        Ok(volumes
-            .filter_map(|path| Some((case_name(&path)?, path)))
+        let names = visible_names(&folder)?;
+        let paths = names.iter().map(|name| folder.join(from_text(name)));
+        Ok(paths
+            .filter(|path| path.is_file() && is_volume_name(path))
             .collect())
     };
-    let images = list("images")?;
-    let mut labels: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
-    for (id, path) in list("labels")? {
-        labels.entry(id).or_default().push(path);
+    let (images, labels) = (list("images")?, list("labels")?);
+    let mut by_stem: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    for path in labels {
+        let stem = case_name(&path).unwrap_or_default();
+        by_stem.entry(stem).or_default().push(path);
     }
-    let ids: HashSet<String> = images.iter().map(|(id, _)| id.clone()).collect();
-    let cases = images
-        .into_iter()
-        .map(|(id, image)| {
-            let own_name = image.file_name().map(|name| root.join("labels").join(name));
-            let expected = own_name.unwrap_or_else(|| root.join("labels").join(&id));
-            let there = labels.get(&id).filter(|paths| !paths.contains(&expected));
-            let path = there
-                .and_then(|paths| paths.first().cloned())
-                .unwrap_or(expected);
-            Case {
-                labels: LabelSource::Map(path),
-                ..unlabelled(id, image)
+    let mut names = CaseNames::default();
+    let mut used = HashSet::new();
+    let mut cases = Vec::with_capacity(images.len());
+    for image in images {
+        let stem = case_name(&image).unwrap_or_default();
+        let id = to_text(names.case(&image));
+        let own_name = root
+            .join("labels")
+            .join(image.file_name().unwrap_or_default());
+        let found = [&stem, &id]
+            .into_iter()
+            .find(|name| by_stem.contains_key(*name));
+        let paths = found.map(|name| (name.clone(), by_stem[name].clone()));
+        let labels = match paths {
+            Some((name, paths)) => {
+                used.insert(name);
+                let same = paths.contains(&own_name);
+                let first = paths.into_iter().next().filter(|_| !same);
+                first.unwrap_or(own_name)
             }
-        })
-        .collect();
-    let unpaired = labels
-        .into_iter()
-        .filter(|(id, _)| !ids.contains(id))
-        .flat_map(|(_, paths)| paths)
-        .collect();
+            None => own_name,
+        };
+        cases.push(Case {
+            // Folds are dealt by patients: they stay what they were when `_0000` was part of the id.
+            patient: stem,
+            labels: LabelSource::Map(labels),
+            ..unlabelled(id, image)
+        });
+    }
+    let unpaired = by_stem.into_iter().filter(|(stem, _)| !used.contains(stem));
+    let unpaired = unpaired.flat_map(|(_, paths)| paths).collect();
     let found = Found {
         cases,
         structures: Vec::new(),

@@ -3,6 +3,7 @@
 
 mod cache;
 mod case_integrity;
+pub mod case_names;
 mod cases;
 mod channels;
 mod class_locations;
@@ -34,6 +35,7 @@ pub use copies::Copies;
 pub use folds::{Split, folds};
 pub use grid_check::{GRID_TOLERANCE_MM, grid_difference};
 pub use integrity::CheckReport;
+pub use layouts::DatasetImages;
 pub use load::LoadedCase;
 pub use problem::{CaseNote, CaseProblem, CheckDepth};
 pub use splits::{GivenSplits, NamedSplit, SPLITS};

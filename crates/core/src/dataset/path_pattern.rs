@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use ctseg_base::text::os_text::{from_text, to_text};
 use ctseg_base::{Error, Result};
 
 const CASE: &str = "{case}";
@@ -72,7 +73,7 @@ impl Pattern {
 
     /// The path for a case; `{structure}`, if any, stays as it is.
     pub fn path(&self, root: &Path, case: &str) -> PathBuf {
-        root.join(self.0.replace(CASE, case))
+        root.join(from_text(&self.0.replace(CASE, case)))
     }
 
     /// Every case for which the file exists, as (id, path), sorted by id; hidden files are skipped.
@@ -88,14 +89,11 @@ impl Pattern {
         };
         let (before, after) = (before.replace(CASE, case), after.replace(CASE, case));
         let (folder, prefix) = before.rsplit_once('/').unwrap_or(("", &before));
-        if !root.join(folder).is_dir() {
+        let folder = root.join(from_text(folder));
+        if !folder.is_dir() {
             return Ok(Vec::new());
         }
-        matches(
-            &root.join(folder),
-            &format!("{prefix}{STRUCTURE}{after}"),
-            STRUCTURE,
-        )
+        matches(&folder, &format!("{prefix}{STRUCTURE}{after}"), STRUCTURE)
     }
 }
 
@@ -122,7 +120,7 @@ fn matches(root: &Path, pattern: &str, placeholder: &str) -> Result<Vec<(String,
             .strip_prefix(prefix)
             .and_then(|rest| rest.strip_suffix(suffix));
         if let Some(id) = id.filter(|id| !id.is_empty()) {
-            let path = root.join(pattern.replace(placeholder, id));
+            let path = root.join(from_text(&pattern.replace(placeholder, id)));
             if path.is_file() {
                 found.push((id.to_owned(), path));
             }
@@ -133,28 +131,13 @@ fn matches(root: &Path, pattern: &str, placeholder: &str) -> Result<Vec<(String,
     Ok(found)
 }
 
-/// Names in a folder, sorted, without hidden ones (macOS leaves `._x.nii.gz` beside `x.nii.gz`).
+/// Names in a folder, sorted, without hidden ones (macOS leaves `._x.nii.gz` beside `x.nii.gz`); as text, from which
+/// [`from_text`] makes the name whatever its bytes.
 pub(super) fn visible_names(folder: &Path) -> Result<Vec<String>> {
-    let read = Error::io(folder, "list the folder");
-    let entries: Vec<_> = match fs::read_dir(folder).and_then(Iterator::collect) {
-        Ok(entries) => entries,
-        Err(error) => return Err(read(error)),
-    };
-    let mut names = Vec::with_capacity(entries.len());
-    for entry in entries {
-        let entry: fs::DirEntry = entry;
-        match entry.file_name().into_string() {
-            Ok(name) if name.starts_with('.') => {}
-            Ok(name) => names.push(name),
-            Err(name) => {
-                let path = folder.join(name);
-                return Err(Error::file(
-                    path,
-                    "the name is not valid UTF-8; rename the file",
-                ));
-            }
-        }
-    }
+    let entries = fs::read_dir(folder).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
+    let entries = entries.map_err(Error::io(folder, "list the folder"))?;
+    let names = entries.iter().map(|entry| to_text(entry.file_name()));
+    let mut names: Vec<String> = names.filter(|name| !name.starts_with('.')).collect();
     names.sort();
     Ok(names)
 }

@@ -4,9 +4,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use ctseg_base::text::os_text;
+
 /// One of several models.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelUsed {
+    #[serde(with = "os_text::path")]
     pub model: PathBuf,
     pub sha256: String,
 }

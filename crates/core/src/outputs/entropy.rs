@@ -8,7 +8,7 @@ use super::streamed_map::MapFile;
 use crate::inference::export_logits::Probabilities;
 use ctseg_base::{Error, Result};
 use ctseg_engine::losses::Outputs;
-use ctseg_image::formats::{VolumeHeader, case_name};
+use ctseg_image::formats::{VolumeHeader, case_file};
 use ctseg_image::nifti::{NiftiHeader, write_map};
 use ctseg_image::space::{Grid, VoxelBox};
 
@@ -46,8 +46,7 @@ struct UnderWay {
 impl EntropyFile {
     /// The file of the case whose label map is `output`.
     pub fn path(output: &Path) -> PathBuf {
-        let name = case_name(output).unwrap_or_else(|| "case".to_owned());
-        output.with_file_name(format!("{name}_entropy.nii.gz"))
+        case_file(output, "_entropy.nii.gz")
     }
 
     /// For a model of so many structures on `grid`, beside the label map `output`.

@@ -4,6 +4,8 @@ pub mod entropy;
 pub mod inputs;
 mod names;
 pub mod overlapping_masks;
+mod patterns;
+pub mod predicted;
 pub mod probabilities;
 pub mod probabilities_reader;
 pub mod sidecar;
@@ -20,7 +22,7 @@ use rayon::prelude::*;
 use ctseg_base::atomic_file::{parent_of, write_bytes_atomically};
 use ctseg_base::text::suggest::nearest;
 use ctseg_base::{Error, Result};
-use ctseg_image::formats::{LabelNames, VolumeImage, case_name, write_label_map, write_mask};
+use ctseg_image::formats::{LabelNames, VolumeImage, case_file, write_label_map, write_mask};
 use ctseg_image::space::{LabelMap, Volume, VoxelBox};
 use ctseg_image::statistics::structures::StructureStatistics;
 use ctseg_image::statistics::totalsegmentator::{StatisticsJson, TableOptions};
@@ -118,23 +120,24 @@ impl Outputs {
 
     /// The files of the case whose label map is or would be `output`, relative to the folder that it lies in.
     pub fn files(&self, output: &Path, structures: &BTreeMap<String, u16>) -> Vec<PathBuf> {
-        let case = case_name(output).unwrap_or_else(|| "case".to_owned());
+        let name_of = |path: PathBuf| path.file_name().map(PathBuf::from);
         let mut files = Vec::new();
         if self.label_map {
-            files.extend(output.file_name().map(PathBuf::from));
+            files.extend(name_of(output.to_path_buf()));
         }
         if self.split {
             let masks = mask_names(structures).into_values();
-            files.extend(masks.map(|name| Path::new(&case).join(name)));
+            let case = name_of(case_file(output, "")).unwrap_or_default();
+            files.extend(masks.map(|name| case.join(name)));
         }
         if self.entropy {
-            files.extend(EntropyFile::path(output).file_name().map(PathBuf::from));
+            files.extend(name_of(EntropyFile::path(output)));
         }
         if self.statistics_json.is_some() {
-            files.extend(statistics_path(output).file_name().map(PathBuf::from));
+            files.extend(name_of(statistics_path(output)));
         }
         if self.preview.is_some() {
-            files.push(PathBuf::from(format!("{case}_preview.png")));
+            files.extend(name_of(case_file(output, "_preview.png")));
         }
         files
     }
@@ -182,8 +185,7 @@ impl Outputs {
 
 /// `<case>_statistics.json` beside a label map.
 pub fn statistics_path(output: &Path) -> PathBuf {
-    let case = case_name(output).unwrap_or_else(|| "case".to_owned());
-    output.with_file_name(format!("{case}_statistics.json"))
+    case_file(output, "_statistics.json")
 }
 
 fn write_statistics_json(
@@ -207,8 +209,7 @@ fn write_masks(
     structures: &BTreeMap<String, u16>,
     bounds: &(dyn Fn(&str) -> Option<VoxelBox> + Sync),
 ) -> Result<()> {
-    let case = case_name(output).unwrap_or_else(|| "case".to_owned());
-    let folder = parent_of(output).join(case);
+    let folder = case_file(output, "");
     let [nx, ny, _] = image.volume.grid.shape;
     let names = mask_names(structures);
     let all: Vec<(&String, &u16)> = structures.iter().collect();

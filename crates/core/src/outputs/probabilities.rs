@@ -10,7 +10,7 @@ use ndarray::ArrayView3;
 use super::streamed_map::MapFile;
 use crate::inference::export_logits::Probabilities;
 use ctseg_base::{Error, Result};
-use ctseg_image::formats::{VolumeHeader, case_name};
+use ctseg_image::formats::{VolumeHeader, case_file};
 use ctseg_image::nifti::{NiftiHeader, write_maps};
 use ctseg_image::space::{Grid, VoxelBox};
 
@@ -76,11 +76,11 @@ impl ProbabilityKind {
 
     /// The file of the case whose label map is `output`.
     pub fn path(self, output: &Path) -> PathBuf {
-        let name = case_name(output).unwrap_or_else(|| "case".to_owned());
-        output.with_file_name(match self {
-            Self::U8 => format!("{name}_probabilities.nii.gz"),
-            Self::F16 => format!("{name}_probabilities.npy"),
-        })
+        let ending = match self {
+            Self::U8 => "_probabilities.nii.gz",
+            Self::F16 => "_probabilities.npy",
+        };
+        case_file(output, ending)
     }
 }
 

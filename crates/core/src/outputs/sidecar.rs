@@ -13,8 +13,9 @@ use crate::model::identity::ModelUsed;
 use ctseg_base::atomic_file::{parent_of, write_bytes_atomically};
 use ctseg_base::hash::file_sha256;
 use ctseg_base::limits::threads::peak_memory_mb;
+use ctseg_base::text::os_text;
 use ctseg_base::{Error, Result};
-use ctseg_image::formats::{VolumeImage, case_name};
+use ctseg_image::formats::{VolumeImage, case_file};
 use ctseg_image::space::LabelMap;
 use ctseg_image::statistics::structures::{StructureStatistics, structure_statistics};
 use ctseg_image::statistics::totalsegmentator::TableOptions;
@@ -26,9 +27,11 @@ pub const INFERENCE_VERSION: u32 = 1;
 /// What is known of a label map.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Sidecar {
+    #[serde(with = "os_text::path")]
     pub input: PathBuf,
     pub input_sha256: String,
     /// The first model.
+    #[serde(with = "os_text::path")]
     pub model: PathBuf,
     /// Of the model, or of all that were averaged.
     pub model_sha256: String,
@@ -63,10 +66,10 @@ pub struct Sidecar {
     #[serde(default)]
     pub statistics: BTreeMap<String, StructureStatistics>,
     /// The case's files, relative to the sidecar's folder.
-    #[serde(default)]
+    #[serde(default, with = "os_text::paths")]
     pub files: Vec<PathBuf>,
     /// What those files hold; nothing in sidecars of older versions, whose cases are done again.
-    #[serde(default)]
+    #[serde(default, with = "os_text::path_keys")]
     pub written: BTreeMap<PathBuf, Written>,
     /// Label value of each structure by name.
     pub structures: BTreeMap<String, u16>,
@@ -109,8 +112,7 @@ impl Written {
 
 /// The sidecar of a label map.
 pub fn sidecar_path(output: &Path) -> PathBuf {
-    let name = case_name(output).unwrap_or_else(|| "case".to_owned());
-    output.with_file_name(format!("{name}.json"))
+    case_file(output, ".json")
 }
 
 /// The sidecar beside `label_map`, if there is one that can be read.

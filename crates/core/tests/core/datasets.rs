@@ -18,6 +18,7 @@ mod cache;
 mod checking;
 mod descriptors;
 mod layouts;
+mod names;
 mod shipped;
 mod splits;
 

@@ -20,10 +20,10 @@ use ctseg_base::progress::Observer;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Structure;
 use ctseg_core::dataset::reference::Reference;
+use ctseg_core::outputs::predicted::read_predicted;
 use ctseg_core::outputs::probabilities::ProbabilityKind;
 use ctseg_core::outputs::probabilities_reader::ProbabilityReader;
 use ctseg_core::outputs::sidecar::{Sidecar, read_sidecar};
-use ctseg_image::formats::read_label_map;
 
 use boxes::boxes;
 use counts::counted;
@@ -99,7 +99,7 @@ fn measured_case(
     let reference = reference
         .load(case)?
         .ok_or_else(|| Error::file(label_map, format!("no reference for case '{case}'")))?;
-    let (_, prediction) = read_label_map(label_map)?;
+    let prediction = read_predicted(label_map)?;
     if !prediction.grid.same_as(&reference.grid, TOLERANCE_MM) {
         return Err(Error::file(
             label_map,

@@ -14,9 +14,9 @@ pub use format::{LabelNames, MaskPiece, VolumeFormat};
 pub use header::{VolumeHeader, VolumeImage};
 pub(crate) use names::stem;
 pub use registry::{
-    FORMATS, OpenVolume, case_name, endings_in_words, from_reader, is_volume_name, open,
-    read_header, read_label_map, read_label_names, read_label_runs, read_volume, volume_endings,
-    write_label_map, write_mask, write_volume,
+    FORMATS, OpenVolume, case_file, case_name, endings_in_words, file_stem, from_reader,
+    is_volume_name, open, read_header, read_label_map, read_label_names, read_label_runs,
+    read_volume, volume_endings, write_label_map, write_mask, write_volume,
 };
 pub(crate) use source::MOST_EXPANSION;
 pub use source::{START_BYTES, Source};

@@ -1,17 +1,24 @@
 //! File names of volumes.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// The file's name without its folder and without the longest of `endings` that it ends in (in any case of letters).
 ///
-/// `None` if the name has another ending, nothing before the ending, or is not UTF-8.
-pub(crate) fn stem(path: &Path, endings: &[&str]) -> Option<String> {
-    let name = path.file_name()?.to_str()?;
-    let lower = name.to_ascii_lowercase();
-    let fitting = endings.iter().filter(|ending| lower.ends_with(**ending));
-    let ending = fitting.max_by_key(|ending| ending.len())?;
-    let stem = &name[..name.len() - ending.len()];
-    (!stem.is_empty()).then(|| stem.to_owned())
+/// `None` if the name has another ending, or nothing before the ending.
+pub(crate) fn stem<'a>(path: &'a Path, endings: &[&str]) -> Option<&'a OsStr> {
+    let name = path.file_name()?.as_bytes();
+    let before = |ending: &&str| {
+        let at = name.len().checked_sub(ending.len())?;
+        let fits = name[at..].eq_ignore_ascii_case(ending.as_bytes());
+        fits.then_some(&name[..at])
+    };
+    let stem = endings
+        .iter()
+        .filter_map(before)
+        .min_by_key(|stem| stem.len())?;
+    (!stem.is_empty()).then(|| OsStr::from_bytes(stem))
 }
 
 /// `.a, .b or .c`.
@@ -29,7 +36,10 @@ mod tests {
 
     #[test]
     fn endings_are_stripped_in_any_case_and_nothing_else() {
-        let name = |text: &str| stem(Path::new(text), &[".nii", ".nii.gz"]);
+        let name = |text: &str| {
+            let stem = stem(Path::new(text), &[".nii", ".nii.gz"])?;
+            Some(stem.to_str().unwrap().to_owned())
+        };
         assert_eq!(name("a/b/case_1.nii.gz").as_deref(), Some("case_1"));
         assert_eq!(name("Case.1.NII").as_deref(), Some("Case.1"));
         assert_eq!(name("x.NiI.Gz").as_deref(), Some("x"));
@@ -49,6 +59,13 @@ mod tests {
             let expected = (other == "a.nii/").then(|| "a".to_owned());
             assert_eq!(name(other), expected, "{other}");
         }
+    }
+
+    #[test]
+    fn names_of_any_bytes_have_a_stem() {
+        let name = OsStr::from_bytes(b"M\xfcller.NII.gz");
+        let stem = stem(Path::new(name), &[".nii", ".nii.gz"]);
+        assert_eq!(stem, Some(OsStr::from_bytes(b"M\xfcller")));
     }
 
     #[test]

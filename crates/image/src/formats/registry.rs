@@ -1,7 +1,8 @@
 //! The formats that there are, and files of whichever of them.
 
+use std::ffi::OsStr;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::format::{LabelNames, MaskPiece, VolumeFormat};
 use super::header::{VolumeHeader, VolumeImage};
@@ -12,6 +13,7 @@ use crate::labels::run_length_labels::LabelRuns;
 use crate::nifti::Nifti;
 use crate::space::{LabelMap, Volume};
 use ctseg_base::Result;
+use ctseg_base::text::os_text::to_text;
 
 pub(super) type Formats = [&'static dyn VolumeFormat];
 
@@ -113,14 +115,29 @@ pub fn write_mask(path: &Path, source: &VolumeHeader, mask: &MaskPiece) -> Resul
 
 /// The file's name without its folder and without a volume's ending such as `.nii.gz` (in any case of letters).
 ///
-/// `None` if the name has another ending, nothing before the ending, or is not UTF-8.
-pub fn case_name(path: &Path) -> Option<String> {
+/// `None` if the name has another ending, or nothing before the ending.
+pub fn file_stem(path: &Path) -> Option<&OsStr> {
     stem(path, &endings(FORMATS))
+}
+
+/// [`file_stem`] as text, see [`to_text`].
+pub fn case_name(path: &Path) -> Option<String> {
+    file_stem(path).map(to_text)
+}
+
+/// The file beside a label map (or volume) that is called as its case and ends in `ending`; a folder where that is
+/// empty.
+pub fn case_file(label_map: &Path, ending: &str) -> PathBuf {
+    let mut name = file_stem(label_map)
+        .unwrap_or(OsStr::new("case"))
+        .to_owned();
+    name.push(ending);
+    label_map.with_file_name(name)
 }
 
 /// Whether the file's name is that of a volume: something, then an ending of one of the formats.
 pub fn is_volume_name(path: &Path) -> bool {
-    case_name(path).is_some()
+    file_stem(path).is_some()
 }
 
 /// The endings of all formats' names, with their dot.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::job::{Conversion, Overlaps};
 use super::labels::Labels;
 use ctseg_base::memory_semaphore::{Admitted, Gate};
+use ctseg_base::text::os_text::{from_text, to_text};
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::{
     Case, Dataset, GRID_TOLERANCE_MM, LabelSource, count_values, grid_difference, unknown_values,
@@ -340,8 +341,8 @@ fn overlay(
 
 /// A file of nnU-Net's for a channel behind the last.
 fn surplus_channel(case: &Case, channels: usize) -> Option<PathBuf> {
-    let name = case.image.file_name()?.to_str()?;
+    let name = to_text(case.image.file_name()?);
     let ending = name.strip_prefix(&format!("{}_0000", case.id))?;
     let next = format!("{}_{channels:04}{ending}", case.id);
-    Some(case.image.with_file_name(next)).filter(|path| path.exists())
+    Some(case.image.with_file_name(from_text(&next))).filter(|path| path.exists())
 }

@@ -10,6 +10,7 @@ use std::time::UNIX_EPOCH;
 use serde::{Deserialize, Serialize};
 
 use ctseg_base::atomic_file::write_bytes_atomically;
+use ctseg_base::text::os_text;
 use ctseg_base::{Error, Result};
 use ctseg_core::outputs::sidecar::Written;
 
@@ -35,6 +36,7 @@ pub(super) struct Record {
 /// A file of the source as it was read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct SourceFile {
+    #[serde(with = "os_text::path")]
     pub path: PathBuf,
     pub bytes: u64,
     /// Since 1970.

@@ -134,23 +134,33 @@ pub fn convert(
     };
     let had_folds = folder.join(SPLITS).exists();
     let folds = finished(folder, &known, &description, conversion, &ended)?;
-    if folds < conversion.splits.len() {
+    warn_of_folds(folder, (had_folds, folds), conversion, observer);
+    Ok(Converted {
+        folds,
+        ..summary(dataset, &labels, &planned, ended)
+    })
+}
+
+/// Says which folds are not there.
+fn warn_of_folds(
+    folder: &Path,
+    (had_folds, folds): (bool, usize),
+    conversion: &Conversion,
+    observer: &dyn Observer,
+) {
+    let wanted = conversion.splits.len();
+    if folds < wanted {
         observer.warn(&format!(
-            "{} of {} folds are left out: all cases of a side failed",
-            conversion.splits.len() - folds,
-            conversion.splits.len()
+            "{} of {wanted} folds are left out: all cases of a side failed",
+            wanted - folds
         ));
     }
-    if had_folds && conversion.splits.is_empty() {
+    if had_folds && wanted == 0 {
         observer.warn(&format!(
             "{}: removed; this run was asked for no folds",
             folder.join(SPLITS).display()
         ));
     }
-    Ok(Converted {
-        folds,
-        ..summary(dataset, &labels, &planned, ended)
-    })
 }
 
 fn settings(

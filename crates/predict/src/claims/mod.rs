@@ -31,6 +31,7 @@ use crate::CaseState;
 use crate::shard::output_name;
 use ctseg_base::atomic_file::{temporary_file, write_bytes_atomically};
 use ctseg_base::process::id::ProcessId;
+use ctseg_base::text::os_text;
 use ctseg_base::{Error, Result};
 use ctseg_core::outputs::inputs::PredictCase;
 use ctseg_core::outputs::sidecar::sidecar_path;
@@ -85,7 +86,9 @@ struct Claimed {
 /// `<case>.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Mark {
+    #[serde(with = "os_text::path")]
     input: PathBuf,
+    #[serde(with = "os_text::path")]
     output: PathBuf,
     #[serde(flatten)]
     state: CaseState,

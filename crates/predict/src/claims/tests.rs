@@ -9,10 +9,10 @@ const WAY: &str = "way";
 fn cases(folder: &Path, count: usize) -> Vec<PredictCase> {
     let case = |index: usize| {
         let name = format!("case_{index}.nii.gz");
-        let case = PredictCase {
-            input: folder.join("in").join(&name),
-            output: folder.join("out").join(&name),
-        };
+        let case = PredictCase::new(
+            folder.join("in").join(&name),
+            folder.join("out").join(&name),
+        );
         for file in [&case.input, &case.output] {
             fs::create_dir_all(file.parent().unwrap()).unwrap();
         }

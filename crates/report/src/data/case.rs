@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use ctseg_base::{Error, Result};
-use ctseg_core::dataset::reference::{Reference, label_maps};
+use ctseg_core::dataset::reference::{Depth, Reference, label_maps};
 use ctseg_core::dataset::{Dataset, Structure};
 use ctseg_core::outputs::sidecar::{Sidecar, read_sidecar};
 use ctseg_core::recipe::output_maps::UNION;
@@ -57,7 +57,10 @@ pub struct CaseImages {
 impl Places {
     /// NIfTI files of a folder (or one file), by name; nothing where there is no such folder.
     pub fn files_in(folder: &Path) -> BTreeMap<String, PathBuf> {
-        label_maps(folder).unwrap_or_default()
+        let maps = label_maps(folder, Depth::Below)
+            .unwrap_or_default()
+            .into_iter();
+        maps.map(|map| (map.name, map.path)).collect()
     }
 
     /// The label map of a case.

@@ -5,9 +5,9 @@ use std::path::Path;
 use ndarray::{ArrayView2, ArrayView3, Axis};
 
 use super::{Colour, Picture};
-use ctseg_base::{Error, Result};
+use ctseg_base::Result;
 use ctseg_core::inference::attention::Attention;
-use ctseg_image::formats::{case_name, endings_in_words};
+use ctseg_image::formats::case_file;
 
 /// Slices are shown at least so wide, in pixels.
 const WIDTH: f64 = 320.0;
@@ -20,14 +20,8 @@ const STRONGEST: f32 = 0.6;
 
 /// Writes `<case>_attention_<level>.png` for every gate (0 = finest) beside the label map at `output`.
 pub fn draw(output: &Path, attention: &Attention) -> Result<()> {
-    let name = case_name(output).ok_or_else(|| {
-        Error::file(
-            output,
-            format!("expected a name that ends in {}", endings_in_words()),
-        )
-    })?;
     for (level, map) in attention.maps.axis_iter(Axis(0)).enumerate() {
-        let path = output.with_file_name(format!("{name}_attention_{level}.png"));
+        let path = case_file(output, &format!("_attention_{level}.png"));
         picture(attention, map, level).write_png(&path)?;
     }
     Ok(())

@@ -69,7 +69,7 @@ fn inspected(what: &Path, data_root: Option<&Path>) -> Result<(String, Value)> {
         what.extension()
             .is_some_and(|e| e.eq_ignore_ascii_case(wanted))
     };
-    if is_volume_name(what) {
+    if is_volume_name(what) && !what.is_dir() {
         volume(what)
     } else if what.join("model.toml").exists() {
         model(what)
@@ -310,7 +310,7 @@ fn model(path: &Path) -> Result<(String, Value)> {
     }
     Ok((
         text,
-        json!({"kind": "model", "path": path, "sha256": bundle.sha256(), "structures": bundle.manifest.structures, "stages": stages, "postprocessing": chosen}),
+        json!({"kind": "model", "path": path.display().to_string(), "sha256": bundle.sha256(), "structures": bundle.manifest.structures, "stages": stages, "postprocessing": chosen}),
     ))
 }
 

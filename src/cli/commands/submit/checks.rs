@@ -1,5 +1,6 @@
 //! What can be known of a job before it is submitted: that what it reads is there, and that it can write.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -57,8 +58,8 @@ pub fn places(program: &Path, cwd: &Path) -> Vec<String> {
 }
 
 /// There is at least one volume, and all can be read.
-pub fn inputs(inputs: &[String], output: &Path) -> Result<()> {
-    let paths = expand_inputs(inputs, output)?;
+pub fn inputs(inputs: &[OsString], output: &Path, data_root: Option<&Path>) -> Result<()> {
+    let paths = expand_inputs(inputs, output, data_root)?.files;
     let bad = paths.iter().filter_map(|path| {
         let error = File::open(path).err()?;
         Some((path, error))
@@ -87,7 +88,7 @@ pub fn model(path: &Path) -> Result<()> {
 
 /// Something can be written into the folder `path`, or beside the file of this name.
 pub fn target(path: &Path) -> Result<()> {
-    let folder = match ctseg_image::formats::is_volume_name(path) {
+    let folder = match ctseg_image::formats::is_volume_name(path) && !path.is_dir() {
         true => ctseg_base::atomic_file::parent_of(path),
         false => path,
     };

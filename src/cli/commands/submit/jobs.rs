@@ -100,7 +100,10 @@ impl PredictJob {
         let mut options = self.job.options(Work::Predict)?;
         with_tasks(&mut options, (1, self.tasks.tasks))?;
         if !self.job.dry_run {
-            checks::inputs(&predict.inputs, &predict.output)?;
+            let data_root = predict.data_root.as_ref();
+            let data_root = data_root.or(settings.config.data_root.as_ref());
+            let data_root = data_root.map(PathBuf::as_path);
+            checks::inputs(&predict.inputs, &predict.output, data_root)?;
             match predict.model.as_slice() {
                 [] => checks::model(&settings.config.model_or(None))?,
                 models => models.iter().try_for_each(|model| checks::model(model))?,
@@ -230,8 +233,9 @@ impl ChainJob {
     pub fn plan(&self, line: &CommandLine, settings: &Settings) -> Result<Plan> {
         let arguments = self.arguments(line)?;
         if !self.job.dry_run {
-            checks::dataset(&self.data, settings.config.data_root.as_deref())?;
-            checks::inputs(std::slice::from_ref(&self.volumes), &self.labels)?;
+            let data_root = settings.config.data_root.as_deref();
+            checks::dataset(&self.data, data_root)?;
+            checks::inputs(&[self.volumes.clone().into()], &self.labels, data_root)?;
             checks::target(&self.labels)?;
         }
         let time = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S");

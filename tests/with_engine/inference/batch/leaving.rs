@@ -36,10 +36,10 @@ fn leaving_waits_for_no_case_and_drops_the_one_in_hand() {
     static LEFT: AtomicBool = AtomicBool::new(false);
     let folder = tempfile::tempdir().unwrap();
     batch(folder.path(), 3);
-    let images = folder.path().join("images").display().to_string();
+    let images = folder.path().join("images").into_os_string();
     let out = folder.path().join("out");
-    let inputs = expand_inputs(&[images], &out).unwrap();
-    let (cases, folder_of_cases) = plan_outputs(&inputs, &out).unwrap();
+    let inputs = expand_inputs(&[images], &out, None).unwrap();
+    let (cases, folder_of_cases) = plan_outputs(&inputs.files, &out).unwrap();
     let (stop, asked) = (AtomicBool::new(false), AtomicBool::new(false));
     let seen = Mutex::new(Value::Null);
     let leave = || {

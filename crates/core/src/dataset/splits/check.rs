@@ -85,8 +85,8 @@ impl GivenSplits {
             .map(|id| (patient(id), id.as_str()))
             .collect();
         let both = fold.validation.iter();
-        let both = both.filter_map(|id| Some((id, trained.get(patient(id))?)));
-        for (id, other) in both {
+        let mut both = both.filter_map(|id| Some((id, trained.get(patient(id))?)));
+        if let Some((id, other)) = both.next() {
             if fold.train.contains(id) {
                 return Err(self.error(&format!(
                     "fold {number} has case '{id}' both in train and in val"

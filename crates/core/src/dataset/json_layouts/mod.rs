@@ -1,64 +1,97 @@
 //! Folders with a `dataset.json`: nnU-Net v2 raw and the Medical Segmentation Decathlon.
 
-use std::collections::{BTreeMap, HashSet};
+mod content;
+mod decathlon;
+
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::discovered::Accept;
-use super::discovered::Found;
-use super::path_pattern::joined;
-use super::path_pattern::{Pattern, visible_names};
+use super::discovered::{Accept, Found, find_by_pattern, finished, of_folder, unlabelled};
+use super::path_pattern::{Pattern, joined, visible_names};
 use super::{Case, Dataset, LabelSource, Layout, Structure, structures};
+use ctseg_base::text::os_text::from_text;
 use ctseg_base::{Error, Result};
 use ctseg_image::formats::case_name;
 
-/// The keys of both formats that matter here; others are ignored, as both programs do.
-#[derive(Debug, Deserialize)]
-struct DatasetJson {
-    name: Option<String>,
-    description: Option<String>,
-    licence: Option<String>,
-    license: Option<String>,
-    labels: Option<Map<String, Value>>,
-    // nnU-Net v2
-    channel_names: Option<Map<String, Value>>,
-    file_ending: Option<String>,
-    dataset: Option<BTreeMap<String, ListedCase>>,
-    // Decathlon
-    modality: Option<Map<String, Value>>,
-    training: Option<Vec<TrainingPair>>,
-    test: Option<Vec<TestEntry>>,
+use content::{DatasetJson, ListedCase, read};
+use decathlon::decathlon_cases;
+
+/// The CT images of the dataset that `json` describes, without a look at its labels, and none where it describes no
+/// dataset. Without files every volume in nnU-Net's `folders` of images is one.
+///
+/// # Errors
+/// A file that cannot be read; several channels none of which is called CT.
+pub(super) fn images(
+    root: &Path,
+    json: &Path,
+    folders: &[PathBuf],
+) -> Result<Option<(Layout, Option<Vec<PathBuf>>)>> {
+    let mut content = read(json)?;
+    if let Some(training) = content.training.take() {
+        one_channel(
+            json,
+            "modality",
+            content.modality.as_ref(),
+            Accept::OneChannel,
+        )?;
+        let (found, _) = decathlon_cases(root, json, &content, training, Vec::new())?;
+        let files = found.cases.into_iter().map(|case| case.image).collect();
+        return Ok(Some((Layout::Decathlon, Some(files))));
+    }
+    if content.channel_names.is_none() && content.file_ending.is_none() {
+        return Ok(None);
+    }
+    let ct = ct_channel(json, content.channel_names.as_ref())?;
+    let files = match (&content.dataset, ct) {
+        (None, None) => None,
+        (None, Some(ct)) => Some(files_of_channel(folders, ct)?),
+        (Some(listed), ct) => {
+            let ct = ct.unwrap_or(0);
+            let images = listed.values().filter_map(|case| case.images.get(ct));
+            Some(images.map(|image| joined(root, image)).collect())
+        }
+    };
+    Ok(Some((Layout::NnUnet, files)))
 }
 
-#[derive(Debug, Deserialize)]
-struct ListedCase {
-    images: Vec<String>,
-    label: Option<String>,
+/// The number of the channel that is the CT; none where there is a single one.
+fn ct_channel(json: &Path, channels: Option<&Map<String, Value>>) -> Result<Option<usize>> {
+    let Some(channels) = channels.filter(|channels| channels.len() > 1) else {
+        return Ok(None);
+    };
+    let is_ct = |name: &Value| {
+        name.as_str()
+            .is_some_and(|name| name.eq_ignore_ascii_case("ct"))
+    };
+    let ct = channels.iter().find(|(_, name)| is_ct(name));
+    match ct.and_then(|(number, _)| number.parse().ok()) {
+        Some(number) => Ok(Some(number)),
+        None => {
+            one_channel(json, "channel_names", Some(channels), Accept::OneChannel)?;
+            Ok(None)
+        }
+    }
 }
 
-#[derive(Debug, Deserialize)]
-struct TrainingPair {
-    image: String,
-    label: String,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum TestEntry {
-    Image(String),
-    Pair {
-        image: String,
-        label: Option<String>,
-    },
+/// The files of one channel in these folders.
+fn files_of_channel(folders: &[PathBuf], channel: usize) -> Result<Vec<PathBuf>> {
+    let number = format!("_{channel:04}");
+    let mut files = Vec::new();
+    for folder in folders {
+        let names = visible_names(folder)?;
+        let paths = names.iter().map(|name| folder.join(from_text(name)));
+        files.extend(
+            paths.filter(|path| case_name(path).is_some_and(|name| name.ends_with(&number))),
+        );
+    }
+    Ok(files)
 }
 
 /// Opens the folder that `json` (its `dataset.json`) describes.
 pub(super) fn open(root: &Path, json: &Path, accept: Accept) -> Result<Dataset> {
-    let text = std::fs::read_to_string(json).map_err(Error::io(json, "read"))?;
-    let mut content: DatasetJson = serde_json::from_str(&text)
-        .map_err(|error| Error::file(json, format!("not a dataset.json: {error}")))?;
+    let mut content = read(json)?;
     let (structures, ignore) = structures_of(json, content.labels.as_ref())?;
     let (layout, found, test) = if let Some(training) = content.training.take() {
         one_channel(json, "modality", content.modality.as_ref(), accept)?;
@@ -80,7 +113,7 @@ pub(super) fn open(root: &Path, json: &Path, accept: Accept) -> Result<Dataset> 
              list); add channel_names such as {\"0\": \"CT\"}, or use a descriptor (.toml)",
         ));
     };
-    let mut dataset = super::discovered::of_folder(root, layout, found);
+    let mut dataset = of_folder(root, layout, found);
     if let Some(name) = content.name {
         dataset.name = name;
     }
@@ -88,7 +121,7 @@ pub(super) fn open(root: &Path, json: &Path, accept: Accept) -> Result<Dataset> 
     dataset.licence = content.licence.or(content.license);
     dataset.test = test;
     dataset.ignore = ignore;
-    super::discovered::finished(dataset, json)
+    finished(dataset, json)
 }
 
 fn one_channel(
@@ -220,7 +253,7 @@ fn nnunet_cases(
         }
         let images = pattern(format!("{images}/{{case}}_0000{ending}"))?;
         let labels = pattern(format!("labels{set}/{{case}}{ending}"))?;
-        super::discovered::find_by_pattern(root, &images, Some(&labels), structures)
+        find_by_pattern(root, &images, Some(&labels), structures)
     };
     let mut found = match &content.dataset {
         Some(listed) => listed_cases(root, json, listed, structures, accept)?,
@@ -243,7 +276,7 @@ fn refuse_more_channels(folder: &Path, ending: &str) -> Result<()> {
         .find(|name| name.ends_with(&second))
     {
         Some(name) => Err(Error::file(
-            folder.join(name),
+            folder.join(from_text(&name)),
             "a second channel (_0001); only one channel (CT, _0000) is supported: remove the other \
              channels or describe the CT files in a descriptor (.toml)",
         )),
@@ -280,7 +313,7 @@ fn listed_cases(
         let image = joined(root, image);
         cases.push(Case {
             labels,
-            ..super::discovered::unlabelled(id.clone(), image)
+            ..unlabelled(id.clone(), image)
         });
     }
     Ok(Found {
@@ -288,102 +321,4 @@ fn listed_cases(
         structures,
         unpaired: Vec::new(),
     })
-}
-
-fn decathlon_cases(
-    root: &Path,
-    json: &Path,
-    content: &DatasetJson,
-    training: Vec<TrainingPair>,
-    structures: Vec<Structure>,
-) -> Result<(Found, Vec<String>)> {
-    let training = training
-        .into_iter()
-        .map(|pair| (pair.image, Some(pair.label), false));
-    let test = content.test.iter().flatten().map(|entry| match entry {
-        TestEntry::Image(image) => (image.clone(), None, true),
-        TestEntry::Pair { image, label } => (image.clone(), label.clone(), true),
-    });
-    let mut cases = Vec::new();
-    let mut test_ids = Vec::new();
-    for (image, label, is_test) in training.chain(test) {
-        let image = joined(root, &image);
-        let Some(id) = case_name(&image) else {
-            return Err(Error::file(
-                json,
-                format!(
-                    "lists the image {}; expected .nii.gz or .nii",
-                    image.display()
-                ),
-            ));
-        };
-        // Some lists were made on macOS and hold its `._` litter.
-        if id.starts_with("._") {
-            continue;
-        }
-        if is_test {
-            test_ids.push(id.clone());
-        }
-        let image = if image.exists() {
-            image
-        } else {
-            with_channel_number(image, &id)
-        };
-        cases.push(Case {
-            labels: decathlon_labels(root, &image, label.as_deref()),
-            ..super::discovered::unlabelled(id, image)
-        });
-    }
-    let unpaired = unlisted_labels(root, &cases);
-    Ok((
-        Found {
-            cases,
-            structures,
-            unpaired,
-        },
-        test_ids,
-    ))
-}
-
-/// The listed labels. Where a test case's labels are known after all, they lie where nnU-Net has them.
-fn decathlon_labels(root: &Path, image: &Path, listed: Option<&str>) -> LabelSource {
-    if let Some(label) = listed {
-        return LabelSource::Map(joined(root, label));
-    }
-    let of_test = root
-        .join("labelsTs")
-        .join(image.file_name().unwrap_or_default());
-    match of_test.is_file() {
-        true => LabelSource::Map(of_test),
-        false => LabelSource::None,
-    }
-}
-
-/// Files in `labelsTr` that no training pair names.
-fn unlisted_labels(root: &Path, cases: &[Case]) -> Vec<PathBuf> {
-    let listed: HashSet<&Path> = cases
-        .iter()
-        .filter_map(|case| match &case.labels {
-            LabelSource::Map(path) => Some(path.as_path()),
-            _ => None,
-        })
-        .collect();
-    let folder = root.join("labelsTr");
-    let names = visible_names(&folder).unwrap_or_default();
-    let paths = names.into_iter().map(|name| folder.join(name));
-    paths
-        .filter(|path| case_name(path).is_some() && !listed.contains(path.as_path()))
-        .collect()
-}
-
-/// nnU-Net v1 lists `x.nii.gz` where `x_0000.nii.gz` lies; the listed path if that does not exist either.
-fn with_channel_number(image: PathBuf, id: &str) -> PathBuf {
-    let numbered = image
-        .file_name()
-        .and_then(|name| name.to_str())
-        .and_then(|name| {
-            let ending = name.strip_prefix(id)?;
-            Some(image.with_file_name(format!("{id}_0000{ending}")))
-        });
-    numbered.filter(|path| path.exists()).unwrap_or(image)
 }

@@ -1,0 +1,129 @@
+//! The cases of the Medical Segmentation Decathlon's lists.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use super::content::{DatasetJson, TestEntry, TrainingPair};
+use crate::dataset::case_names::CaseNames;
+use crate::dataset::discovered::{Found, unlabelled};
+use crate::dataset::path_pattern::{joined, visible_names};
+use crate::dataset::{Case, LabelSource, Structure};
+use ctseg_base::text::os_text::{from_text, to_text};
+use ctseg_base::{Error, Result};
+use ctseg_image::formats::{case_name, is_volume_name};
+
+/// Cases of the lists, and the ids of those of the test list.
+pub(super) fn decathlon_cases(
+    root: &Path,
+    json: &Path,
+    content: &DatasetJson,
+    training: Vec<TrainingPair>,
+    structures: Vec<Structure>,
+) -> Result<(Found, Vec<String>)> {
+    let listed = listed(root, content, training);
+    let images: Vec<PathBuf> = listed.iter().map(|(image, ..)| image.clone()).collect();
+    let mut names = CaseNames::of(&images);
+    let mut cases = Vec::new();
+    let mut test_ids = Vec::new();
+    for (image, label, is_test) in listed {
+        let Some(stem) = case_name(&image) else {
+            return Err(Error::file(
+                json,
+                format!(
+                    "lists the image {}; expected .nii.gz or .nii",
+                    image.display()
+                ),
+            ));
+        };
+        // Some lists were made on macOS and hold its `._` litter.
+        if stem.starts_with("._") {
+            continue;
+        }
+        let id = to_text(names.case(&image));
+        if is_test {
+            test_ids.push(id.clone());
+        }
+        let image = if image.exists() {
+            image
+        } else {
+            with_channel_number(image, &stem)
+        };
+        cases.push(Case {
+            // Folds are dealt by patients: they stay what they were when `_0000` was part of the id.
+            patient: stem,
+            labels: decathlon_labels(root, &image, label.as_deref()),
+            ..unlabelled(id, image)
+        });
+    }
+    let unpaired = unlisted_labels(root, &cases);
+    Ok((
+        Found {
+            cases,
+            structures,
+            unpaired,
+        },
+        test_ids,
+    ))
+}
+
+/// Image, label and whether the case is a test case, of all that are listed.
+fn listed(
+    root: &Path,
+    content: &DatasetJson,
+    training: Vec<TrainingPair>,
+) -> Vec<(PathBuf, Option<String>, bool)> {
+    let training = training
+        .into_iter()
+        .map(|pair| (pair.image, Some(pair.label), false));
+    let test = content.test.iter().flatten().map(|entry| match entry {
+        TestEntry::Image(image) => (image.clone(), None, true),
+        TestEntry::Pair { image, label } => (image.clone(), label.clone(), true),
+    });
+    training
+        .chain(test)
+        .map(|(image, label, is_test)| (joined(root, &image), label, is_test))
+        .collect()
+}
+
+/// The listed labels. Where a test case's labels are known after all, they lie where nnU-Net has them.
+fn decathlon_labels(root: &Path, image: &Path, listed: Option<&str>) -> LabelSource {
+    if let Some(label) = listed {
+        return LabelSource::Map(joined(root, label));
+    }
+    let of_test = root
+        .join("labelsTs")
+        .join(image.file_name().unwrap_or_default());
+    match of_test.is_file() {
+        true => LabelSource::Map(of_test),
+        false => LabelSource::None,
+    }
+}
+
+/// Files in `labelsTr` that no training pair names.
+fn unlisted_labels(root: &Path, cases: &[Case]) -> Vec<PathBuf> {
+    let listed: HashSet<&Path> = cases
+        .iter()
+        .filter_map(|case| match &case.labels {
+            LabelSource::Map(path) => Some(path.as_path()),
+            _ => None,
+        })
+        .collect();
+    let folder = root.join("labelsTr");
+    let names = visible_names(&folder).unwrap_or_default();
+    let paths = names.iter().map(|name| folder.join(from_text(name)));
+    paths
+        .filter(|path| is_volume_name(path) && !listed.contains(path.as_path()))
+        .collect()
+}
+
+/// nnU-Net v1 lists `x.nii.gz` where `x_0000.nii.gz` lies; the listed path if that does not exist either.
+fn with_channel_number(image: PathBuf, id: &str) -> PathBuf {
+    let numbered = image
+        .file_name()
+        .and_then(|name| name.to_str())
+        .and_then(|name| {
+            let ending = name.strip_prefix(id)?;
+            Some(image.with_file_name(format!("{id}_0000{ending}")))
+        });
+    numbered.filter(|path| path.exists()).unwrap_or(image)
+}

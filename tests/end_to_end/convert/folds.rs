@@ -1,0 +1,133 @@
+//! Folds of a converted dataset.
+
+use super::*;
+
+#[test]
+fn patients_with_several_cases_are_kept_whole_where_folds_are_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let cases = ["p1-a", "p1-b", "p2-a", "p2-b", "p3-a", "p4-a"];
+    plain(&at("data"), &cases.map(|name| (name, [1].as_slice())));
+    let descriptor = "name = \"twice\"\nimages = \"images/*.nii.gz\"\nlabels = \"labels/{case}.nii.gz\"\npatient_delimiter = \"-\"\ntest = [\"p4-a\"]\n";
+    fs::write(at("data/dataset.toml"), descriptor).unwrap();
+    let arguments = ["convert", "data", "-o", "raw", "--to", "nnunet"];
+    let output = run(folder.path(), &arguments, 0);
+    assert!(
+        stderr(&output).contains("nnU-Net's own folds would part them; --folds 5"),
+        "{}",
+        stderr(&output)
+    );
+    let output = run(
+        folder.path(),
+        &[&arguments[..], &["--folds", "3"]].concat(),
+        0,
+    );
+    assert!(
+        !stderr(&output).contains("would part them"),
+        "{}",
+        stderr(&output)
+    );
+    let converted = at("raw/Dataset500_twice");
+    let splits = json_of(&converted.join("splits_final.json"));
+    let mut held_out: Vec<Value> = splits
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|split| split["val"].clone())
+        .collect();
+    held_out.sort_by_key(ToString::to_string);
+    assert_eq!(
+        json!(held_out),
+        json!([["p1-a", "p1-b"], ["p2-a", "p2-b"], ["p3-a"]])
+    );
+}
+
+#[test]
+fn folds_of_nnunet_go_along_where_they_can_be_meant() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    plain(
+        &at("data"),
+        &["a", "b", "c 1", "d"].map(|name| (name, [1].as_slice())),
+    );
+    run(
+        folder.path(),
+        &["convert", "data", "-o", "raw", "--to", "nnunet"],
+        0,
+    );
+    let converted = at("raw/Dataset500_data");
+    let again = [
+        "raw/Dataset500_data",
+        "-o",
+        "raw",
+        "--to",
+        "nnunet",
+        "--id",
+        "501",
+    ];
+    let splits = |train: &[&str]| {
+        let folds = json!([{"train": train, "val": ["c_1"]}]);
+        fs::write(converted.join("splits_final.json"), folds.to_string()).unwrap();
+    };
+    splits(&["a", "bb"]);
+    let said = refused(folder.path(), &again, 1);
+    assert!(
+        said.contains("fold 0 names case 'bb', which is not in the dataset"),
+        "{said}"
+    );
+    splits(&["a", "c_1"]);
+    let said = refused(folder.path(), &[&again[..], &["--check"]].concat(), 1);
+    assert!(
+        said.contains("case 'c_1' both in train and in val"),
+        "{said}"
+    );
+    assert!(!at("raw/Dataset501_data").exists());
+    splits(&["a", "b"]);
+    let output = run(folder.path(), &[&["convert"], &again[..]].concat(), 0);
+    let said = stderr(&output);
+    assert!(
+        said.contains("splits_final.json")
+            && said.contains("1 training case in no fold")
+            && said.contains(": d"),
+        "{said}"
+    );
+    assert_eq!(
+        json_of(&at("raw/Dataset501_data/splits_final.json")),
+        json!([{"train": ["a", "b"], "val": ["c_1"]}])
+    );
+}
+
+#[test]
+fn folds_that_cannot_go_along_are_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    plain(&at("data"), &["a", "b"].map(|name| (name, [1].as_slice())));
+    let first = [
+        "convert", "data", "-o", "raw", "--to", "nnunet", "--folds", "2",
+    ];
+    run(folder.path(), &first, 0);
+    let converted = at("raw/Dataset500_data");
+    let to_msd = [
+        "convert",
+        "raw/Dataset500_data",
+        "-o",
+        "tasks",
+        "--to",
+        "msd",
+    ];
+    let said = stderr(&run(folder.path(), &to_msd, 0));
+    assert!(said.contains("has no place for folds"), "{said}");
+    // A case that cannot be converted leaves both folds with an empty side.
+    fs::write(converted.join("imagesTr/a_0000.nii.gz"), b"no").unwrap();
+    let again = [
+        "raw/Dataset500_data",
+        "-o",
+        "raw",
+        "--to",
+        "nnunet",
+        "--id",
+        "502",
+    ];
+    let said = stderr(&run(folder.path(), &[&["convert"], &again[..]].concat(), 3));
+    assert!(said.contains("2 of 2 folds are left out"), "{said}");
+}

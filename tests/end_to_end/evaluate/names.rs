@@ -1,0 +1,122 @@
+//! How label maps find their references by their names.
+
+use super::*;
+
+/// The cases that were compared, by the ids of the reference.
+fn compared(summary: &Value) -> Vec<String> {
+    let cases = summary["compared"].as_array().unwrap().iter();
+    cases
+        .map(|case| case["case"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn label_maps_in_folders_are_compared_with_references_laid_out_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    for (site, case) in [("a", "p1"), ("a", "p2"), ("b", "p1")] {
+        write(&at(&format!("pred/{site}/{case}/ct.nii.gz")), [1, 1, 0, 2]);
+        write(&at(&format!("ref/{site}/{case}/ct.nii")), [1, 1, 0, 2]);
+    }
+    let found = summary(folder.path(), &["pred", "ref", "-o", "out"]);
+    assert_eq!(compared(&found), ["a/p1/ct", "a/p2/ct", "b/p1/ct"]);
+    assert_eq!(found["mean"]["dice"], 1.0);
+}
+
+#[test]
+fn label_maps_that_are_named_as_their_folders_or_without_a_number_are_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    // Named as their folders, which is what predict does where these differ; with and without nnU-Net's number.
+    write(&at("flat/t1.nii.gz"), [1, 1, 0, 2]);
+    write(&at("flat/t2.nii.gz"), [1, 1, 0, 2]);
+    write(&at("own/t1/seg.nii.gz"), [1, 1, 0, 2]);
+    write(&at("own/t2/seg.nii.gz"), [1, 1, 0, 2]);
+    let found = summary(folder.path(), &["flat", "own", "-o", "out"]);
+    assert_eq!(compared(&found), ["t1/seg", "t2/seg"]);
+    write(&at("numbered/t1_0000.nii.gz"), [1, 1, 0, 2]);
+    write(&at("numbered/t2_0000.nii.gz"), [1, 1, 0, 2]);
+    for pair in [["flat", "numbered"], ["numbered", "flat"]] {
+        let found = summary(folder.path(), &[&pair[..], &["-o", "out"]].concat());
+        assert_eq!(found["cases"], 2, "{found}");
+    }
+    // Of label maps in a folder those below it count only if predict wrote them.
+    write(&at("flat/images/t1.nii.gz"), [9, 9, 9, 9]);
+    let found = summary(folder.path(), &["flat", "own", "-o", "out"]);
+    assert_eq!(found["cases"], 2, "{found}");
+}
+
+#[test]
+fn numbered_cases_are_cases_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    for number in 0..3 {
+        write(&at(&format!("set/images/v_000{number}.nii.gz")), [9; 4]);
+        write(
+            &at(&format!("set/labels/v_000{number}.nii.gz")),
+            [1, 0, 0, 2],
+        );
+        write(&at(&format!("pred/v_000{number}.nii.gz")), [1, 0, 0, 2]);
+    }
+    let found = summary(folder.path(), &["pred", "set", "-o", "out"]);
+    assert_eq!(
+        (&found["cases"], &found["missing_predictions"]),
+        (&3.into(), &serde_json::json!([]))
+    );
+    // One alone keeps its name.
+    write(&at("one/v_0000.nii.gz"), [1, 0, 0, 2]);
+    let found = summary(folder.path(), &["one", "set", "-o", "out"]);
+    assert_eq!(found["compared"][0]["case"], "v_0000");
+}
+
+#[test]
+fn a_clash_costs_its_pair_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    for name in ["pred/a.nii", "pred/b.nii", "pred/b.nii.gz", "pred/c.nii"] {
+        write(&at(name), [1, 0, 0, 2]);
+    }
+    for name in ["ref/a.nii", "ref/b.nii", "ref/c.nii", "ref/c.nii.gz"] {
+        write(&at(name), [1, 0, 0, 2]);
+    }
+    std::fs::create_dir_all(at("pred/d.nii")).unwrap(); // a folder is no label map
+    let output = run(folder.path(), &["evaluate", "pred", "ref", "--json"], 3);
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&found["cases"], &found["compared"][0]["case"]),
+        (&1.into(), &"a".into())
+    );
+    let failed: Vec<&str> = found["failed"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|failed| failed["reason"].as_str())
+        .collect();
+    assert_eq!(failed.len(), 3, "{failed:?}");
+    assert!(
+        failed[0].contains("case 'b' has another label map, pred/b.nii.gz;"),
+        "{failed:?}"
+    );
+    assert!(
+        failed[2].contains("case 'c' has another reference, ref/c.nii;"),
+        "{failed:?}"
+    );
+}
+
+#[test]
+fn names_that_are_not_utf_8_are_compared_and_listed() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &[u8]| folder.path().join(std::ffi::OsStr::from_bytes(name));
+    for name in [&b"M\xfcller.nii.gz"[..], b"M\xf6ller.nii.gz"] {
+        write(&at(&[b"pred/", name].concat()), [1, 0, 0, 2]);
+        write(&at(&[b"ref/", name].concat()), [1, 0, 0, 2]);
+    }
+    write(&at(b"pred/\xff.nii.gz"), [1, 0, 0, 2]);
+    let output = run(folder.path(), &["evaluate", "pred", "ref", "--json"], 3);
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let cases = found["compared"].as_array().unwrap().iter();
+    let cases: Vec<&str> = cases.filter_map(|case| case["case"].as_str()).collect();
+    assert_eq!(cases, ["M\\xF6ller", "M\\xFCller"]);
+    assert_eq!(found["failed"][0]["input"], "pred/\\xFF.nii.gz");
+}
