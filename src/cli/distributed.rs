@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::env::RENDEZVOUS;
 use super::settings::Settings;
+use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_engine::device::DeviceChoice;
 use ctseg_engine::distributed::launcher;
@@ -37,7 +38,8 @@ fn own_gpu(local_rank: usize) -> Result<usize> {
         1 => Ok(0),
         seen if local_rank < seen => Ok(local_rank),
         seen => Err(Error::usage(format!(
-            "this is process {local_rank} of its machine, counted from 0, and libtorch sees {seen} GPUs; begin one process per GPU"
+            "this is process {local_rank} of its machine, counted from 0, and libtorch sees {}; begin one process per GPU",
+            counted(seen, "GPU")
         ))),
     }
 }

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::print::print_out;
 use ctseg_base::text::table::{score, table};
+use ctseg_base::text::words::counted;
 use ctseg_evaluate::Evaluation;
 use ctseg_evaluate::paired::{ALL, Paired};
 use ctseg_evaluate::scores::named;
@@ -57,10 +58,10 @@ pub fn print_evaluation(evaluation: &Evaluation, summary: &Value, folder: &Path,
     print_regions(summary);
     print_worst(evaluation);
     print_out(&format!(
-        "{} cases compared, {} failed, {} references without a prediction; metrics.csv and summary.json in {}\n",
-        evaluation.cases.len(),
+        "{} compared, {} failed, {} without a prediction; metrics.csv and summary.json in {}\n",
+        counted(evaluation.cases.len(), "case"),
         evaluation.failures.len(),
-        evaluation.missing.len(),
+        counted(evaluation.missing.len(), "reference"),
         folder.display()
     ));
 }

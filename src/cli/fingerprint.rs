@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use ctseg_base::text::table::table;
+use ctseg_base::text::words::{counted, listed};
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::fingerprint::Fingerprint;
 
@@ -11,13 +12,19 @@ pub fn described(fingerprint: &Fingerprint) -> Result<(String, Value)> {
     let mm = |values: [f64; 3]| values.map(|v| format!("{v:.2}")).to_vec();
     let row = |name: &str, values: [f64; 3]| [vec![name.to_owned()], mm(values)].concat();
     let mut text = format!(
-        "{}: {} cases read, {} not\n",
+        "{}: {} read, {} not\n",
         fingerprint.dataset,
-        fingerprint.cases.len(),
+        counted(fingerprint.cases.len(), "case"),
         fingerprint.unreadable.len()
     );
-    for (case, why) in &fingerprint.unreadable {
-        text += &format!("  not read  {case}: {why}\n");
+    // Why was a warning each.
+    let unread: Vec<&str> = fingerprint
+        .unreadable
+        .iter()
+        .map(|(case, _)| case.as_str())
+        .collect();
+    if !unread.is_empty() {
+        text += &format!("  not read  {}\n", listed(&unread));
     }
     text += &table(
         &["mm", "x", "y", "z"],

@@ -12,6 +12,7 @@ use super::env::RENDEZVOUS;
 use super::outcome::Outcome;
 use super::settings::Settings;
 use ctseg_base::process::child::{send_signal, spawn_bound};
+use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_engine::device::DeviceChoice;
 
@@ -70,7 +71,8 @@ fn checked(count: usize, device: DeviceChoice, gpus: usize) -> Result<()> {
     }
     if !(1..=gpus).contains(&count) {
         return Err(Error::usage(format!(
-            "--gpus {count}: libtorch sees {gpus} GPUs on this machine"
+            "--gpus {count}: libtorch sees {} on this machine",
+            counted(gpus, "GPU")
         )));
     }
     Ok(())

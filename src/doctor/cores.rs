@@ -5,6 +5,7 @@ use serde_json::json;
 use super::Finding;
 use ctseg_base::limits::cores::{CoreSource, Cores};
 use ctseg_base::limits::host::Host;
+use ctseg_base::text::words::counted;
 
 const CHECK: &str = "cores";
 
@@ -28,7 +29,10 @@ pub fn findings(host: &Host, threads: Option<usize>, used: usize) -> Vec<Finding
     if let Some(threads) = threads.filter(|threads| *threads > usable) {
         findings.push(Finding::warning(
             "threads",
-            format!("--threads or CTSEG_THREADS is {threads}, and {usable} cores may be used"),
+            format!(
+                "--threads or CTSEG_THREADS is {threads}, and {} may be used",
+                counted(usable, "core")
+            ),
             format!(
                 "more threads than cores wait for each other{}; leave both out, or say {usable}",
                 match tightest.map(|limit| &limit.source) {
@@ -46,7 +50,10 @@ pub fn findings(host: &Host, threads: Option<usize>, used: usize) -> Vec<Finding
 /// `CTSEG_LOADER_THREADS`, which is beside what computes.
 fn loader(host: &Host, usable: usize) -> Option<Finding> {
     let threads: usize = host.variable("CTSEG_LOADER_THREADS")?.parse().ok()?;
-    let found = format!("CTSEG_LOADER_THREADS is {threads}, and {usable} cores may be used");
+    let found = format!(
+        "CTSEG_LOADER_THREADS is {threads}, and {} may be used",
+        counted(usable, "core")
+    );
     let advice = format!("expected {usable} or fewer, or none at all");
     (threads > usable).then(|| Finding::warning("threads", found, advice))
 }

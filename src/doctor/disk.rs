@@ -184,7 +184,7 @@ fn existing(path: &Path) -> PathBuf {
 
 fn written(folder: &Path) -> Result<(), Refused> {
     let mut file = temporary_file(folder).map_err(|error| match &error {
-        Error::Io { source, .. } => Refused::from_io(source),
+        Error::Io { cause, .. } => Refused::from_io(cause),
         other => Refused::Other(other.to_string()),
     })?;
     // No zeros: some storage takes any number of these.

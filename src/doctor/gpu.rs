@@ -9,6 +9,7 @@ use super::libtorch::LibTorch;
 use super::libtorch::USUAL_CUDA;
 use super::{Finding, State};
 use ctseg_base::limits::host::Host;
+use ctseg_base::text::words::counted;
 
 const CHECK: &str = "GPU";
 
@@ -103,8 +104,7 @@ impl Facts {
             }
             Some(_) => self.models.join(", "),
             None if count == 0 && self.is_wsl => "the GPU of Windows".to_owned(),
-            None if count == 1 => "1 NVIDIA GPU".to_owned(),
-            None => format!("{count} NVIDIA GPUs"),
+            None => counted(count, "NVIDIA GPU"),
         }
     }
 }

@@ -17,6 +17,7 @@ pub mod process;
 pub mod settings;
 pub mod tracking;
 
+use ctseg_base::text::words::counted;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -124,14 +125,15 @@ pub fn as_text(findings: &[Finding]) -> String {
 /// How many faults and warnings there are.
 fn summary(findings: &[Finding]) -> String {
     let count = |state| findings.iter().filter(|one| one.state == state).count();
-    let counted = |count: usize, name: &str| match count {
-        0 => None,
-        1 => Some(format!("1 {name}")),
-        many => Some(format!("{many} {name}s")),
-    };
-    let faults = counted(count(State::Fault), "fault");
-    let warnings = counted(count(State::Warning), "warning");
-    let parts: Vec<String> = faults.into_iter().chain(warnings).collect();
+    let found = [
+        (count(State::Fault), "fault"),
+        (count(State::Warning), "warning"),
+    ];
+    let parts: Vec<String> = found
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, noun)| counted(count, noun))
+        .collect();
     match parts.as_slice() {
         [] => "nothing is wrong".to_owned(),
         parts => parts.join(", "),

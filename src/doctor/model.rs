@@ -9,6 +9,7 @@ use super::Finding;
 use super::memory::Needed;
 use super::patience::within;
 use ctseg_base::Result;
+use ctseg_base::text::words::counted;
 use ctseg_core::dataset::Dataset;
 use ctseg_core::inference::memory_estimate::{Way, needed_bytes, ordinary_volume};
 use ctseg_core::model::bundle::Bundle;
@@ -53,8 +54,8 @@ pub fn model(path: &Path, way: Way, quick: bool) -> (Finding, Option<Needed>) {
     match within(MODEL_PATIENCE, move || looked_at(&own, way)) {
         Some(Ok(looked)) => {
             let found = format!(
-                "{shown}: whole, {} structures, SHA-256 {}…",
-                looked.structures,
+                "{shown}: whole, {}, SHA-256 {}…",
+                counted(looked.structures, "structure"),
                 looked.sha256.get(..12).unwrap_or_default()
             );
             let facts = json!({
@@ -118,7 +119,11 @@ pub fn dataset(path: &Path, data_root: Option<&Path>, quick: bool) -> Finding {
     });
     match opened {
         Some(Ok((cases, structures))) => {
-            let found = format!("{shown}: {cases} cases, {structures} structures");
+            let found = format!(
+                "{shown}: {}, {}",
+                counted(cases, "case"),
+                counted(structures, "structure")
+            );
             let facts = json!({"path": path.display().to_string(), "cases": cases, "structures": structures});
             Finding::ok(DATASET, found).with(facts)
         }

@@ -75,10 +75,17 @@ fn answered(server: &Server, answer: &Answer) -> Vec<Finding> {
     );
     let facts = json!({
         "uri": server.uri, "version": answer.version, "experiment": name,
-        "experiment_id": answer.experiment, "seconds": answer.took.as_secs_f64(),
+        "experiment_id": answer.experiment.as_ref().map(|known| &known.id), "seconds": answer.took.as_secs_f64(),
     });
     let finding = match &answer.experiment {
-        Some(id) => Finding::ok(CHECK, format!("{found}has number {id}")),
+        Some(known) if known.is_deleted => Finding::note(
+            CHECK,
+            format!(
+                "{found}(number {}) was deleted there; the first run restores it, if it may",
+                known.id
+            ),
+        ),
+        Some(known) => Finding::ok(CHECK, format!("{found}has number {}", known.id)),
         None => Finding::note(
             CHECK,
             format!("{found}is not there yet, the first run makes it"),
@@ -124,7 +131,7 @@ fn advice(fault: &Fault, why: &str, uri: &str, has_proxy: bool) -> String {
             "see user, password or token; MLflow's --allowed-hosts must name this address"
         }
         Fault::Closed(_) => "see that the address is the tracking server's own, with its path",
-        Fault::Gone(_) | Fault::Refused(_) => {
+        Fault::Gone(_) | Fault::Refused(_) | Fault::Experiment(_) => {
             "see that the address is the tracking server's own, with its path"
         }
         Fault::Away { .. } if says("lookup") || says("resolve") || says("dns") => {

@@ -136,6 +136,10 @@ impl Observer for JsonLines {
         self.0.write("warning", line, Value::Null);
     }
 
+    fn log(&self, line: &str) {
+        self.say(line);
+    }
+
     fn task(&self, name: &str, total: u64, unit: &'static str) -> Box<dyn Task> {
         Box::new(JsonTask {
             fields: self.0.clone(),

@@ -122,6 +122,10 @@ impl Observer for Lines {
         to_stderr(&format!("warning: {line}"));
     }
 
+    fn log(&self, line: &str) {
+        to_stderr(line);
+    }
+
     fn task(&self, name: &str, total: u64, unit: &'static str) -> Box<dyn Task> {
         let now = Instant::now();
         Box::new(LineTask {

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use super::state::{Kind, Standing, Status, Trials, last_written};
+use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_core::run::state_file;
 use ctseg_core::run::state_file::RunState;
@@ -37,7 +38,10 @@ pub(super) fn of(path: &Path, now: SystemTime) -> Result<Status> {
     });
     if status.state == Standing::Done && failed > 0 {
         status.state = Standing::Failed;
-        status.because = Some(format!("{failed} trials failed, see table.txt"));
+        status.because = Some(format!(
+            "{} failed, see table.txt",
+            counted(failed, "trial")
+        ));
     } else if matches!(status.state, Standing::Interrupted | Standing::Failed) {
         status.resume = Some(format!("ctseg sweep --resume {}", path.display()));
     }

@@ -8,8 +8,9 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use ctseg_base::progress::{Observer, Silent, Task};
-use ctseg_http::login::Access;
+use ctseg_http::login::{Access, Login};
 use ctseg_http::tls::Trust;
+use ctseg_http::{Body, Client, Method, Request, Url};
 use ctseg_tracking::mlflow::settings::Server;
 use serde_json::Value;
 
@@ -83,6 +84,17 @@ impl TestServer {
     /// The certificate of who vouches for it.
     pub fn authority(&self) -> PathBuf {
         self.folder.path().join("ca.pem")
+    }
+
+    /// Asks it for something by its REST API.
+    pub fn post(&self, path: &str, body: &Value) {
+        let home = Url::parse(&self.uri()).unwrap();
+        let url = home.join(&format!("api/2.0/mlflow/{path}")).unwrap();
+        let login = Login::new(home, Access::Anybody);
+        let timeout = Duration::from_secs(30);
+        let client = Client::open(login, &Trust::default(), timeout, "").unwrap();
+        let request = Request::new(Method::POST, url, Body::Json(body.to_string()));
+        assert!(client.send(request).is_ok(), "{path} {body}");
     }
 
     /// What MLflow's own client finds; see the script.

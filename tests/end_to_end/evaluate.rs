@@ -347,7 +347,7 @@ fn two_hundred_pairs_are_compared_and_what_is_wrong_is_listed() {
     assert_eq!(failed, ["pred/case_150.nii.gz", "pred/stranger.nii.gz"]);
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
-        printed.contains("198 cases compared, 2 failed, 1 references without"),
+        printed.contains("198 cases compared, 2 failed, 1 reference without"),
         "{printed}"
     );
     // In the order of the cases, whoever was first.

@@ -13,6 +13,7 @@ mod convert;
 mod evaluate;
 mod fingerprint;
 mod logs;
+mod messages;
 mod metrics_file;
 mod mlflow;
 mod mlflow_faults;

@@ -15,6 +15,7 @@ use ctseg_tracking::mlflow::Mlflow;
 use ctseg_tracking::mlflow::parent::Above;
 use serde_json::Value;
 
+mod deleted;
 mod fits;
 mod logins;
 
@@ -343,6 +344,7 @@ fn runs_are_in_the_server_whole_and_once() {
     };
     everything_arrives(&test);
     tasks_of_an_array_lie_below_one_run(&test);
+    deleted::an_experiment_comes_back(&test);
     fits::a_killed_fit_goes_on_in_its_run(&test);
     fits::two_stages_outlive_their_server(&mut test);
 }

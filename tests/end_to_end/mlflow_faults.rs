@@ -21,6 +21,7 @@ use ctseg_tracking::mlflow::sync::sync;
 use serde_json::json;
 use wiremock::{Request, ResponseTemplate};
 
+mod experiments;
 mod files;
 
 /// Answers the first `times` requests for `path_end` with `answer`.

@@ -181,7 +181,7 @@ fn probabilities_that_cannot_be_used_are_listed_and_cost_no_other_case() {
     assert!(
         String::from_utf8(told.stdout)
             .unwrap()
-            .contains("1 cases, 2 failed")
+            .contains("1 case, 2 failed")
     );
 }
 

@@ -37,10 +37,34 @@ pub fn write_atomically(
 
 /// An empty temporary file in `folder`, which is made if it is missing; removed unless it is [`persisted`].
 pub fn temporary_file(folder: &Path) -> Result<NamedTempFile> {
-    fs::create_dir_all(folder).map_err(Error::io(folder, "create the folder"))?;
+    create_folder(folder)?;
     temporary_names()
         .tempfile_in(folder)
         .map_err(Error::io(folder, "write into the folder"))
+}
+
+/// Makes the folder `path`, and those above it, unless it is there.
+///
+/// # Errors
+/// A file in its place or above it, which is named; a folder that cannot be made.
+pub fn create_folder(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).or_else(|error| {
+        refuse_file(path)?;
+        Err(Error::io(path, "create the folder")(error))
+    })
+}
+
+/// # Errors
+/// A file where the folder `path` is expected, or above it.
+pub fn refuse_file(path: &Path) -> Result<()> {
+    let is_file = |above: &&Path| above.exists() && !above.is_dir();
+    match path.ancestors().find(is_file) {
+        Some(file) => Err(Error::file(
+            file,
+            "is a file; expected a folder, or a name that is free",
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Syncs a whole temporary file and gives it its name.
@@ -51,7 +75,10 @@ pub fn persisted(temporary: NamedTempFile, path: &Path) -> Result<()> {
         .map_err(Error::io(path, "sync"))?;
     temporary
         .persist(path)
-        .map_err(|error| Error::io(path, "rename the finished file to")(error.error))?;
+        .map_err(|error| match path.is_dir() {
+            true => Error::file(path, "is a folder; expected the name of a file"),
+            false => Error::io(path, "rename the finished file to")(error.error),
+        })?;
     // The rename itself must survive a power cut too; not every file system can sync a folder.
     if let Ok(folder) = File::open(parent_of(path)) {
         let _ = folder.sync_all();
@@ -92,7 +119,7 @@ fn temporary_names() -> tempfile::Builder<'static, 'static> {
 
 /// A temporary folder in `parent`, to be renamed when it is whole; its permissions follow the umask.
 pub fn temporary_folder(parent: &Path) -> Result<tempfile::TempDir> {
-    fs::create_dir_all(parent).map_err(Error::io(parent, "create the folder"))?;
+    create_folder(parent)?;
     let mut builder = tempfile::Builder::new();
     builder.prefix(OWN_TEMPORARY.as_str());
     #[cfg(unix)]
@@ -116,6 +143,30 @@ pub fn parent_of(path: &Path) -> &Path {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_and_folders_that_stand_for_each_other_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        for below in [file.clone(), file.join("deep/er")] {
+            let said = create_folder(&below).unwrap_err().to_string();
+            assert!(
+                said.starts_with(&format!("{}: is a file", file.display())),
+                "{said}"
+            );
+            let said = write_bytes_atomically(&below.join("x"), b"")
+                .unwrap_err()
+                .to_string();
+            assert!(said.contains("is a file"), "{said}");
+        }
+        let said = write_bytes_atomically(folder.path(), b"")
+            .unwrap_err()
+            .to_string();
+        assert!(said.contains("is a folder"), "{said}");
+        create_folder(&folder.path().join("a/b")).unwrap();
+        create_folder(&folder.path().join("a/b")).unwrap();
+    }
 
     #[test]
     fn a_failed_write_leaves_the_old_file_and_no_litter() {

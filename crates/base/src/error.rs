@@ -10,11 +10,12 @@ pub enum Error {
     #[error("{}: {problem}", path.display())]
     File { path: PathBuf, problem: String },
     /// The operating system refused to read or write a file.
-    #[error("{}: cannot {action}: {source}", path.display())]
+    #[error("{}: cannot {action}: {cause}", path.display())]
     Io {
         path: PathBuf,
         action: &'static str,
-        source: std::io::Error,
+        /// No `source`: who shows an error with its sources would say it twice.
+        cause: std::io::Error,
     },
     /// A command line that cannot be meant.
     #[error("{0}")]
@@ -42,10 +43,10 @@ impl Error {
     /// For `map_err`: an I/O error on `path` while trying to `action` ("read", "create", …).
     pub fn io(path: impl AsRef<Path>, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_path_buf();
-        move |source| Self::Io {
+        move |cause| Self::Io {
             path,
             action,
-            source,
+            cause,
         }
     }
 
@@ -57,5 +58,19 @@ impl Error {
     /// An error about settings or inputs.
     pub fn invalid(problem: impl Into<String>) -> Self {
         Self::Invalid(problem.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_io_error_says_its_cause_once() {
+        let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+        let cause = missing.to_string();
+        let error = Error::io("a.nii", "read")(missing);
+        assert_eq!(error.to_string(), format!("a.nii: cannot read: {cause}"));
+        assert!(std::error::Error::source(&error).is_none());
     }
 }

@@ -8,6 +8,9 @@ pub trait Observer: Send + Sync {
     /// Something the user should know about although the work goes on.
     fn warn(&self, line: &str);
 
+    /// A line for logs, of what a terminal shows by its bars alone.
+    fn log(&self, _line: &str) {}
+
     /// A piece of work of `total` steps begins; dropping the handle ends it.
     fn task(&self, name: &str, total: u64, unit: &'static str) -> Box<dyn Task>;
 
@@ -87,6 +90,11 @@ impl Observer for Logged<'_> {
     fn warn(&self, line: &str) {
         self.write("warning", line);
         self.inner.warn(line);
+    }
+
+    fn log(&self, line: &str) {
+        self.write("info", line);
+        self.inner.log(line);
     }
 
     fn task(&self, name: &str, total: u64, unit: &'static str) -> Box<dyn Task> {

@@ -6,7 +6,7 @@ use std::path::{Component, Path};
 
 use zip::ZipArchive;
 
-use crate::atomic_file::{parent_of, temporary_folder};
+use crate::atomic_file::{create_folder, parent_of, temporary_folder};
 use crate::{Error, Result};
 
 /// Compressors make at most about a thousandth of a file; what promises more is a trap.
@@ -55,7 +55,7 @@ pub fn unpacked_zip(
         }
         room -= size;
         let to = folder.path().join(inside);
-        std::fs::create_dir_all(parent_of(&to)).map_err(Error::io(&to, "create the folder of"))?;
+        create_folder(parent_of(&to))?;
         let file = File::create(&to).map_err(Error::io(&to, "write"))?;
         let mut writer = BufWriter::with_capacity(1 << 18, file);
         // One byte more tells a file that does not end where it should.

@@ -14,6 +14,7 @@ use crate::libtorch::engine::LibTorch;
 use crate::networks::Network;
 use crate::precision::{Precision, PrecisionChoice, cpu_has_bf16};
 use crate::weights::NamedTensors;
+use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 
 /// The fastest one last.
@@ -78,7 +79,8 @@ impl DeviceChoice {
             if index >= gpus {
                 choice.check_gpu_libraries()?;
                 return Err(Error::invalid(format!(
-                    "device {choice} is not there: libtorch sees {gpus} NVIDIA GPUs on this machine; use --device libtorch for its CPU"
+                    "device {choice} is not there: libtorch sees {} on this machine; use --device libtorch for its CPU",
+                    counted(gpus, "NVIDIA GPU")
                 )));
             }
         }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::scores::StructureScores;
 use crate::tolerances::Tolerances;
+use ctseg_base::text::suggest::expected;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Structure;
 use ctseg_core::model::identity::ModelUsed;
@@ -46,7 +47,7 @@ impl Structures {
                 let names: Vec<&str> = known.iter().map(|s| s.name.as_str()).collect();
                 return Err(Error::usage(format!(
                     "a tolerance is given for '{unknown}', which is no structure here; expected one of {}",
-                    names.join(", ")
+                    expected(unknown, &names)
                 )));
             }
         }

@@ -12,6 +12,7 @@ use crate::tolerances::Tolerances;
 use ctseg_base::cancel::{guarded, unless_stopped};
 use ctseg_base::failures::Failure;
 use ctseg_base::progress::{CaseCounts, Observer};
+use ctseg_base::text::words::{counted, listed};
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Structure;
 use ctseg_core::dataset::reference::Reference;
@@ -167,9 +168,9 @@ fn collected(
     missing.retain(|case| !seen.contains(case));
     if !missing.is_empty() {
         observer.warn(&format!(
-            "{} references have no prediction and are left out: {}",
-            missing.len(),
-            missing.join(", ")
+            "{} without a prediction, left out: {}",
+            counted(missing.len(), "reference"),
+            listed(&missing)
         ));
     }
     let found = structures_of(structures, &whole);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use ctseg_base::atomic_file::{parent_of, temporary_file};
 use ctseg_base::progress::Observer;
 use ctseg_base::temp_files::remove_leftovers;
+use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_core::inference::stage::check_extent;
 use ctseg_core::outputs::inputs::PredictCase;
@@ -45,8 +46,8 @@ pub(super) fn clean(folders: &[PathBuf], observer: &dyn Observer) -> Result<()> 
     }
     if removed > 0 {
         observer.say(&format!(
-            "removed {removed} temporary file{} that a killed run had left",
-            if removed == 1 { "" } else { "s" }
+            "removed {} that a killed run had left",
+            counted(removed, "temporary file")
         ));
     }
     Ok(())
@@ -234,7 +235,7 @@ mod tests {
         let said = output_folders(folder.path(), &[bad])
             .unwrap_err()
             .to_string();
-        assert!(said.contains("create the folder"), "{said}");
+        assert!(said.contains("is a file"), "{said}");
         let mut good = case(folder.path(), 1, "x.nii");
         good.output = folder.path().join("deep/er/x.nii");
         std::fs::create_dir_all(folder.path().join("deep/er/x")).unwrap();

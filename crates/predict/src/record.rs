@@ -17,6 +17,7 @@ use ctseg_base::failures::Failure;
 use ctseg_base::process::owner::Worker;
 use ctseg_base::progress::{CaseCounts, Task};
 use ctseg_base::temp_files::remove_own_leftovers;
+use ctseg_base::text::words::counted;
 use ctseg_core::inference::predictor::Predictor;
 use ctseg_core::run::state_file;
 
@@ -133,7 +134,8 @@ impl<'a> Record<'a> {
         }
         let pending = Counts::of(self.states.iter()).pending;
         self.batch.observer.warn(&format!(
-            "stopped at once; {pending} cases are still to be done: the same command goes on with them"
+            "stopped at once; {} to be done: the same command goes on",
+            counted(pending, "case")
         ));
         (leaving.leave)();
     }
@@ -173,6 +175,7 @@ impl<'a> Record<'a> {
         self.states[index] = state;
         self.by_others[index] = false;
         self.task.advance(1);
+        self.log_case(index);
         self.batch.observer.cases(&self.case_counts());
         if self.claims.is_some() {
             self.tell_of(index..index + 1); // in the order in which they were to be had
@@ -189,6 +192,20 @@ impl<'a> Record<'a> {
         if self.written.elapsed() > WRITE_EVERY {
             self.write_manifest(false);
         }
+    }
+
+    /// A line of a case whose label map is there, for logs. Of one that failed a warning says so.
+    fn log_case(&self, index: usize) {
+        let pending = Counts::of(self.states.iter()).pending;
+        let input = self.batch.cases[index].input.display();
+        let what = match &self.states[index] {
+            CaseState::Done { seconds, .. } => format!("{seconds:.1} s"),
+            CaseState::Kept => "kept, made before of the same input and model".to_owned(),
+            CaseState::Failed { .. } | CaseState::Pending => return,
+        };
+        let all = self.states.len();
+        let line = format!("  {}/{all} {input}: {what}", all - pending);
+        self.batch.observer.log(&line);
     }
 
     /// Warnings of cases in their order.

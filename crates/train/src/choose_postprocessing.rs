@@ -9,6 +9,7 @@ use rayon::prelude::*;
 
 use ctseg_base::cancel::unless_stopped;
 use ctseg_base::progress::Observer;
+use ctseg_base::text::suggest::expected;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::{Dataset, Structure};
 use ctseg_core::model::postprocessing::{Cleaning, Postprocessing, Tried};
@@ -32,11 +33,13 @@ pub fn check_names(recipe: &Recipe, structures: &[Structure]) -> Result<()> {
         None => Ok(()),
         Some(name) => Err(Error::invalid(format!(
             "postprocessing.steps names '{name}', which the dataset has not; its structures are {}",
-            structures
-                .iter()
-                .map(|s| s.name.as_str())
-                .collect::<Vec<_>>()
-                .join(", ")
+            expected(
+                name,
+                &structures
+                    .iter()
+                    .map(|s| s.name.as_str())
+                    .collect::<Vec<_>>()
+            )
         ))),
     }
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use sha2::{Digest, Sha256};
 
+use ctseg_base::atomic_file::create_folder;
 use ctseg_base::cancel::{guarded, unless_stopped};
 use ctseg_base::hash::file_sha256;
 use ctseg_base::progress::Observer;
@@ -70,7 +71,7 @@ pub struct OutOfFold {
 pub fn predict_out_of_fold(job: &OutOfFoldJob, observer: &dyn Observer) -> Result<OutOfFold> {
     let networks = Networks::load(job)?;
     let cases = networks.held_out(job);
-    std::fs::create_dir_all(&job.folder).map_err(Error::io(&job.folder, "create the folder"))?;
+    create_folder(&job.folder)?;
     let task = observer.task("out-of-fold predictions", cases.len() as u64, "cases");
     let mut maps = Vec::new();
     let mut out_of_time = false;

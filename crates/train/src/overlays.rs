@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::cross_validation::OutOfFold;
-use ctseg_base::{Error, Result};
+use ctseg_base::Result;
+use ctseg_base::atomic_file::create_folder;
 use ctseg_core::dataset::Dataset;
 use ctseg_core::dataset::reference::Reference;
 use ctseg_evaluate::forget_ignored;
@@ -43,7 +44,7 @@ pub fn best_and_worst(
         [only] => vec![("worst", *only)],
         [worst, .., best] => vec![("worst", *worst), ("best", *best)],
     };
-    std::fs::create_dir_all(folder).map_err(Error::io(folder, "create the folder"))?;
+    create_folder(folder)?;
     let names = evaluation.structures.iter();
     let names: LabelNames = names.map(|s| (s.value, s.name.clone())).collect();
     let reference = match predicted.union {

@@ -29,6 +29,11 @@ pub struct RecordArgs {
 }
 
 impl RecordArgs {
+    /// See [`MlflowArgs::check`].
+    pub fn check(&self, settings: &Settings) -> Result<()> {
+        self.mlflow.check(settings)
+    }
+
     /// The run of this command, called `<time>-<name>`: where a server is named, or a run folder is asked for.
     pub fn begun(
         &self,

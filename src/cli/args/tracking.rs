@@ -5,8 +5,8 @@ use std::sync::Arc;
 use clap::Args;
 
 use crate::cli::settings::Settings;
-use ctseg_base::Result;
 use ctseg_base::progress::Observer;
+use ctseg_base::{Error, Result};
 use ctseg_tracking::mlflow::Mlflow;
 use ctseg_tracking::mlflow::parent::Above;
 use ctseg_tracking::mlflow::settings::{Server, process_environment};
@@ -30,6 +30,17 @@ pub struct MlflowArgs {
 }
 
 impl MlflowArgs {
+    /// Refuses an address that is none of a server before any work is done for a run.
+    pub fn check(&self, settings: &Settings) -> Result<()> {
+        let preferences = settings.config.tracking(self.experiment.as_deref());
+        match Server::find(&preferences, &process_environment) {
+            Err(Error::Usage(problem)) if !self.no_mlflow => {
+                Err(Error::usage(format!("{problem}; --no-mlflow does without")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Whether there is a server, be it one that cannot be used.
     pub fn names_server(&self, settings: &Settings) -> bool {
         let preferences = settings.config.tracking(self.experiment.as_deref());
@@ -45,6 +56,9 @@ impl MlflowArgs {
     }
 
     /// What tells the server, if anything shall. A server that cannot be used is said, and nothing that ends a run.
+    ///
+    /// # Errors
+    /// See [`MlflowArgs::check`].
     pub fn tracker(
         &self,
         settings: &Settings,
@@ -53,6 +67,7 @@ impl MlflowArgs {
         if self.no_mlflow {
             return Ok(None);
         }
+        self.check(settings)?;
         let preferences = settings.config.tracking(self.experiment.as_deref());
         let named = Server::find(&preferences, &process_environment);
         let opened = |server| {

@@ -11,6 +11,7 @@ use crate::cli::print::print_out;
 use crate::cli::settings::Settings;
 use crate::cli::signals::stop_on_signals;
 use ctseg_base::progress::Observer;
+use ctseg_base::text::words::{counted, listed};
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::{Channels, Dataset, NamedSplit, SPLITS};
 use ctseg_interop::convert::{
@@ -47,7 +48,7 @@ pub struct ConvertArgs {
     /// Names of the images' channels, such as CT,PET [default: those of dataset.json, else CT]
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     channels: Vec<String>,
-    /// Only check every case, and write nothing
+    /// Only check every case, and write nothing; 'ctseg inspect DATASET --check' does the same
     #[arg(long)]
     check: bool,
     /// Replace an earlier conversion that had other settings or another source
@@ -63,9 +64,6 @@ enum OverlapsArg {
     Refuse,
     Last,
 }
-
-/// So many names are listed in a line.
-const SHOWN: usize = 6;
 
 pub fn run(args: ConvertArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let observer = settings.observer();
@@ -98,7 +96,7 @@ pub fn run(args: ConvertArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         target: target.as_ref(),
         checked_only: args.check,
     };
-    told.warn(observer);
+    warn_of_notes(&converted, observer);
     if args.to == Format::NnUnet && converted.folds == 0 && has_patients_of_several_cases(&dataset)
     {
         observer.warn("patients have several cases, and nnU-Net's own folds would part them; --folds 5 writes folds that do not");
@@ -107,11 +105,38 @@ pub fn run(args: ConvertArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         true => print_out(&format!("{:#}\n", told.json())),
         false => print_out(&told.text()),
     }
-    Ok(match (converted.training, converted.failures.is_empty()) {
+    Ok(outcome(&converted))
+}
+
+/// Each remark once, with the cases that it is of.
+pub(super) fn warn_of_notes(converted: &Converted, observer: &dyn Observer) {
+    for (note, cases) in &converted.notes {
+        match cases.is_empty() {
+            true => observer.warn(note),
+            false => observer.warn(&format!("{}: {note}", listed(cases))),
+        }
+    }
+}
+
+/// How many cases a check found sound, and how many problems.
+pub(super) fn sound(converted: &Converted) -> String {
+    let text = format!(
+        "{} and {} without problems",
+        counted(converted.training, "training case"),
+        counted(converted.test, "test case")
+    );
+    match converted.failures.len() {
+        0 => text,
+        problems => format!("{text}; {}, see above", counted(problems, "problem")),
+    }
+}
+
+pub(super) fn outcome(converted: &Converted) -> Outcome {
+    match (converted.training, converted.failures.is_empty()) {
         (0, _) => Outcome::NothingDone,
         (_, true) => Outcome::AllDone,
         (_, false) => Outcome::SomeFailed,
-    })
+    }
 }
 
 fn conversion(
@@ -181,16 +206,6 @@ struct Told<'a> {
 }
 
 impl Told<'_> {
-    /// Each remark once, with the cases that it is of.
-    fn warn(&self, observer: &dyn Observer) {
-        for (note, cases) in &self.converted.notes {
-            match cases.is_empty() {
-                true => observer.warn(note),
-                false => observer.warn(&format!("{}: {note}", listed(cases))),
-            }
-        }
-    }
-
     fn text(&self) -> String {
         let Converted {
             training,
@@ -201,21 +216,26 @@ impl Told<'_> {
             folds,
             ..
         } = self.converted;
-        let mut text = format!("{training} training and {test} test cases ");
-        match self.target.filter(|_| !self.checked_only) {
-            Some(target) => text += &format!("in {}", target.folder.display()),
-            None => text += "are sound; nothing was written",
-        }
-        if *kept > 0 {
-            text += &format!(", {kept} of them from an earlier run");
-        }
-        text.push('\n');
-        if !failures.is_empty() {
-            text += &format!(
-                "{} problems, see above; these cases are left out\n",
-                failures.len()
-            );
-        }
+        let mut text = match self.target.filter(|_| !self.checked_only) {
+            None => format!("{}; nothing was written\n", sound(self.converted)),
+            Some(target) => format!(
+                "{} and {} in {}{}\n{}",
+                counted(*training, "training case"),
+                counted(*test, "test case"),
+                target.folder.display(),
+                match kept {
+                    0 => String::new(),
+                    kept => format!(", {kept} of them from an earlier run"),
+                },
+                match failures.len() {
+                    0 => String::new(),
+                    problems => format!(
+                        "{}, see above; these cases are left out\n",
+                        counted(problems, "problem")
+                    ),
+                }
+            ),
+        };
         if !self.labels.are_kept() {
             text += &format!("labels renumbered: {}\n", self.labels.in_words());
         }
@@ -234,7 +254,8 @@ impl Told<'_> {
         let folder = target.folder_name();
         if *folds > 0 {
             text += &format!(
-                "{folds} folds in {}; nnU-Net reads them from nnUNet_preprocessed/{folder}: copy the file there before training\n",
+                "{} in {}; nnU-Net reads them from nnUNet_preprocessed/{folder}: copy the file there before training\n",
+                counted(*folds, "fold"),
                 Path::new(&folder).join(SPLITS).display()
             );
         }
@@ -261,19 +282,5 @@ impl Told<'_> {
             "notes": converted.notes,
             "failed": converted.failures,
         })
-    }
-}
-
-/// The first few, and how many more there are.
-fn listed(words: &[String]) -> String {
-    let shown = words
-        .iter()
-        .take(SHOWN)
-        .cloned()
-        .collect::<Vec<_>>()
-        .join(", ");
-    match words.len().saturating_sub(SHOWN) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 use signal_hook::low_level;
 
 use crate::cli::args::bytes::parse_bytes;
@@ -20,6 +20,7 @@ use ctseg_base::limits::memory;
 use ctseg_base::limits::memory::MemoryLimit;
 use ctseg_base::limits::threads::give_back_large_blocks;
 use ctseg_base::progress::Observer;
+use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_core::outputs::inputs::{PredictCase, expand_inputs, plan_outputs};
 use ctseg_core::outputs::probabilities::ProbabilityKind;
@@ -132,6 +133,7 @@ fn beyond(asked: u64, limit: Option<MemoryLimit>) -> Option<String> {
 pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     give_back_large_blocks();
     let observer = settings.observer();
+    args.record.check(settings)?;
     let asked = stop_then_leave_on_signals()?;
     args.limit.watch(&asked.stop, &observer)?;
     let outputs = outputs(&args)?;
@@ -318,61 +320,69 @@ fn outcome(summary: &PredictSummary) -> Outcome {
     }
 }
 
+fn summary_json(summary: &PredictSummary) -> Value {
+    // Paths that are not UTF-8 are shown, too.
+    let shown = |paths: &[PathBuf]| -> Vec<String> {
+        paths
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect()
+    };
+    let failed = summary.failures.iter();
+    let failed: Vec<_> = failed
+        .map(|one| json!({"input": one.input.display().to_string(), "reason": one.reason}))
+        .collect();
+    let notes: Vec<_> = summary
+        .notes
+        .iter()
+        .map(|(input, note)| json!({"input": input.display().to_string(), "note": note}))
+        .collect();
+    json!({"written": shown(&summary.written), "kept": shown(&summary.kept), "by_others": shown(&summary.by_others), "failed": failed, "notes": notes, "seconds": summary.seconds, "interrupted": summary.interrupted})
+}
+
 /// `folder` is where the label maps are.
 pub fn print_summary(summary: &PredictSummary, folder: &Path, as_json: bool) {
     if as_json {
-        // Paths that are not UTF-8 are shown, too.
-        let shown = |paths: &[PathBuf]| -> Vec<String> {
-            paths
-                .iter()
-                .map(|path| path.display().to_string())
-                .collect()
-        };
-        let failed = summary.failures.iter();
-        let failed: Vec<_> = failed
-            .map(|one| json!({"input": one.input.display().to_string(), "reason": one.reason}))
-            .collect();
-        let notes: Vec<_> = summary
-            .notes
-            .iter()
-            .map(|(input, note)| json!({"input": input.display().to_string(), "note": note}))
-            .collect();
-        print_out(&format!(
-            "{:#}\n",
-            json!({"written": shown(&summary.written), "kept": shown(&summary.kept), "by_others": shown(&summary.by_others), "failed": failed, "notes": notes, "seconds": summary.seconds, "interrupted": summary.interrupted})
-        ));
+        print_out(&format!("{:#}\n", summary_json(summary)));
         return;
     }
     print_out(&format!(
-        "{} of {} volumes segmented in {:.1} s, into {}\n",
+        "{} of {} segmented in {:.1} s, into {}\n",
         summary.written.len(),
-        summary.cases,
+        counted(summary.cases, "volume"),
         summary.seconds,
         folder.display()
     ));
+    let label_maps = |count| counted(count, "label map");
     if !summary.kept.is_empty() {
         print_out(&format!(
-            "  kept    {} label maps that were there already, of the same input and model\n",
-            summary.kept.len()
+            "  kept    {}, made before of the same input and model\n",
+            label_maps(summary.kept.len())
         ));
     }
     if !summary.by_others.is_empty() {
         print_out(&format!(
-            "  others  {} label maps by the processes that share the volumes\n",
-            summary.by_others.len()
+            "  others  {} by the processes that share the volumes\n",
+            label_maps(summary.by_others.len())
         ));
     }
-    for (input, note) in &summary.notes {
-        print_out(&format!("  note    {}: {note}\n", input.display()));
-    }
-    for failure in &summary.failures {
-        print_out(&format!("  failed  {}\n", failure.reason));
-    }
-    if !summary.failures.is_empty() {
-        print_out(&format!("  list    {}\n", summary.failures_file.display()));
+    // Each was a warning when it was found.
+    let told = [
+        ("notes ", summary.notes.len(), &summary.manifest_file),
+        ("failed", summary.failures.len(), &summary.failures_file),
+    ];
+    for (what, count, file) in told.iter().filter(|(_, count, _)| *count > 0) {
+        print_out(&format!(
+            "  {what}  {count}, listed in {}\n",
+            file.display()
+        ));
     }
     if let Some(reason) = &summary.ended_early {
-        print_out(&format!("  stopped before the end: {reason}\n"));
+        let was_said = summary.failures.iter().any(|one| one.reason == *reason);
+        print_out(&match was_said {
+            true => "  stopped before the end\n".to_owned(),
+            false => format!("  stopped before the end: {reason}\n"),
+        });
     }
     if summary.interrupted {
         print_out("  stopped before the end; the same command goes on with the rest\n");

@@ -10,6 +10,7 @@ use crate::cli::print::print_out;
 use crate::cli::settings::Settings;
 use ctseg_base::Error;
 use ctseg_base::text::table::{score, table};
+use ctseg_base::text::words::counted;
 use ctseg_core::dataset::Dataset;
 use ctseg_engine::device::Compute;
 use ctseg_engine::precision::{Precision, PrecisionChoice};
@@ -88,16 +89,16 @@ fn as_text(summary: &CalibrateSummary, job: &CalibrateJob) -> String {
             .collect::<Vec<_>>()
     };
     let mut text = format!(
-        "{} is ready for --precision int8: values recorded on {} cases\n",
+        "{} is ready for --precision int8: values recorded on {}\n",
         job.model.display(),
-        summary.recorded.len()
+        counted(summary.recorded.len(), "case")
     );
     if summary.compared.is_empty() {
         text += "not compared: every case of the dataset was trained on\n";
     } else {
         text += &format!(
-            "compared on {} cases that were not trained on\n",
-            summary.compared.len()
+            "compared on {} not trained on\n",
+            counted(summary.compared.len(), "case")
         );
         text += &table(&header, &[row(&summary.plain), row(&summary.int8)]);
     }

@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
 use crate::cli::settings::Settings;
+use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::reference::Reference;
 use ctseg_report::data::Report;
@@ -100,8 +101,13 @@ fn hints(args: &ReportArgs, settings: &Settings) -> Result<Hints> {
 pub fn beside(file: &std::path::Path) -> Result<PathBuf> {
     let stem = file.file_stem().filter(|_| !file.is_dir()).ok_or_else(|| {
         Error::usage(format!(
-            "--output {}: names no file; expected one such as report.html",
-            file.display()
+            "--output {}: {}; expected the name of a file such as report.html",
+            file.display(),
+            if file.is_dir() {
+                "is a folder"
+            } else {
+                "names no file"
+            }
         ))
     })?;
     let mut name = stem.to_os_string();
@@ -119,11 +125,11 @@ pub fn print_written(written: &Written, to: &Destination, as_json: bool) {
         return;
     }
     print_out(&format!(
-        "{} ({:.1} MB, {} cases in pictures); {} pictures in {}\n",
+        "{} ({:.1} MB, {} in pictures); {} in {}\n",
         to.file.display(),
         written.bytes as f64 / 1e6,
-        written.cases,
-        written.pictures.len(),
+        counted(written.cases, "case"),
+        counted(written.pictures.len(), "picture"),
         to.pictures.display()
     ));
 }

@@ -13,6 +13,7 @@ use crate::cli::settings::Settings;
 use crate::status;
 use crate::status::{Cases, Epochs, Kind, Standing, Status, Trials, span};
 use ctseg_base::text::table::{score, table};
+use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_core::run::state_file::TaskState;
 
@@ -176,7 +177,8 @@ fn progress(one: &Status) -> String {
 
 fn of_training(epochs: &Epochs, one: &Status) -> String {
     if epochs.networks_done == epochs.networks && one.state == Standing::Done {
-        return format!("{} of {} networks", epochs.networks_done, epochs.networks);
+        let all = counted(epochs.networks, "network");
+        return format!("{} of {all}", epochs.networks_done);
     }
     let mut text = format!("{} epoch {}/{}", epochs.network, epochs.done, epochs.of);
     if epochs.networks > 1 {
@@ -186,7 +188,8 @@ fn of_training(epochs: &Epochs, one: &Status) -> String {
 }
 
 fn of_sweep(trials: &Trials) -> String {
-    let mut text = format!("{} of {} trials begun", trials.begun, trials.all);
+    let all = counted(trials.all, "trial");
+    let mut text = format!("{} of {all} begun", trials.begun);
     if trials.failed > 0 {
         text += &format!(", {} failed", trials.failed);
     }

@@ -17,6 +17,7 @@ use crate::cli::signals::stop_on_signals;
 use ctseg_base::atomic_file::write_bytes_atomically;
 use ctseg_base::progress::Observer;
 use ctseg_base::text::table::{score, table};
+use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::generated;
 use ctseg_core::dataset::{Dataset, GivenSplits};
@@ -84,6 +85,7 @@ pub struct SweepArgs {
 
 pub fn run(args: SweepArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let observer = settings.observer();
+    args.mlflow.check(settings)?;
     let stop = stop_on_signals()?;
     args.limit.watch(&stop, &observer)?;
     let storage = args.storage.storage(&settings.config)?;
@@ -160,8 +162,8 @@ fn begun(args: &SweepArgs, settings: &Settings, observer: &dyn Observer) -> Resu
         FoldChoice::One(fold) if fold < recipe.folds => Some(vec![fold]),
         FoldChoice::One(fold) => {
             return Err(Error::usage(format!(
-                "--fold {fold}: the recipe has {} folds, from 0 on",
-                recipe.folds
+                "--fold {fold}: the recipe has {}, from 0 on",
+                counted(recipe.folds, "fold")
             )));
         }
     };

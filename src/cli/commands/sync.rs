@@ -1,5 +1,6 @@
 //! `ctseg sync`: what could not reach the MLflow server.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
 use crate::cli::settings::Settings;
 use ctseg_base::text::table::table;
+use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_tracking::mlflow::delivery::Link;
 use ctseg_tracking::mlflow::settings::{Server, process_environment};
@@ -56,7 +58,7 @@ pub fn run(args: SyncArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     } else {
         print_out(&as_table(&synced));
         if untried > 0 {
-            print_out(&format!("  {untried} more runs were not tried\n"));
+            print_out(&format!("  not tried: {}\n", counted(untried, "more run")));
         }
     }
     Ok(outcome(&synced))
@@ -100,11 +102,13 @@ fn outcome(synced: &[Synced]) -> Outcome {
     }
 }
 
+const FAILED: &str = "failed: ";
+
 fn words(outcome: &sync::Outcome) -> String {
     match outcome {
         sync::Outcome::All => "complete".to_owned(),
         sync::Outcome::Busy => "another process sends it".to_owned(),
-        sync::Outcome::Failed(why) | sync::Outcome::ServerFailed(why) => format!("failed: {why}"),
+        sync::Outcome::Failed(why) | sync::Outcome::ServerFailed(why) => format!("{FAILED}{why}"),
     }
 }
 
@@ -118,16 +122,23 @@ fn as_json(one: &Synced) -> serde_json::Value {
 
 fn as_table(synced: &[Synced]) -> String {
     let header = ["run", "metric points", "files", "MB", "left out", "state"];
+    let mut said = BTreeSet::new();
     let cells: Vec<Vec<String>> = synced
         .iter()
         .map(|one| {
+            let state = match words(&one.outcome) {
+                failed if failed.starts_with(FAILED) && !said.insert(failed.clone()) => {
+                    format!("{FAILED}for the same reason")
+                }
+                state => state,
+            };
             vec![
                 one.run.display().to_string(),
                 one.sent.metrics.to_string(),
                 one.sent.files.to_string(),
                 format!("{:.1}", one.sent.bytes as f64 / 1e6),
                 one.sent.left_out.to_string(),
-                words(&one.outcome),
+                state,
             ]
         })
         .collect();

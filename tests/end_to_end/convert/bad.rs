@@ -62,7 +62,8 @@ fn bad_cases_are_listed_and_cost_no_other() {
     mixed(&at("data"));
     let check = convert(folder.path(), "data --to nnunet --check", 3);
     assert!(
-        String::from_utf8_lossy(&check.stdout).contains("2 training and 0 test cases are sound")
+        String::from_utf8_lossy(&check.stdout)
+            .contains("2 training cases and 0 test cases without problems; 7 problems, see above")
     );
     assert_eq!(names(folder.path()), ["data"], "a check writes nothing");
     let said = stderr(&convert(folder.path(), "data --to nnunet -o raw", 3));
@@ -197,7 +198,7 @@ fn overlapping_masks_are_refused_unless_a_rule_is_named() {
     let converted = at("raw/Dataset500_ts");
     let listed = failures(&converted);
     for ((_, reason), expected) in listed.iter().zip([
-        "s1/segmentations/liver.nii.gz: the masks of colon and liver overlap in 1 voxels, and",
+        "s1/segmentations/liver.nii.gz: the masks of colon and liver overlap in 1 voxel, and",
         "s3/segmentations/colon.nii.gz: has the values 1 and 2 besides 0",
     ]) {
         assert!(reason.contains(expected), "{listed:?}");
@@ -245,8 +246,7 @@ fn values_that_are_not_finite_and_oblique_axes_are_said() {
         0,
     );
     assert!(
-        stderr(&output)
-            .contains("a: 1 voxels of the image are NaN or infinite, which nnU-Net refuses"),
+        stderr(&output).contains("a: the image has 1 NaN or infinite voxel, which nnU-Net refuses"),
         "{}",
         stderr(&output)
     );

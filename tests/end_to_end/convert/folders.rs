@@ -56,7 +56,7 @@ fn names_and_numbers_that_do_not_fit_are_refused() {
         ),
         (&["--id", "1000"], 2, "expected 1 to 999"),
         (&["--name", "a b"], 2, "such as a_b"),
-        (&["--folds", "3"], 1, "1 patients to train on are too few"),
+        (&["--folds", "3"], 1, "1 patient to train on: too few"),
     ];
     for (more, code, reason) in more {
         let said = refused(folder.path(), &[&to_nnunet[..], more].concat(), code);

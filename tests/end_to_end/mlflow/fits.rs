@@ -94,11 +94,25 @@ fn assert_finished(content: &Value, experiment: &str) {
     assert_eq!(parents.len(), 1);
     let name = parents[0]["name"].as_str().unwrap();
     assert!(name.starts_with("unet2d_"), "{name}");
+    let artifacts = parents[0]["artifacts"].as_object().unwrap();
+    for file in ["recipe.toml", "plots/loss.png", "metrics.jsonl", "log.txt"] {
+        assert!(artifacts.contains_key(file), "{file}: {artifacts:?}");
+    }
+    assert!(!artifacts.keys().any(|name| name.starts_with("plots/plots")));
+    let params = parents[0]["params"].as_object().unwrap();
     for run in runs {
         assert_eq!(run["status"], "FINISHED", "{run:#}");
-        if run["id"] != parents[0]["id"] {
-            assert_eq!(run["parent"], parents[0]["id"]);
+        if run["id"] == parents[0]["id"] {
+            continue;
         }
+        assert_eq!(run["parent"], parents[0]["id"]);
+        let mut own = run["params"].as_object().unwrap().clone();
+        let fold = own.remove("fold").unwrap();
+        assert_eq!(
+            run["tags"]["ctseg.network"],
+            format!("fold {}", fold.as_str().unwrap())
+        );
+        assert_eq!(&own, params);
     }
 }
 

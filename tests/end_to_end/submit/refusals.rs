@@ -112,3 +112,34 @@ fn what_slurm_refuses_and_that_it_is_absent_are_told() {
         "{said}"
     );
 }
+
+#[test]
+fn a_dry_run_says_what_is_wrong_and_makes_nothing() {
+    let place = Place::new();
+    std::fs::write(place.path().join("afile"), "").unwrap();
+    for (line, what) in [
+        (
+            "predict nothing.nii.gz -o new --model model",
+            "nothing.nii.gz",
+        ),
+        ("predict images -o new --model images", "model.toml"),
+        ("predict images -o afile --model model", "afile: is a file"),
+        ("fit --stage 1 --data nowhere --model new/m", "nowhere"),
+        ("fit-folds --stage 2 --data images --model images", "images"),
+        ("chain nowhere new images out", "nowhere"),
+    ] {
+        let output = place.submit(&format!("{line} --dry-run"));
+        assert!(code(&output, 0).starts_with("#!"), "{line}");
+        let said = stderr(&output);
+        assert_eq!(said.lines().count(), 1, "{line}: {said}");
+        assert!(
+            said.starts_with("warning: ") && said.contains(what),
+            "{line}: {said}"
+        );
+        assert!(said.contains("without --dry-run"), "{line}: {said}");
+    }
+    assert!(!place.path().join("new").exists());
+    let sound = place.submit("predict images -o new --model model --dry-run");
+    assert!(code(&sound, 0).starts_with("#!"));
+    assert_eq!(stderr(&sound), "");
+}

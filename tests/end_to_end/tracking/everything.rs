@@ -176,7 +176,7 @@ fn assert_artifacts(events: &[Event], run: &Path) {
         ("network.txt", ""),
         ("checkpoints/fold_0/best.safetensors", "checkpoints/fold_0"),
         ("checkpoints/fold_1/best.safetensors", "checkpoints/fold_1"),
-        ("plots", "plots"),
+        ("plots", ""),
         ("metrics.jsonl", ""),
         ("diagnosis.json", ""),
         ("out_of_fold/summary.json", "out_of_fold"),

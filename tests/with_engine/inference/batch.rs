@@ -294,13 +294,14 @@ fn a_disk_that_is_too_small_or_gets_full_costs_nothing_but_what_does_not_fit() {
     let _disk = SmallDisk::mounted(&out, "8m").unwrap();
     let mut child = ctseg(folder.path(), &["predict", "images", "-o", "out"])
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     wait_until(&mut child, || sidecars(&out).len() > 2);
     // Somebody else takes all that is left.
     let _ = std::fs::write(out.join("filler"), vec![1; 16 << 20]);
     let output = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &stderr(&output);
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(
         said.contains("stopped before the end") && said.contains("No space"),

@@ -112,7 +112,7 @@ fn assert_sweep_uses_it(data: &Path, fit: Vec<&str>) {
     ]);
     let said = stderr(&run(&folder, &sweep, 0));
     assert_eq!(
-        said.matches(" came from it, 0 were made").count(),
+        said.matches(" read from it, 0 prepared anew").count(),
         2,
         "{said}"
     );

@@ -1,5 +1,7 @@
 //! Names that somebody may have meant.
 
+use super::words::SHOWN;
+
 /// Those of `known` that are nearest to `name`, at most `most` of them, nearest first: fewest letters to change, leave
 /// out or put in; names that hold it whole, or whose words it holds, come before.
 pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>, most: usize) -> Vec<&'a str> {
@@ -25,6 +27,17 @@ pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>, most: usize
         .take(most)
         .map(|(_, other)| other)
         .collect()
+}
+
+/// For an error about `name`: all of `known` where they are few, else the nearest, and how many there are.
+pub fn expected(name: &str, known: &[&str]) -> String {
+    match known.len() {
+        0..=SHOWN => known.join(", "),
+        all => format!(
+            "{} (the nearest of {all})",
+            nearest(name, known.iter().copied(), SHOWN).join(", ")
+        ),
+    }
 }
 
 /// Levenshtein's distance.
@@ -57,6 +70,19 @@ mod tests {
         ] {
             assert_eq!(changes(one, other), expected, "{one} {other}");
         }
+    }
+
+    #[test]
+    fn of_many_names_the_nearest_are_expected() {
+        let known: Vec<String> = (0..20).map(|index| format!("rib_{index}")).collect();
+        let known: Vec<&str> = known.iter().map(String::as_str).collect();
+        let said = expected("rib_71", &known);
+        assert!(
+            said.ends_with("(the nearest of 20)") && said.contains("rib_7,"),
+            "{said}"
+        );
+        assert_eq!(said.matches("rib_").count(), 8);
+        assert_eq!(expected("livr", &["liver", "spleen"]), "liver, spleen");
     }
 
     #[test]

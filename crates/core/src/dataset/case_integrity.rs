@@ -7,6 +7,7 @@ use super::problem::{CaseNote, CaseProblem, CheckDepth};
 use super::structures::{count_values, overlay};
 use super::{Case, Dataset, LabelSource, grid_difference};
 use ctseg_base::Error;
+use ctseg_base::text::words::{counted, listed};
 use ctseg_image::formats::{VolumeHeader, read_header, read_label_map, read_volume};
 use ctseg_image::space::{Grid, LabelMap};
 
@@ -59,9 +60,9 @@ impl<'a> CaseCheck<'a> {
             Error::Io {
                 path,
                 action,
-                source,
+                cause,
             } => {
-                self.problem(&path, format!("cannot {action}: {source}"));
+                self.problem(&path, format!("cannot {action}: {cause}"));
             }
             other => self.problem(file, other.to_string()),
         }
@@ -88,8 +89,8 @@ impl<'a> CaseCheck<'a> {
             CheckDepth::Voxels => copies.read(path, read_volume).map(|image| {
                 if image.non_finite > 0 {
                     self.note(format!(
-                        "{} voxels of the image are not finite",
-                        image.non_finite
+                        "the image has {}",
+                        counted(image.non_finite, "NaN or infinite voxel")
                     ));
                 }
                 let mut finite = image.volume.data.iter().filter(|v| v.is_finite());
@@ -182,7 +183,8 @@ impl<'a> CaseCheck<'a> {
         }
         if overlapping > 0 {
             self.note(format!(
-                "masks overlap in {overlapping} voxels; the structure with the higher value keeps them"
+                "masks overlap in {}; the structure with the higher value keeps them",
+                counted(overlapping, "voxel")
             ));
         }
         if merged.is_some() && self.present.is_empty() {
@@ -199,7 +201,7 @@ impl<'a> CaseCheck<'a> {
         if !missing.is_empty() {
             self.note(format!(
                 "no mask of {}; taken for background",
-                listed(missing.iter().copied(), missing.len())
+                listed(&missing)
             ));
         }
     }
@@ -207,31 +209,19 @@ impl<'a> CaseCheck<'a> {
 
 /// In words, label values (with their voxels) that are no structures of the dataset.
 pub fn unknown_values(unknown: &[&(u16, usize)], dataset: &Dataset) -> String {
-    let found = unknown
+    let found: Vec<String> = unknown
         .iter()
-        .map(|(value, voxels)| format!("{value} ({voxels} voxels)"));
-    let known = dataset
-        .structures
-        .iter()
-        .map(|s| format!("{} {}", s.value, s.name));
+        .map(|(value, voxels)| format!("{value} ({})", counted(*voxels, "voxel")))
+        .collect();
+    let structures = dataset.structures.iter();
+    let known: Vec<String> = structures
+        .map(|s| format!("{} {}", s.value, s.name))
+        .collect();
     format!(
         "unknown label value{} {}; expected 0 background, {}; name the structure in the dataset's \
          description or correct the file",
         if unknown.len() == 1 { "" } else { "s" },
-        listed(found, unknown.len()),
-        listed(known, dataset.structures.len())
+        listed(&found),
+        listed(&known)
     )
-}
-
-/// The first few of `count` words, and how many more there are.
-fn listed<S: AsRef<str>>(words: impl Iterator<Item = S>, count: usize) -> String {
-    const SHOWN: usize = 8;
-    let shown: Vec<String> = words
-        .take(SHOWN)
-        .map(|word| word.as_ref().to_owned())
-        .collect();
-    match count.saturating_sub(SHOWN) {
-        0 => shown.join(", "),
-        more => format!("{} and {more} more", shown.join(", ")),
-    }
 }

@@ -11,6 +11,7 @@ use super::discovered::Accept;
 use super::path_pattern::joined;
 use super::{Case, Dataset, Layout};
 use ctseg_base::text::os_text::{from_text, to_text};
+use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_image::formats::case_name;
 
@@ -69,9 +70,9 @@ impl Dataset {
         };
         if !named.is_empty() && named.len() != names.len() {
             return Err(Error::usage(format!(
-                "{} channel names given for the {} channels ({}) of {}; expected as many",
-                named.len(),
-                names.len(),
+                "{} given for the {} ({}) of {}; expected as many",
+                counted(named.len(), "channel name"),
+                counted(names.len(), "channel"),
                 names.join(", "),
                 json.display()
             )));

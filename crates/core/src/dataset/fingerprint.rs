@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Dataset, LoadedCase};
 use ctseg_base::cancel::guarded;
 use ctseg_base::progress::Observer;
+use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_image::space::Orientation;
 use ctseg_image::statistics::histogram::Histogram;
@@ -103,9 +104,9 @@ impl Fingerprint {
         }
         if facts.is_empty() {
             return Err(Error::invalid(format!(
-                "dataset '{}': none of {} cases with labels can be read; the first: {}",
+                "dataset '{}': none of {} with labels can be read; the first: {}",
                 dataset.name,
-                cases.len(),
+                counted(cases.len(), "case"),
                 unreadable.first().map_or("there is none", |(_, why)| why)
             )));
         }

@@ -6,6 +6,7 @@ use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::Dataset;
+use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 
 /// With a single fold, one patient in this many is held out for validation (20 %).
@@ -70,10 +71,9 @@ pub fn folds(cases: &[(String, String)], k: usize, seed: u64) -> Result<Vec<Vec<
     }
     if patients.len() < needed {
         return Err(Error::invalid(format!(
-            "{} patients to train on are too few for {k} fold{}; expected at least {needed}: lower k or \
-             add patients",
-            patients.len(),
-            if k == 1 { "" } else { "s" }
+            "{} to train on: too few for {}; expected at least {needed}: lower k or add patients",
+            counted(patients.len(), "patient"),
+            counted(k, "fold")
         )));
     }
     let mut sets = if k == 1 {

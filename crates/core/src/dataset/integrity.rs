@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use super::case_integrity::CaseCheck;
 use super::problem::{CaseNote, CaseProblem, CheckDepth};
 use super::{Case, Dataset};
+use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_image::formats::case_name;
 
@@ -23,19 +24,18 @@ pub struct CheckReport {
 }
 
 impl CheckReport {
-    /// The notes, or an error that sums the problems up (print `problems` for the details).
+    /// The notes, or an error that sums the problems up (print `problems` before it).
     pub fn into_result(self) -> Result<Vec<CaseNote>> {
-        let Some(first) = self.problems.first() else {
+        if self.problems.is_empty() {
             return Ok(self.notes);
-        };
+        }
         let bad: BTreeSet<&str> = self.problems.iter().map(|p| p.case.as_str()).collect();
         Err(Error::invalid(format!(
-            "dataset '{}': {} problem{} in {} of {} cases; mend or remove the files named; the first: {first}",
+            "dataset '{}': {} in {} of {}; mend or remove the files named above",
             self.dataset,
-            self.problems.len(),
-            if self.problems.len() == 1 { "" } else { "s" },
+            counted(self.problems.len(), "problem"),
             bad.len().min(self.cases),
-            self.cases,
+            counted(self.cases, "case"),
         )))
     }
 }

@@ -6,6 +6,7 @@ use super::Structure;
 use crate::recipe::Recipe;
 use ctseg_augment::FlipAxis;
 use ctseg_base::progress::Observer;
+use ctseg_base::text::suggest::expected;
 use ctseg_base::{Error, Result};
 
 /// For the label values of paired structures the value of the other side's; the others have none.
@@ -28,7 +29,7 @@ pub fn counterparts(structures: &[Structure], named: &[[String; 2]]) -> Result<B
             value(name).ok_or_else(|| {
                 Error::invalid(format!(
                     "training.augmentation.mirror_pairs names '{name}', which the dataset has not; its structures are {}",
-                    structures.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", ")
+                    expected(name, &structures.iter().map(|s| s.name.as_str()).collect::<Vec<_>>())
                 ))
             })
         });

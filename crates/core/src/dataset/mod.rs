@@ -37,6 +37,6 @@ pub use grid_check::{GRID_TOLERANCE_MM, grid_difference};
 pub use integrity::CheckReport;
 pub use layouts::DatasetImages;
 pub use load::LoadedCase;
-pub use problem::{CaseNote, CaseProblem, CheckDepth};
+pub use problem::{CaseNote, CaseProblem, CheckDepth, grouped};
 pub use splits::{GivenSplits, NamedSplit, SPLITS};
 pub use structures::count_values;

@@ -1,7 +1,10 @@
 //! What the check of a dataset finds in its cases.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
+
+use ctseg_base::text::words::listed;
 
 /// How much of the images [`Dataset::check`](crate::dataset::Dataset::check) reads; label maps are always read whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,15 +30,32 @@ pub struct CaseNote {
     pub note: String,
 }
 
+/// A line for each note that cases share, in the order of their first cases.
+pub fn grouped(notes: &[CaseNote]) -> Vec<String> {
+    let mut places: HashMap<&str, usize> = HashMap::new();
+    let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
+    for CaseNote { case, note } in notes {
+        let place = *places.entry(note).or_insert_with(|| {
+            groups.push((note, Vec::new()));
+            groups.len() - 1
+        });
+        groups[place].1.extend(case.as_deref());
+    }
+    let line = |(note, cases): (&str, Vec<&str>)| match cases.is_empty() {
+        true => note.to_owned(),
+        false => format!("{}: {note}", listed(&cases)),
+    };
+    groups.into_iter().map(line).collect()
+}
+
 impl fmt::Display for CaseProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}: {}: {}",
-            self.case,
-            self.file.display(),
-            self.problem
-        )
+        // Where the path names the case, it is enough.
+        let mut parts = self.file.iter();
+        if !parts.any(|part| part.to_string_lossy().starts_with(&self.case)) {
+            write!(f, "{}: ", self.case)?;
+        }
+        write!(f, "{}: {}", self.file.display(), self.problem)
     }
 }
 
@@ -45,5 +65,37 @@ impl fmt::Display for CaseNote {
             Some(case) => write!(f, "{case}: {}", self.note),
             None => f.write_str(&self.note),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cases_share_is_said_once() {
+        let note = |case: Option<&str>, note: &str| CaseNote {
+            case: case.map(str::to_owned),
+            note: note.to_owned(),
+        };
+        let notes = [
+            note(Some("a"), "empty"),
+            note(Some("b"), "overlap"),
+            note(Some("c"), "empty"),
+            note(None, "a structure occurs in no case"),
+        ];
+        let expected = ["a, c: empty", "b: overlap", "a structure occurs in no case"];
+        assert_eq!(grouped(&notes), expected);
+    }
+
+    #[test]
+    fn a_path_that_names_the_case_is_enough() {
+        let problem = |file: &str| CaseProblem {
+            case: "s0001".to_owned(),
+            file: PathBuf::from(file),
+            problem: "is empty".to_owned(),
+        };
+        assert_eq!(problem("d/s0001.nii").to_string(), "d/s0001.nii: is empty");
+        assert_eq!(problem("d/ct.nii").to_string(), "s0001: d/ct.nii: is empty");
     }
 }

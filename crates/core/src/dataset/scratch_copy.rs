@@ -16,10 +16,11 @@ use rustix::process::getuid;
 use sha2::{Digest, Sha256};
 
 use super::{Case, Copies, Dataset, LabelSource};
-use ctseg_base::atomic_file::{TEMPORARY, parent_of, persisted, temporary_file};
+use ctseg_base::atomic_file::{TEMPORARY, create_folder, parent_of, persisted, temporary_file};
 use ctseg_base::cancel::unless_stopped;
 use ctseg_base::progress::{Observer, Task};
 use ctseg_base::temp_files::remove_leftovers;
+use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 
 /// Enough to keep a file server busy, and not to drown it.
@@ -63,10 +64,10 @@ pub fn staged(
     }
     let copies = std::mem::take(&mut *staging.locked(&staging.copies));
     observer.say(&format!(
-        "scratch {}: {} files of {} cases, {} of them ({:.2} GB) copied now in {:.0} s",
+        "scratch {}: {} of {}, {} of them ({:.2} GB) copied now in {:.0} s",
         staging.folder.display(),
-        copies.len(),
-        staging.cases.len(),
+        counted(copies.len(), "file"),
+        counted(staging.cases.len(), "case"),
         staging.copied_files.load(Ordering::Relaxed),
         staging.copied_bytes.load(Ordering::Relaxed) as f64 / 1e9,
         started.elapsed().as_secs_f64()
@@ -214,7 +215,7 @@ impl Staging {
             return Err(Error::file(file, "was changed while it was copied"));
         }
         let folder = parent_of(copy);
-        fs::create_dir_all(folder).map_err(Error::io(folder, "create the folder"))?;
+        create_folder(folder)?;
         persisted(temporary, copy)
     }
 
@@ -296,7 +297,7 @@ fn begun_bytes(folder: &Path) -> u64 {
 /// Makes a folder that nobody else can read; on scratch others could have made it before, to give us their data.
 fn own_folder(folder: &Path) -> Result<()> {
     let parent = parent_of(folder);
-    fs::create_dir_all(parent).map_err(Error::io(parent, "create the folder"))?;
+    create_folder(parent)?;
     match DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
         made => return made.map_err(Error::io(folder, "create the folder")),

@@ -4,11 +4,9 @@ use std::collections::BTreeSet;
 
 use crate::dataset::Structure;
 use crate::model::multi_part_manifest::RoughManifest;
+use ctseg_base::text::words::listed;
 use ctseg_image::labels::postprocess::boxes;
 use ctseg_image::space::{LabelMap, VoxelBox};
-
-/// Names that a note lists, at most.
-const MOST_NAMES: usize = 8;
 
 /// Says where structures are from a rough model's label maps.
 pub(super) struct Compass {
@@ -94,17 +92,6 @@ impl Compass {
     fn names(&self, holds: impl Fn(&[u16]) -> bool) -> Vec<&str> {
         let those = self.shown.iter().filter(|(_, labels)| holds(labels));
         those.map(|(name, _)| name.as_str()).collect()
-    }
-}
-
-fn listed(names: &[&str]) -> String {
-    match names.len() {
-        ..=MOST_NAMES => names.join(", "),
-        many => format!(
-            "{} and {} more",
-            names[..MOST_NAMES].join(", "),
-            many - MOST_NAMES
-        ),
     }
 }
 

@@ -11,7 +11,7 @@ use super::multi_part_manifest as parted;
 use super::postprocessing::Postprocessing;
 use crate::dataset::Structure;
 use crate::recipe::Region;
-use ctseg_base::atomic_file::{parent_of, temporary_folder, write_bytes_atomically};
+use ctseg_base::atomic_file::{parent_of, refuse_file, temporary_folder, write_bytes_atomically};
 use ctseg_base::hash::file_sha256;
 use ctseg_base::{Error, Result};
 use ctseg_engine::quantisation::InputRanges;
@@ -185,6 +185,7 @@ impl Bundle {
         if !path.exists() {
             return Ok(None);
         }
+        refuse_file(path)?;
         let entries = std::fs::read_dir(path).map_err(Error::io(path, "read the folder"))?;
         let names: Vec<String> = entries
             .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::bundle::Bundle;
 use crate::dataset::Structure;
+use ctseg_base::text::words::listed;
 use ctseg_base::{Error, Result};
 use ctseg_image::labels::postprocess::Step;
 
@@ -38,7 +39,7 @@ pub fn common_structures(bundles: &[Bundle]) -> Result<Vec<Structure>> {
         if found != structures {
             let names = |all: &[Structure]| {
                 let named = all.iter().map(|s| format!("{} {}", s.value, s.name));
-                named.collect::<Vec<_>>().join(", ")
+                listed(&named.collect::<Vec<_>>())
             };
             return Err(Error::file(
                 &other.path,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use ctseg_base::atomic_file::write_bytes_atomically;
+use ctseg_base::atomic_file::{refuse_file, write_bytes_atomically};
 use ctseg_base::hash::file_sha256;
 use ctseg_base::{Error, Result};
 
@@ -60,6 +60,7 @@ pub(crate) fn write_sums(folder: &Path) -> Result<()> {
 /// Puts `fresh` in the place of `path`: in one step where the file system can exchange two folders,
 /// otherwise by setting the old one aside first. What stood there is removed last.
 pub(crate) fn swap_in(fresh: tempfile::TempDir, path: &Path) -> Result<()> {
+    refuse_file(path)?;
     let fresh = fresh.keep();
     let old = if !path.exists() {
         None

@@ -16,7 +16,7 @@ use super::folder::{SUMS, swap_in};
 use super::identity::ModelUsed;
 use crate::dataset::Structure;
 use crate::recipe::one_line;
-use ctseg_base::atomic_file::{parent_of, temporary_folder, write_bytes_atomically};
+use ctseg_base::atomic_file::{parent_of, refuse_file, temporary_folder, write_bytes_atomically};
 use ctseg_base::hash::file_sha256;
 use ctseg_base::{Error, Result};
 
@@ -228,6 +228,7 @@ impl PartedModel {
         if !path.exists() {
             return Ok(());
         }
+        refuse_file(path)?;
         let entries = std::fs::read_dir(path).map_err(Error::io(path, "read the folder"))?;
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         let names: Vec<String> = names.collect();

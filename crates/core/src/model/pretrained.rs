@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::bundle::Bundle;
 use crate::dataset::Structure;
+use ctseg_base::text::words::listed;
 use ctseg_base::{Error, Result};
 use ctseg_engine::freezing::is_frozen;
 use ctseg_engine::weights::NamedTensors;
@@ -108,7 +109,7 @@ impl TakenOver {
             anew => format!(
                 "begins with {} of {all} tensors of --from; anew: {}",
                 self.taken,
-                anew.join(", ")
+                listed(anew)
             ),
         }
     }

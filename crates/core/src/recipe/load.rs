@@ -75,9 +75,13 @@ impl Recipe {
         for setting in overrides {
             apply_override(&mut table, setting)?;
         }
-        let recipe: Self = table
-            .try_into()
-            .map_err(|error: toml::de::Error| Error::file(origin, one_line(&error)))?;
+        let recipe: Self = table.clone().try_into().map_err(|error| {
+            let problem = match wrong_key(&table, &error) {
+                Some(key) => format!("{key}: {}", error.message().replace('\n', " ")),
+                None => one_line(&error),
+            };
+            Error::file(origin, problem)
+        })?;
         recipe.validated(origin)
     }
 
@@ -85,6 +89,58 @@ impl Recipe {
     pub fn to_toml(&self) -> Result<String> {
         toml::to_string(self)
             .map_err(|error| Error::invalid(format!("cannot write the recipe: {error}")))
+    }
+}
+
+/// The key whose value is wrong, with the value, such as `network.widths = 3`: without it the table fails in another
+/// way, or not at all. What fails within a section that is chosen by its `kind` names no key of its own.
+fn wrong_key(table: &toml::Table, error: &toml::de::Error) -> Option<String> {
+    if error.message().starts_with("missing field") {
+        return None; // names it
+    }
+    let fails_so = |table: toml::Table| {
+        let other: Result<Recipe, toml::de::Error> = table.try_into();
+        other.is_err_and(|other| other.message() == error.message())
+    };
+    let key = sorted_keys(table).into_iter().find(|key| {
+        let mut without = table.clone();
+        removed(&mut without, key).is_some() && !fails_so(without)
+    })?;
+    let value = removed(&mut table.clone(), &key)?;
+    let value = value.to_string().replace('\n', " ");
+    Some(format!("{} = {value}", key.join(".")))
+}
+
+/// Every key of a table and of the tables in it: values first, of these the innermost, then what chooses a kind of
+/// section, then tables.
+fn sorted_keys(table: &toml::Table) -> Vec<Vec<String>> {
+    let mut all = keys(table);
+    all.sort_by_key(|key| {
+        let is_table = removed(&mut table.clone(), key).is_some_and(|value| value.is_table());
+        let is_kind = key.last().is_some_and(|last| last == "kind");
+        (is_table, is_kind, std::cmp::Reverse(key.len()))
+    });
+    all
+}
+
+fn keys(table: &toml::Table) -> Vec<Vec<String>> {
+    let mut all = Vec::new();
+    for (name, value) in table {
+        let inner = value.as_table().map(keys).unwrap_or_default();
+        let below = inner
+            .into_iter()
+            .map(|key| [vec![name.clone()], key].concat());
+        all.extend(below);
+        all.push(vec![name.clone()]);
+    }
+    all
+}
+
+fn removed(table: &mut toml::Table, key: &[String]) -> Option<toml::Value> {
+    match key {
+        [] => None,
+        [last] => table.remove(last),
+        [first, rest @ ..] => removed(table.get_mut(first)?.as_table_mut()?, rest),
     }
 }
 
@@ -228,6 +284,41 @@ mod tests {
         ]);
         let error = Recipe::named("3", &[]).unwrap_err().to_string();
         assert!(error.contains("coarse"), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_value_names_its_key() {
+        refused(&[
+            (
+                "network.widths=3",
+                "network.widths = 3: invalid type: integer",
+            ),
+            (
+                "network.widths=['a', 'b']",
+                "network.widths = [\"a\", \"b\"]: ",
+            ),
+            (
+                "network.kind=resnet",
+                "network.kind = \"resnet\": unknown variant",
+            ),
+            ("network.depth=3", "network.depth = 3: unknown field"),
+            ("folds=-1", "folds = -1: "),
+            ("spacing_mm=[1, 2]", "spacing_mm = [1, 2]: invalid length 2"),
+            ("training.batch_size=big", "training.batch_size = \"big\": "),
+            (
+                "training.loss={kind='dice', smoth=1}",
+                "training.loss.smoth = 1: ",
+            ),
+            (
+                "training.optimiser.kind=adamax",
+                "training.optimiser.kind = \"adamax\"",
+            ),
+            (
+                "training.augmentation.scale=2",
+                "training.augmentation.scale = 2: ",
+            ),
+            ("roi.margin_mm=5", "roi.margin_mm = 5: "),
+        ]);
     }
 
     #[test]

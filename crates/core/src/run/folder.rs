@@ -11,7 +11,7 @@ use super::history::{self, EpochLine};
 use super::tracker::{EpochRecord, RunIdentity, Tracker};
 use crate::dataset::{GivenSplits, NamedSplit};
 use crate::recipe::Recipe;
-use ctseg_base::atomic_file::write_bytes_atomically;
+use ctseg_base::atomic_file::{create_folder, write_bytes_atomically};
 use ctseg_base::{Error, Result};
 
 /// Where a run folder has its pictures.
@@ -63,7 +63,7 @@ impl RunFolder {
         settings: &RunSettings,
         folds: &[NamedSplit],
     ) -> Result<Self> {
-        std::fs::create_dir_all(path).map_err(Error::io(path, "create the folder"))?;
+        create_folder(path)?;
         Self::begin(path.to_path_buf(), recipe, settings, folds)
     }
 
@@ -190,7 +190,7 @@ pub fn new_folder(runs: &Path, name: &str) -> Result<PathBuf> {
 
 /// A new folder in `parent` called `name`, or `name` and a number where there is one already.
 fn fresh_folder(parent: &Path, name: &str) -> Result<PathBuf> {
-    std::fs::create_dir_all(parent).map_err(Error::io(parent, "create the folder"))?;
+    create_folder(parent)?;
     // Two runs may begin in one second; `create_dir` tells which was first.
     let names = (0..1000).map(|n| match n {
         0 => parent.join(name),

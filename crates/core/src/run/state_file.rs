@@ -265,6 +265,11 @@ impl Observer for StateKeeper<'_> {
         self.inner.warn(line);
     }
 
+    fn log(&self, line: &str) {
+        self.heard(line);
+        self.inner.log(line);
+    }
+
     fn task(&self, name: &str, total: u64, unit: &'static str) -> Box<dyn Task> {
         Box::new(KeptTask {
             inner: self.inner.task(name, total, unit),

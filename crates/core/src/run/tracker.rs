@@ -63,8 +63,8 @@ pub enum Event {
         network: Option<String>,
         points: Vec<Point>,
     },
-    /// A file, or a folder with all that is in it, to be shown in the folder `to` (empty: the top). It is read when
-    /// it is sent, which may be later.
+    /// A file, or a folder by its name with all that is in it, to be shown in the folder `to` (empty: the top). It is
+    /// read when it is sent, which may be later.
     Artifact {
         path: PathBuf,
         to: String,

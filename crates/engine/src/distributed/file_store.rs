@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use ctseg_base::atomic_file::write_bytes_atomically;
+use ctseg_base::atomic_file::{create_folder, write_bytes_atomically};
 use ctseg_base::process::id::ProcessId;
 use ctseg_base::{Error, Result};
 
@@ -22,7 +22,7 @@ pub fn handed_on(
     (rank, size): (usize, usize),
     bytes: impl FnOnce() -> Result<Vec<u8>>,
 ) -> Result<Vec<u8>> {
-    std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
+    create_folder(folder)?;
     let own = ProcessId::own().to_string();
     let path = |rank: usize| folder.join(format!("rank-{rank}"));
     let answer = folder.join("answer");

@@ -17,6 +17,7 @@ use crate::Evaluation;
 use ctseg_base::cancel::guarded;
 use ctseg_base::failures::Failure;
 use ctseg_base::progress::Observer;
+use ctseg_base::text::words;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Structure;
 use ctseg_core::dataset::reference::Reference;
@@ -186,7 +187,8 @@ fn labels_of(
         Error::file(
             path,
             format!(
-                "holds {maps} maps; expected {}, one for each structure",
+                "holds {}; expected {}, one for each structure",
+                words::counted(maps, "map"),
                 counts.join(" or ")
             ),
         )

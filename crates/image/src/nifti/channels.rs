@@ -15,6 +15,7 @@ use super::raw::{ByteOrder, RawHeader};
 use super::write::{check_name, is_gzip_name, set_voxel_type};
 use crate::formats::{Source, VoxelType};
 use ctseg_base::atomic_file::{parent_of, persisted, temporary_file};
+use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 
 /// Bytes handled at a time; a multiple of every voxel size.
@@ -62,8 +63,8 @@ pub fn write_split(source: &Path, targets: &[PathBuf]) -> Result<()> {
     let mut stored = Stored::open(source)?;
     if stored.channels != targets.len() {
         return Err(stored.problem(format!(
-            "has {} channels; expected {}",
-            stored.channels,
+            "has {}; expected {}",
+            counted(stored.channels, "channel"),
             targets.len()
         )));
     }

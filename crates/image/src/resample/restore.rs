@@ -8,6 +8,7 @@ use ndarray::{Array3, ArrayView3, ArrayView4, ArrayViewMut3, Axis, Slice, Zip};
 use super::alignment::{at_nearest, checked_map, in_target_order, positions_zyx, target_axis};
 use super::plan::{Kernel, interpolate};
 use crate::space::{Grid, LabelMap, VoxelBox};
+use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 
 /// Most planes of the source that one thread restores at a time: what bounds the memory beside the result.
@@ -65,9 +66,9 @@ pub fn restore(
 ) -> Result<LabelMap> {
     if logits.len_of(Axis(0)) != label_values.len() || label_values.contains(&0) {
         return Err(Error::invalid(format!(
-            "cannot restore labels: {} structures' logits for the label values {label_values:?}; expected \
-             one value above 0 for each structure",
-            logits.len_of(Axis(0))
+            "cannot restore labels: logits of {} for {}; expected one label value above 0 for each structure",
+            counted(logits.len_of(Axis(0)), "structure"),
+            counted(label_values.len(), "label value")
         )));
     }
     let map = checked_map(&logits.shape()[1..], from, source)?;

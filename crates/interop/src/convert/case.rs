@@ -7,6 +7,7 @@ use super::job::{Conversion, Overlaps};
 use super::labels::Labels;
 use ctseg_base::memory_semaphore::{Admitted, Gate};
 use ctseg_base::text::os_text::{from_text, to_text};
+use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::{
     Case, Dataset, GRID_TOLERANCE_MM, LabelSource, count_values, grid_difference, unknown_values,
@@ -137,7 +138,8 @@ impl<'a> Checks<'a> {
             let non_finite = found.kept(nifti::check_channels(path)).unwrap_or(0);
             if non_finite > 0 {
                 found.notes.push(format!(
-                    "{non_finite} voxels of the image are NaN or infinite, which nnU-Net refuses"
+                    "the image has {}, which nnU-Net refuses",
+                    counted(non_finite, "NaN or infinite voxel")
                 ));
             }
         }
@@ -151,8 +153,8 @@ impl<'a> Checks<'a> {
             found.problem(&more, problem);
         } else if channels != self.channels && found.problems.is_empty() {
             let problem = format!(
-                "has {channels} channel{}; expected {}: --channels names them where the dataset does not, such as --channels CT,PET",
-                if channels == 1 { "" } else { "s" },
+                "has {}; expected {}: --channels names them where the dataset does not, such as --channels CT,PET",
+                counted(channels, "channel"),
                 self.channels
             );
             found.problem(&case.image, problem);
@@ -240,12 +242,14 @@ impl<'a> Checks<'a> {
         };
         let more = match overlaps.len() - 1 {
             0 => String::new(),
+            1 => ", and 1 more pair overlaps".to_owned(),
             more => format!(", and {more} more pairs overlap"),
         };
         let words = format!(
-            "the masks of {} and {} overlap in {voxels} voxels{more}",
+            "the masks of {} and {} overlap in {}{more}",
             name(a),
-            name(b)
+            name(b),
+            counted(*voxels, "voxel")
         );
         match self.conversion.overlaps {
             Overlaps::Last => found.notes.push(format!(

@@ -9,7 +9,7 @@ use super::files::FOLDERS;
 use super::job::Overlaps;
 use super::labels::Labels;
 use super::target::Format;
-use ctseg_base::atomic_file::write_bytes_atomically;
+use ctseg_base::atomic_file::{refuse_file, write_bytes_atomically};
 use ctseg_base::temp_files::remove_leftovers;
 use ctseg_base::{Error, Result};
 
@@ -49,6 +49,7 @@ impl Settings {
     /// # Errors
     /// Anything else there.
     pub fn goes_on(&self, folder: &Path, overwrite: bool) -> Result<bool> {
+        refuse_file(folder)?;
         let is_empty = match std::fs::read_dir(folder) {
             Ok(mut entries) => entries.next().is_none(),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,

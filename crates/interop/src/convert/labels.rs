@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::target::Format;
+use ctseg_base::text::words::listed;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Dataset;
 use ctseg_image::space::LabelMap;
@@ -82,6 +83,6 @@ impl Labels {
             .0
             .iter()
             .map(|label| format!("{} {} → {}", label.name, label.source_value, label.value));
-        words.collect::<Vec<_>>().join(", ")
+        listed(&words.collect::<Vec<_>>())
     }
 }

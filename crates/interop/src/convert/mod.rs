@@ -26,6 +26,7 @@ use ctseg_base::atomic_file::write_bytes_atomically;
 use ctseg_base::failures::write_failures;
 use ctseg_base::memory_semaphore::Gate;
 use ctseg_base::progress::Observer;
+use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::{Channels, Dataset, LabelSource, SPLITS};
 
@@ -119,9 +120,9 @@ pub fn convert(
     let ended = work.run("converting", observer, stop)?;
     if ended.interrupted {
         return Err(Error::Interrupted(format!(
-            "{} of {} cases are in {}; the same command goes on",
+            "{} of {} written into {}; the same command goes on",
             ended.records.len(),
-            planned.len(),
+            counted(planned.len(), "case"),
             folder.display()
         )));
     }

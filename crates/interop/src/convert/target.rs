@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::names::safe_name;
+use ctseg_base::atomic_file::refuse_file;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Dataset;
 
@@ -235,6 +236,7 @@ fn of_source(dataset: &Dataset) -> (Option<u16>, String) {
 
 /// Numbers and names of the datasets in a folder.
 fn numbers_in(format: Format, output: &Path) -> Result<Vec<(u16, String)>> {
+    refuse_file(output)?;
     if !output.exists() {
         return Ok(Vec::new());
     }

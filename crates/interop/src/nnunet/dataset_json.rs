@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::source::read_json;
+use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Structure;
 
@@ -95,8 +96,9 @@ fn of_labels(
         return Err(Error::file(
             path,
             format!(
-                "its {} structures have the label values {seen:?}; expected one above 0 for each",
-                structures.len()
+                "has {} with {}; expected one label value above 0 for each structure",
+                counted(structures.len(), "structure"),
+                counted(seen.len(), "different label value")
             ),
         ));
     }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::export_plans::{Exported, plans};
 use super::export_weights::state_dict;
-use ctseg_base::atomic_file::{parent_of, temporary_folder, write_bytes_atomically};
+use ctseg_base::atomic_file::{parent_of, refuse_file, temporary_folder, write_bytes_atomically};
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Structure;
 use ctseg_core::model::bundle::Bundle;
@@ -43,6 +43,7 @@ impl DatasetName {
 pub fn export_model(model: &Path, results: &Path, dataset: &DatasetName) -> Result<Vec<PathBuf>> {
     let bundle = Bundle::open(model)?;
     let structures = bundle.structures()?;
+    refuse_file(results)?;
     let target = results.join(&dataset.0);
     if target.exists() {
         return Err(Error::file(

@@ -8,7 +8,7 @@ use super::dataset_json::{self, Labels};
 use super::plans::Plans;
 use super::source::{DATASET, PLANS, Source, sibling};
 use super::stage_recipe::{Wanted, recipe};
-use ctseg_base::atomic_file::{parent_of, temporary_folder};
+use ctseg_base::atomic_file::{parent_of, refuse_file, temporary_folder};
 use ctseg_base::hash::file_sha256;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Structure;
@@ -118,6 +118,7 @@ pub fn import_model(
 
 /// Weights go nowhere where something is.
 fn refuse_existing(target: &Path) -> Result<()> {
+    refuse_file(target)?;
     let is_empty = match std::fs::read_dir(target) {
         Ok(mut entries) => entries.next().is_none(),
         Err(_) => !target.exists(),

@@ -29,7 +29,7 @@ use sha2::{Digest, Sha256};
 
 use crate::CaseState;
 use crate::shard::output_name;
-use ctseg_base::atomic_file::{temporary_file, write_bytes_atomically};
+use ctseg_base::atomic_file::{create_folder, temporary_file, write_bytes_atomically};
 use ctseg_base::process::id::ProcessId;
 use ctseg_base::text::os_text;
 use ctseg_base::{Error, Result};
@@ -128,7 +128,7 @@ impl Claims {
         way: &str,
     ) -> Result<Self> {
         let folder = claiming.folder.as_path();
-        fs::create_dir_all(folder).map_err(Error::io(folder, "create the folder"))?;
+        create_folder(folder)?;
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let process = format!("{}.{count}", ProcessId::own());

@@ -9,6 +9,7 @@ use crate::data::metric::Metric;
 use crate::data::run::RunFacts;
 use crate::data::spread::Spread;
 use crate::data::table::MetricTable;
+use ctseg_base::text::words::counted;
 use ctseg_core::run::history::{EpochLine, History};
 use ctseg_evaluate::scores::Better;
 
@@ -336,9 +337,10 @@ fn drawn_box(spread: &Spread, scale: Scale, metric: &Metric, name: &str, cases: 
         width: ((at(spread.q3) - at(spread.q1)) * 100.0).round() / 100.0,
         high: at(spread.high),
         text: format!(
-            "{name}, {}: median {}, half of {cases} cases between {} and {}",
+            "{name}, {}: median {}, half of {} between {} and {}",
             metric.label,
             shown(spread.median),
+            counted(cases, "case"),
             shown(spread.q1),
             shown(spread.q3)
         ),

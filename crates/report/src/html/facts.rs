@@ -6,6 +6,7 @@ use crate::data::Report;
 use crate::data::evaluation::EvaluationFacts;
 use crate::data::provenance::{ModelFacts, Provenance};
 use crate::data::run::RunFacts;
+use ctseg_base::text::words::counted;
 use ctseg_core::model::manifest::StageManifest;
 use ctseg_core::run::history::EpochLine;
 
@@ -126,8 +127,8 @@ fn trained(lines: &[EpochLine]) -> Option<String> {
         .ended
         .map_or_else(|| "not ended yet".to_owned(), |ended| ended.to_string());
     Some(format!(
-        "{} epochs in {}, best validation Dice {:.3} in epoch {}, last {:.3}; {ended}",
-        last.epoch,
+        "{} in {}, best validation Dice {:.3} in epoch {}, last {:.3}; {ended}",
+        counted(last.epoch, "epoch"),
         duration(last.seconds),
         best.validation_dice,
         best.epoch,
@@ -198,11 +199,11 @@ fn model_facts(model: &ModelFacts) -> Facts {
 fn stage_text(manifest: &StageManifest) -> String {
     let folds = manifest.folds.iter().map(|fold| {
         format!(
-            "fold {} (epoch {}, validation Dice {:.3}, trained on {} cases)",
+            "fold {} (epoch {}, validation Dice {:.3}, trained on {})",
             fold.fold,
             fold.epoch,
             fold.validation_dice,
-            fold.trained_on.len()
+            counted(fold.trained_on.len(), "case")
         )
     });
     format!(

@@ -13,6 +13,7 @@ use super::viewed::Viewed;
 use crate::data::Report;
 use crate::data::evaluation::EvaluationFacts;
 use crate::data::table::MetricTable;
+use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_evaluate::scores::Better;
 use ctseg_image::metrics::overlap::Summary;
@@ -156,20 +157,16 @@ fn subtitle(report: &Report) -> String {
     let mut parts = Vec::new();
     if let Some(evaluation) = &report.evaluation {
         let table = &evaluation.table;
-        parts.push(counted(table.cases.len(), "case", "cases"));
-        parts.push(counted(table.structures.len(), "structure", "structures"));
+        parts.push(counted(table.cases.len(), "case"));
+        parts.push(counted(table.structures.len(), "structure"));
         if let Some(written) = evaluation.written {
             parts.push(format!("evaluated {}", written.strftime("%-d %B %Y")));
         }
     }
     if !report.runs.is_empty() {
-        parts.push(counted(report.runs.len(), "training run", "training runs"));
+        parts.push(counted(report.runs.len(), "training run"));
     }
     parts.join(" · ")
-}
-
-fn counted(count: usize, one: &str, many: &str) -> String {
-    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 /// Mean of every metric that has a good direction, where stage 1 looked, and how many cases there are.

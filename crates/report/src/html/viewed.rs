@@ -8,9 +8,10 @@ use crate::data::case::CaseImages;
 use crate::data::choice::Shown;
 use crate::data::evaluation::EvaluationFacts;
 use crate::pictures::comparison;
+use ctseg_base::Result;
+use ctseg_base::atomic_file::create_folder;
 use ctseg_base::cancel::guarded;
 use ctseg_base::progress::Observer;
-use ctseg_base::{Error, Result};
 use ctseg_image::formats::LabelNames;
 use ctseg_train::overlays::Comparison;
 
@@ -95,7 +96,7 @@ fn drawn(
     let score = viewed.shown.score;
     let score = score.map_or_else(String::new, |score| format!(", Dice {score:.3}"));
     let title = format!("{} case {}{score}", viewed.shown.rank, viewed.case);
-    std::fs::create_dir_all(pictures).map_err(Error::io(pictures, "create the folder"))?;
+    create_folder(pictures)?;
     let name = format!("{}_{}", viewed.shown.rank, viewed.case);
     // Positions keep names apart that are the same in plain letters.
     let name = format!("{}_{}.png", viewed.shown.case, plain(&name));

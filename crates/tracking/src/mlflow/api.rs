@@ -28,6 +28,13 @@ pub struct KnownRun {
     pub begun: i64,
 }
 
+/// An experiment as the server has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownExperiment {
+    pub id: String,
+    pub is_deleted: bool,
+}
+
 /// A run to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewRun<'a> {
@@ -77,40 +84,26 @@ impl Api<'_> {
         self.http.post(&api(path), body)
     }
 
-    /// The number of the experiment called `name`, which is made, or brought back, where need be.
-    pub fn experiment(&self, name: &str) -> Result<String, Fault> {
-        let known = || {
-            let answer = self.http.get(
-                &api("experiments/get-by-name"),
-                &[("experiment_name", name)],
-            )?;
-            let experiment = &answer["experiment"];
-            let id = text(&experiment["experiment_id"]);
-            if experiment["lifecycle_stage"] == "deleted" {
-                self.post("experiments/restore", &json!({"experiment_id": id}))?;
-            }
-            Ok(id)
-        };
-        match known() {
-            Err(Fault::Refused(refusal)) if refusal.is_missing() => {}
-            other => return other,
-        }
-        match self.post("experiments/create", &json!({"name": name})) {
-            Ok(answer) => Ok(text(&answer["experiment_id"])),
-            // Another process was faster.
-            Err(Fault::Refused(refusal)) if refusal.exists_already() => known(),
+    /// The experiment called `name`, also a deleted one, if there is one.
+    pub fn known_experiment(&self, name: &str) -> Result<Option<KnownExperiment>, Fault> {
+        let query = [("experiment_name", name)];
+        match self.http.get(&api("experiments/get-by-name"), &query) {
+            Ok(answer) => Ok(Some(known_experiment(&answer["experiment"]))),
+            Err(Fault::Refused(refusal)) if refusal.is_missing() => Ok(None),
             Err(fault) => Err(fault),
         }
     }
 
-    /// The number of the experiment called `name`, if there is one.
-    pub fn known_experiment(&self, name: &str) -> Result<Option<String>, Fault> {
-        let query = [("experiment_name", name)];
-        match self.http.get(&api("experiments/get-by-name"), &query) {
-            Ok(answer) => Ok(Some(text(&answer["experiment"]["experiment_id"]))),
-            Err(Fault::Refused(refusal)) if refusal.is_missing() => Ok(None),
-            Err(fault) => Err(fault),
-        }
+    /// The number of the new experiment.
+    pub fn create_experiment(&self, name: &str) -> Result<String, Fault> {
+        let answer = self.post("experiments/create", &json!({"name": name}))?;
+        Ok(text(&answer["experiment_id"]))
+    }
+
+    /// With the runs that were deleted with it.
+    pub fn restore_experiment(&self, id: &str) -> Result<(), Fault> {
+        let body = json!({"experiment_id": id});
+        self.post("experiments/restore", &body).map(drop)
     }
 
     /// The runs with this key, also deleted ones.
@@ -261,6 +254,13 @@ impl Api<'_> {
         }
         let answer = self.post("model-versions/create", &body)?;
         Ok(text(&answer["model_version"]["version"]))
+    }
+}
+
+fn known_experiment(experiment: &Value) -> KnownExperiment {
+    KnownExperiment {
+        id: text(&experiment["experiment_id"]),
+        is_deleted: experiment["lifecycle_stage"] == "deleted",
     }
 }
 

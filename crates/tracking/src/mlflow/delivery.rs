@@ -16,6 +16,7 @@ use super::cursor::{Delivered, Lock, Standing};
 use super::error::Fault;
 use super::event::{Begun, Event, Line, Status};
 use super::event_reader::{Lines, beginning, path_in};
+use super::experiment::{Experiments, restored_on};
 use super::http::Http;
 use super::page::Portion;
 use super::settings::Server;
@@ -34,6 +35,7 @@ pub struct Link {
     pub server: Server,
     pub(super) http: Http,
     pub(super) parts: Parts,
+    pub(super) experiments: Experiments,
 }
 
 /// What was sent, and what could not be.
@@ -44,7 +46,7 @@ pub struct Sent {
     pub bytes: u64,
     /// Items that the server does not want, and files that are gone.
     pub left_out: usize,
-    /// The first of these, a line each.
+    /// The first of these, and what else is worth knowing, a line each.
     pub notes: Vec<String>,
 }
 
@@ -53,7 +55,7 @@ pub struct Delivery {
     pub(super) link: Arc<Link>,
     pub(super) run: PathBuf,
     pub(super) begun: Begun,
-    begun_at: i64,
+    pub(super) begun_at: i64,
     pub(super) standing: Standing,
     pub(super) artifact_uri: Option<String>,
     pub sent: Sent,
@@ -79,6 +81,7 @@ impl Link {
             server,
             http,
             parts,
+            experiments: Experiments::default(),
         })
     }
 
@@ -91,6 +94,11 @@ impl Link {
 impl Sent {
     pub(super) fn note(&mut self, line: String) {
         self.left_out += 1;
+        self.remark(line);
+    }
+
+    /// Of something that costs nothing.
+    pub(super) fn remark(&mut self, line: String) {
         if self.notes.len() < NOTES {
             self.notes.push(line);
         }
@@ -170,7 +178,11 @@ impl Delivery {
         let api = Self::api(&link);
         let named = self.begun.experiment.as_ref();
         let name = named.unwrap_or(&link.server.experiment).clone();
-        let experiment = api.experiment(&name)?;
+        let found = link.experiments.usable(&api, &link.server.uri, &name)?;
+        if found.is_restored {
+            self.sent.remark(restored_on(&link.server.uri, &name));
+        }
+        let experiment = found.id;
         let parent = self.found_above(&api, &experiment)?;
         let begun = &self.begun;
         let made = NewRun {
@@ -190,40 +202,14 @@ impl Delivery {
         Ok(self.save()?)
     }
 
-    /// The server's number for the run that a network's events belong to.
-    fn target(&mut self, network: Option<&str>) -> Result<String, Fault> {
-        let Some(network) = network.filter(|_| self.begun.networks > 1) else {
-            return Ok(self.standing.run_id.clone());
-        };
-        if let Some(id) = self.standing.networks.get(network) {
-            return Ok(id.clone());
-        }
-        let link = Arc::clone(&self.link);
-        let run = found_or_made(
-            &Self::api(&link),
-            &NewRun {
-                experiment: &self.standing.experiment_id,
-                key: &format!("{}/{network}", self.begun.key),
-                name: &format!("{} {network}", self.begun.name),
-                parent: Some(&self.standing.run_id),
-                user: self.begun.user.as_deref(),
-                begun: super::spool::now().min(self.begun_at),
-                tags: &[("ctseg.run", &self.begun.run), ("ctseg.network", network)],
-            },
-        )?;
-        let networks = &mut self.standing.networks;
-        networks.insert(network.to_owned(), run.id.clone());
-        self.save()?;
-        Ok(run.id)
-    }
-
     fn numbers_sent(&mut self) -> Result<bool, Fault> {
         let from = self.standing.numbers;
         let mut lines = Lines::open(&self.run, from)?;
+        let networks: Vec<String> = self.standing.networks.keys().cloned().collect();
         let (mut portion, mut end, mut alone) = (Portion::default(), from, None);
         while let Some(placed) = lines.next()? {
             let line = placed.line.filter(|line| !line.event.is_file());
-            if let Some(line) = line.and_then(|line| portion.take(line)) {
+            if let Some(line) = line.and_then(|line| portion.take(line, &networks)) {
                 if portion.batches.is_empty() {
                     end = placed.end;
                     alone = Some(line);
@@ -253,7 +239,7 @@ impl Delivery {
     }
 
     /// Logs what the server takes of a batch.
-    fn log(&mut self, run: &str, batch: Batch) -> Result<(), Fault> {
+    pub(super) fn log(&mut self, run: &str, batch: Batch) -> Result<(), Fault> {
         let refusal = match Self::api(&self.link).log(run, &batch) {
             Ok(()) => {
                 self.sent.metrics += batch.metrics();
@@ -262,7 +248,9 @@ impl Delivery {
             Err(Fault::Refused(refusal)) => refusal,
             Err(fault) => return Err(fault),
         };
-        self.check_run(run)?;
+        if self.is_restored(run)? {
+            return self.log(run, batch);
+        }
         match batch.parted() {
             Ok((first, second)) => {
                 self.log(run, first)?;
@@ -273,19 +261,6 @@ impl Delivery {
                 self.sent.note(format!("'{item}': {}", refusal.message));
                 Ok(())
             }
-        }
-    }
-
-    /// A fault if the run is not on the server any more.
-    fn check_run(&self, run: &str) -> Result<(), Fault> {
-        let gone = match Self::api(&self.link).run(run) {
-            Ok(known) => known.is_deleted,
-            Err(Fault::Refused(refusal)) if refusal.is_missing() => true,
-            Err(fault) => return Err(fault),
-        };
-        match gone {
-            true => Err(gone_from(&self.link.server.uri, run)),
-            false => Ok(()),
         }
     }
 
@@ -321,10 +296,14 @@ impl Delivery {
                     "source": json!({"uri": source}).to_string(),
                     "profile": json!({"cases": cases}).to_string(),
                 });
-                let api = Self::api(&self.link);
-                match api.log_dataset(&self.standing.run_id, &dataset, context) {
+                let link = Arc::clone(&self.link);
+                let api = Self::api(&link);
+                let run = self.standing.run_id.clone();
+                match api.log_dataset(&run, &dataset, context) {
                     Err(Fault::Refused(refusal)) => {
-                        self.check_run(&self.standing.run_id)?;
+                        if self.is_restored(&run)? {
+                            return self.alone(line);
+                        }
                         self.sent
                             .note(format!("dataset '{name}': {}", refusal.message));
                         Ok(())
@@ -337,11 +316,16 @@ impl Delivery {
     }
 
     fn set_status(&mut self, status: Status, at: i64) -> Result<(), Fault> {
-        let api = Self::api(&self.link);
+        let link = Arc::clone(&self.link);
+        let api = Self::api(&link);
         let networks = self.standing.networks.values();
-        for run in networks.chain([&self.standing.run_id]) {
+        let runs: Vec<String> = networks.chain([&self.standing.run_id]).cloned().collect();
+        for run in &runs {
             match api.set_status(run, status, at) {
-                Err(Fault::Refused(_)) => self.check_run(run)?,
+                Err(Fault::Refused(_)) if self.is_restored(run)? => {
+                    api.set_status(run, status, at)?;
+                }
+                Err(Fault::Refused(_)) => {}
                 other => other?,
             }
         }
@@ -350,16 +334,10 @@ impl Delivery {
 }
 
 /// The run with this key, unless it was deleted.
-fn found_or_made(api: &Api, run: &NewRun) -> Result<KnownRun, Fault> {
+pub(super) fn found_or_made(api: &Api, run: &NewRun) -> Result<KnownRun, Fault> {
     let known = api.run_of(run.experiment, run.key)?;
     match known.filter(|known| !known.is_deleted) {
         Some(known) => Ok(known),
         None => api.create_run(run),
     }
-}
-
-fn gone_from(server: &str, run: &str) -> Fault {
-    Fault::Gone(format!(
-        "run {run} was deleted on {server}; restore it there, or remove tracking/delivered.json to send it as a new one"
-    ))
 }

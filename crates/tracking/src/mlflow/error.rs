@@ -14,6 +14,8 @@ pub enum Fault {
     Closed(String),
     /// The run was deleted on the server.
     Gone(String),
+    /// The experiment was deleted on the server, and cannot be restored from here.
+    Experiment(String),
     /// This one thing is not wanted; others may be.
     Refused(Refusal),
     /// Not the server's: a file here.
@@ -39,7 +41,10 @@ impl From<Error> for Fault {
 impl std::fmt::Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Away { why, .. } | Self::Closed(why) | Self::Gone(why) => f.write_str(why),
+            Self::Away { why, .. }
+            | Self::Closed(why)
+            | Self::Gone(why)
+            | Self::Experiment(why) => f.write_str(why),
             Self::Refused(refusal) => f.write_str(&refusal.message),
             Self::Local(error) => error.fmt(f),
         }

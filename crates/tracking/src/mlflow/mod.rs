@@ -8,14 +8,17 @@ mod api;
 pub mod artifacts;
 mod batch;
 mod cursor;
+mod deleted;
 pub mod delivery;
 pub mod error;
 mod event;
 mod event_reader;
+mod experiment;
 mod files;
 mod http;
 mod machine;
 mod model;
+mod network_run;
 mod page;
 pub mod parent;
 pub mod parent_run;
@@ -147,10 +150,10 @@ impl Mlflow {
             Outcome::Interrupted => Patience::IN_A_HURRY,
             _ => Patience::default(),
         };
-        if let Settled::Partly(why) = sender.settled(patience) {
-            let why = why.map_or_else(String::new, |why| format!(" ({why})"));
+        // What was in the way has been said.
+        if sender.settled(patience) == Settled::Partly {
             self.observer.warn(&format!(
-                "MLflow has not everything of this run yet{why}; 'ctseg sync {}' sends the rest",
+                "MLflow has not everything of this run yet; 'ctseg sync {}' sends the rest",
                 run.folder.display()
             ));
         }

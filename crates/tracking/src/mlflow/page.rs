@@ -13,7 +13,7 @@ pub struct Portion {
 }
 
 impl Portion {
-    fn push(&mut self, network: Option<&str>, item: Item) {
+    pub(super) fn push(&mut self, network: Option<&str>, item: Item) {
         self.metrics += usize::from(matches!(item, Item::Metric(_)));
         let batches = self.batches.entry(network.map(str::to_owned)).or_default();
         let room = match batches.last_mut() {
@@ -28,8 +28,9 @@ impl Portion {
         }
     }
 
-    /// Takes in what goes together with others; gives back what is sent alone.
-    pub fn take(&mut self, line: Line) -> Option<Line> {
+    /// Takes in what goes together with others; gives back what is sent alone. Parameters are those of the run's
+    /// `networks` too.
+    pub fn take(&mut self, line: Line, networks: &[String]) -> Option<Line> {
         match &line.event {
             Event::Metrics {
                 network,
@@ -43,8 +44,11 @@ impl Portion {
                 }
             }
             Event::Parameters { values } => {
-                for (name, value) in values {
-                    self.push(None, Item::parameter(name, value));
+                let runs = networks.iter().map(|network| Some(network.as_str()));
+                for network in runs.chain([None]) {
+                    for (name, value) in values {
+                        self.push(network, Item::parameter(name, value));
+                    }
                 }
             }
             Event::Tags { values } => {

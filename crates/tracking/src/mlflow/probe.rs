@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::api::Api;
+use super::api::{Api, KnownExperiment};
 use super::cursor::Delivered;
 use super::error::Fault;
 use super::event_reader::path_in;
@@ -17,8 +17,8 @@ use ctseg_base::Result;
 pub struct Answer {
     /// MLflow's, where the server tells.
     pub version: Option<String>,
-    /// The number of the server's experiment, where there is one of that name.
-    pub experiment: Option<String>,
+    /// The server's experiment, where there is one of that name.
+    pub experiment: Option<KnownExperiment>,
     /// How far the server's clock is ahead of ours, and whether it is ahead.
     pub skew: Option<(Duration, bool)>,
     pub took: Duration,

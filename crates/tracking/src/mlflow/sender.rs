@@ -75,11 +75,10 @@ struct State {
 }
 
 /// What became of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
     All,
-    /// Why not, if it is known.
-    Partly(Option<String>),
+    Partly,
 }
 
 impl Shared {
@@ -142,7 +141,7 @@ impl Sender {
             let tried = state.trouble.is_some() && (state.is_put_off || state.rounds > rounds);
             let late = begun.elapsed() >= patience.longest || moved.elapsed() >= patience.idle;
             if state.is_over || tried || late {
-                break Settled::Partly(state.trouble.clone());
+                break Settled::Partly;
             }
             if state.sent != sent {
                 (sent, moved) = (state.sent, Instant::now());
@@ -247,7 +246,9 @@ impl Worker {
                 self.forget(run);
                 Ok(())
             }
-            Err(fault @ (Fault::Away { .. } | Fault::Closed(_))) => Err(fault),
+            Err(fault @ (Fault::Away { .. } | Fault::Closed(_) | Fault::Experiment(_))) => {
+                Err(fault)
+            }
             Err(fault) => {
                 let run_name = run.display();
                 let line = format!("MLflow: {run_name} is sent no further: {fault}");

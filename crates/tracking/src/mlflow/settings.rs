@@ -46,7 +46,8 @@ impl Server {
     /// The server that `environment` or `preferences` name, if any.
     ///
     /// # Errors
-    /// An address that is none of a server, or a credentials file that cannot be read.
+    /// [`Error::Usage`] for an address that is none of a server, such as a folder or a database, with the command that
+    /// serves it; and a credentials file that cannot be read.
     pub fn find(preferences: &Preferences, environment: Environment) -> Result<Option<Self>> {
         let named = environment("MLFLOW_TRACKING_URI").map(|uri| ("MLFLOW_TRACKING_URI", uri));
         let preferred = || preferences.uri.clone().map(|uri| ("[mlflow] uri", uri));
@@ -54,14 +55,8 @@ impl Server {
             return Ok(None);
         };
         let (uri, login) = without_login(uri.trim());
-        let after_scheme = ["http://", "https://"]
-            .iter()
-            .find_map(|scheme| uri.strip_prefix(scheme));
-        if after_scheme.is_none_or(|rest| rest.is_empty() || rest.starts_with('/')) {
-            return Err(Error::invalid(format!(
-                "{origin} is '{uri}'; expected a server's address, http://… or https://…: start one with \
-                 'mlflow server --backend-store-uri …' for a folder or a database"
-            )));
+        if let Some(problem) = address_problem(&uri, login.is_some()) {
+            return Err(Error::usage(format!("{origin} is '{uri}'{problem}")));
         }
         let experiment = preferences.experiment.as_deref().unwrap_or(EXPERIMENT);
         let path = |name: &str| environment(name).map(PathBuf::from);
@@ -83,6 +78,53 @@ impl Server {
             timeout: seconds.map_or(TIMEOUT, |seconds: u64| Duration::from_secs(seconds.max(1))),
         }))
     }
+}
+
+/// Databases that MLflow keeps runs in.
+const DATABASES: [&str; 4] = ["sqlite", "postgresql", "mysql", "mssql"];
+
+/// What is wrong with an address that is none of a server, and what to do; `has_login`: a login was taken out of it.
+fn address_problem(uri: &str, has_login: bool) -> Option<String> {
+    let (scheme, rest) = uri.split_once(':').unwrap_or(("", uri));
+    let after_slashes = rest.strip_prefix("//");
+    let expected = "expected a server's address, http://… or https://…";
+    match scheme.to_ascii_lowercase().as_str() {
+        "http" | "https" => {
+            let is_host =
+                after_slashes.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'));
+            (!is_host).then(|| format!("; {expected}"))
+        }
+        // Without a scheme MLflow takes everything but the names of its services for a folder.
+        "" if ["databricks", "databricks-uc", "uc"].contains(&uri) => Some(format!("; {expected}")),
+        "" | "file" => Some(store_problem(
+            "MLFLOW_ALLOW_FILE_STORE=true mlflow",
+            uri,
+            expected,
+        )),
+        // Such as postgresql+psycopg2.
+        kind if DATABASES.contains(&kind.split('+').next().unwrap_or_default()) => {
+            let uri = match (has_login, after_slashes) {
+                (true, Some(rest)) => format!("{scheme}://USER:PASSWORD@{rest}"),
+                _ => uri.to_owned(),
+            };
+            Some(store_problem("mlflow", &uri, expected))
+        }
+        _ if rest.starts_with(|c: char| c.is_ascii_digit()) => {
+            Some(format!("; {expected}, such as http://{uri}"))
+        }
+        _ => Some(format!("; {expected}")),
+    }
+}
+
+fn store_problem(mlflow: &str, uri: &str, expected: &str) -> String {
+    let quote = match uri.contains(|c: char| c.is_whitespace() || "\"$&;()<>|*?".contains(c)) {
+        true => "\"",
+        false => "",
+    };
+    format!(
+        ", a local store; {expected}: serve it with '{mlflow} server --backend-store-uri {quote}{uri}{quote}' and name \
+         http://127.0.0.1:5000"
+    )
 }
 
 /// As MLflow's client: user and password from the environment, each else from the credentials file; a token where
@@ -195,9 +237,48 @@ mod tests {
             ("https://b/mlflow", "spleens")
         );
         assert!(server.trust.insecure);
-        for wrong in ["sqlite:///x.db", "mlruns", "http://", "databricks"] {
-            let error = found(&[("MLFLOW_TRACKING_URI", wrong)], &preferences).unwrap_err();
-            assert!(error.to_string().contains(wrong), "{error}");
+    }
+
+    #[test]
+    fn stores_are_refused_with_the_command_that_serves_them() {
+        let refused = |uri: &str| {
+            let variable = [("MLFLOW_TRACKING_URI", uri)];
+            let error = found(&variable, &Preferences::default()).unwrap_err();
+            assert!(matches!(error, Error::Usage(_)), "{error:?}");
+            error.to_string()
+        };
+        let files = "MLFLOW_ALLOW_FILE_STORE=true mlflow server --backend-store-uri ";
+        let database = "'mlflow server --backend-store-uri ";
+        for (uri, command, shown) in [
+            ("./mlruns", files, "./mlruns'"),
+            ("mlruns", files, "mlruns'"),
+            ("/data/ml runs", files, "\"/data/ml runs\"'"),
+            ("file:///data/mlruns", files, "file:///data/mlruns'"),
+            ("file:mlruns", files, "file:mlruns'"),
+            ("sqlite:///x.db", database, "sqlite:///x.db'"),
+            (
+                "postgresql+psycopg2://ann:s3cret@db/ml",
+                database,
+                "postgresql+psycopg2://USER:PASSWORD@db/ml'",
+            ),
+        ] {
+            let said = refused(uri);
+            assert!(said.contains(&format!("{command}{shown}")), "{said}");
+            assert!(said.contains("http://127.0.0.1:5000"), "{said}");
+            assert!(!said.contains("s3cret"), "{said}");
+        }
+        for (uri, expected) in [
+            ("http://", "expected a server's address"),
+            ("http:///path", "expected a server's address"),
+            ("databricks", "expected a server's address"),
+            ("s3://bucket/mlruns", "expected a server's address"),
+            ("tracking:5000", "such as http://tracking:5000"),
+        ] {
+            let said = refused(uri);
+            assert!(
+                said.contains(expected) && !said.contains("mlflow server"),
+                "{said}"
+            );
         }
     }
 

@@ -193,6 +193,10 @@ impl Observer for Metered {
         self.inner.warn(line);
     }
 
+    fn log(&self, line: &str) {
+        self.inner.log(line);
+    }
+
     fn task(&self, name: &str, total: u64, unit: &'static str) -> Box<dyn Task> {
         let shared = Arc::clone(&self.file.shared);
         Box::new(MeteredTask {

@@ -23,6 +23,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use ctseg_base::atomic_file::write_bytes_atomically;
+use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_core::recipe::{Recipe, TrainingConfig};
 use ctseg_core::run::checkpoint::Ended;
@@ -159,7 +160,7 @@ impl Figures {
             ..
         } = *self;
         if self.epochs < FEWEST_EPOCHS {
-            let because = format!("{} epochs say little", self.epochs);
+            let because = format!("after {}", counted(self.epochs, "epoch"));
             return (Verdict::TooEarly, because);
         }
         let stopped_early = lines

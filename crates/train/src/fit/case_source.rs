@@ -13,12 +13,15 @@ use ctseg_core::inference::coarse_stage::out_of_fold_results;
 use ctseg_core::model::bundle::Bundle;
 use ctseg_core::recipe::Region;
 
-/// [`source`], which all processes of a team must see alike.
+/// [`source`], which all processes of a team must see alike; `begun` is what went wrong in this one before.
 pub(super) fn source_together<'a>(
     job: &'a FitJob,
+    begun: Result<()>,
     observer: &'a dyn Observer,
 ) -> Result<(CaseSource<'a>, Option<String>)> {
-    let (source, stage1_sha256) = job.team.together(source(job, observer))?;
+    let (source, stage1_sha256) = job
+        .team
+        .together(begun.and_then(|()| source(job, observer)))?;
     let regions: BTreeMap<_, _> = source
         .stage_one
         .iter()

@@ -11,6 +11,7 @@ use crate::trainer::job::{Trained, TrainingJob};
 use crate::trainer::train;
 use ctseg_base::Result;
 use ctseg_base::cancel::guarded;
+use ctseg_base::text::words::counted;
 use ctseg_core::dataset::Split;
 use ctseg_core::model::bundle::TrainedStage;
 use ctseg_core::model::pretrained::Beginning;
@@ -84,11 +85,11 @@ fn train_fold(
         _ => String::new(),
     };
     observer.say(&format!(
-        "fold {fold}: {} after {} epochs; {kept}best epoch {best}, validation Dice {dice:.4}",
+        "fold {fold}: {} after {}; {kept}best epoch {best}, validation Dice {dice:.4}",
         progress
             .ended
             .map_or_else(|| "paused".to_owned(), |ended| ended.to_string()),
-        progress.epoch
+        counted(progress.epoch, "epoch")
     ));
     Ok(trained)
 }

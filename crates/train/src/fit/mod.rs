@@ -20,6 +20,7 @@ use std::time::Instant;
 
 use crate::diagnosis;
 use ctseg_base::progress::{Logged, Observer};
+use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_core::model::bundle::{Bundle, TrainedStage};
 use ctseg_core::model::pretrained::Beginning;
@@ -92,12 +93,12 @@ fn led(
     let state = StateKeeper::begin(&state, "fit", job.max_time, &logged)?;
     let observer: &dyn Observer = &state;
     observer.say(&format!(
-        "stage {} '{}' on {} cases of '{}', {} structures, device {}, run {}",
+        "stage {} '{}' on {} of '{}', {}, device {}, run {}",
         recipe.stage,
         recipe.name,
-        job.dataset.training_cases().len(),
+        counted(job.dataset.training_cases().len(), "case"),
         job.dataset.name,
-        job.dataset.structures.len(),
+        counted(job.dataset.structures.len(), "structure"),
         job.compute,
         run.path().display()
     ));
@@ -120,7 +121,6 @@ fn led(
         observer,
         fingerprint: OnceCell::new(),
     };
-    telling.beginning();
     let trained = trained_and_published(&telling, beginning, started);
     telling.ending();
     let outcome = Outcome::of(&trained);
@@ -144,7 +144,7 @@ fn trained_and_published(
         job, run, observer, ..
     } = *telling;
     let recipe = &job.recipe;
-    let (source, stage1_sha256) = source_together(job, observer)?;
+    let (source, stage1_sha256) = source_together(job, telling.beginning(), observer)?;
     let mut stage = TrainedStage {
         manifest: stage_manifest(job, telling.data_fingerprint()?, stage1_sha256),
         weights: Vec::new(),

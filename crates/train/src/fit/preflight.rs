@@ -9,7 +9,7 @@ use crate::data::stage_loss::stage_loss;
 use ctseg_base::cancel::unless_stopped;
 use ctseg_base::progress::Observer;
 use ctseg_base::{Error, Result};
-use ctseg_core::dataset::{CheckDepth, Dataset};
+use ctseg_core::dataset::{CheckDepth, Dataset, grouped};
 use ctseg_core::model::bundle::Bundle;
 use ctseg_core::model::pretrained::Beginning;
 use ctseg_core::run::folder::{RunFolder, RunSettings};
@@ -100,19 +100,11 @@ pub fn check_dataset(dataset: &Dataset, stop: &AtomicBool, observer: &dyn Observ
     let go_on = || unless_stopped(stop, || "the data was being checked".to_owned());
     let report = dataset.check_while(CheckDepth::Voxels, go_on, |_, _| task.advance(1))?;
     drop(task);
-    for note in &report.notes {
-        match &note.case {
-            Some(case) => observer.warn(&format!("{case}: {}", note.note)),
-            None => observer.warn(&note.note),
-        }
+    for line in grouped(&report.notes) {
+        observer.warn(&line);
     }
     for problem in &report.problems {
-        observer.warn(&format!(
-            "{}: {}: {}",
-            problem.case,
-            problem.file.display(),
-            problem.problem
-        ));
+        observer.warn(&problem.to_string());
     }
     report.into_result().map(drop)
 }

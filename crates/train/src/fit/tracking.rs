@@ -33,16 +33,17 @@ pub(super) struct Telling<'a> {
 
 impl Telling<'_> {
     /// What the run is made of, when it begins and when it goes on.
-    pub(super) fn beginning(&self) {
-        self.or_warn(|| {
-            let mut parameters = parameters::of_recipe(&self.job.recipe)?;
-            parameters.push(("seed".to_owned(), self.job.seed.to_string()));
-            self.tracker.happened(&Event::Parameters(parameters))
-        });
-        self.or_warn(|| self.tracker.happened(&Event::Tags(self.tags())));
-        self.or_warn(|| self.datasets());
-        self.or_warn(|| self.layers());
-        self.or_warn(|| self.files("", &["recipe.toml", LAYERS]));
+    ///
+    /// # Errors
+    /// What the training itself would meet: data that cannot be read or split, a network that cannot be.
+    pub(super) fn beginning(&self) -> Result<()> {
+        let mut parameters = parameters::of_recipe(&self.job.recipe)?;
+        parameters.push(("seed".to_owned(), self.job.seed.to_string()));
+        self.tracker.happened(&Event::Parameters(parameters))?;
+        self.tracker.happened(&Event::Tags(self.tags()))?;
+        self.datasets()?;
+        self.layers()?;
+        self.files("", &["recipe.toml", LAYERS])
     }
 
     /// What a fold that is trained leaves.
@@ -56,7 +57,7 @@ impl Telling<'_> {
         if let Some(path) = checkpoint {
             self.or_warn(|| self.file(&path, &format!("checkpoints/fold_{fold}")));
         }
-        self.or_warn(|| self.file(&self.run.path().join(PLOTS), PLOTS));
+        self.or_warn(|| self.file(&self.run.path().join(PLOTS), ""));
     }
 
     /// What came of it all, where the run put its stage into a model.
@@ -71,7 +72,7 @@ impl Telling<'_> {
         self.or_warn(|| self.files("", &figures));
         let out_of_fold = ["out_of_fold/summary.json", "out_of_fold/metrics.csv"];
         self.or_warn(|| self.files("out_of_fold", &out_of_fold));
-        self.or_warn(|| self.file(&self.run.path().join(PLOTS), PLOTS));
+        self.or_warn(|| self.file(&self.run.path().join(PLOTS), ""));
         self.or_warn(|| self.files("", &["log.txt"]));
     }
 

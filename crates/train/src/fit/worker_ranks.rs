@@ -27,7 +27,7 @@ pub(super) fn trained(
 ) -> Result<FitSummary> {
     let observer = &Along::of(&job.team, observer);
     job.team.together(Ok(()))?; // the first one opens the run
-    let (source, _) = source_together(job, observer)?;
+    let (source, _) = source_together(job, Ok(()), observer)?;
     let mut folds = Vec::new();
     for (index, fold) in job.recipe.trained_folds().iter().enumerate() {
         let deadline = deadline(job, index, started);

@@ -3,6 +3,7 @@
 use super::memory::Estimate;
 use super::outline::{Facts, Outline, margin_mm};
 use super::topology::Topology;
+use ctseg_base::text::words::counted;
 
 /// What memory decided.
 pub(super) struct Fit<'a> {
@@ -36,11 +37,11 @@ fn gib(bytes: u64) -> f64 {
 fn header(facts: &Facts, outline: &Outline, fit: &Fit) -> String {
     let budget = &facts.budget;
     let mut text = format!(
-        "# {}\n# Planned by 'ctseg plan' for '{}' ({} cases, {} structures).\n",
+        "# {}\n# Planned by 'ctseg plan' for '{}' ({}, {}).\n",
         outline.title,
         facts.fingerprint.dataset.replace('\n', " "),
-        facts.fingerprint.cases.len(),
-        facts.structures.len()
+        counted(facts.fingerprint.cases.len(), "case"),
+        counted(facts.structures.len(), "structure")
     );
     if let Some(estimate) = &fit.estimate {
         text += &format!(

@@ -21,6 +21,7 @@ use crate::fit::{FitJob, StageOneMemory, TrialRun, check_dataset, fit};
 use ctseg_base::atomic_file::write_bytes_atomically;
 use ctseg_base::cancel::guarded;
 use ctseg_base::progress::{Observer, Silent};
+use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::laterality::mirrored_where_possible;
 use ctseg_core::run::state_file;
@@ -58,8 +59,8 @@ fn trained_in_rungs(job: &SweepJob, name: &str, observer: &dyn Observer) -> Resu
     let budgets = job.settings.budgets();
     let stage_one = StageOneMemory::default();
     observer.say(&format!(
-        "sweep of {} trials in {}: {budgets:?} epochs, one in {} goes on",
-        candidates.len(),
+        "sweep of {} in {}: {budgets:?} epochs, one in {} goes on",
+        counted(candidates.len(), "trial"),
         job.folder.display(),
         job.settings.eta
     ));

@@ -95,12 +95,12 @@ fn ending(job: &SweepJob, rows: Option<&[TrialRow]>) -> Vec<Event> {
             points: vec![Point::now(0, values)],
         });
     }
-    let files = [FILE, "sweep.csv", "sweep.json", "table.txt"];
-    let files = files.map(|name| (job.folder.join(name), String::new()));
-    let all = files
-        .into_iter()
-        .chain([(job.folder.join(PLOTS), PLOTS.to_owned())]);
-    let there = all.filter(|(path, _)| path.exists());
-    events.extend(there.map(|(path, to)| Event::Artifact { path, to }));
+    let files = [FILE, "sweep.csv", "sweep.json", "table.txt", PLOTS];
+    let there = files.map(|name| job.folder.join(name)).into_iter();
+    let there = there.filter(|path| path.exists());
+    events.extend(there.map(|path| Event::Artifact {
+        path,
+        to: String::new(),
+    }));
     events
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::cli::print::print_out;
 use ctseg_base::Result;
 use ctseg_base::progress::Observer;
+use ctseg_base::text::words::counted;
 use ctseg_core::dataset::reference::Reference;
 use ctseg_evaluate::Evaluation;
 use ctseg_evaluate::calibration::{CSV_NAME, Calibration, JSON_NAME, PNG_NAME, calibration};
@@ -45,8 +46,8 @@ pub fn print(calibration: &Calibration) {
         failed => format!(", {failed} failed"),
     };
     print_out(&format!(
-        "calibration of {} cases{failed}: ECE {} near the structures ({} in whole volumes), MCE {}, Brier {}; {JSON_NAME}, .csv, .png\n",
-        calibration.cases.len(),
+        "calibration of {}{failed}: ECE {} near the structures ({} in whole volumes), MCE {}, Brier {}; {JSON_NAME}, .csv, .png\n",
+        counted(calibration.cases.len(), "case"),
         told(calibration.mean_near(error)),
         told(calibration.mean_whole(error)),
         told(calibration.mean_near(Reliability::maximum_error)),

@@ -11,6 +11,7 @@ use crate::cli::evaluation_table::{print_against, print_evaluation};
 use crate::cli::outcome::Outcome;
 use crate::cli::settings::Settings;
 use crate::status;
+use ctseg_base::atomic_file::create_folder;
 use ctseg_base::progress::Observer;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::reference::Reference;
@@ -51,6 +52,7 @@ pub struct EvaluateArgs {
 
 pub fn run(args: EvaluateArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let observer = settings.observer();
+    args.record.check(settings)?;
     let data_root = args.data_root.as_ref();
     let data_root = data_root.or(settings.config.data_root.as_ref());
     let reference = Reference::open(&args.reference, data_root.map(PathBuf::as_path))?;
@@ -136,7 +138,7 @@ fn evaluated(
     let other = args.against.as_ref();
     let other = other.map(|other| evaluate(other, reference, &tolerances, observer));
     let paired = other.transpose()?.map(|other| paired(&evaluation, &other));
-    std::fs::create_dir_all(folder).map_err(Error::io(folder, "create the folder"))?;
+    create_folder(folder)?;
     let mut summary = evaluation.write(folder)?;
     if let Some(paired) = &paired {
         paired::write(folder, paired)?;

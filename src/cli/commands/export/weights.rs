@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
 use crate::cli::settings::Settings;
+use ctseg_base::text::words::counted;
 use ctseg_interop::safetensors::weights::export_weights;
 
 #[derive(Args)]
@@ -41,13 +42,13 @@ pub fn run(args: WeightsArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     for file in files {
         let networks = match file.networks {
             1 => String::new(),
-            several => format!("{several} networks, "),
+            several => format!("{}, ", counted(several, "network")),
         };
         print_out(&format!(
-            "{}: {networks}{} tensors, {} numbers\n",
+            "{}: {networks}{}, {}\n",
             file.path.display(),
-            file.tensors,
-            file.values
+            counted(file.tensors, "tensor"),
+            counted(file.values, "number")
         ));
     }
     Ok(Outcome::AllDone)

@@ -131,6 +131,7 @@ pub fn run(
     FitCommand { fit: args, gpus }: FitCommand,
     settings: &Settings,
 ) -> anyhow::Result<Outcome> {
+    args.mlflow.check(settings)?;
     let place = match args.alone {
         true => None,
         false => distributed::place(settings)?,

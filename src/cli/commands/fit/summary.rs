@@ -1,8 +1,11 @@
 //! What is printed of a training that is over.
 
+use std::cmp::Ordering;
+
 use serde_json::json;
 
 use crate::cli::print::print_out;
+use ctseg_base::text::words::{SHOWN, counted};
 use ctseg_evaluate::Evaluation;
 use ctseg_image::labels::postprocess::Step;
 use ctseg_train::diagnosis::Diagnosis;
@@ -48,11 +51,11 @@ pub fn print_summary(summary: &FitSummary, job: &FitJob, as_json: bool) {
     }
     if let Some(roi) = &summary.roi {
         print_out(&format!(
-            "  held-out regions: {:.2} % of the structures inside (lowest case {:.2} %), {:.1} % of the volume, {} cases\n",
+            "  held-out regions: {:.2} % of the structures inside (lowest case {:.2} %), {:.1} % of the volume, {}\n",
             100.0 * roi.mean_recall,
             100.0 * roi.lowest_recall,
             100.0 * roi.mean_share,
-            roi.cases
+            counted(roi.cases, "case")
         ));
     }
     print_out(&out_of_fold_text(summary));
@@ -71,25 +74,21 @@ fn out_of_fold_json(summary: &FitSummary) -> serde_json::Value {
 /// Cross-validated figures, and the clean-up that follows from them.
 fn out_of_fold_text(summary: &FitSummary) -> String {
     let mut text = String::new();
-    let dice = |value: Option<f64>| value.map_or("–".to_owned(), |v| format!("{v:.4}"));
     let evaluated = summary
         .out_of_fold
         .as_ref()
         .and_then(|predicted| predicted.evaluation.as_ref());
     if let Some(evaluation) = evaluated {
-        let own = evaluation
-            .structures
-            .iter()
-            .enumerate()
-            .map(|(index, structure)| {
-                let mean = evaluation.summary_of(index, "dice").and_then(|s| s.mean);
-                format!("{} {}", structure.name, dice(mean))
-            });
+        let own = evaluation.structures.iter().enumerate();
+        let own = own.map(|(index, structure)| {
+            let mean = evaluation.summary_of(index, "dice").and_then(|s| s.mean);
+            (structure.name.as_str(), mean)
+        });
         text += &format!(
-            "  out-of-fold Dice {} over {} cases ({})\n",
+            "  out-of-fold Dice {} over {} ({})\n",
             dice(evaluation.mean("dice")),
-            evaluation.cases.len(),
-            own.collect::<Vec<_>>().join(", ")
+            counted(evaluation.cases.len(), "case"),
+            by_structure(own.collect())
         );
     }
     for (name, cleaning) in summary
@@ -108,6 +107,31 @@ fn out_of_fold_text(summary: &FitSummary) -> String {
     text
 }
 
+fn dice(value: Option<f64>) -> String {
+    value.map_or("–".to_owned(), |value| format!("{value:.4}"))
+}
+
+/// Dice of each structure, or of those with the lowest where a line has no room for all.
+fn by_structure(mut own: Vec<(&str, Option<f64>)>) -> String {
+    let all = own.len();
+    if all > SHOWN {
+        own.retain(|(_, mean)| mean.is_some());
+        own.sort_by(|(_, a), (_, b)| a.partial_cmp(b).unwrap_or(Ordering::Equal));
+        own.truncate(SHOWN);
+    }
+    let own: Vec<String> = own
+        .iter()
+        .map(|(name, mean)| format!("{name} {}", dice(*mean)))
+        .collect();
+    match all > SHOWN {
+        true => format!(
+            "the lowest of {all} structures: {}; all in out_of_fold/summary.json of the run",
+            own.join(", ")
+        ),
+        false => own.join(", "),
+    }
+}
+
 /// The diagnosis as lines: verdict, reason, what to try.
 pub(crate) fn described(diagnosis: &Diagnosis) -> String {
     let Diagnosis {
@@ -122,4 +146,28 @@ pub(crate) fn described(diagnosis: &Diagnosis) -> String {
         text += &format!("    try {next}\n");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_structures_the_lowest_are_named() {
+        let names: Vec<String> = (0..117).map(|index| format!("s{index}")).collect();
+        let dice = |index: usize| (index != 0).then(|| 1.0 - index as f64 / 1000.0);
+        let own = |count: usize| {
+            let named = names.iter().take(count).enumerate();
+            named
+                .map(|(index, name)| (name.as_str(), dice(index)))
+                .collect()
+        };
+        let said = by_structure(own(117));
+        assert!(
+            said.starts_with("the lowest of 117 structures: s116 0.8840, s115"),
+            "{said}"
+        );
+        assert_eq!(said.matches("0.8").count(), SHOWN);
+        assert_eq!(by_structure(own(2)), "s0 –, s1 0.9990");
+    }
 }

@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
 use crate::cli::settings::Settings;
+use ctseg_base::text::words::{counted, listed};
 use ctseg_base::{Error, Result};
 use ctseg_core::recipe::Axes;
 use ctseg_interop::nnunet::{ImportOptions, Imported, ImportedStage, import_model};
@@ -99,7 +100,11 @@ fn told(args: &NnunetArgs, imported: &Imported) -> String {
         .iter()
         .map(|s| s.name.as_str())
         .collect();
-    text += &format!("  {} structures: {}\n", names.len(), names.join(", "));
+    text += &format!(
+        "  {}: {}\n",
+        counted(names.len(), "structure"),
+        listed(&names)
+    );
     text += &format!(
         "segment with: ctseg predict VOLUME.nii.gz --model {}\n",
         args.output.display()

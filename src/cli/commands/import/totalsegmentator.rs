@@ -9,6 +9,7 @@ use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
 use crate::cli::settings::Settings;
 use ctseg_base::Error;
+use ctseg_base::text::words::counted;
 use ctseg_interop::totalsegmentator::{Brought, ImportTask, import_task, task_names};
 
 #[derive(Args)]
@@ -54,9 +55,9 @@ pub fn run(args: &TotalsegmentatorArgs, settings: &Settings) -> anyhow::Result<O
 
 fn told(args: &TotalsegmentatorArgs, brought: &Brought) -> String {
     let mut text = format!(
-        "imported task {} of {} structures into {}\n",
+        "imported task {} of {} into {}\n",
         args.task,
-        brought.structures,
+        counted(brought.structures, "structure"),
         args.output.display()
     );
     for (folder, _, imported) in &brought.parts {

@@ -1,5 +1,7 @@
 //! `ctseg inspect`: what a volume, dataset, recipe or model holds.
 
+mod dataset;
+mod label_map;
 mod layer_table;
 mod multi_part;
 mod run;
@@ -17,9 +19,10 @@ use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
 use crate::cli::settings::Settings;
 use ctseg_base::text::table::table;
+use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
+use ctseg_core::dataset::Dataset;
 use ctseg_core::dataset::fingerprint::Fingerprint;
-use ctseg_core::dataset::{Case, Dataset, LabelSource};
 use ctseg_core::model::bundle::Bundle;
 use ctseg_core::model::multi_part::PartedModel;
 use ctseg_core::recipe::Recipe;
@@ -28,10 +31,9 @@ use ctseg_core::recipe::output_maps::output_maps;
 use ctseg_engine::device::{Compute, DeviceChoice};
 use ctseg_engine::precision::PrecisionChoice;
 use ctseg_engine::weights::read_tensors;
-use ctseg_image::formats::{LabelNames, is_volume_name, read_label_names, read_volume};
+use ctseg_image::formats::{is_volume_name, read_label_names, read_volume};
 use ctseg_image::labels::postprocess::Step;
 use ctseg_image::nifti::NiftiHeader;
-use ctseg_image::space::Grid;
 
 #[derive(Args)]
 pub struct InspectArgs {
@@ -44,10 +46,16 @@ pub struct InspectArgs {
     /// Of a dataset: read all cases and show spacings, extents, intensities and sizes of its structures
     #[arg(long)]
     fingerprint: bool,
+    /// Of a dataset: read all cases and list every problem (exit code 3 where some cases have one)
+    #[arg(long, conflicts_with = "fingerprint")]
+    check: bool,
 }
 
 pub fn run(args: InspectArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let data_root = args.data_root.or_else(|| settings.config.data_root.clone());
+    if args.check {
+        return dataset::checked(&args.what, data_root.as_deref(), settings);
+    }
     let (text, value) = if args.fingerprint {
         let dataset = Dataset::open_in(&args.what, data_root.as_deref())?;
         let observer = settings.observer();
@@ -60,7 +68,7 @@ pub fn run(args: InspectArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     } else {
         print_out(&text);
     }
-    Ok(Outcome::AllDone)
+    Ok(dataset::outcome(&value))
 }
 
 /// The same facts for people and for programs.
@@ -97,12 +105,12 @@ fn inspected(what: &Path, data_root: Option<&Path>) -> Result<(String, Value)> {
                 if looks_like_recipe {
                     Err(error)
                 } else {
-                    dataset(&Dataset::open_in(what, data_root)?)
+                    Ok(dataset::described(&Dataset::open_in(what, data_root)?))
                 }
             }
         }
     } else {
-        dataset(&Dataset::open(what)?)
+        Ok(dataset::described(&Dataset::open(what)?))
     }
 }
 
@@ -137,10 +145,28 @@ fn volume(path: &Path) -> Result<(String, Value)> {
         text += &format!("  warning      {warning}\n");
     }
     let names = read_label_names(path)?;
-    if !names.is_empty() {
-        text += &label_table(&names, image.volume.data.iter().copied(), &grid);
-    }
-    text += "  HU histogram (share of voxels)\n";
+    let labels = label_map::labels_of(&image, &names);
+    let (shown, labels) = match &labels {
+        Some(labels) => {
+            let (shown, values) = label_map::described(labels, &names, grid.voxel_volume_ml());
+            (shown, Some(values))
+        }
+        None => (histogram_text(&edges, &counts), None),
+    };
+    text += &shown;
+    let value = json!({
+        "kind": "volume", "path": path, "shape": grid.shape, "spacing_mm": spacing, "affine": grid.affine,
+        "orientation": grid.orientation().to_string(), "datatype": image.header.voxel_type.name(),
+        "qform_code": qform, "sform_code": sform,
+        "warnings": image.header.warnings, "non_finite_voxels": image.non_finite,
+        "histogram": labels.is_none().then(|| json!({"edges_hu": edges, "counts": counts})),
+        "label_names": names, "labels": labels,
+    });
+    Ok((text, value))
+}
+
+fn histogram_text(edges: &[f32], counts: &[u64]) -> String {
+    let mut text = "  HU histogram (share of voxels)\n".to_owned();
     let total = counts.iter().sum::<u64>().max(1) as f64;
     let largest = counts.iter().copied().max().unwrap_or(1).max(1) as f64;
     for (bin, count) in counts.iter().enumerate() {
@@ -155,36 +181,7 @@ fn volume(path: &Path) -> Result<(String, Value)> {
             100.0 * *count as f64 / total
         );
     }
-    let value = json!({
-        "kind": "volume", "path": path, "shape": grid.shape, "spacing_mm": spacing, "affine": grid.affine,
-        "orientation": grid.orientation().to_string(), "datatype": image.header.voxel_type.name(),
-        "qform_code": qform, "sform_code": sform,
-        "warnings": image.header.warnings, "non_finite_voxels": image.non_finite,
-        "histogram": {"edges_hu": edges, "counts": counts}, "label_names": names,
-    });
-    Ok((text, value))
-}
-
-/// The labels that a label map names, and how much of each there is.
-fn label_table(names: &LabelNames, values: impl Iterator<Item = f32>, grid: &Grid) -> String {
-    let mut voxels = vec![0u64; usize::from(u16::MAX) + 1];
-    for value in values.filter(|value| *value >= 1.0 && *value <= f32::from(u16::MAX)) {
-        voxels[value as usize] += 1;
-    }
-    let rows: Vec<Vec<String>> = names
-        .iter()
-        .map(|(value, name)| {
-            let count = voxels[usize::from(*value)];
-            let volume_ml = count as f64 * grid.voxel_volume_ml();
-            vec![
-                name.clone(),
-                value.to_string(),
-                count.to_string(),
-                format!("{volume_ml:.2}"),
-            ]
-        })
-        .collect();
-    table(&["structure", "label", "voxels", "mL"], &rows)
+    text
 }
 
 /// Counts below, between and above edges that follow the tissues of CT.
@@ -198,67 +195,6 @@ fn histogram(values: impl Iterator<Item = f32>) -> (Vec<f32>, Vec<u64>) {
         counts[edges.partition_point(|edge| *edge <= value)] += 1;
     }
     (edges, counts)
-}
-
-fn dataset(dataset: &Dataset) -> Result<(String, Value)> {
-    let mut text = format!(
-        "{} ({}) in {}\n  {} cases, {} to train on, {} to test{}\n",
-        dataset.name,
-        dataset.layout,
-        dataset.root.display(),
-        dataset.cases.len(),
-        dataset.training_cases().len(),
-        dataset.test.len(),
-        dataset
-            .licence
-            .as_deref()
-            .map(|licence| format!("; licence {licence}"))
-            .unwrap_or_default(),
-    );
-    let structures: Vec<Vec<String>> = dataset
-        .structures
-        .iter()
-        .map(|s| vec![s.name.clone(), s.value.to_string()])
-        .collect();
-    text += &table(&["structure", "label"], &structures);
-    if let Some(ignore) = dataset.ignore {
-        text += &format!("label {ignore} is ignored\n");
-    }
-    let rows: Vec<Vec<String>> = dataset
-        .cases
-        .iter()
-        .map(|case| case_row(case, dataset.is_test(&case.id)))
-        .collect();
-    text += &table(&["case", "patient", "labels", "part"], &rows);
-    let cases: Vec<Value> = dataset
-        .cases
-        .iter()
-        .map(|case| json!({"id": case.id, "patient": case.patient, "image": case.image, "test": dataset.is_test(&case.id)}))
-        .collect();
-    let names: Vec<Value> = dataset
-        .structures
-        .iter()
-        .map(|s| json!({"name": s.name, "label": s.value}))
-        .collect();
-    Ok((
-        text,
-        json!({"kind": "dataset", "name": dataset.name, "layout": dataset.layout.to_string(), "structures": names, "ignore": dataset.ignore, "cases": cases}),
-    ))
-}
-
-fn case_row(case: &Case, is_test: bool) -> Vec<String> {
-    let labels = match &case.labels {
-        LabelSource::None => "none".to_owned(),
-        LabelSource::Map(_) => "one map".to_owned(),
-        LabelSource::PerStructure(files) => format!("{} masks", files.len()),
-    };
-    let part = if is_test { "test" } else { "train" };
-    vec![
-        case.id.clone(),
-        case.patient.clone(),
-        labels,
-        part.to_owned(),
-    ]
 }
 
 fn model(path: &Path) -> Result<(String, Value)> {
@@ -283,18 +219,18 @@ fn model(path: &Path) -> Result<(String, Value)> {
         };
         let segmenter = bundle.segmenter(number, &compute)?;
         text += &format!(
-            "\nstage {number}: {} networks, trained on '{}' with {}\n",
-            segmenter.folds(),
+            "\nstage {number}: {}, trained on '{}' with {}\n",
+            counted(segmenter.folds(), "network"),
             stage.dataset,
             stage.engine
         );
         for fold in &stage.folds {
             text += &format!(
-                "  fold {}: validation Dice {:.4} at epoch {}, {} cases held out\n",
+                "  fold {}: validation Dice {:.4} at epoch {}, {} held out\n",
                 fold.fold,
                 fold.validation_dice,
                 fold.epoch,
-                fold.held_out.len()
+                counted(fold.held_out.len(), "case")
             );
         }
         let values: Vec<u16> = bundle.structures()?.iter().map(|s| s.value).collect();
@@ -322,13 +258,13 @@ fn recipe_with(recipe: &Recipe, outputs: usize) -> Result<(String, Value)> {
     let input = cost::input_of(recipe);
     let found = recipe.network.cost(recipe.channels(), outputs, input)?;
     let text = format!(
-        "recipe {} (stage {}): {} on {:?} mm, {} input channels, {outputs} {} output maps, sides (z, y, x) multiples of {:?}, loss {}\nintensities: {}\n{}\n{}",
+        "recipe {} (stage {}): {} on {:?} mm, {}, {}, sides (z, y, x) multiples of {:?}, loss {}\nintensities: {}\n{}\n{}",
         recipe.name,
         recipe.stage,
         recipe.network.name(),
         recipe.spacing_mm,
-        recipe.channels(),
-        recipe.outputs.name(),
+        counted(recipe.channels(), "input channel"),
+        counted(outputs, &format!("{} output map", recipe.outputs.name())),
         recipe.network.multiple(),
         recipe.training.loss.name(),
         recipe.described_intensities(),

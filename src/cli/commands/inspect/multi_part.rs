@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use ctseg_base::Result;
 use ctseg_base::text::table::table;
+use ctseg_base::text::words::{counted, listed};
 use ctseg_core::model::multi_part::{OTHERS, PartedModel, When};
 use ctseg_image::labels::postprocess::Step;
 
@@ -16,9 +17,9 @@ pub fn described(path: &Path) -> Result<(String, Value)> {
     drop(opened);
     let manifest = &model.manifest;
     let mut text = format!(
-        "model {} of {} parts: {} (ctseg {}), SHA-256 {}\n",
+        "model {} of {}: {} (ctseg {}), SHA-256 {}\n",
         path.display(),
-        manifest.parts.len(),
+        counted(manifest.parts.len(), "part"),
         manifest.name,
         manifest.ctseg_version,
         model.sha256()
@@ -41,7 +42,7 @@ pub fn described(path: &Path) -> Result<(String, Value)> {
             When::Chosen => "with --structures",
         };
         let by = rough.stands_for.get(OTHERS);
-        let by = by.map_or("the structures".to_owned(), |names| names.join(", "));
+        let by = by.map_or("the structures".to_owned(), |names| listed(names));
         text += &format!(
             "rough model '{}' finds {by} {when}, {} mm around it are segmented\n",
             rough.folder, rough.margin_mm

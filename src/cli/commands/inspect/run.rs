@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::cli::commands::fit;
 use ctseg_base::Result;
 use ctseg_base::text::table::{score, table};
+use ctseg_base::text::words::counted;
 use ctseg_core::run::folder::RunFolder;
 use ctseg_core::run::history;
 use ctseg_core::run::history::EpochLine;
@@ -17,7 +18,7 @@ pub fn described(path: &Path) -> Result<(String, Value)> {
     let (recipe, settings) = RunFolder::read(path)?;
     let history = history::read(path)?;
     let mut text = format!(
-        "run {} (ctseg {})\n  recipe   {} (stage {}): {}, {}, {}, {} epochs at most\n  dataset  {}\n  model    {}\n  engine   {}, seed {}\n",
+        "run {} (ctseg {})\n  recipe   {} (stage {}): {}, {}, {}, {} at most\n  dataset  {}\n  model    {}\n  engine   {}, seed {}\n",
         path.display(),
         settings.ctseg_version,
         recipe.name,
@@ -25,7 +26,7 @@ pub fn described(path: &Path) -> Result<(String, Value)> {
         recipe.network.name(),
         recipe.training.loss.name(),
         recipe.training.optimiser.kind.name(),
-        recipe.training.epochs,
+        counted(recipe.training.epochs, "epoch"),
         settings.dataset.display(),
         settings.model.display(),
         settings.engine,

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::commands::fit::FitArgs;
 use crate::cli::config::Config;
-use ctseg_base::atomic_file::temporary_file;
+use ctseg_base::atomic_file::{refuse_file, temporary_file};
+use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Dataset;
 use ctseg_core::model::bundle::Bundle;
@@ -70,9 +71,9 @@ pub fn inputs(inputs: &[OsString], output: &Path, data_root: Option<&Path>) -> R
         Some((path, error)) => Err(Error::file(
             path,
             format!(
-                "cannot be read: {error} ({} of {} volumes cannot); mend or leave them out",
+                "cannot be read: {error} ({} of {} cannot); mend or leave them out",
                 bad.len(),
-                paths.len()
+                counted(paths.len(), "volume")
             ),
         )),
     }
@@ -86,13 +87,16 @@ pub fn model(path: &Path) -> Result<()> {
     }
 }
 
-/// Something can be written into the folder `path`, or beside the file of this name.
-pub fn target(path: &Path) -> Result<()> {
+/// Something can be written into the folder `path`, or beside the file of this name; a dry run writes nothing.
+pub fn target(path: &Path, dry_run: bool) -> Result<()> {
     let folder = match ctseg_image::formats::is_volume_name(path) && !path.is_dir() {
         true => ctseg_base::atomic_file::parent_of(path),
         false => path,
     };
-    temporary_file(folder).map(drop)
+    match dry_run {
+        true => refuse_file(folder),
+        false => temporary_file(folder).map(drop),
+    }
 }
 
 pub fn dataset(path: &Path, root: Option<&Path>) -> Result<Dataset> {
@@ -102,7 +106,7 @@ pub fn dataset(path: &Path, root: Option<&Path>) -> Result<Dataset> {
 /// What a training reads and writes, as flags, environment and settings file name it.
 ///
 /// Returns the dataset, where one is named.
-pub fn fit(args: &FitArgs, config: &Config) -> Result<Option<Dataset>> {
+pub fn fit(args: &FitArgs, config: &Config, dry_run: bool) -> Result<Option<Dataset>> {
     let mut opened = None;
     if let Some(data) = args.data.as_ref().or(config.data.as_ref()) {
         let root = args.data_root.as_ref().or(config.data_root.as_ref());
@@ -111,7 +115,7 @@ pub fn fit(args: &FitArgs, config: &Config) -> Result<Option<Dataset>> {
     if let Some(from) = &args.from {
         model(from)?;
     }
-    let target_of = |path: &PathBuf| target(ctseg_base::atomic_file::parent_of(path));
+    let target_of = |path: &PathBuf| target(ctseg_base::atomic_file::parent_of(path), dry_run);
     target_of(&config.model_or(args.model.clone()))?;
     target_of(&config.runs_or(args.runs.clone()))?;
     Ok(opened)

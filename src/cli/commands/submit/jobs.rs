@@ -99,7 +99,7 @@ impl PredictJob {
         line.understood("predict", &sharing, &arguments)?;
         let mut options = self.job.options(Work::Predict)?;
         with_tasks(&mut options, (1, self.tasks.tasks))?;
-        if !self.job.dry_run {
+        self.job.check(|| {
             let data_root = predict.data_root.as_ref();
             let data_root = data_root.or(settings.config.data_root.as_ref());
             let data_root = data_root.map(PathBuf::as_path);
@@ -108,8 +108,8 @@ impl PredictJob {
                 [] => checks::model(&settings.config.model_or(None))?,
                 models => models.iter().try_for_each(|model| checks::model(model))?,
             }
-            checks::target(&predict.output)?;
-        }
+            checks::target(&predict.output, self.job.dry_run)
+        })?;
         let job = Job {
             work: Work::Predict,
             options,
@@ -137,9 +137,8 @@ impl FitJob {
         line.understood("fit", &[], &arguments)?;
         let options = self.job.options(Work::Fit)?;
         recipe(fit).map_err(|error| Error::usage(error.to_string()))?;
-        if !self.job.dry_run {
-            checks::fit(fit, &settings.config)?;
-        }
+        self.job
+            .check(|| checks::fit(fit, &settings.config, self.job.dry_run).map(drop))?;
         let job = Job {
             work: Work::Fit,
             options,
@@ -170,13 +169,14 @@ impl FitFoldsJob {
         line.understood("fit", &["--stage", &stage], &passed)?;
         let mut recipe = recipe(fit).map_err(|error| Error::usage(error.to_string()))?;
         let model = settings.config.model_or(fit.model.clone());
-        if !self.job.dry_run {
-            if let Some(mut dataset) = checks::fit(fit, &settings.config)? {
+        self.job.check(|| {
+            if let Some(mut dataset) = checks::fit(fit, &settings.config, self.job.dry_run)? {
                 let preprocessed = nnunet_preprocessed();
-                recipe = dataset.use_given_splits(recipe, preprocessed.as_deref(), &Silent)?;
+                recipe =
+                    dataset.use_given_splits(recipe.clone(), preprocessed.as_deref(), &Silent)?;
             }
-            checks::model(&model)?;
-        }
+            checks::model(&model)
+        })?;
         let mut options = self.job.options(Work::FitFolds)?;
         let last = u32::try_from(recipe.folds.saturating_sub(1)).unwrap_or(u32::MAX);
         with_tasks(&mut options, (0, last))?;
@@ -232,12 +232,12 @@ impl ChainJob {
 
     pub fn plan(&self, line: &CommandLine, settings: &Settings) -> Result<Plan> {
         let arguments = self.arguments(line)?;
-        if !self.job.dry_run {
+        self.job.check(|| {
             let data_root = settings.config.data_root.as_deref();
             checks::dataset(&self.data, data_root)?;
             checks::inputs(&[self.volumes.clone().into()], &self.labels, data_root)?;
-            checks::target(&self.labels)?;
-        }
+            checks::target(&self.labels, self.job.dry_run)
+        })?;
         let time = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S");
         let name = self.model.file_name().unwrap_or_default().to_string_lossy();
         let group = ("CTSEG_MLFLOW_GROUP", Some(format!("chain {name} {time}")));

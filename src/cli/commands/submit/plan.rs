@@ -6,7 +6,9 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::cli::args::duration::parse_duration;
+use crate::log::terminal;
 use crate::slurm::script::Job;
+use ctseg_base::Result;
 
 /// Of jobs that segment.
 #[derive(Args)]
@@ -50,9 +52,26 @@ pub struct JobArgs {
     /// One more option for sbatch, such as --sbatch-arg=--constraint=avx512
     #[arg(long, value_name = "OPTION", allow_hyphen_values = true)]
     pub sbatch_arg: Vec<String>,
-    /// Check and submit nothing: print the scripts, which sbatch takes as they are, one each
+    /// Submit nothing: print the job scripts, which sbatch takes as they are, one each. What is wrong with inputs and
+    /// model is a warning; the cluster is not asked, and no folder is made
     #[arg(long)]
     pub dry_run: bool,
+}
+
+impl JobArgs {
+    /// Fails where `checks` do; a dry run warns of it and goes on.
+    pub(super) fn check(&self, checks: impl FnOnce() -> Result<()>) -> Result<()> {
+        match checks() {
+            Err(error) if self.dry_run => {
+                let observer = terminal::for_stderr();
+                observer.warn(&format!(
+                    "{error}; without --dry-run nothing would be submitted"
+                ));
+                Ok(())
+            }
+            other => other,
+        }
+    }
 }
 
 /// A job, and those of the list before it that it waits for.

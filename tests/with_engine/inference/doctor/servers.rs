@@ -56,7 +56,10 @@ fn a_server_that_is_away_is_a_fault_with_what_to_do() {
     let text = with_server(folder.path(), "sqlite:///mlflow.db").only("MLflow", "fault");
     says(
         &text,
-        &["sqlite:///mlflow.db", "expected a server's address"],
+        &[
+            "expected a server's address",
+            "'mlflow server --backend-store-uri sqlite:///mlflow.db'",
+        ],
     );
 }
 

@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 
 use super::event::{Begun, Event, Line, Number};
 use super::event_reader::{FOLDER, Lines, path_in};
+use ctseg_base::atomic_file::create_folder;
 use ctseg_base::process::id::ProcessId;
 use ctseg_base::{Error, Result};
 use ctseg_core::run::tracker::Point;
@@ -55,7 +56,7 @@ impl Spool {
     pub fn open(run: &Path) -> Result<Self> {
         let path = path_in(run);
         let folder = run.join(FOLDER);
-        std::fs::create_dir_all(&folder).map_err(Error::io(&folder, "create the folder"))?;
+        create_folder(&folder)?;
         let mut told = Told::default();
         if path.exists() {
             let mut lines = Lines::open(run, 0)?;

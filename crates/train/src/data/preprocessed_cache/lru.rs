@@ -13,7 +13,7 @@ use std::time::SystemTime;
 
 use tempfile::NamedTempFile;
 
-use ctseg_base::atomic_file::{TEMPORARY, temporary_file};
+use ctseg_base::atomic_file::{TEMPORARY, create_folder, temporary_file};
 use ctseg_base::temp_files::remove_leftovers;
 use ctseg_base::{Error, Result};
 
@@ -66,7 +66,7 @@ impl Bound {
             .reserving
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        fs::create_dir_all(&self.folder).map_err(Error::io(&self.folder, "create the folder"))?;
+        create_folder(&self.folder)?;
         if !self.has_room(bytes)? {
             return Ok(None);
         }

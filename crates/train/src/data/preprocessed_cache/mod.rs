@@ -18,6 +18,7 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
 use ctseg_base::atomic_file::persisted;
 use ctseg_base::progress::Observer;
 use ctseg_base::temp_files::remove_leftovers;
+use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::prepared_case::PreparedCase;
 
@@ -142,8 +143,9 @@ impl StoreUse<'_> {
             removed => format!(", {removed} had to go"),
         };
         self.observer.say(&format!(
-            "case cache {}: {found} prepared cases came from it, {made} were made{removed}; it holds {} of {}",
+            "case cache {}: {} read from it, {made} prepared anew{removed}; it holds {} of {}",
             store.folder.display(),
+            counted(found, "case"),
             in_words(store.bound.bytes().unwrap_or(0)),
             in_words(store.bound.most_bytes())
         ));

@@ -1,0 +1,162 @@
+//! `ctseg inspect` of a dataset: its cases and structures, files that are missing, and with `--check` every problem.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::cli::commands::convert;
+use crate::cli::outcome::Outcome;
+use crate::cli::print::print_out;
+use crate::cli::settings::Settings;
+use crate::cli::signals::stop_on_signals;
+use ctseg_base::text::table::table;
+use ctseg_base::text::words::counted;
+use ctseg_core::dataset::{Case, Dataset, LabelSource};
+use ctseg_interop::convert::{Conversion, Format, Overlaps, check};
+
+/// Missing files that are named; the others are counted.
+const NAMED: usize = 20;
+
+/// The dataset for people and for programs.
+pub fn described(dataset: &Dataset) -> (String, Value) {
+    let mut text = format!(
+        "{} ({}) in {}\n  {}, {} to train on, {} to test{}\n",
+        dataset.name,
+        dataset.layout,
+        dataset.root.display(),
+        counted(dataset.cases.len(), "case"),
+        dataset.training_cases().len(),
+        dataset.test.len(),
+        dataset
+            .licence
+            .as_deref()
+            .map(|licence| format!("; licence {licence}"))
+            .unwrap_or_default(),
+    );
+    let named = dataset
+        .structures
+        .iter()
+        .map(|s| (s.name.as_str(), s.value));
+    let ignored = dataset.ignore.map(|value| ("(ignored)", value));
+    let labels: Vec<Vec<String>> = named
+        .chain(ignored)
+        .map(|(name, value)| vec![name.to_owned(), value.to_string()])
+        .collect();
+    text += &table(&["structure", "label"], &labels);
+    let rows: Vec<Vec<String>> = dataset
+        .cases
+        .iter()
+        .map(|case| case_row(case, dataset.is_test(&case.id)))
+        .collect();
+    text += &table(&["case", "patient", "labels", "part"], &rows);
+    let missing = missing(dataset);
+    for problem in missing.iter().take(NAMED) {
+        text += &format!("missing  {problem}\n");
+    }
+    if missing.len() > NAMED {
+        text += &format!("missing  {} more\n", missing.len() - NAMED);
+    }
+    let cases: Vec<Value> = dataset
+        .cases
+        .iter()
+        .map(|case| {
+            json!({
+                "id": case.id, "patient": case.patient, "image": case.image.display().to_string(),
+                "test": dataset.is_test(&case.id),
+            })
+        })
+        .collect();
+    let names: Vec<Value> = dataset
+        .structures
+        .iter()
+        .map(|s| json!({"name": s.name, "label": s.value}))
+        .collect();
+    let value = json!({
+        "kind": "dataset", "name": dataset.name, "layout": dataset.layout.to_string(), "structures": names,
+        "ignore": dataset.ignore, "cases": cases, "missing": missing,
+    });
+    (text, value)
+}
+
+/// How an inspection ends whose JSON is `value`: of a dataset without some of its files as a failure of these cases.
+pub fn outcome(value: &Value) -> Outcome {
+    match value["missing"].as_array() {
+        Some(missing) if !missing.is_empty() => Outcome::SomeFailed,
+        _ => Outcome::AllDone,
+    }
+}
+
+fn case_row(case: &Case, is_test: bool) -> Vec<String> {
+    let labels = match &case.labels {
+        LabelSource::None => "none".to_owned(),
+        LabelSource::Map(_) => "one map".to_owned(),
+        LabelSource::PerStructure(files) => counted(files.len(), "mask"),
+    };
+    let part = if is_test { "test" } else { "train" };
+    vec![
+        case.id.clone(),
+        case.patient.clone(),
+        labels,
+        part.to_owned(),
+    ]
+}
+
+/// What the dataset's cases lack, a line each; files are looked for and not read.
+fn missing(dataset: &Dataset) -> Vec<String> {
+    let mut missing = Vec::new();
+    for case in &dataset.cases {
+        let masks: Vec<&PathBuf> = match &case.labels {
+            LabelSource::None => Vec::new(),
+            LabelSource::Map(path) => vec![path],
+            LabelSource::PerStructure(files) => files.iter().map(|(_, path)| path).collect(),
+        };
+        let files = [&case.image].into_iter().chain(masks);
+        let gone = files.filter(|path| !path.exists());
+        missing.extend(gone.map(|path| path.display().to_string()));
+        if case.labels == LabelSource::None && !dataset.is_test(&case.id) {
+            missing.push(format!("labels of {}", case.image.display()));
+        }
+    }
+    let unpaired = dataset.unpaired_labels.iter();
+    missing.extend(unpaired.map(|path| format!("image of {}", path.display())));
+    missing
+}
+
+/// Reads every case and lists every problem, as `ctseg convert --check` does.
+pub fn checked(
+    what: &Path,
+    data_root: Option<&Path>,
+    settings: &Settings,
+) -> anyhow::Result<Outcome> {
+    let observer = settings.observer();
+    let stop = stop_on_signals()?;
+    let (dataset, channels) = Dataset::open_channels(what, data_root, &[])?;
+    let conversion = Conversion {
+        source: what.to_path_buf(),
+        // A training takes them so, too.
+        overlaps: Overlaps::Last,
+        splits: Vec::new(),
+        overwrite: false,
+    };
+    let observer = observer.as_ref();
+    let found = check(
+        &dataset,
+        &channels,
+        Format::NnUnet,
+        &conversion,
+        observer,
+        &stop,
+    )?;
+    convert::warn_of_notes(&found, observer);
+    match settings.json {
+        true => {
+            let value = json!({
+                "kind": "check", "name": dataset.name, "training": found.training, "test": found.test,
+                "channels": channels.names, "notes": found.notes, "failed": found.failures,
+            });
+            print_out(&format!("{value:#}\n"));
+        }
+        false => print_out(&format!("{}: {}\n", dataset.name, convert::sound(&found))),
+    }
+    Ok(convert::outcome(&found))
+}

@@ -1,0 +1,84 @@
+//! Label maps as `ctseg inspect` shows them: no Hounsfield units, but labels and how much of each there is.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+
+use ctseg_base::text::table::table;
+use ctseg_image::formats::{LabelNames, VolumeImage};
+use ctseg_image::space::Volume;
+
+/// Voxels of each label from 1 on, if the volume is a label map: it names labels, or holds whole numbers from 0 to
+/// 65535 in regions of one value, which scans do not.
+pub fn labels_of(image: &VolumeImage, names: &LabelNames) -> Option<BTreeMap<u16, u64>> {
+    let Volume { data, .. } = &image.volume;
+    let mut voxels = vec![0u64; usize::from(u16::MAX) + 1];
+    for value in data {
+        let label = *value as u16;
+        if f32::from(label) != *value {
+            return None;
+        }
+        voxels[usize::from(label)] += 1;
+    }
+    let labels: BTreeMap<u16, u64> = (0..=u16::MAX)
+        .zip(voxels)
+        .filter(|(label, voxels)| *label > 0 && *voxels > 0)
+        .collect();
+    let inside: u64 = labels.values().sum();
+    let has_background = inside < data.len() as u64;
+    let is_map = match labels.len() {
+        _ if !names.is_empty() => true,
+        // Empty; of numbers with a sign it might be a scan that went wrong.
+        0 => image.header.voxel_type.name().starts_with('u'),
+        1 => has_background,
+        _ => has_background && is_in_regions(&image.volume),
+    };
+    is_map.then_some(labels)
+}
+
+/// Share of neighbours within structures that have one label: between structures they differ, in scans nearly all.
+const SAME: f64 = 0.8;
+
+/// Whether nearly all voxels that are not 0 equal their neighbours along x that are not 0 either.
+fn is_in_regions(volume: &Volume) -> bool {
+    let (mut equal, mut all) = (0u64, 0u64);
+    for row in volume.data.rows() {
+        for (a, b) in row.iter().zip(row.iter().skip(1)) {
+            if *a != 0.0 && *b != 0.0 {
+                all += 1;
+                equal += u64::from(a == b);
+            }
+        }
+    }
+    equal as f64 >= SAME * all as f64
+}
+
+/// The labels as a table, those that are named and do not occur with them.
+pub fn described(
+    labels: &BTreeMap<u16, u64>,
+    names: &LabelNames,
+    voxel_ml: f64,
+) -> (String, Vec<Value>) {
+    let all = labels.keys().chain(names.keys());
+    let all: BTreeSet<u16> = all.copied().collect();
+    let mut rows = Vec::new();
+    let mut values = Vec::new();
+    for label in all {
+        let voxels = labels.get(&label).copied().unwrap_or(0);
+        let volume_ml = voxels as f64 * voxel_ml;
+        let name = names.get(&label);
+        rows.push(vec![
+            name.cloned().unwrap_or_else(|| "–".to_owned()),
+            label.to_string(),
+            voxels.to_string(),
+            format!("{volume_ml:.2}"),
+        ]);
+        values
+            .push(json!({"label": label, "name": name, "voxels": voxels, "volume_ml": volume_ml}));
+    }
+    let text = match rows.is_empty() {
+        true => "  label map    empty, every voxel is 0\n".to_owned(),
+        false => table(&["structure", "label", "voxels", "mL"], &rows),
+    };
+    (text, values)
+}

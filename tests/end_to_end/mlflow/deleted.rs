@@ -1,0 +1,71 @@
+//! Experiments that are deleted on the server while runs go on.
+
+use super::*;
+
+/// Deletes the experiment that the run in this folder belongs to.
+fn deleted_experiment_of(test: &TestServer, run: &Path) {
+    let delivered = run.join("tracking/delivered.json");
+    wait_for("nothing was delivered", || delivered.exists());
+    let text = std::fs::read_to_string(delivered).unwrap();
+    let known: Value = serde_json::from_str(&text).unwrap();
+    let id = &known["servers"][test.uri()]["experiment_id"];
+    test.post(
+        "experiments/delete",
+        &serde_json::json!({ "experiment_id": id }),
+    );
+}
+
+/// An experiment that is deleted between two runs, and again while the second one goes on.
+pub(super) fn an_experiment_comes_back(test: &TestServer) {
+    let folder = tempfile::tempdir().unwrap();
+    let (heard, observer) = Heard::new();
+    let told = |name: &str, between: &dyn Fn(&Path)| {
+        let run = folder.path().join(name);
+        std::fs::create_dir_all(&run).unwrap();
+        let mlflow = Mlflow::new(
+            Some(server(&test.uri())),
+            Some("deleted".to_owned()),
+            None,
+            &observer,
+        );
+        let mlflow = mlflow.unwrap();
+        let identity = RunIdentity {
+            name,
+            folder: &run,
+            parent: None,
+        };
+        let metrics = |steps: std::ops::RangeInclusive<u64>| Event::Metrics {
+            network: None,
+            points: steps.map(|step| point(step, &[("loss", 0.5)])).collect(),
+        };
+        mlflow.begun(&identity).unwrap();
+        mlflow.happened(&metrics(1..=3)).unwrap();
+        between(&run);
+        mlflow.happened(&metrics(4..=6)).unwrap();
+        mlflow.ended(&identity, &Outcome::Finished).unwrap();
+        run
+    };
+    let delete = |run: &Path| deleted_experiment_of(test, run);
+    let first = told("first", &|_| {});
+    delete(&first);
+    told("second", &delete);
+    let warnings = heard.warnings();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(
+        warnings
+            .iter()
+            .all(|line| line.contains("has been restored")),
+        "{warnings:?}"
+    );
+    let content = test.content();
+    assert_eq!(content["experiments"]["deleted"]["stage"], "active");
+    for name in ["first", "second"] {
+        let run = run_called(&content, "deleted", name);
+        assert_eq!(
+            (&run["stage"], &run["status"]),
+            (&"active".into(), &"FINISHED".into())
+        );
+        let steps: Vec<u64> = history(run, "loss").iter().map(|(step, _)| *step).collect();
+        assert_eq!(steps, (1..=6).collect::<Vec<_>>());
+    }
+}
