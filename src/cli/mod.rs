@@ -10,6 +10,7 @@ mod fingerprint;
 mod launch_gpus;
 mod logging;
 mod outcome;
+mod pool;
 mod print;
 mod settings;
 mod signals;
@@ -129,11 +130,8 @@ impl Cli {
 
     fn run_observed(self, observing: &Arc<Observing>) -> anyhow::Result<Outcome> {
         let config = Config::read(self.global.config.as_deref())?;
-        let settings = Settings::new(self.global, config, observing)?;
-        // Readers, resampling and augmentation share rayon's threads; there are no more than computing has.
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(settings.threads)
-            .build_global()?;
+        let mut settings = Settings::new(self.global, config, observing)?;
+        settings.threads = pool::start(settings.threads, settings.observer().as_ref())?;
         match self.command {
             Command::Demo(args) => commands::demo::run(args, &settings),
             Command::Fit(args) => commands::fit::run(args, &settings),

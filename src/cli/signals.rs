@@ -11,6 +11,9 @@ use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use signal_hook::{flag, low_level};
 
+use crate::cli::outcome::Outcome;
+use ctseg_base::limits::spawn::spawn;
+
 /// A flag that SIGINT, SIGTERM and SIGUSR1 set; a second SIGINT ends the process at once.
 pub fn stop_on_signals() -> std::io::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
@@ -29,27 +32,59 @@ pub struct Asked {
     pub leave: Arc<AtomicBool>,
 }
 
-/// Listens to signals; a third one ends the process as it stands.
+/// Listens to signals; a third one ends the process as it stands, and so does the second one where leaving takes too
+/// long. Where no thread can be started to listen, the second SIGINT or SIGTERM ends the process as it stands.
 pub fn stop_then_leave_on_signals() -> std::io::Result<Asked> {
     let asked = Asked {
         stop: Arc::default(),
         leave: Arc::default(),
     };
     let (stop, leave) = (Arc::clone(&asked.stop), Arc::clone(&asked.leave));
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGUSR1])?;
-    std::thread::spawn(move || {
-        let mut requests = Requests::default();
-        for signal in signals.forever() {
+    let signals = Signals::new([SIGINT, SIGTERM, SIGUSR1])?;
+    if spawn("signals", move || listen(signals, &stop, &leave)).is_err() {
+        for signal in [SIGINT, SIGTERM] {
+            let resumable = Outcome::Interrupted.exit_code().into();
+            flag::register_conditional_shutdown(signal, resumable, Arc::clone(&asked.stop))?;
+        }
+        for signal in [SIGINT, SIGTERM, SIGUSR1] {
+            flag::register(signal, Arc::clone(&asked.stop))?;
+        }
+    }
+    Ok(asked)
+}
+
+fn listen(mut signals: Signals, stop: &AtomicBool, leave: &AtomicBool) {
+    let (mut requests, mut left) = (Requests::default(), None);
+    loop {
+        // Waits for a signal, but not for ever once the process is to leave.
+        let arrived: Vec<i32> = match left {
+            None => signals.wait().collect(),
+            Some(_) => signals.pending().collect(),
+        };
+        for signal in arrived {
             match requests.after(signal, Instant::now()) {
                 0 => {}
                 1 => stop.store(true, Ordering::Relaxed),
-                2 => leave.store(true, Ordering::Relaxed),
+                2 => {
+                    leave.store(true, Ordering::Relaxed);
+                    left.get_or_insert_with(Instant::now);
+                }
                 _ => low_level::exit(130),
             }
         }
-    });
-    Ok(asked)
+        if let Some(left) = left {
+            if left.elapsed() > LEAVING_TAKES {
+                low_level::exit(Outcome::Interrupted.exit_code().into());
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
 }
+
+/// Whoever was asked to leave has gone by then; files are written under other names until they are whole.
+const LEAVING_TAKES: Duration = Duration::from_secs(10);
+
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Requests that signals were taken for.
 #[derive(Default)]

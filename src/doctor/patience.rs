@@ -3,16 +3,16 @@
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-/// What `work` gives, on a thread of its own; none where it takes longer than `limit`, and is left to itself.
+use ctseg_base::limits::spawn::spawn;
+
+/// What `work` gives, on a thread of its own; none where it takes longer than `limit`, and is left to itself, and where
+/// there is no thread for it.
 pub fn within<T: Send + 'static>(
     limit: Duration,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
     let (to, answer) = channel();
-    std::thread::Builder::new()
-        .name("doctor".to_owned())
-        .spawn(move || to.send(work()))
-        .ok()?;
+    spawn("doctor", move || to.send(work())).ok()?;
     answer.recv_timeout(limit).ok()
 }
 

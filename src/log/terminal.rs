@@ -2,20 +2,26 @@
 
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressStyle, WeakProgressBar};
 
+use ctseg_base::limits::spawn::spawn;
 use ctseg_base::progress::{Observer, Task};
 
 /// In a log file, a long piece of work says a line this often.
 const LINE_EVERY: Duration = Duration::from_secs(30);
 
+const DRAW_EVERY: Duration = Duration::from_millis(200);
+
 /// Bars that stay at the bottom of the terminal while lines scroll above them, and a board below the bars.
 struct Bars {
     bars: MultiProgress,
     board: Mutex<Option<ProgressBar>>,
+    /// Of tasks that go on; a thread draws them anew while this lives.
+    shown: Arc<Mutex<Vec<WeakProgressBar>>>,
+    redraws: Once,
 }
 
 /// Lines for log files and pipes.
@@ -34,8 +40,35 @@ pub fn for_stderr() -> Arc<dyn Observer> {
 
 impl Bars {
     fn on(bars: MultiProgress) -> Self {
-        let board = Mutex::new(None);
-        Self { bars, board }
+        Self {
+            bars,
+            board: Mutex::default(),
+            shown: Arc::default(),
+            redraws: Once::new(),
+        }
+    }
+
+    /// Draws the bar every so often, so that its times move where the work takes long; without a thread for that they
+    /// move with the work.
+    fn redraw(&self, bar: &ProgressBar) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.push(bar.downgrade());
+        drop(shown);
+        self.redraws.call_once(|| {
+            let shown = Arc::downgrade(&self.shown);
+            let _ = spawn("progress", move || {
+                while let Some(shown) = shown.upgrade() {
+                    let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+                    shown.retain(|bar| bar.upgrade().is_some_and(|bar| !bar.is_finished()));
+                    let bars: Vec<ProgressBar> =
+                        shown.iter().filter_map(|bar| bar.upgrade()).collect();
+                    drop(shown);
+                    bars.iter().for_each(ProgressBar::tick);
+                    drop(bars);
+                    std::thread::sleep(DRAW_EVERY);
+                }
+            });
+        });
     }
 }
 
@@ -66,7 +99,7 @@ impl Observer for Bars {
         let bar = self
             .bars
             .insert(0, bar.with_style(style).with_prefix(name.to_owned()));
-        bar.enable_steady_tick(Duration::from_millis(200));
+        self.redraw(&bar);
         Box::new(BarTask(bar))
     }
 

@@ -240,7 +240,7 @@ fn cases(parts: &[Part], begun: &[String]) -> Cases {
     for (case, state, claim) in states.into_values() {
         match (state, claim) {
             (CaseState::Done { .. }, _) => cases.done += 1,
-            (CaseState::Kept, _) => cases.kept += 1,
+            (CaseState::Kept { .. }, _) => cases.kept += 1,
             (CaseState::Failed { reason }, _) => {
                 cases.failed += 1;
                 cases.failures.push((case.input.clone(), reason.clone()));

@@ -155,7 +155,10 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
         "interop",
         &[&["convert", "nnunet", "safetensors"], &["totalsegmentator"]],
     ),
-    ("http", &[&["login", "retry", "tls"], &["client"]]),
+    (
+        "http",
+        &[&["login", "resolver", "retry", "tls"], &["client"]],
+    ),
     (
         "tracking",
         &[&["prometheus", "provenance", "system_metrics"], &["mlflow"]],

@@ -10,3 +10,4 @@ mod pages;
 mod parsed;
 mod sizes;
 mod sources;
+mod threads;

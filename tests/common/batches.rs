@@ -66,12 +66,13 @@ pub fn leftovers(folder: &Path) -> usize {
     names.filter(|name| name.starts_with(".ctseg-")).count()
 }
 
-/// Sidecars by name, to the byte: one that was made anew has other seconds.
+/// Sidecars of finished cases by name, to the byte: one that was made anew has other seconds.
 pub fn sidecars(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let names = files(folder, ".json").into_iter();
-    names
-        .filter(|name| name.starts_with("case_"))
+    let cases = names.filter(|name| name.starts_with("case_"));
+    cases
         .map(|name| (name.clone(), std::fs::read(folder.join(name)).unwrap()))
+        .filter(|(_, bytes)| serde_json::from_slice::<Value>(bytes).unwrap()["state"] == "done")
         .collect()
 }
 

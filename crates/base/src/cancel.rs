@@ -1,5 +1,6 @@
 //! Keeping one failure from becoming everybody's: panics as errors, and being asked to stop.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,14 +9,19 @@ use crate::{Error, Result};
 /// Runs `work` and turns a panic inside it (an engine out of memory, say) into an error.
 pub fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let text = panic
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| panic.downcast_ref::<&str>().copied())
-            .unwrap_or("unknown cause");
-        let first = text.lines().next().unwrap_or_default();
-        Err(Error::invalid(format!("the engine gave up: {first}")))
+        let cause = panic_in_words(panic.as_ref());
+        Err(Error::invalid(format!("the engine gave up: {cause}")))
     })
+}
+
+/// What a panic said, on one line.
+pub fn panic_in_words(panic: &(dyn Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("unknown cause");
+    text.lines().next().unwrap_or_default().to_owned()
 }
 
 /// An error as soon as somebody has asked to stop; `how` says how things stand then.

@@ -11,6 +11,7 @@ use crate::scores::StructureScores;
 use crate::tolerances::Tolerances;
 use ctseg_base::cancel::{guarded, unless_stopped};
 use ctseg_base::failures::Failure;
+use ctseg_base::limits::spawn::spawn_scoped;
 use ctseg_base::progress::{CaseCounts, Observer};
 use ctseg_base::text::words::{counted, listed};
 use ctseg_base::{Error, Result};
@@ -120,7 +121,7 @@ fn all_compared(
     std::thread::scope(|scope| {
         for _ in 1..rayon::current_num_threads().min(predictions.len()) {
             // This thread works too: without others it is only slower.
-            let _ = std::thread::Builder::new().spawn_scoped(scope, work);
+            let _ = spawn_scoped(scope, "compare", work);
         }
         work();
     });

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use reqwest::blocking::{self, RequestBuilder, Response};
@@ -9,6 +10,7 @@ use reqwest::header::{CONTENT_TYPE, DATE, ETAG, LOCATION, RETRY_AFTER};
 use reqwest::{Method, Url};
 
 use crate::login::Login;
+use crate::resolver::SystemResolver;
 use crate::tls::Trust;
 use ctseg_base::{Error, Result};
 
@@ -98,6 +100,7 @@ impl Client {
             let client = blocking::Client::builder()
                 .user_agent(concat!("ctseg/", env!("CARGO_PKG_VERSION")))
                 .redirect(reqwest::redirect::Policy::none())
+                .dns_resolver(Arc::new(SystemResolver))
                 .connect_timeout(CONNECT_TIMEOUT.min(timeout));
             let client = trust.applied(client, with_system, certificates)?;
             client.build().map_err(|error| {

@@ -5,6 +5,7 @@
 
 mod client;
 pub mod login;
+mod resolver;
 mod retry;
 pub mod tls;
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
@@ -14,16 +15,18 @@ use ctseg_base::limits::memory::kept_at_most;
 use ctseg_base::memory_semaphore::{Admitted, Gate};
 use ctseg_base::progress::Observer;
 use ctseg_base::{Error, Result};
+use ctseg_core::inference::attention::Attention;
 use ctseg_core::inference::cascade::{Cascade, CascadeReport};
 use ctseg_core::inference::export_logits::Probabilities;
 use ctseg_core::inference::predictor::Predictor;
 use ctseg_core::model::identity::ModelUsed;
 use ctseg_core::outputs::entropy::EntropyFile;
+use ctseg_core::outputs::existing::{Decision, Wanted};
 use ctseg_core::outputs::inputs::PredictCase;
 use ctseg_core::outputs::overlapping_masks::OverlappingMasks;
 use ctseg_core::outputs::probabilities::ProbabilityFile;
 use ctseg_core::outputs::sidecar::{
-    INFERENCE_VERSION, Making, SavedProbabilities, Sidecar, made_of,
+    INFERENCE_VERSION, Making, SavedProbabilities, Sidecar, read_sidecar,
 };
 use ctseg_engine::losses::Outputs;
 use ctseg_image::formats::{VolumeImage, case_name, read_header, read_volume};
@@ -69,6 +72,7 @@ pub(super) struct Segmented<'a> {
     masks: Option<OverlappingMasks>,
     probabilities: Option<ProbabilityFile>,
     entropy: Option<EntropyFile>,
+    attention: Option<Attention>,
     report: CascadeReport,
     device: String,
     /// Spent segmenting.
@@ -77,9 +81,11 @@ pub(super) struct Segmented<'a> {
 
 /// What came of a case.
 pub(super) enum Ended {
-    /// Its label map was there already.
-    Kept,
+    /// Its label map was there already; what there is to say about it.
+    Kept(Vec<String>),
     Written(Box<Sidecar>),
+    /// A file that ctseg has not made would have been overwritten.
+    Protected(Error),
     Failed(Error),
     /// Left for another time, or for another process, which has taken it over.
     Dropped,
@@ -107,7 +113,13 @@ impl Batch<'_> {
             ),
             &self.structures,
         );
-        format!("{:x}", Sha256::digest(format!("{way:?}")))
+        let mut text = format!("{way:?}");
+        // Left out where none is set, so that older claims go on counting.
+        let threshold = predictor.map(Predictor::threshold);
+        if let Some(threshold) = threshold.filter(|threshold| !threshold.is_empty()) {
+            text += &format!("{threshold:?}");
+        }
+        format!("{:x}", Sha256::digest(text))
     }
 
     /// The models that look together, of the first device.
@@ -115,24 +127,78 @@ impl Batch<'_> {
         self.predictors.first().and_then(Predictor::cascade)
     }
 
-    /// A case's volume, once there is memory for it; `None` if its files are there already, whole and from this input
-    /// and model.
-    pub(super) fn read<'r>(&self, index: usize, memory: &'r Gate) -> Result<Option<Input<'r>>> {
+    /// What its files, where there are some, decide about a case whose volume has this hash. `remembered`: claims say
+    /// that it was done in this batch, which is not to be done again.
+    fn decided(
+        &self,
+        case: &PredictCase,
+        input_sha256: &str,
+        remembered: bool,
+    ) -> Result<Decision> {
+        if self.job.overwrite && !remembered {
+            return Ok(Decision::Make);
+        }
+        let editable = self.job.outputs.editable(&case.output, &self.structures);
+        let wanted = Wanted {
+            input: &case.input,
+            output: &case.output,
+            files: &self.files(case),
+            editable: &editable,
+        };
+        wanted.decide(|made| self.is_current(made, input_sha256))
+    }
+
+    /// All that a case leaves beside its sidecar, relative to its folder.
+    fn files(&self, case: &PredictCase) -> Vec<PathBuf> {
+        let mut files = self.job.outputs.files(&case.output, &self.structures);
+        let probabilities = self.job.probabilities.map(|kind| kind.path(&case.output));
+        let name = probabilities.as_deref().and_then(Path::file_name);
+        files.extend(name.map(PathBuf::from));
+        files
+    }
+
+    /// The hash of a case's volume; where claims remember the case and its volume, without reading that.
+    fn input_sha256(&self, case: &PredictCase, remembered: bool) -> Result<String> {
+        let made = remembered.then(|| read_sidecar(&case.output)).flatten();
+        match made {
+            Some(made) => Ok(made.input_sha256),
+            None => file_sha256(&case.input),
+        }
+    }
+
+    /// What came of a case whose files are there already; none if it is to be made.
+    pub(super) fn ended_before(&self, index: usize, remembered: bool) -> Option<Ended> {
+        let case = &self.cases[index];
+        if case.refused.is_some() {
+            return None; // reading it says why
+        }
+        let decided = self
+            .input_sha256(case, remembered)
+            .and_then(|sha256| self.decided(case, &sha256, remembered));
+        ended(decided, case)
+    }
+
+    /// A case's volume, once there is memory for it; what came of the case where its files are there already.
+    pub(super) fn read<'r>(
+        &self,
+        index: usize,
+        memory: &'r Gate,
+    ) -> Result<std::result::Result<Input<'r>, Ended>> {
         let case = &self.cases[index];
         if let Some(refused) = &case.refused {
             return Err(Error::file(&case.input, refused));
         }
         let hashing = Instant::now();
         let sha256 = file_sha256(&case.input)?;
-        if !self.job.overwrite && self.is_done(case, &sha256) {
-            return Ok(None);
+        if let Some(ended) = ended(self.decided(case, &sha256, false), case) {
+            return Ok(Err(ended));
         }
         let hashing = hashing.elapsed();
         let voxels = read_header(&case.input)?.grid.voxels() as u64;
         let admitted = memory.admit(voxels.saturating_mul(VOXEL_BYTES));
         let reading = Instant::now();
         let image = read_volume(&case.input)?;
-        Ok(Some(Input {
+        Ok(Ok(Input {
             image,
             sha256,
             seconds: (hashing + reading.elapsed()).as_secs_f64(),
@@ -140,31 +206,25 @@ impl Batch<'_> {
         }))
     }
 
-    fn is_done(&self, case: &PredictCase, input_sha256: &str) -> bool {
+    /// Whether a finished case was made of this input, by this model and in this way.
+    fn is_current(&self, made: &Sidecar, input_sha256: &str) -> bool {
         let Some(predictor) = self.predictors.first() else {
             return false;
         };
-        made_of(&case.output, input_sha256, &self.model_sha256).is_some_and(|made| {
-            made.cascade.looks == predictor.looks()
-                && made.cascade.postprocessing == *predictor.postprocessing()
-                && self
-                    .job
-                    .outputs
-                    .are_there(&case.output, &made, &self.structures)
-                && self.job.probabilities.is_none_or(|kind| {
-                    let path = kind.path(&case.output);
-                    let name = path.file_name();
-                    name.is_some_and(|name| made.is_whole(&case.output, Path::new(name)))
-                })
-        })
+        made.is_of(input_sha256, &self.model_sha256)
+            && made.cascade.looks == predictor.looks()
+            && made.cascade.postprocessing == *predictor.postprocessing()
+            && made.cascade.threshold == *predictor.threshold()
+            && self.job.outputs.are_of(made, &self.structures)
     }
 
-    /// Segments a case's volume on one of the devices.
+    /// Segments a case's volume on one of the devices, unless the batch is `halted`.
     pub(super) fn segment<'r>(
         &self,
         index: usize,
         input: Input<'r>,
         device: usize,
+        halted: &AtomicBool,
     ) -> Result<Segmented<'r>> {
         let case = &self.cases[index];
         let started = Instant::now();
@@ -177,19 +237,20 @@ impl Batch<'_> {
         let mut entropy = self.entropy_file(case, &input.image, cascade)?;
         let overlap = self.job.outputs.overlap;
         let overlapping = cascade.filter(|_| overlap);
-        let mut masks =
-            overlapping.map(|cascade| OverlappingMasks::new(volume.grid, cascade.values()));
+        let mut masks = overlapping.map(|cascade| {
+            OverlappingMasks::new(volume.grid, cascade.values(), cascade.thresholds())
+        });
         let mut heard: Vec<&mut dyn Probabilities> = Vec::new();
         heard.extend(probabilities.iter_mut().map(|file| file as _));
         heard.extend(entropy.iter_mut().map(|file| file as _));
         heard.extend(masks.iter_mut().map(|masks| masks as _));
+        let dropped = || "the case was dropped".to_owned();
         let on_pieces = |pieces: usize, total: usize| {
             task.get_or_init(|| self.observer.task(&name, total as u64, predictor.unit()))
                 .advance(pieces as u64);
+            unless_stopped(halted, dropped)?;
             match self.job.leaving {
-                Some(leaving) => {
-                    unless_stopped(leaving.asked, || "the case was dropped".to_owned())
-                }
+                Some(leaving) => unless_stopped(leaving.asked, dropped),
                 None => Ok(()),
             }
         };
@@ -201,15 +262,17 @@ impl Batch<'_> {
             })?;
         drop(task);
         report.seconds.insert("read".to_owned(), input.seconds);
-        if let (Some(on_attention), Some(cascade)) = (self.job.on_attention, cascade) {
-            on_attention(case, &cascade.attention(volume)?)?;
-        }
+        let attention = match (self.job.on_attention, cascade) {
+            (Some(_), Some(cascade)) => Some(cascade.attention(volume)?),
+            _ => None,
+        };
         Ok(Segmented {
             input,
             labels,
             masks,
             probabilities,
             entropy,
+            attention,
             report,
             device: self.job.computes[device].to_string(),
             seconds: started.elapsed().as_secs_f64(),
@@ -247,11 +310,15 @@ impl Batch<'_> {
     }
 
     /// Puts what was written while logits streamed by under its name; gives the probabilities' file.
-    fn finished(&self, segmented: &mut Segmented) -> Result<Option<SavedProbabilities>> {
-        let header = &segmented.input.image.header;
-        let mut spent = Vec::new();
+    fn finished(
+        &self,
+        (probabilities, entropy): (Option<ProbabilityFile>, Option<EntropyFile>),
+        image: &VolumeImage,
+        report: &mut CascadeReport,
+    ) -> Result<Option<SavedProbabilities>> {
+        let header = &image.header;
         let mut saved = None;
-        if let Some(file) = segmented.probabilities.take() {
+        if let Some(file) = probabilities {
             let saving = Instant::now();
             let path = file.finish(header)?;
             let labels = self.cascade().map(|cascade| cascade.values().to_vec());
@@ -259,25 +326,25 @@ impl Batch<'_> {
                 file: PathBuf::from(name),
                 labels: labels.unwrap_or_default(),
             });
-            spent.push(("probabilities", saving.elapsed().as_secs_f64()));
+            let seconds = saving.elapsed().as_secs_f64();
+            report.seconds.insert("probabilities".to_owned(), seconds);
         }
-        if let Some(file) = segmented.entropy.take() {
+        if let Some(file) = entropy {
             let saving = Instant::now();
             file.finish(header)?;
-            spent.push(("entropy", saving.elapsed().as_secs_f64()));
-        }
-        for (step, seconds) in spent {
-            let steps = &mut segmented.report.seconds;
-            steps.insert(step.to_owned(), seconds);
-            segmented.seconds += seconds;
+            let seconds = saving.elapsed().as_secs_f64();
+            report.seconds.insert("entropy".to_owned(), seconds);
         }
         Ok(saved)
     }
 
-    /// Writes a case's files.
-    pub(super) fn write(&self, index: usize, mut segmented: Segmented) -> Result<Sidecar> {
+    /// Writes a case's files, unless somebody has put some there in the meantime.
+    pub(super) fn write(&self, index: usize, mut segmented: Segmented) -> Result<Ended> {
         let case = &self.cases[index];
-        let probabilities = self.finished(&mut segmented)?;
+        let sha256 = segmented.input.sha256.clone();
+        if let Some(ended) = ended(self.decided(case, &sha256, false), case) {
+            return Ok(ended);
+        }
         let mut masks = segmented.masks.take();
         if let (Some(masks), Some(cascade)) = (&mut masks, self.cascade()) {
             masks.clean(cascade.clean_up())?;
@@ -285,18 +352,43 @@ impl Batch<'_> {
         // As if it had been segmented just now: the time in a queue is nobody's.
         let spent = Duration::try_from_secs_f64(segmented.seconds).unwrap_or_default();
         let now = Instant::now();
-        let making = Making {
+        let mut making = Making {
             input: &case.input,
-            input_sha256: &segmented.input.sha256,
+            input_sha256: &sha256,
             image: &segmented.input.image,
             models: &self.models,
             model_sha256: &self.model_sha256,
             device: segmented.device,
             structures: &self.structures,
             outputs: &self.job.outputs,
-            probabilities,
+            probabilities: None,
             started: now.checked_sub(spent).unwrap_or(now),
         };
-        making.written(&case.output, (segmented.labels, masks), segmented.report)
+        making.begin(&case.output, self.files(case))?;
+        if let (Some(draw), Some(attention)) = (self.job.on_attention, &segmented.attention) {
+            draw(case, attention)?;
+        }
+        let streamed = (segmented.probabilities, segmented.entropy);
+        making.probabilities = self.finished(streamed, making.image, &mut segmented.report)?;
+        let maps = (segmented.labels, masks);
+        let sidecar = making.written(&case.output, maps, segmented.report)?;
+        Ok(Ended::Written(Box::new(sidecar)))
+    }
+}
+
+/// What came of a case whose files have decided; none if it is to be made.
+fn ended(decided: Result<Decision>, case: &PredictCase) -> Option<Ended> {
+    match decided {
+        Ok(Decision::Make) => None,
+        Ok(Decision::Keep) => Some(Ended::Kept(Vec::new())),
+        Ok(Decision::KeepChanged(file)) => Some(Ended::Kept(vec![format!(
+            "{} was changed by hand since ctseg wrote it, and is kept; --overwrite makes it again",
+            file.display()
+        )])),
+        // Of a volume that cannot be read nothing is known; all else is about what is there already.
+        Err(error) => Some(match &error {
+            Error::File { path, .. } if *path != case.input => Ended::Protected(error),
+            _ => Ended::Failed(error),
+        }),
     }
 }

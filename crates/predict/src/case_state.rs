@@ -9,8 +9,12 @@ pub enum CaseState {
     /// Still to be done.
     #[default]
     Pending,
-    /// Its label map was there already, of the same input, model and inference version.
-    Kept,
+    /// Its label map was there already, of the same input, model and inference version, or changed by hand.
+    Kept {
+        /// What was found there.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        notes: Vec<String>,
+    },
     Done {
         seconds: f64,
         /// Deviations from the normal way.

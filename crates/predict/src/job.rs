@@ -13,6 +13,7 @@ use ctseg_core::inference::cascade::Cascade;
 use ctseg_core::inference::load_options::Loading;
 use ctseg_core::inference::memory::Limit;
 use ctseg_core::inference::predictor::Predictor;
+use ctseg_core::inference::threshold::Thresholds;
 use ctseg_core::model::identity::ModelUsed;
 use ctseg_core::model::multi_part::Models;
 use ctseg_core::outputs::inputs::PredictCase;
@@ -36,6 +37,8 @@ pub struct PredictJob<'a> {
     pub tta: Option<bool>,
     /// Whether label maps are cleaned up as the model asks for.
     pub postprocess: bool,
+    /// From which probability on structures are marked.
+    pub thresholds: Thresholds,
     /// Whether label maps that are whole and of this input and model are made again.
     pub overwrite: bool,
     /// Most memory that the process may take, in bytes; see [`ctseg_core::inference::memory_estimate`].
@@ -62,6 +65,16 @@ impl PredictJob<'_> {
     /// Whether something is made of the probabilities on a volume's grid.
     fn tells(&self) -> bool {
         self.probabilities.is_some() || self.outputs.entropy || self.outputs.overlap
+    }
+
+    /// Memory is counted for one device.
+    pub(super) fn refuse_several_devices(&self) -> Result<()> {
+        if self.max_ram.is_none() || self.computes.len() < 2 {
+            return Ok(());
+        }
+        Err(Error::usage(
+            "--max-ram counts the memory of one device; name one with --device",
+        ))
     }
 
     /// A model of several parts has no network that knows all structures.
@@ -101,6 +114,7 @@ impl PredictJob<'_> {
                 compute,
                 tta: self.tta,
                 postprocess: self.postprocess,
+                thresholds: &self.thresholds,
                 limit: limit.as_ref(),
             };
             let predictor = Predictor::load(models, &loading)?;
@@ -163,8 +177,10 @@ pub struct PredictSummary {
     /// How many cases were this process's to look at.
     pub cases: usize,
     pub written: Vec<PathBuf>,
-    /// Label maps that were there already, of the same input, model and version.
+    /// Label maps that were there already, of the same input, model and version, or changed by hand.
     pub kept: Vec<PathBuf>,
+    /// Label maps of cases that failed because ctseg has not made what is there.
+    pub protected: Vec<PathBuf>,
     /// Label maps of the other processes that share the cases.
     pub by_others: Vec<PathBuf>,
     pub failures: Vec<Failure>,

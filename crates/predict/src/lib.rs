@@ -24,11 +24,12 @@ pub use job::{Leaving, OnAttention, PredictJob, PredictSummary};
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use ctseg_base::Result;
 use ctseg_base::memory_semaphore::Gate;
 use ctseg_base::progress::Observer;
-use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Structure;
 use ctseg_core::model::multi_part::Models;
+use ctseg_core::outputs::label_folders::refuse_label_folders;
 
 use case::{Batch, memory_of_volumes};
 use claims::Claims;
@@ -41,15 +42,12 @@ use statistics_csv::write_statistics;
 /// are segmented. Failed cases are listed in the summary and in `failures.jsonl`, all cases in `predictions.json`.
 ///
 /// # Errors
-/// Only what concerns all cases: no usable model or device, no usable output folder or claim folder, too little
-/// space for the label maps.
+/// Only what concerns all cases: no usable model or device, no usable output folder or claim folder, an output folder
+/// among the labels of the volumes' dataset, too little space for the label maps.
 pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSummary> {
     let started = Instant::now();
-    if job.max_ram.is_some() && job.computes.len() > 1 {
-        return Err(Error::usage(
-            "--max-ram counts the memory of one device; name one with --device",
-        ));
-    }
+    job.refuse_several_devices()?;
+    refuse_label_folders(&job.cases)?;
     let mut cases = job.own_cases();
     // Found out before hours of work, not after.
     let folders = preflight::output_folders(&job.folder, &cases)?;
@@ -58,6 +56,8 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
     let mut models = Models::open(&job.models)?;
     job.refuse_parts(&models)?;
     let structures = models.structures()?;
+    let names = structures.iter().map(|s| s.name.as_str());
+    job.thresholds.refuse_unknown(names)?;
     let known = structures.iter().map(|s| (s.name.clone(), s.value));
     let chosen = job.outputs.chosen(known.collect())?;
     preflight::check(&job.folder, &cases, &results_of(job, &structures))?;
@@ -74,7 +74,8 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
     };
     let claims = job.claiming.as_ref().map(|claiming| {
         let way = batch.way_sha256();
-        Claims::open(claiming, &job.folder, &cases, &way)
+        let way = (way.as_str(), job.outputs.label_map);
+        Claims::open(claiming, &job.folder, &cases, way)
     });
     let claims = claims.transpose()?;
     let halted = AtomicBool::new(false);

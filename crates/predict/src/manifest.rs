@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::case_state::CaseState;
 use crate::claims::Claims;
@@ -24,21 +24,23 @@ pub(super) struct RecordFiles {
 }
 
 impl RecordFiles {
-    /// In the job's folder; shards, which write side by side, have their own: `predictions-3-of-8.json`.
+    /// In the job's folder; shards, which write side by side, have their own: `predictions-3-of-8.json`. Where another
+    /// program's file or a case's sidecar bears such a name, it is `predictions.batch.json`.
     pub(super) fn of(job: &PredictJob, cases: &[PredictCase]) -> Self {
         let shard = job.shard.map(|shard| format!("-{}", shard.suffix()));
         let shard = shard.unwrap_or_default();
-        let manifest = job.folder.join(format!("predictions{shard}.json"));
-        // A case may be called that too.
-        let taken = cases
-            .iter()
-            .any(|case| sidecar_path(&case.output) == manifest);
+        let free = |name: &str, ending: &str, is_own: fn(&Path) -> bool| {
+            let usual = job.folder.join(format!("{name}{shard}.{ending}"));
+            let mut cases = cases.iter();
+            let is_sidecar = cases.any(|case| sidecar_path(&case.output) == usual);
+            match is_sidecar || (usual.exists() && !is_own(&usual)) {
+                true => job.folder.join(format!("{name}{shard}.batch.{ending}")),
+                false => usual,
+            }
+        };
         Self {
-            failures: job.folder.join(format!("failures{shard}.jsonl")),
-            manifest: match taken {
-                true => job.folder.join(format!("predictions{shard}.batch.json")),
-                false => manifest,
-            },
+            failures: free("failures", "jsonl", is_own_list),
+            manifest: free("predictions", "json", is_own_manifest),
         }
     }
 
@@ -53,6 +55,28 @@ impl RecordFiles {
     pub(super) fn write_failures(&self, failures: &[Failure]) -> Result<()> {
         write_failures(&self.failures, failures)
     }
+}
+
+/// Whether an earlier batch wrote the file, or left it empty.
+fn is_own_manifest(path: &Path) -> bool {
+    #[derive(Deserialize)]
+    struct Own {
+        #[serde(rename = "ctseg_version")]
+        _ctseg_version: String,
+    }
+    text(path).is_some_and(|text| text.is_empty() || serde_json::from_slice::<Own>(&text).is_ok())
+}
+
+/// As [`is_own_manifest`], of a list of failures.
+fn is_own_list(path: &Path) -> bool {
+    let first = |text: &[u8]| text.split(|byte| *byte == b'\n').next().map(<[u8]>::to_vec);
+    text(path)
+        .and_then(|text| first(&text))
+        .is_some_and(|line| line.is_empty() || serde_json::from_slice::<Failure>(&line).is_ok())
+}
+
+fn text(path: &Path) -> Option<Vec<u8>> {
+    path.is_file().then(|| std::fs::read(path).ok())?
 }
 
 /// `predictions.json`.
@@ -131,7 +155,7 @@ impl Counts {
         for state in states {
             *match state {
                 CaseState::Done { .. } => &mut counts.done,
-                CaseState::Kept => &mut counts.kept,
+                CaseState::Kept { .. } => &mut counts.kept,
                 CaseState::Failed { .. } => &mut counts.failed,
                 CaseState::Pending => &mut counts.pending,
             } += 1;

@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::claims::{Claims, Taking};
-use ctseg_base::Error;
+use ctseg_base::{Error, Result};
 
 /// How often somebody who waits looks whether to stop.
 const STEP: Duration = Duration::from_millis(50);
@@ -21,6 +21,18 @@ pub(super) struct Handed {
     pub(super) index: usize,
     /// Why it cannot be worked on.
     pub(super) problem: Option<Error>,
+    /// An earlier process has marked it as done; whether it still is, its files decide. It is nobody's yet.
+    pub(super) remembered: bool,
+}
+
+impl Handed {
+    fn new(index: usize) -> Self {
+        Self {
+            index,
+            problem: None,
+            remembered: false,
+        }
+    }
 }
 
 enum Found {
@@ -73,15 +85,13 @@ impl<'a> Supply<'a> {
             if left.is_empty() {
                 return Found::Nothing;
             }
-            return Found::Case(Handed {
-                index: left.remove(0),
-                problem: None,
-            });
+            return Found::Case(Handed::new(left.remove(0)));
         };
         let mut position = 0;
         while position < left.len() && !stopped() {
             let index = left[position];
-            let problem = match claims.take(index) {
+            let mut handed = Handed::new(index);
+            match claims.take(index) {
                 Ok(Taking::Busy) => {
                     position += 1;
                     continue;
@@ -90,16 +100,30 @@ impl<'a> Supply<'a> {
                     left.remove(position);
                     continue;
                 }
-                Ok(Taking::Ours) => None,
-                Err(error) => Some(error),
-            };
+                Ok(Taking::Ours) => {}
+                Ok(Taking::Remembered) => handed.remembered = true,
+                Err(error) => handed.problem = Some(error),
+            }
             left.remove(position);
-            return Found::Case(Handed { index, problem });
+            return Found::Case(handed);
         }
         match left.is_empty() {
             true => Found::Nothing,
             false => Found::Waiting,
         }
+    }
+
+    /// Takes a case that was handed out as remembered and is to be made again; false where another process was faster,
+    /// and it is waited for as any other.
+    pub(super) fn take_anew(&self, index: usize) -> Result<bool> {
+        let Some(claims) = self.claims else {
+            return Ok(true);
+        };
+        let is_ours = claims.take_anew(index)?;
+        if !is_ours {
+            self.left().push(index);
+        }
+        Ok(is_ours)
     }
 
     /// Whether a case that was handed out is still this process's.

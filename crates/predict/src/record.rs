@@ -50,6 +50,10 @@ pub(crate) struct Record<'a> {
     begun: String,
     /// The last sign of life beside what was written.
     touched: Instant,
+    /// Whether somebody has asked to leave, and the record is in order for that.
+    has_left: bool,
+    /// Cases whose files ctseg has not made.
+    protected: Vec<PathBuf>,
 }
 
 impl<'a> Record<'a> {
@@ -79,6 +83,8 @@ impl<'a> Record<'a> {
             worker: Worker::own(),
             begun: state_file::now(),
             touched: started,
+            has_left: false,
+            protected: Vec::new(),
             files,
         };
         if claims.is_none() {
@@ -95,23 +101,40 @@ impl<'a> Record<'a> {
         record
     }
 
-    /// Listens until all stages have ended, and puts the record in order.
-    pub(super) fn keep(&mut self, results: &Receiver<(usize, Ended)>) {
-        let mut left = false;
+    /// Listens until all stages have ended.
+    pub(super) fn listen(&mut self, results: &Receiver<(usize, Ended)>) {
         loop {
             match results.recv_timeout(LOOK_EVERY) {
                 Ok((index, ended)) => self.settle(index, ended),
-                Err(RecvTimeoutError::Timeout) => self.give_sign(),
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            if let Some(leaving) = self.batch.job.leaving
-                && leaving.asked.load(Ordering::Relaxed)
-                && !left
-            {
-                left = true;
-                self.leave(&leaving);
-            }
+            self.look_around();
         }
+    }
+
+    /// Gives a sign of life, and leaves if that is asked for.
+    pub(super) fn look_around(&mut self) {
+        self.give_sign();
+        if let Some(leaving) = self.batch.job.leaving
+            && leaving.asked.load(Ordering::Relaxed)
+            && !self.has_left
+        {
+            self.has_left = true;
+            self.leave(&leaving);
+        }
+    }
+
+    /// The batch ends here because one of its threads has died.
+    pub(super) fn end_early(&mut self, death: &str) {
+        let reason = format!(
+            "a thread of the batch ended early ({death}); the same command goes on with the cases that are left"
+        );
+        self.ended_early.get_or_insert(reason);
+    }
+
+    /// Puts the record in order when all stages have ended.
+    pub(super) fn close(&mut self) {
         if self.claims.is_none() {
             self.tell_of(self.told..self.states.len());
         }
@@ -149,9 +172,15 @@ impl<'a> Record<'a> {
         }
     }
 
-    fn settle(&mut self, index: usize, ended: Ended) {
+    pub(super) fn settle(&mut self, index: usize, ended: Ended) {
         let state = match ended {
-            Ended::Kept => CaseState::Kept,
+            Ended::Kept(notes) => CaseState::Kept { notes },
+            Ended::Protected(error) => {
+                self.protected.push(self.batch.cases[index].output.clone());
+                CaseState::Failed {
+                    reason: error.to_string(),
+                }
+            }
             Ended::Written(sidecar) => CaseState::Done {
                 seconds: sidecar.seconds,
                 notes: sidecar.notes,
@@ -214,11 +243,11 @@ impl<'a> Record<'a> {
         for index in cases.filter(|index| !self.by_others[*index]) {
             let input = self.batch.cases[index].input.display();
             match &self.states[index] {
-                CaseState::Done { notes, .. } => notes
+                CaseState::Done { notes, .. } | CaseState::Kept { notes } => notes
                     .iter()
                     .for_each(|note| observer.warn(&format!("{input}: {note}"))),
                 CaseState::Failed { reason } => observer.warn(&format!("failed: {reason}")),
-                CaseState::Pending | CaseState::Kept => {}
+                CaseState::Pending => {}
             }
         }
     }
@@ -246,7 +275,7 @@ impl<'a> Record<'a> {
             let reason = match state {
                 CaseState::Failed { reason } => Some(reason.clone()),
                 CaseState::Pending => before.clone(),
-                CaseState::Kept | CaseState::Done { .. } => None,
+                CaseState::Kept { .. } | CaseState::Done { .. } => None,
             }?;
             Some(Failure {
                 input: case.input.clone(),
@@ -339,18 +368,22 @@ impl<'a> Record<'a> {
             failures_file: self.files.failures.clone(),
             manifest_file: self.files.manifest.clone(),
             ended_early: self.ended_early,
+            protected: self.protected,
             ..PredictSummary::default()
         };
         let cases = self.batch.cases.iter().zip(self.states);
         for ((case, state), by_others) in cases.zip(self.by_others) {
+            match &state {
+                CaseState::Kept { .. } if !by_others => summary.kept.push(case.output.clone()),
+                CaseState::Done { .. } if !by_others => summary.written.push(case.output.clone()),
+                _ => {}
+            }
             match state {
                 CaseState::Failed { .. } if by_others => {}
-                CaseState::Done { .. } | CaseState::Kept if by_others => {
+                CaseState::Done { .. } | CaseState::Kept { .. } if by_others => {
                     summary.by_others.push(case.output.clone());
                 }
-                CaseState::Kept => summary.kept.push(case.output.clone()),
-                CaseState::Done { notes, .. } => {
-                    summary.written.push(case.output.clone());
+                CaseState::Kept { notes } | CaseState::Done { notes, .. } => {
                     let notes = notes.into_iter().map(|note| (case.input.clone(), note));
                     summary.notes.extend(notes);
                 }

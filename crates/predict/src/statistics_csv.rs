@@ -1,5 +1,6 @@
 //! `statistics.csv`: what every structure of every label map in a folder measures, as the sidecars say it.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use ctseg_base::atomic_file::write_bytes_atomically;
@@ -36,6 +37,12 @@ const HEADER: [&str; 12] = [
 /// and interruptions the cases took.
 pub fn write_statistics(folder: &Path) -> Result<()> {
     let path = folder.join(FILE_NAME);
+    if path.exists() && !is_own(&path) {
+        return Err(Error::file(
+            &path,
+            "not made by ctseg, and would be overwritten by the statistics of this folder, which are left out; rename it",
+        ));
+    }
     let failed = |error: csv::Error| Error::file(&path, format!("cannot write: {error}"));
     let mut table = csv::Writer::from_writer(Vec::new());
     table.write_record(HEADER).map_err(failed)?;
@@ -56,6 +63,18 @@ pub fn write_statistics(folder: &Path) -> Result<()> {
         .into_inner()
         .map_err(|error| Error::file(&path, format!("cannot write: {error}")))?;
     write_bytes_atomically(&path, &bytes)
+}
+
+/// Whether a file begins as the table does.
+fn is_own(path: &Path) -> bool {
+    let mut start = Vec::new();
+    let header = format!("{}\n", HEADER.join(","));
+    let file = path
+        .is_file()
+        .then(|| std::fs::File::open(path).ok())
+        .flatten();
+    let read = file.map(|file| file.take(header.len() as u64).read_to_end(&mut start));
+    matches!(read, Some(Ok(_))) && (start.is_empty() || start == header.as_bytes())
 }
 
 /// All files that could be sidecars. Folders that cannot be read, hidden ones and links are left out.

@@ -21,7 +21,7 @@ use ctseg_core::inference::stage::{Segmenter, network_grid, network_input};
 use ctseg_core::model::bundle::Bundle;
 use ctseg_core::model::identity::ModelUsed;
 use ctseg_core::outputs::Outputs;
-use ctseg_core::outputs::sidecar::{Making, whole_of};
+use ctseg_core::outputs::sidecar::{Making, is_made_of};
 use ctseg_core::recipe::output_maps::UNION;
 use ctseg_core::recipe::{Region, Target};
 use ctseg_engine::device::Compute;
@@ -172,7 +172,7 @@ impl Networks {
         let name = case_files.id.replace(['/', '\\'], "_");
         let path = job.folder.join(format!("{name}.nii.gz"));
         let input_sha256 = job.dataset.copies.read(&case_files.image, file_sha256)?;
-        if whole_of(&path, &input_sha256, hash).is_some() {
+        if is_made_of(&path, &input_sha256, hash) {
             return Ok(path);
         }
         let image = job.dataset.load_image(case_files)?;
@@ -187,6 +187,7 @@ impl Networks {
             )],
             seconds: BTreeMap::new(),
             postprocessing: BTreeMap::new(),
+            threshold: BTreeMap::new(),
         };
         let structures = self
             .structures
@@ -208,6 +209,7 @@ impl Networks {
             probabilities: None,
             started,
         };
+        making.begin(&path, making.outputs.files(&path, &structures))?;
         making.written(&path, (labels, None), report)?;
         Ok(path)
     }

@@ -8,6 +8,7 @@ use clap::Args;
 
 use super::duration::parse_duration;
 use crate::slurm::limit::{Left, left};
+use ctseg_base::limits::spawn::spawn;
 use ctseg_base::progress::Observer;
 use ctseg_base::{Error, Result};
 
@@ -23,7 +24,7 @@ impl LimitArgs {
     /// Sets `stop` when it is time, from a thread of its own.
     ///
     /// # Errors
-    /// The job's whole time is no longer than what is to be left of it.
+    /// The job's whole time is no longer than what is to be left of it; no thread can be started.
     pub fn watch(&self, stop: &Arc<AtomicBool>, observer: &Arc<dyn Observer>) -> Result<()> {
         let Some(margin) = self.stop_before_limit else {
             return Ok(());
@@ -54,11 +55,11 @@ impl LimitArgs {
             stop.store(true, Ordering::Relaxed);
             return Ok(());
         }
-        std::thread::spawn(move || {
+        let stops = move || {
             std::thread::sleep(wait);
             observer.say(&format!("the job's time is up in {margin:?}; stopping"));
             stop.store(true, Ordering::Relaxed);
-        });
-        Ok(())
+        };
+        spawn("--stop-before-limit", stops).map(drop)
     }
 }

@@ -16,6 +16,7 @@ use crate::cli::signals::stop_on_signals;
 use ctseg_core::dataset::Dataset;
 use ctseg_core::dataset::generated::phantoms::PhantomSet;
 use ctseg_core::dataset::reference::Reference;
+use ctseg_core::inference::threshold::Thresholds;
 use ctseg_core::outputs::Outputs;
 use ctseg_core::outputs::inputs::plan_outputs;
 use ctseg_core::recipe::Recipe;
@@ -159,6 +160,7 @@ fn prediction<'a>(
         computes: vec![settings.compute()?],
         tta: None,
         postprocess: true,
+        thresholds: Thresholds::default(),
         overwrite: false,
         max_ram: None,
         probabilities: None,

@@ -8,6 +8,7 @@ use clap::{Args, Command};
 use crate::cli::args::devices::Devices;
 use crate::cli::config::{Config, FILE};
 use crate::cli::outcome::Outcome;
+use crate::cli::pool;
 use crate::cli::print::print_out;
 use crate::cli::settings::Global;
 use crate::doctor::disk::Place;
@@ -61,9 +62,10 @@ pub fn run(args: &DoctorArgs, global: &Global, command: &Command) -> anyhow::Res
     let config = settings_file(global.config.as_deref(), &mut findings);
     findings.extend(settings::variables(&host, &own_variables(command)));
     let asked = asked(args, global, &config, &mut findings);
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(asked.threads)
-        .build_global()?;
+    pool::start(
+        asked.threads,
+        global.observing.log("doctor").observer().as_ref(),
+    )?;
     hardware(&host, args, global, &asked, &config, &mut findings);
     let runs = config.runs_or(args.runs.clone());
     if let Some(data) = args.data.as_ref().or(config.data.as_ref()) {

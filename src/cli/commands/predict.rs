@@ -22,6 +22,7 @@ use ctseg_base::limits::threads::give_back_large_blocks;
 use ctseg_base::progress::Observer;
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
+use ctseg_core::inference::threshold::Threshold;
 use ctseg_core::outputs::inputs::{PredictCase, expand_inputs, plan_outputs};
 use ctseg_core::outputs::probabilities::ProbabilityKind;
 use ctseg_core::outputs::{DrawPreview, Outputs};
@@ -54,6 +55,11 @@ pub struct PredictArgs {
     /// Look at no mirror images; models of nnU-Net that were trained with them are else used with them
     #[arg(long, conflicts_with = "tta")]
     no_tta: bool,
+    /// Mark a structure where its probability is above P [default: 0.5]: lower finds more, higher less; or for one
+    /// structure, such as 0.4,lesion=0.2. Exclusive classes are compared with the background alone, and of several
+    /// above it the one farthest above wins
+    #[arg(long, value_name = "P|NAME=P", value_delimiter = ',')]
+    threshold: Vec<Threshold>,
     /// Leave out the clean-up of label maps that the model asks for
     #[arg(long)]
     no_postprocess: bool,
@@ -159,6 +165,7 @@ pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         computes: settings.computes()?,
         tta,
         postprocess: !args.no_postprocess,
+        thresholds: args.threshold.into_iter().collect(),
         overwrite: args.overwrite,
         max_ram: args.max_ram,
         probabilities: args.save_probabilities,
@@ -310,9 +317,16 @@ fn listed(list: &Path) -> Result<Vec<String>> {
 fn outcome(summary: &PredictSummary) -> Outcome {
     if summary.interrupted {
         Outcome::Interrupted
-    } else if summary.failures.is_empty() {
+    } else if summary.failures.is_empty() && summary.ended_early.is_none() {
         Outcome::AllDone
-    } else if summary.written.is_empty() && summary.kept.is_empty() && summary.by_others.is_empty()
+    } else if [
+        &summary.written,
+        &summary.kept,
+        &summary.by_others,
+        &summary.protected,
+    ]
+    .iter()
+    .all(|label_maps| label_maps.is_empty())
     {
         Outcome::NothingDone
     } else {

@@ -11,7 +11,8 @@ use crate::common::batches::{
     wait_until,
 };
 use crate::common::{compute, ctseg, run, stderr};
-use ctseg_base::progress::{Observer, Silent, Task};
+use ctseg_base::progress::{CaseCounts, Observer, Silent, Task};
+use ctseg_core::inference::threshold::Thresholds;
 use ctseg_core::outputs::Outputs;
 use ctseg_core::outputs::inputs::{expand_inputs, plan_outputs};
 use ctseg_image::nifti::{VoxelType, read_header, read_labels, write_volume};
@@ -19,6 +20,7 @@ use ctseg_image::space::Grid;
 use ctseg_predict::{Leaving, PredictJob, predict};
 use serde_json::Value;
 
+mod existing;
 mod leaving;
 
 fn signal(child: &Child, name: &str) {
@@ -159,8 +161,11 @@ fn what_was_damaged_since_is_made_again_and_nothing_else() {
     let middle = changed.len() / 2;
     changed[middle] ^= 1;
     std::fs::write(at("out/case_01.nii.gz"), changed).unwrap();
-    std::fs::remove_file(at("out/case_02.json")).unwrap();
-    std::fs::write(at("out/case_03.json"), "{\"input\":").unwrap();
+    std::fs::remove_file(at("out/case_02.nii.gz")).unwrap();
+    // As a kill leaves it behind.
+    let begun =
+        r#"{"state": "writing", "input": "", "ctseg_version": "", "files": ["case_03.nii.gz"]}"#;
+    std::fs::write(at("out/case_03.json"), begun).unwrap();
     // A killed run's, and a neighbour's who may still be at it.
     let dead = at("out/.ctseg-01234567-1-1-abcdef");
     std::fs::write(&dead, "half").unwrap();

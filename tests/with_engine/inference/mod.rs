@@ -7,6 +7,7 @@ mod cuda_library;
 mod doctor;
 mod ensemble;
 mod entropy;
+mod few_threads;
 mod inputs;
 mod max_ram;
 mod outputs;

@@ -4,4 +4,5 @@ pub mod cgroup;
 pub mod cores;
 pub mod host;
 pub mod memory;
+pub mod spawn;
 pub mod threads;

@@ -1,5 +1,6 @@
 //! Text for readers: tables, counts, lists, names of files, and the known name nearest to a mistyped one.
 
+pub mod by_structure;
 pub mod os_text;
 pub mod suggest;
 pub mod table;

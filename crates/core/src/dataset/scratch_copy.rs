@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 use super::{Case, Copies, Dataset, LabelSource};
 use ctseg_base::atomic_file::{TEMPORARY, create_folder, parent_of, persisted, temporary_file};
 use ctseg_base::cancel::unless_stopped;
+use ctseg_base::limits::spawn::spawn_scoped;
 use ctseg_base::progress::{Observer, Task};
 use ctseg_base::temp_files::remove_leftovers;
 use ctseg_base::text::words::counted;
@@ -142,11 +143,13 @@ impl Staging {
 
     fn run(&self, stop: &AtomicBool, task: &dyn Task) -> Result<()> {
         let waiting: Mutex<VecDeque<usize>> = Mutex::new((0..self.cases.len()).collect());
+        let copy = || self.copy_cases(&waiting, stop, task);
         std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..THREADS)
-                .map(|_| scope.spawn(|| self.copy_cases(&waiting, stop, task)))
-                .collect();
-            for thread in threads {
+            // This thread copies too: without others it is only slower.
+            let others = (1..THREADS).filter_map(|_| spawn_scoped(scope, "copy", copy).ok());
+            let others: Vec<_> = others.collect();
+            copy()?;
+            for thread in others {
                 let ended = thread.join();
                 ended.unwrap_or_else(|_| Err(Error::invalid("internal: a copy panicked")))?;
             }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use ndarray::{Array3, Array4, ArrayView3, Axis, Slice};
 
 use super::sliding_window::Planes;
+use super::threshold::logit;
 use ctseg_base::{Error, Result};
 use ctseg_engine::losses::Outputs;
 use ctseg_image::resample::{Interpolation, Restoration, resample_array, resample_linear, restore};
@@ -60,6 +61,8 @@ pub struct Target<'a> {
     pub portion: usize,
     /// Label values in the order of the maps.
     pub values: &'a [u16],
+    /// The probability above which a voxel is a structure's, in the order of the maps.
+    pub thresholds: &'a [f64],
     pub outputs: Outputs,
     pub how: Restoration,
 }
@@ -93,12 +96,19 @@ pub fn restored(
             (portion.source.start, portion.source.end);
         let reading = Instant::now();
         let from = target.part(portion.planes.clone());
-        let logits = mean_logits(streams, target, &from, portion.planes)?;
+        let mut logits = mean_logits(streams, target, &from, portion.planes)?;
         network_seconds += reading.elapsed().as_secs_f64();
         if !heard.is_empty() {
             for slab in slabs(region) {
                 let onto = target.source.cropped(&slab);
                 tell(&mut heard, &logits, (&from, &onto), &slab, target)?;
+            }
+        }
+        // The largest positive logit decides.
+        for (mut logits, threshold) in logits.outer_iter_mut().zip(target.thresholds) {
+            let offset = logit(*threshold);
+            if offset != 0.0 {
+                logits.par_mapv_inplace(|logit| logit - offset);
             }
         }
         let onto = target.source.cropped(&region);

@@ -2,6 +2,7 @@
 
 use super::cascade::Cascade;
 use super::memory::Limit;
+use super::threshold::Thresholds;
 use crate::model::bundle::Bundle;
 use crate::model::common::common_structures;
 use ctseg_base::Result;
@@ -15,6 +16,8 @@ pub struct Loading<'a> {
     pub tta: Option<bool>,
     /// Whether label maps are cleaned up as the models ask for.
     pub postprocess: bool,
+    /// From which probability on structures are marked.
+    pub thresholds: &'a Thresholds,
     /// Most memory that may be taken, and for what; says afterwards whether it is [kept](Limit::kept).
     pub limit: Option<&'a Limit<'a>>,
 }
@@ -22,9 +25,11 @@ pub struct Loading<'a> {
 impl Loading<'_> {
     /// Models that look together, mirrored and cleaned up as is wanted, without regard to memory.
     pub fn cascade(&self, bundles: &[Bundle]) -> Result<Cascade> {
+        let structures = common_structures(bundles)?;
         let cascade = Cascade::load_all(bundles, self.compute)?;
+        let cascade = cascade.thresholded(&structures, self.thresholds);
         let cascade = match self.tta {
-            Some(true) => cascade.mirrored(&common_structures(bundles)?)?,
+            Some(true) => cascade.mirrored(&structures)?,
             Some(false) => cascade.unmirrored(),
             None => cascade,
         };

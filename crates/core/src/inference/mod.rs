@@ -19,3 +19,4 @@ mod rough_crop;
 pub mod sliding_window;
 pub mod stage;
 pub mod test_time_augmentation;
+pub mod threshold;

@@ -1,5 +1,7 @@
 //! A model of several parts at work on one volume: crop to what the rough model finds, each part on the crop, label
 //! maps merged on the volume's own grid.
+//!
+//! Over 400 lines: parts, their order and their merging are one piece of work, with its tests.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,6 +15,7 @@ use super::cascade::{Cascade, CascadeReport, OnProgress};
 use super::load_options::Loading;
 use super::memory::{Beside, frugality_within};
 use super::rough_crop::{Compass, Region};
+use super::threshold::Thresholds;
 use crate::model::bundle::Bundle;
 use crate::model::multi_part::{Opened, PartedModel};
 use crate::model::multi_part_manifest::{PartManifest, PartedManifest};
@@ -43,6 +46,8 @@ pub struct Composite {
     /// Clean-up of the merged label map by label value, and all clean-up for the record, by name.
     plan: Vec<(u16, Vec<Step>)>,
     cleaning: BTreeMap<String, Vec<Step>>,
+    /// Thresholds that are not 0.5, by name.
+    threshold: BTreeMap<String, f64>,
     looks: usize,
 }
 
@@ -55,6 +60,8 @@ struct Part {
     compute: Compute,
     tta: Option<bool>,
     postprocess: bool,
+    /// By the part's own names of structures.
+    thresholds: Thresholds,
     frugality: Option<Frugality>,
     /// Where it stays.
     loaded: Mutex<Option<Arc<Cascade>>>,
@@ -87,6 +94,9 @@ impl Composite {
             parts: Vec::new(),
             plan: plan(&model.manifest, loading.postprocess)?,
             cleaning: BTreeMap::new(),
+            threshold: loading
+                .thresholds
+                .unusual(wanted.iter().map(String::as_str)),
             looks: 1,
             rough,
         };
@@ -97,6 +107,7 @@ impl Composite {
                 clean_up: !composite.plan.is_empty(),
             };
             let mut part = Part::new(manifest, bundle, loading)?;
+            part.thresholds = part.renamed(model, loading.thresholds)?;
             let cascade = part.limited(loading, beside)?;
             composite.looks = composite.looks.max(cascade.looks());
             composite.note_cleaning(model, &part, cascade.postprocessing())?;
@@ -135,6 +146,11 @@ impl Composite {
         self.looks
     }
 
+    /// Thresholds that are not 0.5, by structure.
+    pub fn threshold(&self) -> &BTreeMap<String, f64> {
+        &self.threshold
+    }
+
     /// The clean-up of label maps, by structure.
     pub fn postprocessing(&self) -> &BTreeMap<String, Vec<Step>> {
         &self.cleaning
@@ -152,6 +168,7 @@ impl Composite {
             roi_share: None,
             looks: self.looks,
             postprocessing: self.cleaning.clone(),
+            threshold: self.threshold.clone(),
             parts: self.parts.iter().map(|part| part.name.clone()).collect(),
             notes: Vec::new(),
             seconds: BTreeMap::new(),
@@ -224,10 +241,23 @@ impl Part {
             compute: loading.compute.clone(),
             tta: loading.tta,
             postprocess: loading.postprocess,
+            thresholds: Thresholds::default(),
             frugality: None,
             loaded: Mutex::new(None),
             stays: loading.limit.is_none(),
         })
+    }
+
+    /// What structures of the whole `model` are told by `thresholds`, under the part's own names.
+    fn renamed(&self, model: &PartedModel, thresholds: &Thresholds) -> Result<Thresholds> {
+        let own = self.bundle.structures()?;
+        let pairs = own.iter().filter_map(|own| {
+            let label = self.labels.get(usize::from(own.value))?;
+            let mut structures = model.structures().iter();
+            let becomes = structures.find(|structure| structure.value == *label)?;
+            Some((own.name.as_str(), becomes.name.as_str()))
+        });
+        Ok(thresholds.renamed(pairs))
     }
 
     /// Loads the part for the first time, and finds out how it keeps to the limit of memory.
@@ -248,6 +278,7 @@ impl Part {
             compute: &self.compute,
             tta: self.tta,
             postprocess: self.postprocess,
+            thresholds: &self.thresholds,
             limit: None,
         };
         let mut cascade = plain.cascade(std::slice::from_ref(&self.bundle))?;

@@ -7,6 +7,7 @@ use super::export_logits::Probabilities;
 use super::load_options::Loading;
 use super::memory::within;
 use super::multi_part::{Composite, RoughModel};
+use super::threshold::Thresholds;
 use crate::model::multi_part::Models;
 use ctseg_base::{Error, Result};
 use ctseg_image::labels::postprocess::Step;
@@ -48,6 +49,7 @@ impl Predictor {
     fn rough(models: &Models, loading: &Loading) -> Result<RoughModel> {
         let plain = Loading {
             tta: None,
+            thresholds: &Thresholds::default(),
             ..*loading
         };
         let predictor = Self::load(models, &plain)?;
@@ -77,6 +79,14 @@ impl Predictor {
         match self {
             Self::Cascade(cascade) => cascade.postprocessing(),
             Self::Composite(composite) => composite.postprocessing(),
+        }
+    }
+
+    /// Thresholds that are not 0.5, by structure.
+    pub fn threshold(&self) -> &BTreeMap<String, f64> {
+        match self {
+            Self::Cascade(cascade) => cascade.threshold(),
+            Self::Composite(composite) => composite.threshold(),
         }
     }
 

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::patterns::{is_pattern, matching};
-use super::sidecar::read_sidecar;
+use super::sidecar::{Found, found_at};
 use crate::dataset::{DatasetImages, Layout};
 use ctseg_base::atomic_file::parent_of;
 use ctseg_base::{Error, Result};
@@ -207,7 +207,7 @@ fn is_input(file: &Path) -> bool {
 }
 
 /// Whether a prediction wrote the file: a label map, its probabilities or entropy, or a mask in a folder named as the case.
-fn is_own(file: &Path) -> bool {
+pub(super) fn is_own(file: &Path) -> bool {
     let name = file_stem(file).unwrap_or_default().as_bytes();
     let beside_it: [&[u8]; 2] = [b"_probabilities", b"_entropy"];
     let mut cases = beside_it.iter().filter_map(|end| name.strip_suffix(*end));
@@ -215,7 +215,10 @@ fn is_own(file: &Path) -> bool {
     let beside = |case: &Path| {
         let mut file = case.as_os_str().to_owned();
         file.push(".nii.gz");
-        read_sidecar(Path::new(&file)).is_some()
+        matches!(
+            found_at(Path::new(&file)),
+            Ok(Found::Begun(_) | Found::Done(_))
+        )
     };
     let folder = parent_of(file);
     beside(&folder.join(OsStr::from_bytes(case)))

@@ -1,7 +1,9 @@
 //! Which files a case gives besides its sidecar: a label map, a mask per structure, a picture.
 
 pub mod entropy;
+pub mod existing;
 pub mod inputs;
+pub mod label_folders;
 mod names;
 pub mod overlapping_masks;
 mod patterns;
@@ -142,6 +144,16 @@ impl Outputs {
         files
     }
 
+    /// Those of [`Outputs::files`] that people edit: the label map, and masks.
+    pub fn editable(&self, output: &Path, structures: &BTreeMap<String, u16>) -> Vec<PathBuf> {
+        let labels = Self {
+            label_map: self.label_map,
+            split: self.split,
+            ..Self::default()
+        };
+        labels.files(output, structures)
+    }
+
     /// Writes the case's files but those that were written while logits streamed by; `structures` with their
     /// statistics, masks from `overlapping` where they are asked for. Returns [`Outputs::files`].
     pub(super) fn write(
@@ -266,17 +278,15 @@ fn mask_names(structures: &BTreeMap<String, u16>) -> BTreeMap<&str, String> {
         .collect()
 }
 
-/// Removes what an earlier prediction of the case left and the next will not have, such as masks of structures
-/// that are no longer wanted; while its sidecar still stands, so that a kill leaves nothing behind unnoticed. Only names below the label map's folder are believed.
-pub(super) fn remove_left_over(output: &Path, before: &[PathBuf], wanted: &[PathBuf]) {
+/// Removes files that an earlier prediction of the case left and the next will not have, such as masks of structures
+/// that are no longer wanted; while the sidecar names them, so that a kill leaves nothing behind unnoticed. Only names
+/// below the label map's folder are believed.
+pub(super) fn remove_left_over(output: &Path, left: &[PathBuf]) {
     let plain = |file: &Path| {
         let mut parts = file.components();
         parts.all(|part| matches!(part, Component::Normal(_)))
     };
-    for file in before
-        .iter()
-        .filter(|file| plain(file) && !wanted.contains(file))
-    {
+    for file in left.iter().filter(|file| plain(file)) {
         let path = parent_of(output).join(file);
         // What cannot be removed is no reason to lose the case.
         let _ = std::fs::remove_file(&path);

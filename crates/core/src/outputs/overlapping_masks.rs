@@ -14,8 +14,8 @@ use ctseg_image::labels::run_length_mask::RunMask;
 use ctseg_image::space::{Grid, LabelMap, Volume, VoxelBox};
 use ctseg_image::statistics::structures::{StructureStatistics, mask_statistics};
 
-/// A voxel is a structure's where its probability is above this.
-const THRESHOLD: f32 = 0.5;
+/// Between what is outside of a mask, 0, and inside, 1.
+const INSIDE: f32 = 0.5;
 
 /// The structures' masks on a volume's grid.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,15 +23,18 @@ pub struct OverlappingMasks {
     grid: Grid,
     /// Label values in the order of the model's maps.
     values: Vec<u16>,
+    /// A voxel is a structure's where its probability is above this.
+    thresholds: Vec<f64>,
     masks: Vec<RunMask>,
 }
 
 impl OverlappingMasks {
     /// Empty masks; as [`Probabilities`] they hear what is inside.
-    pub fn new(grid: Grid, values: &[u16]) -> Self {
+    pub fn new(grid: Grid, values: &[u16], thresholds: &[f64]) -> Self {
         Self {
             grid,
             values: values.to_vec(),
+            thresholds: thresholds.to_vec(),
             masks: vec![RunMask::empty(grid.shape_zyx()); values.len()],
         }
     }
@@ -90,7 +93,7 @@ fn cleaned(mask: &RunMask, grid: &Grid, steps: &[Step]) -> RunMask {
     };
     let mut result = RunMask::empty(grid.shape_zyx());
     let inside = found.mask.mapv(|inside| f32::from(u8::from(inside)));
-    result.add(&place, inside.view(), THRESHOLD);
+    result.add(&place, inside.view(), INSIDE);
     result
 }
 
@@ -98,7 +101,8 @@ impl Probabilities for OverlappingMasks {
     fn put(&mut self, structure: usize, region: &VoxelBox, values: ArrayView3<f32>) -> Result<()> {
         let mask = self.masks.get_mut(structure);
         let mask = mask.ok_or_else(|| Error::invalid("internal: a map without a structure"))?;
-        mask.add(region, values, THRESHOLD);
+        let threshold = self.thresholds.get(structure).copied().unwrap_or(0.5);
+        mask.add(region, values, threshold as f32);
         Ok(())
     }
 }
@@ -122,7 +126,7 @@ mod tests {
     /// Two structures that share the voxels 4 and 5 of a row, the first with an islet.
     fn masks() -> OverlappingMasks {
         let grid = Grid::with_spacing([10, 3, 2], [1.0, 2.0, 5.0]);
-        let mut masks = OverlappingMasks::new(grid, &[7, 3]);
+        let mut masks = OverlappingMasks::new(grid, &[7, 3], &[0.5, 0.5]);
         let whole = VoxelBox::whole(grid.shape);
         let row = |inside: &[usize]| {
             Array3::from_shape_fn(grid.shape_zyx(), |(z, y, x)| {

@@ -1,6 +1,9 @@
 //! `<case>.json`, which lies beside each label map and says how it was made.
+//!
+//! Over 400 lines: what is written, how it is read again and by what it is known share one format.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -13,6 +16,7 @@ use crate::model::identity::ModelUsed;
 use ctseg_base::atomic_file::{parent_of, write_bytes_atomically};
 use ctseg_base::hash::file_sha256;
 use ctseg_base::limits::threads::peak_memory_mb;
+use ctseg_base::process::owner::Worker;
 use ctseg_base::text::os_text;
 use ctseg_base::{Error, Result};
 use ctseg_image::formats::{VolumeImage, case_file};
@@ -27,6 +31,9 @@ pub const INFERENCE_VERSION: u32 = 1;
 /// What is known of a label map.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Sidecar {
+    /// Those of older versions do not say it.
+    #[serde(default)]
+    pub state: State,
     #[serde(with = "os_text::path")]
     pub input: PathBuf,
     pub input_sha256: String,
@@ -81,6 +88,64 @@ pub struct Sidecar {
     pub peak_memory_mb: Option<f64>,
 }
 
+/// How far a case is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// The first file is about to be written, and not all are.
+    Writing,
+    #[default]
+    Done,
+}
+
+/// A sidecar from before the first file of a case is written until all are.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Begun {
+    pub state: State,
+    #[serde(with = "os_text::path")]
+    pub input: PathBuf,
+    pub ctseg_version: String,
+    /// Which process writes, or wrote when it was killed.
+    pub worker: Option<Worker>,
+    /// All files that may be there by now, relative to the sidecar's folder.
+    #[serde(with = "os_text::paths")]
+    pub files: Vec<PathBuf>,
+}
+
+/// Sidecars are smaller; a larger file is something else and is not read.
+const MOST_BYTES: u64 = 64 << 20;
+
+/// What lies where a sidecar would.
+pub enum Found {
+    Nothing,
+    Begun(Begun),
+    Done(Box<Sidecar>),
+    /// No sidecar of ctseg's.
+    Foreign,
+}
+
+/// What lies beside the label map that is or would be `output`.
+///
+/// # Errors
+/// It cannot be read.
+pub fn found_at(output: &Path) -> Result<Found> {
+    let path = sidecar_path(output);
+    match std::fs::metadata(&path) {
+        Ok(metadata) if metadata.is_file() && metadata.len() <= MOST_BYTES => {}
+        Ok(_) => return Ok(Found::Foreign), // a pipe would never be read to its end
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) => return Err(Error::io(&path, "read")(error)),
+    }
+    let text = std::fs::read(&path).map_err(Error::io(&path, "read"))?;
+    if let Ok(begun) = serde_json::from_slice::<Begun>(&text)
+        && begun.state == State::Writing
+    {
+        return Ok(Found::Begun(begun));
+    }
+    let made = serde_json::from_slice(&text);
+    Ok(made.map_or(Found::Foreign, |made| Found::Done(Box::new(made))))
+}
+
 fn first_inference_version() -> u32 {
     1
 }
@@ -117,29 +182,32 @@ pub fn sidecar_path(output: &Path) -> PathBuf {
 
 /// The sidecar beside `label_map`, if there is one that can be read.
 pub fn read_sidecar(label_map: &Path) -> Option<Sidecar> {
-    serde_json::from_slice(&std::fs::read(sidecar_path(label_map)).ok()?).ok()
+    match found_at(label_map) {
+        Ok(Found::Done(made)) => Some(*made),
+        _ => None,
+    }
 }
 
-/// What is known of the case whose label map is or would be `output`, if it was made of this input, by models with
-/// this hash and by a build of the same [`INFERENCE_VERSION`]. Its sidecar is written after its files and removed before
-/// new ones; whether they are whole, [`Sidecar::is_whole`] says.
-pub fn made_of(output: &Path, input_sha256: &str, model_sha256: &str) -> Option<Sidecar> {
-    read_sidecar(output).filter(|made| {
-        made.input_sha256 == input_sha256
-            && made.model_sha256 == model_sha256
-            && made.inference_version == INFERENCE_VERSION
-    })
-}
-
-/// [`made_of`], if all of the case's files are whole.
-pub fn whole_of(output: &Path, input_sha256: &str, model_sha256: &str) -> Option<Sidecar> {
-    made_of(output, input_sha256, model_sha256).filter(|made| {
+/// Whether the case whose label map is `output` was made of this input, by models with this hash and by a build of the
+/// same [`INFERENCE_VERSION`], and all of its files are whole.
+pub fn is_made_of(output: &Path, input_sha256: &str, model_sha256: &str) -> bool {
+    read_sidecar(output).is_some_and(|made| {
         let mut files = made.files.iter();
-        !made.files.is_empty() && files.all(|file| made.is_whole(output, file))
+        made.is_of(input_sha256, model_sha256)
+            && !made.files.is_empty()
+            && files.all(|file| made.is_whole(output, file))
     })
 }
 
 impl Sidecar {
+    /// Whether the case was made of this input, by models with this hash and by a build of the same
+    /// [`INFERENCE_VERSION`].
+    pub fn is_of(&self, input_sha256: &str, model_sha256: &str) -> bool {
+        self.input_sha256 == input_sha256
+            && self.model_sha256 == model_sha256
+            && self.inference_version == INFERENCE_VERSION
+    }
+
     /// Whether one of the case's files is as it was written. What happened to it since (a copy that was cut off, a
     /// change by another program) its length and hash tell: label maps are a hundredth of the volumes that are
     /// hashed anyway.
@@ -150,20 +218,19 @@ impl Sidecar {
 }
 
 impl Outputs {
-    /// Whether the files of the case that was made are all that is wanted, and are whole.
-    pub fn are_there(
-        &self,
-        output: &Path,
-        made: &Sidecar,
-        structures: &BTreeMap<String, u16>,
-    ) -> bool {
-        let files = self.files(output, structures);
+    /// Whether the case was made with what is wanted.
+    pub fn are_of(&self, made: &Sidecar, structures: &BTreeMap<String, u16>) -> bool {
         made.structures == *structures
             && made.only_chosen == self.structures.is_some()
             && made.statistics_json == self.statistics_json
             && made.overlapping == self.overlap
-            && files.iter().all(|file| made.is_whole(output, file))
     }
+}
+
+fn write_json(path: &Path, content: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(content)
+        .map_err(|error| Error::file(path, format!("cannot describe the case: {error}")))?;
+    write_bytes_atomically(path, text.as_bytes())
 }
 
 /// Probabilities beside a label map.
@@ -192,7 +259,37 @@ pub struct Making<'a> {
 }
 
 impl Making<'_> {
-    /// Writes the case's files on its input's grid, and its sidecar after them.
+    /// Says in the sidecar that `files` are about to be written, relative to its folder, and removes what an earlier
+    /// prediction of the case has left beside them.
+    ///
+    /// # Errors
+    /// The sidecar cannot be written.
+    pub fn begin(&self, output: &Path, files: Vec<PathBuf>) -> Result<()> {
+        let left = match found_at(output)? {
+            Found::Nothing | Found::Foreign => Vec::new(),
+            Found::Begun(begun) => begun.files,
+            Found::Done(made) => {
+                let own = made.files.iter().filter(|file| made.is_whole(output, file));
+                own.cloned().collect() // what was changed since is somebody's
+            }
+        };
+        let left: Vec<PathBuf> = left
+            .into_iter()
+            .filter(|file| !files.contains(file))
+            .collect();
+        let begun = Begun {
+            state: State::Writing,
+            input: self.input.to_path_buf(),
+            ctseg_version: env!("CARGO_PKG_VERSION").to_owned(),
+            worker: Some(Worker::own()),
+            files: files.into_iter().chain(left.iter().cloned()).collect(),
+        };
+        write_json(&sidecar_path(output), &begun)?;
+        remove_left_over(output, &left);
+        Ok(())
+    }
+
+    /// Writes the case's files on its input's grid, and its sidecar after them; see [`Making::begin`].
     pub fn written(
         &self,
         output: &Path,
@@ -201,15 +298,6 @@ impl Making<'_> {
     ) -> Result<Sidecar> {
         let writing = Instant::now();
         let (image, structures) = (self.image, self.structures);
-        if let Some(before) = read_sidecar(output) {
-            let wanted = self.outputs.files(output, structures);
-            remove_left_over(output, &before.files, &wanted);
-        }
-        let sidecar_path = sidecar_path(output);
-        if sidecar_path.exists() {
-            std::fs::remove_file(&sidecar_path)
-                .map_err(Error::io(&sidecar_path, "remove the old"))?;
-        }
         self.outputs.select(&mut labels, structures);
         let labels = &labels;
         let statistics = match &mut masks {
@@ -238,9 +326,7 @@ impl Making<'_> {
         cascade.seconds.insert("statistics".to_owned(), measured);
         cascade.seconds.insert("write".to_owned(), seconds);
         let sidecar = self.sidecar(labels, statistics, written, cascade);
-        let text = serde_json::to_string_pretty(&sidecar)
-            .map_err(|error| Error::file(output, format!("cannot describe the result: {error}")))?;
-        write_bytes_atomically(&sidecar_path, text.as_bytes())?;
+        write_json(&sidecar_path(output), &sidecar)?;
         Ok(sidecar)
     }
 
@@ -271,6 +357,7 @@ impl Making<'_> {
         let grid = self.image.volume.grid;
         let saved = self.probabilities.as_ref();
         Sidecar {
+            state: State::Done,
             input: self.input.to_path_buf(),
             input_sha256: self.input_sha256.to_owned(),
             model: self
@@ -351,7 +438,10 @@ mod tests {
                 sidecar["inference_version"] = inference_version;
             }
             std::fs::write(sidecar_path(&output), sidecar.to_string()).unwrap();
-            made_of(&output, "input", "model").is_some()
+            let Found::Done(made) = found_at(&output).unwrap() else {
+                panic!("no sidecar");
+            };
+            made.is_of("input", "model")
         };
         assert!(is_done(json!(INFERENCE_VERSION), "0.0.1"));
         assert!(!is_done(

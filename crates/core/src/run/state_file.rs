@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::tracker::Outcome;
 use ctseg_base::atomic_file::{parent_of, write_bytes_atomically};
+use ctseg_base::limits::spawn::spawn;
 use ctseg_base::process::owner::Worker;
 use ctseg_base::progress::{CaseCounts, Observer, Task};
 use ctseg_base::progress_counts::{TaskCount, TaskList};
@@ -130,7 +131,7 @@ impl<'a> StateKeeper<'a> {
     /// Writes that this process begins with `command`, to be over after `limit` if there is one.
     ///
     /// # Errors
-    /// The file cannot be written.
+    /// The file cannot be written; no thread can be started to write it now and then.
     pub fn begin(
         path: &Path,
         command: &str,
@@ -160,7 +161,7 @@ impl<'a> StateKeeper<'a> {
         // Of the file itself, by a process that was killed while it wrote.
         remove_leftovers(parent_of(path))?;
         let own = Arc::clone(&shared);
-        let writer = std::thread::spawn(move || own.keep());
+        let writer = spawn("state", move || own.keep())?;
         Ok(Self {
             inner,
             shared,

@@ -7,6 +7,8 @@ use std::time::Duration;
 use rustix::process::getuid;
 
 use super::process_group::collective::Collective;
+use ctseg_base::Result;
+use ctseg_base::limits::spawn::spawn;
 use ctseg_base::process::id::ProcessId;
 
 /// How often the others are looked at.
@@ -29,18 +31,21 @@ type Tell = Box<dyn Fn(&str) + Send>;
 impl Watch {
     /// Of process `own` of `processes`. Those of other machines cannot be seen: of them the collective knows, or what
     /// began them.
+    ///
+    /// # Errors
+    /// No thread can be started.
     pub fn begin(
         own: usize,
         processes: Vec<Option<ProcessId>>,
         collective: Arc<dyn Collective>,
         tell: Tell,
-    ) -> Self {
+    ) -> Result<Self> {
         let watch = Self {
             over: Arc::default(),
             advice: Arc::default(),
         };
         let (over, advice) = (Arc::clone(&watch.over), Arc::clone(&watch.advice));
-        std::thread::spawn(move || {
+        let watches = move || {
             while !over.load(Ordering::Relaxed) {
                 std::thread::sleep(EVERY);
                 if over.load(Ordering::Relaxed) {
@@ -61,8 +66,9 @@ impl Watch {
                 // SAFETY: ends the process; files are written under other names until they are whole.
                 unsafe { libc::_exit(RESUMABLE) };
             }
-        });
-        watch
+        };
+        spawn("watchdog", watches)?;
+        Ok(watch)
     }
 
     pub fn advise(&self, advice: &str) {

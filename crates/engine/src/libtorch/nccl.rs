@@ -14,6 +14,7 @@ use tch::{Device, Tensor};
 use super::cuda_library::use_gpu;
 use super::ops::failed;
 use crate::distributed::process_group::{Collective, GpuBackend, GpuValues};
+use ctseg_base::limits::spawn::spawn;
 use ctseg_base::{Error, Result};
 
 /// Another `libnccl.so.2` than the one that libtorch brings.
@@ -154,7 +155,7 @@ impl GpuBackend for Nccl {
         (rank, size): (usize, usize),
         beside: Option<Box<dyn Collective>>,
     ) -> Result<Arc<dyn Collective>> {
-        let met = patiently(rank);
+        let met = patiently(rank)?;
         let joined = self.join_on(name, (rank, size), beside);
         met.store(true, Ordering::Relaxed);
         Ok(Arc::new(joined?))
@@ -286,10 +287,10 @@ impl Collective for Joined {
 }
 
 /// Ends the process where the others do not come: NCCL itself waits for ever. Until what it returns is set.
-fn patiently(rank: usize) -> Arc<AtomicBool> {
+fn patiently(rank: usize) -> Result<Arc<AtomicBool>> {
     let met = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&met);
-    std::thread::spawn(move || {
+    let waits = move || {
         std::thread::sleep(PATIENCE);
         if !seen.load(Ordering::Relaxed) {
             eprintln!(
@@ -299,8 +300,9 @@ fn patiently(rank: usize) -> Arc<AtomicBool> {
             // SAFETY: ends the process, which has nothing under way but this.
             unsafe { libc::_exit(1) };
         }
-    });
-    met
+    };
+    spawn("nccl", waits)?;
+    Ok(met)
 }
 
 #[cfg(test)]

@@ -1,4 +1,6 @@
 //! Reading headers, volumes and label maps.
+//!
+//! Over 400 lines: headers, volumes and label maps are read by the same chunks.
 
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
@@ -15,6 +17,7 @@ use crate::formats::{LabelNames, MOST_EXPANSION, Source};
 use crate::labels::run_length_labels::{LabelRuns, RunBuilder};
 use crate::space::{LabelMap, Volume};
 use ctseg_base::Result;
+use ctseg_base::limits::spawn::spawn_scoped;
 
 /// Bytes converted at a time; a multiple of every voxel size.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -251,12 +254,25 @@ fn read_voxels(
             .voxel_type
             .decode(chunk, order, header.scaling(), sink);
     };
-    if !source.is_gzip() || header.data_bytes() <= CHUNK_BYTES as u64 {
-        return read_chunks(source, header, |chunk| {
-            convert(&chunk);
-            chunk
-        });
+    let is_large = header.data_bytes() > CHUNK_BYTES as u64;
+    if source.is_gzip()
+        && is_large
+        && let Some(read) = read_on_two_threads(source, header, &mut convert)
+    {
+        return read;
     }
+    read_chunks(source, header, |chunk| {
+        convert(&chunk);
+        chunk
+    })
+}
+
+/// None, with nothing read, where no thread can be started.
+fn read_on_two_threads(
+    source: &mut Source,
+    header: &NiftiHeader,
+    convert: &mut (impl FnMut(&[u8]) + Send),
+) -> Option<std::result::Result<(), String>> {
     std::thread::scope(|scope| {
         let (to_convert, inflated) = sync_channel::<Vec<u8>>(CHUNKS_AHEAD);
         let (give_back, converted) = sync_channel::<Vec<u8>>(CHUNKS_AHEAD + 1);
@@ -264,12 +280,13 @@ fn read_voxels(
             // There is room for all of them.
             let _ = give_back.send(Vec::new());
         }
-        let converter = scope.spawn(move || {
+        let converts = move || {
             for chunk in inflated {
                 convert(&chunk);
                 let _ = give_back.send(chunk);
             }
-        });
+        };
+        let converter = spawn_scoped(scope, "convert", converts).ok()?;
         // The reader stays on this thread, so that it need not be `Send`.
         let read = read_chunks(source, header, |chunk| {
             // Neither fails unless the conversion has ended early, and then nobody waits for the rest.
@@ -277,10 +294,10 @@ fn read_voxels(
             converted.recv().unwrap_or_default()
         });
         drop(to_convert);
-        match converter.join() {
+        Some(match converter.join() {
             Ok(()) => read,
             Err(_) => Err("the thread that converts it ended early".to_owned()),
-        }
+        })
     })
 }
 

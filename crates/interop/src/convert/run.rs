@@ -12,6 +12,7 @@ use super::target::Target;
 use ctseg_base::cancel::guarded;
 use ctseg_base::disk_full::is_full;
 use ctseg_base::failures::Failure;
+use ctseg_base::limits::spawn::spawn_scoped;
 use ctseg_base::progress::{CaseCounts, Observer};
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Dataset;
@@ -148,7 +149,7 @@ impl Work<'_> {
         std::thread::scope(|scope| {
             for _ in 1..rayon::current_num_threads().min(todo.len()) {
                 // This thread works too: without others it is only slower.
-                let _ = std::thread::Builder::new().spawn_scoped(scope, work);
+                let _ = spawn_scoped(scope, "convert", work);
             }
             work();
         });

@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use ctseg_base::atomic_file::touch;
+use ctseg_base::limits::spawn::spawn;
 use ctseg_base::process::owner::Worker;
 use ctseg_base::{Error, Result};
 
@@ -21,6 +22,9 @@ pub(super) struct Heartbeat {
 
 impl Heartbeat {
     /// Beats several times within `expiry`.
+    ///
+    /// # Errors
+    /// The file cannot be made; no thread can be started, without which others would take this process for dead.
     pub(super) fn begin(path: &Path, expiry: Duration) -> Result<Self> {
         named(path).map_err(Error::io(path, "create"))?;
         let heartbeat = Self {
@@ -29,8 +33,8 @@ impl Heartbeat {
         };
         let ended = Arc::clone(&heartbeat.ended);
         let path = path.to_path_buf();
-        let every = (expiry / 8).min(LONGEST);
-        std::thread::spawn(move || {
+        let every = interval(expiry);
+        let beats = move || {
             let (flag, woken) = &*ended;
             let mut flag = flag.lock().unwrap_or_else(PoisonError::into_inner);
             while !*flag {
@@ -40,7 +44,8 @@ impl Heartbeat {
                     let _ = touched(&path); // storage that is away for a while comes back
                 }
             }
-        });
+        };
+        spawn("heartbeat", beats)?;
         Ok(heartbeat)
     }
 
@@ -56,6 +61,11 @@ impl Heartbeat {
         woken.notify_all();
         let _ = fs::remove_file(&self.path); // it gets old all the same
     }
+}
+
+/// How often a process gives a sign.
+pub(super) fn interval(expiry: Duration) -> Duration {
+    (expiry / 8).min(LONGEST)
 }
 
 impl Drop for Heartbeat {

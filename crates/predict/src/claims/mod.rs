@@ -8,9 +8,14 @@
 //! - `<case>.json`: what came of the case.
 //!
 //! Names come to be by `link`, which is atomic on NFS too. Times are compared with those that the same file system
-//! gives to files just touched: the clocks of machines may differ.
+//! gives to files just touched. Not every file system has a clock of its own, and the clocks of machines may differ:
+//! where such a time lies in the future or long ago, the process is watched for a sign of life before it counts as dead.
+//!
+//! That a case is done, a mark says only while processes of the same batch live. Later on it is remembered, and its files
+//! decide.
 
 mod heartbeat;
+mod processes;
 pub mod survey;
 #[cfg(test)]
 mod tests;
@@ -18,7 +23,6 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -36,7 +40,7 @@ use ctseg_base::{Error, Result};
 use ctseg_core::outputs::inputs::PredictCase;
 use ctseg_core::outputs::sidecar::sidecar_path;
 
-use heartbeat::Heartbeat;
+use processes::Processes;
 
 /// Characters of a case's name that its files in the folder begin with.
 const NAME_CHARACTERS: usize = 60;
@@ -58,27 +62,28 @@ pub enum Taking {
     Busy,
     /// It is done, or has failed in a run that is going on.
     Settled,
+    /// A process that has ended marked it as done: its files decide whether it still is, see [`Claims::take_anew`].
+    Remembered,
 }
 
 /// This process's part in a shared batch.
 pub struct Claims {
     folder: PathBuf,
-    expiry: Duration,
-    /// This process's name in the folder.
-    process: String,
     /// Hash of all that decides, beside the input, what a label map is like.
     way: String,
     cases: Vec<Claimed>,
-    /// Cases that failed before this process began, in processes that have ended: they are tried again.
-    failed_before: BTreeMap<usize, String>,
+    /// Cases that processes have marked which ended before this one began.
+    marked_before: BTreeMap<usize, String>,
     /// The number of this process's claim, by case.
     held: Mutex<BTreeMap<usize, u32>>,
-    heartbeat: Heartbeat,
+    processes: Processes,
 }
 
 struct Claimed {
     input: PathBuf,
     output: PathBuf,
+    /// Files that are there if the case is done.
+    files: Vec<PathBuf>,
     /// What its files in the folder begin with.
     key: String,
 }
@@ -118,6 +123,7 @@ impl InputFile {
 
 impl Claims {
     /// Joins the processes that share `cases` (whose label maps go to `output`) and make them in the same `way`.
+    /// `has_label_map`: whether a case that is done has a label map.
     ///
     /// # Errors
     /// The folder cannot be made, read or written.
@@ -125,7 +131,7 @@ impl Claims {
         claiming: &Claiming,
         output: &Path,
         cases: &[PredictCase],
-        way: &str,
+        (way, has_label_map): (&str, bool),
     ) -> Result<Self> {
         let folder = claiming.folder.as_path();
         create_folder(folder)?;
@@ -135,19 +141,20 @@ impl Claims {
         let cases = cases.iter().map(|case| Claimed {
             input: case.input.clone(),
             output: case.output.clone(),
+            files: std::iter::once(sidecar_path(&case.output))
+                .chain(has_label_map.then(|| case.output.clone()))
+                .collect(),
             key: key(&output_name(output, case)),
         });
         let mut claims = Self {
-            heartbeat: Heartbeat::begin(&process_file(folder, &process), claiming.expiry)?,
+            processes: Processes::join(folder, process, claiming.expiry)?,
             folder: folder.to_path_buf(),
-            expiry: claiming.expiry,
-            process,
             way: way.to_owned(),
             cases: cases.collect(),
-            failed_before: BTreeMap::new(),
+            marked_before: BTreeMap::new(),
             held: Mutex::default(),
         };
-        claims.failed_before = claims.failed_in_the_past()?;
+        claims.marked_before = claims.marked_in_the_past()?;
         Ok(claims)
     }
 
@@ -157,7 +164,7 @@ impl Claims {
 
     /// See [`Claiming::expiry`].
     pub fn expiry(&self) -> Duration {
-        self.expiry
+        self.processes.expiry
     }
 
     /// What marks of these cases must say to count.
@@ -167,23 +174,30 @@ impl Claims {
 
     /// How long to wait before asking again for cases that are busy.
     pub fn pause(&self) -> Duration {
-        (self.expiry / 10).clamp(Duration::from_millis(50), Duration::from_secs(1))
+        (self.expiry() / 10).clamp(Duration::from_millis(50), Duration::from_secs(1))
     }
 
-    fn failed_in_the_past(&self) -> Result<BTreeMap<usize, String>> {
-        let mut failed = BTreeMap::new();
+    fn marked_in_the_past(&self) -> Result<BTreeMap<usize, String>> {
+        let mut marked = BTreeMap::new();
+        let mut lives = BTreeMap::new();
         let mut now = None;
         for index in 0..self.cases.len() {
             let Some(mark) = self.mark(index) else {
                 continue;
             };
-            if matches!(mark.state, CaseState::Failed { .. })
-                && !self.is_alive(&mark.process, &mut now)?
-            {
-                failed.insert(index, mark.process);
+            let alive = match lives.get(&mark.process) {
+                Some(alive) => *alive,
+                None => {
+                    let alive = self.processes.is_known_alive(&mark.process, &mut now)?;
+                    lives.insert(mark.process.clone(), alive);
+                    alive
+                }
+            };
+            if !alive {
+                marked.insert(index, mark.process);
             }
         }
-        Ok(failed)
+        Ok(marked)
     }
 
     /// Takes a case, if no other process has it and nothing is known of it.
@@ -191,29 +205,59 @@ impl Claims {
     /// # Errors
     /// The folder cannot be read or written.
     pub fn take(&self, index: usize) -> Result<Taking> {
-        if self.is_settled(index) {
+        let known = self.mark(index);
+        if known
+            .as_ref()
+            .is_some_and(|mark| self.is_of_now(index, mark))
+        {
             return Ok(Taking::Settled);
         }
+        let number = match self.next_number(index)? {
+            Some(number) => number,
+            None => return Ok(Taking::Busy),
+        };
+        if known.is_some_and(|mark| !matches!(mark.state, CaseState::Failed { .. })) {
+            return Ok(Taking::Remembered);
+        }
+        self.taken(index, number)
+    }
+
+    /// Takes a case that was [remembered](Taking::Remembered) and is to be made again; false if another process has it,
+    /// or has made it by now.
+    ///
+    /// # Errors
+    /// The folder cannot be read or written.
+    pub fn take_anew(&self, index: usize) -> Result<bool> {
+        match self.next_number(index)? {
+            Some(number) => Ok(self.taken(index, number)? == Taking::Ours),
+            None => Ok(false),
+        }
+    }
+
+    /// The number that the next claim of a case has; none while a process has the case.
+    fn next_number(&self, index: usize) -> Result<Option<u32>> {
         let mut number = 0;
         let mut owner = None;
         while let Some(next) = self.claim(index, number + 1)? {
             number += 1;
             owner = Some(next);
         }
-        if let Some(owner) = owner
-            && self.is_alive(&owner, &mut None)?
-        {
-            return Ok(Taking::Busy);
+        match owner {
+            Some(owner) if self.processes.is_at_work(&owner)? => Ok(None),
+            _ => Ok(Some(number + 1)),
         }
-        if !self.make_claim(index, number + 1)? {
+    }
+
+    fn taken(&self, index: usize, number: u32) -> Result<Taking> {
+        if !self.make_claim(index, number)? {
             return Ok(Taking::Busy);
         }
         // The one before may have ended with the case done after all.
         if self.is_settled(index) {
-            let _ = fs::remove_file(self.claim_file(index, number + 1)); // means nothing
+            let _ = fs::remove_file(self.claim_file(index, number)); // means nothing
             return Ok(Taking::Settled);
         }
-        self.held().insert(index, number + 1);
+        self.held().insert(index, number);
         Ok(Taking::Ours)
     }
 
@@ -231,7 +275,7 @@ impl Claims {
             input: case.input.clone(),
             output: case.output.clone(),
             state: state.clone(),
-            process: self.process.clone(),
+            process: self.processes.own.clone(),
             way: self.way.clone(),
             file: InputFile::at(&case.input),
         };
@@ -248,24 +292,27 @@ impl Claims {
 
     /// Gives up what is still held.
     pub fn leave(&self) {
-        self.heartbeat.end();
+        self.processes.leave();
     }
 
     fn is_settled(&self, index: usize) -> bool {
-        self.mark(index).is_some_and(|mark| match mark.state {
-            CaseState::Failed { .. } => self.failed_before.get(&index) != Some(&mark.process),
-            _ => true,
-        })
+        self.mark(index)
+            .is_some_and(|mark| self.is_of_now(index, &mark))
     }
 
-    /// What is known of a case, unless its input or the way is not what it was, or its sidecar is gone.
+    /// Whether a mark is of this batch, and not of an earlier one.
+    fn is_of_now(&self, index: usize, mark: &Mark) -> bool {
+        self.marked_before.get(&index) != Some(&mark.process)
+    }
+
+    /// What is known of a case, unless its input or the way is not what it was, or its files are gone.
     fn mark(&self, index: usize) -> Option<Mark> {
         let case = &self.cases[index];
         let text = fs::read(self.mark_file(index)).ok()?;
         let mark: Mark = serde_json::from_slice(&text).ok()?;
         let failed = matches!(mark.state, CaseState::Failed { .. });
         let same = mark.way == self.way && mark.file == InputFile::at(&case.input);
-        (same && (failed || sidecar_path(&case.output).exists())).then_some(mark)
+        (same && (failed || case.files.iter().all(|file| file.exists()))).then_some(mark)
     }
 
     /// The process that has made a case's claim of this number.
@@ -283,46 +330,24 @@ impl Claims {
         let path = self.claim_file(index, number);
         let mut temporary = temporary_file(&self.folder)?;
         temporary
-            .write_all(format!("{}\n", self.process).as_bytes())
+            .write_all(format!("{}\n", self.processes.own).as_bytes())
             .map_err(Error::io(&path, "write"))?;
         match fs::hard_link(temporary.path(), &path) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 // Over NFS the answer to a link that was made can get lost, and the second try finds it there.
-                Ok(self.claim(index, number)?.as_ref() == Some(&self.process))
+                Ok(self.claim(index, number)?.as_ref() == Some(&self.processes.own))
             }
             // File systems without links.
             Err(_) => match fs::File::create_new(&path) {
                 Ok(mut file) => file
-                    .write_all(format!("{}\n", self.process).as_bytes())
+                    .write_all(format!("{}\n", self.processes.own).as_bytes())
                     .map(|()| true)
                     .map_err(Error::io(&path, "write")),
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
                 Err(error) => Err(Error::io(&path, "create")(error)),
             },
         }
-    }
-
-    /// Whether a process of the folder still works; `now` keeps the file system's time once it was asked for.
-    fn is_alive(&self, process: &str, now: &mut Option<SystemTime>) -> Result<bool> {
-        if process == self.process {
-            return Ok(true);
-        }
-        let Ok(metadata) = fs::metadata(process_file(&self.folder, process)) else {
-            return Ok(false); // it has ended in order
-        };
-        let id = process.rsplit_once('.');
-        let id = id.and_then(|(id, _)| ProcessId::parse(id));
-        if id.and_then(|id| id.is_alive(metadata.uid())) == Some(false) {
-            return Ok(false);
-        }
-        let now = match *now {
-            Some(now) => now,
-            None => *now.insert(self.heartbeat.touch()?),
-        };
-        let touched = metadata.modified().unwrap_or(now);
-        let silent = now.duration_since(touched).unwrap_or_default();
-        Ok(silent <= self.expiry)
     }
 
     fn claim_file(&self, index: usize, number: u32) -> PathBuf {
@@ -337,10 +362,6 @@ impl Claims {
     fn held(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, u32>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn process_file(folder: &Path, process: &str) -> PathBuf {
-    folder.join(format!("process-{process}"))
 }
 
 /// Readable, short, and of one case only.

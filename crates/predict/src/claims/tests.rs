@@ -2,6 +2,7 @@
 
 use std::fs::File;
 
+use super::processes::file_of;
 use super::*;
 
 const WAY: &str = "way";
@@ -23,15 +24,30 @@ fn cases(folder: &Path, count: usize) -> Vec<PredictCase> {
 }
 
 fn joined(folder: &Path, cases: &[PredictCase], way: &str) -> Claims {
+    joined_for(folder, cases, way, Duration::from_secs(600))
+}
+
+fn joined_for(folder: &Path, cases: &[PredictCase], way: &str, expiry: Duration) -> Claims {
     let claiming = Claiming {
         folder: folder.join("claims"),
-        expiry: Duration::from_secs(600),
+        expiry,
     };
-    Claims::open(&claiming, &folder.join("out"), cases, way).unwrap()
+    Claims::open(&claiming, &folder.join("out"), cases, (way, true)).unwrap()
+}
+
+/// Asks for a case until nobody else has it.
+fn taken_at_last(claims: &Claims, index: usize) -> Taking {
+    loop {
+        match claims.take(index).unwrap() {
+            Taking::Busy => std::thread::sleep(Duration::from_millis(5)),
+            taking => return taking,
+        }
+    }
 }
 
 fn done(claims: &Claims, index: usize) {
     fs::write(sidecar_path(&claims.cases[index].output), "{}").unwrap();
+    fs::write(&claims.cases[index].output, "labels").unwrap();
     let state = CaseState::Done {
         seconds: 1.0,
         notes: Vec::new(),
@@ -93,33 +109,68 @@ fn the_case_of_a_process_on_another_machine_is_taken_over_when_it_is_silent() {
         joined(folder.path(), &cases, WAY),
         joined(folder.path(), &cases, WAY),
     );
-    // As another machine would have left it, an hour ago and just now.
-    for (age, expected) in [(10, Taking::Busy), (3600, Taking::Ours)] {
-        let other = "01234567-77-88.0";
-        let file = File::create(process_file(&one.folder, other)).unwrap();
-        let touched = SystemTime::now() - Duration::from_secs(age);
+    // As another machine would have left it just now, and an hour ago.
+    let other = "01234567-77-88.0";
+    let gave_sign = |ago: u64| {
+        let file = File::create(file_of(&one.folder, other)).unwrap();
+        let touched = SystemTime::now() - Duration::from_secs(ago);
         file.set_modified(touched).unwrap();
-        fs::write(one.claim_file(0, 1), format!("{other}\n")).unwrap();
-        assert_eq!(one.take(0).unwrap(), expected);
-    }
+    };
+    fs::write(one.claim_file(0, 1), format!("{other}\n")).unwrap();
+    gave_sign(10);
+    assert_eq!(one.take(0).unwrap(), Taking::Busy);
+    // It may live all the same, by a clock that is behind: a sign must fail to come.
+    gave_sign(3600);
+    assert_eq!(one.take(0).unwrap(), Taking::Busy);
+    let hasty = joined_for(folder.path(), &cases, WAY, Duration::from_millis(80));
+    assert_eq!(taken_at_last(&hasty, 0), Taking::Ours);
     // Only one takes it over, and it has a number of its own.
     assert_eq!(two.take(0).unwrap(), Taking::Busy);
-    assert!(one.claim_file(0, 2).exists() && one.holds(0));
+    assert!(hasty.claim_file(0, 2).exists() && hasty.holds(0));
     // Had it been silent itself, it would know that it lost the case.
-    fs::write(one.claim_file(0, 3), two.process.as_bytes()).unwrap();
-    assert!(!one.holds(0));
+    fs::write(hasty.claim_file(0, 3), two.processes.own.as_bytes()).unwrap();
+    assert!(!hasty.holds(0));
+}
+
+#[test]
+fn a_clock_that_runs_ahead_holds_no_case_for_longer_than_the_expiry() {
+    let folder = tempfile::tempdir().unwrap();
+    let cases = cases(folder.path(), 1);
+    let expiry = Duration::from_millis(100);
+    let one = joined_for(folder.path(), &cases, WAY, expiry);
+    // Of a machine whose clock is a day ahead, and which is gone.
+    let other = "01234567-77-88.0";
+    let ahead = |seconds: u64| {
+        let file = File::create(file_of(&one.folder, other)).unwrap();
+        let touched = SystemTime::now() + Duration::from_secs(86_400 + seconds);
+        file.set_modified(touched).unwrap();
+    };
+    ahead(0);
+    fs::write(one.claim_file(0, 1), format!("{other}\n")).unwrap();
+    let begun = std::time::Instant::now();
+    assert_eq!(one.take(0).unwrap(), Taking::Busy);
+    // Each sign begins the wait anew.
+    for sign in 1.. {
+        if begun.elapsed() > 2 * expiry {
+            break;
+        }
+        ahead(sign);
+        assert_eq!(one.take(0).unwrap(), Taking::Busy);
+    }
+    assert_eq!(taken_at_last(&one, 0), Taking::Ours);
 }
 
 #[test]
 fn what_is_not_as_it_was_is_done_again() {
     let folder = tempfile::tempdir().unwrap();
-    let cases = cases(folder.path(), 4);
+    let cases = cases(folder.path(), 5);
     let one = joined(folder.path(), &cases, WAY);
-    for index in 0..4 {
+    for index in 0..5 {
         assert_eq!(one.take(index).unwrap(), Taking::Ours);
         done(&one, index);
     }
     drop(one);
+    fs::remove_file(&cases[4].output).unwrap();
     fs::write(&cases[1].input, "another volume").unwrap();
     fs::remove_file(sidecar_path(&cases[2].output)).unwrap();
     fs::write(
@@ -131,8 +182,14 @@ fn what_is_not_as_it_was_is_done_again() {
     )
     .unwrap();
     let two = joined(folder.path(), &cases, WAY);
+    // Its files decide, and then this batch's mark.
+    assert_eq!(two.take(0).unwrap(), Taking::Remembered);
+    let three = joined(folder.path(), &cases, WAY);
+    assert!(three.take_anew(0).unwrap() && !two.take_anew(0).unwrap());
+    assert_eq!(two.take(0).unwrap(), Taking::Busy);
+    done(&three, 0);
     assert_eq!(two.take(0).unwrap(), Taking::Settled);
-    for index in 1..4 {
+    for index in 1..5 {
         assert_eq!(two.take(index).unwrap(), Taking::Ours, "case {index}");
     }
     let other = joined(folder.path(), &cases, "another model");

@@ -4,6 +4,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::system_metrics::Sampler;
+use ctseg_base::limits::spawn::spawn;
 
 /// As often as MLflow's own client.
 const EVERY: Duration = Duration::from_secs(10);
@@ -30,9 +31,7 @@ impl Watch {
             }
         };
         // A run without samples is a run all the same.
-        let _ = std::thread::Builder::new()
-            .name("machine".to_owned())
-            .spawn(work);
+        let _ = spawn("machine", work);
         Self { ended }
     }
 }

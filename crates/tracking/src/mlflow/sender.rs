@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::delivery::{Delivery, Link, Opened};
 use super::error::Fault;
+use ctseg_base::limits::spawn::spawn;
 use ctseg_base::progress::Observer;
 use ctseg_http::BackOff;
 
@@ -101,10 +102,9 @@ impl Sender {
             notes_said: BTreeMap::new(),
             back_off: BackOff::default(),
         };
-        let spawned = std::thread::Builder::new()
-            .name("mlflow".to_owned())
-            .spawn(move || worker.work());
-        if spawned.is_err() {
+        if let Err(error) = spawn("mlflow", move || worker.work()) {
+            let why = format!("MLflow: {error}; 'ctseg sync' uploads the run later");
+            shared.observer.warn(&why);
             shared.state().is_over = true;
         }
         Self { shared }

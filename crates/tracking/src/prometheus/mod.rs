@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ctseg_base::atomic_file::{parent_of, write_bytes_atomically};
+use ctseg_base::limits::spawn::spawn;
 use ctseg_base::progress::{CaseCounts, Observer, Task};
 use ctseg_base::progress_counts::{TaskCount, TaskList};
 use ctseg_base::temp_files::remove_leftovers;
@@ -40,7 +41,7 @@ impl MetricsFile {
     /// Writes that `command` runs.
     ///
     /// # Errors
-    /// The file cannot be written.
+    /// The file cannot be written; no thread can be started to write it now and then.
     pub fn begin(path: &Path, command: &str) -> Result<Self> {
         if path.is_dir() {
             let problem = "is a folder; expected a file for --metrics-file, such as ctseg.prom";
@@ -62,7 +63,7 @@ impl MetricsFile {
         // Of the file itself, by a process that was killed while it wrote.
         remove_leftovers(parent_of(path))?;
         let own = Arc::clone(&shared);
-        let writer = std::thread::spawn(move || own.keep());
+        let writer = spawn("metrics file", move || own.keep())?;
         Ok(Self {
             shared,
             writer: Mutex::new(Some(writer)),

@@ -16,6 +16,7 @@ use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use ctseg_base::Result;
+use ctseg_base::limits::spawn::spawn_scoped;
 use ctseg_base::progress::Observer;
 use ctseg_core::recipe::keep::Keep;
 use ctseg_core::run::checkpoint::{Checkpoint, Progress};
@@ -37,7 +38,8 @@ const QUEUE: usize = 4;
 /// so many minutes, and when the training is stopped: going on from any of them gives the same weights.
 ///
 /// # Errors
-/// [`ctseg_base::Error::Interrupted`] when stopped from outside; unreadable cases; weights that do not stay finite.
+/// [`ctseg_base::Error::Interrupted`] when stopped from outside; unreadable cases; weights that do not stay finite; no
+/// thread to prepare batches on.
 pub fn train(job: &TrainingJob, observer: &dyn Observer, tracker: &dyn Tracker) -> Result<Trained> {
     let started = Instant::now();
     let (mut learner, mut progress) = begun_together(job, observer)?;
@@ -55,7 +57,9 @@ pub fn train(job: &TrainingJob, observer: &dyn Observer, tracker: &dyn Tracker) 
         if progress.ended.is_none() {
             let first = progress.epoch;
             let shown = progress.within.as_ref().map_or(0, |within| within.batches);
-            scope.spawn(move || prepare_batches(job, first, shown, &to));
+            spawn_scoped(scope, "loader", move || {
+                prepare_batches(job, first, shown, &to)
+            })?;
         }
         let pauses = |progress: &Progress| job.pause_after.is_some_and(|n| progress.epoch >= n);
         while progress.ended.is_none() && stopped.is_none() && !pauses(&progress) {

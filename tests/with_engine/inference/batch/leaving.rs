@@ -31,15 +31,39 @@ impl Task for HeldUp {
     fn note(&self, _: &str) {}
 }
 
+/// All volumes of `folder/images`.
+fn job<'a>(folder: &Path, stop: &'a AtomicBool, leaving: Option<Leaving<'a>>) -> PredictJob<'a> {
+    let out = folder.join("out");
+    let images = folder.join("images").into_os_string();
+    let inputs = expand_inputs(&[images], &out, None).unwrap();
+    let (cases, folder_of_cases) = plan_outputs(&inputs.files, &out).unwrap();
+    PredictJob {
+        cases,
+        folder: folder_of_cases,
+        models: vec![folder.join("model")],
+        computes: vec![compute()],
+        tta: None,
+        postprocess: true,
+        thresholds: Thresholds::default(),
+        overwrite: false,
+        max_ram: None,
+        probabilities: None,
+        outputs: Outputs::default(),
+        statistics: false,
+        shard: None,
+        claiming: None,
+        on_attention: None,
+        stop,
+        leaving,
+    }
+}
+
 #[test]
 fn leaving_waits_for_no_case_and_drops_the_one_in_hand() {
     static LEFT: AtomicBool = AtomicBool::new(false);
     let folder = tempfile::tempdir().unwrap();
     batch(folder.path(), 3);
-    let images = folder.path().join("images").into_os_string();
     let out = folder.path().join("out");
-    let inputs = expand_inputs(&[images], &out, None).unwrap();
-    let (cases, folder_of_cases) = plan_outputs(&inputs.files, &out).unwrap();
     let (stop, asked) = (AtomicBool::new(false), AtomicBool::new(false));
     let seen = Mutex::new(Value::Null);
     let leave = || {
@@ -50,27 +74,11 @@ fn leaving_waits_for_no_case_and_drops_the_one_in_hand() {
         stop.store(true, Ordering::SeqCst);
         LEFT.store(true, Ordering::SeqCst);
     };
-    let job = PredictJob {
-        cases,
-        folder: folder_of_cases,
-        models: vec![folder.path().join("model")],
-        computes: vec![compute()],
-        tta: None,
-        postprocess: true,
-        overwrite: false,
-        max_ram: None,
-        probabilities: None,
-        outputs: Outputs::default(),
-        statistics: false,
-        shard: None,
-        claiming: None,
-        on_attention: None,
-        stop: &stop,
-        leaving: Some(Leaving {
-            asked: &asked,
-            leave: &leave,
-        }),
+    let leaving = Leaving {
+        asked: &asked,
+        leave: &leave,
     };
+    let job = job(folder.path(), &stop, Some(leaving));
     let observer = HoldsUp {
         asked: &asked,
         left: &LEFT,
@@ -86,4 +94,34 @@ fn leaving_waits_for_no_case_and_drops_the_one_in_hand() {
         .unwrap()
         .map(|file| file.unwrap().file_name());
     assert_eq!(left_behind.collect::<Vec<_>>(), ["predictions.json"]);
+}
+
+/// Takes the thread that hears it down with it.
+struct Panics;
+
+impl Observer for Panics {
+    fn say(&self, _: &str) {}
+    fn warn(&self, _: &str) {}
+    fn task(&self, _: &str, _: u64, _: &'static str) -> Box<dyn Task> {
+        Box::new(Silent)
+    }
+    fn cases(&self, _: &CaseCounts) {
+        panic!("of the test");
+    }
+}
+
+#[test]
+fn a_batch_whose_thread_died_ends_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    batch(folder.path(), 12);
+    let stop = AtomicBool::new(false);
+    let summary = predict(&job(folder.path(), &stop, None), &Panics).unwrap();
+    let reason = summary.ended_early.unwrap();
+    assert!(
+        reason.contains("of the test") && !reason.contains('\n'),
+        "{reason}"
+    );
+    let manifest = json(&folder.path().join("out/predictions.json"));
+    assert_eq!(manifest["ended"], true);
+    assert!(manifest["ended_early"].is_string(), "{manifest}");
 }

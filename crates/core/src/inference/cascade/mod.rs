@@ -10,6 +10,7 @@ use super::batching::Frugality;
 use super::loaded_model::Model;
 use super::stage::Segmenter;
 use super::test_time_augmentation::Mirroring;
+use super::threshold::Thresholds;
 use crate::dataset::Structure;
 use crate::model::bundle::Bundle;
 use crate::model::common::{common_cleaning, common_structures};
@@ -29,6 +30,10 @@ pub struct Cascade {
     /// Clean-up of label maps by label value and, for the record, by name.
     plan: Vec<(u16, Vec<Step>)>,
     cleaning: BTreeMap<String, Vec<Step>>,
+    /// The probability above which a voxel is a structure's, in the order of the maps.
+    thresholds: Vec<f64>,
+    /// Those that are not the usual one, by structure.
+    unusual: BTreeMap<String, f64>,
     /// How many planes of logits are restored at once; none: as many as usual.
     portion: Option<usize>,
 }
@@ -46,6 +51,9 @@ pub struct CascadeReport {
     /// Clean-up of the label map, by structure.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub postprocessing: BTreeMap<String, Vec<Step>>,
+    /// From which probability on a structure is marked, where it is not 0.5.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub threshold: BTreeMap<String, f64>,
     /// Of a model of several parts: those that looked, in their order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<String>,
@@ -91,13 +99,15 @@ impl Cascade {
         let models = bundles.iter().map(|bundle| Model::load(bundle, compute));
         let models: Vec<Model> = models.collect::<Result<_>>()?;
         same_axes(&models, bundles)?;
-        let cleaning = common_cleaning(bundles);
+        let (cleaning, usual) = (common_cleaning(bundles), Thresholds::default());
         let plan = structures
             .iter()
             .filter_map(|s| Some((s.value, cleaning.get(&s.name)?.clone())));
         Ok(Self {
             models,
             values: structures.iter().map(|s| s.value).collect(),
+            thresholds: structures.iter().map(|s| usual.of(&s.name)).collect(),
+            unusual: BTreeMap::new(),
             plan: plan.collect(),
             cleaning,
             portion: None,
@@ -159,6 +169,28 @@ impl Cascade {
         self.plan.clear();
         self.cleaning.clear();
         self
+    }
+
+    /// With structures marked from other probabilities on.
+    pub fn thresholded(mut self, structures: &[Structure], thresholds: &Thresholds) -> Self {
+        let of_map = |value: &u16| {
+            let mut structures = structures.iter();
+            let structure = structures.find(|structure| structure.value == *value);
+            structure.map_or(0.5, |structure| thresholds.of(&structure.name))
+        };
+        self.thresholds = self.values.iter().map(of_map).collect();
+        self.unusual = thresholds.unusual(structures.iter().map(|s| s.name.as_str()));
+        self
+    }
+
+    /// The probability above which a voxel is a structure's, in the order of the maps.
+    pub fn thresholds(&self) -> &[f64] {
+        &self.thresholds
+    }
+
+    /// Thresholds that are not 0.5, by structure.
+    pub fn threshold(&self) -> &BTreeMap<String, f64> {
+        &self.unusual
     }
 
     /// The clean-up of label maps, by structure.

@@ -152,6 +152,7 @@ impl Cascade {
             roi_share: roi.map(|roi| roi.voxels() as f64 / source.voxels() as f64),
             looks: self.looks(),
             postprocessing: self.cleaning.clone(),
+            threshold: self.unusual.clone(),
             parts: Vec::new(),
             notes,
             seconds,
@@ -200,6 +201,7 @@ impl Cascade {
                 .portion
                 .unwrap_or_else(|| usual_portion(self.values.len(), common.shape_zyx(), axis)),
             values: &self.values,
+            thresholds: &self.thresholds,
             outputs: first.stage2.recipe.outputs,
             how: first.stage2.recipe.restoration(source),
         };

@@ -57,6 +57,7 @@ impl PreviousStage<'_> {
             axis,
             portion: portion.unwrap_or_else(|| usual_portion(self.values.len(), shape, axis)),
             values: self.values,
+            thresholds: &[], // of what the second stage finds
             outputs: recipe.outputs,
             how: recipe.restoration(&volume.grid),
         };

@@ -63,7 +63,7 @@ impl Team {
     /// telling so by `tell`.
     ///
     /// # Errors
-    /// Those of the collective, and of processes that were begun wrongly.
+    /// Those of the collective, and of processes that were begun wrongly; no thread can be started to watch the others.
     pub fn of(
         (rank, size): (usize, usize),
         collective: Arc<dyn Collective>,
@@ -75,7 +75,7 @@ impl Team {
             )));
         }
         let names = names(rank, size, collective.as_ref())?;
-        let watch = Watch::begin(rank, names, Arc::clone(&collective), Box::new(tell));
+        let watch = Watch::begin(rank, names, Arc::clone(&collective), Box::new(tell))?;
         Ok(Self {
             rank,
             size,

@@ -1,0 +1,317 @@
+//! What is done with a case whose files are there already: the one decision, for batches with and without claims.
+//!
+//! | label map (or mask)                                            | decision                              |
+//! |----------------------------------------------------------------|---------------------------------------|
+//! | none                                                           | make                                  |
+//! | sidecar says `writing`, or the file cannot be decoded          | make                                  |
+//! | as the sidecar says, same input and model                      | keep                                  |
+//! | as the sidecar says, other input or model                      | make                                  |
+//! | not as the sidecar says, but readable and on the input's grid  | keep: changed by hand                 |
+//! | no sidecar, or one that does not name the file                 | error: not made by ctseg              |
+//!
+//! Files that are drawn or computed beside the label map (picture, statistics, probabilities, entropy) are made again
+//! where they are not as the sidecar says.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use super::sidecar::{Found, Sidecar, found_at, sidecar_path};
+use crate::dataset::grid_difference;
+use ctseg_base::atomic_file::parent_of;
+use ctseg_base::{Error, Result};
+use ctseg_image::formats::{read_header, read_label_runs};
+
+/// What is to be done with a case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    Make,
+    Keep,
+    /// This file was changed since it was written, and the case is left as it is.
+    KeepChanged(PathBuf),
+}
+
+/// A case and the files that it is to have.
+pub struct Wanted<'a> {
+    pub input: &'a Path,
+    /// Where its label map is or would be.
+    pub output: &'a Path,
+    /// All of its files, relative to the label map's folder.
+    pub files: &'a [PathBuf],
+    /// Those of them that people edit: label map and masks.
+    pub editable: &'a [PathBuf],
+}
+
+impl Wanted<'_> {
+    /// Decides what is done with the case; `is_current` says whether a finished case was made of the same input, by the
+    /// same model and in the same way.
+    ///
+    /// # Errors
+    /// A file that ctseg has not made would be overwritten; a label map that was changed lies on another grid than
+    /// its input, or cannot be read at all.
+    pub fn decide(&self, is_current: impl Fn(&Sidecar) -> bool) -> Result<Decision> {
+        let sidecar = sidecar_path(self.output);
+        let made = match found_at(self.output)? {
+            Found::Nothing => {
+                self.refuse_others(|_| false)?;
+                return Ok(Decision::Make);
+            }
+            Found::Foreign => {
+                self.refuse_others(|_| false)?;
+                return Err(Error::file(
+                    sidecar,
+                    "not made by ctseg; use --overwrite to replace it by the case's sidecar, or choose another -o",
+                ));
+            }
+            Found::Begun(begun) => {
+                self.refuse_others(|file| begun.files.contains(file))?;
+                return Ok(Decision::Make);
+            }
+            Found::Done(made) => made,
+        };
+        self.refuse_others(|file| made.written.contains_key(file) || made.files.contains(file))?;
+        let mut is_whole = true;
+        for file in self.files {
+            if made.is_whole(self.output, file) {
+                continue;
+            }
+            is_whole = false;
+            if self.editable.contains(file) && self.is_changed_by_hand(file)? {
+                return self.kept(file);
+            }
+        }
+        Ok(match is_whole && is_current(&made) {
+            true => Decision::Keep,
+            false => Decision::Make,
+        })
+    }
+
+    /// Refuses to overwrite files that are none of the case's own.
+    fn refuse_others(&self, is_own: impl Fn(&PathBuf) -> bool) -> Result<()> {
+        let mut files = self.files.iter();
+        match files.find(|file| self.is_there(file) && !is_own(file)) {
+            None => Ok(()),
+            Some(file) => Err(Error::file(
+                self.path(file),
+                "not made by ctseg; use --overwrite to replace it, or choose another -o",
+            )),
+        }
+    }
+
+    /// Whether a file that is not as it was written is somebody's work. What cannot be decoded was cut off or damaged.
+    fn is_changed_by_hand(&self, file: &Path) -> Result<bool> {
+        if !self.is_there(file) {
+            return Ok(false);
+        }
+        let path = self.path(file);
+        let header = match read_label_runs(&path) {
+            Ok((header, _)) => header,
+            Err(Error::Io { cause, .. }) if cause.kind() == ErrorKind::NotFound => {
+                return Ok(false); // a link to nowhere
+            }
+            Err(error @ Error::Io { .. }) => return Err(error),
+            Err(_) => return Ok(false),
+        };
+        let image = read_header(self.input)?.grid;
+        match grid_difference(&header.grid, &image) {
+            None => Ok(true),
+            Some(difference) => Err(Error::file(
+                path,
+                format!(
+                    "was changed since ctseg wrote it, and now {difference}; or use --overwrite to replace it"
+                ),
+            )),
+        }
+    }
+
+    /// The case stays as it is, unless its label map is missing.
+    fn kept(&self, file: &Path) -> Result<Decision> {
+        match self.editable.iter().find(|other| !self.is_there(other)) {
+            None => Ok(Decision::KeepChanged(self.path(file))),
+            Some(missing) => Err(Error::file(
+                self.path(file),
+                format!(
+                    "was changed since ctseg wrote it, and would be overwritten together with {}, which is missing; \
+                     move it away, or use --overwrite",
+                    missing.display()
+                ),
+            )),
+        }
+    }
+
+    fn path(&self, file: &Path) -> PathBuf {
+        parent_of(self.output).join(file)
+    }
+
+    /// Links that lead nowhere are somebody's too.
+    fn is_there(&self, file: &Path) -> bool {
+        self.path(file).symlink_metadata().is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use serde_json::{Value, json};
+
+    use super::super::sidecar::Written;
+    use super::*;
+    use ctseg_image::formats::{VoxelType, write_volume};
+    use ctseg_image::space::{Grid, Volume};
+
+    /// A volume, its finished label map and mask, and their sidecar.
+    struct Case(tempfile::TempDir);
+
+    const FILES: [&str; 3] = ["case.nii.gz", "case/liver.nii.gz", "case_preview.png"];
+
+    impl Case {
+        fn made() -> Self {
+            let case = Self(tempfile::tempdir().unwrap());
+            let grid = Grid::with_spacing([4, 3, 2], [1.0; 3]);
+            let data = ndarray::Array3::zeros(grid.shape_zyx());
+            write_volume(&case.input(), &Volume { grid, data }, VoxelType::I16).unwrap();
+            case.write(FILES[0], grid, 1);
+            case.write(FILES[1], grid, 1);
+            fs::write(case.at(FILES[2]), "picture").unwrap();
+            let written = FILES.map(|file| (file, json!(Written::at(&case.at(file)).unwrap())));
+            case.sidecar(&json!({"files": FILES, "written": Value::from_iter(written)}));
+            case
+        }
+
+        fn at(&self, name: &str) -> PathBuf {
+            self.0.path().join(name)
+        }
+
+        fn input(&self) -> PathBuf {
+            self.at("volume.nii")
+        }
+
+        fn write(&self, name: &str, grid: Grid, label: u16) {
+            let data = ndarray::Array3::from_elem(grid.shape_zyx(), f32::from(label));
+            write_volume(&self.at(name), &Volume { grid, data }, VoxelType::I16).unwrap();
+        }
+
+        fn sidecar(&self, more: &Value) {
+            let mut sidecar = json!({
+                "input": "", "input_sha256": "input", "model": "", "model_sha256": "model",
+                "ctseg_version": "", "device": "", "shape": [1, 1, 1], "spacing_mm": [1.0, 1.0, 1.0],
+                "orientation": "", "notes": [], "volumes_ml": {}, "structures": {}, "seconds": 1.0,
+                "peak_memory_mb": null,
+                "cascade": {"roi": null, "roi_share": null, "notes": [], "seconds": {}},
+            });
+            for (key, value) in more.as_object().unwrap() {
+                sidecar[key] = value.clone();
+            }
+            fs::write(self.at("case.json"), sidecar.to_string()).unwrap();
+        }
+
+        fn writing(&self, files: &[&str]) {
+            let begun =
+                json!({"state": "writing", "input": "", "ctseg_version": "", "files": files});
+            fs::write(self.at("case.json"), begun.to_string()).unwrap();
+        }
+
+        fn decided(&self, is_current: bool) -> Result<Decision> {
+            let files = FILES.map(PathBuf::from);
+            let wanted = Wanted {
+                input: &self.input(),
+                output: &self.at(FILES[0]),
+                files: &files,
+                editable: &files[..2],
+            };
+            wanted.decide(|made| made.input_sha256 == "input" && is_current)
+        }
+
+        fn refused(&self) -> String {
+            self.decided(true).unwrap_err().to_string()
+        }
+    }
+
+    #[test]
+    fn what_ctseg_made_is_kept_or_made_again() {
+        let case = Case::made();
+        assert_eq!(case.decided(true).unwrap(), Decision::Keep);
+        assert_eq!(case.decided(false).unwrap(), Decision::Make);
+        fs::write(case.at(FILES[2]), "another picture").unwrap();
+        assert_eq!(case.decided(true).unwrap(), Decision::Make);
+        // Killed at any moment between the first file and the sidecar.
+        let case = Case::made();
+        case.writing(&FILES);
+        assert_eq!(case.decided(true).unwrap(), Decision::Make);
+        for file in FILES {
+            fs::remove_file(case.at(file)).unwrap();
+            assert_eq!(case.decided(true).unwrap(), Decision::Make);
+        }
+        // Deleted, with its mask and without.
+        for files in [&FILES[..1], &FILES[..2], &FILES[1..2]] {
+            let case = Case::made();
+            files
+                .iter()
+                .for_each(|file| fs::remove_file(case.at(file)).unwrap());
+            assert_eq!(case.decided(true).unwrap(), Decision::Make);
+        }
+        let case = Case::made();
+        let bytes = fs::read(case.at(FILES[0])).unwrap();
+        fs::write(case.at(FILES[0]), &bytes[..bytes.len() - 9]).unwrap();
+        assert_eq!(case.decided(true).unwrap(), Decision::Make);
+        fs::write(case.at(FILES[0]), "").unwrap();
+        assert_eq!(case.decided(true).unwrap(), Decision::Make);
+    }
+
+    #[test]
+    fn what_was_changed_by_hand_is_kept() {
+        let grid = Grid::with_spacing([4, 3, 2], [1.0; 3]);
+        for file in &FILES[..2] {
+            let case = Case::made();
+            case.write(file, grid, 7);
+            for is_current in [true, false] {
+                let decided = case.decided(is_current).unwrap();
+                assert_eq!(decided, Decision::KeepChanged(case.at(file)));
+            }
+            let elsewhere = Grid::with_spacing([4, 3, 2], [2.0; 3]);
+            case.write(file, elsewhere, 7);
+            let said = case.refused();
+            assert!(
+                said.contains("was changed") && said.contains("--overwrite"),
+                "{said}"
+            );
+        }
+        // It cannot be kept and the label map made.
+        let case = Case::made();
+        case.write(FILES[1], grid, 7);
+        fs::remove_file(case.at(FILES[0])).unwrap();
+        assert!(case.refused().contains("case.nii.gz, which is missing"));
+        // The oldest sidecars say nothing of the files' content.
+        let case = Case::made();
+        case.sidecar(&json!({"files": FILES}));
+        let decided = case.decided(true).unwrap();
+        assert_eq!(decided, Decision::KeepChanged(case.at(FILES[0])));
+    }
+
+    #[test]
+    fn what_ctseg_has_not_made_is_refused() {
+        let case = Case::made();
+        fs::remove_file(case.at("case.json")).unwrap();
+        let said = case.refused();
+        assert!(
+            said.contains("not made by ctseg") && said.contains("case.nii.gz"),
+            "{said}"
+        );
+        // Of a converter of DICOM, say.
+        fs::write(case.at("case.json"), r#"{"Modality": "CT"}"#).unwrap();
+        assert!(case.refused().contains("not made by ctseg"));
+        for file in FILES {
+            fs::remove_file(case.at(file)).unwrap();
+        }
+        let said = case.refused();
+        assert!(said.contains("case.json: not made by ctseg"), "{said}");
+        fs::remove_file(case.at("case.json")).unwrap();
+        assert_eq!(case.decided(true).unwrap(), Decision::Make);
+        // A mask that lay there before the case had masks, whole or begun.
+        let case = Case::made();
+        case.sidecar(&json!({"files": [FILES[0]], "written": {}}));
+        assert!(case.refused().contains("liver.nii.gz"));
+        case.writing(&FILES[..1]);
+        assert!(case.refused().contains("liver.nii.gz"));
+    }
+}

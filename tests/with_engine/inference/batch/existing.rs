@@ -1,0 +1,103 @@
+//! Files that are there already: kept, made again, or not touched.
+
+use super::*;
+use ctseg_image::formats::{LabelNames, read_label_map, write_label_map};
+
+/// `predict images -o out --json` with `more`.
+fn predicted(folder: &Path, more: &[&str], code: i32) -> Value {
+    let arguments = [&["predict", "images", "-o", "out", "--json"], more].concat();
+    serde_json::from_slice(&run(folder, &arguments, code).stdout).unwrap()
+}
+
+/// Somebody paints a voxel.
+fn correct(label_map: &Path) {
+    let (header, mut labels) = read_label_map(label_map).unwrap();
+    let first = labels.data.first_mut().unwrap();
+    *first = 1 - (*first).min(1);
+    write_label_map(label_map, &labels, &header, &LabelNames::new()).unwrap();
+}
+
+#[test]
+fn with_claims_and_without_them_the_files_decide() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let count = |summary: &Value, what: &str| summary[what].as_array().unwrap().len();
+    batch(folder.path(), 4);
+    let claims = ["--claim", "claims"];
+    for more in [&[][..], &claims[..]] {
+        let _ = std::fs::remove_dir_all(at("out"));
+        assert_eq!(count(&predicted(folder.path(), more, 0), "written"), 4);
+        let sound = std::fs::read(at("out/case_01.nii.gz")).unwrap();
+        correct(&at("out/case_00.nii.gz"));
+        let corrected = std::fs::read(at("out/case_00.nii.gz")).unwrap();
+        std::fs::remove_file(at("out/case_01.nii.gz")).unwrap();
+        std::fs::remove_file(at("out/case_02.json")).unwrap();
+        let summary = predicted(folder.path(), more, 3);
+        assert_eq!(
+            summary["written"],
+            serde_json::json!(["out/case_01.nii.gz"])
+        );
+        assert_eq!(count(&summary, "kept"), 2, "{summary}");
+        let note = summary["notes"][0].to_string();
+        assert!(
+            note.contains("case_00.nii.gz was changed by hand"),
+            "{note}"
+        );
+        let failed = summary["failed"].to_string();
+        assert!(
+            failed.contains("case_02.nii.gz: not made by ctseg"),
+            "{failed}"
+        );
+        assert!(std::fs::read(at("out/case_00.nii.gz")).unwrap() == corrected);
+        assert!(std::fs::read(at("out/case_01.nii.gz")).unwrap() == sound);
+        let manifest = json(&at("out/predictions.json"));
+        assert!(manifest["cases"][0]["notes"][0].is_string(), "{manifest}");
+    }
+    // Claims of this batch go on counting; a new folder is a new batch.
+    let anew = ["--overwrite", "--claim", "others"];
+    assert_eq!(count(&predicted(folder.path(), &anew, 0), "written"), 4);
+    assert_eq!(count(&predicted(folder.path(), &anew, 0), "kept"), 4);
+    // Another way of making them.
+    let masks = ["--no-postprocess", "--split"];
+    assert_eq!(count(&predicted(folder.path(), &masks, 0), "written"), 4);
+}
+
+#[test]
+fn references_are_not_overwritten() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    batch(folder.path(), 1);
+    std::fs::create_dir(at("out")).unwrap();
+    std::fs::copy(at("images/case_00.nii.gz"), at("out/case_00.nii.gz")).unwrap();
+    let drawn = std::fs::read(at("out/case_00.nii.gz")).unwrap();
+    // Alone, too: what is there is not lost, and neither is it made.
+    predicted(folder.path(), &[], 3);
+    assert!(std::fs::read(at("out/case_00.nii.gz")).unwrap() == drawn);
+    assert!(!at("out/case_00.json").exists());
+    // A dataset's labels are never written to.
+    std::fs::rename(at("out"), at("labels")).unwrap();
+    for more in [&[][..], &["--overwrite"]] {
+        let arguments = [&["predict", "images", "-o", "labels"], more].concat();
+        let said = stderr(&run(folder.path(), &arguments, 2));
+        assert!(said.contains("the labels of the dataset"), "{said}");
+    }
+    assert!(std::fs::read(at("labels/case_00.nii.gz")).unwrap() == drawn);
+    std::fs::rename(at("labels"), at("out")).unwrap();
+    // Tables and lists of others.
+    let others =
+        ["predictions.json", "failures.jsonl", "statistics.csv"].map(|name| at("out").join(name));
+    others
+        .iter()
+        .for_each(|file| std::fs::write(file, "somebody's\n").unwrap());
+    let summary = predicted(folder.path(), &["--overwrite"], 0);
+    assert_eq!(summary["written"][0], "out/case_00.nii.gz");
+    for file in others {
+        assert_eq!(
+            std::fs::read(&file).unwrap(),
+            b"somebody's\n",
+            "{}",
+            file.display()
+        );
+    }
+    assert_eq!(json(&at("out/predictions.batch.json"))["ended"], true);
+}
