@@ -229,7 +229,8 @@ impl<'a> Record<'a> {
         let input = self.batch.cases[index].input.display();
         let what = match &self.states[index] {
             CaseState::Done { seconds, .. } => format!("{seconds:.1} s"),
-            CaseState::Kept => "kept, made before of the same input and model".to_owned(),
+            CaseState::Kept { notes } if !notes.is_empty() => "kept, changed by hand".to_owned(),
+            CaseState::Kept { .. } => "kept, made before of the same input and model".to_owned(),
             CaseState::Failed { .. } | CaseState::Pending => return,
         };
         let all = self.states.len();
