@@ -196,3 +196,11 @@ pub struct PredictSummary {
     /// Why the batch ended before its end, where that was not asked for.
     pub ended_early: Option<String>,
 }
+
+impl PredictSummary {
+    /// Whether a case has a label map now, be it somebody else's.
+    pub fn has_label_maps(&self) -> bool {
+        let all = [&self.written, &self.kept, &self.by_others, &self.protected];
+        all.iter().any(|label_maps| !label_maps.is_empty())
+    }
+}

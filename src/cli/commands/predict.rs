@@ -319,15 +319,7 @@ fn outcome(summary: &PredictSummary) -> Outcome {
         Outcome::Interrupted
     } else if summary.failures.is_empty() && summary.ended_early.is_none() {
         Outcome::AllDone
-    } else if [
-        &summary.written,
-        &summary.kept,
-        &summary.by_others,
-        &summary.protected,
-    ]
-    .iter()
-    .all(|label_maps| label_maps.is_empty())
-    {
+    } else if !summary.has_label_maps() {
         Outcome::NothingDone
     } else {
         Outcome::SomeFailed
