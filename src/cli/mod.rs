@@ -12,6 +12,7 @@ mod logging;
 mod outcome;
 mod pool;
 mod print;
+mod resume;
 mod settings;
 mod signals;
 
@@ -25,6 +26,7 @@ use crate::log::json::Log;
 
 use config::Config;
 use logging::Observing;
+use resume::Given;
 use settings::{Global, Settings};
 
 /// Two-stage segmentation of CT volumes: a coarse U-Net finds the region of interest, a second one refines
@@ -42,6 +44,9 @@ pub struct Cli {
     /// The subcommand's name
     #[arg(skip)]
     name: String,
+    /// Its flags
+    #[arg(skip)]
+    given: Given,
 }
 
 #[derive(Subcommand)]
@@ -102,6 +107,7 @@ impl Cli {
             let matches = Self::command().try_get_matches()?;
             let mut cli = Self::from_arg_matches(&matches)?;
             cli.name = matches.subcommand_name().unwrap_or_default().to_owned();
+            cli.given = Given::of(&matches);
             Ok(cli)
         };
         read().unwrap_or_else(|error: clap::Error| logging::refuse(&error))
@@ -134,8 +140,8 @@ impl Cli {
         settings.threads = pool::start(settings.threads, settings.observer().as_ref())?;
         match self.command {
             Command::Demo(args) => commands::demo::run(args, &settings),
-            Command::Fit(args) => commands::fit::run(args, &settings),
-            Command::Sweep(args) => commands::sweep::run(args, &settings),
+            Command::Fit(args) => commands::fit::run(args, &self.given, &settings),
+            Command::Sweep(args) => commands::sweep::run(args, &self.given, &settings),
             Command::Status(args) => commands::status::run(args, &settings),
             Command::Submit(args) => commands::submit::run(args, &settings, Self::command()),
             Command::Sync(args) => commands::sync::run(args, &settings),

@@ -96,11 +96,8 @@ fn epochs(recipe: &Recipe, history: &History) -> Epochs {
 
 /// Best validation Dice, mean over the networks that were validated.
 fn dice(history: &History) -> Option<f64> {
-    let best = history.values().filter_map(|lines| {
-        let dice = lines.iter().map(|line| line.validation_dice);
-        dice.reduce(f64::max)
-    });
-    let best: Vec<f64> = best.collect();
+    let best = history.values().filter_map(|lines| history::best(lines));
+    let best: Vec<f64> = best.map(|(_, dice)| dice).collect();
     (!best.is_empty()).then(|| best.iter().sum::<f64>() / best.len() as f64)
 }
 

@@ -52,10 +52,11 @@ pub fn publish_levels(model: &Path, levels: &[Level], spacing_mm: f64) {
             input_ranges: None,
             fold: 0,
             epoch: 1,
-            validation_dice: 0.0,
+            validation_dice: None,
             held_out: Vec::new(),
             trained_on: Vec::new(),
         }],
+        image_sha256: Default::default(),
         recipe,
     };
     let structures: Vec<Structure> = levels

@@ -8,6 +8,7 @@ pub mod fake_mlflow;
 pub mod levels;
 pub mod mlflow;
 pub mod nnunet;
+pub mod tiny_ct;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -167,11 +168,12 @@ pub fn publish_random(model: &Path, recipe: &Recipe, folds: &[&[&str]]) {
                 input_ranges: None,
                 fold,
                 epoch: 1,
-                validation_dice: 0.0,
+                validation_dice: None,
                 held_out: held_out.iter().map(|id| (*id).to_owned()).collect(),
                 trained_on: Vec::new(),
             })
             .collect(),
+        image_sha256: Default::default(),
         recipe: recipe.clone(),
     };
     Bundle::publish(model, &structures, TrainedStage { manifest, weights }).unwrap();

@@ -21,6 +21,7 @@ mod normalisation;
 mod recorded;
 mod reliability;
 mod report;
+mod runs;
 mod sampling;
 #[cfg(unix)]
 mod setup_libtorch;

@@ -188,6 +188,7 @@ fn run_folder(folder: &Path) -> PathBuf {
         model: folder.join("model"),
         seed: 11,
         from: None,
+        stage1_sha256: None,
         ctseg_version: "0.1.0".to_owned(),
         engine: "flex in f32".to_owned(),
         parent: None,

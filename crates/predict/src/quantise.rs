@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use ctseg_base::progress::Observer;
 use ctseg_base::{Error, Result};
+use ctseg_core::dataset::content::image_sha256;
 use ctseg_core::dataset::{Dataset, LabelSource};
 use ctseg_core::inference::cascade::Cascade;
 use ctseg_core::model::bundle::Bundle;
+use ctseg_core::model::known_cases::KnownCases;
 use ctseg_engine::device::Compute;
 use ctseg_engine::precision::Precision;
 use ctseg_image::metrics::overlap::overlaps;
@@ -66,6 +68,7 @@ pub fn calibrate(job: &CalibrateJob, observer: &dyn Observer) -> Result<Calibrat
         ));
     }
     let (seen, unseen) = cases(&bundle, &job.dataset, job.cases);
+    let unseen = never_seen(&bundle, job, unseen, observer)?;
     if seen.is_empty() {
         return Err(Error::file(
             &job.model,
@@ -126,6 +129,36 @@ fn cases(bundle: &Bundle, dataset: &Dataset, count: usize) -> (Vec<usize>, Vec<u
         test
     };
     (of(&fold.trained_on), unseen)
+}
+
+/// Those of `cases` whose image the first network was not trained on under another name.
+fn never_seen(
+    bundle: &Bundle,
+    job: &CalibrateJob,
+    cases: Vec<usize>,
+    observer: &dyn Observer,
+) -> Result<Vec<usize>> {
+    let stage = bundle.stage(2).or_else(|| bundle.stage(1));
+    let Some((stage, fold)) = stage.and_then(|stage| Some((stage, stage.folds.first()?))) else {
+        return Ok(cases);
+    };
+    let known = KnownCases::new(stage);
+    let mut unseen = Vec::new();
+    for index in cases {
+        let case = &job.dataset.cases[index];
+        let image = job.dataset.load_image(case)?;
+        let sha256 = image_sha256(&image.volume);
+        if known.is_trained_on(fold, &case.id, &sha256) {
+            observer.warn(&format!(
+                "{}: not compared, the model was trained on this image as {}",
+                case.id,
+                known.names_of(&sha256).join(", ")
+            ));
+        } else {
+            unseen.push(index);
+        }
+    }
+    Ok(unseen)
 }
 
 fn way(

@@ -96,9 +96,7 @@ pub fn draw_to(history: &History, name: &str, [loss_png, dice_png]: [&Path; 2]) 
     ];
     let dice: &[Kind] = &[
         ("training cases", Stroke::Dots, |line| line.training_dice),
-        ("validation", Stroke::Dashes, |line| {
-            Some(line.validation_dice)
-        }),
+        ("validation", Stroke::Dashes, |line| line.validation_dice),
     ];
     chart("Loss", "loss", None, loss).write_png(loss_png)?;
     chart("Dice", "Dice", Some((0.0, 1.0)), dice).write_png(dice_png)
@@ -140,7 +138,7 @@ pub fn draw_trials(sweep: &Path, trials: &[(String, &Path)]) -> Result<()> {
     };
     let plots = sweep.join(PLOTS);
     chart("Validation Dice", Some((0.0, 1.0)), |line| {
-        Some(line.validation_dice)
+        line.validation_dice
     })
     .write_png(&plots.join("dice.png"))?;
     chart("Training loss", None, |line| line.loss).write_png(&plots.join("loss.png"))

@@ -12,6 +12,7 @@ use crate::cli::args::tracking::MlflowArgs;
 use crate::cli::env::nnunet_preprocessed;
 use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
+use crate::cli::resume::{Given, TRACKED_ALREADY, moved_data};
 use crate::cli::settings::Settings;
 use crate::cli::signals::stop_on_signals;
 use ctseg_base::atomic_file::write_bytes_atomically;
@@ -22,10 +23,12 @@ use ctseg_base::{Error, Result};
 use ctseg_core::dataset::generated;
 use ctseg_core::dataset::{Dataset, GivenSplits};
 use ctseg_core::recipe::Recipe;
+use ctseg_core::run::data::RunData;
 use ctseg_core::run::tracker::Tracker;
 use ctseg_report::curves;
 use ctseg_report::curves::Curves;
 use ctseg_tracking::provenance;
+use ctseg_train::fit::{check_dataset, check_stage_one};
 use ctseg_train::sweep::table::TrialRow;
 use ctseg_train::sweep::{SweepJob, SweepSettings, sweep};
 
@@ -72,8 +75,8 @@ pub struct SweepArgs {
     /// Decides weights, folds and the order of slices; the same for all trials
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Go on with the sweep in this folder
-    #[arg(long, value_name = "SWEEP", conflicts_with_all = ["stage", "vary", "set", "epochs", "rungs", "eta", "data", "fold", "seed"])]
+    /// Continue the sweep in this folder. Its dataset must be unchanged; --data names it where it was moved
+    #[arg(long, value_name = "SWEEP")]
     resume: Option<PathBuf>,
     #[command(flatten)]
     limit: LimitArgs,
@@ -83,23 +86,52 @@ pub struct SweepArgs {
     mlflow: MlflowArgs,
 }
 
-pub fn run(args: SweepArgs, settings: &Settings) -> anyhow::Result<Outcome> {
+/// Flags that a sweep which goes on cannot honour, each with what it has of its own.
+const NOT_WITH_RESUME: [(&str, &str); 10] = [
+    ("stage", "the sweep's own recipe"),
+    ("set", "the sweep's own recipe"),
+    ("epochs", "the sweep's own recipe"),
+    ("vary", "the sweep's own trials"),
+    ("rungs", "the sweep's own rungs"),
+    ("eta", "the sweep's own rungs"),
+    ("fold", "the sweep's own folds"),
+    ("seed", "the sweep's own seed"),
+    ("model", "the sweep's own model"),
+    ("runs", "the sweep's own folder"),
+];
+
+pub fn run(args: SweepArgs, given: &Given, settings: &Settings) -> anyhow::Result<Outcome> {
+    if args.resume.is_some() {
+        given.refuse_with_resume(&NOT_WITH_RESUME)?;
+        given.refuse_with_resume(&TRACKED_ALREADY)?;
+    }
     let observer = settings.observer();
     args.mlflow.check(settings)?;
     let stop = stop_on_signals()?;
     args.limit.watch(&stop, &observer)?;
     let storage = args.storage.storage(&settings.config)?;
-    let (folder, sweep_settings, dataset) = opened(&args, settings, observer.as_ref())?;
+    let (sweep_settings, dataset) = opened((&args, given), settings, observer.as_ref())?;
+    let dataset = storage.near(dataset, &stop, observer.as_ref())?;
+    // What cannot be trained is refused before there is a folder.
+    sweep_settings.trials()?;
+    let content = check_dataset(&dataset, &stop, observer.as_ref())?;
+    check_stage_one(&sweep_settings.recipe, &sweep_settings.model, &content)?;
+    let compute = settings.compute()?;
+    let folder = match &args.resume {
+        Some(folder) => folder.clone(),
+        None => sweep_settings.begin(&settings.config.runs_or(args.runs.clone()))?,
+    };
     let curves = Curves::default();
     let mlflow = args.mlflow.tracker(settings, &observer)?;
     let mut trackers: Vec<&dyn Tracker> = vec![&curves];
     trackers.extend(mlflow.iter().map(|mlflow| mlflow as &dyn Tracker));
     trackers.extend(settings.observing.tracker());
     let job = SweepJob {
-        dataset: storage.near(dataset, &stop, observer.as_ref())?,
+        dataset,
+        content,
         case_store: storage.case_store.as_ref(),
         settings: sweep_settings,
-        compute: settings.compute()?,
+        compute,
         stop: &stop,
         trackers: &trackers,
         tags: provenance::tags(),
@@ -107,48 +139,73 @@ pub fn run(args: SweepArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         folder: folder.clone(),
     };
     let rows = sweep(&job, observer.as_ref())?;
-    if settings.json {
-        print_out(&format!(
-            "{:#}\n",
-            json!({"sweep": folder.display().to_string(), "trials": rows})
-        ));
-    } else {
-        print_out(&as_table(&rows));
-        print_out(&format!("  sweep  {}\n", folder.display()));
-        if let Some(best) = rows.first() {
-            print_out(&format!(
-                "  'ctseg fit --resume {}' puts the best trial into the model {}\n",
-                best.run.display(),
-                job.settings.model.display()
-            ));
-        }
-    }
+    print_table(&job, &rows, settings.json);
     Ok(match rows.iter().any(|row| row.failure.is_some()) {
         true => Outcome::SomeFailed,
         false => Outcome::AllDone,
     })
 }
 
-/// The sweep that goes on or begins, and its dataset with its folds.
+fn print_table(job: &SweepJob, rows: &[TrialRow], as_json: bool) {
+    let folder = &job.folder;
+    if as_json {
+        let sweep = folder.display().to_string();
+        print_out(&format!("{:#}\n", json!({"sweep": sweep, "trials": rows})));
+        return;
+    }
+    print_out(&as_table(rows));
+    print_out(&format!("  sweep  {}\n", folder.display()));
+    if let Some(best) = rows.first() {
+        print_out(&format!(
+            "  'ctseg fit --resume {}' puts the best trial into the model {}\n",
+            best.run.display(),
+            job.settings.model.display()
+        ));
+    }
+}
+
+/// The sweep that goes on or is to begin, and its dataset with its folds.
 fn opened(
-    args: &SweepArgs,
+    (args, given): (&SweepArgs, &Given),
     settings: &Settings,
     observer: &dyn Observer,
-) -> Result<(PathBuf, SweepSettings, Dataset)> {
+) -> Result<(SweepSettings, Dataset)> {
     let of = |sweep: &SweepSettings| Dataset::open_in(&sweep.dataset, sweep.data_root.as_deref());
     if let Some(folder) = &args.resume {
-        let sweep = SweepSettings::read(folder)?;
+        let sweep = resumed(folder, (args, given), settings)?;
         let mut dataset = of(&sweep)?;
+        if let Some(name) = RunData::name_of(folder)? {
+            dataset.name = name;
+        }
         dataset.splits = GivenSplits::of_run(folder)?;
-        return Ok((folder.clone(), sweep, dataset));
+        return Ok((sweep, dataset));
     }
     let mut sweep = begun(args, settings, observer)?;
     let mut dataset = of(&sweep)?;
     let preprocessed = nnunet_preprocessed();
     sweep.recipe = dataset.use_given_splits(sweep.recipe, preprocessed.as_deref(), observer)?;
-    let folds = dataset.named_splits(sweep.recipe.folds, sweep.seed)?;
-    let runs = settings.config.runs_or(args.runs.clone());
-    Ok((sweep.begin(&runs, &folds)?, sweep, dataset))
+    Ok((sweep, dataset))
+}
+
+/// The settings of the sweep in `folder`, with its data where the command line says.
+fn resumed(
+    folder: &Path,
+    (args, given): (&SweepArgs, &Given),
+    settings: &Settings,
+) -> Result<SweepSettings> {
+    let stored = SweepSettings::read(folder)?;
+    let named = (args.data.clone(), args.data_root.clone());
+    let there = (stored.dataset.clone(), stored.data_root.clone());
+    let (dataset, data_root) = moved_data(given, there, named, settings)?;
+    Ok(SweepSettings {
+        dataset: absolute(&dataset)?,
+        data_root: data_root.as_deref().map(absolute).transpose()?,
+        ..stored
+    })
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(Error::io(path, "find"))
 }
 
 fn begun(args: &SweepArgs, settings: &Settings, observer: &dyn Observer) -> Result<SweepSettings> {
@@ -176,7 +233,6 @@ fn begun(args: &SweepArgs, settings: &Settings, observer: &dyn Observer) -> Resu
         ),
         None => (generated::data_for(&recipe, observer)?, None),
     };
-    let absolute = |path: &Path| std::path::absolute(path).map_err(Error::io(path, "find"));
     Ok(SweepSettings {
         vary: args.vary.clone(),
         rungs: args.rungs,

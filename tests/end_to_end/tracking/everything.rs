@@ -141,7 +141,7 @@ fn assert_figures(recording: &Recording, summary: &FitSummary) {
     );
     assert_eq!(
         figures["held_out_roi/mean_recall"],
-        summary.roi.as_ref().unwrap().mean_recall
+        summary.roi.unwrap().mean_recall.unwrap()
     );
 }
 

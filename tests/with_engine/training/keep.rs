@@ -64,9 +64,9 @@ fn the_best_epochs_weights_are_kept_unless_the_recipe_says_the_last() {
         let manifest_before = manifest(folder.path());
         let epoch = kept.progress.epoch as i64;
         assert_eq!(manifest_before["epoch"].as_integer(), Some(epoch));
-        assert_eq!(manifest_before["validation_dice"].as_float(), Some(dice));
+        assert_eq!(manifest_before["validation_dice"].as_float(), dice);
         assert_eq!(fold["kept"]["epoch"].as_i64(), Some(epoch), "{fold}");
-        assert_eq!(fold["kept"]["validation_dice"].as_f64(), Some(dice));
+        assert_eq!(fold["kept"]["validation_dice"].as_f64(), dice);
         assert_eq!(fold["progress"]["best"][0], 1);
 
         // Resumed after its end, even where its checkpoint says nothing of the last epoch's validation.

@@ -117,7 +117,7 @@ fn same_weights(processes: usize, engine: &str, set: &[&str], steps: u64) {
         let epochs: Vec<_> = history.values().flatten().collect();
         epochs
             .iter()
-            .map(|e| e.validation_dice)
+            .map(|e| e.validation_dice.unwrap())
             .collect::<Vec<f64>>()
     };
     let (one, several) = (of(one.path()), of(several.path()));

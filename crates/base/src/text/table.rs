@@ -36,6 +36,14 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
+/// A value in a sentence, with so many decimals, or `undefined` where it is none or no number.
+pub fn or_undefined(value: Option<f64>, decimals: usize) -> String {
+    match value.filter(|value| !value.is_nan()) {
+        Some(value) => format!("{value:.decimals$}"),
+        None => "undefined".to_owned(),
+    }
+}
+
 /// A score with three decimals, or a dash where it is undefined.
 pub fn score(value: Option<f64>) -> String {
     value.map_or_else(|| "–".to_owned(), |value| format!("{value:.3}"))

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use super::content::{CaseContent, image_sha256, labels_sha256};
 use super::problem::{CaseNote, CaseProblem, CheckDepth};
 use super::structures::{count_values, overlay};
 use super::{Case, Dataset, LabelSource, grid_difference};
@@ -20,6 +21,9 @@ pub(super) struct CaseCheck<'a> {
     pub notes: Vec<CaseNote>,
     /// Values of the structures that have at least one voxel.
     pub present: BTreeSet<u16>,
+    /// Of the image's voxels, where they were read.
+    image_sha256: Option<String>,
+    labels_sha256: Option<String>,
 }
 
 impl<'a> CaseCheck<'a> {
@@ -31,6 +35,8 @@ impl<'a> CaseCheck<'a> {
             problems: Vec::new(),
             notes: Vec::new(),
             present: BTreeSet::new(),
+            image_sha256: None,
+            labels_sha256: None,
         };
         check.image(depth);
         match &case.labels {
@@ -43,6 +49,17 @@ impl<'a> CaseCheck<'a> {
             LabelSource::PerStructure(files) => check.masks(files),
         }
         check
+    }
+
+    /// What the case holds; none where its voxels were not read.
+    pub fn content(&self) -> Option<CaseContent> {
+        Some(CaseContent {
+            case: self.case.id.clone(),
+            shape: self.image_grid?.shape,
+            image_sha256: self.image_sha256.clone()?,
+            labels_sha256: self.labels_sha256.clone(),
+            structures: self.present.clone(),
+        })
     }
 
     fn problem(&mut self, file: &Path, problem: impl Into<String>) {
@@ -87,6 +104,7 @@ impl<'a> CaseCheck<'a> {
         let header = match depth {
             CheckDepth::Headers => copies.read(path, read_header),
             CheckDepth::Voxels => copies.read(path, read_volume).map(|image| {
+                self.image_sha256 = Some(image_sha256(&image.volume));
                 if image.non_finite > 0 {
                     self.note(format!(
                         "the image has {}",
@@ -134,6 +152,7 @@ impl<'a> CaseCheck<'a> {
         let Some(labels) = self.labels(path) else {
             return;
         };
+        self.labels_sha256 = Some(labels_sha256(&labels));
         let counts = count_values(&labels);
         let ignored = |value: u16| self.dataset.ignore == Some(value);
         let named = |value: u16| self.dataset.structures.iter().any(|s| s.value == value);
@@ -187,6 +206,7 @@ impl<'a> CaseCheck<'a> {
                 counted(overlapping, "voxel")
             ));
         }
+        self.labels_sha256 = merged.as_ref().map(labels_sha256);
         if merged.is_some() && self.present.is_empty() {
             self.note("all masks are empty".into());
         }

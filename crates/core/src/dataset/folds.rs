@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::Dataset;
+use super::{Dataset, NamedSplit};
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 
@@ -27,17 +27,7 @@ impl Dataset {
             return self.given_split(given, fold);
         }
         let candidates = self.training_cases();
-        let patients: Vec<_> = candidates
-            .iter()
-            .map(|index| {
-                (
-                    self.cases[*index].id.clone(),
-                    self.cases[*index].patient.clone(),
-                )
-            })
-            .collect();
-        let all = folds(&patients, k, seed)
-            .map_err(|error| Error::invalid(format!("dataset '{}': {error}", self.name)))?;
+        let all = self.dealt(k, seed, &|_| false)?;
         let chosen = all.get(fold).ok_or_else(|| {
             Error::invalid(format!(
                 "dataset '{}': there is no fold {fold}; with k = {k}, folds count from 0 to {}",
@@ -53,6 +43,42 @@ impl Dataset {
             .collect();
         Ok(Split { train, validation })
     }
+
+    /// All of `k` folds that are dealt out with the patients of the cases that are `wanted`, by their ids, spread over
+    /// them.
+    pub fn spread_splits(
+        &self,
+        k: usize,
+        seed: u64,
+        wanted: &dyn Fn(&str) -> bool,
+    ) -> Result<Vec<NamedSplit>> {
+        let candidates = self.training_cases();
+        let ids = |cases: &[usize]| -> Vec<String> {
+            let cases = cases.iter().map(|case| &self.cases[candidates[*case]]);
+            cases.map(|case| case.id.clone()).collect()
+        };
+        let all = self.dealt(k, seed, wanted)?.into_iter();
+        let named = all.map(|mut validation| {
+            validation.sort_unstable();
+            let train = (0..candidates.len()).filter(|case| !validation.contains(case));
+            NamedSplit {
+                train: ids(&train.collect::<Vec<_>>()),
+                validation: ids(&validation),
+            }
+        });
+        Ok(named.collect())
+    }
+
+    /// Validation sets as positions among the training cases.
+    fn dealt(&self, k: usize, seed: u64, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Vec<usize>>> {
+        let cases = self.training_cases().into_iter();
+        let cases: Vec<(String, String)> = cases
+            .map(|index| &self.cases[index])
+            .map(|case| (case.id.clone(), case.patient.clone()))
+            .collect();
+        spread_folds(&cases, k, seed, &|case| wanted(&cases[case].0))
+            .map_err(|error| Error::invalid(format!("dataset '{}': {error}", self.name)))
+    }
 }
 
 /// The validation sets of `k` folds, as indices into `cases` (case id, patient), sorted by case id.
@@ -62,6 +88,16 @@ impl Dataset {
 /// not matter. With `k = 1` there is one set: a hold-out of 20 % of the patients, at least one.
 /// Errors if `k` is 0 or there are fewer patients than folds (for `k = 1`, fewer than 2).
 pub fn folds(cases: &[(String, String)], k: usize, seed: u64) -> Result<Vec<Vec<usize>>> {
+    spread_folds(cases, k, seed, &|_| false)
+}
+
+/// [`folds`] with the patients of cases that are `wanted` in every fold dealt out first, so that they are spread.
+fn spread_folds(
+    cases: &[(String, String)],
+    k: usize,
+    seed: u64,
+    wanted: &dyn Fn(usize) -> bool,
+) -> Result<Vec<Vec<usize>>> {
     let patients = shuffled_patients(cases, seed);
     let needed = k.max(2);
     if k == 0 {
@@ -86,7 +122,7 @@ pub fn folds(cases: &[(String, String)], k: usize, seed: u64) -> Result<Vec<Vec<
                 .collect(),
         ]
     } else {
-        dealt_out(patients, k)
+        dealt_out(patients, k, wanted)
     };
     for set in &mut sets {
         set.sort_by(|a, b| (&cases[*a], a).cmp(&(&cases[*b], b)));
@@ -111,10 +147,17 @@ fn shuffled_patients(cases: &[(String, String)], seed: u64) -> Vec<Vec<usize>> {
     keyed.into_iter().map(|(_, cases)| cases).collect()
 }
 
-/// Patients with the most cases first, each to the fold that holds the fewest cases.
-fn dealt_out(mut patients: Vec<Vec<usize>>, k: usize) -> Vec<Vec<usize>> {
+/// Patients with wanted cases first, then those with the most cases, each to the fold that holds the fewest cases.
+fn dealt_out(
+    mut patients: Vec<Vec<usize>>,
+    k: usize,
+    wanted: &dyn Fn(usize) -> bool,
+) -> Vec<Vec<usize>> {
     // A stable sort: among patients with equally many cases the shuffled order remains.
-    patients.sort_by_key(|cases| std::cmp::Reverse(cases.len()));
+    patients.sort_by_key(|cases| {
+        let has_wanted = cases.iter().any(|case| wanted(*case));
+        (!has_wanted, std::cmp::Reverse(cases.len()))
+    });
     let mut sets = vec![Vec::new(); k];
     for cases in patients {
         if let Some(smallest) = sets.iter_mut().min_by_key(|set| set.len()) {

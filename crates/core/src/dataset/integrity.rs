@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rayon::prelude::*;
 
 use super::case_integrity::CaseCheck;
+use super::content::{CaseContent, same_images};
 use super::problem::{CaseNote, CaseProblem, CheckDepth};
 use super::{Case, Dataset};
-use ctseg_base::text::words::counted;
+use ctseg_base::text::words::{counted, listed};
 use ctseg_base::{Error, Result};
 use ctseg_image::formats::case_name;
 
@@ -21,6 +22,8 @@ pub struct CheckReport {
     pub cases: usize,
     pub problems: Vec<CaseProblem>,
     pub notes: Vec<CaseNote>,
+    /// Of the cases whose voxels were read.
+    pub contents: Vec<CaseContent>,
 }
 
 impl CheckReport {
@@ -46,9 +49,10 @@ impl Dataset {
     ///
     /// Problems: unreadable or missing files, image and labels on different grids (shape, or positions
     /// more than [`super::GRID_TOLERANCE_MM`] apart), unknown label values, masks with several values,
-    /// training cases without labels, duplicate ids, label files without an image, and patients in both
-    /// test and training set. Notes: empty labels, overlapping or missing masks, structures that occur in
-    /// no case, warnings about headers. `on_case` is told how many cases are done out of how many.
+    /// training cases without labels, duplicate ids, label files without an image, and patients (where voxels
+    /// are read also images) in both test and training set. Notes: empty labels, overlapping or missing masks,
+    /// structures that occur in no case, images that several cases have, warnings about headers. `on_case` is told
+    /// how many cases are done out of how many.
     pub fn check(&self, depth: CheckDepth, on_case: impl Fn(usize, usize) + Sync) -> CheckReport {
         let Ok(report) = self.check_while(depth, || Ok::<(), Infallible>(()), on_case);
         report
@@ -77,17 +81,20 @@ impl Dataset {
             cases: self.cases.len(),
             problems: Vec::new(),
             notes: Vec::new(),
+            contents: Vec::new(),
         };
         let mut present = BTreeSet::new();
         let mut all_read = true;
         for case in checked {
             all_read &= case.problems.is_empty();
+            report.contents.extend(case.content());
             report.problems.extend(case.problems);
             report.notes.extend(case.notes);
             present.extend(case.present);
         }
         self.check_ids(&mut report);
         self.check_unpaired(&mut report);
+        self.check_same_images(&mut report);
         // A structure missing only because its files are broken needs no note of its own.
         if all_read {
             for structure in self
@@ -140,6 +147,34 @@ impl Dataset {
                 });
             }
         }
+    }
+
+    /// Images that several cases have: a problem where they are in the test set and in training, else a note.
+    fn check_same_images(&self, report: &mut CheckReport) {
+        let mut problems = Vec::new();
+        for group in same_images(&report.contents) {
+            let (test, training): (Vec<&str>, Vec<&str>) =
+                group.iter().copied().partition(|id| self.is_test(id));
+            if let (Some(test), Some(training)) = (test.first(), training.first()) {
+                let file = self.cases.iter().find(|case| case.id == **training);
+                problems.push(CaseProblem {
+                    case: (*training).to_owned(),
+                    file: file.map(|case| case.image.clone()).unwrap_or_default(),
+                    problem: format!(
+                        "the image is in training here and in the test set as case '{test}'; remove one of the two"
+                    ),
+                });
+                continue;
+            }
+            report.notes.push(CaseNote {
+                case: None,
+                note: format!(
+                    "cases {} have the same image; they count as one patient's",
+                    listed(&group)
+                ),
+            });
+        }
+        report.problems.extend(problems);
     }
 
     fn check_unpaired(&self, report: &mut CheckReport) {

@@ -7,6 +7,7 @@ pub mod case_names;
 mod cases;
 mod channels;
 mod class_locations;
+pub mod content;
 mod copies;
 mod descriptor;
 mod discovered;

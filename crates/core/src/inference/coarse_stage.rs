@@ -8,12 +8,14 @@ use ndarray::{Array3, ArrayView4, Axis, Zip};
 use super::coarse_result::StageOneResult;
 use super::roi::{Prior, Roi, carried_over, find_roi};
 use super::stage::{Segmenter, network_grid, network_input};
+use crate::dataset::content::image_sha256;
 use crate::dataset::{Dataset, LabelSource};
 use crate::model::bundle::Bundle;
-use crate::model::manifest::FoldManifest;
+use crate::model::known_cases::KnownCases;
+use ctseg_base::Result;
 use ctseg_base::cancel::unless_stopped;
 use ctseg_base::progress::Observer;
-use ctseg_base::{Error, Result};
+use ctseg_base::text::words::listed;
 use ctseg_engine::device::Compute;
 use ctseg_engine::losses::Outputs;
 use ctseg_image::metrics::overlap::recall_inside;
@@ -63,30 +65,9 @@ fn union_probabilities(outputs: Outputs, logits: ArrayView4<f32>) -> Array3<f32>
     union.mapv_into(|logit| 1.0 / (1.0 + (-logit).exp()))
 }
 
-/// Which of a stage's networks may judge a case in training: the fold that held it out, or all of them
-/// (`None`) for a case that none was trained on.
-///
-/// # Errors
-/// Every network was trained on the case.
-fn fair_fold(folds: &[FoldManifest], case: &str) -> Result<Option<usize>> {
-    let held_out = folds
-        .iter()
-        .position(|fold| fold.held_out.iter().any(|id| id == case));
-    if held_out.is_none()
-        && folds
-            .iter()
-            .any(|fold| fold.trained_on.iter().any(|id| id == case))
-    {
-        return Err(Error::invalid(format!(
-            "every stage-1 network of the model was trained on case {case}, so none can show how stage 1 does on it; train the missing folds ('ctseg fit --stage 1')"
-        )));
-    }
-    Ok(held_out)
-}
-
 /// Stage 1's result for each of `cases`, always by a network that did not train on it.
 ///
-/// `keep_prior` keeps the probabilities; without it only regions are of use.
+/// Cases are known by name and by image. `keep_prior` keeps the probabilities; without it only regions are of use.
 ///
 /// # Errors
 /// A case that all networks know; unreadable volumes; [`Error::Interrupted`] when stopped.
@@ -100,27 +81,34 @@ pub fn out_of_fold_results(
     observer: &dyn Observer,
 ) -> Result<BTreeMap<usize, StageOneResult>> {
     let segmenter = bundle.segmenter(1, compute)?;
-    let folds = bundle.stage(1).map_or(&[][..], |stage| &stage.folds);
-    let fair = cases
-        .iter()
-        .map(|case| Ok((*case, fair_fold(folds, &dataset.cases[*case].id)?)))
-        .collect::<Result<Vec<_>>>()?;
+    let known = KnownCases::new(bundle.needed_stage(1)?);
+    if known.by_name_alone() {
+        observer.say("stage 1 was trained by an earlier version: it knows its cases by name alone");
+    }
+    let mut renamed = Vec::new();
     let task = observer.task("stage 1 on training cases", cases.len() as u64, "cases");
     let mut results = BTreeMap::new();
-    for (case, fold) in fair {
+    for index in cases {
         unless_stopped(stop, || {
             "stage 1 was looking at the training cases".to_owned()
         })?;
-        let image = dataset.load_image(&dataset.cases[case])?;
+        let case = &dataset.cases[*index];
+        let image = dataset.load_image(case)?;
+        let sha256 = image_sha256(&image.volume);
+        let fold = known.fair_fold(&case.id, &sha256)?;
+        let names = known.names_of(&sha256);
+        if let Some(name) = names.first().filter(|_| !names.contains(&case.id.as_str())) {
+            renamed.push(format!("{} (as {name})", case.id));
+        }
         let (roi, mut prior) = run_stage_one(&segmenter, &image.volume, fold)?;
         if let Some(reason) = roi.fallback {
-            observer.warn(&format!("{}: {reason}", dataset.cases[case].id));
+            observer.warn(&format!("{}: {reason}", case.id));
         }
         if !keep_prior {
             prior = Prior::new(prior.grid, Array3::zeros((0, 0, 0)).view());
         }
         results.insert(
-            case,
+            *index,
             StageOneResult {
                 region: roi.region,
                 prior,
@@ -128,17 +116,24 @@ pub fn out_of_fold_results(
         );
         task.advance(1);
     }
+    if !renamed.is_empty() {
+        observer.say(&format!(
+            "stage 1 knows cases under other names, by their images: {}",
+            listed(&renamed)
+        ));
+    }
     Ok(results)
 }
 
 /// How well regions of interest hold what they should.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RoiQuality {
-    /// Mean over cases of the share of reference foreground inside the region.
-    pub mean_recall: f64,
-    pub lowest_recall: f64,
-    /// Mean over cases of the region's share of the volume.
-    pub mean_share: f64,
+    /// Mean over cases of the share of reference foreground inside the region; none where no case has any.
+    pub mean_recall: Option<f64>,
+    pub lowest_recall: Option<f64>,
+    /// Mean over cases of the region's share of the volume; none where there are no cases.
+    pub mean_share: Option<f64>,
+    /// Those that hold a structure.
     pub cases: usize,
 }
 
@@ -164,10 +159,12 @@ impl RoiQuality {
             recalls.extend(recall_inside(&labels, &region));
             shares.push(region.voxels() as f64 / labels.grid.voxels() as f64);
         }
-        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
+        let mean = |values: &[f64]| {
+            (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+        };
         Ok(Self {
             mean_recall: mean(&recalls),
-            lowest_recall: recalls.iter().copied().fold(1.0, f64::min),
+            lowest_recall: recalls.iter().copied().reduce(f64::min),
             mean_share: mean(&shares),
             cases: recalls.len(),
         })

@@ -1,6 +1,6 @@
 //! A trained model on disk: recipes, labels, weights and their checksums in one folder.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -25,6 +25,15 @@ pub struct TrainedStage {
     pub manifest: StageManifest,
     /// Weights of each of the manifest's folds, in their order.
     pub weights: Vec<NamedTensors>,
+}
+
+/// What was taken out of a bundle when a stage was put into it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Replaced {
+    /// The stage 2 that was trained on another stage 1.
+    pub stage2: bool,
+    /// Folds of the stage that were trained with another recipe, other data or another seed, and not trained anew.
+    pub folds: Vec<usize>,
 }
 
 /// A bundle on disk whose checksums have been verified.
@@ -152,7 +161,11 @@ impl Bundle {
         Ok(folds.iter().map(|fold| of_fold(fold.fold)).collect())
     }
 
-    pub(crate) fn needed_stage(&self, stage: u8) -> Result<&StageManifest> {
+    /// A stage that must be there.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn needed_stage(&self, stage: u8) -> Result<&StageManifest> {
         self.stage(stage).ok_or_else(|| {
             Error::file(
                 &self.path,
@@ -213,14 +226,19 @@ impl Bundle {
 
     /// Puts a trained stage into the bundle at `path`, making the bundle if there is none. Folds that the
     /// bundle holds from the same recipe, data and seed stay beside the new ones. When stage 1 changes,
-    /// the stage 2 that was trained on the old one is removed (true is returned then). The bundle is
+    /// the stage 2 that was trained on the old one is removed. The bundle is
     /// replaced as a whole: killed at any moment, there is an old or a new one.
-    pub fn publish(path: &Path, structures: &[Structure], mut stage: TrainedStage) -> Result<bool> {
+    pub fn publish(
+        path: &Path,
+        structures: &[Structure],
+        mut stage: TrainedStage,
+    ) -> Result<Replaced> {
         let number = stage.manifest.recipe.stage;
         Self::check_target(path, number, structures)?;
         let old = Self::open_if_there(path)?;
+        let mut replaced = Replaced::default();
         if let Some(old) = &old {
-            old.add_missing_folds(&mut stage)?;
+            replaced.folds = old.add_missing_folds(&mut stage)?;
         }
         let fresh = temporary_folder(parent_of(path))?;
         let mut tensors = NamedTensors::new();
@@ -243,13 +261,12 @@ impl Bundle {
             postprocessing: None,
         };
         let other = 3 - number;
-        let mut dropped_stage2 = false;
         if let Some((old, kept)) = old.as_ref().and_then(|old| Some((old, old.stage(other)?))) {
+            // The same weights, whatever the data that they were trained on are called.
             let same_stage1 = || {
-                let own = old
-                    .stage(1)
-                    .is_some_and(|own| own.trained_like(&stage.manifest));
-                own && kept.stage1_sha256.as_ref() == Some(&new_sum)
+                let own = old.stage(1);
+                kept.stage1_sha256.as_ref() == Some(&new_sum)
+                    && own.is_some_and(|own| own.has_recipe_of(&stage.manifest))
             };
             let still_fits = number == 2 || kept.recipe.region == Region::Whole || same_stage1();
             if still_fits && old.manifest.structures == manifest.structures {
@@ -261,13 +278,13 @@ impl Bundle {
                     manifest.postprocessing = old.manifest.postprocessing.clone();
                 }
             } else {
-                dropped_stage2 = other == 2;
+                replaced.stage2 = other == 2;
             }
         }
         *manifest.stage_mut(number) = Some(stage.manifest);
         write_manifest(fresh.path(), &manifest)?;
         swap_in(fresh, path)?;
-        Ok(dropped_stage2)
+        Ok(replaced)
     }
 
     /// Writes how the model's label maps are cleaned up into it; the bundle is replaced as a whole.
@@ -295,23 +312,27 @@ impl Bundle {
         swap_in(fresh, &self.path)
     }
 
-    /// Adds to `stage` the folds of this bundle that were trained like it and that it does not have.
-    fn add_missing_folds(&self, stage: &mut TrainedStage) -> Result<()> {
+    /// Adds to `stage` the folds of this bundle that it does not have, where they were trained like it; else those are
+    /// returned.
+    fn add_missing_folds(&self, stage: &mut TrainedStage) -> Result<Vec<usize>> {
         let number = stage.manifest.recipe.stage;
         let Some(own) = self.stage(number) else {
-            return Ok(());
+            return Ok(Vec::new());
         };
+        let trained: BTreeSet<usize> = stage.manifest.folds.iter().map(|fold| fold.fold).collect();
+        let missing = own
+            .folds
+            .iter()
+            .filter(|fold| !trained.contains(&fold.fold));
         if !own.trained_like(&stage.manifest) {
-            return Ok(());
+            return Ok(missing.map(|fold| fold.fold).collect());
         }
         let (tensors, _) = read_tensors(&self.path.join(weights_file(number)))?;
-        for fold in &own.folds {
-            if stage.manifest.folds.iter().all(|new| new.fold != fold.fold) {
-                stage.manifest.folds.push(fold.clone());
-                stage
-                    .weights
-                    .push(below_prefix(&fold_prefix(fold.fold), &tensors));
-            }
+        for fold in missing {
+            stage.manifest.folds.push(fold.clone());
+            stage
+                .weights
+                .push(below_prefix(&fold_prefix(fold.fold), &tensors));
         }
         // In the order of the folds, whichever was trained first.
         let mut order: Vec<usize> = (0..stage.weights.len()).collect();
@@ -321,7 +342,7 @@ impl Bundle {
             .iter()
             .map(|index| std::mem::take(&mut stage.weights[*index]))
             .collect();
-        Ok(())
+        Ok(Vec::new())
     }
 }
 

@@ -30,7 +30,8 @@ pub struct Manifest {
 #[serde(deny_unknown_fields)]
 pub struct StageManifest {
     pub dataset: String,
-    /// SHA-256 over the training cases' names and the sizes of their files.
+    /// [`DatasetContent::sha256`](crate::dataset::content::DatasetContent::sha256) of the training cases; models of
+    /// early versions have one of names and file sizes.
     pub data_fingerprint: String,
     pub seed: u64,
     pub engine: String,
@@ -38,6 +39,10 @@ pub struct StageManifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stage1_sha256: Option<String>,
     pub folds: Vec<FoldManifest>,
+    /// SHA-256 of the training cases' images by id, see [`image_sha256`](crate::dataset::content::image_sha256); none in
+    /// imported models and those of early versions.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub image_sha256: BTreeMap<String, String>,
     pub recipe: Recipe,
 }
 
@@ -48,8 +53,9 @@ pub struct FoldManifest {
     pub fold: usize,
     /// The epoch whose weights these are, counted from 1.
     pub epoch: usize,
-    /// Of these weights.
-    pub validation_dice: f64,
+    /// Of these weights; none where it is undefined or not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_dice: Option<f64>,
     /// Cases that this network was not trained on.
     pub held_out: Vec<String>,
     /// Cases that it was trained on.
@@ -72,15 +78,27 @@ impl StageManifest {
     /// Whether the other's folds could have come from the same training: all is equal but which folds, and what
     /// is done when they are trained.
     pub(super) fn trained_like(&self, other: &Self) -> bool {
-        let comparable = |manifest: &Self| {
-            let mut manifest = manifest.clone();
-            manifest.folds.clear();
-            manifest.recipe.train_folds = None;
-            manifest.recipe.out_of_fold = true;
-            manifest.recipe.postprocessing = PostprocessingConfig::default();
-            manifest.recipe.tracking = TrackingConfig::default();
-            manifest
+        let comparable = |manifest: &Self| Self {
+            folds: Vec::new(),
+            recipe: manifest.training_recipe(),
+            ..manifest.clone()
         };
         comparable(self) == comparable(other)
+    }
+
+    /// Whether the other's recipe gives the same networks from the same data.
+    pub(super) fn has_recipe_of(&self, other: &Self) -> bool {
+        self.training_recipe() == other.training_recipe()
+    }
+
+    /// The recipe without what changes no network.
+    fn training_recipe(&self) -> Recipe {
+        Recipe {
+            train_folds: None,
+            out_of_fold: true,
+            postprocessing: PostprocessingConfig::default(),
+            tracking: TrackingConfig::default(),
+            ..self.recipe.clone()
+        }
     }
 }

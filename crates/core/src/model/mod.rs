@@ -4,6 +4,7 @@ pub mod bundle;
 pub(crate) mod common;
 pub(crate) mod folder;
 pub mod identity;
+pub mod known_cases;
 pub mod manifest;
 pub mod multi_part;
 pub(crate) mod multi_part_manifest;

@@ -280,7 +280,7 @@ mod tests {
                 optimiser_steps: 7,
                 plateau: ReduceOnPlateau::new(1e-3 / 3.0),
                 early_stopping: EarlyStopping::new(),
-                best: Some((1, 0.1 + 0.2)),
+                best: Some((1, Some(0.1 + 0.2))),
                 best_validation: None,
                 last_validation: None,
                 seconds: 1.5,

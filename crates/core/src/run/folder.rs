@@ -1,4 +1,4 @@
-//! The folder of one training run: recipe, folds, metrics, log, checkpoints.
+//! The folder of one training run: recipe, data, metrics, log, checkpoints.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::CheckpointFolder;
+use super::data::RunData;
 use super::history::{self, EpochLine};
 use super::tracker::{EpochRecord, RunIdentity, Tracker};
-use crate::dataset::{GivenSplits, NamedSplit};
 use crate::recipe::Recipe;
 use ctseg_base::atomic_file::{create_folder, write_bytes_atomically};
 use ctseg_base::{Error, Result};
@@ -27,6 +27,9 @@ pub struct RunSettings {
     /// The model whose weights the run began with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<PathBuf>,
+    /// Checksum of the stage 1 whose regions the run is trained on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage1_sha256: Option<String>,
     pub ctseg_version: String,
     /// Device and precision; another one gives other weights.
     #[serde(default)]
@@ -50,10 +53,10 @@ impl RunFolder {
         runs: &Path,
         recipe: &Recipe,
         settings: &RunSettings,
-        folds: &[NamedSplit],
+        data: &RunData,
     ) -> Result<Self> {
         let path = new_folder(runs, &format!("{}_{}", recipe.name, run_name(recipe)))?;
-        Self::begin(path, recipe, settings, folds)
+        Self::begin(path, recipe, settings, data)
     }
 
     /// The run in the folder at `path`, which is made where there is none.
@@ -61,25 +64,28 @@ impl RunFolder {
         path: &Path,
         recipe: &Recipe,
         settings: &RunSettings,
-        folds: &[NamedSplit],
+        data: &RunData,
     ) -> Result<Self> {
         create_folder(path)?;
-        Self::begin(path.to_path_buf(), recipe, settings, folds)
+        Self::begin(path.to_path_buf(), recipe, settings, data)
     }
 
     fn begin(
         path: PathBuf,
         recipe: &Recipe,
         settings: &RunSettings,
-        folds: &[NamedSplit],
+        data: &RunData,
     ) -> Result<Self> {
-        // Before the settings: a run that can be resumed has its folds.
-        GivenSplits::store(&path, folds)?;
-        write_bytes_atomically(&path.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
-        let text = toml::to_string(settings)
-            .map_err(|error| Error::file(&path, format!("cannot write the settings: {error}")))?;
-        write_bytes_atomically(&path.join("run.toml"), text.as_bytes())?;
+        data.write(&path)?;
+        write_recipe(&path, recipe)?;
+        write_settings(&path, settings)?; // last: it makes the folder a run's
         Self::opened(path, settings.parent.clone())
+    }
+
+    /// Writes down what a run goes on with that it did not begin with.
+    pub fn update(&self, recipe: &Recipe, settings: &RunSettings) -> Result<()> {
+        write_settings(&self.path, settings)?;
+        write_recipe(&self.path, recipe)
     }
 
     /// The folder of an earlier run, to go on with, and what it was started with.
@@ -216,6 +222,17 @@ pub fn run_name(recipe: &Recipe) -> String {
         recipe.training.optimiser.kind.name(),
         recipe.training.patch_size.sides()[0]
     )
+}
+
+fn write_recipe(run: &Path, recipe: &Recipe) -> Result<()> {
+    write_bytes_atomically(&run.join("recipe.toml"), recipe.to_toml()?.as_bytes())
+}
+
+fn write_settings(run: &Path, settings: &RunSettings) -> Result<()> {
+    let path = run.join("run.toml");
+    let text = toml::to_string(settings)
+        .map_err(|error| Error::file(&path, format!("cannot write the settings: {error}")))?;
+    write_bytes_atomically(&path, text.as_bytes())
 }
 
 fn append_to(path: &Path) -> Result<File> {

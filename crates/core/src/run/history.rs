@@ -25,9 +25,9 @@ pub struct EpochLine {
     /// Mean over the steps.
     pub loss: Option<f64>,
     pub learning_rate: f64,
-    pub validation_dice: f64,
+    pub validation_dice: Option<f64>,
     pub validation_dice_per_structure: Vec<Option<f64>>,
-    pub validation_iou: f64,
+    pub validation_iou: Option<f64>,
     pub validation_loss: Option<f64>,
     /// Early versions wrote neither this nor precision and recall.
     #[serde(default)]
@@ -90,10 +90,10 @@ impl EpochLine {
             validation_precision_per_structure: validation.precision_per_map.clone(),
             validation_recall: validation.recall,
             validation_recall_per_structure: validation.recall_per_map.clone(),
-            training_dice: training.map(|training| training.dice),
+            training_dice: training.and_then(|training| training.dice),
             training_loss: training.and_then(|t| t.loss).and_then(finite),
             training_dice_per_structure: per_structure(|t| &t.dice_per_map),
-            training_iou: training.map(|training| training.iou),
+            training_iou: training.and_then(|training| training.iou),
             training_iou_per_structure: per_structure(|t| &t.iou_per_map),
             training_precision: training.and_then(|training| training.precision),
             training_precision_per_structure: per_structure(|t| &t.precision_per_map),
@@ -128,6 +128,15 @@ pub fn read(run: &Path) -> Result<History> {
     Ok(history)
 }
 
+/// The last of the epochs with the best validation Dice, and that Dice; none where it is undefined in all of them.
+pub fn best(lines: &[EpochLine]) -> Option<(usize, f64)> {
+    lines
+        .iter()
+        .rev()
+        .filter_map(|line| Some((line.epoch, line.validation_dice?)))
+        .max_by(|a, b| a.1.total_cmp(&b.1))
+}
+
 /// A made-up line, for tests.
 #[doc(hidden)]
 pub fn line(network: &str, epoch: usize, validation_dice: f64) -> EpochLine {
@@ -137,9 +146,9 @@ pub fn line(network: &str, epoch: usize, validation_dice: f64) -> EpochLine {
         seconds: epoch as f64,
         loss: Some(1.0 / epoch as f64),
         learning_rate: 1e-3,
-        validation_dice,
+        validation_dice: Some(validation_dice),
         validation_dice_per_structure: vec![Some(validation_dice)],
-        validation_iou: validation_dice / 2.0,
+        validation_iou: Some(validation_dice / 2.0),
         validation_loss: Some(1.0 / epoch as f64),
         ..EpochLine::default()
     }

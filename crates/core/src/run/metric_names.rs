@@ -23,8 +23,8 @@ pub fn points(record: &EpochRecord) -> Vec<(String, f64)> {
 
 fn add(points: &mut Vec<(String, f64)>, of: &str, measured: &Validation, record: &EpochRecord) {
     let means = [
-        ("dice", Some(measured.dice)),
-        ("iou", Some(measured.iou)),
+        ("dice", measured.dice),
+        ("iou", measured.iou),
         ("precision", measured.precision),
         ("recall", measured.recall),
         ("loss", measured.loss),
@@ -66,9 +66,9 @@ mod tests {
 
     fn validation(dice: f64) -> Validation {
         Validation {
-            dice,
+            dice: Some(dice),
             dice_per_map: vec![Some(dice), None],
-            iou: dice / 2.0,
+            iou: Some(dice / 2.0),
             iou_per_map: vec![None, Some(dice / 2.0)],
             precision: None,
             precision_per_map: vec![None, None],

@@ -1,6 +1,7 @@
 //! A training run on disk: its folder, history, checkpoints and state.
 
 pub mod checkpoint;
+pub mod data;
 pub mod folder;
 pub mod history;
 pub mod metric_names;

@@ -66,6 +66,11 @@ impl EarlyStopping {
         }
         self.waited >= config.patience
     }
+
+    /// Forgets for how long nothing was gained.
+    pub fn wait_anew(&mut self) {
+        self.waited = 0;
+    }
 }
 
 impl Default for EarlyStopping {

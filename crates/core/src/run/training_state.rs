@@ -15,8 +15,8 @@ pub struct Progress {
     pub optimiser_steps: u64,
     pub plateau: ReduceOnPlateau,
     pub early_stopping: EarlyStopping,
-    /// Validation Dice of the best epoch so far, and which it was; none before the first validation.
-    pub best: Option<(usize, f64)>,
+    /// The best epoch so far and its validation Dice, which may be undefined; none before the first validation.
+    pub best: Option<(usize, Option<f64>)>,
     /// All that was measured in the best epoch.
     #[serde(default)]
     pub best_validation: Option<Validation>,
@@ -80,8 +80,9 @@ impl Progress {
         }
     }
 
-    /// The epoch whose weights are kept so far, and its validation Dice; none before the first validation.
-    pub fn kept(&self, keep: Keep) -> Option<(usize, f64)> {
+    /// The epoch whose weights are kept so far and its validation Dice, which may be undefined; none before the first
+    /// validation.
+    pub fn kept(&self, keep: Keep) -> Option<(usize, Option<f64>)> {
         match keep {
             Keep::Best => self.best,
             Keep::Last => self
@@ -99,7 +100,8 @@ impl Progress {
         }
     }
 
-    /// Takes in one more epoch; true if it is the best so far.
+    /// Takes in one more epoch; true if it is the best so far. Where validation Dice is undefined the last epoch is the
+    /// best, and neither the plateau schedule nor early stopping has a say.
     pub fn take_in(
         &mut self,
         validation: &Validation,
@@ -108,16 +110,20 @@ impl Progress {
     ) -> bool {
         self.epoch += 1;
         self.within = None;
-        self.plateau.observe(validation.dice, &training.plateau);
         self.last_validation = Some(validation.clone());
-        let is_best = self.best.is_none_or(|(_, best)| validation.dice > best);
+        let best = self.best.and_then(|(_, dice)| dice);
+        let is_best = match (validation.dice, best) {
+            (Some(dice), Some(best)) => dice > best,
+            _ => true,
+        };
         if is_best {
             self.best = Some((self.epoch, validation.dice));
             self.best_validation = Some(validation.clone());
         }
-        let gained_nothing = self
-            .early_stopping
-            .observe(validation.dice, &training.early_stopping);
+        let gained_nothing = validation.dice.is_some_and(|dice| {
+            self.plateau.observe(dice, &training.plateau);
+            self.early_stopping.observe(dice, &training.early_stopping)
+        });
         self.ended = if out_of_time {
             Some(Ended::TimeIsUp)
         } else if self.epoch >= training.epochs {

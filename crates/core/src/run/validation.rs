@@ -5,12 +5,12 @@ use serde::{Deserialize, Serialize};
 /// What a network reaches on held-out cases, measured on the network's grid.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Validation {
-    /// Mean over the output maps of `dice_per_map`; 0 if nothing is defined.
-    pub dice: f64,
+    /// Mean over the output maps of `dice_per_map`; none where no case holds a structure.
+    pub dice: Option<f64>,
     /// Mean over cases for each output map; none where no case holds or predicts the structure.
     pub dice_per_map: Vec<Option<f64>>,
     /// Intersection over union, averaged as `dice`.
-    pub iou: f64,
+    pub iou: Option<f64>,
     /// As `dice_per_map`, and so are the others; empty in checkpoints of early versions.
     #[serde(default)]
     pub iou_per_map: Vec<Option<f64>>,

@@ -8,6 +8,7 @@ use std::sync::{Arc, Barrier};
 
 use ndarray::Array3;
 
+use ctseg_core::dataset::content::DatasetContent;
 use ctseg_core::dataset::{
     CaseCache, CheckDepth, CheckReport, Dataset, LabelSource, Layout, folds,
 };

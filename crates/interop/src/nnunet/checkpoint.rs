@@ -67,10 +67,9 @@ impl Checkpoint {
             .unwrap_or(0)
     }
 
-    /// The running mean of the validation's pseudo Dice, 0 where it is not there.
-    pub(super) fn validation_dice(&self) -> f64 {
-        let best = self.file.root().get("_best_ema");
-        best.and_then(|best| best.to_json().as_f64()).unwrap_or(0.0)
+    /// The running mean of the validation's pseudo Dice, where it is there.
+    pub(super) fn validation_dice(&self) -> Option<f64> {
+        self.file.root().get("_best_ema")?.to_json().as_f64()
     }
 
     /// Weights by nnU-Net's names; tensors that are there under several names are read once.

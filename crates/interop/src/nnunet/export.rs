@@ -123,7 +123,10 @@ fn write_model(
             entry("optimizer_state", Pickled::Dict(Vec::new())),
             entry("grad_scaler_state", Pickled::None),
             entry("logging", Pickled::Dict(Vec::new())),
-            entry("_best_ema", Pickled::Float(fold.validation_dice)),
+            entry(
+                "_best_ema",
+                fold.validation_dice.map_or(Pickled::None, Pickled::Float),
+            ),
             entry("current_epoch", Pickled::Int(fold.epoch as i64)),
             entry("init_args", Pickled::from(&arguments)),
             entry("trainer_name", Pickled::Text("nnUNetTrainer".to_owned())),

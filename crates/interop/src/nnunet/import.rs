@@ -232,6 +232,7 @@ impl Folder {
             engine: format!("nnU-Net 2 ({trainer}, {})", self.plans.plans_name),
             stage1_sha256: None,
             folds,
+            image_sha256: BTreeMap::new(),
             recipe: recipe.clone(),
         };
         let told = ImportedStage {

@@ -66,7 +66,7 @@ const LOSS: [Kind; 3] = [
 ];
 
 const DICE: [Kind; 2] = [
-    ("validation", "line", |line| Some(line.validation_dice)),
+    ("validation", "line", |line| line.validation_dice),
     ("training cases", "dots", |line| line.training_dice),
 ];
 

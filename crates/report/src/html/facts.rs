@@ -6,8 +6,10 @@ use crate::data::Report;
 use crate::data::evaluation::EvaluationFacts;
 use crate::data::provenance::{ModelFacts, Provenance};
 use crate::data::run::RunFacts;
+use ctseg_base::text::table::or_undefined;
 use ctseg_base::text::words::counted;
 use ctseg_core::model::manifest::StageManifest;
+use ctseg_core::run::history;
 use ctseg_core::run::history::EpochLine;
 
 /// A line of a table of facts.
@@ -119,20 +121,18 @@ fn run_facts(run: &RunFacts) -> Facts {
 
 fn trained(lines: &[EpochLine]) -> Option<String> {
     let last = lines.last()?;
-    let best = lines
-        .iter()
-        .rev()
-        .max_by(|a, b| a.validation_dice.total_cmp(&b.validation_dice))?;
+    let best = match history::best(lines) {
+        Some((epoch, dice)) => format!("{dice:.3} in epoch {epoch}"),
+        None => "undefined".to_owned(),
+    };
     let ended = last
         .ended
         .map_or_else(|| "not ended yet".to_owned(), |ended| ended.to_string());
     Some(format!(
-        "{} in {}, best validation Dice {:.3} in epoch {}, last {:.3}; {ended}",
+        "{} in {}, best validation Dice {best}, last {}; {ended}",
         counted(last.epoch, "epoch"),
         duration(last.seconds),
-        best.validation_dice,
-        best.epoch,
-        last.validation_dice
+        or_undefined(last.validation_dice, 3)
     ))
 }
 
@@ -199,10 +199,10 @@ fn model_facts(model: &ModelFacts) -> Facts {
 fn stage_text(manifest: &StageManifest) -> String {
     let folds = manifest.folds.iter().map(|fold| {
         format!(
-            "fold {} (epoch {}, validation Dice {:.3}, trained on {})",
+            "fold {} (epoch {}, validation Dice {}, trained on {})",
             fold.fold,
             fold.epoch,
-            fold.validation_dice,
+            or_undefined(fold.validation_dice, 3),
             counted(fold.trained_on.len(), "case")
         )
     });

@@ -36,8 +36,9 @@ pub(super) struct Network {
     pub loss: f64,
     pub step_loss: Option<f64>,
     pub learning_rate: f64,
-    pub dice: f64,
-    pub best_dice: f64,
+    /// None where they are undefined.
+    pub dice: Option<f64>,
+    pub best_dice: Option<f64>,
     /// Whether an epoch is over.
     pub validated: bool,
 }
@@ -208,17 +209,15 @@ impl Figures {
             "Learning rate of the last epoch.",
             &rate,
         );
-        let dice = validated(|network| network.dice);
         family(
             "ctseg_validation_dice",
             "Validation Dice of the last epoch.",
-            &dice,
+            &|network| network.dice,
         );
-        let best = validated(|network| network.best_dice);
         family(
             "ctseg_validation_dice_best",
             "Best validation Dice so far.",
-            &best,
+            &|network| network.best_dice,
         );
     }
 }

@@ -20,12 +20,13 @@ fn third(lines: &[&EpochLine]) -> usize {
 
 /// What a straight line through validation Dice gains over the last third (least squares).
 pub(super) fn gain(lines: &[&EpochLine]) -> f64 {
-    let last = &lines[lines.len() - third(lines)..];
+    let last = lines[lines.len() - third(lines)..].iter();
+    let last: Vec<f64> = last.filter_map(|line| line.validation_dice).collect();
     let middle = (last.len() as f64 - 1.0) / 2.0;
     let (mut products, mut squares) = (0.0, 0.0);
-    for (index, line) in last.iter().enumerate() {
+    for (index, dice) in last.iter().enumerate() {
         let x = index as f64 - middle;
-        products += x * line.validation_dice;
+        products += x * dice;
         squares += x * x;
     }
     if squares > 0.0 {
@@ -39,7 +40,7 @@ pub(super) fn gain(lines: &[&EpochLine]) -> f64 {
 pub(super) fn last_third_is_better(lines: &[&EpochLine]) -> bool {
     let (before, last) = lines.split_at(lines.len() - third(lines));
     let before = &before[before.len().saturating_sub(last.len())..];
-    let dice = |lines: &[&EpochLine]| mean(lines.iter().map(|line| line.validation_dice));
+    let dice = |lines: &[&EpochLine]| mean(lines.iter().filter_map(|line| line.validation_dice));
     match (dice(before), dice(last)) {
         (Some(before), Some(last)) => last > before,
         _ => true,

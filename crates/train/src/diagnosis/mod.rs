@@ -4,7 +4,7 @@
 //! same way (whole cases, nothing augmented, the weights in use): the training loss is no match for the
 //! validation loss where patches are drawn and augmented. In this order, the first that holds:
 //!
-//! 1. fewer than `FEWEST_EPOCHS` epochs: too early to tell;
+//! 1. fewer than `FEWEST_EPOCHS` epochs: too early to tell; no validation Dice: undefined;
 //! 2. validation Dice is above `NOTHING` and gained more than `GAIN` over the last third of the epochs (the slope of a straight line
 //!    through it), that third is better than the one before it, and early stopping had no say: still improving;
 //! 3. training Dice below `POOR_FIT`: fits too little;
@@ -57,6 +57,7 @@ pub enum Verdict {
     FitsTooLittle,
     FitsTooMuch,
     Healthy,
+    Undefined,
 }
 
 impl std::fmt::Display for Verdict {
@@ -67,6 +68,7 @@ impl std::fmt::Display for Verdict {
             Self::FitsTooLittle => "fits too little",
             Self::FitsTooMuch => "fits too much",
             Self::Healthy => "healthy",
+            Self::Undefined => "undefined",
         })
     }
 }
@@ -88,7 +90,8 @@ pub struct Diagnosis {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Figures {
     pub epochs: usize,
-    pub validation_dice: f64,
+    /// None where it is undefined in all of them.
+    pub validation_dice: Option<f64>,
     /// Of watched training cases; none where there were none.
     pub training_dice: Option<f64>,
     /// Of validation Dice over the last third of the epochs.
@@ -142,7 +145,7 @@ impl Figures {
         let last_loss = mean(last.iter().filter_map(|line| line.loss));
         Self {
             epochs: lines.len(),
-            validation_dice: mean(last.iter().map(|line| line.validation_dice)).unwrap_or(0.0),
+            validation_dice: mean(last.iter().filter_map(|line| line.validation_dice)),
             training_dice: mean(watched.iter().rev().take(2).copied()),
             gain: gain(lines),
             loss_fall: first_loss
@@ -153,16 +156,15 @@ impl Figures {
     }
 
     fn verdict(&self, lines: &[&EpochLine]) -> (Verdict, String) {
-        let Self {
-            validation_dice: held_out,
-            training_dice: seen,
-            gain,
-            ..
-        } = *self;
+        let (seen, gain) = (self.training_dice, self.gain);
         if self.epochs < FEWEST_EPOCHS {
             let because = format!("after {}", counted(self.epochs, "epoch"));
             return (Verdict::TooEarly, because);
         }
+        let Some(held_out) = self.validation_dice else {
+            let because = "no held-out case holds a structure".to_owned();
+            return (Verdict::Undefined, because);
+        };
         let stopped_early = lines
             .last()
             .is_some_and(|line| line.ended == Some(Ended::NothingGained));
@@ -219,6 +221,7 @@ fn advice(
     let training = &recipe.training;
     match verdict {
         Verdict::Healthy => Vec::new(),
+        Verdict::Undefined => vec!["another --seed, or fewer folds".to_owned()],
         Verdict::TooEarly => vec!["train longer: raise training.epochs".to_owned()],
         Verdict::StillImproving => {
             let epochs = training.epochs + training.epochs.div_ceil(2);
@@ -226,7 +229,8 @@ fn advice(
         }
         Verdict::FitsTooLittle => {
             let hardly = figures.loss_fall.is_none_or(|fall| fall < FALL);
-            let wild = hardly || jumps(lines) || figures.validation_dice < NOTHING;
+            let none = figures.validation_dice.is_some_and(|dice| dice < NOTHING);
+            let wild = hardly || jumps(lines) || none;
             against_too_little(training, wild)
         }
         Verdict::FitsTooMuch => against_too_much(training),

@@ -6,7 +6,6 @@ use std::sync::PoisonError;
 use super::job::FitJob;
 use super::job::StageOneOutcome;
 use crate::data::case_source::CaseSource;
-use crate::data::sampler::mirrored_maps;
 use ctseg_base::Result;
 use ctseg_base::progress::Observer;
 use ctseg_core::inference::coarse_stage::out_of_fold_results;
@@ -41,9 +40,7 @@ fn source<'a>(
     let values = job.dataset.structures.iter().map(|s| s.value).collect();
     let store = job.case_store.map(|store| store.used_by(observer));
     let source = CaseSource::new(&job.dataset, &job.recipe, values, stage_one);
-    let source = source.stopped_by(job.stop).kept_in(store);
-    mirrored_maps(&source)?; // what is wrong with it is said before any training
-    Ok((source, stage1_sha256))
+    Ok((source.stopped_by(job.stop).kept_in(store), stage1_sha256))
 }
 
 /// What stage 2 needs from stage 1 for every training case, and which stage 1 that was.

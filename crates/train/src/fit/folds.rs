@@ -11,6 +11,7 @@ use crate::trainer::job::{Trained, TrainingJob};
 use crate::trainer::train;
 use ctseg_base::Result;
 use ctseg_base::cancel::guarded;
+use ctseg_base::text::table::or_undefined;
 use ctseg_base::text::words::counted;
 use ctseg_core::dataset::Split;
 use ctseg_core::model::bundle::TrainedStage;
@@ -32,9 +33,10 @@ pub(super) fn train_folds(
     for (index, fold) in job.recipe.trained_folds().into_iter().enumerate() {
         let deadline = deadline(job, index, started);
         let begin = beginning.map(|beginning| (beginning, index));
-        let trained = guarded(|| train_fold(telling, source, (fold, begin), deadline))?;
+        let split = job.dataset.given_split(&telling.data.splits, fold)?;
+        let trained = guarded(|| train_fold(telling, source, &split, (fold, begin), deadline))?;
         telling.fold(fold);
-        let manifest = fold_manifest(job, fold, &trained.progress)?;
+        let manifest = fold_manifest(job, (fold, &split), &trained.progress);
         stage.manifest.folds.push(manifest);
         stage.weights.push(trained.weights);
         done.push((fold, trained.progress));
@@ -61,31 +63,33 @@ fn training_share(recipe: &Recipe, limit: Duration) -> Duration {
 fn train_fold(
     telling: &Telling,
     source: &CaseSource,
+    split: &Split,
     (fold, beginning): (usize, Option<(&Beginning, usize)>),
     deadline: Option<Instant>,
 ) -> Result<Trained> {
     let Telling {
         job, run, observer, ..
     } = *telling;
-    let split = job.dataset.split(job.recipe.folds, fold, job.seed)?;
     let training = TrainingJob {
         beginning,
         deadline,
-        ..training_job(job, source, &split, (fold, run.checkpoints(fold)))
+        ..training_job(job, source, split, (fold, run.checkpoints(fold)))
     };
     let there = run.refuse_if_lost(&training.name, &training.checkpoints);
     job.team.together(there)?;
     let trained = train(&training, observer, telling.tracker)?;
     let progress = &trained.progress;
-    let (best, dice) = progress.best.unwrap_or((0, 0.0));
+    let (best, dice) = progress.best.unwrap_or((0, None));
+    let dice = or_undefined(dice, 4);
     let kept = match (job.recipe.training.keep, progress.kept(Keep::Last)) {
-        (Keep::Last, Some((epoch, dice))) => {
-            format!("kept epoch {epoch}, the last, validation Dice {dice:.4}; ")
-        }
+        (Keep::Last, Some((epoch, dice))) => format!(
+            "kept epoch {epoch}, the last, validation Dice {}; ",
+            or_undefined(dice, 4)
+        ),
         _ => String::new(),
     };
     observer.say(&format!(
-        "fold {fold}: {} after {}; {kept}best epoch {best}, validation Dice {dice:.4}",
+        "fold {fold}: {} after {}; {kept}best epoch {best}, validation Dice {dice}",
         progress
             .ended
             .map_or_else(|| "paused".to_owned(), |ended| ended.to_string()),

@@ -16,6 +16,7 @@ use ctseg_core::inference::coarse_stage::RoiQuality;
 use ctseg_core::model::postprocessing::Postprocessing;
 use ctseg_core::recipe::Recipe;
 use ctseg_core::run::checkpoint::Progress;
+use ctseg_core::run::data::RunData;
 use ctseg_core::run::tracker::Tracker;
 use ctseg_engine::device::Compute;
 use ctseg_engine::distributed::process_group::Team;
@@ -64,6 +65,8 @@ pub struct TrialRun<'a> {
     pub parent: &'a str,
     /// The run pauses after so many epochs of each fold.
     pub epochs: usize,
+    /// The sweep's data and folds.
+    pub data: &'a RunData,
     /// Stage 1's results, which all trials share.
     pub stage_one: &'a StageOneMemory,
 }

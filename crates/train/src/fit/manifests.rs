@@ -1,96 +1,67 @@
 //! What a fit writes into a model about its networks, and how it tells data apart.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
 use super::job::FitJob;
-use ctseg_base::{Error, Result};
-use ctseg_core::dataset::{Dataset, LabelSource};
+use ctseg_core::dataset::Split;
+use ctseg_core::dataset::content::DatasetContent;
 use ctseg_core::model::manifest::{FoldManifest, StageManifest};
+use ctseg_core::recipe::Recipe;
 use ctseg_core::run::checkpoint::Progress;
+use ctseg_core::run::data::RunData;
 
 pub(super) fn stage_manifest(
     job: &FitJob,
-    data_fingerprint: String,
+    content: &DatasetContent,
     stage1_sha256: Option<String>,
 ) -> StageManifest {
     StageManifest {
         dataset: job.dataset.name.clone(),
-        data_fingerprint,
+        data_fingerprint: content.sha256(),
         seed: job.seed,
         engine: job.compute.to_string(),
         stage1_sha256,
         folds: Vec::new(),
+        image_sha256: content.images(),
         recipe: job.recipe.clone(),
     }
 }
 
 pub(super) fn fold_manifest(
     job: &FitJob,
-    fold: usize,
+    (fold, split): (usize, &Split),
     progress: &Progress,
-) -> Result<FoldManifest> {
-    let split = job.dataset.split(job.recipe.folds, fold, job.seed)?;
+) -> FoldManifest {
     let ids = |cases: &[usize]| {
         let ids = cases.iter().map(|case| job.dataset.cases[*case].id.clone());
         ids.collect()
     };
     let kept = progress.kept(job.recipe.training.keep);
-    let (epoch, validation_dice) = kept.unwrap_or((0, 0.0));
-    Ok(FoldManifest {
+    let (epoch, validation_dice) = kept.unwrap_or((0, None));
+    FoldManifest {
         input_ranges: None,
         fold,
         epoch,
         validation_dice,
         held_out: ids(&split.validation),
         trained_on: ids(&split.train),
-    })
+    }
 }
 
 /// SHA-256 that follows from the data (its fingerprint) and from which cases are held out in which of the trained
 /// folds, and how many cases these are.
-pub(super) fn held_out_fingerprint(job: &FitJob, data: &str) -> Result<(String, usize)> {
+pub(super) fn held_out_fingerprint(recipe: &Recipe, data: &RunData) -> (String, usize) {
     let mut hasher = Sha256::new();
-    hasher.update(data);
+    hasher.update(data.content.sha256());
     let mut cases = BTreeSet::new();
-    for fold in job.recipe.trained_folds() {
-        for case in job
-            .dataset
-            .split(job.recipe.folds, fold, job.seed)?
-            .validation
-        {
-            hasher.update(format!("{fold}\0{}\0", job.dataset.cases[case].id));
+    for fold in recipe.trained_folds() {
+        let split = data.splits.folds.get(fold);
+        for case in split.iter().flat_map(|split| &split.validation) {
+            hasher.update(format!("{fold}\0{case}\0"));
             cases.insert(case);
         }
     }
-    Ok((format!("{:x}", hasher.finalize()), cases.len()))
-}
-
-/// SHA-256 over the names of the training cases and the sizes of their files: cheap on any dataset, and
-/// enough to see that a case was added, removed or replaced.
-pub(super) fn data_fingerprint(dataset: &Dataset) -> Result<String> {
-    let mut hasher = Sha256::new();
-    let size = |path: &Path| {
-        Ok::<u64, Error>(
-            std::fs::metadata(path)
-                .map_err(Error::io(path, "read"))?
-                .len(),
-        )
-    };
-    for case in dataset.training_cases() {
-        let case = &dataset.cases[case];
-        hasher.update(format!("{}\0{}\0", case.id, size(&case.image)?));
-        match &case.labels {
-            LabelSource::None => {}
-            LabelSource::Map(path) => hasher.update(format!("{}\0", size(path)?)),
-            LabelSource::PerStructure(files) => {
-                for (value, path) in files {
-                    hasher.update(format!("{value}\0{}\0", size(path)?));
-                }
-            }
-        }
-    }
-    Ok(format!("{:x}", hasher.finalize()))
+    (format!("{:x}", hasher.finalize()), cases.len())
 }

@@ -1,6 +1,8 @@
 //! Training one stage: check the data, split it, look through stage 1's eyes, train the folds, publish.
 
 mod case_source;
+mod data;
+mod extend;
 mod folds;
 mod held_out;
 mod job;
@@ -9,12 +11,12 @@ mod preflight;
 mod tracking;
 mod worker_ranks;
 
+pub use data::{CheckedData, run_data};
 pub use job::StageOneMemory;
 pub use job::{FitJob, FitSummary, TrialRun};
-pub use preflight::check_dataset;
+pub use preflight::{check_dataset, check_stage_one};
 pub use worker_ranks::Along;
 
-use std::cell::OnceCell;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -22,9 +24,10 @@ use crate::diagnosis;
 use ctseg_base::progress::{Logged, Observer};
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
+use ctseg_core::dataset::GivenSplits;
 use ctseg_core::model::bundle::{Bundle, TrainedStage};
 use ctseg_core::model::pretrained::Beginning;
-use ctseg_core::run::folder::{RunFolder, RunSettings};
+use ctseg_core::run::folder::RunSettings;
 use ctseg_core::run::state_file;
 use ctseg_core::run::state_file::StateKeeper;
 use ctseg_core::run::tracker::{Outcome, Tracker, Trackers};
@@ -34,7 +37,7 @@ use case_source::source_together;
 use folds::train_folds;
 use held_out::{drawn, held_out_roi_quality, out_of_fold_and_cleaning};
 use manifests::stage_manifest;
-use preflight::{begun_from, checked, wishes};
+use preflight::{Ready, begun_from, checked, wishes};
 use tracking::Telling;
 
 /// Trains the stage and puts it into the model. The processes of a team are done when their training is: the first one
@@ -65,26 +68,42 @@ pub fn fit(job: &FitJob, observer: &dyn Observer) -> Result<FitSummary> {
     job.team.agree_on(&wishes(job)?)?;
     let ready = job.team.leads().then(|| checked(job, observer)).transpose();
     let ready = job.team.together(ready)?;
-    let known = ready.as_ref().map(|(run, ..)| run.path().to_string_lossy());
-    let known = known.map(|path| path.into_owned().into_bytes());
-    let path = job.team.told(known.unwrap_or_default())?;
-    let path = PathBuf::from(String::from_utf8_lossy(&path).into_owned());
+    let (path, splits) = broadcast_run(job, ready.as_ref())?;
     job.team
         .advise(&format!("'ctseg fit --resume {}' goes on", path.display()));
     match ready {
-        Some((run, began)) => led(job, run, began, observer, started),
-        None => worker_ranks::trained(job, &path, observer, started),
+        Some(ready) => led(job, ready, observer, started),
+        None => worker_ranks::trained(job, (&path, &splits), observer, started),
     }
+}
+
+/// The run's folder and folds, from the first process to all.
+fn broadcast_run(job: &FitJob, ready: Option<&Ready>) -> Result<(PathBuf, GivenSplits)> {
+    let foreign = |error| Error::invalid(format!("internal: broadcast of the run: {error}"));
+    let known = ready.map(|ready| {
+        let path = ready.run.path().to_string_lossy();
+        serde_json::to_vec(&(path, &ready.data.splits.folds)).map_err(foreign)
+    });
+    let bytes = job.team.together(known.transpose())?;
+    let bytes = job.team.told(bytes.unwrap_or_default())?;
+    let (path, folds): (PathBuf, _) = serde_json::from_slice(&bytes).map_err(foreign)?;
+    let file = path.clone();
+    Ok((path, GivenSplits { file, folds }))
 }
 
 /// The run as the first process has it, which may be the only one.
 fn led(
     job: &FitJob,
-    run: RunFolder,
-    began: RunSettings,
+    ready: Ready,
     observer: &dyn Observer,
     started: Instant,
 ) -> Result<FitSummary> {
+    let Ready {
+        run,
+        began,
+        data,
+        notes,
+    } = ready;
     let recipe = &job.recipe;
     let opened = begun_from(job, &began.from).and_then(|from| Ok((from, run.log_file()?)));
     let (beginning, log) = job.team.together(opened)?;
@@ -102,16 +121,8 @@ fn led(
         job.compute,
         run.path().display()
     ));
-    if began.engine != job.compute.to_string() {
-        observer.warn(&format!(
-            "this run began on '{}'; its weights will not be those of an uninterrupted one",
-            began.engine
-        ));
-    }
-    let training = &recipe.training;
-    if !job.compute.choice.is_libtorch() && (training.recompute || training.micro_batches > 1) {
-        observer.warn("training.recompute and micro_batches are for device libtorch; they change nothing here");
-    }
+    notes.iter().for_each(|note| observer.say(note));
+    warn_of_device(job, &began, observer);
     let trackers = Trackers::new(&run, job.trackers, observer);
     trackers.begun(&run.identity())?;
     let telling = Telling {
@@ -119,7 +130,7 @@ fn led(
         run: &run,
         tracker: &trackers,
         observer,
-        fingerprint: OnceCell::new(),
+        data: &data,
     };
     let trained = trained_and_published(&telling, beginning, started);
     telling.ending();
@@ -135,6 +146,20 @@ fn led(
     })
 }
 
+/// Says what the device changes in the run that `began` tells of.
+fn warn_of_device(job: &FitJob, began: &RunSettings, observer: &dyn Observer) {
+    if began.engine != job.compute.to_string() {
+        observer.warn(&format!(
+            "this run began on '{}'; its weights will not be those of an uninterrupted one",
+            began.engine
+        ));
+    }
+    let training = &job.recipe.training;
+    if !job.compute.choice.is_libtorch() && (training.recompute || training.micro_batches > 1) {
+        observer.warn("training.recompute and micro_batches are for device libtorch; they change nothing here");
+    }
+}
+
 fn trained_and_published(
     telling: &Telling,
     beginning: Option<Beginning>,
@@ -146,7 +171,7 @@ fn trained_and_published(
     let recipe = &job.recipe;
     let (source, stage1_sha256) = source_together(job, telling.beginning(), observer)?;
     let mut stage = TrainedStage {
-        manifest: stage_manifest(job, telling.data_fingerprint()?, stage1_sha256),
+        manifest: stage_manifest(job, &telling.data.content, stage1_sha256),
         weights: Vec::new(),
     };
     let done = train_folds(telling, &source, beginning.as_ref(), &mut stage, started)?;
@@ -170,8 +195,15 @@ fn trained_and_published(
     if job.trial.is_some() {
         return summary(None);
     }
-    if Bundle::publish(&job.model, &job.dataset.structures, stage)? {
+    let replaced = Bundle::publish(&job.model, &job.dataset.structures, stage)?;
+    if replaced.stage2 {
         observer.warn("the model's stage 2 was trained on the old stage 1 and was removed; run 'ctseg fit --stage 2'");
+    }
+    if !replaced.folds.is_empty() {
+        observer.warn(&format!(
+            "the model's stage {} had folds of another recipe, seed or data, or of an earlier version, which were removed: {:?}; 'ctseg fit --resume RUN' of their run puts them back where they fit",
+            recipe.stage, replaced.folds
+        ));
     }
     let roi = match recipe.stage {
         1 => Some(held_out_roi_quality(job, observer)?),

@@ -1,10 +1,9 @@
 //! What trackers are told of a fit beside its epochs and steps.
 
-use std::cell::OnceCell;
 use std::path::Path;
 
 use super::job::{FitJob, FitSummary};
-use super::manifests::{data_fingerprint, held_out_fingerprint};
+use super::manifests::held_out_fingerprint;
 use crate::diagnosis;
 use ctseg_base::Result;
 use ctseg_base::atomic_file::write_bytes_atomically;
@@ -13,6 +12,7 @@ use ctseg_core::model::bundle::Bundle;
 use ctseg_core::recipe::TrackedCheckpoints;
 use ctseg_core::recipe::layer_table;
 use ctseg_core::recipe::output_maps::output_maps;
+use ctseg_core::run::data::RunData;
 use ctseg_core::run::folder::{PLOTS, RunFolder};
 use ctseg_core::run::metric_names::permitted;
 use ctseg_core::run::tracker::{DatasetUsed, Event, ModelMade, Point, Tracker};
@@ -27,8 +27,7 @@ pub(super) struct Telling<'a> {
     pub run: &'a RunFolder,
     pub tracker: &'a dyn Tracker,
     pub observer: &'a dyn Observer,
-    /// What is known of the data once it was asked for: of large datasets on a network's storage that takes a while.
-    pub fingerprint: OnceCell<String>,
+    pub data: &'a RunData,
 }
 
 impl Telling<'_> {
@@ -76,15 +75,6 @@ impl Telling<'_> {
         self.or_warn(|| self.files("", &["log.txt"]));
     }
 
-    /// See [`data_fingerprint`].
-    pub(super) fn data_fingerprint(&self) -> Result<String> {
-        if let Some(known) = self.fingerprint.get() {
-            return Ok(known.clone());
-        }
-        let found = data_fingerprint(&self.job.dataset)?;
-        Ok(self.fingerprint.get_or_init(|| found).clone())
-    }
-
     fn or_warn(&self, told: impl FnOnce() -> Result<()>) {
         if let Err(error) = told() {
             self.observer.warn(&format!("not tracked: {error}"));
@@ -123,8 +113,8 @@ impl Telling<'_> {
             })
         };
         let all = job.dataset.training_cases().len();
-        let digest = self.data_fingerprint()?;
-        let (held_out_digest, held_out) = held_out_fingerprint(job, &digest)?;
+        let (held_out_digest, held_out) = held_out_fingerprint(&job.recipe, self.data);
+        let digest = self.data.content.sha256();
         self.tracker.happened(&used("training", digest, all))?;
         self.tracker
             .happened(&used("validation", held_out_digest, held_out))
@@ -145,9 +135,14 @@ impl Telling<'_> {
     fn figures(&self, summary: &FitSummary) -> Result<()> {
         let mut values = vec![("fit/seconds".to_owned(), summary.seconds)];
         if let Some(roi) = &summary.roi {
-            values.push(("held_out_roi/mean_recall".to_owned(), roi.mean_recall));
-            values.push(("held_out_roi/lowest_recall".to_owned(), roi.lowest_recall));
-            values.push(("held_out_roi/mean_share".to_owned(), roi.mean_share));
+            let figures = [
+                ("mean_recall", roi.mean_recall),
+                ("lowest_recall", roi.lowest_recall),
+                ("mean_share", roi.mean_share),
+            ];
+            for (name, value) in figures {
+                values.extend(value.map(|value| (format!("held_out_roi/{name}"), value)));
+            }
         }
         let evaluation = summary.out_of_fold.as_ref();
         let evaluation = evaluation.and_then(|predicted| predicted.evaluation.as_ref());

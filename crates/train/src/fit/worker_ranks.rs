@@ -11,17 +11,18 @@ use crate::trainer::train;
 use ctseg_base::Result;
 use ctseg_base::cancel::guarded;
 use ctseg_base::progress::{Observer, Task};
+use ctseg_core::dataset::GivenSplits;
 use ctseg_core::run::checkpoint::CheckpointFolder;
 use ctseg_core::run::tracker::{EpochRecord, Tracker};
 use ctseg_engine::distributed::process_group::Team;
 
-/// Trains all folds with the others, of the run in `run`.
+/// Trains all folds with the others, of the run in `run` with these folds.
 ///
 /// # Errors
 /// As [`super::fit`].
 pub(super) fn trained(
     job: &FitJob,
-    run: &Path,
+    (run, splits): (&Path, &GivenSplits),
     observer: &dyn Observer,
     started: Instant,
 ) -> Result<FitSummary> {
@@ -31,7 +32,7 @@ pub(super) fn trained(
     let mut folds = Vec::new();
     for (index, fold) in job.recipe.trained_folds().iter().enumerate() {
         let deadline = deadline(job, index, started);
-        let split = job.dataset.split(job.recipe.folds, *fold, job.seed)?;
+        let split = job.dataset.given_split(splits, *fold)?;
         let nowhere = CheckpointFolder::new(run);
         let training = TrainingJob {
             deadline,

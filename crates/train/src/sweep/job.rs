@@ -9,7 +9,8 @@ use super::table::TrialRow;
 use crate::data::preprocessed_cache::CaseStore;
 use ctseg_base::atomic_file::write_bytes_atomically;
 use ctseg_base::{Error, Result};
-use ctseg_core::dataset::{Dataset, GivenSplits, NamedSplit};
+use ctseg_core::dataset::Dataset;
+use ctseg_core::dataset::content::DatasetContent;
 use ctseg_core::recipe::{Recipe, one_line};
 use ctseg_core::run::folder::new_folder;
 use ctseg_core::run::tracker::Tracker;
@@ -42,6 +43,8 @@ pub struct SweepJob<'a> {
     pub folder: PathBuf,
     pub settings: SweepSettings,
     pub dataset: Dataset,
+    /// Of a check that found no problem.
+    pub content: DatasetContent,
     pub compute: Compute,
     pub stop: &'a AtomicBool,
     /// Where prepared cases are kept on disk; the trials share it.
@@ -63,19 +66,23 @@ pub(super) struct Candidate {
 }
 
 impl SweepSettings {
-    /// A new folder for the sweep below `runs`, with these settings and `folds` in it.
+    /// A new folder for the sweep below `runs`, with these settings in it.
     ///
     /// # Errors
     /// Settings that cannot work, and whatever the file system refuses.
-    pub fn begin(&self, runs: &Path, folds: &[NamedSplit]) -> Result<PathBuf> {
+    pub fn begin(&self, runs: &Path) -> Result<PathBuf> {
         self.candidates()?;
         let folder = new_folder(runs, &format!("sweep-{}", self.recipe.name))?;
-        GivenSplits::store(&folder, folds)?;
+        self.write(&folder)?;
+        Ok(folder)
+    }
+
+    /// Writes the settings into the sweep's folder.
+    pub(super) fn write(&self, folder: &Path) -> Result<()> {
         let path = folder.join(FILE);
         let text = toml::to_string(self)
             .map_err(|error| Error::file(&path, format!("cannot write the settings: {error}")))?;
-        write_bytes_atomically(&path, text.as_bytes())?;
-        Ok(folder)
+        write_bytes_atomically(&path, text.as_bytes())
     }
 
     /// The settings of the sweep in `folder`.

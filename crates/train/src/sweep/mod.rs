@@ -17,13 +17,15 @@ pub use job::{SweepJob, SweepSettings};
 
 use std::sync::Arc;
 
-use crate::fit::{FitJob, StageOneMemory, TrialRun, check_dataset, fit};
+use crate::fit::{CheckedData, FitJob, StageOneMemory, TrialRun, fit, run_data};
 use ctseg_base::atomic_file::write_bytes_atomically;
 use ctseg_base::cancel::guarded;
 use ctseg_base::progress::{Observer, Silent};
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::laterality::mirrored_where_possible;
+use ctseg_core::run::data;
+use ctseg_core::run::data::RunData;
 use ctseg_core::run::state_file;
 use ctseg_core::run::state_file::StateKeeper;
 use ctseg_core::run::tracker::Outcome;
@@ -37,13 +39,15 @@ pub(super) const FAILURE: &str = "failure.txt";
 /// Does a sweep, or what is left of it; its table, the best trial first.
 ///
 /// # Errors
-/// [`Error::Interrupted`] when stopped from outside; unsound data; no trial that did not fail.
+/// [`Error::Interrupted`] when stopped from outside; other data than the sweep began with; no trial that did not fail.
 pub fn sweep(job: &SweepJob, observer: &dyn Observer) -> Result<Vec<TrialRow>> {
+    let data = data_of(job, observer)?;
     let state = job.folder.join(state_file::FILE);
     let state = StateKeeper::begin(&state, "sweep", None, observer)?;
     let observer: &dyn Observer = &state;
-    let rows = check_dataset(&job.dataset, job.stop, observer)
-        .and_then(|()| tracking::told(job, observer, |name| trained_in_rungs(job, name, observer)));
+    let rows = tracking::told(job, observer, |name| {
+        trained_in_rungs(job, &data, name, observer)
+    });
     state.ended(&Outcome::of(&rows));
     rows.map_err(|error| match error {
         Error::Interrupted(_) => Error::Interrupted(format!(
@@ -54,7 +58,34 @@ pub fn sweep(job: &SweepJob, observer: &dyn Observer) -> Result<Vec<TrialRow>> {
     })
 }
 
-fn trained_in_rungs(job: &SweepJob, name: &str, observer: &dyn Observer) -> Result<Vec<TrialRow>> {
+/// The data and folds that all trials share: those that the sweep began with, which lie where its settings say now.
+fn data_of(job: &SweepJob, observer: &dyn Observer) -> Result<RunData> {
+    let settings = &job.settings;
+    let before = SweepSettings::read(&job.folder)?;
+    let is_begun = job.folder.join("trials").exists() || job.folder.join(data::CONTENT).exists();
+    let checked = CheckedData {
+        dataset: &job.dataset,
+        content: &job.content,
+        place: &settings.dataset,
+    };
+    let folds = (settings.recipe.folds, settings.seed);
+    let begun = is_begun.then_some(job.folder.as_path());
+    let found = run_data(&checked, folds, begun, observer)?;
+    if RunData::read(&job.folder)?.is_none() {
+        found.write(&job.folder)?;
+    }
+    if before != *settings {
+        settings.write(&job.folder)?;
+    }
+    Ok(found)
+}
+
+fn trained_in_rungs(
+    job: &SweepJob,
+    data: &RunData,
+    name: &str,
+    observer: &dyn Observer,
+) -> Result<Vec<TrialRow>> {
     let candidates = job.settings.candidates()?;
     let budgets = job.settings.budgets();
     let stage_one = StageOneMemory::default();
@@ -76,6 +107,7 @@ fn trained_in_rungs(job: &SweepJob, name: &str, observer: &dyn Observer) -> Resu
                 folder: &job.folder.join("trials").join(&candidate.name),
                 parent: name,
                 epochs: *epochs,
+                data,
                 stage_one: &stage_one,
             };
             standings[*index].rung = rung + 1;
@@ -118,7 +150,9 @@ fn best_first(
     let mut scores = Vec::new();
     for index in alive {
         let folder = job.folder.join("trials").join(&candidates[index].name);
-        scores.push((best_dice(&folder, epochs)?, index));
+        // Undefined is below all that was measured.
+        let dice = best_dice(&folder, epochs)?.unwrap_or(f64::NEG_INFINITY);
+        scores.push((dice, index));
     }
     scores.sort_by(|(a, first), (b, second)| b.total_cmp(a).then(first.cmp(second)));
     Ok(scores.into_iter().map(|(_, index)| index).collect())

@@ -64,14 +64,14 @@ impl Standing {
 
 /// Best validation Dice of the run in `folder` within its first `epochs` epochs, mean over the folds; what a trial
 /// reached later says nothing about an earlier rung.
-pub(super) fn best_dice(folder: &Path, epochs: usize) -> Result<f64> {
-    Ok(dice_within(&history::read(folder)?, epochs).unwrap_or(0.0))
+pub(super) fn best_dice(folder: &Path, epochs: usize) -> Result<Option<f64>> {
+    Ok(dice_within(&history::read(folder)?, epochs))
 }
 
 fn dice_within(history: &History, epochs: usize) -> Option<f64> {
     let best = history.values().filter_map(|lines| {
-        let within = lines.iter().filter(|line| line.epoch <= epochs);
-        within.map(|line| line.validation_dice).reduce(f64::max)
+        let within = lines.partition_point(|line| line.epoch <= epochs);
+        history::best(&lines[..within]).map(|(_, dice)| dice)
     });
     mean(best)
 }
@@ -203,7 +203,7 @@ mod tests {
         assert_eq!(rows[0].best_dice, Some(0.58));
         assert_eq!(rows[4].best_dice, None);
         let run = |name: &str| folder.path().join("trials").join(name);
-        assert_eq!(best_dice(&run("002"), 1).unwrap(), 0.4);
+        assert_eq!(best_dice(&run("002"), 1).unwrap(), Some(0.4));
         write_tables(folder.path(), &rows).unwrap();
         let text = std::fs::read_to_string(folder.path().join("sweep.csv")).unwrap();
         assert_eq!(text.lines().count(), 6);

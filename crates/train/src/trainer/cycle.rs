@@ -10,6 +10,7 @@ use super::snapshot::{checkpoint, in_use};
 use super::step_log::StepLog;
 use super::validation::validated;
 use ctseg_base::progress::Observer;
+use ctseg_base::text::table::or_undefined;
 use ctseg_base::{Error, Result};
 use ctseg_core::run::checkpoint::Progress;
 use ctseg_core::run::tracker::{EpochRecord, Tracker};
@@ -243,15 +244,17 @@ fn epoch_line(
     validation: &Validation,
     is_best: bool,
 ) -> String {
+    let value = |value: Option<f64>| or_undefined(value, 4);
     format!(
-        "{}: epoch {:>3}/{}  loss {mean_loss:.4}  validation Dice {:.4}{} IoU {:.4} loss {:.4}  rate {:.1e}  {:.0} {}/s ({:.0} % waiting for data)",
+        "{}: epoch {:>3}/{}  loss {}  validation Dice {}{} IoU {} loss {}  rate {:.1e}  {:.0} {}/s ({:.0} % waiting for data)",
         epoch.job.name,
         epoch.number + 1,
         epoch.job.source.recipe.training.epochs,
-        validation.dice,
+        value(Some(mean_loss)),
+        value(validation.dice),
         if is_best { " (best)" } else { "" },
-        validation.iou,
-        validation.loss.unwrap_or(f64::NAN),
+        value(validation.iou),
+        value(validation.loss),
         epoch.rate,
         outcome.slices_per_second,
         epoch.job.source.recipe.unit(),

@@ -55,9 +55,9 @@ mod tests {
             .map(|i| (i != 3).then(|| f64::from(i) / 20.0))
             .collect();
         let validation = Validation {
-            dice: 0.5,
+            dice: Some(0.5),
             dice_per_map: dice.clone(),
-            iou: 0.5,
+            iou: Some(0.5),
             iou_per_map: dice.clone(),
             precision: None,
             precision_per_map: dice.clone(),

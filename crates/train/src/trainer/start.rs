@@ -43,8 +43,11 @@ fn begin(job: &TrainingJob, observer: &dyn Observer) -> Result<(Box<dyn Learner>
     job.checkpoints.forget_stopped()?;
     let warn = |line: &str| observer.warn(&format!("{}: {line}", job.name));
     if let Some(mut saved) = job.checkpoints.load_last(&warn)? {
-        if saved.progress.ended == Some(Ended::TimeIsUp) {
-            saved.progress.ended = None; // whoever resumes has time again
+        let done = saved.progress.within.is_none() && saved.progress.epoch >= training.epochs;
+        match saved.progress.ended {
+            Some(Ended::TimeIsUp) => saved.progress.ended = None, // whoever resumes has time again
+            None if done => saved.progress.ended = Some(Ended::AllEpochsDone),
+            _ => {}
         }
         if saved.progress.ended.is_none() {
             let place = saved.progress.place();

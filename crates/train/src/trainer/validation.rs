@@ -99,14 +99,17 @@ fn summed_up(scores: &[CaseScore], maps: usize) -> Validation {
     let (dice_per_map, iou_per_map) = (per_map(Overlap::dice), per_map(Overlap::iou));
     let precision_per_map = per_map(Overlap::precision);
     let recall_per_map = per_map(Overlap::recall);
+    let recall = mean(&recall_per_map);
+    // Where no case holds a structure, there is nothing to overlap with: what is predicted all the same is no 0.
+    let overlap = |values: &[Option<f64>]| recall.and(mean(values));
     Validation {
-        dice: mean(&dice_per_map).unwrap_or(0.0),
+        dice: overlap(&dice_per_map),
         dice_per_map,
-        iou: mean(&iou_per_map).unwrap_or(0.0),
+        iou: overlap(&iou_per_map),
         iou_per_map,
         precision: mean(&precision_per_map),
         precision_per_map,
-        recall: mean(&recall_per_map),
+        recall,
         recall_per_map,
         loss: Summary::of(scores.iter().map(|score| Some(score.loss))).mean,
     }

@@ -5,7 +5,7 @@ mod summary;
 pub(crate) use summary::described;
 pub use summary::print_summary;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use crate::cli::args::time_limit::LimitArgs;
 use crate::cli::args::tracking::MlflowArgs;
 use crate::cli::env::{GPUS, nnunet_preprocessed};
 use crate::cli::outcome::Outcome;
+use crate::cli::resume::{Given, TRACKED_ALREADY, moved_data};
 use crate::cli::settings::Settings;
 use crate::cli::signals::stop_on_signals;
 use crate::cli::{distributed, launch_gpus};
@@ -27,6 +28,7 @@ use ctseg_core::dataset::generated;
 use ctseg_core::dataset::laterality::mirrored_where_possible;
 use ctseg_core::dataset::{Dataset, GivenSplits};
 use ctseg_core::recipe::Recipe;
+use ctseg_core::run::data::RunData;
 use ctseg_core::run::folder::RunFolder;
 use ctseg_core::run::tracker::Tracker;
 use ctseg_engine::device::Compute;
@@ -56,7 +58,7 @@ pub struct FitArgs {
     /// Train this fold only, or all of them
     #[arg(long, value_name = "all|K", value_parser = parse_fold)]
     pub(super) fold: Option<FoldChoice>,
-    /// Largest number of epochs per fold
+    /// Largest number of epochs per fold; with --resume the run goes on to this number, its schedule computed for it
     #[arg(long)]
     epochs: Option<usize>,
     /// Time for the whole training, such as 90s, 20m, 1h30m
@@ -81,8 +83,9 @@ pub struct FitArgs {
     /// recipe begin anew
     #[arg(long, value_name = "MODEL")]
     pub(super) from: Option<PathBuf>,
-    /// Go on with the run in this folder, on its own dataset and into its own model
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["stage", "fold", "epochs", "seed", "set", "from", "no_out_of_fold"])]
+    /// Continue the run in this folder, on its own dataset and folds and into its own model. The dataset must be
+    /// unchanged; --data names it where it was moved
+    #[arg(long, value_name = "RUN")]
     pub(super) resume: Option<PathBuf>,
     #[command(flatten)]
     limit: LimitArgs,
@@ -91,6 +94,18 @@ pub struct FitArgs {
     #[command(flatten)]
     mlflow: MlflowArgs,
 }
+
+/// Flags that a run which goes on cannot honour, each with what it has of its own.
+const NOT_WITH_RESUME: [(&str, &str); 8] = [
+    ("stage", "the run's own recipe"),
+    ("set", "the run's own recipe"),
+    ("no_out_of_fold", "the run's own recipe"),
+    ("fold", "the run's own folds"),
+    ("seed", "the run's own seed"),
+    ("from", "the run's own weights"),
+    ("model", "the run's own model"),
+    ("runs", "the run's own folder"),
+];
 
 /// All that `ctseg fit` takes; `ctseg submit` has a `--gpus` of its own, of the cluster.
 #[derive(Args)]
@@ -129,9 +144,14 @@ pub(super) fn parse_fold(text: &str) -> Result<FoldChoice, String> {
 
 pub fn run(
     FitCommand { fit: args, gpus }: FitCommand,
+    given: &Given,
     settings: &Settings,
 ) -> anyhow::Result<Outcome> {
     args.mlflow.check(settings)?;
+    if args.resume.is_some() {
+        given.refuse_with_resume(&NOT_WITH_RESUME)?;
+        given.refuse_with_resume(&TRACKED_ALREADY)?;
+    }
     let place = match args.alone {
         true => None,
         false => distributed::place(settings)?,
@@ -156,7 +176,7 @@ pub fn run(
         None => (Team::alone(), settings.compute()?),
     };
     let team = Arc::new(team);
-    let trained = trained(args, settings, runs, compute, &team);
+    let trained = trained((args, given), settings, runs, compute, &team);
     let ended = team.end();
     let outcome = trained?;
     ended?;
@@ -164,7 +184,7 @@ pub fn run(
 }
 
 fn trained(
-    args: FitArgs,
+    (args, given): (FitArgs, &Given),
     settings: &Settings,
     runs: PathBuf,
     compute: Compute,
@@ -173,8 +193,8 @@ fn trained(
     let observer = settings.observer();
     let loader_threads = threads::loader_threads(args.loader_threads)?;
     let storage = args.storage.storage(&settings.config)?;
-    let inputs = inputs(&args, settings, team, observer.as_ref())?;
-    let mut dataset = Dataset::open_in(&inputs.data, inputs.data_root.as_deref())?;
+    let inputs = inputs((&args, given), settings, team, observer.as_ref())?;
+    let mut dataset = inputs.dataset()?;
     // Up to here there is nothing to be kept, and a signal ends the process by itself.
     let stop = stop_on_signals()?;
     args.limit.watch(&stop, &observer)?;
@@ -229,26 +249,31 @@ struct Inputs {
     recipe: Recipe,
     data: PathBuf,
     data_root: Option<PathBuf>,
+    /// The dataset's name, if it is not the one that it has where it lies now.
+    name: Option<String>,
     model: PathBuf,
     seed: u64,
 }
 
+impl Inputs {
+    fn dataset(&self) -> Result<Dataset, Error> {
+        let mut dataset = Dataset::open_in(&self.data, self.data_root.as_deref())?;
+        if let Some(name) = &self.name {
+            dataset.name.clone_from(name);
+        }
+        Ok(dataset)
+    }
+}
+
 /// Those of the run that goes on, or what the command line names.
 fn inputs(
-    args: &FitArgs,
+    (args, given): (&FitArgs, &Given),
     settings: &Settings,
     team: &Team,
     observer: &dyn Observer,
 ) -> anyhow::Result<Inputs> {
     if let Some(run) = &args.resume {
-        let (recipe, from) = RunFolder::read(run)?;
-        return Ok(Inputs {
-            recipe,
-            data: from.dataset,
-            data_root: from.data_root,
-            model: from.model,
-            seed: from.seed,
-        });
+        return Ok(resumed(run, (args, given), settings)?);
     }
     let recipe = recipe(args)?;
     // The first process makes the data where there is none, and the others find it.
@@ -262,6 +287,7 @@ fn inputs(
         recipe,
         data,
         data_root,
+        name: None,
         model: settings.config.model_or(args.model.clone()),
         seed: args.seed,
     })
@@ -280,6 +306,30 @@ fn with_folds(
         return Ok(recipe);
     }
     dataset.use_given_splits(recipe, nnunet_preprocessed().as_deref(), observer)
+}
+
+/// What the run in the folder `run` began with, with its data and epochs as the command line says.
+fn resumed(
+    run: &Path,
+    (args, given): (&FitArgs, &Given),
+    settings: &Settings,
+) -> Result<Inputs, Error> {
+    let (mut recipe, from) = RunFolder::read(run)?;
+    if let Some(epochs) = args.epochs {
+        let set = [format!("training.epochs={epochs}")];
+        recipe = Recipe::parsed(&recipe.to_toml()?, "--epochs", &set)?;
+    }
+    let stored = (from.dataset, from.data_root);
+    let named = (args.data.clone(), args.data_root.clone());
+    let (data, data_root) = moved_data(given, stored, named, settings)?;
+    Ok(Inputs {
+        recipe,
+        data,
+        data_root,
+        name: RunData::name_of(run)?,
+        model: from.model,
+        seed: from.seed,
+    })
 }
 
 pub(super) fn recipe(args: &FitArgs) -> anyhow::Result<Recipe> {
@@ -316,4 +366,35 @@ fn dataset_path(
         return Ok((data, data_root));
     }
     Ok((generated::data_for(recipe, observer)?, None))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flag_is_honoured_or_refused_with_resume() {
+        const HONOURED: [&str; 13] = [
+            "alone",
+            "case_cache",
+            "case_cache_size",
+            "data",
+            "data_root",
+            "epochs",
+            "gpus",
+            "loader_threads",
+            "max_time",
+            "no_mlflow",
+            "resume",
+            "scratch",
+            "stop_before_limit",
+        ];
+        let command = FitCommand::augment_args(clap::Command::new("fit"));
+        for argument in command.get_arguments() {
+            let id = argument.get_id().as_str();
+            let mut refused = NOT_WITH_RESUME.iter().chain(&TRACKED_ALREADY);
+            let refused = refused.any(|(own, _)| *own == id);
+            assert!(refused != HONOURED.contains(&id), "{id}");
+        }
+    }
 }

@@ -5,7 +5,9 @@ use std::cmp::Ordering;
 use serde_json::json;
 
 use crate::cli::print::print_out;
+use ctseg_base::text::table::or_undefined;
 use ctseg_base::text::words::{SHOWN, counted};
+use ctseg_core::inference::coarse_stage::RoiQuality;
 use ctseg_evaluate::Evaluation;
 use ctseg_image::labels::postprocess::Step;
 use ctseg_train::diagnosis::Diagnosis;
@@ -36,13 +38,16 @@ pub fn print_summary(summary: &FitSummary, job: &FitJob, as_json: bool) {
         job.recipe.stage, summary.seconds
     ));
     for (fold, progress) in &summary.folds {
-        let (epoch, dice) = progress.kept(keep).unwrap_or((0, 0.0));
+        let (epoch, dice) = progress.kept(keep).unwrap_or((0, None));
         let better = match progress.best {
-            Some((best, dice)) if best != epoch => format!(" (best {dice:.4} at epoch {best})"),
+            Some((best, dice)) if best != epoch => {
+                format!(" (best {} at epoch {best})", or_undefined(dice, 4))
+            }
             _ => String::new(),
         };
         print_out(&format!(
-            "  fold {fold}: validation Dice {dice:.4} at epoch {epoch} of {}{better}\n",
+            "  fold {fold}: validation Dice {} at epoch {epoch} of {}{better}\n",
+            or_undefined(dice, 4),
             progress.epoch
         ));
     }
@@ -50,17 +55,29 @@ pub fn print_summary(summary: &FitSummary, job: &FitJob, as_json: bool) {
         print_out(&described(diagnosis));
     }
     if let Some(roi) = &summary.roi {
-        print_out(&format!(
-            "  held-out regions: {:.2} % of the structures inside (lowest case {:.2} %), {:.1} % of the volume, {}\n",
-            100.0 * roi.mean_recall,
-            100.0 * roi.lowest_recall,
-            100.0 * roi.mean_share,
-            counted(roi.cases, "case")
-        ));
+        print_out(&regions_text(roi));
     }
     print_out(&out_of_fold_text(summary));
     print_out(&format!("  run    {}\n", summary.run.display()));
     print_out(&format!("  model  {}\n", summary.model.display()));
+}
+
+/// How good the regions of stage 1 are.
+fn regions_text(roi: &RoiQuality) -> String {
+    let percent = |value: f64| format!("{:.2} %", 100.0 * value);
+    let recall = match roi.mean_recall.zip(roi.lowest_recall) {
+        Some((mean, lowest)) => format!(
+            "{} of the structures inside (lowest case {})",
+            percent(mean),
+            percent(lowest)
+        ),
+        None => "recall undefined, because no held-out case holds a structure".to_owned(),
+    };
+    let share = roi.mean_share.map_or("undefined".to_owned(), percent);
+    format!(
+        "  held-out regions: {recall}, {share} of the volume, {}\n",
+        counted(roi.cases, "case")
+    )
 }
 
 fn out_of_fold_json(summary: &FitSummary) -> serde_json::Value {

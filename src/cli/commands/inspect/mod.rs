@@ -18,7 +18,7 @@ use crate::cli::fingerprint;
 use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
 use crate::cli::settings::Settings;
-use ctseg_base::text::table::table;
+use ctseg_base::text::table::{or_undefined, table};
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Dataset;
@@ -226,9 +226,9 @@ fn model(path: &Path) -> Result<(String, Value)> {
         );
         for fold in &stage.folds {
             text += &format!(
-                "  fold {}: validation Dice {:.4} at epoch {}, {} held out\n",
+                "  fold {}: validation Dice {} at epoch {}, {} held out\n",
                 fold.fold,
-                fold.validation_dice,
+                or_undefined(fold.validation_dice, 4),
                 fold.epoch,
                 counted(fold.held_out.len(), "case")
             );

@@ -66,18 +66,15 @@ pub fn described(path: &Path) -> Result<(String, Value)> {
 }
 
 fn row(name: &str, lines: &[EpochLine]) -> Vec<String> {
-    let best = lines
-        .iter()
-        .rev()
-        .max_by(|a, b| a.validation_dice.total_cmp(&b.validation_dice));
+    let best = history::best(lines);
     let last = lines.last();
     let or_dash = |value: Option<String>| value.unwrap_or_else(|| "–".to_owned());
     vec![
         name.to_owned(),
         or_dash(last.map(|line| line.epoch.to_string())),
-        or_dash(best.map(|line| line.epoch.to_string())),
-        score(best.map(|line| line.validation_dice)),
-        score(last.map(|line| line.validation_dice)),
+        or_dash(best.map(|(epoch, _)| epoch.to_string())),
+        score(best.map(|(_, dice)| dice)),
+        score(last.and_then(|line| line.validation_dice)),
         score(last.and_then(|line| line.loss)),
         or_dash(last.map(|line| format!("{:.0}", line.seconds))),
         or_dash(last.map(|line| {

@@ -104,11 +104,10 @@ impl Dataset {
     }
 
     /// One of the given folds as indices of cases.
-    pub(in crate::dataset) fn given_split(
-        &self,
-        given: &GivenSplits,
-        fold: usize,
-    ) -> Result<Split> {
+    ///
+    /// # Errors
+    /// No such fold, or a case that is no training case of the dataset.
+    pub fn given_split(&self, given: &GivenSplits, fold: usize) -> Result<Split> {
         let named = given.folds.get(fold).ok_or_else(|| {
             Error::file(
                 &given.file,

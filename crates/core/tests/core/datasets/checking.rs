@@ -208,3 +208,48 @@ fn images_taken_for_label_maps_are_noticed() {
     let text = Dataset::open(folder.path()).unwrap_err().to_string();
     assert!(text.contains("no label map holds any structure"), "{text}");
 }
+
+#[test]
+fn images_under_several_names_are_found_and_kept_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join("images").join(name);
+    plain(folder.path(), &[&[1, 2][..]; 5]);
+    // c0 and c2 are one image, and so are c2 and c4, by another compression; c1 is none but itself.
+    for (case, value) in [("c0", 40.0), ("c1", 41.0), ("c2", 40.0), ("c3", 42.0)] {
+        write_image_on(&path(&format!("{case}.nii.gz")), grid(), value);
+    }
+    fs::remove_file(path("c4.nii.gz")).unwrap();
+    write_image_on(&path("c4.nii"), grid(), 40.0);
+    fs::write(
+        folder.path().join("dataset.toml"),
+        "name = \"copies\"\nimages = \"images/*.nii*\"\nlabels = \"labels/{case}.nii.gz\"\n[structures]\nliver = 1\nspleen = 2\n",
+    )
+    .unwrap();
+    let dataset = Dataset::open(folder.path()).unwrap();
+    let report = dataset.check(CheckDepth::Voxels, |_, _| {});
+    assert!(report.problems.is_empty(), "{:?}", report.problems);
+    let note = "cases c0, c2, c4 have the same image; they count as one patient's";
+    assert_eq!(notes(&report), [note]);
+    let content = DatasetContent::new(&dataset, report.contents);
+    assert_eq!(content.cases.len(), 5);
+    let together = dataset.with_same_images_together(&content);
+    for seed in 0..8 {
+        let held_out = together.split(2, 0, seed).unwrap().validation;
+        let copies = [0, 2, 4].map(|index| held_out.contains(&index));
+        assert!(copies == [true; 3] || copies == [false; 3], "{held_out:?}");
+    }
+    // Headers tell nothing of voxels.
+    assert!(check(&dataset).contents.is_empty());
+
+    let tested = Dataset {
+        test: vec!["c2".to_owned()],
+        ..dataset
+    };
+    let report = tested.check(CheckDepth::Voxels, |_, _| {});
+    let found = problems(&report);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0].contains("c0: ") && found[0].contains("in the test set as case 'c2'"),
+        "{found:?}"
+    );
+}

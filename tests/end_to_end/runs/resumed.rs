@@ -1,0 +1,301 @@
+//! What a run that goes on compares, takes over and refuses: its data, its folds, flags, more epochs.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use crate::common::batches::json;
+use crate::common::{SMALL, ctseg, run, stderr, tiny_ct};
+use ctseg_core::run::checkpoint::{CheckpointFolder, Ended, Progress};
+use ctseg_core::run::history;
+use ctseg_core::run::history::EpochLine;
+use ctseg_core::run::schedule::Course;
+
+const BOTH: &[u16] = &[1, 2];
+
+/// One fold of a stage 1 on `data`, small.
+fn arguments<'a>(data: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let fit = ["fit", "--stage", "1", "--data", data, "--fold", "0"];
+    let flags = ["--no-out-of-fold", "--no-mlflow", "--device", "flex"];
+    [&fit[..], &flags, &SMALL, more].concat()
+}
+
+fn only_run(folder: &Path) -> PathBuf {
+    let mut runs = folder.join("runs").read_dir().unwrap();
+    let path = runs.next().unwrap().unwrap().path();
+    assert!(runs.next().is_none());
+    path
+}
+
+/// Resumes the run with more flags; what it said.
+fn resumed(folder: &Path, run_folder: &Path, more: &[&str], code: i32) -> String {
+    let again = ["--device", "flex", "fit", "--resume"];
+    let again = [&again[..], &[run_folder.to_str().unwrap()], more].concat();
+    stderr(&run(folder, &again, code))
+}
+
+fn epochs(run_folder: &Path) -> Vec<EpochLine> {
+    history::read(run_folder).unwrap().remove("fold 0").unwrap()
+}
+
+#[test]
+fn a_run_goes_on_with_its_data_elsewhere_and_not_with_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    tiny_ct::dataset(&at("d"), &[BOTH; 4]);
+    run(folder.path(), &arguments("d", &["--epochs", "1"]), 0);
+    let run_folder = only_run(folder.path());
+    let weights = || fs::read(at("model/stage1.safetensors")).unwrap();
+    let manifest = || fs::read_to_string(at("model/model.toml")).unwrap();
+    let (trained, described) = (weights(), manifest());
+    // Its data by content, its folds as nnU-Net writes them.
+    let data = json(&run_folder.join("data_fingerprint.json"));
+    assert_eq!(data["cases"].as_array().unwrap().len(), 4);
+    assert!(!data.to_string().contains(folder.path().to_str().unwrap()));
+    let folds = json(&run_folder.join("splits.json"));
+    assert_eq!(folds.as_array().unwrap().len(), 2);
+
+    // Moved and compressed otherwise.
+    fs::rename(at("d"), at("elsewhere")).unwrap();
+    let said = resumed(folder.path(), &run_folder, &[], 1);
+    assert!(said.contains("/d: the dataset is not where it was") && said.contains("--data"));
+    recompress(&at("elsewhere/images/c1.nii.gz"));
+    resumed(folder.path(), &run_folder, &["--data", "elsewhere"], 0);
+    assert!(weights() == trained && manifest() == described);
+    // The next one needs no flag.
+    let settings = || fs::read_to_string(run_folder.join("run.toml")).unwrap();
+    assert!(settings().contains("/elsewhere\""), "{}", settings());
+    resumed(folder.path(), &run_folder, &[], 0);
+    // As a job that sees other mounts: the variable is taken where nothing lies at the known place, and only there.
+    fs::rename(at("elsewhere"), at("mounted")).unwrap();
+    let again = ["fit", "--resume", run_folder.to_str().unwrap()];
+    for data in ["mounted", "nowhere"] {
+        let mut command = ctseg(folder.path(), &again);
+        let output = command.env("CTSEG_DATA", data).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        assert!(settings().contains("/mounted\""), "{}", settings());
+    }
+}
+
+/// The same content in other bytes.
+fn recompress(path: &Path) {
+    let mut plain = Vec::new();
+    let bytes = fs::read(path).unwrap();
+    flate2::read::GzDecoder::new(&bytes[..])
+        .read_to_end(&mut plain)
+        .unwrap();
+    let file = fs::File::create(path).unwrap();
+    let mut coder = flate2::write::GzEncoder::new(file, flate2::Compression::none());
+    std::io::Write::write_all(&mut coder, &plain).unwrap();
+    coder.finish().unwrap();
+}
+
+#[test]
+fn a_run_does_not_go_on_with_other_data() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("d");
+    tiny_ct::dataset(&data, &[BOTH; 4]);
+    run(folder.path(), &arguments("d", &["--epochs", "1"]), 0);
+    let run_folder = only_run(folder.path());
+    let weights = || fs::read(folder.path().join("model/stage1.safetensors")).unwrap();
+    let trained = weights();
+    let refused = |expected: &str| {
+        let said = resumed(folder.path(), &run_folder, &[], 1);
+        assert!(said.contains(expected), "{expected}: {said}");
+        assert_eq!(said.matches("error: ").count(), 1, "{said}");
+        assert!(weights() == trained);
+    };
+    tiny_ct::write_case(&data, "c4", 4, BOTH);
+    refused("1 case added (c4)");
+    for name in ["images/c4.nii.gz", "labels/c4.nii.gz"] {
+        fs::remove_file(data.join(name)).unwrap();
+    }
+    tiny_ct::write_case(&data, "c0", 0, &[2]);
+    refused("1 case with another image (c0); 1 case with other labels (c0)");
+    tiny_ct::write_case(&data, "c0", 0, BOTH);
+    let renamed = |from: &str, to: &str| {
+        for part in ["images", "labels"] {
+            let name = |case: &str| data.join(part).join(format!("{case}.nii.gz"));
+            fs::rename(name(from), name(to)).unwrap();
+        }
+    };
+    renamed("c3", "z3");
+    refused("1 case renamed (c3 to z3)");
+    renamed("z3", "c3");
+    let descriptor = fs::read_to_string(data.join("dataset.toml")).unwrap();
+    let other = descriptor.replace("b = 2", "c = 2");
+    fs::write(data.join("dataset.toml"), other).unwrap();
+    let said = resumed(folder.path(), &run_folder, &[], 1);
+    assert!(said.contains("structures"), "{said}");
+    fs::write(data.join("dataset.toml"), descriptor).unwrap();
+    resumed(folder.path(), &run_folder, &[], 0);
+}
+
+#[test]
+fn flags_that_resume_cannot_honour_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |command: &str, flags: &[&str]| {
+        let line = [&[command, "--resume", "runs/x"], flags].concat();
+        let said = stderr(&run(folder.path(), &line, 2));
+        assert!(
+            said.contains(flags[0]) && said.contains("--resume"),
+            "{said}"
+        );
+        assert_eq!(said.lines().count(), 1, "{said}");
+    };
+    for flags in [
+        &["--stage", "1"][..],
+        &["--set", "folds=3"],
+        &["--no-out-of-fold"],
+        &["--fold", "0"],
+        &["--seed", "1"],
+        &["--from", "m"],
+        &["--model", "m"],
+        &["--runs", "r"],
+        &["--experiment", "e"],
+        &["--mlflow-parent-run", "p"],
+        &["--mlflow-group", "g"],
+    ] {
+        refused("fit", flags);
+    }
+    for flags in [
+        &["--vary", "folds=3"][..],
+        &["--epochs", "3"],
+        &["--rungs", "3"],
+        &["--eta", "3"],
+        &["--model", "m"],
+        &["--runs", "r"],
+    ] {
+        refused("sweep", flags);
+    }
+    // What the environment says is for new runs, and no flag.
+    let mut command = ctseg(folder.path(), &["fit", "--resume", "runs/x"]);
+    let environment = [
+        ("CTSEG_MODEL", "m"),
+        ("CTSEG_RUNS", "r"),
+        ("CTSEG_DATA", "d"),
+    ];
+    let output = command.envs(environment).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains("runs/x/recipe.toml"));
+}
+
+#[test]
+fn a_finished_run_goes_on_to_more_epochs_by_the_schedule_for_them() {
+    let folder = tempfile::tempdir().unwrap();
+    tiny_ct::dataset(&folder.path().join("d"), &[BOTH; 4]);
+    let set = [
+        "--epochs",
+        "2",
+        "--set",
+        "training.schedule=cosine",
+        "--set",
+        "training.early_stopping.patience=100",
+    ];
+    run(folder.path(), &arguments("d", &set), 0);
+    let run_folder = only_run(folder.path());
+    let said = resumed(folder.path(), &run_folder, &["--epochs", "2"], 0);
+    assert!(!said.contains("goes on to"), "{said}");
+    let said = resumed(folder.path(), &run_folder, &["--epochs", "1"], 2);
+    assert!(said.contains("fold 0 has done 2 epochs already"), "{said}");
+    let said = resumed(folder.path(), &run_folder, &["--epochs", "4"], 0);
+    assert!(said.contains("goes on to 4 epochs instead of 2"), "{said}");
+    assert!(
+        said.contains("fold 0: epochs 3 to 4 follow; learning rate"),
+        "{said}"
+    );
+    let lines = epochs(&run_folder);
+    let course = |first: f64, epochs: usize| Course {
+        first,
+        epochs,
+        warm_up: 0,
+    };
+    let first = lines[0].learning_rate;
+    let rates: Vec<f64> = lines.iter().map(|line| line.learning_rate).collect();
+    let expected = [
+        first,
+        course(first, 2).cosine(1),
+        course(first, 4).cosine(2),
+        course(first, 4).cosine(3),
+    ];
+    assert_eq!(rates, expected);
+    assert_eq!(lines[3].ended, Some(Ended::AllEpochsDone));
+    let recipe = fs::read_to_string(run_folder.join("recipe.toml")).unwrap();
+    assert!(recipe.contains("epochs = 4"), "{recipe}");
+    // The same command once more, as of a requeued job, has nothing to do.
+    resumed(folder.path(), &run_folder, &["--epochs", "4"], 0);
+    assert_eq!(epochs(&run_folder).len(), 4);
+}
+
+#[test]
+fn a_run_that_stopped_early_is_extended_with_its_patience_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    tiny_ct::dataset(&folder.path().join("d"), &[BOTH; 4]);
+    let set = [
+        "--epochs",
+        "9",
+        "--set",
+        "training.early_stopping.patience=2",
+        "--set",
+        "training.early_stopping.smallest_gain=2.0",
+    ];
+    run(folder.path(), &arguments("d", &set), 0);
+    let run_folder = only_run(folder.path());
+    assert_eq!(
+        epochs(&run_folder).last().unwrap().ended,
+        Some(Ended::NothingGained)
+    );
+    let before = epochs(&run_folder).len();
+    resumed(folder.path(), &run_folder, &[], 0);
+    assert_eq!(epochs(&run_folder).len(), before);
+    resumed(folder.path(), &run_folder, &["--epochs", "10"], 0);
+    assert_eq!(epochs(&run_folder).len(), before + 2);
+    let checkpoints = CheckpointFolder::new(run_folder.join("checkpoints/fold_0"));
+    let last = ctseg_core::run::checkpoint::Checkpoint::load(&checkpoints.last()).unwrap();
+    let Progress { ended, epoch, .. } = last.progress;
+    assert_eq!((ended, epoch), (Some(Ended::NothingGained), before + 2));
+}
+
+#[test]
+fn a_sweep_goes_on_with_its_data_elsewhere_and_not_with_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    tiny_ct::dataset(&at("d"), &[BOTH; 4]);
+    let sweep = ["sweep", "--stage", "1", "--data", "d", "--rungs", "1"];
+    let vary = [
+        "--vary",
+        "training.optimiser.learning_rate=1e-3",
+        "--epochs",
+        "1",
+    ];
+    let flags = ["--no-mlflow", "--device", "flex"];
+    run(
+        folder.path(),
+        &[&sweep[..], &vary, &flags, &SMALL].concat(),
+        0,
+    );
+    let sweep = only_run(folder.path());
+    fs::rename(at("d"), at("elsewhere")).unwrap();
+    let resumed = |more: &[&str], code: i32| {
+        let again = ["--device", "flex", "sweep", "--resume"];
+        let again = [&again[..], &[sweep.to_str().unwrap()], more].concat();
+        stderr(&run(folder.path(), &again, code))
+    };
+    assert!(resumed(&[], 1).contains("--data"));
+    resumed(&["--data", "elsewhere"], 0);
+    resumed(&[], 0);
+    tiny_ct::write_case(&at("elsewhere"), "c4", 4, BOTH);
+    let said = resumed(&[], 1);
+    assert!(said.contains("1 case added (c4)"), "{said}");
+    // A trial is a run of its own, with the sweep's data.
+    let trial = sweep.join("trials/000");
+    let again = [
+        "--device",
+        "flex",
+        "fit",
+        "--resume",
+        trial.to_str().unwrap(),
+    ];
+    let said = stderr(&run(folder.path(), &again, 1));
+    assert!(said.contains("1 case added (c4)"), "{said}");
+}
