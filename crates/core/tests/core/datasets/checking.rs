@@ -249,7 +249,7 @@ fn images_under_several_names_are_found_and_kept_together() {
     let found = problems(&report);
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(
-        found[0].contains("c0: ") && found[0].contains("in the test set as case 'c2'"),
+        found[0].contains("c0.nii.gz: ") && found[0].contains("in the test set as case 'c2'"),
         "{found:?}"
     );
 }
