@@ -54,7 +54,9 @@ fn folds_beside_the_dataset_are_those_that_are_trained() {
     write_text(&root.join("splits_final.json"), &format!("\u{feff}{FOLDS}"));
     let mut dataset = Dataset::open(root).unwrap();
     let heard = Heard::default();
-    let recipe = dataset.use_given_splits(recipe(&[]), None, &heard).unwrap();
+    let recipe = dataset
+        .use_given_splits(recipe(&["folds=5"]), None, &heard)
+        .unwrap();
     assert_eq!(recipe.folds, 3);
     let heard = heard.0.into_inner().unwrap();
     assert_eq!(heard.len(), 1, "{heard:?}");
@@ -159,7 +161,7 @@ fn folds_that_cannot_be_meant_are_refused_by_name() {
     assert!(refused("[{\"train\": [\"p1-a\"]}]").contains("missing field `val`"));
     write_text(&root.join("splits_final.json"), FOLDS);
     let mut dataset = Dataset::open(root).unwrap();
-    let error = dataset.use_given_splits(recipe(&["train_folds=[3]"]), None, &Silent);
+    let error = dataset.use_given_splits(recipe(&["folds=5", "train_folds=[3]"]), None, &Silent);
     let error = error.unwrap_err().to_string();
     assert!(error.contains("there is no fold 3"), "{error}");
 }
