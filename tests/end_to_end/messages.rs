@@ -99,6 +99,8 @@ fn an_output_that_is_a_file_is_named_as_one() {
             "data",
             "--runs",
             "afile",
+            "--set",
+            "folds=2",
             "--vary",
             "training.epochs=1",
         ],

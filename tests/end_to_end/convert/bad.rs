@@ -222,7 +222,7 @@ fn overlapping_masks_are_refused_unless_a_rule_is_named() {
     let replaced = said(&format!("{last} --overwrite"), 3);
     assert!(
         replaced.contains(
-            "s1: the masks of colon and liver overlap in 1 voxels; they are of the later one"
+            "s1: the masks of colon and liver overlap in 1 voxel; they are of the later one"
         ),
         "{replaced}"
     );
