@@ -4,6 +4,7 @@ use crate::common;
 mod disks;
 mod gpus;
 mod machines;
+#[cfg(not(feature = "libtorch"))] // once is enough
 mod servers;
 mod things;
 

@@ -1,7 +1,9 @@
-//! Training: stages, losses, resuming, sweeps, several processes.
+//! Training: stages, losses, resuming, sweeps, several processes. What does not depend on the engine is tested once, with
+//! the embedded one alone.
 
 mod calibrate;
 mod case_cache;
+#[cfg(not(feature = "libtorch"))]
 mod cross_validation;
 mod demo;
 mod diagnosis;
@@ -11,13 +13,16 @@ mod freezing;
 mod keep;
 mod loader_threads;
 mod losses;
+#[cfg(not(feature = "libtorch"))]
 mod plan;
 mod resume;
-#[cfg(unix)]
+#[cfg(all(unix, not(feature = "libtorch")))]
 mod signals;
 mod slices;
 mod slices_in_context;
+#[cfg(not(feature = "libtorch"))]
 mod stages;
+#[cfg(not(feature = "libtorch"))]
 mod sweep;
 #[cfg(feature = "mpi")]
 mod together;

@@ -4,7 +4,7 @@ use crate::common;
 
 use serde_json::Value;
 
-fn learns_in_three_epochs(engine: &str, set: &[&str]) {
+fn learns_in_three_epochs(engine: &str, set: &[&str], dice: f64, iou: f64) {
     let folder = tempfile::tempdir().unwrap();
     let mut arguments = vec![
         "fit", "--stage", "slices", "--epochs", "3", "--device", engine, "--json",
@@ -22,20 +22,21 @@ fn learns_in_three_epochs(engine: &str, set: &[&str]) {
     let number = |epoch: usize, key: &str| epochs[epoch][key].as_f64().unwrap();
     let loss = |epoch: usize| number(epoch, "validation_loss");
     assert!(loss(2) < 0.75 * loss(0), "{text}");
-    assert!(number(2, "validation_dice") > 0.75, "{text}");
-    assert!(number(2, "validation_iou") > 0.6, "{text}");
+    assert!(number(2, "validation_dice") > dice, "{text}");
+    assert!(number(2, "validation_iou") > iou, "{text}");
 }
 
-// A quarter of the work, with as large steps as so small a network bears.
+// A quarter of the width, with as large steps as so small a network bears.
 #[cfg(not(feature = "libtorch"))] // once is enough
 #[test]
 fn three_epochs_of_a_narrower_network_on_flex() {
-    let widths = "network.widths=[16, 32, 64, 128]";
-    learns_in_three_epochs("flex", &[widths, "training.optimiser.learning_rate=3e-3"]);
+    let widths = "network.widths=[8, 16, 32, 64]";
+    let rate = "training.optimiser.learning_rate=5e-3";
+    learns_in_three_epochs("flex", &[widths, rate], 0.6, 0.5);
 }
 
 #[cfg(feature = "libtorch")]
 #[test]
 fn three_epochs_of_the_slices_recipe_on_libtorch() {
-    learns_in_three_epochs("libtorch", &[]);
+    learns_in_three_epochs("libtorch", &[], 0.75, 0.6);
 }
