@@ -68,8 +68,10 @@ impl<'a> KnownCases<'a> {
 
     fn is_among(&self, ids: &[String], case: &str, image_sha256: &str) -> bool {
         let names = self.names_of(image_sha256);
+        // Versions that knew no images named a case by its file: p1_0000.
+        let by_file = |id: &str| self.by_image.is_empty() && id.strip_suffix("_0000") == Some(case);
         ids.iter()
-            .any(|id| id == case || names.contains(&id.as_str()))
+            .any(|id| id == case || names.contains(&id.as_str()) || by_file(id))
     }
 }
 
@@ -134,10 +136,11 @@ mod tests {
         );
         assert!(error("x", "A").contains("case x (as a, the same image)"));
         // Of early versions.
-        let old = stage(&[(&["a"], &["b"])], &[]);
+        let old = stage(&[(&["a"], &["b", "p_0000"])], &[]);
         let known = KnownCases::new(&old);
         assert!(known.by_name_alone());
         assert_eq!(known.fair_fold("a", "A").unwrap(), Some(0));
         assert_eq!(known.fair_fold("x", "B").unwrap(), None);
+        assert!(known.is_trained_on(&old.folds[0], "p", "P"));
     }
 }
