@@ -294,7 +294,7 @@ fn a_folder_that_cannot_be_written_costs_a_warning() {
     let lines = warned.lines();
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(
-        lines[0].contains("case cache") && lines[0].contains("create"),
+        lines[0].contains("case cache") && lines[0].contains("is a file"),
         "{lines:?}"
     );
 }

@@ -170,7 +170,7 @@ fn a_file_that_cannot_be_written_is_refused_at_once() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("there")).unwrap();
     std::fs::write(folder.path().join("file"), "").unwrap();
-    for (path, problem) in [("there", "is a folder"), ("file/x.prom", "file: cannot")] {
+    for (path, problem) in [("there", "is a folder"), ("file/x.prom", "file: is a file")] {
         let output = run(
             folder.path(),
             &["plan", "nowhere", "--metrics-file", path],

@@ -207,7 +207,7 @@ fn channels_without_names_are_asked_for() {
     let line = "raw/Dataset501_Two --to msd -o t --channels CT";
     let output = convert(folder.path(), line, 2);
     assert!(
-        stderr(&output).contains("1 channel names given for the 2 channels (CT, PET)"),
+        stderr(&output).contains("1 channel name given for the 2 channels (CT, PET)"),
         "{}",
         stderr(&output)
     );
