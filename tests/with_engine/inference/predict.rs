@@ -170,7 +170,7 @@ fn an_empty_region_falls_back_to_the_whole_volume_and_says_so() {
     phantoms(&folder.path().join("data"), 1, 0);
     random_model(&folder.path().join("model"), &["roi.threshold=0.9999"]);
     let output = run(folder.path(), &["predict", "data/images", "-o", "out"], 0);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let said = stderr(&output);
     assert!(
         said.contains("found nothing; the whole volume was segmented"),
         "{said}"

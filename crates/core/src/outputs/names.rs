@@ -53,9 +53,11 @@ pub fn plan_outputs(inputs: &[PathBuf], output: &Path) -> Result<(Vec<PredictCas
     let taken: BTreeSet<PathBuf> = names.iter().cloned().collect();
     for (name, input) in names.iter_mut().zip(inputs) {
         let before = name_before(input).filter(|before| !taken.contains(Path::new(before)));
+        let made_as = |name: &Path| was_made_as(&with_ending(&output.join(name), input), input);
         if let Some(before) = before
             && name.components().count() == 1
-            && was_made_as(&with_ending(&output.join(&before), input), input)
+            && made_as(Path::new(&before))
+            && !made_as(&*name)
         {
             *name = before.into();
         }
