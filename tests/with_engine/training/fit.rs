@@ -326,6 +326,8 @@ fn stage_2_without_stage_1_says_what_to_do() {
             "2",
             "--data",
             descriptor.to_str().unwrap(),
+            "--set",
+            "folds=5",
         ],
         1,
     );
