@@ -154,8 +154,8 @@ fn of_total_segmentator(file: &Path, case: &Path) -> Option<OsString> {
     }
     let folder = real_folder(file);
     let name = folder.file_name()?;
-    let number = name.as_bytes().strip_prefix(b"s")?;
-    let published = number.len() == 4 && number.iter().all(u8::is_ascii_digit);
+    let number = name.as_bytes().strip_prefix(b"s");
+    let published = number.is_some_and(|it| it.len() == 4 && it.iter().all(u8::is_ascii_digit));
     (published || folder.join(masks).is_dir()).then(|| name.to_owned())
 }
 

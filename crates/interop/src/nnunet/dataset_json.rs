@@ -96,9 +96,8 @@ fn of_labels(
         return Err(Error::file(
             path,
             format!(
-                "has {} with {}; expected one label value above 0 for each structure",
-                counted(structures.len(), "structure"),
-                counted(seen.len(), "different label value")
+                "its {} have the label values {seen:?}; expected one above 0 for each",
+                counted(structures.len(), "structure")
             ),
         ));
     }

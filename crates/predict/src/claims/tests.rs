@@ -192,6 +192,7 @@ fn what_is_not_as_it_was_is_done_again() {
     for index in 1..5 {
         assert_eq!(two.take(index).unwrap(), Taking::Ours, "case {index}");
     }
+    drop((two, three));
     let other = joined(folder.path(), &cases, "another model");
     assert_eq!(other.take(0).unwrap(), Taking::Ours);
 }

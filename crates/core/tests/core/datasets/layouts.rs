@@ -242,7 +242,7 @@ fn total_segmentator_numbers_the_union_of_names_and_later_wins() {
     assert_eq!(
         notes(&report),
         [
-            "s0001: masks overlap in 1 voxels; the structure with the higher value keeps them",
+            "s0001: masks overlap in 1 voxel; the structure with the higher value keeps them",
             "s0001: no mask of aorta; taken for background",
             "s0002: no mask of liver; taken for background",
         ]
