@@ -225,6 +225,25 @@ fn of_models(request: &Request) -> Option<ResponseTemplate> {
     is(request, "logged-models").then(|| ResponseTemplate::new(200).set_body_json(model))
 }
 
+/// Fails unless metrics, parameters and tags were sent as the events tell them.
+fn assert_values(requests: &[Request], events: &[Value]) {
+    for (kind, what) in [
+        ("metrics", "metrics"),
+        ("parameters", "params"),
+        ("tags", "tags"),
+    ] {
+        // The run of each fold carries the parameters too, and its number.
+        let numbers = |item: &String| what == "params" && item.starts_with(r#"{"key":"fold","#);
+        let (folds, sent): (Vec<_>, Vec<_>) = logged(requests, what).into_iter().partition(numbers);
+        let copies = 1 + folds.len();
+        let expected = told(events, kind).into_iter();
+        let expected: Vec<String> = expected
+            .flat_map(|item| std::iter::repeat_n(item, copies))
+            .collect();
+        assert!(!expected.is_empty() && sent == expected, "{kind}");
+    }
+}
+
 #[test]
 fn events_that_never_reached_a_server_are_sent_once() {
     let folder = copied();
@@ -252,22 +271,7 @@ fn events_that_never_reached_a_server_are_sent_once() {
         "{synced}"
     );
     let requests = fake.requests();
-    for (kind, what) in [
-        ("metrics", "metrics"),
-        ("parameters", "params"),
-        ("tags", "tags"),
-    ] {
-        // The run of each fold carries the parameters too, and its number.
-        let numbers = |item: &String| what == "params" && item.starts_with(r#"{"key":"fold","#);
-        let (folds, sent): (Vec<_>, Vec<_>) =
-            logged(&requests, what).into_iter().partition(numbers);
-        let copies = 1 + folds.len();
-        let expected = told(&events, kind).into_iter();
-        let expected: Vec<String> = expected
-            .flat_map(|item| std::iter::repeat_n(item, copies))
-            .collect();
-        assert!(!expected.is_empty() && sent == expected, "{kind}");
-    }
+    assert_values(&requests, &events);
     let count = |kind: &str| events.iter().filter(|event| event["event"] == kind).count();
     assert_eq!(fake.count("log-inputs"), count("dataset"));
     assert_eq!((fake.count("logged-models"), count("model")), (1, 1));
