@@ -7,6 +7,7 @@ mod cuda_library;
 mod doctor;
 mod ensemble;
 mod entropy;
+#[cfg(not(feature = "libtorch"))] // which other users may not be able to read
 mod few_threads;
 mod inputs;
 mod max_ram;
