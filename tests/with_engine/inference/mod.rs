@@ -8,6 +8,7 @@ mod doctor;
 mod ensemble;
 mod entropy;
 mod few_threads;
+mod hounsfield;
 mod inputs;
 mod max_ram;
 mod outputs;
