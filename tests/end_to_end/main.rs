@@ -12,6 +12,7 @@ mod convert;
 #[cfg(target_os = "linux")]
 mod evaluate;
 mod fingerprint;
+mod inspect;
 mod logs;
 mod messages;
 mod metrics_file;

@@ -13,6 +13,7 @@ use crate::model::identity::ModelUsed;
 use ctseg_base::atomic_file::{parent_of, write_bytes_atomically};
 use ctseg_base::hash::file_sha256;
 use ctseg_base::limits::threads::peak_memory_mb;
+use ctseg_base::text::file::read_text;
 use ctseg_base::text::os_text;
 use ctseg_base::{Error, Result};
 use ctseg_image::formats::{VolumeImage, case_file};
@@ -117,7 +118,7 @@ pub fn sidecar_path(output: &Path) -> PathBuf {
 
 /// The sidecar beside `label_map`, if there is one that can be read.
 pub fn read_sidecar(label_map: &Path) -> Option<Sidecar> {
-    serde_json::from_slice(&std::fs::read(sidecar_path(label_map)).ok()?).ok()
+    serde_json::from_str(&read_text(&sidecar_path(label_map)).ok()?).ok()
 }
 
 /// What is known of the case whose label map is or would be `output`, if it was made of this input, by models with

@@ -7,6 +7,7 @@ mod distance_golden;
 mod metrics_golden;
 mod nifti_label_names;
 mod nifti_labels;
+mod nifti_padding;
 mod nifti_reading;
 mod paired_golden;
 mod postprocess_golden;

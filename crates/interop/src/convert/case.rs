@@ -14,7 +14,7 @@ use ctseg_core::dataset::{
 };
 use ctseg_image::formats::read_label_map;
 use ctseg_image::nifti;
-use ctseg_image::nifti::NiftiHeader;
+use ctseg_image::nifti::{NiftiHeader, Version};
 use ctseg_image::space::LabelMap;
 
 /// ITK, which nnU-Net reads with first, refuses images whose axes are further from right angles (cosine).
@@ -35,13 +35,13 @@ pub(super) struct Checks<'a> {
 
 /// A sound case, its labels ready to be written.
 pub(super) struct Checked<'a> {
-    /// Of the image's first channel.
+    /// Of the image's first channel, as it is written.
     pub header: NiftiHeader,
     pub labels: Option<ReadyLabels>,
     /// Label values that occur, as in the converted dataset.
     pub present: BTreeSet<u16>,
-    /// Whether the image's axes are not at right angles.
-    pub skewed: bool,
+    /// Whether SimpleITK cannot read the image as it is written: axes that are not at right angles, and NIfTI-2.
+    pub needs_nibabel: bool,
     pub notes: Vec<String>,
     _memory: Admitted<'a>,
 }
@@ -102,7 +102,8 @@ impl<'a> Checks<'a> {
         };
         let (labels, present) = self.ready(map, file, &header, &mut found);
         Ok(Checked {
-            skewed: !header.grid().is_orthogonal(SKEWED),
+            needs_nibabel: !header.grid().is_orthogonal(SKEWED)
+                || header.version() == Version::Nifti2,
             header,
             labels,
             present,
@@ -132,16 +133,20 @@ impl<'a> Checks<'a> {
                     found
                         .notes
                         .extend(warnings.map(|warning| format!("the image {warning}")));
-                    first = Some(header);
+                    first = Some(as_written(header, &mut found.notes));
                 }
             }
-            let non_finite = found.kept(nifti::check_channels(path)).unwrap_or(0);
-            if non_finite > 0 {
+            let Some(read) = found.kept(nifti::check_channels(path)) else {
+                continue;
+            };
+            if read.non_finite > 0 {
                 found.notes.push(format!(
                     "the image has {}, which nnU-Net refuses",
-                    counted(non_finite, "NaN or infinite voxel")
+                    counted(read.non_finite, "NaN or infinite voxel")
                 ));
             }
+            let padding = read.padding.map(|padding| format!("the image: {padding}"));
+            found.notes.extend(padding);
         }
         first.as_ref()?;
         let more = surplus_channel(case, images.len());
@@ -295,6 +300,7 @@ impl<'a> Checks<'a> {
             self.labels.are_kept()
                 && header.is_ok_and(|header| {
                     header.is_compressed()
+                        && header.version() == image.version()
                         && header.holds_plain_labels()
                         && header.same_placement(image)
                 })
@@ -305,6 +311,25 @@ impl<'a> Checks<'a> {
         };
         (Some(ready), present)
     }
+}
+
+/// The header that an image gets: NIfTI-1, which ITK reads, where that can say the same.
+fn as_written(header: NiftiHeader, notes: &mut Vec<String>) -> NiftiHeader {
+    if header.version() == Version::Nifti1 {
+        return header;
+    }
+    let (note, header) = match header.as_nifti1() {
+        Some(header) => (
+            "the image is NIfTI-2, which SimpleITK does not read; written as NIfTI-1",
+            header,
+        ),
+        None => (
+            "the image is NIfTI-2, which SimpleITK does not read, and NIfTI-1 cannot hold it",
+            header,
+        ),
+    };
+    notes.push(note.to_owned());
+    header
 }
 
 /// A label file that must lie on the image's grid.

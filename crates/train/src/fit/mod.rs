@@ -108,6 +108,9 @@ fn led(
             began.engine
         ));
     }
+    for line in recipe.without_effect() {
+        observer.warn(&line);
+    }
     let training = &recipe.training;
     if !job.compute.choice.is_libtorch() && (training.recompute || training.micro_batches > 1) {
         observer.warn("training.recompute and micro_batches are for device libtorch; they change nothing here");

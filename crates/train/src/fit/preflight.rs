@@ -38,6 +38,9 @@ pub(super) fn checked(job: &FitJob, observer: &dyn Observer) -> Result<(RunFolde
     let recipe = &job.recipe;
     stage_loss(recipe, &job.dataset)?;
     check_names(recipe, &job.dataset.structures)?;
+    for fold in recipe.trained_folds() {
+        job.dataset.split(recipe.folds, fold, job.seed)?; // too few patients are known before any voxel is
+    }
     if job.trial.is_none() {
         Bundle::check_target(&job.model, recipe.stage, &job.dataset.structures)?;
         check_dataset(&job.dataset, job.stop, observer)?;

@@ -212,8 +212,8 @@ impl OneEpoch<'_> {
     /// Whether training cases are measured after epoch `epoch` (from 1 on): where curves bend most, now and then, and at
     /// the end.
     fn is_watched(&self, epoch: usize) -> bool {
-        let last = self.job.source.recipe.training.epochs;
-        epoch <= 5 || epoch.is_multiple_of(5) || epoch == last
+        let training = &self.job.source.recipe.training;
+        epoch <= 5 || epoch.is_multiple_of(training.watch_every) || epoch == training.epochs
     }
 
     /// The training cases that are measured as the held-out ones.
@@ -244,13 +244,14 @@ fn epoch_line(
     is_best: bool,
 ) -> String {
     format!(
-        "{}: epoch {:>3}/{}  loss {mean_loss:.4}  validation Dice {:.4}{} IoU {:.4} loss {:.4}  rate {:.1e}  {:.0} {}/s ({:.0} % waiting for data)",
+        "{}: epoch {:>3}/{}  loss {mean_loss:.4}  validation Dice {:.4}{} IoU {:.4} accuracy {:.4} loss {:.4}  rate {:.1e}  {:.0} {}/s ({:.0} % waiting for data)",
         epoch.job.name,
         epoch.number + 1,
         epoch.job.source.recipe.training.epochs,
         validation.dice,
         if is_best { " (best)" } else { "" },
         validation.iou,
+        validation.accuracy.unwrap_or(f64::NAN),
         validation.loss.unwrap_or(f64::NAN),
         epoch.rate,
         outcome.slices_per_second,

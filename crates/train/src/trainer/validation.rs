@@ -99,6 +99,7 @@ fn summed_up(scores: &[CaseScore], maps: usize) -> Validation {
     let (dice_per_map, iou_per_map) = (per_map(Overlap::dice), per_map(Overlap::iou));
     let precision_per_map = per_map(Overlap::precision);
     let recall_per_map = per_map(Overlap::recall);
+    let accuracy_per_map = per_map(Overlap::accuracy);
     Validation {
         dice: mean(&dice_per_map).unwrap_or(0.0),
         dice_per_map,
@@ -108,6 +109,8 @@ fn summed_up(scores: &[CaseScore], maps: usize) -> Validation {
         precision_per_map,
         recall: mean(&recall_per_map),
         recall_per_map,
+        accuracy: mean(&accuracy_per_map),
+        accuracy_per_map,
         loss: Summary::of(scores.iter().map(|score| Some(score.loss))).mean,
     }
 }

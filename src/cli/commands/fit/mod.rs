@@ -56,7 +56,7 @@ pub struct FitArgs {
     /// Train this fold only, or all of them
     #[arg(long, value_name = "all|K", value_parser = parse_fold)]
     pub(super) fold: Option<FoldChoice>,
-    /// Largest number of epochs per fold
+    /// Largest number of epochs per fold; with more than the recipe's, early stopping waits as much longer
     #[arg(long)]
     epochs: Option<usize>,
     /// Time for the whole training, such as 90s, 20m, 1h30m
