@@ -26,6 +26,14 @@ pub fn described(fingerprint: &Fingerprint) -> Result<(String, Value)> {
     if !unread.is_empty() {
         text += &format!("  not read  {}\n", listed(&unread));
     }
+    if !fingerprint.not_hu.is_empty() {
+        let cases = fingerprint.not_hu.iter().map(|(case, _)| case.as_str());
+        let cases: Vec<&str> = cases.collect();
+        text += &format!(
+            "  not HU    {}: left out of the HU below\n",
+            cases.join(", ")
+        );
+    }
     text += &table(
         &["mm", "x", "y", "z"],
         &[

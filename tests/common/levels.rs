@@ -48,6 +48,7 @@ pub fn publish_levels(model: &Path, levels: &[Level], spacing_mm: f64) {
         seed: 0,
         engine: "none".to_owned(),
         stage1_sha256: None,
+        channel: None,
         folds: vec![FoldManifest {
             input_ranges: None,
             fold: 0,

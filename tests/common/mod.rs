@@ -161,6 +161,7 @@ pub fn publish_random(model: &Path, recipe: &Recipe, folds: &[&[&str]]) {
         seed: 0,
         engine: "none".to_owned(),
         stage1_sha256,
+        channel: None,
         folds: folds
             .iter()
             .enumerate()

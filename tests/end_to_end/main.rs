@@ -12,12 +12,14 @@ mod convert;
 #[cfg(target_os = "linux")]
 mod evaluate;
 mod fingerprint;
+mod grids;
 mod logs;
 mod messages;
 mod metrics_file;
 mod mlflow;
 mod mlflow_faults;
 mod normalisation;
+mod not_hounsfield;
 mod recorded;
 mod reliability;
 mod report;

@@ -192,6 +192,7 @@ fn run_folder(folder: &Path) -> PathBuf {
         ctseg_version: "0.1.0".to_owned(),
         engine: "flex in f32".to_owned(),
         parent: None,
+        reading: ctseg_core::dataset::Reading::default(),
     };
     // Through JSON: the tests know no TOML.
     let lines = serde_json::to_value(&settings).unwrap();

@@ -19,10 +19,7 @@ use ctseg_image::labels::run_length_labels::{LabelRuns, run_overlaps};
 use ctseg_image::metrics::lesions::Detection;
 use ctseg_image::metrics::overlap::{Overlap, volume_ml};
 use ctseg_image::metrics::surface::SurfaceDistances;
-use ctseg_image::space::{Grid, VoxelBox};
-
-/// Grids of prediction and reference may differ by this much and still be one.
-const TOLERANCE_MM: f64 = 0.01;
+use ctseg_image::space::{Grid, Remark, Turn, VoxelBox};
 
 /// Parts of a structure are those that touch in any way.
 const CONNECTIVITY: Connectivity = Connectivity::TwentySix;
@@ -57,6 +54,8 @@ pub struct Compared {
     pub scores: BTreeMap<u16, StructureScores>,
     pub voxels: u64,
     pub case: CaseScores,
+    /// What there is to say about the grids of prediction and reference.
+    pub remark: Option<Remark>,
 }
 
 /// Compares the label map at `path` with the reference of `case`.
@@ -67,7 +66,12 @@ pub fn compare(
     structures: &Structures,
     limits: &Limits,
 ) -> Result<Compared> {
-    let (prediction, truth, ignored) = both(case, path, reference, limits)?;
+    let Both {
+        prediction,
+        truth,
+        ignored,
+        remark,
+    } = both(case, path, reference, limits)?;
     let values: Vec<u16> = match &structures.known {
         Some(structures) => structures.iter().map(|s| s.value).collect(),
         None => prediction
@@ -89,6 +93,7 @@ pub fn compare(
     let sidecar = read_sidecar(path);
     let roi = sidecar.as_ref().and_then(|sidecar| sidecar.cascade.roi);
     Ok(Compared {
+        remark,
         scores: values.into_iter().zip(scores).collect(),
         voxels: truth.grid.voxels() as u64 - ignored,
         case: CaseScores {
@@ -110,13 +115,16 @@ pub fn compare(
     })
 }
 
-/// Prediction and reference on one grid, without what the reference says nothing of; how many voxels that is.
-fn both(
-    case: &str,
-    path: &Path,
-    reference: &Reference,
-    limits: &Limits,
-) -> Result<(LabelRuns, LabelRuns, u64)> {
+/// Prediction and reference on the prediction's grid, without what the reference says nothing of.
+struct Both {
+    prediction: LabelRuns,
+    truth: LabelRuns,
+    /// How many voxels the reference says nothing of.
+    ignored: u64,
+    remark: Option<Remark>,
+}
+
+fn both(case: &str, path: &Path, reference: &Reference, limits: &Limits) -> Result<Both> {
     let none = || {
         Error::file(
             path,
@@ -129,35 +137,32 @@ fn both(
         let (truth, prediction) =
             rayon::join(|| reference.load_runs(case), || read_predicted_runs(path));
         let (truth, prediction) = (truth?.ok_or_else(none)?, prediction?);
-        check_grids(path, &prediction.grid, &truth.grid)?;
-        return Ok((prediction, truth, 0));
+        let grid = prediction.grid;
+        let (turn, remark) = reference.turn(&truth.grid, (path, &grid))?;
+        let bytes = match turn {
+            Turn::NONE => 0, // no map is in memory
+            _ => READING_BYTES * grid.voxels() as u64,
+        };
+        let _admitted = limits.reading.admit(bytes);
+        return Ok(Both {
+            prediction,
+            truth: truth.placed(grid, &turn),
+            ignored: 0,
+            remark,
+        });
     }
     let voxels = predicted_voxels(path);
     let _admitted = limits.reading.admit(READING_BYTES * voxels as u64);
-    let mut truth = reference.load(case)?.ok_or_else(none)?;
     let mut prediction = read_predicted(path)?;
-    check_grids(path, &prediction.grid, &truth.grid)?;
+    let truth = reference.load_on(case, (path, &prediction.grid))?;
+    let (mut truth, remark) = truth.ok_or_else(none)?;
     let ignored = forget_ignored(&mut prediction, &mut truth, reference.ignore());
-    Ok((
-        LabelRuns::from(&prediction),
-        LabelRuns::from(&truth),
+    Ok(Both {
+        prediction: LabelRuns::from(&prediction),
+        truth: LabelRuns::from(&truth),
         ignored,
-    ))
-}
-
-fn check_grids(path: &Path, prediction: &Grid, reference: &Grid) -> Result<()> {
-    if prediction.same_as(reference, TOLERANCE_MM) {
-        return Ok(());
-    }
-    Err(Error::file(
-        path,
-        format!(
-            "lies on another grid than its reference: shape {:?} against {:?}, up to {:.2} mm apart; compare label maps of one image",
-            prediction.shape,
-            reference.shape,
-            prediction.largest_shift_mm(reference)
-        ),
-    ))
+        remark,
+    })
 }
 
 /// Two label maps on one grid.

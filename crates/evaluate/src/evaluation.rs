@@ -20,6 +20,7 @@ use ctseg_core::dataset::reference::Reference;
 use ctseg_core::outputs::sidecar::read_sidecar;
 use ctseg_core::recipe::output_maps::UNION;
 use ctseg_image::formats::endings_in_words;
+use ctseg_image::space::Remark;
 
 /// What all cases under way may take together, about. A larger case is compared alone.
 const MEMORY: u64 = 3 << 30;
@@ -150,7 +151,7 @@ fn collected(
     for ((case, input), result) in predictions.into_iter().zip(compared) {
         seen.push(case);
         match result {
-            Ok(compared) => whole.push(compared),
+            Ok(compared) => whole.push(told(compared, &input, observer)),
             Err(error) => {
                 observer.warn(&format!("failed: {error}"));
                 failures.push(Failure {
@@ -196,6 +197,18 @@ fn collected(
         failures,
         missing,
     }
+}
+
+/// Says what there is to say about a prediction's grid.
+fn told(compared: Compared, input: &Path, observer: &dyn Observer) -> Compared {
+    if let Some(Remark { text, is_warning }) = &compared.remark {
+        let text = format!("{}: {text}", input.display());
+        match is_warning {
+            true => observer.warn(&text),
+            false => observer.say(&text),
+        }
+    }
+    compared
 }
 
 /// The structures that are known, or else those that occur in any case.

@@ -15,6 +15,7 @@ use ctseg_base::limits::memory::kept_at_most;
 use ctseg_base::memory_semaphore::{Admitted, Gate};
 use ctseg_base::progress::Observer;
 use ctseg_base::{Error, Result};
+use ctseg_core::dataset::Reading;
 use ctseg_core::inference::attention::Attention;
 use ctseg_core::inference::cascade::{Cascade, CascadeReport};
 use ctseg_core::inference::export_logits::Probabilities;
@@ -30,7 +31,9 @@ use ctseg_core::outputs::sidecar::{
 };
 use ctseg_engine::losses::Outputs;
 use ctseg_image::formats::{VolumeImage, case_name, read_header, read_volume};
+use ctseg_image::preprocess::channels::Window;
 use ctseg_image::space::LabelMap;
+use ctseg_image::statistics::hounsfield::Suspicion;
 
 /// For each worker: a volume of 512 × 512 × 600 that is segmented and another one beside it.
 const BYTES_PER_WORKER: u64 = 2 << 30;
@@ -53,6 +56,8 @@ pub(crate) struct Batch<'a> {
     pub(super) structures: BTreeMap<String, u16>,
     pub(super) models: Vec<ModelUsed>,
     pub(super) model_sha256: String,
+    /// The Hounsfield units that the models see; none of models of other images than CT.
+    pub(super) ct_window: Option<Window>,
     pub(super) observer: &'a dyn Observer,
 }
 
@@ -118,6 +123,9 @@ impl Batch<'_> {
         let threshold = predictor.map(Predictor::threshold);
         if let Some(threshold) = threshold.filter(|threshold| !threshold.is_empty()) {
             text += &format!("{threshold:?}");
+        }
+        if let Some(how) = self.job.rescale_hu {
+            text += &format!(" {how}");
         }
         format!("{:x}", Sha256::digest(text))
     }
@@ -197,7 +205,8 @@ impl Batch<'_> {
         let voxels = read_header(&case.input)?.grid.voxels() as u64;
         let admitted = memory.admit(voxels.saturating_mul(VOXEL_BYTES));
         let reading = Instant::now();
-        let image = read_volume(&case.input)?;
+        let mut image = read_volume(&case.input)?;
+        self.in_hounsfield_units(&mut image);
         Ok(Ok(Input {
             image,
             sha256,
@@ -206,12 +215,26 @@ impl Batch<'_> {
         }))
     }
 
+    /// Brings the image's values to Hounsfield units if that was asked for, and says it where they do not look like them.
+    fn in_hounsfield_units(&self, image: &mut VolumeImage) {
+        let reading = Reading {
+            rescale_hu: self.job.rescale_hu,
+            ..Reading::default()
+        };
+        reading.rescale(image);
+        if self.ct_window.is_some() {
+            let suspicion = Suspicion::of(image.volume.data.view(), self.ct_window);
+            let warning = suspicion.map(|suspicion| suspicion.sentence());
+            image.header.warnings.extend(warning);
+        }
+    }
+
     /// Whether a finished case was made of this input, by this model and in this way.
     fn is_current(&self, made: &Sidecar, input_sha256: &str) -> bool {
         let Some(predictor) = self.predictors.first() else {
             return false;
         };
-        made.is_of(input_sha256, &self.model_sha256)
+        made.is_of((input_sha256, self.job.rescale_hu), &self.model_sha256)
             && made.cascade.looks == predictor.looks()
             && made.cascade.postprocessing == *predictor.postprocessing()
             && made.cascade.threshold == *predictor.threshold()
@@ -361,6 +384,7 @@ impl Batch<'_> {
             device: segmented.device,
             structures: &self.structures,
             outputs: &self.job.outputs,
+            rescale_hu: self.job.rescale_hu,
             probabilities: None,
             started: now.checked_sub(spent).unwrap_or(now),
         };

@@ -22,6 +22,8 @@ use ctseg_core::outputs::sidecar::sidecar_path;
 use ctseg_core::outputs::{Outputs, statistics_path};
 use ctseg_engine::device::Compute;
 use ctseg_engine::precision::Precision;
+use ctseg_image::preprocess::channels::Window;
+use ctseg_image::preprocess::rescale_hu::RescaleHu;
 
 /// What to segment, with what.
 pub struct PredictJob<'a> {
@@ -45,6 +47,8 @@ pub struct PredictJob<'a> {
     pub max_ram: Option<u64>,
     /// Whether probabilities are kept beside the label maps, and how.
     pub probabilities: Option<ProbabilityKind>,
+    /// How the volumes' values become Hounsfield units; none: they are.
+    pub rescale_hu: Option<RescaleHu>,
     /// Which files each case gives.
     pub outputs: Outputs,
     /// Whether `statistics.csv` is written into the folder at the end.
@@ -86,6 +90,17 @@ impl PredictJob<'_> {
         Err(Error::usage(
             "--save-probabilities, --save-entropy, --overlap and --attention are of one network; a model of several parts has none of all its structures: name a part's folder with --model",
         ))
+    }
+
+    /// See [`Models::ct_window`]; an error if Hounsfield units are asked for and there are none.
+    pub(super) fn ct_window(&self, models: &Models) -> Result<Option<Window>> {
+        let window = models.ct_window();
+        match self.rescale_hu.is_some() && window.is_none() {
+            true => Err(Error::usage(
+                "--rescale-hu is for CT, and the model was trained on other images; leave it out",
+            )),
+            false => Ok(window),
+        }
     }
 
     /// The cases that are this process's to look at.

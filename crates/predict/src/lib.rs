@@ -62,6 +62,7 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
     let chosen = job.outputs.chosen(known.collect())?;
     preflight::check(&job.folder, &cases, &results_of(job, &structures))?;
     models.choose(job.outputs.structures.as_ref().map(|_| &chosen))?;
+    let ct_window = job.ct_window(&models)?;
     let predictors = job.predictors(&models, &cases)?;
     let batch = Batch {
         job,
@@ -70,6 +71,7 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
         structures: chosen,
         model_sha256: models.sha256(),
         models: models.used(),
+        ct_window,
         observer,
     };
     let claims = job.claiming.as_ref().map(|claiming| {

@@ -187,12 +187,9 @@ impl Trial<'_> {
         unless_stopped(self.stop, || "clean-up was being chosen".to_owned())?;
         let (_, prediction) = read_label_map(path)?;
         let reference = self.dataset.load_labels(&self.dataset.cases[*case])?;
-        if prediction.data.dim() != reference.data.dim() {
-            return Err(Error::file(
-                path,
-                "lies on another grid than its reference; remove it",
-            ));
-        }
+        let tolerance = self.dataset.reading.grid_tolerance;
+        let placed = tolerance.placed(reference, &prediction.grid, "prediction");
+        let (reference, _) = placed.map_err(|problem| Error::file(path, problem))?;
         Ok((prediction, reference))
     }
 

@@ -206,6 +206,7 @@ impl Networks {
             device: job.compute.to_string(),
             structures: &structures,
             outputs: &Outputs::default(),
+            rescale_hu: job.dataset.reading.rescale_hu,
             probabilities: None,
             started,
         };

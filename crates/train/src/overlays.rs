@@ -85,11 +85,11 @@ fn show(
     let Some((case, map)) = predicted.maps.iter().find(of_id) else {
         return Ok(false);
     };
-    let Some(mut truth) = reference.load(id)? else {
+    let (_, mut prediction) = read_label_map(map)?;
+    let Some((mut truth, _)) = reference.load_on(id, (map, &prediction.grid))? else {
         return Ok(false);
     };
     let image = dataset.load_image(&dataset.cases[*case])?;
-    let (_, mut prediction) = read_label_map(map)?;
     forget_ignored(&mut prediction, &mut truth, reference.ignore());
     draw(&image.volume, [&truth, &prediction])?;
     Ok(true)

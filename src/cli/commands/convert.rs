@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
+use crate::cli::args::reading::GridArgs;
 use crate::cli::env::nnunet_preprocessed;
 use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
@@ -57,6 +58,8 @@ pub struct ConvertArgs {
     /// Folder that a descriptor's paths are relative to
     #[arg(long, env = "CTSEG_DATA_ROOT")]
     data_root: Option<PathBuf>,
+    #[command(flatten)]
+    grid: GridArgs,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -71,7 +74,8 @@ pub fn run(args: ConvertArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let data_root = args.data_root.as_ref();
     let data_root = data_root.or(settings.config.data_root.as_ref());
     let data_root = data_root.map(PathBuf::as_path);
-    let (dataset, channels) = Dataset::open_channels(&args.data, data_root, &args.channels)?;
+    let (mut dataset, channels) = Dataset::open_channels(&args.data, data_root, &args.channels)?;
+    dataset.reading.grid_tolerance = args.grid.tolerance();
     let conversion = conversion(&args, &dataset, observer.as_ref())?;
     let target = match &args.output {
         Some(output) => {

@@ -13,9 +13,9 @@ use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
 use crate::cli::settings::Settings;
 use crate::cli::signals::stop_on_signals;
-use ctseg_core::dataset::Dataset;
 use ctseg_core::dataset::generated::phantoms::PhantomSet;
 use ctseg_core::dataset::reference::Reference;
+use ctseg_core::dataset::{Dataset, Reading};
 use ctseg_core::inference::threshold::Thresholds;
 use ctseg_core::outputs::Outputs;
 use ctseg_core::outputs::inputs::plan_outputs;
@@ -163,6 +163,7 @@ fn prediction<'a>(
         thresholds: Thresholds::default(),
         overwrite: false,
         max_ram: None,
+        rescale_hu: None,
         probabilities: None,
         outputs: Outputs::default(),
         statistics: true,
@@ -208,6 +209,7 @@ fn reported(
         reference: Some(Reference::Dataset(Dataset::open(descriptor)?)),
         predictions: Some(job.folder.clone()),
         images: None,
+        reading: Reading::default(),
     };
     let report = Report::read(&sources, hints, &Wanted::default())?;
     let to = Destination {

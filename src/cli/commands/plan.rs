@@ -6,6 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::cli::args::bytes::parse_bytes;
+use crate::cli::args::reading::ReadingArgs;
 use crate::cli::fingerprint::described;
 use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
@@ -26,6 +27,8 @@ pub struct PlanArgs {
     /// Folder that a descriptor's paths are relative to
     #[arg(long, env = "CTSEG_DATA_ROOT")]
     data_root: Option<PathBuf>,
+    #[command(flatten)]
+    reading: ReadingArgs,
     /// Folder for coarse.toml, refine.toml, refine2_5d.toml, single.toml, nnunet-3d_fullres.toml and fingerprint.json
     #[arg(short, long, default_value = "plan")]
     output: PathBuf,
@@ -43,6 +46,7 @@ pub fn run(args: PlanArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let observer = settings.observer();
     let data_root = args.data_root.or_else(|| settings.config.data_root.clone());
     let dataset = Dataset::open_in(&args.data, data_root.as_deref())?;
+    let dataset = dataset.read_as(args.reading.reading())?;
     // Found out before all cases are read, not after.
     if !args.overwrite {
         refuse_replacing(&args.output)?;

@@ -10,6 +10,7 @@ use signal_hook::low_level;
 
 use crate::cli::args::bytes::parse_bytes;
 use crate::cli::args::duration::parse_duration;
+use crate::cli::args::reading::RescaleArgs;
 use crate::cli::args::time_limit::LimitArgs;
 use crate::cli::args::tracked_run::{RecordArgs, Recorded};
 use crate::cli::outcome::Outcome;
@@ -71,6 +72,8 @@ pub struct PredictArgs {
     /// that helps, and volumes that cannot be segmented with so little are refused before anything is done
     #[arg(long, value_parser = parse_bytes)]
     max_ram: Option<u64>,
+    #[command(flatten)]
+    rescale: RescaleArgs,
     /// Keep the probabilities of all structures on the volume's grid: u8 (<case>_probabilities.nii.gz, in steps of
     /// 1/255) or f16 (<case>_probabilities.npy)
     #[arg(long, value_name = "KIND", num_args = 0..=1, default_missing_value = "u8", require_equals = true)]
@@ -169,6 +172,7 @@ pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         overwrite: args.overwrite,
         max_ram: args.max_ram,
         probabilities: args.save_probabilities,
+        rescale_hu: args.rescale.rescale_hu(),
         outputs,
         // A single label map that is named has its figures in its sidecar.
         statistics: !is_volume_name(&args.output) || args.output.is_dir(),

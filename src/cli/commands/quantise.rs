@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
+use crate::cli::args::reading::ReadingArgs;
 use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
 use crate::cli::settings::Settings;
@@ -24,6 +25,8 @@ pub struct CalibrateArgs {
     /// Folder that a descriptor's paths are relative to
     #[arg(long, env = "CTSEG_DATA_ROOT")]
     data_root: Option<PathBuf>,
+    #[command(flatten)]
+    reading: ReadingArgs,
     /// Model folder, which is written anew [default: model]
     #[arg(long, env = "CTSEG_MODEL")]
     model: Option<PathBuf>,
@@ -45,7 +48,7 @@ pub fn run(args: CalibrateArgs, settings: &Settings) -> anyhow::Result<Outcome> 
     };
     let job = CalibrateJob {
         model: config.model_or(args.model),
-        dataset: Dataset::open_in(&data, data_root.as_deref())?,
+        dataset: Dataset::open_in(&data, data_root.as_deref())?.read_as(args.reading.reading())?,
         cases: usize::from(args.cases),
         compute: Compute::open(settings.device, precision, settings.threads)?,
     };

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
+use crate::cli::args::reading::ReadingArgs;
 use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
 use crate::cli::settings::Settings;
@@ -53,6 +54,8 @@ pub struct ReportArgs {
     /// Folder that a descriptor's paths are relative to
     #[arg(long, env = "CTSEG_DATA_ROOT")]
     data_root: Option<PathBuf>,
+    #[command(flatten)]
+    reading: ReadingArgs,
 }
 
 pub fn run(args: ReportArgs, settings: &Settings) -> anyhow::Result<Outcome> {
@@ -94,6 +97,7 @@ fn hints(args: &ReportArgs, settings: &Settings) -> Result<Hints> {
         reference: args.reference.as_ref().map(open).transpose()?,
         predictions: args.predictions.clone(),
         images: args.images.clone(),
+        reading: args.reading.reading(),
     })
 }
 

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::fit::{FoldChoice, parse_fold};
 use crate::cli::args::data_cache::StorageArgs;
+use crate::cli::args::reading::ReadingArgs;
 use crate::cli::args::time_limit::LimitArgs;
 use crate::cli::args::tracking::MlflowArgs;
 use crate::cli::env::nnunet_preprocessed;
@@ -63,6 +64,8 @@ pub struct SweepArgs {
     /// Folder that a descriptor's paths are relative to
     #[arg(long, env = "CTSEG_DATA_ROOT")]
     data_root: Option<PathBuf>,
+    #[command(flatten)]
+    reading: ReadingArgs,
     /// Model folder whose stage 1 a stage 2 is trained on [default: model]
     #[arg(long, env = "CTSEG_MODEL")]
     model: Option<PathBuf>,
@@ -87,7 +90,7 @@ pub struct SweepArgs {
 }
 
 /// Flags that a sweep which goes on cannot honour, each with what it has of its own.
-const NOT_WITH_RESUME: [(&str, &str); 10] = [
+const NOT_WITH_RESUME: [(&str, &str); 12] = [
     ("stage", "the sweep's own recipe"),
     ("set", "the sweep's own recipe"),
     ("epochs", "the sweep's own recipe"),
@@ -98,6 +101,8 @@ const NOT_WITH_RESUME: [(&str, &str); 10] = [
     ("seed", "the sweep's own seed"),
     ("model", "the sweep's own model"),
     ("runs", "the sweep's own folder"),
+    ("grid_tolerance", "the sweep's own reading of the data"),
+    ("rescale_hu", "the sweep's own reading of the data"),
 ];
 
 pub fn run(args: SweepArgs, given: &Given, settings: &Settings) -> anyhow::Result<Outcome> {
@@ -170,7 +175,9 @@ fn opened(
     settings: &Settings,
     observer: &dyn Observer,
 ) -> Result<(SweepSettings, Dataset)> {
-    let of = |sweep: &SweepSettings| Dataset::open_in(&sweep.dataset, sweep.data_root.as_deref());
+    let of = |sweep: &SweepSettings| {
+        Dataset::open_in(&sweep.dataset, sweep.data_root.as_deref())?.read_as(sweep.reading)
+    };
     if let Some(folder) = &args.resume {
         let sweep = resumed(folder, (args, given), settings)?;
         let mut dataset = of(&sweep)?;
@@ -241,6 +248,7 @@ fn begun(args: &SweepArgs, settings: &Settings, observer: &dyn Observer) -> Resu
         data_root: data_root.as_deref().map(absolute).transpose()?,
         model: absolute(&config.model_or(args.model.clone()))?,
         seed: args.seed,
+        reading: args.reading.reading(),
         recipe,
     })
 }

@@ -88,6 +88,11 @@ fn keys_follow_from_all_that_cases_follow_from_and_from_nothing_else() {
     let mut ignoring = dataset.clone();
     ignoring.ignore = Some(3);
     differs("ignore".to_owned(), key_of(&ignoring, &plain, None));
+    for how in ["auto", "-1024,1"] {
+        let mut rescaled = dataset.clone();
+        rescaled.reading.rescale_hu = Some(how.parse().unwrap());
+        differs(how.to_owned(), key_of(&rescaled, &plain, None));
+    }
     let (image, labels) = (dataset.cases[0].image.clone(), map_of(&dataset, 0));
     for masks in [&[1u16][..], &[2], &[1, 2]] {
         let mut of_masks = dataset.clone();

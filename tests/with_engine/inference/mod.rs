@@ -9,6 +9,7 @@ mod ensemble;
 mod entropy;
 #[cfg(not(feature = "libtorch"))] // which other users may not be able to read
 mod few_threads;
+mod hounsfield;
 mod inputs;
 mod max_ram;
 mod outputs;

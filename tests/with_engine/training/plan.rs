@@ -77,6 +77,7 @@ fn fingerprint(spacing: [f64; 3], shape: [usize; 3], foreground_mm: [f64; 3]) ->
         dataset: "made up".to_owned(),
         cases: (0..11).map(case).collect(),
         unreadable: Vec::new(),
+        not_hu: Vec::new(),
         foreground_hu: Some(Intensities {
             voxels: 1000,
             mean: 60.0,

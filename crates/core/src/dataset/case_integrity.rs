@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use super::content::{CaseContent, image_sha256, labels_sha256};
 use super::problem::{CaseNote, CaseProblem, CheckDepth};
 use super::structures::{count_values, overlay};
-use super::{Case, Dataset, LabelSource, grid_difference};
+use super::{Case, Dataset, LabelSource};
 use ctseg_base::Error;
 use ctseg_base::text::words::{counted, listed};
-use ctseg_image::formats::{VolumeHeader, read_header, read_label_map, read_volume};
+use ctseg_image::formats::{VolumeHeader, VolumeImage, read_header, read_label_map};
 use ctseg_image::space::{Grid, LabelMap};
+use ctseg_image::statistics::hounsfield::Suspicion;
 
 /// The check of one case.
 pub(super) struct CaseCheck<'a> {
@@ -85,37 +86,31 @@ impl<'a> CaseCheck<'a> {
         }
     }
 
-    fn note(&mut self, note: String) {
+    fn warning(&mut self, note: String) {
+        self.note(note, true);
+    }
+
+    fn note(&mut self, note: String, is_warning: bool) {
         self.notes.push(CaseNote {
             case: Some(self.case.id.clone()),
             note,
+            is_warning,
         });
     }
 
     fn warnings(&mut self, file: &Path, header: &VolumeHeader) {
         for warning in &header.warnings {
-            self.note(format!("{}: {warning}", file.display()));
+            self.warning(format!("{}: {warning}", file.display()));
         }
     }
 
     fn image(&mut self, depth: CheckDepth) {
         let path = &self.case.image;
-        let copies = &self.dataset.copies;
         let header = match depth {
-            CheckDepth::Headers => copies.read(path, read_header),
-            CheckDepth::Voxels => copies.read(path, read_volume).map(|image| {
+            CheckDepth::Headers => self.dataset.copies.read(path, read_header),
+            CheckDepth::Voxels => self.dataset.load_image(self.case).map(|image| {
                 self.image_sha256 = Some(image_sha256(&image.volume));
-                if image.non_finite > 0 {
-                    self.note(format!(
-                        "the image has {}",
-                        counted(image.non_finite, "NaN or infinite voxel")
-                    ));
-                }
-                let mut finite = image.volume.data.iter().filter(|v| v.is_finite());
-                let first = finite.next();
-                if let Some(first) = first.filter(|first| finite.all(|v| v == *first)) {
-                    self.note(format!("every voxel of the image is {first}"));
-                }
+                self.voxels(&image);
                 image.header
             }),
         };
@@ -128,18 +123,47 @@ impl<'a> CaseCheck<'a> {
         }
     }
 
+    fn voxels(&mut self, image: &VolumeImage) {
+        if image.non_finite > 0 {
+            self.warning(format!(
+                "the image has {}",
+                counted(image.non_finite, "NaN or infinite voxel")
+            ));
+        }
+        match Suspicion::of(image.volume.data.view(), None) {
+            Some(suspicion) if self.dataset.is_ct() => self.warning(suspicion.sentence()),
+            Some(constant @ Suspicion::Constant(_)) => {
+                self.warning(format!("in the image {constant}"));
+            }
+            _ => {}
+        }
+    }
+
     /// Reads a label file that must lie on the image's grid.
     fn labels(&mut self, path: &Path) -> Option<LabelMap> {
         match self.dataset.copies.read(path, read_label_map) {
             Ok((header, labels)) => {
                 self.warnings(path, &header);
-                let difference = self
-                    .image_grid
-                    .and_then(|image| grid_difference(&labels.grid, &image));
-                if let Some(problem) = difference {
-                    self.problem(path, problem);
+                let Some(image) = self.image_grid else {
+                    return Some(labels);
+                };
+                let tolerance = self.dataset.reading.grid_tolerance;
+                match tolerance.turn(&labels.grid, &image, "image") {
+                    Ok((turn, remark)) => {
+                        if let Some(remark) = remark {
+                            let note = format!("{}: {}", path.display(), remark.text);
+                            self.note(note, remark.is_warning);
+                        }
+                        Some(LabelMap {
+                            grid: image,
+                            data: turn.array(labels.data),
+                        })
+                    }
+                    Err(problem) => {
+                        self.problem(path, problem);
+                        Some(labels)
+                    }
                 }
-                Some(labels)
             }
             Err(error) => {
                 self.unreadable(path, error);
@@ -172,7 +196,7 @@ impl<'a> CaseCheck<'a> {
                 .filter(|value| *value != 0 && !ignored(*value)),
         );
         if self.present.is_empty() {
-            self.note("the label map is empty".into());
+            self.warning("the label map is empty".into());
         }
     }
 
@@ -201,14 +225,14 @@ impl<'a> CaseCheck<'a> {
             }
         }
         if overlapping > 0 {
-            self.note(format!(
+            self.warning(format!(
                 "masks overlap in {}; the structure with the higher value keeps them",
                 counted(overlapping, "voxel")
             ));
         }
         self.labels_sha256 = merged.as_ref().map(labels_sha256);
         if merged.is_some() && self.present.is_empty() {
-            self.note("all masks are empty".into());
+            self.warning("all masks are empty".into());
         }
         let given = |value: u16| files.iter().any(|(v, _)| *v == value);
         let missing: Vec<&str> = self
@@ -219,7 +243,7 @@ impl<'a> CaseCheck<'a> {
             .map(|s| s.name.as_str())
             .collect();
         if !missing.is_empty() {
-            self.note(format!(
+            self.warning(format!(
                 "no mask of {}; taken for background",
                 listed(&missing)
             ));

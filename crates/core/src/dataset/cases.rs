@@ -3,7 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::{Copies, GivenSplits};
+use super::{Copies, GivenSplits, Reading};
+use ctseg_base::{Error, Result};
 use ctseg_image::space::LabelMap;
 
 /// A structure to be segmented and its value in the label maps; 0 is always background.
@@ -83,6 +84,10 @@ pub struct Dataset {
     pub splits: Option<GivenSplits>,
     /// What is read instead of the files of `cases`.
     pub copies: Copies,
+    /// What the images show by `dataset.json`, such as CT or MRI; none where no file says so.
+    pub channel: Option<String>,
+    /// How the files are read.
+    pub reading: Reading,
 }
 
 impl Dataset {
@@ -101,6 +106,28 @@ impl Dataset {
         self.test
             .binary_search_by(|id| id.as_str().cmp(case))
             .is_ok()
+    }
+
+    /// Whether the images are CT, in Hounsfield units; they are unless `dataset.json` says otherwise.
+    pub fn is_ct(&self) -> bool {
+        let channel = self.channel.as_deref().unwrap_or("CT");
+        channel.trim().eq_ignore_ascii_case("CT")
+    }
+
+    /// The dataset with its files read as `reading` says.
+    ///
+    /// # Errors
+    /// A scale for images that are no CT.
+    pub fn read_as(self, reading: Reading) -> Result<Self> {
+        match &self.channel {
+            Some(channel) if reading.rescale_hu.is_some() && !self.is_ct() => {
+                Err(Error::usage(format!(
+                    "--rescale-hu is for CT, and the images of dataset '{}' are '{channel}'; leave it out",
+                    self.name
+                )))
+            }
+            _ => Ok(Self { reading, ..self }),
+        }
     }
 
     /// `labels` with background where nothing is known.

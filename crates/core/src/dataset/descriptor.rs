@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::discovered::Found;
 use super::path_pattern::Pattern;
-use super::{Case, Copies, Dataset, LabelSource, Layout, Structure, structures};
+use super::{Case, Copies, Dataset, LabelSource, Layout, Reading, Structure, structures};
 use ctseg_base::{Error, Result};
 
 /// What a descriptor may say; anything else is refused, so that a misspelt key is noticed.
@@ -109,6 +109,8 @@ pub(super) fn open(path: &Path, data_root: Option<&Path>) -> Result<Dataset> {
         unpaired_labels: found.unpaired,
         splits: None,
         copies: Copies::default(),
+        channel: None,
+        reading: Reading::default(),
     };
     super::discovered::finished(dataset, path)
 }

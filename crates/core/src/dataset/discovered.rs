@@ -5,7 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::path_pattern::Pattern;
-use super::{Case, Copies, Dataset, LabelSource, Layout, Structure, path_pattern, structures};
+use super::{
+    Case, Copies, Dataset, LabelSource, Layout, Reading, Structure, path_pattern, structures,
+};
 use ctseg_base::{Error, Result};
 use ctseg_image::formats::endings_in_words;
 
@@ -45,6 +47,8 @@ pub(super) fn of_folder(root: &Path, layout: Layout, found: Found) -> Dataset {
         unpaired_labels: found.unpaired,
         splits: None,
         copies: Copies::default(),
+        channel: None,
+        reading: Reading::default(),
     }
 }
 

@@ -13,6 +13,7 @@ use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_image::space::Orientation;
 use ctseg_image::statistics::histogram::Histogram;
+use ctseg_image::statistics::hounsfield::Suspicion;
 
 /// A dataset in figures. Axes are x (left–right), y, z.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,6 +22,9 @@ pub struct Fingerprint {
     pub cases: Vec<CaseFacts>,
     /// Cases that could not be read, and why; they are left out of all figures.
     pub unreadable: Vec<(String, String)>,
+    /// Cases whose values do not look like Hounsfield units, and why; their values are left out of `foreground_hu`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_hu: Vec<(String, String)>,
     /// Of all voxels of all structures; none where there is no such voxel.
     pub foreground_hu: Option<Intensities>,
     /// Median over the cases, axis by axis.
@@ -75,26 +79,29 @@ impl Fingerprint {
     pub fn of(dataset: &Dataset, observer: &dyn Observer) -> Result<Self> {
         let cases = dataset.training_cases();
         let task = observer.task("reading the data", cases.len() as u64, "cases");
-        let read: Vec<Result<(CaseFacts, Histogram)>> = cases
+        let read: Vec<Result<ReadCase>> = cases
             .par_iter()
             .map(|case| {
-                let facts = guarded(|| {
-                    let mut loaded = dataset.load(&dataset.cases[*case])?;
-                    loaded.labels = dataset.known_labels(loaded.labels);
-                    Ok(case_facts(dataset, &dataset.cases[*case].id, &loaded))
-                });
+                let facts = guarded(|| ReadCase::of(dataset, *case));
                 task.advance(1);
                 facts
             })
             .collect();
         drop(task);
-        let (mut facts, mut unreadable) = (Vec::new(), Vec::new());
+        let (mut facts, mut unreadable, mut not_hu) = (Vec::new(), Vec::new(), Vec::new());
         let mut foreground = Histogram::hounsfield();
         for (case, read) in cases.iter().zip(read) {
             match read {
-                Ok((case, intensities)) => {
-                    foreground.add_all(&intensities);
-                    facts.push(case);
+                Ok(read) => {
+                    match read.suspicion {
+                        None => foreground.add_all(&read.foreground),
+                        Some(suspicion) => {
+                            let why = suspicion.sentence();
+                            observer.warn(&format!("{}: {why}", read.facts.case));
+                            not_hu.push((read.facts.case.clone(), why));
+                        }
+                    }
+                    facts.push(read.facts);
                 }
                 Err(error) => {
                     observer.warn(&format!("left out: {error}"));
@@ -110,7 +117,10 @@ impl Fingerprint {
                 unreadable.first().map_or("there is none", |(_, why)| why)
             )));
         }
-        Ok(Self::joined(dataset, facts, unreadable, &foreground))
+        Ok(Self {
+            not_hu,
+            ..Self::joined(dataset, facts, unreadable, &foreground)
+        })
     }
 
     fn joined(
@@ -146,6 +156,7 @@ impl Fingerprint {
         Self {
             dataset: dataset.name.clone(),
             unreadable,
+            not_hu: Vec::new(),
             foreground_hu: Intensities::of(foreground),
             median_spacing_mm: axes(&|case, axis| Some(case.spacing_mm[axis]), 50.0),
             median_extent_mm: axes(&|case, axis| Some(extent(case, axis)), 50.0),
@@ -155,6 +166,29 @@ impl Fingerprint {
             structures: structures.collect(),
             cases,
         }
+    }
+}
+
+/// What is known of one case.
+struct ReadCase {
+    facts: CaseFacts,
+    /// The values of all voxels of all structures.
+    foreground: Histogram,
+    suspicion: Option<Suspicion>,
+}
+
+impl ReadCase {
+    fn of(dataset: &Dataset, case: usize) -> Result<Self> {
+        let case = &dataset.cases[case];
+        let mut loaded = dataset.load(case)?;
+        loaded.labels = dataset.known_labels(loaded.labels);
+        let (facts, foreground) = case_facts(dataset, &case.id, &loaded);
+        let suspicion = Suspicion::of(loaded.volume.data.view(), None);
+        Ok(Self {
+            facts,
+            foreground,
+            suspicion: suspicion.filter(|_| dataset.is_ct()),
+        })
     }
 }
 

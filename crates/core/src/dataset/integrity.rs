@@ -47,12 +47,13 @@ impl Dataset {
     /// Reads every label map and every image's header (with [`CheckDepth::Voxels`] every image too), all
     /// cores at once, and lists every problem there is.
     ///
-    /// Problems: unreadable or missing files, image and labels on different grids (shape, or positions
-    /// more than [`super::GRID_TOLERANCE_MM`] apart), unknown label values, masks with several values,
+    /// Problems: unreadable or missing files, image and labels on different grids (by
+    /// [`Reading::grid_tolerance`](super::Reading::grid_tolerance)), unknown label values, masks with several values,
     /// training cases without labels, duplicate ids, label files without an image, and patients (where voxels
     /// are read also images) in both test and training set. Notes: empty labels, overlapping or missing masks,
-    /// structures that occur in no case, images that several cases have, warnings about headers. `on_case` is told
-    /// how many cases are done out of how many.
+    /// structures that occur in no case, images that several cases have, images that do not look like CT (these two only
+    /// with [`CheckDepth::Voxels`]), grids that nearly agree, warnings about headers. `on_case` is told how many cases are
+    /// done out of how many.
     pub fn check(&self, depth: CheckDepth, on_case: impl Fn(usize, usize) + Sync) -> CheckReport {
         let Ok(report) = self.check_while(depth, || Ok::<(), Infallible>(()), on_case);
         report
@@ -108,6 +109,7 @@ impl Dataset {
                         "structure '{}' (value {}) occurs in no case",
                         structure.name, structure.value
                     ),
+                    is_warning: true,
                 });
             }
         }

@@ -1,6 +1,5 @@
 //! Cases read into memory.
 
-use super::grid_check::grid_difference;
 use super::structures::merge_masks;
 use super::{Case, Dataset, LabelSource};
 use ctseg_base::{Error, Result};
@@ -25,15 +24,18 @@ impl LoadedCase {
 }
 
 impl Dataset {
-    /// Reads the CT volume of a case, in HU as stored.
+    /// Reads the CT volume of a case, in HU as stored, or brought to HU as [`Dataset::reading`] says.
     pub fn load_image(&self, case: &Case) -> Result<VolumeImage> {
-        self.copies.read(&case.image, read_volume)
+        let mut image = self.copies.read(&case.image, read_volume)?;
+        self.reading.rescale(&mut image);
+        Ok(image)
     }
 
     /// Reads the labels of a case into one label map; binary masks are merged, the later value wins. Voxels
     /// of which nothing is known keep their value, [`Dataset::ignore`].
     ///
-    /// Errors if the case has no labels, a file cannot be read, or masks do not lie on one grid.
+    /// The map lies on its own file's grid, that of the first mask. Errors if the case has no labels, a file cannot be
+    /// read, or masks do not lie on one grid.
     pub fn load_labels(&self, case: &Case) -> Result<LabelMap> {
         match &case.labels {
             LabelSource::None => Err(Error::file(
@@ -44,28 +46,33 @@ impl Dataset {
                 ),
             )),
             LabelSource::Map(path) => Ok(self.copies.read(path, read_label_map)?.1),
-            LabelSource::PerStructure(files) => merge_masks(files, &self.copies),
+            LabelSource::PerStructure(files) => merge_masks(files, &self.copies, &self.reading),
         }
     }
 
-    /// Reads image and labels of a case. Errors also if the two do not lie on one grid, to within
-    /// [`GRID_TOLERANCE_MM`](super::GRID_TOLERANCE_MM).
+    /// Reads image and labels of a case, the labels turned where their axes run otherwise. Errors also if the two do
+    /// not lie on one grid, by the tolerance of [`Dataset::reading`].
     pub fn load(&self, case: &Case) -> Result<LoadedCase> {
         let VolumeImage {
             header,
             volume,
             non_finite,
         } = self.load_image(case)?;
-        let mut labels = self.load_labels(case)?;
-        if let Some(problem) = grid_difference(&labels.grid, &volume.grid) {
-            let file = match &case.labels {
-                LabelSource::Map(path) => path,
-                LabelSource::PerStructure(files) => files.first().map_or(&case.image, |(_, p)| p),
-                LabelSource::None => &case.image,
-            };
-            return Err(Error::file(file, problem));
-        }
-        labels.grid = volume.grid;
+        let labels = self.load_labels(case)?;
+        let (labels, _) = self
+            .reading
+            .grid_tolerance
+            .placed(labels, &volume.grid, "image")
+            .map_err(|problem| {
+                let file = match &case.labels {
+                    LabelSource::Map(path) => path,
+                    LabelSource::PerStructure(files) => {
+                        files.first().map_or(&case.image, |(_, p)| p)
+                    }
+                    LabelSource::None => &case.image,
+                };
+                Error::file(file, problem)
+            })?;
         Ok(LoadedCase {
             volume,
             labels,

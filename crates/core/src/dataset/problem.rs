@@ -28,13 +28,15 @@ pub struct CaseProblem {
 pub struct CaseNote {
     pub case: Option<String>,
     pub note: String,
+    /// Whether it is more than a note.
+    pub is_warning: bool,
 }
 
 /// A line for each note that cases share, in the order of their first cases.
 pub fn grouped(notes: &[CaseNote]) -> Vec<String> {
     let mut places: HashMap<&str, usize> = HashMap::new();
     let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
-    for CaseNote { case, note } in notes {
+    for CaseNote { case, note, .. } in notes {
         let place = *places.entry(note).or_insert_with(|| {
             groups.push((note, Vec::new()));
             groups.len() - 1
@@ -77,6 +79,7 @@ mod tests {
         let note = |case: Option<&str>, note: &str| CaseNote {
             case: case.map(str::to_owned),
             note: note.to_owned(),
+            is_warning: true,
         };
         let notes = [
             note(Some("a"), "empty"),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::{Case, Copies, LabelSource, Structure, grid_difference};
+use super::{Case, Copies, LabelSource, Reading, Structure};
 use ctseg_base::{Error, Result};
 use ctseg_image::formats::{LabelNames, read_label_map, read_label_names};
 use ctseg_image::space::LabelMap;
@@ -118,14 +118,19 @@ pub(super) fn overlay(labels: &mut LabelMap, mask: &LabelMap, value: u16) -> usi
 }
 
 /// Reads binary masks one after the other into one label map; where they overlap, the later wins.
-pub(super) fn merge_masks(files: &[(u16, PathBuf)], copies: &Copies) -> Result<LabelMap> {
+pub(super) fn merge_masks(
+    files: &[(u16, PathBuf)],
+    copies: &Copies,
+    reading: &Reading,
+) -> Result<LabelMap> {
     let mut merged: Option<LabelMap> = None;
     for (value, path) in files {
         let (_, mask) = copies.read(path, read_label_map)?;
         let labels = merged.get_or_insert_with(|| LabelMap::empty(mask.grid));
-        if let Some(problem) = grid_difference(&mask.grid, &labels.grid) {
-            return Err(Error::file(path, problem));
-        }
+        let placed = reading
+            .grid_tolerance
+            .placed(mask, &labels.grid, "first mask");
+        let (mask, _) = placed.map_err(|problem| Error::file(path, problem))?;
         overlay(labels, &mask, *value);
     }
     merged.ok_or_else(|| Error::invalid("a case has no masks; expected one file per structure"))

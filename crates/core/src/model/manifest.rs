@@ -38,6 +38,9 @@ pub struct StageManifest {
     /// For stage 2: the checksum of the stage-1 weights whose regions it was trained on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stage1_sha256: Option<String>,
+    /// What the images show by `dataset.json`, where it is not CT.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel: Option<String>,
     pub folds: Vec<FoldManifest>,
     /// SHA-256 of the training cases' images by id, see [`image_sha256`](crate::dataset::content::image_sha256); none in
     /// imported models and those of early versions.

@@ -14,11 +14,13 @@ use super::bundle::Bundle;
 use super::common::common_structures;
 use super::folder::{SUMS, swap_in};
 use super::identity::ModelUsed;
+use super::manifest::StageManifest;
 use crate::dataset::Structure;
 use crate::recipe::one_line;
 use ctseg_base::atomic_file::{parent_of, refuse_file, temporary_folder, write_bytes_atomically};
 use ctseg_base::hash::file_sha256;
 use ctseg_base::{Error, Result};
+use ctseg_image::preprocess::channels::Window;
 
 /// A rough model may be one of several parts itself, whose rough model may be, and no further.
 const DEEPEST: usize = 3;
@@ -330,6 +332,31 @@ impl Models {
                 format!("{:x}", Sha256::digest(hashes.join("\n")))
             }
         }
+    }
+
+    /// From the lowest to the highest of the Hounsfield units that any network sees; none of models of other images than
+    /// CT. A model of several parts knows once they are [chosen](Models::choose).
+    pub fn ct_window(&self) -> Option<Window> {
+        let bundles: Vec<&Bundle> = match self {
+            Self::Averaged(bundles) => bundles.iter().collect(),
+            Self::Parted(_, opened) => {
+                let parts = opened.iter().flat_map(|opened| &opened.parts);
+                parts.map(|(_, bundle)| bundle).collect()
+            }
+        };
+        let stages = bundles
+            .into_iter()
+            .flat_map(|bundle| [bundle.stage(1), bundle.stage(2)])
+            .flatten();
+        let window = |stage: &StageManifest| match &stage.channel {
+            Some(_) => None,
+            None => stage.recipe.ct_window(),
+        };
+        let windows = stages.map(window).collect::<Option<Vec<Window>>>()?;
+        windows.into_iter().reduce(|a, b| Window {
+            low_hu: a.low_hu.min(b.low_hu),
+            high_hu: a.high_hu.max(b.high_hu),
+        })
     }
 
     /// Whether the models give probabilities of all structures together; a model of several parts does not.

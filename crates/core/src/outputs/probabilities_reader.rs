@@ -9,10 +9,7 @@ use half::f16;
 use super::probabilities::{ProbabilityKind, U8_STEP};
 use ctseg_base::{Error, Result};
 use ctseg_image::nifti::ByteMaps;
-use ctseg_image::space::Grid;
-
-/// Grids of probabilities and label map may differ by this much and still be one.
-const TOLERANCE_MM: f64 = 0.01;
+use ctseg_image::space::{Grid, GridTolerance};
 
 /// A header in NumPy's format is shorter.
 const MOST_HEADER_BYTES: usize = 1 << 16;
@@ -146,7 +143,8 @@ fn check_bytes(path: &Path, maps: &ByteMaps, grid: &Grid) -> Result<()> {
             ),
         ));
     }
-    if maps.grid().shape == grid.shape && !maps.grid().same_as(grid, TOLERANCE_MM) {
+    let is_same = GridTolerance::default().is_same(&maps.grid(), grid);
+    if maps.grid().shape == grid.shape && !is_same {
         return Err(Error::file(
             path,
             format!(

@@ -20,6 +20,7 @@ use ctseg_base::process::owner::Worker;
 use ctseg_base::text::os_text;
 use ctseg_base::{Error, Result};
 use ctseg_image::formats::{VolumeImage, case_file};
+use ctseg_image::preprocess::rescale_hu::RescaleHu;
 use ctseg_image::space::LabelMap;
 use ctseg_image::statistics::structures::{StructureStatistics, structure_statistics};
 use ctseg_image::statistics::totalsegmentator::TableOptions;
@@ -67,6 +68,9 @@ pub struct Sidecar {
     /// How the figures of `<case>_statistics.json` were taken, if it was wanted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub statistics_json: Option<TableOptions>,
+    /// How the volume's values were brought to Hounsfield units, if that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rescale_hu: Option<RescaleHu>,
     /// Volume of each structure by name.
     pub volumes_ml: BTreeMap<String, f64>,
     /// What each structure measures, by name.
@@ -253,6 +257,8 @@ pub struct Making<'a> {
     /// Label value of each structure by name; of those that are wanted.
     pub structures: &'a BTreeMap<String, u16>,
     pub outputs: &'a Outputs,
+    /// What the image's values were brought to Hounsfield units by, if that was asked for.
+    pub rescale_hu: Option<RescaleHu>,
     /// The case's probabilities; their file is there already.
     pub probabilities: Option<SavedProbabilities>,
     pub started: Instant,
@@ -382,6 +388,7 @@ impl Making<'_> {
             overlapping: self.outputs.overlap,
             only_chosen: self.outputs.structures.is_some(),
             statistics_json: self.outputs.statistics_json,
+            rescale_hu: self.rescale_hu,
             volumes_ml: statistics
                 .iter()
                 .map(|(name, found)| (name.clone(), found.volume_ml))

@@ -195,6 +195,25 @@ impl Recipe {
         self.normalisation.scalings(&self.windows_hu, volume)
     }
 
+    /// From the lowest to the highest of the Hounsfield units that the image channels show; none where they show other
+    /// images than CT, which are normalised by themselves.
+    pub fn ct_window(&self) -> Option<Window> {
+        let [low_hu, high_hu] = match self.nnunet.as_ref().map(|nnunet| nnunet.normalisation) {
+            Some(NnunetNormalisation::Ct {
+                low_hu, high_hu, ..
+            }) => [low_hu, high_hu],
+            Some(_) => return None,
+            None if self.normalisation == (Normalisation::ZScore {}) => return None,
+            None => self
+                .windows_hu
+                .iter()
+                .fold([f32::INFINITY, f32::NEG_INFINITY], |[low, high], window| {
+                    [low.min(window.low_hu), high.max(window.high_hu)]
+                }),
+        };
+        Some(Window { low_hu, high_hu })
+    }
+
     /// What the image channels show, in one line.
     pub fn described_intensities(&self) -> String {
         let windows: Vec<String> = self

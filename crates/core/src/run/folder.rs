@@ -10,6 +10,7 @@ use super::checkpoint::CheckpointFolder;
 use super::data::RunData;
 use super::history::{self, EpochLine};
 use super::tracker::{EpochRecord, RunIdentity, Tracker};
+use crate::dataset::Reading;
 use crate::recipe::Recipe;
 use ctseg_base::atomic_file::{create_folder, write_bytes_atomically};
 use ctseg_base::{Error, Result};
@@ -37,6 +38,9 @@ pub struct RunSettings {
     /// The name of the sweep that the run is a trial of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
+    /// How the dataset's files are read.
+    #[serde(default, skip_serializing_if = "Reading::is_default")]
+    pub reading: Reading,
 }
 
 /// `runs/<time>-<name>/`.

@@ -18,6 +18,7 @@ use ctseg_image::space::{Grid, LabelMap, Volume};
 mod cache;
 mod checking;
 mod descriptors;
+mod grids;
 mod layouts;
 mod names;
 mod shipped;

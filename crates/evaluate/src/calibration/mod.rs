@@ -32,9 +32,6 @@ use counts::counted;
 /// Cases whose label maps are in memory at a time.
 const CASES_AT_ONCE: usize = 4;
 
-/// Grids of prediction and reference may differ by this much and still be one.
-const TOLERANCE_MM: f64 = 0.01;
-
 /// Compares the probabilities beside the predictions of an evaluation with their references; none where no
 /// prediction has any. What cannot be used is listed and the rest go on. Figures do not depend on the number of
 /// threads.
@@ -97,16 +94,10 @@ fn measured_case(
     let sidecar = read_sidecar(label_map);
     let (path, kind) = saved(label_map, sidecar.as_ref())?;
     let ignore = reference.ignore();
-    let reference = reference
-        .load(case)?
-        .ok_or_else(|| Error::file(label_map, format!("no reference for case '{case}'")))?;
     let prediction = read_predicted(label_map)?;
-    if !prediction.grid.same_as(&reference.grid, TOLERANCE_MM) {
-        return Err(Error::file(
-            label_map,
-            "lies on another grid than its reference",
-        ));
-    }
+    let (reference, _) = reference
+        .load_on(case, (label_map, &prediction.grid))?
+        .ok_or_else(|| Error::file(label_map, format!("no reference for case '{case}'")))?;
     let reader = ProbabilityReader::open(&path, kind, &prediction.grid)?;
     let labels = labels_of(&path, reader.maps(), sidecar.as_ref(), structures)?;
     let boxes = boxes(&prediction, &reference, ignore);

@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use ndarray::{Array3, Axis};
+use ndarray::{Array3, Axis, s};
 use rayon::prelude::*;
 
 use super::bounding_box::Extent;
 use crate::metrics::overlap::Overlap;
-use crate::space::{Grid, LabelMap, VoxelBox};
+use crate::space::{Grid, LabelMap, Turn, VoxelBox};
 
 /// Voxels of one label side by side along x.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +106,22 @@ impl From<&LabelMap> for LabelRuns {
 }
 
 impl LabelRuns {
+    /// The map on `grid`, which is its own grid turned; in full in memory if any axis is.
+    pub fn placed(self, grid: Grid, turn: &Turn) -> Self {
+        if *turn == Turn::NONE {
+            return Self { grid, ..self };
+        }
+        let mut data = Array3::zeros(self.grid.shape_zyx());
+        for (number, mut row) in data.rows_mut().into_iter().enumerate() {
+            for run in self.row(number) {
+                row.slice_mut(s![run.start as usize..run.end as usize])
+                    .fill(run.label);
+            }
+        }
+        let data = turn.array(data);
+        Self::from(&LabelMap { grid, data })
+    }
+
     /// The labels that occur, ascending, without background.
     pub fn labels(&self) -> BTreeSet<u16> {
         let mut there = vec![false; usize::from(u16::MAX) + 1];
@@ -277,6 +293,19 @@ mod tests {
             end: [2, 5, 4],
         };
         assert_eq!(runs.recall_inside(&region), Some(0.0));
+    }
+
+    #[test]
+    fn turned_runs_are_the_turned_map() {
+        let map = map((0..7 * 5 * 4).map(|at| (at / 3 % 4) as u16).collect());
+        for turn in Turn::all() {
+            let turned = LabelMap {
+                grid: map.grid.turned(&turn),
+                data: turn.array(map.data.clone()),
+            };
+            let runs = LabelRuns::from(&map).placed(turned.grid, &turn);
+            assert_eq!(runs, LabelRuns::from(&turned), "{turn:?}");
+        }
     }
 
     proptest! {

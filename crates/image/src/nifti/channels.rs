@@ -14,6 +14,7 @@ use super::names::ENDINGS;
 use super::raw::{ByteOrder, RawHeader};
 use super::write::{check_name, is_gzip_name, set_voxel_type};
 use crate::formats::{Source, VoxelType};
+use crate::statistics::hounsfield::ValueCounts;
 use ctseg_base::atomic_file::{parent_of, persisted, temporary_file};
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
@@ -30,26 +31,36 @@ pub fn read_channels(path: &Path) -> Result<(NiftiHeader, usize)> {
     Ok((stored.header, stored.channels))
 }
 
-/// Reads an image of any number of channels to its very end, checksums included; how many of its voxels are NaN or
-/// infinite.
+/// What the voxels of an image of one or several channels are.
+#[derive(Debug)]
+pub struct ChannelValues {
+    /// Voxels that are NaN or infinite, of all channels.
+    pub non_finite: u64,
+    /// The scaled values of each channel.
+    pub counts: Vec<ValueCounts>,
+}
+
+/// Reads an image of any number of channels to its very end, checksums included.
 ///
 /// # Errors
 /// As [`super::read_volume`].
-pub fn check_channels(path: &Path) -> Result<u64> {
+pub fn check_channels(path: &Path) -> Result<ChannelValues> {
     let mut stored = Stored::open(path)?;
     let (voxel_type, order) = (stored.header.voxel_type, stored.header.raw.order());
-    let is_real = matches!(voxel_type, VoxelType::F32 | VoxelType::F64);
-    let mut found = NonFinite(0);
+    let scaling = stored.header.scaling();
+    let mut found = ChannelValues {
+        non_finite: 0,
+        counts: Vec::new(),
+    };
     for _ in 0..stored.channels {
+        found.counts.push(ValueCounts::new(None));
         stored.each_piece(&mut |piece| {
-            if is_real {
-                voxel_type.decode(piece, order, None, &mut found);
-            }
+            voxel_type.decode(piece, order, scaling, &mut found);
             Ok(())
         })?;
     }
     stored.end()?;
-    Ok(found.0)
+    Ok(found)
 }
 
 /// Writes the channels of `source` into `targets`, one each, as images of three dimensions: header (but for its
@@ -298,12 +309,16 @@ pub fn copy(source: &Path, target: &Path) -> Result<()> {
     persisted(temporary, target)
 }
 
-/// Counts values that are NaN or infinite.
-struct NonFinite(u64);
-
-impl VoxelSink for NonFinite {
+impl VoxelSink for ChannelValues {
+    /// Counts values of the last channel.
     fn take(&mut self, values: impl ExactSizeIterator<Item = f64> + Clone) {
-        self.0 += values.filter(|value| !value.is_finite()).count() as u64;
+        let Some(counts) = self.counts.last_mut() else {
+            return;
+        };
+        for value in values {
+            self.non_finite += u64::from(!value.is_finite());
+            counts.add(value as f32);
+        }
     }
 }
 

@@ -3,10 +3,19 @@
 use super::raw::{RawHeader, Version};
 use crate::space::{Affine, Grid};
 
-/// Cosine between two voxel axes above which they count as skewed (0.06 degrees off a right angle).
-const SKEWED: f64 = 1e-3;
+/// Voxel sizes of the affine and of `pixdim` that differ by more than this share are not the same.
+const OTHER_SIZE: f64 = 1e-3;
 
-/// The affine of the header: sform if its code is 1 to 5, else qform likewise, else spacing alone.
+/// Nor are those that put the far end of the image off by more than this many voxels.
+const OTHER_END_VOXELS: f64 = 0.1;
+
+/// No patient and no scan is longer along any axis.
+const LONGEST_MM: f64 = 2500.0;
+
+/// No scanner of patients has voxels that are smaller along all axes.
+const SMALLEST_VOXEL_MM: f64 = 0.01;
+
+/// The affine of the header: sform if its code is 1 to 5 and it places voxels, else qform likewise, else spacing alone.
 ///
 /// `axes` is the number of dimensions, `shape` is (x, y, z). What a user should know is added to
 /// `warnings`; an affine that cannot place voxels is an error in words.
@@ -19,10 +28,26 @@ pub(super) fn affine(
     let layout = raw.layout();
     let sform = valid_code("sform_code", raw.code(layout.sform_code), warnings);
     let qform = valid_code("qform_code", raw.code(layout.qform_code), warnings);
-    let (affine, name) = if sform {
-        (sform_affine(raw), "sform")
-    } else if qform {
+    let placed = |affine: Affine| is_finite(&affine) && Grid { shape, affine }.is_invertible();
+    let instead = || {
+        let affine = qform_affine(raw, &mut Vec::new()).ok()?;
+        (qform && !placed(sform_affine(raw)) && placed(affine)).then_some(affine)
+    };
+    let (affine, name) = if !sform && qform {
         (qform_affine(raw, warnings)?, "qform")
+    } else if let Some(affine) = instead().filter(|_| sform) {
+        warnings.push(format!(
+            "its sform {}; the qform is used, as ITK does",
+            match sform_affine(raw) {
+                zero if zero.iter().flatten().all(|value| *value == 0.0) =>
+                    "is 0 throughout although sform_code is set",
+                affine if is_finite(&affine) => "is singular, so that voxels span no volume",
+                _ => "holds values that are not finite",
+            }
+        ));
+        (affine, "qform")
+    } else if sform {
+        (sform_affine(raw), "sform")
     } else {
         warnings.push(
             "has neither sform nor qform; orientation and position are guessed (x to the left, centre \
@@ -45,17 +70,103 @@ pub(super) fn affine(
             grid.spacing_mm()
         ));
     }
-    if !grid.is_orthogonal(SKEWED) {
-        warnings.push(
-            "its voxel axes are not at right angles (gantry tilt?); distances along axes are exact, \
-             angles are not"
-                .to_owned(),
-        );
-    }
-    if sform && qform {
+    warn_of_skew(&grid, qform, warnings);
+    warn_of_voxel_size(&grid, axes, raw, name, warnings);
+    warn_of_size(&grid, axes, warnings);
+    if name == "sform" && qform {
         warn_of_disagreement(&grid, raw, warnings);
     }
     Ok(affine)
+}
+
+/// ITK accepts a cosine of 1e-4 between axes, [`Grid::is_skewed`]; beyond it takes the qform, whose axes are at right
+/// angles, or refuses the file.
+fn warn_of_skew(grid: &Grid, has_qform: bool, warnings: &mut Vec<String>) {
+    if !grid.is_skewed() {
+        return;
+    }
+    let degrees = grid.largest_cosine().clamp(0.0, 1.0).asin().to_degrees();
+    warnings.push(format!(
+        "its voxel axes are not at right angles (off by {degrees:.3}°; gantry tilt?): distances along axes are exact, \
+         angles are not, and programs based on ITK (SimpleITK, 3D Slicer, nnU-Net) {}",
+        match has_qform {
+            true => "take its qform instead",
+            false => "refuse the file",
+        }
+    ));
+}
+
+/// Programs that believe `pixdim` (ITK among them) would measure the image otherwise; that must not pass in silence.
+fn warn_of_voxel_size(
+    grid: &Grid,
+    axes: usize,
+    raw: &RawHeader,
+    name: &str,
+    warnings: &mut Vec<String>,
+) {
+    let written: [f64; 3] = std::array::from_fn(|axis| raw.real(raw.layout().pixdim, axis + 1));
+    let in_words = |sizes: [f64; 3]| {
+        let sizes = sizes
+            .iter()
+            .take(axes)
+            .map(|size| (*size as f32).to_string());
+        sizes.collect::<Vec<_>>().join(" × ")
+    };
+    let (said, taken) = (in_words(written), in_words(grid.spacing_mm()));
+    if name == "sform" && !has_voxel_size(grid, written, axes) {
+        warnings.push(format!(
+            "its pixdim says voxels of {said} mm, its sform {taken} mm, which is used; programs that believe pixdim \
+             (SimpleITK, 3D Slicer, nnU-Net) see another size"
+        ));
+    }
+    // The affine is made of them.
+    if name != "sform" && !written.iter().take(axes).all(|size| *size > 0.0) {
+        warnings.push(format!(
+            "its pixdim says voxels of {said} mm; taken for {taken} mm, as nibabel does"
+        ));
+    }
+}
+
+/// Whether `pixdim` says the voxel sizes of the grid, along as many axes as the image has; signs do not count.
+fn has_voxel_size(grid: &Grid, pixdim: [f64; 3], axes: usize) -> bool {
+    let spacing = grid.spacing_mm();
+    (0..axes.min(3)).all(|axis| {
+        let off = (pixdim[axis].abs() / spacing[axis] - 1.0).abs();
+        off <= OTHER_SIZE && off * grid.shape[axis] as f64 <= OTHER_END_VOXELS
+    })
+}
+
+/// Lengths in metres or micrometres that are taken for millimetres.
+fn warn_of_size(grid: &Grid, axes: usize, warnings: &mut Vec<String>) {
+    let spacing = grid.spacing_mm();
+    let extent: [f64; 3] = std::array::from_fn(|axis| spacing[axis] * grid.shape[axis] as f64);
+    let is_long = extent.iter().any(|mm| *mm > LONGEST_MM);
+    let is_short = spacing[..axes.min(3)]
+        .iter()
+        .all(|mm| *mm < SMALLEST_VOXEL_MM);
+    if !is_long && !is_short {
+        return;
+    }
+    let in_words = |lengths: [f64; 3]| lengths.map(|mm| format!("{}", mm as f32)).join(" × ");
+    warnings.push(format!(
+        "spans {} mm in voxels of {} mm, a size that no patient has; check the unit of its voxel sizes, which are taken \
+         as mm",
+        in_words(extent),
+        in_words(spacing)
+    ));
+}
+
+/// What one voxel takes, in mm³: the product of nibabel's `get_zooms`, in its precision, as TotalSegmentator takes it;
+/// by the affine where the two do not agree.
+pub(super) fn voxel_mm3(raw: &RawHeader, grid: &Grid, axes: usize) -> f64 {
+    let sizes @ [x, y, z] = voxel_size(raw);
+    if !has_voxel_size(grid, sizes, axes) {
+        return 1000.0 * grid.voxel_volume_ml();
+    }
+    match raw.version() {
+        Version::Nifti1 => f64::from(x as f32 * y as f32 * z as f32),
+        Version::Nifti2 => x * y * z,
+    }
 }
 
 /// Whether all fields that say where voxels lie are the same numbers.

@@ -163,13 +163,10 @@ impl NiftiHeader {
             && self.raw.dim(0) <= 3
     }
 
-    /// What one voxel takes by `pixdim` alone, in mm³: the product of nibabel's `get_zooms`, in its precision.
+    /// What one voxel takes in mm³: the product of nibabel's `get_zooms` (`pixdim`), in its precision; by the affine
+    /// where `pixdim` says other voxel sizes.
     pub fn voxel_mm3(&self) -> f64 {
-        let [x, y, z] = geometry::voxel_size(&self.raw);
-        match self.raw.version() {
-            Version::Nifti1 => f64::from(x as f32 * y as f32 * z as f32),
-            Version::Nifti2 => x * y * z,
-        }
+        geometry::voxel_mm3(&self.raw, &self.grid, self.raw.dim(0).clamp(1, 3) as usize)
     }
 
     /// The header as it stands in the file: 348 bytes, or 540 in NIfTI-2.

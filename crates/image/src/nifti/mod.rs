@@ -20,7 +20,7 @@ mod read;
 mod write;
 
 pub use crate::formats::{LabelNames, MaskPiece, VoxelType};
-pub use channels::{check_channels, copy, read_channels, write_joined, write_split};
+pub use channels::{ChannelValues, check_channels, copy, read_channels, write_joined, write_split};
 pub use format::Nifti;
 pub use header::NiftiHeader;
 pub use maps::ByteMaps;

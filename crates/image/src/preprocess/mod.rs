@@ -3,4 +3,5 @@
 pub mod channels;
 pub mod normalisation;
 pub mod random_normal;
+pub mod rescale_hu;
 pub mod sliding_window;

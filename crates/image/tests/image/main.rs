@@ -5,6 +5,7 @@ mod golden;
 
 mod distance_golden;
 mod metrics_golden;
+mod nifti_headers;
 mod nifti_label_names;
 mod nifti_labels;
 mod nifti_reading;

@@ -9,16 +9,12 @@ use ctseg_base::memory_semaphore::{Admitted, Gate};
 use ctseg_base::text::os_text::{from_text, to_text};
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
-use ctseg_core::dataset::{
-    Case, Dataset, GRID_TOLERANCE_MM, LabelSource, count_values, grid_difference, unknown_values,
-};
+use ctseg_core::dataset::{Case, Dataset, LabelSource, count_values, unknown_values};
 use ctseg_image::formats::read_label_map;
 use ctseg_image::nifti;
 use ctseg_image::nifti::NiftiHeader;
-use ctseg_image::space::LabelMap;
-
-/// ITK, which nnU-Net reads with first, refuses images whose axes are further from right angles (cosine).
-const SKEWED: f64 = 1e-4;
+use ctseg_image::space::{LabelMap, Remark, Turn};
+use ctseg_image::statistics::hounsfield::ValueCounts;
 
 /// Bytes per voxel while labels are read: of the map and of one mask.
 const LABEL_BYTES: u64 = 4;
@@ -27,7 +23,8 @@ const LABEL_BYTES: u64 = 4;
 #[derive(Clone, Copy)]
 pub(super) struct Checks<'a> {
     pub dataset: &'a Dataset,
-    pub channels: usize,
+    /// Their names.
+    pub channels: &'a [String],
     pub labels: &'a Labels,
     pub conversion: &'a Conversion,
     pub memory: &'a Gate,
@@ -63,6 +60,12 @@ struct Findings {
 impl Findings {
     fn problem(&mut self, file: &Path, problem: impl Into<String>) {
         self.problems.push(Error::file(file, problem).to_string());
+    }
+
+    /// A note about a file's grid, if there is one.
+    fn remark(&mut self, file: &Path, remark: Option<Remark>) {
+        let noted = remark.map(|remark| format!("{}: {}", file.display(), remark.text));
+        self.notes.extend(noted);
     }
 
     /// The value, or nothing and a problem more.
@@ -102,7 +105,7 @@ impl<'a> Checks<'a> {
         };
         let (labels, present) = self.ready(map, file, &header, &mut found);
         Ok(Checked {
-            skewed: !header.grid().is_orthogonal(SKEWED),
+            skewed: header.grid().is_skewed(),
             header,
             labels,
             present,
@@ -115,6 +118,7 @@ impl<'a> Checks<'a> {
     fn image(&self, case: &Case, images: &[PathBuf], found: &mut Findings) -> Option<NiftiHeader> {
         let mut first: Option<NiftiHeader> = None;
         let mut channels = 0;
+        let tolerance = self.dataset.reading.grid_tolerance;
         for path in images {
             let Some((header, count)) = found.kept(nifti::read_channels(path)) else {
                 continue;
@@ -122,11 +126,16 @@ impl<'a> Checks<'a> {
             channels += count;
             let grid = header.grid();
             match &first {
-                Some(first) if !grid.same_as(&first.grid(), GRID_TOLERANCE_MM) => found.problem(
-                    path,
-                    "lies on another grid than the image's first channel; resample it onto that",
-                ),
-                Some(_) => {}
+                Some(first) => {
+                    let fits = tolerance.turn(&grid, &first.grid(), "image's first channel");
+                    match fits {
+                        Ok((Turn::NONE, remark)) => found.remark(path, remark),
+                        _ => found.problem(
+                            path,
+                            "lies on another grid than the image's first channel; resample it onto that",
+                        ),
+                    }
+                }
                 None => {
                     let warnings = header.warnings().iter();
                     found
@@ -135,27 +144,31 @@ impl<'a> Checks<'a> {
                     first = Some(header);
                 }
             }
-            let non_finite = found.kept(nifti::check_channels(path)).unwrap_or(0);
-            if non_finite > 0 {
+            let Some(values) = found.kept(nifti::check_channels(path)) else {
+                continue;
+            };
+            if values.non_finite > 0 {
                 found.notes.push(format!(
                     "the image has {}, which nnU-Net refuses",
-                    counted(non_finite, "NaN or infinite voxel")
+                    counted(values.non_finite, "NaN or infinite voxel")
                 ));
             }
+            let names = self.channels.iter().skip(channels - count);
+            found.notes.extend(not_hu(names, &values.counts));
         }
         first.as_ref()?;
         let more = surplus_channel(case, images.len());
         if let Some(more) = more {
             let problem = format!(
                 "a channel more than the {} that the dataset names; name it too, or remove it",
-                self.channels
+                self.channels.len()
             );
             found.problem(&more, problem);
-        } else if channels != self.channels && found.problems.is_empty() {
+        } else if channels != self.channels.len() && found.problems.is_empty() {
             let problem = format!(
                 "has {}; expected {}: --channels names them where the dataset does not, such as --channels CT,PET",
                 counted(channels, "channel"),
-                self.channels
+                self.channels.len()
             );
             found.problem(&case.image, problem);
         }
@@ -169,7 +182,7 @@ impl<'a> Checks<'a> {
         image: Option<&NiftiHeader>,
         found: &mut Findings,
     ) -> Option<LabelMap> {
-        let labels = read(path, image, found)?;
+        let labels = self.read(path, image, found)?;
         let counts = count_values(&labels);
         let structures = &self.dataset.structures;
         let is_known = |value: u16| {
@@ -197,7 +210,7 @@ impl<'a> Checks<'a> {
         let mut merged: Option<LabelMap> = None;
         let mut overlaps: BTreeMap<(u16, u16), usize> = BTreeMap::new();
         for (value, path) in files {
-            let Some(mask) = read(path, image, found) else {
+            let Some(mask) = self.read(path, image, found) else {
                 continue;
             };
             let marked = count_values(&mask);
@@ -268,6 +281,40 @@ impl<'a> Checks<'a> {
         }
     }
 
+    /// A label file that must lie on the image's grid; turned where its axes run otherwise.
+    fn read(
+        &self,
+        path: &Path,
+        image: Option<&NiftiHeader>,
+        found: &mut Findings,
+    ) -> Option<LabelMap> {
+        if !path.exists() {
+            found.problem(
+                path,
+                "there is no such label file; add it or remove the case",
+            );
+            return None;
+        }
+        let (_, labels) = found.kept(read_label_map(path))?;
+        let Some(image) = image.map(NiftiHeader::grid) else {
+            return Some(labels);
+        };
+        let tolerance = self.dataset.reading.grid_tolerance;
+        match tolerance.turn(&labels.grid, &image, "image") {
+            Ok((turn, remark)) => {
+                found.remark(path, remark);
+                Some(LabelMap {
+                    grid: image,
+                    data: turn.array(labels.data),
+                })
+            }
+            Err(problem) => {
+                found.problem(path, problem);
+                Some(labels)
+            }
+        }
+    }
+
     /// The labels as they are to be written, and which values occur.
     fn ready(
         &self,
@@ -307,21 +354,16 @@ impl<'a> Checks<'a> {
     }
 }
 
-/// A label file that must lie on the image's grid.
-fn read(path: &Path, image: Option<&NiftiHeader>, found: &mut Findings) -> Option<LabelMap> {
-    if !path.exists() {
-        found.problem(
-            path,
-            "there is no such label file; add it or remove the case",
-        );
-        return None;
-    }
-    let (_, labels) = found.kept(read_label_map(path))?;
-    let difference = image.and_then(|image| grid_difference(&labels.grid, &image.grid()));
-    if let Some(problem) = difference {
-        found.problem(path, problem);
-    }
-    Some(labels)
+/// What there is to say about the values of channels that are CT by their names.
+fn not_hu<'a>(
+    names: impl Iterator<Item = &'a String>,
+    counts: &[ValueCounts],
+) -> impl Iterator<Item = String> {
+    let suspicions = names.zip(counts).filter_map(|(name, counts)| {
+        let is_ct = name.trim().eq_ignore_ascii_case("CT");
+        counts.suspicion().filter(|_| is_ct)
+    });
+    suspicions.map(|found| format!("the image does not look like CT in Hounsfield units: {found}"))
 }
 
 /// Marks with `value` what `mask` holds, and counts what had another label before.

@@ -61,7 +61,7 @@ pub fn check(
     let memory = Gate::new(MEMORY);
     let checks = Checks {
         dataset,
-        channels: channels.names.len(),
+        channels: &channels.names,
         labels: &labels,
         conversion,
         memory: &memory,
@@ -106,7 +106,7 @@ pub fn convert(
     let work = Work {
         checks: Checks {
             dataset,
-            channels: channels.names.len(),
+            channels: &channels.names,
             labels: &labels,
             conversion,
             memory: &memory,

@@ -231,6 +231,7 @@ impl Folder {
             seed: 0,
             engine: format!("nnU-Net 2 ({trainer}, {})", self.plans.plans_name),
             stage1_sha256: None,
+            channel: None, // its normalisation tells CT from other images
             folds,
             image_sha256: BTreeMap::new(),
             recipe: recipe.clone(),

@@ -7,15 +7,12 @@ use serde::Deserialize;
 
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::reference::{Depth, Reference, label_maps};
-use ctseg_core::dataset::{Dataset, Structure};
+use ctseg_core::dataset::{Dataset, Reading, Structure};
 use ctseg_core::outputs::sidecar::{Sidecar, read_sidecar};
 use ctseg_core::recipe::output_maps::UNION;
 use ctseg_evaluate::forget_ignored;
 use ctseg_image::formats::{case_name, read_label_map, read_volume};
 use ctseg_image::space::{LabelMap, Volume, VoxelBox};
-
-/// Image, reference and prediction may be this far apart and still be of one case.
-const TOLERANCE_MM: f64 = 0.01;
 
 /// What a label map was compared with, as `summary.json` says it.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -41,6 +38,8 @@ pub struct Places {
     pub images: BTreeMap<String, PathBuf>,
     /// What relative paths may be relative to, beside the working folder.
     pub folder: PathBuf,
+    /// How far image, reference and prediction may lie apart, and how the image's values become Hounsfield units.
+    pub reading: Reading,
 }
 
 /// A case in memory; all of one grid.
@@ -153,24 +152,23 @@ impl Places {
             ))
         })?;
         let sidecar = read_sidecar(&path);
-        let mut reference = self.reference(case, structures)?;
+        let reference = self.reference(case, structures)?;
         let image_path = self.image(case, sidecar.as_ref())?;
-        let mut prediction = read_label_map(&path)?.1;
-        let volume = read_volume(&image_path)?.volume;
-        for (what, grid) in [
-            ("label map", &prediction.grid),
-            ("reference", &reference.grid),
-        ] {
-            if !grid.same_as(&volume.grid, TOLERANCE_MM) {
-                return Err(Error::file(
-                    &image_path,
-                    format!(
-                        "lies on another grid than the {what} of {case}: shape {:?} against {:?}; expected the image that the label map was made of",
-                        volume.grid.shape, grid.shape
-                    ),
-                ));
-            }
-        }
+        let prediction = read_label_map(&path)?.1;
+        let mut image = read_volume(&image_path)?;
+        self.reading.rescale(&mut image);
+        let volume = image.volume;
+        let on_image = |what: &str, labels: LabelMap| {
+            let placed = self
+                .reading
+                .grid_tolerance
+                .placed(labels, &volume.grid, "image");
+            placed
+                .map(|(labels, _)| labels)
+                .map_err(|problem| Error::file(&image_path, format!("{what} of {case}: {problem}")))
+        };
+        let mut prediction = on_image("label map", prediction)?;
+        let mut reference = on_image("reference", reference)?;
         let ignore = self.reference.as_ref().and_then(Reference::ignore);
         forget_ignored(&mut prediction, &mut reference, ignore);
         Ok(CaseImages {

@@ -9,6 +9,7 @@ use super::case::{Compared, Places};
 use super::table::{self, MetricTable};
 use ctseg_base::failures::Failure;
 use ctseg_base::{Error, Result};
+use ctseg_core::dataset::Reading;
 use ctseg_core::dataset::reference::Reference;
 
 /// An evaluation's figures, and where its images lie.
@@ -33,6 +34,8 @@ pub struct Hints {
     pub reference: Option<Reference>,
     pub predictions: Option<PathBuf>,
     pub images: Option<PathBuf>,
+    /// How files are read.
+    pub reading: Reading,
 }
 
 impl EvaluationFacts {
@@ -61,6 +64,7 @@ impl EvaluationFacts {
                 .as_deref()
                 .map_or_else(BTreeMap::new, Places::files_in),
             folder: folder.to_path_buf(),
+            reading: hints.reading,
         };
         let mut failed = failures(&summary["failed"]);
         failed.extend(failed_predictions(&places, predictions));

@@ -59,6 +59,11 @@ impl Report {
                 runs.iter().rev().find_map(|r| Some((r, r.evaluation()?)))
         {
             hints.reference = hints.reference.or_else(|| run.reference());
+            if let Some((_, settings)) = &run.known
+                && hints.reading.is_default()
+            {
+                hints.reading = settings.reading;
+            }
             folder = Some(held_out);
         }
         let mut evaluation = folder

@@ -56,7 +56,11 @@ impl RunFacts {
                 .collect()
         });
         let dataset = known.as_ref().and_then(|(_, settings)| {
-            Dataset::open_in(&settings.dataset, settings.data_root.as_deref()).ok()
+            let opened = Dataset::open_in(&settings.dataset, settings.data_root.as_deref());
+            Some(Dataset {
+                reading: settings.reading,
+                ..opened.ok()?
+            })
         });
         let measured = history.values().flatten().next();
         let measured = measured.map_or(0, |line| line.validation_dice_per_structure.len());

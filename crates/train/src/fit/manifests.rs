@@ -23,6 +23,9 @@ pub(super) fn stage_manifest(
         seed: job.seed,
         engine: job.compute.to_string(),
         stage1_sha256,
+        channel: (!job.dataset.is_ct())
+            .then(|| job.dataset.channel.clone())
+            .flatten(),
         folds: Vec::new(),
         image_sha256: content.images(),
         recipe: job.recipe.clone(),

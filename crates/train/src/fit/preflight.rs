@@ -34,13 +34,14 @@ pub(super) fn wishes(job: &FitJob) -> Result<String> {
         .map(|case| case.id.as_str())
         .collect();
     Ok(format!(
-        "{}\nseed {}, {}, {}, {:?}, {cases:?}, {:?}",
+        "{}\nseed {}, {}, {}, {:?}, {cases:?}, {:?}, {:?}",
         job.recipe.to_toml()?,
         job.seed,
         job.compute.precision,
         job.compute.choice.is_libtorch(),
         job.max_time,
         job.dataset.splits.as_ref().map(|given| &given.folds),
+        job.dataset.reading,
     ))
 }
 
@@ -158,6 +159,7 @@ fn open_run(
         ctseg_version: env!("CARGO_PKG_VERSION").to_owned(),
         engine: job.compute.to_string(),
         parent: job.trial.map(|trial| trial.parent.to_owned()),
+        reading: job.dataset.reading,
     };
     let begun = match &job.trial {
         Some(trial) => Some(trial.folder).filter(|folder| folder.join("run.toml").exists()),
@@ -237,7 +239,15 @@ pub fn check_dataset(
     let go_on = || unless_stopped(stop, || "the data was being checked".to_owned());
     let mut report = dataset.check_while(CheckDepth::Voxels, go_on, |_, _| task.advance(1))?;
     drop(task);
-    for line in grouped(&report.notes) {
+    let (warnings, notes): (Vec<_>, Vec<_>) = report
+        .notes
+        .iter()
+        .cloned()
+        .partition(|note| note.is_warning);
+    for line in grouped(&notes) {
+        observer.say(&line);
+    }
+    for line in grouped(&warnings) {
         observer.warn(&line);
     }
     for problem in &report.problems {

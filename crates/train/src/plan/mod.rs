@@ -51,8 +51,12 @@ pub fn plan(
     budget: Budget,
 ) -> Result<Vec<Planned>> {
     let hu = fingerprint.foreground_hu.as_ref().ok_or_else(|| {
+        let (which, wanted) = match fingerprint.not_hu.is_empty() {
+            true => ("", ""),
+            false => (" whose values look like Hounsfield units", ", and CT in Hounsfield units (--rescale-hu)"),
+        };
         Error::invalid(format!(
-            "dataset '{}': no case holds a voxel of any structure; expected label maps that mark something",
+            "dataset '{}': no case{which} holds a voxel of any structure; expected label maps that mark something{wanted}",
             fingerprint.dataset
         ))
     })?;

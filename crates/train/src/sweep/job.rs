@@ -9,8 +9,8 @@ use super::table::TrialRow;
 use crate::data::preprocessed_cache::CaseStore;
 use ctseg_base::atomic_file::write_bytes_atomically;
 use ctseg_base::{Error, Result};
-use ctseg_core::dataset::Dataset;
 use ctseg_core::dataset::content::DatasetContent;
+use ctseg_core::dataset::{Dataset, Reading};
 use ctseg_core::recipe::{Recipe, one_line};
 use ctseg_core::run::folder::new_folder;
 use ctseg_core::run::tracker::Tracker;
@@ -34,6 +34,9 @@ pub struct SweepSettings {
     /// The model whose stage 1 a stage 2 is trained on.
     pub model: PathBuf,
     pub seed: u64,
+    /// How the dataset's files are read.
+    #[serde(default, skip_serializing_if = "Reading::is_default")]
+    pub reading: Reading,
     /// The recipe that all trials share.
     pub recipe: Recipe,
 }

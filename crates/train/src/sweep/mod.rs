@@ -219,6 +219,7 @@ fn trained(
 mod tests {
     use super::job::SweepSettings;
     use super::*;
+    use ctseg_core::dataset::Reading;
     use ctseg_core::recipe::Recipe;
     use std::path::PathBuf;
 
@@ -232,6 +233,7 @@ mod tests {
             data_root: None,
             model: PathBuf::new(),
             seed: 1,
+            reading: Reading::default(),
             recipe: Recipe::named("1", &set).unwrap(),
         }
     }

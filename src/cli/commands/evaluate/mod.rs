@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use crate::cli::args::reading::GridArgs;
 use crate::cli::args::tracked_run::{RecordArgs, Recorded};
 use crate::cli::evaluation_table::{print_against, print_evaluation};
 use crate::cli::outcome::Outcome;
@@ -47,6 +48,8 @@ pub struct EvaluateArgs {
     #[arg(long, env = "CTSEG_DATA_ROOT")]
     data_root: Option<PathBuf>,
     #[command(flatten)]
+    grid: GridArgs,
+    #[command(flatten)]
     record: RecordArgs,
 }
 
@@ -55,7 +58,8 @@ pub fn run(args: EvaluateArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     args.record.check(settings)?;
     let data_root = args.data_root.as_ref();
     let data_root = data_root.or(settings.config.data_root.as_ref());
-    let reference = Reference::open(&args.reference, data_root.map(PathBuf::as_path))?;
+    let reference = Reference::open(&args.reference, data_root.map(PathBuf::as_path))?
+        .with_grid_tolerance(args.grid.tolerance());
     let folder = args.output.clone().unwrap_or_else(|| {
         let own = if args.prediction.is_dir() {
             Some(args.prediction.as_path())

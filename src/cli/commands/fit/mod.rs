@@ -13,6 +13,7 @@ use clap::Args;
 
 use crate::cli::args::data_cache::StorageArgs;
 use crate::cli::args::duration::parse_duration;
+use crate::cli::args::reading::ReadingArgs;
 use crate::cli::args::time_limit::LimitArgs;
 use crate::cli::args::tracking::MlflowArgs;
 use crate::cli::env::{GPUS, nnunet_preprocessed};
@@ -26,7 +27,7 @@ use ctseg_base::limits::threads;
 use ctseg_base::progress::{Observer, Silent};
 use ctseg_core::dataset::generated;
 use ctseg_core::dataset::laterality::mirrored_where_possible;
-use ctseg_core::dataset::{Dataset, GivenSplits};
+use ctseg_core::dataset::{Dataset, GivenSplits, Reading};
 use ctseg_core::recipe::Recipe;
 use ctseg_core::run::data::RunData;
 use ctseg_core::run::folder::RunFolder;
@@ -49,6 +50,8 @@ pub struct FitArgs {
     /// Folder that a descriptor's paths are relative to
     #[arg(long, env = "CTSEG_DATA_ROOT")]
     pub(super) data_root: Option<PathBuf>,
+    #[command(flatten)]
+    reading: ReadingArgs,
     /// Model folder that the stage goes into [default: model]
     #[arg(long, env = "CTSEG_MODEL")]
     pub(super) model: Option<PathBuf>,
@@ -96,7 +99,7 @@ pub struct FitArgs {
 }
 
 /// Flags that a run which goes on cannot honour, each with what it has of its own.
-const NOT_WITH_RESUME: [(&str, &str); 8] = [
+const NOT_WITH_RESUME: [(&str, &str); 10] = [
     ("stage", "the run's own recipe"),
     ("set", "the run's own recipe"),
     ("no_out_of_fold", "the run's own recipe"),
@@ -105,6 +108,8 @@ const NOT_WITH_RESUME: [(&str, &str); 8] = [
     ("from", "the run's own weights"),
     ("model", "the run's own model"),
     ("runs", "the run's own folder"),
+    ("grid_tolerance", "the run's own reading of the data"),
+    ("rescale_hu", "the run's own reading of the data"),
 ];
 
 /// All that `ctseg fit` takes; `ctseg submit` has a `--gpus` of its own, of the cluster.
@@ -253,11 +258,13 @@ struct Inputs {
     name: Option<String>,
     model: PathBuf,
     seed: u64,
+    reading: Reading,
 }
 
 impl Inputs {
     fn dataset(&self) -> Result<Dataset, Error> {
-        let mut dataset = Dataset::open_in(&self.data, self.data_root.as_deref())?;
+        let dataset = Dataset::open_in(&self.data, self.data_root.as_deref())?;
+        let mut dataset = dataset.read_as(self.reading)?;
         if let Some(name) = &self.name {
             dataset.name.clone_from(name);
         }
@@ -290,6 +297,7 @@ fn inputs(
         name: None,
         model: settings.config.model_or(args.model.clone()),
         seed: args.seed,
+        reading: args.reading.reading(),
     })
 }
 
@@ -329,6 +337,7 @@ fn resumed(
         name: RunData::name_of(run)?,
         model: from.model,
         seed: from.seed,
+        reading: from.reading,
     })
 }
 

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::cli::args::reading::ReadingArgs;
 use crate::cli::fingerprint;
 use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
@@ -21,8 +22,8 @@ use crate::cli::settings::Settings;
 use ctseg_base::text::table::{or_undefined, table};
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
-use ctseg_core::dataset::Dataset;
 use ctseg_core::dataset::fingerprint::Fingerprint;
+use ctseg_core::dataset::{Dataset, Reading};
 use ctseg_core::model::bundle::Bundle;
 use ctseg_core::model::multi_part::PartedModel;
 use ctseg_core::recipe::Recipe;
@@ -31,9 +32,10 @@ use ctseg_core::recipe::output_maps::output_maps;
 use ctseg_engine::device::{Compute, DeviceChoice};
 use ctseg_engine::precision::PrecisionChoice;
 use ctseg_engine::weights::read_tensors;
-use ctseg_image::formats::{is_volume_name, read_label_names, read_volume};
+use ctseg_image::formats::{VolumeImage, is_volume_name, read_label_names, read_volume};
 use ctseg_image::labels::postprocess::Step;
 use ctseg_image::nifti::NiftiHeader;
+use ctseg_image::statistics::hounsfield::Suspicion;
 
 #[derive(Args)]
 pub struct InspectArgs {
@@ -49,6 +51,8 @@ pub struct InspectArgs {
     /// Of a dataset: read all cases and list every problem (exit code 3 where some cases have one)
     #[arg(long, conflicts_with = "fingerprint")]
     check: bool,
+    #[command(flatten)]
+    reading: ReadingArgs,
 }
 
 pub fn run(args: InspectArgs, settings: &Settings) -> anyhow::Result<Outcome> {
@@ -58,10 +62,11 @@ pub fn run(args: InspectArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     }
     let (text, value) = if args.fingerprint {
         let dataset = Dataset::open_in(&args.what, data_root.as_deref())?;
+        let dataset = dataset.read_as(args.reading.reading())?;
         let observer = settings.observer();
         fingerprint::described(&Fingerprint::of(&dataset, observer.as_ref())?)?
     } else {
-        inspected(&args.what, data_root.as_deref())?
+        inspected(&args.what, data_root.as_deref(), args.reading.reading())?
     };
     if settings.json {
         print_out(&format!("{value:#}\n"));
@@ -72,13 +77,13 @@ pub fn run(args: InspectArgs, settings: &Settings) -> anyhow::Result<Outcome> {
 }
 
 /// The same facts for people and for programs.
-fn inspected(what: &Path, data_root: Option<&Path>) -> Result<(String, Value)> {
+fn inspected(what: &Path, data_root: Option<&Path>, reading: Reading) -> Result<(String, Value)> {
     let extension = |wanted: &str| {
         what.extension()
             .is_some_and(|e| e.eq_ignore_ascii_case(wanted))
     };
     if is_volume_name(what) && !what.is_dir() {
-        volume(what)
+        volume(what, reading)
     } else if what.join("model.toml").exists() {
         model(what)
     } else if PartedModel::is_at(what) {
@@ -114,14 +119,18 @@ fn inspected(what: &Path, data_root: Option<&Path>) -> Result<(String, Value)> {
     }
 }
 
-fn volume(path: &Path) -> Result<(String, Value)> {
-    let image = read_volume(path)?;
+fn volume(path: &Path, reading: Reading) -> Result<(String, Value)> {
+    let mut image = read_volume(path)?;
+    let names = read_label_names(path)?;
+    reading.rescale(&mut image);
+    let labels = label_map::labels_of(&image, &names);
+    warn_of_values(&mut image, labels.is_some());
     let nifti = image.header.native::<NiftiHeader>();
-    let [qform, sform] =
-        [NiftiHeader::qform_code, NiftiHeader::sform_code].map(|code| nifti.map(code));
-    let codes = qform.zip(sform).map_or_else(String::new, |(qform, sform)| {
-        format!(", qform code {qform}, sform code {sform}")
-    });
+    let qform = nifti.map(NiftiHeader::qform_code);
+    let sform = nifti.map(NiftiHeader::sform_code);
+    let codes = qform.zip(sform);
+    let codes = codes.map(|(q, s)| format!(", qform code {q}, sform code {s}"));
+    let codes = codes.unwrap_or_default();
     let grid = image.volume.grid;
     let (edges, counts) = histogram(image.volume.data.iter().copied());
     let spacing = grid.spacing_mm();
@@ -144,8 +153,6 @@ fn volume(path: &Path) -> Result<(String, Value)> {
     for warning in &image.header.warnings {
         text += &format!("  warning      {warning}\n");
     }
-    let names = read_label_names(path)?;
-    let labels = label_map::labels_of(&image, &names);
     let (shown, labels) = match &labels {
         Some(labels) => {
             let (shown, values) = label_map::described(labels, &names, grid.voxel_volume_ml());
@@ -182,6 +189,13 @@ fn histogram_text(edges: &[f32], counts: &[u64]) -> String {
         );
     }
     text
+}
+
+/// Adds a warning about values that are no Hounsfield units, unless they are labels.
+fn warn_of_values(image: &mut VolumeImage, is_label_map: bool) {
+    let suspicion = Suspicion::of(image.volume.data.view(), None).filter(|_| !is_label_map);
+    let warning = suspicion.map(|suspicion| suspicion.sentence());
+    image.header.warnings.extend(warning);
 }
 
 /// Counts below, between and above edges that follow the tissues of CT.

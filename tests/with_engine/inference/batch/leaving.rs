@@ -47,6 +47,7 @@ fn job<'a>(folder: &Path, stop: &'a AtomicBool, leaving: Option<Leaving<'a>>) ->
         thresholds: Thresholds::default(),
         overwrite: false,
         max_ram: None,
+        rescale_hu: None,
         probabilities: None,
         outputs: Outputs::default(),
         statistics: false,

@@ -93,6 +93,9 @@ fn files_of_channel(folders: &[PathBuf], channel: usize) -> Result<Vec<PathBuf>>
 pub(super) fn open(root: &Path, json: &Path, accept: Accept) -> Result<Dataset> {
     let mut content = read(json)?;
     let (structures, ignore) = structures_of(json, content.labels.as_ref())?;
+    let channels = content.channel_names.as_ref().or(content.modality.as_ref());
+    let channel = channels.and_then(|names| names.get("0")?.as_str());
+    let channel = channel.map(str::to_owned);
     let (layout, found, test) = if let Some(training) = content.training.take() {
         one_channel(json, "modality", content.modality.as_ref(), accept)?;
         let (found, test) = decathlon_cases(root, json, &content, training, structures)?;
@@ -121,6 +124,7 @@ pub(super) fn open(root: &Path, json: &Path, accept: Accept) -> Result<Dataset> 
     dataset.licence = content.licence.or(content.license);
     dataset.test = test;
     dataset.ignore = ignore;
+    dataset.channel = channel;
     finished(dataset, json)
 }
 

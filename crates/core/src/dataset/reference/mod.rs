@@ -14,14 +14,15 @@ use ctseg_base::text::os_text::to_text;
 use ctseg_base::{Error, Result};
 use ctseg_image::formats::{case_name, read_label_map, read_label_runs};
 use ctseg_image::labels::run_length_labels::LabelRuns;
-use ctseg_image::space::LabelMap;
+use ctseg_image::space::{Grid, GridTolerance, LabelMap, Remark, Turn};
 
 /// What stands for [`Dataset::ignore`] where all structures are one.
 const UNKNOWN: u16 = u16::MAX;
 
 /// What predictions are compared with: a folder of label maps, one label map, or a dataset.
 pub enum Reference {
-    Files(Vec<FoundMap>),
+    /// Label maps, and how far from predictions they may lie.
+    Files(Vec<FoundMap>, GridTolerance),
     Dataset(Dataset),
     /// A dataset whose structures count as one, of value 1.
     Union(Dataset),
@@ -38,9 +39,54 @@ impl Reference {
         let mut files = label_maps(path, depth)?;
         files.retain(|map| map.path.exists());
         if !files.is_empty() {
-            return Ok(Self::Files(files));
+            return Ok(Self::Files(files, GridTolerance::default()));
         }
         Dataset::open_in(path, data_root).map(Self::Dataset)
+    }
+
+    /// With another bound for how far references and predictions may lie apart.
+    pub fn with_grid_tolerance(mut self, given: GridTolerance) -> Self {
+        match &mut self {
+            Self::Files(_, tolerance) => *tolerance = given,
+            Self::Dataset(dataset) | Self::Union(dataset) => dataset.reading.grid_tolerance = given,
+        }
+        self
+    }
+
+    /// What turns a reference on the grid `own` to that of the prediction at `path`, and what there is to say about the
+    /// two grids.
+    ///
+    /// # Errors
+    /// They are not one.
+    pub fn turn(
+        &self,
+        own: &Grid,
+        (path, prediction): (&Path, &Grid),
+    ) -> Result<(Turn, Option<Remark>)> {
+        let tolerance = match self {
+            Self::Files(_, tolerance) => *tolerance,
+            Self::Dataset(dataset) | Self::Union(dataset) => dataset.reading.grid_tolerance,
+        };
+        let turned = tolerance.turn(prediction, own, "reference");
+        let (turn, remark) = turned.map_err(|problem| Error::file(path, problem))?;
+        Ok((turn.inverse(), remark))
+    }
+
+    /// [`Self::load`] as an array on the grid of the prediction at `path`; see [`Self::turn`].
+    pub fn load_on(
+        &self,
+        id: &str,
+        (path, prediction): (&Path, &Grid),
+    ) -> Result<Option<(LabelMap, Option<Remark>)>> {
+        let Some(labels) = self.load(id)? else {
+            return Ok(None);
+        };
+        let (turn, remark) = self.turn(&labels.grid, (path, prediction))?;
+        let labels = LabelMap {
+            grid: *prediction,
+            data: turn.array(labels.data),
+        };
+        Ok(Some((labels, remark)))
     }
 
     /// The label maps of a prediction (a folder or one file), each with the id of the case that it is of, or its own
@@ -52,7 +98,7 @@ impl Reference {
             predictions.retain(|map| !map.nested || map.predicted);
         }
         // Two single files are compared whatever their names.
-        if let (Self::Files(files), [map], true) =
+        if let (Self::Files(files, _), [map], true) =
             (self, &mut predictions[..], prediction.is_file())
             && let [only] = &files[..]
         {
@@ -77,7 +123,7 @@ impl Reference {
 
     fn ids(&self) -> Ids {
         match self {
-            Self::Files(files) => Ids::new(
+            Self::Files(files, _) => Ids::new(
                 files.iter().map(|map| map.name.clone()),
                 files.iter().map(|map| vec![map.case.clone()]),
             ),
@@ -97,7 +143,7 @@ impl Reference {
 
     pub fn load(&self, id: &str) -> Result<Option<LabelMap>> {
         match self {
-            Self::Files(files) => match only(files, id)? {
+            Self::Files(files, _) => match only(files, id)? {
                 Some(path) => Ok(Some(read_label_map(path)?.1)),
                 None => Ok(None),
             },
@@ -118,7 +164,7 @@ impl Reference {
     /// The reference's label map, where it is one file.
     pub fn path_of(&self, id: &str) -> Option<PathBuf> {
         match self {
-            Self::Files(files) => only(files, id).ok()?.cloned(),
+            Self::Files(files, _) => only(files, id).ok()?.cloned(),
             Self::Dataset(dataset) | Self::Union(dataset) => match &case_of(dataset, id)?.labels {
                 LabelSource::Map(path) => Some(path.clone()),
                 LabelSource::None | LabelSource::PerStructure(_) => None,
@@ -129,7 +175,7 @@ impl Reference {
     /// The image of the case, where it is known.
     pub fn image_of(&self, id: &str) -> Option<PathBuf> {
         match self {
-            Self::Files(_) => None,
+            Self::Files(..) => None,
             Self::Dataset(dataset) | Self::Union(dataset) => {
                 Some(case_of(dataset, id)?.image.clone())
             }
@@ -139,7 +185,7 @@ impl Reference {
     /// As [`Self::load`], kept as runs; in little memory from the beginning where it is one file.
     pub fn load_runs(&self, id: &str) -> Result<Option<LabelRuns>> {
         match (self, self.path_of(id)) {
-            (Self::Files(_) | Self::Dataset(_), Some(path)) => Ok(Some(read_label_runs(&path)?.1)),
+            (Self::Files(..) | Self::Dataset(_), Some(path)) => Ok(Some(read_label_runs(&path)?.1)),
             _ => Ok(self.load(id)?.map(|map| LabelRuns::from(&map))),
         }
     }
@@ -147,7 +193,7 @@ impl Reference {
     /// Value of the voxels that are not compared.
     pub fn ignore(&self) -> Option<u16> {
         match self {
-            Self::Files(_) => None,
+            Self::Files(..) => None,
             Self::Dataset(dataset) => dataset.ignore,
             Self::Union(dataset) => dataset.ignore.map(|_| UNKNOWN),
         }
@@ -156,7 +202,7 @@ impl Reference {
     /// Cases that can be compared with.
     pub fn cases(&self) -> Vec<String> {
         match self {
-            Self::Files(files) => {
+            Self::Files(files, _) => {
                 let names: BTreeSet<&String> = files.iter().map(|map| &map.name).collect();
                 names.into_iter().cloned().collect()
             }

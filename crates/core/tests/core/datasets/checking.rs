@@ -22,7 +22,7 @@ fn six_problems(root: &Path) -> Dataset {
         &[1],
     );
     let mut moved = grid();
-    moved.affine[2][3] = 0.5;
+    moved.affine[2][3] = 1.5;
     write_map_on(&root.join("labels/c3.nii.gz"), moved, &[1]);
     fs::remove_file(root.join("labels/c4.nii.gz")).unwrap();
     write_text(&root.join("images/c5.nii.gz"), "this is no NIfTI file");
@@ -48,8 +48,8 @@ fn every_bad_case_is_listed_at_once_and_in_order() {
         ],
         &[
             "labels/c3.nii.gz: ",
-            "position, by up to 0.500 mm",
-            "(0, 0, 0.5) mm",
+            "position, by up to 1.500 mm, 0.75 voxels,",
+            "(0, 0, 1.5) mm",
             "image 4×3×2",
         ],
         &["labels/c4.nii.gz: cannot "],
@@ -132,7 +132,12 @@ fn images_are_read_only_when_asked() {
         "{found:?}"
     );
     let all = notes(&report).join("\n");
-    assert!(all.contains("c0: every voxel of the image is -7"), "{all}");
+    assert!(
+        all.contains(
+            "c0: its values do not look like Hounsfield units: every voxel has the value -7"
+        ),
+        "{all}"
+    );
     assert!(
         all.contains("c1: the image has 1 NaN or infinite voxel"),
         "{all}"
@@ -140,7 +145,7 @@ fn images_are_read_only_when_asked() {
     assert!(
         notes(&check(&dataset))
             .iter()
-            .all(|n| !n.contains("infinite") && !n.contains("every"))
+            .all(|n| !n.contains("infinite") && !n.contains("Hounsfield"))
     );
 }
 

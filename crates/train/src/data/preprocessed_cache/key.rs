@@ -71,6 +71,9 @@ impl Wanted<'_> {
                 }
             }
         }
+        if let Some(how) = self.dataset.reading.rescale_hu {
+            fields.add("rescale_hu", how.to_string().as_bytes());
+        }
         if let Some(ignore) = self.dataset.ignore {
             fields.add("ignore", &ignore.to_le_bytes());
         }

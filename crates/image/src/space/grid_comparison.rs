@@ -1,0 +1,383 @@
+//! Whether two grids are one: by the distance of their farthest corners, in voxels.
+
+// Indices are axes here, and most loops walk several matrices along one axis.
+#![allow(clippy::needless_range_loop)]
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::affine::inverse;
+use super::grid::largest;
+use super::{Grid, LabelMap, Turn};
+use ctseg_base::Error;
+
+/// Up to this many voxels nothing is said: headers round so much.
+const SILENT_VOXELS: f64 = 0.01;
+
+/// Beyond this many voxels a warning is said.
+const NOTE_VOXELS: f64 = 0.1;
+
+impl Grid {
+    /// Whether `other` has the same shape and puts every voxel at the same place, to within
+    /// `tolerance_mm` at every corner.
+    pub fn same_as(&self, other: &Grid, tolerance_mm: f64) -> bool {
+        self.shape == other.shape && self.largest_shift_mm(other) <= tolerance_mm
+    }
+
+    /// The largest distance in mm between corresponding corners (voxel centres) of two grids of one shape.
+    pub fn largest_shift_mm(&self, other: &Grid) -> f64 {
+        self.largest_shift(other, |mm| mm)
+    }
+
+    /// The same in voxels of `other`; infinite if its voxels span no volume.
+    pub fn largest_shift_voxels(&self, other: &Grid) -> f64 {
+        let Some(inverse) = inverse(&other.affine) else {
+            return f64::INFINITY;
+        };
+        self.largest_shift(other, |mm| {
+            std::array::from_fn(|row| (0..3).map(|i| inverse[row][i] * mm[i]).sum())
+        })
+    }
+
+    fn largest_shift(&self, other: &Grid, measured: impl Fn([f64; 3]) -> [f64; 3]) -> f64 {
+        largest((0..8).map(|bits| {
+            let corner: [f64; 3] = std::array::from_fn(|axis| {
+                if bits >> axis & 1 == 1 {
+                    self.shape[axis] as f64 - 1.0
+                } else {
+                    0.0
+                }
+            });
+            let (a, b) = (self.world_mm(corner), other.world_mm(corner));
+            let apart = measured(std::array::from_fn(|row| a[row] - b[row]));
+            apart.iter().map(|v| v * v).sum::<f64>().sqrt()
+        }))
+    }
+
+    /// Shape and place for a reader: `128×128×64 voxels of 1×1×2.5 mm, RAS, first voxel at (0, 0, 0) mm`.
+    fn in_words(&self) -> String {
+        let join =
+            |values: [f64; 3], by: &str| values.map(|v| rounded(v, 1e4).to_string()).join(by);
+        let mut words = format!(
+            "{} voxels of {} mm, {}, first voxel at ({}) mm",
+            self.shape.map(|v| v.to_string()).join("×"),
+            join(self.spacing_mm(), "×"),
+            self.orientation(),
+            join(self.world_mm([0.0; 3]), ", ")
+        );
+        // Rounding of float32 headers is not worth a word; a tilt is.
+        let (spacing, orientation) = (self.spacing_mm(), self.orientation());
+        let tilted = (0..3).any(|axis| {
+            let along = self.affine[orientation.axes[axis]][axis].abs();
+            (spacing[axis] - along) > 1e-6 * spacing[axis]
+        });
+        if tilted {
+            let rows = self.affine.map(|row| {
+                let row = row.map(|v| rounded(v, 1e5).to_string());
+                format!("[{}]", row.join(" "))
+            });
+            words += &format!(", affine {}", rows.join(" "));
+        }
+        words
+    }
+}
+
+fn rounded(value: f64, steps: f64) -> f64 {
+    // Adding zero turns -0 into 0.
+    (value * steps).round() / steps + 0.0
+}
+
+/// How far apart the farthest corners of two grids may lie, in voxels, for the grids to count as one: 0.5 unless told
+/// otherwise. The voxels are then taken one for one, and nothing is resampled. Grids whose axes run in another order or
+/// direction are compared after a [`Turn`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "f64", into = "f64")]
+pub struct GridTolerance {
+    voxels: f64,
+}
+
+/// What is said about a file whose grid counts as another's although they differ; it follows the file's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remark {
+    pub text: String,
+    /// Whether it is more than a note.
+    pub is_warning: bool,
+}
+
+/// How a grid becomes another one.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Match {
+    turn: Turn,
+    shift_voxels: f64,
+    shift_mm: f64,
+}
+
+impl GridTolerance {
+    /// What `labels` need to be an array on the grid `other`, and what there is to say about the difference; `name` is
+    /// what `other` is the grid of, such as "image".
+    ///
+    /// # Errors
+    /// In words, how the grids differ, where they are not one, and what to do.
+    pub fn turn(
+        &self,
+        labels: &Grid,
+        other: &Grid,
+        name: &str,
+    ) -> Result<(Turn, Option<Remark>), String> {
+        let found = closest(labels, other).filter(|found| found.shift_voxels <= self.voxels);
+        let found = found.ok_or_else(|| self.difference(labels, other, name))?;
+        let Match {
+            turn,
+            shift_voxels,
+            shift_mm,
+        } = found;
+        let remark = (shift_voxels > SILENT_VOXELS).then(|| Remark {
+            text: format!(
+                "lies up to {shift_voxels:.2} voxels ({shift_mm:.3} mm) off its {name}; taken voxel for voxel"
+            ),
+            is_warning: shift_voxels > NOTE_VOXELS,
+        });
+        Ok((turn, remark))
+    }
+
+    /// `labels` on the grid `other`, turned where their axes run otherwise; see [`GridTolerance::turn`].
+    ///
+    /// # Errors
+    /// As [`GridTolerance::turn`].
+    pub fn placed(
+        &self,
+        labels: LabelMap,
+        other: &Grid,
+        name: &str,
+    ) -> Result<(LabelMap, Option<Remark>), String> {
+        let (turn, remark) = self.turn(&labels.grid, other, name)?;
+        let labels = LabelMap {
+            grid: *other,
+            data: turn.array(labels.data),
+        };
+        Ok((labels, remark))
+    }
+
+    /// Whether the grids are one without a turn.
+    pub fn is_same(&self, grid: &Grid, other: &Grid) -> bool {
+        grid.shape == other.shape && grid.largest_shift_voxels(other) <= self.voxels
+    }
+
+    fn difference(&self, labels: &Grid, other: &Grid, name: &str) -> String {
+        let (what, or) = if labels.shape == other.shape {
+            let (mm, voxels) = (
+                labels.largest_shift_mm(other),
+                labels.largest_shift_voxels(other),
+            );
+            (
+                format!("position, by up to {mm:.3} mm, {voxels:.2} voxels,"),
+                format!(
+                    "correct the header that is wrong, or accept more than {self} voxels with --grid-tolerance"
+                ),
+            )
+        } else {
+            (
+                "shape".to_owned(),
+                "correct the header that is wrong".to_owned(),
+            )
+        };
+        format!(
+            "the labels differ in {what} from their {name}: labels {}; {name} {}; resample the labels onto the {name}, \
+             {}{or}",
+            labels.in_words(),
+            other.in_words(),
+            if labels.shape == other.shape {
+                ""
+            } else {
+                "or "
+            },
+        )
+    }
+}
+
+/// The turn after which the corners of `grid` lie closest to those of `other`; none without a turn that gives its shape.
+fn closest(grid: &Grid, other: &Grid) -> Option<Match> {
+    let matched = |turn: Turn| {
+        let turned = grid.turned(&turn);
+        (turned.shape == other.shape).then(|| Match {
+            turn,
+            shift_voxels: turned.largest_shift_voxels(other),
+            shift_mm: turned.largest_shift_mm(other),
+        })
+    };
+    let as_it_is = matched(Turn::NONE);
+    if as_it_is.is_some_and(|found| found.shift_voxels <= SILENT_VOXELS) {
+        return as_it_is;
+    }
+    let all = Turn::all().filter_map(matched);
+    // Of several that are as close (an axis of one voxel), the first.
+    all.reduce(|best, found| match found.shift_voxels < best.shift_voxels {
+        true => found,
+        false => best,
+    })
+}
+
+impl Default for GridTolerance {
+    fn default() -> Self {
+        Self { voxels: 0.5 }
+    }
+}
+
+impl fmt::Display for GridTolerance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.voxels.fmt(f)
+    }
+}
+
+impl TryFrom<f64> for GridTolerance {
+    type Error = Error;
+
+    fn try_from(voxels: f64) -> Result<Self, Error> {
+        match voxels.is_finite() && voxels >= 0.0 {
+            true => Ok(Self { voxels }),
+            false => Err(Error::invalid(format!(
+                "{voxels} is no distance; expected a number of voxels from 0, such as 0.5"
+            ))),
+        }
+    }
+}
+
+impl From<GridTolerance> for f64 {
+    fn from(tolerance: GridTolerance) -> Self {
+        tolerance.voxels
+    }
+}
+
+impl FromStr for GridTolerance {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let voxels: f64 = text.trim().parse().map_err(|_| {
+            Error::invalid(format!(
+                "'{text}' is no number; expected a number of voxels from 0, such as 0.5"
+            ))
+        })?;
+        voxels.try_into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::Array3;
+
+    fn grid() -> Grid {
+        let mut grid = Grid::with_spacing([3, 4, 5], [0.8, 0.8, 3.0]);
+        grid.affine[0][3] = 90.0;
+        grid
+    }
+
+    /// [`grid`], moved along x by so many voxels.
+    fn moved(voxels: f64) -> Grid {
+        let mut moved = grid();
+        moved.affine[0][3] += 0.8 * voxels;
+        moved
+    }
+
+    #[test]
+    fn a_grid_without_numbers_is_the_same_as_none() {
+        let mut broken = grid();
+        broken.affine[1][3] = f64::NAN;
+        assert!(!grid().same_as(&broken, 1e9));
+        assert!(!broken.same_as(&broken, 1e9));
+        let any = GridTolerance::try_from(1e9).unwrap();
+        assert!(any.turn(&broken, &grid(), "image").is_err());
+        assert!(any.turn(&grid(), &broken, "image").is_err());
+    }
+
+    #[test]
+    fn the_farthest_corner_decides_what_is_said() {
+        let said = |voxels: f64| {
+            let fits = GridTolerance::default().turn(&moved(voxels), &grid(), "image");
+            fits.map(|(turn, remark)| {
+                assert_eq!(turn, Turn::NONE);
+                remark.map(|remark| (remark.is_warning, remark.text))
+            })
+        };
+        assert_eq!(said(0.0), Ok(None));
+        assert_eq!(said(0.009), Ok(None));
+        let (is_warning, text) = said(0.09).unwrap().unwrap();
+        assert!(
+            !is_warning && text.contains("0.09 voxels (0.072 mm)"),
+            "{text}"
+        );
+        assert!(said(0.11).unwrap().unwrap().0);
+        assert!(said(0.49).unwrap().unwrap().0);
+        let refused = said(0.51).unwrap_err();
+        for part in [
+            "position, by up to 0.408 mm, 0.51 voxels,",
+            "0.5 voxels with --grid-tolerance",
+        ] {
+            assert!(refused.contains(part), "{refused}");
+        }
+        // A voxel size that is off counts where it shows most: at the far end of the longest axis.
+        let mut stretched = grid();
+        stretched.affine[2][2] = 3.06;
+        let (_, remark) = GridTolerance::default()
+            .turn(&stretched, &grid(), "image")
+            .unwrap();
+        assert!(remark.unwrap().text.contains("0.08 voxels (0.240 mm)"));
+    }
+
+    #[test]
+    fn the_last_bound_can_be_moved() {
+        let given: GridTolerance = "2.5".parse().unwrap();
+        assert!(
+            given
+                .turn(&moved(2.4), &grid(), "image")
+                .unwrap()
+                .1
+                .unwrap()
+                .is_warning
+        );
+        assert!(given.turn(&moved(2.6), &grid(), "image").is_err());
+        let exact: GridTolerance = "0".parse().unwrap();
+        assert!(exact.turn(&moved(0.005), &grid(), "image").is_err());
+        for wrong in ["-1", "nan", "inf", "x", ""] {
+            assert!(wrong.parse::<GridTolerance>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn other_axes_are_turned_and_labels_stay_in_place() {
+        let data = Array3::from_shape_fn(grid().shape_zyx(), |(z, y, x)| {
+            (x + 10 * y + 100 * z) as u16
+        });
+        let labels = LabelMap {
+            grid: moved(0.05),
+            data,
+        };
+        for turn in Turn::all() {
+            let saved = LabelMap {
+                grid: labels.grid.turned(&turn),
+                data: turn.array(labels.data.clone()),
+            };
+            let (found, remark) = GridTolerance::default()
+                .placed(saved, &grid(), "image")
+                .unwrap();
+            assert_eq!(
+                (found.data, found.grid),
+                (labels.data.clone(), grid()),
+                "{turn:?}"
+            );
+            assert!(remark.unwrap().text.contains("0.05 voxels"));
+        }
+        let other = Grid::with_spacing([3, 4, 6], [0.8, 0.8, 3.0]);
+        let refused = GridTolerance::default()
+            .turn(&other, &grid(), "reference")
+            .unwrap_err();
+        assert!(
+            refused.starts_with(
+                "the labels differ in shape from their reference: labels 3×4×6 voxels"
+            ) && !refused.contains("--grid-tolerance"),
+            "{refused}"
+        );
+    }
+}
