@@ -11,6 +11,7 @@ mod nifti_labels;
 mod nifti_reading;
 mod paired_golden;
 mod postprocess_golden;
+mod real_files;
 mod resample_golden;
 mod surface_golden;
 mod totalseg_statistics;
