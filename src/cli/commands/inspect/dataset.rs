@@ -11,7 +11,7 @@ use crate::cli::settings::Settings;
 use crate::cli::signals::stop_on_signals;
 use ctseg_base::text::table::table;
 use ctseg_base::text::words::counted;
-use ctseg_core::dataset::{Case, Dataset, LabelSource};
+use ctseg_core::dataset::{Case, Dataset, LabelSource, Reading};
 use ctseg_interop::convert::{Conversion, Format, Overlaps, check};
 
 /// Missing files that are named; the others are counted.
@@ -126,11 +126,13 @@ fn missing(dataset: &Dataset) -> Vec<String> {
 pub fn checked(
     what: &Path,
     data_root: Option<&Path>,
+    reading: Reading,
     settings: &Settings,
 ) -> anyhow::Result<Outcome> {
     let observer = settings.observer();
     let stop = stop_on_signals()?;
     let (dataset, channels) = Dataset::open_channels(what, data_root, &[])?;
+    let dataset = dataset.read_as(reading)?;
     let conversion = Conversion {
         source: what.to_path_buf(),
         // A training takes them so, too.

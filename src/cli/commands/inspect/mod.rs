@@ -49,7 +49,7 @@ pub struct InspectArgs {
     #[arg(long)]
     fingerprint: bool,
     /// Of a dataset: read all cases and list every problem (exit code 3 where some cases have one)
-    #[arg(long, conflicts_with = "fingerprint")]
+    #[arg(long, conflicts_with_all = ["fingerprint", "rescale_hu"])]
     check: bool,
     #[command(flatten)]
     reading: ReadingArgs,
@@ -58,7 +58,12 @@ pub struct InspectArgs {
 pub fn run(args: InspectArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let data_root = args.data_root.or_else(|| settings.config.data_root.clone());
     if args.check {
-        return dataset::checked(&args.what, data_root.as_deref(), settings);
+        return dataset::checked(
+            &args.what,
+            data_root.as_deref(),
+            args.reading.reading(),
+            settings,
+        );
     }
     let (text, value) = if args.fingerprint {
         let dataset = Dataset::open_in(&args.what, data_root.as_deref())?;
