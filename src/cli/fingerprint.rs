@@ -17,23 +17,7 @@ pub fn described(fingerprint: &Fingerprint) -> Result<(String, Value)> {
         counted(fingerprint.cases.len(), "case"),
         fingerprint.unreadable.len()
     );
-    // Why was a warning each.
-    let unread: Vec<&str> = fingerprint
-        .unreadable
-        .iter()
-        .map(|(case, _)| case.as_str())
-        .collect();
-    if !unread.is_empty() {
-        text += &format!("  not read  {}\n", listed(&unread));
-    }
-    if !fingerprint.not_hu.is_empty() {
-        let cases = fingerprint.not_hu.iter().map(|(case, _)| case.as_str());
-        let cases: Vec<&str> = cases.collect();
-        text += &format!(
-            "  not HU    {}: left out of the HU below\n",
-            cases.join(", ")
-        );
-    }
+    text += &left_out(fingerprint);
     text += &table(
         &["mm", "x", "y", "z"],
         &[
@@ -71,4 +55,23 @@ pub fn described(fingerprint: &Fingerprint) -> Result<(String, Value)> {
     let value = serde_json::to_value(fingerprint)
         .map_err(|error| Error::invalid(format!("cannot write the fingerprint: {error}")))?;
     Ok((text, json!({"kind": "fingerprint", "fingerprint": value})))
+}
+
+/// Cases of which figures are missing; why was a warning each.
+fn left_out(fingerprint: &Fingerprint) -> String {
+    let mut text = String::new();
+    let unread = fingerprint.unreadable.iter();
+    let unread: Vec<&str> = unread.map(|(case, _)| case.as_str()).collect();
+    if !unread.is_empty() {
+        text += &format!("  not read  {}\n", listed(&unread));
+    }
+    let not_hu = fingerprint.not_hu.iter();
+    let not_hu: Vec<&str> = not_hu.map(|(case, _)| case.as_str()).collect();
+    if !not_hu.is_empty() {
+        text += &format!(
+            "  not HU    {}: left out of the HU below\n",
+            not_hu.join(", ")
+        );
+    }
+    text
 }

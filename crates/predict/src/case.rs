@@ -1,4 +1,6 @@
 //! One case of a batch: its volume read, segmented, its files written.
+//!
+//! Over 400 lines: what is read, how it is judged to be done already and what is written decide together.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -234,7 +236,7 @@ impl Batch<'_> {
         let Some(predictor) = self.predictors.first() else {
             return false;
         };
-        made.is_of((input_sha256, self.job.rescale_hu), &self.model_sha256)
+        made.is_of(input_sha256, self.job.rescale_hu, &self.model_sha256)
             && made.cascade.looks == predictor.looks()
             && made.cascade.postprocessing == *predictor.postprocessing()
             && made.cascade.threshold == *predictor.threshold()

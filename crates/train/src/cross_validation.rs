@@ -172,7 +172,8 @@ impl Networks {
         let name = case_files.id.replace(['/', '\\'], "_");
         let path = job.folder.join(format!("{name}.nii.gz"));
         let input_sha256 = job.dataset.copies.read(&case_files.image, file_sha256)?;
-        if is_made_of(&path, &input_sha256, hash) {
+        let rescale_hu = job.dataset.reading.rescale_hu;
+        if is_made_of(&path, &input_sha256, rescale_hu, hash) {
             return Ok(path);
         }
         let image = job.dataset.load_image(case_files)?;
@@ -206,7 +207,7 @@ impl Networks {
             device: job.compute.to_string(),
             structures: &structures,
             outputs: &Outputs::default(),
-            rescale_hu: job.dataset.reading.rescale_hu,
+            rescale_hu,
             probabilities: None,
             started,
         };

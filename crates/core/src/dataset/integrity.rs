@@ -174,6 +174,7 @@ impl Dataset {
                     "cases {} have the same image; they count as one patient's",
                     listed(&group)
                 ),
+                is_warning: true,
             });
         }
         report.problems.extend(problems);

@@ -89,6 +89,7 @@ mod tests {
             seed: 1,
             engine: String::new(),
             stage1_sha256: None,
+            channel: None,
             folds: folds
                 .map(|(fold, (held_out, trained_on))| FoldManifest {
                     fold,

@@ -9,6 +9,7 @@
 //! | not as the sidecar says, but readable and on the input's grid  | keep: changed by hand                 |
 //! | no sidecar, or one that does not name the file                 | error: not made by ctseg              |
 //!
+//! The same input is the same file with its values brought to Hounsfield units in the same way ([`Sidecar::is_of`]).
 //! Files that are drawn or computed beside the label map (picture, statistics, probabilities, entropy) are made again
 //! where they are not as the sidecar says.
 
@@ -16,10 +17,10 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::sidecar::{Found, Sidecar, found_at, sidecar_path};
-use crate::dataset::grid_difference;
 use ctseg_base::atomic_file::parent_of;
 use ctseg_base::{Error, Result};
 use ctseg_image::formats::{read_header, read_label_runs};
+use ctseg_image::space::GridTolerance;
 
 /// What is to be done with a case.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,12 +113,15 @@ impl Wanted<'_> {
             Err(_) => return Ok(false),
         };
         let image = read_header(self.input)?.grid;
-        match grid_difference(&header.grid, &image) {
-            None => Ok(true),
-            Some(difference) => Err(Error::file(
+        // Programs round headers and turn axes when they save.
+        match GridTolerance::default().turn(&header.grid, &image, "image") {
+            Ok(_) => Ok(true),
+            Err(_) => Err(Error::file(
                 path,
                 format!(
-                    "was changed since ctseg wrote it, and now {difference}; or use --overwrite to replace it"
+                    "was changed since ctseg wrote it, and now {}; resample the labels onto the image, correct the header \
+                     that is wrong, or use --overwrite to replace the file",
+                    header.grid.difference_from(&image, "image")
                 ),
             )),
         }

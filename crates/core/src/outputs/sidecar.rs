@@ -192,22 +192,33 @@ pub fn read_sidecar(label_map: &Path) -> Option<Sidecar> {
     }
 }
 
-/// Whether the case whose label map is `output` was made of this input, by models with this hash and by a build of the
-/// same [`INFERENCE_VERSION`], and all of its files are whole.
-pub fn is_made_of(output: &Path, input_sha256: &str, model_sha256: &str) -> bool {
+/// Whether the case whose label map is `output` is of this input and these models ([`Sidecar::is_of`]), and all of its
+/// files are whole.
+pub fn is_made_of(
+    output: &Path,
+    input_sha256: &str,
+    rescale_hu: Option<RescaleHu>,
+    model_sha256: &str,
+) -> bool {
     read_sidecar(output).is_some_and(|made| {
         let mut files = made.files.iter();
-        made.is_of(input_sha256, model_sha256)
+        made.is_of(input_sha256, rescale_hu, model_sha256)
             && !made.files.is_empty()
             && files.all(|file| made.is_whole(output, file))
     })
 }
 
 impl Sidecar {
-    /// Whether the case was made of this input, by models with this hash and by a build of the same
-    /// [`INFERENCE_VERSION`].
-    pub fn is_of(&self, input_sha256: &str, model_sha256: &str) -> bool {
+    /// Whether the case was made of this input with its values brought to Hounsfield units in this way, by models with
+    /// this hash and by a build of the same [`INFERENCE_VERSION`].
+    pub fn is_of(
+        &self,
+        input_sha256: &str,
+        rescale_hu: Option<RescaleHu>,
+        model_sha256: &str,
+    ) -> bool {
         self.input_sha256 == input_sha256
+            && self.rescale_hu == rescale_hu
             && self.model_sha256 == model_sha256
             && self.inference_version == INFERENCE_VERSION
     }
@@ -433,7 +444,7 @@ mod tests {
     fn a_case_counts_as_done_by_the_inference_version_and_not_by_the_release() {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("case.nii.gz");
-        let is_done = |inference_version: Value, ctseg_version: &str| {
+        let is_done_as = |rescale_hu, inference_version: Value, ctseg_version: &str| {
             let mut sidecar = json!({
                 "input": "", "input_sha256": "input", "model": "", "model_sha256": "model",
                 "ctseg_version": ctseg_version, "device": "", "shape": [1, 1, 1],
@@ -448,13 +459,17 @@ mod tests {
             let Found::Done(made) = found_at(&output).unwrap() else {
                 panic!("no sidecar");
             };
-            made.is_of("input", "model")
+            made.is_of("input", rescale_hu, "model")
         };
+        let is_done = |version: Value, release: &str| is_done_as(None, version, release);
         assert!(is_done(json!(INFERENCE_VERSION), "0.0.1"));
         assert!(!is_done(
             json!(INFERENCE_VERSION + 1),
             env!("CARGO_PKG_VERSION")
         ));
+        // Other values of the same volume are another input.
+        let rescaled = Some(RescaleHu::Auto);
+        assert!(!is_done_as(rescaled, json!(INFERENCE_VERSION), "0.0.1"));
         // From before there was such a number.
         assert_eq!(is_done(Value::Null, "0.1.0"), INFERENCE_VERSION == 1);
     }

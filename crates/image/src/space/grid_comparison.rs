@@ -56,6 +56,23 @@ impl Grid {
         }))
     }
 
+    /// In words, how the grid of labels differs from `other`, the grid of what is called `name`.
+    pub fn difference_from(&self, other: &Grid, name: &str) -> String {
+        let what = match self.shape == other.shape {
+            true => format!(
+                "position, by up to {:.3} mm, {:.2} voxels,",
+                self.largest_shift_mm(other),
+                self.largest_shift_voxels(other)
+            ),
+            false => "shape".to_owned(),
+        };
+        format!(
+            "the labels differ in {what} from their {name}: labels {}; {name} {}",
+            self.in_words(),
+            other.in_words()
+        )
+    }
+
     /// Shape and place for a reader: `128×128×64 voxels of 1×1×2.5 mm, RAS, first voxel at (0, 0, 0) mm`.
     fn in_words(&self) -> String {
         let join =
@@ -166,33 +183,15 @@ impl GridTolerance {
     }
 
     fn difference(&self, labels: &Grid, other: &Grid, name: &str) -> String {
-        let (what, or) = if labels.shape == other.shape {
-            let (mm, voxels) = (
-                labels.largest_shift_mm(other),
-                labels.largest_shift_voxels(other),
-            );
-            (
-                format!("position, by up to {mm:.3} mm, {voxels:.2} voxels,"),
-                format!(
-                    "correct the header that is wrong, or accept more than {self} voxels with --grid-tolerance"
-                ),
-            )
-        } else {
-            (
-                "shape".to_owned(),
-                "correct the header that is wrong".to_owned(),
-            )
+        let advice = match labels.shape == other.shape {
+            true => format!(
+                "correct the header that is wrong, or accept more than {self} voxels with --grid-tolerance"
+            ),
+            false => "or correct the header that is wrong".to_owned(),
         };
         format!(
-            "the labels differ in {what} from their {name}: labels {}; {name} {}; resample the labels onto the {name}, \
-             {}{or}",
-            labels.in_words(),
-            other.in_words(),
-            if labels.shape == other.shape {
-                ""
-            } else {
-                "or "
-            },
+            "{}; resample the labels onto the {name}, {advice}",
+            labels.difference_from(other, name)
         )
     }
 }

@@ -217,6 +217,8 @@ mod tests {
             unpaired_labels: Vec::new(),
             splits: None,
             copies: Default::default(),
+            channel: None,
+            reading: Default::default(),
         };
         let ids: Vec<String> = (0..cases.len()).map(|n| format!("c{n}")).collect();
         let content = |(id, structures): (&String, &&[u16])| CaseContent {

