@@ -39,6 +39,11 @@ CASES = {
         {"weight_decay": 0.01, "betas": [0.9, 0.999], "eps": 1e-8},
         [0.1, 0.09, 0.07, 0.05, 0.02, 0.01],
     ),
+    "adamw_betas": (
+        torch.optim.AdamW,
+        {"weight_decay": 0.05, "betas": [0.8, 0.95], "eps": 1e-3},
+        [0.1, 0.09, 0.07, 0.05, 0.02, 0.01],
+    ),
     "sgd_nesterov": (
         torch.optim.SGD,
         {"momentum": 0.99, "dampening": 0.0, "nesterov": True, "weight_decay": 3e-5},

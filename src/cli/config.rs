@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::args::devices::Devices;
 use super::env::is_variable;
+use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result};
 use ctseg_core::recipe::one_line;
 use ctseg_engine::precision::PrecisionChoice;
@@ -57,7 +58,7 @@ impl Config {
             None if Path::new(FILE).exists() => Path::new(FILE),
             None => return Ok(Self::default()),
         };
-        let text = std::fs::read_to_string(file).map_err(Error::io(file, "read"))?;
+        let text = read_text(file).map_err(Error::io(file, "read"))?;
         let mut config: Self =
             toml::from_str(&text).map_err(|error| Error::file(file, one_line(&error)))?;
         let folder = file.parent().unwrap_or(Path::new(""));

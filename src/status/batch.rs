@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::state::{Cases, Claim, EXPIRY, Kind, Standing, Status, age, standing, text_of};
 use ctseg_base::process::owner::{Alive, Worker};
+use ctseg_base::text::file::read_text;
 use ctseg_base::text::os_text;
 use ctseg_base::{Error, Result};
 use ctseg_core::outputs::inputs::PredictCase;
@@ -146,9 +147,9 @@ impl Part {
     }
 
     fn read(path: &Path, now: SystemTime) -> Result<Self> {
-        let text = std::fs::read(path).map_err(Error::io(path, "read"))?;
+        let text = read_text(path).map_err(Error::io(path, "read"))?;
         let metadata = std::fs::metadata(path).map_err(Error::io(path, "read"))?;
-        let manifest: Manifest = serde_json::from_slice(&text)
+        let manifest: Manifest = serde_json::from_str(&text)
             .map_err(|error| Error::file(path, format!("tells of no batch: {error}")))?;
         // A folder that is gone, or named from another working folder, has nothing to add.
         let survey = manifest.claims.as_ref().and_then(|claims| {

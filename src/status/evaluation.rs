@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use serde::Deserialize;
 
 use super::state::{Cases, Kind, Standing, Status, last_written};
+use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result};
 use ctseg_core::run::state_file::RunState;
 
@@ -51,8 +52,8 @@ pub(super) fn of(path: &Path, now: SystemTime) -> Result<Status> {
         }
         return Ok(status);
     }
-    let text = std::fs::read(&summary).map_err(Error::io(&summary, "read"))?;
-    let found: Summary = serde_json::from_slice(&text).map_err(|error| {
+    let text = read_text(&summary).map_err(Error::io(&summary, "read"))?;
+    let found: Summary = serde_json::from_str(&text).map_err(|error| {
         Error::file(&summary, format!("is no summary of an evaluation: {error}"))
     })?;
     status.dice = found.mean.dice;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use super::state::{Kind, Standing, Status, Trials, last_written};
+use ctseg_base::text::file::read_text;
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_core::run::state_file;
@@ -50,8 +51,8 @@ pub(super) fn of(path: &Path, now: SystemTime) -> Result<Status> {
 
 /// The sweep's table; empty before the first trial has paused.
 fn rows(path: &Path) -> Result<Vec<TrialRow>> {
-    match std::fs::read(path) {
-        Ok(text) => serde_json::from_slice(&text)
+    match read_text(path) {
+        Ok(text) => serde_json::from_str(&text)
             .map_err(|error| Error::file(path, format!("is no table of a sweep: {error}"))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(Error::io(path, "read")(error)),

@@ -9,6 +9,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
             &[
                 "error",
                 "memory_semaphore",
+                "pointer_file",
                 "process",
                 "progress",
                 "progress_counts",
@@ -50,6 +51,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
                 "resample",
             ],
             &[
+                "formats/foreign",
                 "labels/holes",
                 "labels/largest",
                 "labels/run_length_labels",
@@ -61,7 +63,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
                 "preprocess",
                 "statistics",
             ],
-            &["formats/format", "labels/postprocess"],
+            &["formats/format", "labels/postprocess", "nifti/read_header"],
             &["nifti/label_names"],
             &["nifti/read", "nifti/write"],
             &["nifti/format", "nifti/maps"],

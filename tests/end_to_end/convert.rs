@@ -18,6 +18,7 @@ mod bad;
 mod channels;
 mod folders;
 mod folds;
+mod itk;
 mod real;
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/check_convert.py");
@@ -117,10 +118,15 @@ fn script(variable: &str) -> Option<Command> {
 
 /// Fails unless nnU-Net accepts the dataset.
 fn nnunet_accepts(folder: &Path) {
+    checked_by_nnunet("verify", folder);
+}
+
+/// Runs a check of the script that needs nnU-Net.
+fn checked_by_nnunet(check: &str, folder: &Path) {
     let Some(mut command) = script("CTSEG_TEST_NNUNET") else {
         return;
     };
-    let output = command.arg("verify").arg(folder).output().unwrap();
+    let output = command.arg(check).arg(folder).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success() && said.contains("nnU-Net accepts it"),

@@ -8,6 +8,7 @@ pub mod failures;
 pub mod hash;
 pub mod limits;
 pub mod memory_semaphore;
+pub mod pointer_file;
 pub mod process;
 pub mod progress;
 pub mod progress_counts;

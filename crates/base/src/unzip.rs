@@ -25,8 +25,10 @@ pub fn unpacked_zip(
     let refused = |problem: String| Error::file(path, format!("cannot be unpacked: {problem}"));
     let file = File::open(path).map_err(Error::io(path, "open"))?;
     let packed = file.metadata().map_err(Error::io(path, "read"))?.len();
-    let mut archive = ZipArchive::new(BufReader::new(file))
-        .map_err(|problem| refused(format!("no zip file ({problem})")))?;
+    let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|problem| {
+        let pointer = crate::pointer_file::problem(path);
+        refused(pointer.unwrap_or_else(|| format!("no zip file ({problem})")))
+    })?;
     let folder = temporary_folder(parent_of(target))?;
     let mut room = packed.saturating_mul(LARGEST_RATIO);
     for index in 0..archive.len() {
@@ -36,8 +38,9 @@ pub fn unpacked_zip(
         let name = entry
             .name()
             .map_err(|problem| refused(problem.to_string()))?
-            .into_owned();
-        if entry.is_dir() || !wanted(&name) {
+            // Some programs for Windows write its separators, which the format does not know.
+            .replace('\\', "/");
+        if entry.is_dir() || name.ends_with('/') || !wanted(&name) {
             continue;
         }
         let inside = Path::new(&name);
@@ -101,11 +104,22 @@ mod tests {
             bytes
         );
         assert!(!found.path().join("a/y.png").exists());
+        let windows = [("a\\b\\x.pth", bytes.as_slice()), ("a\\c\\", b"")];
+        let path = archive(folder.path(), &windows);
+        let found = unpacked_zip(&path, &target, &|name| !name.ends_with(".png")).unwrap();
+        assert!(found.path().join("a/b/x.pth").is_file());
+        let path = archive(folder.path(), &[("..\\x.pth", b"out")]);
+        let error = unpacked_zip(&path, &target, &|_| true).unwrap_err();
+        assert!(error.to_string().contains("leads out"), "{error}");
         let path = archive(folder.path(), &[("../x.pth", b"out")]);
         let error = unpacked_zip(&path, &target, &|_| true).unwrap_err();
         assert!(error.to_string().contains("leads out"), "{error}");
         assert!(!folder.path().parent().unwrap().join("x.pth").exists());
         std::fs::write(&path, b"not a zip").unwrap();
         assert!(unpacked_zip(&path, &target, &|_| true).is_err());
+        let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n";
+        std::fs::write(&path, pointer).unwrap();
+        let error = unpacked_zip(&path, &target, &|_| true).unwrap_err();
+        assert!(error.to_string().contains("git lfs pull"), "{error}");
     }
 }

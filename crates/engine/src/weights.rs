@@ -10,7 +10,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use crate::named_parameters::{NamedMapper, NamedVisitor, map_named, visit_named};
 use crate::networks::Network;
 use ctseg_base::atomic_file::write_bytes_atomically;
-use ctseg_base::{Error, Result};
+use ctseg_base::{Error, Result, pointer_file};
 
 /// A tensor away from any device.
 #[derive(Debug, Clone, PartialEq)]
@@ -175,7 +175,13 @@ pub fn write_tensors(path: &Path, tensors: &NamedTensors, metadata: &str) -> Res
 /// The file is missing, damaged, or holds anything but f32 tensors.
 pub fn read_tensors(path: &Path) -> Result<(NamedTensors, String)> {
     let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
-    let damaged = |error| Error::file(path, format!("not a whole safetensors file: {error}"));
+    let damaged = |error| {
+        let pointer = pointer_file::problem(path);
+        Error::file(
+            path,
+            pointer.unwrap_or_else(|| format!("not a whole safetensors file: {error}")),
+        )
+    };
     let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
     let (_, header) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
     let metadata = header

@@ -123,7 +123,14 @@ fn what_is_no_nifti_file_is_named() {
     refused(b"", "empty");
     refused(b"ab", "only 2 bytes");
     refused(b"some text, and more of it", "begins with 'some'");
-    refused(b"PK\x03\x04", "a zip archive");
+    refused(
+        b"PK\x03\x04",
+        "a zip archive; expected a NIfTI image; unpack it first",
+    );
+    refused(
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n",
+        "a Git LFS pointer, not the file itself; expected a NIfTI image; fetch the file with 'git lfs pull'",
+    );
     refused(
         &gzip(b"some text"),
         "compressed by gzip, something that is not a NIfTI image",
@@ -132,7 +139,20 @@ fn what_is_no_nifti_file_is_named() {
     refused(&gzip(&gzip(&nifti1(0, &[]))), "gzip data inside gzip data");
     let mut dicom = vec![0; 400];
     dicom[128..132].copy_from_slice(b"DICM");
-    refused(&dicom, "a DICOM file");
+    refused(&dicom, "dcm2niix");
+    let link = folder.path().join("z.nii.gz");
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("../.git/annex/objects/x.nii.gz", &link).unwrap();
+        check_refusal(
+            &link,
+            "which is not there; fetch the file with 'git annex get'",
+        );
+    }
+    let pair = folder.path().join("x.img");
+    std::fs::write(&pair, [7; 400]).unwrap();
+    std::fs::write(folder.path().join("x.hdr"), nifti1(344, b"ni1\0")).unwrap();
+    check_refusal(&pair, "the voxels of an .hdr/.img pair");
     refused(&nifti1(344, b"ni1\0"), ".hdr/.img pair");
     refused(&patched("nifti2 big u1", 4, b"ni2\0"), ".hdr/.img pair");
     refused(&nifti1(344, &[0; 4]), "Analyze 7.5");
@@ -171,6 +191,29 @@ fn impossible_shapes_are_refused() {
         &dim2(&[3, i64::MIN, 2, 2]),
         "one of them -9223372036854775808",
     );
+}
+
+#[test]
+fn values_on_surfaces_are_refused() {
+    let hacked = |dims: &[i16], glmin: i32| {
+        let mut file = nifti1(40, &shorts(dims));
+        file[144..148].copy_from_slice(&glmin.to_le_bytes());
+        file
+    };
+    refused(
+        &hacked(&[3, -1, 1, 1], 163_842),
+        "values of the 163842 vertices of a surface, as FreeSurfer writes them; expected a volume",
+    );
+    refused(
+        &hacked(&[3, 27_307, 1, 6], 0),
+        "163842 vertices of a surface",
+    );
+    refused(
+        &hacked(&[3, 10_242, 1, 1], 0),
+        "10242 vertices of a surface",
+    );
+    let cifti = patched("nifti2 little i2", 504, &3002i32.to_le_bytes());
+    refused(&cifti, "CIFTI-2 data of a surface");
 }
 
 #[test]
@@ -268,10 +311,12 @@ fn missing_and_surplus_bytes_are_refused() {
         "400 bytes found, at least 544 expected",
     );
     let longer = [whole.as_slice(), b"?"].concat();
-    refused(&longer, "1 bytes follow the voxels");
-    refused(&gzip(&longer), "data follow the 376 bytes expected");
+    for longer in [longer.clone(), gzip(&longer)] {
+        refused(&longer, "data follow the voxels that its header promises");
+    }
     let more = [gzip(&whole), gzip(b"?")].concat();
-    refused(&more, "data follow the 376 bytes expected");
+    refused(&more, "(376 bytes expected for 3 x 2 x 2 voxels of int16)");
+    refused(&[&whole[..], &[0; 999], b"?"].concat(), "data follow the");
 }
 
 #[test]
@@ -300,7 +345,7 @@ fn damaged_gzip_is_refused() {
     let mut header = whole.clone();
     header[2] = 7;
     refused(&header, "corrupt gzip data after 0 decompressed bytes");
-    for garbage in ["garbage", "\0\0\0\0"] {
+    for garbage in ["garbage", "\0\0\0\0garbage"] {
         let tail = [whole.as_slice(), garbage.as_bytes()].concat();
         refused(&tail, "bytes that are not gzip follow its end");
     }

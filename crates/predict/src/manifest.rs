@@ -10,6 +10,7 @@ use crate::job::PredictJob;
 use ctseg_base::atomic_file::write_bytes_atomically;
 use ctseg_base::failures::{Failure, write_failures};
 use ctseg_base::process::owner::Worker;
+use ctseg_base::text::file::read_text;
 use ctseg_base::text::os_text;
 use ctseg_base::{Error, Result};
 use ctseg_core::model::identity::ModelUsed;
@@ -46,7 +47,7 @@ impl RecordFiles {
 
     /// The failures that an earlier run has listed.
     pub(super) fn failures_before(&self) -> Vec<Failure> {
-        let text = std::fs::read_to_string(&self.failures).unwrap_or_default();
+        let text = read_text(&self.failures).unwrap_or_default();
         let lines = text.lines().map(serde_json::from_str);
         lines.filter_map(|failure| failure.ok()).collect()
     }

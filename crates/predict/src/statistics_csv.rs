@@ -4,6 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use ctseg_base::atomic_file::write_bytes_atomically;
+use ctseg_base::text::file::read_text;
 use ctseg_base::text::os_text::to_text;
 use ctseg_base::{Error, Result};
 use ctseg_core::outputs::sidecar::Sidecar;
@@ -97,8 +98,8 @@ fn find(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) {
 
 fn read(file: &Path) -> Option<Sidecar> {
     let bytes = std::fs::metadata(file).ok()?.len();
-    let text = (bytes <= MOST_BYTES).then(|| std::fs::read(file).ok())??;
-    serde_json::from_slice(&text).ok()
+    let text = (bytes <= MOST_BYTES).then(|| read_text(file).ok())??;
+    serde_json::from_str(&text).ok()
 }
 
 fn rows(case: &Path, sidecar: &Sidecar) -> Vec<Vec<String>> {

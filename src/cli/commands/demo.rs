@@ -13,6 +13,7 @@ use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
 use crate::cli::settings::Settings;
 use crate::cli::signals::stop_on_signals;
+use ctseg_base::Error;
 use ctseg_core::dataset::generated::phantoms::PhantomSet;
 use ctseg_core::dataset::reference::Reference;
 use ctseg_core::dataset::{Dataset, Reading};
@@ -62,6 +63,7 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         test: args.test,
         seed: args.seed,
     };
+    check_numbers(&args)?;
     observer.say(&format!(
         "1/5  {} phantoms to train on and {} to test, in {}",
         set.train,
@@ -70,8 +72,8 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     ));
     let descriptor = set.written(&folder.join("data"), observer.as_ref())?;
     let mut runs = Vec::new();
-    for (step, stage) in [(2, "demo-coarse"), (3, "demo-refine")] {
-        observer.say(&format!("{step}/5  fit --stage {}", step - 1));
+    for (number, stage) in (1..).zip(STAGES) {
+        observer.say(&format!("{}/5  fit --stage {number}", number + 1));
         runs.push(trained(&args, stage, &descriptor, &stop, settings)?);
     }
     observer.say("4/5  predict the phantoms that were not trained on");
@@ -99,6 +101,30 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     } else {
         Outcome::SomeFailed
     })
+}
+
+/// The recipes of both stages.
+const STAGES: [&str; 2] = ["demo-coarse", "demo-refine"];
+
+/// Whether there are phantoms for what is done with them, before any is made or trained on.
+fn check_numbers(args: &DemoArgs) -> anyhow::Result<()> {
+    for stage in STAGES {
+        let recipe = Recipe::named(stage, &args.set)?;
+        if args.train < recipe.folds {
+            return Err(Error::usage(format!(
+                "--train {} is too few: the recipe {stage} has folds = {}; expected --train {} or more, or lower folds with --set folds={}",
+                args.train,
+                recipe.folds,
+                recipe.folds,
+                args.train.max(2)
+            ))
+            .into());
+        }
+    }
+    if args.test == 0 {
+        return Err(Error::usage("--test 0: expected 1 or more phantoms to test on").into());
+    }
+    Ok(())
 }
 
 /// Trains one stage into the demo's model; the run's folder.

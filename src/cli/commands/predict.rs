@@ -21,6 +21,7 @@ use ctseg_base::limits::memory;
 use ctseg_base::limits::memory::MemoryLimit;
 use ctseg_base::limits::threads::give_back_large_blocks;
 use ctseg_base::progress::Observer;
+use ctseg_base::text::file::read_text;
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_core::inference::threshold::Threshold;
@@ -309,8 +310,8 @@ fn outputs(args: &PredictArgs) -> Result<Outputs> {
 
 /// The names in a list; lines that are empty or begin with `#` say nothing.
 fn listed(list: &Path) -> Result<Vec<String>> {
-    let text = std::fs::read_to_string(list).map_err(Error::io(list, "read the list"))?;
-    let lines = text.trim_start_matches('\u{feff}').lines();
+    let text = read_text(list).map_err(Error::io(list, "read the list"))?;
+    let lines = text.lines();
     let names = lines.map(str::trim);
     Ok(names
         .filter(|name| !name.is_empty() && !name.starts_with('#'))

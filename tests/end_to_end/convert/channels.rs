@@ -235,8 +235,12 @@ fn damaged_images_of_four_dimensions_are_refused_and_nothing_is_written() {
             let said = check_channels(&damaged).unwrap_err().to_string();
             assert!(said.contains("damaged_") && !said.contains('\n'), "{said}");
         }
-        fs::write(&damaged, [&whole[..], &[0; 64]].concat()).unwrap();
+        fs::write(&damaged, [&whole[..], b"?"].concat()).unwrap();
         assert!(check_channels(&damaged).is_err());
+        // Zeros fill up the blocks of tapes and object stores.
+        fs::write(&damaged, [&whole[..], &[0; 64]].concat()).unwrap();
+        let padding = check_channels(&damaged).unwrap().padding.unwrap();
+        assert!(padding.starts_with("64 zero bytes follow"), "{padding}");
     }
     // More channels than there are voxels for, up to more than any memory holds.
     let whole = fs::read(&plain).unwrap();

@@ -32,7 +32,7 @@ fn names_and_numbers_are_those_asked_for() {
         "Dataset007_Foo"
     );
     assert_eq!(convert(&["msd", "--name", "Task07_Foo"]), "Task07_Foo");
-    assert_eq!(convert(&["msd"]), "Task11_My_data");
+    assert_eq!(convert(&["msd"]), "Task11_My-data");
     assert_eq!(convert(&["msd", "--name", "Dataset123_Foo"]), "Task123_Foo");
 }
 

@@ -93,6 +93,8 @@ fn assert_epochs(recording: &Recording, run: &Path, names: &[String]) {
         "validation_precision",
         "training_recall",
         "training_iou",
+        "validation_accuracy",
+        "training_accuracy",
     ] {
         assert!(first.contains_key(name), "{name}: {first:?}");
     }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use crate::common::nnunet::{agree, agreement, kept, nnunet, said};
 use crate::common::{phantoms, publish_random, run, small_recipe, stderr};
 use ctseg_core::model::bundle::Bundle;
+use ctseg_engine::torch_checkpoint::TorchFile;
+use serde_json::json;
 
 fn path(path: &Path) -> &str {
     path.to_str().unwrap()
@@ -85,6 +87,7 @@ fn own_model(kind: &str, [low, high]: [f32; 2], further: &[&str]) {
         "network.widths=[4, 6]",
         "network.strides=[[1, 1, 1], [1, 2, 2]]",
         "network.kernels=[[1, 3, 3], [3, 3, 3]]",
+        "training.augmentation.flip_axes=[]",
     ];
     let recipe = small_recipe("single", &[&set[..], further].concat());
     publish_random_of(&here.join("model"), &recipe);
@@ -111,6 +114,67 @@ fn own_model(kind: &str, [low, high]: [f32; 2], further: &[&str]) {
     agree(&ours, &theirs);
 }
 
+#[test]
+fn the_axes_that_a_model_was_trained_mirrored_along_go_along() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let set = [
+        "network.kind=unet3d",
+        "network.neighbours=0",
+        "windows_hu=[[-160.0, 240.0]]",
+        "outputs=exclusive",
+        "training.loss=ce_dice",
+        "network.norm=instance",
+        "network.activation=leaky_relu",
+        "network.downsampling=stride",
+        "training.patch_size=[16, 16, 16]",
+        "network.widths=[4, 6]",
+    ];
+    let axes = |name: &str, flips: &str, structures: [&str; 2]| {
+        let flips = format!("training.augmentation.flip_axes={flips}");
+        let recipe = small_recipe("single", &[&set[..], &[flips.as_str()]].concat());
+        let model = here.join(name);
+        publish_random_of(&model, &recipe);
+        renamed(&model, structures);
+        run(
+            here,
+            &["export", "nnunet", name, "-o", name, "--name", name],
+            0,
+        );
+        let exported = format!("{name}/Dataset900_{name}/nnUNetTrainer__nnUNetPlans__3d_fullres");
+        let file = here.join(exported).join("fold_0/checkpoint_final.pth");
+        let file = TorchFile::open(&file).unwrap();
+        file.root()
+            .get("inference_allowed_mirroring_axes")
+            .unwrap()
+            .to_json()
+    };
+    let plain = ["kidney", "spleen"];
+    assert_eq!(axes("all", "['x', 'y', 'z']", plain), json!([0, 1, 2]));
+    assert_eq!(axes("two", "['z', 'x']", plain), json!([0, 2]));
+    assert_eq!(axes("none", "[]", plain), json!(null));
+    // nnU-Net would leave left and right as they are in the mirror.
+    let sides = ["kidney_left", "kidney_right"];
+    assert_eq!(axes("sides", "['x', 'y', 'z']", sides), json!([0, 1]));
+}
+
+/// The model with other names for its structures.
+fn renamed(model: &Path, names: [&str; 2]) {
+    let manifest = model.join("model.toml");
+    let mut text = std::fs::read_to_string(&manifest).unwrap();
+    for (value, name) in (1..).zip(names) {
+        let start = format!("{value} = \"");
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(&start))
+            .unwrap()
+            .to_owned();
+        text = text.replace(&line, &format!("{value} = \"{name}\""));
+    }
+    std::fs::write(&manifest, text).unwrap();
+    summed(model);
+}
+
 /// As [`publish_random`], with labels that nnU-Net can have.
 fn publish_random_of(model: &Path, recipe: &ctseg_core::recipe::Recipe) {
     publish_random(model, recipe, &[&["a"], &["b"]]);
@@ -119,6 +183,12 @@ fn publish_random_of(model: &Path, recipe: &ctseg_core::recipe::Recipe) {
         .unwrap()
         .replace("300 = ", "2 = ");
     std::fs::write(&manifest, text).unwrap();
+    summed(model);
+}
+
+/// Writes the checksum of a changed manifest.
+fn summed(model: &Path) {
+    let manifest = model.join("model.toml");
     let sums = std::fs::read_to_string(model.join("SHA256SUMS")).unwrap();
     let sum = ctseg_base::hash::file_sha256(&manifest).unwrap();
     let lines = sums.lines().map(|line| match line.ends_with("model.toml") {

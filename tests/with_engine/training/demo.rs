@@ -103,3 +103,19 @@ fn assert_inspected(folder: &Path) {
 fn run_stdout(folder: &Path, arguments: &[&str]) -> String {
     String::from_utf8(run(folder, arguments, 0).stdout).unwrap()
 }
+
+#[test]
+fn too_few_phantoms_are_refused_before_any_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    for (arguments, expected) in [
+        (
+            ["demo", "--train", "3"],
+            "--train 3 is too few: the recipe demo-refine has folds = 5; expected --train 5 or more, or lower folds with --set folds=3",
+        ),
+        (["demo", "--test", "0"], "--test 0: expected 1 or more"),
+    ] {
+        let said = stderr(&run(folder.path(), &arguments, 2));
+        assert!(said.contains(expected), "{said}");
+    }
+    assert!(!folder.path().join("ctseg-demo").exists());
+}

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::discovered::Accept;
 use super::path_pattern::joined;
 use super::{Case, Dataset, Layout};
+use ctseg_base::text::file::read_text;
 use ctseg_base::text::os_text::{from_text, to_text};
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
@@ -99,7 +100,7 @@ impl Dataset {
 }
 
 fn read(json: &Path) -> Result<ChannelsJson> {
-    let text = std::fs::read_to_string(json).map_err(Error::io(json, "read"))?;
+    let text = read_text(json).map_err(Error::io(json, "read"))?;
     serde_json::from_str(&text)
         .map_err(|error| Error::file(json, format!("not a dataset.json: {error}")))
 }

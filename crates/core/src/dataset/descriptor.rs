@@ -8,6 +8,7 @@ use serde::Deserialize;
 use super::discovered::Found;
 use super::path_pattern::Pattern;
 use super::{Case, Copies, Dataset, LabelSource, Layout, Reading, Structure, structures};
+use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result};
 
 /// What a descriptor may say; anything else is refused, so that a misspelt key is noticed.
@@ -51,7 +52,7 @@ struct ListedCase {
 
 /// The descriptor at `path`, and the folder that its paths are relative to.
 fn read(path: &Path, data_root: Option<&Path>) -> Result<(Descriptor, PathBuf)> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path, "read the descriptor"))?;
+    let text = read_text(path).map_err(Error::io(path, "read the descriptor"))?;
     let descriptor: Descriptor =
         toml::from_str(&text).map_err(|error| Error::file(path, toml_problem(&text, &error)))?;
     let base = match (data_root, path.parent()) {

@@ -107,9 +107,13 @@ fn spread_folds(
     }
     if patients.len() < needed {
         return Err(Error::invalid(format!(
-            "{} to train on: too few for {}; expected at least {needed}: lower k or add patients",
+            "{} to train on: too few for {}; expected at least {needed}: {}",
             counted(patients.len(), "patient"),
-            counted(k, "fold")
+            counted(k, "fold"),
+            match patients.len() {
+                0 | 1 => "add patients".to_owned(),
+                count => format!("lower folds (folds = {count} at most) or add patients"),
+            }
         )));
     }
     let mut sets = if k == 1 {
@@ -231,6 +235,21 @@ mod tests {
             let fifth = (patients as f64 / 5.0).round().max(1.0);
             prop_assert_eq!((sets.len(), sets[0].len() as f64), (1, fifth));
         }
+    }
+
+    #[test]
+    fn too_few_patients_ask_for_fewer_folds() {
+        let error = |patients: usize| folds(&one_each(patients), 5, 1).unwrap_err().to_string();
+        assert!(
+            error(3).contains("lower folds (folds = 3 at most)"),
+            "{}",
+            error(3)
+        );
+        assert!(
+            error(1).ends_with("expected at least 5: add patients"),
+            "{}",
+            error(1)
+        );
     }
 
     #[test]

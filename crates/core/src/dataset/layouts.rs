@@ -10,7 +10,7 @@ use super::path_pattern::{Pattern, visible_names};
 use super::{Case, Dataset, LabelSource, Layout, descriptor, json_layouts};
 use ctseg_base::text::os_text::{from_text, to_text};
 use ctseg_base::{Error, Result};
-use ctseg_image::formats::{case_name, is_volume_name};
+use ctseg_image::formats::{case_name, foreign_files, is_volume_name};
 
 impl Dataset {
     /// Opens a descriptor (`.toml`) or a folder in one of the known [`Layout`]s.
@@ -162,6 +162,12 @@ impl DatasetImages {
 }
 
 fn unknown_layout(root: &Path, names: &[String]) -> Error {
+    if let Some(others) = foreign_files(root) {
+        return Error::file(
+            root,
+            format!("no known dataset layout, and no volume; {others}"),
+        );
+    }
     let found = match names {
         [] => "nothing".to_owned(),
         few if few.len() <= 4 => few.join(", "),

@@ -13,6 +13,7 @@ use crate::dataset::Structure;
 use crate::recipe::Region;
 use ctseg_base::atomic_file::{parent_of, refuse_file, temporary_folder, write_bytes_atomically};
 use ctseg_base::hash::file_sha256;
+use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result};
 use ctseg_engine::quantisation::InputRanges;
 use ctseg_engine::weights::{NamedTensors, below_prefix, prefixed, read_tensors, write_tensors};
@@ -347,7 +348,7 @@ impl Bundle {
 }
 
 fn read_manifest(path: &Path) -> Result<Manifest> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+    let text = read_text(path).map_err(Error::io(path, "read"))?;
     let manifest: Manifest = toml::from_str(&text)
         .map_err(|error| Error::file(path, crate::recipe::one_line(&error)))?;
     if manifest.format != FORMAT {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use ctseg_base::atomic_file::{refuse_file, write_bytes_atomically};
 use ctseg_base::hash::file_sha256;
-use ctseg_base::{Error, Result};
+use ctseg_base::{Error, Result, pointer_file};
 
 /// The checksums of a folder's files, as `sha256sum` writes them.
 pub(crate) const SUMS: &str = "SHA256SUMS";
@@ -30,6 +30,9 @@ pub(crate) fn verified_sums(folder: &Path) -> Result<BTreeMap<String, String>> {
             })?;
         let found = file_sha256(&folder.join(name))?;
         if found != sum {
+            if let Some(problem) = pointer_file::problem(&folder.join(name)) {
+                return Err(Error::file(folder.join(name), problem));
+            }
             return Err(Error::file(
                 folder.join(name),
                 format!(

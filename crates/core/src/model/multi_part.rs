@@ -19,6 +19,7 @@ use crate::dataset::Structure;
 use crate::recipe::one_line;
 use ctseg_base::atomic_file::{parent_of, refuse_file, temporary_folder, write_bytes_atomically};
 use ctseg_base::hash::file_sha256;
+use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result};
 use ctseg_image::preprocess::channels::Window;
 
@@ -57,7 +58,7 @@ impl PartedModel {
         let manifest_path = path.join(MANIFEST);
         let sum = file_sha256(&manifest_path)?;
         let sums_path = path.join(SUMS);
-        let text = std::fs::read_to_string(&sums_path).map_err(Error::io(&sums_path, "read"))?;
+        let text = read_text(&sums_path).map_err(Error::io(&sums_path, "read"))?;
         if text != line(&sum) {
             return Err(Error::file(
                 &manifest_path,
@@ -66,8 +67,7 @@ impl PartedModel {
                 ),
             ));
         }
-        let text =
-            std::fs::read_to_string(&manifest_path).map_err(Error::io(&manifest_path, "read"))?;
+        let text = read_text(&manifest_path).map_err(Error::io(&manifest_path, "read"))?;
         let manifest: PartedManifest =
             toml::from_str(&text).map_err(|error| Error::file(&manifest_path, one_line(&error)))?;
         if manifest.format != FORMAT {

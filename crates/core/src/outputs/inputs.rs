@@ -12,7 +12,7 @@ use super::sidecar::{Found, found_at};
 use crate::dataset::{DatasetImages, Layout};
 use ctseg_base::atomic_file::parent_of;
 use ctseg_base::{Error, Result};
-use ctseg_image::formats::{endings_in_words, file_stem, is_volume_name};
+use ctseg_image::formats::{endings_in_words, file_stem, foreign_files, is_volume_name};
 
 /// What [`expand_inputs`] finds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -59,10 +59,12 @@ pub fn expand_inputs(
 }
 
 fn nothing(argument: &OsStr) -> Error {
+    let others = foreign_files(Path::new(argument));
     Error::invalid(format!(
-        "{}: no volume found; expected {} files, a folder or pattern of them, a dataset, or @list",
+        "{}: no volume found; expected {} files, a folder or pattern of them, a dataset, or @list{}",
         argument.display(),
-        endings_in_words()
+        endings_in_words(),
+        others.map_or_else(String::new, |others| format!("; {others}"))
     ))
 }
 

@@ -38,22 +38,20 @@ impl ProbabilityReader {
     /// # Errors
     /// Another format, another grid, a length that is not what the header says.
     pub fn open(path: &Path, kind: ProbabilityKind, grid: &Grid) -> Result<Self> {
-        let (maps, shape_zyx, content) = match kind {
+        let reader = match kind {
             ProbabilityKind::U8 => {
                 let maps = ByteMaps::open(path)?;
                 check_bytes(path, &maps, grid)?;
-                (
-                    maps.count(),
-                    maps.grid().shape_zyx(),
-                    Content::Bytes(Box::new(maps)),
-                )
+                Self {
+                    path: path.to_path_buf(),
+                    maps: maps.count(),
+                    shape_zyx: maps.grid().shape_zyx(),
+                    content: Content::Bytes(Box::new(maps)),
+                }
             }
-            ProbabilityKind::F16 => {
-                let (shape, file) = open_halves(path)?;
-                let [maps, z, y, x] = shape;
-                (maps, [z, y, x], Content::Halves(file))
-            }
+            ProbabilityKind::F16 => Self::open_array(path)?,
         };
+        let shape_zyx = reader.shape_zyx;
         if shape_zyx != grid.shape_zyx() {
             return Err(Error::file(
                 path,
@@ -63,12 +61,26 @@ impl ProbabilityReader {
                 ),
             ));
         }
+        Ok(reader)
+    }
+
+    /// [`ProbabilityReader::open`] of 16-bit reals whose label map is not known.
+    ///
+    /// # Errors
+    /// Another format, a length that is not what the header says.
+    pub fn open_array(path: &Path) -> Result<Self> {
+        let ([maps, z, y, x], file) = open_halves(path)?;
         Ok(Self {
             path: path.to_path_buf(),
             maps,
-            shape_zyx,
-            content,
+            shape_zyx: [z, y, x],
+            content: Content::Halves(file),
         })
+    }
+
+    /// Voxels of each map (z, y, x).
+    pub fn shape_zyx(&self) -> [usize; 3] {
+        self.shape_zyx
     }
 
     /// How many structures' maps there are.

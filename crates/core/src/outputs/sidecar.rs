@@ -17,6 +17,7 @@ use ctseg_base::atomic_file::{parent_of, write_bytes_atomically};
 use ctseg_base::hash::file_sha256;
 use ctseg_base::limits::threads::peak_memory_mb;
 use ctseg_base::process::owner::Worker;
+use ctseg_base::text::file::read_text;
 use ctseg_base::text::os_text;
 use ctseg_base::{Error, Result};
 use ctseg_image::formats::{VolumeImage, case_file};
@@ -140,13 +141,17 @@ pub fn found_at(output: &Path) -> Result<Found> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::Nothing),
         Err(error) => return Err(Error::io(&path, "read")(error)),
     }
-    let text = std::fs::read(&path).map_err(Error::io(&path, "read"))?;
-    if let Ok(begun) = serde_json::from_slice::<Begun>(&text)
+    let text = match read_text(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::InvalidData => return Ok(Found::Foreign),
+        Err(error) => return Err(Error::io(&path, "read")(error)),
+    };
+    if let Ok(begun) = serde_json::from_str::<Begun>(&text)
         && begun.state == State::Writing
     {
         return Ok(Found::Begun(begun));
     }
-    let made = serde_json::from_slice(&text);
+    let made = serde_json::from_str(&text);
     Ok(made.map_or(Found::Foreign, |made| Found::Done(Box::new(made))))
 }
 

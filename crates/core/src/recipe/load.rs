@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
+use super::patience::scaled_patience;
 use super::{Recipe, one_line};
+use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result};
 
 /// The recipes in the binary: name, text. `--stage 1` is the first, `--stage 2` the second.
@@ -54,7 +56,7 @@ impl Recipe {
             Some((name, text)) => (format!("stages/{name}.toml"), (*text).to_owned()),
             None if Path::new(name).extension().is_some_and(|e| e == "toml") => {
                 let path = Path::new(name);
-                let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+                let text = read_text(path).map_err(Error::io(path, "read"))?;
                 (name.to_owned(), text)
             }
             None => {
@@ -72,8 +74,13 @@ impl Recipe {
     pub fn parsed(text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
         let mut table: toml::Table =
             toml::from_str(text).map_err(|error| Error::file(origin, one_line(&error)))?;
+        let own = table.clone();
         for setting in overrides {
             apply_override(&mut table, setting)?;
+        }
+        if let Some(patience) = scaled_patience(&own, &table, overrides) {
+            let setting = format!("training.early_stopping.patience={patience}");
+            apply_override(&mut table, &setting)?;
         }
         let recipe: Self = table.clone().try_into().map_err(|error| {
             let problem = match wrong_key(&table, &error) {

@@ -6,11 +6,13 @@ mod load;
 mod nnunet;
 pub mod output_maps;
 mod patch_size;
+mod patience;
 mod postprocessing;
 mod sliding_window;
 mod tracking;
 mod training;
 mod validate;
+mod without_effect;
 
 pub use nnunet::{Axes, NnunetConfig, NnunetNormalisation, SeparateZ, header_spacing_mm};
 pub use patch_size::PatchSize;

@@ -75,9 +75,10 @@ pub struct TrainingConfig {
     pub plateau: PlateauConfig,
     pub early_stopping: EarlyStoppingConfig,
     /// How many of the cases that a network is trained on are measured as the held-out ones are, in the first
-    /// five epochs, every fifth, and the last; at most as many as are held out. What a run's curves and its
-    /// diagnosis compare; 0 leaves it out.
+    /// five epochs, after every `watch_every` epochs, and the last; at most as many as are held out. What a run's
+    /// curves and its diagnosis compare; 0 leaves it out.
     pub watched_cases: usize,
+    pub watch_every: usize,
     /// A checkpoint is written after every epoch, and after so many minutes within one; 0 after every step.
     pub checkpoint_minutes: f64,
     /// Memory for volumes in MB, one half for source volumes, one for prepared ones; the rest is read
@@ -112,6 +113,7 @@ impl Default for TrainingConfig {
             plateau: PlateauConfig::default(),
             early_stopping: EarlyStoppingConfig::default(),
             watched_cases: 2,
+            watch_every: 5,
             checkpoint_minutes: 10.0,
             cache_mb: 2048,
         }
@@ -177,6 +179,12 @@ impl TrainingConfig {
             .is_some_and(|augmentation| augmentation.flip_axes.contains(&axis))
     }
 
+    /// Of z, y, x (0, 1, 2) those that patches are mirrored along.
+    pub fn mirrored_axes(&self) -> Vec<usize> {
+        let axes = [FlipAxis::Z, FlipAxis::Y, FlipAxis::X];
+        (0..3).filter(|axis| self.flips(axes[*axis])).collect()
+    }
+
     /// What cannot work, if anything.
     pub(super) fn problem(&self, outputs: Outputs) -> Option<&'static str> {
         let checks = self.batch_checks().into_iter();
@@ -215,7 +223,7 @@ impl TrainingConfig {
         ]
     }
 
-    fn optimisation_checks(&self) -> [Check; 8] {
+    fn optimisation_checks(&self) -> [Check; 9] {
         let positive = |v: f64| v.is_finite() && v > 0.0;
         [
             (
@@ -225,6 +233,15 @@ impl TrainingConfig {
             (
                 (0.0..1.0).contains(&self.optimiser.momentum),
                 "training.optimiser.momentum must lie in [0, 1)",
+            ),
+            (
+                positive(self.optimiser.eps)
+                    && self
+                        .optimiser
+                        .betas
+                        .iter()
+                        .all(|beta| (0.0..1.0).contains(beta)),
+                "training.optimiser.betas must be two numbers in [0, 1), such as [0.9, 0.999], and eps positive, such as 1e-8",
             ),
             (
                 self.weight_average
@@ -258,8 +275,12 @@ impl TrainingConfig {
         ]
     }
 
-    fn epoch_checks(&self) -> [Check; 5] {
+    fn epoch_checks(&self) -> [Check; 6] {
         [
+            (
+                self.watch_every > 0,
+                "training.watch_every must be 1 or more",
+            ),
             (
                 self.unfreeze_epoch.is_none() || self.freeze_encoder_levels > 0,
                 "training.unfreeze_epoch needs freeze_encoder_levels above 0",

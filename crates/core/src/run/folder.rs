@@ -13,6 +13,7 @@ use super::tracker::{EpochRecord, RunIdentity, Tracker};
 use crate::dataset::Reading;
 use crate::recipe::Recipe;
 use ctseg_base::atomic_file::{create_folder, write_bytes_atomically};
+use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result};
 
 /// Where a run folder has its pictures.
@@ -103,7 +104,7 @@ impl RunFolder {
     pub fn read(path: &Path) -> Result<(Recipe, RunSettings)> {
         let read = |name: &str| {
             let file = path.join(name);
-            std::fs::read_to_string(&file).map_err(Error::io(&file, "read"))
+            read_text(&file).map_err(Error::io(&file, "read"))
         };
         let recipe = Recipe::parsed(
             &read("recipe.toml")?,

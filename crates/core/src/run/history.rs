@@ -40,6 +40,10 @@ pub struct EpochLine {
     pub validation_recall: Option<f64>,
     #[serde(default)]
     pub validation_recall_per_structure: Vec<Option<f64>>,
+    #[serde(default)]
+    pub validation_accuracy: Option<f64>,
+    #[serde(default)]
+    pub validation_accuracy_per_structure: Vec<Option<f64>>,
     /// Of some of the cases that the network is trained on, measured as validation; only in some epochs.
     #[serde(default)]
     pub training_dice: Option<f64>,
@@ -59,6 +63,10 @@ pub struct EpochLine {
     pub training_recall: Option<f64>,
     #[serde(default)]
     pub training_recall_per_structure: Vec<Option<f64>>,
+    #[serde(default)]
+    pub training_accuracy: Option<f64>,
+    #[serde(default)]
+    pub training_accuracy_per_structure: Vec<Option<f64>>,
     /// Time was up before the epoch's end.
     #[serde(default)]
     pub broken_off: bool,
@@ -90,6 +98,8 @@ impl EpochLine {
             validation_precision_per_structure: validation.precision_per_map.clone(),
             validation_recall: validation.recall,
             validation_recall_per_structure: validation.recall_per_map.clone(),
+            validation_accuracy: validation.accuracy,
+            validation_accuracy_per_structure: validation.accuracy_per_map.clone(),
             training_dice: training.and_then(|training| training.dice),
             training_loss: training.and_then(|t| t.loss).and_then(finite),
             training_dice_per_structure: per_structure(|t| &t.dice_per_map),
@@ -99,6 +109,8 @@ impl EpochLine {
             training_precision_per_structure: per_structure(|t| &t.precision_per_map),
             training_recall: training.and_then(|training| training.recall),
             training_recall_per_structure: per_structure(|t| &t.recall_per_map),
+            training_accuracy: training.and_then(|training| training.accuracy),
+            training_accuracy_per_structure: per_structure(|t| &t.accuracy_per_map),
             broken_off: record.broken_off,
             ended: record.progress.ended,
         }
@@ -117,7 +129,8 @@ pub fn read(run: &Path) -> Result<History> {
     }
     let bytes = std::fs::read(&path).map_err(Error::io(&path, "read"))?;
     let mut history = History::new();
-    for line in String::from_utf8_lossy(&bytes).lines() {
+    let text = String::from_utf8_lossy(&bytes);
+    for line in text.trim_start_matches('\u{feff}').lines() {
         let Ok(line) = serde_json::from_str::<EpochLine>(line) else {
             continue;
         };

@@ -27,6 +27,7 @@ fn add(points: &mut Vec<(String, f64)>, of: &str, measured: &Validation, record:
         ("iou", measured.iou),
         ("precision", measured.precision),
         ("recall", measured.recall),
+        ("accuracy", measured.accuracy),
         ("loss", measured.loss),
     ];
     for (what, mean) in means {
@@ -37,6 +38,7 @@ fn add(points: &mut Vec<(String, f64)>, of: &str, measured: &Validation, record:
         ("iou", &measured.iou_per_map),
         ("precision", &measured.precision_per_map),
         ("recall", &measured.recall_per_map),
+        ("accuracy", &measured.accuracy_per_map),
     ];
     for (what, values) in per_structure {
         for (structure, value) in record.structures.iter().zip(values) {
@@ -74,6 +76,8 @@ mod tests {
             precision_per_map: vec![None, None],
             recall: Some(1.0),
             recall_per_map: Vec::new(), // of an early version
+            accuracy: Some(0.875),
+            accuracy_per_map: vec![Some(0.875), None],
             loss: None,
         }
     }
@@ -102,13 +106,17 @@ mod tests {
             ("validation_dice", 0.5),
             ("validation_iou", 0.25),
             ("validation_recall", 1.0),
+            ("validation_accuracy", 0.875),
             ("validation_dice_per_structure/liver", 0.5),
             ("validation_iou_per_structure/vena cava_portal", 0.25),
+            ("validation_accuracy_per_structure/liver", 0.875),
             ("training_dice", 0.75),
             ("training_iou", 0.375),
             ("training_recall", 1.0),
+            ("training_accuracy", 0.875),
             ("training_dice_per_structure/liver", 0.75),
             ("training_iou_per_structure/vena cava_portal", 0.375),
+            ("training_accuracy_per_structure/liver", 0.875),
         ];
         assert_eq!(
             points(&record),

@@ -17,6 +17,7 @@ use ctseg_base::process::owner::Worker;
 use ctseg_base::progress::{CaseCounts, Observer, Task};
 use ctseg_base::progress_counts::{TaskCount, TaskList};
 use ctseg_base::temp_files::remove_leftovers;
+use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result};
 
 /// The file's name in a run folder.
@@ -91,8 +92,8 @@ impl RunState {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io(path, "read")(error)),
         };
-        let text = std::fs::read(path).map_err(Error::io(path, "read"))?;
-        let state = serde_json::from_slice(&text)
+        let text = read_text(path).map_err(Error::io(path, "read"))?;
+        let state = serde_json::from_str(&text)
             .map_err(|error| Error::file(path, format!("is no state of a run: {error}")))?;
         Ok(Some((state, owner)))
     }

@@ -24,6 +24,11 @@ pub struct Validation {
     pub recall: Option<f64>,
     #[serde(default)]
     pub recall_per_map: Vec<Option<f64>>,
+    /// Share of all voxels that are right, background included, likewise; says little of small structures.
+    #[serde(default)]
+    pub accuracy: Option<f64>,
+    #[serde(default)]
+    pub accuracy_per_map: Vec<Option<f64>>,
     /// Mean over cases of the recipe's loss, each case as one batch; none where that is no number.
     pub loss: Option<f64>,
 }

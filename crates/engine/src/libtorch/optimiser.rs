@@ -7,7 +7,7 @@ use torch_sys::C_tensor;
 
 use super::ffi::{checked, pointers};
 use super::ops::failed;
-use crate::optim::{ALPHA, BETA1, BETA2, EPSILON, OptimiserConfig, OptimiserKind};
+use crate::optim::{ALPHA, OptimiserConfig, OptimiserKind};
 use crate::weights::NamedTensors;
 use ctseg_base::{Error, Result};
 
@@ -192,8 +192,8 @@ pub(super) fn fused_step(
                 divide_by,
                 step: (steps + 1) as f64,
                 rate,
-                betas: [BETA1, BETA2],
-                epsilon: EPSILON,
+                betas: config.betas,
+                epsilon: config.eps,
                 weight_decay: config.weight_decay,
                 decoupled: config.kind == OptimiserKind::AdamW,
             },
@@ -217,7 +217,7 @@ pub(super) fn fused_step(
                 divide_by,
                 rate,
                 alpha: ALPHA,
-                epsilon: EPSILON,
+                epsilon: config.eps,
                 weight_decay: config.weight_decay,
             },
         ),
@@ -227,8 +227,7 @@ pub(super) fn fused_step(
     }
 }
 
-/// What the optimiser of `kind` remembers: slots, each with a tensor per parameter, laid out as it; zero where `state`
-/// says nothing.
+/// What the optimiser of `kind` remembers: slots of a tensor per parameter, laid out as it; zero without `state`.
 pub(super) fn remembered(
     kind: OptimiserKind,
     parameters: &[(String, Tensor)],
@@ -312,15 +311,15 @@ mod tests {
         let number = |key: &str| golden[key].as_f64().unwrap_or(0.0);
         let weight_decay = number("weight_decay");
         match name {
-            "adam" | "adamw" => {
+            "adam" | "adamw" | "adamw_betas" => {
                 let step = AdamStep {
                     divide_by,
                     step: (index + 1) as f64,
                     rate,
-                    betas: [0.9, 0.999],
-                    epsilon: 1e-8,
+                    betas: serde_json::from_value(golden["betas"].clone()).unwrap(),
+                    epsilon: number("eps"),
                     weight_decay,
-                    decoupled: name == "adamw",
+                    decoupled: name != "adam",
                 };
                 adam(parameters, first, second, &step)
             }
@@ -354,6 +353,7 @@ mod tests {
         for name in [
             "adam",
             "adamw",
+            "adamw_betas",
             "sgd_nesterov",
             "sgd_momentum",
             "sgd_weight_decay",

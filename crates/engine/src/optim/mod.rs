@@ -21,6 +21,10 @@ pub struct OptimiserConfig {
     pub momentum: f64,
     /// Of SGD.
     pub nesterov: bool,
+    /// Of Adam and AdamW: how much of the mean gradient and of the mean square is left after one more step.
+    pub betas: [f64; 2],
+    /// Of Adam, AdamW and RMSProp: what is added to the root of the mean square.
+    pub eps: f64,
 }
 
 impl Default for OptimiserConfig {
@@ -32,6 +36,8 @@ impl Default for OptimiserConfig {
             clip_norm: 12.0,
             momentum: 0.99,
             nesterov: true,
+            betas: [0.9, 0.999],
+            eps: 1e-8,
         }
     }
 }
@@ -51,11 +57,8 @@ pub enum OptimiserKind {
     RmsProp,
 }
 
-pub const BETA1: f64 = 0.9;
-pub const BETA2: f64 = 0.999;
 /// Of RMSProp: how much of the mean square is left after one more step.
 pub const ALPHA: f64 = 0.99;
-pub const EPSILON: f64 = 1e-8;
 
 impl OptimiserKind {
     /// What is remembered of each weight, by the names that checkpoints use.

@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use super::{ALPHA, BETA1, BETA2, EPSILON, OptimiserConfig, OptimiserKind};
+use super::{ALPHA, OptimiserConfig, OptimiserKind};
 
 /// A weight (flattened) after step number `step` (from 1) along `gradient`, and what is remembered of it
 /// (one tensor per slot of [`OptimiserKind::slots`]; none before the first step).
@@ -17,11 +17,11 @@ pub fn updated(
     match config.kind {
         OptimiserKind::Adam => {
             let gradient = decayed(config, &weight, gradient);
-            adam(weight, gradient, memory, rate, step)
+            adam(config, weight, gradient, memory, (rate, step))
         }
         OptimiserKind::AdamW => {
             let weight = weight * (1.0 - rate * config.weight_decay);
-            adam(weight, gradient, memory, rate, step)
+            adam(config, weight, gradient, memory, (rate, step))
         }
         OptimiserKind::Sgd => {
             let gradient = decayed(config, &weight, gradient);
@@ -29,7 +29,7 @@ pub fn updated(
         }
         OptimiserKind::RmsProp => {
             let gradient = decayed(config, &weight, gradient);
-            rmsprop(weight, gradient, memory, rate)
+            rmsprop(config, weight, gradient, memory, rate)
         }
     }
 }
@@ -44,25 +44,26 @@ fn decayed(config: &OptimiserConfig, weight: &Tensor<1>, gradient: Tensor<1>) ->
 }
 
 fn adam(
+    config: &OptimiserConfig,
     weight: Tensor<1>,
     gradient: Tensor<1>,
     memory: Option<Vec<Tensor<1>>>,
-    rate: f64,
-    step: u64,
+    (rate, step): (f64, u64),
 ) -> (Tensor<1>, Vec<Tensor<1>>) {
+    let [beta1, beta2] = config.betas;
     let square = gradient.clone().powi_scalar(2);
     let mut memory = memory.into_iter().flatten();
     let (first, second) = match (memory.next(), memory.next()) {
         (Some(first), Some(second)) => (
-            first * BETA1 + gradient * (1.0 - BETA1),
-            second * BETA2 + square * (1.0 - BETA2),
+            first * beta1 + gradient * (1.0 - beta1),
+            second * beta2 + square * (1.0 - beta2),
         ),
-        _ => (gradient * (1.0 - BETA1), square * (1.0 - BETA2)),
+        _ => (gradient * (1.0 - beta1), square * (1.0 - beta2)),
     };
     let step = step as f64;
-    let rate = rate / (1.0 - BETA1.powf(step));
-    let correction = (1.0 - BETA2.powf(step)).sqrt();
-    let change = first.clone() * rate / (second.clone().sqrt() / correction + EPSILON);
+    let rate = rate / (1.0 - beta1.powf(step));
+    let correction = (1.0 - beta2.powf(step)).sqrt();
+    let change = first.clone() * rate / (second.clone().sqrt() / correction + config.eps);
     (weight - change, vec![first, second])
 }
 
@@ -87,6 +88,7 @@ fn sgd(
 }
 
 fn rmsprop(
+    config: &OptimiserConfig,
     weight: Tensor<1>,
     gradient: Tensor<1>,
     memory: Option<Vec<Tensor<1>>>,
@@ -97,7 +99,7 @@ fn rmsprop(
         Some(square) => square * ALPHA + share,
         None => share,
     };
-    let change = gradient * rate / (square.clone().sqrt() + EPSILON);
+    let change = gradient * rate / (square.clone().sqrt() + config.eps);
     (weight - change, vec![square])
 }
 
@@ -120,6 +122,7 @@ mod tests {
         for (name, kind) in [
             ("adam", OptimiserKind::Adam),
             ("adamw", OptimiserKind::AdamW),
+            ("adamw_betas", OptimiserKind::AdamW),
             ("sgd_nesterov", OptimiserKind::Sgd),
             ("sgd_momentum", OptimiserKind::Sgd),
             ("sgd_weight_decay", OptimiserKind::Sgd),
@@ -134,6 +137,8 @@ mod tests {
                 clip_norm: number("clip_norm"),
                 momentum: number("momentum"),
                 nesterov: golden["nesterov"].as_bool().unwrap_or(false),
+                betas: serde_json::from_value(golden["betas"].clone()).unwrap_or([0.0; 2]),
+                eps: number("eps"),
                 ..OptimiserConfig::default()
             };
             for parameter in golden["parameters"].as_array().unwrap() {

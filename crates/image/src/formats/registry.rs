@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use super::foreign::foreign;
 use super::format::{LabelNames, MaskPiece, VolumeFormat};
 use super::header::{VolumeHeader, VolumeImage};
 use super::names::{in_words, stem};
@@ -138,6 +139,16 @@ pub fn case_file(label_map: &Path, ending: &str) -> PathBuf {
 /// Whether the file's name is that of a volume: something, then an ending of one of the formats.
 pub fn is_volume_name(path: &Path) -> bool {
     file_stem(path).is_some()
+}
+
+/// Whether a file's content is a volume, or an image or archive of another kind, which [`open`]'s error names.
+pub fn is_volume_or_foreign(path: &Path) -> bool {
+    let start = || Source::open(path, &endings(FORMATS)).ok()?.start().ok();
+    start().is_some_and(|start| {
+        let mut formats = FORMATS.iter();
+        formats.any(|format| format.identify(&start))
+            || foreign(&start).is_some_and(|kind| kind.is_image_or_archive())
+    })
 }
 
 /// The endings of all formats' names, with their dot.

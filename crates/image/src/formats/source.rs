@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 use flate2::bufread::GzDecoder;
 
 use super::names::in_words;
-use ctseg_base::{Error, Result};
+use ctseg_base::{Error, Result, pointer_file};
 
 /// Deflate cannot expand a byte to more than this many (a match of 258 bytes in 2 bits).
 pub(crate) const MOST_EXPANSION: u64 = 1032;
+
+/// Zeros that may follow a file's content: tapes, block devices and object stores fill up their blocks.
+pub(crate) const MOST_PADDING: u64 = 64 << 20;
 
 /// Bytes from which a format is told: the length of a NIfTI-1 header.
 pub const START_BYTES: usize = 348;
@@ -37,7 +40,11 @@ enum Stream<'a> {
 impl<'a> Source<'a> {
     /// Opens a file; `endings` are those that it could have, for the error about a folder.
     pub fn open(path: &Path, endings: &[&str]) -> Result<Self> {
-        let metadata = std::fs::metadata(path).map_err(Error::io(path, "open"))?;
+        let metadata =
+            std::fs::metadata(path).map_err(|error| match pointer_file::problem(path) {
+                Some(problem) => Error::file(path, problem),
+                None => Error::io(path, "open")(error),
+            })?;
         if !metadata.is_file() {
             let what = if metadata.is_dir() {
                 "a folder"
@@ -74,6 +81,7 @@ impl<'a> Source<'a> {
         let stream = if is_gzip {
             Stream::Gzip(GzipMembers {
                 member: Some(Box::new(GzDecoder::new(reader))),
+                padding: 0,
             })
         } else {
             Stream::Plain(reader)
@@ -149,6 +157,37 @@ impl<'a> Source<'a> {
         Ok(filled)
     }
 
+    /// Reads on to the file's end, behind content that is over; a line about zeros that follow it.
+    ///
+    /// # Errors
+    /// Anything else that follows, and damage that shows at the end alone, in words.
+    pub fn end(&mut self) -> std::result::Result<Option<String>, String> {
+        let begin = self.position;
+        let mut piece = [0; 1 << 12];
+        loop {
+            let found = self.fill(&mut piece)?;
+            let surplus = self.position - begin;
+            if piece[..found].iter().any(|byte| *byte != 0) || surplus > MOST_PADDING {
+                return Err(
+                    "data follow the voxels that its header promises; the file is damaged, export it again"
+                        .to_owned(),
+                );
+            }
+            if found < piece.len() {
+                break;
+            }
+        }
+        let behind = |bytes: u64, what: &str| match bytes {
+            0 => None,
+            bytes => Some(format!("{bytes} zero bytes follow {what}; ignored")),
+        };
+        let packed = match &self.stream {
+            Stream::Plain(_) => 0,
+            Stream::Gzip(members) => members.padding,
+        };
+        Ok(behind(self.position - begin, "the voxels").or_else(|| behind(packed, "the gzip data")))
+    }
+
     fn describe(&self, error: &io::Error) -> String {
         let Stream::Gzip(_) = self.stream else {
             return format!("cannot be read beyond byte {}: {error}", self.position);
@@ -174,6 +213,8 @@ impl<'a> Source<'a> {
 struct GzipMembers<'a> {
     /// `None` after the last member.
     member: Option<Box<GzDecoder<Reader<'a>>>>,
+    /// Zeros behind the last member.
+    padding: u64,
 }
 
 impl Read for GzipMembers<'_> {
@@ -188,9 +229,10 @@ impl Read for GzipMembers<'_> {
                 break;
             };
             let mut rest = member.into_inner();
+            self.padding = skip_zeros(&mut rest)?;
             match rest.fill_buf()?.first() {
                 None => break,
-                Some(byte) if *byte == GZIP_MAGIC[0] => {
+                Some(byte) if *byte == GZIP_MAGIC[0] && self.padding <= MOST_PADDING => {
                     self.member = Some(Box::new(GzDecoder::new(rest)));
                 }
                 Some(_) => {
@@ -203,4 +245,24 @@ impl Read for GzipMembers<'_> {
         }
         Ok(0)
     }
+}
+
+/// Passes over zeros, as gzip and Python do; how many there were, one more than [`MOST_PADDING`] at most.
+fn skip_zeros(reader: &mut Reader) -> io::Result<u64> {
+    let mut zeros = 0;
+    while zeros <= MOST_PADDING {
+        let bytes = reader.fill_buf()?;
+        let room = (MOST_PADDING + 1 - zeros) as usize;
+        let found = bytes
+            .iter()
+            .take(room)
+            .take_while(|byte| **byte == 0)
+            .count();
+        if found == 0 {
+            break;
+        }
+        reader.consume(found);
+        zeros += found as u64;
+    }
+    Ok(zeros)
 }

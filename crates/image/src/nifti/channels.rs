@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use super::datatype::VoxelSink;
 use super::gzip::GzipWriter;
 use super::header::NiftiHeader;
-use super::label_names::MOST_BYTES;
 use super::maps::volumes;
 use super::names::ENDINGS;
 use super::raw::{ByteOrder, RawHeader};
+use super::read::Intensities;
+use super::read_header::raw_header;
 use super::write::{check_name, is_gzip_name, set_voxel_type};
 use crate::formats::{Source, VoxelType};
+use crate::space::Volume;
 use crate::statistics::hounsfield::ValueCounts;
 use ctseg_base::atomic_file::{parent_of, persisted, temporary_file};
 use ctseg_base::text::words::counted;
@@ -31,26 +33,29 @@ pub fn read_channels(path: &Path) -> Result<(NiftiHeader, usize)> {
     Ok((stored.header, stored.channels))
 }
 
-/// What the voxels of an image of one or several channels are.
+/// What [`check_channels`] found.
 #[derive(Debug)]
-pub struct ChannelValues {
+pub struct ChannelsRead {
     /// Voxels that are NaN or infinite, of all channels.
     pub non_finite: u64,
     /// The scaled values of each channel.
     pub counts: Vec<ValueCounts>,
+    /// Zeros that follow the content, in words.
+    pub padding: Option<String>,
 }
 
 /// Reads an image of any number of channels to its very end, checksums included.
 ///
 /// # Errors
 /// As [`super::read_volume`].
-pub fn check_channels(path: &Path) -> Result<ChannelValues> {
+pub fn check_channels(path: &Path) -> Result<ChannelsRead> {
     let mut stored = Stored::open(path)?;
     let (voxel_type, order) = (stored.header.voxel_type, stored.header.raw.order());
     let scaling = stored.header.scaling();
-    let mut found = ChannelValues {
+    let mut found = ChannelsRead {
         non_finite: 0,
         counts: Vec::new(),
+        padding: None,
     };
     for _ in 0..stored.channels {
         found.counts.push(ValueCounts::new(None));
@@ -59,12 +64,41 @@ pub fn check_channels(path: &Path) -> Result<ChannelValues> {
             Ok(())
         })?;
     }
-    stored.end()?;
+    found.padding = stored.end()?;
     Ok(found)
+}
+
+/// Hands out the channels of an image one after the other, each as [`super::read_volume`] reads an image of one; in
+/// memory is one of them. The header of the first channel, with what a user should know of the whole file.
+///
+/// # Errors
+/// As [`read_channels`] and [`super::read_volume`], and those of `take`, which end the reading.
+pub fn each_channel(
+    path: &Path,
+    mut take: impl FnMut(usize, &Volume) -> Result<()>,
+) -> Result<NiftiHeader> {
+    let mut stored = Stored::open(path)?;
+    let header = stored.header.clone();
+    let (grid, order) = (header.grid(), header.raw.order());
+    for channel in 0..stored.channels {
+        let mut sink = Intensities::default();
+        stored.each_piece(&mut |piece| {
+            let scaling = header.scaling();
+            header.voxel_type.decode(piece, order, scaling, &mut sink);
+            Ok(())
+        })?;
+        let data = ndarray::Array3::from_shape_vec(grid.shape_zyx(), sink.voxels)
+            .map_err(|error| stored.problem(format!("voxels do not fill the grid: {error}")))?;
+        take(channel, &Volume { grid, data })?;
+    }
+    let mut header = header;
+    header.warnings.extend(stored.end()?);
+    Ok(header)
 }
 
 /// Writes the channels of `source` into `targets`, one each, as images of three dimensions: header (but for its
 /// dimensions), extensions and voxels stay as they are, byte by byte. A file that is so already is copied whole.
+/// NIfTI-2 becomes NIfTI-1 where that can say the same ([`NiftiHeader::as_nifti1`]), because ITK reads no other.
 ///
 /// Compressed where a target's name ends in `.gz`. Each target appears only when whole; whether the source is whole
 /// [`check_channels`] says before.
@@ -84,18 +118,19 @@ pub fn write_split(source: &Path, targets: &[PathBuf]) -> Result<()> {
     {
         return copy(source, target);
     }
-    let head = [stored.header.raw.bytes(), &stored.between].concat();
+    let raw = stored.written_header();
     for target in targets {
         written(target, |out| {
-            out.write_all(&head).map_err(Error::io(target, "write"))?;
-            stored.each_piece(&mut |piece| out.write_all(piece).map_err(Error::io(target, "write")))
+            let mut write = |piece: &[u8]| out.write_all(piece).map_err(Error::io(target, "write"));
+            stored.each_piece_before(&raw, &mut write)?;
+            stored.each_piece(&mut write)
         })?;
     }
-    stored.end()
+    stored.end().map(drop)
 }
 
 /// Writes images as one, their channels one after the other in its fourth dimension; a single channel as
-/// [`write_split`] does. The header is that of the first, but for its dimensions.
+/// [`write_split`] does. The header is that of the first, but for its dimensions, in NIfTI-1 where that is possible.
 ///
 /// Where all have one voxel type, byte order and scaling, voxels stay as they are stored, byte by byte. Others become
 /// float32 if that holds all their values exactly, as it does unscaled numbers of up to 16 bits, else float64.
@@ -110,25 +145,25 @@ pub fn write_joined(sources: &[PathBuf], target: &Path) -> Result<()> {
         [one] if one.channels == 1 => {
             return write_split(&one.path, &[target.to_path_buf()]);
         }
-        [one] if one.dimensions == 4 && one.source.is_gzip() == is_gzip_name(target) => {
+        [one]
+            if one.dimensions == 4
+                && one.source.is_gzip() == is_gzip_name(target)
+                && !one.changes_version() =>
+        {
             return copy(&one.path, target);
         }
         _ => {}
     }
     let common = common_type(&stored);
-    let raw = joined_header(&stored[0].header, channels, common);
-    let head = [raw.bytes(), &stored[0].between].concat();
+    let raw = joined_header(&stored[0], channels, common);
     written(target, |out| {
-        let write = |out: &mut dyn Write, bytes: &[u8]| {
-            out.write_all(bytes).map_err(Error::io(target, "write"))
-        };
-        write(out, &head)?;
+        let mut write = |piece: &[u8]| out.write_all(piece).map_err(Error::io(target, "write"));
+        stored[0].each_piece_before(&raw, &mut write)?;
         for one in &mut stored {
             for _ in 0..one.channels {
-                let mut take = |piece: &[u8]| write(out, piece);
                 match common {
-                    None => one.each_piece(&mut take)?,
-                    Some(voxel_type) => one.each_converted(voxel_type, raw.order(), &mut take)?,
+                    None => one.each_piece(&mut write)?,
+                    Some(voxel_type) => one.each_converted(voxel_type, raw.order(), &mut write)?,
                 }
             }
             one.end()?;
@@ -138,10 +173,10 @@ pub fn write_joined(sources: &[PathBuf], target: &Path) -> Result<()> {
 }
 
 /// A header of four dimensions; with a type, of unscaled voxels of that type.
-fn joined_header(first: &NiftiHeader, channels: usize, common: Option<VoxelType>) -> RawHeader {
-    let mut raw = first.raw.clone();
+fn joined_header(first: &Stored, channels: usize, common: Option<VoxelType>) -> RawHeader {
+    let mut raw = first.written_header();
     raw.set_dim(0, 4);
-    for (axis, size) in (1..).zip(first.grid().shape) {
+    for (axis, size) in (1..).zip(first.header.grid().shape) {
         raw.set_dim(axis, size as i64);
     }
     raw.set_dim(4, channels as i64);
@@ -183,8 +218,8 @@ struct Stored {
     /// As it stands in the file.
     dimensions: i64,
     channels: usize,
-    /// What lies between header and voxels: announced extensions.
-    between: Vec<u8>,
+    /// Bytes between header and voxels: announced extensions.
+    between: u64,
 }
 
 impl Stored {
@@ -192,37 +227,61 @@ impl Stored {
         let mut source = Source::open(path, &ENDINGS)?;
         let opened = volumes(&mut source).map_err(|problem| Error::file(path, problem))?;
         let (header, channels, dimensions) = opened;
-        let between = header.data_offset - source.position();
-        if between > MOST_BYTES {
-            return Err(Error::file(
-                path,
-                format!(
-                    "has {between} bytes between header and voxels; expected at most {MOST_BYTES}; the header is damaged"
-                ),
-            ));
-        }
         let mut stored = Self {
             path: path.to_path_buf(),
+            between: header.data_offset - source.position(),
             source,
             header,
             dimensions,
             channels,
-            between: vec![0; between as usize],
         };
-        let mut between = std::mem::take(&mut stored.between);
-        stored.fill(&mut between)?;
-        stored.between = between;
+        stored.each_of(stored.between, &mut |_| Ok(()))?;
         Ok(stored)
+    }
+
+    /// Whether it is NIfTI-2 and is written as NIfTI-1.
+    fn changes_version(&self) -> bool {
+        self.header.raw.as_nifti1().is_some()
+    }
+
+    /// Of one channel, for the files that are written.
+    fn written_header(&self) -> RawHeader {
+        let raw = &self.header.raw;
+        raw.as_nifti1().unwrap_or_else(|| raw.clone())
     }
 
     /// Whether the file is what a single channel's should be, under the name of `target`.
     fn is_plain_volume(&self, target: &Path) -> bool {
-        self.dimensions <= 3 && self.source.is_gzip() == is_gzip_name(target)
+        self.dimensions <= 3
+            && self.source.is_gzip() == is_gzip_name(target)
+            && !self.changes_version()
+    }
+
+    /// What comes before the voxels under the header `raw`: that, and the file's extensions, read once more, so that
+    /// they may be of any length.
+    fn each_piece_before(
+        &self,
+        raw: &RawHeader,
+        take: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        take(raw.bytes())?;
+        let mut again = Self {
+            path: self.path.clone(),
+            source: Source::open(&self.path, &ENDINGS)?,
+            header: self.header.clone(),
+            ..*self
+        };
+        raw_header(&mut again.source).map_err(|problem| self.problem(problem))?;
+        again.each_of(self.between, take)
     }
 
     /// The next channel's bytes.
     fn each_piece(&mut self, take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        let mut left = self.header.data_bytes();
+        self.each_of(self.header.data_bytes(), take)
+    }
+
+    /// The next `left` bytes in pieces.
+    fn each_of(&mut self, mut left: u64, take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let mut piece = Vec::new();
         while left > 0 {
             piece.resize(left.min(PIECE_BYTES) as usize, 0);
@@ -265,16 +324,10 @@ impl Stored {
         }
     }
 
-    /// Makes sure that the file ends here; the end of gzip data has their checksum.
-    fn end(&mut self) -> Result<()> {
-        match self.source.fill(&mut [0]) {
-            Ok(0) => Ok(()),
-            Ok(_) => Err(self.problem(
-                "data follow the voxels that its header promises; the file is damaged, export it again"
-                    .to_owned(),
-            )),
-            Err(problem) => Err(self.problem(problem)),
-        }
+    /// Makes sure that the file ends here, but for zeros; the end of gzip data has their checksum.
+    fn end(&mut self) -> Result<Option<String>> {
+        let end = self.source.end();
+        end.map_err(|problem| self.problem(problem))
     }
 
     fn problem(&self, problem: String) -> Error {
@@ -309,7 +362,7 @@ pub fn copy(source: &Path, target: &Path) -> Result<()> {
     persisted(temporary, target)
 }
 
-impl VoxelSink for ChannelValues {
+impl VoxelSink for ChannelsRead {
     /// Counts values of the last channel.
     fn take(&mut self, values: impl ExactSizeIterator<Item = f64> + Clone) {
         let Some(counts) = self.counts.last_mut() else {

@@ -7,9 +7,8 @@ use std::sync::Arc;
 use super::header::NiftiHeader;
 use super::identify::identify;
 use super::names::ENDINGS;
-use super::read::{
-    NiftiImage, header_from, label_names_from, label_runs_from, labels_from, volume_from,
-};
+use super::read::{NiftiImage, label_names_from, label_runs_from, labels_from, volume_from};
+use super::read_header::header_from;
 use super::write::{write_mask, write_named_labels, write_volume};
 use crate::formats::{
     LabelNames, MaskPiece, Source, VolumeFormat, VolumeHeader, VolumeImage, VoxelType,

@@ -1,7 +1,7 @@
 //! What a header says, checked before anything is allocated.
 
 use super::geometry;
-use super::raw::{DESCRIP_BYTES, RawHeader, Version};
+use super::raw::{ByteOrder, DESCRIP_BYTES, RawHeader, Version};
 use crate::formats::VoxelType;
 use crate::space::Grid;
 use ctseg_base::{Error, Result};
@@ -67,7 +67,7 @@ impl NiftiHeader {
             true => Version::Nifti1,
             false => Version::Nifti2,
         };
-        let mut raw = RawHeader::blank(version);
+        let mut raw = RawHeader::blank(version, ByteOrder::Little);
         let layout = raw.layout();
         raw.set_dim(0, 3);
         for axis in 1..8 {
@@ -98,6 +98,12 @@ impl NiftiHeader {
         raw.set_short(layout.bitpix, 8);
         Self::parse(raw, false)
             .map_err(|problem| Error::invalid(format!("cannot write a NIfTI file: {problem}")))
+    }
+
+    /// A header of NIfTI-2 in NIfTI-1, its affine and spacing rounded to 32 bits; none of NIfTI-1, and where NIfTI-1
+    /// cannot say the same: axes of more than 32767 voxels, scalings that need 64 bits, extensions of 16 MiB.
+    pub fn as_nifti1(&self) -> Option<Self> {
+        Self::parse(self.raw.as_nifti1()?, self.compressed).ok()
     }
 
     /// Shape (x, y, z) and affine, as nibabel's `img.shape[:3]` and `img.affine`.
@@ -206,6 +212,9 @@ fn shape(raw: &RawHeader) -> std::result::Result<([usize; 3], usize), String> {
         }
     };
     let dims: Vec<i64> = (1..=axes).map(|axis| raw.dim(axis)).collect();
+    if let Some(problem) = surface(raw, &dims) {
+        return Err(problem);
+    }
     if let Some(bad) = dims.iter().find(|n| **n < 1) {
         return Err(format!(
             "has dimensions {dims:?}, one of them {bad}; expected at least 1 voxel along each; export \
@@ -234,6 +243,32 @@ fn shape(raw: &RawHeader) -> std::result::Result<([usize; 3], usize), String> {
         ));
     }
     Ok((shape, axes))
+}
+
+/// Vertices of the meshes that FreeSurfer and the Human Connectome Project bring surfaces to.
+const MESHES: [i64; 6] = [2562, 10_242, 32_492, 40_962, 59_292, 163_842];
+
+/// What a header says of values on a surface, which are no volume: as FreeSurfer writes them (nibabel's `get_data_shape`
+/// knows the same two ways), and CIFTI-2.
+fn surface(raw: &RawHeader, dims: &[i64]) -> Option<String> {
+    let vertices = match dims {
+        // Too many for 16 bits: their number stands elsewhere.
+        [-1, 1, 1, ..] => raw.layout().gl.map(|at| i64::from(raw.int(at + 4))),
+        [27_307, 1, 6, ..] => Some(163_842),
+        [count, 1, 1, ..] if MESHES.contains(count) => Some(*count),
+        _ => None,
+    };
+    let intent = raw.code(raw.layout().intent_code);
+    let what = match vertices {
+        Some(count) => {
+            format!("values of the {count} vertices of a surface, as FreeSurfer writes them")
+        }
+        None if (3000..3100).contains(&intent) => "CIFTI-2 data of a surface".to_owned(),
+        None => return None,
+    };
+    Some(format!(
+        "holds {what}; expected a volume; name the volume that the surface was made of"
+    ))
 }
 
 fn data_offset(raw: &RawHeader) -> std::result::Result<u64, String> {

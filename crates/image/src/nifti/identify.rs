@@ -1,7 +1,7 @@
 //! Telling NIfTI from everything else by a file's first bytes.
 
 use super::raw::{ByteOrder, Version};
-use crate::formats::START_BYTES;
+use crate::formats::{START_BYTES, foreign};
 
 /// Bytes that decide: the length of a NIfTI-1 header.
 pub(super) const PREFIX_BYTES: usize = START_BYTES;
@@ -20,7 +20,7 @@ pub(super) fn identify(prefix: &[u8]) -> Result<(Version, ByteOrder), String> {
         (_, 348) => (Version::Nifti1, ByteOrder::Big),
         (540, _) => (Version::Nifti2, ByteOrder::Little),
         (_, 540) => (Version::Nifti2, ByteOrder::Big),
-        _ => return Err(foreign(prefix)),
+        _ => return Err(other(prefix)),
     };
     if prefix.len() < PREFIX_BYTES {
         return Err(format!(
@@ -45,7 +45,7 @@ fn check_magic(found: &[u8], single: &[u8; 4], pair: &[u8; 4]) -> Result<(), Str
     } else if found == pair {
         Err(
             "the header of an .hdr/.img pair; expected header and voxels in one .nii or .nii.gz file; \
-             convert the pair first"
+             join them, for example with nibabel.save(nibabel.load('x.hdr'), 'x.nii.gz')"
                 .to_owned(),
         )
     } else {
@@ -71,24 +71,9 @@ fn check_line_ends(found: &[u8]) -> Result<(), String> {
 }
 
 /// What a file that is not NIfTI seems to be.
-fn foreign(prefix: &[u8]) -> String {
-    const KNOWN: [(&[u8], &str); 8] = [
-        (b"\x1f\x8b", "gzip data inside gzip data"),
-        (b"NRRD", "an NRRD image"),
-        (b"ObjectType", "a MetaImage header"),
-        (b"PK\x03\x04", "a zip archive"),
-        (b"BZh", "a bzip2 file"),
-        (b"\xfd7zXZ", "an xz file"),
-        (b"\x28\xb5\x2f\xfd", "a zstd file"),
-        (b"\x89HDF", "an HDF5 (MINC or MATLAB) file"),
-    ];
-    let known = KNOWN
-        .iter()
-        .find(|(start, _)| prefix.starts_with(start))
-        .map(|(_, name)| *name)
-        .or_else(|| (prefix.get(128..132) == Some(b"DICM")).then_some("a DICOM file"));
-    match known {
-        Some(name) => format!("{name}; expected a NIfTI image; convert it first"),
+fn other(prefix: &[u8]) -> String {
+    match foreign(prefix) {
+        Some(kind) => format!("{}; expected a NIfTI image; {}", kind.name, kind.remedy),
         None => format!(
             "not a NIfTI image: begins with '{}', expected a header size of 348 or 540; export it again \
              as .nii.gz",

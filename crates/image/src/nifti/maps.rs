@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::header::NiftiHeader;
 use super::names::ENDINGS;
-use super::read::raw_header;
-use crate::formats::{MOST_EXPANSION, Source, VoxelType};
+use super::read_header::raw_header;
+use crate::formats::{MOST_EXPANSION, MOST_PADDING, Source, VoxelType};
 use crate::space::Grid;
 use ctseg_base::{Error, Result};
 
@@ -73,13 +73,8 @@ impl ByteMaps {
             }
         }
         // The end of gzip data has their checksum.
-        match self.source.fill(&mut [0]) {
-            Ok(0) => Ok(()),
-            Ok(_) => Err(self.problem(format!(
-                "data follow the {expected} bytes that are expected; the file is damaged"
-            ))),
-            Err(problem) => Err(self.problem(problem)),
-        }
+        let end = self.source.end();
+        end.map(drop).map_err(|problem| self.problem(problem))
     }
 
     fn fill(&mut self, bytes: &mut [u8], expected: u64) -> Result<()> {
@@ -110,7 +105,7 @@ fn opened(source: &mut Source) -> std::result::Result<(NiftiHeader, usize), Stri
     Ok((header, count))
 }
 
-/// The header of one volume of a file, how many volumes it has along its fourth axis, and how many dimensions. What
+/// The header of one volume of a file, how many volumes it has along its fourth axis (or a later one), and how many dimensions. What
 /// the header promises is compared with the file's length.
 pub(super) fn volumes(
     source: &mut Source,
@@ -120,14 +115,13 @@ pub(super) fn volumes(
     // More dimensions than a header has room for are refused with the rest of it.
     let last = if dims <= 7 { dims } else { 3 };
     let more: Vec<i64> = (4..=last).map(|axis| raw.dim(axis as usize)).collect();
-    let (volumes, rest) = match more.as_slice() {
-        [] => (1, [].as_slice()),
-        [volumes, rest @ ..] => (*volumes, rest),
-    };
-    let count = usize::try_from(volumes).ok().filter(|count| *count > 0);
-    let (Some(count), true) = (count, rest.iter().all(|n| *n == 1)) else {
+    // Programs that store vectors put their number in the fifth.
+    let mut volumes = more.iter().filter(|n| **n != 1);
+    let (volumes, rest) = (volumes.next().unwrap_or(&1), volumes.next());
+    let count = usize::try_from(*volumes).ok().filter(|count| *count > 0);
+    let (Some(count), None) = (count, rest) else {
         return Err(format!(
-            "has {more:?} as its dimensions behind x, y and z; expected one, the number of volumes"
+            "has {more:?} as its dimensions behind x, y and z; expected one alone, the number of volumes"
         ));
     };
     if !more.is_empty() {
@@ -141,7 +135,7 @@ pub(super) fn volumes(
     let file_bytes = source.length().unwrap_or_default();
     let fits = bytes.is_some_and(|bytes| match header.compressed {
         true => bytes / MOST_EXPANSION <= file_bytes,
-        false => bytes == file_bytes,
+        false => (bytes..=bytes.saturating_add(MOST_PADDING)).contains(&file_bytes),
     });
     if !fits {
         let [x, y, z] = header.grid().shape;

@@ -17,10 +17,13 @@ mod maps;
 mod names;
 mod raw;
 mod read;
+mod read_header;
 mod write;
 
 pub use crate::formats::{LabelNames, MaskPiece, VoxelType};
-pub use channels::{ChannelValues, check_channels, copy, read_channels, write_joined, write_split};
+pub use channels::{
+    ChannelsRead, check_channels, copy, each_channel, read_channels, write_joined, write_split,
+};
 pub use format::Nifti;
 pub use header::NiftiHeader;
 pub use maps::ByteMaps;

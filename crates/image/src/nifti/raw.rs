@@ -135,24 +135,77 @@ impl RawHeader {
         })
     }
 
-    /// A little-endian header with nothing but its size and magic.
-    pub(super) fn blank(version: Version) -> Self {
+    /// A header with nothing but its size and magic.
+    pub(super) fn blank(version: Version, order: ByteOrder) -> Self {
         let mut header = Self {
             bytes: vec![0; version.header_bytes()],
-            order: ByteOrder::Little,
+            order,
             version,
         };
         match version {
             Version::Nifti1 => {
-                header.put(0, 348i32.to_le_bytes());
+                header.set(0, 348i32.to_le_bytes());
                 header.put(344, *b"n+1\0");
             }
             Version::Nifti2 => {
-                header.put(0, 540i32.to_le_bytes());
+                header.set(0, 540i32.to_le_bytes());
                 header.put(4, *b"n+2\0\r\n\x1a\n");
             }
         }
         header
+    }
+
+    /// The same in NIfTI-1, its reals rounded to 32 bits and without the timing of slices. None of NIfTI-1 itself, and
+    /// where NIfTI-1 has no room: axes of more than 32767 voxels, scalings that need 64 bits, extensions of 16 MiB.
+    pub(super) fn as_nifti1(&self) -> Option<Self> {
+        if self.version == Version::Nifti1 {
+            return None;
+        }
+        let (from, to) = (self.layout(), &NIFTI1);
+        let mut raw = Self::blank(Version::Nifti1, self.order);
+        for index in 0..8 {
+            raw.set_dim(index, i16::try_from(self.dim(index)).ok()?.into());
+        }
+        raw.set_short(to.datatype, self.short(from.datatype));
+        raw.set_short(to.bitpix, self.short(from.bitpix));
+        for (at, to, count) in [
+            (from.pixdim, to.pixdim, 8),
+            (from.intent_p, to.intent_p, 3),
+            (from.scl_slope, to.scl_slope, 1),
+            (from.scl_inter, to.scl_inter, 1),
+            (from.cal_max, to.cal_max, 1),
+            (from.cal_min, to.cal_min, 1),
+            (from.quatern, to.quatern, 6),
+            (from.srow, to.srow, 12),
+        ] {
+            (0..count).for_each(|index| raw.set_real(to, index, self.real(at, index)));
+        }
+        let kept = |at: usize, to: usize| raw.real(to, 0).total_cmp(&self.real(at, 0)).is_eq();
+        // A slope that is no number says that there is no scaling.
+        let same = self.real(from.scl_slope, 0).is_nan()
+            || kept(from.scl_slope, to.scl_slope) && kept(from.scl_inter, to.scl_inter);
+        if !same {
+            return None;
+        }
+        for (at, to) in [
+            (from.qform_code, to.qform_code),
+            (from.sform_code, to.sform_code),
+            (from.intent_code, to.intent_code),
+        ] {
+            raw.set_code(to, i16::try_from(self.code(at)).ok()?);
+        }
+        raw.set_xyzt_units(u8::try_from(self.xyzt_units()).ok()?);
+        for (at, to, length) in [
+            (from.descrip, to.descrip, DESCRIP_BYTES),
+            (from.aux_file, to.aux_file, AUX_FILE_BYTES),
+            (from.intent_name, to.intent_name, INTENT_NAME_BYTES),
+        ] {
+            raw.bytes[to..to + length].copy_from_slice(&self.bytes[at..at + length]);
+        }
+        let between = self.vox_offset() - Version::Nifti2.header_bytes() as f64;
+        raw.set_extension_bytes(between as usize);
+        let offset = Version::Nifti1.header_bytes() as f64 + between;
+        (raw.vox_offset() == offset).then_some(raw)
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
@@ -199,6 +252,11 @@ impl RawHeader {
 
     pub(super) fn set_short(&mut self, at: usize, value: i16) {
         self.set(at, value.to_le_bytes());
+    }
+
+    /// A field of 32 bits in both versions.
+    pub(super) fn int(&self, at: usize) -> i32 {
+        i32::from_le_bytes(self.get(at))
     }
 
     /// A code: 16 bits in NIfTI-1, 32 in NIfTI-2.

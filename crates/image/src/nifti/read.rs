@@ -9,11 +9,10 @@ use ndarray::Array3;
 
 use super::datatype::VoxelSink;
 use super::header::NiftiHeader;
-use super::identify::{PREFIX_BYTES, identify};
 use super::label_names;
 use super::names::ENDINGS;
-use super::raw::RawHeader;
-use crate::formats::{LabelNames, MOST_EXPANSION, Source};
+use super::read_header::{header_from, promise, truncated};
+use crate::formats::{LabelNames, Source};
 use crate::labels::run_length_labels::{LabelRuns, RunBuilder};
 use crate::space::{LabelMap, Volume};
 use ctseg_base::Result;
@@ -74,20 +73,14 @@ pub fn read_label_names(path: &Path) -> Result<LabelNames> {
     label_names_from(Source::open(path, &ENDINGS)?)
 }
 
-/// The checked header; the source is just behind it afterwards.
-pub(super) fn header_from(source: &mut Source) -> Result<NiftiHeader> {
-    header(source)
-        .and_then(|header| check_length(&header, source.length()).map(|()| header))
-        .map_err(|problem| source.problem(problem))
-}
-
 /// [`read_volume`] from anywhere. Where the length is unknown, memory grows as voxels come.
 pub(super) fn volume_from(mut source: Source) -> Result<NiftiImage> {
     let mut header = header_from(&mut source)?;
     let mut sink = Intensities::default();
-    reserve(&mut sink.voxels, &header, &source)
+    let padding = reserve(&mut sink.voxels, &header, &source)
         .and_then(|()| read_voxels(&mut source, &header, &mut sink))
         .map_err(|problem| source.problem(problem))?;
+    header.warnings.extend(padding);
     let Intensities { voxels, non_finite } = sink;
     if non_finite > 0 {
         header.warnings.push(format!(
@@ -107,16 +100,17 @@ pub(super) fn volume_from(mut source: Source) -> Result<NiftiImage> {
 
 /// [`read_labels`] from anywhere.
 pub(super) fn labels_from(mut source: Source) -> Result<(NiftiHeader, LabelMap)> {
-    let header = header_from(&mut source)?;
+    let mut header = header_from(&mut source)?;
     let mut sink = Labels {
         voxels: Vec::new(),
         before: 0,
         shape: header.grid().shape,
         problem: None,
     };
-    reserve(&mut sink.voxels, &header, &source)
+    let padding = reserve(&mut sink.voxels, &header, &source)
         .and_then(|()| read_voxels(&mut source, &header, &mut sink))
         .map_err(|problem| source.problem(problem))?;
+    header.warnings.extend(padding);
     if let Some(problem) = sink.problem {
         return Err(source.problem(problem));
     }
@@ -129,7 +123,7 @@ pub(super) fn labels_from(mut source: Source) -> Result<(NiftiHeader, LabelMap)>
 
 /// [`read_label_runs`] from anywhere.
 pub(super) fn label_runs_from(mut source: Source) -> Result<(NiftiHeader, LabelRuns)> {
-    let header = header_from(&mut source)?;
+    let mut header = header_from(&mut source)?;
     let mut sink = Runs {
         builder: RunBuilder::new(header.grid()),
         piece: Labels {
@@ -139,7 +133,10 @@ pub(super) fn label_runs_from(mut source: Source) -> Result<(NiftiHeader, LabelR
             problem: None,
         },
     };
-    read_voxels(&mut source, &header, &mut sink).map_err(|problem| source.problem(problem))?;
+    let padding = read_voxels(&mut source, &header, &mut sink);
+    header
+        .warnings
+        .extend(padding.map_err(|problem| source.problem(problem))?);
     match sink.piece.problem {
         Some(problem) => Err(source.problem(problem)),
         None => Ok((header, sink.builder.finish())),
@@ -155,71 +152,6 @@ pub(super) fn label_names_from(mut source: Source) -> Result<LabelNames> {
         .fill(&mut between)
         .map_err(|problem| source.problem(problem))?;
     Ok(label_names::names_in(&between[..found], header.raw.order()))
-}
-
-fn header(source: &mut Source) -> std::result::Result<NiftiHeader, String> {
-    NiftiHeader::parse(raw_header(source)?, source.is_gzip())
-}
-
-/// A header whose fields nobody has looked at.
-pub(super) fn raw_header(source: &mut Source) -> std::result::Result<RawHeader, String> {
-    let mut bytes = vec![0; PREFIX_BYTES];
-    let found = source.fill(&mut bytes)?;
-    let (version, order) = identify(&bytes[..found]).map_err(|problem| match source.is_gzip() {
-        true => format!("holds, compressed by gzip, something that is {problem}"),
-        false => problem,
-    })?;
-    bytes.resize(version.header_bytes(), 0);
-    source.fill(&mut bytes[PREFIX_BYTES..])?;
-    if source.position() < version.header_bytes() as u64 {
-        return Err(truncated(
-            source.position(),
-            version.first_voxel_byte(),
-            "at least",
-        ));
-    }
-    RawHeader::new(bytes, order, version).ok_or_else(|| "its header has no known size".to_owned())
-}
-
-/// Compares what the header promises with what the file can hold, before anything is allocated.
-fn check_length(header: &NiftiHeader, file_bytes: Option<u64>) -> std::result::Result<(), String> {
-    let Some(file_bytes) = file_bytes else {
-        return Ok(());
-    };
-    let expected = header.data_offset + header.data_bytes();
-    if header.compressed {
-        if expected / MOST_EXPANSION > file_bytes {
-            return Err(format!(
-                "truncated or damaged: its header promises {expected} bytes for {}, more than {file_bytes} \
-                 bytes of gzip data can hold; copy or export it again",
-                promise(header)
-            ));
-        }
-        return Ok(());
-    }
-    match file_bytes.cmp(&expected) {
-        std::cmp::Ordering::Less => Err(format!(
-            "{} ({})",
-            truncated(file_bytes, expected, "exactly"),
-            promise(header)
-        )),
-        std::cmp::Ordering::Equal => Ok(()),
-        std::cmp::Ordering::Greater => Err(format!(
-            "{} bytes follow the voxels: {file_bytes} bytes found, {expected} expected for {}; the \
-             file is damaged, export it again",
-            file_bytes - expected,
-            promise(header)
-        )),
-    }
-}
-
-fn truncated(found: u64, expected: u64, how: &str) -> String {
-    format!("truncated: {found} bytes found, {how} {expected} expected; copy or export it again")
-}
-
-fn promise(header: &NiftiHeader) -> String {
-    let [x, y, z] = header.grid().shape;
-    format!("{x} x {y} x {z} voxels of {}", header.voxel_type.name())
 }
 
 /// Room for all voxels, at most four times what the file's length has shown to be possible.
@@ -242,12 +174,12 @@ fn reserve<T>(
 }
 
 /// Reads from just behind the header to the very end. Of large gzip data a thread of its own converts one chunk while
-/// the next ones are inflated.
+/// the next ones are inflated. What is worth a warning of the end is given back.
 fn read_voxels(
     source: &mut Source,
     header: &NiftiHeader,
     sink: &mut (impl VoxelSink + Send),
-) -> std::result::Result<(), String> {
+) -> std::result::Result<Option<String>, String> {
     let mut convert = |chunk: &[u8]| {
         let order = header.raw.order();
         header
@@ -307,7 +239,7 @@ fn read_chunks(
     source: &mut Source,
     header: &NiftiHeader,
     mut take: impl FnMut(Vec<u8>) -> Vec<u8>,
-) -> std::result::Result<(), String> {
+) -> std::result::Result<Option<String>, String> {
     let expected = header.data_offset + header.data_bytes();
     let read = |source: &mut Source, chunk: &mut [u8]| match source.fill(chunk) {
         Ok(bytes) if bytes < chunk.len() => {
@@ -332,13 +264,12 @@ fn read_chunks(
         read(source, &mut chunk)?;
         chunk = take(chunk);
     }
-    match source.fill(&mut [0])? {
-        0 => Ok(()),
-        _ => Err(format!(
-            "data follow the {expected} bytes expected for {}; the file is damaged, export it again",
+    source.end().map_err(|problem| {
+        format!(
+            "{problem} ({expected} bytes expected for {})",
             promise(header)
-        )),
-    }
+        )
+    })
 }
 
 fn array<T>(source: &Source, header: &NiftiHeader, voxels: Vec<T>) -> Result<Array3<T>> {
@@ -346,9 +277,10 @@ fn array<T>(source: &Source, header: &NiftiHeader, voxels: Vec<T>) -> Result<Arr
         .map_err(|error| source.problem(format!("voxels do not fill the grid: {error}")))
 }
 
+/// Values as they become voxels of a volume.
 #[derive(Default)]
-struct Intensities {
-    voxels: Vec<f32>,
+pub(super) struct Intensities {
+    pub(super) voxels: Vec<f32>,
     non_finite: usize,
 }
 

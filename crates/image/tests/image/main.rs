@@ -8,6 +8,7 @@ mod metrics_golden;
 mod nifti_headers;
 mod nifti_label_names;
 mod nifti_labels;
+mod nifti_padding;
 mod nifti_reading;
 mod paired_golden;
 mod postprocess_golden;

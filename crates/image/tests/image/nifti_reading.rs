@@ -389,11 +389,8 @@ fn large_gzip_data_are_inflated_ahead_and_damage_in_them_is_named() {
     let mut unzipped = Vec::new();
     std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&whole[..]), &mut unzipped)
         .unwrap();
-    unzipped.push(0);
+    unzipped.push(1);
     let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
     gzip.write_all(&unzipped).unwrap();
-    refused(
-        &gzip.finish().unwrap(),
-        "data follow the 5280352 bytes expected",
-    );
+    refused(&gzip.finish().unwrap(), "(5280352 bytes expected for");
 }

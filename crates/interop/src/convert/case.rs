@@ -12,7 +12,7 @@ use ctseg_base::{Error, Result};
 use ctseg_core::dataset::{Case, Dataset, LabelSource, count_values, unknown_values};
 use ctseg_image::formats::read_label_map;
 use ctseg_image::nifti;
-use ctseg_image::nifti::NiftiHeader;
+use ctseg_image::nifti::{NiftiHeader, Version};
 use ctseg_image::space::{LabelMap, Remark, Turn};
 use ctseg_image::statistics::hounsfield::ValueCounts;
 
@@ -32,13 +32,13 @@ pub(super) struct Checks<'a> {
 
 /// A sound case, its labels ready to be written.
 pub(super) struct Checked<'a> {
-    /// Of the image's first channel.
+    /// Of the image's first channel, as it is written.
     pub header: NiftiHeader,
     pub labels: Option<ReadyLabels>,
     /// Label values that occur, as in the converted dataset.
     pub present: BTreeSet<u16>,
-    /// Whether the image's axes are not at right angles.
-    pub skewed: bool,
+    /// Whether SimpleITK cannot read the image as it is written: axes that are not at right angles, and NIfTI-2.
+    pub needs_nibabel: bool,
     pub notes: Vec<String>,
     _memory: Admitted<'a>,
 }
@@ -105,7 +105,7 @@ impl<'a> Checks<'a> {
         };
         let (labels, present) = self.ready(map, file, &header, &mut found);
         Ok(Checked {
-            skewed: header.grid().is_skewed(),
+            needs_nibabel: header.grid().is_skewed() || header.version() == Version::Nifti2,
             header,
             labels,
             present,
@@ -141,20 +141,22 @@ impl<'a> Checks<'a> {
                     found
                         .notes
                         .extend(warnings.map(|warning| format!("the image {warning}")));
-                    first = Some(header);
+                    first = Some(as_written(header, &mut found.notes));
                 }
             }
-            let Some(values) = found.kept(nifti::check_channels(path)) else {
+            let Some(read) = found.kept(nifti::check_channels(path)) else {
                 continue;
             };
-            if values.non_finite > 0 {
+            if read.non_finite > 0 {
                 found.notes.push(format!(
                     "the image has {}, which nnU-Net refuses",
-                    counted(values.non_finite, "NaN or infinite voxel")
+                    counted(read.non_finite, "NaN or infinite voxel")
                 ));
             }
+            let padding = read.padding.map(|padding| format!("the image: {padding}"));
+            found.notes.extend(padding);
             let names = self.channels.iter().skip(channels - count);
-            found.notes.extend(not_hu(names, &values.counts));
+            found.notes.extend(not_hu(names, &read.counts));
         }
         first.as_ref()?;
         let more = surplus_channel(case, images.len());
@@ -342,6 +344,7 @@ impl<'a> Checks<'a> {
             self.labels.are_kept()
                 && header.is_ok_and(|header| {
                     header.is_compressed()
+                        && header.version() == image.version()
                         && header.holds_plain_labels()
                         && header.same_placement(image)
                 })
@@ -364,6 +367,25 @@ fn not_hu<'a>(
         counts.suspicion().filter(|_| is_ct)
     });
     suspicions.map(|found| format!("the image does not look like CT in Hounsfield units: {found}"))
+}
+
+/// The header that an image gets: NIfTI-1, which ITK reads, where that can say the same.
+fn as_written(header: NiftiHeader, notes: &mut Vec<String>) -> NiftiHeader {
+    if header.version() == Version::Nifti1 {
+        return header;
+    }
+    let (note, header) = match header.as_nifti1() {
+        Some(header) => (
+            "the image is NIfTI-2, which SimpleITK does not read; written as NIfTI-1",
+            header,
+        ),
+        None => (
+            "the image is NIfTI-2, which SimpleITK does not read, and NIfTI-1 cannot hold it",
+            header,
+        ),
+    };
+    notes.push(note.to_owned());
+    header
 }
 
 /// Marks with `value` what `mask` holds, and counts what had another label before.

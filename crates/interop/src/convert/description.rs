@@ -9,7 +9,7 @@ use super::labels::Labels;
 use super::target::{Format, Target};
 use ctseg_core::dataset::{Channels, Dataset, NamedSplit};
 
-/// nnU-Net reads images whose axes are not at right angles with nibabel alone.
+/// nnU-Net reads images whose axes are not at right angles, and NIfTI-2, with nibabel alone.
 const NIBABEL: &str = "NibabelIO";
 
 /// What `dataset.json` is made of.
@@ -62,7 +62,7 @@ impl Description<'_> {
                 say(key, json!(text));
             }
         }
-        if self.records.values().any(|record| record.skewed) {
+        if self.records.values().any(|record| record.needs_nibabel) {
             say("overwrite_image_reader_writer", json!(NIBABEL));
         }
         say(

@@ -11,6 +11,7 @@ use super::labels::Labels;
 use super::target::Format;
 use ctseg_base::atomic_file::{refuse_file, write_bytes_atomically};
 use ctseg_base::temp_files::remove_leftovers;
+use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result};
 
 pub(super) const SETTINGS: &str = "conversion.json";
@@ -32,7 +33,7 @@ pub(super) struct Settings {
 impl Settings {
     /// What an earlier run has said.
     fn read(folder: &Path) -> Option<Self> {
-        serde_json::from_slice(&std::fs::read(folder.join(SETTINGS)).ok()?).ok()
+        serde_json::from_str(&read_text(&folder.join(SETTINGS)).ok()?).ok()
     }
 
     fn same_but_version(&self, other: &Self) -> bool {

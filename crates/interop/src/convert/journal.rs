@@ -10,6 +10,7 @@ use std::time::UNIX_EPOCH;
 use serde::{Deserialize, Serialize};
 
 use ctseg_base::atomic_file::write_bytes_atomically;
+use ctseg_base::text::file::read_text;
 use ctseg_base::text::os_text;
 use ctseg_base::{Error, Result};
 use ctseg_core::outputs::sidecar::Written;
@@ -26,8 +27,8 @@ pub(super) struct Record {
     pub test: bool,
     /// Label values that occur.
     pub present: BTreeSet<u16>,
-    /// Whether the image's axes are not at right angles.
-    pub skewed: bool,
+    /// Whether SimpleITK cannot read the image.
+    pub needs_nibabel: bool,
     pub sources: Vec<SourceFile>,
     /// Paths relative to the dataset's folder.
     pub written: BTreeMap<PathBuf, Written>,
@@ -75,7 +76,7 @@ pub(super) struct Journal {
 impl Journal {
     /// What an earlier run has noted, by the cases' names; a line that a kill has cut off is left out.
     pub fn read(folder: &Path) -> BTreeMap<String, Record> {
-        let text = std::fs::read_to_string(folder.join(JOURNAL)).unwrap_or_default();
+        let text = read_text(&folder.join(JOURNAL)).unwrap_or_default();
         let records = text
             .lines()
             .filter_map(|line| serde_json::from_str(line).ok());

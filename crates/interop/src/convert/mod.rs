@@ -238,6 +238,11 @@ fn finished(
     } else {
         write_json(&folder.join(SPLITS), &splits)?;
     }
+    if description.target.format == Format::Msd {
+        // Also where there are no test cases: nnU-Net's converter refuses a dataset without the folder.
+        let test = folder.join("imagesTs");
+        std::fs::create_dir_all(&test).map_err(Error::io(&test, "create"))?;
+    }
     write_json(&folder.join(DESCRIPTION), &description.json())?;
     Ok(splits.len())
 }

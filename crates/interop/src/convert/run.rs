@@ -184,7 +184,7 @@ impl Work<'_> {
             id: case.id.clone(),
             test: planned.test,
             present: checked.present.clone(),
-            skewed: checked.skewed,
+            needs_nibabel: checked.needs_nibabel,
             sources: sources?,
             written: BTreeMap::new(),
         };

@@ -52,6 +52,28 @@ impl Format {
     }
 }
 
+impl Format {
+    /// The name in the layout's own form: nnU-Net's converter of Decathlon datasets takes `Task07_Foo` apart at every
+    /// `_`, and fails where there are two.
+    fn name_of(self, name: &str) -> String {
+        let parts: Vec<&str> = name.split('_').filter(|part| !part.is_empty()).collect();
+        match self {
+            Self::NnUnet => name.to_owned(),
+            Self::Msd => parts.join("-"),
+        }
+    }
+
+    fn check_name(self, name: &str) -> Result<()> {
+        let own = self.name_of(name);
+        if own == name {
+            return Ok(());
+        }
+        Err(Error::usage(format!(
+            "the name {name} holds '_', at which nnU-Net's converter of Decathlon datasets takes it apart; name it {own}"
+        )))
+    }
+}
+
 impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -105,6 +127,13 @@ impl Target {
         let of_output = output.file_name().and_then(|name| name.to_str());
         let of_output = of_output.and_then(|name| format.parsed(name));
         let (number, name) = numbered(asked)?;
+        let given = [
+            name.as_deref(),
+            of_output.as_ref().map(|(_, name)| name.as_str()),
+        ];
+        for given in given.into_iter().flatten() {
+            format.check_name(given)?;
+        }
         let target = if let Some((own_number, own_name)) = of_output {
             let other = number.is_some_and(|number| number != own_number);
             if other || name.as_ref().is_some_and(|name| *name != own_name) {
@@ -140,7 +169,7 @@ impl Target {
         dataset: &Dataset,
     ) -> Result<Self> {
         let (source_number, source_name) = of_source(dataset);
-        let name = name.unwrap_or(source_name);
+        let name = name.unwrap_or_else(|| format.name_of(&source_name));
         let there = numbers_in(format, output)?;
         let mut of_name = there.iter().filter(|(_, other)| *other == name);
         let kept = of_name.next().map(|(number, _)| *number);

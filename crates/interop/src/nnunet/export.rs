@@ -9,11 +9,15 @@ use super::export_weights::state_dict;
 use ctseg_base::atomic_file::{parent_of, refuse_file, temporary_folder, write_bytes_atomically};
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Structure;
+use ctseg_core::dataset::laterality::counterparts;
 use ctseg_core::model::bundle::Bundle;
 use ctseg_core::model::manifest::StageManifest;
 use ctseg_core::recipe::Recipe;
 use ctseg_engine::torch_checkpoint::{Pickled, write_torch};
 use ctseg_engine::weights::NamedTensors;
+
+/// The place of x among z, y, x.
+const X: usize = 2;
 
 /// Dataset's number and name, as nnU-Net writes them.
 #[derive(Debug, Clone)]
@@ -132,7 +136,7 @@ fn write_model(
             entry("trainer_name", Pickled::Text("nnUNetTrainer".to_owned())),
             entry(
                 "inference_allowed_mirroring_axes",
-                mirror_axes(&stage.recipe),
+                mirror_axes(&stage.recipe, structures)?,
             ),
         ]);
         write_torch(&folder.join("checkpoint_final.pth"), &checkpoint)?;
@@ -140,16 +144,33 @@ fn write_model(
     Ok(())
 }
 
-/// The axes of the network along which prediction mirrors, or none.
-fn mirror_axes(recipe: &Recipe) -> Pickled<'static> {
-    match recipe.nnunet.as_ref().map(|nnunet| &nnunet.mirror_axes) {
-        Some(axes) if !axes.is_empty() => {
-            let skipped = 3 - recipe.network.dimensions();
-            let axes = axes
-                .iter()
-                .map(|axis| Pickled::Int((axis - skipped) as i64));
-            Pickled::Tuple(axes.collect())
-        }
-        _ => Pickled::None,
+/// The axes of the network along which prediction mirrors, or none: those that it was trained mirrored along. nnU-Net
+/// exchanges no left and right: where structures change sides along x, it must not mirror along x.
+fn mirror_axes(recipe: &Recipe, structures: &[Structure]) -> Result<Pickled<'static>> {
+    let axes = match &recipe.nnunet {
+        Some(nnunet) => nnunet.mirror_axes.clone(),
+        None => trained_axes(recipe, structures)?,
+    };
+    if axes.is_empty() {
+        return Ok(Pickled::None);
     }
+    let skipped = 3 - recipe.network.dimensions();
+    let axes = axes
+        .iter()
+        .map(|axis| Pickled::Int((axis - skipped) as i64));
+    Ok(Pickled::Tuple(axes.collect()))
+}
+
+/// Of z, y, x those that a model of ctseg's own was trained mirrored along.
+fn trained_axes(recipe: &Recipe, structures: &[Structure]) -> Result<Vec<usize>> {
+    let mut axes = recipe.training.mirrored_axes();
+    if axes.contains(&X) {
+        let augmentation = recipe.training.augmentation();
+        let named = augmentation.map_or(&[][..], |augmentation| &augmentation.mirror_pairs);
+        let pairs = counterparts(structures, named)?;
+        if pairs.iter().any(|(one, other)| one != other) {
+            axes.retain(|axis| *axis != X);
+        }
+    }
+    Ok(axes)
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::checkpoint::Checkpoint;
 use super::dataset_json::{self, Labels};
 use super::plans::Plans;
-use super::source::{DATASET, PLANS, Source, sibling};
+use super::source::{DATASET, PLANS, Source, postprocessing, sibling};
 use super::stage_recipe::{Wanted, recipe};
 use ctseg_base::atomic_file::{parent_of, refuse_file, temporary_folder};
 use ctseg_base::hash::file_sha256;
@@ -46,6 +46,8 @@ pub struct Imported {
     pub structures: Vec<Structure>,
     /// A cascade's first stage first.
     pub stages: Vec<ImportedStage>,
+    /// What of the model is not taken, in words.
+    pub notes: Vec<String>,
 }
 
 /// One stage of it.
@@ -113,7 +115,22 @@ pub fn import_model(
     }
     stages.push(last.stage(2, compute)?);
     let structures = last.labels.ascending();
-    published(target, &structures, stages)
+    Ok(Imported {
+        notes: not_taken(&folder, &opened.folder),
+        ..published(target, &structures, stages)?
+    })
+}
+
+/// What of the model in `folder`, below `source`, has no place in a bundle.
+fn not_taken(folder: &Path, source: &Path) -> Vec<String> {
+    let note = |file: PathBuf| {
+        format!(
+            "{} is ignored: a pickle could run code; label maps are those of nnUNetv2_predict, to which \
+             nnUNetv2_apply_postprocessing can be applied",
+            file.strip_prefix(source).unwrap_or(&file).display()
+        )
+    };
+    postprocessing(folder).map(note).into_iter().collect()
 }
 
 /// Weights go nowhere where something is.
@@ -156,6 +173,7 @@ fn published(
     Ok(Imported {
         structures: structures.to_vec(),
         stages: told,
+        notes: Vec::new(),
     })
 }
 

@@ -5,17 +5,21 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use ctseg_base::text::file::read_text;
 use ctseg_base::unzip::unpacked_zip;
 use ctseg_base::{Error, Result};
 
 /// JSON files larger than this are none of nnU-Net's.
 const LONGEST_JSON: u64 = 256 << 20;
 
-/// Model folders lie no deeper below what is named.
-const DEEPEST: usize = 3;
+/// Model folders lie no deeper below what is named: results folder and dataset, and the folders that people and
+/// programs pack around them.
+const DEEPEST: usize = 6;
 
 pub(super) const PLANS: &str = "plans.json";
 pub(super) const DATASET: &str = "dataset.json";
+/// How nnUNetv2_find_best_configuration says what nnUNetv2_apply_postprocessing does.
+const POSTPROCESSING: &str = "postprocessing.pkl";
 
 /// A folder with models, for as long as it is needed.
 pub(super) struct Source {
@@ -43,7 +47,8 @@ impl Source {
             ));
         }
         let unpacked = unpacked_zip(path, target, &|name| {
-            name.ends_with(".json") || name.ends_with(".pth")
+            let mut endings = [".json", ".pth", POSTPROCESSING].into_iter();
+            endings.any(|ending| name.ends_with(ending))
         })?;
         Ok(Self {
             folder: unpacked.path().to_path_buf(),
@@ -124,6 +129,19 @@ fn collect(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) {
     }
 }
 
+/// The postprocessing beside a model's folds, or in one of its folders.
+pub(super) fn postprocessing(folder: &Path) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let folders = entries.map(|entry| entry.path());
+    let mut found: Vec<PathBuf> = std::iter::once(folder.to_path_buf())
+        .chain(folders)
+        .map(|folder| folder.join(POSTPROCESSING))
+        .filter(|file| file.is_file())
+        .collect();
+    found.sort();
+    found.pop()
+}
+
 /// A JSON file of a believable size.
 pub(super) fn read_json(path: &Path) -> Result<Value> {
     let length = std::fs::metadata(path)
@@ -135,7 +153,7 @@ pub(super) fn read_json(path: &Path) -> Result<Value> {
             format!("is {length} bytes long; nnU-Net's are some kilobytes"),
         ));
     }
-    let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+    let text = read_text(path).map_err(Error::io(path, "read"))?;
     // Python writes numbers that JSON has not; none that is used here is one.
     serde_json::from_str(&text)
         .or_else(|_| serde_json::from_str(&without_nan(&text)))
@@ -187,6 +205,15 @@ mod tests {
         assert_eq!(alone.model(None).unwrap(), found);
         let json = read_json(&found.join(PLANS)).unwrap();
         assert!(json["a"].is_null() && json["b"][0].is_null());
+        // Packed into two folders more, and with what is not looked into.
+        let deep = models(&["a/b/nnUNet_results/Dataset001_A/T__P__2d", "__MACOSX/x"]);
+        let source = Source::open(deep.path(), deep.path()).unwrap();
+        let found = source.model(Some("2d")).unwrap();
+        assert_eq!(postprocessing(&found), None);
+        std::fs::create_dir(found.join("crossval_results_folds_0")).unwrap();
+        let file = found.join("crossval_results_folds_0/postprocessing.pkl");
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(postprocessing(&found), Some(file));
         let nothing = models(&[]);
         let source = Source::open(nothing.path(), nothing.path()).unwrap();
         assert!(

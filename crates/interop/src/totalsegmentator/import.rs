@@ -134,6 +134,7 @@ impl Importing<'_> {
             let options = options(model);
             let to = folder.join(&model.folder);
             let imported = import_model(&source, &to, &options, self.job.compute)?;
+            brought.notes.extend(imported.notes.iter().cloned());
             brought.parts.push((model.folder.clone(), source, imported));
             manifest.parts.push(PartManifest {
                 folder: model.folder.clone(),

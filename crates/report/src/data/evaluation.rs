@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::case::{Compared, Places};
 use super::table::{self, MetricTable};
 use ctseg_base::failures::Failure;
+use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Reading;
 use ctseg_core::dataset::reference::Reference;
@@ -82,8 +83,8 @@ impl EvaluationFacts {
 }
 
 fn read_summary(path: &Path) -> Result<Value> {
-    let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
-    serde_json::from_slice(&bytes).map_err(|error| {
+    let text = read_text(path).map_err(Error::io(path, "read"))?;
+    serde_json::from_str(&text).map_err(|error| {
         Error::file(
             path,
             format!("is no JSON ({error}); expected the summary of 'ctseg evaluate': run it again"),
@@ -119,7 +120,7 @@ fn failed_predictions(places: &Places, named: &Path) -> Vec<(String, String)> {
     folders.dedup();
     let mut failed = Vec::new();
     for folder in folders {
-        let text = std::fs::read_to_string(folder.join("failures.jsonl")).unwrap_or_default();
+        let text = read_text(&folder.join("failures.jsonl")).unwrap_or_default();
         let lines = text
             .lines()
             .filter_map(|line| serde_json::from_str(line).ok());

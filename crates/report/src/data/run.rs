@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Dataset;
 use ctseg_core::dataset::reference::Reference;
@@ -46,7 +47,7 @@ impl RunFacts {
     /// Recipe or metrics cannot be read.
     pub fn read(path: &Path) -> Result<Self> {
         let file = path.join(RECIPE);
-        let recipe_text = std::fs::read_to_string(&file).map_err(Error::io(&file, "read"))?;
+        let recipe_text = read_text(&file).map_err(Error::io(&file, "read"))?;
         let known = RunFolder::read(path).ok();
         let history = history::read(path)?;
         let diagnoses = known.as_ref().map_or_else(Vec::new, |(recipe, _)| {

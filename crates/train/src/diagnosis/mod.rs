@@ -16,62 +16,26 @@
 //! Where no training cases were watched, validation Dice takes the place of training Dice in 3 (with a training
 //! loss that fell by less than `FALL`), and only the losses speak in 4.
 
+mod advice;
 mod curves;
+mod verdict;
+
+pub use verdict::{Figures, Verdict};
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use ctseg_base::atomic_file::write_bytes_atomically;
-use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
-use ctseg_core::recipe::{Recipe, TrainingConfig};
-use ctseg_core::run::checkpoint::Ended;
+use ctseg_core::recipe::Recipe;
 use ctseg_core::run::history;
 use ctseg_core::run::history::EpochLine;
 
-use curves::{
-    gain, jumps, last_epochs, last_third_is_better, lowest_validation_loss, mean,
-    validation_loss_rise,
-};
-
-const FEWEST_EPOCHS: usize = 5;
-/// A Dice that chance may reach.
-const NOTHING: f64 = 0.1;
-const GAIN: f64 = 0.02;
-const POOR_FIT: f64 = 0.5;
-const MODEST_FIT: f64 = 0.7;
-const GAP: f64 = 0.1;
-const RISE: f64 = 0.15;
-const FALL: f64 = 0.3;
+use advice::advice;
 
 /// The file's name in a run folder.
 pub const FILE: &str = "diagnosis.json";
-
-/// How a training went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    TooEarly,
-    StillImproving,
-    FitsTooLittle,
-    FitsTooMuch,
-    Healthy,
-    Undefined,
-}
-
-impl std::fmt::Display for Verdict {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::TooEarly => "too early to tell",
-            Self::StillImproving => "still improving",
-            Self::FitsTooLittle => "fits too little",
-            Self::FitsTooMuch => "fits too much",
-            Self::Healthy => "healthy",
-            Self::Undefined => "undefined",
-        })
-    }
-}
 
 /// A verdict on one network, with what it rests on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -84,22 +48,6 @@ pub struct Diagnosis {
     /// Changes of the recipe or the data, most promising first.
     pub try_next: Vec<String>,
     pub figures: Figures,
-}
-
-/// What the rules look at. Means are over the last fifth of the epochs (three or more).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Figures {
-    pub epochs: usize,
-    /// None where it is undefined in all of them.
-    pub validation_dice: Option<f64>,
-    /// Of watched training cases; none where there were none.
-    pub training_dice: Option<f64>,
-    /// Of validation Dice over the last third of the epochs.
-    pub gain: f64,
-    /// By which share of its first value the training loss fell.
-    pub loss_fall: Option<f64>,
-    /// By which share of its lowest value the validation loss stands above it.
-    pub validation_loss_rise: Option<f64>,
 }
 
 /// Diagnoses every network of the run in folder `run` and writes `diagnosis.json` there.
@@ -124,7 +72,8 @@ pub fn diagnose(network: &str, lines: &[EpochLine], recipe: &Recipe) -> Diagnosi
     let figures = Figures::of(&whole);
     let (verdict, because) = figures.verdict(&whole);
     let mut try_next = advice(verdict, &figures, &whole, recipe);
-    if figures.training_dice.is_none() && verdict != Verdict::TooEarly {
+    let unwatched = recipe.training.watched_cases == 0;
+    if figures.training_dice.is_none() && unwatched && verdict != Verdict::TooEarly {
         try_next.push("set training.watched_cases to 2 to compare with training cases".to_owned());
     }
     Diagnosis {
@@ -136,147 +85,18 @@ pub fn diagnose(network: &str, lines: &[EpochLine], recipe: &Recipe) -> Diagnosi
     }
 }
 
-impl Figures {
-    fn of(lines: &[&EpochLine]) -> Self {
-        let last = last_epochs(lines);
-        let watched: Vec<f64> = lines.iter().filter_map(|line| line.training_dice).collect();
-        let losses: Vec<f64> = lines.iter().filter_map(|line| line.loss).collect();
-        let first_loss = losses.first().copied().filter(|first| *first > 0.0);
-        let last_loss = mean(last.iter().filter_map(|line| line.loss));
-        Self {
-            epochs: lines.len(),
-            validation_dice: mean(last.iter().filter_map(|line| line.validation_dice)),
-            training_dice: mean(watched.iter().rev().take(2).copied()),
-            gain: gain(lines),
-            loss_fall: first_loss
-                .zip(last_loss)
-                .map(|(first, last)| 1.0 - last / first),
-            validation_loss_rise: validation_loss_rise(lines),
-        }
-    }
-
-    fn verdict(&self, lines: &[&EpochLine]) -> (Verdict, String) {
-        let (seen, gain) = (self.training_dice, self.gain);
-        if self.epochs < FEWEST_EPOCHS {
-            let because = format!("after {}", counted(self.epochs, "epoch"));
-            return (Verdict::TooEarly, because);
-        }
-        let Some(held_out) = self.validation_dice else {
-            let because = "no held-out case holds a structure".to_owned();
-            return (Verdict::Undefined, because);
-        };
-        let stopped_early = lines
-            .last()
-            .is_some_and(|line| line.ended == Some(Ended::NothingGained));
-        if held_out > NOTHING && gain > GAIN && !stopped_early && last_third_is_better(lines) {
-            let because =
-                format!("validation Dice gained {gain:.3} over the last third of the epochs");
-            return (Verdict::StillImproving, because);
-        }
-        let little = |below: f64| seen.is_some_and(|seen| seen < below);
-        let stuck =
-            seen.is_none() && held_out < POOR_FIT && self.loss_fall.is_none_or(|fall| fall < FALL);
-        let both = match seen {
-            Some(seen) => {
-                format!("Dice {seen:.3} on training cases, {held_out:.3} on held-out ones")
-            }
-            None => format!("Dice {held_out:.3} on held-out cases"),
-        };
-        if little(POOR_FIT) || stuck {
-            return (Verdict::FitsTooLittle, both);
-        }
-        let rises = self.rises(lines);
-        let gap = seen.map(|seen| seen - held_out);
-        if gap.map_or(rises, |gap| gap > GAP || gap > GAP / 2.0 && rises) {
-            let rise = match self.validation_loss_rise.filter(|_| rises) {
-                Some(rise) => format!("; validation loss {:.0} % above its lowest", 100.0 * rise),
-                None => String::new(),
-            };
-            return (Verdict::FitsTooMuch, format!("{both}{rise}"));
-        }
-        if little(MODEST_FIT) {
-            return (Verdict::FitsTooLittle, both);
-        }
-        (Verdict::Healthy, both)
-    }
-
-    /// Whether the validation loss rises while the training loss falls on.
-    fn rises(&self, lines: &[&EpochLine]) -> bool {
-        let Some(lowest) = lowest_validation_loss(lines) else {
-            return false;
-        };
-        let then = lines[lowest].loss;
-        let now = mean(last_epochs(lines).iter().filter_map(|line| line.loss));
-        let falls_on = then.zip(now).is_some_and(|(then, now)| now < then);
-        falls_on && self.validation_loss_rise.is_some_and(|rise| rise > RISE)
-    }
-}
-
-fn advice(
-    verdict: Verdict,
-    figures: &Figures,
-    lines: &[&EpochLine],
-    recipe: &Recipe,
-) -> Vec<String> {
-    let training = &recipe.training;
-    match verdict {
-        Verdict::Healthy => Vec::new(),
-        Verdict::Undefined => vec!["another --seed, or fewer folds".to_owned()],
-        Verdict::TooEarly => vec!["train longer: raise training.epochs".to_owned()],
-        Verdict::StillImproving => {
-            let epochs = training.epochs + training.epochs.div_ceil(2);
-            vec![format!("train longer: training.epochs = {epochs}")]
-        }
-        Verdict::FitsTooLittle => {
-            let hardly = figures.loss_fall.is_none_or(|fall| fall < FALL);
-            let none = figures.validation_dice.is_some_and(|dice| dice < NOTHING);
-            let wild = hardly || jumps(lines) || none;
-            against_too_little(training, wild)
-        }
-        Verdict::FitsTooMuch => against_too_much(training),
-    }
-}
-
-/// `wild`: whether the losses ask for a lower rate.
-fn against_too_little(training: &TrainingConfig, wild: bool) -> Vec<String> {
-    let rate = |change: &str, rate: f64| {
-        format!("a {change} training.optimiser.learning_rate, such as {rate:.0e}")
-    };
-    let now = training.optimiser.learning_rate;
-    let wider = "a larger network: wider or more network.widths".to_owned();
-    let mut advice = match wild {
-        true => vec![rate("lower", now / 10.0), wider],
-        false => vec![wider, rate("higher", 3.0 * now)],
-    };
-    if training.augmentation().is_some() {
-        advice.push("weaker [training.augmentation]".to_owned());
-    }
-    advice.push("labels that fit the images: look at some cases".to_owned());
-    advice
-}
-
-fn against_too_much(training: &TrainingConfig) -> Vec<String> {
-    let augmentation = match training.augmentation() {
-        None => "[training.augmentation] switched on",
-        Some(_) => "stronger [training.augmentation]",
-    };
-    let mut advice = vec![
-        "more training cases",
-        augmentation,
-        "network.dropout, such as 0.2, or a smaller network",
-    ];
-    if training.optimiser.weight_decay < 1e-3 {
-        advice.push("more training.optimiser.weight_decay");
-    }
-    advice.into_iter().map(str::to_owned).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ctseg_core::run::checkpoint::Ended;
 
     fn recipe() -> Recipe {
-        Recipe::named("1", &[]).unwrap()
+        recipe_with(&[])
+    }
+
+    fn recipe_with(set: &[&str]) -> Recipe {
+        let set: Vec<String> = set.iter().map(|s| (*s).to_owned()).collect();
+        Recipe::named("1", &set).unwrap()
     }
 
     /// Sixty epochs: validation Dice, training Dice, validation loss, training loss, each of x in (0, 1].
@@ -334,7 +154,7 @@ mod tests {
         }]);
         let found = diagnose("fold 0", &little, &recipe());
         assert_eq!(found.verdict, Verdict::FitsTooLittle);
-        assert!(found.try_next[0].contains("lower"), "{:?}", found.try_next);
+        assert!(found.try_next[0].contains("higher"), "{:?}", found.try_next);
         let modest = curves([&toward(0.0, 0.62), &toward(0.0, 0.65), &fall, &fall]);
         let found = diagnose("fold 0", &modest, &recipe());
         assert_eq!(found.verdict, Verdict::FitsTooLittle);
@@ -365,7 +185,11 @@ mod tests {
     fn without_watched_cases_the_losses_speak() {
         let without = |mut lines: Vec<EpochLine>| {
             lines.iter_mut().for_each(|line| line.training_dice = None);
-            diagnose("fold 0", &lines, &recipe())
+            diagnose(
+                "fold 0",
+                &lines,
+                &recipe_with(&["training.watched_cases=0"]),
+            )
         };
         let (up, fall) = (toward(0.1, 0.8), toward(1.0, 0.1));
         let healthy = without(curves([&up, &up, &fall, &fall]));
@@ -391,5 +215,93 @@ mod tests {
             found
         );
         assert_eq!(found[0].network, "fold 1");
+    }
+
+    /// So many epochs with this Dice on held-out and training cases, and a training loss of each epoch's place from 0 to 1.
+    fn lines(count: usize, dice: [f64; 2], loss: impl Fn(f64) -> f64) -> Vec<EpochLine> {
+        let of = |epoch: usize| EpochLine {
+            training_dice: Some(dice[1]),
+            loss: Some(loss(epoch as f64 / count as f64)),
+            validation_loss: Some(0.5),
+            ..history::line("fold 0", epoch, dice[0])
+        };
+        (1..=count).map(of).collect()
+    }
+
+    fn first(lines: &[EpochLine], set: &[&str]) -> String {
+        diagnose("fold 0", lines, &recipe_with(set))
+            .try_next
+            .swap_remove(0)
+    }
+
+    #[test]
+    fn a_rate_that_learns_nothing_is_not_called_too_high() {
+        let flat = lines(40, [0.0, 0.0], |_| 1.0);
+        let low = ["training.optimiser.learning_rate=1e-7"];
+        assert!(
+            first(&flat, &low).starts_with("a higher "),
+            "{}",
+            first(&flat, &low)
+        );
+        let high = ["training.optimiser.learning_rate=0.5"];
+        assert!(
+            first(&flat, &high).starts_with("a lower "),
+            "{}",
+            first(&flat, &high)
+        );
+        assert!(
+            first(&flat, &[]).starts_with("another "),
+            "{}",
+            first(&flat, &[])
+        );
+        // Slowly but surely.
+        let slow = lines(40, [0.3, 0.33], |x| 1.0 - 0.1 * x);
+        assert!(
+            first(&slow, &[]).starts_with("a higher "),
+            "{}",
+            first(&slow, &[])
+        );
+        let rising = lines(40, [0.0, 0.0], |x| 1.0 + x);
+        assert!(
+            first(&rising, &low).starts_with("a lower "),
+            "{}",
+            first(&rising, &low)
+        );
+    }
+
+    #[test]
+    fn what_is_set_already_is_not_advised() {
+        let gap = lines(40, [0.7, 0.97], |x| 1.0 - 0.9 * x);
+        let advice = |set: &[&str]| {
+            diagnose("fold 0", &gap, &recipe_with(set))
+                .try_next
+                .join("\n")
+        };
+        assert!(advice(&[]).contains("network.dropout"));
+        assert!(advice(&[]).contains("[training.augmentation] switched on"));
+        let set = ["network.dropout=0.3", "training.augmentation.enabled=true"];
+        assert!(!advice(&set).contains("dropout") && !advice(&set).contains("switched on"));
+        // Training cases are watched, but no such epoch is over.
+        let mut unwatched = gap.clone();
+        unwatched
+            .iter_mut()
+            .for_each(|line| line.training_dice = None);
+        let advice = |set: &[&str]| {
+            diagnose("fold 0", &unwatched, &recipe_with(set))
+                .try_next
+                .join("\n")
+        };
+        assert!(!advice(&[]).contains("watched_cases"), "{}", advice(&[]));
+        assert!(advice(&["training.watched_cases=0"]).contains("watched_cases"));
+        // Epochs that are left, or were cut off by the clock, are not asked for once more.
+        let mut short = lines(4, [0.2, 0.2], |x| 1.0 - x);
+        assert_eq!(
+            first(&short, &[]),
+            "wait: 4 of training.epochs = 40 are done"
+        );
+        short[3].ended = Some(Ended::TimeIsUp);
+        assert!(first(&short, &[]).starts_with("go on with 'ctseg fit --resume'"));
+        short[3].ended = Some(Ended::AllEpochsDone);
+        assert!(first(&short, &[]).starts_with("train longer"));
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::table::TrialRow;
 use crate::data::preprocessed_cache::CaseStore;
 use ctseg_base::atomic_file::write_bytes_atomically;
+use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::content::DatasetContent;
 use ctseg_core::dataset::{Dataset, Reading};
@@ -91,7 +92,7 @@ impl SweepSettings {
     /// The settings of the sweep in `folder`.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(FILE);
-        let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "read"))?;
+        let text = read_text(&path).map_err(Error::io(&path, "read"))?;
         toml::from_str(&text).map_err(|error| Error::file(&path, one_line(&error)))
     }
 

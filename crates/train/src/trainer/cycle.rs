@@ -213,8 +213,8 @@ impl OneEpoch<'_> {
     /// Whether training cases are measured after epoch `epoch` (from 1 on): where curves bend most, now and then, and at
     /// the end.
     fn is_watched(&self, epoch: usize) -> bool {
-        let last = self.job.source.recipe.training.epochs;
-        epoch <= 5 || epoch.is_multiple_of(5) || epoch == last
+        let training = &self.job.source.recipe.training;
+        epoch <= 5 || epoch.is_multiple_of(training.watch_every) || epoch == training.epochs
     }
 
     /// The training cases that are measured as the held-out ones.
@@ -246,7 +246,7 @@ fn epoch_line(
 ) -> String {
     let value = |value: Option<f64>| or_undefined(value, 4);
     format!(
-        "{}: epoch {:>3}/{}  loss {}  validation Dice {}{} IoU {} loss {}  rate {:.1e}  {:.0} {}/s ({:.0} % waiting for data)",
+        "{}: epoch {:>3}/{}  loss {}  validation Dice {}{} IoU {} accuracy {} loss {}  rate {:.1e}  {:.0} {}/s ({:.0} % waiting for data)",
         epoch.job.name,
         epoch.number + 1,
         epoch.job.source.recipe.training.epochs,
@@ -254,6 +254,7 @@ fn epoch_line(
         value(validation.dice),
         if is_best { " (best)" } else { "" },
         value(validation.iou),
+        value(validation.accuracy),
         value(validation.loss),
         epoch.rate,
         outcome.slices_per_second,

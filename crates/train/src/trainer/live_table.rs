@@ -63,6 +63,8 @@ mod tests {
             precision_per_map: dice.clone(),
             recall: None,
             recall_per_map: dice,
+            accuracy: None,
+            accuracy_per_map: Vec::new(),
             loss: None,
         };
         let text = standings("fold 0", 7, &names, &validation);

@@ -102,6 +102,7 @@ fn summed_up(scores: &[CaseScore], maps: usize) -> Validation {
     let recall = mean(&recall_per_map);
     // Where no case holds a structure, there is nothing to overlap with: what is predicted all the same is no 0.
     let overlap = |values: &[Option<f64>]| recall.and(mean(values));
+    let accuracy_per_map = per_map(Overlap::accuracy);
     Validation {
         dice: overlap(&dice_per_map),
         dice_per_map,
@@ -111,6 +112,8 @@ fn summed_up(scores: &[CaseScore], maps: usize) -> Validation {
         precision_per_map,
         recall,
         recall_per_map,
+        accuracy: mean(&accuracy_per_map),
+        accuracy_per_map,
         loss: Summary::of(scores.iter().map(|score| Some(score.loss))).mean,
     }
 }

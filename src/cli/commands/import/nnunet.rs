@@ -63,6 +63,10 @@ pub fn run(args: &NnunetArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         .first()
         .ok_or_else(|| Error::usage("no device to try the weights on"))?;
     let imported = import_model(&args.source, &args.output, &options, compute)?;
+    let observer = settings.observer();
+    for note in &imported.notes {
+        observer.warn(note);
+    }
     if settings.json {
         print_out(&format!("{:#}\n", as_json(args, &imported)));
     } else {
@@ -155,5 +159,6 @@ fn as_json(args: &NnunetArgs, imported: &Imported) -> serde_json::Value {
         "model": args.output,
         "stages": stages.collect::<Vec<_>>(),
         "structures": structures.collect::<serde_json::Map<_, _>>(),
+        "notes": imported.notes,
     })
 }

@@ -1,13 +1,16 @@
 //! `ctseg inspect`: what a volume, dataset, recipe or model holds.
 
+mod channels;
 mod dataset;
 mod label_map;
 mod layer_table;
 mod multi_part;
 mod run;
 mod torch_checkpoint;
+mod volume_text;
 
 pub(crate) use layer_table::layer_table;
+use volume_text::{header_text, histogram};
 
 use std::path::{Path, PathBuf};
 
@@ -19,6 +22,7 @@ use crate::cli::fingerprint;
 use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
 use crate::cli::settings::Settings;
+use ctseg_base::text::file::read_text;
 use ctseg_base::text::table::{or_undefined, table};
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
@@ -32,14 +36,16 @@ use ctseg_core::recipe::output_maps::output_maps;
 use ctseg_engine::device::{Compute, DeviceChoice};
 use ctseg_engine::precision::PrecisionChoice;
 use ctseg_engine::weights::read_tensors;
-use ctseg_image::formats::{VolumeImage, is_volume_name, read_label_names, read_volume};
+use ctseg_image::formats::{
+    VolumeImage, is_volume_name, is_volume_or_foreign, read_label_names, read_volume,
+};
 use ctseg_image::labels::postprocess::Step;
-use ctseg_image::nifti::NiftiHeader;
+use ctseg_image::nifti::{NiftiHeader, read_channels};
 use ctseg_image::statistics::hounsfield::Suspicion;
 
 #[derive(Args)]
 pub struct InspectArgs {
-    /// A volume (.nii, .nii.gz), a dataset folder or descriptor, a recipe (.toml or its name), a model
+    /// A volume (.nii, .nii.gz; with several channels, or probabilities, each of them), a dataset folder or descriptor, a recipe (.toml or its name), a model
     /// folder, a run folder, or weights (.safetensors, or .pth of PyTorch)
     what: PathBuf,
     /// Folder that a descriptor's paths are relative to
@@ -88,7 +94,9 @@ fn inspected(what: &Path, data_root: Option<&Path>, reading: Reading) -> Result<
             .is_some_and(|e| e.eq_ignore_ascii_case(wanted))
     };
     if is_volume_name(what) && !what.is_dir() {
-        volume(what, reading)
+        volume_or_channels(what, reading)
+    } else if extension("npy") {
+        channels::array(what)
     } else if what.join("model.toml").exists() {
         model(what)
     } else if PartedModel::is_at(what) {
@@ -111,7 +119,7 @@ fn inspected(what: &Path, data_root: Option<&Path>, reading: Reading) -> Result<
             )),
             Err(error) => {
                 let looks_like_recipe =
-                    std::fs::read_to_string(what).is_ok_and(|text| text.contains("[network]"));
+                    read_text(what).is_ok_and(|text| text.contains("[network]"));
                 if looks_like_recipe {
                     Err(error)
                 } else {
@@ -119,8 +127,20 @@ fn inspected(what: &Path, data_root: Option<&Path>, reading: Reading) -> Result<
                 }
             }
         }
+    } else if extension("hdr") || extension("img") || is_volume_or_foreign(what) {
+        volume_or_channels(what, reading)
     } else {
         Ok(dataset::described(&Dataset::open(what)?))
+    }
+}
+
+fn volume_or_channels(path: &Path, reading: Reading) -> Result<(String, Value)> {
+    // What is wrong with a file is said by the error of one volume.
+    match read_channels(path) {
+        Ok((_, count)) if count > 1 || channels::are_probabilities(path) => {
+            channels::described(path, count)
+        }
+        _ => volume(path, reading),
     }
 }
 
@@ -131,33 +151,12 @@ fn volume(path: &Path, reading: Reading) -> Result<(String, Value)> {
     let labels = label_map::labels_of(&image, &names);
     warn_of_values(&mut image, labels.is_some());
     let nifti = image.header.native::<NiftiHeader>();
-    let qform = nifti.map(NiftiHeader::qform_code);
-    let sform = nifti.map(NiftiHeader::sform_code);
-    let codes = qform.zip(sform);
-    let codes = codes.map(|(q, s)| format!(", qform code {q}, sform code {s}"));
-    let codes = codes.unwrap_or_default();
+    let [qform, sform] =
+        [NiftiHeader::qform_code, NiftiHeader::sform_code].map(|code| nifti.map(code));
     let grid = image.volume.grid;
     let (edges, counts) = histogram(image.volume.data.iter().copied());
     let spacing = grid.spacing_mm();
-    let mut text = format!(
-        "{}\n  shape        {:?} voxels (x, y, z)\n  spacing      {:.4} × {:.4} × {:.4} mm\n  orientation  {}\n  voxels       {}{codes}\n",
-        path.display(),
-        grid.shape,
-        spacing[0],
-        spacing[1],
-        spacing[2],
-        grid.orientation(),
-        image.header.voxel_type.name(),
-    );
-    for row in grid.affine {
-        text += &format!(
-            "  affine       {:>12.5} {:>12.5} {:>12.5} {:>12.4}\n",
-            row[0], row[1], row[2], row[3]
-        );
-    }
-    for warning in &image.header.warnings {
-        text += &format!("  warning      {warning}\n");
-    }
+    let mut text = header_text(path, &image.header, "");
     let (shown, labels) = match &labels {
         Some(labels) => {
             let (shown, values) = label_map::described(labels, &names, grid.voxel_volume_ml());
@@ -201,19 +200,6 @@ fn warn_of_values(image: &mut VolumeImage, is_label_map: bool) {
     let suspicion = Suspicion::of(image.volume.data.view(), None).filter(|_| !is_label_map);
     let warning = suspicion.map(|suspicion| suspicion.sentence());
     image.header.warnings.extend(warning);
-}
-
-/// Counts below, between and above edges that follow the tissues of CT.
-fn histogram(values: impl Iterator<Item = f32>) -> (Vec<f32>, Vec<u64>) {
-    let edges = vec![
-        -1000.0, -900.0, -700.0, -300.0, -150.0, -50.0, 0.0, 50.0, 100.0, 200.0, 400.0, 1000.0,
-        2000.0,
-    ];
-    let mut counts = vec![0; edges.len() + 1];
-    for value in values.filter(|value| value.is_finite()) {
-        counts[edges.partition_point(|edge| *edge <= value)] += 1;
-    }
-    (edges, counts)
 }
 
 fn model(path: &Path) -> Result<(String, Value)> {
@@ -276,7 +262,7 @@ fn recipe(recipe: &Recipe) -> Result<(String, Value)> {
 fn recipe_with(recipe: &Recipe, outputs: usize) -> Result<(String, Value)> {
     let input = cost::input_of(recipe);
     let found = recipe.network.cost(recipe.channels(), outputs, input)?;
-    let text = format!(
+    let mut text = format!(
         "recipe {} (stage {}): {} on {:?} mm, {}, {}, sides (z, y, x) multiples of {:?}, loss {}\nintensities: {}\n{}\n{}",
         recipe.name,
         recipe.stage,
@@ -290,11 +276,16 @@ fn recipe_with(recipe: &Recipe, outputs: usize) -> Result<(String, Value)> {
         recipe.training.described_patches(),
         cost::as_text(&found, recipe.training.batch_size),
     );
+    let warnings = recipe.without_effect();
+    for warning in &warnings {
+        text += &format!("warning: {warning}\n");
+    }
     Ok((
         text,
         json!({
             "kind": "recipe", "recipe": recipe, "input": input, "cost": found,
             "training_bytes": cost::training_bytes(&found, recipe.training.batch_size),
+            "warnings": warnings,
         }),
     ))
 }
@@ -302,18 +293,4 @@ fn recipe_with(recipe: &Recipe, outputs: usize) -> Result<(String, Value)> {
 /// An engine to look at weights with; no GPU is begun for that.
 fn lightly() -> Result<Compute> {
     Compute::open(DeviceChoice::cpu(), PrecisionChoice::Auto, 1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_finite_value_is_counted_once() {
-        let (edges, counts) =
-            histogram([-2000.0, -1000.0, 0.0, 49.9, 2000.0, 5000.0, f32::NAN].into_iter());
-        assert_eq!(counts.iter().sum::<u64>(), 6);
-        assert_eq!((counts[0], counts[edges.len()]), (1, 2));
-        assert_eq!(counts[edges.iter().position(|e| *e == 0.0).unwrap() + 1], 2);
-    }
 }

@@ -6,15 +6,16 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result};
 
-/// The keys of both formats that matter here; others are ignored, as both programs do.
+/// The keys of both formats that matter here; others are ignored, as both programs do. A text that is none says nothing.
 #[derive(Debug, Deserialize)]
 pub(super) struct DatasetJson {
-    pub name: Option<String>,
-    pub description: Option<String>,
-    pub licence: Option<String>,
-    pub license: Option<String>,
+    pub name: Option<Value>,
+    pub description: Option<Value>,
+    pub licence: Option<Value>,
+    pub license: Option<Value>,
     pub labels: Option<Map<String, Value>>,
     // nnU-Net v2
     pub channel_names: Option<Map<String, Value>>,
@@ -48,9 +49,23 @@ pub(super) enum TestEntry {
     },
 }
 
+impl DatasetJson {
+    /// Whether it is nnU-Net's, unless it lists training cases.
+    pub fn is_nnunet(&self) -> bool {
+        self.channel_names.is_some() || self.file_ending.is_some()
+    }
+
+    /// The Decathlon's list of training cases. nnU-Net ignores it, and some programs write an empty one.
+    pub fn take_training(&mut self) -> Option<Vec<TrainingPair>> {
+        let is_nnunet = self.is_nnunet();
+        let training = self.training.take();
+        training.filter(|list| !list.is_empty() || !is_nnunet)
+    }
+}
+
 /// Reads a `dataset.json`.
 pub(super) fn read(json: &Path) -> Result<DatasetJson> {
-    let text = std::fs::read_to_string(json).map_err(Error::io(json, "read"))?;
+    let text = read_text(json).map_err(Error::io(json, "read"))?;
     serde_json::from_str(&text)
         .map_err(|error| Error::file(json, format!("not a dataset.json: {error}")))
 }

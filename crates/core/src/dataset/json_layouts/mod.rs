@@ -29,7 +29,7 @@ pub(super) fn images(
     folders: &[PathBuf],
 ) -> Result<Option<(Layout, Option<Vec<PathBuf>>)>> {
     let mut content = read(json)?;
-    if let Some(training) = content.training.take() {
+    if let Some(training) = content.take_training() {
         one_channel(
             json,
             "modality",
@@ -40,7 +40,7 @@ pub(super) fn images(
         let files = found.cases.into_iter().map(|case| case.image).collect();
         return Ok(Some((Layout::Decathlon, Some(files))));
     }
-    if content.channel_names.is_none() && content.file_ending.is_none() {
+    if !content.is_nnunet() {
         return Ok(None);
     }
     let ct = ct_channel(json, content.channel_names.as_ref())?;
@@ -96,11 +96,11 @@ pub(super) fn open(root: &Path, json: &Path, accept: Accept) -> Result<Dataset> 
     let channels = content.channel_names.as_ref().or(content.modality.as_ref());
     let channel = channels.and_then(|names| names.get("0")?.as_str());
     let channel = channel.map(str::to_owned);
-    let (layout, found, test) = if let Some(training) = content.training.take() {
+    let (layout, found, test) = if let Some(training) = content.take_training() {
         one_channel(json, "modality", content.modality.as_ref(), accept)?;
         let (found, test) = decathlon_cases(root, json, &content, training, structures)?;
         (Layout::Decathlon, found, test)
-    } else if content.channel_names.is_some() || content.file_ending.is_some() {
+    } else if content.is_nnunet() {
         one_channel(
             json,
             "channel_names",
@@ -117,11 +117,12 @@ pub(super) fn open(root: &Path, json: &Path, accept: Accept) -> Result<Dataset> 
         ));
     };
     let mut dataset = of_folder(root, layout, found);
-    if let Some(name) = content.name {
+    let text = |value: Option<Value>| Some(value?.as_str()?.to_owned());
+    if let Some(name) = text(content.name) {
         dataset.name = name;
     }
-    dataset.description = content.description;
-    dataset.licence = content.licence.or(content.license);
+    dataset.description = text(content.description);
+    dataset.licence = text(content.licence).or_else(|| text(content.license));
     dataset.test = test;
     dataset.ignore = ignore;
     dataset.channel = channel;
@@ -196,8 +197,14 @@ fn structures_of(
 /// Name and value of one label.
 fn label_of<'a>(json: &Path, key: &'a str, value: &'a Value) -> Result<(&'a str, u16)> {
     let (name, number) = match value {
-        Value::String(name) => (name.as_str(), key.parse().ok()),
-        Value::Number(number) => (key, number.as_u64()),
+        Value::String(text) => match key.parse() {
+            Ok(number) => (text.as_str(), Some(number)),
+            Err(_) => (key, text.trim().parse().ok()),
+        },
+        Value::Number(number) => {
+            let whole = |n: &f64| *n >= 0.0 && n.fract() == 0.0;
+            (key, number.as_f64().filter(whole).map(|n| n as u64))
+        }
         Value::Array(_) => {
             return Err(Error::file(
                 json,
@@ -240,7 +247,8 @@ fn nnunet_cases(
     structures: Vec<Structure>,
     accept: Accept,
 ) -> Result<(Found, Vec<String>)> {
-    let ending = content.file_ending.as_deref().unwrap_or(".nii.gz");
+    let ending = content.file_ending.as_deref().unwrap_or("nii.gz");
+    let ending = &format!(".{}", ending.trim_start_matches('.'));
     if case_name(Path::new(&format!("case{ending}"))).as_deref() != Some("case") {
         return Err(Error::file(
             json,

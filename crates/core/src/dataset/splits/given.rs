@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use ctseg_base::atomic_file::write_bytes_atomically;
+use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result};
 
 /// nnU-Net's folds, in the dataset's folder or in that of its preprocessed cases.
@@ -49,8 +50,8 @@ impl GivenSplits {
     }
 
     pub(super) fn read(file: PathBuf) -> Result<Self> {
-        let text = std::fs::read_to_string(&file).map_err(Error::io(&file, "read"))?;
-        let folds = serde_json::from_str(text.trim_start_matches('\u{feff}')).map_err(|error| {
+        let text = read_text(&file).map_err(Error::io(&file, "read"))?;
+        let folds = serde_json::from_str(&text).map_err(|error| {
             Error::file(
                 &file,
                 format!(

@@ -179,3 +179,16 @@ fn of_datasets_only_the_images_are_inputs_and_that_is_said() {
     let error = error.unwrap_err().to_string();
     assert!(error.contains("channel_names lists 2 channels"), "{error}");
 }
+
+#[test]
+fn a_folder_of_other_kinds_is_told_by_them() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("x.nrrd"), "NRRD0004\n").unwrap();
+    let argument = [folder.path().into()];
+    let error = expand_inputs(&argument, Path::new("out"), None).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("; x.nrrd is an NRRD image: convert it"),
+        "{error}"
+    );
+}

@@ -308,3 +308,53 @@ fn lists_of_nnunet_version_1_lack_the_channel_number() {
     write_text(&root.join("dataset.json"), &two);
     assert!(refusal(root).contains("modality lists 2 channels"));
 }
+
+#[test]
+fn dataset_json_as_people_and_windows_programs_write_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    for case in ["a", "b"] {
+        write_image(&root.join(format!("imagesTr/{case}_0000.nii.gz")));
+        write_map(&root.join(format!("labelsTr/{case}.nii.gz")), &[1]);
+    }
+    let of = |labels: &str, more: &str| {
+        format!(
+            "{{\r\n\"channel_names\": {{\"0\": \"CT\"}}, \"labels\": {labels}, \"file_ending\": \".nii.gz\"{more}}}"
+        )
+    };
+    let plain = of(r#"{"background": 0, "thing": 1}"#, "");
+    let utf16: Vec<u8> = plain.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let texts = [
+        plain.clone().into_bytes(),
+        [b"\xef\xbb\xbf", plain.as_bytes()].concat(),
+        [b"\xff\xfe".as_slice(), &utf16].concat(),
+        of(r#"{"Background": 0, "thing": 1.0}"#, "").into_bytes(),
+        of(r#"{"background": "0", "thing": "1"}"#, "").into_bytes(),
+        of(
+            r#"{"0": "background", "1": "thing"}"#,
+            r#", "training": []"#,
+        )
+        .into_bytes(),
+        of(
+            r#"{"thing": 1}"#,
+            r#", "name": null, "release": 1.0, "description": ["a"]"#,
+        )
+        .into_bytes(),
+        plain.replace(".nii.gz", "nii.gz").into_bytes(),
+    ];
+    for text in texts {
+        fs::write(root.join("dataset.json"), &text).unwrap();
+        let dataset = Dataset::open(root).unwrap();
+        assert_eq!(ids(&dataset), ["a", "b"], "{}", text.escape_ascii());
+        assert_eq!(names(&dataset), [(1, "thing")]);
+        assert_eq!(dataset.layout, Layout::NnUnet);
+        let (_, channels) = Dataset::open_channels(root, None, &[]).unwrap();
+        assert_eq!(channels.names, ["CT"]);
+    }
+    let descriptor = "\u{feff}name = \"x\"\r\nimages = \"imagesTr/*_0000.nii.gz\"\r\nlabels = \"labelsTr/{case}.nii.gz\"\r\n[structures]\r\nthing = 1\r\n";
+    write_text(&root.join("x.toml"), descriptor);
+    assert_eq!(
+        ids(&Dataset::open(&root.join("x.toml")).unwrap()),
+        ["a", "b"]
+    );
+}

@@ -1,0 +1,214 @@
+//! What a recipe asks for and does not get.
+
+use super::{JitterConfig, PlateauConfig, Recipe, Region, Schedule, SlidingConfig};
+use ctseg_augment::FlipAxis;
+use ctseg_engine::optim::{OptimiserConfig, OptimiserKind};
+
+/// Levels of a network from which on a coarser one gives logits of its own: the bottleneck and the level above it do not.
+const FEWEST_SUPERVISED_LEVELS: usize = 4;
+
+impl Recipe {
+    /// What of the recipe changes nothing, a line each that says why.
+    pub fn without_effect(&self) -> Vec<String> {
+        let mut lines = self.network_without_effect();
+        lines.extend(self.training_without_effect());
+        lines.extend(self.region_without_effect());
+        lines
+    }
+
+    fn network_without_effect(&self) -> Vec<String> {
+        let (network, training) = (self.network.config(), &self.training);
+        let levels = network.widths.len();
+        let mut lines = Vec::new();
+        if network.deep_supervision && levels < FEWEST_SUPERVISED_LEVELS {
+            lines.push(format!(
+                "network.deep_supervision has no effect: it needs {FEWEST_SUPERVISED_LEVELS} levels or more, and network.widths has {levels}"
+            ));
+        }
+        let frozen = training.freeze_encoder_levels;
+        if frozen > levels {
+            lines.push(format!(
+                "training.freeze_encoder_levels = {frozen} freezes all {levels} levels that network.widths has"
+            ));
+        }
+        if let Some(epoch) = training.unfreeze_epoch
+            && epoch >= training.epochs
+        {
+            lines.push(format!(
+                "training.unfreeze_epoch = {epoch} is not reached: training.epochs is {}, and what is frozen stays so",
+                training.epochs
+            ));
+        }
+        lines
+    }
+
+    fn training_without_effect(&self) -> Vec<String> {
+        let (training, usual) = (&self.training, OptimiserConfig::default());
+        let optimiser = &training.optimiser;
+        let kind = optimiser.kind;
+        let is_adam = matches!(kind, OptimiserKind::Adam | OptimiserKind::AdamW);
+        let momentum = optimiser.momentum != usual.momentum || optimiser.nesterov != usual.nesterov;
+        let mirrored = training.flips(FlipAxis::X);
+        let paired = training
+            .augmentation()
+            .is_some_and(|a| !a.mirror_pairs.is_empty());
+        let kinds = kind.name();
+        let checks = [
+            (
+                training.schedule != Schedule::Plateau
+                    && training.plateau != PlateauConfig::default(),
+                "training.plateau has no effect: it is of training.schedule = \"plateau\""
+                    .to_owned(),
+            ),
+            (
+                momentum && kind != OptimiserKind::Sgd,
+                format!(
+                    "training.optimiser.momentum and nesterov have no effect: they are of sgd, not of {kinds}"
+                ),
+            ),
+            (
+                optimiser.betas != usual.betas && !is_adam,
+                format!(
+                    "training.optimiser.betas have no effect: they are of adam and adamw, not of {kinds}"
+                ),
+            ),
+            (
+                optimiser.eps != usual.eps && kind == OptimiserKind::Sgd,
+                "training.optimiser.eps has no effect: sgd has none".to_owned(),
+            ),
+            (
+                paired && !mirrored,
+                "training.augmentation.mirror_pairs has no effect: flip_axes does not hold \"x\""
+                    .to_owned(),
+            ),
+        ];
+        holding(checks)
+    }
+
+    fn region_without_effect(&self) -> Vec<String> {
+        let whole = self.region == Region::Whole;
+        holding([
+            (
+                whole && self.jitter != JitterConfig::default(),
+                "jitter has no effect: region is \"whole\"".to_owned(),
+            ),
+            (
+                !whole && !self.prior && self.jitter.drop_prior > 0.0,
+                "jitter.drop_prior has no effect: prior is false".to_owned(),
+            ),
+            (
+                !self.by_patches() && self.sliding != SlidingConfig::default(),
+                "sliding has no effect: a network on slices sees them whole".to_owned(),
+            ),
+        ])
+    }
+}
+
+fn holding<const N: usize>(checks: [(bool, String); N]) -> Vec<String> {
+    let holding = checks.into_iter().filter(|(holds, _)| *holds);
+    holding.map(|(_, line)| line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(stage: &str, set: &[&str]) -> Vec<String> {
+        let set: Vec<String> = set.iter().map(|s| (*s).to_owned()).collect();
+        Recipe::named(stage, &set).unwrap().without_effect()
+    }
+
+    fn said(cases: &[(&str, Vec<&str>, &str)]) {
+        for (stage, set, expected) in cases {
+            let found = lines(stage, set);
+            assert!(found.len() == 1 && found[0].contains(expected), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_network_cannot_give_is_said() {
+        said(&[
+            (
+                "refine",
+                vec![
+                    "network.deep_supervision=true",
+                    "network.widths=[8, 16, 32]",
+                ],
+                "network.deep_supervision has no effect: it needs 4 levels or more, and network.widths has 3",
+            ),
+            (
+                "refine",
+                vec!["training.freeze_encoder_levels=9"],
+                "training.freeze_encoder_levels = 9 freezes all 4 levels",
+            ),
+            (
+                "refine",
+                vec![
+                    "training.freeze_encoder_levels=2",
+                    "training.unfreeze_epoch=60",
+                ],
+                "training.unfreeze_epoch = 60 is not reached: training.epochs is 60",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn settings_of_something_else_are_said() {
+        said(&[
+            (
+                "refine",
+                vec!["training.plateau.patience=2"],
+                "training.plateau has no effect",
+            ),
+            (
+                "refine",
+                vec!["training.optimiser.momentum=0.9"],
+                "they are of sgd, not of adam",
+            ),
+            (
+                "nnunet-2d",
+                vec!["training.optimiser.betas=[0.5, 0.9]"],
+                "not of sgd",
+            ),
+            (
+                "refine",
+                vec![
+                    "training.augmentation.flip_axes=['y']",
+                    "training.augmentation.mirror_pairs=[['a', 'b']]",
+                ],
+                "flip_axes does not hold \"x\"",
+            ),
+            (
+                "single",
+                vec!["jitter.shift_mm=4"],
+                "jitter has no effect: region is \"whole\"",
+            ),
+            (
+                "refine2_5d",
+                vec!["sliding.step=0.7"],
+                "sliding has no effect",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn the_recipes_of_the_binary_get_all_that_they_ask_for() {
+        for stage in [
+            "coarse",
+            "refine",
+            "refine2_5d",
+            "single",
+            "resenc",
+            "slices",
+            "demo-coarse",
+            "demo-refine",
+            "nnunet-2d",
+            "nnunet-3d_fullres",
+            "nnunet-resenc",
+        ] {
+            assert_eq!(lines(stage, &[]), [""; 0], "{stage}");
+        }
+        let deep = ["network.deep_supervision=true"];
+        assert_eq!(lines("refine", &deep), [""; 0]);
+    }
+}
