@@ -24,6 +24,10 @@ fn missing_files_of_a_dataset_are_listed_and_fail_it() {
     let value: Value =
         serde_json::from_slice(&run(folder, &["--json", "inspect", "data"], 3).stdout).unwrap();
     assert_eq!(value["missing"].as_array().unwrap().len(), 1, "{value:#}");
+    // A descriptor of images alone lacks nothing.
+    let images = "name = \"x\"\nimages = \"images/*.nii.gz\"\n[structures]\na = 1\n";
+    fs::write(folder.join("data/images.toml"), images).unwrap();
+    run(folder, &["inspect", "data/images.toml"], 0);
     // A single case is one.
     dataset(&folder.join("one"), 1, false);
     let printed = stdout(&run(folder, &["inspect", "one"], 0));

@@ -129,6 +129,7 @@ fn the_axes_that_a_model_was_trained_mirrored_along_go_along() {
         "network.downsampling=stride",
         "training.patch_size=[16, 16, 16]",
         "network.widths=[4, 6]",
+        "training.augmentation.enabled=true",
     ];
     let axes = |name: &str, flips: &str, structures: [&str; 2]| {
         let flips = format!("training.augmentation.flip_axes={flips}");

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::content::{CaseContent, image_sha256, labels_sha256};
 use super::problem::{CaseNote, CaseProblem, CheckDepth};
-use super::structures::{count_values, overlay};
+use super::structures::count_values;
 use super::{Case, Dataset, LabelSource};
 use ctseg_base::Error;
 use ctseg_base::text::words::{counted, listed};
@@ -221,7 +221,7 @@ impl<'a> CaseCheck<'a> {
             }
             let labels = merged.get_or_insert_with(|| LabelMap::empty(mask.grid));
             if labels.grid.shape == mask.grid.shape {
-                overlapping += overlay(labels, &mask, *value);
+                overlapping += labels.overlay(&mask, *value).values().sum::<usize>();
             }
         }
         if overlapping > 0 {

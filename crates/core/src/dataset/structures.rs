@@ -102,21 +102,6 @@ fn named(values: &BTreeSet<u16>, names: &BTreeMap<u16, BTreeSet<String>>) -> Vec
         .collect()
 }
 
-/// Marks with `value` every voxel where `mask` is not 0; returns how many had another label before.
-/// Both must have one shape.
-pub(super) fn overlay(labels: &mut LabelMap, mask: &LabelMap, value: u16) -> usize {
-    let mut overlapping = 0;
-    ndarray::Zip::from(&mut labels.data)
-        .and(&mask.data)
-        .for_each(|label, mask| {
-            if *mask != 0 {
-                overlapping += usize::from(*label != 0);
-                *label = value;
-            }
-        });
-    overlapping
-}
-
 /// Reads binary masks one after the other into one label map; where they overlap, the later wins.
 pub(super) fn merge_masks(
     files: &[(u16, PathBuf)],
@@ -131,7 +116,7 @@ pub(super) fn merge_masks(
             .grid_tolerance
             .placed(mask, &labels.grid, "first mask");
         let (mask, _) = placed.map_err(|problem| Error::file(path, problem))?;
-        overlay(labels, &mask, *value);
+        labels.overlay(&mask, *value);
     }
     merged.ok_or_else(|| Error::invalid("a case has no masks; expected one file per structure"))
 }

@@ -60,15 +60,7 @@ fn of_masks(label_map: &Path) -> Result<LabelMap> {
                 "lies on another grid than the case's other masks",
             ));
         }
-        let mut overlapping = 0;
-        ndarray::Zip::from(&mut labels.data)
-            .and(&mask.data)
-            .for_each(|label, mask| {
-                if *mask != 0 {
-                    overlapping += usize::from(*label != 0);
-                    *label = *value;
-                }
-            });
+        let overlapping: usize = labels.overlay(&mask, *value).values().sum();
         if overlapping > 0 {
             return Err(Error::file(
                 &path,

@@ -1,5 +1,7 @@
 //! Arrays that know where they lie in space.
 
+use std::collections::BTreeMap;
+
 use ndarray::Array3;
 
 use super::{Grid, VoxelBox};
@@ -30,6 +32,25 @@ impl LabelMap {
     pub fn empty(grid: Grid) -> Self {
         let data = Array3::zeros(grid.shape_zyx());
         Self { grid, data }
+    }
+
+    /// Labels every voxel where `mask` is not 0 as `value`; how many had another label before, by that label.
+    ///
+    /// # Panics
+    /// The shapes differ.
+    pub fn overlay(&mut self, mask: &LabelMap, value: u16) -> BTreeMap<u16, usize> {
+        let mut overlapping = BTreeMap::new();
+        ndarray::Zip::from(&mut self.data)
+            .and(&mask.data)
+            .for_each(|label, mask| {
+                if *mask != 0 {
+                    if *label != 0 {
+                        *overlapping.entry(*label).or_insert(0) += 1;
+                    }
+                    *label = value;
+                }
+            });
+        overlapping
     }
 
     /// The smallest box around all voxels for which `wanted` holds; `None` if there are none.

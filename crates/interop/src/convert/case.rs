@@ -226,7 +226,9 @@ impl<'a> Checks<'a> {
             }
             let labels = merged.get_or_insert_with(|| LabelMap::empty(mask.grid));
             if labels.grid.shape == mask.grid.shape {
-                overlay(labels, &mask, *value, &mut overlaps);
+                for (label, voxels) in labels.overlay(&mask, *value) {
+                    *overlaps.entry((label, *value)).or_insert(0) += voxels;
+                }
             }
         }
         self.overlapping(files, &overlaps, found);
@@ -386,25 +388,6 @@ fn as_written(header: NiftiHeader, notes: &mut Vec<String>) -> NiftiHeader {
     };
     notes.push(note.to_owned());
     header
-}
-
-/// Marks with `value` what `mask` holds, and counts what had another label before.
-fn overlay(
-    labels: &mut LabelMap,
-    mask: &LabelMap,
-    value: u16,
-    overlaps: &mut BTreeMap<(u16, u16), usize>,
-) {
-    ndarray::Zip::from(&mut labels.data)
-        .and(&mask.data)
-        .for_each(|label, mask| {
-            if *mask != 0 {
-                if *label != 0 {
-                    *overlaps.entry((*label, value)).or_insert(0) += 1;
-                }
-                *label = value;
-            }
-        });
 }
 
 /// A file of nnU-Net's for a channel behind the last.

@@ -122,7 +122,7 @@ fn led(
         run.path().display()
     ));
     notes.iter().for_each(|note| observer.say(note));
-    warn_of_device(job, &began, observer);
+    warn_of_no_effect(job, &began, observer);
     let trackers = Trackers::new(&run, job.trackers, observer);
     trackers.begun(&run.identity())?;
     let telling = Telling {
@@ -146,13 +146,16 @@ fn led(
     })
 }
 
-/// Says what the device changes in the run that `began` tells of.
-fn warn_of_device(job: &FitJob, began: &RunSettings, observer: &dyn Observer) {
+/// Says which settings change nothing, and that the device is not the one that the run `began` on.
+fn warn_of_no_effect(job: &FitJob, began: &RunSettings, observer: &dyn Observer) {
     if began.engine != job.compute.to_string() {
         observer.warn(&format!(
             "this run began on '{}'; its weights will not be those of an uninterrupted one",
             began.engine
         ));
+    }
+    for line in job.recipe.without_effect() {
+        observer.warn(&line);
     }
     let training = &job.recipe.training;
     if !job.compute.choice.is_libtorch() && (training.recompute || training.micro_batches > 1) {

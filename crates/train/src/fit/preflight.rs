@@ -74,6 +74,9 @@ pub(super) fn checked(job: &FitJob, observer: &dyn Observer) -> Result<Ready> {
     let data = match &job.trial {
         Some(trial) => trial.data.clone(),
         None => {
+            if job.resume.is_none() {
+                known_before_reading(job)?;
+            }
             Bundle::check_target(&job.model, recipe.stage, &job.dataset.structures)?;
             let content = check_dataset(&job.dataset, job.stop, observer)?;
             let data = CheckedData {
@@ -94,6 +97,21 @@ pub(super) fn checked(job: &FitJob, observer: &dyn Observer) -> Result<Ready> {
         check_beginning(job)?;
     }
     open_run(job, (data, stage1_sha256), observer)
+}
+
+/// What can be said before any voxel is read.
+///
+/// # Errors
+/// The recipe needs a stage 1 and the model has none; there are too few patients for the folds.
+fn known_before_reading(job: &FitJob) -> Result<()> {
+    let recipe = &job.recipe;
+    if recipe.region != Region::Whole {
+        Bundle::open(&job.model)?.needed_stage(1)?;
+    }
+    for fold in recipe.trained_folds() {
+        job.dataset.split(recipe.folds, fold, job.seed)?;
+    }
+    Ok(())
 }
 
 /// The checksum of the model's stage 1, where the recipe needs one.

@@ -63,7 +63,8 @@ pub struct FitArgs {
     /// Train this fold only, or all of them
     #[arg(long, value_name = "all|K", value_parser = parse_fold)]
     pub(super) fold: Option<FoldChoice>,
-    /// Largest number of epochs per fold; with --resume the run goes on to this number, its schedule computed for it
+    /// Largest number of epochs per fold; where it is more than the recipe's, early stopping waits longer in proportion.
+    /// With --resume, the run goes on to this number, and its schedule is computed for it
     #[arg(long)]
     epochs: Option<usize>,
     /// Time for the whole training, such as 90s, 20m, 1h30m

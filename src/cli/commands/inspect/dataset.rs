@@ -11,7 +11,7 @@ use crate::cli::settings::Settings;
 use crate::cli::signals::stop_on_signals;
 use ctseg_base::text::table::table;
 use ctseg_base::text::words::counted;
-use ctseg_core::dataset::{Case, Dataset, LabelSource, Reading};
+use ctseg_core::dataset::{Case, Dataset, LabelSource, Layout, Reading};
 use ctseg_interop::convert::{Conversion, Format, Overlaps, check};
 
 /// Missing files that are named; the others are counted.
@@ -104,6 +104,9 @@ fn case_row(case: &Case, is_test: bool) -> Vec<String> {
 /// What the dataset's cases lack, a line each; files are looked for and not read.
 fn missing(dataset: &Dataset) -> Vec<String> {
     let mut missing = Vec::new();
+    // A descriptor may list images alone.
+    let is_labelled = dataset.layout != Layout::Descriptor
+        || dataset.cases.iter().any(|case| case.labels != LabelSource::None);
     for case in &dataset.cases {
         let masks: Vec<&PathBuf> = match &case.labels {
             LabelSource::None => Vec::new(),
@@ -113,7 +116,7 @@ fn missing(dataset: &Dataset) -> Vec<String> {
         let files = [&case.image].into_iter().chain(masks);
         let gone = files.filter(|path| !path.exists());
         missing.extend(gone.map(|path| path.display().to_string()));
-        if case.labels == LabelSource::None && !dataset.is_test(&case.id) {
+        if is_labelled && case.labels == LabelSource::None && !dataset.is_test(&case.id) {
             missing.push(format!("labels of {}", case.image.display()));
         }
     }

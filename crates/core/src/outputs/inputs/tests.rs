@@ -67,6 +67,11 @@ fn lists_hold_comments_and_paths_from_either_folder() {
     list("\u{feff}# two\r\n\r\nx.nii\r\n  more \r\n../z.nii\n");
     let cases = found(folder, &["@lists/cases.txt"]);
     assert_eq!(cases, ["lists/x.nii", "lists/more/y.nii", "lists/../z.nii"]);
+    let units = "\u{feff}x.nii\r\n../z.nii\r\n".encode_utf16();
+    let utf16: Vec<u8> = units.flat_map(u16::to_le_bytes).collect();
+    fs::write(folder.join("lists/cases.txt"), utf16).unwrap();
+    let cases = found(folder, &["@lists/cases.txt"]);
+    assert_eq!(cases, ["lists/x.nii", "lists/../z.nii"]);
     list("x.*\nmissing.nii\n");
     // A file that is missing is a case that fails, not a list that cannot be used.
     let argument: [OsString; 1] = [format!("@{}", folder.join("lists/cases.txt").display()).into()];
