@@ -17,3 +17,4 @@ mod overlapping;
 mod planes;
 mod predict;
 mod sharing;
+mod threshold;

@@ -106,7 +106,10 @@ fn missing(dataset: &Dataset) -> Vec<String> {
     let mut missing = Vec::new();
     // A descriptor may list images alone.
     let is_labelled = dataset.layout != Layout::Descriptor
-        || dataset.cases.iter().any(|case| case.labels != LabelSource::None);
+        || dataset
+            .cases
+            .iter()
+            .any(|case| case.labels != LabelSource::None);
     for case in &dataset.cases {
         let masks: Vec<&PathBuf> = match &case.labels {
             LabelSource::None => Vec::new(),

@@ -1,0 +1,120 @@
+//! `predict --threshold`, through the binary, against the probabilities of the same run.
+
+use std::path::Path;
+
+use crate::common::{phantoms, publish_random, run, small_recipe, stderr};
+use ctseg_core::outputs::probabilities::ProbabilityKind;
+use ctseg_core::outputs::probabilities_reader::ProbabilityReader;
+use ctseg_image::nifti::read_labels;
+use serde_json::Value;
+
+const IMAGE: &str = "data/images/phantom_000.nii.gz";
+/// Those of `publish_random`, in the order of their maps.
+const VALUES: [u16; 2] = [1, 300];
+/// Probabilities of 16 bits nearer to a threshold, or to each other, than this do not decide.
+const CLOSE: f64 = 2e-3;
+
+fn logit(probability: f64) -> f64 {
+    (probability / (1.0 - probability)).ln()
+}
+
+/// Labels and, for each voxel, the probabilities of both structures.
+fn predicted(here: &Path, out: &str, model: &str, threshold: &[&str]) -> (Vec<u16>, Vec<[f64; 2]>) {
+    let common = ["predict", IMAGE, "-o", out, "--model", model];
+    let all = [&common, &["--save-probabilities=f16"][..], threshold].concat();
+    run(here, &all, 0);
+    let out = here.join(out);
+    let (_, labels) = read_labels(&out.join("phantom_000.nii.gz")).unwrap();
+    let reader = ProbabilityReader::open_array(&out.join("phantom_000_probabilities.npy")).unwrap();
+    let mut maps = [Vec::new(), Vec::new()];
+    reader
+        .each_slice(|map, _, codes| {
+            let codes = codes.iter();
+            maps[map].extend(codes.map(|code| ProbabilityKind::F16.probability(*code)));
+        })
+        .unwrap();
+    let [first, second] = maps;
+    let pairs = first.into_iter().zip(second).map(|(a, b)| [a, b]);
+    (labels.data.into_iter().collect(), pairs.collect())
+}
+
+/// How far each structure's probability is above its threshold, as the guide defines it.
+fn margins(outputs: &str, p: [f64; 2], thresholds: [f64; 2]) -> [f64; 2] {
+    let background = 1.0 - p[0] - p[1];
+    [0, 1].map(|s| match outputs {
+        "independent" => p[s] - thresholds[s],
+        _ => logit(p[s] / (p[s] + background)) - logit(thresholds[s]),
+    })
+}
+
+#[test]
+fn labels_are_what_is_above_the_thresholds() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    phantoms(&here.join("data"), 1, 0);
+    for (outputs, loss) in [("exclusive", "ce_dice"), ("independent", "bce_dice")] {
+        let set = [
+            format!("outputs={outputs}"),
+            format!("training.loss={loss}"),
+        ];
+        let recipe = small_recipe("single", &[&set[0], &set[1], "train_folds=[0]"]);
+        publish_random(&here.join(outputs), &recipe, &[&[]]);
+        let mut marked = Vec::new();
+        for (name, given, thresholds) in [
+            ("usual", vec![], [0.5, 0.5]),
+            ("lower", vec!["--threshold", "0.4"], [0.4, 0.4]),
+            ("one", vec!["--threshold", "0.6,spleen=0.45"], [0.6, 0.45]),
+        ] {
+            let out = format!("{outputs}-{name}");
+            let (labels, pairs) = predicted(here, &out, outputs, &given);
+            assert_eq!(labels.len(), pairs.len());
+            let mut decided = 0;
+            for (label, p) in labels.iter().zip(&pairs) {
+                let margins = margins(outputs, *p, thresholds);
+                let above = margins.map(|margin| margin > 0.0);
+                if margins.iter().any(|margin| margin.abs() < CLOSE) {
+                    continue;
+                }
+                decided += 1;
+                let held = VALUES.iter().position(|value| value == label);
+                let expected = held.map_or([false, false] == above, |s| above[s]);
+                assert!(expected, "{out}: label {label} of {p:?}");
+                if let ("exclusive", Some(s)) = (outputs, held) {
+                    let wins = !above[1 - s] || margins[s] > margins[1 - s] - CLOSE;
+                    assert!(wins, "{out}: label {label} of {p:?}");
+                }
+            }
+            assert!(
+                decided * 2 > labels.len(),
+                "{out}: hardly any voxel decides"
+            );
+            marked.push(labels.iter().filter(|label| **label > 0).count());
+        }
+        assert!(
+            marked[0] != marked[1] && marked[1] != marked[2],
+            "{outputs}: {marked:?}"
+        );
+        // Another threshold makes the case anew; the same keeps it.
+        let kept = |threshold: &[&str]| {
+            let common = [
+                "predict", IMAGE, "-o", "again", "--model", outputs, "--json",
+            ];
+            let output = run(here, &[&common, threshold].concat(), 0);
+            let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+            summary["kept"].as_array().unwrap().len()
+        };
+        let lower = ["--threshold", "0.4"];
+        assert_eq!([kept(&[]), kept(&lower), kept(&lower)], [0, 0, 1]);
+        std::fs::remove_dir_all(here.join("again")).unwrap();
+    }
+    let unknown = [
+        "predict",
+        IMAGE,
+        "--model",
+        "exclusive",
+        "--threshold",
+        "lever=0.3",
+    ];
+    let said = stderr(&run(here, &unknown, 2));
+    assert!(said.contains("liver"), "{said}");
+}
