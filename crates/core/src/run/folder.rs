@@ -1,7 +1,7 @@
 //! The folder of one training run: recipe, data, metrics, log, checkpoints.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -207,15 +207,15 @@ fn fresh_folder(parent: &Path, name: &str) -> Result<PathBuf> {
         0 => parent.join(name),
         n => parent.join(format!("{name}-{n}")),
     });
-    names
-        .into_iter()
-        .find(|path| std::fs::create_dir(path).is_ok())
-        .ok_or_else(|| {
-            Error::file(
-                parent,
-                "cannot create a run folder here; expected a folder that can be written",
-            )
-        })
+    for path in names {
+        match std::fs::create_dir(&path) {
+            Ok(()) => return Ok(path),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(Error::io(&path, "create the run folder")(error)),
+        }
+    }
+    let problem = format!("holds 1000 runs that began in the same second, {name}-…");
+    Err(Error::file(parent, problem))
 }
 
 /// `<network>_<loss>_<optimiser>_<size>`, e.g. `unet2d_bce-dice_adam_256`.
