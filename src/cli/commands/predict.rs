@@ -57,9 +57,8 @@ pub struct PredictArgs {
     /// Look at no mirror images; models of nnU-Net that were trained with them are else used with them
     #[arg(long, conflicts_with = "tta")]
     no_tta: bool,
-    /// Mark a structure where its probability is above P [default: 0.5]: lower finds more, higher less; or for one
-    /// structure, such as 0.4,lesion=0.2. Exclusive classes are compared with the background alone, and of several
-    /// above it the one farthest above wins
+    /// Mark a structure where its probability is above P [default: 0.5], for all or for one: 0.4,lesion=0.2. Exclusive
+    /// classes are compared with the background alone; of several above their thresholds the farthest above wins
     #[arg(long, value_name = "P|NAME=P", value_delimiter = ',')]
     threshold: Vec<Threshold>,
     /// Leave out the clean-up of label maps that the model asks for

@@ -47,74 +47,80 @@ fn margins(outputs: &str, p: [f64; 2], thresholds: [f64; 2]) -> [f64; 2] {
     })
 }
 
+/// Whether each label is of a structure above its threshold, and of the one that is farthest above; how many are labelled.
+fn labelled(outputs: &str, labels: &[u16], pairs: &[[f64; 2]], thresholds: [f64; 2]) -> usize {
+    assert_eq!(labels.len(), pairs.len());
+    let mut decided = 0;
+    for (label, p) in labels.iter().zip(pairs) {
+        let margins = margins(outputs, *p, thresholds);
+        if margins.iter().any(|margin| margin.abs() < CLOSE) {
+            continue;
+        }
+        decided += 1;
+        let above = margins.map(|margin| margin > 0.0);
+        let held = VALUES.iter().position(|value| value == label);
+        let expected = held.map_or([false, false] == above, |s| above[s]);
+        assert!(
+            expected,
+            "{outputs}, {thresholds:?}: label {label} of {p:?}"
+        );
+        if let ("exclusive", Some(s)) = (outputs, held) {
+            let wins = !above[1 - s] || margins[s] > margins[1 - s] - CLOSE;
+            assert!(wins, "{thresholds:?}: label {label} of {p:?}");
+        }
+    }
+    assert!(decided * 2 > labels.len(), "hardly any voxel decides");
+    labels.iter().filter(|label| **label > 0).count()
+}
+
+/// A model of random weights in the folder `outputs`.
+fn model(here: &Path, outputs: &str) {
+    let loss = match outputs {
+        "exclusive" => "training.loss=ce_dice",
+        _ => "training.loss=bce_dice",
+    };
+    let outputs_set = format!("outputs={outputs}");
+    let recipe = small_recipe("single", &[&outputs_set, loss, "train_folds=[0]"]);
+    publish_random(&here.join(outputs), &recipe, &[&[]]);
+}
+
 #[test]
 fn labels_are_what_is_above_the_thresholds() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     phantoms(&here.join("data"), 1, 0);
-    for (outputs, loss) in [("exclusive", "ce_dice"), ("independent", "bce_dice")] {
-        let set = [
-            format!("outputs={outputs}"),
-            format!("training.loss={loss}"),
-        ];
-        let recipe = small_recipe("single", &[&set[0], &set[1], "train_folds=[0]"]);
-        publish_random(&here.join(outputs), &recipe, &[&[]]);
-        let mut marked = Vec::new();
-        for (name, given, thresholds) in [
-            ("usual", vec![], [0.5, 0.5]),
-            ("lower", vec!["--threshold", "0.4"], [0.4, 0.4]),
-            ("one", vec!["--threshold", "0.6,spleen=0.45"], [0.6, 0.45]),
-        ] {
-            let out = format!("{outputs}-{name}");
+    for outputs in ["exclusive", "independent"] {
+        model(here, outputs);
+        let marked = [
+            (vec![], [0.5, 0.5]),
+            (vec!["--threshold", "0.4"], [0.4, 0.4]),
+            (vec!["--threshold", "0.6,spleen=0.45"], [0.6, 0.45]),
+        ]
+        .map(|(given, thresholds)| {
+            let out = format!("{outputs}-{thresholds:?}");
             let (labels, pairs) = predicted(here, &out, outputs, &given);
-            assert_eq!(labels.len(), pairs.len());
-            let mut decided = 0;
-            for (label, p) in labels.iter().zip(&pairs) {
-                let margins = margins(outputs, *p, thresholds);
-                let above = margins.map(|margin| margin > 0.0);
-                if margins.iter().any(|margin| margin.abs() < CLOSE) {
-                    continue;
-                }
-                decided += 1;
-                let held = VALUES.iter().position(|value| value == label);
-                let expected = held.map_or([false, false] == above, |s| above[s]);
-                assert!(expected, "{out}: label {label} of {p:?}");
-                if let ("exclusive", Some(s)) = (outputs, held) {
-                    let wins = !above[1 - s] || margins[s] > margins[1 - s] - CLOSE;
-                    assert!(wins, "{out}: label {label} of {p:?}");
-                }
-            }
-            assert!(
-                decided * 2 > labels.len(),
-                "{out}: hardly any voxel decides"
-            );
-            marked.push(labels.iter().filter(|label| **label > 0).count());
-        }
-        assert!(
-            marked[0] != marked[1] && marked[1] != marked[2],
-            "{outputs}: {marked:?}"
-        );
-        // Another threshold makes the case anew; the same keeps it.
-        let kept = |threshold: &[&str]| {
-            let common = [
-                "predict", IMAGE, "-o", "again", "--model", outputs, "--json",
-            ];
-            let output = run(here, &[&common, threshold].concat(), 0);
-            let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
-            summary["kept"].as_array().unwrap().len()
-        };
-        let lower = ["--threshold", "0.4"];
-        assert_eq!([kept(&[]), kept(&lower), kept(&lower)], [0, 0, 1]);
-        std::fs::remove_dir_all(here.join("again")).unwrap();
+            labelled(outputs, &labels, &pairs, thresholds)
+        });
+        let all_differ = marked[0] != marked[1] && marked[1] != marked[2];
+        assert!(all_differ, "{outputs}: {marked:?}");
     }
-    let unknown = [
-        "predict",
-        IMAGE,
-        "--model",
-        "exclusive",
-        "--threshold",
-        "lever=0.3",
-    ];
+}
+
+#[test]
+fn another_threshold_makes_a_case_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    phantoms(&here.join("data"), 1, 0);
+    model(here, "exclusive");
+    let predict = ["predict", IMAGE, "--model", "exclusive"];
+    let kept = |threshold: &[&str]| {
+        let all = [&predict, &["-o", "out", "--json"][..], threshold].concat();
+        let summary: Value = serde_json::from_slice(&run(here, &all, 0).stdout).unwrap();
+        summary["kept"].as_array().unwrap().len()
+    };
+    let lower = ["--threshold", "0.4"];
+    assert_eq!([kept(&[]), kept(&lower), kept(&lower)], [0, 0, 1]);
+    let unknown = [&predict[..], &["--threshold", "lever=0.3"]].concat();
     let said = stderr(&run(here, &unknown, 2));
     assert!(said.contains("liver"), "{said}");
 }

@@ -138,9 +138,8 @@ impl<'a> Checks<'a> {
                 }
                 None => {
                     let warnings = header.warnings().iter();
-                    found
-                        .notes
-                        .extend(warnings.map(|warning| format!("the image {warning}")));
+                    let warnings = warnings.map(|warning| format!("the image {warning}"));
+                    found.notes.extend(warnings);
                     first = Some(as_written(header, &mut found.notes));
                 }
             }

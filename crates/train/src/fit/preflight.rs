@@ -74,10 +74,10 @@ pub(super) fn checked(job: &FitJob, observer: &dyn Observer) -> Result<Ready> {
     let data = match &job.trial {
         Some(trial) => trial.data.clone(),
         None => {
+            Bundle::check_target(&job.model, recipe.stage, &job.dataset.structures)?;
             if job.resume.is_none() {
                 known_before_reading(job)?;
             }
-            Bundle::check_target(&job.model, recipe.stage, &job.dataset.structures)?;
             let content = check_dataset(&job.dataset, job.stop, observer)?;
             let data = CheckedData {
                 dataset: &job.dataset,

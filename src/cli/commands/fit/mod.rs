@@ -327,7 +327,12 @@ fn resumed(
 ) -> Result<Inputs, Error> {
     let (mut recipe, from) = RunFolder::read(run)?;
     if let Some(epochs) = args.epochs {
-        let set = [format!("training.epochs={epochs}")];
+        let mut set = vec![format!("training.epochs={epochs}")];
+        let patience = recipe.training.early_stopping.patience;
+        if patience < recipe.training.epochs {
+            // The run's own stands; one that never ends the run grows with the epochs.
+            set.push(format!("training.early_stopping.patience={patience}"));
+        }
         recipe = Recipe::parsed(&recipe.to_toml()?, "--epochs", &set)?;
     }
     let stored = (from.dataset, from.data_root);
