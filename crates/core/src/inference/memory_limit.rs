@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::batching::Frugality;
 use super::cascade::Cascade;
@@ -51,10 +51,10 @@ impl Limit {
         refused.map(|(input, (_, why))| (input, why)).collect()
     }
 
-    fn refuse(&self, input: &PathBuf, bytes: u64, why: String) {
+    fn refuse(&self, input: &Path, bytes: u64, why: String) {
         let mut refused = self.refused.borrow_mut();
         if refused.get(input).is_none_or(|(known, _)| bytes > *known) {
-            refused.insert(input.clone(), (bytes, why));
+            refused.insert(input.to_path_buf(), (bytes, why));
         }
     }
 }

@@ -207,7 +207,15 @@ impl Segmenter {
             (true, false) => 1,
             (false, _) => 0,
         };
-        Ok(cost.pass_bytes(batch, compute.precision, threads))
+        let pass = cost.pass_bytes(batch, compute.precision, threads);
+        Ok(match looks {
+            1 => pass,
+            // The mirrored input twice over, the sum of the logits, and those of the other side's structures.
+            _ => {
+                let voxels = batch * sides.into_iter().product::<usize>();
+                pass + 2 * 4 * ((recipe.channels() + maps) * voxels) as u64
+            }
+        })
     }
 
     /// Whether what a pass has taken is still the engine's when its logits are restored: libtorch keeps it for the
