@@ -62,7 +62,7 @@ fn what_is_made_of_probabilities_is_counted_and_the_limit_kept() {
         run(here, &[&arguments[..], more].concat(), code)
     };
     let told = ["--save-entropy", "--save-probabilities=f16"];
-    let least = |told| least(&stderr(&predict("30M", "none", told, 1)), "fine.nii.gz");
+    let least = |told: &[&str]| least(&stderr(&predict("30M", "none", told, 1)), "fine.nii.gz");
     let (plain, enough) = (least(&[]), least(&told));
     assert!(enough > plain, "{enough} MB with them, {plain} MB without");
     let enough = enough + 4;

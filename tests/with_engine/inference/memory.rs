@@ -2,7 +2,6 @@
 
 use std::fs::OpenOptions;
 use std::path::Path;
-use std::process::{Command, Output};
 
 use crate::common::batches::{ball, files, json};
 use crate::common::{ctseg, publish_random, small_recipe, stderr};
@@ -71,7 +70,7 @@ fn a_volume_that_memory_cannot_hold_fails_alone() {
     std::fs::create_dir(here.join("scans")).unwrap();
     scans(&here.join("scans"));
     model(&here.join("model"));
-    for (out, limit) in [("plain", &[][..]), ("limited", &["--max-ram", "6G"])] {
+    for (out, limit) in [("plain", &[][..]), ("limited", &["--max-ram", "6G"][..])] {
         // Finished cases are kept by the second run, and the others fail again.
         for _ in 0..2 {
             let arguments = [&["predict", "scans", "-o", out][..], limit].concat();
@@ -126,10 +125,11 @@ fn more_voxels_than_can_be_counted_are_refused() {
 }
 
 /// `ctseg predict` with an address space of so many bytes.
-fn with_address_space(folder: &Path, bytes: u64, arguments: &[&str]) -> Output {
+#[cfg(not(feature = "libtorch"))]
+fn with_address_space(folder: &Path, bytes: u64, arguments: &[&str]) -> std::process::Output {
     let kilobytes = bytes >> 10;
     let shell = format!("ulimit -v {kilobytes} && exec \"$0\" \"$@\"");
-    let mut command = Command::new("bash");
+    let mut command = std::process::Command::new("bash");
     command
         .args(["-c", &shell, env!("CARGO_BIN_EXE_ctseg")])
         .args(arguments)

@@ -347,12 +347,12 @@ mod tests {
             "VmSize:  1000000 kB\nVmRSS:  90000 kB\n",
         );
         let some = limits("3000000000");
-        let found = reachable(&[("proc/self/limits", &some), mapped]);
+        let found = reachable(&[("proc/self/limits", some.as_str()), mapped]);
         // What is mapped and not resident cannot be used for anything else.
         let expected = 3_000_000_000 - 1_024_000_000 + 100_000_000;
         assert_eq!(found, (expected, MemorySource::AddressSpace));
         let none = limits("unlimited");
-        let found = reachable(&[("proc/self/limits", &none), mapped]);
+        let found = reachable(&[("proc/self/limits", none.as_str()), mapped]);
         assert_eq!(found.1, MemorySource::Machine);
     }
 
