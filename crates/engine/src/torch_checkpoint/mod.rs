@@ -3,7 +3,9 @@
 //! any other is refused by name. Writes such files too.
 
 mod archive;
+mod budget;
 mod calls;
+mod entries;
 mod pickle;
 mod value;
 mod write;
