@@ -10,7 +10,7 @@ use ctseg_base::{Error, Result};
 use ctseg_engine::weights::{elements_of, read_shapes};
 
 /// Refuses what cannot be used, before anything is sized by it: recipes that break the rules of those that are trained,
-/// networks that are larger than their weights.
+/// networks that are larger than their weights. `structures` are the label values, ascending.
 ///
 /// # Errors
 /// These, by the name of the file.
@@ -19,6 +19,13 @@ pub(super) fn check(folder: &Path, manifest: &Manifest, structures: &[u16]) -> R
         return Err(Error::file(
             folder.join(MANIFEST),
             format!("{problem}; the model cannot be used: copy, import or train it again"),
+        ));
+    }
+    let mut labels = structures.windows(2);
+    if structures.first().is_none_or(|label| *label == 0) || labels.any(|pair| pair[0] == pair[1]) {
+        return Err(Error::file(
+            folder.join(MANIFEST),
+            "structures: expected at least one, each with a label value of its own from 1 on; the model cannot be used",
         ));
     }
     for (number, stage) in stages(manifest) {
@@ -64,8 +71,8 @@ fn stage_problem(number: u8, stage: &StageManifest) -> Option<String> {
     Some(format!("folds: {} is there twice", twice.fold))
 }
 
-/// Refuses a weight file that does not hold the parameters of the recipe's network for each fold. Known from the file's
-/// header: no network is made, no weight read.
+/// Refuses a weight file that holds too few numbers for the recipe's network. Known from the file's header: no network is
+/// made, no weight read.
 fn check_size(weights: &Path, stage: &StageManifest, structures: &[u16]) -> Result<()> {
     let shapes = read_shapes(weights)?;
     for fold in &stage.folds {
@@ -84,16 +91,18 @@ fn check_size(weights: &Path, stage: &StageManifest, structures: &[u16]) -> Resu
     Ok(())
 }
 
-/// Why weights of `held` numbers cannot be those of a recipe's network with so many output maps, if they cannot.
+/// A network of no more parameters (64 MiB) is compared with its weights layer by layer when it is made, which says more.
+const SMALL_NETWORK: u64 = 1 << 24;
+
+/// Why weights of `held` numbers cannot be those of a recipe's network with so many output maps, if they cannot and it
+/// would take memory to find out.
 ///
 /// # Errors
 /// A network that cannot be.
 pub fn size_problem(recipe: &Recipe, outputs: usize, held: u64) -> Result<Option<String>> {
     let parameters = recipe.network.parameters(recipe.channels(), outputs)?;
-    Ok((parameters > held).then(|| {
-        format!(
-            "its weights hold {held} numbers, the network of the recipe has {parameters} parameters"
-        )
+    Ok((parameters > held.max(SMALL_NETWORK)).then(|| {
+        format!("its weights hold {held} numbers, the network of the recipe has {parameters}")
     }))
 }
 

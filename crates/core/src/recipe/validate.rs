@@ -202,7 +202,7 @@ mod tests {
             ("training.patches_per_epoch", "patches_per_epoch"),
             ("training.cache_mb", "cache_mb"),
         ] {
-            refused(&[(&huge(key), expected)]);
+            refused(&[(huge(key).as_str(), expected)]);
         }
         refused(&[
             ("training.patch_size=[1000000, 1000000]", "patch_size"),
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn deep_and_many_keys_are_one_error() {
         let deep = format!("a{}=1", ".a".repeat(60_000));
-        refused(&[(&deep, "a key of 60001 parts")]);
+        refused(&[(deep.as_str(), "a key of 60001 parts")]);
         let text: String = (0..20_000).map(|key| format!("k{key} = 1\n")).collect();
         let error = Recipe::parsed(&text, "r.toml", &[])
             .unwrap_err()

@@ -9,10 +9,11 @@ use burn::tensor::{bf16, f16};
 use zip::ZipArchive;
 
 use super::budget::Budget;
-use super::entries::{Archive, check_end, check_sizes, entry, part};
+use super::entries::{Archive, check_end, entry, part};
 use super::pickle::unpickled;
 use super::value::{Id, Node, TensorView, Value, Values};
 use crate::weights::{HostTensor, NamedTensors, elements_of};
+use ctseg_base::unzip::check_overlaps;
 use ctseg_base::{Error, Result, pointer_file};
 
 /// The pickle of a checkpoint with optimiser and logs is some megabytes.
@@ -62,7 +63,7 @@ impl TorchFile {
             let pointer = pointer_file::problem(path);
             refused(pointer.unwrap_or_else(|| format!("no zip archive ({problem})")))
         })?;
-        check_sizes(&archive, length).map_err(refused)?;
+        check_overlaps(&archive, length).map_err(refused)?;
         let names = archive
             .file_names()
             .filter_map(|name| Some(name.ok()?.into_owned()));

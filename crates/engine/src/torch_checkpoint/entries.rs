@@ -7,23 +7,6 @@ use zip::{CompressionMethod, ZipArchive};
 
 pub(super) type Archive = ZipArchive<BufReader<File>>;
 
-/// Entries that lie over one another could make any number of weights out of a small file.
-pub(super) fn check_sizes(archive: &Archive, length: u64) -> std::result::Result<(), String> {
-    let mut sum = 0u64;
-    for index in 0..archive.len() {
-        let entry = archive
-            .by_index_data(index)
-            .map_err(|problem| problem.to_string())?;
-        sum = sum.saturating_add(entry.compressed_size());
-    }
-    match sum <= length {
-        true => Ok(()),
-        false => Err(format!(
-            "its entries take {sum} bytes in all, and the file has {length}"
-        )),
-    }
-}
-
 /// All bytes of an entry, which is stored as it is.
 pub(super) fn entry(
     archive: &mut Archive,

@@ -7,6 +7,8 @@ mod budget;
 mod calls;
 mod entries;
 mod pickle;
+#[cfg(test)]
+mod tests;
 mod value;
 mod write;
 
