@@ -129,7 +129,10 @@ fn settings_without_end_are_refused_in_one_line() {
     let mut writer = zip::ZipWriter::new(std::fs::File::create(&path).unwrap());
     let stored =
         zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
-    for (name, bytes) in [("a/data.pkl", pickle.as_slice()), ("a/data/0", &[0; 16])] {
+    for (name, bytes) in [
+        ("a/data.pkl", pickle.as_slice()),
+        ("a/data/0", &[0; 16][..]),
+    ] {
         writer.start_file(name, stored).unwrap();
         writer.write_all(bytes).unwrap();
     }

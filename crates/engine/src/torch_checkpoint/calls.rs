@@ -125,16 +125,18 @@ fn tensor(arguments: &[Id], values: &Values) -> Result<Value, String> {
         Value::Int(value) => usize::try_from(*value).map_err(|_| "a negative size".to_owned()),
         _ => Err("a tensor whose shape is no numbers".to_owned()),
     };
-    let all = |id: Id| match values.get(id) {
-        Value::Tuple(items) if items.len() > MOST_AXES => Err(format!(
-            "a tensor of {} axes, where PyTorch has at most {MOST_AXES}",
-            items.len()
-        )),
-        Value::Tuple(items) => {
-            values.budget.charge(items.len() * size_of::<usize>())?;
-            items.iter().map(|id| natural(*id)).collect()
+    let all = |id: Id| -> Result<Vec<usize>, String> {
+        match values.get(id) {
+            Value::Tuple(items) if items.len() > MOST_AXES => Err(format!(
+                "a tensor of {} axes, where PyTorch has at most {MOST_AXES}",
+                items.len()
+            )),
+            Value::Tuple(items) => {
+                values.budget.charge(items.len() * size_of::<usize>())?;
+                items.iter().map(|id| natural(*id)).collect()
+            }
+            _ => Err("a tensor whose shape is no numbers".to_owned()),
         }
-        _ => Err("a tensor whose shape is no numbers".to_owned()),
     };
     if !matches!(values.get(storage), Value::Storage { .. }) {
         return Err("a tensor without a storage".to_owned());

@@ -324,7 +324,7 @@ fn try_out(
     tensors: &NamedTensors,
     compute: &Compute,
 ) -> Result<()> {
-    let numbers = tensors
+    let numbers: u64 = tensors
         .values()
         .map(|tensor| tensor.values.len() as u64)
         .sum();
