@@ -13,6 +13,7 @@ mod convert;
 mod evaluate;
 mod fingerprint;
 mod grids;
+mod hostile_models;
 mod inspect;
 mod logs;
 mod messages;

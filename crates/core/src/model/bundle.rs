@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use super::check::check;
 use super::folder::{SUMS, swap_in, verified_sums, write_sums};
-use super::manifest::{Manifest, StageManifest};
+use super::manifest::{MANIFEST, Manifest, StageManifest, fold_prefix, weights_file};
 use super::multi_part_manifest as parted;
 use super::postprocessing::Postprocessing;
 use crate::dataset::Structure;
@@ -19,7 +20,6 @@ use ctseg_engine::quantisation::InputRanges;
 use ctseg_engine::weights::{NamedTensors, below_prefix, prefixed, read_tensors, write_tensors};
 
 const FORMAT: u32 = 2;
-const MANIFEST: &str = "model.toml";
 
 /// A stage as it goes into a bundle.
 pub struct TrainedStage {
@@ -46,15 +46,12 @@ pub struct Bundle {
     sums: BTreeMap<String, String>,
 }
 
-pub(crate) fn weights_file(stage: u8) -> String {
-    format!("stage{stage}.safetensors")
-}
-
 impl Bundle {
     /// Opens a bundle and verifies every checksum; nothing in it is executed.
     ///
     /// # Errors
-    /// A file that is missing, changed, or not of this format.
+    /// A file that is missing, changed, or not of this format; a recipe that no network could be trained with, or whose
+    /// network is larger than the weights.
     pub fn open(path: &Path) -> Result<Self> {
         let manifest_path = path.join(MANIFEST);
         if path.join(parted::MANIFEST).is_file() {
@@ -87,11 +84,14 @@ impl Bundle {
                 ));
             }
         }
-        Ok(Self {
+        let bundle = Self {
             path: path.to_path_buf(),
             manifest,
             sums,
-        })
+        };
+        let values: Vec<u16> = bundle.structures()?.iter().map(|s| s.value).collect();
+        check(path, &bundle.manifest, &values)?;
+        Ok(bundle)
     }
 
     /// One hash for the whole model.
@@ -369,8 +369,4 @@ fn write_manifest(folder: &Path, manifest: &Manifest) -> Result<()> {
         .map_err(|error| Error::file(folder, format!("cannot write model.toml: {error}")))?;
     write_bytes_atomically(&folder.join(MANIFEST), text.as_bytes())?;
     write_sums(folder)
-}
-
-fn fold_prefix(fold: usize) -> String {
-    format!("fold_{fold}.")
 }

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use ctseg_base::{Error, Result};
 use ctseg_engine::weights::{
-    HostTensor, NamedTensors, below_prefix, prefixed, read_tensors, write_tensors,
+    HostTensor, NamedTensors, below_prefix, elements_of, prefixed, read_tensors, write_tensors,
 };
 
 /// A training's state: weights, optimiser, progress. In `best` the weights are those that were validated
@@ -188,9 +188,7 @@ impl Checkpoint {
         let head: BytesHead = serde_json::from_slice(head).map_err(|_| foreign())?;
         let mut tensors = |shapes: Vec<(String, Vec<usize>)>| -> Result<NamedTensors> {
             let tensor = |(name, shape): (String, Vec<usize>)| {
-                let count = shape
-                    .iter()
-                    .try_fold(4usize, |n, side| n.checked_mul(*side));
+                let count = elements_of(&shape).map(|numbers| 4 * numbers);
                 let taken = count.and_then(|count| values.split_at_checked(count));
                 let (own, others) = taken.ok_or_else(foreign)?;
                 values = others;

@@ -13,6 +13,7 @@ use ctseg_base::hash::file_sha256;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Structure;
 use ctseg_core::model::bundle::{Bundle, TrainedStage};
+use ctseg_core::model::check::size_problem;
 use ctseg_core::model::manifest::{FoldManifest, StageManifest};
 use ctseg_core::recipe::{Axes, Recipe};
 use ctseg_engine::device::Compute;
@@ -310,7 +311,7 @@ impl Folder {
         let decoder_levels = recipe.network.config().widths.len() - 1;
         let rows = self.labels.rows();
         let background = (!self.labels.regions).then_some(0);
-        let held: BTreeMap<_, _> = checkpoint.weights()?;
+        let held = checkpoint.weights()?;
         super::keys::converted(held, decoder_levels, &rows, background)
             .map_err(|problem| Error::file(file, format!("weights that are not known: {problem}")))
     }
@@ -323,6 +324,13 @@ fn try_out(
     tensors: &NamedTensors,
     compute: &Compute,
 ) -> Result<()> {
+    let numbers: u64 = tensors
+        .values()
+        .map(|tensor| tensor.values.len() as u64)
+        .sum();
+    if let Some(problem) = size_problem(recipe, structures, numbers)? {
+        return Err(Error::invalid(problem));
+    }
     let device = &compute.device;
     let network = recipe.network.init(recipe.channels(), structures, device)?;
     with_tensors(network, tensors, device).map(drop)

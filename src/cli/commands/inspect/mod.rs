@@ -35,7 +35,7 @@ use ctseg_core::recipe::layer_table as cost;
 use ctseg_core::recipe::output_maps::output_maps;
 use ctseg_engine::device::{Compute, DeviceChoice};
 use ctseg_engine::precision::PrecisionChoice;
-use ctseg_engine::weights::read_tensors;
+use ctseg_engine::weights::read_shapes;
 use ctseg_image::formats::{
     VolumeImage, is_volume_name, is_volume_or_foreign, read_label_names, read_volume,
 };
@@ -104,8 +104,10 @@ fn inspected(what: &Path, data_root: Option<&Path>, reading: Reading) -> Result<
     } else if what.join("run.toml").exists() {
         run::described(what)
     } else if extension("safetensors") {
-        let (tensors, _) = read_tensors(what)?;
-        Ok(layer_table(&tensors))
+        let shapes = read_shapes(what)?;
+        let layers = shapes.iter();
+        let layers = layers.map(|(name, shape)| (name.as_str(), shape.as_slice()));
+        Ok(layer_table(&layers.collect::<Vec<_>>()))
     } else if extension("pth") || extension("pt") {
         torch_checkpoint::described(what)
     } else if extension("toml") || !what.exists() {
