@@ -150,6 +150,7 @@ fn a_model_that_is_replaced_is_the_old_or_the_new_one_at_every_moment() {
                 let what = format!("{op} {at} {action}, exchange {exchange}: {status} {said}");
                 assert_eq!(attempt.record.count("fault"), 1, "{what}");
                 assert_eq!(status.signal(), (action == "KILL").then_some(9), "{what}");
+                assert!(matches!(status.code(), None | Some(0 | 1)), "{what}");
                 let found = attempt.found().sha256();
                 let expected = [&old, &new];
                 let expected = &expected[usize::from(status.success())..];
