@@ -117,6 +117,12 @@ pub fn sync_tree(folder: &Path) -> Result<()> {
     sync_folder(folder)
 }
 
+/// Copies a file and syncs the copy, for file systems without links.
+pub fn synced_copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::copy(from, to)?;
+    File::open(to)?.sync_all()
+}
+
 /// Gives the finished folder `made` its name, where nothing is or an empty folder: all in it is synced before, the name
 /// afterwards.
 ///

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use ctseg_base::atomic_file::sync_folder;
+use ctseg_base::atomic_file::{sync_folder, synced_copy};
 use ctseg_base::{Error, Result};
 use ctseg_engine::weights::{
     HostTensor, NamedTensors, below_prefix, prefixed, read_tensors, write_tensors,
@@ -247,12 +247,6 @@ fn checksum(tensors: &NamedTensors, progress: &str) -> String {
         }
     }
     format!("{:x}", hasher.finalize())
-}
-
-/// For file systems without links.
-fn synced_copy(from: &Path, to: &Path) -> std::io::Result<()> {
-    std::fs::copy(from, to)?;
-    std::fs::File::open(to)?.sync_all()
 }
 
 fn write(path: &Path, checkpoint: &Checkpoint) -> Result<()> {
