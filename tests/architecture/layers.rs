@@ -16,7 +16,8 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
                 "text",
             ],
             &["atomic_file", "cancel", "disk_full", "hash", "limits"],
-            &["failures", "temp_files", "unzip"],
+            &["failures", "replace_folder", "temp_files"],
+            &["unzip"],
         ],
     ),
     (

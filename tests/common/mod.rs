@@ -5,6 +5,8 @@
 pub mod batches;
 pub mod browser;
 pub mod fake_mlflow;
+#[cfg(target_os = "linux")]
+pub mod faults;
 pub mod levels;
 pub mod mlflow;
 pub mod nnunet;

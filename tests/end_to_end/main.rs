@@ -11,6 +11,8 @@ mod containers;
 mod convert;
 #[cfg(target_os = "linux")]
 mod evaluate;
+#[cfg(target_os = "linux")]
+mod faults;
 mod fingerprint;
 mod grids;
 mod hostile_models;

@@ -46,7 +46,7 @@ impl Error {
         move |cause| Self::Io {
             path,
             action,
-            cause,
+            cause: with_advice(cause),
         }
     }
 
@@ -58,6 +58,20 @@ impl Error {
     /// An error about settings or inputs.
     pub fn invalid(problem: impl Into<String>) -> Self {
         Self::Invalid(problem.into())
+    }
+}
+
+/// The system's text says what happened, and not always what to do.
+fn with_advice(cause: std::io::Error) -> std::io::Error {
+    use std::io::ErrorKind::FileTooLarge;
+    match cause.kind() {
+        FileTooLarge => std::io::Error::new(
+            FileTooLarge,
+            format!(
+                "{cause}; raise the limit on file sizes (ulimit -f), or choose a file system that takes larger files"
+            ),
+        ),
+        _ => cause,
     }
 }
 

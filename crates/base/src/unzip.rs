@@ -6,7 +6,8 @@ use std::path::{Component, Path};
 
 use zip::ZipArchive;
 
-use crate::atomic_file::{create_folder, parent_of, temporary_folder};
+use crate::atomic_file::{create_folder, parent_of};
+use crate::temp_files::temporary_folder;
 use crate::{Error, Result};
 
 /// Compressors make at most about a thousandth of a file; what promises more is a trap.

@@ -8,8 +8,10 @@ use super::dataset_json::{self, Labels};
 use super::plans::Plans;
 use super::source::{DATASET, PLANS, Source, postprocessing, sibling};
 use super::stage_recipe::{Wanted, recipe};
-use ctseg_base::atomic_file::{parent_of, refuse_file, temporary_folder};
+use ctseg_base::atomic_file::{parent_of, refuse_file, rename_folder};
 use ctseg_base::hash::file_sha256;
+use ctseg_base::replace_folder::restore;
+use ctseg_base::temp_files::temporary_folder;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Structure;
 use ctseg_core::model::bundle::{Bundle, TrainedStage};
@@ -137,6 +139,7 @@ fn not_taken(folder: &Path, source: &Path) -> Vec<String> {
 /// Weights go nowhere where something is.
 fn refuse_existing(target: &Path) -> Result<()> {
     refuse_file(target)?;
+    restore(target)?;
     let is_empty = match std::fs::read_dir(target) {
         Ok(mut entries) => entries.next().is_none(),
         Err(_) => !target.exists(),
@@ -167,10 +170,7 @@ fn published(
         Bundle::publish(&bundle, structures, trained)?;
         told.push(stage);
     }
-    if target.is_dir() {
-        std::fs::remove_dir(target).map_err(Error::io(target, "replace the empty folder"))?;
-    }
-    std::fs::rename(&bundle, target).map_err(Error::io(target, "rename the finished model to"))?;
+    rename_folder(&bundle, target)?;
     Ok(Imported {
         structures: structures.to_vec(),
         stages: told,

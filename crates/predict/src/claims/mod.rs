@@ -35,6 +35,7 @@ use crate::CaseState;
 use crate::shard::output_name;
 use ctseg_base::atomic_file::{create_folder, temporary_file, write_bytes_atomically};
 use ctseg_base::process::id::ProcessId;
+use ctseg_base::temp_files::remove_leftovers;
 use ctseg_base::text::os_text;
 use ctseg_base::{Error, Result};
 use ctseg_core::outputs::inputs::PredictCase;
@@ -135,6 +136,7 @@ impl Claims {
     ) -> Result<Self> {
         let folder = claiming.folder.as_path();
         create_folder(folder)?;
+        remove_leftovers(folder)?;
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let process = format!("{}.{count}", ProcessId::own());

@@ -97,10 +97,10 @@ fn inspected(what: &Path, data_root: Option<&Path>, reading: Reading) -> Result<
         volume_or_channels(what, reading)
     } else if extension("npy") {
         channels::array(what)
-    } else if what.join("model.toml").exists() {
-        model(what)
     } else if PartedModel::is_at(what) {
         multi_part::described(what)
+    } else if what.join("model.toml").exists() {
+        model(what)
     } else if what.join("run.toml").exists() {
         run::described(what)
     } else if extension("safetensors") {
