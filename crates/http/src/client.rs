@@ -28,7 +28,7 @@ const SHOWN_CHARACTERS: usize = 300;
 /// Sends requests. Redirections are not followed: they would carry the request elsewhere.
 pub struct Client {
     client: blocking::Client,
-    /// Without our own certificate, for whom the login is not for; where there is one.
+    /// Without our own certificate, where there is one; for origins that are not the login's.
     for_strangers: Option<blocking::Client>,
     login: Login,
     timeout: Duration,
@@ -87,8 +87,9 @@ pub struct ErrorAnswer {
 }
 
 impl Client {
-    /// A client whose `login`, and the certificate of ours in `trust`, go to its origins alone, and which waits `timeout` for an answer, and longer for what
-    /// it uploads. `certificates` is the setting that names those of `trust`, for messages.
+    /// A client whose `login`, with our own certificate in `trust`, goes to its origins alone, and which waits `timeout`
+    /// for an answer, and longer for what it uploads. `certificates` is the setting that names those of `trust`, for
+    /// messages.
     ///
     /// # Errors
     /// Certificates that cannot be read.

@@ -73,7 +73,7 @@ fn an_artifact_server_gets_the_login_where_it_is_trusted() {
         panic!("{after:?}");
     };
     let listed = format!(
-        "trusted_servers in ~/.config/ctseg/config.toml lists \"{}\"",
+        "list \"{}\" in trusted_servers in ~/.config/ctseg/config.toml",
         files.uri()
     );
     assert!(why.contains(&listed), "{why}");

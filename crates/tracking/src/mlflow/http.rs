@@ -127,7 +127,7 @@ impl Http {
         let is_other = url.origin() != self.base.origin();
         (is_other && self.client.login().is_exposed_at(&url)).then(|| {
             let origin = url.origin().ascii_serialization();
-            format!("the login is sent to {origin}, which keeps the files, unencrypted")
+            format!("the login is sent to {origin}, which stores the files, unencrypted; use an https:// address")
         })
     }
 
@@ -150,9 +150,9 @@ impl Http {
         match sent {
             Err(Failure::Status(answer)) if is_stranger && answer.status == 401 => {
                 Err(Fault::Place(format!(
-                    "{} keeps files at {origin}, which wants a login; it gets that of {} if trusted_servers in \
-                     ~/.config/ctseg/config.toml lists \"{origin}\", and 'ctseg sync' then sends the files",
-                    self.uri, self.uri
+                    "{} stores files at {origin}, which answers 401; list \"{origin}\" in trusted_servers in \
+                     ~/.config/ctseg/config.toml if it may have the login, and 'ctseg sync' then sends the files",
+                    self.uri
                 )))
             }
             other => Ok(self.outcome(other)?.tag),
