@@ -200,7 +200,7 @@ fn servers_that_the_user_named_get_the_login() {
     let uri = place.fake.uri();
     place.said(
         &["sync"],
-        &[&LOGIN[..], &[("MLFLOW_TRACKING_URI", &uri)]].concat(),
+        &[&LOGIN[..], &[("MLFLOW_TRACKING_URI", uri.as_str())]].concat(),
         0,
     );
     assert_eq!(logins(&place.fake), only(BASIC));

@@ -104,7 +104,7 @@ impl Spool {
     /// Metrics; those of steps that were told before are left out. `again` says that these will be told once more.
     pub fn metrics(&mut self, network: Option<&str>, points: &[Point], again: bool) -> Result<()> {
         let mut lines = Vec::new();
-        let mut own = BTreeMap::new();
+        let mut own: BTreeMap<String, u64> = BTreeMap::new();
         for point in points {
             let mut fresh: BTreeMap<u64, BTreeMap<String, Number>> = BTreeMap::new();
             for (name, value) in &point.values {
