@@ -12,6 +12,8 @@ mod convert;
 #[cfg(target_os = "linux")]
 mod evaluate;
 mod fingerprint;
+#[cfg(target_os = "linux")]
+mod fuzz_corpus;
 mod grids;
 mod inspect;
 mod logs;
