@@ -20,6 +20,11 @@ impl Run {
     pub fn length(&self) -> usize {
         (self.end - self.start) as usize
     }
+
+    /// Whether `next` begins where this one ends.
+    fn touches(&self, next: &Self) -> bool {
+        self.row == next.row && self.end == next.start
+    }
 }
 
 /// A mask of a volume. Structures are compact: a mask of some hundred thousand voxels takes some ten thousand runs.
@@ -98,8 +103,14 @@ impl RunMask {
             start: start as u32,
             end: end as u32,
         };
-        self.sorted &= self.runs.last().is_none_or(|last| *last < run);
-        self.runs.push(run);
+        match self.runs.last_mut() {
+            Some(last) if last.touches(&run) => last.end = run.end,
+            Some(last) if *last >= run => {
+                self.sorted = false;
+                self.runs.push(run);
+            }
+            _ => self.runs.push(run),
+        }
     }
 
     /// Whether nothing is inside.
@@ -135,14 +146,14 @@ impl RunMask {
         })
     }
 
-    /// Every run, in the order of the voxels.
+    /// Every run, in the order of the voxels; those of a row have a gap between them.
     pub(crate) fn runs(&self) -> Cow<'_, [Run]> {
         if self.sorted {
             return Cow::Borrowed(&self.runs);
         }
-        let mut runs = self.runs.clone();
-        runs.sort_unstable();
-        Cow::Owned(runs)
+        let mut ordered = self.clone();
+        ordered.sort();
+        Cow::Owned(ordered.runs)
     }
 
     /// Rows in a plane.
@@ -154,6 +165,13 @@ impl RunMask {
     pub fn sort(&mut self) {
         if !self.sorted {
             self.runs.sort_unstable();
+            self.runs.dedup_by(|next, kept| {
+                let touches = kept.touches(next);
+                if touches {
+                    kept.end = next.end;
+                }
+                touches
+            });
             self.sorted = true;
         }
     }
