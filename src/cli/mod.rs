@@ -2,7 +2,7 @@
 
 mod args;
 mod commands;
-mod config;
+pub mod config;
 mod distributed;
 mod env;
 mod evaluation_table;

@@ -1,7 +1,17 @@
 //! Results on stdout.
 
+use std::io::{BufWriter, Write};
+
+use serde::Serialize;
+
 /// Prints results. A reader that has gone away (`| head`) is no reason to fail.
 pub fn print_out(text: &str) {
-    use std::io::Write;
     let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}
+
+/// [`print_out`] of an object, piece by piece.
+pub fn print_json(value: &impl Serialize) {
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    let printed = serde_json::to_writer_pretty(&mut out, value).map_err(std::io::Error::from);
+    let _ = printed.and_then(|()| out.write_all(b"\n"));
 }

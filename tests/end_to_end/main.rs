@@ -14,6 +14,8 @@ mod evaluate;
 #[cfg(target_os = "linux")]
 mod faults;
 mod fingerprint;
+#[cfg(target_os = "linux")]
+mod fuzz_corpus;
 mod grids;
 mod hostile_models;
 mod inspect;

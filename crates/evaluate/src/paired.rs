@@ -56,17 +56,13 @@ pub fn paired(this: &Evaluation, other: &Evaluation) -> Vec<Paired> {
         .iter()
         .filter_map(|case| Some((case, *others.get(case.case.as_str())?)))
         .collect();
-    let shared: Vec<(usize, usize)> = this
-        .structures
-        .iter()
-        .enumerate()
-        .filter_map(|(index, structure)| {
-            let mut others = other.structures.iter();
-            Some((
-                index,
-                others.position(|other| other.name == structure.name)?,
-            ))
-        })
+    let mut places = BTreeMap::new();
+    for (place, structure) in other.structures.iter().enumerate() {
+        places.entry(structure.name.as_str()).or_insert(place);
+    }
+    let own = this.structures.iter().enumerate();
+    let shared: Vec<(usize, usize)> = own
+        .filter_map(|(index, structure)| Some((index, *places.get(structure.name.as_str())?)))
         .collect();
     let metrics = METRICS
         .iter()

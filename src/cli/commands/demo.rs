@@ -216,8 +216,8 @@ fn finish(
         job.stop,
         observer,
     )?;
-    let summary = evaluation.write(folder)?;
-    print_evaluation(&evaluation, &summary, folder, settings.json);
+    evaluation.write(folder)?;
+    print_evaluation(&evaluation, None, folder, settings.json);
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use super::{Mark, key};
 use crate::CaseState;
 use ctseg_base::process::id::ProcessId;
-use ctseg_base::process::owner::{Alive, Worker};
+use ctseg_base::process::owner::{Alive, Sign, Worker};
 use ctseg_base::{Error, Result};
 
 /// A process of the folder that has not ended in order.
@@ -42,7 +42,8 @@ pub struct Survey {
 
 impl Survey {
     /// Reads the folder at the time `now`: marks of cases made in the same `way`, and processes that are taken for
-    /// dead after `expiry` without a sign. The times of files are compared with this machine's clock.
+    /// dead after `expiry` without a sign, or whose last one lies further in the future. The times of files are compared
+    /// with this machine's clock.
     ///
     /// # Errors
     /// The folder cannot be read.
@@ -76,14 +77,13 @@ impl Survey {
             return;
         };
         let sign = metadata.modified().unwrap_or(now);
-        let age = now.duration_since(sign).unwrap_or_default();
         let id = process.rsplit_once('.');
         let id = id.and_then(|(id, _)| ProcessId::parse(id));
         let worker = fs::read(path).ok();
         let member = Member {
             process: process.to_owned(),
             worker: worker.and_then(|text| serde_json::from_slice(&text).ok()),
-            alive: Alive::of(id.as_ref(), metadata.uid(), age, expiry),
+            alive: Alive::of(id.as_ref(), metadata.uid(), Sign { at: sign, now }, expiry),
             sign,
         };
         self.members.insert(process.to_owned(), member);

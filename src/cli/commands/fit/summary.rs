@@ -84,7 +84,7 @@ fn out_of_fold_json(summary: &FitSummary) -> serde_json::Value {
     let Some(predicted) = &summary.out_of_fold else {
         return serde_json::Value::Null;
     };
-    let figures = predicted.evaluation.as_ref().map(Evaluation::to_json);
+    let figures = predicted.evaluation.as_ref().map(Evaluation::summary);
     json!({"folder": predicted.folder.display().to_string(), "complete": predicted.complete, "summary": figures})
 }
 
