@@ -12,6 +12,7 @@ pub mod pointer_file;
 pub mod process;
 pub mod progress;
 pub mod progress_counts;
+pub mod regular_file;
 pub mod temp_files;
 pub mod text;
 pub mod unzip;

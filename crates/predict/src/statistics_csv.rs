@@ -4,19 +4,16 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use ctseg_base::atomic_file::write_bytes_atomically;
-use ctseg_base::text::file::read_text;
+use ctseg_base::text::file::read_text_at_most;
 use ctseg_base::text::os_text::to_text;
-use ctseg_base::{Error, Result};
-use ctseg_core::outputs::sidecar::Sidecar;
+use ctseg_base::{Error, Result, regular_file};
+use ctseg_core::outputs::sidecar::{MOST_BYTES, Sidecar};
 
 /// The table's name.
 pub const FILE_NAME: &str = "statistics.csv";
 
 /// Folders are looked through so far down.
 const DEEPEST: usize = 16;
-
-/// Sidecars are smaller; a larger file is something else and is not read.
-const MOST_BYTES: u64 = 64 << 20;
 
 const HEADER: [&str; 12] = [
     "case",
@@ -70,10 +67,7 @@ pub fn write_statistics(folder: &Path) -> Result<()> {
 fn is_own(path: &Path) -> bool {
     let mut start = Vec::new();
     let header = format!("{}\n", HEADER.join(","));
-    let file = path
-        .is_file()
-        .then(|| std::fs::File::open(path).ok())
-        .flatten();
+    let file = regular_file::open(path).ok();
     let read = file.map(|file| file.take(header.len() as u64).read_to_end(&mut start));
     matches!(read, Some(Ok(_))) && (start.is_empty() || start == header.as_bytes())
 }
@@ -97,8 +91,7 @@ fn find(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) {
 }
 
 fn read(file: &Path) -> Option<Sidecar> {
-    let bytes = std::fs::metadata(file).ok()?.len();
-    let text = (bytes <= MOST_BYTES).then(|| read_text(file).ok())??;
+    let text = read_text_at_most(file, MOST_BYTES).ok()?;
     serde_json::from_str(&text).ok()
 }
 

@@ -11,7 +11,7 @@ use zip::{CompressionMethod, ZipArchive};
 use super::pickle::unpickled;
 use super::value::{Id, Node, TensorView, Value, Values};
 use crate::weights::HostTensor;
-use ctseg_base::{Error, Result, pointer_file};
+use ctseg_base::{Error, Result, pointer_file, regular_file};
 
 /// The pickle of a checkpoint with optimiser and logs is some megabytes.
 const LONGEST_PICKLE: u64 = 64 << 20;
@@ -51,7 +51,7 @@ impl TorchFile {
                 ),
             )
         };
-        let file = File::open(path).map_err(Error::io(path, "open"))?;
+        let file = regular_file::open(path).map_err(Error::io(path, "open"))?;
         let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|problem| {
             let pointer = pointer_file::problem(path);
             refused(pointer.unwrap_or_else(|| format!("no zip archive ({problem})")))

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use super::metric::Metric;
-use ctseg_base::{Error, Result};
+use ctseg_base::{Error, Result, regular_file};
 use ctseg_core::dataset::Structure;
 use ctseg_image::metrics::overlap::Summary;
 
@@ -41,7 +41,8 @@ impl MetricTable {
     /// No CSV, columns `case` and `structure` missing, or no row.
     pub fn read(path: &Path) -> Result<Self> {
         let broken = |error: csv::Error| Error::file(path, format!("cannot be read: {error}"));
-        let mut reader = csv::Reader::from_path(path).map_err(broken)?;
+        let bytes = regular_file::read(path).map_err(Error::io(path, "read"))?;
+        let mut reader = csv::Reader::from_reader(bytes.as_slice());
         let header = reader.headers().map_err(broken)?.clone();
         let column = |name: &str| header.iter().position(|own| own == name);
         let (Some(case), Some(structure)) = (column("case"), column("structure")) else {
