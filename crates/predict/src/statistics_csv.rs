@@ -4,6 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use ctseg_base::atomic_file::write_bytes_atomically;
+use ctseg_base::text::csv_cell::to_cell;
 use ctseg_base::text::file::read_text_at_most;
 use ctseg_base::text::os_text::to_text;
 use ctseg_base::{Error, Result, regular_file};
@@ -101,7 +102,7 @@ fn rows(case: &Path, sidecar: &Sidecar) -> Vec<Vec<String>> {
     let cell = |value: Option<f64>, digits: usize| {
         value.map(|v| format!("{v:.digits$}")).unwrap_or_default()
     };
-    let case = to_text(case);
+    let case = to_cell(&to_text(case));
     structures
         .into_iter()
         .filter_map(|(name, label)| {
@@ -109,7 +110,7 @@ fn rows(case: &Path, sidecar: &Sidecar) -> Vec<Vec<String>> {
             let place = |axis: usize| cell(found.centroid_mm.map(|place| place[axis]), 2);
             Some(vec![
                 case.clone(),
-                name.clone(),
+                to_cell(name),
                 label.to_string(),
                 found.voxels.to_string(),
                 cell(Some(found.volume_ml), 4),

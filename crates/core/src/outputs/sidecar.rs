@@ -10,7 +10,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::overlapping_masks::OverlappingMasks;
-use super::{Outputs, remove_left_over};
+use super::{Outputs, refuse_links_out, remove_left_over};
 use crate::inference::cascade::CascadeReport;
 use crate::model::identity::ModelUsed;
 use ctseg_base::atomic_file::{parent_of, write_bytes_atomically};
@@ -280,8 +280,9 @@ impl Making<'_> {
     /// prediction of the case has left beside them.
     ///
     /// # Errors
-    /// The sidecar cannot be written.
+    /// The sidecar cannot be written; a link leads from the folder of masks to another place.
     pub fn begin(&self, output: &Path, files: Vec<PathBuf>) -> Result<()> {
+        refuse_links_out(output, &files)?;
         let left = match found_at(output)? {
             Found::Nothing | Found::Foreign => Vec::new(),
             Found::Begun(begun) => begun.files,

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use super::metric::Metric;
+use ctseg_base::text::csv_cell::from_cell;
 use ctseg_base::{Error, Result, regular_file};
 use ctseg_core::dataset::Structure;
 use ctseg_image::metrics::overlap::Summary;
@@ -60,8 +61,8 @@ impl MetricTable {
             let record = record.map_err(broken)?;
             let cell = |at: usize| record.get(at).unwrap_or_default().trim().to_owned();
             rows.push(Row {
-                case: cell(case),
-                structure: cell(structure),
+                case: from_cell(&cell(case)).to_owned(),
+                structure: from_cell(&cell(structure)).to_owned(),
                 label: label.and_then(|at| cell(at).parse().ok()),
                 cells: metrics.iter().map(|at| cell(*at)).collect(),
             });

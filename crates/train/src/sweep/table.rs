@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::diagnosis::{Verdict, diagnose};
 use ctseg_base::atomic_file::write_bytes_atomically;
+use ctseg_base::text::csv_cell::to_cell;
 use ctseg_base::{Error, Result};
 use ctseg_core::recipe::Recipe;
 use ctseg_core::run::history;
@@ -145,8 +146,8 @@ pub(super) fn write_tables(sweep: &Path, rows: &[TrialRow]) -> Result<()> {
         table
             .write_record([
                 row.rank.to_string(),
-                row.trial.clone(),
-                row.settings.join(" "),
+                to_cell(&row.trial),
+                to_cell(&row.settings.join(" ")),
                 row.rungs.to_string(),
                 row.epochs.to_string(),
                 number(row.best_dice),
@@ -154,7 +155,7 @@ pub(super) fn write_tables(sweep: &Path, rows: &[TrialRow]) -> Result<()> {
                 format!("{:.1}", row.seconds),
                 row.verdict
                     .map_or_else(String::new, |verdict| verdict.to_string()),
-                row.failure.clone().unwrap_or_default(),
+                to_cell(row.failure.as_deref().unwrap_or_default()),
             ])
             .map_err(failed)?;
     }
