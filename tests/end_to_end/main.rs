@@ -13,6 +13,8 @@ mod convert;
 mod evaluate;
 mod fingerprint;
 mod grids;
+#[cfg(unix)]
+mod hostile;
 mod inspect;
 mod logs;
 mod messages;

@@ -190,6 +190,22 @@ mod tests {
     }
 
     #[test]
+    fn a_case_whose_folder_is_a_link_to_elsewhere_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["in/a/p", "in/b/p", "out", "elsewhere"] {
+            std::fs::create_dir_all(at(name)).unwrap();
+        }
+        std::os::unix::fs::symlink(at("elsewhere"), at("out/a")).unwrap();
+        let inputs = ["in/a/p/ct.nii", "in/b/p/ct.nii"].map(at);
+        let (cases, _) = plan_outputs(&inputs, &at("out")).unwrap();
+        assert_eq!(cases[0].output, at("out/a/p/ct.nii"));
+        let refused = cases[0].refused.as_deref().unwrap_or_default();
+        assert!(refused.contains("out of the output folder"), "{refused}");
+        assert_eq!(cases[1].refused, None);
+    }
+
+    #[test]
     fn names_of_any_bytes_are_kept() {
         let name = OsStr::from_bytes(b"M\xfcller.nii.gz");
         let (cases, _) = plan_outputs(&[Path::new("in").join(name)], Path::new("out")).unwrap();

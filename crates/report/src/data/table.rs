@@ -177,6 +177,15 @@ mod tests {
     }
 
     #[test]
+    fn names_that_are_marked_as_text_are_read_without_the_mark() {
+        let table = read("case,structure,dice\n'=cmd(),'-a,0.9\n'b,a,-0.5\n").unwrap();
+        assert_eq!(table.cases, ["=cmd()", "'b"]);
+        let names = table.structures.iter().map(|s| s.name.as_str());
+        assert_eq!(names.collect::<Vec<_>>(), ["-a", "a"]);
+        assert_eq!(table.value(1, 1, 0), Some(-0.5));
+    }
+
+    #[test]
     fn what_is_no_table_is_refused_in_one_line() {
         for (text, problem) in [
             ("a,b\n1,2\n", "no columns 'case'"),

@@ -192,7 +192,7 @@ mod tests {
         };
         let standings = [
             trial("000", &[0.5, 0.6], 1, None),
-            trial("001", &[0.1], 1, Some("not finite")),
+            trial("001", &[0.1], 1, Some("=not finite")),
             trial("002", &[0.4, 0.55, 0.58], 2, None),
             trial("003", &[0.7], 1, None),
             trial("004", &[], 1, Some("no memory")),
@@ -208,7 +208,10 @@ mod tests {
         write_tables(folder.path(), &rows).unwrap();
         let text = std::fs::read_to_string(folder.path().join("sweep.csv")).unwrap();
         assert_eq!(text.lines().count(), 6);
-        assert!(text.contains("001") && text.contains("not finite"));
+        assert!(
+            text.contains("001") && text.contains(",'=not finite\n"),
+            "{text}"
+        );
         let bytes = std::fs::read(folder.path().join("sweep.json")).unwrap();
         assert_eq!(
             serde_json::from_slice::<Vec<TrialRow>>(&bytes).unwrap(),
