@@ -45,7 +45,7 @@ pub fn read_at_most(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let file = open(path)?;
     let length = file.metadata()?.len();
     if length > most {
-        return Err(too_long(&format!("{length}"), most));
+        return Err(too_long(&length.to_string(), most));
     }
     let mut bytes = Vec::new();
     let expected = usize::try_from(length).unwrap_or(usize::MAX);
@@ -60,8 +60,8 @@ pub fn read_at_most(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     }
 }
 
-fn too_long(length: &str, most: u64) -> io::Error {
-    let problem = format!("is {length} bytes long; expected at most {most} of such a file");
+fn too_long(found: &str, most: u64) -> io::Error {
+    let problem = format!("holds {found} bytes; expected at most {most} in such a file");
     io::Error::new(ErrorKind::InvalidData, problem)
 }
 
@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(read_at_most(&path, 5).unwrap(), b"12345");
         let error = read_at_most(&path, 4).unwrap_err().to_string();
         assert!(
-            error.starts_with("is 5 bytes long; expected at most 4"),
+            error.starts_with("holds 5 bytes; expected at most 4"),
             "{error}"
         );
         let huge = File::create(&path).unwrap();

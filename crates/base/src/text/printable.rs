@@ -2,7 +2,6 @@
 //! a terminal's cursor, or turn the order of what follows.
 
 use std::borrow::Cow;
-use std::fmt::Write;
 use std::path::Path;
 
 /// The text on one line. Control characters are escaped as JSON has them, such as `\n` and `\u001b`; JSON stays the same
@@ -50,8 +49,7 @@ fn escaped(text: &str, is_escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
             '\n' => plain += "\\n",
             '\r' => plain += "\\r",
             '\t' => plain += "\\t",
-            // Writing to a String cannot fail.
-            _ => drop(write!(plain, "\\u{:04x}", u32::from(c))),
+            _ => plain += &format!("\\u{:04x}", u32::from(c)),
         }
     }
     Cow::Owned(plain)

@@ -28,9 +28,8 @@ pub fn refuse_links_out(output: &Path, files: &[PathBuf]) -> Result<()> {
 /// made there.
 pub(super) fn leads_out(root: &Path, folder: &Path) -> bool {
     let path = root.join(folder);
-    let there = path.ancestors().take(folder.components().count());
-    let mut there = there.filter(|path| path.symlink_metadata().is_ok());
-    let Some(there) = there.next() else {
+    let mut folders = path.ancestors().take(folder.components().count());
+    let Some(there) = folders.find(|path| path.symlink_metadata().is_ok()) else {
         return false;
     };
     match (there.canonicalize(), root.canonicalize()) {

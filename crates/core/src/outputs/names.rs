@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use super::leads_out;
+use super::links::leads_out;
 use super::sidecar::read_sidecar;
 use crate::dataset::case_names::case_paths;
 use ctseg_base::atomic_file::parent_of;

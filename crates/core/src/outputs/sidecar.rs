@@ -9,8 +9,9 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use super::links::refuse_links_out;
 use super::overlapping_masks::OverlappingMasks;
-use super::{Outputs, refuse_links_out, remove_left_over};
+use super::{Outputs, remove_left_over};
 use crate::inference::cascade::CascadeReport;
 use crate::model::identity::ModelUsed;
 use ctseg_base::atomic_file::{parent_of, write_bytes_atomically};
