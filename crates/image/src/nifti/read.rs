@@ -204,7 +204,7 @@ fn read_on_two_threads(
     source: &mut Source,
     header: &NiftiHeader,
     convert: &mut (impl FnMut(&[u8]) + Send),
-) -> Option<std::result::Result<(), String>> {
+) -> Option<std::result::Result<Option<String>, String>> {
     std::thread::scope(|scope| {
         let (to_convert, inflated) = sync_channel::<Vec<u8>>(CHUNKS_AHEAD);
         let (give_back, converted) = sync_channel::<Vec<u8>>(CHUNKS_AHEAD + 1);
