@@ -70,7 +70,7 @@ fn a_label_name_of_any_length_is_shown() {
 }
 
 #[test]
-fn names_are_no_formulas_in_tables_and_are_read_back_from_them() {
+fn names_are_no_formulas_in_tables() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     for kind in ["pred", "ref"] {
@@ -83,7 +83,4 @@ fn names_are_no_formulas_in_tables_and_are_read_back_from_them() {
     for row in ["\n'=cmd(),structure_1,1,", "\nb,structure_1,1,"] {
         assert!(metrics.contains(row), "{metrics}");
     }
-    run(folder.path(), &["report", "out", "-o", "report.html"], 0);
-    let page = read("report.html");
-    assert!(page.contains("=cmd()") && !page.contains("'=cmd()"));
 }
