@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::print::{print_json, print_out};
+use super::print::{print_json, print_out, print_raw};
+use ctseg_base::text::printable::Shown;
 use ctseg_base::text::table::{score, table};
 use ctseg_base::text::words::counted;
 use ctseg_evaluate::paired::{ALL, Paired};
@@ -70,7 +71,7 @@ pub fn print_evaluation(
     all.extend(SHOWN.map(|(metric, _)| number(metric, evaluation.mean(metric))));
     rows.push(all);
     dice.push(mean);
-    print_out(&coloured(&table(&header, &rows), &dice));
+    print_raw(&coloured(&table(&header, &rows), &dice));
     print_regions(evaluation);
     print_worst(evaluation);
     print_out(&format!(
@@ -78,7 +79,7 @@ pub fn print_evaluation(
         counted(evaluation.cases.len(), "case"),
         evaluation.failures.len(),
         counted(evaluation.missing.len(), "reference"),
-        folder.display()
+        folder.shown()
     ));
 }
 
@@ -158,7 +159,7 @@ fn print_worst(evaluation: &Evaluation) {
     cases.truncate(WORST);
     let named: Vec<String> = cases
         .iter()
-        .map(|(case, dice)| format!("{case} {dice:.3}"))
+        .map(|(case, dice)| format!("{} {dice:.3}", case.shown()))
         .collect();
     print_out(&format!("worst mean Dice: {}\n", named.join(", ")));
 }
@@ -189,7 +190,7 @@ pub fn print_against(paired: &[Paired], folder: &Path) {
     }
     print_out(&format!(
         "all metrics in {}; p: Wilcoxon's signed-rank test, over the structures corrected by Holm\n",
-        folder.join("against.csv").display()
+        folder.join("against.csv").shown()
     ));
 }
 

@@ -13,6 +13,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
                 "process",
                 "progress",
                 "progress_counts",
+                "regular_file",
                 "text",
             ],
             &["atomic_file", "cancel", "disk_full", "hash", "limits"],

@@ -17,6 +17,8 @@ mod fingerprint;
 #[cfg(target_os = "linux")]
 mod fuzz_corpus;
 mod grids;
+#[cfg(unix)]
+mod hostile;
 mod hostile_models;
 mod inspect;
 mod logs;

@@ -12,6 +12,7 @@ pub mod pointer_file;
 pub mod process;
 pub mod progress;
 pub mod progress_counts;
+pub mod regular_file;
 pub mod replace_folder;
 pub mod temp_files;
 pub mod text;

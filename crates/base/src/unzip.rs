@@ -8,7 +8,7 @@ use zip::ZipArchive;
 
 use crate::atomic_file::{create_folder, parent_of};
 use crate::temp_files::temporary_folder;
-use crate::{Error, Result};
+use crate::{Error, Result, regular_file};
 
 /// Compressors make at most about a thousandth of a file; what promises more is a trap.
 const LARGEST_RATIO: u64 = 1100;
@@ -47,7 +47,7 @@ pub fn unpacked_zip(
     wanted: &dyn Fn(&str) -> bool,
 ) -> Result<tempfile::TempDir> {
     let refused = |problem: String| Error::file(path, format!("cannot be unpacked: {problem}"));
-    let file = File::open(path).map_err(Error::io(path, "open"))?;
+    let file = regular_file::open(path).map_err(Error::io(path, "open"))?;
     let packed = file.metadata().map_err(Error::io(path, "read"))?.len();
     let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|problem| {
         let pointer = crate::pointer_file::problem(path);

@@ -12,6 +12,7 @@ use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorView};
 use crate::named_parameters::{NamedMapper, NamedVisitor, map_named, visit_named};
 use crate::networks::Network;
 use ctseg_base::atomic_file::write_bytes_atomically;
+use ctseg_base::regular_file::read_at_most;
 use ctseg_base::{Error, Result, pointer_file};
 
 /// A tensor away from any device.
@@ -180,12 +181,15 @@ pub fn write_tensors(path: &Path, tensors: &NamedTensors, metadata: &str) -> Res
     write_bytes_atomically(path, &file)
 }
 
+/// Networks that a GPU can train have fewer bytes of weights; a larger file would fill the memory.
+const MOST_BYTES: u64 = 16 << 30;
+
 /// Reads a safetensors file of ours: its tensors and its metadata.
 ///
 /// # Errors
 /// The file is missing, damaged, or holds anything but f32 tensors.
 pub fn read_tensors(path: &Path) -> Result<(NamedTensors, String)> {
-    let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
+    let bytes = read_at_most(path, MOST_BYTES).map_err(Error::io(path, "read"))?;
     let damaged = |error| {
         let pointer = pointer_file::problem(path);
         Error::file(

@@ -7,6 +7,7 @@ use crate::Evaluation;
 use crate::case_scores::CaseScores;
 use crate::scores::METRICS;
 use ctseg_base::atomic_file::{write_atomically, write_bytes_atomically};
+use ctseg_base::text::csv_cell::to_cell;
 use ctseg_base::{Error, Result};
 
 impl Evaluation {
@@ -28,8 +29,8 @@ impl Evaluation {
         let structures = self.structures.iter().zip(&case.scores);
         structures.map(|(structure, scores)| {
             let mut row = vec![
-                case.case.clone(),
-                structure.name.clone(),
+                to_cell(&case.case),
+                to_cell(&structure.name),
                 structure.value.to_string(),
             ];
             row.extend(METRICS.iter().map(|metric| cell((metric.of)(scores))));
@@ -44,7 +45,7 @@ pub fn cell(value: Option<f64>) -> String {
     value.map(|value| format!("{value:.6}")).unwrap_or_default()
 }
 
-/// Writes a table, whole or not at all.
+/// Writes a table, whole or not at all; names in it are to be [`to_cell`]'s.
 pub fn write_csv(
     path: &Path,
     header: &[&str],

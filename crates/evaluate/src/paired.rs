@@ -10,6 +10,7 @@ use crate::case_scores::CaseScores;
 use crate::files::{cell, write_csv};
 use crate::scores::{Better, METRICS, Metric};
 use ctseg_base::Result;
+use ctseg_base::text::csv_cell::to_cell;
 use ctseg_image::metrics::overlap::Summary;
 use ctseg_image::metrics::summary::Aggregate;
 use ctseg_image::metrics::wilcoxon::{holm, signed_rank_p};
@@ -170,7 +171,7 @@ pub fn write(folder: &Path, rows: &[Paired]) -> Result<()> {
         let interval = row.difference_ci95;
         vec![
             row.metric.to_owned(),
-            row.structure.clone(),
+            to_cell(&row.structure),
             row.cases.to_string(),
             row.unpaired.to_string(),
             cell(row.mean),

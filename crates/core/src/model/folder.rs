@@ -5,6 +5,7 @@ use std::path::Path;
 
 use ctseg_base::atomic_file::write_bytes_atomically;
 use ctseg_base::hash::file_sha256;
+use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result, pointer_file};
 
 /// The checksums of a folder's files, as `sha256sum` writes them.
@@ -16,7 +17,7 @@ pub(crate) const SUMS: &str = "SHA256SUMS";
 /// A file that is missing or changed.
 pub(crate) fn verified_sums(folder: &Path) -> Result<BTreeMap<String, String>> {
     let sums_path = folder.join(SUMS);
-    let text = std::fs::read_to_string(&sums_path).map_err(Error::io(&sums_path, "read"))?;
+    let text = read_text(&sums_path).map_err(Error::io(&sums_path, "read"))?;
     let mut sums = BTreeMap::new();
     for line in text.lines() {
         let (sum, name) = line

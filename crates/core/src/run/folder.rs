@@ -1,6 +1,6 @@
 //! The folder of one training run: recipe, data, metrics, log, checkpoints.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use crate::recipe::Recipe;
 use ctseg_base::atomic_file::{create_folder, write_bytes_atomically};
 use ctseg_base::temp_files::remove_leftovers_below;
 use ctseg_base::text::file::read_text;
-use ctseg_base::{Error, Result};
+use ctseg_base::{Error, Result, regular_file};
 
 /// Where a run folder has its pictures.
 pub const PLOTS: &str = "plots";
@@ -121,7 +121,8 @@ impl RunFolder {
 
     fn opened(path: PathBuf, parent: Option<String>) -> Result<Self> {
         let file = path.join(history::FILE);
-        let torn = std::fs::read(&file).is_ok_and(|text| text.last().is_some_and(|b| *b != b'\n'));
+        let torn =
+            regular_file::read(&file).is_ok_and(|text| text.last().is_some_and(|b| *b != b'\n'));
         let mut metrics = append_to(&file)?;
         if torn {
             metrics
@@ -244,11 +245,7 @@ fn write_settings(run: &Path, settings: &RunSettings) -> Result<()> {
 }
 
 fn append_to(path: &Path) -> Result<File> {
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .map_err(Error::io(path, "append to"))
+    regular_file::append_to(path).map_err(Error::io(path, "append to"))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::pickle::unpickled;
 use super::value::{Id, Node, TensorView, Value, Values};
 use crate::weights::{HostTensor, NamedTensors, elements_of};
 use ctseg_base::unzip::check_overlaps;
-use ctseg_base::{Error, Result, pointer_file};
+use ctseg_base::{Error, Result, pointer_file, regular_file};
 
 /// The pickle of a checkpoint with optimiser and logs is some megabytes.
 const LONGEST_PICKLE: u64 = 64 << 20;
@@ -57,7 +57,7 @@ impl TorchFile {
                 ),
             )
         };
-        let file = File::open(path).map_err(Error::io(path, "open"))?;
+        let file = regular_file::open(path).map_err(Error::io(path, "open"))?;
         let length = file.metadata().map_err(Error::io(path, "read"))?.len();
         let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|problem| {
             let pointer = pointer_file::problem(path);

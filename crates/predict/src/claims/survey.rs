@@ -10,7 +10,8 @@ use super::{Mark, key};
 use crate::CaseState;
 use ctseg_base::process::id::ProcessId;
 use ctseg_base::process::owner::{Alive, Sign, Worker};
-use ctseg_base::{Error, Result};
+use ctseg_base::text::file::read_text;
+use ctseg_base::{Error, Result, regular_file};
 
 /// A process of the folder that has not ended in order.
 #[derive(Debug, Clone)]
@@ -79,7 +80,7 @@ impl Survey {
         let sign = metadata.modified().unwrap_or(now);
         let id = process.rsplit_once('.');
         let id = id.and_then(|(id, _)| ProcessId::parse(id));
-        let worker = fs::read(path).ok();
+        let worker = regular_file::read(path).ok();
         let member = Member {
             process: process.to_owned(),
             worker: worker.and_then(|text| serde_json::from_slice(&text).ok()),
@@ -90,7 +91,7 @@ impl Survey {
     }
 
     fn take_mark(&mut self, key: &str, path: &Path, way: &str) {
-        let text = fs::read(path).ok();
+        let text = regular_file::read(path).ok();
         let mark = text.and_then(|text| serde_json::from_slice::<Mark>(&text).ok());
         if let Some(mark) = mark.filter(|mark| mark.way == way) {
             self.marks
@@ -110,7 +111,7 @@ impl Survey {
             return;
         }
         let made = fs::metadata(path).and_then(|metadata| metadata.modified());
-        if let (Ok(text), Ok(made)) = (fs::read_to_string(path), made) {
+        if let (Ok(text), Ok(made)) = (read_text(path), made) {
             let process = text.lines().next().unwrap_or_default().to_owned();
             self.claims.insert(key.to_owned(), (number, process, made));
         }

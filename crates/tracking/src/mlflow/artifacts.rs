@@ -14,7 +14,7 @@ use super::http::Http;
 use ctseg_base::atomic_file::{
     TEMPORARY, parent_of, persisted, temporary_file, write_bytes_atomically,
 };
-use ctseg_base::{Error, Result};
+use ctseg_base::{Error, Result, regular_file};
 use ctseg_http::Body;
 
 const PROXY: &str = "/api/2.0/mlflow-artifacts";
@@ -116,7 +116,7 @@ impl<'a> Store<'a> {
 
     /// Puts the file at `path` to `to`, such as `plots/loss.png`. Sent again it replaces itself.
     pub fn put(&self, path: &Path, to: &str) -> Result<(), Fault> {
-        let mut file = File::open(path).map_err(Error::io(path, "read"))?;
+        let mut file = regular_file::open(path).map_err(Error::io(path, "read"))?;
         let metadata = file.metadata().map_err(Error::io(path, "read"))?;
         let bytes = metadata.len();
         let (base, folder) = match &self.kind {
@@ -206,7 +206,7 @@ impl<'a> Store<'a> {
         let mut parts = Vec::new();
         for (index, credential) in (0u64..).zip(credentials.into_iter().flatten()) {
             let from = index * part_bytes;
-            let mut file = File::open(path).map_err(Error::io(path, "read"))?;
+            let mut file = regular_file::open(path).map_err(Error::io(path, "read"))?;
             file.seek(SeekFrom::Start(from))
                 .map_err(Error::io(path, "read"))?;
             let headers = credential["headers"].as_object();
@@ -279,7 +279,7 @@ pub fn files_of(path: &Path) -> Result<Vec<(PathBuf, String)>> {
 
 /// SHA-256 of a file's bytes, in hexadecimal digits.
 pub fn sha256_of(path: &Path) -> Result<String> {
-    let mut file = File::open(path).map_err(Error::io(path, "read"))?;
+    let mut file = regular_file::open(path).map_err(Error::io(path, "read"))?;
     let mut hash = Sha256::new();
     std::io::copy(&mut file, &mut hash).map_err(Error::io(path, "read"))?;
     Ok(format!("{:x}", hash.finalize()))

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::event::{Begun, Event, Line};
-use ctseg_base::{Error, Result};
+use ctseg_base::{Error, Result, regular_file};
 
 /// In the run folder.
 pub const FOLDER: &str = "tracking";
@@ -38,7 +38,7 @@ pub struct Placed {
 impl Lines {
     pub fn open(run: &Path, at: u64) -> Result<Self> {
         let path = path_in(run);
-        let mut file = File::open(&path).map_err(Error::io(&path, "read"))?;
+        let mut file = regular_file::open(&path).map_err(Error::io(&path, "read"))?;
         file.seek(SeekFrom::Start(at))
             .map_err(Error::io(&path, "read"))?;
         Ok(Self {

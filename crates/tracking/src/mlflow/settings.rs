@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::trusted::{check_named, server_url, server_urls};
+use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result};
 use ctseg_http::{Access, Login, Trust, Url};
 
@@ -196,7 +197,7 @@ fn kept_login(path: &Path) -> Result<(Option<String>, Option<String>)> {
     if !path.exists() {
         return Ok(login);
     }
-    let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+    let text = read_text(path).map_err(Error::io(path, "read"))?;
     let mut within = false;
     for line in text.lines().map(str::trim) {
         if line.starts_with('[') {

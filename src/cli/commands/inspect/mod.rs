@@ -23,6 +23,7 @@ use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
 use crate::cli::settings::Settings;
 use ctseg_base::text::file::read_text;
+use ctseg_base::text::printable::Shown;
 use ctseg_base::text::table::{or_undefined, table};
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
@@ -209,8 +210,8 @@ fn model(path: &Path) -> Result<(String, Value)> {
     let compute = lightly()?;
     let mut text = format!(
         "model {} (ctseg {}), SHA-256 {}\n",
-        path.display(),
-        bundle.manifest.ctseg_version,
+        path.shown(),
+        bundle.manifest.ctseg_version.shown(),
         bundle.sha256()
     );
     let structures: Vec<Vec<String>> = bundle
@@ -228,8 +229,8 @@ fn model(path: &Path) -> Result<(String, Value)> {
         text += &format!(
             "\nstage {number}: {}, trained on '{}' with {}\n",
             counted(segmenter.folds(), "network"),
-            stage.dataset,
-            stage.engine
+            stage.dataset.shown(),
+            stage.engine.shown()
         );
         for fold in &stage.folds {
             text += &format!(
@@ -249,7 +250,7 @@ fn model(path: &Path) -> Result<(String, Value)> {
     let chosen = &bundle.manifest.postprocessing;
     for (name, cleaning) in chosen.iter().flat_map(|chosen| &chosen.structures) {
         let steps: Vec<String> = cleaning.steps.iter().map(Step::to_string).collect();
-        text += &format!("clean-up of {name}: {}\n", steps.join(", "));
+        text += &format!("clean-up of {}: {}\n", name.shown(), steps.join(", "));
     }
     Ok((
         text,
@@ -266,7 +267,7 @@ fn recipe_with(recipe: &Recipe, outputs: usize) -> Result<(String, Value)> {
     let found = recipe.network.cost(recipe.channels(), outputs, input)?;
     let mut text = format!(
         "recipe {} (stage {}): {} on {:?} mm, {}, {}, sides (z, y, x) multiples of {:?}, loss {}\nintensities: {}\n{}\n{}",
-        recipe.name,
+        recipe.name.shown(),
         recipe.stage,
         recipe.network.name(),
         recipe.spacing_mm,
@@ -280,7 +281,7 @@ fn recipe_with(recipe: &Recipe, outputs: usize) -> Result<(String, Value)> {
     );
     let warnings = recipe.without_effect();
     for warning in &warnings {
-        text += &format!("warning: {warning}\n");
+        text += &format!("warning: {}\n", warning.shown());
     }
     Ok((
         text,

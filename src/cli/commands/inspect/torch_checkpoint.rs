@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::layer_table;
+use ctseg_base::text::printable::Shown;
 use ctseg_base::{Error, Result};
 use ctseg_engine::torch_checkpoint::{Node, TorchFile, Value as Held};
 
@@ -38,7 +39,7 @@ pub fn described(path: &Path) -> Result<(String, Value)> {
         if shown.chars().count() == LONGEST {
             shown.push('…');
         }
-        text += &format!("  {name}: {shown}\n");
+        text += &format!("  {}: {}\n", name.shown(), shown.shown());
     }
     value["kind"] = json!("torch");
     value["settings"] = Value::Object(settings);

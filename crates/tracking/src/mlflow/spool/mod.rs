@@ -12,7 +12,7 @@
 mod tests;
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -23,7 +23,7 @@ use super::event::{Begun, Event, Line, Number};
 use super::event_reader::{FOLDER, Lines, path_in};
 use ctseg_base::atomic_file::create_folder;
 use ctseg_base::process::id::ProcessId;
-use ctseg_base::{Error, Result};
+use ctseg_base::{Error, Result, regular_file};
 use ctseg_core::run::tracker::Point;
 
 /// Values of a line at most, so that a line is small beside what is sent at once.
@@ -69,12 +69,7 @@ impl Spool {
                 line.line.iter().for_each(|line| told.take_in(&line.event));
             }
         }
-        let mut file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .read(true)
-            .open(&path)
-            .map_err(Error::io(&path, "append to"))?;
+        let mut file = regular_file::append_to(&path).map_err(Error::io(&path, "append to"))?;
         let is_torn = ends_torn(&mut file).map_err(Error::io(&path, "read"))?;
         let of_the_machine = told
             .steps

@@ -61,7 +61,7 @@ fn a_step_is_told_once_also_after_a_kill() {
     }
     drop(spool);
     let path = path_in(run.path());
-    let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+    let mut file = File::options().append(true).open(&path).unwrap();
     file.write_all(b"{\"at\":17,\"event\":\"metr").unwrap();
     // What is torn is not there for readers, now or later.
     assert_eq!(told(run.path()).len(), 3);
