@@ -76,6 +76,7 @@ pub fn findings(host: &Host, needed: Option<&Needed>) -> Vec<Finding> {
 fn more(limit: &MemoryLimit) -> &'static str {
     match limit.source {
         MemorySource::Machine => "use a machine with more memory",
+        MemorySource::AddressSpace => "raise the limit: ulimit -v unlimited",
         MemorySource::Slurm { .. } => "ask Slurm for more: --mem=16G",
         MemorySource::Group { .. } => {
             "raise the limit: docker run --memory, resources.limits.memory in Kubernetes, sbatch --mem"

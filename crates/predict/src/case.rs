@@ -22,6 +22,7 @@ use ctseg_core::inference::attention::Attention;
 use ctseg_core::inference::cascade::{Cascade, CascadeReport};
 use ctseg_core::inference::export_logits::Probabilities;
 use ctseg_core::inference::predictor::Predictor;
+use ctseg_core::inference::stage::check_extent;
 use ctseg_core::model::identity::ModelUsed;
 use ctseg_core::outputs::entropy::EntropyFile;
 use ctseg_core::outputs::existing::{Decision, Wanted};
@@ -34,7 +35,7 @@ use ctseg_core::outputs::sidecar::{
 use ctseg_engine::losses::Outputs;
 use ctseg_image::formats::{VolumeImage, case_name, read_header, read_volume};
 use ctseg_image::preprocess::channels::Window;
-use ctseg_image::space::LabelMap;
+use ctseg_image::space::{Grid, LabelMap};
 use ctseg_image::statistics::hounsfield::Suspicion;
 
 /// For each worker: a volume of 512 × 512 × 600 that is segmented and another one beside it.
@@ -44,8 +45,11 @@ const BYTES_PER_WORKER: u64 = 2 << 30;
 const VOXEL_BYTES: u64 = 6;
 
 /// How much volumes that are read, wait, are segmented and written may take together.
-pub(crate) fn memory_of_volumes(workers: usize) -> Gate {
-    Gate::new(kept_at_most(BYTES_PER_WORKER * workers.max(1) as u64))
+pub(crate) fn memory_of_volumes(max_ram: Option<u64>, workers: usize) -> Gate {
+    Gate::new(match max_ram {
+        None => kept_at_most(BYTES_PER_WORKER * workers.max(1) as u64),
+        Some(_) => 0, // memory that is counted holds one volume at a time
+    })
 }
 
 /// What all cases of a batch share.
@@ -55,6 +59,10 @@ pub(crate) struct Batch<'a> {
     pub(super) cases: &'a [PredictCase],
     /// One for each of the job's devices.
     pub(super) predictors: &'a [Predictor],
+    /// Volumes that `--max-ram` is too little for, and why.
+    pub(super) too_large: BTreeMap<PathBuf, String>,
+    /// Bytes that the process with its models holds, before any volume is read.
+    pub(super) resident: u64,
     pub(super) structures: BTreeMap<String, u16>,
     pub(super) models: Vec<ModelUsed>,
     pub(super) model_sha256: String,
@@ -198,13 +206,20 @@ impl Batch<'_> {
         if let Some(refused) = &case.refused {
             return Err(Error::file(&case.input, refused));
         }
+        let header = read_header(&case.input);
+        if let Ok(header) = &header {
+            // Nobody has segmented it before.
+            check_extent(&header.grid).map_err(|error| of_input(error, case))?;
+        }
         let hashing = Instant::now();
         let sha256 = file_sha256(&case.input)?;
         if let Some(ended) = ended(self.decided(case, &sha256, false), case) {
             return Ok(Err(ended));
         }
         let hashing = hashing.elapsed();
-        let voxels = read_header(&case.input)?.grid.voxels() as u64;
+        let grid = header?.grid;
+        self.check_memory(case, &grid)?;
+        let voxels = grid.voxels() as u64;
         let admitted = memory.admit(voxels.saturating_mul(VOXEL_BYTES));
         let reading = Instant::now();
         let mut image = read_volume(&case.input)?;
@@ -215,6 +230,21 @@ impl Batch<'_> {
             seconds: (hashing + reading.elapsed()).as_secs_f64(),
             _memory: admitted,
         }))
+    }
+
+    /// Refuses a volume that takes more memory than there is, before any is taken for it.
+    fn check_memory(&self, case: &PredictCase, grid: &Grid) -> Result<()> {
+        let predictor = self.predictors.first();
+        let checked = match (self.job.max_ram, predictor) {
+            (None, Some(predictor)) => {
+                predictor.check_memory(grid, self.job.tells(), self.resident)
+            }
+            _ => match self.too_large.get(&case.input) {
+                Some(why) => Err(Error::file(&case.input, why)),
+                None => Ok(()),
+            },
+        };
+        checked.map_err(|error| of_input(error, case))
     }
 
     /// Brings the image's values to Hounsfield units if that was asked for, and says it where they do not look like them.
@@ -281,10 +311,7 @@ impl Batch<'_> {
         };
         let (labels, mut report) = predictor
             .segment_telling(volume, &on_pieces, heard)
-            .map_err(|error| match error {
-                Error::Invalid(problem) => Error::file(&case.input, problem),
-                other => other,
-            })?;
+            .map_err(|error| of_input(error, case))?;
         drop(task);
         report.seconds.insert("read".to_owned(), input.seconds);
         let attention = match (self.job.on_attention, cascade) {
@@ -399,6 +426,14 @@ impl Batch<'_> {
         let maps = (segmented.labels, masks);
         let sidecar = making.written(&case.output, maps, segmented.report)?;
         Ok(Ended::Written(Box::new(sidecar)))
+    }
+}
+
+/// An error that a case's volume is to blame for names it.
+fn of_input(error: Error, case: &PredictCase) -> Error {
+    match error {
+        Error::Invalid(problem) => Error::file(&case.input, problem),
+        other => other,
     }
 }
 

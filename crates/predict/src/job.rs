@@ -1,6 +1,6 @@
 //! A prediction job and its summary.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -11,7 +11,7 @@ use ctseg_base::{Error, Result};
 use ctseg_core::inference::attention::Attention;
 use ctseg_core::inference::cascade::Cascade;
 use ctseg_core::inference::load_options::Loading;
-use ctseg_core::inference::memory::Limit;
+use ctseg_core::inference::memory_limit::Limit;
 use ctseg_core::inference::predictor::Predictor;
 use ctseg_core::inference::threshold::Thresholds;
 use ctseg_core::model::identity::ModelUsed;
@@ -43,7 +43,7 @@ pub struct PredictJob<'a> {
     pub thresholds: Thresholds,
     /// Whether label maps that are whole and of this input and model are made again.
     pub overwrite: bool,
-    /// Most memory that the process may take, in bytes; see [`ctseg_core::inference::memory_estimate`].
+    /// Most memory that the process may take, in bytes; see [`ctseg_core::inference::memory_limit`].
     pub max_ram: Option<u64>,
     /// Whether probabilities are kept beside the label maps, and how.
     pub probabilities: Option<ProbabilityKind>,
@@ -67,7 +67,7 @@ pub struct PredictJob<'a> {
 
 impl PredictJob<'_> {
     /// Whether something is made of the probabilities on a volume's grid.
-    fn tells(&self) -> bool {
+    pub(super) fn tells(&self) -> bool {
         self.probabilities.is_some() || self.outputs.entropy || self.outputs.overlap
     }
 
@@ -112,19 +112,21 @@ impl PredictJob<'_> {
         self.cases.iter().filter(own).cloned().collect()
     }
 
-    /// One for each device.
+    /// One for each device, and the volumes that `--max-ram` is too little for, with why.
     pub(super) fn predictors(
         &self,
         models: &Models,
         cases: &[PredictCase],
-    ) -> Result<Vec<Predictor>> {
-        let inputs: Vec<PathBuf> = cases.iter().map(|case| case.input.clone()).collect();
+    ) -> Result<(Vec<Predictor>, BTreeMap<PathBuf, String>)> {
+        let limit = self.max_ram.map(|bytes| {
+            let inputs = cases.iter().filter(|case| case.refused.is_none());
+            let inputs: Vec<PathBuf> = inputs.map(|case| case.input.clone()).collect();
+            Limit::new(bytes, &inputs, self.tells())
+        });
         let predictors = self.computes.iter().map(|compute| {
             if compute.precision == Precision::F32 || self.max_ram.is_some() {
                 compute.keep_little_memory();
             }
-            let limit = self.max_ram;
-            let limit = limit.map(|bytes| Limit::new(bytes, &inputs, self.tells()));
             let loading = Loading {
                 compute,
                 tta: self.tta,
@@ -133,7 +135,6 @@ impl PredictJob<'_> {
                 limit: limit.as_ref(),
             };
             let predictor = Predictor::load(models, &loading)?;
-            limit.as_ref().map_or(Ok(()), Limit::kept)?;
             if self.outputs.overlap && predictor.cascade().is_some_and(Cascade::is_exclusive) {
                 return Err(Error::usage(
                     "--overlap: the model's classes are exclusive, no voxel can be of two; expected a model of independent structures (outputs = \"independent\" in its recipe)",
@@ -141,7 +142,8 @@ impl PredictJob<'_> {
             }
             Ok(predictor)
         });
-        predictors.collect()
+        let predictors = predictors.collect::<Result<_>>()?;
+        Ok((predictors, limit.map(Limit::refused).unwrap_or_default()))
     }
 
     /// Refuses cases that are called as another one's statistics are, and those others.

@@ -25,7 +25,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use ctseg_base::Result;
-use ctseg_base::memory_semaphore::Gate;
+use ctseg_base::limits::threads::resident_bytes;
 use ctseg_base::progress::Observer;
 use ctseg_core::dataset::Structure;
 use ctseg_core::model::multi_part::Models;
@@ -63,11 +63,13 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
     preflight::check(&job.folder, &cases, &results_of(job, &structures))?;
     models.choose(job.outputs.structures.as_ref().map(|_| &chosen))?;
     let ct_window = job.ct_window(&models)?;
-    let predictors = job.predictors(&models, &cases)?;
+    let (predictors, too_large) = job.predictors(&models, &cases)?;
     let batch = Batch {
         job,
         cases: &cases,
         predictors: &predictors,
+        too_large,
+        resident: resident_bytes(),
         structures: chosen,
         model_sha256: models.sha256(),
         models: models.used(),
@@ -82,10 +84,7 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
     let claims = claims.transpose()?;
     let halted = AtomicBool::new(false);
     let record = Record::new(&batch, claims.as_ref(), &halted, folders, started);
-    let memory = match job.max_ram {
-        None => memory_of_volumes(predictors.len()),
-        Some(_) => Gate::new(0), // memory that is counted holds one volume at a time
-    };
+    let memory = memory_of_volumes(job.max_ram, predictors.len());
     let supply = match &claims {
         None => Supply::of_list(cases.len()),
         Some(claims) => Supply::of_claims(claims, cases.len()),

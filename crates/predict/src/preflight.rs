@@ -81,7 +81,9 @@ pub(super) fn check(folder: &Path, cases: &[PredictCase], results: &Results) -> 
         .filter(|case| !sidecar_path(&case.output).exists());
     let missing: Vec<&PredictCase> = missing.collect();
     let maps = missing.iter().map(|case| expected_bytes(case, results));
-    let needed = maps.sum::<u64>() + map_bytes(&missing, results);
+    let needed = maps
+        .sum::<u64>()
+        .saturating_add(map_bytes(&missing, results));
     if needed <= free {
         return Ok(());
     }
@@ -141,8 +143,10 @@ fn map_bytes(cases: &[&PredictCase], results: &Results) -> u64 {
         Some(grid.voxels() as u64)
     });
     let voxels: Vec<u64> = voxels.collect();
-    let (all, most) = (voxels.iter().sum::<u64>(), voxels.iter().max());
-    whole * all + shrunk * all / 20 + shrunk * most.copied().unwrap_or(0)
+    let most = voxels.iter().max().copied().unwrap_or(0);
+    let all = voxels.into_iter().fold(0, u64::saturating_add);
+    let shrunk = (shrunk.saturating_mul(all) / 20).saturating_add(shrunk.saturating_mul(most));
+    whole.saturating_mul(all).saturating_add(shrunk)
 }
 
 fn in_mb(bytes: u64) -> String {

@@ -69,7 +69,7 @@ pub struct PredictArgs {
     #[arg(long)]
     attention: bool,
     /// Most memory that may be used, such as 4G: slices, patches and logits are worked on in smaller portions where
-    /// that helps, and volumes that cannot be segmented with so little are refused before anything is done
+    /// that helps, and volumes that cannot be segmented with so little fail before they are read
     #[arg(long, value_parser = parse_bytes)]
     max_ram: Option<u64>,
     #[command(flatten)]

@@ -12,6 +12,7 @@ mod few_threads;
 mod hounsfield;
 mod inputs;
 mod max_ram;
+mod memory;
 mod outputs;
 mod overlapping;
 mod planes;

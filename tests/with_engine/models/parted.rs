@@ -195,7 +195,7 @@ fn a_bad_case_costs_no_other_and_memory_keeps_to_its_limit() {
     assert!(before.data.iter().any(|label| *label == 2));
     let failures = fs::read_to_string(here.join("out/failures.jsonl")).unwrap();
     assert_eq!(failures.lines().count(), 1, "{failures}");
-    // Nothing is begun that cannot be brought to its end; with a little more than the least that is named, it is.
+    // What cannot be brought to its end is not begun; with a little more than the least that is named, it is made.
     let limited = |limit: &str, more: &[&str], code| {
         let limit = ["--overwrite", "--threads", "2", "--max-ram", limit];
         predict(here, &[&limit[..], more].concat(), code)
@@ -203,7 +203,7 @@ fn a_bad_case_costs_no_other_and_memory_keeps_to_its_limit() {
     for more in [&[][..], &["--structures", "spleen,heart"]] {
         let refused = limited("30M", more, 1);
         let least = refused
-            .split("needs ")
+            .split("large.nii.gz: needs ")
             .nth(1)
             .unwrap()
             .split('M')

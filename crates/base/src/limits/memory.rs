@@ -4,15 +4,15 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::address_space::address_space;
 use super::cgroup;
 use super::cgroup::Hierarchy;
 use super::host::Host;
+use super::slurm_memory::slurm_memory;
+use super::threads::resident_bytes;
 
 /// More than any machine has; cgroup v1 writes 9223372036854771712 where there is no limit.
 const NO_LIMIT: u64 = 1 << 60;
-
-/// Slurm counts memory in MB of 2^20 bytes.
-const SLURM_MB: u64 = 1 << 20;
 
 /// Of what may be taken at all, this share at most goes to what is kept to save time.
 const KEPT_SHARE: u64 = 4;
@@ -25,6 +25,8 @@ pub struct Memory {
     pub limits: Vec<MemoryLimit>,
     /// What can be taken now without swapping or being killed.
     pub available_bytes: Option<u64>,
+    /// What leaves no more than that.
+    available_by: MemorySource,
 }
 
 /// So many bytes, and no more.
@@ -43,6 +45,8 @@ pub enum MemorySource {
     Group { file: PathBuf },
     /// Environment variables of Slurm's.
     Slurm { words: String },
+    /// `RLIMIT_AS`, which counts what is mapped and not only what is resident.
+    AddressSpace,
 }
 
 impl fmt::Display for MemorySource {
@@ -51,6 +55,7 @@ impl fmt::Display for MemorySource {
             Self::Machine => f.write_str("the machine's memory"),
             Self::Group { file } => write!(f, "the cgroup's limit, {}", file.display()),
             Self::Slurm { words } => f.write_str(words),
+            Self::AddressSpace => f.write_str("the limit of its address space, ulimit -v"),
         }
     }
 }
@@ -70,26 +75,51 @@ impl Memory {
         let is_less = |bytes: u64| bytes > 0 && bytes < machine_bytes.unwrap_or(NO_LIMIT);
         let groups = groups(host);
         let mut limits = Vec::new();
-        let mut available = machine.map(|[used, all]| all - used);
+        let mut available = machine.map(|[used, all]| (all - used, MemorySource::Machine));
+        let mut leaves = |left: u64, source: &MemorySource| {
+            if available.as_ref().is_none_or(|(known, _)| left < *known) {
+                available = Some((left, source.clone()));
+            }
+        };
         for group in &groups {
             for (bytes, file) in group.limits.iter().filter(|(bytes, _)| is_less(*bytes)) {
                 let file = host.shown(file);
+                let source = MemorySource::Group { file };
+                leaves(bytes.saturating_sub(group.used.unwrap_or(0)), &source);
                 limits.push(MemoryLimit {
                     bytes: *bytes,
-                    source: MemorySource::Group { file },
+                    source,
                 });
-                let left = bytes.saturating_sub(group.used.unwrap_or(0));
-                available = Some(available.map_or(left, |known| known.min(left)));
             }
         }
-        if let Some(slurm) = slurm_limit(host).filter(|limit| is_less(limit.bytes)) {
-            available = Some(available.map_or(slurm.bytes, |known| known.min(slurm.bytes)));
-            limits.push(slurm);
+        if let Some((bytes, words)) = slurm_memory(host).filter(|(bytes, _)| is_less(*bytes)) {
+            let source = MemorySource::Slurm { words };
+            leaves(bytes, &source);
+            limits.push(MemoryLimit { bytes, source });
         }
+        if let Some([mapped, bytes]) = address_space(host).filter(|[_, bytes]| is_less(*bytes)) {
+            let source = MemorySource::AddressSpace;
+            leaves(bytes.saturating_sub(mapped), &source);
+            limits.push(MemoryLimit { bytes, source });
+        }
+        let available_bytes = available.as_ref().map(|(bytes, _)| *bytes);
         Self {
             machine_bytes,
             limits,
-            available_bytes: available,
+            available_bytes,
+            available_by: available.map_or(MemorySource::Machine, |(_, source)| source),
+        }
+    }
+
+    /// The most that a process with so many `resident` bytes can hold now: its limit, or less where others have taken
+    /// some of it.
+    fn reachable(&self, resident: u64) -> Option<MemoryLimit> {
+        let limit = self.limit()?;
+        let bytes = self.available_bytes?.saturating_add(resident);
+        let source = self.available_by.clone();
+        match bytes < limit.bytes {
+            true => Some(MemoryLimit { bytes, source }),
+            false => Some(limit),
         }
     }
 
@@ -108,6 +138,11 @@ impl Memory {
 /// What this process may take, and what says so; none where the system does not tell.
 pub fn limit() -> Option<MemoryLimit> {
     Memory::of(&Host::this()).limit()
+}
+
+/// The most that this process can hold in memory now, and what leaves no more; none where the system does not tell.
+pub fn reachable() -> Option<MemoryLimit> {
+    Memory::of(&Host::this()).reachable(resident_bytes())
 }
 
 /// `wanted` bytes for what is kept to save time, or less where this process may not take much.
@@ -174,39 +209,6 @@ fn group(folder: &Path) -> Group {
         limits: limits.filter(|(bytes, _)| *bytes < NO_LIMIT).collect(),
         used: used.map(|used| used.saturating_sub(unused.unwrap_or(0))),
     }
-}
-
-/// What the job may take on this node, in the words of Slurm's variables; `0` is the whole node.
-fn slurm_limit(host: &Host) -> Option<MemoryLimit> {
-    let number = |name: &str| first_number(&host.variable(name)?);
-    let limit = |bytes: u64, words: String| MemoryLimit {
-        bytes,
-        source: MemorySource::Slurm { words },
-    };
-    if let Some(mb) = number("SLURM_MEM_PER_NODE") {
-        let words = format!("SLURM_MEM_PER_NODE={mb} (MB)");
-        return (mb > 0).then(|| limit(mb.saturating_mul(SLURM_MB), words));
-    }
-    let per = |each: &str, counts: &[&str]| {
-        let mb = number(each).filter(|mb| *mb > 0)?;
-        let count = counts.iter().find_map(|name| Some((name, number(name)?)));
-        let (name, count) = count.filter(|(_, count)| *count > 0)?;
-        let words = format!("{each}={mb} (MB) × {name}={count}");
-        let bytes = mb.saturating_mul(count).saturating_mul(SLURM_MB);
-        Some(limit(bytes, words))
-    };
-    let cpus = [
-        "SLURM_CPUS_ON_NODE",
-        "SLURM_JOB_CPUS_PER_NODE",
-        "SLURM_CPUS_PER_TASK",
-    ];
-    per("SLURM_MEM_PER_CPU", &cpus).or_else(|| per("SLURM_MEM_PER_GPU", &["SLURM_GPUS_ON_NODE"]))
-}
-
-/// `16` of `16`, and of `16(x3),8`: that of the first node.
-fn first_number(text: &str) -> Option<u64> {
-    let digits = text.trim().split(['(', ',']).next()?;
-    digits.parse().ok()
 }
 
 #[cfg(test)]
@@ -327,6 +329,31 @@ mod tests {
             assert_eq!(of(&[("SLURM_MEM_PER_NODE", odd)]).0, 8_192_000_000, "{odd}");
         }
         assert_eq!(of(&[each]).0, 8_192_000_000);
+    }
+
+    #[test]
+    fn what_others_have_taken_cannot_be_reached() {
+        let reachable = |files: &[(&str, &str)]| {
+            let (_root, host) = machine("", "", files);
+            let found = Memory::of(&host).reachable(100_000_000).unwrap();
+            (found.bytes, found.source)
+        };
+        assert_eq!(reachable(&[]), (6_244_000_000, MemorySource::Machine));
+        let limits = |bytes: &str| {
+            format!("Max cpu time  1 1 seconds\nMax address space  {bytes}  unlimited  bytes\n")
+        };
+        let mapped = (
+            "proc/self/status",
+            "VmSize:  1000000 kB\nVmRSS:  90000 kB\n",
+        );
+        let some = limits("3000000000");
+        let found = reachable(&[("proc/self/limits", some.as_str()), mapped]);
+        // What is mapped and not resident cannot be used for anything else.
+        let expected = 3_000_000_000 - 1_024_000_000 + 100_000_000;
+        assert_eq!(found, (expected, MemorySource::AddressSpace));
+        let none = limits("unlimited");
+        let found = reachable(&[("proc/self/limits", none.as_str()), mapped]);
+        assert_eq!(found.1, MemorySource::Machine);
     }
 
     #[test]

@@ -10,6 +10,12 @@ pub struct Frugality {
 }
 
 impl Frugality {
+    /// What takes the least memory.
+    pub const LEAST: Self = Self {
+        batch: Some(1),
+        portion: Some(1),
+    };
+
     /// From what is fastest to what takes the least.
     pub const STEPS: [Self; 4] = [
         Self {
@@ -24,9 +30,6 @@ impl Frugality {
             batch: Some(1),
             portion: Some(3),
         },
-        Self {
-            batch: Some(1),
-            portion: Some(1),
-        },
+        Self::LEAST,
     ];
 }

@@ -30,8 +30,25 @@ pub fn told_voxels(source: &Grid) -> usize {
 /// How many planes of a grid of `shape` (z, y, x) along `axis` are restored at once where nothing else is said.
 pub fn usual_portion(structures: usize, shape: [usize; 3], axis: usize) -> usize {
     let plane_voxels = shape.iter().product::<usize>() / shape[axis].max(1);
-    let plane_bytes = size_of::<f32>() * structures * plane_voxels;
+    let plane_bytes = (size_of::<f32>() * structures).saturating_mul(plane_voxels);
     (PORTION_BYTES / plane_bytes.max(1)).max(PORTION_PLANES)
+}
+
+/// The largest region of `source` (x, y, z) that is restored at once, where `portion` planes of a network's grid
+/// `common` along `axis` of (z, y, x) are.
+pub fn portion_shape(source: &Grid, common: &Grid, axis: usize, portion: usize) -> [usize; 3] {
+    let mut shape = source.shape;
+    let map = source.map_to(common);
+    let along = map.and_then(|map| (0..3).find(|own| map[*own].axis == 2 - axis));
+    if let (Some(map), Some(along)) = (map, along) {
+        shape[along] = source_planes(portion, map[along].scale).min(shape[along]);
+    }
+    shape
+}
+
+/// How many planes of the source are restored with `portion` planes of a network's grid.
+fn source_planes(portion: usize, scale: f64) -> usize {
+    ((portion as f64 / scale.abs()) as usize).max(1)
 }
 
 /// A model's planes, and the grid that they lie on.
@@ -148,7 +165,7 @@ impl Target<'_> {
         let (scale, offset) = (map[axis].scale, map[axis].offset);
         let shape = self.common.shape;
         let last = shape[along] as f64 - 1.0;
-        let count = ((self.portion as f64 / scale.abs()) as usize).max(1);
+        let count = source_planes(self.portion, scale);
         let (start, end) = (covered.start[axis], covered.end[axis]);
         let mut portions: Vec<Portion> = (start..end)
             .step_by(count)

@@ -1,7 +1,7 @@
 //! How models are loaded: on which device, with or without mirror images and clean-up, within how much memory.
 
 use super::cascade::Cascade;
-use super::memory::Limit;
+use super::memory_limit::Limit;
 use super::threshold::Thresholds;
 use crate::model::bundle::Bundle;
 use crate::model::common::common_structures;
@@ -18,8 +18,8 @@ pub struct Loading<'a> {
     pub postprocess: bool,
     /// From which probability on structures are marked.
     pub thresholds: &'a Thresholds,
-    /// Most memory that may be taken, and for what; says afterwards whether it is [kept](Limit::kept).
-    pub limit: Option<&'a Limit<'a>>,
+    /// Most memory that may be taken, and for what; says afterwards which volumes are [refused](Limit::refused).
+    pub limit: Option<&'a Limit>,
 }
 
 impl Loading<'_> {

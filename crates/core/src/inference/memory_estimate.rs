@@ -67,7 +67,8 @@ fn stage_bytes(recipe: &Recipe, maps: usize, folds: u64, source: &Grid, way: Way
         true => (1, way.unfolding_threads.min(input[0] as u64)),
         false => (input[0], 1),
     };
-    let pass = at_once * cost.inference_bytes(batch, way.precision, unfolds);
+    // Of each that is at work.
+    let pass = at_once * cost.inference_bytes(batch, way.precision, u64::from(unfolds));
     let weights = (folds - 1) * 4 * cost.parameters;
     Ok(4 * recipe.channels() as u64 * grid.voxels() as u64 + pass + weights)
 }

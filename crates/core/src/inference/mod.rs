@@ -10,6 +10,8 @@ pub mod load_options;
 mod loaded_model;
 pub mod memory;
 pub mod memory_estimate;
+pub mod memory_limit;
+mod memory_of_input;
 pub(crate) mod multi_part;
 pub mod nnunet;
 mod patch_grid;

@@ -13,7 +13,8 @@ use ndarray::{SliceArg, Zip, s};
 use super::batching::Frugality;
 use super::cascade::{Cascade, CascadeReport, OnProgress};
 use super::load_options::Loading;
-use super::memory::{Beside, frugality_within};
+use super::memory::Beside;
+use super::memory_limit::frugality_within;
 use super::rough_crop::{Compass, Region};
 use super::threshold::Thresholds;
 use crate::model::bundle::Bundle;
@@ -22,7 +23,7 @@ use crate::model::multi_part_manifest::{PartManifest, PartedManifest};
 use ctseg_base::{Error, Result};
 use ctseg_engine::device::Compute;
 use ctseg_image::labels::postprocess::{Step, apply};
-use ctseg_image::space::{LabelMap, Volume, VoxelBox};
+use ctseg_image::space::{Grid, LabelMap, Volume, VoxelBox};
 
 /// Steps of progress for each model that looks at a volume.
 const STEPS: usize = 100;
@@ -32,9 +33,15 @@ const STEPS: usize = 100;
 const MERGED: u64 = 2;
 const CROP: u64 = 4;
 
-/// Segments a volume as [`Cascade::segment`] does, so that parts know where to look.
-pub type RoughModel =
-    Box<dyn Fn(&Volume, &OnProgress) -> Result<(LabelMap, CascadeReport)> + Send + Sync>;
+/// Says where parts look.
+pub trait RoughModel: Send + Sync {
+    /// See [`Cascade::segment`].
+    fn segment(&self, volume: &Volume, on_pieces: &OnProgress)
+    -> Result<(LabelMap, CascadeReport)>;
+
+    /// See [`Cascade::check_memory`].
+    fn check_memory(&self, source: &Grid, resident: u64) -> Result<()>;
+}
 
 /// The needed parts of a model, ready for any number of volumes.
 ///
@@ -42,7 +49,7 @@ pub type RoughModel =
 /// read again for each volume.
 pub struct Composite {
     parts: Vec<Part>,
-    rough: Option<(RoughModel, Compass)>,
+    rough: Option<(Box<dyn RoughModel>, Compass)>,
     /// Clean-up of the merged label map by label value, and all clean-up for the record, by name.
     plan: Vec<(u16, Vec<Step>)>,
     cleaning: BTreeMap<String, Vec<Step>>,
@@ -78,16 +85,16 @@ impl Composite {
         model: &PartedModel,
         opened: &Opened,
         loading: &Loading,
-        rough: Option<RoughModel>,
+        rough: Option<Box<dyn RoughModel>>,
     ) -> Result<Self> {
         let wanted = match &opened.chosen {
             Some(chosen) => chosen.clone(),
             None => model.structures().iter().map(|s| s.name.clone()).collect(),
         };
         let rough = rough.zip(opened.rough.as_ref());
-        let rough = rough.map(|(segment, (manifest, models))| {
+        let rough = rough.map(|(rough, (manifest, models))| {
             let compass = Compass::new(manifest, &wanted, &models.structures()?);
-            Ok::<_, Error>((segment, compass))
+            Ok::<_, Error>((rough, compass))
         });
         let rough = rough.transpose()?;
         let mut composite = Self {
@@ -101,11 +108,7 @@ impl Composite {
             rough,
         };
         for (manifest, bundle) in &opened.parts {
-            let cropped = composite.rough.is_some();
-            let beside = Beside {
-                bytes: MERGED + if cropped { CROP } else { 0 },
-                clean_up: !composite.plan.is_empty(),
-            };
+            let beside = composite.beside();
             let mut part = Part::new(manifest, bundle, loading)?;
             part.thresholds = part.renamed(model, loading.thresholds)?;
             let cascade = part.limited(loading, beside)?;
@@ -154,6 +157,27 @@ impl Composite {
     /// The clean-up of label maps, by structure.
     pub fn postprocessing(&self) -> &BTreeMap<String, Vec<Step>> {
         &self.cleaning
+    }
+
+    /// What is held beside a part at work.
+    fn beside(&self) -> Beside {
+        let crop = if self.rough.is_some() { CROP } else { 0 };
+        Beside {
+            bytes: MERGED + crop,
+            clean_up: !self.plan.is_empty(),
+        }
+    }
+
+    /// See [`Cascade::check_memory`]: each part may have to look at the whole volume.
+    pub fn check_memory(&self, source: &Grid, resident: u64) -> Result<()> {
+        if let Some((rough, _)) = &self.rough {
+            rough.check_memory(source, resident)?;
+        }
+        let beside = self.beside();
+        self.parts.iter().try_for_each(|part| {
+            let cascade = part.cascade()?;
+            cascade.check_memory(source, false, beside, resident)
+        })
     }
 
     /// Segments one volume, as [`Cascade::segment`]; `on_pieces` hears of steps of equal work for each model.
@@ -212,7 +236,7 @@ impl Composite {
             return Ok(VoxelBox::whole(volume.grid.shape));
         };
         let begun = Instant::now();
-        let (map, own) = rough(volume, on_pieces)?;
+        let (map, own) = rough.segment(volume, on_pieces)?;
         let Region { region, notes } = compass.region(&map);
         report.roi = Some(region);
         report.roi_share = Some(region.voxels() as f64 / volume.grid.voxels() as f64);
@@ -264,7 +288,7 @@ impl Part {
     fn limited(&mut self, loading: &Loading, beside: Beside) -> Result<Arc<Cascade>> {
         let cascade = self.cascade()?;
         if let Some(limit) = loading.limit {
-            self.frugality = Some(frugality_within(&cascade, limit, beside)?);
+            self.frugality = Some(frugality_within(&cascade, limit, beside));
         }
         Ok(cascade)
     }

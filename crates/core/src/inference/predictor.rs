@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use super::cascade::{Cascade, CascadeReport, OnProgress};
 use super::export_logits::Probabilities;
 use super::load_options::Loading;
-use super::memory::within;
+use super::memory::Beside;
+use super::memory_limit::within;
 use super::multi_part::{Composite, RoughModel};
 use super::threshold::Thresholds;
 use crate::model::multi_part::Models;
 use ctseg_base::{Error, Result};
 use ctseg_image::labels::postprocess::Step;
-use ctseg_image::space::{LabelMap, Volume};
+use ctseg_image::space::{Grid, LabelMap, Volume};
 
 /// Models in memory.
 pub enum Predictor {
@@ -29,7 +30,7 @@ impl Predictor {
             Models::Averaged(bundles) => {
                 let cascade = loading.cascade(bundles)?;
                 let cascade = match loading.limit {
-                    Some(limit) => within(cascade, limit)?,
+                    Some(limit) => within(cascade, limit),
                     None => cascade,
                 };
                 Ok(Self::Cascade(Box::new(cascade)))
@@ -46,16 +47,23 @@ impl Predictor {
     }
 
     /// A rough model for the parts of another, which may be one of several parts itself.
-    fn rough(models: &Models, loading: &Loading) -> Result<RoughModel> {
+    fn rough(models: &Models, loading: &Loading) -> Result<Box<dyn RoughModel>> {
         let plain = Loading {
             tta: None,
             thresholds: &Thresholds::default(),
             ..*loading
         };
-        let predictor = Self::load(models, &plain)?;
-        Ok(Box::new(move |volume, on_pieces| {
-            predictor.segment(volume, on_pieces)
-        }))
+        Ok(Box::new(Self::load(models, &plain)?))
+    }
+
+    /// See [`Cascade::check_memory`]; of a model of several parts each one's.
+    pub fn check_memory(&self, source: &Grid, telling: bool, resident: u64) -> Result<()> {
+        match self {
+            Self::Cascade(cascade) => {
+                cascade.check_memory(source, telling, Beside::default(), resident)
+            }
+            Self::Composite(composite) => composite.check_memory(source, resident),
+        }
     }
 
     /// The models that look together, where it is not a model of several parts.
@@ -119,5 +127,19 @@ impl Predictor {
             Self::Cascade(cascade) => cascade.segment_telling(volume, on_pieces, heard),
             Self::Composite(composite) => composite.segment(volume, on_pieces),
         }
+    }
+}
+
+impl RoughModel for Predictor {
+    fn segment(
+        &self,
+        volume: &Volume,
+        on_pieces: &OnProgress,
+    ) -> Result<(LabelMap, CascadeReport)> {
+        Predictor::segment(self, volume, on_pieces)
+    }
+
+    fn check_memory(&self, source: &Grid, resident: u64) -> Result<()> {
+        Predictor::check_memory(self, source, false, resident)
     }
 }

@@ -10,6 +10,7 @@ use super::test_time_augmentation::Mirroring;
 use crate::model::bundle::{Bundle, weights_file};
 use crate::recipe::Recipe;
 use crate::recipe::output_maps::output_maps;
+use ctseg_base::limits::memory::limit;
 use ctseg_base::{Error, Result};
 use ctseg_engine::device::Compute;
 use ctseg_engine::inference::Inference;
@@ -55,6 +56,7 @@ pub fn network_input(
     prior: Option<&Prior>,
 ) -> Result<Array4<f32>> {
     check_extent(grid)?;
+    check_memory(recipe, grid)?;
     let scalings = recipe.scalings(volume);
     let channels = input_channels(volume, grid, &scalings, recipe.interpolation)?;
     if !recipe.prior {
@@ -92,6 +94,28 @@ pub fn check_extent(grid: &Grid) -> Result<()> {
     Err(Error::invalid(format!(
         "spans {:.0} × {:.0} × {:.0} mm; expected at most {LONGEST_EXTENT_MM} mm along each axis: check the spacing in its header",
         extent[0], extent[1], extent[2]
+    )))
+}
+
+/// Inputs of no more bytes are not compared with the memory that there is.
+const SMALL_INPUT: u64 = 256 << 20;
+
+/// Refuses a network's grid that memory cannot hold, before any is taken for it: a few large voxels are many in the
+/// network's spacing.
+pub(super) fn check_memory(recipe: &Recipe, grid: &Grid) -> Result<()> {
+    let bytes = (grid.voxels() as u64).saturating_mul(4 * recipe.channels() as u64);
+    if bytes <= SMALL_INPUT {
+        return Ok(());
+    }
+    let Some(limit) = limit().filter(|limit| limit.bytes < bytes) else {
+        return Ok(());
+    };
+    let [x, y, z] = grid.shape;
+    Err(Error::invalid(format!(
+        "takes {x} × {y} × {z} voxels in the network's spacing, {} MB of memory for its input alone, and there are {} MB ({}): check the spacing in its header",
+        bytes >> 20,
+        limit.bytes >> 20,
+        limit.source
     )))
 }
 
@@ -157,7 +181,7 @@ impl Segmenter {
         }
     }
 
-    /// About how much memory a batch of an input of `shape` (z, y, x) takes in a network.
+    /// About how much memory a batch of an input of `shape` (z, y, x) takes in a network, beside the weights.
     pub fn pass_bytes(&self, shape: [usize; 3], batch: usize, looks: usize) -> Result<u64> {
         let recipe = &self.recipe;
         let (sides, most, maps) = match recipe.by_patches() {
@@ -177,7 +201,27 @@ impl Segmenter {
         let input = [batch, recipe.channels(), sides[0], sides[1], sides[2]];
         let cost = recipe.network.cost(recipe.channels(), maps, input)?;
         let compute = self.inference.compute();
-        Ok(cost.inference_bytes(batch, compute.precision, compute.runs_side_by_side()))
+        let threads = match (compute.runs_side_by_side(), recipe.by_patches()) {
+            (true, true) => rayon::current_num_threads() as u64,
+            // Each of the batches that are computed side by side has one.
+            (true, false) => 1,
+            (false, _) => 0,
+        };
+        let pass = cost.pass_bytes(batch, compute.precision, threads);
+        Ok(match looks {
+            1 => pass,
+            // The mirrored input twice over, the sum of the logits, and those of the other side's structures.
+            _ => {
+                let voxels = batch * sides.into_iter().product::<usize>();
+                pass + 2 * 4 * ((recipe.channels() + maps) * voxels) as u64
+            }
+        })
+    }
+
+    /// Whether what a pass has taken is still the engine's when its logits are restored: libtorch keeps it for the
+    /// next one, and is asked for it after patches alone.
+    pub fn keeps_memory(&self) -> bool {
+        !self.recipe.by_patches() && !self.inference.compute().runs_side_by_side()
     }
 
     /// How many folds' networks there are.
@@ -221,7 +265,8 @@ impl Segmenter {
     /// - `input`: (channel, z, y, x)
     /// - output: (structure, z, y, x)
     pub fn logits(&self, input: ArrayView4<f32>, on_pieces: &OnPieces) -> Result<Array4<f32>> {
-        input_logits(&self.recipe, &self.inference, None, input, on_pieces)
+        let mirroring = Mirroring::none();
+        Planes::new(self.pass(input, &mirroring, on_pieces), 0)?.all()
     }
 
     /// [`Segmenter::logits`] of the network of one fold alone (its position among the trained ones).

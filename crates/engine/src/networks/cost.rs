@@ -39,6 +39,19 @@ impl LayerCost {
     fn elements(&self) -> u64 {
         self.output.iter().map(|side| *side as u64).product()
     }
+
+    /// Of its output.
+    fn voxels(&self) -> u64 {
+        let channels = self.output.first().copied().unwrap_or(1);
+        self.elements() / channels.max(1) as u64
+    }
+
+    /// Numbers of the neighbourhoods that are written out at a time, and of what is made of them.
+    fn tile_elements(&self) -> u64 {
+        let neighbourhood = self.multiply_adds / self.elements().max(1);
+        let channels = self.output.first().copied().unwrap_or(1) as u64;
+        UNFOLDED_VOXELS.min(self.voxels()) * (neighbourhood + channels)
+    }
 }
 
 /// Bytes by the type of the activations.
@@ -67,11 +80,19 @@ const LIVE_IN_USE: f64 = 2.5;
 /// Bytes per parameter in training: the weight, its gradient and Adam's two moments, all f32.
 const BYTES_PER_PARAMETER: u64 = 16;
 
+/// The same where convolutions are products of matrices (Burn's Flex): the input is there channels last, too.
+const LIVE_UNFOLDED: f64 = 3.0;
+
+/// Such an engine writes out the neighbourhoods of so many voxels at a time, and a thread that waits for a product to
+/// end begins with the next ones.
+const UNFOLDED_VOXELS: u64 = 512;
+const UNFOLDED_TILES: u64 = 3;
+
 impl Cost {
-    /// About how much memory a pass in use takes at its peak, for a batch of `batch`: weights, the largest layer with
-    /// its neighbours, input and output in plain memory. An engine that `unfolds` turns convolutions into products of
-    /// matrices: every voxel's neighbourhood is written out.
-    pub fn inference_bytes(&self, batch: usize, precision: Precision, unfolds: bool) -> u64 {
+    /// About how much memory a pass in use takes at its peak beside the weights, for a batch of `batch`: the largest
+    /// layer with its neighbours, input and output in plain memory, one layer's weights in another layout. An engine
+    /// with `unfolding_threads` turns convolutions into products of matrices; 0 where it does not.
+    pub fn pass_bytes(&self, batch: usize, precision: Precision, unfolding_threads: u64) -> u64 {
         let width = if precision == Precision::F32 { 4 } else { 2 };
         let size = LayerCost::elements;
         let largest = self.layers.iter().map(size).max().unwrap_or(0);
@@ -79,16 +100,29 @@ impl Cost {
         let logits = self.layers.last().map_or(0, size);
         // As tensors, and as they come and go.
         let plain = (input + logits) * (width + 4) + input * 4;
-        let neighbourhoods = |layer: &LayerCost| {
-            let channels = layer.output.first().copied().unwrap_or(1).max(1);
-            layer.multiply_adds / channels as u64
+        let live = match unfolding_threads {
+            0 => LIVE_IN_USE,
+            _ => LIVE_UNFOLDED,
         };
-        let unfolded = match unfolds {
-            true => self.layers.iter().map(neighbourhoods).max().unwrap_or(0) * width,
-            false => 0,
-        };
-        let per_sample = (LIVE_IN_USE * (largest * width) as f64) as u64 + plain + unfolded;
-        self.parameters * width + batch as u64 * per_sample
+        let per_sample = (live * (largest * width) as f64) as u64 + plain;
+        let parameters = self.layers.iter().map(|layer| layer.parameters).max();
+        let tiles = self.layers.iter().map(|layer| {
+            let most = layer.voxels().div_ceil(UNFOLDED_VOXELS) * batch as u64;
+            (UNFOLDED_TILES * unfolding_threads).min(most) * layer.tile_elements()
+        });
+        let beside = parameters.unwrap_or(0) + tiles.max().unwrap_or(0);
+        (batch as u64 * per_sample).saturating_add(beside * width)
+    }
+
+    /// [`Cost::pass_bytes`] with the weights.
+    pub fn inference_bytes(
+        &self,
+        batch: usize,
+        precision: Precision,
+        unfolding_threads: u64,
+    ) -> u64 {
+        let width = if precision == Precision::F32 { 4 } else { 2 };
+        self.parameters * width + self.pass_bytes(batch, precision, unfolding_threads)
     }
 
     /// About how much memory a training step with Adam takes at its peak, for a batch of `batch`: weights,

@@ -22,5 +22,5 @@ pub use intensities::{
     Interpolation, resample, resample_array, resample_array_unclipped, resample_linear,
 };
 pub use labels::{LabelInterpolation, resample_labels};
-pub use restore::{Restoration, restore, restore_exclusive};
+pub use restore::{Restoration, restore, restore_exclusive, restoring_bytes};
 pub use slicewise::{resample_label_slices, resample_slices};

@@ -113,6 +113,21 @@ pub fn restore(
     Ok(result)
 }
 
+/// About how many bytes [`restore`] holds beside its result, for `voxels` of the source with `planes` along each of
+/// the axes that slabs may lie across; in a network's grid they are `from_voxels`.
+pub fn restoring_bytes(planes: [usize; 2], voxels: u64, from_voxels: u64) -> u64 {
+    let threads = rayon::current_num_threads();
+    let at_once = |planes: usize| {
+        let size = planes.div_ceil(SLABS_PER_THREAD * threads).clamp(1, SLAB);
+        let share = (threads * size) as f64 / planes.max(1) as f64;
+        share.min(1.0)
+    };
+    let share = at_once(planes[0]).max(at_once(planes[1]));
+    // The best logits so far, those of a structure, and what they are interpolated from.
+    let held = (voxels + 2 * voxels.max(from_voxels)) as f64;
+    (share * held * size_of::<f32>() as f64) as u64
+}
+
 /// Which of several structures with a positive logit a voxel belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Winner {

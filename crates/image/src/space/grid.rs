@@ -42,9 +42,9 @@ impl Grid {
         [self.shape[2], self.shape[1], self.shape[0]]
     }
 
-    /// How many voxels the grid has.
+    /// How many voxels the grid has; of more than there are numbers the largest number.
     pub fn voxels(&self) -> usize {
-        self.shape.iter().product()
+        self.shape.into_iter().fold(1, usize::saturating_mul)
     }
 
     /// Distance between neighbouring voxel centres along x, y, z in mm.

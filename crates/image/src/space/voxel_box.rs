@@ -25,7 +25,7 @@ impl VoxelBox {
 
     /// How many voxels the box holds.
     pub fn voxels(&self) -> usize {
-        self.shape().iter().product()
+        self.shape().into_iter().fold(1, usize::saturating_mul)
     }
 
     pub fn is_empty(&self) -> bool {

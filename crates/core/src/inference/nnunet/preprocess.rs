@@ -5,6 +5,7 @@ use ndarray::parallel::prelude::*;
 use ndarray::{Array3, Array4, ArrayView3, Axis, Slice, Zip, s};
 
 use super::placement::{Placed, nonzero_mask};
+use crate::inference::stage::check_memory;
 use crate::recipe::{NnunetConfig, NnunetNormalisation, Recipe, header_spacing_mm};
 use ctseg_base::{Error, Result};
 use ctseg_image::resample::{
@@ -32,6 +33,7 @@ pub fn nnunet_input(
     placed: &Placed,
     previous: Option<&LabelMap>,
 ) -> Result<Array4<f32>> {
+    check_memory(recipe, &placed.grid)?;
     let native = volume.grid.cropped(&placed.region);
     let normalised = normalised(
         nnunet.normalisation,

@@ -1,0 +1,165 @@
+//! Volumes that need more memory than there is, whatever their file's length: each fails alone, by its header.
+
+use std::fs::OpenOptions;
+use std::path::Path;
+
+use crate::common::batches::{ball, files, json};
+use crate::common::{ctseg, publish_random, small_recipe, stderr};
+use ctseg_image::nifti::{VoxelType, write_volume};
+use ctseg_image::space::{Grid, Volume};
+use ndarray::Array3;
+
+/// A volume of air.
+fn air(path: &Path, side: usize, spacing_mm: f64) {
+    let grid = Grid::with_spacing([side; 3], [spacing_mm; 3]);
+    let data = Array3::from_elem([side; 3], -1000.0);
+    write_volume(path, &Volume { grid, data }, VoxelType::I16).unwrap();
+}
+
+/// Three small volumes, three of large and tiny voxels, and one whose header alone is true.
+fn scans(folder: &Path) {
+    for index in 0..3 {
+        let grid = Grid::with_spacing([14, 14, 12], [6.0; 3]);
+        let path = folder.join(format!("case_{index}.nii.gz"));
+        write_volume(&path, &ball(index, grid), VoxelType::I16).unwrap();
+    }
+    air(&folder.join("a_large.nii"), 4, 700.0);
+    air(&folder.join("b_tiny.nii"), 4, 1e-3);
+    let wide = folder.join("c_wide.nii");
+    air(&wide, 4, 10.0);
+    // 1500 × 1500 × 1000 voxels of 10 mm, all of them a hole in the file: (NIfTI-1, dim is at byte 40).
+    let mut header = std::fs::read(&wide).unwrap();
+    for (axis, side) in [1500i16, 1500, 1000].into_iter().enumerate() {
+        header[42 + 2 * axis..44 + 2 * axis].copy_from_slice(&side.to_le_bytes());
+    }
+    std::fs::write(&wide, &header[..352]).unwrap();
+    let file = OpenOptions::new().write(true).open(&wide).unwrap();
+    file.set_len(352 + 1500 * 1500 * 1000 * 2).unwrap();
+}
+
+/// A model whose grid is fine enough for the large voxels to need more than any machine has.
+fn model(folder: &Path) {
+    let set = [
+        "region=whole",
+        "prior=false",
+        "train_folds=[0]",
+        "network.widths=[4, 8]",
+        "spacing_mm=[0.75, 0.75, 0.75]",
+        "training.patch_size=[128, 128, 128]",
+    ];
+    publish_random(folder, &small_recipe("refine", &set), &[&[]]);
+}
+
+/// How many label maps lie in a folder.
+fn maps(folder: &Path) -> usize {
+    files(folder, ".nii.gz").len() + files(folder, ".nii").len()
+}
+
+/// The line of a failure of the volume with this name.
+fn why(said: &str, name: &str) -> String {
+    let about = format!("{name}: ");
+    let line = said.lines().find(|line| line.contains(&about));
+    line.unwrap_or_else(|| panic!("nothing of {name}: {said}"))
+        .to_owned()
+}
+
+#[test]
+fn a_volume_that_memory_cannot_hold_fails_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    std::fs::create_dir(here.join("scans")).unwrap();
+    scans(&here.join("scans"));
+    model(&here.join("model"));
+    for (out, limit) in [("plain", &[][..]), ("limited", &["--max-ram", "6G"][..])] {
+        // Finished cases are kept by the second run, and the others fail again.
+        for _ in 0..2 {
+            let arguments = [&["predict", "scans", "-o", out][..], limit].concat();
+            let output = ctseg(here, &arguments).output().unwrap();
+            let said = stderr(&output);
+            assert_eq!(output.status.code(), Some(3), "{said}");
+            assert_eq!(maps(&here.join(out)), 4, "{said}");
+            let large = why(&said, "a_large.nii");
+            assert!(
+                large.contains("4 × 4 × 4 voxels become 3733 × 3733 × 3733"),
+                "{large}"
+            );
+            assert!(large.contains("M of memory at least"), "{large}");
+            assert_eq!(
+                large.contains("--max-ram is 6144M"),
+                limit.len() == 2,
+                "{large}"
+            );
+            let wide = why(&said, "c_wide.nii");
+            assert!(wide.contains("spans 15000 × 15000 × 10000 mm"), "{wide}");
+            let failures = std::fs::read_to_string(here.join(out).join("failures.jsonl")).unwrap();
+            assert_eq!(failures.lines().count(), 2, "{failures}");
+        }
+        let manifest = json(&here.join(out).join("predictions.json"));
+        assert_eq!(manifest["counts"]["kept"], 4);
+    }
+}
+
+#[test]
+fn more_voxels_than_can_be_counted_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    std::fs::create_dir(here.join("scans")).unwrap();
+    air(&here.join("scans/odd.nii"), 4, 700.0);
+    let set = [
+        "region=whole",
+        "prior=false",
+        "train_folds=[0]",
+        "network.widths=[4, 8]",
+        "spacing_mm=[0.05, 0.05, 0.05]",
+        "training.patch_size=[16, 16, 16]",
+    ];
+    publish_random(&here.join("model"), &small_recipe("refine", &set), &[&[]]);
+    for limit in [&[][..], &["--max-ram", "1G"]] {
+        let arguments = [&["predict", "scans", "-o", "out"][..], limit].concat();
+        let output = ctseg(here, &arguments).output().unwrap();
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        let line = why(&said, "odd.nii");
+        assert!(line.contains("56000 × 56000 × 56000 voxels"), "{line}");
+    }
+}
+
+/// `ctseg predict` with an address space of so many bytes.
+#[cfg(not(feature = "libtorch"))]
+fn with_address_space(folder: &Path, bytes: u64, arguments: &[&str]) -> std::process::Output {
+    let kilobytes = bytes >> 10;
+    let shell = format!("ulimit -v {kilobytes} && exec \"$0\" \"$@\"");
+    let mut command = std::process::Command::new("bash");
+    command
+        .args(["-c", &shell, env!("CARGO_BIN_EXE_ctseg")])
+        .args(arguments)
+        .env("CTSEG_THREADS", "1")
+        .current_dir(folder);
+    command.output().unwrap()
+}
+
+#[test]
+#[cfg(not(feature = "libtorch"))] // whose libraries alone are mapped over gigabytes
+fn the_limit_of_the_address_space_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    std::fs::create_dir(here.join("scans")).unwrap();
+    scans(&here.join("scans"));
+    // In 3 mm the large voxels take 3.3 GB for each of several arrays.
+    let set = [
+        "region=whole",
+        "prior=false",
+        "train_folds=[0]",
+        "network.widths=[4, 8]",
+        "spacing_mm=[3.0, 3.0, 3.0]",
+        "training.patch_size=[32, 32, 32]",
+    ];
+    publish_random(&here.join("model"), &small_recipe("refine", &set), &[&[]]);
+    let output = with_address_space(here, 4 << 30, &["predict", "scans", "-o", "out"]);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    let large = why(&said, "a_large.nii");
+    assert!(large.contains("933 × 933 × 933"), "{large}");
+    assert!(large.contains("this process can take"), "{large}");
+    assert_eq!(maps(&here.join("out")), 4, "{said}");
+}
