@@ -1,7 +1,6 @@
 //! The archive: its pickle, and tensors' elements as they lie in it.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 

@@ -150,7 +150,10 @@ fn what_was_not_written_is_told_again_on_a_line_of_its_own() {
         .unwrap();
     // The disk is full after a part of the next line.
     let path = path_in(run.path());
-    let mut torn = OpenOptions::new().append(true).open(&path).unwrap();
+    let mut torn = std::fs::OpenOptions::new()
+        .append(true)
+        .open(&path)
+        .unwrap();
     torn.write_all(b"{\"at\":17,\"event\":\"metr").unwrap();
     let file = std::mem::replace(&mut spool.file, File::open(&path).unwrap());
     spool.is_torn = true;
