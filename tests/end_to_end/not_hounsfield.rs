@@ -75,6 +75,11 @@ fn a_ct_passes_and_its_copies_on_other_scales_do_not() {
     changed(ct, &at("wrapped.nii.gz"), VoxelType::U16, wrapped);
     warned(&["wrapped.nii.gz"], "just below 65536");
     passes(&["wrapped.nii.gz", "--rescale-hu", "auto"]);
+    // Air of one value is no structure of a label map.
+    changed(ct, &at("flat.nii"), VoxelType::U16, |hu| {
+        wrapped(hu.max(-700.0))
+    });
+    warned(&["flat.nii"], "just below 65536");
     changed(ct, &at("unit.nii.gz"), VoxelType::F32, windowed);
     warned(&["unit.nii.gz"], "all values lie from 0 to 1");
     warned(
