@@ -122,6 +122,20 @@ fn foreground(folder: &Path, arguments: &[&str]) -> Value {
 }
 
 #[test]
+fn wrapped_air_of_one_value_is_no_structure_of_a_label_map() {
+    let folder = tempfile::tempdir().unwrap();
+    let flat = |hu: f32| wrapped(hu.max(-700.0));
+    changed(
+        Path::new(CT),
+        &folder.path().join("flat.nii"),
+        VoxelType::U16,
+        flat,
+    );
+    let found = warnings(folder.path(), &["flat.nii"]).join(" ");
+    assert!(found.contains("just below 65536"), "{found}");
+}
+
+#[test]
 fn the_planner_takes_no_other_values_for_hounsfield_units() {
     let folder = tempfile::tempdir().unwrap();
     let (path, before) = spoilt(folder.path());

@@ -161,7 +161,7 @@ impl Sums {
             true_positive: self.both,
             false_positive: self.predicted - self.both,
             false_negative: self.there - self.both,
-            true_negative: 0, // no score of training asks for it
+            true_negative: self.known + self.both - self.predicted - self.there,
         }
     }
 }
@@ -284,6 +284,8 @@ mod tests {
         assert_eq!(of(&found, Overlap::iou), [Some(0.25), Some(0.0), None]);
         assert_eq!(of(&found, Overlap::precision), [Some(0.25), None, None]);
         assert_eq!(of(&found, Overlap::recall), [Some(1.0), Some(0.0), None]);
+        let right = of(&found, Overlap::accuracy);
+        assert_eq!(right, [Some(0.25), Some(0.5), Some(1.0)]);
         // Where label 3 is ignored, a third of what is left does.
         let ignoring = Loss {
             ignores: true,
@@ -291,6 +293,8 @@ mod tests {
         };
         let found = score(&ignoring, logits.view(), labels.view(), &maps);
         assert_eq!(of(&found, Overlap::dice), [Some(0.5), Some(0.0), None]);
+        let right = of(&found, Overlap::accuracy);
+        assert_eq!(right, [Some(1.0 / 3.0), Some(2.0 / 3.0), Some(1.0)]);
     }
 
     #[test]

@@ -39,18 +39,29 @@ pub fn labels_of(image: &VolumeImage, names: &LabelNames) -> Option<BTreeMap<u16
 /// Share of neighbours within structures that have one label: between structures they differ, in scans nearly all.
 const SAME: f64 = 0.8;
 
-/// Whether nearly all voxels that are not 0 equal their neighbours along x that are not 0 either.
+/// The same of a single label, which may be a thin structure's.
+const SAME_OF_LABEL: f64 = 0.5;
+
+/// Whether nearly all voxels that are not 0 equal their neighbours along x that are not 0 either, and those of most
+/// labels do: the air of a scan may be one large region.
 fn is_in_regions(volume: &Volume) -> bool {
-    let (mut equal, mut all) = (0u64, 0u64);
+    // Of each label that has a neighbour: how many have one, and how many an equal one.
+    let mut pairs = vec![(0u64, 0u64); usize::from(u16::MAX) + 1];
     for row in volume.data.rows() {
         for (a, b) in row.iter().zip(row.iter().skip(1)) {
             if *a != 0.0 && *b != 0.0 {
-                all += 1;
-                equal += u64::from(a == b);
+                let (all, equal) = &mut pairs[usize::from(*a as u16)];
+                *all += 1;
+                *equal += u64::from(a == b);
             }
         }
     }
-    equal as f64 >= SAME * all as f64
+    pairs.retain(|(all, _)| *all > 0);
+    let all: u64 = pairs.iter().map(|(all, _)| all).sum();
+    let equal: u64 = pairs.iter().map(|(_, equal)| equal).sum();
+    let is_region = |(all, equal): &(u64, u64)| *equal as f64 >= SAME_OF_LABEL * *all as f64;
+    let regions = pairs.iter().filter(|pair| is_region(pair)).count();
+    equal as f64 >= SAME * all as f64 && 2 * regions >= pairs.len()
 }
 
 /// The labels as a table, those that are named and do not occur with them.
