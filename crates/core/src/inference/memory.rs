@@ -14,7 +14,7 @@ use ctseg_image::space::{Grid, Orientation, VoxelBox};
 
 /// Room for what is not counted one by one: allocators' remainders, compressors, progress.
 const ROOM: f64 = 1.1;
-const ROOM_BYTES: u64 = 48 << 20;
+const ROOM_BYTES: u64 = 32 << 20;
 
 /// Bytes for each voxel of the source's grid: Hounsfield units.
 const VOLUME: u64 = 4;
