@@ -228,7 +228,8 @@ impl Stage {
         let planes = (portion + 2).min(shape[axis]);
         let plane = (grid.voxels() / shape[axis].max(1)) as u64;
         let at_once = segmenter.at_once().min(shape[0].div_ceil(batch));
-        let pass = at_once as u64 * segmenter.pass_bytes(shape, batch, looks)?;
+        let pass =
+            at_once as u64 * segmenter.pass_bytes(shape, batch, looks)? + segmenter.engine_bytes();
         let (layer, divided) =
             planes_bytes(segmenter, looks, (shape, axis), planes, batch * at_once);
         let region = portion_shape(source, &grid, axis, portion);

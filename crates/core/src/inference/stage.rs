@@ -23,6 +23,10 @@ use ctseg_image::preprocess::channels::{input_channels, padded_size};
 use ctseg_image::resample::{Interpolation, resample_array};
 use ctseg_image::space::{Grid, Orientation, Volume, VoxelBox};
 
+/// Of libtorch: code that is loaded when it is first run, kernels that oneDNN makes for each shape. Measured on
+/// processors: up to 72 MiB.
+const LIBTORCH_BYTES: u64 = 80 << 20;
+
 /// A stage that can be used: its recipe and the networks of its folds, whose logits are averaged.
 pub struct Segmenter {
     pub recipe: Recipe,
@@ -179,6 +183,14 @@ impl Segmenter {
         match self.inference.compute().runs_side_by_side() && !self.recipe.by_patches() {
             true => rayon::current_num_threads(),
             false => 1,
+        }
+    }
+
+    /// Bytes that the engine itself takes from its first pass on.
+    pub fn engine_bytes(&self) -> u64 {
+        match self.inference.compute().choice.is_libtorch() {
+            true => LIBTORCH_BYTES,
+            false => 0,
         }
     }
 
