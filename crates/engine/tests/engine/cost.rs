@@ -110,6 +110,16 @@ fn inputs_that_do_not_fit_are_refused_in_one_line() {
     }
 }
 
+/// Without AVX-512 oneDNN computes nothing in bf16, and what takes its place needs more memory.
+#[cfg(feature = "libtorch")]
+fn has_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    let has = std::arch::is_x86_feature_detected!("avx512bw");
+    #[cfg(not(target_arch = "x86_64"))]
+    let has = false;
+    has
+}
+
 #[cfg(feature = "libtorch")]
 #[test]
 fn the_memory_of_a_training_step_is_about_what_the_table_says() {
@@ -130,6 +140,9 @@ fn the_memory_of_a_training_step_is_about_what_the_table_says() {
         ),
     ] {
         for precision in [Precision::F32, Precision::Bf16] {
+            if precision == Precision::Bf16 && !has_bf16() {
+                continue;
+            }
             let choice = PrecisionChoice::Fixed(precision);
             let compute = Compute::open(DeviceChoice::LibTorchCpu, choice, 1).unwrap();
             let config = config(text);
