@@ -136,6 +136,11 @@ impl Cascade {
         for stage in &stages {
             demand.computes(stage, streaming);
         }
+        let engines = self
+            .models()
+            .iter()
+            .map(|model| model.stage2.engine_bytes());
+        demand.network += engines.max().unwrap_or(0); // stays from the first pass on
         Ok(demand)
     }
 
@@ -228,8 +233,7 @@ impl Stage {
         let planes = (portion + 2).min(shape[axis]);
         let plane = (grid.voxels() / shape[axis].max(1)) as u64;
         let at_once = segmenter.at_once().min(shape[0].div_ceil(batch));
-        let pass =
-            at_once as u64 * segmenter.pass_bytes(shape, batch, looks)? + segmenter.engine_bytes();
+        let pass = at_once as u64 * segmenter.pass_bytes(shape, batch, looks)?;
         let (layer, divided) =
             planes_bytes(segmenter, looks, (shape, axis), planes, batch * at_once);
         let region = portion_shape(source, &grid, axis, portion);
