@@ -1,4 +1,4 @@
-//! `ctseg.toml`: what would otherwise be repeated on every command line.
+//! `ctseg.toml`, and the user configuration below it: what would otherwise be repeated on every command line.
 
 use std::path::{Path, PathBuf};
 
@@ -11,10 +11,14 @@ use ctseg_base::{Error, Result};
 use ctseg_core::recipe::one_line;
 use ctseg_engine::precision::PrecisionChoice;
 use ctseg_tracking::mlflow::settings::Preferences;
+use ctseg_tracking::mlflow::trusted::server_url;
 
 pub const FILE: &str = "ctseg.toml";
 
-/// The settings file; paths in it are relative to its folder. Flags and `CTSEG_*` variables beat it.
+/// In the folder of the user's configuration, `~/.config`.
+const USER_FILE: &str = "ctseg/config.toml";
+
+/// The settings files; paths in one are relative to its folder. Flags and `CTSEG_*` variables beat them.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -34,6 +38,9 @@ pub struct Config {
     pub scratch: Option<PathBuf>,
     device: Option<String>,
     precision: Option<String>,
+    /// Addresses of servers that may have the user's login; not in a file that nobody named.
+    #[serde(default)]
+    trusted_servers: Vec<String>,
     #[serde(default)]
     mlflow: Tracking,
 }
@@ -44,20 +51,49 @@ pub struct Config {
 struct Tracking {
     /// The server's address.
     uri: Option<String>,
+    /// The file that names it, where that was found in the working folder.
+    #[serde(skip)]
+    found_in: Option<PathBuf>,
     /// The experiment that runs belong to.
     experiment: Option<String>,
     /// The name that models are registered under.
     model: Option<String>,
+    /// The folder of this machine below which the server may have files put; not in a file that nobody named.
+    artifact_root: Option<PathBuf>,
+}
+
+/// The settings files that are read, and whether the user chose each: `named`, or `ctseg.toml` in the working folder,
+/// which may have come with a dataset; below it the user configuration.
+pub fn files(named: Option<&Path>) -> Vec<(PathBuf, bool)> {
+    let here = || Some((PathBuf::from(FILE), false)).filter(|(file, _)| file.exists());
+    let near = named.map(|file| (file.to_path_buf(), true)).or_else(here);
+    near.into_iter()
+        .chain(user_file().map(|file| (file, true)))
+        .collect()
+}
+
+/// `~/.config/ctseg/config.toml`, or where `XDG_CONFIG_HOME` says, if it is there.
+fn user_file() -> Option<PathBuf> {
+    let folder = |variable: &str| {
+        let set = std::env::var_os(variable).map(PathBuf::from);
+        set.filter(|folder| folder.is_absolute())
+    };
+    let home = || Some(folder("HOME")?.join(".config"));
+    let file = folder("XDG_CONFIG_HOME").or_else(home)?.join(USER_FILE);
+    file.exists().then_some(file)
 }
 
 impl Config {
-    /// Reads `path`, or `ctseg.toml` in the working folder if there is one.
-    pub fn read(path: Option<&Path>) -> Result<Self> {
-        let file = match path {
-            Some(path) => path,
-            None if Path::new(FILE).exists() => Path::new(FILE),
-            None => return Ok(Self::default()),
-        };
+    /// Reads the files of [`files`]; the first one that has a key counts.
+    pub fn read(named: Option<&Path>) -> Result<Self> {
+        files(named)
+            .iter()
+            .try_fold(Self::default(), |above, (file, is_chosen)| {
+                Ok(above.over(Self::of_file(file, *is_chosen)?))
+            })
+    }
+
+    fn of_file(file: &Path, is_chosen: bool) -> Result<Self> {
         let text = read_text(file).map_err(Error::io(file, "read"))?;
         let mut config: Self =
             toml::from_str(&text).map_err(|error| Error::file(file, one_line(&error)))?;
@@ -69,6 +105,7 @@ impl Config {
             &mut config.runs,
             &mut config.case_cache,
             &mut config.scratch,
+            &mut config.mlflow.artifact_root,
         ]
         .into_iter()
         .flatten()
@@ -76,7 +113,62 @@ impl Config {
         {
             *path = folder.join(&*path);
         }
-        Ok(config)
+        config.checked(file, is_chosen)
+    }
+
+    /// The content of `file` with who chose its server.
+    fn checked(mut self, file: &Path, is_chosen: bool) -> Result<Self> {
+        if !is_chosen {
+            self.mlflow.found_in = self.mlflow.uri.as_ref().map(|_| file.to_path_buf());
+            if !self.trusted_servers.is_empty() || self.mlflow.artifact_root.is_some() {
+                return Err(Error::file(
+                    file,
+                    "trusted_servers and [mlflow] artifact_root are read only from ~/.config/ctseg/config.toml or a \
+                     file named with --config; move them there",
+                ));
+            }
+            return Ok(self);
+        }
+        let mut servers = self.trusted_servers.iter();
+        if let Some(text) = servers.find(|text| server_url(text).is_none()) {
+            return Err(Error::file(
+                file,
+                format!(
+                    "trusted_servers has '{text}'; expected the address of a server, such as https://host"
+                ),
+            ));
+        }
+        // Whoever names a server trusts it.
+        self.trusted_servers.extend(self.mlflow.uri.clone());
+        Ok(self)
+    }
+
+    /// These settings, and those of `below` where these say nothing.
+    fn over(self, below: Self) -> Self {
+        let (own, other) = (self.mlflow, below.mlflow);
+        let (uri, found_in) = match own.uri {
+            Some(uri) => (Some(uri), own.found_in),
+            None => (other.uri, other.found_in),
+        };
+        Self {
+            data: self.data.or(below.data),
+            data_root: self.data_root.or(below.data_root),
+            model: self.model.or(below.model),
+            runs: self.runs.or(below.runs),
+            case_cache: self.case_cache.or(below.case_cache),
+            case_cache_size: self.case_cache_size.or(below.case_cache_size),
+            scratch: self.scratch.or(below.scratch),
+            device: self.device.or(below.device),
+            precision: self.precision.or(below.precision),
+            trusted_servers: [self.trusted_servers, below.trusted_servers].concat(),
+            mlflow: Tracking {
+                uri,
+                found_in,
+                experiment: own.experiment.or(other.experiment),
+                model: own.model.or(other.model),
+                artifact_root: own.artifact_root.or(other.artifact_root),
+            },
+        }
     }
 
     pub fn devices(&self) -> Result<Devices> {
@@ -89,13 +181,16 @@ impl Config {
             .map_or(Ok(PrecisionChoice::Auto), str::parse)
     }
 
-    /// The tracking server, as far as the file names it; runs go into `experiment` if that is named.
+    /// The tracking server, as far as the files name it; runs go into `experiment` if that is named.
     pub fn tracking(&self, experiment: Option<&str>) -> Preferences {
         let experiment = experiment.or(self.mlflow.experiment.as_deref());
         Preferences {
             uri: self.mlflow.uri.clone(),
+            found_in: self.mlflow.found_in.clone(),
             experiment: experiment.map(str::to_owned),
             model: self.mlflow.model.clone(),
+            trusted_servers: self.trusted_servers.clone(),
+            artifact_root: self.mlflow.artifact_root.clone(),
         }
     }
 

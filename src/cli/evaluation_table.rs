@@ -3,14 +3,15 @@
 use std::io::IsTerminal;
 use std::path::Path;
 
-use serde_json::Value;
+use serde::Serialize;
 
-use super::print::print_out;
+use super::print::{print_json, print_out, print_raw};
+use ctseg_base::text::printable::Shown;
 use ctseg_base::text::table::{score, table};
 use ctseg_base::text::words::counted;
-use ctseg_evaluate::Evaluation;
 use ctseg_evaluate::paired::{ALL, Paired};
 use ctseg_evaluate::scores::named;
+use ctseg_evaluate::{Evaluation, SummaryJson};
 
 /// The columns of means.
 const SHOWN: [(&str, &str); 6] = [
@@ -32,10 +33,26 @@ const BAD: f64 = 0.5;
 /// Cases that are named.
 const WORST: usize = 3;
 
-/// Prints the structures' means, or all as JSON.
-pub fn print_evaluation(evaluation: &Evaluation, summary: &Value, folder: &Path, as_json: bool) {
+/// What is printed as JSON: `summary.json`, and what differs from another model, which is no part of the file: that is of
+/// this model alone.
+#[derive(Serialize)]
+struct Printed<'a> {
+    #[serde(flatten)]
+    summary: SummaryJson<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    against: Option<&'a [Paired]>,
+}
+
+/// Prints the structures' means, or all as JSON, then also what differs from another model.
+pub fn print_evaluation(
+    evaluation: &Evaluation,
+    against: Option<&[Paired]>,
+    folder: &Path,
+    as_json: bool,
+) {
     if as_json {
-        print_out(&format!("{summary:#}\n"));
+        let summary = evaluation.summary();
+        print_json(&Printed { summary, against });
         return;
     }
     let mut header = vec!["structure", "dice", "95 %"];
@@ -54,15 +71,15 @@ pub fn print_evaluation(evaluation: &Evaluation, summary: &Value, folder: &Path,
     all.extend(SHOWN.map(|(metric, _)| number(metric, evaluation.mean(metric))));
     rows.push(all);
     dice.push(mean);
-    print_out(&coloured(&table(&header, &rows), &dice));
-    print_regions(summary);
+    print_raw(&coloured(&table(&header, &rows), &dice));
+    print_regions(evaluation);
     print_worst(evaluation);
     print_out(&format!(
         "{} compared, {} failed, {} without a prediction; metrics.csv and summary.json in {}\n",
         counted(evaluation.cases.len(), "case"),
         evaluation.failures.len(),
         counted(evaluation.missing.len(), "reference"),
-        folder.display()
+        folder.shown()
     ));
 }
 
@@ -124,9 +141,9 @@ fn coloured(text: &str, dice: &[Option<f64>]) -> String {
     coloured
 }
 
-fn print_regions(summary: &Value) {
-    let percent = |key: &str| summary[key].as_f64().map(|value| 100.0 * value);
-    if let (Some(recall), Some(share)) = (percent("roi_recall"), percent("roi_share")) {
+fn print_regions(evaluation: &Evaluation) {
+    let percent = |value: Option<f64>| value.map(|value| 100.0 * value);
+    if let [Some(recall), Some(share)] = evaluation.regions().map(percent) {
         print_out(&format!(
             "stage 1's regions hold {recall:.2} % of the reference structures in {share:.1} % of the volume\n"
         ));
@@ -142,7 +159,7 @@ fn print_worst(evaluation: &Evaluation) {
     cases.truncate(WORST);
     let named: Vec<String> = cases
         .iter()
-        .map(|(case, dice)| format!("{case} {dice:.3}"))
+        .map(|(case, dice)| format!("{} {dice:.3}", case.shown()))
         .collect();
     print_out(&format!("worst mean Dice: {}\n", named.join(", ")));
 }
@@ -173,7 +190,7 @@ pub fn print_against(paired: &[Paired], folder: &Path) {
     }
     print_out(&format!(
         "all metrics in {}; p: Wilcoxon's signed-rank test, over the structures corrected by Holm\n",
-        folder.join("against.csv").display()
+        folder.join("against.csv").shown()
     ));
 }
 

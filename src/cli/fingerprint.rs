@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use ctseg_base::text::printable::Shown;
 use ctseg_base::text::table::table;
 use ctseg_base::text::words::{counted, listed};
 use ctseg_base::{Error, Result};
@@ -70,7 +71,7 @@ fn left_out(fingerprint: &Fingerprint) -> String {
     if !not_hu.is_empty() {
         text += &format!(
             "  not HU    {}: left out of the HU below\n",
-            not_hu.join(", ")
+            not_hu.join(", ").shown()
         );
     }
     text

@@ -1,5 +1,6 @@
 //! How commands tell of their work while it goes on: lines for people or programs, and figures in a file.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use clap::Args;
 use crate::log::json::{Log, LogFormat};
 use ctseg_base::Result;
 use ctseg_base::progress::Observer;
+use ctseg_base::text::printable::lines;
 use ctseg_core::run::tracker::Tracker;
 use ctseg_engine::device::Compute;
 use ctseg_tracking::prometheus::{Metered, MetricsFile};
@@ -95,6 +97,12 @@ pub(super) fn refuse(error: &clap::Error) -> ! {
         .collect();
     let format = format_of_unread(&arguments);
     if format == LogFormat::Text || !error.use_stderr() {
+        let text = error.to_string();
+        if let Cow::Owned(escaped) = lines(&text) {
+            // Without colours: an argument has control characters, such as the name of a file that the shell found.
+            eprint!("{escaped}");
+            std::process::exit(error.exit_code());
+        }
         error.exit();
     }
     // The first paragraph says what is wrong, the others how commands are written.

@@ -2,7 +2,7 @@
 
 mod args;
 mod commands;
-mod config;
+pub mod config;
 mod distributed;
 mod env;
 mod evaluation_table;
@@ -120,6 +120,7 @@ impl Cli {
 
     /// Runs the command.
     pub fn run(self) -> anyhow::Result<Outcome> {
+        signals::report_size_limit();
         // Settings that stop all other commands are what it has to tell of.
         if let Command::Doctor(args) = &self.command {
             return commands::doctor::run(args, &self.global, &Self::command());

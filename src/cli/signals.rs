@@ -7,12 +7,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use signal_hook::{flag, low_level};
 
 use crate::cli::outcome::Outcome;
 use ctseg_base::limits::spawn::spawn;
+
+/// Lets a write beyond the limit on file sizes (`ulimit -f`) fail as other writes do; its signal would end the process.
+pub(super) fn report_size_limit() {
+    // A handler, although it has nothing to do: programs that are started would inherit an ignored signal.
+    let _ = flag::register(SIGXFSZ, Arc::default());
+}
 
 /// A flag that SIGINT, SIGTERM and SIGUSR1 set; a second SIGINT ends the process at once.
 pub fn stop_on_signals() -> std::io::Result<Arc<AtomicBool>> {

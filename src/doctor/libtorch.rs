@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use ctseg_base::limits::host::Host;
+use ctseg_base::text::file::read_text;
 
 /// CUDA's runtime.
 const RUNTIME: &str = "libcudart.so";
@@ -90,9 +91,9 @@ fn soname_number(path: &Path, name: &str) -> Option<u32> {
 /// PyTorch's wheels have `torch/version.py` beside `torch/lib`, libtorch's archives `build-version`.
 fn version_beside(folder: &Path) -> Option<String> {
     let around = folder.parent()?;
-    let of_archive = std::fs::read_to_string(around.join("build-version")).ok();
+    let of_archive = read_text(&around.join("build-version")).ok();
     let of_wheel = || {
-        let text = std::fs::read_to_string(around.join("version.py")).ok()?;
+        let text = read_text(&around.join("version.py")).ok()?;
         let line = text.lines().find(|line| line.starts_with("__version__"))?;
         Some(line.split(['\'', '"']).nth(1)?.to_owned())
     };

@@ -17,6 +17,7 @@ pub mod process;
 pub mod settings;
 pub mod tracking;
 
+use ctseg_base::text::printable::one_line;
 use ctseg_base::text::words::counted;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -113,10 +114,11 @@ pub fn as_text(findings: &[Finding]) -> String {
     let check = widest(&|finding| finding.check.chars().count());
     let mut text = String::new();
     for finding in findings {
-        let (name, found) = (finding.state.name(), &finding.found);
+        let (name, found) = (finding.state.name(), one_line(&finding.found));
         text += &format!("{name:<state$}  {:<check$}  {found}\n", finding.check);
         if let Some(advice) = &finding.advice {
-            text += &format!("{:indent$}→ {advice}\n", "", indent = state + check + 4);
+            let (advice, indent) = (one_line(advice), state + check + 4);
+            text += &format!("{:indent$}→ {advice}\n", "");
         }
     }
     text + &summary(findings) + "\n"

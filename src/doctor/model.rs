@@ -37,7 +37,7 @@ struct Looked {
 pub fn model(path: &Path, way: Way, quick: bool) -> (Finding, Option<Needed>) {
     let shown = path.display();
     let own = path.to_path_buf();
-    let is_there = move || own.join("model.toml").is_file() || PartedModel::is_at(&own);
+    let is_there = move || PartedModel::is_at(&own) || own.join("model.toml").is_file();
     let Some(is_there) = within(STAT_PATIENCE, is_there) else {
         return (hangs(MODEL, path, STAT_PATIENCE), None);
     };

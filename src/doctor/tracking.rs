@@ -13,6 +13,7 @@ use ctseg_tracking::mlflow::probe::{Answer, probed, waiting};
 use ctseg_tracking::mlflow::settings::{Server, without_login};
 
 const CHECK: &str = "MLflow";
+const LOGIN: &str = "MLflow, login";
 const WAITING: &str = "MLflow, to send";
 
 /// For each of two questions.
@@ -58,6 +59,8 @@ pub fn findings(
         Ok(answer) => answered(&server, &answer),
         Err(fault) => vec![failed(host, &server, &fault)],
     };
+    let risks = server.risks().into_iter();
+    findings.extend(risks.map(|(what, advice)| Finding::warning(LOGIN, what, advice)));
     findings.extend(to_send(&server, runs));
     findings
 }
@@ -131,7 +134,7 @@ fn advice(fault: &Fault, why: &str, uri: &str, has_proxy: bool) -> String {
             "see user, password or token; MLflow's --allowed-hosts must name this address"
         }
         Fault::Closed(_) => "see that the address is the tracking server's own, with its path",
-        Fault::Gone(_) | Fault::Refused(_) | Fault::Experiment(_) => {
+        Fault::Gone(_) | Fault::Refused(_) | Fault::Experiment(_) | Fault::Place(_) => {
             "see that the address is the tracking server's own, with its path"
         }
         Fault::Away { .. } if says("lookup") || says("resolve") || says("dns") => {

@@ -9,6 +9,7 @@ use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressStyle, WeakPr
 
 use ctseg_base::limits::spawn::spawn;
 use ctseg_base::progress::{Observer, Task};
+use ctseg_base::text::printable::{lines, one_line};
 
 /// In a log file, a long piece of work says a line this often.
 const LINE_EVERY: Duration = Duration::from_secs(30);
@@ -75,11 +76,11 @@ impl Bars {
 impl Observer for Bars {
     fn say(&self, line: &str) {
         // Fails only when stderr is gone, and then there is nobody to tell.
-        let _ = self.bars.println(line);
+        let _ = self.bars.println(one_line(line));
     }
 
     fn warn(&self, line: &str) {
-        let _ = self.bars.println(format!("warning: {line}"));
+        let _ = self.bars.println(format!("warning: {}", one_line(line)));
     }
 
     fn task(&self, name: &str, total: u64, unit: &'static str) -> Box<dyn Task> {
@@ -96,9 +97,11 @@ impl Observer for Bars {
             ProgressBar::new_spinner()
         };
         // Above the board.
-        let bar = self
-            .bars
-            .insert(0, bar.with_style(style).with_prefix(name.to_owned()));
+        let bar = self.bars.insert(
+            0,
+            bar.with_style(style)
+                .with_prefix(one_line(name).into_owned()),
+        );
         self.redraw(&bar);
         Box::new(BarTask(bar))
     }
@@ -116,7 +119,7 @@ impl Observer for Bars {
             let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
             self.bars.add(ProgressBar::new_spinner().with_style(style))
         });
-        board.set_message(text.to_owned());
+        board.set_message(lines(text).into_owned());
         board.tick();
     }
 }
@@ -129,7 +132,7 @@ impl Task for BarTask {
     }
 
     fn note(&self, text: &str) {
-        self.0.set_message(text.to_owned());
+        self.0.set_message(one_line(text).into_owned());
     }
 }
 
@@ -139,11 +142,11 @@ impl Drop for BarTask {
     }
 }
 
-/// A reader that has gone away must not end hours of work.
+/// Writes a line, its control characters escaped. A reader that has gone away must not end hours of work.
 pub(super) fn to_stderr(line: &str) {
     let _ = std::io::stderr()
         .lock()
-        .write_all(format!("{line}\n").as_bytes());
+        .write_all(format!("{}\n", one_line(line)).as_bytes());
 }
 
 impl Observer for Lines {

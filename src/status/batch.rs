@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use serde::Deserialize;
 
 use super::state::{Cases, Claim, EXPIRY, Kind, Standing, Status, age, standing, text_of};
-use ctseg_base::process::owner::{Alive, Worker};
+use ctseg_base::process::owner::{Alive, Sign, Worker};
 use ctseg_base::text::file::read_text;
 use ctseg_base::text::os_text;
 use ctseg_base::{Error, Result};
@@ -189,7 +189,8 @@ impl Part {
             }
             (true, _) => (Standing::Done, None),
             (false, Some(worker)) => {
-                let sign = age(self.sign, now);
+                let at = self.sign.unwrap_or(now);
+                let sign = Sign { at, now };
                 standing(worker, worker.alive(self.owner, sign, EXPIRY))
             }
             (false, None) => {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Serialize, Serializer};
 
 use ctseg_base::Error;
-use ctseg_base::process::owner::{Alive, Worker};
+use ctseg_base::process::owner::{Alive, Sign, Worker};
 use ctseg_core::run::state_file::{Ended, RunState, TaskState, time_text};
 
 /// A process that cannot be asked is taken for dead so long after its last sign; it gives several a minute.
@@ -173,7 +173,8 @@ impl Status {
 
     /// Takes over what a state says; `owner` is whose file it is.
     pub(super) fn take_state(&mut self, state: RunState, owner: u32, now: SystemTime) {
-        let sign = age(self.last_sign, now);
+        let at = self.last_sign.unwrap_or(now);
+        let sign = Sign { at, now };
         (self.state, self.because) = match &state.ended {
             Some(ending) => match ending.outcome {
                 Ended::Finished => (Standing::Done, None),
@@ -221,6 +222,14 @@ pub(super) fn standing(worker: &Worker, alive: Alive) -> (Standing, Option<Strin
                 span(silent)
             )),
         ),
+        Alive::Ahead(ahead) => (
+            Standing::Interrupted,
+            Some(format!(
+                "the last sign of {} lies {} in the future and tells nothing; set the clocks right",
+                worker.described(),
+                span(ahead)
+            )),
+        ),
     }
 }
 
@@ -232,6 +241,7 @@ pub(super) fn last_written<'a>(files: impl IntoIterator<Item = &'a Path>) -> Opt
     times.max()
 }
 
+/// How long ago that was; nothing where it was not, or lies in the future.
 pub(super) fn age(time: Option<SystemTime>, now: SystemTime) -> Duration {
     let age = time.and_then(|time| now.duration_since(time).ok());
     age.unwrap_or_default()

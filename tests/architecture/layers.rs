@@ -13,10 +13,12 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
                 "process",
                 "progress",
                 "progress_counts",
+                "regular_file",
                 "text",
             ],
             &["atomic_file", "cancel", "disk_full", "hash", "limits"],
-            &["failures", "temp_files", "unzip"],
+            &["failures", "replace_folder", "temp_files"],
+            &["unzip"],
         ],
     ),
     (

@@ -1,11 +1,12 @@
 //! The structure of the sources: no import circles, layers and crates import downward only, heavy crates are known in
-//! one place, files and functions stay short, and links between pages lead somewhere.
+//! one place, files are opened in one place, files and functions stay short, and links between pages lead somewhere.
 
 mod circles;
 mod crate_order;
 mod heavy_crates;
 mod imports;
 mod layers;
+mod opening;
 mod pages;
 mod parsed;
 mod sizes;

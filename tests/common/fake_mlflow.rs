@@ -83,6 +83,16 @@ fn usual(uri: &str, request: &Request) -> ResponseTemplate {
     ResponseTemplate::new(200).set_body_json(answer)
 }
 
+/// Answers as MLflow does where the files of runs are kept at `uri`.
+pub fn with_artifacts_at(uri: String) -> Box<Special> {
+    Box::new(move |request| {
+        let mut run = a_run();
+        run["info"]["artifact_uri"] = json!(uri);
+        (is(request, "runs/create") || is(request, "runs/get"))
+            .then(|| ResponseTemplate::new(200).set_body_json(json!({"run": run})))
+    })
+}
+
 pub fn a_run() -> Value {
     json!({"info": {
         "run_id": "r1", "artifact_uri": "mlflow-artifacts:/1/r1/artifacts", "lifecycle_stage": "active",

@@ -143,6 +143,8 @@ pub fn server(uri: &str) -> Server {
         access: Access::Anybody,
         trust: Trust::default(),
         timeout: Duration::from_secs(30),
+        trusted: Vec::new(),
+        artifact_root: None,
     }
 }
 

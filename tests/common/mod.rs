@@ -5,6 +5,8 @@
 pub mod batches;
 pub mod browser;
 pub mod fake_mlflow;
+#[cfg(target_os = "linux")]
+pub mod faults;
 pub mod levels;
 pub mod mlflow;
 pub mod nnunet;
@@ -40,6 +42,8 @@ pub fn ctseg(folder: &Path, arguments: &[&str]) -> Command {
     command
         .current_dir(folder)
         .args(arguments)
+        // Not the settings of whoever runs the tests.
+        .env("XDG_CONFIG_HOME", "/no/such/folder")
         .env_remove("RUST_BACKTRACE");
     let ours = |name: &String| {
         ["CTSEG_", "MLFLOW_"]

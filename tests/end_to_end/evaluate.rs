@@ -7,6 +7,7 @@ use ctseg_image::nifti::{NiftiHeader, write_labels};
 use ctseg_image::space::{Grid, LabelMap};
 use serde_json::Value;
 
+mod many_labels;
 mod names;
 
 /// A map of 4 × 1 × 1 voxels of 2 × 5 × 10 mm (0.1 mL).

@@ -11,8 +11,15 @@ mod containers;
 mod convert;
 #[cfg(target_os = "linux")]
 mod evaluate;
+#[cfg(target_os = "linux")]
+mod faults;
 mod fingerprint;
+#[cfg(target_os = "linux")]
+mod fuzz_corpus;
 mod grids;
+#[cfg(unix)]
+mod hostile;
+mod hostile_models;
 mod inspect;
 mod logs;
 mod messages;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::common::fake_mlflow::{Fake, Special, a_run, body, is};
+use crate::common::fake_mlflow::{Fake, Special, a_run, body, is, with_artifacts_at};
 use crate::common::mlflow::{Heard, server, wait_for};
 use ctseg_base::progress::Silent;
 use ctseg_core::run::tracker::{Event, Outcome, Point, RunIdentity, Tracker};
@@ -23,6 +23,7 @@ use wiremock::{Request, ResponseTemplate};
 
 mod experiments;
 mod files;
+mod logins;
 
 /// Answers the first `times` requests for `path_end` with `answer`.
 fn at_first(times: usize, path_end: &'static str, answer: ResponseTemplate) -> Box<Special> {

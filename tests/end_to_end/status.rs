@@ -183,6 +183,15 @@ fn a_training_runs_is_killed_goes_on_and_is_done() {
     as_others_would_leave_it(folder);
 }
 
+/// Gives this time to all files below `folder`.
+fn written_at(folder: &Path, time: SystemTime) {
+    let files = listing(folder).into_keys().filter(|path| path.is_file());
+    for path in files {
+        let file = std::fs::File::options().append(true).open(path).unwrap();
+        file.set_modified(time).unwrap();
+    }
+}
+
 /// States that no test can bring about: a run on another machine, one of an early version, a damaged one.
 fn as_others_would_leave_it(folder: &Path) {
     let run_folder = only_run(folder);
@@ -194,14 +203,16 @@ fn as_others_would_leave_it(folder: &Path) {
         state["process"] = "01234567-4711-99".into();
     });
     assert_eq!(only(folder, "runs")["state"], "running");
-    let long_ago = SystemTime::now() - Duration::from_secs(2 * 3600 + 90);
-    for path in listing(&run_folder)
-        .into_keys()
-        .filter(|path| path.is_file())
-    {
-        let file = std::fs::File::options().append(true).open(path).unwrap();
-        file.set_modified(long_ago).unwrap();
-    }
+    let span = Duration::from_secs(2 * 3600 + 90);
+    written_at(&run_folder, SystemTime::now() + span);
+    let ahead = only(folder, "runs");
+    assert_eq!(ahead["state"], "interrupted");
+    let because = ahead["because"].as_str().unwrap();
+    assert!(
+        because.contains("gpu07") && because.contains(" in the future"),
+        "{because}"
+    );
+    written_at(&run_folder, SystemTime::now() - span);
     let silent = only(folder, "runs");
     assert_eq!(silent["state"], "interrupted");
     let because = silent["because"].as_str().unwrap();

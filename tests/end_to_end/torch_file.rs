@@ -27,7 +27,7 @@ fn weights_and_settings_are_those_that_pytorch_saved() {
             )
         })
         .collect();
-    let settings = |name: &str| file.root().get(name).unwrap().to_json();
+    let settings = |name: &str| file.root().get(name).unwrap().to_json().unwrap();
     assert_eq!(settings("current_epoch"), 1000);
     assert_eq!(settings("_best_ema"), 0.8125);
     assert_eq!(
@@ -108,4 +108,39 @@ fn inspect_shows_what_a_checkpoint_holds() {
     let hostile = golden("hostile_call.pth");
     let said = run(folder.path(), &["inspect", hostile.to_str().unwrap()], 1);
     assert!(stderr(&said).contains("system"), "{}", stderr(&said));
+}
+
+/// 480 bytes of lists, each of which holds the one before it twice.
+#[test]
+fn settings_without_end_are_refused_in_one_line() {
+    use std::io::Write;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("endless.pth");
+    let mut pickle = b"\x80\x02}(X\x01\x00\x00\x00w".to_vec();
+    // _rebuild_tensor_v2(('storage', FloatStorage, '0', 'cpu', 4), 0, (4,), (1,), False, {})
+    pickle.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storage");
+    pickle.extend(b"ctorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04tQ");
+    pickle.extend(b"K\x00K\x04\x85K\x01\x85\x89}tRX\x01\x00\x00\x00sK\x01q\x00");
+    for level in 1..60u8 {
+        pickle.extend([b'0', b']', b'(', b'h', level - 1, b'h', level - 1]);
+        pickle.extend([b'e', b'q', level]);
+    }
+    pickle.extend(b"u.");
+    let mut writer = zip::ZipWriter::new(std::fs::File::create(&path).unwrap());
+    let stored =
+        zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    for (name, bytes) in [
+        ("a/data.pkl", pickle.as_slice()),
+        ("a/data/0", &[0; 16][..]),
+    ] {
+        writer.start_file(name, stored).unwrap();
+        writer.write_all(bytes).unwrap();
+    }
+    writer.finish().unwrap();
+    let said = stderr(&run(folder.path(), &["inspect", "endless.pth"], 1));
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(
+        said.contains("endless.pth") && said.contains("come to more"),
+        "{said}"
+    );
 }

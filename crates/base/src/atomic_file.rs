@@ -38,7 +38,7 @@ pub fn write_atomically(
 /// An empty temporary file in `folder`, which is made if it is missing; removed unless it is [`persisted`].
 pub fn temporary_file(folder: &Path) -> Result<NamedTempFile> {
     create_folder(folder)?;
-    temporary_names()
+    temporary_names(0o666)
         .tempfile_in(folder)
         .map_err(Error::io(folder, "write into the folder"))
 }
@@ -67,7 +67,7 @@ pub fn refuse_file(path: &Path) -> Result<()> {
     }
 }
 
-/// Syncs a whole temporary file and gives it its name.
+/// Syncs a whole temporary file, gives it its name and syncs that.
 pub fn persisted(temporary: NamedTempFile, path: &Path) -> Result<()> {
     temporary
         .as_file()
@@ -79,11 +79,59 @@ pub fn persisted(temporary: NamedTempFile, path: &Path) -> Result<()> {
             true => Error::file(path, "is a folder; expected the name of a file"),
             false => Error::io(path, "rename the finished file to")(error.error),
         })?;
-    // The rename itself must survive a power cut too; not every file system can sync a folder.
-    if let Ok(folder) = File::open(parent_of(path)) {
-        let _ = folder.sync_all();
+    sync_folder(parent_of(path))
+}
+
+/// Syncs the names in a folder, so that a file or folder that was renamed there keeps its name after a power cut.
+///
+/// # Errors
+/// The disk fails or is full. A file system that cannot sync a folder is no error, nor is a folder that may not be read.
+pub fn sync_folder(folder: &Path) -> Result<()> {
+    let synced = File::open(folder).and_then(|folder| folder.sync_all());
+    synced.or_else(|error| match error.raw_os_error() {
+        Some(libc::EIO | libc::ENOSPC | libc::EDQUOT) => {
+            Err(Error::io(folder, "sync the folder")(error))
+        }
+        _ => Ok(()),
+    })
+}
+
+/// Syncs all files and folders in `folder` and the folder itself.
+///
+/// # Errors
+/// A file that cannot be read or synced.
+pub fn sync_tree(folder: &Path) -> Result<()> {
+    let entries = fs::read_dir(folder).and_then(|entries| entries.collect());
+    let mut entries: Vec<fs::DirEntry> = entries.map_err(Error::io(folder, "read the folder"))?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let path = entry.path();
+        let kind = entry.file_type().map_err(Error::io(&path, "read"))?;
+        if kind.is_dir() {
+            sync_tree(&path)?;
+        } else if kind.is_file() {
+            let synced = File::open(&path).and_then(|file| file.sync_all());
+            synced.map_err(Error::io(&path, "sync"))?;
+        }
     }
-    Ok(())
+    sync_folder(folder)
+}
+
+/// Copies a file and syncs the copy, for file systems without links.
+pub fn synced_copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::copy(from, to)?;
+    File::open(to)?.sync_all()
+}
+
+/// Gives the finished folder `made` its name, where nothing is or an empty folder: all in it is synced before, the name
+/// afterwards.
+///
+/// # Errors
+/// Files that cannot be synced, a folder that cannot be renamed.
+pub fn rename_folder(made: &Path, path: &Path) -> Result<()> {
+    sync_tree(made)?;
+    fs::rename(made, path).map_err(Error::io(path, "rename the finished folder to"))?;
+    sync_folder(parent_of(path))
 }
 
 /// [`write_atomically`] for content that is at hand already.
@@ -104,32 +152,14 @@ pub fn touch(path: &Path) -> std::io::Result<()> {
     Ok(utimensat(CWD, path, &times, AtFlags::empty())?)
 }
 
-/// Temporary files whose permissions follow the umask: results are for whom the user lets read them, not
-/// for their owner alone.
-fn temporary_names() -> tempfile::Builder<'static, 'static> {
+/// Names of temporary files (`mode` 666) and folders (777), whose permissions follow the umask: results are for whom the
+/// user lets read them, not for their owner alone.
+pub(crate) fn temporary_names(mode: u32) -> tempfile::Builder<'static, 'static> {
+    use std::os::unix::fs::PermissionsExt;
     let mut builder = tempfile::Builder::new();
     builder.prefix(OWN_TEMPORARY.as_str());
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(fs::Permissions::from_mode(0o666));
-    }
+    builder.permissions(fs::Permissions::from_mode(mode));
     builder
-}
-
-/// A temporary folder in `parent`, to be renamed when it is whole; its permissions follow the umask.
-pub fn temporary_folder(parent: &Path) -> Result<tempfile::TempDir> {
-    create_folder(parent)?;
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(OWN_TEMPORARY.as_str());
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(fs::Permissions::from_mode(0o777));
-    }
-    builder
-        .tempdir_in(parent)
-        .map_err(Error::io(parent, "write into the folder"))
 }
 
 /// The folder that `path` lies in; `.` for a bare name.
@@ -166,6 +196,21 @@ mod tests {
         assert!(said.contains("is a folder"), "{said}");
         create_folder(&folder.path().join("a/b")).unwrap();
         create_folder(&folder.path().join("a/b")).unwrap();
+    }
+
+    #[test]
+    fn a_finished_folder_takes_a_name_that_is_free() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        write_bytes_atomically(&at("made/deep/file"), b"whole").unwrap();
+        fs::create_dir(at("empty")).unwrap();
+        rename_folder(&at("made"), &at("empty")).unwrap();
+        assert_eq!(fs::read(at("empty/deep/file")).unwrap(), b"whole");
+        write_bytes_atomically(&at("made/other"), b"").unwrap();
+        assert!(rename_folder(&at("made"), &at("empty")).is_err());
+        assert!(at("made/other").exists() && at("empty/deep/file").exists());
+        sync_folder(&at("nowhere")).unwrap();
+        assert!(sync_tree(&at("nowhere")).is_err());
     }
 
     #[test]

@@ -3,14 +3,17 @@
 
 use std::path::{Path, PathBuf};
 
-/// What went wrong, in words for the person who runs ctseg.
+use crate::text::printable::one_line;
+
+/// What went wrong, in words for the person who runs ctseg, on one line: control characters, which names of files may
+/// hold, are escaped.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file whose content cannot be used.
-    #[error("{}: {problem}", path.display())]
+    #[error("{}", one_line(&format!("{}: {problem}", path.display())))]
     File { path: PathBuf, problem: String },
     /// The operating system refused to read or write a file.
-    #[error("{}: cannot {action}: {cause}", path.display())]
+    #[error("{}", one_line(&format!("{}: cannot {action}: {cause}", path.display())))]
     Io {
         path: PathBuf,
         action: &'static str,
@@ -18,13 +21,13 @@ pub enum Error {
         cause: std::io::Error,
     },
     /// A command line that cannot be meant.
-    #[error("{0}")]
+    #[error("{}", one_line(.0))]
     Usage(String),
     /// A setting or combination of inputs that cannot work.
-    #[error("{0}")]
+    #[error("{}", one_line(.0))]
     Invalid(String),
     /// The run was asked to stop and left everything resumable.
-    #[error("interrupted; {0}")]
+    #[error("interrupted; {}", one_line(.0))]
     Interrupted(String),
 }
 
@@ -46,7 +49,7 @@ impl Error {
         move |cause| Self::Io {
             path,
             action,
-            cause,
+            cause: with_advice(cause),
         }
     }
 
@@ -61,6 +64,20 @@ impl Error {
     }
 }
 
+/// The system's text says what happened, and not always what to do.
+fn with_advice(cause: std::io::Error) -> std::io::Error {
+    use std::io::ErrorKind::FileTooLarge;
+    match cause.kind() {
+        FileTooLarge => std::io::Error::new(
+            FileTooLarge,
+            format!(
+                "{cause}; raise the limit on file sizes (ulimit -f), or choose a file system that takes larger files"
+            ),
+        ),
+        _ => cause,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,5 +89,22 @@ mod tests {
         let error = Error::io("a.nii", "read")(missing);
         assert_eq!(error.to_string(), format!("a.nii: cannot read: {cause}"));
         assert!(std::error::Error::source(&error).is_none());
+    }
+
+    #[test]
+    fn errors_stay_on_their_line_whatever_a_file_is_called() {
+        let name = "a\nerror: forged\u{1b}[2J.nii";
+        let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+        for error in [
+            Error::file(name, "is damaged"),
+            Error::io(name, "read")(missing),
+            Error::usage(name),
+            Error::invalid(name),
+            Error::Interrupted(name.to_owned()),
+        ] {
+            let text = error.to_string();
+            let is_escaped = text.contains(r"a\nerror: forged\u001b[2J.nii");
+            assert!(is_escaped && !text.contains(char::is_control), "{text}");
+        }
     }
 }

@@ -12,6 +12,8 @@ pub mod pointer_file;
 pub mod process;
 pub mod progress;
 pub mod progress_counts;
+pub mod regular_file;
+pub mod replace_folder;
 pub mod temp_files;
 pub mod text;
 pub mod unzip;

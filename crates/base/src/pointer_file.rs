@@ -1,8 +1,9 @@
 //! Small text files that stand for large ones which are kept elsewhere: those of Git LFS and git-annex.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+
+use crate::regular_file;
 
 /// How content that stands for a file begins, its name, and what brings the file.
 const KNOWN: [(&[u8], &str, &str); 3] = [
@@ -42,7 +43,7 @@ pub fn problem(path: &Path) -> Option<String> {
         return Some(format!("a link to {target}, which is not there; {remedy}"));
     }
     let mut start = Vec::new();
-    let file = File::open(path).ok()?;
+    let file = regular_file::open(path).ok()?;
     file.take(64).read_to_end(&mut start).ok()?;
     known(&start).map(|(name, remedy)| format!("{name}; {remedy}"))
 }

@@ -1,5 +1,7 @@
 //! What long work tells the outside while it runs. Progress bars, log files and tests each implement it.
 
+use crate::text::printable::one_line;
+
 /// Receives what happens. All methods may be called from several threads.
 pub trait Observer: Send + Sync {
     /// A fact worth a line.
@@ -76,7 +78,7 @@ impl<'a> Logged<'a> {
         let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
         if let Ok(mut log) = self.log.lock() {
             // A full disk must not end a training over its log.
-            let _ = log.write_all(format!("{time} {kind} {line}\n").as_bytes());
+            let _ = log.write_all(format!("{time} {kind} {}\n", one_line(line)).as_bytes());
         }
     }
 }

@@ -1,15 +1,18 @@
 //! Named tensors in safetensors files: a network's weights out of and into its module.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorView};
 
 use crate::named_parameters::{NamedMapper, NamedVisitor, map_named, visit_named};
 use crate::networks::Network;
 use ctseg_base::atomic_file::write_bytes_atomically;
+use ctseg_base::regular_file::read_at_most;
 use ctseg_base::{Error, Result, pointer_file};
 
 /// A tensor away from any device.
@@ -21,6 +24,15 @@ pub struct HostTensor {
 
 /// Tensors by name, in alphabetical order.
 pub type NamedTensors = BTreeMap<String, HostTensor>;
+
+/// How many numbers a tensor of this shape has. None where its sides cannot be multiplied, those of an empty one
+/// either: a side of 0 counts as 1 for that, so that no product of some of the sides overflows later.
+pub fn elements_of(shape: &[usize]) -> Option<usize> {
+    let product = |all: usize, side: &usize| all.checked_mul((*side).max(1));
+    let most = shape.iter().try_fold(1, product)?;
+    most.checked_mul(size_of::<f64>())?;
+    Some(if shape.contains(&0) { 0 } else { most })
+}
 
 /// The single key of a file's metadata; one key keeps the file's bytes reproducible.
 const METADATA_KEY: &str = "ctseg";
@@ -169,12 +181,15 @@ pub fn write_tensors(path: &Path, tensors: &NamedTensors, metadata: &str) -> Res
     write_bytes_atomically(path, &file)
 }
 
+/// Networks that a GPU can train have fewer bytes of weights; a larger file would fill the memory.
+const MOST_BYTES: u64 = 16 << 30;
+
 /// Reads a safetensors file of ours: its tensors and its metadata.
 ///
 /// # Errors
 /// The file is missing, damaged, or holds anything but f32 tensors.
 pub fn read_tensors(path: &Path) -> Result<(NamedTensors, String)> {
-    let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
+    let bytes = read_at_most(path, MOST_BYTES).map_err(Error::io(path, "read"))?;
     let damaged = |error| {
         let pointer = pointer_file::problem(path);
         Error::file(
@@ -191,15 +206,7 @@ pub fn read_tensors(path: &Path) -> Result<(NamedTensors, String)> {
         .unwrap_or_default();
     let mut tensors = NamedTensors::new();
     for (name, view) in file.tensors() {
-        if view.dtype() != Dtype::F32 {
-            return Err(Error::file(
-                path,
-                format!(
-                    "tensor {name} is {:?}; expected F32 weights written by ctseg",
-                    view.dtype()
-                ),
-            ));
-        }
+        check_tensor(path, &name, view.dtype(), view.shape())?;
         let values = view
             .data()
             .chunks_exact(4)
@@ -214,6 +221,60 @@ pub fn read_tensors(path: &Path) -> Result<(NamedTensors, String)> {
         );
     }
     Ok((tensors, metadata))
+}
+
+/// What safetensors reads at most.
+const LONGEST_HEADER: u64 = 100_000_000;
+
+/// The shapes of a safetensors file's tensors by name, as its header says and its length allows; no tensor is read.
+///
+/// # Errors
+/// As [`read_tensors`].
+pub fn read_shapes(path: &Path) -> Result<BTreeMap<String, Vec<usize>>> {
+    let damaged = |problem: String| {
+        let pointer = pointer_file::problem(path);
+        let problem = pointer.unwrap_or_else(|| format!("not a whole safetensors file: {problem}"));
+        Error::file(path, problem)
+    };
+    let mut file = File::open(path).map_err(Error::io(path, "open"))?;
+    let length = file.metadata().map_err(Error::io(path, "read"))?.len();
+    let mut size = [0; 8];
+    file.read_exact(&mut size)
+        .map_err(|error| damaged(error.to_string()))?;
+    let size = u64::from_le_bytes(size);
+    let begin = size.saturating_add(8);
+    if size > LONGEST_HEADER || begin > length {
+        return Err(damaged(format!(
+            "a header of {size} bytes in a file of {length}"
+        )));
+    }
+    let mut header = Vec::new();
+    file.take(size)
+        .read_to_end(&mut header)
+        .map_err(Error::io(path, "read"))?;
+    let header: Metadata =
+        serde_json::from_slice(&header).map_err(|error| damaged(error.to_string()))?;
+    let end = begin.saturating_add(header.data_len() as u64);
+    if end != length {
+        return Err(damaged(format!(
+            "its header is of a file of {end} bytes, and it has {length}"
+        )));
+    }
+    let mut shapes = BTreeMap::new();
+    for (name, info) in header.tensors() {
+        check_tensor(path, &name, info.dtype, &info.shape)?;
+        shapes.insert(name, info.shape.clone());
+    }
+    Ok(shapes)
+}
+
+fn check_tensor(path: &Path, name: &str, kind: Dtype, shape: &[usize]) -> Result<()> {
+    let problem = match (kind, elements_of(shape)) {
+        (Dtype::F32, Some(_)) => return Ok(()),
+        (Dtype::F32, None) => format!("tensor {name} has a shape that cannot be: {shape:?}"),
+        _ => format!("tensor {name} is {kind:?}; expected F32 weights written by ctseg"),
+    };
+    Err(Error::file(path, problem))
 }
 
 #[cfg(test)]
@@ -304,6 +365,34 @@ mod tests {
             std::fs::write(&path, &whole[..end]).unwrap();
             let error = read_tensors(&path).unwrap_err().to_string();
             assert!(error.contains("w.safetensors"), "{error}");
+            let error = read_shapes(&path).unwrap_err().to_string();
+            assert!(error.contains("w.safetensors"), "{error}");
         }
+        std::fs::write(&path, &whole).unwrap();
+        let shapes = BTreeMap::from([("a".to_owned(), vec![2, 2])]);
+        assert_eq!(read_shapes(&path).unwrap(), shapes);
+        // Nothing, with sides whose product no number holds.
+        let header = br#"{"a":{"dtype":"F32","shape":[0,1099511627776,1099511627776],"data_offsets":[0,0]}}"#;
+        let bytes = [&(header.len() as u64).to_le_bytes()[..], header].concat();
+        std::fs::write(&path, bytes).unwrap();
+        for error in [
+            read_tensors(&path).unwrap_err(),
+            read_shapes(&path).unwrap_err(),
+        ] {
+            assert!(error.to_string().contains("cannot be"), "{error}");
+        }
+        // A header that is longer than its file.
+        std::fs::write(&path, u64::MAX.to_le_bytes()).unwrap();
+        let error = read_shapes(&path).unwrap_err().to_string();
+        assert!(error.contains("in a file of 8"), "{error}");
+    }
+
+    #[test]
+    fn sides_are_multiplied_only_where_they_can_be() {
+        assert_eq!(elements_of(&[]), Some(1));
+        assert_eq!(elements_of(&[2, 3]), Some(6));
+        assert_eq!(elements_of(&[0, 1 << 40]), Some(0));
+        assert_eq!(elements_of(&[0, 1 << 40, 1 << 40]), None);
+        assert_eq!(elements_of(&[1 << 62]), None);
     }
 }

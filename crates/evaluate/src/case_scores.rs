@@ -1,5 +1,6 @@
 //! Scores of one case.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use crate::scores::StructureScores;
@@ -35,6 +36,8 @@ pub struct CaseScores {
 pub(super) struct Structures {
     /// None: whatever occurs.
     pub known: Option<Vec<Structure>>,
+    /// Their places by label value.
+    places: HashMap<u16, usize>,
     pub tolerances: Tolerances,
 }
 
@@ -51,12 +54,22 @@ impl Structures {
                 )));
             }
         }
-        Ok(Self { known, tolerances })
+        let all = known.iter().flatten().enumerate();
+        let mut places = HashMap::new();
+        for (place, structure) in all {
+            places.entry(structure.value).or_insert(place);
+        }
+        Ok(Self {
+            known,
+            places,
+            tolerances,
+        })
     }
 
     /// The structure of a label value.
     pub fn of(&self, value: u16) -> Structure {
-        let known = self.known.iter().flatten().find(|s| s.value == value);
+        let known = self.known.as_ref().zip(self.places.get(&value));
+        let known = known.and_then(|(known, place)| known.get(*place));
         known.cloned().unwrap_or_else(|| Structure {
             value,
             name: format!("structure_{value}"),

@@ -16,6 +16,7 @@ use ctseg_core::outputs::sidecar::read_sidecar;
 use ctseg_image::labels::bounding_box::Extent;
 use ctseg_image::labels::components::Connectivity;
 use ctseg_image::labels::run_length_labels::{LabelRuns, run_overlaps};
+use ctseg_image::labels::run_length_mask::RunMask;
 use ctseg_image::metrics::lesions::Detection;
 use ctseg_image::metrics::overlap::{Overlap, volume_ml};
 use ctseg_image::metrics::surface::SurfaceDistances;
@@ -32,6 +33,18 @@ const READING_BYTES: u64 = 6;
 
 /// For each voxel of a structure's box: masks, codes and steps, and elements of the surface.
 const MEASURING_BYTES: u64 = 8;
+
+/// Structures are drawn from the two maps so many runs at a time.
+const RUNS_AT_ONCE: usize = 1 << 21;
+
+/// For each of these runs.
+const RUN_BYTES: u64 = 16;
+
+/// Where the boxes of all structures together are larger than so many volumes, structures whose box holds more than so
+/// many voxels for each of their own are measured by their voxels alone: anatomy is never like this, and thousands of
+/// labels all over a volume are.
+const CROWDED: usize = 16;
+const SCATTERED: u64 = 64;
 
 /// What all cases under way may take together, about, while they are read and while they are measured. A larger case is
 /// compared alone.
@@ -179,7 +192,11 @@ struct Known {
     overlap: Overlap,
     /// In the prediction and in the reference.
     extents: [Extent; 2],
+    /// In both together.
+    runs: usize,
     tolerance_mm: f64,
+    /// Whether its voxels lie too far apart for arrays of its box.
+    scattered: bool,
 }
 
 impl Known {
@@ -191,8 +208,19 @@ impl Known {
         }
     }
 
-    fn voxels(&self) -> usize {
+    /// Voxels of the box.
+    fn box_voxels(&self) -> usize {
         self.bounds().map_or(0, |bounds| bounds.voxels())
+    }
+
+    /// Voxels of the arrays in which it is measured.
+    fn array_voxels(&self) -> usize {
+        if self.scattered { 0 } else { self.box_voxels() }
+    }
+
+    /// Its own voxels, in both maps together.
+    fn voxels(&self) -> u64 {
+        self.extents.iter().map(|extent| extent.voxels).sum()
     }
 }
 
@@ -204,36 +232,65 @@ impl Pair<'_> {
         tolerances_mm: &[f64],
         limits: &Limits,
     ) -> Vec<StructureScores> {
-        let overlaps = run_overlaps(self.prediction, self.reference, values);
-        let places = [self.prediction, self.reference].map(|map| map.extents(values));
-        let all: Vec<Known> = (0..values.len())
-            .map(|index| Known {
-                value: values[index],
-                overlap: Overlap {
-                    true_negative: overlaps[index].true_negative - self.ignored,
-                    ..overlaps[index]
-                },
-                extents: [places[0][index], places[1][index]],
-                tolerance_mm: tolerances_mm[index],
-            })
-            .collect();
-        let largest = all.iter().map(Known::voxels).max().unwrap_or(0);
+        let all = self.known(values, tolerances_mm);
+        let largest = all.iter().map(Known::array_voxels).max().unwrap_or(0);
         let small = rayon::current_num_threads() * largest.min(LARGE);
+        let runs = all.iter().map(|known| known.runs).sum::<usize>();
+        let runs =
+            runs.min(RUNS_AT_ONCE.max(all.iter().map(|known| known.runs).max().unwrap_or(0)));
         let _admitted = limits
             .measuring
-            .admit(MEASURING_BYTES * largest.max(small) as u64);
-        let is_large = |known: &Known| known.voxels() > LARGE;
-        let small = all
-            .par_iter()
-            .map(|known| (!is_large(known)).then(|| self.scores(known)));
+            .admit(MEASURING_BYTES * largest.max(small) as u64 + RUN_BYTES * runs as u64);
+        let mut scores = Vec::with_capacity(all.len());
+        for part in parts(&all) {
+            scores.extend(self.part_measured(part));
+        }
+        scores
+    }
+
+    fn known(&self, values: &[u16], tolerances_mm: &[f64]) -> Vec<Known> {
+        let overlaps = run_overlaps(self.prediction, self.reference, values);
+        let maps = [self.prediction, self.reference];
+        let places = maps.map(|map| map.extents(values));
+        let runs = maps.map(|map| map.run_counts(values));
+        let known = (0..values.len()).map(|index| Known {
+            value: values[index],
+            overlap: Overlap {
+                true_negative: overlaps[index].true_negative - self.ignored,
+                ..overlaps[index]
+            },
+            extents: [places[0][index], places[1][index]],
+            runs: runs[0][index] + runs[1][index],
+            tolerance_mm: tolerances_mm[index],
+            scattered: false,
+        });
+        let mut all: Vec<Known> = known.collect();
+        let boxes: usize = all.iter().map(Known::box_voxels).sum();
+        if boxes > CROWDED * self.reference.grid.voxels() {
+            for known in &mut all {
+                known.scattered = known.box_voxels() as u64 > SCATTERED * known.voxels();
+            }
+        }
+        all
+    }
+
+    fn part_measured(&self, part: &[Known]) -> Vec<StructureScores> {
+        let values: Vec<u16> = part.iter().map(|known| known.value).collect();
+        let [predictions, references] =
+            [self.prediction, self.reference].map(|map| map.structures(&values));
+        let is_large = |known: &Known| known.array_voxels() > LARGE;
+        let of = |index: usize| self.scores(&part[index], &predictions[index], &references[index]);
+        let small = (0..part.len())
+            .into_par_iter()
+            .map(|index| (!is_large(&part[index])).then(|| of(index)));
         let found: Vec<Option<StructureScores>> = small.collect();
-        let found = found.into_iter().zip(&all);
+        let found = found.into_iter().enumerate();
         found
-            .map(|(scores, known)| scores.unwrap_or_else(|| self.scores(known)))
+            .map(|(index, scores)| scores.unwrap_or_else(|| of(index)))
             .collect()
     }
 
-    fn scores(&self, known: &Known) -> StructureScores {
+    fn scores(&self, known: &Known, prediction: &RunMask, reference: &RunMask) -> StructureScores {
         let grid = &self.reference.grid;
         let none = StructureScores {
             overlap: known.overlap,
@@ -242,17 +299,34 @@ impl Pair<'_> {
         let Some(bounds) = known.bounds() else {
             return none;
         };
-        let [prediction, reference] =
-            [self.prediction, self.reference].map(|map| map.mask(&bounds, known.value));
-        let detection = Detection::of(prediction.view(), reference.view(), CONNECTIVITY);
-        let surfaces =
-            SurfaceDistances::between(prediction.view(), reference.view(), grid.spacing_mm());
+        let spacing_mm = grid.spacing_mm();
+        let surfaces = if known.scattered {
+            SurfaceDistances::between_scattered(prediction, reference, spacing_mm)
+        } else {
+            let [prediction, reference] = [prediction, reference].map(|mask| mask.cut(&bounds));
+            SurfaceDistances::between(prediction.view(), reference.view(), spacing_mm)
+        };
         StructureScores {
             centroid_distance_mm: distance_mm(&known.extents, grid),
-            detection,
+            detection: Detection::of(prediction, reference, CONNECTIVITY),
             ..none.with_surfaces(&surfaces, known.tolerance_mm)
         }
     }
+}
+
+/// Structures one after the other whose runs fit into [`RUNS_AT_ONCE`], one at least.
+fn parts(mut all: &[Known]) -> impl Iterator<Item = &[Known]> {
+    std::iter::from_fn(move || {
+        let mut runs = 0;
+        let fitting = all.iter().take_while(|known| {
+            runs += known.runs;
+            runs <= RUNS_AT_ONCE
+        });
+        let count = fitting.count().max(1).min(all.len());
+        let (part, rest) = all.split_at(count);
+        all = rest;
+        (!part.is_empty()).then_some(part)
+    })
 }
 
 fn distance_mm([prediction, reference]: &[Extent; 2], grid: &Grid) -> Option<f64> {

@@ -1,36 +1,36 @@
 //! The files of an evaluation.
 
+use std::io::Write;
 use std::path::Path;
-
-use serde_json::Value;
 
 use crate::Evaluation;
 use crate::case_scores::CaseScores;
 use crate::scores::METRICS;
-use ctseg_base::atomic_file::write_bytes_atomically;
+use ctseg_base::atomic_file::{write_atomically, write_bytes_atomically};
+use ctseg_base::text::csv_cell::to_cell;
 use ctseg_base::{Error, Result};
 
 impl Evaluation {
     /// Writes `metrics.csv` (a row per case and structure; an undefined value is an empty cell) and `summary.json`
-    /// into `folder`; what the latter says.
-    pub fn write(&self, folder: &Path) -> Result<Value> {
+    /// into `folder`.
+    pub fn write(&self, folder: &Path) -> Result<()> {
         let mut header = vec!["case", "structure", "label"];
         header.extend(METRICS.iter().map(|metric| metric.name));
         header.push("roi_recall");
         let rows = self.cases.iter().flat_map(|case| self.rows(case));
         write_csv(&folder.join("metrics.csv"), &header, rows)?;
-        let summary = self.to_json();
-        let text = format!("{summary:#}\n");
-        write_bytes_atomically(&folder.join("summary.json"), text.as_bytes())?;
-        Ok(summary)
+        write_atomically(&folder.join("summary.json"), |file| {
+            serde_json::to_writer_pretty(&mut *file, &self.summary())?;
+            file.write_all(b"\n")
+        })
     }
 
     fn rows<'a>(&'a self, case: &'a CaseScores) -> impl Iterator<Item = Vec<String>> + 'a {
         let structures = self.structures.iter().zip(&case.scores);
         structures.map(|(structure, scores)| {
             let mut row = vec![
-                case.case.clone(),
-                structure.name.clone(),
+                to_cell(&case.case),
+                to_cell(&structure.name),
                 structure.value.to_string(),
             ];
             row.extend(METRICS.iter().map(|metric| cell((metric.of)(scores))));
@@ -45,7 +45,7 @@ pub fn cell(value: Option<f64>) -> String {
     value.map(|value| format!("{value:.6}")).unwrap_or_default()
 }
 
-/// Writes a table, whole or not at all.
+/// Writes a table, whole or not at all; names in it are to be [`to_cell`]'s.
 pub fn write_csv(
     path: &Path,
     header: &[&str],

@@ -15,3 +15,4 @@ mod tracking;
 
 pub use case_scores::{CaseScores, forget_ignored};
 pub use evaluation::{Evaluation, evaluate, evaluate_unless_stopped};
+pub use summary::SummaryJson;

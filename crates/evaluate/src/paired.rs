@@ -10,6 +10,7 @@ use crate::case_scores::CaseScores;
 use crate::files::{cell, write_csv};
 use crate::scores::{Better, METRICS, Metric};
 use ctseg_base::Result;
+use ctseg_base::text::csv_cell::to_cell;
 use ctseg_image::metrics::overlap::Summary;
 use ctseg_image::metrics::summary::Aggregate;
 use ctseg_image::metrics::wilcoxon::{holm, signed_rank_p};
@@ -56,17 +57,13 @@ pub fn paired(this: &Evaluation, other: &Evaluation) -> Vec<Paired> {
         .iter()
         .filter_map(|case| Some((case, *others.get(case.case.as_str())?)))
         .collect();
-    let shared: Vec<(usize, usize)> = this
-        .structures
-        .iter()
-        .enumerate()
-        .filter_map(|(index, structure)| {
-            let mut others = other.structures.iter();
-            Some((
-                index,
-                others.position(|other| other.name == structure.name)?,
-            ))
-        })
+    let mut places = BTreeMap::new();
+    for (place, structure) in other.structures.iter().enumerate() {
+        places.entry(structure.name.as_str()).or_insert(place);
+    }
+    let own = this.structures.iter().enumerate();
+    let shared: Vec<(usize, usize)> = own
+        .filter_map(|(index, structure)| Some((index, *places.get(structure.name.as_str())?)))
         .collect();
     let metrics = METRICS
         .iter()
@@ -174,7 +171,7 @@ pub fn write(folder: &Path, rows: &[Paired]) -> Result<()> {
         let interval = row.difference_ci95;
         vec![
             row.metric.to_owned(),
-            row.structure.clone(),
+            to_cell(&row.structure),
             row.cases.to_string(),
             row.unpaired.to_string(),
             cell(row.mean),

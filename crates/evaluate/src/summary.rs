@@ -3,12 +3,15 @@
 use std::path::PathBuf;
 
 use rayon::prelude::*;
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use crate::Evaluation;
 use crate::case_scores::CaseScores;
 use crate::scores::{Better, METRICS, Metric, named};
 use ctseg_base::text::os_text::to_text;
+use ctseg_core::dataset::Structure;
 use ctseg_image::metrics::overlap::Summary;
 use ctseg_image::metrics::summary::{Aggregate, bootstrap_ci95};
 
@@ -34,7 +37,7 @@ impl Evaluation {
     /// Mean over the structures of their means over the cases.
     pub fn mean(&self, metric: &str) -> Option<f64> {
         let means = (0..self.structures.len()).map(|index| self.summary_of(index, metric)?.mean);
-        Summary::of(means).mean
+        Summary::mean_of(means)
     }
 
     /// Where [`Self::mean`] lies for other cases like these, by drawing cases anew.
@@ -46,9 +49,9 @@ impl Evaluation {
             .collect();
         bootstrap_ci95(self.cases.len(), |drawn| {
             let of_structure = |scores: &Vec<Option<f64>>| {
-                Summary::of(drawn.iter().map(|case| scores[*case])).mean
+                Summary::mean_of(drawn.iter().map(|case| scores[*case]))
             };
-            Summary::of(scores.iter().map(of_structure)).mean
+            Summary::mean_of(scores.iter().map(of_structure))
         })
     }
 
@@ -75,7 +78,7 @@ impl Evaluation {
     /// equals the first by name.
     pub fn by_mean_dice(&self) -> Vec<(&str, f64)> {
         let mean = |case: &CaseScores| {
-            Summary::of(case.scores.iter().map(|scores| scores.overlap.dice())).mean
+            Summary::mean_of(case.scores.iter().map(|scores| scores.overlap.dice()))
         };
         let means = self
             .cases
@@ -86,25 +89,38 @@ impl Evaluation {
         means
     }
 
-    /// `summary.json`: means over structures, each structure, regions, and what could not be compared.
-    pub fn to_json(&self) -> Value {
-        let mean: Map<String, Value> = METRICS
-            .iter()
-            .map(|metric| (metric.name.to_owned(), json!(self.mean(metric.name))))
-            .collect();
-        let structures: Vec<Value> = (0..self.structures.len())
-            .into_par_iter()
-            .map(|index| self.structure_json(index))
-            .collect();
-        let names = self
-            .structures
-            .iter()
-            .map(|structure| structure.name.clone());
-        let per_structure: Map<String, Value> = names.zip(structures).collect();
+    /// Mean share of the reference inside stage 1's regions, and the regions' mean share of the volume, where predictions
+    /// tell their regions.
+    pub fn regions(&self) -> [Option<f64>; 2] {
         let mean_of =
-            |score: fn(&CaseScores) -> Option<f64>| Summary::of(self.cases.iter().map(score)).mean;
+            |score: fn(&CaseScores) -> Option<f64>| Summary::mean_of(self.cases.iter().map(score));
+        [
+            mean_of(|case| case.roi_recall),
+            mean_of(|case| case.roi_share),
+        ]
+    }
+
+    /// What `summary.json` says.
+    pub fn summary(&self) -> SummaryJson<'_> {
+        SummaryJson(self)
+    }
+}
+
+/// Structures that are summarised before they are written.
+const AT_ONCE: usize = 256;
+
+/// `summary.json`: means over structures, each structure, regions, and what could not be compared. It is written as it is
+/// computed: whole, that of thousands of structures would take gigabytes of memory.
+pub struct SummaryJson<'a>(&'a Evaluation);
+
+impl Serialize for SummaryJson<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let all = self.0;
+        let means = METRICS
+            .iter()
+            .map(|metric| (metric.name.to_owned(), json!(all.mean(metric.name))));
         let absolute = |path: Option<&PathBuf>| Some(to_text(std::path::absolute(path?).ok()?));
-        let compared = self.cases.iter().map(|case| {
+        let compared = all.cases.iter().map(|case| {
             json!({
                 "case": case.case,
                 "prediction": absolute(Some(&case.prediction)),
@@ -112,51 +128,107 @@ impl Evaluation {
                 "image": absolute(case.image.as_ref()),
             })
         });
-        json!({
-            "mean": mean,
-            "mean_dice_ci95": self.mean_ci95("dice"),
-            "per_structure": per_structure,
-            "cases": self.cases.len(),
-            "roi_recall": mean_of(|case| case.roi_recall),
-            "roi_share": mean_of(|case| case.roi_share),
-            "compared": compared.collect::<Vec<_>>(),
-            "failed": self.failures,
-            "missing_predictions": self.missing,
-        })
+        let [roi_recall, roi_share] = all.regions();
+        let mut map = to.serialize_map(None)?;
+        map.serialize_entry("mean", &means.collect::<Map<String, Value>>())?;
+        map.serialize_entry("mean_dice_ci95", &all.mean_ci95("dice"))?;
+        map.serialize_entry("per_structure", &PerStructure(all))?;
+        map.serialize_entry("cases", &all.cases.len())?;
+        map.serialize_entry("roi_recall", &roi_recall)?;
+        map.serialize_entry("roi_share", &roi_share)?;
+        map.serialize_entry("compared", &compared.collect::<Vec<Value>>())?;
+        map.serialize_entry("failed", &all.failures)?;
+        map.serialize_entry("missing_predictions", &all.missing)?;
+        map.end()
     }
+}
 
-    /// The means, and under `statistics` all that is left of each metric.
-    fn structure_json(&self, index: usize) -> Value {
-        let mut object = Map::new();
-        object.insert("label".to_owned(), json!(self.structures[index].value));
-        object.insert("tolerance_mm".to_owned(), json!(self.tolerances_mm[index]));
-        let mut statistics = Map::new();
-        for metric in &METRICS {
-            let aggregate = Aggregate::of(self.scores_of(index, metric));
-            let Summary {
-                mean,
-                sd,
-                min,
-                defined,
-                undefined,
-                ..
-            } = aggregate.summary;
-            object.insert(metric.name.to_owned(), json!(mean));
-            if metric.name == "dice" {
-                object.insert("dice_sd".to_owned(), json!(sd));
-                object.insert("dice_min".to_owned(), json!(min));
-                object.insert("defined".to_owned(), json!(defined));
-                object.insert("undefined".to_owned(), json!(undefined));
+/// Every structure by name.
+struct PerStructure<'a>(&'a Evaluation);
+
+impl Serialize for PerStructure<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let structures = &self.0.structures;
+        let mut map = to.serialize_map(Some(structures.len()))?;
+        let places: Vec<usize> = (0..structures.len()).collect();
+        for part in places.chunks(AT_ONCE) {
+            let summaries = part
+                .par_iter()
+                .map(|place| OfStructure::new(self.0, *place));
+            for summary in summaries.collect::<Vec<_>>() {
+                map.serialize_entry(&summary.structure.name, &summary)?;
             }
-            let mut all = json!(aggregate);
-            if metric.better != Better::Neither {
-                let worst = self.worst(index, metric).into_iter();
-                let worst = worst.map(|(case, value)| json!({"case": case, "value": value}));
-                all["worst"] = worst.collect();
-            }
-            statistics.insert(metric.name.to_owned(), all);
         }
-        object.insert("statistics".to_owned(), Value::Object(statistics));
-        Value::Object(object)
+        map.end()
+    }
+}
+
+/// A structure: the means, and under `statistics` all that is left of each metric.
+struct OfStructure<'a> {
+    structure: &'a Structure,
+    tolerance_mm: f64,
+    statistics: Vec<(&'static str, Statistics<'a>)>,
+}
+
+#[derive(Serialize)]
+struct Statistics<'a> {
+    #[serde(flatten)]
+    aggregate: Aggregate,
+    /// The worst cases.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    worst: Option<Vec<Worst<'a>>>,
+}
+
+#[derive(Serialize)]
+struct Worst<'a> {
+    case: &'a str,
+    value: f64,
+}
+
+impl<'a> OfStructure<'a> {
+    fn new(all: &'a Evaluation, place: usize) -> Self {
+        let statistics = METRICS.iter().map(|metric| {
+            let judged = metric.better != Better::Neither;
+            let worst = judged.then(|| {
+                let worst = all.worst(place, metric).into_iter();
+                worst.map(|(case, value)| Worst { case, value }).collect()
+            });
+            let aggregate = Aggregate::of(all.scores_of(place, metric));
+            (metric.name, Statistics { aggregate, worst })
+        });
+        Self {
+            structure: &all.structures[place],
+            tolerance_mm: all.tolerances_mm[place],
+            statistics: statistics.collect(),
+        }
+    }
+}
+
+impl Serialize for OfStructure<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut map = to.serialize_map(None)?;
+        map.serialize_entry("label", &self.structure.value)?;
+        map.serialize_entry("tolerance_mm", &self.tolerance_mm)?;
+        for (name, statistics) in &self.statistics {
+            let summary = &statistics.aggregate.summary;
+            map.serialize_entry(name, &summary.mean)?;
+            if *name == "dice" {
+                map.serialize_entry("dice_sd", &summary.sd)?;
+                map.serialize_entry("dice_min", &summary.min)?;
+                map.serialize_entry("defined", &summary.defined)?;
+                map.serialize_entry("undefined", &summary.undefined)?;
+            }
+        }
+        map.serialize_entry("statistics", &ByMetric(&self.statistics))?;
+        map.end()
+    }
+}
+
+/// Statistics by the metric's name.
+struct ByMetric<'a>(&'a [(&'static str, Statistics<'a>)]);
+
+impl Serialize for ByMetric<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(self.0.iter().map(|(name, statistics)| (name, statistics)))
     }
 }

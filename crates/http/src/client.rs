@@ -28,6 +28,8 @@ const SHOWN_CHARACTERS: usize = 300;
 /// Sends requests. Redirections are not followed: they would carry the request elsewhere.
 pub struct Client {
     client: blocking::Client,
+    /// Without our own certificate, where there is one; for origins that are not the login's.
+    for_strangers: Option<blocking::Client>,
     login: Login,
     timeout: Duration,
 }
@@ -85,8 +87,9 @@ pub struct ErrorAnswer {
 }
 
 impl Client {
-    /// A client whose `login` goes to its origin alone, and which waits `timeout` for an answer, and longer for what
-    /// it uploads. `certificates` is the setting that names those of `trust`, for messages.
+    /// A client whose `login`, with our own certificate in `trust`, goes to its origins alone, and which waits `timeout`
+    /// for an answer, and longer for what it uploads. `certificates` is the setting that names those of `trust`, for
+    /// messages.
     ///
     /// # Errors
     /// Certificates that cannot be read.
@@ -96,7 +99,7 @@ impl Client {
         timeout: Duration,
         certificates: &str,
     ) -> Result<Self> {
-        let opened = |with_system| -> Result<blocking::Client> {
+        let opened = |trust: &Trust, with_system| -> Result<blocking::Client> {
             let client = blocking::Client::builder()
                 .user_agent(concat!("ctseg/", env!("CARGO_PKG_VERSION")))
                 .redirect(reqwest::redirect::Policy::none())
@@ -110,16 +113,29 @@ impl Client {
                 ))
             })
         };
-        let client = match opened(true) {
+        let client = |trust: &Trust| match opened(trust, true) {
             // A machine without certificates of its own, such as a small container.
-            Err(_) if trust.authorities.is_some() || login.is_plain() => opened(false)?,
-            other => other?,
+            Err(_) if trust.authorities.is_some() || login.is_plain() => opened(trust, false),
+            other => other,
+        };
+        let for_strangers = match trust.identity {
+            Some(_) => Some(client(&Trust {
+                identity: None,
+                ..trust.clone()
+            })?),
+            None => None,
         };
         Ok(Self {
-            client,
+            client: client(trust)?,
+            for_strangers,
             login,
             timeout,
         })
+    }
+
+    /// What goes with its requests.
+    pub fn login(&self) -> &Login {
+        &self.login
     }
 
     /// # Errors
@@ -157,7 +173,12 @@ impl Client {
 
     pub(super) fn prepared(&self, request: Request) -> RequestBuilder {
         let url = request.url.clone();
-        let mut builder = self.client.request(request.method, request.url);
+        let is_told = !request.is_anonymous && self.login.is_for(&url);
+        let client = match &self.for_strangers {
+            Some(client) if !is_told => client,
+            _ => &self.client,
+        };
+        let mut builder = client.request(request.method, request.url);
         for (name, value) in &request.headers {
             builder = builder.header(name, value);
         }
@@ -179,7 +200,7 @@ impl Client {
         if let Some(body) = body {
             builder = builder.body(body);
         }
-        if !request.is_anonymous {
+        if is_told {
             builder = self.login.authorise(builder, &url);
         }
         let enough = Duration::from_secs(uploaded / SLOWEST_BYTES_PER_SECOND);

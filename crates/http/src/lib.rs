@@ -1,4 +1,4 @@
-//! Requests to a server over HTTP: one client with a login that only its own origin is told of, and waits between
+//! Requests to a server over HTTP: one client with a login that only its own origins are told of, and waits between
 //! tries. Nothing else knows reqwest.
 
 #![forbid(unsafe_code)]

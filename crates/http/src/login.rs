@@ -1,6 +1,7 @@
-//! Logins, each of which belongs to one origin.
+//! Logins, each of which belongs to the origins (scheme, host and port) that it was given for.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use reqwest::Url;
 use reqwest::blocking::RequestBuilder;
@@ -23,18 +24,41 @@ impl fmt::Debug for Access {
     }
 }
 
-/// A way in that only one origin (scheme, host and port) is told of.
+/// A way in that only its own origins are told of.
 #[derive(Debug, Clone)]
 pub struct Login {
     /// Any address there.
     home: Url,
+    /// Addresses of further origins that it may go to.
+    others: Vec<Url>,
     access: Access,
 }
 
 impl Login {
     /// For the origin of `home`.
     pub fn new(home: Url, access: Access) -> Self {
-        Self { home, access }
+        Self {
+            home,
+            others: Vec::new(),
+            access,
+        }
+    }
+
+    /// The same, also for the origins of `others`.
+    pub fn also_for(self, others: Vec<Url>) -> Self {
+        Self { others, ..self }
+    }
+
+    /// Whether `url` is of one of its origins.
+    pub fn is_for(&self, url: &Url) -> bool {
+        let mut own = std::iter::once(&self.home).chain(&self.others);
+        own.any(|own| own.origin() == url.origin())
+    }
+
+    /// Whether a secret would go to `url` unencrypted and leave this machine.
+    pub fn is_exposed_at(&self, url: &Url) -> bool {
+        let is_secret = self.access != Access::Anybody && self.is_for(url);
+        is_secret && url.scheme() == "http" && !is_loopback(url)
     }
 
     /// Whether its origin has no certificate.
@@ -42,9 +66,9 @@ impl Login {
         self.home.scheme() == "http"
     }
 
-    /// `request`, which goes to `url`, with the login if `url` is of its origin.
+    /// `request`, which goes to `url`, with the login if `url` is of its origins.
     pub(super) fn authorise(&self, request: RequestBuilder, url: &Url) -> RequestBuilder {
-        if url.origin() != self.home.origin() {
+        if !self.is_for(url) {
             return request;
         }
         match &self.access {
@@ -52,6 +76,16 @@ impl Login {
             Access::User { name, password } => request.basic_auth(name, Some(password)),
             Access::Token(token) => request.bearer_auth(token),
         }
+    }
+}
+
+/// Whether `url` names this machine.
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    match address.parse::<IpAddr>() {
+        Ok(address) => address.is_loopback(),
+        Err(_) => host == "localhost" || host.ends_with(".localhost"),
     }
 }
 
@@ -95,6 +129,43 @@ mod tests {
             ] {
                 assert_eq!(told(other, false), None, "{other}");
             }
+        }
+    }
+
+    #[test]
+    fn further_origins_are_told_where_they_are_named() {
+        let url = |text: &str| Url::parse(text).unwrap();
+        let login = Login::new(url("https://tracking"), Access::Token("s3cret".to_owned()));
+        let login = login.also_for(vec![url("https://files:8443/any/path")]);
+        assert!(login.is_for(&url("https://tracking:443/api")));
+        assert!(login.is_for(&url("https://files:8443/api")));
+        assert!(!login.is_for(&url("https://files/api")));
+        assert!(!login.is_for(&url("http://files:8443/api")));
+    }
+
+    #[test]
+    fn secrets_are_exposed_by_plain_http_to_other_machines() {
+        let token = Access::Token("s3cret".to_owned());
+        let is_exposed = |text: &str, access: &Access| {
+            let url = Url::parse(text).unwrap();
+            Login::new(url.clone(), access.clone()).is_exposed_at(&url)
+        };
+        for there in [
+            "http://tracking:5000",
+            "http://10.0.0.7",
+            "http://[fe80::1]:5000",
+        ] {
+            assert!(is_exposed(there, &token), "{there}");
+            assert!(!is_exposed(there, &Access::Anybody), "{there}");
+        }
+        for safe in [
+            "https://tracking:5000",
+            "http://127.0.0.1:5000",
+            "http://127.8.0.1",
+            "http://localhost:5000",
+            "http://[::1]:5000",
+        ] {
+            assert!(!is_exposed(safe, &token), "{safe}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use reqwest::blocking::ClientBuilder;
 use reqwest::{Certificate, Identity};
 
-use ctseg_base::{Error, Result};
+use ctseg_base::{Error, Result, regular_file};
 
 /// Whom we believe to be the server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,7 +34,7 @@ impl Trust {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut named = Vec::new();
         if let Some(path) = &self.authorities {
-            let pem = std::fs::read(path).map_err(Error::io(path, "read"))?;
+            let pem = regular_file::read(path).map_err(Error::io(path, "read"))?;
             named = Certificate::from_pem_bundle(&pem).unwrap_or_default();
             if named.is_empty() {
                 return Err(Error::file(
@@ -49,7 +49,7 @@ impl Trust {
             (false, false) => client.tls_certs_only(named),
         };
         if let Some(path) = &self.identity {
-            let pem = std::fs::read(path).map_err(Error::io(path, "read"))?;
+            let pem = regular_file::read(path).map_err(Error::io(path, "read"))?;
             let identity = Identity::from_pem(&pem).map_err(|_| {
                 Error::file(
                     path,

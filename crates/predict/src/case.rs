@@ -29,6 +29,7 @@ use ctseg_core::outputs::existing::{Decision, Wanted};
 use ctseg_core::outputs::inputs::PredictCase;
 use ctseg_core::outputs::overlapping_masks::OverlappingMasks;
 use ctseg_core::outputs::probabilities::ProbabilityFile;
+use ctseg_core::outputs::refuse_links_out;
 use ctseg_core::outputs::sidecar::{
     INFERENCE_VERSION, Making, SavedProbabilities, Sidecar, read_sidecar,
 };
@@ -153,6 +154,8 @@ impl Batch<'_> {
         input_sha256: &str,
         remembered: bool,
     ) -> Result<Decision> {
+        let files = self.files(case);
+        refuse_links_out(&case.output, &files)?;
         if self.job.overwrite && !remembered {
             return Ok(Decision::Make);
         }
@@ -160,7 +163,7 @@ impl Batch<'_> {
         let wanted = Wanted {
             input: &case.input,
             output: &case.output,
-            files: &self.files(case),
+            files: &files,
             editable: &editable,
         };
         wanted.decide(|made| self.is_current(made, input_sha256))

@@ -12,7 +12,7 @@ use ctseg_base::failures::{Failure, write_failures};
 use ctseg_base::process::owner::Worker;
 use ctseg_base::text::file::read_text;
 use ctseg_base::text::os_text;
-use ctseg_base::{Error, Result};
+use ctseg_base::{Error, Result, regular_file};
 use ctseg_core::model::identity::ModelUsed;
 use ctseg_core::outputs::inputs::PredictCase;
 use ctseg_core::outputs::sidecar::sidecar_path;
@@ -65,19 +65,16 @@ fn is_own_manifest(path: &Path) -> bool {
         #[serde(rename = "ctseg_version")]
         _ctseg_version: String,
     }
-    text(path).is_some_and(|text| text.is_empty() || serde_json::from_slice::<Own>(&text).is_ok())
+    regular_file::read(path)
+        .is_ok_and(|text| text.is_empty() || serde_json::from_slice::<Own>(&text).is_ok())
 }
 
 /// As [`is_own_manifest`], of a list of failures.
 fn is_own_list(path: &Path) -> bool {
     let first = |text: &[u8]| text.split(|byte| *byte == b'\n').next().map(<[u8]>::to_vec);
-    text(path)
-        .and_then(|text| first(&text))
+    let text = regular_file::read(path).ok();
+    text.and_then(|text| first(&text))
         .is_some_and(|line| line.is_empty() || serde_json::from_slice::<Failure>(&line).is_ok())
-}
-
-fn text(path: &Path) -> Option<Vec<u8>> {
-    path.is_file().then(|| std::fs::read(path).ok())?
 }
 
 /// `predictions.json`.

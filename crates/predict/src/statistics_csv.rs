@@ -4,19 +4,17 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use ctseg_base::atomic_file::write_bytes_atomically;
-use ctseg_base::text::file::read_text;
+use ctseg_base::text::csv_cell::to_cell;
+use ctseg_base::text::file::read_text_at_most;
 use ctseg_base::text::os_text::to_text;
-use ctseg_base::{Error, Result};
-use ctseg_core::outputs::sidecar::Sidecar;
+use ctseg_base::{Error, Result, regular_file};
+use ctseg_core::outputs::sidecar::{MOST_BYTES, Sidecar};
 
 /// The table's name.
 pub const FILE_NAME: &str = "statistics.csv";
 
 /// Folders are looked through so far down.
 const DEEPEST: usize = 16;
-
-/// Sidecars are smaller; a larger file is something else and is not read.
-const MOST_BYTES: u64 = 64 << 20;
 
 const HEADER: [&str; 12] = [
     "case",
@@ -70,10 +68,7 @@ pub fn write_statistics(folder: &Path) -> Result<()> {
 fn is_own(path: &Path) -> bool {
     let mut start = Vec::new();
     let header = format!("{}\n", HEADER.join(","));
-    let file = path
-        .is_file()
-        .then(|| std::fs::File::open(path).ok())
-        .flatten();
+    let file = regular_file::open(path).ok();
     let read = file.map(|file| file.take(header.len() as u64).read_to_end(&mut start));
     matches!(read, Some(Ok(_))) && (start.is_empty() || start == header.as_bytes())
 }
@@ -97,8 +92,7 @@ fn find(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) {
 }
 
 fn read(file: &Path) -> Option<Sidecar> {
-    let bytes = std::fs::metadata(file).ok()?.len();
-    let text = (bytes <= MOST_BYTES).then(|| read_text(file).ok())??;
+    let text = read_text_at_most(file, MOST_BYTES).ok()?;
     serde_json::from_str(&text).ok()
 }
 
@@ -108,7 +102,7 @@ fn rows(case: &Path, sidecar: &Sidecar) -> Vec<Vec<String>> {
     let cell = |value: Option<f64>, digits: usize| {
         value.map(|v| format!("{v:.digits$}")).unwrap_or_default()
     };
-    let case = to_text(case);
+    let case = to_cell(&to_text(case));
     structures
         .into_iter()
         .filter_map(|(name, label)| {
@@ -116,7 +110,7 @@ fn rows(case: &Path, sidecar: &Sidecar) -> Vec<Vec<String>> {
             let place = |axis: usize| cell(found.centroid_mm.map(|place| place[axis]), 2);
             Some(vec![
                 case.clone(),
-                name.clone(),
+                to_cell(name),
                 label.to_string(),
                 found.voxels.to_string(),
                 cell(Some(found.volume_ml), 4),

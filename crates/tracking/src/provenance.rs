@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use ctseg_base::text::file::read_text;
+
 /// A job's facts: the tag, and the environment variables that may hold it, the first that is set.
 const JOB: [(&str, &[&str]); 14] = [
     ("ctseg.slurm.job_id", &["SLURM_JOB_ID"]),
@@ -122,19 +124,19 @@ fn git_commit(folder: &Path) -> Option<String> {
     let git = folder
         .ancestors()
         .find_map(|folder| git_folder(&folder.join(".git")))?;
-    let head = std::fs::read_to_string(git.join("HEAD")).ok()?;
+    let head = read_text(&git.join("HEAD")).ok()?;
     let Some(branch) = head.strip_prefix("ref:") else {
         return commit_in(&head);
     };
     let branch = branch.trim();
     // A worktree shares its branches with the repository that it belongs to.
-    let shared = match std::fs::read_to_string(git.join("commondir")) {
+    let shared = match read_text(&git.join("commondir")) {
         Ok(path) => git.join(path.trim()),
         Err(_) => git.clone(),
     };
-    let of_file = |folder: &Path| commit_in(&std::fs::read_to_string(folder.join(branch)).ok()?);
+    let of_file = |folder: &Path| commit_in(&read_text(&folder.join(branch)).ok()?);
     of_file(&git).or_else(|| of_file(&shared)).or_else(|| {
-        let packed = std::fs::read_to_string(shared.join("packed-refs")).ok()?;
+        let packed = read_text(&shared.join("packed-refs")).ok()?;
         packed.lines().find_map(|line| {
             let (commit, name) = line.split_once(' ')?;
             (name == branch).then(|| commit_in(commit)).flatten()
@@ -147,7 +149,7 @@ fn git_folder(path: &Path) -> Option<PathBuf> {
     if path.is_dir() {
         return path.join("HEAD").is_file().then(|| path.to_path_buf());
     }
-    let text = std::fs::read_to_string(path).ok()?;
+    let text = read_text(path).ok()?;
     let named = text.strip_prefix("gitdir:")?.trim();
     Some(path.parent()?.join(named))
 }

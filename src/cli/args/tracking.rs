@@ -1,5 +1,6 @@
 //! Which tracking server commands tell of their runs.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
@@ -9,7 +10,7 @@ use ctseg_base::progress::Observer;
 use ctseg_base::{Error, Result};
 use ctseg_tracking::mlflow::Mlflow;
 use ctseg_tracking::mlflow::parent::Above;
-use ctseg_tracking::mlflow::settings::{Server, process_environment};
+use ctseg_tracking::mlflow::settings::{Preferences, Server, process_environment};
 
 /// What commands that make runs take.
 #[derive(Args)]
@@ -27,12 +28,47 @@ pub struct MlflowArgs {
     /// array of Slurm jobs, if it is of one]
     #[arg(long, env = "CTSEG_MLFLOW_GROUP", value_name = "NAME")]
     mlflow_group: Option<String>,
+    #[command(flatten)]
+    artifacts: ArtifactArgs,
+}
+
+/// What commands take that send files to the server.
+#[derive(Args)]
+pub struct ArtifactArgs {
+    /// Allow the MLflow server to store files in local folders below DIR; without this, files for a server with a
+    /// `file:` artifact store are held back
+    #[arg(long, env = "CTSEG_MLFLOW_ARTIFACT_ROOT", value_name = "DIR")]
+    mlflow_artifact_root: Option<PathBuf>,
+}
+
+impl ArtifactArgs {
+    /// What flags and settings files say of the server; runs go into `experiment` if that is named.
+    pub fn preferences(&self, settings: &Settings, experiment: Option<&str>) -> Preferences {
+        let named = settings.config.tracking(experiment);
+        let own = self.mlflow_artifact_root.clone();
+        Preferences {
+            artifact_root: own.or(named.artifact_root),
+            ..named
+        }
+    }
+}
+
+/// Says what is unsafe about the way to `server`.
+pub fn warn_of_risks(server: &Server, observer: &dyn Observer) {
+    for (what, advice) in server.risks() {
+        observer.warn(&format!("MLflow: {what}; {advice}"));
+    }
 }
 
 impl MlflowArgs {
+    fn preferences(&self, settings: &Settings) -> Preferences {
+        self.artifacts
+            .preferences(settings, self.experiment.as_deref())
+    }
+
     /// Refuses an address that is none of a server before any work is done for a run.
     pub fn check(&self, settings: &Settings) -> Result<()> {
-        let preferences = settings.config.tracking(self.experiment.as_deref());
+        let preferences = self.preferences(settings);
         match Server::find(&preferences, &process_environment) {
             Err(Error::Usage(problem)) if !self.no_mlflow => {
                 Err(Error::usage(format!("{problem}; --no-mlflow does without")))
@@ -43,7 +79,7 @@ impl MlflowArgs {
 
     /// Whether there is a server, be it one that cannot be used.
     pub fn names_server(&self, settings: &Settings) -> bool {
-        let preferences = settings.config.tracking(self.experiment.as_deref());
+        let preferences = self.preferences(settings);
         !self.no_mlflow && !matches!(Server::find(&preferences, &process_environment), Ok(None))
     }
 
@@ -68,9 +104,12 @@ impl MlflowArgs {
             return Ok(None);
         }
         self.check(settings)?;
-        let preferences = settings.config.tracking(self.experiment.as_deref());
+        let preferences = self.preferences(settings);
         let named = Server::find(&preferences, &process_environment);
-        let opened = |server| {
+        let opened = |server: Option<Server>| {
+            if let Some(server) = &server {
+                warn_of_risks(server, observer.as_ref());
+            }
             let experiment = preferences.experiment.clone();
             let mlflow = Mlflow::new(server, experiment, preferences.model.clone(), observer)?;
             Ok(mlflow.below(self.above()))

@@ -12,6 +12,7 @@ use crate::cli::print::print_out;
 use crate::cli::settings::Settings;
 use crate::cli::signals::stop_on_signals;
 use ctseg_base::progress::Observer;
+use ctseg_base::text::printable::Shown;
 use ctseg_base::text::words::{counted, listed};
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::{Channels, Dataset, NamedSplit, SPLITS};
@@ -182,7 +183,7 @@ fn source_splits(
         };
         return Ok(published.into_iter().collect());
     };
-    let file = given.file.display();
+    let file = given.file.shown();
     for note in notes {
         observer.warn(&note);
     }
@@ -226,7 +227,7 @@ impl Told<'_> {
                 "{} and {} in {}{}\n{}",
                 counted(*training, "training case"),
                 counted(*test, "test case"),
-                target.folder.display(),
+                target.folder.shown(),
                 match kept {
                     0 => String::new(),
                     kept => format!(", {kept} of them from an earlier run"),
@@ -260,7 +261,7 @@ impl Told<'_> {
             text += &format!(
                 "{} in {}; nnU-Net reads them from nnUNet_preprocessed/{folder}: copy the file there before training\n",
                 counted(*folds, "fold"),
-                Path::new(&folder).join(SPLITS).display()
+                Path::new(&folder).join(SPLITS).shown()
             );
         }
         text += &format!(

@@ -14,6 +14,7 @@ use crate::cli::print::print_out;
 use crate::cli::settings::Settings;
 use crate::cli::signals::stop_on_signals;
 use ctseg_base::Error;
+use ctseg_base::text::printable::Shown;
 use ctseg_core::dataset::generated::phantoms::PhantomSet;
 use ctseg_core::dataset::reference::Reference;
 use ctseg_core::dataset::{Dataset, Reading};
@@ -68,7 +69,7 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         "1/5  {} phantoms to train on and {} to test, in {}",
         set.train,
         set.test,
-        folder.join("data").display()
+        folder.join("data").shown()
     ));
     let descriptor = set.written(&folder.join("data"), observer.as_ref())?;
     let mut runs = Vec::new();
@@ -93,7 +94,7 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         print_out(&format!(
             "demo done in {:.0} s; everything is in {}\n",
             started.elapsed().as_secs_f64(),
-            folder.display()
+            folder.shown()
         ));
     }
     Ok(if summary.failures.is_empty() && is_whole {
@@ -216,8 +217,8 @@ fn finish(
         job.stop,
         observer,
     )?;
-    let summary = evaluation.write(folder)?;
-    print_evaluation(&evaluation, &summary, folder, settings.json);
+    evaluation.write(folder)?;
+    print_evaluation(&evaluation, None, folder, settings.json);
     Ok(())
 }
 

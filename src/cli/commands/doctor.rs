@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use clap::{Args, Command};
 
 use crate::cli::args::devices::Devices;
-use crate::cli::config::{Config, FILE};
+use crate::cli::config::{Config, FILE, files};
 use crate::cli::outcome::Outcome;
 use crate::cli::pool;
 use crate::cli::print::print_out;
@@ -170,20 +170,19 @@ fn places(runs: &Path, model: &Path) -> [Place; 4] {
     ]
 }
 
-/// `ctseg.toml`; the defaults where it cannot be used.
+/// The settings files; the defaults where they cannot be used.
 fn settings_file(named: Option<&Path>, findings: &mut Vec<Finding>) -> Config {
     const CHECK: &str = "settings";
     match Config::read(named) {
         Ok(config) => {
-            let here = Path::new(FILE);
-            let read = named.or_else(|| here.exists().then_some(here));
-            findings.push(match read {
-                Some(path) => Finding::ok(CHECK, format!("{} is read", path.display())),
-                None => Finding::ok(
-                    CHECK,
-                    format!("no {FILE} in the working folder, none is named"),
-                ),
-            });
+            let read = files(named).into_iter();
+            let read: Vec<String> = read.map(|(file, _)| file.display().to_string()).collect();
+            let found = match read.as_slice() {
+                [] => format!("no {FILE} in the working folder, none is named"),
+                [file] => format!("{file} is read"),
+                files => format!("{} are read", files.join(" and, below it, ")),
+            };
+            findings.push(Finding::ok(CHECK, found));
             config
         }
         Err(error) => {

@@ -12,6 +12,7 @@ use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
 use crate::cli::settings::Settings;
 use ctseg_base::atomic_file::write_bytes_atomically;
+use ctseg_base::text::printable::Shown;
 use ctseg_base::text::table::table;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Dataset;
@@ -68,7 +69,7 @@ pub fn run(args: PlanArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         if !planned.fits {
             observer.warn(&format!(
                 "{}: even its smallest patch takes {:.1} GiB; expected a --memory of that or more",
-                path.display(),
+                path.shown(),
                 budget.taken(&planned.estimate) as f64 / GIB
             ));
         }
@@ -91,8 +92,8 @@ pub fn run(args: PlanArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         print_out(&overview(&recipes, budget));
         print_out(&format!(
             "recipes in {0}; train with 'ctseg fit --stage {0}/coarse.toml --data {1}'\n",
-            args.output.display(),
-            args.data.display()
+            args.output.shown(),
+            args.data.shown()
         ));
     }
     Ok(if fingerprint.unreadable.is_empty() {

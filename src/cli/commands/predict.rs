@@ -22,6 +22,7 @@ use ctseg_base::limits::memory::MemoryLimit;
 use ctseg_base::limits::threads::give_back_large_blocks;
 use ctseg_base::progress::Observer;
 use ctseg_base::text::file::read_text;
+use ctseg_base::text::printable::Shown;
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_core::inference::threshold::Threshold;
@@ -361,7 +362,7 @@ pub fn print_summary(summary: &PredictSummary, folder: &Path, as_json: bool) {
         summary.written.len(),
         counted(summary.cases, "volume"),
         summary.seconds,
-        folder.display()
+        folder.shown()
     ));
     let label_maps = |count| counted(count, "label map");
     if !summary.kept.is_empty() {
@@ -382,16 +383,13 @@ pub fn print_summary(summary: &PredictSummary, folder: &Path, as_json: bool) {
         ("failed", summary.failures.len(), &summary.failures_file),
     ];
     for (what, count, file) in told.iter().filter(|(_, count, _)| *count > 0) {
-        print_out(&format!(
-            "  {what}  {count}, listed in {}\n",
-            file.display()
-        ));
+        print_out(&format!("  {what}  {count}, listed in {}\n", file.shown()));
     }
     if let Some(reason) = &summary.ended_early {
         let was_said = summary.failures.iter().any(|one| one.reason == *reason);
         print_out(&match was_said {
             true => "  stopped before the end\n".to_owned(),
-            false => format!("  stopped before the end: {reason}\n"),
+            false => format!("  stopped before the end: {}\n", reason.shown()),
         });
     }
     if summary.interrupted {

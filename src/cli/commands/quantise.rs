@@ -10,6 +10,7 @@ use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
 use crate::cli::settings::Settings;
 use ctseg_base::Error;
+use ctseg_base::text::printable::Shown;
 use ctseg_base::text::table::{score, table};
 use ctseg_base::text::words::counted;
 use ctseg_core::dataset::Dataset;
@@ -93,7 +94,7 @@ fn as_text(summary: &CalibrateSummary, job: &CalibrateJob) -> String {
     };
     let mut text = format!(
         "{} is ready for --precision int8: values recorded on {}\n",
-        job.model.display(),
+        job.model.shown(),
         counted(summary.recorded.len(), "case")
     );
     if summary.compared.is_empty() {

@@ -9,6 +9,7 @@ use crate::cli::args::reading::ReadingArgs;
 use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
 use crate::cli::settings::Settings;
+use ctseg_base::text::printable::Shown;
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::reference::Reference;
@@ -106,7 +107,7 @@ pub fn beside(file: &std::path::Path) -> Result<PathBuf> {
     let stem = file.file_stem().filter(|_| !file.is_dir()).ok_or_else(|| {
         Error::usage(format!(
             "--output {}: {}; expected the name of a file such as report.html",
-            file.display(),
+            file.shown(),
             if file.is_dir() {
                 "is a folder"
             } else {
@@ -130,10 +131,10 @@ pub fn print_written(written: &Written, to: &Destination, as_json: bool) {
     }
     print_out(&format!(
         "{} ({:.1} MB, {} in pictures); {} in {}\n",
-        to.file.display(),
+        to.file.shown(),
         written.bytes as f64 / 1e6,
         counted(written.cases, "case"),
         counted(written.pictures.len(), "picture"),
-        to.pictures.display()
+        to.pictures.shown()
     ));
 }

@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 
 use crate::cli::args::duration::parse_duration;
 use crate::cli::outcome::Outcome;
-use crate::cli::print::print_out;
+use crate::cli::print::{print_out, print_raw};
 use crate::cli::settings::Settings;
 use crate::status;
 use crate::status::{Cases, Epochs, Kind, Standing, Status, Trials, span};
+use ctseg_base::text::printable::{Shown, lines, one_line};
 use ctseg_base::text::table::{score, table};
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
@@ -44,7 +45,7 @@ pub fn run(args: StatusArgs, settings: &Settings) -> anyhow::Result<Outcome> {
             // A line each time, for programs that read along.
             (true, Some(_)) => print_out(&format!("{}\n", as_json(&found, now))),
             (false, None) => print_out(&as_text(&found, now)),
-            (false, Some(_)) => print_out(&afresh(&as_text(&found, now))),
+            (false, Some(_)) => print_raw(&afresh(&lines(&as_text(&found, now)))),
         }
         match args.watch {
             Some(every) if running => std::thread::sleep(every),
@@ -119,8 +120,8 @@ fn as_text(found: &[Status], now: SystemTime) -> String {
     for one in found {
         let lines = details(one, now);
         if !lines.is_empty() {
-            text += &format!("\n{}\n", one.path.display());
-            text.extend(lines.iter().map(|line| format!("  {line}\n")));
+            text += &format!("\n{}\n", one.path.shown());
+            text.extend(lines.iter().map(|line| format!("  {}\n", one_line(line))));
         }
     }
     text

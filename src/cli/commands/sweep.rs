@@ -18,6 +18,7 @@ use crate::cli::settings::Settings;
 use crate::cli::signals::stop_on_signals;
 use ctseg_base::atomic_file::write_bytes_atomically;
 use ctseg_base::progress::Observer;
+use ctseg_base::text::printable::Shown;
 use ctseg_base::text::table::{score, table};
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
@@ -159,12 +160,12 @@ fn print_table(job: &SweepJob, rows: &[TrialRow], as_json: bool) {
         return;
     }
     print_out(&as_table(rows));
-    print_out(&format!("  sweep  {}\n", folder.display()));
+    print_out(&format!("  sweep  {}\n", folder.shown()));
     if let Some(best) = rows.first() {
         print_out(&format!(
             "  'ctseg fit --resume {}' puts the best trial into the model {}\n",
-            best.run.display(),
-            job.settings.model.display()
+            best.run.shown(),
+            job.settings.model.shown()
         ));
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::json;
 
+use crate::cli::args::tracking::{ArtifactArgs, warn_of_risks};
 use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
 use crate::cli::settings::Settings;
@@ -26,17 +27,21 @@ pub struct SyncArgs {
     /// MLflow experiment of runs that began without one [default: ctseg]
     #[arg(long, env = "MLFLOW_EXPERIMENT_NAME", value_name = "NAME")]
     experiment: Option<String>,
+    #[command(flatten)]
+    artifacts: ArtifactArgs,
 }
 
 pub fn run(args: SyncArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let observer = settings.observer();
-    let preferences = settings.config.tracking(args.experiment.as_deref());
+    let named = args.experiment.as_deref();
+    let preferences = args.artifacts.preferences(settings, named);
     let server = Server::find(&preferences, &process_environment)?.ok_or_else(|| {
         Error::usage(
             "no MLflow server is named; set MLFLOW_TRACKING_URI, or uri below [mlflow] in ctseg.toml",
         )
     })?;
     let runs = found(args.runs, settings)?;
+    warn_of_risks(&server, observer.as_ref());
     let link = Arc::new(Link::open(server)?);
     let mut synced: Vec<Synced> = Vec::new();
     for run in &runs {

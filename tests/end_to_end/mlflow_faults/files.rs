@@ -70,12 +70,7 @@ fn breaking_off() -> (String, Arc<Mutex<Vec<Vec<u8>>>>) {
 fn an_upload_that_breaks_off_is_sent_again_from_its_beginning() {
     let (files, bodies) = breaking_off();
     let uri = format!("{files}/api/2.0/mlflow-artifacts/artifacts/1/r1/artifacts");
-    let fake = Fake::start(Box::new(move |request| {
-        let mut run = a_run();
-        run["info"]["artifact_uri"] = json!(uri);
-        (is(request, "runs/create") || is(request, "runs/get"))
-            .then(|| ResponseTemplate::new(200).set_body_json(json!({"run": run})))
-    }));
+    let fake = Fake::start(with_artifacts_at(uri));
     let run = tempfile::tempdir().unwrap();
     let bytes: Vec<u8> = (0..8_000_000_u32)
         .map(|index| (index % 251) as u8)
@@ -158,35 +153,71 @@ fn parts_that_cannot_be_sent_are_taken_back_and_stores_without_parts_get_whole_f
 }
 
 #[test]
-fn files_go_into_a_folder_that_is_seen_from_here() {
-    let store = tempfile::tempdir().unwrap();
-    let run = tempfile::tempdir().unwrap();
-    told(None, run.path(), &[artifact(run.path(), "a.bin", b"abc")]);
-    let with_uri = |uri: String| {
-        Fake::start(Box::new(move |request| {
-            let mut run = a_run();
-            run["info"]["artifact_uri"] = json!(uri);
-            (is(request, "runs/create") || is(request, "runs/get"))
-                .then(|| ResponseTemplate::new(200).set_body_json(json!({"run": run})))
-        }))
-    };
-    let folder: PathBuf = store.path().join("1/r1/artifacts");
-    let fake = with_uri(format!("file://{}", folder.display()));
-    let after = synced(fake.server(), Parts::default(), run.path());
-    assert_eq!(after.sent.files, 1, "{after:?}");
-    assert_eq!(std::fs::read(folder.join("a.bin")).unwrap(), b"abc");
-    for (uri, expected) in [
-        (
-            "file:///not/here/1/r1/artifacts",
-            "not seen from this machine",
-        ),
-        ("s3://bucket/1/r1/artifacts", "--serve-artifacts"),
-    ] {
-        let fake = with_uri(uri.to_owned());
-        let run = tempfile::tempdir().unwrap();
-        told(None, run.path(), &[artifact(run.path(), "a.bin", b"abc")]);
-        let after = synced(fake.server(), Parts::default(), run.path());
-        assert_eq!(after.outcome, sync::Outcome::All);
-        assert!(after.sent.notes[0].contains(expected), "{:?}", after.sent);
+fn a_server_chooses_folders_below_the_artifact_root_only() {
+    let own = tempfile::tempdir().unwrap();
+    let run = own.path().join("run");
+    std::fs::create_dir(&run).unwrap();
+    told(None, &run, &[artifact(&run, "a.bin", b"abc")]);
+    let (root, victim) = (own.path().join("root"), own.path().join("victim"));
+    for folder in [&root, &victim] {
+        std::fs::create_dir(folder).unwrap();
     }
+    std::fs::write(victim.join("a.bin"), "mine").unwrap();
+    std::os::unix::fs::symlink(&victim, root.join("link")).unwrap();
+    let sent = |folder: &Path, root: Option<PathBuf>| {
+        let fake = Fake::start(with_artifacts_at(format!("file://{}", folder.display())));
+        let server = Server {
+            artifact_root: root,
+            ..fake.server()
+        };
+        let after = synced(server, Parts::default(), &run);
+        assert_eq!((after.sent.left_out, &after.sent.notes), (0, &Vec::new()));
+        (after.sent.files, after.outcome)
+    };
+    for (folder, given) in [
+        (victim.clone(), None),
+        (victim.clone(), Some(&root)),
+        (root.join("../victim"), Some(&root)),
+        (root.join("link"), Some(&root)),
+        (root.join("gone/../../victim"), Some(&root)),
+    ] {
+        let (files, outcome) = sent(&folder, given.cloned());
+        let sync::Outcome::Failed(why) = outcome else {
+            panic!("{folder:?} {outcome:?}");
+        };
+        assert!(
+            files == 0 && why.contains("--mlflow-artifact-root"),
+            "{why}"
+        );
+    }
+    assert_eq!(std::fs::read(victim.join("a.bin")).unwrap(), b"mine");
+    // What waited is sent when it is allowed.
+    let folder = root.join("1/r1/artifacts");
+    assert_eq!(sent(&folder, Some(root)), (1, sync::Outcome::All));
+    assert_eq!(std::fs::read(folder.join("a.bin")).unwrap(), b"abc");
+    let bucket = Fake::start(with_artifacts_at("s3://bucket/1/r1/artifacts".to_owned()));
+    let after = synced(bucket.server(), Parts::default(), &run);
+    assert_eq!(after.outcome, sync::Outcome::All);
+    assert!(
+        after.sent.notes[0].contains("--serve-artifacts"),
+        "{after:?}"
+    );
+}
+
+#[test]
+fn numbers_go_on_while_files_wait() {
+    let run = tempfile::tempdir().unwrap();
+    let fake = Fake::start(with_artifacts_at("file:///x/1/r1/artifacts".to_owned()));
+    let events = [
+        artifact(run.path(), "a.bin", b"abc"),
+        artifact(run.path(), "b.bin", b"abc"),
+        points(&["loss"], 1..4),
+    ];
+    let heard = told(Some(fake.server()), run.path(), &events);
+    let warnings = heard.warnings();
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("'ctseg sync'"),
+        "{warnings:?}"
+    );
+    assert_eq!(steps(&fake, 0), [1, 2, 3]);
 }

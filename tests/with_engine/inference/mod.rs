@@ -9,6 +9,8 @@ mod ensemble;
 mod entropy;
 #[cfg(not(feature = "libtorch"))] // which other users may not be able to read
 mod few_threads;
+#[cfg(unix)]
+mod hostile;
 mod hounsfield;
 mod inputs;
 mod max_ram;

@@ -149,6 +149,7 @@ fn the_axes_that_a_model_was_trained_mirrored_along_go_along() {
             .get("inference_allowed_mirroring_axes")
             .unwrap()
             .to_json()
+            .unwrap()
     };
     let plain = ["kidney", "spleen"];
     assert_eq!(axes("all", "['x', 'y', 'z']", plain), json!([0, 1, 2]));

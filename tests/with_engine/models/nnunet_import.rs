@@ -5,6 +5,8 @@ use std::process::Output;
 
 use crate::common::nnunet::{agree, agreement, kept, said};
 use crate::common::{run, stderr};
+use ctseg_engine::torch_checkpoint::{Pickled, write_torch};
+use ctseg_engine::weights::HostTensor;
 use serde_json::Value;
 
 const MODEL: &str = "Dataset900_tiny/nnUNetTrainer__nnUNetPlans__3d_fullres";
@@ -224,6 +226,51 @@ fn hostile_checkpoints_are_refused_and_nothing_is_run() {
         let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
         assert_eq!(left.len(), 1, "{hostile} left {left:?}");
     }
+}
+
+#[test]
+fn checkpoints_and_plans_that_would_take_all_memory_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join(MODEL);
+    copied(&golden(MODEL), &model);
+    // Wider than any weights: no network is made to find that out.
+    changed(&model.join("plans.json"), |json| {
+        json.pointer_mut(KWARGS).unwrap()["features_per_stage"] = serde_json::json!([16384, 16384]);
+    });
+    let said = stderr(&import(folder.path(), &model, &["-o", "out"], 1));
+    assert!(said.contains("the network of the recipe has"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    // A tensor of 40 kB under 300 names.
+    let tensor = HostTensor {
+        shape: vec![10_000],
+        values: vec![0.0; 10_000],
+    };
+    let weights = (0..300).map(|index| (format!("w{index}"), Pickled::Tensor(&tensor)));
+    let text = |text: &str| Pickled::Text(text.to_owned());
+    let root = Pickled::Dict(vec![
+        (
+            "network_weights".to_owned(),
+            Pickled::Dict(weights.collect()),
+        ),
+        (
+            "init_args".to_owned(),
+            Pickled::Dict(vec![("configuration".to_owned(), text("3d_fullres"))]),
+        ),
+        ("trainer_name".to_owned(), text("nnUNetTrainer")),
+    ]);
+    copied(&golden(MODEL), &model);
+    let checkpoint = model.join("fold_0/checkpoint_final.pth");
+    write_torch(&checkpoint, &root).unwrap();
+    let said = stderr(&import(folder.path(), &model, &["-o", "out"], 1));
+    assert!(
+        said.contains("300 weights of 12000000 bytes in all"),
+        "{said}"
+    );
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(!folder.path().join("out").exists());
+    let shown = run(folder.path(), &["inspect", path(&checkpoint)], 0);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains("w299") && shown.contains("10000"), "{shown}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The process that works on a folder, as the folder's files name it: to tell later, from anywhere that sees the
 //! folder, whether it still does.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -30,18 +30,32 @@ pub enum Alive {
     No,
     /// It cannot be asked (it runs on another machine), and was not heard of for so long.
     Silent(Duration),
+    /// It cannot be asked, and its last sign lies so far in the future: a clock that is wrong, which would let it live
+    /// for ever.
+    Ahead(Duration),
 }
 
 impl Alive {
     /// See [`Worker::alive`]; of a process that is not named nothing but signs is known.
-    pub fn of(process: Option<&ProcessId>, owner: u32, sign: Duration, expiry: Duration) -> Self {
+    pub fn of(process: Option<&ProcessId>, owner: u32, sign: Sign, expiry: Duration) -> Self {
         match process.and_then(|process| process.is_alive(owner)) {
-            Some(true) => Self::Yes,
-            Some(false) => Self::No,
-            None if sign <= expiry => Self::Yes,
-            None => Self::Silent(sign),
+            Some(true) => return Self::Yes,
+            Some(false) => return Self::No,
+            None => {}
+        }
+        match sign.now.duration_since(sign.at) {
+            Ok(silent) if silent > expiry => Self::Silent(silent),
+            Err(ahead) if ahead.duration() > expiry => Self::Ahead(ahead.duration()),
+            _ => Self::Yes,
         }
     }
+}
+
+/// A sign of life, and the time at which it is looked at.
+#[derive(Debug, Clone, Copy)]
+pub struct Sign {
+    pub at: SystemTime,
+    pub now: SystemTime,
 }
 
 impl Worker {
@@ -58,9 +72,9 @@ impl Worker {
         }
     }
 
-    /// Whether it lives, where `owner` is whose file names it, and the last sign of its life is so old. One that
-    /// cannot be asked is taken to live for `expiry` after each sign.
-    pub fn alive(&self, owner: u32, sign: Duration, expiry: Duration) -> Alive {
+    /// Whether it lives, where `owner` is whose file names it. One that cannot be asked is taken to live for `expiry`
+    /// after its last `sign`; one that lies further in the future than `expiry` is none.
+    pub fn alive(&self, owner: u32, sign: Sign, expiry: Duration) -> Alive {
         let process = ProcessId::parse(&self.process);
         Alive::of(process.as_ref(), owner, sign, expiry)
     }
@@ -87,19 +101,25 @@ mod tests {
     fn a_process_elsewhere_lives_while_it_gives_signs() {
         let owner = std::fs::metadata("/proc/self").unwrap().uid();
         let [minute, hour] = [60, 3600].map(Duration::from_secs);
+        let now = SystemTime::UNIX_EPOCH + 10 * hour;
+        let since = |age| Sign { at: now - age, now };
         let own = Worker::own();
         // Whoever can be asked needs no sign.
-        assert_eq!(own.alive(owner, hour, minute), Alive::Yes);
+        assert_eq!(own.alive(owner, since(hour), minute), Alive::Yes);
         let gone = Worker {
             process: format!("{}1", own.process),
             ..own.clone()
         };
-        assert_eq!(gone.alive(owner, Duration::ZERO, minute), Alive::No);
+        assert_eq!(gone.alive(owner, since(Duration::ZERO), minute), Alive::No);
         let elsewhere = Worker {
             process: "01234567-1-2".to_owned(),
             ..own
         };
-        assert_eq!(elsewhere.alive(owner, minute, minute), Alive::Yes);
-        assert_eq!(elsewhere.alive(owner, hour, minute), Alive::Silent(hour));
+        let alive = |sign| elsewhere.alive(owner, sign, minute);
+        assert_eq!(alive(since(minute)), Alive::Yes);
+        assert_eq!(alive(since(hour)), Alive::Silent(hour));
+        let ahead = |by| Sign { at: now + by, now };
+        assert_eq!(alive(ahead(minute)), Alive::Yes);
+        assert_eq!(alive(ahead(hour)), Alive::Ahead(hour));
     }
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use crate::pointer_file;
+use crate::{pointer_file, regular_file};
 
 /// The mark that some programs put before UTF-8.
 const BYTE_ORDER_MARK: char = '\u{feff}';
@@ -12,9 +12,18 @@ const BYTE_ORDER_MARK: char = '\u{feff}';
 /// programs write it, is decoded from UTF-16.
 ///
 /// # Errors
-/// Those of reading; `InvalidData` where the bytes are no text, or stand for a file that is kept elsewhere.
+/// Those of [`regular_file::read`]; `InvalidData` where the bytes are no text, or stand for a file that is kept
+/// elsewhere.
 pub fn read_text(path: &Path) -> io::Result<String> {
-    let text = decoded(std::fs::read(path)?)?;
+    read_text_at_most(path, regular_file::MOST_BYTES)
+}
+
+/// [`read_text`] of a file that has no more bytes.
+///
+/// # Errors
+/// As of [`read_text`].
+pub fn read_text_at_most(path: &Path, most: u64) -> io::Result<String> {
+    let text = decoded(regular_file::read_at_most(path, most)?)?;
     match pointer_file::known(text.as_bytes()) {
         Some((name, remedy)) => {
             let problem = format!("{name}; {remedy}");

@@ -1,37 +1,45 @@
 //! Plain tables, for the terminal and text files.
 
-/// Columns padded to their widest cell; the first is left-aligned, the others right-aligned.
+use std::borrow::Cow;
+
+use super::printable::one_line;
+
+/// Longer cells stand out of their column: a name may have millions of characters, and all rows would be as wide.
+const WIDEST: usize = 256;
+
+/// Columns padded to their widest cell of up to [`WIDEST`] characters; the first is left-aligned, the others
+/// right-aligned. Control characters are escaped.
 pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let escaped = |row: &[String]| -> Vec<String> {
+        let cells = row.iter().map(|cell| one_line(cell));
+        cells.map(Cow::into_owned).collect()
+    };
+    let titles: Vec<String> = header.iter().map(|title| (*title).to_owned()).collect();
+    let mut lines = vec![escaped(&titles)];
+    lines.extend(rows.iter().map(|row| escaped(row)));
+    let length = |cell: &str| cell.chars().count();
     let width = |column: usize| {
-        let cells = rows
-            .iter()
-            .filter_map(|row| row.get(column))
-            .map(|cell| cell.chars().count());
-        cells
-            .chain([header[column].chars().count()])
+        let cells = lines.iter().filter_map(|cells| cells.get(column));
+        let lengths = cells.map(|cell| length(cell));
+        lengths
+            .filter(|length| *length <= WIDEST)
             .max()
             .unwrap_or(0)
     };
     let widths: Vec<usize> = (0..header.len()).map(width).collect();
-    let line = |cells: &[String]| -> String {
-        let padded: Vec<String> = cells
-            .iter()
-            .zip(&widths)
-            .enumerate()
-            .map(|(column, (cell, width))| {
-                if column == 0 {
-                    format!("{cell:<width$}")
-                } else {
-                    format!("{cell:>width$}")
-                }
-            })
-            .collect();
-        padded.join("  ").trim_end().to_owned() + "\n"
+    let padded = |(column, cell): (usize, &String)| {
+        let padding = " ".repeat(widths[column].saturating_sub(length(cell)));
+        match column {
+            0 => format!("{cell}{padding}"),
+            _ => format!("{padding}{cell}"),
+        }
     };
-    let header: Vec<String> = header.iter().map(|cell| (*cell).to_owned()).collect();
-    let mut text = line(&header);
-    for row in rows {
-        text += &line(row);
+    let mut text = String::new();
+    for cells in &lines {
+        let cells = cells.iter().take(widths.len()).enumerate();
+        let cells: Vec<String> = cells.map(padded).collect();
+        text += cells.join("  ").trim_end();
+        text.push('\n');
     }
     text
 }
@@ -63,5 +71,16 @@ mod tests {
             table(&["name", "dice"], &rows),
             "name    dice\nliver  0.900\nx          –\n"
         );
+    }
+
+    #[test]
+    fn hostile_names_neither_break_lines_nor_widen_all_rows() {
+        let long = "x".repeat(70_000);
+        let rows = [
+            vec!["a\nb\u{1b}[2J".to_owned(), "1".to_owned()],
+            vec![long.clone(), "2".to_owned()],
+        ];
+        let expected = format!("name           label\na\\nb\\u001b[2J      1\n{long}      2\n");
+        assert_eq!(table(&["name", "label"], &rows), expected);
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt::Display;
 
+use super::printable::one_line;
+
 /// `1 case`, `2 cases`; of several words the last is the noun.
 pub fn counted(count: impl Display, noun: &str) -> String {
     let count = count.to_string();
@@ -16,9 +18,10 @@ pub fn counted(count: impl Display, noun: &str) -> String {
 /// More names than these make a line that nobody reads.
 pub const SHOWN: usize = 8;
 
-/// The first [`SHOWN`] of `words`, and how many more there are.
+/// The first [`SHOWN`] of `words`, their control characters escaped, and how many more there are.
 pub fn listed<S: AsRef<str>>(words: &[S]) -> String {
-    let shown: Vec<&str> = words.iter().take(SHOWN).map(AsRef::as_ref).collect();
+    let shown = words.iter().take(SHOWN);
+    let shown: Vec<_> = shown.map(|word| one_line(word.as_ref())).collect();
     let shown = shown.join(", ");
     match words.len().saturating_sub(SHOWN) {
         0 => shown,

@@ -9,7 +9,7 @@ use super::discovered::{Found, find_by_pattern, finished, of_folder, unlabelled}
 use super::path_pattern::{Pattern, visible_names};
 use super::{Case, Dataset, LabelSource, Layout, descriptor, json_layouts};
 use ctseg_base::text::os_text::{from_text, to_text};
-use ctseg_base::{Error, Result};
+use ctseg_base::{Error, Result, regular_file};
 use ctseg_image::formats::{case_name, foreign_files, is_volume_name};
 
 impl Dataset {
@@ -268,11 +268,11 @@ pub(super) fn sets_of_meta(table: &Path) -> Result<Vec<(String, String)>> {
             format!("cannot be read as a table separated by semicolons: {error}"),
         )
     };
+    let bytes = regular_file::read(table).map_err(Error::io(table, "read"))?;
     let mut reader = csv::ReaderBuilder::new()
         .delimiter(b';')
         .flexible(true)
-        .from_path(table)
-        .map_err(unreadable)?;
+        .from_reader(bytes.as_slice());
     let header = reader.headers().map_err(unreadable)?.clone();
     // Spreadsheets like to put a byte order mark before the first column's name.
     let column = |name: &str| {

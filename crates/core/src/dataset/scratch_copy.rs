@@ -4,7 +4,7 @@
 //! and is made anew where they differ. Who copies a case holds a lock (flock) that ends with the process.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
+use std::fs::{self, DirBuilder, File, Metadata};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,7 +22,7 @@ use ctseg_base::limits::spawn::spawn_scoped;
 use ctseg_base::progress::{Observer, Task};
 use ctseg_base::temp_files::remove_leftovers;
 use ctseg_base::text::words::counted;
-use ctseg_base::{Error, Result};
+use ctseg_base::{Error, Result, regular_file};
 
 /// Enough to keep a file server busy, and not to drown it.
 const THREADS: usize = 4;
@@ -206,7 +206,7 @@ impl Staging {
     }
 
     fn copy(&self, file: &Path, copy: &Path) -> Result<()> {
-        let mut source = File::open(file).map_err(Error::io(file, "read"))?;
+        let mut source = regular_file::open(file).map_err(Error::io(file, "read"))?;
         let before = source.metadata().map_err(Error::io(file, "read"))?;
         let mut temporary = temporary_file(&self.folder)?;
         std::io::copy(&mut source, temporary.as_file_mut()).map_err(Error::io(copy, "copy to"))?;
@@ -225,9 +225,7 @@ impl Staging {
     /// The right to copy a case; none while another has it.
     fn lock_of(&self, case: usize) -> Result<Option<File>> {
         let path = self.folder.join(format!("lock-{}", case % LOCKS));
-        let mut options = OpenOptions::new();
-        let opened = options.create(true).append(true).open(&path);
-        let file = opened.map_err(Error::io(&path, "open"))?;
+        let file = regular_file::append_to(&path).map_err(Error::io(&path, "open"))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             // Where there are no locks several may make one copy: each makes it whole.

@@ -5,21 +5,23 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::folder::{SUMS, swap_in, verified_sums, write_sums};
-use super::manifest::{Manifest, StageManifest};
+use super::check::check;
+use super::folder::{SUMS, verified_sums, write_sums};
+use super::manifest::{MANIFEST, Manifest, StageManifest, fold_prefix, weights_file};
 use super::multi_part_manifest as parted;
 use super::postprocessing::Postprocessing;
 use crate::dataset::Structure;
 use crate::recipe::Region;
-use ctseg_base::atomic_file::{parent_of, refuse_file, temporary_folder, write_bytes_atomically};
+use ctseg_base::atomic_file::{parent_of, refuse_file, write_bytes_atomically};
 use ctseg_base::hash::file_sha256;
+use ctseg_base::replace_folder::{replace_folder, restore};
+use ctseg_base::temp_files::temporary_folder;
 use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result};
 use ctseg_engine::quantisation::InputRanges;
 use ctseg_engine::weights::{NamedTensors, below_prefix, prefixed, read_tensors, write_tensors};
 
 const FORMAT: u32 = 2;
-const MANIFEST: &str = "model.toml";
 
 /// A stage as it goes into a bundle.
 pub struct TrainedStage {
@@ -46,16 +48,15 @@ pub struct Bundle {
     sums: BTreeMap<String, String>,
 }
 
-pub(crate) fn weights_file(stage: u8) -> String {
-    format!("stage{stage}.safetensors")
-}
-
 impl Bundle {
-    /// Opens a bundle and verifies every checksum; nothing in it is executed.
+    /// Opens a bundle and verifies every checksum; nothing in it is executed. One that a killed process set aside is put
+    /// back first.
     ///
     /// # Errors
-    /// A file that is missing, changed, or not of this format.
+    /// A file that is missing, changed, or not of this format; a recipe that no network could be trained with, or whose
+    /// network is larger than the weights.
     pub fn open(path: &Path) -> Result<Self> {
+        restore(path)?;
         let manifest_path = path.join(MANIFEST);
         if path.join(parted::MANIFEST).is_file() {
             return Err(Error::file(
@@ -87,11 +88,14 @@ impl Bundle {
                 ));
             }
         }
-        Ok(Self {
+        let bundle = Self {
             path: path.to_path_buf(),
             manifest,
             sums,
-        })
+        };
+        let values: Vec<u16> = bundle.structures()?.iter().map(|s| s.value).collect();
+        check(path, &bundle.manifest, &values)?;
+        Ok(bundle)
     }
 
     /// One hash for the whole model.
@@ -196,6 +200,7 @@ impl Bundle {
 
     /// The model at `path`; `None` if there is nothing, or an empty folder.
     fn open_if_there(path: &Path) -> Result<Option<Self>> {
+        restore(path)?;
         if !path.exists() {
             return Ok(None);
         }
@@ -284,7 +289,7 @@ impl Bundle {
         }
         *manifest.stage_mut(number) = Some(stage.manifest);
         write_manifest(fresh.path(), &manifest)?;
-        swap_in(fresh, path)?;
+        replace_folder(fresh, path)?;
         Ok(replaced)
     }
 
@@ -310,7 +315,7 @@ impl Bundle {
             }
         }
         write_manifest(fresh.path(), manifest)?;
-        swap_in(fresh, &self.path)
+        replace_folder(fresh, &self.path)
     }
 
     /// Adds to `stage` the folds of this bundle that it does not have, where they were trained like it; else those are
@@ -369,8 +374,4 @@ fn write_manifest(folder: &Path, manifest: &Manifest) -> Result<()> {
         .map_err(|error| Error::file(folder, format!("cannot write model.toml: {error}")))?;
     write_bytes_atomically(&folder.join(MANIFEST), text.as_bytes())?;
     write_sums(folder)
-}
-
-fn fold_prefix(fold: usize) -> String {
-    format!("fold_{fold}.")
 }

@@ -1,10 +1,11 @@
-//! The folder of a model as a whole: its checksums, and putting a new one in an old one's place.
+//! The checksums of a model's folder.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use ctseg_base::atomic_file::{refuse_file, write_bytes_atomically};
+use ctseg_base::atomic_file::write_bytes_atomically;
 use ctseg_base::hash::file_sha256;
+use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result, pointer_file};
 
 /// The checksums of a folder's files, as `sha256sum` writes them.
@@ -16,7 +17,7 @@ pub(crate) const SUMS: &str = "SHA256SUMS";
 /// A file that is missing or changed.
 pub(crate) fn verified_sums(folder: &Path) -> Result<BTreeMap<String, String>> {
     let sums_path = folder.join(SUMS);
-    let text = std::fs::read_to_string(&sums_path).map_err(Error::io(&sums_path, "read"))?;
+    let text = read_text(&sums_path).map_err(Error::io(&sums_path, "read"))?;
     let mut sums = BTreeMap::new();
     for line in text.lines() {
         let (sum, name) = line
@@ -58,44 +59,4 @@ pub(crate) fn write_sums(folder: &Path) -> Result<()> {
         lines += &format!("{}  {name}\n", file_sha256(&folder.join(&name))?);
     }
     write_bytes_atomically(&folder.join(SUMS), lines.as_bytes())
-}
-
-/// Puts `fresh` in the place of `path`: in one step where the file system can exchange two folders,
-/// otherwise by setting the old one aside first. What stood there is removed last.
-pub(crate) fn swap_in(fresh: tempfile::TempDir, path: &Path) -> Result<()> {
-    refuse_file(path)?;
-    let fresh = fresh.keep();
-    let old = if !path.exists() {
-        None
-    } else if exchanged(&fresh, path) {
-        return std::fs::remove_dir_all(&fresh)
-            .map_err(Error::io(&fresh, "remove the old model from"));
-    } else {
-        let aside = fresh.with_extension("replaced");
-        std::fs::rename(path, &aside).map_err(Error::io(path, "set the old model aside from"))?;
-        Some(aside)
-    };
-    if let Err(error) = std::fs::rename(&fresh, path) {
-        if let Some(aside) = &old {
-            let _ = std::fs::rename(aside, path);
-        }
-        return Err(Error::io(path, "rename the finished model to")(error));
-    }
-    match old {
-        Some(aside) => {
-            std::fs::remove_dir_all(&aside).map_err(Error::io(&aside, "remove the old model from"))
-        }
-        None => Ok(()),
-    }
-}
-
-#[cfg(target_os = "linux")]
-fn exchanged(a: &Path, b: &Path) -> bool {
-    use rustix::fs::{CWD, RenameFlags, renameat_with};
-    renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE).is_ok()
-}
-
-#[cfg(not(target_os = "linux"))]
-fn exchanged(_: &Path, _: &Path) -> bool {
-    false
 }

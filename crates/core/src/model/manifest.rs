@@ -8,6 +8,19 @@ use super::postprocessing::Postprocessing;
 use crate::recipe::{PostprocessingConfig, Recipe, TrackingConfig};
 use ctseg_engine::quantisation::InputRanges;
 
+/// Its name.
+pub(super) const MANIFEST: &str = "model.toml";
+
+/// The file of a stage's weights, beside it.
+pub(crate) fn weights_file(stage: u8) -> String {
+    format!("stage{stage}.safetensors")
+}
+
+/// What the names of a fold's tensors begin with there.
+pub(super) fn fold_prefix(fold: usize) -> String {
+    format!("fold_{fold}.")
+}
+
 /// `model.toml`: everything about a model but its weights.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,6 +1,7 @@
 //! Trained models on disk: bundles, models of several parts, and what several have in common.
 
 pub mod bundle;
+pub mod check;
 pub(crate) mod common;
 pub(crate) mod folder;
 pub mod identity;

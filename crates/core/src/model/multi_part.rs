@@ -12,13 +12,15 @@ use sha2::{Digest, Sha256};
 
 use super::bundle::Bundle;
 use super::common::common_structures;
-use super::folder::{SUMS, swap_in};
+use super::folder::SUMS;
 use super::identity::ModelUsed;
 use super::manifest::StageManifest;
 use crate::dataset::Structure;
 use crate::recipe::one_line;
-use ctseg_base::atomic_file::{parent_of, refuse_file, temporary_folder, write_bytes_atomically};
+use ctseg_base::atomic_file::{parent_of, refuse_file, write_bytes_atomically};
 use ctseg_base::hash::file_sha256;
+use ctseg_base::replace_folder::{replace_folder, restore};
+use ctseg_base::temp_files::temporary_folder;
 use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result};
 use ctseg_image::preprocess::channels::Window;
@@ -45,8 +47,9 @@ pub struct Opened {
 }
 
 impl PartedModel {
-    /// Whether `path` is the folder of such a model.
+    /// Whether `path` is the folder of such a model; one that a killed process set aside is put back first.
     pub fn is_at(path: &Path) -> bool {
+        let _ = restore(path); // who opens the model says what is wrong
         path.join(MANIFEST).is_file()
     }
 
@@ -55,6 +58,7 @@ impl PartedModel {
     /// # Errors
     /// A manifest that is missing, changed, not of this format, or does not fit together.
     pub fn open(path: &Path) -> Result<Self> {
+        restore(path)?;
         let manifest_path = path.join(MANIFEST);
         let sum = file_sha256(&manifest_path)?;
         let sums_path = path.join(SUMS);
@@ -219,7 +223,7 @@ impl PartedModel {
         if let Some(rough) = &model.manifest.rough {
             model.rough(rough, 1)?;
         }
-        swap_in(fresh, path)
+        replace_folder(fresh, path)
     }
 
     /// Whether a model can be put at `path`; to be asked before parts are made.
@@ -227,6 +231,7 @@ impl PartedModel {
     /// # Errors
     /// A folder that holds anything but a model of several parts.
     pub fn check_target(path: &Path) -> Result<()> {
+        restore(path)?;
         if !path.exists() {
             return Ok(());
         }

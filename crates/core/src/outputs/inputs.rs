@@ -12,7 +12,7 @@ use super::sidecar::{Found, found_at};
 use crate::dataset::{DatasetImages, Layout};
 use ctseg_base::atomic_file::parent_of;
 use ctseg_base::text::file::decoded;
-use ctseg_base::{Error, Result};
+use ctseg_base::{Error, Result, regular_file};
 use ctseg_image::formats::{endings_in_words, file_stem, foreign_files, is_volume_name};
 
 /// What [`expand_inputs`] finds.
@@ -82,7 +82,7 @@ impl Search<'_> {
     /// Lines that are empty or begin with `#` say nothing. What a line names is looked for from the working folder
     /// and, if it is not there, from the list's folder.
     fn add_list(&mut self, list: &Path) -> Result<()> {
-        let mut bytes = std::fs::read(list).map_err(Error::io(list, "read the list"))?;
+        let mut bytes = regular_file::read(list).map_err(Error::io(list, "read the list"))?;
         // UTF-16 is text; other names may be any bytes.
         if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
             let text = decoded(bytes).map_err(Error::io(list, "read the list"))?;

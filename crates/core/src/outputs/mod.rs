@@ -4,6 +4,7 @@ pub mod entropy;
 pub mod existing;
 pub mod inputs;
 pub mod label_folders;
+mod links;
 mod names;
 pub mod overlapping_masks;
 mod patterns;
@@ -14,6 +15,7 @@ pub mod sidecar;
 mod streamed_map;
 mod structure_masks;
 
+pub use links::refuse_links_out;
 pub use structure_masks::StructureMasks;
 
 use std::collections::BTreeMap;
@@ -30,6 +32,7 @@ use ctseg_image::statistics::structures::StructureStatistics;
 use ctseg_image::statistics::totalsegmentator::{StatisticsJson, TableOptions};
 
 use entropy::EntropyFile;
+use links::leads_out;
 use overlapping_masks::OverlappingMasks;
 
 /// Masks that are written side by side, each by all threads.
@@ -280,13 +283,14 @@ fn mask_names(structures: &BTreeMap<String, u16>) -> BTreeMap<&str, String> {
 
 /// Removes files that an earlier prediction of the case left and the next will not have, such as masks of structures
 /// that are no longer wanted; while the sidecar names them, so that a kill leaves nothing behind unnoticed. Only names
-/// below the label map's folder are believed.
+/// below the label map's folder are believed, and no link that leads out of it.
 pub(super) fn remove_left_over(output: &Path, left: &[PathBuf]) {
     let plain = |file: &Path| {
         let mut parts = file.components();
         parts.all(|part| matches!(part, Component::Normal(_)))
     };
-    for file in left.iter().filter(|file| plain(file)) {
+    let inside = |file: &Path| !leads_out(parent_of(output), parent_of(file));
+    for file in left.iter().filter(|file| plain(file) && inside(file)) {
         let path = parent_of(output).join(file);
         // What cannot be removed is no reason to lose the case.
         let _ = std::fs::remove_file(&path);

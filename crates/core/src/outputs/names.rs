@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use super::links::leads_out;
 use super::sidecar::read_sidecar;
 use crate::dataset::case_names::case_paths;
 use ctseg_base::atomic_file::parent_of;
@@ -68,21 +69,34 @@ pub fn plan_outputs(inputs: &[PathBuf], output: &Path) -> Result<(Vec<PredictCas
     }
     let mut cases = Vec::with_capacity(inputs.len());
     for (name, input) in names.iter().zip(inputs) {
-        let output = with_ending(&output.join(name), input);
+        let (folder, output) = (output, with_ending(&output.join(name), input));
         refuse_same_file(input, &output)?;
         let others = owners[name].iter();
         let other = others.copied().find(|other| *other != input);
+        let refused = match other {
+            Some(other) => Some(format!(
+                "its label map would have the same name as that of {}; rename one of the two, or predict them into two folders",
+                other.display()
+            )),
+            None => refused_link(folder, name),
+        };
         cases.push(PredictCase {
-            refused: other.map(|other| {
-                format!(
-                    "its label map would have the same name as that of {}; rename one of the two, or predict them into two folders",
-                    other.display()
-                )
-            }),
+            refused,
             ..PredictCase::new(input.clone(), output)
         });
     }
     Ok((cases, output.to_path_buf()))
+}
+
+/// Why nothing is written for a case whose own folder below `output` is a link to another place.
+fn refused_link(output: &Path, name: &Path) -> Option<String> {
+    let folder = name.parent()?;
+    leads_out(output, folder).then(|| {
+        format!(
+            "its label map would be written out of the output folder, where the link {} leads; remove the link, or choose another -o",
+            output.join(folder).display()
+        )
+    })
 }
 
 /// A case's path with the ending of its input, and with `.nii.gz` where that is not called as a volume.
@@ -173,6 +187,22 @@ mod tests {
             planned(&both),
             rows(&[("c_0000.nii.gz", false), ("c.nii", false)])
         );
+    }
+
+    #[test]
+    fn a_case_whose_folder_is_a_link_to_elsewhere_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["in/a/p", "in/b/p", "out", "elsewhere"] {
+            std::fs::create_dir_all(at(name)).unwrap();
+        }
+        std::os::unix::fs::symlink(at("elsewhere"), at("out/a")).unwrap();
+        let inputs = ["in/a/p/ct.nii", "in/b/p/ct.nii"].map(at);
+        let (cases, _) = plan_outputs(&inputs, &at("out")).unwrap();
+        assert_eq!(cases[0].output, at("out/a/p/ct.nii"));
+        let refused = cases[0].refused.as_deref().unwrap_or_default();
+        assert!(refused.contains("out of the output folder"), "{refused}");
+        assert_eq!(cases[1].refused, None);
     }
 
     #[test]

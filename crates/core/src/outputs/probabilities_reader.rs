@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use half::f16;
 
 use super::probabilities::{ProbabilityKind, U8_STEP};
-use ctseg_base::{Error, Result};
+use ctseg_base::{Error, Result, regular_file};
 use ctseg_image::nifti::ByteMaps;
 use ctseg_image::space::{Grid, GridTolerance};
 
@@ -172,7 +172,7 @@ fn check_bytes(path: &Path, maps: &ByteMaps, grid: &Grid) -> Result<()> {
 /// for: (structure, z, y, x).
 fn open_halves(path: &Path) -> Result<([usize; 4], BufReader<File>)> {
     let failed = |problem: String| Error::file(path, problem);
-    let file = File::open(path).map_err(Error::io(path, "open"))?;
+    let file = regular_file::open(path).map_err(Error::io(path, "open"))?;
     let length = file.metadata().map_err(Error::io(path, "open"))?.len();
     let mut file = BufReader::with_capacity(1 << 16, file);
     let (text, begin) = numpy_description(&mut file)

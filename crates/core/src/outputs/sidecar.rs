@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use super::links::refuse_links_out;
 use super::overlapping_masks::OverlappingMasks;
 use super::{Outputs, remove_left_over};
 use crate::inference::cascade::CascadeReport;
@@ -17,7 +18,7 @@ use ctseg_base::atomic_file::{parent_of, write_bytes_atomically};
 use ctseg_base::hash::file_sha256;
 use ctseg_base::limits::threads::peak_memory_mb;
 use ctseg_base::process::owner::Worker;
-use ctseg_base::text::file::read_text;
+use ctseg_base::text::file::read_text_at_most;
 use ctseg_base::text::os_text;
 use ctseg_base::{Error, Result};
 use ctseg_image::formats::{VolumeImage, case_file};
@@ -118,7 +119,7 @@ pub struct Begun {
 }
 
 /// Sidecars are smaller; a larger file is something else and is not read.
-const MOST_BYTES: u64 = 64 << 20;
+pub const MOST_BYTES: u64 = 64 << 20;
 
 /// What lies where a sidecar would.
 pub enum Found {
@@ -135,14 +136,9 @@ pub enum Found {
 /// It cannot be read.
 pub fn found_at(output: &Path) -> Result<Found> {
     let path = sidecar_path(output);
-    match std::fs::metadata(&path) {
-        Ok(metadata) if metadata.is_file() && metadata.len() <= MOST_BYTES => {}
-        Ok(_) => return Ok(Found::Foreign), // a pipe would never be read to its end
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::Nothing),
-        Err(error) => return Err(Error::io(&path, "read")(error)),
-    }
-    let text = match read_text(&path) {
+    let text = match read_text_at_most(&path, MOST_BYTES) {
         Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::Nothing),
         Err(error) if error.kind() == ErrorKind::InvalidData => return Ok(Found::Foreign),
         Err(error) => return Err(Error::io(&path, "read")(error)),
     };
@@ -285,8 +281,9 @@ impl Making<'_> {
     /// prediction of the case has left beside them.
     ///
     /// # Errors
-    /// The sidecar cannot be written.
+    /// The sidecar cannot be written; a link leads from the folder of masks to another place.
     pub fn begin(&self, output: &Path, files: Vec<PathBuf>) -> Result<()> {
+        refuse_links_out(output, &files)?;
         let left = match found_at(output)? {
             Found::Nothing | Found::Foreign => Vec::new(),
             Found::Begun(begun) => begun.files,

@@ -99,11 +99,17 @@ impl Recipe {
     }
 }
 
+/// Recipes have a hundred.
+const MOST_KEYS: usize = 1000;
+
 /// The key whose value is wrong, with the value, such as `network.widths = 3`: without it the table fails in another
 /// way, or not at all. What fails within a section that is chosen by its `kind` names no key of its own.
 fn wrong_key(table: &toml::Table, error: &toml::de::Error) -> Option<String> {
     if error.message().starts_with("missing field") {
         return None; // names it
+    }
+    if keys(table).len() > MOST_KEYS {
+        return None; // each is tried in turn
     }
     let fails_so = |table: toml::Table| {
         let other: Result<Recipe, toml::de::Error> = table.try_into();
@@ -151,6 +157,9 @@ fn removed(table: &mut toml::Table, key: &[String]) -> Option<toml::Value> {
     }
 }
 
+/// Recipes have keys of four parts.
+const DEEPEST_KEY: usize = 16;
+
 /// Sets one dotted key of a table; the value is read as TOML, and as a plain string where it is none.
 fn apply_override(table: &mut toml::Table, setting: &str) -> Result<()> {
     let (key, text) = setting.split_once('=').ok_or_else(|| {
@@ -163,6 +172,12 @@ fn apply_override(table: &mut toml::Table, setting: &str) -> Result<()> {
         .and_then(|mut parsed| parsed.remove("value"))
         .unwrap_or_else(|| toml::Value::String(text.to_owned()));
     let mut parts: Vec<&str> = key.trim().split('.').collect();
+    if parts.len() > DEEPEST_KEY {
+        return Err(Error::usage(format!(
+            "--set: a key of {} parts; expected one such as training.batch_size",
+            parts.len()
+        )));
+    }
     let last = parts.pop().unwrap_or_default();
     let mut inner = table;
     for part in parts {

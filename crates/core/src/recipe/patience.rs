@@ -28,8 +28,9 @@ pub(super) fn scaled_patience(
         _ if follows(now) && !follows(own) => Some(after),
         None => follows(now).then_some(after),
         Some(patience) if before > 0 && after > before => patience
-            .checked_mul(after)
-            .map(|product| (product + before - 1) / before),
+            .checked_mul(after)?
+            .checked_add(before - 1)
+            .map(|sum| sum / before),
         Some(_) => None,
     }
 }

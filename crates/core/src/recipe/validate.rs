@@ -1,9 +1,24 @@
 //! What a recipe must keep to beside its types.
 
+use std::collections::BTreeSet;
+
 use super::training::Check;
 use super::{Recipe, Region, Target};
 use ctseg_augment::FlipAxis;
 use ctseg_base::{Error, Result};
+use ctseg_image::preprocess::channels::Window;
+
+/// No dataset has as many patients.
+const MOST_FOLDS: usize = 1000;
+
+/// More of these are a mistake, which would be multiplied with others or take memory.
+const MOST_EPOCHS: usize = 1_000_000;
+const MOST_IN_A_BATCH: usize = 4096;
+const MOST_PATCHES: usize = 100_000_000;
+const MOST_CACHE_MB: usize = 1 << 30;
+
+/// Voxels of a patch: the side of a cube of as many is 645.
+const MOST_VOXELS: usize = 1 << 28;
 
 impl Recipe {
     /// The recipe itself, where it can be trained or used.
@@ -11,36 +26,47 @@ impl Recipe {
     /// # Errors
     /// The first thing that cannot be, with `origin` as the recipe's name.
     pub(super) fn validated(self, origin: &str) -> Result<Self> {
-        let problem = failing(&self.task_checks())
+        match self.problem() {
+            Some(problem) => Err(Error::file(origin, problem)),
+            None => Ok(self),
+        }
+    }
+
+    /// The first thing about it that can be neither trained nor used, if there is one.
+    pub fn problem(&self) -> Option<String> {
+        failing(&self.task_checks())
+            .or_else(|| failing(&self.bounds()))
             .or_else(|| failing(&self.network_checks()))
             .or_else(|| self.training.problem(self.outputs))
             .or_else(|| self.sliding.problem())
             .or_else(|| self.normalisation.problem(&self.windows_hu))
             .or_else(|| self.nnunet_problem())
             .map(str::to_owned)
-            .or_else(|| self.postprocessing.problem());
-        match problem {
-            Some(problem) => Err(Error::file(origin, problem)),
-            None => Ok(self),
-        }
+            .or_else(|| self.network.problem())
+            .or_else(|| self.postprocessing.problem())
     }
 
     fn task_checks(&self) -> [Check; 10] {
-        let positive = |v: f64| v.is_finite() && v > 0.0;
+        let trained = self.train_folds.as_ref();
         [
             (matches!(self.stage, 1 | 2), "stage must be 1 or 2"),
             (
-                self.spacing_mm.iter().all(|v| positive(*v)),
-                "spacing_mm must be three positive numbers",
+                self.spacing_mm
+                    .iter()
+                    .all(|mm| (0.01..=1000.0).contains(mm)),
+                "spacing_mm must be three numbers from 0.01 to 1000",
             ),
             (
-                self.folds >= 1,
-                "folds must be 1 or more (1 holds out a fifth of the patients)",
+                (1..=MOST_FOLDS).contains(&self.folds),
+                "folds must be 1 to 1000 (1 holds out a fifth of the patients)",
             ),
             (
-                self.trained_folds().iter().all(|fold| *fold < self.folds)
-                    && !self.trained_folds().is_empty(),
-                "train_folds must name folds from 0 to folds − 1",
+                trained.is_none_or(|folds| {
+                    let each: BTreeSet<usize> = folds.iter().copied().collect();
+                    let inside = each.iter().all(|fold| *fold < self.folds);
+                    inside && !each.is_empty() && each.len() == folds.len()
+                }),
+                "train_folds must name folds from 0 to folds − 1, each once",
             ),
             (
                 self.stage == 2 || self.region == Region::Whole,
@@ -55,7 +81,7 @@ impl Recipe {
                 "prior = true needs region = \"roi\"",
             ),
             (
-                !self.windows_hu.is_empty() && self.windows_hu.iter().all(|w| w.low_hu < w.high_hu),
+                !self.windows_hu.is_empty() && self.windows_hu.iter().all(is_window),
                 "windows_hu needs at least one [low, high] with low < high",
             ),
             (
@@ -71,6 +97,43 @@ impl Recipe {
                     && self.jitter.grow_mm >= 0.0
                     && (0.0..=1.0).contains(&self.jitter.drop_prior),
                 "roi.margin_mm and jitter must not be negative, jitter.drop_prior at most 1",
+            ),
+        ]
+    }
+
+    /// Numbers beyond which memory or arithmetic ends.
+    fn bounds(&self) -> [Check; 6] {
+        let training = &self.training;
+        let voxels = |all: usize, side: &usize| all.checked_mul(*side);
+        let voxels = training.patch_size.sides().iter().try_fold(1, voxels);
+        [
+            (
+                training.epochs <= MOST_EPOCHS,
+                "training.epochs must be at most 1000000",
+            ),
+            (
+                training.batch_size.max(training.micro_batches) <= MOST_IN_A_BATCH,
+                "training.batch_size and micro_batches must be at most 4096",
+            ),
+            (
+                voxels.is_some_and(|voxels| voxels <= MOST_VOXELS),
+                "training.patch_size must have sides up to 4096, and at most 2^28 voxels in all",
+            ),
+            (
+                training
+                    .patches_per_epoch
+                    .is_none_or(|count| count <= MOST_PATCHES),
+                "training.patches_per_epoch must be at most 100000000",
+            ),
+            (
+                training.cache_mb <= MOST_CACHE_MB,
+                "training.cache_mb must be at most 1073741824",
+            ),
+            (
+                (0.0..=1.0).contains(&self.roi.smallest_component)
+                    && self.jitter.shift_mm.is_finite()
+                    && self.jitter.grow_mm.is_finite(),
+                "roi.smallest_component must lie in [0, 1], and jitter be finite",
             ),
         ]
     }
@@ -95,23 +158,88 @@ impl Recipe {
     fn nnunet_problem(&self) -> Option<&'static str> {
         let nnunet = self.nnunet.as_ref()?;
         nnunet.problem().or_else(|| {
-            failing(&[
-                (
-                    !nnunet.mirror_axes.contains(&0) || self.network.dimensions() != 2,
-                    "nnunet.mirror_axes: slices have the axes 1 and 2",
-                ),
-                (
-                    self.spacing_mm
-                        .iter()
-                        .all(|mm| (0.01..=1000.0).contains(mm)),
-                    "spacing_mm must lie between 0.01 and 1000",
-                ),
-            ])
+            failing(&[(
+                !nnunet.mirror_axes.contains(&0) || self.network.dimensions() != 2,
+                "nnunet.mirror_axes: slices have the axes 1 and 2",
+            )])
         })
     }
+}
+
+fn is_window(window: &Window) -> bool {
+    window.low_hu.is_finite() && window.high_hu.is_finite() && window.low_hu < window.high_hu
 }
 
 fn failing(checks: &[Check]) -> Option<&'static str> {
     let mut failing = checks.iter().filter(|(holds, _)| !holds);
     failing.next().map(|(_, problem)| *problem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(settings: &[(&str, &str)]) {
+        for (setting, expected) in settings {
+            let error = Recipe::named("1", &[(*setting).to_owned()]).unwrap_err();
+            let error = error.to_string();
+            assert!(
+                error.contains(expected) && !error.contains('\n'),
+                "{expected}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn numbers_that_nothing_can_hold_are_refused() {
+        const HUGE: &str = "4611686018427387904";
+        let huge = |key: &str| format!("{key}={HUGE}");
+        for (key, expected) in [
+            ("folds", "folds must be 1 to 1000"),
+            ("training.batch_size", "batch_size"),
+            ("training.micro_batches", "micro_batches"),
+            ("training.epochs", "epochs"),
+            ("training.patches_per_epoch", "patches_per_epoch"),
+            ("training.cache_mb", "cache_mb"),
+        ] {
+            refused(&[(huge(key).as_str(), expected)]);
+        }
+        refused(&[
+            ("training.patch_size=[1000000, 1000000]", "patch_size"),
+            ("spacing_mm=[1e-9, 1, 1]", "spacing_mm"),
+            ("spacing_mm=[nan, 1, 1]", "spacing_mm"),
+            ("windows_hu=[[-inf, 5]]", "windows_hu"),
+            ("train_folds=[0, 0]", "each once"),
+            ("jitter.shift_mm=inf", "jitter"),
+        ]);
+    }
+
+    #[test]
+    fn networks_that_cannot_be_are_refused() {
+        refused(&[
+            ("network.widths=[16385, 4]", "network.widths"),
+            (
+                "network={kind='resenc2d', widths=[4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4]}",
+                "2 to 10 levels",
+            ),
+            (
+                "network={kind='unet2_5d', neighbours=9223372036854775807}",
+                "network.neighbours",
+            ),
+        ]);
+        let ten = "network={kind='resenc2d', widths=[4, 4, 4, 4, 4, 4, 4, 4, 4, 4]}";
+        let recipe = Recipe::named("1", &[ten.to_owned()]).unwrap();
+        assert_eq!(recipe.network.multiple(), [1, 512, 512]);
+    }
+
+    #[test]
+    fn deep_and_many_keys_are_one_error() {
+        let deep = format!("a{}=1", ".a".repeat(60_000));
+        refused(&[(deep.as_str(), "a key of 60001 parts")]);
+        let text: String = (0..20_000).map(|key| format!("k{key} = 1\n")).collect();
+        let error = Recipe::parsed(&text, "r.toml", &[])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("r.toml") && error.len() < 2000, "{error}");
+    }
 }

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use ctseg_base::atomic_file::{sync_folder, synced_copy};
 use ctseg_base::{Error, Result};
 use ctseg_engine::weights::{
-    HostTensor, NamedTensors, below_prefix, prefixed, read_tensors, write_tensors,
+    HostTensor, NamedTensors, below_prefix, elements_of, prefixed, read_tensors, write_tensors,
 };
 
 /// A training's state: weights, optimiser, progress. In `best` the weights are those that were validated
@@ -56,8 +57,7 @@ impl CheckpointFolder {
             // A second name for the old file first, then the new file over its first name.
             let spare = self.0.join(".ctseg-previous");
             let _ = std::fs::remove_file(&spare);
-            let linked = std::fs::hard_link(&last, &spare)
-                .or_else(|_| std::fs::copy(&last, &spare).map(drop));
+            let linked = std::fs::hard_link(&last, &spare).or_else(|_| synced_copy(&last, &spare));
             linked.map_err(Error::io(&spare, "keep the previous checkpoint as"))?;
             std::fs::rename(&spare, self.previous()).map_err(Error::io(
                 self.previous(),
@@ -117,6 +117,7 @@ impl CheckpointFolder {
             &last,
             "put the previous checkpoint in the place of",
         ))?;
+        sync_folder(&self.0)?;
         warn(&format!(
             "{damaged}; going on from the checkpoint before it, {}",
             before.progress.place()
@@ -188,9 +189,7 @@ impl Checkpoint {
         let head: BytesHead = serde_json::from_slice(head).map_err(|_| foreign())?;
         let mut tensors = |shapes: Vec<(String, Vec<usize>)>| -> Result<NamedTensors> {
             let tensor = |(name, shape): (String, Vec<usize>)| {
-                let count = shape
-                    .iter()
-                    .try_fold(4usize, |n, side| n.checked_mul(*side));
+                let count = elements_of(&shape).map(|numbers| 4 * numbers);
                 let taken = count.and_then(|count| values.split_at_checked(count));
                 let (own, others) = taken.ok_or_else(foreign)?;
                 values = others;

@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::dataset::GivenSplits;
 use crate::dataset::content::DatasetContent;
 use ctseg_base::atomic_file::write_bytes_atomically;
+use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result};
 
 /// In a run's folder, [`RunData::content`].
@@ -74,7 +75,7 @@ fn read_content(run: &Path) -> Result<Option<DatasetContent>> {
     if !path.exists() {
         return Ok(None);
     }
-    let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "read"))?;
+    let text = read_text(&path).map_err(Error::io(&path, "read"))?;
     let content = serde_json::from_str(&text).map_err(|error| {
         Error::file(
             &path,

@@ -1,6 +1,6 @@
 //! The folder of one training run: recipe, data, metrics, log, checkpoints.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
@@ -13,8 +13,9 @@ use super::tracker::{EpochRecord, RunIdentity, Tracker};
 use crate::dataset::Reading;
 use crate::recipe::Recipe;
 use ctseg_base::atomic_file::{create_folder, write_bytes_atomically};
+use ctseg_base::temp_files::remove_leftovers_below;
 use ctseg_base::text::file::read_text;
-use ctseg_base::{Error, Result};
+use ctseg_base::{Error, Result, regular_file};
 
 /// Where a run folder has its pictures.
 pub const PLOTS: &str = "plots";
@@ -93,9 +94,11 @@ impl RunFolder {
         write_recipe(&self.path, recipe)
     }
 
-    /// The folder of an earlier run, to go on with, and what it was started with.
+    /// The folder of an earlier run, to go on with, and what it was started with. What a killed process left there under
+    /// temporary names is removed.
     pub fn resume(path: &Path) -> Result<(Self, Recipe, RunSettings)> {
         let (recipe, settings) = Self::read(path)?;
+        remove_leftovers_below(path);
         let run = Self::opened(path.to_path_buf(), settings.parent.clone())?;
         Ok((run, recipe, settings))
     }
@@ -118,7 +121,8 @@ impl RunFolder {
 
     fn opened(path: PathBuf, parent: Option<String>) -> Result<Self> {
         let file = path.join(history::FILE);
-        let torn = std::fs::read(&file).is_ok_and(|text| text.last().is_some_and(|b| *b != b'\n'));
+        let torn =
+            regular_file::read(&file).is_ok_and(|text| text.last().is_some_and(|b| *b != b'\n'));
         let mut metrics = append_to(&file)?;
         if torn {
             metrics
@@ -241,9 +245,50 @@ fn write_settings(run: &Path, settings: &RunSettings) -> Result<()> {
 }
 
 fn append_to(path: &Path) -> Result<File> {
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .map_err(Error::io(path, "append to"))
+    regular_file::append_to(path).map_err(Error::io(path, "append to"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ctseg_base::process::id::ProcessId;
+
+    #[test]
+    fn a_resumed_run_keeps_nothing_that_a_killed_process_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = folder.path();
+        let settings = RunSettings {
+            dataset: "data".into(),
+            data_root: None,
+            model: "model".into(),
+            seed: 1,
+            from: None,
+            stage1_sha256: None,
+            ctseg_version: String::new(),
+            engine: String::new(),
+            parent: None,
+            reading: Reading::default(),
+        };
+        write_recipe(run, &Recipe::named("1", &[]).unwrap()).unwrap();
+        write_settings(run, &settings).unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let own = ProcessId::own().to_string();
+        let [before, after] = [std::process::id(), child.id()].map(|id| format!("-{id}-"));
+        child.wait().unwrap();
+        let dead = format!(".ctseg-{}-abcdef", own.replace(&before, &after));
+        let file = |name: &str| {
+            let path = run.join("checkpoints/fold_0").join(name);
+            write_bytes_atomically(&path, b"half").unwrap();
+            path
+        };
+        let stays = [
+            file("last.safetensors"),
+            file(&format!(".ctseg-{own}-abcdef")),
+        ];
+        let goes = [file(&dead), file(&format!("{dead}g/inside"))];
+        RunFolder::resume(run).unwrap();
+        assert!(stays.iter().all(|path| path.exists()), "{stays:?}");
+        assert!(goes.iter().all(|path| !path.exists()), "{goes:?}");
+        assert!(!goes[1].parent().unwrap().exists());
+    }
 }

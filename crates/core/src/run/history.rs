@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::checkpoint::Ended;
 use super::tracker::EpochRecord;
 use super::validation::Validation;
-use ctseg_base::{Error, Result};
+use ctseg_base::{Error, Result, regular_file};
 
 /// The file's name in a run folder.
 pub const FILE: &str = "metrics.jsonl";
@@ -127,7 +127,7 @@ pub fn read(run: &Path) -> Result<History> {
     if !path.exists() {
         return Ok(History::new());
     }
-    let bytes = std::fs::read(&path).map_err(Error::io(&path, "read"))?;
+    let bytes = regular_file::read(&path).map_err(Error::io(&path, "read"))?;
     let mut history = History::new();
     let text = String::from_utf8_lossy(&bytes);
     for line in text.trim_start_matches('\u{feff}').lines() {

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use ctseg_base::atomic_file::{create_folder, write_bytes_atomically};
 use ctseg_base::process::id::ProcessId;
-use ctseg_base::{Error, Result};
+use ctseg_base::text::file::read_text;
+use ctseg_base::{Error, Result, regular_file};
 
 /// How long the others may take to begin.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -37,7 +38,7 @@ pub fn handed_on(
     // Who asked before may be of an earlier meeting; who still wants to know asks again.
     clear(folder, size);
     let asked = waited_for(folder, size, || {
-        let names = (1..size).map(|rank| std::fs::read_to_string(path(rank)).ok());
+        let names = (1..size).map(|rank| read_text(&path(rank)).ok());
         Ok(names.collect::<Option<Vec<String>>>())
     })?;
     let bytes = bytes()?;
@@ -69,7 +70,7 @@ fn answer_of(asked: &[String], bytes: &[u8]) -> Vec<u8> {
 
 /// The bytes, where the answer is for this process.
 fn answered(path: &Path, rank: usize, own: &str) -> Option<Vec<u8>> {
-    let answer = std::fs::read(path).ok()?;
+    let answer = regular_file::read(path).ok()?;
     let end = answer.windows(2).position(|two| two == b"\n\n")?;
     let asked = std::str::from_utf8(&answer[..end]).ok()?;
     (asked.lines().nth(rank - 1) == Some(own)).then(|| answer[end + 2..].to_vec())

@@ -6,6 +6,7 @@ use tch::Tensor;
 use torch_sys::C_tensor;
 
 use crate::distributed::process_group::Team;
+use ctseg_base::cancel::guarded;
 use ctseg_base::{Error, Result};
 
 /// See `CtsegLayer` in `shim/api.h`.
@@ -104,6 +105,23 @@ pub(super) fn pointers(tensors: &[Tensor]) -> Vec<*const C_tensor> {
     tensors.iter().map(Tensor::as_ptr).collect()
 }
 
+/// The pointers of lists that the shim walks side by side, and how many there are in each.
+///
+/// # Errors
+/// Lists of different lengths: the shim would read beyond the end of the shorter ones.
+pub(super) fn equal_lists<const N: usize>(
+    lists: [&[Tensor]; N],
+) -> Result<([Vec<*const C_tensor>; N], c_int)> {
+    let lengths = lists.map(<[Tensor]>::len);
+    let first = lengths.first().copied().unwrap_or(0);
+    match c_int::try_from(first) {
+        Ok(count) if lengths == [first; N] => Ok((lists.map(pointers), count)),
+        _ => Err(Error::invalid(format!(
+            "internal: lists of {lengths:?} tensors for libtorch; expected equally many in each"
+        ))),
+    }
+}
+
 pub(super) fn conv_block(
     x: &Tensor,
     layers: &[RawLayer],
@@ -177,12 +195,22 @@ pub(super) fn with_shared_norms<T>(team: &Team, work: impl FnOnce() -> Result<T>
         team,
         fault: Ok(()),
     };
-    // SAFETY: what the shim holds on to lives until it is taken away again below.
+    // SAFETY: what the shim holds on to lives until `Shared` takes it away again, also where `work` panics.
     unsafe { ctseg_share_norms(Some(add_up), (&raw mut sharing).cast()) };
+    let shared = Shared;
     let done = work();
-    // SAFETY: nothing is held on to any more.
-    unsafe { ctseg_share_norms(None, std::ptr::null_mut()) };
+    drop(shared);
     sharing.fault.and(done)
+}
+
+/// While it lives, the shim's batch normalisations are shared.
+struct Shared;
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // SAFETY: nothing is held on to any more.
+        unsafe { ctseg_share_norms(None, std::ptr::null_mut()) };
+    }
 }
 
 /// See [`AddUp`].
@@ -196,7 +224,8 @@ unsafe extern "C" fn add_up(sums: *mut c_double, count: c_longlong, context: *mu
         let sums = std::slice::from_raw_parts_mut(sums, count);
         (sums, &mut *context.cast::<Sharing>())
     };
-    let added = sharing.team.sum_f64(sums);
+    // A panic may not unwind into C++.
+    let added = guarded(|| sharing.team.sum_f64(sums));
     if sharing.fault.is_ok() {
         sharing.fault = added;
     }
@@ -205,18 +234,10 @@ unsafe extern "C" fn add_up(sums: *mut c_double, count: c_longlong, context: *mu
 /// Follows `tensors` back through their graph at once, with a gradient of the same shape each, into the
 /// parameters.
 pub(super) fn backward(tensors: &[Tensor], gradients: &[Tensor]) -> Result<()> {
-    debug_assert!(tensors.len() == gradients.len());
-    let (roots, along) = (pointers(tensors), pointers(gradients));
+    let ([roots, along], count) = equal_lists([tensors, gradients])?;
     let mut error = std::ptr::null_mut();
     // SAFETY: the tensors outlive the call, and the lists are equally long.
-    let status = unsafe {
-        ctseg_backward(
-            roots.as_ptr(),
-            along.as_ptr(),
-            roots.len() as c_int,
-            &raw mut error,
-        )
-    };
+    let status = unsafe { ctseg_backward(roots.as_ptr(), along.as_ptr(), count, &raw mut error) };
     checked(status, error)
 }
 
@@ -241,4 +262,112 @@ pub(super) fn cuda_has_bf16() -> bool {
 pub fn knows_cuda() -> bool {
     // SAFETY: asks for a property; exceptions are caught there.
     unsafe { ctseg_knows_cuda() != 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tch::{Device, Kind};
+
+    use super::*;
+    use crate::distributed::process_group::Collective;
+
+    /// Counts the sums that are asked of it.
+    struct Counting(AtomicUsize);
+
+    impl Collective for Counting {
+        fn sum_f32(&self, _values: &mut [f32]) -> Result<()> {
+            Ok(())
+        }
+
+        fn sum_f64(&self, _values: &mut [f64]) -> Result<()> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }
+
+        fn broadcast(&self, _bytes: &mut [u8]) -> Result<()> {
+            Ok(())
+        }
+
+        fn end(&self) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    fn ones(shape: &[i64]) -> Tensor {
+        Tensor::ones(shape, (Kind::Float, Device::Cpu))
+    }
+
+    /// A convolution of one channel into four and a batch normalisation with `values`.
+    fn computed(mode: Mode, dimensions: c_int, values: &Tensor) -> Result<Tensor> {
+        let (x, weight) = (ones(&[2, 1, 3, 4]), ones(&[4, 1, 1, 1]));
+        let layer = RawLayer {
+            weight: weight.as_ptr(),
+            bias: std::ptr::null(),
+            gamma: values.as_ptr(),
+            beta: values.as_ptr(),
+            mean: values.as_ptr(),
+            variance: values.as_ptr(),
+            norm: 1,
+            groups: 0,
+            dimensions,
+            stride: [1; 3],
+            padding: [0; 3],
+            momentum: 0.1,
+            epsilon: 1e-5,
+            slope: 1.0,
+        };
+        conv_block(&x, &[layer], mode, false)
+    }
+
+    #[test]
+    fn norms_are_shared_until_the_work_ends_or_panics() {
+        let counting = Arc::new(Counting(AtomicUsize::new(0)));
+        let team = Team::of((0, 2), counting.clone(), |_| {}).unwrap();
+        let sums = || counting.0.load(Ordering::Relaxed);
+        let before = sums();
+        let batch_norm = || computed(Mode::Look, 2, &ones(&[4]));
+        with_shared_norms(&team, batch_norm).unwrap();
+        let shared = sums();
+        assert!(shared > before);
+        let panics = || with_shared_norms::<()>(&team, || panic!("out of memory"));
+        assert!(catch_unwind(AssertUnwindSafe(panics)).is_err());
+        batch_norm().unwrap();
+        assert_eq!(sums(), shared, "the norms are still shared");
+        team.part();
+        team.end().unwrap();
+    }
+
+    #[test]
+    fn lists_of_different_lengths_are_refused() {
+        let two = [ones(&[1]), ones(&[1])];
+        let refused = [
+            backward(&two, &two[..1]).unwrap_err(),
+            equal_lists([&two[..1], &two, &two]).unwrap_err(),
+        ];
+        for error in refused {
+            assert!(error.to_string().contains("equally many"), "{error}");
+        }
+        assert_eq!(equal_lists([&two, &two]).unwrap().1, 2);
+    }
+
+    #[test]
+    fn a_layer_of_the_wrong_size_is_refused() {
+        let refused = |dimensions, values: &Tensor| {
+            let result = computed(Mode::Inference, dimensions, values);
+            result.unwrap_err().to_string()
+        };
+        // One value would do for its neighbours too, and be read beyond its end.
+        let short = refused(2, &ones(&[1]));
+        assert!(
+            short.contains("4 channels") && short.contains("found 1"),
+            "{short}"
+        );
+        let wide = refused(4, &ones(&[4]));
+        assert!(wide.contains("4 dimensions"), "{wide}");
+        computed(Mode::Inference, 2, &ones(&[4])).unwrap();
+    }
 }

@@ -198,7 +198,7 @@ impl<'a> Int8Ops<'a> {
         let mut int8 = Vec::with_capacity(layers.len());
         for (layer, tensors) in layers.iter().zip(&tensors) {
             let conv = &layer.conv;
-            let one = tensors.raw(&conv.stride, &conv.padding, layer.slope());
+            let one = tensors.raw(&conv.stride, &conv.padding, layer.slope())?;
             let index = self.next.fetch_add(1, Ordering::Relaxed);
             int8.push(quantised.layer(index, &shape, &one)?);
             raw.push(one);

@@ -111,13 +111,20 @@ impl LayerTensors {
         self.weight.size()[0]
     }
 
-    pub fn raw(&self, stride: &[usize], padding: &[usize], slope: f64) -> RawLayer {
+    /// # Errors
+    /// More dimensions than the shim has room for, or not as many of `padding` as of `stride`.
+    pub fn raw(&self, stride: &[usize], padding: &[usize], slope: f64) -> Result<RawLayer> {
+        if !(1..=3).contains(&stride.len()) || padding.len() != stride.len() {
+            return Err(Error::invalid(format!(
+                "internal: a convolution with strides {stride:?} and padding {padding:?}; expected 1 to 3 of each"
+            )));
+        }
         let pointer =
             |tensor: &Option<Tensor>| tensor.as_ref().map_or(std::ptr::null(), Tensor::as_ptr);
         let three = |values: &[usize]| {
             std::array::from_fn(|axis| values.get(axis).map_or(0, |value| *value as i64))
         };
-        RawLayer {
+        Ok(RawLayer {
             weight: self.weight.as_ptr(),
             bias: pointer(&self.bias),
             gamma: pointer(&self.norm[0]),
@@ -132,7 +139,7 @@ impl LayerTensors {
             momentum: self.momentum,
             epsilon: self.epsilon,
             slope,
-        }
+        })
     }
 }
 
@@ -149,7 +156,7 @@ impl<const R: usize> Ops<R> for TorchOps {
                 let conv = &layer.conv;
                 tensors.raw(&conv.stride, &conv.padding, layer.slope())
             })
-            .collect();
+            .collect::<Result<_>>()?;
         let frozen = |layer: &LayerTensors| !layer.weight.requires_grad();
         if self.mode != Mode::Inference && tensors.iter().all(frozen) {
             // As in use: running statistics are kept, and nothing is for the way back.
@@ -176,7 +183,7 @@ impl<const R: usize> Ops<R> for TorchOps {
             momentum: 0.0,
             epsilon: 0.0,
         };
-        let raw = tensors.raw(&conv.stride, &conv.padding, 1.0);
+        let raw = tensors.raw(&conv.stride, &conv.padding, 1.0)?;
         ffi::conv_block(&x.0, &[raw], self.mode, false).map(SharedTensor)
     }
 

@@ -5,7 +5,7 @@ use std::ffi::{c_char, c_double, c_int};
 use tch::Tensor;
 use torch_sys::C_tensor;
 
-use super::ffi::{checked, pointers};
+use super::ffi::{checked, equal_lists, pointers};
 use super::ops::failed;
 use crate::optim::{ALPHA, OptimiserConfig, OptimiserKind};
 use crate::weights::NamedTensors;
@@ -87,8 +87,7 @@ struct AdamStep {
 }
 
 fn adam(parameters: &[Tensor], first: &[Tensor], second: &[Tensor], step: &AdamStep) -> Result<()> {
-    debug_assert!(parameters.len() == first.len() && first.len() == second.len());
-    let (all, m, v) = (pointers(parameters), pointers(first), pointers(second));
+    let ([all, m, v], count) = equal_lists([parameters, first, second])?;
     let mut error = std::ptr::null_mut();
     // SAFETY: the tensors outlive the call, and the three lists are equally long.
     let status = unsafe {
@@ -96,7 +95,7 @@ fn adam(parameters: &[Tensor], first: &[Tensor], second: &[Tensor], step: &AdamS
             all.as_ptr(),
             m.as_ptr(),
             v.as_ptr(),
-            all.len() as c_int,
+            count,
             step.divide_by,
             step.step,
             step.rate,
@@ -122,15 +121,14 @@ struct SgdStep {
 }
 
 fn sgd(parameters: &[Tensor], velocity: &[Tensor], step: &SgdStep) -> Result<()> {
-    debug_assert!(parameters.len() == velocity.len());
-    let (all, buffers) = (pointers(parameters), pointers(velocity));
+    let ([all, buffers], count) = equal_lists([parameters, velocity])?;
     let mut error = std::ptr::null_mut();
     // SAFETY: as above.
     let status = unsafe {
         ctseg_sgd(
             all.as_ptr(),
             buffers.as_ptr(),
-            all.len() as c_int,
+            count,
             step.divide_by,
             c_int::from(step.first_step),
             step.rate,
@@ -153,15 +151,14 @@ struct RmsPropStep {
 }
 
 fn rmsprop(parameters: &[Tensor], square: &[Tensor], step: &RmsPropStep) -> Result<()> {
-    debug_assert!(parameters.len() == square.len());
-    let (all, squares) = (pointers(parameters), pointers(square));
+    let ([all, squares], count) = equal_lists([parameters, square])?;
     let mut error = std::ptr::null_mut();
     // SAFETY: as above.
     let status = unsafe {
         ctseg_rmsprop(
             all.as_ptr(),
             squares.as_ptr(),
-            all.len() as c_int,
+            count,
             step.divide_by,
             step.rate,
             step.alpha,

@@ -100,8 +100,11 @@ impl Default for UnetConfig {
 /// Groups of a group normalisation where a recipe says nothing.
 const GROUPS: usize = 8;
 
+/// More levels than this halve any patch to nothing.
+const MOST_LEVELS: usize = 10;
+
 /// Blocks per level of a residual encoder where a recipe says nothing (nnU-Net's `ResEnc` presets).
-const BLOCKS: [usize; 8] = [1, 3, 4, 6, 6, 6, 6, 6];
+const BLOCKS: [usize; MOST_LEVELS] = [1, 3, 4, 6, 6, 6, 6, 6, 6, 6];
 
 /// Sides of kernels and strides beyond these are mistakes.
 const LARGEST_KERNEL: usize = 9;
@@ -208,6 +211,7 @@ impl UnetConfig {
             multiple[3 - axes + axis] = match &self.strides {
                 Some(strides) => strides
                     .iter()
+                    .take(MOST_LEVELS)
                     .map(|stride| {
                         stride
                             .get(axis)
@@ -216,7 +220,7 @@ impl UnetConfig {
                             .clamp(1, LARGEST_STRIDE)
                     })
                     .product(),
-                None => 1 << self.widths.len().saturating_sub(1),
+                None => 1 << self.widths.len().saturating_sub(1).min(MOST_LEVELS),
             };
         }
         multiple
@@ -227,9 +231,9 @@ impl UnetConfig {
         let usable = widths
             .iter()
             .all(|width| (1..=MOST_CHANNELS).contains(width));
-        if !(2..=10).contains(&widths.len()) || !usable {
+        if !(2..=MOST_LEVELS).contains(&widths.len()) || !usable {
             return Err(Error::invalid(format!(
-                "network.widths = {widths:?} is not usable; expected 2 to 10 levels, each with 1 to {MOST_CHANNELS} channels"
+                "network.widths = {widths:?} is not usable; expected 2 to {MOST_LEVELS} levels, each with 1 to {MOST_CHANNELS} channels"
             )));
         }
         if !(0.0..1.0).contains(&self.dropout) {

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::blocks::burn_ops::BurnOps;
 use ctseg_base::{Error, Result};
+use plan::Plan;
 
 /// The network of a stage, as written under `[network]` in its recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -67,15 +68,34 @@ impl NetworkConfig {
                 "a network needs at least one input channel and one structure; got {channels} and {structures}"
             )));
         }
-        self.check_neighbours()?;
-        let axes = self.dimensions();
-        let residual = matches!(self, Self::ResEnc2d(_) | Self::ResEnc3d(_));
-        let plan = self.config().plan(axes, residual)?;
+        let plan = self.plan()?;
         let channels = channels * self.seen_slices();
-        Ok(match axes {
+        Ok(match self.dimensions() {
             2 => Network::Slices(Unet::new(&plan, channels, structures, device)),
             _ => Network::Volumes(Unet::new(&plan, channels, structures, device)),
         })
+    }
+
+    /// What no network can have, if anything.
+    pub fn problem(&self) -> Option<String> {
+        self.plan().err().map(|error| error.to_string())
+    }
+
+    /// How many trained parameters the network has with `channels` input channels and `structures` output maps, without
+    /// making any of them.
+    ///
+    /// # Errors
+    /// As [`NetworkConfig::init`].
+    pub fn parameters(&self, channels: usize, structures: usize) -> Result<u64> {
+        let plan = self.plan()?;
+        let channels = channels.saturating_mul(self.seen_slices());
+        Ok(plan.parameters(channels as u64, structures as u64))
+    }
+
+    fn plan(&self) -> Result<Plan> {
+        self.check_neighbours()?;
+        let residual = matches!(self, Self::ResEnc2d(_) | Self::ResEnc3d(_));
+        self.config().plan(self.dimensions(), residual)
     }
 
     /// The same network with every setting written out, for programs that do not know the defaults.

@@ -1,6 +1,6 @@
 //! What a U-Net is built from.
 
-use crate::blocks::LayerSettings;
+use crate::blocks::{LayerSettings, NormKind};
 
 /// What is built: the settings with nothing left open.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,4 +21,86 @@ pub(super) struct Plan {
     pub dropout: f64,
     pub attention: bool,
     pub deep_supervision: bool,
+}
+
+/// Convolutions one after the other: the first from `from` channels to `to`, the others from those on.
+fn convolutions(count: usize, [from, to]: [u64; 2], voxels: u64) -> u64 {
+    let later = (count as u64).saturating_sub(1);
+    convolution([from, to], voxels)
+        .saturating_add(later.saturating_mul(convolution([to, to], voxels)))
+}
+
+/// A convolution and the two factors per channel of its normalisation.
+fn convolution([from, to]: [u64; 2], voxels: u64) -> u64 {
+    let weights = from.saturating_mul(to).saturating_mul(voxels);
+    weights.saturating_add(2 * to)
+}
+
+/// Weights and biases of a convolution without normalisation.
+fn with_biases(from: u64, to: u64, voxels: u64) -> u64 {
+    let weights = from.saturating_mul(to).saturating_mul(voxels);
+    weights.saturating_add(to)
+}
+
+fn voxels(sides: &[usize]) -> u64 {
+    sides.iter().map(|side| *side as u64).product()
+}
+
+impl Plan {
+    /// Trained parameters of the network: what [`Unet::new`](super::Unet) would make, counted.
+    pub fn parameters(&self, channels: u64, structures: u64) -> u64 {
+        let widths: Vec<u64> = self.widths.iter().map(|width| *width as u64).collect();
+        let kernel = |level: usize| voxels(&self.kernels[level]);
+        let head = |level: usize| with_biases(widths[level], structures, 1);
+        let mut sum = head(0);
+        let mut add = |parameters: u64| sum = sum.saturating_add(parameters);
+        if self.blocks.is_some() {
+            add(convolution([channels, widths[0]], kernel(0)));
+        }
+        for level in 0..widths.len() {
+            let first = if self.blocks.is_some() {
+                widths[0]
+            } else {
+                channels
+            };
+            let from = if level == 0 { first } else { widths[level - 1] };
+            add(self.encoder_level(level, [from, widths[level]], kernel(level)));
+        }
+        for level in 1..widths.len() {
+            let (below, width) = (widths[level], widths[level - 1]);
+            add(with_biases(below, width, voxels(&self.strides[level])));
+            let count = self.decoder_convolutions[level - 1];
+            add(convolutions(count, [2 * width, width], kernel(level - 1)));
+            if self.attention {
+                add(self.gate(width));
+            }
+            let is_supervised = self.deep_supervision && level + 2 < widths.len();
+            if is_supervised {
+                add(head(level));
+            }
+        }
+        sum
+    }
+
+    fn encoder_level(&self, level: usize, [from, to]: [u64; 2], voxels: u64) -> u64 {
+        let Some(blocks) = &self.blocks else {
+            return convolutions(self.convolutions[level], [from, to], voxels);
+        };
+        // Of the first block leads a convolution around it where the channels change.
+        let skip = if from == to {
+            0
+        } else {
+            convolution([from, to], 1)
+        };
+        convolutions(2 * blocks[level], [from, to], voxels).saturating_add(skip)
+    }
+
+    fn gate(&self, width: u64) -> u64 {
+        let inner = (width / 2).max(1);
+        let map = match self.settings.norm {
+            NormKind::Batch => convolution([inner, 1], 1),
+            NormKind::Instance | NormKind::Group => with_biases(inner, 1, 1),
+        };
+        (2 * convolution([width, inner], 1)).saturating_add(map)
+    }
 }

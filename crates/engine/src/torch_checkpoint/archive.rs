@@ -1,17 +1,19 @@
 //! The archive: its pickle, and tensors' elements as they lie in it.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{bf16, f16};
-use zip::{CompressionMethod, ZipArchive};
+use zip::ZipArchive;
 
+use super::budget::Budget;
+use super::entries::{Archive, check_end, entry, part};
 use super::pickle::unpickled;
 use super::value::{Id, Node, TensorView, Value, Values};
-use crate::weights::HostTensor;
-use ctseg_base::{Error, Result, pointer_file};
+use crate::weights::{HostTensor, NamedTensors, elements_of};
+use ctseg_base::unzip::check_overlaps;
+use ctseg_base::{Error, Result, pointer_file, regular_file};
 
 /// The pickle of a checkpoint with optimiser and logs is some megabytes.
 const LONGEST_PICKLE: u64 = 64 << 20;
@@ -19,7 +21,8 @@ const LONGEST_PICKLE: u64 = 64 << 20;
 /// A file of `torch.save`, open for reading.
 pub struct TorchFile {
     path: PathBuf,
-    archive: ZipArchive<BufReader<File>>,
+    length: u64,
+    archive: Archive,
     /// The folder that everything in the archive lies in.
     prefix: String,
     values: Values,
@@ -27,13 +30,15 @@ pub struct TorchFile {
 }
 
 /// A tensor of the file that has not been read.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredTensor {
     kind: &'static str,
-    key: String,
-    /// In elements.
-    offset: u64,
-    pub shape: Vec<u64>,
+    /// The name of its storage.
+    key: Id,
+    /// Where in the storage its bytes are.
+    begin: u64,
+    bytes: u64,
+    pub shape: Vec<usize>,
 }
 
 impl TorchFile {
@@ -51,11 +56,13 @@ impl TorchFile {
                 ),
             )
         };
-        let file = File::open(path).map_err(Error::io(path, "open"))?;
+        let file = regular_file::open(path).map_err(Error::io(path, "open"))?;
+        let length = file.metadata().map_err(Error::io(path, "read"))?.len();
         let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|problem| {
             let pointer = pointer_file::problem(path);
             refused(pointer.unwrap_or_else(|| format!("no zip archive ({problem})")))
         })?;
+        check_overlaps(&archive, length).map_err(refused)?;
         let names = archive
             .file_names()
             .filter_map(|name| Some(name.ok()?.into_owned()));
@@ -73,16 +80,17 @@ impl TorchFile {
                 "its numbers have their highest byte first".to_owned(),
             ));
         }
-        let (values, root) =
-            unpickled(&bytes).map_err(|problem| refused(format!("its pickle: {problem}")))?;
+        let (values, root) = unpickled(&bytes, Budget::of_file(length))
+            .map_err(|problem| refused(format!("its pickle: {problem}")))?;
         let file = Self {
             path: path.to_path_buf(),
+            length,
             archive,
             prefix,
             values,
             root,
         };
-        file.check_overlaps().map_err(refused)?;
+        file.check_storages().map_err(refused)?;
         Ok(file)
     }
 
@@ -102,27 +110,98 @@ impl TorchFile {
         self.stored(view).map_err(|problem| self.problem(&problem))
     }
 
+    /// The tensors of a dictionary by name, those whose name is `wanted`.
+    ///
+    /// # Errors
+    /// As [`TorchFile::tensor`]; names that are no text, and more of them than a file of this size can hold.
+    pub fn tensors(
+        &self,
+        node: Node,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<BTreeMap<String, StoredTensor>> {
+        let budget = &self.values.budget;
+        let mut found = BTreeMap::new();
+        let tensors = node
+            .entries()
+            .filter(|(_, value)| matches!(value.value(), Value::Tensor(_)));
+        for (name, value) in tensors {
+            let name = name
+                .text()
+                .ok_or_else(|| self.problem("it has weights whose name is no text"))?;
+            budget
+                .charge(name.len())
+                .map_err(|problem| self.problem(&problem))?;
+            if !wanted(name) {
+                continue;
+            }
+            let tensor = self.tensor(value)?;
+            budget
+                .charge(size_of::<StoredTensor>() + size_of_val(tensor.shape.as_slice()))
+                .map_err(|problem| self.problem(&problem))?;
+            found.insert(name.to_owned(), tensor);
+        }
+        Ok(found)
+    }
+
+    /// A value as JSON, see [`Node::to_json`].
+    ///
+    /// # Errors
+    /// Values that are named so often that they come to more than a file of this size can hold.
+    pub fn json(&self, node: Node) -> Result<serde_json::Value> {
+        node.to_json().map_err(|problem| self.problem(&problem))
+    }
+
+    /// The elements of several tensors as f32; what has several names is read once.
+    ///
+    /// # Errors
+    /// As [`TorchFile::read`]; more bytes than the file has, because of tensors with several names.
+    pub fn read_all(&mut self, tensors: &BTreeMap<String, StoredTensor>) -> Result<NamedTensors> {
+        let bytes = tensors
+            .values()
+            .fold(0u64, |sum, tensor| sum.saturating_add(tensor.bytes));
+        if bytes > self.length {
+            return Err(self.problem(&format!(
+                "{} weights of {bytes} bytes in all in a file of {} bytes: many names for the same tensor",
+                tensors.len(),
+                self.length
+            )));
+        }
+        let mut order: Vec<(&String, &StoredTensor)> = tensors.iter().collect();
+        order.sort_by_key(|(_, tensor)| (tensor.kind, tensor.key, tensor.begin, tensor.bytes));
+        let mut read = NamedTensors::new();
+        let mut before: Option<(&String, &StoredTensor)> = None;
+        for (name, tensor) in order {
+            let same = before.filter(|(_, other)| other.is_at(tensor));
+            let known = same.and_then(|(name, _)| read.get(name));
+            let values = match known {
+                Some(known) => known.values.clone(),
+                None => self.read(tensor)?.values,
+            };
+            let shape = tensor.shape.clone();
+            read.insert(name.clone(), HostTensor { shape, values });
+            before = Some((name, tensor));
+        }
+        Ok(read)
+    }
+
     /// The elements as f32.
     ///
     /// # Errors
-    /// A storage that is not there, is compressed or has another size than the pickle says.
+    /// A storage that ends early.
     pub fn read(&mut self, tensor: &StoredTensor) -> Result<HostTensor> {
-        let elements: u64 = tensor.shape.iter().product();
-        let width =
-            width_of(tensor.kind).ok_or_else(|| self.problem("a storage of an unknown kind"))?;
-        let name = format!("{}data/{}", self.prefix, tensor.key);
-        let bytes = part(
-            &mut self.archive,
-            &name,
-            tensor.offset * width,
-            elements * width,
-        )
-        .map_err(|problem| self.problem(&problem))?;
-        let values = converted(tensor.kind, &bytes);
+        let name = self.storage_name(tensor.key);
+        let bytes = part(&mut self.archive, &name, tensor.begin, tensor.bytes)
+            .map_err(|problem| self.problem(&problem))?;
         Ok(HostTensor {
-            shape: tensor.shape.iter().map(|side| *side as usize).collect(),
-            values,
+            shape: tensor.shape.clone(),
+            values: converted(tensor.kind, &bytes),
         })
+    }
+
+    /// A storage's name in the archive.
+    fn storage_name(&self, key: Id) -> String {
+        let key = self.values.node(key).text().unwrap_or_default();
+        format!("{}data/{key}", self.prefix)
     }
 
     fn problem(&self, what: &str) -> Error {
@@ -136,19 +215,18 @@ impl TorchFile {
         let Value::Storage { kind, key, length } = self.values.get(view.storage) else {
             return Err("a tensor without a storage".to_owned());
         };
-        let elements = view
-            .shape
-            .iter()
-            .try_fold(1u64, |all, side| all.checked_mul(*side));
+        let width = width_of(kind).ok_or("a storage of an unknown kind")?;
+        let elements = elements_of(&view.shape).map(|elements| elements as u64);
         let end = elements.and_then(|elements| elements.checked_add(view.offset));
         // No storage is so large that its bytes could not be counted.
-        let countable = length.checked_mul(WIDEST).is_some();
-        if !countable || end.is_none_or(|end| end > *length) {
+        let countable = length.checked_mul(width).is_some();
+        let (Some(elements), true) = (elements, countable && end.is_some_and(|end| end <= *length))
+        else {
             return Err(format!(
                 "a tensor of {:?} elements in a storage of {length}",
                 view.shape
             ));
-        }
+        };
         if !is_contiguous(view) {
             return Err(format!(
                 "a tensor of {:?} elements that do not lie row by row",
@@ -157,32 +235,45 @@ impl TorchFile {
         }
         Ok(StoredTensor {
             kind,
-            key: key.clone(),
-            offset: view.offset,
+            key: *key,
+            begin: view.offset * width,
+            bytes: elements * width,
             shape: view.shape.clone(),
         })
     }
 
-    /// Several names may have one tensor; tensors that share a part of their elements are no weights.
-    fn check_overlaps(&self) -> std::result::Result<(), String> {
-        let mut ranges: BTreeMap<(String, u64), u64> = BTreeMap::new();
+    /// Every tensor lies in the archive. Several names may have one tensor; tensors that share a part of their bytes are no
+    /// weights.
+    fn check_storages(&self) -> std::result::Result<(), String> {
+        let mut ranges: BTreeMap<(&str, u64), u64> = BTreeMap::new();
         for value in &self.values.all {
             let Value::Tensor(view) = value else { continue };
             let tensor = self.stored(view)?;
-            let length = tensor.shape.iter().product::<u64>();
-            let known = ranges.entry((tensor.key, tensor.offset)).or_insert(length);
-            if *known != length {
+            let key = self.values.node(tensor.key).text().unwrap_or_default();
+            let end = tensor.begin + tensor.bytes;
+            let known = ranges.entry((key, tensor.begin)).or_insert(end);
+            if *known != end {
                 return Err("tensors that overlap".to_owned());
             }
         }
         let mut before: Option<(&str, u64)> = None;
-        for ((key, offset), length) in &ranges {
-            if before.is_some_and(|(other, end)| other == key && end > *offset) {
+        for ((key, begin), end) in ranges {
+            if before.is_some_and(|(other, end)| other == key && end > begin) {
                 return Err("tensors that overlap".to_owned());
             }
-            before = Some((key, offset + length));
+            let name = format!("{}data/{key}", self.prefix);
+            check_end(&self.archive, &name, end)?;
+            before = Some((key, end));
         }
         Ok(())
+    }
+}
+
+impl StoredTensor {
+    /// Whether it has the same bytes.
+    fn is_at(&self, other: &Self) -> bool {
+        let place = |tensor: &Self| (tensor.kind, tensor.key, tensor.begin, tensor.bytes);
+        place(self) == place(other)
     }
 }
 
@@ -191,7 +282,7 @@ fn is_contiguous(view: &TensorView) -> bool {
     if view.shape.len() != view.strides.len() {
         return false;
     }
-    let mut step = 1u64;
+    let mut step = 1usize;
     for (side, stride) in view.shape.iter().zip(&view.strides).rev() {
         if *side > 1 && *stride != step {
             return false;
@@ -200,9 +291,6 @@ fn is_contiguous(view: &TensorView) -> bool {
     }
     true
 }
-
-/// Bytes of the widest element.
-const WIDEST: u64 = 8;
 
 /// Bytes of an element.
 fn width_of(kind: &str) -> Option<u64> {
@@ -231,65 +319,4 @@ fn converted(kind: &str, bytes: &[u8]) -> Vec<f32> {
         "torch CharStorage" => each(bytes, |b| f32::from(i8::from_le_bytes(b))),
         _ => each(bytes, |[b]| f32::from(b)),
     }
-}
-
-/// All bytes of an entry, which is stored as it is.
-fn entry(
-    archive: &mut ZipArchive<BufReader<File>>,
-    name: &str,
-    most: u64,
-) -> std::result::Result<Vec<u8>, String> {
-    let size = checked(archive, name)?;
-    if size > most {
-        return Err(format!("'{name}' of {size} bytes, where {most} are plenty"));
-    }
-    part(archive, name, 0, size)
-}
-
-/// `count` bytes of an entry from `from` on.
-fn part(
-    archive: &mut ZipArchive<BufReader<File>>,
-    name: &str,
-    from: u64,
-    count: u64,
-) -> std::result::Result<Vec<u8>, String> {
-    let size = checked(archive, name)?;
-    if from.checked_add(count).is_none_or(|end| end > size) {
-        return Err(format!(
-            "'{name}' has {size} bytes, {} are wanted",
-            from.saturating_add(count)
-        ));
-    }
-    let failed = |problem: &dyn std::fmt::Display| format!("'{name}' cannot be read ({problem})");
-    let mut entry = archive.by_name(name).map_err(|problem| failed(&problem))?;
-    std::io::copy(&mut entry.by_ref().take(from), &mut std::io::sink())
-        .map_err(|problem| failed(&problem))?;
-    let mut bytes = Vec::new();
-    entry
-        .take(count)
-        .read_to_end(&mut bytes)
-        .map_err(|problem| failed(&problem))?;
-    if bytes.len() as u64 != count {
-        return Err(format!(
-            "'{name}' ends after {} of {count} bytes",
-            bytes.len()
-        ));
-    }
-    Ok(bytes)
-}
-
-/// The size of an entry; PyTorch compresses nothing, so that no entry is larger than the file.
-fn checked(
-    archive: &mut ZipArchive<BufReader<File>>,
-    name: &str,
-) -> std::result::Result<u64, String> {
-    let entry = archive
-        .by_name(name)
-        .map_err(|problem| format!("'{name}' is not in it ({problem})"))?;
-    if entry.compression() != CompressionMethod::Stored || entry.size() != entry.compressed_size() {
-        return Err(format!(
-            "'{name}' is compressed, which torch.save never does"
-        ));
-    }
-    Ok(entry.size())
 }

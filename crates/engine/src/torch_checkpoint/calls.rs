@@ -2,13 +2,57 @@
 
 use super::value::{Id, TensorView, Value, Values};
 
-/// The result of the callable `name` (module and name) for `arguments`.
+/// What may be called or named, as module and name.
+pub(super) const GLOBALS: [&str; 25] = [
+    "collections OrderedDict",
+    "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_parameter",
+    "torch FloatStorage",
+    "torch DoubleStorage",
+    "torch HalfStorage",
+    "torch BFloat16Storage",
+    "torch LongStorage",
+    "torch IntStorage",
+    "torch ShortStorage",
+    "torch CharStorage",
+    "torch ByteStorage",
+    "torch BoolStorage",
+    "torch device",
+    "torch Size",
+    "numpy dtype",
+    "numpy.core.multiarray scalar",
+    "numpy._core.multiarray scalar",
+    "_codecs encode",
+    "builtins set",
+    "__builtin__ set",
+    "builtins bytearray",
+    "builtins complex",
+    "pathlib PosixPath",
+    "pathlib WindowsPath",
+];
+
+/// Tensors have no more axes (PyTorch's own limit).
+const MOST_AXES: usize = 64;
+
+/// NumPy's names of types, such as `f8`, are shorter.
+const LONGEST_TYPE: usize = 16;
+
+/// What a call gives.
+pub(super) enum Called {
+    New(Value),
+    /// One of its arguments, as it is.
+    Given(Id),
+}
+
+/// The result of the callable `name` (module and name) for `arguments`. What it copies of them is charged to the budget
+/// before: the same arguments may be given to any number of calls.
 ///
 /// # Errors
-/// The callable is not known, or it is not made for these arguments.
-pub(super) fn called(name: &str, arguments: &[Id], values: &Values) -> Result<Value, String> {
+/// The callable is not known, it is not made for these arguments, or the budget is spent.
+pub(super) fn called(name: &str, arguments: &[Id], values: &Values) -> Result<Called, String> {
     let of = |index: usize| arguments.get(index).map(|id| values.get(*id));
-    Ok(match name {
+    let given = arguments.first().map(|id| Called::Given(*id));
+    Ok(Called::New(match name {
         "collections OrderedDict" => match of(0) {
             None => Value::Dict(Vec::new()),
             Some(Value::List(pairs)) => Value::Dict(pairs_of(pairs, values)?),
@@ -16,11 +60,11 @@ pub(super) fn called(name: &str, arguments: &[Id], values: &Values) -> Result<Va
         },
         "torch._utils _rebuild_tensor_v2" => tensor(arguments, values)?,
         "torch._utils _rebuild_parameter" | "torch Size" => {
-            of(0).cloned().ok_or("a call without arguments")?
+            return given.ok_or_else(|| "a call without arguments".to_owned());
         }
-        "torch device" => of(0).cloned().unwrap_or(Value::None),
+        "torch device" => return Ok(given.unwrap_or(Called::New(Value::None))),
         "numpy dtype" => match of(0) {
-            Some(Value::Text(kind)) => Value::NumpyType(kind.clone()),
+            Some(Value::Text(kind)) if kind.len() <= LONGEST_TYPE => Value::NumpyType(kind.clone()),
             _ => return Err("a NumPy type without a name".to_owned()),
         },
         "numpy.core.multiarray scalar" | "numpy._core.multiarray scalar" => {
@@ -28,22 +72,29 @@ pub(super) fn called(name: &str, arguments: &[Id], values: &Values) -> Result<Va
         }
         "_codecs encode" => match of(0) {
             // Latin-1: a character is a byte.
-            Some(Value::Text(text)) => Value::Bytes(text.chars().map(|c| c as u8).collect()),
+            Some(Value::Text(text)) => {
+                values.budget.charge(text.len())?;
+                Value::Bytes(text.chars().map(|c| c as u8).collect())
+            }
             _ => return Err("bytes of what is no text".to_owned()),
         },
-        "builtins set" | "__builtin__ set" => of(0).cloned().unwrap_or(Value::List(Vec::new())),
-        "pathlib PosixPath" | "pathlib WindowsPath" => path(arguments, values),
+        "builtins set" | "__builtin__ set" => {
+            return Ok(given.unwrap_or(Called::New(Value::List(Vec::new()))));
+        }
+        "pathlib PosixPath" | "pathlib WindowsPath" => path(arguments, values)?,
         other => {
             return Err(format!(
                 "calls {}, which weights do not need",
                 other.replace(' ', ".")
             ));
         }
-    })
+    }))
 }
 
 /// The pairs of a list of tuples.
 fn pairs_of(list: &[Id], values: &Values) -> Result<Vec<(Id, Id)>, String> {
+    let bytes = list.len().saturating_mul(size_of::<(Id, Id)>());
+    values.budget.charge(bytes)?;
     let pair = |id: &Id| match values.get(*id) {
         Value::Tuple(pair) | Value::List(pair) if pair.len() == 2 => Ok((pair[0], pair[1])),
         _ => Err("a dictionary of what are no pairs".to_owned()),
@@ -51,9 +102,18 @@ fn pairs_of(list: &[Id], values: &Values) -> Result<Vec<(Id, Id)>, String> {
     list.iter().map(pair).collect()
 }
 
-fn path(parts: &[Id], values: &Values) -> Value {
-    let texts = parts.iter().filter_map(|id| values.node(*id).text());
-    Value::Text(texts.collect::<Vec<_>>().join("/"))
+fn path(parts: &[Id], values: &Values) -> Result<Value, String> {
+    // Of each part its length, and 1 for what joins it.
+    values.budget.charge(parts.len())?;
+    let texts = || parts.iter().filter_map(|id| values.node(*id).text());
+    let length = texts().fold(0usize, |sum, text| sum.saturating_add(text.len()));
+    values.budget.charge(length)?;
+    let mut joined = String::with_capacity(length + parts.len());
+    for (index, text) in texts().enumerate() {
+        joined += if index > 0 { "/" } else { "" };
+        joined += text;
+    }
+    Ok(Value::Text(joined))
 }
 
 /// `_rebuild_tensor_v2(storage, offset, size, stride, …)`.
@@ -62,22 +122,32 @@ fn tensor(arguments: &[Id], values: &Values) -> Result<Value, String> {
         return Err("a tensor without a shape".to_owned());
     };
     let natural = |id: Id| match values.get(id) {
-        Value::Int(value) => u64::try_from(*value).map_err(|_| "a negative size".to_owned()),
+        Value::Int(value) => usize::try_from(*value).map_err(|_| "a negative size".to_owned()),
         _ => Err("a tensor whose shape is no numbers".to_owned()),
     };
-    let all = |id: Id| match values.get(id) {
-        Value::Tuple(items) => items.iter().map(|id| natural(*id)).collect(),
-        _ => Err("a tensor whose shape is no numbers".to_owned()),
+    let all = |id: Id| -> Result<Vec<usize>, String> {
+        match values.get(id) {
+            Value::Tuple(items) if items.len() > MOST_AXES => Err(format!(
+                "a tensor of {} axes, where PyTorch has at most {MOST_AXES}",
+                items.len()
+            )),
+            Value::Tuple(items) => {
+                values.budget.charge(items.len() * size_of::<usize>())?;
+                items.iter().map(|id| natural(*id)).collect()
+            }
+            _ => Err("a tensor whose shape is no numbers".to_owned()),
+        }
     };
     if !matches!(values.get(storage), Value::Storage { .. }) {
         return Err("a tensor without a storage".to_owned());
     }
-    Ok(Value::Tensor(TensorView {
+    values.budget.charge(size_of::<TensorView>())?;
+    Ok(Value::Tensor(Box::new(TensorView {
         storage,
-        offset: natural(offset)?,
+        offset: natural(offset)? as u64,
         shape: all(shape)?,
         strides: all(strides)?,
-    }))
+    })))
 }
 
 fn numpy_scalar(kind: Option<&Value>, bytes: Option<&Value>) -> Result<Value, String> {
@@ -97,6 +167,8 @@ fn numpy_scalar(kind: Option<&Value>, bytes: Option<&Value>) -> Result<Value, St
         "i2" => Value::Int(i64::from(i16::from_le_bytes(read(bytes)?))),
         "u1" => Value::Int(i64::from(read::<1>(bytes)?[0])),
         "b1" => Value::Bool(read::<1>(bytes)? != [0]),
-        other => return Err(format!("a NumPy number of type {other}")),
+        other => {
+            return Err(format!("a NumPy number of type {}", other.escape_debug()));
+        }
     })
 }

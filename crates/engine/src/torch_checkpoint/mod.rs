@@ -3,8 +3,12 @@
 //! any other is refused by name. Writes such files too.
 
 mod archive;
+mod budget;
 mod calls;
+mod entries;
 mod pickle;
+#[cfg(test)]
+mod tests;
 mod value;
 mod write;
 

@@ -1,54 +1,31 @@
 //! The machine that a pickle is a program for (Python's `pickletools` describes it), without anything that could run code:
 //! it makes plain values, and calls nothing but the few callables named here.
 
-use super::calls::called;
+use super::budget::Budget;
+use super::calls::{Called, GLOBALS, called};
 use super::value::{Id, Value, Values};
 
-/// Values that one pickle may make; nnU-Net's have some ten thousand.
-const MOST_VALUES: usize = 4_000_000;
+/// A value that is remembered takes a key, its place and what a table keeps free.
+const MEMO_BYTES: usize = 32;
 
-/// Bytes and places that all of them hold together: a value may be asked for again and again.
-const MOST_HELD: usize = 64 << 20;
+/// Storages are numbered; no name in an archive has to be longer.
+const LONGEST_KEY: usize = 255;
 
-/// What may be called or named, as module and name.
-const GLOBALS: [&str; 25] = [
-    "collections OrderedDict",
-    "torch._utils _rebuild_tensor_v2",
-    "torch._utils _rebuild_parameter",
-    "torch FloatStorage",
-    "torch DoubleStorage",
-    "torch HalfStorage",
-    "torch BFloat16Storage",
-    "torch LongStorage",
-    "torch IntStorage",
-    "torch ShortStorage",
-    "torch CharStorage",
-    "torch ByteStorage",
-    "torch BoolStorage",
-    "torch device",
-    "torch Size",
-    "numpy dtype",
-    "numpy.core.multiarray scalar",
-    "numpy._core.multiarray scalar",
-    "_codecs encode",
-    "builtins set",
-    "__builtin__ set",
-    "builtins bytearray",
-    "builtins complex",
-    "pathlib PosixPath",
-    "pathlib WindowsPath",
-];
+/// Of names that are not known so much is shown.
+const LONGEST_NAME: usize = 80;
 
 /// What the pickle leaves behind: all values, and which of them is its result.
 ///
 /// # Errors
-/// What is wrong about the bytes, or which callable is not known.
-pub fn unpickled(bytes: &[u8]) -> Result<(Values, Id), String> {
+/// What is wrong about the bytes, which callable is not known, or that `budget` is spent.
+pub fn unpickled(bytes: &[u8], budget: Budget) -> Result<(Values, Id), String> {
     let mut machine = Machine {
         bytes,
         at: 0,
-        values: Values::default(),
-        held: 0,
+        values: Values {
+            all: Vec::new(),
+            budget,
+        },
         stack: Vec::new(),
         marks: Vec::new(),
         memo: std::collections::HashMap::new(),
@@ -61,8 +38,6 @@ struct Machine<'a> {
     bytes: &'a [u8],
     at: usize,
     values: Values,
-    /// Bytes and places in values so far.
-    held: usize,
     stack: Vec<Id>,
     marks: Vec<usize>,
     memo: std::collections::HashMap<u64, Id>,
@@ -96,6 +71,7 @@ impl<'a> Machine<'a> {
             b'X' | 0x8c | 0x8d => self.text(operation),
             b'B' | b'C' | 0x8e | b'T' | b'U' => self.raw_bytes(operation),
             b'(' => {
+                self.values.budget.charge(size_of::<usize>())?;
                 self.marks.push(self.stack.len());
                 Ok(())
             }
@@ -103,8 +79,7 @@ impl<'a> Machine<'a> {
             b'1' => self.since_mark().map(drop),
             b'2' => {
                 let top = *self.stack.last().ok_or("nothing to double")?;
-                self.stack.push(top);
-                Ok(())
+                self.push_id(top)
             }
             b')' | b't' | 0x85..=0x87 => self.tuple(operation),
             b']' | b'l' | 0x8f | b'a' | b'e' | 0x90 => self.list(operation),
@@ -158,7 +133,13 @@ impl<'a> Machine<'a> {
             0x8c => 1,
             _ => 8,
         })?;
-        let text = String::from_utf8_lossy(self.take(length)?).into_owned();
+        let bytes = self.take(length)?;
+        self.values.budget.charge(length)?;
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        // Bytes that are no text become longer ones.
+        self.values
+            .budget
+            .charge(text.len().saturating_sub(length))?;
         self.push(Value::Text(text))
     }
 
@@ -168,8 +149,9 @@ impl<'a> Machine<'a> {
             b'C' | b'U' => 1,
             _ => 8,
         })?;
-        let bytes = self.take(length)?.to_vec();
-        self.push(Value::Bytes(bytes))
+        let bytes = self.take(length)?;
+        self.values.budget.charge(length)?;
+        self.push(Value::Bytes(bytes.to_vec()))
     }
 
     fn tuple(&mut self, operation: u8) -> Result<(), String> {
@@ -237,12 +219,12 @@ impl<'a> Machine<'a> {
             _ => self.memo.len() as u64,
         };
         if matches!(operation, b'h' | b'j') {
-            let id = self.memo.get(&key).ok_or("refers to what was never made")?;
-            self.stack.push(*id);
-        } else {
-            let top = *self.stack.last().ok_or("nothing to remember")?;
-            self.memo.insert(key, top);
+            let id = *self.memo.get(&key).ok_or("refers to what was never made")?;
+            return self.push_id(id);
         }
+        let top = *self.stack.last().ok_or("nothing to remember")?;
+        self.values.budget.charge(MEMO_BYTES)?;
+        self.memo.insert(key, top);
         Ok(())
     }
 
@@ -256,8 +238,16 @@ impl<'a> Machine<'a> {
         };
         let asked = format!("{module} {name}");
         let known = GLOBALS.iter().find(|known| **known == asked);
-        let known = known
-            .ok_or_else(|| format!("it wants to use {module}.{name}, which weights do not need"))?;
+        let known = known.ok_or_else(|| {
+            let shown: String = format!("{module}.{name}")
+                .chars()
+                .take(LONGEST_NAME)
+                .collect();
+            format!(
+                "it wants to use {}, which weights do not need",
+                shown.escape_debug()
+            )
+        })?;
         self.push(Value::Global(known))
     }
 
@@ -272,10 +262,13 @@ impl<'a> Machine<'a> {
         };
         let of = |id| self.values.get(id);
         let storage = match (of(kind), of(key), of(length)) {
-            (Value::Global(kind), Value::Text(key), Value::Int(length)) if *length >= 0 => {
+            (Value::Global(_), Value::Text(name), _) if name.len() > LONGEST_KEY => {
+                return Err(format!("a storage with a name of {} bytes", name.len()));
+            }
+            (Value::Global(kind), Value::Text(_), Value::Int(length)) if *length >= 0 => {
                 Value::Storage {
                     kind,
-                    key: key.clone(),
+                    key,
                     length: *length as u64,
                 }
             }
@@ -292,8 +285,10 @@ impl<'a> Machine<'a> {
         let Value::Global(name) = self.values.get(callable) else {
             return Err("a call of what is no callable".to_owned());
         };
-        let value = called(name, arguments, &self.values)?;
-        self.push(value)
+        match called(name, arguments, &self.values)? {
+            Called::New(value) => self.push(value),
+            Called::Given(id) => self.push_id(id),
+        }
     }
 
     /// Attributes of an object: an ordered dictionary's (its `_metadata`) and a NumPy type's (its byte order) matter
@@ -314,22 +309,17 @@ impl<'a> Machine<'a> {
         }
     }
 
+    /// A new value; what it holds has been charged.
     fn push(&mut self, value: Value) -> Result<(), String> {
-        if self.values.all.len() >= MOST_VALUES {
-            return Err(format!("more than {MOST_VALUES} values"));
-        }
-        self.held += match &value {
-            Value::Text(text) => text.len(),
-            Value::Bytes(bytes) => bytes.len(),
-            Value::List(items) | Value::Tuple(items) => items.len(),
-            Value::Dict(entries) => 2 * entries.len(),
-            _ => 0,
-        };
-        if self.held > MOST_HELD {
-            return Err("more values than any weights have".to_owned());
-        }
-        self.stack.push(self.values.all.len());
+        self.values.budget.charge(size_of::<Value>())?;
         self.values.all.push(value);
+        self.push_id(self.values.all.len() - 1)
+    }
+
+    /// Lists, tuples and dictionaries take their places from the stack: each is charged here, once.
+    fn push_id(&mut self, id: Id) -> Result<(), String> {
+        self.values.budget.charge(size_of::<Id>())?;
+        self.stack.push(id);
         Ok(())
     }
 

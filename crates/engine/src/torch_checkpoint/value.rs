@@ -3,8 +3,13 @@
 
 use serde_json::{Map, Number, json};
 
+use super::budget::Budget;
+
 /// Nothing of interest is nested deeper.
 const DEEPEST: usize = 64;
+
+/// A value of JSON, and its place in a list or an object.
+const JSON_BYTES: usize = 2 * size_of::<serde_json::Value>();
 
 /// Where a value lies.
 pub type Id = usize;
@@ -28,10 +33,10 @@ pub enum Value {
     /// A tensor's elements: kind of storage, name in the archive, how many.
     Storage {
         kind: &'static str,
-        key: String,
+        key: Id,
         length: u64,
     },
-    Tensor(TensorView),
+    Tensor(Box<TensorView>),
     /// A NumPy type such as `f8`, little-endian.
     NumpyType(String),
 }
@@ -42,14 +47,16 @@ pub struct TensorView {
     pub storage: Id,
     /// In elements, as strides.
     pub offset: u64,
-    pub shape: Vec<u64>,
-    pub strides: Vec<u64>,
+    pub shape: Vec<usize>,
+    pub strides: Vec<usize>,
 }
 
 /// All values of a pickle.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Values {
     pub all: Vec<Value>,
+    /// Of the file, for these values and all that is made of them.
+    pub budget: Budget,
 }
 
 impl Values {
@@ -116,36 +123,65 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// Integers and reals.
+    pub fn number(self) -> Option<f64> {
+        match self.value() {
+            Value::Int(int) => Some(*int as f64),
+            Value::Float(float) => Some(*float),
+            _ => None,
+        }
+    }
+
     /// As JSON; tensors and what is nested too deep (or in itself) are null, numbers that JSON has not too.
-    pub fn to_json(self) -> serde_json::Value {
+    ///
+    /// # Errors
+    /// More than the file's [`Budget`] allows: values that are named again and again.
+    pub fn to_json(self) -> Result<serde_json::Value, String> {
         self.json(0)
     }
 
-    fn json(self, depth: usize) -> serde_json::Value {
+    fn json(self, depth: usize) -> Result<serde_json::Value, String> {
+        let budget = &self.values.budget;
+        budget.charge(JSON_BYTES)?;
         if depth > DEEPEST {
-            return serde_json::Value::Null;
+            return Ok(serde_json::Value::Null);
         }
-        match self.value() {
+        Ok(match self.value() {
             Value::Bool(value) => json!(value),
             Value::Int(value) => json!(value),
             Value::Float(value) => {
                 Number::from_f64(*value).map_or(serde_json::Value::Null, serde_json::Value::Number)
             }
-            Value::Text(text) => json!(text),
+            Value::Text(text) => {
+                budget.charge(text.len())?;
+                json!(text)
+            }
             Value::List(_) | Value::Tuple(_) => {
-                self.items().map(|item| item.json(depth + 1)).collect()
+                let items: Result<Vec<_>, _> =
+                    self.items().map(|item| item.json(depth + 1)).collect();
+                serde_json::Value::Array(items?)
             }
             Value::Dict(_) => {
-                let entries = self.entries().map(|(key, value)| {
-                    let key = match key.value() {
-                        Value::Text(text) => text.clone(),
-                        _ => key.json(depth + 1).to_string(),
-                    };
-                    (key, value.json(depth + 1))
-                });
-                serde_json::Value::Object(entries.collect::<Map<_, _>>())
+                let mut map = Map::new();
+                for (key, value) in self.entries() {
+                    let key = key.json_key(depth + 1)?;
+                    map.insert(key, value.json(depth + 1)?);
+                }
+                serde_json::Value::Object(map)
             }
             _ => serde_json::Value::Null,
+        })
+    }
+
+    fn json_key(self, depth: usize) -> Result<String, String> {
+        let budget = &self.values.budget;
+        if let Value::Text(text) = self.value() {
+            budget.charge(text.len())?;
+            return Ok(text.clone());
         }
+        let key = self.json(depth)?.to_string();
+        // Quotes are escaped once more on each level.
+        budget.charge(key.len())?;
+        Ok(key)
     }
 }

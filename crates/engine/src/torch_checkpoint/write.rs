@@ -223,7 +223,7 @@ mod tests {
         let mut file = TorchFile::open(&path).unwrap();
         let stored = file.tensor(file.root().get("again").unwrap()).unwrap();
         assert_eq!(file.read(&stored).unwrap(), tensor);
-        let json = |name: &str| file.root().get(name).unwrap().to_json();
+        let json = |name: &str| file.root().get(name).unwrap().to_json().unwrap();
         assert_eq!(json("axes"), serde_json::json!([0, -70_000_000_000i64]));
         assert_eq!(
             json("plans"),

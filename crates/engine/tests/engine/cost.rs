@@ -90,6 +90,7 @@ fn parameters_are_those_of_the_networks() {
         let trained = tensors.iter().filter(|(name, _)| is_trained(name));
         let parameters: usize = trained.map(|(_, tensor)| tensor.values.len()).sum();
         assert_eq!(cost.parameters, parameters as u64, "{text}");
+        assert_eq!(config.parameters(2, 3).unwrap(), cost.parameters, "{text}");
         // Every layer with weights is there, once.
         for name in tensors.keys().filter(|name| name.ends_with("weight")) {
             let count = cost.layers.iter().filter(|layer| {

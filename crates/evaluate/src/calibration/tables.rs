@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::scores::{Calibration, Figure, MARGIN_MM, Measured};
 use ctseg_base::atomic_file::write_bytes_atomically;
+use ctseg_base::text::csv_cell::to_cell;
 use ctseg_base::{Error, Result};
 use ctseg_image::metrics::calibration::{BINS, Bin, Reliability};
 
@@ -86,7 +87,7 @@ impl Calibration {
             .enumerate()
             .map(|(index, structure)| {
                 let label = structure.value.to_string();
-                (structure.name.clone(), label, self.of_structure(index))
+                (to_cell(&structure.name), label, self.of_structure(index))
             });
         for (name, label, measured) in std::iter::once(all).chain(structures) {
             for (region, curve) in [("near", &measured.near), ("whole", &measured.whole)] {

@@ -1,13 +1,12 @@
 //! A file's bytes in order, decompressed where its content says so.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::path::{Path, PathBuf};
 
 use flate2::bufread::GzDecoder;
 
 use super::names::in_words;
-use ctseg_base::{Error, Result, pointer_file};
+use ctseg_base::{Error, Result, pointer_file, regular_file};
 
 /// Deflate cannot expand a byte to more than this many (a match of 258 bytes in 2 bits).
 pub(crate) const MOST_EXPANSION: u64 = 1032;
@@ -40,26 +39,19 @@ enum Stream<'a> {
 impl<'a> Source<'a> {
     /// Opens a file; `endings` are those that it could have, for the error about a folder.
     pub fn open(path: &Path, endings: &[&str]) -> Result<Self> {
-        let metadata =
-            std::fs::metadata(path).map_err(|error| match pointer_file::problem(path) {
+        let file = regular_file::open(path).map_err(|error| {
+            if path.is_dir() {
+                let expected = in_words(endings);
+                let problem =
+                    format!("a folder; expected a {expected} file; name the image itself");
+                return Error::file(path, problem);
+            }
+            match pointer_file::problem(path) {
                 Some(problem) => Error::file(path, problem),
                 None => Error::io(path, "open")(error),
-            })?;
-        if !metadata.is_file() {
-            let what = if metadata.is_dir() {
-                "a folder"
-            } else {
-                "not a regular file"
-            };
-            return Err(Error::file(
-                path,
-                format!(
-                    "{what}; expected a {} file; name the image itself",
-                    in_words(endings)
-                ),
-            ));
-        }
-        let file = File::open(path).map_err(Error::io(path, "open"))?;
+            }
+        })?;
+        let metadata = file.metadata().map_err(Error::io(path, "read"))?;
         Self::from_reader(file, path, Some(metadata.len()))
     }
 

@@ -2,7 +2,12 @@
 
 pub use crate::connectivity::Connectivity;
 
-use ndarray::{Array3, ArrayView3, ArrayViewMut3};
+use std::borrow::Cow;
+use std::ops::Range;
+
+use ndarray::{Array3, ArrayView3, ArrayViewMut1, ArrayViewMut3, s};
+
+use super::run_length_mask::{Run, RunMask};
 
 /// What is known of a component when it is decided whether it stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,18 +26,13 @@ pub fn label_components(
     mask: ArrayView3<bool>,
     connectivity: Connectivity,
 ) -> (Array3<u32>, Vec<usize>) {
-    let components = Components::find(mask, connectivity);
+    let runs = RunMask::of(mask);
+    let components = Components::find(&runs, connectivity);
     let mut labels = Array3::zeros(mask.raw_dim());
-    for (row, mut voxels) in labels.rows_mut().into_iter().enumerate() {
-        for run in components.runs_of(row) {
-            let label = components.numbers[run] as u32 + 1;
-            let Run { start, end } = components.runs[run];
-            voxels
-                .iter_mut()
-                .take(end)
-                .skip(start)
-                .for_each(|to| *to = label);
-        }
+    for (run, number) in components.numbered() {
+        components
+            .voxels(run, &mut labels.view_mut())
+            .fill(number as u32 + 1);
     }
     (labels, components.sizes)
 }
@@ -46,7 +46,8 @@ pub fn keep_components(
     smallest_fraction: f64,
     connectivity: Connectivity,
 ) -> usize {
-    let components = Components::find(mask.view(), connectivity);
+    let runs = RunMask::of(mask.view());
+    let components = Components::find(&runs, connectivity);
     let largest = components.sizes.iter().copied().max().unwrap_or(0);
     let smallest = smallest_fraction.min(1.0) * largest as f64;
     let kept: Vec<bool> = components
@@ -67,7 +68,8 @@ pub fn retain_components(
     connectivity: Connectivity,
     wanted: impl FnMut(Component) -> bool,
 ) {
-    let components = Components::find(mask.view(), connectivity);
+    let runs = RunMask::of(mask.view());
+    let components = Components::find(&runs, connectivity);
     let kept: Vec<bool> = components
         .described(mask.dim())
         .into_iter()
@@ -76,65 +78,90 @@ pub fn retain_components(
     components.clear_all_but(&kept, mask);
 }
 
-/// How many voxels of each component of `mask` lie in `other`, in the order of first voxels.
-///
-/// # Shapes
-/// Masks: (z, y, x), of one shape
+/// How many voxels of each component of `mask` lie in `other`, in the order of first voxels. Work grows with the runs of
+/// both, however far they are apart.
 pub fn shares_of_components(
-    mask: ArrayView3<bool>,
-    other: ArrayView3<bool>,
+    mask: &RunMask,
+    other: &RunMask,
     connectivity: Connectivity,
 ) -> Vec<usize> {
     let components = Components::find(mask, connectivity);
     let mut shares = vec![0; components.sizes.len()];
-    for (row, voxels) in other.rows().into_iter().enumerate() {
-        for run in components.runs_of(row) {
-            let Run { start, end } = components.runs[run];
-            let shared = voxels.iter().take(end).skip(start);
-            shares[components.numbers[run]] += shared.filter(|inside| **inside).count();
+    let others = other.runs();
+    let mut next = 0;
+    for (run, number) in components.numbered() {
+        let begins = (run.row, run.start);
+        while others
+            .get(next)
+            .is_some_and(|other| (other.row, other.end) <= begins)
+        {
+            next += 1;
         }
+        let touching = others[next..].iter();
+        let touching = touching.take_while(|other| (other.row, other.start) < (run.row, run.end));
+        let shared = touching.map(|other| run.end.min(other.end) - run.start.max(other.start));
+        shares[number] += shared.sum::<u32>() as usize;
     }
     shares
 }
 
-/// Voxels `start..end` of a row, all inside.
-#[derive(Debug, Clone, Copy)]
-struct Run {
-    start: usize,
-    end: usize,
-}
-
 /// Runs along x, joined by union-find: memory grows with the surface, not with the volume.
-struct Components {
-    runs: Vec<Run>,
-    /// The first run of each row, and at the end the number of runs; rows are counted y fastest.
-    row_starts: Vec<usize>,
+struct Components<'a> {
+    /// In the order of the voxels.
+    runs: Cow<'a, [Run]>,
+    /// Rows in a plane.
+    height: usize,
     /// Each run's component, from 0.
     numbers: Vec<usize>,
     sizes: Vec<usize>,
 }
 
-impl Components {
-    fn find(mask: ArrayView3<bool>, connectivity: Connectivity) -> Self {
-        let (runs, row_starts) = runs_of_rows(mask);
+impl<'a> Components<'a> {
+    fn find(mask: &'a RunMask, connectivity: Connectivity) -> Self {
+        let runs = mask.runs();
         let mut found = Self {
             numbers: (0..runs.len()).collect(),
             sizes: Vec::new(),
+            height: mask.height(),
             runs,
-            row_starts,
         };
-        let (depth, height, _) = mask.dim();
-        for z in 0..depth {
-            for y in 0..height {
-                found.join_row(z, y, height, connectivity);
-            }
+        let rows = found.rows();
+        // Rows beside each other share faces, and edges one voxel on; rows across share edges, and corners.
+        let (beside, across) = match connectivity {
+            Connectivity::Six => (0, None),
+            Connectivity::Eighteen => (1, Some(0)),
+            Connectivity::TwentySix => (1, Some(1)),
+        };
+        found.join_all(&rows, [0, -1], beside);
+        found.join_all(&rows, [-1, 0], beside);
+        if let Some(across) = across {
+            found.join_all(&rows, [-1, -1], across);
+            found.join_all(&rows, [-1, 1], across);
         }
         found.number();
         found
     }
 
-    fn runs_of(&self, row: usize) -> std::ops::Range<usize> {
-        self.row_starts[row]..self.row_starts[row + 1]
+    /// The runs of each row that has any.
+    fn rows(&self) -> Vec<Range<usize>> {
+        let mut start = 0;
+        let rows = self.runs.chunk_by(|a, b| a.row == b.row);
+        rows.map(|row| {
+            let end = start + row.len();
+            std::mem::replace(&mut start, end)..end
+        })
+        .collect()
+    }
+
+    /// Every run with its component.
+    fn numbered(&self) -> impl Iterator<Item = (&Run, usize)> {
+        self.runs.iter().zip(self.numbers.iter().copied())
+    }
+
+    /// The voxels of a run in an array of the mask's shape.
+    fn voxels<'b, T>(&self, run: &Run, array: &'b mut ArrayViewMut3<T>) -> ArrayViewMut1<'b, T> {
+        let (z, y) = (run.row / self.height, run.row % self.height);
+        array.slice_mut(s![z, y, run.start as usize..run.end as usize])
     }
 
     fn described(&self, (depth, height, width): (usize, usize, usize)) -> Vec<Component> {
@@ -143,66 +170,48 @@ impl Components {
             at_border: [false; 3],
         };
         let mut described: Vec<Component> = self.sizes.iter().map(inside).collect();
-        for row in 0..depth * height {
-            let (z, y) = (row / height, row % height);
-            let (first_or_last_z, first_or_last_y) =
-                (z == 0 || z + 1 == depth, y == 0 || y + 1 == height);
-            for run in self.runs_of(row) {
-                let Run { start, end } = self.runs[run];
-                let at_border = &mut described[self.numbers[run]].at_border;
-                at_border[0] |= first_or_last_z;
-                at_border[1] |= first_or_last_y;
-                at_border[2] |= start == 0 || end == width;
-            }
+        for (run, number) in self.numbered() {
+            let (z, y) = (run.row / self.height, run.row % self.height);
+            let at_border = &mut described[number].at_border;
+            at_border[0] |= z == 0 || z + 1 == depth;
+            at_border[1] |= y == 0 || y + 1 == height;
+            at_border[2] |= run.start == 0 || run.end as usize == width;
         }
         described
     }
 
     /// Empties the runs of `mask`, which this was found in, whose components are not `kept`.
     fn clear_all_but(&self, kept: &[bool], mut mask: ArrayViewMut3<bool>) {
-        for (row, mut voxels) in mask.rows_mut().into_iter().enumerate() {
-            for run in self.runs_of(row) {
-                if !kept[self.numbers[run]] {
-                    let Run { start, end } = self.runs[run];
-                    voxels
-                        .iter_mut()
-                        .take(end)
-                        .skip(start)
-                        .for_each(|to| *to = false);
-                }
+        for (run, number) in self.numbered() {
+            if !kept[number] {
+                self.voxels(run, &mut mask).fill(false);
             }
         }
     }
 
-    /// Joins a row's runs with those of the neighbouring rows before it.
-    fn join_row(&mut self, z: usize, y: usize, height: usize, connectivity: Connectivity) {
-        let row = z * height + y;
-        let mut join = |before: usize, reach| self.join_rows(before, row, reach);
-        // Rows beside each other share faces, and edges one voxel on; rows across share edges, and corners.
-        let (beside, across) = match connectivity {
-            Connectivity::Six => (0, None),
-            Connectivity::Eighteen => (1, Some(0)),
-            Connectivity::TwentySix => (1, Some(1)),
-        };
-        if y > 0 {
-            join(row - 1, beside);
-        }
-        if z > 0 {
-            join(row - height, beside);
-            if let Some(across) = across {
-                if y > 0 {
-                    join(row - height - 1, across);
-                }
-                if y + 1 < height {
-                    join(row - height + 1, across);
-                }
+    /// Joins each row's runs with those of the row that lies `step` (z, y) from it, which comes before it.
+    fn join_all(&mut self, rows: &[Range<usize>], step: [isize; 2], reach: u32) {
+        let place = |runs: &[Run], row: &Range<usize>| runs[row.start].row;
+        let mut before = 0;
+        for row in rows {
+            let number = place(&self.runs, row);
+            let y = (number % self.height).checked_add_signed(step[1]);
+            let z = (number / self.height).checked_add_signed(step[0]);
+            let Some((y, z)) = y.filter(|y| *y < self.height).zip(z) else {
+                continue;
+            };
+            let wanted = z * self.height + y;
+            while place(&self.runs, &rows[before]) < wanted {
+                before += 1;
+            }
+            if place(&self.runs, &rows[before]) == wanted {
+                self.join_rows(rows[before].clone(), row.clone(), reach);
             }
         }
     }
 
     /// Joins runs of two rows that overlap, or with `reach` 1 touch at their ends.
-    fn join_rows(&mut self, before: usize, row: usize, reach: usize) {
-        let (mut a, mut b) = (self.runs_of(before), self.runs_of(row));
+    fn join_rows(&mut self, mut a: Range<usize>, mut b: Range<usize>, reach: u32) {
         while !a.is_empty() && !b.is_empty() {
             let (first, second) = (self.runs[a.start], self.runs[b.start]);
             if first.start < second.end + reach && second.start < first.end + reach {
@@ -243,34 +252,9 @@ impl Components {
             } else {
                 self.numbers[run] = self.numbers[parent];
             }
-            let Run { start, end } = self.runs[run];
-            self.sizes[self.numbers[run]] += end - start;
+            self.sizes[self.numbers[run]] += self.runs[run].length();
         }
     }
-}
-
-fn runs_of_rows(mask: ArrayView3<bool>) -> (Vec<Run>, Vec<usize>) {
-    let mut runs = Vec::new();
-    let mut row_starts = vec![0];
-    for row in mask.rows() {
-        let mut open = None;
-        for (x, inside) in row.iter().enumerate() {
-            match (inside, open) {
-                (true, None) => open = Some(x),
-                (false, Some(start)) => {
-                    runs.push(Run { start, end: x });
-                    open = None;
-                }
-                _ => {}
-            }
-        }
-        if let Some(start) = open {
-            let end = row.len();
-            runs.push(Run { start, end });
-        }
-        row_starts.push(runs.len());
-    }
-    (runs, row_starts)
 }
 
 #[cfg(test)]

@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use ndarray::{Array3, Axis, s};
-use rayon::prelude::*;
+use ndarray::{Array3, s};
 
 use super::bounding_box::Extent;
+use super::run_length_mask::RunMask;
 use crate::metrics::overlap::Overlap;
 use crate::space::{Grid, LabelMap, Turn, VoxelBox};
 
@@ -149,32 +149,33 @@ impl LabelRuns {
         found
     }
 
-    /// The voxels of a label inside `region`, which lies in the volume.
-    ///
-    /// # Shapes
-    /// (z, y, x) of the region
-    pub fn mask(&self, region: &VoxelBox, label: u16) -> Array3<bool> {
-        let [width, height, depth] = region.shape();
-        let [first_x, first_y, first_z] = region.start;
-        let columns = first_x as u32..region.end[0] as u32;
-        let mut mask = Array3::from_elem((depth, height, width), false);
-        mask.axis_iter_mut(Axis(0))
-            .into_par_iter()
-            .enumerate()
-            .for_each(|(z, mut slice)| {
-                for (y, mut row) in slice.rows_mut().into_iter().enumerate() {
-                    let Some(row) = row.as_slice_mut() else {
-                        continue;
-                    };
-                    let number = (first_z + z) * self.grid.shape[1] + first_y + y;
-                    for run in self.row(number).iter().filter(|run| run.label == label) {
-                        let inside = run.inside(&columns);
-                        let inside = inside.start as usize - first_x..inside.end as usize - first_x;
-                        row[inside].fill(true);
-                    }
+    /// How many runs the structures with these `labels` (none of them 0) have, in their order.
+    pub fn run_counts(&self, labels: &[u16]) -> Vec<usize> {
+        let slots = Slots::of(labels);
+        let mut counts = vec![0; labels.len()];
+        for run in &self.runs {
+            if let Some(count) = counts.get_mut(slots.0[usize::from(run.label)]) {
+                *count += 1;
+            }
+        }
+        counts
+    }
+
+    /// The structures with these `labels` (each once, none of them 0), in their order. What each takes in memory grows
+    /// with its own runs.
+    pub fn structures(&self, labels: &[u16]) -> Vec<RunMask> {
+        let slots = Slots::of(labels);
+        let counts = self.run_counts(labels).into_iter();
+        let empty = |count| RunMask::with_room(self.grid.shape_zyx(), count);
+        let mut structures: Vec<RunMask> = counts.map(empty).collect();
+        for row in 0..self.row_starts.len() - 1 {
+            for run in self.row(row) {
+                if let Some(mask) = structures.get_mut(slots.0[usize::from(run.label)]) {
+                    mask.push(row, run.start as usize, run.end as usize);
                 }
-            });
-        mask
+            }
+        }
+        structures
     }
 
     /// The share of the voxels of any label that lie inside `region`; none where there is no label.
@@ -337,7 +338,12 @@ mod tests {
             prop_assert_eq!(runs[0].recall_inside(&region), recall_inside(&maps[0], &region));
             let [z, y, x] = region.ranges_zyx();
             let mask = maps[0].data.slice(ndarray::s![z, y, x]).map(|label| *label == 2);
-            prop_assert_eq!(runs[0].mask(&region, 2), mask);
+            let structures = runs[0].structures(&asked);
+            prop_assert_eq!(structures[0].cut(&region), mask);
+            for (label, structure) in asked.into_iter().zip(&structures) {
+                let mask = maps[0].data.map(|at| *at == label);
+                prop_assert_eq!(structure.runs().into_owned(), RunMask::of(mask.view()).runs().into_owned());
+            }
             for (label, extent) in asked.into_iter().zip(runs[0].extents(&asked)) {
                 let mut wanted = Extent::default();
                 for ((z, y, x), _) in maps[0].data.indexed_iter().filter(|(_, at)| **at == label) {

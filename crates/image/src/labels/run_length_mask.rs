@@ -1,18 +1,30 @@
 //! Masks that take little memory: what lies inside, as runs along x.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
-use ndarray::{Array3, ArrayView3};
+use ndarray::{Array3, ArrayView3, s};
 
 use crate::space::VoxelBox;
 
 /// Voxels side by side along x.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Run {
+pub(crate) struct Run {
     /// z · (rows per plane) + y
-    row: usize,
-    start: u32,
-    end: u32,
+    pub row: usize,
+    pub start: u32,
+    pub end: u32,
+}
+
+impl Run {
+    pub fn length(&self) -> usize {
+        (self.end - self.start) as usize
+    }
+
+    /// Whether `next` begins where this one ends.
+    fn touches(&self, next: &Self) -> bool {
+        self.row == next.row && self.end == next.start
+    }
 }
 
 /// A mask of a volume. Structures are compact: a mask of some hundred thousand voxels takes some ten thousand runs.
@@ -34,6 +46,27 @@ impl RunMask {
         }
     }
 
+    /// What is inside `mask`.
+    ///
+    /// # Shapes
+    /// `mask`: (z, y, x)
+    pub fn of(mask: ArrayView3<bool>) -> Self {
+        let (depth, height, width) = mask.dim();
+        let mut made = Self::empty([depth, height, width]);
+        for (row, voxels) in mask.rows().into_iter().enumerate() {
+            made.add_row(row, 0, voxels.iter().copied());
+        }
+        made
+    }
+
+    /// With nothing inside and room for so many runs.
+    pub(super) fn with_room(shape_zyx: [usize; 3], runs: usize) -> Self {
+        Self {
+            runs: Vec::with_capacity(runs),
+            ..Self::empty(shape_zyx)
+        }
+    }
+
     /// Adds the voxels of `region` (x, y, z) whose values are above `threshold`.
     ///
     /// # Shapes
@@ -45,32 +78,39 @@ impl RunMask {
             .zip(values.rows())
         {
             let number = (z + dz) * self.shape_zyx[1] + y + dy;
-            let mut begun: Option<usize> = None;
-            for (dx, value) in row
-                .iter()
-                .chain(std::iter::once(&f32::NEG_INFINITY))
-                .enumerate()
-            {
-                match (*value > threshold, begun) {
-                    (true, None) => begun = Some(dx),
-                    (false, Some(start)) => {
-                        self.push(number, x + start, x + dx);
-                        begun = None;
-                    }
-                    _ => {}
+            self.add_row(number, x, row.iter().map(|value| *value > threshold));
+        }
+    }
+
+    /// Adds those voxels of a row that are inside, from column `x` on.
+    fn add_row(&mut self, row: usize, x: usize, inside: impl Iterator<Item = bool>) {
+        let mut begun: Option<usize> = None;
+        for (dx, inside) in inside.chain(std::iter::once(false)).enumerate() {
+            match (inside, begun) {
+                (true, None) => begun = Some(dx),
+                (false, Some(start)) => {
+                    self.push(row, x + start, x + dx);
+                    begun = None;
                 }
+                _ => {}
             }
         }
     }
 
-    fn push(&mut self, row: usize, start: usize, end: usize) {
+    pub(super) fn push(&mut self, row: usize, start: usize, end: usize) {
         let run = Run {
             row,
             start: start as u32,
             end: end as u32,
         };
-        self.sorted &= self.runs.last().is_none_or(|last| *last < run);
-        self.runs.push(run);
+        match self.runs.last_mut() {
+            Some(last) if last.touches(&run) => last.end = run.end,
+            Some(last) if *last >= run => {
+                self.sorted = false;
+                self.runs.push(run);
+            }
+            _ => self.runs.push(run),
+        }
     }
 
     /// Whether nothing is inside.
@@ -80,15 +120,12 @@ impl RunMask {
 
     /// How many voxels are inside.
     pub fn voxels(&self) -> usize {
-        self.runs
-            .iter()
-            .map(|run| (run.end - run.start) as usize)
-            .sum()
+        self.runs.iter().map(Run::length).sum()
     }
 
     /// The smallest box that holds the mask, if it has voxels.
     pub fn bounds(&self) -> Option<VoxelBox> {
-        let height = self.shape_zyx[1].max(1);
+        let height = self.height();
         let boxes = self.runs.iter().map(|run| {
             let (z, y) = (run.row / height, run.row % height);
             VoxelBox {
@@ -102,17 +139,39 @@ impl RunMask {
     /// Every run, in the order of the voxels: the first voxel (x, y, z), and how many there are along x.
     pub fn in_order(&mut self) -> impl Iterator<Item = ([usize; 3], usize)> + '_ {
         self.sort();
-        let height = self.shape_zyx[1].max(1);
+        let height = self.height();
         self.runs.iter().map(move |run| {
             let first = [run.start as usize, run.row % height, run.row / height];
-            (first, (run.end - run.start) as usize)
+            (first, run.length())
         })
+    }
+
+    /// Every run, in the order of the voxels; those of a row have a gap between them.
+    pub(crate) fn runs(&self) -> Cow<'_, [Run]> {
+        if self.sorted {
+            return Cow::Borrowed(&self.runs);
+        }
+        let mut ordered = self.clone();
+        ordered.sort();
+        Cow::Owned(ordered.runs)
+    }
+
+    /// Rows in a plane.
+    pub(crate) fn height(&self) -> usize {
+        self.shape_zyx[1].max(1)
     }
 
     /// Brings the runs into the order of the voxels, which [`RunMask::mark`] needs.
     pub fn sort(&mut self) {
         if !self.sorted {
             self.runs.sort_unstable();
+            self.runs.dedup_by(|next, kept| {
+                let touches = kept.touches(next);
+                if touches {
+                    kept.end = next.end;
+                }
+                touches
+            });
             self.sorted = true;
         }
     }
@@ -138,7 +197,7 @@ impl RunMask {
     pub fn cut(&self, region: &VoxelBox) -> Array3<bool> {
         let [z, y, x] = region.ranges_zyx();
         let mut cut = Array3::from_elem([z.len(), y.len(), x.len()], false);
-        let height = self.shape_zyx[1].max(1);
+        let height = self.height();
         for run in &self.runs {
             let (plane, row) = (run.row / height, run.row % height);
             if z.contains(&plane) && y.contains(&row) {
@@ -146,8 +205,10 @@ impl RunMask {
                     (run.start as usize).max(x.start),
                     (run.end as usize).min(x.end),
                 );
-                for at in from..to {
-                    cut[[plane - z.start, row - y.start, at - x.start]] = true;
+                if from < to {
+                    let columns = from - x.start..to - x.start;
+                    cut.slice_mut(s![plane - z.start, row - y.start, columns])
+                        .fill(true);
                 }
             }
         }
@@ -184,6 +245,8 @@ mod tests {
                 let [z, y, x] = region.ranges_zyx();
                 mask.add(&region, values.slice(s![z, y, x]), 0.5);
             }
+            let whole = RunMask::of(values.mapv(|value| value > 0.5).view());
+            prop_assert_eq!(mask.runs().into_owned(), whole.runs().into_owned());
             let expected: Vec<u8> = values.iter().map(|v| u8::from(*v > 0.5)).collect();
             mask.sort();
             for range in [0..84, 5..6, 11..62, 84..84] {

@@ -1,8 +1,7 @@
 //! Which of a structure's parts were found: lesions are what users count.
 
-use ndarray::ArrayView3;
-
 use crate::labels::components::{Connectivity, shares_of_components};
+use crate::labels::run_length_mask::RunMask;
 
 /// The connected components of a structure in reference and prediction, those that share no voxel with the other being
 /// missed or found in error: the lesion-wise detection of ISLES 2022 (Hernandez Petzsche et al., Scientific Data).
@@ -22,13 +21,8 @@ pub struct Detection {
 }
 
 impl Detection {
-    /// # Shapes
-    /// Masks: (z, y, x), of one shape
-    pub fn of(
-        prediction: ArrayView3<bool>,
-        reference: ArrayView3<bool>,
-        connectivity: Connectivity,
-    ) -> Self {
+    /// Of masks of one shape.
+    pub fn of(prediction: &RunMask, reference: &RunMask, connectivity: Connectivity) -> Self {
         let in_prediction = shares_of_components(reference, prediction, connectivity);
         let in_reference = shares_of_components(prediction, reference, connectivity);
         Self {
@@ -78,7 +72,8 @@ mod tests {
         prediction[(3, 4, 0)] = true;
         prediction[(2, 3, 1)] = true;
         let all = Connectivity::TwentySix;
-        let found = Detection::of(prediction.view(), reference.view(), all);
+        let [prediction, reference] = [prediction, reference].map(|mask| RunMask::of(mask.view()));
+        let found = Detection::of(&prediction, &reference, all);
         let wanted = Detection {
             reference: 3,
             found: 2,
@@ -89,10 +84,10 @@ mod tests {
         assert_eq!(found.f1(), Some(4.0 / 6.0));
         assert_eq!(found.sensitivity(), Some(2.0 / 3.0));
         assert_eq!(found.precision(), Some(0.5));
-        let faces = Detection::of(prediction.view(), reference.view(), Connectivity::Six);
+        let faces = Detection::of(&prediction, &reference, Connectivity::Six);
         assert_eq!((faces.predicted, faces.false_positive), (3, 2));
-        let nothing = Array3::from_elem((4, 6, 12), false);
-        let none = Detection::of(nothing.view(), nothing.view(), all);
+        let nothing = RunMask::empty([4, 6, 12]);
+        let none = Detection::of(&nothing, &nothing, all);
         assert_eq!(
             (none.f1(), none.sensitivity(), none.precision()),
             (None, None, None)

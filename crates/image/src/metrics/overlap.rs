@@ -123,20 +123,21 @@ pub fn overlaps(
     for (slot, label) in unique.iter().enumerate() {
         slots[usize::from(*label)] = slot;
     }
+    let none = || vec![Counts::default(); unique.len() + 1];
     let counts = (0..prediction.data.len_of(Axis(0)))
         .into_par_iter()
-        .map(|z| count_slice(prediction, reference, z, &slots, unique.len() + 1))
-        .reduce(
-            || vec![Counts::default(); unique.len() + 1],
-            |mut sum, slice| {
-                for (a, b) in sum.iter_mut().zip(slice) {
-                    a.both += b.both;
-                    a.predicted += b.predicted;
-                    a.reference += b.reference;
-                }
-                sum
-            },
-        );
+        .fold(none, |mut counts, z| {
+            count_slice(prediction, reference, z, &slots, &mut counts);
+            counts
+        })
+        .reduce(none, |mut sum, slice| {
+            for (a, b) in sum.iter_mut().zip(slice) {
+                a.both += b.both;
+                a.predicted += b.predicted;
+                a.reference += b.reference;
+            }
+            sum
+        });
     let total = prediction.data.len() as u64;
     let overlap = |label: &u16| {
         let Counts {
@@ -166,9 +167,8 @@ fn count_slice(
     reference: &LabelMap,
     z: usize,
     slots: &[usize],
-    slot_count: usize,
-) -> Vec<Counts> {
-    let mut counts = vec![Counts::default(); slot_count];
+    counts: &mut [Counts],
+) {
     let slices = [prediction, reference].map(|map| map.data.index_axis(Axis(0), z));
     Zip::from(&slices[0]).and(&slices[1]).for_each(|p, r| {
         let (p_slot, r_slot) = (slots[usize::from(*p)], slots[usize::from(*r)]);
@@ -176,7 +176,6 @@ fn count_slice(
         counts[r_slot].reference += 1;
         counts[p_slot].both += u64::from(p == r);
     });
-    counts
 }
 
 fn check_comparable(prediction: &LabelMap, reference: &LabelMap) -> Result<()> {
@@ -244,6 +243,17 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// [`Self::mean`] alone.
+    pub fn mean_of(scores: impl IntoIterator<Item = Option<f64>>) -> Option<f64> {
+        let mut count = 0u64;
+        let defined = scores
+            .into_iter()
+            .flatten()
+            .filter(|score| score.is_finite());
+        let sum: f64 = defined.inspect(|_| count += 1).sum();
+        (count > 0).then(|| sum / count as f64)
+    }
+
     /// Summary of one score per case, summed in the order given.
     pub fn of(scores: impl IntoIterator<Item = Option<f64>>) -> Self {
         let mut undefined = 0;

@@ -1,7 +1,6 @@
 //! Images of one or several channels, copied with their voxels as they are stored: the channels of a file with four
 //! dimensions into a file each, and the other way.
 
-use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -19,7 +18,7 @@ use crate::space::Volume;
 use crate::statistics::hounsfield::ValueCounts;
 use ctseg_base::atomic_file::{parent_of, persisted, temporary_file};
 use ctseg_base::text::words::counted;
-use ctseg_base::{Error, Result};
+use ctseg_base::{Error, Result, regular_file};
 
 /// Bytes handled at a time; a multiple of every voxel size.
 const PIECE_BYTES: u64 = 1 << 20;
@@ -356,7 +355,7 @@ fn written(target: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Re
 
 /// A copy to the last byte, whole or not at all.
 pub fn copy(source: &Path, target: &Path) -> Result<()> {
-    let mut from = File::open(source).map_err(Error::io(source, "read"))?;
+    let mut from = regular_file::open(source).map_err(Error::io(source, "read"))?;
     let mut temporary = temporary_file(parent_of(target))?;
     io::copy(&mut from, temporary.as_file_mut()).map_err(Error::io(target, "write"))?;
     persisted(temporary, target)

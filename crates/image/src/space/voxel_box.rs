@@ -54,7 +54,9 @@ impl VoxelBox {
     pub fn grown(&self, voxels: [usize; 3], shape: [usize; 3]) -> Self {
         Self {
             start: std::array::from_fn(|axis| self.start[axis].saturating_sub(voxels[axis])),
-            end: std::array::from_fn(|axis| (self.end[axis] + voxels[axis]).min(shape[axis])),
+            end: std::array::from_fn(|axis| {
+                self.end[axis].saturating_add(voxels[axis]).min(shape[axis])
+            }),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Statistics of images and structures.
 
+mod counts;
 pub mod histogram;
 pub mod hounsfield;
 pub mod structures;

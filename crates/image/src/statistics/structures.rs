@@ -4,6 +4,7 @@ use ndarray::Axis;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::counts::{BINS, Counts};
 use crate::labels::bounding_box::Extent;
 use crate::labels::run_length_mask::RunMask;
 use crate::space::{Grid, LabelMap, Volume, VoxelBox};
@@ -11,10 +12,8 @@ use crate::space::{Grid, LabelMap, Volume, VoxelBox};
 /// Slices that one thread looks at in a row. A fixed number, so that sums do not depend on the threads'.
 const SLICES: usize = 16;
 
-/// Intensities that are counted one by one, 256 to a page; what lies beyond counts as the nearest of them.
+/// Intensities that are counted one by one, from the lowest on; what lies beyond counts as the nearest of them.
 const LOWEST_HU: i32 = -32_768;
-const PAGES: usize = 384;
-const PAGE: usize = 256;
 
 /// What a structure measures on its grid.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -57,19 +56,17 @@ pub(super) fn statistics_of(
         slot_of[usize::from(*label)] = slot as u16;
     }
     let depth = map.data.dim().0.min(image.data.dim().0);
-    let parts: Vec<Vec<Option<Measured>>> = (0..depth.div_ceil(SLICES))
+    let parts: Vec<Vec<Option<Box<Measured>>>> = (0..depth.div_ceil(SLICES))
         .into_par_iter()
         .map(|part| {
-            let mut found = vec![None; labels.len()];
+            let mut found: Vec<Option<Box<Measured>>> = vec![None; labels.len()];
             for z in part * SLICES..depth.min((part + 1) * SLICES) {
                 let map = map.data.index_axis(Axis(0), z);
                 let image = image.data.index_axis(Axis(0), z);
                 for ((y, x), label) in map.indexed_iter().filter(|(_, label)| **label > 0) {
                     let slot = usize::from(slot_of[usize::from(*label)]);
                     if let (Some(found), Some(hu)) = (found.get_mut(slot), image.get((y, x))) {
-                        found
-                            .get_or_insert_with(Measured::default)
-                            .add([x, y, z], read(*hu));
+                        found.get_or_insert_default().add([x, y, z], read(*hu));
                     }
                 }
             }
@@ -107,8 +104,7 @@ struct Measured {
     finite: u64,
     sum: f64,
     squares: f64,
-    /// How many voxels have each intensity; pages without any are not there.
-    pages: Vec<Option<Box<[u64; PAGE]>>>,
+    counts: Counts,
 }
 
 impl Measured {
@@ -120,16 +116,9 @@ impl Measured {
         self.finite += 1;
         self.sum += f64::from(hu);
         self.squares += f64::from(hu) * f64::from(hu);
-        let last = (PAGES * PAGE) as i64 - 1;
-        let bin = (hu.round() as i64 - i64::from(LOWEST_HU)).clamp(0, last) as usize;
-        self.page(bin / PAGE)[bin % PAGE] += 1;
-    }
-
-    fn page(&mut self, page: usize) -> &mut [u64; PAGE] {
-        if self.pages.is_empty() {
-            self.pages.resize(PAGES, None);
-        }
-        self.pages[page].get_or_insert_with(|| Box::new([0; PAGE]))
+        let last = i64::from(BINS) - 1;
+        let bin = (hu.round() as i64 - i64::from(LOWEST_HU)).clamp(0, last);
+        self.counts.add(bin as u32);
     }
 
     fn join(&mut self, other: &Self) {
@@ -137,14 +126,7 @@ impl Measured {
         self.finite += other.finite;
         self.sum += other.sum;
         self.squares += other.squares;
-        for (index, page) in other.pages.iter().enumerate() {
-            if let Some(page) = page {
-                let own = self.page(index);
-                own.iter_mut()
-                    .zip(&**page)
-                    .for_each(|(own, more)| *own += more);
-            }
-        }
+        self.counts.join(&other.counts);
     }
 
     fn statistics(&self, grid: &Grid) -> StructureStatistics {
@@ -173,17 +155,8 @@ impl Measured {
 
     /// The intensity that `rank` voxels lie below or beside.
     fn ranked(&self, rank: u64) -> Option<f64> {
-        let mut below = 0;
-        for (page, counts) in self.pages.iter().enumerate() {
-            let Some(counts) = counts else { continue };
-            for (bin, count) in counts.iter().enumerate() {
-                below += count;
-                if below > rank {
-                    return Some(f64::from(LOWEST_HU) + (page * PAGE + bin) as f64);
-                }
-            }
-        }
-        None
+        let bin = self.counts.ranked(rank)?;
+        Some(f64::from(LOWEST_HU) + f64::from(bin))
     }
 }
 

@@ -94,6 +94,7 @@ impl Settings {
 /// # Errors
 /// A file that is not known: programs would take it for a case.
 pub(super) fn check_content(folder: &Path, known: &BTreeSet<&PathBuf>) -> Result<()> {
+    remove_leftovers(folder)?;
     for part in FOLDERS {
         let below = folder.join(part);
         if !below.is_dir() {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use ctseg_base::atomic_file::write_bytes_atomically;
 use ctseg_base::text::file::read_text;
 use ctseg_base::text::os_text;
-use ctseg_base::{Error, Result};
+use ctseg_base::{Error, Result, regular_file};
 use ctseg_core::outputs::sidecar::Written;
 
 pub(super) const JOURNAL: &str = "converted.jsonl";
@@ -93,7 +93,7 @@ impl Journal {
             text += &line(&path, record)?;
         }
         write_bytes_atomically(&path, text.as_bytes())?;
-        let file = File::options().append(true).open(&path);
+        let file = regular_file::append_to(&path);
         let file = Mutex::new(file.map_err(Error::io(&path, "write"))?);
         Ok(Self { path, file })
     }

@@ -1,11 +1,10 @@
 //! `checkpoint_*.pth` of nnU-Net 2: weights, and what prediction needs to know beside the plans.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use ctseg_base::{Error, Result};
-use ctseg_engine::torch_checkpoint::{Node, TorchFile, Value};
-use ctseg_engine::weights::HostTensor;
+use ctseg_engine::torch_checkpoint::{Node, TorchFile};
+use ctseg_engine::weights::NamedTensors;
 
 /// A checkpoint whose tensors have not been read.
 pub(super) struct Checkpoint {
@@ -69,34 +68,22 @@ impl Checkpoint {
 
     /// The running mean of the validation's pseudo Dice, where it is there.
     pub(super) fn validation_dice(&self) -> Option<f64> {
-        self.file.root().get("_best_ema")?.to_json().as_f64()
+        let dice = self.file.root().get("_best_ema")?.number();
+        dice.filter(|dice| dice.is_finite())
     }
 
-    /// Weights by nnU-Net's names; tensors that are there under several names are read once.
-    pub(super) fn weights(&mut self) -> Result<BTreeMap<String, HostTensor>> {
-        let stored = self
-            .file
-            .root()
-            .get("network_weights")
-            .into_iter()
-            .flat_map(|weights| weights.entries().collect::<Vec<_>>())
-            .filter(|(name, value)| {
-                // Second names of the same tensors.
-                let name = name.text().unwrap_or_default();
-                let again = name.contains("decoder.encoder.") || name.contains(".all_modules.");
-                matches!(value.value(), Value::Tensor(_)) && !again
-            })
-            .map(|(name, value)| {
-                let name = name
-                    .text()
-                    .ok_or_else(|| Error::file(&self.path, "has weights whose name is no text"))?;
-                Ok((name.to_owned(), self.file.tensor(value)?))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let mut weights = BTreeMap::new();
-        for (name, tensor) in stored {
-            weights.insert(name, self.file.read(&tensor)?);
-        }
-        Ok(weights)
+    /// Weights by nnU-Net's names.
+    ///
+    /// # Errors
+    /// Names that are no text; more weights than the file can hold.
+    pub(super) fn weights(&mut self) -> Result<NamedTensors> {
+        let Some(weights) = self.file.root().get("network_weights") else {
+            return Ok(NamedTensors::new());
+        };
+        // Second names of the same tensors.
+        let is_again =
+            |name: &str| name.contains("decoder.encoder.") || name.contains(".all_modules.");
+        let stored = self.file.tensors(weights, |name| !is_again(name))?;
+        self.file.read_all(&stored)
     }
 }

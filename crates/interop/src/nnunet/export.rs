@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::export_plans::{Exported, plans};
 use super::export_weights::state_dict;
-use ctseg_base::atomic_file::{parent_of, refuse_file, temporary_folder, write_bytes_atomically};
+use ctseg_base::atomic_file::{parent_of, refuse_file, rename_folder, write_bytes_atomically};
+use ctseg_base::temp_files::temporary_folder;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Structure;
 use ctseg_core::dataset::laterality::counterparts;
@@ -87,7 +88,7 @@ pub fn export_model(model: &Path, results: &Path, dataset: &DatasetName) -> Resu
         )?;
         folders.push(target.join(name));
     }
-    std::fs::rename(&made, &target).map_err(Error::io(&target, "rename the finished model to"))?;
+    rename_folder(&made, &target)?;
     Ok(folders)
 }
 

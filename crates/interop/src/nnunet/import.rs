@@ -8,11 +8,14 @@ use super::dataset_json::{self, Labels};
 use super::plans::Plans;
 use super::source::{DATASET, PLANS, Source, postprocessing, sibling};
 use super::stage_recipe::{Wanted, recipe};
-use ctseg_base::atomic_file::{parent_of, refuse_file, temporary_folder};
+use ctseg_base::atomic_file::{parent_of, refuse_file, rename_folder};
 use ctseg_base::hash::file_sha256;
+use ctseg_base::replace_folder::restore;
+use ctseg_base::temp_files::temporary_folder;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Structure;
 use ctseg_core::model::bundle::{Bundle, TrainedStage};
+use ctseg_core::model::check::size_problem;
 use ctseg_core::model::manifest::{FoldManifest, StageManifest};
 use ctseg_core::recipe::{Axes, Recipe};
 use ctseg_engine::device::Compute;
@@ -136,6 +139,7 @@ fn not_taken(folder: &Path, source: &Path) -> Vec<String> {
 /// Weights go nowhere where something is.
 fn refuse_existing(target: &Path) -> Result<()> {
     refuse_file(target)?;
+    restore(target)?;
     let is_empty = match std::fs::read_dir(target) {
         Ok(mut entries) => entries.next().is_none(),
         Err(_) => !target.exists(),
@@ -166,10 +170,7 @@ fn published(
         Bundle::publish(&bundle, structures, trained)?;
         told.push(stage);
     }
-    if target.is_dir() {
-        std::fs::remove_dir(target).map_err(Error::io(target, "replace the empty folder"))?;
-    }
-    std::fs::rename(&bundle, target).map_err(Error::io(target, "rename the finished model to"))?;
+    rename_folder(&bundle, target)?;
     Ok(Imported {
         structures: structures.to_vec(),
         stages: told,
@@ -310,7 +311,7 @@ impl Folder {
         let decoder_levels = recipe.network.config().widths.len() - 1;
         let rows = self.labels.rows();
         let background = (!self.labels.regions).then_some(0);
-        let held: BTreeMap<_, _> = checkpoint.weights()?;
+        let held = checkpoint.weights()?;
         super::keys::converted(held, decoder_levels, &rows, background)
             .map_err(|problem| Error::file(file, format!("weights that are not known: {problem}")))
     }
@@ -323,6 +324,13 @@ fn try_out(
     tensors: &NamedTensors,
     compute: &Compute,
 ) -> Result<()> {
+    let numbers: u64 = tensors
+        .values()
+        .map(|tensor| tensor.values.len() as u64)
+        .sum();
+    if let Some(problem) = size_problem(recipe, structures, numbers)? {
+        return Err(Error::invalid(problem));
+    }
     let device = &compute.device;
     let network = recipe.network.init(recipe.channels(), structures, device)?;
     with_tensors(network, tensors, device).map(drop)

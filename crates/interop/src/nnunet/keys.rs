@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use ctseg_engine::weights::{HostTensor, NamedTensors};
+use ctseg_engine::weights::{HostTensor, NamedTensors, elements_of};
 
 /// Where a tensor goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,17 +107,14 @@ fn of_layer(layer: &str, rest: &[&str]) -> Place {
 /// A convolution's weights (out, in, …) with the halves of their inputs in the other order.
 pub(super) fn halves_exchanged(tensor: &HostTensor) -> Option<HostTensor> {
     let (outputs, inputs) = (*tensor.shape.first()?, *tensor.shape.get(1)?);
-    let kernel: usize = tensor.shape[2..].iter().product();
-    if inputs == 0
-        || kernel == 0
-        || inputs % 2 != 0
-        || tensor.values.len() != outputs * inputs * kernel
-    {
+    let numbers = elements_of(&tensor.shape)?;
+    if numbers == 0 || inputs % 2 != 0 || tensor.values.len() != numbers {
         return None;
     }
     let mut values = tensor.values.clone();
-    for output in values.chunks_exact_mut(inputs * kernel) {
-        output.rotate_left(inputs / 2 * kernel);
+    let width = numbers / outputs;
+    for output in values.chunks_exact_mut(width) {
+        output.rotate_left(width / 2);
     }
     Some(HostTensor {
         shape: tensor.shape.clone(),
@@ -255,5 +252,10 @@ mod tests {
             values: Vec::new(),
         };
         assert!(halves_exchanged(&empty).is_none());
+        let endless = HostTensor {
+            shape: vec![0, 1 << 40, 1 << 40],
+            values: Vec::new(),
+        };
+        assert!(halves_exchanged(&endless).is_none());
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use ctseg_base::text::file::read_text;
+use ctseg_base::text::file::read_text_at_most;
 use ctseg_base::unzip::unpacked_zip;
 use ctseg_base::{Error, Result};
 
@@ -153,7 +153,7 @@ pub(super) fn read_json(path: &Path) -> Result<Value> {
             format!("is {length} bytes long; nnU-Net's are some kilobytes"),
         ));
     }
-    let text = read_text(path).map_err(Error::io(path, "read"))?;
+    let text = read_text_at_most(path, LONGEST_JSON).map_err(Error::io(path, "read"))?;
     // Python writes numbers that JSON has not; none that is used here is one.
     serde_json::from_str(&text)
         .or_else(|_| serde_json::from_str(&without_nan(&text)))

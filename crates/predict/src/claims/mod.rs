@@ -35,8 +35,10 @@ use crate::CaseState;
 use crate::shard::output_name;
 use ctseg_base::atomic_file::{create_folder, temporary_file, write_bytes_atomically};
 use ctseg_base::process::id::ProcessId;
+use ctseg_base::temp_files::remove_leftovers;
+use ctseg_base::text::file::read_text;
 use ctseg_base::text::os_text;
-use ctseg_base::{Error, Result};
+use ctseg_base::{Error, Result, regular_file};
 use ctseg_core::outputs::inputs::PredictCase;
 use ctseg_core::outputs::sidecar::sidecar_path;
 
@@ -135,6 +137,7 @@ impl Claims {
     ) -> Result<Self> {
         let folder = claiming.folder.as_path();
         create_folder(folder)?;
+        remove_leftovers(folder)?;
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let process = format!("{}.{count}", ProcessId::own());
@@ -308,7 +311,7 @@ impl Claims {
     /// What is known of a case, unless its input or the way is not what it was, or its files are gone.
     fn mark(&self, index: usize) -> Option<Mark> {
         let case = &self.cases[index];
-        let text = fs::read(self.mark_file(index)).ok()?;
+        let text = regular_file::read(&self.mark_file(index)).ok()?;
         let mark: Mark = serde_json::from_slice(&text).ok()?;
         let failed = matches!(mark.state, CaseState::Failed { .. });
         let same = mark.way == self.way && mark.file == InputFile::at(&case.input);
@@ -318,7 +321,7 @@ impl Claims {
     /// The process that has made a case's claim of this number.
     fn claim(&self, index: usize, number: u32) -> Result<Option<String>> {
         let path = self.claim_file(index, number);
-        match fs::read_to_string(&path) {
+        match read_text(&path) {
             Ok(text) => Ok(Some(text.lines().next().unwrap_or_default().to_owned())),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Error::io(&path, "read")(error)),

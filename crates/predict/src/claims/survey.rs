@@ -9,8 +9,9 @@ use std::time::{Duration, SystemTime};
 use super::{Mark, key};
 use crate::CaseState;
 use ctseg_base::process::id::ProcessId;
-use ctseg_base::process::owner::{Alive, Worker};
-use ctseg_base::{Error, Result};
+use ctseg_base::process::owner::{Alive, Sign, Worker};
+use ctseg_base::text::file::read_text;
+use ctseg_base::{Error, Result, regular_file};
 
 /// A process of the folder that has not ended in order.
 #[derive(Debug, Clone)]
@@ -42,7 +43,8 @@ pub struct Survey {
 
 impl Survey {
     /// Reads the folder at the time `now`: marks of cases made in the same `way`, and processes that are taken for
-    /// dead after `expiry` without a sign. The times of files are compared with this machine's clock.
+    /// dead after `expiry` without a sign, or whose last one lies further in the future. The times of files are compared
+    /// with this machine's clock.
     ///
     /// # Errors
     /// The folder cannot be read.
@@ -76,21 +78,20 @@ impl Survey {
             return;
         };
         let sign = metadata.modified().unwrap_or(now);
-        let age = now.duration_since(sign).unwrap_or_default();
         let id = process.rsplit_once('.');
         let id = id.and_then(|(id, _)| ProcessId::parse(id));
-        let worker = fs::read(path).ok();
+        let worker = regular_file::read(path).ok();
         let member = Member {
             process: process.to_owned(),
             worker: worker.and_then(|text| serde_json::from_slice(&text).ok()),
-            alive: Alive::of(id.as_ref(), metadata.uid(), age, expiry),
+            alive: Alive::of(id.as_ref(), metadata.uid(), Sign { at: sign, now }, expiry),
             sign,
         };
         self.members.insert(process.to_owned(), member);
     }
 
     fn take_mark(&mut self, key: &str, path: &Path, way: &str) {
-        let text = fs::read(path).ok();
+        let text = regular_file::read(path).ok();
         let mark = text.and_then(|text| serde_json::from_slice::<Mark>(&text).ok());
         if let Some(mark) = mark.filter(|mark| mark.way == way) {
             self.marks
@@ -110,7 +111,7 @@ impl Survey {
             return;
         }
         let made = fs::metadata(path).and_then(|metadata| metadata.modified());
-        if let (Ok(text), Ok(made)) = (fs::read_to_string(path), made) {
+        if let (Ok(text), Ok(made)) = (read_text(path), made) {
             let process = text.lines().next().unwrap_or_default().to_owned();
             self.claims.insert(key.to_owned(), (number, process, made));
         }

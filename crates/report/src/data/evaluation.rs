@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::case::{Compared, Places};
@@ -50,8 +51,7 @@ impl EvaluationFacts {
         let table = MetricTable::read(&file)?;
         let written = std::fs::metadata(&file).and_then(|data| data.modified());
         let summary = read_summary(&folder.join("summary.json"))?;
-        let compared: Vec<Compared> =
-            serde_json::from_value(summary["compared"].clone()).unwrap_or_default();
+        let compared: Vec<Compared> = serde_json::from_value(summary.compared).unwrap_or_default();
         let predictions = hints.predictions.as_deref().unwrap_or(folder);
         let places = Places {
             compared: compared
@@ -67,22 +67,33 @@ impl EvaluationFacts {
             folder: folder.to_path_buf(),
             reading: hints.reading,
         };
-        let mut failed = failures(&summary["failed"]);
+        let mut failed = failures(&summary.failed);
         failed.extend(failed_predictions(&places, predictions));
         Ok(Self {
             folder: folder.to_path_buf(),
             table,
             failed,
-            missing: strings(&summary["missing_predictions"]),
-            roi_recall: summary["roi_recall"].as_f64(),
-            roi_share: summary["roi_share"].as_f64(),
+            missing: strings(&summary.missing_predictions),
+            roi_recall: summary.roi_recall.as_f64(),
+            roi_share: summary.roi_share.as_f64(),
             written: written.ok().and_then(|time| time.try_into().ok()),
             places,
         })
     }
 }
 
-fn read_summary(path: &Path) -> Result<Value> {
+/// What a report takes from `summary.json`; the rest, which may be long, is passed over. What has another form says nothing.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Summary {
+    compared: Value,
+    failed: Value,
+    missing_predictions: Value,
+    roi_recall: Value,
+    roi_share: Value,
+}
+
+fn read_summary(path: &Path) -> Result<Summary> {
     let text = read_text(path).map_err(Error::io(path, "read"))?;
     serde_json::from_str(&text).map_err(|error| {
         Error::file(

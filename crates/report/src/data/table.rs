@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use super::metric::Metric;
-use ctseg_base::{Error, Result};
+use ctseg_base::text::csv_cell::from_cell;
+use ctseg_base::{Error, Result, regular_file};
 use ctseg_core::dataset::Structure;
 use ctseg_image::metrics::overlap::Summary;
 
@@ -41,7 +42,8 @@ impl MetricTable {
     /// No CSV, columns `case` and `structure` missing, or no row.
     pub fn read(path: &Path) -> Result<Self> {
         let broken = |error: csv::Error| Error::file(path, format!("cannot be read: {error}"));
-        let mut reader = csv::Reader::from_path(path).map_err(broken)?;
+        let bytes = regular_file::read(path).map_err(Error::io(path, "read"))?;
+        let mut reader = csv::Reader::from_reader(bytes.as_slice());
         let header = reader.headers().map_err(broken)?.clone();
         let column = |name: &str| header.iter().position(|own| own == name);
         let (Some(case), Some(structure)) = (column("case"), column("structure")) else {
@@ -59,8 +61,8 @@ impl MetricTable {
             let record = record.map_err(broken)?;
             let cell = |at: usize| record.get(at).unwrap_or_default().trim().to_owned();
             rows.push(Row {
-                case: cell(case),
-                structure: cell(structure),
+                case: from_cell(&cell(case)).to_owned(),
+                structure: from_cell(&cell(structure)).to_owned(),
                 label: label.and_then(|at| cell(at).parse().ok()),
                 cells: metrics.iter().map(|at| cell(*at)).collect(),
             });
@@ -172,6 +174,15 @@ mod tests {
         // Means over structures of means over cases: ((0.9 + 0.7) / 2 + 0.5) / 2.
         assert!((table.mean(0).unwrap() - 0.65).abs() < 1e-12);
         assert_eq!(table.mean(2), None);
+    }
+
+    #[test]
+    fn names_that_are_marked_as_text_are_read_without_the_mark() {
+        let table = read("case,structure,dice\n'=cmd(),'-a,0.9\n'b,a,-0.5\n").unwrap();
+        assert_eq!(table.cases, ["=cmd()", "'b"]);
+        let names = table.structures.iter().map(|s| s.name.as_str());
+        assert_eq!(names.collect::<Vec<_>>(), ["-a", "a"]);
+        assert_eq!(table.value(1, 1, 0), Some(-0.5));
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub(crate) mod views;
 use std::path::Path;
 
 use ctseg_base::atomic_file::write_atomically;
-use ctseg_base::{Error, Result};
+use ctseg_base::{Error, Result, regular_file};
 
 /// Red, green, blue.
 pub type Colour = [u8; 3];
@@ -133,7 +133,7 @@ impl Picture {
     /// # Errors
     /// The file cannot be read, or is no PNG of 8-bit RGB.
     pub fn read_png(path: &Path) -> Result<Self> {
-        let file = std::fs::File::open(path).map_err(Error::io(path, "open the picture"))?;
+        let file = regular_file::open(path).map_err(Error::io(path, "open the picture"))?;
         let decoder = png::Decoder::new(std::io::BufReader::new(file));
         let read = || -> std::result::Result<_, png::DecodingError> {
             let mut reader = decoder.read_info()?;

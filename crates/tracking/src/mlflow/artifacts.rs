@@ -8,10 +8,13 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::artifact_folder::Folder;
 use super::error::{Fault, Refusal};
 use super::http::Http;
-use ctseg_base::atomic_file::{TEMPORARY, persisted, temporary_file};
-use ctseg_base::{Error, Result};
+use ctseg_base::atomic_file::{
+    TEMPORARY, parent_of, persisted, temporary_file, write_bytes_atomically,
+};
+use ctseg_base::{Error, Result, regular_file};
 use ctseg_http::Body;
 
 const PROXY: &str = "/api/2.0/mlflow-artifacts";
@@ -49,14 +52,15 @@ enum Kind {
         base: String,
         folder: Vec<String>,
     },
-    Folder(PathBuf),
+    Folder(Folder),
 }
 
 impl<'a> Store<'a> {
     /// The place that the server calls `uri`.
     ///
     /// # Errors
-    /// A place that is not for us: a bucket that the server has no proxy for, a folder that is not seen from here.
+    /// A place that is not for us, such as a bucket that the server has no proxy for; [`Fault::Place`] for a folder
+    /// that is not below the one where the server may have files put.
     pub fn open(http: &'a Http, uri: &str, parts: Parts) -> Result<Self, Fault> {
         let refused = |why: String| {
             Fault::Refused(Refusal {
@@ -90,16 +94,8 @@ impl<'a> Store<'a> {
                 }
             }
             "file" => {
-                let folder = PathBuf::from(host_and_path(rest).1);
-                // <root>/<experiment>/<run>/artifacts, or one level more for a model.
-                let root = folder.ancestors().nth(3);
-                if !root.is_some_and(Path::is_dir) {
-                    return Err(refused(format!(
-                        "the server keeps files in '{}', which is not seen from this machine; start it with --serve-artifacts",
-                        folder.display()
-                    )));
-                }
-                Kind::Folder(folder)
+                let path = Path::new(host_and_path(rest).1);
+                Kind::Folder(Folder::open(path, http.artifact_root.as_deref())?)
             }
             _ => {
                 return Err(refused(format!(
@@ -110,14 +106,22 @@ impl<'a> Store<'a> {
         Ok(Self { http, parts, kind })
     }
 
+    /// What is unsafe about the place.
+    pub fn risk(&self) -> Option<String> {
+        match &self.kind {
+            Kind::Proxy { base, .. } => self.http.risk_at(base),
+            Kind::Folder(_) => None,
+        }
+    }
+
     /// Puts the file at `path` to `to`, such as `plots/loss.png`. Sent again it replaces itself.
     pub fn put(&self, path: &Path, to: &str) -> Result<(), Fault> {
-        let mut file = File::open(path).map_err(Error::io(path, "read"))?;
+        let mut file = regular_file::open(path).map_err(Error::io(path, "read"))?;
         let metadata = file.metadata().map_err(Error::io(path, "read"))?;
         let bytes = metadata.len();
         let (base, folder) = match &self.kind {
             Kind::Folder(folder) => {
-                return copied(&mut file, &folder.join(to)).map_err(Fault::from);
+                return copied(&mut file, &folder.place(to)?).map_err(Fault::from);
             }
             Kind::Proxy { base, folder } => (base, folder),
         };
@@ -131,11 +135,8 @@ impl<'a> Store<'a> {
     pub fn put_text(&self, text: String, to: &str) -> Result<(), Fault> {
         match &self.kind {
             Kind::Folder(folder) => {
-                let path = folder.join(to);
-                Ok(ctseg_base::atomic_file::write_bytes_atomically(
-                    &path,
-                    text.as_bytes(),
-                )?)
+                let path = folder.place(to)?;
+                Ok(write_bytes_atomically(&path, text.as_bytes())?)
             }
             Kind::Proxy { base, folder } => self.put_whole(Body::Text(text), base, folder, to),
         }
@@ -205,7 +206,7 @@ impl<'a> Store<'a> {
         let mut parts = Vec::new();
         for (index, credential) in (0u64..).zip(credentials.into_iter().flatten()) {
             let from = index * part_bytes;
-            let mut file = File::open(path).map_err(Error::io(path, "read"))?;
+            let mut file = regular_file::open(path).map_err(Error::io(path, "read"))?;
             file.seek(SeekFrom::Start(from))
                 .map_err(Error::io(path, "read"))?;
             let headers = credential["headers"].as_object();
@@ -237,7 +238,7 @@ fn host_and_path(rest: &str) -> (&str, &str) {
 }
 
 fn copied(file: &mut File, to: &Path) -> Result<()> {
-    let mut temporary = temporary_file(ctseg_base::atomic_file::parent_of(to))?;
+    let mut temporary = temporary_file(parent_of(to))?;
     std::io::copy(file, temporary.as_file_mut()).map_err(Error::io(to, "write"))?;
     persisted(temporary, to)
 }
@@ -278,7 +279,7 @@ pub fn files_of(path: &Path) -> Result<Vec<(PathBuf, String)>> {
 
 /// SHA-256 of a file's bytes, in hexadecimal digits.
 pub fn sha256_of(path: &Path) -> Result<String> {
-    let mut file = File::open(path).map_err(Error::io(path, "read"))?;
+    let mut file = regular_file::open(path).map_err(Error::io(path, "read"))?;
     let mut hash = Sha256::new();
     std::io::copy(&mut file, &mut hash).map_err(Error::io(path, "read"))?;
     Ok(format!("{:x}", hash.finalize()))

@@ -1,7 +1,7 @@
 //! `tracking/delivered.json` in a run folder: what each server has of the run; and who may send.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::event_reader::FOLDER;
 use ctseg_base::atomic_file::write_bytes_atomically;
-use ctseg_base::{Error, Result};
+use ctseg_base::{Error, Result, regular_file};
 
 const FILE: &str = "delivered.json";
 const LOCK: &str = "lock";
@@ -58,7 +58,7 @@ impl Delivered {
     }
 
     fn all(run: &Path) -> Self {
-        let bytes = std::fs::read(path_in(run)).unwrap_or_default();
+        let bytes = regular_file::read(&path_in(run)).unwrap_or_default();
         serde_json::from_slice(&bytes).unwrap_or_default()
     }
 
@@ -84,11 +84,7 @@ impl Lock {
     /// None if another process sends.
     pub fn take(run: &Path) -> Result<Option<Self>> {
         let path = run.join(FOLDER).join(LOCK);
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .map_err(Error::io(&path, "open"))?;
+        let file = regular_file::append_to(&path).map_err(Error::io(&path, "open"))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) => Ok(None),
             // Storage without locks; what is sent twice is there once all the same.

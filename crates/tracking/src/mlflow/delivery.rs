@@ -58,6 +58,8 @@ pub struct Delivery {
     pub(super) begun_at: i64,
     pub(super) standing: Standing,
     pub(super) artifact_uri: Option<String>,
+    /// Why files wait, although the server is there.
+    pub(super) held: Option<String>,
     pub sent: Sent,
     _lock: Lock,
 }
@@ -99,7 +101,7 @@ impl Sent {
 
     /// Of something that costs nothing.
     pub(super) fn remark(&mut self, line: String) {
-        if self.notes.len() < NOTES {
+        if self.notes.len() < NOTES && !self.notes.contains(&line) {
             self.notes.push(line);
         }
     }
@@ -125,6 +127,7 @@ impl Delivery {
             begun_at,
             standing: Delivered::read(run, &link.server.uri),
             artifact_uri: None,
+            held: None,
             sent: Sent::default(),
             _lock: lock,
         })))

@@ -16,6 +16,8 @@ pub enum Fault {
     Gone(String),
     /// The experiment was deleted on the server, and cannot be restored from here.
     Experiment(String),
+    /// The place that the server names for files may not be written to before a person has allowed it; they wait.
+    Place(String),
     /// This one thing is not wanted; others may be.
     Refused(Refusal),
     /// Not the server's: a file here.
@@ -44,7 +46,8 @@ impl std::fmt::Display for Fault {
             Self::Away { why, .. }
             | Self::Closed(why)
             | Self::Gone(why)
-            | Self::Experiment(why) => f.write_str(why),
+            | Self::Experiment(why)
+            | Self::Place(why) => f.write_str(why),
             Self::Refused(refusal) => f.write_str(&refusal.message),
             Self::Local(error) => error.fmt(f),
         }

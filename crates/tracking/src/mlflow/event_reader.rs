@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::event::{Begun, Event, Line};
-use ctseg_base::{Error, Result};
+use ctseg_base::{Error, Result, regular_file};
 
 /// In the run folder.
 pub const FOLDER: &str = "tracking";
@@ -38,7 +38,7 @@ pub struct Placed {
 impl Lines {
     pub fn open(run: &Path, at: u64) -> Result<Self> {
         let path = path_in(run);
-        let mut file = File::open(&path).map_err(Error::io(&path, "read"))?;
+        let mut file = regular_file::open(&path).map_err(Error::io(&path, "read"))?;
         file.seek(SeekFrom::Start(at))
             .map_err(Error::io(&path, "read"))?;
         Ok(Self {
@@ -65,6 +65,30 @@ impl Lines {
             end: self.at,
         }))
     }
+}
+
+/// Bytes of the whole lines that there are. What a kill or a full disk tore at the end is none, and never sent.
+///
+/// # Errors
+/// It cannot be read.
+pub fn whole_bytes(run: &Path) -> Result<u64> {
+    let path = path_in(run);
+    let io = |error| Error::io(&path, "read")(error);
+    let mut file = File::open(&path).map_err(io)?;
+    let mut end = file.metadata().map_err(io)?.len();
+    let mut piece = Vec::new();
+    while end > 0 {
+        let begin = end.saturating_sub(64 << 10);
+        piece.clear();
+        file.seek(SeekFrom::Start(begin)).map_err(io)?;
+        let read = file.by_ref().take(end - begin).read_to_end(&mut piece);
+        read.map_err(io)?;
+        if let Some(at) = piece.iter().rposition(|byte| *byte == b'\n') {
+            return Ok(begin + at as u64 + 1);
+        }
+        end = begin;
+    }
+    Ok(0)
 }
 
 /// The event that the run began with, if it has one.

@@ -14,12 +14,20 @@ use ctseg_core::model::bundle::Bundle;
 impl Delivery {
     /// Sends the files of the next event that has some; false where there is none.
     pub(super) fn file_sent(&mut self) -> Result<bool, Fault> {
+        if self.held.is_some() {
+            return Ok(false);
+        }
         let mut lines = Lines::open(&self.run, self.standing.files)?;
         while let Some(placed) = lines.next()? {
             let file = placed.line.filter(|line| line.event.is_file());
             if let Some(line) = &file {
                 match self.files_of_event(line) {
                     Err(Fault::Refused(refusal)) => self.sent.note(refusal.message),
+                    Err(Fault::Place(why)) => {
+                        self.sent.remark(why.clone());
+                        self.held = Some(why);
+                        return Ok(false);
+                    }
                     other => other?,
                 }
             }
@@ -122,6 +130,10 @@ impl Delivery {
         if self.standing.artifacts.get(known) == Some(&sha256) {
             return Ok(());
         }
+        store
+            .risk()
+            .into_iter()
+            .for_each(|risk| self.sent.remark(risk));
         store.put(path, to)?;
         self.sent.files += 1;
         self.sent.bytes += std::fs::metadata(path).map_or(0, |metadata| metadata.len());

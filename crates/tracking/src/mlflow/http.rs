@@ -1,5 +1,6 @@
 //! Requests to an MLflow server and what comes of them.
 
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use serde_json::Value;
@@ -20,12 +21,14 @@ pub struct Http {
     base: Url,
     /// As it was named, for messages.
     uri: String,
+    /// The folder of this machine below which the server may have files put.
+    pub(super) artifact_root: Option<PathBuf>,
 }
 
 /// Where files go, and with whose rights.
 pub struct Place {
     url: Url,
-    /// Whether it is the tracking server's, and told who we are.
+    /// Whether it is a tracking server's, which is told who we are if its origin is one of the login's.
     own: bool,
     headers: Vec<(String, String)>,
 }
@@ -41,10 +44,12 @@ impl Http {
             ))
         })?;
         let login = Login::new(base.clone(), server.access.clone());
+        let login = login.also_for(server.trusted.clone());
         Ok(Self {
             client: Client::open(login, &server.trust, server.timeout, CERTIFICATES)?,
             base,
             uri: server.uri.clone(),
+            artifact_root: server.artifact_root.clone(),
         })
     }
 
@@ -57,7 +62,7 @@ impl Http {
 
     /// The first line of a page that is no JSON, such as `/version`, and what time the server says that it is.
     pub fn line(&self, path: &str) -> Result<(String, Option<SystemTime>), Fault> {
-        let answer = self.outcome(Request::get(self.url(path)))?;
+        let answer = self.outcome(self.client.send(Request::get(self.url(path))))?;
         Ok((one_line(&answer.body), answer.date))
     }
 
@@ -75,7 +80,7 @@ impl Http {
     }
 
     fn answered(&self, request: Request) -> Result<Value, Fault> {
-        let bytes = self.outcome(request)?.body;
+        let bytes = self.outcome(self.client.send(request))?.body;
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Ok(Value::Null);
         }
@@ -116,6 +121,16 @@ impl Http {
         }
     }
 
+    /// A warning where the login would go to `base`, another server than this one, unencrypted.
+    pub fn risk_at(&self, base: &str) -> Option<String> {
+        let url = Url::parse(base).ok()?;
+        let is_other = url.origin() != self.base.origin();
+        (is_other && self.client.login().is_exposed_at(&url)).then(|| {
+            let origin = url.origin().ascii_serialization();
+            format!("the login is sent to {origin}, which stores the files, unencrypted; use an https:// address")
+        })
+    }
+
     /// Puts bytes at a place without holding them in memory; the tag that the place gave them.
     pub fn put(&self, place: Place, body: Body) -> Result<Option<String>, Fault> {
         let mut headers = place.headers;
@@ -125,12 +140,23 @@ impl Http {
                 "application/octet-stream".to_owned(),
             ));
         }
-        let answer = self.outcome(Request {
+        let is_stranger = place.own && !self.client.login().is_for(&place.url);
+        let origin = place.url.origin().ascii_serialization();
+        let sent = self.client.send(Request {
             headers,
             is_anonymous: !place.own,
             ..Request::new(Method::PUT, place.url, body)
-        })?;
-        Ok(answer.tag)
+        });
+        match sent {
+            Err(Failure::Status(answer)) if is_stranger && answer.status == 401 => {
+                Err(Fault::Place(format!(
+                    "{} stores files at {origin}, which answers 401; list \"{origin}\" in trusted_servers in \
+                     ~/.config/ctseg/config.toml if it may have the login, and 'ctseg sync' then sends the files",
+                    self.uri
+                )))
+            }
+            other => Ok(self.outcome(other)?.tag),
+        }
     }
 
     fn url(&self, path: &str) -> Url {
@@ -139,8 +165,8 @@ impl Http {
         url
     }
 
-    fn outcome(&self, request: Request) -> Result<Answer, Fault> {
-        self.client.send(request).map_err(|failure| match failure {
+    fn outcome(&self, sent: Result<Answer, Failure>) -> Result<Answer, Fault> {
+        sent.map_err(|failure| match failure {
             Failure::Connection {
                 why,
                 is_certificate: true,

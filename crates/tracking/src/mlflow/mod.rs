@@ -5,6 +5,7 @@
 //! (`tracking/delivered.json`), so that the next process, or `ctseg sync`, goes on from there.
 
 mod api;
+mod artifact_folder;
 pub mod artifacts;
 mod batch;
 mod cursor;
@@ -27,6 +28,7 @@ mod sender;
 pub mod settings;
 mod spool;
 pub mod sync;
+pub mod trusted;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

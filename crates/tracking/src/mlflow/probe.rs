@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::api::{Api, KnownExperiment};
 use super::cursor::Delivered;
 use super::error::Fault;
-use super::event_reader::path_in;
+use super::event_reader::whole_bytes;
 use super::http::Http;
 use super::settings::Server;
 use super::sync::runs_at;
@@ -63,7 +63,7 @@ fn is_version(text: &str) -> bool {
 pub fn waiting(folder: &Path, server: &Server) -> Result<Vec<PathBuf>> {
     let mut runs = runs_at(folder)?;
     runs.retain(|run| {
-        let told = std::fs::metadata(path_in(run)).map_or(0, |known| known.len());
+        let told = whole_bytes(run).unwrap_or_default();
         let standing = Delivered::read(run, &server.uri);
         standing.numbers.min(standing.files) < told
     });

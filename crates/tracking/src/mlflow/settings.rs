@@ -4,8 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::trusted::{check_named, server_url, server_urls};
+use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result};
-use ctseg_http::{Access, Trust};
+use ctseg_http::{Access, Login, Trust, Url};
 
 /// Where nothing else is said.
 const EXPERIMENT: &str = "ctseg";
@@ -17,9 +19,15 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Preferences {
     pub uri: Option<String>,
+    /// The settings file that names the address, where the user named neither.
+    pub found_in: Option<PathBuf>,
     pub experiment: Option<String>,
     /// The name that models are registered under.
     pub model: Option<String>,
+    /// Addresses at origins that may have the login too.
+    pub trusted_servers: Vec<String>,
+    /// The folder of this machine below which servers may have files put.
+    pub artifact_root: Option<PathBuf>,
 }
 
 /// A tracking server and the way in.
@@ -32,6 +40,10 @@ pub struct Server {
     pub access: Access,
     pub trust: Trust,
     pub timeout: Duration,
+    /// Further origins that the login may go to, such as that of an artifact server.
+    pub trusted: Vec<Url>,
+    /// The folder of this machine below which the server may have files put.
+    pub artifact_root: Option<PathBuf>,
 }
 
 /// Looks up environment variables.
@@ -47,9 +59,13 @@ impl Server {
     ///
     /// # Errors
     /// [`Error::Usage`] for an address that is none of a server, such as a folder or a database, with the command that
-    /// serves it; and a credentials file that cannot be read.
+    /// serves it; a login for a server that the user has not named; and a credentials file that cannot be read.
     pub fn find(preferences: &Preferences, environment: Environment) -> Result<Option<Self>> {
         let named = environment("MLFLOW_TRACKING_URI").map(|uri| ("MLFLOW_TRACKING_URI", uri));
+        let found_in = match named {
+            Some(_) => None,
+            None => preferences.found_in.as_deref(),
+        };
         let preferred = || preferences.uri.clone().map(|uri| ("[mlflow] uri", uri));
         let Some((origin, uri)) = named.or_else(preferred) else {
             return Ok(None);
@@ -61,22 +77,52 @@ impl Server {
         let experiment = preferences.experiment.as_deref().unwrap_or(EXPERIMENT);
         let path = |name: &str| environment(name).map(PathBuf::from);
         let seconds = environment("MLFLOW_HTTP_REQUEST_TIMEOUT").and_then(|text| text.parse().ok());
+        let identity = path("MLFLOW_TRACKING_CLIENT_CERT_PATH");
+        let trusted = server_urls(&preferences.trusted_servers);
+        // A login in the address itself is of whoever wrote it there.
+        let own = match login {
+            Some(_) => Access::Anybody,
+            None => access(environment)?,
+        };
+        if let Some(file) = found_in.filter(|_| own != Access::Anybody || identity.is_some()) {
+            check_named(&uri, file, &trusted)?;
+        }
         Ok(Some(Self {
             uri: uri.trim_end_matches('/').to_owned(),
             experiment: experiment.to_owned(),
             access: match login {
                 Some((name, password)) => Access::User { name, password },
-                None => access(environment)?,
+                None => own,
             },
             trust: Trust {
                 insecure: environment("MLFLOW_TRACKING_INSECURE_TLS").is_some_and(|text| {
                     ["true", "1"].contains(&text.trim().to_ascii_lowercase().as_str())
                 }),
                 authorities: path("MLFLOW_TRACKING_SERVER_CERT_PATH"),
-                identity: path("MLFLOW_TRACKING_CLIENT_CERT_PATH"),
+                identity,
             },
             timeout: seconds.map_or(TIMEOUT, |seconds: u64| Duration::from_secs(seconds.max(1))),
+            trusted,
+            artifact_root: preferences.artifact_root.clone(),
         }))
+    }
+
+    /// What is unsafe about the way to the server, each with what to do.
+    pub fn risks(&self) -> Vec<(String, &'static str)> {
+        let url = server_url(&self.uri);
+        let is_exposed =
+            |url: &Url| Login::new(url.clone(), self.access.clone()).is_exposed_at(url);
+        let exposed = url.filter(is_exposed).map(|_| {
+            let what = format!("the login is sent to {} unencrypted", self.uri);
+            (what, "use an https:// address")
+        });
+        let unchecked = self.trust.insecure.then(|| {
+            let what = "MLFLOW_TRACKING_INSECURE_TLS turns certificate checks off: anyone on the network path can \
+                        read what is sent, also the login";
+            let advice = "name the server's certificate with MLFLOW_TRACKING_SERVER_CERT_PATH instead";
+            (what.to_owned(), advice)
+        });
+        exposed.into_iter().chain(unchecked).collect()
     }
 }
 
@@ -151,7 +197,7 @@ fn kept_login(path: &Path) -> Result<(Option<String>, Option<String>)> {
     if !path.exists() {
         return Ok(login);
     }
-    let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+    let text = read_text(path).map_err(Error::io(path, "read"))?;
     let mut within = false;
     for line in text.lines().map(str::trim) {
         if line.starts_with('[') {
@@ -220,7 +266,7 @@ mod tests {
         let preferences = Preferences {
             uri: Some("http://a:5000/".to_owned()),
             experiment: Some("spleens".to_owned()),
-            model: None,
+            ..Preferences::default()
         };
         let server = found(&[], &preferences).unwrap().unwrap();
         assert_eq!(

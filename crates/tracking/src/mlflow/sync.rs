@@ -93,7 +93,13 @@ pub fn sync(link: &Arc<Link>, run: &Path, observer: &dyn Observer) -> Synced {
     synced.page = delivery.is_known().then(|| delivery.page());
     synced.sent = std::mem::take(&mut delivery.sent);
     synced.outcome = match sent {
-        Ok(()) => Outcome::All,
+        Ok(()) => match delivery.held.take() {
+            Some(why) => {
+                synced.sent.notes.retain(|note| *note != why);
+                Outcome::Failed(why)
+            }
+            None => Outcome::All,
+        },
         Err(fault @ (Fault::Away { .. } | Fault::Closed(_))) => {
             Outcome::ServerFailed(fault.to_string())
         }

@@ -21,6 +21,7 @@ use crate::fit::{CheckedData, FitJob, StageOneMemory, TrialRun, fit, run_data};
 use ctseg_base::atomic_file::write_bytes_atomically;
 use ctseg_base::cancel::guarded;
 use ctseg_base::progress::{Observer, Silent};
+use ctseg_base::text::file::read_text;
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::laterality::mirrored_where_possible;
@@ -171,7 +172,7 @@ fn trained(
     observer: &dyn Observer,
 ) -> Result<Option<String>> {
     let failure = trial.folder.join(FAILURE);
-    if let Ok(known) = std::fs::read_to_string(&failure) {
+    if let Ok(known) = read_text(&failure) {
         return Ok(Some(known.trim().to_owned()));
     }
     observer.say(&format!(

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::diagnosis::{Verdict, diagnose};
 use ctseg_base::atomic_file::write_bytes_atomically;
+use ctseg_base::text::csv_cell::to_cell;
 use ctseg_base::{Error, Result};
 use ctseg_core::recipe::Recipe;
 use ctseg_core::run::history;
@@ -145,8 +146,8 @@ pub(super) fn write_tables(sweep: &Path, rows: &[TrialRow]) -> Result<()> {
         table
             .write_record([
                 row.rank.to_string(),
-                row.trial.clone(),
-                row.settings.join(" "),
+                to_cell(&row.trial),
+                to_cell(&row.settings.join(" ")),
                 row.rungs.to_string(),
                 row.epochs.to_string(),
                 number(row.best_dice),
@@ -154,7 +155,7 @@ pub(super) fn write_tables(sweep: &Path, rows: &[TrialRow]) -> Result<()> {
                 format!("{:.1}", row.seconds),
                 row.verdict
                     .map_or_else(String::new, |verdict| verdict.to_string()),
-                row.failure.clone().unwrap_or_default(),
+                to_cell(row.failure.as_deref().unwrap_or_default()),
             ])
             .map_err(failed)?;
     }
@@ -191,7 +192,7 @@ mod tests {
         };
         let standings = [
             trial("000", &[0.5, 0.6], 1, None),
-            trial("001", &[0.1], 1, Some("not finite")),
+            trial("001", &[0.1], 1, Some("=not finite")),
             trial("002", &[0.4, 0.55, 0.58], 2, None),
             trial("003", &[0.7], 1, None),
             trial("004", &[], 1, Some("no memory")),
@@ -207,7 +208,10 @@ mod tests {
         write_tables(folder.path(), &rows).unwrap();
         let text = std::fs::read_to_string(folder.path().join("sweep.csv")).unwrap();
         assert_eq!(text.lines().count(), 6);
-        assert!(text.contains("001") && text.contains("not finite"));
+        assert!(
+            text.contains("001") && text.contains(",'=not finite\n"),
+            "{text}"
+        );
         let bytes = std::fs::read(folder.path().join("sweep.json")).unwrap();
         assert_eq!(
             serde_json::from_slice::<Vec<TrialRow>>(&bytes).unwrap(),

@@ -77,7 +77,7 @@ pub fn run(args: EvaluateArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let figures = figures?;
     print_evaluation(
         &figures.evaluation,
-        &figures.summary,
+        figures.paired.as_deref(),
         &folder,
         settings.json,
     );
@@ -103,8 +103,6 @@ pub fn run(args: EvaluateArgs, settings: &Settings) -> anyhow::Result<Outcome> {
 /// What came of it.
 struct Figures {
     evaluation: Evaluation,
-    /// What summary.json says.
-    summary: serde_json::Value,
     paired: Option<Vec<Paired>>,
     /// Where there are probabilities beside the label maps.
     calibration: Option<Calibration>,
@@ -143,17 +141,14 @@ fn evaluated(
     let other = other.map(|other| evaluate(other, reference, &tolerances, observer));
     let paired = other.transpose()?.map(|other| paired(&evaluation, &other));
     create_folder(folder)?;
-    let mut summary = evaluation.write(folder)?;
+    evaluation.write(folder)?;
     if let Some(paired) = &paired {
         paired::write(folder, paired)?;
-        // Printed as JSON too, but no part of the file: that is of this model alone.
-        summary["against"] = serde_json::json!(paired);
     }
     let calibration =
         calibration::measured(&args.prediction, reference, &evaluation, folder, observer)?;
     Ok(Figures {
         evaluation,
-        summary,
         paired,
         calibration,
     })

@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
 use crate::cli::settings::Settings;
+use ctseg_base::text::printable::Shown;
 use ctseg_interop::nnunet::{DatasetName, export_model};
 
 #[derive(Args)]
@@ -33,12 +34,12 @@ pub fn run(args: &NnunetArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         return Ok(Outcome::AllDone);
     }
     for folder in &folders {
-        print_out(&format!("{}\n", folder.display()));
+        print_out(&format!("{}\n", folder.shown()));
     }
     if let Some(last) = folders.last() {
         print_out(&format!(
             "predict with: nnUNetv2_predict_from_modelfolder -m {} -i IMAGES -o OUT{}\n",
-            last.display(),
+            last.shown(),
             if folders.len() > 1 {
                 " -prev_stage_predictions FOLDER (of the first model)"
             } else {

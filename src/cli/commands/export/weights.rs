@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
 use crate::cli::settings::Settings;
+use ctseg_base::text::printable::Shown;
 use ctseg_base::text::words::counted;
 use ctseg_interop::safetensors::weights::export_weights;
 
@@ -46,7 +47,7 @@ pub fn run(args: WeightsArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         };
         print_out(&format!(
             "{}: {networks}{}, {}\n",
-            file.path.display(),
+            file.path.shown(),
             counted(file.tensors, "tensor"),
             counted(file.values, "number")
         ));

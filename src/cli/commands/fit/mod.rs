@@ -391,7 +391,7 @@ mod tests {
 
     #[test]
     fn every_flag_is_honoured_or_refused_with_resume() {
-        const HONOURED: [&str; 13] = [
+        const HONOURED: [&str; 14] = [
             "alone",
             "case_cache",
             "case_cache_size",
@@ -401,6 +401,7 @@ mod tests {
             "gpus",
             "loader_threads",
             "max_time",
+            "mlflow_artifact_root",
             "no_mlflow",
             "resume",
             "scratch",

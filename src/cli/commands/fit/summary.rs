@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use serde_json::json;
 
 use crate::cli::print::print_out;
+use ctseg_base::text::printable::Shown;
 use ctseg_base::text::table::or_undefined;
 use ctseg_base::text::words::{SHOWN, counted};
 use ctseg_core::inference::coarse_stage::RoiQuality;
@@ -58,8 +59,8 @@ pub fn print_summary(summary: &FitSummary, job: &FitJob, as_json: bool) {
         print_out(&regions_text(roi));
     }
     print_out(&out_of_fold_text(summary));
-    print_out(&format!("  run    {}\n", summary.run.display()));
-    print_out(&format!("  model  {}\n", summary.model.display()));
+    print_out(&format!("  run    {}\n", summary.run.shown()));
+    print_out(&format!("  model  {}\n", summary.model.shown()));
 }
 
 /// How good the regions of stage 1 are.
@@ -84,7 +85,7 @@ fn out_of_fold_json(summary: &FitSummary) -> serde_json::Value {
     let Some(predicted) = &summary.out_of_fold else {
         return serde_json::Value::Null;
     };
-    let figures = predicted.evaluation.as_ref().map(Evaluation::to_json);
+    let figures = predicted.evaluation.as_ref().map(Evaluation::summary);
     json!({"folder": predicted.folder.display().to_string(), "complete": predicted.complete, "summary": figures})
 }
 
@@ -115,7 +116,8 @@ fn out_of_fold_text(summary: &FitSummary) -> String {
     {
         let steps: Vec<String> = cleaning.steps.iter().map(Step::to_string).collect();
         text += &format!(
-            "  clean-up {name}: {}, Dice {} from {}\n",
+            "  clean-up {}: {}, Dice {} from {}\n",
+            name.shown(),
             steps.join(", "),
             dice(cleaning.dice_after),
             dice(cleaning.dice_before)
@@ -138,7 +140,7 @@ fn by_structure(mut own: Vec<(&str, Option<f64>)>) -> String {
     }
     let own: Vec<String> = own
         .iter()
-        .map(|(name, mean)| format!("{name} {}", dice(*mean)))
+        .map(|(name, mean)| format!("{} {}", name.shown(), dice(*mean)))
         .collect();
     match all > SHOWN {
         true => format!(
@@ -158,7 +160,7 @@ pub(crate) fn described(diagnosis: &Diagnosis) -> String {
         try_next,
         ..
     } = diagnosis;
-    let mut text = format!("  {network}: {verdict} ({because})\n");
+    let mut text = format!("  {}: {verdict} ({because})\n", network.shown());
     for next in try_next {
         text += &format!("    try {next}\n");
     }

@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
 use crate::cli::settings::Settings;
+use ctseg_base::text::printable::Shown;
 use ctseg_base::text::words::{counted, listed};
 use ctseg_base::{Error, Result};
 use ctseg_core::recipe::Axes;
@@ -93,8 +94,8 @@ fn folds(named: &[String]) -> Result<Vec<String>> {
 fn told(args: &NnunetArgs, imported: &Imported) -> String {
     let mut text = format!(
         "imported {} into {}\n",
-        args.source.display(),
-        args.output.display()
+        args.source.shown(),
+        args.output.shown()
     );
     for stage in &imported.stages {
         text += &line(stage);
@@ -111,7 +112,7 @@ fn told(args: &NnunetArgs, imported: &Imported) -> String {
     );
     text += &format!(
         "segment with: ctseg predict VOLUME.nii.gz --model {}\n",
-        args.output.display()
+        args.output.shown()
     );
     text
 }
@@ -124,15 +125,15 @@ fn line(stage: &ImportedStage) -> String {
         .map_or(1, |nnunet| 1usize << nnunet.mirror_axes.len());
     format!(
         "  {}: {}, {} weights, folds {}, {}, {}\n",
-        stage.configuration,
+        stage.configuration.shown(),
         recipe.network.name(),
         millions(stage.parameters),
-        stage.folds.join(" "),
+        stage.folds.join(" ").shown(),
         match looks {
             1 => "not mirrored".to_owned(),
             looks => format!("mirrored ({looks} looks)"),
         },
-        stage.trainer
+        stage.trainer.shown()
     )
 }
 

@@ -9,6 +9,7 @@ use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
 use crate::cli::settings::Settings;
 use ctseg_base::Error;
+use ctseg_base::text::printable::Shown;
 use ctseg_base::text::words::counted;
 use ctseg_interop::totalsegmentator::{Brought, ImportTask, import_task, task_names};
 
@@ -58,17 +59,18 @@ fn told(args: &TotalsegmentatorArgs, brought: &Brought) -> String {
         "imported task {} of {} into {}\n",
         args.task,
         counted(brought.structures, "structure"),
-        args.output.display()
+        args.output.shown()
     );
     for (folder, _, imported) in &brought.parts {
         for stage in &imported.stages {
             let spacing = stage.recipe.spacing_mm.map(|mm| format!("{mm:.2}"));
             text += &format!(
-                "  {folder}: {}, {} mm, {} weights, folds {}\n",
+                "  {}: {}, {} mm, {} weights, folds {}\n",
+                folder.shown(),
                 stage.recipe.network.name(),
                 spacing.join(" × "),
                 stage.parameters,
-                stage.folds.join(" ")
+                stage.folds.join(" ").shown()
             );
         }
     }
@@ -77,7 +79,7 @@ fn told(args: &TotalsegmentatorArgs, brought: &Brought) -> String {
     }
     text += &format!(
         "segment with: ctseg predict VOLUME.nii.gz --model {}\n",
-        args.output.display()
+        args.output.shown()
     );
     text
 }

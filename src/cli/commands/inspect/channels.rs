@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::volume_text::{header_text, histogram};
 use ctseg_base::Result;
+use ctseg_base::text::printable::Shown;
 use ctseg_base::text::table::table;
 use ctseg_core::outputs::probabilities::ProbabilityKind;
 use ctseg_core::outputs::probabilities_reader::ProbabilityReader;
@@ -107,7 +108,7 @@ pub fn array(path: &Path) -> Result<(String, Value)> {
     let spacing = sidecar.as_ref().map(|sidecar| sidecar.spacing_mm);
     let text = format!(
         "{}\n  shape        {:?} voxels (x, y, z), {} channels\n  voxels       float16\n",
-        path.display(),
+        path.shown(),
         [x, y, z],
         channels.len()
     );

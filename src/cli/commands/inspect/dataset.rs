@@ -9,6 +9,7 @@ use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
 use crate::cli::settings::Settings;
 use crate::cli::signals::stop_on_signals;
+use ctseg_base::text::printable::Shown;
 use ctseg_base::text::table::table;
 use ctseg_base::text::words::counted;
 use ctseg_core::dataset::{Case, Dataset, LabelSource, Layout, Reading};
@@ -21,16 +22,16 @@ const NAMED: usize = 20;
 pub fn described(dataset: &Dataset) -> (String, Value) {
     let mut text = format!(
         "{} ({}) in {}\n  {}, {} to train on, {} to test{}\n",
-        dataset.name,
+        dataset.name.shown(),
         dataset.layout,
-        dataset.root.display(),
+        dataset.root.shown(),
         counted(dataset.cases.len(), "case"),
         dataset.training_cases().len(),
         dataset.test.len(),
         dataset
             .licence
             .as_deref()
-            .map(|licence| format!("; licence {licence}"))
+            .map(|licence| format!("; licence {}", licence.shown()))
             .unwrap_or_default(),
     );
     let named = dataset
@@ -51,7 +52,7 @@ pub fn described(dataset: &Dataset) -> (String, Value) {
     text += &table(&["case", "patient", "labels", "part"], &rows);
     let missing = missing(dataset);
     for problem in missing.iter().take(NAMED) {
-        text += &format!("missing  {problem}\n");
+        text += &format!("missing  {}\n", problem.shown());
     }
     if missing.len() > NAMED {
         text += &format!("missing  {} more\n", missing.len() - NAMED);
@@ -164,7 +165,11 @@ pub fn checked(
             });
             print_out(&format!("{value:#}\n"));
         }
-        false => print_out(&format!("{}: {}\n", dataset.name, convert::sound(&found))),
+        false => print_out(&format!(
+            "{}: {}\n",
+            dataset.name.shown(),
+            convert::sound(&found)
+        )),
     }
     Ok(convert::outcome(&found))
 }

@@ -3,31 +3,32 @@
 use serde_json::{Value, json};
 
 use ctseg_base::text::table::table;
-use ctseg_engine::weights::{NamedTensors, is_trained};
+use ctseg_engine::weights::is_trained;
 
-pub(crate) fn layer_table(tensors: &NamedTensors) -> (String, Value) {
+/// Of each layer its name and the sides of its weights.
+pub(crate) fn layer_table(layers: &[(&str, &[usize])]) -> (String, Value) {
     let size = |shape: &[usize]| shape.iter().product::<usize>();
-    let rows: Vec<Vec<String>> = tensors
+    let rows: Vec<Vec<String>> = layers
         .iter()
-        .map(|(name, tensor)| {
-            let shape: Vec<String> = tensor.shape.iter().map(usize::to_string).collect();
+        .map(|(name, sides)| {
+            let shape: Vec<String> = sides.iter().map(usize::to_string).collect();
             vec![
-                name.clone(),
+                (*name).to_owned(),
                 shape.join(" × "),
-                size(&tensor.shape).to_string(),
+                size(sides).to_string(),
             ]
         })
         .collect();
-    let trained: usize = tensors
+    let trained: usize = layers
         .iter()
         .filter(|(name, _)| is_trained(name))
-        .map(|(_, tensor)| size(&tensor.shape))
+        .map(|(_, shape)| size(shape))
         .sum();
     let text = table(&["layer", "shape", "parameters"], &rows)
         + &format!("{trained} trained parameters\n");
-    let layers: Vec<Value> = tensors
+    let layers: Vec<Value> = layers
         .iter()
-        .map(|(name, tensor)| json!({"name": name, "shape": tensor.shape}))
+        .map(|(name, shape)| json!({"name": name, "shape": shape}))
         .collect();
     (
         text,

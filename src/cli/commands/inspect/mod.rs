@@ -23,6 +23,7 @@ use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
 use crate::cli::settings::Settings;
 use ctseg_base::text::file::read_text;
+use ctseg_base::text::printable::Shown;
 use ctseg_base::text::table::{or_undefined, table};
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
@@ -35,7 +36,7 @@ use ctseg_core::recipe::layer_table as cost;
 use ctseg_core::recipe::output_maps::output_maps;
 use ctseg_engine::device::{Compute, DeviceChoice};
 use ctseg_engine::precision::PrecisionChoice;
-use ctseg_engine::weights::read_tensors;
+use ctseg_engine::weights::read_shapes;
 use ctseg_image::formats::{
     VolumeImage, is_volume_name, is_volume_or_foreign, read_label_names, read_volume,
 };
@@ -97,15 +98,17 @@ fn inspected(what: &Path, data_root: Option<&Path>, reading: Reading) -> Result<
         volume_or_channels(what, reading)
     } else if extension("npy") {
         channels::array(what)
-    } else if what.join("model.toml").exists() {
-        model(what)
     } else if PartedModel::is_at(what) {
         multi_part::described(what)
+    } else if what.join("model.toml").exists() {
+        model(what)
     } else if what.join("run.toml").exists() {
         run::described(what)
     } else if extension("safetensors") {
-        let (tensors, _) = read_tensors(what)?;
-        Ok(layer_table(&tensors))
+        let shapes = read_shapes(what)?;
+        let layers = shapes.iter();
+        let layers = layers.map(|(name, shape)| (name.as_str(), shape.as_slice()));
+        Ok(layer_table(&layers.collect::<Vec<_>>()))
     } else if extension("pth") || extension("pt") {
         torch_checkpoint::described(what)
     } else if extension("toml") || !what.exists() {
@@ -207,8 +210,8 @@ fn model(path: &Path) -> Result<(String, Value)> {
     let compute = lightly()?;
     let mut text = format!(
         "model {} (ctseg {}), SHA-256 {}\n",
-        path.display(),
-        bundle.manifest.ctseg_version,
+        path.shown(),
+        bundle.manifest.ctseg_version.shown(),
         bundle.sha256()
     );
     let structures: Vec<Vec<String>> = bundle
@@ -226,8 +229,8 @@ fn model(path: &Path) -> Result<(String, Value)> {
         text += &format!(
             "\nstage {number}: {}, trained on '{}' with {}\n",
             counted(segmenter.folds(), "network"),
-            stage.dataset,
-            stage.engine
+            stage.dataset.shown(),
+            stage.engine.shown()
         );
         for fold in &stage.folds {
             text += &format!(
@@ -247,7 +250,7 @@ fn model(path: &Path) -> Result<(String, Value)> {
     let chosen = &bundle.manifest.postprocessing;
     for (name, cleaning) in chosen.iter().flat_map(|chosen| &chosen.structures) {
         let steps: Vec<String> = cleaning.steps.iter().map(Step::to_string).collect();
-        text += &format!("clean-up of {name}: {}\n", steps.join(", "));
+        text += &format!("clean-up of {}: {}\n", name.shown(), steps.join(", "));
     }
     Ok((
         text,
@@ -264,7 +267,7 @@ fn recipe_with(recipe: &Recipe, outputs: usize) -> Result<(String, Value)> {
     let found = recipe.network.cost(recipe.channels(), outputs, input)?;
     let mut text = format!(
         "recipe {} (stage {}): {} on {:?} mm, {}, {}, sides (z, y, x) multiples of {:?}, loss {}\nintensities: {}\n{}\n{}",
-        recipe.name,
+        recipe.name.shown(),
         recipe.stage,
         recipe.network.name(),
         recipe.spacing_mm,
@@ -278,7 +281,7 @@ fn recipe_with(recipe: &Recipe, outputs: usize) -> Result<(String, Value)> {
     );
     let warnings = recipe.without_effect();
     for warning in &warnings {
-        text += &format!("warning: {warning}\n");
+        text += &format!("warning: {}\n", warning.shown());
     }
     Ok((
         text,

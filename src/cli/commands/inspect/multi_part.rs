@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use ctseg_base::Result;
+use ctseg_base::text::printable::Shown;
 use ctseg_base::text::table::table;
 use ctseg_base::text::words::{counted, listed};
 use ctseg_core::model::multi_part::{OTHERS, PartedModel, When};
@@ -18,10 +19,10 @@ pub fn described(path: &Path) -> Result<(String, Value)> {
     let manifest = &model.manifest;
     let mut text = format!(
         "model {} of {}: {} (ctseg {}), SHA-256 {}\n",
-        path.display(),
+        path.shown(),
         counted(manifest.parts.len(), "part"),
-        manifest.name,
-        manifest.ctseg_version,
+        manifest.name.shown(),
+        manifest.ctseg_version.shown(),
         model.sha256()
     );
     let given_by = |label: u16| {
@@ -45,12 +46,13 @@ pub fn described(path: &Path) -> Result<(String, Value)> {
         let by = by.map_or("the structures".to_owned(), |names| listed(names));
         text += &format!(
             "rough model '{}' finds {by} {when}, {} mm around it are segmented\n",
-            rough.folder, rough.margin_mm
+            rough.folder.shown(),
+            rough.margin_mm
         );
     }
     for (name, steps) in &manifest.postprocessing {
         let steps: Vec<String> = steps.iter().map(Step::to_string).collect();
-        text += &format!("clean-up of {name}: {}\n", steps.join(", "));
+        text += &format!("clean-up of {}: {}\n", name.shown(), steps.join(", "));
     }
     let value = json!({
         "kind": "model of several parts", "path": path, "sha256": model.sha256(), "manifest": manifest,

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::cli::commands::fit;
 use ctseg_base::Result;
+use ctseg_base::text::printable::Shown;
 use ctseg_base::text::table::{score, table};
 use ctseg_base::text::words::counted;
 use ctseg_core::run::folder::RunFolder;
@@ -19,17 +20,17 @@ pub fn described(path: &Path) -> Result<(String, Value)> {
     let history = history::read(path)?;
     let mut text = format!(
         "run {} (ctseg {})\n  recipe   {} (stage {}): {}, {}, {}, {} at most\n  dataset  {}\n  model    {}\n  engine   {}, seed {}\n",
-        path.display(),
-        settings.ctseg_version,
-        recipe.name,
+        path.shown(),
+        settings.ctseg_version.shown(),
+        recipe.name.shown(),
         recipe.stage,
         recipe.network.name(),
         recipe.training.loss.name(),
         recipe.training.optimiser.kind.name(),
         counted(recipe.training.epochs, "epoch"),
-        settings.dataset.display(),
-        settings.model.display(),
-        settings.engine,
+        settings.dataset.shown(),
+        settings.model.shown(),
+        settings.engine.shown(),
         settings.seed,
     );
     if history.is_empty() {

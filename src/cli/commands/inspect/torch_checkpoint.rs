@@ -5,9 +5,9 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::layer_table;
+use ctseg_base::text::printable::Shown;
 use ctseg_base::{Error, Result};
 use ctseg_engine::torch_checkpoint::{Node, TorchFile, Value as Held};
-use ctseg_engine::weights::NamedTensors;
 
 /// Where programs put weights; else the file is the weights.
 const WEIGHTS: [&str; 4] = ["network_weights", "state_dict", "model_state_dict", "model"];
@@ -18,33 +18,28 @@ const LEFT_OUT: [&str; 3] = ["optimizer_state", "grad_scaler_state", "logging"];
 /// Settings longer than this are shortened in the text; as JSON they are whole.
 const LONGEST: usize = 160;
 
-/// The same facts for people and for programs.
+/// The same facts for people and for programs. Weights are not read: where they lie says it all.
 pub fn described(path: &Path) -> Result<(String, Value)> {
-    let mut file = TorchFile::open(path)?;
-    let weights = weights_of(file.root());
-    let stored = weights
-        .entries()
-        .filter(|(_, value)| matches!(value.value(), Held::Tensor(_)))
-        .map(|(name, value)| Ok((name.text().unwrap_or("?").to_owned(), file.tensor(value)?)))
-        .collect::<Result<Vec<_>>>()?;
+    let file = TorchFile::open(path)?;
+    let stored = file.tensors(weights_of(file.root()), |_| true)?;
     if stored.is_empty() {
         return Err(Error::file(
             path,
             "holds no weights by name; expected a checkpoint of nnU-Net, or a state dictionary",
         ));
     }
-    let settings = settings_of(file.root());
-    let mut tensors = NamedTensors::new();
-    for (name, tensor) in stored {
-        tensors.insert(name, file.read(&tensor)?);
-    }
-    let (mut text, mut value) = layer_table(&tensors);
+    let settings = settings_of(&file)?;
+    let layers: Vec<(&str, &[usize])> = stored
+        .iter()
+        .map(|(name, tensor)| (name.as_str(), tensor.shape.as_slice()))
+        .collect();
+    let (mut text, mut value) = layer_table(&layers);
     for (name, setting) in &settings {
         let mut shown: String = setting.to_string().chars().take(LONGEST).collect();
         if shown.chars().count() == LONGEST {
             shown.push('…');
         }
-        text += &format!("  {name}: {shown}\n");
+        text += &format!("  {}: {}\n", name.shown(), shown.shown());
     }
     value["kind"] = json!("torch");
     value["settings"] = Value::Object(settings);
@@ -59,12 +54,17 @@ fn weights_of(root: Node<'_>) -> Node<'_> {
 }
 
 /// Everything that is no weights.
-fn settings_of(root: Node) -> Map<String, Value> {
-    let of_name = |(name, value): (Node, Node)| {
-        let name = name.text()?.to_owned();
+fn settings_of(file: &TorchFile) -> Result<Map<String, Value>> {
+    let mut settings = Map::new();
+    for (name, value) in file.root().entries() {
+        // A name that is no text, or so long that it cannot be a setting's.
+        let Some(name) = name.text().filter(|name| name.len() <= LONGEST) else {
+            continue;
+        };
         let is_left_out = WEIGHTS.iter().chain(&LEFT_OUT).any(|known| *known == name);
-        let wanted = !is_left_out && !matches!(value.value(), Held::Tensor(_));
-        wanted.then(|| (name, value.to_json()))
-    };
-    root.entries().filter_map(of_name).collect()
+        if !is_left_out && !matches!(value.value(), Held::Tensor(_)) {
+            settings.insert(name.to_owned(), file.json(value)?);
+        }
+    }
+    Ok(settings)
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use ctseg_base::text::printable::Shown;
 use ctseg_image::formats::VolumeHeader;
 use ctseg_image::nifti::NiftiHeader;
 
@@ -15,7 +16,7 @@ pub(super) fn header_text(path: &Path, header: &VolumeHeader, channels: &str) ->
     });
     let mut text = format!(
         "{}\n  shape        {:?} voxels (x, y, z){channels}\n  spacing      {:.4} × {:.4} × {:.4} mm\n  orientation  {}\n  voxels       {}{codes}\n",
-        path.display(),
+        path.shown(),
         grid.shape,
         spacing[0],
         spacing[1],
@@ -30,7 +31,7 @@ pub(super) fn header_text(path: &Path, header: &VolumeHeader, channels: &str) ->
         );
     }
     for warning in &header.warnings {
-        text += &format!("  warning      {warning}\n");
+        text += &format!("  warning      {}\n", warning.shown());
     }
     text
 }

@@ -1,14 +1,13 @@
 //! What can be known of a job before it is submitted: that what it reads is there, and that it can write.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::cli::commands::fit::FitArgs;
 use crate::cli::config::Config;
 use ctseg_base::atomic_file::{refuse_file, temporary_file};
 use ctseg_base::text::words::counted;
-use ctseg_base::{Error, Result};
+use ctseg_base::{Error, Result, regular_file};
 use ctseg_core::dataset::Dataset;
 use ctseg_core::model::bundle::Bundle;
 use ctseg_core::model::multi_part::PartedModel;
@@ -62,7 +61,7 @@ pub fn places(program: &Path, cwd: &Path) -> Vec<String> {
 pub fn inputs(inputs: &[OsString], output: &Path, data_root: Option<&Path>) -> Result<()> {
     let paths = expand_inputs(inputs, output, data_root)?.files;
     let bad = paths.iter().filter_map(|path| {
-        let error = File::open(path).err()?;
+        let error = regular_file::open(path).err()?;
         Some((path, error))
     });
     let bad: Vec<_> = bad.collect();

@@ -10,12 +10,13 @@ use super::command_line::CommandLine;
 use super::jobs::{ChainJob, FitFoldsJob, FitJob, PredictJob};
 use super::plan::Step;
 use crate::cli::outcome::Outcome;
-use crate::cli::print::print_out;
+use crate::cli::print::{print_out, print_raw};
 use crate::cli::settings::Settings;
 use crate::log::terminal;
 use crate::slurm::cluster;
 use crate::slurm::script::Job;
 use crate::slurm::submission::{submitted, tried};
+use ctseg_base::text::printable::Shown;
 use ctseg_base::{Error, Result};
 
 #[derive(Args)]
@@ -125,7 +126,7 @@ fn printed(steps: &[Step], scripts: &[String], as_json: bool) {
                 step.dependency(&names)
             ));
         }
-        print_out(script);
+        print_raw(script);
     }
 }
 
@@ -152,7 +153,7 @@ fn told(steps: &[Step], ids: &[String], cwd: &Path, warnings: &[String], as_json
         print_out(&format!(
             "{} is job {id}{tasks}\n  log    {}\n",
             step.job.name(),
-            log.display()
+            log.shown()
         ));
     }
     let all = ids.join(",");

@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use ctseg_base::atomic_file::{parent_of, temporary_folder, write_bytes_atomically};
+use ctseg_base::atomic_file::{parent_of, rename_folder, write_bytes_atomically};
 use ctseg_base::progress::Observer;
+use ctseg_base::temp_files::temporary_folder;
+use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result};
 use ctseg_image::formats::{LabelNames, VolumeHeader, VoxelType, write_label_map, write_volume};
 use ctseg_image::space::{LabelMap, Volume};
@@ -29,7 +31,7 @@ impl GeneratedSet<'_> {
     /// The folder holds anything else, or cannot be written.
     pub fn written(&self, folder: &Path, observer: &dyn Observer) -> Result<PathBuf> {
         let descriptor = folder.join("dataset.toml");
-        if std::fs::read_to_string(&descriptor).is_ok_and(|there| there == self.descriptor) {
+        if read_text(&descriptor).is_ok_and(|there| there == self.descriptor) {
             return Ok(descriptor);
         }
         if folder
@@ -72,8 +74,8 @@ impl GeneratedSet<'_> {
             &fresh.path().join("dataset.toml"),
             self.descriptor.as_bytes(),
         )?;
-        std::fs::rename(fresh.keep(), folder)
-            .map_err(Error::io(folder, "rename the finished dataset to"))?;
+        rename_folder(fresh.path(), folder)?;
+        let _ = fresh.keep();
         Ok(descriptor)
     }
 }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::dataset::case_names::case_paths;
 use ctseg_base::text::os_text::{paths, to_text};
-use ctseg_base::{Error, Result};
+use ctseg_base::{Error, Result, regular_file};
 use ctseg_image::formats::{case_file, case_name, file_stem, is_volume_name};
 
 /// What predictions leave beside a label map, by the end of its name.
@@ -90,7 +90,7 @@ struct Sidecar {
 }
 
 fn sidecar(label_map: &Path) -> Option<Sidecar> {
-    serde_json::from_slice(&std::fs::read(case_file(label_map, ".json")).ok()?).ok()
+    serde_json::from_slice(&regular_file::read(&case_file(label_map, ".json")).ok()?).ok()
 }
 
 /// Adds what lies in `folder`, each real folder once, however links lead to it; `of_case` is a case that the folder is

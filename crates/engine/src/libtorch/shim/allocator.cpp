@@ -12,6 +12,7 @@
 #include <map>
 #include <mutex>
 #include <unordered_map>
+#include <utility>
 
 namespace {
 
@@ -57,12 +58,15 @@ class CachingAllocator final : public c10::Allocator {
   }
 
  private:
+  // Blocks by size. A block in use keeps its entry, so that giving it back allocates nothing: an exception must not
+  // leave a deleter, which tensors' destructors call.
+  using Free = std::multimap<size_t, void*>;
+
   void* taken(size_t bytes) {
     if (bytes < kSmallest) return c10::alloc_cpu(bytes);
     const size_t wanted = (bytes + kHugePage - 1) / kHugePage * kHugePage;
     std::lock_guard<std::mutex> lock(mutex_);
-    void* block = nullptr;
-    size_t size = wanted;
+    Free::node_type node;
     // A block that is at most a quarter too large.
     const auto found = free_.lower_bound(wanted);
     const bool fits = found != free_.end() && found->first <= wanted + wanted / 4;
@@ -70,22 +74,30 @@ class CachingAllocator final : public c10::Allocator {
     TORCH_CHECK(limit_ == 0 || in_use_ + taking <= limit_, "out of memory: ", in_use_, " + ", taking,
                 " bytes are more than the limit of ", limit_);
     if (fits) {
-      size = found->first;
-      block = found->second;
-      free_.erase(found);
-      free_bytes_ -= size;
+      node = free_.extract(found);
+      free_bytes_ -= node.key();
     } else {
       // What is held may exceed the most that was ever in use by a part of it, no more.
       const size_t most = std::max(peak_, in_use_ + wanted);
       while (!free_.empty() && in_use_ + wanted + free_bytes_ > most + most / spare_) drop(std::prev(free_.end()));
-      block = mapped(wanted);
-      if (!block) {
+      Free made;
+      made.emplace(wanted, nullptr);
+      node = made.extract(made.begin());
+      node.mapped() = mapped(wanted);
+      if (!node.mapped()) {
         while (!free_.empty()) drop(free_.begin());
-        block = mapped(wanted);
+        node.mapped() = mapped(wanted);
       }
-      TORCH_CHECK(block, "out of memory: no ", bytes, " bytes left on the CPU");
+      TORCH_CHECK(node.mapped(), "out of memory: no ", bytes, " bytes left on the CPU");
     }
-    sizes_[block] = size;
+    void* const block = node.mapped();
+    const size_t size = node.key();
+    try {
+      used_.emplace(block, std::move(node));
+    } catch (...) {  // no memory for the entry
+      munmap(block, size);
+      throw;
+    }
     in_use_ += size;
     peak_ = std::max(peak_, in_use_);
     return block;
@@ -98,17 +110,17 @@ class CachingAllocator final : public c10::Allocator {
     return block;
   }
 
-  void drop(std::multimap<size_t, void*>::iterator entry) {
+  void drop(Free::iterator entry) {
     munmap(entry->second, entry->first);
     free_bytes_ -= entry->first;
     free_.erase(entry);
   }
 
-  static void given_back(void* block);
+  static void given_back(void* block) noexcept;
 
   std::mutex mutex_;
-  std::multimap<size_t, void*> free_;            // by size
-  std::unordered_map<void*, size_t> sizes_;      // of blocks in use
+  Free free_;
+  std::unordered_map<void*, Free::node_type> used_;
   size_t in_use_ = 0, peak_ = 0, free_bytes_ = 0, limit_ = 0, spare_ = 4;
 };
 
@@ -118,17 +130,18 @@ CachingAllocator& allocator() {
   return *one;
 }
 
-void CachingAllocator::given_back(void* block) {
+void CachingAllocator::given_back(void* block) noexcept {
   if (!block) return;
   CachingAllocator& self = allocator();
   {
     std::lock_guard<std::mutex> lock(self.mutex_);
-    const auto found = self.sizes_.find(block);
-    if (found != self.sizes_.end()) {
-      self.free_.emplace(found->second, block);
-      self.free_bytes_ += found->second;
-      self.in_use_ -= found->second;
-      self.sizes_.erase(found);
+    const auto found = self.used_.find(block);
+    if (found != self.used_.end()) {
+      const size_t size = found->second.key();
+      self.free_.insert(std::move(found->second));
+      self.free_bytes_ += size;
+      self.in_use_ -= size;
+      self.used_.erase(found);
       return;
     }
   }

@@ -10,11 +10,16 @@
 
 namespace {
 
+constexpr int kMostDimensions = sizeof(CtsegLayer::stride) / sizeof(CtsegLayer::stride[0]);
+
 at::Tensor given(const at::Tensor* tensor) { return tensor ? *tensor : at::Tensor(); }
 
 }  // namespace
 
 ctseg::Layer ctseg::layer_of(const CtsegLayer& from, int training) {
+  TORCH_CHECK(from.weight, "a layer without weights");
+  TORCH_CHECK(from.dimensions > 0 && from.dimensions <= kMostDimensions, "a layer of ", from.dimensions,
+              " dimensions; expected 1 to ", kMostDimensions);
   ctseg::Layer layer;
   layer.weight = given(from.weight);
   layer.bias = given(from.bias);

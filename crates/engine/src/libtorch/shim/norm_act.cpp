@@ -88,6 +88,23 @@ int64_t together(const Tensor& x, const NormAct& settings) {
   return x.size(1) / settings.groups;
 }
 
+// The kernels read a value of each channel without looking how many there are.
+void check_lengths(const Tensor& x, const NormAct& settings) {
+  TORCH_CHECK(x.numel() > 0, "normalisation and activation of a tensor without values");
+  const auto check = [&](const Tensor& values, const char* name) {
+    TORCH_CHECK(values.defined() && values.numel() == x.size(1) && values.scalar_type() == at::kFloat &&
+                    values.is_contiguous(),
+                "a normalisation of ", x.size(1), " channels needs as many values of ", name, ", f32 side by side; found ",
+                values.defined() ? values.numel() : 0);
+  };
+  if (settings.norm == Norm::kNone) return;
+  check(settings.gamma, "gamma");
+  check(settings.beta, "beta");
+  if (settings.norm != Norm::kBatch) return;
+  check(settings.mean, "the running mean");
+  check(settings.variance, "the running variance");
+}
+
 const char* bytes_of(const Tensor& x) { return static_cast<const char*>(x.const_data_ptr()); }
 
 // Sums of two quantities per group and channel, piece by piece in a fixed order.
@@ -319,6 +336,7 @@ Tensor norm_act(const Tensor& x, const NormAct& settings) {
   }
   const bool ours = x.device().is_cpu() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16);
   if (!ours || settings.norm == Norm::kNone) return by_libtorch(x, settings);
+  check_lengths(x, settings);
   if (settings.training && at::GradMode::is_enabled())
     return FusedNormAct::apply(x, settings.gamma, settings.beta, &settings);
   const Tensor y = x.contiguous(channels_last(x));
@@ -329,6 +347,7 @@ Tensor norm_act(const Tensor& x, const NormAct& settings) {
 Tensor quantised(const Tensor& x, const NormAct& settings, double scale, int64_t zero_point) {
   TORCH_CHECK(x.device().is_cpu() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16),
               "8-bit integers are made of f32 and bf16 on the CPU");
+  check_lengths(x, settings);
   const Tensor y = x.contiguous(channels_last(x));
   const Rows rows(y, per_sample(settings.norm));
   const Tensor scale_offset = fixed_affine(y, rows, settings);

@@ -61,6 +61,7 @@ extern "C" int ctseg_adam(Tensor** parameters, Tensor** first, Tensor** second, 
                           double weight_decay, int decoupled, char** error) {
   return ctseg::guarded(error, [&] {
     at::NoGradGuard no_grad;
+    TORCH_CHECK(count > 0, "an optimiser without parameters");
     const auto whole = tensors(parameters, count);
     auto gradient = gradients(whole);
     auto weights = without_graph(whole);
@@ -81,6 +82,7 @@ extern "C" int ctseg_sgd(Tensor** parameters, Tensor** velocity, int count, doub
                          double rate, double momentum, double weight_decay, int nesterov, char** error) {
   return ctseg::guarded(error, [&] {
     at::NoGradGuard no_grad;
+    TORCH_CHECK(count > 0, "an optimiser without parameters");
     const auto whole = tensors(parameters, count);
     auto gradient = gradients(whole);
     auto weights = without_graph(whole);

@@ -35,6 +35,7 @@ Tensor means(const Tensor& sums, int64_t count) {
   const Tensor here = sums.to(at::kDouble).cpu().contiguous();
   std::vector<double> values(here.const_data_ptr<double>(), here.const_data_ptr<double>() + here.numel());
   values.push_back(static_cast<double>(count));
+  TORCH_CHECK(add_up, "a shared normalisation outside of its training step");
   add_up(values.data(), static_cast<long long>(values.size()), add_up_context);
   const double all = values.back();
   values.pop_back();

@@ -6,12 +6,15 @@
 mod elements;
 mod nearest;
 mod normals;
+mod scattered;
 
 use ndarray::ArrayView3;
 use rayon::prelude::*;
 
 use elements::{Element, areas_mm2, neighbour_codes};
 use nearest::distances;
+
+use crate::labels::run_length_mask::RunMask;
 
 /// The distances between the surfaces of a predicted and a reference mask.
 ///
@@ -52,6 +55,24 @@ impl SurfaceDistances {
         Self {
             from_prediction: side(prediction, reference),
             from_reference: side(reference, prediction),
+        }
+    }
+
+    /// The same of masks whose voxels lie far apart, for their number and not for the box around them; where two elements
+    /// are equally near, the last bit may differ.
+    pub fn between_scattered(
+        prediction: &RunMask,
+        reference: &RunMask,
+        spacing_mm: [f64; 3],
+    ) -> Self {
+        let areas_mm2 = areas_mm2(spacing_mm);
+        let [prediction, reference] = [prediction, reference].map(scattered::corners);
+        let side = |from: &[scattered::Corner], to: &[scattered::Corner]| {
+            Side::new(scattered::distances(from, to, &areas_mm2, spacing_mm))
+        };
+        Self {
+            from_prediction: side(&prediction, &reference),
+            from_reference: side(&reference, &prediction),
         }
     }
 

@@ -4,13 +4,16 @@
 //! A step of a metric is told once: one that is told again after a kill is the same again on the same machine, and
 //! the first stays. An epoch that time broke off is the exception: done to its end by a later process it is told
 //! again, and then its step has both values, the later one last.
+//!
+//! What could not be written, as on a full disk, does not count as told. A line that was begun stays torn, which
+//! readers leave out, and the next one begins on a line of its own. Nothing is cut back: readers count bytes.
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::fs::File;
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -20,7 +23,7 @@ use super::event::{Begun, Event, Line, Number};
 use super::event_reader::{FOLDER, Lines, path_in};
 use ctseg_base::atomic_file::create_folder;
 use ctseg_base::process::id::ProcessId;
-use ctseg_base::{Error, Result};
+use ctseg_base::{Error, Result, regular_file};
 use ctseg_core::run::tracker::Point;
 
 /// Values of a line at most, so that a line is small beside what is sent at once.
@@ -35,6 +38,8 @@ pub struct Spool {
     path: PathBuf,
     file: File,
     told: Told,
+    /// Its last line was begun and not written to its end.
+    is_torn: bool,
     /// Where the steps of this process's machine metrics begin.
     machine_steps: u64,
 }
@@ -64,16 +69,8 @@ impl Spool {
                 line.line.iter().for_each(|line| told.take_in(&line.event));
             }
         }
-        let mut file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .read(true)
-            .open(&path)
-            .map_err(Error::io(&path, "append to"))?;
-        if ends_torn(&mut file).map_err(Error::io(&path, "read"))? {
-            file.write_all(b"\n")
-                .map_err(Error::io(&path, "append to"))?;
-        }
+        let mut file = regular_file::append_to(&path).map_err(Error::io(&path, "append to"))?;
+        let is_torn = ends_torn(&mut file).map_err(Error::io(&path, "read"))?;
         let of_the_machine = told
             .steps
             .iter()
@@ -83,6 +80,7 @@ impl Spool {
             path,
             file,
             told,
+            is_torn,
             machine_steps,
         })
     }
@@ -101,6 +99,7 @@ impl Spool {
     /// Metrics; those of steps that were told before are left out. `again` says that these will be told once more.
     pub fn metrics(&mut self, network: Option<&str>, points: &[Point], again: bool) -> Result<()> {
         let mut lines = Vec::new();
+        let mut own: BTreeMap<String, u64> = BTreeMap::new();
         for point in points {
             let mut fresh: BTreeMap<u64, BTreeMap<String, Number>> = BTreeMap::new();
             for (name, value) in &point.values {
@@ -108,7 +107,11 @@ impl Spool {
                     true => self.machine_steps + point.step,
                     false => point.step,
                 };
-                if self.told.is_fresh(network, name, step, again) {
+                let last = own.get(name).copied();
+                if last.max(self.told.last_step(network, name)) < Some(step) {
+                    if !again {
+                        own.insert(name.clone(), step);
+                    }
                     let values = fresh.entry(step).or_default();
                     values.insert(name.clone(), Number(*value));
                 }
@@ -143,7 +146,6 @@ impl Spool {
                 Some(_) => {}
             }
         }
-        self.told.parameters.extend(fresh.clone());
         for values in in_parts(fresh) {
             self.append(Event::Parameters { values })?;
         }
@@ -162,16 +164,31 @@ impl Spool {
     }
 
     fn write(&mut self, lines: &[Line]) -> Result<()> {
+        if lines.is_empty() {
+            return Ok(());
+        }
         let mut text = String::new();
+        if self.is_torn {
+            text.push('\n');
+        }
+        let mut ends = Vec::new();
         for line in lines {
             text += &serde_json::to_string(line).map_err(|error| {
                 Error::file(&self.path, format!("cannot write an event: {error}"))
             })?;
+            ends.push(text.len());
             text.push('\n');
         }
         // One write of whole lines: a kill leaves whole lines.
-        let written = self.file.write_all(text.as_bytes());
-        written.map_err(Error::io(&self.path, "append to"))
+        let (written, ended) = appended(&mut self.file, text.as_bytes());
+        let whole = ends.iter().take_while(|end| **end <= written).count();
+        for line in &lines[..whole] {
+            self.told.take_in(&line.event);
+        }
+        if let Some(last) = text.as_bytes()[..written].last() {
+            self.is_torn = *last != b'\n';
+        }
+        ended.map_err(Error::io(&self.path, "append to"))
     }
 
     /// Everything told so far survives a power cut.
@@ -188,16 +205,10 @@ impl Spool {
 }
 
 impl Told {
-    /// Whether the step comes after all that were told; it is told then, unless it will be `again`.
-    fn is_fresh(&mut self, network: Option<&str>, name: &str, step: u64, again: bool) -> bool {
+    /// The last step that was told of a metric.
+    fn last_step(&self, network: Option<&str>, name: &str) -> Option<u64> {
         let place = (network.map(str::to_owned), name.to_owned());
-        if self.steps.get(&place).is_some_and(|last| step <= *last) {
-            return false;
-        }
-        if !again {
-            self.steps.insert(place, step);
-        }
-        true
+        self.steps.get(&place).copied()
     }
 
     fn take_in(&mut self, event: &Event) {
@@ -241,6 +252,20 @@ fn in_parts<V>(values: BTreeMap<String, V>) -> Vec<BTreeMap<String, V>> {
         parts.push(values.by_ref().take(VALUES_PER_LINE).collect());
     }
     parts
+}
+
+/// Writes `bytes` as far as that goes: how many were written, and what ended it.
+fn appended(to: &mut impl Write, bytes: &[u8]) -> (usize, std::io::Result<()>) {
+    let mut count = 0;
+    while count < bytes.len() {
+        match to.write(&bytes[count..]) {
+            Ok(0) => return (count, Err(ErrorKind::WriteZero.into())),
+            Ok(more) => count += more,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return (count, Err(error)),
+        }
+    }
+    (count, Ok(()))
 }
 
 fn ends_torn(file: &mut File) -> std::io::Result<bool> {

@@ -1,7 +1,7 @@
 //! Spools in temporary folders.
 
 use super::*;
-use crate::mlflow::event_reader::beginning;
+use crate::mlflow::event_reader::{beginning, whole_bytes};
 
 fn point(step: u64, names: &[&str], value: f64) -> [Point; 1] {
     let values = names.iter().map(|name| ((*name).to_owned(), value));
@@ -61,7 +61,7 @@ fn a_step_is_told_once_also_after_a_kill() {
     }
     drop(spool);
     let path = path_in(run.path());
-    let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+    let mut file = File::options().append(true).open(&path).unwrap();
     file.write_all(b"{\"at\":17,\"event\":\"metr").unwrap();
     // What is torn is not there for readers, now or later.
     assert_eq!(told(run.path()).len(), 3);
@@ -138,4 +138,89 @@ fn memory_does_not_grow_with_events() {
     }
     assert_eq!(held(&spool), before);
     assert_eq!(told(run.path()).len(), 5000);
+}
+
+#[test]
+fn what_was_not_written_is_told_again_on_a_line_of_its_own() {
+    let run = tempfile::tempdir().unwrap();
+    let mut spool = Spool::open(run.path()).unwrap();
+    let epochs = |value: &str| [("epochs".to_owned(), value.to_owned())];
+    spool
+        .metrics(None, &point(0, &["loss"], 0.0), false)
+        .unwrap();
+    // The disk is full after a part of the next line.
+    let path = path_in(run.path());
+    let mut torn = std::fs::OpenOptions::new()
+        .append(true)
+        .open(&path)
+        .unwrap();
+    torn.write_all(b"{\"at\":17,\"event\":\"metr").unwrap();
+    let file = std::mem::replace(&mut spool.file, File::open(&path).unwrap());
+    spool.is_torn = true;
+    let loss = point(1, &["loss"], 1.0);
+    assert!(spool.metrics(None, &loss, false).is_err());
+    assert!(spool.parameters(&epochs("3")).is_err());
+    assert_eq!(told(run.path()).len(), 1);
+    let whole = whole_bytes(run.path()).unwrap();
+    assert!(whole < path.metadata().unwrap().len());
+
+    // There is room again.
+    spool.file = file;
+    spool.metrics(None, &loss, false).unwrap();
+    spool.parameters(&epochs("3")).unwrap();
+    spool.metrics(None, &loss, false).unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines.len() == 4 && lines[1].ends_with("metr"), "{text}");
+    assert!(lines[3].contains("parameters"), "{text}");
+    let steps: Vec<u64> = told(run.path()).iter().map(|(_, step, _)| *step).collect();
+    assert_eq!(steps, [0, 1]);
+    // Readers that had come to the torn line go on from there.
+    let mut later = Lines::open(run.path(), whole).unwrap();
+    assert!(later.next().unwrap().unwrap().line.is_none());
+    assert!(later.next().unwrap().unwrap().line.is_some());
+    assert_eq!(whole_bytes(run.path()).unwrap(), text.len() as u64);
+}
+
+/// Takes so many bytes, at most three at once.
+struct Nearly(usize);
+
+impl Write for Nearly {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let count = bytes.len().min(self.0).min(3);
+        self.0 -= count;
+        match count {
+            0 => Err(ErrorKind::StorageFull.into()),
+            count => Ok(count),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn how_far_a_failed_write_came_is_known() {
+    let (count, ended) = appended(&mut Nearly(7), b"0123456789");
+    assert_eq!(
+        (count, ended.unwrap_err().kind()),
+        (7, ErrorKind::StorageFull)
+    );
+    let (count, ended) = appended(&mut Nearly(10), b"0123456789");
+    assert!(count == 10 && ended.is_ok());
+}
+
+#[test]
+fn torn_ends_count_for_nothing() {
+    let run = tempfile::tempdir().unwrap();
+    std::fs::create_dir(run.path().join(FOLDER)).unwrap();
+    let path = path_in(run.path());
+    let long = "x".repeat(100_000);
+    for (text, whole) in [("", 0), ("ab", 0), ("ab\n", 3), ("a\nb\nc", 4)] {
+        std::fs::write(&path, text).unwrap();
+        assert_eq!(whole_bytes(run.path()).unwrap(), whole);
+        std::fs::write(&path, format!("{text}{long}")).unwrap();
+        assert_eq!(whole_bytes(run.path()).unwrap(), whole);
+    }
 }

@@ -16,7 +16,6 @@
 //! Not safetensors: that would hold the file and the case in memory at once, has no checksum, and its reader here
 //! knows f32 alone.
 
-use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::path::Path;
 use std::sync::OnceLock;
@@ -25,6 +24,7 @@ use ndarray::{Array3, Array4};
 use sha2::{Digest, Sha256};
 
 use super::key::Key;
+use ctseg_base::regular_file;
 use ctseg_core::dataset::prepared_case::{CaseHu, PreparedCase};
 use ctseg_image::preprocess::normalisation::Scaling;
 
@@ -118,7 +118,7 @@ fn write_values<'a, T: 'a, const N: usize>(
 
 /// Reads the case of `key`, whose labels of `ignore` tell nothing.
 pub(super) fn read(path: &Path, key: &Key, ignore: Option<u16>) -> Found {
-    let opened = File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
+    let opened = regular_file::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
     let Ok((bytes, file)) = opened else {
         return Found::Nothing;
     };

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use sha2::{Digest, Sha256};
 
 use ctseg_augment::Augmentation;
-use ctseg_base::{Error, Result};
+use ctseg_base::{Error, Result, regular_file};
 use ctseg_core::dataset::{Dataset, LabelSource};
 use ctseg_core::inference::coarse_result::StageOneResult;
 use ctseg_core::inference::roi::Prior;
@@ -240,7 +240,7 @@ impl FileHashes {
             };
         }
         let mut hasher = Sha256::new();
-        let mut file = File::open(path).map_err(Error::io(path, "read"))?;
+        let mut file = regular_file::open(path).map_err(Error::io(path, "read"))?;
         io::copy(&mut file, &mut hasher).map_err(Error::io(path, "read"))?;
         if FileState::of(path)? != state {
             return Err(changed());

@@ -1,0 +1,187 @@
+//! Putting a finished folder, such as a model's, in the place of another one, so that at any moment the old or the new one
+//! is there or can be put back.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::atomic_file::{TEMPORARY, parent_of, refuse_file, sync_folder, sync_tree};
+use crate::{Error, Result};
+
+/// Others may put the old folder back, or theirs in its place, between two steps.
+const TRIES: usize = 20;
+
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Puts `fresh` in the place of `path`: in one step where the file system can exchange two folders, otherwise by setting
+/// the old one aside, where [`restore`] finds it after a kill. All is synced before the old folder is removed.
+///
+/// # Errors
+/// A file at `path`; folders that cannot be synced or renamed. Either folder is at `path` then, or set aside.
+pub fn replace_folder(fresh: TempDir, path: &Path) -> Result<()> {
+    refuse_file(path)?;
+    restore(path)?;
+    sync_tree(fresh.path())?;
+    if exchanged(fresh.path(), path) {
+        if let Err(error) = sync_folder(parent_of(path)) {
+            let _ = fresh.keep(); // the old one, which may be the one that a power cut leaves
+            return Err(error);
+        }
+        remove_stale(path);
+        return Ok(()); // and the old one goes with `fresh`
+    }
+    let aside = aside_of(path).ok_or_else(|| {
+        Error::file(
+            path,
+            "cannot be replaced; expected the name of a folder in another one",
+        )
+    })?;
+    for _ in 0..TRIES {
+        remove_stale(path);
+        match renamed_in(fresh.path(), path, &aside) {
+            Ok(()) => {
+                let _ = fresh.keep(); // it has another name now
+                sync_folder(parent_of(path))?;
+                remove_stale(path);
+                return Ok(());
+            }
+            Err(Error::Io { cause, .. }) if is_taken(&cause) => std::thread::sleep(PAUSE),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Error::file(
+        path,
+        "is replaced by other processes at the same time; wait until they are done and try again",
+    ))
+}
+
+/// Sets aside what is at `path`, if anything, and puts `fresh` there.
+fn renamed_in(fresh: &Path, path: &Path, aside: &Path) -> Result<()> {
+    match fs::rename(path, aside) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(Error::io(path, "set the old folder aside from")(error));
+        }
+        _ => {}
+    }
+    fs::rename(fresh, path).map_err(|error| {
+        let _ = fs::rename(aside, path); // else the next one to open it does so
+        Error::io(path, "rename the finished folder to")(error)
+    })
+}
+
+/// Puts back the folder that a process set aside from `path` and, killed, did not replace.
+///
+/// # Errors
+/// It cannot be renamed, such as by users that may not write there; the text says where it is.
+pub fn restore(path: &Path) -> Result<()> {
+    let Some(aside) = aside_of(path) else {
+        return Ok(());
+    };
+    if path.symlink_metadata().is_ok() || !aside.is_dir() {
+        return Ok(());
+    }
+    match fs::rename(&aside, path) {
+        Ok(()) => sync_folder(parent_of(path)),
+        // Another process was faster.
+        Err(_) if path.exists() || !aside.exists() => Ok(()),
+        Err(error) => Err(Error::file(
+            path,
+            format!(
+                "was set aside by a process that was killed, and cannot be put back ({error}); rename {} to it",
+                aside.display()
+            ),
+        )),
+    }
+}
+
+/// Removes what was set aside from `path` and has been replaced since.
+fn remove_stale(path: &Path) {
+    let aside = aside_of(path).filter(|aside| aside.is_dir() && path.exists());
+    if let Some(aside) = aside {
+        let _ = fs::remove_dir_all(aside); // the next one to replace the folder tries again
+    }
+}
+
+/// Where the folder at `path` is set aside: beside it, under a name that tells whose place it is.
+fn aside_of(path: &Path) -> Option<PathBuf> {
+    let mut name = std::ffi::OsString::from(format!("{TEMPORARY}old-"));
+    name.push(path.file_name()?);
+    Some(parent_of(path).join(name))
+}
+
+fn is_taken(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists
+    )
+}
+
+#[cfg(target_os = "linux")]
+fn exchanged(a: &Path, b: &Path) -> bool {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE).is_ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn exchanged(_: &Path, _: &Path) -> bool {
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::temp_files::temporary_folder;
+
+    fn fresh(folder: &Path, text: &str) -> TempDir {
+        let fresh = temporary_folder(folder).unwrap();
+        fs::write(fresh.path().join("file"), text).unwrap();
+        fresh
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = folder.read_dir().unwrap();
+        let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
+        entries
+            .map(|entry| name(entry).into_string().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn a_folder_is_replaced_and_nothing_is_left_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model");
+        for text in ["one", "two"] {
+            replace_folder(fresh(folder.path(), text), &path).unwrap();
+            assert_eq!(fs::read_to_string(path.join("file")).unwrap(), text);
+            assert_eq!(names(folder.path()), ["model"]);
+        }
+        fs::write(folder.path().join("taken"), "").unwrap();
+        let taken = folder.path().join("taken");
+        assert!(replace_folder(fresh(folder.path(), "three"), &taken).is_err());
+        assert_eq!(names(folder.path()).len(), 2);
+    }
+
+    #[test]
+    fn what_was_set_aside_is_put_back_unless_it_was_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model");
+        let aside = folder.path().join(".ctseg-old-model");
+        restore(&path).unwrap();
+        assert!(!path.exists());
+        replace_folder(fresh(folder.path(), "one"), &path).unwrap();
+        fs::rename(&path, &aside).unwrap();
+        restore(&path).unwrap();
+        assert_eq!(fs::read_to_string(path.join("file")).unwrap(), "one");
+        // Replaced, and the process killed before it removed the old one.
+        fs::create_dir(&aside).unwrap();
+        fs::write(aside.join("file"), "older").unwrap();
+        restore(&path).unwrap();
+        assert_eq!(fs::read_to_string(path.join("file")).unwrap(), "one");
+        replace_folder(fresh(folder.path(), "two"), &path).unwrap();
+        assert_eq!(fs::read_to_string(path.join("file")).unwrap(), "two");
+        assert_eq!(names(folder.path()), ["model"]);
+    }
+}

@@ -1,0 +1,115 @@
+//! What must hold of a model before anything is sized by it: it may come from anywhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::manifest::{MANIFEST, Manifest, StageManifest, fold_prefix, weights_file};
+use crate::recipe::Recipe;
+use crate::recipe::output_maps::output_maps;
+use ctseg_base::{Error, Result};
+use ctseg_engine::weights::{elements_of, read_shapes};
+
+/// Refuses what cannot be used, before anything is sized by it: recipes that break the rules of those that are trained,
+/// networks that are larger than their weights. `structures` are the label values, ascending.
+///
+/// # Errors
+/// These, by the name of the file.
+pub(super) fn check(folder: &Path, manifest: &Manifest, structures: &[u16]) -> Result<()> {
+    if let Some(problem) = problem(manifest) {
+        return Err(Error::file(
+            folder.join(MANIFEST),
+            format!("{problem}; the model cannot be used: copy, import or train it again"),
+        ));
+    }
+    let mut labels = structures.windows(2);
+    if structures.first().is_none_or(|label| *label == 0) || labels.any(|pair| pair[0] == pair[1]) {
+        return Err(Error::file(
+            folder.join(MANIFEST),
+            "structures: expected at least one, each with a label value of its own from 1 on; the model cannot be used",
+        ));
+    }
+    for (number, stage) in stages(manifest) {
+        check_size(&folder.join(weights_file(number)), stage, structures)?;
+    }
+    Ok(())
+}
+
+fn stages(manifest: &Manifest) -> impl Iterator<Item = (u8, &StageManifest)> {
+    let stages = [(1, &manifest.stage1), (2, &manifest.stage2)].into_iter();
+    stages.filter_map(|(number, stage)| Some((number, stage.as_ref()?)))
+}
+
+fn problem(manifest: &Manifest) -> Option<String> {
+    let of_stage = |(number, stage)| {
+        let problem = stage_problem(number, stage)?;
+        Some(format!("stage{number}.{problem}"))
+    };
+    let cleaning = manifest.postprocessing.iter();
+    let mut steps = cleaning
+        .flat_map(|all| &all.structures)
+        .flat_map(|(name, cleaning)| cleaning.steps.iter().map(move |step| (name, step)));
+    stages(manifest).find_map(of_stage).or_else(|| {
+        steps.find_map(|(name, step)| {
+            let problem = step.problem()?;
+            Some(format!("postprocessing of '{name}': {problem}"))
+        })
+    })
+}
+
+fn stage_problem(number: u8, stage: &StageManifest) -> Option<String> {
+    if let Some(problem) = stage.recipe.problem() {
+        return Some(format!("recipe: {problem}"));
+    }
+    if stage.recipe.stage != number {
+        return Some(format!("recipe: is one of stage {}", stage.recipe.stage));
+    }
+    if stage.folds.is_empty() {
+        return Some("folds: there is none".to_owned());
+    }
+    let mut seen = BTreeSet::new();
+    let twice = stage.folds.iter().find(|fold| !seen.insert(fold.fold))?;
+    Some(format!("folds: {} is there twice", twice.fold))
+}
+
+/// Refuses a weight file that holds too few numbers for the recipe's network. Known from the file's header: no network is
+/// made, no weight read.
+fn check_size(weights: &Path, stage: &StageManifest, structures: &[u16]) -> Result<()> {
+    let shapes = read_shapes(weights)?;
+    for fold in &stage.folds {
+        let held = held_numbers(&shapes, &fold_prefix(fold.fold));
+        let outputs = output_maps(&stage.recipe, structures).len();
+        if let Some(problem) = size_problem(&stage.recipe, outputs, held)? {
+            return Err(Error::file(
+                weights,
+                format!(
+                    "fold {}: {problem}; copy, import or train the model again",
+                    fold.fold
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// A network of no more parameters (64 MiB) is compared with its weights layer by layer when it is made, which says more.
+const SMALL_NETWORK: u64 = 1 << 24;
+
+/// Why weights of `held` numbers cannot be those of a recipe's network with so many output maps, if they cannot and it
+/// would take memory to find out.
+///
+/// # Errors
+/// A network that cannot be.
+pub fn size_problem(recipe: &Recipe, outputs: usize, held: u64) -> Result<Option<String>> {
+    let parameters = recipe.network.parameters(recipe.channels(), outputs)?;
+    Ok((parameters > held.max(SMALL_NETWORK)).then(|| {
+        format!("its weights hold {held} numbers, the network of the recipe has {parameters}")
+    }))
+}
+
+fn held_numbers(shapes: &BTreeMap<String, Vec<usize>>, prefix: &str) -> u64 {
+    let own = shapes
+        .range(prefix.to_owned()..)
+        .take_while(|(name, _)| name.starts_with(prefix));
+    own.filter_map(|(_, shape)| elements_of(shape))
+        .fold(0, |sum, elements| sum.saturating_add(elements as u64))
+}

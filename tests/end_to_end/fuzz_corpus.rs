@@ -1,0 +1,38 @@
+//! The seeds of `fuzz/`, and what it once found: no reader panics on them.
+
+#[path = "../../fuzz/src/readers.rs"]
+mod readers;
+
+use std::path::Path;
+
+#[test]
+fn seeds_are_read_without_a_panic() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    for (target, reader) in readers::ALL {
+        let seeds = corpus.join(target).read_dir().unwrap();
+        let mut count = 0;
+        for seed in seeds {
+            let bytes = std::fs::read(seed.unwrap().path()).unwrap();
+            // Whole, and cut off anywhere.
+            for end in (0..=bytes.len()).rev().step_by(bytes.len() / 16 + 1) {
+                reader(&bytes[..end]);
+            }
+            count += 1;
+        }
+        assert!(count > 0, "{target} has no seeds");
+    }
+}
+
+#[test]
+fn every_reader_is_a_target() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+    let manifest = std::fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+    for (target, _) in readers::ALL {
+        let path = format!("fuzz_targets/{target}.rs");
+        assert!(manifest.contains(&format!("path = \"{path}\"")), "{target}");
+        let text = std::fs::read_to_string(folder.join(path)).unwrap();
+        assert!(text.contains(&format!("readers::{target},")), "{text}");
+    }
+    let targets = folder.join("fuzz_targets").read_dir().unwrap().count();
+    assert_eq!(targets, readers::ALL.len());
+}
