@@ -3,8 +3,11 @@
 they refuse. Inputs that fuzzing finds are kept beside them as found_NAME, which this script leaves alone."""
 
 import gzip
+import hashlib
+import io
 import json
 import struct
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -150,6 +153,190 @@ def datasets():
     write("descriptor", "unknown_key", 'name = "x"\nimage = "a"\n')
 
 
+def text(text):
+    return b"X" + struct.pack("<I", len(text.encode())) + text.encode()
+
+
+def integer(value):
+    return b"\x8a\x08" + struct.pack("<q", value)
+
+
+def parts(*items):
+    return b"(" + b"".join(items) + b"t"
+
+
+def callable_of(module, name):
+    return f"c{module}\n{name}\n".encode()
+
+
+def dictionary(entries):
+    return b"}(" + b"".join(text(name) + value for name, value in entries.items()) + b"u"
+
+
+def tensor(shape, offset=0, length=16, kind="FloatStorage"):
+    """Of the storage `0`."""
+    strides = [1] * len(shape)
+    for axis in range(len(shape) - 1, 0, -1):
+        strides[axis - 1] = min(strides[axis] * shape[axis], 1 << 62)
+    storage = parts(text("storage"), callable_of("torch", kind), text("0"), text("cpu"), integer(length)) + b"Q"
+    sides = [parts(*map(integer, sides)) for sides in (shape, strides)]
+    hooks = callable_of("collections", "OrderedDict") + b")R"
+    return callable_of("torch._utils", "_rebuild_tensor_v2") + \
+        parts(storage, integer(offset), *sides, b"\x89", hooks) + b"R"
+
+
+def program(value):
+    return b"\x80\x02" + value + b"."
+
+
+def archive(files, compression=zipfile.ZIP_STORED):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", compression) as written:
+        for name, content in files.items():
+            # Made on no day, and on the same system everywhere.
+            info = zipfile.ZipInfo(name)
+            info.create_system, info.compress_type = 3, compression
+            written.writestr(info, content)
+    return packed.getvalue()
+
+
+def checkpoints():
+    weights = {
+        "encoder.stages.0.0.convs.0.conv.weight": tensor([2]),
+        "decoder.stages.0.convs.0.conv.weight": tensor([1, 2, 2], 2),
+        "decoder.seg_layers.0.weight": tensor([3, 2], 6),
+    }
+    checkpoint = program(dictionary({
+        "network_weights": dictionary(weights),
+        "init_args": dictionary({"configuration": text("3d_fullres")}),
+        "trainer_name": text("nnUNetTrainer"),
+        "inference_allowed_mirroring_axes": parts(b"K\0", b"K\1", b"K\2"),
+        "current_epoch": integer(5),
+        "_best_ema": b"G" + struct.pack(">d", 0.5),
+    }))
+    write("pickle", "checkpoint", checkpoint)
+    state = callable_of("collections", "OrderedDict") + b")Rq\0(" + text("w") + tensor([2, 3], 0, 8, "HalfStorage") + \
+        text("b") + tensor([], 6, 8, "HalfStorage") + b"u}" + text("_metadata") + b"}sb"
+    write("pickle", "state", program(state))
+    scalar = callable_of("numpy.core.multiarray", "scalar") + callable_of("numpy", "dtype") + \
+        parts(text("f8"), b"\x89", b"\x88") + b"R" + b"(K\3" + text("<") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb" + \
+        callable_of("_codecs", "encode") + parts(text("\0\0\0\0\0\0\xe0?"), text("latin1")) + b"R\x86R"
+    write("pickle", "scalar", program(scalar))
+    path = callable_of("pathlib", "PosixPath") + parts(text("a"), text("b")) + b"R"
+    device = callable_of("torch", "device") + parts(text("cuda")) + b"R"
+    write("pickle", "values", program(dictionary({
+        "path": path, "device": device, "list": b"](" + b"N\x88\x89" + b"M\0\1" + b"e", "set": b"\x8f(K\1\x90",
+        "bytes": b"C\2ab", "again": b"]q\1h\1a", "tuple": b"K\1K\2\x86",
+    })))
+    lists = b"K\1q\0" + b"".join(b"0](h%ch%ceq%c" % (level - 1, level - 1, level) for level in range(1, 20))
+    write("pickle", "doubled", program(lists))
+    write("pickle", "call", program(b"cos\nsystem\n" + parts(text("true")) + b"R"))
+    write("pickle", "no_shape", program(dictionary({"w": tensor([0, 1 << 40, 1 << 40], 0, 0)})))
+    files = {"archive/data.pkl": checkpoint, "archive/byteorder": b"little", "archive/data/0": bytes(range(64))}
+    write("zip", "checkpoint", archive(files))
+    write("zip", "packed", archive(files, zipfile.ZIP_DEFLATED))
+    write("zip", "big_endian", archive({**files, "archive/byteorder": b"big"}))
+    write("zip", "no_storage", archive({"a/data.pkl": checkpoint}))
+    write("zip", "two_pickles", archive({"a/data.pkl": b"N.", "b/data.pkl": b"N."}))
+    write("zip", "model", archive({"m/plans.json": "{}", "m/fold_0/checkpoint_final.pth": "x"}, zipfile.ZIP_DEFLATED))
+    write("zip", "above", archive({"../plans.json": "{}"}))
+
+
+def weights():
+    def file(header, content=b""):
+        header = json.dumps(header, separators=(",", ":")).encode()
+        return struct.pack("<Q", len(header)) + header + content
+
+    def tensor(shape, begin, end, dtype="F32"):
+        return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+    reals = struct.pack("<6f", *range(6))
+    two = file({
+        "__metadata__": {"ctseg": "{}"}, "fold_0.head.weight": tensor([2, 2], 0, 16), "fold_0.head.bias": tensor([2], 16, 24),
+    }, reals)
+    write("safetensors", "two", two)
+    write("safetensors", "cut", two[:-1])
+    write("safetensors", "none", file({}))
+    write("safetensors", "half", file({"a": tensor([2], 0, 4, "F16")}, bytes(4)))
+    write("safetensors", "empty", file({"a": tensor([0, 3], 0, 0), "b": tensor([], 0, 4)}, bytes(4)))
+    write("safetensors", "no_shape", file({"a": tensor([0, 1 << 40, 1 << 40], 0, 0)}))
+    write("safetensors", "overlap", file({"a": tensor([2], 0, 8), "b": tensor([2], 4, 12)}, bytes(12)))
+    write("safetensors", "long_header", struct.pack("<Q", 1 << 62) + b"{}")
+
+
+def plans():
+    def resampling(order, is_seg=False):
+        return {"is_seg": is_seg, "order": order, "order_z": 0, "force_separate_z": None}
+
+    common = {
+        "patch_size": [16, 16, 16], "spacing": [3.0, 1.5, 1.5], "normalization_schemes": ["CTNormalization"],
+        "use_mask_for_norm": [False], "preprocessor_name": "DefaultPreprocessor",
+        "resampling_fn_data_kwargs": resampling(3), "resampling_fn_seg_kwargs": resampling(1, True),
+        "resampling_fn_probabilities_kwargs": resampling(1),
+    }
+
+    def network(class_name, axes, **more):
+        unet = "residual_unet" if class_name.startswith("Residual") else "unet"
+        arguments = {
+            "n_stages": 2, "features_per_stage": [4, 8], "conv_op": f"torch.nn.modules.conv.Conv{axes}d",
+            "kernel_sizes": [[3] * axes] * 2, "strides": [[1] * axes, [2] * axes], "n_conv_per_stage_decoder": [2],
+            "conv_bias": True, "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{axes}d",
+            "norm_op_kwargs": {"eps": 1e-5, "affine": True}, "nonlin": "torch.nn.LeakyReLU", **more,
+        }
+        name = f"dynamic_network_architectures.architectures.{unet}.{class_name}"
+        return {"architecture": {"network_class_name": name, "arch_kwargs": arguments}}
+
+    def file(configurations, **more):
+        intensities = {"mean": 90.0, "std": 40.0, "percentile_00_5": -50.0, "percentile_99_5": 200.0}
+        return json.dumps({
+            "dataset_name": "Dataset001_A", "plans_name": "nnUNetPlans", "image_reader_writer": "SimpleITKIO",
+            "label_manager": "LabelManager", "transpose_forward": [0, 1, 2],
+            "foreground_intensity_properties_per_channel": {"0": intensities}, "configurations": configurations, **more,
+        })
+
+    plain = {**common, **network("PlainConvUNet", 3, n_conv_per_stage=[2, 2])}
+    write("plans_json", "plain", file({"3d_fullres": plain}))
+    residual = {**common, **network("ResidualEncoderUNet", 3, n_blocks_per_stage=[1, 3])}
+    write("plans_json", "residual", file({"3d_fullres": residual}))
+    slices = {
+        **common, **network("PlainConvUNet", 2, n_conv_per_stage=2), "patch_size": [16, 16], "spacing": [1.5, 1.5],
+        "normalization_schemes": ["ZScoreNormalization"],
+    }
+    write("plans_json", "slices", file({"3d_fullres": slices}, transpose_forward=[1, 0, 2]))
+    older = {
+        **common, "UNet_class_name": "PlainConvUNet", "UNet_base_num_features": 4, "unet_max_num_features": 8,
+        "n_conv_per_stage_encoder": [2, 2], "n_conv_per_stage_decoder": [2], "conv_kernel_sizes": [[3, 3, 3]] * 2,
+        "pool_op_kernel_sizes": [[1, 1, 1], [2, 2, 2]],
+    }
+    write("plans_json", "older", file({"3d_fullres": older}))
+    inherits = {"inherits_from": "base", "previous_stage": "3d_lowres"}
+    write("plans_json", "inherits", file({"base": plain, "3d_fullres": inherits}))
+    write("plans_json", "loop", file({"3d_fullres": {"inherits_from": "3d_fullres"}}))
+    write("plans_json", "not_finite", file({"3d_fullres": {**plain, "spacing": [float("nan"), float("-inf"), 1e-300]}}))
+    write("plans_json", "zeros", file({"3d_fullres": {
+        **common, **network("PlainConvUNet", 3, n_conv_per_stage=[0, 0], strides=[[0, 0, 0]] * 2), "patch_size": [0, 0, 0],
+    }}))
+
+
+def replies():
+    run = {"run_id": "r1", "artifact_uri": "mlflow-artifacts:/1/r1/artifacts", "lifecycle_stage": "active", "start_time": 17}
+    write("mlflow_reply", "run", json.dumps({"run": {"info": run}}))
+    for name, uri in [
+        ("folder", "file:///tmp/1/r1/artifacts"), ("link_out", "file:../../etc/passwd"), ("bucket", "s3://bucket/1/r1"),
+        ("host", "mlflow-artifacts://host:1/1/r1"),
+        ("address", "http://host/mlflow/api/2.0/mlflow-artifacts/artifacts/1/r1"),
+    ]:
+        write("mlflow_reply", name, json.dumps({"run": {"info": {**run, "artifact_uri": uri}}}))
+    write("mlflow_reply", "experiment", json.dumps({"experiment": {"experiment_id": "1", "lifecycle_stage": "deleted"}}))
+    write("mlflow_reply", "model", json.dumps({"model": {"info": {"model_id": "m1", "artifact_uri": "mlflow-artifacts:/1"}}}))
+    part = {"url": "https://user:secret@store:9000/b/1?signature=%zz", "part_number": 1, "headers": {"x-store": "yes"}}
+    write("mlflow_reply", "parts", json.dumps({"upload_id": "u1", "credentials": [part, {**part, "url": "ftp://store"}]}))
+    write("mlflow_reply", "missing", json.dumps({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no run\nhere"}))
+    write("mlflow_reply", "page", "<!DOCTYPE html>\n<html><body>Login</body></html>")
+    write("mlflow_reply", "wait", "Wed, 21 Oct 2015 07:28:00 GMT")
+    write("mlflow_reply", "nothing", b" \n")
+
+
 def settings():
     for recipe in ["coarse", "refine", "nnunet-3d_fullres", "resenc"]:
         text = (ROOT.parent / f"stages/{recipe}.toml").read_bytes()
@@ -164,13 +351,26 @@ def settings():
     write("config", "unknown_key", "dada = 1\n")
 
 
-def written_by_ctseg():
-    sums = (COMPAT / "model/SHA256SUMS").read_bytes()
-    write("sums", "model", sums)
-    empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-    write("sums", "empty_weights", f"{empty}  stage1.safetensors\n")
-    write("sums", "above", f"{empty}  ../model.toml\n")
+def models():
+    manifest = (COMPAT / "model/model.toml").read_bytes()
+    write("model_toml", "two_stages", manifest)
+    write("model_toml", "one_stage", (COMPAT / "resumed/model.toml").read_bytes())
+    wide = manifest.replace(b"widths = [4, 8]", b"widths = [16384, 16384]")
+    write("model_toml", "wide", wide.replace(b"spacing_mm = [12.0, 12.0, 12.0]", b"spacing_mm = [nan, -1.0, 1e-9]"))
+    write("model_toml", "no_stage", 'format = 2\nctseg_version = "0.1.0"\n\n[structures]\n1 = "liver"\n')
+    # Of the files that readers.rs puts beside it.
+    of = lambda content: hashlib.sha256(content).hexdigest()
+    weights = of((ROOT / "corpus/safetensors/two").read_bytes())
+    sums = f"{of(manifest)}  model.toml\n{weights}  stage1.safetensors\n{weights}  stage2.safetensors\n"
+    write("sums", "whole", sums)
+    write("sums", "one_left_out", sums.split("\n", 1)[1])
+    write("sums", "changed", (COMPAT / "model/SHA256SUMS").read_bytes())
+    write("sums", "above", f"{weights}  ../model.toml\n")
+    write("sums", "folder", f"{weights}  ..\n")
     write("sums", "no_sum", "model.toml\n")
+
+
+def written_by_ctseg():
     sidecar = (COMPAT / "out/case_4.json").read_bytes()
     write("sidecar", "done", sidecar)
     begun = {"state": "writing", "input": "case.nii.gz", "ctseg_version": "0.1.0", "worker": None, "files": ["case.nii.gz"]}
@@ -178,11 +378,17 @@ def written_by_ctseg():
     write("sidecar", "foreign", '{"Manufacturer": "x", "EchoTime": 0.1}')
     (claim,) = (COMPAT / "claims").glob("*.claim-1")
     (mark,) = (COMPAT / "claims").glob("*.json")
-    write("claims", "claim", claim.read_bytes())
-    write("claims", "mark", mark.read_bytes())
+    # Of the process and the way that readers.rs asks for.
+    write("claims", "claim", "01234567-1-2.0\n")
+    write("claims", "mark", json.dumps({**json.loads(mark.read_bytes()), "process": "01234567-1-2.0", "way": "way"}))
+    write("claims", "other_claim", claim.read_bytes())
+    write("claims", "other_mark", mark.read_bytes())
     worker = {"process": "01234567-1-2", "host": "node", "pid": 1, "job": "7_1", "rank": 0}
     write("claims", "process", json.dumps(worker))
 
 
-for make in (volumes, gzip_members, label_names, arrays, datasets, settings, written_by_ctseg):
+for make in (
+    volumes, gzip_members, label_names, arrays, checkpoints, weights, plans, datasets, settings, models, written_by_ctseg,
+    replies,
+):
     make()

@@ -53,6 +53,17 @@ const SPARE_BYTES: usize = 64 << 20;
 /// For each MiB, and at least.
 const TIME: Duration = Duration::from_secs(1);
 
+/// The most that any input has taken so far.
+static SLOWEST_US: AtomicUsize = AtomicUsize::new(0);
+static LARGEST_BYTES: AtomicUsize = AtomicUsize::new(0);
+
+/// Says so where `found` is a new maximum, in the way of libFuzzer's figures, which have whole seconds alone.
+fn told(most: &AtomicUsize, name: &str, found: usize) {
+    if most.fetch_max(found, Ordering::Relaxed) < found {
+        eprintln!("stat::{name}: {found}");
+    }
+}
+
 /// Runs `reader` on `bytes`.
 ///
 /// # Panics
@@ -65,6 +76,8 @@ pub fn limited(reader: readers::Reader, bytes: &[u8]) {
     let declared = reader(bytes);
     let took = processor_time() - begun;
     let peak = PEAK.load(Ordering::Relaxed).saturating_sub(before);
+    told(&SLOWEST_US, "slowest_input_us", took.as_micros() as usize);
+    told(&LARGEST_BYTES, "largest_input_bytes", peak);
     let size = bytes.len() + declared;
     let most = 2 * size + SPARE_BYTES;
     assert!(

@@ -4,37 +4,56 @@
 use std::cell::OnceCell;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use ctseg::cli::config::Config;
 use ctseg_core::dataset::{Dataset, DatasetImages};
-use ctseg_core::model::bundle::Bundle;
 use ctseg_core::outputs::probabilities_reader::ProbabilityReader;
 use ctseg_core::outputs::sidecar::{found_at, sidecar_path};
 use ctseg_core::recipe::Recipe;
+use ctseg_http::{ErrorAnswer, asked_wait};
 use ctseg_image::formats::{OpenVolume, Source, from_reader};
 use ctseg_image::nifti::NiftiHeader;
 use ctseg_image::space::Grid;
 use ctseg_predict::claims::survey::Survey;
+use ctseg_tracking::mlflow::api::{known_experiment, known_model, known_run};
+use ctseg_tracking::mlflow::artifacts::{Parts, Store, signed_place};
+use ctseg_tracking::mlflow::http::Http;
+use ctseg_tracking::mlflow::settings::{Preferences, Server};
+
+// By its path: ordinary tests have this file elsewhere among their modules.
+#[path = "models.rs"]
+pub mod models;
+
+pub use models::{model_toml, pickle, plans_json, safetensors, sums, zip};
+
+use models::nnunet_model;
 
 /// Reads bytes; how many more they declare, decoded, that were read. A reader that refuses them has done right.
 pub type Reader = fn(&[u8]) -> usize;
 
 /// All of them by their targets' names.
 #[allow(dead_code)] // the targets name their own
-pub const ALL: [(&str, Reader); 12] = [
+pub const ALL: [(&str, Reader); 18] = [
     ("nifti_header", nifti_header),
     ("nifti_voxels", nifti_voxels),
     ("gzip", gzip),
     ("label_names", label_names),
     ("npy", npy),
+    ("pickle", pickle),
+    ("zip", zip),
+    ("safetensors", safetensors),
+    ("plans_json", plans_json),
     ("dataset_json", dataset_json),
     ("descriptor", descriptor),
     ("recipe", recipe),
     ("config", config),
+    ("model_toml", model_toml),
     ("sums", sums),
     ("sidecar", sidecar),
     ("claims", claims),
+    ("mlflow_reply", mlflow_reply),
 ];
 
 /// Volumes that declare more are not read here.
@@ -61,10 +80,10 @@ fn written(name: &str, bytes: &[u8]) -> PathBuf {
     path
 }
 
-/// An empty file of that folder, made once.
-fn empty(name: &str) {
+/// The same with content that never changes.
+fn once(name: &str, bytes: &[u8]) {
     if !folder().join(name).exists() {
-        written(name, b"");
+        written(name, bytes);
     }
 }
 
@@ -140,7 +159,7 @@ pub fn npy(bytes: &[u8]) -> usize {
     0
 }
 
-/// `dataset.json` of nnU-Net and of the Decathlon, in a folder with two cases.
+/// `dataset.json` of nnU-Net and of the Decathlon, in a folder with two cases, and beside a model.
 pub fn dataset_json(bytes: &[u8]) -> usize {
     let cases = [
         "imagesTr/a_0000.nii",
@@ -151,8 +170,9 @@ pub fn dataset_json(bytes: &[u8]) -> usize {
         .into_iter()
         .chain(["labelsTr/a.nii", "labelsTr/b.nii"])
     {
-        empty(&format!("dataset/{name}"));
+        once(&format!("dataset/{name}"), b"");
     }
+    let _ = nnunet_model("dataset.json", bytes);
     written("dataset/dataset.json", bytes);
     let folder = folder().join("dataset");
     let _ = Dataset::open(&folder);
@@ -167,7 +187,7 @@ pub fn descriptor(bytes: &[u8]) -> usize {
         "labels/a.nii",
         "labels/b.nii",
     ] {
-        empty(&format!("described/{name}"));
+        once(&format!("described/{name}"), b"");
     }
     let path = written("described/dataset.toml", bytes);
     let _ = Dataset::open(&path);
@@ -189,15 +209,6 @@ pub fn config(bytes: &[u8]) -> usize {
     0
 }
 
-/// `SHA256SUMS` of a model.
-pub fn sums(bytes: &[u8]) -> usize {
-    written("model/model.toml", b"format = 1\n");
-    empty("model/stage1.safetensors");
-    written("model/SHA256SUMS", bytes);
-    let _ = Bundle::open(&folder().join("model"));
-    0
-}
-
 /// `CASE.json` beside a label map.
 pub fn sidecar(bytes: &[u8]) -> usize {
     let label_map = folder().join("out/case.nii.gz");
@@ -210,13 +221,56 @@ pub fn sidecar(bytes: &[u8]) -> usize {
 
 /// A folder of claims: a process, a claim and a mark.
 pub fn claims(bytes: &[u8]) -> usize {
-    for name in ["process-01234567-1-2.0", "case.claim-1", "case.json"] {
+    // The names that the case `case` has there.
+    let names = [
+        "process-01234567-1-2.0",
+        "case.bbfcd4160a1e.claim-1",
+        "case.bbfcd4160a1e.json",
+    ];
+    for name in names {
         written(&format!("claims/{name}"), bytes);
     }
     let expiry = Duration::from_secs(600);
     let folder = folder().join("claims");
     if let Ok(survey) = Survey::read(&folder, "way", expiry, SystemTime::now()) {
         let _ = (survey.settled("case"), survey.held("case"));
+    }
+    0
+}
+
+/// Answers of an MLflow server, good and bad, and the places for files that they name. No server is asked.
+pub fn mlflow_reply(bytes: &[u8]) -> usize {
+    static HTTP: OnceLock<Http> = OnceLock::new();
+    let http = HTTP.get_or_init(|| {
+        let preferences = Preferences {
+            uri: Some("http://127.0.0.1:1/mlflow".to_owned()),
+            artifact_root: Some(std::env::temp_dir()),
+            ..Preferences::default()
+        };
+        let server = Server::find(&preferences, &|_: &str| None);
+        let server = server.expect("an address").expect("an address");
+        Http::open(&server).expect("a client")
+    });
+    let text = String::from_utf8_lossy(bytes);
+    for status in [302, 400, 401, 403, 404, 429, 503] {
+        let answer = ErrorAnswer {
+            status,
+            body: bytes.to_vec(),
+            location: text.clone().into_owned(),
+            retry_after: asked_wait(&text),
+        };
+        let _ = http.fault(&answer).to_string();
+    }
+    let Ok(reply) = http.said(bytes) else {
+        return 0;
+    };
+    let _ = known_experiment(&reply["experiment"]);
+    let (run, model) = (known_run(&reply["run"]), known_model(&reply["model"]));
+    for uri in [run.artifact_uri, model.artifact_uri] {
+        let _ = Store::open(http, &uri, Parts::default()).map(|store| store.risk());
+    }
+    for credential in reply["credentials"].as_array().into_iter().flatten() {
+        let _ = signed_place(http, credential);
     }
     0
 }

@@ -174,6 +174,11 @@ static long on_sync(long number, const long *a) {
     return result;
 }
 
+// Whether a file or folder goes with this name; its number may be that of another one then.
+static int is_last_name(const char *path, struct stat *of) {
+    return lstat(path, of) == 0 && (S_ISDIR(of->st_mode) || of->st_nlink <= 1);
+}
+
 static void mark_parent(const char *path) {
     struct stat of;
     char folder[PATH_MAX];
@@ -183,15 +188,17 @@ static void mark_parent(const char *path) {
 }
 
 static long renamed(long number, const long *a, int is_exchange, const char *from, const char *to) {
-    struct stat of;
+    struct stat of, gone = {0};
     long result;
     record("rename\t%ld\t%s\t%s\n", done[RENAME] + 1, from, to);
     if (!goes_on(RENAME, &result)) return result;
     int is_folder = lstat(from, &of) == 0 && S_ISDIR(of.st_mode);
+    int is_replaced = !is_exchange && is_last_name(to, &gone);
     for (struct unsynced *one = unsynced; one; one = one->next)
         if (!one->is_folder && is_below(one->path, from))
             record("unsynced\t%s\tbefore it was renamed to %s\n", one->path, to);
     if ((result = call(number, a)) != 0) return result;
+    if (is_replaced) forget(gone.st_dev, gone.st_ino);
     for (struct unsynced *one = unsynced; one; one = one->next) {
         if (is_below(one->path, from)) moved(one, from, to);
         else if (is_exchange && is_below(one->path, to)) moved(one, to, from);
@@ -218,13 +225,17 @@ static long on_rename(long number, const long *a) {
 }
 
 static long on_remove(long number, const long *a) {
+    struct stat of = {0};
     char path[PATH_MAX];
     int known = number == SYS_unlinkat ? absolute(a[0], (char *)a[1], path)
                                        : absolute(AT_FDCWD, (char *)a[0], path);
     for (struct unsynced *one = unsynced; known && one; one = one->next)
         if (one->is_folder && is_below(path, one->path))
             record("unsynced\t%s\tbefore %s was removed\n", one->path, path);
-    return call(number, a);
+    int is_gone = known && is_last_name(path, &of);
+    long result = call(number, a);
+    if (result == 0 && is_gone) forget(of.st_dev, of.st_ino);
+    return result;
 }
 
 static long handled(long number, const long *a) {

@@ -86,11 +86,11 @@ fn user_file() -> Option<PathBuf> {
 impl Config {
     /// Reads the files of [`files`]; the first one that has a key counts.
     pub fn read(named: Option<&Path>) -> Result<Self> {
-        files(named)
-            .iter()
-            .try_fold(Self::default(), |above, (file, is_chosen)| {
-                Ok(above.over(Self::of_file(file, *is_chosen)?))
-            })
+        let mut config = Self::default();
+        for (file, is_chosen) in files(named) {
+            config = config.over(Self::of_file(&file, is_chosen)?);
+        }
+        Ok(config)
     }
 
     fn of_file(file: &Path, is_chosen: bool) -> Result<Self> {

@@ -14,7 +14,7 @@ pub fn described(fingerprint: &Fingerprint) -> Result<(String, Value)> {
     let row = |name: &str, values: [f64; 3]| [vec![name.to_owned()], mm(values)].concat();
     let mut text = format!(
         "{}: {} read, {} not\n",
-        fingerprint.dataset,
+        fingerprint.dataset.shown(),
         counted(fingerprint.cases.len(), "case"),
         fingerprint.unreadable.len()
     );

@@ -1,6 +1,6 @@
 //! Results on stdout.
 
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 
 use serde::Serialize;
 
@@ -14,12 +14,44 @@ pub fn print_out(text: &str) {
 
 /// Prints what is to be taken as it is: scripts, and text with colours whose names are escaped.
 pub fn print_raw(text: &str) {
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    let _ = io::stdout().lock().write_all(text.as_bytes());
 }
 
 /// [`print_out`] of an object, piece by piece.
 pub fn print_json(value: &impl Serialize) {
-    let mut out = BufWriter::new(std::io::stdout().lock());
-    let printed = serde_json::to_writer_pretty(&mut out, value).map_err(std::io::Error::from);
+    let mut out = Escaped(BufWriter::new(io::stdout().lock()));
+    let printed = serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from);
     let _ = printed.and_then(|()| out.write_all(b"\n"));
+}
+
+/// JSON on its way: serde_json hands on whole characters, those that it escapes by themselves.
+struct Escaped<W>(W);
+
+impl<W: Write> Write for Escaped<W> {
+    fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(piece);
+        self.0.write_all(lines(&text).as_bytes())?;
+        Ok(piece.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_that_is_printed_in_pieces_has_no_control_characters() {
+        let value = serde_json::json!({"größe\u{9b}31m": ["a\nb\u{202e}", "\u{7f}\u{1b}"]});
+        let mut out = Escaped(Vec::new());
+        serde_json::to_writer_pretty(&mut out, &value).unwrap();
+        let text = String::from_utf8(out.0).unwrap();
+        assert_eq!(text, lines(&format!("{value:#}")));
+        assert!(!text.contains(['\u{9b}', '\u{202e}', '\u{7f}', '\u{1b}']));
+        let read: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(read, value);
+    }
 }

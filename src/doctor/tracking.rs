@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::patience::within;
 use super::{Finding, clock};
+use ctseg_base::Error;
 use ctseg_base::limits::host::Host;
 use ctseg_tracking::mlflow::error::Fault;
 use ctseg_tracking::mlflow::probe::{Answer, probed, waiting};
@@ -15,6 +16,8 @@ use ctseg_tracking::mlflow::settings::{Server, without_login};
 const CHECK: &str = "MLflow";
 const LOGIN: &str = "MLflow, login";
 const WAITING: &str = "MLflow, to send";
+
+const MEANWHILE: &str = "runs go on without it, and 'ctseg sync' sends later what they told";
 
 /// For each of two questions.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -48,7 +51,12 @@ pub fn findings(
             )];
         }
         Err(error) => {
-            let advice = "MLFLOW_TRACKING_URI, or uri below [mlflow] in ctseg.toml, such as http://tracking:5000";
+            let advice = match &error {
+                Error::Usage(_) => {
+                    "MLFLOW_TRACKING_URI, or uri below [mlflow] in ctseg.toml, such as http://tracking:5000"
+                }
+                _ => MEANWHILE,
+            };
             return vec![Finding::fault(CHECK, error.to_string(), advice)];
         }
     };
@@ -124,7 +132,6 @@ fn proxies(host: &Host) -> Vec<String> {
 /// What to do, by what is known of the failure.
 fn advice(fault: &Fault, why: &str, uri: &str, has_proxy: bool) -> String {
     let says = |text: &str| why.contains(text);
-    let meanwhile = "runs go on without it, and 'ctseg sync' sends later what they told";
     let step = match fault {
         Fault::Local(_) => return "see that this file is there and can be read".to_owned(),
         Fault::Closed(_) if says("certificate") => {
@@ -159,7 +166,7 @@ fn advice(fault: &Fault, why: &str, uri: &str, has_proxy: bool) -> String {
         ),
         false => String::new(),
     };
-    format!("{step}{proxy}; {meanwhile}")
+    format!("{step}{proxy}; {MEANWHILE}")
 }
 
 /// `tracking` of `http://tracking:5000/path`.

@@ -2,14 +2,17 @@
 
 use crate::sources::{SOURCES, Sources, place_in_crate};
 
-/// Ways to open files, and to read them without a limit.
-const WAYS: [&str; 6] = [
+/// Ways to open files that may be there already, and to read them without a limit.
+const WAYS: [&str; 9] = [
     "fs::read(",
     "fs::read_to_string(",
     "File::open(",
     "File::options()",
     "OpenOptions::new()",
     "from_path(",
+    "fs::copy(",
+    "fs::write(",
+    "File::create(",
 ];
 
 /// Files of the system, where their names stand with the call.
@@ -33,7 +36,7 @@ fn faults(sources: &Sources, places: &[(&str, &str)]) -> Vec<String> {
     let mut unseen: Vec<&str> = places.iter().map(|(place, _)| *place).collect();
     for (path, text) in sources {
         let is_of_tests = path.ends_with("tests.rs") || path.contains("/golden");
-        let code = text.split("#[cfg(test)]\nmod tests").next();
+        let code = text.split("#[cfg(test)]\nmod tests {").next();
         let Some(code) = code.filter(|_| place_in_crate(path).is_some() && !is_of_tests) else {
             continue;
         };
@@ -88,6 +91,10 @@ fn files_that_are_opened_elsewhere_are_found() {
             "src/d.rs",
             "use std::fs::File; fn f() { File::open(path); }",
         ),
+        (
+            "src/f.rs",
+            "#[cfg(test)]\nmod tests;\nfn f() { fs::write(\"/proc/self/x\", b); std::fs::copy(a, b); }",
+        ),
         ("tests/e.rs", "fn f() { std::fs::read(path); }"),
     ];
     let sources = sources.map(|(path, text)| (path.to_owned(), text.to_owned()));
@@ -97,5 +104,7 @@ fn files_that_are_opened_elsewhere_are_found() {
     );
     let advice = "use ctseg_base::regular_file or ctseg_base::text::file";
     let read = format!("crates/a/src/b.rs: `fs::read(`; {advice}");
-    assert_eq!(found, [read.as_str(), "src/e.rs opens no file itself"]);
+    let copied = format!("src/f.rs: `fs::copy(`; {advice}");
+    let unseen = "src/e.rs opens no file itself";
+    assert_eq!(found, [read.as_str(), copied.as_str(), unseen]);
 }

@@ -27,12 +27,15 @@ impl Shim {
             }
         }
         let mut nothing = Command::new("true");
-        let output = shim.on(&mut nothing, shim.0.path(), None);
-        if output.0.status.success() {
-            return Some(shim);
+        let (output, _) = shim.on(&mut nothing, shim.0.path(), None);
+        match output.status.code() {
+            Some(0) => Some(shim),
+            Some(97) => {
+                println!("left out: {}", super::stderr(&output));
+                None
+            }
+            _ => panic!("{}: {}", output.status, super::stderr(&output)),
         }
-        println!("left out: {}", super::stderr(&output.0));
-        None
     }
 
     fn library(&self) -> PathBuf {

@@ -172,20 +172,22 @@ fn a_sync_that_is_left_out_is_found() {
     let Some(replacement) = Replacement::new() else {
         return;
     };
-    let whole = replacement.attempt(true, None);
-    let copied = whole.record.number("sync", "/stage2.safetensors");
-    let folder = whole.folder.path().to_str().unwrap();
-    let renamed = whole.record.number("sync", folder);
-    for (at, expected) in [
-        (copied.as_str(), "/stage2.safetensors before it was renamed"),
-        (renamed.as_str(), "was removed"),
-        ("1+", "/stage1.safetensors before it was renamed"),
-    ] {
-        let attempt = replacement.attempt(true, Some(("sync", at, "SKIP")));
-        assert!(attempt.output.status.success());
-        let found = attempt.record.unsynced();
-        let named = found.iter().any(|line| line.contains(expected));
-        assert!(named, "{at}: {found:?}");
+    for exchange in [true, false] {
+        let whole = replacement.attempt(exchange, None);
+        let copied = whole.record.number("sync", "/stage2.safetensors");
+        let folder = whole.folder.path().canonicalize().unwrap();
+        let renamed = whole.record.number("sync", folder.to_str().unwrap());
+        for (at, expected) in [
+            (copied.as_str(), "/stage2.safetensors before it was renamed"),
+            (renamed.as_str(), "was removed"),
+            ("1+", "/stage1.safetensors before it was renamed"),
+        ] {
+            let attempt = replacement.attempt(exchange, Some(("sync", at, "SKIP")));
+            assert!(attempt.output.status.success());
+            let found = attempt.record.unsynced();
+            let named = found.iter().any(|line| line.contains(expected));
+            assert!(named, "{at}, exchange {exchange}: {found:?}");
+        }
     }
 }
 

@@ -3,13 +3,18 @@
 #[path = "../../fuzz/src/readers.rs"]
 mod readers;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use readers::models::{model, nnunet_model, torch_file};
+
+fn corpus() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus")
+}
 
 #[test]
 fn seeds_are_read_without_a_panic() {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
     for (target, reader) in readers::ALL {
-        let seeds = corpus.join(target).read_dir().unwrap();
+        let seeds = corpus().join(target).read_dir().unwrap();
         let mut count = 0;
         for seed in seeds {
             let bytes = std::fs::read(seed.unwrap().path()).unwrap();
@@ -21,6 +26,19 @@ fn seeds_are_read_without_a_panic() {
         }
         assert!(count > 0, "{target} has no seeds");
     }
+}
+
+/// What a reader needs beside the bytes is whole; else it would read none of them.
+#[test]
+fn models_around_seeds_can_be_used() {
+    let seed = |name: &str| std::fs::read(corpus().join(name)).unwrap();
+    for plans in ["plain", "residual", "older"] {
+        nnunet_model("plans.json", &seed(&format!("plans_json/{plans}"))).unwrap();
+    }
+    torch_file(&corpus().join("zip/checkpoint")).unwrap();
+    model(&seed("model_toml/one_stage"), None).unwrap();
+    let two_stages = seed("model_toml/two_stages");
+    model(&two_stages, Some(&seed("sums/whole"))).unwrap();
 }
 
 #[test]

@@ -9,7 +9,7 @@ use ctseg_base::hash::file_sha256;
 /// A change of `model.toml`: what stands there, what replaces it, and what is said.
 type Change = (&'static str, &'static str, &'static str);
 
-const CHANGES: [Change; 14] = [
+const CHANGES: [Change; 16] = [
     (
         "batch_size = 4",
         "batch_size = 4611686018427387904",
@@ -52,8 +52,18 @@ const CHANGES: [Change; 14] = [
         "\nsliding = { step = 0.0 }\nname = \"refine",
         "sliding.step",
     ),
-    ("stage = 2", "stage = 1", "stage"),
+    ("stage = 2", "stage = 1", "stage 1 works on"),
     ("fold = 0", "fold = 1", "stage2.safetensors"),
+    (
+        "epoch = 1\n",
+        "epoch = 1\ninput_ranges = [[nan, 1.0]]\n",
+        "input_ranges",
+    ),
+    (
+        "[stage2.recipe.roi]",
+        "[stage2.recipe.nnunet]\naxes = \"ras\"\nnormalisation = { kind = \"ct\", low_hu = nan, high_hu = 1.0, mean_hu = 0.0, sd_hu = 1.0 }\n\n[stage2.recipe.roi]",
+        "nnunet.normalisation",
+    ),
     ("1 = \"liver\"", "0 = \"liver\"", "structures"),
     ("1 = \"liver\"", "0300 = \"liver\"", "structures"),
 ];

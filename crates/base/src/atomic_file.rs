@@ -9,7 +9,7 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
 use tempfile::NamedTempFile;
 
 use crate::process::id::ProcessId;
-use crate::{Error, Result};
+use crate::{Error, Result, regular_file};
 
 /// Temporary names start with this and the process that writes them, so that leftovers of a kill can be told
 /// and removed, see [`crate::temp_files`].
@@ -119,7 +119,7 @@ pub fn sync_tree(folder: &Path) -> Result<()> {
 
 /// Copies a file and syncs the copy, for file systems without links.
 pub fn synced_copy(from: &Path, to: &Path) -> std::io::Result<()> {
-    fs::copy(from, to)?;
+    regular_file::copy(from, to)?;
     File::open(to)?.sync_all()
 }
 

@@ -29,6 +29,26 @@ pub fn append_to(path: &Path) -> io::Result<File> {
     )
 }
 
+/// As [`File::create`].
+///
+/// # Errors
+/// As of [`open`].
+pub fn create(path: &Path) -> io::Result<File> {
+    opened(
+        OpenOptions::new().write(true).create(true).truncate(true),
+        path,
+    )
+}
+
+/// A copy of the file `from` at `to`, whose permissions follow the umask.
+///
+/// # Errors
+/// As of [`open`], and those of reading and writing.
+pub fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let mut from = open(from)?;
+    io::copy(&mut from, &mut create(to)?).map(|_| ())
+}
+
 /// As [`std::fs::read`], of at most [`MOST_BYTES`].
 ///
 /// # Errors
@@ -116,12 +136,15 @@ mod tests {
             for error in [
                 open(&path).unwrap_err(),
                 append_to(&path).unwrap_err(),
+                create(&path).unwrap_err(),
                 read(&path).unwrap_err(),
+                copy(&path, &at("copy")).unwrap_err(),
             ] {
                 assert_eq!(error.to_string(), expected);
                 assert_eq!(error.kind(), ErrorKind::InvalidData);
             }
         }
+        assert!(!at("copy").exists());
         let missing = read(&at("none")).unwrap_err();
         assert_eq!(missing.kind(), ErrorKind::NotFound);
     }
@@ -132,6 +155,10 @@ mod tests {
         let path = folder.path().join("a.json");
         std::fs::write(&path, "12345").unwrap();
         assert_eq!(read_at_most(&path, 5).unwrap(), b"12345");
+        let other = folder.path().join("b.json");
+        std::fs::write(&other, "a longer text").unwrap();
+        copy(&path, &other).unwrap();
+        assert_eq!(read(&other).unwrap(), b"12345");
         let error = read_at_most(&path, 4).unwrap_err().to_string();
         assert!(
             error.starts_with("holds 5 bytes; expected at most 4"),

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -52,10 +53,7 @@ pub fn replace_folder(fresh: TempDir, path: &Path) -> Result<()> {
             Err(error) => return Err(error),
         }
     }
-    Err(Error::file(
-        path,
-        "is replaced by other processes at the same time; wait until they are done and try again",
-    ))
+    Err(replaced_by_others(path))
 }
 
 /// Sets aside what is at `path`, if anything, and puts `fresh` there.
@@ -80,21 +78,57 @@ pub fn restore(path: &Path) -> Result<()> {
     let Some(aside) = aside_of(path) else {
         return Ok(());
     };
-    if path.symlink_metadata().is_ok() || !aside.is_dir() {
-        return Ok(());
+    let mut problem = None;
+    for _ in 0..TRIES {
+        if path.symlink_metadata().is_ok() || !aside.is_dir() {
+            return Ok(());
+        }
+        match fs::rename(&aside, path) {
+            Ok(()) => return sync_folder(parent_of(path)),
+            Err(error) => problem = Some(error),
+        }
+        std::thread::sleep(PAUSE); // it may be under way, and another process faster
     }
-    match fs::rename(&aside, path) {
-        Ok(()) => sync_folder(parent_of(path)),
-        // Another process was faster.
-        Err(_) if path.exists() || !aside.exists() => Ok(()),
-        Err(error) => Err(Error::file(
-            path,
-            format!(
-                "was set aside by a process that was killed, and cannot be put back ({error}); rename {} to it",
-                aside.display()
-            ),
-        )),
+    let problem = problem.map_or_else(String::new, |error| format!(" ({error})"));
+    Err(Error::file(
+        path,
+        format!(
+            "was set aside by a process that was killed, and cannot be put back{problem}; rename {} to it",
+            aside.display()
+        ),
+    ))
+}
+
+/// What `read` finds in the folder at `path`, which others may replace meanwhile: what was set aside is put back before,
+/// and what was read of two folders is read again.
+///
+/// # Errors
+/// Those of `read` and [`restore`]; a folder that is replaced again and again.
+pub fn read_whole<T>(path: &Path, read: impl Fn() -> Result<T>) -> Result<T> {
+    for _ in 0..TRIES {
+        restore(path)?;
+        let before = identity(path);
+        let found = read();
+        let is_aside = aside_of(path).is_some_and(|aside| aside.is_dir());
+        if identity(path) == before && (before.is_some() || !is_aside) {
+            return found;
+        }
+        std::thread::sleep(PAUSE);
     }
+    Err(replaced_by_others(path))
+}
+
+/// Tells the folder from another one in its place; none where there is none.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let metadata = fs::metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+fn replaced_by_others(path: &Path) -> Error {
+    Error::file(
+        path,
+        "is replaced by other processes at the same time; wait until they are done and try again",
+    )
 }
 
 /// Removes what was set aside from `path` and has been replaced since.
@@ -183,5 +217,33 @@ mod tests {
         replace_folder(fresh(folder.path(), "two"), &path).unwrap();
         assert_eq!(fs::read_to_string(path.join("file")).unwrap(), "two");
         assert_eq!(names(folder.path()), ["model"]);
+    }
+
+    #[test]
+    fn what_is_replaced_while_it_is_read_is_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model");
+        let aside = folder.path().join(".ctseg-old-model");
+        replace_folder(fresh(folder.path(), "one"), &path).unwrap();
+        let read = |meanwhile: &dyn Fn()| {
+            let times = std::cell::Cell::new(0);
+            let found = read_whole(&path, || {
+                let text = fs::read_to_string(path.join("file"));
+                times.set(times.get() + 1);
+                if times.get() == 1 {
+                    meanwhile();
+                }
+                text.map_err(Error::io(&path, "read"))
+            });
+            (found.unwrap(), times.get())
+        };
+        assert_eq!(read(&|| {}), ("one".to_owned(), 1));
+        let replaced = || replace_folder(fresh(folder.path(), "two"), &path).unwrap();
+        assert_eq!(read(&replaced), ("two".to_owned(), 2));
+        let set_aside = || fs::rename(&path, &aside).unwrap();
+        assert_eq!(read(&set_aside), ("two".to_owned(), 2));
+        fs::remove_dir_all(&path).unwrap();
+        let missing = read_whole(&path, || fs::read(&path).map_err(Error::io(&path, "read")));
+        assert!(matches!(missing, Err(Error::Io { .. })));
     }
 }

@@ -1,6 +1,5 @@
 //! Unpacking zip files from elsewhere.
 
-use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Component, Path};
 
@@ -84,7 +83,7 @@ pub fn unpacked_zip(
         room -= size;
         let to = folder.path().join(inside);
         create_folder(parent_of(&to))?;
-        let file = File::create(&to).map_err(Error::io(&to, "write"))?;
+        let file = regular_file::create(&to).map_err(Error::io(&to, "write"))?;
         let mut writer = BufWriter::with_capacity(1 << 18, file);
         // One byte more tells a file that does not end where it should.
         let written = std::io::copy(&mut entry.take(size + 1), &mut writer)
@@ -101,6 +100,8 @@ pub fn unpacked_zip(
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
     use zip::write::SimpleFileOptions;
 

@@ -1,7 +1,6 @@
 //! Named tensors in safetensors files: a network's weights out of and into its module.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -13,7 +12,7 @@ use crate::named_parameters::{NamedMapper, NamedVisitor, map_named, visit_named}
 use crate::networks::Network;
 use ctseg_base::atomic_file::write_bytes_atomically;
 use ctseg_base::regular_file::read_at_most;
-use ctseg_base::{Error, Result, pointer_file};
+use ctseg_base::{Error, Result, pointer_file, regular_file};
 
 /// A tensor away from any device.
 #[derive(Debug, Clone, PartialEq)]
@@ -236,7 +235,7 @@ pub fn read_shapes(path: &Path) -> Result<BTreeMap<String, Vec<usize>>> {
         let problem = pointer.unwrap_or_else(|| format!("not a whole safetensors file: {problem}"));
         Error::file(path, problem)
     };
-    let mut file = File::open(path).map_err(Error::io(path, "open"))?;
+    let mut file = regular_file::open(path).map_err(Error::io(path, "open"))?;
     let length = file.metadata().map_err(Error::io(path, "read"))?.len();
     let mut size = [0; 8];
     file.read_exact(&mut size)

@@ -138,6 +138,23 @@ impl Client {
         &self.login
     }
 
+    /// Whether we have a login or a certificate of our own that does not go to `url`.
+    pub fn withholds(&self, url: &Url) -> bool {
+        !self.login.is_for(url) && (self.login.is_secret() || self.for_strangers.is_some())
+    }
+
+    /// Whether the request goes with the login and our own certificate.
+    fn is_told(&self, request: &Request) -> bool {
+        !request.is_anonymous && self.login.is_for(&request.url)
+    }
+
+    fn way(&self, is_told: bool) -> &blocking::Client {
+        match &self.for_strangers {
+            Some(client) if !is_told => client,
+            _ => &self.client,
+        }
+    }
+
     /// # Errors
     /// Any response without a 2xx status is an error.
     pub fn send(&self, request: Request) -> Result<Answer, Failure> {
@@ -172,13 +189,8 @@ impl Client {
     }
 
     pub(super) fn prepared(&self, request: Request) -> RequestBuilder {
-        let url = request.url.clone();
-        let is_told = !request.is_anonymous && self.login.is_for(&url);
-        let client = match &self.for_strangers {
-            Some(client) if !is_told => client,
-            _ => &self.client,
-        };
-        let mut builder = client.request(request.method, request.url);
+        let is_told = self.is_told(&request);
+        let mut builder = self.way(is_told).request(request.method, request.url);
         for (name, value) in &request.headers {
             builder = builder.header(name, value);
         }
@@ -201,7 +213,7 @@ impl Client {
             builder = builder.body(body);
         }
         if is_told {
-            builder = self.login.authorise(builder, &url);
+            builder = self.login.authorise(builder);
         }
         let enough = Duration::from_secs(uploaded / SLOWEST_BYTES_PER_SECOND);
         builder.timeout(self.timeout + enough)
@@ -229,8 +241,8 @@ fn header(response: &Response, name: &str) -> Option<String> {
     Some(value.to_owned())
 }
 
-/// `Retry-After`: seconds, or a date.
-fn asked_wait(text: &str) -> Option<Duration> {
+/// How long `Retry-After` asks to wait: seconds, or until a date.
+pub fn asked_wait(text: &str) -> Option<Duration> {
     if let Ok(seconds) = text.trim().parse() {
         return Some(Duration::from_secs(seconds));
     }
@@ -273,6 +285,7 @@ pub fn one_line(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::login::Access;
 
     #[test]
     fn servers_ask_for_time_in_two_ways() {
@@ -284,6 +297,40 @@ mod tests {
         let far = asked_wait("Mon, 01 Jan 2125 00:00:00 GMT").unwrap();
         assert!(far > Duration::from_secs(3600));
         assert_eq!(asked_wait("soon"), None);
+    }
+
+    #[test]
+    fn our_own_certificate_goes_where_the_login_goes() {
+        let url = |text: &str| Url::parse(text).unwrap();
+        let login = Login::new(url("http://tracking:5000"), Access::Anybody);
+        let login = login.also_for(vec![url("https://files:8443")]);
+        // Of nobody, made for this test.
+        let pem = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/own.pem");
+        let trust = Trust {
+            identity: Some(pem.into()),
+            ..Trust::default()
+        };
+        let client = Client::open(login, &trust, Duration::from_secs(1), "").unwrap();
+        let shows = |address: &str, is_anonymous: bool| {
+            let request = Request {
+                is_anonymous,
+                ..Request::get(url(address))
+            };
+            let way = client.way(client.is_told(&request));
+            std::ptr::eq(way, &client.client)
+        };
+        for own in ["http://tracking:5000/api", "https://files:8443/api"] {
+            assert!(shows(own, false) && !shows(own, true), "{own}");
+            assert!(!client.withholds(&url(own)), "{own}");
+        }
+        for other in [
+            "https://tracking:5000",
+            "https://files",
+            "https://x.files:8443",
+        ] {
+            assert!(!shows(other, false), "{other}");
+            assert!(client.withholds(&url(other)), "{other}");
+        }
     }
 
     #[test]

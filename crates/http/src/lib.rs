@@ -9,7 +9,7 @@ mod resolver;
 mod retry;
 pub mod tls;
 
-pub use client::{Answer, Body, Client, ErrorAnswer, Failure, Request, one_line};
+pub use client::{Answer, Body, Client, ErrorAnswer, Failure, Request, asked_wait, one_line};
 pub use login::{Access, Login};
 pub use reqwest::{Method, Url};
 pub use retry::BackOff;

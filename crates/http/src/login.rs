@@ -55,10 +55,13 @@ impl Login {
         own.any(|own| own.origin() == url.origin())
     }
 
+    pub(super) fn is_secret(&self) -> bool {
+        self.access != Access::Anybody
+    }
+
     /// Whether a secret would go to `url` unencrypted and leave this machine.
     pub fn is_exposed_at(&self, url: &Url) -> bool {
-        let is_secret = self.access != Access::Anybody && self.is_for(url);
-        is_secret && url.scheme() == "http" && !is_loopback(url)
+        self.is_secret() && self.is_for(url) && url.scheme() == "http" && !is_loopback(url)
     }
 
     /// Whether its origin has no certificate.
@@ -66,11 +69,8 @@ impl Login {
         self.home.scheme() == "http"
     }
 
-    /// `request`, which goes to `url`, with the login if `url` is of its origins.
-    pub(super) fn authorise(&self, request: RequestBuilder, url: &Url) -> RequestBuilder {
-        if !self.is_for(url) {
-            return request;
-        }
+    /// `request`, which goes to one of its origins, with the login.
+    pub(super) fn authorise(&self, request: RequestBuilder) -> RequestBuilder {
         match &self.access {
             Access::Anybody => request,
             Access::User { name, password } => request.basic_auth(name, Some(password)),
@@ -85,7 +85,8 @@ fn is_loopback(url: &Url) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']');
     match address.parse::<IpAddr>() {
         Ok(address) => address.is_loopback(),
-        Err(_) => host == "localhost" || host.ends_with(".localhost"),
+        // Names such as `x.localhost` are asked of name servers by some systems.
+        Err(_) => host == "localhost",
     }
 }
 
@@ -126,6 +127,8 @@ mod tests {
                 "http://tracking:5001/api",
                 "http://store:5000/api",
                 "http://tracking.store:5000/api",
+                "http://tracking.:5000/api",
+                "http://store\\@tracking:5000/api",
             ] {
                 assert_eq!(told(other, false), None, "{other}");
             }
@@ -138,9 +141,12 @@ mod tests {
         let login = Login::new(url("https://tracking"), Access::Token("s3cret".to_owned()));
         let login = login.also_for(vec![url("https://files:8443/any/path")]);
         assert!(login.is_for(&url("https://tracking:443/api")));
-        assert!(login.is_for(&url("https://files:8443/api")));
+        assert!(login.is_for(&url("HTTPS://FILES:8443/api")));
         assert!(!login.is_for(&url("https://files/api")));
         assert!(!login.is_for(&url("http://files:8443/api")));
+        let login = login.also_for(vec![url("http://[::1]:80/")]);
+        assert!(login.is_for(&url("http://[0:0::0:1]")));
+        assert!(!login.is_for(&url("http://127.0.0.1")));
     }
 
     #[test]
@@ -154,6 +160,7 @@ mod tests {
             "http://tracking:5000",
             "http://10.0.0.7",
             "http://[fe80::1]:5000",
+            "http://x.localhost:5000",
         ] {
             assert!(is_exposed(there, &token), "{there}");
             assert!(!is_exposed(there, &Access::Anybody), "{there}");

@@ -17,24 +17,22 @@ use ctseg_image::formats::{case_file, read_header};
 /// A sidecar, and what the file system adds to each file.
 const BESIDE_BYTES: u64 = 32 << 10;
 
-/// The folders that results go to, made and found to be writable.
+/// The folders that results go to, made and found to be writable; none for cases that are refused, and none that a link
+/// leads to.
 ///
 /// # Errors
 /// One that cannot be made or written.
 pub(super) fn output_folders(folder: &Path, cases: &[PredictCase]) -> Result<Vec<PathBuf>> {
+    let outputs = cases.iter().filter(|case| case.refused.is_none());
+    let outputs: Vec<&Path> = outputs.map(|case| case.output.as_path()).collect();
     let mut folders = BTreeSet::from([folder.to_path_buf()]);
-    folders.extend(
-        cases
-            .iter()
-            .map(|case| parent_of(&case.output).to_path_buf()),
-    );
+    folders.extend(outputs.iter().map(|output| parent_of(output).to_path_buf()));
     for folder in &folders {
         drop(temporary_file(folder)?);
     }
     // Where a case has a folder of its own beside its label map.
-    let own = cases.iter().map(|case| case_file(&case.output, ""));
-    let own: Vec<PathBuf> = own.filter(|own| own.is_dir()).collect();
-    folders.extend(own);
+    let own = outputs.iter().map(|output| case_file(output, ""));
+    folders.extend(own.filter(|own| own.is_dir() && !own.is_symlink()));
     Ok(folders.into_iter().collect())
 }
 
@@ -243,7 +241,15 @@ mod tests {
         let mut good = case(folder.path(), 1, "x.nii");
         good.output = folder.path().join("deep/er/x.nii");
         std::fs::create_dir_all(folder.path().join("deep/er/x")).unwrap();
-        let folders = output_folders(folder.path(), &[good]).unwrap();
+        let folders = output_folders(folder.path(), std::slice::from_ref(&good)).unwrap();
         assert_eq!(folders.len(), 3, "{folders:?}");
+        // Nothing is made, and nothing cleaned up, where a link leads.
+        std::os::unix::fs::symlink("deep", folder.path().join("linked")).unwrap();
+        let linked = PredictCase::new(good.input.clone(), folder.path().join("linked.nii"));
+        good.output = folder.path().join("linked/new/x.nii");
+        good.refused = Some("its folder is a link".to_owned());
+        let folders = output_folders(folder.path(), &[good, linked]).unwrap();
+        assert_eq!(folders, [folder.path()]);
+        assert!(!folder.path().join("deep/new").exists());
     }
 }

@@ -50,6 +50,7 @@ fn labels_all_over_a_volume_are_measured_as_each_alone() {
 }
 
 #[test]
+#[allow(clippy::zombie_processes)] // wait4 waits for them
 fn thousands_of_labels_take_little_memory() {
     let folder = tempfile::tempdir().unwrap();
     let map = labels_all_over(32, 4000, 3);

@@ -153,6 +153,23 @@ fn parts_that_cannot_be_sent_are_taken_back_and_stores_without_parts_get_whole_f
 }
 
 #[test]
+fn files_go_whole_where_the_server_names_another_number_of_places() {
+    let run = tempfile::tempdir().unwrap();
+    let bytes = b"0123456789abcdefghi";
+    told(None, run.path(), &[artifact(run.path(), "a.bin", bytes)]);
+    // Three parts, for which it names two places.
+    let fake = Fake::start(Box::new(|_| None));
+    let after = synced(fake.server(), IN_PARTS, run.path());
+    assert_eq!((after.sent.files, &after.outcome), (1, &sync::Outcome::All));
+    assert_eq!(fake.count("mpu/abort/1/r1/artifacts"), 1);
+    assert_eq!(fake.count("mpu/complete/1/r1/artifacts"), 0);
+    let requests = fake.requests();
+    let mut put = requests.iter();
+    let put = put.find(|request| is(request, "artifacts/1/r1/artifacts/a.bin"));
+    assert_eq!(put.unwrap().body, bytes);
+}
+
+#[test]
 fn a_server_chooses_folders_below_the_artifact_root_only() {
     let own = tempfile::tempdir().unwrap();
     let run = own.path().join("run");
@@ -180,6 +197,7 @@ fn a_server_chooses_folders_below_the_artifact_root_only() {
         (root.join("../victim"), Some(&root)),
         (root.join("link"), Some(&root)),
         (root.join("gone/../../victim"), Some(&root)),
+        (root.join("%2e%2e/victim"), Some(&root)),
     ] {
         let (files, outcome) = sent(&folder, given.cloned());
         let sync::Outcome::Failed(why) = outcome else {
@@ -195,13 +213,13 @@ fn a_server_chooses_folders_below_the_artifact_root_only() {
     let folder = root.join("1/r1/artifacts");
     assert_eq!(sent(&folder, Some(root)), (1, sync::Outcome::All));
     assert_eq!(std::fs::read(folder.join("a.bin")).unwrap(), b"abc");
-    let bucket = Fake::start(with_artifacts_at("s3://bucket/1/r1/artifacts".to_owned()));
-    let after = synced(bucket.server(), Parts::default(), &run);
-    assert_eq!(after.outcome, sync::Outcome::All);
-    assert!(
-        after.sent.notes[0].contains("--serve-artifacts"),
-        "{after:?}"
-    );
+    for elsewhere in ["s3://bucket/1/r1/artifacts", "file://nas/1/r1/artifacts"] {
+        let fake = Fake::start(with_artifacts_at(elsewhere.to_owned()));
+        let after = synced(fake.server(), Parts::default(), &run);
+        assert_eq!(after.outcome, sync::Outcome::All);
+        let note = &after.sent.notes[0];
+        assert!(note.contains("start it with --serve-artifacts"), "{note}");
+    }
 }
 
 #[test]

@@ -39,6 +39,19 @@ fn with_a_file(run: &Path) {
     );
 }
 
+/// The place for files at a server, as another one names it.
+fn artifacts_at(files: &Fake) -> String {
+    format!("{}/api/2.0/mlflow-artifacts/artifacts/1", files.uri())
+}
+
+/// A server that answers `status` to whoever has no login.
+fn for_known_ones(status: u16) -> Fake {
+    Fake::start(Box::new(move |request| {
+        let is_known = request.headers.contains_key("authorization");
+        (!is_known).then(|| ResponseTemplate::new(status))
+    }))
+}
+
 #[test]
 fn an_artifact_server_elsewhere_sees_no_login() {
     for scheme in ["http", "mlflow-artifacts"] {
@@ -46,7 +59,7 @@ fn an_artifact_server_elsewhere_sees_no_login() {
         with_a_file(run.path());
         let files = Fake::start(Box::new(|_| None));
         let uri = match scheme {
-            "http" => format!("{}/api/2.0/mlflow-artifacts/artifacts/1", files.uri()),
+            "http" => artifacts_at(&files),
             _ => format!("{}/1", files.uri().replace("http", scheme)),
         };
         let fake = Fake::start(with_artifacts_at(uri));
@@ -59,33 +72,49 @@ fn an_artifact_server_elsewhere_sees_no_login() {
 
 #[test]
 fn an_artifact_server_gets_the_login_where_it_is_trusted() {
+    for status in [401, 403] {
+        let run = tempfile::tempdir().unwrap();
+        with_a_file(run.path());
+        let files = for_known_ones(status);
+        let fake = Fake::start(with_artifacts_at(artifacts_at(&files)));
+        let server = with_login(fake.server());
+        let after = synced(server.clone(), Parts::default(), run.path());
+        let sync::Outcome::Failed(why) = &after.outcome else {
+            panic!("{after:?}");
+        };
+        let listed = format!(
+            "answers {status}; list \"{}\" in trusted_servers in ~/.config/ctseg/config.toml",
+            files.uri()
+        );
+        assert!(why.contains(&listed), "{why}");
+        assert_eq!((after.sent.metrics, after.sent.files), (2, 0));
+        let server = Server {
+            trusted: vec![Url::parse(&files.uri()).unwrap()],
+            ..server
+        };
+        let after = synced(server, Parts::default(), run.path());
+        assert_eq!((after.sent.files, &after.outcome), (1, &sync::Outcome::All));
+        let seen = ["none", "Bearer s3cret"].map(str::to_owned);
+        assert_eq!(logins(&files), BTreeSet::from(seen));
+    }
+}
+
+#[test]
+fn who_has_no_login_is_told_to_set_one() {
     let run = tempfile::tempdir().unwrap();
     with_a_file(run.path());
-    let files = Fake::start(Box::new(|request| {
-        let is_known = request.headers.contains_key("authorization");
-        (!is_known).then(|| ResponseTemplate::new(401))
-    }));
-    let uri = format!("{}/api/2.0/mlflow-artifacts/artifacts/1", files.uri());
-    let fake = Fake::start(with_artifacts_at(uri));
-    let server = with_login(fake.server());
-    let after = synced(server.clone(), Parts::default(), run.path());
-    let sync::Outcome::Failed(why) = &after.outcome else {
+    let files = for_known_ones(401);
+    let fake = Fake::start(with_artifacts_at(artifacts_at(&files)));
+    let after = synced(fake.server(), Parts::default(), run.path());
+    let sync::Outcome::ServerFailed(why) = &after.outcome else {
         panic!("{after:?}");
     };
-    let listed = format!(
-        "list \"{}\" in trusted_servers in ~/.config/ctseg/config.toml",
-        files.uri()
+    assert!(
+        why.contains(&format!("{} answers 401", files.uri()))
+            && why.contains("MLFLOW_TRACKING_TOKEN")
+            && !why.contains("trusted_servers"),
+        "{why}"
     );
-    assert!(why.contains(&listed), "{why}");
-    assert_eq!((after.sent.metrics, after.sent.files), (2, 0));
-    let server = Server {
-        trusted: vec![Url::parse(&files.uri()).unwrap()],
-        ..server
-    };
-    let after = synced(server, Parts::default(), run.path());
-    assert_eq!((after.sent.files, &after.outcome), (1, &sync::Outcome::All));
-    let seen = ["none", "Bearer s3cret"].map(str::to_owned);
-    assert_eq!(logins(&files), BTreeSet::from(seen));
 }
 
 #[test]
@@ -180,6 +209,7 @@ fn a_settings_file_of_a_download_gets_no_login() {
     assert!(said.contains("'ctseg sync' sends later"), "{said}");
     let runs = std::fs::read_dir(place.folder.path().join("runs")).unwrap();
     assert_eq!(runs.count(), 2);
+    place.said(&["doctor", "--device", "flex"], &LOGIN, 1);
     let credentials =
         "[mlflow]\nmlflow_tracking_username = ann\nmlflow_tracking_password = s3cret\n";
     place.write("home/.mlflow/credentials", credentials);
@@ -196,14 +226,14 @@ fn without_a_login_the_file_of_the_folder_counts_as_before() {
 
 #[test]
 fn servers_that_the_user_named_get_the_login() {
+    // As a cluster's job is told, whatever a file says.
     let place = Download::new();
-    let uri = place.fake.uri();
-    place.said(
-        &["sync"],
-        &[&LOGIN[..], &[("MLFLOW_TRACKING_URI", uri.as_str())]].concat(),
-        0,
-    );
-    assert_eq!(logins(&place.fake), only(BASIC));
+    let cluster = Fake::start(Box::new(|_| None));
+    let uri = cluster.uri();
+    let named = [("MLFLOW_TRACKING_URI", uri.as_str())];
+    place.said(&["sync"], &[&LOGIN[..], &named[..]].concat(), 0);
+    assert_eq!(logins(&cluster), only(BASIC));
+    assert_eq!(place.fake.requests().len(), 0);
 
     let place = Download::new();
     place.said(&["sync", "--config", "ctseg.toml"], &LOGIN, 0);
@@ -278,7 +308,7 @@ fn unsafe_ways_are_warned_of_once() {
         ("MLFLOW_TRACKING_URI", uri.as_str()),
         ("MLFLOW_TRACKING_INSECURE_TLS", "true"),
     ];
-    let said = place.said(&["sync"], &[&LOGIN[..], &insecure].concat(), 0);
+    let said = place.said(&["sync"], &[&LOGIN[..], &insecure[..]].concat(), 0);
     assert_eq!(
         said.matches("turns certificate checks off").count(),
         1,
@@ -291,7 +321,7 @@ fn unsafe_ways_are_warned_of_once() {
         ("MLFLOW_TRACKING_URI", "http://no-such-host.invalid:9"),
         ("NO_PROXY", "*"),
     ];
-    let said = place.said(&PREDICT, &[&LOGIN[..], &plain].concat(), 1);
+    let said = place.said(&PREDICT, &[&LOGIN[..], &plain[..]].concat(), 1);
     assert_eq!(
         said.matches("is sent to http://no-such-host.invalid:9 unencrypted")
             .count(),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::check::check;
-use super::folder::{SUMS, verified_sums, write_sums};
+use super::folder::{SUMS, read_sums, verified_sums, write_sums};
 use super::manifest::{MANIFEST, Manifest, StageManifest, fold_prefix, weights_file};
 use super::multi_part_manifest as parted;
 use super::postprocessing::Postprocessing;
@@ -14,10 +14,10 @@ use crate::dataset::Structure;
 use crate::recipe::Region;
 use ctseg_base::atomic_file::{parent_of, refuse_file, write_bytes_atomically};
 use ctseg_base::hash::file_sha256;
-use ctseg_base::replace_folder::{replace_folder, restore};
+use ctseg_base::replace_folder::{read_whole, replace_folder, restore};
 use ctseg_base::temp_files::temporary_folder;
 use ctseg_base::text::file::read_text;
-use ctseg_base::{Error, Result};
+use ctseg_base::{Error, Result, regular_file};
 use ctseg_engine::quantisation::InputRanges;
 use ctseg_engine::weights::{NamedTensors, below_prefix, prefixed, read_tensors, write_tensors};
 
@@ -56,7 +56,10 @@ impl Bundle {
     /// A file that is missing, changed, or not of this format; a recipe that no network could be trained with, or whose
     /// network is larger than the weights.
     pub fn open(path: &Path) -> Result<Self> {
-        restore(path)?;
+        read_whole(path, || Self::opened(path))
+    }
+
+    fn opened(path: &Path) -> Result<Self> {
         let manifest_path = path.join(MANIFEST);
         if path.join(parted::MANIFEST).is_file() {
             return Err(Error::file(
@@ -161,9 +164,28 @@ impl Bundle {
     /// The bundle has no such stage, or its file cannot be read.
     pub fn stage_weights(&self, stage: u8) -> Result<Vec<NamedTensors>> {
         let folds = &self.needed_stage(stage)?.folds;
-        let (tensors, _) = read_tensors(&self.path.join(weights_file(stage)))?;
+        let tensors = self.tensors(stage)?;
         let of_fold = |fold: usize| below_prefix(&fold_prefix(fold), &tensors);
         Ok(folds.iter().map(|fold| of_fold(fold.fold)).collect())
+    }
+
+    /// All tensors of a stage's file.
+    ///
+    /// # Errors
+    /// It cannot be read, or is of another model by now.
+    fn tensors(&self, stage: u8) -> Result<NamedTensors> {
+        let name = weights_file(stage);
+        read_whole(&self.path, || {
+            let (tensors, _) = read_tensors(&self.path.join(&name))?;
+            // After the weights: a folder is replaced as a whole.
+            match read_sums(&self.path)?.get(&name) == self.sums.get(&name) {
+                true => Ok(tensors),
+                false => Err(Error::file(
+                    &self.path,
+                    "has been replaced by another model since it was opened; run the command again",
+                )),
+            }
+        })
     }
 
     /// A stage that must be there.
@@ -277,7 +299,7 @@ impl Bundle {
             let still_fits = number == 2 || kept.recipe.region == Region::Whole || same_stage1();
             if still_fits && old.manifest.structures == manifest.structures {
                 let from = old.path.join(weights_file(other));
-                std::fs::copy(&from, fresh.path().join(weights_file(other)))
+                regular_file::copy(&from, &fresh.path().join(weights_file(other)))
                     .map_err(Error::io(&from, "copy"))?;
                 *manifest.stage_mut(other) = Some(kept.clone());
                 if other == 2 {
@@ -311,7 +333,7 @@ impl Bundle {
             let (from, to) = (self.path.join(name), fresh.path().join(name));
             // Weights never change under their name: a second name for the same bytes will do.
             if std::fs::hard_link(&from, &to).is_err() {
-                std::fs::copy(&from, &to).map_err(Error::io(&from, "copy"))?;
+                regular_file::copy(&from, &to).map_err(Error::io(&from, "copy"))?;
             }
         }
         write_manifest(fresh.path(), manifest)?;
@@ -333,7 +355,7 @@ impl Bundle {
         if !own.trained_like(&stage.manifest) {
             return Ok(missing.map(|fold| fold.fold).collect());
         }
-        let (tensors, _) = read_tensors(&self.path.join(weights_file(number)))?;
+        let tensors = self.tensors(number)?;
         for fold in missing {
             stage.manifest.folds.push(fold.clone());
             stage

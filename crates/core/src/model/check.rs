@@ -66,9 +66,21 @@ fn stage_problem(number: u8, stage: &StageManifest) -> Option<String> {
     if stage.folds.is_empty() {
         return Some("folds: there is none".to_owned());
     }
+    let is_range = |[low, high]: &[f32; 2]| low.is_finite() && high.is_finite() && low <= high;
     let mut seen = BTreeSet::new();
-    let twice = stage.folds.iter().find(|fold| !seen.insert(fold.fold))?;
-    Some(format!("folds: {} is there twice", twice.fold))
+    stage.folds.iter().find_map(|fold| {
+        let mut ranges = fold.input_ranges.iter().flat_map(|ranges| &ranges.0);
+        if !seen.insert(fold.fold) {
+            Some(format!("folds: {} is there twice", fold.fold))
+        } else if !ranges.all(is_range) {
+            Some(format!(
+                "folds: the input_ranges of {} must be pairs of finite numbers, the lower one first",
+                fold.fold
+            ))
+        } else {
+            None
+        }
+    })
 }
 
 /// Refuses a weight file that holds too few numbers for the recipe's network. Known from the file's header: no network is

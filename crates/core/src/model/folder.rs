@@ -11,11 +11,11 @@ use ctseg_base::{Error, Result, pointer_file};
 /// The checksums of a folder's files, as `sha256sum` writes them.
 pub(crate) const SUMS: &str = "SHA256SUMS";
 
-/// The SHA-256 of each file that the checksums in `folder` name.
+/// The SHA-256 of each file that the checksums in `folder` name, as they say.
 ///
 /// # Errors
-/// A file that is missing or changed.
-pub(crate) fn verified_sums(folder: &Path) -> Result<BTreeMap<String, String>> {
+/// No checksums, or damaged ones.
+pub(super) fn read_sums(folder: &Path) -> Result<BTreeMap<String, String>> {
     let sums_path = folder.join(SUMS);
     let text = read_text(&sums_path).map_err(Error::io(&sums_path, "read"))?;
     let mut sums = BTreeMap::new();
@@ -29,19 +29,29 @@ pub(crate) fn verified_sums(folder: &Path) -> Result<BTreeMap<String, String>> {
                     format!("'{line}' is not a line of sha256sum; the model is damaged"),
                 )
             })?;
-        let found = file_sha256(&folder.join(name))?;
-        if found != sum {
-            if let Some(problem) = pointer_file::problem(&folder.join(name)) {
-                return Err(Error::file(folder.join(name), problem));
-            }
-            return Err(Error::file(
-                folder.join(name),
+        sums.insert(name.to_owned(), sum.to_owned());
+    }
+    Ok(sums)
+}
+
+/// [`read_sums`] of files that are as it says.
+///
+/// # Errors
+/// A file that is missing or changed.
+pub(crate) fn verified_sums(folder: &Path) -> Result<BTreeMap<String, String>> {
+    let sums = read_sums(folder)?;
+    for (name, sum) in &sums {
+        let path = folder.join(name);
+        let found = file_sha256(&path)?;
+        if found != *sum {
+            let damaged = || {
                 format!(
                     "damaged: its SHA-256 is {found}, expected {sum}; copy or train the model again"
-                ),
-            ));
+                )
+            };
+            let problem = pointer_file::problem(&path).unwrap_or_else(damaged);
+            return Err(Error::file(path, problem));
         }
-        sums.insert(name.to_owned(), sum.to_owned());
     }
     Ok(sums)
 }

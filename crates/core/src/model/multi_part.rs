@@ -19,7 +19,7 @@ use crate::dataset::Structure;
 use crate::recipe::one_line;
 use ctseg_base::atomic_file::{parent_of, refuse_file, write_bytes_atomically};
 use ctseg_base::hash::file_sha256;
-use ctseg_base::replace_folder::{replace_folder, restore};
+use ctseg_base::replace_folder::{read_whole, replace_folder, restore};
 use ctseg_base::temp_files::temporary_folder;
 use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result};
@@ -58,7 +58,10 @@ impl PartedModel {
     /// # Errors
     /// A manifest that is missing, changed, not of this format, or does not fit together.
     pub fn open(path: &Path) -> Result<Self> {
-        restore(path)?;
+        read_whole(path, || Self::read(path))
+    }
+
+    fn read(path: &Path) -> Result<Self> {
         let manifest_path = path.join(MANIFEST);
         let sum = file_sha256(&manifest_path)?;
         let sums_path = path.join(SUMS);

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::patience::scaled_patience;
 use super::{Recipe, one_line};
-use ctseg_base::text::file::read_text;
+use ctseg_base::text::file::read_text_at_most;
 use ctseg_base::{Error, Result};
 
 /// The recipes in the binary: name, text. `--stage 1` is the first, `--stage 2` the second.
@@ -56,7 +56,8 @@ impl Recipe {
             Some((name, text)) => (format!("stages/{name}.toml"), (*text).to_owned()),
             None if Path::new(name).extension().is_some_and(|e| e == "toml") => {
                 let path = Path::new(name);
-                let text = read_text(path).map_err(Error::io(path, "read"))?;
+                let text =
+                    read_text_at_most(path, LONGEST_RECIPE).map_err(Error::io(path, "read"))?;
                 (name.to_owned(), text)
             }
             None => {
@@ -99,6 +100,9 @@ impl Recipe {
     }
 }
 
+/// Recipes have some kilobytes.
+const LONGEST_RECIPE: u64 = 256 << 10;
+
 /// Recipes have a hundred.
 const MOST_KEYS: usize = 1000;
 
@@ -128,7 +132,7 @@ fn wrong_key(table: &toml::Table, error: &toml::de::Error) -> Option<String> {
 /// section, then tables.
 fn sorted_keys(table: &toml::Table) -> Vec<Vec<String>> {
     let mut all = keys(table);
-    all.sort_by_key(|key| {
+    all.sort_by_cached_key(|key| {
         let is_table = removed(&mut table.clone(), key).is_some_and(|value| value.is_table());
         let is_kind = key.last().is_some_and(|last| last == "kind");
         (is_table, is_kind, std::cmp::Reverse(key.len()))

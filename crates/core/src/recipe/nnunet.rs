@@ -1,5 +1,7 @@
 //! What a stage does as nnU-Net does it where ctseg would do otherwise: `[nnunet]` of an imported model's recipe.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use ctseg_image::space::{Grid, Orientation};
@@ -64,6 +66,23 @@ pub enum NnunetNormalisation {
     RescaleTo01 {},
     /// `RGBTo01Normalization`: divided by 255.
     RgbTo01 {},
+}
+
+impl NnunetNormalisation {
+    /// Whether values can be clamped and divided so.
+    fn is_usable(&self) -> bool {
+        let Self::Ct {
+            low_hu,
+            high_hu,
+            mean_hu,
+            sd_hu,
+        } = *self
+        else {
+            return true;
+        };
+        let numbers = [low_hu, high_hu, mean_hu, sd_hu];
+        numbers.iter().all(|number| number.is_finite()) && low_hu <= high_hu && sd_hu >= 0.0
+    }
 }
 
 /// Whether volumes are resampled slice by slice across their thickest axis (`force_separate_z`).
@@ -138,6 +157,7 @@ impl NnunetConfig {
     pub fn problem(&self) -> Option<&'static str> {
         let mut sorted = self.transpose;
         sorted.sort_unstable();
+        let previous: BTreeSet<u16> = self.previous_labels.iter().copied().collect();
         let checks = [
             (
                 sorted == untransposed(),
@@ -150,8 +170,14 @@ impl NnunetConfig {
                 "nnunet.mirror_axes must lie between 0 and 2, each once",
             ),
             (
-                !self.previous_labels.contains(&0) && !self.previous_labels.contains(&u16::MAX),
-                "nnunet.previous_labels must lie between 1 and 65534",
+                !previous.contains(&0)
+                    && !previous.contains(&u16::MAX)
+                    && previous.len() == self.previous_labels.len(),
+                "nnunet.previous_labels must lie between 1 and 65534, each once",
+            ),
+            (
+                self.normalisation.is_usable(),
+                "nnunet.normalisation needs finite numbers, low_hu not above high_hu, and sd_hu not below 0",
             ),
         ];
         let broken = checks.iter().find(|(holds, _)| !holds);
@@ -182,9 +208,8 @@ mod tests {
         assert_eq!(SeparateZ::Always.axis([1.0; 3], [1.0; 3]), None);
     }
 
-    #[test]
-    fn transposed_axes_are_those_of_the_file() {
-        let nnunet = |axes, transpose| NnunetConfig {
+    fn nnunet(axes: Axes, transpose: [usize; 3]) -> NnunetConfig {
+        NnunetConfig {
             axes,
             transpose,
             normalisation: NnunetNormalisation::None {},
@@ -194,7 +219,43 @@ mod tests {
             mirror_axes: Vec::new(),
             previous_labels: Vec::new(),
             regions: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn numbers_that_nothing_can_be_computed_with_are_refused() {
+        let problem = |low_hu, high_hu, mean_hu, sd_hu| {
+            let normalisation = NnunetNormalisation::Ct {
+                low_hu,
+                high_hu,
+                mean_hu,
+                sd_hu,
+            };
+            let config = NnunetConfig {
+                normalisation,
+                ..nnunet(Axes::Ras, [0, 1, 2])
+            };
+            config.problem().is_some()
         };
+        // One intensity alone is nnU-Net's to allow.
+        assert!(!problem(-100.0, 300.0, 50.0, 80.0) && !problem(5.0, 5.0, 5.0, 0.0));
+        for hostile in [
+            problem(f32::NAN, 300.0, 50.0, 80.0),
+            problem(300.0, -100.0, 50.0, 80.0),
+            problem(-100.0, 300.0, f32::INFINITY, 80.0),
+            problem(-100.0, 300.0, 50.0, -1.0),
+        ] {
+            assert!(hostile);
+        }
+        let twice = NnunetConfig {
+            previous_labels: vec![3, 3],
+            ..nnunet(Axes::Ras, [0, 1, 2])
+        };
+        assert!(twice.problem().unwrap().contains("previous_labels"));
+    }
+
+    #[test]
+    fn transposed_axes_are_those_of_the_file() {
         let lps = Grid::with_spacing([2, 3, 4], [1.0; 3]).reoriented("LPS".parse().unwrap());
         let of = |axes, transpose| nnunet(axes, transpose).orientation(&lps).to_string();
         assert_eq!(of(Axes::Stored, [0, 1, 2]), "LPS");

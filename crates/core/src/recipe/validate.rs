@@ -16,6 +16,7 @@ const MOST_EPOCHS: usize = 1_000_000;
 const MOST_IN_A_BATCH: usize = 4096;
 const MOST_PATCHES: usize = 100_000_000;
 const MOST_CACHE_MB: usize = 1 << 30;
+const MOST_WINDOWS: usize = 64;
 
 /// Voxels of a patch: the side of a cube of as many is 645.
 const MOST_VOXELS: usize = 1 << 28;
@@ -102,7 +103,7 @@ impl Recipe {
     }
 
     /// Numbers beyond which memory or arithmetic ends.
-    fn bounds(&self) -> [Check; 6] {
+    fn bounds(&self) -> [Check; 7] {
         let training = &self.training;
         let voxels = |all: usize, side: &usize| all.checked_mul(*side);
         let voxels = training.patch_size.sides().iter().try_fold(1, voxels);
@@ -128,6 +129,10 @@ impl Recipe {
             (
                 training.cache_mb <= MOST_CACHE_MB,
                 "training.cache_mb must be at most 1073741824",
+            ),
+            (
+                self.windows_hu.len() <= MOST_WINDOWS,
+                "windows_hu must be at most 64 windows",
             ),
             (
                 (0.0..=1.0).contains(&self.roi.smallest_component)
@@ -212,6 +217,8 @@ mod tests {
             ("train_folds=[0, 0]", "each once"),
             ("jitter.shift_mm=inf", "jitter"),
         ]);
+        let windows = format!("windows_hu=[{}]", "[0, 1],".repeat(65));
+        refused(&[(windows.as_str(), "at most 64 windows")]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use burn::tensor::{bf16, f16};
 use zip::ZipArchive;
 
 use super::budget::Budget;
-use super::entries::{Archive, check_end, entry, part};
+use super::entries::{Archive, entry, part, with_end};
 use super::pickle::unpickled;
 use super::value::{Id, Node, TensorView, Value, Values};
 use crate::weights::{HostTensor, NamedTensors, elements_of};
@@ -24,7 +24,7 @@ pub struct TorchFile {
     length: u64,
     archive: Archive,
     /// The folder that everything in the archive lies in.
-    prefix: String,
+    prefix: Vec<u8>,
     values: Values,
     root: Id,
 }
@@ -63,17 +63,18 @@ impl TorchFile {
             refused(pointer.unwrap_or_else(|| format!("no zip archive ({problem})")))
         })?;
         check_overlaps(&archive, length).map_err(refused)?;
-        let names = archive
-            .file_names()
-            .filter_map(|name| Some(name.ok()?.into_owned()));
-        let pickles: Vec<String> = names.filter(|name| name.ends_with("/data.pkl")).collect();
+        let names = archive.file_names_raw();
+        let pickles: Vec<Vec<u8>> = names
+            .filter(|name| name.ends_with(b"/data.pkl"))
+            .map(<[u8]>::to_vec)
+            .collect();
         let [pickle] = pickles.as_slice() else {
             return Err(refused(format!("{} pickles in it", pickles.len())));
         };
-        let prefix = pickle.trim_end_matches("data.pkl").to_owned();
+        let prefix = pickle[..pickle.len() - b"data.pkl".len()].to_vec();
         let bytes = entry(&mut archive, pickle, LONGEST_PICKLE).map_err(refused)?;
-        let order = format!("{prefix}byteorder");
-        if archive.index_for_name(&order).is_some()
+        let order = [&prefix[..], b"byteorder"].concat();
+        if archive.index_for_name_raw(&order).is_some()
             && entry(&mut archive, &order, 16).map_err(refused)? != b"little"
         {
             return Err(refused(
@@ -189,7 +190,7 @@ impl TorchFile {
     /// # Errors
     /// A storage that ends early.
     pub fn read(&mut self, tensor: &StoredTensor) -> Result<HostTensor> {
-        let name = self.storage_name(tensor.key);
+        let name = self.storage_name(self.key(tensor));
         let bytes = part(&mut self.archive, &name, tensor.begin, tensor.bytes)
             .map_err(|problem| self.problem(&problem))?;
         Ok(HostTensor {
@@ -199,9 +200,12 @@ impl TorchFile {
     }
 
     /// A storage's name in the archive.
-    fn storage_name(&self, key: Id) -> String {
-        let key = self.values.node(key).text().unwrap_or_default();
-        format!("{}data/{key}", self.prefix)
+    fn storage_name(&self, key: &str) -> Vec<u8> {
+        [&self.prefix[..], b"data/", key.as_bytes()].concat()
+    }
+
+    fn key(&self, tensor: &StoredTensor) -> &str {
+        self.values.node(tensor.key).text().unwrap_or_default()
     }
 
     fn problem(&self, what: &str) -> Error {
@@ -249,7 +253,7 @@ impl TorchFile {
         for value in &self.values.all {
             let Value::Tensor(view) = value else { continue };
             let tensor = self.stored(view)?;
-            let key = self.values.node(tensor.key).text().unwrap_or_default();
+            let key = self.key(&tensor);
             let end = tensor.begin + tensor.bytes;
             let known = ranges.entry((key, tensor.begin)).or_insert(end);
             if *known != end {
@@ -261,8 +265,7 @@ impl TorchFile {
             if before.is_some_and(|(other, end)| other == key && end > begin) {
                 return Err("tensors that overlap".to_owned());
             }
-            let name = format!("{}data/{key}", self.prefix);
-            check_end(&self.archive, &name, end)?;
+            with_end(&self.archive, &self.storage_name(key), end)?;
             before = Some((key, end));
         }
         Ok(())

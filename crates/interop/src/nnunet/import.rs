@@ -179,19 +179,19 @@ fn published(
 }
 
 /// A model folder whose plans have been read.
-struct Folder {
+pub(super) struct Folder {
     path: PathBuf,
     plans: Plans,
     labels: Labels,
     previous_stage: Option<String>,
     configuration: String,
     /// Name and file of each fold.
-    checkpoints: Vec<(String, PathBuf)>,
+    pub(super) checkpoints: Vec<(String, PathBuf)>,
     options: ImportOptions,
 }
 
 impl Folder {
-    fn open(path: &Path, options: &ImportOptions) -> Result<Self> {
+    pub(super) fn open(path: &Path, options: &ImportOptions) -> Result<Self> {
         let plans_path = path.join(PLANS);
         let plans = Plans::read(&plans_path)?;
         let labels = dataset_json::labels(&path.join(DATASET))?;
@@ -284,7 +284,7 @@ impl Folder {
     }
 
     /// What the plans and the (first) checkpoint say of a stage.
-    fn recipe(&self, stage: u8, checkpoint: &Checkpoint) -> Result<Recipe> {
+    pub(super) fn recipe(&self, stage: u8, checkpoint: &Checkpoint) -> Result<Recipe> {
         let wanted = Wanted {
             stage,
             configuration: &self.configuration,
@@ -302,7 +302,7 @@ impl Folder {
         Ok(recipe)
     }
 
-    fn weights(
+    pub(super) fn weights(
         &self,
         checkpoint: &mut Checkpoint,
         file: &Path,

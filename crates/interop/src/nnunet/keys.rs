@@ -72,13 +72,19 @@ pub(super) fn place(key: &str, decoder_levels: usize) -> Place {
             Place::Same(format!("up.{level}.{part}"))
         }
         ["decoder", "seg_layers", level, part @ ("weight" | "bias")] => {
-            match (level.parse::<usize>(), *part) {
-                (Ok(level), _) if level + 1 < decoder_levels => Place::Unused,
-                (Ok(_), "weight") => Place::Head("head.weight"),
-                (Ok(_), _) => Place::Head("head.bias"),
-                (Err(_), _) => Place::Unknown,
-            }
+            of_logits(level, part, decoder_levels)
         }
+        _ => Place::Unknown,
+    }
+}
+
+/// Of the logits of a level, the last of which are the finest.
+fn of_logits(level: &str, part: &str, decoder_levels: usize) -> Place {
+    let last = decoder_levels.saturating_sub(1);
+    match (level.parse::<usize>(), part) {
+        (Ok(level), _) if level < last => Place::Unused,
+        (Ok(level), "weight") if level == last => Place::Head("head.weight"),
+        (Ok(level), _) if level == last => Place::Head("head.bias"),
         _ => Place::Unknown,
     }
 }
@@ -222,6 +228,12 @@ mod tests {
             ("decoder.transpconvs.0.bias", same("up.0.bias")),
             ("decoder.seg_layers.0.weight", Place::Unused),
             ("decoder.seg_layers.1.weight", Place::Head("head.weight")),
+            ("decoder.seg_layers.1.bias", Place::Head("head.bias")),
+            ("decoder.seg_layers.2.weight", Place::Unknown),
+            (
+                "decoder.seg_layers.18446744073709551615.weight",
+                Place::Unknown,
+            ),
             (
                 "encoder.stages.0.0.convs.1.norm.running_mean",
                 Place::Unknown,

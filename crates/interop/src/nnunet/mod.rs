@@ -10,8 +10,10 @@ mod import;
 mod keys;
 mod network;
 mod plans;
+mod read;
 mod source;
 mod stage_recipe;
 
 pub use export::{DatasetName, export_model};
 pub use import::{ImportOptions, Imported, ImportedStage, import_model};
+pub use read::read_model;

@@ -1,6 +1,6 @@
 //! A file that is touched while a process lives, and says which it is.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use ctseg_base::atomic_file::touch;
 use ctseg_base::limits::spawn::spawn;
 use ctseg_base::process::owner::Worker;
-use ctseg_base::{Error, Result};
+use ctseg_base::{Error, Result, regular_file};
 
 /// Seldom enough for any file server.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -77,7 +77,7 @@ impl Drop for Heartbeat {
 /// Makes the file, with what people know this process by.
 fn named(path: &Path) -> std::io::Result<()> {
     let text = serde_json::to_vec(&Worker::own())?;
-    File::create(path)?.write_all(&text)
+    regular_file::create(path)?.write_all(&text)
 }
 
 /// The time is the file server's, not this machine's.

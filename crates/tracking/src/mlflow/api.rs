@@ -257,14 +257,16 @@ impl Api<'_> {
     }
 }
 
-fn known_experiment(experiment: &Value) -> KnownExperiment {
+/// An experiment in an answer; what is not there is empty.
+pub fn known_experiment(experiment: &Value) -> KnownExperiment {
     KnownExperiment {
         id: text(&experiment["experiment_id"]),
         is_deleted: experiment["lifecycle_stage"] == "deleted",
     }
 }
 
-fn known_run(run: &Value) -> KnownRun {
+/// A run in an answer.
+pub fn known_run(run: &Value) -> KnownRun {
     let info = &run["info"];
     KnownRun {
         id: text(&info["run_id"]),
@@ -274,7 +276,8 @@ fn known_run(run: &Value) -> KnownRun {
     }
 }
 
-fn known_model(model: &Value) -> KnownModel {
+/// A model in an answer.
+pub fn known_model(model: &Value) -> KnownModel {
     KnownModel {
         id: text(&model["info"]["model_id"]),
         artifact_uri: text(&model["info"]["artifact_uri"]),

@@ -82,8 +82,11 @@ fn resolved(folder: &Path) -> std::io::Result<PathBuf> {
                     .rev()
                     .fold(real, |path, name| path.join(name)));
             }
-            // Of `..` below what is not there nobody knows where it leads.
-            (Err(error), Some(name)) if error.kind() == std::io::ErrorKind::NotFound => {
+            // Of `..` below what is not there, and of a link to it, nobody knows where it leads.
+            (Err(error), Some(name))
+                if error.kind() == std::io::ErrorKind::NotFound
+                    && there.symlink_metadata().is_err() =>
+            {
                 missing.push(name.to_owned());
                 there.pop();
             }
@@ -106,6 +109,7 @@ mod tests {
         fs::create_dir(own.path().join("home")).unwrap();
         std::os::unix::fs::symlink(own.path().join("home"), root.join("out")).unwrap();
         std::os::unix::fs::symlink(&root, own.path().join("link")).unwrap();
+        std::os::unix::fs::symlink(own.path().join("gone"), root.join("dangling")).unwrap();
         let open = |path: PathBuf| Folder::open(&path, Some(&own.path().join("link")));
         for path in [
             "root/1/r1/artifacts",
@@ -122,6 +126,7 @@ mod tests {
             "root/../home",
             "root/out/1",
             "root/new/../../home",
+            "root/dangling/1",
             "rooted",
         ] {
             let refused = open(own.path().join(path))

@@ -1,8 +1,10 @@
 //! Files to where the server keeps them: through its artifact proxy, large ones in parts where it can, or into a
 //! folder that is seen from here.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -10,7 +12,8 @@ use sha2::{Digest, Sha256};
 
 use super::artifact_folder::Folder;
 use super::error::{Fault, Refusal};
-use super::http::Http;
+use super::http::{Http, Place};
+use super::settings::decoded;
 use ctseg_base::atomic_file::{
     TEMPORARY, parent_of, persisted, temporary_file, write_bytes_atomically,
 };
@@ -73,7 +76,9 @@ impl<'a> Store<'a> {
             let parts = path.split('/').filter(|part| !part.is_empty());
             parts.map(str::to_owned).collect()
         };
-        let (scheme, rest) = uri.split_once(':').unwrap_or(("file", uri));
+        // Paths have no scheme, and may have a colon.
+        let scheme = uri.split_once(':').filter(|(name, _)| !name.contains('/'));
+        let (scheme, rest) = scheme.unwrap_or(("file", uri));
         let kind = match scheme {
             "mlflow-artifacts" => {
                 let (host, path) = host_and_path(rest);
@@ -93,14 +98,13 @@ impl<'a> Store<'a> {
                     folder: segments(path),
                 }
             }
-            "file" => {
-                let path = Path::new(host_and_path(rest).1);
-                Kind::Folder(Folder::open(path, http.artifact_root.as_deref())?)
-            }
             _ => {
-                return Err(refused(format!(
-                    "the server keeps files in '{uri}' and passes none on; start it with --serve-artifacts"
-                )));
+                let Some(path) = local_path(uri, scheme) else {
+                    return Err(refused(format!(
+                        "the server keeps files in '{uri}' and passes none on; start it with --serve-artifacts"
+                    )));
+                };
+                Kind::Folder(Folder::open(&path, http.artifact_root.as_deref())?)
             }
         };
         Ok(Self { http, parts, kind })
@@ -153,8 +157,8 @@ impl<'a> Store<'a> {
         self.http.put(place, body).map(drop)
     }
 
-    /// False if the server's store takes no parts. The parts go to where the server says, which is a place that it
-    /// has signed for us.
+    /// False if the server's store takes no parts, or not so many. The parts go to where the server says, which is a place
+    /// that it has signed for us.
     fn put_in_parts(
         &self,
         path: &Path,
@@ -180,6 +184,14 @@ impl<'a> Store<'a> {
             other => other?,
         };
         let upload = &begun["upload_id"];
+        // What is not asked for any more shall not fill the store.
+        let abort = || asked("abort", &json!({"path": name, "upload_id": upload})).map(drop);
+        let places = begun["credentials"].as_array().map_or(0, Vec::len);
+        // With fewer the file would be cut off, and of more there may be any number.
+        if places as u64 != count {
+            let _ = abort();
+            return Ok(false);
+        }
         let sent = self.parts_sent(path, bytes, part_bytes, &begun);
         let ended = sent.and_then(|parts| {
             let body = json!({"path": name, "upload_id": upload, "parts": parts});
@@ -188,8 +200,8 @@ impl<'a> Store<'a> {
         match ended {
             Ok(_) => Ok(true),
             Err(fault) => {
-                // What is not asked for any more shall not fill the store; the first fault is the one to tell.
-                let _ = asked("abort", &json!({"path": name, "upload_id": upload}));
+                // The first fault is the one to tell.
+                let _ = abort();
                 Err(fault)
             }
         }
@@ -209,24 +221,41 @@ impl<'a> Store<'a> {
             let mut file = regular_file::open(path).map_err(Error::io(path, "read"))?;
             file.seek(SeekFrom::Start(from))
                 .map_err(Error::io(path, "read"))?;
-            let headers = credential["headers"].as_object();
-            let headers = headers.into_iter().flatten().map(|(name, value)| {
-                let value = value.as_str().unwrap_or_default();
-                (name.clone(), value.to_owned())
-            });
-            let url = credential["url"].as_str().unwrap_or_default();
-            let place = self.http.named_place(url, &[], headers.collect(), false)?;
+            let place = signed_place(self.http, credential)?;
             let body = Body::File {
                 file,
                 bytes: part_bytes.min(bytes.saturating_sub(from)),
             };
             let tag = self.http.put(place, body)?;
             parts.push(json!({
-                "part_number": credential["part_number"], "etag": tag.unwrap_or_default(), "url": url,
+                "part_number": credential["part_number"], "etag": tag.unwrap_or_default(),
+                "url": credential["url"].as_str().unwrap_or_default(),
             }));
         }
         Ok(parts)
     }
+}
+
+/// Where a part goes: a place that the server has signed for us.
+///
+/// # Errors
+/// [`Fault::Closed`] for an address that is none.
+pub fn signed_place(http: &Http, credential: &Value) -> Result<Place, Fault> {
+    let headers = credential["headers"].as_object();
+    let headers = headers.into_iter().flatten().map(|(name, value)| {
+        let value = value.as_str().unwrap_or_default();
+        (name.clone(), value.to_owned())
+    });
+    let url = credential["url"].as_str().unwrap_or_default();
+    http.named_place(url, &[], headers.collect(), false)
+}
+
+/// The path on this machine that the server names by `uri`, decoded as MLflow's client does; none where it is another
+/// machine's or a bucket.
+fn local_path(uri: &str, scheme: &str) -> Option<PathBuf> {
+    let (host, path) = uri.strip_prefix("file:").map_or(("", uri), host_and_path);
+    let is_here = scheme == "file" && ["", "localhost"].contains(&host);
+    is_here.then(|| PathBuf::from(OsString::from_vec(decoded(path))))
 }
 
 /// `//host/path` or `/path`.
@@ -309,5 +338,20 @@ mod tests {
         assert!(names(&folder.path().join("gone")).is_empty());
         assert_eq!(host_and_path("//host:1/a/b"), ("host:1", "/a/b"));
         assert_eq!(host_and_path("/a/b"), ("", "/a/b"));
+    }
+
+    #[test]
+    fn folders_of_this_machine_are_told_from_those_of_others() {
+        for (uri, scheme, path) in [
+            ("file:///a/b%20c", "file", Some("/a/b c")),
+            ("file:/a", "file", Some("/a")),
+            ("file://localhost/a", "file", Some("/a")),
+            ("/a/b:c", "file", Some("/a/b:c")),
+            ("file:///a/%2e%2e/b", "file", Some("/a/../b")),
+            ("file://nas/a", "file", None),
+            ("s3://a/b", "s3", None),
+        ] {
+            assert_eq!(local_path(uri, scheme), path.map(PathBuf::from), "{uri}");
+        }
     }
 }

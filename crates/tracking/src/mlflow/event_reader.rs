@@ -74,7 +74,7 @@ impl Lines {
 pub fn whole_bytes(run: &Path) -> Result<u64> {
     let path = path_in(run);
     let io = |error| Error::io(&path, "read")(error);
-    let mut file = File::open(&path).map_err(io)?;
+    let mut file = regular_file::open(&path).map_err(io)?;
     let mut end = file.metadata().map_err(io)?.len();
     let mut piece = Vec::new();
     while end > 0 {

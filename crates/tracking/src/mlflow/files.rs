@@ -24,7 +24,8 @@ impl Delivery {
                 match self.files_of_event(line) {
                     Err(Fault::Refused(refusal)) => self.sent.note(refusal.message),
                     Err(Fault::Place(why)) => {
-                        self.sent.remark(why.clone());
+                        // Said however much else is.
+                        self.sent.notes.push(why.clone());
                         self.held = Some(why);
                         return Ok(false);
                     }

@@ -80,15 +80,22 @@ impl Http {
     }
 
     fn answered(&self, request: Request) -> Result<Value, Fault> {
-        let bytes = self.outcome(self.client.send(request))?.body;
-        if bytes.iter().all(u8::is_ascii_whitespace) {
+        self.said(&self.outcome(self.client.send(request))?.body)
+    }
+
+    /// What a good answer says; null where its body is empty.
+    ///
+    /// # Errors
+    /// [`Fault::Closed`] for what is no JSON.
+    pub fn said(&self, body: &[u8]) -> Result<Value, Fault> {
+        if body.iter().all(u8::is_ascii_whitespace) {
             return Ok(Value::Null);
         }
-        serde_json::from_slice(&bytes).map_err(|_| {
+        serde_json::from_slice(body).map_err(|_| {
             Fault::Closed(format!(
                 "{} is no MLflow server: it answers '{}'",
                 self.uri,
-                one_line(&bytes)
+                one_line(body)
             ))
         })
     }
@@ -140,22 +147,30 @@ impl Http {
                 "application/octet-stream".to_owned(),
             ));
         }
-        let is_stranger = place.own && !self.client.login().is_for(&place.url);
-        let origin = place.url.origin().ascii_serialization();
+        let is_withheld = place.own && self.client.withholds(&place.url);
+        let named = self.named(&place.url);
         let sent = self.client.send(Request {
             headers,
             is_anonymous: !place.own,
             ..Request::new(Method::PUT, place.url, body)
         });
         match sent {
-            Err(Failure::Status(answer)) if is_stranger && answer.status == 401 => {
+            Err(Failure::Status(answer)) if is_withheld && [401, 403].contains(&answer.status) => {
                 Err(Fault::Place(format!(
-                    "{} stores files at {origin}, which answers 401; list \"{origin}\" in trusted_servers in \
+                    "{} stores files at {named}, which answers {}; list \"{named}\" in trusted_servers in \
                      ~/.config/ctseg/config.toml if it may have the login, and 'ctseg sync' then sends the files",
-                    self.uri
+                    self.uri, answer.status
                 )))
             }
-            other => Ok(self.outcome(other)?.tag),
+            other => Ok(self.outcome_at(&named, other)?.tag),
+        }
+    }
+
+    /// What messages call the server at `url`.
+    fn named(&self, url: &Url) -> String {
+        match url.origin() == self.base.origin() {
+            true => self.uri.clone(),
+            false => url.origin().ascii_serialization(),
         }
     }
 
@@ -166,50 +181,60 @@ impl Http {
     }
 
     fn outcome(&self, sent: Result<Answer, Failure>) -> Result<Answer, Fault> {
+        self.outcome_at(&self.uri, sent)
+    }
+
+    /// The same of the server that messages call `named`.
+    fn outcome_at(&self, named: &str, sent: Result<Answer, Failure>) -> Result<Answer, Fault> {
         sent.map_err(|failure| match failure {
             Failure::Connection {
                 why,
                 is_certificate: true,
             } => Fault::Closed(format!(
-                "{}: {why}; {CERTIFICATES} names whom to trust",
-                self.uri
+                "{named}: {why}; {CERTIFICATES} names whom to trust"
             )),
             Failure::Connection { why, .. } => Fault::Away {
-                why: format!("{}: {why}", self.uri),
+                why: format!("{named}: {why}"),
                 wait: None,
             },
-            Failure::Status(answer) => self.fault(&answer),
+            Failure::Status(answer) => fault_of(named, &answer),
         })
     }
 
-    fn fault(&self, answer: &ErrorAnswer) -> Fault {
-        let status = answer.status;
-        let said: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-        let text = |key: &str| said[key].as_str().unwrap_or_default().to_owned();
-        let message = match text("message") {
-            none if none.is_empty() => one_line(&answer.body),
-            message => one_line(message.as_bytes()),
-        };
-        let named = format!("{} answers {status}: {message}", self.uri);
-        match status {
-            300..=399 => Fault::Closed(format!(
-                "{} sends us on to '{}'; name that server, or see who stands in between",
-                self.uri, answer.location
-            )),
-            401 => Fault::Closed(format!(
-                "{named}; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-            )),
-            403 => Fault::Closed(format!("{named}; this user or host may not do that")),
-            408 | 425 | 429 | 500 | 502..=599 => Fault::Away {
-                why: named,
-                wait: answer.retry_after,
-            },
-            _ => Fault::Refused(Refusal {
-                status,
-                code: text("error_code"),
-                message: named,
-            }),
-        }
+    /// What is to be done about an answer that is none of success.
+    pub fn fault(&self, answer: &ErrorAnswer) -> Fault {
+        fault_of(&self.uri, answer)
+    }
+}
+
+/// [`Http::fault`] of the server that messages call `named`.
+fn fault_of(named: &str, answer: &ErrorAnswer) -> Fault {
+    let status = answer.status;
+    let said: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let text = |key: &str| said[key].as_str().unwrap_or_default().to_owned();
+    let message = match text("message") {
+        none if none.is_empty() => one_line(&answer.body),
+        message => one_line(message.as_bytes()),
+    };
+    let told = format!("{named} answers {status}: {message}");
+    match status {
+        300..=399 => Fault::Closed(format!(
+            "{named} sends us on to '{}'; name that server, or see who stands in between",
+            answer.location
+        )),
+        401 => Fault::Closed(format!(
+            "{told}; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        )),
+        403 => Fault::Closed(format!("{told}; this user or host may not do that")),
+        408 | 425 | 429 | 500 | 502..=599 => Fault::Away {
+            why: told,
+            wait: answer.retry_after,
+        },
+        _ => Fault::Refused(Refusal {
+            status,
+            code: text("error_code"),
+            message: told,
+        }),
     }
 }
 

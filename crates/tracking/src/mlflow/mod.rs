@@ -4,7 +4,7 @@
 //! it from there and sends it (`delivery`) through MLflow's REST API (`api`), and writes down how far it has come
 //! (`tracking/delivered.json`), so that the next process, or `ctseg sync`, goes on from there.
 
-mod api;
+pub mod api;
 mod artifact_folder;
 pub mod artifacts;
 mod batch;
@@ -16,7 +16,7 @@ mod event;
 mod event_reader;
 mod experiment;
 mod files;
-mod http;
+pub mod http;
 mod machine;
 mod model;
 mod network_run;

@@ -101,7 +101,9 @@ impl Server {
                 authorities: path("MLFLOW_TRACKING_SERVER_CERT_PATH"),
                 identity,
             },
-            timeout: seconds.map_or(TIMEOUT, |seconds: u64| Duration::from_secs(seconds.max(1))),
+            timeout: seconds.map_or(TIMEOUT, |seconds: u64| {
+                Duration::from_secs(seconds.clamp(1, 86_400))
+            }),
             trusted,
             artifact_root: preferences.artifact_root.clone(),
         }))
@@ -228,11 +230,12 @@ pub fn without_login(uri: &str) -> (String, Option<(String, String)>) {
     };
     let (name, password) = rest[..at].split_once(':').unwrap_or((&rest[..at], ""));
     let bare = format!("{scheme}{}", &rest[at + 1..]);
-    (bare, Some((decoded(name), decoded(password))))
+    let text = |part: &str| String::from_utf8_lossy(&decoded(part)).into_owned();
+    (bare, Some((text(name), text(password))))
 }
 
 /// With `%41` as `A`.
-fn decoded(text: &str) -> String {
+pub(super) fn decoded(text: &str) -> Vec<u8> {
     let bytes = text.as_bytes();
     let mut plain = Vec::with_capacity(bytes.len());
     let mut at = 0;
@@ -245,7 +248,7 @@ fn decoded(text: &str) -> String {
         plain.push(code.unwrap_or(bytes[at]));
         at += if code.is_some() { 3 } else { 1 };
     }
-    String::from_utf8_lossy(&plain).into_owned()
+    plain
 }
 
 #[cfg(test)]

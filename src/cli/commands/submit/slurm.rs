@@ -122,8 +122,8 @@ fn printed(steps: &[Step], scripts: &[String], as_json: bool) {
                 "\n# ==== script {} of {}, '{}': --dependency={}, with numbers for names ====\n\n",
                 index + 1,
                 steps.len(),
-                step.job.name(),
-                step.dependency(&names)
+                step.job.name().shown(),
+                step.dependency(&names).shown()
             ));
         }
         print_raw(script);

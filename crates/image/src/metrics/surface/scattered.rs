@@ -62,7 +62,7 @@ fn mark(bits: &mut Vec<(u32, u8)>, row: &[Run], before_x: u8) {
     for run in row {
         bits.push((run.start, before_x >> 4));
         let inside = run.start + 1..run.end;
-        bits.extend(inside.map(|x| (x, before_x | before_x >> 4)));
+        bits.extend(inside.map(|x| (x, before_x | (before_x >> 4))));
         bits.push((run.end, before_x));
     }
 }

@@ -5,8 +5,9 @@
 //! the first stays. An epoch that time broke off is the exception: done to its end by a later process it is told
 //! again, and then its step has both values, the later one last.
 //!
-//! What could not be written, as on a full disk, does not count as told. A line that was begun stays torn, which
-//! readers leave out, and the next one begins on a line of its own. Nothing is cut back: readers count bytes.
+//! What could not be written to the end of its line, as on a full disk, does not count as told. A line that was begun
+//! stays torn, which readers leave out, and the next one begins on a line of its own. Nothing is cut back: readers count
+//! bytes.
 
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,9 @@ use ctseg_core::run::tracker::Point;
 
 /// Values of a line at most, so that a line is small beside what is sent at once.
 const VALUES_PER_LINE: usize = 100;
+
+/// Ends a line that was begun. It makes none of one that misses only its end: that was not told, and is told again.
+const TORN: &str = " torn\n";
 
 /// Metrics that tell of the machine. Each process counts their steps from 0 on.
 const OF_THE_MACHINE: &str = "system/";
@@ -169,15 +173,15 @@ impl Spool {
         }
         let mut text = String::new();
         if self.is_torn {
-            text.push('\n');
+            text += TORN;
         }
         let mut ends = Vec::new();
         for line in lines {
             text += &serde_json::to_string(line).map_err(|error| {
                 Error::file(&self.path, format!("cannot write an event: {error}"))
             })?;
-            ends.push(text.len());
             text.push('\n');
+            ends.push(text.len());
         }
         // One write of whole lines: a kill leaves whole lines.
         let (written, ended) = appended(&mut self.file, text.as_bytes());

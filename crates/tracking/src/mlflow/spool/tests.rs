@@ -171,7 +171,10 @@ fn what_was_not_written_is_told_again_on_a_line_of_its_own() {
     spool.metrics(None, &loss, false).unwrap();
     let text = std::fs::read_to_string(&path).unwrap();
     let lines: Vec<&str> = text.lines().collect();
-    assert!(lines.len() == 4 && lines[1].ends_with("metr"), "{text}");
+    assert!(
+        lines.len() == 4 && lines[1].ends_with("metr torn"),
+        "{text}"
+    );
     assert!(lines[3].contains("parameters"), "{text}");
     let steps: Vec<u64> = told(run.path()).iter().map(|(_, step, _)| *step).collect();
     assert_eq!(steps, [0, 1]);
@@ -180,6 +183,20 @@ fn what_was_not_written_is_told_again_on_a_line_of_its_own() {
     assert!(later.next().unwrap().unwrap().line.is_none());
     assert!(later.next().unwrap().unwrap().line.is_some());
     assert_eq!(whole_bytes(run.path()).unwrap(), text.len() as u64);
+}
+
+#[test]
+fn a_line_that_misses_only_its_end_is_told_once() {
+    let run = tempfile::tempdir().unwrap();
+    let loss = point(0, &["loss"], 1.0);
+    let open = || Spool::open(run.path()).unwrap();
+    open().metrics(None, &loss, false).unwrap();
+    let path = path_in(run.path());
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.trim_end()).unwrap();
+    assert!(told(run.path()).is_empty());
+    open().metrics(None, &loss, false).unwrap();
+    assert_eq!(told(run.path()).len(), 1);
 }
 
 /// Takes so many bytes, at most three at once.

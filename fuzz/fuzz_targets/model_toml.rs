@@ -1,0 +1,6 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| ctseg_fuzz::limited(
+    ctseg_fuzz::readers::model_toml,
+    bytes
+));
