@@ -188,6 +188,7 @@ const MOST_BYTES: u64 = 16 << 30;
 /// # Errors
 /// The file is missing, damaged, or holds anything but f32 tensors.
 pub fn read_tensors(path: &Path) -> Result<(NamedTensors, String)> {
+    read_shapes(path)?; // a header that lies is refused before a file of its size is read
     let bytes = read_at_most(path, MOST_BYTES).map_err(Error::io(path, "read"))?;
     let damaged = |error| {
         let pointer = pointer_file::problem(path);
