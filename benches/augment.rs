@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use ctseg_augment::{
-    Augmentation, Cut, FlipAxis, Hounsfield, SliceSource, VolumeCut, VolumeSource,
+    Augmentation, FlipAxis, Hounsfield, SliceCrop, SliceSource, VolumeCrop, VolumeSource,
 };
 use ctseg_image::preprocess::channels::Window;
 use ctseg_image::preprocess::normalisation::Scaling;
@@ -211,7 +211,7 @@ impl Subject {
     ) {
         let [_, y, x] = self.sides;
         let [_, top, left] = self.corner(seed);
-        let cut = Cut {
+        let cut = SliceCrop {
             corner: [top, left],
             size: [y, x],
             spacing_mm: [1.0; 2],
@@ -238,7 +238,7 @@ impl Subject {
         patch: &mut Array4<f32>,
         labels: &mut Array3<u16>,
     ) {
-        let cut = VolumeCut {
+        let cut = VolumeCrop {
             corner: self.corner(seed),
             size: self.sides,
             spacing_mm: [1.0; 3],

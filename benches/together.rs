@@ -12,27 +12,27 @@ const COUNTS: [usize; 3] = [500_000, 5_600_000, 31_000_000];
 const ROUNDS: usize = 7;
 
 fn main() {
-    let team = Mpi::begin().expect("MPI");
+    let mpi = Mpi::init().expect("MPI");
     for count in COUNTS {
         let mut values = vec![1.0f32; count];
         let mut seconds: Vec<f64> = (0..ROUNDS)
             .map(|_| {
                 let begun = Instant::now();
-                team.sum_f32(&mut values).expect("a sum");
+                mpi.all_reduce_f32(&mut values).expect("a sum");
                 let taken = begun.elapsed().as_secs_f64();
                 values.fill(1.0);
                 taken
             })
             .collect();
         seconds.sort_by(f64::total_cmp);
-        if team.rank == 0 {
+        if mpi.rank == 0 {
             println!(
                 "{} processes, {count} values: {:.1} ms (median of {ROUNDS}), {:.2} GB/s",
-                team.size,
+                mpi.size,
                 1e3 * seconds[ROUNDS / 2],
                 4e-9 * count as f64 / seconds[ROUNDS / 2]
             );
         }
     }
-    team.end().expect("the end");
+    mpi.shutdown().expect("the end");
 }

@@ -1,15 +1,15 @@
-"""Trains and evaluates stages on head-and-neck CT, one after the other, and writes a table of Dice per structure.
+"""Trains and evaluates stages on head-and-neck CT and writes a table of Dice by structure.
 
-The split is that of datasets/headneck.toml: 26 patients to train on, 6 that no training sees. Stage 1 is trained
-once; every two-stage variant builds on it. `--minutes` is each variant's budget (stage 1 not included): two epochs are
-timed, and the recipe's epochs are replaced by as many as fit, so that schedules come to their end.
-Label maps are predicted from the 6 patients' files and compared on the files' own grids.
+The split is that of datasets/headneck.toml: 26 training patients and 6 test patients. Stage 1 is trained once and shared by
+all two-stage variants. `--minutes` is the training time of each variant, without stage 1: two epochs are timed, and the
+number of epochs is set to what fits, so that schedules complete. Label maps of the 6 test patients are compared on the
+files' own grids.
 
 Run: python scripts/bench_accuracy.py --data-root DATA --out FOLDER [--ctseg target/release/ctseg]
      [--variants refine,single,volume] [--minutes 12] [--stage1 MODEL]
 
-A variant is a recipe (refine, single, volume, a .toml file), with settings after a colon and between plus signs:
-refine:network.kind=unet2d+network.neighbours=0. Nothing else should run meanwhile.
+A variant is a recipe (refine, single, volume, a .toml file), optionally followed by a colon and settings separated by plus
+signs: refine:network.kind=unet2d+network.neighbours=0. Nothing else should run at the same time.
 """
 
 import argparse
@@ -25,10 +25,10 @@ DESCRIPTOR = ROOT / "datasets/headneck.toml"
 
 
 def run(arguments, log):
-    begun = time.monotonic()
+    started = time.monotonic()
     with open(log, "w") as out:
         subprocess.run(list(map(str, arguments)), stdout=out, stderr=out, check=True)
-    return time.monotonic() - begun
+    return time.monotonic() - started
 
 
 def test_images(data_root):
@@ -45,7 +45,7 @@ def fit(ctseg, stage, data, model, folder, name, settings):
 
 
 def epochs_within(minutes, ctseg, stage, data, model, folder, name, settings):
-    """How many epochs of a recipe take so long, from the second of two epochs."""
+    """Number of epochs that fit into the time, from the duration of the second of two epochs."""
     name = f"{name}-timing"
     timed = shutil.copytree(model, folder / f"{name}-model", dirs_exist_ok=True)
     shutil.rmtree(folder / f"{name}-runs", ignore_errors=True)
@@ -80,8 +80,8 @@ def main():
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--variants", default="refine,single,volume")
-    parser.add_argument("--minutes", type=float, help="budget of each variant's training; else its recipe's epochs")
-    parser.add_argument("--stage1", type=Path, help="model folder with a stage 1 to build on; else it is trained")
+    parser.add_argument("--minutes", type=float, help="training time of each variant [default: the recipe's number of epochs]")
+    parser.add_argument("--stage1", type=Path, help="model folder with a trained stage 1 [default: train it]")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     data = ["--data", DESCRIPTOR, "--data-root", args.data_root]

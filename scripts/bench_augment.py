@@ -1,11 +1,10 @@
-"""Times ctseg's augmentation against batchgeneratorsv2 (nnU-Net's) and albumentations, in one run.
+"""Benchmarks ctseg's augmentation against batchgeneratorsv2 (nnU-Net's) and albumentations.
 
-Every change alone, always, with the same parameters, on one thread each, and each with the cut of the patch out of an
-image half as large again: one table of patches per second of CPU time, and the ratios. batchgeneratorsv2 takes tensors
-(channel, (z,) y, x); albumentations, for slices alone, arrays (y, x, channel). Both move the labels too.
+Each transform is measured alone at probability 1 with the same parameters, on one thread, including the crop of the patch
+from an image 1.5 times its size. Prints a table of patches per second of CPU time, and the ratios. batchgeneratorsv2 takes
+tensors (channel, (z,) y, x); albumentations takes arrays (y, x, channel), slices only. Both transform the labels too.
 
-Needs PyTorch, batchgeneratorsv2, albumentations and their dependencies; runs `cargo bench --bench augment`, or the
-benchmark's binary.
+Needs PyTorch, batchgeneratorsv2, albumentations and their dependencies. Runs `cargo bench --bench augment`, or --binary.
 
 Run: python scripts/bench_augment.py [--seconds 1] [--binary target/release/deps/augment-…] [--json]
 """
@@ -38,7 +37,7 @@ SIZES = {"192x192x3": ((192, 192), 3), "256x256x3": ((256, 256), 3), "48x80x80x1
 
 
 def scene(sides, channels):
-    """The benchmark's waves and labels."""
+    """The same waves and labels as in benches/augment.rs."""
     whole = [side * 3 // 2 for side in sides]
     grid = np.meshgrid(*map(np.arange, whole), indexing="ij")
     waves = np.sin(grid[-1] * 0.11) + np.cos(grid[-2] * 0.07) + (np.sin(grid[0] * 0.05) if len(sides) == 3 else 0)
@@ -54,15 +53,15 @@ def shared(one, other):
 
 def rate(once, seconds):
     once()
-    begun, cpu, count = time.perf_counter(), time.thread_time(), 0
-    while time.perf_counter() - begun < seconds or count < 3:
+    started, cpu, count = time.perf_counter(), time.thread_time(), 0
+    while time.perf_counter() - started < seconds or count < 3:
         once()
         count += 1
     return count / (time.thread_time() - cpu)
 
 
 def batchgenerators(sides, channels):
-    """Name: transforms in nnU-Net's order."""
+    """Transforms by name, in nnU-Net's order."""
     flat = len(sides) == 2
     degrees = np.pi / 6
 
@@ -95,13 +94,13 @@ def batchgenerators(sides, channels):
 
 
 def albumentation(sides):
-    """The same where it has the same; its gamma keeps no statistics, its contrast no range."""
+    """The equivalent transforms, where available; its gamma does not retain statistics, its contrast not the range."""
     height, width = sides
     crop = A.RandomCrop(height, width)
     linear = dict(interpolation=cv2.INTER_LINEAR, mask_interpolation=cv2.INTER_NEAREST)
     of = lambda *steps: A.Compose(list(steps))
     turn = A.Affine(rotate=(-30, 30), scale=(0.7, 1.4), p=1, **linear)
-    # Normalised there by nothing: alpha stands for about the same few pixels.
+    # alpha is not normalised; this value displaces by about the same number of pixels.
     elastic = A.ElasticTransform(alpha=60, sigma=width / 10, p=1, **linear)
     brightness = A.RandomBrightnessContrast((0.2, 0.2), (0, 0), p=1)
     contrast = A.RandomBrightnessContrast((0, 0), (0.2, 0.2), p=1)
@@ -126,7 +125,7 @@ def peers(seconds):
             def once():
                 data = {"image": tensors[0], "segmentation": tensors[1]}
                 for step in steps:
-                    # A cut is a view of the whole; what follows may write into it, so that it is copied.
+                    # The crop is a view, which later transforms may modify in place: copy it.
                     if step is not steps[0] and shared(data["image"], tensors[0]):
                         data = {key: value.clone() for key, value in data.items()}
                     data = step(**data)
@@ -141,7 +140,7 @@ def peers(seconds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=1.0)
-    parser.add_argument("--binary", type=Path, help="the benchmark, built")
+    parser.add_argument("--binary", type=Path, help="compiled benchmark")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     command = [options.binary] if options.binary else ["cargo", "bench", "--quiet", "--manifest-path", ROOT / "Cargo.toml", "--bench", "augment", "--"]

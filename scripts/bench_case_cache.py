@@ -1,11 +1,11 @@
-"""Measures what a cache of prepared cases saves a training: seconds of an epoch that touches every case once, without a
-cache, with an empty one and with a full one, and seconds of the whole command.
+"""Measures how much the cache of preprocessed cases speeds up training: seconds of an epoch that reads every case once,
+without a cache, with an empty and with a full cache, and seconds of the whole command.
 
-The cases are large: a CT brought to 512 × 512 × 300 voxels with noise of 12 HU, gzip-compressed int16, with its label map.
-The training is small (--patches slices an epoch), so that the epoch is what reading and preparing the cases takes. Nothing is
-kept in memory between epochs. The three states run in turn within each round, the page cache is as it comes.
+The cases are large: a CT resampled to 512 × 512 × 300 voxels with 12 HU of noise, gzip-compressed int16, and its label map.
+Training is short (--patches slices per epoch), so that reading and preprocessing dominate. Nothing is kept in memory between
+epochs. The three states alternate within each round; the page cache is not controlled.
 
-Needs the Python of the references (scripts/setup-references prints it).
+Needs the Python environment of the references (scripts/setup-references prints it).
 
 Run: cargo build --release && "$(scripts/setup-references)" scripts/bench_case_cache.py CT LABELS [--cases 6] [--rounds 3]
      [--binary target/release/ctseg] [--device flex] [--json]
@@ -52,7 +52,7 @@ def make_cases(folder, ct, labels, count):
 
 
 def trained(arguments, data, cache):
-    """Seconds of the epoch and of the command, and what was said of the cache."""
+    """Seconds of the epoch and of the command, and the log lines about the cache."""
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
         command = [arguments.binary, "fit", "--stage", "single", "--data", data, "--device", arguments.device]
         command += ["--epochs", "1", "--no-out-of-fold", "--no-mlflow", "--json"]
@@ -69,9 +69,9 @@ def trained(arguments, data, cache):
         command += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
         if cache:
             command += ["--case-cache", cache]
-        begun = time.monotonic()
+        started = time.monotonic()
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-        seconds = time.monotonic() - begun
+        seconds = time.monotonic() - started
         if done.returncode != 0:
             sys.exit(f"{' '.join(map(str, command))}\n{done.stderr}")
         run = Path(folder) / json.loads(done.stdout)["run"]
@@ -110,7 +110,7 @@ def main():
     if arguments.json:
         print(json.dumps({s: {"epoch": median[s][0], "command": median[s][1], "said": found[s][-1][2]} for s in STATES}))
         return
-    print("| | epoch, s | of no cache | command, s |\n|---|---|---|---|")
+    print("| | epoch, s | relative to no cache | command, s |\n|---|---|---|---|")
     for state in STATES:
         epoch, command = median[state]
         print(f"| {state} | {epoch:.1f} | {epoch / median['no cache'][0]:.2f} | {command:.1f} |")

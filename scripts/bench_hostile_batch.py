@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Measures what six hostile files cost a batch of `ctseg predict` with 54 good volumes.
+"""Measures how much six hostile files slow down `ctseg predict` on a batch of 54 good volumes.
 
     bench_hostile_batch.py --bin CTSEG --model MODEL [--rounds 5]
 
-In each round the 54 volumes are predicted alone and together with the six, in alternating order, once without and once
+In each round the 54 volumes are predicted alone and together with the six hostile files, in alternating order, without and
 with --max-ram. Prints the median of the paired ratios of wall times. Exit code 1: a label map is missing, an exit code is
-wrong, the second call on the same output folder does not end like the first, or a ratio is above 1.1.
+wrong, a second call on the same output folder ends differently, or a ratio is above 1.1.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def nifti(shape, spacing_mm, voxels=None):
 
 
 def body(side, case):
-    """A ball of soft tissue in air, no two alike."""
+    """A ball of soft tissue in air, different for each case."""
     radius = side * (0.3 + 0.002 * case)
     values = []
     for index in range(side**3):
@@ -61,15 +61,15 @@ def make(folder, side):
     (hostile / "a_truncated.nii.gz").write_bytes(gzip.compress(nifti([16, 16, 12], 9.0))[:-9])
     (hostile / "a_shape.nii").write_bytes(nifti([30000] * 3, 1.0, b""))
     (hostile / "a_link.nii.gz").symlink_to("/nowhere")
-    # 480 bytes that need gigabytes on the network's grid.
+    # 480 bytes that expand to gigabytes on the network's grid.
     (hostile / "a_tiny.nii").write_bytes(nifti([4] * 3, 700.0))
 
 
 def predict(options, folder, name, out, more):
     command = [options.bin, "predict", folder / name, "-o", out, "--model", options.model, *more]
-    begun = time.monotonic()
+    started = time.monotonic()
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - started
     expected = 3 if name == "together" else 0
     label_maps = len(list(out.glob("*.nii.gz"))) + len(list(out.glob("*.nii")))
     if (done.returncode, label_maps) != (expected, GOOD):

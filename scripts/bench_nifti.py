@@ -1,8 +1,8 @@
-"""Times ctseg's reading and writing of NIfTI files against nibabel and Python's gzip, in one run.
+"""Benchmarks ctseg's reading and writing of NIfTI files against nibabel and Python's gzip.
 
-A CT of --shape with noise and a label map of 20 blobs are made up and saved by nibabel at its own level (1). Runs
-`cargo bench --bench nifti` (or --program, that benchmark compiled before) and prints one JSON object. Times are
-the best of the repetitions, in seconds; files are written to --folder.
+A noisy CT of --shape and a label map with 20 blobs are generated and saved by nibabel at its default level (1). Runs
+`cargo bench --bench nifti` (or --program, the compiled benchmark) and prints one JSON object. Times are the minimum
+over the repetitions, in seconds; files are written to --folder.
 
 Run: python scripts/bench_nifti.py [--shape 512,512,400] [--repetitions 3] [--program FILE] [--folder DIR]
 """
@@ -22,7 +22,7 @@ from scipy import ndimage
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def made_up(shape):
+def generated(shape):
     rng = np.random.default_rng(1)
     coarse = rng.standard_normal([max(n // 16, 2) for n in shape]).astype("f4")
     zoom = [n / c for n, c in zip(shape, coarse.shape)]
@@ -51,7 +51,7 @@ def main():
     parser.add_argument("--program", type=Path)
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
-    hu, labels = made_up(options.shape)
+    hu, labels = generated(options.shape)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         folder = Path(folder)
         images = {name: nib.Nifti1Image(data, np.diag([0.8, 0.8, 1.0, 1])) for name, data in

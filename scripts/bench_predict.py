@@ -1,24 +1,24 @@
-"""Compares `ctseg predict` with nnU-Net v2's own predictor: one network, the same weights, the same volumes, one run.
+"""Benchmarks `ctseg predict` against nnU-Net v2's predictor with the same network, weights and volumes.
 
-For each number of classes (the background included) a network is trained for a while on a phantom and written as nnU-Net
-writes its own (scripts/bench_predict_model.py; kept in --work for the next time); ctseg imports it. Then the volumes are segmented, one
-program after the other, each in a process of its own on --cores cores:
+For each number of classes (including background) a network is trained briefly on a phantom and written as an nnU-Net model
+(scripts/bench_predict_model.py; kept in --work for reuse), which ctseg imports. Then each program segments the volumes in
+its own process on --cores cores, one after the other:
 
-    nnunet            nnUNetPredictor.predict_from_files with one process that reads and one that exports
+    nnunet            nnUNetPredictor.predict_from_files with one preprocessing and one export process
     nnunet-alone      predict_from_files_sequential: everything in one process
-    ctseg-f32         ctseg predict, as nnU-Net computes on CPUs
+    ctseg-f32         ctseg predict with the precision of nnU-Net on CPUs
     ctseg-bf16        ctseg predict --precision bf16
 
-Without mirroring, steps of half a patch. Measured: seconds from the start of the process to its end and, apart, until the
-model was loaded (of ctseg: those that a volume of 8 x 8 x 8 voxels takes in all); seconds per volume are those after it,
-nnU-Net's starting of its worker processes among them. Memory: `own` and `children` are the largest resident sets that the
-kernel saw of the process and of any one child (VmHWM), `together` is the largest sum over the process and its children of
-what smaps_rollup calls Pss (shared pages counted once), looked at every 0.2 s. Label maps are compared voxel by voxel.
+No mirroring, step 0.5. Measured: seconds of the whole process and until the model is loaded (for ctseg: the time of a volume
+of 8 x 8 x 8 voxels). Seconds per volume exclude loading but include the start of nnU-Net's worker processes. Memory: `own`
+and `children` are the peak resident sets of the process and of any one child (VmHWM), `together` is the maximum sum of Pss
+(smaps_rollup; shared pages counted once) over the process and its children, sampled every 0.2 s. Label maps are compared
+voxel by voxel.
 
 Run: "$(scripts/setup-nnunet)" scripts/bench_predict.py --work FOLDER [--ctseg target/release/ctseg] [--classes 10 118]
 
-The table is printed and, with all that was measured, written as FOLDER/bench_predict.json. Nothing else should run
-meanwhile. --shape, --patch, --widths and --steps make it smaller, to try it out.
+Prints a table and writes all measurements to FOLDER/bench_predict.json. Nothing else should run at the same time. For a
+quick trial, reduce --shape, --patch, --widths and --steps.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 VARIANTS = ("nnunet", "nnunet-alone", "ctseg-f32", "ctseg-bf16")
 
-# Run by `python -c`, so that nnU-Net's processes import nothing of this script.
+# Run with `python -c`, so that nnU-Net's worker processes do not import this script.
 NNUNET = """
 import json, sys, time
 begun = time.time()
@@ -64,12 +64,12 @@ def kilobytes(path, key):
 
 
 def family(root):
-    """The process and all below it."""
+    """The process and its descendants."""
     children = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                # The name in brackets may hold anything.
+                # The name in parentheses may contain anything.
                 parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             except OSError:
                 continue
@@ -83,14 +83,14 @@ def family(root):
 
 
 class Memory(threading.Thread):
-    """Looks at a process and its children until told to stop; MiB."""
+    """Samples the memory of a process and its children in MiB, until stopped."""
 
     def __init__(self, root):
         super().__init__(daemon=True)
         self.root, self.over = root, threading.Event()
         self.own = self.children = self.together = self.processes = 0
 
-    def look(self):
+    def sample(self):
         together, processes = 0, family(self.root)
         for process in processes:
             folder = Path("/proc") / str(process)
@@ -109,13 +109,13 @@ class Memory(threading.Thread):
     def run(self):
         while not self.over.is_set():
             begun = time.monotonic()
-            self.look()
-            # Looking takes the kernel longer the more memory there is; at most a tenth of the time.
+            self.sample()
+            # Sampling takes longer the more memory there is; spend at most a tenth of the time on it.
             self.over.wait(max(0.2, 9 * (time.monotonic() - begun)))
 
 
 def measured(command, log, cores, environment=None):
-    """Runs a command on the first cores; its seconds, memory and output."""
+    """Runs a command on the first `cores` cores; returns its seconds, memory and output."""
     allowed = sorted(os.sched_getaffinity(0))[:cores]
     begun = time.time()
     with open(log, "w") as out:
@@ -142,7 +142,7 @@ def measured(command, log, cores, environment=None):
 def run_nnunet(folder, inputs, out, alone, cores):
     outputs = [str(out / name_of(path)) for path in inputs]
     described = json.dumps([str(folder / "model-nnunet"), list(map(str, inputs)), outputs, alone, cores])
-    # It asks for these folders and uses none of them here.
+    # nnU-Net requires these folders but does not use them here.
     environment = {name: str(out) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
     environment["nnUNet_def_n_proc"] = str(cores)
     found, text = measured([sys.executable, "-c", NNUNET, described], f"{out}.log", cores, environment)
@@ -152,7 +152,7 @@ def run_nnunet(folder, inputs, out, alone, cores):
 
 
 def imported(folder, arguments):
-    """nnU-Net's model as ctseg takes it over."""
+    """Imports nnU-Net's model into ctseg."""
     model = folder / "model-imported"
     shutil.rmtree(model, ignore_errors=True)
     command = [arguments.ctseg, "import", "nnunet", folder / "model-nnunet", "-o", model]
@@ -188,8 +188,8 @@ def maps(folder, inputs):
 
 
 def compared(found, reference, classes):
-    """Share of equal voxels, Dice over all structures together, and of those that differ the share beside a border of the
-    reference between labels."""
+    """Fraction of equal voxels, Dice by structure over all volumes, and the fraction of differing voxels that are next to a
+    label boundary of the reference."""
     import numpy as np
 
     equal = total = beside = 0
@@ -219,7 +219,7 @@ def compared(found, reference, classes):
 
 
 def prepared(arguments, classes):
-    """The folder with model and volumes for so many classes, made unless it is there."""
+    """The folder with model and volumes for this number of classes; created if missing."""
     folder = arguments.work / f"{classes}-classes"
     wanted = [folder, "--classes", classes, "--volumes", arguments.volumes, "--patch", arguments.patch]
     wanted += ["--steps", arguments.steps, "--seed", arguments.seed, "--training-patch", arguments.training_patch]
@@ -251,7 +251,7 @@ def of_classes(arguments, classes):
             row = run_ctseg(folder, inputs, out, how, arguments)
         found[variant] = maps(out, inputs)
         row["seconds_per_volume"] = (row["seconds"] - row["loaded_after"]) / len(inputs)
-        # Both of nnU-Net's ways compute the same.
+        # Both nnU-Net variants compute the same.
         references = {"nnunet": found.get("nnunet", found.get("nnunet-alone")), "ctseg-f32": found.get("ctseg-f32")}
         for name, reference in references.items():
             if reference is not None and reference is not found[variant]:
@@ -262,7 +262,7 @@ def of_classes(arguments, classes):
 
 def table(results):
     lines = [
-        "| classes | | seconds per volume | until loaded | memory MiB: own | largest child | together | equal to nnunet | Dice to ctseg-f32 |",
+        "| classes | | seconds per volume | until loaded | memory MiB: own | largest child | together | equal to nnunet | Dice vs ctseg-f32 |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in (row for result in results for row in result["rows"]):
@@ -297,7 +297,7 @@ def parse():
     parser.add_argument("--work", type=Path, required=True, help="folder for models, volumes, label maps and the result")
     parser.add_argument("--ctseg", type=Path, default=ROOT / "target/release/ctseg")
     parser.add_argument("--device", default="libtorch")
-    parser.add_argument("--classes", type=int, nargs="+", default=[10, 118], help="the background included")
+    parser.add_argument("--classes", type=int, nargs="+", default=[10, 118], help="including background")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--volumes", type=int, default=2)
     parser.add_argument("--cores", type=int, default=2)

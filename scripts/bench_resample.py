@@ -1,8 +1,8 @@
-"""Times ctseg's resampling against scikit-image's resize, on one volume, in one run.
+"""Benchmarks ctseg's resampling against scikit-image's resize on one volume.
 
-scikit-image is called as nnU-Net does (order 3 or 1, mode edge, no anti-aliasing), on float64, which
-nnU-Net casts to, and on float32. Runs `cargo bench --bench resample`, checks that both cubic results
-agree and prints one JSON object. Times are the best of the repetitions.
+scikit-image is called as in nnU-Net (order 3 or 1, mode edge, no anti-aliasing), on float64, to which
+nnU-Net casts, and on float32. Runs `cargo bench --bench resample`, reports the largest difference of the
+cubic results, and prints one JSON object. Times are the minimum over the repetitions.
 
 Run: python scripts/bench_resample.py [--source 256,256,150] [--target 197,197,115] [--repetitions 5]
      [--manifest Cargo.toml]
@@ -26,7 +26,7 @@ def sizes(text):
     return tuple(int(n) for n in text.split(","))
 
 
-def made_up(shape_zyx):
+def generated(shape_zyx):
     rng = np.random.default_rng(1)
     smooth = ndimage.gaussian_filter(rng.standard_normal(shape_zyx, dtype=np.float32), 3)
     volume = np.where(smooth > 0.02, 800, np.where(smooth > 0, 40, -1000))
@@ -49,7 +49,7 @@ def main():
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--manifest", type=Path, default=ROOT / "Cargo.toml")
     options = parser.parse_args()
-    volume = made_up(options.source[::-1])
+    volume = generated(options.source[::-1])
     with tempfile.TemporaryDirectory() as folder:
         voxels, result = Path(folder) / "voxels.f32", Path(folder) / "result.f32"
         voxels.write_bytes(volume.tobytes())
@@ -62,7 +62,7 @@ def main():
     for name, order in (("cubic", 3), ("linear", 1)):
         for dtype in (np.float32, np.float64):
             data = volume.astype(dtype)
-            # One warm-up's worth of repetitions is enough for what takes seconds.
+            # A few repetitions are enough for calls that take seconds.
             seconds, theirs = best_of(
                 min(options.repetitions, 3),
                 lambda: resize(data, options.target[::-1], order, mode="edge", anti_aliasing=False, preserve_range=True),

@@ -1,10 +1,10 @@
-"""Restoring many structures onto a large volume: ctseg against the straightforward export with SciPy and NumPy.
+"""Benchmarks the export of many structures to a large volume: ctseg against a plain export with SciPy and NumPy.
 
-A phantom of 512 x 512 x 400 voxels is segmented by ctseg with a small network with random weights and --structures maps
-of independent structures, on a grid of 1.5 mm; its sidecar tells the seconds of restoring and writing and the peak memory,
-and the kernel the peak memory of the process. The straightforward export brings every structure's logits onto the
-volume (scipy.ndimage.zoom, order 1), keeps them all, and takes the largest where it is above 0. That does not fit into most
-machines: some structures and some planes are measured, the rest follows from their number.
+ctseg segments a phantom of 512 x 512 x 400 voxels on a grid of 1.5 mm with a small network of random weights and
+--structures independent output maps. Seconds of restoring and writing come from its sidecar, peak memory from the sidecar
+and the kernel. The plain export resamples every structure's logits to the volume (scipy.ndimage.zoom, order 1), keeps them
+all, and takes the argmax where it is above 0. That does not fit into the memory of most machines: some structures and
+planes are measured and extrapolated.
 
 Run: python scripts/bench_restore.py --work FOLDER [--ctseg target/release/ctseg]   (NumPy, SciPy, nibabel)
 """
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def weights(widths, structures, generator):
-    """Random ones for a unet3d, by ctseg's names."""
+    """Random weights of a unet3d, under ctseg's names."""
     found = {}
 
     def drawn(*shape, fan_in):
@@ -50,21 +50,21 @@ def weights(widths, structures, generator):
 
 
 def straightforward(shape, network_shape, structures, generator):
-    """Seconds and GiB of the export, from three structures and sixteen planes."""
+    """Seconds and GiB of the plain export, extrapolated from three structures and sixteen planes."""
     from scipy.ndimage import zoom
 
     factors, seconds = [n / m for n, m in zip(shape, network_shape)], []
     for _ in range(3):
         logits = generator.standard_normal(network_shape).astype(np.float32)
-        begun = time.perf_counter()
+        started = time.perf_counter()
         whole = zoom(logits, factors, order=1, mode="nearest", grid_mode=True)
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - started)
     assert whole.shape == tuple(shape), (whole.shape, shape)
     planes = min(16, shape[2])
     some = np.repeat(whole[None, :, :, :planes], structures, axis=0)
-    begun = time.perf_counter()
+    started = time.perf_counter()
     labels = np.where(some.max(0) > 0, some.argmax(0) + 1, 0).astype(np.uint8)
-    decided = (time.perf_counter() - begun) * shape[2] / planes
+    decided = (time.perf_counter() - started) * shape[2] / planes
     assert labels.shape == (*shape[:2], planes)
     bytes_needed = 4 * structures * (np.prod(shape) + np.prod(network_shape))
     return {
@@ -120,7 +120,7 @@ def main():
     print("|---|---|---|---|")
     print(
         f"| ctseg | {steps['restore']:.1f} | {steps['write']:.1f} "
-        f"| {found['mib']['own']} MiB at its peak, the whole prediction; the volume in f32 {volume_mib:.0f} |"
+        f"| {found['mib']['own']} MiB peak of the whole prediction; the volume in f32: {volume_mib:.0f} |"
     )
     both = export["zoom_seconds"] + export["decide_seconds"]
     print(f"| zoom and argmax (extrapolated) | {both:.1f} | | {export['gib'] * 1024:.0f} MiB of logits |")

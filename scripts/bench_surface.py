@@ -1,12 +1,12 @@
-"""Compares `ctseg evaluate` with google-deepmind/surface-distance: time and peak memory of all metrics of two label maps
-of 512 × 512 × 300 voxels with 20 structures.
+"""Benchmarks `ctseg evaluate` against google-deepmind/surface-distance: time and peak memory of all metrics of two label
+maps of 512 × 512 × 300 voxels with 20 structures.
 
-The reference has ellipsoids of organs' sizes, some of them large (a body-like one among them with --large), with
-wavy surfaces; in the prediction they are moved and waved otherwise. Both programs read the same two NIfTI files from
-disk. The peer's script does what its README shows: nibabel, for each structure the masks, compute_surface_distances,
-from that Hausdorff, HD95, average distances and surface Dice, besides Dice; it knows no lesions, intervals and files.
-Each is a process of its own, limited to the same cores; times are walls of whole processes, memory the largest resident
-set. With --cases, ctseg alone compares so many copies of the pair besides. The figures of both are compared at the end: all distances within 1e-6, else the script fails.
+The reference contains organ-sized ellipsoids with wavy surfaces (with --large, one nearly fills the volume); in the
+prediction they are shifted and have other waves. Both programs read the same two NIfTI files. The peer follows its README:
+nibabel, a mask per structure, compute_surface_distances, then Hausdorff, HD95, average distances and surface Dice, and Dice;
+it computes no lesion metrics or intervals and writes no files. Each runs in its own process on the same cores; times are
+wall times of whole processes, memory is the peak resident set. With --cases, ctseg also evaluates that many copies of the
+pair. The script fails if the results differ by more than 2e-6.
 
 Run: python -m venv venv && venv/bin/pip install -r scripts/golden/surface.txt
      cargo build --release && venv/bin/python scripts/bench_surface.py [--binary target/release/ctseg] [--cores 2]
@@ -33,7 +33,7 @@ FIGURES = ["dice", "surface_dice", "hd95_mm", "assd_mm", "hausdorff_mm"]
 
 
 def label_map(random, centres, radii, moved_mm):
-    """Ellipsoids with wavy surfaces, the later ones over the earlier."""
+    """Ellipsoids with wavy surfaces; later ones overwrite earlier ones."""
     labels = np.zeros(SHAPE, np.uint8)
     for label, (centre, radius) in enumerate(zip(centres, radii), 1):
         centre = centre + random.normal(0, moved_mm, 3)
@@ -64,7 +64,7 @@ def make(folder, large):
 
 
 def peer(folder):
-    """What a user of surface-distance writes; prints a line of JSON for each structure."""
+    """Computes the metrics with surface-distance; prints a line of JSON per structure."""
     import surface_distance
 
     images = [nibabel.load(folder / f"{name}.nii.gz") for name in ("reference", "prediction")]
@@ -85,19 +85,19 @@ def peer(folder):
 
 
 def measured(command, log):
-    """Seconds and MiB of a process."""
+    """Seconds, peak MiB and cores in use of a process."""
     with open(log, "w") as out, open(log.with_suffix(".err"), "w") as problems:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         process = subprocess.Popen(list(map(str, command)), stdout=out, stderr=problems)
         _, status, usage = os.wait4(process.pid, 0)
     if status != 0:
         sys.exit(f"{command[0]} failed: {log.with_suffix('.err').read_text()[-2000:]}")
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - started
     return seconds, usage.ru_maxrss / 1024, (usage.ru_utime + usage.ru_stime) / seconds
 
 
 def many(args, folder):
-    """The pair under many names: seconds, MiB and cores in use."""
+    """Evaluates many copies of the pair: seconds, MiB and cores in use."""
     for name in ("prediction", "reference"):
         (folder / f"{name}s").mkdir()
         for case in range(args.cases):
@@ -117,8 +117,8 @@ def main():
     parser.add_argument("--binary", type=Path, default=ROOT / "target/release/ctseg")
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--large", action="store_true", help="one of the structures fills the volume nearly")
-    parser.add_argument("--cases", type=int, default=0, help="copies of the pair that ctseg compares besides")
+    parser.add_argument("--large", action="store_true", help="one structure nearly fills the volume")
+    parser.add_argument("--cases", type=int, default=0, help="number of copies of the pair to evaluate with ctseg")
     parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--peer", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -129,7 +129,7 @@ def main():
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        # In a process of its own: Linux counts what this one holds as the largest set of its children too.
+        # In its own process: on Linux, a child's peak resident set includes that of its parent at the fork.
         made = [sys.executable, __file__, "--make", folder] + ["--large"] * args.large
         found = int(subprocess.run(made, check=True, capture_output=True, text=True).stdout)
         ours = [args.binary.resolve(), "evaluate", folder / "prediction.nii.gz", folder / "reference.nii.gz"]
@@ -151,7 +151,7 @@ def main():
     print(f"| surface-distance | {middle(1, 0):.1f} | {middle(1, 1):.0f} |")
     print(f"| ratio | {middle(0, 0) / middle(1, 0):.3f} | {middle(0, 1) / middle(1, 1):.3f} |")
     if max(apart.values()) > 2e-6:
-        sys.exit("the figures differ")
+        sys.exit("the results differ")
 
 
 if __name__ == "__main__":

@@ -1,25 +1,25 @@
-"""Times the same U-Nets in PyTorch and in ctseg, in turn, in one run; prints the ratios and writes a JSON file.
+"""Benchmarks the same U-Nets in PyTorch and in ctseg; prints the ratios and writes a JSON file.
 
-Networks (1 input channel, 5 structures, convolutions 3 wide and without bias, twice per level):
+Networks (1 input channel, 5 structures, two convolutions per level with kernel size 3 and no bias):
 
 - unet2d: 32-64-128-256-512 at 256 x 256, batch 4 and 16; BatchNorm, ReLU, MaxPool 2
 - unet3d: 32-64-128-256 at 96 x 96 x 96, batch 2; InstanceNorm (affine), LeakyReLU 0.01, stride-2 convolutions,
   as nnU-Net's PlainConvUNet
 
-both with transposed convolutions (2 wide, with bias), concatenated skips and a head 1 wide with bias. `training`
+both with transposed convolutions (kernel size 2, with bias), concatenated skips and a 1x1 head with bias. `training`
 is forward, BCE with logits plus soft batch Dice, backward, clip_grad_norm_(12) and Adam(lr=1e-3); `forward` is
 eval() under inference_mode. bf16 is autocast. PyTorch is eager, with its defaults for Adam and TF32, in
 contiguous and channels-last layout; the faster layout is the peer.
 
-Each measurement is a process of its own, so that peak memory (of the process; on a GPU: allocated there) can be
-compared. Of the rounds the best one counts, by its median step. A ratio above 1 means that ctseg is faster, or
-needs less memory.
+Each measurement runs in its own process, so that peak memory (of the process; on a GPU: allocated there) can be
+compared. The round with the lowest median step time counts. A ratio above 1 means that ctseg is faster, or needs
+less memory.
 
 Run: python scripts/bench_vs_torch.py [--ctseg target/release/ctseg] [--device cuda] [--cases unet2d-b4]
-     python scripts/bench_vs_torch.py --dry     (checks itself on tiny networks with a made-up ctseg)
+     python scripts/bench_vs_torch.py --dry     (tests this script on tiny networks with a fake ctseg)
 
-PyTorch that scripts/setup-libtorch.sh installed has its interpreter in ~/.cache/ctseg/libtorch-2.11.0/bin/python.
-Nothing else should run meanwhile: OpenMP's threads wait for each other.
+The PyTorch installed by scripts/setup-libtorch.sh has its interpreter in ~/.cache/ctseg/libtorch-2.11.0/bin/python.
+Nothing else should run at the same time: OpenMP's threads wait for each other.
 """
 
 import argparse
@@ -49,12 +49,12 @@ TINY_CASES = {
     "tiny3d": {"network": "unet3d", "widths": [4, 8], "size": [8, 8, 8], "batch": 1},
 }
 LAYOUTS = ["contiguous", "channels_last"]
-# What `ctseg bench --json` prints.
+# Fields of `ctseg bench --json`.
 FIELDS = ["engine", "device", "precision", "network", "mode", "threads", "items_per_second", "voxels_per_second"]
 FIELDS += ["seconds_per_step_median", "peak_memory_mb"]
 
 
-# The networks and the timing of PyTorch: only in processes started with --worker.
+# PyTorch's networks and timing: only in processes started with --worker.
 
 
 def build(network, widths):
@@ -106,7 +106,7 @@ def loss_of(logits, target):
 
 
 def stepper(job):
-    """The function that does one step of `job`."""
+    """Returns a function that runs one step of `job`."""
     import torch
 
     torch.manual_seed(0)
@@ -152,7 +152,7 @@ def work(job):
         wait()
         return time.perf_counter() - start
 
-    for _ in range(3):  # warm-up: less of it where a step takes long
+    for _ in range(3):  # warm-up; shorter if a step takes long
         if timed() > job["seconds"]:
             break
     times, start = [], time.perf_counter()
@@ -178,10 +178,10 @@ def work(job):
 
 
 def last_json(command, environment=None):
-    """The JSON object that `command` prints; a RuntimeError of one line where it does not."""
+    """The JSON object that `command` prints; raises a one-line RuntimeError otherwise."""
     run = subprocess.run(command, capture_output=True, text=True, env=environment)
     if run.returncode != 0:
-        said = (run.stderr.strip().splitlines() or ["nothing said"])[-1]
+        said = (run.stderr.strip().splitlines() or ["no message"])[-1]
         raise RuntimeError(f"{Path(command[0]).name}: exit status {run.returncode}: {said}")
     try:
         return json.loads(run.stdout[run.stdout.index("{") :])
@@ -212,7 +212,7 @@ def run_ctseg(job, binary):
         raise RuntimeError(f"ctseg bench: no {', '.join(missing)} in its JSON")
     for name in ("network", "mode", "precision", "threads"):
         if result[name] != job[name]:
-            raise RuntimeError(f"ctseg bench: {name} {result[name]!r} measured, {job[name]!r} asked for")
+            raise RuntimeError(f"ctseg bench: {name} {result[name]!r} measured, {job[name]!r} requested")
     return result
 
 
@@ -221,7 +221,7 @@ def best(results):
 
 
 def measured(job, name, options):
-    """PyTorch and ctseg in turn, `options.rounds` times; the best of each and their ratios."""
+    """Runs PyTorch and ctseg alternately, `options.rounds` times; the best of each and their ratios."""
     torch_runs, ctseg_runs, errors = [], [], []
     for number in range(options.rounds):
         turns = [(torch_runs, lambda layout=layout: run_torch(job, layout)) for layout in options.layouts]
@@ -250,7 +250,7 @@ def measured(job, name, options):
 
 
 def machine(options):
-    """Where and with what this run was made."""
+    """Machine and software versions."""
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     fields = dict(line.split(":", 1) for line in reversed(info.splitlines()) if ":" in line)
     fields = {key.strip(): value.strip() for key, value in fields.items()}
@@ -261,7 +261,7 @@ def machine(options):
         sys.exit(f"{sys.executable} has no PyTorch: pip install torch==2.11.0, or use another interpreter")
     version, _, gpu = torch.stdout.strip().partition(" ")
     if options.device == "cuda" and not gpu:
-        sys.exit(f"--device cuda: PyTorch {version} finds no GPU here; leave the option out to measure on the CPU")
+        sys.exit(f"--device cuda: PyTorch {version} finds no GPU here; omit the option to measure on the CPU")
     report = {"date": datetime.date.today().isoformat(), "torch": version, "python": platform.python_version()}
     if not options.only_torch:
         said = subprocess.run([options.ctseg, "--version"], capture_output=True, text=True)
@@ -299,9 +299,9 @@ def compare(options, cases):
                 shared = {"device": options.device, "threads": options.threads, "seconds": options.seconds}
                 job = {**cases[name], "precision": precision, "mode": mode, **shared}
                 report["results"].append(measured(job, name, options))
-                # After each: what is measured survives a stop.
+                # Written after each measurement, so that an interrupted run keeps its results.
                 options.output.write_text(json.dumps(report, indent=1) + "\n")
-    print("\nSlices (2D) or patches (3D) per second; speed and memory: above 1 is in ctseg's favour\n")
+    print("\nSlices (2D) or patches (3D) per second; speed and memory: above 1 favours ctseg\n")
     print(table(report["results"]))
     print(f"\nwritten to {options.output}")
     return report
@@ -325,7 +325,7 @@ print(json.dumps({{"engine": "made-up", "device": given["--device"], "precision"
 
 
 def dry(options):
-    """Runs everything on tiny networks against a made-up ctseg, which once measures what it was not asked."""
+    """Runs everything on tiny networks with a fake ctseg, which returns one result for the wrong precision."""
     with tempfile.TemporaryDirectory() as folder:
         options.ctseg, options.output = Path(folder) / "ctseg", Path(folder) / "report.json"
         options.ctseg.write_text(FAKE.format(python=sys.executable))
@@ -336,7 +336,7 @@ def dry(options):
     for row in rows:
         peer, wrong = row["torch"], (row["precision"], row["mode"]) == ("bf16", "training")
         assert len(row["torch_runs"]) == len(options.layouts) and peer == best(row["torch_runs"]), row
-        assert row["errors"] == (["ctseg bench: precision 'f32' measured, 'bf16' asked for"] if wrong else []), row
+        assert row["errors"] == (["ctseg bench: precision 'f32' measured, 'bf16' requested"] if wrong else []), row
         expected = None if wrong else peer["seconds_per_step_median"] / 1e-6
         assert row["speed_ratio"] == expected and (wrong or row["memory_ratio"] == peer["peak_memory_mb"]), row
     print(f"dry run passed: {len(rows)} comparisons")
@@ -359,17 +359,17 @@ def default_binary():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ctseg", type=Path, default=default_binary(), help="the binary  [%(default)s]")
-    parser.add_argument("--only-torch", action="store_true", help="PyTorch alone, without ctseg")
+    parser.add_argument("--ctseg", type=Path, default=default_binary(), help="ctseg binary  [%(default)s]")
+    parser.add_argument("--only-torch", action="store_true", help="measure PyTorch only")
     for name, choices in (("cases", list(CASES)), ("precisions", ["f32", "bf16"]), ("modes", ["forward", "training"])):
         parser.add_argument(f"--{name}", type=several(choices), default=choices, help=",".join(choices))
-    parser.add_argument("--layouts", type=several(LAYOUTS), default=LAYOUTS, help="PyTorch's: " + ",".join(LAYOUTS))
+    parser.add_argument("--layouts", type=several(LAYOUTS), default=LAYOUTS, help="PyTorch memory layouts: " + ",".join(LAYOUTS))
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5.0, help="per measurement, at least 3 steps")
     parser.add_argument("--output", type=Path, default=Path("bench_vs_torch.json"))
-    parser.add_argument("--dry", action="store_true", help="check this script on tiny networks with a made-up ctseg")
+    parser.add_argument("--dry", action="store_true", help="test this script on tiny networks with a fake ctseg")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:

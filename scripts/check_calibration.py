@@ -1,11 +1,11 @@
 """Checks ctseg's calibration.json and calibration.csv with NumPy and nibabel.
 
-    check_calibration.py PREDICTIONS REFERENCES OUT    fails unless every figure and every bin in OUT is what NumPy gets
-                                                       from the probabilities beside PREDICTIONS/<case>.nii.gz and the
-                                                       label maps REFERENCES/<case>.nii.gz
+    check_calibration.py PREDICTIONS REFERENCES OUT    fails unless every value and bin in OUT equals NumPy's result from
+                                                       the probabilities beside PREDICTIONS/<case>.nii.gz and the label
+                                                       maps REFERENCES/<case>.nii.gz
 
-Everything is computed on whole arrays in 64 bits: one mask of a structure's surroundings (the box around its voxels in
-reference and prediction and 10 mm on every side), one of each bin.
+Everything is computed on whole arrays in 64 bits, with one mask for a structure's surroundings (the bounding box in reference
+and prediction plus 10 mm on every side) and one for each bin.
 """
 
 import csv
@@ -21,7 +21,7 @@ MARGIN_MM = 10
 
 
 def probabilities(predictions, case):
-    """(x, y, z, structure), and the bin of each."""
+    """Probabilities as (x, y, z, structure), and the bin of each."""
     array = predictions / f"{case}_probabilities.npy"
     if array.exists():
         values = np.load(array).astype(float).transpose(3, 2, 1, 0)
@@ -85,10 +85,10 @@ def compare(found, expected, what):
 
 
 def main(predictions, references, out):
-    told = json.loads((out / "calibration.json").read_text())
-    structures = told["per_structure"]
+    report = json.loads((out / "calibration.json").read_text())
+    structures = report["per_structure"]
     curves = {(name, region): Curve() for name in [*structures, "all"] for region in ("near", "whole")}
-    for case, of_case in told["per_case"].items():
+    for case, of_case in report["per_case"].items():
         label_map = nib.load(predictions / f"{case}.nii.gz")
         predicted = np.asanyarray(label_map.dataobj)
         reference = np.asanyarray(nib.load(references / f"{case}.nii.gz").dataobj)
@@ -105,12 +105,12 @@ def main(predictions, references, out):
             compare(of_case[region], own[region].measured(), (case, region))
     measured = {key: curve.measured() for key, curve in curves.items()}
     for (name, region), expected in measured.items():
-        compare((told["pooled"] if name == "all" else structures[name])[region], expected, (name, region))
+        compare((report["pooled"] if name == "all" else structures[name])[region], expected, (name, region))
     for region in ("near", "whole"):
         for figure in ("ece", "mce", "brier"):
             all = [measured[name, region][figure] for name in structures]
             known = [value for value in all if value is not None]
-            close(told["mean"][region][figure], np.mean(known) if known else None, (region, figure))
+            close(report["mean"][region][figure], np.mean(known) if known else None, (region, figure))
     with open(out / "calibration.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(measured) * BINS, len(rows)
@@ -121,7 +121,7 @@ def main(predictions, references, out):
         wanted = [expected["ece"], expected["mce"], expected["brier"], mean, share]
         for name, value in zip(("ece", "mce", "brier", "mean_probability", "observed_share"), wanted):
             close(float(row[name]) if row[name] else None, value, row, 1.1e-6)
-    print(f"{len(rows)} bins are NumPy's")
+    print(f"{len(rows)} bins equal NumPy's")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Checks ctseg's map of entropies with NumPy and nibabel.
+"""Checks ctseg's entropy map with NumPy and nibabel.
 
-    check_entropy.py FOLDER CASE exclusive|independent    fails unless FOLDER/CASE_entropy.nii.gz holds the entropies, in
-                                                          bits, of the probabilities in FOLDER/CASE_probabilities.npy, to
-                                                          within half a step of its bytes and what 16 bits leave open
+    check_entropy.py FOLDER CASE exclusive|independent    fails unless FOLDER/CASE_entropy.nii.gz contains the entropies,
+                                                          in bits, of the probabilities in FOLDER/CASE_probabilities.npy,
+                                                          within half a quantisation step and the precision of 16 bits
 """
 
 import sys
@@ -29,18 +29,18 @@ def main(folder, case, outputs):
     p = np.load(folder / f"{case}_probabilities.npy").astype(float).transpose(3, 2, 1, 0)
     assert image.get_data_dtype() == np.uint8 and image.shape == labels.shape, (image.shape, labels.shape)
     assert np.array_equal(image.affine, labels.affine)
-    # Where a structure is told of, it is: outside of the region of interest all are 0.
-    looked = (p > 0).any(axis=-1)
+    # Outside the region of interest all probabilities are 0.
+    inside = (p > 0).any(axis=-1)
     most = np.log2(p.shape[-1] + 1) if outputs == "exclusive" else 1.0
     step = float(image.dataobj.slope)
     assert abs(step - most / 255) < 1e-8, (step, most)
-    found, expected = image.get_fdata(), np.where(looked, entropy(p, outputs), 0)
+    found, expected = image.get_fdata(), np.where(inside, entropy(p, outputs), 0)
     apart = np.abs(found - expected)
-    # 16 bits leave 2.5e-4 of a probability near 1 open, where the entropy changes by up to 12 bits for each.
+    # Near 1, 16-bit probabilities are off by up to 2.5e-4, and the entropy changes by up to 12 bits per unit.
     assert apart.max() <= 0.5 * step + 4e-3, apart.max()
     assert apart.mean() <= 0.3 * step, (apart.mean(), step)
-    assert found.max() > 0.5 * most, "nothing is uncertain: the test is about nothing"
-    print(f"{found.size} entropies are NumPy's, up to {found.max():.3f} bits")
+    assert found.max() > 0.5 * most, "nothing is uncertain: the test checks nothing"
+    print(f"{found.size} entropies equal NumPy's, up to {found.max():.3f} bits")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Whether `ctseg inspect` knows CT in Hounsfield units from CT on other scales: a table of real CT and of its copies.
+"""Checks that `ctseg inspect` distinguishes CT in Hounsfield units from CT on other scales; prints a table.
 
     python scripts/check_hounsfield.py CTSEG DATA [DEMO]
 
 CTSEG is the binary, DATA a folder with headneck/, sarcoma/ and totalseg/, DEMO the folder of a finished `ctseg demo`.
-Needs nibabel and numpy. No image as it is may be warned of; of ten of them, every copy with 1024 added, scaled to 0…1 and
-0…255 (a window of soft tissue, and all values), wrapped around at 16 bits and constant must be. `--rescale-hu auto` must
-give the images back from the copies that it can mend. The exit code is 1 where that does not hold.
+Needs nibabel and numpy. Unchanged images must not cause a warning. Modified copies of ten of them must: with 1024 added,
+scaled to 0…1 and 0…255 (a soft-tissue window, and the full range), wrapped around at 16 bits, and constant. `--rescale-hu
+auto` must restore the copies that can be restored. Exit code 1 if a check fails.
 """
 
 import json
@@ -28,7 +28,7 @@ def whole(hu):
     return (hu - hu.min()) / (hu.max() - hu.min())
 
 
-# Name, values, voxel type, whether `--rescale-hu auto` mends it.
+# Name, values, voxel type, whether `--rescale-hu auto` can restore it.
 COPIES = [
     ("+1024", lambda hu: hu + 1024, np.int16, True),
     ("0…1, window", window, np.float32, False),
@@ -41,7 +41,7 @@ COPIES = [
 
 
 def warning(binary, path, *arguments):
-    """What is said about Hounsfield units; none if nothing is."""
+    """The warning about Hounsfield units, or None."""
     output = subprocess.run(
         [binary, "inspect", "--json", path, *arguments], check=True, capture_output=True, text=True
     ).stdout
@@ -66,8 +66,8 @@ def main():
         said = warning(binary, path)
         if said:
             wrong += 1
-            print(f"WRONG: {path} is warned of: {said}")
-    print(f"{len(found)} CT as they are, {wrong} warned of")
+            print(f"WRONG: {path} causes a warning: {said}")
+    print(f"{len(found)} unchanged CT images, {wrong} with a warning")
     step = max(1, len(found) // 10)
     print("\n| CT | copy | warning | after `--rescale-hu auto` |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
@@ -75,11 +75,11 @@ def main():
         for path in found[::step][:10]:
             image = nib.load(path)
             hu = np.round(np.asarray(image.dataobj, dtype=np.float64))
-            for name, change, voxel_type, mends in COPIES:
+            for name, change, voxel_type, can_restore in COPIES:
                 nib.save(nib.Nifti1Image(change(hu).astype(voxel_type), image.affine, dtype=voxel_type), copy)
                 said = warning(binary, copy)
                 after = warning(binary, copy, "--rescale-hu", "auto")
-                is_right = bool(said) and (after is None) == mends
+                is_right = bool(said) and (after is None) == can_restore
                 wrong += not is_right
                 verdict = "" if is_right else " WRONG"
                 print(f"| {path.name} | {name} | {said}{verdict} | {'warned' if after else 'none'} |")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Everything that an MLflow server holds, read through MLflow's own client, as JSON on standard output.
+"""Prints all content of an MLflow server as JSON, read with MLflow's own client.
 
-    check_mlflow.py        the server that MLFLOW_TRACKING_URI names
+    check_mlflow.py        reads the server at MLFLOW_TRACKING_URI
 """
 import hashlib
 import json
@@ -18,7 +18,7 @@ client = mlflow.MlflowClient()
 
 
 def sums(folder):
-    """SHA-256 of every file below `folder`, by its path there."""
+    """SHA-256 of every file below `folder`, by relative path."""
     files = (path for path in Path(folder).rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 

@@ -1,11 +1,11 @@
 """Checks ctseg's NIfTI files with nibabel (needs numpy and nibabel).
 
     check_nibabel.py describe IMAGE         prints what nibabel reads, as JSON
-    check_nibabel.py labels SOURCE LABELS   fails unless LABELS lies exactly on SOURCE's grid, is unscaled
-                                            uint8 or uint16, and is 0, 1, 2 or 3 where SOURCE is up to -200,
-                                            up to 0, up to 200, or above
-    check_nibabel.py names LABELS           prints the names that LABELS holds for its labels, as TotalSegmentator
-                                            finds them (load_multilabel_nifti), with its voxels' CRC, as JSON
+    check_nibabel.py labels SOURCE LABELS   fails unless LABELS is exactly on SOURCE's grid, is unscaled uint8 or
+                                            uint16, and is 0, 1, 2 or 3 where SOURCE is at most -200, at most 0,
+                                            at most 200, or above
+    check_nibabel.py names LABELS           prints the label names stored in LABELS, as TotalSegmentator reads them
+                                            (load_multilabel_nifti), and the CRC of its voxels, as JSON
 """
 
 import json
@@ -45,7 +45,7 @@ def labels(source_path, labels_path):
     data = source.get_fdata()
     expected = sum((data > limit).astype(int) for limit in (-200, 0, 200))
     assert np.array_equal(stored, expected), np.argwhere(stored != expected)[:3]
-    assert len(np.unique(expected)) > 1, "the check says nothing about an image of one label"
+    assert len(np.unique(expected)) > 1, "the check needs an image with several labels"
     print(f"{labels_path}: {stored.dtype} {found.shape} on {source_path}'s grid")
 
 

@@ -1,5 +1,5 @@
-"""Reads files in Prometheus' text format with its own client's parser and prints their samples as JSON: a list of
-name, labels, value, and the families with their types. For tests/end_to_end/metrics_file.rs."""
+"""Parses files in Prometheus' text format with the official client and prints them as JSON: samples (name, labels, value)
+and the types of the metric families. For tests/end_to_end/metrics_file.rs."""
 
 import json
 import sys

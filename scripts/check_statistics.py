@@ -1,8 +1,8 @@
 """Checks ctseg's statistics.csv and masks with numpy, SciPy and nibabel.
 
-    check_statistics.py INPUTS OUTPUTS    fails unless every row of OUTPUTS/statistics.csv is what numpy measures on
+    check_statistics.py INPUTS OUTPUTS    fails unless every row of OUTPUTS/statistics.csv equals numpy's values for
                                           INPUTS/<case>.nii.gz inside the label map OUTPUTS/<case>.nii.gz, and every
-                                          OUTPUTS/<case>/<structure>.nii.gz is that structure, 0 and 1, in uint8
+                                          OUTPUTS/<case>/<structure>.nii.gz is a uint8 mask of that structure
 """
 
 import csv
@@ -56,7 +56,7 @@ def main(inputs, outputs):
             assert split.get_data_dtype() == np.uint8, path
             assert np.array_equal(split.affine, label_map.affine), path
             assert np.array_equal(np.asanyarray(split.dataobj), mask.astype("u1")), path
-    print(f"{len(rows)} rows are numpy's")
+    print(f"{len(rows)} rows equal numpy's")
 
 
 if __name__ == "__main__":

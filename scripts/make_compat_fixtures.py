@@ -1,14 +1,13 @@
-"""Makes tests/data/compat: what an older ctseg left on disk, which every later one must read (tests/end_to_end/compat.rs).
+"""Makes tests/data/compat: files of an older ctseg, which every later version must read (tests/end_to_end/compat.rs).
 
 The committed files were made by the release build (flex) of commit b35e998, before the code was split into crates.
-They must not be made again: a newer ctseg reads what it writes itself, so the test would no longer prove anything.
-For a new format, add a folder of its own beside them.
+Do not regenerate them: with files of the current version the test would prove nothing. For a new format, add another
+folder.
 
 Run: python scripts/make_compat_fixtures.py target/release/ctseg NEW_FOLDER
 
 Everything is made in /tmp/ctseg-fixture, so that this is the only absolute path in the files;
-tests/end_to_end/compat.rs puts its own folder in its place. Names of machine and user are replaced. Needs Python 3.8 or
-later, and no packages.
+tests/end_to_end/compat.rs replaces it. Host and user names are replaced. Needs Python 3.8 or later, and no packages.
 """
 
 import gzip
@@ -38,12 +37,12 @@ liver = 1
 spleen = 300
 """
 EXACT = ["--device", "flex", "--precision", "f32", "--threads", "1"]
-# Names of the machine and its user, wherever they are written.
+# Host names in written files.
 HOST = re.compile(r'("(?:ctseg\.)?host": ?)"[^"]*"')
 
 
 def balls(case):
-    """HU and labels of a body with a large and a small ball in it; x runs fastest."""
+    """HU and labels of a body with a large and a small ball inside; x varies fastest."""
     noise, hu, labels = 12345 + case, [], []
     centres = [(8.5 + case % 3, 11.0 + case % 2, 9.0), (17.5 - case % 2, 12.5, 10.0 + case % 3)]
     for z in range(SHAPE[2]):
@@ -60,7 +59,7 @@ def balls(case):
 
 
 def write_nifti(path, values, kind):
-    """NIfTI-1, 16 bits; oblique about z, so that the affine has no plain values."""
+    """Writes NIfTI-1 with 16 bits; oblique about z, so that the affine has no round values."""
     code, letter = {"i16": (4, "h"), "u16": (512, "H")}[kind]
     cos, sin = 0.98 * SPACING_MM, 0.199 * SPACING_MM
     header = bytearray(352)
@@ -97,14 +96,14 @@ STAGE_1 = settings("network.widths=[4, 8]", "spacing_mm=[12.0, 12.0, 12.0]", "fo
 STAGE_2 = settings("network.widths=[4, 8]", "spacing_mm=[6.0, 6.0, 6.0]", "folds=2", "training.patch_size=[16, 16, 16]",
                    "training.patches_per_epoch=16", "training.optimiser.learning_rate=0.02",
                    "training.weight_average=0.9", "training.augmentation.enabled=false")
-# What is random in training, an average, a rate that falls: a checkpoint holds the state of all of these.
+# Random number generators, weight average, learning rate schedule: a checkpoint contains the state of all of these.
 RANDOM = settings("training.augmentation.enabled=true", "network.dropout=0.3", "training.weight_average=0.95",
                   "training.plateau.patience=0", "training.batch_size=2", "training.early_stopping.patience=100",
                   "training.keep=last", "training.epochs=8")
 
 
 def environment(**more):
-    """Nothing of this machine's own settings, jobs and users."""
+    """An environment without this machine's settings, jobs and users."""
     return {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": str(PLACE), "USER": "someone", "TZ": "UTC", **more}
 
 
@@ -120,7 +119,7 @@ def fit(*arguments):
 
 
 def interrupt_in_an_epoch(ctseg):
-    """A run that SIGTERM ends within an epoch, past the first ones."""
+    """Makes a run that SIGTERM interrupts within an epoch, after the first ones."""
     command = fit("--stage", "1", "--fold", "0", "--runs", "resumable/runs", "--model", "resumable/model",
                   *STAGE_1, *RANDOM)
     for _ in range(20):
@@ -149,19 +148,19 @@ def make(ctseg):
     make_data()
     run(ctseg, *fit("--stage", "1", "--runs", "tracked/runs", "--model", "tracked/model", "--epochs", "12", *STAGE_1),
         MLFLOW_TRACKING_URI="http://127.0.0.1:9", MLFLOW_EXPERIMENT_NAME="compat")
-    # With another stage in it, it would no longer be the model that the events tell of.
+    # The copy gets another stage; the original must stay the model in the tracking events.
     shutil.copytree(PLACE / "tracked/model", PLACE / "model")
     run(ctseg, *fit("--stage", "2", "--runs", "scratch", "--epochs", "50", *STAGE_2))
     os.utime(PLACE / "data/images/case_4.nii.gz", (1_700_000_000, 1_700_000_000))
     run(ctseg, "predict", "data/images/case_4.nii.gz", "-o", "out", "--claim", "claims", "--split", *EXACT)
     interrupt_in_an_epoch(ctseg)
-    # What the run must come to; the run that is kept does not go on.
+    # The expected result of resuming; the kept copy is not resumed.
     shutil.copytree(PLACE / "resumable", PLACE / "kept")
     run(ctseg, "fit", "--resume", str(only("resumable/runs/*")), *EXACT)
     shutil.move(PLACE / "resumable/model", PLACE / "resumed")
     shutil.rmtree(PLACE / "resumable")
     shutil.move(PLACE / "kept", PLACE / "resumable")
-    # What nobody reads: smaller without.
+    # Remove what no test reads.
     for path in ["scratch", only("resumable/runs/*/plots"), only("tracked/runs/*/checkpoints")]:
         shutil.rmtree(PLACE / path)
     only("tracked/runs/*/plots/loss.png").unlink()
@@ -175,7 +174,7 @@ def without_names():
 
 def main():
     ctseg, folder = Path(sys.argv[1]).resolve(), Path(sys.argv[2])
-    assert not folder.exists(), f"{folder} is there already"
+    assert not folder.exists(), f"{folder} already exists"
     shutil.rmtree(PLACE, ignore_errors=True)
     make(str(ctseg))
     without_names()

@@ -1,6 +1,6 @@
 """Writes crates/image/src/metrics/surface/normals.rs: the surface elements of every neighbourhood of 2 × 2 × 2
-voxels, from the lookup table of google-deepmind/surface-distance (Apache License 2.0), in eighths, which all of its
-numbers are.
+voxels, from the lookup table of google-deepmind/surface-distance (Apache License 2.0). All values are multiples of 1/8
+and are written as eighths.
 
 Run: pip install --no-deps surface-distance==0.1 && python scripts/make_surface_normals.py
 """

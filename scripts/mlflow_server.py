@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""An MLflow server on loopback for tests, which ends when this program's standard input does: also when whoever
-started it was killed.
+"""Runs an MLflow server on loopback for tests. It stops at the end of this program's standard input, so also when the
+parent process is killed.
 
     mlflow_server.py FOLDER PORT [APP]
 
-FOLDER keeps its database and its artifacts, and a file `ready` once the server answers. APP is an `--app-name`, such as
-basic-auth, whose administrator is admin with the password of the environment variable ADMIN_PASSWORD; such a server
-speaks TLS, and FOLDER/ca.pem vouches for it."""
+FOLDER gets the database and the artifacts, and a file `ready` once the server answers. APP is an `--app-name` such as
+basic-auth, with the administrator admin and the password in the environment variable ADMIN_PASSWORD; such a server uses
+TLS with the certificate authority FOLDER/ca.pem."""
 import datetime
 import ipaddress
 import os
@@ -21,7 +21,7 @@ from pathlib import Path
 
 
 def write_certificates(folder):
-    """An authority, ca.pem, and what it has signed for 127.0.0.1, cert.pem with key.pem."""
+    """Writes a certificate authority, ca.pem, and a certificate signed by it for 127.0.0.1, cert.pem with key.pem."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -50,7 +50,7 @@ def write_certificates(folder):
     (folder / "key.pem").write_bytes(key.private_bytes(pem, *private))
 
 
-def tell_when_ready(address, folder, tls):
+def wait_until_ready(address, folder, tls):
     context = ssl.create_default_context(cafile=folder / "ca.pem") if tls else None
     opener = urllib.request.build_opener(
         urllib.request.ProxyHandler({}), *([urllib.request.HTTPSHandler(context=context)] if tls else [])
@@ -98,7 +98,7 @@ with open(folder / "server.log", "ab") as log:
         command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True, cwd=folder
     )
 address = f"{'https' if app else 'http'}://127.0.0.1:{port}"
-threading.Thread(target=tell_when_ready, args=(address, folder, bool(app)), daemon=True).start()
+threading.Thread(target=wait_until_ready, args=(address, folder, bool(app)), daemon=True).start()
 sys.stdin.read()
 os.killpg(server.pid, signal.SIGKILL)
 server.wait()

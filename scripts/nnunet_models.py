@@ -1,19 +1,19 @@
-"""Small models that nnU-Net itself makes, saves and predicts with, for tests/with_engine/models/nnunet.rs.
+"""Makes small models with nnU-Net and predicts with them, for tests/with_engine/models/nnunet.rs.
 
-Each is built by nnU-Net's trainer from its plans, trained for some steps on a real CT with labels (so that label maps are
-smooth and large enough to compare), saved by the trainer's own `save_checkpoint`, and used by `nnUNetPredictor` as
-`nnUNetv2_predict` does. Beside its label map, what the network saw and said is kept: the preprocessed array, and the logits
-on the network's grid, blended in 32 bits (nnU-Net itself weighs and adds patches up in 16, and so is its label map made).
+Each model is built by nnU-Net's trainer from its plans, trained for some steps on a real labelled CT (so that label maps are
+smooth and large enough to compare), saved by the trainer's own `save_checkpoint`, and used by `nnUNetPredictor` like
+`nnUNetv2_predict`. The network's input and output are saved beside the label map: the preprocessed array, and the logits on
+the network's grid, blended in 32 bits (nnU-Net blends in 16 bits, and its label map is from those).
 
     slices     2d, transposed, mirrored, one fold of all cases
     volumes    3d_fullres, three folds, mirrored, plans in the older style
-    thick      3d_fullres, transposed, slices thick enough to be resampled one by one (separate z), LPS
+    thick      3d_fullres, transposed, thick slices that are resampled slice by slice (separate z), LPS
     cascade    3d_lowres and 3d_cascade_fullres
-    regions    residual encoder, regions and an ignore label, masked z-score, cropped to what is not 0
+    regions    residual encoder, regions and an ignore label, masked z-score, cropped to non-zero
 
 Run: python scripts/nnunet_models.py OUT --data DATA MODEL …        (an interpreter with nnunetv2; DATA as in CTSEG_TEST_DATA)
-     python scripts/nnunet_models.py OUT --predict RESULTS_MODEL_FOLDER IMAGE…   label maps and logits of a model folder;
-         --earlier FOLDER: of a cascade's second stage, with these label maps of the first
+     python scripts/nnunet_models.py OUT --predict RESULTS_MODEL_FOLDER IMAGE…   predicts with a model folder;
+         --earlier FOLDER: label maps of a cascade's first stage, for its second stage
 """
 
 import argparse
@@ -93,7 +93,7 @@ CUBE, TWICE, ONCE = [3, 3, 3], [2, 2, 2], [1, 1, 1]
 
 
 def described(name):
-    """Plans without intensities, labels, training case, folds, mirrored axes."""
+    """Plans without intensities, dataset.json, folds and mirrored axes."""
     transpose, labels, order = [0, 1, 2], {"background": 0, "spleen": 1, "kidneys": 2, "liver": 3}, None
     folds, mirrored = [0], None
     if name == "slices":
@@ -163,7 +163,7 @@ def training_case(name, data, folder):
         table = {1: 1, 2: 2, 3: 2, 5: 3}
     volume, seen = nibabel.load(source), nibabel.load(marked)
     if name == "slices":
-        # A part is enough, and slices across y are many.
+        # Crop: a part is enough, and there are many slices across y.
         part = (slice(24, 104), slice(44, 84), slice(60, 124))
         volume, seen = volume.slicer[part], seen.slicer[part]
     found = np.asanyarray(seen.dataobj)
@@ -172,7 +172,7 @@ def training_case(name, data, folder):
         new[found == old] = label
     nibabel.save(nibabel.Nifti1Image(new, seen.affine), labels)
     if name == "regions":
-        # Something to crop away, and holes that are none.
+        # Zeros to crop away, and zeros inside the image to keep.
         values = np.asanyarray(volume.dataobj).astype(np.int16)
         values[:9], values[:, -7:], values[..., :5] = 0, 0, 0
         values[40:60, 40:60, 40:60][values[40:60, 40:60, 40:60] > 40] = 0
@@ -201,7 +201,7 @@ def intensities(image, labels):
 
 
 def learn(trainer, data, labels, steps, generator):
-    """Some steps of cross-entropy on patches around labelled voxels."""
+    """Trains some steps with cross-entropy on patches around labelled voxels."""
     import torch
 
     network, manager = trainer.network, trainer.label_manager
@@ -213,7 +213,7 @@ def learn(trainer, data, labels, steps, generator):
     places = [np.argwhere(labels == label) for label in np.unique(labels) if label > 0]
     regions = manager.foreground_regions if manager.has_regions else None
     optimiser = torch.optim.Adam(network.parameters(), 4e-3)
-    # Most voxels are background, and label maps without structures would agree whatever is computed.
+    # Most voxels are background; label maps without structures would always agree.
     weights = torch.tensor([0.2] + [1.0] * (manager.num_segmentation_heads - 1))
     network.train()
     for _ in range(steps):
@@ -260,7 +260,7 @@ def make(name, folder, data, steps):
         if handled.previous_stage_name:
             known = manager.get_label_manager(dataset).foreground_labels
             seen = np.vstack((seen, np.stack([(marked[0] == label).astype(seen.dtype) for label in known])))
-        # The trainer looks at what kind of files there are.
+        # The trainer detects the file format of the preprocessed cases.
         preprocessed = Path(os.environ["nnUNet_preprocessed"]) / plans["dataset_name"] / handled.data_identifier
         preprocessed.mkdir(parents=True, exist_ok=True)
         np.savez(preprocessed / "case.npz", data=seen[:, :1, :1, :1])
@@ -284,7 +284,7 @@ def make(name, folder, data, steps):
 
 
 def predict(model, images, out, folds=None, earlier=None):
-    """Label maps as nnUNetv2_predict writes them; for each also the network's input and logits."""
+    """Writes label maps like nnUNetv2_predict, and the network's input and logits for each."""
     import torch
     from nnunetv2.inference import predict_from_raw_data
     from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
@@ -320,7 +320,7 @@ def main():
     parser.add_argument("what", nargs="+")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--predict", action="store_true", help="a model folder and images instead of models to make")
+    parser.add_argument("--predict", action="store_true", help="predict: WHAT is a model folder and images")
     parser.add_argument("--earlier", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()

@@ -1,12 +1,12 @@
-"""The networks of 'ctseg export safetensors' in PyTorch (needs torch and safetensors).
+"""PyTorch implementation of the networks that 'ctseg export safetensors' writes (needs torch and safetensors).
 
     from torch_network import Network
     network = Network("exported/stage2_fold0.safetensors")     # or ("all.safetensors", prefix="stage2.fold_0.")
-    logits = network(x)         # x: (batch, channel, z, y, x); of networks on slices z = 2 neighbours + 1
+    logits = network(x)         # x: (batch, channel, z, y, x); for 2D networks z = 2 neighbours + 1
     network.described           # channels, normalisation, maps, spacing_mm, patch_size, recipe, ...
 
-    torch_network.py FILE PREFIX BATCH Z Y X        prints what the network makes of a wave, as JSON (for tests)
-    torch_network.py onnx FILE PREFIX TARGET        writes ONNX for patches of the trained size (needs onnx)
+    torch_network.py FILE PREFIX BATCH Z Y X        prints the network's logits for a wave as JSON (for tests)
+    torch_network.py onnx FILE PREFIX TARGET        writes ONNX for patches of the training size (needs onnx)
 """
 
 import json
@@ -22,7 +22,7 @@ EPS = 1e-5
 
 
 class Network(nn.Module):
-    """A U-Net in inference mode, layer by layer as its tensors' names say."""
+    """A U-Net in inference mode, built from the names of its tensors."""
 
     def __init__(self, path, prefix=""):
         super().__init__()
@@ -32,7 +32,7 @@ class Network(nn.Module):
             self.described = networks[prefix]
             names = [name for name in file.keys() if name.startswith(prefix)]
             self.tensors = {name[len(prefix) :]: file.get_tensor(name) for name in names}
-        # Names with dots are no names of buffers.
+        # Buffer names must not contain dots.
         for name, tensor in self.tensors.items():
             self.register_buffer(name.replace(".", "_"), tensor)
         self.config = self.described["network"]
@@ -63,14 +63,14 @@ class Network(nn.Module):
         return F.relu(x) if self.config["activation"] == "relu" else F.leaky_relu(x, 0.01)
 
     def layer(self, x, name, stride=1, activated=True):
-        """Convolution, normalisation (where there is one), activation."""
+        """Convolution, normalisation (if any), activation."""
         x = self.conv(x, f"{name}.conv", stride)
         if self.get(f"{name}.norm.gamma") is not None:
             x = self.norm(x, f"{name}.norm")
         return self.activated(x) if activated else x
 
     def layers(self, x, name, stride=1):
-        """All layers below a name, the first one strided."""
+        """All layers with this prefix; only the first is strided."""
         index = 0
         while f"{name}.{index}.conv.weight" in self.tensors:
             x = self.layer(x, f"{name}.{index}", stride if index == 0 else 1)

@@ -1,6 +1,6 @@
-//! The `ctseg` command: its command line, `ctseg doctor`, `ctseg status`, Slurm jobs, the log.
+//! The `ctseg` command: command line, `ctseg doctor`, `ctseg status`, Slurm jobs and logging.
 //!
-//! What it does is in the crates below, lowest first: `base` – `image` – `augment`, `phantom`, `engine` – `core` –
+//! The work itself is done by the crates below it, lowest first: `base` – `image` – `augment`, `phantom`, `engine` – `core` –
 //! `predict`, `evaluate`, `interop` – `http`, `tracking` – `train` – `report`.
 
 #![forbid(unsafe_code)]

@@ -9,7 +9,7 @@ use ctseg::cli::{Cli, exit_code_of};
 fn main() -> ExitCode {
     let cli = Cli::of_process();
     let log = cli.log();
-    log.take_panics();
+    log.log_panics();
     match cli.run() {
         Ok(outcome) => outcome.into(),
         Err(error) => {

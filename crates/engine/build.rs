@@ -1,5 +1,5 @@
-//! With the feature `libtorch`: compiles the C++ part of that engine against the libtorch that torch-sys
-//! found, and passes the folder of its libraries on to the packages whose programs link it (see `../rpath.rs`).
+//! With the feature `libtorch`: compiles the engine's C++ part against the libtorch that torch-sys found, and passes
+//! its library folder to packages whose programs link it (see `../rpath.rs`).
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
@@ -11,7 +11,7 @@ fn main() {
 mod libtorch {
     use std::path::{Path, PathBuf};
 
-    /// The one version that the engine is written for and tested with.
+    /// The only version that the engine is written for and tested with.
     const VERSION: &str = "2.11.0";
     const SHIM: &str = "src/libtorch/shim";
     const FILES: [&str; 8] = [
@@ -28,19 +28,19 @@ mod libtorch {
     pub fn build() {
         println!("cargo:rerun-if-changed={SHIM}");
         let Some(lib) = std::env::var_os("DEP_TCH_LIBTORCH_LIB").map(PathBuf::from) else {
-            fail("torch-sys did not say where libtorch lies; run scripts/setup-libtorch.sh first");
+            fail("torch-sys found no libtorch; run scripts/setup-libtorch.sh first");
         };
         let root = lib.parent().unwrap_or(&lib).to_path_buf();
         check_version(&root);
         compile(&root);
-        // For this package's own tests and benches.
+        // For this package's own tests and benchmarks.
         println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
-        // DEP_CTSEG_ENGINE_LIBTORCH in the build scripts of packages above.
+        // Becomes DEP_CTSEG_ENGINE_LIBTORCH in the build scripts of dependent packages.
         println!("cargo:libtorch={}", lib.display());
     }
 
     fn check_version(root: &Path) {
-        // The first since 2.9, the others before.
+        // The first is used since 2.9, the others before.
         let places = [
             "torch/headeronly/version.h",
             "torch/csrc/api/include/torch/version.h",
@@ -52,7 +52,7 @@ mod libtorch {
             .find(|text| text.contains("define TORCH_VERSION_MAJOR"));
         let Some(text) = text else {
             fail(&format!(
-                "{} has no include/torch/headeronly/version.h: it is no libtorch with headers",
+                "{} has no include/torch/headeronly/version.h; expected a libtorch with headers",
                 root.display()
             ));
         };
@@ -71,7 +71,7 @@ mod libtorch {
         );
         if found != VERSION {
             fail(&format!(
-                "libtorch in {} is version {found}; ctseg is built for {VERSION}: run scripts/setup-libtorch.sh, or let LIBTORCH name a {VERSION}",
+                "libtorch in {} is version {found}; expected {VERSION}: run scripts/setup-libtorch.sh, or set LIBTORCH to a {VERSION} installation",
                 root.display()
             ));
         }
@@ -79,7 +79,7 @@ mod libtorch {
 
     fn compile(root: &Path) {
         let x86 = std::env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64");
-        // Once per instruction set; the best is chosen when the program runs.
+        // Compiled once per instruction set; the best one is selected at run time.
         let sets: &[(&str, &[&str])] = if x86 {
             &[
                 ("base", &[]),
@@ -138,7 +138,7 @@ mod libtorch {
         }
     }
 
-    /// One line, not a panic with a backtrace.
+    /// Prints one line instead of a panic with a backtrace.
     fn fail(message: &str) -> ! {
         println!("cargo:warning={message}");
         eprintln!("error: {message}");

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use ctseg_base::Result;
 use ctseg_base::hash::file_sha256;
-use ctseg_base::unzip::unpacked_zip;
+use ctseg_base::unzip::unzip_to_temp;
 use ctseg_core::model::bundle::Bundle;
 use ctseg_engine::torch_checkpoint::TorchFile;
 use ctseg_engine::weights::{read_shapes, read_tensors};
@@ -53,7 +53,7 @@ pub fn pickle(bytes: &[u8]) -> usize {
 pub fn zip(bytes: &[u8]) -> usize {
     checkpoint(bytes);
     let path = written("packed.zip", bytes);
-    let _ = unpacked_zip(&path, &folder().join("unpacked"), &|_| true);
+    let _ = unzip_to_temp(&path, &folder().join("unpacked"), &|_| true);
     0
 }
 

@@ -10,15 +10,15 @@ use std::time::{Duration, SystemTime};
 use ctseg::cli::config::Config;
 use ctseg_core::dataset::{Dataset, DatasetImages};
 use ctseg_core::outputs::probabilities_reader::ProbabilityReader;
-use ctseg_core::outputs::sidecar::{found_at, sidecar_path};
+use ctseg_core::outputs::sidecar::{find_sidecar, sidecar_path};
 use ctseg_core::recipe::Recipe;
-use ctseg_http::{ErrorAnswer, asked_wait};
-use ctseg_image::formats::{OpenVolume, Source, from_reader};
+use ctseg_http::{ErrorResponse, parse_retry_after};
+use ctseg_image::formats::{Source, VolumeReader, from_reader};
 use ctseg_image::nifti::NiftiHeader;
 use ctseg_image::space::Grid;
 use ctseg_predict::claims::survey::Survey;
-use ctseg_tracking::mlflow::api::{known_experiment, known_model, known_run};
-use ctseg_tracking::mlflow::artifacts::{Parts, Store, signed_place};
+use ctseg_tracking::mlflow::api::{parse_experiment, parse_model, parse_run};
+use ctseg_tracking::mlflow::artifacts::{Multipart, Store, presigned_target};
 use ctseg_tracking::mlflow::http::Http;
 use ctseg_tracking::mlflow::settings::{Preferences, Server};
 
@@ -87,14 +87,14 @@ fn once(name: &str, bytes: &[u8]) {
     }
 }
 
-fn volume(bytes: &[u8], is_length_known: bool) -> Option<OpenVolume<'_>> {
+fn volume(bytes: &[u8], is_length_known: bool) -> Option<VolumeReader<'_>> {
     let length = is_length_known.then_some(bytes.len() as u64);
     from_reader(bytes, Path::new(NAME), length).ok()
 }
 
 pub fn nifti_header(bytes: &[u8]) -> usize {
     for is_length_known in [true, false] {
-        let _ = volume(bytes, is_length_known).map(OpenVolume::read_header);
+        let _ = volume(bytes, is_length_known).map(VolumeReader::read_header);
     }
     0
 }
@@ -111,9 +111,9 @@ pub fn nifti_voxels(bytes: &[u8]) -> usize {
     }
     for is_length_known in [true, false] {
         let open = || volume(bytes, is_length_known);
-        let _ = open().map(OpenVolume::read_volume);
-        let _ = open().map(OpenVolume::read_label_map);
-        let _ = open().map(OpenVolume::read_label_runs);
+        let _ = open().map(VolumeReader::read_volume);
+        let _ = open().map(VolumeReader::read_label_map);
+        let _ = open().map(VolumeReader::read_label_runs);
     }
     decoded
 }
@@ -146,7 +146,7 @@ pub fn label_names(bytes: &[u8]) -> usize {
     file.extend([1, 0, 0, 0]);
     file.extend(bytes);
     file.extend([0; 8]);
-    let _ = volume(&file, true).map(OpenVolume::read_label_names);
+    let _ = volume(&file, true).map(VolumeReader::read_label_names);
     0
 }
 
@@ -215,7 +215,7 @@ pub fn sidecar(bytes: &[u8]) -> usize {
     let name = sidecar_path(&label_map);
     let name = name.strip_prefix(folder()).unwrap_or(&name);
     written(&name.to_string_lossy(), bytes);
-    let _ = found_at(&label_map);
+    let _ = find_sidecar(&label_map);
     0
 }
 
@@ -253,24 +253,24 @@ pub fn mlflow_reply(bytes: &[u8]) -> usize {
     });
     let text = String::from_utf8_lossy(bytes);
     for status in [302, 400, 401, 403, 404, 429, 503] {
-        let answer = ErrorAnswer {
+        let answer = ErrorResponse {
             status,
             body: bytes.to_vec(),
             location: text.clone().into_owned(),
-            retry_after: asked_wait(&text),
+            retry_after: parse_retry_after(&text),
         };
         let _ = http.fault(&answer).to_string();
     }
-    let Ok(reply) = http.said(bytes) else {
+    let Ok(reply) = http.parse_body(bytes) else {
         return 0;
     };
-    let _ = known_experiment(&reply["experiment"]);
-    let (run, model) = (known_run(&reply["run"]), known_model(&reply["model"]));
+    let _ = parse_experiment(&reply["experiment"]);
+    let (run, model) = (parse_run(&reply["run"]), parse_model(&reply["model"]));
     for uri in [run.artifact_uri, model.artifact_uri] {
-        let _ = Store::open(http, &uri, Parts::default()).map(|store| store.risk());
+        let _ = Store::open(http, &uri, Multipart::default()).map(|store| store.risk());
     }
     for credential in reply["credentials"].as_array().into_iter().flatten() {
-        let _ = signed_place(http, credential);
+        let _ = presigned_target(http, credential);
     }
     0
 }

@@ -244,8 +244,8 @@ test_cancel() {
     sleep 10
     expect "$id" CANCELLED
     [ ! -e "$work/cancelled/model.toml" ] || fail "the cancelled training was over before"
-    grep -q "goes on" "$work/ctseg-fit-$id.log" || fail "the cancelled training did not say how it goes on"
-    echo "ok   cancel: a cancelled training stays cancelled, and says how it goes on"
+    grep -q "resume with" "$work/ctseg-fit-$id.log" || fail "the cancelled training did not say how to resume it"
+    echo "ok   cancel: a cancelled training stays cancelled, and says how to resume it"
 }
 
 # Interrupted three ways, each where the training has gone further.

@@ -1,4 +1,4 @@
-//! `ctseg.toml`, and the user configuration below it: what would otherwise be repeated on every command line.
+//! Settings files: `ctseg.toml`, and the user configuration as its fallback.
 
 use std::path::{Path, PathBuf};
 
@@ -15,10 +15,10 @@ use ctseg_tracking::mlflow::trusted::server_url;
 
 pub const FILE: &str = "ctseg.toml";
 
-/// In the folder of the user's configuration, `~/.config`.
+/// Relative to `~/.config`.
 const USER_FILE: &str = "ctseg/config.toml";
 
-/// The settings files; paths in one are relative to its folder. Flags and `CTSEG_*` variables beat them.
+/// The settings files. Paths are relative to the folder of their file. Flags and `CTSEG_*` variables take precedence.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -26,19 +26,19 @@ pub struct Config {
     pub data: Option<PathBuf>,
     /// Folder that a descriptor's paths are relative to.
     pub data_root: Option<PathBuf>,
-    /// Folder of the model.
+    /// Model folder.
     pub model: Option<PathBuf>,
     /// Folder for run folders.
     pub runs: Option<PathBuf>,
-    /// Folder for prepared cases.
+    /// Cache of preprocessed cases.
     pub case_cache: Option<PathBuf>,
-    /// The most that it may hold, such as "50G".
+    /// Its maximum size, such as "50G".
     pub case_cache_size: Option<String>,
-    /// Folder on a disk of this machine that training cases are copied to, or "$TMPDIR".
+    /// Local folder that training cases are copied to, or "$TMPDIR".
     pub scratch: Option<PathBuf>,
     device: Option<String>,
     precision: Option<String>,
-    /// Addresses of servers that may have the user's login; not in a file that nobody named.
+    /// Servers that may receive the user's login; refused in a file that the user did not choose.
     #[serde(default)]
     trusted_servers: Vec<String>,
     #[serde(default)]
@@ -51,19 +51,19 @@ pub struct Config {
 struct Tracking {
     /// The server's address.
     uri: Option<String>,
-    /// The file that names it, where that was found in the working folder.
+    /// The file that sets it, if that was found in the working folder.
     #[serde(skip)]
     found_in: Option<PathBuf>,
-    /// The experiment that runs belong to.
+    /// The experiment of runs.
     experiment: Option<String>,
     /// The name that models are registered under.
     model: Option<String>,
-    /// The folder of this machine below which the server may have files put; not in a file that nobody named.
+    /// Local folder below which the server may store artifacts; refused in a file that the user did not choose.
     artifact_root: Option<PathBuf>,
 }
 
-/// The settings files that are read, and whether the user chose each: `named`, or `ctseg.toml` in the working folder,
-/// which may have come with a dataset; below it the user configuration.
+/// The settings files to read, each with whether the user chose it: `named`, or `ctseg.toml` in the working folder
+/// (which may have come with a dataset), then the user configuration.
 pub fn files(named: Option<&Path>) -> Vec<(PathBuf, bool)> {
     let here = || Some((PathBuf::from(FILE), false)).filter(|(file, _)| file.exists());
     let near = named.map(|file| (file.to_path_buf(), true)).or_else(here);
@@ -72,7 +72,7 @@ pub fn files(named: Option<&Path>) -> Vec<(PathBuf, bool)> {
         .collect()
 }
 
-/// `~/.config/ctseg/config.toml`, or where `XDG_CONFIG_HOME` says, if it is there.
+/// `~/.config/ctseg/config.toml`, or in `XDG_CONFIG_HOME`, if it exists.
 fn user_file() -> Option<PathBuf> {
     let folder = |variable: &str| {
         let set = std::env::var_os(variable).map(PathBuf::from);
@@ -84,7 +84,7 @@ fn user_file() -> Option<PathBuf> {
 }
 
 impl Config {
-    /// Reads the files of [`files`]; the first one that has a key counts.
+    /// Reads the files of [`files`]; the first one with a key wins.
     pub fn read(named: Option<&Path>) -> Result<Self> {
         let mut config = Self::default();
         for (file, is_chosen) in files(named) {
@@ -116,7 +116,7 @@ impl Config {
         config.checked(file, is_chosen)
     }
 
-    /// The content of `file` with who chose its server.
+    /// Checks the content of `file` and records where its server was set.
     fn checked(mut self, file: &Path, is_chosen: bool) -> Result<Self> {
         if !is_chosen {
             self.mlflow.found_in = self.mlflow.uri.as_ref().map(|_| file.to_path_buf());
@@ -134,16 +134,16 @@ impl Config {
             return Err(Error::file(
                 file,
                 format!(
-                    "trusted_servers has '{text}'; expected the address of a server, such as https://host"
+                    "trusted_servers contains '{text}'; expected a server address such as https://host"
                 ),
             ));
         }
-        // Whoever names a server trusts it.
+        // Configuring a server implies trusting it.
         self.trusted_servers.extend(self.mlflow.uri.clone());
         Ok(self)
     }
 
-    /// These settings, and those of `below` where these say nothing.
+    /// These settings, completed from `below`.
     fn over(self, below: Self) -> Self {
         let (own, other) = (self.mlflow, below.mlflow);
         let (uri, found_in) = match own.uri {
@@ -181,7 +181,7 @@ impl Config {
             .map_or(Ok(PrecisionChoice::Auto), str::parse)
     }
 
-    /// The tracking server, as far as the files name it; runs go into `experiment` if that is named.
+    /// The tracking server from the files, with `experiment` if given.
     pub fn tracking(&self, experiment: Option<&str>) -> Preferences {
         let experiment = experiment.or(self.mlflow.experiment.as_deref());
         Preferences {
@@ -194,13 +194,13 @@ impl Config {
         }
     }
 
-    /// The model folder: `flag`, else the file's, else `model` here.
+    /// The model folder: `flag`, the file's, or `model`.
     pub fn model_or(&self, flag: Option<PathBuf>) -> PathBuf {
         flag.or_else(|| self.model.clone())
             .unwrap_or_else(|| PathBuf::from("model"))
     }
 
-    /// The folder for runs: `flag`, else the file's, else `runs` here.
+    /// The folder for runs: `flag`, the file's, or `runs`.
     pub fn runs_or(&self, flag: Option<PathBuf>) -> PathBuf {
         flag.or_else(|| self.runs.clone())
             .unwrap_or_else(|| PathBuf::from("runs"))

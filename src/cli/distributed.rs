@@ -1,115 +1,114 @@
-//! Which processes train together: begun by `srun`, `mpirun` or `torchrun`, or by `ctseg fit --gpus` itself.
+//! Distributed training: processes started by `srun`, `mpirun`, `torchrun` or `ctseg fit --gpus`.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use super::env::RENDEZVOUS;
+use super::env::FILE_STORE;
 use super::settings::Settings;
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_engine::device::DeviceChoice;
 use ctseg_engine::distributed::launcher;
-use ctseg_engine::distributed::launcher::Place;
-use ctseg_engine::distributed::process_group::{Collective, GpuBackend, Team};
+use ctseg_engine::distributed::launcher::WorkerRank;
+use ctseg_engine::distributed::process_group::{Collective, GpuBackend, ProcessGroup};
 
-/// Whether another process leads the training of this one.
-pub(super) fn goes_along() -> bool {
-    matches!(launcher::place(variable), Ok(Some(place)) if place.rank > 0)
+/// Whether this process is a rank other than 0.
+pub(super) fn is_worker_rank() -> bool {
+    matches!(launcher::worker_rank(variable), Ok(Some(worker)) if worker.rank > 0)
 }
 
-/// Where this process stands, and the device that it computes on then: each of several processes of a machine has a GPU
-/// of its own.
-pub(super) fn place(settings: &Settings) -> Result<Option<(Place, DeviceChoice)>> {
-    let Some(place) = launcher::place(variable)? else {
+/// The rank of this process and its device: each process of a machine has its own GPU.
+pub(super) fn worker_rank(settings: &Settings) -> Result<Option<(WorkerRank, DeviceChoice)>> {
+    let Some(worker) = launcher::worker_rank(variable)? else {
         return Ok(None);
     };
     settings.device.check_gpu_libraries()?;
     let device = match settings.device.resolved() {
-        DeviceChoice::LibTorchCuda(_) => DeviceChoice::LibTorchCuda(own_gpu(place.local_rank)?),
+        DeviceChoice::LibTorchCuda(_) => DeviceChoice::LibTorchCuda(own_gpu(worker.local_rank)?),
         other => other,
     };
-    Ok(Some((place, device)))
+    Ok(Some((worker, device)))
 }
 
-/// The GPU of process `local_rank` of this machine: the only one where its launcher shows it no other.
+/// The GPU of local rank `local_rank`: GPU 0 where the launcher shows each process only its own.
 fn own_gpu(local_rank: usize) -> Result<usize> {
-    let seen = DeviceChoice::gpus_seen().unwrap_or(0);
+    let seen = DeviceChoice::gpu_count().unwrap_or(0);
     match seen {
         1 => Ok(0),
         seen if local_rank < seen => Ok(local_rank),
         seen => Err(Error::usage(format!(
-            "this is process {local_rank} of its machine, counted from 0, and libtorch sees {}; begin one process per GPU",
+            "local rank {local_rank}: libtorch sees only {}; start one process per GPU",
             counted(seen, "GPU")
         ))),
     }
 }
 
-/// The team of a process at `place`, which meets the others now.
-pub(super) fn formed(place: &Place, device: DeviceChoice, runs: &Path) -> Result<Team> {
+/// Joins the process group of all ranks.
+pub(super) fn join_process_group(worker: &WorkerRank, device: DeviceChoice, runs: &Path) -> Result<ProcessGroup> {
     let collective = match device.gpu_backend()? {
-        Some(backend) => on_gpus(place, backend.as_ref(), runs)?,
-        None => on_processors(place)?,
+        Some(backend) => nccl_collective(worker, backend.as_ref(), runs)?,
+        None => mpi_collective(worker)?,
     };
     let tell = |line: &str| eprintln!("error: {line}");
-    Team::of((place.rank, place.size), collective, tell)
+    ProcessGroup::new((worker.rank, worker.world_size), collective, tell)
 }
 
 #[cfg(feature = "mpi")]
-fn on_processors(place: &Place) -> Result<Arc<dyn Collective>> {
-    let mpi = ctseg_engine::distributed::mpi::Mpi::begin()?;
-    agrees(place, (mpi.rank, mpi.size))?;
+fn mpi_collective(worker: &WorkerRank) -> Result<Arc<dyn Collective>> {
+    let mpi = ctseg_engine::distributed::mpi::Mpi::init()?;
+    agrees(worker, (mpi.rank, mpi.size))?;
     Ok(Arc::new(mpi))
 }
 
 #[cfg(not(feature = "mpi"))]
-fn on_processors(place: &Place) -> Result<Arc<dyn Collective>> {
+fn mpi_collective(worker: &WorkerRank) -> Result<Arc<dyn Collective>> {
     Err(Error::usage(format!(
-        "{} say that this is process {} of {}, and this build has no MPI for processors: build ctseg with --features mpi, or unset them to train with one process",
-        place.launcher, place.rank, place.size
+        "{} say that this is rank {} of {}, but this build has no MPI for CPU training: build ctseg with --features mpi, or unset them to train in one process",
+        worker.launcher, worker.rank, worker.world_size
     )))
 }
 
-/// MPI itself must know of the processes that the variables tell of.
+/// Checks that MPI's rank and size match those of the launcher's variables.
 #[cfg(feature = "mpi")]
-fn agrees(place: &Place, (rank, size): (usize, usize)) -> Result<()> {
-    if (place.rank, place.size) == (rank, size) {
+fn agrees(worker: &WorkerRank, (rank, size): (usize, usize)) -> Result<()> {
+    if (worker.rank, worker.world_size) == (rank, size) {
         return Ok(());
     }
     Err(Error::usage(format!(
-        "{} say that this is process {} of {}, and MPI that it is {rank} of {size}: begin with mpirun, or with srun --mpi=pmix where Slurm and MPI have that plugin",
-        place.launcher, place.rank, place.size
+        "{} say that this is rank {} of {}, but MPI says {rank} of {size}: start with mpirun, or with srun --mpi=pmix if Slurm and MPI have that plugin",
+        worker.launcher, worker.rank, worker.world_size
     )))
 }
 
-/// NCCL, whose name for this meeting goes round by MPI where MPI began the processes, else by a folder.
-fn on_gpus(place: &Place, nccl: &dyn GpuBackend, runs: &Path) -> Result<Arc<dyn Collective>> {
-    let ranks = (place.rank, place.size);
+/// NCCL, whose unique ID is broadcast by MPI if MPI started the processes, otherwise through a file store.
+fn nccl_collective(worker: &WorkerRank, nccl: &dyn GpuBackend, runs: &Path) -> Result<Arc<dyn Collective>> {
+    let ranks = (worker.rank, worker.world_size);
     #[cfg(feature = "mpi")]
     if matches!(
-        place.launcher,
+        worker.launcher,
         launcher::Launcher::OpenMpi | launcher::Launcher::Pmi
     ) {
-        let mpi = ctseg_engine::distributed::mpi::Mpi::begin()?;
-        agrees(place, (mpi.rank, mpi.size))?;
-        let mut name = nccl.new_meeting()?;
+        let mpi = ctseg_engine::distributed::mpi::Mpi::init()?;
+        agrees(worker, (mpi.rank, mpi.size))?;
+        let mut name = nccl.new_unique_id()?;
         mpi.broadcast(&mut name)?;
         return nccl.join(&name, ranks, Some(Box::new(mpi)));
     }
-    let folder = match (variable(RENDEZVOUS), place.launcher.key(variable)) {
+    let folder = match (variable(FILE_STORE), worker.launcher.run_id(variable)) {
         (Some(folder), _) => folder.into(),
         (None, Some(key)) => runs.join(format!(".meeting-{key}")),
         (None, None) => {
             return Err(Error::usage(format!(
-                "{} say that this is process {} of {}; name a folder that all of them see, new for each start, in {RENDEZVOUS}",
-                place.launcher, place.rank, place.size
+                "{} say that this is rank {} of {}; set {FILE_STORE} to a folder shared by all ranks, a new one for each launch",
+                worker.launcher, worker.rank, worker.world_size
             )));
         }
     };
     let name =
-        ctseg_engine::distributed::file_store::handed_on(&folder, ranks, || nccl.new_meeting())?;
+        ctseg_engine::distributed::file_store::broadcast_bytes(&folder, ranks, || nccl.new_unique_id())?;
     let joined = nccl.join(&name, ranks, None)?;
-    if place.rank == 0 {
-        ctseg_engine::distributed::file_store::forget(&folder, place.size);
+    if worker.rank == 0 {
+        ctseg_engine::distributed::file_store::remove(&folder, worker.world_size);
     }
     Ok(joined)
 }

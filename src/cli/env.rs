@@ -2,21 +2,21 @@
 
 use std::path::{Path, PathBuf};
 
-/// The environment's variable for `--gpus`.
+/// Environment variable of `--gpus`.
 pub(super) const GPUS: &str = "CTSEG_GPUS";
 
-/// Where nnU-Net keeps preprocessed cases and the folds of a dataset, by its own variable.
+/// nnU-Net's folder of preprocessed cases and folds, from its own variable.
 pub(super) fn nnunet_preprocessed() -> Option<PathBuf> {
     std::env::var_os("nnUNet_preprocessed").map(PathBuf::from)
 }
 
-/// Stands for the folder of that variable.
+/// Placeholder for the folder in the environment variable TMPDIR.
 pub(super) const TMPDIR: &str = "$TMPDIR";
 
-/// Whether a folder stands for another that only the environment knows.
+/// Whether a folder is the placeholder [`TMPDIR`].
 pub(super) fn is_variable(folder: &Path) -> bool {
     folder == Path::new(TMPDIR)
 }
 
-/// The folder that processes without MPI meet in.
-pub(super) const RENDEZVOUS: &str = "CTSEG_RENDEZVOUS";
+/// Folder of the file store through which processes without MPI find each other.
+pub(super) const FILE_STORE: &str = "CTSEG_RENDEZVOUS";

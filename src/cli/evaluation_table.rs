@@ -1,4 +1,4 @@
-//! An evaluation as people read it at a terminal.
+//! An evaluation as text for the terminal.
 
 use std::io::IsTerminal;
 use std::path::Path;
@@ -10,10 +10,10 @@ use ctseg_base::text::printable::Shown;
 use ctseg_base::text::table::{score, table};
 use ctseg_base::text::words::counted;
 use ctseg_evaluate::paired::{ALL, Paired};
-use ctseg_evaluate::scores::named;
+use ctseg_evaluate::scores::metric_by_name;
 use ctseg_evaluate::{Evaluation, SummaryJson};
 
-/// The columns of means.
+/// Columns of mean values.
 const SHOWN: [(&str, &str); 6] = [
     ("recall", "recall"),
     ("precision", "precision"),
@@ -23,18 +23,17 @@ const SHOWN: [(&str, &str); 6] = [
     ("relative_volume_error", "volume error"),
 ];
 
-/// The metrics of which two models are compared at the terminal.
+/// Metrics shown when two models are compared.
 const COMPARED: [&str; 3] = ["dice", "surface_dice", "hd95_mm"];
 
-/// Structures of at least this mean Dice are green, those below the other are red.
+/// Structures with at least this mean Dice are green, those below `BAD` are red.
 const GOOD: f64 = 0.8;
 const BAD: f64 = 0.5;
 
-/// Cases that are named.
+/// Number of worst cases listed.
 const WORST: usize = 3;
 
-/// What is printed as JSON: `summary.json`, and what differs from another model, which is no part of the file: that is of
-/// this model alone.
+/// The JSON output: `summary.json`, and the comparison with another model, which that file does not have.
 #[derive(Serialize)]
 struct Printed<'a> {
     #[serde(flatten)]
@@ -43,7 +42,7 @@ struct Printed<'a> {
     against: Option<&'a [Paired]>,
 }
 
-/// Prints the structures' means, or all as JSON, then also what differs from another model.
+/// Prints the structures' means, or everything as JSON including the comparison with another model.
 pub fn print_evaluation(
     evaluation: &Evaluation,
     against: Option<&[Paired]>,
@@ -115,7 +114,7 @@ fn number(metric: &str, value: Option<f64>) -> String {
 fn interval(interval: Option<[f64; 2]>) -> String {
     match interval {
         None => "–".to_owned(),
-        // A dash would run into the sign.
+        // A dash would look like another minus sign.
         Some([low, high]) if low < 0.0 => format!("{low:.3} to {high:.3}"),
         Some([low, high]) => format!("{low:.3}–{high:.3}"),
     }
@@ -143,14 +142,14 @@ fn coloured(text: &str, dice: &[Option<f64>]) -> String {
 
 fn print_regions(evaluation: &Evaluation) {
     let percent = |value: Option<f64>| value.map(|value| 100.0 * value);
-    if let [Some(recall), Some(share)] = evaluation.regions().map(percent) {
+    if let [Some(recall), Some(share)] = evaluation.roi_means().map(percent) {
         print_out(&format!(
-            "stage 1's regions hold {recall:.2} % of the reference structures in {share:.1} % of the volume\n"
+            "stage 1 ROIs contain {recall:.2} % of the reference structures in {share:.1} % of the volume\n"
         ));
     }
 }
 
-/// The cases with the worst mean Dice, where there are more than are named.
+/// Lists the cases with the worst mean Dice, if there are more than [`WORST`].
 fn print_worst(evaluation: &Evaluation) {
     let mut cases = evaluation.by_mean_dice();
     if cases.len() <= WORST {
@@ -164,7 +163,7 @@ fn print_worst(evaluation: &Evaluation) {
     print_out(&format!("worst mean Dice: {}\n", named.join(", ")));
 }
 
-/// Prints what differs between two models.
+/// Prints the comparison of two models.
 pub fn print_against(paired: &[Paired], folder: &Path) {
     for metric in COMPARED {
         let rows: Vec<Vec<String>> = paired
@@ -172,8 +171,8 @@ pub fn print_against(paired: &[Paired], folder: &Path) {
             .filter(|row| row.metric == metric)
             .map(against_row)
             .collect();
-        let unit = named(metric).map_or(metric, |metric| metric.name);
-        print_out(&format!("\n{unit}, this model against the other\n"));
+        let unit = metric_by_name(metric).map_or(metric, |metric| metric.name);
+        print_out(&format!("\n{unit}, this model and the other\n"));
         let header = [
             "structure",
             "this",
@@ -189,7 +188,7 @@ pub fn print_against(paired: &[Paired], folder: &Path) {
         print_out(&table(&header, &rows));
     }
     print_out(&format!(
-        "all metrics in {}; p: Wilcoxon's signed-rank test, over the structures corrected by Holm\n",
+        "all metrics in {}; p: Wilcoxon signed-rank test, Holm-corrected over the structures\n",
         folder.join("against.csv").shown()
     ));
 }

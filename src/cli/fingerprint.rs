@@ -1,4 +1,4 @@
-//! `ctseg inspect --fingerprint`: a dataset in figures.
+//! `ctseg inspect --fingerprint`: dataset statistics.
 
 use serde_json::{Value, json};
 
@@ -8,36 +8,36 @@ use ctseg_base::text::words::{counted, listed};
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::fingerprint::Fingerprint;
 
-/// The same figures for people and for programs.
+/// The fingerprint as text and as JSON.
 pub fn described(fingerprint: &Fingerprint) -> Result<(String, Value)> {
     let mm = |values: [f64; 3]| values.map(|v| format!("{v:.2}")).to_vec();
     let row = |name: &str, values: [f64; 3]| [vec![name.to_owned()], mm(values)].concat();
     let mut text = format!(
-        "{}: {} read, {} not\n",
+        "{}: {} read, {} unreadable\n",
         fingerprint.dataset.shown(),
         counted(fingerprint.cases.len(), "case"),
         fingerprint.unreadable.len()
     );
-    text += &left_out(fingerprint);
+    text += &excluded(fingerprint);
     text += &table(
         &["mm", "x", "y", "z"],
         &[
             row("median spacing", fingerprint.median_spacing_mm),
             row("median extent", fingerprint.median_extent_mm),
-            row("structures span, median", fingerprint.median_foreground_mm),
+            row("median structure extent", fingerprint.median_foreground_mm),
             row(
-                "structures span, 95 % below",
+                "95th percentile of structure extent",
                 fingerprint.large_foreground_mm,
             ),
         ],
     );
     text += &format!(
-        "the box around all structures takes {:.1} % of a scan (median)\n",
+        "bounding box of all structures: {:.1} % of the scan (median)\n",
         100.0 * fingerprint.median_foreground_share
     );
     if let Some(hu) = &fingerprint.foreground_hu {
         text += &format!(
-            "HU of the structures: mean {:.1}, SD {:.1}, median {:.0}, 0.5 % below {:.0}, 99.5 % below {:.0}, from {:.0} to {:.0}\n",
+            "HU inside the structures: mean {:.1}, SD {:.1}, median {:.0}, 0.5th percentile {:.0}, 99.5th percentile {:.0}, range {:.0} to {:.0}\n",
             hu.mean, hu.sd, hu.median, hu.percentile_00_5, hu.percentile_99_5, hu.min, hu.max
         );
     }
@@ -58,19 +58,19 @@ pub fn described(fingerprint: &Fingerprint) -> Result<(String, Value)> {
     Ok((text, json!({"kind": "fingerprint", "fingerprint": value})))
 }
 
-/// Cases of which figures are missing; why was a warning each.
-fn left_out(fingerprint: &Fingerprint) -> String {
+/// Cases left out of the statistics; a warning has given the reason for each.
+fn excluded(fingerprint: &Fingerprint) -> String {
     let mut text = String::new();
     let unread = fingerprint.unreadable.iter();
     let unread: Vec<&str> = unread.map(|(case, _)| case.as_str()).collect();
     if !unread.is_empty() {
-        text += &format!("  not read  {}\n", listed(&unread));
+        text += &format!("  unreadable  {}\n", listed(&unread));
     }
     let not_hu = fingerprint.not_hu.iter();
     let not_hu: Vec<&str> = not_hu.map(|(case, _)| case.as_str()).collect();
     if !not_hu.is_empty() {
         text += &format!(
-            "  not HU    {}: left out of the HU below\n",
+            "  not in HU   {}: excluded from the HU statistics\n",
             not_hu.join(", ").shown()
         );
     }

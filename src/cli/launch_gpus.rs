@@ -1,4 +1,4 @@
-//! `ctseg fit --gpus N`: the same command in several processes of this machine, one per GPU.
+//! `ctseg fit --gpus N`: runs the same command in one local process per GPU.
 
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGINT, SIGKILL, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
-use super::env::RENDEZVOUS;
+use super::env::FILE_STORE;
 use super::outcome::Outcome;
 use super::settings::Settings;
 use ctseg_base::process::child::{send_signal, spawn_bound};
@@ -16,28 +16,28 @@ use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_engine::device::DeviceChoice;
 
-/// For how long the others may end by themselves once one has failed.
+/// How long the other processes may run on after one has failed.
 const GRACE: Duration = Duration::from_secs(15);
 
-/// Signals that ask a process to stop.
-const ASKING: [i32; 3] = [SIGINT, SIGTERM, SIGUSR1];
+/// Signals that request a stop.
+const STOP_SIGNALS: [i32; 3] = [SIGINT, SIGTERM, SIGUSR1];
 
-/// And for how long after they were asked to.
-const ASKED_GRACE: Duration = Duration::from_secs(10);
+/// How long they may take to stop after SIGTERM.
+const TERM_GRACE: Duration = Duration::from_secs(10);
 
-/// Runs this command's own arguments, without `--gpus`, in `count` processes and waits for all of them.
-pub(super) fn on_gpus(count: usize, settings: &Settings) -> anyhow::Result<Outcome> {
+/// Runs this command, without `--gpus`, in `count` processes and waits for all of them.
+pub(super) fn launch(count: usize, settings: &Settings) -> anyhow::Result<Outcome> {
     settings.device.check_gpu_libraries()?;
-    checked(
+    check_count(
         count,
         settings.device.resolved(),
-        DeviceChoice::gpus_seen().unwrap_or(0),
+        DeviceChoice::gpu_count().unwrap_or(0),
     )?;
-    let meeting = tempfile::tempdir()?;
+    let file_store = tempfile::tempdir()?;
     let arguments = without_own(std::env::args_os().skip(1));
     let threads = (settings.threads / count).max(1).to_string();
     let own_exe = std::env::current_exe()?;
-    // Before there are any: none of them must be left behind.
+    // Before any child is started, so that none is left behind.
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGUSR1])?;
     let mut children = Vec::new();
     for rank in 0..count {
@@ -47,7 +47,7 @@ pub(super) fn on_gpus(count: usize, settings: &Settings) -> anyhow::Result<Outco
             .env("RANK", rank.to_string())
             .env("WORLD_SIZE", count.to_string())
             .env("LOCAL_RANK", rank.to_string())
-            .env(RENDEZVOUS, meeting.path())
+            .env(FILE_STORE, file_store.path())
             .env("CTSEG_THREADS", &threads)
             .env_remove(super::env::GPUS);
         if rank > 0 {
@@ -55,18 +55,18 @@ pub(super) fn on_gpus(count: usize, settings: &Settings) -> anyhow::Result<Outco
         }
         children.push(spawn_bound(command)?);
     }
-    // Ctrl-C reaches all processes of the terminal by itself, but may be sent to this one alone: the same request
-    // twice asks for nothing more.
+    // Ctrl-C reaches all processes of the terminal, but SIGINT may also be sent to this one alone. Forward it as
+    // SIGTERM: a second SIGINT would end the children at once.
     let as_request = |signal| if signal == SIGINT { SIGTERM } else { signal };
     let pending = || signals.pending().map(as_request);
-    let ends = waited_for(&mut children, pending, (GRACE, ASKED_GRACE));
+    let ends = wait_for_all(&mut children, pending, (GRACE, TERM_GRACE));
     Ok(outcome(&ends, |line| eprintln!("error: {line}")))
 }
 
-fn checked(count: usize, device: DeviceChoice, gpus: usize) -> Result<()> {
+fn check_count(count: usize, device: DeviceChoice, gpus: usize) -> Result<()> {
     if !matches!(device, DeviceChoice::LibTorchCuda(_)) {
         return Err(Error::usage(format!(
-            "--gpus {count}: the device is {device}; several GPUs train together with --device libtorch:cuda, several processors with mpirun and a build with --features mpi"
+            "--gpus {count}: the device is {device}; train on several GPUs with --device libtorch:cuda, on several CPUs with mpirun and a --features mpi build"
         )));
     }
     if !(1..=gpus).contains(&count) {
@@ -78,7 +78,7 @@ fn checked(count: usize, device: DeviceChoice, gpus: usize) -> Result<()> {
     Ok(())
 }
 
-/// The arguments without what is meant for all processes together: `--gpus N`, `--threads=N`.
+/// The arguments without those that apply to all processes together: `--gpus N`, `--threads=N`.
 fn without_own(mut arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     const OWN: [&str; 2] = ["--gpus", "--threads"];
     let mut kept = Vec::new();
@@ -97,16 +97,16 @@ fn without_own(mut arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     kept
 }
 
-/// How each of `children` ended. When one fails the others have `grace` to end by themselves, and then, once they were
-/// asked to, as long again; signals that are `pending` are handed on.
-fn waited_for<S: Iterator<Item = i32>>(
+/// Waits for all `children` and forwards `pending` signals. When one fails, the others are sent SIGTERM after `grace`
+/// and SIGKILL after another `term_grace`.
+fn wait_for_all<S: Iterator<Item = i32>>(
     children: &mut [Child],
     mut pending: impl FnMut() -> S,
-    (grace, asked_grace): (Duration, Duration),
+    (grace, term_grace): (Duration, Duration),
 ) -> Vec<Option<ExitStatus>> {
     let mut ends: Vec<Option<ExitStatus>> = vec![None; children.len()];
     let mut failed: Option<Instant> = None;
-    let mut asked = false;
+    let mut terminated = false;
     while ends.iter().any(Option::is_none) {
         for signal in pending() {
             send(signal, children, &ends);
@@ -118,10 +118,10 @@ fn waited_for<S: Iterator<Item = i32>>(
         }
         if ends.iter().flatten().any(|end| !end.success()) {
             let since = failed.get_or_insert_with(Instant::now).elapsed();
-            if since > grace + asked_grace {
+            if since > grace + term_grace {
                 send(SIGKILL, children, &ends);
-            } else if since > grace && !asked {
-                asked = true;
+            } else if since > grace && !terminated {
+                terminated = true;
                 send(SIGTERM, children, &ends);
             }
         }
@@ -130,24 +130,24 @@ fn waited_for<S: Iterator<Item = i32>>(
     ends
 }
 
-/// Sends `signal` to those that run.
+/// Sends `signal` to the running children.
 fn send(signal: i32, children: &[Child], ends: &[Option<ExitStatus>]) {
     for (child, _) in children.iter().zip(ends).filter(|(_, end)| end.is_none()) {
         send_signal(child, signal);
     }
 }
 
-/// What the command comes to, and what is said of processes that were killed.
-fn outcome(ends: &[Option<ExitStatus>], tell: impl Fn(&str)) -> Outcome {
+/// The outcome of the command; killed processes are reported through `error`.
+fn outcome(ends: &[Option<ExitStatus>], error: impl Fn(&str)) -> Outcome {
     let mut worst = Outcome::AllDone;
     for (rank, end) in ends.iter().enumerate() {
         let end = end.unwrap_or_default();
         if let Some(signal) = end.signal() {
-            tell(&format!(
-                "process {rank} of {}, on GPU {rank}, was ended by signal {signal}{}",
+            error(&format!(
+                "rank {rank} of {} (GPU {rank}) was killed by signal {signal}{}",
                 ends.len(),
                 if signal == SIGKILL {
-                    ", as the system does where memory runs out"
+                    ", usually because memory ran out"
                 } else {
                     ""
                 }
@@ -157,11 +157,11 @@ fn outcome(ends: &[Option<ExitStatus>], tell: impl Fn(&str)) -> Outcome {
             (Outcome::NothingDone | Outcome::WrongUsage, _) => worst,
             (_, Some(2)) => Outcome::WrongUsage,
             (_, Some(75)) => Outcome::Interrupted,
-            (_, None) if end.signal().is_some_and(|signal| ASKING.contains(&signal)) => {
+            (_, None) if end.signal().is_some_and(|signal| STOP_SIGNALS.contains(&signal)) => {
                 Outcome::Interrupted
             }
             (worst, Some(0)) => worst,
-            // Of what crashed or took too much memory nobody knows that it would not do so again.
+            // A crash or lack of memory may well happen again.
             _ => Outcome::NothingDone,
         };
     }
@@ -181,38 +181,38 @@ mod tests {
     }
 
     fn ended(scripts: &[&str], signals: &[i32]) -> (Outcome, Vec<String>, Duration) {
-        let begun = Instant::now();
+        let started = Instant::now();
         let mut children: Vec<Child> = scripts.iter().map(|script| shell(script)).collect();
         let mut waiting = signals.to_vec();
         let pending = || {
-            if begun.elapsed() < Duration::from_millis(500) {
+            if started.elapsed() < Duration::from_millis(500) {
                 return Vec::new().into_iter();
             }
             std::mem::take(&mut waiting).into_iter()
         };
         let graces = (Duration::from_millis(300), Duration::from_millis(700));
-        let ends = waited_for(&mut children, pending, graces);
-        let said = Mutex::new(Vec::new());
-        let outcome = outcome(&ends, |line| said.lock().unwrap().push(line.to_owned()));
-        (outcome, said.into_inner().unwrap(), begun.elapsed())
+        let ends = wait_for_all(&mut children, pending, graces);
+        let errors = Mutex::new(Vec::new());
+        let outcome = outcome(&ends, |line| errors.lock().unwrap().push(line.to_owned()));
+        (outcome, errors.into_inner().unwrap(), started.elapsed())
     }
 
     #[test]
     fn one_that_fails_ends_the_others() {
-        let (outcome, said, took) = ended(&["exec sleep 60", "exit 1"], &[]);
+        let (outcome, errors, took) = ended(&["exec sleep 60", "exit 1"], &[]);
         assert_eq!(outcome, Outcome::NothingDone);
-        assert!(said[0].contains("process 0 of 2"), "{said:?}");
+        assert!(errors[0].contains("rank 0 of 2"), "{errors:?}");
         assert!(took < Duration::from_secs(20));
-        // One that does not listen.
-        let deaf = "trap '' TERM; while true; do sleep 0.1; done";
-        let (outcome, said, took) = ended(&["kill -9 $$", deaf], &[]);
+        // One that ignores SIGTERM.
+        let ignores = "trap '' TERM; while true; do sleep 0.1; done";
+        let (outcome, errors, took) = ended(&["kill -9 $$", ignores], &[]);
         assert_eq!(outcome, Outcome::NothingDone);
-        assert!(said[0].contains("signal 9, as the system does"), "{said:?}");
+        assert!(errors[0].contains("signal 9, usually because memory"), "{errors:?}");
         assert!(took < Duration::from_secs(20));
     }
 
     #[test]
-    fn what_all_say_is_said() {
+    fn the_outcome_is_that_of_the_worst_process() {
         assert_eq!(ended(&["exit 0", "exit 0"], &[]).0, Outcome::AllDone);
         assert_eq!(ended(&["exit 75", "exit 75"], &[]).0, Outcome::Interrupted);
         assert_eq!(ended(&["exit 75", "exit 2"], &[]).0, Outcome::WrongUsage);
@@ -220,23 +220,23 @@ mod tests {
             ended(&["kill -TERM $$", "exit 0"], &[]).0,
             Outcome::Interrupted
         );
-        let listens = "trap 'exit 75' USR1; while true; do sleep 0.1; done";
-        let (outcome, said, _) = ended(&[listens, listens], &[SIGUSR1]);
+        let handles = "trap 'exit 75' USR1; while true; do sleep 0.1; done";
+        let (outcome, errors, _) = ended(&[handles, handles], &[SIGUSR1]);
         assert_eq!(outcome, Outcome::Interrupted);
-        assert_eq!(said, [] as [String; 0]);
+        assert_eq!(errors, [] as [String; 0]);
     }
 
     #[test]
-    fn wishes_that_cannot_be_are_refused() {
+    fn impossible_counts_are_refused() {
         let cuda = DeviceChoice::LibTorchCuda(0);
-        assert!(checked(4, cuda, 4).is_ok());
+        assert!(check_count(4, cuda, 4).is_ok());
         for (count, device, gpus, expected) in [
             (4, cuda, 2, "sees 2 GPUs"),
             (0, cuda, 2, "sees 2 GPUs"),
             (2, DeviceChoice::Flex, 0, "mpirun"),
         ] {
-            let said = checked(count, device, gpus).unwrap_err().to_string();
-            assert!(said.contains(expected), "{said}");
+            let error = check_count(count, device, gpus).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
         }
         let arguments = [
             "fit",

@@ -1,4 +1,4 @@
-//! How commands tell of their work while it goes on: lines for people or programs, and figures in a file.
+//! How commands report on their work while it runs: log lines as text or JSON, and a metrics file.
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -12,38 +12,37 @@ use ctseg_base::progress::Observer;
 use ctseg_base::text::printable::lines;
 use ctseg_core::run::tracker::Tracker;
 use ctseg_engine::device::Compute;
-use ctseg_tracking::prometheus::{Metered, MetricsFile};
+use ctseg_tracking::prometheus::{MeteredObserver, MetricsFile};
 
 /// The exit code of [`super::Outcome::WrongUsage`].
 const WRONG_USAGE: u8 = 2;
 
-/// The environment's variable for `--log-format`.
+/// Environment variable of `--log-format`.
 const LOG_FORMAT: &str = "CTSEG_LOG_FORMAT";
 
 #[derive(Args)]
 pub(super) struct ObservingArgs {
-    /// How progress, warnings and errors are written to stderr: text, or json, an object a line
+    /// Format of progress, warnings and errors on stderr: text, or json (one object per line)
     #[arg(long, global = true, env = LOG_FORMAT, default_value = "text", value_name = "FORMAT")]
     log_format: LogFormat,
-    /// Keep figures of the work in FILE, in Prometheus' text format, for node_exporter's textfile collector
-    /// (whose files end in .prom)
+    /// Write Prometheus metrics to FILE while running, for node_exporter's textfile collector (which reads *.prom)
     #[arg(long, global = true, env = "CTSEG_METRICS_FILE", value_name = "FILE")]
     metrics_file: Option<PathBuf>,
 }
 
 impl ObservingArgs {
-    /// Where the lines of `command` go.
+    /// The log of `command`.
     pub(super) fn log(&self, command: &str) -> Log {
         Log::new(self.log_format, command)
     }
 
-    /// Begins with the figures, where they are wanted and the command `has_figures`.
+    /// Starts the log, and the metrics file if one was requested and the command `writes_metrics`.
     ///
     /// # Errors
-    /// Their file cannot be written.
-    pub(super) fn begun(&self, command: &str, has_figures: bool) -> Result<Observing> {
-        let metrics = self.metrics_file.as_deref().filter(|_| has_figures);
-        let metrics = metrics.map(|path| MetricsFile::begin(path, command));
+    /// The metrics file cannot be written.
+    pub(super) fn start(&self, command: &str, writes_metrics: bool) -> Result<Observing> {
+        let metrics = self.metrics_file.as_deref().filter(|_| writes_metrics);
+        let metrics = metrics.map(|path| MetricsFile::start(path, command));
         Ok(Observing {
             log: self.log(command),
             metrics: metrics.transpose()?.map(Arc::new),
@@ -51,71 +50,71 @@ impl ObservingArgs {
     }
 }
 
-/// Who hears of a command's work.
+/// The log and the metrics file of a command.
 pub(super) struct Observing {
     log: Log,
     metrics: Option<Arc<MetricsFile>>,
 }
 
 impl Observing {
-    /// Hears what long work tells.
+    /// Receives progress, messages and warnings.
     pub(super) fn observer(&self) -> Arc<dyn Observer> {
         match &self.metrics {
-            Some(metrics) => Arc::new(Metered::new(self.log.observer(), metrics)),
+            Some(metrics) => Arc::new(MeteredObserver::new(self.log.observer(), metrics)),
             None => self.log.observer(),
         }
     }
 
-    /// Hears of a run's epochs, if anybody wants to.
+    /// Receives a run's epochs, if there is a metrics file.
     pub(super) fn tracker(&self) -> Option<&dyn Tracker> {
         self.metrics
             .as_deref()
             .map(|metrics| metrics as &dyn Tracker)
     }
 
-    /// Tells what is computed on.
-    pub(super) fn computes_on(&self, computes: &[Compute]) {
+    /// Reports the devices in use.
+    pub(super) fn set_engine(&self, computes: &[Compute]) {
         if let Some(metrics) = &self.metrics {
             let names: Vec<String> = computes.iter().map(Compute::to_string).collect();
-            metrics.computes_on(&names.join(","));
+            metrics.set_engine(&names.join(","));
         }
     }
 
-    /// The command is over.
+    /// Reports the end of the command.
     pub(super) fn ended(&self, exit_code: u8) {
         let Some(metrics) = &self.metrics else { return };
-        if let Err(error) = metrics.ended(exit_code) {
+        if let Err(error) = metrics.finish(exit_code) {
             self.log.observer().warn(&error.to_string());
         }
     }
 }
 
-/// Ends the process: with help that was asked for, or with what is wrong with the command line.
+/// Exits with the requested help or the usage error.
 pub(super) fn refuse(error: &clap::Error) -> ! {
     let arguments: Vec<String> = std::env::args_os()
         .map(|argument| argument.to_string_lossy().into_owned())
         .collect();
-    let format = format_of_unread(&arguments);
+    let format = format_of_invalid(&arguments);
     if format == LogFormat::Text || !error.use_stderr() {
         let text = error.to_string();
         if let Cow::Owned(escaped) = lines(&text) {
-            // Without colours: an argument has control characters, such as the name of a file that the shell found.
+            // Without colours: an argument contains control characters, such as a file name expanded by the shell.
             eprint!("{escaped}");
             std::process::exit(error.exit_code());
         }
         error.exit();
     }
-    // The first paragraph says what is wrong, the others how commands are written.
+    // The first paragraph is the error, the others are usage hints.
     let text = error.to_string();
-    let said = text.split("\n\n").next().unwrap_or_default();
-    let said = said.strip_prefix("error: ").unwrap_or(said);
-    let words: Vec<&str> = said.split_whitespace().collect();
+    let message = text.split("\n\n").next().unwrap_or_default();
+    let message = message.strip_prefix("error: ").unwrap_or(message);
+    let words: Vec<&str> = message.split_whitespace().collect();
     Log::new(format, "").error(&words.join(" "), WRONG_USAGE);
     std::process::exit(WRONG_USAGE.into());
 }
 
-/// The format that a command line which cannot be read asks for.
-fn format_of_unread(arguments: &[String]) -> LogFormat {
+/// The log format that an invalid command line asks for.
+fn format_of_invalid(arguments: &[String]) -> LogFormat {
     let named = arguments.iter().enumerate().find_map(|(index, argument)| {
         let rest = argument.strip_prefix("--log-format")?;
         match rest.strip_prefix('=') {
@@ -133,10 +132,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_format_is_known_where_the_rest_is_wrong() {
+    fn the_log_format_of_an_invalid_command_line_is_found() {
         let of = |words: &str| {
             let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
-            format_of_unread(&words)
+            format_of_invalid(&words)
         };
         assert_eq!(of("ctseg fit --stge 1 --log-format json"), LogFormat::Json);
         assert_eq!(of("ctseg --log-format=json fit --stge"), LogFormat::Json);

@@ -29,11 +29,10 @@ use logging::Observing;
 use resume::Given;
 use settings::{Global, Settings};
 
-/// Two-stage segmentation of CT volumes: a coarse U-Net finds the region of interest, a second one refines
-/// it.
+/// Two-stage segmentation of CT volumes: a coarse U-Net finds the region of interest, a second one refines it.
 ///
-/// Exit codes: 0 all done, 1 nothing could be done, 2 wrong usage, 3 some cases failed (the rest are
-/// written), 75 interrupted but resumable.
+/// Exit codes: 0 success, 1 failure, 2 usage error, 3 some cases failed (the others are written), 75 interrupted and
+/// resumable.
 #[derive(Parser)]
 #[command(version, max_term_width = 100)]
 pub struct Cli {
@@ -51,49 +50,50 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// The whole story on generated phantoms: make data, fit both stages, predict, evaluate, report
+    /// Run an end-to-end demo on generated phantoms: train both stages, predict, evaluate, report
     Demo(commands::demo::DemoArgs),
     /// Train one stage
     Fit(commands::fit::FitCommand),
-    /// Train one stage with many settings and show which is best
+    /// Search the hyperparameters of one stage by successive halving
     Sweep(commands::sweep::SweepArgs),
-    /// Show what is running, done, interrupted or failed
+    /// Show the state of trainings, sweeps, predictions and evaluations
     Status(commands::status::StatusArgs),
-    /// Submit other commands as jobs of a cluster
+    /// Submit commands as cluster jobs
     Submit(commands::submit::SubmitArgs),
-    /// Send the MLflow server what it has not yet of runs
+    /// Upload pending runs to MLflow
     Sync(commands::sync::SyncArgs),
     /// Segment volumes
     Predict(commands::predict::PredictArgs),
-    /// Compare label maps with references
+    /// Score label maps against references
     Evaluate(commands::evaluate::EvaluateArgs),
-    /// Show trainings and an evaluation as one HTML page
+    /// Write an HTML report of trainings and an evaluation
     Report(commands::report::ReportArgs),
-    /// Describe a dataset in figures and write stage recipes that fit it and a memory
+    /// Analyse a dataset and write stage recipes that fit it and the available memory
     Plan(commands::plan::PlanArgs),
-    /// Write a dataset in the layout of nnU-Net or the Medical Segmentation Decathlon
+    /// Convert a dataset to the layout of nnU-Net or the Medical Segmentation Decathlon
     Convert(commands::convert::ConvertArgs),
-    /// Write a model in other programs' formats
+    /// Export a model to another format
     Export(commands::export::ExportArgs),
-    /// Measure how fast this machine computes
+    /// Benchmark networks on this machine
     Bench(commands::bench::BenchArgs),
-    /// Prepare a model for prediction in 8-bit integers, and compare it with the model as it is
-    Calibrate(commands::quantise::CalibrateArgs),
-    /// Take over models of other programs
+    /// Prepare a model for int8 prediction and compare it with the original
+    #[command(alias = "calibrate")]
+    Quantize(commands::quantise::QuantizeArgs),
+    /// Import a model of nnU-Net or TotalSegmentator
     Import(commands::import::ImportArgs),
-    /// Show what a volume, dataset, recipe, model or run holds
+    /// Show the contents of a volume, dataset, recipe, model, run or weights file
     Inspect(commands::inspect::InspectArgs),
-    /// Tell what this machine has for ctseg, what is wrong with it, and what to do
+    /// Check this machine for problems and suggest fixes
     Doctor(commands::doctor::DoctorArgs),
 }
 
 impl Command {
-    /// Whether this process tells figures of work, where they are wanted. Who looks on or hands on does not, be it that
-    /// a variable asks for them; of processes that train together the first one does, and not the one that began them.
-    fn has_figures(&self) -> bool {
+    /// Whether this process may write the metrics file. Commands that only monitor or submit work do not, even where
+    /// `CTSEG_METRICS_FILE` is set. In distributed training only rank 0 does, and not the process that launched it.
+    fn writes_metrics(&self) -> bool {
         match self {
             Self::Fit(args) if args.fit.alone => true,
-            Self::Fit(args) => !args.begins_others() && !distributed::goes_along(),
+            Self::Fit(args) => !args.launches_processes() && !distributed::is_worker_rank(),
             Self::Status(_) | Self::Submit(_) | Self::Inspect(_) | Self::Sync(_) => false,
             _ => true,
         }
@@ -101,7 +101,7 @@ impl Command {
 }
 
 impl Cli {
-    /// What the process was started with. Help, and a command line that cannot be meant, end it here.
+    /// Parses the command line. Exits with help if that was asked for, and with an error if it is invalid.
     pub fn of_process() -> Self {
         let read = || {
             let matches = Self::command().try_get_matches()?;
@@ -113,7 +113,7 @@ impl Cli {
         read().unwrap_or_else(|error: clap::Error| logging::refuse(&error))
     }
 
-    /// Where the command's lines go.
+    /// The log of this command.
     pub fn log(&self) -> Log {
         self.global.observing.log(&self.name)
     }
@@ -121,12 +121,12 @@ impl Cli {
     /// Runs the command.
     pub fn run(self) -> anyhow::Result<Outcome> {
         signals::report_size_limit();
-        // Settings that stop all other commands are what it has to tell of.
+        // Settings that stop all other commands are findings here.
         if let Command::Doctor(args) = &self.command {
             return commands::doctor::run(args, &self.global, &Self::command());
         }
-        let figures = self.command.has_figures();
-        let observing = Arc::new(self.global.observing.begun(&self.name, figures)?);
+        let writes_metrics = self.command.writes_metrics();
+        let observing = Arc::new(self.global.observing.start(&self.name, writes_metrics)?);
         let result = self.run_observed(&observing);
         observing.ended(match &result {
             Ok(outcome) => outcome.exit_code(),
@@ -153,7 +153,7 @@ impl Cli {
             Command::Convert(args) => commands::convert::run(args, &settings),
             Command::Export(args) => commands::export::run(args, &settings),
             Command::Bench(args) => commands::bench::run(args, &settings),
-            Command::Calibrate(args) => commands::quantise::run(args, &settings),
+            Command::Quantize(args) => commands::quantise::run(args, &settings),
             Command::Import(args) => commands::import::run(&args, &settings),
             Command::Inspect(args) => commands::inspect::run(args, &settings),
             Command::Doctor(_) => Ok(Outcome::AllDone), // was run above

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use ctseg_base::Error;
 
-/// How a command ended when it did not fail as a whole.
+/// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     AllDone,
@@ -32,7 +32,7 @@ impl From<Outcome> for ExitCode {
     }
 }
 
-/// How a command that failed as a whole ends.
+/// The outcome of a command that returned an error.
 pub fn exit_code_of(error: &anyhow::Error) -> Outcome {
     match error.downcast_ref::<Error>() {
         Some(Error::Interrupted(_)) => Outcome::Interrupted,

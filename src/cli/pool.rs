@@ -1,31 +1,31 @@
-//! The threads that all commands compute with: as many as were asked for, or as the system gives.
+//! The compute threads of all commands: as many as requested, or as the system allows.
 
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use rayon::{ThreadBuilder, ThreadPoolBuilder};
 
-use ctseg_base::limits::spawn::{own_threads, spawn};
+use ctseg_base::limits::spawn::{thread_count, spawn};
 use ctseg_base::progress::Observer;
 use ctseg_base::{Error, Result};
 
-/// Threads that a command may need beside those that compute: a batch's, signals, MLflow, figures.
+/// Threads that a command may need besides the compute threads: batches, signals, MLflow, metrics.
 const BESIDE: usize = 8;
 
-/// libtorch computes on threads of its own.
+/// libtorch has its own compute threads.
 const HAS_OWN_THREADS: bool = cfg!(feature = "libtorch");
 
-/// Starts rayon's global pool, which readers, resampling and augmentation share, with up to `threads` threads. Where the
-/// system gives fewer, some are left for other work, and that is said. The number that were started.
+/// Starts rayon's global pool, which readers, resampling and augmentation share, with up to `threads` threads. If the
+/// system allows fewer, some are kept free for other work and a warning is issued. Returns the number started.
 ///
 /// # Errors
-/// The system gives no thread at all.
+/// No thread can be started.
 pub(super) fn start(threads: usize, observer: &dyn Observer) -> Result<usize> {
     let own = if HAS_OWN_THREADS { threads } else { 0 };
     let beside = BESIDE + own;
-    let before = own_threads();
-    // Each waits to become one of the pool's: a pool that could not start all of its threads would leave rayon without
-    // one for good.
+    let before = thread_count();
+    // Start the threads first, then build the pool from them: if rayon fails to start one of its threads, there is no
+    // global pool for the rest of the process.
     let (mut waiting, mut handles, mut refused) = (Vec::new(), Vec::new(), None);
     while waiting.len() < threads + beside && refused.is_none() {
         let (to, given) = channel::<ThreadBuilder>();
@@ -51,13 +51,13 @@ pub(super) fn start(threads: usize, observer: &dyn Observer) -> Result<usize> {
     }
     waiting.truncate(count);
     for handle in handles.drain(count..) {
-        let _ = handle.join(); // it has waited for nothing
+        let _ = handle.join(); // its channel is closed
     }
     if let (Some(error), Some(before)) = (refused, before) {
         until_threads_are(before + count);
         if count < threads {
             observer.warn(&format!(
-                "computing with {count} of {threads} threads: {error}"
+                "using {count} of {threads} threads: {error}"
             ));
         }
     }
@@ -73,15 +73,15 @@ pub(super) fn start(threads: usize, observer: &dyn Observer) -> Result<usize> {
         })
         .build_global();
     built.map_err(|error| {
-        Error::invalid(format!("cannot start the threads to compute with: {error}"))
+        Error::invalid(format!("cannot start the compute threads: {error}"))
     })?;
     Ok(count)
 }
 
-/// The kernel counts a thread that was joined a moment longer, and would refuse another one in its place.
+/// Waits until joined threads are gone: the kernel counts them a moment longer and would refuse new ones.
 fn until_threads_are(count: usize) {
     for _ in 0..200 {
-        if own_threads().is_none_or(|threads| threads <= count) {
+        if thread_count().is_none_or(|threads| threads <= count) {
             return;
         }
         std::thread::sleep(Duration::from_millis(1));

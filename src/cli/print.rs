@@ -6,25 +6,25 @@ use serde::Serialize;
 
 use ctseg_base::text::printable::lines;
 
-/// Prints results, for people or as JSON: control characters but the ends of lines are escaped, which leaves JSON the
-/// same. A reader that has gone away (`| head`) is no reason to fail.
+/// Prints results as text or JSON. Control characters other than line breaks are escaped, which leaves valid JSON
+/// unchanged. A closed pipe (`| head`) is not an error.
 pub fn print_out(text: &str) {
     print_raw(&lines(text));
 }
 
-/// Prints what is to be taken as it is: scripts, and text with colours whose names are escaped.
+/// Prints text unchanged: scripts, and coloured text whose names are already escaped.
 pub fn print_raw(text: &str) {
     let _ = io::stdout().lock().write_all(text.as_bytes());
 }
 
-/// [`print_out`] of an object, piece by piece.
+/// [`print_out`] of a value as JSON, streamed.
 pub fn print_json(value: &impl Serialize) {
     let mut out = Escaped(BufWriter::new(io::stdout().lock()));
     let printed = serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from);
     let _ = printed.and_then(|()| out.write_all(b"\n"));
 }
 
-/// JSON on its way: serde_json hands on whole characters, those that it escapes by themselves.
+/// Escapes JSON while it is written; serde_json never splits a character between two writes.
 struct Escaped<W>(W);
 
 impl<W: Write> Write for Escaped<W> {

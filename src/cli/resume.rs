@@ -1,4 +1,4 @@
-//! What `--resume` takes from the command line, and what it refuses.
+//! Which flags `--resume` accepts and which it refuses.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -9,12 +9,12 @@ use clap::parser::ValueSource;
 use super::settings::Settings;
 use ctseg_base::{Error, Result};
 
-/// Flags that stand on the command line itself, not those that the environment or a default gives, by clap's ids.
+/// IDs of the flags given on the command line itself, not by the environment or a default.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Given(BTreeSet<String>);
 
 impl Given {
-    /// Those of the subcommand in `matches`.
+    /// The flags of the subcommand in `matches`.
     pub(crate) fn of(matches: &ArgMatches) -> Self {
         let Some((_, command)) = matches.subcommand() else {
             return Self::default();
@@ -26,38 +26,38 @@ impl Given {
         Self(given.map(str::to_owned).collect())
     }
 
-    /// Whether the flag with this id is among them.
+    /// Whether the flag with this ID was given.
     pub(crate) fn has(&self, id: &str) -> bool {
         self.0.contains(id)
     }
 
-    /// Refuses flags that `--resume` cannot honour: `own` are their ids, each with what is stored with the run instead.
+    /// Refuses flags that conflict with `--resume`: `own` has their IDs, each with what the stored run uses instead.
     ///
     /// # Errors
-    /// [`Error::Usage`] that names the first of them.
+    /// [`Error::Usage`] for the first such flag.
     pub(crate) fn refuse_with_resume(&self, own: &[(&str, &str)]) -> Result<()> {
         let Some((id, what)) = own.iter().find(|(id, _)| self.has(id)) else {
             return Ok(());
         };
         Err(Error::usage(format!(
-            "--{} cannot be used with --resume, which continues with {what}; leave the flag out, or begin anew without --resume",
+            "--{} cannot be used with --resume, which uses {what}; omit the flag, or start a new run without --resume",
             id.replace('_', "-")
         )))
     }
 }
 
-/// Flags about MLflow that `--resume` cannot honour, see [`Given::refuse_with_resume`].
+/// MLflow flags that conflict with `--resume`, see [`Given::refuse_with_resume`].
 pub(crate) const TRACKED_ALREADY: [(&str, &str); 3] = [
     ("experiment", "the run's own MLflow run"),
     ("mlflow_parent_run", "the run's own MLflow run"),
     ("mlflow_group", "the run's own MLflow run"),
 ];
 
-/// Dataset and data root of what is resumed: as `named` by flags on the command line, else as `stored`. Where there is
-/// nothing at the stored place, as of a job that sees other mounts, what environment and settings file name is taken.
+/// Dataset and data root of the resumed run: from flags on the command line (`named`), otherwise as `stored`. If the
+/// stored path does not exist, as in a job with other mounts, those of environment and settings file are used.
 ///
 /// # Errors
-/// None of them is there.
+/// None of them exists.
 pub(crate) fn moved_data(
     given: &Given,
     stored: (PathBuf, Option<PathBuf>),
@@ -75,7 +75,7 @@ pub(crate) fn moved_data(
     if is_moved {
         return Err(Error::file(
             &dataset,
-            "the dataset is not where it was; name where it lies now with --data DATASET",
+            "dataset not found; if it was moved, pass its new path with --data DATASET",
         ));
     }
     let data_root = data_root.filter(|_| given.has("data_root"));

@@ -1,4 +1,4 @@
-//! What flags, environment and settings file say together.
+//! Settings from flags, environment and settings file.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,32 +14,32 @@ use ctseg_base::{Error, Result};
 use ctseg_engine::device::{Compute, DeviceChoice};
 use ctseg_engine::precision::PrecisionChoice;
 
-/// What every command takes.
+/// Options of every command.
 #[derive(Args)]
 pub struct Global {
-    /// Settings file; `ctseg.toml` in the working folder is read if it is there
+    /// Settings file [default: ctseg.toml in the working folder, if present]
     #[arg(long, global = true, env = "CTSEG_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Print the result as JSON on stdout
+    /// Print the result as JSON to stdout
     #[arg(long, global = true)]
     pub json: bool,
-    /// Engine and device: auto, flex, libtorch, libtorch:cuda:N; for predict also several: libtorch:cuda:0,1
+    /// Engine and device: auto, flex, libtorch or libtorch:cuda:N; predict also takes several: libtorch:cuda:0,1
     #[arg(long, global = true, env = "CTSEG_DEVICE")]
     pub device: Option<Devices>,
-    /// Numbers that networks compute in: auto (bf16 where the device has it), f32, bf16, f16, int8 (after `ctseg calibrate`)
+    /// Network precision: auto (bf16 where supported), f32, bf16, f16 or int8 (after `ctseg quantize`)
     #[arg(long, global = true, env = "CTSEG_PRECISION")]
     pub precision: Option<PrecisionChoice>,
-    /// Threads to compute with [default: the cores this process may use]
+    /// Number of compute threads [default: the cores available to this process]
     #[arg(long, global = true, env = "CTSEG_THREADS")]
     pub threads: Option<usize>,
     #[command(flatten)]
     pub observing: ObservingArgs,
 }
 
-/// What flags, environment and settings file say together.
+/// Settings from flags, environment and settings file.
 pub struct Settings {
     pub config: Config,
-    /// All that were named.
+    /// All requested devices.
     pub devices: Devices,
     /// The first of them.
     pub device: DeviceChoice,
@@ -50,10 +50,10 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// What `global` says, and `config` where that says nothing.
+    /// `global`, completed from `config`.
     ///
     /// # Errors
-    /// Devices, a precision or a number of threads that cannot be used.
+    /// The devices, the precision or the number of threads are invalid.
     pub fn new(global: Global, config: Config, observing: &Arc<Observing>) -> Result<Self> {
         let threads = threads::resolve(global.threads)?;
         let devices = match global.device {
@@ -74,32 +74,32 @@ impl Settings {
         })
     }
 
-    /// Hears what long work tells.
+    /// Receives progress, messages and warnings.
     pub fn observer(&self) -> Arc<dyn Observer> {
         self.observing.observer()
     }
 
-    /// The engine that was asked for, ready.
+    /// Opens the requested device.
     ///
     /// # Errors
-    /// Several were asked for.
+    /// Several devices were requested.
     pub fn compute(&self) -> Result<Compute> {
         match self.computes()?.as_slice() {
             [compute] => Ok(compute.clone()),
             several => Err(Error::usage(format!(
-                "--device names {} devices; this command uses one, only predict shares its work among several",
+                "--device names {} devices, but only predict uses more than one; name a single device",
                 several.len()
             ))),
         }
     }
 
-    /// The engines that were asked for, ready.
+    /// Opens all requested devices.
     pub fn computes(&self) -> Result<Vec<Compute>> {
         let devices = self.devices.0.iter();
         let computes: Vec<Compute> = devices
             .map(|device| Compute::open(*device, self.precision, self.threads))
             .collect::<Result<_>>()?;
-        self.observing.computes_on(&computes);
+        self.observing.set_engine(&computes);
         Ok(computes)
     }
 }

@@ -1,7 +1,7 @@
-//! What signals ask of a command: to stop where nothing is lost, and to leave at once.
+//! Signal handling: stop at the next safe point, or exit at once.
 //!
-//! SIGUSR1 is what Slurm's `--signal` usually sends before a job's time is up. However often it comes, it asks to stop
-//! and never to leave.
+//! SIGUSR1 is what Slurm's `--signal` usually sends before a job's time limit. It only ever requests a stop, however
+//! often it is sent.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,13 +14,13 @@ use signal_hook::{flag, low_level};
 use crate::cli::outcome::Outcome;
 use ctseg_base::limits::spawn::spawn;
 
-/// Lets a write beyond the limit on file sizes (`ulimit -f`) fail as other writes do; its signal would end the process.
+/// Turns SIGXFSZ (a write beyond `ulimit -f`) into an ordinary write error instead of ending the process.
 pub(super) fn report_size_limit() {
-    // A handler, although it has nothing to do: programs that are started would inherit an ignored signal.
+    // An empty handler, because child processes would inherit an ignored signal.
     let _ = flag::register(SIGXFSZ, Arc::default());
 }
 
-/// A flag that SIGINT, SIGTERM and SIGUSR1 set; a second SIGINT ends the process at once.
+/// A flag set by SIGINT, SIGTERM and SIGUSR1. A second SIGINT ends the process at once.
 pub fn stop_on_signals() -> std::io::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     flag::register_conditional_shutdown(SIGINT, 130, Arc::clone(&stop))?;
@@ -30,45 +30,45 @@ pub fn stop_on_signals() -> std::io::Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-/// What signals ask for.
-pub struct Asked {
-    /// To stop after the work under way: the first signal.
+/// Requests made by signals.
+pub struct StopRequests {
+    /// Stop after the current work: the first signal.
     pub stop: Arc<AtomicBool>,
-    /// To leave at once: a second SIGINT or SIGTERM.
+    /// Exit at once: a second SIGINT or SIGTERM.
     pub leave: Arc<AtomicBool>,
 }
 
-/// Listens to signals; a third one ends the process as it stands, and so does the second one where leaving takes too
-/// long. Where no thread can be started to listen, the second SIGINT or SIGTERM ends the process as it stands.
-pub fn stop_then_leave_on_signals() -> std::io::Result<Asked> {
-    let asked = Asked {
+/// Listens for signals. A third one ends the process immediately, as does the second one if leaving takes too long. If
+/// no listener thread can be started, the second SIGINT or SIGTERM ends the process immediately.
+pub fn stop_then_leave_on_signals() -> std::io::Result<StopRequests> {
+    let requests = StopRequests {
         stop: Arc::default(),
         leave: Arc::default(),
     };
-    let (stop, leave) = (Arc::clone(&asked.stop), Arc::clone(&asked.leave));
+    let (stop, leave) = (Arc::clone(&requests.stop), Arc::clone(&requests.leave));
     let signals = Signals::new([SIGINT, SIGTERM, SIGUSR1])?;
     if spawn("signals", move || listen(signals, &stop, &leave)).is_err() {
         for signal in [SIGINT, SIGTERM] {
             let resumable = Outcome::Interrupted.exit_code().into();
-            flag::register_conditional_shutdown(signal, resumable, Arc::clone(&asked.stop))?;
+            flag::register_conditional_shutdown(signal, resumable, Arc::clone(&requests.stop))?;
         }
         for signal in [SIGINT, SIGTERM, SIGUSR1] {
-            flag::register(signal, Arc::clone(&asked.stop))?;
+            flag::register(signal, Arc::clone(&requests.stop))?;
         }
     }
-    Ok(asked)
+    Ok(requests)
 }
 
 fn listen(mut signals: Signals, stop: &AtomicBool, leave: &AtomicBool) {
-    let (mut requests, mut left) = (Requests::default(), None);
+    let (mut count, mut left) = (RequestCount::default(), None);
     loop {
-        // Waits for a signal, but not for ever once the process is to leave.
+        // Blocks for a signal, unless the process is about to exit.
         let arrived: Vec<i32> = match left {
             None => signals.wait().collect(),
             Some(_) => signals.pending().collect(),
         };
         for signal in arrived {
-            match requests.after(signal, Instant::now()) {
+            match count.after(signal, Instant::now()) {
                 0 => {}
                 1 => stop.store(true, Ordering::Relaxed),
                 2 => {
@@ -79,28 +79,28 @@ fn listen(mut signals: Signals, stop: &AtomicBool, leave: &AtomicBool) {
             }
         }
         if let Some(left) = left {
-            if left.elapsed() > LEAVING_TAKES {
+            if left.elapsed() > LEAVE_TIMEOUT {
                 low_level::exit(Outcome::Interrupted.exit_code().into());
             }
-            std::thread::sleep(LOOK_EVERY);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 }
 
-/// Whoever was asked to leave has gone by then; files are written under other names until they are whole.
-const LEAVING_TAKES: Duration = Duration::from_secs(10);
+/// After this time the process ends anyway; files have temporary names until they are complete, so none is damaged.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Requests that signals were taken for.
+/// Counts signals as requests.
 #[derive(Default)]
-struct Requests {
+struct RequestCount {
     count: usize,
     last: Option<Instant>,
 }
 
-impl Requests {
-    /// How many there are with this signal: 1 to stop, 2 to leave, 3 to end at once.
+impl RequestCount {
+    /// The count after this signal: 1 stop, 2 leave, 3 end immediately.
     fn after(&mut self, signal: i32, at: Instant) -> usize {
         let is_same = self
             .last
@@ -116,11 +116,11 @@ impl Requests {
     }
 }
 
-/// Schedulers may send the same request along several ways: to the process, to its group, to its step. On a busy
-/// machine these arrive some hundred milliseconds apart.
+/// Schedulers may send the same request several times: to the process, its group and its step. On a busy machine these
+/// arrive some hundred milliseconds apart.
 fn same_request(signal: i32) -> Duration {
     match signal {
-        // Of a person, who may press Ctrl-C twice.
+        // A user may press Ctrl-C twice.
         SIGINT => Duration::from_millis(200),
         _ => Duration::from_secs(1),
     }
@@ -130,30 +130,30 @@ fn same_request(signal: i32) -> Duration {
 mod tests {
     use super::*;
 
-    /// What is asked for after each signal, sent so many milliseconds after the first.
-    fn asked(signals: &[(i32, u64)]) -> Vec<usize> {
-        let (begun, mut requests) = (Instant::now(), Requests::default());
+    /// The count after each signal, sent at the given milliseconds.
+    fn counts(signals: &[(i32, u64)]) -> Vec<usize> {
+        let (started, mut count) = (Instant::now(), RequestCount::default());
         let each = signals.iter();
-        each.map(|(signal, ms)| requests.after(*signal, begun + Duration::from_millis(*ms)))
+        each.map(|(signal, ms)| count.after(*signal, started + Duration::from_millis(*ms)))
             .collect()
     }
 
     #[test]
-    fn usr1_never_asks_to_leave_and_echoes_count_once() {
+    fn usr1_never_requests_to_leave_and_repeats_count_once() {
         assert_eq!(
-            asked(&[(SIGUSR1, 0), (SIGUSR1, 5), (SIGUSR1, 9000)]),
+            counts(&[(SIGUSR1, 0), (SIGUSR1, 5), (SIGUSR1, 9000)]),
             [1; 3]
         );
-        // Of a job that is taken away: to every process, and from its script.
-        assert_eq!(asked(&[(SIGTERM, 0), (SIGUSR1, 300)]), [1; 2]);
-        assert_eq!(asked(&[(SIGUSR1, 0), (SIGTERM, 300)]), [1; 2]);
-        // Before the time is up, and when it is.
-        assert_eq!(asked(&[(SIGUSR1, 0), (SIGTERM, 300_000)]), [1, 2]);
+        // A preempted job: sent to every process, and by its script.
+        assert_eq!(counts(&[(SIGTERM, 0), (SIGUSR1, 300)]), [1; 2]);
+        assert_eq!(counts(&[(SIGUSR1, 0), (SIGTERM, 300)]), [1; 2]);
+        // Before the time limit, and at it.
+        assert_eq!(counts(&[(SIGUSR1, 0), (SIGTERM, 300_000)]), [1, 2]);
         assert_eq!(
-            asked(&[(SIGTERM, 0), (SIGTERM, 999), (SIGTERM, 1001)]),
+            counts(&[(SIGTERM, 0), (SIGTERM, 999), (SIGTERM, 1001)]),
             [1, 1, 2]
         );
         let person = [(SIGINT, 0), (SIGINT, 300), (SIGUSR1, 5000), (SIGINT, 9000)];
-        assert_eq!(asked(&person), [1, 2, 2, 3]);
+        assert_eq!(counts(&person), [1, 2, 2, 3]);
     }
 }

@@ -8,19 +8,19 @@ use super::Finding;
 
 const CHECK: &str = "clock";
 
-/// Certificates and tokens begin to fail, and runs of several machines no longer follow one another.
-const WRONG: Duration = Duration::from_secs(300);
+/// Beyond this, certificates and tokens fail, and runs of several machines are out of order.
+const MAX_DIFFERENCE: Duration = Duration::from_secs(300);
 
-/// `ahead`: whether it is the server's that is further on.
-pub fn judged(difference: Duration, ahead: bool) -> Finding {
+/// `ahead`: whether the server's clock is ahead.
+pub fn finding(difference: Duration, ahead: bool) -> Finding {
     let seconds = difference.as_secs();
     let facts = json!({"difference_seconds": seconds, "server_is_ahead": ahead});
     let word = if ahead { "behind" } else { "ahead of" };
-    let finding = match difference > WRONG {
+    let finding = match difference > MAX_DIFFERENCE {
         true => Finding::warning(
             CHECK,
             format!("{seconds} s {word} the MLflow server's"),
-            "one of them is wrong: 'timedatectl' shows whether this machine's is kept right (NTP)",
+            "one of the clocks is wrong: check with 'timedatectl' that this machine uses NTP",
         ),
         false => Finding::ok(
             CHECK,

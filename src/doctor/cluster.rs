@@ -1,4 +1,4 @@
-//! The job or pod that this runs in.
+//! The job or container of this process.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -7,10 +7,10 @@ use ctseg_base::limits::host::Host;
 
 const CHECK: &str = "job";
 
-/// What is left of a job's time should be enough for a volume, or a few steps and a checkpoint.
-const LITTLE_SECONDS: u64 = 300;
+/// The time left should be enough for a volume, or for a few steps and a checkpoint.
+const LOW_SECONDS: u64 = 300;
 
-/// Facts of Slurm's job, with the variables that have them.
+/// Facts of a Slurm job, with their variables.
 const SLURM: [(&str, &str); 6] = [
     ("step", "SLURM_STEP_ID"),
     ("array task", "SLURM_ARRAY_TASK_ID"),
@@ -20,7 +20,7 @@ const SLURM: [(&str, &str); 6] = [
     ("GPUs", "SLURM_JOB_GPUS"),
 ];
 
-/// A container's program, as far as it can be told.
+/// The container runtime, if it is recognised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Container {
     Kubernetes,
@@ -30,7 +30,7 @@ pub enum Container {
 }
 
 impl Container {
-    /// None outside of containers, and in those that do not show themselves.
+    /// `None` outside of containers and in unrecognised ones.
     pub fn of(host: &Host) -> Option<Self> {
         let is_set = |name: &str| host.variable(name).is_some();
         if is_set("KUBERNETES_SERVICE_HOST") {
@@ -48,10 +48,10 @@ impl Container {
 
     fn name(self) -> &'static str {
         match self {
-            Self::Kubernetes => "a pod of Kubernetes",
-            Self::Docker => "a container of Docker's",
-            Self::Podman => "a container of Podman's",
-            Self::Apptainer => "a container of Apptainer's",
+            Self::Kubernetes => "Kubernetes pod",
+            Self::Docker => "Docker container",
+            Self::Podman => "Podman container",
+            Self::Apptainer => "Apptainer container",
         }
     }
 }
@@ -89,11 +89,11 @@ fn slurm(host: &Host, now: SystemTime) -> Option<Finding> {
         return Some(Finding::ok(CHECK, found));
     };
     found += &format!(", {} left", hours(left));
-    Some(match left < LITTLE_SECONDS {
+    Some(match left < LOW_SECONDS {
         true => Finding::warning(
             CHECK,
             found,
-            "what is not done by then goes on in the next job (exit code 75); ask for more by --time",
+            "unfinished work continues in the next job (exit code 75); request more with --time",
         ),
         false => Finding::ok(CHECK, found),
     })

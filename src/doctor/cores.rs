@@ -1,4 +1,4 @@
-//! Cores: the machine's, what this process may use and why, and whether it is told to use more.
+//! Cores: of the machine, available to this process and why, and requested threads beyond that.
 
 use serde_json::json;
 
@@ -9,7 +9,7 @@ use ctseg_base::text::words::counted;
 
 const CHECK: &str = "cores";
 
-/// `threads` is what `--threads` or its variable say; `used` is what computes without them.
+/// `threads` is the value of `--threads` or its variable; `used` is the number of threads otherwise used.
 pub fn findings(host: &Host, threads: Option<usize>, used: usize) -> Vec<Finding> {
     let cores = Cores::of(host);
     let usable = cores.usable().unwrap_or(used);
@@ -30,14 +30,14 @@ pub fn findings(host: &Host, threads: Option<usize>, used: usize) -> Vec<Finding
         findings.push(Finding::warning(
             "threads",
             format!(
-                "--threads or CTSEG_THREADS is {threads}, and {} may be used",
+                "--threads or CTSEG_THREADS is {threads}, but the limit is {}",
                 counted(usable, "core")
             ),
             format!(
-                "more threads than cores wait for each other{}; leave both out, or say {usable}",
+                "more threads than cores slow each other down{}; unset both, or use {usable}",
                 match tightest.map(|limit| &limit.source) {
                     Some(CoreSource::Quota { .. }) =>
-                        ", and a quota stops them all when it is used up",
+                        ", and the CPU quota throttles all of them",
                     _ => "",
                 }
             ),
@@ -47,13 +47,13 @@ pub fn findings(host: &Host, threads: Option<usize>, used: usize) -> Vec<Finding
     findings
 }
 
-/// `CTSEG_LOADER_THREADS`, which is beside what computes.
+/// `CTSEG_LOADER_THREADS`, in addition to the compute threads.
 fn loader(host: &Host, usable: usize) -> Option<Finding> {
     let threads: usize = host.variable("CTSEG_LOADER_THREADS")?.parse().ok()?;
     let found = format!(
-        "CTSEG_LOADER_THREADS is {threads}, and {} may be used",
+        "CTSEG_LOADER_THREADS is {threads}, but the limit is {}",
         counted(usable, "core")
     );
-    let advice = format!("expected {usable} or fewer, or none at all");
+    let advice = format!("use {usable} or fewer, or unset it");
     (threads > usable).then(|| Finding::warning("threads", found, advice))
 }

@@ -1,4 +1,4 @@
-//! Folders: room, and whether they can be written to, found out by writing.
+//! Folders: free space, and whether they are writable, checked by writing.
 
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -8,22 +8,22 @@ use rustix::io::Errno;
 use serde_json::json;
 
 use super::mounts::Mount;
-use super::patience::within;
+use super::timeout::within;
 use super::{Finding, State, decimal};
 use ctseg_base::Error;
 use ctseg_base::atomic_file::temporary_file;
 
-/// Storage that takes longer to write a small file hangs.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Storage that takes longer to write a small file counts as hanging.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What is written and removed.
+/// Size of the file written and removed.
 const PROBE_BYTES: usize = 64 << 10;
 
-/// Label maps of a few volumes fit, a training's checkpoints may not.
-const LITTLE_BYTES: u64 = 1_000_000_000;
-/// Next to nothing fits.
+/// Below this, label maps of a few volumes fit, but checkpoints of a training may not.
+const LOW_BYTES: u64 = 1_000_000_000;
+/// Below this, nearly nothing fits.
 const FULL_BYTES: u64 = 100_000_000;
-const LITTLE_INODES: u64 = 1000;
+const LOW_INODES: u64 = 1000;
 
 /// A folder that ctseg uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,23 +31,23 @@ pub struct Place {
     /// Such as `runs`.
     pub what: &'static str,
     pub path: PathBuf,
-    /// What it is if it cannot be written to.
+    /// State if it is not writable.
     pub unless_written: State,
-    /// What it is, at most, if there is no room.
+    /// Worst state if the disk is full.
     pub unless_room: State,
 }
 
-/// What a folder's file system says.
+/// Facts about a folder and its file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
-    /// The folder, or the one around it that is there.
+    /// The folder, or its nearest existing parent.
     pub folder: PathBuf,
     pub is_there: bool,
     pub free_bytes: Option<u64>,
-    /// None where the file system has no fixed number of them.
+    /// `None` if the file system has no fixed number of them.
     pub free_inodes: Option<u64>,
     pub mount: Option<Mount>,
-    /// What came of writing a small file.
+    /// Result of writing a small file.
     pub written: Result<(), Refused>,
 }
 
@@ -72,33 +72,33 @@ impl Refused {
         }
     }
 
-    fn words(&self) -> String {
+    fn message(&self) -> String {
         match self {
-            Self::Full => "full, nothing more can be written".to_owned(),
-            Self::Quota => "the quota is used up (EDQUOT), nothing more can be written".to_owned(),
-            Self::ReadOnly => "the file system is read-only".to_owned(),
-            Self::Permission => "this user may not write".to_owned(),
-            Self::Other(words) => format!("cannot be written to: {words}"),
+            Self::Full => "disk full".to_owned(),
+            Self::Quota => "quota exceeded (EDQUOT)".to_owned(),
+            Self::ReadOnly => "read-only file system".to_owned(),
+            Self::Permission => "permission denied".to_owned(),
+            Self::Other(words) => format!("not writable: {words}"),
         }
     }
 
     fn advice(&self, place: &Place) -> String {
         let elsewhere = elsewhere(place);
         match self {
-            Self::Full => format!("make room, or {elsewhere}"),
+            Self::Full => format!("free some space, or {elsewhere}"),
             Self::Quota => {
                 format!(
-                    "'quota -s' or 'lfs quota' tells whose it is; remove files, ask for more, or {elsewhere}"
+                    "see 'quota -s' or 'lfs quota'; remove files, request a larger quota, or {elsewhere}"
                 )
             }
             Self::ReadOnly => format!(
-                "mount it for writing (in containers without ':ro' and readOnly), find out from 'dmesg' whether the \
-                 kernel has made it so after an error, or {elsewhere}"
+                "mount it read-write (in containers without ':ro' and readOnly), check 'dmesg' for a read-only remount \
+                 after an error, or {elsewhere}"
             ),
             Self::Permission => {
                 let (user, group) = own_ids();
                 format!(
-                    "this is user {user}, group {group}: have the folder made theirs, or {elsewhere}"
+                    "running as user {user}, group {group}: give them write access, or {elsewhere}"
                 )
             }
             Self::Other(_) => elsewhere,
@@ -106,7 +106,7 @@ impl Refused {
     }
 }
 
-/// User and group that this process acts as.
+/// Effective user and group of this process.
 fn own_ids() -> (u32, u32) {
     (
         rustix::process::geteuid().as_raw(),
@@ -116,34 +116,34 @@ fn own_ids() -> (u32, u32) {
 
 fn elsewhere(place: &Place) -> String {
     match place.what {
-        "runs" => "name another folder by --runs or CTSEG_RUNS".to_owned(),
-        "model" => "name another folder by --model or CTSEG_MODEL".to_owned(),
-        "temporary" => "name another folder by TMPDIR".to_owned(),
-        _ => "work in another folder".to_owned(),
+        "runs" => "use another folder (--runs or CTSEG_RUNS)".to_owned(),
+        "model" => "use another folder (--model or CTSEG_MODEL)".to_owned(),
+        "temporary" => "use another folder (TMPDIR)".to_owned(),
+        _ => "use another working folder".to_owned(),
     }
 }
 
-/// Looks at each place, and gives up on those that hang.
+/// Checks each place, with a timeout for hanging storage.
 pub fn findings(places: &[Place]) -> Vec<Finding> {
-    let looked_at = |place: &Place| {
+    let checked = |place: &Place| {
         let path = place.path.clone();
-        match within(PATIENCE, move || Facts::of(&path)) {
-            Some(facts) => judged(place, &facts),
+        match within(TIMEOUT, move || Facts::of(&path)) {
+            Some(facts) => finding(place, &facts),
             None => Finding::fault(
                 &name(place),
                 format!(
-                    "{}: does not answer within {} s",
+                    "{}: no response within {} s",
                     place.path.display(),
-                    PATIENCE.as_secs()
+                    TIMEOUT.as_secs()
                 ),
                 format!(
-                    "the storage hangs: see 'mount' for its server, ask who runs it, or {}",
+                    "the storage hangs: find its server with 'mount' and contact its administrator, or {}",
                     elsewhere(place)
                 ),
             ),
         }
     };
-    places.iter().map(looked_at).collect()
+    places.iter().map(checked).collect()
 }
 
 fn name(place: &Place) -> String {
@@ -163,7 +163,7 @@ impl Facts {
             free_inodes: inodes.map(|known| known.f_favail),
             mount: Mount::around(&folder, &mounts),
             written: match path.exists() && !path.is_dir() {
-                true => Err(Refused::Other("it is no folder".to_owned())),
+                true => Err(Refused::Other("not a folder".to_owned())),
                 false => written(&folder),
             },
             is_there: path.exists(),
@@ -172,7 +172,7 @@ impl Facts {
     }
 }
 
-/// `path`, or the nearest folder around it that is there, without links.
+/// `path`, or its nearest existing parent folder, without symbolic links.
 fn existing(path: &Path) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
     let there = absolute.ancestors().find_map(|folder| {
@@ -187,20 +187,20 @@ fn written(folder: &Path) -> Result<(), Refused> {
         Error::Io { cause, .. } => Refused::from_io(cause),
         other => Refused::Other(other.to_string()),
     })?;
-    // No zeros: some storage takes any number of these.
+    // Not zeros, which some storage does not allocate.
     let bytes: Vec<u8> = (0..PROBE_BYTES).map(|at| (at * 31 % 251) as u8).collect();
     let file = file.as_file_mut();
     let synced = file.write_all(&bytes).and_then(|()| file.sync_all());
     synced.map_err(|error| Refused::from_io(&error))
 }
 
-/// What the facts mean.
-pub fn judged(place: &Place, facts: &Facts) -> Finding {
+/// The finding for these facts.
+pub fn finding(place: &Place, facts: &Facts) -> Finding {
     let check = name(place);
     let path = place.path.display();
     let there = match facts.is_there {
         true => format!("{path}"),
-        false => format!("{path} (to be made in {})", facts.folder.display()),
+        false => format!("{path} (to be created in {})", facts.folder.display()),
     };
     let mount = facts.mount.as_ref();
     let on = mount.map_or_else(String::new, |mount| format!(" on {mount}"));
@@ -216,7 +216,7 @@ pub fn judged(place: &Place, facts: &Facts) -> Finding {
         (Err(Refused::Full), Some(bytes), Some(0)) if bytes > PROBE_BYTES as u64 => {
             let free = decimal(bytes);
             let found =
-                format!("{there}{on}: no inode is left, no more files can be made ({free} free)");
+                format!("{there}{on}: no inodes left, no more files can be created ({free} free)");
             let advice = format!("remove many small files, or {}", elsewhere(place));
             Finding::fault(&check, found, advice).but(place.unless_room)
         }
@@ -225,21 +225,21 @@ pub fn judged(place: &Place, facts: &Facts) -> Finding {
                 Refused::Full | Refused::Quota => place.unless_room,
                 _ => place.unless_written,
             };
-            let found = format!("{there}{on}: {}", refused.words());
+            let found = format!("{there}{on}: {}", refused.message());
             Finding::fault(&check, found, refused.advice(place)).but(state)
         }
-        (Ok(()), Some(bytes), _) if bytes < LITTLE_BYTES => {
+        (Ok(()), Some(bytes), _) if bytes < LOW_BYTES => {
             let (state, word) = match bytes < FULL_BYTES {
                 true => (State::Fault, "nearly full"),
                 false => (State::Warning, "almost full"),
             };
             let found = format!("{there}{on}: {word}, {} free", decimal(bytes));
-            let advice = format!("make room, or {}", elsewhere(place));
+            let advice = format!("free some space, or {}", elsewhere(place));
             Finding::fault(&check, found, advice).but(state.min(place.unless_room))
         }
-        (Ok(()), _, Some(inodes)) if inodes < LITTLE_INODES => Finding::warning(
+        (Ok(()), _, Some(inodes)) if inodes < LOW_INODES => Finding::warning(
             &check,
-            format!("{there}{on}: {inodes} more files can be made"),
+            format!("{there}{on}: only {inodes} more files can be created"),
             format!("remove many small files, or {}", elsewhere(place)),
         ),
         (Ok(()), _, _) => {
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn room_and_refusals_are_told_apart() {
+    fn low_space_and_errors_are_distinguished() {
         const GB: u64 = 1_000_000_000;
         for (free, written, state, words) in [
             (2 * GB, Ok(()), State::Ok, "2.0 GB free"),
@@ -291,43 +291,43 @@ mod tests {
                 State::Fault,
                 "nearly full, 99.0 MB free",
             ),
-            (0, Err(Refused::Full), State::Fault, "full, nothing"),
+            (0, Err(Refused::Full), State::Fault, "disk full"),
             (
                 9 * GB,
                 Err(Refused::Quota),
                 State::Fault,
-                "quota is used up (EDQUOT)",
+                "quota exceeded (EDQUOT)",
             ),
             (9 * GB, Err(Refused::ReadOnly), State::Note, "read-only"),
             (
                 9 * GB,
                 Err(Refused::Permission),
                 State::Note,
-                "may not write",
+                "permission denied",
             ),
         ] {
-            let found = judged(&place(State::Note), &facts(free, written));
+            let found = finding(&place(State::Note), &facts(free, written));
             assert_eq!(found.state, state, "{found:?}");
             assert!(found.found.contains(words), "{found:?}");
             assert_eq!(found.advice.is_some(), state != State::Ok, "{found:?}");
         }
         let refused = facts(9 * GB, Err(Refused::Permission));
-        assert_eq!(judged(&place(State::Fault), &refused).state, State::Fault);
+        assert_eq!(finding(&place(State::Fault), &refused).state, State::Fault);
     }
 
     #[test]
     fn inodes_run_out_before_bytes_do() {
         let mut none = facts(5_000_000_000, Err(Refused::Full));
         none.free_inodes = Some(0);
-        let found = judged(&place(State::Fault), &none);
-        assert!(found.found.contains("no inode is left"), "{found:?}");
+        let found = finding(&place(State::Fault), &none);
+        assert!(found.found.contains("no inodes left"), "{found:?}");
         let mut few = facts(5_000_000_000, Ok(()));
         few.free_inodes = Some(12);
-        assert_eq!(judged(&place(State::Fault), &few).state, State::Warning);
+        assert_eq!(finding(&place(State::Fault), &few).state, State::Warning);
     }
 
     #[test]
-    fn errors_of_the_system_are_known_by_their_numbers() {
+    fn system_errors_are_classified_by_errno() {
         let of = |errno: Errno| Refused::from_io(&errno.into());
         assert_eq!(of(Errno::DQUOT), Refused::Quota);
         assert_eq!(of(Errno::NOSPC), Refused::Full);

@@ -1,33 +1,33 @@
-//! Engines: which this build has, and whether they compute.
+//! Engines: which are in this build, and whether they work.
 
 use std::time::Duration;
 
 use serde_json::json;
 
 use super::libtorch::LibTorch;
-use super::patience::within;
+use super::timeout::within;
 use super::{Finding, State};
 use ctseg_engine::device::{Compute, DeviceChoice};
 use ctseg_engine::precision::PrecisionChoice;
-use ctseg_engine::self_test::computes;
+use ctseg_engine::self_test::check_convolutions;
 
 const CHECK: &str = "engines";
 
-/// A GPU begins in a few seconds, one in trouble never.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// A GPU starts within seconds; a broken one may hang.
+const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What flags, environment and settings file ask for.
+/// Settings requested by flags, environment and settings file.
 #[derive(Debug, Clone)]
-pub struct Asked {
+pub struct Requested {
     pub devices: Vec<DeviceChoice>,
     pub precision: PrecisionChoice,
     pub threads: usize,
-    /// Nothing is computed.
+    /// Skip the self-test.
     pub quick: bool,
 }
 
-impl Asked {
-    /// Whether a device was named, not `auto`.
+impl Requested {
+    /// Whether a device other than `auto` was requested.
     pub fn names_devices(&self) -> bool {
         self.devices
             .iter()
@@ -40,39 +40,39 @@ impl Asked {
     }
 }
 
-/// How many GPUs libtorch sees, none in a build without it. The driver begins here: what is asked of it later is
-/// answered at once.
+/// The number of GPUs that libtorch sees; `None` in a build without it. This call initialises the driver, so that later
+/// ones are fast.
 ///
 /// # Errors
-/// It never answers.
+/// The driver does not respond in time.
 pub fn gpus_seen() -> Result<Option<usize>, Box<Finding>> {
-    let seen = within(PATIENCE, || {
-        let _begun = DeviceChoice::Auto.resolved();
-        DeviceChoice::gpus_seen()
+    let seen = within(TIMEOUT, || {
+        let _initialised = DeviceChoice::Auto.resolved();
+        DeviceChoice::gpu_count()
     });
     seen.ok_or_else(|| {
-        let found = format!("libtorch has not counted the GPUs within {} s", PATIENCE.as_secs());
-        let advice = "the driver hangs: see nvidia-smi and 'dmesg'; CUDA_VISIBLE_DEVICES=-1 hides its GPUs, and --device \
-                      libtorch or flex computes without";
+        let found = format!("libtorch did not count the GPUs within {} s", TIMEOUT.as_secs());
+        let advice = "the driver hangs: see nvidia-smi and 'dmesg'; hide the GPUs with CUDA_VISIBLE_DEVICES=-1, or use \
+                      --device libtorch or flex";
         Box::new(Finding::fault(CHECK, found, advice))
     })
 }
 
-pub fn findings(asked: &Asked, libtorch: Option<&LibTorch>) -> Vec<Finding> {
+pub fn findings(requested: &Requested, libtorch: Option<&LibTorch>) -> Vec<Finding> {
     let mut findings = vec![built(libtorch)];
-    if asked.names_devices() {
-        let named = asked.devices.iter().map(|device| device.resolved());
-        findings.extend(named.map(|device| looked_at(device, asked.precision, asked)));
+    if requested.names_devices() {
+        let named = requested.devices.iter().map(|device| device.resolved());
+        findings.extend(named.map(|device| check(device, requested.precision, requested)));
         return findings;
     }
     let auto = DeviceChoice::Auto.resolved();
-    if let Err(error) = asked.precision.on(auto) {
-        let advice = "leave --precision and CTSEG_PRECISION out, or say auto";
+    if let Err(error) = requested.precision.on(auto) {
+        let advice = "unset --precision and CTSEG_PRECISION, or use auto";
         findings.push(Finding::fault("precision", error.to_string(), advice));
     }
-    if !asked.quick {
-        let all = DeviceChoice::present().into_iter();
-        findings.extend(all.map(|device| looked_at(device, PrecisionChoice::Auto, asked)));
+    if !requested.quick {
+        let all = DeviceChoice::available().into_iter();
+        findings.extend(all.map(|device| check(device, PrecisionChoice::Auto, requested)));
     }
     findings
 }
@@ -99,29 +99,29 @@ fn built(libtorch: Option<&LibTorch>) -> Finding {
     Finding::ok(CHECK, found).with(facts)
 }
 
-/// One device, put to work unless it shall be quick.
-fn looked_at(device: DeviceChoice, precision: PrecisionChoice, asked: &Asked) -> Finding {
+/// Checks one device, with a self-test unless `quick`.
+fn check(device: DeviceChoice, precision: PrecisionChoice, requested: &Requested) -> Finding {
     let check = format!("engine {device}");
-    let (threads, quick) = (asked.threads, asked.quick);
-    let done = within(PATIENCE, move || {
+    let (threads, quick) = (requested.threads, requested.quick);
+    let done = within(TIMEOUT, move || {
         let compute = Compute::open(device, precision, threads)?;
         let took = match quick {
             true => None,
-            false => Some(computes(&compute)?),
+            false => Some(check_convolutions(&compute)?),
         };
         Ok::<_, ctseg_base::Error>((compute.precision, took))
     });
     match done {
         Some(Ok((precision, took))) => {
-            let took = took.map(|took| format!(", convolutions as by hand in {:.1} s", took.as_secs_f64()));
+            let took = took.map(|took| format!(", self-test passed in {:.1} s", took.as_secs_f64()));
             let found = format!("{precision}{}", took.unwrap_or_default());
             Finding::ok(&check, found)
         }
         Some(Err(error)) => Finding::fault(&check, error.to_string(), advice(device, &error.to_string())),
         None => Finding::fault(
             &check,
-            format!("gave no result within {} s, or broke down", PATIENCE.as_secs()),
-            "see what it says above, nvidia-smi and 'dmesg'; --device flex needs neither GPU nor libtorch",
+            format!("no result within {} s, or crashed", TIMEOUT.as_secs()),
+            "see the output above, nvidia-smi and 'dmesg'; --device flex needs neither GPU nor libtorch",
         )
         .but(State::Fault),
     }
@@ -129,17 +129,17 @@ fn looked_at(device: DeviceChoice, precision: PrecisionChoice, asked: &Asked) ->
 
 fn advice(device: DeviceChoice, error: &str) -> &'static str {
     if error.contains("--precision") {
-        "leave --precision and CTSEG_PRECISION out, or say auto"
+        "unset --precision and CTSEG_PRECISION, or use auto"
     } else if error.contains("not in this build") {
-        "scripts/setup-libtorch.sh, then cargo build --release --features libtorch (README, Engines); or --device auto, \
-         which takes what there is"
+        "run scripts/setup-libtorch.sh, then cargo build --release --features libtorch (README, Engines); or use --device \
+         auto"
     } else if error.contains("no kernel image") {
-        "this libtorch has no code for this GPU, which is too old or too new for it; use --device libtorch or flex"
+        "this libtorch does not support this GPU (too old or too new); use --device libtorch or flex"
     } else if error.contains("out of memory") {
-        "other processes have taken the GPU's memory: nvidia-smi shows them"
+        "other processes use the GPU's memory: see nvidia-smi"
     } else if matches!(device, DeviceChoice::LibTorchCuda(_)) {
-        "see the line 'GPU', and what nvidia-smi says; --device libtorch or flex do without"
+        "see the line 'GPU' and nvidia-smi; or use --device libtorch or flex"
     } else {
-        "build ctseg again on this machine; scripts/setup-libtorch.sh finds or installs libtorch"
+        "rebuild ctseg on this machine; scripts/setup-libtorch.sh finds or installs libtorch"
     }
 }

@@ -1,4 +1,4 @@
-//! NVIDIA GPUs: in the machine, with a driver, within reach of this process, seen by libtorch.
+//! NVIDIA GPUs: present, with a driver, accessible to this process, visible to libtorch.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::cluster::Container;
 use super::libtorch::LibTorch;
-use super::libtorch::USUAL_CUDA;
+use super::libtorch::DEFAULT_CUDA;
 use super::{Finding, State};
 use ctseg_base::limits::host::Host;
 use ctseg_base::text::words::counted;
@@ -15,7 +15,10 @@ const CHECK: &str = "GPU";
 
 const NVIDIA: &str = "0x10de";
 
-/// Where the driver's library lies, beside `LD_LIBRARY_PATH`.
+/// Shown for WSL, where the driver is that of Windows.
+const WINDOWS_DRIVER: &str = "of Windows";
+
+/// Folders of the driver's library, in addition to `LD_LIBRARY_PATH`.
 const LIBRARY_FOLDERS: [&str; 7] = [
     "/usr/lib/x86_64-linux-gnu",
     "/usr/lib/aarch64-linux-gnu",
@@ -26,22 +29,22 @@ const LIBRARY_FOLDERS: [&str; 7] = [
     "/.singularity.d/libs",
 ];
 
-/// What the machine shows of GPUs.
+/// Facts about the GPUs of the machine.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Facts {
-    /// On the PCI bus, each with the kernel's driver that has it.
+    /// Cards on the PCI bus, each with its kernel driver.
     pub cards: Vec<Option<String>>,
-    /// Such as `NVIDIA H100 80GB HBM3`; the driver names them.
+    /// Such as `NVIDIA H100 80GB HBM3`, from the driver.
     pub models: Vec<String>,
-    /// Version of NVIDIA's driver in the kernel.
+    /// Version of the NVIDIA kernel driver.
     pub driver: Option<String>,
     /// `nvidia0`, … in `/dev`.
     pub nodes: Vec<String>,
-    /// Whether one of these can be opened.
+    /// Whether one of the nodes can be opened.
     pub opens: bool,
-    /// Windows hands its GPU in another way.
+    /// WSL has no device nodes.
     pub is_wsl: bool,
-    /// The driver's library that programs use.
+    /// The driver's user-space library.
     pub library: Option<PathBuf>,
     /// `CUDA_VISIBLE_DEVICES`, which may be empty.
     pub visible: Option<String>,
@@ -49,12 +52,12 @@ pub struct Facts {
     pub is_slurm: bool,
 }
 
-/// libtorch's side of it.
+/// GPUs as seen by libtorch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
     pub gpus: usize,
     pub libtorch: LibTorch,
-    /// Why its libraries for GPUs could not be loaded.
+    /// Error while loading its GPU libraries.
     pub problem: Option<String>,
 }
 
@@ -103,13 +106,13 @@ impl Facts {
                 format!("{count} × {model}")
             }
             Some(_) => self.models.join(", "),
-            None if count == 0 && self.is_wsl => "the GPU of Windows".to_owned(),
+            None if count == 0 && self.is_wsl => "Windows GPU (WSL)".to_owned(),
             None => counted(count, "NVIDIA GPU"),
         }
     }
 }
 
-/// Display and 3D controllers of NVIDIA's on the PCI bus.
+/// NVIDIA display and 3D controllers on the PCI bus, with their kernel drivers.
 fn cards(host: &Host) -> Vec<Option<String>> {
     let devices = "/sys/bus/pci/devices";
     let names = host.names(devices).into_iter().filter(|name| {
@@ -134,7 +137,7 @@ fn models(host: &Host) -> Vec<String> {
     models.collect()
 }
 
-/// Of the first line of `/proc/driver/nvidia/version`, the word that is a version:
+/// The version in the first line of `/proc/driver/nvidia/version`:
 /// `NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.129.03  Thu Oct 19 …`.
 fn driver_version(text: &str) -> Option<String> {
     let is_version = |word: &&str| {
@@ -159,7 +162,7 @@ fn library(host: &Host) -> Option<PathBuf> {
     })
 }
 
-/// The least driver for programs built with this CUDA
+/// The minimum driver version for programs built with this CUDA
 /// (<https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html>).
 pub fn least_driver(cuda_major: u32) -> u32 {
     match cuda_major {
@@ -173,36 +176,36 @@ fn is_hidden(visible: &str) -> bool {
     matches!(visible.trim(), "" | "-1" | "NoDevFiles" | "none" | "void")
 }
 
-/// What the facts mean; `seen` by the build's libtorch, where it has one, and `asked` where `--device` names a GPU.
-pub fn judged(facts: &Facts, seen: Option<&Seen>, asked: bool) -> Finding {
+/// The finding for these facts: `seen` by the build's libtorch, if any; `requested` if `--device` names a GPU.
+pub fn finding(facts: &Facts, seen: Option<&Seen>, requested: bool) -> Finding {
     let value = json!({
         "gpus": facts.count(), "models": facts.models, "driver": facts.driver,
         "device_nodes": facts.nodes, "libtorch_sees": seen.map(|seen| seen.gpus),
         "cuda_visible_devices": facts.visible,
     });
-    let state = match (asked, seen) {
+    let state = match (requested, seen) {
         (true, _) => State::Fault,
         (false, Some(_)) => State::Warning,
-        // Nothing here would use it.
+        // This build would not use a GPU.
         (false, None) => State::Note,
     };
-    let finding = match trouble(facts, seen) {
+    let finding = match problem(facts, seen) {
         Some((found, advice)) => Finding::fault(CHECK, found, advice).but(state),
-        None => sound(facts, seen, asked),
+        None => without_problem(facts, seen, requested),
     };
     finding.with(value)
 }
 
-/// No GPU, or GPUs that nothing speaks against.
-fn sound(facts: &Facts, seen: Option<&Seen>, asked: bool) -> Finding {
-    let driver = facts.driver.as_deref().unwrap_or("of Windows");
+/// No GPU, or GPUs without a problem.
+fn without_problem(facts: &Facts, seen: Option<&Seen>, requested: bool) -> Finding {
+    let driver = facts.driver.as_deref().unwrap_or(WINDOWS_DRIVER);
     match seen {
         None if facts.count() > 0 || facts.is_wsl => Finding::note(
             CHECK,
-            format!("{}, driver {driver}; this build has no libtorch and leaves them alone", facts.named()),
+            format!("{}, driver {driver}; not used, this build has no libtorch", facts.named()),
         )
-        .advised("scripts/setup-libtorch.sh, then cargo build --release --features libtorch; or the image ctseg:cuda")
-        .but(if asked { State::Fault } else { State::Note }),
+        .advised("run scripts/setup-libtorch.sh, then cargo build --release --features libtorch; or use the image ctseg:cuda")
+        .but(if requested { State::Fault } else { State::Note }),
         Some(seen) if seen.gpus > 0 => {
             let cuda = seen.libtorch.cuda_name();
             let cuda = cuda.map_or_else(String::new, |cuda| format!(", {cuda}"));
@@ -212,27 +215,27 @@ fn sound(facts: &Facts, seen: Option<&Seen>, asked: bool) -> Finding {
             }
             Finding::ok(CHECK, found)
         }
-        _ if asked => Finding::fault(
+        _ if requested => Finding::fault(
             CHECK,
-            "no NVIDIA GPU in this machine, and --device or CTSEG_DEVICE names one",
-            "use a machine with one, or --device auto, which takes what there is",
+            "no NVIDIA GPU in this machine, but --device or CTSEG_DEVICE requests one",
+            "use a machine with a GPU, or --device auto",
         ),
         _ => Finding::ok(CHECK, "no NVIDIA GPU in this machine"),
     }
 }
 
-/// The first thing on the way from the machine to libtorch that is not as it must be, and what to do.
-fn trouble(facts: &Facts, seen: Option<&Seen>) -> Option<(String, String)> {
+/// The first problem on the way from the machine to libtorch, and what to do.
+fn problem(facts: &Facts, seen: Option<&Seen>) -> Option<(String, String)> {
     let named = facts.named();
     if let Some(problem) = seen.and_then(|seen| seen.problem.as_ref()) {
         let found = format!(
-            "NVIDIA's driver is here, and a library that libtorch needs for GPUs cannot be loaded: {problem}"
+            "NVIDIA's driver is installed, but a GPU library of libtorch cannot be loaded: {problem}"
         );
-        let advice = "scripts/setup-libtorch.sh installs libtorch's whole, then build ctseg again; or name a missing one's folder in LD_LIBRARY_PATH";
+        let advice = "install libtorch completely with scripts/setup-libtorch.sh and rebuild ctseg; or add the folder of the missing library to LD_LIBRARY_PATH";
         return Some((found, advice.to_owned()));
     }
     let is_none = facts.count() == 0 && facts.driver.is_none() && !facts.is_wsl;
-    // What works is in order, however it does.
+    // If libtorch sees a GPU, the rest does not matter.
     if is_none || seen.is_some_and(|seen| seen.gpus > 0) {
         return None;
     }
@@ -240,23 +243,23 @@ fn trouble(facts: &Facts, seen: Option<&Seen>) -> Option<(String, String)> {
         && seen.libtorch.cuda.is_none()
         && seen.gpus == 0
     {
-        let found = format!("{named}, and this libtorch is built for CPUs alone");
-        let advice = "scripts/setup-libtorch.sh installs one for GPUs; build ctseg again with it";
+        let found = format!("{named}, but this libtorch is built for CPUs only");
+        let advice = "install a GPU build with scripts/setup-libtorch.sh and rebuild ctseg";
         return Some((found, advice.to_owned()));
     }
     if !facts.is_wsl {
-        if let Some(trouble) = driver_trouble(facts, seen) {
-            return Some(trouble);
+        if let Some(problem) = driver_problem(facts, seen) {
+            return Some(problem);
         }
-        if let Some(trouble) = reach_trouble(facts) {
-            return Some(trouble);
+        if let Some(problem) = access_problem(facts) {
+            return Some(problem);
         }
     }
-    visibility_trouble(facts).or_else(|| libtorch_trouble(facts, seen?))
+    visibility_problem(facts).or_else(|| libtorch_problem(facts, seen?))
 }
 
-/// GPUs that the environment hides.
-fn visibility_trouble(facts: &Facts) -> Option<(String, String)> {
+/// GPUs hidden by the environment.
+fn visibility_problem(facts: &Facts) -> Option<(String, String)> {
     let visible = facts
         .visible
         .as_deref()
@@ -266,54 +269,54 @@ fn visibility_trouble(facts: &Facts) -> Option<(String, String)> {
         facts.named()
     );
     let advice = match facts.is_slurm {
-        true => "Slurm gave this job no GPU: ask for one by --gres=gpu:1",
-        false => "unset CUDA_VISIBLE_DEVICES, or name GPUs: CUDA_VISIBLE_DEVICES=0",
+        true => "Slurm gave this job no GPU: request one with --gres=gpu:1",
+        false => "unset CUDA_VISIBLE_DEVICES, or select GPUs: CUDA_VISIBLE_DEVICES=0",
     };
     Some((found, advice.to_owned()))
 }
 
-/// A driver within reach, and a libtorch that sees no GPU.
-fn libtorch_trouble(facts: &Facts, seen: &Seen) -> Option<(String, String)> {
+/// An accessible driver, but no GPU visible to libtorch.
+fn libtorch_problem(facts: &Facts, seen: &Seen) -> Option<(String, String)> {
     if seen.gpus > 0 {
         return None;
     }
-    let driver = facts.driver.as_deref().unwrap_or("of Windows");
-    let found = format!("{}, driver {driver}, and libtorch sees none", facts.named());
+    let driver = facts.driver.as_deref().unwrap_or(WINDOWS_DRIVER);
+    let found = format!("{}, driver {driver}, but libtorch sees none", facts.named());
     let advice = match (&facts.library, seen.libtorch.cuda_name()) {
         (None, _) => format!(
-            "the driver's library libcuda.so.1 is not found: {}",
+            "the driver's library libcuda.so.1 was not found: {}",
             facts.container.map_or(
-                "install it with the driver, or name its folder in LD_LIBRARY_PATH",
-                handed_in
+                "install it with the driver, or add its folder to LD_LIBRARY_PATH",
+                gpu_access
             )
         ),
         (Some(library), cuda) => format!(
-            "does nvidia-smi work? if it speaks of a mismatch, restart the machine after the driver's update; {} must be the driver's own{}",
+            "run nvidia-smi; if it reports a mismatch, restart the machine to complete a driver update; {} must belong to the driver{}",
             library.display(),
             cuda.map_or_else(String::new, |cuda| format!(
-                ", and the GPU one that {cuda} knows"
+                ", and {cuda} must support the GPU"
             ))
         ),
     };
     Some((found, advice))
 }
 
-/// No driver, or one that is too old.
-fn driver_trouble(facts: &Facts, seen: Option<&Seen>) -> Option<(String, String)> {
+/// No driver, or an outdated one.
+fn driver_problem(facts: &Facts, seen: Option<&Seen>) -> Option<(String, String)> {
     let cuda = seen.and_then(|seen| seen.libtorch.cuda);
-    let least = least_driver(cuda.map_or(USUAL_CUDA, |(major, _)| major));
+    let least = least_driver(cuda.map_or(DEFAULT_CUDA, |(major, _)| major));
     let Some(driver) = &facts.driver else {
         let bound = facts.cards.iter().flatten().next();
         let bound = bound.map_or_else(String::new, |name| {
-            format!(" (the kernel has '{name}' for it)")
+            format!(" (kernel driver '{name}')")
         });
         let found = format!("{}, without NVIDIA's driver{bound}", facts.named());
         let advice = match bound.contains("vfio") {
             true => {
-                "it is set aside for a virtual machine: use it there, or take it back from vfio-pci"
+                "the GPU is reserved for a virtual machine: use it there, or unbind it from vfio-pci"
                     .to_owned()
             }
-            false => format!("install NVIDIA's driver {least} or later, and restart the machine"),
+            false => format!("install NVIDIA driver {least} or later and restart the machine"),
         };
         return Some((found, advice));
     };
@@ -329,30 +332,30 @@ fn driver_trouble(facts: &Facts, seen: Option<&Seen>) -> Option<(String, String)
             facts.named()
         ),
         format!(
-            "update the driver of the machine (a container uses that of its host) to {least} or later; or build ctseg with a \
-             libtorch 2.11.0 for an older CUDA, named by LIBTORCH (CUDA 12 needs {})",
+            "update the driver (in a container: of the host) to {least} or later; or build ctseg with a libtorch 2.11.0 for \
+             an older CUDA, set by LIBTORCH (CUDA 12 needs {})",
             least_driver(12)
         ),
     ))
 }
 
-/// A driver, and GPUs that this process does not get at.
-fn reach_trouble(facts: &Facts) -> Option<(String, String)> {
+/// A driver, but GPUs not accessible to this process.
+fn access_problem(facts: &Facts) -> Option<(String, String)> {
     let driver = facts.driver.as_deref().unwrap_or_default();
     let how = match (facts.container, facts.is_slurm) {
-        (Some(container), _) => handed_in(container).to_owned(),
-        (None, true) => "ask Slurm for one: --gres=gpu:1".to_owned(),
+        (Some(container), _) => gpu_access(container).to_owned(),
+        (None, true) => "request one from Slurm: --gres=gpu:1".to_owned(),
         (None, false) => {
-            "as root: nvidia-modprobe -u -c 0; in a container, begin it with --gpus all (Docker) or --nv (Apptainer)".to_owned()
+            "run as root: nvidia-modprobe -u -c 0; start a container with --gpus all (Docker) or --nv (Apptainer)".to_owned()
         }
     };
     if facts.nodes.is_empty() {
-        let found = format!("driver {driver}, and no /dev/nvidia0 within reach");
+        let found = format!("driver {driver}, but no accessible /dev/nvidia0");
         return Some((found, how));
     }
     if !facts.opens {
         let found = format!(
-            "{}, driver {driver}: this process may not open /dev/{}",
+            "{}, driver {driver}: no permission to open /dev/{}",
             facts.named(),
             facts.nodes[0]
         );
@@ -368,17 +371,17 @@ fn reach_trouble(facts: &Facts) -> Option<(String, String)> {
     None
 }
 
-/// How GPUs are handed to a container.
-fn handed_in(container: Container) -> &'static str {
+/// How to make GPUs accessible in a container.
+fn gpu_access(container: Container) -> &'static str {
     match container {
         Container::Kubernetes => {
-            "give the pod resources.limits 'nvidia.com/gpu: 1', as scripts/k8s/overlays/gpu does; the node needs NVIDIA's device plugin"
+            "set the pod's resources.limits to 'nvidia.com/gpu: 1', as in scripts/k8s/overlays/gpu; the node needs NVIDIA's device plugin"
         }
         Container::Docker => {
-            "begin the container with --gpus all; the host needs nvidia-container-toolkit"
+            "start the container with --gpus all; the host needs nvidia-container-toolkit"
         }
         Container::Podman => {
-            "begin the container with --device nvidia.com/gpu=all; the host needs nvidia-container-toolkit"
+            "start the container with --device nvidia.com/gpu=all; the host needs nvidia-container-toolkit"
         }
         Container::Apptainer => "apptainer run --nv",
     }

@@ -1,11 +1,11 @@
-//! The libtorch that this process has loaded: where it lies, its version, the CUDA that it was built with.
+//! The libtorch loaded by this process: its folder, version and CUDA version.
 
 use std::path::{Path, PathBuf};
 
 use ctseg_base::limits::host::Host;
 use ctseg_base::text::file::read_text;
 
-/// CUDA's runtime.
+/// The CUDA runtime.
 const RUNTIME: &str = "libcudart.so";
 
 /// A loaded libtorch.
@@ -13,14 +13,14 @@ const RUNTIME: &str = "libcudart.so";
 pub struct LibTorch {
     /// The folder of its libraries.
     pub folder: PathBuf,
-    /// Such as `2.11.0+cu130`; none where it does not tell.
+    /// Such as `2.11.0+cu130`, if known.
     pub version: Option<String>,
-    /// Major and, where known, minor version of its CUDA; none of builds for CPUs alone.
+    /// Major and, if known, minor version of its CUDA; `None` for CPU builds.
     pub cuda: Option<(u32, Option<u32>)>,
 }
 
 impl LibTorch {
-    /// None where none is loaded.
+    /// `None` if none is loaded.
     pub fn loaded(host: &Host) -> Option<Self> {
         let maps = host.read("/proc/self/maps")?;
         let of = |name: &str| libraries(&maps).find(|path| is_library(path, name));
@@ -30,12 +30,12 @@ impl LibTorch {
         let runtime = libraries(&maps).find_map(|path| soname_number(path, RUNTIME));
         let runtime = runtime.or_else(|| runtime_beside(&folder));
         let cuda = own.or_else(|| runtime.map(|major| (major, None)));
-        // A build for CPUs has no such library, whatever else is loaded. Without a driver it is not loaded.
+        // CPU builds do not have this library. Without a driver it exists but is not loaded.
         let has_cuda = of("libtorch_cuda.so").is_some() || folder.join("libtorch_cuda.so").exists();
         Some(Self {
             folder,
             version,
-            cuda: has_cuda.then(|| cuda.unwrap_or((USUAL_CUDA, None))),
+            cuda: has_cuda.then(|| cuda.unwrap_or((DEFAULT_CUDA, None))),
         })
     }
 
@@ -49,7 +49,7 @@ impl LibTorch {
     }
 }
 
-/// The number of CUDA's runtime in libtorch's folder, or where PyTorch's wheels have it: `nvidia/*/lib` beside `torch`.
+/// Major version of the CUDA runtime in libtorch's folder, or in `nvidia/*/lib` beside `torch` as in PyTorch's wheels.
 fn runtime_beside(folder: &Path) -> Option<u32> {
     let packages = folder.parent().and_then(Path::parent);
     let nvidia = packages.and_then(|packages| std::fs::read_dir(packages.join("nvidia")).ok());
@@ -62,7 +62,7 @@ fn runtime_beside(folder: &Path) -> Option<u32> {
     files.find_map(|entry| soname_number(&entry.path(), RUNTIME))
 }
 
-/// Files that are mapped, from `/proc/self/maps` (proc_pid_maps(5)).
+/// Mapped files in `/proc/self/maps` (proc_pid_maps(5)).
 fn libraries(maps: &str) -> impl Iterator<Item = &Path> {
     maps.lines().filter_map(|line| {
         let path = &line[line.find('/')?..];
@@ -74,7 +74,7 @@ fn is_library(path: &Path, name: &str) -> bool {
     path.file_name().is_some_and(|own| own == name)
 }
 
-/// 13 of `libcudart.so.13` and of `libcudart.so.13.0.96`, also where a hash stands in the name.
+/// 13 for `libcudart.so.13` and `libcudart.so.13.0.96`, also with a hash in the name.
 fn soname_number(path: &Path, name: &str) -> Option<u32> {
     let own = path.file_name()?.to_str()?;
     let (stem, number) = own.split_once(".so.")?;
@@ -88,7 +88,7 @@ fn soname_number(path: &Path, name: &str) -> Option<u32> {
         .flatten()
 }
 
-/// PyTorch's wheels have `torch/version.py` beside `torch/lib`, libtorch's archives `build-version`.
+/// The version from `torch/version.py` beside `torch/lib` (PyTorch's wheels) or `build-version` (libtorch's archives).
 fn version_beside(folder: &Path) -> Option<String> {
     let around = folder.parent()?;
     let of_archive = read_text(&around.join("build-version")).ok();
@@ -103,7 +103,7 @@ fn version_beside(folder: &Path) -> Option<String> {
     version.filter(|text| !text.is_empty())
 }
 
-/// 13 and 0 of `2.11.0+cu130`.
+/// 13 and 0 for `2.11.0+cu130`.
 fn cuda_in_version(version: &str) -> Option<(u32, Option<u32>)> {
     let (_, digits) = version.split_once("+cu")?;
     let digits = digits.split(|c: char| !c.is_ascii_digit()).next()?;
@@ -111,8 +111,8 @@ fn cuda_in_version(version: &str) -> Option<(u32, Option<u32>)> {
     Some((major.parse().ok()?, minor.parse().ok()))
 }
 
-/// What the libtorch that `scripts/setup-libtorch.sh` installs is built with.
-pub(super) const USUAL_CUDA: u32 = 13;
+/// CUDA version of the libtorch installed by `scripts/setup-libtorch.sh`.
+pub(super) const DEFAULT_CUDA: u32 = 13;
 
 #[cfg(test)]
 mod tests {
@@ -130,14 +130,14 @@ mod tests {
     }
 
     #[test]
-    fn the_loaded_libtorch_is_told_by_what_is_mapped() {
+    fn the_loaded_libtorch_is_found_in_the_mapped_files() {
         let root = tempfile::tempdir().unwrap();
         let lib = root.path().join("my torch/lib");
         std::fs::create_dir_all(&lib).unwrap();
         std::fs::create_dir_all(root.path().join("proc/self")).unwrap();
         let loaded = |names: &[&str]| {
             std::fs::write(root.path().join("proc/self/maps"), maps(&lib, names)).unwrap();
-            LibTorch::loaded(&Host::below(root.path()))
+            LibTorch::loaded(&Host::with_root(root.path()))
         };
         assert_eq!(loaded(&["libc.so.6"]), None);
         let cpu = loaded(&["libc.so.6", "libtorch_cpu.so"]).unwrap();
@@ -150,13 +150,13 @@ mod tests {
         let wheel = loaded(&with_gpus).unwrap();
         assert_eq!(wheel.version.as_deref(), Some("2.11.0+cu130"));
         assert_eq!(wheel.cuda, Some((13, Some(0))));
-        // Its libraries for GPUs are not there.
+        // Its GPU libraries do not exist.
         assert_eq!(loaded(&["libtorch_cpu.so"]).unwrap().cuda, None);
-        // They are, and not loaded.
+        // They exist but are not loaded.
         std::fs::write(lib.join("libtorch_cuda.so"), "").unwrap();
         let known = loaded(&["libtorch_cpu.so"]).unwrap();
         assert_eq!(known.cuda, Some((13, Some(0))));
-        // Without a version, the files tell what CUDA they are of.
+        // Without a version, the CUDA version follows from the files.
         std::fs::remove_file(lib.parent().unwrap().join("version.py")).unwrap();
         let runtime = root.path().join("nvidia/cu12/lib/libcudart.so.12");
         std::fs::create_dir_all(runtime.parent().unwrap()).unwrap();
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_are_read() {
+    fn versions_are_parsed() {
         assert_eq!(cuda_in_version("2.11.0+cu128"), Some((12, Some(8))));
         assert_eq!(cuda_in_version("2.11.0+cpu"), None);
         assert_eq!(cuda_in_version("2.11.0+cu"), None);

@@ -1,4 +1,4 @@
-//! Memory: what may be taken, what says so, and whether it is enough.
+//! Memory: the limit, where it comes from, and whether it is enough.
 
 use serde_json::json;
 
@@ -8,10 +8,10 @@ use ctseg_base::limits::memory::{Memory, MemoryLimit, MemorySource};
 
 const CHECK: &str = "memory";
 
-/// Less than this is little for a CT of ordinary size, whatever the model.
-const LITTLE_BYTES: u64 = 2 << 30;
+/// Below this, a CT of typical size may not fit, whatever the model.
+const LOW_BYTES: u64 = 2 << 30;
 
-/// What the configured model takes for a CT of ordinary size, if there is one.
+/// Memory needed by the configured model for a CT of typical size.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Needed {
     pub bytes: u64,
@@ -24,7 +24,7 @@ pub fn findings(host: &Host, needed: Option<&Needed>) -> Vec<Finding> {
     let Some(limit) = memory.limit() else {
         return vec![Finding::note(
             CHECK,
-            "the system does not tell how much there is",
+            "unknown",
         )];
     };
     let facts = json!({
@@ -46,25 +46,25 @@ pub fn findings(host: &Host, needed: Option<&Needed>) -> Vec<Finding> {
         Some(needed) if needed.bytes > limit.bytes => Finding::warning(
             CHECK,
             format!(
-                "{found}; the model takes about {} for a CT of {}",
+                "{found}; the model needs about {} for a CT of {}",
                 binary(needed.bytes),
                 needed.volume
             ),
             format!("{more}; or predict with --max-ram {}", max_ram(limit.bytes)),
         ),
-        _ if limit.bytes < LITTLE_BYTES => Finding::warning(
+        _ if limit.bytes < LOW_BYTES => Finding::warning(
             CHECK,
-            format!("{found}; whole CT volumes take more than 2 GiB"),
+            format!("{found}; whole CT volumes need more than 2 GiB"),
             more,
         ),
         _ if memory
             .available_bytes
-            .is_some_and(|bytes| bytes < LITTLE_BYTES) =>
+            .is_some_and(|bytes| bytes < LOW_BYTES) =>
         {
             Finding::warning(
                 CHECK,
                 found,
-                "other processes have taken the rest: end some, or wait for them",
+                "other processes use the rest: stop some, or wait for them",
             )
         }
         _ => Finding::ok(CHECK, found),
@@ -72,19 +72,19 @@ pub fn findings(host: &Host, needed: Option<&Needed>) -> Vec<Finding> {
     vec![finding.with(facts)]
 }
 
-/// How to get more of it.
+/// How to get more memory.
 fn more(limit: &MemoryLimit) -> &'static str {
     match limit.source {
         MemorySource::Machine => "use a machine with more memory",
         MemorySource::AddressSpace => "raise the limit: ulimit -v unlimited",
-        MemorySource::Slurm { .. } => "ask Slurm for more: --mem=16G",
+        MemorySource::Slurm { .. } => "request more from Slurm: --mem=16G",
         MemorySource::Group { .. } => {
             "raise the limit: docker run --memory, resources.limits.memory in Kubernetes, sbatch --mem"
         }
     }
 }
 
-/// Nine tenths, as `--max-ram` takes it.
+/// 90 % of it, in the format of `--max-ram`.
 fn max_ram(bytes: u64) -> String {
     format!("{}M", (bytes / 10 * 9) >> 20)
 }

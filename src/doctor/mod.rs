@@ -1,6 +1,5 @@
-//! What this machine has for ctseg, what is wrong with it, and what to do. Each file looks at one thing and gives
-//! [`Finding`]s; what a machine says comes through [`Host`](ctseg_base::limits::host::Host), so that any machine can be
-//! looked at.
+//! Checks of this machine for `ctseg doctor`. Each file checks one thing and returns [`Finding`]s. The machine is read
+//! through [`Host`](ctseg_base::limits::host::Host), so that tests can check any machine.
 
 pub mod clock;
 pub mod cluster;
@@ -12,9 +11,9 @@ pub mod libtorch;
 pub mod memory;
 pub mod model;
 pub mod mounts;
-pub mod patience;
 pub mod process;
 pub mod settings;
+pub mod timeout;
 pub mod tracking;
 
 use ctseg_base::text::printable::one_line;
@@ -22,30 +21,30 @@ use ctseg_base::text::words::counted;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-/// How things stand, from best to worst.
+/// Severity of a finding, from best to worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     Ok,
-    /// As it is meant to be, perhaps; worth knowing.
+    /// Worth knowing, possibly intended.
     Note,
-    /// Work is possible, and likely to go wrong or slowly.
+    /// Work is possible, but may fail or be slow.
     Warning,
-    /// Something that was asked for does not work.
+    /// Something requested does not work.
     Fault,
 }
 
-/// What came of one check.
+/// Result of one check.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Finding {
-    /// Such as `memory`, or `disk of runs`.
+    /// Such as `memory` or `disk, runs`.
     pub check: String,
     pub state: State,
     /// One line.
     pub found: String,
-    /// What to do; with all that is not ok, and some that is.
+    /// What to do. Set for warnings and faults, optional for others.
     pub advice: Option<String>,
-    /// The same in figures, for programs.
+    /// The same as structured data.
     #[serde(skip_serializing_if = "Value::is_null")]
     pub facts: Value,
 }
@@ -84,7 +83,7 @@ impl Finding {
         Self::ok(check, found).but(State::Fault).advised(advice)
     }
 
-    /// The same in another state.
+    /// The finding with another state.
     pub fn but(self, state: State) -> Self {
         Self { state, ..self }
     }
@@ -101,13 +100,13 @@ impl Finding {
     }
 }
 
-/// The worst of all; ok without any.
+/// The worst state; ok if there are no findings.
 pub fn worst(findings: &[Finding]) -> State {
     let states = findings.iter().map(|finding| finding.state);
     states.max().unwrap_or(State::Ok)
 }
 
-/// For people: a line each in columns, advice below it, the sum at the end.
+/// A table with advice below each line and a summary at the end.
 pub fn as_text(findings: &[Finding]) -> String {
     let widest = |text: &dyn Fn(&Finding) -> usize| findings.iter().map(text).max().unwrap_or(0);
     let state = widest(&|finding| finding.state.name().len());
@@ -124,7 +123,7 @@ pub fn as_text(findings: &[Finding]) -> String {
     text + &summary(findings) + "\n"
 }
 
-/// How many faults and warnings there are.
+/// Numbers of faults and warnings.
 fn summary(findings: &[Finding]) -> String {
     let count = |state| findings.iter().filter(|one| one.state == state).count();
     let found = [
@@ -137,12 +136,12 @@ fn summary(findings: &[Finding]) -> String {
         .map(|(count, noun)| counted(count, noun))
         .collect();
     match parts.as_slice() {
-        [] => "nothing is wrong".to_owned(),
+        [] => "no problems found".to_owned(),
         parts => parts.join(", "),
     }
 }
 
-/// For programs.
+/// The findings as JSON.
 pub fn as_json(findings: &[Finding]) -> Value {
     json!({
         "ctseg_version": env!("CARGO_PKG_VERSION"),
@@ -151,12 +150,12 @@ pub fn as_json(findings: &[Finding]) -> Value {
     })
 }
 
-/// 1000 bytes are 1 kB, as disks are sold and tools print them.
+/// Decimal units (1 kB = 1000 bytes), for disks.
 pub(crate) fn decimal(bytes: u64) -> String {
     in_units(bytes, 1000.0, ["B", "kB", "MB", "GB", "TB"])
 }
 
-/// 1024 bytes are 1 KiB, as memory is limited.
+/// Binary units (1 KiB = 1024 bytes), for memory.
 pub(crate) fn binary(bytes: u64) -> String {
     in_units(bytes, 1024.0, ["B", "KiB", "MiB", "GiB", "TiB"])
 }
@@ -179,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_line_up_and_advice_stands_below() {
+    fn columns_line_up_with_advice_below() {
         let findings = [
             Finding::ok("cores", "2 of 2"),
             Finding::fault("disk of runs", "/runs: full", "make room"),
@@ -200,7 +199,7 @@ warning  files         256
         assert_eq!(worst(&findings), State::Fault);
         assert_eq!(
             as_text(&findings[..1]),
-            "ok  cores  2 of 2\nnothing is wrong\n"
+            "ok  cores  2 of 2\nno problems found\n"
         );
         let value = as_json(&findings);
         assert_eq!(value["state"], "fault");

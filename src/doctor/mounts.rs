@@ -1,4 +1,4 @@
-//! Which file system a path lies on.
+//! The file system of a path.
 
 use std::path::{Path, PathBuf};
 
@@ -16,8 +16,8 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// That of `path`, which is absolute and without links, in `mountinfo` (proc_pid_mountinfo(5)): of those around
-    /// it the innermost, of those in one place the last.
+    /// The mount of `path` in `mountinfo` (proc_pid_mountinfo(5)): the innermost one, and the last of several at the same
+    /// point. `path` must be absolute and without symbolic links.
     pub fn around(path: &Path, mountinfo: &str) -> Option<Self> {
         let around = mountinfo
             .lines()
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_innermost_mount_counts_and_of_two_in_a_place_the_last() {
+    fn the_innermost_and_last_mount_is_found() {
         let text = "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n\
             30 22 0:25 / /data ro,relatime - nfs4 store:/export/data rw,vers=4.2\n\
             31 22 0:26 / /scratch rw - tmpfs none rw\n\

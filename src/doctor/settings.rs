@@ -1,4 +1,4 @@
-//! Environment variables that nothing listens to.
+//! Unknown environment variables.
 
 use super::Finding;
 use ctseg_base::limits::host::Host;
@@ -6,10 +6,10 @@ use ctseg_base::text::suggest::nearest;
 
 const CHECK: &str = "variables";
 
-/// All of ctseg's begin so.
+/// Prefix of ctseg's variables.
 const OURS: &str = "CTSEG_";
 
-/// Those that ctseg's scripts read.
+/// Variables read by ctseg's scripts.
 const SCRIPTS: [&str; 16] = [
     "CTSEG_ARRAY",
     "CTSEG_CACHE",
@@ -29,7 +29,7 @@ const SCRIPTS: [&str; 16] = [
     "CTSEG_TEST_",
 ];
 
-/// `known` are the commands' own.
+/// `known` are the variables of the commands.
 pub fn variables(host: &Host, known: &[String]) -> Vec<Finding> {
     let names = host.variable_names().into_iter();
     let ours: Vec<String> = names.filter(|name| name.starts_with(OURS)).collect();
@@ -54,17 +54,17 @@ pub fn variables(host: &Host, known: &[String]) -> Vec<Finding> {
         let meant = nearest(name, known.iter().map(String::as_str), 1);
         let meant = meant
             .first()
-            .map_or_else(String::new, |near| format!("; is {near} meant?"));
+            .map_or_else(String::new, |near| format!("; did you mean {near}?"));
         Finding::warning(
             CHECK,
-            format!("{name} is set, and no command reads it"),
+            format!("{name} is set, but no command reads it"),
             format!("unset it{meant}"),
         )
     }));
     findings
 }
 
-/// Kubernetes tells pods of every service in variables of its name: `CTSEG_MLFLOW_SERVICE_HOST`,
+/// Whether Kubernetes sets the variable for a service: `CTSEG_MLFLOW_SERVICE_HOST`,
 /// `CTSEG_MLFLOW_PORT_5000_TCP_ADDR`.
 fn is_of_service(name: &str) -> bool {
     ["_SERVICE_HOST", "_SERVICE_PORT"]
@@ -85,10 +85,10 @@ mod tests {
     use crate::doctor::State;
 
     #[test]
-    fn variables_that_nobody_reads_are_told_with_what_was_meant() {
+    fn unknown_variables_are_warnings_with_a_suggestion() {
         let known = ["CTSEG_DEVICE", "CTSEG_MODEL", "CTSEG_THREADS"].map(str::to_owned);
         let of = |set: &[(&str, &str)]| {
-            let host = Host::below(Path::new("/nowhere")).with_variables(set);
+            let host = Host::with_root(Path::new("/nowhere")).with_variables(set);
             variables(&host, &known)
         };
         let found = of(&[

@@ -1,4 +1,4 @@
-//! What happens as JSON on stderr, one object a line, for programs that gather logs.
+//! JSON log on stderr, one object per line, for log collectors.
 
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,13 +13,13 @@ use ctseg_base::progress::{Observer, Task};
 use ctseg_base::progress_counts::TaskCount;
 use ctseg_base::{Error, Result};
 
-/// A long piece of work says a line this often, and one when it ends.
+/// Interval of progress lines of a task; one more is written when it ends.
 const LINE_EVERY: Duration = Duration::from_secs(30);
 
-/// How stderr is written.
+/// Format of the log on stderr.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people: bars on a terminal, lines elsewhere.
+    /// Progress bars on a terminal, lines elsewhere.
     #[default]
     Text,
     Json,
@@ -33,20 +33,20 @@ impl FromStr for LogFormat {
             "text" => Ok(Self::Text),
             "json" => Ok(Self::Json),
             _ => Err(Error::usage(format!(
-                "'{text}' is no format of logs; expected text or json"
+                "'{text}' is not a log format; expected text or json"
             ))),
         }
     }
 }
 
-/// Where a command's lines go.
+/// The log of a command.
 #[derive(Debug, Clone)]
 pub struct Log {
     format: LogFormat,
     fields: Fields,
 }
 
-/// What every line says beside its message.
+/// Fields of every line besides the message.
 #[derive(Debug, Clone)]
 struct Fields {
     command: String,
@@ -54,18 +54,18 @@ struct Fields {
 }
 
 impl Log {
-    /// Of `command`, such as `fit`; empty where it is not known.
+    /// The log of `command`, such as `fit`; empty if unknown.
     pub fn new(format: LogFormat, command: &str) -> Self {
         Self {
             format,
             fields: Fields {
                 command: command.to_owned(),
-                job: Job::own().clone(),
+                job: Job::current().clone(),
             },
         }
     }
 
-    /// Hears what long work tells.
+    /// Receives progress, messages and warnings.
     pub fn observer(&self) -> Arc<dyn Observer> {
         match self.format {
             LogFormat::Text => terminal::for_stderr(),
@@ -73,7 +73,7 @@ impl Log {
         }
     }
 
-    /// Why the command ended with this exit code.
+    /// Logs the error that ends the command with this exit code.
     pub fn error(&self, message: &str, exit_code: u8) {
         match self.format {
             LogFormat::Text => to_stderr(&format!("error: {message}")),
@@ -83,8 +83,8 @@ impl Log {
         }
     }
 
-    /// Makes panics lines as all others are.
-    pub fn take_panics(&self) {
+    /// Logs panics in the same format.
+    pub fn log_panics(&self) {
         if self.format == LogFormat::Text {
             return;
         }
@@ -98,7 +98,7 @@ impl Log {
 }
 
 impl Fields {
-    /// A line with the members of `more`.
+    /// Writes a line with the additional members of `more`.
     fn write(&self, level: &str, message: &str, more: Value) {
         to_stderr(&self.line(level, message, more));
     }
@@ -128,7 +128,7 @@ impl Fields {
 struct JsonLines(Fields);
 
 impl Observer for JsonLines {
-    fn say(&self, line: &str) {
+    fn info(&self, line: &str) {
         self.0.write("info", line, Value::Null);
     }
 
@@ -137,14 +137,14 @@ impl Observer for JsonLines {
     }
 
     fn log(&self, line: &str) {
-        self.say(line);
+        self.info(line);
     }
 
     fn task(&self, name: &str, total: u64, unit: &'static str) -> Box<dyn Task> {
         Box::new(JsonTask {
             fields: self.0.clone(),
             count: TaskCount::new(name, total, unit),
-            said: Mutex::new(Instant::now()),
+            last_line: Mutex::new(Instant::now()),
         })
     }
 }
@@ -152,12 +152,12 @@ impl Observer for JsonLines {
 struct JsonTask {
     fields: Fields,
     count: TaskCount,
-    /// When the last line was said.
-    said: Mutex<Instant>,
+    /// Time of the last line.
+    last_line: Mutex<Instant>,
 }
 
 impl JsonTask {
-    fn say(&self, ended: bool) {
+    fn write_progress(&self, ended: bool) {
         let TaskCount {
             name, total, unit, ..
         } = &self.count;
@@ -186,11 +186,11 @@ impl JsonTask {
 impl Task for JsonTask {
     fn advance(&self, steps: u64) {
         self.count.advance(steps);
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.elapsed() >= LINE_EVERY {
-            *said = Instant::now();
-            drop(said);
-            self.say(false);
+        let mut last_line = self.last_line.lock().unwrap_or_else(PoisonError::into_inner);
+        if last_line.elapsed() >= LINE_EVERY {
+            *last_line = Instant::now();
+            drop(last_line);
+            self.write_progress(false);
         }
     }
 
@@ -201,7 +201,7 @@ impl Task for JsonTask {
 
 impl Drop for JsonTask {
     fn drop(&mut self) {
-        self.say(true);
+        self.write_progress(true);
     }
 }
 
@@ -210,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_one_object_whatever_is_said() {
+    fn a_line_is_one_object_whatever_the_message() {
         let fields = Fields {
             command: "fit".to_owned(),
             job: Job {
@@ -218,11 +218,11 @@ mod tests {
                 rank: Some(1),
             },
         };
-        let said = "a \"b\"\n\u{1b}[1mc\\ ü\n";
-        let line = fields.line("warning", said, json!({"exit_code": 3, "note": null}));
+        let message = "a \"b\"\n\u{1b}[1mc\\ ü\n";
+        let line = fields.line("warning", message, json!({"exit_code": 3, "note": null}));
         assert!(!line.contains('\n'), "{line}");
         let value: Value = serde_json::from_str(&line).unwrap();
-        assert_eq!(value["message"], said.trim_end());
+        assert_eq!(value["message"], message.trim_end());
         let time: jiff::Timestamp = value["time"].as_str().unwrap().parse().unwrap();
         assert!(jiff::Timestamp::now().duration_since(time).as_secs() < 60);
         let known = [&value["level"], &value["command"], &value["job"]];

@@ -1,4 +1,4 @@
-//! Lines about work in progress, for a terminal or as JSON.
+//! Progress and messages on stderr, as text or JSON.
 
 pub mod json;
 pub mod terminal;

@@ -1,4 +1,4 @@
-//! Progress on stderr: bars on a terminal, plain lines with rate and time left everywhere else.
+//! Progress on stderr: bars on a terminal, lines with rate and time left elsewhere.
 
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,16 +11,16 @@ use ctseg_base::limits::spawn::spawn;
 use ctseg_base::progress::{Observer, Task};
 use ctseg_base::text::printable::{lines, one_line};
 
-/// In a log file, a long piece of work says a line this often.
+/// Interval of progress lines in a log file.
 const LINE_EVERY: Duration = Duration::from_secs(30);
 
 const DRAW_EVERY: Duration = Duration::from_millis(200);
 
-/// Bars that stay at the bottom of the terminal while lines scroll above them, and a board below the bars.
+/// Bars that stay at the bottom of the terminal while lines scroll above them, and a live table below the bars.
 struct Bars {
     bars: MultiProgress,
-    board: Mutex<Option<ProgressBar>>,
-    /// Of tasks that go on; a thread draws them anew while this lives.
+    live_table: Mutex<Option<ProgressBar>>,
+    /// Bars of running tasks; a thread redraws them as long as this exists.
     shown: Arc<Mutex<Vec<WeakProgressBar>>>,
     redraws: Once,
 }
@@ -28,10 +28,10 @@ struct Bars {
 /// Lines for log files and pipes.
 struct Lines;
 
-/// What suits where stderr goes.
+/// Bars if stderr is a terminal, lines otherwise.
 pub fn for_stderr() -> Arc<dyn Observer> {
     let bars = MultiProgress::new();
-    // Hidden also on terminals that cannot move the cursor.
+    // Bars are also hidden on terminals that cannot move the cursor.
     if std::io::stderr().is_terminal() && !bars.is_hidden() {
         Arc::new(Bars::on(bars))
     } else {
@@ -43,14 +43,14 @@ impl Bars {
     fn on(bars: MultiProgress) -> Self {
         Self {
             bars,
-            board: Mutex::default(),
+            live_table: Mutex::default(),
             shown: Arc::default(),
             redraws: Once::new(),
         }
     }
 
-    /// Draws the bar every so often, so that its times move where the work takes long; without a thread for that they
-    /// move with the work.
+    /// Redraws the bar regularly, so that its times advance during long steps. If no thread can be started for that, they
+    /// advance with the steps.
     fn redraw(&self, bar: &ProgressBar) {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         shown.push(bar.downgrade());
@@ -74,8 +74,8 @@ impl Bars {
 }
 
 impl Observer for Bars {
-    fn say(&self, line: &str) {
-        // Fails only when stderr is gone, and then there is nobody to tell.
+    fn info(&self, line: &str) {
+        // Fails only if stderr is closed.
         let _ = self.bars.println(one_line(line));
     }
 
@@ -96,7 +96,7 @@ impl Observer for Bars {
         } else {
             ProgressBar::new_spinner()
         };
-        // Above the board.
+        // Above the live table.
         let bar = self.bars.insert(
             0,
             bar.with_style(style)
@@ -106,21 +106,21 @@ impl Observer for Bars {
         Box::new(BarTask(bar))
     }
 
-    fn board(&self, text: &str) {
-        let mut board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
+    fn set_live_table(&self, text: &str) {
+        let mut live_table = self.live_table.lock().unwrap_or_else(PoisonError::into_inner);
         if text.is_empty() {
-            if let Some(board) = board.take() {
-                board.finish_and_clear();
+            if let Some(live_table) = live_table.take() {
+                live_table.finish_and_clear();
             }
             return;
         }
-        let board = board.get_or_insert_with(|| {
+        let live_table = live_table.get_or_insert_with(|| {
             let style = ProgressStyle::with_template("{msg}");
             let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
             self.bars.add(ProgressBar::new_spinner().with_style(style))
         });
-        board.set_message(lines(text).into_owned());
-        board.tick();
+        live_table.set_message(lines(text).into_owned());
+        live_table.tick();
     }
 }
 
@@ -142,7 +142,7 @@ impl Drop for BarTask {
     }
 }
 
-/// Writes a line, its control characters escaped. A reader that has gone away must not end hours of work.
+/// Writes a line with control characters escaped. A closed pipe must not end hours of work.
 pub(super) fn to_stderr(line: &str) {
     let _ = std::io::stderr()
         .lock()
@@ -150,7 +150,7 @@ pub(super) fn to_stderr(line: &str) {
 }
 
 impl Observer for Lines {
-    fn say(&self, line: &str) {
+    fn info(&self, line: &str) {
         to_stderr(line);
     }
 
@@ -181,7 +181,7 @@ struct LineTask {
     unit: &'static str,
     done: AtomicU64,
     started: Instant,
-    /// When the last line was said, and the note to say with the next.
+    /// Time of the last line, and the note for the next.
     state: Mutex<(Instant, String)>,
 }
 
@@ -229,7 +229,7 @@ mod tests {
 
     use super::*;
 
-    /// A terminal whose screen can be read: what was written last on each line.
+    /// A terminal whose screen can be read: the last text of each line.
     #[derive(Debug, Default, Clone)]
     struct Screen(Arc<Mutex<(Vec<String>, usize)>>);
 
@@ -287,17 +287,17 @@ mod tests {
     }
 
     #[test]
-    fn a_board_stays_below_the_bars_until_it_is_taken_away() {
+    fn the_live_table_stays_below_the_bars_until_it_is_removed() {
         let screen = Screen::default();
         let target = ProgressDrawTarget::term_like(Box::new(screen.clone()));
         let bars = Bars::on(MultiProgress::with_draw_target(target));
-        bars.board("structure  dice\nliver  0.5");
+        bars.set_live_table("structure  dice\nliver  0.5");
         let task = bars.task("epoch 2", 4, "steps");
-        bars.board("structure  dice\nliver  0.9\nspleen  0.8");
+        bars.set_live_table("structure  dice\nliver  0.9\nspleen  0.8");
         task.advance(1);
-        // Bars are drawn now and then.
-        let begun = Instant::now();
-        while !screen.text().contains("epoch 2") && begun.elapsed() < Duration::from_secs(60) {
+        // Bars are drawn at intervals.
+        let started = Instant::now();
+        while !screen.text().contains("epoch 2") && started.elapsed() < Duration::from_secs(60) {
             std::thread::sleep(Duration::from_millis(20));
         }
         let shown = screen.text();
@@ -308,13 +308,13 @@ mod tests {
         };
         assert!(place("epoch 2") < place("structure") && place("liver  0.9") < place("spleen"));
         assert!(!shown.contains("0.5"), "{shown}");
-        bars.board("");
+        bars.set_live_table("");
         drop(task);
         assert!(!screen.text().contains("liver"), "{}", screen.text());
     }
 
     #[test]
-    fn lines_tell_rate_time_left_and_note() {
+    fn lines_have_rate_time_left_and_note() {
         let task = LineTask {
             name: "segmenting".to_owned(),
             total: 40,

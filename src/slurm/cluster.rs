@@ -1,13 +1,13 @@
-//! Whether a cluster can run a job, by what it says of its partitions and nodes.
+//! Checks whether the partitions and nodes of a cluster can run a job.
 
 use std::time::Duration;
 
-use super::answer;
+use super::output_of;
 use super::script::Job;
 use super::span::{Span, written};
 use ctseg_base::Result;
 
-/// A partition as `scontrol show partition` tells of it.
+/// A partition, from `scontrol show partition`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Partition {
     name: String,
@@ -16,7 +16,7 @@ struct Partition {
     longest: Option<Span>,
 }
 
-/// The largest node of a partition in each respect.
+/// Resources of a node, or requested by a job.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Node {
     cpus: u64,
@@ -24,45 +24,45 @@ struct Node {
     gpus: u64,
 }
 
-/// What is in the way of each job, in lines; none where they can run.
+/// Problems of the jobs, one per line; empty if all can run.
 ///
 /// # Errors
-/// Slurm does not answer.
+/// A Slurm command fails.
 pub fn problems(jobs: &[Job]) -> Result<Vec<String>> {
     let arguments =
         |words: &[&str]| -> Vec<String> { words.iter().map(|w| (*w).to_owned()).collect() };
-    // With those that are hidden, which jobs may name.
-    let said = answer("scontrol", &arguments(&["-a", "show", "partition", "-o"]))?;
-    let partitions: Vec<Partition> = said.lines().filter_map(partition_of).collect();
-    let config = answer("scontrol", &arguments(&["show", "config"]))?;
-    let most_tasks = most_tasks(&config);
+    // -a includes hidden partitions, which jobs may use.
+    let shown = output_of("scontrol", &arguments(&["-a", "show", "partition", "-o"]))?;
+    let partitions: Vec<Partition> = shown.lines().filter_map(partition_of).collect();
+    let config = output_of("scontrol", &arguments(&["show", "config"]))?;
+    let max_array_size = max_array_size(&config);
     // sinfo takes -a or -p, not both.
-    let nodes = answer(
+    let nodes = output_of(
         "sinfo",
         &arguments(&["-h", "-N", "-a", "-o", "%R|%c|%m|%G"]),
     )?;
     let mut found = Vec::new();
     for job in jobs {
-        let mut tell = |problem: String| {
+        let mut add = |problem: String| {
             let line = format!("{}: {problem}", job.name());
             if !found.contains(&line) {
                 found.push(line);
             }
         };
-        array_problem(job, most_tasks).map(&mut tell);
-        time_problem(job).map(&mut tell);
+        array_problem(job, max_array_size).map(&mut add);
+        time_problem(job).map(&mut add);
         let partition = match chosen(job, &partitions) {
             Ok(partition) => partition,
             Err(problem) => {
-                tell(problem);
+                add(problem);
                 continue;
             }
         };
-        partition_problem(job, partition).map(&mut tell);
+        partition_problem(job, partition).map(&mut add);
         let own = nodes.lines().filter_map(node_of);
         let own = own.filter(|(name, _)| *name == partition.name);
         let own: Vec<Node> = own.map(|(_, node)| node).collect();
-        node_problem(job, partition, &own).map(&mut tell);
+        node_problem(job, partition, &own).map(&mut add);
     }
     Ok(found)
 }
@@ -80,7 +80,7 @@ fn partition_of(line: &str) -> Option<Partition> {
     })
 }
 
-/// `work|8|64000|gpu:a100:4(S:0-1)`: a node and its partition; more than the number may follow a `+`.
+/// A node and its partition from `work|8|64000|gpu:a100:4(S:0-1)`; numbers may end with `+`.
 fn node_of(line: &str) -> Option<(&str, Node)> {
     let mut parts = line.split('|');
     let partition = parts.next()?.trim();
@@ -100,8 +100,8 @@ fn node_of(line: &str) -> Option<(&str, Node)> {
     Some((partition, node))
 }
 
-/// Tasks of an array have numbers below this.
-fn most_tasks(config: &str) -> Option<u64> {
+/// Task IDs of an array are below this.
+fn max_array_size(config: &str) -> Option<u64> {
     let mut lines = config.lines();
     lines.find_map(|line| {
         let (name, value) = line.split_once('=')?;
@@ -114,21 +114,21 @@ fn chosen<'a>(job: &Job, partitions: &'a [Partition]) -> Result<&'a Partition, S
         let names: Vec<&str> = partitions.iter().map(|p| p.name.as_str()).collect();
         names.join(", ")
     };
-    // sbatch reads it where the script names none.
+    // sbatch uses it if the script sets no partition.
     let variable = std::env::var("SBATCH_PARTITION").ok();
     let variable = variable.as_deref().filter(|name| !name.is_empty());
     match job.option("partition").or(variable) {
-        // Of several, Slurm takes the one that is free first; what the first allows is looked at.
+        // Of several partitions, Slurm takes the first free one; check only the first in the list.
         Some(named) => {
             let first = named.split(',').next().unwrap_or(named);
             let known = partitions.iter().find(|p| p.name == first);
-            known.ok_or_else(|| format!("no partition '{first}' here; expected one of {}", names()))
+            known.ok_or_else(|| format!("unknown partition '{first}'; expected one of {}", names()))
         }
         None => {
             let default = partitions.iter().find(|p| p.is_default);
             default.ok_or_else(|| {
                 format!(
-                    "the cluster has no default partition; name one of {} by --partition",
+                    "the cluster has no default partition; choose one of {} with --partition",
                     names()
                 )
             })
@@ -136,15 +136,15 @@ fn chosen<'a>(job: &Job, partitions: &'a [Partition]) -> Result<&'a Partition, S
     }
 }
 
-fn array_problem(job: &Job, most_tasks: Option<u64>) -> Option<String> {
+fn array_problem(job: &Job, max_array_size: Option<u64>) -> Option<String> {
     let array = job.option("array")?;
     let numbers = array.split('%').next()?.split([',', '-', ':']);
     let last: u64 = numbers.filter_map(|n| n.parse().ok()).max()?;
-    let most = most_tasks?;
-    (last >= most).then(|| {
+    let limit = max_array_size?;
+    (last >= limit).then(|| {
         format!(
-            "tasks up to number {last}; the cluster takes numbers up to {} (MaxArraySize)",
-            most - 1
+            "array task {last} exceeds the largest task ID of the cluster, {} (MaxArraySize)",
+            limit - 1
         )
     })
 }
@@ -156,13 +156,13 @@ fn time_of(job: &Job) -> Option<Duration> {
     }
 }
 
-/// A signal that is sent before the job has begun stops it at once, again and again.
+/// With a stop signal due before the job starts, the job would stop at once and be requeued forever.
 fn time_problem(job: &Job) -> Option<String> {
     let (_, before) = job.option("signal")?.rsplit_once('@')?;
     let before = Duration::from_secs(before.parse().ok()?);
     let time = time_of(job).filter(|time| *time <= before)?;
     Some(format!(
-        "a time of {} is no longer than the {} that it is asked to stop before; give it more, or another \
+        "time limit {} does not exceed the lead of the stop signal, {}; request more time, or set \
          --sbatch-arg=--signal=B:USR1@SECONDS",
         written(time),
         written(before)
@@ -173,13 +173,13 @@ fn partition_problem(job: &Job, partition: &Partition) -> Option<String> {
     let name = &partition.name;
     if !partition.is_up {
         return Some(format!(
-            "partition '{name}' takes no jobs now (it is not UP)"
+            "partition '{name}' accepts no jobs (state is not UP)"
         ));
     }
     let time = time_of(job).map(Span::Of)?;
     match (time, partition.longest?) {
         (Span::Of(asked), Span::Of(longest)) if asked > longest => Some(format!(
-            "a time of {}; partition '{name}' gives {} at most: ask for less by --time",
+            "time limit {}; partition '{name}' allows at most {}: lower --time",
             written(asked),
             written(longest)
         )),
@@ -187,7 +187,7 @@ fn partition_problem(job: &Job, partition: &Partition) -> Option<String> {
     }
 }
 
-/// Mebibytes that a job asks for per node: `16G`, `512M`, and without a letter mebibytes.
+/// Memory in MiB from `16G`, `512M` or a number of MiB.
 fn memory_mib(text: &str) -> Option<u64> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let number: u64 = digits.parse().ok()?;
@@ -205,7 +205,7 @@ fn node_problem(job: &Job, partition: &Partition, nodes: &[Node]) -> Option<Stri
         let (kind, count) = resource.rsplit_once(':')?;
         (kind == "gpu" || kind.starts_with("gpu:")).then(|| count.parse().ok())?
     });
-    let asked = Node {
+    let requested = Node {
         cpus: job
             .option("cpus-per-task")
             .and_then(|n| n.parse().ok())
@@ -214,7 +214,9 @@ fn node_problem(job: &Job, partition: &Partition, nodes: &[Node]) -> Option<Stri
         gpus: gpus.unwrap_or(0),
     };
     let fits = |node: &Node| {
-        node.cpus >= asked.cpus && node.memory_mib >= asked.memory_mib && node.gpus >= asked.gpus
+        node.cpus >= requested.cpus
+            && node.memory_mib >= requested.memory_mib
+            && node.gpus >= requested.gpus
     };
     if nodes.iter().any(fits) {
         return None;
@@ -222,11 +224,11 @@ fn node_problem(job: &Job, partition: &Partition, nodes: &[Node]) -> Option<Stri
     let most = |of: fn(&Node) -> u64| nodes.iter().map(of).max().unwrap_or(0);
     Some(format!(
         "no node of partition '{}' has {} CPUs, {} MiB of memory and {} GPUs; its {} nodes have up to {}, {} and {}: \
-         ask for less by --cpus, --mem or --gpus",
+         lower --cpus, --mem or --gpus",
         partition.name,
-        asked.cpus,
-        asked.memory_mib,
-        asked.gpus,
+        requested.cpus,
+        requested.memory_mib,
+        requested.gpus,
         nodes.len(),
         most(|node| node.cpus),
         most(|node| node.memory_mib),
@@ -239,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_slurm_prints_is_read() {
+    fn output_of_slurm_is_parsed() {
         let line =
             "PartitionName=gpu AllowGroups=ALL Default=NO MaxTime=2-00:00:00 State=UP TotalCPUs=2";
         let found = partition_of(line).unwrap();
@@ -261,7 +263,7 @@ mod tests {
         assert_eq!(node_of("work|8|32000|gpu:2,shard:8"), node(8, 32000, 2));
         assert_eq!(node_of("what"), None);
         assert_eq!(
-            most_tasks("MaxJobCount = 10\nMaxArraySize            = 1001\n"),
+            max_array_size("MaxJobCount = 10\nMaxArraySize            = 1001\n"),
             Some(1001)
         );
         assert_eq!(memory_mib("16G"), Some(16384));

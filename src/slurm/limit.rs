@@ -1,39 +1,38 @@
-//! When the job that this process is in will be ended.
+//! The time left for the job of this process.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::answer;
+use super::output_of;
 use super::span::Span;
 
-/// How much time a job has.
+/// The time left for a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Left {
-    /// Nobody says: no job of Slurm's, or its controller does not answer.
+    /// Not a Slurm job, or the controller does not answer.
     Unknown,
     Unlimited,
     Limited {
         left: Duration,
-        /// From the job's beginning on, where that is known.
+        /// The whole time limit, if known.
         whole: Option<Duration>,
     },
 }
 
-/// The time that is left of this process's job: by `SLURM_JOB_END_TIME`, which newer versions of Slurm set, or
-/// else by asking squeue.
+/// The time left, from `SLURM_JOB_END_TIME` (set by newer versions of Slurm) or squeue.
 pub fn left() -> Left {
     let known = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     left_of(&known, SystemTime::now(), &|job| {
         let arguments = ["-h", "-j", job, "-o", "%L"].map(str::to_owned);
-        answer("squeue", &arguments).ok()
+        output_of("squeue", &arguments).ok()
     })
 }
 
 fn left_of(
-    known: &dyn Fn(&str) -> Option<String>,
+    variable: &dyn Fn(&str) -> Option<String>,
     now: SystemTime,
-    asked: &dyn Fn(&str) -> Option<String>,
+    squeue: &dyn Fn(&str) -> Option<String>,
 ) -> Left {
-    let time = |name: &str| known(name)?.trim().parse().ok().map(Duration::from_secs);
+    let time = |name: &str| variable(name)?.trim().parse().ok().map(Duration::from_secs);
     if let Some(end) = time("SLURM_JOB_END_TIME") {
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         return Left::Limited {
@@ -41,13 +40,16 @@ fn left_of(
             whole: time("SLURM_JOB_START_TIME").map(|begin| end.saturating_sub(begin)),
         };
     }
-    // The number of one task of an array is that of the whole array.
+    // squeue shows a whole array under its job ID; ask for the task.
     let task = || {
-        let (array, task) = (known("SLURM_ARRAY_JOB_ID")?, known("SLURM_ARRAY_TASK_ID")?);
+        let (array, task) = (
+            variable("SLURM_ARRAY_JOB_ID")?,
+            variable("SLURM_ARRAY_TASK_ID")?,
+        );
         Some(format!("{array}_{task}"))
     };
-    let said = task().or_else(|| known("SLURM_JOB_ID"));
-    match said.and_then(|job| Span::parse(&asked(&job)?)) {
+    let job = task().or_else(|| variable("SLURM_JOB_ID"));
+    match job.and_then(|job| Span::parse(&squeue(&job)?)) {
         None => Left::Unknown,
         Some(Span::Unlimited) => Left::Unlimited,
         Some(Span::Of(left)) => Left::Limited { left, whole: None },
@@ -73,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_is_believed_and_else_squeue_asked() {
+    fn the_environment_takes_precedence_over_squeue() {
         let limited = |left, whole| Left::Limited {
             left: Duration::from_secs(left),
             whole: Option::map(whole, Duration::from_secs),

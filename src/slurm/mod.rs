@@ -1,5 +1,4 @@
-//! Slurm, by its own commands: what it says of the job that this process is in, of a cluster's partitions, and jobs
-//! that are handed to it.
+//! Slurm, through its commands: the time limit of the present job, the cluster's partitions, and job submission.
 
 pub mod cluster;
 pub mod limit;
@@ -12,34 +11,34 @@ use std::process::{Command, Output, Stdio};
 
 use ctseg_base::{Error, Result};
 
-/// What one of Slurm's commands prints.
+/// The output of a Slurm command.
 ///
 /// # Errors
-/// It is not installed here, or it fails: what it says then, in one line.
-pub fn answer(program: &str, arguments: &[String]) -> Result<String> {
+/// The command is not installed, or fails; the error has its stderr as one line.
+pub fn output_of(program: &str, arguments: &[String]) -> Result<String> {
     let output = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
         .output()
         .map_err(|error| not_run(program, &error))?;
-    said_by(program, &output)
+    stdout_of(program, &output)
 }
 
 fn not_run(program: &str, error: &std::io::Error) -> Error {
     Error::invalid(match error.kind() {
         ErrorKind::NotFound => format!(
-            "'{program}' is not in PATH; run this where Slurm's commands are, such as on the cluster's login node"
+            "'{program}' is not in PATH; run this where Slurm is installed, such as on a login node"
         ),
         _ => format!("cannot run '{program}': {error}"),
     })
 }
 
-fn said_by(program: &str, output: &Output) -> Result<String> {
+fn stdout_of(program: &str, output: &Output) -> Result<String> {
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let lines = stderr.lines().map(str::trim).filter(|line| !line.is_empty());
     Err(Error::invalid(format!(
         "{program} failed ({}): {}",
         output.status,

@@ -1,9 +1,8 @@
-//! Job scripts: those of scripts/slurm, with options, environment and arguments of one job in them, so that they can be
-//! submitted as they are.
+//! Job scripts: those of scripts/slurm, completed with the options, environment and arguments of one job.
 
 use std::path::Path;
 
-/// What a script does.
+/// The work of a script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
     Predict,
@@ -16,16 +15,16 @@ pub enum Work {
 #[derive(Debug, Clone)]
 pub struct Job {
     pub work: Work,
-    /// Options of sbatch, such as `mem` and `16G`; those that take no value have an empty one. They replace the
-    /// script's own.
+    /// Options of sbatch, such as `mem` and `16G`; the value is empty for options that take none. They replace those of
+    /// the script.
     pub options: Vec<(String, String)>,
     /// Environment variables of the job.
     pub environment: Vec<(String, String)>,
     pub arguments: Vec<String>,
 }
 
-/// Where the script begins to work.
-const WORK_BEGINS: &str = "set -euo pipefail";
+/// The first line after the options.
+const AFTER_OPTIONS: &str = "set -euo pipefail";
 const OPTION: &str = "#SBATCH --";
 
 impl Work {
@@ -40,7 +39,7 @@ impl Work {
 }
 
 impl Job {
-    /// The value of an option of sbatch that the job has, its own or the script's.
+    /// The value of an sbatch option, of the job or of its script.
     pub fn option(&self, name: &str) -> Option<&str> {
         let mut own = self.options.iter().rev();
         if let Some((_, value)) = own.find(|(own, _)| own == name) {
@@ -57,10 +56,10 @@ impl Job {
         self.option("job-name").unwrap_or("ctseg")
     }
 
-    /// The script; `program` is what it finds as `ctseg`.
+    /// The script; `program` is the path of `ctseg`.
     pub fn script(&self, program: &Path) -> String {
         let mut text = String::new();
-        let mut begun = false;
+        let mut is_complete = false;
         let is_replaced = |line: &str| {
             option_of(line).is_some_and(|(name, _)| self.options.iter().any(|(own, _)| own == name))
         };
@@ -68,12 +67,12 @@ impl Job {
             if is_replaced(line) {
                 continue;
             }
-            if line == WORK_BEGINS && !begun {
-                begun = true;
+            if line == AFTER_OPTIONS && !is_complete {
+                is_complete = true;
                 self.options
                     .iter()
                     .for_each(|option| text += &written(option));
-                text = text + line + "\n" + &self.told(program);
+                text = text + line + "\n" + &self.setup(program);
                 continue;
             }
             text = text + line + "\n";
@@ -81,9 +80,9 @@ impl Job {
         text
     }
 
-    /// What the job is told, as lines of shell.
-    fn told(&self, program: &Path) -> String {
-        let mut text = "\n# Of 'ctseg submit'.\n".to_owned();
+    /// Environment and arguments of the job, as lines of shell.
+    fn setup(&self, program: &Path) -> String {
+        let mut text = "\n# Set by 'ctseg submit'.\n".to_owned();
         if let Some(folder) = program.parent() {
             let folder = quoted(&folder.display().to_string());
             text += &format!("export PATH={folder}:\"$PATH\"\n");
@@ -95,7 +94,7 @@ impl Job {
         text + &format!("set -- {}\n", arguments.join(" "))
     }
 
-    /// Where its output goes, once it has the number `id`: a pattern of the shell's for an array.
+    /// The log file of the job with this ID; a shell pattern for an array.
     pub fn log(&self, id: &str) -> String {
         let pattern = self.option("output").unwrap_or("slurm-%j.out");
         pattern
@@ -106,7 +105,7 @@ impl Job {
     }
 }
 
-/// Name and value of an option that a line of a script holds.
+/// Name and value of the sbatch option in a line of a script.
 pub(super) fn option_of(line: &str) -> Option<(&str, &str)> {
     let option = line.strip_prefix(OPTION)?;
     Some(option.split_once('=').unwrap_or((option, "")))
@@ -120,7 +119,7 @@ fn written((name, value): &(String, String)) -> String {
     }
 }
 
-/// One word for a shell, whatever it holds.
+/// A word quoted for the shell.
 fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
@@ -162,12 +161,12 @@ mod tests {
                 assert!(at(&format!("#SBATCH --{option}")) < begins);
             }
             let set = at("set -- 'a b' '$HOME'");
-            for told in [
+            for export in [
                 "export PATH='/opt/ctseg/bin':\"$PATH\"",
                 r"export CTSEG_CLAIM='/data/it'\''s'",
             ] {
-                let told = at(told);
-                assert!(begins < told && told < set);
+                let export = at(export);
+                assert!(begins < export && export < set);
             }
             assert_eq!(lines.iter().filter(|l| l.contains("--mem=")).count(), 1);
         }

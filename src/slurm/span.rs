@@ -1,8 +1,8 @@
-//! Times as Slurm writes them.
+//! Durations in the format of Slurm.
 
 use std::time::Duration;
 
-/// A length of time, or none at all that would end.
+/// A duration, or no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Span {
     Of(Duration),
@@ -10,8 +10,7 @@ pub enum Span {
 }
 
 impl Span {
-    /// `days-hours:minutes:seconds`, the days and the hours not always there, as Slurm's commands print them; `None`
-    /// for what is no time, such as `NOT_SET`.
+    /// Parses `days-hours:minutes:seconds` with optional days and hours; `None` for anything else, such as `NOT_SET`.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
         if ["unlimited", "infinite"].contains(&text.to_ascii_lowercase().as_str()) {
@@ -31,7 +30,7 @@ impl Span {
     }
 }
 
-/// As sbatch takes it, rounded up to whole seconds: `1-02:03:04`.
+/// The format of sbatch, rounded up to whole seconds: `1-02:03:04`.
 pub fn written(time: Duration) -> String {
     let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
     let (days, of_day) = (seconds / 86_400, seconds % 86_400);
@@ -52,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slurms_times_are_read_and_written() {
+    fn slurm_durations_are_parsed_and_written() {
         for (text, seconds) in [
             ("0:00", 0),
             ("3:00", 180),

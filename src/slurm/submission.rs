@@ -1,51 +1,50 @@
-//! Handing jobs to Slurm.
+//! Job submission with sbatch.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use super::said_by;
+use super::stdout_of;
 use super::script::option_of;
 use ctseg_base::{Error, Result};
 
-/// Asks sbatch whether it would take the script, without submitting it.
+/// Has sbatch validate the script without submitting it.
 ///
 /// # Errors
-/// It would not; what it says.
+/// sbatch refuses it; the error has its message.
 pub fn tried(script: &str) -> Result<()> {
     sbatch(&["--test-only".to_owned()], script).map(drop)
 }
 
-/// Submits the script: the job's number. With an `after` that is not empty, such as `afterok:12,afterany:13`, it waits,
-/// and is cancelled where this cannot come about any more.
+/// Submits the script and returns the job ID. A dependency `after`, such as `afterok:12,afterany:13`, may be empty; the
+/// job is cancelled if the dependency can no longer be met.
 ///
 /// # Errors
-/// sbatch does not take it.
+/// sbatch refuses it.
 pub fn submitted(script: &str, after: &str) -> Result<String> {
     let mut options = vec!["--parsable".to_owned()];
     if !after.is_empty() {
         options.push(format!("--dependency={after}"));
         options.push("--kill-on-invalid-dep=yes".to_owned());
     }
-    let said = sbatch(&options, script)?;
-    // With several clusters the cluster's name follows.
-    let id = said.trim().split(';').next().unwrap_or_default();
+    let answer = sbatch(&options, script)?;
+    // With several clusters, the name of the cluster follows.
+    let id = answer.trim().split(';').next().unwrap_or_default();
     match !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit()) {
         true => Ok(id.to_owned()),
         false => Err(Error::invalid(format!(
-            "sbatch answered '{}'; expected a job's number",
-            said.trim()
+            "sbatch answered '{}'; expected a job ID",
+            answer.trim()
         ))),
     }
 }
 
-/// Whether the environment's `variable` is one of sbatch's that beats an option of the script, which holds all that was
-/// asked for and all that the job needs.
-fn is_beaten(variable: &str, script: &str) -> bool {
+/// Whether `variable` would make sbatch override an option of the script.
+fn overrides(variable: &str, script: &str) -> bool {
     let Some(name) = variable.strip_prefix("SBATCH_") else {
         return false;
     };
     let option = match name {
-        // Of a script that has none it would make one.
+        // Would turn a script without an array into one.
         "ARRAY_INX" => return true,
         "TIMELIMIT" => "time".to_owned(),
         "NO_REQUEUE" => "requeue".to_owned(),
@@ -64,7 +63,7 @@ fn sbatch(options: &[String], script: &str) -> Result<String> {
     for (variable, _) in std::env::vars_os() {
         if variable
             .to_str()
-            .is_some_and(|name| is_beaten(name, script))
+            .is_some_and(|name| overrides(name, script))
         {
             command.env_remove(variable);
         }
@@ -76,11 +75,11 @@ fn sbatch(options: &[String], script: &str) -> Result<String> {
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| super::not_run("sbatch", &error))?;
-    // One that fails at once does not read it; what it says is told below.
+    // If sbatch fails at once, it does not read the script; its error is returned below.
     if let Some(mut input) = child.stdin.take() {
         let _ = input.write_all(script.as_bytes());
     }
-    said_by("sbatch", &child.wait_with_output().map_err(cannot)?)
+    stdout_of("sbatch", &child.wait_with_output().map_err(cannot)?)
 }
 
 #[cfg(test)]
@@ -88,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn variables_do_not_beat_what_the_script_says() {
+    fn variables_that_override_the_script_are_found() {
         let script = "#SBATCH --time=04:00:00\n#SBATCH --mem=16G\n#SBATCH --requeue\n#SBATCH --open-mode=append\n";
         for name in [
             "TIMELIMIT",
@@ -97,7 +96,7 @@ mod tests {
             "OPEN_MODE",
             "ARRAY_INX",
         ] {
-            assert!(is_beaten(&format!("SBATCH_{name}"), script), "{name}");
+            assert!(overrides(&format!("SBATCH_{name}"), script), "{name}");
         }
         for name in [
             "SBATCH_PARTITION",
@@ -106,7 +105,7 @@ mod tests {
             "TIMELIMIT",
             "SLURM_TIMELIMIT",
         ] {
-            assert!(!is_beaten(name, script), "{name}");
+            assert!(!overrides(name, script), "{name}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! How a batch of volumes stands, from what its processes have written: `predictions.json`, one for each shard, and
-//! the folder where processes meet that share the volumes.
+//! Status of a batch of volumes, from the files of its processes: `predictions.json`, one per shard, and the folder of
+//! claims.
 
 use std::collections::{BTreeMap, HashSet};
 use std::os::unix::fs::MetadataExt;
@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 
-use super::state::{Cases, Claim, EXPIRY, Kind, Standing, Status, age, standing, text_of};
-use ctseg_base::process::owner::{Alive, Sign, Worker};
+use super::state::{Cases, Claim, EXPIRY, Kind, State, Status, age, text_of, unfinished};
+use ctseg_base::process::owner::{Liveness, Heartbeat, Worker};
 use ctseg_base::text::file::read_text;
 use ctseg_base::text::os_text;
 use ctseg_base::{Error, Result};
@@ -18,12 +18,13 @@ use ctseg_predict::CaseState;
 use ctseg_predict::claims::survey::Survey;
 use ctseg_predict::shard::output_name;
 
-/// What is needed of `predictions.json`; early versions wrote less.
+/// The parts of `predictions.json` needed here; early versions wrote fewer.
 #[derive(Deserialize)]
 struct Manifest {
     #[serde(flatten)]
     worker: Option<Worker>,
-    begun: Option<String>,
+    #[serde(rename = "begun")]
+    started: Option<String>,
     folder: Option<PathBuf>,
     claims: Option<ClaimsAt>,
     shard: Option<String>,
@@ -44,7 +45,7 @@ struct ClaimsAt {
 
 #[derive(Deserialize)]
 struct Case {
-    /// As text: it is only shown.
+    /// Only shown.
     input: PathBuf,
     #[serde(with = "os_text::path")]
     output: PathBuf,
@@ -52,7 +53,7 @@ struct Case {
     state: CaseState,
 }
 
-/// One process's part, or that of several which share their cases.
+/// The part of one process, or of several that share their cases.
 struct Part {
     manifest: Manifest,
     owner: u32,
@@ -60,48 +61,48 @@ struct Part {
     survey: Option<Survey>,
 }
 
-/// How the batch in the folder at `path` stands, all its shards together.
+/// The status of the batch in the folder at `path`, with all its shards.
 pub(super) fn of(path: &Path, manifests: &[PathBuf], now: SystemTime) -> Result<Status> {
     let mut parts = Vec::new();
     for manifest in manifests {
-        // A case may be called as the file that tells of all cases.
+        // The sidecar of a case may have the name of a manifest.
         match Part::read(manifest, now) {
             Err(Error::File { .. }) if manifests.len() > 1 => {}
             part => parts.push(part?),
         }
     }
     parts.sort_by_key(|part| part.sign);
-    let begun: Vec<String> = parts.iter().filter_map(Part::shard).collect();
+    let started: Vec<String> = parts.iter().filter_map(Part::shard).collect();
     let parts = without_superseded(parts, now);
     let mut status = Status::new(path, Kind::Predict);
-    let standings: Vec<_> = parts.iter().map(|part| part.standing(now)).collect();
-    let cases = cases(&parts, &begun);
-    status.state = together(&standings, &cases);
-    let told = standings.iter().zip(&parts);
-    let mut told = told.filter(|((state, _), _)| *state == status.state);
-    status.because = told.find_map(|((_, because), part)| {
+    let states: Vec<_> = parts.iter().map(|part| part.state(now)).collect();
+    let cases = cases(&parts, &started);
+    status.state = overall(&states, &cases);
+    let same = states.iter().zip(&parts);
+    let mut same = same.filter(|((state, _), _)| *state == status.state);
+    status.because = same.find_map(|((_, because), part)| {
         let because = because.as_ref()?;
         Some(match &part.manifest.shard {
             Some(shard) => format!("shard {shard}: {because}"),
             None => because.clone(),
         })
     });
-    if status.because.is_none() && status.state == Standing::Failed {
+    if status.because.is_none() && status.state == State::Failed {
         status.because = cases.failures.last().map(|(_, reason)| reason.clone());
     }
-    if status.state != Standing::Running && (cases.left > 0 || cases.failed > 0) {
+    if status.state != State::Running && (cases.left > 0 || cases.failed > 0) {
         status.resume = Some("the same command".to_owned());
     }
     status.last_sign = parts.iter().filter_map(Part::last_sign).max();
     if let Some(last) = parts.last() {
         status.worker = last.manifest.worker.clone();
-        status.begun = parts
+        status.started = parts
             .iter()
-            .filter_map(|part| part.manifest.begun.clone())
+            .filter_map(|part| part.manifest.started.clone())
             .min();
     }
-    if status.state == Standing::Running
-        && let Some(seconds) = seconds_left(&parts, &standings, now)
+    if status.state == State::Running
+        && let Some(seconds) = seconds_left(&parts, &states, now)
     {
         status.expect_within(seconds, now);
     }
@@ -109,15 +110,15 @@ pub(super) fn of(path: &Path, manifests: &[PathBuf], now: SystemTime) -> Result<
     Ok(status)
 }
 
-/// The parts, in the order of their signs, without those of earlier runs: all of whose cases later parts have too, and
-/// those without cases that are shards of no number of shards that is left.
+/// The parts, in order of their last update, without those of earlier runs: parts whose cases are all in later parts,
+/// and parts without cases whose number of shards no other part has.
 fn without_superseded(parts: Vec<Part>, now: SystemTime) -> Vec<Part> {
     let (mut later, mut kept) = (HashSet::new(), Vec::new());
     for part in parts.into_iter().rev() {
         let outputs: Vec<PathBuf> = part.outputs().cloned().collect();
         let is_covered = !outputs.is_empty() && outputs.iter().all(|output| later.contains(output));
         later.extend(outputs);
-        if !is_covered || part.standing(now).0 == Standing::Running {
+        if !is_covered || part.state(now).0 == State::Running {
             kept.push(part);
         }
     }
@@ -150,8 +151,8 @@ impl Part {
         let text = read_text(path).map_err(Error::io(path, "read"))?;
         let metadata = std::fs::metadata(path).map_err(Error::io(path, "read"))?;
         let manifest: Manifest = serde_json::from_str(&text)
-            .map_err(|error| Error::file(path, format!("tells of no batch: {error}")))?;
-        // A folder that is gone, or named from another working folder, has nothing to add.
+            .map_err(|error| Error::file(path, format!("is not a batch manifest: {error}")))?;
+        // Ignore a folder that is gone, or was given relative to another working folder.
         let survey = manifest.claims.as_ref().and_then(|claims| {
             let expiry = Duration::try_from_secs_f64(claims.expiry_seconds).unwrap_or(EXPIRY);
             Survey::read(&claims.folder, &claims.way, expiry, now).ok()
@@ -166,42 +167,42 @@ impl Part {
 
     fn last_sign(&self) -> Option<SystemTime> {
         let members = self.survey.iter().flat_map(Survey::members);
-        members.map(|member| member.sign).chain(self.sign).max()
+        members.map(|member| member.last_heartbeat).chain(self.sign).max()
     }
 
     fn workers_alive(&self) -> usize {
         let members = self.survey.iter().flat_map(Survey::members);
-        members.filter(|member| member.alive == Alive::Yes).count()
+        members.filter(|member| member.alive == Liveness::Alive).count()
     }
 
-    fn standing(&self, now: SystemTime) -> (Standing, Option<String>) {
+    fn state(&self, now: SystemTime) -> (State, Option<String>) {
         let manifest = &self.manifest;
         if self.workers_alive() > 0 {
-            return (Standing::Running, None);
+            return (State::Running, None);
         }
         if let Some(reason) = &manifest.ended_early {
-            return (Standing::Failed, Some(reason.clone()));
+            return (State::Failed, Some(reason.clone()));
         }
         let pending = |case: &Case| case.state == CaseState::Pending;
         match (manifest.ended, &manifest.worker) {
             (true, _) if manifest.interrupted || manifest.cases.iter().any(pending) => {
-                (Standing::Interrupted, None)
+                (State::Interrupted, None)
             }
-            (true, _) => (Standing::Done, None),
+            (true, _) => (State::Done, None),
             (false, Some(worker)) => {
                 let at = self.sign.unwrap_or(now);
-                let sign = Sign { at, now };
-                standing(worker, worker.alive(self.owner, sign, EXPIRY))
+                let sign = Heartbeat { at, now };
+                unfinished(worker, worker.liveness(self.owner, sign, EXPIRY))
             }
             (false, None) => {
-                let why = "its files do not say which process works on it; it is of an early version of ctseg";
-                (Standing::Unknown, Some(why.to_owned()))
+                let why = "written by an early version of ctseg, which did not record the process";
+                (State::Unknown, Some(why.to_owned()))
             }
         }
     }
 
-    /// The state of a case, as far as any process knows, and who is at work on it.
-    fn state_of<'a>(&'a self, case: &'a Case) -> (&'a CaseState, Option<Claim>) {
+    /// The state of a case as recorded by any process, and its claim.
+    fn case_state<'a>(&'a self, case: &'a Case) -> (&'a CaseState, Option<Claim>) {
         let known = (&case.state, None);
         let (CaseState::Pending, Some(survey), Some(folder)) =
             (&case.state, &self.survey, &self.manifest.folder)
@@ -228,13 +229,12 @@ impl Part {
     }
 }
 
-/// All cases; of one that several parts know, the part that was written last is right. `begun` are all shards, those of
-/// earlier runs too.
-fn cases(parts: &[Part], begun: &[String]) -> Cases {
+/// All cases; the last written part of a case wins. `started` has all shards, also of earlier runs.
+fn cases(parts: &[Part], started: &[String]) -> Cases {
     let mut states = BTreeMap::new();
     for part in parts {
         for case in &part.manifest.cases {
-            let (state, claim) = part.state_of(case);
+            let (state, claim) = part.case_state(case);
             states.insert(&case.output, (case, state, claim));
         }
     }
@@ -254,43 +254,43 @@ fn cases(parts: &[Part], begun: &[String]) -> Cases {
             (CaseState::Pending, None) => cases.left += 1,
         }
     }
-    cases.shards_missing = shards_missing(parts, begun);
+    cases.shards_missing = shards_missing(parts, started);
     cases
 }
 
-/// Shards, as `3/8`, of the last run that has any, which have not `begun`.
-fn shards_missing(parts: &[Part], begun: &[String]) -> Vec<String> {
+/// Shards, as `3/8`, of the last sharded run that have not `started`.
+fn shards_missing(parts: &[Part], started: &[String]) -> Vec<String> {
     let count = parts.iter().rev().find_map(Part::shard_count).unwrap_or(0);
     let all = (1..=count.min(10_000)).map(|number| format!("{number}/{count}"));
-    all.filter(|name| !begun.contains(name)).collect()
+    all.filter(|name| !started.contains(name)).collect()
 }
 
-/// One standing for all parts.
-fn together(standings: &[(Standing, Option<String>)], cases: &Cases) -> Standing {
-    let any = |wanted: Standing| standings.iter().any(|(state, _)| *state == wanted);
-    if any(Standing::Running) {
-        Standing::Running
-    } else if any(Standing::Unknown) || standings.is_empty() {
-        Standing::Unknown
-    } else if any(Standing::Failed) {
-        Standing::Failed
-    } else if any(Standing::Interrupted) || !cases.shards_missing.is_empty() {
-        Standing::Interrupted
+/// The state of all parts together.
+fn overall(states: &[(State, Option<String>)], cases: &Cases) -> State {
+    let any = |wanted: State| states.iter().any(|(state, _)| *state == wanted);
+    if any(State::Running) {
+        State::Running
+    } else if any(State::Unknown) || states.is_empty() {
+        State::Unknown
+    } else if any(State::Failed) {
+        State::Failed
+    } else if any(State::Interrupted) || !cases.shards_missing.is_empty() {
+        State::Interrupted
     } else if cases.failed > 0 {
-        Standing::Failed
+        State::Failed
     } else {
-        Standing::Done
+        State::Done
     }
 }
 
-/// Seconds until the slowest part that runs is through; none before its first case is done.
+/// Seconds until the slowest running part is finished; `None` before its first case is done.
 fn seconds_left(
     parts: &[Part],
-    standings: &[(Standing, Option<String>)],
+    states: &[(State, Option<String>)],
     now: SystemTime,
 ) -> Option<f64> {
-    let running = parts.iter().zip(standings);
-    let running = running.filter(|(_, (state, _))| *state == Standing::Running);
+    let running = parts.iter().zip(states);
+    let running = running.filter(|(_, (state, _))| *state == State::Running);
     let each = running.map(|(part, _)| part.seconds_left(now));
     each.collect::<Option<Vec<f64>>>()?
         .into_iter()
@@ -299,7 +299,7 @@ fn seconds_left(
 
 impl Part {
     fn seconds_left(&self, now: SystemTime) -> Option<f64> {
-        let states = || self.manifest.cases.iter().map(|case| self.state_of(case).0);
+        let states = || self.manifest.cases.iter().map(|case| self.case_state(case).0);
         let seconds = states().filter_map(|state| match state {
             CaseState::Done { seconds, .. } => Some(*seconds),
             _ => None,
@@ -313,18 +313,18 @@ impl Part {
         }
         let done = seconds.len() as f64;
         if self.survey.is_some() {
-            // Who shares came and went: what counts is what a case takes, and how many are at work.
+            // Processes came and went: use the mean time per case and the number of live processes.
             let workers = self.workers_alive().max(1) as f64;
             return Some(left * seconds.iter().sum::<f64>() / done / workers);
         }
-        // Reading and writing overlap with segmenting, and devices share the cases: the clock has it all.
-        let begun = self
+        // Use the wall clock, since reading, writing and several devices overlap.
+        let started = self
             .manifest
-            .begun
+            .started
             .as_ref()?
             .parse::<jiff::Timestamp>()
             .ok()?;
-        let elapsed = age(Some(SystemTime::from(begun)), now).as_secs_f64();
+        let elapsed = age(Some(SystemTime::from(started)), now).as_secs_f64();
         let elapsed = elapsed.max(self.manifest.seconds);
         Some(left * elapsed / done)
     }

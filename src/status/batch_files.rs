@@ -1,10 +1,10 @@
-//! Which files of a folder tell of batches.
+//! Finds the manifests of batches.
 
 use std::path::{Path, PathBuf};
 
 use ctseg_base::{Error, Result};
 
-/// The files in this folder that tell of batches.
+/// The batch manifests in this folder.
 pub(super) fn manifests(path: &Path) -> Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(path).map_err(Error::io(path, "read the folder"))?;
     let mut found = Vec::new();
@@ -18,7 +18,7 @@ pub(super) fn manifests(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// `predictions.json`, `predictions-3-of-8.json`, each also with `.batch` where a case is called that.
+/// `predictions.json`, `predictions-3-of-8.json`, each also with `.batch` if a case has that name.
 fn is_manifest(name: &str) -> bool {
     let Some(rest) = name.strip_prefix("predictions") else {
         return false;
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_files_of_batches_are_taken_for_such() {
+    fn manifests_are_recognised_by_name() {
         for name in [
             "predictions.json",
             "predictions-3-of-8.json",

@@ -1,5 +1,5 @@
-//! What is running, done, interrupted or failed, from files alone: of trainings, sweeps, batches of volumes and
-//! evaluations. Nothing is written, so that anybody may look who can read the folders.
+//! The state of trainings, sweeps, predictions and evaluations, from their files alone. Nothing is written: read access
+//! is enough.
 
 mod batch;
 mod batch_files;
@@ -9,7 +9,7 @@ mod sweep;
 mod training;
 
 pub use evaluation::STATE as EVALUATION;
-pub use state::{Cases, Epochs, Kind, Standing, Status, Trials, span};
+pub use state::{Cases, Epochs, Kind, State, Status, Trials, span};
 
 use std::path::Path;
 use std::time::SystemTime;
@@ -17,21 +17,20 @@ use std::time::SystemTime;
 use ctseg_base::{Error, Result};
 use ctseg_train::sweep as sweeps;
 
-/// How deep runs are looked for: `runs/<job>/<run>`.
+/// Depth of the search for runs: `runs/<job>/<run>`.
 const DEPTH: usize = 3;
 
-/// How everything stands that lies at `path`, at the time `now`; by path. A folder may hold two things: label maps
-/// and their evaluation.
+/// The status of everything at `path`, sorted by path. A folder may contain both label maps and their evaluation.
 ///
 /// # Errors
-/// There is nothing there, or the folder cannot be read. What cannot be read of one run costs no other.
+/// Nothing is found, or the folder cannot be read. An unreadable run does not affect the others.
 pub fn of(path: &Path, now: SystemTime) -> Result<Vec<Status>> {
     let mut found = Vec::new();
     search(path, DEPTH, now, &mut found)?;
     if found.is_empty() {
         return Err(Error::file(
             path,
-            "holds no run, sweep, predictions or evaluation; expected one of these, or a folder of them",
+            "contains no run, sweep, predictions or evaluation; expected one of these, or a folder of them",
         ));
     }
     found.sort_by(|a, b| a.path.cmp(&b.path));
@@ -55,7 +54,7 @@ fn search(path: &Path, depth: usize, now: SystemTime, found: &mut Vec<Status>) -
     if evaluation::is_at(path) {
         found.push(readable(Kind::Evaluate, evaluation::of(path, now)));
     }
-    // What lies in a run is its own, not another run.
+    // Do not search inside a run.
     if depth == 0 || found.len() > before {
         return Ok(());
     }
@@ -63,7 +62,7 @@ fn search(path: &Path, depth: usize, now: SystemTime, found: &mut Vec<Status>) -
     for entry in entries {
         let entry = entry.map_err(Error::io(path, "read the folder"))?;
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            // What lies deeper and may not be read is somebody else's.
+            // Skip unreadable subfolders, which may be another user's.
             let _ = search(&entry.path(), depth - 1, now, found);
         }
     }

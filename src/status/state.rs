@@ -1,4 +1,4 @@
-//! What is known of the work in one folder: its kind, its state, how far it is, when it is expected to end.
+//! Status of one folder: kind, state, progress and expected end.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -6,72 +6,73 @@ use std::time::{Duration, SystemTime};
 use serde::{Serialize, Serializer};
 
 use ctseg_base::Error;
-use ctseg_base::process::owner::{Alive, Sign, Worker};
+use ctseg_base::process::owner::{Liveness, Heartbeat, Worker};
 use ctseg_core::run::state_file::{Ended, RunState, TaskState, time_text};
 
-/// A process that cannot be asked is taken for dead so long after its last sign; it gives several a minute.
+/// A process on another machine counts as dead this long after its last update; it writes several a minute.
 pub(super) const EXPIRY: Duration = Duration::from_secs(300);
 
-/// How far a training has come.
+/// Progress of a training.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Epochs {
-    /// The network under way, or the last one: `fold 0`.
+    /// The current network, or the last one: `fold 0`.
     pub network: String,
-    /// Its epochs that are done.
+    /// Finished epochs of this network.
     pub done: usize,
-    /// At most.
+    /// Maximum number of epochs.
     pub of: usize,
-    /// Networks that are trained.
+    /// Finished networks.
     pub networks_done: usize,
     pub networks: usize,
     /// Training loss of the last epoch.
     pub loss: Option<f64>,
 }
 
-/// How far the trials of a sweep are.
+/// Progress of a sweep.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Trials {
     pub all: usize,
-    /// Those that were trained, if only for a rung.
-    pub begun: usize,
+    /// Trials trained for at least one rung.
+    #[serde(rename = "begun")]
+    pub started: usize,
     pub failed: usize,
     /// Settings of the best one so far.
     pub best: Option<String>,
 }
 
-/// How many cases are in which state.
+/// Number of cases by state.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Cases {
     pub done: usize,
     /// Cases whose label map already exists.
     pub kept: usize,
     pub failed: usize,
-    /// A process of those that share the cases is at work on them.
+    /// Claimed by a process.
     pub claimed: usize,
-    /// Still to be done, and nobody's.
+    /// Pending and not claimed.
     pub left: usize,
-    /// Those that are claimed.
+    /// The claims.
     pub claims: Vec<Claim>,
-    /// Inputs that failed, and why.
+    /// Failed inputs, with the reason.
     pub failures: Vec<(PathBuf, String)>,
-    /// The shards of how many, where there are any, that have not begun.
+    /// Shards that have not started, as `3/8`.
     pub shards_missing: Vec<String>,
 }
 
-/// A case that a process is at work on.
+/// A case claimed by a process.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Claim {
     #[serde(serialize_with = "as_shown")]
     pub output: PathBuf,
-    /// The process, as the folder of claims names it.
+    /// Name of the process in the folder of claims.
     pub process: String,
-    /// Those of early versions do not say.
+    /// Not recorded by early versions.
     pub worker: Option<Worker>,
-    /// When the case was taken.
+    /// Time of the claim.
     pub since: Option<String>,
 }
 
-/// What a folder holds.
+/// Kind of work in a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -81,55 +82,56 @@ pub enum Kind {
     Evaluate,
 }
 
-/// How it stands.
+/// State of the work in a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Standing {
+pub enum State {
     Running,
     Done,
-    /// It was stopped, or its process is gone; it can go on.
+    /// Stopped, or its process is gone; can be resumed.
     Interrupted,
-    /// It ended with an error, or with cases that failed.
+    /// Ended with an error or failed cases.
     Failed,
-    /// Its files do not tell.
+    /// Not determined by its files.
     Unknown,
 }
 
-/// How the work in one folder stands.
+/// Status of the work in one folder.
 #[derive(Debug, Clone, Serialize)]
 pub struct Status {
     #[serde(serialize_with = "as_shown")]
     pub path: PathBuf,
     pub kind: Kind,
-    pub state: Standing,
-    /// Why it stands so, one line, where that is worth one.
+    pub state: State,
+    /// Reason for the state, one line.
     pub because: Option<String>,
-    /// How it goes on, where it does.
+    /// Command to resume it, if it can be resumed.
     pub resume: Option<String>,
-    /// The process that works on it, or did so last.
+    /// The current or last process.
     pub worker: Option<Worker>,
     /// RFC 3339 in UTC.
-    pub begun: Option<String>,
+    #[serde(rename = "begun")]
+    pub started: Option<String>,
     /// The last time that a file of it was written, by the clock of the file system.
     #[serde(serialize_with = "as_text")]
     pub last_sign: Option<SystemTime>,
     pub task: Option<TaskState>,
-    /// What was said last.
+    /// Last log line.
     pub last_line: Option<String>,
-    /// Of a training.
+    /// For trainings.
     pub epochs: Option<Epochs>,
-    /// Of a sweep.
+    /// For sweeps.
     pub trials: Option<Trials>,
-    /// Of predictions and evaluations.
+    /// For predictions and evaluations.
     pub cases: Option<Cases>,
-    /// The best validation Dice of a training or trial so far; of an evaluation the mean Dice.
+    /// Best validation Dice so far of a training or sweep; mean Dice of an evaluation.
     pub dice: Option<f64>,
-    /// If it goes on as it did; a training that gains nothing more ends earlier.
+    /// At the present speed; early stopping may end a training before.
     #[serde(serialize_with = "as_text")]
     pub expected_end: Option<SystemTime>,
 }
 
-/// Paths that are not UTF-8, too, which serde refuses.
+/// Serialises paths that are not UTF-8, which serde refuses.
 fn as_shown<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(&path.display())
 }
@@ -147,11 +149,11 @@ impl Status {
         Self {
             path: path.to_path_buf(),
             kind,
-            state: Standing::Unknown,
+            state: State::Unknown,
             because: None,
             resume: None,
             worker: None,
-            begun: None,
+            started: None,
             last_sign: None,
             task: None,
             last_line: None,
@@ -163,7 +165,7 @@ impl Status {
         }
     }
 
-    /// Of a folder whose files cannot be read.
+    /// Status of a folder whose files cannot be read.
     pub(super) fn unreadable(path: &Path, kind: Kind, error: &Error) -> Self {
         Self {
             because: Some(error.to_string()),
@@ -171,23 +173,23 @@ impl Status {
         }
     }
 
-    /// Takes over what a state says; `owner` is whose file it is.
+    /// Copies a state file, owned by user `owner`.
     pub(super) fn take_state(&mut self, state: RunState, owner: u32, now: SystemTime) {
         let at = self.last_sign.unwrap_or(now);
-        let sign = Sign { at, now };
+        let sign = Heartbeat { at, now };
         (self.state, self.because) = match &state.ended {
             Some(ending) => match ending.outcome {
-                Ended::Finished => (Standing::Done, None),
-                Ended::Interrupted => (Standing::Interrupted, None),
-                Ended::Failed => (Standing::Failed, ending.reason.clone()),
+                Ended::Finished => (State::Done, None),
+                Ended::Interrupted => (State::Interrupted, None),
+                Ended::Failed => (State::Failed, ending.reason.clone()),
             },
-            None => standing(&state.worker, state.worker.alive(owner, sign, EXPIRY)),
+            None => unfinished(&state.worker, state.worker.liveness(owner, sign, EXPIRY)),
         };
         self.worker = Some(state.worker);
-        self.begun = Some(state.begun);
+        self.started = Some(state.started);
         self.task = state.task;
         self.last_line = state.last_line;
-        if self.state != Standing::Running {
+        if self.state != State::Running {
             self.task = None;
         } else if let Some(until) = state.until {
             let until = until.parse::<jiff::Timestamp>().ok();
@@ -195,7 +197,7 @@ impl Status {
         }
     }
 
-    /// The end is expected after so many seconds more, unless it is to be earlier.
+    /// Expects the end within `seconds`, unless an earlier one is known.
     pub(super) fn expect_within(&mut self, seconds: f64, now: SystemTime) {
         let after = Duration::try_from_secs_f64(seconds.max(0.0)).ok();
         let end = after.and_then(|after| now.checked_add(after));
@@ -206,26 +208,26 @@ impl Status {
     }
 }
 
-/// How work stands whose end nobody has written down.
-pub(super) fn standing(worker: &Worker, alive: Alive) -> (Standing, Option<String>) {
+/// State of work that has not recorded an end.
+pub(super) fn unfinished(worker: &Worker, alive: Liveness) -> (State, Option<String>) {
     match alive {
-        Alive::Yes => (Standing::Running, None),
-        Alive::No => (
-            Standing::Interrupted,
-            Some(format!("{} is gone without an end", worker.described())),
+        Liveness::Alive => (State::Running, None),
+        Liveness::Dead => (
+            State::Interrupted,
+            Some(format!("{} is gone and recorded no end", worker.described())),
         ),
-        Alive::Silent(silent) => (
-            Standing::Interrupted,
+        Liveness::Expired(silent) => (
+            State::Interrupted,
             Some(format!(
-                "{} was not heard of for {}",
+                "{} has not updated its files for {}",
                 worker.described(),
                 span(silent)
             )),
         ),
-        Alive::Ahead(ahead) => (
-            Standing::Interrupted,
+        Liveness::ClockAhead(ahead) => (
+            State::Interrupted,
             Some(format!(
-                "the last sign of {} lies {} in the future and tells nothing; set the clocks right",
+                "the last update of {} is {} in the future; synchronise the clocks",
                 worker.described(),
                 span(ahead)
             )),
@@ -233,7 +235,7 @@ pub(super) fn standing(worker: &Worker, alive: Alive) -> (Standing, Option<Strin
     }
 }
 
-/// The newest time of `files` that are there.
+/// The latest modification time of the existing `files`.
 pub(super) fn last_written<'a>(files: impl IntoIterator<Item = &'a Path>) -> Option<SystemTime> {
     let times = files
         .into_iter()
@@ -241,7 +243,7 @@ pub(super) fn last_written<'a>(files: impl IntoIterator<Item = &'a Path>) -> Opt
     times.max()
 }
 
-/// How long ago that was; nothing where it was not, or lies in the future.
+/// Time since `time`; zero if unknown or in the future.
 pub(super) fn age(time: Option<SystemTime>, now: SystemTime) -> Duration {
     let age = time.and_then(|time| now.duration_since(time).ok());
     age.unwrap_or_default()
@@ -264,12 +266,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spans_are_said_in_two_units_at_most() {
-        let said = |seconds: u64| span(Duration::from_secs(seconds));
-        assert_eq!(said(0), "0 s");
-        assert_eq!(said(119), "1 min");
-        assert_eq!(said(3600 * 3 + 60 * 20), "3 h 20 min");
-        assert_eq!(said(86_400 * 2 + 3600 * 5 + 59), "2 d 5 h");
+    fn spans_have_at_most_two_units() {
+        let text = |seconds: u64| span(Duration::from_secs(seconds));
+        assert_eq!(text(0), "0 s");
+        assert_eq!(text(119), "1 min");
+        assert_eq!(text(3600 * 3 + 60 * 20), "3 h 20 min");
+        assert_eq!(text(86_400 * 2 + 3600 * 5 + 59), "2 d 5 h");
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! How a sweep stands.
+//! Status of a sweep.
 
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::state::{Kind, Standing, Status, Trials, last_written};
+use super::state::{Kind, State, Status, Trials, last_written};
 use ctseg_base::text::file::read_text;
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
@@ -14,7 +14,7 @@ use ctseg_train::sweep::table::TrialRow;
 
 const TABLE: &str = "sweep.json";
 
-/// How the sweep in the folder at `path` stands.
+/// The status of the sweep in the folder at `path`.
 pub(super) fn of(path: &Path, now: SystemTime) -> Result<Status> {
     let mut status = Status::new(path, Kind::Sweep);
     let settings = SweepSettings::read(path)?;
@@ -24,7 +24,7 @@ pub(super) fn of(path: &Path, now: SystemTime) -> Result<Status> {
     match RunState::read(&state)? {
         Some((state, owner)) => status.take_state(state, owner, now),
         None => {
-            let why = "its files do not say which process works on it; it is of an early version of ctseg";
+            let why = "written by an early version of ctseg, which did not record the process";
             status.because = Some(why.to_owned());
         }
     }
@@ -33,27 +33,27 @@ pub(super) fn of(path: &Path, now: SystemTime) -> Result<Status> {
     status.dice = best.and_then(|row| row.best_dice);
     status.trials = Some(Trials {
         all: settings.trials()?,
-        begun: rows.iter().filter(|row| row.rungs > 0).count(),
+        started: rows.iter().filter(|row| row.rungs > 0).count(),
         failed,
         best: best.map(|row| row.settings.join(" ")),
     });
-    if status.state == Standing::Done && failed > 0 {
-        status.state = Standing::Failed;
+    if status.state == State::Done && failed > 0 {
+        status.state = State::Failed;
         status.because = Some(format!(
             "{} failed, see table.txt",
             counted(failed, "trial")
         ));
-    } else if matches!(status.state, Standing::Interrupted | Standing::Failed) {
+    } else if matches!(status.state, State::Interrupted | State::Failed) {
         status.resume = Some(format!("ctseg sweep --resume {}", path.display()));
     }
     Ok(status)
 }
 
-/// The sweep's table; empty before the first trial has paused.
+/// The sweep's table; empty until the first trial has finished a rung.
 fn rows(path: &Path) -> Result<Vec<TrialRow>> {
     match read_text(path) {
         Ok(text) => serde_json::from_str(&text)
-            .map_err(|error| Error::file(path, format!("is no table of a sweep: {error}"))),
+            .map_err(|error| Error::file(path, format!("is not a sweep table: {error}"))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(Error::io(path, "read")(error)),
     }

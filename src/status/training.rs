@@ -1,70 +1,70 @@
-//! How a training stands.
+//! Status of a training.
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::state::{Epochs, Kind, Standing, Status, age, last_written};
+use super::state::{Epochs, Kind, State, Status, age, last_written};
 use ctseg_base::Result;
 use ctseg_core::recipe::Recipe;
-use ctseg_core::run::checkpoint::Ended;
+use ctseg_core::run::checkpoint::StopReason;
 use ctseg_core::run::folder::{RunFolder, RunSettings};
 use ctseg_core::run::history;
 use ctseg_core::run::history::{EpochLine, History};
 use ctseg_core::run::state_file;
 use ctseg_core::run::state_file::RunState;
 
-/// Epochs that say how long the next ones take.
+/// Number of last epochs to estimate the duration of the next ones from.
 const RECENT: usize = 5;
 
-/// How the run in the folder at `path` stands.
+/// The status of the run in the folder at `path`.
 pub(super) fn of(path: &Path, now: SystemTime) -> Result<Status> {
     let mut status = Status::new(path, Kind::Fit);
     let (recipe, settings) = RunFolder::read(path)?;
     let history = history::read(path)?;
     let epochs = epochs(&recipe, &history);
-    let over = epochs.networks_done == epochs.networks;
+    let is_finished = epochs.networks_done == epochs.networks;
     status.last_sign = last_written(files(path, &recipe).iter().map(PathBuf::as_path));
     status.dice = dice(&history);
     match RunState::read(&path.join(state_file::FILE))? {
         Some((state, owner)) => status.take_state(state, owner, now),
-        None => before_states(&mut status, over, &settings),
+        None => without_state_file(&mut status, is_finished, &settings),
     }
-    if status.state == Standing::Running {
+    if status.state == State::Running {
         let lines = history.get(&epochs.network).map_or(&[][..], Vec::as_slice);
         if let Some(left) = seconds_left(&epochs, lines) {
             let written = last_written([path.join(history::FILE).as_path()]);
             status.expect_within(left - age(written, now).as_secs_f64(), now);
         }
     }
-    let goes_on = format!("ctseg fit --resume {}", path.display());
+    let resume = format!("ctseg fit --resume {}", path.display());
     match status.state {
-        Standing::Interrupted | Standing::Failed => status.resume = Some(goes_on),
-        Standing::Done => {
-            status.because = short_of_time(&history);
-            status.resume = status.because.is_some().then_some(goes_on);
+        State::Interrupted | State::Failed => status.resume = Some(resume),
+        State::Done => {
+            status.because = time_limit_reached(&history);
+            status.resume = status.because.is_some().then_some(resume);
         }
-        Standing::Running | Standing::Unknown => {}
+        State::Running | State::Unknown => {}
     }
-    if status.state == Standing::Done && !over && settings.parent.is_some() {
-        status.because = Some("its sweep has it wait".to_owned());
+    if status.state == State::Done && !is_finished && settings.parent.is_some() {
+        status.because = Some("paused by its sweep".to_owned());
     }
     status.epochs = Some(epochs);
     Ok(status)
 }
 
-/// Runs of versions that wrote no state: their curves tell whether they are over, and nothing tells who works on them.
-fn before_states(status: &mut Status, over: bool, settings: &RunSettings) {
-    if over {
-        status.state = Standing::Done;
+/// For early versions without state files: the history shows whether a run is finished, but not its process.
+fn without_state_file(status: &mut Status, is_finished: bool, settings: &RunSettings) {
+    if is_finished {
+        status.state = State::Done;
         return;
     }
     status.because = Some(format!(
-        "the files of ctseg {} do not say which process works on a run",
+        "ctseg {} did not record the process of a run",
         settings.ctseg_version
     ));
 }
 
-/// Files that are written while a run goes on.
+/// Files written during a run.
 fn files(path: &Path, recipe: &Recipe) -> Vec<PathBuf> {
     let own = [state_file::FILE, history::FILE, "log.txt"].map(|name| path.join(name));
     let folds = recipe.trained_folds().into_iter();
@@ -80,28 +80,28 @@ fn epochs(recipe: &Recipe, history: &History) -> Epochs {
         .map(|fold| format!("fold {fold}"))
         .collect();
     let last = |network: &String| history.get(network).and_then(|lines| lines.last());
-    let is_over = |network: &&String| last(network).is_some_and(|line| line.ended.is_some());
-    let under_way = networks.iter().find(|network| !is_over(network));
-    let shown = under_way.or(networks.last()).cloned().unwrap_or_default();
+    let is_finished = |network: &&String| last(network).is_some_and(|line| line.ended.is_some());
+    let current = networks.iter().find(|network| !is_finished(network));
+    let shown = current.or(networks.last()).cloned().unwrap_or_default();
     let line = last(&shown);
     Epochs {
         done: line.map_or(0, |line| line.epoch),
         loss: line.and_then(|line| line.loss),
         of: recipe.training.epochs,
-        networks_done: networks.iter().filter(is_over).count(),
+        networks_done: networks.iter().filter(is_finished).count(),
         networks: networks.len(),
         network: shown,
     }
 }
 
-/// Best validation Dice, mean over the networks that were validated.
+/// Best validation Dice, averaged over the validated networks.
 fn dice(history: &History) -> Option<f64> {
     let best = history.values().filter_map(|lines| history::best(lines));
     let best: Vec<f64> = best.map(|(_, dice)| dice).collect();
     (!best.is_empty()).then(|| best.iter().sum::<f64>() / best.len() as f64)
 }
 
-/// Seconds from the last epoch's end to that of all epochs of all networks; none before the first epoch.
+/// Seconds from the end of the last epoch to the end of all networks; `None` before the first epoch.
 fn seconds_left(epochs: &Epochs, lines: &[EpochLine]) -> Option<f64> {
     let last = lines.last()?;
     if epochs.networks_done == epochs.networks {
@@ -118,13 +118,13 @@ fn seconds_left(epochs: &Epochs, lines: &[EpochLine]) -> Option<f64> {
     Some(each * left as f64)
 }
 
-/// What is said of a run that is done because its time was up.
-fn short_of_time(history: &History) -> Option<String> {
-    let short = history.iter().find_map(|(network, lines)| {
+/// A note for a finished run that reached its time limit.
+fn time_limit_reached(history: &History) -> Option<String> {
+    let stopped = history.iter().find_map(|(network, lines)| {
         let line = lines.last()?;
-        (line.ended == Some(Ended::TimeIsUp)).then_some((network, line.epoch))
+        (line.ended == Some(StopReason::TimeLimit)).then_some((network, line.epoch))
     });
-    short.map(|(network, epoch)| format!("time was up for {network} in epoch {epoch}"))
+    stopped.map(|(network, epoch)| format!("time limit reached for {network} in epoch {epoch}"))
 }
 
 #[cfg(test)]
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_follows_from_the_last_epochs() {
+    fn the_time_left_follows_from_the_last_epochs() {
         let epochs = |done: usize| Epochs {
             network: "fold 0".to_owned(),
             done,

@@ -76,10 +76,10 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
     (
         "augment",
         &[
-            &["config", "draw", "edge", "elastic", "plane", "wide"],
-            &["dropout", "fast", "sample_positions", "streaks"],
-            &["hounsfield", "intensity", "placement", "space"],
-            &["change"],
+            &["config", "draw", "elastic", "field_of_view", "plane", "simd"],
+            &["dropout", "fast_math", "interpolation", "streaks"],
+            &["affine_grid", "affine_grid_3d", "hounsfield", "intensity"],
+            &["common"],
             &["slice", "volume"],
         ],
     ),

@@ -48,7 +48,7 @@ pub fn setup(kind: OptimiserKind) -> LearnerSetup {
         weight_average: None,
         frozen_levels: 0,
         sync_norms: false,
-        team: Default::default(),
+        group: Default::default(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use ctseg_core::dataset::Structure;
 use ctseg_core::model::bundle::{Bundle, TrainedStage};
 use ctseg_core::model::manifest::{FoldManifest, StageManifest};
-use ctseg_core::model::multi_part::{FORMAT, PartManifest, PartedManifest, RoughManifest};
+use ctseg_core::model::multi_part::{FORMAT, MultiPartManifest, PartManifest, RoughManifest};
 use ctseg_engine::device::DeviceChoice;
 use ctseg_engine::weights::{NamedTensors, network_tensors};
 use ctseg_image::nifti::{VoxelType, write_volume};
@@ -134,7 +134,7 @@ pub fn manifest(
     structures: &[(u16, &str)],
     parts: &[(&str, &[(u16, u16)])],
     rough: Option<RoughManifest>,
-) -> PartedManifest {
+) -> MultiPartManifest {
     let structures = structures.iter();
     let parts = parts.iter().map(|(folder, labels)| PartManifest {
         folder: (*folder).to_owned(),
@@ -144,7 +144,7 @@ pub fn manifest(
             .map(|(from, to)| (from.to_string(), *to))
             .collect(),
     });
-    PartedManifest {
+    MultiPartManifest {
         format: FORMAT,
         ctseg_version: env!("CARGO_PKG_VERSION").to_owned(),
         name: "levels".to_owned(),

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use ctseg_base::progress::{Observer, Silent, Task};
-use ctseg_http::login::{Access, Login};
+use ctseg_http::login::{Credentials, Login};
 use ctseg_http::tls::Trust;
 use ctseg_http::{Body, Client, Method, Request, Url};
 use ctseg_tracking::mlflow::settings::Server;
@@ -90,7 +90,7 @@ impl TestServer {
     pub fn post(&self, path: &str, body: &Value) {
         let home = Url::parse(&self.uri()).unwrap();
         let url = home.join(&format!("api/2.0/mlflow/{path}")).unwrap();
-        let login = Login::new(home, Access::Anybody);
+        let login = Login::new(home, Credentials::Anonymous);
         let timeout = Duration::from_secs(30);
         let client = Client::open(login, &Trust::default(), timeout, "").unwrap();
         let request = Request::new(Method::POST, url, Body::Json(body.to_string()));
@@ -140,7 +140,7 @@ pub fn server(uri: &str) -> Server {
     Server {
         uri: uri.to_owned(),
         experiment: "ctseg".to_owned(),
-        access: Access::Anybody,
+        credentials: Credentials::Anonymous,
         trust: Trust::default(),
         timeout: Duration::from_secs(30),
         trusted: Vec::new(),
@@ -171,7 +171,7 @@ impl Heard {
 }
 
 impl Observer for Heard {
-    fn say(&self, line: &str) {
+    fn info(&self, line: &str) {
         self.said.lock().unwrap().push(line.to_owned());
     }
 

@@ -59,7 +59,9 @@ pub fn said(model: &Path, image: &Path) -> Said {
     let precision = "f32".parse::<PrecisionChoice>().unwrap();
     let compute = Compute::open(DeviceChoice::Auto, precision, 2).unwrap();
     let cascade = Cascade::load(&Bundle::open(model).unwrap(), &compute).unwrap();
-    let seen = cascade.seen(&read_volume(image).unwrap().volume).unwrap();
+    let seen = cascade
+        .network_output(&read_volume(image).unwrap().volume)
+        .unwrap();
     let flat =
         |array: ndarray::Array4<f32>| (array.shape().to_vec(), array.iter().copied().collect());
     Said {

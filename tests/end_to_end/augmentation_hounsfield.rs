@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::mpsc::sync_channel;
 
-use ctseg_augment::{Augmentation, Cut, Hounsfield, SliceSource, VolumeCut, VolumeSource};
+use ctseg_augment::{Augmentation, Hounsfield, SliceCrop, SliceSource, VolumeCrop, VolumeSource};
 use ctseg_base::progress::Silent;
 use ctseg_core::dataset::Dataset;
 use ctseg_core::dataset::generated::slices::SliceSet;
@@ -52,7 +52,7 @@ fn filled(augmentation: &Augmentation, seed: u64) -> (Array4<f32>, Array3<u16>) 
         above: above.view(),
         zero_hu: LOWEST,
     };
-    let cut = VolumeCut {
+    let cut = VolumeCrop {
         corner: [0; 3],
         size: shape,
         spacing_mm: [3.0, 1.0, 1.0],
@@ -170,15 +170,15 @@ fn without_hounsfield_units_or_changes_of_them_patches_stay_as_they_are() {
         filled(&Augmentation::none(), 1),
         (channels.clone(), labels.clone())
     );
-    assert_eq!(Augmentation::none().reach_hu(), None);
-    assert_eq!(shifting(-60.0, 20.0).reach_hu(), Some(60.0));
+    assert_eq!(Augmentation::none().max_hu_change(), None);
+    assert_eq!(shifting(-60.0, 20.0).max_hu_change(), Some(60.0));
     let source = SliceSource {
         slices: &[channels.index_axis(Axis(1), 4)],
         labels: labels.index_axis(Axis(0), 4),
         hu: None,
         scalings: &[],
     };
-    let cut = Cut {
+    let cut = SliceCrop {
         corner: [0, 0],
         size: [40, 44],
         spacing_mm: [1.0, 1.0],

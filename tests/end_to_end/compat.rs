@@ -118,7 +118,7 @@ fn a_run_goes_on_to_the_weights_it_would_have_had() {
     let said = stderr(&run(folder.path(), &[&resume, &EXACT[..]].concat(), 0));
     assert_eq!(ended(&run_folder), "finished", "{said}");
     // It has no fingerprint of its data yet, and has one from now on.
-    assert!(said.contains("begun by an earlier version"), "{said}");
+    assert!(said.contains("started by an earlier version"), "{said}");
     assert!(run_folder.join("data_fingerprint.json").exists());
     let weights = |folder: &Path| read_tensors(&folder.join("stage1.safetensors")).unwrap().0;
     let expected = weights(&folder.path().join("resumed"));

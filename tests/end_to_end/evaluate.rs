@@ -56,7 +56,7 @@ fn scores_are_those_counted_by_hand_and_undefined_ones_are_left_out() {
     write(&at("ref/c.nii.gz"), [1, 1, 1, 0]);
     let output = run(folder.path(), &["evaluate", "pred", "ref", "-o", "out"], 0);
     assert!(
-        stderr(&output).contains("left out: c"),
+        stderr(&output).contains("skipped: c"),
         "{}",
         stderr(&output)
     );
@@ -236,7 +236,7 @@ fn surfaces_are_judged_by_the_tolerance_of_their_structure() {
         2,
     );
     assert!(
-        stderr(&output).contains("'liver' is no tolerance"),
+        stderr(&output).contains("'liver' is not a tolerance"),
         "{}",
         stderr(&output)
     );

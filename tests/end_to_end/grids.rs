@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::common::{run, stderr};
 use ctseg_core::dataset::{Dataset, LabelSource};
 use ctseg_image::nifti::{NiftiHeader, VoxelType, read_labels, write_labels, write_volume};
-use ctseg_image::space::{Grid, LabelMap, Orientation, Turn, Volume};
+use ctseg_image::space::{Grid, LabelMap, Orientation, Reorientation, Volume};
 use ndarray::Array3;
 use serde_json::Value;
 
@@ -25,10 +25,10 @@ fn labels() -> LabelMap {
 }
 
 fn turned(labels: &LabelMap, orientation: &str) -> LabelMap {
-    let turn = Turn::between(Orientation::RAS, orientation.parse().unwrap());
+    let reorientation = Reorientation::between(Orientation::RAS, orientation.parse().unwrap());
     LabelMap {
-        grid: labels.grid.turned(&turn),
-        data: turn.array(labels.data.clone()),
+        grid: labels.grid.reoriented_by(&reorientation),
+        data: reorientation.apply(labels.data.clone()),
     }
 }
 

@@ -52,7 +52,7 @@ const CHANGES: [Change; 16] = [
         "\nsliding = { step = 0.0 }\nname = \"refine",
         "sliding.step",
     ),
-    ("stage = 2", "stage = 1", "stage 1 works on"),
+    ("stage = 2", "stage = 1", "stage 1 needs"),
     ("fold = 0", "fold = 1", "stage2.safetensors"),
     (
         "epoch = 1\n",

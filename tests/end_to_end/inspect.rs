@@ -77,7 +77,7 @@ fn files_of_other_kinds_are_named_with_what_to_do() {
         ),
         (
             "series",
-            "series: no known dataset layout, and no volume; IM0000 is a DICOM file (the first of 5 such files)",
+            "series: no known dataset layout and no volumes; IM0000 is a DICOM file (the first of 5 such files)",
         ),
         (
             "lfs.nii.gz",

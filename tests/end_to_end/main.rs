@@ -4,7 +4,7 @@
 mod common;
 
 mod augmentation_hounsfield;
-mod case_store;
+mod preprocessed_cache;
 #[cfg(unix)]
 mod compat;
 mod containers;

@@ -9,10 +9,10 @@ use crate::common::{SMALL, ctseg, phantoms, publish_random, small_recipe, stderr
 use ctseg_base::hash::file_sha256;
 use ctseg_core::model::bundle::Bundle;
 use ctseg_core::run::tracker::{
-    DatasetUsed, Event, ModelMade, Outcome, Point, RunIdentity, Tracker,
+    DatasetInput, Event, Outcome, Point, RunIdentity, Tracker, TrainedModel,
 };
 use ctseg_tracking::mlflow::Mlflow;
-use ctseg_tracking::mlflow::parent::Above;
+use ctseg_tracking::mlflow::parent::Parent;
 use serde_json::Value;
 
 mod deleted;
@@ -57,9 +57,9 @@ fn history(run: &Value, name: &str) -> Vec<(u64, String)> {
 }
 
 /// A model with random weights, and what a run says of it.
-fn a_model(folder: &Path) -> ModelMade {
+fn a_model(folder: &Path) -> TrainedModel {
     publish_random(folder, &small_recipe("1", &[]), &[&["a"], &["b"]]);
-    ModelMade {
+    TrainedModel {
         bundle: folder.to_path_buf(),
         sha256: Bundle::open(folder).unwrap().sha256(),
         name: "liver and spleen".to_owned(),
@@ -69,13 +69,13 @@ fn a_model(folder: &Path) -> ModelMade {
 }
 
 /// Tells everything that can be told, in the run folder `folder`.
-fn tell_everything(tracker: &dyn Tracker, folder: &Path, model: &ModelMade) {
+fn tell_everything(tracker: &dyn Tracker, folder: &Path, model: &TrainedModel) {
     let sweep = RunIdentity {
         name: "sweep",
         folder,
         parent: None,
     };
-    tracker.begun(&sweep).unwrap();
+    tracker.run_started(&sweep).unwrap();
     let trial = folder.join("trials/000");
     std::fs::create_dir_all(&trial).unwrap();
     let identity = RunIdentity {
@@ -83,17 +83,17 @@ fn tell_everything(tracker: &dyn Tracker, folder: &Path, model: &ModelMade) {
         folder: &trial,
         parent: Some("sweep"),
     };
-    tracker.begun(&identity).unwrap();
+    tracker.run_started(&identity).unwrap();
     for event in &everything(&trial, model) {
-        tracker.happened(event).unwrap();
+        tracker.log_event(event).unwrap();
     }
-    tracker.ended(&identity, &Outcome::Finished).unwrap();
+    tracker.run_ended(&identity, &Outcome::Finished).unwrap();
     let failed = Outcome::Failed("disk full".to_owned());
-    tracker.ended(&sweep, &failed).unwrap();
+    tracker.run_ended(&sweep, &failed).unwrap();
 }
 
 /// Events of every kind, and the files in `trial` that they name.
-fn everything(trial: &Path, model: &ModelMade) -> [Event; 10] {
+fn everything(trial: &Path, model: &TrainedModel) -> [Event; 10] {
     let many: Vec<(String, String)> = (0..250)
         .map(|index| (format!("p{index:03}"), "ä".repeat(30 * index)))
         .collect();
@@ -121,7 +121,7 @@ fn everything(trial: &Path, model: &ModelMade) -> [Event; 10] {
             ("mlflow.source.name", "ctseg fit"),
         ])),
         Event::Tags(pairs(&[("host", "there")])),
-        Event::Dataset(DatasetUsed {
+        Event::Dataset(DatasetInput {
             name: "phantoms".to_owned(),
             digest: "0123456789abcdef".repeat(4),
             source: "/data/phantoms.toml".to_owned(),
@@ -180,7 +180,7 @@ fn everything_arrives(test: &TestServer) {
     assert_eq!(again["registered"], content["registered"]);
 }
 
-fn assert_everything(content: &Value, runs: &Path, model: &ModelMade) {
+fn assert_everything(content: &Value, runs: &Path, model: &TrainedModel) {
     let sweep = run_called(content, "everything", "sweep");
     assert_eq!(
         (&sweep["status"], &sweep["parent"]),
@@ -228,7 +228,7 @@ fn assert_everything(content: &Value, runs: &Path, model: &ModelMade) {
 }
 
 /// The model that `trial` has made is shown, with its files, and registered.
-fn assert_model(content: &Value, trial: &Value, model: &ModelMade) {
+fn assert_model(content: &Value, trial: &Value, model: &TrainedModel) {
     let models = content["experiments"]["everything"]["models"]
         .as_array()
         .unwrap();
@@ -263,13 +263,13 @@ fn assert_model(content: &Value, trial: &Value, model: &ModelMade) {
 fn tasks_of_an_array_lie_below_one_run(test: &TestServer) {
     let folder = tempfile::tempdir().unwrap();
     let begin_at_once = Barrier::new(8);
-    let told = |task: usize, above: Above, together: bool| {
+    let told = |task: usize, parent_run: Parent, together: bool| {
         let run = folder.path().join(format!("task{task}"));
         std::fs::create_dir_all(&run).unwrap();
         let (heard, observer) = Heard::new();
         let experiment = Some("array".to_owned());
         let mlflow = Mlflow::new(Some(server(&test.uri())), experiment, None, &observer);
-        let mlflow = mlflow.unwrap().below(Some(above));
+        let mlflow = mlflow.unwrap().with_parent_run(Some(parent_run));
         let name = format!("task {task}");
         let identity = RunIdentity {
             name: &name,
@@ -279,24 +279,24 @@ fn tasks_of_an_array_lie_below_one_run(test: &TestServer) {
         if together {
             begin_at_once.wait();
         }
-        mlflow.begun(&identity).unwrap();
+        mlflow.run_started(&identity).unwrap();
         wait_for("the run is made", || {
             run.join("tracking/delivered.json").exists()
         });
         if together {
             begin_at_once.wait();
         }
-        mlflow.ended(&identity, &Outcome::Finished).unwrap();
+        mlflow.run_ended(&identity, &Outcome::Finished).unwrap();
         assert!(heard.warnings().is_empty(), "{:?}", heard.warnings());
     };
     std::thread::scope(|scope| {
         let told = &told;
         for task in 0..8 {
-            scope.spawn(move || told(task, Above::group("slurm lab 70"), true));
+            scope.spawn(move || told(task, Parent::group("slurm lab 70"), true));
         }
     });
     // One more that begins when all is over.
-    told(8, Above::group("slurm lab 70"), false);
+    told(8, Parent::group("slurm lab 70"), false);
     let mut content = test.content();
     // Those that were made at once by several and taken back.
     let runs = content["experiments"]["array"]["runs"].as_array_mut();
@@ -313,7 +313,7 @@ fn tasks_of_an_array_lie_below_one_run(test: &TestServer) {
         assert_eq!(run["parent"], group["id"], "task {task}");
     }
     let named = group["id"].as_str().unwrap().to_owned();
-    told(9, Above::Run(named), false);
+    told(9, Parent::Run(named), false);
     let content = test.content();
     assert_eq!(
         run_called(&content, "array", "task 9")["parent"],

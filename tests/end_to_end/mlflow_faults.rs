@@ -11,9 +11,9 @@ use crate::common::fake_mlflow::{Fake, Special, a_run, body, is, with_artifacts_
 use crate::common::mlflow::{Heard, server, wait_for};
 use ctseg_base::progress::Silent;
 use ctseg_core::run::tracker::{Event, Outcome, Point, RunIdentity, Tracker};
-use ctseg_http::login::Access;
+use ctseg_http::login::Credentials;
 use ctseg_tracking::mlflow::Mlflow;
-use ctseg_tracking::mlflow::artifacts::Parts;
+use ctseg_tracking::mlflow::artifacts::Multipart;
 use ctseg_tracking::mlflow::delivery::Link;
 use ctseg_tracking::mlflow::settings::Server;
 use ctseg_tracking::mlflow::sync;
@@ -60,16 +60,16 @@ fn told(server: Option<Server>, folder: &Path, events: &[Event]) -> Arc<Heard> {
         folder,
         parent: None,
     };
-    mlflow.begun(&identity).unwrap();
+    mlflow.run_started(&identity).unwrap();
     for event in events {
-        mlflow.happened(event).unwrap();
+        mlflow.log_event(event).unwrap();
     }
-    mlflow.ended(&identity, &Outcome::Finished).unwrap();
+    mlflow.run_ended(&identity, &Outcome::Finished).unwrap();
     heard
 }
 
-fn synced(server: Server, parts: Parts, folder: &Path) -> sync::Synced {
-    let link = Arc::new(Link::open(server).unwrap().with_parts(parts));
+fn synced(server: Server, parts: Multipart, folder: &Path) -> sync::SyncResult {
+    let link = Arc::new(Link::open(server).unwrap().with_multipart(parts));
     sync(&link, folder, &Silent)
 }
 
@@ -101,7 +101,7 @@ fn a_server_that_is_too_busy_is_asked_again_when_it_says() {
     let warnings = heard.warnings();
     assert!(warnings[0].contains("429"), "{warnings:?}");
     assert!(warnings[1].contains("ctseg sync"), "{warnings:?}");
-    let after = synced(fake.server(), Parts::default(), run.path());
+    let after = synced(fake.server(), Multipart::default(), run.path());
     assert_eq!(after.outcome, sync::Outcome::All);
     assert_eq!(steps(&fake, 1), (1..2501).collect::<Vec<_>>());
 }
@@ -117,16 +117,16 @@ fn a_server_that_comes_back_gets_everything_while_the_run_goes_on() {
         folder: run.path(),
         parent: None,
     };
-    mlflow.begun(&identity).unwrap();
-    mlflow.happened(&points(&["loss"], 1..11)).unwrap();
+    mlflow.run_started(&identity).unwrap();
+    mlflow.log_event(&points(&["loss"], 1..11)).unwrap();
     wait_for("not back", || {
         heard
             .sayings()
             .iter()
             .any(|line| line.contains("answers again"))
     });
-    mlflow.happened(&points(&["loss"], 11..21)).unwrap();
-    mlflow.ended(&identity, &Outcome::Finished).unwrap();
+    mlflow.log_event(&points(&["loss"], 11..21)).unwrap();
+    mlflow.run_ended(&identity, &Outcome::Finished).unwrap();
     assert_eq!(heard.warnings().len(), 1, "{:?}", heard.warnings());
     assert_eq!(steps(&fake, 2), (1..21).collect::<Vec<_>>());
 }
@@ -144,7 +144,7 @@ fn a_run_whose_making_went_unanswered_is_found_again() {
     }));
     let run = tempfile::tempdir().unwrap();
     told(None, run.path(), &[points(&["loss"], 1..3)]);
-    let after = synced(fake.server(), Parts::default(), run.path());
+    let after = synced(fake.server(), Multipart::default(), run.path());
     assert_eq!(after.outcome, sync::Outcome::All);
     assert_eq!(fake.count("runs/create"), 1);
     assert_eq!(steps(&fake, 0), [1, 2]);
@@ -156,7 +156,7 @@ fn no_storm_of_requests_where_we_may_not_enter() {
     let fake = Fake::start(Box::new(move |_| Some(closed.clone())));
     let run = tempfile::tempdir().unwrap();
     let server = Server {
-        access: Access::Token("s3cret".to_owned()),
+        credentials: Credentials::Token("s3cret".to_owned()),
         ..fake.server()
     };
     let heard = told(Some(server.clone()), run.path(), &[points(&["loss"], 1..3)]);
@@ -167,7 +167,7 @@ fn no_storm_of_requests_where_we_may_not_enter() {
     );
     assert!(warnings[1].contains("ctseg sync"), "{warnings:?}");
     assert_eq!(fake.requests().len(), 1);
-    let after = synced(server, Parts::default(), run.path());
+    let after = synced(server, Multipart::default(), run.path());
     let sync::Outcome::ServerFailed(why) = &after.outcome else {
         panic!("{after:?}");
     };
@@ -203,7 +203,7 @@ fn a_server_that_hangs_holds_nobody_up() {
     };
     let heard = told(Some(hanging), run.path(), &[points(&["loss"], 1..3)]);
     let warnings = heard.warnings();
-    assert!(warnings[0].contains("no answer in time"), "{warnings:?}");
+    assert!(warnings[0].contains("timed out"), "{warnings:?}");
     assert!(warnings[1].contains("ctseg sync"), "{warnings:?}");
 }
 
@@ -221,7 +221,7 @@ fn one_value_that_is_not_wanted_costs_no_other() {
         Event::Tags(vec![("host".to_owned(), "here".to_owned())]),
     ];
     told(None, run.path(), &events);
-    let after = synced(fake.server(), Parts::default(), run.path());
+    let after = synced(fake.server(), Multipart::default(), run.path());
     assert_eq!(after.outcome, sync::Outcome::All);
     assert_eq!((after.sent.metrics, after.sent.left_out), (3, 3));
     assert!(
@@ -261,7 +261,7 @@ fn what_is_read_and_sent_at_once_is_bounded() {
     let run = tempfile::tempdir().unwrap();
     told(None, run.path(), &[points(&["a", "b"], 1..5001)]);
     let fake = Fake::start(Box::new(|_| None));
-    let after = synced(fake.server(), Parts::default(), run.path());
+    let after = synced(fake.server(), Multipart::default(), run.path());
     assert_eq!(after.sent.metrics, 10_000);
     let requests = fake.requests();
     let batches = requests.iter().filter(|request| is(request, "log-batch"));

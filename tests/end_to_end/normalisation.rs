@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::sync_channel;
 
 use crate::common::{phantoms, run};
-use ctseg_augment::{Augmentation, Hounsfield, VolumeCut, VolumeSource};
+use ctseg_augment::{Augmentation, Hounsfield, VolumeCrop, VolumeSource};
 use ctseg_core::dataset::Dataset;
 use ctseg_core::recipe::Recipe;
 use ctseg_engine::batch::Batch;
@@ -38,7 +38,7 @@ fn filled(
     scalings: &[Scaling],
     (corner, size): ([usize; 3], [usize; 3]),
 ) -> Array3<f32> {
-    let cut = VolumeCut {
+    let cut = VolumeCrop {
         corner,
         size,
         spacing_mm: [2.0, 1.0, 1.0],

@@ -68,7 +68,7 @@ fn a_ct_passes_and_its_copies_on_other_scales_do_not() {
     );
     let said = passes(&["plus.nii", "--rescale-hu", "auto"]);
     assert!(
-        said.contains(&"brought to HU: 1024 subtracted".to_owned()),
+        said.contains(&"converted to HU: 1024 subtracted".to_owned()),
         "{said:?}"
     );
     passes(&["plus.nii", "--rescale-hu", "-1024,1"]);

@@ -115,7 +115,7 @@ fn what_fails_as_a_whole_is_a_run_that_failed() {
     let end = failed.last().unwrap();
     assert_eq!(end["status"], "FAILED");
     assert!(
-        end["reason"].as_str().unwrap().contains("no model here"),
+        end["reason"].as_str().unwrap().contains("is not a model"),
         "{end}"
     );
     run(

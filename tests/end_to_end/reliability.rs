@@ -56,8 +56,16 @@ fn curves_match_numpy() {
         for (bin, mean) in found.bins().iter().zip(case.mean_probability) {
             close(bin.mean_probability(), mean, &case.name);
         }
-        close(found.expected_error(), Some(case.ece), &case.name);
-        close(found.maximum_error(), Some(case.mce), &case.name);
+        close(
+            found.expected_calibration_error(),
+            Some(case.ece),
+            &case.name,
+        );
+        close(
+            found.maximum_calibration_error(),
+            Some(case.mce),
+            &case.name,
+        );
         close(found.brier(), Some(case.brier), &case.name);
     }
 }
@@ -169,7 +177,7 @@ fn probabilities_that_cannot_be_used_are_listed_and_cost_no_other_case() {
     let told = run(folder.path(), &["evaluate", "pred", "ref", "-o", "out"], 3);
     let said = stderr(&told);
     assert!(
-        said.contains("b_probabilities.npy: no NumPy array"),
+        said.contains("b_probabilities.npy: not a NumPy array"),
         "{said}"
     );
     assert!(said.contains("holds 3 maps; expected 2"), "{said}");
@@ -265,7 +273,7 @@ fn figures_are_numpys_and_do_not_depend_on_threads() {
     let whole = fs::read(&path).unwrap();
     fs::write(&path, &whole[..whole.len() / 2]).unwrap();
     let said = stderr(&run(here, &again, 3));
-    assert!(said.contains("not as it was written"), "{said}");
+    assert!(said.contains("has changed since it was written"), "{said}");
     // Label maps that were made again have no probabilities of the run before.
     fs::write(&path, &whole).unwrap();
     run(
@@ -282,7 +290,7 @@ fn figures_are_numpys_and_do_not_depend_on_threads() {
     );
     let said = stderr(&run(here, &again, 3));
     assert!(
-        said.contains("was not written with the label map beside it"),
+        said.contains("does not belong to the label map beside it"),
         "{said}"
     );
 }

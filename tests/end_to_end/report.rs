@@ -133,8 +133,8 @@ fn images_that_are_gone_are_said_and_cost_no_other() {
     for (arguments, code, problem) in [
         (vec!["report", "data"], 1, "is neither"),
         (vec!["report", "nowhere"], 1, "does not exist"),
-        (vec!["report", "eval", "--cases", "nobody"], 2, "is no case"),
-        (vec!["report", "eval", "--cases", ""], 2, "names no case"),
+        (vec!["report", "eval", "--cases", "nobody"], 2, "is not a case"),
+        (vec!["report", "eval", "--cases", ""], 2, "contains no case name"),
         (
             vec!["report", "eval", "--images", "nowhere"],
             1,
@@ -229,7 +229,7 @@ fn a_run_is_shown_with_its_curves_and_its_held_out_cases() {
     for word in [
         "Learning rate",
         "Validation Dice by structure",
-        "verdict on fold 0",
+        "diagnosis of fold 0",
         "[training.optimiser]",
         "1e-3",
     ] {

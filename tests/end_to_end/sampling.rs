@@ -206,7 +206,7 @@ fn inspect_lists_what_patches_are_drawn_and_how_they_change() {
     let output = run(folder.path(), &["inspect", "my.toml"], 0);
     let said = String::from_utf8(output.stdout).unwrap();
     for expected in [
-        "patches: 8 × 8, balanced slices, 0.33 for a structure, 80 an epoch, the easiest 0.25 first, all after 10 epochs",
+        "patches: 8 × 8, balanced slices, foreground share 0.33, 80 per epoch, curriculum from the easiest 0.25, all after 10 epochs",
         "rotation 0.2 · scale 0.2 · elastic deformation 0.3 · noise 0.1",
         "metal 0.05 · mirroring along x 0.5",
     ] {

@@ -21,7 +21,7 @@ struct Heard {
 }
 
 impl Observer for Heard {
-    fn say(&self, line: &str) {
+    fn info(&self, line: &str) {
         self.said.lock().unwrap().push(line.to_owned());
     }
 
@@ -189,7 +189,7 @@ fn what_cannot_be_copied_is_read_where_it_is() {
     let (near_vast, said, warned) = near(&vast, &scratch);
     assert!(near_vast.copies.is_empty() && said.is_empty() && files(&scratch).is_empty());
     assert_eq!(warned.len(), 1, "{warned:?}");
-    for expected in ["too little space", "GB are free", "read where they are"] {
+    for expected in ["not enough space", "GB are free", "original location"] {
         assert!(warned[0].contains(expected), "{expected}: {warned:?}");
     }
 
@@ -201,7 +201,7 @@ fn what_cannot_be_copied_is_read_where_it_is() {
     std::os::unix::fs::symlink(folder.path().join("moved"), &own).unwrap();
     let (trapped, _, warned) = near(&dataset, &scratch);
     assert!(trapped.copies.is_empty());
-    assert!(warned[0].contains("somebody else"), "{warned:?}");
+    assert!(warned[0].contains("another user"), "{warned:?}");
 
     // A file that is not there is for the dataset's check to tell of; the others are copied.
     let gone = map_of(&dataset, 0);
@@ -309,7 +309,7 @@ fn processes_of_a_machine_copy_a_dataset_together() {
     fs::remove_dir_all(copies.join("data")).unwrap();
     // What a killed process has left is removed.
     let mut child = std::process::Command::new("true").spawn().unwrap();
-    let own = ctseg_base::process::id::ProcessId::own().to_string();
+    let own = ctseg_base::process::id::ProcessId::current().to_string();
     let dead = own.replace(
         &format!("-{}-", std::process::id()),
         &format!("-{}-", child.id()),

@@ -273,7 +273,7 @@ fn a_sweep_shows_its_trials() {
     );
     assert!(trials["best"].as_str().unwrap().contains("1e-3"));
     let said = text(folder, "runs");
-    assert!(said.contains("2 of 2 trials begun, 1 failed"), "{said}");
+    assert!(said.contains("2 of 2 trials started, 1 failed"), "{said}");
     let state = only_run(folder).join("state.json");
     changed(&state, |state| {
         state["ended"] = json!({"at": "2026-01-01T00:00:00Z", "outcome": "interrupted"});
@@ -321,13 +321,13 @@ fn watching_ends_when_nothing_runs() {
     child.wait().unwrap();
     let nothing = run(folder, &["status", "images"], 1);
     assert!(
-        stderr(&nothing).contains("images: holds no run"),
+        stderr(&nothing).contains("images: contains no run"),
         "{}",
         stderr(&nothing)
     );
     let nowhere = run(folder, &["status", "nowhere"], 1);
     assert!(
-        stderr(&nowhere).contains("nowhere: is no folder"),
+        stderr(&nowhere).contains("nowhere: is not a folder"),
         "{}",
         stderr(&nowhere)
     );

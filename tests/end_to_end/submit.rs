@@ -341,7 +341,7 @@ fn a_training_takes_all_gpus_that_it_asks_for() {
     .output()
     .unwrap();
     code(&output, 2);
-    assert!(stderr(&output).contains("name as many by --gpus"));
+    assert!(stderr(&output).contains("reserve as many with --gpus"));
 }
 
 #[test]

@@ -83,16 +83,16 @@ impl Recording {
 }
 
 impl Tracker for Recording {
-    fn begun(&self, run: &RunIdentity) -> ctseg_base::Result<()> {
+    fn run_started(&self, run: &RunIdentity) -> ctseg_base::Result<()> {
         self.keep(Heard::Begun(run.folder.to_path_buf()))
     }
 
-    fn epoch(&self, record: &EpochRecord) -> ctseg_base::Result<()> {
+    fn log_epoch(&self, record: &EpochRecord) -> ctseg_base::Result<()> {
         self.keep(Heard::Epoch {
             network: record.network.to_owned(),
             epoch: record.progress.epoch,
             steps: record.progress.optimiser_steps,
-            points: metric_names::points(record).into_iter().collect(),
+            points: metric_names::epoch_metrics(record).into_iter().collect(),
         })?;
         if Some(self.epochs().len()) == self.stop_after {
             self.stop.store(true, Ordering::Relaxed);
@@ -100,14 +100,14 @@ impl Tracker for Recording {
         Ok(())
     }
 
-    fn happened(&self, event: &Event) -> ctseg_base::Result<()> {
+    fn log_event(&self, event: &Event) -> ctseg_base::Result<()> {
         if let Event::Artifact { path, .. } = event {
             assert!(path.exists(), "{}", path.display());
         }
         self.keep(Heard::Event(event.clone()))
     }
 
-    fn ended(&self, _: &RunIdentity, outcome: &Outcome) -> ctseg_base::Result<()> {
+    fn run_ended(&self, _: &RunIdentity, outcome: &Outcome) -> ctseg_base::Result<()> {
         self.keep(Heard::Ended(outcome.clone()))
     }
 }
@@ -142,8 +142,8 @@ fn fitted(
         tags: vec![("mlflow.user".to_owned(), "ada".to_owned())],
         draw_comparison: Some(comparison::draw),
         trial: None,
-        case_store: None,
-        team: Arc::default(),
+        preprocessed_cache: None,
+        group: Arc::default(),
     };
     fit(&job, observer)
 }
@@ -251,7 +251,7 @@ fn a_run_that_is_gone_on_with_tells_no_step_twice_and_leaves_none_out() {
 struct Warned(Mutex<Vec<String>>);
 
 impl Observer for Warned {
-    fn say(&self, _: &str) {}
+    fn info(&self, _: &str) {}
 
     fn warn(&self, line: &str) {
         self.0.lock().unwrap().push(line.to_owned());
@@ -265,28 +265,28 @@ impl Observer for Warned {
 struct Failing;
 
 impl Tracker for Failing {
-    fn begun(&self, _: &RunIdentity) -> ctseg_base::Result<()> {
+    fn run_started(&self, _: &RunIdentity) -> ctseg_base::Result<()> {
         Err(Error::Invalid("the server is away".to_owned()))
     }
 
-    fn epoch(&self, _: &EpochRecord) -> ctseg_base::Result<()> {
-        self.begun(&RunIdentity {
+    fn log_epoch(&self, _: &EpochRecord) -> ctseg_base::Result<()> {
+        self.run_started(&RunIdentity {
             name: "",
             folder: Path::new(""),
             parent: None,
         })
     }
 
-    fn happened(&self, _: &Event) -> ctseg_base::Result<()> {
-        self.begun(&RunIdentity {
+    fn log_event(&self, _: &Event) -> ctseg_base::Result<()> {
+        self.run_started(&RunIdentity {
             name: "",
             folder: Path::new(""),
             parent: None,
         })
     }
 
-    fn ended(&self, run: &RunIdentity, _: &Outcome) -> ctseg_base::Result<()> {
-        self.begun(run)
+    fn run_ended(&self, run: &RunIdentity, _: &Outcome) -> ctseg_base::Result<()> {
+        self.run_started(run)
     }
 }
 

@@ -1,86 +1,83 @@
-//! What the augmentation of a recipe can be told.
+//! Augmentation settings of a recipe.
 
 use serde::{Deserialize, Serialize};
 
-/// Random changes of training patches, as written under `[training.augmentation]`. What is not written is
-/// nnU-Net v2's (Isensee et al., Nature Methods 2021), except where noted. Probabilities of intensity
-/// changes are for each image channel by itself.
+/// Random augmentation of training patches, as under `[training.augmentation]`. Defaults are nnU-Net v2's (Isensee et
+/// al., Nature Methods 2021), except where noted. Probabilities of intensity changes are per image channel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Augmentation {
-    /// `false` switches everything off and keeps the settings.
+    /// `false` disables all augmentation but keeps the settings.
     pub enabled: bool,
     pub rotation_probability: f64,
-    /// Angles are drawn from −this to +this. nnU-Net turns single slices by up to 180°, but patients lie
-    /// on their back, so this is its range for volumes.
+    /// Angles are uniform in ± this range. nnU-Net rotates single slices by up to 180°; patients lie on their back,
+    /// so this is its range for volumes.
     pub rotation_degrees: f64,
-    /// The same out of the axial plane, about the left–right and the front–back axis, in volumes.
+    /// Range of rotation about the left–right and front–back axes; volumes only.
     pub tilt_degrees: f64,
     pub scale_probability: f64,
-    /// Smallest and largest factor; above 1 structures grow. Drawn log-uniformly, so that structures
-    /// shrink as often as they grow.
+    /// Smallest and largest factor; above 1, structures grow. Log-uniform, so that structures shrink as often as they
+    /// grow.
     pub scale: [f64; 2],
-    /// How often a patch is deformed by a smooth random displacement, in one resampling with turn and scale.
-    /// nnU-Net v1's and others'; 0 unless told.
+    /// Probability of elastic deformation (as in nnU-Net v1), in one resampling with rotation and scaling. Default 0.
     pub elastic_probability: f64,
-    /// How smooth: as noise after a Gaussian of this standard deviation.
+    /// Smoothness: standard deviation of the Gaussian that filters the noise.
     pub elastic_sigma_mm: [f64; 2],
-    /// The largest displacement along each axis; at most sigma, or tissue would fold.
+    /// Largest displacement along each axis; at most sigma, to avoid folding.
     pub elastic_magnitude_mm: [f64; 2],
-    /// Axes that are mirrored in every second patch. None unless told, unlike nnU-Net: organs lie where they
-    /// lie. Mirrored along x, left and right structures change their labels, see `mirror_pairs`.
+    /// Axes flipped with probability 0.5. None by default, unlike nnU-Net: anatomy is not symmetric. Flips along x
+    /// swap the labels of left and right structures, see `mirror_pairs`.
     pub flip_axes: Vec<FlipAxis>,
-    /// Names of structures that change places when left and right do. Pairs whose names differ in nothing
-    /// but the side (`parotid_left` and `parotid_right`, `Eye_L` and `Eye_R`) are known without.
+    /// Pairs of structures that swap under left–right flips. Pairs whose names differ only in the side
+    /// (`parotid_left` and `parotid_right`, `Eye_L` and `Eye_R`) are detected automatically.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mirror_pairs: Vec<[String; 2]>,
     pub noise_probability: f64,
-    /// Standard deviations of Gaussian noise as shares of the window's width. Below nnU-Net's, whose unit
-    /// is the standard deviation of the foreground.
+    /// Standard deviation of Gaussian noise as a fraction of the window width. Lower than nnU-Net's, which is
+    /// relative to the standard deviation of the foreground.
     pub noise_sd: [f64; 2],
-    /// nnU-Net draws per patch (0.2) and per channel (0.5).
+    /// nnU-Net draws per patch (0.2), then per channel (0.5).
     pub blur_probability: f64,
-    /// Standard deviations of Gaussian smoothing in pixels.
+    /// Standard deviation of the Gaussian blur in pixels.
     pub blur_sigma_pixels: [f64; 2],
     pub brightness_probability: f64,
-    /// Factors.
+    /// Factor.
     pub brightness: [f64; 2],
     pub contrast_probability: f64,
-    /// Factors of the distance from the mean.
+    /// Factor on the distance from the mean.
     pub contrast: [f64; 2],
-    /// nnU-Net draws per patch (0.25) and per channel (0.5).
+    /// nnU-Net draws per patch (0.25), then per channel (0.5).
     pub low_resolution_probability: f64,
-    /// Shares of the pixels along each axis that are kept.
+    /// Fraction of the pixels kept along each axis.
     pub low_resolution: [f64; 2],
-    /// How often everything on one side of a random straight line becomes air, as where a scan, a bed's
-    /// gantry or a dose mask ends: structures are then to be found without their surroundings. Not
-    /// nnU-Net's; 0 unless told.
+    /// Probability that everything on one side of a random straight line becomes air, as at the edge of a scan or a
+    /// dose mask: the network learns to find structures without their surroundings. Not in nnU-Net. Default 0.
     pub field_of_view_probability: f64,
-    /// How often the Hounsfield units of a patch are shifted, all alike and before the windows are applied, as by
-    /// a scanner that is calibrated otherwise. Not nnU-Net's; 0 unless told.
+    /// Probability that all Hounsfield units of a patch are shifted by a constant before windowing, as by a
+    /// differently calibrated scanner. Not in nnU-Net. Default 0.
     pub hu_shift_probability: f64,
     /// In Hounsfield units.
     pub hu_shift: [f64; 2],
-    /// How often there is metal with streaks, before the windows are applied. An imitation, see `streaks.rs`.
-    /// Not nnU-Net's; 0 unless told.
+    /// Probability of metal with streaks, before windowing. An imitation, see `streaks.rs`. Not in nnU-Net. Default
+    /// 0.
     pub metal_probability: f64,
-    /// How many pieces.
+    /// Number of metal pieces.
     pub metal_points: [usize; 2],
     pub metal_radius_mm: [f64; 2],
-    /// How far a streak brightens or darkens in Hounsfield units beside the metal.
+    /// Strength of a streak beside the metal, in Hounsfield units.
     pub metal_streak_hu: [f64; 2],
-    /// How often boxes of a patch show nothing. Not nnU-Net's; 0 unless told.
+    /// Probability of coarse dropout. Not in nnU-Net. Default 0.
     pub coarse_dropout_probability: f64,
-    /// How many boxes.
+    /// Number of boxes.
     pub coarse_dropout_boxes: [usize; 2],
-    /// Their sides as shares of the patch's.
+    /// Side of a box as a fraction of the patch's side.
     pub coarse_dropout_size: [f64; 2],
-    /// What they show: 0 is the windows' low end, 1 their high end.
+    /// Fill value: 0 is the low end of the window, 1 the high end.
     pub coarse_dropout_value: f64,
     pub gamma_probability: f64,
-    /// The same on inverted values; both may happen to one channel.
+    /// Gamma on inverted values; both may apply to one channel.
     pub inverted_gamma_probability: f64,
-    /// Exponents.
+    /// Exponent.
     pub gamma: [f64; 2],
 }
 
@@ -149,7 +146,7 @@ impl Default for Augmentation {
 }
 
 impl Augmentation {
-    /// No change at all, to switch single ones on from.
+    /// Starting point for enabling single changes: all of them off.
     pub fn none() -> Self {
         Self {
             rotation_probability: 0.0,
@@ -165,7 +162,7 @@ impl Augmentation {
         }
     }
 
-    /// What is switched on, with how often it happens, in one line.
+    /// One line that lists the enabled changes with their probabilities.
     pub fn described(&self) -> String {
         let changes = [
             ("rotation", self.rotation_probability),
@@ -198,7 +195,7 @@ impl Augmentation {
         }
     }
 
-    /// What about these settings cannot work, if anything, in one line.
+    /// The first invalid setting, in one line.
     pub fn problem(&self) -> Option<&'static str> {
         let probabilities = [
             self.rotation_probability,
@@ -217,7 +214,7 @@ impl Augmentation {
             self.inverted_gamma_probability,
         ];
         let probable = probabilities.iter().all(|p| (0.0..=1.0).contains(p));
-        first_broken(&[(
+        first_violation(&[(
             probable,
             "training.augmentation: every probability must lie in [0, 1]",
         )])
@@ -227,7 +224,7 @@ impl Augmentation {
     }
 
     fn problem_in_space(&self) -> Option<&'static str> {
-        first_broken(&[
+        first_violation(&[
             (
                 (0.0..=180.0).contains(&self.rotation_degrees),
                 "training.augmentation.rotation_degrees must lie in [0, 180]",
@@ -246,13 +243,13 @@ impl Augmentation {
             ),
             (
                 within(self.elastic_magnitude_mm, 0.0, self.elastic_sigma_mm[0]),
-                "training.augmentation.elastic_magnitude_mm must be [low, high] from 0 to the lower elastic_sigma_mm; beyond that tissue would fold",
+                "training.augmentation.elastic_magnitude_mm must be [low, high] from 0 to the lower elastic_sigma_mm; larger displacements would fold tissue",
             ),
         ])
     }
 
     fn problem_in_values(&self) -> Option<&'static str> {
-        first_broken(&[
+        first_violation(&[
             (
                 within(self.noise_sd, 0.0, 1.0),
                 "training.augmentation.noise_sd must be [low, high] within 0 to 1",
@@ -278,7 +275,7 @@ impl Augmentation {
 
     fn problem_in_imitations(&self) -> Option<&'static str> {
         let count = |[fewest, most]: [usize; 2]| 1 <= fewest && fewest <= most && most <= 64;
-        first_broken(&[
+        first_violation(&[
             (
                 within(self.hu_shift, -1000.0, 1000.0),
                 "training.augmentation.hu_shift must be [low, high] within -1000 to 1000 HU",
@@ -301,23 +298,23 @@ impl Augmentation {
             ),
             (
                 within(self.coarse_dropout_size, 0.0, 1.0),
-                "training.augmentation.coarse_dropout_size must be [low, high] within 0 to 1, shares of the patch's sides",
+                "training.augmentation.coarse_dropout_size must be [low, high] within 0 to 1, fractions of the patch's sides",
             ),
             (
                 (0.0..=1.0).contains(&self.coarse_dropout_value),
-                "training.augmentation.coarse_dropout_value must lie in [0, 1], the windows' ends",
+                "training.augmentation.coarse_dropout_value must lie in [0, 1], the ends of the window",
             ),
         ])
     }
 }
 
-/// Whether a range lies in order between two ends.
+/// Whether a range is ordered and lies within two bounds.
 fn within([low, high]: [f64; 2], least: f64, most: f64) -> bool {
     least <= low && low <= high && high <= most
 }
 
-/// What is said of the first check that does not hold.
-fn first_broken(checks: &[(bool, &'static str)]) -> Option<&'static str> {
+/// The message of the first check that fails.
+fn first_violation(checks: &[(bool, &'static str)]) -> Option<&'static str> {
     let broken = checks.iter().find(|(holds, _)| !holds);
     broken.map(|(_, problem)| *problem)
 }

@@ -1,4 +1,4 @@
-//! Coarse dropout: boxes of a patch that show nothing (DeVries and Taylor, Cutout, 2017).
+//! Coarse dropout: boxes of a patch filled with a constant (DeVries and Taylor, Cutout, 2017).
 
 use std::ops::Range;
 
@@ -12,13 +12,13 @@ const STREAM: u64 = u64::MAX - 5;
 
 /// The boxes of one patch.
 pub(super) struct Boxes {
-    /// Along z, y, x.
+    /// Ranges along z, y, x.
     boxes: Vec<[Range<usize>; 3]>,
     value: f32,
 }
 
 impl Augmentation {
-    /// Boxes for a patch of `shape` (z, y, x), if there are any.
+    /// Boxes for a patch of `shape` (z, y, x), if dropout applies.
     pub(super) fn draw_boxes(&self, shape: [usize; 3], rng: &mut ChaCha8Rng) -> Option<Boxes> {
         rng.set_stream(STREAM);
         rng.set_word_pos(0);
@@ -45,7 +45,7 @@ impl Augmentation {
 }
 
 impl Boxes {
-    /// Fills the boxes of one channel (z, y, x); those of a slice go through its neighbours too.
+    /// Fills the boxes of one channel (z, y, x). In `flat` patches a box also covers the neighbouring slices.
     pub(super) fn fill(&self, mut channel: ArrayViewMut3<f32>, flat: bool) {
         for [z, y, x] in &self.boxes {
             let planes = match flat {

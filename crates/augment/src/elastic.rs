@@ -2,29 +2,28 @@
 
 use rand::Rng;
 
-use ctseg_image::preprocess::random_normal::gaussians;
+use ctseg_image::preprocess::random_normal::standard_normal;
 
-/// Displacements of a patch's voxels as a cubic B-spline of random control points (Rueckert et al., IEEE TMI
-/// 1999). With control points √3 sigma apart a B-spline is as wide as a Gaussian of that sigma, so that the
-/// field is what smoothing white noise with one gives (Simard et al., ICDAR 2003), at a fraction of the work.
+/// Displacements of a patch's voxels as a cubic B-spline of random control points (Rueckert et al., IEEE TMI 1999).
+/// With control points √3 sigma apart, a B-spline is as wide as a Gaussian of that sigma, so the field equals
+/// Gaussian-smoothed white noise (Simard et al., ICDAR 2003) at a fraction of the cost.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Field {
-    /// Along z, y, x.
-    axes: [Along; 3],
-    /// For each moved axis in their order (y, x of slices; z, y, x of volumes) the control points (z, y, x),
-    /// in voxels.
+pub struct DisplacementField {
+    /// Weights along z, y, x.
+    axes: [AxisWeights; 3],
+    /// Per displaced axis (y, x for slices; z, y, x for volumes), the control points (z, y, x), in voxels.
     points: Vec<Vec<f32>>,
 }
 
-/// One axis of a patch: which control points count for each of its voxels.
+/// The B-spline weights along one axis of a patch.
 #[derive(Debug, Clone, PartialEq)]
-struct Along {
+struct AxisWeights {
     points: usize,
-    /// The first control point that counts, and the weights of it and those after it.
+    /// Per voxel, the first of its four control points and the weights of the four.
     voxels: Vec<(usize, [f32; 4])>,
 }
 
-impl Along {
+impl AxisWeights {
     /// `length` voxels with control points `distance` voxels apart, the second one at the first voxel.
     fn new(length: usize, distance: f64) -> Self {
         let voxels: Vec<(usize, [f32; 4])> = (0..length)
@@ -39,7 +38,7 @@ impl Along {
         }
     }
 
-    /// An axis along which nothing varies.
+    /// An axis without displacement.
     fn flat() -> Self {
         Self {
             points: 1,
@@ -59,11 +58,12 @@ fn b_spline(share: f64) -> [f64; 4] {
     ]
 }
 
-impl Field {
-    /// A field for a patch of `size` (y, x) or (z, y, x) from its control points; all along one axis lie
-    /// `distance` voxels apart, the second one at the patch's first voxel, and reach two beyond its last.
+impl DisplacementField {
+    /// A field for a patch of `size` (y, x) or (z, y, x) from its control points. Along an axis they are `distance`
+    /// voxels apart; the second one is at the patch's first voxel, and they extend two beyond its last.
     ///
-    /// None unless each axis has [`Field::points_along`] its length and distance of them.
+    /// Returns `None` unless each axis has [`DisplacementField::control_point_count`] points for its length and
+    /// distance.
     pub fn new<const D: usize>(
         size: [usize; D],
         distance: [f64; D],
@@ -75,25 +75,30 @@ impl Field {
         fits.then_some(Self { axes, points })
     }
 
-    /// How many control points an axis of `length` voxels needs.
-    pub fn points_along(length: usize, distance: f64) -> usize {
-        Along::new(length, distance).points
+    /// Number of control points for an axis of `length` voxels.
+    pub fn control_point_count(length: usize, distance: f64) -> usize {
+        AxisWeights::new(length, distance).points
     }
 
-    /// Random control points for a patch of `size` voxels of `spacing_mm`, its displacements as smooth as
-    /// noise after a Gaussian of `sigma_mm`, the largest one along each axis `magnitude_mm`.
+    /// Random control points for a patch of `size` voxels of `spacing_mm`. The displacements are as smooth as noise
+    /// filtered with a Gaussian of `sigma_mm`; the largest along each axis is `magnitude_mm`.
     pub(super) fn drawn<const D: usize>(
         size: [usize; D],
         spacing_mm: [f64; D],
         [sigma_mm, magnitude_mm]: [f64; 2],
         rng: &mut impl Rng,
     ) -> Self {
-        // Closer than the voxels they would cost more than they show.
+        // Control points denser than the voxels would cost more without any effect.
         let distance = spacing_mm.map(|mm| (3f64.sqrt() * sigma_mm / mm).max(1.0));
         let axes = Self::axes(size, distance);
         let count = axes.iter().map(|axis| axis.points).product();
         let points = (0..D)
-            .map(|_| gaussians(rng, count).iter().map(|v| *v as f32).collect())
+            .map(|_| {
+                standard_normal(rng, count)
+                    .iter()
+                    .map(|v| *v as f32)
+                    .collect()
+            })
             .collect();
         let mut field = Self { axes, points };
         let largest = field.largest(distance.map(|voxels| (voxels / 4.0).max(1.0) as usize));
@@ -104,15 +109,15 @@ impl Field {
         field
     }
 
-    fn axes<const D: usize>(size: [usize; D], distance: [f64; D]) -> [Along; 3] {
+    fn axes<const D: usize>(size: [usize; D], distance: [f64; D]) -> [AxisWeights; 3] {
         let skipped = 3 - D;
         std::array::from_fn(|axis| match axis.checked_sub(skipped) {
-            Some(axis) => Along::new(size[axis], distance[axis]),
-            None => Along::flat(),
+            Some(axis) => AxisWeights::new(size[axis], distance[axis]),
+            None => AxisWeights::flat(),
         })
     }
 
-    /// The largest displacement along each axis, as rows some `steps` apart show it.
+    /// The largest displacement along each axis, from rows sampled at `steps`.
     fn largest<const D: usize>(&self, steps: [usize; D]) -> Vec<f32> {
         let step = |axis: usize| axis.checked_sub(3 - D).map_or(1, |axis| steps[axis]);
         let [depth, height, _] = self.axes.each_ref().map(|axis| axis.voxels.len());
@@ -131,7 +136,7 @@ impl Field {
         largest
     }
 
-    /// The displacements along each moved axis, in voxels, of one row of the patch.
+    /// The displacements of one row of the patch along each displaced axis, in voxels.
     pub(super) fn row(&self, z: usize, y: usize, into: &mut FieldRow) {
         let [along_z, along_y, along_x] = &self.axes;
         let (Some((first_z, weights_z)), Some((first_y, weights_y))) =
@@ -141,7 +146,7 @@ impl Field {
         };
         into.moves.resize(self.points.len(), Vec::new());
         for (points, row) in self.points.iter().zip(&mut into.moves) {
-            // First the control points of this row, then its voxels.
+            // First combine the control points of this row, then evaluate its voxels.
             into.points.clear();
             into.points.resize(along_x.points, 0.0);
             for (k, weight_z) in (*first_z..along_z.points).zip(weights_z) {
@@ -162,10 +167,10 @@ impl Field {
     }
 }
 
-/// The displacements of one row, and room to find them in.
+/// The displacements of one row, with a work buffer.
 #[derive(Default)]
 pub(super) struct FieldRow {
-    /// For each moved axis one for each voxel.
+    /// Per displaced axis, one value per voxel.
     pub moves: Vec<Vec<f32>>,
     points: Vec<f32>,
 }
@@ -179,10 +184,10 @@ mod tests {
     fn one_control_point_is_as_wide_as_its_gaussian() {
         let (length, sigma_px) = (200, 7.0);
         let distance = 3f64.sqrt() * sigma_px;
-        let count = Field::points_along(length, distance);
+        let count = DisplacementField::control_point_count(length, distance);
         let mut points = vec![vec![0f32; count * 4]; 2];
         points[1][count + count / 2] = 1.0; // the control points' second row lies at the first row
-        let field = Field::new([1, length], [1.0, distance], points).unwrap();
+        let field = DisplacementField::new([1, length], [1.0, distance], points).unwrap();
         let mut row = FieldRow::default();
         field.row(0, 0, &mut row);
         assert!(row.moves[0].iter().all(|v| *v == 0.0));
@@ -198,10 +203,11 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_displacement_is_what_was_asked_for() {
+    fn the_largest_displacement_is_the_requested_one() {
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(3);
         for _ in 0..10 {
-            let field = Field::drawn([20, 30, 40], [2.5, 1.0, 2.0], [8.0, 5.0], &mut rng);
+            let field =
+                DisplacementField::drawn([20, 30, 40], [2.5, 1.0, 2.0], [8.0, 5.0], &mut rng);
             let mut row = FieldRow::default();
             let mut most = [0f32; 3];
             for (z, y) in (0..20).flat_map(|z| (0..30).map(move |y| (z, y))) {

@@ -1,5 +1,5 @@
-//! Changes in Hounsfield units: what a differently calibrated scanner or metal in the patient would have given
-//! before the windows were applied.
+//! Changes in Hounsfield units, before windowing: the effect of a differently calibrated scanner, or of metal in the
+//! patient.
 
 use ndarray::{Array3, ArrayViewMut3, ArrayViewMut4};
 use rand::Rng;
@@ -10,17 +10,17 @@ use crate::draw::drawn;
 use crate::streaks::Metal;
 use ctseg_image::preprocess::normalisation::Scaling;
 
-/// The Hounsfield units that the image channels are windows of. A window cuts off what lies beyond its ends, and
-/// what a shift brings back into it is not in its channel any more: it is in here.
+/// The Hounsfield units from which the image channels were windowed. A window clips values; a shift can bring clipped
+/// values back, which the channel no longer holds.
 #[derive(Debug, Clone)]
 pub struct Hounsfield<T> {
-    /// Hounsfield units above `zero_hu`, see [`ctseg_image::preprocess::channels::hounsfield_from`].
+    /// Hounsfield units above `zero_hu`, see [`ctseg_image::preprocess::channels::relative_hounsfield`].
     pub above: T,
-    /// What 0 stands for, and what lies beyond the volume.
+    /// The Hounsfield units that 0 stands for; also the padding beyond the volume.
     pub zero_hu: f32,
 }
 
-/// What happens to one patch.
+/// The changes of one patch.
 pub(super) struct HuChange {
     shift_hu: f32,
     metal: Option<Metal>,
@@ -30,9 +30,9 @@ const SHIFT_STREAM: u64 = u64::MAX - 3;
 const METAL_STREAM: u64 = u64::MAX - 4;
 
 impl Augmentation {
-    /// How far changes in Hounsfield units reach at most; none where they are all off. So far beyond the
-    /// windows a patch's Hounsfield units must be known.
-    pub fn reach_hu(&self) -> Option<f64> {
+    /// The largest possible change in Hounsfield units; `None` if all are off. Values must be kept this far beyond
+    /// the windows.
+    pub fn max_hu_change(&self) -> Option<f64> {
         let when = |probability: f64, reach: f64| if probability > 0.0 { reach } else { 0.0 };
         let [low, high] = self.hu_shift.map(f64::abs);
         let reach = when(self.hu_shift_probability, low.max(high))
@@ -41,7 +41,7 @@ impl Augmentation {
         on.then_some(reach)
     }
 
-    /// What happens to a patch, if anything; `shape` is the patch's (z, y, x).
+    /// The changes of a patch of `shape` (z, y, x), if any.
     pub(super) fn draw_hu_change(
         &self,
         shape: [usize; 3],
@@ -63,25 +63,25 @@ impl Augmentation {
 }
 
 impl HuChange {
-    /// Changes a patch's values (z, y, x), Hounsfield units above `zero_hu`. In `flat` patches the planes
-    /// are a slice and its neighbours, and metal goes through all of them.
-    /// Where `padded`, 0 is beyond the volume and stays 0, so that no metal is put there.
+    /// Changes a patch's values (z, y, x), in Hounsfield units above `zero_hu`. In `flat` patches the planes are a
+    /// slice and its neighbours, and metal extends through all of them. If `padded`, 0 is padding and stays 0, so
+    /// that no metal is placed there.
     fn change(&self, mut values: ArrayViewMut3<f32>, zero_hu: f32, flat: bool, padded: bool) {
         if self.shift_hu != 0.0 {
             let kept = |v: f32| padded && v == 0.0;
             values.mapv_inplace(|v| if kept(v) { v } else { v + self.shift_hu });
         }
         if let Some(metal) = &self.metal {
-            metal.put_into(values, zero_hu, flat);
+            metal.insert(values, zero_hu, flat);
         }
     }
 
-    /// Changes a patch's values and fills its image channels, one for each scaling, with their shares of the
-    /// windows. What lies beyond the volume is no tissue that a scanner could show otherwise: it stays what it is.
+    /// Changes a patch's values and fills its image channels, one per scaling, with fractions of the windows. Padding
+    /// beyond the volume is not changed.
     ///
     /// # Shapes
     /// - `values`: (z, y, x), Hounsfield units above `zero_hu`; `patch`: (channel, z, y, x)
-    pub(super) fn shown(
+    pub(super) fn apply(
         &self,
         values: &mut Array3<f32>,
         zero_hu: f32,

@@ -1,27 +1,27 @@
-//! Changes of one channel's values. A plane is a patch's channel, row by row, values in [0, 1].
+//! Intensity changes of one channel. A plane is one channel of a patch, row by row, with values in [0, 1].
 
 use rand::Rng;
 
-use crate::fast::{add_normals, raise};
-use crate::wide::wide;
+use crate::fast_math::{add_normals, raise};
+use crate::simd::simd;
 
-/// Values times `factor` (nnU-Net's multiplicative brightness).
+/// Multiplies values by `factor` (nnU-Net's multiplicative brightness).
 pub fn brightness(plane: &mut [f32], factor: f32) {
     plane.iter_mut().for_each(|v| *v *= factor);
 }
 
-/// The distance from the mean times `factor`, kept within the range that the values had (nnU-Net's
-/// contrast with `preserve_range`).
+/// Multiplies the distance from the mean by `factor` and clips to the original range (nnU-Net's contrast with
+/// `preserve_range`).
 pub fn contrast(plane: &mut [f32], factor: f32) {
     let Statistics {
         mean, low, high, ..
     } = Statistics::of(plane);
     stretch(plane, (mean as f32, mean as f32), factor);
-    cut_off(plane, low, high);
+    clip(plane, low, high);
 }
 
-wide! {
-    /// The distance from the first of the two numbers times `factor`, from the second.
+simd! {
+    /// Computes (value − `ends.0`) · `factor` + `ends.1`.
     fn stretch(plane: &mut [f32], ends: (f32, f32), factor: f32) {
         let (from, to) = ends;
         for value in plane {
@@ -30,8 +30,8 @@ wide! {
     }
 }
 
-wide! {
-    fn cut_off(plane: &mut [f32], low: f32, high: f32) {
+simd! {
+    fn clip(plane: &mut [f32], low: f32, high: f32) {
         for value in plane {
             let above = if *value > low { *value } else { low };
             *value = if above < high { above } else { high };
@@ -39,15 +39,15 @@ wide! {
     }
 }
 
-/// What lies beyond the window's ends becomes them.
+/// Clips to [0, 1], the ends of the window.
 pub(super) fn clamp(plane: &mut [f32]) {
-    cut_off(plane, 0.0, 1.0);
+    clip(plane, 0.0, 1.0);
 }
 
-/// Values, scaled to [0, 1] by their own range, to the power of `exponent`; mean and standard deviation
-/// stay what they were (nnU-Net's gamma with `retain_stats`). `inverted` does so to the values' negatives.
+/// Gamma correction on values scaled to [0, 1] by their own range; mean and standard deviation are restored
+/// (nnU-Net's gamma with `retain_stats`). `inverted` applies it to the negated values.
 pub fn gamma(plane: &mut [f32], exponent: f32, inverted: bool) {
-    /// Keeps a plane of one value from being divided by 0, as in batchgenerators.
+    /// Avoids division by 0 on a constant plane, as in batchgenerators.
     const EPSILON: f32 = 1e-7;
     let before = Statistics::of(plane);
     let width = before.high - before.low;
@@ -55,7 +55,7 @@ pub fn gamma(plane: &mut [f32], exponent: f32, inverted: bool) {
         return;
     }
     let scale = 1.0 / (width + EPSILON);
-    // The share of the range, from its low end or from its high end on.
+    // The fraction of the range, measured from its low or its high end.
     let (from, scale, width) = match inverted {
         true => (before.high, -scale, -width),
         false => (before.low, scale, width),
@@ -66,13 +66,12 @@ pub fn gamma(plane: &mut [f32], exponent: f32, inverted: bool) {
     stretch(plane, (after.mean as f32, before.mean as f32), factor);
 }
 
-/// Gaussian noise of standard deviation `sd` on top.
+/// Adds Gaussian noise of standard deviation `sd`.
 pub fn noise(plane: &mut [f32], sd: f32, rng: &mut impl Rng) {
     add_normals(plane, sd, rng);
 }
 
-/// Gaussian smoothing with `sigma` in pixels (as `scipy.ndimage.gaussian_filter`, mode `reflect`,
-/// truncated at 4 sigma).
+/// Gaussian blur with `sigma` in pixels (as `scipy.ndimage.gaussian_filter`, mode `reflect`, truncated at 4 sigma).
 pub fn blur(plane: &mut [f32], width: usize, sigma: f64) {
     let Some(weights) = smoothing(sigma) else {
         return;
@@ -83,7 +82,7 @@ pub fn blur(plane: &mut [f32], width: usize, sigma: f64) {
     smooth(plane, width, &weights);
 }
 
-wide! {
+simd! {
     fn smooth(plane: &mut [f32], width: usize, weights: &[f32]) {
         let radius = weights.len() / 2;
         let mut padded = vec![0.0f32; width + 2 * radius];
@@ -97,7 +96,7 @@ wide! {
             let middle = padded[radius..].iter();
             row.iter_mut().zip(middle).for_each(|(to, from)| *to = weights[radius] * from);
             for (k, weight) in weights[..radius].iter().enumerate() {
-                // The weights are the same on both sides.
+                // The weights are symmetric.
                 let pairs = padded[k..].iter().zip(&padded[2 * radius - k..]);
                 for (to, (left, right)) in row.iter_mut().zip(pairs) {
                     *to += weight * (left + right);
@@ -124,7 +123,7 @@ wide! {
     }
 }
 
-/// Weights of a Gaussian over 2 · radius + 1 pixels; none where it does not reach the next pixel.
+/// Weights of a Gaussian over 2 · radius + 1 pixels; `None` if it does not reach the next pixel.
 fn smoothing(sigma: f64) -> Option<Vec<f32>> {
     let radius = (4.0 * sigma + 0.5) as usize;
     let weights: Vec<f64> = (0..=2 * radius)
@@ -134,16 +133,16 @@ fn smoothing(sigma: f64) -> Option<Vec<f32>> {
     (radius > 0).then(|| weights.into_iter().map(|w| (w / sum) as f32).collect())
 }
 
-/// As taken with fewer pixels: a share `kept` of them along each axis by nearest neighbour, and back by
-/// linear interpolation (nnU-Net v2's low-resolution simulation; PyTorch's `interpolate`, modes
+/// Simulates a lower resolution: keeps a fraction `kept` of the pixels along each axis by nearest neighbour, then
+/// resamples by linear interpolation (nnU-Net v2's low-resolution simulation; PyTorch's `interpolate`, modes
 /// `nearest-exact` and `bilinear`).
 pub fn low_resolution(plane: &mut [f32], width: usize, kept: f64) {
     if width == 0 || plane.is_empty() {
         return;
     }
     let height = plane.len() / width;
-    let rows = Fewer::new(height, kept);
-    let columns = Fewer::new(width, kept);
+    let rows = Resampling::new(height, kept);
+    let columns = Resampling::new(width, kept);
     let coarse: Vec<f32> = rows
         .kept
         .iter()
@@ -187,7 +186,7 @@ pub fn low_resolution_depth(stack: &mut [f32], plane: usize, kept: f64) {
     if plane == 0 || stack.is_empty() {
         return;
     }
-    let planes = Fewer::new(stack.len() / plane, kept);
+    let planes = Resampling::new(stack.len() / plane, kept);
     let before = stack.to_vec();
     let at = |index: usize| {
         let first = planes.kept[index] * plane;
@@ -200,13 +199,13 @@ pub fn low_resolution_depth(stack: &mut [f32], plane: usize, kept: f64) {
     }
 }
 
-/// One axis with fewer pixels: which are kept, and between which two each pixel lies afterwards.
-struct Fewer {
+/// Downsampling of one axis: the pixels that are kept, and for each original pixel its two neighbours and weight.
+struct Resampling {
     kept: Vec<usize>,
     back: Vec<(usize, usize, f32)>,
 }
 
-impl Fewer {
+impl Resampling {
     fn new(length: usize, share: f64) -> Self {
         let count = ((length as f64 * share).round() as usize).clamp(1, length);
         let ratio = length as f64 / count as f64;
@@ -224,29 +223,29 @@ impl Fewer {
     }
 }
 
-/// The index that `d c b a | a b c d | d c b a` shows at `at`.
+/// The index at `at` under reflection: `d c b a | a b c d | d c b a`.
 fn reflected(at: isize, length: usize) -> usize {
     let at = at.rem_euclid(2 * length as isize) as usize;
     if at < length { at } else { 2 * length - 1 - at }
 }
 
-/// What values are like together.
+/// Summary statistics of a plane.
 struct Statistics {
     low: f32,
     high: f32,
     mean: f64,
-    /// Divided by n.
+    /// Population standard deviation (divided by n).
     sd: f64,
 }
 
 impl Statistics {
-    /// In one pass.
+    /// Computed in one pass.
     fn of(plane: &[f32]) -> Self {
         statistics(plane)
     }
 }
 
-/// Eight of everything side by side, which processors take at once.
+/// Eight accumulators, so that the compiler vectorises.
 struct Lanes {
     low: [f32; 8],
     high: [f32; 8],
@@ -268,7 +267,7 @@ impl Lanes {
     }
 }
 
-wide! {
+simd! {
     fn statistics(plane: &[f32]) -> Statistics {
         let mut lanes = Lanes {
             low: [f32::INFINITY; 8],

@@ -1,32 +1,31 @@
-//! Augmentation of training patches in the axial plane: cut, turned, scaled and deformed in one resampling from
-//! the whole slice, so that tissue and not padding comes in at the border, then changed in intensity. A seed
-//! per patch decides everything, and every kind of change draws from a stream of its own: switched on or off, it
-//! changes nothing about the others.
+//! Augmentation of training patches: cropped, rotated, scaled and deformed in one resampling from the whole slice or
+//! volume, so that the border shows tissue and not padding; then changed in intensity. One seed per patch determines
+//! everything. Each kind of change has its own random stream: switching one on or off does not affect the others.
 
-#![deny(unsafe_code)] // `wide` calls functions that are compiled for AVX2
+#![deny(unsafe_code)] // `simd` calls functions that are compiled for AVX2
 
-mod change;
+mod affine_grid;
+mod affine_grid_3d;
+mod common;
 mod config;
 mod draw;
 mod dropout;
-mod edge;
 mod elastic;
-mod fast;
+mod fast_math;
+mod field_of_view;
 mod hounsfield;
 pub mod intensity;
-mod placement;
+mod interpolation;
 mod plane;
-mod sample_positions;
+mod simd;
 mod slice;
-mod space;
 mod streaks;
 mod volume;
-mod wide;
 
+pub use affine_grid::{AffineGrid, AffineParams};
+pub use affine_grid_3d::{AffineGrid3d, AffineParams3d};
 pub use config::{Augmentation, FlipAxis};
-pub use elastic::Field;
+pub use elastic::DisplacementField;
 pub use hounsfield::Hounsfield;
-pub use placement::{Placement, Turn};
-pub use slice::{Cut, SliceSource};
-pub use space::{SpacePlacement, SpaceTurn};
-pub use volume::{VolumeCut, VolumeSource};
+pub use slice::{SliceCrop, SliceSource};
+pub use volume::{VolumeCrop, VolumeSource};

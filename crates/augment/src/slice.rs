@@ -1,73 +1,73 @@
-//! Augmentation of patches of slices and their neighbours.
+//! Augmentation of patches of slices with their neighbouring slices.
 
 use ndarray::{Array3, ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, ArrayViewMut4, Axis};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::change::{to_shares, to_values};
+use crate::affine_grid::{AffineGrid, AffineParams};
+use crate::common::{to_values, to_window_fractions};
 use crate::config::{Augmentation, FlipAxis};
 use crate::draw::drawn;
-use crate::edge::Edge;
+use crate::field_of_view::ViewLine;
 use crate::hounsfield::Hounsfield;
-use crate::placement::{Placement, Turn};
 use ctseg_image::preprocess::normalisation::Scaling;
 
-/// The part of a slice that a patch shows when nothing is turned.
+/// The part of a slice that a patch shows if it is not transformed.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Cut {
+pub struct SliceCrop {
     /// First row and column.
     pub corner: [usize; 2],
-    /// Rows and columns; the middle of this part is what a turn is about.
+    /// Rows and columns; transforms are about its centre.
     pub size: [usize; 2],
-    /// Distance of neighbouring pixels along (y, x).
+    /// Pixel spacing along (y, x).
     pub spacing_mm: [f64; 2],
-    /// How many of the first channels are images; the others (stage 1's probabilities) only move.
+    /// Number of leading channels that are images; the others (stage-1 probabilities) are only moved.
     pub image_channels: usize,
 }
 
-/// What patches are cut from.
+/// What patches are sampled from.
 pub struct SliceSource<'a> {
-    /// The slice and its neighbours from the lowest up, each (channel, y, x).
+    /// The slice and its neighbours in ascending order, each (channel, y, x).
     pub slices: &'a [ArrayView3<'a, f32>],
     /// (y, x)
     pub labels: ArrayView2<'a, u16>,
-    /// For changes in Hounsfield units, which there are none of without it: the same slices, each (y, x).
+    /// The same slices in Hounsfield units, each (y, x). Without it there are no changes in Hounsfield units.
     pub hu: Option<Hounsfield<Vec<ArrayView2<'a, f32>>>>,
-    /// Of the image channels, in their order; one without is from 0 to 1. Needed with `hu`.
+    /// One per image channel, in order; channels without one are in [0, 1]. Required with `hu`.
     pub scalings: &'a [Scaling],
 }
 
 impl Augmentation {
-    /// Fills a patch and its labels from a slice and its neighbours, changed as `seed` decides, and says how
-    /// it was turned. Linear interpolation, labels by nearest neighbour; outside the slice 0. The patch may
-    /// be larger than the cut; it goes on at the high end. Changes in intensity are those of shares of the
-    /// channels' windows, which they never leave; what happens to one channel happens to all its slices.
+    /// Fills a patch and its labels from a slice and its neighbours, augmented as `seed` determines, and returns the
+    /// affine transform. Images are interpolated linearly, labels by nearest neighbour; 0 outside the slice. The
+    /// patch may be larger than the crop; it then continues at the high end. Intensity changes act on fractions of
+    /// the channels' windows and stay within [0, 1]; a channel is changed alike in all slices.
     ///
     /// # Shapes
     /// - `patch`: (channel, slice, patch y, patch x); `patch_labels`: (patch y, patch x)
     pub fn fill(
         &self,
-        cut: &Cut,
+        crop: &SliceCrop,
         seed: u64,
         source: &SliceSource,
         (mut patch, patch_labels): (ArrayViewMut4<f32>, ArrayViewMut2<u16>),
-    ) -> Turn {
+    ) -> AffineParams {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let turn = self.draw_turn(&mut rng);
+        let affine = self.draw_affine(&mut rng);
         let (_, depth, height, width) = patch.dim();
         let edge = self
-            .ends_the_view(&mut rng)
-            .then(|| Edge::drawn(height, width, &mut rng));
-        let field = self.draw_field([height, width], cut.spacing_mm, &mut rng);
-        let [down_mm, along_mm] = cut.spacing_mm;
+            .truncates_view(&mut rng)
+            .then(|| ViewLine::drawn(height, width, &mut rng));
+        let field = self.draw_field([height, width], crop.spacing_mm, &mut rng);
+        let [down_mm, along_mm] = crop.spacing_mm;
         let hu = source.hu.as_ref().and_then(|hu| {
             let shape = [depth, height, width];
             let change = self.draw_hu_change(shape, [1.0, down_mm, along_mm], &mut rng)?;
             Some((hu, change, Array3::zeros(shape)))
         });
-        let placement = Placement::new(cut.corner, cut.size, &turn, cut.spacing_mm);
-        // Where Hounsfield units are changed, images are windows of those.
-        let skipped = if hu.is_some() { cut.image_channels } else { 0 };
+        let grid = AffineGrid::new(crop.corner, crop.size, &affine, crop.spacing_mm);
+        // If Hounsfield units are changed, the images are computed from them.
+        let skipped = if hu.is_some() { crop.image_channels } else { 0 };
         let mut stacks: Vec<ArrayViewMut3<f32>> = patch.outer_iter_mut().skip(skipped).collect();
         let mut planes = Vec::new();
         for (index, stack) in stacks.iter_mut().enumerate() {
@@ -80,8 +80,8 @@ impl Augmentation {
             Some((hu, change, mut values)) => {
                 let from = hu.above.iter().map(|slice| slice.view());
                 planes.extend(from.zip(values.outer_iter_mut()));
-                placement.sample(field.as_ref(), planes, labels);
-                change.shown(
+                grid.sample(field.as_ref(), planes, labels);
+                change.apply(
                     &mut values,
                     hu.zero_hu,
                     source.scalings,
@@ -90,28 +90,29 @@ impl Augmentation {
                 );
             }
             None => {
-                placement.sample(field.as_ref(), planes, labels);
-                to_shares(source.scalings, patch.view_mut());
+                grid.sample(field.as_ref(), planes, labels);
+                to_window_fractions(source.scalings, patch.view_mut());
             }
         }
-        self.change_images(patch.view_mut(), cut, edge.as_ref(), &mut rng);
+        self.augment_images(patch.view_mut(), crop, edge.as_ref(), &mut rng);
         to_values(source.scalings, patch);
-        turn
+        affine
     }
 
-    /// Changes the images' shares of windows in intensity, drops boxes out, and clears what lies beyond `edge`.
-    fn change_images(
+    /// Changes the images' intensities (fractions of the windows), applies dropout, and clears everything beyond
+    /// `edge`.
+    fn augment_images(
         &self,
         mut patch: ArrayViewMut4<f32>,
-        cut: &Cut,
-        edge: Option<&Edge>,
+        crop: &SliceCrop,
+        edge: Option<&ViewLine>,
         rng: &mut ChaCha8Rng,
     ) {
         let (_, depth, height, width) = patch.dim();
         let boxes = self.draw_boxes([depth, height, width], rng);
-        let images = patch.outer_iter_mut().take(cut.image_channels);
+        let images = patch.outer_iter_mut().take(crop.image_channels);
         for (index, mut stack) in images.enumerate() {
-            self.change_channel(index, &mut stack, false, rng);
+            self.augment_channel(index, &mut stack, false, rng);
             if let Some(boxes) = &boxes {
                 boxes.fill(stack.view_mut(), true);
             }
@@ -121,18 +122,18 @@ impl Augmentation {
         }
     }
 
-    fn draw_turn(&self, rng: &mut ChaCha8Rng) -> Turn {
-        let mut turn = Turn::NONE;
+    fn draw_affine(&self, rng: &mut ChaCha8Rng) -> AffineParams {
+        let mut affine = AffineParams::NONE;
         let limit = self.rotation_degrees;
         if let Some(degrees) = drawn(self.rotation_probability, [-limit, limit], rng) {
-            turn.degrees = degrees;
+            affine.degrees = degrees;
         }
         if let Some(log) = drawn(self.scale_probability, self.scale.map(f64::ln), rng) {
-            turn.scale = log.exp();
+            affine.scale = log.exp();
         }
-        for (axis, flipped) in [FlipAxis::Y, FlipAxis::X].iter().zip(&mut turn.flip) {
+        for (axis, flipped) in [FlipAxis::Y, FlipAxis::X].iter().zip(&mut affine.flip) {
             *flipped = self.flip_axes.contains(axis) && rng.random::<bool>();
         }
-        turn
+        affine
     }
 }

@@ -1,8 +1,8 @@
-//! Metal: a dense point or two with bright and dark streaks through them.
+//! Metal artefacts: one or more dense points with bright and dark streaks.
 //!
-//! An imitation, not a simulation: real streaks come from photon starvation and beam hardening along the rays
-//! through the metal (De Man et al., IEEE TNS 1999), and depend on all that lies on them. Here straight lines in
-//! the axial plane, evenly spread but for some jitter, brighten and darken in turn and fade with distance.
+//! An imitation, not a simulation: real streaks come from photon starvation and beam hardening along the rays through
+//! the metal (De Man et al., IEEE TNS 1999), and depend on everything along those rays. Here, straight lines in the
+//! axial plane, evenly spaced with some jitter, alternate between bright and dark and fade with distance.
 
 use ndarray::{ArrayViewMut2, ArrayViewMut3};
 use rand::Rng;
@@ -11,17 +11,17 @@ use rand_chacha::ChaCha8Rng;
 use crate::config::Augmentation;
 use crate::plane::plane;
 
-/// What metal shows, whatever it is.
+/// Value of metal.
 const METAL_HU: f32 = 3000.0;
-/// Metal is put where there is tissue, if one of so many places shows any.
-const PLACES: usize = 16;
-/// More than this is tissue and not air.
+/// Metal is placed in tissue; number of random positions that are tried.
+const MAX_ATTEMPTS: usize = 16;
+/// Values above this are tissue, not air.
 const TISSUE_HU: f32 = -200.0;
-/// Pairs of streaks through one point.
+/// Pairs of streaks per point.
 const LINES: std::ops::RangeInclusive<usize> = 3..=6;
-/// From a streak's middle to where it ends.
+/// Half the width of a streak.
 const HALF_WIDTH_MM: [f64; 2] = [1.0, 2.5];
-/// Where a streak has half of its strength.
+/// Distance at which a streak has half its strength.
 const HALF_STRENGTH_MM: f32 = 40.0;
 
 /// The metal of one patch.
@@ -31,8 +31,8 @@ pub(super) struct Metal {
 }
 
 struct Point {
-    /// (z, y, x) in voxels; the first place with tissue is taken.
-    places: Vec<[usize; 3]>,
+    /// (z, y, x) in voxels; the first one in tissue is used.
+    candidates: Vec<[usize; 3]>,
     radius_mm: f32,
     lines: Vec<Line>,
 }
@@ -41,7 +41,7 @@ struct Line {
     /// Direction (y, x).
     direction: [f32; 2],
     half_width_mm: f32,
-    /// Above 0 bright, below 0 dark.
+    /// Positive is bright, negative is dark.
     strength_hu: f32,
 }
 
@@ -63,16 +63,16 @@ impl Metal {
         }
     }
 
-    /// Puts the metal into a patch's values (z, y, x), Hounsfield units above `zero_hu`; in `flat` patches
-    /// through all planes alike.
-    pub(super) fn put_into(&self, mut values: ArrayViewMut3<f32>, zero_hu: f32, flat: bool) {
+    /// Inserts the metal into a patch's values (z, y, x), in Hounsfield units above `zero_hu`; in `flat` patches into
+    /// all planes alike.
+    pub(super) fn insert(&self, mut values: ArrayViewMut3<f32>, zero_hu: f32, flat: bool) {
         let [thickness, ..] = self.spacing_mm;
         let (depth, ..) = values.dim();
         for point in &self.points {
-            let Some(at) = point.place(&values, zero_hu, flat) else {
+            let Some(at) = point.position(&values, zero_hu, flat) else {
                 continue;
             };
-            // A ball: thinner, and with weaker streaks, above and below its middle.
+            // A ball: smaller, with weaker streaks, above and below its centre.
             let reach = point.radius_mm.max(thickness);
             for z in 0..depth {
                 let away = match flat {
@@ -94,18 +94,18 @@ impl Point {
         let between = |[low, high]: [f64; 2], rng: &mut ChaCha8Rng| {
             (low + (high - low) * rng.random::<f64>()) as f32
         };
-        let places = (0..PLACES)
+        let candidates = (0..MAX_ATTEMPTS)
             .map(|_| shape.map(|length| rng.random_range(0..length.max(1))))
             .collect();
         let radius_mm = between(augmentation.metal_radius_mm, rng);
-        // Even, so that as many are bright as are dark.
+        // An even number: as many bright streaks as dark ones.
         let count = 2 * rng.random_range(LINES);
         let first = std::f32::consts::PI * rng.random::<f32>();
         let lines = (0..count)
             .map(|line| {
                 let jitter = 0.6 * (rng.random::<f32>() - 0.5);
-                let turn = (line as f32 + jitter) * std::f32::consts::PI / count as f32;
-                let (sin, cos) = (first + turn).sin_cos();
+                let angle = (line as f32 + jitter) * std::f32::consts::PI / count as f32;
+                let (sin, cos) = (first + angle).sin_cos();
                 let sign = if line % 2 == 0 { 1.0 } else { -1.0 };
                 Line {
                     direction: [sin, cos],
@@ -115,27 +115,36 @@ impl Point {
             })
             .collect();
         Self {
-            places,
+            candidates,
             radius_mm,
             lines,
         }
     }
 
-    /// Where in the patch the point lies; none in an empty one.
-    fn place(&self, values: &ArrayViewMut3<f32>, zero_hu: f32, flat: bool) -> Option<[usize; 3]> {
+    /// Position of the point in the patch; `None` if the patch is empty.
+    fn position(
+        &self,
+        values: &ArrayViewMut3<f32>,
+        zero_hu: f32,
+        flat: bool,
+    ) -> Option<[usize; 3]> {
         let (depth, ..) = values.dim();
         let seen = |[z, y, x]: [usize; 3]| {
             let z = if flat { depth / 2 } else { z };
             values.get([z, y, x]).copied()
         };
-        // Exactly 0 is beyond the volume.
+        // Exactly 0 is padding beyond the volume.
         let shows = |v: f32| v != 0.0 && v + zero_hu > TISSUE_HU;
         let tissue = |at: &&[usize; 3]| seen(**at).is_some_and(shows);
-        let chosen = self.places.iter().find(tissue).or(self.places.last())?;
+        let chosen = self
+            .candidates
+            .iter()
+            .find(tissue)
+            .or(self.candidates.last())?;
         seen(*chosen).map(|_| *chosen)
     }
 
-    /// Streaks of a `share` of their strength, and then the metal's disc, into one plane.
+    /// Draws the streaks at a `share` of their strength, then the disc of metal, into one plane.
     fn draw(
         &self,
         mut plane: ArrayViewMut2<f32>,
@@ -166,7 +175,7 @@ impl Point {
 }
 
 impl Line {
-    /// The first column that the line touches in a row `away` mm from its point, and the one after the last.
+    /// The columns that the line touches (start, end) in a row `away` mm from its point.
     fn columns(&self, away: f32, along_mm: f32, x: f32, count: usize) -> (usize, usize) {
         let [down, along] = self.direction;
         let bound = |v: f32| v.clamp(0.0, count as f32) as usize;
@@ -184,7 +193,7 @@ impl Line {
         )
     }
 
-    /// Strength at a place (y, x) in mm from the point.
+    /// Strength at (y, x) in mm from the point.
     fn at(&self, [y, x]: [f32; 2]) -> f32 {
         let [down, along] = self.direction;
         let off = (y * along - x * down) / self.half_width_mm;
@@ -216,11 +225,12 @@ mod tests {
             let before = Array3::from_elem((9, 60, 60), 2000.0f32);
             let mut values = before.clone();
             let metal = metal(seed, 1);
-            metal.put_into(values.view_mut(), -1500.0, false);
-            let [z, y, x] = metal.points[0].places[0];
+            metal.insert(values.view_mut(), -1500.0, false);
+            let [z, y, x] = metal.points[0].candidates[0];
             assert_eq!(values[[z, y, x]], METAL_HU + 1500.0);
             let changes = &values - &before;
-            // Where lines cross beside the metal two of one sign may add up; elsewhere none is stronger.
+            // Where lines cross beside the metal, two of one sign may add up; elsewhere no change is larger than one
+            // streak.
             let bright = changes
                 .iter()
                 .filter(|v| **v > 100.0 && **v < 900.0)
@@ -237,7 +247,7 @@ mod tests {
                 all.iter().sum::<f32>() / all.len() as f32
             };
             assert!(at(8.0..14.0) > 1.3 * at(24.0..34.0));
-            // A ball: far above and below there is nothing.
+            // A ball: no change far above and below.
             let far = (z + 4) % 9;
             if far.abs_diff(z) > 2 {
                 assert!(changes.slice(s![far, .., ..]).iter().all(|v| *v == 0.0));
@@ -248,7 +258,7 @@ mod tests {
     #[test]
     fn in_flat_patches_metal_goes_through_all_planes() {
         let mut values = Array3::from_elem((3, 60, 60), 2000.0f32);
-        metal(7, 2).put_into(values.view_mut(), -1500.0, true);
+        metal(7, 2).insert(values.view_mut(), -1500.0, true);
         let first = values.slice(s![0, .., ..]);
         assert!(first.iter().any(|v| *v == METAL_HU + 1500.0));
         assert_eq!(first, values.slice(s![1, .., ..]));

@@ -1,4 +1,4 @@
-//! Writing files so that nothing half-written ever stands under a final name.
+//! Atomic writes: no partial file ever has its final name.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -11,16 +11,16 @@ use tempfile::NamedTempFile;
 use crate::process::id::ProcessId;
 use crate::{Error, Result, regular_file};
 
-/// Temporary names start with this and the process that writes them, so that leftovers of a kill can be told
-/// and removed, see [`crate::temp_files`].
-pub const TEMPORARY: &str = ".ctseg-";
+/// Prefix of temporary names, followed by the ID of the writing process, so that files of killed processes can be
+/// recognised and removed, see [`crate::temp_files`].
+pub const TEMP_PREFIX: &str = ".ctseg-";
 
-static OWN_TEMPORARY: LazyLock<String> =
-    LazyLock::new(|| format!("{TEMPORARY}{}-", ProcessId::own()));
+static OWN_TEMP_PREFIX: LazyLock<String> =
+    LazyLock::new(|| format!("{TEMP_PREFIX}{}-", ProcessId::current()));
 
 /// Writes `path` through a temporary file beside it: filled by `fill`, synced, renamed.
 ///
-/// Killed at any moment, `path` is either untouched or whole. Missing parent folders are made.
+/// After a kill at any moment, `path` is either unchanged or complete. Missing parent folders are created.
 pub fn write_atomically(
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<&mut File>) -> std::io::Result<()>,
@@ -32,10 +32,10 @@ pub fn write_atomically(
             .and_then(|()| writer.flush())
             .map_err(Error::io(path, "write"))?;
     }
-    persisted(temporary, path)
+    persist(temporary, path)
 }
 
-/// An empty temporary file in `folder`, which is made if it is missing; removed unless it is [`persisted`].
+/// An empty temporary file in `folder`, which is created if missing. The file is removed unless passed to [`persist`].
 pub fn temporary_file(folder: &Path) -> Result<NamedTempFile> {
     create_folder(folder)?;
     temporary_names(0o666)
@@ -43,32 +43,32 @@ pub fn temporary_file(folder: &Path) -> Result<NamedTempFile> {
         .map_err(Error::io(folder, "write into the folder"))
 }
 
-/// Makes the folder `path`, and those above it, unless it is there.
+/// Creates the folder `path` and its parents, if missing.
 ///
 /// # Errors
-/// A file in its place or above it, which is named; a folder that cannot be made.
+/// A file in its place or in that of a parent, which the message names; a folder that cannot be created.
 pub fn create_folder(path: &Path) -> Result<()> {
     fs::create_dir_all(path).or_else(|error| {
-        refuse_file(path)?;
+        ensure_not_file(path)?;
         Err(Error::io(path, "create the folder")(error))
     })
 }
 
 /// # Errors
-/// A file where the folder `path` is expected, or above it.
-pub fn refuse_file(path: &Path) -> Result<()> {
+/// `path` or one of its parents is a file.
+pub fn ensure_not_file(path: &Path) -> Result<()> {
     let is_file = |above: &&Path| above.exists() && !above.is_dir();
     match path.ancestors().find(is_file) {
         Some(file) => Err(Error::file(
             file,
-            "is a file; expected a folder, or a name that is free",
+            "is a file; expected a folder or a free name",
         )),
         None => Ok(()),
     }
 }
 
-/// Syncs a whole temporary file, gives it its name and syncs that.
-pub fn persisted(temporary: NamedTempFile, path: &Path) -> Result<()> {
+/// Syncs a complete temporary file, renames it to `path` and syncs the folder.
+pub fn persist(temporary: NamedTempFile, path: &Path) -> Result<()> {
     temporary
         .as_file()
         .sync_all()
@@ -76,16 +76,16 @@ pub fn persisted(temporary: NamedTempFile, path: &Path) -> Result<()> {
     temporary
         .persist(path)
         .map_err(|error| match path.is_dir() {
-            true => Error::file(path, "is a folder; expected the name of a file"),
+            true => Error::file(path, "is a folder; expected a file name"),
             false => Error::io(path, "rename the finished file to")(error.error),
         })?;
     sync_folder(parent_of(path))
 }
 
-/// Syncs the names in a folder, so that a file or folder that was renamed there keeps its name after a power cut.
+/// Syncs a folder, so that a file or folder renamed there keeps its name after a power cut.
 ///
 /// # Errors
-/// The disk fails or is full. A file system that cannot sync a folder is no error, nor is a folder that may not be read.
+/// The disk fails or is full. A file system that cannot sync folders, or an unreadable folder, is no error.
 pub fn sync_folder(folder: &Path) -> Result<()> {
     let synced = File::open(folder).and_then(|folder| folder.sync_all());
     synced.or_else(|error| match error.raw_os_error() {
@@ -99,7 +99,7 @@ pub fn sync_folder(folder: &Path) -> Result<()> {
 /// Syncs all files and folders in `folder` and the folder itself.
 ///
 /// # Errors
-/// A file that cannot be read or synced.
+/// A file cannot be read or synced.
 pub fn sync_tree(folder: &Path) -> Result<()> {
     let entries = fs::read_dir(folder).and_then(|entries| entries.collect());
     let mut entries: Vec<fs::DirEntry> = entries.map_err(Error::io(folder, "read the folder"))?;
@@ -118,28 +118,28 @@ pub fn sync_tree(folder: &Path) -> Result<()> {
 }
 
 /// Copies a file and syncs the copy, for file systems without links.
-pub fn synced_copy(from: &Path, to: &Path) -> std::io::Result<()> {
+pub fn copy_synced(from: &Path, to: &Path) -> std::io::Result<()> {
     regular_file::copy(from, to)?;
     File::open(to)?.sync_all()
 }
 
-/// Gives the finished folder `made` its name, where nothing is or an empty folder: all in it is synced before, the name
-/// afterwards.
+/// Renames the finished folder `from` to `path`, which must not exist or be an empty folder. Its content is synced
+/// before, the name afterwards.
 ///
 /// # Errors
-/// Files that cannot be synced, a folder that cannot be renamed.
-pub fn rename_folder(made: &Path, path: &Path) -> Result<()> {
-    sync_tree(made)?;
-    fs::rename(made, path).map_err(Error::io(path, "rename the finished folder to"))?;
+/// Files cannot be synced, or the folder cannot be renamed.
+pub fn rename_folder(from: &Path, path: &Path) -> Result<()> {
+    sync_tree(from)?;
+    fs::rename(from, path).map_err(Error::io(path, "rename the finished folder to"))?;
     sync_folder(parent_of(path))
 }
 
-/// [`write_atomically`] for content that is at hand already.
+/// [`write_atomically`] for bytes in memory.
 pub fn write_bytes_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomically(path, |writer| writer.write_all(bytes))
 }
 
-/// Gives the file at `path` the time of this moment, which on shared storage is the file server's.
+/// Sets the times of the file at `path` to now, on shared storage by the file server's clock.
 pub fn touch(path: &Path) -> std::io::Result<()> {
     let now = Timespec {
         tv_sec: 0,
@@ -152,17 +152,17 @@ pub fn touch(path: &Path) -> std::io::Result<()> {
     Ok(utimensat(CWD, path, &times, AtFlags::empty())?)
 }
 
-/// Names of temporary files (`mode` 666) and folders (777), whose permissions follow the umask: results are for whom the
-/// user lets read them, not for their owner alone.
+/// A builder for temporary files (`mode` 666) and folders (777). Their permissions follow the umask, so that results
+/// are readable by everyone the user allows, not by the owner alone.
 pub(crate) fn temporary_names(mode: u32) -> tempfile::Builder<'static, 'static> {
     use std::os::unix::fs::PermissionsExt;
     let mut builder = tempfile::Builder::new();
-    builder.prefix(OWN_TEMPORARY.as_str());
+    builder.prefix(OWN_TEMP_PREFIX.as_str());
     builder.permissions(fs::Permissions::from_mode(mode));
     builder
 }
 
-/// The folder that `path` lies in; `.` for a bare name.
+/// The parent folder of `path`; `.` for a bare name.
 pub fn parent_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -175,31 +175,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_and_folders_that_stand_for_each_other_are_named() {
+    fn files_in_place_of_folders_are_named() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
         for below in [file.clone(), file.join("deep/er")] {
-            let said = create_folder(&below).unwrap_err().to_string();
+            let message = create_folder(&below).unwrap_err().to_string();
             assert!(
-                said.starts_with(&format!("{}: is a file", file.display())),
-                "{said}"
+                message.starts_with(&format!("{}: is a file", file.display())),
+                "{message}"
             );
-            let said = write_bytes_atomically(&below.join("x"), b"")
+            let message = write_bytes_atomically(&below.join("x"), b"")
                 .unwrap_err()
                 .to_string();
-            assert!(said.contains("is a file"), "{said}");
+            assert!(message.contains("is a file"), "{message}");
         }
-        let said = write_bytes_atomically(folder.path(), b"")
+        let message = write_bytes_atomically(folder.path(), b"")
             .unwrap_err()
             .to_string();
-        assert!(said.contains("is a folder"), "{said}");
+        assert!(message.contains("is a folder"), "{message}");
         create_folder(&folder.path().join("a/b")).unwrap();
         create_folder(&folder.path().join("a/b")).unwrap();
     }
 
     #[test]
-    fn a_finished_folder_takes_a_name_that_is_free() {
+    fn a_finished_folder_is_renamed_to_an_unused_name() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         write_bytes_atomically(&at("made/deep/file"), b"whole").unwrap();

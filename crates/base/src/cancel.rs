@@ -1,4 +1,4 @@
-//! Keeping one failure from becoming everybody's: panics as errors, and being asked to stop.
+//! Panics as errors, and cancellation.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -6,16 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::{Error, Result};
 
-/// Runs `work` and turns a panic inside it (an engine out of memory, say) into an error.
+/// Runs `work` and returns a panic in it, such as from an engine out of memory, as an error.
 pub fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let cause = panic_in_words(panic.as_ref());
-        Err(Error::invalid(format!("the engine gave up: {cause}")))
+        let cause = panic_message(panic.as_ref());
+        Err(Error::invalid(format!("the engine failed: {cause}")))
     })
 }
 
-/// What a panic said, on one line.
-pub fn panic_in_words(panic: &(dyn Any + Send)) -> String {
+/// The first line of a panic's message.
+pub fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic
         .downcast_ref::<String>()
         .map(String::as_str)
@@ -24,10 +24,10 @@ pub fn panic_in_words(panic: &(dyn Any + Send)) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
 
-/// An error as soon as somebody has asked to stop; `how` says how things stand then.
-pub fn unless_stopped(stop: &AtomicBool, how: impl FnOnce() -> String) -> Result<()> {
+/// Returns [`Error::Interrupted`] once `stop` is set; `state` describes what was interrupted.
+pub fn check_stop(stop: &AtomicBool, state: impl FnOnce() -> String) -> Result<()> {
     if stop.load(Ordering::Relaxed) {
-        return Err(Error::Interrupted(how()));
+        return Err(Error::Interrupted(state()));
     }
     Ok(())
 }
@@ -38,13 +38,13 @@ mod tests {
 
     #[test]
     fn a_panic_becomes_one_line() {
-        let error = guarded::<()>(|| panic!("out of memory\nat somewhere"))
+        let error = catch_panic::<()>(|| panic!("out of memory\nat somewhere"))
             .unwrap_err()
             .to_string();
         assert!(
             error.contains("out of memory") && !error.contains('\n'),
             "{error}"
         );
-        assert_eq!(guarded(|| Ok(3)).unwrap(), 3);
+        assert_eq!(catch_panic(|| Ok(3)).unwrap(), 3);
     }
 }

@@ -1,8 +1,8 @@
-//! Whether an error says that the disk is full.
+//! Detects a full disk.
 
 use crate::Error;
 
-/// Whether a file system has no room left, which every further case would meet too.
+/// Whether the file system is full or read-only, which every further case would hit too.
 pub fn is_full(error: &Error) -> bool {
     use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     let Error::Io { cause, .. } = error else {

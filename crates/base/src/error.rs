@@ -1,12 +1,10 @@
-//! One error type for the library: every message is one line that names what was found, what was
-//! expected and what to do.
+//! The error type. Every message is one line that says what was found, what was expected and what to do.
 
 use std::path::{Path, PathBuf};
 
 use crate::text::printable::one_line;
 
-/// What went wrong, in words for the person who runs ctseg, on one line: control characters, which names of files may
-/// hold, are escaped.
+/// An error with a one-line message for the user. Control characters, such as from file names, are escaped.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file whose content cannot be used.
@@ -17,16 +15,16 @@ pub enum Error {
     Io {
         path: PathBuf,
         action: &'static str,
-        /// No `source`: who shows an error with its sources would say it twice.
+        /// Not a `source`, since the message includes it already.
         cause: std::io::Error,
     },
-    /// A command line that cannot be meant.
+    /// An invalid command line.
     #[error("{}", one_line(.0))]
     Usage(String),
-    /// A setting or combination of inputs that cannot work.
+    /// An invalid setting or combination of inputs.
     #[error("{}", one_line(.0))]
     Invalid(String),
-    /// The run was asked to stop and left everything resumable.
+    /// The run was interrupted and can be resumed.
     #[error("interrupted; {}", one_line(.0))]
     Interrupted(String),
 }
@@ -64,7 +62,7 @@ impl Error {
     }
 }
 
-/// The system's text says what happened, and not always what to do.
+/// Adds advice to system errors that need it.
 fn with_advice(cause: std::io::Error) -> std::io::Error {
     use std::io::ErrorKind::FileTooLarge;
     match cause.kind() {
@@ -83,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_io_error_says_its_cause_once() {
+    fn an_io_error_contains_its_cause_once() {
         let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
         let cause = missing.to_string();
         let error = Error::io("a.nii", "read")(missing);
@@ -92,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_stay_on_their_line_whatever_a_file_is_called() {
+    fn errors_are_one_line_whatever_the_file_name() {
         let name = "a\nerror: forged\u{1b}[2J.nii";
         let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
         for error in [

@@ -16,12 +16,12 @@ pub struct Failure {
     pub reason: String,
 }
 
-/// Writes the list of failures at `path` anew; there is none where nothing failed.
+/// Writes the list of failures to `path`, or removes the file if nothing failed.
 pub fn write_failures(path: &Path, failures: &[Failure]) -> Result<()> {
     if failures.is_empty() {
         return match std::fs::remove_file(path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io(path, "remove the old")(error))
+                Err(Error::io(path, "remove")(error))
             }
             _ => Ok(()),
         };
@@ -29,7 +29,7 @@ pub fn write_failures(path: &Path, failures: &[Failure]) -> Result<()> {
     let mut lines = String::new();
     for failure in failures {
         let line = serde_json::to_string(failure)
-            .map_err(|error| Error::file(path, format!("cannot list a failure: {error}")))?;
+            .map_err(|error| Error::file(path, format!("cannot write a failure: {error}")))?;
         lines += &line;
         lines.push('\n');
     }

@@ -1,4 +1,4 @@
-//! What every other crate stands on: errors, files that are whole or absent, processes, limits of the machine, progress.
+//! Basics for all other crates: errors, atomic files, processes, limits of the machine, progress.
 
 pub mod atomic_file;
 pub mod cancel;

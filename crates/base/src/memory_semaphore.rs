@@ -1,46 +1,49 @@
-//! Lets as many cases in as there is memory for.
+//! Limits the number of concurrent cases by their memory.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 
-/// A number of bytes that those inside share.
-pub struct Gate {
+/// A semaphore over a number of bytes.
+pub struct MemorySemaphore {
     free: Mutex<u64>,
     changed: Condvar,
-    whole: u64,
+    total: u64,
 }
 
-/// Gives its bytes back when it is dropped.
-pub struct Admitted<'a> {
-    gate: &'a Gate,
+/// Releases its bytes when dropped.
+pub struct MemoryPermit<'a> {
+    semaphore: &'a MemorySemaphore,
     bytes: u64,
 }
 
-impl Gate {
-    /// With no bytes at all there is still one inside at a time.
+impl MemorySemaphore {
+    /// A semaphore of `bytes`; with 0 it admits one holder at a time.
     pub fn new(bytes: u64) -> Self {
-        let whole = bytes.max(1);
+        let total = bytes.max(1);
         Self {
-            free: Mutex::new(whole),
+            free: Mutex::new(total),
             changed: Condvar::new(),
-            whole,
+            total,
         }
     }
 
-    /// Waits until so many `bytes` are free; who needs more than there are waits until nobody else is inside.
-    pub fn admit(&self, bytes: u64) -> Admitted<'_> {
-        let bytes = bytes.clamp(1, self.whole);
+    /// Waits until `bytes` are free. A request for more than the total waits until all are free.
+    pub fn acquire(&self, bytes: u64) -> MemoryPermit<'_> {
+        let bytes = bytes.clamp(1, self.total);
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self.changed.wait_while(free, |free| *free < bytes);
         *waited.unwrap_or_else(PoisonError::into_inner) -= bytes;
-        Admitted { gate: self, bytes }
+        MemoryPermit {
+            semaphore: self,
+            bytes,
+        }
     }
 }
 
-impl Drop for Admitted<'_> {
+impl Drop for MemoryPermit<'_> {
     fn drop(&mut self) {
-        let free = self.gate.free.lock();
+        let free = self.semaphore.free.lock();
         *free.unwrap_or_else(PoisonError::into_inner) += self.bytes;
-        self.gate.changed.notify_all();
+        self.semaphore.changed.notify_all();
     }
 }
 
@@ -51,44 +54,48 @@ mod tests {
     use super::*;
 
     #[test]
-    fn never_are_more_bytes_inside_than_there_are() {
-        let (gate, inside, most) = (Gate::new(100), AtomicU64::new(0), AtomicU64::new(0));
+    fn held_bytes_never_exceed_the_total() {
+        let (semaphore, held, most) = (
+            MemorySemaphore::new(100),
+            AtomicU64::new(0),
+            AtomicU64::new(0),
+        );
         std::thread::scope(|scope| {
             for worker in 0..8u64 {
-                let (gate, inside, most) = (&gate, &inside, &most);
+                let (semaphore, held, most) = (&semaphore, &held, &most);
                 scope.spawn(move || {
                     for round in 0..200 {
-                        // Some need more than there is.
+                        // Some need more than the total.
                         let bytes = 1 + (worker * 31 + round * 17) % 130;
-                        let admitted = gate.admit(bytes);
+                        let permit = semaphore.acquire(bytes);
                         let counted = bytes.min(100);
-                        let now = inside.fetch_add(counted, Ordering::SeqCst) + counted;
+                        let now = held.fetch_add(counted, Ordering::SeqCst) + counted;
                         most.fetch_max(now, Ordering::SeqCst);
-                        inside.fetch_sub(counted, Ordering::SeqCst);
-                        drop(admitted);
+                        held.fetch_sub(counted, Ordering::SeqCst);
+                        drop(permit);
                     }
                 });
             }
         });
         assert!(most.into_inner() <= 100);
-        drop(gate.admit(100)); // All are back.
+        drop(semaphore.acquire(100)); // All are released.
     }
 
     #[test]
-    fn who_needs_more_than_there_is_is_alone() {
-        for whole in [100, 0] {
-            let (gate, inside) = (Gate::new(whole), AtomicU64::new(0));
+    fn a_request_above_the_total_is_exclusive() {
+        for total in [100, 0] {
+            let (semaphore, held) = (MemorySemaphore::new(total), AtomicU64::new(0));
             std::thread::scope(|scope| {
                 for index in 0..40u64 {
-                    let (gate, inside) = (&gate, &inside);
+                    let (semaphore, held) = (&semaphore, &held);
                     scope.spawn(move || {
                         let bytes = if index % 8 == 0 { 1000 } else { 30 };
-                        let _admitted = gate.admit(bytes);
-                        let others = inside.fetch_add(bytes, Ordering::SeqCst);
-                        let most = whole.saturating_sub(bytes);
-                        assert!(others <= most, "{bytes} beside {others} of {whole}");
+                        let _permit = semaphore.acquire(bytes);
+                        let others = held.fetch_add(bytes, Ordering::SeqCst);
+                        let most = total.saturating_sub(bytes);
+                        assert!(others <= most, "{bytes} beside {others} of {total}");
                         std::thread::yield_now();
-                        inside.fetch_sub(bytes, Ordering::SeqCst);
+                        held.fetch_sub(bytes, Ordering::SeqCst);
                     });
                 }
             });

@@ -1,11 +1,11 @@
-//! Small text files that stand for large ones which are kept elsewhere: those of Git LFS and git-annex.
+//! Pointer files of Git LFS and git-annex: small text files in place of large ones stored elsewhere.
 
 use std::io::Read;
 use std::path::Path;
 
 use crate::regular_file;
 
-/// How content that stands for a file begins, its name, and what brings the file.
+/// Start of a pointer file, its description, and how to fetch the file.
 const KNOWN: [(&[u8], &str, &str); 3] = [
     (
         b"version https://git-lfs.github.com/spec/",
@@ -24,13 +24,13 @@ const KNOWN: [(&[u8], &str, &str); 3] = [
     ),
 ];
 
-/// What content that begins with `start` is, and what to do, if it stands for a file that is kept elsewhere.
-pub fn known(start: &[u8]) -> Option<(&'static str, &'static str)> {
+/// Description and remedy, if content that begins with `start` is a pointer file.
+pub fn detect(start: &[u8]) -> Option<(&'static str, &'static str)> {
     let mut known = KNOWN.iter().filter(|(begin, ..)| start.starts_with(begin));
     known.next().map(|(_, name, remedy)| (*name, *remedy))
 }
 
-/// The problem with the file at `path`, if it is a pointer, or a link of git-annex whose file is not there.
+/// The problem with the file at `path`, if it is a pointer file or a dangling link, such as of git-annex.
 pub fn problem(path: &Path) -> Option<String> {
     if let Ok(target) = std::fs::read_link(path)
         && !path.exists()
@@ -38,12 +38,14 @@ pub fn problem(path: &Path) -> Option<String> {
         let target = target.to_string_lossy();
         let remedy = match target.contains(".git/annex/") {
             true => "fetch the file with 'git annex get' (or 'datalad get')",
-            false => "mend the link or copy the file",
+            false => "fix the link or copy the file",
         };
-        return Some(format!("a link to {target}, which is not there; {remedy}"));
+        return Some(format!(
+            "a link to {target}, which does not exist; {remedy}"
+        ));
     }
     let mut start = Vec::new();
     let file = regular_file::open(path).ok()?;
     file.take(64).read_to_end(&mut start).ok()?;
-    known(&start).map(|(name, remedy)| format!("{name}; {remedy}"))
+    detect(&start).map(|(name, remedy)| format!("{name}; {remedy}"))
 }

@@ -1,53 +1,53 @@
-//! What long work tells the outside while it runs. Progress bars, log files and tests each implement it.
+//! Progress reporting. Progress bars, log files and tests implement [`Observer`].
 
 use crate::text::printable::one_line;
 
-/// Receives what happens. All methods may be called from several threads.
+/// Receives messages and progress. All methods may be called from several threads.
 pub trait Observer: Send + Sync {
-    /// A fact worth a line.
-    fn say(&self, line: &str);
+    /// A message for the user.
+    fn info(&self, line: &str);
 
-    /// Something the user should know about although the work goes on.
+    /// A warning; the work continues.
     fn warn(&self, line: &str);
 
-    /// A line for logs, of what a terminal shows by its bars alone.
+    /// A message for logs only, since progress bars show it on a terminal.
     fn log(&self, _line: &str) {}
 
-    /// A piece of work of `total` steps begins; dropping the handle ends it.
+    /// Starts a task of `total` steps (0 if unknown); dropping the handle ends it.
     fn task(&self, name: &str, total: u64, unit: &'static str) -> Box<dyn Task>;
 
-    /// How many cases are in which state; told anew whenever one has changed.
+    /// Case counts by state; called after each change.
     fn cases(&self, _counts: &CaseCounts) {}
 
-    /// How things stand, in lines: on a terminal they stay at the bottom until other lines take their place or, with
-    /// no text, until they are no longer wanted. Elsewhere nothing is shown.
-    fn board(&self, _text: &str) {}
+    /// Shows a table at the bottom of a terminal, in place of the previous one; an empty text removes it. Not shown
+    /// elsewhere.
+    fn set_live_table(&self, _text: &str) {}
 }
 
-/// How many cases of a batch are in which state.
+/// Cases of a batch by state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CaseCounts {
     pub done: u64,
     pub failed: u64,
-    /// There was nothing to do: their results were there.
+    /// Cases whose results existed already.
     pub skipped: u64,
     pub pending: u64,
 }
 
-/// A piece of work that is under way.
+/// A running task.
 pub trait Task: Send + Sync {
-    /// `steps` more are done.
+    /// Adds `steps` done.
     fn advance(&self, steps: u64);
 
     /// A short text beside the bar, such as the current loss.
     fn note(&self, text: &str);
 }
 
-/// Hears nothing; for tests and library users.
+/// Ignores everything; for tests and library users.
 pub struct Silent;
 
 impl Observer for Silent {
-    fn say(&self, _: &str) {}
+    fn info(&self, _: &str) {}
     fn warn(&self, _: &str) {}
     fn task(&self, _: &str, _: u64, _: &'static str) -> Box<dyn Task> {
         Box::new(Silent)
@@ -59,7 +59,7 @@ impl Task for Silent {
     fn note(&self, _: &str) {}
 }
 
-/// Passes everything on and appends every line, with its time, to a log file.
+/// Forwards everything and appends every message, with its time, to a log file.
 pub struct Logged<'a> {
     inner: &'a dyn Observer,
     log: std::sync::Mutex<std::fs::File>,
@@ -84,9 +84,9 @@ impl<'a> Logged<'a> {
 }
 
 impl Observer for Logged<'_> {
-    fn say(&self, line: &str) {
+    fn info(&self, line: &str) {
         self.write("info", line);
-        self.inner.say(line);
+        self.inner.info(line);
     }
 
     fn warn(&self, line: &str) {
@@ -103,8 +103,8 @@ impl Observer for Logged<'_> {
         self.inner.task(name, total, unit)
     }
 
-    fn board(&self, text: &str) {
-        self.inner.board(text);
+    fn set_live_table(&self, text: &str) {
+        self.inner.set_live_table(text);
     }
 
     fn cases(&self, counts: &CaseCounts) {

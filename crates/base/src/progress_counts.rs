@@ -1,72 +1,72 @@
-//! Pieces of work under way, counted for observers that keep figures.
+//! Counters of running tasks, for observers that report numbers.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// One piece of work.
+/// The counters of a task.
 pub struct TaskCount {
     pub name: String,
-    /// Steps, 0 where that is not known.
+    /// Number of steps; 0 if unknown.
     pub total: u64,
     pub unit: &'static str,
-    begun: Instant,
+    started: Instant,
     done: AtomicU64,
     note: Mutex<String>,
 }
 
 impl TaskCount {
-    /// One that begins now.
+    /// A task that starts now.
     pub fn new(name: &str, total: u64, unit: &'static str) -> Self {
         Self {
             name: name.to_owned(),
             total,
             unit,
-            begun: Instant::now(),
+            started: Instant::now(),
             done: AtomicU64::new(0),
             note: Mutex::default(),
         }
     }
 
-    /// `steps` more are done; how many are in all.
+    /// Adds `steps` done and returns the sum.
     pub fn advance(&self, steps: u64) -> u64 {
         self.done.fetch_add(steps, Ordering::Relaxed) + steps
     }
 
     pub fn set_note(&self, text: &str) {
-        text.clone_into(&mut self.noted());
+        text.clone_into(&mut self.lock_note());
     }
 
     pub fn note(&self) -> String {
-        self.noted().clone()
+        self.lock_note().clone()
     }
 
     pub fn done(&self) -> u64 {
         self.done.load(Ordering::Relaxed)
     }
 
-    /// Since it began.
+    /// Seconds since the start.
     pub fn seconds(&self) -> f64 {
-        self.begun.elapsed().as_secs_f64()
+        self.started.elapsed().as_secs_f64()
     }
 
-    /// Steps per second since it began.
+    /// Steps per second since the start.
     pub fn per_second(&self) -> f64 {
         self.done() as f64 / self.seconds().max(1e-3)
     }
 
-    /// Seconds that the rest takes at this rate; none where that is not known.
+    /// Estimated seconds left; `None` if unknown.
     pub fn seconds_left(&self) -> Option<f64> {
         let rate = self.per_second();
         (self.total > self.done() && rate > 0.0).then(|| (self.total - self.done()) as f64 / rate)
     }
 
-    fn noted(&self) -> MutexGuard<'_, String> {
+    fn lock_note(&self) -> MutexGuard<'_, String> {
         self.note.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Those under way, the one that began last at the end.
+/// The running tasks, in order of their start.
 #[derive(Default)]
 pub struct TaskList(Mutex<Vec<Arc<TaskCount>>>);
 

@@ -1,29 +1,29 @@
-//! The one way to open files that others may have put there: regular files only, without waiting, and in memory no
-//! more of them than their kind can be large. A FIFO would be waited for, a device may have no end.
+//! Opens untrusted files: regular files only, without blocking, with a size limit when read into memory. A FIFO would
+//! block, and a device may be endless.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Most bytes of a file that is read as a whole, unless its kind is smaller: JSON, TOML, lists, tables, checksums.
-/// `predictions.json` of 500,000 cases has about 200 MiB; what is larger is something else and would fill the memory.
-pub const MOST_BYTES: u64 = 256 << 20;
+/// Default size limit for files read into memory: JSON, TOML, lists, tables, checksums. `predictions.json` of 500,000
+/// cases has about 200 MiB.
+pub const MAX_BYTES: u64 = 256 << 20;
 
 /// As [`File::open`].
 ///
 /// # Errors
-/// `InvalidData` for what is no regular file.
+/// `InvalidData` if it is not a regular file.
 pub fn open(path: &Path) -> io::Result<File> {
-    opened(OpenOptions::new().read(true), path)
+    open_with(OpenOptions::new().read(true), path)
 }
 
-/// A file to append to, which is made where there is none; it can be read too.
+/// Opens a file for reading and appending, created if missing.
 ///
 /// # Errors
-/// As of [`open`].
+/// Same as [`open`].
 pub fn append_to(path: &Path) -> io::Result<File> {
-    opened(
+    open_with(
         OpenOptions::new().read(true).append(true).create(true),
         path,
     )
@@ -32,66 +32,66 @@ pub fn append_to(path: &Path) -> io::Result<File> {
 /// As [`File::create`].
 ///
 /// # Errors
-/// As of [`open`].
+/// Same as [`open`].
 pub fn create(path: &Path) -> io::Result<File> {
-    opened(
+    open_with(
         OpenOptions::new().write(true).create(true).truncate(true),
         path,
     )
 }
 
-/// A copy of the file `from` at `to`, whose permissions follow the umask.
+/// Copies the file `from` to `to`, with permissions by the umask.
 ///
 /// # Errors
-/// As of [`open`], and those of reading and writing.
+/// Same as [`open`], and those of reading and writing.
 pub fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let mut from = open(from)?;
     io::copy(&mut from, &mut create(to)?).map(|_| ())
 }
 
-/// As [`std::fs::read`], of at most [`MOST_BYTES`].
+/// As [`std::fs::read`], up to [`MAX_BYTES`].
 ///
 /// # Errors
-/// `InvalidData` for what is no regular file, or larger.
+/// `InvalidData` if it is not a regular file, or larger.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
-    read_at_most(path, MOST_BYTES)
+    read_at_most(path, MAX_BYTES)
 }
 
 /// [`read`] with another limit.
 ///
 /// # Errors
-/// As of [`read`].
-pub fn read_at_most(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+/// Same as [`read`].
+pub fn read_at_most(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     let file = open(path)?;
     let length = file.metadata()?.len();
-    if length > most {
-        return Err(too_long(&length.to_string(), most));
+    if length > max {
+        return Err(too_long(&length.to_string(), max));
     }
     let mut bytes = Vec::new();
     let expected = usize::try_from(length).unwrap_or(usize::MAX);
     bytes
         .try_reserve_exact(expected)
         .map_err(|_| io::Error::from(ErrorKind::OutOfMemory))?;
-    // It may have grown since, and files of /proc say no length.
-    file.take(most + 1).read_to_end(&mut bytes)?;
-    match bytes.len() as u64 > most {
-        true => Err(too_long("more", most)),
+    // It may have grown since, and files in /proc have no length.
+    file.take(max + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > max {
+        true => Err(too_long("more", max)),
         false => Ok(bytes),
     }
 }
 
-fn too_long(found: &str, most: u64) -> io::Error {
-    let problem = format!("holds {found} bytes; expected at most {most} in such a file");
+fn too_long(found: &str, max: u64) -> io::Error {
+    let problem = format!("holds {found} bytes; expected at most {max}");
     io::Error::new(ErrorKind::InvalidData, problem)
 }
 
-fn opened(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-    // Looked at before, since sockets cannot be opened and to open a device may do something, and after, since another
-    // file may have come into its place.
+fn open_with(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    // Checked before, since sockets cannot be opened and opening a device may have effects, and after, since the file
+    // may have been replaced.
     if let Ok(metadata) = std::fs::metadata(path) {
         check(&metadata)?;
     }
-    // Stays set for reading: it changes nothing for files on disk, and those of /proc that wait for events fail.
+    // Stays set for reading: no effect on files on disk, and files in /proc that wait for events fail.
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
     let file = options.custom_flags(flags).open(path)?;
     check(&file.metadata()?)?;
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_regular_files_are_opened_and_nothing_is_waited_for() {
+    fn only_regular_files_are_opened_without_blocking() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
@@ -167,7 +167,7 @@ mod tests {
         let huge = File::create(&path).unwrap();
         huge.set_len(3 << 30).unwrap();
         assert_eq!(read(&path).unwrap_err().kind(), ErrorKind::InvalidData);
-        // Says that it has no bytes.
+        // Its length is reported as 0.
         assert!(read_at_most(Path::new("/proc/self/status"), 10).is_err());
     }
 }

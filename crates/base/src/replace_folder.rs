@@ -1,5 +1,5 @@
-//! Putting a finished folder, such as a model's, in the place of another one, so that at any moment the old or the new one
-//! is there or can be put back.
+//! Replaces a folder, such as a model's, by a finished one. At any moment the old or the new folder is in place or can
+//! be restored.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -9,42 +9,43 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::atomic_file::{TEMPORARY, parent_of, refuse_file, sync_folder, sync_tree};
+use crate::atomic_file::{TEMP_PREFIX, ensure_not_file, parent_of, sync_folder, sync_tree};
 use crate::{Error, Result};
 
-/// Others may put the old folder back, or theirs in its place, between two steps.
-const TRIES: usize = 20;
+/// Attempts, since other processes may restore or replace the folder between two steps.
+const MAX_TRIES: usize = 20;
 
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Puts `fresh` in the place of `path`: in one step where the file system can exchange two folders, otherwise by setting
-/// the old one aside, where [`restore`] finds it after a kill. All is synced before the old folder is removed.
+/// Replaces `path` by `fresh`: in one step if the file system can exchange two folders, otherwise by renaming the old
+/// folder, from where [`restore`] recovers it after a kill. All is synced before the old folder is removed.
 ///
 /// # Errors
-/// A file at `path`; folders that cannot be synced or renamed. Either folder is at `path` then, or set aside.
+/// A file at `path`; folders that cannot be synced or renamed. One of the folders is then at `path`, or the old one can
+/// be restored.
 pub fn replace_folder(fresh: TempDir, path: &Path) -> Result<()> {
-    refuse_file(path)?;
+    ensure_not_file(path)?;
     restore(path)?;
     sync_tree(fresh.path())?;
-    if exchanged(fresh.path(), path) {
+    if exchange(fresh.path(), path) {
         if let Err(error) = sync_folder(parent_of(path)) {
-            let _ = fresh.keep(); // the old one, which may be the one that a power cut leaves
+            let _ = fresh.keep(); // the old one, which a power cut may bring back
             return Err(error);
         }
         remove_stale(path);
-        return Ok(()); // and the old one goes with `fresh`
+        return Ok(()); // the old one is removed with `fresh`
     }
     let aside = aside_of(path).ok_or_else(|| {
         Error::file(
             path,
-            "cannot be replaced; expected the name of a folder in another one",
+            "cannot be replaced; expected a folder inside another folder",
         )
     })?;
-    for _ in 0..TRIES {
+    for _ in 0..MAX_TRIES {
         remove_stale(path);
-        match renamed_in(fresh.path(), path, &aside) {
+        match swap_in(fresh.path(), path, &aside) {
             Ok(()) => {
-                let _ = fresh.keep(); // it has another name now
+                let _ = fresh.keep(); // it has been renamed
                 sync_folder(parent_of(path))?;
                 remove_stale(path);
                 return Ok(());
@@ -56,30 +57,30 @@ pub fn replace_folder(fresh: TempDir, path: &Path) -> Result<()> {
     Err(replaced_by_others(path))
 }
 
-/// Sets aside what is at `path`, if anything, and puts `fresh` there.
-fn renamed_in(fresh: &Path, path: &Path, aside: &Path) -> Result<()> {
+/// Renames `path`, if it exists, to `aside`, and `fresh` to `path`.
+fn swap_in(fresh: &Path, path: &Path, aside: &Path) -> Result<()> {
     match fs::rename(path, aside) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
-            return Err(Error::io(path, "set the old folder aside from")(error));
+            return Err(Error::io(path, "move the old folder away from")(error));
         }
         _ => {}
     }
     fs::rename(fresh, path).map_err(|error| {
-        let _ = fs::rename(aside, path); // else the next one to open it does so
+        let _ = fs::rename(aside, path); // otherwise `restore` does
         Error::io(path, "rename the finished folder to")(error)
     })
 }
 
-/// Puts back the folder that a process set aside from `path` and, killed, did not replace.
+/// Restores the folder at `path` that a killed process moved away and did not replace.
 ///
 /// # Errors
-/// It cannot be renamed, such as by users that may not write there; the text says where it is.
+/// It cannot be renamed, for example without write permission; the message names its location.
 pub fn restore(path: &Path) -> Result<()> {
     let Some(aside) = aside_of(path) else {
         return Ok(());
     };
     let mut problem = None;
-    for _ in 0..TRIES {
+    for _ in 0..MAX_TRIES {
         if path.symlink_metadata().is_ok() || !aside.is_dir() {
             return Ok(());
         }
@@ -87,25 +88,25 @@ pub fn restore(path: &Path) -> Result<()> {
             Ok(()) => return sync_folder(parent_of(path)),
             Err(error) => problem = Some(error),
         }
-        std::thread::sleep(PAUSE); // it may be under way, and another process faster
+        std::thread::sleep(PAUSE); // another process may be restoring it
     }
     let problem = problem.map_or_else(String::new, |error| format!(" ({error})"));
     Err(Error::file(
         path,
         format!(
-            "was set aside by a process that was killed, and cannot be put back{problem}; rename {} to it",
+            "was moved away by a process that was killed and cannot be restored{problem}; rename {} to this path",
             aside.display()
         ),
     ))
 }
 
-/// What `read` finds in the folder at `path`, which others may replace meanwhile: what was set aside is put back before,
-/// and what was read of two folders is read again.
+/// Runs `read` on the folder at `path`, which other processes may replace meanwhile: the folder is restored first if
+/// needed, and read again if it was replaced.
 ///
 /// # Errors
-/// Those of `read` and [`restore`]; a folder that is replaced again and again.
-pub fn read_whole<T>(path: &Path, read: impl Fn() -> Result<T>) -> Result<T> {
-    for _ in 0..TRIES {
+/// Those of `read` and [`restore`]; a folder that is replaced repeatedly.
+pub fn read_consistent<T>(path: &Path, read: impl Fn() -> Result<T>) -> Result<T> {
+    for _ in 0..MAX_TRIES {
         restore(path)?;
         let before = identity(path);
         let found = read();
@@ -118,7 +119,7 @@ pub fn read_whole<T>(path: &Path, read: impl Fn() -> Result<T>) -> Result<T> {
     Err(replaced_by_others(path))
 }
 
-/// Tells the folder from another one in its place; none where there is none.
+/// Device and inode of the folder; `None` if missing.
 fn identity(path: &Path) -> Option<(u64, u64)> {
     let metadata = fs::metadata(path).ok()?;
     Some((metadata.dev(), metadata.ino()))
@@ -127,21 +128,21 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 fn replaced_by_others(path: &Path) -> Error {
     Error::file(
         path,
-        "is replaced by other processes at the same time; wait until they are done and try again",
+        "is being replaced by other processes; retry when they are done",
     )
 }
 
-/// Removes what was set aside from `path` and has been replaced since.
+/// Removes the old folder after `path` was replaced.
 fn remove_stale(path: &Path) {
     let aside = aside_of(path).filter(|aside| aside.is_dir() && path.exists());
     if let Some(aside) = aside {
-        let _ = fs::remove_dir_all(aside); // the next one to replace the folder tries again
+        let _ = fs::remove_dir_all(aside); // the next replacement tries again
     }
 }
 
-/// Where the folder at `path` is set aside: beside it, under a name that tells whose place it is.
+/// Where the old folder of `path` is moved: beside it, under a name derived from it.
 fn aside_of(path: &Path) -> Option<PathBuf> {
-    let mut name = std::ffi::OsString::from(format!("{TEMPORARY}old-"));
+    let mut name = std::ffi::OsString::from(format!("{TEMP_PREFIX}old-"));
     name.push(path.file_name()?);
     Some(parent_of(path).join(name))
 }
@@ -154,13 +155,13 @@ fn is_taken(error: &std::io::Error) -> bool {
 }
 
 #[cfg(target_os = "linux")]
-fn exchanged(a: &Path, b: &Path) -> bool {
+fn exchange(a: &Path, b: &Path) -> bool {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
     renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE).is_ok()
 }
 
 #[cfg(not(target_os = "linux"))]
-fn exchanged(_: &Path, _: &Path) -> bool {
+fn exchange(_: &Path, _: &Path) -> bool {
     false
 }
 
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_set_aside_is_put_back_unless_it_was_replaced() {
+    fn an_old_folder_is_restored_unless_it_was_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model");
         let aside = folder.path().join(".ctseg-old-model");
@@ -220,14 +221,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_replaced_while_it_is_read_is_read_again() {
+    fn a_folder_replaced_while_read_is_read_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model");
         let aside = folder.path().join(".ctseg-old-model");
         replace_folder(fresh(folder.path(), "one"), &path).unwrap();
         let read = |meanwhile: &dyn Fn()| {
             let times = std::cell::Cell::new(0);
-            let found = read_whole(&path, || {
+            let found = read_consistent(&path, || {
                 let text = fs::read_to_string(path.join("file"));
                 times.set(times.get() + 1);
                 if times.get() == 1 {
@@ -243,7 +244,7 @@ mod tests {
         let set_aside = || fs::rename(&path, &aside).unwrap();
         assert_eq!(read(&set_aside), ("two".to_owned(), 2));
         fs::remove_dir_all(&path).unwrap();
-        let missing = read_whole(&path, || fs::read(&path).map_err(Error::io(&path, "read")));
+        let missing = read_consistent(&path, || fs::read(&path).map_err(Error::io(&path, "read")));
         assert!(matches!(missing, Err(Error::Io { .. })));
     }
 }

@@ -1,4 +1,4 @@
-//! Unpacking zip files from elsewhere.
+//! Unpacks untrusted zip files.
 
 use std::io::{BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Component, Path};
@@ -9,13 +9,13 @@ use crate::atomic_file::{create_folder, parent_of};
 use crate::temp_files::temporary_folder;
 use crate::{Error, Result, regular_file};
 
-/// Compressors make at most about a thousandth of a file; what promises more is a trap.
-const LARGEST_RATIO: u64 = 1100;
+/// Highest plausible compression ratio (deflate reaches about 1030); more is a zip bomb.
+const MAX_RATIO: u64 = 1100;
 
-/// Refuses an archive whose entries lie over one another: they would come to any multiple of the file.
+/// Refuses an archive with overlapping entries, which could unpack to any multiple of its size.
 ///
 /// # Errors
-/// In words: entries that take more than the `length` bytes of the file.
+/// The compressed entries exceed the `length` of the file in bytes; the error is the message.
 pub fn check_overlaps<R>(archive: &ZipArchive<R>, length: u64) -> std::result::Result<(), String>
 where
     R: Read + Seek,
@@ -30,31 +30,31 @@ where
     match sum <= length {
         true => Ok(()),
         false => Err(format!(
-            "its entries take {sum} bytes in all, and the file has {length}"
+            "its entries overlap: {sum} compressed bytes in a file of {length}"
         )),
     }
 }
 
-/// A temporary folder beside `target` with the files of the archive whose names are `wanted`.
+/// Unpacks the files whose names are `wanted` to a temporary folder beside `target`.
 ///
 /// # Errors
-/// No zip file, names that lead out of the folder, files that unpack to another size than the archive says or to
-/// more than a compressor can make, no space.
-pub fn unpacked_zip(
+/// Not a zip file; names outside the folder; files whose size differs from the archive's entry or exceeds any plausible
+/// compression ratio; a full disk.
+pub fn unzip_to_temp(
     path: &Path,
     target: &Path,
     wanted: &dyn Fn(&str) -> bool,
 ) -> Result<tempfile::TempDir> {
-    let refused = |problem: String| Error::file(path, format!("cannot be unpacked: {problem}"));
+    let refused = |problem: String| Error::file(path, format!("cannot unpack: {problem}"));
     let file = regular_file::open(path).map_err(Error::io(path, "open"))?;
     let packed = file.metadata().map_err(Error::io(path, "read"))?.len();
     let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|problem| {
         let pointer = crate::pointer_file::problem(path);
-        refused(pointer.unwrap_or_else(|| format!("no zip file ({problem})")))
+        refused(pointer.unwrap_or_else(|| format!("not a zip file ({problem})")))
     })?;
     check_overlaps(&archive, packed).map_err(refused)?;
     let folder = temporary_folder(parent_of(target))?;
-    let mut room = packed.saturating_mul(LARGEST_RATIO);
+    let mut room = packed.saturating_mul(MAX_RATIO);
     for index in 0..archive.len() {
         let entry = archive
             .by_index(index)
@@ -62,7 +62,7 @@ pub fn unpacked_zip(
         let name = entry
             .name()
             .map_err(|problem| refused(problem.to_string()))?
-            // Some programs for Windows write its separators, which the format does not know.
+            // Some Windows programs write backslashes, against the format.
             .replace('\\', "/");
         if entry.is_dir() || name.ends_with('/') || !wanted(&name) {
             continue;
@@ -72,12 +72,12 @@ pub fn unpacked_zip(
             .components()
             .all(|part| matches!(part, Component::Normal(_)));
         if !plain {
-            return Err(refused(format!("'{name}' leads out of its folder")));
+            return Err(refused(format!("'{name}' is outside the target folder")));
         }
         let size = entry.size();
         if size > room {
             return Err(refused(format!(
-                "'{name}' would unpack to {size} bytes, more than a file of {packed} can hold"
+                "'{name}' would unpack to {size} bytes, too many for an archive of {packed} bytes"
             )));
         }
         room -= size;
@@ -85,13 +85,13 @@ pub fn unpacked_zip(
         create_folder(parent_of(&to))?;
         let file = regular_file::create(&to).map_err(Error::io(&to, "write"))?;
         let mut writer = BufWriter::with_capacity(1 << 18, file);
-        // One byte more tells a file that does not end where it should.
+        // One more byte detects a file that is longer than declared.
         let written = std::io::copy(&mut entry.take(size + 1), &mut writer)
             .and_then(|written| writer.flush().map(|()| written))
             .map_err(|problem| refused(format!("'{name}': {problem}")))?;
         if written != size {
             return Err(refused(format!(
-                "'{name}' has {written} bytes or more, the archive says {size}"
+                "'{name}' unpacks to {written} bytes or more, but the archive declares {size}"
             )));
         }
     }
@@ -118,7 +118,7 @@ mod tests {
         path
     }
 
-    /// The archive at `path`, whose only entry stands `times` times in its directory, under names of their own.
+    /// The archive at `path`, with its only entry repeated `times` times in the directory under different names.
     fn overlapping(path: &Path, times: u16) -> std::path::PathBuf {
         let whole = std::fs::read(path).unwrap();
         let end = whole.len() - 22;
@@ -143,12 +143,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wanted_is_unpacked_and_nothing_beside_it() {
+    fn only_wanted_files_are_unpacked() {
         let folder = tempfile::tempdir().unwrap();
         let bytes = vec![7; 300_000];
         let path = archive(folder.path(), &[("a/b/x.pth", &bytes), ("a/y.png", b"no")]);
         let target = folder.path().join("out");
-        let found = unpacked_zip(&path, &target, &|name| name.ends_with(".pth")).unwrap();
+        let found = unzip_to_temp(&path, &target, &|name| name.ends_with(".pth")).unwrap();
         assert_eq!(
             std::fs::read(found.path().join("a/b/x.pth")).unwrap(),
             bytes
@@ -156,27 +156,33 @@ mod tests {
         assert!(!found.path().join("a/y.png").exists());
         let windows = [("a\\b\\x.pth", bytes.as_slice()), ("a\\c\\", b"")];
         let path = archive(folder.path(), &windows);
-        let found = unpacked_zip(&path, &target, &|name| !name.ends_with(".png")).unwrap();
+        let found = unzip_to_temp(&path, &target, &|name| !name.ends_with(".png")).unwrap();
         assert!(found.path().join("a/b/x.pth").is_file());
         let path = archive(folder.path(), &[("..\\x.pth", b"out")]);
-        let error = unpacked_zip(&path, &target, &|_| true).unwrap_err();
-        assert!(error.to_string().contains("leads out"), "{error}");
+        let error = unzip_to_temp(&path, &target, &|_| true).unwrap_err();
+        assert!(
+            error.to_string().contains("outside the target folder"),
+            "{error}"
+        );
         let path = archive(folder.path(), &[("../x.pth", b"out")]);
-        let error = unpacked_zip(&path, &target, &|_| true).unwrap_err();
-        assert!(error.to_string().contains("leads out"), "{error}");
+        let error = unzip_to_temp(&path, &target, &|_| true).unwrap_err();
+        assert!(
+            error.to_string().contains("outside the target folder"),
+            "{error}"
+        );
         assert!(!folder.path().parent().unwrap().join("x.pth").exists());
         std::fs::write(&path, b"not a zip").unwrap();
-        assert!(unpacked_zip(&path, &target, &|_| true).is_err());
+        assert!(unzip_to_temp(&path, &target, &|_| true).is_err());
         let noise: Vec<u8> = (0..3000u32)
             .map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8)
             .collect();
         let once = archive(folder.path(), &[("a.pth", &noise)]);
         let path = overlapping(&once, 100);
-        let error = unpacked_zip(&path, &target, &|_| true).unwrap_err();
-        assert!(error.to_string().contains("and the file has"), "{error}");
+        let error = unzip_to_temp(&path, &target, &|_| true).unwrap_err();
+        assert!(error.to_string().contains("entries overlap"), "{error}");
         let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n";
         std::fs::write(&path, pointer).unwrap();
-        let error = unpacked_zip(&path, &target, &|_| true).unwrap_err();
+        let error = unzip_to_temp(&path, &target, &|_| true).unwrap_err();
         assert!(error.to_string().contains("git lfs pull"), "{error}");
     }
 }

@@ -1,6 +1,6 @@
-//! Where images meet networks: recipes, datasets, runs, models, inference with both stages on a volume, output files.
+//! Recipes, datasets, runs, models, two-stage inference on a volume, and output files.
 
-#![deny(unsafe_code)] // not forbid: ndarray's `s!` allows it for itself
+#![deny(unsafe_code)] // not `forbid`: ndarray's `s!` contains an `allow`
 
 pub mod dataset;
 pub mod inference;

@@ -1,17 +1,16 @@
-//! Maps of several levels of a network on one grid, in plain memory.
+//! Attention maps of several network levels, resampled to one grid, in host memory.
 
 use ctseg_base::{Error, Result};
 
-/// (patch, channel, z, y, x), flattened, and that shape.
+/// (patch, channel, z, y, x), flattened, and its shape.
 pub(super) type Map = (Vec<f32>, [usize; 5]);
 
-/// Which voxel of `from` lies under voxel `at` of `to` along an axis: the nearest (as PyTorch's
-/// `nearest-exact`).
+/// The nearest voxel of `from` for voxel `at` of `to` along an axis (as PyTorch's `nearest-exact`).
 fn nearest(at: usize, from: usize, to: usize) -> usize {
     ((2 * at + 1) * from / (2 * to.max(1))).min(from.saturating_sub(1))
 }
 
-/// `values` on a grid of other sides (z, y, x), each voxel the nearest.
+/// Resamples `values` to sides `to` (z, y, x) by nearest neighbour.
 ///
 /// # Shapes
 /// `values`: `shape` (patch, channel, z, y, x), flattened
@@ -31,8 +30,8 @@ pub(super) fn resized(values: &[f32], shape: [usize; 5], to: [usize; 3]) -> Vec<
     result
 }
 
-/// Maps of levels (one channel each, finest first) side by side as channels, on the grid of the finest
-/// along z and of sides `[y, x]`.
+/// Stacks the maps of all levels (one channel each, finest first) as channels, resampled to the finest depth and to
+/// sides `[y, x]`.
 pub(super) fn enlarged(maps: &[Map], [height, width]: [usize; 2]) -> Result<Map> {
     let Some((_, [patches, _, depth, _, _])) = maps.first() else {
         return Err(Error::invalid("internal: no maps to enlarge"));

@@ -1,6 +1,6 @@
-//! One training batch in plain memory.
+//! A training batch in host memory.
 
-/// Patches side by side with what the network should say of them.
+/// Patches and their targets.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
     /// (patch, channel, z, y, x), flattened
@@ -9,15 +9,15 @@ pub struct Batch {
     /// (patch, structure, z, y, x), flattened, 0 or 1
     pub targets: Vec<f32>,
     pub targets_shape: [usize; 5],
-    /// As `targets`: signed distance to the structure's surface in mm, negative inside; where the loss asks
-    /// for it.
+    /// Signed distance to the structure's surface in mm, negative inside; same shape as `targets`. Only if the loss
+    /// needs it.
     pub distances: Option<Vec<f32>>,
-    /// Patches of the batch of which these are one process's share; as many as there are here where it is all of it.
+    /// Size of the whole batch, of which this process may hold only its share.
     pub whole: usize,
 }
 
 impl Batch {
-    /// Whether each process has all of it, there being fewer patches than processes.
+    /// Whether every process holds the whole batch, because there are fewer patches than processes.
     pub(crate) fn is_whole(&self) -> bool {
         self.input_shape[0] == self.whole
     }

@@ -1,4 +1,4 @@
-//! How fast a network runs on an engine: the same batch again and again.
+//! Throughput of a network on an engine, measured on one repeated batch.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,46 +16,46 @@ use ctseg_base::{Error, Result};
 
 const SEED: u64 = 1;
 
-/// What is measured.
+/// What to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pass {
-    /// From a batch in plain memory to logits in plain memory.
+    /// From a batch in host memory to logits in host memory.
     Forward,
-    /// A step: forward, loss, backward, clipping, Adam.
+    /// One step: forward, loss, backward, gradient clipping, Adam.
     Training,
 }
 
-/// A measurement to make.
+/// Settings of a measurement.
 pub struct Measurement<'a> {
     pub network: &'a NetworkConfig,
-    /// (z, y, x), z = 1 for slices
+    /// (z, y, x); z = 1 for slices
     pub size: [usize; 3],
     pub batch: usize,
-    /// That the network marks.
+    /// Number of structures to segment.
     pub structures: usize,
     pub loss: &'a LossConfig,
     pub pass: Pass,
-    /// Steps are taken for so long, but at least three.
+    /// Steps are repeated for this long, at least three times.
     pub time: Duration,
     pub recompute: bool,
 }
 
-/// What was found.
+/// The result of a measurement.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Throughput {
-    /// Of a whole batch, median over the steps.
+    /// For a whole batch, median over the steps.
     pub seconds_per_step: f64,
     pub steps: usize,
-    /// Slices or patches.
+    /// Slices or patches per second.
     pub items_per_second: f64,
     pub voxels_per_second: f64,
 }
 
-/// Takes steps for the measurement's time, after one that is not counted.
+/// Repeats steps for the measurement's duration, after one warm-up step.
 ///
 /// # Errors
-/// A size that the network cannot halve often enough; no memory.
-pub fn measured(measurement: &Measurement, compute: &Compute) -> Result<Throughput> {
+/// A size that is not a multiple of the network's; out of memory.
+pub fn measure(measurement: &Measurement, compute: &Compute) -> Result<Throughput> {
     let first = 3 - measurement.network.dimensions();
     let multiple = &measurement.network.multiple()[first..];
     let space = &measurement.size[first..];
@@ -65,7 +65,7 @@ pub fn measured(measurement: &Measurement, compute: &Compute) -> Result<Throughp
         || measurement.structures == 0
     {
         return Err(Error::usage(format!(
-            "a size of {space:?} and a batch of {} with {} structures cannot be measured; expected sides that are multiples of {multiple:?}, at least one item and one structure",
+            "a size of {space:?} and a batch of {} with {} structures is invalid; expected sides that are multiples of {multiple:?}, at least one item and one structure",
             measurement.batch, measurement.structures
         )));
     }
@@ -73,7 +73,7 @@ pub fn measured(measurement: &Measurement, compute: &Compute) -> Result<Throughp
     let network = measurement
         .network
         .init(1, measurement.structures, &compute.device)?;
-    network_tensors(&network)?; // Burn draws weights when they are first used
+    network_tensors(&network)?; // Burn initialises weights lazily
     let loss = Loss {
         outputs: measurement.loss.outputs(),
         ..Loss::from(measurement.loss.clone())
@@ -86,7 +86,7 @@ pub fn measured(measurement: &Measurement, compute: &Compute) -> Result<Throughp
                 inference = inference.recording()?;
                 inference.logits(&batch.input, batch.input_shape, None)?;
                 let ranges = inference.recorded();
-                inference = inference.in_integers(ranges)?;
+                inference = inference.with_int8(ranges)?;
             }
             timed(measurement, || {
                 inference
@@ -106,7 +106,7 @@ pub fn measured(measurement: &Measurement, compute: &Compute) -> Result<Throughp
                 weight_average: None,
                 frozen_levels: 0,
                 sync_norms: false,
-                team: Arc::default(),
+                group: Arc::default(),
             };
             let mut learner = compute.learner(network, setup)?;
             timed(measurement, || learner.step(&batch, 1e-3, SEED).map(drop))
@@ -119,9 +119,9 @@ fn timed(measurement: &Measurement, mut step: impl FnMut() -> Result<()>) -> Res
     let mut seconds = Vec::new();
     let started = Instant::now();
     while seconds.len() < 3 || started.elapsed() < measurement.time {
-        let begun = Instant::now();
+        let step_start = Instant::now();
         step()?;
-        seconds.push(begun.elapsed().as_secs_f64());
+        seconds.push(step_start.elapsed().as_secs_f64());
     }
     seconds.sort_by(f64::total_cmp);
     let median = seconds[seconds.len() / 2];
@@ -134,7 +134,7 @@ fn timed(measurement: &Measurement, mut step: impl FnMut() -> Result<()>) -> Res
     })
 }
 
-/// Values that look like noise, and targets of which one voxel in eight is set.
+/// Noise-like values, and targets with one voxel in eight set.
 fn batch(measurement: &Measurement, loss: &Loss) -> Batch {
     let [z, y, x] = measurement.size;
     let voxels = measurement.batch * z * y * x;

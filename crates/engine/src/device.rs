@@ -1,5 +1,4 @@
-//! Which engine computes, and where: `auto`, `flex`, `libtorch`, `libtorch:cuda:0`. What the engines of this build make
-//! of it is in `registry`.
+//! Devices: `auto`, `flex`, `libtorch`, `libtorch:cuda:0`. `registry` maps them to the engines of this build.
 
 pub use burn::tensor::Device;
 
@@ -9,17 +8,17 @@ use std::str::FromStr;
 use crate::precision::Precision;
 use ctseg_base::{Error, Result};
 
-/// What the user asked for with `--device`.
+/// The value of `--device`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceChoice {
-    /// The fastest engine that this build holds.
+    /// The fastest engine in this build.
     #[default]
     Auto,
     /// Burn's pure-Rust CPU engine.
     Flex,
     /// libtorch on the CPU.
     LibTorchCpu,
-    /// libtorch on the NVIDIA GPU of this index.
+    /// libtorch on the NVIDIA GPU with this index.
     LibTorchCuda(usize),
 }
 
@@ -53,7 +52,7 @@ impl fmt::Display for DeviceChoice {
     }
 }
 
-/// An engine that is ready, see [`Compute::open`]: which, where, in which numbers.
+/// An opened device and its precision, see [`Compute::open`].
 #[derive(Debug, Clone)]
 pub struct Compute {
     /// Never [`DeviceChoice::Auto`].
@@ -64,8 +63,8 @@ pub struct Compute {
 }
 
 impl Compute {
-    /// Whether batches gain from running on several threads at once: libtorch has threads of its own.
-    pub fn runs_side_by_side(&self) -> bool {
+    /// Whether several batches should run in parallel; libtorch uses threads of its own.
+    pub fn runs_batches_in_parallel(&self) -> bool {
         self.choice == DeviceChoice::Flex
     }
 }

@@ -1,5 +1,5 @@
-//! What an engine does for the rest of the program. Each engine implements it in one file (`flex`,
-//! `libtorch::engine`); `registry` lists those of this build.
+//! The interface of an engine. Each engine implements it in one file (`flex`, `libtorch::engine`); `registry` lists
+//! those of this build.
 
 use burn::tensor::{Device, Tensor};
 
@@ -14,15 +14,15 @@ use crate::quantisation::{Convolutions, InputRanges};
 use crate::weights::NamedTensors;
 use ctseg_base::{Error, Result};
 
-/// A numerical library and its devices. Methods with a body are for engines that have no more to do there.
+/// A numerical library and its devices. Default methods are for engines without that capability.
 pub(super) trait Engine: Sync {
-    /// Its devices as `--device` takes them; the first is also the feature that builds the engine in.
+    /// Its devices as `--device` takes them; the first is also the name of the Cargo feature.
     fn names(&self) -> &'static [&'static str];
 
     /// Whether `choice` is a device of this engine.
     fn has(&self, choice: DeviceChoice) -> bool;
 
-    /// The processor; no GPU is begun to know that.
+    /// Its CPU device; does not initialise a GPU.
     fn cpu(&self) -> DeviceChoice;
 
     /// Its fastest device on this machine.
@@ -30,34 +30,34 @@ pub(super) trait Engine: Sync {
         self.cpu()
     }
 
-    /// How many GPUs it sees; none where it computes on processors alone.
+    /// Number of visible GPUs; `None` for CPU-only engines.
     fn gpus(&self) -> Option<usize> {
         None
     }
 
-    /// Why a library that GPUs need could not be loaded, where there is a driver and GPUs are not hidden.
+    /// Why a library that GPUs need could not be loaded, if there is a driver and GPUs are not hidden.
     fn gpu_problem(&self) -> Option<&'static str> {
         None
     }
 
-    /// Whether its GPUs compute in bf16 by themselves.
+    /// Whether its GPUs support bf16 natively.
     fn gpu_has_bf16(&self) -> bool {
         false
     }
 
-    /// What processes with a GPU each sum by, for this process's `gpu`.
+    /// The all-reduce backend for processes with one GPU each; this process uses `gpu`.
     fn gpu_backend(&self, gpu: usize) -> Result<Box<dyn GpuBackend>> {
         Err(Error::invalid(format!("internal: no engine for GPU {gpu}")))
     }
 
-    /// Must come before the first tensor: `threads` for each operation on a CPU.
+    /// Sets the number of threads per CPU operation. Call it before creating the first tensor.
     fn set_up(&self, _threads: usize) {}
 
-    /// The Burn device of `choice`, which the engine has, without autodiff.
+    /// The Burn device of `choice`, without autodiff. `choice` must be a device of this engine.
     fn device(&self, choice: DeviceChoice) -> Device;
 
-    /// See [`Compute::keep_little_memory`].
-    fn keep_little_memory(&self) {}
+    /// See [`Compute::limit_memory_cache`].
+    fn limit_memory_cache(&self) {}
 
     /// See [`Compute::release_memory`].
     fn release_memory(&self) -> Result<()> {
@@ -74,13 +74,13 @@ pub(super) trait Engine: Sync {
         Ok(None)
     }
 
-    /// Whether `error` says that a device had no memory left, so that another attempt with less at once can help.
+    /// Whether `error` is an out-of-memory error of the device, so that a smaller batch may succeed.
     fn is_out_of_memory(&self, _error: &Error) -> bool {
         false
     }
 
-    /// A learner for `network`, which lies on `compute`'s device without autodiff, that goes on where
-    /// [`Learner::state`] left off after `steps` steps.
+    /// A learner for `network` (on `compute`'s device, without autodiff) that resumes from [`Learner::state`] after
+    /// `steps` steps.
     fn learner(
         &self,
         network: Network,
@@ -90,17 +90,18 @@ pub(super) trait Engine: Sync {
         steps: u64,
     ) -> Result<Box<dyn Learner>>;
 
-    /// `network` as it is used and not trained: weights in `precision`, batch normalisation folded away.
-    fn prepared(&self, network: Network, precision: Precision) -> Result<Network>;
+    /// Prepares `network` for inference: weights in `precision`, batch normalisation folded into convolutions.
+    fn prepare_for_inference(&self, network: Network, precision: Precision) -> Result<Network>;
 
-    /// How convolutions compute in 8-bit integers with inputs between `ranges` (of each network); plainly where the
-    /// engine has no such convolutions.
-    fn in_integers(&self, _ranges: Vec<InputRanges>) -> Convolutions {
+    /// Convolutions in 8-bit integers with the input `ranges` of each network; `Plain` if the engine does not support
+    /// them.
+    fn with_int8(&self, _ranges: Vec<InputRanges>) -> Convolutions {
         Convolutions::Plain
     }
 
-    /// Mean logits of `networks` (each from [`Engine::prepared`]) for a batch, or what is wanted in their place. They are
-    /// the ones from `first` on of those that `convolutions` is about.
+    /// Mean logits of `networks` (each from [`Engine::prepare_for_inference`]) for a batch, or the `wanted` outputs
+    /// instead. `convolutions_from` holds the convolutions of all networks, and the index of `networks[0]` among
+    /// them.
     ///
     /// # Shapes
     /// - `input`: (patch, channel, z, y, x), flattened
@@ -114,7 +115,8 @@ pub(super) trait Engine: Sync {
         wanted: Extras,
     ) -> Result<Logits>;
 
-    /// The maps of `network`'s attention gates (from [`Engine::prepared`]), finest first, each as large as its level.
+    /// The attention maps of `network` (from [`Engine::prepare_for_inference`]), finest first, each on the grid of
+    /// its level.
     ///
     /// # Shapes
     /// - `input`: (patch, channel, z, y, x), flattened
@@ -127,11 +129,10 @@ pub(super) trait Engine: Sync {
         compute: &Compute,
     ) -> Result<Vec<Map>>;
 
-    /// The values of a tensor of this engine in plain memory, as f32.
+    /// The values of a tensor of this engine in host memory, as f32.
     fn values(&self, tensor: Tensor<1>) -> Result<Vec<f32>>;
 
-    /// Ones along `dimensions` axes of `side` each, convolved with a kernel of ones, 3 along each axis, with a padding
-    /// of 1.
+    /// Convolves ones along `dimensions` axes of length `side` with a kernel of ones, 3 along each axis, padding 1.
     fn ones_convolved(&self, compute: &Compute, dimensions: usize, side: usize)
     -> Result<Vec<f32>>;
 }

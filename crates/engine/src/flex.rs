@@ -17,7 +17,7 @@ use crate::quantisation::Convolutions;
 use crate::weights::NamedTensors;
 use ctseg_base::{Error, Result};
 
-/// See the module's first line.
+/// Burn's flex engine.
 pub(super) struct Flex;
 
 impl Engine for Flex {
@@ -49,7 +49,7 @@ impl Engine for Flex {
         Ok(Box::new(learner))
     }
 
-    fn prepared(&self, network: Network, _precision: Precision) -> Result<Network> {
+    fn prepare_for_inference(&self, network: Network, _precision: Precision) -> Result<Network> {
         Ok(network.valid().folded())
     }
 

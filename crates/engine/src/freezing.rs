@@ -1,12 +1,12 @@
-//! Which parts of a network keep their weights while the rest learns.
+//! Freezing of encoder levels during training.
 
 use burn::module::Param;
 use burn::tensor::Tensor;
 
 use crate::named_parameters::NamedMapper;
 
-/// Whether the tensor of this name belongs to the first `levels` levels of an encoder, the finest first; a stem
-/// before them belongs to the first. Such a level also keeps its running statistics, and normalises by them.
+/// Whether the tensor of this name belongs to the first `levels` levels of the encoder, finest first; the stem counts
+/// as part of the first level. A frozen level also keeps its running statistics and normalises with them.
 pub fn is_frozen(name: &str, levels: usize) -> bool {
     let mut parts = name.split('.');
     let level = match parts.next() {
@@ -17,7 +17,7 @@ pub fn is_frozen(name: &str, levels: usize) -> bool {
     level.is_some_and(|level| level < levels)
 }
 
-/// Takes the gradients of frozen parameters away (Burn's autodiff).
+/// Disables gradients of frozen parameters (Burn's autodiff).
 pub(super) struct Freeze(pub usize);
 
 impl NamedMapper for Freeze {

@@ -1,23 +1,23 @@
-//! What networks give, in plain memory.
+//! Network outputs in host memory.
 
 use std::fmt;
 use std::ops::Deref;
 
-/// Numbers in plain memory; an engine may have lent it, and has it back when they are dropped.
+/// Values in host memory; `Borrowed` memory belongs to the engine and returns to it on drop.
 pub enum HostValues {
-    Plain(Vec<f32>),
-    Lent(Box<dyn Deref<Target = [f32]> + Send>),
+    Owned(Vec<f32>),
+    Borrowed(Box<dyn Deref<Target = [f32]> + Send>),
 }
 
-/// Logits in plain memory: (patch, structure, z, y, x), flattened, and that shape.
+/// Logits in host memory: (patch, structure, z, y, x), flattened, and their shape.
 pub type Logits = (HostValues, [usize; 5]);
 
 impl HostValues {
-    /// The numbers in a vector; copied where the memory is lent.
+    /// The values as a vector; copied if they are borrowed.
     pub fn into_vec(self) -> Vec<f32> {
         match self {
-            Self::Plain(values) => values,
-            Self::Lent(values) => values.to_vec(),
+            Self::Owned(values) => values,
+            Self::Borrowed(values) => values.to_vec(),
         }
     }
 }
@@ -27,15 +27,15 @@ impl Deref for HostValues {
 
     fn deref(&self) -> &[f32] {
         match self {
-            Self::Plain(values) => values,
-            Self::Lent(values) => values,
+            Self::Owned(values) => values,
+            Self::Borrowed(values) => values,
         }
     }
 }
 
 impl From<Vec<f32>> for HostValues {
     fn from(values: Vec<f32>) -> Self {
-        Self::Plain(values)
+        Self::Owned(values)
     }
 }
 

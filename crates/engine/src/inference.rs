@@ -1,4 +1,4 @@
-//! Trained networks in use, on one engine.
+//! Inference with trained networks on one engine.
 
 pub use crate::host_tensor::Logits;
 
@@ -17,29 +17,29 @@ use crate::networks::{Extras, Network};
 use crate::quantisation::{Convolutions, InputRanges};
 use ctseg_base::{Error, Result};
 
-/// The networks of a stage's folds, whose logits are averaged.
+/// The networks of a stage's folds; their logits are averaged.
 pub struct Inference {
     engine: &'static dyn Engine,
     networks: Vec<Network>,
     convolutions: Convolutions,
     compute: Compute,
-    /// Into how many parts a batch is cut; grows when memory runs out.
+    /// Number of parts into which a batch is split; grows when memory runs out.
     parts: AtomicUsize,
     wanted: Wanted,
 }
 
-/// What networks are asked for.
+/// Which output to compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wanted {
     Logits,
-    /// The maps of attention gates.
+    /// Attention maps.
     Attention,
-    /// What the head makes logits of.
+    /// Input features of the head.
     Features,
 }
 
-/// A network's last layer, a convolution of one voxel: the logit of a structure is its row of weights times the
-/// features, plus its bias.
+/// A network's last layer, a 1×1 convolution: the logit of a structure is its row of weights times the features, plus
+/// its bias.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Head {
     /// (structure, feature)
@@ -48,12 +48,12 @@ pub struct Head {
 }
 
 impl Inference {
-    /// `networks` lie on `compute`'s device.
+    /// `networks` must be on `compute`'s device.
     pub fn new(networks: Vec<Network>, compute: &Compute) -> Result<Self> {
         let engine = compute.choice.engine()?;
         let prepared = networks
             .into_iter()
-            .map(|network| engine.prepared(network, compute.precision));
+            .map(|network| engine.prepare_for_inference(network, compute.precision));
         Ok(Self {
             engine,
             networks: prepared.collect::<Result<_>>()?,
@@ -64,12 +64,12 @@ impl Inference {
         })
     }
 
-    /// The same networks, asked where their attention gates look: [`Inference::logits`] then gives one map per
-    /// gate, finest first, each brought to the input's size by its nearest voxels, with values in (0, 1).
+    /// The same networks with attention maps as output: [`Inference::logits`] then gives one map per gate, finest
+    /// first, each resampled to the input's size by nearest neighbour, with values in (0, 1).
     ///
     /// # Errors
-    /// The networks have no gates.
-    pub fn of_attention(&self) -> Result<Self> {
+    /// The networks have no attention gates.
+    pub fn with_attention_maps(&self) -> Result<Self> {
         if self.networks.iter().any(|network| network.gates() == 0) {
             return Err(Error::invalid(
                 "the network has no attention gates; train it with network.attention = true",
@@ -85,10 +85,10 @@ impl Inference {
         })
     }
 
-    /// The one network asked for what its head makes logits of, and that head: where there are fewer features than
-    /// structures, sums of features take less memory than those of logits, and the logits of a sum of features are
-    /// the sum of their logits. None where nothing is gained, for several networks, and in 8-bit integers.
-    pub fn of_features(&self) -> Result<Option<(Self, Head)>> {
+    /// A single network without its head, and the head. If there are fewer features than structures, summing features
+    /// takes less memory than summing logits, and the head commutes with sums. `None` if nothing is gained, for
+    /// several networks, and for 8-bit integers.
+    pub fn with_features(&self) -> Result<Option<(Self, Head)>> {
         let ([network], Convolutions::Plain) = (self.networks.as_slice(), &self.convolutions)
         else {
             return Ok(None);
@@ -101,7 +101,7 @@ impl Inference {
             return Ok(None);
         }
         let head = self.head(network)?;
-        let asked = Self {
+        let inference = Self {
             engine: self.engine,
             networks: self.networks.clone(),
             convolutions: Convolutions::Plain,
@@ -109,7 +109,7 @@ impl Inference {
             parts: AtomicUsize::new(self.parts.load(Ordering::Relaxed)),
             wanted: Wanted::Features,
         };
-        Ok(Some((asked, head)))
+        Ok(Some((inference, head)))
     }
 
     fn head(&self, network: &Network) -> Result<Head> {
@@ -126,7 +126,7 @@ impl Inference {
         })
     }
 
-    /// Weights and biases of a convolution of one voxel.
+    /// Weights and biases of a 1×1 convolution.
     fn values_of<const R: usize>(&self, head: &Conv<R>) -> Result<(Vec<f32>, Vec<f32>)> {
         let biases = head.bias.as_ref().map(|bias| bias.val());
         let weights = self.plain(head.weight.val())?;
@@ -148,10 +148,10 @@ impl Inference {
         }
     }
 
-    /// From here on the values that convolutions take in are recorded.
+    /// Records the input ranges of convolutions from now on.
     ///
     /// # Errors
-    /// The device does not compute in 8-bit integers.
+    /// The device does not support 8-bit integers.
     pub fn recording(mut self) -> Result<Self> {
         if self.compute.choice != DeviceChoice::LibTorchCpu {
             return Err(Error::usage(format!(
@@ -164,7 +164,7 @@ impl Inference {
         Ok(self)
     }
 
-    /// What was recorded so far, for each network.
+    /// The ranges recorded so far, per network.
     pub fn recorded(&self) -> Vec<InputRanges> {
         match &self.convolutions {
             Convolutions::Recorded(ranges) => ranges
@@ -180,31 +180,31 @@ impl Inference {
         }
     }
 
-    /// From here on convolutions compute in 8-bit integers, with the values between `ranges` (of each network).
+    /// Computes convolutions in 8-bit integers from now on, with the input `ranges` of each network.
     ///
     /// # Errors
-    /// Not one set of ranges for each network.
-    pub fn in_integers(mut self, ranges: Vec<InputRanges>) -> Result<Self> {
+    /// The number of ranges differs from the number of networks, or ranges are empty.
+    pub fn with_int8(mut self, ranges: Vec<InputRanges>) -> Result<Self> {
         if ranges.len() != self.networks.len() || ranges.iter().any(|ranges| ranges.0.is_empty()) {
             return Err(Error::usage(
-                "--precision int8: the model does not know the values that its convolutions take in; run 'ctseg calibrate' on it first",
+                "--precision int8: the model has no int8 input ranges; run 'ctseg quantize' on it first",
             ));
         }
-        self.convolutions = self.engine.in_integers(ranges);
+        self.convolutions = self.engine.with_int8(ranges);
         Ok(self)
     }
 
-    /// How many networks there are.
+    /// Number of networks.
     pub fn len(&self) -> usize {
         self.networks.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no networks.
     pub fn is_empty(&self) -> bool {
         self.networks.is_empty()
     }
 
-    /// How many maps the networks give, and of how many features.
+    /// Number of output maps of the networks, and of input features of their heads.
     pub fn head_size(&self) -> [usize; 2] {
         let size = |network: &Network| match network {
             Network::Slices(network) => network.head().size(),
@@ -213,13 +213,13 @@ impl Inference {
         self.networks.first().map_or([0, 0], size)
     }
 
-    /// Where the networks compute.
+    /// Device and precision of the networks.
     pub fn compute(&self) -> &Compute {
         &self.compute
     }
 
-    /// The mean logits of all networks, or of the one at `only`. A batch that does not fit into memory is
-    /// cut in halves until it does.
+    /// The mean logits of all networks, or of the one at index `only`. A batch that does not fit into memory is
+    /// halved until it does.
     ///
     /// # Shapes
     /// - `input`: (patch, channel, z, y, x), flattened; sides multiples of the network's
@@ -296,7 +296,7 @@ impl Inference {
         )
     }
 
-    /// Whether another attempt with less at once can help; room is made for it.
+    /// Whether `error` is out of memory; if so, cached memory is released for another attempt.
     fn ran_out_of_memory(&self, error: &Error) -> Result<bool> {
         let lacks = self.engine.is_out_of_memory(error);
         if lacks {

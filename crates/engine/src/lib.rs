@@ -1,5 +1,5 @@
-//! Everything that computes on tensors: devices, networks, losses, optimisers, weights. The only crate that names Burn
-//! or libtorch; it knows nothing of images, grids or cases.
+//! Tensor computation: devices, networks, losses, optimisers, weights. The only crate that names Burn or libtorch; it
+//! knows nothing of images, grids or cases.
 
 mod attention_maps;
 pub mod batch;

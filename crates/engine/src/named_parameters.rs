@@ -1,9 +1,9 @@
-//! Walks over a module's tensors by name: `encoder.0.1.conv.weight`.
+//! Visitors and mappers of a module's tensors by name: `encoder.0.1.conv.weight`.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 
-/// Sees every float tensor of a module.
+/// Visits every float tensor of a module.
 pub(super) trait NamedVisitor {
     fn visit<const D: usize>(&mut self, name: String, param: &Param<Tensor<D>>);
 }
@@ -13,7 +13,7 @@ pub(super) trait NamedMapper {
     fn map<const D: usize>(&mut self, name: String, param: Param<Tensor<D>>) -> Param<Tensor<D>>;
 }
 
-/// Shows all tensors of `module` to `visitor`, in the order of the module's fields.
+/// Visits all tensors of `module`, in the order of its fields.
 pub(super) fn visit_named<M: Module>(module: &M, visitor: &mut impl NamedVisitor) {
     module.visit(&mut Walk::new(visitor));
 }
@@ -23,7 +23,7 @@ pub(super) fn map_named<M: Module>(module: M, mapper: &mut impl NamedMapper) -> 
     module.map(&mut Walk::new(mapper))
 }
 
-/// The way from the module's root to where the walk stands.
+/// Tracks the path from the module's root to the current tensor.
 struct Walk<'a, T> {
     path: Vec<String>,
     inner: &'a mut T,
@@ -37,7 +37,7 @@ impl<'a, T> Walk<'a, T> {
         }
     }
 
-    /// Which variant an enum has is no part of a name.
+    /// The variant of an enum is not part of a name.
     fn enter(&mut self, name: &str, container_type: &str) {
         let is_variant = container_type.starts_with("Enum:");
         self.path

@@ -1,4 +1,4 @@
-//! In which numbers a network computes. Weights, statistics, losses and optimisers stay in f32.
+//! Precision of a network's activations. Weights, statistics, losses and optimisers stay in f32.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,24 +7,24 @@ use serde::{Deserialize, Serialize};
 
 use ctseg_base::{Error, Result};
 
-/// What the user asked for with `--precision`.
+/// The value of `--precision`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PrecisionChoice {
-    /// bf16 where the device computes faster in it, else f32.
+    /// bf16 if the device is faster in it, otherwise f32.
     #[default]
     Auto,
     Fixed(Precision),
 }
 
-/// The numbers of a network's activations.
+/// The number format of a network's activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     F32,
     Bf16,
-    /// With loss scaling in training; for GPUs.
+    /// Uses loss scaling in training; GPUs only.
     F16,
-    /// Convolutions in 8-bit integers, the rest in bf16 or f32; for prediction on libtorch's CPU engine.
+    /// Convolutions in 8-bit integers, the rest in bf16 or f32; for prediction with libtorch on the CPU.
     Int8,
 }
 
@@ -56,7 +56,7 @@ impl fmt::Display for Precision {
     }
 }
 
-/// Whether this CPU multiplies bf16 numbers by instructions of its own (AVX-512 BF16 or AMX).
+/// Whether this CPU has native bf16 instructions (AVX-512 BF16 or AMX).
 pub(crate) fn cpu_has_bf16() -> bool {
     #[cfg(target_arch = "x86_64")]
     return std::arch::is_x86_feature_detected!("avx512bf16");

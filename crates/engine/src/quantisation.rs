@@ -1,17 +1,17 @@
-//! What 8-bit inference must know of a network beforehand: the values that its convolutions take in.
+//! Input ranges of convolutions, which 8-bit inference needs beforehand.
 
 use std::any::Any;
 use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
-/// The least and the largest input of each convolution, in the order in which a network computes them.
+/// Minimum and maximum input of each convolution, in order of execution.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct InputRanges(pub Vec<[f32; 2]>);
 
 impl InputRanges {
-    /// Wide enough for both: of the same network on other inputs.
+    /// The union of both: the ranges of one network over all inputs.
     pub fn widened(mut self, other: &Self) -> Self {
         if self.0.is_empty() {
             return other.clone();
@@ -24,13 +24,13 @@ impl InputRanges {
     }
 }
 
-/// How an engine computes convolutions.
+/// How convolutions are computed.
 pub enum Convolutions {
-    /// As the networks' weights are.
+    /// In the type of the weights.
     Plain,
-    /// Likewise, while each network's inputs are looked at.
+    /// Same, and input ranges of each network are recorded.
     Recorded(Vec<Mutex<InputRanges>>),
-    /// In 8-bit integers, with what the engine needs for that of each network.
+    /// In 8-bit integers, with the engine's own data per network.
     Int8(Vec<Box<dyn Any + Send + Sync>>),
 }
 

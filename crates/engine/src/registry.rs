@@ -1,5 +1,5 @@
-//! The engines of this build, and what they say of devices. The one place that knows which features are on: everything
-//! else asks a [`DeviceChoice`] or a [`Compute`].
+//! The engines of this build. Only this file knows which features are enabled; other code asks a [`DeviceChoice`] or
+//! a [`Compute`].
 
 use burn::tensor::Device;
 
@@ -17,7 +17,7 @@ use crate::weights::NamedTensors;
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 
-/// The fastest one last.
+/// In ascending order of speed.
 static ENGINES: &[&dyn Engine] = &[
     #[cfg(feature = "flex")]
     &Flex,
@@ -26,8 +26,7 @@ static ENGINES: &[&dyn Engine] = &[
 ];
 
 impl DeviceChoice {
-    /// `auto` replaced by the fastest that this build and machine have: an NVIDIA GPU, libtorch on the CPU,
-    /// flex.
+    /// Resolves `auto` to the fastest device of this build and machine: an NVIDIA GPU, libtorch on the CPU, or flex.
     pub fn resolved(self) -> Self {
         match self {
             Self::Auto => ENGINES.last().map_or(Self::Flex, |engine| engine.fastest()),
@@ -35,14 +34,14 @@ impl DeviceChoice {
         }
     }
 
-    /// A processor to look at weights with; no GPU is begun for that.
+    /// A CPU device, for reading weights; does not initialise a GPU.
     pub fn cpu() -> Self {
         ENGINES
             .first()
             .map_or(Self::LibTorchCpu, |engine| engine.cpu())
     }
 
-    /// Whether libtorch computes.
+    /// Whether the device uses libtorch.
     pub fn is_libtorch(self) -> bool {
         matches!(self.resolved(), Self::LibTorchCpu | Self::LibTorchCuda(_))
     }
@@ -52,7 +51,7 @@ impl DeviceChoice {
         engines.find(|engine| engine.has(self))
     }
 
-    /// What computes on the device, which is not `auto`.
+    /// The engine of the device, which must not be `auto`.
     pub(super) fn engine(self) -> Result<&'static dyn Engine> {
         self.engine_in_build().ok_or_else(|| {
             Error::invalid(format!(
@@ -70,7 +69,7 @@ impl DeviceChoice {
     /// The Burn device to create tensors on (without autodiff).
     ///
     /// # Errors
-    /// The build lacks the engine; the message says how to build it in.
+    /// The engine is not in this build; the message says how to build it in.
     pub fn device(self) -> Result<Device> {
         let choice = self.resolved();
         let engine = choice.engine()?;
@@ -79,7 +78,7 @@ impl DeviceChoice {
             if index >= gpus {
                 choice.check_gpu_libraries()?;
                 return Err(Error::invalid(format!(
-                    "device {choice} is not there: libtorch sees {} on this machine; use --device libtorch for its CPU",
+                    "device {choice} not found: libtorch sees {} on this machine; use --device libtorch for the CPU",
                     counted(gpus, "NVIDIA GPU")
                 )));
             }
@@ -87,31 +86,31 @@ impl DeviceChoice {
         Ok(engine.device(choice))
     }
 
-    /// Where there may be a GPU to take but for libraries that cannot be loaded, nobody shall wait for a CPU: an error for
-    /// `auto` and GPUs then.
+    /// Fails for `auto` and GPUs if there is an NVIDIA driver but a library cannot be loaded: falling back to the CPU
+    /// would be slow without notice.
     pub fn check_gpu_libraries(self) -> Result<()> {
         match (self, Self::gpu_problem()) {
             (Self::Auto | Self::LibTorchCuda(_), Some(problem)) => Err(Error::invalid(format!(
-                "device {self}: NVIDIA's driver is here, but a library that libtorch needs for GPUs cannot be loaded ({problem}); mend it, for libtorch's own by scripts/setup-libtorch.sh and another build, or use --device libtorch for the CPU"
+                "device {self}: found the NVIDIA driver, but a library that libtorch needs for GPUs cannot be loaded ({problem}); reinstall it (libtorch's own: run scripts/setup-libtorch.sh and rebuild), or use --device libtorch for the CPU"
             ))),
             _ => Ok(()),
         }
     }
 
-    /// Why a library that GPUs need could not be loaded, where there is a driver and GPUs are not hidden.
+    /// Why a library that GPUs need could not be loaded, if there is a driver and GPUs are not hidden.
     pub fn gpu_problem() -> Option<&'static str> {
         ENGINES.iter().find_map(|engine| engine.gpu_problem())
     }
 
-    /// How many NVIDIA GPUs libtorch sees; none in a build without libtorch.
-    pub fn gpus_seen() -> Option<usize> {
+    /// Number of NVIDIA GPUs visible to libtorch; `None` in builds without libtorch.
+    pub fn gpu_count() -> Option<usize> {
         ENGINES.iter().find_map(|engine| engine.gpus())
     }
 
-    /// What processes sum by that compute on this device each; none on a CPU.
+    /// The all-reduce backend for processes with one such device each; `None` on a CPU.
     ///
     /// # Errors
-    /// The build lacks the engine, or this process cannot use the GPU.
+    /// The engine is not in this build, or this process cannot use the GPU.
     pub fn gpu_backend(self) -> Result<Option<Box<dyn GpuBackend>>> {
         match self {
             Self::LibTorchCuda(gpu) => self.engine()?.gpu_backend(gpu).map(Some),
@@ -125,8 +124,8 @@ impl DeviceChoice {
         names.copied().collect()
     }
 
-    /// Every device that this build and machine have.
-    pub fn present() -> Vec<Self> {
+    /// All devices of this build and machine.
+    pub fn available() -> Vec<Self> {
         let mut devices = Vec::new();
         for engine in ENGINES {
             devices.push(engine.cpu());
@@ -137,10 +136,10 @@ impl DeviceChoice {
 }
 
 impl PrecisionChoice {
-    /// The precision on `device`.
+    /// Resolves the precision for `device`.
     ///
     /// # Errors
-    /// The device does not compute in the precision that was asked for.
+    /// The device does not support the requested precision.
     pub fn on(self, device: DeviceChoice) -> Result<Precision> {
         let device = device.resolved();
         let engine = device.engine_in_build();
@@ -169,10 +168,10 @@ impl PrecisionChoice {
 }
 
 impl Compute {
-    /// Opens a device, with `threads` for each operation on a CPU.
+    /// Opens a device with `threads` threads per CPU operation.
     ///
     /// # Errors
-    /// The build lacks the engine, the machine the device or its libraries, or the device the precision.
+    /// The build lacks the engine, the machine lacks the device or its libraries, or the device lacks the precision.
     pub fn open(choice: DeviceChoice, precision: PrecisionChoice, threads: usize) -> Result<Self> {
         choice.check_gpu_libraries()?;
         let choice = choice.resolved();
@@ -186,12 +185,12 @@ impl Compute {
         })
     }
 
-    /// A learner that begins with `network`, which lies on this device without autodiff.
+    /// A new learner for `network`, which must be on this device without autodiff.
     pub fn learner(&self, network: Network, setup: LearnerSetup) -> Result<Box<dyn Learner>> {
         self.restored_learner(network, setup, &NamedTensors::new(), 0)
     }
 
-    /// A learner that goes on where [`Learner::state`] left off after `steps` steps.
+    /// A learner that resumes from [`Learner::state`] after `steps` steps.
     pub fn restored_learner(
         &self,
         network: Network,
@@ -203,7 +202,7 @@ impl Compute {
         engine.learner(network, setup, self, state, steps)
     }
 
-    /// Forgets the peak of [`Compute::peak_device_memory`].
+    /// Resets the peak of [`Compute::peak_device_memory`].
     pub fn reset_peak(&self) -> Result<()> {
         match self.choice {
             DeviceChoice::LibTorchCuda(gpu) => self.choice.engine()?.reset_peak(gpu),
@@ -211,20 +210,20 @@ impl Compute {
         }
     }
 
-    /// From here on the engine keeps little memory for later. Asking the system for it again costs about a tenth of
-    /// the time that networks take in 16 bits, and next to nothing of what they take in 32.
-    pub fn keep_little_memory(&self) {
+    /// Limits the memory that the engine caches. Allocating it again costs about a tenth of the run time in 16-bit
+    /// precision, and almost nothing in f32.
+    pub fn limit_memory_cache(&self) {
         if let Some(engine) = self.choice.engine_in_build() {
-            engine.keep_little_memory();
+            engine.limit_memory_cache();
         }
     }
 
-    /// Gives memory that the engine keeps for later back to the system.
+    /// Returns cached memory to the system.
     pub fn release_memory(&self) -> Result<()> {
         self.choice.engine()?.release_memory()
     }
 
-    /// The most memory that tensors held on a GPU so far, in bytes; none on a CPU.
+    /// Peak memory of tensors on the GPU, in bytes; `None` on a CPU.
     pub fn peak_device_memory(&self) -> Result<Option<u64>> {
         match self.choice {
             DeviceChoice::LibTorchCuda(gpu) => self.choice.engine()?.peak_memory(gpu),
@@ -232,7 +231,7 @@ impl Compute {
         }
     }
 
-    /// As [`Compute::release_memory`], where the memory is the processor's own.
+    /// [`Compute::release_memory`], if the device is a CPU.
     pub fn release_host_memory(&self) -> Result<()> {
         match self.choice {
             DeviceChoice::LibTorchCuda(_) => Ok(()),

@@ -1,21 +1,21 @@
-//! Whether an engine computes: convolutions whose results are known by hand.
+//! Self-test of an engine: convolutions with known results.
 
 use std::time::{Duration, Instant};
 
 use crate::device::Compute;
 use ctseg_base::{Error, Result};
 
-/// Along each axis.
+/// Length of each axis.
 const SIDE: usize = 4;
 
-/// Convolves ones with kernels of ones, 3 × 3 and 3 × 3 × 3 with a padding of 1, in the precision of `compute`; how
-/// long that took. Each result is the number of ones that its kernel covers.
+/// Convolves ones with kernels of ones, 3 × 3 and 3 × 3 × 3 with padding 1, in the precision of `compute`, and
+/// returns the time taken. Each result is the number of ones that its kernel covers.
 ///
 /// # Errors
-/// The engine fails, or has another result.
-pub fn computes(compute: &Compute) -> Result<Duration> {
+/// The engine fails, or a result is wrong.
+pub fn check_convolutions(compute: &Compute) -> Result<Duration> {
     let engine = compute.choice.engine()?;
-    let begun = Instant::now();
+    let started = Instant::now();
     for dimensions in [2, 3] {
         let found = engine.ones_convolved(compute, dimensions, SIDE)?;
         let expected = expected(dimensions);
@@ -26,16 +26,16 @@ pub fn computes(compute: &Compute) -> Result<Duration> {
                 .position(|(one, other)| one != other);
             let at = wrong.unwrap_or(found.len().min(expected.len()));
             return Err(Error::invalid(format!(
-                "a {dimensions}D convolution on {compute} gives {:?} in place {at}, expected {:?}",
+                "a {dimensions}D convolution on {compute} gives {:?} at index {at}, expected {:?}",
                 found.get(at),
                 expected.get(at)
             )));
         }
     }
-    Ok(begun.elapsed())
+    Ok(started.elapsed())
 }
 
-/// Along each axis a kernel covers 2 places at the ends and 3 between.
+/// Along each axis a kernel covers 2 voxels at the ends and 3 in between.
 fn expected(dimensions: usize) -> Vec<f32> {
     let covered = |at: usize| if at == 0 || at == SIDE - 1 { 2.0 } else { 3.0 };
     let places = SIDE.pow(dimensions as u32);

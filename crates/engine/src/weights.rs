@@ -1,4 +1,4 @@
-//! Named tensors in safetensors files: a network's weights out of and into its module.
+//! Named tensors in safetensors files, to and from a network's module.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -14,18 +14,18 @@ use ctseg_base::atomic_file::write_bytes_atomically;
 use ctseg_base::regular_file::read_at_most;
 use ctseg_base::{Error, Result, pointer_file, regular_file};
 
-/// A tensor away from any device.
+/// A tensor in host memory.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HostTensor {
     pub shape: Vec<usize>,
     pub values: Vec<f32>,
 }
 
-/// Tensors by name, in alphabetical order.
+/// Tensors by name, sorted.
 pub type NamedTensors = BTreeMap<String, HostTensor>;
 
-/// How many numbers a tensor of this shape has. None where its sides cannot be multiplied, those of an empty one
-/// either: a side of 0 counts as 1 for that, so that no product of some of the sides overflows later.
+/// Number of elements of a tensor of this shape. `None` on overflow, also for empty tensors: a side of 0 counts as 1
+/// in that check, so that no product of some of the sides can overflow later.
 pub fn elements_of(shape: &[usize]) -> Option<usize> {
     let product = |all: usize, side: &usize| all.checked_mul((*side).max(1));
     let most = shape.iter().try_fold(1, product)?;
@@ -33,7 +33,7 @@ pub fn elements_of(shape: &[usize]) -> Option<usize> {
     Some(if shape.contains(&0) { 0 } else { most })
 }
 
-/// The single key of a file's metadata; one key keeps the file's bytes reproducible.
+/// The only metadata key; a single key keeps files reproducible.
 const METADATA_KEY: &str = "ctseg";
 
 /// All weights and running statistics of `network`, by name.
@@ -58,7 +58,7 @@ pub fn network_tensors(network: &Network) -> Result<NamedTensors> {
         tensors: NamedTensors::new(),
         problem: None,
     };
-    // `valid` brings running statistics up to date before they are read.
+    // `valid` updates the running statistics before they are read.
     visit_named(&network.valid(), &mut collector);
     match collector.problem {
         Some(problem) => Err(Error::invalid(format!(
@@ -68,10 +68,10 @@ pub fn network_tensors(network: &Network) -> Result<NamedTensors> {
     }
 }
 
-/// `network`, in inference mode on `device`, with the weights replaced by `tensors`.
+/// `network` in inference mode on `device`, with its weights replaced by `tensors`.
 ///
 /// # Errors
-/// Names or shapes that do not fit the network, the first few listed.
+/// Names or shapes that do not match the network; the first few are listed.
 pub fn with_tensors(network: Network, tensors: &NamedTensors, device: &Device) -> Result<Network> {
     struct Loader<'a> {
         tensors: &'a NamedTensors,
@@ -96,7 +96,7 @@ pub fn with_tensors(network: Network, tensors: &NamedTensors, device: &Device) -
                 }
                 Some(tensor) => {
                     self.problems.push(format!(
-                        "{name} has shape {:?} instead of {wanted:?}",
+                        "{name} has shape {:?}, expected {wanted:?}",
                         tensor.shape
                     ));
                     param
@@ -117,7 +117,7 @@ pub fn with_tensors(network: Network, tensors: &NamedTensors, device: &Device) -
     let network = map_named(network.valid(), &mut loader);
     if loader.used < tensors.len() && loader.problems.is_empty() {
         loader.problems.push(format!(
-            "{} tensors belong to no layer",
+            "{} tensors match no layer",
             tensors.len() - loader.used
         ));
     }
@@ -127,12 +127,12 @@ pub fn with_tensors(network: Network, tensors: &NamedTensors, device: &Device) -
     let count = loader.problems.len();
     loader.problems.truncate(3);
     Err(Error::invalid(format!(
-        "weights do not fit the network of the recipe ({count} mismatches): {}",
+        "weights do not match the recipe's network ({count} mismatches): {}",
         loader.problems.join("; ")
     )))
 }
 
-/// Whether a tensor of this name follows gradients; running statistics follow the batches.
+/// Whether a tensor is trained by gradients; running statistics are not.
 pub fn is_trained(name: &str) -> bool {
     !name.contains("running_")
 }
@@ -144,7 +144,7 @@ pub fn prefixed(prefix: &str, tensors: NamedTensors) -> impl Iterator<Item = (St
         .map(move |(name, tensor)| (format!("{prefix}{name}"), tensor))
 }
 
-/// The tensors whose name starts with `prefix`, without it.
+/// The tensors whose names start with `prefix`, with the prefix removed.
 pub fn below_prefix(prefix: &str, tensors: &NamedTensors) -> NamedTensors {
     tensors
         .iter()
@@ -152,7 +152,7 @@ pub fn below_prefix(prefix: &str, tensors: &NamedTensors) -> NamedTensors {
         .collect()
 }
 
-/// Writes a safetensors file (f32), whole or not at all. `metadata` travels in its header.
+/// Writes a safetensors file (f32) atomically, with `metadata` in its header.
 pub fn write_tensors(path: &Path, tensors: &NamedTensors, metadata: &str) -> Result<()> {
     let bytes: Vec<(&String, Vec<u8>)> = tensors
         .iter()
@@ -180,21 +180,21 @@ pub fn write_tensors(path: &Path, tensors: &NamedTensors, metadata: &str) -> Res
     write_bytes_atomically(path, &file)
 }
 
-/// Networks that a GPU can train have fewer bytes of weights; a larger file would fill the memory.
-const MOST_BYTES: u64 = 16 << 30;
+/// Weights of a network that a GPU can train are smaller; a larger file would fill the memory.
+const MAX_FILE_BYTES: u64 = 16 << 30;
 
-/// Reads a safetensors file of ours: its tensors and its metadata.
+/// Reads the tensors and metadata of a safetensors file written by ctseg.
 ///
 /// # Errors
 /// The file is missing, damaged, or holds anything but f32 tensors.
 pub fn read_tensors(path: &Path) -> Result<(NamedTensors, String)> {
-    read_shapes(path)?; // a header that lies is refused before a file of its size is read
-    let bytes = read_at_most(path, MOST_BYTES).map_err(Error::io(path, "read"))?;
+    read_shapes(path)?; // reject a wrong header before reading the whole file
+    let bytes = read_at_most(path, MAX_FILE_BYTES).map_err(Error::io(path, "read"))?;
     let damaged = |error| {
         let pointer = pointer_file::problem(path);
         Error::file(
             path,
-            pointer.unwrap_or_else(|| format!("not a whole safetensors file: {error}")),
+            pointer.unwrap_or_else(|| format!("damaged safetensors file: {error}")),
         )
     };
     let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
@@ -223,17 +223,17 @@ pub fn read_tensors(path: &Path) -> Result<(NamedTensors, String)> {
     Ok((tensors, metadata))
 }
 
-/// What safetensors reads at most.
-const LONGEST_HEADER: u64 = 100_000_000;
+/// The limit of the safetensors format.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
 
-/// The shapes of a safetensors file's tensors by name, as its header says and its length allows; no tensor is read.
+/// The shapes of a safetensors file's tensors by name. Checks header and file length, and reads no tensor.
 ///
 /// # Errors
 /// As [`read_tensors`].
 pub fn read_shapes(path: &Path) -> Result<BTreeMap<String, Vec<usize>>> {
     let damaged = |problem: String| {
         let pointer = pointer_file::problem(path);
-        let problem = pointer.unwrap_or_else(|| format!("not a whole safetensors file: {problem}"));
+        let problem = pointer.unwrap_or_else(|| format!("damaged safetensors file: {problem}"));
         Error::file(path, problem)
     };
     let mut file = regular_file::open(path).map_err(Error::io(path, "open"))?;
@@ -243,7 +243,7 @@ pub fn read_shapes(path: &Path) -> Result<BTreeMap<String, Vec<usize>>> {
         .map_err(|error| damaged(error.to_string()))?;
     let size = u64::from_le_bytes(size);
     let begin = size.saturating_add(8);
-    if size > LONGEST_HEADER || begin > length {
+    if size > MAX_HEADER_BYTES || begin > length {
         return Err(damaged(format!(
             "a header of {size} bytes in a file of {length}"
         )));
@@ -257,7 +257,7 @@ pub fn read_shapes(path: &Path) -> Result<BTreeMap<String, Vec<usize>>> {
     let end = begin.saturating_add(header.data_len() as u64);
     if end != length {
         return Err(damaged(format!(
-            "its header is of a file of {end} bytes, and it has {length}"
+            "the header describes {end} bytes, but the file has {length}"
         )));
     }
     let mut shapes = BTreeMap::new();
@@ -271,7 +271,7 @@ pub fn read_shapes(path: &Path) -> Result<BTreeMap<String, Vec<usize>>> {
 fn check_tensor(path: &Path, name: &str, kind: Dtype, shape: &[usize]) -> Result<()> {
     let problem = match (kind, elements_of(shape)) {
         (Dtype::F32, Some(_)) => return Ok(()),
-        (Dtype::F32, None) => format!("tensor {name} has a shape that cannot be: {shape:?}"),
+        (Dtype::F32, None) => format!("tensor {name} has an invalid shape {shape:?}"),
         _ => format!("tensor {name} is {kind:?}; expected F32 weights written by ctseg"),
     };
     Err(Error::file(path, problem))
@@ -371,7 +371,7 @@ mod tests {
         std::fs::write(&path, &whole).unwrap();
         let shapes = BTreeMap::from([("a".to_owned(), vec![2, 2])]);
         assert_eq!(read_shapes(&path).unwrap(), shapes);
-        // Nothing, with sides whose product no number holds.
+        // An empty tensor whose sides overflow.
         let header = br#"{"a":{"dtype":"F32","shape":[0,1099511627776,1099511627776],"data_offsets":[0,0]}}"#;
         let bytes = [&(header.len() as u64).to_le_bytes()[..], header].concat();
         std::fs::write(&path, bytes).unwrap();
@@ -379,9 +379,9 @@ mod tests {
             read_tensors(&path).unwrap_err(),
             read_shapes(&path).unwrap_err(),
         ] {
-            assert!(error.to_string().contains("cannot be"), "{error}");
+            assert!(error.to_string().contains("invalid shape"), "{error}");
         }
-        // A header that is longer than its file.
+        // A header longer than its file.
         std::fs::write(&path, u64::MAX.to_le_bytes()).unwrap();
         let error = read_shapes(&path).unwrap_err().to_string();
         assert!(error.contains("in a file of 8"), "{error}");

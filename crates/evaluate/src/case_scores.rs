@@ -11,65 +11,65 @@ use ctseg_core::dataset::Structure;
 use ctseg_core::model::identity::ModelUsed;
 use ctseg_image::space::LabelMap;
 
-/// One case's comparison.
+/// One compared case.
 #[derive(Debug, Clone)]
 pub struct CaseScores {
     pub case: String,
     /// The label map.
     pub prediction: PathBuf,
-    /// The reference's label map, where it is one file.
+    /// The reference label map, if it is a single file.
     pub reference: Option<PathBuf>,
-    /// What both are of, as far as dataset or prediction tell.
+    /// The image, if the dataset or the prediction's sidecar names it.
     pub image: Option<PathBuf>,
     /// One per structure of the evaluation.
     pub scores: Vec<StructureScores>,
     pub voxel_ml: f64,
-    /// Share of the reference's foreground inside stage 1's region, where the prediction tells its region.
+    /// Share of the reference's foreground inside stage 1's region, if the sidecar records the region.
     pub roi_recall: Option<f64>,
     /// The region's share of the volume.
     pub roi_share: Option<f64>,
-    /// What the prediction was made by, where it tells.
+    /// The model that made the prediction, if the sidecar names it.
     pub model: Option<ModelUsed>,
 }
 
-/// What is to be compared.
+/// The structures to compare.
 pub(super) struct Structures {
-    /// None: whatever occurs.
+    /// None: all that occur.
     pub known: Option<Vec<Structure>>,
-    /// Their places by label value.
-    places: HashMap<u16, usize>,
+    /// Index in `known` by label value.
+    indices: HashMap<u16, usize>,
     pub tolerances: Tolerances,
 }
 
 impl Structures {
-    /// Checks that structures with tolerances of their own are among those known.
+    /// Checks that every structure with its own tolerance is known.
     pub fn new(known: Option<Vec<Structure>>, tolerances: Tolerances) -> Result<Self> {
         if let Some(known) = &known {
             let is_known = |name: &str| known.iter().any(|structure| structure.name == name);
             if let Some(unknown) = tolerances.named().find(|name| !is_known(name)) {
                 let names: Vec<&str> = known.iter().map(|s| s.name.as_str()).collect();
                 return Err(Error::usage(format!(
-                    "a tolerance is given for '{unknown}', which is no structure here; expected one of {}",
+                    "--tolerance names '{unknown}', which is not a structure here; expected one of {}",
                     expected(unknown, &names)
                 )));
             }
         }
         let all = known.iter().flatten().enumerate();
-        let mut places = HashMap::new();
-        for (place, structure) in all {
-            places.entry(structure.value).or_insert(place);
+        let mut indices = HashMap::new();
+        for (index, structure) in all {
+            indices.entry(structure.value).or_insert(index);
         }
         Ok(Self {
             known,
-            places,
+            indices,
             tolerances,
         })
     }
 
     /// The structure of a label value.
     pub fn of(&self, value: u16) -> Structure {
-        let known = self.known.as_ref().zip(self.places.get(&value));
-        let known = known.and_then(|(known, place)| known.get(*place));
+        let known = self.known.as_ref().zip(self.indices.get(&value));
+        let known = known.and_then(|(known, index)| known.get(*index));
         known.cloned().unwrap_or_else(|| Structure {
             value,
             name: format!("structure_{value}"),
@@ -81,8 +81,8 @@ impl Structures {
     }
 }
 
-/// Background in both where the reference does not know what is there; how many voxels these are.
-pub fn forget_ignored(
+/// Sets voxels with the ignore value to background in both maps; returns their number.
+pub fn mask_ignored(
     prediction: &mut LabelMap,
     reference: &mut LabelMap,
     ignore: Option<u16>,

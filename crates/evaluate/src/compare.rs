@@ -1,13 +1,13 @@
-//! One label map against its reference.
+//! Compares one label map with its reference.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use rayon::prelude::*;
 
-use crate::case_scores::{CaseScores, Structures, forget_ignored};
+use crate::case_scores::{CaseScores, Structures, mask_ignored};
 use crate::scores::StructureScores;
-use ctseg_base::memory_semaphore::Gate;
+use ctseg_base::memory_semaphore::MemorySemaphore;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::reference::Reference;
 use ctseg_core::model::identity::ModelUsed;
@@ -20,55 +20,56 @@ use ctseg_image::labels::run_length_mask::RunMask;
 use ctseg_image::metrics::lesions::Detection;
 use ctseg_image::metrics::overlap::{Overlap, volume_ml};
 use ctseg_image::metrics::surface::SurfaceDistances;
-use ctseg_image::space::{Grid, Remark, Turn, VoxelBox};
+use ctseg_image::space::{Grid, GridMismatch, Reorientation, VoxelBox};
 
-/// Parts of a structure are those that touch in any way.
+/// Voxels of a structure that share a face, edge or corner are connected.
 const CONNECTIVITY: Connectivity = Connectivity::TwentySix;
 
-/// Structures in boxes of more voxels are measured one after the other, by all threads.
+/// Structures with larger bounding boxes (in voxels) are measured one at a time, each by all threads.
 const LARGE: usize = 1 << 22;
 
-/// For each voxel while maps are read that do not come as runs: both of them, and what reading them takes.
+/// Memory per voxel to read maps that are not read as runs: both maps and reading buffers.
 const READING_BYTES: u64 = 6;
 
-/// For each voxel of a structure's box: masks, codes and steps, and elements of the surface.
+/// Memory per voxel of a structure's bounding box: masks, codes and steps, and surface elements.
 const MEASURING_BYTES: u64 = 8;
 
-/// Structures are drawn from the two maps so many runs at a time.
-const RUNS_AT_ONCE: usize = 1 << 21;
+/// Structures are extracted from the two maps in batches of at most this many runs.
+const BATCH_RUNS: usize = 1 << 21;
 
-/// For each of these runs.
+/// Memory per run.
 const RUN_BYTES: u64 = 16;
 
-/// Where the boxes of all structures together are larger than so many volumes, structures whose box holds more than so
-/// many voxels for each of their own are measured by their voxels alone: anatomy is never like this, and thousands of
-/// labels all over a volume are.
+/// If the bounding boxes of all structures together exceed this many volumes, scattered structures are measured without
+/// arrays of their boxes. Anatomy is never like this; thousands of labels all over a volume are.
 const CROWDED: usize = 16;
+
+/// A structure is scattered if its bounding box holds more than this many voxels per voxel of its own.
 const SCATTERED: u64 = 64;
 
-/// What all cases under way may take together, about, while they are read and while they are measured. A larger case is
+/// Approximate memory that all cases in progress may use together, for reading and for measuring. A larger case is
 /// compared alone.
 pub struct Limits {
-    reading: Gate,
-    measuring: Gate,
+    reading: MemorySemaphore,
+    measuring: MemorySemaphore,
 }
 
 impl Limits {
     pub fn new(bytes: u64) -> Self {
         Self {
-            reading: Gate::new(bytes / 2),
-            measuring: Gate::new(bytes / 2),
+            reading: MemorySemaphore::new(bytes / 2),
+            measuring: MemorySemaphore::new(bytes / 2),
         }
     }
 }
 
-/// A case before all structures are known: scores by label value.
+/// A compared case, with scores by label value. The final list of structures is known only after all cases.
 pub struct Compared {
     pub scores: BTreeMap<u16, StructureScores>,
     pub voxels: u64,
     pub case: CaseScores,
-    /// What there is to say about the grids of prediction and reference.
-    pub remark: Option<Remark>,
+    /// A remark about the grids of prediction and reference.
+    pub remark: Option<GridMismatch>,
 }
 
 /// Compares the label map at `path` with the reference of `case`.
@@ -79,12 +80,12 @@ pub fn compare(
     structures: &Structures,
     limits: &Limits,
 ) -> Result<Compared> {
-    let Both {
+    let LoadedPair {
         prediction,
         truth,
         ignored,
         remark,
-    } = both(case, path, reference, limits)?;
+    } = load_pair(case, path, reference, limits)?;
     let values: Vec<u16> = match &structures.known {
         Some(structures) => structures.iter().map(|s| s.value).collect(),
         None => prediction
@@ -102,7 +103,7 @@ pub fn compare(
         reference: &truth,
         ignored,
     };
-    let scores = pair.measured(&values, &tolerances_mm, limits);
+    let scores = pair.measure(&values, &tolerances_mm, limits);
     let sidecar = read_sidecar(path);
     let roi = sidecar.as_ref().and_then(|sidecar| sidecar.cascade.roi);
     Ok(Compared {
@@ -128,21 +129,26 @@ pub fn compare(
     })
 }
 
-/// Prediction and reference on the prediction's grid, without what the reference says nothing of.
-struct Both {
+/// Prediction and reference on the prediction's grid, with ignored voxels set to background.
+struct LoadedPair {
     prediction: LabelRuns,
     truth: LabelRuns,
-    /// How many voxels the reference says nothing of.
+    /// Number of voxels with the reference's ignore value.
     ignored: u64,
-    remark: Option<Remark>,
+    remark: Option<GridMismatch>,
 }
 
-fn both(case: &str, path: &Path, reference: &Reference, limits: &Limits) -> Result<Both> {
+fn load_pair(
+    case: &str,
+    path: &Path,
+    reference: &Reference,
+    limits: &Limits,
+) -> Result<LoadedPair> {
     let none = || {
         Error::file(
             path,
             format!(
-                "no reference for case '{case}'; expected one label map, or one image, of the same name"
+                "no reference for case '{case}'; expected a label map, or an image, of the same name"
             ),
         )
     };
@@ -151,26 +157,26 @@ fn both(case: &str, path: &Path, reference: &Reference, limits: &Limits) -> Resu
             rayon::join(|| reference.load_runs(case), || read_predicted_runs(path));
         let (truth, prediction) = (truth?.ok_or_else(none)?, prediction?);
         let grid = prediction.grid;
-        let (turn, remark) = reference.turn(&truth.grid, (path, &grid))?;
-        let bytes = match turn {
-            Turn::NONE => 0, // no map is in memory
+        let (reorientation, remark) = reference.reorientation(&truth.grid, (path, &grid))?;
+        let bytes = match reorientation {
+            Reorientation::IDENTITY => 0, // the runs are used as they are
             _ => READING_BYTES * grid.voxels() as u64,
         };
-        let _admitted = limits.reading.admit(bytes);
-        return Ok(Both {
+        let _permit = limits.reading.acquire(bytes);
+        return Ok(LoadedPair {
             prediction,
-            truth: truth.placed(grid, &turn),
+            truth: truth.placed(grid, &reorientation),
             ignored: 0,
             remark,
         });
     }
     let voxels = predicted_voxels(path);
-    let _admitted = limits.reading.admit(READING_BYTES * voxels as u64);
+    let _permit = limits.reading.acquire(READING_BYTES * voxels as u64);
     let mut prediction = read_predicted(path)?;
     let truth = reference.load_on(case, (path, &prediction.grid))?;
     let (mut truth, remark) = truth.ok_or_else(none)?;
-    let ignored = forget_ignored(&mut prediction, &mut truth, reference.ignore());
-    Ok(Both {
+    let ignored = mask_ignored(&mut prediction, &mut truth, reference.ignore());
+    Ok(LoadedPair {
         prediction: LabelRuns::from(&prediction),
         truth: LabelRuns::from(&truth),
         ignored,
@@ -182,107 +188,110 @@ fn both(case: &str, path: &Path, reference: &Reference, limits: &Limits) -> Resu
 struct Pair<'a> {
     prediction: &'a LabelRuns,
     reference: &'a LabelRuns,
-    /// Voxels that are background in both because the reference says nothing of them.
+    /// Number of voxels with the reference's ignore value, background in both.
     ignored: u64,
 }
 
-/// What is known of a structure before its masks are drawn.
-struct Known {
+/// Properties of a structure that are computed before its masks are extracted.
+struct StructureInfo {
     value: u16,
     overlap: Overlap,
     /// In the prediction and in the reference.
     extents: [Extent; 2],
-    /// In both together.
+    /// Runs in both maps together.
     runs: usize,
     tolerance_mm: f64,
-    /// Whether its voxels lie too far apart for arrays of its box.
+    /// Whether its voxels are too far apart to allocate arrays of its bounding box.
     scattered: bool,
 }
 
-impl Known {
+impl StructureInfo {
     /// The smallest box that holds the structure in both maps.
     fn bounds(&self) -> Option<VoxelBox> {
         match self.extents.map(|extent| extent.bounds) {
-            [Some(one), Some(other)] => Some(one.joined(&other)),
+            [Some(one), Some(other)] => Some(one.union(&other)),
             [one, other] => one.or(other),
         }
     }
 
-    /// Voxels of the box.
+    /// Number of voxels of the box.
     fn box_voxels(&self) -> usize {
         self.bounds().map_or(0, |bounds| bounds.voxels())
     }
 
-    /// Voxels of the arrays in which it is measured.
+    /// Number of voxels of the arrays it is measured in.
     fn array_voxels(&self) -> usize {
         if self.scattered { 0 } else { self.box_voxels() }
     }
 
-    /// Its own voxels, in both maps together.
+    /// Number of its own voxels, in both maps together.
     fn voxels(&self) -> u64 {
         self.extents.iter().map(|extent| extent.voxels).sum()
     }
 }
 
 impl Pair<'_> {
-    /// The structures' scores, in the order of their `values`; of each its tolerance.
-    fn measured(
+    /// The scores of the structures, in the order of `values` and `tolerances_mm`.
+    fn measure(
         &self,
         values: &[u16],
         tolerances_mm: &[f64],
         limits: &Limits,
     ) -> Vec<StructureScores> {
-        let all = self.known(values, tolerances_mm);
-        let largest = all.iter().map(Known::array_voxels).max().unwrap_or(0);
+        let all = self.structure_info(values, tolerances_mm);
+        let largest = all
+            .iter()
+            .map(StructureInfo::array_voxels)
+            .max()
+            .unwrap_or(0);
         let small = rayon::current_num_threads() * largest.min(LARGE);
-        let runs = all.iter().map(|known| known.runs).sum::<usize>();
-        let runs =
-            runs.min(RUNS_AT_ONCE.max(all.iter().map(|known| known.runs).max().unwrap_or(0)));
-        let _admitted = limits
+        let runs = all.iter().map(|info| info.runs).sum::<usize>();
+        let runs = runs.min(BATCH_RUNS.max(all.iter().map(|info| info.runs).max().unwrap_or(0)));
+        let _permit = limits
             .measuring
-            .admit(MEASURING_BYTES * largest.max(small) as u64 + RUN_BYTES * runs as u64);
+            .acquire(MEASURING_BYTES * largest.max(small) as u64 + RUN_BYTES * runs as u64);
         let mut scores = Vec::with_capacity(all.len());
-        for part in parts(&all) {
-            scores.extend(self.part_measured(part));
+        for batch in batches(&all) {
+            scores.extend(self.measure_batch(batch));
         }
         scores
     }
 
-    fn known(&self, values: &[u16], tolerances_mm: &[f64]) -> Vec<Known> {
+    fn structure_info(&self, values: &[u16], tolerances_mm: &[f64]) -> Vec<StructureInfo> {
         let overlaps = run_overlaps(self.prediction, self.reference, values);
         let maps = [self.prediction, self.reference];
-        let places = maps.map(|map| map.extents(values));
+        let extents = maps.map(|map| map.extents(values));
         let runs = maps.map(|map| map.run_counts(values));
-        let known = (0..values.len()).map(|index| Known {
+        let infos = (0..values.len()).map(|index| StructureInfo {
             value: values[index],
             overlap: Overlap {
                 true_negative: overlaps[index].true_negative - self.ignored,
                 ..overlaps[index]
             },
-            extents: [places[0][index], places[1][index]],
+            extents: [extents[0][index], extents[1][index]],
             runs: runs[0][index] + runs[1][index],
             tolerance_mm: tolerances_mm[index],
             scattered: false,
         });
-        let mut all: Vec<Known> = known.collect();
-        let boxes: usize = all.iter().map(Known::box_voxels).sum();
+        let mut all: Vec<StructureInfo> = infos.collect();
+        let boxes: usize = all.iter().map(StructureInfo::box_voxels).sum();
         if boxes > CROWDED * self.reference.grid.voxels() {
-            for known in &mut all {
-                known.scattered = known.box_voxels() as u64 > SCATTERED * known.voxels();
+            for info in &mut all {
+                info.scattered = info.box_voxels() as u64 > SCATTERED * info.voxels();
             }
         }
         all
     }
 
-    fn part_measured(&self, part: &[Known]) -> Vec<StructureScores> {
-        let values: Vec<u16> = part.iter().map(|known| known.value).collect();
+    fn measure_batch(&self, batch: &[StructureInfo]) -> Vec<StructureScores> {
+        let values: Vec<u16> = batch.iter().map(|info| info.value).collect();
         let [predictions, references] =
             [self.prediction, self.reference].map(|map| map.structures(&values));
-        let is_large = |known: &Known| known.array_voxels() > LARGE;
-        let of = |index: usize| self.scores(&part[index], &predictions[index], &references[index]);
-        let small = (0..part.len())
+        let is_large = |info: &StructureInfo| info.array_voxels() > LARGE;
+        let of = |index: usize| self.scores(&batch[index], &predictions[index], &references[index]);
+        let small = (0..batch.len())
             .into_par_iter()
-            .map(|index| (!is_large(&part[index])).then(|| of(index)));
+            .map(|index| (!is_large(&batch[index])).then(|| of(index)));
         let found: Vec<Option<StructureScores>> = small.collect();
         let found = found.into_iter().enumerate();
         found
@@ -290,42 +299,47 @@ impl Pair<'_> {
             .collect()
     }
 
-    fn scores(&self, known: &Known, prediction: &RunMask, reference: &RunMask) -> StructureScores {
+    fn scores(
+        &self,
+        info: &StructureInfo,
+        prediction: &RunMask,
+        reference: &RunMask,
+    ) -> StructureScores {
         let grid = &self.reference.grid;
         let none = StructureScores {
-            overlap: known.overlap,
+            overlap: info.overlap,
             ..StructureScores::absent(0, volume_ml(1, grid))
         };
-        let Some(bounds) = known.bounds() else {
+        let Some(bounds) = info.bounds() else {
             return none;
         };
         let spacing_mm = grid.spacing_mm();
-        let surfaces = if known.scattered {
+        let surfaces = if info.scattered {
             SurfaceDistances::between_scattered(prediction, reference, spacing_mm)
         } else {
-            let [prediction, reference] = [prediction, reference].map(|mask| mask.cut(&bounds));
+            let [prediction, reference] = [prediction, reference].map(|mask| mask.crop(&bounds));
             SurfaceDistances::between(prediction.view(), reference.view(), spacing_mm)
         };
         StructureScores {
-            centroid_distance_mm: distance_mm(&known.extents, grid),
+            centroid_distance_mm: distance_mm(&info.extents, grid),
             detection: Detection::of(prediction, reference, CONNECTIVITY),
-            ..none.with_surfaces(&surfaces, known.tolerance_mm)
+            ..none.with_surfaces(&surfaces, info.tolerance_mm)
         }
     }
 }
 
-/// Structures one after the other whose runs fit into [`RUNS_AT_ONCE`], one at least.
-fn parts(mut all: &[Known]) -> impl Iterator<Item = &[Known]> {
+/// Batches of consecutive structures with at most [`BATCH_RUNS`] runs, at least one structure each.
+fn batches(mut all: &[StructureInfo]) -> impl Iterator<Item = &[StructureInfo]> {
     std::iter::from_fn(move || {
         let mut runs = 0;
-        let fitting = all.iter().take_while(|known| {
-            runs += known.runs;
-            runs <= RUNS_AT_ONCE
+        let fitting = all.iter().take_while(|info| {
+            runs += info.runs;
+            runs <= BATCH_RUNS
         });
         let count = fitting.count().max(1).min(all.len());
-        let (part, rest) = all.split_at(count);
+        let (batch, rest) = all.split_at(count);
         all = rest;
-        (!part.is_empty()).then_some(part)
+        (!batch.is_empty()).then_some(batch)
     })
 }
 

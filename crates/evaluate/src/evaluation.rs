@@ -1,4 +1,4 @@
-//! Every prediction compared with its reference, side by side, within a bound of memory.
+//! Compares all predictions with their references in parallel, within a memory limit.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use crate::case_scores::{CaseScores, Structures};
 use crate::compare::{Compared, Limits, compare};
 use crate::scores::StructureScores;
 use crate::tolerances::Tolerances;
-use ctseg_base::cancel::{guarded, unless_stopped};
+use ctseg_base::cancel::{catch_panic, check_stop};
 use ctseg_base::failures::Failure;
 use ctseg_base::limits::spawn::spawn_scoped;
 use ctseg_base::progress::{CaseCounts, Observer};
@@ -20,16 +20,16 @@ use ctseg_core::dataset::reference::Reference;
 use ctseg_core::outputs::sidecar::read_sidecar;
 use ctseg_core::recipe::output_maps::UNION;
 use ctseg_image::formats::endings_in_words;
-use ctseg_image::space::Remark;
+use ctseg_image::space::GridMismatch;
 
-/// What all cases under way may take together, about. A larger case is compared alone.
-const MEMORY: u64 = 3 << 30;
+/// Approximate memory that all cases in progress may use together. A larger case is compared alone.
+const MEMORY_BYTES: u64 = 3 << 30;
 
-/// All cases' comparisons.
+/// The scores of all cases.
 #[derive(Debug, Clone)]
 pub struct Evaluation {
     pub structures: Vec<Structure>,
-    /// What surface Dice allows of each structure, in mm.
+    /// Surface Dice tolerance of each structure.
     pub tolerances_mm: Vec<f64>,
     pub cases: Vec<CaseScores>,
     pub failures: Vec<Failure>,
@@ -37,10 +37,10 @@ pub struct Evaluation {
     pub missing: Vec<String>,
 }
 
-/// Compares every prediction with its reference. A case that fails is listed and the rest go on.
+/// Compares every prediction with its reference. A case that fails is recorded and the others continue.
 ///
 /// # Errors
-/// Nothing to compare at all, or tolerances of structures that are not there.
+/// There are no predictions, or a tolerance names an unknown structure.
 pub fn evaluate(
     prediction: &Path,
     reference: &Reference,
@@ -48,14 +48,14 @@ pub fn evaluate(
     observer: &dyn Observer,
 ) -> Result<Evaluation> {
     let stop = AtomicBool::new(false);
-    evaluate_unless_stopped(prediction, reference, tolerances, &stop, observer)
+    evaluate_cancellable(prediction, reference, tolerances, &stop, observer)
 }
 
-/// [`evaluate`] until somebody asks to stop.
+/// [`evaluate`] that can be stopped.
 ///
 /// # Errors
-/// Its own, and [`Error::Interrupted`] when stopped.
-pub fn evaluate_unless_stopped(
+/// As [`evaluate`], and [`Error::Interrupted`] when stopped.
+pub fn evaluate_cancellable(
     prediction: &Path,
     reference: &Reference,
     tolerances: &Tolerances,
@@ -75,9 +75,9 @@ pub fn evaluate_unless_stopped(
     let paths = predictions.iter().map(|(_, path)| path);
     let known = known_structures(reference, paths);
     let structures = Structures::new(known, tolerances.clone())?;
-    let compared = all_compared(&predictions, reference, &structures, stop, observer);
-    unless_stopped(stop, || "label maps were being compared".to_owned())?;
-    Ok(collected(
+    let compared = compare_all(&predictions, reference, &structures, stop, observer);
+    check_stop(stop, || "label maps were being compared".to_owned())?;
+    Ok(collect(
         predictions,
         compared,
         &structures,
@@ -86,9 +86,9 @@ pub fn evaluate_unless_stopped(
     ))
 }
 
-/// The comparisons in the order of the cases, not all of them where somebody asks to stop, by as many threads as there are cores. They are no threads of the pool:
-/// one that waits for memory would keep those inside from going on.
-fn all_compared(
+/// The comparisons in case order, fewer when stopped. Uses one thread per core outside the pool: a pool thread that
+/// waits for memory would block the work of the others.
+fn compare_all(
     predictions: &[(String, PathBuf)],
     reference: &Reference,
     structures: &Structures,
@@ -96,22 +96,22 @@ fn all_compared(
     observer: &dyn Observer,
 ) -> Vec<Result<Compared>> {
     let task = observer.task("comparing", predictions.len() as u64, "cases");
-    let limits = Limits::new(MEMORY);
+    let limits = Limits::new(MEMORY_BYTES);
     let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let work = || {
         while !stop.load(Ordering::Relaxed)
             && let Some(index) = Some(next.fetch_add(1, Ordering::Relaxed))
             && let Some((case, path)) = predictions.get(index)
         {
-            let compared = match twin(predictions, index) {
-                Some(twin) => Err(Error::file(
+            let compared = match duplicate(predictions, index) {
+                Some(duplicate) => Err(Error::file(
                     path,
                     format!(
-                        "case '{case}' has another label map, {}; keep one of the two",
-                        twin.display()
+                        "case '{case}' has a second label map, {}; keep one of the two",
+                        duplicate.display()
                     ),
                 )),
-                None => guarded(|| compare(case, path, reference, structures, &limits)),
+                None => catch_panic(|| compare(case, path, reference, structures, &limits)),
             };
             task.advance(1);
             if let Ok(mut done) = done.lock() {
@@ -121,7 +121,7 @@ fn all_compared(
     };
     std::thread::scope(|scope| {
         for _ in 1..rayon::current_num_threads().min(predictions.len()) {
-            // This thread works too: without others it is only slower.
+            // This thread works as well, so a thread that cannot start only costs speed.
             let _ = spawn_scoped(scope, "compare", work);
         }
         work();
@@ -131,27 +131,30 @@ fn all_compared(
     done.into_iter().map(|(_, compared)| compared).collect()
 }
 
-/// Another label map of the same case; those of one case lie side by side.
-fn twin(predictions: &[(String, PathBuf)], index: usize) -> Option<&Path> {
+/// A second label map of the same case. Label maps of one case are adjacent.
+fn duplicate(predictions: &[(String, PathBuf)], index: usize) -> Option<&Path> {
     let (case, _) = predictions.get(index)?;
     let beside = [index.checked_sub(1), index.checked_add(1)].into_iter();
     let mut beside = beside.flatten().filter_map(|other| predictions.get(other));
-    let twin = beside.find(|(other, _)| other == case);
-    twin.map(|(_, path)| path.as_path())
+    let duplicate = beside.find(|(other, _)| other == case);
+    duplicate.map(|(_, path)| path.as_path())
 }
 
-fn collected(
+fn collect(
     predictions: Vec<(String, PathBuf)>,
     compared: Vec<Result<Compared>>,
     structures: &Structures,
     reference: &Reference,
     observer: &dyn Observer,
 ) -> Evaluation {
-    let (mut whole, mut failures, mut seen) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut compared_cases, mut failures, mut seen) = (Vec::new(), Vec::new(), Vec::new());
     for ((case, input), result) in predictions.into_iter().zip(compared) {
         seen.push(case);
         match result {
-            Ok(compared) => whole.push(told(compared, &input, observer)),
+            Ok(compared) => {
+                report_remark(&compared, &input, observer);
+                compared_cases.push(compared);
+            }
             Err(error) => {
                 observer.warn(&format!("failed: {error}"));
                 failures.push(Failure {
@@ -162,7 +165,7 @@ fn collected(
         }
     }
     observer.cases(&CaseCounts {
-        done: whole.len() as u64,
+        done: compared_cases.len() as u64,
         failed: failures.len() as u64,
         ..CaseCounts::default()
     });
@@ -170,12 +173,13 @@ fn collected(
     missing.retain(|case| !seen.contains(case));
     if !missing.is_empty() {
         observer.warn(&format!(
-            "{} without a prediction, left out: {}",
+            "{} without a prediction, skipped: {}",
             counted(missing.len(), "reference"),
             listed(&missing)
         ));
     }
-    let found = structures_of(structures, &whole);
+    let found = structures_of(structures, &compared_cases);
+    let tolerance_mm = |structure: &Structure| structures.tolerances.of(&structure.name);
     let in_order = |mut compared: Compared| {
         let (voxels, voxel_ml) = (compared.voxels, compared.case.voxel_ml);
         let of = |structure: &Structure| {
@@ -188,30 +192,26 @@ fn collected(
         }
     };
     Evaluation {
-        cases: whole.into_iter().map(in_order).collect(),
-        tolerances_mm: found
-            .iter()
-            .map(|s| structures.tolerances.of(&s.name))
-            .collect(),
+        cases: compared_cases.into_iter().map(in_order).collect(),
+        tolerances_mm: found.iter().map(tolerance_mm).collect(),
         structures: found,
         failures,
         missing,
     }
 }
 
-/// Says what there is to say about a prediction's grid.
-fn told(compared: Compared, input: &Path, observer: &dyn Observer) -> Compared {
-    if let Some(Remark { text, is_warning }) = &compared.remark {
+/// Reports a remark about the prediction's grid.
+fn report_remark(compared: &Compared, input: &Path, observer: &dyn Observer) {
+    if let Some(GridMismatch { text, is_warning }) = &compared.remark {
         let text = format!("{}: {text}", input.display());
         match is_warning {
             true => observer.warn(&text),
-            false => observer.say(&text),
+            false => observer.info(&text),
         }
     }
-    compared
 }
 
-/// The structures that are known, or else those that occur in any case.
+/// The known structures or, if none are known, those that occur in any case.
 fn structures_of(structures: &Structures, cases: &[Compared]) -> Vec<Structure> {
     structures.known.clone().unwrap_or_else(|| {
         let values: BTreeSet<u16> = cases
@@ -225,7 +225,7 @@ fn structures_of(structures: &Structures, cases: &[Compared]) -> Vec<Structure> 
     })
 }
 
-/// The structures that are to be compared, by name: the dataset's, or those of the predictions' sidecars.
+/// The structures to compare, if they are known: the dataset's, or those in a prediction's sidecar.
 fn known_structures<'a>(
     reference: &Reference,
     mut predictions: impl Iterator<Item = &'a PathBuf>,

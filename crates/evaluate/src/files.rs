@@ -1,4 +1,4 @@
-//! The files of an evaluation.
+//! Writes the files of an evaluation.
 
 use std::io::Write;
 use std::path::Path;
@@ -40,12 +40,12 @@ impl Evaluation {
     }
 }
 
-/// A number, or nothing where it is undefined.
+/// A number with six decimals; empty if undefined.
 pub fn cell(value: Option<f64>) -> String {
     value.map(|value| format!("{value:.6}")).unwrap_or_default()
 }
 
-/// Writes a table, whole or not at all; names in it are to be [`to_cell`]'s.
+/// Writes a CSV file atomically. Names must be escaped with [`to_cell`].
 pub fn write_csv(
     path: &Path,
     header: &[&str],

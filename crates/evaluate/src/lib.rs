@@ -1,4 +1,4 @@
-//! Label maps against references: metrics per case and structure, to `metrics.csv` and `summary.json`.
+//! Compares label maps with references: metrics per case and structure, written to `metrics.csv` and `summary.json`.
 
 #![deny(unsafe_code)] // not forbid: ndarray's `s!` allows it for itself
 
@@ -13,6 +13,6 @@ mod summary;
 pub mod tolerances;
 mod tracking;
 
-pub use case_scores::{CaseScores, forget_ignored};
-pub use evaluation::{Evaluation, evaluate, evaluate_unless_stopped};
+pub use case_scores::{CaseScores, mask_ignored};
+pub use evaluation::{Evaluation, evaluate, evaluate_cancellable};
 pub use summary::SummaryJson;

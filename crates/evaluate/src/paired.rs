@@ -1,4 +1,4 @@
-//! Two models on the same cases: which is better, by how much, and whether that may be chance.
+//! Paired comparison of two models on the same cases: which is better, by how much, and with what significance.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,37 +15,37 @@ use ctseg_image::metrics::overlap::Summary;
 use ctseg_image::metrics::summary::Aggregate;
 use ctseg_image::metrics::wilcoxon::{holm, signed_rank_p};
 
-/// The row over all structures: of each case the mean of its structures.
+/// The row over all structures, from the mean over structures of each case.
 pub const ALL: &str = "all";
 
-/// One metric of one structure in the cases where both models have it.
+/// One metric of one structure, over the cases where it is defined for both models.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Paired {
     pub metric: &'static str,
-    /// [`ALL`] for the means of cases.
+    /// [`ALL`] for the mean over structures.
     pub structure: String,
-    /// Cases in which both are defined.
+    /// Cases where both values are defined.
     pub cases: usize,
-    /// Cases in which only one of them is.
+    /// Cases where only one value is defined.
     pub unpaired: usize,
-    /// Of this model, and of the one that it is compared with.
+    /// Mean of this model, and of the other.
     pub mean: Option<f64>,
     pub mean_against: Option<f64>,
-    /// This model's value less the other's.
+    /// This model's value minus the other's.
     pub mean_difference: Option<f64>,
     pub median_difference: Option<f64>,
-    /// Of the mean difference: percentile bootstrap.
+    /// 95 % confidence interval of the mean difference, by percentile bootstrap.
     pub difference_ci95: Option<[f64; 2]>,
-    /// Cases in which this model is better, and worse.
+    /// Number of cases where this model is better, and worse.
     pub better: usize,
     pub worse: usize,
-    /// Wilcoxon's signed-rank test, two-sided; none where no case differs.
+    /// p-value of the two-sided Wilcoxon signed-rank test; none if no case differs.
     pub p: Option<f64>,
-    /// The same, corrected for all structures of the metric (Holm).
+    /// The same, Holm-corrected over the structures of the metric.
     pub p_holm: Option<f64>,
 }
 
-/// Every metric that says what is better, for every structure that both have (by name), then for [`ALL`].
+/// Every metric with a better direction, for every structure that both evaluations have (by name), then for [`ALL`].
 pub fn paired(this: &Evaluation, other: &Evaluation) -> Vec<Paired> {
     let others: BTreeMap<&str, &CaseScores> = other
         .cases
@@ -57,13 +57,13 @@ pub fn paired(this: &Evaluation, other: &Evaluation) -> Vec<Paired> {
         .iter()
         .filter_map(|case| Some((case, *others.get(case.case.as_str())?)))
         .collect();
-    let mut places = BTreeMap::new();
-    for (place, structure) in other.structures.iter().enumerate() {
-        places.entry(structure.name.as_str()).or_insert(place);
+    let mut indices = BTreeMap::new();
+    for (index, structure) in other.structures.iter().enumerate() {
+        indices.entry(structure.name.as_str()).or_insert(index);
     }
     let own = this.structures.iter().enumerate();
     let shared: Vec<(usize, usize)> = own
-        .filter_map(|(index, structure)| Some((index, *places.get(structure.name.as_str())?)))
+        .filter_map(|(index, structure)| Some((index, *indices.get(structure.name.as_str())?)))
         .collect();
     let metrics = METRICS
         .iter()
@@ -96,7 +96,7 @@ fn of_metric(
     for row in rows.iter_mut().filter(|row| row.p.is_some()) {
         row.p_holm = adjusted.next();
     }
-    // A structure that only one model is scored on would favour one of them.
+    // A structure that is defined for one model only would bias the mean.
     let means = both.iter().map(|(case, against)| {
         let defined = shared.iter().filter_map(|(own, other)| {
             (metric.of)(&case.scores[*own]).zip((metric.of)(&against.scores[*other]))
@@ -125,7 +125,7 @@ fn row(
     let differences: Vec<f64> = defined.iter().map(|(own, other)| own - other).collect();
     let aggregate = Aggregate::of(differences.iter().copied().map(Some));
     let mean = |values: &mut dyn Iterator<Item = f64>| Summary::of(values.map(Some)).mean;
-    let towards = |sign: f64| differences.iter().filter(|d| **d * sign > 0.0).count();
+    let count_towards = |sign: f64| differences.iter().filter(|d| **d * sign > 0.0).count();
     let good = if metric.better == Better::Higher {
         1.0
     } else {
@@ -141,14 +141,14 @@ fn row(
         mean_difference: aggregate.summary.mean,
         median_difference: aggregate.median,
         difference_ci95: aggregate.mean_ci95,
-        better: towards(good),
-        worse: towards(-good),
+        better: count_towards(good),
+        worse: count_towards(-good),
         p: signed_rank_p(&differences),
         p_holm: None,
     }
 }
 
-/// Writes `against.csv` into `folder`: a row for each metric and structure.
+/// Writes `against.csv` into `folder`: one row per metric and structure.
 pub fn write(folder: &Path, rows: &[Paired]) -> Result<()> {
     let header = [
         "metric",

@@ -1,4 +1,4 @@
-//! What is measured of one structure of one case, and the metrics that come of it.
+//! The scores of one structure in one case, and the metrics derived from them.
 
 use ctseg_image::metrics::lesions::Detection;
 use ctseg_image::metrics::overlap::Overlap;
@@ -9,18 +9,18 @@ use ctseg_image::metrics::surface::SurfaceDistances;
 pub struct StructureScores {
     pub overlap: Overlap,
     pub voxel_ml: f64,
-    /// None where one of the masks is empty, as are the next three.
+    /// None if either mask is empty; the same holds for the next three.
     pub hausdorff_mm: Option<f64>,
     pub hd95_mm: Option<f64>,
     pub assd_mm: Option<f64>,
     pub centroid_distance_mm: Option<f64>,
-    /// At the structure's tolerance; 0 where one of the masks is empty, none where both are.
+    /// At the structure's tolerance; 0 if one mask is empty, none if both are.
     pub surface_dice: Option<f64>,
     pub detection: Detection,
 }
 
 impl StructureScores {
-    /// Of a structure that is in neither map, among so many `voxels`.
+    /// Scores of a structure that is in neither map, in a volume of `voxels` voxels.
     pub fn absent(voxels: u64, voxel_ml: f64) -> Self {
         let overlap = Overlap {
             true_negative: voxels,
@@ -38,7 +38,7 @@ impl StructureScores {
         }
     }
 
-    /// With what surfaces say.
+    /// Adds the surface metrics.
     pub fn with_surfaces(self, surfaces: &SurfaceDistances, tolerance_mm: f64) -> Self {
         Self {
             hausdorff_mm: surfaces.hausdorff_mm(),
@@ -62,21 +62,21 @@ impl StructureScores {
     }
 }
 
-/// Which values of a metric are good.
+/// Which direction of a metric is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Better {
     Higher,
-    /// By magnitude: distances, and differences of either sign.
+    /// Smaller magnitudes: distances, and differences of either sign.
     Lower,
-    /// It says what is there, not how good that is.
+    /// Descriptive: neither direction is better.
     Neither,
 }
 
 /// A metric of one case and structure.
 pub struct Metric {
-    /// As in tables and files; what it is measured in is in it.
+    /// Name in tables and files, with its unit.
     pub name: &'static str,
-    /// None where it is undefined.
+    /// None if undefined.
     pub of: fn(&StructureScores) -> Option<f64>,
     pub better: Better,
 }
@@ -137,6 +137,6 @@ pub const METRICS: [Metric; 22] = [
 ];
 
 /// The metric of this name.
-pub fn named(name: &str) -> Option<&'static Metric> {
+pub fn metric_by_name(name: &str) -> Option<&'static Metric> {
     METRICS.iter().find(|metric| metric.name == name)
 }

@@ -1,4 +1,4 @@
-//! What an evaluation says in all, as `summary.json`.
+//! Summary of an evaluation, written to `summary.json`.
 
 use std::path::PathBuf;
 
@@ -9,14 +9,14 @@ use serde_json::{Map, Value, json};
 
 use crate::Evaluation;
 use crate::case_scores::CaseScores;
-use crate::scores::{Better, METRICS, Metric, named};
+use crate::scores::{Better, METRICS, Metric, metric_by_name};
 use ctseg_base::text::os_text::to_text;
 use ctseg_core::dataset::Structure;
 use ctseg_image::metrics::overlap::Summary;
 use ctseg_image::metrics::summary::{Aggregate, bootstrap_ci95};
 
-/// Cases that are named for being the worst of a structure.
-const WORST: usize = 3;
+/// Number of worst cases listed per structure and metric.
+const WORST_CASES: usize = 3;
 
 impl Evaluation {
     fn scores_of(&self, structure: usize, metric: &Metric) -> Vec<Option<f64>> {
@@ -24,25 +24,29 @@ impl Evaluation {
         self.cases.iter().map(of).collect()
     }
 
-    /// Summary of one metric of one structure (by position) over the cases.
+    /// Summary over the cases of one metric of one structure (by index).
     pub fn summary_of(&self, structure: usize, metric: &str) -> Option<Summary> {
-        Some(Summary::of(self.scores_of(structure, named(metric)?)))
+        Some(Summary::of(
+            self.scores_of(structure, metric_by_name(metric)?),
+        ))
     }
 
-    /// As [`Self::summary_of`], with quartiles and an interval.
+    /// As [`Self::summary_of`], with quartiles and a confidence interval.
     pub fn aggregate_of(&self, structure: usize, metric: &str) -> Option<Aggregate> {
-        Some(Aggregate::of(self.scores_of(structure, named(metric)?)))
+        Some(Aggregate::of(
+            self.scores_of(structure, metric_by_name(metric)?),
+        ))
     }
 
-    /// Mean over the structures of their means over the cases.
+    /// Mean over structures of the mean over cases.
     pub fn mean(&self, metric: &str) -> Option<f64> {
         let means = (0..self.structures.len()).map(|index| self.summary_of(index, metric)?.mean);
         Summary::mean_of(means)
     }
 
-    /// Where [`Self::mean`] lies for other cases like these, by drawing cases anew.
+    /// 95 % confidence interval of [`Self::mean`], by bootstrap over the cases.
     pub fn mean_ci95(&self, metric: &str) -> Option<[f64; 2]> {
-        let metric = named(metric)?;
+        let metric = metric_by_name(metric)?;
         let structures = 0..self.structures.len();
         let scores: Vec<_> = structures
             .map(|index| self.scores_of(index, metric))
@@ -55,8 +59,7 @@ impl Evaluation {
         })
     }
 
-    /// The cases with the worst values of a metric of a structure, the worst first, at most three; of equals the first
-    /// by name.
+    /// The three cases with the worst values of a metric of a structure, worst first; ties by name.
     pub fn worst(&self, structure: usize, metric: &Metric) -> Vec<(&str, f64)> {
         let mut defined: Vec<(&str, f64)> = self
             .cases
@@ -70,12 +73,12 @@ impl Evaluation {
             };
             by_value.then(first.cmp(second))
         });
-        defined.truncate(WORST);
+        defined.truncate(WORST_CASES);
         defined
     }
 
-    /// Cases that have one, with the mean Dice over the structures that they hold or predict; the worst first, of
-    /// equals the first by name.
+    /// Cases with their mean Dice over the structures in reference or prediction, worst first; ties by name. Cases
+    /// with no defined Dice are omitted.
     pub fn by_mean_dice(&self) -> Vec<(&str, f64)> {
         let mean = |case: &CaseScores| {
             Summary::mean_of(case.scores.iter().map(|scores| scores.overlap.dice()))
@@ -89,9 +92,9 @@ impl Evaluation {
         means
     }
 
-    /// Mean share of the reference inside stage 1's regions, and the regions' mean share of the volume, where predictions
-    /// tell their regions.
-    pub fn regions(&self) -> [Option<f64>; 2] {
+    /// Mean recall of stage 1's regions (share of the reference inside them) and their mean share of the volume, over
+    /// cases whose sidecar records the region.
+    pub fn roi_means(&self) -> [Option<f64>; 2] {
         let mean_of =
             |score: fn(&CaseScores) -> Option<f64>| Summary::mean_of(self.cases.iter().map(score));
         [
@@ -100,17 +103,17 @@ impl Evaluation {
         ]
     }
 
-    /// What `summary.json` says.
+    /// The content of `summary.json`.
     pub fn summary(&self) -> SummaryJson<'_> {
         SummaryJson(self)
     }
 }
 
-/// Structures that are summarised before they are written.
-const AT_ONCE: usize = 256;
+/// Structures summarised per batch before they are written.
+const BATCH: usize = 256;
 
-/// `summary.json`: means over structures, each structure, regions, and what could not be compared. It is written as it is
-/// computed: whole, that of thousands of structures would take gigabytes of memory.
+/// `summary.json`: means over structures, each structure, regions, and failed cases. It is written while it is
+/// computed, because the summary of thousands of structures would take gigabytes of memory.
 pub struct SummaryJson<'a>(&'a Evaluation);
 
 impl Serialize for SummaryJson<'_> {
@@ -128,7 +131,7 @@ impl Serialize for SummaryJson<'_> {
                 "image": absolute(case.image.as_ref()),
             })
         });
-        let [roi_recall, roi_share] = all.regions();
+        let [roi_recall, roi_share] = all.roi_means();
         let mut map = to.serialize_map(None)?;
         map.serialize_entry("mean", &means.collect::<Map<String, Value>>())?;
         map.serialize_entry("mean_dice_ci95", &all.mean_ci95("dice"))?;
@@ -143,18 +146,18 @@ impl Serialize for SummaryJson<'_> {
     }
 }
 
-/// Every structure by name.
+/// Structures by name.
 struct PerStructure<'a>(&'a Evaluation);
 
 impl Serialize for PerStructure<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let structures = &self.0.structures;
         let mut map = to.serialize_map(Some(structures.len()))?;
-        let places: Vec<usize> = (0..structures.len()).collect();
-        for part in places.chunks(AT_ONCE) {
-            let summaries = part
+        let indices: Vec<usize> = (0..structures.len()).collect();
+        for batch in indices.chunks(BATCH) {
+            let summaries = batch
                 .par_iter()
-                .map(|place| OfStructure::new(self.0, *place));
+                .map(|index| StructureSummary::new(self.0, *index));
             for summary in summaries.collect::<Vec<_>>() {
                 map.serialize_entry(&summary.structure.name, &summary)?;
             }
@@ -163,8 +166,8 @@ impl Serialize for PerStructure<'_> {
     }
 }
 
-/// A structure: the means, and under `statistics` all that is left of each metric.
-struct OfStructure<'a> {
+/// One structure: the means, and under `statistics` the full summary of each metric.
+struct StructureSummary<'a> {
     structure: &'a Structure,
     tolerance_mm: f64,
     statistics: Vec<(&'static str, Statistics<'a>)>,
@@ -185,26 +188,26 @@ struct Worst<'a> {
     value: f64,
 }
 
-impl<'a> OfStructure<'a> {
-    fn new(all: &'a Evaluation, place: usize) -> Self {
+impl<'a> StructureSummary<'a> {
+    fn new(all: &'a Evaluation, index: usize) -> Self {
         let statistics = METRICS.iter().map(|metric| {
             let judged = metric.better != Better::Neither;
             let worst = judged.then(|| {
-                let worst = all.worst(place, metric).into_iter();
+                let worst = all.worst(index, metric).into_iter();
                 worst.map(|(case, value)| Worst { case, value }).collect()
             });
-            let aggregate = Aggregate::of(all.scores_of(place, metric));
+            let aggregate = Aggregate::of(all.scores_of(index, metric));
             (metric.name, Statistics { aggregate, worst })
         });
         Self {
-            structure: &all.structures[place],
-            tolerance_mm: all.tolerances_mm[place],
+            structure: &all.structures[index],
+            tolerance_mm: all.tolerances_mm[index],
             statistics: statistics.collect(),
         }
     }
 }
 
-impl Serialize for OfStructure<'_> {
+impl Serialize for StructureSummary<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let mut map = to.serialize_map(None)?;
         map.serialize_entry("label", &self.structure.value)?;
@@ -224,7 +227,7 @@ impl Serialize for OfStructure<'_> {
     }
 }
 
-/// Statistics by the metric's name.
+/// Statistics by metric name.
 struct ByMetric<'a>(&'a [(&'static str, Statistics<'a>)]);
 
 impl Serialize for ByMetric<'_> {

@@ -1,24 +1,24 @@
-//! How far a surface may lie from its reference and still be right.
+//! Surface Dice tolerances.
 
 use std::str::FromStr;
 
 use ctseg_base::text::by_structure::{ByStructure, Entry};
 use ctseg_base::{Error, Result};
 
-/// Where nothing else is said, in mm.
-pub const USUAL_MM: f64 = 2.0;
+/// Default tolerance.
+pub const DEFAULT_MM: f64 = 2.0;
 
-/// What surface Dice allows, in mm: for all structures, and for some others.
+/// Surface Dice tolerances in mm: a default, and exceptions by structure name.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tolerances(ByStructure);
 
 impl Default for Tolerances {
     fn default() -> Self {
-        Self(ByStructure::new(USUAL_MM, []))
+        Self(ByStructure::new(DEFAULT_MM, []))
     }
 }
 
-/// `2.5` for all structures, or `liver=3` for one.
+/// One tolerance: `2.5` for all structures, or `liver=3` for one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tolerance(Entry);
 
@@ -30,7 +30,7 @@ impl FromStr for Tolerance {
         let entry = entry.filter(|entry| entry.value.is_finite() && entry.value >= 0.0);
         entry.map(Self).ok_or_else(|| {
             Error::usage(format!(
-                "'{text}' is no tolerance; expected millimetres for all structures, such as 2, or for one, such as liver=3"
+                "'{text}' is not a tolerance; expected millimetres for all structures, such as 2, or for one, such as liver=3"
             ))
         })
     }
@@ -39,17 +39,17 @@ impl FromStr for Tolerance {
 impl FromIterator<Tolerance> for Tolerances {
     fn from_iter<I: IntoIterator<Item = Tolerance>>(given: I) -> Self {
         let entries = given.into_iter().map(|tolerance| tolerance.0);
-        Self(ByStructure::new(USUAL_MM, entries))
+        Self(ByStructure::new(DEFAULT_MM, entries))
     }
 }
 
 impl Tolerances {
-    /// Of the structure of this name.
+    /// The tolerance of the structure with this name, in mm.
     pub fn of(&self, structure: &str) -> f64 {
         self.0.of(structure)
     }
 
-    /// Structures that have one of their own.
+    /// Names of structures with their own tolerance.
     pub fn named(&self) -> impl Iterator<Item = &str> {
         self.0.named()
     }
@@ -60,11 +60,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tolerances_are_of_all_or_of_one() {
+    fn a_tolerance_applies_to_all_structures_or_to_one() {
         let parsed = ["3", "liver=1.5"].map(|text| text.parse::<Tolerance>().unwrap());
         let all: Tolerances = parsed.into_iter().collect();
         assert_eq!((all.of("spleen"), all.of("liver")), (3.0, 1.5));
-        assert_eq!(Tolerances::default().of("liver"), USUAL_MM);
+        assert_eq!(Tolerances::default().of("liver"), DEFAULT_MM);
         for wrong in ["", "liver", "liver=", "-1", "x=nan"] {
             let error = wrong.parse::<Tolerance>().unwrap_err().to_string();
             assert!(error.contains("millimetres"), "{error}");

@@ -1,11 +1,11 @@
-//! The client: requests, and the answers or failures that come of them.
+//! The HTTP client: requests, responses and failures.
 
 use std::fs::File;
 use std::io::Read;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use reqwest::blocking::{self, RequestBuilder, Response};
+use reqwest::blocking::{self, RequestBuilder};
 use reqwest::header::{CONTENT_TYPE, DATE, ETAG, LOCATION, RETRY_AFTER};
 use reqwest::{Method, Url};
 
@@ -14,82 +14,82 @@ use crate::resolver::SystemResolver;
 use crate::tls::Trust;
 use ctseg_base::{Error, Result};
 
-/// A longer answer is no answer to any of our questions.
-const LONGEST_ANSWER: u64 = 32 << 20;
+/// A longer response is cut off.
+const MAX_RESPONSE_BYTES: u64 = 32 << 20;
 
-/// An upload slower than this is taken for one that hangs.
-const SLOWEST_BYTES_PER_SECOND: u64 = 64 << 10;
+/// Slowest upload that the timeout allows for.
+const MIN_UPLOAD_BYTES_PER_SECOND: u64 = 64 << 10;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Of a server's words this much is shown.
-const SHOWN_CHARACTERS: usize = 300;
+/// Longest excerpt of a response in a message.
+const MAX_MESSAGE_CHARACTERS: usize = 300;
 
-/// Sends requests. Redirections are not followed: they would carry the request elsewhere.
+/// Sends requests. Redirects are not followed: they could lead to another server.
 pub struct Client {
     client: blocking::Client,
-    /// Without our own certificate, where there is one; for origins that are not the login's.
-    for_strangers: Option<blocking::Client>,
+    /// Without the client certificate, for origins that the login does not cover; `None` without a client certificate.
+    without_identity: Option<blocking::Client>,
     login: Login,
     timeout: Duration,
 }
 
-/// A request to be sent once.
+/// A request.
 pub struct Request {
     pub method: Method,
     pub url: Url,
     pub headers: Vec<(String, String)>,
     pub body: Body,
-    /// The login does not go along, wherever the request goes.
+    /// Sent without the login, whatever its origin.
     pub is_anonymous: bool,
 }
 
-/// What a request carries.
+/// The body of a request.
 pub enum Body {
     Empty,
     Json(String),
     Text(String),
-    /// So many bytes from where the file stands; they are not held in memory.
+    /// This many bytes from the current position, streamed.
     File {
         file: File,
         bytes: u64,
     },
 }
 
-/// A good answer.
-pub struct Answer {
+/// A response with a 2xx status.
+pub struct Response {
     pub body: Vec<u8>,
-    /// The tag that the place gave the bytes.
-    pub tag: Option<String>,
-    /// When the server says that it is.
+    /// The `ETag` header.
+    pub etag: Option<String>,
+    /// The `Date` header.
     pub date: Option<SystemTime>,
 }
 
-/// Why there is no good answer.
+/// Why a request failed.
 pub enum Failure {
-    /// None came; `why` names no address, as what is signed in it is nobody's business.
+    /// No response. `why` leaves out the address, which may contain a signature.
     Connection {
         why: String,
-        /// A certificate is in the way, which time does not mend.
+        /// A certificate was rejected; retrying does not help.
         is_certificate: bool,
     },
-    Status(ErrorAnswer),
+    Status(ErrorResponse),
 }
 
-/// An answer that is none of success.
-pub struct ErrorAnswer {
+/// A response without a 2xx status.
+pub struct ErrorResponse {
     pub status: u16,
     pub body: Vec<u8>,
-    /// Where a redirection points; empty where none does.
+    /// The target of a redirect; empty without one.
     pub location: String,
-    /// How long the server asks us to wait.
+    /// The wait that the server asks for.
     pub retry_after: Option<Duration>,
 }
 
 impl Client {
-    /// A client whose `login`, with our own certificate in `trust`, goes to its origins alone, and which waits `timeout`
-    /// for an answer, and longer for what it uploads. `certificates` is the setting that names those of `trust`, for
-    /// messages.
+    /// Opens a client. `login` and the client certificate in `trust` are sent only to the login's origins. Requests
+    /// time out after `timeout`, uploads later by their size. `certificates` is the setting for the CA certificates,
+    /// for messages.
     ///
     /// # Errors
     /// Certificates that cannot be read.
@@ -105,20 +105,20 @@ impl Client {
                 .redirect(reqwest::redirect::Policy::none())
                 .dns_resolver(Arc::new(SystemResolver))
                 .connect_timeout(CONNECT_TIMEOUT.min(timeout));
-            let client = trust.applied(client, with_system, certificates)?;
+            let client = trust.apply(client, with_system, certificates)?;
             client.build().map_err(|error| {
                 Error::invalid(format!(
-                    "cannot open a connection: {}; {certificates} names certificates",
+                    "cannot set up TLS: {}; name the CA certificates with {certificates}",
                     reason(error)
                 ))
             })
         };
         let client = |trust: &Trust| match opened(trust, true) {
-            // A machine without certificates of its own, such as a small container.
+            // No system certificates, such as in a small container.
             Err(_) if trust.authorities.is_some() || login.is_plain() => opened(trust, false),
             other => other,
         };
-        let for_strangers = match trust.identity {
+        let without_identity = match trust.identity {
             Some(_) => Some(client(&Trust {
                 identity: None,
                 ..trust.clone()
@@ -127,38 +127,38 @@ impl Client {
         };
         Ok(Self {
             client: client(trust)?,
-            for_strangers,
+            without_identity,
             login,
             timeout,
         })
     }
 
-    /// What goes with its requests.
+    /// The login sent with its requests.
     pub fn login(&self) -> &Login {
         &self.login
     }
 
-    /// Whether we have a login or a certificate of our own that does not go to `url`.
-    pub fn withholds(&self, url: &Url) -> bool {
-        !self.login.is_for(url) && (self.login.is_secret() || self.for_strangers.is_some())
+    /// Whether there is a login or client certificate that is not sent to `url`.
+    pub fn withholds_login(&self, url: &Url) -> bool {
+        !self.login.is_for(url) && (self.login.is_secret() || self.without_identity.is_some())
     }
 
-    /// Whether the request goes with the login and our own certificate.
-    fn is_told(&self, request: &Request) -> bool {
+    /// Whether the request is sent with the login and the client certificate.
+    fn sends_login(&self, request: &Request) -> bool {
         !request.is_anonymous && self.login.is_for(&request.url)
     }
 
-    fn way(&self, is_told: bool) -> &blocking::Client {
-        match &self.for_strangers {
-            Some(client) if !is_told => client,
+    fn client_for(&self, sends_login: bool) -> &blocking::Client {
+        match &self.without_identity {
+            Some(client) if !sends_login => client,
             _ => &self.client,
         }
     }
 
     /// # Errors
     /// Any response without a 2xx status is an error.
-    pub fn send(&self, request: Request) -> Result<Answer, Failure> {
-        let mut response = self.prepared(request).send().map_err(|error| {
+    pub fn send(&self, request: Request) -> Result<Response, Failure> {
+        let mut response = self.prepare(request).send().map_err(|error| {
             let is_connecting = error.is_connect();
             let why = reason(error);
             Failure::Connection {
@@ -166,31 +166,34 @@ impl Client {
                 why,
             }
         })?;
-        let tag = header(&response, ETAG.as_str());
+        let etag = header(&response, ETAG.as_str());
         let date = header(&response, DATE.as_str()).and_then(|text| time_of(&text));
         let mut body = Vec::new();
         let read = response
             .by_ref()
-            .take(LONGEST_ANSWER)
+            .take(MAX_RESPONSE_BYTES)
             .read_to_end(&mut body);
         if response.status().is_success() {
             read.map_err(|error| Failure::Connection {
-                why: format!("the answer broke off: {error}"),
+                why: format!("the response ended early: {error}"),
                 is_certificate: false,
             })?;
-            return Ok(Answer { body, tag, date });
+            return Ok(Response { body, etag, date });
         }
-        Err(Failure::Status(ErrorAnswer {
+        Err(Failure::Status(ErrorResponse {
             status: response.status().as_u16(),
             body,
             location: header(&response, LOCATION.as_str()).unwrap_or_default(),
-            retry_after: header(&response, RETRY_AFTER.as_str()).and_then(|text| asked_wait(&text)),
+            retry_after: header(&response, RETRY_AFTER.as_str())
+                .and_then(|text| parse_retry_after(&text)),
         }))
     }
 
-    pub(super) fn prepared(&self, request: Request) -> RequestBuilder {
-        let is_told = self.is_told(&request);
-        let mut builder = self.way(is_told).request(request.method, request.url);
+    pub(super) fn prepare(&self, request: Request) -> RequestBuilder {
+        let sends_login = self.sends_login(&request);
+        let mut builder = self
+            .client_for(sends_login)
+            .request(request.method, request.url);
         for (name, value) in &request.headers {
             builder = builder.header(name, value);
         }
@@ -212,11 +215,11 @@ impl Client {
         if let Some(body) = body {
             builder = builder.body(body);
         }
-        if is_told {
+        if sends_login {
             builder = self.login.authorise(builder);
         }
-        let enough = Duration::from_secs(uploaded / SLOWEST_BYTES_PER_SECOND);
-        builder.timeout(self.timeout + enough)
+        let upload_time = Duration::from_secs(uploaded / MIN_UPLOAD_BYTES_PER_SECOND);
+        builder.timeout(self.timeout + upload_time)
     }
 }
 
@@ -236,13 +239,13 @@ impl Request {
     }
 }
 
-fn header(response: &Response, name: &str) -> Option<String> {
+fn header(response: &blocking::Response, name: &str) -> Option<String> {
     let value = response.headers().get(name)?.to_str().ok()?;
     Some(value.to_owned())
 }
 
-/// How long `Retry-After` asks to wait: seconds, or until a date.
-pub fn asked_wait(text: &str) -> Option<Duration> {
+/// Parses `Retry-After`: seconds, or a date.
+pub fn parse_retry_after(text: &str) -> Option<Duration> {
     if let Ok(seconds) = text.trim().parse() {
         return Some(Duration::from_secs(seconds));
     }
@@ -250,16 +253,16 @@ pub fn asked_wait(text: &str) -> Option<Duration> {
     Some(at.duration_since(SystemTime::now()).unwrap_or_default())
 }
 
-/// A date as HTTP writes it.
+/// Parses an HTTP date.
 fn time_of(text: &str) -> Option<SystemTime> {
     let at = jiff::fmt::rfc2822::parse(text.trim()).ok()?;
     Some(SystemTime::from(at.timestamp()))
 }
 
-/// The innermost cause, without the address: what is signed in it is nobody's business.
+/// The innermost cause, without the address, which may contain a signature.
 fn reason(error: reqwest::Error) -> String {
     let kind = match &error {
-        error if error.is_timeout() => "no answer in time",
+        error if error.is_timeout() => "timed out",
         error if error.is_connect() => "cannot be reached",
         _ => "the connection failed",
     };
@@ -276,7 +279,7 @@ pub fn one_line(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(16 << 10)]).into_owned();
     let words: Vec<&str> = text.split_whitespace().collect();
     let line = words.join(" ");
-    match line.char_indices().nth(SHOWN_CHARACTERS) {
+    match line.char_indices().nth(MAX_MESSAGE_CHARACTERS) {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line,
     }
@@ -285,60 +288,63 @@ pub fn one_line(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::login::Access;
+    use crate::login::Credentials;
 
     #[test]
-    fn servers_ask_for_time_in_two_ways() {
-        assert_eq!(asked_wait(" 120 "), Some(Duration::from_secs(120)));
+    fn retry_after_is_seconds_or_a_date() {
+        assert_eq!(parse_retry_after(" 120 "), Some(Duration::from_secs(120)));
         assert_eq!(
-            asked_wait("Wed, 21 Oct 2015 07:28:00 GMT"),
+            parse_retry_after("Wed, 21 Oct 2015 07:28:00 GMT"),
             Some(Duration::ZERO)
         );
-        let far = asked_wait("Mon, 01 Jan 2125 00:00:00 GMT").unwrap();
+        let far = parse_retry_after("Mon, 01 Jan 2125 00:00:00 GMT").unwrap();
         assert!(far > Duration::from_secs(3600));
-        assert_eq!(asked_wait("soon"), None);
+        assert_eq!(parse_retry_after("soon"), None);
     }
 
     #[test]
-    fn our_own_certificate_goes_where_the_login_goes() {
+    fn the_client_certificate_is_sent_only_with_the_login() {
         let url = |text: &str| Url::parse(text).unwrap();
-        let login = Login::new(url("http://tracking:5000"), Access::Anybody);
-        let login = login.also_for(vec![url("https://files:8443")]);
-        // Of nobody, made for this test.
+        let login = Login::new(url("http://tracking:5000"), Credentials::Anonymous);
+        let login = login.with_origins(vec![url("https://files:8443")]);
+        // Made for this test.
         let pem = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/own.pem");
         let trust = Trust {
             identity: Some(pem.into()),
             ..Trust::default()
         };
         let client = Client::open(login, &trust, Duration::from_secs(1), "").unwrap();
-        let shows = |address: &str, is_anonymous: bool| {
+        let sends_identity = |address: &str, is_anonymous: bool| {
             let request = Request {
                 is_anonymous,
                 ..Request::get(url(address))
             };
-            let way = client.way(client.is_told(&request));
-            std::ptr::eq(way, &client.client)
+            let used = client.client_for(client.sends_login(&request));
+            std::ptr::eq(used, &client.client)
         };
         for own in ["http://tracking:5000/api", "https://files:8443/api"] {
-            assert!(shows(own, false) && !shows(own, true), "{own}");
-            assert!(!client.withholds(&url(own)), "{own}");
+            assert!(
+                sends_identity(own, false) && !sends_identity(own, true),
+                "{own}"
+            );
+            assert!(!client.withholds_login(&url(own)), "{own}");
         }
         for other in [
             "https://tracking:5000",
             "https://files",
             "https://x.files:8443",
         ] {
-            assert!(!shows(other, false), "{other}");
-            assert!(client.withholds(&url(other)), "{other}");
+            assert!(!sends_identity(other, false), "{other}");
+            assert!(client.withholds_login(&url(other)), "{other}");
         }
     }
 
     #[test]
-    fn long_answers_are_cut_where_letters_end() {
-        let text = "ä".repeat(SHOWN_CHARACTERS + 1);
+    fn long_responses_are_cut_between_characters() {
+        let text = "ä".repeat(MAX_MESSAGE_CHARACTERS + 1);
         assert_eq!(
             one_line(text.as_bytes()).chars().count(),
-            SHOWN_CHARACTERS + 1
+            MAX_MESSAGE_CHARACTERS + 1
         );
         assert_eq!(one_line(b"a\n b\tc"), "a b c");
     }

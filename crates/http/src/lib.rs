@@ -1,5 +1,5 @@
-//! Requests to a server over HTTP: one client with a login that only its own origins are told of, and waits between
-//! tries. Nothing else knows reqwest.
+//! HTTP requests: a client whose login is sent only to the login's origins, and retry delays. The only crate that names
+//! reqwest.
 
 #![forbid(unsafe_code)]
 
@@ -9,8 +9,10 @@ mod resolver;
 mod retry;
 pub mod tls;
 
-pub use client::{Answer, Body, Client, ErrorAnswer, Failure, Request, asked_wait, one_line};
-pub use login::{Access, Login};
+pub use client::{
+    Body, Client, ErrorResponse, Failure, Request, Response, one_line, parse_retry_after,
+};
+pub use login::{Credentials, Login};
 pub use reqwest::{Method, Url};
 pub use retry::BackOff;
 pub use tls::Trust;

@@ -1,4 +1,4 @@
-//! Names to addresses. reqwest's own resolver panics where no thread can be started; this one makes an error of it.
+//! Host name resolution. reqwest's own resolver panics if no thread can be started; this one returns an error.
 
 use std::future::Future;
 use std::io;
@@ -11,50 +11,50 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use ctseg_base::limits::spawn::spawn;
 
-/// Asks the system, on a thread for each name.
+/// Resolves with the system resolver, one thread per name.
 pub(super) struct SystemResolver;
 
 impl Resolve for SystemResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let answer = Arc::new(Mutex::new(Answer::default()));
-        let given = Arc::clone(&answer);
+        let lookup = Arc::new(Mutex::new(Lookup::default()));
+        let shared = Arc::clone(&lookup);
         let name = name.as_str().to_owned();
-        let asks = move || {
-            // The port is set by who connects.
+        let resolve = move || {
+            // The caller sets the port.
             let found = (name.as_str(), 0).to_socket_addrs();
-            let mut answer = given.lock().unwrap_or_else(PoisonError::into_inner);
-            answer.found = Some(found.map(Iterator::collect));
-            if let Some(waker) = answer.waker.take() {
+            let mut lookup = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            lookup.found = Some(found.map(Iterator::collect));
+            if let Some(waker) = lookup.waker.take() {
                 waker.wake();
             }
         };
-        match spawn("resolver", asks) {
-            Ok(_) => Box::pin(Awaited(answer)),
+        match spawn("resolver", resolve) {
+            Ok(_) => Box::pin(PendingLookup(lookup)),
             Err(error) => Box::pin(std::future::ready(Err(error.into()))),
         }
     }
 }
 
 #[derive(Default)]
-struct Answer {
+struct Lookup {
     found: Option<io::Result<Vec<SocketAddr>>>,
     waker: Option<Waker>,
 }
 
-struct Awaited(Arc<Mutex<Answer>>);
+struct PendingLookup(Arc<Mutex<Lookup>>);
 
-impl Future for Awaited {
+impl Future for PendingLookup {
     type Output = Result<Addrs, Box<dyn std::error::Error + Send + Sync>>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut answer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match answer.found.take() {
+        let mut lookup = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match lookup.found.take() {
             Some(found) => Poll::Ready(match found {
                 Ok(addresses) => Ok(Box::new(addresses.into_iter())),
                 Err(error) => Err(error.into()),
             }),
             None => {
-                answer.waker = Some(context.waker().clone());
+                lookup.waker = Some(context.waker().clone());
                 Poll::Pending
             }
         }
@@ -77,12 +77,12 @@ mod tests {
         }
     }
 
-    /// Waits for the answer on this thread.
+    /// Resolves on this thread.
     fn resolved(name: &str) -> Result<Vec<SocketAddr>, String> {
-        let mut asked = SystemResolver.resolve(Name::from_str(name).unwrap());
+        let mut pending = SystemResolver.resolve(Name::from_str(name).unwrap());
         let waker = Waker::from(Arc::new(Unparks(std::thread::current())));
         loop {
-            match asked.as_mut().poll(&mut Context::from_waker(&waker)) {
+            match pending.as_mut().poll(&mut Context::from_waker(&waker)) {
                 Poll::Ready(found) => {
                     return found
                         .map(Iterator::collect)

@@ -1,4 +1,4 @@
-//! Certificates: whom we believe, and our own.
+//! TLS certificates: those of the server, and the client certificate.
 
 use std::path::PathBuf;
 
@@ -7,30 +7,30 @@ use reqwest::{Certificate, Identity};
 
 use ctseg_base::{Error, Result, regular_file};
 
-/// Whom we believe to be the server.
+/// How the server is verified, and the client certificate.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trust {
-    /// Anybody.
+    /// Accept any certificate.
     pub insecure: bool,
-    /// Certificates (PEM) beside the system's.
+    /// CA certificates (PEM), in addition to the system's.
     pub authorities: Option<PathBuf>,
-    /// Our own certificate and key (PEM).
+    /// Client certificate and private key (PEM).
     pub identity: Option<PathBuf>,
 }
 
 impl Trust {
-    /// `client` with the system's certificates beside those that are named, or with these alone; `setting` is what
-    /// names them.
+    /// Applies the certificates to `client`, with or without the system's. `setting` names the CA certificates, for
+    /// messages.
     ///
     /// # Errors
-    /// Files that cannot be read, or hold no certificate.
-    pub(super) fn applied(
+    /// A file cannot be read or contains no certificate.
+    pub(super) fn apply(
         &self,
         mut client: ClientBuilder,
         with_system: bool,
         setting: &str,
     ) -> Result<ClientBuilder> {
-        // Fails only where one is chosen already.
+        // Fails only if a provider is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut named = Vec::new();
         if let Some(path) = &self.authorities {
@@ -39,7 +39,7 @@ impl Trust {
             if named.is_empty() {
                 return Err(Error::file(
                     path,
-                    format!("holds no certificate; expected PEM text, as {setting} names it"),
+                    format!("contains no certificate; {setting} expects a PEM file"),
                 ));
             }
         }
@@ -53,7 +53,7 @@ impl Trust {
             let identity = Identity::from_pem(&pem).map_err(|_| {
                 Error::file(
                     path,
-                    "expected a certificate and its private key in PEM text",
+                    "expected a certificate and its private key in PEM format",
                 )
             })?;
             client = client.identity(identity);

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Which voxels touch each other; written as the number of a voxel's neighbours.
+/// Which voxels are neighbours; serialised as the number of neighbours: 6, 18 or 26.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "u8", into = "u8")]
 pub enum Connectivity {

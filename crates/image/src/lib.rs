@@ -1,6 +1,7 @@
-//! Volumes of medical images: grids, file formats, resampling, label operations, metrics, statistics. Knows no network.
+//! Medical image volumes: grids, file formats, resampling, label operations, metrics, statistics. Independent of any
+//! network.
 
-#![deny(unsafe_code)] // not forbid: ndarray's `s!` allows it for itself
+#![deny(unsafe_code)] // not `forbid`, which would reject the `allow` in ndarray's `s!`
 
 mod connectivity;
 pub mod formats;

@@ -23,19 +23,19 @@ impl From<Window> for [f32; 2] {
 }
 
 impl Default for Window {
-    /// Soft tissue and the start of bone.
+    /// Soft tissue up to low-density bone.
     fn default() -> Self {
         [-200.0, 300.0].into()
     }
 }
 
 impl Window {
-    /// The value scaled so that the window's ends are 0 and 1, clamped to them.
+    /// The value scaled so that the window becomes 0 to 1, clamped.
     pub fn scaled(&self, hu: f32) -> f32 {
         ((hu - self.low_hu) / (self.high_hu - self.low_hu)).clamp(0.0, 1.0)
     }
 
-    /// The value clamped to the window; what is not finite becomes its low end.
+    /// The value clamped to the window; non-finite values become its low end.
     pub(super) fn clamped(&self, hu: f32) -> f32 {
         match hu.is_finite() {
             true => hu.clamp(self.low_hu, self.high_hu),

@@ -1,5 +1,5 @@
-//! Damaged, foreign and hostile files: refused with one line, at once, in little memory, never a panic. A program of its
-//! own for its allocator.
+//! Damaged, foreign and hostile files: refused with one line, at once, in little memory, never a panic. A program of
+//! its own for its allocator.
 
 #[path = "../../../tests/golden/nifti/mod.rs"]
 mod golden;
@@ -16,13 +16,13 @@ use proptest::prelude::*;
 
 use ctseg_image::nifti::{read_header, read_labels, read_volume};
 
-/// The largest single allocation of this test program: it shows what believes a header.
-struct Watched;
+/// Records the largest single allocation, which reveals code that trusts a header.
+struct Recording;
 
 static LARGEST: AtomicUsize = AtomicUsize::new(0);
 
 // SAFETY: every call goes to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Watched {
+unsafe impl GlobalAlloc for Recording {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         LARGEST.fetch_max(layout.size(), Ordering::Relaxed);
         unsafe { System.alloc(layout) }
@@ -44,7 +44,7 @@ unsafe impl GlobalAlloc for Watched {
 }
 
 #[global_allocator]
-static ALLOCATOR: Watched = Watched;
+static ALLOCATOR: Recording = Recording;
 
 /// Far above the reader's 1 MiB chunk, far below what the headers here claim.
 const ALLOWED: usize = 8 << 20;
@@ -80,7 +80,7 @@ fn longs(values: &[i64]) -> Vec<u8> {
         .collect()
 }
 
-/// Reads `content` in every way; all must fail at once with one line that names the file and `cause`.
+/// Reads `content` in every way; all must fail quickly with a one-line error that names the file and `cause`.
 fn refused(content: &[u8], cause: &str) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bad.nii.gz");
@@ -106,7 +106,7 @@ fn check_refusal(path: &Path, cause: &str) {
 }
 
 #[test]
-fn the_file_that_is_damaged_below_is_whole() {
+fn the_undamaged_file_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("good.nii.gz");
     for content in [nifti1(0, &[]), gzip(&nifti1(0, &[]))] {
@@ -116,7 +116,7 @@ fn the_file_that_is_damaged_below_is_whole() {
 }
 
 #[test]
-fn what_is_no_nifti_file_is_named() {
+fn other_file_types_are_named() {
     let folder = tempfile::tempdir().unwrap();
     check_refusal(folder.path(), "a folder; expected a .nii");
     check_refusal(&folder.path().join("none.nii.gz"), "No such file");
@@ -133,9 +133,9 @@ fn what_is_no_nifti_file_is_named() {
     );
     refused(
         &gzip(b"some text"),
-        "compressed by gzip, something that is not a NIfTI image",
+        "decompressed content: not a NIfTI image",
     );
-    refused(&gzip(b""), "something that is empty");
+    refused(&gzip(b""), "decompressed content: empty");
     refused(&gzip(&gzip(&nifti1(0, &[]))), "gzip data inside gzip data");
     let mut dicom = vec![0; 400];
     dicom[128..132].copy_from_slice(b"DICM");
@@ -146,7 +146,7 @@ fn what_is_no_nifti_file_is_named() {
         std::os::unix::fs::symlink("../.git/annex/objects/x.nii.gz", &link).unwrap();
         check_refusal(
             &link,
-            "which is not there; fetch the file with 'git annex get'",
+            "which does not exist; fetch the file with 'git annex get'",
         );
     }
     let pair = folder.path().join("x.img");
@@ -217,7 +217,7 @@ fn values_on_surfaces_are_refused() {
 }
 
 #[test]
-fn headers_that_claim_too_much_are_refused_without_memory() {
+fn headers_that_declare_too_much_are_refused_without_allocating() {
     // 2^40 voxels in a file of a few hundred bytes, plain and compressed.
     let huge2 = patched(
         "nifti2 little f8",
@@ -225,18 +225,18 @@ fn headers_that_claim_too_much_are_refused_without_memory() {
         &longs(&[3, 1 << 20, 1 << 10, 1 << 10]),
     );
     refused(&huge2, "8796093022752 expected");
-    refused(&gzip(&huge2), "promises 8796093022752 bytes");
+    refused(&gzip(&huge2), "declares 8796093022752 bytes");
     // 8 GB in NIfTI-1.
     let huge1 = nifti1(40, &shorts(&[3, 2000, 2000, 1000]));
     refused(&huge1, "8000000352 expected");
-    refused(&gzip(&huge1), "promises 8000000352 bytes");
-    // Just as much as so little gzip data could hold.
+    refused(&gzip(&huge1), "declares 8000000352 bytes");
+    // The maximum that so few gzip bytes could contain.
     let plausible = gzip(&nifti1(40, &shorts(&[3, 100, 40, 10])));
     refused(&plausible, "376 bytes found, exactly 80352 expected");
 }
 
 #[test]
-fn offsets_that_make_no_sense_are_refused() {
+fn invalid_offsets_are_refused() {
     let offset1 = |offset: f32| nifti1(108, &offset.to_le_bytes());
     for offset in [0.0, 351.0, -352.0, 352.5, f32::NAN, f32::INFINITY, 3e38] {
         refused(&offset1(offset), "voxels begin at byte");
@@ -245,7 +245,7 @@ fn offsets_that_make_no_sense_are_refused() {
         &offset1(1e9),
         "376 bytes found, exactly 1000000024 expected",
     );
-    refused(&gzip(&offset1(1e9)), "promises 1000000024 bytes");
+    refused(&gzip(&offset1(1e9)), "declares 1000000024 bytes");
     refused(
         &gzip(&offset1(1e4)),
         "376 bytes found, exactly 10024 expected",
@@ -259,7 +259,7 @@ fn offsets_that_make_no_sense_are_refused() {
 }
 
 #[test]
-fn voxels_that_are_no_numbers_are_refused() {
+fn voxels_that_are_not_numbers_are_refused() {
     for (code, name) in [
         (0, "unknown voxels"),
         (1, "one-bit"),
@@ -280,7 +280,7 @@ fn voxels_that_are_no_numbers_are_refused() {
 }
 
 #[test]
-fn affines_that_place_nothing_are_refused() {
+fn unusable_affines_are_refused() {
     refused(&nifti1(280, &[0; 16]), "from its sform is singular");
     refused(&nifti1(280, &f32::NAN.to_le_bytes()), "not finite");
     refused(&nifti1(292, &f32::INFINITY.to_le_bytes()), "not finite");
@@ -295,7 +295,7 @@ fn affines_that_place_nothing_are_refused() {
 }
 
 #[test]
-fn missing_and_surplus_bytes_are_refused() {
+fn missing_and_extra_bytes_are_refused() {
     let whole = nifti1(0, &[]);
     refused(&whole[..200], "within its header: 200 bytes found");
     refused(&whole[..349], "349 bytes found, exactly 376 expected");
@@ -312,7 +312,7 @@ fn missing_and_surplus_bytes_are_refused() {
     );
     let longer = [whole.as_slice(), b"?"].concat();
     for longer in [longer.clone(), gzip(&longer)] {
-        refused(&longer, "data follow the voxels that its header promises");
+        refused(&longer, "data follow the voxels that its header declares");
     }
     let more = [gzip(&whole), gzip(b"?")].concat();
     refused(&more, "(376 bytes expected for 3 x 2 x 2 voxels of int16)");
@@ -321,7 +321,7 @@ fn missing_and_surplus_bytes_are_refused() {
 
 #[test]
 fn damaged_gzip_is_refused() {
-    // Voxels that do not compress, so that a cut or a flipped bit falls into them.
+    // Incompressible voxels, so that a cut or a flipped bit hits them.
     let mut content = nifti1(40, &shorts(&[3, 50, 40, 20]));
     content.truncate(352);
     let mut state = 1u32;
@@ -353,7 +353,7 @@ fn damaged_gzip_is_refused() {
     refused(&tail, "gzip data");
 }
 
-/// A file cut or changed at a few places, compressed before or after, or not at all.
+/// A file truncated or changed in a few places, compressed before, after, or not at all.
 fn mutated() -> impl Strategy<Value = Vec<u8>> {
     let cases = golden::cases();
     let change = (0usize..800, any::<u8>());
@@ -378,7 +378,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn nothing_panics_and_nothing_is_believed(content in mutated()) {
+    fn mutated_files_neither_panic_nor_allocate_much(content in mutated()) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("fuzz.nii");
         std::fs::write(&path, &content).unwrap();
@@ -390,7 +390,7 @@ proptest! {
             prop_assert!(grid.is_invertible());
             prop_assert!(read_header(&path).is_ok());
         }
-        // Whatever is a label map is an image too.
+        // Every label map is also an image.
         prop_assert!(labels.is_err() || volume.is_ok());
         for error in [volume.err(), labels.err()].into_iter().flatten() {
             prop_assert!(!error.to_string().contains('\n'));

@@ -1,4 +1,4 @@
-//! Models and datasets of other programs: nnU-Net, TotalSegmentator, the Medical Segmentation Decathlon, safetensors.
+//! Interoperability: nnU-Net, TotalSegmentator, the Medical Segmentation Decathlon, safetensors.
 
 #![forbid(unsafe_code)]
 

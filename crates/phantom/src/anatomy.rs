@@ -1,4 +1,4 @@
-//! The whole anatomy of a case: what lies at any point of the world.
+//! The anatomy of a case: HU and label at any point in world coordinates.
 
 use rand::Rng;
 
@@ -10,15 +10,15 @@ use crate::organs;
 use crate::patient::Patient;
 use crate::vectors::{Point, minus, plus, rotated_back};
 
-/// Largest displacement along each axis by which the anatomy is bent, in mm.
+/// Maximum deformation of the anatomy along each axis, in mm.
 const BEND_MM: f64 = 7.0;
 const AIR_HU: f64 = -1000.0;
 
-/// Layers of material in the frames of table and patient, and how the patient lies in the world.
+/// Layers of material in the frames of table and patient, and the patient's position in the world.
 #[derive(Debug)]
 pub(super) struct Anatomy {
     pub patient: Patient,
-    /// World position in mm of the patient frame's origin.
+    /// Origin of the patient frame in world coordinates, in mm.
     pub origin_mm: Point,
     table: Vec<Layer>,
     body: Vec<Layer>,
@@ -27,7 +27,7 @@ pub(super) struct Anatomy {
     fine_texture: SmoothField<1>,
 }
 
-/// The part of an [`Anatomy`] that can be seen along one row of voxels.
+/// The layers of an [`Anatomy`] that can affect one row of voxels.
 pub(super) struct Row<'a> {
     anatomy: &'a Anatomy,
     table: Vec<&'a Layer>,
@@ -38,7 +38,7 @@ pub(super) struct Row<'a> {
 }
 
 impl Anatomy {
-    /// Draws a patient with all organs from `rng`.
+    /// Samples a patient with all organs.
     pub fn draw(rng: &mut impl Rng) -> Self {
         let patient = Patient::draw(rng);
         let mut body = frame::wall(&patient);
@@ -64,35 +64,35 @@ impl Anatomy {
         }
     }
 
-    /// The label at a point of the world: the structure whose shape holds it, or 0.
+    /// The label at a point in world coordinates: the structure whose shape contains it, or 0.
     #[cfg(test)]
     pub fn label_at(&self, world_mm: Point) -> u16 {
         let steps = [[1e-3, 0.0, 0.0], [0.0, 1e-3, 0.0], [0.0, 0.0, 1e-3]];
         self.row(world_mm, world_mm, steps).sample(world_mm).1
     }
 
-    /// What can be seen from `first` to `last` (mm, world) by voxels with edges `steps`.
+    /// The layers that can affect voxels from `first` to `last` (world, mm) with edge vectors `steps`.
     pub fn row(&self, first: Point, last: Point, steps: [Point; 3]) -> Row<'_> {
         let ends = [first, last].map(|end| minus(end, self.origin_mm));
-        let table_box = spanned(ends);
-        let body_box = spanned(ends.map(|end| self.lying(end))).grown(BEND_MM);
+        let table_box = spanning(ends);
+        let body_box = spanning(ends.map(|end| self.to_patient(end))).grown(BEND_MM);
         Row {
             anatomy: self,
-            table: meeting(&self.table, table_box),
-            body: meeting(&self.body, body_box),
+            table: intersecting(&self.table, table_box),
+            body: intersecting(&self.body, body_box),
             table_steps: steps,
-            body_steps: steps.map(|step| self.lying(step)),
+            body_steps: steps.map(|step| self.to_patient(step)),
         }
     }
 
-    /// From the frame of the table to that of the patient.
-    fn lying(&self, point: Point) -> Point {
+    /// From the table frame to the patient frame.
+    fn to_patient(&self, point: Point) -> Point {
         rotated_back(&self.patient.pose, point)
     }
 }
 
 impl Row<'_> {
-    /// HU (before noise) and label of the voxel centred at `world_mm`.
+    /// HU (before noise) and label of the voxel with its centre at `world_mm`.
     pub fn sample(&self, world_mm: Point) -> (f64, u16) {
         let anatomy = self.anatomy;
         let point = minus(world_mm, anatomy.origin_mm);
@@ -109,7 +109,7 @@ impl Row<'_> {
         if self.body.is_empty() {
             return (brush.hu, NONE);
         }
-        let straight = anatomy.lying(point);
+        let straight = anatomy.to_patient(point);
         brush.point = plus(straight, anatomy.bend.at(straight).map(|v| v * BEND_MM));
         brush.texture =
             0.7 * anatomy.texture.at(straight)[0] + 0.5 * anatomy.fine_texture.at(straight)[0];
@@ -124,12 +124,12 @@ fn label_of(region: Region) -> u16 {
     if region <= STOMACH { region } else { 0 }
 }
 
-fn meeting(layers: &[Layer], bounds: Bounds) -> Vec<&Layer> {
-    let near = |layer: &&Layer| layer.bounds.meets(&bounds);
-    layers.iter().filter(near).collect()
+fn intersecting(layers: &[Layer], bounds: Bounds) -> Vec<&Layer> {
+    let intersects = |layer: &&Layer| layer.bounds.intersects(&bounds);
+    layers.iter().filter(intersects).collect()
 }
 
-fn spanned(ends: [Point; 2]) -> Bounds {
+fn spanning(ends: [Point; 2]) -> Bounds {
     Bounds {
         low: std::array::from_fn(|i| ends[0][i].min(ends[1][i])),
         high: std::array::from_fn(|i| ends[0][i].max(ends[1][i])),

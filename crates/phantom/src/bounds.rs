@@ -1,8 +1,8 @@
-//! Boxes that hold shapes.
+//! Bounding boxes of shapes.
 
 use crate::vectors::{Point, minus, plus};
 
-/// A box that holds a shape; infinite along an axis where the shape has no end.
+/// A bounding box of a shape; infinite along axes where the shape is unbounded.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
     pub low: Point,
@@ -18,18 +18,18 @@ impl Bounds {
         }
     }
 
-    /// Whether `p` lies inside.
+    /// Whether `p` is inside.
     pub fn contains(&self, p: Point) -> bool {
         (0..3).all(|i| p[i] >= self.low[i] && p[i] <= self.high[i])
     }
 
-    /// Whether the two boxes share a point.
-    pub fn meets(&self, other: &Self) -> bool {
+    /// Whether the two boxes intersect.
+    pub fn intersects(&self, other: &Self) -> bool {
         (0..3).all(|i| self.low[i] <= other.high[i] && other.low[i] <= self.high[i])
     }
 }
 
-/// The box of this half size.
+/// The box with this centre and half size.
 pub(super) fn around(centre: Point, half: Point) -> Bounds {
     Bounds {
         low: minus(centre, half),

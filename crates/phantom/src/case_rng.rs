@@ -1,9 +1,9 @@
-//! The random numbers of a case.
+//! Random number generator of a case.
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-/// Both seeds go into the key, so that set 0 case 1 is not set 1 case 0.
+/// Both seeds are part of the key, so that case 1 of set 0 differs from case 0 of set 1.
 pub(super) fn case_rng(case_seed: u64, set_seed: u64) -> ChaCha8Rng {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&case_seed.to_le_bytes());

@@ -1,4 +1,4 @@
-//! Smooth random fields: texture, and the bends that make two patients differ.
+//! Smooth random fields for texture and deformation.
 
 use rand::Rng;
 
@@ -7,8 +7,8 @@ use crate::vectors::Point;
 /// Lattice points along each axis; the field repeats after this many.
 const SIDE: usize = 16;
 
-/// `N` independent random numbers at every point of space, in -1 to 1, changing over `scale_mm`:
-/// uniform lattice noise, interpolated with smoothstep weights.
+/// A field of `N` independent random components from -1 to 1 that vary over `scale_mm`: uniform lattice noise,
+/// interpolated with smoothstep weights.
 #[derive(Debug, Clone)]
 pub(super) struct SmoothField<const N: usize> {
     lattice: Vec<[f64; N]>,
@@ -16,7 +16,7 @@ pub(super) struct SmoothField<const N: usize> {
 }
 
 impl<const N: usize> SmoothField<N> {
-    /// A field drawn from `rng`.
+    /// Samples a field.
     pub fn draw(rng: &mut impl Rng, scale_mm: f64) -> Self {
         let lattice = (0..SIDE.pow(3))
             .map(|_| std::array::from_fn(|_| rng.random_range(-1.0..1.0)))

@@ -10,7 +10,7 @@ use crate::vectors::{Point, plus, rotation};
 /// Mean HU of the wall of hollow organs.
 pub(super) const WALL_HU: f64 = 45.0;
 
-/// The table, in the frame of the room: a curved shell with a foam core below the patient.
+/// The table, in its own frame: a curved shell with a foam core below the patient.
 pub(super) fn table(patient: &Patient) -> Vec<Layer> {
     const BEND_MM: f64 = 400.0;
     let tube = |depth: f64| {
@@ -23,7 +23,7 @@ pub(super) fn table(patient: &Patient) -> Vec<Layer> {
     vec![Layer::new(shape, foam, NONE)]
 }
 
-/// Skin, fat, muscles, ribs, and what fills the cavities where nothing else is.
+/// Skin, fat, muscles, ribs, and the background material of the cavities.
 pub(super) fn wall(patient: &Patient) -> Vec<Layer> {
     let torso = |radii: [f64; 2], gap: f64| Shape::Torso {
         radii: radii.map(|r| r - gap),
@@ -168,7 +168,7 @@ pub(super) fn spine(patient: &Patient, rng: &mut impl Rng) -> Vec<Layer> {
     layers
 }
 
-/// Bowel loops: the distractors. Their contents range from gas to contrast as bright as a kidney.
+/// Bowel loops as distractors, with contents from gas to contrast agent as bright as a kidney.
 pub(super) fn bowel(patient: &Patient, rng: &mut impl Rng) -> Vec<Layer> {
     let mut layers = Vec::new();
     for _ in 0..22 {
@@ -225,7 +225,7 @@ fn bowel_content(centre: Point, rng: &mut impl Rng) -> Material {
     content.shelled(rng.random_range(2.0..3.0), WALL_HU + 10.0)
 }
 
-/// Iliac wings and bladder: seen only where the field of view reaches that far down.
+/// Iliac wings and bladder, visible only if the field of view extends that far down.
 pub(super) fn pelvis(patient: &Patient, rng: &mut impl Rng) -> Vec<Layer> {
     let scale = patient.scale;
     let mut layers = Vec::new();

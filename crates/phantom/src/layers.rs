@@ -1,10 +1,10 @@
-//! What an anatomy is made of: layers of material, painted one over the other.
+//! Layers of material, painted over one another.
 
 use crate::bounds::Bounds;
 use crate::shapes::Shape;
 use crate::vectors::{Point, dot};
 
-/// Which part of the body a point belongs to; 1 to 5 are the structures of the label map.
+/// The body region of a point; 1 to 5 are the structures of the label map.
 pub(super) type Region = u16;
 
 pub(super) const NONE: Region = 0;
@@ -13,13 +13,13 @@ pub(super) const SPLEEN: Region = 2;
 pub(super) const KIDNEY_LEFT: Region = 3;
 pub(super) const KIDNEY_RIGHT: Region = 4;
 pub(super) const STOMACH: Region = 5;
-/// Regions from here on are not in the label map.
+/// Regions from here up are not in the label map.
 pub(super) const LUNG: Region = 100;
 
 /// Gas in a hollow organ, in HU.
 const GAS_HU: f64 = -930.0;
 
-/// How far beyond its surface, in mm, a shape can change the HU of a voxel.
+/// Distance from its surface, in mm, up to which a shape can change the HU of a voxel.
 const REACH_MM: f64 = 7.0;
 
 /// HU inside a shape.
@@ -28,14 +28,14 @@ pub(super) struct Material {
     pub core_hu: f64,
     /// Thickness in mm and HU of the outermost part (cortex, wall); 0 mm: none.
     pub shell: (f64, f64),
-    /// Largest slow change of HU from place to place.
+    /// Amplitude of the texture in HU.
     pub texture_hu: f64,
-    /// Gas stands in the core above this height in mm (the patient lies on the back).
+    /// The core contains gas above this height in mm (the patient is supine).
     pub gas_above: f64,
 }
 
 impl Material {
-    /// One HU throughout.
+    /// A homogeneous material.
     pub fn plain(core_hu: f64, texture_hu: f64) -> Self {
         Self {
             core_hu,
@@ -70,7 +70,7 @@ impl Material {
     }
 }
 
-/// The share of a voxel `width_mm` wide that lies inside a surface `depth_mm` above its centre.
+/// The fraction of a voxel `width_mm` wide that is inside a surface, with its centre `depth_mm` below the surface.
 pub(super) fn coverage(depth_mm: f64, width_mm: f64) -> f64 {
     (0.5 + depth_mm / width_mm).clamp(0.0, 1.0)
 }
@@ -80,9 +80,9 @@ pub(super) fn coverage(depth_mm: f64, width_mm: f64) -> f64 {
 pub(super) struct Layer {
     pub shape: Shape,
     pub material: Material,
-    /// The region that points inside now belong to; `None` leaves it (vessels in the liver).
+    /// The region assigned to points inside; `None` keeps the current one (vessels in the liver).
     pub region: Option<Region>,
-    /// Painted only where the region so far is this one.
+    /// Painted only where the current region is this one.
     pub only_in: Option<Region>,
     /// A box beyond which the layer changes nothing.
     pub bounds: Bounds,
@@ -100,7 +100,7 @@ impl Layer {
         }
     }
 
-    /// Something inside `region` that remains part of it.
+    /// A layer inside `region` that remains part of it.
     pub fn inside(shape: Shape, material: Material, region: Region) -> Self {
         Self {
             region: None,
@@ -110,7 +110,7 @@ impl Layer {
     }
 }
 
-/// A voxel to be painted: its centre (as its layers see it), its size, and its state so far.
+/// A voxel being painted: its centre (in the layers' frame), height, texture, and state so far.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Brush {
     pub point: Point,
@@ -121,7 +121,7 @@ pub(super) struct Brush {
 }
 
 impl Brush {
-    /// Paints `layer` on a voxel whose edges are `steps` (vectors in mm, in the layer's frame).
+    /// Paints `layer` on a voxel with edge vectors `steps` (in mm, in the layer's frame).
     pub fn paint(&mut self, layer: &Layer, steps: &[Point; 3]) {
         if !layer.bounds.contains(self.point) || layer.only_in.is_some_and(|r| r != self.region) {
             return;

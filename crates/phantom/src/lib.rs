@@ -1,12 +1,12 @@
-//! Phantoms: drawn CT volumes of the torso with exact labels, to train and test on without data.
+//! Phantoms: synthetic CT volumes of the torso with exact labels, for training and testing without data.
 //!
-//! A patient is a stack of analytic shapes (ellipsoids, tubes, domes) in a frame of its own, bent by a
-//! smooth random field and laid on a table. Every voxel of a CT grid is evaluated at its centre in
-//! world space: its label is the structure whose shape holds the centre, its HU is mixed by the share
-//! of the voxel that each shape covers. The volume is then stored in one of the 48 orientations.
+//! A patient is a stack of analytic shapes (ellipsoids, tubes, domes) in its own frame, deformed by a smooth random
+//! field and placed on a table. Every voxel of a CT grid is evaluated at its centre in world coordinates: its label is
+//! the structure whose shape contains the centre, and its HU are a mix weighted by the fraction of the voxel that each
+//! shape covers. The volume is then stored in one of the 48 orientations.
 //!
-//! Liver, spleen, stomach wall, pancreas and muscle are alike in HU, as are kidneys, vessels and bowel
-//! with contrast, so that no threshold separates them.
+//! Liver, spleen, stomach wall, pancreas and muscle have similar HU, as do kidneys, vessels and bowel with contrast
+//! agent, so that no threshold separates them.
 
 #![forbid(unsafe_code)]
 
@@ -35,9 +35,9 @@ use ctseg_image::space::{Grid, LabelMap, Orientation, Volume};
 use anatomy::Anatomy;
 use case_rng::case_rng;
 use noise::Noise;
-use vectors::{Point, UPRIGHT, minus, plus, rotated, rotation};
+use vectors::{IDENTITY, Point, minus, plus, rotated, rotation};
 
-/// Label numbers and names (as TotalSegmentator's) of the structures in a phantom's label map.
+/// Label values and names (TotalSegmentator's) of the structures in a phantom's label map.
 pub const STRUCTURES: &[(u16, &str)] = &[
     (layers::LIVER, "liver"),
     (layers::SPLEEN, "spleen"),
@@ -46,20 +46,20 @@ pub const STRUCTURES: &[(u16, &str)] = &[
     (layers::STOMACH, "stomach"),
 ];
 
-/// What kind of phantoms to draw; ranges are (low, high).
+/// Options for generating phantoms; ranges are (low, high).
 #[derive(Debug, Clone, PartialEq)]
 pub struct PhantomOptions {
-    /// Seed of the whole set; a case's own seed comes on top.
+    /// Seed of the whole set, combined with each case's own seed.
     pub seed: u64,
-    /// Range of the voxel spacing in the axial plane in mm; larger patients get larger voxels.
+    /// Range of the in-plane voxel spacing in mm; larger patients get larger voxels.
     pub in_plane_mm: (f64, f64),
     /// Range of the distance between axial slices in mm; longer scans get thicker slices.
     pub slice_mm: (f64, f64),
     /// Range of the noise's standard deviation in HU.
     pub noise_hu: (f64, f64),
-    /// How the voxels are stored; `None` draws from all 48 orientations, the usual ones more often.
+    /// Storage orientation; `None` samples from all 48 orientations, preferring common ones.
     pub orientation: Option<Orientation>,
-    /// The share of cases, 0 to 1, whose axes are a few degrees off the patient's.
+    /// Fraction of cases, 0 to 1, whose axes are a few degrees off the patient's.
     pub oblique_share: f64,
 }
 
@@ -76,15 +76,14 @@ impl Default for PhantomOptions {
     }
 }
 
-/// Voxels never get smaller or larger than this, whatever the options say, in mm.
+/// Limits of the voxel spacing in mm, regardless of the options.
 const SPACING_LIMITS_MM: (f64, f64) = (0.7, 12.0);
 
 /// The volume and label map of one case, on the same grid.
 ///
-/// Shapes: about 100–145 × 80–120 × 60–90 voxels (right–left, front–back, feet–head) with the default
-/// options, stored in the order of the drawn orientation; spacing in mm, HU whole and within -1024 to
-/// 3071. Spacings are kept within 0.7 to 12 mm, noise within 0 to 200 HU. The same two seeds and
-/// options give the same bytes, whatever the number of threads.
+/// With default options about 100–145 × 80–120 × 60–90 voxels (right–left, anterior–posterior, inferior–superior),
+/// stored in the chosen orientation. HU are integers from -1024 to 3071. Spacings are clamped to 0.7 to 12 mm, noise to
+/// 0 to 200 HU. The same seeds and options give the same bytes, whatever the number of threads.
 pub fn generate(case_seed: u64, options: &PhantomOptions) -> (Volume, LabelMap) {
     let mut rng = case_rng(case_seed, options.seed);
     let anatomy = Anatomy::draw(&mut rng);
@@ -113,14 +112,14 @@ pub fn generate(case_seed: u64, options: &PhantomOptions) -> (Volume, LabelMap) 
     )
 }
 
-/// The number a share `t` of the way through `range`, with both ends kept within `limits`.
+/// Interpolates linearly in `range` by `t` (0 to 1), with both ends clamped to `limits`.
 fn within(range: (f64, f64), limits: (f64, f64), t: f64) -> f64 {
-    // Not `clamp`, which would pass NaN on.
+    // Not `clamp`, which would propagate NaN.
     let kept = |v: f64| v.max(limits.0).min(limits.1);
     kept(range.0) + (kept(range.1) - kept(range.0)) * t
 }
 
-/// A grid in RAS order (up to obliqueness) around the patient, with all organs inside.
+/// A grid in RAS orientation (up to a tilt) around the patient that contains all organs.
 fn draw_grid(anatomy: &Anatomy, options: &PhantomOptions, rng: &mut impl Rng) -> Grid {
     let patient = &anatomy.patient;
     let length = rng.random_range(0.0..1.0);
@@ -139,7 +138,7 @@ fn draw_grid(anatomy: &Anatomy, options: &PhantomOptions, rng: &mut impl Rng) ->
     let slice = within(options.slice_mm, SPACING_LIMITS_MM, half_t + 0.5 * length);
     let spacing = [in_plane, in_plane, slice];
     let shape: [usize; 3] = std::array::from_fn(|i| (field_mm[i] / spacing[i]).ceil() as usize);
-    // The scan may be centred anywhere as long as 112 mm (nominal) up and down are in it.
+    // The scan may be centred anywhere as long as it covers 112 mm (nominal) up and down.
     let spare = (0.5 * field_mm[2] - 112.0 * patient.scale).max(0.0);
     let centre = [
         rng.random_range(-8.0..8.0),
@@ -149,7 +148,7 @@ fn draw_grid(anatomy: &Anatomy, options: &PhantomOptions, rng: &mut impl Rng) ->
     let tilt = if rng.random_bool(within((0.0, options.oblique_share), (0.0, 1.0), 1.0)) {
         rotation([4.0; 3].map(|r| rng.random_range(-r..r)))
     } else {
-        UPRIGHT
+        IDENTITY
     };
     let middle: Point = std::array::from_fn(|i| spacing[i] * (shape[i] as f64 - 1.0) / 2.0);
     let corner = minus(plus(anatomy.origin_mm, centre), rotated(&tilt, middle));
@@ -214,7 +213,7 @@ fn render(anatomy: &Anatomy, grid: &Grid, noise: &Noise) -> (Array3<f32>, Array3
     (hu, labels)
 }
 
-/// The array of a RAS grid (z, y, x) in the voxel order of `orientation`, as [`Grid::reoriented`].
+/// The array (z, y, x) of a RAS grid in the voxel order of `orientation`, as [`Grid::reoriented`].
 fn stored<T: Copy + Send + Sync + Default>(ras: Array3<T>, orientation: Orientation) -> Array3<T> {
     let axes = [2, 1, 0].map(|axis| 2 - orientation.axes[axis]);
     let mut view = ras.permuted_axes(axes);
@@ -235,7 +234,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_label_is_the_shape_that_holds_the_voxel_centre_in_any_orientation() {
+    fn labels_match_the_shape_at_the_voxel_centre_in_any_orientation() {
         let coarse = PhantomOptions {
             in_plane_mm: (5.0, 6.0),
             slice_mm: (6.0, 8.0),
@@ -257,19 +256,19 @@ mod tests {
             for ((z, y, x), label) in labels.data.indexed_iter() {
                 if (x + 3 * y + 7 * z) % 11 == 0 {
                     let centre = labels.grid.world_mm([x, y, z].map(|v| v as f64));
-                    // Only a centre on a surface to within rounding may be taken either way.
+                    // Only a centre on a surface, within rounding, may go either way.
                     disputed += usize::from(anatomy.label_at(centre) != *label);
                 }
             }
             assert!(
                 disputed <= 1,
-                "{orientation}: {disputed} labels are not the shape's"
+                "{orientation}: {disputed} labels differ from the shape"
             );
         }
     }
 
     #[test]
-    fn senseless_options_are_kept_within_limits() {
+    fn invalid_options_are_clamped() {
         let options = PhantomOptions {
             in_plane_mm: (f64::NAN, 1e9),
             slice_mm: (9.0, -3.0),

@@ -1,11 +1,11 @@
-//! Noise of a CT slice: white, and correlated in the plane as a reconstruction filter makes it.
+//! Noise of a CT slice: white noise, and noise correlated in the plane as by a reconstruction filter.
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use ctseg_image::preprocess::random_normal::gaussians;
+use ctseg_image::preprocess::random_normal::standard_normal;
 
-/// Standard deviations in HU.
+/// Noise settings; standard deviations in HU.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Noise {
     pub seed: u64,
@@ -13,26 +13,26 @@ pub(super) struct Noise {
     pub correlated_hu: f64,
 }
 
-/// Binomial smoothing, and the factor by which it shrinks the standard deviation of white noise.
+/// Binomial smoothing kernel, and the factor by which it reduces the standard deviation of white noise.
 const KERNEL: [f64; 5] = [1.0 / 16.0, 4.0 / 16.0, 6.0 / 16.0, 4.0 / 16.0, 1.0 / 16.0];
 const SHRINKAGE: f64 = 70.0 / 256.0;
 const MARGIN: usize = KERNEL.len() - 1;
 
 impl Noise {
-    /// Noise in HU for slice `z` of `width` x `height` pixels, x fastest. Depends on nothing else, so
-    /// that slices can be made in any order.
+    /// Noise in HU for slice `z` of `width` x `height` pixels, x fastest. Independent of other slices, so that slices
+    /// can be generated in any order.
     pub fn slice(&self, z: usize, width: usize, height: usize) -> Vec<f64> {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(z as u64);
         let padded = width + MARGIN;
-        let rough = gaussians(&mut rng, padded * (height + MARGIN));
+        let rough = standard_normal(&mut rng, padded * (height + MARGIN));
         let across: Vec<f64> = (0..width * (height + MARGIN))
             .map(|i| {
                 let at = i / width * padded + i % width;
                 KERNEL.iter().zip(&rough[at..]).map(|(k, v)| k * v).sum()
             })
             .collect();
-        let mut noise = gaussians(&mut rng, width * height);
+        let mut noise = standard_normal(&mut rng, width * height);
         for (i, value) in noise.iter_mut().enumerate() {
             let smooth: f64 = (0..KERNEL.len())
                 .map(|k| KERNEL[k] * across[i + k * width])
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn standard_deviation_and_correlation_are_as_asked() {
+    fn standard_deviation_and_correlation_match_the_settings() {
         let (width, height) = (300, 250);
         let noise = |white_hu, correlated_hu| {
             let noise = Noise {

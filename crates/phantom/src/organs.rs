@@ -1,4 +1,4 @@
-//! The structures of the label map, and what lies at their borders.
+//! The structures of the label map, and the tissue next to them.
 
 use rand::Rng;
 
@@ -10,10 +10,10 @@ use crate::patient::Patient;
 use crate::shapes::Shape;
 use crate::vectors::{Point, Rotation, plus, rotated, rotation};
 
-/// How far an organ is moved (mm, in patient axes), turned and scaled from its nominal place.
+/// Random shift (mm, in patient axes), rotation and scaling of an organ from its nominal position.
 struct Jitter {
     shift: Point,
-    turn_degrees: Point,
+    rotation_degrees: Point,
     scale: f64,
 }
 
@@ -21,26 +21,26 @@ impl Jitter {
     fn draw(rng: &mut impl Rng) -> Self {
         Self {
             shift: [4.0, 4.0, 9.0].map(|r| rng.random_range(-r..r)),
-            turn_degrees: [6.0; 3].map(|r| rng.random_range(-r..r)),
+            rotation_degrees: [6.0; 3].map(|r| rng.random_range(-r..r)),
             scale: rng.random_range(0.92..1.08),
         }
     }
 
-    /// An ellipsoid of nominal radii, moved, scaled and turned by `degrees` on top of the jitter.
+    /// An ellipsoid with nominal radii, shifted, scaled, and rotated by `degrees` plus the jitter.
     fn ellipsoid(&self, centre: Point, radii: Point, degrees: Point) -> Shape {
         Shape::Ellipsoid {
             centre: plus(centre, self.shift),
             radii: radii.map(|r| r * self.scale),
-            turn: self.turn(degrees),
+            turn: self.rotation(degrees),
         }
     }
 
-    fn turn(&self, degrees: Point) -> Rotation {
-        rotation(plus(degrees, self.turn_degrees))
+    fn rotation(&self, degrees: Point) -> Rotation {
+        rotation(plus(degrees, self.rotation_degrees))
     }
 }
 
-/// Keeps an organ below the diaphragm and `gap_mm` off the wall.
+/// Keeps an organ below the diaphragm and `gap_mm` away from the wall.
 fn within_abdomen(shape: Shape, patient: &Patient, gap_mm: f64) -> Shape {
     let radii = patient.dome_inside(gap_mm);
     Shape::Intersection(vec![shape, Shape::Dome { radii }])
@@ -96,7 +96,7 @@ pub(super) fn liver(patient: &Patient, rng: &mut impl Rng) -> Vec<Layer> {
     layers
 }
 
-/// Nine vessels from `porta`, of two pieces each.
+/// Nine vessels from `porta`, of two segments each.
 fn liver_vessels(porta: Point, rng: &mut impl Rng) -> Vec<Shape> {
     let mut vessels = Vec::new();
     for _ in 0..9 {
@@ -135,7 +135,7 @@ pub(super) fn spleen(patient: &Patient, rng: &mut impl Rng) -> Vec<Layer> {
     )]
 }
 
-/// Stomach: wall, fluid or food, and mostly a bubble of gas; a little fat around it.
+/// Stomach: wall, fluid or food, usually a gas bubble, and some fat around it.
 pub(super) fn stomach(patient: &Patient, rng: &mut impl Rng) -> Vec<Layer> {
     let scale = patient.scale;
     let jitter = Jitter::draw(rng);
@@ -158,7 +158,7 @@ pub(super) fn stomach(patient: &Patient, rng: &mut impl Rng) -> Vec<Layer> {
     };
     let front = patient.cavity[1];
     let content = Material {
-        // Gas in the foremost part; for some patients none.
+        // Gas in the anterior part; none in some patients.
         gas_above: rng.random_range(0.42..0.95) * front,
         ..Material::plain(rng.random_range(5.0..32.0), 12.0)
     };
@@ -197,10 +197,10 @@ fn kidney(
     let size = patient.scale * rng.random_range(0.95..1.1);
     let radii = [26.0, 24.0, 48.0].map(|r| r * size);
     let centre = patient.place(0.5 * side, -0.4, z);
-    // Upper poles towards the spine, hilum to the front and the middle.
+    // Upper poles towards the spine, hilum anterior and medial.
     let degrees = [8.0, -10.0 * side, -28.0 * side];
     let whole = jitter.ellipsoid(centre, radii, degrees);
-    let hilum = rotated(&jitter.turn(degrees), [-27.0 * side * size, 2.0, 0.0]);
+    let hilum = rotated(&jitter.rotation(degrees), [-27.0 * side * size, 2.0, 0.0]);
     let sinus = jitter.ellipsoid(
         plus(centre, hilum),
         [18.0, 11.0, 22.0].map(|r| r * size),

@@ -1,26 +1,26 @@
-//! One patient: the sizes and attenuations that vary from case to case.
+//! A patient: sizes and attenuations that vary between cases.
 
 use rand::Rng;
 
 use crate::vectors::{Point, Rotation, rotation};
 
-/// Lengths in mm, in a frame with x to the patient's right, y to the front, z to the head, and its
-/// origin amid the abdomen at the height of the first lumbar vertebra.
+/// Lengths in mm, in a frame with x to the patient's right, y anterior, z superior, and its origin in the middle of the
+/// abdomen at the level of the first lumbar vertebra.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patient {
-    /// 0 = the smallest, 1 = the largest.
+    /// Size from 0 (smallest) to 1 (largest).
     pub size: f64,
-    /// Stature relative to the nominal one; scales lengths along z and of bones.
+    /// Height relative to nominal; scales bones and lengths along z.
     pub scale: f64,
-    /// Half axes (x, y) of the skin, of the muscles below the fat, and of the cavity within.
+    /// Semi-axes (x, y) of the skin, of the muscles below the fat, and of the cavity.
     pub skin: [f64; 2],
     pub muscle: [f64; 2],
     pub cavity: [f64; 2],
-    /// Height of the diaphragm's dome.
+    /// Height of the diaphragm dome.
     pub dome: f64,
     /// y of the centres of the vertebral bodies.
     pub spine_y: f64,
-    /// How the patient lies: body to table frame.
+    /// Rotation from the patient frame to the table frame.
     pub pose: Rotation,
     pub fat_hu: f64,
     pub muscle_hu: f64,
@@ -28,7 +28,7 @@ pub(super) struct Patient {
 }
 
 impl Patient {
-    /// Draws a patient from `rng`.
+    /// Samples a patient.
     pub fn draw(rng: &mut impl Rng) -> Self {
         let size = rng.random_range(0.0..1.0);
         let scale = 0.86 + 0.15 * size + rng.random_range(-0.03..0.03);
@@ -57,7 +57,7 @@ impl Patient {
         }
     }
 
-    /// The point at the given shares of the cavity's half axes, `z` mm (nominal) above the origin.
+    /// The point at the given fractions of the cavity's semi-axes, `z` mm (nominal) above the origin.
     pub fn place(&self, x_share: f64, y_share: f64, z: f64) -> Point {
         [
             x_share * self.cavity[0],
@@ -66,7 +66,7 @@ impl Patient {
         ]
     }
 
-    /// Half axes of a dome that keeps `gap_mm` to the wall of the abdomen.
+    /// Semi-axes of a dome at a distance of `gap_mm` from the abdominal wall.
     pub fn dome_inside(&self, gap_mm: f64) -> Point {
         [
             self.cavity[0] - gap_mm,

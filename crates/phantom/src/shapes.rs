@@ -1,17 +1,17 @@
-//! Solids given by a signed depth below their surface; organs are built from a few of them.
+//! Solids as signed distance functions; organs are combinations of a few of them.
 
 use crate::bounds::{Bounds, around};
-use crate::vectors::{Point, Rotation, UPRIGHT, dot, minus, rotated, rotated_back, unit};
+use crate::vectors::{IDENTITY, Point, Rotation, dot, minus, rotated, rotated_back, unit};
 
-/// How far below a surface a point lies, in mm (negative outside; exact on the surface, first order
-/// near it), and the direction across the surface, of length 1 or 0.
+/// Depth of a point below a surface in mm (negative outside; exact on the surface, first order near it), and the
+/// surface normal, of length 1 or 0.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Surface {
     pub depth_mm: f64,
     pub normal: Point,
 }
 
-/// Depth far outside anything, in mm.
+/// A point far outside.
 const FAR_OUTSIDE: Surface = Surface {
     depth_mm: -1e3,
     normal: [0.0; 3],
@@ -25,7 +25,7 @@ pub(super) enum Shape {
         radii: Point,
         turn: Rotation,
     },
-    /// An endless cylinder along z whose section is the superellipse of exponent 2.5.
+    /// An infinite cylinder along z whose cross-section is a superellipse of exponent 2.5.
     Torso {
         radii: [f64; 2],
     },
@@ -46,12 +46,12 @@ pub(super) enum Shape {
         slope: f64,
         section: [f64; 2],
     },
-    /// `shape`, which lies around z = 0, again at every multiple of `period`.
+    /// `shape`, which is centred at z = 0, repeated along z with `period`.
     Repeated {
         shape: Box<Shape>,
         period: f64,
     },
-    /// Union whose inner edges are filled over about `blend` mm.
+    /// Union with concave edges smoothed over about `blend` mm.
     Union {
         parts: Vec<Shape>,
         blend: f64,
@@ -66,11 +66,11 @@ impl Shape {
         Self::Ellipsoid {
             centre,
             radii,
-            turn: UPRIGHT,
+            turn: IDENTITY,
         }
     }
 
-    /// An endless elliptic cylinder along z.
+    /// An infinite elliptic cylinder along z.
     pub fn column(centre: [f64; 2], radii: [f64; 2]) -> Self {
         Self::ellipsoid(
             [centre[0], centre[1], 0.0],
@@ -78,14 +78,14 @@ impl Shape {
         )
     }
 
-    /// All points less than `half_mm` from the plane through the origin across `axis`.
+    /// All points within `half_mm` of the plane through the origin perpendicular to `axis`.
     pub fn slab(axis: usize, half_mm: f64) -> Self {
         let mut radii = [f64::INFINITY; 3];
         radii[axis] = half_mm;
         Self::ellipsoid([0.0; 3], radii)
     }
 
-    /// Where `p` lies with respect to the surface.
+    /// Depth and normal at `p`.
     pub fn at(&self, p: Point) -> Surface {
         match self {
             Self::Ellipsoid {
@@ -134,7 +134,7 @@ impl Shape {
         }
     }
 
-    /// A box around the shape.
+    /// A bounding box of the shape.
     pub fn bounds(&self) -> Bounds {
         match self {
             Self::Ellipsoid {
@@ -143,7 +143,7 @@ impl Shape {
                 turn,
             } => {
                 let half = turn.map(|row| {
-                    // Not `hypot` over all: an infinite radius times a zero cosine is not a number.
+                    // Skip zero cosines: 0 times an infinite radius is NaN.
                     let terms = (0..3).filter(|i| row[*i] != 0.0);
                     terms.map(|i| (row[i] * radii[i]).powi(2)).sum::<f64>()
                 });
@@ -212,7 +212,7 @@ fn torso(p: Point, radii: [f64; 2]) -> Surface {
     let power = scaled.map(|v| v.abs() * v.abs().sqrt()); // |v|^1.5
     let sum: f64 = (0..2).map(|i| power[i] * scaled[i].abs()).sum();
     let level = sum.powf(0.4);
-    // The gradient of sum^0.4, which falls short of 1/radius nowhere but at the centre.
+    // The gradient of sum^0.4, smaller than 1/radius only at the centre.
     let steepness = if level > 0.0 { level / sum } else { 0.0 };
     let gradient = [0, 1].map(|i| steepness * power[i] * scaled[i].signum() / radii[i]);
     let slope = gradient[0].hypot(gradient[1]);
@@ -256,7 +256,7 @@ fn ribs(p: Point, radii: [f64; 2], period: f64, slope: f64, section: [f64; 2]) -
         tube.normal[0] * wall.normal[1],
         tube.normal[1],
     ]);
-    // The front is cartilage.
+    // The anterior part is cartilage.
     let bony = Surface {
         depth_mm: 0.55 * radii[1] - p[1],
         normal: [0.0, 1.0, 0.0],
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn no_inside_point_lies_outside_the_bounds() {
+    fn bounds_contain_all_inside_points() {
         let egg = Shape::Ellipsoid {
             centre: [3.0, -4.0, 5.0],
             radii: [8.0, 16.0, 30.0],

@@ -1,6 +1,6 @@
-//! Single CT-like slices of the upper abdomen with exact labels: small, quick to train on, and not to be
-//! had by a threshold. Organs share their HU with bowel, stomach and muscle; size, place, outline and
-//! contrast phase differ from patient to patient.
+//! Single CT-like slices of the upper abdomen with exact labels: small, fast to train on, and not separable by a
+//! threshold. Organs share their HU with bowel, stomach and muscle; size, position, outline and contrast phase vary
+//! between patients.
 
 use ndarray::Array3;
 use rand::Rng;
@@ -11,11 +11,13 @@ use crate::layers::{KIDNEY_LEFT, KIDNEY_RIGHT, LIVER, SPLEEN};
 use crate::noise::Noise;
 use ctseg_image::space::{Grid, LabelMap, Volume};
 
-/// Pixels along each side of a slice, and their spacing.
+/// Pixels along each side of a slice.
 pub const SLICE_SIDE: usize = 128;
+
+/// Pixel spacing of a slice in mm.
 pub const SLICE_SPACING_MM: f64 = 3.0;
 
-/// Label numbers and names of the structures in every slice.
+/// Label values and names of the structures in every slice.
 pub const SLICE_STRUCTURES: &[(u16, &str)] = &[
     (LIVER, "liver"),
     (SPLEEN, "spleen"),
@@ -23,14 +25,14 @@ pub const SLICE_STRUCTURES: &[(u16, &str)] = &[
     (KIDNEY_RIGHT, "kidney_right"),
 ];
 
-/// What a blob does to the label map.
+/// The effect of a blob on the label map.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Marks {
     Label(u16),
-    /// What is painted over belongs to nothing any more.
+    /// Pixels become background.
     Background,
-    /// Only the HU change (fat inside a kidney).
-    Nothing,
+    /// Labels are unchanged, only HU change (fat inside a kidney).
+    Unchanged,
 }
 
 /// An ellipse with a wavy outline.
@@ -38,18 +40,18 @@ enum Marks {
 struct Blob {
     centre_mm: [f64; 2],
     radii_mm: [f64; 2],
-    /// Cosine and sine of its turn.
+    /// Cosine and sine of the rotation angle.
     axis: [f64; 2],
-    /// Amplitude (as a share of the radius) and phase of the waves 2, 3 and 4 around the outline.
+    /// Amplitude (relative to the radius) and phase of harmonics 2, 3 and 4 of the outline.
     waves: [(f64, f64); 3],
     hu: f64,
     marks: Marks,
 }
 
-/// One slice as a volume with a z of 1, and its label map on the same grid: x towards the patient's
-/// right, y towards the front, `SLICE_SIDE` pixels of `SLICE_SPACING_MM` along both.
+/// One slice as a volume with one slice along z, and its label map on the same grid: x to the patient's right, y
+/// anterior, `SLICE_SIDE` pixels of `SLICE_SPACING_MM` along both.
 ///
-/// HU are whole and within -1024 to 3071. The two seeds give the same bytes every time.
+/// HU are integers from -1024 to 3071. The same seeds give the same bytes.
 pub fn generate_slice(case_seed: u64, set_seed: u64) -> (Volume, LabelMap) {
     let mut rng = case_rng(case_seed, set_seed);
     let blobs = draw(&mut rng);
@@ -83,7 +85,7 @@ pub fn generate_slice(case_seed: u64, set_seed: u64) -> (Volume, LabelMap) {
 }
 
 impl Blob {
-    /// How far inside the outline (about; negative outside).
+    /// Approximate depth inside the outline; negative outside.
     fn depth_mm(&self, at: [f64; 2]) -> f64 {
         let away = [at[0] - self.centre_mm[0], at[1] - self.centre_mm[1]];
         let [cos, sin] = self.axis;
@@ -98,10 +100,10 @@ impl Blob {
     }
 }
 
-/// Draws blobs in one patient: places and sizes are shares of the trunk's half axes.
+/// Paints blobs in one patient; positions are relative to the trunk's semi-axes.
 struct Drawing<'a> {
     rng: &'a mut ChaCha8Rng,
-    /// Half axes of the trunk along x, y.
+    /// Semi-axes of the trunk along x, y.
     half_mm: [f64; 2],
     middle_mm: [f64; 2],
     turn: f64,
@@ -109,13 +111,13 @@ struct Drawing<'a> {
 }
 
 impl Drawing<'_> {
-    /// About ±`share` of `value`.
-    fn about(&mut self, value: f64, share: f64) -> f64 {
+    /// `value`, varied by up to ±`share`.
+    fn varied(&mut self, value: f64, share: f64) -> f64 {
         value * (1.0 + share * self.rng.random_range(-1.0..1.0))
     }
 
-    /// A blob at a place (in half axes) that is moved by up to `stray` of them, with half axes in mm that
-    /// vary by `vary`, turned by up to `degrees`, with waves up to `wavy`.
+    /// Paints a blob at `place` (in semi-axes). `form` is the random variation: shift (in semi-axes), relative change
+    /// of the radii, rotation in degrees, and amplitude of the outline's waves.
     fn paint(
         &mut self,
         place: [f64; 2],
@@ -132,7 +134,7 @@ impl Drawing<'_> {
             self.middle_mm[0] + cos * off[0] - sin * off[1],
             self.middle_mm[1] + sin * off[0] + cos * off[1],
         ];
-        let radii_mm = radii_mm.map(|radius| self.about(radius, vary));
+        let radii_mm = radii_mm.map(|radius| self.varied(radius, vary));
         let angle = self.turn + degrees.to_radians() * self.rng.random_range(-1.0..1.0);
         let waves = std::array::from_fn(|_| {
             let amplitude = wavy * self.rng.random_range(0.2..1.0);
@@ -170,24 +172,24 @@ fn draw(rng: &mut ChaCha8Rng) -> Vec<Blob> {
     drawing.blobs
 }
 
-/// Skin, muscle, visceral fat, spine, vessels, stomach and bowel. `phase` is the contrast agent's: 0 none,
-/// 1 all.
+/// Skin, muscle, visceral fat, spine, vessels, stomach and bowel. `phase` is the contrast enhancement, from 0 (none) to
+/// 1 (full).
 fn trunk(drawing: &mut Drawing, phase: f64) {
     let [x, y] = drawing.half_mm;
     let wall = drawing.rng.random_range(0.84..0.93);
-    let still = |wavy: f64| [0.0, 0.0, 0.0, wavy];
+    let fixed = |wavy: f64| [0.0, 0.0, 0.0, wavy];
     let off = Marks::Background;
     let muscle_hu = 50.0 + 12.0 * phase;
-    drawing.paint([0.0, 0.0], [x, y], still(0.02), -105.0, off);
+    drawing.paint([0.0, 0.0], [x, y], fixed(0.02), -105.0, off);
     drawing.paint(
         [0.0, 0.0],
         [wall * x, wall * y],
-        still(0.02),
+        fixed(0.02),
         muscle_hu,
         off,
     );
     let inner = wall - 0.09;
-    drawing.paint([0.0, 0.04], [inner * x, inner * y], still(0.03), -95.0, off);
+    drawing.paint([0.0, 0.04], [inner * x, inner * y], fixed(0.03), -95.0, off);
     for side in [-1.0, 1.0] {
         let form = [0.03, 0.15, 20.0, 0.08];
         drawing.paint([0.27 * side, -0.66], [24.0, 20.0], form, muscle_hu, off);
@@ -258,12 +260,12 @@ fn organs(drawing: &mut Drawing, phase: f64) {
             kidney_hu,
             Marks::Label(label),
         );
-        // Fat and vessels where the kidney opens towards the middle; they belong to it.
+        // Fat and vessels in the renal sinus; they are labelled as kidney.
         if let Some(kidney) = drawing.blobs.last().cloned() {
             drawing.blobs.push(Blob {
                 radii_mm: kidney.radii_mm.map(|radius| 0.3 * radius),
                 hu: -25.0,
-                marks: Marks::Nothing,
+                marks: Marks::Unchanged,
                 ..kidney
             });
         }
@@ -309,7 +311,7 @@ mod tests {
 
     #[test]
     fn no_threshold_finds_a_structure() {
-        // The best of all HU ranges reaches a Dice far below what is asked of a network.
+        // The best HU range has a Dice far below what a network must reach.
         let background = values_of(0);
         for (label, name) in SLICE_STRUCTURES {
             let organ = values_of(*label);
@@ -336,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn seeds_decide_everything() {
+    fn results_depend_on_both_seeds_alone() {
         let (volume, labels) = generate_slice(3, 1);
         let (again, labels_again) = generate_slice(3, 1);
         assert_eq!((&volume.data, &labels), (&again.data, &labels_again));

@@ -7,7 +7,7 @@ pub(super) type Point = [f64; 3];
 pub(super) type Rotation = [Point; 3];
 
 /// The identity rotation.
-pub(super) const UPRIGHT: Rotation = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]];
+pub(super) const IDENTITY: Rotation = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]];
 
 /// The rotation by `degrees` about x, then y, then z.
 pub(super) fn rotation(degrees: [f64; 3]) -> Rotation {
@@ -64,13 +64,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rotations_turn_the_right_way_and_back() {
+    fn rotations_have_the_right_sign_and_inverse() {
         let near = |a: Point, b: Point| (0..3).all(|i| (a[i] - b[i]).abs() < 1e-12);
         let (x, y, z) = ([1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]);
         assert!(near(rotated(&rotation([90.0, 0.0, 0.0]), y), z));
         assert!(near(rotated(&rotation([0.0, 90.0, 0.0]), z), x));
         assert!(near(rotated(&rotation([0.0, 0.0, 90.0]), x), y));
-        // About x first: y goes to z, which the turn about z leaves alone.
+        // About x first: y goes to z, which the rotation about z leaves unchanged.
         assert!(near(rotated(&rotation([90.0, 0.0, 90.0]), y), z));
         let turn = rotation([20.0, -35.0, 130.0]);
         assert!(near(

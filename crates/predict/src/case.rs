@@ -1,6 +1,6 @@
-//! One case of a batch: its volume read, segmented, its files written.
+//! One case of a batch: reads the volume, segments it, writes the files.
 //!
-//! Over 400 lines: what is read, how it is judged to be done already and what is written decide together.
+//! Over 400 lines: reading, detecting finished cases and writing depend on each other.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,16 +11,16 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 use crate::job::PredictJob;
-use ctseg_base::cancel::unless_stopped;
+use ctseg_base::cancel::check_stop;
 use ctseg_base::hash::file_sha256;
-use ctseg_base::limits::memory::kept_at_most;
-use ctseg_base::memory_semaphore::{Admitted, Gate};
+use ctseg_base::limits::memory::cache_budget;
+use ctseg_base::memory_semaphore::{MemoryPermit, MemorySemaphore};
 use ctseg_base::progress::Observer;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Reading;
 use ctseg_core::inference::attention::Attention;
 use ctseg_core::inference::cascade::{Cascade, CascadeReport};
-use ctseg_core::inference::export_logits::Probabilities;
+use ctseg_core::inference::export_logits::ProbabilitySink;
 use ctseg_core::inference::predictor::Predictor;
 use ctseg_core::inference::stage::check_extent;
 use ctseg_core::model::identity::ModelUsed;
@@ -31,7 +31,7 @@ use ctseg_core::outputs::overlapping_masks::OverlappingMasks;
 use ctseg_core::outputs::probabilities::ProbabilityFile;
 use ctseg_core::outputs::refuse_links_out;
 use ctseg_core::outputs::sidecar::{
-    INFERENCE_VERSION, Making, SavedProbabilities, Sidecar, read_sidecar,
+    CaseWriter, INFERENCE_VERSION, SavedProbabilities, Sidecar, read_sidecar,
 };
 use ctseg_engine::losses::Outputs;
 use ctseg_image::formats::{VolumeImage, case_name, read_header, read_volume};
@@ -39,46 +39,46 @@ use ctseg_image::preprocess::channels::Window;
 use ctseg_image::space::{Grid, LabelMap};
 use ctseg_image::statistics::hounsfield::Suspicion;
 
-/// For each worker: a volume of 512 × 512 × 600 that is segmented and another one beside it.
+/// Memory per worker: one volume of 512 × 512 × 600 being segmented, and another one waiting.
 const BYTES_PER_WORKER: u64 = 2 << 30;
 
-/// Bytes for each voxel: Hounsfield units and labels.
+/// Bytes per voxel: Hounsfield units and labels.
 const VOXEL_BYTES: u64 = 6;
 
-/// How much volumes that are read, wait, are segmented and written may take together.
-pub(crate) fn memory_of_volumes(max_ram: Option<u64>, workers: usize) -> Gate {
-    Gate::new(match max_ram {
-        None => kept_at_most(BYTES_PER_WORKER * workers.max(1) as u64),
-        Some(_) => 0, // memory that is counted holds one volume at a time
+/// Semaphore for the memory of all volumes that are being read, segmented and written, or are waiting.
+pub(crate) fn memory_of_volumes(max_ram: Option<u64>, workers: usize) -> MemorySemaphore {
+    MemorySemaphore::new(match max_ram {
+        None => cache_budget(BYTES_PER_WORKER * workers.max(1) as u64),
+        Some(_) => 0, // --max-ram is estimated for one volume at a time
     })
 }
 
-/// What all cases of a batch share.
+/// Shared state of all cases of a batch.
 pub(crate) struct Batch<'a> {
     pub(super) job: &'a PredictJob<'a>,
-    /// Those of the job that are this process's to look at.
+    /// The cases of this process.
     pub(super) cases: &'a [PredictCase],
-    /// One for each of the job's devices.
+    /// One per device of the job.
     pub(super) predictors: &'a [Predictor],
-    /// Volumes that `--max-ram` is too little for, and why.
+    /// Volumes that exceed `--max-ram`, with the message.
     pub(super) too_large: BTreeMap<PathBuf, String>,
-    /// Bytes that the process with its models holds, before any volume is read.
+    /// Resident bytes of the process with its models, before any volume is read.
     pub(super) resident: u64,
     pub(super) structures: BTreeMap<String, u16>,
     pub(super) models: Vec<ModelUsed>,
     pub(super) model_sha256: String,
-    /// The Hounsfield units that the models see; none of models of other images than CT.
+    /// The range of Hounsfield units that the models use; `None` for models of images other than CT.
     pub(super) ct_window: Option<Window>,
     pub(super) observer: &'a dyn Observer,
 }
 
-/// A volume in memory, with the hash of the file it came from.
+/// A volume in memory, with the hash of its file.
 pub(super) struct Input<'a> {
     image: VolumeImage,
     sha256: String,
-    /// Spent reading.
+    /// Time spent reading.
     seconds: f64,
-    _memory: Admitted<'a>,
+    _memory: MemoryPermit<'a>,
 }
 
 /// A volume with its label map.
@@ -91,31 +91,31 @@ pub(super) struct Segmented<'a> {
     attention: Option<Attention>,
     report: CascadeReport,
     device: String,
-    /// Spent segmenting.
+    /// Time spent segmenting.
     seconds: f64,
 }
 
-/// What came of a case.
-pub(super) enum Ended {
-    /// Its label map was there already; what there is to say about it.
+/// The outcome of a case.
+pub(super) enum Outcome {
+    /// Its label map already existed; with notes.
     Kept(Vec<String>),
     Written(Box<Sidecar>),
-    /// A file that ctseg has not made would have been overwritten.
+    /// A file that ctseg did not make would have been overwritten.
     Protected(Error),
     Failed(Error),
-    /// Left for another time, or for another process, which has taken it over.
+    /// Left for the next run, or for another process that has taken it over.
     Dropped,
 }
 
 impl Batch<'_> {
-    /// What decides, beside the input, what a label map is like.
-    pub(super) fn way_sha256(&self) -> String {
+    /// Hash of everything except the input that determines a label map.
+    pub(super) fn settings_sha256(&self) -> String {
         let predictor = self.predictors.first();
         let outputs = &self.job.outputs;
-        let way = (
+        let settings = (
             INFERENCE_VERSION,
             &self.model_sha256,
-            predictor.map(Predictor::looks),
+            predictor.map(Predictor::views),
             predictor.map(Predictor::postprocessing),
             self.job.probabilities,
             (
@@ -129,8 +129,8 @@ impl Batch<'_> {
             ),
             &self.structures,
         );
-        let mut text = format!("{way:?}");
-        // Left out where none is set, so that older claims go on counting.
+        let mut text = format!("{settings:?}");
+        // Omitted if not set, so that the hash equals that of older versions.
         let threshold = predictor.map(Predictor::threshold);
         if let Some(threshold) = threshold.filter(|threshold| !threshold.is_empty()) {
             text += &format!("{threshold:?}");
@@ -141,22 +141,22 @@ impl Batch<'_> {
         format!("{:x}", Sha256::digest(text))
     }
 
-    /// The models that look together, of the first device.
+    /// The cascade on the first device.
     fn cascade(&self) -> Option<&Cascade> {
         self.predictors.first().and_then(Predictor::cascade)
     }
 
-    /// What its files, where there are some, decide about a case whose volume has this hash. `remembered`: claims say
-    /// that it was done in this batch, which is not to be done again.
-    fn decided(
+    /// Decides from a case's existing files whether to make it; `input_sha256` is its volume's hash. `marked_done`: an
+    /// earlier process has marked it as done, so `--overwrite` does not apply.
+    fn decide(
         &self,
         case: &PredictCase,
         input_sha256: &str,
-        remembered: bool,
+        marked_done: bool,
     ) -> Result<Decision> {
         let files = self.files(case);
         refuse_links_out(&case.output, &files)?;
-        if self.job.overwrite && !remembered {
+        if self.job.overwrite && !marked_done {
             return Ok(Decision::Make);
         }
         let editable = self.job.outputs.editable(&case.output, &self.structures);
@@ -169,7 +169,7 @@ impl Batch<'_> {
         wanted.decide(|made| self.is_current(made, input_sha256))
     }
 
-    /// All that a case leaves beside its sidecar, relative to its folder.
+    /// All files of a case except its sidecar, relative to its folder.
     fn files(&self, case: &PredictCase) -> Vec<PathBuf> {
         let mut files = self.job.outputs.files(&case.output, &self.structures);
         let probabilities = self.job.probabilities.map(|kind| kind.path(&case.output));
@@ -178,80 +178,80 @@ impl Batch<'_> {
         files
     }
 
-    /// The hash of a case's volume; where claims remember the case and its volume, without reading that.
-    fn input_sha256(&self, case: &PredictCase, remembered: bool) -> Result<String> {
-        let made = remembered.then(|| read_sidecar(&case.output)).flatten();
+    /// The hash of a case's volume; taken from the sidecar, without reading the volume, if the case is marked as done.
+    fn input_sha256(&self, case: &PredictCase, marked_done: bool) -> Result<String> {
+        let made = marked_done.then(|| read_sidecar(&case.output)).flatten();
         match made {
             Some(made) => Ok(made.input_sha256),
             None => file_sha256(&case.input),
         }
     }
 
-    /// What came of a case whose files are there already; none if it is to be made.
-    pub(super) fn ended_before(&self, index: usize, remembered: bool) -> Option<Ended> {
+    /// The outcome of a case whose files already exist; `None` if it is to be made.
+    pub(super) fn existing_outcome(&self, index: usize, marked_done: bool) -> Option<Outcome> {
         let case = &self.cases[index];
         if case.refused.is_some() {
-            return None; // reading it says why
+            return None; // reading it reports the error
         }
-        let decided = self
-            .input_sha256(case, remembered)
-            .and_then(|sha256| self.decided(case, &sha256, remembered));
-        ended(decided, case)
+        let decision = self
+            .input_sha256(case, marked_done)
+            .and_then(|sha256| self.decide(case, &sha256, marked_done));
+        outcome_of(decision, case)
     }
 
-    /// A case's volume, once there is memory for it; what came of the case where its files are there already.
+    /// Reads a case's volume, once there is memory for it; the outcome instead if its files already exist.
     pub(super) fn read<'r>(
         &self,
         index: usize,
-        memory: &'r Gate,
-    ) -> Result<std::result::Result<Input<'r>, Ended>> {
+        memory: &'r MemorySemaphore,
+    ) -> Result<std::result::Result<Input<'r>, Outcome>> {
         let case = &self.cases[index];
         if let Some(refused) = &case.refused {
             return Err(Error::file(&case.input, refused));
         }
         let header = read_header(&case.input);
         if let Ok(header) = &header {
-            // Nobody has segmented it before.
-            check_extent(&header.grid).map_err(|error| of_input(error, case))?;
+            // Implausible volumes are refused before hashing: they cannot have been segmented before.
+            check_extent(&header.grid).map_err(|error| with_input(error, case))?;
         }
         let hashing = Instant::now();
         let sha256 = file_sha256(&case.input)?;
-        if let Some(ended) = ended(self.decided(case, &sha256, false), case) {
-            return Ok(Err(ended));
+        if let Some(outcome) = outcome_of(self.decide(case, &sha256, false), case) {
+            return Ok(Err(outcome));
         }
         let hashing = hashing.elapsed();
         let grid = header?.grid;
         self.check_memory(case, &grid)?;
         let voxels = grid.voxels() as u64;
-        let admitted = memory.admit(voxels.saturating_mul(VOXEL_BYTES));
+        let permit = memory.acquire(voxels.saturating_mul(VOXEL_BYTES));
         let reading = Instant::now();
         let mut image = read_volume(&case.input)?;
-        self.in_hounsfield_units(&mut image);
+        self.rescale_hu(&mut image);
         Ok(Ok(Input {
             image,
             sha256,
             seconds: (hashing + reading.elapsed()).as_secs_f64(),
-            _memory: admitted,
+            _memory: permit,
         }))
     }
 
-    /// Refuses a volume that takes more memory than there is, before any is taken for it.
+    /// Refuses a volume that needs more memory than available, before anything is allocated for it.
     fn check_memory(&self, case: &PredictCase, grid: &Grid) -> Result<()> {
         let predictor = self.predictors.first();
         let checked = match (self.job.max_ram, predictor) {
             (None, Some(predictor)) => {
-                predictor.check_memory(grid, self.job.tells(), self.resident)
+                predictor.check_memory(grid, self.job.needs_probabilities(), self.resident)
             }
             _ => match self.too_large.get(&case.input) {
                 Some(why) => Err(Error::file(&case.input, why)),
                 None => Ok(()),
             },
         };
-        checked.map_err(|error| of_input(error, case))
+        checked.map_err(|error| with_input(error, case))
     }
 
-    /// Brings the image's values to Hounsfield units if that was asked for, and says it where they do not look like them.
-    fn in_hounsfield_units(&self, image: &mut VolumeImage) {
+    /// Rescales the image to Hounsfield units if requested, and adds a warning if the values do not look like them.
+    fn rescale_hu(&self, image: &mut VolumeImage) {
         let reading = Reading {
             rescale_hu: self.job.rescale_hu,
             ..Reading::default()
@@ -259,24 +259,24 @@ impl Batch<'_> {
         reading.rescale(image);
         if self.ct_window.is_some() {
             let suspicion = Suspicion::of(image.volume.data.view(), self.ct_window);
-            let warning = suspicion.map(|suspicion| suspicion.sentence());
+            let warning = suspicion.map(|suspicion| suspicion.warning());
             image.header.warnings.extend(warning);
         }
     }
 
-    /// Whether a finished case was made of this input, by this model and in this way.
+    /// Whether a finished case was made from this input, with this model and these settings.
     fn is_current(&self, made: &Sidecar, input_sha256: &str) -> bool {
         let Some(predictor) = self.predictors.first() else {
             return false;
         };
-        made.is_of(input_sha256, self.job.rescale_hu, &self.model_sha256)
-            && made.cascade.looks == predictor.looks()
+        made.matches(input_sha256, self.job.rescale_hu, &self.model_sha256)
+            && made.cascade.views == predictor.views()
             && made.cascade.postprocessing == *predictor.postprocessing()
             && made.cascade.threshold == *predictor.threshold()
-            && self.job.outputs.are_of(made, &self.structures)
+            && self.job.outputs.match_sidecar(made, &self.structures)
     }
 
-    /// Segments a case's volume on one of the devices, unless the batch is `halted`.
+    /// Segments a case's volume on one of the devices; stops if the batch is `halted`.
     pub(super) fn segment<'r>(
         &self,
         index: usize,
@@ -298,23 +298,23 @@ impl Batch<'_> {
         let mut masks = overlapping.map(|cascade| {
             OverlappingMasks::new(volume.grid, cascade.values(), cascade.thresholds())
         });
-        let mut heard: Vec<&mut dyn Probabilities> = Vec::new();
-        heard.extend(probabilities.iter_mut().map(|file| file as _));
-        heard.extend(entropy.iter_mut().map(|file| file as _));
-        heard.extend(masks.iter_mut().map(|masks| masks as _));
+        let mut sinks: Vec<&mut dyn ProbabilitySink> = Vec::new();
+        sinks.extend(probabilities.iter_mut().map(|file| file as _));
+        sinks.extend(entropy.iter_mut().map(|file| file as _));
+        sinks.extend(masks.iter_mut().map(|masks| masks as _));
         let dropped = || "the case was dropped".to_owned();
         let on_pieces = |pieces: usize, total: usize| {
             task.get_or_init(|| self.observer.task(&name, total as u64, predictor.unit()))
                 .advance(pieces as u64);
-            unless_stopped(halted, dropped)?;
-            match self.job.leaving {
-                Some(leaving) => unless_stopped(leaving.asked, dropped),
+            check_stop(halted, dropped)?;
+            match self.job.immediate_exit {
+                Some(exit) => check_stop(exit.requested, dropped),
                 None => Ok(()),
             }
         };
         let (labels, mut report) = predictor
-            .segment_telling(volume, &on_pieces, heard)
-            .map_err(|error| of_input(error, case))?;
+            .segment_with_probabilities(volume, &on_pieces, sinks)
+            .map_err(|error| with_input(error, case))?;
         drop(task);
         report.seconds.insert("read".to_owned(), input.seconds);
         let attention = match (self.job.on_attention, cascade) {
@@ -364,8 +364,9 @@ impl Batch<'_> {
         EntropyFile::create(&case.output, cascade.maps(), outputs, &grid).map(Some)
     }
 
-    /// Puts what was written while logits streamed by under its name; gives the probabilities' file.
-    fn finished(
+    /// Moves the files that were written while logits were exported to their final names; returns the probabilities'
+    /// file.
+    fn finish(
         &self,
         (probabilities, entropy): (Option<ProbabilityFile>, Option<EntropyFile>),
         image: &VolumeImage,
@@ -393,21 +394,21 @@ impl Batch<'_> {
         Ok(saved)
     }
 
-    /// Writes a case's files, unless somebody has put some there in the meantime.
-    pub(super) fn write(&self, index: usize, mut segmented: Segmented) -> Result<Ended> {
+    /// Writes a case's files, unless files of others have appeared in the meantime.
+    pub(super) fn write(&self, index: usize, mut segmented: Segmented) -> Result<Outcome> {
         let case = &self.cases[index];
         let sha256 = segmented.input.sha256.clone();
-        if let Some(ended) = ended(self.decided(case, &sha256, false), case) {
-            return Ok(ended);
+        if let Some(outcome) = outcome_of(self.decide(case, &sha256, false), case) {
+            return Ok(outcome);
         }
         let mut masks = segmented.masks.take();
         if let (Some(masks), Some(cascade)) = (&mut masks, self.cascade()) {
             masks.clean(cascade.clean_up())?;
         }
-        // As if it had been segmented just now: the time in a queue is nobody's.
-        let spent = Duration::try_from_secs_f64(segmented.seconds).unwrap_or_default();
+        // The time in the queue does not count.
+        let segmenting = Duration::try_from_secs_f64(segmented.seconds).unwrap_or_default();
         let now = Instant::now();
-        let mut making = Making {
+        let mut writer = CaseWriter {
             input: &case.input,
             input_sha256: &sha256,
             image: &segmented.input.image,
@@ -418,41 +419,41 @@ impl Batch<'_> {
             outputs: &self.job.outputs,
             rescale_hu: self.job.rescale_hu,
             probabilities: None,
-            started: now.checked_sub(spent).unwrap_or(now),
+            started: now.checked_sub(segmenting).unwrap_or(now),
         };
-        making.begin(&case.output, self.files(case))?;
+        writer.start(&case.output, self.files(case))?;
         if let (Some(draw), Some(attention)) = (self.job.on_attention, &segmented.attention) {
             draw(case, attention)?;
         }
         let streamed = (segmented.probabilities, segmented.entropy);
-        making.probabilities = self.finished(streamed, making.image, &mut segmented.report)?;
+        writer.probabilities = self.finish(streamed, writer.image, &mut segmented.report)?;
         let maps = (segmented.labels, masks);
-        let sidecar = making.written(&case.output, maps, segmented.report)?;
-        Ok(Ended::Written(Box::new(sidecar)))
+        let sidecar = writer.write(&case.output, maps, segmented.report)?;
+        Ok(Outcome::Written(Box::new(sidecar)))
     }
 }
 
-/// An error that a case's volume is to blame for names it.
-fn of_input(error: Error, case: &PredictCase) -> Error {
+/// Adds the volume's path to an error that it caused.
+fn with_input(error: Error, case: &PredictCase) -> Error {
     match error {
         Error::Invalid(problem) => Error::file(&case.input, problem),
         other => other,
     }
 }
 
-/// What came of a case whose files have decided; none if it is to be made.
-fn ended(decided: Result<Decision>, case: &PredictCase) -> Option<Ended> {
-    match decided {
+/// The outcome of a case by the decision about its files; `None` if it is to be made.
+fn outcome_of(decision: Result<Decision>, case: &PredictCase) -> Option<Outcome> {
+    match decision {
         Ok(Decision::Make) => None,
-        Ok(Decision::Keep) => Some(Ended::Kept(Vec::new())),
-        Ok(Decision::KeepChanged(file)) => Some(Ended::Kept(vec![format!(
-            "{} was changed by hand since ctseg wrote it, and is kept; --overwrite makes it again",
+        Ok(Decision::Keep) => Some(Outcome::Kept(Vec::new())),
+        Ok(Decision::KeepChanged(file)) => Some(Outcome::Kept(vec![format!(
+            "{} was changed since ctseg wrote it, and is kept; use --overwrite to make it again",
             file.display()
         )])),
-        // Of a volume that cannot be read nothing is known; all else is about what is there already.
+        // Errors about other files than the volume are about existing outputs.
         Err(error) => Some(match &error {
-            Error::File { path, .. } if *path != case.input => Ended::Protected(error),
-            _ => Ended::Failed(error),
+            Error::File { path, .. } if *path != case.input => Outcome::Protected(error),
+            _ => Outcome::Failed(error),
         }),
     }
 }

@@ -1,23 +1,23 @@
-//! How things stand with a case.
+//! The state of a case.
 
 use serde::{Deserialize, Serialize};
 
-/// How things stand with a case, as `predictions.json` says it.
+/// The state of a case in `predictions.json`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "lowercase")]
 pub enum CaseState {
-    /// Still to be done.
+    /// Not done yet.
     #[default]
     Pending,
-    /// Its label map was there already, of the same input, model and inference version, or changed by hand.
+    /// Its label map already existed: from the same input, model and inference version, or edited by the user.
     Kept {
-        /// What was found there.
+        /// Notes about the existing files.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         notes: Vec<String>,
     },
     Done {
         seconds: f64,
-        /// Deviations from the normal way.
+        /// Deviations from normal processing.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         notes: Vec<String>,
     },

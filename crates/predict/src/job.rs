@@ -10,8 +10,8 @@ use ctseg_base::failures::Failure;
 use ctseg_base::{Error, Result};
 use ctseg_core::inference::attention::Attention;
 use ctseg_core::inference::cascade::Cascade;
-use ctseg_core::inference::load_options::Loading;
-use ctseg_core::inference::memory_limit::Limit;
+use ctseg_core::inference::load_options::LoadOptions;
+use ctseg_core::inference::memory_limit::MemoryLimit;
 use ctseg_core::inference::predictor::Predictor;
 use ctseg_core::inference::threshold::Thresholds;
 use ctseg_core::model::identity::ModelUsed;
@@ -25,85 +25,84 @@ use ctseg_engine::precision::Precision;
 use ctseg_image::preprocess::channels::Window;
 use ctseg_image::preprocess::rescale_hu::RescaleHu;
 
-/// What to segment, with what.
+/// A prediction job.
 pub struct PredictJob<'a> {
     pub cases: Vec<PredictCase>,
-    /// Where `predictions.json` goes, and `failures.jsonl` if a case fails.
+    /// The folder of `predictions.json`, and of `failures.jsonl` if a case fails.
     pub folder: PathBuf,
-    /// One model, or several whose logits are averaged, see [`Cascade::segment`]; or one of several parts.
+    /// One model, an ensemble (see [`Cascade::segment`]), or a multi-part model.
     pub models: Vec<PathBuf>,
-    /// One device, or several that take cases from one queue.
+    /// One or more devices, which take cases from one queue.
     pub computes: Vec<Compute>,
-    /// Whether stage 2 looks at mirror images too, see [`ctseg_core::inference::test_time_augmentation`]; none: as the
-    /// models usually do.
+    /// Test-time augmentation of stage 2, see [`ctseg_core::inference::test_time_augmentation`]; `None` for each
+    /// model's default.
     pub tta: Option<bool>,
-    /// Whether label maps are cleaned up as the model asks for.
+    /// Whether to apply the model's post-processing.
     pub postprocess: bool,
-    /// From which probability on structures are marked.
     pub thresholds: Thresholds,
-    /// Whether label maps that are whole and of this input and model are made again.
+    /// Whether to make label maps again that are intact and from the same input and model.
     pub overwrite: bool,
-    /// Most memory that the process may take, in bytes; see [`ctseg_core::inference::memory_limit`].
+    /// Memory limit of the process in bytes; see [`ctseg_core::inference::memory_limit`].
     pub max_ram: Option<u64>,
-    /// Whether probabilities are kept beside the label maps, and how.
+    /// Whether probabilities are saved, and in which format.
     pub probabilities: Option<ProbabilityKind>,
-    /// How the volumes' values become Hounsfield units; none: they are.
+    /// How to rescale the volumes to Hounsfield units; `None` if they already are.
     pub rescale_hu: Option<RescaleHu>,
-    /// Which files each case gives.
+    /// The output files of each case.
     pub outputs: Outputs,
-    /// Whether `statistics.csv` is written into the folder at the end.
+    /// Whether to write `statistics.csv` into the folder at the end.
     pub statistics: bool,
-    /// The part of the cases that is this process's.
+    /// The shard of the cases for this process.
     pub shard: Option<Shard>,
-    /// Shares the cases with other processes, each case to one of them.
+    /// Shares the cases with other processes through claims.
     pub claiming: Option<Claiming>,
-    /// Is shown where stage 2's attention gates look in each case that is segmented.
+    /// Receives stage 2's attention maps of each segmented case.
     pub on_attention: Option<&'a OnAttention>,
-    /// Set from outside to stop after the cases under way.
+    /// Set by the caller to stop after the current cases.
     pub stop: &'a AtomicBool,
-    /// A way to leave without waiting for the cases under way.
-    pub leaving: Option<Leaving<'a>>,
+    /// Ends the process without waiting for the current cases.
+    pub immediate_exit: Option<ImmediateExit<'a>>,
 }
 
 impl PredictJob<'_> {
-    /// Whether something is made of the probabilities on a volume's grid.
-    pub(super) fn tells(&self) -> bool {
+    /// Whether an output needs the probabilities on a volume's grid.
+    pub(super) fn needs_probabilities(&self) -> bool {
         self.probabilities.is_some() || self.outputs.entropy || self.outputs.overlap
     }
 
-    /// Memory is counted for one device.
+    /// An error if there is a memory limit and more than one device.
     pub(super) fn refuse_several_devices(&self) -> Result<()> {
         if self.max_ram.is_none() || self.computes.len() < 2 {
             return Ok(());
         }
         Err(Error::usage(
-            "--max-ram counts the memory of one device; name one with --device",
+            "--max-ram supports one device only; choose one with --device",
         ))
     }
 
-    /// A model of several parts has no network that knows all structures.
-    pub(super) fn refuse_parts(&self, models: &Models) -> Result<()> {
-        let wants_one_network = self.tells() || self.on_attention.is_some();
-        if !wants_one_network || models.tells_probabilities() {
+    /// An error if an output needs one network for all structures, and the model has several parts.
+    pub(super) fn refuse_multi_part(&self, models: &Models) -> Result<()> {
+        let wants_one_network = self.needs_probabilities() || self.on_attention.is_some();
+        if !wants_one_network || models.has_probabilities() {
             return Ok(());
         }
         Err(Error::usage(
-            "--save-probabilities, --save-entropy, --overlap and --attention are of one network; a model of several parts has none of all its structures: name a part's folder with --model",
+            "--save-probabilities, --save-entropy, --overlap and --attention need one network for all structures, which a multi-part model does not have; pass one part's folder with --model",
         ))
     }
 
-    /// See [`Models::ct_window`]; an error if Hounsfield units are asked for and there are none.
+    /// See [`Models::ct_window`]; an error if `--rescale-hu` is given and the models are not for CT.
     pub(super) fn ct_window(&self, models: &Models) -> Result<Option<Window>> {
         let window = models.ct_window();
         match self.rescale_hu.is_some() && window.is_none() {
             true => Err(Error::usage(
-                "--rescale-hu is for CT, and the model was trained on other images; leave it out",
+                "--rescale-hu is for CT, and the model was trained on other images; remove --rescale-hu",
             )),
             false => Ok(window),
         }
     }
 
-    /// The cases that are this process's to look at.
+    /// The cases of this process.
     pub(super) fn own_cases(&self) -> Vec<PredictCase> {
         let own = |case: &&PredictCase| {
             let shard = self.shard;
@@ -112,7 +111,7 @@ impl PredictJob<'_> {
         self.cases.iter().filter(own).cloned().collect()
     }
 
-    /// One for each device, and the volumes that `--max-ram` is too little for, with why.
+    /// One predictor per device, and the volumes that exceed `--max-ram`, with messages.
     pub(super) fn predictors(
         &self,
         models: &Models,
@@ -121,32 +120,35 @@ impl PredictJob<'_> {
         let limit = self.max_ram.map(|bytes| {
             let inputs = cases.iter().filter(|case| case.refused.is_none());
             let inputs: Vec<PathBuf> = inputs.map(|case| case.input.clone()).collect();
-            Limit::new(bytes, &inputs, self.tells())
+            MemoryLimit::new(bytes, &inputs, self.needs_probabilities())
         });
         let predictors = self.computes.iter().map(|compute| {
             if compute.precision == Precision::F32 || self.max_ram.is_some() {
-                compute.keep_little_memory();
+                compute.limit_memory_cache();
             }
-            let loading = Loading {
+            let options = LoadOptions {
                 compute,
                 tta: self.tta,
                 postprocess: self.postprocess,
                 thresholds: &self.thresholds,
                 limit: limit.as_ref(),
             };
-            let predictor = Predictor::load(models, &loading)?;
+            let predictor = Predictor::load(models, &options)?;
             if self.outputs.overlap && predictor.cascade().is_some_and(Cascade::is_exclusive) {
                 return Err(Error::usage(
-                    "--overlap: the model's classes are exclusive, no voxel can be of two; expected a model of independent structures (outputs = \"independent\" in its recipe)",
+                    "--overlap: the model's classes are exclusive, so structures cannot overlap; expected a model with independent structures (outputs = \"independent\" in its recipe)",
                 ));
             }
             Ok(predictor)
         });
         let predictors = predictors.collect::<Result<_>>()?;
-        Ok((predictors, limit.map(Limit::refused).unwrap_or_default()))
+        Ok((
+            predictors,
+            limit.map(MemoryLimit::refused).unwrap_or_default(),
+        ))
     }
 
-    /// Refuses cases that are called as another one's statistics are, and those others.
+    /// Refuses pairs of cases where the sidecar of one and the statistics of the other have the same file name.
     pub(super) fn refuse_shared_names(&self, cases: &mut [PredictCase]) {
         if self.outputs.statistics_json.is_none() {
             return;
@@ -164,7 +166,7 @@ impl PredictJob<'_> {
                 .or_else(|| sidecars.get(&statistics_path(&case.output)));
             if let (Some(other), None) = (other, &case.refused) {
                 case.refused = Some(format!(
-                    "its sidecar or statistics would have the same name as those of {}; predict them into two folders",
+                    "its sidecar or statistics file would have the same name as that of {}; predict them into separate folders",
                     other.display()
                 ));
             }
@@ -172,50 +174,50 @@ impl PredictJob<'_> {
     }
 }
 
-/// Leaving at once.
+/// Ends the process immediately on request.
 #[derive(Clone, Copy)]
-pub struct Leaving<'a> {
-    /// Set from outside.
-    pub asked: &'a AtomicBool,
-    /// Ends the process; is called when everything on disk is in order.
-    pub leave: &'a (dyn Fn() + Sync),
+pub struct ImmediateExit<'a> {
+    /// Set by the caller.
+    pub requested: &'a AtomicBool,
+    /// Ends the process; called when everything on disk is consistent.
+    pub exit: &'a (dyn Fn() + Sync),
 }
 
-/// Hears of what a case's attention gates look at.
+/// Receives a case's attention maps.
 pub type OnAttention = dyn Fn(&PredictCase, &Attention) -> Result<()> + Sync;
 
-/// What came of a batch. Cases are listed in the order in which they were named.
+/// The summary of a batch. Cases are listed in the order of the arguments.
 #[derive(Debug, Clone, Default)]
 pub struct PredictSummary {
-    /// What the cases were segmented by.
+    /// The models that were used.
     pub models: Vec<ModelUsed>,
-    /// How many mirror images they looked at, the volume itself included.
-    pub looks: usize,
-    /// How many cases were this process's to look at.
+    /// Number of test-time augmentation views, including the originals.
+    pub views: usize,
+    /// Number of cases of this process.
     pub cases: usize,
     pub written: Vec<PathBuf>,
-    /// Label maps that were there already, of the same input, model and version, or changed by hand.
+    /// Existing label maps, from the same input, model and version, or edited by the user.
     pub kept: Vec<PathBuf>,
-    /// Label maps of cases that failed because ctseg has not made what is there.
+    /// Label maps of cases that failed because ctseg did not make the existing files.
     pub protected: Vec<PathBuf>,
-    /// Label maps of the other processes that share the cases.
+    /// Label maps made by other processes that share the cases.
     pub by_others: Vec<PathBuf>,
     pub failures: Vec<Failure>,
-    /// Where the failures are listed.
+    /// The list of failures.
     pub failures_file: PathBuf,
-    /// Where all cases are.
+    /// The list of all cases.
     pub manifest_file: PathBuf,
-    /// Cases that were not segmented in the normal way, and why.
+    /// Deviations from normal processing, by case.
     pub notes: Vec<(PathBuf, String)>,
     pub seconds: f64,
-    /// Set if the batch was stopped from outside before its end.
+    /// Whether the batch was stopped by the caller before its end.
     pub interrupted: bool,
-    /// Why the batch ended before its end, where that was not asked for.
+    /// Why the batch ended early, if not on request.
     pub ended_early: Option<String>,
 }
 
 impl PredictSummary {
-    /// Whether a case has a label map now, be it somebody else's.
+    /// Whether any case has a label map now, no matter who made it.
     pub fn has_label_maps(&self) -> bool {
         let all = [&self.written, &self.kept, &self.by_others, &self.protected];
         all.iter().any(|label_maps| !label_maps.is_empty())

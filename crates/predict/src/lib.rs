@@ -1,7 +1,7 @@
-//! Many volumes in, many label maps out: one bad case never costs another.
+//! Batch prediction: a failed case never affects another.
 //!
-//! Cases pass through three stages that overlap, see `stages`; which cases this process takes, `queue` says; what came
-//! of each, `record` keeps.
+//! Cases run through a pipeline of three stages (`stages`), come from a queue (`queue`), and their outcomes are
+//! recorded (`record`).
 
 #![forbid(unsafe_code)]
 
@@ -19,7 +19,7 @@ mod stages;
 pub mod statistics_csv;
 
 pub use case_state::CaseState;
-pub use job::{Leaving, OnAttention, PredictJob, PredictSummary};
+pub use job::{ImmediateExit, OnAttention, PredictJob, PredictSummary};
 
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -33,28 +33,28 @@ use ctseg_core::outputs::label_folders::refuse_label_folders;
 
 use case::{Batch, memory_of_volumes};
 use claims::Claims;
-use queue::Supply;
+use queue::CaseQueue;
 use record::Record;
 use stages::Pipeline;
 use statistics_csv::write_statistics;
 
-/// Segments every case; weights are loaded once per device, volumes are read and label maps written while others
-/// are segmented. Failed cases are listed in the summary and in `failures.jsonl`, all cases in `predictions.json`.
+/// Segments every case. Weights are loaded once per device; volumes are read and label maps written while others are
+/// segmented. Failed cases are listed in the summary and in `failures.jsonl`, all cases in `predictions.json`.
 ///
 /// # Errors
-/// Only what concerns all cases: no usable model or device, no usable output folder or claim folder, an output folder
-/// among the labels of the volumes' dataset, too little space for the label maps.
+/// Only errors that affect all cases: no usable model, device, output folder or claims folder; an output folder
+/// inside the labels of the volumes' dataset; too little disk space.
 pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSummary> {
     let started = Instant::now();
     job.refuse_several_devices()?;
     refuse_label_folders(&job.cases)?;
     let mut cases = job.own_cases();
-    // Found out before hours of work, not after.
+    // Checked before hours of work, not after.
     let folders = preflight::output_folders(&job.folder, &cases)?;
     preflight::clean(&folders, observer)?;
     job.refuse_shared_names(&mut cases);
     let mut models = Models::open(&job.models)?;
-    job.refuse_parts(&models)?;
+    job.refuse_multi_part(&models)?;
     let structures = models.structures()?;
     let names = structures.iter().map(|s| s.name.as_str());
     job.thresholds.refuse_unknown(names)?;
@@ -77,21 +77,21 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
         observer,
     };
     let claims = job.claiming.as_ref().map(|claiming| {
-        let way = batch.way_sha256();
-        let way = (way.as_str(), job.outputs.label_map);
-        Claims::open(claiming, &job.folder, &cases, way)
+        let settings = batch.settings_sha256();
+        let settings = (settings.as_str(), job.outputs.label_map);
+        Claims::open(claiming, &job.folder, &cases, settings)
     });
     let claims = claims.transpose()?;
     let halted = AtomicBool::new(false);
     let record = Record::new(&batch, claims.as_ref(), &halted, folders, started);
     let memory = memory_of_volumes(job.max_ram, predictors.len());
-    let supply = match &claims {
-        None => Supply::of_list(cases.len()),
-        Some(claims) => Supply::of_claims(claims, cases.len()),
+    let queue = match &claims {
+        None => CaseQueue::of_list(cases.len()),
+        Some(claims) => CaseQueue::of_claims(claims, cases.len()),
     };
     let pipeline = Pipeline {
         batch: &batch,
-        supply: &supply,
+        queue: &queue,
         memory: &memory,
         halted: &halted,
     };
@@ -99,12 +99,12 @@ pub fn predict(job: &PredictJob, observer: &dyn Observer) -> Result<PredictSumma
     if job.statistics
         && let Err(error) = write_statistics(&job.folder)
     {
-        observer.warn(&error.to_string()); // the sidecars have it all
+        observer.warn(&error.to_string()); // the sidecars have all statistics
     }
     Ok(summary)
 }
 
-/// What each case of a model of these structures leaves on disk.
+/// The files that each case writes, for a model with these structures.
 fn results_of(job: &PredictJob, structures: &[Structure]) -> preflight::Results {
     preflight::Results {
         wide: structures.iter().any(|structure| structure.value > 255),

@@ -1,4 +1,4 @@
-//! `predictions.json` and `failures.jsonl`: every case of a batch, and those that failed.
+//! `predictions.json` and `failures.jsonl`: all cases of a batch, and those that failed.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ use ctseg_core::model::identity::ModelUsed;
 use ctseg_core::outputs::inputs::PredictCase;
 use ctseg_core::outputs::sidecar::sidecar_path;
 
-/// Where a batch's record lies.
+/// Paths of a batch's record.
 #[derive(Debug, Clone)]
 pub(super) struct RecordFiles {
     pub(super) failures: PathBuf,
@@ -25,18 +25,18 @@ pub(super) struct RecordFiles {
 }
 
 impl RecordFiles {
-    /// In the job's folder; shards, which write side by side, have their own: `predictions-3-of-8.json`. Where another
-    /// program's file or a case's sidecar bears such a name, it is `predictions.batch.json`.
+    /// In the job's folder; each shard has its own: `predictions-3-of-8.json`. If another program's file or a case's
+    /// sidecar has that name, it is `predictions.batch.json`.
     pub(super) fn of(job: &PredictJob, cases: &[PredictCase]) -> Self {
         let shard = job.shard.map(|shard| format!("-{}", shard.suffix()));
         let shard = shard.unwrap_or_default();
         let free = |name: &str, ending: &str, is_own: fn(&Path) -> bool| {
-            let usual = job.folder.join(format!("{name}{shard}.{ending}"));
+            let default = job.folder.join(format!("{name}{shard}.{ending}"));
             let mut cases = cases.iter();
-            let is_sidecar = cases.any(|case| sidecar_path(&case.output) == usual);
-            match is_sidecar || (usual.exists() && !is_own(&usual)) {
+            let is_sidecar = cases.any(|case| sidecar_path(&case.output) == default);
+            match is_sidecar || (default.exists() && !is_own(&default)) {
                 true => job.folder.join(format!("{name}{shard}.batch.{ending}")),
-                false => usual,
+                false => default,
             }
         };
         Self {
@@ -45,20 +45,20 @@ impl RecordFiles {
         }
     }
 
-    /// The failures that an earlier run has listed.
+    /// The failures listed by an earlier run.
     pub(super) fn failures_before(&self) -> Vec<Failure> {
         let text = read_text(&self.failures).unwrap_or_default();
         let lines = text.lines().map(serde_json::from_str);
         lines.filter_map(|failure| failure.ok()).collect()
     }
 
-    /// Writes the list of failures anew; there is none where nothing failed.
+    /// Replaces the list of failures; removes it if nothing failed.
     pub(super) fn write_failures(&self, failures: &[Failure]) -> Result<()> {
         write_failures(&self.failures, failures)
     }
 }
 
-/// Whether an earlier batch wrote the file, or left it empty.
+/// Whether the file is empty or was written by an earlier batch.
 fn is_own_manifest(path: &Path) -> bool {
     #[derive(Deserialize)]
     struct Own {
@@ -69,7 +69,7 @@ fn is_own_manifest(path: &Path) -> bool {
         .is_ok_and(|text| text.is_empty() || serde_json::from_slice::<Own>(&text).is_ok())
 }
 
-/// As [`is_own_manifest`], of a list of failures.
+/// Like [`is_own_manifest`], for a list of failures.
 fn is_own_list(path: &Path) -> bool {
     let first = |text: &[u8]| text.split(|byte| *byte == b'\n').next().map(<[u8]>::to_vec);
     let text = regular_file::read(path).ok();
@@ -81,39 +81,41 @@ fn is_own_list(path: &Path) -> bool {
 #[derive(Serialize)]
 pub(super) struct Manifest<'a> {
     pub(super) ctseg_version: &'static str,
-    /// Which process has written this.
+    /// The process that wrote this.
     #[serde(flatten)]
     pub(super) worker: &'a Worker,
-    /// When the batch began, RFC 3339 in UTC.
-    pub(super) begun: &'a str,
-    /// The folder that the label maps go to.
+    /// When the batch started, RFC 3339 in UTC.
+    #[serde(rename = "begun")]
+    pub(super) started_at: &'a str,
+    /// The output folder.
     #[serde(with = "os_text::path")]
     pub(super) folder: &'a Path,
-    /// Where the processes that share the cases meet.
+    /// The claims folder of the processes that share the cases.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) claims: Option<ClaimsAt<'a>>,
     pub(super) models: &'a [ModelUsed],
     pub(super) model_sha256: &'a str,
     pub(super) devices: Vec<String>,
     pub(super) shard: Option<String>,
-    /// Whether the run is over; false while it lasts, and after a kill.
+    /// Whether the run has ended; false while it is running, and after a kill.
     pub(super) ended: bool,
-    /// Whether it was stopped from outside before all was done.
+    /// Whether it was stopped by the caller before all cases were done.
     pub(super) interrupted: bool,
-    /// Why it ended before its end without that.
+    /// Why it ended early, if not on request.
     pub(super) ended_early: Option<&'a str>,
     pub(super) seconds: f64,
     pub(super) counts: Counts,
     pub(super) cases: Vec<ManifestCase<'a>>,
 }
 
-/// What somebody who looks on needs to read the processes' folder.
+/// What monitoring needs to read the claims folder.
 #[derive(Serialize)]
 pub(super) struct ClaimsAt<'a> {
     #[serde(with = "os_text::path")]
     folder: PathBuf,
     expiry_seconds: f64,
-    way: &'a str,
+    #[serde(rename = "way")]
+    settings: &'a str,
 }
 
 impl<'a> ClaimsAt<'a> {
@@ -122,7 +124,7 @@ impl<'a> ClaimsAt<'a> {
             folder: std::path::absolute(claims.folder())
                 .unwrap_or_else(|_| claims.folder().to_path_buf()),
             expiry_seconds: claims.expiry().as_secs_f64(),
-            way: claims.way(),
+            settings: claims.settings(),
         }
     }
 }
@@ -138,7 +140,7 @@ pub(super) struct ManifestCase<'a> {
     pub(super) state: &'a CaseState,
 }
 
-/// How many cases are in which state.
+/// Number of cases by state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub(super) struct Counts {
     pub(super) done: usize,
@@ -164,8 +166,9 @@ impl Counts {
 
 impl Manifest<'_> {
     pub(super) fn write(&self, path: &Path) -> Result<()> {
-        let text = serde_json::to_string_pretty(self)
-            .map_err(|error| Error::file(path, format!("cannot describe the batch: {error}")))?;
+        let text = serde_json::to_string_pretty(self).map_err(|error| {
+            Error::file(path, format!("cannot write the batch as JSON: {error}"))
+        })?;
         write_bytes_atomically(path, text.as_bytes())
     }
 }

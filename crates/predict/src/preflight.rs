@@ -1,11 +1,11 @@
-//! What can be known before work begins: folders that cannot be written, leftovers of killed runs, too little space.
+//! Checks before the work starts: writable folders, temporary files of killed runs, free disk space.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use ctseg_base::atomic_file::{parent_of, temporary_file};
 use ctseg_base::progress::Observer;
-use ctseg_base::temp_files::remove_leftovers;
+use ctseg_base::temp_files::remove_stale_temp_files;
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_core::inference::stage::check_extent;
@@ -14,14 +14,13 @@ use ctseg_core::outputs::probabilities::ProbabilityKind;
 use ctseg_core::outputs::sidecar::sidecar_path;
 use ctseg_image::formats::{case_file, read_header};
 
-/// A sidecar, and what the file system adds to each file.
-const BESIDE_BYTES: u64 = 32 << 10;
+/// Bytes per case for the sidecar and the file system's overhead.
+const OVERHEAD_BYTES: u64 = 32 << 10;
 
-/// The folders that results go to, made and found to be writable; none for cases that are refused, and none that a link
-/// leads to.
+/// Creates the output folders and checks that they are writable. Skips refused cases and links.
 ///
 /// # Errors
-/// One that cannot be made or written.
+/// A folder cannot be created or is not writable.
 pub(super) fn output_folders(folder: &Path, cases: &[PredictCase]) -> Result<Vec<PathBuf>> {
     let outputs = cases.iter().filter(|case| case.refused.is_none());
     let outputs: Vec<&Path> = outputs.map(|case| case.output.as_path()).collect();
@@ -30,50 +29,50 @@ pub(super) fn output_folders(folder: &Path, cases: &[PredictCase]) -> Result<Vec
     for folder in &folders {
         drop(temporary_file(folder)?);
     }
-    // Where a case has a folder of its own beside its label map.
+    // Folders of masks.
     let own = outputs.iter().map(|output| case_file(output, ""));
     folders.extend(own.filter(|own| own.is_dir() && !own.is_symlink()));
     Ok(folders.into_iter().collect())
 }
 
-/// Removes what killed runs left.
+/// Removes temporary files of killed runs.
 pub(super) fn clean(folders: &[PathBuf], observer: &dyn Observer) -> Result<()> {
     let mut removed = 0;
     for folder in folders {
-        removed += remove_leftovers(folder)?;
+        removed += remove_stale_temp_files(folder)?;
     }
     if removed > 0 {
-        observer.say(&format!(
-            "removed {} that a killed run had left",
+        observer.info(&format!(
+            "removed {} of a killed run",
             counted(removed, "temporary file")
         ));
     }
     Ok(())
 }
 
-/// What each case leaves on disk.
+/// The files that each case writes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Results {
-    /// Label maps have 16 bits.
+    /// Whether label maps have 16 bits.
     pub(super) wide: bool,
-    /// Whether there is a mask per structure beside the label map.
+    /// Whether there is a mask per structure.
     pub(super) split: bool,
-    /// Probabilities, of so many structures.
+    /// Format of the probabilities, and number of structures.
     pub(super) probabilities: Option<(ProbabilityKind, usize)>,
-    /// Whether there is a map of entropies.
+    /// Whether there is an entropy map.
     pub(super) entropy: bool,
 }
 
-/// Refuses a batch whose results will not fit onto the file system, as far as lengths and headers of the volumes tell.
+/// Refuses a batch whose results will not fit on the file system, estimated from sizes and headers of the volumes.
 ///
 /// # Errors
-/// Less space than the results that are not there yet will take.
+/// Less free space than the missing results will take.
 pub(super) fn check(folder: &Path, cases: &[PredictCase], results: &Results) -> Result<()> {
-    // File systems that do not tell are taken for roomy.
-    let Ok(known) = rustix::fs::statvfs(folder) else {
+    // File systems that do not report their free space are not checked.
+    let Ok(stat) = rustix::fs::statvfs(folder) else {
         return Ok(());
     };
-    let free = known.f_bavail.saturating_mul(known.f_frsize);
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     let missing = cases
         .iter()
         .filter(|case| !sidecar_path(&case.output).exists());
@@ -88,15 +87,15 @@ pub(super) fn check(folder: &Path, cases: &[PredictCase], results: &Results) -> 
     Err(Error::file(
         folder,
         format!(
-            "too little space: the results will take about {}, {} are free; make room or choose another -o",
+            "too little disk space: the results need about {}, and {} are free; free some space or choose another -o",
             in_mb(needed),
             in_mb(free)
         ),
     ))
 }
 
-/// What a case's files will take, at least, from the length of its volume: CT of 16 bits halves under gzip, label
-/// maps shrink to about a hundredth.
+/// Minimum size of a case's files, from the size of its volume: gzip halves 16-bit CT and compresses label maps to
+/// about a hundredth.
 fn expected_bytes(case: &PredictCase, results: &Results) -> u64 {
     let input = std::fs::metadata(&case.input).map_or(0, |metadata| metadata.len());
     let compressed = |path: &Path| {
@@ -114,13 +113,13 @@ fn expected_bytes(case: &PredictCase, results: &Results) -> u64 {
     } else {
         plain
     };
-    // Masks say together what the label map says.
+    // All masks together compress like the label map.
     let masks = if results.split { plain / 100 } else { 0 };
-    labels + masks + BESIDE_BYTES
+    labels + masks + OVERHEAD_BYTES
 }
 
-/// What the cases' probabilities and entropies take: as 16-bit reals all of them; in steps of a byte they shrink to
-/// about a twentieth, but one case at a time lies there in full. Volumes without a usable header fail on their own.
+/// Size of the cases' probabilities and entropy maps: 16-bit floats are not compressed; bytes compress to about a
+/// twentieth, but one case at a time is on disk uncompressed. Volumes without a valid header are ignored.
 fn map_bytes(cases: &[&PredictCase], results: &Results) -> u64 {
     let (mut whole, mut shrunk) = (0, u64::from(results.entropy));
     match results.probabilities {
@@ -172,7 +171,7 @@ mod tests {
     };
 
     #[test]
-    fn probabilities_count_as_their_headers_tell() {
+    fn sizes_of_probabilities_come_from_the_headers() {
         let folder = tempfile::tempdir().unwrap();
         let grid = Grid::with_spacing([40, 30, 20], [1.0; 3]);
         let cases = ["a.nii", "b.nii"].map(|name| {
@@ -211,18 +210,18 @@ mod tests {
         let small = case(folder.path(), 1 << 20, "small.nii.gz");
         assert_eq!(
             expected_bytes(&small, &MAPS),
-            (1 << 19) / 100 + BESIDE_BYTES
+            (1 << 19) / 100 + OVERHEAD_BYTES
         );
         check(folder.path(), std::slice::from_ref(&small), &MAPS).unwrap();
         let huge = case(folder.path(), 1 << 43, "huge.nii");
         let wide = Results { wide: true, ..MAPS };
-        let said = check(folder.path(), &[small, huge.clone()], &wide).unwrap_err();
-        let said = said.to_string();
+        let error = check(folder.path(), &[small, huge.clone()], &wide).unwrap_err();
+        let error = error.to_string();
         assert!(
-            said.contains("too little space") && said.contains("MB are free"),
-            "{said}"
+            error.contains("too little disk space") && error.contains("MB are free"),
+            "{error}"
         );
-        // What is there already takes no more.
+        // Existing results need no more space.
         std::fs::write(folder.path().join("huge.json"), "{}").unwrap();
         check(folder.path(), &[huge], &wide).unwrap();
     }
@@ -234,16 +233,16 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         let mut bad = case(folder.path(), 1, "x.nii");
         bad.output = file.join("x.nii");
-        let said = output_folders(folder.path(), &[bad])
+        let error = output_folders(folder.path(), &[bad])
             .unwrap_err()
             .to_string();
-        assert!(said.contains("is a file"), "{said}");
+        assert!(error.contains("is a file"), "{error}");
         let mut good = case(folder.path(), 1, "x.nii");
         good.output = folder.path().join("deep/er/x.nii");
         std::fs::create_dir_all(folder.path().join("deep/er/x")).unwrap();
         let folders = output_folders(folder.path(), std::slice::from_ref(&good)).unwrap();
         assert_eq!(folders.len(), 3, "{folders:?}");
-        // Nothing is made, and nothing cleaned up, where a link leads.
+        // Links are not followed.
         std::os::unix::fs::symlink("deep", folder.path().join("linked")).unwrap();
         let linked = PredictCase::new(good.input.clone(), folder.path().join("linked.nii"));
         good.output = folder.path().join("linked/new/x.nii");

@@ -1,5 +1,5 @@
-//! Preparing a model for inference in 8-bit integers: the values that its convolutions take in are recorded on
-//! some of the cases that it was trained on, kept in the model, and the result is compared with the model as it was.
+//! Static quantisation for int8 inference: records the input ranges of a model's convolutions on some of its training
+//! cases, saves them in the model, and compares the result with the original precision.
 
 use std::path::PathBuf;
 
@@ -14,76 +14,75 @@ use ctseg_engine::device::Compute;
 use ctseg_engine::precision::Precision;
 use ctseg_image::metrics::overlap::overlaps;
 
-/// What to calibrate, on what.
-pub struct CalibrateJob {
+/// A quantisation job.
+pub struct QuantiseJob {
     pub model: PathBuf,
     pub dataset: Dataset,
-    /// How many cases are looked at, and how many are compared.
+    /// Number of cases to record on, and to compare on.
     pub cases: usize,
-    /// Computes in bf16 or f32; a CPU by libtorch.
+    /// In bf16 or f32; on CPUs with libtorch.
     pub compute: Compute,
 }
 
-/// Both ways side by side.
+/// The comparison of both precisions.
 #[derive(Debug, Clone, PartialEq)]
-pub struct CalibrateSummary {
-    /// Cases whose values were recorded.
+pub struct QuantiseSummary {
+    /// Cases that input ranges were recorded on.
     pub recorded: Vec<String>,
     /// Cases that were compared: the test set, or those that the first fold was not trained on.
     pub compared: Vec<String>,
-    /// Names of the structures.
     pub structures: Vec<String>,
-    pub plain: Way,
-    pub int8: Way,
+    pub plain: PrecisionResult,
+    pub int8: PrecisionResult,
 }
 
-/// How the model does in one precision.
+/// Scores of the model in one precision.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Way {
+pub struct PrecisionResult {
     pub precision: Precision,
-    /// Mean over the compared cases, for each structure; none where no case has it.
+    /// Mean Dice over the compared cases, for each structure; `None` if no case has it.
     pub dice: Vec<Option<f64>>,
-    /// Of all networks on all compared cases, without reading and resampling.
+    /// Total time of the forward passes, without reading and resampling.
     pub seconds: f64,
 }
 
-impl Way {
-    /// Over the structures.
+impl PrecisionResult {
+    /// Mean over the structures.
     pub fn mean_dice(&self) -> Option<f64> {
         mean(self.dice.iter().copied().flatten())
     }
 }
 
-/// Records, writes the model anew, compares.
+/// Records input ranges, saves them in the model, and compares the precisions.
 ///
 /// # Errors
-/// No model, a device without 8-bit integers, a dataset without cases that fit, unreadable cases.
-pub fn calibrate(job: &CalibrateJob, observer: &dyn Observer) -> Result<CalibrateSummary> {
+/// No model; a device without int8; a dataset without the model's training cases; unreadable cases.
+pub fn quantise(job: &QuantiseJob, observer: &dyn Observer) -> Result<QuantiseSummary> {
     let bundle = Bundle::open(&job.model)?;
     let structures = bundle.structures()?;
     if structures != job.dataset.structures {
         return Err(Error::file(
             &job.model,
-            "the model marks other structures than the dataset has; name the dataset that it was trained on with --data",
+            "the model has other structures than the dataset; pass the dataset that it was trained on with --data",
         ));
     }
-    let (seen, unseen) = cases(&bundle, &job.dataset, job.cases);
-    let unseen = never_seen(&bundle, job, unseen, observer)?;
-    if seen.is_empty() {
+    let (training, unseen) = cases(&bundle, &job.dataset, job.cases);
+    let unseen = not_trained_on(&bundle, job, unseen, observer)?;
+    if training.is_empty() {
         return Err(Error::file(
             &job.model,
-            "none of the dataset's cases was trained on; name the dataset that the model was trained on with --data",
+            "the model was not trained on any case of the dataset; pass the dataset that it was trained on with --data",
         ));
     }
     let cascade = Cascade::load(&bundle, &job.compute)?.recording()?;
-    let task = observer.task("recording", seen.len() as u64, "cases");
-    for index in &seen {
+    let task = observer.task("recording", training.len() as u64, "cases");
+    for index in &training {
         let image = job.dataset.load_image(&job.dataset.cases[*index])?;
         cascade.segment(&image.volume, &|_, _| Ok(()))?;
         task.advance(1);
     }
     drop(task);
-    bundle.keep_input_ranges(&cascade.recorded())?;
+    bundle.save_input_ranges(&cascade.recorded())?;
     drop(cascade);
     let bundle = Bundle::open(&job.model)?;
     let int8 = Compute {
@@ -96,17 +95,17 @@ pub fn calibrate(job: &CalibrateJob, observer: &dyn Observer) -> Result<Calibrat
             .map(|index| job.dataset.cases[*index].id.clone());
         ids.collect()
     };
-    Ok(CalibrateSummary {
-        recorded: names(&seen),
+    Ok(QuantiseSummary {
+        recorded: names(&training),
         compared: names(&unseen),
         structures: structures.iter().map(|s| s.name.clone()).collect(),
-        plain: way(&bundle, job, &job.compute, &unseen, observer)?,
-        int8: way(&bundle, job, &int8, &unseen, observer)?,
+        plain: evaluate(&bundle, job, &job.compute, &unseen, observer)?,
+        int8: evaluate(&bundle, job, &int8, &unseen, observer)?,
     })
 }
 
-/// Cases to record on, evenly spread over those that stage 2's first network (or stage 1's) was trained on, and cases
-/// to compare on; indices, at most `count` of each.
+/// Indices of cases to record on, evenly spread over the training cases of stage 2's first network (or stage 1's),
+/// and of cases to compare on; at most `count` of each.
 fn cases(bundle: &Bundle, dataset: &Dataset, count: usize) -> (Vec<usize>, Vec<usize>) {
     let stage = bundle.stage(2).or_else(|| bundle.stage(1));
     let fold = stage.and_then(|stage| stage.folds.first());
@@ -131,10 +130,10 @@ fn cases(bundle: &Bundle, dataset: &Dataset, count: usize) -> (Vec<usize>, Vec<u
     (of(&fold.trained_on), unseen)
 }
 
-/// Those of `cases` whose image the first network was not trained on under another name.
-fn never_seen(
+/// Removes the cases whose image the first network was trained on under another name.
+fn not_trained_on(
     bundle: &Bundle,
-    job: &CalibrateJob,
+    job: &QuantiseJob,
     cases: Vec<usize>,
     observer: &dyn Observer,
 ) -> Result<Vec<usize>> {
@@ -150,7 +149,7 @@ fn never_seen(
         let sha256 = image_sha256(&image.volume);
         if known.is_trained_on(fold, &case.id, &sha256) {
             observer.warn(&format!(
-                "{}: not compared, the model was trained on this image as {}",
+                "{}: not compared, because the model was trained on the same image as {}",
                 case.id,
                 known.names_of(&sha256).join(", ")
             ));
@@ -161,13 +160,13 @@ fn never_seen(
     Ok(unseen)
 }
 
-fn way(
+fn evaluate(
     bundle: &Bundle,
-    job: &CalibrateJob,
+    job: &QuantiseJob,
     compute: &Compute,
     cases: &[usize],
     observer: &dyn Observer,
-) -> Result<Way> {
+) -> Result<PrecisionResult> {
     let cascade = Cascade::load(bundle, compute)?;
     let values: Vec<u16> = bundle.structures()?.iter().map(|s| s.value).collect();
     let mut dice: Vec<Vec<f64>> = vec![Vec::new(); values.len()];
@@ -189,7 +188,7 @@ fn way(
         }
         task.advance(1);
     }
-    Ok(Way {
+    Ok(PrecisionResult {
         precision: compute.precision,
         dice: dice.into_iter().map(mean).collect(),
         seconds,

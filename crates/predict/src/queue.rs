@@ -1,57 +1,57 @@
-//! Which case comes next: that of the list, or one that no other process has.
+//! The queue of cases: from the list, or those that no other process has claimed.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::claims::{Claims, Taking};
+use crate::claims::{ClaimOutcome, Claims};
 use ctseg_base::{Error, Result};
 
-/// How often somebody who waits looks whether to stop.
+/// How often a waiting thread checks whether to stop.
 const STEP: Duration = Duration::from_millis(50);
 
 /// Hands out each case of a batch once.
-pub(crate) struct Supply<'a> {
+pub(crate) struct CaseQueue<'a> {
     claims: Option<&'a Claims>,
-    /// Cases that are still of interest, in their order.
-    left: Mutex<Vec<usize>>,
+    /// Remaining cases, in order.
+    remaining: Mutex<Vec<usize>>,
 }
 
-/// A case to work on.
-pub(super) struct Handed {
+/// A case from the queue.
+pub(super) struct QueuedCase {
     pub(super) index: usize,
-    /// Why it cannot be worked on.
+    /// The error of claiming it, if any.
     pub(super) problem: Option<Error>,
-    /// An earlier process has marked it as done; whether it still is, its files decide. It is nobody's yet.
-    pub(super) remembered: bool,
+    /// An earlier process has marked it as done: its files decide whether it still is. It is not claimed yet.
+    pub(super) marked_done: bool,
 }
 
-impl Handed {
+impl QueuedCase {
     fn new(index: usize) -> Self {
         Self {
             index,
             problem: None,
-            remembered: false,
+            marked_done: false,
         }
     }
 }
 
 enum Found {
-    Case(Handed),
-    /// Other processes hold all that is left.
+    Case(QueuedCase),
+    /// Other processes hold all remaining cases.
     Waiting,
     Nothing,
 }
 
-impl<'a> Supply<'a> {
-    /// All of `count` cases.
+impl<'a> CaseQueue<'a> {
+    /// A queue of `count` cases.
     pub(super) fn of_list(count: usize) -> Self {
         Self {
             claims: None,
-            left: Mutex::new((0..count).collect()),
+            remaining: Mutex::new((0..count).collect()),
         }
     }
 
-    /// Those of `count` cases that no other process takes.
+    /// A queue of those of `count` cases that no other process claims.
     pub(super) fn of_claims(claims: &'a Claims, count: usize) -> Self {
         Self {
             claims: Some(claims),
@@ -59,13 +59,13 @@ impl<'a> Supply<'a> {
         }
     }
 
-    /// The next case; none when there are no more, or when `stopped`. Waits for cases that other processes hold
-    /// until those are done with them: should one of them die, its cases are taken over.
-    pub(super) fn next(&self, stopped: &dyn Fn() -> bool) -> Option<Handed> {
+    /// The next case; `None` when there are no more, or when `stopped`. Waits for cases that other processes hold,
+    /// and takes over those of a process that died.
+    pub(super) fn next(&self, stopped: &dyn Fn() -> bool) -> Option<QueuedCase> {
         let pause = self.claims.map_or(STEP, Claims::pause);
         while !stopped() {
             match self.found(stopped) {
-                Found::Case(handed) => return Some(handed),
+                Found::Case(queued) => return Some(queued),
                 Found::Nothing => return None,
                 Found::Waiting => {
                     let mut waited = Duration::ZERO;
@@ -80,58 +80,60 @@ impl<'a> Supply<'a> {
     }
 
     fn found(&self, stopped: &dyn Fn() -> bool) -> Found {
-        let mut left = self.left();
+        let mut remaining = self.remaining();
         let Some(claims) = self.claims else {
-            if left.is_empty() {
+            if remaining.is_empty() {
                 return Found::Nothing;
             }
-            return Found::Case(Handed::new(left.remove(0)));
+            return Found::Case(QueuedCase::new(remaining.remove(0)));
         };
         let mut position = 0;
-        while position < left.len() && !stopped() {
-            let index = left[position];
-            let mut handed = Handed::new(index);
+        while position < remaining.len() && !stopped() {
+            let index = remaining[position];
+            let mut queued = QueuedCase::new(index);
             match claims.take(index) {
-                Ok(Taking::Busy) => {
+                Ok(ClaimOutcome::Busy) => {
                     position += 1;
                     continue;
                 }
-                Ok(Taking::Settled) => {
-                    left.remove(position);
+                Ok(ClaimOutcome::Settled) => {
+                    remaining.remove(position);
                     continue;
                 }
-                Ok(Taking::Ours) => {}
-                Ok(Taking::Remembered) => handed.remembered = true,
-                Err(error) => handed.problem = Some(error),
+                Ok(ClaimOutcome::Ours) => {}
+                Ok(ClaimOutcome::MarkedDone) => queued.marked_done = true,
+                Err(error) => queued.problem = Some(error),
             }
-            left.remove(position);
-            return Found::Case(handed);
+            remaining.remove(position);
+            return Found::Case(queued);
         }
-        match left.is_empty() {
+        match remaining.is_empty() {
             true => Found::Nothing,
             false => Found::Waiting,
         }
     }
 
-    /// Takes a case that was handed out as remembered and is to be made again; false where another process was faster,
-    /// and it is waited for as any other.
-    pub(super) fn take_anew(&self, index: usize) -> Result<bool> {
+    /// Claims a case that was marked as done and is to be made again; false if another process was faster: the case
+    /// goes back to the queue.
+    pub(super) fn take_again(&self, index: usize) -> Result<bool> {
         let Some(claims) = self.claims else {
             return Ok(true);
         };
-        let is_ours = claims.take_anew(index)?;
+        let is_ours = claims.take_again(index)?;
         if !is_ours {
-            self.left().push(index);
+            self.remaining().push(index);
         }
         Ok(is_ours)
     }
 
-    /// Whether a case that was handed out is still this process's.
+    /// Whether this process still holds a case from the queue.
     pub(super) fn is_ours(&self, index: usize) -> bool {
         self.claims.is_none_or(|claims| claims.holds(index))
     }
 
-    fn left(&self) -> MutexGuard<'_, Vec<usize>> {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    fn remaining(&self) -> MutexGuard<'_, Vec<usize>> {
+        self.remaining
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,14 +1,14 @@
-//! What came of each case: told in an order that does not depend on timing, and kept on disk as it happens.
+//! The record of a batch: reports outcomes in an order that does not depend on timing, and writes them to disk.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use crate::case::{Batch, Ended};
+use crate::case::{Batch, Outcome};
 use crate::case_state::CaseState;
 use crate::claims::Claims;
-use crate::job::{Leaving, PredictSummary};
+use crate::job::{ImmediateExit, PredictSummary};
 use crate::manifest::{ClaimsAt, Counts, Manifest, ManifestCase, RecordFiles};
 use ctseg_base::Result;
 use ctseg_base::atomic_file::touch;
@@ -16,18 +16,18 @@ use ctseg_base::disk_full::is_full;
 use ctseg_base::failures::Failure;
 use ctseg_base::process::owner::Worker;
 use ctseg_base::progress::{CaseCounts, Task};
-use ctseg_base::temp_files::remove_own_leftovers;
+use ctseg_base::temp_files::remove_own_temp_files;
 use ctseg_base::text::words::counted;
 use ctseg_core::inference::predictor::Predictor;
 use ctseg_core::run::state_file;
 
-/// How often the record looks whether to leave.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often the record checks for a request to exit.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often `predictions.json` is written while a batch goes on; at its end it is written in any case.
-const WRITE_EVERY: Duration = Duration::from_secs(30);
+/// Interval between updates of `predictions.json`; it is always written at the end.
+const WRITE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// What is known of a batch's cases.
+/// The states of a batch's cases.
 pub(crate) struct Record<'a> {
     batch: &'a Batch<'a>,
     claims: Option<&'a Claims>,
@@ -36,28 +36,28 @@ pub(crate) struct Record<'a> {
     folders: Vec<PathBuf>,
     task: Box<dyn Task>,
     states: Vec<CaseState>,
-    /// Whether a state is what another process has said.
+    /// Whether a state comes from another process.
     by_others: Vec<bool>,
-    /// What an earlier run said of cases that are still to be done.
+    /// Failures of an earlier run, for cases that are still pending.
     failed_before: Vec<Option<String>>,
-    /// Cases before this one have been told of.
-    told: usize,
+    /// Cases before this one have been reported.
+    reported: usize,
     ended_early: Option<String>,
     started: Instant,
     written: Instant,
     worker: Worker,
-    /// When the batch began, for people.
-    begun: String,
-    /// The last sign of life beside what was written.
+    /// When the batch started, as text.
+    started_at: String,
+    /// The last heartbeat between two writes.
     touched: Instant,
-    /// Whether somebody has asked to leave, and the record is in order for that.
-    has_left: bool,
-    /// Cases whose files ctseg has not made.
+    /// Whether an immediate exit was requested and handled.
+    has_exited: bool,
+    /// Label maps of cases that failed because ctseg did not make the existing files.
     protected: Vec<PathBuf>,
 }
 
 impl<'a> Record<'a> {
-    /// With every case still to be done, on disk too.
+    /// Creates the record with all cases pending, and writes it.
     pub(super) fn new(
         batch: &'a Batch<'a>,
         claims: Option<&'a Claims>,
@@ -76,14 +76,14 @@ impl<'a> Record<'a> {
             states: vec![CaseState::Pending; count],
             by_others: vec![false; count],
             failed_before: vec![None; count],
-            told: 0,
+            reported: 0,
             ended_early: None,
             started,
             written: started,
-            worker: Worker::own(),
-            begun: state_file::now(),
+            worker: Worker::current(),
+            started_at: state_file::now(),
             touched: started,
-            has_left: false,
+            has_exited: false,
             protected: Vec::new(),
             files,
         };
@@ -101,42 +101,42 @@ impl<'a> Record<'a> {
         record
     }
 
-    /// Listens until all stages have ended.
-    pub(super) fn listen(&mut self, results: &Receiver<(usize, Ended)>) {
+    /// Collects outcomes until all stages have ended.
+    pub(super) fn collect(&mut self, results: &Receiver<(usize, Outcome)>) {
         loop {
-            match results.recv_timeout(LOOK_EVERY) {
-                Ok((index, ended)) => self.settle(index, ended),
+            match results.recv_timeout(POLL_INTERVAL) {
+                Ok((index, outcome)) => self.settle(index, outcome),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            self.look_around();
+            self.poll();
         }
     }
 
-    /// Gives a sign of life, and leaves if that is asked for.
-    pub(super) fn look_around(&mut self) {
-        self.give_sign();
-        if let Some(leaving) = self.batch.job.leaving
-            && leaving.asked.load(Ordering::Relaxed)
-            && !self.has_left
+    /// Updates the heartbeat, and exits if requested.
+    pub(super) fn poll(&mut self) {
+        self.heartbeat();
+        if let Some(immediate_exit) = self.batch.job.immediate_exit
+            && immediate_exit.requested.load(Ordering::Relaxed)
+            && !self.has_exited
         {
-            self.has_left = true;
-            self.leave(&leaving);
+            self.has_exited = true;
+            self.exit(&immediate_exit);
         }
     }
 
-    /// The batch ends here because one of its threads has died.
-    pub(super) fn end_early(&mut self, death: &str) {
+    /// Notes that the batch ends because one of its threads panicked.
+    pub(super) fn end_early(&mut self, panic: &str) {
         let reason = format!(
-            "a thread of the batch ended early ({death}); the same command goes on with the cases that are left"
+            "a thread of the batch panicked ({panic}); run the same command again to continue with the remaining cases"
         );
         self.ended_early.get_or_insert(reason);
     }
 
-    /// Puts the record in order when all stages have ended.
+    /// Completes the record when all stages have ended.
     pub(super) fn close(&mut self) {
         if self.claims.is_none() {
-            self.tell_of(self.told..self.states.len());
+            self.report(self.reported..self.states.len());
         }
         self.write_failures();
         self.write_manifest(true);
@@ -145,10 +145,10 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// Puts everything in order although threads are at work, and lets the process end.
-    fn leave(&mut self, leaving: &Leaving) {
+    /// Completes the record while threads are still running, and ends the process.
+    fn exit(&mut self, immediate_exit: &ImmediateExit) {
         for folder in &self.folders {
-            remove_own_leftovers(folder);
+            remove_own_temp_files(folder);
         }
         self.write_failures();
         self.write_manifest(true);
@@ -157,35 +157,35 @@ impl<'a> Record<'a> {
         }
         let pending = Counts::of(self.states.iter()).pending;
         self.batch.observer.warn(&format!(
-            "stopped at once; {} to be done: the same command goes on",
+            "stopped immediately with {} pending; run the same command again to continue",
             counted(pending, "case")
         ));
-        (leaving.leave)();
+        (immediate_exit.exit)();
     }
 
-    /// Shows on the file system that this process lives, where a case takes long.
-    fn give_sign(&mut self) {
+    /// Touches the manifest during long cases, to show that this process is alive.
+    fn heartbeat(&mut self) {
         let last = self.written.max(self.touched);
-        if last.elapsed() > WRITE_EVERY {
+        if last.elapsed() > WRITE_INTERVAL {
             self.touched = Instant::now();
-            let _ = touch(&self.files.manifest); // storage that is away for a while comes back
+            let _ = touch(&self.files.manifest); // storage may be unavailable for a while
         }
     }
 
-    pub(super) fn settle(&mut self, index: usize, ended: Ended) {
-        let state = match ended {
-            Ended::Kept(notes) => CaseState::Kept { notes },
-            Ended::Protected(error) => {
+    pub(super) fn settle(&mut self, index: usize, outcome: Outcome) {
+        let state = match outcome {
+            Outcome::Kept(notes) => CaseState::Kept { notes },
+            Outcome::Protected(error) => {
                 self.protected.push(self.batch.cases[index].output.clone());
                 CaseState::Failed {
                     reason: error.to_string(),
                 }
             }
-            Ended::Written(sidecar) => CaseState::Done {
+            Outcome::Written(sidecar) => CaseState::Done {
                 seconds: sidecar.seconds,
                 notes: sidecar.notes,
             },
-            Ended::Failed(error) => {
+            Outcome::Failed(error) => {
                 if is_full(&error) {
                     self.halted.store(true, Ordering::Relaxed);
                     self.ended_early = Some(error.to_string());
@@ -194,10 +194,10 @@ impl<'a> Record<'a> {
                     reason: error.to_string(),
                 }
             }
-            Ended::Dropped => return,
+            Outcome::Dropped => return,
         };
         if let Some(claims) = self.claims {
-            self.said(claims.settle(index, &state));
+            self.warn_on_error(claims.settle(index, &state));
         }
         let failed = matches!(state, CaseState::Failed { .. });
         let relisted = failed || self.failed_before[index].is_some();
@@ -207,30 +207,30 @@ impl<'a> Record<'a> {
         self.log_case(index);
         self.batch.observer.cases(&self.case_counts());
         if self.claims.is_some() {
-            self.tell_of(index..index + 1); // in the order in which they were to be had
+            self.report(index..index + 1); // in the order in which cases were claimed
         } else {
             let unknown = |state: &CaseState| *state == CaseState::Pending;
-            let known = self.states[self.told..].iter().position(unknown);
-            let end = known.map_or(self.states.len(), |known| self.told + known);
-            self.tell_of(self.told..end);
-            self.told = end;
+            let known = self.states[self.reported..].iter().position(unknown);
+            let end = known.map_or(self.states.len(), |known| self.reported + known);
+            self.report(self.reported..end);
+            self.reported = end;
         }
         if relisted {
             self.write_failures();
         }
-        if self.written.elapsed() > WRITE_EVERY {
+        if self.written.elapsed() > WRITE_INTERVAL {
             self.write_manifest(false);
         }
     }
 
-    /// A line of a case whose label map is there, for logs. Of one that failed a warning says so.
+    /// Logs a case whose label map exists; failed cases are reported as warnings.
     fn log_case(&self, index: usize) {
         let pending = Counts::of(self.states.iter()).pending;
         let input = self.batch.cases[index].input.display();
         let what = match &self.states[index] {
             CaseState::Done { seconds, .. } => format!("{seconds:.1} s"),
-            CaseState::Kept { notes } if !notes.is_empty() => "kept, changed by hand".to_owned(),
-            CaseState::Kept { .. } => "kept, made before of the same input and model".to_owned(),
+            CaseState::Kept { notes } if !notes.is_empty() => "kept, edited by hand".to_owned(),
+            CaseState::Kept { .. } => "kept, made earlier from the same input and model".to_owned(),
             CaseState::Failed { .. } | CaseState::Pending => return,
         };
         let all = self.states.len();
@@ -238,8 +238,8 @@ impl<'a> Record<'a> {
         self.batch.observer.log(&line);
     }
 
-    /// Warnings of cases in their order.
-    fn tell_of(&self, cases: std::ops::Range<usize>) {
+    /// Reports warnings and failures of cases in order.
+    fn report(&self, cases: std::ops::Range<usize>) {
         let observer = self.batch.observer;
         for index in cases.filter(|index| !self.by_others[*index]) {
             let input = self.batch.cases[index].input.display();
@@ -253,8 +253,8 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// Listens to what other processes have left behind.
-    fn hear_others(&mut self) {
+    /// Reads the outcomes of other processes.
+    fn read_others(&mut self) {
         let Some(claims) = self.claims else { return };
         for (index, state) in self.states.iter_mut().enumerate() {
             let open = matches!(state, CaseState::Pending | CaseState::Failed { .. });
@@ -286,15 +286,15 @@ impl<'a> Record<'a> {
         failures.collect()
     }
 
-    /// A failure to list failures is no reason to lose the other cases.
+    /// Writes the list of failures; an error does not fail the batch.
     fn write_failures(&mut self) {
-        self.hear_others();
+        self.read_others();
         loop {
             let failures = self.failures();
-            self.said(self.files.write_failures(&failures));
-            // Processes that share the cases all write the same list. Whoever was heard too late to be in it has
-            // not yet written, or did so before: looking again after writing leaves none out.
-            self.hear_others();
+            self.warn_on_error(self.files.write_failures(&failures));
+            // All processes that share the cases write the same list. Reading again after writing makes sure that a
+            // failure that another process added in the meantime is not lost.
+            self.read_others();
             if self.claims.is_none() || self.failures() == failures {
                 return;
             }
@@ -302,7 +302,7 @@ impl<'a> Record<'a> {
     }
 
     fn write_manifest(&mut self, ended: bool) {
-        self.hear_others();
+        self.read_others();
         let job = self.batch.job;
         let cases = self.batch.cases.iter().zip(&self.states);
         let cases = cases.map(|(case, state)| ManifestCase {
@@ -314,7 +314,7 @@ impl<'a> Record<'a> {
         let manifest = Manifest {
             ctseg_version: env!("CARGO_PKG_VERSION"),
             worker: &self.worker,
-            begun: &self.begun,
+            started_at: &self.started_at,
             folder: &job.folder,
             claims: self.claims.map(ClaimsAt::of),
             models: &self.batch.models,
@@ -328,12 +328,11 @@ impl<'a> Record<'a> {
             counts,
             cases: cases.collect(),
         };
-        let result = manifest.write(&self.files.manifest);
-        self.said(result);
+        self.warn_on_error(manifest.write(&self.files.manifest));
         self.written = Instant::now();
     }
 
-    /// Of the cases that no other process has settled.
+    /// Counts of the cases that no other process has settled.
     fn case_counts(&self) -> CaseCounts {
         let states = self.states.iter().zip(&self.by_others);
         let own = states.filter(|(_, by_others)| !**by_others);
@@ -348,24 +347,25 @@ impl<'a> Record<'a> {
 
     fn interrupted(&self) -> bool {
         let job = self.batch.job;
-        let asked = job.leaving.is_some_and(|l| l.asked.load(Ordering::Relaxed));
-        (asked || job.stop.load(Ordering::Relaxed)) && Counts::of(self.states.iter()).pending > 0
+        let exit = job.immediate_exit.map(|exit| exit.requested);
+        let mut flags = [Some(job.stop), exit].into_iter().flatten();
+        flags.any(|flag| flag.load(Ordering::Relaxed)) && Counts::of(self.states.iter()).pending > 0
     }
 
-    fn said(&self, result: Result<()>) {
+    fn warn_on_error(&self, result: Result<()>) {
         if let Err(error) = result {
             self.batch.observer.warn(&error.to_string());
         }
     }
 
-    /// What the command says at the end.
+    /// The summary at the end of the command.
     pub(super) fn summary(self) -> PredictSummary {
         let mut summary = PredictSummary {
             cases: self.states.len(),
             seconds: self.started.elapsed().as_secs_f64(),
             interrupted: self.interrupted(),
             models: self.batch.models.clone(),
-            looks: self.batch.predictors.first().map_or(0, Predictor::looks),
+            views: self.batch.predictors.first().map_or(0, Predictor::views),
             failures_file: self.files.failures.clone(),
             manifest_file: self.files.manifest.clone(),
             ended_early: self.ended_early,

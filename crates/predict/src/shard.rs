@@ -1,4 +1,4 @@
-//! A share of a batch for each of several processes that know nothing of each other.
+//! Shards: independent processes each take a fixed part of a batch.
 
 use std::fmt;
 use std::path::Path;
@@ -10,7 +10,7 @@ use ctseg_base::text::os_text::to_text;
 use ctseg_base::{Error, Result};
 use ctseg_core::outputs::inputs::PredictCase;
 
-/// One of `count` shares, from 1 on: `--shard 3/8`.
+/// One of `count` shards, counted from 1: `--shard 3/8`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shard {
     number: u64,
@@ -27,7 +27,7 @@ impl FromStr for Shard {
         match parsed {
             Some((number, count)) if (1..=count).contains(&number) => Ok(Self { number, count }),
             _ => Err(Error::usage(format!(
-                "'{text}' is no shard; expected 1/8 to 8/8, for 8 shards (Slurm: --array=1-8 and --shard $SLURM_ARRAY_TASK_ID/8)"
+                "'{text}' is not a shard; expected 1/8 to 8/8 for 8 shards (Slurm: --array=1-8 and --shard $SLURM_ARRAY_TASK_ID/8)"
             ))),
         }
     }
@@ -40,9 +40,9 @@ impl fmt::Display for Shard {
 }
 
 impl Shard {
-    /// Whether a case of a batch that goes to `folder` is in this shard. That depends on the case's name alone
-    /// ([`output_name`]), not on the other cases or their order: the first 8 bytes of its SHA-256, most significant
-    /// first, modulo the number of shards, plus 1.
+    /// Whether a case of a batch with output folder `folder` is in this shard. This depends only on the case's name
+    /// ([`output_name`]), not on the other cases or their order: the first 8 bytes of its SHA-256, big-endian, modulo
+    /// the number of shards, plus 1.
     pub fn holds(&self, folder: &Path, case: &PredictCase) -> bool {
         let hash = Sha256::digest(output_name(folder, case));
         let first = hash.iter().take(8);
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn the_share_of_a_case_is_what_the_documentation_says() {
+    fn the_shard_of_a_case_is_as_documented() {
         // python3 -c "import hashlib; h = hashlib.sha256(b'a/case_1.nii.gz').digest();
         //             print(int.from_bytes(h[:8], 'big') % 8 + 1)"
         let number: usize = 5;
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_shard_is_refused() {
+    fn invalid_shards_are_refused() {
         for wrong in ["", "3", "0/8", "9/8", "0/0", "1/0", "-1/8", "a/b", "1/8/2"] {
             assert!(wrong.parse::<Shard>().is_err(), "{wrong}");
         }

@@ -1,40 +1,40 @@
-//! Reading, segmenting and writing as stages that overlap: while a device segments one volume, the next is read
-//! and the last one written.
+//! Reading, segmenting and writing as a pipeline: while a device segments one volume, the next is read and the
+//! previous one is written.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Scope, ScopedJoinHandle};
 
-use crate::case::{Batch, Ended, Input, Segmented};
-use crate::queue::{Handed, Supply};
+use crate::case::{Batch, Input, Outcome, Segmented};
+use crate::queue::{CaseQueue, QueuedCase};
 use crate::record::Record;
-use ctseg_base::cancel::{guarded, panic_in_words};
+use ctseg_base::cancel::{catch_panic, panic_message};
 use ctseg_base::limits::spawn::spawn_scoped;
-use ctseg_base::memory_semaphore::Gate;
+use ctseg_base::memory_semaphore::MemorySemaphore;
 use ctseg_base::{Error, Result};
 
-/// The stages of a batch: for each device a thread that reads, one that segments and one that writes, all of a kind
-/// fed from one queue. Beside the volume that a device works on, one waits in the hands of the reader and one for
-/// the writer, if there is memory for them.
+/// The stages of a batch: for each device one thread that reads, one that segments and one that writes; all threads
+/// of a kind share one queue. While a device segments one volume, one waits at the reader and one at the writer, if
+/// there is memory for them.
 ///
-/// Every queue closes when all threads at one of its ends are gone, also where one of them panics, and no thread waits
-/// for another one beyond that: a batch whose thread died ends by itself.
+/// A queue closes when all threads at one of its ends are gone, including after a panic, so that no thread waits
+/// forever and the batch ends by itself.
 pub(crate) struct Pipeline<'a> {
     pub(super) batch: &'a Batch<'a>,
-    pub(super) supply: &'a Supply<'a>,
-    pub(super) memory: &'a Gate,
-    /// Set when the batch cannot go on.
+    pub(super) queue: &'a CaseQueue<'a>,
+    pub(super) memory: &'a MemorySemaphore,
+    /// Set when the batch cannot continue.
     pub(super) halted: &'a AtomicBool,
 }
 
-/// Cases and what came of them.
-type Results = Sender<(usize, Ended)>;
+/// Indices of cases and their outcomes.
+type Results = Sender<(usize, Outcome)>;
 
-/// A queue that several threads take from; it closes when the last of them is gone.
+/// The receiving end of a queue, shared by several threads; it closes when the last of them is gone.
 type Shared<T> = Arc<Mutex<Receiver<T>>>;
 
-/// The ends of the queues that a thread may hold.
+/// The ends of the queues.
 struct Queues<'a> {
     to_segment: SyncSender<(usize, Input<'a>)>,
     read: Shared<(usize, Input<'a>)>,
@@ -46,7 +46,7 @@ struct Queues<'a> {
 /// A thread of the batch.
 type Worker<'scope> = ScopedJoinHandle<'scope, ()>;
 
-/// Halts the batch where the thread that holds this one dies.
+/// Halts the batch if the thread that holds this panics.
 struct HaltsOnPanic<'a>(&'a AtomicBool);
 
 impl Drop for HaltsOnPanic<'_> {
@@ -58,15 +58,15 @@ impl Drop for HaltsOnPanic<'_> {
 }
 
 impl<'a> Pipeline<'a> {
-    /// Takes every case through the stages; `record` hears of each. Where the system gives no threads for that, one case
-    /// after the other on this one.
+    /// Runs every case through the stages and records it. If threads cannot be started, runs one case at a time on
+    /// this one.
     pub(super) fn run<'r>(&self, mut record: Record<'r>) -> Record<'r> {
         match self.overlapping(&mut record) {
             Ok(None) => {}
-            Ok(Some(death)) => record.end_early(&death),
+            Ok(Some(panic)) => record.end_early(&panic),
             Err(error) => {
                 let observer = self.batch.observer;
-                observer.warn(&format!("one volume at a time: {error}"));
+                observer.warn(&format!("processing one volume at a time: {error}"));
                 self.one_by_one(&mut record);
             }
         }
@@ -74,16 +74,16 @@ impl<'a> Pipeline<'a> {
         record
     }
 
-    /// How a thread of the batch died, if one did.
+    /// Returns the message of the first thread that panicked, if any.
     ///
     /// # Errors
-    /// The threads of the first device cannot be started; nothing was begun.
+    /// The threads of the first device cannot be started; no case was started.
     fn overlapping(&self, record: &mut Record) -> Result<Option<String>> {
         let _halts = HaltsOnPanic(self.halted);
         std::thread::scope(|scope| {
             let (to_segment, read) = sync_channel(0);
             let (to_write, segmented) = sync_channel(1);
-            let (results, ended) = channel();
+            let (results, outcomes) = channel();
             let queues = Queues {
                 to_segment,
                 read: Arc::new(Mutex::new(read)),
@@ -92,10 +92,10 @@ impl<'a> Pipeline<'a> {
                 results,
             };
             let mut workers = Vec::new();
-            let keeps = move || record.listen(&ended);
-            workers.push(self.start(scope, "record", keeps)?);
+            let collect = move || record.collect(&outcomes);
+            workers.push(self.start(scope, "record", collect)?);
             workers.push(self.start_writer(scope, &queues)?);
-            // The last one, so that nothing has begun where one is missing.
+            // Started last, so that no case is read if a thread is missing.
             workers.push(self.start_reader(scope, &queues)?);
             for device in 1..self.batch.predictors.len() {
                 let more = self.start_device(scope, device, &queues);
@@ -104,7 +104,7 @@ impl<'a> Pipeline<'a> {
                     Err(error) => {
                         let name = self.batch.job.computes[device].to_string();
                         let observer = self.batch.observer;
-                        observer.warn(&format!("{name} takes no part: {error}"));
+                        observer.warn(&format!("{name} is not used: {error}"));
                     }
                 }
             }
@@ -115,18 +115,18 @@ impl<'a> Pipeline<'a> {
                 segmented,
                 results,
             } = queues;
-            drop((to_segment, segmented)); // the readers' and writers' own are left
-            // Engines keep settings per thread: the first device works where it was set up.
+            drop((to_segment, segmented)); // readers and writers have their own
+            // Engines keep settings per thread, so the first device runs on the thread that set it up.
             self.segment_all(0, &read, &to_write, &results);
             drop((read, to_write, results));
-            let ends = workers.into_iter().map(ScopedJoinHandle::join);
-            let deaths: Vec<_> = ends.filter_map(std::result::Result::err).collect();
-            let first = deaths.first();
-            Ok(first.map(|panic| panic_in_words(panic.as_ref())))
+            let results = workers.into_iter().map(ScopedJoinHandle::join);
+            let panics: Vec<_> = results.filter_map(std::result::Result::err).collect();
+            let first = panics.first();
+            Ok(first.map(|panic| panic_message(panic.as_ref())))
         })
     }
 
-    /// The threads of another device: as far as they can be started, they help the others.
+    /// Starts the threads of another device. A reader or writer that cannot be started is not needed.
     fn start_device<'scope>(
         &'scope self,
         scope: &'scope Scope<'scope, '_>,
@@ -135,8 +135,8 @@ impl<'a> Pipeline<'a> {
     ) -> Result<Vec<Worker<'scope>>> {
         let (read, to_write) = (Arc::clone(&queues.read), queues.to_write.clone());
         let results = queues.results.clone();
-        let segments = move || self.segment_all(device, &read, &to_write, &results);
-        let mut workers = vec![self.start(scope, "segment", segments)?];
+        let segment = move || self.segment_all(device, &read, &to_write, &results);
+        let mut workers = vec![self.start(scope, "segment", segment)?];
         workers.extend(self.start_reader(scope, queues));
         workers.extend(self.start_writer(scope, queues));
         Ok(workers)
@@ -177,34 +177,34 @@ impl<'a> Pipeline<'a> {
     }
 
     fn one_by_one(&self, record: &mut Record) {
-        while let Some(handed) = self.supply.next(&|| self.stopped()) {
-            let index = handed.index;
-            let ended = match self.read(handed) {
+        while let Some(queued) = self.queue.next(&|| self.stopped()) {
+            let index = queued.index;
+            let outcome = match self.read(queued) {
                 Ok(input) => match self.segmented(0, index, input) {
                     Ok(segmented) => self.written(index, segmented),
-                    Err(ended) => ended,
+                    Err(outcome) => outcome,
                 },
-                Err(ended) => ended,
+                Err(outcome) => outcome,
             };
-            record.settle(index, ended);
-            record.look_around();
+            record.settle(index, outcome);
+            record.poll();
         }
     }
 
     fn stopped(&self) -> bool {
         let job = self.batch.job;
-        let leaving = job.leaving.map(|leaving| leaving.asked);
-        let mut flags = [Some(job.stop), Some(self.halted), leaving].into_iter();
+        let immediate_exit = job.immediate_exit.map(|exit| exit.requested);
+        let mut flags = [Some(job.stop), Some(self.halted), immediate_exit].into_iter();
         flags.any(|flag| flag.is_some_and(|flag| flag.load(Ordering::Relaxed)))
     }
 
     fn read_all(&self, to_segment: &SyncSender<(usize, Input<'a>)>, results: &Results) {
-        while let Some(handed) = self.supply.next(&|| self.stopped()) {
-            let index = handed.index;
-            match self.read(handed) {
-                // The other side ends after this one, unless it died.
+        while let Some(queued) = self.queue.next(&|| self.stopped()) {
+            let index = queued.index;
+            match self.read(queued) {
+                // The receiver ends after this thread, unless it panicked.
                 Ok(input) => drop(to_segment.send((index, input))),
-                Err(ended) => tell(results, index, ended),
+                Err(outcome) => send(results, index, outcome),
             }
         }
     }
@@ -219,42 +219,42 @@ impl<'a> Pipeline<'a> {
         while let Some((index, input)) = next(read) {
             match self.segmented(device, index, input) {
                 Ok(segmented) => drop(to_write.send((index, segmented))),
-                Err(ended) => tell(results, index, ended),
+                Err(outcome) => send(results, index, outcome),
             }
         }
     }
 
     fn write_all(&self, segmented: &Shared<(usize, Segmented<'a>)>, results: &Results) {
         while let Some((index, segmented)) = next(segmented) {
-            tell(results, index, self.written(index, segmented));
+            send(results, index, self.written(index, segmented));
         }
     }
 
-    fn read(&self, handed: Handed) -> std::result::Result<Input<'a>, Ended> {
-        let Handed {
+    fn read(&self, queued: QueuedCase) -> std::result::Result<Input<'a>, Outcome> {
+        let QueuedCase {
             index,
             problem,
-            remembered,
-        } = handed;
+            marked_done,
+        } = queued;
         if let Some(problem) = problem {
-            return Err(Ended::Failed(problem));
+            return Err(Outcome::Failed(problem));
         }
-        if remembered {
-            let ended = guarded(|| Ok(self.batch.ended_before(index, true)));
-            match ended {
+        if marked_done {
+            let outcome = catch_panic(|| Ok(self.batch.existing_outcome(index, true)));
+            match outcome {
                 Ok(None) => {}
-                Ok(Some(ended)) => return Err(ended),
-                Err(error) => return Err(Ended::Failed(error)),
+                Ok(Some(outcome)) => return Err(outcome),
+                Err(error) => return Err(Outcome::Failed(error)),
             }
-            match self.supply.take_anew(index) {
+            match self.queue.take_again(index) {
                 Ok(true) => {}
-                Ok(false) => return Err(Ended::Dropped), // another process makes it
-                Err(error) => return Err(Ended::Failed(error)),
+                Ok(false) => return Err(Outcome::Dropped), // another process has it
+                Err(error) => return Err(Outcome::Failed(error)),
             }
         }
-        match guarded(|| self.batch.read(index, self.memory)) {
+        match catch_panic(|| self.batch.read(index, self.memory)) {
             Ok(read) => read,
-            Err(error) => Err(Ended::Failed(error)),
+            Err(error) => Err(Outcome::Failed(error)),
         }
     }
 
@@ -263,31 +263,31 @@ impl<'a> Pipeline<'a> {
         device: usize,
         index: usize,
         input: Input<'a>,
-    ) -> std::result::Result<Segmented<'a>, Ended> {
+    ) -> std::result::Result<Segmented<'a>, Outcome> {
         if self.stopped() {
-            return Err(Ended::Dropped);
+            return Err(Outcome::Dropped);
         }
-        let segmented = guarded(|| self.batch.segment(index, input, device, self.halted));
+        let segmented = catch_panic(|| self.batch.segment(index, input, device, self.halted));
         segmented.map_err(|error| match error {
-            Error::Interrupted(_) => Ended::Dropped,
-            error => Ended::Failed(error),
+            Error::Interrupted(_) => Outcome::Dropped,
+            error => Outcome::Failed(error),
         })
     }
 
-    fn written(&self, index: usize, segmented: Segmented) -> Ended {
-        if !self.supply.is_ours(index) {
-            return Ended::Dropped;
+    fn written(&self, index: usize, segmented: Segmented) -> Outcome {
+        if !self.queue.is_ours(index) {
+            return Outcome::Dropped;
         }
-        guarded(|| self.batch.write(index, segmented)).unwrap_or_else(Ended::Failed)
+        catch_panic(|| self.batch.write(index, segmented)).unwrap_or_else(Outcome::Failed)
     }
 }
 
-fn tell(results: &Results, index: usize, ended: Ended) {
-    // The record listens until all have told, unless it died.
-    let _ = results.send((index, ended));
+fn send(results: &Results, index: usize, outcome: Outcome) {
+    // The record receives until all senders are gone, unless it panicked.
+    let _ = results.send((index, outcome));
 }
 
-/// The next of a queue that several threads share; none when those that fill it have ended.
+/// The next item of a shared queue; `None` when all senders are gone.
 fn next<T>(queue: &Shared<T>) -> Option<T> {
     let queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
     queue.recv().ok()

@@ -1,4 +1,4 @@
-//! `statistics.csv`: what every structure of every label map in a folder measures, as the sidecars say it.
+//! `statistics.csv`: statistics of every structure of every label map in a folder, from the sidecars.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -8,13 +8,13 @@ use ctseg_base::text::csv_cell::to_cell;
 use ctseg_base::text::file::read_text_at_most;
 use ctseg_base::text::os_text::to_text;
 use ctseg_base::{Error, Result, regular_file};
-use ctseg_core::outputs::sidecar::{MOST_BYTES, Sidecar};
+use ctseg_core::outputs::sidecar::{MAX_BYTES, Sidecar};
 
-/// The table's name.
+/// File name of the table.
 pub const FILE_NAME: &str = "statistics.csv";
 
-/// Folders are looked through so far down.
-const DEEPEST: usize = 16;
+/// Largest depth of folders that are searched.
+const MAX_DEPTH: usize = 16;
 
 const HEADER: [&str; 12] = [
     "case",
@@ -31,15 +31,15 @@ const HEADER: [&str; 12] = [
     "touches_border",
 ];
 
-/// Writes the table of all cases in `folder` and below it: a row per case and structure, an empty cell where a
-/// structure has no voxels. It is made from the sidecars, so that it is complete however many runs, processes
-/// and interruptions the cases took.
+/// Writes the table of all cases in `folder` and below: one row per case and structure, with empty cells for structures
+/// without voxels. It is made from the sidecars, so that it is complete after any number of runs, processes and
+/// interruptions.
 pub fn write_statistics(folder: &Path) -> Result<()> {
     let path = folder.join(FILE_NAME);
     if path.exists() && !is_own(&path) {
         return Err(Error::file(
             &path,
-            "not made by ctseg, and would be overwritten by the statistics of this folder, which are left out; rename it",
+            "was not made by ctseg, so the statistics of this folder are not written; rename the file",
         ));
     }
     let failed = |error: csv::Error| Error::file(&path, format!("cannot write: {error}"));
@@ -64,7 +64,7 @@ pub fn write_statistics(folder: &Path) -> Result<()> {
     write_bytes_atomically(&path, &bytes)
 }
 
-/// Whether a file begins as the table does.
+/// Whether a file has the header of the table.
 fn is_own(path: &Path) -> bool {
     let mut start = Vec::new();
     let header = format!("{}\n", HEADER.join(","));
@@ -73,7 +73,7 @@ fn is_own(path: &Path) -> bool {
     matches!(read, Some(Ok(_))) && (start.is_empty() || start == header.as_bytes())
 }
 
-/// All files that could be sidecars. Folders that cannot be read, hidden ones and links are left out.
+/// Finds all JSON files. Skips links, and folders that are hidden or cannot be read.
 fn find(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) {
     let Ok(entries) = std::fs::read_dir(folder) else {
         return;
@@ -83,7 +83,7 @@ fn find(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) {
         let (path, Ok(kind)) = (entry.path(), entry.file_type()) else {
             continue;
         };
-        if kind.is_dir() && !hidden && depth < DEEPEST {
+        if kind.is_dir() && !hidden && depth < MAX_DEPTH {
             find(&path, depth + 1, found);
         } else if kind.is_file() && !hidden && path.extension().is_some_and(|e| e == "json") {
             found.push(path);
@@ -92,7 +92,7 @@ fn find(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) {
 }
 
 fn read(file: &Path) -> Option<Sidecar> {
-    let text = read_text_at_most(file, MOST_BYTES).ok()?;
+    let text = read_text_at_most(file, MAX_BYTES).ok()?;
     serde_json::from_str(&text).ok()
 }
 

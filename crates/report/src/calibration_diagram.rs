@@ -1,5 +1,4 @@
-//! The reliability diagram of an evaluation, `calibration.png`: how often a voxel is inside, by the probability that
-//! it was given.
+//! The reliability diagram of an evaluation, `calibration.png`: observed frequency by predicted probability.
 
 use std::path::Path;
 
@@ -8,17 +7,17 @@ use ctseg_base::Result;
 use ctseg_evaluate::calibration::{Calibration, PNG_NAME};
 use ctseg_image::metrics::calibration::{Bin, Reliability};
 
-/// Draws the curves near the structures: of all together, and of each.
+/// Draws the curves for voxels near the structures: for all structures together and for each.
 ///
 /// # Errors
-/// Whatever the file system refuses.
+/// The file cannot be written.
 pub fn draw(calibration: &Calibration, folder: &Path) -> Result<()> {
     chart(calibration).write_png(&folder.join(PNG_NAME))
 }
 
 fn chart(calibration: &Calibration) -> Chart {
-    let error = calibration.mean_near(Reliability::expected_error);
-    let told = error.map_or(String::new(), |error| format!(" (ECE {error:.4})"));
+    let error = calibration.mean_near(Reliability::expected_calibration_error);
+    let ece = error.map_or(String::new(), |error| format!(" (ECE {error:.4})"));
     let mut curves = vec![
         Curve {
             name: "perfectly calibrated".to_owned(),
@@ -37,20 +36,20 @@ fn chart(calibration: &Calibration) -> Chart {
     curves.extend(structures.map(|(index, structure)| Curve {
         name: structure.name.clone(),
         points: points(&calibration.of_structure(index).near),
-        // The first and the last are taken.
+        // The first and last colours are used above.
         colour: 1 + index % (COLOURS - 2),
         stroke: Stroke::Dots,
     }));
     Chart {
-        title: format!("Reliability near the structures{told}"),
-        x_label: "mean probability".to_owned(),
-        y_label: "share inside the reference".to_owned(),
+        title: format!("Reliability near the structures{ece}"),
+        x_label: "mean predicted probability".to_owned(),
+        y_label: "fraction inside the reference".to_owned(),
         y_range: Some((0.0, 1.0)),
         curves,
     }
 }
 
-/// A point for each bin that has voxels.
+/// A point for each non-empty bin.
 fn points(curve: &Reliability) -> Vec<(f64, f64)> {
     let point = |bin: &Bin| Some((bin.mean_probability()?, bin.observed_share()?));
     curve.bins().iter().filter_map(point).collect()

@@ -1,5 +1,5 @@
-//! A run's curves as pictures in its folder, `plots/loss.png` and `plots/dice.png`, drawn from what the run has
-//! written down: a run that is resumed has them from its beginning.
+//! Plots of a run, `plots/loss.png` and `plots/dice.png`, drawn from the metrics in the run folder; a resumed run
+//! includes all earlier epochs.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -12,10 +12,10 @@ use ctseg_core::run::history;
 use ctseg_core::run::history::{EpochLine, History};
 use ctseg_core::run::tracker::{EpochRecord, Event, RunIdentity, Tracker};
 
-/// While a run goes on its pictures are drawn anew this often at most; drawing takes about a tenth of a second.
+/// Minimum interval between redraws during a run; drawing takes about 0.1 s.
 const DRAW_EVERY: Duration = Duration::from_secs(20);
 
-/// Draws the curves of the run that began last.
+/// A tracker that draws the curves of the run started last.
 #[derive(Default)]
 pub struct Curves(Mutex<State>);
 
@@ -26,14 +26,14 @@ struct State {
 }
 
 impl Tracker for Curves {
-    fn begun(&self, run: &RunIdentity) -> Result<()> {
+    fn run_started(&self, run: &RunIdentity) -> Result<()> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.run = Some(run.folder.to_path_buf());
         state.drawn = None;
         Ok(())
     }
 
-    fn epoch(&self, _: &EpochRecord) -> Result<()> {
+    fn log_epoch(&self, _: &EpochRecord) -> Result<()> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if state
             .drawn
@@ -46,8 +46,8 @@ impl Tracker for Curves {
         result
     }
 
-    /// The pictures that are shown elsewhere have all epochs.
-    fn happened(&self, event: &Event) -> Result<()> {
+    /// Redraws before the plots are uploaded, so that they include all epochs.
+    fn log_event(&self, event: &Event) -> Result<()> {
         let Event::Artifact { path, .. } = event else {
             return Ok(());
         };
@@ -62,7 +62,7 @@ impl Tracker for Curves {
 /// Draws the curves of the run in folder `run`, if it has any epochs.
 ///
 /// # Errors
-/// Its metrics cannot be read, or the pictures not written.
+/// The metrics cannot be read, or the pictures cannot be written.
 pub fn draw(run: &Path) -> Result<()> {
     let history = history::read(run)?;
     if history.is_empty() {
@@ -77,7 +77,7 @@ pub fn draw(run: &Path) -> Result<()> {
     )
 }
 
-/// Draws loss and Dice of a run called `name` into two files.
+/// Draws loss and Dice of a run named `name` to two files.
 ///
 /// # Errors
 /// The pictures cannot be written.
@@ -102,11 +102,11 @@ pub fn draw_to(history: &History, name: &str, [loss_png, dice_png]: [&Path; 2]) 
     chart("Dice", "Dice", Some((0.0, 1.0)), dice).write_png(dice_png)
 }
 
-/// Draws validation Dice and loss of a sweep's trials (name and run folder, the best first) into `plots/` in
-/// the sweep's folder.
+/// Draws validation Dice and training loss of a sweep's trials (name and run folder, best first) to `plots/` in the
+/// sweep's folder.
 ///
 /// # Errors
-/// As [`draw`].
+/// See [`draw`].
 pub fn draw_trials(sweep: &Path, trials: &[(String, &Path)]) -> Result<()> {
     let histories: Vec<(&str, History)> = trials
         .iter()
@@ -120,7 +120,7 @@ pub fn draw_trials(sweep: &Path, trials: &[(String, &Path)]) -> Result<()> {
                 name: (*name).to_owned(),
                 points: points(lines, value),
                 colour,
-                // After the last colour they begin anew.
+                // Colours repeat, with dashed lines.
                 stroke: if colour < COLOURS {
                     Stroke::Line
                 } else {
@@ -149,10 +149,10 @@ fn points(lines: &[EpochLine], value: fn(&EpochLine) -> Option<f64>) -> Vec<(f64
     lines.iter().filter_map(point).collect()
 }
 
-/// A kind of curve: what it is called, how it is drawn, and what it shows of an epoch.
+/// A kind of curve: name, stroke, and the value of an epoch.
 type Kind = (&'static str, Stroke, fn(&EpochLine) -> Option<f64>);
 
-/// Every kind of every network; a network's curves have one colour.
+/// Curves of every kind for every network; one colour per network.
 fn curves(history: &History, kinds: &[Kind]) -> Vec<Curve> {
     let each = history
         .iter()

@@ -1,6 +1,6 @@
-//! Reports of trainings and evaluations: an HTML page and pictures.
+//! HTML reports of training runs and evaluations, and pictures.
 
-#![deny(unsafe_code)] // not forbid: ndarray's `s!` allows it for itself
+#![deny(unsafe_code)] // not forbid: ndarray's `s!` contains an `allow`
 
 pub mod calibration_diagram;
 pub mod curves;

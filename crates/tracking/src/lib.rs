@@ -1,4 +1,4 @@
-//! What other programs are told of runs: MLflow, Prometheus, system metrics.
+//! Experiment tracking and monitoring: MLflow, Prometheus, system metrics.
 
 #![forbid(unsafe_code)]
 

@@ -1,11 +1,11 @@
-//! Where a run comes from: command, user, machine, job, and the commit of the working folder, as tags. Names with
-//! `mlflow.` are MLflow's own (`mlflow/utils/mlflow_tags.py`), which its pages show.
+//! Provenance tags of a run: command, user, machine, job, and the commit of the working folder. Tags with `mlflow.` are
+//! MLflow's own (`mlflow/utils/mlflow_tags.py`), which its UI shows.
 
 use std::path::{Path, PathBuf};
 
 use ctseg_base::text::file::read_text;
 
-/// A job's facts: the tag, and the environment variables that may hold it, the first that is set.
+/// Job tags with their environment variables; the first variable that is set counts.
 const JOB: [(&str, &[&str]); 14] = [
     ("ctseg.slurm.job_id", &["SLURM_JOB_ID"]),
     ("ctseg.slurm.job_name", &["SLURM_JOB_NAME"]),
@@ -18,13 +18,13 @@ const JOB: [(&str, &[&str]); 14] = [
     ("ctseg.pbs.job_id", &["PBS_JOBID"]),
     ("ctseg.lsf.job_id", &["LSB_JOBID"]),
     ("ctseg.kubernetes.job_index", &["JOB_COMPLETION_INDEX"]),
-    // These three only where a manifest sets them, as scripts/k8s does.
+    // Set only by a manifest, such as those in scripts/k8s.
     ("ctseg.kubernetes.job", &["KUBERNETES_JOB_NAME"]),
     ("ctseg.kubernetes.namespace", &["POD_NAMESPACE"]),
     ("ctseg.kubernetes.node", &["NODE_NAME"]),
 ];
 
-/// The tags of this process; what is not known is left out.
+/// The tags of this process; unknown values are left out.
 pub fn tags() -> Vec<(String, String)> {
     let arguments: Vec<String> = std::env::args_os()
         .map(|argument| argument.to_string_lossy().into_owned())
@@ -42,7 +42,7 @@ fn tags_of(
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
     let host = host.map(|name| name.trim().to_owned());
     let host = host.filter(|name| !name.is_empty());
-    // A pod's host name is the pod's, unless its template says otherwise.
+    // By default a pod's host name is the pod's name.
     let pod = known("POD_NAME").or_else(|| {
         known("KUBERNETES_SERVICE_HOST")?;
         known("HOSTNAME").or_else(|| host.clone())
@@ -65,7 +65,7 @@ fn tags_of(
         .collect()
 }
 
-/// The command as it was typed, without the program's folder, and without what may be secret in addresses.
+/// The command line, without the program's folder and without credentials in addresses.
 fn command_line(arguments: &[String]) -> String {
     let mut words = arguments.iter();
     let program = words.next().map(|path| {
@@ -77,7 +77,7 @@ fn command_line(arguments: &[String]) -> String {
     all.join(" ")
 }
 
-/// `text` with `***` in the place of user and password in addresses: `https://user:password@host`.
+/// Replaces user and password in addresses (`https://user:password@host`) with `***`.
 fn without_secrets(text: &str) -> String {
     let mut clean = String::new();
     let mut rest = text;
@@ -96,7 +96,7 @@ fn without_secrets(text: &str) -> String {
     clean + rest
 }
 
-/// In quotes where a shell would part or change it.
+/// Quoted if a shell would split or change it.
 fn quoted(word: &str) -> String {
     let plain = |letter: char| letter.is_alphanumeric() || "_-./=:,@%+*".contains(letter);
     if !word.is_empty() && word.chars().all(plain) {
@@ -105,7 +105,7 @@ fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-/// The user's name by its number, as `/etc/passwd` has it.
+/// The user name for this process's UID, from `/etc/passwd`.
 fn own_name() -> Option<String> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
@@ -118,8 +118,8 @@ fn own_name() -> Option<String> {
     })
 }
 
-/// The commit that is checked out in the git repository around `folder`; none where there is no repository, or no
-/// commit in it yet. See gitrepository-layout(5).
+/// The commit checked out in the git repository around `folder`; `None` without a repository or a commit. See
+/// gitrepository-layout(5).
 fn git_commit(folder: &Path) -> Option<String> {
     let git = folder
         .ancestors()
@@ -129,7 +129,7 @@ fn git_commit(folder: &Path) -> Option<String> {
         return commit_in(&head);
     };
     let branch = branch.trim();
-    // A worktree shares its branches with the repository that it belongs to.
+    // A worktree shares its branches with its repository.
     let shared = match read_text(&git.join("commondir")) {
         Ok(path) => git.join(path.trim()),
         Err(_) => git.clone(),
@@ -180,15 +180,15 @@ mod tests {
     }
 
     #[test]
-    fn jobs_are_told_from_what_is_done_by_hand() {
-        let by_hand = tags_with(&[("USER", "ada")]);
-        assert_eq!(of(&by_hand, "mlflow.source.type"), Some("LOCAL"));
-        assert_eq!(of(&by_hand, "mlflow.user"), Some("ada"));
+    fn jobs_are_distinguished_from_local_runs() {
+        let local = tags_with(&[("USER", "ada")]);
+        assert_eq!(of(&local, "mlflow.source.type"), Some("LOCAL"));
+        assert_eq!(of(&local, "mlflow.user"), Some("ada"));
         assert_eq!(
-            of(&by_hand, "mlflow.source.name"),
+            of(&local, "mlflow.source.name"),
             Some("ctseg fit --stage 1")
         );
-        assert_eq!(of(&by_hand, "ctseg.kubernetes.pod"), None);
+        assert_eq!(of(&local, "ctseg.kubernetes.pod"), None);
         let slurm = [
             ("SLURM_JOB_ID", "71"),
             ("SLURM_ARRAY_JOB_ID", "70"),
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_are_shown_without_passwords() {
+    fn commands_contain_no_passwords() {
         for (words, shown) in [
             (vec!["ctseg", "--set", "name=a b"], "ctseg --set 'name=a b'"),
             (vec!["a/b/ctseg", "it's"], r"ctseg 'it'\''s'"),
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn the_commit_is_found_however_git_keeps_it() {
+    fn the_commit_is_found_in_every_layout() {
         let folder = tempfile::tempdir().unwrap();
         let write = |path: &str, text: &str| {
             let path = folder.path().join(path);

@@ -1,5 +1,5 @@
-//! Which clean-up a model's label maps get: tried on predictions of cases that no network involved has seen, kept
-//! where it gains (as nnU-Net's `determine_postprocessing`, Isensee et al., Nature Methods 2021, with more steps).
+//! Chooses a model's post-processing on out-of-fold predictions: steps that improve Dice are kept (like nnU-Net's
+//! `determine_postprocessing`, Isensee et al., Nature Methods 2021, with more kinds of steps).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use rayon::prelude::*;
 
-use ctseg_base::cancel::unless_stopped;
+use ctseg_base::cancel::check_stop;
 use ctseg_base::progress::Observer;
 use ctseg_base::text::suggest::expected;
 use ctseg_base::{Error, Result};
@@ -16,23 +16,23 @@ use ctseg_core::model::postprocessing::{Cleaning, Postprocessing, Tried};
 use ctseg_core::recipe::Recipe;
 use ctseg_image::formats::read_label_map;
 use ctseg_image::labels::components::Connectivity;
-use ctseg_image::labels::postprocess::{Part, Step, Within, apply, boxes, processed};
+use ctseg_image::labels::postprocess::{Part, Step, Within, apply, apply_steps, bounding_boxes};
 use ctseg_image::metrics::overlap::{Overlap, Summary, overlaps};
 use ctseg_image::space::LabelMap;
 
-/// On fewer cases a choice would be luck.
-const FEWEST_CASES: usize = 5;
+/// Minimum number of cases; with fewer the choice would be random.
+const MIN_CASES: usize = 5;
 
-/// Volumes below which components are tried to be dropped, as shares of the structure's median volume.
+/// Candidate volumes below which components are removed, as shares of the structure's median volume.
 const SMALL_SHARES: [f64; 3] = [0.01, 0.05, 0.2];
 
-/// Refuses steps for a structure that the dataset has not.
+/// Refuses steps for structures that are not in the dataset.
 pub fn check_names(recipe: &Recipe, structures: &[Structure]) -> Result<()> {
     let mut names = recipe.postprocessing.steps.keys();
     match names.find(|name| structures.iter().all(|s| s.name != **name)) {
         None => Ok(()),
         Some(name) => Err(Error::invalid(format!(
-            "postprocessing.steps names '{name}', which the dataset has not; its structures are {}",
+            "postprocessing.steps names '{name}', which is not in the dataset; its structures are {}",
             expected(
                 name,
                 &structures
@@ -44,26 +44,26 @@ pub fn check_names(recipe: &Recipe, structures: &[Structure]) -> Result<()> {
     }
 }
 
-/// Out-of-fold predictions to try things on.
-pub struct Trial<'a> {
+/// Searches for post-processing steps on out-of-fold predictions.
+pub struct PostprocessingSearch<'a> {
     pub dataset: &'a Dataset,
-    /// Cases of the dataset with their label maps.
+    /// Case indices in the dataset, with their label maps.
     pub maps: &'a [(usize, PathBuf)],
     pub recipe: &'a Recipe,
     pub stop: &'a AtomicBool,
 }
 
-/// Dice of each structure, for each of the step lists that are tried on it, over the cases.
+/// Dice by structure, candidate step list and case.
 type Scores = Vec<Vec<Vec<Option<f64>>>>;
 
-impl Trial<'_> {
-    /// Tries components, holes and smoothing in this order, each on top of what was kept before; of the
-    /// alternatives of each the best is kept if the structure's mean Dice gains enough. At the end the whole is
-    /// measured as prediction applies it, and a structure that loses by what the others do keeps none of its steps.
+impl PostprocessingSearch<'_> {
+    /// Tries components, holes and smoothing in this order, each after the steps kept so far. The best alternative of
+    /// each kind is kept if the structure's mean Dice improves enough. Finally all steps are applied together, as in
+    /// prediction; structures with a lower Dice than before lose their steps.
     ///
     /// # Errors
     /// Label maps that cannot be read; [`Error::Interrupted`] when stopped.
-    pub fn chosen(&self, observer: &dyn Observer) -> Result<(Option<Postprocessing>, Vec<Tried>)> {
+    pub fn choose(&self, observer: &dyn Observer) -> Result<(Option<Postprocessing>, Vec<Tried>)> {
         let config = &self.recipe.postprocessing;
         let by_hand = Postprocessing::by_hand(self.recipe);
         if self.maps.is_empty() || !config.choose && by_hand.is_none() {
@@ -75,18 +75,18 @@ impl Trial<'_> {
             .map(|s| config.steps.get(&s.name).cloned().unwrap_or_default())
             .collect();
         let mut tried = Vec::new();
-        if config.choose && self.maps.len() >= FEWEST_CASES {
+        if config.choose && self.maps.len() >= MIN_CASES {
             let sizes = self.median_volumes_ml()?;
             for kind in [components, holes, smoothing] {
                 self.try_kind(kind, &sizes, &mut kept, &mut tried)?;
             }
         } else if config.choose {
-            observer.say(&format!(
-                "no clean-up is chosen on {} out-of-fold predictions; expected {FEWEST_CASES} or more",
+            observer.info(&format!(
+                "no post-processing was chosen: {} out-of-fold predictions; expected {MIN_CASES} or more",
                 self.maps.len()
             ));
         }
-        let (before, after) = self.without_losers(&mut kept)?;
+        let (before, after) = self.drop_harmful(&mut kept)?;
         let mut chosen = Postprocessing {
             cases: self.maps.len(),
             smallest_gain: config.smallest_gain,
@@ -135,7 +135,7 @@ impl Trial<'_> {
         for (index, (own, scores)) in lists.into_iter().zip(scores).enumerate() {
             let means: Vec<Option<f64>> = scores.into_iter().map(|s| Summary::of(s).mean).collect();
             let gain = |at: usize| Some(means[at]? - means[0]?);
-            // The first of several that gain as much: the simplest.
+            // The first of those with equal gain: the simplest.
             let best = (1..own.len()).rev().max_by(|a, b| {
                 let of = |at: &usize| gain(*at).unwrap_or(f64::NEG_INFINITY);
                 of(a).total_cmp(&of(b))
@@ -160,8 +160,9 @@ impl Trial<'_> {
         Ok(())
     }
 
-    /// Mean Dice of each structure without and with clean-up; structures that lose are let go, except by hand.
-    fn without_losers(&self, kept: &mut [Vec<Step>]) -> Result<(Means, Means)> {
+    /// Mean Dice of each structure without and with post-processing. Structures whose Dice falls lose their steps,
+    /// unless the steps were set by hand.
+    fn drop_harmful(&self, kept: &mut [Vec<Step>]) -> Result<(Means, Means)> {
         let structures = &self.dataset.structures;
         let none = vec![Vec::new(); structures.len()];
         let before = self.means_applied(&none)?;
@@ -173,10 +174,10 @@ impl Trial<'_> {
                     .steps
                     .contains_key(&structures[index].name)
             };
-            let loser = (0..structures.len()).find(|index| {
+            let harmed = (0..structures.len()).find(|index| {
                 !by_hand(*index) && !kept[*index].is_empty() && after[*index] < before[*index]
             });
-            match loser {
+            match harmed {
                 Some(index) => kept[index].clear(),
                 None => return Ok((before, after)),
             }
@@ -184,7 +185,7 @@ impl Trial<'_> {
     }
 
     fn load(&self, (case, path): &(usize, PathBuf)) -> Result<(LabelMap, LabelMap)> {
-        unless_stopped(self.stop, || "clean-up was being chosen".to_owned())?;
+        check_stop(self.stop, || "post-processing was being chosen".to_owned())?;
         let (_, prediction) = read_label_map(path)?;
         let reference = self.dataset.load_labels(&self.dataset.cases[*case])?;
         let tolerance = self.dataset.reading.grid_tolerance;
@@ -222,24 +223,24 @@ impl Trial<'_> {
             .collect())
     }
 
-    /// Each structure by itself: what its neighbours become does not matter to it but where both grow.
+    /// Scores each structure by itself; its neighbours matter only where both grow.
     fn scores(&self, lists: &[Vec<Vec<Step>>]) -> Result<Scores> {
         let values = self.values();
         let cases = self.maps.par_iter().map(|map| {
             let (prediction, reference) = self.load(map)?;
-            let mut known = prediction.clone();
-            self.forget_unknown(&mut known, &reference);
-            let whole = overlaps(&known, &reference, &values)?;
-            drop(known);
-            let found = boxes(&prediction, &values);
+            let mut masked = prediction.clone();
+            self.mask_ignored(&mut masked, &reference);
+            let unchanged = overlaps(&masked, &reference, &values)?;
+            drop(masked);
+            let found = bounding_boxes(&prediction, &values);
             let structures = (0..values.len()).into_par_iter().map(|index| {
                 let of = |steps: &Vec<Step>| match found[index] {
                     Some(found) if !steps.is_empty() => {
-                        let part = processed(&prediction, values[index], &found, steps);
-                        let references = whole[index].reference_voxels();
+                        let part = apply_steps(&prediction, values[index], &found, steps);
+                        let references = unchanged[index].reference_voxels();
                         self.overlap(&part, &reference, values[index], references)
                     }
-                    _ => whole[index],
+                    _ => unchanged[index],
                 };
                 lists[index]
                     .iter()
@@ -265,7 +266,7 @@ impl Trial<'_> {
         let cases = self.maps.par_iter().map(|map| {
             let (mut prediction, reference) = self.load(map)?;
             apply(&mut prediction, &plan)?;
-            self.forget_unknown(&mut prediction, &reference);
+            self.mask_ignored(&mut prediction, &reference);
             overlaps(&prediction, &reference, &values)
         });
         let cases = cases.collect::<Result<Vec<Vec<Overlap>>>>()?;
@@ -273,8 +274,8 @@ impl Trial<'_> {
         Ok((0..values.len()).map(mean).collect())
     }
 
-    /// Background in `prediction` where the reference does not know what is there.
-    fn forget_unknown(&self, prediction: &mut LabelMap, reference: &LabelMap) {
+    /// Sets voxels with the reference's ignore label to background in `prediction`.
+    fn mask_ignored(&self, prediction: &mut LabelMap, reference: &LabelMap) {
         if let Some(ignore) = self.dataset.ignore {
             prediction
                 .data
@@ -307,14 +308,14 @@ impl Trial<'_> {
             true_positive: both,
             false_positive: predicted - both,
             false_negative: reference_voxels - both,
-            true_negative: 0, // Dice does not ask for it
+            true_negative: 0, // not used by Dice
         }
     }
 }
 
 type Means = Vec<Option<f64>>;
 
-/// Steps of which one is tried at a time, for a structure of a median volume (mL) seen on a spacing.
+/// Alternative steps of one kind, for a structure with this median volume (mL) and a spacing.
 type Alternatives = fn(Option<f64>, [f64; 3]) -> Vec<Step>;
 
 fn components(median_ml: Option<f64>, _: [f64; 3]) -> Vec<Step> {

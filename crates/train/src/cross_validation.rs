@@ -1,4 +1,4 @@
-//! Out-of-fold predictions: every case by the network that did not see it, as label maps on the cases' own grids.
+//! Out-of-fold predictions: label maps of every case, on its own grid, by the network that was not trained on it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::time::Instant;
 use sha2::{Digest, Sha256};
 
 use ctseg_base::atomic_file::create_folder;
-use ctseg_base::cancel::{guarded, unless_stopped};
+use ctseg_base::cancel::{catch_panic, check_stop};
 use ctseg_base::hash::file_sha256;
 use ctseg_base::progress::Observer;
 use ctseg_base::{Error, Result};
@@ -16,55 +16,55 @@ use ctseg_core::dataset::reference::{Depth, Reference, label_maps};
 use ctseg_core::dataset::{Dataset, Structure};
 use ctseg_core::inference::cascade::CascadeReport;
 use ctseg_core::inference::coarse_result::StageOneResult;
-use ctseg_core::inference::roi::carried_over;
-use ctseg_core::inference::stage::{Segmenter, network_grid, network_input};
+use ctseg_core::inference::roi::map_box;
+use ctseg_core::inference::stage::{Stage, network_grid, network_input};
 use ctseg_core::model::bundle::Bundle;
 use ctseg_core::model::identity::ModelUsed;
 use ctseg_core::outputs::Outputs;
-use ctseg_core::outputs::sidecar::{Making, is_made_of};
+use ctseg_core::outputs::sidecar::{CaseWriter, is_complete_for};
 use ctseg_core::recipe::output_maps::UNION;
 use ctseg_core::recipe::{Region, Target};
 use ctseg_engine::device::Compute;
 use ctseg_engine::weights::NamedTensors;
 use ctseg_evaluate::tolerances::Tolerances;
-use ctseg_evaluate::{Evaluation, evaluate_unless_stopped};
+use ctseg_evaluate::{Evaluation, evaluate_cancellable};
 use ctseg_image::resample::restore_exclusive;
 use ctseg_image::space::{LabelMap, Orientation, Volume, VoxelBox};
 
-/// What to predict, with what.
+/// The input of [`predict_out_of_fold`].
 pub struct OutOfFoldJob<'a> {
-    /// The model that the trained folds were published into.
+    /// The model with the trained folds.
     pub bundle: &'a Bundle,
     pub stage: u8,
     pub dataset: &'a Dataset,
     /// The folds whose held-out cases are predicted.
     pub folds: &'a [usize],
-    /// What a stage 1 that did not see the case found; for stages that work inside a region.
+    /// Results of a stage 1 that was not trained on the case; for stages that work inside a region.
     pub stage_one: &'a BTreeMap<usize, StageOneResult>,
-    /// Where the label maps go.
+    /// Output folder of the label maps.
     pub folder: PathBuf,
     pub compute: &'a Compute,
     pub stop: &'a AtomicBool,
-    /// No case is begun after this time.
+    /// No case is started after this time.
     pub deadline: Option<Instant>,
 }
 
-/// What came of it.
+/// The result of [`predict_out_of_fold`].
 #[derive(Debug, Clone)]
 pub struct OutOfFold {
     pub folder: PathBuf,
-    /// Cases of the dataset with their label maps.
+    /// Case indices in the dataset, with their label maps.
     pub maps: Vec<(usize, PathBuf)>,
-    /// None where no case could be predicted.
+    /// None if no case could be predicted.
     pub evaluation: Option<Evaluation>,
     /// Whether every held-out case was predicted.
     pub complete: bool,
-    /// Whether all structures count as one, as for the network.
+    /// Whether all structures are evaluated as one, as the network has one output for all.
     pub union: bool,
 }
 
-/// Predicts the held-out cases of the job's folds; label maps that are whole and of the same input and weights
-/// are kept. Writes `metrics.csv` and `summary.json` beside them. A case that fails costs no other.
+/// Predicts the held-out cases of the job's folds; complete label maps of the same input and weights are kept. Writes
+/// `metrics.csv` and `summary.json` beside them. A case that fails does not affect the others.
 ///
 /// # Errors
 /// The model lacks the stage; the folder cannot be written; [`Error::Interrupted`] when stopped.
@@ -76,7 +76,7 @@ pub fn predict_out_of_fold(job: &OutOfFoldJob, observer: &dyn Observer) -> Resul
     let mut maps = Vec::new();
     let mut out_of_time = false;
     for (case, position) in &cases {
-        unless_stopped(job.stop, || {
+        check_stop(job.stop, || {
             "held-out cases were being predicted".to_owned()
         })?;
         out_of_time = job
@@ -84,13 +84,13 @@ pub fn predict_out_of_fold(job: &OutOfFoldJob, observer: &dyn Observer) -> Resul
             .is_some_and(|deadline| Instant::now() >= deadline);
         if out_of_time {
             observer.warn(&format!(
-                "time is up: {} of {} held-out cases were predicted; 'ctseg fit --resume' goes on",
+                "time limit reached: {} of {} held-out cases were predicted; resume with 'ctseg fit --resume'",
                 maps.len(),
                 cases.len()
             ));
             break;
         }
-        match guarded(|| networks.predicted(job, *case, *position)) {
+        match catch_panic(|| networks.predict_case(job, *case, *position)) {
             Ok(path) => maps.push((*case, path)),
             Err(error) => observer.warn(&format!("not predicted: {error}")),
         }
@@ -99,7 +99,7 @@ pub fn predict_out_of_fold(job: &OutOfFoldJob, observer: &dyn Observer) -> Resul
     drop(task);
     let evaluation = match maps.is_empty() {
         true => None,
-        false => Some(compared(job, &maps, networks.is_union(), observer)?),
+        false => Some(evaluate_maps(job, &maps, networks.is_union(), observer)?),
     };
     Ok(OutOfFold {
         folder: job.folder.clone(),
@@ -110,20 +110,20 @@ pub fn predict_out_of_fold(job: &OutOfFoldJob, observer: &dyn Observer) -> Resul
     })
 }
 
-/// The networks of a stage, by position.
+/// The networks of a stage, by fold position.
 struct Networks {
-    segmenter: Segmenter,
-    /// By position: fold number, held-out cases, hash of all that decides its label maps.
+    stage: Stage,
+    /// By position: fold number, held-out cases, hash of everything that determines its label maps.
     folds: Vec<(usize, Vec<String>, String)>,
     structures: Vec<Structure>,
 }
 
 impl Networks {
     fn load(job: &OutOfFoldJob) -> Result<Self> {
-        let segmenter = job.bundle.segmenter(job.stage, job.compute)?;
+        let stage = job.bundle.load_stage(job.stage, job.compute)?;
         let weights = job.bundle.stage_weights(job.stage)?;
         let manifest = job.bundle.stage(job.stage);
-        let stage1 = match segmenter.recipe.region {
+        let stage1 = match stage.recipe.region {
             Region::Roi => job.bundle.stage_sha256(1),
             Region::Whole => None,
         };
@@ -136,22 +136,22 @@ impl Networks {
             value: 1,
             name: UNION.to_owned(),
         };
-        let structures = match segmenter.recipe.structures {
+        let structures = match stage.recipe.structures {
             Target::Union => vec![union],
             Target::Each => job.bundle.structures()?,
         };
         Ok(Self {
             folds: folds.collect(),
-            segmenter,
+            stage,
             structures,
         })
     }
 
     fn is_union(&self) -> bool {
-        self.segmenter.recipe.structures == Target::Union
+        self.stage.recipe.structures == Target::Union
     }
 
-    /// Cases with the position of the network that did not see them.
+    /// Cases with the position of the network that was not trained on them.
     fn held_out(&self, job: &OutOfFoldJob) -> Vec<(usize, usize)> {
         let position = |case: usize| {
             let id = &job.dataset.cases[case].id;
@@ -164,8 +164,8 @@ impl Networks {
             .collect()
     }
 
-    /// The label map of one case, made or found.
-    fn predicted(&self, job: &OutOfFoldJob, case: usize, position: usize) -> Result<PathBuf> {
+    /// Predicts one case, unless its label map exists already; returns its path.
+    fn predict_case(&self, job: &OutOfFoldJob, case: usize, position: usize) -> Result<PathBuf> {
         let started = Instant::now();
         let (fold, _, hash) = &self.folds[position];
         let case_files = &job.dataset.cases[case];
@@ -173,18 +173,18 @@ impl Networks {
         let path = job.folder.join(format!("{name}.nii.gz"));
         let input_sha256 = job.dataset.copies.read(&case_files.image, file_sha256)?;
         let rescale_hu = job.dataset.reading.rescale_hu;
-        if is_made_of(&path, &input_sha256, rescale_hu, hash) {
+        if is_complete_for(&path, &input_sha256, rescale_hu, hash) {
             return Ok(path);
         }
         let image = job.dataset.load_image(case_files)?;
-        let (labels, roi) = self.segmented(job, case, position, &image.volume)?;
+        let (labels, roi) = self.segment_case(job, case, position, &image.volume)?;
         let report = CascadeReport {
             roi,
             roi_share: roi.map(|roi| roi.voxels() as f64 / image.volume.grid.voxels() as f64),
-            looks: 1,
+            views: 1,
             parts: Vec::new(),
             notes: vec![format!(
-                "out of fold: by the network of fold {fold}, which did not see this case"
+                "out of fold: by the network of fold {fold}, which was not trained on this case"
             )],
             seconds: BTreeMap::new(),
             postprocessing: BTreeMap::new(),
@@ -195,7 +195,7 @@ impl Networks {
             .iter()
             .map(|s| (s.name.clone(), s.value))
             .collect();
-        let making = Making {
+        let writer = CaseWriter {
             input: &case_files.image,
             input_sha256: &input_sha256,
             image: &image,
@@ -211,13 +211,13 @@ impl Networks {
             probabilities: None,
             started,
         };
-        making.begin(&path, making.outputs.files(&path, &structures))?;
-        making.written(&path, (labels, None), report)?;
+        writer.start(&path, writer.outputs.files(&path, &structures))?;
+        writer.write(&path, (labels, None), report)?;
         Ok(path)
     }
 
-    /// The labels of one case on its own grid, and the region that they were looked for in, if there was one.
-    fn segmented(
+    /// The labels of one case on its own grid, and the region that was segmented, if there is one.
+    fn segment_case(
         &self,
         job: &OutOfFoldJob,
         case: usize,
@@ -226,30 +226,30 @@ impl Networks {
     ) -> Result<(LabelMap, Option<VoxelBox>)> {
         let source = volume.grid;
         let ras = source.reoriented(Orientation::RAS);
-        let recipe = &self.segmenter.recipe;
-        let known = job
+        let recipe = &self.stage.recipe;
+        let stage_one = job
             .stage_one
             .get(&case)
             .filter(|_| recipe.region == Region::Roi);
-        let region = known.map_or(VoxelBox::whole(ras.shape), |result| result.region);
+        let region = stage_one.map_or(VoxelBox::whole(ras.shape), |result| result.region);
         let grid = network_grid(recipe, &source, &region);
-        let prior = known.map(|result| &result.prior);
+        let prior = stage_one.map(|result| &result.prior);
         let input = network_input(recipe, volume, &grid, prior)?;
-        let logits = self.segmenter.logits_of_fold(position, input.view())?;
+        let logits = self.stage.logits_of_fold(position, input.view())?;
         drop(input);
-        self.segmenter.release_memory()?;
+        self.stage.release_memory()?;
         let values: Vec<u16> = self.structures.iter().map(|s| s.value).collect();
         let labels = restore_exclusive(logits.view(), &grid, &source, &values)?;
         drop(logits);
-        let roi = known
-            .map(|result| carried_over(&result.region, &ras, &source))
+        let roi = stage_one
+            .map(|result| map_box(&result.region, &ras, &source))
             .transpose()?;
         Ok((labels, roi))
     }
 }
 
-/// Compares the label maps with their references and writes the figures beside them.
-fn compared(
+/// Compares the label maps with their references and writes the metrics beside them.
+fn evaluate_maps(
     job: &OutOfFoldJob,
     maps: &[(usize, PathBuf)],
     union: bool,
@@ -268,16 +268,16 @@ fn compared(
     } else {
         Reference::Dataset(predicted)
     };
-    remove_strangers(&job.folder, maps)?;
+    remove_stale_maps(&job.folder, maps)?;
     let tolerances = Tolerances::default();
     let evaluation =
-        evaluate_unless_stopped(&job.folder, &reference, &tolerances, job.stop, observer)?;
+        evaluate_cancellable(&job.folder, &reference, &tolerances, job.stop, observer)?;
     evaluation.write(&job.folder)?;
     Ok(evaluation)
 }
 
-/// Removes label maps of cases that are not among `maps`, such as those of a dataset that has changed since.
-fn remove_strangers(folder: &Path, maps: &[(usize, PathBuf)]) -> Result<()> {
+/// Removes label maps that are not in `maps`, such as those of cases that are no longer in the dataset.
+fn remove_stale_maps(folder: &Path, maps: &[(usize, PathBuf)]) -> Result<()> {
     for found in label_maps(folder, Depth::Folder)? {
         let is_own = maps.iter().any(|(_, own)| *own == found.path);
         if !is_own && found.path.exists() {
@@ -287,7 +287,7 @@ fn remove_strangers(folder: &Path, maps: &[(usize, PathBuf)]) -> Result<()> {
     Ok(())
 }
 
-/// Hash of a network's weights, and of the stage 1 whose regions it looks at.
+/// Hash of a network's weights and of the stage 1 that provides its regions.
 fn weights_sha256(weights: &NamedTensors, stage1: Option<&str>) -> String {
     let mut hasher = Sha256::new();
     for (name, tensor) in weights {

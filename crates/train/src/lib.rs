@@ -1,4 +1,4 @@
-//! Training: preprocessed cases, patches and batches, the trainer, a fit from dataset to model, planning, sweeps.
+//! Training: preprocessed cases, patches and batches, the trainer, `fit` from dataset to model, planning, sweeps.
 
 #![deny(unsafe_code)] // not forbid: ndarray's `s!` allows it for itself
 

@@ -1,4 +1,4 @@
-//! Pictures of the held-out cases that came out best and worst.
+//! Pictures of the held-out cases with the best and worst scores.
 
 use std::path::{Path, PathBuf};
 
@@ -7,13 +7,13 @@ use ctseg_base::Result;
 use ctseg_base::atomic_file::create_folder;
 use ctseg_core::dataset::Dataset;
 use ctseg_core::dataset::reference::Reference;
-use ctseg_evaluate::forget_ignored;
+use ctseg_evaluate::mask_ignored;
 use ctseg_image::formats::{LabelNames, read_label_map};
 use ctseg_image::space::{LabelMap, Volume};
 
-/// A case with its reference and what was found in it, on one grid.
+/// A case with its reference and prediction, on one grid.
 pub struct Comparison<'a> {
-    /// Which case, and how good it is.
+    /// The case and its score.
     pub title: &'a str,
     pub volume: &'a Volume,
     pub reference: &'a LabelMap,
@@ -24,11 +24,11 @@ pub struct Comparison<'a> {
 /// Draws a case to a file.
 pub type DrawComparison = fn(&Path, &Comparison) -> Result<()>;
 
-/// Draws `worst_case.png` and, where there are several cases, `best_case.png` into `folder`; nothing where no case
-/// has a Dice. Their paths.
+/// Draws `worst_case.png` and, if there are several cases, `best_case.png` into `folder`; nothing if no case has a
+/// defined Dice. Returns their paths.
 ///
 /// # Errors
-/// Cases that cannot be read any more, pictures that cannot be written.
+/// Cases that can no longer be read, pictures that cannot be written.
 pub fn best_and_worst(
     dataset: &Dataset,
     predicted: &OutOfFold,
@@ -55,7 +55,7 @@ pub fn best_and_worst(
     for (which, (case, dice)) in chosen {
         let path = folder.join(format!("{which}_case.png"));
         let title = format!("{which} case {case}, Dice {dice:.3}");
-        let shown = show(predicted, dataset, &reference, case, |volume, maps| {
+        let drawn = draw_case(predicted, dataset, &reference, case, |volume, maps| {
             let [reference, prediction] = maps;
             let comparison = Comparison {
                 title: &title,
@@ -66,15 +66,15 @@ pub fn best_and_worst(
             };
             draw(&path, &comparison)
         })?;
-        if shown {
+        if drawn {
             pictures.push(path);
         }
     }
     Ok(pictures)
 }
 
-/// Reads the case and lets `draw` have its volume, reference and prediction; false where there is no such case.
-fn show(
+/// Passes the case's volume, reference and prediction to `draw`; false if there is no such case.
+fn draw_case(
     predicted: &OutOfFold,
     dataset: &Dataset,
     reference: &Reference,
@@ -90,7 +90,7 @@ fn show(
         return Ok(false);
     };
     let image = dataset.load_image(&dataset.cases[*case])?;
-    forget_ignored(&mut prediction, &mut truth, reference.ignore());
+    mask_ignored(&mut prediction, &mut truth, reference.ignore());
     draw(&image.volume, [&truth, &prediction])?;
     Ok(true)
 }

@@ -1,12 +1,12 @@
-//! Sizes of memory as people write them.
+//! Memory sizes on the command line.
 
 use ctseg_base::{Error, Result};
 
-/// `8G`, `512M`, `24GiB`; letters alone stand for powers of 1024.
+/// Parses `8G`, `512M`, `24GiB`; all units are powers of 1024.
 pub fn parse_bytes(text: &str) -> Result<u64> {
     let wrong = || {
         Error::usage(format!(
-            "'{text}' is not a size; expected something like 8G or 512M"
+            "'{text}' is not a size; expected a size such as 8G or 512M"
         ))
     };
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());

@@ -1,4 +1,4 @@
-//! Flags for where a training keeps its data near: a cache of prepared cases, a copy of the dataset.
+//! Flags for training data on local storage: the cache of preprocessed cases, the copy of the dataset.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -12,34 +12,34 @@ use ctseg_base::progress::Observer;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Dataset;
 use ctseg_core::dataset::scratch_copy::staged;
-use ctseg_train::data::preprocessed_cache::CaseStore;
+use ctseg_train::data::preprocessed_cache::PreprocessedCache;
 
-/// What a cache may hold where nothing is said: 50 GiB.
+/// Default size of the case cache: 50 GiB.
 const CASE_CACHE_BYTES: u64 = 50 << 30;
 
 #[derive(Args)]
 pub(crate) struct StorageArgs {
-    /// Keep prepared cases in this folder, for other folds, runs and processes
+    /// Cache preprocessed cases in this folder, shared by folds, runs and processes
     #[arg(long, env = "CTSEG_CASE_CACHE", value_name = "DIR")]
     case_cache: Option<PathBuf>,
-    /// The most that the folder may hold; the least recently used cases go first [default: 50G]
+    /// Maximum size of the case cache; the least recently used cases are evicted [default: 50G]
     #[arg(long, env = "CTSEG_CASE_CACHE_SIZE", value_name = "SIZE", value_parser = parse_bytes)]
     case_cache_size: Option<u64>,
-    /// Copy the training cases to a disk of this machine first and read them there; $TMPDIR where no folder is named
+    /// Copy the training cases to this local folder first and read them there [without a value: $TMPDIR]
     #[arg(long, env = "CTSEG_SCRATCH", value_name = "DIR", num_args = 0..=1, default_missing_value = TMPDIR)]
     scratch: Option<PathBuf>,
 }
 
-/// What flags, environment and settings file say together.
+/// Storage settings from flags, environment and settings file.
 pub(crate) struct Storage {
-    /// The cache of prepared cases, where there is one.
-    pub(crate) case_store: Option<CaseStore>,
+    /// The cache of preprocessed cases, if enabled.
+    pub(crate) preprocessed_cache: Option<PreprocessedCache>,
     scratch: Option<PathBuf>,
 }
 
 impl StorageArgs {
     /// # Errors
-    /// A size that is none; `$TMPDIR` where it is not set.
+    /// The size is invalid, or TMPDIR is requested and not set.
     pub(crate) fn storage(&self, config: &Config) -> Result<Storage> {
         let folder = self.case_cache.as_ref().or(config.case_cache.as_ref());
         let most_bytes = match (self.case_cache_size, &config.case_cache_size) {
@@ -49,15 +49,15 @@ impl StorageArgs {
         };
         let scratch = self.scratch.as_ref().or(config.scratch.as_ref());
         Ok(Storage {
-            case_store: folder.map(|folder| CaseStore::new(folder, most_bytes)),
+            preprocessed_cache: folder.map(|folder| PreprocessedCache::new(folder, most_bytes)),
             scratch: scratch.map(|folder| resolved(folder)).transpose()?,
         })
     }
 }
 
 impl Storage {
-    /// The dataset, to be read from its copy where one is wanted, see [`staged`].
-    pub(crate) fn near(
+    /// The dataset, copied to the scratch folder if one is set, see [`staged`].
+    pub(crate) fn staged(
         &self,
         dataset: Dataset,
         stop: &AtomicBool,
@@ -77,7 +77,7 @@ fn resolved(folder: &Path) -> Result<PathBuf> {
     let set = std::env::var_os("TMPDIR").filter(|value| !value.is_empty());
     set.map(PathBuf::from).ok_or_else(|| {
         Error::usage(
-            "--scratch: TMPDIR is not set; name a folder on a disk of this machine: --scratch DIR",
+            "--scratch: TMPDIR is not set; pass a folder on a local disk: --scratch DIR",
         )
     })
 }

@@ -10,7 +10,7 @@ use ctseg_engine::device::DeviceChoice;
 pub struct Devices(pub Vec<DeviceChoice>);
 
 impl Devices {
-    /// The one that commands of one device use.
+    /// The device of commands that use only one.
     pub fn first(&self) -> DeviceChoice {
         self.0.first().copied().unwrap_or_default()
     }

@@ -1,13 +1,13 @@
-//! Times on the command line.
+//! Durations on the command line.
 
 use std::time::Duration;
 
 use ctseg_base::{Error, Result};
 
-/// `20m`, `1h30m`, `90s`.
+/// Parses `20m`, `1h30m`, `90s`.
 ///
 /// # Errors
-/// Anything else, and no time at all.
+/// The text is not a duration, or the duration is zero.
 pub fn parse_duration(text: &str) -> Result<Duration> {
     text.parse::<jiff::SignedDuration>()
         .ok()
@@ -15,7 +15,7 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
         .filter(|duration| !duration.is_zero())
         .ok_or_else(|| {
             Error::invalid(format!(
-                "'{text}' is not a time; expected something like 90s, 20m or 1h30m"
+                "'{text}' is not a duration; expected something like 90s, 20m or 1h30m"
             ))
         })
 }
@@ -25,7 +25,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_read() {
+    fn durations_are_read() {
         assert_eq!(parse_duration("12m").unwrap(), Duration::from_secs(720));
         assert_eq!(parse_duration("1h30m").unwrap(), Duration::from_secs(5400));
         assert_eq!(parse_duration("90s").unwrap(), Duration::from_secs(90));

@@ -1,4 +1,4 @@
-//! Flags for how files are read: which grids count as one, and how values become Hounsfield units.
+//! Flags for reading files: grid tolerance and conversion to Hounsfield units.
 
 use clap::Args;
 
@@ -8,21 +8,20 @@ use ctseg_image::space::GridTolerance;
 
 #[derive(Args)]
 pub(crate) struct GridArgs {
-    /// Largest distance in voxels between the farthest corners of two grids that count as one; voxels are taken one for
-    /// one, nothing is resampled [default: 0.5]
+    /// Largest corner distance, in voxels, at which two grids count as equal; nothing is resampled [default: 0.5]
     #[arg(long, value_name = "VOXELS")]
     grid_tolerance: Option<GridTolerance>,
 }
 
 #[derive(Args)]
 pub(crate) struct RescaleArgs {
-    /// Bring CT to Hounsfield units: auto (subtract 1024, or undo 16-bit wrap-around, where a volume plainly needs it), or
+    /// Convert to Hounsfield units: auto (subtract 1024 or undo 16-bit wrap-around where a volume clearly needs it), or
     /// HU = value × SLOPE + OFFSET for all volumes, such as -1024,1
     #[arg(long, value_name = "auto|OFFSET,SLOPE", allow_hyphen_values = true)]
     rescale_hu: Option<RescaleHu>,
 }
 
-/// Both.
+/// Grid tolerance and conversion to HU.
 #[derive(Args)]
 pub(crate) struct ReadingArgs {
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! Stopping by itself before a scheduler ends the job.
+//! Stopping before the time limit of a job.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,19 +12,19 @@ use ctseg_base::limits::spawn::spawn;
 use ctseg_base::progress::Observer;
 use ctseg_base::{Error, Result};
 
-/// What commands take that may be longer at work than their job has time.
+/// Options of commands that may exceed the time limit of their job.
 #[derive(Args)]
 pub struct LimitArgs {
-    /// In a job of Slurm, stop so long before its time is up, such as 5m, as if asked to by a signal: exit code 75
+    /// In a Slurm job, stop this long before the time limit, such as 5m (exit code 75)
     #[arg(long, env = "CTSEG_STOP_BEFORE_LIMIT", value_name = "TIME", value_parser = parse_duration)]
     stop_before_limit: Option<Duration>,
 }
 
 impl LimitArgs {
-    /// Sets `stop` when it is time, from a thread of its own.
+    /// Starts a thread that sets `stop` when the time has come.
     ///
     /// # Errors
-    /// The job's whole time is no longer than what is to be left of it; no thread can be started.
+    /// The time limit of the job does not exceed the margin, or no thread can be started.
     pub fn watch(&self, stop: &Arc<AtomicBool>, observer: &Arc<dyn Observer>) -> Result<()> {
         let Some(margin) = self.stop_before_limit else {
             return Ok(());
@@ -33,8 +33,8 @@ impl LimitArgs {
             Left::Unlimited => return Ok(()),
             Left::Unknown => {
                 observer.warn(&format!(
-                    "--stop-before-limit {margin:?}: no time limit is known here (neither SLURM_JOB_END_TIME nor squeue \
-                     tells one); nothing is stopped for it"
+                    "--stop-before-limit {margin:?} has no effect: time limit unknown (not in SLURM_JOB_END_TIME, not \
+                     from squeue)"
                 ));
                 return Ok(());
             }
@@ -42,22 +42,22 @@ impl LimitArgs {
         };
         if whole.is_some_and(|whole| whole <= margin) {
             return Err(Error::usage(format!(
-                "--stop-before-limit {margin:?}: the job has no more than {:?} in all; give it more time, or name less",
+                "--stop-before-limit {margin:?}: the job's whole time limit is {:?}; request more time, or pass a shorter margin",
                 whole.unwrap_or_default()
             )));
         }
         let (stop, observer) = (Arc::clone(stop), Arc::clone(observer));
         let wait = left.saturating_sub(margin);
         if wait.is_zero() {
-            observer.say(&format!(
-                "the job's time is up in {left:?}; nothing is begun"
+            observer.info(&format!(
+                "the job's time limit is in {left:?}; not starting"
             ));
             stop.store(true, Ordering::Relaxed);
             return Ok(());
         }
         let stops = move || {
             std::thread::sleep(wait);
-            observer.say(&format!("the job's time is up in {margin:?}; stopping"));
+            observer.info(&format!("the job's time limit is in {margin:?}; stopping"));
             stop.store(true, Ordering::Relaxed);
         };
         spawn("--stop-before-limit", stops).map(drop)

@@ -1,4 +1,4 @@
-//! Predictions and evaluations as runs in a tracking server, beside the trainings that they depend on.
+//! Predictions and evaluations as runs of the tracking server, beside the trainings they depend on.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use ctseg_core::run::tracker::{Event, Outcome, Point, RunIdentity, Tracker};
 use ctseg_tracking::mlflow::Mlflow;
 use ctseg_tracking::provenance;
 
-/// What commands take that make a run only where there is somebody to tell of it.
+/// Options of commands that create a run only if they are tracked.
 #[derive(Args)]
 pub struct RecordArgs {
-    /// Keep a run folder of this, for 'ctseg sync', even where no MLflow server is named
+    /// Keep a run folder for 'ctseg sync' even without an MLflow server
     #[arg(long = "mlflow", conflicts_with = "no_mlflow")]
     wanted: bool,
     /// Folder for run folders [default: runs]
@@ -34,13 +34,13 @@ impl RecordArgs {
         self.mlflow.check(settings)
     }
 
-    /// The run of this command, called `<time>-<name>`: where a server is named, or a run folder is asked for.
-    pub fn begun(
+    /// Starts the run `<time>-<name>` of this command if a server is configured or a run folder was requested.
+    pub fn start(
         &self,
         name: &str,
         settings: &Settings,
         observer: &Arc<dyn Observer>,
-    ) -> Result<Option<Recorded>> {
+    ) -> Result<Option<TrackedRun>> {
         if !self.wanted && !self.mlflow.names_server(settings) {
             return Ok(None);
         }
@@ -48,7 +48,7 @@ impl RecordArgs {
             return Ok(None);
         };
         let folder = new_folder(&settings.config.runs_or(self.runs.clone()), name)?;
-        let recorded = Recorded {
+        let run = TrackedRun {
             name: folder
                 .file_name()
                 .unwrap_or_default()
@@ -58,24 +58,24 @@ impl RecordArgs {
             mlflow,
             observer: Arc::clone(observer),
         };
-        recorded.or_warn(recorded.mlflow.begun(&recorded.identity()));
+        run.or_warn(run.mlflow.run_started(&run.identity()));
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let own = [("ctseg.kind", name.to_owned()), ("ctseg.version", version)];
         let own = own.map(|(name, value)| (name.to_owned(), value));
-        recorded.tell(Event::Tags([provenance::tags(), own.to_vec()].concat()));
-        Ok(Some(recorded))
+        run.log(Event::Tags([provenance::tags(), own.to_vec()].concat()));
+        Ok(Some(run))
     }
 }
 
-/// A run that is told of; what goes wrong with that is said and ends nothing.
-pub struct Recorded {
+/// A tracked run. Tracking errors are warnings and never end the command.
+pub struct TrackedRun {
     mlflow: Mlflow,
     folder: PathBuf,
     name: String,
     observer: Arc<dyn Observer>,
 }
 
-impl Recorded {
+impl TrackedRun {
     fn identity(&self) -> RunIdentity<'_> {
         RunIdentity {
             name: &self.name,
@@ -84,24 +84,24 @@ impl Recorded {
         }
     }
 
-    fn or_warn(&self, told: Result<()>) {
-        if let Err(error) = told {
+    fn or_warn(&self, result: Result<()>) {
+        if let Err(error) = result {
             self.observer.warn(&format!("not tracked: {error}"));
         }
     }
 
-    fn tell(&self, event: Event) {
-        self.or_warn(self.mlflow.happened(&event));
+    fn log(&self, event: Event) {
+        self.or_warn(self.mlflow.log_event(&event));
     }
 
-    pub fn parameters(&self, parameters: &[(&str, String)]) {
+    pub fn log_parameters(&self, parameters: &[(&str, String)]) {
         let parameters = parameters.iter();
         let parameters = parameters.map(|(name, value)| ((*name).to_owned(), value.clone()));
-        self.tell(Event::Parameters(parameters.collect()));
+        self.log(Event::Parameters(parameters.collect()));
     }
 
-    /// Which models the run depends on.
-    pub fn models(&self, models: &[ModelUsed]) {
+    /// Logs the models that the run depends on.
+    pub fn log_models(&self, models: &[ModelUsed]) {
         let joined = |of: &dyn Fn(&ModelUsed) -> String| {
             let all: Vec<String> = models.iter().map(of).collect();
             all.join(",")
@@ -110,7 +110,7 @@ impl Recorded {
             return;
         }
         let path = |model: &ModelUsed| model.model.display().to_string();
-        self.tell(Event::Tags(vec![
+        self.log(Event::Tags(vec![
             ("ctseg.model".to_owned(), joined(&path)),
             (
                 "ctseg.model_sha256".to_owned(),
@@ -119,27 +119,27 @@ impl Recorded {
         ]));
     }
 
-    /// Figures of the run as a whole.
-    pub fn figures(&self, values: Vec<(String, f64)>) {
+    /// Logs metrics of the whole run.
+    pub fn log_metrics(&self, values: Vec<(String, f64)>) {
         let points = vec![Point::now(0, values)];
-        self.tell(Event::Metrics {
+        self.log(Event::Metrics {
             network: None,
             points,
         });
     }
 
-    /// Files that are there.
-    pub fn files(&self, paths: &[PathBuf]) {
+    /// Logs the files that exist as artifacts.
+    pub fn log_artifacts(&self, paths: &[PathBuf]) {
         for path in paths.iter().filter(|path| path.exists()) {
-            self.tell(Event::Artifact {
+            self.log(Event::Artifact {
                 path: path.clone(),
                 to: String::new(),
             });
         }
     }
 
-    pub fn ended(self, outcome: &Outcome) {
-        let ended = self.mlflow.ended(&self.identity(), outcome);
+    pub fn end(self, outcome: &Outcome) {
+        let ended = self.mlflow.run_ended(&self.identity(), outcome);
         self.or_warn(ended);
     }
 }

@@ -1,4 +1,4 @@
-//! Which tracking server commands tell of their runs.
+//! The tracking server of runs.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,40 +9,39 @@ use crate::cli::settings::Settings;
 use ctseg_base::progress::Observer;
 use ctseg_base::{Error, Result};
 use ctseg_tracking::mlflow::Mlflow;
-use ctseg_tracking::mlflow::parent::Above;
+use ctseg_tracking::mlflow::parent::Parent;
 use ctseg_tracking::mlflow::settings::{Preferences, Server, process_environment};
 
-/// What commands that make runs take.
+/// Options of commands that create runs.
 #[derive(Args)]
 pub struct MlflowArgs {
-    /// Tell no MLflow server, now or later, of this run
+    /// Do not track this run in MLflow, now or later
     #[arg(long)]
     no_mlflow: bool,
-    /// MLflow experiment that the run belongs to [default: ctseg]
+    /// MLflow experiment of the run [default: ctseg]
     #[arg(long, env = "MLFLOW_EXPERIMENT_NAME", value_name = "NAME")]
     experiment: Option<String>,
-    /// Show the run below this one of the MLflow server's, by its number there
+    /// Nest the run under the MLflow run with this ID
     #[arg(long, env = "CTSEG_MLFLOW_PARENT_RUN", value_name = "RUN")]
     mlflow_parent_run: Option<String>,
-    /// Else show it below one that all runs with this name share, which is made where need be [default: that of its
-    /// array of Slurm jobs, if it is of one]
+    /// Without a parent run: group under the parent run of this name, created if missing [default: the Slurm job array]
     #[arg(long, env = "CTSEG_MLFLOW_GROUP", value_name = "NAME")]
     mlflow_group: Option<String>,
     #[command(flatten)]
     artifacts: ArtifactArgs,
 }
 
-/// What commands take that send files to the server.
+/// Options of commands that upload files.
 #[derive(Args)]
 pub struct ArtifactArgs {
-    /// Allow the MLflow server to store files in local folders below DIR; without this, files for a server with a
-    /// `file:` artifact store are held back
+    /// Allow the MLflow server to store artifacts in local folders below DIR; without it, nothing is uploaded to a
+    /// `file:` artifact store
     #[arg(long, env = "CTSEG_MLFLOW_ARTIFACT_ROOT", value_name = "DIR")]
     mlflow_artifact_root: Option<PathBuf>,
 }
 
 impl ArtifactArgs {
-    /// What flags and settings files say of the server; runs go into `experiment` if that is named.
+    /// The server from flags and settings files, with `experiment` if given.
     pub fn preferences(&self, settings: &Settings, experiment: Option<&str>) -> Preferences {
         let named = settings.config.tracking(experiment);
         let own = self.mlflow_artifact_root.clone();
@@ -53,7 +52,7 @@ impl ArtifactArgs {
     }
 }
 
-/// Says what is unsafe about the way to `server`.
+/// Warns of security risks of the connection to `server`.
 pub fn warn_of_risks(server: &Server, observer: &dyn Observer) {
     for (what, advice) in server.risks() {
         observer.warn(&format!("MLflow: {what}; {advice}"));
@@ -66,32 +65,32 @@ impl MlflowArgs {
             .preferences(settings, self.experiment.as_deref())
     }
 
-    /// Refuses an address that is none of a server before any work is done for a run.
+    /// Refuses an invalid server address before any work is done.
     pub fn check(&self, settings: &Settings) -> Result<()> {
         let preferences = self.preferences(settings);
         match Server::find(&preferences, &process_environment) {
             Err(Error::Usage(problem)) if !self.no_mlflow => {
-                Err(Error::usage(format!("{problem}; --no-mlflow does without")))
+                Err(Error::usage(format!("{problem}; or turn tracking off with --no-mlflow")))
             }
             _ => Ok(()),
         }
     }
 
-    /// Whether there is a server, be it one that cannot be used.
+    /// Whether a server is configured, usable or not.
     pub fn names_server(&self, settings: &Settings) -> bool {
         let preferences = self.preferences(settings);
         !self.no_mlflow && !matches!(Server::find(&preferences, &process_environment), Ok(None))
     }
 
-    /// What the run lies below.
-    fn above(&self) -> Option<Above> {
+    /// The parent of the run.
+    fn parent_run(&self) -> Option<Parent> {
         let run = self.mlflow_parent_run.clone().filter(|id| !id.is_empty());
         let group = self.mlflow_group.as_deref().filter(|name| !name.is_empty());
-        let named = run.map(Above::Run).or_else(|| group.map(Above::group));
-        named.or_else(|| Above::of_array(&process_environment))
+        let named = run.map(Parent::Run).or_else(|| group.map(Parent::group));
+        named.or_else(|| Parent::of_array(&process_environment))
     }
 
-    /// What tells the server, if anything shall. A server that cannot be used is said, and nothing that ends a run.
+    /// The MLflow tracker, unless tracking is off. An unusable server is a warning and does not end the run.
     ///
     /// # Errors
     /// See [`MlflowArgs::check`].
@@ -112,13 +111,13 @@ impl MlflowArgs {
             }
             let experiment = preferences.experiment.clone();
             let mlflow = Mlflow::new(server, experiment, preferences.model.clone(), observer)?;
-            Ok(mlflow.below(self.above()))
+            Ok(mlflow.with_parent_run(self.parent_run()))
         };
         match named.and_then(opened) {
             Ok(mlflow) => Ok(Some(mlflow)),
             Err(error) => {
                 observer.warn(&format!(
-                    "MLflow: {error}; the run keeps in its folder what 'ctseg sync' sends later"
+                    "MLflow: {error}; upload the run later with 'ctseg sync'"
                 ));
                 opened(None).map(Some)
             }

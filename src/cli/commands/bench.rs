@@ -1,4 +1,4 @@
-//! `ctseg bench`: how fast networks train and run on this machine's engines.
+//! `ctseg bench`: speed of training and inference on this machine's engines.
 
 use std::time::Duration;
 
@@ -11,38 +11,38 @@ use crate::cli::settings::Settings;
 use ctseg_base::Error;
 use ctseg_base::limits::threads::{peak_memory_mb, reset_peak_memory};
 use ctseg_base::text::table::table;
-use ctseg_engine::benchmark::{Measurement, Pass, Throughput, measured};
+use ctseg_engine::benchmark::{Measurement, Pass, Throughput, measure};
 use ctseg_engine::device::Compute;
 use ctseg_engine::losses::LossConfig;
 use ctseg_engine::networks::{NetworkConfig, UnetConfig};
 
 #[derive(Args)]
 pub struct BenchArgs {
-    /// Network to measure [default: unet2d at 4 × 256² and unet3d at 2 × 96³]
+    /// Network to benchmark [default: unet2d at 4 × 256² and unet3d at 2 × 96³]
     #[arg(long, value_enum)]
     network: Option<Kind>,
     /// Channels per level
     #[arg(long, value_delimiter = ',', requires = "network")]
     widths: Vec<usize>,
-    /// Voxels along (z,) y, x
+    /// Patch size in voxels: z,y,x, or y,x for 2D networks
     #[arg(long, value_delimiter = ',', requires = "network")]
     size: Vec<usize>,
-    /// Slices or patches per step
+    /// Batch size
     #[arg(long, requires = "network")]
     batch: Option<usize>,
-    /// Structures that the network marks
+    /// Number of structures (output channels)
     #[arg(long, default_value_t = 5)]
     structures: usize,
-    /// Loss to train with, by its name in recipes
+    /// Training loss, by its name in recipes
     #[arg(long, default_value = "bce_dice")]
     loss: String,
-    /// Measure this only [default: both]
+    /// Measure only this pass [default: both]
     #[arg(long, value_enum)]
     mode: Option<Mode>,
-    /// Time for each measurement
+    /// Duration of each measurement, in seconds
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
-    /// Compute activations again on the way back instead of keeping them
+    /// Recompute activations in the backward pass instead of storing them
     #[arg(long)]
     recompute: bool,
 }
@@ -67,7 +67,7 @@ enum Mode {
     Training,
 }
 
-/// A network with the batch that it is measured on.
+/// A network and its batch.
 struct Subject {
     network: NetworkConfig,
     /// (z, y, x)
@@ -84,12 +84,12 @@ pub fn run(args: BenchArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     };
     if args.recompute && !(compute.choice.is_libtorch() && passes.contains(&Pass::Training)) {
         return Err(Error::usage(
-            "--recompute: only training on libtorch computes activations again",
+            "--recompute: only supported for training on libtorch",
         )
         .into());
     }
     let time = Duration::try_from_secs_f64(args.seconds)
-        .map_err(|_| Error::usage(format!("--seconds {}: expected a time", args.seconds)))?;
+        .map_err(|_| Error::usage(format!("--seconds {}: expected a positive number", args.seconds)))?;
     let loss = LossConfig::from_name(&args.loss)
         .map_err(|error| Error::usage(format!("--loss: {error}")))?;
     let mut found = Vec::new();
@@ -108,7 +108,7 @@ pub fn run(args: BenchArgs, settings: &Settings) -> anyhow::Result<Outcome> {
             compute.release_memory()?;
             compute.reset_peak()?;
             reset_peak_memory();
-            let throughput = measured(&measurement, &compute)?;
+            let throughput = measure(&measurement, &compute)?;
             found.push(described(&measurement, &throughput, &compute, settings)?);
         }
     }
@@ -162,7 +162,7 @@ fn subjects(args: &BenchArgs) -> anyhow::Result<Vec<Subject>> {
         (kind, [z, y, x]) if !kind.is_flat() => [*z, *y, *x],
         (_, other) => {
             return Err(Error::usage(format!(
-                "--size: {} numbers for {}; expected y,x for networks on slices and z,y,x for those on volumes",
+                "--size: {} numbers for {}; expected y,x for 2D networks and z,y,x for 3D networks",
                 other.len(),
                 subject.network.name()
             ))

@@ -1,4 +1,4 @@
-//! `ctseg convert`: a dataset in the layout of another program.
+//! `ctseg convert`: datasets in the layout of other programs.
 
 use std::path::{Path, PathBuf};
 
@@ -17,43 +17,43 @@ use ctseg_base::text::words::{counted, listed};
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::{Channels, Dataset, NamedSplit, SPLITS};
 use ctseg_interop::convert::{
-    Asked, Conversion, Converted, Format, Labels, Overlaps, Target, check, convert,
-    has_patients_of_several_cases,
+    Conversion, Converted, Format, Labels, Overlaps, Requested, Target, check, convert,
+    has_multi_case_patients,
 };
 
 #[derive(Args)]
 pub struct ConvertArgs {
-    /// A dataset folder or descriptor
+    /// Dataset folder or descriptor
     data: PathBuf,
     /// Layout to write: nnunet (nnU-Net v2 raw) or msd (Medical Segmentation Decathlon)
     #[arg(long, value_name = "LAYOUT")]
     to: Format,
-    /// Folder of datasets (such as nnUNet_raw), or the new dataset's own (such as nnUNet_raw/Dataset123_Foo)
+    /// Parent folder (such as nnUNet_raw), or the new dataset's own folder (such as nnUNet_raw/Dataset123_Foo)
     #[arg(short, long, required_unless_present = "check")]
     output: Option<PathBuf>,
-    /// Name of the new dataset: Foo, or with its number Dataset123_Foo or Task07_Foo [default: the source's]
+    /// Name of the new dataset: Foo, or with its ID Dataset123_Foo or Task07_Foo [default: the source's]
     #[arg(long)]
     name: Option<String>,
-    /// Number of the new dataset [default: the source's, else the first that is free from 500 (msd: 11) on]
+    /// ID of the new dataset [default: the source's, or the first free one from 500 (msd: 11)]
     #[arg(long)]
     id: Option<u16>,
-    /// Write splits_final.json with so many folds, those that 'ctseg fit' has with as many: no patient is parted.
-    /// Without it, it has the folds that files of the dataset name, if they do
+    /// Write splits_final.json with the same K folds as 'ctseg fit', which never split a patient [default: the folds
+    /// given by the dataset's files, if any]
     #[arg(long, value_name = "K")]
     folds: Option<usize>,
-    /// Decides the folds, as for 'ctseg fit'
+    /// Random seed of the folds, as in 'ctseg fit'
     #[arg(long, default_value_t = 1, requires = "folds")]
     seed: u64,
-    /// Where masks of one case overlap: refuse the case, or let the last structure in the order of the label values win
+    /// Overlapping masks in a case: refuse the case, or let the structure with the highest label value win (last)
     #[arg(long, value_enum, default_value_t = OverlapsArg::Refuse)]
     overlaps: OverlapsArg,
-    /// Names of the images' channels, such as CT,PET [default: those of dataset.json, else CT]
+    /// Channel names of the images, such as CT,PET [default: those of dataset.json, or CT]
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     channels: Vec<String>,
-    /// Only check every case, and write nothing; 'ctseg inspect DATASET --check' does the same
+    /// Check every case and write nothing, as 'ctseg inspect DATASET --check'
     #[arg(long)]
     check: bool,
-    /// Replace an earlier conversion that had other settings or another source
+    /// Replace an earlier conversion with other settings or another source
     #[arg(long)]
     overwrite: bool,
     /// Folder that a descriptor's paths are relative to
@@ -80,11 +80,11 @@ pub fn run(args: ConvertArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let conversion = conversion(&args, &dataset, observer.as_ref())?;
     let target = match &args.output {
         Some(output) => {
-            let asked = Asked {
+            let requested = Requested {
                 name: args.name.as_deref(),
                 number: args.id,
             };
-            Some(Target::resolve(args.to, output, asked, &dataset)?)
+            Some(Target::resolve(args.to, output, requested, &dataset)?)
         }
         None => None,
     };
@@ -94,7 +94,7 @@ pub fn run(args: ConvertArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         None => check(&dataset, &channels, args.to, &conversion, observer, &stop)?,
     };
     let labels = Labels::of(&dataset, args.to)?;
-    let told = Told {
+    let summary = ConvertSummary {
         converted: &converted,
         labels: &labels,
         channels: &channels,
@@ -102,18 +102,17 @@ pub fn run(args: ConvertArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         checked_only: args.check,
     };
     warn_of_notes(&converted, observer);
-    if args.to == Format::NnUnet && converted.folds == 0 && has_patients_of_several_cases(&dataset)
-    {
-        observer.warn("patients have several cases, and nnU-Net's own folds would part them; --folds 5 writes folds that do not");
+    if args.to == Format::NnUnet && converted.folds == 0 && has_multi_case_patients(&dataset) {
+        observer.warn("some patients have several cases, which nnU-Net's own folds would split; --folds 5 writes folds that keep patients together");
     }
     match settings.json {
-        true => print_out(&format!("{:#}\n", told.json())),
-        false => print_out(&told.text()),
+        true => print_out(&format!("{:#}\n", summary.json())),
+        false => print_out(&summary.text()),
     }
     Ok(outcome(&converted))
 }
 
-/// Each remark once, with the cases that it is of.
+/// Warns of each note once, with its cases.
 pub(super) fn warn_of_notes(converted: &Converted, observer: &dyn Observer) {
     for (note, cases) in &converted.notes {
         match cases.is_empty() {
@@ -123,8 +122,8 @@ pub(super) fn warn_of_notes(converted: &Converted, observer: &dyn Observer) {
     }
 }
 
-/// How many cases a check found sound, and how many problems.
-pub(super) fn sound(converted: &Converted) -> String {
+/// Numbers of cases without problems, and of problems.
+pub(super) fn check_counts(converted: &Converted) -> String {
     let text = format!(
         "{} and {} without problems",
         counted(converted.training, "training case"),
@@ -152,7 +151,7 @@ fn conversion(
     let splits = match (args.folds, args.to) {
         (Some(_), Format::Msd) => {
             return Err(Error::usage(
-                "--folds is for --to nnunet; the Medical Segmentation Decathlon's layout has no place for folds",
+                "--folds is only for --to nnunet; the layout of the Medical Segmentation Decathlon has no folds",
             ));
         }
         (Some(k), Format::NnUnet) => dataset.named_splits(k, args.seed)?,
@@ -169,13 +168,13 @@ fn conversion(
     })
 }
 
-/// The folds that the source's own files give, as far as the layout has a place for them.
+/// The folds given by the source's own files, if the layout supports folds.
 fn source_splits(
     dataset: &Dataset,
     format: Format,
     observer: &dyn Observer,
 ) -> Result<Vec<NamedSplit>> {
-    let given = dataset.given_splits(nnunet_preprocessed().as_deref())?;
+    let given = dataset.predefined_splits(nnunet_preprocessed().as_deref())?;
     let Some((given, notes)) = given else {
         let published = match format {
             Format::NnUnet => dataset.published_split()?,
@@ -189,20 +188,20 @@ fn source_splits(
     }
     match format {
         Format::NnUnet => {
-            observer.say(&format!("folds: the {} of {file}", given.folds.len()));
+            observer.info(&format!("using the {} folds of {file}", given.folds.len()));
             Ok(given.folds)
         }
         Format::Msd => {
             observer.warn(&format!(
-                "{file}: not converted; the layout of the Medical Segmentation Decathlon has no place for folds"
+                "{file}: not converted; the layout of the Medical Segmentation Decathlon has no folds"
             ));
             Ok(Vec::new())
         }
     }
 }
 
-/// What is said at the end.
-struct Told<'a> {
+/// The summary of a conversion.
+struct ConvertSummary<'a> {
     converted: &'a Converted,
     labels: &'a Labels,
     channels: &'a Channels,
@@ -210,7 +209,7 @@ struct Told<'a> {
     checked_only: bool,
 }
 
-impl Told<'_> {
+impl ConvertSummary<'_> {
     fn text(&self) -> String {
         let Converted {
             training,
@@ -222,7 +221,7 @@ impl Told<'_> {
             ..
         } = self.converted;
         let mut text = match self.target.filter(|_| !self.checked_only) {
-            None => format!("{}; nothing was written\n", sound(self.converted)),
+            None => format!("{}; nothing was written\n", check_counts(self.converted)),
             Some(target) => format!(
                 "{} and {} in {}{}\n{}",
                 counted(*training, "training case"),
@@ -235,14 +234,14 @@ impl Told<'_> {
                 match failures.len() {
                     0 => String::new(),
                     problems => format!(
-                        "{}, see above; these cases are left out\n",
+                        "{}, see above; these cases are skipped\n",
                         counted(problems, "problem")
                     ),
                 }
             ),
         };
         if !self.labels.are_kept() {
-            text += &format!("labels renumbered: {}\n", self.labels.in_words());
+            text += &format!("labels renumbered: {}\n", self.labels.describe());
         }
         if !renamed.is_empty() {
             let pairs: Vec<String> = renamed

@@ -1,4 +1,4 @@
-//! `ctseg demo`: everything once, on generated phantoms.
+//! `ctseg demo`: an end-to-end run on generated phantoms.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,13 +23,13 @@ use ctseg_core::outputs::Outputs;
 use ctseg_core::outputs::inputs::plan_outputs;
 use ctseg_core::recipe::Recipe;
 use ctseg_core::run::tracker::Tracker;
-use ctseg_evaluate::evaluate_unless_stopped;
+use ctseg_evaluate::evaluate_cancellable;
 use ctseg_evaluate::tolerances::Tolerances;
 use ctseg_predict::{PredictJob, predict};
 use ctseg_report::curves::Curves;
 use ctseg_report::data::Report;
-use ctseg_report::data::choice::Wanted;
-use ctseg_report::data::evaluation::Hints;
+use ctseg_report::data::case_selection::CaseSelection;
+use ctseg_report::data::evaluation::EvaluationSources;
 use ctseg_report::html::{Destination, write};
 use ctseg_report::pictures::comparison;
 use ctseg_tracking::provenance;
@@ -37,19 +37,19 @@ use ctseg_train::fit::{FitJob, fit};
 
 #[derive(Args)]
 pub struct DemoArgs {
-    /// Folder for everything the demo makes
+    /// Output folder
     #[arg(short, long, default_value = "ctseg-demo")]
     output: PathBuf,
-    /// Decides the phantoms and the training
+    /// Random seed of phantoms and training
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Phantoms to train on
+    /// Number of training phantoms
     #[arg(long, default_value_t = PhantomSet::default().train)]
     train: usize,
-    /// Phantoms to test on
+    /// Number of test phantoms
     #[arg(long, default_value_t = PhantomSet::default().test)]
     test: usize,
-    /// Change a value of both stages' recipes, such as training.epochs=2
+    /// Override a value in both stages' recipes, such as training.epochs=2
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
 }
@@ -65,8 +65,8 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         seed: args.seed,
     };
     check_numbers(&args)?;
-    observer.say(&format!(
-        "1/5  {} phantoms to train on and {} to test, in {}",
+    observer.info(&format!(
+        "1/5  generate {} training and {} test phantoms in {}",
         set.train,
         set.test,
         folder.join("data").shown()
@@ -74,10 +74,10 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let descriptor = set.written(&folder.join("data"), observer.as_ref())?;
     let mut runs = Vec::new();
     for (number, stage) in (1..).zip(STAGES) {
-        observer.say(&format!("{}/5  fit --stage {number}", number + 1));
+        observer.info(&format!("{}/5  fit --stage {number}", number + 1));
         runs.push(trained(&args, stage, &descriptor, &stop, settings)?);
     }
-    observer.say("4/5  predict the phantoms that were not trained on");
+    observer.info("4/5  predict the test phantoms");
     let dataset = Dataset::open(&descriptor)?;
     let job = prediction(&dataset, folder, &stop, settings)?;
     let summary = predict(&job, observer.as_ref())?;
@@ -87,12 +87,12 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     if summary.interrupted {
         return Ok(Outcome::Interrupted);
     }
-    observer.say("5/5  evaluate and report");
+    observer.info("5/5  evaluate and report");
     finish(&job, dataset, folder, settings, observer.as_ref())?;
     let is_whole = reported(&job, runs, &descriptor, folder, settings, observer.as_ref())?;
     if !settings.json {
         print_out(&format!(
-            "demo done in {:.0} s; everything is in {}\n",
+            "demo finished in {:.0} s; results are in {}\n",
             started.elapsed().as_secs_f64(),
             folder.shown()
         ));
@@ -107,7 +107,7 @@ pub fn run(args: DemoArgs, settings: &Settings) -> anyhow::Result<Outcome> {
 /// The recipes of both stages.
 const STAGES: [&str; 2] = ["demo-coarse", "demo-refine"];
 
-/// Whether there are phantoms for what is done with them, before any is made or trained on.
+/// Checks the numbers of phantoms before any is generated.
 fn check_numbers(args: &DemoArgs) -> anyhow::Result<()> {
     for stage in STAGES {
         let recipe = Recipe::named(stage, &args.set)?;
@@ -123,12 +123,12 @@ fn check_numbers(args: &DemoArgs) -> anyhow::Result<()> {
         }
     }
     if args.test == 0 {
-        return Err(Error::usage("--test 0: expected 1 or more phantoms to test on").into());
+        return Err(Error::usage("--test 0: expected 1 or more test phantoms").into());
     }
     Ok(())
 }
 
-/// Trains one stage into the demo's model; the run's folder.
+/// Trains one stage of the demo's model. Returns the run folder.
 fn trained(
     args: &DemoArgs,
     stage: &str,
@@ -157,8 +157,8 @@ fn trained(
         tags: provenance::tags(),
         draw_comparison: Some(comparison::draw),
         trial: None,
-        case_store: None,
-        team: Arc::default(),
+        preprocessed_cache: None,
+        group: Arc::default(),
     };
     let summary = fit(&job, settings.observer().as_ref())?;
     if !settings.json {
@@ -167,7 +167,7 @@ fn trained(
     Ok(summary.run)
 }
 
-/// The phantoms that were not trained on.
+/// The prediction of the test phantoms.
 fn prediction<'a>(
     dataset: &Dataset,
     folder: &Path,
@@ -198,7 +198,7 @@ fn prediction<'a>(
         claiming: None,
         on_attention: None,
         stop,
-        leaving: None,
+        immediate_exit: None,
     })
 }
 
@@ -210,7 +210,7 @@ fn finish(
     observer: &dyn ctseg_base::progress::Observer,
 ) -> anyhow::Result<()> {
     let tolerances = Tolerances::default();
-    let evaluation = evaluate_unless_stopped(
+    let evaluation = evaluate_cancellable(
         &job.folder,
         &Reference::Dataset(dataset),
         &tolerances,
@@ -222,7 +222,7 @@ fn finish(
     Ok(())
 }
 
-/// Writes `report.html` on both runs and the evaluation; whether nothing is missing in it.
+/// Writes `report.html` with both runs and the evaluation. Returns whether it is complete.
 fn reported(
     job: &PredictJob,
     mut sources: Vec<PathBuf>,
@@ -232,17 +232,17 @@ fn reported(
     observer: &dyn ctseg_base::progress::Observer,
 ) -> anyhow::Result<bool> {
     sources.push(folder.to_path_buf());
-    let hints = Hints {
+    let evaluation_sources = EvaluationSources {
         reference: Some(Reference::Dataset(Dataset::open(descriptor)?)),
         predictions: Some(job.folder.clone()),
         images: None,
         reading: Reading::default(),
     };
-    let report = Report::read(&sources, hints, &Wanted::default())?;
+    let report = Report::read(&sources, evaluation_sources, &CaseSelection::default())?;
     let to = Destination {
         file: &folder.join("report.html"),
         pictures: &folder.join("report_files"),
-        most_bytes: 1_000_000 * report_command::DEFAULT_MB,
+        max_bytes: 1_000_000 * report_command::DEFAULT_MB,
     };
     let written = write(&report, &to, observer)?;
     if !settings.json {

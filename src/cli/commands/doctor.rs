@@ -1,4 +1,4 @@
-//! `ctseg doctor`: what this machine has, and what is wrong with it.
+//! `ctseg doctor`: checks of this machine.
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -12,7 +12,7 @@ use crate::cli::pool;
 use crate::cli::print::print_out;
 use crate::cli::settings::Global;
 use crate::doctor::disk::Place;
-use crate::doctor::engine::Asked;
+use crate::doctor::engine::Requested;
 use crate::doctor::gpu;
 use crate::doctor::gpu::Seen;
 use crate::doctor::libtorch::LibTorch;
@@ -24,49 +24,52 @@ use ctseg_base::Error;
 use ctseg_base::atomic_file::parent_of;
 use ctseg_base::limits::host::Host;
 use ctseg_base::limits::threads;
-use ctseg_core::inference::memory_estimate::Way;
+use ctseg_core::inference::memory_estimate::ComputeMode;
 use ctseg_engine::device::DeviceChoice;
 use ctseg_engine::precision::{Precision, PrecisionChoice};
 use ctseg_tracking::mlflow::settings::{Server, process_environment};
 
-/// Exit codes: 0 nothing is wrong (notes and warnings are fine), 1 there is a fault.
+/// Exit codes: 0 no faults (there may be notes and warnings), 1 faults.
 #[derive(Args)]
 pub struct DoctorArgs {
-    /// Look only at what takes well below a second: no engine at work, no checksums, no server; for health checks
+    /// Run only fast checks (well below a second), without engines, checksums or servers; for health checks
     #[arg(long)]
     quick: bool,
-    /// Dataset folder or descriptor to look at
+    /// Dataset folder or descriptor to check
     #[arg(long, env = "CTSEG_DATA")]
     data: Option<PathBuf>,
     /// Folder that a descriptor's paths are relative to
     #[arg(long, env = "CTSEG_DATA_ROOT")]
     data_root: Option<PathBuf>,
-    /// Model folder to look at [default: model]
+    /// Model folder to check [default: model]
     #[arg(long, env = "CTSEG_MODEL")]
     model: Option<PathBuf>,
     /// Folder for run folders [default: runs]
     #[arg(long, env = "CTSEG_RUNS")]
     runs: Option<PathBuf>,
-    /// MLflow experiment to look for [default: ctseg]
+    /// MLflow experiment to check [default: ctseg]
     #[arg(long, env = "MLFLOW_EXPERIMENT_NAME", value_name = "NAME")]
     experiment: Option<String>,
-    /// Take /proc, /sys and /dev of another machine, copied below this folder, for this one's
+    /// Read /proc, /sys and /dev from copies in this folder
     #[arg(long, env = "CTSEG_DOCTOR_ROOT", hide = true, value_name = "FOLDER")]
     machine: Option<PathBuf>,
 }
 
-/// `command` is the whole command line of ctseg, whose variables are looked at.
+/// `command` is the command line definition of ctseg, whose environment variables are known.
 pub fn run(args: &DoctorArgs, global: &Global, command: &Command) -> anyhow::Result<Outcome> {
     let mut findings = Vec::new();
-    let host = args.machine.as_deref().map_or_else(Host::this, Host::below);
+    let host = args
+        .machine
+        .as_deref()
+        .map_or_else(Host::local, Host::with_root);
     let config = settings_file(global.config.as_deref(), &mut findings);
     findings.extend(settings::variables(&host, &own_variables(command)));
-    let asked = asked(args, global, &config, &mut findings);
+    let requested = requested(args, global, &config, &mut findings);
     pool::start(
-        asked.threads,
+        requested.threads,
         global.observing.log("doctor").observer().as_ref(),
     )?;
-    hardware(&host, args, global, &asked, &config, &mut findings);
+    hardware(&host, args, global, &requested, &config, &mut findings);
     let runs = config.runs_or(args.runs.clone());
     if let Some(data) = args.data.as_ref().or(config.data.as_ref()) {
         let root = args.data_root.as_ref().or(config.data_root.as_ref());
@@ -88,61 +91,61 @@ pub fn run(args: &DoctorArgs, global: &Global, command: &Command) -> anyhow::Res
     })
 }
 
-/// Engines, GPUs, cores, memory with the model that is to fit into it, disks.
+/// Engines, GPUs, cores, memory and the memory needed by the model, disks.
 fn hardware(
     host: &Host,
     args: &DoctorArgs,
     global: &Global,
-    asked: &Asked,
+    requested: &Requested,
     config: &Config,
     findings: &mut Vec<Finding>,
 ) {
     let model_path = config.model_or(args.model.clone());
     let runs = config.runs_or(args.runs.clone());
-    // Whatever hangs below, these have looked.
+    // Before the engines, which may hang.
     let disks = disk::findings(&places(&runs, &model_path));
-    let way = match engine::gpus_seen() {
+    let mode = match engine::gpus_seen() {
         Ok(gpus) => {
-            engines(host, asked, gpus, findings);
-            way(asked)
+            engines(host, requested, gpus, findings);
+            compute_mode(requested)
         }
-        Err(silent) => {
-            findings.push(*silent);
-            way(&Asked {
+        Err(hanging) => {
+            findings.push(*hanging);
+            compute_mode(&Requested {
                 devices: vec![DeviceChoice::Flex],
-                ..asked.clone()
+                ..requested.clone()
             })
         }
     };
-    findings.extend(cores::findings(host, global.threads, asked.threads));
-    let (found, needed) = model::model(&model_path, way, args.quick);
-    // On a GPU most of it is not this machine's memory.
-    let needed = needed.filter(|_| !asked.names_gpu());
+    findings.extend(cores::findings(host, global.threads, requested.threads));
+    let (found, needed) = model::model(&model_path, mode, args.quick);
+    // On a GPU, most of it is GPU memory.
+    let needed = needed.filter(|_| !requested.names_gpu());
     findings.extend(memory::findings(host, needed.as_ref()));
     findings.extend(disks);
     findings.extend(process::findings(host));
     findings.push(found);
 }
 
-/// Engines and the `gpus` that libtorch sees.
-fn engines(host: &Host, asked: &Asked, gpus: Option<usize>, findings: &mut Vec<Finding>) {
+/// Engines, and the number of GPUs that libtorch sees.
+fn engines(host: &Host, requested: &Requested, gpus: Option<usize>, findings: &mut Vec<Finding>) {
     let libtorch = LibTorch::loaded(host);
-    findings.extend(engine::findings(asked, libtorch.as_ref()));
+    findings.extend(engine::findings(requested, libtorch.as_ref()));
     let seen = gpus.map(|gpus| Seen {
         gpus,
         libtorch: libtorch.unwrap_or_default(),
         problem: DeviceChoice::gpu_problem().map(str::to_owned),
     });
-    // No command begins with `auto` then.
-    let stops_auto = !asked.names_devices() && DeviceChoice::gpu_problem().is_some();
-    findings.push(gpu::judged(
+    // Then every command with `auto` fails.
+    let stops_auto = !requested.names_devices() && DeviceChoice::gpu_problem().is_some();
+    findings.push(gpu::finding(
         &gpu::Facts::of(host),
         seen.as_ref(),
-        asked.names_gpu() || stops_auto,
+        requested.names_gpu() || stops_auto,
     ));
 }
 
-/// The folders that are written to.
+/// Folders that are written to.
 fn places(runs: &Path, model: &Path) -> [Place; 4] {
     let place = |what, path: &Path, unless_written, unless_room| Place {
         what,
@@ -152,7 +155,7 @@ fn places(runs: &Path, model: &Path) -> [Place; 4] {
     };
     [
         place("runs", runs, State::Fault, State::Fault),
-        // Models are replaced as a whole, beside themselves; to predict they are only read.
+        // A model is replaced by a complete copy next to it; prediction only reads it.
         place("model", parent_of(model), State::Note, State::Fault),
         place(
             "working folder",
@@ -160,7 +163,7 @@ fn places(runs: &Path, model: &Path) -> [Place; 4] {
             State::Warning,
             State::Fault,
         ),
-        // Nothing of ctseg's goes there; libraries' does.
+        // Used by libraries, not by ctseg itself.
         place(
             "temporary",
             &std::env::temp_dir(),
@@ -170,7 +173,7 @@ fn places(runs: &Path, model: &Path) -> [Place; 4] {
     ]
 }
 
-/// The settings files; the defaults where they cannot be used.
+/// The settings files, or the defaults if they are invalid.
 fn settings_file(named: Option<&Path>, findings: &mut Vec<Finding>) -> Config {
     const CHECK: &str = "settings";
     match Config::read(named) {
@@ -178,75 +181,74 @@ fn settings_file(named: Option<&Path>, findings: &mut Vec<Finding>) -> Config {
             let read = files(named).into_iter();
             let read: Vec<String> = read.map(|(file, _)| file.display().to_string()).collect();
             let found = match read.as_slice() {
-                [] => format!("no {FILE} in the working folder, none is named"),
-                [file] => format!("{file} is read"),
-                files => format!("{} are read", files.join(" and, below it, ")),
+                [] => format!("no {FILE} in the working folder, none specified"),
+                [file] => file.clone(),
+                files => files.join(", then "),
             };
             findings.push(Finding::ok(CHECK, found));
             config
         }
         Err(error) => {
-            let advice =
-                "README, Use, has what may stand in it; --config or CTSEG_CONFIG names the file";
+            let advice = "see README, Use, for its keys; --config or CTSEG_CONFIG selects the file";
             findings.push(Finding::fault(CHECK, error.to_string(), advice));
             Config::default()
         }
     }
 }
 
-/// Devices, precision and threads, the defaults in the place of what cannot be used.
-fn asked(
+/// Devices, precision and threads, with defaults for invalid ones.
+fn requested(
     args: &DoctorArgs,
     global: &Global,
     config: &Config,
     findings: &mut Vec<Finding>,
-) -> Asked {
-    let mut or_default = |found: Result<Asked, Error>, usual: Asked| {
+) -> Requested {
+    let mut or_default = |found: Result<Requested, Error>, default: Requested| {
         found.unwrap_or_else(|error| {
             let advice = "correct it on the command line, in the environment or in ctseg.toml";
             findings.push(Finding::fault("settings", error.to_string(), advice));
-            usual
+            default
         })
     };
-    let usual = Asked {
+    let default = Requested {
         devices: vec![DeviceChoice::Auto],
         precision: PrecisionChoice::Auto,
         threads: threads::available_cores(),
         quick: args.quick,
     };
     let threads = threads::resolve(global.threads);
-    let asked = threads.map(|threads| Asked {
+    let requested = threads.map(|threads| Requested {
         threads,
-        ..usual.clone()
+        ..default.clone()
     });
-    let asked = or_default(asked, usual);
+    let requested = or_default(requested, default);
     let devices: Result<Devices, Error> =
         global.device.clone().map_or_else(|| config.devices(), Ok);
-    let with_devices = devices.map(|devices| Asked {
+    let with_devices = devices.map(|devices| Requested {
         devices: devices.0,
-        ..asked.clone()
+        ..requested.clone()
     });
-    let asked = or_default(with_devices, asked);
+    let requested = or_default(with_devices, requested);
     let precision = global.precision.map_or_else(|| config.precision(), Ok);
-    let with_precision = precision.map(|precision| Asked {
+    let with_precision = precision.map(|precision| Requested {
         precision,
-        ..asked.clone()
+        ..requested.clone()
     });
-    or_default(with_precision, asked)
+    or_default(with_precision, requested)
 }
 
-/// How the first device that is asked for works.
-fn way(asked: &Asked) -> Way {
-    let device = asked
+/// Precision and memory use of the first requested device.
+fn compute_mode(requested: &Requested) -> ComputeMode {
+    let device = requested
         .devices
         .first()
         .copied()
         .unwrap_or_default()
         .resolved();
-    Way {
-        precision: asked.precision.on(device).unwrap_or(Precision::F32),
-        unfolding_threads: match device {
-            DeviceChoice::Flex => asked.threads as u64,
+    ComputeMode {
+        precision: requested.precision.on(device).unwrap_or(Precision::F32),
+        im2col_threads: match device {
+            DeviceChoice::Flex => requested.threads as u64,
             _ => 0,
         },
     }
@@ -255,18 +257,18 @@ fn way(asked: &Asked) -> Way {
 /// The environment variables of all commands.
 fn own_variables(command: &Command) -> Vec<String> {
     let mut names = Vec::new();
-    gather(command, &mut names);
+    collect_variables(command, &mut names);
     names.sort();
     names.dedup();
     names
 }
 
-fn gather(command: &Command, names: &mut Vec<String>) {
+fn collect_variables(command: &Command, names: &mut Vec<String>) {
     let variables = command
         .get_arguments()
         .filter_map(|argument| argument.get_env());
     names.extend(variables.filter_map(|name| name.to_str().map(str::to_owned)));
     for command in command.get_subcommands() {
-        gather(command, names);
+        collect_variables(command, names);
     }
 }

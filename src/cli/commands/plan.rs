@@ -1,4 +1,4 @@
-//! `ctseg plan`: a dataset in figures, and stage recipes that fit it and a memory.
+//! `ctseg plan`: dataset statistics, and stage recipes that fit the dataset and the memory.
 
 use std::path::{Path, PathBuf};
 
@@ -19,11 +19,11 @@ use ctseg_core::dataset::Dataset;
 use ctseg_core::dataset::fingerprint::Fingerprint;
 use ctseg_engine::device::DeviceChoice;
 use ctseg_engine::precision::{Precision, PrecisionChoice};
-use ctseg_train::plan::{Budget, NAMES, Planned, plan};
+use ctseg_train::plan::{Budget, NAMES, PlannedRecipe, plan};
 
 #[derive(Args)]
 pub struct PlanArgs {
-    /// A dataset folder or descriptor
+    /// Dataset folder or descriptor
     data: PathBuf,
     /// Folder that a descriptor's paths are relative to
     #[arg(long, env = "CTSEG_DATA_ROOT")]
@@ -33,10 +33,10 @@ pub struct PlanArgs {
     /// Folder for coarse.toml, refine.toml, refine2_5d.toml, single.toml, nnunet-3d_fullres.toml and fingerprint.json
     #[arg(short, long, default_value = "plan")]
     output: PathBuf,
-    /// Memory that a training may take: of the machine or, with --device libtorch:cuda:N, of the GPU
+    /// Memory for training: of the machine or, with --device libtorch:cuda:N, of the GPU
     #[arg(long, default_value = "8G", value_parser = parse_bytes)]
     memory: u64,
-    /// Replace recipes that are there already
+    /// Overwrite existing recipes
     #[arg(long)]
     overwrite: bool,
 }
@@ -48,7 +48,7 @@ pub fn run(args: PlanArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let data_root = args.data_root.or_else(|| settings.config.data_root.clone());
     let dataset = Dataset::open_in(&args.data, data_root.as_deref())?;
     let dataset = dataset.read_as(args.reading.reading())?;
-    // Found out before all cases are read, not after.
+    // Check before all cases are read, not after.
     if !args.overwrite {
         refuse_replacing(&args.output)?;
     }
@@ -58,7 +58,7 @@ pub fn run(args: PlanArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         on_gpu: matches!(settings.device, DeviceChoice::LibTorchCuda(_)),
         precision: match settings.precision {
             PrecisionChoice::Fixed(precision) => precision,
-            // Which it will be depends on where it is trained; f32 takes the most.
+            // Depends on where training runs; f32 needs the most.
             PrecisionChoice::Auto => Precision::F32,
         },
     };
@@ -68,9 +68,9 @@ pub fn run(args: PlanArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         write_bytes_atomically(&path, planned.text.as_bytes())?;
         if !planned.fits {
             observer.warn(&format!(
-                "{}: even its smallest patch takes {:.1} GiB; expected a --memory of that or more",
+                "{}: even the smallest patch needs {:.1} GiB; raise --memory to at least that",
                 path.shown(),
-                budget.taken(&planned.estimate) as f64 / GIB
+                budget.bytes_needed(&planned.estimate) as f64 / GIB
             ));
         }
     }
@@ -108,23 +108,23 @@ fn refuse_replacing(folder: &Path) -> Result<()> {
     match paths.find(|path| path.exists()) {
         Some(path) => Err(Error::file(
             path,
-            "is there already and would be replaced; choose another -o, or say --overwrite",
+            "already exists; choose another -o, or pass --overwrite",
         )),
         None => Ok(()),
     }
 }
 
-fn as_json(planned: &Planned, budget: Budget) -> Value {
+fn as_json(planned: &PlannedRecipe, budget: Budget) -> Value {
     json!({
         "recipe": planned.recipe,
-        "estimated_bytes": budget.taken(&planned.estimate),
+        "estimated_bytes": budget.bytes_needed(&planned.estimate),
         "network_bytes": planned.estimate.network,
         "data_bytes": planned.estimate.data,
         "fits": planned.fits,
     })
 }
 
-fn overview(recipes: &[Planned], budget: Budget) -> String {
+fn overview(recipes: &[PlannedRecipe], budget: Budget) -> String {
     let rows: Vec<Vec<String>> = recipes
         .iter()
         .map(|planned| {
@@ -144,7 +144,7 @@ fn overview(recipes: &[Planned], budget: Budget) -> String {
                         .collect::<Vec<_>>(),
                 ),
                 recipe.training.batch_size.to_string(),
-                format!("{:.1}", budget.taken(&planned.estimate) as f64 / GIB),
+                format!("{:.1}", budget.bytes_needed(&planned.estimate) as f64 / GIB),
             ]
         })
         .collect();

@@ -12,14 +12,14 @@ use crate::cli::args::bytes::parse_bytes;
 use crate::cli::args::duration::parse_duration;
 use crate::cli::args::reading::RescaleArgs;
 use crate::cli::args::time_limit::LimitArgs;
-use crate::cli::args::tracked_run::{RecordArgs, Recorded};
+use crate::cli::args::tracked_run::{RecordArgs, TrackedRun};
 use crate::cli::outcome::Outcome;
 use crate::cli::print::print_out;
 use crate::cli::settings::Settings;
 use crate::cli::signals::stop_then_leave_on_signals;
 use ctseg_base::limits::memory;
 use ctseg_base::limits::memory::MemoryLimit;
-use ctseg_base::limits::threads::give_back_large_blocks;
+use ctseg_base::limits::threads::return_large_blocks;
 use ctseg_base::progress::Observer;
 use ctseg_base::text::file::read_text;
 use ctseg_base::text::printable::Shown;
@@ -36,87 +36,87 @@ use ctseg_image::statistics::totalsegmentator::TableOptions;
 use ctseg_predict::claims::Claiming;
 use ctseg_predict::shard::Shard;
 use ctseg_predict::statistics_csv;
-use ctseg_predict::{Leaving, OnAttention, PredictJob, PredictSummary, predict};
+use ctseg_predict::{ImmediateExit, OnAttention, PredictJob, PredictSummary, predict};
 use ctseg_report::pictures::{attention, preview};
 
 #[derive(Args)]
 pub struct PredictArgs {
-    /// Volumes: files, folders with all below them, datasets (of which only the images), patterns
-    /// ('scans/**/ct.nii.gz'), or @list with one of these per line
+    /// Volumes: files, folders (searched recursively), datasets (images only), patterns ('scans/**/ct.nii.gz'), or @list
+    /// with one of these per line
     #[arg(required = true)]
     pub(super) inputs: Vec<OsString>,
-    /// Folder for the label maps, or the name of one label map
+    /// Folder for label maps, or the file name of a single label map
     #[arg(short, long, default_value = "predictions")]
     pub(super) output: PathBuf,
-    /// Model folder [default: model]; named several times, the models' logits are averaged
+    /// Model folder; with several, the models' logits are averaged [default: model]
     #[arg(long, env = "CTSEG_MODEL")]
     pub(super) model: Vec<PathBuf>,
-    /// Look at mirror images too and take the mean, along the axes that stage 2 was trained mirrored along:
-    /// a little better, twice the time per axis
+    /// Enable test-time augmentation: average over mirrored inputs, along the axes that stage 2 was trained to mirror.
+    /// Slightly more accurate; each axis doubles the time
     #[arg(long)]
     tta: bool,
-    /// Look at no mirror images; models of nnU-Net that were trained with them are else used with them
+    /// Disable test-time augmentation (on by default for nnU-Net models trained with mirroring)
     #[arg(long, conflicts_with = "tta")]
     no_tta: bool,
-    /// Mark a structure where its probability is above P [default: 0.5], for all or for one: 0.4,lesion=0.2. Exclusive
-    /// classes are compared with the background alone; of several above their thresholds the farthest above wins
+    /// Probability threshold, for all structures or for one: 0.4,lesion=0.2 [default: 0.5]. Exclusive classes are each
+    /// compared with the background; of several above their thresholds, the one farthest above wins
     #[arg(long, value_name = "P|NAME=P", value_delimiter = ',')]
     threshold: Vec<Threshold>,
-    /// Leave out the clean-up of label maps that the model asks for
+    /// Skip the model's postprocessing of label maps
     #[arg(long)]
     no_postprocess: bool,
-    /// Draw where stage 2's attention gates look: <case>_attention_<level>.png beside each label map that is
-    /// made (with --overwrite also of those that are there)
+    /// Draw the attention gates of stage 2: <case>_attention_<level>.png beside each new label map (with --overwrite also
+    /// beside existing ones)
     #[arg(long)]
     attention: bool,
-    /// Most memory that may be used, such as 4G: slices, patches and logits are worked on in smaller portions where
-    /// that helps, and volumes that cannot be segmented with so little fail before they are read
+    /// Memory limit, such as 4G: slices, patches and logits are processed in smaller portions; volumes that need more
+    /// fail before they are read
     #[arg(long, value_parser = parse_bytes)]
     max_ram: Option<u64>,
     #[command(flatten)]
     rescale: RescaleArgs,
-    /// Keep the probabilities of all structures on the volume's grid: u8 (<case>_probabilities.nii.gz, in steps of
-    /// 1/255) or f16 (<case>_probabilities.npy)
+    /// Save the probabilities of all structures on the volume's grid: u8 (<case>_probabilities.nii.gz, in steps of 1/255)
+    /// or f16 (<case>_probabilities.npy)
     #[arg(long, value_name = "KIND", num_args = 0..=1, default_missing_value = "u8", require_equals = true)]
     save_probabilities: Option<ProbabilityKind>,
-    /// Map how uncertain the prediction is of each voxel: <case>_entropy.nii.gz, the entropy of its probabilities in
-    /// bits (of independent structures that of the least certain one)
+    /// Save an uncertainty map: <case>_entropy.nii.gz, the entropy of each voxel's probabilities in bits (for independent
+    /// structures, that of the least certain one)
     #[arg(long)]
     save_entropy: bool,
-    /// Write a mask per structure too: <case>/<structure>.nii.gz, 0 and 1, as TotalSegmentator lays them out
+    /// Also write one mask (0 and 1) per structure: <case>/<structure>.nii.gz, the layout of TotalSegmentator
     #[arg(long)]
     split: bool,
-    /// With --split: every structure on its own, where its probability is above one half, so that masks may overlap;
-    /// of models whose structures are independent. Statistics are the masks'
+    /// With --split: threshold each structure on its own at 0.5, so that masks may overlap. Only for models with
+    /// independent structures. Statistics are those of the masks
     #[arg(long, requires = "split")]
     overlap: bool,
     /// With --split or --preview: write no label map
     #[arg(long)]
     no_label_map: bool,
-    /// Write only these structures, such as liver,spleen, or @list with a name per line; label values stay as they
-    /// are. Of a model of several parts only those are run that are needed, where its rough model finds the structures
+    /// Write only these structures, such as liver,spleen or @list with one name per line; label values do not change.
+    /// A multi-part model runs only the parts needed, around the structures located by its rough model
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     structures: Vec<String>,
-    /// Write <case>_statistics.json: volume in mm³ and mean HU of every structure, as TotalSegmentator's
-    /// statistics.json; 0 for structures that the volume cuts off. HOW: median, incomplete (also what is cut off),
-    /// normalized (intensities from 0 to 1), or several of these with commas
+    /// Write <case>_statistics.json: volume in mm³ and mean HU of every structure, as TotalSegmentator's statistics.json;
+    /// 0 for structures cut off by the volume's border. HOW: median, incomplete (include cut-off structures), normalized
+    /// (intensities from 0 to 1), or several of these separated by commas
     #[arg(long, value_name = "HOW", num_args = 0..=1, default_missing_value = "mean", require_equals = true, conflicts_with = "overlap")]
     statistics: Option<TableOptions>,
-    /// Draw <case>_preview.png: three planes with the structures, the volume from the front, a legend
+    /// Draw <case>_preview.png: three planes with the structures, a frontal view and a legend
     #[arg(long)]
     preview: bool,
-    /// Make label maps again that are there already, of the same input and model
+    /// Segment again even if the label map of the same input and model exists
     #[arg(long)]
     overwrite: bool,
-    /// Take one share of the volumes, such as 3/8, by their names: for Slurm arrays --array=1-8 and
+    /// Process one share of the volumes, such as 3/8, split by name; in a Slurm array with --array=1-8:
     /// --shard $SLURM_ARRAY_TASK_ID/8
     #[arg(long, value_name = "I/N", conflicts_with = "claim")]
     pub(super) shard: Option<Shard>,
-    /// Share the volumes with all processes that are given the same folder (on storage that all of them see): each
-    /// volume is taken by one, and taken over from processes that die
+    /// Share the volumes among all processes with the same FOLDER (on shared storage): each volume is claimed by one
+    /// process, and reclaimed if that process dies
     #[arg(long, value_name = "FOLDER")]
     pub(super) claim: Option<PathBuf>,
-    /// How long a process on another machine must have been silent to be taken for dead
+    /// Time without a sign of life after which a process on another machine counts as dead
     #[arg(long, value_parser = parse_duration, default_value = "10m", requires = "claim")]
     claim_expiry: Duration,
     /// Folder that the paths of a descriptor among the inputs are relative to
@@ -128,35 +128,35 @@ pub struct PredictArgs {
     record: RecordArgs,
 }
 
-/// What is said of a promise that the system may not let anybody keep.
-fn beyond(asked: u64, limit: Option<MemoryLimit>) -> Option<String> {
-    let limit = limit.filter(|limit| limit.bytes < asked)?;
+/// A warning if `--max-ram` exceeds the memory limit of the process.
+fn above_limit(requested: u64, limit: Option<MemoryLimit>) -> Option<String> {
+    let limit = limit.filter(|limit| limit.bytes < requested)?;
     let mib = |bytes: u64| bytes >> 20;
     Some(format!(
-        "--max-ram {}M is more than this process may take, {}M ({}): it may be killed before it is kept",
-        mib(asked),
+        "--max-ram {}M exceeds the memory limit of this process, {}M ({}); it may be killed before reaching --max-ram",
+        mib(requested),
         mib(limit.bytes),
         limit.source
     ))
 }
 
 pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
-    give_back_large_blocks();
+    return_large_blocks();
     let observer = settings.observer();
     args.record.check(settings)?;
-    let asked = stop_then_leave_on_signals()?;
-    args.limit.watch(&asked.stop, &observer)?;
+    let requests = stop_then_leave_on_signals()?;
+    args.limit.watch(&requests.stop, &observer)?;
     let outputs = outputs(&args)?;
     let tta = tta(&args);
-    if let Some(words) = args
+    if let Some(warning) = args
         .max_ram
-        .and_then(|asked| beyond(asked, memory::limit()))
+        .and_then(|bytes| above_limit(bytes, memory::limit()))
     {
-        observer.warn(&words);
+        observer.warn(&warning);
     }
     let (cases, folder) = cases(&args, settings, observer.as_ref())?;
     let draw: &OnAttention = &|case, seen| attention::draw(&case.output, seen);
-    // Without destructors: other threads are at work on what they would take apart.
+    // Without destructors: other threads still use what they would drop.
     let leave: &(dyn Fn() + Sync) = &|| {
         let interrupted = Outcome::Interrupted.exit_code();
         settings.observing.ended(interrupted);
@@ -175,7 +175,7 @@ pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         probabilities: args.save_probabilities,
         rescale_hu: args.rescale.rescale_hu(),
         outputs,
-        // A single label map that is named has its figures in its sidecar.
+        // A single label map has its statistics in its sidecar.
         statistics: !is_volume_name(&args.output) || args.output.is_dir(),
         shard: args.shard,
         claiming: args.claim.map(|folder| Claiming {
@@ -183,24 +183,24 @@ pub fn run(args: PredictArgs, settings: &Settings) -> anyhow::Result<Outcome> {
             expiry: args.claim_expiry,
         }),
         on_attention: args.attention.then_some(draw),
-        stop: &asked.stop,
-        leaving: Some(Leaving {
-            asked: &asked.leave,
-            leave,
+        stop: &requests.stop,
+        immediate_exit: Some(ImmediateExit {
+            requested: &requests.leave,
+            exit: leave,
         }),
     };
-    let recorded = args.record.begun("predict", settings, &observer)?;
+    let run = args.record.start("predict", settings, &observer)?;
     let summary = predict(&job, observer.as_ref());
-    if let Some(recorded) = recorded {
-        told(&recorded, &job, summary.as_ref().ok());
-        recorded.ended(&outcome_of_run(&summary));
+    if let Some(run) = run {
+        log_run(&run, &job, summary.as_ref().ok());
+        run.end(&outcome_of_run(&summary));
     }
     let summary = summary?;
     print_summary(&summary, &job.folder, settings.json);
     Ok(outcome(&summary))
 }
 
-/// What is segmented, and where the label maps go.
+/// The cases to segment, and the folder of the label maps.
 fn cases(
     args: &PredictArgs,
     settings: &Settings,
@@ -211,12 +211,12 @@ fn cases(
     let data_root = data_root.map(PathBuf::as_path);
     let inputs = expand_inputs(&args.inputs, &args.output, data_root)?;
     for note in &inputs.notes {
-        observer.say(note);
+        observer.info(note);
     }
     plan_outputs(&inputs.files, &args.output)
 }
 
-/// The models that are named, or else the one of the settings file.
+/// The given models, or that of the settings file.
 fn models(named: Vec<PathBuf>, settings: &Settings) -> Vec<PathBuf> {
     match named.is_empty() {
         true => vec![settings.config.model_or(None)],
@@ -224,23 +224,23 @@ fn models(named: Vec<PathBuf>, settings: &Settings) -> Vec<PathBuf> {
     }
 }
 
-/// Tells the run how it segmented, and what came of it.
-fn told(recorded: &Recorded, job: &PredictJob, summary: Option<&PredictSummary>) {
+/// Logs settings and results to the tracked run.
+fn log_run(run: &TrackedRun, job: &PredictJob, summary: Option<&PredictSummary>) {
     let devices: Vec<String> = job.computes.iter().map(Compute::to_string).collect();
     let mut parameters = vec![
         ("output", job.folder.display().to_string()),
         ("inputs", job.cases.len().to_string()),
         ("devices", devices.join(",")),
-        // What was asked for; what an imported model does by itself stands in its figures.
+        // As requested; the default of an imported model is part of the metrics.
         ("tta", job.tta.unwrap_or(false).to_string()),
         ("postprocess", job.postprocess.to_string()),
     ];
     parameters.extend(job.shard.map(|shard| ("shard", shard.suffix())));
-    recorded.parameters(&parameters);
+    run.log_parameters(&parameters);
     let Some(summary) = summary else { return };
-    recorded.models(&summary.models);
+    run.log_models(&summary.models);
     let count = |name: &str, count: usize| (format!("cases/{name}"), count as f64);
-    recorded.figures(vec![
+    run.log_metrics(vec![
         count("all", summary.cases),
         count("written", summary.written.len()),
         count("kept", summary.kept.len()),
@@ -248,13 +248,13 @@ fn told(recorded: &Recorded, job: &PredictJob, summary: Option<&PredictSummary>)
         count("failed", summary.failures.len()),
         count("with_notes", summary.notes.len()),
         ("seconds".to_owned(), summary.seconds),
-        ("looks".to_owned(), summary.looks as f64),
+        ("looks".to_owned(), summary.views as f64),
     ]);
     let mut files = vec![summary.manifest_file.clone(), summary.failures_file.clone()];
     if job.statistics {
         files.push(job.folder.join(statistics_csv::FILE_NAME));
     }
-    recorded.files(&files);
+    run.log_artifacts(&files);
 }
 
 /// How the run of a batch ended.
@@ -269,7 +269,7 @@ fn outcome_of_run(summary: &Result<PredictSummary>) -> tracker::Outcome {
     }
 }
 
-/// What is said about mirror images, if anything is.
+/// Test-time augmentation, if requested either way.
 fn tta(args: &PredictArgs) -> Option<bool> {
     match (args.tta, args.no_tta) {
         (true, _) => Some(true),
@@ -281,7 +281,7 @@ fn tta(args: &PredictArgs) -> Option<bool> {
 fn outputs(args: &PredictArgs) -> Result<Outputs> {
     if args.no_label_map && !args.split && !args.preview {
         return Err(Error::usage(
-            "--no-label-map leaves nothing to write; expected --split or --preview with it",
+            "--no-label-map leaves nothing to write; add --split or --preview",
         ));
     }
     let mut names = Vec::new();
@@ -294,7 +294,7 @@ fn outputs(args: &PredictArgs) -> Result<Outputs> {
     names.retain(|name| !name.is_empty());
     if names.is_empty() && !args.structures.is_empty() {
         return Err(Error::usage(
-            "--structures names none; expected one or more names, or @list with some",
+            "--structures is empty; expected one or more names, or an @list with names",
         ));
     }
     Ok(Outputs {
@@ -308,7 +308,7 @@ fn outputs(args: &PredictArgs) -> Result<Outputs> {
     })
 }
 
-/// The names in a list; lines that are empty or begin with `#` say nothing.
+/// The names in a list file, without empty lines and lines that begin with `#`.
 fn listed(list: &Path) -> Result<Vec<String>> {
     let text = read_text(list).map_err(Error::io(list, "read the list"))?;
     let lines = text.lines();
@@ -332,7 +332,7 @@ fn outcome(summary: &PredictSummary) -> Outcome {
 }
 
 fn summary_json(summary: &PredictSummary) -> Value {
-    // Paths that are not UTF-8 are shown, too.
+    // Also for paths that are not UTF-8.
     let shown = |paths: &[PathBuf]| -> Vec<String> {
         paths
             .iter()
@@ -367,32 +367,32 @@ pub fn print_summary(summary: &PredictSummary, folder: &Path, as_json: bool) {
     let label_maps = |count| counted(count, "label map");
     if !summary.kept.is_empty() {
         print_out(&format!(
-            "  kept    {}, made before of the same input and model\n",
+            "  kept    {} of the same input and model\n",
             label_maps(summary.kept.len())
         ));
     }
     if !summary.by_others.is_empty() {
         print_out(&format!(
-            "  others  {} by the processes that share the volumes\n",
+            "  others  {} by other processes sharing the volumes\n",
             label_maps(summary.by_others.len())
         ));
     }
-    // Each was a warning when it was found.
-    let told = [
+    // Each has been a warning already.
+    let counts = [
         ("notes ", summary.notes.len(), &summary.manifest_file),
         ("failed", summary.failures.len(), &summary.failures_file),
     ];
-    for (what, count, file) in told.iter().filter(|(_, count, _)| *count > 0) {
+    for (what, count, file) in counts.iter().filter(|(_, count, _)| *count > 0) {
         print_out(&format!("  {what}  {count}, listed in {}\n", file.shown()));
     }
     if let Some(reason) = &summary.ended_early {
-        let was_said = summary.failures.iter().any(|one| one.reason == *reason);
-        print_out(&match was_said {
+        let is_listed = summary.failures.iter().any(|one| one.reason == *reason);
+        print_out(&match is_listed {
             true => "  stopped before the end\n".to_owned(),
             false => format!("  stopped before the end: {}\n", reason.shown()),
         });
     }
     if summary.interrupted {
-        print_out("  stopped before the end; the same command goes on with the rest\n");
+        print_out("  interrupted; run the same command again to continue\n");
     }
 }

@@ -1,4 +1,4 @@
-//! `ctseg report`: a training and an evaluation as one HTML page.
+//! `ctseg report`: trainings and an evaluation as one HTML page.
 
 use std::path::PathBuf;
 
@@ -14,42 +14,42 @@ use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::reference::Reference;
 use ctseg_report::data::Report;
-use ctseg_report::data::choice::Wanted;
-use ctseg_report::data::evaluation::Hints;
+use ctseg_report::data::case_selection::CaseSelection;
+use ctseg_report::data::evaluation::EvaluationSources;
 use ctseg_report::html::{Destination, Written, write};
 
-/// A report's megabytes at most, where nothing else is asked for.
+/// Default size limit of a report, in MB.
 pub const DEFAULT_MB: usize = 25;
 
 #[derive(Args)]
 pub struct ReportArgs {
-    /// Run folders (of `ctseg fit`) and the folder of one evaluation (of `ctseg evaluate`); of runs alone, their
+    /// Run folders (from `ctseg fit`) and one evaluation folder (from `ctseg evaluate`); without the latter, the runs'
     /// held-out evaluation is shown
     #[arg(required = true, value_name = "RUN|EVALUATION")]
     sources: Vec<PathBuf>,
-    /// The HTML file
+    /// HTML file to write
     #[arg(short, long, default_value = "report.html")]
     output: PathBuf,
-    /// The page's heading [default: the last folder's name]
+    /// Page title [default: the last folder's name]
     #[arg(long)]
     title: Option<String>,
-    /// Cases in pictures: so many (worst, median, best, then the next worst ones), `all`, or names (case_1,case_7)
-    /// beside those three
+    /// Cases to show in pictures: a number (worst, median, best, then the next worst), `all`, or names (case_1,case_7)
+    /// in addition to those three
     #[arg(long, default_value = "3")]
-    cases: Wanted,
-    /// What the label maps were compared with, as for `ctseg evaluate`, where the evaluation does not say so
+    cases: CaseSelection,
+    /// References, as for `ctseg evaluate`, if the evaluation does not record them
     #[arg(long)]
     reference: Option<PathBuf>,
-    /// Folder of the label maps, where they are not found
+    /// Folder of the label maps, if they are not found
     #[arg(long)]
     predictions: Option<PathBuf>,
-    /// Folder of the images, where they are not found
+    /// Folder of the images, if they are not found
     #[arg(long)]
     images: Option<PathBuf>,
-    /// Folder for pictures (PNG) [default: the HTML file's name with _files in the place of .html]
+    /// Folder for PNG pictures [default: the HTML file's name with _files instead of .html]
     #[arg(long)]
     pictures: Option<PathBuf>,
-    /// Megabytes of the HTML file at most; cases are shown in coarser voxels where there are many
+    /// Maximum size of the HTML file in MB; with many cases, voxels are shown coarser
     #[arg(long, default_value_t = DEFAULT_MB, value_name = "MB")]
     max_size: usize,
     /// Folder that a descriptor's paths are relative to
@@ -61,7 +61,11 @@ pub struct ReportArgs {
 
 pub fn run(args: ReportArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let observer = settings.observer();
-    let mut report = Report::read(&args.sources, hints(&args, settings)?, &args.cases)?;
+    let mut report = Report::read(
+        &args.sources,
+        evaluation_sources(&args, settings)?,
+        &args.cases,
+    )?;
     if let Some(title) = &args.title {
         report.title.clone_from(title);
     }
@@ -72,7 +76,7 @@ pub fn run(args: ReportArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let to = Destination {
         file: &args.output,
         pictures: &pictures,
-        most_bytes: args.max_size.saturating_mul(1_000_000),
+        max_bytes: args.max_size.saturating_mul(1_000_000),
     };
     let written = write(&report, &to, observer.as_ref())?;
     print_written(&written, &to, settings.json);
@@ -82,7 +86,7 @@ pub fn run(args: ReportArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     })
 }
 
-fn hints(args: &ReportArgs, settings: &Settings) -> Result<Hints> {
+fn evaluation_sources(args: &ReportArgs, settings: &Settings) -> Result<EvaluationSources> {
     let data_root = args.data_root.as_ref();
     let data_root = data_root.or(settings.config.data_root.as_ref());
     let open = |path: &PathBuf| Reference::open(path, data_root.map(PathBuf::as_path));
@@ -94,7 +98,7 @@ fn hints(args: &ReportArgs, settings: &Settings) -> Result<Hints> {
             ));
         }
     }
-    Ok(Hints {
+    Ok(EvaluationSources {
         reference: args.reference.as_ref().map(open).transpose()?,
         predictions: args.predictions.clone(),
         images: args.images.clone(),
@@ -106,12 +110,12 @@ fn hints(args: &ReportArgs, settings: &Settings) -> Result<Hints> {
 pub fn beside(file: &std::path::Path) -> Result<PathBuf> {
     let stem = file.file_stem().filter(|_| !file.is_dir()).ok_or_else(|| {
         Error::usage(format!(
-            "--output {}: {}; expected the name of a file such as report.html",
+            "--output {}: {}; expected a file name such as report.html",
             file.shown(),
             if file.is_dir() {
                 "is a folder"
             } else {
-                "names no file"
+                "not a file name"
             }
         ))
     })?;

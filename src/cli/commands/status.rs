@@ -1,4 +1,4 @@
-//! `ctseg status`: what is running, done, interrupted or failed.
+//! `ctseg status`: the state of trainings, sweeps, predictions and evaluations.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -11,22 +11,22 @@ use crate::cli::outcome::Outcome;
 use crate::cli::print::{print_out, print_raw};
 use crate::cli::settings::Settings;
 use crate::status;
-use crate::status::{Cases, Epochs, Kind, Standing, Status, Trials, span};
+use crate::status::{Cases, Epochs, Kind, State, Status, Trials, span};
 use ctseg_base::text::printable::{Shown, lines, one_line};
 use ctseg_base::text::table::{score, table};
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_core::run::state_file::TaskState;
 
-/// More claims or failures than these are counted, not named.
-const MOST_NAMED: usize = 8;
+/// Number of claims or failures listed; the rest are counted.
+const MAX_LISTED: usize = 8;
 
 #[derive(Args)]
 pub struct StatusArgs {
-    /// Run folders, sweeps, folders of predictions or evaluations, or folders of these [default: runs]
+    /// Run, sweep, prediction or evaluation folders, or folders that contain them [default: runs]
     #[arg(value_name = "RUN")]
     runs: Vec<PathBuf>,
-    /// Look again every so often, such as 5s, until nothing runs any more
+    /// Refresh at this interval, such as 5s, until nothing runs
     #[arg(long, value_parser = parse_duration, value_name = "TIME")]
     watch: Option<Duration>,
 }
@@ -38,14 +38,14 @@ pub fn run(args: StatusArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     };
     loop {
         let now = SystemTime::now();
-        let found = look(&places, now)?;
-        let running = found.iter().any(|one| one.state == Standing::Running);
+        let found = statuses(&places, now)?;
+        let running = found.iter().any(|one| one.state == State::Running);
         match (settings.json, args.watch) {
             (true, None) => print_out(&format!("{:#}\n", as_json(&found, now))),
-            // A line each time, for programs that read along.
+            // One line per refresh.
             (true, Some(_)) => print_out(&format!("{}\n", as_json(&found, now))),
             (false, None) => print_out(&as_text(&found, now)),
-            (false, Some(_)) => print_raw(&afresh(&lines(&as_text(&found, now)))),
+            (false, Some(_)) => print_raw(&refreshed(&lines(&as_text(&found, now)))),
         }
         match args.watch {
             Some(every) if running => std::thread::sleep(every),
@@ -54,13 +54,13 @@ pub fn run(args: StatusArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     }
 }
 
-fn look(places: &[PathBuf], now: SystemTime) -> Result<Vec<Status>> {
+fn statuses(places: &[PathBuf], now: SystemTime) -> Result<Vec<Status>> {
     let mut all: Vec<Status> = Vec::new();
     for place in places {
         if !place.is_dir() {
             return Err(Error::file(
                 place,
-                "is no folder; expected a run, a sweep, predictions, an evaluation, or a folder of these",
+                "is not a folder; expected a run, sweep, prediction or evaluation folder, or a folder of these",
             ));
         }
         let known = |one: &Status| {
@@ -74,8 +74,8 @@ fn look(places: &[PathBuf], now: SystemTime) -> Result<Vec<Status>> {
     Ok(all)
 }
 
-/// In the place of what a terminal showed before; elsewhere below it.
-fn afresh(text: &str) -> String {
+/// Clears the terminal first; without a terminal, the text is appended.
+fn refreshed(text: &str) -> String {
     use std::io::IsTerminal;
     let time = jiff::Zoned::now().strftime("%H:%M:%S");
     match std::io::stdout().is_terminal() {
@@ -85,35 +85,35 @@ fn afresh(text: &str) -> String {
 }
 
 fn as_json(found: &[Status], now: SystemTime) -> Value {
-    let count = |state: Standing| found.iter().filter(|one| one.state == state).count();
+    let count = |state: State| found.iter().filter(|one| one.state == state).count();
     let rows = found.iter().map(|one| {
         let mut row = json!(one);
         row["seconds_since_last_sign"] = json!(since(one, now).map(|time| time.as_secs()));
         row
     });
     json!({
-        "running": count(Standing::Running), "done": count(Standing::Done),
-        "interrupted": count(Standing::Interrupted), "failed": count(Standing::Failed),
-        "unknown": count(Standing::Unknown), "runs": rows.collect::<Vec<_>>(),
+        "running": count(State::Running), "done": count(State::Done),
+        "interrupted": count(State::Interrupted), "failed": count(State::Failed),
+        "unknown": count(State::Unknown), "runs": rows.collect::<Vec<_>>(),
     })
 }
 
 fn since(one: &Status, now: SystemTime) -> Option<Duration> {
-    // A file server whose clock is ahead.
+    // Zero if the file server's clock is ahead.
     one.last_sign
         .map(|sign| now.duration_since(sign).unwrap_or_default())
 }
 
-/// The table, and below it what does not fit into one.
+/// The table, followed by details of each run.
 fn as_text(found: &[Status], now: SystemTime) -> String {
     let header = [
         "run",
-        "what",
+        "kind",
         "state",
         "progress",
         "Dice",
-        "last sign",
-        "end",
+        "updated",
+        "ETA",
     ];
     let rows: Vec<Vec<String>> = found.iter().map(|one| row(one, now)).collect();
     let mut text = table(&header, &rows);
@@ -146,13 +146,13 @@ fn row(one: &Status, now: SystemTime) -> Vec<String> {
     ]
 }
 
-fn word(state: Standing) -> &'static str {
+fn word(state: State) -> &'static str {
     match state {
-        Standing::Running => "running",
-        Standing::Done => "done",
-        Standing::Interrupted => "interrupted",
-        Standing::Failed => "failed",
-        Standing::Unknown => "unknown",
+        State::Running => "running",
+        State::Done => "done",
+        State::Interrupted => "interrupted",
+        State::Failed => "failed",
+        State::Unknown => "unknown",
     }
 }
 
@@ -177,7 +177,7 @@ fn progress(one: &Status) -> String {
 }
 
 fn of_training(epochs: &Epochs, one: &Status) -> String {
-    if epochs.networks_done == epochs.networks && one.state == Standing::Done {
+    if epochs.networks_done == epochs.networks && one.state == State::Done {
         let all = counted(epochs.networks, "network");
         return format!("{} of {all}", epochs.networks_done);
     }
@@ -190,7 +190,7 @@ fn of_training(epochs: &Epochs, one: &Status) -> String {
 
 fn of_sweep(trials: &Trials) -> String {
     let all = counted(trials.all, "trial");
-    let mut text = format!("{} of {all} begun", trials.begun);
+    let mut text = format!("{} of {all} started", trials.started);
     if trials.failed > 0 {
         text += &format!(", {} failed", trials.failed);
     }
@@ -205,13 +205,13 @@ fn of_cases(cases: &Cases) -> String {
         (cases.claimed, "claimed"),
         (cases.left, "left"),
     ];
-    let said = counts.iter().filter(|(count, _)| *count > 0);
-    let said: Vec<String> = said
+    let nonzero = counts.iter().filter(|(count, _)| *count > 0);
+    let parts: Vec<String> = nonzero
         .map(|(count, what)| format!("{count} {what}"))
         .collect();
-    match said.is_empty() {
-        true => "no case".to_owned(),
-        false => said.join(", "),
+    match parts.is_empty() {
+        true => "no cases".to_owned(),
+        false => parts.join(", "),
     }
 }
 
@@ -227,22 +227,22 @@ fn task_words(task: &TaskState) -> String {
     text
 }
 
-/// What stands below the table of one run.
+/// The lines about one run below the table.
 fn details(one: &Status, now: SystemTime) -> Vec<String> {
     let mut lines = Vec::new();
-    if one.state == Standing::Running {
+    if one.state == State::Running {
         if let Some(worker) = &one.worker {
             lines.push(format!("on {}", worker.described()));
         }
         lines.extend(
             one.task
                 .as_ref()
-                .map(|task| format!("now {}", task_words(task))),
+                .map(|task| format!("now: {}", task_words(task))),
         );
-        lines.extend(one.last_line.as_ref().map(|line| format!("said {line}")));
+        lines.extend(one.last_line.as_ref().map(|line| format!("last log line: {line}")));
     }
     if let Some(best) = one.trials.as_ref().and_then(|trials| trials.best.as_ref()) {
-        lines.push(format!("best so far {best}"));
+        lines.push(format!("best so far: {best}"));
     }
     lines.extend(one.because.clone());
     if let Some(resume) = &one.resume {
@@ -250,7 +250,7 @@ fn details(one: &Status, now: SystemTime) -> Vec<String> {
             true => format!("'{resume}'"),
             false => resume.clone(),
         };
-        lines.push(format!("{quoted} goes on"));
+        lines.push(format!("resume with {quoted}"));
     }
     if let Some(cases) = &one.cases {
         lines.extend(of_claims(cases, now));
@@ -260,7 +260,7 @@ fn details(one: &Status, now: SystemTime) -> Vec<String> {
 }
 
 fn of_claims(cases: &Cases, now: SystemTime) -> Vec<String> {
-    let named = cases.claims.iter().take(MOST_NAMED).map(|claim| {
+    let named = cases.claims.iter().take(MAX_LISTED).map(|claim| {
         let since = claim.since.as_ref();
         let since = since.and_then(|since| since.parse::<jiff::Timestamp>().ok());
         let since = since.and_then(|since| now.duration_since(SystemTime::from(since)).ok());
@@ -273,28 +273,28 @@ fn of_claims(cases: &Cases, now: SystemTime) -> Vec<String> {
     lines.extend(more(cases.claims.len(), "claimed"));
     let missing = &cases.shards_missing;
     if !missing.is_empty() {
-        let named = missing[..missing.len().min(MOST_NAMED)].join(", ");
-        let rest = missing.len().saturating_sub(MOST_NAMED);
+        let named = missing[..missing.len().min(MAX_LISTED)].join(", ");
+        let rest = missing.len().saturating_sub(MAX_LISTED);
         let rest = match rest {
             0 => String::new(),
             rest => format!(" and {rest} more"),
         };
-        lines.push(format!("shards that have not begun: {named}{rest}"));
+        lines.push(format!("shards not started: {named}{rest}"));
     }
     lines
 }
 
-fn of_failures(cases: &Cases, told: Option<&str>) -> Vec<String> {
+fn of_failures(cases: &Cases, shown: Option<&str>) -> Vec<String> {
     let reasons = cases.failures.iter().map(|(_, reason)| reason);
-    let named = reasons.take(MOST_NAMED);
-    let named = named.filter(|reason| told != Some(reason.as_str()));
+    let named = reasons.take(MAX_LISTED);
+    let named = named.filter(|reason| shown != Some(reason.as_str()));
     let mut lines: Vec<String> = named.map(|reason| format!("failed: {reason}")).collect();
     lines.extend(more(cases.failures.len(), "failed"));
     lines
 }
 
 fn more(count: usize, what: &str) -> Option<String> {
-    let rest = count.saturating_sub(MOST_NAMED);
+    let rest = count.saturating_sub(MAX_LISTED);
     (rest > 0).then(|| format!("{rest} more {what}"))
 }
 

@@ -1,4 +1,4 @@
-//! `ctseg sweep`: one stage with many settings.
+//! `ctseg sweep`: hyperparameter search for one stage.
 
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,7 @@ use ctseg_base::text::table::{score, table};
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::generated;
-use ctseg_core::dataset::{Dataset, GivenSplits};
+use ctseg_core::dataset::{Dataset, PredefinedSplits};
 use ctseg_core::recipe::Recipe;
 use ctseg_core::run::data::RunData;
 use ctseg_core::run::tracker::Tracker;
@@ -36,30 +36,30 @@ use ctseg_train::sweep::{SweepJob, SweepSettings, sweep};
 
 #[derive(Args)]
 pub struct SweepArgs {
-    /// What to train: 1 (coarse), 2 (refine), the name of a built-in recipe, or a recipe file
+    /// Recipe to train: 1 (coarse), 2 (refine), the name of a built-in recipe, or a recipe file
     #[arg(long, required_unless_present = "resume", value_name = "1|2|NAME|FILE")]
     stage: Option<String>,
-    /// Values to try, such as training.optimiser.learning_rate=1e-2,1e-3; every combination of several --vary is
-    /// a trial
+    /// Values to try, such as training.optimiser.learning_rate=1e-2,1e-3; with several --vary, every combination is a
+    /// trial
     #[arg(
         long,
         required_unless_present = "resume",
         value_name = "KEY=VALUE,VALUE"
     )]
     vary: Vec<String>,
-    /// Change a value of the recipe for all trials
+    /// Override a recipe value in all trials
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Epochs of a trial that gets to the end
+    /// Number of epochs of a complete trial
     #[arg(long)]
     epochs: Option<usize>,
-    /// How often the worse trials are left behind, and one more: 1 trains all of them to the end
+    /// Number of successive-halving rungs; 1 trains all trials to the end
     #[arg(long, default_value_t = 3)]
     rungs: usize,
-    /// One in so many trials goes on after each rung, to so many times the epochs
+    /// Reduction factor: after each rung, 1 in ETA trials continues, with ETA times the epochs
     #[arg(long, default_value_t = 3)]
     eta: usize,
-    /// Dataset folder or descriptor; generated data where none is named
+    /// Dataset folder or descriptor [default: generated phantoms]
     #[arg(long, env = "CTSEG_DATA")]
     data: Option<PathBuf>,
     /// Folder that a descriptor's paths are relative to
@@ -67,19 +67,19 @@ pub struct SweepArgs {
     data_root: Option<PathBuf>,
     #[command(flatten)]
     reading: ReadingArgs,
-    /// Model folder whose stage 1 a stage 2 is trained on [default: model]
+    /// Model folder with the stage 1 that stage 2 builds on [default: model]
     #[arg(long, env = "CTSEG_MODEL")]
     model: Option<PathBuf>,
     /// Folder for run folders [default: runs]
     #[arg(long, env = "CTSEG_RUNS")]
     runs: Option<PathBuf>,
-    /// Train this fold, or all of them
+    /// Fold to train, or all
     #[arg(long, value_name = "all|K", value_parser = parse_fold, default_value = "0")]
     fold: FoldChoice,
-    /// Decides weights, folds and the order of slices; the same for all trials
+    /// Random seed of weights, folds and sample order; the same for all trials
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Continue the sweep in this folder. Its dataset must be unchanged; --data names it where it was moved
+    /// Resume the sweep in this folder; the dataset must be unchanged (pass --data if it was moved)
     #[arg(long, value_name = "SWEEP")]
     resume: Option<PathBuf>,
     #[command(flatten)]
@@ -90,7 +90,7 @@ pub struct SweepArgs {
     mlflow: MlflowArgs,
 }
 
-/// Flags that a sweep which goes on cannot honour, each with what it has of its own.
+/// Flags that conflict with `--resume`, each with what the sweep uses instead.
 const NOT_WITH_RESUME: [(&str, &str); 12] = [
     ("stage", "the sweep's own recipe"),
     ("set", "the sweep's own recipe"),
@@ -117,15 +117,15 @@ pub fn run(args: SweepArgs, given: &Given, settings: &Settings) -> anyhow::Resul
     args.limit.watch(&stop, &observer)?;
     let storage = args.storage.storage(&settings.config)?;
     let (sweep_settings, dataset) = opened((&args, given), settings, observer.as_ref())?;
-    let dataset = storage.near(dataset, &stop, observer.as_ref())?;
-    // What cannot be trained is refused before there is a folder.
+    let dataset = storage.staged(dataset, &stop, observer.as_ref())?;
+    // Refuse invalid trials before a folder is created.
     sweep_settings.trials()?;
     let content = check_dataset(&dataset, &stop, observer.as_ref())?;
     check_stage_one(&sweep_settings.recipe, &sweep_settings.model, &content)?;
     let compute = settings.compute()?;
     let folder = match &args.resume {
         Some(folder) => folder.clone(),
-        None => sweep_settings.begin(&settings.config.runs_or(args.runs.clone()))?,
+        None => sweep_settings.create(&settings.config.runs_or(args.runs.clone()))?,
     };
     let curves = Curves::default();
     let mlflow = args.mlflow.tracker(settings, &observer)?;
@@ -135,13 +135,13 @@ pub fn run(args: SweepArgs, given: &Given, settings: &Settings) -> anyhow::Resul
     let job = SweepJob {
         dataset,
         content,
-        case_store: storage.case_store.as_ref(),
+        preprocessed_cache: storage.preprocessed_cache.as_ref(),
         settings: sweep_settings,
         compute,
         stop: &stop,
         trackers: &trackers,
         tags: provenance::tags(),
-        seen: &|rows| shown(&folder, rows),
+        on_update: &|rows| write_table(&folder, rows),
         folder: folder.clone(),
     };
     let rows = sweep(&job, observer.as_ref())?;
@@ -163,14 +163,14 @@ fn print_table(job: &SweepJob, rows: &[TrialRow], as_json: bool) {
     print_out(&format!("  sweep  {}\n", folder.shown()));
     if let Some(best) = rows.first() {
         print_out(&format!(
-            "  'ctseg fit --resume {}' puts the best trial into the model {}\n",
+            "  'ctseg fit --resume {}' writes the best trial to the model {}\n",
             best.run.shown(),
             job.settings.model.shown()
         ));
     }
 }
 
-/// The sweep that goes on or is to begin, and its dataset with its folds.
+/// The resumed or new sweep, and its dataset with its folds.
 fn opened(
     (args, given): (&SweepArgs, &Given),
     settings: &Settings,
@@ -185,17 +185,18 @@ fn opened(
         if let Some(name) = RunData::name_of(folder)? {
             dataset.name = name;
         }
-        dataset.splits = GivenSplits::of_run(folder)?;
+        dataset.splits = PredefinedSplits::of_run(folder)?;
         return Ok((sweep, dataset));
     }
-    let mut sweep = begun(args, settings, observer)?;
+    let mut sweep = new_sweep(args, settings, observer)?;
     let mut dataset = of(&sweep)?;
     let preprocessed = nnunet_preprocessed();
-    sweep.recipe = dataset.use_given_splits(sweep.recipe, preprocessed.as_deref(), observer)?;
+    sweep.recipe =
+        dataset.use_predefined_splits(sweep.recipe, preprocessed.as_deref(), observer)?;
     Ok((sweep, dataset))
 }
 
-/// The settings of the sweep in `folder`, with its data where the command line says.
+/// The settings of the sweep in `folder`, with the data paths of the command line.
 fn resumed(
     folder: &Path,
     (args, given): (&SweepArgs, &Given),
@@ -216,7 +217,11 @@ fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(Error::io(path, "find"))
 }
 
-fn begun(args: &SweepArgs, settings: &Settings, observer: &dyn Observer) -> Result<SweepSettings> {
+fn new_sweep(
+    args: &SweepArgs,
+    settings: &Settings,
+    observer: &dyn Observer,
+) -> Result<SweepSettings> {
     let mut set = args.set.clone();
     if let Some(epochs) = args.epochs {
         set.push(format!("training.epochs={epochs}"));
@@ -227,7 +232,7 @@ fn begun(args: &SweepArgs, settings: &Settings, observer: &dyn Observer) -> Resu
         FoldChoice::One(fold) if fold < recipe.folds => Some(vec![fold]),
         FoldChoice::One(fold) => {
             return Err(Error::usage(format!(
-                "--fold {fold}: the recipe has {}, from 0 on",
+                "--fold {fold}: the recipe has {}, numbered from 0",
                 counted(recipe.folds, "fold")
             )));
         }
@@ -254,8 +259,8 @@ fn begun(args: &SweepArgs, settings: &Settings, observer: &dyn Observer) -> Resu
     })
 }
 
-/// The table as text and as a picture, in the sweep's folder.
-fn shown(folder: &Path, rows: &[TrialRow]) -> Result<()> {
+/// Writes the table as text and as a picture to the sweep's folder.
+fn write_table(folder: &Path, rows: &[TrialRow]) -> Result<()> {
     write_bytes_atomically(&folder.join("table.txt"), as_table(rows).as_bytes())?;
     let trials: Vec<(String, &Path)> = rows
         .iter()
@@ -269,7 +274,7 @@ fn shown(folder: &Path, rows: &[TrialRow]) -> Result<()> {
     curves::draw_trials(folder, &trials)
 }
 
-/// Settings by the last word of their keys.
+/// Settings with only the last part of their keys.
 fn short(settings: &[String]) -> String {
     let last = |text: &String| match text.split_once('=') {
         Some((key, value)) => format!("{}={value}", key.rsplit('.').next().unwrap_or(key)),
@@ -317,7 +322,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_are_shortened_to_what_tells_them_apart() {
+    fn settings_keep_the_last_part_of_their_keys() {
         let of = |text: &str| short(&[text.to_owned()]);
         assert_eq!(
             of("training.optimiser.learning_rate=1e-2"),

@@ -1,4 +1,4 @@
-//! `ctseg sync`: what could not reach the MLflow server.
+//! `ctseg sync`: upload pending runs to MLflow.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -17,14 +17,14 @@ use ctseg_base::{Error, Result};
 use ctseg_tracking::mlflow::delivery::Link;
 use ctseg_tracking::mlflow::settings::{Server, process_environment};
 use ctseg_tracking::mlflow::sync;
-use ctseg_tracking::mlflow::sync::{Synced, runs_at, sync};
+use ctseg_tracking::mlflow::sync::{SyncResult, runs_at, sync};
 
 #[derive(Args)]
 pub struct SyncArgs {
-    /// Run folders, or folders of them [default: runs]
+    /// Run folders, or folders that contain them [default: runs]
     #[arg(value_name = "RUN")]
     runs: Vec<PathBuf>,
-    /// MLflow experiment of runs that began without one [default: ctseg]
+    /// MLflow experiment for runs that have none [default: ctseg]
     #[arg(long, env = "MLFLOW_EXPERIMENT_NAME", value_name = "NAME")]
     experiment: Option<String>,
     #[command(flatten)]
@@ -37,13 +37,13 @@ pub fn run(args: SyncArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let preferences = args.artifacts.preferences(settings, named);
     let server = Server::find(&preferences, &process_environment)?.ok_or_else(|| {
         Error::usage(
-            "no MLflow server is named; set MLFLOW_TRACKING_URI, or uri below [mlflow] in ctseg.toml",
+            "no MLflow server configured; set MLFLOW_TRACKING_URI, or uri under [mlflow] in ctseg.toml",
         )
     })?;
     let runs = found(args.runs, settings)?;
     warn_of_risks(&server, observer.as_ref());
     let link = Arc::new(Link::open(server)?);
-    let mut synced: Vec<Synced> = Vec::new();
+    let mut synced: Vec<SyncResult> = Vec::new();
     for run in &runs {
         let one = sync(&link, run, observer.as_ref());
         for note in &one.sent.notes {
@@ -63,13 +63,13 @@ pub fn run(args: SyncArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     } else {
         print_out(&as_table(&synced));
         if untried > 0 {
-            print_out(&format!("  not tried: {}\n", counted(untried, "more run")));
+            print_out(&format!("  not attempted: {}\n", counted(untried, "more run")));
         }
     }
     Ok(outcome(&synced))
 }
 
-/// The runs that were named, or all that are here.
+/// The given runs, or all runs of the run folder.
 fn found(named: Vec<PathBuf>, settings: &Settings) -> Result<Vec<PathBuf>> {
     let places = match named.is_empty() {
         true => vec![settings.config.runs_or(None)],
@@ -81,7 +81,7 @@ fn found(named: Vec<PathBuf>, settings: &Settings) -> Result<Vec<PathBuf>> {
         if here.is_empty() {
             return Err(Error::file(
                 place,
-                "holds no run that was tracked (no tracking/events.jsonl); expected a run folder or a folder of them",
+                "contains no tracked run (no tracking/events.jsonl); expected a run folder or a folder of runs",
             ));
         }
         runs.extend(
@@ -93,8 +93,8 @@ fn found(named: Vec<PathBuf>, settings: &Settings) -> Result<Vec<PathBuf>> {
     Ok(runs)
 }
 
-fn outcome(synced: &[Synced]) -> Outcome {
-    let failed = |one: &&Synced| {
+fn outcome(synced: &[SyncResult]) -> Outcome {
+    let failed = |one: &&SyncResult| {
         matches!(
             one.outcome,
             sync::Outcome::Failed(_) | sync::Outcome::ServerFailed(_)
@@ -112,27 +112,27 @@ const FAILED: &str = "failed: ";
 fn words(outcome: &sync::Outcome) -> String {
     match outcome {
         sync::Outcome::All => "complete".to_owned(),
-        sync::Outcome::Busy => "another process sends it".to_owned(),
+        sync::Outcome::Busy => "another process is uploading it".to_owned(),
         sync::Outcome::Failed(why) | sync::Outcome::ServerFailed(why) => format!("{FAILED}{why}"),
     }
 }
 
-fn as_json(one: &Synced) -> serde_json::Value {
+fn as_json(one: &SyncResult) -> serde_json::Value {
     json!({
-        "run": one.run, "page": one.page, "metrics": one.sent.metrics, "files": one.sent.files,
+        "run": one.run, "page": one.url, "metrics": one.sent.metrics, "files": one.sent.files,
         "bytes": one.sent.bytes, "left_out": one.sent.left_out, "notes": one.sent.notes,
         "complete": one.outcome == sync::Outcome::All, "state": words(&one.outcome),
     })
 }
 
-fn as_table(synced: &[Synced]) -> String {
-    let header = ["run", "metric points", "files", "MB", "left out", "state"];
-    let mut said = BTreeSet::new();
+fn as_table(synced: &[SyncResult]) -> String {
+    let header = ["run", "metric points", "files", "MB", "skipped", "state"];
+    let mut shown = BTreeSet::new();
     let cells: Vec<Vec<String>> = synced
         .iter()
         .map(|one| {
             let state = match words(&one.outcome) {
-                failed if failed.starts_with(FAILED) && !said.insert(failed.clone()) => {
+                failed if failed.starts_with(FAILED) && !shown.insert(failed.clone()) => {
                     format!("{FAILED}for the same reason")
                 }
                 state => state,

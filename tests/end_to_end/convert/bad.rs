@@ -71,7 +71,7 @@ fn bad_cases_are_listed_and_cost_no_other() {
     let converted = at("raw/Dataset500_mixed");
     let listed = failures(&converted);
     for (name, reason) in [
-        ("stray.nii.gz", "labels without an image"),
+        ("stray.nii.gz", "is a label file without an image"),
         ("cut.nii.gz", "images/cut.nii.gz: truncated gzip data"),
         (
             "known.nii.gz",
@@ -91,7 +91,7 @@ fn bad_cases_are_listed_and_cost_no_other() {
         ),
         (
             "unlabelled.nii.gz",
-            "labels/unlabelled.nii.gz: there is no such label file",
+            "labels/unlabelled.nii.gz: does not exist",
         ),
     ] {
         let found = listed.iter().find(|(input, _)| input == name);
@@ -103,7 +103,7 @@ fn bad_cases_are_listed_and_cost_no_other() {
         assert!(said.contains(&format!("failed: {}", found.1)), "{said}");
     }
     assert_eq!(listed.len(), 7);
-    assert!(said.contains("z: nothing is labelled"), "{said}");
+    assert!(said.contains("z: no voxel is labelled"), "{said}");
     assert_eq!(
         names(&converted.join("imagesTr")),
         ["a_0000.nii.gz", "z_0000.nii.gz"]
@@ -198,14 +198,14 @@ fn overlapping_masks_are_refused_unless_a_rule_is_named() {
     let converted = at("raw/Dataset500_ts");
     let listed = failures(&converted);
     for ((_, reason), expected) in listed.iter().zip([
-        "s1/segmentations/liver.nii.gz: the masks of colon and liver overlap in 1 voxel, and",
-        "s3/segmentations/colon.nii.gz: has the values 1 and 2 besides 0",
+        "s1/segmentations/liver.nii.gz: the masks of colon and liver overlap in 1 voxel, but",
+        "s3/segmentations/colon.nii.gz: has values 1 and 2 besides 0",
     ]) {
         assert!(reason.contains(expected), "{listed:?}");
     }
     assert!(listed.len() >= 2, "{listed:?}");
     for expected in [
-        "s2: no mask of spleen; taken for background",
+        "s2: no mask of spleen; treated as background",
         "spleen: in no training case",
     ] {
         assert!(refused.contains(expected), "{refused}");
@@ -215,14 +215,14 @@ fn overlapping_masks_are_refused_unless_a_rule_is_named() {
     let other = said(last, 1);
     assert!(
         other.contains(
-            "with other settings; choose another --name, --id or -o, or replace it with --overwrite"
+            "with different settings; choose another --name, --id or -o, or replace it with --overwrite"
         ),
         "{other}"
     );
     let replaced = said(&format!("{last} --overwrite"), 3);
     assert!(
         replaced.contains(
-            "s1: the masks of colon and liver overlap in 1 voxel; they are of the later one"
+            "s1: the masks of colon and liver overlap in 1 voxel; the structure with the higher label value wins"
         ),
         "{replaced}"
     );
@@ -246,7 +246,7 @@ fn values_that_are_not_finite_and_oblique_axes_are_said() {
         0,
     );
     assert!(
-        stderr(&output).contains("a: the image has 1 NaN or infinite voxel, which nnU-Net refuses"),
+        stderr(&output).contains("a: the image has 1 NaN or infinite voxel, which nnU-Net rejects"),
         "{}",
         stderr(&output)
     );
@@ -303,7 +303,7 @@ fn voxels_to_be_ignored_become_the_last_label() {
         1,
     );
     assert!(
-        stderr(&output).contains("the structure of value 9 is named 'ignore'"),
+        stderr(&output).contains("the structure with value 9 is named 'ignore'"),
         "{}",
         stderr(&output)
     );

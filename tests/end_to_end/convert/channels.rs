@@ -168,11 +168,11 @@ fn channels_of_different_types_are_put_together_without_loss() {
     let output = convert(folder.path(), "Dataset005_PetCt --to msd --check", 1);
     let said = stderr(&output);
     assert!(
-        said.contains("x_0001.nii.gz: lies on another grid"),
+        said.contains("x_0001.nii.gz: is not on the grid"),
         "{said}"
     );
     assert!(
-        said.contains("y_0002.nii.gz: a channel more than the 2"),
+        said.contains("y_0002.nii.gz: is one channel more than the 2"),
         "{said}"
     );
 }
@@ -189,7 +189,7 @@ fn channels_without_names_are_asked_for() {
     write_map_on(&at("plain/labels/p.nii.gz"), grid(), &[1]);
     let output = convert(folder.path(), "plain --to nnunet -o raw", 1);
     assert!(
-        stderr(&output).contains("p.nii.gz: has 2 channels; expected 1: --channels names them"),
+        stderr(&output).contains("p.nii.gz: has 2 channels; expected 1; name them with --channels"),
         "{}",
         stderr(&output)
     );

@@ -47,16 +47,16 @@ fn names_and_numbers_that_do_not_fit_are_refused() {
         (
             &["--id", "123", "--name", "Bar"],
             2,
-            "a dataset with the number 123 already, Foo",
+            "already contains a dataset with number 123, Foo",
         ),
         (
             &["--id", "5", "--name", "Dataset006_X"],
             2,
-            "name two numbers",
+            "give different numbers",
         ),
         (&["--id", "1000"], 2, "expected 1 to 999"),
         (&["--name", "a b"], 2, "such as a_b"),
-        (&["--folds", "3"], 1, "1 patient to train on: too few"),
+        (&["--folds", "3"], 1, "1 patient available for training, too few"),
     ];
     for (more, code, reason) in more {
         let said = refused(folder.path(), &[&to_nnunet[..], more].concat(), code);
@@ -68,16 +68,16 @@ fn names_and_numbers_that_do_not_fit_are_refused() {
         &[&own_folder[..], &["--id", "3"]].concat(),
         2,
     );
-    assert!(said.contains("names the dataset already"), "{said}");
+    assert!(said.contains("already names the dataset"), "{said}");
     let itself = ["out/Dataset123_Foo", "-o", "out", "--to", "nnunet"];
     let said = refused(folder.path(), &itself, 2);
     assert!(
-        said.contains("is the dataset that is to be converted"),
+        said.contains("is the dataset to be converted"),
         "{said}"
     );
     let to_msd = ["My data", "-o", "out", "--to", "msd", "--folds", "3"];
     let said = refused(folder.path(), &to_msd, 2);
-    assert!(said.contains("--folds is for --to nnunet"), "{said}");
+    assert!(said.contains("--folds is only for --to nnunet"), "{said}");
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn what_ctseg_did_not_write_is_left_alone() {
     let other = ["other", "-o", "raw/Dataset500_data", "--to", "nnunet"];
     let said = refused(folder.path(), &other, 1);
     assert!(
-        said.contains("holds a conversion of") && said.contains("/data with settings of its own"),
+        said.contains("contains a conversion of") && said.contains("/data; choose another"),
         "{said}"
     );
     run(
@@ -244,7 +244,7 @@ fn unsafe_names_of_cases_are_made_safe_and_told() {
 struct StopsAfterOne(std::sync::Arc<std::sync::atomic::AtomicBool>);
 
 impl Observer for StopsAfterOne {
-    fn say(&self, _: &str) {}
+    fn info(&self, _: &str) {}
     fn warn(&self, _: &str) {}
     fn task(&self, _: &str, _: u64, _: &'static str) -> Box<dyn Task> {
         Box::new(Self(self.0.clone()))
@@ -278,7 +278,7 @@ fn a_run_that_is_stopped_is_gone_on_with() {
     let ended = convert(&dataset, &channels, &target, &conversion, &observer, &stop);
     let said = ended.unwrap_err().to_string();
     assert!(
-        said.starts_with("interrupted; ") && said.contains("the same command goes on"),
+        said.starts_with("interrupted; ") && said.contains("run the same command again to resume"),
         "{said}"
     );
     let there = names(&target.folder.join("imagesTr")).len();

@@ -13,7 +13,7 @@ fn patients_with_several_cases_are_kept_whole_where_folds_are_asked_for() {
     let arguments = ["convert", "data", "-o", "raw", "--to", "nnunet"];
     let output = run(folder.path(), &arguments, 0);
     assert!(
-        stderr(&output).contains("nnU-Net's own folds would part them; --folds 5"),
+        stderr(&output).contains("nnU-Net's own folds would split; --folds 5"),
         "{}",
         stderr(&output)
     );
@@ -23,7 +23,7 @@ fn patients_with_several_cases_are_kept_whole_where_folds_are_asked_for() {
         0,
     );
     assert!(
-        !stderr(&output).contains("would part them"),
+        !stderr(&output).contains("would split"),
         "{}",
         stderr(&output)
     );
@@ -116,7 +116,7 @@ fn folds_that_cannot_go_along_are_said() {
         "msd",
     ];
     let said = stderr(&run(folder.path(), &to_msd, 0));
-    assert!(said.contains("has no place for folds"), "{said}");
+    assert!(said.contains("Decathlon has no folds"), "{said}");
     // A case that cannot be converted leaves both folds with an empty side.
     fs::write(converted.join("imagesTr/a_0000.nii.gz"), b"no").unwrap();
     let again = [
@@ -129,5 +129,5 @@ fn folds_that_cannot_go_along_are_said() {
         "502",
     ];
     let said = stderr(&run(folder.path(), &[&["convert"], &again[..]].concat(), 3));
-    assert!(said.contains("2 of 2 folds are left out"), "{said}");
+    assert!(said.contains("2 of 2 folds omitted"), "{said}");
 }

@@ -110,7 +110,7 @@ fn what_only_nifti2_holds_is_read_by_nibabel() {
     write_image_on(&at("d/images/a.nii.gz"), long, 0.0);
     write_map_on(&at("d/labels/a.nii.gz"), long, &[1]);
     let said = stderr(&convert(folder.path(), "d --to nnunet -o raw", 0));
-    assert!(said.contains("NIfTI-1 cannot hold it"), "{said}");
+    assert!(said.contains("does not fit NIfTI-1"), "{said}");
     let described = json_of(&at("raw/Dataset500_d/dataset.json"));
     assert_eq!(described["overwrite_image_reader_writer"], "NibabelIO");
     nnunet_accepts(&at("raw/Dataset500_d"));
@@ -127,7 +127,7 @@ fn names_with_underscores_are_refused_for_the_decathlon() {
     ] {
         let said = stderr(&convert(folder.path(), line, 2));
         assert!(
-            said.contains("my_data holds '_'") && said.contains("name it my-data"),
+            said.contains("my_data contains '_'") && said.contains("use my-data"),
             "{said}"
         );
     }

@@ -94,11 +94,11 @@ fn a_clash_costs_its_pair_alone() {
         .collect();
     assert_eq!(failed.len(), 3, "{failed:?}");
     assert!(
-        failed[0].contains("case 'b' has another label map, pred/b.nii.gz;"),
+        failed[0].contains("case 'b' has a second label map, pred/b.nii.gz;"),
         "{failed:?}"
     );
     assert!(
-        failed[2].contains("case 'c' has another reference, ref/c.nii;"),
+        failed[2].contains("case 'c' has a second reference, ref/c.nii;"),
         "{failed:?}"
     );
 }

@@ -31,7 +31,7 @@ fn missing_files_of_a_dataset_are_listed_and_fail_it() {
     // A single case is one.
     dataset(&folder.join("one"), 1, false);
     let printed = stdout(&run(folder, &["inspect", "one"], 0));
-    assert!(printed.contains("1 case, 1 to train on"), "{printed}");
+    assert!(printed.contains("1 case, 1 for training"), "{printed}");
 }
 
 #[test]

@@ -38,11 +38,11 @@ pub(super) fn an_experiment_comes_back(test: &TestServer) {
             network: None,
             points: steps.map(|step| point(step, &[("loss", 0.5)])).collect(),
         };
-        mlflow.begun(&identity).unwrap();
-        mlflow.happened(&metrics(1..=3)).unwrap();
+        mlflow.run_started(&identity).unwrap();
+        mlflow.log_event(&metrics(1..=3)).unwrap();
         between(&run);
-        mlflow.happened(&metrics(4..=6)).unwrap();
-        mlflow.ended(&identity, &Outcome::Finished).unwrap();
+        mlflow.log_event(&metrics(4..=6)).unwrap();
+        mlflow.run_ended(&identity, &Outcome::Finished).unwrap();
         run
     };
     let delete = |run: &Path| deleted_experiment_of(test, run);

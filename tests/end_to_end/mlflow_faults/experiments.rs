@@ -131,7 +131,7 @@ fn the_runs_of_folds_carry_the_parameters() {
         is(request, "runs/create")
             .then(|| ResponseTemplate::new(200).set_body_json(json!({"run": run})))
     }));
-    let after = synced(fake.server(), Parts::default(), run.path());
+    let after = synced(fake.server(), Multipart::default(), run.path());
     assert_eq!(after.outcome, sync::Outcome::All, "{after:?}");
     let of = |id: &str| {
         let requests = fake.requests();

@@ -23,12 +23,12 @@ fn a_full_disk_of_the_server_stops_files_but_no_numbers() {
     let warnings = heard.warnings();
     assert!(warnings[0].contains("No space left"), "{warnings:?}");
     assert_eq!(steps(&fake, 0), [1, 2, 3]);
-    let after = synced(fake.server(), Parts::default(), run.path());
+    let after = synced(fake.server(), Multipart::default(), run.path());
     assert_eq!(after.outcome, sync::Outcome::All);
     assert_eq!((after.sent.metrics, after.sent.files), (0, 1));
     // A limit of the server's for single files is no reason to wait.
     let limit = Fake::start(at_first(9, "a.bin", ResponseTemplate::new(413)));
-    let after = synced(limit.server(), Parts::default(), run.path());
+    let after = synced(limit.server(), Multipart::default(), run.path());
     assert_eq!(after.outcome, sync::Outcome::All);
     assert!(after.sent.notes[0].contains("413"), "{:?}", after.sent);
 }
@@ -76,15 +76,15 @@ fn an_upload_that_breaks_off_is_sent_again_from_its_beginning() {
         .map(|index| (index % 251) as u8)
         .collect();
     told(None, run.path(), &[artifact(run.path(), "a.bin", &bytes)]);
-    let after = synced(fake.server(), Parts::default(), run.path());
+    let after = synced(fake.server(), Multipart::default(), run.path());
     assert_eq!(after.outcome, sync::Outcome::All, "{after:?}");
     assert_eq!(after.sent.bytes, bytes.len() as u64);
     let bodies = bodies.lock().unwrap();
     assert!(bodies.len() == 1 && bodies[0] == bytes);
 }
 
-const IN_PARTS: Parts = Parts {
-    from_bytes: 10,
+const IN_PARTS: Multipart = Multipart {
+    min_file_bytes: 10,
     part_bytes: 8,
 };
 
@@ -98,7 +98,7 @@ fn large_files_go_in_parts_to_where_the_server_says() {
         &[artifact(run.path(), "a.bin", b"0123456789abc")],
     );
     let server = Server {
-        access: Access::Token("s3cret".to_owned()),
+        credentials: Credentials::Token("s3cret".to_owned()),
         ..fake.server()
     };
     let after = synced(server, IN_PARTS, run.path());
@@ -187,7 +187,7 @@ fn a_server_chooses_folders_below_the_artifact_root_only() {
             artifact_root: root,
             ..fake.server()
         };
-        let after = synced(server, Parts::default(), &run);
+        let after = synced(server, Multipart::default(), &run);
         assert_eq!((after.sent.left_out, &after.sent.notes), (0, &Vec::new()));
         (after.sent.files, after.outcome)
     };
@@ -215,7 +215,7 @@ fn a_server_chooses_folders_below_the_artifact_root_only() {
     assert_eq!(std::fs::read(folder.join("a.bin")).unwrap(), b"abc");
     for elsewhere in ["s3://bucket/1/r1/artifacts", "file://nas/1/r1/artifacts"] {
         let fake = Fake::start(with_artifacts_at(elsewhere.to_owned()));
-        let after = synced(fake.server(), Parts::default(), &run);
+        let after = synced(fake.server(), Multipart::default(), &run);
         assert_eq!(after.outcome, sync::Outcome::All);
         let note = &after.sent.notes[0];
         assert!(note.contains("start it with --serve-artifacts"), "{note}");

@@ -23,7 +23,7 @@ fn only(login: &str) -> BTreeSet<String> {
 
 fn with_login(server: Server) -> Server {
     Server {
-        access: Access::Token("s3cret".to_owned()),
+        credentials: Credentials::Token("s3cret".to_owned()),
         ..server
     }
 }
@@ -63,7 +63,7 @@ fn an_artifact_server_elsewhere_sees_no_login() {
             _ => format!("{}/1", files.uri().replace("http", scheme)),
         };
         let fake = Fake::start(with_artifacts_at(uri));
-        let after = synced(with_login(fake.server()), Parts::default(), run.path());
+        let after = synced(with_login(fake.server()), Multipart::default(), run.path());
         assert_eq!((after.sent.files, after.outcome), (1, sync::Outcome::All));
         assert_eq!(logins(&fake), only("Bearer s3cret"));
         assert_eq!(logins(&files), only("none"));
@@ -78,7 +78,7 @@ fn an_artifact_server_gets_the_login_where_it_is_trusted() {
         let files = for_known_ones(status);
         let fake = Fake::start(with_artifacts_at(artifacts_at(&files)));
         let server = with_login(fake.server());
-        let after = synced(server.clone(), Parts::default(), run.path());
+        let after = synced(server.clone(), Multipart::default(), run.path());
         let sync::Outcome::Failed(why) = &after.outcome else {
             panic!("{after:?}");
         };
@@ -92,7 +92,7 @@ fn an_artifact_server_gets_the_login_where_it_is_trusted() {
             trusted: vec![Url::parse(&files.uri()).unwrap()],
             ..server
         };
-        let after = synced(server, Parts::default(), run.path());
+        let after = synced(server, Multipart::default(), run.path());
         assert_eq!((after.sent.files, &after.outcome), (1, &sync::Outcome::All));
         let seen = ["none", "Bearer s3cret"].map(str::to_owned);
         assert_eq!(logins(&files), BTreeSet::from(seen));
@@ -105,7 +105,7 @@ fn who_has_no_login_is_told_to_set_one() {
     with_a_file(run.path());
     let files = for_known_ones(401);
     let fake = Fake::start(with_artifacts_at(artifacts_at(&files)));
-    let after = synced(fake.server(), Parts::default(), run.path());
+    let after = synced(fake.server(), Multipart::default(), run.path());
     let sync::Outcome::ServerFailed(why) = &after.outcome else {
         panic!("{after:?}");
     };
@@ -125,7 +125,7 @@ fn redirections_carry_no_login_elsewhere() {
     for status in [301, 302, 307, 308] {
         let onward = ResponseTemplate::new(status).insert_header("Location", elsewhere.uri());
         let fake = Fake::start(Box::new(move |_| Some(onward.clone())));
-        let after = synced(with_login(fake.server()), Parts::default(), run.path());
+        let after = synced(with_login(fake.server()), Multipart::default(), run.path());
         let is_failed = matches!(after.outcome, sync::Outcome::ServerFailed(_));
         assert!(is_failed, "{after:?}");
         assert_eq!(logins(&fake), only("Bearer s3cret"));
@@ -206,7 +206,7 @@ fn a_settings_file_of_a_download_gets_no_login() {
     // A run goes on and is kept, with one line.
     let said = place.said(&PREDICT, &LOGIN, 1);
     assert_eq!(said.matches("MLFLOW_TRACKING_URI").count(), 1, "{said}");
-    assert!(said.contains("'ctseg sync' sends later"), "{said}");
+    assert!(said.contains("later with 'ctseg sync'"), "{said}");
     let runs = std::fs::read_dir(place.folder.path().join("runs")).unwrap();
     assert_eq!(runs.count(), 2);
     place.said(&["doctor", "--device", "flex"], &LOGIN, 1);
@@ -267,7 +267,7 @@ fn the_user_configuration_lies_below_the_file_of_the_folder() {
     let elsewhere = place.folder.path().join("elsewhere");
     let xdg = [("XDG_CONFIG_HOME", elsewhere.to_str().unwrap())];
     let said = place.said(&["sync"], &xdg, 2);
-    assert!(said.contains("no MLflow server is named"), "{said}");
+    assert!(said.contains("no MLflow server configured"), "{said}");
     place.write("elsewhere/ctseg/config.toml", "modle = \"m\"\n");
     let said = place.said(&["sync"], &xdg, 1);
     assert!(
@@ -295,7 +295,7 @@ fn a_settings_file_of_a_download_trusts_nobody() {
     place.write_user_file("trusted_servers = [\"https://a\", \"tracking\"]\n");
     let said = place.said(&["sync"], &LOGIN, 1);
     assert!(
-        said.contains("trusted_servers has 'tracking'; expected"),
+        said.contains("trusted_servers contains 'tracking'; expected"),
         "{said}"
     );
 }

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use crate::common::batches::json;
 use crate::common::{SMALL, ctseg, run, stderr, tiny_ct};
-use ctseg_core::run::checkpoint::{CheckpointFolder, Ended, Progress};
+use ctseg_core::run::checkpoint::{CheckpointFolder, Progress, StopReason};
 use ctseg_core::run::history;
 use ctseg_core::run::history::EpochLine;
-use ctseg_core::run::schedule::Course;
+use ctseg_core::run::schedule::LrSchedule;
 
 const BOTH: &[u16] = &[1, 2];
 
@@ -58,7 +58,7 @@ fn a_run_goes_on_with_its_data_elsewhere_and_not_with_others() {
     // Moved and compressed otherwise.
     fs::rename(at("d"), at("elsewhere")).unwrap();
     let said = resumed(folder.path(), &run_folder, &[], 1);
-    assert!(said.contains("/d: the dataset is not where it was") && said.contains("--data"));
+    assert!(said.contains("/d: dataset not found") && said.contains("--data"));
     recompress(&at("elsewhere/images/c1.nii.gz"));
     resumed(folder.path(), &run_folder, &["--data", "elsewhere"], 0);
     assert!(weights() == trained && manifest() == described);
@@ -195,31 +195,31 @@ fn a_finished_run_goes_on_to_more_epochs_by_the_schedule_for_them() {
     run(folder.path(), &arguments("d", &set), 0);
     let run_folder = only_run(folder.path());
     let said = resumed(folder.path(), &run_folder, &["--epochs", "2"], 0);
-    assert!(!said.contains("goes on to"), "{said}");
+    assert!(!said.contains("resuming to"), "{said}");
     let said = resumed(folder.path(), &run_folder, &["--epochs", "1"], 2);
     assert!(said.contains("fold 0 has done 2 epochs already"), "{said}");
     let said = resumed(folder.path(), &run_folder, &["--epochs", "4"], 0);
-    assert!(said.contains("goes on to 4 epochs instead of 2"), "{said}");
+    assert!(said.contains("resuming to 4 epochs instead of 2"), "{said}");
     assert!(
         said.contains("fold 0: epochs 3 to 4 follow; learning rate"),
         "{said}"
     );
     let lines = epochs(&run_folder);
-    let course = |first: f64, epochs: usize| Course {
-        first,
+    let schedule = |learning_rate: f64, epochs: usize| LrSchedule {
+        learning_rate,
         epochs,
-        warm_up: 0,
+        warmup_epochs: 0,
     };
     let first = lines[0].learning_rate;
     let rates: Vec<f64> = lines.iter().map(|line| line.learning_rate).collect();
     let expected = [
         first,
-        course(first, 2).cosine(1),
-        course(first, 4).cosine(2),
-        course(first, 4).cosine(3),
+        schedule(first, 2).cosine(1),
+        schedule(first, 4).cosine(2),
+        schedule(first, 4).cosine(3),
     ];
     assert_eq!(rates, expected);
-    assert_eq!(lines[3].ended, Some(Ended::AllEpochsDone));
+    assert_eq!(lines[3].ended, Some(StopReason::AllEpochsDone));
     let recipe = fs::read_to_string(run_folder.join("recipe.toml")).unwrap();
     assert!(recipe.contains("epochs = 4"), "{recipe}");
     // The same command once more, as of a requeued job, has nothing to do.
@@ -243,7 +243,7 @@ fn a_run_that_stopped_early_is_extended_with_its_patience_anew() {
     let run_folder = only_run(folder.path());
     assert_eq!(
         epochs(&run_folder).last().unwrap().ended,
-        Some(Ended::NothingGained)
+        Some(StopReason::EarlyStopping)
     );
     let before = epochs(&run_folder).len();
     resumed(folder.path(), &run_folder, &[], 0);
@@ -253,7 +253,10 @@ fn a_run_that_stopped_early_is_extended_with_its_patience_anew() {
     let checkpoints = CheckpointFolder::new(run_folder.join("checkpoints/fold_0"));
     let last = ctseg_core::run::checkpoint::Checkpoint::load(&checkpoints.last()).unwrap();
     let Progress { ended, epoch, .. } = last.progress;
-    assert_eq!((ended, epoch), (Some(Ended::NothingGained), before + 2));
+    assert_eq!(
+        (ended, epoch),
+        (Some(StopReason::EarlyStopping), before + 2)
+    );
 }
 
 #[test]

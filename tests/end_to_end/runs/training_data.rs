@@ -36,11 +36,11 @@ fn a_refused_fit_leaves_no_run_folder() {
     };
     refused(&fit("1", "empty", &[]), "no case holds a structure");
     refused(&fit("1", "d", &["--set", "folds=9"]), "patients");
-    refused(&fit("2", "d", &[]), "no model here");
-    refused(&fit("1", "d", &["--from", "nowhere"]), "no model here");
+    refused(&fit("2", "d", &[]), "is not a model");
+    refused(&fit("1", "d", &["--from", "nowhere"]), "is not a model");
     let sweep = ["sweep", "--stage", "2", "--data", "d", "--device", "flex"];
     let vary = ["--vary", "training.optimiser.learning_rate=1e-3"];
-    refused(&[&sweep[..], &vary].concat(), "no model here");
+    refused(&[&sweep[..], &vary].concat(), "is not a model");
     fs::write(at("d/labels/c1.nii.gz"), "no label map").unwrap();
     refused(&fit("1", "d", &[]), "c1.nii.gz");
     refused(&[&sweep[..], &vary].concat(), "c1.nii.gz");

@@ -116,7 +116,7 @@ fn shards_are_seen_together() {
     let two = only(folder, "out");
     assert_eq!(two["state"], "interrupted");
     assert_eq!(two["cases"]["shards_missing"], json!(["2/3"]));
-    assert!(text(folder, "out").contains("shards that have not begun: 2/3"));
+    assert!(text(folder, "out").contains("shards not started: 2/3"));
     predict("2/3");
     let three = only(folder, "out");
     assert_eq!(

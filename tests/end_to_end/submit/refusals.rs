@@ -8,21 +8,21 @@ const PREDICT: &str = "predict images -o out --model model";
 const REFUSED_PREDICTIONS: [(&str, i32, &str); 15] = [
     ("--partition gpus", 2, "expected one of cpu, gpu, old"),
     ("--partition old", 2, "not UP"),
-    ("--time 25h", 2, "gives 1-00:00:00 at most"),
-    ("--time 4m", 2, "no longer than the 00:05:00"),
+    ("--time 25h", 2, "allows at most 1-00:00:00"),
+    ("--time 4m", 2, "the stop signal, 00:05:00"),
     ("--mem 40G --cpus 16", 2, "no node of partition 'cpu'"),
     ("--partition gpu --gpus 8", 2, "64, 515000 and 4"),
     ("--tasks 1001", 2, "MaxArraySize"),
     ("--tasks 0", 2, "--tasks"),
-    ("--shard 1/2", 2, "name their number by --tasks"),
-    ("--sbatch-arg=x", 2, "no long option"),
-    ("--sbatch-arg=--comment\nrm=x", 2, "no long option"),
+    ("--shard 1/2", 2, "set their number with --tasks"),
+    ("--sbatch-arg=x", 2, "not a long option"),
+    ("--sbatch-arg=--comment\nrm=x", 2, "not a long option"),
     ("--sbatch-arg=--comment=it's", 2, "quotes"),
     ("--sbatch-arg=--comment=a#b", 2, "quotes"),
     (
         "--tasks 4 --sbatch-arg=--array=3,7",
         2,
-        "some of the tasks 1 to 4",
+        "tasks between 1 and 4",
     ),
     ("--no-such-flag", 2, "--no-such-flag"),
 ];
@@ -73,7 +73,7 @@ fn what_cannot_run_is_told_and_nothing_is_submitted() {
     // Two reasons at once.
     let said = stderr(&place.submit(&format!("{PREDICT} --time 25h --cpus 99")));
     assert!(
-        said.contains("for 2 reasons") && said.contains("99 CPUs"),
+        said.contains("2 problems") && said.contains("99 CPUs"),
         "{said}"
     );
 }

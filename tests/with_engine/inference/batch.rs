@@ -17,7 +17,7 @@ use ctseg_core::outputs::Outputs;
 use ctseg_core::outputs::inputs::{expand_inputs, plan_outputs};
 use ctseg_image::nifti::{VoxelType, read_header, read_labels, write_volume};
 use ctseg_image::space::Grid;
-use ctseg_predict::{Leaving, PredictJob, predict};
+use ctseg_predict::{ImmediateExit, PredictJob, predict};
 use serde_json::Value;
 
 mod existing;
@@ -293,7 +293,7 @@ fn a_disk_that_is_too_small_or_gets_full_costs_nothing_but_what_does_not_fit() {
         return;
     };
     let said = stderr(&run(folder.path(), &["predict", "images", "-o", "tiny"], 1));
-    assert!(said.contains("too little space"), "{said}");
+    assert!(said.contains("too little disk space"), "{said}");
     drop(tiny);
 
     let _disk = SmallDisk::mounted(&out, "8m").unwrap();

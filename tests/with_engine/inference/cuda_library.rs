@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::common::ctseg;
-use ctseg_engine::libtorch::{cuda_devices, knows_cuda};
+use ctseg_engine::libtorch::{cuda_devices, cuda_is_loaded};
 
 /// `folder`, and then where libraries are looked for anyway: the driver may be found by that.
 fn before_others(folder: &Path) -> std::ffi::OsString {
@@ -146,6 +146,6 @@ fn loaded_late_it_is_registered_as_if_bound() {
     if !is_there() {
         return;
     }
-    assert!(knows_cuda());
+    assert!(cuda_is_loaded());
     assert!(has_driver() || cuda_devices() == 0);
 }

@@ -42,18 +42,18 @@ fn logits_are_averaged_on_the_first_models_grid() {
         .unwrap()
         .segment(&volume, &|_, _| Ok(()))
         .unwrap();
-    assert_eq!((report.roi, report.looks), (None, 2));
+    assert_eq!((report.roi, report.views), (None, 2));
 
     // By hand: each model alone, the second one's logits brought onto the first one's grid.
     let whole = VoxelBox::whole(volume.grid.reoriented(Orientation::RAS).shape);
     let mut sum: Option<Array4<f32>> = None;
     let mut common_grid = None;
     for bundle in &bundles {
-        let segmenter = bundle.segmenter(2, &compute).unwrap();
-        let grid = network_grid(&segmenter.recipe, &volume.grid, &whole);
+        let stage = bundle.load_stage(2, &compute).unwrap();
+        let grid = network_grid(&stage.recipe, &volume.grid, &whole);
         let onto = *common_grid.get_or_insert(grid);
-        let input = network_input(&segmenter.recipe, &volume, &grid, None).unwrap();
-        let logits = segmenter.logits(input.view(), &|_| Ok(())).unwrap();
+        let input = network_input(&stage.recipe, &volume, &grid, None).unwrap();
+        let logits = stage.logits(input.view(), &|_| Ok(())).unwrap();
         let [z, y, x] = onto.shape_zyx();
         let mut brought = Array4::zeros((2, z, y, x));
         for (mut to, from) in brought.outer_iter_mut().zip(logits.outer_iter()) {
@@ -67,12 +67,12 @@ fn logits_are_averaged_on_the_first_models_grid() {
     assert!(expected.data.iter().any(|label| *label > 0));
     assert!(found.data == expected.data);
     for planes in [1, 3] {
-        let (in_portions, _) = Cascade::load_all(&bundles, &compute)
+        let (chunked, _) = Cascade::load_all(&bundles, &compute)
             .unwrap()
-            .in_portions(planes)
+            .with_chunk_planes(planes)
             .segment(&volume, &|_, _| Ok(()))
             .unwrap();
-        assert!(in_portions.data == expected.data, "{planes} planes at once");
+        assert!(chunked.data == expected.data, "{planes} planes at once");
     }
     for bundle in bundles {
         let (alone, _) = Cascade::load(&bundle, &compute)
@@ -99,7 +99,7 @@ fn all_look_where_any_first_stage_found_something() {
         random_model(&model, &[&spacing]);
         let stage1 = Bundle::open(&model)
             .unwrap()
-            .segmenter(1, &compute)
+            .load_stage(1, &compute)
             .unwrap();
         let (_, prior) = run_stage_one(&stage1, &volume, None).unwrap();
         let mut probabilities: Vec<f32> = prior.probabilities().into_iter().collect();
@@ -115,15 +115,15 @@ fn all_look_where_any_first_stage_found_something() {
     });
     let bundles = [&a, &b].map(|path| Bundle::open(path).unwrap());
     let regions = bundles.each_ref().map(|bundle| {
-        let stage1 = bundle.segmenter(1, &compute).unwrap();
+        let stage1 = bundle.load_stage(1, &compute).unwrap();
         run_stage_one(&stage1, &volume, None).unwrap().0.region
     });
     let cascade = Cascade::load_all(&bundles, &compute).unwrap();
     let (_, report) = cascade.segment(&volume, &|_, _| Ok(())).unwrap();
     let ras = volume.grid.reoriented(Orientation::RAS);
-    let joined = regions[0].joined(&regions[1]);
+    let joined = regions[0].union(&regions[1]);
     assert!(regions[0] != regions[1], "{regions:?}: nothing to join");
-    let expected = ctseg_core::inference::roi::carried_over(&joined, &ras, &volume.grid).unwrap();
+    let expected = ctseg_core::inference::roi::map_box(&joined, &ras, &volume.grid).unwrap();
     assert_eq!(report.roi, Some(expected));
 }
 

@@ -46,7 +46,7 @@ fn other_values_are_warned_of_and_brought_to_hounsfield_units() {
     // The same volume, made again because it is read otherwise.
     let said = predict("images/raw.nii.gz", &["--rescale-hu", "auto"]);
     assert!(
-        said.contains("brought to HU: 1024 subtracted") && !said.contains("Hounsfield"),
+        said.contains("converted to HU: 1024 subtracted") && !said.contains("Hounsfield"),
         "{said}"
     );
     assert_eq!(labels("raw").data, labels("case_00").data);

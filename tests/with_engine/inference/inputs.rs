@@ -181,7 +181,7 @@ fn of_a_dataset_the_images_are_segmented_and_their_label_maps_find_its_cases() {
             0,
         );
         let said = stderr(&output);
-        let note = format!("{dataset}: a dataset ({layout}); its 2 images are segmented");
+        let note = format!("{dataset}: dataset ({layout}); segmenting its 2 images");
         assert!(said.contains(&note), "{said}");
         let expected = ["s0001.nii.gz", "s0002.nii.gz"].map(|name| name.as_bytes().to_vec());
         assert_eq!(maps(&at("out")), BTreeSet::from(expected));

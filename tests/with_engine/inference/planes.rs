@@ -5,9 +5,9 @@ use crate::common;
 use crate::common::{compute, phantoms, publish_random, small_recipe};
 use ctseg_base::{Error, Result};
 use ctseg_core::inference::cascade::Cascade;
-use ctseg_core::inference::export_logits::Probabilities;
+use ctseg_core::inference::export_logits::ProbabilitySink;
 use ctseg_core::inference::sliding_window::{Planes, best_axis};
-use ctseg_core::inference::stage::Segmenter;
+use ctseg_core::inference::stage::Stage;
 use ctseg_core::inference::test_time_augmentation::Mirroring;
 use ctseg_core::model::bundle::Bundle;
 use ctseg_engine::device::{Compute, DeviceChoice};
@@ -19,7 +19,7 @@ use ctseg_image::space::{LabelMap, Orientation, Volume, VoxelBox};
 use ndarray::{Array3, Array4, Array5, ArrayView3, ArrayView4, Axis, s};
 
 /// Networks on volumes with `structures` maps, their input, and its size.
-fn on_volumes(structures: usize, folds: usize) -> (Segmenter, Inference, Array4<f32>) {
+fn on_volumes(structures: usize, folds: usize) -> (Stage, Inference, Array4<f32>) {
     let set = [
         "region=whole",
         "prior=false",
@@ -44,7 +44,7 @@ fn on_volumes(structures: usize, folds: usize) -> (Segmenter, Inference, Array4<
     });
     let alone = Inference::new(networks.clone(), &compute).unwrap();
     (
-        Segmenter::new(recipe, networks, &compute).unwrap(),
+        Stage::new(recipe, networks, &compute).unwrap(),
         alone,
         input,
     )
@@ -81,16 +81,16 @@ fn by_hand(inference: &Inference, input: ArrayView4<f32>, structures: usize) -> 
 fn planes_of_patches_are_those_of_the_whole() {
     // Of 40 structures, the 4 features of the last level are added up instead; not so of two networks.
     for (structures, folds) in [(2, 1), (40, 1), (40, 2)] {
-        let (segmenter, alone, input) = on_volumes(structures, folds);
+        let (stage, alone, input) = on_volumes(structures, folds);
         assert_eq!(
-            alone.of_features().unwrap().is_some(),
+            alone.with_features().unwrap().is_some(),
             (structures, folds) == (40, 1)
         );
         let expected = by_hand(&alone, input.view(), structures);
         let none = Mirroring::none();
         for axis in [0, 1] {
             for at_once in [1, 4, 11] {
-                let pass = segmenter.pass(input.view(), &none, &|_| Ok(()));
+                let pass = stage.pass(input.view(), &none, &|_| Ok(()));
                 let mut planes = Planes::new(pass, axis).unwrap();
                 let length = planes.count();
                 for start in (0..length).step_by(at_once) {
@@ -111,7 +111,7 @@ fn planes_of_patches_are_those_of_the_whole() {
                 assert_eq!(gone, at_once < length, "the first planes");
             }
         }
-        let whole = segmenter.logits(input.view(), &|_| Ok(())).unwrap();
+        let whole = stage.logits(input.view(), &|_| Ok(())).unwrap();
         let apart = whole.iter().zip(&expected);
         let apart = apart.map(|(a, b)| (f64::from(*a) - b).abs());
         assert!(apart.fold(0.0, f64::max) < 2e-5);
@@ -136,9 +136,9 @@ fn step_and_blending_are_the_recipes() {
     let input = Array4::from_shape_fn((channels, 8, 8, 12), |(c, z, y, x)| {
         ((3 * c + 2 * z + 5 * y + 7 * x) % 11) as f32 / 11.0
     });
-    let segmenter = Segmenter::new(recipe, vec![network], &compute).unwrap();
-    assert_eq!(segmenter.pieces([8, 8, 12]), 2);
-    let found = segmenter.logits(input.view(), &|_| Ok(())).unwrap();
+    let stage = Stage::new(recipe, vec![network], &compute).unwrap();
+    assert_eq!(stage.pieces([8, 8, 12]), 2);
+    let found = stage.logits(input.view(), &|_| Ok(())).unwrap();
     let patch = |x: usize| {
         let patch = input.slice(s![.., .., .., x..x + 8]);
         let patch: Vec<f32> = patch.iter().copied().collect();
@@ -161,18 +161,18 @@ fn step_and_blending_are_the_recipes() {
 
 #[test]
 fn the_longer_axis_takes_less_memory() {
-    let (segmenter, _, _) = on_volumes(2, 1);
-    assert_eq!(best_axis(&segmenter.recipe, [11, 17, 13]), 1);
-    assert_eq!(best_axis(&segmenter.recipe, [40, 17, 13]), 0);
+    let (stage, _, _) = on_volumes(2, 1);
+    assert_eq!(best_axis(&stage.recipe, [11, 17, 13]), 1);
+    assert_eq!(best_axis(&stage.recipe, [40, 17, 13]), 0);
     let slices = small_recipe("single", &[]);
     assert_eq!(best_axis(&slices, [3, 100, 100]), 0);
 }
 
 #[test]
 fn work_ends_where_it_is_told_to() {
-    let (segmenter, _, input) = on_volumes(2, 1);
+    let (stage, _, input) = on_volumes(2, 1);
     let told = std::sync::atomic::AtomicUsize::new(0);
-    let error = segmenter
+    let error = stage
         .logits(input.view(), &|count| match told
             .fetch_add(count, std::sync::atomic::Ordering::Relaxed)
         {
@@ -181,13 +181,13 @@ fn work_ends_where_it_is_told_to() {
         })
         .unwrap_err();
     assert!(error.to_string().contains("enough"), "{error}");
-    assert!(told.into_inner() < segmenter.pieces([11, 17, 13]));
+    assert!(told.into_inner() < stage.pieces([11, 17, 13]));
 }
 
 /// Keeps what it hears.
 struct Kept(Array4<f32>);
 
-impl Probabilities for Kept {
+impl ProbabilitySink for Kept {
     fn put(&mut self, structure: usize, region: &VoxelBox, values: ArrayView3<f32>) -> Result<()> {
         let [x, y, z] = [0, 1, 2].map(|axis| region.start[axis]..region.end[axis]);
         let mut to = self.0.index_axis_mut(Axis(0), structure);
@@ -201,7 +201,7 @@ fn told(cascade: Cascade, volume: &Volume) -> (LabelMap, Array4<f32>) {
     let [z, y, x] = volume.grid.shape_zyx();
     let mut kept = Kept(Array4::zeros((2, z, y, x)));
     let (labels, _) = cascade
-        .segment_telling(volume, &|_, _| Ok(()), vec![&mut kept])
+        .segment_with_probabilities(volume, &|_, _| Ok(()), vec![&mut kept])
         .unwrap();
     (labels, kept.0)
 }
@@ -253,11 +253,11 @@ fn labels_and_probabilities_do_not_depend_on_portions_or_orientation() {
             }
             publish_random(&model, &small_recipe(stage, &set), &[&[]]);
             let load = || Cascade::load(&Bundle::open(&model).unwrap(), &compute()).unwrap();
-            let (labels, probabilities) = told(load().in_portions(1000), &volume);
+            let (labels, probabilities) = told(load().with_chunk_planes(1000), &volume);
             assert!(labels.data.iter().any(|label| *label > 0));
             assert_most_probable(&labels, &probabilities, outputs.ends_with("exclusive"));
-            let (in_portions, heard) = told(load().in_portions(1), &volume);
-            assert!(in_portions.data == labels.data, "{stage}");
+            let (chunked, heard) = told(load().with_chunk_planes(1), &volume);
+            assert!(chunked.data == labels.data, "{stage}");
             let apart = heard.iter().zip(&probabilities).map(|(a, b)| (a - b).abs());
             assert!(apart.fold(0.0, f32::max) < 1e-5);
             // Turned so that planes lie across another axis of the file, and backwards.
@@ -265,7 +265,7 @@ fn labels_and_probabilities_do_not_depend_on_portions_or_orientation() {
                 .grid
                 .reoriented("AIL".parse::<Orientation>().unwrap());
             let seen = resample(&volume, &turned, Interpolation::Nearest).unwrap();
-            let (found, _) = told(load().in_portions(2), &seen);
+            let (found, _) = told(load().with_chunk_planes(2), &seen);
             let back = Volume {
                 grid: found.grid,
                 data: found.data.mapv(f32::from),

@@ -39,7 +39,7 @@ fn an_imported_model_survives_its_export() {
     };
     assert_eq!(of("model"), of("again"));
     let refused = export(&["--id", "7", "--name", "Tiny"], 1);
-    assert!(stderr(&refused).contains("there already"));
+    assert!(stderr(&refused).contains("already exists"));
     let wrong = export(&["--name", "a b"], 2);
     assert!(stderr(&wrong).contains("--name"));
     // nnU-Net's own, from what ctseg wrote.

@@ -86,7 +86,7 @@ fn an_imported_model_predicts_what_nnu_net_does() {
     assert!(stderr(&fit).contains("[nnunet]"), "{}", stderr(&fit));
     let again = import(here, &golden(""), &["-o", "model"], 1);
     assert!(
-        stderr(&again).contains("there already"),
+        stderr(&again).contains("already exists"),
         "{}",
         stderr(&again)
     );

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::common::levels::{Level, boxes_in, labelled, manifest, publish_levels, rough, save};
 use crate::common::{phantoms, run, stderr};
-use ctseg_core::model::multi_part::{PartedManifest, PartedModel, When};
+use ctseg_core::model::multi_part::{MultiPartManifest, MultiPartModel, When};
 use ctseg_image::labels::postprocess::Step;
 use ctseg_image::nifti::{read_label_names, read_labels, read_volume};
 use ctseg_image::resample::{Interpolation, resample};
@@ -52,7 +52,7 @@ const STRUCTURES: [(u16, &str); 5] = [
 ];
 const TRUTH: [(f32, u16); 5] = [(LIVER, 1), (SPLEEN, 2), (CORE, 5), (HEART, 3), (BONE, 300)];
 
-fn total(margin_mm: f64) -> PartedManifest {
+fn total(margin_mm: f64) -> MultiPartManifest {
     let own: Vec<(&str, [&str; 1])> = STRUCTURES
         .iter()
         .map(|(_, name)| (*name, [*name]))
@@ -80,9 +80,9 @@ fn publish_total(here: &Path, margin_mm: f64) {
 fn publish_with(
     here: &Path,
     (levels, spacing_mm): (&[Level], f64),
-    change: &dyn Fn(&mut PartedManifest),
+    change: &dyn Fn(&mut MultiPartManifest),
 ) -> ctseg_base::Result<()> {
-    PartedModel::publish(&here.join("model"), |folder| {
+    MultiPartModel::publish(&here.join("model"), |folder| {
         publish_levels(&folder.join("organs"), &ORGANS, 4.0);
         publish_levels(&folder.join("rest"), &REST, 4.0);
         publish_levels(&folder.join("rough"), levels, spacing_mm);
@@ -158,7 +158,7 @@ fn all_parts_are_merged_and_the_later_one_wins() {
     );
     assert_eq!(said["cascade"]["roi"], Value::Null);
     assert_eq!(said["structures"]["bone"], 300);
-    let model = PartedModel::open(&here.join("model")).unwrap();
+    let model = MultiPartModel::open(&here.join("model")).unwrap();
     assert_eq!(said["model_sha256"], model.sha256());
     let names = read_label_names(&here.join("out/case.nii.gz")).unwrap();
     let expected = STRUCTURES.map(|(label, name)| (label, name.to_owned()));

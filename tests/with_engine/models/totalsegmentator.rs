@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::common::{run, stderr};
-use ctseg_core::model::multi_part::PartedModel;
+use ctseg_core::model::multi_part::MultiPartModel;
 use ctseg_image::nifti::{read_label_names, read_labels};
 use ctseg_image::space::LabelMap;
 use serde_json::{Value, json};
@@ -139,7 +139,7 @@ fn tasks_segment_what_nnunet_does_put_together_as_totalsegmentator_does() {
     let (map, sidecar) = predicted(here, "lung_vessels", &["--model", "vessels"]);
     check(here, "lung_vessels", &map);
     assert_eq!(sidecar["cascade"]["roi"], box_of(here, "lung_vessels"));
-    let rough = PartedModel::open(&here.join("vessels/rough")).unwrap();
+    let rough = MultiPartModel::open(&here.join("vessels/rough")).unwrap();
     assert!(rough.manifest.rough.is_none(), "of no use there");
 }
 
@@ -224,7 +224,7 @@ fn six_in_a_zip(here: &Path, six: &Path) {
     );
     fs::remove_file(&zip).unwrap();
     fs::rename(here.join("six"), six).unwrap();
-    let hash = |model: &Path| PartedModel::open(model).unwrap().sha256();
+    let hash = |model: &Path| MultiPartModel::open(model).unwrap().sha256();
     let before = hash(&here.join("unzipped"));
     import(here, &fastest, 0);
     assert_eq!(hash(&here.join("unzipped")), before, "the same weights");
@@ -237,7 +237,7 @@ fn tasks_that_cannot_be_imported_say_why() {
     for (task, expected) in [
         ("heartchambers_highres", "license-academic"),
         ("vertebrae_pp", "counts its vertebrae anew"),
-        ("totl", "expected one such as total"),
+        ("totl", "expected a task such as total"),
     ] {
         let said = import(here, &[".", "--task", task], 2);
         assert!(said.contains(expected) && said.contains(task), "{said}");

@@ -49,7 +49,7 @@ fn a_model_learns_its_ranges_or_is_refused() {
         return;
     }
     let refused = stderr(&run(folder.path(), &predict, 2));
-    assert!(refused.contains("run 'ctseg calibrate'"), "{refused}");
+    assert!(refused.contains("run 'ctseg quantize'"), "{refused}");
     let refused = stderr(&run(
         folder.path(),
         &["fit", "--stage", "1", "--data", data, "--precision", "int8"],

@@ -45,8 +45,8 @@ fn weights(folder: &Path) -> Vec<u8> {
     fs::read(folder.join("model/stage1.safetensors")).unwrap()
 }
 
-/// The numbers of the line that says what the cache was good for: found and made.
-fn told(said: &str) -> (u64, u64) {
+/// The numbers in the cache report: cases read and preprocessed.
+fn reported(said: &str) -> (u64, u64) {
     let line = said.lines().find(|line| line.starts_with("case cache "));
     let line = line.unwrap_or_else(|| panic!("{said}"));
     let rest = line.split_once(": ").unwrap().1;
@@ -79,7 +79,7 @@ fn weights_are_the_same_without_a_cache_with_a_cold_and_with_a_warm_one() {
         let said = stderr(&run(folder.path(), &with, 0));
         assert!(weights(folder.path()) == weights(without.path()), "{said}");
         assert!(said.contains("of 104.9 MB"), "{said}");
-        counts.push(told(&said));
+        counts.push(reported(&said));
     }
     // Each of the four was made once, and found whenever it was asked for again.
     let [(cold_found, cold_made), (warm_found, warm_made)] = counts[..] else {
@@ -112,7 +112,7 @@ fn assert_sweep_uses_it(data: &Path, fit: Vec<&str>) {
     ]);
     let said = stderr(&run(&folder, &sweep, 0));
     assert_eq!(
-        said.matches(" read from it, 0 prepared anew").count(),
+        said.matches(" read, 0 preprocessed").count(),
         2,
         "{said}"
     );
@@ -163,7 +163,7 @@ fn processes_share_a_folder_at_once_within_its_bound() {
                 weights(folder.path()) == weights(without.path()),
                 "{name}: {said}"
             );
-            assert!(told(&said).1 > 0 || told(&said).0 > 0);
+            assert!(reported(&said).1 > 0 || reported(&said).0 > 0);
         }
         let left = entries(&cache);
         assert!(

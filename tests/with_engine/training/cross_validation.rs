@@ -21,7 +21,7 @@ use ctseg_image::nifti::{
 };
 use ctseg_image::resample::restore_exclusive;
 use ctseg_image::space::{Grid, LabelMap, Volume};
-use ctseg_train::choose_postprocessing::Trial;
+use ctseg_train::choose_postprocessing::PostprocessingSearch;
 use ndarray::Array3;
 use serde_json::Value;
 
@@ -116,7 +116,7 @@ fn assert_by_own_fold(bundle: &Bundle, dataset: &Dataset, out: &Path) {
     let stop = AtomicBool::new(false);
     let stage_one =
         out_of_fold_results(bundle, dataset, &cases, true, &compute, &stop, &Silent).unwrap();
-    let segmenter = bundle.segmenter(2, &compute).unwrap();
+    let stage = bundle.load_stage(2, &compute).unwrap();
     let values: Vec<u16> = dataset.structures.iter().map(|s| s.value).collect();
     let (mut differing, mut marked) = (0, 0);
     for case in cases {
@@ -126,15 +126,15 @@ fn assert_by_own_fold(bundle: &Bundle, dataset: &Dataset, out: &Path) {
         let (_, found) = read_labels(&path).unwrap();
         assert_eq!(found.grid, image.grid);
         let known = &stage_one[&case];
-        let grid = network_grid(&segmenter.recipe, &image.grid, &known.region);
-        let input = network_input(&segmenter.recipe, &image, &grid, Some(&known.prior)).unwrap();
+        let grid = network_grid(&stage.recipe, &image.grid, &known.region);
+        let input = network_input(&stage.recipe, &image, &grid, Some(&known.prior)).unwrap();
         let folds = &bundle.stage(2).unwrap().folds;
         let own = folds
             .iter()
             .position(|fold| fold.held_out.contains(&files.id))
             .unwrap();
         let by = |fold: usize| {
-            let logits = segmenter.logits_of_fold(fold, input.view()).unwrap();
+            let logits = stage.logits_of_fold(fold, input.view()).unwrap();
             restore_exclusive(logits.view(), &grid, &image.grid, &values).unwrap()
         };
         assert!(by(own).data == found.data, "{}", files.id);

@@ -78,7 +78,7 @@ fn folds_beside_the_data_are_trained_and_a_resumed_run_keeps_them() {
     arguments.push("--no-out-of-fold");
     let said = stderr(&run(folder.path(), &arguments, 0));
     assert!(
-        said.contains("folds: the 3 of") && said.contains("instead of the recipe's 2"),
+        said.contains("using the 3 folds of") && said.contains("instead of the recipe's 2"),
         "{said}"
     );
     let assert_held_out = || {
@@ -234,7 +234,7 @@ fn time_is_kept() {
         begun.elapsed()
     );
     assert_eq!(
-        said.matches("time is up after").count(),
+        said.matches("time limit reached after").count(),
         2,
         "both folds end by the clock: {said}"
     );

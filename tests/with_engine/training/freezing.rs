@@ -17,7 +17,7 @@ fn frozen(kind: OptimiserKind, average: bool) -> LearnerSetup {
     LearnerSetup {
         frozen_levels: LEVELS,
         sync_norms: false,
-        team: Default::default(),
+        group: Default::default(),
         weight_average: average.then_some(0.5),
         ..setup(kind)
     }
@@ -78,7 +78,7 @@ fn frozen_levels_keep_every_bit_and_the_others_learn() {
                 let mut thawed = restored(LearnerSetup {
                     frozen_levels: 0,
                     sync_norms: false,
-                    team: Default::default(),
+                    group: Default::default(),
                     ..frozen(kind, average)
                 });
                 step(thawed.as_mut(), 6);
@@ -156,7 +156,7 @@ fn fine_tuning_freezes_what_the_recipe_says_until_it_says_otherwise() {
         assert_only_the_rest_changed(&weights("first"), &weights("second"), 1);
         let thaw = ["--model", "third", "--set", "training.unfreeze_epoch=1"];
         let said = fit(&[&tune[..], &thaw].concat(), 0);
-        assert!(said.contains("all levels of the encoder learn"), "{said}");
+        assert!(said.contains("all encoder levels are trained from now on"), "{said}");
         assert_only_the_rest_changed(&weights("first"), &weights("third"), 0);
 
         // With other channels the first level begins anew: frozen, it would stay random.

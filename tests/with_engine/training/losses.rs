@@ -70,7 +70,7 @@ fn loss(section: &str, outputs: Outputs, ignores: bool) -> Loss {
         config: training.loss,
         outputs,
         weights: None,
-        ignores,
+        ignore_nan: ignores,
     }
 }
 
@@ -118,7 +118,7 @@ fn every_loss_falls_on_every_engine() {
                 weight_average: None,
                 frozen_levels: 0,
                 sync_norms: false,
-                team: Default::default(),
+                group: Default::default(),
             };
             compute.device.seed(7);
             let network = network
@@ -156,7 +156,7 @@ fn unknown_voxels_and_distances_reach_the_batches() {
     ];
     let recipe = small_recipe("single", &whole);
     let source = CaseSource::new(&dataset, &recipe, structures.clone(), BTreeMap::new());
-    assert!(source.loss().unwrap().ignores);
+    assert!(source.loss().unwrap().ignore_nan);
     let prepared = source.prepared(0).unwrap();
     let labels = &prepared.labels;
     let (to, batches) = sync_channel(1000);

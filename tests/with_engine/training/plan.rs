@@ -6,11 +6,11 @@ use std::process::Command;
 
 use crate::common::{phantoms, run, stderr};
 use ctseg_base::progress::Silent;
-use ctseg_core::dataset::fingerprint::{CaseFacts, Fingerprint, Intensities};
+use ctseg_core::dataset::fingerprint::{CaseStats, Fingerprint, Intensities};
 use ctseg_core::dataset::{Dataset, Structure};
 use ctseg_core::recipe::Recipe;
 use ctseg_engine::precision::Precision;
-use ctseg_train::plan::{Budget, NAMES, Planned, Topology, plan};
+use ctseg_train::plan::{Budget, NAMES, PlannedRecipe, Topology, plan};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -57,7 +57,7 @@ fn strides_and_kernels_are_nnunets() {
 /// A made-up dataset of one kind of scan.
 fn fingerprint(spacing: [f64; 3], shape: [usize; 3], foreground_mm: [f64; 3]) -> Fingerprint {
     let extent: [f64; 3] = std::array::from_fn(|axis| spacing[axis] * shape[axis] as f64);
-    let case = |index: usize| CaseFacts {
+    let case = |index: usize| CaseStats {
         case: format!("c{index}"),
         shape,
         // Some are finer along z.
@@ -107,7 +107,7 @@ fn structures(names: &[&str]) -> Vec<Structure> {
         .collect()
 }
 
-fn of<'a>(plans: &'a [Planned], name: &str) -> &'a Planned {
+fn of<'a>(plans: &'a [PlannedRecipe], name: &str) -> &'a PlannedRecipe {
     plans
         .iter()
         .find(|planned| planned.recipe.name == name)

@@ -104,7 +104,7 @@ fn same_bytes(engine: &str, set: &[&str], (signal, times): (&str, usize), seed: 
         };
         landed += usize::from(hit);
         let progress = Checkpoint::load(&checkpoints(folder.path()).last()).map(|c| c.progress);
-        let place = progress.map(|progress| progress.place());
+        let place = progress.map(|progress| progress.position_text());
         println!("{engine} seed {seed}: {signal} {after:?} after a checkpoint, {hit}: {place:?}");
     }
     assert!(landed > 0, "it was always done before: {engine} {set:?}");
@@ -193,7 +193,7 @@ fn out_of_time_within_an_epoch_it_goes_on_exactly() {
         let folder = tempfile::tempdir().unwrap();
         let hurried = [&arguments[..], &["--max-time", "1ms"]].concat();
         let said = stderr(&run(folder.path(), &hurried, 0));
-        assert!(said.contains("time is up"), "{said}");
+        assert!(said.contains("time limit reached"), "{said}");
         let stopped = checkpoints(folder.path()).stopped();
         assert!(stopped.exists() && weights(folder.path()) != weights(whole.path()));
         let within = Checkpoint::load(&checkpoints(folder.path()).last()).unwrap();
@@ -230,7 +230,7 @@ fn a_damaged_checkpoint_gives_way_to_the_one_before_and_none_to_nothing() {
         let said = stderr(&run(folder.path(), &again, 0));
         let lines: Vec<&str> = said
             .lines()
-            .filter(|line| line.contains("checkpoint before it"))
+            .filter(|line| line.contains("previous checkpoint"))
             .collect();
         assert_eq!(lines.len(), 1, "{said}");
         assert!(lines[0].contains("last.safetensors"), "{said}");

@@ -79,7 +79,7 @@ fn usr1_and_the_end_of_a_jobs_time_stop_a_training_that_goes_on_to_the_same_byte
     let output = child.wait_with_output().unwrap();
     let said = stderr(&output);
     assert_eq!(output.status.code(), Some(75), "{said}");
-    assert!(said.contains("goes on"), "{said}");
+    assert!(said.contains("resume with"), "{said}");
     let last = only_run(folder.path()).unwrap().join("checkpoints/fold_0");
     let stopped = Checkpoint::load(&CheckpointFolder::new(last).last()).unwrap();
     assert!(stopped.progress.ended.is_none(), "it was over before");
@@ -96,7 +96,7 @@ fn usr1_and_the_end_of_a_jobs_time_stop_a_training_that_goes_on_to_the_same_byte
         .unwrap();
     let said = stderr(&output);
     assert_eq!(output.status.code(), Some(75), "{said}");
-    assert!(said.contains("time is up in 300s; stopping"), "{said}");
+    assert!(said.contains("time limit is in 300s; stopping"), "{said}");
     assert!(resumed(limited.path()) == weights(whole.path()));
 }
 
@@ -119,13 +119,13 @@ fn a_limit_that_leaves_nothing_is_wrong_usage_and_none_at_all_is_said() {
     let output = command.env("SLURM_JOB_START_TIME", begun).output().unwrap();
     let said = stderr(&output);
     assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("no more than 250s in all"), "{said}");
+    assert!(said.contains("time limit is 250s"), "{said}");
     // Late in a job whose time was enough: interrupted before anything is begun.
     let (mut command, _) = limited(150);
     let output = command.output().unwrap();
     let said = stderr(&output);
     assert_eq!(output.status.code(), Some(75), "{said}");
-    assert!(said.contains("nothing is begun"), "{said}");
+    assert!(said.contains("not starting"), "{said}");
     assert!(only_run(folder.path()).is_none());
     let output = ctseg(folder.path(), &arguments)
         .args(["--stop-before-limit", "5m"])
@@ -133,7 +133,7 @@ fn a_limit_that_leaves_nothing_is_wrong_usage_and_none_at_all_is_said() {
         .unwrap();
     let said = stderr(&output);
     assert_eq!(output.status.code(), Some(0), "{said}");
-    assert!(said.contains("no time limit is known here"), "{said}");
+    assert!(said.contains("time limit unknown"), "{said}");
 }
 
 #[test]
@@ -174,7 +174,7 @@ impl Task for Counted {
 }
 
 impl Observer for StopsAt {
-    fn say(&self, _: &str) {}
+    fn info(&self, _: &str) {}
     fn warn(&self, _: &str) {}
     fn task(&self, name: &str, _: u64, _: &'static str) -> Box<dyn Task> {
         if name != self.phase {
@@ -214,8 +214,8 @@ fn fitted(
         tags: Vec::new(),
         draw_comparison: None,
         trial: None,
-        case_store: None,
-        team: Default::default(),
+        preprocessed_cache: None,
+        group: Default::default(),
     };
     fit(&job, observer)
 }

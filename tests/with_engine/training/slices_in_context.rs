@@ -162,7 +162,7 @@ fn a_side_without_its_other_is_found_before_training() {
 
 #[test]
 fn slices_of_a_trained_stage_see_their_neighbours() {
-    use ctseg_core::inference::stage::Segmenter;
+    use ctseg_core::inference::stage::Stage;
     use ctseg_engine::device::{Compute, DeviceChoice};
     use ctseg_engine::precision::{Precision, PrecisionChoice};
     let recipe = small_recipe(
@@ -202,8 +202,8 @@ fn slices_of_a_trained_stage_see_their_neighbours() {
     };
     let inference =
         ctseg_engine::inference::Inference::new(vec![network.clone()], &compute).unwrap();
-    let segmenter = Segmenter::new(recipe, vec![network], &compute).unwrap();
-    let logits = segmenter.logits(volume.view(), &|_| Ok(())).unwrap();
+    let stage = Stage::new(recipe, vec![network], &compute).unwrap();
+    let logits = stage.logits(volume.view(), &|_| Ok(())).unwrap();
     for z in 0..7 {
         let batch = alone(z);
         let (values, shape) = inference

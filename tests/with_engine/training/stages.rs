@@ -216,11 +216,11 @@ fn stage_2_is_trained_on_what_a_network_that_never_saw_the_case_says() {
         &Silent,
     )
     .unwrap();
-    let segmenter = bundle.segmenter(1, &compute).unwrap();
+    let stage = bundle.load_stage(1, &compute).unwrap();
     for (case, fold) in [(0, Some(0)), (1, Some(1)), (2, None)] {
         let volume = dataset.load_image(&dataset.cases[case]).unwrap().volume;
         let by = |fold| {
-            run_stage_one(&segmenter, &volume, fold)
+            run_stage_one(&stage, &volume, fold)
                 .unwrap()
                 .1
                 .probabilities()

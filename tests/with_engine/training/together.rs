@@ -281,7 +281,7 @@ fn one_that_is_killed_ends_the_others_and_leaves_a_checkpoint() {
         assert!(!output.status.success() || !options.is_empty());
         if !options.is_empty() {
             let said = text(&output);
-            let expected = format!("process {rank} of 2 that train together has ended");
+            let expected = format!("process {rank} of 2 has ended");
             assert!(said.contains(&expected), "{said}");
             assert!(said.contains("ctseg fit --resume"), "{said}");
         }
@@ -367,7 +367,7 @@ fn what_one_cannot_do_all_hear_of() {
         let mut command = launcher(folder.path(), 2, &[]);
         let output = command.args(["sh", "-c", &script]).output().unwrap();
         assert_eq!(output.status.success(), well, "{}", text(&output));
-        assert_eq!(text(&output).contains("with --alone each"), !well);
+        assert_eq!(text(&output).contains("--alone to train each"), !well);
     }
     assert!(folder.path().join("model1/model.toml").exists());
     // Variables of several processes, and no MPI that knows of them.

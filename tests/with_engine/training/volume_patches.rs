@@ -5,7 +5,7 @@ use std::sync::mpsc::sync_channel;
 
 use crate::common::{phantoms, run, small_recipe, stderr};
 use ctseg_core::dataset::Dataset;
-use ctseg_core::inference::stage::Segmenter;
+use ctseg_core::inference::stage::Stage;
 use ctseg_core::recipe::Recipe;
 use ctseg_engine::device::{Compute, DeviceChoice};
 use ctseg_engine::inference::Inference;
@@ -116,10 +116,10 @@ fn patches_that_overlap_are_blended_by_their_importance() {
         }
     }
     let expected = sum / weight;
-    let segmenter = Segmenter::new(recipe, vec![network], &compute).unwrap();
-    assert_eq!(segmenter.pieces(shape), 6);
+    let stage = Stage::new(recipe, vec![network], &compute).unwrap();
+    assert_eq!(stage.pieces(shape), 6);
     let told = std::sync::atomic::AtomicUsize::new(0);
-    let logits = segmenter
+    let logits = stage
         .logits(volume.view(), &|count| {
             told.fetch_add(count, std::sync::atomic::Ordering::Relaxed);
             Ok(())
@@ -141,9 +141,9 @@ fn a_volume_smaller_than_a_patch_is_padded() {
     compute.device.seed(2);
     let channels = recipe.channels();
     let network = recipe.network.init(channels, 2, &compute.device).unwrap();
-    let segmenter = Segmenter::new(recipe, vec![network], &compute).unwrap();
+    let stage = Stage::new(recipe, vec![network], &compute).unwrap();
     let small = Array4::from_elem((channels, 5, 9, 3), 0.5);
-    let logits = segmenter.logits(small.view(), &|_| Ok(())).unwrap();
+    let logits = stage.logits(small.view(), &|_| Ok(())).unwrap();
     assert_eq!(logits.dim(), (2, 5, 9, 3));
     assert!(logits.iter().all(|v| v.is_finite()));
 }

@@ -1,9 +1,9 @@
-//! Patches of slices as they are filled: what must hold for any seed, and settings that cannot work.
+//! Augmented patches of slices: invariants for any seed, and invalid settings.
 
 use ndarray::{Array2, Array3, ArrayView2, ArrayView3, Axis, s};
 use proptest::prelude::*;
 
-use ctseg_augment::{Augmentation, Cut, FlipAxis, SliceSource};
+use ctseg_augment::{Augmentation, FlipAxis, SliceCrop, SliceSource};
 
 /// A slice of two image channels and a prior, with labels.
 fn slice(height: usize, width: usize) -> (Array3<f32>, Array2<u16>) {
@@ -26,7 +26,7 @@ fn plain<'a>(slices: &'a [ArrayView3<'a, f32>], labels: ArrayView2<'a, u16>) -> 
 
 fn filled(
     augmentation: &Augmentation,
-    cut: &Cut,
+    cut: &SliceCrop,
     seed: u64,
     size: [usize; 2],
 ) -> (Array3<f32>, Array2<u16>) {
@@ -45,8 +45,8 @@ fn filled(
     (patch, patch_labels)
 }
 
-fn cut(corner: [usize; 2], size: [usize; 2]) -> Cut {
-    Cut {
+fn cut(corner: [usize; 2], size: [usize; 2]) -> SliceCrop {
+    SliceCrop {
         corner,
         size,
         spacing_mm: [1.0, 1.5],
@@ -70,7 +70,7 @@ fn without_changes_the_patch_is_the_slice_bit_for_bit() {
 }
 
 #[test]
-fn what_turns_in_at_the_border_is_tissue() {
+fn rotated_patches_show_tissue_at_the_border() {
     let turning = Augmentation {
         rotation_probability: 1.0,
         scale_probability: 1.0,
@@ -93,7 +93,7 @@ fn what_turns_in_at_the_border_is_tissue() {
     }
 }
 
-/// Everything happens to every channel.
+/// Every change applies to every channel.
 fn all_on() -> Augmentation {
     Augmentation {
         rotation_probability: 1.0,
@@ -162,7 +162,7 @@ fn values_of(labels: ArrayView2<u16>) -> Vec<u16> {
 
 proptest! {
     #[test]
-    fn any_seed_gives_sound_patches_and_the_same_ones_again(seed in any::<u64>(), y in 0usize..20, x in 0usize..20) {
+    fn any_seed_gives_valid_and_reproducible_patches(seed in any::<u64>(), y in 0usize..20, x in 0usize..20) {
         let at = cut([y, x], [20, 30]);
         let (patch, labels) = filled(&all_on(), &at, seed, [24, 32]);
         prop_assert!(patch.iter().all(|v| (0.0..=1.0).contains(v)));
@@ -172,7 +172,7 @@ proptest! {
 }
 
 #[test]
-fn settings_that_cannot_work_are_told() {
+fn invalid_settings_are_reported() {
     assert_eq!(Augmentation::default().problem(), None);
     type Change = fn(&mut Augmentation);
     let cases: [(&str, Change); 17] = [

@@ -1,11 +1,11 @@
-//! Elastic deformation against SciPy (scripts/golden/make_elastic.py), and images and labels that stay together.
+//! Elastic deformation against SciPy (scripts/golden/make_elastic.py); images and labels stay aligned.
 
 use ndarray::{Array, Array2, Array3, Array4, ArrayD, Axis, Dimension};
 use serde::Deserialize;
 
 use ctseg_augment::{
-    Augmentation, Cut, Field, FlipAxis, Placement, SliceSource, SpacePlacement, VolumeCut,
-    VolumeSource,
+    AffineGrid, AffineGrid3d, Augmentation, DisplacementField, FlipAxis, SliceCrop, SliceSource,
+    VolumeCrop, VolumeSource,
 };
 
 #[derive(Deserialize)]
@@ -41,9 +41,10 @@ fn fixed<T: Copy, const D: usize>(values: &[T]) -> [T; D] {
 }
 
 impl Case {
-    fn field<const D: usize>(&self) -> Field {
+    fn field<const D: usize>(&self) -> DisplacementField {
         let (size, distance) = (fixed::<_, D>(&self.size), fixed::<_, D>(&self.distance));
-        Field::new(size, distance, self.points.clone()).expect("as many points as it needs")
+        DisplacementField::new(size, distance, self.points.clone())
+            .expect("as many points as it needs")
     }
 
     fn place<const D: usize>(&self) -> ([[f64; D]; D], [f64; D], [f64; D]) {
@@ -81,7 +82,7 @@ fn deformed_slices_equal_scipys() {
         let size = fixed::<_, 2>(&case.size);
         let (mut linear, mut nearest) = (Array2::zeros(size), Array2::zeros(size));
         let (matrix, centre, pivot) = case.place();
-        Placement {
+        AffineGrid {
             matrix,
             centre,
             pivot,
@@ -104,7 +105,7 @@ fn deformed_volumes_equal_scipys() {
         let size = fixed::<_, 3>(&case.size);
         let (mut linear, mut nearest) = (Array3::zeros(size), Array3::zeros(size));
         let (matrix, centre, pivot) = case.place();
-        SpacePlacement {
+        AffineGrid3d {
             matrix,
             centre,
             pivot,
@@ -120,14 +121,14 @@ fn deformed_volumes_equal_scipys() {
 
 #[test]
 fn a_field_needs_all_its_control_points() {
-    let count = Field::points_along(20, 6.0);
+    let count = DisplacementField::control_point_count(20, 6.0);
     assert_eq!(count, 7, "19 / 6 gives 3 whole steps, and 4 more");
     let points = vec![vec![0.0; count * count]; 2];
-    assert!(Field::new([20, 20], [6.0, 6.0], points.clone()).is_some());
-    assert!(Field::new([20, 27], [6.0, 6.0], points).is_none());
+    assert!(DisplacementField::new([20, 20], [6.0, 6.0], points.clone()).is_some());
+    assert!(DisplacementField::new([20, 27], [6.0, 6.0], points).is_none());
 }
 
-/// Everything that moves tissue.
+/// All spatial changes.
 fn moving() -> Augmentation {
     Augmentation {
         rotation_probability: 1.0,
@@ -150,8 +151,8 @@ fn centroid(weights: &ArrayD<f64>) -> Vec<f64> {
         .collect()
 }
 
-/// How far an image and its labels are apart, in voxels: their centroids, and their surfaces on average (what lies
-/// between them, by the number of voxels at the surface).
+/// Misalignment of an image and its labels in voxels: of their centroids, and of their surfaces on average (the
+/// volume between them, divided by the number of surface voxels).
 fn apart<D: Dimension>(image: &Array<f32, D>, labels: &Array<u16, D>) -> (f64, f64) {
     let image = image.mapv(f64::from).into_dyn();
     let marked = labels.mapv(f64::from).into_dyn();
@@ -184,7 +185,7 @@ fn a_disc_and_its_label_move_together() {
         u16::from(is_in_ball([y, x], [46.0, 49.0], 15.0))
     });
     let image = labels.mapv(f32::from).insert_axis(Axis(0));
-    let cut = Cut {
+    let cut = SliceCrop {
         corner: [12, 12],
         size: [72, 72],
         spacing_mm: [1.0, 1.0],
@@ -210,7 +211,7 @@ fn a_disc_and_its_label_move_together() {
             centroids < 0.25 && surfaces < 0.25,
             "{seed}: {centroids} {surfaces}"
         );
-        // One voxel off would have been seen.
+        // A shift of one voxel would be detected.
         let mut off = Array2::zeros((72, 72));
         off.slice_mut(ndarray::s![.., 1..])
             .assign(&marked.slice(ndarray::s![.., ..71]));
@@ -227,13 +228,13 @@ fn a_disc_and_its_label_move_together() {
 #[test]
 fn a_ball_and_its_label_move_together() {
     let labels = Array3::from_shape_fn((40, 56, 56), |(z, y, x)| {
-        // Round in the patient, not in voxels.
+        // Round in millimetres, not in voxels.
         let at = [2.0 * z as f64, y as f64, x as f64];
         let away = (at[0] - 40.0).powi(2) + (at[1] - 27.0).powi(2) + (at[2] - 30.0).powi(2);
         u16::from(away <= 15.0 * 15.0)
     });
     let image = labels.mapv(f32::from).insert_axis(Axis(0));
-    let cut = VolumeCut {
+    let cut = VolumeCrop {
         corner: [4, 4, 4],
         size: [32, 48, 48],
         spacing_mm: [2.0, 1.0, 1.0],
@@ -259,15 +260,15 @@ fn a_ball_and_its_label_move_together() {
 }
 
 #[test]
-fn without_a_field_nothing_changes_and_with_one_only_places_do() {
-    // The deformation has a stream of its own: the turn beneath it stays.
+fn elastic_deformation_leaves_the_affine_transform_unchanged() {
+    // The deformation has its own random stream: the affine transform stays the same.
     let turned = Augmentation {
         elastic_probability: 0.0,
         ..moving()
     };
     let ramp = Array3::from_shape_fn((1, 112, 112), |(_, y, x)| (y + x) as f32 / 222.0);
     let labels = Array2::zeros((112, 112));
-    let cut = Cut {
+    let cut = SliceCrop {
         corner: [40, 40],
         size: [32, 32],
         spacing_mm: [1.0, 1.0],
@@ -286,10 +287,10 @@ fn without_a_field_nothing_changes_and_with_one_only_places_do() {
             let into = (patch.view_mut(), marked.view_mut());
             (augmentation.fill(&cut, seed, &source, into), patch)
         };
-        let ((turn, straight), (same_turn, deformed)) = (fill(&turned), fill(&moving()));
-        assert_eq!(turn, same_turn);
-        // A ramp of 1/222 a pixel and axis shows how far each pixel moved: at most 6 along each axis, in the
-        // patch, so √2 times that in the slice, at 0.7 of its size.
+        let ((affine, straight), (same_turn, deformed)) = (fill(&turned), fill(&moving()));
+        assert_eq!(affine, same_turn);
+        // A ramp of 1/222 per pixel and axis shows how far each pixel moved: at most 6 along each axis in the patch,
+        // so √2 times that in the slice, at 0.7 of its size.
         let moves = (&straight - &deformed).mapv(f32::abs);
         let most = moves.iter().fold(0f32, |a, v| a.max(*v)) * 222.0;
         assert!(most > 0.5 && most < 6.3 * 2.0 / 0.7, "{most}");

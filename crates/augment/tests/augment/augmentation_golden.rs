@@ -1,9 +1,9 @@
-//! Placements and changes in intensity against SciPy and nnU-Net's formulas (scripts/golden/make_augmentation.py).
+//! Affine sampling and intensity changes against SciPy and nnU-Net's formulas (scripts/golden/make_augmentation.py).
 
 use ndarray::Array2;
 use serde::Deserialize;
 
-use ctseg_augment::{Placement, Turn, intensity};
+use ctseg_augment::{AffineGrid, AffineParams, intensity};
 
 #[derive(Deserialize)]
 struct Golden {
@@ -79,31 +79,31 @@ fn placements_equal_scipy() {
     let (slice, labels) = (golden.slice.floats(), golden.labels.labels());
     assert_eq!(golden.placements.len(), 6);
     for case in &golden.placements {
-        let turn = Turn {
+        let affine = AffineParams {
             degrees: case.degrees,
             scale: case.scale,
             flip: case.flip,
         };
-        let placement = Placement::new(case.corner, case.cut, &turn, case.spacing_mm);
+        let grid = AffineGrid::new(case.corner, case.cut, &affine, case.spacing_mm);
         let mut linear = Array2::from_elem(case.linear.shape_yx, f32::NAN);
         let mut nearest = Array2::from_elem(case.nearest.shape_yx, 99);
-        placement.sample(
+        grid.sample(
             None,
             vec![(slice.view(), linear.view_mut())],
             (labels.view(), nearest.view_mut()),
         );
         let difference = largest_difference(&linear, &case.linear.floats());
-        assert!(difference < 1e-6, "{turn:?}: {difference}");
+        assert!(difference < 1e-6, "{affine:?}: {difference}");
 
         let tie = case.tie.array(|[tie]: [u8; 1]| tie != 0);
         let expected = case.nearest.labels();
         let decided = tie.iter().filter(|tie| !**tie).count();
         assert!(
             decided * 2 > tie.len(),
-            "{turn:?}: almost everything is a tie"
+            "{affine:?}: almost everything is a tie"
         );
         for ((at, label), tie) in nearest.indexed_iter().zip(&tie) {
-            assert!(*tie || *label == expected[at], "{turn:?} at {at:?}");
+            assert!(*tie || *label == expected[at], "{affine:?} at {at:?}");
         }
     }
 }
@@ -136,7 +136,7 @@ fn intensity_changes_equal_the_references() {
 }
 
 #[test]
-fn planes_of_one_value_stay_as_they_are() {
+fn constant_planes_are_unchanged() {
     let mut plane = vec![0.25f32; 30];
     intensity::gamma(&mut plane, 1.4, false);
     intensity::gamma(&mut plane, 0.7, true);
@@ -147,7 +147,7 @@ fn planes_of_one_value_stay_as_they_are() {
 }
 
 #[test]
-fn noise_has_the_standard_deviation_that_was_asked_for() {
+fn noise_has_the_requested_standard_deviation() {
     use rand::SeedableRng;
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
     let mut plane = vec![0.5f32; 40_000];
@@ -166,13 +166,13 @@ fn noise_has_the_standard_deviation_that_was_asked_for() {
 fn quarter_turns_equal_rot90() {
     let square = Array2::from_shape_fn((16, 16), |(y, x)| ((y * 31 + x * 7) % 101) as f32 / 100.0);
     let turned = |degrees: f64| {
-        let turn = Turn {
+        let affine = AffineParams {
             degrees,
-            ..Turn::NONE
+            ..AffineParams::NONE
         };
         let mut patch = Array2::zeros((16, 16));
         let (labels, mut marked) = (Array2::zeros((16, 16)), Array2::zeros((16, 16)));
-        Placement::new([0, 0], [16, 16], &turn, [2.0, 2.0]).sample(
+        AffineGrid::new([0, 0], [16, 16], &affine, [2.0, 2.0]).sample(
             None,
             vec![(square.view(), patch.view_mut())],
             (labels.view(), marked.view_mut()),

@@ -1,11 +1,10 @@
-//! Augmentation of volumes against SciPy (scripts/golden/make_augmentation_volume.py), and what must hold for
-//! any seed.
+//! Augmentation of volumes against SciPy (scripts/golden/make_augmentation_volume.py), and invariants for any seed.
 
 use ndarray::{Array3, Array4, Axis, s};
 use serde::Deserialize;
 
 use ctseg_augment::{
-    Augmentation, FlipAxis, SpacePlacement, SpaceTurn, VolumeCut, VolumeSource, intensity,
+    AffineGrid3d, AffineParams3d, Augmentation, FlipAxis, VolumeCrop, VolumeSource, intensity,
 };
 
 #[derive(Deserialize)]
@@ -62,30 +61,30 @@ fn largest_difference<'a>(found: impl IntoIterator<Item = &'a f32>, expected: &'
 fn placements_equal_scipys() {
     let (golden, image, labels) = golden();
     for placed in &golden.placements {
-        let turn = SpaceTurn {
+        let affine = AffineParams3d {
             degrees: placed.degrees,
             scale: placed.scale,
             flip: placed.flip,
         };
-        let placement = SpacePlacement::new(placed.corner, placed.size, &turn, placed.spacing_mm);
+        let grid = AffineGrid3d::new(placed.corner, placed.size, &affine, placed.spacing_mm);
         let mut patch = Array3::from_elem(placed.size, 9.0);
         let mut marked = Array3::from_elem(placed.size, 77);
-        placement.sample(
+        grid.sample(
             None,
             vec![(image.view(), patch.view_mut())],
             (labels.view(), marked.view_mut()),
         );
         let apart = largest_difference(&patch, &placed.linear);
-        assert!(apart < 2e-6, "{turn:?}: {apart}");
+        assert!(apart < 2e-6, "{affine:?}: {apart}");
         let sure = placed
             .doubtful
             .iter()
             .filter(|doubtful| !**doubtful)
             .count();
-        assert!(sure > 100, "{turn:?}: {sure}");
+        assert!(sure > 100, "{affine:?}: {sure}");
         let pairs = marked.iter().zip(&placed.nearest).zip(&placed.doubtful);
         for ((found, expected), doubtful) in pairs {
-            assert!(*doubtful || found == expected, "{turn:?}");
+            assert!(*doubtful || found == expected, "{affine:?}");
         }
     }
 }
@@ -102,7 +101,7 @@ fn changes_across_planes_equal_scipys() {
     assert!(largest_difference(&values, &golden.low_resolution_depth.expected) < 2e-6);
 }
 
-/// Two channels of waves and the labels where the first one is high.
+/// Two channels of waves; labels mark where the first one is high.
 fn volume() -> (Array4<f32>, Array3<u16>) {
     let wave = |c: usize, z: usize, y: usize, x: usize| {
         let phase = 0.31 * z as f32 + 0.23 * y as f32 + 0.17 * x as f32 + c as f32;
@@ -113,8 +112,8 @@ fn volume() -> (Array4<f32>, Array3<u16>) {
     (channels, labels)
 }
 
-fn cut(corner: [usize; 3], size: [usize; 3]) -> VolumeCut {
-    VolumeCut {
+fn cut(corner: [usize; 3], size: [usize; 3]) -> VolumeCrop {
+    VolumeCrop {
         corner,
         size,
         spacing_mm: [2.5, 1.0, 1.0],
@@ -124,14 +123,14 @@ fn cut(corner: [usize; 3], size: [usize; 3]) -> VolumeCut {
 
 fn filled(
     augmentation: &Augmentation,
-    cut: &VolumeCut,
+    cut: &VolumeCrop,
     seed: u64,
     size: [usize; 3],
-) -> (Array4<f32>, Array3<u16>, SpaceTurn) {
+) -> (Array4<f32>, Array3<u16>, AffineParams3d) {
     let (channels, labels) = volume();
     let mut patch = Array4::from_elem((2, size[0], size[1], size[2]), f32::NAN);
     let mut marked = Array3::from_elem(size, 77);
-    let turn = augmentation.fill_volume(
+    let affine = augmentation.fill_volume(
         cut,
         seed,
         &VolumeSource {
@@ -142,7 +141,7 @@ fn filled(
         },
         (patch.view_mut(), marked.view_mut()),
     );
-    (patch, marked, turn)
+    (patch, marked, affine)
 }
 
 #[test]
@@ -186,7 +185,7 @@ fn image_and_labels_move_together() {
 }
 
 #[test]
-fn mirrored_patches_are_reversed_and_say_so() {
+fn flipped_patches_are_reversed_and_reported() {
     let (channels, labels) = volume();
     let flipping = Augmentation {
         flip_axes: vec![FlipAxis::X, FlipAxis::Z],
@@ -194,12 +193,12 @@ fn mirrored_patches_are_reversed_and_say_so() {
     };
     let mut seen = [0; 2];
     for seed in 0..40 {
-        let (patch, marked, turn) =
+        let (patch, marked, affine) =
             filled(&flipping, &cut([0; 3], [18, 20, 22]), seed, [18, 20, 22]);
-        assert!(!turn.flip[1], "y was not asked for");
+        assert!(!affine.flip[1], "y was not asked for");
         let (mut expected, mut marks) = (channels.clone(), labels.clone());
         for (axis, count) in [(0, 0), (2, 1)] {
-            if turn.flip[axis] {
+            if affine.flip[axis] {
                 expected.invert_axis(Axis(axis + 1));
                 marks.invert_axis(Axis(axis));
                 seen[count] += 1;
@@ -238,7 +237,7 @@ fn the_seed_decides_and_values_stay_in_range() {
     for seed in 0..20 {
         let (patch, _, _) = filled(&all, &cut, seed, [12; 3]);
         assert!(patch.iter().all(|v| (0.0..=1.0).contains(v)), "seed {seed}");
-        // The second channel is no image: it is neither cut off nor changed.
+        // The second channel is not an image: it is neither clipped nor changed.
         let moved = Augmentation {
             rotation_probability: 1.0,
             scale_probability: 1.0,

@@ -1,4 +1,4 @@
-//! Tests of the crate `ctseg-augment` against golden values and real files.
+//! Tests of `ctseg-augment` against golden values.
 
 mod augmentation;
 mod augmentation_elastic;

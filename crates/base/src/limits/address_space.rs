@@ -1,8 +1,8 @@
-//! `RLIMIT_AS`: what is mapped counts, also where it is not resident.
+//! `RLIMIT_AS`, which limits mapped memory, resident or not.
 
 use super::host::Host;
 
-/// Bytes that this process has mapped, and may map.
+/// Mapped bytes of this process, and their limit.
 pub(super) fn address_space(host: &Host) -> Option<[u64; 2]> {
     let limits = host.read("/proc/self/limits")?;
     let mut lines = limits.lines();

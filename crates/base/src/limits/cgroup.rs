@@ -1,18 +1,17 @@
-//! The cgroups that hold this process, as far as it sees them mounted.
+//! The cgroups of this process, as far as they are mounted.
 
 use std::path::{Component, Path, PathBuf};
 
 use super::host::Host;
 
-/// A hierarchy of groups: cgroup v2's only one, or one of v1 by a controller that it has.
+/// A cgroup hierarchy: the unified one of cgroup v2, or the one of a v1 controller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hierarchy {
     Unified,
     Controller(&'static str),
 }
 
-/// Folders of the process's group and of the groups around it, each mount's innermost first; none where there are
-/// no cgroups.
+/// Folders of the process's cgroup and its ancestors, innermost first for each mount; empty without cgroups.
 pub fn folders(host: &Host, hierarchy: Hierarchy) -> Vec<PathBuf> {
     let groups = host.read("/proc/self/cgroup");
     let mounts = host.read("/proc/self/mountinfo");
@@ -22,8 +21,7 @@ pub fn folders(host: &Host, hierarchy: Hierarchy) -> Vec<PathBuf> {
     }
 }
 
-/// [`folders`] of the group in `groups` (`/proc/self/cgroup`) as far as `mounts` (`/proc/self/mountinfo`) shows them
-/// below `root`.
+/// [`folders`] from the texts of `/proc/self/cgroup` (`groups`) and `/proc/self/mountinfo` (`mounts`), below `root`.
 fn folders_in(hierarchy: Hierarchy, groups: &str, mounts: &str, root: &Path) -> Vec<PathBuf> {
     let Some(group) = groups.lines().find_map(|line| hierarchy.group(line)) else {
         return Vec::new();
@@ -37,16 +35,16 @@ fn folders_in(hierarchy: Hierarchy, groups: &str, mounts: &str, root: &Path) -> 
         let below = point.strip_prefix("/").map(|point| root.join(point));
         if let (Ok(inside), Ok(point)) = (group.strip_prefix(&mounted), below) {
             let own = point.join(inside);
-            let around = own.ancestors();
-            let around = around.take_while(|folder| folder.starts_with(&point));
-            folders.extend(around.map(Path::to_path_buf));
+            let ancestors = own.ancestors();
+            let ancestors = ancestors.take_while(|folder| folder.starts_with(&point));
+            folders.extend(ancestors.map(Path::to_path_buf));
         }
     }
     folders
 }
 
 impl Hierarchy {
-    /// The group in a line of proc_pid_cgroup(5), `id:controller,controller:group`, where it is of this hierarchy.
+    /// The group in a line of proc_pid_cgroup(5), `id:controller,controller:group`, if it is of this hierarchy.
     fn group<'a>(&self, line: &'a str) -> Option<&'a str> {
         let mut fields = line.splitn(3, ':').skip(1);
         let (controllers, group) = (fields.next()?, fields.next()?);
@@ -57,7 +55,7 @@ impl Hierarchy {
         own.then_some(group)
     }
 
-    /// A line of mountinfo, where it mounts this hierarchy: the group at the mount's root and where it is.
+    /// The group at the mount's root and the mount point, if the line of mountinfo mounts this hierarchy.
     ///
     /// Format: proc_pid_mountinfo(5), `id parent major:minor root point options [tag]... - type source options`.
     fn mount(&self, line: &str) -> Option<(PathBuf, PathBuf)> {
@@ -80,7 +78,7 @@ impl Hierarchy {
     }
 }
 
-/// The characters that mountinfo writes in octal: space, tab, line break, backslash.
+/// Decodes the octal escapes of mountinfo: space, tab, line break, backslash.
 pub fn unescaped(text: &str) -> String {
     [
         ("\\040", " "),
@@ -99,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn groups_of_version_1_are_found_by_their_controller() {
+    fn v1_groups_are_found_by_their_controller() {
         let groups = "5:memory:/jobs/7\n3:cpu,cpuacct:/jobs\n0::/other\n";
         let mounts = "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n\
             35 31 0:32 / /sys/fs/cgroup/memory rw shared:9 - cgroup cgroup rw,memory\n\

@@ -1,4 +1,4 @@
-//! Cores: the machine's, and what of them affinity, cgroup quotas and Slurm leave to this process.
+//! CPU cores of the machine, and the limits on them: affinity, cgroup quotas, Slurm.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,15 +7,15 @@ use super::cgroup;
 use super::cgroup::Hierarchy;
 use super::host::Host;
 
-/// The machine's cores and every limit on them.
+/// The machine's cores and their limits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cores {
-    /// That are switched on.
+    /// Online cores.
     pub machine: Option<usize>,
     pub limits: Vec<CoreLimit>,
 }
 
-/// So many cores, and no more.
+/// A limit on the number of cores.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CoreLimit {
     /// At least 1.
@@ -23,14 +23,14 @@ pub struct CoreLimit {
     pub source: CoreSource,
 }
 
-/// What sets a limit; its text says so.
+/// The source of a limit, with its text for messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CoreSource {
     /// sched_setaffinity(2), cpusets.
     Affinity { list: String },
-    /// A cgroup's quota: the file, and what stands in it.
+    /// A cgroup quota: the file and its content.
     Quota { file: PathBuf, text: String },
-    /// An environment variable of Slurm's.
+    /// An environment variable of Slurm.
     Slurm { variable: &'static str },
 }
 
@@ -54,7 +54,7 @@ impl Cores {
             .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
         let affinity = list.and_then(|list| {
             Some(CoreLimit {
-                cores: listed(list)?,
+                cores: count_list(list)?,
                 source: CoreSource::Affinity {
                     list: list.trim().to_owned(),
                 },
@@ -68,12 +68,12 @@ impl Cores {
         }
     }
 
-    /// The limit that counts; the first of those that are alike. None where there is none.
+    /// The tightest limit (the first, if several are equal); `None` without limits.
     pub fn tightest(&self) -> Option<&CoreLimit> {
         self.limits.iter().min_by_key(|limit| limit.cores)
     }
 
-    /// Cores that may be used, as far as anything is known of them.
+    /// Usable cores, if known.
     pub fn usable(&self) -> Option<usize> {
         let limit = self.tightest().map(|limit| limit.cores);
         match (self.machine, limit) {
@@ -83,10 +83,10 @@ impl Cores {
     }
 }
 
-/// Cores that are switched on.
+/// Online cores.
 fn machine_cores(host: &Host) -> Option<usize> {
     let online = host.read("/sys/devices/system/cpu/online");
-    let online = online.and_then(|list| listed(&list));
+    let online = online.and_then(|list| count_list(&list));
     online.or_else(|| {
         let stat = host.read("/proc/stat")?;
         let is_core = |line: &&str| {
@@ -97,8 +97,8 @@ fn machine_cores(host: &Host) -> Option<usize> {
     })
 }
 
-/// How many a list such as `0-3,8` names; none where it is no such list.
-fn listed(list: &str) -> Option<usize> {
+/// Number of entries in a list such as `0-3,8`; `None` if it is not such a list.
+fn count_list(list: &str) -> Option<usize> {
     let mut count = 0usize;
     for range in list.trim().split(',') {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
@@ -108,8 +108,7 @@ fn listed(list: &str) -> Option<usize> {
     Some(count)
 }
 
-/// `SLURM_CPUS_PER_TASK`, which clusters without task affinity enforce no other way; ignored unless it is a positive
-/// number.
+/// `SLURM_CPUS_PER_TASK`: without task affinity, clusters enforce it in no other way. Ignored unless positive.
 fn slurm_cores(host: &Host) -> Option<CoreLimit> {
     let variable = "SLURM_CPUS_PER_TASK";
     let cores: usize = host.variable(variable)?.trim().parse().ok()?;
@@ -119,21 +118,21 @@ fn slurm_cores(host: &Host) -> Option<CoreLimit> {
     })
 }
 
-/// The quotas of this process's group and of the groups around it, in either version of cgroups.
+/// The quotas of this process's cgroup and its ancestors, in v1 and v2.
 ///
-/// A quota of 1.5 cores counts as 1, as in the standard library: with 2 threads the kernel would stop the whole
-/// process for the rest of every period once the quota is used up.
+/// A quota of 1.5 cores counts as 1, as in the standard library: with 2 threads the kernel would throttle the whole
+/// process for the rest of each period.
 fn quotas(host: &Host) -> Vec<CoreLimit> {
     let read = |file: PathBuf| Some((std::fs::read_to_string(&file).ok()?, file));
-    let unified = cgroup::folders(host, Hierarchy::Unified).into_iter();
-    let unified = unified.filter_map(|folder| read(folder.join("cpu.max")));
-    let divided = cgroup::folders(host, Hierarchy::Controller("cpu")).into_iter();
-    let divided = divided.filter_map(|folder| {
+    let v2 = cgroup::folders(host, Hierarchy::Unified).into_iter();
+    let v2 = v2.filter_map(|folder| read(folder.join("cpu.max")));
+    let v1 = cgroup::folders(host, Hierarchy::Controller("cpu")).into_iter();
+    let v1 = v1.filter_map(|folder| {
         let (quota, file) = read(folder.join("cpu.cfs_quota_us"))?;
         let (period, _) = read(folder.join("cpu.cfs_period_us"))?;
         Some((format!("{} {}", quota.trim(), period.trim()), file))
     });
-    let known = unified.chain(divided).filter_map(|(text, file)| {
+    let known = v2.chain(v1).filter_map(|(text, file)| {
         Some(CoreLimit {
             cores: whole_cores(&text)?,
             source: CoreSource::Quota {
@@ -145,8 +144,8 @@ fn quotas(host: &Host) -> Vec<CoreLimit> {
     known.collect()
 }
 
-/// "quota period" in microseconds in whole cores, at least 1; nothing where there is no limit ("max period" in
-/// version 2, "-1 period" in version 1).
+/// Converts "quota period" (in microseconds) to whole cores, at least 1; `None` without a limit ("max period" in v2,
+/// "-1 period" in v1).
 fn whole_cores(text: &str) -> Option<usize> {
     let mut words = text.split_whitespace();
     let quota: usize = words.next()?.parse().ok()?;
@@ -157,18 +156,18 @@ fn whole_cores(text: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::host::made_up;
+    use crate::limits::host::fake_host;
 
-    const UNIFIED: &str =
+    const V2: &str =
         "24 1 0:22 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
 
-    /// A machine with these files, in the groups and with the mounts that are given.
+    /// A machine with these files, cgroups and mounts.
     fn machine(groups: &str, mounts: &str, files: &[(&str, &str)]) -> (tempfile::TempDir, Host) {
         let own = [
             ("proc/self/cgroup", groups),
             ("proc/self/mountinfo", mounts),
         ];
-        made_up(&[&own, files].concat())
+        fake_host(&[&own, files].concat())
     }
 
     fn quota(groups: &str, mounts: &str, files: &[(&str, &str)]) -> Option<usize> {
@@ -194,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tightest_group_around_this_one_counts() {
+    fn the_tightest_ancestor_counts() {
         let files = [
             ("sys/fs/cgroup/slurm/job_7/step_0/cpu.max", "max 100000\n"),
             ("sys/fs/cgroup/slurm/job_7/cpu.max", "350000 100000\n"),
@@ -203,7 +202,7 @@ mod tests {
             // Above the mount: not a group.
             ("sys/fs/cpu.max", "100000 100000\n"),
         ];
-        let of = |group: &str| quota(&format!("0::{group}\n"), UNIFIED, &files);
+        let of = |group: &str| quota(&format!("0::{group}\n"), V2, &files);
         assert_eq!(of("/slurm/job_7/step_0"), Some(3));
         assert_eq!(of("/slurm/job_8"), Some(64));
         assert_eq!(of("/"), None);
@@ -217,12 +216,12 @@ mod tests {
         let files = [("sys/fs/cgroup/cpu.max", "200000 100000\n")];
         let of = |group: &str| quota(&format!("0::{group}\n"), mounts, &files);
         assert_eq!(of("/kubepods/pod1/c1"), Some(2));
-        // A bind mount of another group says nothing of this one.
+        // A bind mount of another group is irrelevant.
         assert_eq!(of("/kubepods/pod1/c10"), None);
     }
 
     #[test]
-    fn hierarchies_mounted_elsewhere_and_of_version_1_are_found() {
+    fn hierarchies_mounted_elsewhere_and_of_v1_are_found() {
         let mounts = "41 31 0:38 / /mnt/my\\040groups rw,relatime - cgroup2 cgroup2 rw\n";
         let files = [("mnt/my groups/a/cpu.max", "500000 100000\n")];
         assert_eq!(quota("0::/a/b\n", mounts, &files), Some(5));
@@ -238,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn the_smallest_limit_counts_and_says_where_it_comes_from() {
+    fn the_tightest_limit_counts_and_names_its_source() {
         let files = [
             ("sys/devices/system/cpu/online", "0-63\n"),
             (
@@ -247,7 +246,7 @@ mod tests {
             ),
             ("sys/fs/cgroup/cpu.max", "800000 100000\n"),
         ];
-        let (_root, host) = machine("0::/\n", UNIFIED, &files);
+        let (_root, host) = machine("0::/\n", V2, &files);
         let of = |variables: &[(&str, &str)]| {
             let cores = Cores::of(&host.clone().with_variables(variables));
             assert_eq!(cores.machine, Some(64));
@@ -275,9 +274,9 @@ mod tests {
             ("0-18446744073709551615", None),
             ("a-b", None),
         ] {
-            assert_eq!(listed(list), count, "{list:?}");
+            assert_eq!(count_list(list), count, "{list:?}");
         }
-        // Without /sys, as the kernel counts time.
+        // Without /sys, from /proc/stat.
         let stat = "cpu  1 2\ncpu0 1 2\ncpu1 1 2\nintr 5\n";
         let (_root, host) = machine("", "", &[("proc/stat", stat)]);
         assert_eq!(machine_cores(&host), Some(2));

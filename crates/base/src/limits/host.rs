@@ -1,4 +1,4 @@
-//! Where facts about the machine and this process are read, so that another machine's can be given in their place.
+//! Access to `/proc`, `/sys`, `/dev` and the environment, which tests and `doctor --machine` can replace.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,25 +8,25 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone)]
 pub struct Host {
     root: PathBuf,
-    /// In the place of this process's own.
+    /// Replaces the environment of this process.
     variables: Option<BTreeMap<String, String>>,
 }
 
 impl Host {
     /// This machine and process.
-    pub fn this() -> Self {
-        Self::below(Path::new("/"))
+    pub fn local() -> Self {
+        Self::with_root(Path::new("/"))
     }
 
-    /// The files below `root`, with this process's environment.
-    pub fn below(root: &Path) -> Self {
+    /// The machine whose files are below `root`, with this process's environment.
+    pub fn with_root(root: &Path) -> Self {
         Self {
             root: root.to_path_buf(),
             variables: None,
         }
     }
 
-    /// With these environment variables alone.
+    /// Replaces the environment.
     pub fn with_variables(self, variables: &[(&str, &str)]) -> Self {
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         Self {
@@ -35,17 +35,17 @@ impl Host {
         }
     }
 
-    /// Where a path such as `/proc/meminfo` lies.
+    /// The real path of one such as `/proc/meminfo`.
     pub fn path(&self, absolute: &str) -> PathBuf {
         self.root.join(absolute.trim_start_matches('/'))
     }
 
-    /// The folder that stands for `/`.
+    /// The folder that represents `/`.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// As the machine's own users name `path`.
+    /// `path` as seen on that machine.
     pub fn shown(&self, path: &Path) -> PathBuf {
         match path.strip_prefix(&self.root) {
             Ok(inside) => Path::new("/").join(inside),
@@ -53,13 +53,13 @@ impl Host {
         }
     }
 
-    /// The text of a file that the kernel makes up; none where there is none.
+    /// The text of a kernel file; `None` if it cannot be read.
     pub fn read(&self, absolute: &str) -> Option<String> {
         let bytes = fs::read(self.path(absolute)).ok()?;
         Some(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// The names in a folder, sorted; none where there is no folder.
+    /// The names in a folder, sorted; empty if it cannot be read.
     pub fn names(&self, absolute: &str) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.path(absolute)) else {
             return Vec::new();
@@ -70,7 +70,7 @@ impl Host {
         names
     }
 
-    /// An environment variable; empty ones count as none.
+    /// An environment variable; `None` if empty.
     pub fn variable(&self, name: &str) -> Option<String> {
         self.variable_as_set(name).filter(|value| !value.is_empty())
     }
@@ -97,15 +97,15 @@ impl Host {
     }
 }
 
-/// A machine that has these files and no variables of the environment; they last as long as the folder.
+/// A machine with these files and an empty environment. The files exist as long as the folder.
 #[cfg(test)]
-pub fn made_up(files: &[(&str, &str)]) -> (tempfile::TempDir, Host) {
+pub fn fake_host(files: &[(&str, &str)]) -> (tempfile::TempDir, Host) {
     let root = tempfile::tempdir().unwrap();
     for (path, text) in files {
         let path = root.path().join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
     }
-    let host = Host::below(root.path()).with_variables(&[]);
+    let host = Host::with_root(root.path()).with_variables(&[]);
     (root, host)
 }

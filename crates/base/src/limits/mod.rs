@@ -1,4 +1,4 @@
-//! What of the machine this process may use: cores and memory, and what says so.
+//! Limits of this process: cores, memory and threads, with their sources.
 
 mod address_space;
 pub mod cgroup;

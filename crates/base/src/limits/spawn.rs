@@ -1,4 +1,4 @@
-//! Starting threads, which the system may refuse: `ulimit -u`, a cgroup's `pids.max`, too little memory.
+//! Starts threads. The system may refuse one: `ulimit -u`, a cgroup's `pids.max`, too little memory.
 
 use std::io;
 use std::thread::{Builder, JoinHandle, Scope, ScopedJoinHandle};
@@ -10,19 +10,19 @@ use crate::{Error, Result};
 /// Starts a thread.
 ///
 /// # Errors
-/// The system refuses it; the message names the limits that are known.
+/// The system refuses it; the message names the known limits.
 pub fn spawn<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<JoinHandle<T>> {
     let started = Builder::new().name(name.to_owned()).spawn(work);
-    started.map_err(|error| refused(name, &error, &Host::this()))
+    started.map_err(|error| spawn_error(name, &error, &Host::local()))
 }
 
 /// Starts a thread that ends before `scope` does.
 ///
 /// # Errors
-/// As [`spawn`].
+/// Same as [`spawn`].
 pub fn spawn_scoped<'scope, T: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     name: &str,
@@ -31,31 +31,31 @@ pub fn spawn_scoped<'scope, T: Send + 'scope>(
     let started = Builder::new()
         .name(name.to_owned())
         .spawn_scoped(scope, work);
-    started.map_err(|error| refused(name, &error, &Host::this()))
+    started.map_err(|error| spawn_error(name, &error, &Host::local()))
 }
 
-/// The threads of this process, as the kernel counts them; a thread that was joined may count a moment longer.
-pub fn own_threads() -> Option<usize> {
-    let status = Host::this().read("/proc/self/status")?;
+/// Number of threads of this process, from the kernel. A joined thread may count a moment longer.
+pub fn thread_count() -> Option<usize> {
+    let status = Host::local().read("/proc/self/status")?;
     let count = status
         .lines()
         .find_map(|line| line.strip_prefix("Threads:"))?;
     count.trim().parse().ok()
 }
 
-fn refused(name: &str, error: &io::Error, host: &Host) -> Error {
+fn spawn_error(name: &str, error: &io::Error, host: &Host) -> Error {
     let limits = limits(host);
     let known = match limits.is_empty() {
         true => String::new(),
         false => format!(" (limits: {})", limits.join(", ")),
     };
     Error::invalid(format!(
-        "cannot start a thread ({name}): {error}{known}; allow this user or container more processes and threads, \
+        "cannot start a thread ({name}): {error}{known}; raise the limit on processes and threads of this user or container, \
          or lower --threads"
     ))
 }
 
-/// The limits of processes and threads that hold here.
+/// The limits on processes and threads that apply here.
 fn limits(host: &Host) -> Vec<String> {
     let own = host.read("/proc/self/limits").unwrap_or_default();
     let own = own
@@ -81,12 +81,12 @@ fn limits(host: &Host) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::host::made_up;
+    use super::super::host::fake_host;
     use super::*;
 
     #[test]
     fn a_refusal_names_the_limits() {
-        let (_root, host) = made_up(&[
+        let (_root, host) = fake_host(&[
             (
                 "proc/self/limits",
                 "Limit                     Soft Limit           Hard Limit           Units\n\
@@ -101,16 +101,19 @@ mod tests {
             ("sys/fs/cgroup/pids.max", "max\n"),
         ]);
         let error = io::Error::from_raw_os_error(11);
-        let said = refused("loader", &error, &host).to_string();
+        let message = spawn_error("loader", &error, &host).to_string();
         assert!(
-            said.contains("a thread (loader)")
-                && said.contains("ulimit -u 4, /sys/fs/cgroup/box/pids.max 32)"),
-            "{said}"
+            message.contains("a thread (loader)")
+                && message.contains("ulimit -u 4, /sys/fs/cgroup/box/pids.max 32)"),
+            "{message}"
         );
-        assert!(!said.contains('\n') && !said.contains("max max"), "{said}");
-        let (_root, none) = made_up(&[]);
         assert!(
-            !refused("loader", &error, &none)
+            !message.contains('\n') && !message.contains("max max"),
+            "{message}"
+        );
+        let (_root, none) = fake_host(&[]);
+        assert!(
+            !spawn_error("loader", &error, &none)
                 .to_string()
                 .contains("limits")
         );
@@ -118,7 +121,7 @@ mod tests {
 
     #[test]
     fn threads_start_and_are_counted() {
-        let before = own_threads().unwrap();
+        let before = thread_count().unwrap();
         assert!(before >= 1);
         assert_eq!(spawn("seven", || 7).unwrap().join().unwrap(), 7);
         let eight = std::thread::scope(|scope| {

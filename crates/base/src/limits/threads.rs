@@ -1,4 +1,4 @@
-//! Threads to compute with, and the memory that this process took.
+//! Number of compute threads, and memory usage of this process.
 
 use std::fs;
 use std::num::NonZero;
@@ -7,75 +7,75 @@ use super::cores::Cores;
 use super::host::Host;
 use crate::{Error, Result};
 
-/// More threads than any machine has cores; what is above is a slip of the keyboard.
-const MOST_THREADS: usize = 4096;
+/// More than any machine has cores; larger values are typing errors.
+const MAX_THREADS: usize = 4096;
 
-/// Cores that this process may use, at least 1: the smallest of what [`Cores`] finds (affinity, cgroup quotas, Slurm)
-/// and what the standard library does, which knows systems without `/proc` too.
+/// Cores available to this process, at least 1: the smaller of [`Cores`] (affinity, cgroup quotas, Slurm) and the
+/// standard library's count, which also covers systems without `/proc`.
 pub fn available_cores() -> usize {
     let seen = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let known = Cores::of(&Host::this()).usable();
+    let known = Cores::of(&Host::local()).usable();
     known.map_or(seen, |known| known.min(seen)).max(1)
 }
 
-/// Threads to compute with: `threads_flag` (`--threads`) where it is given, else [`available_cores`].
+/// Number of compute threads: `threads_flag` (`--threads`) if given, otherwise [`available_cores`].
 ///
 /// Errors when the flag is 0 or more than 4096.
 pub fn resolve(threads_flag: Option<usize>) -> Result<usize> {
     match threads_flag {
         None => Ok(available_cores()),
-        Some(threads) if (1..=MOST_THREADS).contains(&threads) => Ok(threads),
+        Some(threads) if (1..=MAX_THREADS).contains(&threads) => Ok(threads),
         Some(threads) => Err(Error::usage(format!(
-            "--threads {threads}: expected 1 to {MOST_THREADS}; leave it out to use the {} that this process may use",
+            "--threads {threads}: expected 1 to {MAX_THREADS}; omit it to use the {} cores available to this process",
             available_cores()
         ))),
     }
 }
 
-/// Threads to prepare batches on (`--loader-threads`), as they are given.
+/// Number of data-loader threads (`--loader-threads`), as given.
 ///
-/// Errors when they are 0 or more than 4096.
+/// Errors when the flag is 0 or more than 4096.
 pub fn loader_threads(flag: Option<usize>) -> Result<Option<usize>> {
     match flag {
-        Some(threads) if !(1..=MOST_THREADS).contains(&threads) => Err(Error::usage(format!(
-            "--loader-threads {threads}: expected 1 to {MOST_THREADS}; leave it out to prepare batches on the threads that compute"
+        Some(threads) if !(1..=MAX_THREADS).contains(&threads) => Err(Error::usage(format!(
+            "--loader-threads {threads}: expected 1 to {MAX_THREADS}; omit it to load data on the compute threads"
         ))),
         known => Ok(known),
     }
 }
 
-/// From here on what was taken for arrays of 1 MiB and more goes back to the system as soon as it is freed, which
-/// glibc by itself stops doing after a while: the largest resident memory is then what was in use at once.
-pub fn give_back_large_blocks() {
+/// Makes glibc return blocks of 1 MiB and more to the system as soon as they are freed, which it stops doing by default
+/// after a while. Peak resident memory then equals peak use.
+pub fn return_large_blocks() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: sets two numbers of glibc's allocator.
+    // SAFETY: sets two parameters of glibc's allocator.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20);
         libc::mallopt(libc::M_TRIM_THRESHOLD, 8 << 20);
     }
 }
 
-/// The process's largest resident memory so far, where the system tells.
+/// Peak resident memory of this process so far, if known.
 pub fn peak_memory_mb() -> Option<f64> {
     let kilobytes = status_kilobytes("VmHWM:")? as f64;
     Some((kilobytes / 1024.0 * 10.0).round() / 10.0)
 }
 
-/// The process's resident memory; 0 where the system does not tell.
+/// Resident memory of this process; 0 if unknown.
 pub fn resident_bytes() -> u64 {
     status_kilobytes("VmRSS:").unwrap_or(0) * 1024
 }
 
-/// A line of proc_pid_status(5).
+/// The value of a line of proc_pid_status(5), in kB.
 fn status_kilobytes(name: &str) -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with(name))?;
     line.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Lets [`peak_memory_mb`] begin anew at what is resident now, where the system can.
+/// Resets [`peak_memory_mb`] to the current resident memory, if the system supports it.
 pub fn reset_peak_memory() {
-    let _ = fs::write("/proc/self/clear_refs", "5"); // measuring is worth no failure
+    let _ = fs::write("/proc/self/clear_refs", "5"); // only a measurement
 }
 
 #[cfg(test)]
@@ -83,18 +83,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_flag_is_taken_as_it_is() {
+    fn flags_are_used_as_given() {
         assert_eq!(resolve(Some(3)).unwrap(), 3);
         assert!(resolve(None).unwrap() >= 1);
         assert_eq!(loader_threads(Some(3)).unwrap(), Some(3));
         assert_eq!(loader_threads(None).unwrap(), None);
-        for threads in [0, MOST_THREADS + 1] {
-            let said = resolve(Some(threads)).unwrap_err().to_string();
-            assert!(said.contains(&format!("--threads {threads}:")), "{said}");
-            let said = loader_threads(Some(threads)).unwrap_err().to_string();
+        for threads in [0, MAX_THREADS + 1] {
+            let message = resolve(Some(threads)).unwrap_err().to_string();
             assert!(
-                said.contains(&format!("--loader-threads {threads}:")),
-                "{said}"
+                message.contains(&format!("--threads {threads}:")),
+                "{message}"
+            );
+            let message = loader_threads(Some(threads)).unwrap_err().to_string();
+            assert!(
+                message.contains(&format!("--loader-threads {threads}:")),
+                "{message}"
             );
         }
     }

@@ -20,8 +20,8 @@ pub fn spawn_bound(mut command: Command) -> std::io::Result<Child> {
     command.spawn()
 }
 
-/// Sends `signal` to a child that was not waited for yet, so that its process id is still its own.
+/// Sends `signal` to a child that has not been waited for, so that its process ID is still valid.
 pub fn send_signal(child: &Child, signal: i32) {
-    // SAFETY: only a number is passed on; an id that is gone is an error that changes nothing.
+    // SAFETY: kill takes plain numbers; an ID without a process is an error without effect.
     unsafe { libc::kill(child.id() as i32, signal) };
 }

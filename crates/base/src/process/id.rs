@@ -1,4 +1,4 @@
-//! Names of processes that hold on storage which several machines share: on which kernel, which process there.
+//! Process IDs that are unique on storage shared by several machines.
 
 use std::fmt;
 use std::fs;
@@ -7,22 +7,22 @@ use std::sync::LazyLock;
 
 use sha2::{Digest, Sha256};
 
-/// One process. Its text, `<machine>-<pid>-<start>`, is fit for file names.
+/// A process. Its text, `<machine>-<pid>-<start>`, is valid in file names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessId {
-    /// Differs between machines, their boots, and containers that do not see each other's processes.
+    /// Differs between machines, boots, and containers with separate PID namespaces.
     machine: String,
     pid: u32,
-    /// Clock ticks from boot to its start: numbers of processes are used again.
+    /// Start time in clock ticks since boot, since PIDs are reused.
     start: u64,
 }
 
-static OWN: LazyLock<ProcessId> = LazyLock::new(|| {
+static CURRENT: LazyLock<ProcessId> = LazyLock::new(|| {
     let pid = std::process::id();
     ProcessId {
         machine: machine(),
         pid,
-        start: started(pid).flatten().unwrap_or(0),
+        start: start_time(pid).flatten().unwrap_or(0),
     }
 });
 
@@ -34,11 +34,11 @@ impl fmt::Display for ProcessId {
 
 impl ProcessId {
     /// This process.
-    pub fn own() -> &'static Self {
-        &OWN
+    pub fn current() -> &'static Self {
+        &CURRENT
     }
 
-    /// The process of a text as [`fmt::Display`] writes it; none for other texts.
+    /// Parses the text written by [`fmt::Display`].
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('-');
         let id = Self {
@@ -49,23 +49,23 @@ impl ProcessId {
         (parts.next().is_none() && id.machine.len() == 8).then_some(id)
     }
 
-    /// Whether it still runs; none where that cannot be seen from here: on another machine, before a reboot, or
-    /// where the file that names it is another user's (`owner`), whose processes may be hidden.
+    /// Whether it still runs. `None` if that cannot be seen from here: on another machine, before a reboot, or if the
+    /// file that names it belongs to another user (`owner`), whose processes may be hidden.
     pub fn is_alive(&self, owner: u32) -> Option<bool> {
-        if self.machine != OWN.machine || fs::metadata("/proc/self").ok()?.uid() != owner {
+        if self.machine != CURRENT.machine || fs::metadata("/proc/self").ok()?.uid() != owner {
             return None;
         }
-        Some(started(self.pid)? == Some(self.start))
+        Some(start_time(self.pid)? == Some(self.start))
     }
 }
 
-/// When a process of this machine started: none where the system does not tell, `Some(None)` if there is no
-/// such process, or only what is left of one until its parent has asked for it.
-fn started(pid: u32) -> Option<Option<u64>> {
+/// Start time of a process on this machine: `None` if unknown, `Some(None)` if there is no such process or it is a
+/// zombie.
+fn start_time(pid: u32) -> Option<Option<u64>> {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
         return fs::exists("/proc/self/stat").ok()?.then_some(None);
     };
-    // proc_pid_stat(5): the name, in brackets, may hold anything; state is the 3rd and start the 22nd field.
+    // proc_pid_stat(5): the name, in parentheses, may contain anything; state is field 3, the start time field 22.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     if matches!(fields.next()?, "Z" | "X" | "x") {
         return Some(None);
@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn a_process_is_alive_until_it_ends() {
         let owner = fs::metadata("/proc/self").unwrap().uid();
-        let own = ProcessId::own();
+        let own = ProcessId::current();
         assert_eq!(ProcessId::parse(&own.to_string()).as_ref(), Some(own));
         assert_eq!(own.is_alive(owner), Some(true));
         let mut child = std::process::Command::new("sleep")
@@ -101,14 +101,14 @@ mod tests {
             .unwrap();
         let other = ProcessId {
             pid: child.id(),
-            start: started(child.id()).unwrap().unwrap(),
+            start: start_time(child.id()).unwrap().unwrap(),
             ..own.clone()
         };
         assert_eq!(other.is_alive(owner), Some(true));
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(other.is_alive(owner), Some(false));
-        // The same number, used again.
+        // The same PID, reused.
         let again = ProcessId {
             start: own.start + 1,
             ..own.clone()

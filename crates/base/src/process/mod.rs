@@ -1,4 +1,4 @@
-//! Processes: who they are, whether they still run, and the scheduler's job they run in.
+//! Processes: identity, liveness, and the scheduler's job.
 
 pub mod child;
 pub mod id;

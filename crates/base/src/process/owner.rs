@@ -1,5 +1,5 @@
-//! The process that works on a folder, as the folder's files name it: to tell later, from anywhere that sees the
-//! folder, whether it still does.
+//! The process that works on a folder, recorded in the folder's files, so that others on the same storage can check
+//! whether it still runs.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::id::ProcessId;
 use super::scheduler_job::Job;
 
-/// A process with what people know it by.
+/// A process, with details for messages.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Worker {
     /// [`ProcessId`] as text.
@@ -22,49 +22,54 @@ pub struct Worker {
     pub rank: Option<u32>,
 }
 
-/// What can be told of a process that said nothing of its end.
+/// Whether a process without a recorded end still runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Alive {
-    Yes,
-    /// It is gone.
-    No,
-    /// It cannot be asked (it runs on another machine), and was not heard of for so long.
-    Silent(Duration),
-    /// It cannot be asked, and its last sign lies so far in the future: a clock that is wrong, which would let it live
-    /// for ever.
-    Ahead(Duration),
+pub enum Liveness {
+    Alive,
+    /// The process does not exist.
+    Dead,
+    /// The process is on another machine, and its last heartbeat is this old.
+    Expired(Duration),
+    /// The process is on another machine, and its last heartbeat is this far in the future: with a wrong clock it would
+    /// seem alive forever.
+    ClockAhead(Duration),
 }
 
-impl Alive {
-    /// See [`Worker::alive`]; of a process that is not named nothing but signs is known.
-    pub fn of(process: Option<&ProcessId>, owner: u32, sign: Sign, expiry: Duration) -> Self {
+impl Liveness {
+    /// See [`Worker::liveness`]; without a process, only the heartbeat counts.
+    pub fn of(
+        process: Option<&ProcessId>,
+        owner: u32,
+        heartbeat: Heartbeat,
+        expiry: Duration,
+    ) -> Self {
         match process.and_then(|process| process.is_alive(owner)) {
-            Some(true) => return Self::Yes,
-            Some(false) => return Self::No,
+            Some(true) => return Self::Alive,
+            Some(false) => return Self::Dead,
             None => {}
         }
-        match sign.now.duration_since(sign.at) {
-            Ok(silent) if silent > expiry => Self::Silent(silent),
-            Err(ahead) if ahead.duration() > expiry => Self::Ahead(ahead.duration()),
-            _ => Self::Yes,
+        match heartbeat.now.duration_since(heartbeat.at) {
+            Ok(age) if age > expiry => Self::Expired(age),
+            Err(ahead) if ahead.duration() > expiry => Self::ClockAhead(ahead.duration()),
+            _ => Self::Alive,
         }
     }
 }
 
-/// A sign of life, and the time at which it is looked at.
+/// The time of the last heartbeat, and the current time.
 #[derive(Debug, Clone, Copy)]
-pub struct Sign {
+pub struct Heartbeat {
     pub at: SystemTime,
     pub now: SystemTime,
 }
 
 impl Worker {
     /// This process.
-    pub fn own() -> Self {
+    pub fn current() -> Self {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let Job { id, rank } = Job::own().clone();
+        let Job { id, rank } = Job::current().clone();
         Self {
-            process: ProcessId::own().to_string(),
+            process: ProcessId::current().to_string(),
             host: host.trim().to_owned(),
             pid: std::process::id(),
             job: id,
@@ -72,11 +77,11 @@ impl Worker {
         }
     }
 
-    /// Whether it lives, where `owner` is whose file names it. One that cannot be asked is taken to live for `expiry`
-    /// after its last `sign`; one that lies further in the future than `expiry` is none.
-    pub fn alive(&self, owner: u32, sign: Sign, expiry: Duration) -> Alive {
+    /// Whether it still runs; `owner` is the user ID of the file that names it. A process on another machine counts as
+    /// alive until `expiry` after its last `heartbeat`, unless that is further than `expiry` in the future.
+    pub fn liveness(&self, owner: u32, heartbeat: Heartbeat, expiry: Duration) -> Liveness {
         let process = ProcessId::parse(&self.process);
-        Alive::of(process.as_ref(), owner, sign, expiry)
+        Liveness::of(process.as_ref(), owner, heartbeat, expiry)
     }
 
     /// `gpu07, process 4711, job 70_3`.
@@ -98,28 +103,31 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     #[test]
-    fn a_process_elsewhere_lives_while_it_gives_signs() {
+    fn a_remote_process_is_alive_while_it_sends_heartbeats() {
         let owner = std::fs::metadata("/proc/self").unwrap().uid();
         let [minute, hour] = [60, 3600].map(Duration::from_secs);
         let now = SystemTime::UNIX_EPOCH + 10 * hour;
-        let since = |age| Sign { at: now - age, now };
-        let own = Worker::own();
-        // Whoever can be asked needs no sign.
-        assert_eq!(own.alive(owner, since(hour), minute), Alive::Yes);
+        let since = |age| Heartbeat { at: now - age, now };
+        let own = Worker::current();
+        // A local process needs no heartbeat.
+        assert_eq!(own.liveness(owner, since(hour), minute), Liveness::Alive);
         let gone = Worker {
             process: format!("{}1", own.process),
             ..own.clone()
         };
-        assert_eq!(gone.alive(owner, since(Duration::ZERO), minute), Alive::No);
+        assert_eq!(
+            gone.liveness(owner, since(Duration::ZERO), minute),
+            Liveness::Dead
+        );
         let elsewhere = Worker {
             process: "01234567-1-2".to_owned(),
             ..own
         };
-        let alive = |sign| elsewhere.alive(owner, sign, minute);
-        assert_eq!(alive(since(minute)), Alive::Yes);
-        assert_eq!(alive(since(hour)), Alive::Silent(hour));
-        let ahead = |by| Sign { at: now + by, now };
-        assert_eq!(alive(ahead(minute)), Alive::Yes);
-        assert_eq!(alive(ahead(hour)), Alive::Ahead(hour));
+        let alive = |heartbeat| elsewhere.liveness(owner, heartbeat, minute);
+        assert_eq!(alive(since(minute)), Liveness::Alive);
+        assert_eq!(alive(since(hour)), Liveness::Expired(hour));
+        let ahead = |by| Heartbeat { at: now + by, now };
+        assert_eq!(alive(ahead(minute)), Liveness::Alive);
+        assert_eq!(alive(ahead(hour)), Liveness::ClockAhead(hour));
     }
 }

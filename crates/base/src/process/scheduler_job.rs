@@ -1,8 +1,8 @@
-//! The scheduler's job that this process belongs to, as the environment tells it.
+//! The scheduler's job of this process, from the environment.
 
 use std::sync::LazyLock;
 
-/// Process numbers and how many processes there are: of torchrun, Slurm's steps, Open MPI, MPICH.
+/// Variables for rank and world size: torchrun, Slurm steps, Open MPI, MPICH.
 const RANKS: [(&str, &str); 4] = [
     ("RANK", "WORLD_SIZE"),
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
@@ -10,24 +10,24 @@ const RANKS: [(&str, &str); 4] = [
     ("PMI_RANK", "PMI_SIZE"),
 ];
 
-/// A job, and a process's place in it.
+/// A job, and this process's rank in it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Job {
-    /// As its scheduler's commands take it: `71`, `70_3` of an array of Slurm, a pod's name.
+    /// As the scheduler's commands accept it: `71`, `70_3` (Slurm array task), a pod's name.
     pub id: Option<String>,
-    /// The number of this process, from 0 on, where the job starts several.
+    /// The rank of this process, from 0, if the job starts several.
     pub rank: Option<u32>,
 }
 
-static OWN: LazyLock<Job> = LazyLock::new(|| Job::of(&|name| std::env::var(name).ok()));
+static CURRENT: LazyLock<Job> = LazyLock::new(|| Job::of(&|name| std::env::var(name).ok()));
 
 impl Job {
-    /// This process's.
-    pub fn own() -> &'static Self {
-        &OWN
+    /// The job of this process.
+    pub fn current() -> &'static Self {
+        &CURRENT
     }
 
-    /// What `variable`, which gives the environment's variables by name, tells.
+    /// The job from environment variables, looked up by `variable`.
     fn of(variable: &dyn Fn(&str) -> Option<String>) -> Self {
         let known = |name: &str| variable(name).filter(|value| !value.is_empty());
         let number = |name: &str| known(name)?.parse::<u32>().ok();
@@ -65,13 +65,13 @@ mod tests {
     }
 
     #[test]
-    fn jobs_are_named_as_their_scheduler_takes_them() {
+    fn jobs_are_named_as_their_scheduler_accepts_them() {
         assert_eq!(job(&[("SLURM_JOB_ID", "")]), (None, None));
         let task = [
             ("SLURM_JOB_ID", "72"),
             ("SLURM_ARRAY_JOB_ID", "70"),
             ("SLURM_ARRAY_TASK_ID", "3"),
-            // A script's, whose only process is number 0 of one.
+            // A batch script: rank 0 of 1.
             ("SLURM_PROCID", "0"),
             ("SLURM_STEP_NUM_TASKS", "1"),
         ];

@@ -1,4 +1,4 @@
-//! A number for all structures, and other ones for some: `2,liver=3`.
+//! A number per structure, with a default: `2,liver=3`.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// None for what is no number, or no name with one.
+    /// `None` unless the text is a number, or a name with a number.
     pub fn parse(text: &str) -> Option<Self> {
         let (structure, number) = match text.rsplit_once('=') {
             Some((name, number)) => (Some(name.trim().to_owned()), number),
@@ -21,37 +21,40 @@ impl Entry {
     }
 }
 
-/// The number of every structure.
+/// A number per structure.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ByStructure {
-    usual: f64,
-    named: BTreeMap<String, f64>,
+    default: f64,
+    overrides: BTreeMap<String, f64>,
 }
 
 impl ByStructure {
-    /// `usual` for all structures, but for what the entries say; of several for one the last counts.
-    pub fn new(usual: f64, entries: impl IntoIterator<Item = Entry>) -> Self {
+    /// `default` for all structures, overridden by the entries; the last entry for a structure counts.
+    pub fn new(default: f64, entries: impl IntoIterator<Item = Entry>) -> Self {
         let mut all = Self {
-            usual,
-            named: BTreeMap::new(),
+            default,
+            overrides: BTreeMap::new(),
         };
         for Entry { structure, value } in entries {
             match structure {
-                Some(structure) => drop(all.named.insert(structure, value)),
-                None => all.usual = value,
+                Some(structure) => drop(all.overrides.insert(structure, value)),
+                None => all.default = value,
             }
         }
         all
     }
 
-    /// Of the structure of this name.
+    /// The number of a structure.
     pub fn of(&self, structure: &str) -> f64 {
-        self.named.get(structure).copied().unwrap_or(self.usual)
+        self.overrides
+            .get(structure)
+            .copied()
+            .unwrap_or(self.default)
     }
 
-    /// Structures that have one of their own.
+    /// Structures with a number of their own.
     pub fn named(&self) -> impl Iterator<Item = &str> {
-        self.named.keys().map(String::as_str)
+        self.overrides.keys().map(String::as_str)
     }
 }
 
@@ -60,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_are_of_all_or_of_one() {
+    fn entries_are_for_all_or_one_structure() {
         let entries =
             ["3", "liver=1.5", "liver=2", "a=b=7"].map(|text| Entry::parse(text).unwrap());
         let all = ByStructure::new(1.0, entries);

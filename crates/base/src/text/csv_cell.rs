@@ -1,27 +1,27 @@
-//! Names in tables that spreadsheets open: one that begins like a formula would be computed, not shown.
+//! CSV cells that spreadsheets do not mistake for formulas.
 
-/// What spreadsheets take for the beginning of a formula, and for space before one.
-const OF_FORMULAS: [char; 5] = ['=', '+', '-', '@', '\t'];
+/// Characters that start a formula in spreadsheets.
+const FORMULA_STARTS: [char; 5] = ['=', '+', '-', '@', '\t'];
 
-/// A text as a cell of CSV; a name that begins like a formula is led by an apostrophe, which spreadsheets take for the
-/// mark of text. Numbers are written without it.
+/// A text as a CSV cell. One that starts like a formula gets an apostrophe in front, which marks text in spreadsheets.
+/// Not for numbers.
 pub fn to_cell(text: &str) -> String {
-    match begins_like_a_formula(text) {
+    match starts_like_a_formula(text) {
         true => format!("'{text}"),
         false => text.to_owned(),
     }
 }
 
-/// The text that [`to_cell`] has written so.
+/// Reverses [`to_cell`].
 pub fn from_cell(cell: &str) -> &str {
     let text = cell.strip_prefix('\'');
-    text.filter(|text| begins_like_a_formula(text))
+    text.filter(|text| starts_like_a_formula(text))
         .unwrap_or(cell)
 }
 
-/// Behind apostrophes of its own, so that texts that differ stay different.
-fn begins_like_a_formula(text: &str) -> bool {
-    text.trim_start_matches('\'').starts_with(OF_FORMULAS)
+/// Ignores leading apostrophes, so that different texts stay different.
+fn starts_like_a_formula(text: &str) -> bool {
+    text.trim_start_matches('\'').starts_with(FORMULA_STARTS)
 }
 
 #[cfg(test)]
@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_come_back_and_none_begins_like_a_formula() {
+    fn texts_round_trip_and_no_cell_starts_like_a_formula() {
         for (text, cell) in [
             ("=cmd()", "'=cmd()"),
             ("-1", "'-1"),

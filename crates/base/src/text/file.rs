@@ -1,30 +1,29 @@
-//! Text files as other programs write them.
+//! Reads text files of other programs.
 
 use std::io;
 use std::path::Path;
 
 use crate::{pointer_file, regular_file};
 
-/// The mark that some programs put before UTF-8.
+/// Written by some programs before UTF-8.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// As [`std::fs::read_to_string`], without a byte-order mark. A file that begins with that of UTF-16, as some Windows
-/// programs write it, is decoded from UTF-16.
+/// As [`std::fs::read_to_string`], without a byte-order mark. A file with the mark of UTF-16, as written by some
+/// Windows programs, is decoded from UTF-16.
 ///
 /// # Errors
-/// Those of [`regular_file::read`]; `InvalidData` where the bytes are no text, or stand for a file that is kept
-/// elsewhere.
+/// Those of [`regular_file::read`]; `InvalidData` if the bytes are not text, or the file is a pointer file.
 pub fn read_text(path: &Path) -> io::Result<String> {
-    read_text_at_most(path, regular_file::MOST_BYTES)
+    read_text_at_most(path, regular_file::MAX_BYTES)
 }
 
-/// [`read_text`] of a file that has no more bytes.
+/// [`read_text`] with a limit of `max` bytes.
 ///
 /// # Errors
-/// As of [`read_text`].
-pub fn read_text_at_most(path: &Path, most: u64) -> io::Result<String> {
-    let text = decoded(regular_file::read_at_most(path, most)?)?;
-    match pointer_file::known(text.as_bytes()) {
+/// Same as [`read_text`].
+pub fn read_text_at_most(path: &Path, max: u64) -> io::Result<String> {
+    let text = decode(regular_file::read_at_most(path, max)?)?;
+    match pointer_file::detect(text.as_bytes()) {
         Some((name, remedy)) => {
             let problem = format!("{name}; {remedy}");
             Err(io::Error::new(io::ErrorKind::InvalidData, problem))
@@ -33,22 +32,22 @@ pub fn read_text_at_most(path: &Path, most: u64) -> io::Result<String> {
     }
 }
 
-/// The text of a file's content, see [`read_text`].
-pub fn decoded(bytes: Vec<u8>) -> io::Result<String> {
-    let wide = |unit: fn([u8; 2]) -> u16| {
+/// Decodes a file's content, see [`read_text`].
+pub fn decode(bytes: Vec<u8>) -> io::Result<String> {
+    let utf16 = |unit: fn([u8; 2]) -> u16| {
         let (units, rest) = bytes[2..].as_chunks::<2>();
         let text: Result<String, _> =
             char::decode_utf16(units.iter().map(|two| unit(*two))).collect();
         match (text, rest) {
             (Ok(text), []) => Ok(text),
-            _ => Err(no_text("UTF-16")),
+            _ => Err(not_text("UTF-16")),
         }
     };
     match bytes.as_slice() {
-        [0xff, 0xfe, ..] => wide(u16::from_le_bytes),
-        [0xfe, 0xff, ..] => wide(u16::from_be_bytes),
+        [0xff, 0xfe, ..] => utf16(u16::from_le_bytes),
+        [0xfe, 0xff, ..] => utf16(u16::from_be_bytes),
         _ => {
-            let mut text = String::from_utf8(bytes).map_err(|_| no_text("UTF-8"))?;
+            let mut text = String::from_utf8(bytes).map_err(|_| not_text("UTF-8"))?;
             if text.starts_with(BYTE_ORDER_MARK) {
                 text.drain(..BYTE_ORDER_MARK.len_utf8());
             }
@@ -57,7 +56,7 @@ pub fn decoded(bytes: Vec<u8>) -> io::Result<String> {
     }
 }
 
-fn no_text(encoding: &str) -> io::Error {
+fn not_text(encoding: &str) -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidData,
         format!("not {encoding} text; save it as UTF-8"),
@@ -80,15 +79,15 @@ mod tests {
             [b"\xff\xfe".as_slice(), &little].concat(),
             [b"\xfe\xff".as_slice(), &big].concat(),
         ] {
-            assert_eq!(decoded(bytes).unwrap(), text);
+            assert_eq!(decode(bytes).unwrap(), text);
         }
-        assert_eq!(decoded(Vec::new()).unwrap(), "");
+        assert_eq!(decode(Vec::new()).unwrap(), "");
         for (bytes, encoding) in [
             (b"\xffx".to_vec(), "UTF-8"),
             (b"\xff\xfea".to_vec(), "UTF-16"),
             (b"\xff\xfe\x00\xd8".to_vec(), "UTF-16"),
         ] {
-            let error = decoded(bytes).unwrap_err();
+            let error = decode(bytes).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidData);
             assert!(error.to_string().contains(encoding), "{error}");
         }

@@ -1,5 +1,5 @@
-//! Text for readers: tables, counts, lists, names of files, and the known name nearest to a mistyped one, control
-//! characters escaped; text files and tables of other programs.
+//! Text output (tables, counts, lists, file names, suggestions for mistyped names) with control characters escaped, and
+//! text files of other programs.
 
 pub mod by_structure;
 pub mod csv_cell;

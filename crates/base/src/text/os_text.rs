@@ -1,12 +1,12 @@
-//! Names of files as text and back again. Linux lets a name be any bytes: those that are not UTF-8 are written as
-//! `\xFC`, so that names that differ stay different, and their files are found again.
+//! File names as text and back. On Linux a name may be any bytes: those that are not UTF-8 are written as `\xFC`, so
+//! that different names stay different and files are found again.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-/// A name or path as text: UTF-8 as it is, each other byte as `\x` and two digits. A backslash that such digits follow
-/// already is written as `\x5C`.
+/// A name or path as text: UTF-8 unchanged, each other byte as `\x` and two hex digits. A backslash that would read as
+/// such an escape is written as `\x5C`.
 pub fn to_text(name: impl AsRef<OsStr>) -> String {
     let mut text = String::new();
     for chunk in name.as_ref().as_bytes().utf8_chunks() {
@@ -24,7 +24,7 @@ pub fn to_text(name: impl AsRef<OsStr>) -> String {
     text
 }
 
-/// The name or path that [`to_text`] has written so.
+/// Reverses [`to_text`].
 pub fn from_text(text: &str) -> OsString {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -36,7 +36,7 @@ pub fn from_text(text: &str) -> OsString {
     OsString::from_vec(bytes)
 }
 
-/// The byte that stands as `\xFC` at the beginning.
+/// The byte of an escape such as `\xFC` at the start.
 fn escaped(bytes: &[u8]) -> Option<u8> {
     let [b'\\', b'x', high, low, ..] = bytes else {
         return None;
@@ -49,7 +49,7 @@ fn escaped(bytes: &[u8]) -> Option<u8> {
     Some(16 * digit(high)? + digit(low)?)
 }
 
-/// A path in JSON, for `#[serde(with = "…")]`: serde refuses one that is not UTF-8.
+/// A path in JSON, for `#[serde(with = "…")]`; serde itself refuses paths that are not UTF-8.
 pub mod path {
     use super::*;
     use serde::{Deserialize, Deserializer, Serializer};
@@ -78,7 +78,7 @@ pub mod paths {
     }
 }
 
-/// [`path`](mod@path) for the keys of a table.
+/// [`path`](mod@path) for the keys of a map.
 pub mod path_keys {
     use super::*;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn every_name_comes_back_and_no_two_are_the_same_text() {
+    fn names_round_trip_and_stay_different() {
         for (name, text) in [
             (&b"case 1.nii.gz"[..], "case 1.nii.gz"),
             ("Größe/\\x".as_bytes(), "Größe/\\x"),
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_of_any_bytes_pass_through_json() {
+    fn paths_of_any_bytes_round_trip_through_json() {
         let paths = Paths {
             one: latin1(b"a/M\xfcller.nii.gz"),
             several: vec![latin1(b"x"), latin1(b"\xe4")],

@@ -1,21 +1,20 @@
-//! Text from files and their names, made safe to show: with control characters a name could write lines of its own, move
-//! a terminal's cursor, or turn the order of what follows.
+//! Makes untrusted text safe to print: control characters in a file name could forge lines, move a terminal's cursor or
+//! reverse the text direction.
 
 use std::borrow::Cow;
 use std::path::Path;
 
-/// The text on one line. Control characters are escaped as JSON has them, such as `\n` and `\u001b`; JSON stays the same
-/// JSON.
+/// The text on one line, with control characters escaped as in JSON, such as `\n` and `\u001b`; JSON keeps its value.
 pub fn one_line(text: &str) -> Cow<'_, str> {
     escaped(text, is_control)
 }
 
-/// [`one_line`] of text in lines, whose ends are kept.
+/// [`one_line`], but keeps line breaks.
 pub fn lines(text: &str) -> Cow<'_, str> {
     escaped(text, |c| c != '\n' && is_control(c))
 }
 
-/// Paths and names in texts for people.
+/// Paths and names in messages.
 pub trait Shown {
     /// On one line, see [`one_line`].
     fn shown(&self) -> String;
@@ -33,7 +32,7 @@ impl Shown for Path {
     }
 }
 
-/// Also what Unicode has for the ends of lines, and for the direction of text.
+/// Includes Unicode line separators and text direction marks.
 fn is_control(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -60,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn control_characters_are_escaped_and_all_else_stays() {
+    fn only_control_characters_are_escaped() {
         let name = "a\nerror: b\u{1b}[2J\u{9b}31m\t\u{7f}\u{202e}größe\\n";
         let expected = r"a\nerror: b\u001b[2J\u009b31m\t\u007f\u202egröße\n";
         assert_eq!(one_line(name), expected);
@@ -71,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn json_stays_the_same_json() {
+    fn json_keeps_its_value() {
         let value = serde_json::json!({"a\n\u{9b}": "\u{7f}\u{202e}\u{1b}\\"});
         let text = lines(&format!("{value:#}")).into_owned();
         assert!(!text.contains(['\u{9b}', '\u{7f}', '\u{202e}']));

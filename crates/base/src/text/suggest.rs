@@ -1,10 +1,10 @@
-//! Names that somebody may have meant.
+//! Suggestions for mistyped names.
 
-use super::words::SHOWN;
+use super::words::MAX_LISTED;
 
-/// Those of `known` that are nearest to `name`, at most `most` of them, nearest first: fewest letters to change, leave
-/// out or put in; names that hold it whole, or whose words it holds, come before.
-pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>, most: usize) -> Vec<&'a str> {
+/// The names of `known` closest to `name`, at most `max`, closest first by edit distance. Names that contain it, or
+/// share words with it, rank higher.
+pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>, max: usize) -> Vec<&'a str> {
     let plain = |text: &str| text.to_lowercase().replace([' ', '-'], "_");
     let wanted = plain(name);
     let mut rated: Vec<(usize, &str)> = known
@@ -13,7 +13,7 @@ pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>, most: usize
             let held = !wanted.is_empty() && plain.contains(&wanted);
             let words = wanted.split('_').filter(|word| word.len() > 2);
             let shared = words.filter(|word| plain.contains(word)).count();
-            let distance = 2 * changes(&wanted, &plain);
+            let distance = 2 * levenshtein(&wanted, &plain);
             let rating = match held {
                 true => 0,
                 false => (distance + 1).saturating_sub(3 * shared).max(1),
@@ -24,24 +24,24 @@ pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>, most: usize
     rated.sort_by_key(|(rating, _)| *rating);
     rated
         .into_iter()
-        .take(most)
+        .take(max)
         .map(|(_, other)| other)
         .collect()
 }
 
-/// For an error about `name`: all of `known` where they are few, else the nearest, and how many there are.
+/// For an error about `name`: all of `known` if they are few, otherwise the nearest and the total number.
 pub fn expected(name: &str, known: &[&str]) -> String {
     match known.len() {
-        0..=SHOWN => known.join(", "),
+        0..=MAX_LISTED => known.join(", "),
         all => format!(
             "{} (the nearest of {all})",
-            nearest(name, known.iter().copied(), SHOWN).join(", ")
+            nearest(name, known.iter().copied(), MAX_LISTED).join(", ")
         ),
     }
 }
 
-/// Levenshtein's distance.
-fn changes(one: &str, other: &str) -> usize {
+/// Levenshtein distance.
+fn levenshtein(one: &str, other: &str) -> usize {
     let other: Vec<char> = other.chars().collect();
     let mut row: Vec<usize> = (0..=other.len()).collect();
     for (above, letter) in one.chars().enumerate() {
@@ -61,14 +61,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn distances_are_those_counted_by_hand() {
+    fn distances_match_hand_counts() {
         for (one, other, expected) in [
             ("kitten", "sitting", 3),
             ("", "abc", 3),
             ("liver", "liver", 0),
             ("flaw", "lawn", 2),
         ] {
-            assert_eq!(changes(one, other), expected, "{one} {other}");
+            assert_eq!(levenshtein(one, other), expected, "{one} {other}");
         }
     }
 
@@ -76,17 +76,17 @@ mod tests {
     fn of_many_names_the_nearest_are_expected() {
         let known: Vec<String> = (0..20).map(|index| format!("rib_{index}")).collect();
         let known: Vec<&str> = known.iter().map(String::as_str).collect();
-        let said = expected("rib_71", &known);
+        let message = expected("rib_71", &known);
         assert!(
-            said.ends_with("(the nearest of 20)") && said.contains("rib_7,"),
-            "{said}"
+            message.ends_with("(the nearest of 20)") && message.contains("rib_7,"),
+            "{message}"
         );
-        assert_eq!(said.matches("rib_").count(), 8);
+        assert_eq!(message.matches("rib_").count(), 8);
         assert_eq!(expected("livr", &["liver", "spleen"]), "liver, spleen");
     }
 
     #[test]
-    fn what_was_meant_comes_first() {
+    fn the_intended_name_comes_first() {
         let known = [
             "spleen",
             "kidney_right",

@@ -1,13 +1,13 @@
-//! Plain tables, for the terminal and text files.
+//! Plain text tables, for the terminal and text files.
 
 use std::borrow::Cow;
 
 use super::printable::one_line;
 
-/// Longer cells stand out of their column: a name may have millions of characters, and all rows would be as wide.
-const WIDEST: usize = 256;
+/// Longer cells overflow their column, since a name of millions of characters would widen every row.
+const MAX_WIDTH: usize = 256;
 
-/// Columns padded to their widest cell of up to [`WIDEST`] characters; the first is left-aligned, the others
+/// Columns padded to their widest cell of up to [`MAX_WIDTH`] characters; the first is left-aligned, the others
 /// right-aligned. Control characters are escaped.
 pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let escaped = |row: &[String]| -> Vec<String> {
@@ -22,7 +22,7 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
         let cells = lines.iter().filter_map(|cells| cells.get(column));
         let lengths = cells.map(|cell| length(cell));
         lengths
-            .filter(|length| *length <= WIDEST)
+            .filter(|length| *length <= MAX_WIDTH)
             .max()
             .unwrap_or(0)
     };
@@ -44,7 +44,7 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// A value in a sentence, with so many decimals, or `undefined` where it is none or no number.
+/// A value with this many decimals, or `undefined` if missing or NaN.
 pub fn or_undefined(value: Option<f64>, decimals: usize) -> String {
     match value.filter(|value| !value.is_nan()) {
         Some(value) => format!("{value:.decimals$}"),
@@ -52,7 +52,7 @@ pub fn or_undefined(value: Option<f64>, decimals: usize) -> String {
     }
 }
 
-/// A score with three decimals, or a dash where it is undefined.
+/// A score with three decimals, or a dash if undefined.
 pub fn score(value: Option<f64>) -> String {
     value.map_or_else(|| "–".to_owned(), |value| format!("{value:.3}"))
 }

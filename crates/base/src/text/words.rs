@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use super::printable::one_line;
 
-/// `1 case`, `2 cases`; of several words the last is the noun.
+/// `1 case`, `2 cases`; the last word of `noun` is made plural.
 pub fn counted(count: impl Display, noun: &str) -> String {
     let count = count.to_string();
     let ending = match noun {
@@ -15,15 +15,15 @@ pub fn counted(count: impl Display, noun: &str) -> String {
     format!("{count} {noun}{ending}")
 }
 
-/// More names than these make a line that nobody reads.
-pub const SHOWN: usize = 8;
+/// Longest list of names in a message.
+pub const MAX_LISTED: usize = 8;
 
-/// The first [`SHOWN`] of `words`, their control characters escaped, and how many more there are.
+/// The first [`MAX_LISTED`] of `words`, with control characters escaped, and the number left out.
 pub fn listed<S: AsRef<str>>(words: &[S]) -> String {
-    let shown = words.iter().take(SHOWN);
+    let shown = words.iter().take(MAX_LISTED);
     let shown: Vec<_> = shown.map(|word| one_line(word.as_ref())).collect();
     let shown = shown.join(", ");
-    match words.len().saturating_sub(SHOWN) {
+    match words.len().saturating_sub(MAX_LISTED) {
         0 => shown,
         more => format!("{shown} and {more} more"),
     }
@@ -48,8 +48,8 @@ mod tests {
     }
 
     #[test]
-    fn long_lists_say_how_much_is_left_out() {
-        let words: Vec<String> = (1..=SHOWN + 2).map(|word| word.to_string()).collect();
+    fn long_lists_end_with_the_number_left_out() {
+        let words: Vec<String> = (1..=MAX_LISTED + 2).map(|word| word.to_string()).collect();
         assert_eq!(listed(&words), "1, 2, 3, 4, 5, 6, 7, 8 and 2 more");
         assert_eq!(listed(&words[..2]), "1, 2");
         assert_eq!(listed::<&str>(&[]), "");

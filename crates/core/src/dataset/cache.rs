@@ -1,4 +1,4 @@
-//! Cases in memory, as many as fit.
+//! A memory-bounded LRU cache of loaded cases.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -6,31 +6,31 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use super::{Case, Dataset, LoadedCase};
 use ctseg_base::{Error, Result};
 
-/// Loaded cases, the least recently used evicted first. Shared between threads by reference.
+/// Loaded cases; the least recently used is evicted first. Shared between threads by reference.
 ///
-/// The cache holds at most `max_bytes` of voxels; what users still hold after an eviction comes on top.
-/// A case that alone exceeds the bound is handed out but not kept.
+/// The cache holds at most `max_bytes` of voxels; evicted cases still in use come on top.
+/// A case larger than the limit is returned but not cached.
 #[derive(Debug)]
 pub struct CaseCache {
     max_bytes: usize,
     state: Mutex<State>,
-    /// Signalled whenever a load has ended.
+    /// Signalled when a load ends.
     loaded: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
     kept: HashMap<Case, Kept>,
-    /// Handed out and possibly still in use, so that an evicted case is not held in memory twice.
+    /// Returned and possibly still in use, so that an evicted case is not loaded twice.
     in_use: HashMap<Case, Weak<LoadedCase>>,
     loading: HashMap<Case, Arc<Load>>,
     bytes: usize,
-    /// Counts the requests; the order of use.
+    /// Number of requests so far; orders cases by last use.
     clock: u64,
     counts: CacheCounts,
 }
 
-/// A load under way; filled when it has succeeded. Those who wait hold it, so that they get the case
+/// A load in progress; set when it succeeds. Waiting threads hold it, so that they get the case
 /// even if it is evicted before they wake.
 type Load = OnceLock<Arc<LoadedCase>>;
 
@@ -40,19 +40,19 @@ struct Kept {
     last_use: u64,
 }
 
-/// What happened so far.
+/// Cache statistics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CacheCounts {
-    /// Requests answered from memory, also those that waited for another thread's load.
+    /// Requests served from memory, including those that waited for another thread's load.
     pub hits: u64,
     /// Requests that read files.
     pub misses: u64,
-    /// Cases dropped to stay within the bound.
+    /// Cases evicted to stay within the limit.
     pub evictions: u64,
 }
 
 impl CaseCache {
-    /// An empty cache for at most `max_bytes` of voxels.
+    /// An empty cache of at most `max_bytes` of voxels.
     pub fn new(max_bytes: usize) -> Self {
         Self {
             max_bytes,
@@ -63,14 +63,14 @@ impl CaseCache {
 
     /// The case at `index` of `dataset`, from memory or from its files.
     ///
-    /// While one thread loads a case, others that ask for it wait and get the same one. Failures are not
-    /// kept: the next request tries again. Errors as [`Dataset::load`]. May be called from rayon's workers
-    /// because [`Dataset::load`] itself does not use rayon: a worker that waited for its own pool in the
-    /// middle of a load could pick up another request for the same case, and wait for itself.
+    /// While one thread loads a case, others that request it wait and share the result. Failures are not
+    /// cached: the next request tries again. Fails as [`Dataset::load`] does. May be called from rayon workers
+    /// because [`Dataset::load`] itself does not use rayon: a worker that waits for its own pool during
+    /// a load could steal another request for the same case, and deadlock.
     pub fn get(&self, dataset: &Dataset, index: usize) -> Result<Arc<LoadedCase>> {
         let case = dataset.cases.get(index).ok_or_else(|| {
             Error::invalid(format!(
-                "dataset '{}' has no case number {index}; it has {}",
+                "dataset '{}' has no case number {index}; it has {} cases, numbered from 0",
                 dataset.name,
                 dataset.cases.len()
             ))
@@ -84,7 +84,7 @@ impl CaseCache {
         Ok(loaded)
     }
 
-    /// Bytes of voxels that the cache holds at the moment.
+    /// Bytes of voxels currently cached.
     pub fn bytes(&self) -> usize {
         self.lock().bytes
     }
@@ -94,7 +94,7 @@ impl CaseCache {
         self.lock().counts
     }
 
-    /// The case from memory; or `None`, and it is this thread's to load.
+    /// The case from memory; `None` means that the calling thread must load it.
     fn find_or_claim(&self, case: &Case) -> Option<Arc<LoadedCase>> {
         let mut state = self.lock();
         loop {
@@ -107,7 +107,7 @@ impl CaseCache {
                 state.loading.insert(case.clone(), Arc::default());
                 return None;
             };
-            while state.is_under_way(case, &load) {
+            while state.is_loading(case, &load) {
                 state = self
                     .loaded
                     .wait(state)
@@ -121,12 +121,12 @@ impl CaseCache {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No step below leaves the state half changed, so a panic elsewhere does not spoil it.
+        // No code below leaves the state inconsistent, so a poisoned lock is safe to use.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The duty to load a case: ends with success, error or panic alike, so that nobody waits for ever.
+/// Marks a case as being loaded; dropped on success, error or panic, so that no thread waits forever.
 struct Claim<'a> {
     cache: &'a CaseCache,
     case: &'a Case,
@@ -136,7 +136,7 @@ impl Claim<'_> {
     fn succeeded(&self, loaded: &Arc<LoadedCase>) {
         let mut state = self.cache.lock();
         if let Some(load) = state.loading.get(self.case) {
-            // Only the holder of the claim fills it, so it is empty.
+            // Only the claim's holder sets it, so it is empty.
             let _ = load.set(Arc::clone(loaded));
         }
         state.insert(self.case, loaded, self.cache.max_bytes);
@@ -162,8 +162,8 @@ impl State {
         Some(found)
     }
 
-    /// Whether this very load goes on (and not a later one of the same case).
-    fn is_under_way(&self, case: &Case, load: &Arc<Load>) -> bool {
+    /// Whether this load (not a later one of the same case) is still in progress.
+    fn is_loading(&self, case: &Case, load: &Arc<Load>) -> bool {
         self.loading
             .get(case)
             .is_some_and(|current| Arc::ptr_eq(current, load))
@@ -176,7 +176,7 @@ impl State {
         if bytes > max_bytes {
             return;
         }
-        // Room is made before, so that the bound holds at every moment.
+        // Evict first, so that the limit always holds.
         while self.bytes > max_bytes - bytes {
             let oldest = self.kept.iter().min_by_key(|(_, kept)| kept.last_use);
             let Some(oldest) = oldest.map(|(case, _)| case.clone()) else {
@@ -208,7 +208,7 @@ mod tests {
     use ctseg_image::space::{Grid, LabelMap, Volume};
 
     #[test]
-    fn who_waits_gets_the_case_even_if_nobody_else_holds_it_any_more() {
+    fn waiting_threads_get_the_case_even_if_it_is_not_kept() {
         let grid = Grid::with_spacing([2, 2, 2], [1.0; 3]);
         let loaded = Arc::new(LoadedCase {
             volume: Volume {

@@ -1,4 +1,4 @@
-//! The check of a single case: its image, its labels, and whether they fit together.
+//! Checks a single case: its image, its labels, and whether they match.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -20,9 +20,9 @@ pub(super) struct CaseCheck<'a> {
     image_grid: Option<Grid>,
     pub problems: Vec<CaseProblem>,
     pub notes: Vec<CaseNote>,
-    /// Values of the structures that have at least one voxel.
+    /// Values of the structures with at least one voxel.
     pub present: BTreeSet<u16>,
-    /// Of the image's voxels, where they were read.
+    /// Hash of the image, if its voxels were read.
     image_sha256: Option<String>,
     labels_sha256: Option<String>,
 }
@@ -52,7 +52,7 @@ impl<'a> CaseCheck<'a> {
         check
     }
 
-    /// What the case holds; none where its voxels were not read.
+    /// The case's content; none if its voxels were not read.
     pub fn content(&self) -> Option<CaseContent> {
         Some(CaseContent {
             case: self.case.id.clone(),
@@ -73,7 +73,7 @@ impl<'a> CaseCheck<'a> {
 
     fn unreadable(&mut self, file: &Path, error: Error) {
         match error {
-            // These name the file themselves; it shall not be said twice.
+            // These errors name the file themselves.
             Error::File { path, problem } => self.problem(&path, problem),
             Error::Io {
                 path,
@@ -131,7 +131,7 @@ impl<'a> CaseCheck<'a> {
             ));
         }
         match Suspicion::of(image.volume.data.view(), None) {
-            Some(suspicion) if self.dataset.is_ct() => self.warning(suspicion.sentence()),
+            Some(suspicion) if self.dataset.is_ct() => self.warning(suspicion.warning()),
             Some(constant @ Suspicion::Constant(_)) => {
                 self.warning(format!("in the image {constant}"));
             }
@@ -139,7 +139,7 @@ impl<'a> CaseCheck<'a> {
         }
     }
 
-    /// Reads a label file that must lie on the image's grid.
+    /// Reads a label file and turns it to the image's grid.
     fn labels(&mut self, path: &Path) -> Option<LabelMap> {
         match self.dataset.copies.read(path, read_label_map) {
             Ok((header, labels)) => {
@@ -148,15 +148,15 @@ impl<'a> CaseCheck<'a> {
                     return Some(labels);
                 };
                 let tolerance = self.dataset.reading.grid_tolerance;
-                match tolerance.turn(&labels.grid, &image, "image") {
-                    Ok((turn, remark)) => {
+                match tolerance.reorientation(&labels.grid, &image, "image") {
+                    Ok((reorientation, remark)) => {
                         if let Some(remark) = remark {
                             let note = format!("{}: {}", path.display(), remark.text);
                             self.note(note, remark.is_warning);
                         }
                         Some(LabelMap {
                             grid: image,
-                            data: turn.array(labels.data),
+                            data: reorientation.apply(labels.data),
                         })
                     }
                     Err(problem) => {
@@ -226,7 +226,7 @@ impl<'a> CaseCheck<'a> {
         }
         if overlapping > 0 {
             self.warning(format!(
-                "masks overlap in {}; the structure with the higher value keeps them",
+                "masks overlap in {}; the structure with the higher value wins",
                 counted(overlapping, "voxel")
             ));
         }
@@ -244,14 +244,14 @@ impl<'a> CaseCheck<'a> {
             .collect();
         if !missing.is_empty() {
             self.warning(format!(
-                "no mask of {}; taken for background",
+                "no mask of {}; treated as background",
                 listed(&missing)
             ));
         }
     }
 }
 
-/// In words, label values (with their voxels) that are no structures of the dataset.
+/// Describes label values (with voxel counts) that are not structures of the dataset.
 pub fn unknown_values(unknown: &[&(u16, usize)], dataset: &Dataset) -> String {
     let found: Vec<String> = unknown
         .iter()
@@ -262,8 +262,8 @@ pub fn unknown_values(unknown: &[&(u16, usize)], dataset: &Dataset) -> String {
         .map(|s| format!("{} {}", s.value, s.name))
         .collect();
     format!(
-        "unknown label value{} {}; expected 0 background, {}; name the structure in the dataset's \
-         description or correct the file",
+        "unknown label value{} {}; expected 0 background, {}; add the structure to the dataset's \
+         descriptor or correct the file",
         if unknown.len() == 1 { "" } else { "s" },
         listed(&found),
         listed(&known)

@@ -1,8 +1,8 @@
-//! From the file of a volume to the case that it is of: one rule for datasets, prediction, evaluation and conversion.
+//! Names the case of a volume's file: one rule for datasets, prediction, evaluation and conversion.
 //!
-//! Networks take one channel, so that every file is a case. Only where a case has no other file is nnU-Net's number of
-//! its first channel no part of its name: `liver_0000.nii.gz` is the case `liver`, and of `vol_0000.nii.gz` to
-//! `vol_0011.nii.gz` each is a case of its own.
+//! Networks take one channel, so every file is a case. nnU-Net's channel suffix `_0000` is dropped from the name if the
+//! case has no other file: `liver_0000.nii.gz` is the case `liver`, but `vol_0000.nii.gz` to
+//! `vol_0011.nii.gz` are one case each.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
@@ -15,24 +15,24 @@ use ctseg_image::formats::file_stem;
 /// The image of each case in TotalSegmentator's dataset, and the folder of masks beside it.
 pub(super) const TOTAL_SEGMENTATOR: (&str, &str) = ("ct.nii.gz", "segmentations");
 
-/// Names cases; every folder is listed once.
+/// Names cases; each folder is listed only once.
 #[derive(Default)]
 pub struct CaseNames {
-    /// Files that count as there, by their folders.
+    /// File stems that are treated as present, by folder.
     named: HashMap<PathBuf, BTreeSet<OsString>>,
-    folders: HashMap<PathBuf, Beside>,
+    folders: HashMap<PathBuf, FolderListing>,
 }
 
-/// What lies in a folder.
-struct Beside {
-    /// Names of volumes, without their endings.
+/// The volumes in a folder.
+struct FolderListing {
+    /// File names without their extension.
     stems: BTreeSet<OsString>,
-    /// Names in front of a number other than `_0000`.
+    /// Names before a channel suffix other than `_0000`.
     numbered: BTreeSet<OsString>,
 }
 
 impl CaseNames {
-    /// For files that may lie in no folder, such as those of a list.
+    /// For files that need not exist, such as those of a list.
     pub fn of(files: &[PathBuf]) -> Self {
         let mut named: HashMap<PathBuf, BTreeSet<OsString>> = HashMap::new();
         for file in files {
@@ -47,8 +47,8 @@ impl CaseNames {
         }
     }
 
-    /// The name of the case: the file's without a volume's ending (the whole of another name) and without `_0000`,
-    /// unless a volume beside it has the case's name with another number, or without one.
+    /// The case's name: the file name without a volume's extension (other names are kept whole) and without `_0000`,
+    /// unless a volume in the same folder has the same name with another channel suffix, or with none.
     pub fn case(&mut self, file: &Path) -> OsString {
         let Some(stem) = file_stem(file) else {
             return file.file_name().unwrap_or(file.as_os_str()).to_owned();
@@ -61,7 +61,7 @@ impl CaseNames {
         let beside = self
             .folders
             .entry(folder.to_path_buf())
-            .or_insert_with(|| Beside::of(folder, named.get(folder)));
+            .or_insert_with(|| FolderListing::of(folder, named.get(folder)));
         match beside.numbered.contains(case) || beside.stems.contains(case) {
             true => stem.to_owned(),
             false => case.to_owned(),
@@ -69,8 +69,8 @@ impl CaseNames {
     }
 }
 
-impl Beside {
-    /// What can be listed of `folder`, and the stems that are named.
+impl FolderListing {
+    /// The volumes found in `folder`, and the `named` stems.
     fn of(folder: &Path, named: Option<&BTreeSet<OsString>>) -> Self {
         let listed = std::fs::read_dir(folder).into_iter().flatten().flatten();
         let listed = listed.filter_map(|entry| Some(file_stem(&entry.path())?.to_owned()));
@@ -87,7 +87,7 @@ impl Beside {
     }
 }
 
-/// A case's name and the number of its channel, in nnU-Net's way of writing them: `case_0000`.
+/// The case's name and channel number in nnU-Net's notation `case_0000`.
 fn channel(stem: &OsStr) -> Option<(&OsStr, u16)> {
     let bytes = stem.as_bytes();
     let (case, number) = bytes.split_at(bytes.len().checked_sub("_0000".len())?);
@@ -97,10 +97,10 @@ fn channel(stem: &OsStr) -> Option<(&OsStr, u16)> {
     plain.then(|| Some((OsStr::from_bytes(case), number.parse().ok()?)))?
 }
 
-/// The cases of volumes that are named together, as paths without an ending: [`CaseNames::case`], and for volumes that
-/// share a name (`s0001/ct.nii.gz`, `s0002/ct.nii.gz`) the names of their folders; where those are the same too, the
-/// folders in which they lie, as far as these differ. A single image of TotalSegmentator's dataset is called as its
-/// folder. Volumes that only their endings tell apart stay the same case.
+/// Case names of a set of volumes, as paths without an extension: [`CaseNames::case`], or for volumes that
+/// share a name (`s0001/ct.nii.gz`, `s0002/ct.nii.gz`) the names of their folders; if those are equal too, their
+/// paths below the common folder. A single image in TotalSegmentator's layout is named after its
+/// folder. Volumes that differ only in their extension remain the same case.
 pub fn case_paths(files: &[PathBuf]) -> Vec<PathBuf> {
     let mut names = CaseNames::of(files);
     let mut cases: Vec<PathBuf> = files.iter().map(|file| names.case(file).into()).collect();
@@ -146,7 +146,7 @@ pub fn case_paths(files: &[PathBuf]) -> Vec<PathBuf> {
     cases
 }
 
-/// The folder's name of an image of TotalSegmentator's dataset that is called as all others are.
+/// The folder's name for an image in TotalSegmentator's layout, where every image has the same file name.
 fn of_total_segmentator(file: &Path, case: &Path) -> Option<OsString> {
     let (image, masks) = TOTAL_SEGMENTATOR;
     if file.file_name()? != image || Some(case.as_os_str()) != file_stem(file) {
@@ -159,7 +159,7 @@ fn of_total_segmentator(file: &Path, case: &Path) -> Option<OsString> {
     (published || folder.join(masks).is_dir()).then(|| name.to_owned())
 }
 
-/// The name of the folder that the file lies in.
+/// The name of the file's folder.
 fn folder_name(file: &Path) -> Option<&OsStr> {
     file.parent().and_then(Path::file_name)
 }
@@ -171,7 +171,7 @@ fn real_folder(file: &Path) -> PathBuf {
         .unwrap_or_else(|_| folder.to_path_buf())
 }
 
-/// The folder that all lie in or are.
+/// The deepest folder that contains all `folders`.
 fn common_folder(folders: &[PathBuf]) -> PathBuf {
     let mut common = folders.first().cloned().unwrap_or_default();
     for folder in folders {
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_kept_and_shared_ones_told_apart_by_folders() {
+    fn shared_names_are_distinguished_by_folders() {
         for (files, expected) in [
             (vec!["a/x.nii", "b/y.nii.gz"], vec!["x", "y"]),
             (
@@ -202,7 +202,7 @@ mod tests {
                 vec!["p1/t1/ct.nii.gz", "p1/t2/ct.nii.gz", "p2/t1/ct.nii.gz"],
                 vec!["p1/t1/ct", "p1/t2/ct", "p2/t1/ct"],
             ),
-            // A folder's name that another file has; two names in the same two folders; folders called as volumes.
+            // A folder named like another file; two names in the same two folders; folders named like volumes.
             (
                 vec!["p/t1/ct.nii", "p/t2/ct.nii", "t1.nii"],
                 vec!["t1/ct", "t2/ct", "t1"],
@@ -213,7 +213,7 @@ mod tests {
             ),
             (vec!["a.nii/x.nii", "b.nii/x.nii"], vec!["a.nii", "b.nii"]),
             (vec!["noname", "x.mha"], vec!["noname", "x.mha"]),
-            // Of one folder, told apart by their endings alone.
+            // In one folder, differing only in their extension.
             (
                 vec!["s/a.nii", "s/a.nii.gz", "t/a.nii"],
                 vec!["s/a", "s/a", "t/a"],
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_a_channel_is_left_out_where_a_case_has_no_other_file() {
+    fn the_channel_suffix_is_dropped_if_a_case_has_no_other_file() {
         for (files, expected) in [
             (
                 vec!["case_0000.nii.gz", "x_00000.nii", "y_0007.nii", "_0000.nii"],
@@ -234,7 +234,7 @@ mod tests {
                 vec!["v_0000.nii.gz", "v_0001.nii", "w_0000.nii.gz"],
                 vec!["v_0000", "v_0001", "w"],
             ),
-            // In another folder there is no other number.
+            // A suffix in another folder does not count.
             (
                 vec!["a/c_0000.nii.gz", "b/c_0001.nii.gz"],
                 vec!["c", "c_0001"],
@@ -243,7 +243,7 @@ mod tests {
         ] {
             assert_eq!(named(&files), expected);
         }
-        // What lies beside a file counts, also where it is not named.
+        // Files in the same folder count even if they are not listed.
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         for name in [
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn images_of_total_segmentator_are_called_as_their_folders() {
+    fn images_of_total_segmentator_are_named_after_their_folders() {
         assert_eq!(named(&["x/s0000/ct.nii.gz"]), ["s0000"]);
         assert_eq!(named(&["x/scan/ct.nii.gz"]), ["ct"]);
         assert_eq!(named(&["x/s0000/ct.nii.gz", "s0000.nii"]), ["ct", "s0000"]);
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_any_bytes_are_cases() {
+    fn non_utf8_names_are_cases() {
         let name = |bytes| OsStr::from_bytes(bytes);
         let mut names = CaseNames::default();
         let case = names.case(Path::new(name(b"a/M\xfcller_0000.nii.gz")));

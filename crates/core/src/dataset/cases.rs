@@ -1,28 +1,28 @@
-//! What a dataset is: its cases, where their files lie, and the structures that their labels mark.
+//! A dataset: its cases, their files, and the structures in their labels.
 
 use std::fmt;
 use std::path::PathBuf;
 
-use super::{Copies, GivenSplits, Reading};
+use super::{Copies, PredefinedSplits, Reading};
 use ctseg_base::{Error, Result};
 use ctseg_image::space::LabelMap;
 
-/// A structure to be segmented and its value in the label maps; 0 is always background.
+/// A structure to segment and its value in the label maps; 0 is always background.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Structure {
     pub value: u16,
     pub name: String,
 }
 
-/// Where the reference labels of a case lie.
+/// The files with a case's reference labels.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum LabelSource {
-    /// There are none: a case for prediction only.
+    /// No labels: a case for prediction only.
     None,
     /// One label map.
     Map(PathBuf),
     /// One binary mask per structure, ascending by the structure's value; where masks overlap, the
-    /// later (higher) value wins.
+    /// higher value wins.
     PerStructure(Vec<(u16, PathBuf)>),
 }
 
@@ -38,13 +38,13 @@ pub struct Case {
 /// How a dataset's folder is laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
-    /// As a descriptor in TOML says.
+    /// As a TOML descriptor says.
     Descriptor,
     /// `images/` and `labels/` with the same file names.
     Plain,
     /// nnU-Net v2 raw: `dataset.json`, `imagesTr/<case>_0000.nii.gz`, `labelsTr/<case>.nii.gz`.
     NnUnet,
-    /// Medical Segmentation Decathlon: `dataset.json` that lists the training pairs.
+    /// Medical Segmentation Decathlon: a `dataset.json` that lists the training pairs.
     Decathlon,
     /// TotalSegmentator: `<case>/ct.nii.gz` and `<case>/segmentations/<structure>.nii.gz`.
     TotalSegmentator,
@@ -62,36 +62,35 @@ impl fmt::Display for Layout {
     }
 }
 
-/// A dataset as found on disk: names and paths only, no voxels. Cases are sorted by id, structures by
-/// value.
+/// A dataset as found on disk: names and paths, no voxels. Cases are sorted by id, structures by value.
 #[derive(Debug, Clone)]
 pub struct Dataset {
     pub name: String,
-    /// The folder that the dataset's files lie in.
+    /// The folder with the dataset's files.
     pub root: PathBuf,
     pub layout: Layout,
     pub licence: Option<String>,
     pub description: Option<String>,
     pub structures: Vec<Structure>,
-    /// Value of the voxels of which nothing is known: they count in no loss and in no score.
+    /// The ignore label: its voxels are left out of losses and scores.
     pub ignore: Option<u16>,
     pub cases: Vec<Case>,
-    /// Ids of the cases that are never trained on, sorted.
+    /// Ids of the test cases, sorted; never trained on.
     pub test: Vec<String>,
-    /// Label files that belong to no image; [`Dataset::check`] reports them as problems.
+    /// Label files without an image; [`Dataset::check`] reports them as problems.
     pub unpaired_labels: Vec<PathBuf>,
-    /// Folds that are given, in place of those that [`Dataset::split`] deals out.
-    pub splits: Option<GivenSplits>,
-    /// What is read instead of the files of `cases`.
+    /// Folds from a file; without them [`Dataset::split`] assigns cases to folds itself.
+    pub splits: Option<PredefinedSplits>,
+    /// Copies that are read instead of the files of `cases`.
     pub copies: Copies,
-    /// What the images show by `dataset.json`, such as CT or MRI; none where no file says so.
+    /// The channel name in `dataset.json`, such as CT or MRI; none if no file gives one.
     pub channel: Option<String>,
     /// How the files are read.
     pub reading: Reading,
 }
 
 impl Dataset {
-    /// Indices of the cases that may be trained on: those with labels that are not in the test set.
+    /// Indices of the training cases: those with labels that are not in the test set.
     pub fn training_cases(&self) -> Vec<usize> {
         (0..self.cases.len())
             .filter(|index| {
@@ -108,7 +107,7 @@ impl Dataset {
             .is_ok()
     }
 
-    /// Whether the images are CT, in Hounsfield units; they are unless `dataset.json` says otherwise.
+    /// Whether the images are CT, in Hounsfield units; true unless `dataset.json` says otherwise.
     pub fn is_ct(&self) -> bool {
         let channel = self.channel.as_deref().unwrap_or("CT");
         channel.trim().eq_ignore_ascii_case("CT")
@@ -117,12 +116,12 @@ impl Dataset {
     /// The dataset with its files read as `reading` says.
     ///
     /// # Errors
-    /// A scale for images that are no CT.
+    /// `rescale_hu` is set and the images are not CT.
     pub fn read_as(self, reading: Reading) -> Result<Self> {
         match &self.channel {
             Some(channel) if reading.rescale_hu.is_some() && !self.is_ct() => {
                 Err(Error::usage(format!(
-                    "--rescale-hu is for CT, and the images of dataset '{}' are '{channel}'; leave it out",
+                    "--rescale-hu is for CT, but the images of dataset '{}' are '{channel}'; remove the option",
                     self.name
                 )))
             }
@@ -130,11 +129,11 @@ impl Dataset {
         }
     }
 
-    /// `labels` with background where nothing is known.
-    pub fn known_labels(&self, mut labels: LabelMap) -> LabelMap {
+    /// `labels` with the ignore label replaced by background.
+    pub fn without_ignored(&self, mut labels: LabelMap) -> LabelMap {
         if let Some(ignore) = self.ignore {
-            let known = |label: u16| if label == ignore { 0 } else { label };
-            labels.data.mapv_inplace(known);
+            let without = |label: u16| if label == ignore { 0 } else { label };
+            labels.data.mapv_inplace(without);
         }
         labels
     }

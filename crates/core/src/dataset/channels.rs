@@ -1,5 +1,5 @@
-//! Images of several channels: which there are and where they lie. ctseg itself works on one, the CT; converting a
-//! dataset takes all of them along.
+//! Images of several channels: their names and files. ctseg itself works on one, the CT; converting a dataset keeps
+//! all of them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,22 +16,22 @@ use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_image::formats::case_name;
 
-/// What the single channel of a dataset is called that says nothing of channels.
+/// The channel name of a dataset that names no channels.
 const CT: &str = "CT";
 
 /// The channels of a dataset's images.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Channels {
-    /// Their names in order, such as CT.
+    /// Names in order, such as CT.
     pub names: Vec<String>,
-    /// For each case of the dataset its image: one file with all channels, or one for each.
+    /// For each case the files of its image: one with all channels, or one per channel.
     pub files: Vec<Vec<PathBuf>>,
-    /// What `dataset.json` says besides: where the data come from, and their version.
+    /// From `dataset.json`: where the data come from, and their version.
     pub reference: Option<String>,
     pub release: Option<String>,
 }
 
-/// The keys of `dataset.json` that say something about channels and origin.
+/// The keys of `dataset.json` about channels and origin.
 #[derive(Debug, Default, Deserialize)]
 struct ChannelsJson {
     channel_names: Option<Map<String, Value>>,
@@ -47,11 +47,11 @@ struct Listed {
 }
 
 impl Dataset {
-    /// [`Dataset::open_in`], also of images of several channels: their names are those of `dataset.json`, unless
-    /// `named` has any.
+    /// [`Dataset::open_in`] that also accepts images of several channels. `named` overrides the channel names of
+    /// `dataset.json`.
     ///
     /// # Errors
-    /// As [`Dataset::open_in`]; names that are not one per channel.
+    /// As [`Dataset::open_in`]; a number of names other than the number of channels.
     pub fn open_channels(
         path: &Path,
         data_root: Option<&Path>,
@@ -71,7 +71,7 @@ impl Dataset {
         };
         if !named.is_empty() && named.len() != names.len() {
             return Err(Error::usage(format!(
-                "{} given for the {} ({}) of {}; expected as many",
+                "{} given for the {} ({}) of {}; give one name per channel",
                 counted(named.len(), "channel name"),
                 counted(names.len(), "channel"),
                 names.join(", "),
@@ -113,7 +113,7 @@ fn names_in(json: &Path, table: &Map<String, Value>) -> Result<Vec<String>> {
             Error::file(
                 json,
                 format!(
-                    "its channels are {}; expected names numbered from \"0\", such as {{\"0\": \"CT\"}}",
+                    "channels are {}; expected names numbered from \"0\", such as {{\"0\": \"CT\"}}",
                     Value::Object(table.clone())
                 ),
             )
@@ -138,7 +138,7 @@ fn files_of(
             .collect();
     }
     let first = format!("{}_0000", case.id);
-    // Elsewhere `_0000` is the name of a file that holds all channels.
+    // In other layouts a file named `_0000` holds all channels.
     let is_numbered = dataset.layout == Layout::NnUnet || dataset.layout == Layout::Descriptor;
     if channels == 1 || !is_numbered || case_name(&case.image).as_ref() != Some(&first) {
         return vec![case.image.clone()];

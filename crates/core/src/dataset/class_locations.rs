@@ -1,43 +1,43 @@
-//! Where the structures of a case lie, found once, so that a voxel of any of them is drawn at once.
+//! Index of the voxels of each structure in a case, for fast random sampling (nnU-Net's `class_locations`).
 
 use std::collections::BTreeMap;
 
 use ndarray::{Array3, ArrayView1, Axis};
 use rand::Rng;
 
-/// The most runs that are kept of one structure (1 MiB); beyond it every second, fourth … one is.
-const MOST_RUNS: usize = 1 << 16;
+/// Maximum runs per structure (1 MiB); beyond it only every second, fourth … run is kept.
+const MAX_RUNS: usize = 1 << 16;
 
-/// For each structure of a label map its voxels, as runs along x: as good as a list of all of them, at a small
-/// part of the label map's own memory.
+/// The voxels of each structure of a label map as runs along x, in a small part of the label map's
+/// memory.
 pub struct StructureIndex {
-    /// In the order of their label values.
+    /// Sorted by label value.
     structures: Vec<Positions>,
-    /// What is known, be it background, where labels say that something is not.
-    known: Option<Positions>,
+    /// Annotated voxels (background included), if there is an ignore label.
+    annotated: Option<Positions>,
     /// Rows of a slice.
     height: usize,
 }
 
 #[derive(Default)]
 struct Positions {
-    /// From the first row of the first slice on.
+    /// In order of rows and slices.
     runs: Vec<Run>,
-    /// Only every so many-th run is kept.
-    every: usize,
+    /// Only every N-th run is kept.
+    stride: usize,
     seen: usize,
-    /// Voxels of all kept runs.
+    /// Voxels in all kept runs.
     voxels: usize,
-    /// The slices with the structure, from the lowest up.
+    /// Slices with the structure, ascending.
     slices: Vec<usize>,
 }
 
 struct Run {
-    /// Rows before it, over all slices.
+    /// Row number, counted over all slices.
     row: usize,
     first: u32,
     length: u32,
-    /// Voxels of the runs before it.
+    /// Voxels in the runs before it.
     before: usize,
 }
 
@@ -46,8 +46,8 @@ impl Positions {
         if self.slices.last() != Some(&z) {
             self.slices.push(z);
         }
-        let every = self.every.max(1);
-        if self.seen.is_multiple_of(every) {
+        let stride = self.stride.max(1);
+        if self.seen.is_multiple_of(stride) {
             self.runs.push(Run {
                 row,
                 first: first as u32,
@@ -56,8 +56,8 @@ impl Positions {
             });
         }
         self.seen += 1;
-        if self.runs.len() > MOST_RUNS {
-            self.every = 2 * every;
+        if self.runs.len() > MAX_RUNS {
+            self.stride = 2 * stride;
             let mut index = 0;
             self.runs.retain(|_| {
                 index += 1;
@@ -66,7 +66,7 @@ impl Positions {
         }
     }
 
-    fn counted(mut self) -> Self {
+    fn with_offsets(mut self) -> Self {
         for run in &mut self.runs {
             run.before = self.voxels;
             self.voxels += run.length as usize;
@@ -74,7 +74,7 @@ impl Positions {
         self
     }
 
-    /// A voxel (row over all slices, x) of the kept runs `from..to`.
+    /// A random voxel (row over all slices, x) of the kept runs `from..to`.
     fn voxel(&self, from: usize, to: usize, rng: &mut impl Rng) -> Option<(usize, usize)> {
         let begin = self.runs.get(from)?.before;
         let end = self.runs.get(to).map_or(self.voxels, |run| run.before);
@@ -89,11 +89,11 @@ impl Positions {
 }
 
 impl StructureIndex {
-    /// Of a label map (z, y, x); 0 is no structure, and of what is labelled `ignore` nothing is known.
+    /// Index of a label map (z, y, x); 0 is background, `ignore` the ignore label.
     pub fn new(labels: &Array3<u16>, ignore: Option<u16>) -> Self {
         let (_, height, _) = labels.dim();
         let mut structures: BTreeMap<u16, Positions> = BTreeMap::new();
-        let mut known = ignore.map(|_| Positions::default());
+        let mut annotated = ignore.map(|_| Positions::default());
         for (z, plane) in labels.outer_iter().enumerate() {
             for (y, row) in plane.axis_iter(Axis(0)).enumerate() {
                 for_each_run(row, |label, first, length| {
@@ -103,45 +103,48 @@ impl StructureIndex {
                     if Some(label) == ignore {
                         return;
                     }
-                    known.iter_mut().for_each(&mut add);
+                    annotated.iter_mut().for_each(&mut add);
                     if label > 0 {
                         add(structures.entry(label).or_default());
                     }
                 });
             }
         }
-        let structures = structures.into_values().map(Positions::counted).collect();
+        let structures = structures
+            .into_values()
+            .map(Positions::with_offsets)
+            .collect();
         Self {
             structures,
-            known: known.map(Positions::counted),
+            annotated: annotated.map(Positions::with_offsets),
             height,
         }
     }
 
-    /// Whether anything is known of a slice.
-    pub fn is_known(&self, z: usize) -> bool {
-        let known = self.known.as_ref();
-        known.is_none_or(|known| known.slices.binary_search(&z).is_ok())
+    /// Whether a slice has annotated voxels.
+    pub fn is_annotated(&self, z: usize) -> bool {
+        let annotated = self.annotated.as_ref();
+        annotated.is_none_or(|annotated| annotated.slices.binary_search(&z).is_ok())
     }
 
-    /// A random voxel (z, y, x) of which something is known; none where that is all of them.
-    pub fn known_voxel(&self, rng: &mut impl Rng) -> Option<[usize; 3]> {
-        let known = self.known.as_ref()?;
-        self.voxel_of(known, rng)
+    /// A random annotated voxel (z, y, x); none without an ignore label.
+    pub fn annotated_voxel(&self, rng: &mut impl Rng) -> Option<[usize; 3]> {
+        let annotated = self.annotated.as_ref()?;
+        self.voxel_of(annotated, rng)
     }
 
-    /// A random pixel (y, x) of a slice of which something is known; none where that is all of them.
-    pub fn known_pixel(&self, z: usize, rng: &mut impl Rng) -> Option<[usize; 2]> {
-        self.pixel_of(self.known.as_ref()?, z, rng)
+    /// A random annotated pixel (y, x) of a slice; none without an ignore label.
+    pub fn annotated_pixel(&self, z: usize, rng: &mut impl Rng) -> Option<[usize; 2]> {
+        self.pixel_of(self.annotated.as_ref()?, z, rng)
     }
 
-    /// Whether a slice holds any structure.
-    pub fn is_occupied(&self, z: usize) -> bool {
+    /// Whether a slice has any structure.
+    pub fn has_structure(&self, z: usize) -> bool {
         let mut structures = self.structures.iter();
         structures.any(|structure| structure.slices.binary_search(&z).is_ok())
     }
 
-    /// A random voxel (z, y, x) of a random structure, each structure as likely; none without any.
+    /// A random voxel (z, y, x) of a random structure, structures equally likely; none without structures.
     pub fn voxel(&self, rng: &mut impl Rng) -> Option<[usize; 3]> {
         self.voxel_of(one_of(&self.structures, rng)?, rng)
     }
@@ -151,8 +154,8 @@ impl StructureIndex {
         Some([row / self.height, row % self.height, x])
     }
 
-    /// A random voxel (z, y, x) of a random slice of a random structure, each structure and each of its slices
-    /// as likely; none without any.
+    /// A random voxel (z, y, x) of a random slice of a random structure, structures and their slices
+    /// equally likely; none without structures.
     pub fn voxel_of_a_slice(&self, rng: &mut impl Rng) -> Option<[usize; 3]> {
         let structure = one_of(&self.structures, rng)?;
         let z = *one_of(&structure.slices, rng)?;
@@ -160,13 +163,13 @@ impl StructureIndex {
         Some([z, y, x])
     }
 
-    /// A random pixel (y, x) of a random structure of a slice, each structure as likely; none without any.
+    /// A random pixel (y, x) of a random structure of a slice, structures equally likely; none without structures.
     pub fn pixel(&self, z: usize, rng: &mut impl Rng) -> Option<[usize; 2]> {
         let structures = self.structures.iter();
-        let there: Vec<&Positions> = structures
+        let present: Vec<&Positions> = structures
             .filter(|structure| structure.slices.binary_search(&z).is_ok())
             .collect();
-        self.pixel_of(one_of(&there, rng)?, z, rng)
+        self.pixel_of(one_of(&present, rng)?, z, rng)
     }
 
     fn pixel_of(&self, structure: &Positions, z: usize, rng: &mut impl Rng) -> Option<[usize; 2]> {
@@ -180,7 +183,7 @@ impl StructureIndex {
     }
 }
 
-/// Calls `on_run` with each run of one label in a row: the label, where it begins and how long it is.
+/// Calls `on_run` with each run of one label in a row: label, start and length.
 fn for_each_run(row: ArrayView1<u16>, mut on_run: impl FnMut(u16, usize, usize)) {
     let mut first = 0;
     while first < row.len() {
@@ -222,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn every_structure_is_drawn_as_often_and_every_voxel_of_it() {
+    fn structures_and_their_voxels_are_drawn_uniformly() {
         let labels = labels();
         let index = StructureIndex::new(&labels, None);
         let of = |at: Option<[usize; 3]>| labels[at.unwrap()];
@@ -252,12 +255,12 @@ mod tests {
     }
 
     #[test]
-    fn slices_know_what_they_hold() {
+    fn slices_are_indexed() {
         let labels = labels();
         let index = StructureIndex::new(&labels, None);
         let mut rng = ChaCha8Rng::seed_from_u64(3);
         for z in 0..20 {
-            assert!(index.is_occupied(z));
+            assert!(index.has_structure(z));
             let [y, x] = index.pixel(z, &mut rng).unwrap();
             assert!(labels[[z, y, x]] > 0);
         }
@@ -267,33 +270,29 @@ mod tests {
         });
         assert!((in_slice[&7] - 0.5).abs() < 0.04 && (in_slice[&300] - 0.5).abs() < 0.04);
         let empty = StructureIndex::new(&Array3::zeros((3, 4, 5)), None);
-        assert!(!empty.is_occupied(1));
+        assert!(!empty.has_structure(1));
         assert_eq!(empty.voxel(&mut rng), None);
         assert_eq!(empty.voxel_of_a_slice(&mut rng), None);
         assert_eq!(empty.pixel(1, &mut rng), None);
     }
 
     #[test]
-    fn what_is_not_known_is_never_drawn() {
+    fn ignored_voxels_are_never_drawn() {
         let mut labels = labels();
         labels.slice_mut(ndarray::s![..5, .., ..]).fill(9);
         labels.slice_mut(ndarray::s![5.., ..12, ..]).fill(9);
         let index = StructureIndex::new(&labels, Some(9));
-        assert_eq!(
-            index.structures.len(),
-            2,
-            "the block's slices are not known"
-        );
+        assert_eq!(index.structures.len(), 2, "the block's slices are ignored");
         let mut rng = ChaCha8Rng::seed_from_u64(5);
         for _ in 0..500 {
-            let [z, y, _] = index.known_voxel(&mut rng).unwrap();
+            let [z, y, _] = index.annotated_voxel(&mut rng).unwrap();
             assert!(z >= 5 && y >= 12);
-            assert!(index.known_pixel(7, &mut rng).unwrap()[0] >= 12);
+            assert!(index.annotated_pixel(7, &mut rng).unwrap()[0] >= 12);
         }
-        assert!(!index.is_known(4) && index.is_known(5));
-        assert_eq!(index.known_pixel(4, &mut rng), None);
+        assert!(!index.is_annotated(4) && index.is_annotated(5));
+        assert_eq!(index.annotated_pixel(4, &mut rng), None);
         let all = StructureIndex::new(&labels, None);
-        assert!(all.is_known(4) && all.known_voxel(&mut rng).is_none());
+        assert!(all.is_annotated(4) && all.annotated_voxel(&mut rng).is_none());
     }
 
     #[test]
@@ -301,7 +300,7 @@ mod tests {
         let labels = Array3::from_shape_fn((40, 80, 100), |(_, y, x)| ((x + y) % 2) as u16);
         let index = StructureIndex::new(&labels, None);
         let kept = index.structures[0].runs.len();
-        assert!(kept <= MOST_RUNS && 2 * kept > MOST_RUNS, "{kept}");
+        assert!(kept <= MAX_RUNS && 2 * kept > MAX_RUNS, "{kept}");
         let mut rng = ChaCha8Rng::seed_from_u64(4);
         let low = (0..4000)
             .filter(|_| {

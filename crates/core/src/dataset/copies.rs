@@ -1,4 +1,4 @@
-//! Copies of a dataset's files that are read in their stead.
+//! Copies of a dataset's files, read instead of them.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ctseg_base::Result;
 
-/// For each file that has one, where its copy lies.
+/// The path of each file's copy.
 #[derive(Debug, Clone, Default)]
 pub struct Copies(Arc<HashMap<PathBuf, PathBuf>>);
 
@@ -17,8 +17,8 @@ impl From<HashMap<PathBuf, PathBuf>> for Copies {
 }
 
 impl Copies {
-    /// Reads a file's copy, and the file itself where it has none or the copy cannot be used (it was cleared away,
-    /// its disk fails): errors are always about the file.
+    /// Reads a file's copy, or the file itself if there is no copy or it cannot be read (it was deleted, its disk
+    /// fails). Errors always name the file.
     pub fn read<T>(&self, file: &Path, read: impl Fn(&Path) -> Result<T>) -> Result<T> {
         match self.0.get(file) {
             Some(copy) => read(copy).or_else(|_| read(file)),
@@ -26,12 +26,12 @@ impl Copies {
         }
     }
 
-    /// How many files have one.
+    /// Number of files with a copy.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether no file has one.
+    /// Whether no file has a copy.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -11,28 +11,28 @@ use super::{Case, Copies, Dataset, LabelSource, Layout, Reading, Structure, stru
 use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result};
 
-/// What a descriptor may say; anything else is refused, so that a misspelt key is noticed.
+/// The keys of a descriptor; unknown keys are refused, to catch typos.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Descriptor {
     name: String,
     licence: Option<String>,
     description: Option<String>,
-    /// Relative to the data root given by the user, else to the descriptor's folder.
+    /// Relative to the user's data root, or otherwise to the descriptor's folder.
     root: Option<String>,
-    /// `images/*.nii.gz`: `*` is the case's id.
+    /// `images/*.nii.gz`: `*` is the case id.
     images: Option<String>,
     /// `labels/{case}.nii.gz`, or `{case}/segmentations/{structure}.nii.gz` for binary masks.
     labels: Option<String>,
     /// Name = value.
     #[serde(default)]
     structures: BTreeMap<String, u16>,
-    /// Value of voxels of which nothing is known; not 0.
+    /// The ignore label; not 0.
     ignore: Option<u16>,
-    /// Ids of cases that are never trained on.
+    /// Ids of the test cases; never trained on.
     #[serde(default)]
     test: Vec<String>,
-    /// The patient is the case's id up to this text.
+    /// The patient is the case id up to this text.
     patient_delimiter: Option<String>,
     /// Case = patient.
     #[serde(default)]
@@ -68,8 +68,8 @@ fn read(path: &Path, data_root: Option<&Path>) -> Result<(Descriptor, PathBuf)> 
         return Err(Error::file(
             path,
             format!(
-                "the dataset's root {} is not a folder; give the folder that the descriptor's paths \
-                 start from (the data root)",
+                "the dataset's root {} is not a folder; set the data root that the descriptor's paths \
+                 are relative to",
                 root.display()
             ),
         ));
@@ -90,8 +90,7 @@ pub(super) fn open(path: &Path, data_root: Option<&Path>) -> Result<Dataset> {
     let in_descriptor = |problem: String| Error::file(path, problem);
     if descriptor.ignore == Some(0) {
         return Err(in_descriptor(
-            "ignore is 0, which is background; give voxels that are ignored a value of their own"
-                .into(),
+            "ignore is 0, which is background; use another value".into(),
         ));
     }
     let named = named_structures(&descriptor.structures).map_err(in_descriptor)?;
@@ -116,7 +115,7 @@ pub(super) fn open(path: &Path, data_root: Option<&Path>) -> Result<Dataset> {
     super::discovered::finished(dataset, path)
 }
 
-/// One line: the place and what the parser found there.
+/// One line: the position and the parser's message.
 fn toml_problem(text: &str, error: &toml::de::Error) -> String {
     let message = error.message().replace('\n', "; ");
     match error.span() {
@@ -187,18 +186,18 @@ fn listed_case(root: &Path, id: &str, listed: &ListedCase) -> Case {
     }
 }
 
-/// The table of patients first, then the delimiter; else every case is its own patient.
+/// Patients from the table, then by the delimiter; otherwise every case is its own patient.
 fn assign_patients(cases: &mut [Case], descriptor: &Descriptor) -> std::result::Result<(), String> {
     let delimiter = descriptor.patient_delimiter.as_deref();
     if delimiter == Some("") {
         return Err(
-            "patient_delimiter is empty; expected text such as \"-\", or no such line".into(),
+            "patient_delimiter is empty; set it to text such as \"-\", or remove the line".into(),
         );
     }
     let known = |id: &String| cases.iter().any(|case| case.id == *id);
     if let Some(id) = descriptor.patients.keys().find(|id| !known(id)) {
         return Err(format!(
-            "[patients] names case '{id}', but there is no such case among the {}; correct the id",
+            "[patients] names case '{id}', which is not among the {} cases; correct the id",
             cases.len()
         ));
     }

@@ -11,23 +11,23 @@ use super::{
 use ctseg_base::{Error, Result};
 use ctseg_image::formats::endings_in_words;
 
-/// Which images a caller can use.
+/// Which images a caller accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Accept {
-    /// Others are an error.
+    /// Images of several channels are an error.
     OneChannel,
     AnyChannels,
 }
 
-/// What was found under a root.
+/// Cases found below a root.
 pub(super) struct Found {
     pub cases: Vec<Case>,
-    /// Empty when their names are not known yet.
+    /// Empty if their names are not known yet.
     pub structures: Vec<Structure>,
     pub unpaired: Vec<PathBuf>,
 }
 
-/// A dataset of a folder, named after it; the layouts fill in what they know.
+/// A dataset named after its folder; the layouts fill in the rest.
 pub(super) fn of_folder(root: &Path, layout: Layout, found: Found) -> Dataset {
     let full = fs::canonicalize(root).unwrap_or_else(|_| root.to_path_buf());
     let name = full.file_name().map_or_else(
@@ -52,14 +52,14 @@ pub(super) fn of_folder(root: &Path, layout: Layout, found: Found) -> Dataset {
     }
 }
 
-/// What every layout needs in the end: cases sorted by id, test cases that exist, known structures.
-/// `source` is the file or folder to name in errors.
+/// Final steps of every layout: sorts cases by id, checks the test cases, finds missing structures.
+/// `source` is the file or folder named in errors.
 pub(super) fn finished(mut dataset: Dataset, source: &Path) -> Result<Dataset> {
     if dataset.cases.is_empty() {
         return Err(Error::file(
             source,
             format!(
-                "describes no cases: no image was found under {}; expected {} files where the layout puts images",
+                "describes no cases: no image found under {}; expected {} files where the layout puts images",
                 dataset.root.display(),
                 endings_in_words()
             ),
@@ -76,7 +76,7 @@ pub(super) fn finished(mut dataset: Dataset, source: &Path) -> Result<Dataset> {
             return Err(Error::file(
                 source,
                 format!(
-                    "the test set names case '{id}', but there is no such case among the {} found; \
+                    "the test set names case '{id}', which is not among the {} cases found; \
                      correct the id or add the case",
                     dataset.cases.len()
                 ),
@@ -106,8 +106,8 @@ pub(super) fn finished(mut dataset: Dataset, source: &Path) -> Result<Dataset> {
         return Err(Error::file(
             source,
             format!(
-                "the value {} is both ignored and structure '{}'; give voxels that are ignored a value of \
-                 their own",
+                "the value {} is both the ignore label and structure '{}'; use another value for \
+                 the ignore label",
                 taken.value, taken.name
             ),
         ));
@@ -115,8 +115,8 @@ pub(super) fn finished(mut dataset: Dataset, source: &Path) -> Result<Dataset> {
     Ok(dataset)
 }
 
-/// Cases by a pattern for images and one for labels. With masks per structure, `named` says which are
-/// wanted; if it is empty, all are, numbered from 1 in alphabetical order over all cases.
+/// Cases by a pattern for images and one for labels. With masks per structure, `named` selects the
+/// structures; if it is empty, all are used, numbered from 1 in alphabetical order over all cases.
 pub(super) fn find_by_pattern(
     root: &Path,
     images: &Pattern,
@@ -138,7 +138,7 @@ pub(super) fn find_by_pattern(
     if labels.per_structure() {
         return find_masks(root, images, labels, named);
     }
-    // Labels may lie among the images and fit their pattern too: `a.nii.gz` and `a_seg.nii.gz`.
+    // Labels may be next to the images and match their pattern: `a.nii.gz` and `a_seg.nii.gz`.
     let label_paths: HashSet<PathBuf> =
         images.iter().map(|(id, _)| labels.path(root, id)).collect();
     images.retain(|(id, image)| !label_paths.contains(image) || *image == labels.path(root, id));
@@ -213,7 +213,7 @@ fn numbered<'a>(root: &Path, names: impl Iterator<Item = &'a str>) -> Result<Vec
         return Err(Error::file(
             root,
             format!(
-                "{} different structures; at most {} can be told apart",
+                "has {} different structures; at most {} are supported",
                 names.len(),
                 u16::MAX - 1
             ),

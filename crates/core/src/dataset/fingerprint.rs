@@ -1,5 +1,5 @@
-//! What a dataset is like: spacings, extents, intensities of its structures, their sizes, and how much of a scan
-//! they span (as nnU-Net's `DatasetFingerprintExtractor`, and what two stages need besides).
+//! Dataset fingerprint: spacings, extents, foreground intensities, structure volumes, and the share of a scan
+//! that they span (nnU-Net's `DatasetFingerprintExtractor`, plus what two stages need).
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{Dataset, LoadedCase};
-use ctseg_base::cancel::guarded;
+use ctseg_base::cancel::catch_panic;
 use ctseg_base::progress::Observer;
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
@@ -15,50 +15,50 @@ use ctseg_image::space::Orientation;
 use ctseg_image::statistics::histogram::Histogram;
 use ctseg_image::statistics::hounsfield::Suspicion;
 
-/// A dataset in figures. Axes are x (left–right), y, z.
+/// Statistics of a dataset. Axes are x (left–right), y, z.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Fingerprint {
     pub dataset: String,
-    pub cases: Vec<CaseFacts>,
-    /// Cases that could not be read, and why; they are left out of all figures.
+    pub cases: Vec<CaseStats>,
+    /// Cases that could not be read, and why; left out of all statistics.
     pub unreadable: Vec<(String, String)>,
-    /// Cases whose values do not look like Hounsfield units, and why; their values are left out of `foreground_hu`.
+    /// Cases whose values do not look like Hounsfield units, and why; left out of `foreground_hu`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_hu: Vec<(String, String)>,
-    /// Of all voxels of all structures; none where there is no such voxel.
+    /// Over all voxels of all structures; none without such voxels.
     pub foreground_hu: Option<Intensities>,
     /// Median over the cases, axis by axis.
     pub median_spacing_mm: [f64; 3],
     pub median_extent_mm: [f64; 3],
-    /// Of the box around all structures: median, and what 95 % of the cases stay below.
+    /// Size of the bounding box of all structures: median and 95th percentile over the cases.
     pub median_foreground_mm: [f64; 3],
     pub large_foreground_mm: [f64; 3],
-    /// Median share of the scan that this box takes.
+    /// Median share of the scan's volume in this box.
     pub median_foreground_share: f64,
-    /// By structure: in how many cases it is, and its median volume in mL there.
-    pub structures: BTreeMap<String, StructureFacts>,
+    /// By structure: number of cases with it, and its median volume (mL) in them.
+    pub structures: BTreeMap<String, StructureStats>,
 }
 
-/// One case in figures.
+/// Statistics of one case.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct CaseFacts {
+pub struct CaseStats {
     pub case: String,
     pub shape: [usize; 3],
     pub spacing_mm: [f64; 3],
-    /// Sides of the box around all structures; none where there are none.
+    /// Size of the bounding box of all structures; none without structures.
     pub foreground_mm: Option<[f64; 3]>,
-    /// By structure; only those that are there.
+    /// By structure; only those present.
     pub volumes_ml: BTreeMap<String, f64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct StructureFacts {
+pub struct StructureStats {
     pub cases: usize,
     pub median_ml: f64,
 }
 
-/// Hounsfield units in figures; percentiles by linear interpolation, as NumPy's, of values rounded to whole
-/// units.
+/// Statistics of Hounsfield units; percentiles by linear interpolation as in NumPy, of values rounded to
+/// integers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Intensities {
     pub voxels: u64,
@@ -72,7 +72,7 @@ pub struct Intensities {
 }
 
 impl Fingerprint {
-    /// Reads all training cases, several at a time. Those that cannot be read are listed and left out.
+    /// Reads all training cases in parallel. Unreadable cases are listed and left out.
     ///
     /// # Errors
     /// No case can be read.
@@ -82,62 +82,62 @@ impl Fingerprint {
         let read: Vec<Result<ReadCase>> = cases
             .par_iter()
             .map(|case| {
-                let facts = guarded(|| ReadCase::of(dataset, *case));
+                let read = catch_panic(|| ReadCase::of(dataset, *case));
                 task.advance(1);
-                facts
+                read
             })
             .collect();
         drop(task);
-        let (mut facts, mut unreadable, mut not_hu) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut stats, mut unreadable, mut not_hu) = (Vec::new(), Vec::new(), Vec::new());
         let mut foreground = Histogram::hounsfield();
         for (case, read) in cases.iter().zip(read) {
             match read {
                 Ok(read) => {
                     match read.suspicion {
-                        None => foreground.add_all(&read.foreground),
+                        None => foreground.merge(&read.foreground),
                         Some(suspicion) => {
-                            let why = suspicion.sentence();
-                            observer.warn(&format!("{}: {why}", read.facts.case));
-                            not_hu.push((read.facts.case.clone(), why));
+                            let why = suspicion.warning();
+                            observer.warn(&format!("{}: {why}", read.stats.case));
+                            not_hu.push((read.stats.case.clone(), why));
                         }
                     }
-                    facts.push(read.facts);
+                    stats.push(read.stats);
                 }
                 Err(error) => {
-                    observer.warn(&format!("left out: {error}"));
+                    observer.warn(&format!("skipped: {error}"));
                     unreadable.push((dataset.cases[*case].id.clone(), error.to_string()));
                 }
             }
         }
-        if facts.is_empty() {
+        if stats.is_empty() {
             return Err(Error::invalid(format!(
-                "dataset '{}': none of {} with labels can be read; the first: {}",
+                "dataset '{}': none of {} with labels can be read; first error: {}",
                 dataset.name,
                 counted(cases.len(), "case"),
-                unreadable.first().map_or("there is none", |(_, why)| why)
+                unreadable.first().map_or("no such case", |(_, why)| why)
             )));
         }
         Ok(Self {
             not_hu,
-            ..Self::joined(dataset, facts, unreadable, &foreground)
+            ..Self::aggregate(dataset, stats, unreadable, &foreground)
         })
     }
 
-    fn joined(
+    fn aggregate(
         dataset: &Dataset,
-        cases: Vec<CaseFacts>,
+        cases: Vec<CaseStats>,
         unreadable: Vec<(String, String)>,
         foreground: &Histogram,
     ) -> Self {
-        let axes = |of: &dyn Fn(&CaseFacts, usize) -> Option<f64>, percent: f64| {
+        let axes = |of: &dyn Fn(&CaseStats, usize) -> Option<f64>, percent: f64| {
             std::array::from_fn(|axis| {
                 percentile(cases.iter().filter_map(|case| of(case, axis)), percent)
             })
         };
         let extent =
-            |case: &CaseFacts, axis: usize| case.shape[axis] as f64 * case.spacing_mm[axis];
-        let foreground_mm = |case: &CaseFacts, axis: usize| case.foreground_mm.map(|mm| mm[axis]);
-        let share = |case: &CaseFacts| {
+            |case: &CaseStats, axis: usize| case.shape[axis] as f64 * case.spacing_mm[axis];
+        let foreground_mm = |case: &CaseStats, axis: usize| case.foreground_mm.map(|mm| mm[axis]);
+        let share = |case: &CaseStats| {
             let mm = case.foreground_mm?;
             Some((0..3).map(|axis| mm[axis] / extent(case, axis)).product())
         };
@@ -147,11 +147,11 @@ impl Fingerprint {
                     .iter()
                     .filter_map(|case| case.volumes_ml.get(&structure.name))
             };
-            let facts = StructureFacts {
+            let stats = StructureStats {
                 cases: volumes().count(),
                 median_ml: percentile(volumes().copied(), 50.0),
             };
-            (structure.name.clone(), facts)
+            (structure.name.clone(), stats)
         });
         Self {
             dataset: dataset.name.clone(),
@@ -169,10 +169,10 @@ impl Fingerprint {
     }
 }
 
-/// What is known of one case.
+/// Statistics of one case, and its foreground histogram.
 struct ReadCase {
-    facts: CaseFacts,
-    /// The values of all voxels of all structures.
+    stats: CaseStats,
+    /// Values of all voxels of all structures.
     foreground: Histogram,
     suspicion: Option<Suspicion>,
 }
@@ -181,18 +181,18 @@ impl ReadCase {
     fn of(dataset: &Dataset, case: usize) -> Result<Self> {
         let case = &dataset.cases[case];
         let mut loaded = dataset.load(case)?;
-        loaded.labels = dataset.known_labels(loaded.labels);
-        let (facts, foreground) = case_facts(dataset, &case.id, &loaded);
+        loaded.labels = dataset.without_ignored(loaded.labels);
+        let (stats, foreground) = case_stats(dataset, &case.id, &loaded);
         let suspicion = Suspicion::of(loaded.volume.data.view(), None);
         Ok(Self {
-            facts,
+            stats,
             foreground,
             suspicion: suspicion.filter(|_| dataset.is_ct()),
         })
     }
 }
 
-fn case_facts(dataset: &Dataset, id: &str, loaded: &LoadedCase) -> (CaseFacts, Histogram) {
+fn case_stats(dataset: &Dataset, id: &str, loaded: &LoadedCase) -> (CaseStats, Histogram) {
     let grid = loaded.volume.grid;
     let ras = grid.reoriented(Orientation::RAS);
     let mut counts = vec![0u64; usize::from(u16::MAX) + 1];
@@ -204,11 +204,11 @@ fn case_facts(dataset: &Dataset, id: &str, loaded: &LoadedCase) -> (CaseFacts, H
         }
     }
     let voxel_ml = grid.voxel_volume_ml();
-    let there = dataset.structures.iter().filter_map(|structure| {
+    let present = dataset.structures.iter().filter_map(|structure| {
         let voxels = counts[usize::from(structure.value)];
         (voxels > 0).then(|| (structure.name.clone(), voxels as f64 * voxel_ml))
     });
-    let volumes_ml = there.collect();
+    let volumes_ml = present.collect();
     let (order, spacing) = (grid.orientation().axes, grid.spacing_mm());
     let foreground_mm = loaded.labels.bounding_box(|label| label > 0).map(|found| {
         let mut mm = [0.0; 3];
@@ -217,14 +217,14 @@ fn case_facts(dataset: &Dataset, id: &str, loaded: &LoadedCase) -> (CaseFacts, H
         }
         mm
     });
-    let facts = CaseFacts {
+    let stats = CaseStats {
         case: id.to_owned(),
         shape: ras.shape,
         spacing_mm: ras.spacing_mm(),
         foreground_mm,
         volumes_ml,
     };
-    (facts, foreground)
+    (stats, foreground)
 }
 
 impl Intensities {
@@ -245,7 +245,7 @@ impl Intensities {
     }
 }
 
-/// By linear interpolation between the sorted values, as NumPy's; 0 of nothing.
+/// Percentile by linear interpolation, as in NumPy; 0 for no values.
 pub fn percentile(values: impl Iterator<Item = f64>, percent: f64) -> f64 {
     let mut values: Vec<f64> = values.filter(|v| v.is_finite()).collect();
     values.sort_by(f64::total_cmp);

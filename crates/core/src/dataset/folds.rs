@@ -1,4 +1,4 @@
-//! Cross-validation folds that keep every patient in one piece.
+//! Cross-validation folds, grouped by patient.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use ctseg_base::{Error, Result};
 /// With a single fold, one patient in this many is held out for validation (20 %).
 const HOLD_OUT_ONE_IN: usize = 5;
 
-/// Cases to train on and cases to validate on, as indices, ascending.
+/// Indices of training and validation cases, ascending.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Split {
     pub train: Vec<usize>,
@@ -20,17 +20,17 @@ pub struct Split {
 }
 
 impl Dataset {
-    /// Training and validation cases (indices into `cases`) of one of `k` folds: of those that are given
-    /// ([`Dataset::splits`]), or else of those that [`folds`] deals out.
+    /// Training and validation cases (indices into `cases`) of one of `k` folds: from a file
+    /// ([`Dataset::splits`]), or otherwise as assigned by [`folds`].
     pub fn split(&self, k: usize, fold: usize, seed: u64) -> Result<Split> {
-        if let Some(given) = &self.splits {
-            return self.given_split(given, fold);
+        if let Some(splits) = &self.splits {
+            return self.predefined_split(splits, fold);
         }
         let candidates = self.training_cases();
-        let all = self.dealt(k, seed, &|_| false)?;
+        let all = self.assigned_folds(k, seed, &|_| false)?;
         let chosen = all.get(fold).ok_or_else(|| {
             Error::invalid(format!(
-                "dataset '{}': there is no fold {fold}; with k = {k}, folds count from 0 to {}",
+                "dataset '{}' has no fold {fold}; with k = {k}, folds are numbered from 0 to {}",
                 self.name,
                 all.len().saturating_sub(1)
             ))
@@ -44,9 +44,8 @@ impl Dataset {
         Ok(Split { train, validation })
     }
 
-    /// All of `k` folds that are dealt out with the patients of the cases that are `wanted`, by their ids, spread over
-    /// them.
-    pub fn spread_splits(
+    /// All `k` folds, stratified: patients with a case whose id is `wanted` are spread evenly over them.
+    pub fn stratified_splits(
         &self,
         k: usize,
         seed: u64,
@@ -57,7 +56,7 @@ impl Dataset {
             let cases = cases.iter().map(|case| &self.cases[candidates[*case]]);
             cases.map(|case| case.id.clone()).collect()
         };
-        let all = self.dealt(k, seed, wanted)?.into_iter();
+        let all = self.assigned_folds(k, seed, wanted)?.into_iter();
         let named = all.map(|mut validation| {
             validation.sort_unstable();
             let train = (0..candidates.len()).filter(|case| !validation.contains(case));
@@ -70,29 +69,34 @@ impl Dataset {
     }
 
     /// Validation sets as positions among the training cases.
-    fn dealt(&self, k: usize, seed: u64, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Vec<usize>>> {
+    fn assigned_folds(
+        &self,
+        k: usize,
+        seed: u64,
+        wanted: &dyn Fn(&str) -> bool,
+    ) -> Result<Vec<Vec<usize>>> {
         let cases = self.training_cases().into_iter();
         let cases: Vec<(String, String)> = cases
             .map(|index| &self.cases[index])
             .map(|case| (case.id.clone(), case.patient.clone()))
             .collect();
-        spread_folds(&cases, k, seed, &|case| wanted(&cases[case].0))
+        stratified_folds(&cases, k, seed, &|case| wanted(&cases[case].0))
             .map_err(|error| Error::invalid(format!("dataset '{}': {error}", self.name)))
     }
 }
 
 /// The validation sets of `k` folds, as indices into `cases` (case id, patient), sorted by case id.
 ///
-/// Patients are shuffled by `seed` (ChaCha8) and dealt out so that the folds hold nearly equal numbers
-/// of cases; all cases of a patient land in one fold, and the order in which the cases are listed does
+/// Patients are shuffled by `seed` (ChaCha8) and assigned so that the folds have nearly equal numbers
+/// of cases; all cases of a patient are in one fold, and the order of `cases` does
 /// not matter. With `k = 1` there is one set: a hold-out of 20 % of the patients, at least one.
-/// Errors if `k` is 0 or there are fewer patients than folds (for `k = 1`, fewer than 2).
+/// Fails if `k` is 0 or there are fewer patients than folds (for `k = 1`, fewer than 2).
 pub fn folds(cases: &[(String, String)], k: usize, seed: u64) -> Result<Vec<Vec<usize>>> {
-    spread_folds(cases, k, seed, &|_| false)
+    stratified_folds(cases, k, seed, &|_| false)
 }
 
-/// [`folds`] with the patients of cases that are `wanted` in every fold dealt out first, so that they are spread.
-fn spread_folds(
+/// [`folds`] that assigns patients with a `wanted` case first, so that they are spread evenly.
+fn stratified_folds(
     cases: &[(String, String)],
     k: usize,
     seed: u64,
@@ -102,12 +106,12 @@ fn spread_folds(
     let needed = k.max(2);
     if k == 0 {
         return Err(Error::invalid(
-            "0 folds asked for; expected k of at least 1",
+            "0 folds requested; expected k of at least 1",
         ));
     }
     if patients.len() < needed {
         return Err(Error::invalid(format!(
-            "{} to train on: too few for {}; expected at least {needed}: {}",
+            "{} available for training, too few for {}; expected at least {needed}: {}",
             counted(patients.len(), "patient"),
             counted(k, "fold"),
             match patients.len() {
@@ -126,7 +130,7 @@ fn spread_folds(
                 .collect(),
         ]
     } else {
-        dealt_out(patients, k, wanted)
+        assign_to_folds(patients, k, wanted)
     };
     for set in &mut sets {
         set.sort_by(|a, b| (&cases[*a], a).cmp(&(&cases[*b], b)));
@@ -134,14 +138,14 @@ fn spread_folds(
     Ok(sets)
 }
 
-/// The cases of each patient, patients in an order that depends on nothing but their names and `seed`.
+/// The cases of each patient; the order of patients depends only on their names and `seed`.
 fn shuffled_patients(cases: &[(String, String)], seed: u64) -> Vec<Vec<usize>> {
     let mut patients: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (index, (_, patient)) in cases.iter().enumerate() {
         patients.entry(patient).or_default().push(index);
     }
-    // A random key for each patient, in the order of their names: unlike a library's shuffle this stays
-    // the same from version to version.
+    // Sort by a random key per patient, drawn in name order: unlike a library's shuffle this does not
+    // change between versions.
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut keyed: Vec<(u64, Vec<usize>)> = patients
         .into_values()
@@ -151,13 +155,13 @@ fn shuffled_patients(cases: &[(String, String)], seed: u64) -> Vec<Vec<usize>> {
     keyed.into_iter().map(|(_, cases)| cases).collect()
 }
 
-/// Patients with wanted cases first, then those with the most cases, each to the fold that holds the fewest cases.
-fn dealt_out(
+/// Assigns patients with wanted cases first, then those with the most cases, each to the fold with the fewest cases.
+fn assign_to_folds(
     mut patients: Vec<Vec<usize>>,
     k: usize,
     wanted: &dyn Fn(usize) -> bool,
 ) -> Vec<Vec<usize>> {
-    // A stable sort: among patients with equally many cases the shuffled order remains.
+    // Stable sort: patients with equally many cases keep the shuffled order.
     patients.sort_by_key(|cases| {
         let has_wanted = cases.iter().any(|case| wanted(*case));
         (!has_wanted, std::cmp::Reverse(cases.len()))
@@ -238,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn too_few_patients_ask_for_fewer_folds() {
+    fn too_few_patients_suggest_fewer_folds() {
         let error = |patients: usize| folds(&one_each(patients), 5, 1).unwrap_err().to_string();
         assert!(
             error(3).contains("lower folds (folds = 3 at most)"),
@@ -253,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn single_case_patients_are_dealt_out_evenly() {
+    fn single_case_patients_are_assigned_evenly() {
         let mut sizes: Vec<_> = folds(&one_each(32), 5, 3)
             .unwrap()
             .iter()
@@ -264,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn seeds_give_different_folds_and_every_patient_gets_about() {
+    fn seeds_give_different_folds_and_patients_are_uniform() {
         let cases = one_each(10);
         let seeds = 2000;
         let mut first_fold = [0usize; 10];

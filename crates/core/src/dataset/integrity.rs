@@ -1,4 +1,4 @@
-//! Everything that is wrong with a dataset, found before training and told all at once.
+//! Checks a dataset before training and reports every problem at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rayon::prelude::*;
 
 use super::case_integrity::CaseCheck;
-use super::content::{CaseContent, same_images};
+use super::content::{CaseContent, duplicate_images};
 use super::problem::{CaseNote, CaseProblem, CheckDepth};
 use super::{Case, Dataset};
 use ctseg_base::text::words::{counted, listed};
@@ -18,7 +18,7 @@ use ctseg_image::formats::case_name;
 #[derive(Debug, Clone)]
 pub struct CheckReport {
     pub dataset: String,
-    /// How many cases were checked.
+    /// Number of cases checked.
     pub cases: usize,
     pub problems: Vec<CaseProblem>,
     pub notes: Vec<CaseNote>,
@@ -27,14 +27,14 @@ pub struct CheckReport {
 }
 
 impl CheckReport {
-    /// The notes, or an error that sums the problems up (print `problems` before it).
+    /// The notes, or an error that summarises the problems (print `problems` first).
     pub fn into_result(self) -> Result<Vec<CaseNote>> {
         if self.problems.is_empty() {
             return Ok(self.notes);
         }
         let bad: BTreeSet<&str> = self.problems.iter().map(|p| p.case.as_str()).collect();
         Err(Error::invalid(format!(
-            "dataset '{}': {} in {} of {}; mend or remove the files named above",
+            "dataset '{}': {} in {} of {}; repair or remove the files named above",
             self.dataset,
             counted(self.problems.len(), "problem"),
             bad.len().min(self.cases),
@@ -44,31 +44,31 @@ impl CheckReport {
 }
 
 impl Dataset {
-    /// Reads every label map and every image's header (with [`CheckDepth::Voxels`] every image too), all
-    /// cores at once, and lists every problem there is.
+    /// Reads every label map and every image's header (with [`CheckDepth::Voxels`] every image too) on all
+    /// cores, and lists every problem.
     ///
     /// Problems: unreadable or missing files, image and labels on different grids (by
     /// [`Reading::grid_tolerance`](super::Reading::grid_tolerance)), unknown label values, masks with several values,
     /// training cases without labels, duplicate ids, label files without an image, and patients (where voxels
     /// are read also images) in both test and training set. Notes: empty labels, overlapping or missing masks,
-    /// structures that occur in no case, images that several cases have, images that do not look like CT (these two only
-    /// with [`CheckDepth::Voxels`]), grids that nearly agree, warnings about headers. `on_case` is told how many cases are
-    /// done out of how many.
+    /// structures that occur in no case, images that several cases share, images that do not look like CT (these two
+    /// only with [`CheckDepth::Voxels`]), grids that nearly match, header warnings. `on_case` receives the number of
+    /// cases done and the total.
     pub fn check(&self, depth: CheckDepth, on_case: impl Fn(usize, usize) + Sync) -> CheckReport {
-        let Ok(report) = self.check_while(depth, || Ok::<(), Infallible>(()), on_case);
+        let Ok(report) = self.check_cancellable(depth, || Ok::<(), Infallible>(()), on_case);
         report
     }
 
-    /// [`Dataset::check`] as long as `go_on`, which is asked before each case, is no error.
-    pub fn check_while<E: Send>(
+    /// [`Dataset::check`] that stops with the error of `check_cancelled`, called before each case.
+    pub fn check_cancellable<E: Send>(
         &self,
         depth: CheckDepth,
-        go_on: impl Fn() -> Result<(), E> + Sync,
+        check_cancelled: impl Fn() -> Result<(), E> + Sync,
         on_case: impl Fn(usize, usize) + Sync,
     ) -> Result<CheckReport, E> {
         let done = AtomicUsize::new(0);
         let cases = self.cases.par_iter().map(|case| {
-            go_on()?;
+            check_cancelled()?;
             let checked = CaseCheck::run(self, case, depth);
             on_case(done.fetch_add(1, Ordering::Relaxed) + 1, self.cases.len());
             Ok(checked)
@@ -95,8 +95,8 @@ impl Dataset {
         }
         self.check_ids(&mut report);
         self.check_unpaired(&mut report);
-        self.check_same_images(&mut report);
-        // A structure missing only because its files are broken needs no note of its own.
+        self.check_duplicate_images(&mut report);
+        // If a file could not be read, the structure may be in that file.
         if all_read {
             for structure in self
                 .structures
@@ -116,7 +116,7 @@ impl Dataset {
         report
     }
 
-    /// Ids that are taken twice, and patients that are in the test set and in training.
+    /// Duplicate ids, and patients in both training and test set.
     fn check_ids(&self, report: &mut CheckReport) {
         let mut first_with: BTreeMap<&str, &Case> = BTreeMap::new();
         let mut test_patients: BTreeMap<&str, &str> = BTreeMap::new();
@@ -126,7 +126,7 @@ impl Dataset {
                     case: case.id.clone(),
                     file: case.image.clone(),
                     problem: format!(
-                        "the case's id is taken by {} already; rename or remove one of the two",
+                        "duplicate case id, also used by {}; rename or remove one of the two",
                         first.image.display()
                     ),
                 });
@@ -151,10 +151,10 @@ impl Dataset {
         }
     }
 
-    /// Images that several cases have: a problem where they are in the test set and in training, else a note.
-    fn check_same_images(&self, report: &mut CheckReport) {
+    /// Images that several cases share: a problem between test set and training, otherwise a note.
+    fn check_duplicate_images(&self, report: &mut CheckReport) {
         let mut problems = Vec::new();
-        for group in same_images(&report.contents) {
+        for group in duplicate_images(&report.contents) {
             let (test, training): (Vec<&str>, Vec<&str>) =
                 group.iter().copied().partition(|id| self.is_test(id));
             if let (Some(test), Some(training)) = (test.first(), training.first()) {
@@ -171,7 +171,7 @@ impl Dataset {
             report.notes.push(CaseNote {
                 case: None,
                 note: format!(
-                    "cases {} have the same image; they count as one patient's",
+                    "cases {} have the same image; treated as one patient",
                     listed(&group)
                 ),
                 is_warning: true,

@@ -1,4 +1,4 @@
-//! Left and right: which structures change places when a patient is mirrored.
+//! Left and right: which labels swap when a patch is mirrored.
 
 use std::collections::BTreeMap;
 
@@ -9,13 +9,13 @@ use ctseg_base::progress::Observer;
 use ctseg_base::text::suggest::expected;
 use ctseg_base::{Error, Result};
 
-/// For the label values of paired structures the value of the other side's; the others have none.
+/// For the label value of each paired structure the value of its counterpart on the other side.
 ///
-/// `named` are pairs of names that the recipe gives. The rest follows from names: those that differ in
-/// nothing but a side (`left`/`right`, or a word `l`/`r`, `lt`/`rt`; upper or lower case) are a pair.
+/// `named` are pairs of names from the recipe. Other pairs are found by name: two names that differ
+/// only in a side (`left`/`right`, or a word `l`/`r`, `lt`/`rt`; case is ignored).
 ///
 /// # Errors
-/// A named structure that there is not, and a structure of one side whose other side is missing: mirrored, it
+/// A named structure that does not exist; a structure of one side whose counterpart is missing: mirrored, it
 /// would teach the network the wrong side.
 pub fn counterparts(structures: &[Structure], named: &[[String; 2]]) -> Result<BTreeMap<u16, u16>> {
     let value = |name: &str| {
@@ -28,7 +28,7 @@ pub fn counterparts(structures: &[Structure], named: &[[String; 2]]) -> Result<B
         let [one, other] = pair.each_ref().map(|name| {
             value(name).ok_or_else(|| {
                 Error::invalid(format!(
-                    "training.augmentation.mirror_pairs names '{name}', which the dataset has not; its structures are {}",
+                    "training.augmentation.mirror_pairs names '{name}', which is not in the dataset; its structures are {}",
                     expected(name, &structures.iter().map(|s| s.name.as_str()).collect::<Vec<_>>())
                 ))
             })
@@ -37,9 +37,9 @@ pub fn counterparts(structures: &[Structure], named: &[[String; 2]]) -> Result<B
         pairs.insert(one, other);
         pairs.insert(other, one);
     }
-    if let Some((name, other)) = without_other_side(structures, named) {
+    if let Some((name, other)) = unpaired_structure(structures, named) {
         return Err(Error::invalid(format!(
-            "'{name}' has a side, but the dataset has no '{other}' to become when it is mirrored; take \"x\" out of training.augmentation.flip_axes, or name its pair (or ['{name}', '{name}']) in mirror_pairs"
+            "'{name}' has a side, but the dataset has no '{other}' to swap it with when patches are mirrored; remove \"x\" from training.augmentation.flip_axes, or name its pair (or ['{name}', '{name}']) in mirror_pairs"
         )));
     }
     for structure in structures {
@@ -50,9 +50,8 @@ pub fn counterparts(structures: &[Structure], named: &[[String; 2]]) -> Result<B
     Ok(pairs)
 }
 
-/// `recipe` as it can be trained on `structures`: where one of a side has no other, patches are not mirrored along
-/// x, and `observer` hears of it.
-pub fn mirrored_where_possible(
+/// `recipe` without mirroring along x if a structure of one side has no counterpart; warns `observer`.
+pub fn without_unpaired_flips(
     mut recipe: Recipe,
     structures: &[Structure],
     observer: &dyn Observer,
@@ -63,18 +62,18 @@ pub fn mirrored_where_possible(
     let Some(augmentation) = recipe.training.augmentation.as_mut() else {
         return recipe;
     };
-    if let Some((name, other)) = without_other_side(structures, &augmentation.mirror_pairs) {
+    if let Some((name, other)) = unpaired_structure(structures, &augmentation.mirror_pairs) {
         augmentation.flip_axes.retain(|axis| *axis != FlipAxis::X);
         observer.warn(&format!(
-            "patches are not mirrored along x: the dataset has '{name}' and no '{other}'; training.augmentation.mirror_pairs can name its pair"
+            "patches are not mirrored along x: the dataset has '{name}' but no '{other}'; name its pair in training.augmentation.mirror_pairs"
         ));
     }
     recipe
 }
 
-/// The names of paired structures, each pair once, and the first structure of a side whose other side is missing,
-/// with how that would be called.
-pub fn sides_of(structures: &[Structure]) -> (Vec<[String; 2]>, Option<(String, String)>) {
+/// The names of paired structures, each pair once, and the first structure whose counterpart is missing,
+/// with the counterpart's expected name.
+pub fn lateral_pairs(structures: &[Structure]) -> (Vec<[String; 2]>, Option<(String, String)>) {
     let mut pairs: Vec<[String; 2]> = Vec::new();
     for structure in structures {
         let Some(other) = other_side(&structure.name) else {
@@ -85,16 +84,16 @@ pub fn sides_of(structures: &[Structure]) -> (Vec<[String; 2]>, Option<(String, 
         let pair = other.map(|other| [structure.name.clone(), other.name.clone()]);
         pairs.extend(pair.filter(new));
     }
-    let unpaired = without_other_side(structures, &[]);
+    let unpaired = unpaired_structure(structures, &[]);
     (
         pairs,
         unpaired.map(|(name, other)| (name.to_owned(), other)),
     )
 }
 
-/// The first structure of a side whose other side is neither in the dataset nor named, and how that would be
-/// called.
-fn without_other_side<'a>(
+/// The first structure of one side whose counterpart is neither in the dataset nor named, and the counterpart's
+/// expected name.
+fn unpaired_structure<'a>(
     structures: &'a [Structure],
     named: &[[String; 2]],
 ) -> Option<(&'a str, String)> {
@@ -107,7 +106,7 @@ fn without_other_side<'a>(
     })
 }
 
-/// The name in lower case with its side changed; none for a name without a side.
+/// The name in lower case with its side swapped; none for a name without a side.
 fn other_side(name: &str) -> Option<String> {
     const SIDES: [[&str; 2]; 3] = [["left", "right"], ["lt", "rt"], ["l", "r"]];
     let name = name.to_lowercase();
@@ -118,7 +117,7 @@ fn other_side(name: &str) -> Option<String> {
             }
         }
     }
-    // "LeftEye": a side of several letters need not stand alone.
+    // "LeftEye": the words left and right need not stand alone.
     let [left, right] = SIDES[0];
     for (here, there) in [(left, right), (right, left)] {
         if name.starts_with(here) || name.ends_with(here) {
@@ -128,7 +127,7 @@ fn other_side(name: &str) -> Option<String> {
     None
 }
 
-/// Where `word` stands in `name` with no letter or digit beside it.
+/// The position of `word` in `name` with no letter or digit next to it.
 fn whole_word(name: &str, word: &str) -> Option<usize> {
     name.match_indices(word).map(|(at, _)| at).find(|at| {
         let before = name[..*at].chars().next_back();
@@ -174,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn pairs_change_places_and_the_rest_stays() {
+    fn only_pairs_swap() {
         let all = structures(&["liver", "kidney_left", "Kidney_Right", "odd", "even"]);
         let pairs = counterparts(&all, &[["odd".to_owned(), "Even".to_owned()]]).unwrap();
         let expected = BTreeMap::from([(2, 3), (3, 2), (4, 5), (5, 4)]);
@@ -182,10 +181,10 @@ mod tests {
     }
 
     #[test]
-    fn where_a_side_is_missing_nothing_is_mirrored_along_x() {
+    fn x_flips_are_disabled_if_a_counterpart_is_missing() {
         let recipe = Recipe::named("refine2_5d", &[]).unwrap();
         let flips = |names: &[&str], recipe: &Recipe| {
-            let fitted = mirrored_where_possible(recipe.clone(), &structures(names), &Silent);
+            let fitted = without_unpaired_flips(recipe.clone(), &structures(names), &Silent);
             fitted.training.augmentation.unwrap().flip_axes
         };
         assert_eq!(flips(&["Eye_L", "eye_r", "liver"], &recipe), [FlipAxis::X]);
@@ -196,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_side_without_its_other_is_refused_unless_named() {
+    fn a_missing_counterpart_is_refused_unless_named() {
         let lonely = structures(&["liver", "atrium_left"]);
         let error = counterparts(&lonely, &[]).unwrap_err().to_string();
         assert!(

@@ -1,4 +1,4 @@
-//! Folders whose layout is recognised without a descriptor, and what all layouts share.
+//! Opens datasets: descriptors, and folders whose layout is recognised.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -16,8 +16,8 @@ impl Dataset {
     /// Opens a descriptor (`.toml`) or a folder in one of the known [`Layout`]s.
     ///
     /// Only names are read, unless no structure names are known: then every label map is scanned and its
-    /// values are named `structure_<value>`. Errors if the layout is unknown or not supported, a
-    /// descriptor or `dataset.json` is malformed, or there is no case.
+    /// values are named `structure_<value>`. Fails if the layout is unknown or not supported, a
+    /// descriptor or `dataset.json` is malformed, or there are no cases.
     pub fn open(path: &Path) -> Result<Self> {
         Self::open_in(path, None)
     }
@@ -49,57 +49,57 @@ impl Dataset {
     }
 }
 
-/// How a folder is known for a dataset.
-enum Known {
-    /// By its `dataset.toml`.
+/// The layout detected in a folder.
+enum DetectedLayout {
+    /// A `dataset.toml`.
     Descriptor(PathBuf),
-    /// By its `dataset.json`.
+    /// A `dataset.json`.
     Json(PathBuf),
     Plain,
     TotalSegmentator,
 }
 
-/// The layout of a folder, if it has one that is known.
-fn known_layout(root: &Path) -> Result<Option<Known>> {
+/// The layout of a folder; none if it has no known one.
+fn detect_layout(root: &Path) -> Result<Option<DetectedLayout>> {
     let own_descriptor = root.join("dataset.toml");
     if own_descriptor.is_file() {
-        return Ok(Some(Known::Descriptor(own_descriptor)));
+        return Ok(Some(DetectedLayout::Descriptor(own_descriptor)));
     }
     let json = root.join("dataset.json");
     if json.is_file() {
-        return Ok(Some(Known::Json(json)));
+        return Ok(Some(DetectedLayout::Json(json)));
     }
     if root.join("images").is_dir() && root.join("labels").is_dir() {
-        return Ok(Some(Known::Plain));
+        return Ok(Some(DetectedLayout::Plain));
     }
     let is_case = |name: &String| is_total_segmentator_case(&root.join(from_text(name)));
     let any = visible_names(root)?.iter().any(is_case);
-    Ok(any.then_some(Known::TotalSegmentator))
+    Ok(any.then_some(DetectedLayout::TotalSegmentator))
 }
 
 /// Whether a folder has a layout that [`Dataset::open`] knows.
 pub(super) fn has_known_layout(root: &Path) -> Result<bool> {
-    Ok(known_layout(root)?.is_some())
+    Ok(detect_layout(root)?.is_some())
 }
 
-/// Whether a folder is that of a case of TotalSegmentator's dataset.
+/// Whether a folder is a case of TotalSegmentator's dataset.
 fn is_total_segmentator_case(folder: &Path) -> bool {
     let (image, masks) = TOTAL_SEGMENTATOR;
     folder.join(image).is_file() && folder.join(masks).is_dir()
 }
 
-/// Opens a folder by the layout it has.
+/// Opens a folder in its detected layout.
 pub(super) fn open_folder(root: &Path, accept: Accept) -> Result<Dataset> {
-    match known_layout(root)? {
-        Some(Known::Descriptor(descriptor)) => descriptor::open(&descriptor, None),
-        Some(Known::Json(json)) => json_layouts::open(root, &json, accept),
-        Some(Known::Plain) => open_plain(root),
-        Some(Known::TotalSegmentator) => open_total_segmentator(root),
+    match detect_layout(root)? {
+        Some(DetectedLayout::Descriptor(descriptor)) => descriptor::open(&descriptor, None),
+        Some(DetectedLayout::Json(json)) => json_layouts::open(root, &json, accept),
+        Some(DetectedLayout::Plain) => open_plain(root),
+        Some(DetectedLayout::TotalSegmentator) => open_total_segmentator(root),
         None => Err(unknown_layout(root, &visible_names(root)?)),
     }
 }
 
-/// The images of a dataset, without a look at its labels.
+/// The images of a dataset; labels are not read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DatasetImages {
     pub layout: Layout,
@@ -109,11 +109,11 @@ pub struct DatasetImages {
 }
 
 impl DatasetImages {
-    /// Of a dataset's folder, or of the folder of one case of TotalSegmentator's; none where the folder has no layout
-    /// that is known. nnU-Net's folders are known without their `dataset.json`, too.
+    /// The images of a dataset's folder, or of one case's folder in TotalSegmentator's layout; none if the layout is
+    /// unknown. nnU-Net's folders are recognised without a `dataset.json`, too.
     ///
     /// # Errors
-    /// A descriptor or `dataset.json` that cannot be read, or none of whose channels is the CT.
+    /// A descriptor or `dataset.json` that cannot be read, or has several channels and no CT.
     pub fn of_folder(root: &Path) -> Result<Option<Self>> {
         let of = |layout, files, folders| {
             Some(Self {
@@ -130,9 +130,11 @@ impl DatasetImages {
             let folders = names.map(|name| root.join(name)).into_iter();
             folders.filter(|folder| folder.is_dir()).collect()
         };
-        match known_layout(root)? {
-            Some(Known::Descriptor(descriptor)) => Self::of_descriptor(&descriptor, None).map(Some),
-            Some(Known::Json(json)) => {
+        match detect_layout(root)? {
+            Some(DetectedLayout::Descriptor(descriptor)) => {
+                Self::of_descriptor(&descriptor, None).map(Some)
+            }
+            Some(DetectedLayout::Json(json)) => {
                 let folders = below(["imagesTr", "imagesTs"]);
                 Ok(match json_layouts::images(root, &json, &folders)? {
                     Some((layout, Some(files))) => of(layout, files, Vec::new()),
@@ -140,9 +142,11 @@ impl DatasetImages {
                     _ => None,
                 })
             }
-            Some(Known::Plain) => Ok(of(Layout::Plain, Vec::new(), vec![root.join("images")])),
-            // Its cases are known one by one.
-            Some(Known::TotalSegmentator) => Ok(None),
+            Some(DetectedLayout::Plain) => {
+                Ok(of(Layout::Plain, Vec::new(), vec![root.join("images")]))
+            }
+            // Its cases are recognised one by one.
+            Some(DetectedLayout::TotalSegmentator) => Ok(None),
             None if below(["labelsTr", "labelsTs"]).is_empty() => Ok(None),
             None => {
                 let images = of(Layout::NnUnet, Vec::new(), below(["imagesTr", "imagesTs"]));
@@ -151,7 +155,7 @@ impl DatasetImages {
         }
     }
 
-    /// Of the dataset that a descriptor describes; see [`Dataset::open_in`].
+    /// The images of a descriptor's dataset; see [`Dataset::open_in`].
     pub fn of_descriptor(descriptor: &Path, data_root: Option<&Path>) -> Result<Self> {
         Ok(Self {
             layout: Layout::Descriptor,
@@ -165,7 +169,7 @@ fn unknown_layout(root: &Path, names: &[String]) -> Error {
     if let Some(others) = foreign_files(root) {
         return Error::file(
             root,
-            format!("no known dataset layout, and no volume; {others}"),
+            format!("no known dataset layout and no volumes; {others}"),
         );
     }
     let found = match names {
@@ -184,8 +188,8 @@ fn unknown_layout(root: &Path, names: &[String]) -> Error {
     )
 }
 
-/// `images/` and `labels/` with the same names, whichever of `.nii` and `.nii.gz` each has; a label map may also lack
-/// the `_0000` of its image, as nnU-Net's do.
+/// `images/` and `labels/` with the same names, each ending in `.nii` or `.nii.gz`; a label map may also lack
+/// the `_0000` of its image, as in nnU-Net.
 fn open_plain(root: &Path) -> Result<Dataset> {
     let list = |folder: &str| -> Result<Vec<PathBuf>> {
         let folder = root.join(folder);
@@ -224,7 +228,7 @@ fn open_plain(root: &Path) -> Result<Dataset> {
             None => own_name,
         };
         cases.push(Case {
-            // Folds are dealt by patients: they stay what they were when `_0000` was part of the id.
+            // Folds are assigned by patient: with the stem they stay the same as when `_0000` was part of the id.
             patient: stem,
             labels: LabelSource::Map(labels),
             ..unlabelled(id, image)
@@ -240,7 +244,7 @@ fn open_plain(root: &Path) -> Result<Dataset> {
     finished(of_folder(root, Layout::Plain, found), root)
 }
 
-/// One folder per case, one mask per structure; `meta.csv`, where there is one, names the test cases.
+/// One folder per case, one mask per structure; `meta.csv`, if present, names the test cases.
 fn open_total_segmentator(root: &Path) -> Result<Dataset> {
     let pattern = |text| Pattern::for_labels(text).map_err(Error::invalid);
     let images = pattern("{case}/ct.nii.gz")?;
@@ -249,8 +253,8 @@ fn open_total_segmentator(root: &Path) -> Result<Dataset> {
     let mut dataset = of_folder(root, Layout::TotalSegmentator, found);
     let table = root.join("meta.csv");
     if table.is_file() {
-        // The table lists the whole published set; part of it is a dataset too.
-        dataset.test = sets_of_meta(&table)?
+        // The table lists the whole published set; the folder may hold part of it.
+        dataset.test = meta_csv_splits(&table)?
             .into_iter()
             .filter(|(id, set)| set == "test" && dataset.cases.iter().any(|case| case.id == *id))
             .map(|(id, _)| id)
@@ -259,13 +263,13 @@ fn open_total_segmentator(root: &Path) -> Result<Dataset> {
     finished(dataset, root)
 }
 
-/// Ids and what they are for (`train`, `val`, `test`) in TotalSegmentator's `meta.csv` (semicolons; columns
+/// Case ids and their split (`train`, `val`, `test`) from TotalSegmentator's `meta.csv` (semicolons; columns
 /// `image_id`, `split`).
-pub(super) fn sets_of_meta(table: &Path) -> Result<Vec<(String, String)>> {
+pub(super) fn meta_csv_splits(table: &Path) -> Result<Vec<(String, String)>> {
     let unreadable = |error: csv::Error| {
         Error::file(
             table,
-            format!("cannot be read as a table separated by semicolons: {error}"),
+            format!("not a table separated by semicolons: {error}"),
         )
     };
     let bytes = regular_file::read(table).map_err(Error::io(table, "read"))?;
@@ -274,7 +278,7 @@ pub(super) fn sets_of_meta(table: &Path) -> Result<Vec<(String, String)>> {
         .flexible(true)
         .from_reader(bytes.as_slice());
     let header = reader.headers().map_err(unreadable)?.clone();
-    // Spreadsheets like to put a byte order mark before the first column's name.
+    // Some spreadsheets write a byte order mark before the first column's name.
     let column = |name: &str| {
         header
             .iter()
@@ -284,7 +288,7 @@ pub(super) fn sets_of_meta(table: &Path) -> Result<Vec<(String, String)>> {
         return Err(Error::file(
             table,
             "has no columns image_id and split; expected TotalSegmentator's meta.csv (separated by \
-             semicolons): remove the file if it is another",
+             semicolons): remove the file if it is something else",
         ));
     };
     let mut sets = Vec::new();

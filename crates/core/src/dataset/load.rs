@@ -1,4 +1,4 @@
-//! Cases read into memory.
+//! Reads cases into memory.
 
 use super::structures::merge_masks;
 use super::{Case, Dataset, LabelSource};
@@ -17,25 +17,25 @@ pub struct LoadedCase {
 }
 
 impl LoadedCase {
-    /// Bytes that the voxels take in memory.
+    /// Size of the voxels in memory, in bytes.
     pub fn bytes(&self) -> usize {
         self.volume.bytes() + self.labels.bytes()
     }
 }
 
 impl Dataset {
-    /// Reads the CT volume of a case, in HU as stored, or brought to HU as [`Dataset::reading`] says.
+    /// Reads the CT volume of a case, in HU as stored or rescaled by [`Dataset::reading`].
     pub fn load_image(&self, case: &Case) -> Result<VolumeImage> {
         let mut image = self.copies.read(&case.image, read_volume)?;
         self.reading.rescale(&mut image);
         Ok(image)
     }
 
-    /// Reads the labels of a case into one label map; binary masks are merged, the later value wins. Voxels
-    /// of which nothing is known keep their value, [`Dataset::ignore`].
+    /// Reads the labels of a case into one label map; binary masks are merged, the later value wins. Ignored
+    /// voxels keep the value [`Dataset::ignore`].
     ///
-    /// The map lies on its own file's grid, that of the first mask. Errors if the case has no labels, a file cannot be
-    /// read, or masks do not lie on one grid.
+    /// The map is on its file's grid, or that of the first mask. Fails if the case has no labels, a file cannot be
+    /// read, or masks have different grids.
     pub fn load_labels(&self, case: &Case) -> Result<LabelMap> {
         match &case.labels {
             LabelSource::None => Err(Error::file(
@@ -50,8 +50,8 @@ impl Dataset {
         }
     }
 
-    /// Reads image and labels of a case, the labels turned where their axes run otherwise. Errors also if the two do
-    /// not lie on one grid, by the tolerance of [`Dataset::reading`].
+    /// Reads image and labels of a case, with the labels reoriented to the image's axes. Also fails if the grids
+    /// differ by more than the tolerance of [`Dataset::reading`].
     pub fn load(&self, case: &Case) -> Result<LoadedCase> {
         let VolumeImage {
             header,

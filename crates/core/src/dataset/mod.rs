@@ -1,5 +1,4 @@
-//! Datasets of CT volumes with reference labels: where the files lie, which structures they hold,
-//! whether they are sound, how they are split, and how they get into memory.
+//! Datasets of CT volumes with reference labels: file discovery, structures, integrity checks, splits and loading.
 
 mod cache;
 mod case_integrity;
@@ -39,5 +38,5 @@ pub use layouts::DatasetImages;
 pub use load::LoadedCase;
 pub use problem::{CaseNote, CaseProblem, CheckDepth, grouped};
 pub use reading::Reading;
-pub use splits::{GivenSplits, NamedSplit, SPLITS};
+pub use splits::{NamedSplit, PredefinedSplits, SPLITS};
 pub use structures::count_values;

@@ -19,14 +19,14 @@ impl Pattern {
     pub fn for_images(text: &str) -> std::result::Result<Self, String> {
         if text.contains(STRUCTURE) {
             return Err(format!(
-                "'{text}' is a pattern for images and cannot hold {STRUCTURE}"
+                "'{text}' is a pattern for images and cannot contain {STRUCTURE}"
             ));
         }
         match text.matches('*').count() {
             0 => Self::new(text.to_owned()),
             1 if !text.contains(CASE) => Self::new(text.replace('*', CASE)),
             _ => Err(format!(
-                "'{text}' has more than one place for the case's id; write one * (or {CASE} wherever \
+                "'{text}' has more than one place for the case id; write one * (or {CASE} wherever \
                  the id is repeated)"
             )),
         }
@@ -36,7 +36,7 @@ impl Pattern {
     pub fn for_labels(text: &str) -> std::result::Result<Self, String> {
         if text.contains('*') {
             return Err(format!(
-                "'{text}' holds a *; in label paths write {CASE} for the case's id"
+                "'{text}' contains a *; in label paths write {CASE} for the case id"
             ));
         }
         Self::new(text.to_owned())
@@ -44,24 +44,22 @@ impl Pattern {
 
     fn new(text: String) -> std::result::Result<Self, String> {
         if !text.contains(CASE) {
-            return Err(format!(
-                "'{text}' has no place for the case's id; write {CASE} into it"
-            ));
+            return Err(format!("'{text}' has no place for the case id; add {CASE}"));
         }
         if Path::new(&text).is_absolute() {
             return Err(format!(
-                "'{text}' is absolute; write it relative to the dataset's root"
+                "'{text}' is absolute; make it relative to the dataset's root"
             ));
         }
         let repeated =
             |part: &str| part.matches(CASE).count() + part.matches(STRUCTURE).count() > 1;
         if let Some(part) = text.split('/').find(|part| repeated(part)) {
             return Err(format!(
-                "'{text}' has two placeholders in '{part}'; at most one is possible between slashes"
+                "'{text}' has two placeholders in '{part}'; use at most one between slashes"
             ));
         }
         if text.matches(STRUCTURE).count() > 1 {
-            return Err(format!("'{text}' has {STRUCTURE} more than once"));
+            return Err(format!("'{text}' contains {STRUCTURE} more than once"));
         }
         Ok(Self(text))
     }
@@ -103,7 +101,7 @@ impl std::fmt::Display for Pattern {
     }
 }
 
-/// Finds what `placeholder` can stand for so that the file exists.
+/// The values of `placeholder` for which the file exists.
 fn matches(root: &Path, pattern: &str, placeholder: &str) -> Result<Vec<(String, PathBuf)>> {
     let parts: Vec<&str> = pattern.split('/').collect();
     let place = parts
@@ -126,13 +124,13 @@ fn matches(root: &Path, pattern: &str, placeholder: &str) -> Result<Vec<(String,
             }
         }
     }
-    // Names in order are not ids in order: `a-1.nii` comes before `a.nii`, but `a` before `a-1`.
+    // Sort ids, not names: `a-1.nii` comes before `a.nii`, but `a` before `a-1`.
     found.sort();
     Ok(found)
 }
 
-/// Names in a folder, sorted, without hidden ones (macOS leaves `._x.nii.gz` beside `x.nii.gz`); as text, from which
-/// [`from_text`] makes the name whatever its bytes.
+/// File names in a folder, sorted, without hidden ones (macOS writes `._x.nii.gz` next to `x.nii.gz`); as text that
+/// [`from_text`] turns back into the same bytes.
 pub(super) fn visible_names(folder: &Path) -> Result<Vec<String>> {
     let entries = fs::read_dir(folder).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
     let entries = entries.map_err(Error::io(folder, "list the folder"))?;
@@ -147,7 +145,7 @@ pub(super) fn unpaired(root: &Path, labels: &Pattern, cases: &HashSet<&str>) -> 
     if labels.per_structure() {
         return Vec::new();
     }
-    // A folder that is not there is no stray label; the missing label maps are reported one by one.
+    // A missing folder has no unpaired labels; missing label maps are reported one by one.
     let found = labels.cases(root).unwrap_or_default();
     found
         .into_iter()
@@ -230,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn impossible_patterns_say_why() {
+    fn invalid_patterns_are_refused() {
         let images = |text| Pattern::for_images(text).unwrap_err();
         assert!(images("a/*/*.nii").contains("more than one place"));
         assert!(images("a/b.nii").contains("{case}"));

@@ -1,4 +1,4 @@
-//! A case as networks see it.
+//! A case on the network's grid.
 
 use std::sync::OnceLock;
 
@@ -9,20 +9,20 @@ use ctseg_image::preprocess::normalisation::Scaling;
 
 /// A case on the network's grid.
 pub struct PreparedCase {
-    /// Value of the labels of which nothing is known.
+    /// The ignore label.
     pub ignore: Option<u16>,
     /// (channel, z, y, x)
     pub channels: Array4<f32>,
     /// (z, y, x)
     pub labels: Array3<u16>,
-    /// Where augmentation changes them.
+    /// Only if augmentation changes Hounsfield units.
     pub hu: Option<CaseHu>,
-    /// Of the image channels.
+    /// One per image channel.
     pub scalings: Vec<Scaling>,
     pub index: OnceLock<StructureIndex>,
 }
 
-/// A case's Hounsfield units beyond its windows, see [`ctseg_image::preprocess::channels::hounsfield_from`].
+/// A case's Hounsfield units outside its windows, see [`ctseg_image::preprocess::channels::relative_hounsfield`].
 pub struct CaseHu {
     pub zero_hu: f32,
     /// (z, y, x)
@@ -30,19 +30,19 @@ pub struct CaseHu {
 }
 
 impl PreparedCase {
-    /// Where its structures lie; found when first asked for.
+    /// Positions of its structures; computed on first use.
     pub fn index(&self) -> &StructureIndex {
-        let found = || StructureIndex::new(&self.labels, self.ignore);
-        self.index.get_or_init(found)
+        let build = || StructureIndex::new(&self.labels, self.ignore);
+        self.index.get_or_init(build)
     }
 
-    /// Whether a label says what is there, be it background.
-    pub fn is_known(&self, label: u16) -> bool {
+    /// Whether a label is annotated (background included), not the ignore label.
+    pub fn is_annotated(&self, label: u16) -> bool {
         Some(label) != self.ignore
     }
 
     pub fn is_structure(&self, label: u16) -> bool {
-        label > 0 && self.is_known(label)
+        label > 0 && self.is_annotated(label)
     }
 
     pub fn bytes(&self) -> usize {

@@ -1,4 +1,4 @@
-//! What the check of a dataset finds in its cases.
+//! Problems and notes from the check of a dataset.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,11 +11,11 @@ use ctseg_base::text::words::listed;
 pub enum CheckDepth {
     /// Only the images' headers.
     Headers,
-    /// Every voxel: finds truncated images too, and takes about as long as an epoch's reading.
+    /// Every voxel: also finds truncated images, and takes about as long as reading one epoch.
     Voxels,
 }
 
-/// A fault that must be fixed before the dataset can be used.
+/// A problem that must be fixed before the dataset can be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CaseProblem {
     pub case: String,
@@ -23,16 +23,16 @@ pub struct CaseProblem {
     pub problem: String,
 }
 
-/// Something worth knowing that stops nothing; `case` is `None` when it concerns the whole dataset.
+/// A note or warning; `case` is `None` if it concerns the whole dataset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CaseNote {
     pub case: Option<String>,
     pub note: String,
-    /// Whether it is more than a note.
+    /// Whether it is a warning.
     pub is_warning: bool,
 }
 
-/// A line for each note that cases share, in the order of their first cases.
+/// One line per distinct note with its cases, in the order of the first case.
 pub fn grouped(notes: &[CaseNote]) -> Vec<String> {
     let mut places: HashMap<&str, usize> = HashMap::new();
     let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
@@ -52,7 +52,7 @@ pub fn grouped(notes: &[CaseNote]) -> Vec<String> {
 
 impl fmt::Display for CaseProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Where the path names the case, it is enough.
+        // A path that names the case needs no prefix.
         let mut parts = self.file.iter();
         if !parts.any(|part| part.to_string_lossy().starts_with(&self.case)) {
             write!(f, "{}: ", self.case)?;
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cases_share_is_said_once() {
+    fn shared_notes_are_grouped() {
         let note = |case: Option<&str>, note: &str| CaseNote {
             case: case.map(str::to_owned),
             note: note.to_owned(),
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_names_the_case_is_enough() {
+    fn a_path_that_names_the_case_gets_no_prefix() {
         let problem = |file: &str| CaseProblem {
             case: "s0001".to_owned(),
             file: PathBuf::from(file),

@@ -1,4 +1,4 @@
-//! How the files of a dataset are read: which grids count as one, and how values become Hounsfield units.
+//! How the files of a dataset are read: grid tolerance and rescaling to Hounsfield units.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,11 +6,11 @@ use ctseg_image::formats::VolumeImage;
 use ctseg_image::preprocess::rescale_hu::RescaleHu;
 use ctseg_image::space::GridTolerance;
 
-/// What the user says about a dataset's files; a run keeps it for when it is resumed.
+/// The user's settings for a dataset's files; a run stores them for resuming.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reading {
-    /// How far image and labels may lie apart.
+    /// How far the grids of image and labels may differ.
     #[serde(default)]
     pub grid_tolerance: GridTolerance,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -18,13 +18,12 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Whether nothing was said.
+    /// Whether all settings have their defaults.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Brings an image's values to Hounsfield units where that was asked for; what was done is added to its header's
-    /// warnings.
+    /// Rescales an image to Hounsfield units if requested, and adds a note to its header's warnings.
     pub fn rescale(&self, image: &mut VolumeImage) {
         let rescaled = self.rescale_hu.and_then(|how| how.apply(&mut image.volume));
         image.header.warnings.extend(rescaled);

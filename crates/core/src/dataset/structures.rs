@@ -1,4 +1,4 @@
-//! Which structures there are, and binary masks merged into one label map.
+//! Finds the structures in label maps, and merges binary masks into one label map.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -10,10 +10,10 @@ use ctseg_base::{Error, Result};
 use ctseg_image::formats::{LabelNames, read_label_map, read_label_names};
 use ctseg_image::space::LabelMap;
 
-/// More different values than this are not a label map but most likely an image.
-const MOST_STRUCTURES: usize = 1024;
+/// A file with more different values than this is probably an image, not a label map.
+const MAX_STRUCTURES: usize = 1024;
 
-/// How many voxels have each label value: ascending (value, voxels), background included.
+/// Voxels per label value: (value, voxels), ascending, background included.
 pub fn count_values(labels: &LabelMap) -> Vec<(u16, usize)> {
     let mut counts = vec![0usize; usize::from(u16::MAX) + 1];
     for value in &labels.data {
@@ -25,10 +25,10 @@ pub fn count_values(labels: &LabelMap) -> Vec<(u16, usize)> {
         .collect()
 }
 
-/// A structure for every value that occurs in the cases' label maps, with the name that they hold for it, and
-/// `structure_<value>` where they hold none or do not agree.
+/// A structure for every value in the cases' label maps, with the name stored in the files, or `structure_<value>` if
+/// there is none or the files disagree.
 ///
-/// Files that cannot be read are left to the dataset's check, but an error if none can.
+/// Unreadable files are left to the dataset's check; fails only if no file can be read.
 pub(super) fn scan(root: &Path, cases: &[Case]) -> Result<Vec<Structure>> {
     let maps: Vec<&PathBuf> = cases
         .iter()
@@ -59,12 +59,12 @@ pub(super) fn scan(root: &Path, cases: &[Case]) -> Result<Vec<Structure>> {
             }
             Err(error) => first_error = first_error.or(Some(error)),
         }
-        if values.len() > MOST_STRUCTURES {
+        if values.len() > MAX_STRUCTURES {
             return Err(Error::file(
                 path,
                 format!(
                     "the label maps up to this one hold {} different values; expected a few \
-                     structures: check that these are label maps, or name the structures in a \
+                     structures: check that these are label maps, or list the structures in a \
                      descriptor",
                     values.len()
                 ),
@@ -75,23 +75,23 @@ pub(super) fn scan(root: &Path, cases: &[Case]) -> Result<Vec<Structure>> {
         (true, Some(error)) => Err(error),
         (true, None) => Err(Error::file(
             root,
-            "no label map holds any structure; expected values above 0, or structures named in a \
+            "no label map holds any structure; expected values above 0, or structures listed in a \
              descriptor",
         )),
         _ => Ok(named(&values, &names)),
     }
 }
 
-/// The values with the one name that each has, if no other has it too.
+/// Structures of the values, each with its stored name if that is unambiguous.
 fn named(values: &BTreeSet<u16>, names: &BTreeMap<u16, BTreeSet<String>>) -> Vec<Structure> {
     let only = |value: &u16| {
         let held = names.get(value).filter(|held| held.len() == 1)?;
         let name = held.first()?;
-        let of_others = values
+        let is_shared = values
             .iter()
             .filter(|other| *other != value)
             .any(|other| names.get(other).is_some_and(|held| held.contains(name)));
-        (!of_others).then(|| name.clone())
+        (!is_shared).then(|| name.clone())
     };
     values
         .iter()
@@ -102,7 +102,7 @@ fn named(values: &BTreeSet<u16>, names: &BTreeMap<u16, BTreeSet<String>>) -> Vec
         .collect()
 }
 
-/// Reads binary masks one after the other into one label map; where they overlap, the later wins.
+/// Reads binary masks one by one into one label map; where they overlap, the later one wins.
 pub(super) fn merge_masks(
     files: &[(u16, PathBuf)],
     copies: &Copies,
@@ -118,10 +118,11 @@ pub(super) fn merge_masks(
         let (mask, _) = placed.map_err(|problem| Error::file(path, problem))?;
         labels.overlay(&mask, *value);
     }
-    merged.ok_or_else(|| Error::invalid("a case has no masks; expected one file per structure"))
+    merged
+        .ok_or_else(|| Error::invalid("a case has no masks; expected one mask file per structure"))
 }
 
-/// Refuses values and names that would make label maps ambiguous, and sorts by value.
+/// Sorts structures by value; fails on duplicate, empty or zero values and names.
 pub(super) fn sorted(
     mut structures: Vec<Structure>,
 ) -> std::result::Result<Vec<Structure>, String> {

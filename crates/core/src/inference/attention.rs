@@ -1,4 +1,4 @@
-//! A look at what the (first) model's second stage sees of a volume, and where it looks, before anything is restored.
+//! Attention maps, input and logits of the (first) model's second stage on a volume, on the network's own grid.
 
 use ndarray::{Array3, Array4, Axis};
 
@@ -10,10 +10,10 @@ use super::stage::check_extent;
 use ctseg_base::{Error, Result};
 use ctseg_image::space::{Grid, Volume};
 
-/// What attention gates look at, in RAS order.
+/// Attention maps with the image that they belong to, in RAS order.
 #[derive(Debug, Clone)]
 pub struct Attention {
-    /// The network's first channel: shares of the first window, from 0 to 1 (z, y, x).
+    /// The network's first channel (z, y, x), scaled to 0 to 1 over the first window.
     pub image: Array3<f32>,
     /// (gate, z, y, x), finest first, values in (0, 1).
     pub maps: Array4<f32>,
@@ -21,9 +21,9 @@ pub struct Attention {
     pub spacing_mm: [f64; 3],
 }
 
-/// A network's view of a volume.
+/// A network's input and output for a volume.
 #[derive(Debug, Clone)]
-pub struct Seen {
+pub struct NetworkOutput {
     pub grid: Grid,
     /// (channel, z, y, x)
     pub input: Array4<f32>,
@@ -31,21 +31,20 @@ pub struct Seen {
     pub logits: Array4<f32>,
 }
 
-/// The first model with the grid that its second stage works on, and the network's input there.
-struct Shown<'a> {
+/// The first model with its second stage's grid and input.
+struct StageInput<'a> {
     model: &'a Model,
     grid: Grid,
     input: Array4<f32>,
 }
 
 impl Cascade {
-    /// Where the attention gates of the (first) model's stage 2 look in `volume`, on the grid that the stage
-    /// works on.
+    /// The attention maps of the (first) model's stage 2 for `volume`, on the stage's grid.
     ///
     /// # Errors
-    /// Its network has no gates.
+    /// The network has no attention gates.
     pub fn attention(&self, volume: &Volume) -> Result<Attention> {
-        let Shown { model, grid, input } = self.shown(volume)?;
+        let StageInput { model, grid, input } = self.stage_input(volume)?;
         let maps = model.stage2.attention(input.view())?;
         model.stage2.release_memory()?;
         let scalings = model.stage2.recipe.scalings(volume);
@@ -60,34 +59,34 @@ impl Cascade {
         })
     }
 
-    /// What the (first) model's second stage sees of a volume and says of it; for comparisons with other programs.
-    pub fn seen(&self, volume: &Volume) -> Result<Seen> {
-        let Shown { model, grid, input } = self.shown(volume)?;
+    /// Input and logits of the (first) model's second stage; for comparisons with other programs.
+    pub fn network_output(&self, volume: &Volume) -> Result<NetworkOutput> {
+        let StageInput { model, grid, input } = self.stage_input(volume)?;
         let pass = model
             .stage2
             .pass(input.view(), &model.mirroring, &|_| Ok(()));
         let logits = Planes::new(pass, best_axis(&model.stage2.recipe, grid.shape_zyx()))?.all()?;
-        Ok(Seen {
+        Ok(NetworkOutput {
             grid,
             input,
             logits,
         })
     }
 
-    fn shown(&self, volume: &Volume) -> Result<Shown<'_>> {
+    fn stage_input(&self, volume: &Volume) -> Result<StageInput<'_>> {
         check_extent(&volume.grid)?;
         let Found { region, firsts, .. } = self.found(volume, &|_| Ok(()))?;
         let model = self
             .models()
             .first()
             .ok_or_else(|| Error::invalid("internal: prediction without a model"))?;
-        let placed = model.placed(volume);
-        let grid = match &placed {
-            Some(placed) => placed.grid,
+        let placement = model.placement(volume);
+        let grid = match &placement {
+            Some(placement) => placement.grid,
             None => model.grid(&volume.grid, region),
         };
         let first = firsts.first().unwrap_or(&StageOne::Nothing);
-        let input = model.input(volume, &grid, placed.as_ref(), first)?;
-        Ok(Shown { model, grid, input })
+        let input = model.input(volume, &grid, placement.as_ref(), first)?;
+        Ok(StageInput { model, grid, input })
     }
 }

@@ -1,34 +1,34 @@
-//! How patches are batched when memory is short.
+//! Batch and chunk sizes when memory is limited.
 
-/// How a volume is worked through; what is less takes less memory and more time, and gives the same labels.
+/// Sizes of the working set. Smaller values take less memory and more time, and give the same labels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Frugality {
-    /// Slices or patches that pass through a network at once; none: as many as the recipe says.
+pub struct Batching {
+    /// Batch size, in slices or patches; `None` for the recipe's.
     pub batch: Option<usize>,
-    /// Planes of logits that are restored at once; none: as many as usual.
-    pub portion: Option<usize>,
+    /// Planes of logits that are exported at once; `None` for the default.
+    pub chunk_planes: Option<usize>,
 }
 
-impl Frugality {
-    /// What takes the least memory.
+impl Batching {
+    /// Takes the least memory.
     pub const LEAST: Self = Self {
         batch: Some(1),
-        portion: Some(1),
+        chunk_planes: Some(1),
     };
 
-    /// From what is fastest to what takes the least.
-    pub const STEPS: [Self; 4] = [
+    /// From the fastest to the one that takes the least memory.
+    pub const LEVELS: [Self; 4] = [
         Self {
             batch: None,
-            portion: None,
+            chunk_planes: None,
         },
         Self {
             batch: Some(4),
-            portion: Some(6),
+            chunk_planes: Some(6),
         },
         Self {
             batch: Some(1),
-            portion: Some(3),
+            chunk_planes: Some(3),
         },
         Self::LEAST,
     ];

@@ -3,7 +3,7 @@
 use super::roi::Prior;
 use ctseg_image::space::VoxelBox;
 
-/// What stage 2 needs to know of a case from a stage-1 model that never saw it.
+/// The out-of-fold stage-1 result of a case, as input to stage 2.
 #[derive(Debug, Clone)]
 pub struct StageOneResult {
     pub region: VoxelBox,

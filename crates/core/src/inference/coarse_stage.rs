@@ -1,4 +1,4 @@
-//! Stage 1 at work: probabilities and region of interest of a volume, by the model that is fair to use.
+//! Stage-1 inference: probabilities and region of interest, out of fold for training cases.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
@@ -6,14 +6,14 @@ use std::sync::atomic::AtomicBool;
 use ndarray::{Array3, ArrayView4, Axis, Zip};
 
 use super::coarse_result::StageOneResult;
-use super::roi::{Prior, Roi, carried_over, find_roi};
-use super::stage::{Segmenter, network_grid, network_input};
+use super::roi::{Prior, Roi, find_roi, map_box};
+use super::stage::{Stage, network_grid, network_input};
 use crate::dataset::content::image_sha256;
 use crate::dataset::{Dataset, LabelSource};
 use crate::model::bundle::Bundle;
 use crate::model::known_cases::KnownCases;
 use ctseg_base::Result;
-use ctseg_base::cancel::unless_stopped;
+use ctseg_base::cancel::check_stop;
 use ctseg_base::progress::Observer;
 use ctseg_base::text::words::listed;
 use ctseg_engine::device::Compute;
@@ -21,20 +21,16 @@ use ctseg_engine::losses::Outputs;
 use ctseg_image::metrics::overlap::recall_inside;
 use ctseg_image::space::{Orientation, Volume, VoxelBox};
 
-/// Stage 1's probabilities and region for a volume. `fold` uses the network of one fold alone (its
-/// position among the trained ones) instead of the mean of all.
-pub fn run_stage_one(
-    segmenter: &Segmenter,
-    volume: &Volume,
-    fold: Option<usize>,
-) -> Result<(Roi, Prior)> {
-    let recipe = &segmenter.recipe;
+/// Stage 1's region and probabilities for a volume. `fold` selects the network of one fold (its position among the
+/// trained ones) instead of the mean of all.
+pub fn run_stage_one(stage: &Stage, volume: &Volume, fold: Option<usize>) -> Result<(Roi, Prior)> {
+    let recipe = &stage.recipe;
     let ras = volume.grid.reoriented(Orientation::RAS);
     let grid = network_grid(recipe, &volume.grid, &VoxelBox::whole(ras.shape));
     let input = network_input(recipe, volume, &grid, None)?;
     let logits = match fold {
-        Some(fold) => segmenter.logits_of_fold(fold, input.view())?,
-        None => segmenter.logits(input.view(), &|_| Ok(()))?,
+        Some(fold) => stage.logits_of_fold(fold, input.view())?,
+        None => stage.logits(input.view(), &|_| Ok(()))?,
     };
     let prior = Prior::new(
         grid,
@@ -43,8 +39,8 @@ pub fn run_stage_one(
     Ok((find_roi(&prior, &ras, &recipe.roi)?, prior))
 }
 
-/// Probability that a voxel belongs to any structure: the largest over the maps of independent structures;
-/// of exclusive classes what is left beside the background, whose logit is 0.
+/// Probability that a voxel belongs to any structure: the maximum over the maps of independent structures; for
+/// exclusive classes 1 minus the background's, whose logit is 0.
 ///
 /// # Shapes
 /// - `logits`: (map, z, y, x)
@@ -52,7 +48,7 @@ pub fn run_stage_one(
 fn union_probabilities(outputs: Outputs, logits: ArrayView4<f32>) -> Array3<f32> {
     let mut union = logits.fold_axis(Axis(0), f32::NEG_INFINITY, |a, b| a.max(*b));
     if outputs == Outputs::Exclusive {
-        // The logarithm of the sum of e^logit, the largest taken out so that nothing overflows.
+        // log-sum-exp
         let mut sum = Array3::<f32>::zeros(union.raw_dim());
         for map in logits.outer_iter() {
             Zip::from(&mut sum)
@@ -65,12 +61,12 @@ fn union_probabilities(outputs: Outputs, logits: ArrayView4<f32>) -> Array3<f32>
     union.mapv_into(|logit| 1.0 / (1.0 + (-logit).exp()))
 }
 
-/// Stage 1's result for each of `cases`, always by a network that did not train on it.
+/// Stage 1's out-of-fold result for each of `cases`: from a network that was not trained on the case.
 ///
-/// Cases are known by name and by image. `keep_prior` keeps the probabilities; without it only regions are of use.
+/// Cases are identified by name and by image. `keep_prior` keeps the probabilities; otherwise only regions are valid.
 ///
 /// # Errors
-/// A case that all networks know; unreadable volumes; [`Error::Interrupted`] when stopped.
+/// A case that every network was trained on; unreadable volumes; [`Error::Interrupted`] when stopped.
 pub fn out_of_fold_results(
     bundle: &Bundle,
     dataset: &Dataset,
@@ -80,27 +76,27 @@ pub fn out_of_fold_results(
     stop: &AtomicBool,
     observer: &dyn Observer,
 ) -> Result<BTreeMap<usize, StageOneResult>> {
-    let segmenter = bundle.segmenter(1, compute)?;
-    let known = KnownCases::new(bundle.needed_stage(1)?);
+    let stage = bundle.load_stage(1, compute)?;
+    let known = KnownCases::new(bundle.require_stage(1)?);
     if known.by_name_alone() {
-        observer.say("stage 1 was trained by an earlier version: it knows its cases by name alone");
+        observer.info("stage 1 was trained by an earlier version: its training cases are identified by name only");
     }
     let mut renamed = Vec::new();
     let task = observer.task("stage 1 on training cases", cases.len() as u64, "cases");
     let mut results = BTreeMap::new();
     for index in cases {
-        unless_stopped(stop, || {
-            "stage 1 was looking at the training cases".to_owned()
+        check_stop(stop, || {
+            "stage 1 was running on the training cases".to_owned()
         })?;
         let case = &dataset.cases[*index];
         let image = dataset.load_image(case)?;
         let sha256 = image_sha256(&image.volume);
-        let fold = known.fair_fold(&case.id, &sha256)?;
+        let fold = known.out_of_fold_network(&case.id, &sha256)?;
         let names = known.names_of(&sha256);
         if let Some(name) = names.first().filter(|_| !names.contains(&case.id.as_str())) {
             renamed.push(format!("{} (as {name})", case.id));
         }
-        let (roi, mut prior) = run_stage_one(&segmenter, &image.volume, fold)?;
+        let (roi, mut prior) = run_stage_one(&stage, &image.volume, fold)?;
         if let Some(reason) = roi.fallback {
             observer.warn(&format!("{}: {reason}", case.id));
         }
@@ -117,28 +113,28 @@ pub fn out_of_fold_results(
         task.advance(1);
     }
     if !renamed.is_empty() {
-        observer.say(&format!(
-            "stage 1 knows cases under other names, by their images: {}",
+        observer.info(&format!(
+            "cases that stage 1 was trained on under other names (same image): {}",
             listed(&renamed)
         ));
     }
     Ok(results)
 }
 
-/// How well regions of interest hold what they should.
+/// How well regions of interest cover the structures.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RoiQuality {
-    /// Mean over cases of the share of reference foreground inside the region; none where no case has any.
+    /// Mean over cases of the share of reference foreground inside the region; `None` if no case has foreground.
     pub mean_recall: Option<f64>,
     pub lowest_recall: Option<f64>,
-    /// Mean over cases of the region's share of the volume; none where there are no cases.
+    /// Mean over cases of the region's share of the volume; `None` without cases.
     pub mean_share: Option<f64>,
-    /// Those that hold a structure.
+    /// Cases that contain a structure.
     pub cases: usize,
 }
 
 impl RoiQuality {
-    /// Compares regions (RAS-ordered voxels) with the cases' labels.
+    /// Compares regions (in RAS-ordered voxels) with the cases' reference labels.
     ///
     /// # Errors
     /// Label maps that cannot be read; [`Error::Interrupted`] when stopped.
@@ -149,13 +145,13 @@ impl RoiQuality {
     ) -> Result<Self> {
         let (mut recalls, mut shares) = (Vec::new(), Vec::new());
         for (case, result) in results {
-            unless_stopped(stop, || "stage 1's regions were being compared".to_owned())?;
+            check_stop(stop, || "stage 1's regions were being evaluated".to_owned())?;
             if dataset.cases[*case].labels == LabelSource::None {
                 continue;
             }
-            let labels = dataset.known_labels(dataset.load_labels(&dataset.cases[*case])?);
+            let labels = dataset.without_ignored(dataset.load_labels(&dataset.cases[*case])?);
             let ras = labels.grid.reoriented(Orientation::RAS);
-            let region = carried_over(&result.region, &ras, &labels.grid)?;
+            let region = map_box(&result.region, &ras, &labels.grid)?;
             recalls.extend(recall_inside(&labels, &region));
             shares.push(region.voxels() as f64 / labels.grid.voxels() as f64);
         }
@@ -177,7 +173,7 @@ mod tests {
     use ndarray::Array4;
 
     #[test]
-    fn the_union_of_exclusive_classes_is_what_is_not_background() {
+    fn the_union_of_exclusive_classes_is_one_minus_the_background() {
         let logits = Array4::from_shape_vec((2, 1, 1, 3), vec![0.0, 2.0, 90.0, 0.0, -1.0, 91.0]);
         let logits = logits.unwrap();
         let union = |outputs| union_probabilities(outputs, logits.view());

@@ -1,5 +1,5 @@
-//! From planes of logits to a label map on the source's grid, a few planes at a time: memory does not grow with
-//! the volume times the structures.
+//! From planes of logits to a label map on the source's grid, one chunk of planes at a time, so that memory does not
+//! grow with the volume times the structures.
 
 use std::ops::Range;
 use std::time::Instant;
@@ -10,118 +10,119 @@ use super::sliding_window::Planes;
 use super::threshold::logit;
 use ctseg_base::{Error, Result};
 use ctseg_engine::losses::Outputs;
-use ctseg_image::resample::{Interpolation, Restoration, resample_array, resample_linear, restore};
+use ctseg_image::resample::{
+    Interpolation, RestoreOptions, resample_array, resample_linear, restore,
+};
 use ctseg_image::space::{Grid, GridMap, LabelMap, VoxelBox};
 
-/// Logits are restored in portions of about so many bytes, but of no fewer planes than the following.
-const PORTION_BYTES: usize = 64 << 20;
-const PORTION_PLANES: usize = 6;
+/// Approximate bytes of logits per chunk, and the smallest number of planes.
+const CHUNK_BYTES: usize = 64 << 20;
+const MIN_CHUNK_PLANES: usize = 6;
 
-/// Probabilities are told of about so many voxels of the source at a time, but of no less than a slice of the file:
-/// a portion of a coarse grid can be all of a fine source.
-const TOLD_VOXELS: usize = 2 << 20;
+/// Probabilities are computed on slabs of about this many source voxels, but at least one slice of the file: a chunk
+/// of a coarse grid can cover the whole of a fine source.
+const SLAB_VOXELS: usize = 2 << 20;
 
-/// How many voxels of `source` probabilities are told of at once, at most.
-pub fn told_voxels(source: &Grid) -> usize {
+/// Largest number of source voxels per slab of probabilities.
+pub fn slab_voxels(source: &Grid) -> usize {
     let slice = source.shape[0] * source.shape[1];
-    TOLD_VOXELS.max(slice).min(source.voxels())
+    SLAB_VOXELS.max(slice).min(source.voxels())
 }
 
-/// How many planes of a grid of `shape` (z, y, x) along `axis` are restored at once where nothing else is said.
-pub fn usual_portion(structures: usize, shape: [usize; 3], axis: usize) -> usize {
+/// Default number of planes per chunk, along `axis` of a grid of `shape` (z, y, x).
+pub fn default_chunk_planes(structures: usize, shape: [usize; 3], axis: usize) -> usize {
     let plane_voxels = shape.iter().product::<usize>() / shape[axis].max(1);
     let plane_bytes = (size_of::<f32>() * structures).saturating_mul(plane_voxels);
-    (PORTION_BYTES / plane_bytes.max(1)).max(PORTION_PLANES)
+    (CHUNK_BYTES / plane_bytes.max(1)).max(MIN_CHUNK_PLANES)
 }
 
-/// The largest region of `source` (x, y, z) that is restored at once, where `portion` planes of a network's grid
-/// `common` along `axis` of (z, y, x) are.
-pub fn portion_shape(source: &Grid, common: &Grid, axis: usize, portion: usize) -> [usize; 3] {
+/// The largest region of `source` (x, y, z) that a chunk of `chunk_planes` planes covers, along `axis` of (z, y, x)
+/// of the network's grid `common`.
+pub fn chunk_shape(source: &Grid, common: &Grid, axis: usize, chunk_planes: usize) -> [usize; 3] {
     let mut shape = source.shape;
     let map = source.map_to(common);
     let along = map.and_then(|map| (0..3).find(|own| map[*own].axis == 2 - axis));
     if let (Some(map), Some(along)) = (map, along) {
-        shape[along] = source_planes(portion, map[along].scale).min(shape[along]);
+        shape[along] = source_planes(chunk_planes, map[along].scale).min(shape[along]);
     }
     shape
 }
 
-/// How many planes of the source are restored with `portion` planes of a network's grid.
-fn source_planes(portion: usize, scale: f64) -> usize {
-    ((portion as f64 / scale.abs()) as usize).max(1)
+/// Number of source planes per chunk of `chunk_planes` planes of a network's grid.
+fn source_planes(chunk_planes: usize, scale: f64) -> usize {
+    ((chunk_planes as f64 / scale.abs()) as usize).max(1)
 }
 
-/// A model's planes, and the grid that they lie on.
+/// A model's planes and their grid.
 pub struct Stream<'a> {
     pub planes: Planes<'a>,
     pub grid: Grid,
 }
 
-/// Hears the probabilities of every structure, portion by portion; outside of all portions they are 0.
-pub trait Probabilities {
-    /// Of the structure at place `structure`, in `region` (the source's voxels). All structures of a region come in
-    /// their order before those of the next one.
+/// Receives the probabilities of every structure, slab by slab; they are 0 outside all slabs.
+pub trait ProbabilitySink {
+    /// Receives the probabilities of the structure at index `structure` in `region` (the source's voxels). All
+    /// structures of a region arrive in order before the next region.
     ///
     /// # Shapes
     /// `values`: (z, y, x) of the region, in [0, 1]
     fn put(&mut self, structure: usize, region: &VoxelBox, values: ArrayView3<f32>) -> Result<()>;
 }
 
-/// What a restoration needs to know beside the logits.
+/// What the export needs besides the logits.
 pub struct Target<'a> {
     pub source: &'a Grid,
-    /// The grid that logits are averaged on, in the source's region of interest.
+    /// The grid on which logits are averaged, covering the source's region of interest.
     pub common: &'a Grid,
-    /// The axis of (z, y, x) of the network's grids that planes follow one another along.
+    /// The streaming axis, of (z, y, x) of the network's grids.
     pub axis: usize,
-    /// How many planes are restored at once.
-    pub portion: usize,
+    /// Planes per chunk.
+    pub chunk_planes: usize,
     /// Label values in the order of the maps.
     pub values: &'a [u16],
-    /// The probability above which a voxel is a structure's, in the order of the maps.
+    /// Probability thresholds, in the order of the maps.
     pub thresholds: &'a [f64],
     pub outputs: Outputs,
-    pub how: Restoration,
+    pub how: RestoreOptions,
 }
 
-/// A label map, and where the time went.
-pub struct Restored {
+/// A label map and timings.
+pub struct Exported {
     pub labels: LabelMap,
     pub network_seconds: f64,
-    pub restore_seconds: f64,
+    pub export_seconds: f64,
 }
 
-/// Runs the streams from end to end, averages their logits on the common grid and restores labels as
-/// [`restore()`] does; `heard` is told the probabilities.
-pub fn restored(
+/// Runs the streams to the end, averages their logits on the common grid and resamples them to labels as [`restore()`]
+/// does; `sinks` receive the probabilities.
+pub fn export_logits(
     streams: &mut [Stream],
     target: &Target,
-    mut heard: Vec<&mut dyn Probabilities>,
-) -> Result<Restored> {
-    let begun = Instant::now();
+    mut sinks: Vec<&mut dyn ProbabilitySink>,
+) -> Result<Exported> {
+    let started = Instant::now();
     let mut network_seconds = 0.0;
     let mut labels = LabelMap::empty(*target.source);
     let map = map_between(target.source, target.common)?;
     let Some(covered) = covered(&map, target.source, target.common) else {
         return Err(Error::invalid(
-            "internal: the region of interest lies outside of the volume",
+            "internal: the region of interest lies outside the volume",
         ));
     };
-    for portion in target.portions(&map, &covered) {
+    for chunk in target.chunks(&map, &covered) {
         let mut region = covered;
-        (region.start[portion.axis], region.end[portion.axis]) =
-            (portion.source.start, portion.source.end);
+        (region.start[chunk.axis], region.end[chunk.axis]) = (chunk.source.start, chunk.source.end);
         let reading = Instant::now();
-        let from = target.part(portion.planes.clone());
-        let mut logits = mean_logits(streams, target, &from, portion.planes)?;
+        let from = target.part(chunk.planes.clone());
+        let mut logits = mean_logits(streams, target, &from, chunk.planes)?;
         network_seconds += reading.elapsed().as_secs_f64();
-        if !heard.is_empty() {
+        if !sinks.is_empty() {
             for slab in slabs(region) {
                 let onto = target.source.cropped(&slab);
-                tell(&mut heard, &logits, (&from, &onto), &slab, target)?;
+                emit(&mut sinks, &logits, (&from, &onto), &slab, target)?;
             }
         }
-        // The largest positive logit decides.
+        // The largest positive logit wins.
         for (mut logits, threshold) in logits.outer_iter_mut().zip(target.thresholds) {
             let offset = logit(*threshold);
             if offset != 0.0 {
@@ -139,25 +140,25 @@ pub fn restored(
         }
         to.assign(&part.data);
     }
-    Ok(Restored {
+    Ok(Exported {
         labels,
         network_seconds,
-        restore_seconds: begun.elapsed().as_secs_f64() - network_seconds,
+        export_seconds: started.elapsed().as_secs_f64() - network_seconds,
     })
 }
 
-/// What is restored at once.
-struct Portion {
-    /// The source's axis (of x, y, z) along which planes lie.
+/// A range of source planes that is exported at once.
+struct Chunk {
+    /// The source's axis (of x, y, z) that corresponds to the streaming axis.
     axis: usize,
     source: Range<usize>,
-    /// The planes of the common grid that its voxels lie between.
+    /// The planes of the common grid that enclose its voxels.
     planes: Range<usize>,
 }
 
 impl Target<'_> {
-    /// Portions in the order of the planes.
-    fn portions(&self, map: &GridMap, covered: &VoxelBox) -> Vec<Portion> {
+    /// Chunks in the order of the planes.
+    fn chunks(&self, map: &GridMap, covered: &VoxelBox) -> Vec<Chunk> {
         let along = 2 - self.axis;
         let Some(axis) = (0..3).find(|axis| map[*axis].axis == along) else {
             return Vec::new();
@@ -165,40 +166,40 @@ impl Target<'_> {
         let (scale, offset) = (map[axis].scale, map[axis].offset);
         let shape = self.common.shape;
         let last = shape[along] as f64 - 1.0;
-        let count = source_planes(self.portion, scale);
+        let count = source_planes(self.chunk_planes, scale);
         let (start, end) = (covered.start[axis], covered.end[axis]);
-        let mut portions: Vec<Portion> = (start..end)
+        let mut chunks: Vec<Chunk> = (start..end)
             .step_by(count)
             .map(|from| {
                 let source = from..(from + count).min(end);
                 let place = |index: usize| (scale * index as f64 + offset).clamp(0.0, last);
                 let (a, b) = (place(source.start), place(source.end - 1));
-                Portion {
+                Chunk {
                     axis,
                     source,
                     planes: a.min(b).floor() as usize..a.max(b).ceil() as usize + 1,
                 }
             })
             .collect();
-        portions.sort_by_key(|portion| portion.planes.start);
-        portions
+        chunks.sort_by_key(|chunk| chunk.planes.start);
+        chunks
     }
 
-    /// Some planes of the common grid.
+    /// A range of planes of the common grid.
     fn part(&self, planes: Range<usize>) -> Grid {
         part_of(self.common, self.axis, planes)
     }
 }
 
-/// Some planes of a grid along `axis` of (z, y, x).
+/// A range of planes of a grid along `axis` of (z, y, x).
 fn part_of(grid: &Grid, axis: usize, planes: Range<usize>) -> Grid {
     let mut region = VoxelBox::whole(grid.shape);
     (region.start[2 - axis], region.end[2 - axis]) = (planes.start, planes.end);
     grid.cropped(&region)
 }
 
-/// The mean of the streams' logits on some planes of the common grid (`onto`): linear interpolation where a
-/// stream's own grid is another one.
+/// The mean of the streams' logits on a range of planes of the common grid (`onto`), linearly interpolated if a
+/// stream has a different grid.
 fn mean_logits(
     streams: &mut [Stream],
     target: &Target,
@@ -218,7 +219,7 @@ fn mean_logits(
             Some(sum) => sum + &logits,
         });
     }
-    let mut sum = sum.ok_or_else(|| Error::invalid("internal: prediction without a model"))?;
+    let mut sum = sum.ok_or_else(|| Error::invalid("internal: inference without a model"))?;
     if count > 1 {
         let share = 1.0 / count as f32;
         sum.par_mapv_inplace(|logit| logit * share);
@@ -226,12 +227,14 @@ fn mean_logits(
     Ok(sum)
 }
 
-/// A stream's logits on a grid that is not its own.
+/// A stream's logits, linearly interpolated on another grid.
 fn interpolated(stream: &mut Stream, axis: usize, onto: &Grid) -> Result<Array4<f32>> {
     let map = map_between(onto, &stream.grid)?;
     let along = 2 - axis;
     let Some(own) = map.iter().position(|map| map.axis == along) else {
-        return Err(Error::invalid("internal: grids that do not fit together"));
+        return Err(Error::invalid(
+            "internal: the grids of two models are not parallel",
+        ));
     };
     let last = stream.grid.shape[along] as f64 - 1.0;
     let place = |index: usize| (map[own].scale * index as f64 + map[own].offset).clamp(0.0, last);
@@ -247,10 +250,10 @@ fn interpolated(stream: &mut Stream, axis: usize, onto: &Grid) -> Result<Array4<
     Ok(result)
 }
 
-/// A region in pieces of whole slices, each of [`told_voxels`] at most.
+/// Splits a region into slabs of whole slices, each of at most [`slab_voxels`].
 fn slabs(region: VoxelBox) -> impl Iterator<Item = VoxelBox> {
     let [nx, ny, _] = region.shape();
-    let slices = (TOLD_VOXELS / (nx * ny).max(1)).max(1);
+    let slices = (SLAB_VOXELS / (nx * ny).max(1)).max(1);
     let starts = (region.start[2]..region.end[2]).step_by(slices);
     starts.map(move |first| {
         let mut slab = region;
@@ -260,9 +263,9 @@ fn slabs(region: VoxelBox) -> impl Iterator<Item = VoxelBox> {
     })
 }
 
-/// Tells the probabilities that follow from logits on the grid `from`, on the grid `onto` (the region).
-fn tell(
-    heard: &mut [&mut dyn Probabilities],
+/// Sends the sinks the probabilities on the grid `onto` (the region), from logits on the grid `from`.
+fn emit(
+    sinks: &mut [&mut dyn ProbabilitySink],
     logits: &Array4<f32>,
     (from, onto): (&Grid, &Grid),
     region: &VoxelBox,
@@ -276,7 +279,7 @@ fn tell(
             target.how.nearest,
         )
     };
-    // Of exclusive classes: the logarithm of the sum of all e^logit, the background's e^0 included.
+    // For exclusive classes: log-sum-exp over all logits, including the background's 0.
     let mut all: Option<Array3<f32>> = None;
     if target.outputs == Outputs::Exclusive {
         let mut sum = Array3::<f32>::zeros(onto.shape_zyx());
@@ -297,8 +300,8 @@ fn tell(
                 .par_for_each(|value, all| *value = (*value - all).exp()),
             None => values.par_mapv_inplace(|logit| 1.0 / (1.0 + (-logit).exp())),
         }
-        for heard in heard.iter_mut() {
-            heard.put(own, region, values.view())?;
+        for sink in sinks.iter_mut() {
+            sink.put(own, region, values.view())?;
         }
     }
     Ok(())
@@ -320,7 +323,6 @@ fn covered(map: &GridMap, source: &Grid, common: &Grid) -> Option<VoxelBox> {
 }
 
 fn map_between(onto: &Grid, from: &Grid) -> Result<GridMap> {
-    onto.map_to(from).ok_or_else(|| {
-        Error::invalid("internal: region and volume lie on grids that are not parallel")
-    })
+    onto.map_to(from)
+        .ok_or_else(|| Error::invalid("internal: the grids of region and volume are not parallel"))
 }

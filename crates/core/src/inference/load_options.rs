@@ -1,7 +1,7 @@
-//! How models are loaded: on which device, with or without mirror images and clean-up, within how much memory.
+//! How models are loaded: device, test-time augmentation, post-processing, thresholds, memory limit.
 
 use super::cascade::Cascade;
-use super::memory_limit::Limit;
+use super::memory_limit::MemoryLimit;
 use super::threshold::Thresholds;
 use crate::model::bundle::Bundle;
 use crate::model::common::common_structures;
@@ -10,27 +10,26 @@ use ctseg_engine::device::Compute;
 
 /// How models are loaded.
 #[derive(Clone, Copy)]
-pub struct Loading<'a> {
+pub struct LoadOptions<'a> {
     pub compute: &'a Compute,
-    /// Whether networks look at mirror images too; none: as the models usually do.
+    /// Test-time augmentation; `None` for each model's default.
     pub tta: Option<bool>,
-    /// Whether label maps are cleaned up as the models ask for.
+    /// Whether to apply the models' post-processing.
     pub postprocess: bool,
-    /// From which probability on structures are marked.
     pub thresholds: &'a Thresholds,
-    /// Most memory that may be taken, and for what; says afterwards which volumes are [refused](Limit::refused).
-    pub limit: Option<&'a Limit>,
+    /// The memory limit of the batch; afterwards it lists the [refused](MemoryLimit::refused) volumes.
+    pub limit: Option<&'a MemoryLimit>,
 }
 
-impl Loading<'_> {
-    /// Models that look together, mirrored and cleaned up as is wanted, without regard to memory.
+impl LoadOptions<'_> {
+    /// Loads models as an ensemble, without regard to the memory limit.
     pub fn cascade(&self, bundles: &[Bundle]) -> Result<Cascade> {
         let structures = common_structures(bundles)?;
         let cascade = Cascade::load_all(bundles, self.compute)?;
-        let cascade = cascade.thresholded(&structures, self.thresholds);
+        let cascade = cascade.with_thresholds(&structures, self.thresholds);
         let cascade = match self.tta {
-            Some(true) => cascade.mirrored(&structures)?,
-            Some(false) => cascade.unmirrored(),
+            Some(true) => cascade.with_tta(&structures)?,
+            Some(false) => cascade.without_tta(),
             None => cascade,
         };
         Ok(match self.postprocess {

@@ -1,85 +1,82 @@
-//! How much memory the segmentation of a volume takes, known from its header.
+//! Peak memory of segmenting a volume, estimated from its header.
 
-use super::batching::Frugality;
+use super::batching::Batching;
 use super::cascade::Cascade;
-use super::export_logits::{portion_shape, told_voxels, usual_portion};
+use super::export_logits::{chunk_shape, default_chunk_planes, slab_voxels};
 use super::memory_of_input::{FLOAT, LABELS, input_bytes};
-use super::patch_grid::Lattice;
+use super::patch_grid::PatchGrid;
 use super::sliding_window::best_axis;
-use super::stage::{Segmenter, network_grid};
+use super::stage::{Stage, network_grid};
 use ctseg_base::{Error, Result};
 use ctseg_image::preprocess::channels::padded_size;
-use ctseg_image::resample::restoring_bytes;
+use ctseg_image::resample::restore_bytes;
 use ctseg_image::space::{Grid, Orientation, VoxelBox};
 
-/// Room for what is not counted one by one: allocators' remainders, compressors, progress.
-const ROOM: f64 = 1.1;
-const ROOM_BYTES: u64 = 32 << 20;
+/// Margin for what is not counted: allocator overhead, compressors, progress.
+const MARGIN: f64 = 1.1;
+const MARGIN_BYTES: u64 = 32 << 20;
 
-/// Bytes for each voxel of the source's grid: Hounsfield units.
+/// Bytes per source voxel: Hounsfield units.
 const VOLUME: u64 = 4;
 
-/// Clean-up takes structures side by side, each in its box: about so many bytes for each voxel of the source.
+/// Approximate bytes per source voxel of post-processing, which handles structures in parallel, each in its box.
 const CLEAN_UP: u64 = 8;
 
-/// Bytes for each voxel of stage 1's grid: while the probabilities of all structures together become a region, and
-/// what is kept of them.
+/// Bytes per voxel of stage 1's grid: while the union of the probabilities becomes a region, and what is kept of them.
 const UNION: u64 = 12;
 const PRIOR: u64 = 1;
 
-/// Arrays of a slab of the source that are there while probabilities are told of it: the logits of a structure on
-/// their way there and before, the sum over all classes, and what hearers work with.
-const TOLD_ARRAYS: u64 = 6;
+/// Arrays per slab of source voxels while probabilities are exported: a structure's logits before and during
+/// resampling, the sum over all classes, and the sinks' own.
+const SLAB_ARRAYS: u64 = 6;
 
-/// No machine segments a volume of more voxels, and below it no figure overflows.
-const MOST_VOXELS: usize = 1 << 36;
+/// More voxels than any machine can segment; below it no estimate overflows.
+const MAX_VOXELS: usize = 1 << 36;
 
-/// What is held beside a cascade at work.
+/// Memory held while a cascade runs, in addition to its own.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Beside {
-    /// For each voxel of the source's grid.
-    pub bytes: u64,
-    /// Whether its labels are cleaned up afterwards.
+pub struct Overhead {
+    pub bytes_per_voxel: u64,
+    /// Whether the labels are post-processed afterwards.
     pub clean_up: bool,
 }
 
-/// What the steps of a segmentation hold at their worst, in bytes, beside the process itself and its models.
+/// Peak bytes of the steps of a segmentation, in addition to the process and its models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Demand {
-    /// The volume as it is read.
+pub struct MemoryUse {
+    /// The volume as read.
     pub volume: u64,
-    /// The volume in a network's spacing, and what lies on the way there.
+    /// Resampling to a network's grid, with intermediate results.
     pub preprocess: u64,
-    /// A stage's input, the network at work on it, layers of logits, labels.
+    /// A stage's input, the forward pass, layers of logits, labels.
     pub network: u64,
     pub clean_up: u64,
-    /// Of the stage with the most voxels (x, y, z).
+    /// The largest grid of any stage (x, y, z).
     pub network_shape: [usize; 3],
 }
 
-impl Demand {
-    /// The most that is held at once.
+impl MemoryUse {
+    /// The overall peak, with a margin.
     pub fn peak(&self) -> u64 {
         let worst = self.preprocess.max(self.network).max(self.clean_up);
-        ((self.volume + worst) as f64 * ROOM) as u64 + ROOM_BYTES
+        ((self.volume + worst) as f64 * MARGIN) as u64 + MARGIN_BYTES
     }
 
-    /// With what lies beside the cascade.
-    pub(super) fn beside(mut self, beside: Beside, source: &Grid) -> Self {
+    pub(super) fn with_overhead(mut self, overhead: Overhead, source: &Grid) -> Self {
         let voxels = source.voxels() as u64;
-        self.volume += beside.bytes * voxels;
-        if beside.clean_up {
-            // When the last part is done with; its own labels are gone by then.
+        self.volume += overhead.bytes_per_voxel * voxels;
+        if overhead.clean_up {
+            // After the last part, whose own labels are released by then.
             self.clean_up = self.clean_up.max(CLEAN_UP * voxels);
         }
         self
     }
 
-    fn preprocesses(&mut self, bytes: u64) {
+    fn add_preprocess(&mut self, bytes: u64) {
         self.preprocess = self.preprocess.max(bytes);
     }
 
-    fn computes(&mut self, stage: &Stage, bytes: u64) {
+    fn add_network(&mut self, stage: &StageMemory, bytes: u64) {
         self.network = self.network.max(bytes);
         let voxels = |[x, y, z]: [usize; 3]| x * y * z;
         if voxels(stage.grid.shape) > voxels(self.network_shape) {
@@ -89,15 +86,20 @@ impl Demand {
 }
 
 impl Cascade {
-    /// What the segmentation of a volume on `source` takes where the region of interest is the whole volume, as it
-    /// is wherever a first stage finds nothing; `telling` where somebody hears the probabilities.
+    /// Peak memory of segmenting a volume on `source`, if the region of interest is the whole volume (as when a first
+    /// stage finds nothing). `with_probabilities` counts their export.
     ///
     /// # Errors
-    /// More voxels, in the file or in a network's spacing, than any machine can segment.
-    pub fn demand(&self, source: &Grid, frugality: &Frugality, telling: bool) -> Result<Demand> {
-        countable(source)?;
+    /// More voxels, in the file or at a network's spacing, than any machine can segment.
+    pub fn memory_use(
+        &self,
+        source: &Grid,
+        batching: &Batching,
+        with_probabilities: bool,
+    ) -> Result<MemoryUse> {
+        check_voxels(source)?;
         let voxels = source.voxels() as u64;
-        let mut demand = Demand {
+        let mut usage = MemoryUse {
             volume: VOLUME * voxels,
             preprocess: 0,
             network: 0,
@@ -105,51 +107,51 @@ impl Cascade {
             network_shape: [0; 3],
         };
         if !self.postprocessing().is_empty() {
-            demand.clean_up += CLEAN_UP * voxels;
+            usage.clean_up += CLEAN_UP * voxels;
         }
-        let firsts = self.first_stages(&mut demand, source, frugality)?;
-        let told = match telling {
-            true => FLOAT * TOLD_ARRAYS * told_voxels(source) as u64,
+        let firsts = self.first_stages(&mut usage, source, batching)?;
+        let slab_bytes = match with_probabilities {
+            true => FLOAT * SLAB_ARRAYS * slab_voxels(source) as u64,
             false => 0,
         };
         let mut stages = Vec::new();
         let mut inputs = 0;
         for (model, first) in self.models().iter().zip(&firsts.voxels) {
-            let looks = model.mirroring.looks();
-            let mut stage = Stage::of(&model.stage2, looks, source, frugality)?;
-            stage.restore = stage.restore.max(told);
-            let beside = firsts.bytes + inputs;
-            demand.preprocesses(beside + stage.preprocess(&model.stage2, source, *first));
+            let views = model.mirroring.views();
+            let mut stage = StageMemory::of(&model.stage2, views, source, batching)?;
+            stage.restore = stage.restore.max(slab_bytes);
+            let held = firsts.bytes + inputs;
+            usage.add_preprocess(held + stage.preprocess(&model.stage2, source, *first));
             inputs += stage.input;
             stages.push(stage);
         }
-        // Planes of all models stream side by side; their logits are added to a mean.
-        let sum = |of: fn(&Stage) -> u64| stages.iter().map(of).sum::<u64>();
-        let most = |of: fn(&Stage) -> u64| stages.iter().map(of).max().unwrap_or(0);
+        // Planes of all models stream in parallel; their logits are averaged.
+        let sum = |of: fn(&StageMemory) -> u64| stages.iter().map(of).sum::<u64>();
+        let most = |of: fn(&StageMemory) -> u64| stages.iter().map(of).max().unwrap_or(0);
         let mean = match stages.len() {
             0 | 1 => 0,
             _ => most(|stage| stage.logits),
         };
-        let restore = mean + most(Stage::restoring);
+        let restore = mean + most(StageMemory::export);
         let at_work = most(|stage| stage.pass).max(most(|stage| stage.kept) + restore);
         let streaming = LABELS * voxels + inputs + sum(|stage| stage.layer) + at_work;
         for stage in &stages {
-            demand.computes(stage, streaming);
+            usage.add_network(stage, streaming);
         }
         let engines = self
             .models()
             .iter()
             .map(|model| model.stage2.engine_bytes());
-        demand.network += engines.max().unwrap_or(0); // stays from the first pass on
-        Ok(demand)
+        usage.network += engines.max().unwrap_or(0); // never released
+        Ok(usage)
     }
 
-    /// What first stages leave for the second ones; they are done before those begin.
+    /// What first stages leave for the second ones, which start after them.
     fn first_stages(
         &self,
-        demand: &mut Demand,
+        usage: &mut MemoryUse,
         source: &Grid,
-        frugality: &Frugality,
+        batching: &Batching,
     ) -> Result<Firsts> {
         let labels = LABELS * source.voxels() as u64;
         let mut firsts = Firsts::default();
@@ -159,14 +161,14 @@ impl Cascade {
                 continue;
             };
             let previous = model.previous(self.values(), None);
-            let looks = previous.as_ref().map_or(1, |first| first.mirroring.looks());
-            let stage = Stage::of(stage1, looks, source, frugality)?;
-            demand.preprocesses(firsts.bytes + stage.preprocess(stage1, source, 0));
+            let views = previous.as_ref().map_or(1, |first| first.mirroring.views());
+            let stage = StageMemory::of(stage1, views, source, batching)?;
+            usage.add_preprocess(firsts.bytes + stage.preprocess(stage1, source, 0));
             let voxels = stage.voxels();
-            // Restored as a second stage is; or logits of all planes, and what is made of them.
+            // Exported like a second stage; or logits of all planes and their union.
             let (work, left) = match previous {
                 Some(_) => {
-                    let restore = stage.kept + stage.restoring();
+                    let restore = stage.kept + stage.export();
                     (labels + stage.layer + stage.pass.max(restore), labels)
                 }
                 None => {
@@ -175,7 +177,7 @@ impl Cascade {
                     (logits + planes.max(UNION * voxels), PRIOR * voxels)
                 }
             };
-            demand.computes(&stage, firsts.bytes + stage.input + work);
+            usage.add_network(&stage, firsts.bytes + stage.input + work);
             firsts.bytes += left + stage.kept;
             firsts.voxels.push(voxels);
         }
@@ -183,60 +185,54 @@ impl Cascade {
     }
 }
 
-/// What is left of first stages.
+/// Results of first stages that are still in memory.
 #[derive(Default)]
 struct Firsts {
     bytes: u64,
-    /// Of each model's grid; 0 where it has none.
+    /// Voxels of each model's first-stage grid; 0 without one.
     voxels: Vec<u64>,
 }
 
-/// What one stage takes on a whole volume, in bytes.
-struct Stage {
+/// Memory of one stage on a whole volume, in bytes.
+struct StageMemory {
     grid: Grid,
     maps: u64,
     input: u64,
-    /// Batches in the network, and what of their memory is still taken afterwards.
+    /// Forward passes of the parallel batches, and what the engine keeps afterwards.
     pass: u64,
     kept: u64,
-    /// Planes that are not complete yet, or wait for others.
+    /// Planes that are incomplete or waiting for others.
     layer: u64,
-    /// A portion of logits.
+    /// A chunk of logits.
     logits: u64,
-    /// Planes that threads divide for it.
+    /// Copies of planes that threads divide by the coverage.
     divided: u64,
-    /// What threads hold that restore labels of it.
+    /// Threads that resample the chunk to labels.
     restore: u64,
 }
 
-impl Stage {
-    fn of(
-        segmenter: &Segmenter,
-        looks: usize,
-        source: &Grid,
-        frugality: &Frugality,
-    ) -> Result<Self> {
-        let recipe = &segmenter.recipe;
+impl StageMemory {
+    fn of(stage: &Stage, views: usize, source: &Grid, batching: &Batching) -> Result<Self> {
+        let recipe = &stage.recipe;
         let whole = VoxelBox::whole(source.reoriented(Orientation::RAS).shape);
         let grid = network_grid(recipe, source, &whole);
-        countable(&grid)?;
+        check_voxels(&grid)?;
         let shape = grid.shape_zyx();
-        let maps = segmenter.maps() as u64;
-        let batch = frugality
+        let maps = stage.maps() as u64;
+        let batch = batching
             .batch
             .unwrap_or(usize::MAX)
             .min(recipe.training.batch_size.max(1));
         let axis = best_axis(recipe, shape);
-        let usual = || usual_portion(maps as usize, shape, axis);
-        let portion = frugality.portion.unwrap_or_else(usual).min(shape[axis]);
-        // A voxel of the source lies between two planes.
-        let planes = (portion + 2).min(shape[axis]);
+        let usual = || default_chunk_planes(maps as usize, shape, axis);
+        let chunk_planes = batching.chunk_planes.unwrap_or_else(usual).min(shape[axis]);
+        // A source voxel lies between two planes.
+        let planes = (chunk_planes + 2).min(shape[axis]);
         let plane = (grid.voxels() / shape[axis].max(1)) as u64;
-        let at_once = segmenter.at_once().min(shape[0].div_ceil(batch));
-        let pass = at_once as u64 * segmenter.pass_bytes(shape, batch, looks)?;
-        let (layer, divided) =
-            planes_bytes(segmenter, looks, (shape, axis), planes, batch * at_once);
-        let region = portion_shape(source, &grid, axis, portion);
+        let at_once = stage.parallel_batches().min(shape[0].div_ceil(batch));
+        let pass = at_once as u64 * stage.pass_bytes(shape, batch, views)?;
+        let (layer, divided) = planes_bytes(stage, views, (shape, axis), planes, batch * at_once);
+        let region = chunk_shape(source, &grid, axis, chunk_planes);
         let restored = region.into_iter().product::<usize>() as u64;
         let logits_voxels = plane * planes as u64;
         Ok(Self {
@@ -244,7 +240,7 @@ impl Stage {
             maps,
             input: FLOAT * recipe.channels() as u64 * grid.voxels() as u64,
             pass,
-            kept: match segmenter.keeps_memory() {
+            kept: match stage.keeps_memory() {
                 true => pass,
                 false => 0,
             },
@@ -252,7 +248,7 @@ impl Stage {
             logits: FLOAT * maps * logits_voxels,
             divided,
             restore: LABELS * restored
-                + restoring_bytes([region[2], region[1]], restored, logits_voxels),
+                + restore_bytes([region[2], region[1]], restored, logits_voxels),
         })
     }
 
@@ -260,39 +256,39 @@ impl Stage {
         self.grid.voxels() as u64
     }
 
-    /// A portion from its planes to its labels.
-    fn restoring(&self) -> u64 {
+    /// Exporting a chunk, from its planes to its labels.
+    fn export(&self) -> u64 {
         self.logits + self.divided.max(self.restore)
     }
 
-    /// While its input is made, which is part of it, of a stage 1 with `prior` voxels.
-    fn preprocess(&self, segmenter: &Segmenter, source: &Grid, prior: u64) -> u64 {
-        input_bytes(&segmenter.recipe, source, &self.grid, prior)
+    /// Preprocessing, including the input itself; `prior` are the voxels of stage 1's probabilities.
+    fn preprocess(&self, stage: &Stage, source: &Grid, prior: u64) -> u64 {
+        input_bytes(&stage.recipe, source, &self.grid, prior)
     }
 }
 
-/// Of the planes that stream by, and of those that are made logits at once: `planes` of a portion and those that one
-/// layer of patches, or `slices`, reach beyond it.
+/// Bytes of the planes in memory (`planes` of a chunk, and those of one layer of patches or of `slices` beyond it),
+/// and of the copies that are converted to logits in parallel.
 fn planes_bytes(
-    segmenter: &Segmenter,
-    looks: usize,
+    stage: &Stage,
+    views: usize,
     (shape, axis): ([usize; 3], usize),
     planes: usize,
     slices: usize,
 ) -> (u64, u64) {
-    let recipe = &segmenter.recipe;
-    let maps = segmenter.maps();
-    if !recipe.by_patches() {
-        // A batch of slices; on the pure-Rust engine one for each thread.
+    let recipe = &stage.recipe;
+    let maps = stage.maps();
+    if !recipe.is_patch_based() {
+        // A batch of slices; on the pure-Rust engine, one per thread.
         let multiple = recipe.network.multiple();
         let plane = padded_size(shape[1], multiple[1]) * padded_size(shape[2], multiple[2]);
         let there = (planes + slices).min(shape[axis]);
         return (FLOAT * (maps * plane * there) as u64, 0);
     }
-    let lattice = Lattice::new(recipe, shape);
-    let plane = lattice.layer_voxels(axis) / lattice.patch[axis].max(1);
-    let there = (planes + lattice.patch[axis]).min(lattice.padded[axis]);
-    let added = segmenter.added_maps(looks);
+    let grid = PatchGrid::new(recipe, shape);
+    let plane = grid.layer_voxels(axis) / grid.patch[axis].max(1);
+    let there = (planes + grid.patch[axis]).min(grid.padded[axis]);
+    let added = stage.accumulated_maps(views);
     let divided = (added + maps) * plane * planes.min(rayon::current_num_threads());
     (
         FLOAT * (added * plane * there) as u64,
@@ -301,13 +297,13 @@ fn planes_bytes(
 }
 
 /// # Errors
-/// More voxels than figures are made for.
-fn countable(grid: &Grid) -> Result<()> {
-    if grid.voxels() <= MOST_VOXELS {
+/// More than [`MAX_VOXELS`] voxels.
+fn check_voxels(grid: &Grid) -> Result<()> {
+    if grid.voxels() <= MAX_VOXELS {
         return Ok(());
     }
     let [x, y, z] = grid.shape;
     Err(Error::invalid(format!(
-        "its field of view takes {x} × {y} × {z} voxels; expected at most {MOST_VOXELS} in the file and in the network's spacing: check shape and spacing in its header"
+        "its field of view takes {x} × {y} × {z} voxels; expected at most {MAX_VOXELS} in the file and at the network's spacing: check shape and spacing in its header"
     )))
 }

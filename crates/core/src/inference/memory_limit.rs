@@ -1,37 +1,37 @@
-//! How memory is kept below a limit, and which volumes need more than there is.
+//! Memory limits: the batching that keeps within one, and the volumes that do not fit.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::batching::Frugality;
+use super::batching::Batching;
 use super::cascade::Cascade;
-use super::memory::{Beside, Demand};
+use super::memory::{MemoryUse, Overhead};
 use super::stage::check_extent;
-use ctseg_base::limits::memory::reachable;
+use ctseg_base::limits::memory::usable;
 use ctseg_base::limits::threads::resident_bytes;
 use ctseg_base::{Error, Result};
 use ctseg_image::formats::read_header;
 use ctseg_image::space::Grid;
 
-/// A network's grid of so many times the file's voxels is worth a word.
+/// Error messages mention a network's grid that has more than this many times the file's voxels.
 const FINER: usize = 8;
 
-/// Most memory that the segmentation of volumes may take.
+/// The memory limit of a batch of volumes.
 #[derive(Debug)]
-pub struct Limit {
+pub struct MemoryLimit {
     pub bytes: u64,
-    /// Whether somebody hears the probabilities.
-    pub telling: bool,
-    /// Of the volumes; what cannot be read or be true fails later, by itself.
+    /// Whether probabilities are exported too.
+    pub with_probabilities: bool,
+    /// The volumes' grids; unreadable and implausible headers fail later, case by case.
     headers: Vec<(PathBuf, Grid)>,
-    /// The most that volumes need at least, where that is more, and what there is to say about it.
+    /// Volumes that do not fit: the largest minimum over the models, in bytes, and the message.
     refused: RefCell<BTreeMap<PathBuf, (u64, String)>>,
 }
 
-impl Limit {
-    /// For these volumes, whose headers are read.
-    pub fn new(bytes: u64, inputs: &[PathBuf], telling: bool) -> Self {
+impl MemoryLimit {
+    /// Reads the headers of `inputs`.
+    pub fn new(bytes: u64, inputs: &[PathBuf], with_probabilities: bool) -> Self {
         let headers = inputs.iter().filter_map(|input| {
             let grid = read_header(input).ok()?.grid;
             check_extent(&grid).ok()?;
@@ -39,13 +39,13 @@ impl Limit {
         });
         Self {
             bytes,
-            telling,
+            with_probabilities,
             headers: headers.collect(),
             refused: RefCell::default(),
         }
     }
 
-    /// The volumes that some of the models which were asked about cannot segment within the limit, and why.
+    /// The volumes that at least one model cannot segment within the limit, and why.
     pub fn refused(self) -> BTreeMap<PathBuf, String> {
         let refused = self.refused.into_inner().into_iter();
         refused.map(|(input, (_, why))| (input, why)).collect()
@@ -59,119 +59,121 @@ impl Limit {
     }
 }
 
-/// What a volume takes, with the process and its models.
+/// The memory that a volume needs, including the process and its models.
 struct Needed {
     resident: u64,
-    demand: Demand,
+    usage: MemoryUse,
     source: Grid,
 }
 
 impl Needed {
     fn bytes(&self) -> u64 {
-        self.resident.saturating_add(self.demand.peak())
+        self.resident.saturating_add(self.usage.peak())
     }
 
-    /// `than` says how much there is, `instead` what to do.
-    fn is_more(&self, than: &str, instead: &str) -> String {
-        let demand = &self.demand;
-        let [own, network] = [self.source.shape, demand.network_shape];
+    /// The error message; `available` states the limit, `advice` what to do.
+    fn message(&self, available: &str, advice: &str) -> String {
+        let usage = &self.usage;
+        let [own, network] = [self.source.shape, usage.network_shape];
         let voxels = |[x, y, z]: [usize; 3]| format!("{x} × {y} × {z}");
         let finer = match network.iter().product::<usize>() / FINER > self.source.voxels() {
             true => format!(
-                " ({} voxels become {} in the network's spacing)",
+                " ({} voxels become {} at the network's spacing)",
                 voxels(own),
                 voxels(network)
             ),
             false => String::new(),
         };
         format!(
-            "needs {} of memory at least, and {than}: {} for the process with its model, {} for the volume, up to {} beside it{finer}; {instead}",
+            "needs at least {} of memory, but {available}: {} for the process and its model, {} for the volume, up to {} of working memory{finer}; {advice}",
             megabytes(self.bytes()),
             megabytes(self.resident),
-            megabytes(demand.volume),
-            megabytes(demand.peak().saturating_sub(demand.volume)),
+            megabytes(usage.volume),
+            megabytes(usage.peak().saturating_sub(usage.volume)),
         )
     }
 }
 
 impl Cascade {
-    /// Refuses a volume on `source` that takes more than this process can hold, its region of interest being the whole
-    /// volume, before any memory is sized by its header; `resident` is what the process with its models holds.
+    /// Refuses a volume on `source` that needs more memory than this process can use, before anything is allocated by
+    /// its header. The region of interest counts as the whole volume; `resident` are the bytes of the process and its
+    /// models.
     ///
     /// # Errors
-    /// How much it takes, how much there is, and what to do.
+    /// The volume does not fit; the message names both sizes and what to do.
     pub fn check_memory(
         &self,
         source: &Grid,
-        telling: bool,
-        beside: Beside,
+        with_probabilities: bool,
+        overhead: Overhead,
         resident: u64,
     ) -> Result<()> {
-        let least = Frugality::LEAST;
-        let demand = self.demand(source, &least, telling)?.beside(beside, source);
+        let least = Batching::LEAST;
+        let usage = self
+            .memory_use(source, &least, with_probabilities)?
+            .with_overhead(overhead, source);
         let needed = Needed {
             resident,
-            demand,
+            usage,
             source: *source,
         };
-        let Some(limit) = reachable().filter(|limit| limit.bytes < needed.bytes()) else {
+        let Some(limit) = usable().filter(|limit| limit.bytes < needed.bytes()) else {
             return Ok(());
         };
-        let than = format!(
-            "this process can take {} ({})",
+        let available = format!(
+            "this process can use {} ({})",
             megabytes(limit.bytes),
             limit.source
         );
-        let instead = format!(
-            "check the spacing in its header, use a machine with more memory, or try all the same with --max-ram {}",
+        let advice = format!(
+            "check the spacing in its header, use a machine with more memory, or pass --max-ram {} to try anyway",
             megabytes(needed.bytes())
         );
-        Err(Error::invalid(needed.is_more(&than, &instead)))
+        Err(Error::invalid(needed.message(&available, &advice)))
     }
 }
 
-/// The cascade, frugal enough for every volume to be segmented within the limit if it can be, see
-/// [`frugality_within`].
-pub fn within(cascade: Cascade, limit: &Limit) -> Cascade {
-    let frugality = frugality_within(&cascade, limit, Beside::default());
-    cascade.frugal(&frugality)
+/// The cascade with the largest batching that keeps within the limit, see [`batching_within`].
+pub fn within(cascade: Cascade, limit: &MemoryLimit) -> Cascade {
+    let batching = batching_within(&cascade, limit, Overhead::default());
+    cascade.with_batching(&batching)
 }
 
-/// How a cascade keeps to a limit of memory with every volume, and with what lies beside it; volumes that need more
-/// in any case are [refused](Limit::refused) and count no further.
-pub fn frugality_within(cascade: &Cascade, limit: &Limit, beside: Beside) -> Frugality {
+/// The largest batching with which every volume, and the overhead, fits within the limit. Volumes that do not fit with
+/// any batching are [refused](MemoryLimit::refused) and ignored.
+pub fn batching_within(cascade: &Cascade, limit: &MemoryLimit, overhead: Overhead) -> Batching {
     let resident = resident_bytes();
-    let needed = |source: &Grid, frugality: &Frugality| {
-        let demand = cascade.demand(source, frugality, limit.telling)?;
+    let needed = |source: &Grid, batching: &Batching| {
+        let usage = cascade.memory_use(source, batching, limit.with_probabilities)?;
         Ok::<_, Error>(Needed {
             resident,
-            demand: demand.beside(beside, source),
+            usage: usage.with_overhead(overhead, source),
             source: *source,
         })
     };
     let mut fitting = Vec::new();
     for (input, source) in &limit.headers {
-        match needed(source, &Frugality::LEAST) {
+        match needed(source, &Batching::LEAST) {
             Ok(needed) if needed.bytes() <= limit.bytes => fitting.push(source),
             Ok(needed) => {
-                let than = format!("--max-ram is {}", megabytes(limit.bytes));
-                let why = needed.is_more(&than, "raise --max-ram, or leave this volume out");
+                let available = format!("--max-ram is {}", megabytes(limit.bytes));
+                let why = needed.message(&available, "raise --max-ram, or leave this volume out");
                 limit.refuse(input, needed.bytes(), why);
             }
             Err(error) => limit.refuse(input, u64::MAX, error.to_string()),
         }
     }
-    let keeps = |frugality: &&Frugality| {
+    let fits = |batching: &&Batching| {
         fitting.iter().all(|source| {
-            let needed = needed(source, frugality);
+            let needed = needed(source, batching);
             needed.is_ok_and(|needed| needed.bytes() <= limit.bytes)
         })
     };
-    let first = Frugality::STEPS.iter().find(keeps);
-    first.copied().unwrap_or(Frugality::LEAST)
+    let first = Batching::LEVELS.iter().find(fits);
+    first.copied().unwrap_or(Batching::LEAST)
 }
 
-/// In whole MB (of 2^20 bytes, as limits are given), rounded up.
+/// In MiB, rounded up, in the notation of `--max-ram`.
 fn megabytes(bytes: u64) -> String {
     format!("{}M", bytes.div_ceil(1 << 20))
 }

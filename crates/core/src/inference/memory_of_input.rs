@@ -1,17 +1,17 @@
-//! How much memory a network's input takes while it is made of a volume.
+//! Peak memory of preprocessing: from a volume to a network's input.
 
 use crate::recipe::{NnunetConfig, NnunetNormalisation, Recipe};
 use ctseg_image::space::Grid;
 
-/// Bytes of a number, and of a label.
+/// Bytes per value, and per label.
 pub(super) const FLOAT: u64 = 4;
 pub(super) const LABELS: u64 = 2;
 
-/// Bytes for each voxel while the holes of a mask are filled: the mask, its holes, their components.
+/// Bytes per voxel while holes of a mask are filled: the mask, its holes, their components.
 const MASKS: u64 = 8;
 
-/// The most that is held at once from the volume on `source`, which is not counted, to the network's input on `grid`,
-/// which is; `prior_voxels` of stage 1's probabilities become a channel of it.
+/// Peak bytes from the volume on `source` (not counted) to the network's input on `grid` (counted); `prior_voxels` of
+/// stage 1's probabilities become one of its channels.
 pub(super) fn input_bytes(recipe: &Recipe, source: &Grid, grid: &Grid, prior_voxels: u64) -> u64 {
     let (all, onto) = (source.voxels() as u64, grid.voxels() as u64);
     // Clamped or normalised, then resampled.
@@ -22,7 +22,7 @@ pub(super) fn input_bytes(recipe: &Recipe, source: &Grid, grid: &Grid, prior_vox
         return nnunet_bytes(nnunet, (all, onto), (resampled, input)).max(filled);
     }
     let joined = match recipe.prior {
-        // The channels, the prior and both of them side by side.
+        // The channels, the prior and their concatenation.
         true => FLOAT * prior_voxels + 2 * input,
         false => 0,
     };
@@ -39,33 +39,33 @@ fn nnunet_bytes(
         NnunetNormalisation::ZScore { masked: true }
     );
     let mask = if masked { MASKS * all } else { 0 };
-    // Slice by slice there are all slices, then the result of them.
+    // Slice by slice: all resampled slices, then their result.
     let slices = FLOAT * (all + 2 * onto);
     let image = resampled.max(slices).max(FLOAT * all + mask);
     if nnunet.previous_labels.is_empty() {
         return image;
     }
-    // The labels cut out, turned, on the network's grid, and what is not 0.
+    // The labels cropped, reoriented and resampled, and the nonzero mask.
     let labels = (2 * LABELS + MASKS) * all + LABELS * onto;
     image.max(input + labels)
 }
 
-/// Voxels that stand between a volume and the same on `grid`: axes are resampled one after the other, those that get
-/// shorter first, and beside the result of one is what it is made of.
+/// Peak voxels of intermediate results when a volume is resampled to `grid`: axes are resampled one at a time, those
+/// that shrink first, and each pass holds its input and its output.
 fn resampling_voxels(source: &Grid, grid: &Grid) -> u64 {
     let Some(map) = grid.map_to(source) else {
         return 2 * (source.voxels() as u64).max(grid.voxels() as u64);
     };
     let ratio = |axis: usize| {
         let own = source.shape[map[axis].axis].max(1);
-        // An axis that stays as it is needs no pass.
+        // An unchanged axis needs no pass.
         (own != grid.shape[axis]).then(|| grid.shape[axis] as f64 / own as f64)
     };
     let mut ratios: Vec<f64> = (0..3).filter_map(ratio).collect();
-    // Which of those that get shorter is first depends on their lengths: the worst order counts.
+    // The order of the shrinking axes depends on their lengths; assume the worst.
     ratios.sort_by(|a, b| (*a > 1.0).cmp(&(*b > 1.0)).then(b.total_cmp(a)));
     let mut size = source.voxels() as f64;
-    // Lines must lie along the file's x axis, or the volume is turned.
+    // Unless lines lie along the file's x axis, the volume is transposed first.
     let mut held = if map[0].axis == 0 { 0.0 } else { size };
     let mut most: f64 = held;
     for ratio in &ratios {
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_passes_two_results_are_there_at_a_time() {
+    fn each_pass_holds_its_input_and_its_output() {
         let voxels = |onto: [usize; 3]| {
             let source = Grid::with_spacing([10, 10, 10], [1.0; 3]);
             resampling_voxels(&source, &source.resized(onto))
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_whose_lines_run_otherwise_is_turned_first() {
+    fn a_file_with_another_axis_order_is_transposed_first() {
         let onto = Grid::with_spacing([10, 10, 10], [1.0; 3]);
         let mut source = onto;
         source.affine[0] = [0.0, 1.0, 0.0, 0.0];

@@ -1,4 +1,4 @@
-//! Trained stages on whole volumes: sliding window, region of interest, both stages, logits to labels.
+//! Inference on whole volumes: sliding window, region of interest, both stages, logits to labels.
 
 pub mod attention;
 mod batching;

@@ -1,7 +1,7 @@
-//! A model of several parts at work on one volume: crop to what the rough model finds, each part on the crop, label
-//! maps merged on the volume's own grid.
+//! Inference with a multi-part model: crop to what the rough model finds, run each part on the crop, merge the label
+//! maps on the volume's own grid.
 //!
-//! Over 400 lines: parts, their order and their merging are one piece of work, with its tests.
+//! Over 400 lines: the parts, their order and their merging belong together, with their tests.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,30 +10,29 @@ use std::time::Instant;
 
 use ndarray::{SliceArg, Zip, s};
 
-use super::batching::Frugality;
+use super::batching::Batching;
 use super::cascade::{Cascade, CascadeReport, OnProgress};
-use super::load_options::Loading;
-use super::memory::Beside;
-use super::memory_limit::frugality_within;
-use super::rough_crop::{Compass, Region};
+use super::load_options::LoadOptions;
+use super::memory::Overhead;
+use super::memory_limit::batching_within;
+use super::rough_crop::{Region, RoughCrop};
 use super::threshold::Thresholds;
 use crate::model::bundle::Bundle;
-use crate::model::multi_part::{Opened, PartedModel};
-use crate::model::multi_part_manifest::{PartManifest, PartedManifest};
+use crate::model::multi_part::{MultiPartModel, OpenedParts};
+use crate::model::multi_part_manifest::{MultiPartManifest, PartManifest};
 use ctseg_base::{Error, Result};
 use ctseg_engine::device::Compute;
 use ctseg_image::labels::postprocess::{Step, apply};
 use ctseg_image::space::{Grid, LabelMap, Volume, VoxelBox};
 
-/// Steps of progress for each model that looks at a volume.
+/// Progress steps per model and volume.
 const STEPS: usize = 100;
 
-/// Bytes for each voxel of the source that are held beside a part at work: the merged labels, and the crop where
-/// there is one.
+/// Bytes per source voxel that are held while a part runs: the merged labels, and the crop if there is one.
 const MERGED: u64 = 2;
 const CROP: u64 = 4;
 
-/// Says where parts look.
+/// Finds the region that the parts run on.
 pub trait RoughModel: Send + Sync {
     /// See [`Cascade::segment`].
     fn segment(&self, volume: &Volume, on_pieces: &OnProgress)
@@ -43,48 +42,48 @@ pub trait RoughModel: Send + Sync {
     fn check_memory(&self, source: &Grid, resident: u64) -> Result<()>;
 }
 
-/// The needed parts of a model, ready for any number of volumes.
+/// The required parts of a multi-part model, ready for any number of volumes.
 ///
-/// Parts stay in memory from volume to volume; where memory is limited only the one at work does, and its weights are
+/// Parts stay in memory from volume to volume. Under a memory limit only the running part does, and its weights are
 /// read again for each volume.
-pub struct Composite {
+pub struct MultiPartPredictor {
     parts: Vec<Part>,
-    rough: Option<(Box<dyn RoughModel>, Compass)>,
-    /// Clean-up of the merged label map by label value, and all clean-up for the record, by name.
+    rough: Option<(Box<dyn RoughModel>, RoughCrop)>,
+    /// Post-processing of the merged label map by label value, and all post-processing by name for the sidecar.
     plan: Vec<(u16, Vec<Step>)>,
     cleaning: BTreeMap<String, Vec<Step>>,
-    /// Thresholds that are not 0.5, by name.
+    /// Thresholds other than 0.5, by name.
     threshold: BTreeMap<String, f64>,
-    looks: usize,
+    views: usize,
 }
 
-/// One part.
+/// One part of the model.
 struct Part {
     name: String,
     bundle: Bundle,
-    /// Final label by the part's own.
+    /// Final label, indexed by the part's own label.
     labels: Vec<u16>,
     compute: Compute,
     tta: Option<bool>,
     postprocess: bool,
-    /// By the part's own names of structures.
+    /// By the part's own structure names.
     thresholds: Thresholds,
-    frugality: Option<Frugality>,
-    /// Where it stays.
+    batching: Option<Batching>,
+    /// The part in memory, if it is kept there.
     loaded: Mutex<Option<Arc<Cascade>>>,
-    stays: bool,
+    keep_loaded: bool,
 }
 
-impl Composite {
-    /// Loads what was opened of a model, whose rough model is `rough`. Every part is loaded once, so that what cannot
-    /// work is known at once.
+impl MultiPartPredictor {
+    /// Loads the opened parts of a model with its rough model `rough`. Every part is loaded once, so that errors
+    /// surface before the first volume.
     ///
     /// # Errors
-    /// Parts that cannot be loaded, or that `--tta` has nothing to mirror along.
+    /// A part cannot be loaded; `--tta` with a part that was trained without mirroring.
     pub fn load(
-        model: &PartedModel,
-        opened: &Opened,
-        loading: &Loading,
+        model: &MultiPartModel,
+        opened: &OpenedParts,
+        options: &LoadOptions,
         rough: Option<Box<dyn RoughModel>>,
     ) -> Result<Self> {
         let wanted = match &opened.chosen {
@@ -93,42 +92,42 @@ impl Composite {
         };
         let rough = rough.zip(opened.rough.as_ref());
         let rough = rough.map(|(rough, (manifest, models))| {
-            let compass = Compass::new(manifest, &wanted, &models.structures()?);
-            Ok::<_, Error>((rough, compass))
+            let crop = RoughCrop::new(manifest, &wanted, &models.structures()?);
+            Ok::<_, Error>((rough, crop))
         });
         let rough = rough.transpose()?;
-        let mut composite = Self {
+        let mut predictor = Self {
             parts: Vec::new(),
-            plan: plan(&model.manifest, loading.postprocess)?,
+            plan: plan(&model.manifest, options.postprocess)?,
             cleaning: BTreeMap::new(),
-            threshold: loading
+            threshold: options
                 .thresholds
-                .unusual(wanted.iter().map(String::as_str)),
-            looks: 1,
+                .non_default(wanted.iter().map(String::as_str)),
+            views: 1,
             rough,
         };
         for (manifest, bundle) in &opened.parts {
-            let beside = composite.beside();
-            let mut part = Part::new(manifest, bundle, loading)?;
-            part.thresholds = part.renamed(model, loading.thresholds)?;
-            let cascade = part.limited(loading, beside)?;
-            composite.looks = composite.looks.max(cascade.looks());
-            composite.note_cleaning(model, &part, cascade.postprocessing())?;
-            composite.parts.push(part);
+            let overhead = predictor.overhead();
+            let mut part = Part::new(manifest, bundle, options)?;
+            part.thresholds = part.renamed(model, options.thresholds)?;
+            let cascade = part.load_within_limit(options, overhead)?;
+            predictor.views = predictor.views.max(cascade.views());
+            predictor.note_cleaning(model, &part, cascade.postprocessing())?;
+            predictor.parts.push(part);
         }
-        if loading.postprocess {
+        if options.postprocess {
             let own = model.manifest.postprocessing.clone();
             for (name, steps) in own {
-                composite.cleaning.entry(name).or_default().extend(steps);
+                predictor.cleaning.entry(name).or_default().extend(steps);
             }
         }
-        Ok(composite)
+        Ok(predictor)
     }
 
-    /// A part's own clean-up, under the final names.
+    /// Adds a part's own post-processing, under the final names.
     fn note_cleaning(
         &mut self,
-        model: &PartedModel,
+        model: &MultiPartModel,
         part: &Part,
         cleaning: &BTreeMap<String, Vec<Step>>,
     ) -> Result<()> {
@@ -144,43 +143,43 @@ impl Composite {
         Ok(())
     }
 
-    /// The most mirror images that a part looks at, the volume itself included.
-    pub fn looks(&self) -> usize {
-        self.looks
+    /// The largest number of test-time augmentation views of any part, including the original.
+    pub fn views(&self) -> usize {
+        self.views
     }
 
-    /// Thresholds that are not 0.5, by structure.
+    /// Thresholds other than 0.5, by structure.
     pub fn threshold(&self) -> &BTreeMap<String, f64> {
         &self.threshold
     }
 
-    /// The clean-up of label maps, by structure.
+    /// Post-processing steps by structure.
     pub fn postprocessing(&self) -> &BTreeMap<String, Vec<Step>> {
         &self.cleaning
     }
 
-    /// What is held beside a part at work.
-    fn beside(&self) -> Beside {
+    /// Memory that is held while a part runs.
+    fn overhead(&self) -> Overhead {
         let crop = if self.rough.is_some() { CROP } else { 0 };
-        Beside {
-            bytes: MERGED + crop,
+        Overhead {
+            bytes_per_voxel: MERGED + crop,
             clean_up: !self.plan.is_empty(),
         }
     }
 
-    /// See [`Cascade::check_memory`]: each part may have to look at the whole volume.
+    /// See [`Cascade::check_memory`]: each part may have to run on the whole volume.
     pub fn check_memory(&self, source: &Grid, resident: u64) -> Result<()> {
         if let Some((rough, _)) = &self.rough {
             rough.check_memory(source, resident)?;
         }
-        let beside = self.beside();
+        let overhead = self.overhead();
         self.parts.iter().try_for_each(|part| {
             let cascade = part.cascade()?;
-            cascade.check_memory(source, false, beside, resident)
+            cascade.check_memory(source, false, overhead, resident)
         })
     }
 
-    /// Segments one volume, as [`Cascade::segment`]; `on_pieces` hears of steps of equal work for each model.
+    /// Segments one volume like [`Cascade::segment`]; `on_pieces` receives progress in equal steps per model.
     pub fn segment(
         &self,
         volume: &Volume,
@@ -190,7 +189,7 @@ impl Composite {
         let mut report = CascadeReport {
             roi: None,
             roi_share: None,
-            looks: self.looks,
+            views: self.views,
             postprocessing: self.cleaning.clone(),
             threshold: self.threshold.clone(),
             parts: self.parts.iter().map(|part| part.name.clone()).collect(),
@@ -200,13 +199,13 @@ impl Composite {
         let region = self.region(volume, &in_steps(on_pieces, runs), &mut report)?;
         let whole = VoxelBox::whole(volume.grid.shape);
         let cropped = (region != whole).then(|| cropped(volume, &region));
-        let seen = cropped.as_ref().unwrap_or(volume);
+        let input = cropped.as_ref().unwrap_or(volume);
         let mut labels = LabelMap::empty(volume.grid);
         for part in &self.parts {
             let loading = Instant::now();
             let cascade = part.cascade()?;
             add_seconds(&mut report, "load", loading);
-            let (found, own) = cascade.segment(seen, &in_steps(on_pieces, runs))?;
+            let (found, own) = cascade.segment(input, &in_steps(on_pieces, runs))?;
             drop(cascade);
             for (step, seconds) in own.seconds {
                 *report.seconds.entry(step).or_default() += seconds;
@@ -225,31 +224,31 @@ impl Composite {
         Ok((labels, report))
     }
 
-    /// Where the parts look.
+    /// The region that the parts run on.
     fn region(
         &self,
         volume: &Volume,
         on_pieces: &OnProgress,
         report: &mut CascadeReport,
     ) -> Result<VoxelBox> {
-        let Some((rough, compass)) = &self.rough else {
+        let Some((rough, crop)) = &self.rough else {
             return Ok(VoxelBox::whole(volume.grid.shape));
         };
-        let begun = Instant::now();
+        let started = Instant::now();
         let (map, own) = rough.segment(volume, on_pieces)?;
-        let Region { region, notes } = compass.region(&map);
+        let Region { region, notes } = crop.region(&map);
         report.roi = Some(region);
         report.roi_share = Some(region.voxels() as f64 / volume.grid.voxels() as f64);
         let own = own.notes.into_iter();
         note_all(report, own.map(|note| format!("rough model: {note}")));
         note_all(report, notes);
-        add_seconds(report, "rough", begun);
+        add_seconds(report, "rough", started);
         Ok(region)
     }
 }
 
 impl Part {
-    fn new(manifest: &PartManifest, bundle: &Bundle, loading: &Loading) -> Result<Self> {
+    fn new(manifest: &PartManifest, bundle: &Bundle, options: &LoadOptions) -> Result<Self> {
         let lookup = manifest
             .lookup()
             .map_err(|problem| Error::file(&bundle.path, problem))?;
@@ -262,18 +261,18 @@ impl Part {
             name: manifest.folder.clone(),
             bundle: bundle.clone(),
             labels,
-            compute: loading.compute.clone(),
-            tta: loading.tta,
-            postprocess: loading.postprocess,
+            compute: options.compute.clone(),
+            tta: options.tta,
+            postprocess: options.postprocess,
             thresholds: Thresholds::default(),
-            frugality: None,
+            batching: None,
             loaded: Mutex::new(None),
-            stays: loading.limit.is_none(),
+            keep_loaded: options.limit.is_none(),
         })
     }
 
-    /// What structures of the whole `model` are told by `thresholds`, under the part's own names.
-    fn renamed(&self, model: &PartedModel, thresholds: &Thresholds) -> Result<Thresholds> {
+    /// The whole model's `thresholds` under the part's own structure names.
+    fn renamed(&self, model: &MultiPartModel, thresholds: &Thresholds) -> Result<Thresholds> {
         let own = self.bundle.structures()?;
         let pairs = own.iter().filter_map(|own| {
             let label = self.labels.get(usize::from(own.value))?;
@@ -284,11 +283,15 @@ impl Part {
         Ok(thresholds.renamed(pairs))
     }
 
-    /// Loads the part for the first time, and finds out how it keeps to the limit of memory.
-    fn limited(&mut self, loading: &Loading, beside: Beside) -> Result<Arc<Cascade>> {
+    /// Loads the part for the first time and chooses the batching that keeps within the memory limit.
+    fn load_within_limit(
+        &mut self,
+        options: &LoadOptions,
+        overhead: Overhead,
+    ) -> Result<Arc<Cascade>> {
         let cascade = self.cascade()?;
-        if let Some(limit) = loading.limit {
-            self.frugality = Some(frugality_within(&cascade, limit, beside));
+        if let Some(limit) = options.limit {
+            self.batching = Some(batching_within(&cascade, limit, overhead));
         }
         Ok(cascade)
     }
@@ -298,7 +301,7 @@ impl Part {
         if let Some(cascade) = loaded.as_ref() {
             return Ok(Arc::clone(cascade));
         }
-        let plain = Loading {
+        let plain = LoadOptions {
             compute: &self.compute,
             tta: self.tta,
             postprocess: self.postprocess,
@@ -306,19 +309,19 @@ impl Part {
             limit: None,
         };
         let mut cascade = plain.cascade(std::slice::from_ref(&self.bundle))?;
-        if let Some(frugality) = &self.frugality {
-            cascade = cascade.frugal(frugality);
+        if let Some(batching) = &self.batching {
+            cascade = cascade.with_batching(batching);
         }
         let cascade = Arc::new(cascade);
-        if self.stays {
+        if self.keep_loaded {
             *loaded = Some(Arc::clone(&cascade));
         }
         Ok(cascade)
     }
 }
 
-/// The clean-up of merged label maps, by label value.
-fn plan(manifest: &PartedManifest, postprocess: bool) -> Result<Vec<(u16, Vec<Step>)>> {
+/// Post-processing of merged label maps, by label value.
+fn plan(manifest: &MultiPartManifest, postprocess: bool) -> Result<Vec<(u16, Vec<Step>)>> {
     if !postprocess {
         return Ok(Vec::new());
     }
@@ -342,7 +345,7 @@ fn note_all(report: &mut CascadeReport, notes: impl IntoIterator<Item = String>)
     }
 }
 
-/// Tells `on_pieces` of one of `runs` models' pieces as steps of [`STEPS`].
+/// Converts one model's pieces into [`STEPS`] progress steps for `on_pieces`; `runs` models share the progress bar.
 fn in_steps<'a>(
     on_pieces: &'a OnProgress,
     runs: usize,
@@ -361,7 +364,7 @@ fn slices(region: &VoxelBox) -> impl SliceArg<ndarray::Ix3, OutDim = ndarray::Ix
     s![z, y, x]
 }
 
-/// The part of a volume in `region`, where it lies in the world.
+/// The volume cropped to `region`; world coordinates are preserved.
 fn cropped(volume: &Volume, region: &VoxelBox) -> Volume {
     Volume {
         grid: volume.grid.cropped(region),
@@ -369,8 +372,8 @@ fn cropped(volume: &Volume, region: &VoxelBox) -> Volume {
     }
 }
 
-/// Writes what a part found in `region` into the label map of the whole volume: `labels` says what its values
-/// become, background leaves what is there.
+/// Writes a part's label map of `region` into that of the whole volume. `labels` maps its values to final ones;
+/// background overwrites nothing.
 fn merge(map: &mut LabelMap, region: &VoxelBox, found: &LabelMap, labels: &[u16]) {
     let onto = map.data.slice_mut(slices(region));
     Zip::from(onto).and(&found.data).par_for_each(|to, from| {
@@ -387,7 +390,7 @@ mod tests {
     use ctseg_image::space::Grid;
 
     #[test]
-    fn later_parts_win_and_unknown_labels_leave_what_is_there() {
+    fn later_parts_win_and_unknown_labels_overwrite_nothing() {
         let grid = Grid::with_spacing([6, 1, 1], [1.0; 3]);
         let mut map = LabelMap::empty(grid);
         let region = VoxelBox {
@@ -409,23 +412,23 @@ mod tests {
     }
 
     #[test]
-    fn steps_add_up_whatever_pieces_are() {
+    fn steps_add_up_for_any_number_of_pieces() {
         let all = AtomicUsize::new(0);
-        let hear = |steps: usize, total: usize| {
+        let count = |steps: usize, total: usize| {
             assert_eq!(total, 300);
             all.fetch_add(steps, Ordering::Relaxed);
             Ok(())
         };
         for total in [1, 7, 1000] {
             let before = all.load(Ordering::Relaxed);
-            let told = in_steps(&hear, 3);
-            (0..total).for_each(|_| told(1, total).unwrap());
+            let on_pieces = in_steps(&count, 3);
+            (0..total).for_each(|_| on_pieces(1, total).unwrap());
             assert_eq!(all.load(Ordering::Relaxed) - before, 100);
         }
     }
 
     #[test]
-    fn a_crop_keeps_its_place_in_the_world() {
+    fn a_crop_keeps_its_world_coordinates() {
         let mut grid = Grid::with_spacing([5, 6, 7], [2.0, 3.0, 4.0]);
         grid.affine[0] = [-2.0, 0.0, 0.0, 50.0];
         let data =

@@ -1,63 +1,65 @@
-//! Where the patches of a network that works on volumes lie in a whole input, and how they are blended.
+//! Patches of a sliding window over a whole input, and their blending.
 
 use ndarray::{Array3, Array4, ArrayView4, ArrayViewMut3, Axis, Slice, s};
 
 use crate::recipe::{Blending, Recipe};
 use ctseg_image::preprocess::channels::padded_size;
-use ctseg_image::preprocess::sliding_window::{covered, importance, starts};
+use ctseg_image::preprocess::sliding_window::{importance, importance_sum, patch_starts};
 
-/// How patches cover an input.
+/// The patches that cover an input.
 #[derive(Debug, Clone)]
-pub struct Lattice {
-    /// Sides of a patch (z, y, x), multiples of the network's.
+pub struct PatchGrid {
+    /// Patch size (z, y, x), a multiple of the network's.
     pub patch: [usize; 3],
-    /// First voxels along z, y, x.
-    pub starts: [Vec<usize>; 3],
-    /// By the place in a patch along z, y, x; multiplied in space.
+    /// First voxels of the patches along z, y, x.
+    pub positions: [Vec<usize>; 3],
+    /// Weight by position in a patch along z, y, x; the weight of a voxel is their product.
     importance: [Vec<f32>; 3],
-    /// Sides of the input, at least those of a patch.
+    /// Shape of the input, padded to at least one patch.
     pub padded: [usize; 3],
-    /// Of what is added to the sides of the input, what lies before it.
-    pub before: [usize; 3],
+    /// Padding before the input.
+    pub pad_before: [usize; 3],
 }
 
-impl Lattice {
+impl PatchGrid {
     /// For an input of `shape` (z, y, x).
     pub fn new(recipe: &Recipe, shape: [usize; 3]) -> Self {
         let multiple = recipe.network.multiple();
         let largest = recipe.training.patch_size.zyx();
         let as_nnunet = recipe.nnunet.is_some();
-        // nnU-Net's patches always have their full size, and small inputs lie in the middle of one.
+        // nnU-Net's patches always have their full size, and small inputs are centred in one.
         let patch: [usize; 3] = std::array::from_fn(|axis| match as_nnunet {
             true => largest[axis],
             false => padded_size(largest[axis].min(shape[axis]), multiple[axis]),
         });
         let padded: [usize; 3] = std::array::from_fn(|axis| shape[axis].max(patch[axis]));
-        let before = std::array::from_fn(|axis| match as_nnunet {
+        let pad_before = std::array::from_fn(|axis| match as_nnunet {
             true => (padded[axis] - shape[axis]) / 2,
             false => 0,
         });
         let config = &recipe.sliding;
         Self {
             patch,
-            starts: std::array::from_fn(|axis| starts(padded[axis], patch[axis], config.step)),
+            positions: std::array::from_fn(|axis| {
+                patch_starts(padded[axis], patch[axis], config.step)
+            }),
             importance: patch.map(|side| match config.blending {
                 Blending::Gaussian => importance(side),
                 Blending::Constant => vec![1.0; side],
             }),
             padded,
-            before,
+            pad_before,
         }
     }
 
-    /// How many patches there are.
+    /// Number of patches.
     pub fn count(&self) -> usize {
-        self.starts.iter().map(Vec::len).product()
+        self.positions.iter().map(Vec::len).product()
     }
 
-    /// The first voxels (z, y, x) of all patches: one layer across `axis` after the other.
+    /// The first voxels (z, y, x) of all patches, layer by layer along `axis`.
     pub fn corners(&self, axis: usize) -> Vec<[usize; 3]> {
-        let [z, y, x] = &self.starts;
+        let [z, y, x] = &self.positions;
         let rows = |z: usize| {
             y.iter()
                 .flat_map(move |y| x.iter().map(move |x| [z, *y, *x]))
@@ -67,14 +69,14 @@ impl Lattice {
         corners
     }
 
-    /// How many voxels all planes across `axis` have that one layer of patches reaches.
+    /// Number of voxels of the planes across `axis` that one layer of patches overlaps.
     pub fn layer_voxels(&self, axis: usize) -> usize {
         let plane: usize = self.padded.iter().product::<usize>() / self.padded[axis];
         plane * self.patch[axis]
     }
 
-    /// Adds patches times their importance to the planes that they reach. Patches are added in their order, whatever
-    /// the number of threads.
+    /// Adds patches, weighted by importance, to a plane that they overlap. The order of the patches, and so the
+    /// result, does not depend on the number of threads.
     ///
     /// # Shapes
     /// - `plane`: (map, the two axes beside `axis`), at `index` along `axis`
@@ -86,7 +88,7 @@ impl Lattice {
         index: usize,
         patches: &[([usize; 3], ArrayView4<f32>)],
     ) {
-        let [b, c] = beside(axis);
+        let [b, c] = other_axes(axis);
         for (corner, patch) in patches {
             let Some(place) = index.checked_sub(corner[axis]) else {
                 continue;
@@ -113,19 +115,19 @@ impl Lattice {
         }
     }
 
-    /// The importance that is added up at every voxel along z, y, x; in space it is their product, because patches
-    /// lie on a lattice.
+    /// The sum of the importance at every voxel along z, y, x; that of a voxel is their product, because patches lie
+    /// on a regular grid.
     pub fn coverage(&self) -> [Vec<f32>; 3] {
         std::array::from_fn(|axis| {
-            covered(
+            importance_sum(
                 self.padded[axis],
-                &self.starts[axis],
+                &self.positions[axis],
                 &self.importance[axis],
             )
         })
     }
 
-    /// Patches side by side: (patch, channel, z, y, x), flattened; what lies beyond the input is 0.
+    /// A batch of patches: (patch, channel, z, y, x), flattened; 0 outside the input.
     ///
     /// # Shapes
     /// `input`: (channel, z, y, x)
@@ -139,11 +141,14 @@ impl Lattice {
             let mut patch = Array4::zeros((channels, size[0], size[1], size[2]));
             let (mut from, mut to) = (input.view(), patch.view_mut());
             for axis in 0..3 {
-                // Of the padded input what is there.
-                let (first, before) = (corner[axis], self.before[axis]);
-                let start = first.max(before);
-                let end = (first + size[axis]).min(before + ends[axis]).max(start);
-                from.slice_axis_inplace(Axis(axis + 1), Slice::from(start - before..end - before));
+                // The part of the padded input that is not padding.
+                let (first, pad_before) = (corner[axis], self.pad_before[axis]);
+                let start = first.max(pad_before);
+                let end = (first + size[axis]).min(pad_before + ends[axis]).max(start);
+                from.slice_axis_inplace(
+                    Axis(axis + 1),
+                    Slice::from(start - pad_before..end - pad_before),
+                );
                 to.slice_axis_inplace(Axis(axis + 1), Slice::from(start - first..end - first));
             }
             to.assign(&from);
@@ -153,8 +158,8 @@ impl Lattice {
     }
 }
 
-/// The two other axes of (z, y, x), in their order.
-pub fn beside(axis: usize) -> [usize; 2] {
+/// The two other axes of (z, y, x), in order.
+pub fn other_axes(axis: usize) -> [usize; 2] {
     match axis {
         0 => [1, 2],
         1 => [0, 2],
@@ -162,7 +167,7 @@ pub fn beside(axis: usize) -> [usize; 2] {
     }
 }
 
-/// Divides a plane by the importance that was added up there: `at` that of the plane, times those of its axes.
+/// Divides a plane by its coverage: `at` across the plane, times those of its axes.
 pub fn divide(plane: &mut Array3<f32>, at: f32, along: [&[f32]; 2]) {
     for mut map in plane.outer_iter_mut() {
         for (mut row, first) in map.outer_iter_mut().zip(along[0]) {

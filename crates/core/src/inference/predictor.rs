@@ -1,108 +1,114 @@
-//! What segments volumes: one model, several that look together, or one of several parts.
+//! Segments volumes with one model, an ensemble, or a multi-part model.
 
 use std::collections::BTreeMap;
 
 use super::cascade::{Cascade, CascadeReport, OnProgress};
-use super::export_logits::Probabilities;
-use super::load_options::Loading;
-use super::memory::Beside;
+use super::export_logits::ProbabilitySink;
+use super::load_options::LoadOptions;
+use super::memory::Overhead;
 use super::memory_limit::within;
-use super::multi_part::{Composite, RoughModel};
+use super::multi_part::{MultiPartPredictor, RoughModel};
 use super::threshold::Thresholds;
 use crate::model::multi_part::Models;
 use ctseg_base::{Error, Result};
 use ctseg_image::labels::postprocess::Step;
 use ctseg_image::space::{Grid, LabelMap, Volume};
 
-/// Models in memory.
+/// Models in memory, ready to segment volumes.
 pub enum Predictor {
     Cascade(Box<Cascade>),
-    Composite(Composite),
+    MultiPart(MultiPartPredictor),
 }
 
 impl Predictor {
     /// Loads models.
     ///
     /// # Errors
-    /// Models that do not go together, or that `--tta` has nothing to mirror along.
-    pub fn load(models: &Models, loading: &Loading) -> Result<Self> {
+    /// Models that cannot be averaged; `--tta` with a model that was trained without mirroring.
+    pub fn load(models: &Models, options: &LoadOptions) -> Result<Self> {
         match models {
-            Models::Averaged(bundles) => {
-                let cascade = loading.cascade(bundles)?;
-                let cascade = match loading.limit {
+            Models::Ensemble(bundles) => {
+                let cascade = options.cascade(bundles)?;
+                let cascade = match options.limit {
                     Some(limit) => within(cascade, limit),
                     None => cascade,
                 };
                 Ok(Self::Cascade(Box::new(cascade)))
             }
-            Models::Parted(model, Some(opened)) => {
+            Models::MultiPart(model, Some(opened)) => {
                 let rough = opened.rough.as_ref();
-                let rough = rough.map(|(_, models)| Self::rough(models, loading));
-                Composite::load(model, opened, loading, rough.transpose()?).map(Self::Composite)
+                let rough = rough.map(|(_, models)| Self::rough(models, options));
+                MultiPartPredictor::load(model, opened, options, rough.transpose()?)
+                    .map(Self::MultiPart)
             }
-            Models::Parted(_, None) => Err(Error::invalid(
-                "internal: a model of several parts is loaded before it is known which",
+            Models::MultiPart(_, None) => Err(Error::invalid(
+                "internal: a multi-part model is loaded before its parts are chosen",
             )),
         }
     }
 
-    /// A rough model for the parts of another, which may be one of several parts itself.
-    fn rough(models: &Models, loading: &Loading) -> Result<Box<dyn RoughModel>> {
-        let plain = Loading {
+    /// The rough model of a multi-part model; it may have several parts itself.
+    fn rough(models: &Models, options: &LoadOptions) -> Result<Box<dyn RoughModel>> {
+        let plain = LoadOptions {
             tta: None,
             thresholds: &Thresholds::default(),
-            ..*loading
+            ..*options
         };
         Ok(Box::new(Self::load(models, &plain)?))
     }
 
-    /// See [`Cascade::check_memory`]; of a model of several parts each one's.
-    pub fn check_memory(&self, source: &Grid, telling: bool, resident: u64) -> Result<()> {
+    /// See [`Cascade::check_memory`]; checks each part of a multi-part model.
+    pub fn check_memory(
+        &self,
+        source: &Grid,
+        with_probabilities: bool,
+        resident: u64,
+    ) -> Result<()> {
         match self {
             Self::Cascade(cascade) => {
-                cascade.check_memory(source, telling, Beside::default(), resident)
+                cascade.check_memory(source, with_probabilities, Overhead::default(), resident)
             }
-            Self::Composite(composite) => composite.check_memory(source, resident),
+            Self::MultiPart(parts) => parts.check_memory(source, resident),
         }
     }
 
-    /// The models that look together, where it is not a model of several parts.
+    /// The cascade, unless it is a multi-part model.
     pub fn cascade(&self) -> Option<&Cascade> {
         match self {
             Self::Cascade(cascade) => Some(cascade),
-            Self::Composite(_) => None,
+            Self::MultiPart(_) => None,
         }
     }
 
-    /// See [`Cascade::looks`].
-    pub fn looks(&self) -> usize {
+    /// See [`Cascade::views`].
+    pub fn views(&self) -> usize {
         match self {
-            Self::Cascade(cascade) => cascade.looks(),
-            Self::Composite(composite) => composite.looks(),
+            Self::Cascade(cascade) => cascade.views(),
+            Self::MultiPart(parts) => parts.views(),
         }
     }
 
-    /// The clean-up of label maps, by structure.
+    /// Post-processing steps by structure.
     pub fn postprocessing(&self) -> &BTreeMap<String, Vec<Step>> {
         match self {
             Self::Cascade(cascade) => cascade.postprocessing(),
-            Self::Composite(composite) => composite.postprocessing(),
+            Self::MultiPart(parts) => parts.postprocessing(),
         }
     }
 
-    /// Thresholds that are not 0.5, by structure.
+    /// Thresholds other than 0.5, by structure.
     pub fn threshold(&self) -> &BTreeMap<String, f64> {
         match self {
             Self::Cascade(cascade) => cascade.threshold(),
-            Self::Composite(composite) => composite.threshold(),
+            Self::MultiPart(parts) => parts.threshold(),
         }
     }
 
-    /// What work is counted in.
+    /// The unit of progress.
     pub fn unit(&self) -> &'static str {
         match self {
             Self::Cascade(cascade) => cascade.unit(),
-            Self::Composite(_) => "steps",
+            Self::MultiPart(_) => "steps",
         }
     }
 
@@ -112,20 +118,20 @@ impl Predictor {
         volume: &Volume,
         on_pieces: &OnProgress,
     ) -> Result<(LabelMap, CascadeReport)> {
-        self.segment_telling(volume, on_pieces, Vec::new())
+        self.segment_with_probabilities(volume, on_pieces, Vec::new())
     }
 
-    /// As [`Predictor::segment`]; `heard` are told the probabilities, where the models
-    /// [have some](Models::tells_probabilities).
-    pub fn segment_telling(
+    /// Like [`Predictor::segment`]; `sinks` receive the probabilities, if the models
+    /// [have any](Models::has_probabilities).
+    pub fn segment_with_probabilities(
         &self,
         volume: &Volume,
         on_pieces: &OnProgress,
-        heard: Vec<&mut dyn Probabilities>,
+        sinks: Vec<&mut dyn ProbabilitySink>,
     ) -> Result<(LabelMap, CascadeReport)> {
         match self {
-            Self::Cascade(cascade) => cascade.segment_telling(volume, on_pieces, heard),
-            Self::Composite(composite) => composite.segment(volume, on_pieces),
+            Self::Cascade(cascade) => cascade.segment_with_probabilities(volume, on_pieces, sinks),
+            Self::MultiPart(parts) => parts.segment(volume, on_pieces),
         }
     }
 }

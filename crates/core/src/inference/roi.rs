@@ -1,4 +1,4 @@
-//! From stage 1's probabilities to the region of interest that stage 2 works on.
+//! From stage 1's probabilities to the region of interest for stage 2.
 
 use ndarray::{Array3, ArrayView3};
 use rand::Rng;
@@ -8,18 +8,18 @@ use ctseg_base::{Error, Result};
 use ctseg_image::labels::components::{Connectivity, keep_components};
 use ctseg_image::space::{Grid, LabelMap, VoxelBox};
 
-/// A region of interest in a volume, and what had to be done to get one.
+/// A region of interest in a volume, and how it was obtained.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Roi {
     /// In voxels of the RAS-ordered source grid.
     pub region: VoxelBox,
-    /// Why the region is the whole volume instead of what stage 1 marked.
+    /// Why the region is the whole volume instead of what stage 1 found.
     pub fallback: Option<String>,
-    /// Whether what stage 1 marked reaches the end of the scan on some side.
+    /// Whether the structures that stage 1 found touch the border of the scan.
     pub touches_border: bool,
 }
 
-/// Stage 1's probabilities of one case, kept small: an eighth-bit step changes nothing downstream.
+/// Stage 1's probabilities of one case, quantised to 8 bits, which is precise enough for stage 2.
 #[derive(Debug, Clone)]
 pub struct Prior {
     pub grid: Grid,
@@ -34,7 +34,7 @@ impl Prior {
         Self { grid, quantised }
     }
 
-    /// The probabilities as they are kept: times 255 and rounded, shape (z, y, x).
+    /// The stored probabilities: times 255 and rounded, shape (z, y, x).
     pub fn quantised(&self) -> ArrayView3<'_, u8> {
         self.quantised.view()
     }
@@ -45,10 +45,10 @@ impl Prior {
     }
 }
 
-/// Threshold, keep the components that matter, box, margin (DESIGN: "ROI").
+/// Threshold, remove small components, take the bounding box, add the margin.
 ///
-/// `source` is the volume's RAS-ordered grid; the prior's grid covers the same field of view. An empty
-/// result falls back to the whole volume, never silently.
+/// `source` is the volume's RAS-ordered grid; the prior's grid covers the same field of view. If nothing is found, the
+/// region is the whole volume and [`Roi::fallback`] says so.
 ///
 /// # Errors
 /// Grids that are not parallel.
@@ -84,7 +84,7 @@ pub fn find_roi(prior: &Prior, source: &Grid, config: &RoiConfig) -> Result<Roi>
             true,
         ));
     }
-    let region = carried_over(&found, &prior.grid, source)?;
+    let region = map_box(&found, &prior.grid, source)?;
     let spacing = source.spacing_mm();
     let margin =
         std::array::from_fn(|axis| (config.margin_mm[axis] / spacing[axis]).ceil() as usize);
@@ -95,13 +95,13 @@ pub fn find_roi(prior: &Prior, source: &Grid, config: &RoiConfig) -> Result<Roi>
     })
 }
 
-/// The smallest box of `onto`'s voxels that covers the voxels of `region`, a box of `from`'s voxels; both
-/// grids must be parallel.
-pub fn carried_over(region: &VoxelBox, from: &Grid, onto: &Grid) -> Result<VoxelBox> {
+/// Maps `region` from the grid `from` to the smallest box of the grid `onto` that covers it; the grids must be
+/// parallel.
+pub fn map_box(region: &VoxelBox, from: &Grid, onto: &Grid) -> Result<VoxelBox> {
     let map = from.map_to(onto).ok_or_else(|| {
-        Error::invalid("internal: region and volume lie on grids that are not parallel")
+        Error::invalid("internal: the grids of region and volume are not parallel")
     })?;
-    let mut carried = VoxelBox {
+    let mut mapped = VoxelBox {
         start: [0; 3],
         end: [0; 3],
     };
@@ -110,20 +110,20 @@ pub fn carried_over(region: &VoxelBox, from: &Grid, onto: &Grid) -> Result<Voxel
         let face = |index: usize| along.scale * (index as f64 - 0.5) + along.offset + 0.5;
         let (a, b) = (face(region.start[axis]), face(region.end[axis]));
         let limit = onto.shape[along.axis] as f64;
-        carried.start[along.axis] = (a.min(b) + 1e-6).floor().clamp(0.0, limit - 1.0) as usize;
-        carried.end[along.axis] = (a.max(b) - 1e-6).ceil().clamp(1.0, limit) as usize;
+        mapped.start[along.axis] = (a.min(b) + 1e-6).floor().clamp(0.0, limit - 1.0) as usize;
+        mapped.end[along.axis] = (a.max(b) - 1e-6).ceil().clamp(1.0, limit) as usize;
     }
-    Ok(carried)
+    Ok(mapped)
 }
 
-/// The region moved, and each of its sides pushed, by random amounts, inside the volume.
+/// The region with a random shift and a random change of each side, clipped to the volume.
 pub fn jittered(
     region: &VoxelBox,
     source: &Grid,
     config: &JitterConfig,
     rng: &mut impl Rng,
 ) -> VoxelBox {
-    /// A region must stay something a network can look at.
+    /// In voxels: the smallest side that is useful as network input.
     const SMALLEST: usize = 8;
     let mut result = *region;
     for (axis, spacing_mm) in source.spacing_mm().into_iter().enumerate() {
@@ -151,7 +151,7 @@ mod tests {
         Grid::with_spacing([60, 50, 40], [2.0, 2.0, 3.0])
     }
 
-    /// Fixed here, so that tuning the defaults moves no test.
+    /// Independent of the defaults.
     fn settings() -> RoiConfig {
         RoiConfig {
             threshold: 0.3,
@@ -187,7 +187,7 @@ mod tests {
             &config,
         )
         .unwrap();
-        // x: coarse 10..12 are voxels 30..36, 2 voxels of margin; y: 50/17 voxels a coarse one; z: 2 a coarse one.
+        // x: coarse 10..12 are voxels 30..36, margin 2 voxels; y: 50/17 voxels per coarse one; z: 2 per coarse one.
         assert_eq!(
             found.region,
             VoxelBox {
@@ -247,7 +247,7 @@ mod tests {
             start: [1, 2, 3],
             end: [10, 20, 30],
         };
-        let there = carried_over(&region, &grid, &turned).unwrap();
+        let there = map_box(&region, &grid, &turned).unwrap();
         assert_eq!(
             there,
             VoxelBox {
@@ -255,7 +255,7 @@ mod tests {
                 end: [48, 30, 59]
             }
         );
-        assert_eq!(carried_over(&there, &turned, &grid).unwrap(), region);
+        assert_eq!(map_box(&there, &turned, &grid).unwrap(), region);
     }
 
     proptest! {

@@ -1,21 +1,21 @@
-//! Where the structures are, as a rough model says.
+//! The region that contains the structures, from a rough model's label map.
 
 use std::collections::BTreeSet;
 
 use crate::dataset::Structure;
 use crate::model::multi_part_manifest::RoughManifest;
 use ctseg_base::text::words::listed;
-use ctseg_image::labels::postprocess::boxes;
+use ctseg_image::labels::postprocess::bounding_boxes;
 use ctseg_image::space::{LabelMap, VoxelBox};
 
-/// Says where structures are from a rough model's label maps.
-pub(super) struct Compass {
+/// Finds the region of structures in a rough model's label maps.
+pub(super) struct RoughCrop {
     margin_mm: f64,
-    /// Each structure with the rough model's labels that show it; empty where none does.
+    /// Each structure with the rough model's labels that stand for it; empty if there are none.
     shown: Vec<(String, Vec<u16>)>,
 }
 
-/// Where to look.
+/// The region to segment.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Region {
     /// In voxels of the source file.
@@ -23,8 +23,8 @@ pub(super) struct Region {
     pub(super) notes: Vec<String>,
 }
 
-impl Compass {
-    /// For these structures, by a rough model that marks `known` ones.
+impl RoughCrop {
+    /// For the structures `wanted`; the rough model segments `known`.
     pub(super) fn new(
         rough: &RoughManifest,
         wanted: &BTreeSet<String>,
@@ -41,9 +41,9 @@ impl Compass {
         }
     }
 
-    /// The box around all that shows one of the structures, with the margin (whole voxels, rounded down, as
-    /// TotalSegmentator's `crop_to_mask`) and within the volume. Where nothing does, or a structure is wanted that the
-    /// rough model does not know, the whole volume.
+    /// The bounding box of the structures, with the margin (whole voxels, rounded down, as in TotalSegmentator's
+    /// `crop_to_mask`), clipped to the volume. The whole volume if nothing is found, or if a structure is wanted that
+    /// the rough model does not have.
     pub(super) fn region(&self, rough: &LabelMap) -> Region {
         let whole = |note: String| Region {
             region: VoxelBox::whole(rough.grid.shape),
@@ -52,7 +52,7 @@ impl Compass {
         let unknown = self.names(|labels| labels.is_empty());
         if !unknown.is_empty() {
             return whole(format!(
-                "the rough model does not know where to look for {}",
+                "the rough model cannot locate {}",
                 listed(&unknown)
             ));
         }
@@ -63,23 +63,20 @@ impl Compass {
             .copied()
             .collect();
         let labels: Vec<u16> = labels.into_iter().collect();
-        let found = boxes(rough, &labels);
+        let found = bounding_boxes(rough, &labels);
         let is_there = |label: &u16| {
             let place = labels.binary_search(label);
             place.is_ok_and(|place| found[place].is_some())
         };
         let missing = self.names(|own| !own.iter().any(is_there));
         let union = found.iter().flatten().copied();
-        let Some(union) = union.reduce(|one, other| one.joined(&other)) else {
-            return whole(format!(
-                "the rough model found nothing of {}",
-                listed(&missing)
-            ));
+        let Some(union) = union.reduce(|one, other| one.union(&other)) else {
+            return whole(format!("the rough model did not find {}", listed(&missing)));
         };
         let spacing = rough.grid.spacing_mm();
         let margin = spacing.map(|mm| (self.margin_mm / mm) as usize);
         let note = format!(
-            "the rough model found nothing of {}; looked for where it found the others",
+            "the rough model did not find {}; only the region of the other structures was segmented",
             listed(&missing)
         );
         Region {
@@ -88,7 +85,7 @@ impl Compass {
         }
     }
 
-    /// The structures of whose labels something holds.
+    /// The structures whose labels satisfy `holds`.
     fn names(&self, holds: impl Fn(&[u16]) -> bool) -> Vec<&str> {
         let those = self.shown.iter().filter(|(_, labels)| holds(labels));
         those.map(|(name, _)| name.as_str()).collect()
@@ -103,7 +100,7 @@ mod tests {
     use crate::model::multi_part_manifest::When;
     use ctseg_image::space::Grid;
 
-    fn compass(wanted: &[&str], margin_mm: f64) -> Compass {
+    fn rough_crop(wanted: &[&str], margin_mm: f64) -> RoughCrop {
         let known = [(1, "liver"), (2, "spleen"), (3, "heart")];
         let known = known.map(|(value, name)| Structure {
             value,
@@ -127,7 +124,7 @@ mod tests {
             stands_for,
         };
         let wanted = wanted.iter().map(|name| (*name).to_owned()).collect();
-        Compass::new(&rough, &wanted, &known)
+        RoughCrop::new(&rough, &wanted, &known)
     }
 
     /// A liver of 3 × 2 × 2 voxels of 2 × 3 × 5 mm from (4, 5, 6) on, and a heart of one voxel at the end.
@@ -139,14 +136,14 @@ mod tests {
     }
 
     #[test]
-    fn the_box_has_its_margin_in_whole_voxels_and_ends_with_the_volume() {
-        let found = compass(&["liver"], 9.9).region(&rough());
+    fn the_margin_is_in_whole_voxels_and_clipped_to_the_volume() {
+        let found = rough_crop(&["liver"], 9.9).region(&rough());
         let expected = VoxelBox {
             start: [0, 2, 5],
             end: [11, 10, 9],
         };
         assert_eq!((found.region, found.notes.len()), (expected, 0));
-        let found = compass(&["liver", "valves"], 0.0).region(&rough());
+        let found = rough_crop(&["liver", "valves"], 0.0).region(&rough());
         let expected = VoxelBox {
             start: [4, 5, 6],
             end: [11, 11, 20],
@@ -155,12 +152,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_found_is_said_and_nothing_at_all_is_the_whole_volume() {
-        let some = compass(&["liver", "spleen"], 0.0).region(&rough());
+    fn missing_structures_are_noted_and_an_empty_map_gives_the_whole_volume() {
+        let some = rough_crop(&["liver", "spleen"], 0.0).region(&rough());
         assert_eq!(some.region.start, [4, 5, 6]);
-        assert!(some.notes[0].contains("nothing of spleen"), "{some:?}");
+        assert!(some.notes[0].contains("did not find spleen"), "{some:?}");
         for wanted in [&["spleen"][..], &["liver", "lung"]] {
-            let found = compass(wanted, 5.0).region(&rough());
+            let found = rough_crop(wanted, 5.0).region(&rough());
             assert_eq!(found.region, VoxelBox::whole([20; 3]));
             let name = wanted.last().unwrap();
             assert!(
@@ -171,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn long_lists_are_cut() {
+    fn long_lists_are_shortened() {
         let names: Vec<String> = (0..30).map(|n| format!("rib_{n}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         assert!(listed(&names).ends_with("rib_7 and 22 more"));

@@ -1,5 +1,5 @@
-//! A network's output from one end of an input to the other: in memory are only the planes that are asked for, and
-//! those that patches still reach.
+//! Sliding-window inference, streamed along one axis: only the requested planes, and those that patches still
+//! overlap, are in memory.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -7,28 +7,28 @@ use std::ops::Range;
 use ndarray::parallel::prelude::*;
 use ndarray::{Array2, Array3, Array4, ArrayView4, ArrayViewMut3, Axis, s};
 
-use super::patch_grid::{Lattice, beside, divide};
+use super::patch_grid::{PatchGrid, divide, other_axes};
 use super::test_time_augmentation::Mirroring;
 use crate::recipe::Recipe;
 use ctseg_base::{Error, Result};
 use ctseg_engine::inference::{Head, Inference, Logits};
 use ctseg_image::preprocess::channels::{padded_size, slice_batch};
 
-/// Hears of the slices or patches that passed through a network; an error stops the work.
+/// Called with the number of slices or patches that passed through a network; an error stops the work.
 pub type OnPieces<'a> = dyn Fn(usize) -> Result<()> + Sync + 'a;
 
-/// What passes through a network, and how.
+/// A forward pass over a whole input.
 #[derive(Clone, Copy)]
 pub struct Pass<'a> {
     pub recipe: &'a Recipe,
     pub inference: &'a Inference,
-    /// The network of one fold alone, instead of the mean of all.
+    /// Use only this fold's network instead of the mean of all.
     pub only: Option<usize>,
     /// (channel, z, y, x)
     pub input: ArrayView4<'a, f32>,
-    /// Slices or patches that pass through a network at once.
+    /// Batch size, in slices or patches.
     pub batch: usize,
-    /// The mirror images that are looked at.
+    /// Test-time augmentation.
     pub mirroring: &'a Mirroring,
     pub on_pieces: &'a OnPieces<'a>,
 }
@@ -36,72 +36,72 @@ pub struct Pass<'a> {
 /// The output of a [`Pass`], plane by plane.
 pub struct Planes<'a> {
     pass: Pass<'a>,
-    /// The axis of (z, y, x) that planes follow one another along.
+    /// The streaming axis, of (z, y, x).
     axis: usize,
-    /// Sides of the input (z, y, x).
+    /// Shape of the input (z, y, x).
     shape: [usize; 3],
-    way: Way,
-    /// The planes of the padded input from `first` on, each (map, the two other axes): of patches, sums that are to be divided by the
-    /// importance.
+    mode: Mode,
+    /// Planes of the padded input, starting at `first`, each (map, the two other axes); with patches, weighted sums
+    /// that are not yet divided by the coverage.
     planes: VecDeque<Array3<f32>>,
     first: usize,
-    /// The plane from which on something is still missing.
+    /// Planes before this one are complete.
     finished: usize,
-    /// Memory of planes that are no longer needed.
+    /// Buffers of released planes, for reuse.
     spare: Vec<Array3<f32>>,
 }
 
-/// How planes come about.
-enum Way {
-    /// Each from a slice of its own.
+/// How planes are computed.
+enum Mode {
+    /// One plane per slice.
     Slices,
     Patches(Box<Patches>),
 }
 
 struct Patches {
-    lattice: Lattice,
+    grid: PatchGrid,
     coverage: [Vec<f32>; 3],
     corners: Vec<[usize; 3]>,
-    /// How many of them are done.
+    /// Number of finished patches.
     done: usize,
-    /// Where features are added up in place of logits.
+    /// Set if features are accumulated instead of logits.
     features: Option<(Inference, Head)>,
 }
 
-/// The axis along which planes take the least memory: z for slices; for patches z or y (rows of patches lie along
-/// x), whichever has the smaller layer.
+/// The streaming axis that takes the least memory: z for slices; for patches z or y (rows of patches lie along x),
+/// whichever has the smaller layer.
 pub fn best_axis(recipe: &Recipe, shape: [usize; 3]) -> usize {
     if recipe.network.dimensions() == 2 {
         return 0;
     }
-    let lattice = Lattice::new(recipe, shape);
-    match lattice.layer_voxels(0) <= lattice.layer_voxels(1) {
+    let grid = PatchGrid::new(recipe, shape);
+    match grid.layer_voxels(0) <= grid.layer_voxels(1) {
         true => 0,
         false => 1,
     }
 }
 
 impl<'a> Planes<'a> {
-    /// Planes along `axis` of (z, y, x), see [`best_axis`]. Nothing is computed yet.
+    /// Streams along `axis` of (z, y, x), see [`best_axis`]. Computes nothing yet.
     pub fn new(pass: Pass<'a>, axis: usize) -> Result<Self> {
         let (_, depth, height, width) = pass.input.dim();
         let shape = [depth, height, width];
         let flat = pass.recipe.network.dimensions() == 2;
-        let by_patches = pass.recipe.by_patches();
+        let is_patch_based = pass.recipe.is_patch_based();
         if shape.contains(&0) || axis > 1 || (flat && axis != 0) {
             return Err(Error::invalid(format!(
                 "internal: planes along axis {axis} of an input of {shape:?} voxels"
             )));
         }
-        let way = match by_patches {
-            false => Way::Slices,
-            true => Way::Patches(Box::new(Patches::new(&pass, shape, axis)?)),
+        let mode = match is_patch_based {
+            false => Mode::Slices,
+            true => Mode::Patches(Box::new(Patches::new(&pass, shape, axis)?)),
         };
         Ok(Self {
             pass,
             axis,
             shape,
-            way,
+            mode,
             planes: VecDeque::new(),
             first: 0,
             finished: 0,
@@ -109,21 +109,20 @@ impl<'a> Planes<'a> {
         })
     }
 
-    /// How many planes there are.
+    /// Number of planes.
     pub fn count(&self) -> usize {
         self.shape[self.axis]
     }
 
-    /// Logits of the planes in `range`, whose start is never before that of the call before; what lies before it is
-    /// forgotten.
+    /// Logits of the planes in `range`. Its start must not decrease from call to call; earlier planes are released.
     ///
     /// # Shapes
     /// output: (structure, z, y, x), `range` along the axis
     pub fn take(&mut self, range: Range<usize>) -> Result<Array4<f32>> {
-        let before = self.before()[self.axis];
+        let before = self.padding_before()[self.axis];
         if range.start + before < self.first || range.end > self.count() || range.is_empty() {
             return Err(Error::invalid(format!(
-                "internal: planes {range:?} of {} after {before} where those before {} are gone",
+                "internal: planes {range:?} of {} with padding {before}, but those before {} have been released",
                 self.count(),
                 self.first
             )));
@@ -131,25 +130,25 @@ impl<'a> Planes<'a> {
         let range = range.start + before..range.end + before;
         let computing = self.finished < range.end;
         while self.finished < range.end {
-            self.forget(range.start.min(self.finished));
-            match &self.way {
-                Way::Slices => self.next_slices()?,
-                Way::Patches(_) => self.next_patches()?,
+            self.release(range.start.min(self.finished));
+            match &self.mode {
+                Mode::Slices => self.next_slices()?,
+                Mode::Patches(_) => self.next_patches()?,
             }
         }
-        if computing && matches!(self.way, Way::Patches(_)) {
-            // What comes next needs memory that is the network's no longer: layers are few.
+        if computing && matches!(self.mode, Mode::Patches(_)) {
+            // The next step needs the memory that the network used; there are few layers, so this is cheap.
             self.pass.inference.compute().release_host_memory()?;
         }
-        self.forget(range.start);
+        self.release(range.start);
         self.gathered(range)
     }
 
-    /// How much padding lies before the input along z, y, x.
-    fn before(&self) -> [usize; 3] {
-        match &self.way {
-            Way::Slices => [0; 3],
-            Way::Patches(patches) => patches.lattice.before,
+    /// Padding before the input along z, y, x.
+    fn padding_before(&self) -> [usize; 3] {
+        match &self.mode {
+            Mode::Slices => [0; 3],
+            Mode::Patches(patches) => patches.grid.pad_before,
         }
     }
 
@@ -157,7 +156,7 @@ impl<'a> Planes<'a> {
     pub fn all(mut self) -> Result<Array4<f32>> {
         let mut result: Option<Array4<f32>> = None;
         let [z, y, x] = self.shape;
-        // By and by, so that sums and logits are not whole in memory side by side.
+        // Plane by plane, so that sums and logits are never both complete in memory.
         for plane in 0..self.count() {
             let logits = self.take(plane..plane + 1)?;
             let result = result.get_or_insert_with(|| Array4::zeros((logits.dim().0, z, y, x)));
@@ -168,21 +167,21 @@ impl<'a> Planes<'a> {
         result.ok_or_else(|| Error::invalid("internal: an input without planes"))
     }
 
-    fn forget(&mut self, before: usize) {
+    fn release(&mut self, before: usize) {
         while self.first < before && !self.planes.is_empty() {
             self.first += 1;
             let plane = self.planes.pop_front();
-            if let Way::Patches(_) = self.way {
+            if let Mode::Patches(_) = self.mode {
                 self.spare.extend(plane);
             }
         }
     }
 
-    /// One batch of slices; on an engine that computes on one core at a time, one batch for each core.
+    /// Computes one batch of slices; on a single-threaded engine, one batch per core.
     fn next_slices(&mut self) -> Result<()> {
         let pass = &self.pass;
         let batch = pass.batch;
-        let side_by_side = match pass.inference.compute().runs_side_by_side() {
+        let side_by_side = match pass.inference.compute().runs_batches_in_parallel() {
             true => rayon::current_num_threads(),
             false => 1,
         };
@@ -199,10 +198,10 @@ impl<'a> Planes<'a> {
         Ok(())
     }
 
-    /// One batch of patches, added to the planes that it reaches.
+    /// Computes one batch of patches and adds it to the planes that it overlaps.
     fn next_patches(&mut self) -> Result<()> {
-        let Way::Patches(patches) = &mut self.way else {
-            return Err(Error::invalid("internal: patches of a network on slices"));
+        let Mode::Patches(patches) = &mut self.mode else {
+            return Err(Error::invalid("internal: patches from a network on slices"));
         };
         let until = (patches.done + self.pass.batch).min(patches.corners.len());
         let corners = &patches.corners[patches.done..until];
@@ -214,12 +213,12 @@ impl<'a> Planes<'a> {
             .map(|(corner, values)| Ok((*corner, ArrayView4::from_shape(patch, values)?)))
             .collect::<std::result::Result<_, ndarray::ShapeError>>()
             .map_err(|error| Error::invalid(format!("internal: {error}")))?;
-        let lattice = &patches.lattice;
-        let [b, c] = beside(self.axis);
-        let size = (shape[1], lattice.padded[b], lattice.padded[c]);
-        let reached = corners.iter().map(|corner| corner[self.axis]).max();
-        let reached = reached.unwrap_or(0) + lattice.patch[self.axis];
-        while self.first + self.planes.len() < reached {
+        let grid = &patches.grid;
+        let [b, c] = other_axes(self.axis);
+        let size = (shape[1], grid.padded[b], grid.padded[c]);
+        let end = corners.iter().map(|corner| corner[self.axis]).max();
+        let end = end.unwrap_or(0) + grid.patch[self.axis];
+        while self.first + self.planes.len() < end {
             let plane = match self.spare.pop() {
                 Some(mut plane) => {
                     plane.fill(0.0);
@@ -233,22 +232,22 @@ impl<'a> Planes<'a> {
         self.planes
             .par_iter_mut()
             .enumerate()
-            .for_each(|(at, plane)| lattice.add(plane.view_mut(), axis, first + at, &placed));
+            .for_each(|(at, plane)| grid.add(plane.view_mut(), axis, first + at, &placed));
         patches.done = until;
         self.finished = match patches.corners.get(until) {
             Some(corner) => corner[self.axis],
-            None => lattice.padded[self.axis],
+            None => grid.padded[self.axis],
         };
         (self.pass.on_pieces)(corners.len())
     }
 
-    /// The logits of finished planes, side by side.
+    /// The logits of finished planes as one array.
     fn gathered(&self, range: Range<usize>) -> Result<Array4<f32>> {
-        let [b, c] = beside(self.axis);
-        let before = self.before();
+        let [b, c] = other_axes(self.axis);
+        let before = self.padding_before();
         let inside = [b, c].map(|axis| before[axis]..before[axis] + self.shape[axis]);
-        let maps = match (&self.way, self.planes.front()) {
-            (Way::Patches(patches), _) if patches.features.is_some() => {
+        let maps = match (&self.mode, self.planes.front()) {
+            (Mode::Patches(patches), _) if patches.features.is_some() => {
                 let head = patches.features.as_ref().map(|(_, head)| head);
                 head.map_or(0, |head| head.biases.len())
             }
@@ -264,10 +263,11 @@ impl<'a> Planes<'a> {
             .zip(range)
             .try_for_each(|(to, index)| {
                 let plane = self.planes.get(index - self.first);
-                let plane = plane.ok_or_else(|| Error::invalid("internal: a plane is gone"))?;
-                match &self.way {
-                    Way::Slices => assign(to, plane, &inside),
-                    Way::Patches(patches) => {
+                let plane =
+                    plane.ok_or_else(|| Error::invalid("internal: a plane has been released"))?;
+                match &self.mode {
+                    Mode::Slices => assign(to, plane, &inside),
+                    Mode::Patches(patches) => {
                         let mut plane = plane.clone();
                         let at = patches.coverage[self.axis][index];
                         divide(&mut plane, at, [&patches.coverage[b], &patches.coverage[c]]);
@@ -307,15 +307,15 @@ fn logits_of(plane: Array3<f32>, head: &Head) -> Result<Array3<f32>> {
 
 impl Patches {
     fn new(pass: &Pass, shape: [usize; 3], axis: usize) -> Result<Self> {
-        let lattice = Lattice::new(pass.recipe, shape);
+        let grid = PatchGrid::new(pass.recipe, shape);
         Ok(Self {
-            coverage: lattice.coverage(),
-            corners: lattice.corners(axis),
-            lattice,
+            coverage: grid.coverage(),
+            corners: grid.corners(axis),
+            grid,
             done: 0,
-            features: match pass.mirroring.looks() {
-                1 => pass.inference.of_features()?,
-                // Mirrored, the same features belong to the structures of the other side.
+            features: match pass.mirroring.views() {
+                1 => pass.inference.with_features()?,
+                // In mirrored views the features belong to the structures of the other side.
                 _ => None,
             },
         })
@@ -323,16 +323,17 @@ impl Patches {
 }
 
 impl Pass<'_> {
-    /// Logits of some slices, one plane each: (structure, y, x), padded.
+    /// Logits of a batch of slices, one plane each: (structure, y, x), padded.
     fn slices(&self, slices: &[usize]) -> Result<Vec<Array3<f32>>> {
         let (channels, _, height, width) = self.input.dim();
         let neighbours = self.recipe.network.neighbours();
         let [_, along_y, along_x] = self.recipe.network.multiple();
         let size = [padded_size(height, along_y), padded_size(width, along_x)];
-        let seen = 2 * neighbours + 1;
-        let shape = [slices.len(), channels, seen, size[0], size[1]];
+        let depth = 2 * neighbours + 1;
+        let shape = [slices.len(), channels, depth, size[0], size[1]];
         let batch = slice_batch(self.input, slices, neighbours, size);
-        let (values, [_, maps, _, height, width]) = self.looked(self.inference, batch, shape)?;
+        let (values, [_, maps, _, height, width]) =
+            self.mean_logits(self.inference, batch, shape)?;
         (self.on_pieces)(slices.len())?;
         let planes = values.chunks_exact(maps * height * width);
         planes
@@ -341,19 +342,24 @@ impl Pass<'_> {
             .map_err(|error| Error::invalid(format!("internal: {error}")))
     }
 
-    /// Logits or features of some patches: (patch, map, z, y, x), flattened, and that shape.
+    /// Logits or features of a batch of patches: (patch, map, z, y, x), flattened, and that shape.
     fn patches(&self, patches: &Patches, corners: &[[usize; 3]]) -> Result<Logits> {
-        let [z, y, x] = patches.lattice.patch;
+        let [z, y, x] = patches.grid.patch;
         let shape = [corners.len(), self.input.dim().0, z, y, x];
-        let batch = patches.lattice.patches_at(self.input, corners);
+        let batch = patches.grid.patches_at(self.input, corners);
         let inference = match &patches.features {
             Some((features, _)) => features,
             None => self.inference,
         };
-        self.looked(inference, batch, shape)
+        self.mean_logits(inference, batch, shape)
     }
 
-    fn looked(&self, inference: &Inference, batch: Vec<f32>, shape: [usize; 5]) -> Result<Logits> {
+    fn mean_logits(
+        &self,
+        inference: &Inference,
+        batch: Vec<f32>,
+        shape: [usize; 5],
+    ) -> Result<Logits> {
         self.mirroring.mean_logits(batch, shape, |batch, shape| {
             inference.logits(batch, shape, self.only)
         })

@@ -1,9 +1,9 @@
-//! One trained stage on one volume: the network's grid, its input, and logits slice by slice.
+//! One trained stage: the network's grid, its input, and its logits.
 
 use ndarray::{Array4, ArrayView4, Axis, concatenate};
 
-use super::nnunet::placement::Placed;
-use super::patch_grid::Lattice;
+use super::nnunet::placement::Placement;
+use super::patch_grid::PatchGrid;
 use super::roi::Prior;
 use super::sliding_window::{OnPieces, Pass, Planes};
 use super::test_time_augmentation::Mirroring;
@@ -23,23 +23,23 @@ use ctseg_image::preprocess::channels::{input_channels, padded_size};
 use ctseg_image::resample::{Interpolation, resample_array};
 use ctseg_image::space::{Grid, Orientation, Volume, VoxelBox};
 
-/// Of libtorch: code that is loaded when it is first run, kernels that oneDNN makes for each shape. Measured on
-/// processors: up to 72 MiB.
+/// Memory of libtorch itself: code that is loaded on first use, oneDNN kernels per shape. Measured on CPUs: up to 72
+/// MiB.
 const LIBTORCH_BYTES: u64 = 80 << 20;
 
-/// A stage that can be used: its recipe and the networks of its folds, whose logits are averaged.
-pub struct Segmenter {
+/// A stage ready for inference: its recipe and the networks of its folds, whose logits are averaged.
+pub struct Stage {
     pub recipe: Recipe,
     inference: Inference,
-    /// Slices or patches that pass through a network at once.
+    /// Batch size, in slices or patches.
     batch: usize,
 }
 
-/// The grid that a stage's network works on: `region` (voxels of the RAS-ordered grid) of `source` in the
-/// recipe's spacing. Of an imported model that is [`Placed::grid`], and the region of interest plays no part.
+/// The grid of a stage's network: `region` (voxels of the RAS-ordered grid) of `source`, at the recipe's spacing. For a
+/// model imported from nnU-Net it is [`Placement::grid`], and the region of interest is ignored.
 pub fn network_grid(recipe: &Recipe, source: &Grid, region: &VoxelBox) -> Grid {
     if let Some(nnunet) = &recipe.nnunet {
-        return Placed::new(recipe, nnunet, source, VoxelBox::whole(source.shape)).grid;
+        return Placement::new(recipe, nnunet, source, VoxelBox::whole(source.shape)).grid;
     }
     source
         .reoriented(Orientation::RAS)
@@ -47,13 +47,13 @@ pub fn network_grid(recipe: &Recipe, source: &Grid, region: &VoxelBox) -> Grid {
         .respaced(recipe.spacing_mm)
 }
 
-/// The network's input on `grid`: the windows, normalised, and the prior's probabilities where the recipe wants them.
+/// The network's input on `grid`: the normalised windows and, if the recipe has `prior`, stage 1's probabilities.
 ///
 /// # Shapes
 /// output: (channel, z, y, x)
 ///
 /// # Errors
-/// The recipe wants a prior and there is none; grids that are not parallel.
+/// The recipe needs a prior and none is given; grids that are not parallel.
 pub fn network_input(
     recipe: &Recipe,
     volume: &Volume,
@@ -69,7 +69,7 @@ pub fn network_input(
     }
     let prior = prior.ok_or_else(|| {
         Error::invalid(format!(
-            "recipe {} needs stage 1's probabilities and there are none",
+            "recipe {} needs stage 1's probabilities, and none are given",
             recipe.name
         ))
     })?;
@@ -83,13 +83,13 @@ pub fn network_input(
         Axis(0),
         &[channels.view(), prior.insert_axis(Axis(0)).view()],
     )
-    .map_err(|error| Error::invalid(format!("internal: channels do not fit together: {error}")))
+    .map_err(|error| Error::invalid(format!("internal: channels of different shapes: {error}")))
 }
 
-/// No scanner's field of view is longer along any axis.
+/// No scanner has a longer field of view along any axis.
 const LONGEST_EXTENT_MM: f64 = 3000.0;
 
-/// Refuses grids whose header cannot be true, before memory is sized by it.
+/// Refuses a grid whose header is implausible, before anything is allocated by it.
 pub fn check_extent(grid: &Grid) -> Result<()> {
     let spacing = grid.spacing_mm();
     let extent: [f64; 3] = std::array::from_fn(|axis| spacing[axis] * grid.shape[axis] as f64);
@@ -102,11 +102,11 @@ pub fn check_extent(grid: &Grid) -> Result<()> {
     )))
 }
 
-/// Inputs of no more bytes are not compared with the memory that there is.
+/// Smaller inputs are not compared with the available memory.
 const SMALL_INPUT: u64 = 256 << 20;
 
-/// Refuses a network's grid that memory cannot hold, before any is taken for it: a few large voxels are many in the
-/// network's spacing.
+/// Refuses a network's grid that does not fit into memory, before it is allocated: a few large voxels can become many
+/// at the network's spacing.
 pub(super) fn check_memory(recipe: &Recipe, grid: &Grid) -> Result<()> {
     let bytes = (grid.voxels() as u64).saturating_mul(4 * recipe.channels() as u64);
     if bytes <= SMALL_INPUT {
@@ -117,15 +117,15 @@ pub(super) fn check_memory(recipe: &Recipe, grid: &Grid) -> Result<()> {
     };
     let [x, y, z] = grid.shape;
     Err(Error::invalid(format!(
-        "takes {x} × {y} × {z} voxels in the network's spacing, {} MB of memory for its input alone, and there are {} MB ({}): check the spacing in its header",
+        "needs {x} × {y} × {z} voxels at the network's spacing and {} MB of memory for the network's input alone; available: {} MB ({}). Check the spacing in its header",
         bytes >> 20,
         limit.bytes >> 20,
         limit.source
     )))
 }
 
-impl Segmenter {
-    /// A stage from networks with their weights, on `compute`'s device.
+impl Stage {
+    /// From networks with loaded weights, on `compute`'s device.
     pub fn new(recipe: Recipe, networks: Vec<Network>, compute: &Compute) -> Result<Self> {
         Ok(Self {
             batch: recipe.training.batch_size.max(1),
@@ -134,17 +134,17 @@ impl Segmenter {
         })
     }
 
-    /// With no more than so many slices or patches in a network at once.
-    pub fn in_batches(self, most: usize) -> Self {
+    /// Limits the batch size.
+    pub fn with_max_batch(self, max: usize) -> Self {
         Self {
-            batch: self.batch.min(most.max(1)),
+            batch: self.batch.min(max.max(1)),
             ..self
         }
     }
 
-    /// With its convolutions in 8-bit integers, see [`Inference::in_integers`].
-    pub fn in_integers(self, ranges: Vec<InputRanges>) -> Result<Self> {
-        let inference = self.inference.in_integers(ranges)?;
+    /// With its convolutions in 8-bit integers, see [`Inference::with_int8`].
+    pub fn with_int8(self, ranges: Vec<InputRanges>) -> Result<Self> {
+        let inference = self.inference.with_int8(ranges)?;
         Ok(Self { inference, ..self })
     }
 
@@ -164,29 +164,29 @@ impl Segmenter {
         self.inference.compute().release_memory()
     }
 
-    /// How many maps the networks give.
+    /// Number of output maps.
     pub fn maps(&self) -> usize {
         self.inference.head_size()[0]
     }
 
-    /// How many maps are added up over patches: logits, or features where those are fewer.
-    pub fn added_maps(&self, looks: usize) -> usize {
+    /// Number of maps that are accumulated over patches: logits, or features if those are fewer.
+    pub fn accumulated_maps(&self, views: usize) -> usize {
         let [maps, features] = self.inference.head_size();
-        match (looks, self.folds()) {
+        match (views, self.folds()) {
             (1, 1) => maps.min(features),
             _ => maps,
         }
     }
 
-    /// How many batches are computed side by side.
-    pub fn at_once(&self) -> usize {
-        match self.inference.compute().runs_side_by_side() && !self.recipe.by_patches() {
+    /// Number of batches that are computed in parallel.
+    pub fn parallel_batches(&self) -> usize {
+        match self.inference.compute().runs_batches_in_parallel() && !self.recipe.is_patch_based() {
             true => rayon::current_num_threads(),
             false => 1,
         }
     }
 
-    /// Bytes that the engine itself takes from its first pass on.
+    /// Bytes that the engine itself takes after its first pass.
     pub fn engine_bytes(&self) -> u64 {
         match self.inference.compute().choice.is_libtorch() {
             true => LIBTORCH_BYTES,
@@ -194,36 +194,36 @@ impl Segmenter {
         }
     }
 
-    /// About how much memory a batch of an input of `shape` (z, y, x) takes in a network, beside the weights.
-    pub fn pass_bytes(&self, shape: [usize; 3], batch: usize, looks: usize) -> Result<u64> {
+    /// Approximate bytes of a forward pass of one batch of an input of `shape` (z, y, x), without the weights.
+    pub fn pass_bytes(&self, shape: [usize; 3], batch: usize, views: usize) -> Result<u64> {
         let recipe = &self.recipe;
-        let (sides, most, maps) = match recipe.by_patches() {
+        let (sides, most, maps) = match recipe.is_patch_based() {
             false => {
                 let multiple = recipe.network.multiple();
                 let side = |axis: usize| padded_size(shape[axis], multiple[axis]);
-                let seen = 2 * recipe.network.neighbours() + 1;
-                ([seen, side(1), side(2)], shape[0], self.maps())
+                let depth = 2 * recipe.network.neighbours() + 1;
+                ([depth, side(1), side(2)], shape[0], self.maps())
             }
             true => {
-                let lattice = Lattice::new(recipe, shape);
-                // Where features are added up, no patch has logits.
-                (lattice.patch, lattice.count(), self.added_maps(looks))
+                let grid = PatchGrid::new(recipe, shape);
+                // If features are accumulated, no patch has logits.
+                (grid.patch, grid.count(), self.accumulated_maps(views))
             }
         };
         let batch = batch.min(most);
         let input = [batch, recipe.channels(), sides[0], sides[1], sides[2]];
         let cost = recipe.network.cost(recipe.channels(), maps, input)?;
         let compute = self.inference.compute();
-        let threads = match (compute.runs_side_by_side(), recipe.by_patches()) {
+        let threads = match (compute.runs_batches_in_parallel(), recipe.is_patch_based()) {
             (true, true) => rayon::current_num_threads() as u64,
-            // Each of the batches that are computed side by side has one.
+            // One per parallel batch.
             (true, false) => 1,
             (false, _) => 0,
         };
         let pass = cost.pass_bytes(batch, compute.precision, threads);
-        Ok(match looks {
+        Ok(match views {
             1 => pass,
-            // The mirrored input twice over, the sum of the logits, and those of the other side's structures.
+            // Two copies of the mirrored input, the sum of the logits, and the logits with sides exchanged.
             _ => {
                 let voxels = batch * sides.into_iter().product::<usize>();
                 pass + 2 * 4 * ((recipe.channels() + maps) * voxels) as u64
@@ -231,26 +231,26 @@ impl Segmenter {
         })
     }
 
-    /// Whether what a pass has taken is still the engine's when its logits are restored: libtorch keeps it for the
-    /// next one, and is asked for it after patches alone.
+    /// Whether the engine still holds the memory of a pass while its logits are exported: libtorch caches it for the
+    /// next pass, and the cache is emptied only after patches.
     pub fn keeps_memory(&self) -> bool {
-        !self.recipe.by_patches() && !self.inference.compute().runs_side_by_side()
+        !self.recipe.is_patch_based() && !self.inference.compute().runs_batches_in_parallel()
     }
 
-    /// How many folds' networks there are.
+    /// Number of networks, one per fold.
     pub fn folds(&self) -> usize {
         self.inference.len()
     }
 
-    /// How many pieces (slices or patches) of an input of `shape` (z, y, x) pass through the network.
+    /// Number of slices or patches of an input of `shape` (z, y, x).
     pub fn pieces(&self, shape: [usize; 3]) -> usize {
-        match self.recipe.by_patches() {
+        match self.recipe.is_patch_based() {
             false => shape[0],
-            true => Lattice::new(&self.recipe, shape).count(),
+            true => PatchGrid::new(&self.recipe, shape).count(),
         }
     }
 
-    /// What passes through the networks for a whole input, the mean of all being asked for.
+    /// A forward pass over a whole input, with the mean of all networks.
     ///
     /// # Shapes
     /// - `input`: (channel, z, y, x)
@@ -271,8 +271,7 @@ impl Segmenter {
         }
     }
 
-    /// The mean of the networks' logits for a whole input, slices or patches in batches; `on_pieces` hears
-    /// of each batch.
+    /// The mean of the networks' logits for a whole input; `on_pieces` is called after each batch.
     ///
     /// # Shapes
     /// - `input`: (channel, z, y, x)
@@ -282,7 +281,7 @@ impl Segmenter {
         Planes::new(self.pass(input, &mirroring, on_pieces), 0)?.all()
     }
 
-    /// [`Segmenter::logits`] of the network of one fold alone (its position among the trained ones).
+    /// [`Stage::logits`] from the network of one fold only (its position among the trained ones).
     pub fn logits_of_fold(&self, fold: usize, input: ArrayView4<f32>) -> Result<Array4<f32>> {
         if fold >= self.folds() {
             return Err(Error::invalid(format!(
@@ -299,50 +298,50 @@ impl Segmenter {
     }
 }
 
-impl Segmenter {
-    /// Where the networks' attention gates look in a whole input, see [`Inference::of_attention`].
+impl Stage {
+    /// The attention maps of the networks' gates for a whole input, see [`Inference::with_attention_maps`].
     ///
     /// # Shapes
     /// - `input`: (channel, z, y, x)
     /// - output: (gate, z, y, x), finest first, values in (0, 1)
     pub fn attention(&self, input: ArrayView4<f32>) -> Result<Array4<f32>> {
-        let gates = self.inference.of_attention()?;
+        let gates = self.inference.with_attention_maps()?;
         input_logits(&self.recipe, &gates, None, input, &|_| Ok(()))
     }
 }
 
 impl Bundle {
-    /// A stage ready for use.
+    /// Loads a stage for inference.
     ///
     /// # Errors
-    /// The bundle has no such stage, or its weights do not fit its recipe.
-    pub fn segmenter(&self, stage: u8, compute: &Compute) -> Result<Segmenter> {
-        let manifest = self.needed_stage(stage)?;
+    /// The bundle has no such stage, or its weights do not match its recipe.
+    pub fn load_stage(&self, number: u8, compute: &Compute) -> Result<Stage> {
+        let manifest = self.require_stage(number)?;
         let recipe = manifest.recipe.clone();
         let values: Vec<u16> = self.structures()?.iter().map(|s| s.value).collect();
         let outputs = output_maps(&recipe, &values).len();
         let networks = self
-            .stage_weights(stage)?
+            .stage_weights(number)?
             .iter()
             .map(|weights| {
                 let network = recipe
                     .network
                     .init(recipe.channels(), outputs, &compute.device)?;
                 with_tensors(network, weights, &compute.device).map_err(|error| {
-                    Error::file(self.path.join(weights_file(stage)), error.to_string())
+                    Error::file(self.path.join(weights_file(number)), error.to_string())
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        let segmenter = Segmenter::new(recipe, networks, compute)?;
+        let stage = Stage::new(recipe, networks, compute)?;
         if compute.precision != Precision::Int8 {
-            return Ok(segmenter);
+            return Ok(stage);
         }
         let ranges = manifest.folds.iter().map(|fold| fold.input_ranges.clone());
-        segmenter.in_integers(ranges.map(Option::unwrap_or_default).collect())
+        stage.with_int8(ranges.map(Option::unwrap_or_default).collect())
     }
 }
 
-/// Logits of a whole input by slices or by patches, as the network works, see [`Planes`].
+/// Logits of a whole input, by slices or by patches, see [`Planes`].
 ///
 /// # Shapes
 /// - `input`: (channel, z, y, x)

@@ -1,5 +1,5 @@
-//! Test-time augmentation: a network looks at a volume and at its mirror images, and the mean counts
-//! (nnU-Net's mirroring, Isensee et al., Nature Methods 2021).
+//! Test-time augmentation: the mean of the logits of a volume and its mirrored views (nnU-Net's mirroring, Isensee et
+//! al., Nature Methods 2021).
 
 use ndarray::{Array5, Axis};
 
@@ -10,55 +10,55 @@ use ctseg_augment::FlipAxis;
 use ctseg_base::{Error, Result};
 use ctseg_engine::inference::Logits;
 
-/// The mirror images that a network looks at, the volume itself first.
+/// The views of test-time augmentation, the original first.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mirroring {
-    images: Vec<Image>,
+    views: Vec<View>,
 }
 
-/// One of them.
+/// The original or a mirrored view.
 #[derive(Debug, Clone, Default, PartialEq)]
-struct Image {
+struct View {
     /// Mirrored axes of (patch, channel, z, y, x).
     axes: Vec<usize>,
-    /// For each output map the one that holds its structure here; the same where nothing is said.
+    /// For each output map, the map that holds its structure in this view; `None` if they are the same.
     maps: Option<Vec<usize>>,
 }
 
 impl Mirroring {
-    /// The volume alone.
+    /// No test-time augmentation.
     pub fn none() -> Self {
         Self {
-            images: vec![Image::default()],
+            views: vec![View::default()],
         }
     }
 
-    /// Mirrored along every choice of `axes` (of z, y, x); structures stay what they are.
+    /// Mirrored along every subset of `axes` (of z, y, x); left and right structures are not exchanged.
     pub fn along(axes: &[usize]) -> Self {
-        let mut images = vec![Image::default()];
+        let mut views = vec![View::default()];
         for axis in axes {
-            let more: Vec<Image> = images
+            let more: Vec<View> = views
                 .iter()
-                .map(|image| Image {
-                    axes: image.axes.iter().copied().chain([axis + 2]).collect(),
+                .map(|view| View {
+                    axes: view.axes.iter().copied().chain([axis + 2]).collect(),
                     maps: None,
                 })
                 .collect();
-            images.extend(more);
+            views.extend(more);
         }
-        Self { images }
+        Self { views }
     }
 
-    /// Mirrored along every choice of the axes that the network was trained with. Along x, structures of
-    /// one side are found in the maps of the other.
+    /// Mirrored along every subset of the axes that the network was trained with. Mirroring along x exchanges the
+    /// maps of left and right structures.
     ///
     /// # Errors
-    /// The network was never shown a mirrored patient; and those of [`counterparts`].
+    /// The network was trained without mirroring; and those of [`counterparts`].
     pub fn new(recipe: &Recipe, structures: &[Structure]) -> Result<Self> {
         if let Some(nnunet) = &recipe.nnunet {
             if nnunet.mirror_axes.is_empty() {
                 return Err(Error::invalid(format!(
-                    "--tta: '{}' is a model of nnU-Net that was trained without mirroring, or imported with --no-mirroring: leave --tta out",
+                    "--tta: '{}' is an nnU-Net model that was trained without mirroring, or imported with --no-mirroring; remove --tta",
                     recipe.name
                 )));
             }
@@ -68,7 +68,7 @@ impl Mirroring {
         let flips = trained.map_or(&[][..], |augmentation| &augmentation.flip_axes);
         if flips.is_empty() {
             return Err(Error::invalid(format!(
-                "--tta mirrors along the axes that a stage was trained with, and '{}' was trained without: leave --tta out, or train with training.augmentation.flip_axes",
+                "--tta mirrors along the axes that a stage was trained with, and '{}' was trained without mirroring; remove --tta, or train with training.augmentation.flip_axes",
                 recipe.name
             )));
         }
@@ -78,35 +78,35 @@ impl Mirroring {
             }
             _ => None,
         };
-        let mut images = vec![Image::default()];
+        let mut views = vec![View::default()];
         for axis in flips {
             let (place, maps) = match axis {
                 FlipAxis::Z => (2, None),
                 FlipAxis::Y => (3, None),
                 FlipAxis::X => (4, exchanged.as_ref()),
             };
-            if images.iter().any(|image| image.axes.contains(&place)) {
-                continue; // named twice
+            if views.iter().any(|view| view.axes.contains(&place)) {
+                continue; // listed twice
             }
-            let more: Vec<Image> = images
+            let more: Vec<View> = views
                 .iter()
-                .map(|image| Image {
-                    axes: image.axes.iter().copied().chain([place]).collect(),
-                    maps: maps.cloned().or_else(|| image.maps.clone()),
+                .map(|view| View {
+                    axes: view.axes.iter().copied().chain([place]).collect(),
+                    maps: maps.cloned().or_else(|| view.maps.clone()),
                 })
                 .collect();
-            images.extend(more);
+            views.extend(more);
         }
-        Ok(Self { images })
+        Ok(Self { views })
     }
 
-    /// How often the network looks.
-    pub fn looks(&self) -> usize {
-        self.images.len()
+    /// Number of views, including the original.
+    pub fn views(&self) -> usize {
+        self.views.len()
     }
 
-    /// The mean over the images of what `logits` says of each, mirrored back. Patches are mirrored in place, as in
-    /// nnU-Net; the neighbours of a slice change sides along z.
+    /// The mean of `logits` over all views, mirrored back. Patches are mirrored in place, as in nnU-Net; the
+    /// neighbours of a slice are exchanged along z.
     ///
     /// # Shapes
     /// - `batch`: (patch, channel, z, y, x), flattened
@@ -117,19 +117,19 @@ impl Mirroring {
         shape: [usize; 5],
         logits: impl Fn(&[f32], [usize; 5]) -> Result<Logits>,
     ) -> Result<Logits> {
-        if self.looks() == 1 {
+        if self.views() == 1 {
             return logits(&batch, shape);
         }
         let batch = Array5::from_shape_vec(shape, batch).map_err(internal)?;
         let mut sum: Option<Array5<f32>> = None;
-        for image in &self.images {
-            let mirrored = image.mirrored(batch.clone());
-            let seen = mirrored.as_standard_layout();
-            let seen = seen.as_slice().unwrap_or_default();
-            let (values, out) = logits(seen, shape)?;
+        for view in &self.views {
+            let mirrored = view.mirrored(batch.clone());
+            let input = mirrored.as_standard_layout();
+            let input = input.as_slice().unwrap_or_default();
+            let (values, out) = logits(input, shape)?;
             let mut found =
-                image.mirrored(Array5::from_shape_vec(out, values.into_vec()).map_err(internal)?);
-            if let Some(maps) = &image.maps {
+                view.mirrored(Array5::from_shape_vec(out, values.into_vec()).map_err(internal)?);
+            if let Some(maps) = &view.maps {
                 found = found.select(Axis(1), maps);
             }
             sum = Some(match sum {
@@ -137,15 +137,16 @@ impl Mirroring {
                 Some(sum) => sum + &found,
             });
         }
-        let sum = sum.ok_or_else(|| Error::invalid("internal: no image to look at"))?;
-        let mean = sum / self.looks() as f32;
+        let sum =
+            sum.ok_or_else(|| Error::invalid("internal: test-time augmentation without views"))?;
+        let mean = sum / self.views() as f32;
         let (patches, structures, z, y, x) = mean.dim();
         let mean: Vec<f32> = mean.as_standard_layout().iter().copied().collect();
         Ok((mean.into(), [patches, structures, z, y, x]))
     }
 }
 
-impl Image {
+impl View {
     fn mirrored(&self, mut array: Array5<f32>) -> Array5<f32> {
         for axis in &self.axes {
             array.invert_axis(Axis(*axis));
@@ -158,7 +159,7 @@ fn internal(error: ndarray::ShapeError) -> Error {
     Error::invalid(format!("internal: {error}"))
 }
 
-/// For each structure the place of its other side's, or its own.
+/// For each structure the index of its left-right counterpart, or its own.
 fn exchanged(structures: &[Structure], named: &[[String; 2]]) -> Result<Vec<usize>> {
     let pairs = counterparts(structures, named)?;
     let place = |value: u16| structures.iter().position(|s| s.value == value);
@@ -204,13 +205,13 @@ mod tests {
     }
 
     #[test]
-    fn a_fair_network_says_the_same_of_mirror_images() {
+    fn a_symmetric_network_gives_the_same_mean() {
         let shape = [2, 1, 3, 4, 6];
         let batch: Vec<f32> = (1..=144).map(|value| value as f32).collect();
         let expected = by_side(&batch, shape).unwrap();
-        for (flips, looks) in [("['x']", 2), ("['y']", 2), ("['x', 'y', 'x']", 4)] {
+        for (flips, views) in [("['x']", 2), ("['y']", 2), ("['x', 'y', 'x']", 4)] {
             let mirroring = Mirroring::new(&trained(flips), &structures()).unwrap();
-            assert_eq!(mirroring.looks(), looks);
+            assert_eq!(mirroring.views(), views);
             let mean = mirroring
                 .mean_logits(batch.clone(), shape, by_side)
                 .unwrap();
@@ -219,9 +220,9 @@ mod tests {
     }
 
     #[test]
-    fn the_images_are_mirrored_and_averaged() {
+    fn the_views_are_mirrored_and_averaged() {
         let mirroring = Mirroring::new(&trained("['x']"), &structures()[..1]).unwrap();
-        // Counts voxels from the left, whatever is there.
+        // Adds the position from the left.
         let from_left = |seen: &[f32], shape: [usize; 5]| {
             let counted = seen.iter().zip([0.0, 10.0, 20.0, 30.0]);
             let counted: Vec<f32> = counted.map(|(value, place)| value + place).collect();
@@ -235,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_that_never_saw_a_mirror_image_is_not_asked_about_one() {
+    fn a_network_trained_without_mirroring_is_refused() {
         let error = Mirroring::new(&trained("[]"), &structures()).unwrap_err();
         assert!(error.to_string().contains("--tta"), "{error}");
         let lonely = &structures()[..2];

@@ -1,4 +1,4 @@
-//! The probability above which a voxel is a structure's.
+//! Probability thresholds of structures.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -7,23 +7,23 @@ use ctseg_base::text::by_structure::{ByStructure, Entry};
 use ctseg_base::text::suggest::nearest;
 use ctseg_base::{Error, Result};
 
-/// Where nothing else is said.
-const USUAL: f64 = 0.5;
+/// The threshold unless one is given.
+const DEFAULT: f64 = 0.5;
 
-/// Names that are shown where one is unknown.
-const MOST_NAMES: usize = 6;
+/// Number of names that an error about an unknown one suggests.
+const MAX_NAMES: usize = 6;
 
-/// Of all structures, and of some others.
+/// One threshold for all structures, with exceptions for some.
 ///
-/// An independent structure is marked where its own probability is above its threshold. Of exclusive classes a structure
-/// competes where its share against the background, p / (p + p(background)), is above it; of several that do, the one
-/// with the largest margin in logits wins. 0.5 is the plain arg max.
+/// An independent structure is marked where its own probability is above its threshold. With exclusive classes a
+/// structure competes where its probability relative to the background, p / (p + p(background)), is above it; among
+/// several, the one with the largest margin in logits wins. 0.5 is the plain arg max.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Thresholds(ByStructure);
 
 impl Default for Thresholds {
     fn default() -> Self {
-        Self(ByStructure::new(USUAL, []))
+        Self(ByStructure::new(DEFAULT, []))
     }
 }
 
@@ -38,7 +38,7 @@ impl FromStr for Threshold {
         let entry = Entry::parse(text).filter(|entry| entry.value > 0.0 && entry.value < 1.0);
         entry.map(Self).ok_or_else(|| {
             Error::usage(format!(
-                "'{text}' is no threshold; expected a probability between 0 and 1 for all structures, such as 0.3, or \
+                "'{text}' is not a threshold; expected a probability between 0 and 1 for all structures, such as 0.3, or \
                  for one, such as liver=0.3"
             ))
         })
@@ -48,46 +48,46 @@ impl FromStr for Threshold {
 impl FromIterator<Threshold> for Thresholds {
     fn from_iter<I: IntoIterator<Item = Threshold>>(given: I) -> Self {
         let entries = given.into_iter().map(|threshold| threshold.0);
-        Self(ByStructure::new(USUAL, entries))
+        Self(ByStructure::new(DEFAULT, entries))
     }
 }
 
 impl Thresholds {
-    /// Of the structure of this name.
+    /// The threshold of the structure `structure`.
     pub fn of(&self, structure: &str) -> f64 {
         self.0.of(structure)
     }
 
-    /// Of those among `structures` whose threshold is not the usual one.
-    pub fn unusual<'a>(
+    /// The thresholds of `structures` that differ from the default.
+    pub fn non_default<'a>(
         &self,
         structures: impl IntoIterator<Item = &'a str>,
     ) -> BTreeMap<String, f64> {
         let all = structures.into_iter().map(|name| (name, self.of(name)));
-        all.filter(|(_, threshold)| *threshold != USUAL)
+        all.filter(|(_, threshold)| *threshold != DEFAULT)
             .map(|(name, threshold)| (name.to_owned(), threshold))
             .collect()
     }
 
-    /// The same for a part of a model, which calls a structure by another name: `names` are pairs of the part's own
-    /// name and that of the whole model.
+    /// The same thresholds for a part of a model: `names` are pairs of the part's own structure name and that of the
+    /// whole model.
     pub fn renamed<'a>(&self, names: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let entries = names.into_iter().map(|(own, name)| Entry {
             structure: Some(own.to_owned()),
             value: self.of(name),
         });
-        Self(ByStructure::new(USUAL, entries))
+        Self(ByStructure::new(DEFAULT, entries))
     }
 
     /// # Errors
-    /// A name that the model does not know.
+    /// A threshold for a structure that the model does not have.
     pub fn refuse_unknown<'a>(&self, known: impl Iterator<Item = &'a str> + Clone) -> Result<()> {
         let mut named = self.0.named();
         match named.find(|name| known.clone().all(|known| known != *name)) {
             None => Ok(()),
             Some(unknown) => Err(Error::usage(format!(
                 "--threshold {unknown}=…: the model has no such structure; expected one of {} (nearest first)",
-                nearest(unknown, known, MOST_NAMES).join(", ")
+                nearest(unknown, known, MAX_NAMES).join(", ")
             ))),
         }
     }
@@ -103,13 +103,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn thresholds_are_of_all_or_of_one() {
+    fn thresholds_apply_to_all_structures_or_to_one() {
         let parsed = ["0.3", "liver=0.7"].map(|text| text.parse::<Threshold>().unwrap());
         let all: Thresholds = parsed.into_iter().collect();
         assert_eq!((all.of("spleen"), all.of("liver")), (0.3, 0.7));
-        let unusual = all.unusual(["liver", "spleen"]);
-        assert_eq!(unusual.values().collect::<Vec<_>>(), [&0.7, &0.3]);
-        assert!(Thresholds::default().unusual(["liver"]).is_empty());
+        let non_default = all.non_default(["liver", "spleen"]);
+        assert_eq!(non_default.values().collect::<Vec<_>>(), [&0.7, &0.3]);
+        assert!(Thresholds::default().non_default(["liver"]).is_empty());
         let part = all.renamed([("class_1", "liver"), ("class_2", "spleen")]);
         assert_eq!((part.of("class_1"), part.of("class_2")), (0.7, 0.3));
         let known = ["liver", "spleen"];

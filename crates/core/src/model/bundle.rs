@@ -8,13 +8,13 @@ use sha2::{Digest, Sha256};
 use super::check::check;
 use super::folder::{SUMS, read_sums, verified_sums, write_sums};
 use super::manifest::{MANIFEST, Manifest, StageManifest, fold_prefix, weights_file};
-use super::multi_part_manifest as parted;
+use super::multi_part_manifest as multi_part;
 use super::postprocessing::Postprocessing;
 use crate::dataset::Structure;
 use crate::recipe::Region;
-use ctseg_base::atomic_file::{parent_of, refuse_file, write_bytes_atomically};
+use ctseg_base::atomic_file::{ensure_not_file, parent_of, write_bytes_atomically};
 use ctseg_base::hash::file_sha256;
-use ctseg_base::replace_folder::{read_whole, replace_folder, restore};
+use ctseg_base::replace_folder::{read_consistent, replace_folder, restore};
 use ctseg_base::temp_files::temporary_folder;
 use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result, regular_file};
@@ -23,19 +23,19 @@ use ctseg_engine::weights::{NamedTensors, below_prefix, prefixed, read_tensors, 
 
 const FORMAT: u32 = 2;
 
-/// A stage as it goes into a bundle.
+/// A trained stage, ready to be added to a bundle.
 pub struct TrainedStage {
     pub manifest: StageManifest,
-    /// Weights of each of the manifest's folds, in their order.
+    /// One set of weights per fold, in the manifest's order.
     pub weights: Vec<NamedTensors>,
 }
 
-/// What was taken out of a bundle when a stage was put into it.
+/// What was removed from a bundle when a stage was added.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Replaced {
-    /// The stage 2 that was trained on another stage 1.
+    /// Whether stage 2 was removed because it was trained with another stage 1.
     pub stage2: bool,
-    /// Folds of the stage that were trained with another recipe, other data or another seed, and not trained anew.
+    /// Removed folds of the stage: trained with another recipe, data or seed, and not trained again.
     pub folds: Vec<usize>,
 }
 
@@ -49,28 +49,28 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// Opens a bundle and verifies every checksum; nothing in it is executed. One that a killed process set aside is put
-    /// back first.
+    /// Opens a bundle and verifies every checksum; nothing in it is executed. A bundle that a killed process moved
+    /// aside is restored first.
     ///
     /// # Errors
-    /// A file that is missing, changed, or not of this format; a recipe that no network could be trained with, or whose
-    /// network is larger than the weights.
+    /// A file is missing, changed, or has another format; the recipe is invalid, or its network is larger than the
+    /// weights.
     pub fn open(path: &Path) -> Result<Self> {
-        read_whole(path, || Self::opened(path))
+        read_consistent(path, || Self::opened(path))
     }
 
     fn opened(path: &Path) -> Result<Self> {
         let manifest_path = path.join(MANIFEST);
-        if path.join(parted::MANIFEST).is_file() {
+        if path.join(multi_part::MANIFEST).is_file() {
             return Err(Error::file(
                 path,
-                "is a model of several parts, and this takes one of them: expected the folder of a part, which lies in it",
+                "is a multi-part model; expected one part's folder, which is inside it",
             ));
         }
         if !manifest_path.is_file() {
             return Err(Error::file(
                 path,
-                "no model here (model.toml is missing); train one with 'ctseg fit --stage 1' or name its folder with --model",
+                "is not a model (model.toml is missing); train one with 'ctseg fit --stage 1', or pass a model's folder with --model",
             ));
         }
         let sums = verified_sums(path)?;
@@ -101,7 +101,7 @@ impl Bundle {
         Ok(bundle)
     }
 
-    /// One hash for the whole model.
+    /// The hash of the whole model.
     pub fn sha256(&self) -> String {
         let mut hasher = Sha256::new();
         for (name, sum) in &self.sums {
@@ -145,9 +145,9 @@ impl Bundle {
         }
     }
 
-    /// Writes the bundle anew with what the convolutions of each network of stage 1 and stage 2 take in; a stage
-    /// without any stays as it is.
-    pub fn keep_input_ranges(&self, ranges: &[Vec<InputRanges>; 2]) -> Result<()> {
+    /// Saves the input ranges of the convolutions of each network of stage 1 and stage 2; a stage without any is
+    /// unchanged.
+    pub fn save_input_ranges(&self, ranges: &[Vec<InputRanges>; 2]) -> Result<()> {
         let mut manifest = self.manifest.clone();
         for (stage, ranges) in [1, 2].into_iter().zip(ranges) {
             let folds = manifest.stage_mut(stage).iter_mut();
@@ -158,12 +158,12 @@ impl Bundle {
         self.replace_manifest(&manifest)
     }
 
-    /// The weights of a stage's networks, one set per fold in the manifest's order.
+    /// The weights of a stage's networks, one set per fold, in the manifest's order.
     ///
     /// # Errors
     /// The bundle has no such stage, or its file cannot be read.
     pub fn stage_weights(&self, stage: u8) -> Result<Vec<NamedTensors>> {
-        let folds = &self.needed_stage(stage)?.folds;
+        let folds = &self.require_stage(stage)?.folds;
         let tensors = self.tensors(stage)?;
         let of_fold = |fold: usize| below_prefix(&fold_prefix(fold), &tensors);
         Ok(folds.iter().map(|fold| of_fold(fold.fold)).collect())
@@ -172,12 +172,12 @@ impl Bundle {
     /// All tensors of a stage's file.
     ///
     /// # Errors
-    /// It cannot be read, or is of another model by now.
+    /// It cannot be read, or the model has been replaced since it was opened.
     fn tensors(&self, stage: u8) -> Result<NamedTensors> {
         let name = weights_file(stage);
-        read_whole(&self.path, || {
+        read_consistent(&self.path, || {
             let (tensors, _) = read_tensors(&self.path.join(&name))?;
-            // After the weights: a folder is replaced as a whole.
+            // Checked after reading the weights: a folder is replaced as a whole.
             match read_sums(&self.path)?.get(&name) == self.sums.get(&name) {
                 true => Ok(tensors),
                 false => Err(Error::file(
@@ -188,11 +188,11 @@ impl Bundle {
         })
     }
 
-    /// A stage that must be there.
+    /// A stage that is required.
     ///
     /// # Errors
-    /// It is not.
-    pub fn needed_stage(&self, stage: u8) -> Result<&StageManifest> {
+    /// The model does not have it.
+    pub fn require_stage(&self, stage: u8) -> Result<&StageManifest> {
         self.stage(stage).ok_or_else(|| {
             Error::file(
                 &self.path,
@@ -201,11 +201,11 @@ impl Bundle {
         })
     }
 
-    /// Whether a stage for `structures` can be published at `path`; to be asked before hours of training.
+    /// Checks that a stage for `structures` can be published at `path`; call it before training.
     ///
     /// # Errors
-    /// A folder that holds anything but a model, a damaged model, a stage 2 for other structures than the
-    /// model's stage 1, a parent folder that cannot be written.
+    /// The folder contains something other than a model; the model is damaged; stage 1 of the model was trained for
+    /// other structures than this stage 2; the parent folder is not writable.
     pub fn check_target(path: &Path, stage: u8, structures: &[Structure]) -> Result<()> {
         drop(temporary_folder(parent_of(path))?);
         let Some(old) = Self::open_if_there(path)? else {
@@ -214,19 +214,19 @@ impl Bundle {
         if stage == 2 && old.manifest.stage1.is_some() && old.structures()? != structures {
             return Err(Error::file(
                 path,
-                "the model's stage 1 was trained for other structures than this dataset has; choose another --model, or train stage 1 on this dataset first",
+                "the model's stage 1 was trained for other structures than those of this dataset; choose another --model, or train stage 1 on this dataset first",
             ));
         }
         Ok(())
     }
 
-    /// The model at `path`; `None` if there is nothing, or an empty folder.
+    /// The model at `path`; `None` if it does not exist or is an empty folder.
     fn open_if_there(path: &Path) -> Result<Option<Self>> {
         restore(path)?;
         if !path.exists() {
             return Ok(None);
         }
-        refuse_file(path)?;
+        ensure_not_file(path)?;
         let entries = std::fs::read_dir(path).map_err(Error::io(path, "read the folder"))?;
         let names: Vec<String> = entries
             .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
@@ -241,7 +241,7 @@ impl Bundle {
             return Err(Error::file(
                 path,
                 format!(
-                    "holds '{other}', which is no part of a model, and would be replaced as a whole; choose a folder of its own for --model"
+                    "contains '{other}', which does not belong to a model and would be deleted; choose a separate folder for --model"
                 ),
             ));
         }
@@ -252,10 +252,9 @@ impl Bundle {
         }
     }
 
-    /// Puts a trained stage into the bundle at `path`, making the bundle if there is none. Folds that the
-    /// bundle holds from the same recipe, data and seed stay beside the new ones. When stage 1 changes,
-    /// the stage 2 that was trained on the old one is removed. The bundle is
-    /// replaced as a whole: killed at any moment, there is an old or a new one.
+    /// Adds a trained stage to the bundle at `path`, creating the bundle if there is none. Existing folds with the same
+    /// recipe, data and seed are kept. If stage 1 changes, the stage 2 that was trained with the old one is removed.
+    /// The bundle is replaced atomically: a killed process leaves either the old or the new one.
     pub fn publish(
         path: &Path,
         structures: &[Structure],
@@ -290,14 +289,14 @@ impl Bundle {
         };
         let other = 3 - number;
         if let Some((old, kept)) = old.as_ref().and_then(|old| Some((old, old.stage(other)?))) {
-            // The same weights, whatever the data that they were trained on are called.
+            // The same weights, regardless of the dataset's name.
             let same_stage1 = || {
                 let own = old.stage(1);
                 kept.stage1_sha256.as_ref() == Some(&new_sum)
-                    && own.is_some_and(|own| own.has_recipe_of(&stage.manifest))
+                    && own.is_some_and(|own| own.has_same_recipe(&stage.manifest))
             };
-            let still_fits = number == 2 || kept.recipe.region == Region::Whole || same_stage1();
-            if still_fits && old.manifest.structures == manifest.structures {
+            let still_valid = number == 2 || kept.recipe.region == Region::Whole || same_stage1();
+            if still_valid && old.manifest.structures == manifest.structures {
                 let from = old.path.join(weights_file(other));
                 regular_file::copy(&from, &fresh.path().join(weights_file(other)))
                     .map_err(Error::io(&from, "copy"))?;
@@ -315,7 +314,7 @@ impl Bundle {
         Ok(replaced)
     }
 
-    /// Writes how the model's label maps are cleaned up into it; the bundle is replaced as a whole.
+    /// Sets the model's post-processing; the bundle is replaced atomically.
     pub fn set_postprocessing(&self, postprocessing: Option<Postprocessing>) -> Result<()> {
         if self.manifest.postprocessing == postprocessing {
             return Ok(());
@@ -326,12 +325,12 @@ impl Bundle {
         })
     }
 
-    /// The same weights under another manifest; the bundle is replaced as a whole.
+    /// Replaces the manifest and keeps the weights; the bundle is replaced atomically.
     fn replace_manifest(&self, manifest: &Manifest) -> Result<()> {
         let fresh = temporary_folder(parent_of(&self.path))?;
         for name in self.sums.keys().filter(|name| *name != MANIFEST) {
             let (from, to) = (self.path.join(name), fresh.path().join(name));
-            // Weights never change under their name: a second name for the same bytes will do.
+            // Weights never change in place, so a hard link is enough.
             if std::fs::hard_link(&from, &to).is_err() {
                 regular_file::copy(&from, &to).map_err(Error::io(&from, "copy"))?;
             }
@@ -340,8 +339,8 @@ impl Bundle {
         replace_folder(fresh, &self.path)
     }
 
-    /// Adds to `stage` the folds of this bundle that it does not have, where they were trained like it; else those are
-    /// returned.
+    /// Adds this bundle's other folds to `stage` if they were trained with the same settings; otherwise returns their
+    /// numbers.
     fn add_missing_folds(&self, stage: &mut TrainedStage) -> Result<Vec<usize>> {
         let number = stage.manifest.recipe.stage;
         let Some(own) = self.stage(number) else {
@@ -352,7 +351,7 @@ impl Bundle {
             .folds
             .iter()
             .filter(|fold| !trained.contains(&fold.fold));
-        if !own.trained_like(&stage.manifest) {
+        if !own.is_same_training(&stage.manifest) {
             return Ok(missing.map(|fold| fold.fold).collect());
         }
         let tensors = self.tensors(number)?;
@@ -362,7 +361,7 @@ impl Bundle {
                 .weights
                 .push(below_prefix(&fold_prefix(fold.fold), &tensors));
         }
-        // In the order of the folds, whichever was trained first.
+        // Sort by fold.
         let mut order: Vec<usize> = (0..stage.weights.len()).collect();
         order.sort_by_key(|index| stage.manifest.folds[*index].fold);
         stage.manifest.folds.sort_by_key(|fold| fold.fold);
@@ -382,7 +381,7 @@ fn read_manifest(path: &Path) -> Result<Manifest> {
         return Err(Error::file(
             path,
             format!(
-                "format {} is not known; this ctseg reads format {FORMAT}: train the stages anew",
+                "unknown format {}; this version of ctseg reads format {FORMAT}: train the stages again",
                 manifest.format
             ),
         ));
@@ -390,7 +389,7 @@ fn read_manifest(path: &Path) -> Result<Manifest> {
     Ok(manifest)
 }
 
-/// `model.toml` and, over all that lies in `folder`, the checksums.
+/// Writes `model.toml`, and the checksums of all files in `folder`.
 fn write_manifest(folder: &Path, manifest: &Manifest) -> Result<()> {
     let text = toml::to_string(manifest)
         .map_err(|error| Error::file(folder, format!("cannot write model.toml: {error}")))?;

@@ -1,4 +1,4 @@
-//! What must hold of a model before anything is sized by it: it may come from anywhere.
+//! Validation of a model before anything is allocated by its values: it may come from an untrusted source.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -9,11 +9,11 @@ use crate::recipe::output_maps::output_maps;
 use ctseg_base::{Error, Result};
 use ctseg_engine::weights::{elements_of, read_shapes};
 
-/// Refuses what cannot be used, before anything is sized by it: recipes that break the rules of those that are trained,
-/// networks that are larger than their weights. `structures` are the label values, ascending.
+/// Refuses invalid recipes and networks that are larger than their weights. `structures` are the label values,
+/// ascending.
 ///
 /// # Errors
-/// These, by the name of the file.
+/// The first problem, with the name of the file.
 pub(super) fn check(folder: &Path, manifest: &Manifest, structures: &[u16]) -> Result<()> {
     if let Some(problem) = problem(manifest) {
         return Err(Error::file(
@@ -25,7 +25,7 @@ pub(super) fn check(folder: &Path, manifest: &Manifest, structures: &[u16]) -> R
     if structures.first().is_none_or(|label| *label == 0) || labels.any(|pair| pair[0] == pair[1]) {
         return Err(Error::file(
             folder.join(MANIFEST),
-            "structures: expected at least one, each with a label value of its own from 1 on; the model cannot be used",
+            "structures: expected at least one, each with a distinct label value of at least 1; the model cannot be used",
         ));
     }
     for (number, stage) in stages(manifest) {
@@ -61,17 +61,17 @@ fn stage_problem(number: u8, stage: &StageManifest) -> Option<String> {
         return Some(format!("recipe: {problem}"));
     }
     if stage.recipe.stage != number {
-        return Some(format!("recipe: is one of stage {}", stage.recipe.stage));
+        return Some(format!("recipe: is for stage {}", stage.recipe.stage));
     }
     if stage.folds.is_empty() {
-        return Some("folds: there is none".to_owned());
+        return Some("folds: expected at least one".to_owned());
     }
     let is_range = |[low, high]: &[f32; 2]| low.is_finite() && high.is_finite() && low <= high;
     let mut seen = BTreeSet::new();
     stage.folds.iter().find_map(|fold| {
         let mut ranges = fold.input_ranges.iter().flat_map(|ranges| &ranges.0);
         if !seen.insert(fold.fold) {
-            Some(format!("folds: {} is there twice", fold.fold))
+            Some(format!("folds: {} is listed twice", fold.fold))
         } else if !ranges.all(is_range) {
             Some(format!(
                 "folds: the input_ranges of {} must be pairs of finite numbers, the lower one first",
@@ -83,8 +83,8 @@ fn stage_problem(number: u8, stage: &StageManifest) -> Option<String> {
     })
 }
 
-/// Refuses a weight file that holds too few numbers for the recipe's network. Known from the file's header: no network is
-/// made, no weight read.
+/// Refuses a weight file that has too few values for the recipe's network. Reads only the file's header: no network is
+/// created and no weights are read.
 fn check_size(weights: &Path, stage: &StageManifest, structures: &[u16]) -> Result<()> {
     let shapes = read_shapes(weights)?;
     for fold in &stage.folds {
@@ -103,18 +103,21 @@ fn check_size(weights: &Path, stage: &StageManifest, structures: &[u16]) -> Resu
     Ok(())
 }
 
-/// A network of no more parameters (64 MiB) is compared with its weights layer by layer when it is made, which says more.
+/// Networks with at most this many parameters (64 MiB) are checked layer by layer when they are created, with better
+/// messages.
 const SMALL_NETWORK: u64 = 1 << 24;
 
-/// Why weights of `held` numbers cannot be those of a recipe's network with so many output maps, if they cannot and it
-/// would take memory to find out.
+/// Why weights with `held` values cannot be those of a recipe's network with `outputs` maps; `None` if they may be,
+/// or if the network is small.
 ///
 /// # Errors
-/// A network that cannot be.
+/// A network that is impossible.
 pub fn size_problem(recipe: &Recipe, outputs: usize, held: u64) -> Result<Option<String>> {
     let parameters = recipe.network.parameters(recipe.channels(), outputs)?;
     Ok((parameters > held.max(SMALL_NETWORK)).then(|| {
-        format!("its weights hold {held} numbers, the network of the recipe has {parameters}")
+        format!(
+            "its weights have {held} values, but the recipe's network has {parameters} parameters"
+        )
     }))
 }
 

@@ -1,4 +1,4 @@
-//! What several models of one ensemble have in common.
+//! What the models of an ensemble have in common.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use ctseg_base::text::words::listed;
 use ctseg_base::{Error, Result};
 use ctseg_image::labels::postprocess::Step;
 
-/// The clean-up on which all models agree, by structure: each was chosen on its own model's label maps.
+/// The post-processing on which all models agree, by structure; each model's was chosen on its own label maps.
 pub(crate) fn common_cleaning(bundles: &[Bundle]) -> BTreeMap<String, Vec<Step>> {
     let of = |bundle: &Bundle| -> BTreeMap<String, Vec<Step>> {
         let chosen = bundle.manifest.postprocessing.iter();
@@ -28,11 +28,11 @@ pub(crate) fn common_cleaning(bundles: &[Bundle]) -> BTreeMap<String, Vec<Step>>
 /// The structures of all models.
 ///
 /// # Errors
-/// No model; models of different structures.
+/// No model; models with different structures.
 pub fn common_structures(bundles: &[Bundle]) -> Result<Vec<Structure>> {
     let first = bundles
         .first()
-        .ok_or_else(|| Error::usage("no model was named; expected --model FOLDER"))?;
+        .ok_or_else(|| Error::usage("no model given; expected --model FOLDER"))?;
     let structures = first.structures()?;
     for other in &bundles[1..] {
         let found = other.structures()?;
@@ -44,7 +44,7 @@ pub fn common_structures(bundles: &[Bundle]) -> Result<Vec<Structure>> {
             return Err(Error::file(
                 &other.path,
                 format!(
-                    "models that are averaged must have the same structures: this one has {}, {} has {}",
+                    "models of an ensemble must have the same structures: this one has {}, {} has {}",
                     names(&found),
                     first.path.display(),
                     names(&structures)

@@ -8,10 +8,10 @@ use ctseg_base::hash::file_sha256;
 use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result, pointer_file};
 
-/// The checksums of a folder's files, as `sha256sum` writes them.
+/// The file of checksums, in the format of `sha256sum`.
 pub(crate) const SUMS: &str = "SHA256SUMS";
 
-/// The SHA-256 of each file that the checksums in `folder` name, as they say.
+/// The SHA-256 of each file as listed in `folder`, not verified.
 ///
 /// # Errors
 /// No checksums, or damaged ones.
@@ -26,7 +26,7 @@ pub(super) fn read_sums(folder: &Path) -> Result<BTreeMap<String, String>> {
             .ok_or_else(|| {
                 Error::file(
                     &sums_path,
-                    format!("'{line}' is not a line of sha256sum; the model is damaged"),
+                    format!("'{line}' is not in the format of sha256sum; the model is damaged"),
                 )
             })?;
         sums.insert(name.to_owned(), sum.to_owned());
@@ -34,7 +34,7 @@ pub(super) fn read_sums(folder: &Path) -> Result<BTreeMap<String, String>> {
     Ok(sums)
 }
 
-/// [`read_sums`] of files that are as it says.
+/// [`read_sums`], verified against the files.
 ///
 /// # Errors
 /// A file that is missing or changed.
@@ -56,7 +56,7 @@ pub(crate) fn verified_sums(folder: &Path) -> Result<BTreeMap<String, String>> {
     Ok(sums)
 }
 
-/// Writes the checksums of all that lies in `folder`.
+/// Writes the checksums of all files in `folder`.
 pub(crate) fn write_sums(folder: &Path) -> Result<()> {
     let entries = std::fs::read_dir(folder).map_err(Error::io(folder, "read the folder"))?;
     let mut names: Vec<String> = entries

@@ -1,4 +1,4 @@
-//! Which model, by its hash, made a label map.
+//! Identity of the model that made a label map.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use ctseg_base::text::os_text;
 
-/// One of several models.
+/// A model by path and hash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelUsed {
     #[serde(with = "os_text::path")]

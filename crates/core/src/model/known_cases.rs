@@ -1,11 +1,11 @@
-//! Which cases the networks of a stage were trained on, by name and by image.
+//! The cases that the networks of a stage were trained on, identified by name and by image.
 
 use std::collections::BTreeMap;
 
 use super::manifest::{FoldManifest, StageManifest};
 use ctseg_base::{Error, Result};
 
-/// The cases of a stage's trainings.
+/// The training cases of a stage.
 pub struct KnownCases<'a> {
     folds: &'a [FoldManifest],
     /// Names by SHA-256 of the image.
@@ -24,12 +24,12 @@ impl<'a> KnownCases<'a> {
         }
     }
 
-    /// Whether cases can only be told by their names: the stage was trained, and before images were known.
+    /// Whether cases can be identified by name only: an early version trained the stage and recorded no image hashes.
     pub fn by_name_alone(&self) -> bool {
         self.by_image.is_empty() && self.folds.iter().any(|fold| !fold.trained_on.is_empty())
     }
 
-    /// Names that the trainings had for the image with this SHA-256.
+    /// The names in training of the image with this SHA-256.
     pub fn names_of(&self, image_sha256: &str) -> &[&'a str] {
         self.by_image
             .get(image_sha256)
@@ -41,12 +41,12 @@ impl<'a> KnownCases<'a> {
         self.is_among(&fold.trained_on, case, image_sha256)
     }
 
-    /// The position of the network that may judge a case in training, that of a fold which held it out; none for a case that
-    /// no network was trained on, which all may judge.
+    /// The position of a network that held the case out (out of fold); `None` for a case that no network was trained
+    /// on, which all networks may segment.
     ///
     /// # Errors
     /// Every network was trained on the case.
-    pub fn fair_fold(&self, case: &str, image_sha256: &str) -> Result<Option<usize>> {
+    pub fn out_of_fold_network(&self, case: &str, image_sha256: &str) -> Result<Option<usize>> {
         let saw = |fold: &FoldManifest| self.is_trained_on(fold, case, image_sha256);
         let held_out = |fold: &FoldManifest| self.is_among(&fold.held_out, case, image_sha256);
         let fair = self
@@ -62,13 +62,13 @@ impl<'a> KnownCases<'a> {
             None => String::new(),
         };
         Err(Error::invalid(format!(
-            "every stage-1 network of the model was trained on case {case}{known_as}, so none can show how stage 1 does on it; train the missing folds ('ctseg fit --stage 1')"
+            "every stage-1 network of the model was trained on case {case}{known_as}, so there is no out-of-fold result for it; train the missing folds ('ctseg fit --stage 1')"
         )))
     }
 
     fn is_among(&self, ids: &[String], case: &str, image_sha256: &str) -> bool {
         let names = self.names_of(image_sha256);
-        // Versions that knew no images named a case by its file: p1_0000.
+        // Versions without image hashes named a case by its file: p1_0000.
         let by_file = |id: &str| self.by_image.is_empty() && id.strip_suffix("_0000") == Some(case);
         ids.iter()
             .any(|id| id == case || names.contains(&id.as_str()) || by_file(id))
@@ -109,14 +109,14 @@ mod tests {
     }
 
     #[test]
-    fn a_case_is_known_by_its_name_or_its_image() {
+    fn a_case_is_identified_by_its_name_or_its_image() {
         let images = [("a", "A"), ("b", "B"), ("b-copy", "B")];
         let two = stage(
             &[(&["a"], &["b", "b-copy"]), (&["b", "b-copy"], &["a"])],
             &images,
         );
         let known = KnownCases::new(&two);
-        let fair = |case: &str, image: &str| known.fair_fold(case, image).unwrap();
+        let fair = |case: &str, image: &str| known.out_of_fold_network(case, image).unwrap();
         assert_eq!((fair("a", "A"), fair("b", "B")), (Some(0), Some(1)));
         // Under another name, and another image under its name.
         assert_eq!((fair("x", "A"), fair("x", "B")), (Some(0), Some(1)));
@@ -124,14 +124,16 @@ mod tests {
         assert_eq!(fair("x", "other"), None);
         assert!(known.is_trained_on(&two.folds[0], "x", "B"));
         assert!(!known.is_trained_on(&two.folds[0], "x", "A"));
-        // A copy in training is no held-out case.
-        let parted = stage(&[(&["b"], &["a", "b-copy"])], &images);
+        // A copy in training is not a held-out case.
+        let overlapping = stage(&[(&["b"], &["a", "b-copy"])], &images);
         let error = |case: &str, image: &str| {
-            let error = KnownCases::new(&parted).fair_fold(case, image).unwrap_err();
+            let error = KnownCases::new(&overlapping)
+                .out_of_fold_network(case, image)
+                .unwrap_err();
             error.to_string()
         };
         assert!(
-            error("b", "B").contains("case b, so none"),
+            error("b", "B").contains("case b, so there is no out-of-fold"),
             "{}",
             error("b", "B")
         );
@@ -140,8 +142,8 @@ mod tests {
         let old = stage(&[(&["a"], &["b", "p_0000"])], &[]);
         let known = KnownCases::new(&old);
         assert!(known.by_name_alone());
-        assert_eq!(known.fair_fold("a", "A").unwrap(), Some(0));
-        assert_eq!(known.fair_fold("x", "B").unwrap(), None);
+        assert_eq!(known.out_of_fold_network("a", "A").unwrap(), Some(0));
+        assert_eq!(known.out_of_fold_network("x", "B").unwrap(), None);
         assert!(known.is_trained_on(&old.folds[0], "p", "P"));
     }
 }

@@ -1,4 +1,4 @@
-//! `model.toml`: what a model is and how it came to be.
+//! `model.toml`: everything about a model except its weights.
 
 use std::collections::BTreeMap;
 
@@ -8,20 +8,20 @@ use super::postprocessing::Postprocessing;
 use crate::recipe::{PostprocessingConfig, Recipe, TrackingConfig};
 use ctseg_engine::quantisation::InputRanges;
 
-/// Its name.
+/// File name of the manifest.
 pub(super) const MANIFEST: &str = "model.toml";
 
-/// The file of a stage's weights, beside it.
+/// File name of a stage's weights.
 pub(crate) fn weights_file(stage: u8) -> String {
     format!("stage{stage}.safetensors")
 }
 
-/// What the names of a fold's tensors begin with there.
+/// Prefix of the names of a fold's tensors.
 pub(super) fn fold_prefix(fold: usize) -> String {
     format!("fold_{fold}.")
 }
 
-/// `model.toml`: everything about a model but its weights.
+/// The content of `model.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
@@ -33,30 +33,30 @@ pub struct Manifest {
     pub stage1: Option<StageManifest>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stage2: Option<StageManifest>,
-    /// How label maps are cleaned up.
+    /// Post-processing of label maps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub postprocessing: Option<Postprocessing>,
 }
 
-/// How a stage's weights came to be.
+/// A stage and how it was trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StageManifest {
     pub dataset: String,
-    /// [`DatasetContent::sha256`](crate::dataset::content::DatasetContent::sha256) of the training cases; models of
-    /// early versions have one of names and file sizes.
+    /// [`DatasetContent::sha256`](crate::dataset::content::DatasetContent::sha256) of the training cases; in models
+    /// of early versions, a hash of names and file sizes.
     pub data_fingerprint: String,
     pub seed: u64,
     pub engine: String,
-    /// For stage 2: the checksum of the stage-1 weights whose regions it was trained on.
+    /// For stage 2: the checksum of the stage-1 weights that it was trained with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stage1_sha256: Option<String>,
-    /// What the images show by `dataset.json`, where it is not CT.
+    /// The channel name from `dataset.json`, if it is not CT.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channel: Option<String>,
     pub folds: Vec<FoldManifest>,
-    /// SHA-256 of the training cases' images by id, see [`image_sha256`](crate::dataset::content::image_sha256); none in
-    /// imported models and those of early versions.
+    /// SHA-256 of the training cases' images by id, see [`image_sha256`](crate::dataset::content::image_sha256);
+    /// empty in imported models and those of early versions.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub image_sha256: BTreeMap<String, String>,
     pub recipe: Recipe,
@@ -69,14 +69,14 @@ pub struct FoldManifest {
     pub fold: usize,
     /// The epoch whose weights these are, counted from 1.
     pub epoch: usize,
-    /// Of these weights; none where it is undefined or not known.
+    /// Validation Dice of these weights; `None` if undefined or unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation_dice: Option<f64>,
-    /// Cases that this network was not trained on.
+    /// Cases held out from training.
     pub held_out: Vec<String>,
-    /// Cases that it was trained on.
+    /// Training cases.
     pub trained_on: Vec<String>,
-    /// What its convolutions take in, for 8-bit integers, see [`ctseg_engine::quantisation`].
+    /// Input ranges of its convolutions for int8 inference, see [`ctseg_engine::quantisation`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_ranges: Option<InputRanges>,
 }
@@ -91,9 +91,9 @@ impl Manifest {
 }
 
 impl StageManifest {
-    /// Whether the other's folds could have come from the same training: all is equal but which folds, and what
-    /// is done when they are trained.
-    pub(super) fn trained_like(&self, other: &Self) -> bool {
+    /// Whether the other's folds belong to the same training: everything is equal except the folds and settings that
+    /// do not affect the networks.
+    pub(super) fn is_same_training(&self, other: &Self) -> bool {
         let comparable = |manifest: &Self| Self {
             folds: Vec::new(),
             recipe: manifest.training_recipe(),
@@ -102,12 +102,12 @@ impl StageManifest {
         comparable(self) == comparable(other)
     }
 
-    /// Whether the other's recipe gives the same networks from the same data.
-    pub(super) fn has_recipe_of(&self, other: &Self) -> bool {
+    /// Whether the other's recipe trains the same networks from the same data.
+    pub(super) fn has_same_recipe(&self, other: &Self) -> bool {
         self.training_recipe() == other.training_recipe()
     }
 
-    /// The recipe without what changes no network.
+    /// The recipe without settings that do not affect the networks.
     fn training_recipe(&self) -> Recipe {
         Recipe {
             train_folds: None,

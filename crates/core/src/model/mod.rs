@@ -1,4 +1,4 @@
-//! Trained models on disk: bundles, models of several parts, and what several have in common.
+//! Trained models on disk: bundles, multi-part models, ensembles.
 
 pub mod bundle;
 pub mod check;

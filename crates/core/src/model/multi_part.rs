@@ -1,8 +1,8 @@
-//! Models of several parts, as TotalSegmentator's: ordinary models in one folder, a manifest that says what their
-//! label values become, and optionally a rough model that finds where to look.
+//! Multi-part models, such as TotalSegmentator's: ordinary models in one folder, a manifest that maps their labels to
+//! the final ones, and optionally a rough model that finds the region to segment.
 
 pub use super::multi_part_manifest::{
-    FORMAT, MANIFEST, OTHERS, PartManifest, PartedManifest, RoughManifest, When,
+    FORMAT, MANIFEST, MultiPartManifest, OTHERS, PartManifest, RoughManifest, When,
 };
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,48 +17,48 @@ use super::identity::ModelUsed;
 use super::manifest::StageManifest;
 use crate::dataset::Structure;
 use crate::recipe::one_line;
-use ctseg_base::atomic_file::{parent_of, refuse_file, write_bytes_atomically};
+use ctseg_base::atomic_file::{ensure_not_file, parent_of, write_bytes_atomically};
 use ctseg_base::hash::file_sha256;
-use ctseg_base::replace_folder::{read_whole, replace_folder, restore};
+use ctseg_base::replace_folder::{read_consistent, replace_folder, restore};
 use ctseg_base::temp_files::temporary_folder;
 use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result};
 use ctseg_image::preprocess::channels::Window;
 
-/// A rough model may be one of several parts itself, whose rough model may be, and no further.
-const DEEPEST: usize = 3;
+/// Largest depth of rough models: a rough model may have several parts and a rough model itself.
+const MAX_DEPTH: usize = 3;
 
-/// A model of several parts on disk, whose manifest has been verified; the parts are when they are opened.
+/// A multi-part model on disk with a verified manifest; parts are verified when they are opened.
 #[derive(Debug, Clone)]
-pub struct PartedModel {
+pub struct MultiPartModel {
     pub path: PathBuf,
-    pub manifest: PartedManifest,
+    pub manifest: MultiPartManifest,
     structures: Vec<Structure>,
-    /// Of the manifest, which holds those of the parts.
+    /// SHA-256 of the manifest, which includes the hashes of the parts.
     sum: String,
 }
 
-/// The parts that are needed, opened and verified.
-pub struct Opened {
+/// The required parts, opened and verified.
+pub struct OpenedParts {
     pub(crate) parts: Vec<(PartManifest, Bundle)>,
     pub(crate) rough: Option<(RoughManifest, Box<Models>)>,
-    /// Structures that are wanted; all without.
+    /// The chosen structures; `None` for all.
     pub(crate) chosen: Option<BTreeSet<String>>,
 }
 
-impl PartedModel {
-    /// Whether `path` is the folder of such a model; one that a killed process set aside is put back first.
+impl MultiPartModel {
+    /// Whether `path` is a multi-part model; one that a killed process moved aside is restored first.
     pub fn is_at(path: &Path) -> bool {
-        let _ = restore(path); // who opens the model says what is wrong
+        let _ = restore(path); // opening the model reports the error
         path.join(MANIFEST).is_file()
     }
 
     /// Opens a model and verifies its manifest; nothing in it is executed.
     ///
     /// # Errors
-    /// A manifest that is missing, changed, not of this format, or does not fit together.
+    /// The manifest is missing, changed, inconsistent, or has another format.
     pub fn open(path: &Path) -> Result<Self> {
-        read_whole(path, || Self::read(path))
+        read_consistent(path, || Self::read(path))
     }
 
     fn read(path: &Path) -> Result<Self> {
@@ -70,18 +70,18 @@ impl PartedModel {
             return Err(Error::file(
                 &manifest_path,
                 format!(
-                    "damaged: its SHA-256 is {sum}, {SUMS} says otherwise; import or copy the model again"
+                    "damaged: its SHA-256 is {sum}, which differs from {SUMS}; import or copy the model again"
                 ),
             ));
         }
         let text = read_text(&manifest_path).map_err(Error::io(&manifest_path, "read"))?;
-        let manifest: PartedManifest =
+        let manifest: MultiPartManifest =
             toml::from_str(&text).map_err(|error| Error::file(&manifest_path, one_line(&error)))?;
         if manifest.format != FORMAT {
             return Err(Error::file(
                 &manifest_path,
                 format!(
-                    "format {} is not known; this ctseg reads format {FORMAT}: import the model anew",
+                    "unknown format {}; this version of ctseg reads format {FORMAT}: import the model again",
                     manifest.format
                 ),
             ));
@@ -100,7 +100,7 @@ impl PartedModel {
         })
     }
 
-    /// One hash for the whole model, with all its parts.
+    /// The hash of the whole model, including all parts.
     pub fn sha256(&self) -> String {
         format!("{:x}", Sha256::digest(line(&self.sum)))
     }
@@ -110,15 +110,19 @@ impl PartedModel {
         &self.structures
     }
 
-    /// Opens and verifies what is needed for `chosen` structures (label values by name), or for all; see [`When`].
+    /// Opens and verifies the parts that `chosen` structures (label values by name) need; `None` for all. See [`When`].
     ///
     /// # Errors
-    /// A part that is missing, damaged, or another one than the manifest names.
-    pub fn opened(&self, chosen: Option<&BTreeMap<String, u16>>) -> Result<Opened> {
-        self.opened_at(chosen, 1)
+    /// A part is missing, damaged, or not the one in the manifest.
+    pub fn open_parts(&self, chosen: Option<&BTreeMap<String, u16>>) -> Result<OpenedParts> {
+        self.open_parts_at(chosen, 1)
     }
 
-    fn opened_at(&self, chosen: Option<&BTreeMap<String, u16>>, depth: usize) -> Result<Opened> {
+    fn open_parts_at(
+        &self,
+        chosen: Option<&BTreeMap<String, u16>>,
+        depth: usize,
+    ) -> Result<OpenedParts> {
         let is_wanted = |part: &&PartManifest| {
             let mut labels = part.labels.values();
             chosen.is_none_or(|chosen| labels.any(|own| chosen.values().any(|one| one == own)))
@@ -128,7 +132,7 @@ impl PartedModel {
         let rough = self.manifest.rough.as_ref();
         let rough = rough.filter(|rough| rough.when == When::Always || chosen.is_some());
         let rough = rough.map(|rough| Ok((rough.clone(), Box::new(self.rough(rough, depth)?))));
-        Ok(Opened {
+        Ok(OpenedParts {
             parts: parts.collect::<Result<_>>()?,
             rough: rough.transpose()?,
             chosen: chosen.map(|chosen| chosen.keys().cloned().collect()),
@@ -138,7 +142,7 @@ impl PartedModel {
     /// A part's model.
     ///
     /// # Errors
-    /// It is missing, damaged, or another one than the manifest names.
+    /// It is missing, damaged, or not the one in the manifest.
     pub fn part(&self, part: &PartManifest) -> Result<Bundle> {
         let bundle = Bundle::open(&self.path.join(&part.folder))?;
         self.check_hash(&part.folder, (&part.sha256, &bundle.sha256()))?;
@@ -152,7 +156,7 @@ impl PartedModel {
         match unknown {
             Some((from, _)) => Err(Error::file(
                 &bundle.path,
-                format!("has no structure with label {from}, which {MANIFEST} names"),
+                format!("has no structure with label {from}, which {MANIFEST} refers to"),
             )),
             None => Ok(bundle),
         }
@@ -161,17 +165,14 @@ impl PartedModel {
     fn rough(&self, rough: &RoughManifest, depth: usize) -> Result<Models> {
         let path = self.path.join(&rough.folder);
         let models = if Self::is_at(&path) {
-            if depth >= DEEPEST {
-                return Err(Error::file(
-                    path,
-                    "rough models within rough models, too deep",
-                ));
+            if depth >= MAX_DEPTH {
+                return Err(Error::file(path, "rough models are nested too deeply"));
             }
             let model = Self::open(&path)?;
-            let opened = model.opened_at(None, depth + 1)?;
-            Models::Parted(Box::new(model), Some(opened))
+            let opened = model.open_parts_at(None, depth + 1)?;
+            Models::MultiPart(Box::new(model), Some(opened))
         } else {
-            Models::Averaged(vec![Bundle::open(&path)?])
+            Models::Ensemble(vec![Bundle::open(&path)?])
         };
         self.check_hash(&rough.folder, (&rough.sha256, &models.sha256()))?;
         let known = models.structures()?;
@@ -179,7 +180,7 @@ impl PartedModel {
         match named.find(|name| known.iter().all(|own| own.name != **name)) {
             Some(name) => Err(Error::file(
                 path,
-                format!("has no structure '{name}', which {MANIFEST} names"),
+                format!("has no structure '{name}', which {MANIFEST} refers to"),
             )),
             None => Ok(models),
         }
@@ -192,18 +193,22 @@ impl PartedModel {
         Err(Error::file(
             self.path.join(folder),
             format!(
-                "is another model than {MANIFEST} names: its hash is {found}, expected {expected}; import the whole model again"
+                "is not the model in {MANIFEST}: its hash is {found}, expected {expected}; import the whole model again"
             ),
         ))
     }
 
-    /// Puts a model together at `path`: `fill` puts the parts' models into the folder that it is given and says what
-    /// they are, without hashes. A model of several parts that was there is replaced as a whole: killed at any
-    /// moment, there is an old or a new one.
+    /// Creates a model at `path`: `fill` writes the parts' models into the folder that it is given and returns the
+    /// manifest without hashes. An existing multi-part model is replaced atomically: a killed process leaves either
+    /// the old or the new one.
     ///
     /// # Errors
-    /// A folder that holds anything but such a model; what `fill` or [`PartedModel::opened`] say.
-    pub fn publish(path: &Path, fill: impl FnOnce(&Path) -> Result<PartedManifest>) -> Result<()> {
+    /// The folder contains something other than a multi-part model; errors of `fill` and
+    /// [`MultiPartModel::open_parts`].
+    pub fn publish(
+        path: &Path,
+        fill: impl FnOnce(&Path) -> Result<MultiPartManifest>,
+    ) -> Result<()> {
         Self::check_target(path)?;
         let fresh = temporary_folder(parent_of(path))?;
         let mut manifest = fill(fresh.path())?;
@@ -229,16 +234,16 @@ impl PartedModel {
         replace_folder(fresh, path)
     }
 
-    /// Whether a model can be put at `path`; to be asked before parts are made.
+    /// Checks that a model can be created at `path`; call it before the parts are made.
     ///
     /// # Errors
-    /// A folder that holds anything but a model of several parts.
+    /// The folder contains something other than a multi-part model.
     pub fn check_target(path: &Path) -> Result<()> {
         restore(path)?;
         if !path.exists() {
             return Ok(());
         }
-        refuse_file(path)?;
+        ensure_not_file(path)?;
         let entries = std::fs::read_dir(path).map_err(Error::io(path, "read the folder"))?;
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         let names: Vec<String> = names.collect();
@@ -255,7 +260,7 @@ impl PartedModel {
             Some(other) => Err(Error::file(
                 path,
                 format!(
-                    "holds '{other}', which is no part of a model of several parts, and would be replaced as a whole; choose a folder of its own"
+                    "contains '{other}', which does not belong to a multi-part model and would be deleted; choose a separate folder"
                 ),
             )),
             None => Ok(()),
@@ -263,75 +268,75 @@ impl PartedModel {
     }
 }
 
-/// The one line of `SHA256SUMS`.
+/// The only line of `SHA256SUMS`.
 fn line(sum: &str) -> String {
     format!("{sum}  {MANIFEST}\n")
 }
 
 /// Models on disk, verified.
 pub enum Models {
-    /// One, or several whose logits are averaged.
-    Averaged(Vec<Bundle>),
-    /// One of several parts, and what is needed of it once that is known.
-    Parted(Box<PartedModel>, Option<Opened>),
+    /// One model, or several whose logits are averaged.
+    Ensemble(Vec<Bundle>),
+    /// A multi-part model, and its required parts once they are chosen.
+    MultiPart(Box<MultiPartModel>, Option<OpenedParts>),
 }
 
 impl Models {
-    /// Opens models; those of one that has several parts are opened when [`Models::choose`] says which.
+    /// Opens models; the parts of a multi-part model are opened by [`Models::choose`].
     ///
     /// # Errors
-    /// No model, damaged ones, or one of several parts among others.
+    /// No model; damaged models; a multi-part model among several.
     pub fn open(paths: &[PathBuf]) -> Result<Self> {
-        if let Some(parted) = paths.iter().find(|path| PartedModel::is_at(path)) {
+        if let Some(multi_part) = paths.iter().find(|path| MultiPartModel::is_at(path)) {
             return match paths {
-                [path] => Ok(Self::Parted(Box::new(PartedModel::open(path)?), None)),
+                [path] => Ok(Self::MultiPart(Box::new(MultiPartModel::open(path)?), None)),
                 _ => Err(Error::file(
-                    parted,
-                    "is a model of several parts, which cannot be averaged with others; expected one --model",
+                    multi_part,
+                    "is a multi-part model, which cannot be part of an ensemble; pass it as the only --model",
                 )),
             };
         }
         let bundles = paths.iter().map(|path| Bundle::open(path));
-        Ok(Self::Averaged(bundles.collect::<Result<_>>()?))
+        Ok(Self::Ensemble(bundles.collect::<Result<_>>()?))
     }
 
-    /// The structures that label maps have, ascending by value.
+    /// The structures of the label maps, ascending by value.
     ///
     /// # Errors
-    /// No model, or models of different structures.
+    /// No model, or models with different structures.
     pub fn structures(&self) -> Result<Vec<Structure>> {
         match self {
-            Self::Averaged(bundles) => common_structures(bundles),
-            Self::Parted(model, _) => Ok(model.structures().to_vec()),
+            Self::Ensemble(bundles) => common_structures(bundles),
+            Self::MultiPart(model, _) => Ok(model.structures().to_vec()),
         }
     }
 
-    /// Opens what is needed for `chosen` structures (label values by name), or for all.
+    /// Opens the parts that `chosen` structures (label values by name) need; `None` for all.
     pub fn choose(&mut self, chosen: Option<&BTreeMap<String, u16>>) -> Result<()> {
-        if let Self::Parted(model, opened) = self {
-            *opened = Some(model.opened(chosen)?);
+        if let Self::MultiPart(model, opened) = self {
+            *opened = Some(model.open_parts(chosen)?);
         }
         Ok(())
     }
 
-    /// Each of them, with its hash.
+    /// The models with their hashes.
     pub fn used(&self) -> Vec<ModelUsed> {
         match self {
-            Self::Averaged(bundles) => {
+            Self::Ensemble(bundles) => {
                 let used = bundles.iter().map(|bundle| ModelUsed {
                     model: bundle.path.clone(),
                     sha256: bundle.sha256(),
                 });
                 used.collect()
             }
-            Self::Parted(model, _) => vec![ModelUsed {
+            Self::MultiPart(model, _) => vec![ModelUsed {
                 model: model.path.clone(),
                 sha256: model.sha256(),
             }],
         }
     }
 
-    /// The hash of the one model, or one that follows from those of all.
+    /// The hash of the model, or one derived from those of all models.
     pub fn sha256(&self) -> String {
         match self.used().as_slice() {
             [one] => one.sha256.clone(),
@@ -342,12 +347,12 @@ impl Models {
         }
     }
 
-    /// From the lowest to the highest of the Hounsfield units that any network sees; none of models of other images than
-    /// CT. A model of several parts knows once they are [chosen](Models::choose).
+    /// The range of Hounsfield units that any network uses; `None` for models of images other than CT. For a multi-part
+    /// model only known after [`Models::choose`].
     pub fn ct_window(&self) -> Option<Window> {
         let bundles: Vec<&Bundle> = match self {
-            Self::Averaged(bundles) => bundles.iter().collect(),
-            Self::Parted(_, opened) => {
+            Self::Ensemble(bundles) => bundles.iter().collect(),
+            Self::MultiPart(_, opened) => {
                 let parts = opened.iter().flat_map(|opened| &opened.parts);
                 parts.map(|(_, bundle)| bundle).collect()
             }
@@ -367,8 +372,8 @@ impl Models {
         })
     }
 
-    /// Whether the models give probabilities of all structures together; a model of several parts does not.
-    pub fn tells_probabilities(&self) -> bool {
-        matches!(self, Self::Averaged(_))
+    /// Whether one network gives the probabilities of all structures; not so in a multi-part model.
+    pub fn has_probabilities(&self) -> bool {
+        matches!(self, Self::Ensemble(_))
     }
 }

@@ -1,4 +1,4 @@
-//! `parts.toml`: what a model of several parts is made of.
+//! `parts.toml`: the manifest of a multi-part model.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,78 +7,78 @@ use serde::{Deserialize, Serialize};
 use crate::dataset::Structure;
 use ctseg_image::labels::postprocess::Step;
 
-/// Its name.
+/// File name of the manifest.
 pub const MANIFEST: &str = "parts.toml";
 
-/// The format that is written and read.
+/// Version of the format.
 pub const FORMAT: u32 = 1;
 
-/// In [`RoughManifest::stands_for`]: all structures that are not named there.
+/// Key in [`RoughManifest::stands_for`] for all structures that are not listed.
 pub const OTHERS: &str = "*";
 
-/// `parts.toml`: the final structures, the parts that find them, and the rough model that says where to look.
+/// `parts.toml`: the final structures, the parts that segment them, and the rough model that finds the region.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct PartedManifest {
+pub struct MultiPartManifest {
     pub format: u32,
     pub ctseg_version: String,
     /// What the model is and where it comes from.
     pub name: String,
-    /// Structure name by label value, in the label maps that are written.
+    /// Structure name by label value of the merged label map.
     pub structures: BTreeMap<String, String>,
-    /// In the order in which they are run: where two mark a voxel, the later one counts.
+    /// In the order in which they run; if two mark a voxel, the later one wins.
     pub parts: Vec<PartManifest>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rough: Option<RoughManifest>,
-    /// Clean-up of the merged label maps, by structure.
+    /// Post-processing of the merged label map, by structure.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub postprocessing: BTreeMap<String, Vec<Step>>,
 }
 
-/// A part: an ordinary model in a folder of its own.
+/// A part: an ordinary model in its own folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PartManifest {
-    /// Below the folder of the whole.
+    /// Name of the subfolder.
     pub folder: String,
-    /// [`Bundle::sha256`](crate::model::bundle::Bundle::sha256); filled in when the model is put together.
+    /// [`Bundle::sha256`](crate::model::bundle::Bundle::sha256); filled in when the model is published.
     #[serde(default)]
     pub sha256: String,
-    /// What the part's label values become; those that are not there become background.
+    /// Final label by the part's label; others become background.
     pub labels: BTreeMap<String, u16>,
 }
 
-/// A model that finds where the structures are, so that the parts need not look at the whole volume.
+/// A model that locates the structures, so that the parts need not run on the whole volume.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RoughManifest {
-    /// Below the folder of the whole: an ordinary model, or one of several parts.
+    /// Name of the subfolder: an ordinary model or a multi-part model.
     pub folder: String,
-    /// Its hash, as a part's.
+    /// Like [`PartManifest::sha256`].
     #[serde(default)]
     pub sha256: String,
     pub when: When,
-    /// Around the box of what it finds.
+    /// Margin around the bounding box of what it finds.
     pub margin_mm: f64,
-    /// By structure the rough model's structures that show where it is; [`OTHERS`] for all that are not named.
+    /// For each structure, the rough model's structures that locate it; [`OTHERS`] for all that are not listed.
     pub stands_for: BTreeMap<String, Vec<String>>,
 }
 
-/// When the rough model is asked.
+/// When the rough model runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum When {
     /// For every volume.
     Always,
-    /// Only where some of the structures are wanted and not all.
+    /// Only if a subset of the structures is chosen.
     Chosen,
 }
 
-impl PartedManifest {
+impl MultiPartManifest {
     /// The final structures, ascending by value.
     ///
     /// # Errors
-    /// In words: a value that is no label's, a name that is there twice.
+    /// A message: an invalid label value, or a duplicate name.
     pub fn structures(&self) -> Result<Vec<Structure>, String> {
         let mut names = BTreeSet::new();
         let mut structures = Vec::new();
@@ -96,7 +96,7 @@ impl PartedManifest {
         Ok(structures)
     }
 
-    /// What cannot work, if anything, as far as the manifest alone tells.
+    /// The first inconsistency of the manifest, if there is one.
     pub fn problem(&self) -> Option<String> {
         self.checked().err()
     }
@@ -110,7 +110,7 @@ impl PartedManifest {
         for folder in parts.chain(self.rough.iter().map(|rough| &rough.folder)) {
             if !is_plain(folder) || !folders.insert(folder) {
                 return Err(format!(
-                    "folder '{folder}'; expected a plain name of its own for each part"
+                    "folder '{folder}'; expected a distinct plain name for each part"
                 ));
             }
         }
@@ -118,7 +118,7 @@ impl PartedManifest {
             for (from, to) in part.lookup()? {
                 if !known.contains(&to) {
                     return Err(format!(
-                        "part '{}' turns its label {from} into {to}, which is no structure",
+                        "part '{}' maps its label {from} to {to}, which is not a structure",
                         part.folder
                     ));
                 }
@@ -126,12 +126,14 @@ impl PartedManifest {
             }
         }
         if let Some(lost) = structures.iter().find(|s| !given.contains(&s.value)) {
-            return Err(format!("no part gives structure '{}'", lost.name));
+            return Err(format!("no part segments structure '{}'", lost.name));
         }
         let is_known = |name: &str| structures.iter().any(|s| s.name == name);
         for (name, steps) in &self.postprocessing {
             if !is_known(name) {
-                return Err(format!("postprocessing of '{name}', which is no structure"));
+                return Err(format!(
+                    "postprocessing of '{name}', which is not a structure"
+                ));
             }
             if let Some(problem) = steps.iter().find_map(Step::problem) {
                 return Err(format!("postprocessing of '{name}': {problem}"));
@@ -145,10 +147,10 @@ impl PartedManifest {
 }
 
 impl PartManifest {
-    /// What the part's labels become: ascending (its label, final label).
+    /// Pairs (the part's label, final label), ascending.
     ///
     /// # Errors
-    /// In words: a value that is no label's.
+    /// A message: an invalid label value.
     pub fn lookup(&self) -> Result<Vec<(u16, u16)>, String> {
         let mut pairs = Vec::new();
         for (from, to) in &self.labels {
@@ -167,13 +169,13 @@ impl RoughManifest {
         let mut named = self.stands_for.keys();
         match named.find(|name| *name != OTHERS && !is_known(name)) {
             Some(name) => Err(format!(
-                "rough.stands_for names '{name}', which is no structure"
+                "rough.stands_for lists '{name}', which is not a structure"
             )),
             None => Ok(()),
         }
     }
 
-    /// The rough model's structures that show where `structure` is; none where it does not know.
+    /// The rough model's structures that locate `structure`; empty if there are none.
     pub fn shows(&self, structure: &str) -> &[String] {
         let own = self.stands_for.get(structure);
         own.or_else(|| self.stands_for.get(OTHERS))
@@ -191,7 +193,7 @@ fn label(text: &str) -> Result<u16, String> {
     }
 }
 
-/// Whether a name stays in the folder that it is looked for in, on any system.
+/// Whether a name is a plain file name on every system, which cannot lead out of its folder.
 fn is_plain(name: &str) -> bool {
     let known = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
     !name.is_empty() && name.chars().all(known)

@@ -1,4 +1,4 @@
-//! Post-processing that is stored with a model.
+//! The post-processing that is stored in a model.
 
 use std::collections::BTreeMap;
 
@@ -8,23 +8,23 @@ use crate::dataset::Structure;
 use crate::recipe::Recipe;
 use ctseg_image::labels::postprocess::Step;
 
-/// How a model's label maps are cleaned up: `[postprocessing]` of `model.toml`.
+/// `[postprocessing]` of `model.toml`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Postprocessing {
-    /// How many out-of-fold predictions it was chosen or measured on.
+    /// Number of out-of-fold predictions that it was chosen or evaluated on.
     pub cases: usize,
-    /// The gain that a step had to reach.
+    /// The gain in Dice that a step had to reach.
     pub smallest_gain: f64,
-    /// By name; those that stay as they are have no steps.
+    /// By name; structures without post-processing have no steps.
     pub structures: BTreeMap<String, Cleaning>,
 }
 
-/// One structure's clean-up, and its mean Dice over the cases without and with it.
+/// One structure's post-processing, and its mean Dice over the cases before and after.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cleaning {
-    /// Whether the recipe names the steps.
+    /// Whether the steps were set in the recipe.
     #[serde(default)]
     pub by_hand: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -34,7 +34,7 @@ pub struct Cleaning {
     pub steps: Vec<Step>,
 }
 
-/// Something that was tried, for the run's record.
+/// A candidate that was evaluated, for the run folder.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Tried {
     pub structure: String,
@@ -44,7 +44,7 @@ pub struct Tried {
 }
 
 impl Postprocessing {
-    /// The steps by label value, in the order of the values; only structures that have some.
+    /// The steps by label value, for structures that have steps.
     pub fn plan(&self, structures: &[Structure]) -> Vec<(u16, Vec<Step>)> {
         let steps = |s: &Structure| {
             let cleaning = self.structures.get(&s.name)?;
@@ -53,7 +53,7 @@ impl Postprocessing {
         structures.iter().filter_map(steps).collect()
     }
 
-    /// What the recipe names, without any figures; none where it names nothing.
+    /// The steps set in the recipe, without scores; `None` if there are none.
     pub fn by_hand(recipe: &Recipe) -> Option<Self> {
         let config = &recipe.postprocessing;
         let structures = config.steps.iter().map(|(name, steps)| {

@@ -1,4 +1,4 @@
-//! Beginning with another model's weights, as far as they fit.
+//! Initialisation from another model's weights.
 
 use std::path::Path;
 
@@ -9,32 +9,32 @@ use ctseg_base::{Error, Result};
 use ctseg_engine::freezing::is_frozen;
 use ctseg_engine::weights::NamedTensors;
 
-/// Names of tensors that say which structure is which.
+/// Prefixes of tensors that depend on the structures.
 const HEADS: [&str; 2] = ["head.", "heads."];
 
-/// Weights to begin with.
+/// Weights to initialise from.
 #[derive(Debug, Clone)]
-pub struct Beginning {
+pub struct PretrainedWeights {
     /// One set per network of the model's stage.
     networks: Vec<NamedTensors>,
 }
 
-/// A network's weights, in part another's.
+/// A network's weights, initialised in part from another model.
 #[derive(Debug, Clone, PartialEq)]
-pub struct TakenOver {
+pub struct Initialised {
     pub weights: NamedTensors,
-    /// How many tensors are the other's.
-    pub taken: usize,
-    /// Those that begin anew, and why.
-    pub anew: Vec<String>,
+    /// Number of tensors that were loaded from the other model.
+    pub loaded: usize,
+    /// Tensors that are re-initialised, and why.
+    pub reinitialised: Vec<String>,
 }
 
-impl Beginning {
-    /// The weights of stage `stage` in the model at `path`, for a dataset with `structures`. Where the model's
-    /// structures are others, its head is left out.
+impl PretrainedWeights {
+    /// The weights of stage `stage` of the model at `path`, for a dataset with `structures`. If the model has other
+    /// structures, its head is omitted.
     ///
     /// # Errors
-    /// No model, a damaged one, or none of that stage.
+    /// No model, a damaged one, or one without that stage.
     pub fn load(path: &Path, stage: u8, structures: &[Structure]) -> Result<Self> {
         let bundle = Bundle::open(path)?;
         let mut networks = bundle.stage_weights(stage)?;
@@ -46,70 +46,74 @@ impl Beginning {
         Ok(Self { networks })
     }
 
-    /// `fresh` weights with those replaced that the network at position `index` (of as many as there are, in
-    /// turn) has in the same name and shape.
+    /// Replaces the `fresh` weights that have the same name and shape in the network at position `index` (modulo the
+    /// number of networks).
     ///
     /// # Errors
-    /// Fewer than half of them fit: another kind of network.
-    pub fn taken_over(&self, index: usize, fresh: NamedTensors) -> Result<TakenOver> {
+    /// Fewer than half of them match: another kind of network.
+    pub fn initialise(&self, index: usize, fresh: NamedTensors) -> Result<Initialised> {
         let given = self.networks.get(index % self.networks.len().max(1));
-        let mut result = TakenOver {
+        let mut result = Initialised {
             weights: NamedTensors::new(),
-            taken: 0,
-            anew: Vec::new(),
+            loaded: 0,
+            reinitialised: Vec::new(),
         };
         for (name, tensor) in fresh {
             let other = given.and_then(|given| given.get(&name));
             let tensor = match other {
                 Some(other) if other.shape == tensor.shape => {
-                    result.taken += 1;
+                    result.loaded += 1;
                     other.clone()
                 }
                 Some(other) => {
                     let (there, here) = (&other.shape, &tensor.shape);
                     result
-                        .anew
-                        .push(format!("{name} ({there:?} there, {here:?} here)"));
+                        .reinitialised
+                        .push(format!("{name} (shape {here:?}, --from has {there:?})"));
                     tensor
                 }
                 None => {
-                    result.anew.push(name.clone());
+                    result.reinitialised.push(name.clone());
                     tensor
                 }
             };
             result.weights.insert(name, tensor);
         }
         let all = result.weights.len();
-        if 2 * result.taken < all {
+        if 2 * result.loaded < all {
             return Err(Error::invalid(format!(
-                "only {} of {all} tensors of --from fit this recipe's network; its kind or widths are others: take the recipe that the model was trained with ('ctseg inspect MODEL' shows it)",
-                result.taken
+                "only {} of {all} tensors of --from match this recipe's network, which has another architecture or other widths; use the recipe that the model was trained with ('ctseg inspect MODEL' shows it)",
+                result.loaded
             )));
         }
         Ok(result)
     }
 }
 
-impl TakenOver {
-    /// An error if one of the first `levels` levels of the encoder begins anew: frozen, it would stay random.
-    pub fn refuse_frozen_anew(&self, levels: usize) -> Result<()> {
-        let Some(anew) = self.anew.iter().find(|name| is_frozen(name, levels)) else {
+impl Initialised {
+    /// An error if one of the first `levels` encoder levels is re-initialised: frozen, it would stay random.
+    pub fn refuse_frozen_random(&self, levels: usize) -> Result<()> {
+        let Some(name) = self
+            .reinitialised
+            .iter()
+            .find(|name| is_frozen(name, levels))
+        else {
             return Ok(());
         };
         Err(Error::invalid(format!(
-            "training.freeze_encoder_levels = {levels} would freeze weights that --from does not give: {anew}; freeze fewer levels, or take the channels that the model was trained with"
+            "training.freeze_encoder_levels = {levels} would freeze weights that are not in --from: {name}; freeze fewer levels, or use the channels that the model was trained with"
         )))
     }
 
-    /// In words, for the log.
+    /// A summary for the log.
     pub fn described(&self) -> String {
         let all = self.weights.len();
-        match self.anew.as_slice() {
-            [] => format!("begins with all {all} tensors of --from"),
-            anew => format!(
-                "begins with {} of {all} tensors of --from; anew: {}",
-                self.taken,
-                listed(anew)
+        match self.reinitialised.as_slice() {
+            [] => format!("initialised all {all} tensors from --from"),
+            others => format!(
+                "initialised {} of {all} tensors from --from; re-initialised: {}",
+                self.loaded,
+                listed(others)
             ),
         }
     }
@@ -128,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_is_taken_and_the_rest_begins_anew() {
+    fn matching_tensors_are_loaded_and_the_rest_is_reinitialised() {
         let network = |value: f32, channels: usize, structures: usize| {
             NamedTensors::from([
                 (
@@ -147,23 +151,32 @@ mod tests {
                 ),
             ])
         };
-        let beginning = Beginning {
+        let pretrained = PretrainedWeights {
             networks: vec![network(1.0, 2, 3), network(2.0, 2, 3)],
         };
-        let taken = beginning.taken_over(1, network(0.0, 3, 5)).unwrap();
-        assert_eq!(taken.taken, 3);
-        assert_eq!(taken.weights["decoder.0.0.conv.weight"].values[0], 2.0);
-        assert_eq!(taken.weights["head.weight"], tensor(&[5, 4, 1, 1], 0.0));
-        assert!(
-            taken
-                .described()
-                .contains("encoder.0.0.conv.weight ([4, 2, 3, 3] there, [4, 3, 3, 3] here)")
+        let initialised = pretrained.initialise(1, network(0.0, 3, 5)).unwrap();
+        assert_eq!(initialised.loaded, 3);
+        assert_eq!(
+            initialised.weights["decoder.0.0.conv.weight"].values[0],
+            2.0
         );
-        // There are two networks: the third begins with the first's.
-        let taken = beginning.taken_over(2, network(0.0, 2, 3)).unwrap();
-        assert_eq!((taken.taken, taken.anew.len()), (5, 0));
-        assert_eq!(taken.weights["head.weight"].values[0], 1.0);
+        assert_eq!(
+            initialised.weights["head.weight"],
+            tensor(&[5, 4, 1, 1], 0.0)
+        );
+        assert!(
+            initialised
+                .described()
+                .contains("encoder.0.0.conv.weight (shape [4, 3, 3, 3], --from has [4, 2, 3, 3])")
+        );
+        // There are two networks: the third is initialised from the first.
+        let initialised = pretrained.initialise(2, network(0.0, 2, 3)).unwrap();
+        assert_eq!(
+            (initialised.loaded, initialised.reinitialised.len()),
+            (5, 0)
+        );
+        assert_eq!(initialised.weights["head.weight"].values[0], 1.0);
         let other = NamedTensors::from([("stem.weight".to_owned(), tensor(&[1], 0.0))]);
-        assert!(beginning.taken_over(0, other).is_err());
+        assert!(pretrained.initialise(0, other).is_err());
     }
 }

@@ -1,45 +1,45 @@
-//! How uncertain a prediction is of each voxel: `<case>_entropy.nii.gz`, written portion by portion.
+//! Voxel-wise uncertainty of a prediction: `<case>_entropy.nii.gz`, written slab by slab.
 
 use std::path::{Path, PathBuf};
 
 use ndarray::{Array3, ArrayView3, Zip};
 
 use super::streamed_map::MapFile;
-use crate::inference::export_logits::Probabilities;
+use crate::inference::export_logits::ProbabilitySink;
 use ctseg_base::{Error, Result};
 use ctseg_engine::losses::Outputs;
 use ctseg_image::formats::{VolumeHeader, case_file};
 use ctseg_image::nifti::{NiftiHeader, write_map};
 use ctseg_image::space::{Grid, VoxelBox};
 
-/// The largest number of a byte, which stands for the largest entropy.
+/// The byte that encodes the largest entropy.
 const STEPS: f64 = 255.0;
 
-/// Probabilities below this say nothing: they add less than 3e-7 bits.
-const NOTHING: f32 = 1e-8;
+/// Smaller probabilities are ignored: they add less than 3e-7 bits.
+const NEGLIGIBLE: f32 = 1e-8;
 
-/// A map of Shannon's entropy in bits, under way: of the probabilities that the label map is made of, whose logits
-/// are the mean over networks of folds, models and mirror images.
+/// A map of Shannon entropy in bits, being written: of the probabilities behind the label map, whose logits are
+/// averaged over folds, models and test-time augmentation.
 ///
-/// Of exclusive classes it is that of the structures and the background together, −Σ p log₂ p, from 0 to
-/// log₂(structures + 1). Of independent structures it is the largest of the structures' own,
-/// −p log₂ p − (1 − p) log₂(1 − p), from 0 to 1: their mean would say less of the one structure that is in doubt the
-/// more structures a model has. Either way 1 bit is the toss of a coin. Where no network looked it is 0.
+/// For exclusive classes it is the entropy of all structures and the background, −Σ p log₂ p, from 0 to
+/// log₂(structures + 1). For independent structures it is the largest entropy of any structure, −p log₂ p − (1 − p)
+/// log₂(1 − p), from 0 to 1; a mean would hide one uncertain structure among many certain ones. In both cases 1 bit
+/// is a coin toss. Outside the region of interest it is 0.
 pub struct EntropyFile {
     file: MapFile,
     structures: usize,
     outputs: Outputs,
-    /// The region of which not all structures have come yet.
-    under_way: Option<UnderWay>,
+    /// The region whose structures have not all arrived.
+    pending: Option<PendingRegion>,
 }
 
-/// (z, y, x) of a region.
-struct UnderWay {
+/// A region with arrays (z, y, x).
+struct PendingRegion {
     region: VoxelBox,
-    /// Of exclusive classes: the bits of the structures so far. Of independent ones: the largest min(p, 1 − p), of
-    /// which the entropy is a growing function.
+    /// For exclusive classes: the bits of the structures so far. For independent ones: the largest min(p, 1 − p), of
+    /// which the entropy is an increasing function.
     so_far: Array3<f32>,
-    /// Of exclusive classes: what is left for the background.
+    /// For exclusive classes: the probability of the background.
     rest: Option<Array3<f32>>,
 }
 
@@ -49,27 +49,27 @@ impl EntropyFile {
         case_file(output, "_entropy.nii.gz")
     }
 
-    /// For a model of so many structures on `grid`, beside the label map `output`.
+    /// Creates the file beside the label map `output`, for a model with `structures` structures, on `grid`.
     pub fn create(output: &Path, structures: usize, outputs: Outputs, grid: &Grid) -> Result<Self> {
         Ok(Self {
             file: MapFile::create(Self::path(output), &[], (1, 1), grid)?,
             structures,
             outputs,
-            under_way: None,
+            pending: None,
         })
     }
 
-    /// Puts the file under its name; `source` is the header of the volume. A step of a byte is 1/255 of the largest
-    /// entropy that there can be, which the header's slope says.
+    /// Moves the file to its final name; `source` is the header of the volume. One step of a byte is 1/255 of the
+    /// largest possible entropy, which is the header's slope.
     pub fn finish(self, source: &VolumeHeader) -> Result<PathBuf> {
         let path = self.file.path().to_path_buf();
-        let step = most_bits(self.structures, self.outputs) / STEPS;
+        let step = max_bits(self.structures, self.outputs) / STEPS;
         write_map(&path, &*NiftiHeader::of(source)?, step, self.file.reader()?)?;
         Ok(path)
     }
 
-    /// Writes a region whose structures have all come.
-    fn write(&self, done: UnderWay) -> Result<()> {
+    /// Writes a region whose structures have all arrived.
+    fn write(&self, done: PendingRegion) -> Result<()> {
         let mut bits = done.so_far;
         match &done.rest {
             Some(rest) => Zip::from(&mut bits)
@@ -77,42 +77,42 @@ impl EntropyFile {
                 .par_for_each(|bits, rest| *bits += surprise(*rest)),
             None => bits.par_mapv_inplace(|p| surprise(p) + surprise(1.0 - p)),
         }
-        let scale = (STEPS / most_bits(self.structures, self.outputs)) as f32;
+        let scale = (STEPS / max_bits(self.structures, self.outputs)) as f32;
         self.file.put(0, &done.region, bits.view(), |values| {
             values.map(|bits| (bits * scale).round() as u8).collect()
         })
     }
 }
 
-/// The largest entropy that there can be.
-fn most_bits(structures: usize, outputs: Outputs) -> f64 {
+/// The largest possible entropy, in bits.
+fn max_bits(structures: usize, outputs: Outputs) -> f64 {
     match outputs {
         Outputs::Exclusive => (structures as f64 + 1.0).log2(),
         Outputs::Independent => 1.0,
     }
 }
 
-/// What a probability adds to an entropy, in bits.
+/// Contribution of a probability to the entropy, in bits.
 fn surprise(p: f32) -> f32 {
-    if p <= NOTHING {
+    if p <= NEGLIGIBLE {
         return 0.0;
     }
     (-p * p.log2()).max(0.0)
 }
 
-impl Probabilities for EntropyFile {
+impl ProbabilitySink for EntropyFile {
     fn put(&mut self, structure: usize, region: &VoxelBox, values: ArrayView3<f32>) -> Result<()> {
         if structure == 0 {
             let exclusive = self.outputs == Outputs::Exclusive;
-            self.under_way = Some(UnderWay {
+            self.pending = Some(PendingRegion {
                 region: *region,
                 so_far: Array3::zeros(values.raw_dim()),
                 rest: exclusive.then(|| Array3::ones(values.raw_dim())),
             });
         }
-        let Some(mut own) = self.under_way.take().filter(|own| own.region == *region) else {
+        let Some(mut own) = self.pending.take().filter(|own| own.region == *region) else {
             return Err(Error::invalid(
-                "internal: structures of a region that do not follow one another",
+                "internal: structures of a region that arrive out of order",
             ));
         };
         match &mut own.rest {
@@ -130,7 +130,7 @@ impl Probabilities for EntropyFile {
         if structure + 1 == self.structures {
             return self.write(own);
         }
-        self.under_way = Some(own);
+        self.pending = Some(own);
         Ok(())
     }
 }
@@ -142,7 +142,7 @@ mod tests {
     use super::*;
     use ctseg_image::formats::{VoxelType, read_volume};
 
-    /// Entropies of five voxels, of which the last is told of by nobody, as a file has them.
+    /// Entropies of five voxels, read from the file; the last voxel is never written.
     fn written(outputs: Outputs, probabilities: &[[f32; 4]]) -> Vec<f32> {
         let folder = tempfile::tempdir().unwrap();
         let grid = Grid::with_spacing([5, 1, 1], [1.0, 2.0, 3.0]);
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn entropies_of_exclusive_classes_are_those_by_hand() {
+    fn entropies_of_exclusive_classes_match_hand_calculation() {
         let third = 1.0 / 3.0;
         let found = written(
             Outputs::Exclusive,
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn of_independent_structures_the_least_certain_one_counts() {
+    fn the_least_certain_independent_structure_counts() {
         let found = written(
             Outputs::Independent,
             &[[0.5, 1.0, 0.9, 0.0], [1.0, 0.0, 0.75, 0.001]],

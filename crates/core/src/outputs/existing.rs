@@ -1,57 +1,56 @@
-//! What is done with a case whose files are there already: the one decision, for batches with and without claims.
+//! Decides what to do with a case whose files already exist, for batches with and without claims.
 //!
 //! | label map (or mask)                                            | decision                              |
 //! |----------------------------------------------------------------|---------------------------------------|
-//! | none                                                           | make                                  |
+//! | missing                                                        | make                                  |
 //! | sidecar says `writing`, or the file cannot be decoded          | make                                  |
-//! | as the sidecar says, same input and model                      | keep                                  |
-//! | as the sidecar says, other input or model                      | make                                  |
-//! | not as the sidecar says, but readable and on the input's grid  | keep: changed by hand                 |
-//! | no sidecar, or one that does not name the file                 | error: not made by ctseg              |
+//! | matches the sidecar, same input and model                      | keep                                  |
+//! | matches the sidecar, other input or model                      | make                                  |
+//! | differs from the sidecar, but readable and on the input's grid | keep: edited by the user              |
+//! | no sidecar, or one that does not list the file                 | error: not made by ctseg              |
 //!
-//! The same input is the same file with its values brought to Hounsfield units in the same way ([`Sidecar::is_of`]).
-//! Files that are drawn or computed beside the label map (picture, statistics, probabilities, entropy) are made again
-//! where they are not as the sidecar says.
+//! The same input means the same file with the same rescaling to Hounsfield units ([`Sidecar::matches`]). Derived files
+//! (preview, statistics, probabilities, entropy) that differ from the sidecar are made again.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::sidecar::{Found, Sidecar, found_at, sidecar_path};
+use super::sidecar::{Found, Sidecar, find_sidecar, sidecar_path};
 use ctseg_base::atomic_file::parent_of;
 use ctseg_base::{Error, Result};
 use ctseg_image::formats::{read_header, read_label_runs};
 use ctseg_image::space::GridTolerance;
 
-/// What is to be done with a case.
+/// What to do with a case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     Make,
     Keep,
-    /// This file was changed since it was written, and the case is left as it is.
+    /// The user has edited this file, so the case is kept.
     KeepChanged(PathBuf),
 }
 
-/// A case and the files that it is to have.
+/// A case and its expected files.
 pub struct Wanted<'a> {
     pub input: &'a Path,
-    /// Where its label map is or would be.
+    /// Path of its label map, which may not exist.
     pub output: &'a Path,
     /// All of its files, relative to the label map's folder.
     pub files: &'a [PathBuf],
-    /// Those of them that people edit: label map and masks.
+    /// The files that users edit: label map and masks.
     pub editable: &'a [PathBuf],
 }
 
 impl Wanted<'_> {
-    /// Decides what is done with the case; `is_current` says whether a finished case was made of the same input, by the
-    /// same model and in the same way.
+    /// Decides what to do with the case; `is_current` tells whether a finished case was made from the same input with
+    /// the same model and settings.
     ///
     /// # Errors
-    /// A file that ctseg has not made would be overwritten; a label map that was changed lies on another grid than
-    /// its input, or cannot be read at all.
+    /// A file that ctseg did not make would be overwritten; an edited label map has another grid than its input, or
+    /// cannot be read.
     pub fn decide(&self, is_current: impl Fn(&Sidecar) -> bool) -> Result<Decision> {
         let sidecar = sidecar_path(self.output);
-        let made = match found_at(self.output)? {
+        let made = match find_sidecar(self.output)? {
             Found::Nothing => {
                 self.refuse_others(|_| false)?;
                 return Ok(Decision::Make);
@@ -60,11 +59,11 @@ impl Wanted<'_> {
                 self.refuse_others(|_| false)?;
                 return Err(Error::file(
                     sidecar,
-                    "not made by ctseg; use --overwrite to replace it by the case's sidecar, or choose another -o",
+                    "was not made by ctseg; use --overwrite to replace it with the case's sidecar, or choose another -o",
                 ));
             }
-            Found::Begun(begun) => {
-                self.refuse_others(|file| begun.files.contains(file))?;
+            Found::Partial(partial) => {
+                self.refuse_others(|file| partial.files.contains(file))?;
                 return Ok(Decision::Make);
             }
             Found::Done(made) => made,
@@ -72,7 +71,7 @@ impl Wanted<'_> {
         self.refuse_others(|file| made.written.contains_key(file) || made.files.contains(file))?;
         let mut is_whole = true;
         for file in self.files {
-            if made.is_whole(self.output, file) {
+            if made.is_intact(self.output, file) {
                 continue;
             }
             is_whole = false;
@@ -86,19 +85,20 @@ impl Wanted<'_> {
         })
     }
 
-    /// Refuses to overwrite files that are none of the case's own.
+    /// Refuses to overwrite files that do not belong to the case.
     fn refuse_others(&self, is_own: impl Fn(&PathBuf) -> bool) -> Result<()> {
         let mut files = self.files.iter();
         match files.find(|file| self.is_there(file) && !is_own(file)) {
             None => Ok(()),
             Some(file) => Err(Error::file(
                 self.path(file),
-                "not made by ctseg; use --overwrite to replace it, or choose another -o",
+                "was not made by ctseg; use --overwrite to replace it, or choose another -o",
             )),
         }
     }
 
-    /// Whether a file that is not as it was written is somebody's work. What cannot be decoded was cut off or damaged.
+    /// Whether a file that differs from the sidecar was edited by the user. A file that cannot be decoded is
+    /// truncated or damaged.
     fn is_changed_by_hand(&self, file: &Path) -> Result<bool> {
         if !self.is_there(file) {
             return Ok(false);
@@ -107,27 +107,27 @@ impl Wanted<'_> {
         let header = match read_label_runs(&path) {
             Ok((header, _)) => header,
             Err(Error::Io { cause, .. }) if cause.kind() == ErrorKind::NotFound => {
-                return Ok(false); // a link to nowhere
+                return Ok(false); // a broken link
             }
             Err(error @ Error::Io { .. }) => return Err(error),
             Err(_) => return Ok(false),
         };
         let image = read_header(self.input)?.grid;
-        // Programs round headers and turn axes when they save.
-        match GridTolerance::default().turn(&header.grid, &image, "image") {
+        // Other programs round headers and reorder axes when they save.
+        match GridTolerance::default().reorientation(&header.grid, &image, "image") {
             Ok(_) => Ok(true),
             Err(_) => Err(Error::file(
                 path,
                 format!(
-                    "was changed since ctseg wrote it, and now {}; resample the labels onto the image, correct the header \
-                     that is wrong, or use --overwrite to replace the file",
+                    "was changed since ctseg wrote it, and now {}; resample the labels onto the image, correct the wrong \
+                     header, or use --overwrite to replace the file",
                     header.grid.difference_from(&image, "image")
                 ),
             )),
         }
     }
 
-    /// The case stays as it is, unless its label map is missing.
+    /// Keeps the case, unless another editable file is missing.
     fn kept(&self, file: &Path) -> Result<Decision> {
         match self.editable.iter().find(|other| !self.is_there(other)) {
             None => Ok(Decision::KeepChanged(self.path(file))),
@@ -146,7 +146,7 @@ impl Wanted<'_> {
         parent_of(self.output).join(file)
     }
 
-    /// Links that lead nowhere are somebody's too.
+    /// Broken links count: they belong to the user.
     fn is_there(&self, file: &Path) -> bool {
         self.path(file).symlink_metadata().is_ok()
     }
@@ -210,9 +210,9 @@ mod tests {
         }
 
         fn writing(&self, files: &[&str]) {
-            let begun =
+            let partial =
                 json!({"state": "writing", "input": "", "ctseg_version": "", "files": files});
-            fs::write(self.at("case.json"), begun.to_string()).unwrap();
+            fs::write(self.at("case.json"), partial.to_string()).unwrap();
         }
 
         fn decided(&self, is_current: bool) -> Result<Decision> {
@@ -232,13 +232,13 @@ mod tests {
     }
 
     #[test]
-    fn what_ctseg_made_is_kept_or_made_again() {
+    fn files_made_by_ctseg_are_kept_or_made_again() {
         let case = Case::made();
         assert_eq!(case.decided(true).unwrap(), Decision::Keep);
         assert_eq!(case.decided(false).unwrap(), Decision::Make);
         fs::write(case.at(FILES[2]), "another picture").unwrap();
         assert_eq!(case.decided(true).unwrap(), Decision::Make);
-        // Killed at any moment between the first file and the sidecar.
+        // Killed between the first file and the sidecar.
         let case = Case::made();
         case.writing(&FILES);
         assert_eq!(case.decided(true).unwrap(), Decision::Make);
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_changed_by_hand_is_kept() {
+    fn edited_files_are_kept() {
         let grid = Grid::with_spacing([4, 3, 2], [1.0; 3]);
         for file in &FILES[..2] {
             let case = Case::made();
@@ -274,18 +274,18 @@ mod tests {
             }
             let elsewhere = Grid::with_spacing([4, 3, 2], [2.0; 3]);
             case.write(file, elsewhere, 7);
-            let said = case.refused();
+            let error = case.refused();
             assert!(
-                said.contains("was changed") && said.contains("--overwrite"),
-                "{said}"
+                error.contains("was changed") && error.contains("--overwrite"),
+                "{error}"
             );
         }
-        // It cannot be kept and the label map made.
+        // The mask cannot be kept while the label map is made again.
         let case = Case::made();
         case.write(FILES[1], grid, 7);
         fs::remove_file(case.at(FILES[0])).unwrap();
         assert!(case.refused().contains("case.nii.gz, which is missing"));
-        // The oldest sidecars say nothing of the files' content.
+        // The oldest sidecars have no hashes of files.
         let case = Case::made();
         case.sidecar(&json!({"files": FILES}));
         let decided = case.decided(true).unwrap();
@@ -293,25 +293,28 @@ mod tests {
     }
 
     #[test]
-    fn what_ctseg_has_not_made_is_refused() {
+    fn files_not_made_by_ctseg_are_refused() {
         let case = Case::made();
         fs::remove_file(case.at("case.json")).unwrap();
-        let said = case.refused();
+        let error = case.refused();
         assert!(
-            said.contains("not made by ctseg") && said.contains("case.nii.gz"),
-            "{said}"
+            error.contains("not made by ctseg") && error.contains("case.nii.gz"),
+            "{error}"
         );
-        // Of a converter of DICOM, say.
+        // For example from a DICOM converter.
         fs::write(case.at("case.json"), r#"{"Modality": "CT"}"#).unwrap();
         assert!(case.refused().contains("not made by ctseg"));
         for file in FILES {
             fs::remove_file(case.at(file)).unwrap();
         }
-        let said = case.refused();
-        assert!(said.contains("case.json: not made by ctseg"), "{said}");
+        let error = case.refused();
+        assert!(
+            error.contains("case.json: was not made by ctseg"),
+            "{error}"
+        );
         fs::remove_file(case.at("case.json")).unwrap();
         assert_eq!(case.decided(true).unwrap(), Decision::Make);
-        // A mask that lay there before the case had masks, whole or begun.
+        // A mask that existed before the case had masks, complete or partial.
         let case = Case::made();
         case.sidecar(&json!({"files": [FILES[0]], "written": {}}));
         assert!(case.refused().contains("liver.nii.gz"));

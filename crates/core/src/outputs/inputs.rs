@@ -1,4 +1,4 @@
-//! Which volumes a prediction's arguments name.
+//! Finds the input volumes of a prediction.
 
 pub use super::names::{PredictCase, plan_outputs};
 
@@ -8,29 +8,29 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::patterns::{is_pattern, matching};
-use super::sidecar::{Found, found_at};
+use super::sidecar::{Found, find_sidecar};
 use crate::dataset::{DatasetImages, Layout};
 use ctseg_base::atomic_file::parent_of;
-use ctseg_base::text::file::decoded;
+use ctseg_base::text::file::decode;
 use ctseg_base::{Error, Result, regular_file};
 use ctseg_image::formats::{endings_in_words, file_stem, foreign_files, is_volume_name};
 
-/// What [`expand_inputs`] finds.
+/// The result of [`expand_inputs`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inputs {
     pub files: Vec<PathBuf>,
-    /// Which datasets are among the arguments, a line each: only their images are inputs.
+    /// One line for each dataset that was found: only its images are inputs.
     pub notes: Vec<String>,
 }
 
-/// The files that arguments stand for: a file; a folder's volumes and those of the folders below it; the images of a
-/// dataset, which is a folder of a known layout or a descriptor (`.toml`, whose paths are relative to `data_root`); a
-/// pattern, in which `**` is any number of folders; or `@list` with one of these per line. Each file once, however it is
-/// reached, in order. Hidden files are left out of folders and patterns, and so is what ctseg wrote: label maps
-/// with a sidecar, their masks, probabilities and entropies, and the folder `output`. Names may be any bytes.
+/// Expands arguments to files. An argument is a file; a folder, searched recursively; a dataset (a folder of a known
+/// layout, or a `.toml` descriptor with paths relative to `data_root`), of which only the images count; a glob
+/// pattern, with `**` for any number of folders; or `@list`, a file with one of these per line. Each file is listed
+/// once, in order. Folders and patterns skip hidden files and what ctseg wrote: label maps with a sidecar, their
+/// masks, probabilities and entropies, and the folder `output`. Names may be any bytes.
 ///
 /// # Errors
-/// An argument that stands for nothing; a list, folder or dataset that cannot be read.
+/// An argument that matches nothing; a list, folder or dataset that cannot be read.
 pub fn expand_inputs(
     arguments: &[OsString],
     output: &Path,
@@ -70,22 +70,22 @@ fn nothing(argument: &OsStr) -> Error {
 }
 
 struct Search<'a> {
-    /// Nothing below it is an input, unless it or something in it is named.
+    /// The output folder; skipped unless it, or something in it, is given explicitly.
     output: Option<PathBuf>,
     data_root: Option<&'a Path>,
     found: Vec<PathBuf>,
-    /// How many images each dataset gave.
+    /// Number of images of each dataset.
     datasets: BTreeMap<PathBuf, (Layout, usize)>,
 }
 
 impl Search<'_> {
-    /// Lines that are empty or begin with `#` say nothing. What a line names is looked for from the working folder
-    /// and, if it is not there, from the list's folder.
+    /// Empty lines and lines that start with `#` are ignored. Paths are relative to the working folder or, if not
+    /// found there, to the list's folder.
     fn add_list(&mut self, list: &Path) -> Result<()> {
         let mut bytes = regular_file::read(list).map_err(Error::io(list, "read the list"))?;
-        // UTF-16 is text; other names may be any bytes.
+        // UTF-16 is decoded; otherwise names may be any bytes.
         if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
-            let text = decoded(bytes).map_err(Error::io(list, "read the list"))?;
+            let text = decode(bytes).map_err(Error::io(list, "read the list"))?;
             bytes = text.into_bytes();
         }
         let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
@@ -107,7 +107,7 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// A file, folder, descriptor or pattern relative to `from`.
+    /// Adds a file, folder, descriptor or pattern relative to `from`.
     fn add(&mut self, name: &OsStr, from: &Path) -> Result<()> {
         let path = from.join(name);
         if path.is_dir() {
@@ -138,13 +138,14 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// All volumes below a folder, each real folder once, however links lead to it; of a dataset only its images.
+    /// Adds all volumes below a folder, visiting each folder once even if links lead to it again; of a dataset, only
+    /// its images.
     fn add_folder(&mut self, folder: &Path, seen: &mut HashSet<PathBuf>) -> Result<()> {
         let real = folder
             .canonicalize()
             .map_err(Error::io(folder, "read the folder"))?;
-        let is_named = seen.is_empty();
-        if !seen.insert(real.clone()) || (!is_named && self.output.as_ref() == Some(&real)) {
+        let is_argument = seen.is_empty();
+        if !seen.insert(real.clone()) || (!is_argument && self.output.as_ref() == Some(&real)) {
             return Ok(());
         }
         if let Some(images) = DatasetImages::of_folder(folder)? {
@@ -181,7 +182,7 @@ impl Search<'_> {
         for folder in &images.folders {
             self.add_folder(folder, seen)?;
         }
-        // The cases of TotalSegmentator's dataset are found one by one.
+        // Each case of TotalSegmentator's dataset is found as a dataset of its own.
         let name = match images.layout {
             Layout::TotalSegmentator => parent_of(dataset),
             _ => dataset,
@@ -200,7 +201,7 @@ impl Search<'_> {
                     many => format!("{many} images"),
                 };
                 format!(
-                    "{}: a dataset ({layout}); its {images} are segmented, its label maps are left out",
+                    "{}: dataset ({layout}); segmenting its {images} and skipping its label maps",
                     path.display()
                 )
             })
@@ -208,29 +209,29 @@ impl Search<'_> {
     }
 }
 
-/// Whether a volume that was found is an input: not what a prediction wrote. A link to nowhere is a case that fails, not
-/// one that is forgotten.
+/// Whether a volume that was found is an input and not the output of a prediction. A broken link counts, so that it is
+/// reported as a failed case.
 fn is_input(file: &Path) -> bool {
     (file.is_file() || !file.exists()) && !is_own(file)
 }
 
-/// Whether a prediction wrote the file: a label map, its probabilities or entropy, or a mask in a folder named as the case.
+/// Whether a prediction wrote the file: a label map, its probabilities or entropy, or a mask in the case's folder.
 pub(super) fn is_own(file: &Path) -> bool {
     let name = file_stem(file).unwrap_or_default().as_bytes();
-    let beside_it: [&[u8]; 2] = [b"_probabilities", b"_entropy"];
-    let mut cases = beside_it.iter().filter_map(|end| name.strip_suffix(*end));
+    let suffixes: [&[u8]; 2] = [b"_probabilities", b"_entropy"];
+    let mut cases = suffixes.iter().filter_map(|end| name.strip_suffix(*end));
     let case = cases.next().unwrap_or(name);
-    let beside = |case: &Path| {
+    let has_sidecar = |case: &Path| {
         let mut file = case.as_os_str().to_owned();
         file.push(".nii.gz");
         matches!(
-            found_at(Path::new(&file)),
-            Ok(Found::Begun(_) | Found::Done(_))
+            find_sidecar(Path::new(&file)),
+            Ok(Found::Partial(_) | Found::Done(_))
         )
     };
     let folder = parent_of(file);
-    beside(&folder.join(OsStr::from_bytes(case)))
-        || (folder.file_name().is_some() && beside(folder))
+    has_sidecar(&folder.join(OsStr::from_bytes(case)))
+        || (folder.file_name().is_some() && has_sidecar(folder))
 }
 
 #[cfg(test)]

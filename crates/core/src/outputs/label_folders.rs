@@ -1,4 +1,4 @@
-//! Folders of reference labels, which no prediction goes into.
+//! Folders of reference labels, which are refused as output folders.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use ctseg_base::atomic_file::parent_of;
 use ctseg_base::{Error, Result};
 use ctseg_image::formats::is_volume_name;
 
-/// What datasets call the folders of their label maps.
+/// Names of label folders in datasets.
 const LABELS: [&str; 6] = [
     "labels",
     "labelsTr",
@@ -19,13 +19,14 @@ const LABELS: [&str; 6] = [
     "segmentations",
 ];
 
-/// What describes a dataset, in its folder.
+/// Files that describe a dataset, in its folder.
 const DESCRIPTIONS: [&str; 2] = ["dataset.json", "dataset.toml"];
 
-/// A dataset's images lie in its folder, or up to so many folders below it.
+/// Largest depth of a dataset's images below its folder.
 const DEPTH: usize = 3;
 
-/// Refuses cases whose label maps would go into the labels of a dataset that one of the volumes belongs to.
+/// Refuses cases whose label maps would be written into the label folder of a dataset that one of the volumes belongs
+/// to.
 ///
 /// # Errors
 /// There is such a case; the message names the folder.
@@ -40,7 +41,7 @@ pub fn refuse_label_folders(cases: &[PredictCase]) -> Result<()> {
         let real = real_path(output);
         if let Some(labels) = labels.iter().find(|labels| real.starts_with(labels)) {
             return Err(Error::usage(format!(
-                "-o {}: lies in {}, the labels of the dataset that the volumes belong to; choose another folder",
+                "-o {}: is inside {}, the reference labels of the volumes' dataset; choose another folder",
                 output.display(),
                 labels.display()
             )));
@@ -49,7 +50,7 @@ pub fn refuse_label_folders(cases: &[PredictCase]) -> Result<()> {
     Ok(())
 }
 
-/// The folders of labels of the datasets that a folder of volumes may belong to.
+/// The label folders of the datasets that a folder of volumes may belong to.
 fn labels_beside(images: &Path) -> Vec<PathBuf> {
     let Ok(images) = images.canonicalize() else {
         return Vec::new();
@@ -63,7 +64,7 @@ fn labels_beside(images: &Path) -> Vec<PathBuf> {
     labels.map(|(_, labels)| labels).collect()
 }
 
-/// Whether a folder, or one right below it, holds label maps that ctseg has not made.
+/// Whether a folder, or one directly below it, contains label maps that ctseg did not make.
 fn has_others(labels: &Path) -> bool {
     let files = |folder: &Path| -> Vec<PathBuf> {
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
@@ -75,7 +76,7 @@ fn has_others(labels: &Path) -> bool {
         .any(|path| is_other(path) || (path.is_dir() && files(path).iter().any(is_other)))
 }
 
-/// A path without links, where its end may not exist yet.
+/// Resolves links of a path whose last components may not exist yet.
 fn real_path(path: &Path) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
     let real = path.ancestors().find_map(|existing| {
@@ -116,10 +117,10 @@ mod tests {
             file(&at(name));
         }
         fs::create_dir_all(at("described/labels")).unwrap();
-        // What a run before has made.
-        let begun =
+        // Output of an earlier run.
+        let partial =
             r#"{"state": "writing", "input": "c", "ctseg_version": "0", "files": ["c.nii.gz"]}"#;
-        fs::write(at("free/labels/c.json"), begun).unwrap();
+        fs::write(at("free/labels/c.json"), partial).unwrap();
         let refused = |input: &str, output: &str| {
             let case = PredictCase::new(at(input), at(output));
             refuse_label_folders(&[case]).is_err()

@@ -1,4 +1,4 @@
-//! Links in the output folder: what they lead to lies elsewhere, and is never written or removed.
+//! Links that lead out of the output folder: their targets are never written or removed.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use ctseg_base::atomic_file::parent_of;
 use ctseg_base::{Error, Result};
 
-/// Refuses a folder of the case's `files` (relative to the label map's folder) that a link leads out of that: what
-/// lies elsewhere would be replaced.
+/// Refuses `files` of a case (relative to the label map's folder) in a folder that is a link out of the output
+/// folder, where they would replace other files.
 ///
 /// # Errors
-/// There is such a link, which is named.
+/// There is such a link; the message names it.
 pub fn refuse_links_out(output: &Path, files: &[PathBuf]) -> Result<()> {
     let below = parent_of(output);
     let folders: BTreeSet<&Path> = files.iter().filter_map(|file| file.parent()).collect();
@@ -18,14 +18,13 @@ pub fn refuse_links_out(output: &Path, files: &[PathBuf]) -> Result<()> {
         None => Ok(()),
         Some(folder) => Err(Error::file(
             below.join(folder),
-            "is a link that leads out of the output folder; expected a folder, or a name that is free; remove the link, \
-             or choose another -o",
+            "is a link that leads out of the output folder; expected a folder or a free name: remove the link, or choose another -o",
         )),
     }
 }
 
-/// Whether a link leads from `folder`, a path below `root`, to another place than below it. What is not there will be
-/// made there.
+/// Whether `folder`, a path below `root`, is outside `root` after resolving links. A missing folder will be created
+/// and is not outside.
 pub(super) fn leads_out(root: &Path, folder: &Path) -> bool {
     let path = root.join(folder);
     let mut folders = path.ancestors().take(folder.components().count());
@@ -34,7 +33,7 @@ pub(super) fn leads_out(root: &Path, folder: &Path) -> bool {
     };
     match (there.canonicalize(), root.canonicalize()) {
         (Ok(real), Ok(root)) => !real.starts_with(root),
-        _ => true, // a link to nowhere
+        _ => true, // a broken link
     }
 }
 

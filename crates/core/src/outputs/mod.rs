@@ -1,4 +1,4 @@
-//! Which files a case gives besides its sidecar: a label map, a mask per structure, a picture.
+//! The output files of a case: label map, mask per structure, statistics, preview.
 
 pub mod entropy;
 pub mod existing;
@@ -35,31 +35,30 @@ use entropy::EntropyFile;
 use links::leads_out;
 use overlapping_masks::OverlappingMasks;
 
-/// Masks that are written side by side, each by all threads.
+/// Masks that are written in parallel, each by all threads.
 const MASKS_AT_ONCE: usize = 4;
 
-/// Names that are shown where one is unknown.
-const MOST_NAMES: usize = 6;
+/// Number of names that an error about an unknown one suggests.
+const MAX_NAMES: usize = 6;
 
-/// Draws a picture of a volume and its label map, with the names of the labels.
+/// Draws a preview of a volume and its label map, with the names of the labels.
 pub type DrawPreview = fn(&Path, &Volume, &LabelMap, &LabelNames) -> Result<()>;
 
-/// What is wanted of each case.
+/// The outputs of each case.
 #[derive(Debug, Clone)]
 pub struct Outputs {
     pub label_map: bool,
-    /// A mask per structure in a folder named as the case, in the layout of TotalSegmentator.
+    /// A mask per structure in a folder named after the case, in TotalSegmentator's layout.
     pub split: bool,
-    /// Whether those masks may overlap: each structure on its own, where the model's are independent. The statistics
-    /// are then the masks'.
+    /// Whether those masks may overlap, for models with independent structures. Statistics are then those of the masks.
     pub overlap: bool,
-    /// A map of how uncertain the prediction is, see [`EntropyFile`]; it is written while logits stream by.
+    /// An uncertainty map, see [`EntropyFile`]; written while logits are exported.
     pub entropy: bool,
     /// Draws `<case>_preview.png`.
     pub preview: Option<DrawPreview>,
-    /// `<case>_statistics.json`, as TotalSegmentator's `statistics.json`.
+    /// `<case>_statistics.json`, in the format of TotalSegmentator's `statistics.json`.
     pub statistics_json: Option<TableOptions>,
-    /// Only these structures; all of the model's without.
+    /// Only these structures; `None` for all of the model's.
     pub structures: Option<Vec<String>>,
 }
 
@@ -79,16 +78,16 @@ impl Default for Outputs {
 }
 
 impl Outputs {
-    /// The structures that are written, of those that a model knows (label values by name).
+    /// The structures to write, out of the model's `known` ones (label values by name).
     ///
     /// # Errors
-    /// A name that the model does not know.
+    /// A structure that the model does not have.
     pub fn chosen(&self, mut known: BTreeMap<String, u16>) -> Result<BTreeMap<String, u16>> {
         let Some(wanted) = &self.structures else {
             return Ok(known);
         };
         if let Some(unknown) = wanted.iter().find(|name| !known.contains_key(*name)) {
-            let names = nearest(unknown, known.keys().map(String::as_str), MOST_NAMES);
+            let names = nearest(unknown, known.keys().map(String::as_str), MAX_NAMES);
             let more = known.len() - names.len();
             return Err(Error::usage(format!(
                 "--structures {unknown}: the model has no such structure; expected one or more of {}{}",
@@ -104,7 +103,7 @@ impl Outputs {
         Ok(known)
     }
 
-    /// Leaves only the labels of these structures, unless all are wanted.
+    /// Removes the labels of other structures, if structures were chosen.
     pub fn select(&self, labels: &mut LabelMap, structures: &BTreeMap<String, u16>) {
         if self.structures.is_none() {
             return;
@@ -123,7 +122,7 @@ impl Outputs {
         labels.data.par_mapv_inplace(keep);
     }
 
-    /// The files of the case whose label map is or would be `output`, relative to the folder that it lies in.
+    /// The files of the case with label map `output` (which may not be written), relative to its folder.
     pub fn files(&self, output: &Path, structures: &BTreeMap<String, u16>) -> Vec<PathBuf> {
         let name_of = |path: PathBuf| path.file_name().map(PathBuf::from);
         let mut files = Vec::new();
@@ -147,7 +146,7 @@ impl Outputs {
         files
     }
 
-    /// Those of [`Outputs::files`] that people edit: the label map, and masks.
+    /// The files of [`Outputs::files`] that users edit: the label map and masks.
     pub fn editable(&self, output: &Path, structures: &BTreeMap<String, u16>) -> Vec<PathBuf> {
         let labels = Self {
             label_map: self.label_map,
@@ -157,8 +156,8 @@ impl Outputs {
         labels.files(output, structures)
     }
 
-    /// Writes the case's files but those that were written while logits streamed by; `structures` with their
-    /// statistics, masks from `overlapping` where they are asked for. Returns [`Outputs::files`].
+    /// Writes the case's files except those written while logits were exported; masks from `overlapping` if given.
+    /// Returns [`Outputs::files`].
     pub(super) fn write(
         &self,
         output: &Path,
@@ -198,7 +197,7 @@ impl Outputs {
     }
 }
 
-/// `<case>_statistics.json` beside a label map.
+/// Path of `<case>_statistics.json` of a label map.
 pub fn statistics_path(output: &Path) -> PathBuf {
     case_file(output, "_statistics.json")
 }
@@ -216,7 +215,7 @@ fn write_statistics_json(
     write_bytes_atomically(&statistics_path(output), measured.text()?.as_bytes())
 }
 
-/// Writes `<case>/<structure>.nii.gz` for every structure; `bounds` is a box that holds it, if it has voxels.
+/// Writes `<case>/<structure>.nii.gz` for every structure; `bounds` gives its bounding box, if it has voxels.
 fn write_masks(
     output: &Path,
     image: &VolumeImage,
@@ -234,7 +233,7 @@ fn write_masks(
             let held = first * nx * ny..end * nx * ny;
             let file = folder.join(&names[name.as_str()]);
             write_mask(&file, &image.header, &|voxels, mask| {
-                // What lies outside of the box is background, and nobody has to look.
+                // Outside the box everything is background.
                 let inside = voxels.start.max(held.start)..voxels.end.min(held.end);
                 if !inside.is_empty() {
                     let part = inside.start - voxels.start..inside.end - voxels.start;
@@ -246,8 +245,8 @@ fn write_masks(
     Ok(())
 }
 
-/// A file name for every structure: letters, digits and a few signs as they are, all else as `_`, and the label
-/// value behind names that would be the same (also where upper and lower case are one).
+/// A file name for every structure: letters, digits and a few other characters are kept, the rest becomes `_`, and
+/// names that would clash (ignoring case) get the label value as a suffix.
 fn mask_names(structures: &BTreeMap<String, u16>) -> BTreeMap<&str, String> {
     let plain = |name: &str| -> String {
         let keep = |c: char| {
@@ -281,21 +280,21 @@ fn mask_names(structures: &BTreeMap<String, u16>) -> BTreeMap<&str, String> {
         .collect()
 }
 
-/// Removes files that an earlier prediction of the case left and the next will not have, such as masks of structures
-/// that are no longer wanted; while the sidecar names them, so that a kill leaves nothing behind unnoticed. Only names
-/// below the label map's folder are believed, and no link that leads out of it.
-pub(super) fn remove_left_over(output: &Path, left: &[PathBuf]) {
+/// Removes files of an earlier prediction of the case that the next one will not write, such as masks of structures
+/// that are no longer chosen. The sidecar still lists them, so that a killed process leaves no unknown files. Ignores
+/// paths that are not below the label map's folder, and links that lead out of it.
+pub(super) fn remove_stale_files(output: &Path, stale: &[PathBuf]) {
     let plain = |file: &Path| {
         let mut parts = file.components();
         parts.all(|part| matches!(part, Component::Normal(_)))
     };
     let inside = |file: &Path| !leads_out(parent_of(output), parent_of(file));
-    for file in left.iter().filter(|file| plain(file) && inside(file)) {
+    for file in stale.iter().filter(|file| plain(file) && inside(file)) {
         let path = parent_of(output).join(file);
-        // What cannot be removed is no reason to lose the case.
+        // A file that cannot be removed does not fail the case.
         let _ = std::fs::remove_file(&path);
         if file.components().count() > 1 {
-            // Fails, as it should, unless the folder is empty.
+            // Fails unless the folder is empty, as intended.
             let _ = std::fs::remove_dir(parent_of(&path));
         }
     }
@@ -331,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn only_known_structures_can_be_chosen_and_only_they_stay() {
+    fn only_known_structures_can_be_chosen_and_only_those_are_kept() {
         let all = structures(&[("liver", 1), ("spleen", 300)]);
         let outputs = |names: &[&str]| Outputs {
             structures: Some(names.iter().map(|n| (*n).to_owned()).collect()),

@@ -1,4 +1,4 @@
-//! Where each input's label map goes, under a name of its own.
+//! Output paths of label maps, one distinct name per input.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -12,12 +12,12 @@ use ctseg_base::atomic_file::parent_of;
 use ctseg_base::{Error, Result};
 use ctseg_image::formats::{file_stem, is_volume_name};
 
-/// One volume and where its label map goes.
+/// One input volume and the path of its label map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PredictCase {
     pub input: PathBuf,
     pub output: PathBuf,
-    /// Why it cannot be segmented, where that is known beforehand.
+    /// Why it cannot be segmented, if that is known in advance.
     pub refused: Option<String>,
 }
 
@@ -31,17 +31,17 @@ impl PredictCase {
     }
 }
 
-/// Where each input's label map goes, and the folder of them all: `output` itself if it names a file and there is
-/// one input, otherwise the folder `output`, under the name of its case ([`case_paths`]). Inputs that only their endings
-/// tell apart are refused, each of them, and no others. What an earlier version wrote there keeps its name.
+/// The label map's path for each input, and the output folder: `output` itself if it is a file name and there is one
+/// input, otherwise a file in the folder `output`, named after the case ([`case_paths`]). Inputs whose names differ
+/// only in the extension are refused. Label maps of earlier versions keep their names.
 ///
 /// # Errors
-/// One file for several inputs, a label map that would take the place of its input.
+/// One output file for several inputs; a label map that would overwrite its input.
 pub fn plan_outputs(inputs: &[PathBuf], output: &Path) -> Result<(Vec<PredictCase>, PathBuf)> {
     if is_volume_name(output) && !output.is_dir() {
         let [input] = inputs else {
             return Err(Error::usage(format!(
-                "-o {}: one file for {} volumes; expected a folder",
+                "-o {}: is one file for {} volumes; expected a folder",
                 output.display(),
                 inputs.len()
             )));
@@ -51,9 +51,9 @@ pub fn plan_outputs(inputs: &[PathBuf], output: &Path) -> Result<(Vec<PredictCas
         return Ok((vec![case], parent_of(output).to_path_buf()));
     }
     let mut names = case_paths(inputs);
-    let taken: BTreeSet<PathBuf> = names.iter().cloned().collect();
+    let used: BTreeSet<PathBuf> = names.iter().cloned().collect();
     for (name, input) in names.iter_mut().zip(inputs) {
-        let before = name_before(input).filter(|before| !taken.contains(Path::new(before)));
+        let before = name_before(input).filter(|before| !used.contains(Path::new(before)));
         let made_as = |name: &Path| was_made_as(&with_ending(&output.join(name), input), input);
         if let Some(before) = before
             && name.components().count() == 1
@@ -75,7 +75,7 @@ pub fn plan_outputs(inputs: &[PathBuf], output: &Path) -> Result<(Vec<PredictCas
         let other = others.copied().find(|other| *other != input);
         let refused = match other {
             Some(other) => Some(format!(
-                "its label map would have the same name as that of {}; rename one of the two, or predict them into two folders",
+                "its label map would have the same name as that of {}; rename one of the two, or predict them into separate folders",
                 other.display()
             )),
             None => refused_link(folder, name),
@@ -88,18 +88,18 @@ pub fn plan_outputs(inputs: &[PathBuf], output: &Path) -> Result<(Vec<PredictCas
     Ok((cases, output.to_path_buf()))
 }
 
-/// Why nothing is written for a case whose own folder below `output` is a link to another place.
+/// Why a case is refused whose folder below `output` is a link to another place.
 fn refused_link(output: &Path, name: &Path) -> Option<String> {
     let folder = name.parent()?;
     leads_out(output, folder).then(|| {
         format!(
-            "its label map would be written out of the output folder, where the link {} leads; remove the link, or choose another -o",
+            "its label map would be written outside the output folder, because {} is a link; remove the link, or choose another -o",
             output.join(folder).display()
         )
     })
 }
 
-/// A case's path with the ending of its input, and with `.nii.gz` where that is not called as a volume.
+/// A case's path with the extension of its input, or `.nii.gz` if the input does not have that of a volume.
 fn with_ending(case: &Path, input: &Path) -> PathBuf {
     let ending = file_stem(input).zip(input.file_name());
     let ending = ending.and_then(|(stem, name)| name.as_bytes().get(stem.len()..));
@@ -108,15 +108,14 @@ fn with_ending(case: &Path, input: &Path) -> PathBuf {
     name.into()
 }
 
-/// What the case was called by versions that left out `_0000` from every name, and that knew no single images of
-/// TotalSegmentator's dataset.
+/// The case's name in versions that removed `_0000` from every name and did not recognise TotalSegmentator's dataset.
 fn name_before(input: &Path) -> Option<OsString> {
     let stem = file_stem(input)?.as_bytes();
     let case = stem.strip_suffix(b"_0000").filter(|case| !case.is_empty());
     Some(OsString::from_vec(case.unwrap_or(stem).to_vec()))
 }
 
-/// Whether the label map is there, made of this input.
+/// Whether the label map exists and was made from this input.
 fn was_made_as(label_map: &Path, input: &Path) -> bool {
     let same = |made: PathBuf| match (made.canonicalize(), input.canonicalize()) {
         (Ok(a), Ok(b)) => a == b,
@@ -141,7 +140,7 @@ mod tests {
 
     use super::*;
 
-    /// Where the label maps go below `out`, and whether each is refused.
+    /// The label maps' paths below `out`, and whether each is refused.
     fn planned(inputs: &[&str]) -> Vec<(String, bool)> {
         let inputs: Vec<PathBuf> = inputs.iter().map(PathBuf::from).collect();
         let (cases, folder) = plan_outputs(&inputs, Path::new("out")).unwrap();
@@ -160,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn endings_are_kept_and_a_clash_costs_its_pair_alone() {
+    fn extensions_are_kept_and_only_clashing_pairs_are_refused() {
         let inputs = [
             "a/x.NII",
             "noname",
@@ -201,7 +200,7 @@ mod tests {
         let (cases, _) = plan_outputs(&inputs, &at("out")).unwrap();
         assert_eq!(cases[0].output, at("out/a/p/ct.nii"));
         let refused = cases[0].refused.as_deref().unwrap_or_default();
-        assert!(refused.contains("out of the output folder"), "{refused}");
+        assert!(refused.contains("outside the output folder"), "{refused}");
         assert_eq!(cases[1].refused, None);
     }
 
@@ -243,7 +242,7 @@ mod tests {
         std::fs::write(out.join("ct.json"), sidecar(&inputs[2]).to_string()).unwrap();
         assert_eq!(planned(&inputs[0]), "v.nii.gz");
         assert_eq!(planned(&inputs[2]), "ct.nii.gz");
-        // Of another input it is another label map.
+        // A label map of another input does not count.
         std::fs::write(out.join("v.json"), sidecar(&inputs[1]).to_string()).unwrap();
         assert_eq!(planned(&inputs[0]), "v_0000.nii.gz");
     }

@@ -1,5 +1,4 @@
-//! Every structure on its own, where a model's structures are independent: masks that may overlap, kept as runs of
-//! voxels while logits stream by.
+//! Overlapping masks of independent structures, run-length encoded while logits are exported.
 
 use std::ops::Range;
 
@@ -7,14 +6,14 @@ use ndarray::ArrayView3;
 use rayon::prelude::*;
 
 use super::StructureMasks;
-use crate::inference::export_logits::Probabilities;
+use crate::inference::export_logits::ProbabilitySink;
 use ctseg_base::{Error, Result};
-use ctseg_image::labels::postprocess::{Step, processed, reach};
+use ctseg_image::labels::postprocess::{Step, apply_steps, margin};
 use ctseg_image::labels::run_length_mask::RunMask;
 use ctseg_image::space::{Grid, LabelMap, Volume, VoxelBox};
 use ctseg_image::statistics::structures::{StructureStatistics, mask_statistics};
 
-/// Between what is outside of a mask, 0, and inside, 1.
+/// Threshold between outside a mask, 0, and inside, 1.
 const INSIDE: f32 = 0.5;
 
 /// The structures' masks on a volume's grid.
@@ -23,13 +22,13 @@ pub struct OverlappingMasks {
     grid: Grid,
     /// Label values in the order of the model's maps.
     values: Vec<u16>,
-    /// A voxel is a structure's where its probability is above this.
+    /// Probability thresholds, in the order of the maps.
     thresholds: Vec<f64>,
     masks: Vec<RunMask>,
 }
 
 impl OverlappingMasks {
-    /// Empty masks; as [`Probabilities`] they hear what is inside.
+    /// Empty masks, filled as a [`ProbabilitySink`].
     pub fn new(grid: Grid, values: &[u16], thresholds: &[f64]) -> Self {
         Self {
             grid,
@@ -39,10 +38,10 @@ impl OverlappingMasks {
         }
     }
 
-    /// Runs each structure's clean-up; no structure is in another's way.
+    /// Applies each structure's post-processing, independently of the others.
     ///
     /// # Errors
-    /// A step whose numbers cannot work.
+    /// A step with invalid parameters.
     pub fn clean(&mut self, plan: &[(u16, Vec<Step>)]) -> Result<()> {
         let mut steps = plan.iter().flat_map(|(_, steps)| steps);
         if let Some(problem) = steps.find_map(Step::problem) {
@@ -60,44 +59,44 @@ impl OverlappingMasks {
         Ok(())
     }
 
-    /// What the structure with a label value measures; nothing for one that the model does not know.
+    /// Statistics of the structure with this label value; `None` if the model does not have it.
     pub fn statistics(&mut self, label: u16, volume: &Volume) -> Option<StructureStatistics> {
         let at = self.values.iter().position(|value| *value == label)?;
         Some(mask_statistics(&mut self.masks[at], volume))
     }
 
-    /// Makes the masks ready for being read.
+    /// Sorts the runs; required before reading.
     pub fn sort(&mut self) {
         self.masks.par_iter_mut().for_each(RunMask::sort);
     }
 }
 
-/// One mask after its clean-up, worked on in the box that it reaches.
+/// Applies the steps to one mask, in the box that they can affect.
 fn cleaned(mask: &RunMask, grid: &Grid, steps: &[Step]) -> RunMask {
     let Some(bounds) = mask.bounds().filter(|_| !steps.is_empty()) else {
         return mask.clone();
     };
-    let region = bounds.grown(reach(steps, grid.spacing_mm()), grid.shape);
+    let region = bounds.grown(margin(steps, grid.spacing_mm()), grid.shape);
     let part = LabelMap {
         grid: grid.cropped(&region),
-        data: mask.cut(&region).mapv(u16::from),
+        data: mask.crop(&region).mapv(u16::from),
     };
     let within = VoxelBox {
         start: std::array::from_fn(|axis| bounds.start[axis] - region.start[axis]),
         end: std::array::from_fn(|axis| bounds.end[axis] - region.start[axis]),
     };
-    let found = processed(&part, 1, &within, steps);
-    let place = VoxelBox {
+    let found = apply_steps(&part, 1, &within, steps);
+    let target = VoxelBox {
         start: std::array::from_fn(|axis| found.region.start[axis] + region.start[axis]),
         end: std::array::from_fn(|axis| found.region.end[axis] + region.start[axis]),
     };
     let mut result = RunMask::empty(grid.shape_zyx());
     let inside = found.mask.mapv(|inside| f32::from(u8::from(inside)));
-    result.add(&place, inside.view(), INSIDE);
+    result.add(&target, inside.view(), INSIDE);
     result
 }
 
-impl Probabilities for OverlappingMasks {
+impl ProbabilitySink for OverlappingMasks {
     fn put(&mut self, structure: usize, region: &VoxelBox, values: ArrayView3<f32>) -> Result<()> {
         let mask = self.masks.get_mut(structure);
         let mask = mask.ok_or_else(|| Error::invalid("internal: a map without a structure"))?;
@@ -164,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn clean_up_and_figures_of_one_structure_are_those_of_its_label_map() {
+    fn postprocessing_and_statistics_of_one_structure_equal_those_of_its_label_map() {
         let grid = Grid::with_spacing([10, 3, 2], [1.0, 2.0, 5.0]);
         let volume = Volume {
             grid,
@@ -187,12 +186,12 @@ mod tests {
         masks.sort();
         let mut marked = vec![0; 60];
         masks.mark(7, 0..60, &mut marked);
-        let told: Vec<u8> = labels
+        let expected: Vec<u8> = labels
             .data
             .iter()
             .map(|label| u8::from(*label == 7))
             .collect();
-        assert_eq!(marked, told);
+        assert_eq!(marked, expected);
         assert!(masks.statistics(9, &volume).is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! Patterns such as `scans/**/*.nii.gz`, matched folder by folder on names of any bytes.
+//! Glob patterns such as `scans/**/*.nii.gz`, matched folder by folder on names of any bytes.
 
 use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
@@ -10,17 +10,17 @@ use ctseg_base::{Error, Result};
 /// Any number of folders.
 const ANY: &str = "**";
 
-/// Whether a word holds a character that patterns give a meaning.
+/// Whether a path contains a glob character.
 pub(super) fn is_pattern(text: &Path) -> bool {
     let bytes = text.as_os_str().as_bytes();
     bytes.iter().any(|byte| b"*?[".contains(byte))
 }
 
-/// Files and folders that fit `pattern`, relative to `from`, in order; hidden ones only where the pattern has their dot.
-/// `**` follows no links.
+/// Files and folders that match `pattern`, relative to `from`, in order; hidden ones only if the pattern has the
+/// leading dot. `**` does not follow links.
 ///
 /// # Errors
-/// What is no pattern.
+/// An invalid pattern.
 pub(super) fn matching(from: &Path, pattern: &Path) -> Result<Vec<PathBuf>> {
     let mut found = vec![from.to_path_buf()];
     for part in pattern.components() {
@@ -36,15 +36,15 @@ pub(super) fn matching(from: &Path, pattern: &Path) -> Result<Vec<PathBuf>> {
             }
             Component::Normal(part) if is_pattern(Path::new(part)) => {
                 let matcher = matcher(pattern, &name)?;
-                let fits = |path: &PathBuf| {
+                let matches = |path: &PathBuf| {
                     let name = path.file_name().unwrap_or_default();
-                    // A byte that is no character is one to `?`, and what it is written as to a pattern that has it.
+                    // A byte that is not UTF-8 matches `?`, and its escaped form matches a pattern that contains it.
                     [to_text(name), name.to_string_lossy().into_owned()]
                         .iter()
                         .any(|name| matcher.matches_with(name, OPTIONS))
                 };
                 let all = found.iter().flat_map(|folder| entries(folder));
-                all.filter(fits).collect()
+                all.filter(matches).collect()
             }
             part => {
                 let paths = found.into_iter().map(|folder| folder.join(part));
@@ -69,9 +69,9 @@ fn matcher(whole: &Path, name: &str) -> Result<glob::Pattern> {
     })
 }
 
-/// What lies in a folder, in order; nothing in what cannot be listed.
+/// The entries of a folder, sorted; empty if it cannot be listed.
 fn entries(folder: &Path) -> Vec<PathBuf> {
-    // An empty path is the working folder, which does not become a part of the names.
+    // An empty path is the working folder and does not become part of the names.
     let listed = match folder.as_os_str().is_empty() {
         true => Path::new("."),
         false => folder,
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns_fit_names_of_any_bytes_and_hidden_ones_only_by_their_dot() {
+    fn patterns_match_names_of_any_bytes_and_hidden_ones_only_with_a_dot() {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &[u8]| {
             let path = folder.path().join(OsStr::from_bytes(name));

@@ -1,4 +1,4 @@
-//! Reading back what a prediction wrote, where that is masks without a label map too.
+//! Reads predictions back, from a label map or from masks.
 
 use std::path::Path;
 
@@ -9,11 +9,11 @@ use ctseg_image::formats::{case_file, read_header, read_label_map, read_label_ru
 use ctseg_image::labels::run_length_labels::LabelRuns;
 use ctseg_image::space::LabelMap;
 
-/// The labels of the case whose label map is or would be `label_map`: those of the file, or, where there is none, of the
-/// masks of the structures that its sidecar lists.
+/// The labels of the case with label map `label_map`; if that does not exist, merged from the masks of the structures
+/// in the sidecar.
 ///
 /// # Errors
-/// Files that cannot be read; masks that overlap, by a flag of the sidecar or in a voxel, or lie on different grids.
+/// Files that cannot be read; masks that overlap (according to the sidecar, or in a voxel) or have different grids.
 pub fn read_predicted(label_map: &Path) -> Result<LabelMap> {
     match label_map.exists() {
         true => Ok(read_label_map(label_map)?.1),
@@ -21,7 +21,7 @@ pub fn read_predicted(label_map: &Path) -> Result<LabelMap> {
     }
 }
 
-/// As [`read_predicted`], kept as runs; in little memory from the beginning where there is a label map.
+/// Like [`read_predicted`], run-length encoded; takes little memory if there is a label map.
 pub fn read_predicted_runs(label_map: &Path) -> Result<LabelRuns> {
     match label_map.exists() {
         true => Ok(read_label_runs(label_map)?.1),
@@ -29,7 +29,7 @@ pub fn read_predicted_runs(label_map: &Path) -> Result<LabelRuns> {
     }
 }
 
-/// How many voxels the case has; 0 where that cannot be told.
+/// Number of voxels of the case; 0 if unknown.
 pub fn predicted_voxels(label_map: &Path) -> usize {
     match read_header(label_map) {
         Ok(header) => header.grid.voxels(),
@@ -39,12 +39,12 @@ pub fn predicted_voxels(label_map: &Path) -> usize {
 
 fn of_masks(label_map: &Path) -> Result<LabelMap> {
     let Some(made) = read_sidecar(label_map) else {
-        return Err(Error::file(label_map, "there is no such label map"));
+        return Err(Error::file(label_map, "label map not found"));
     };
     if made.overlapping {
         return Err(Error::file(
             label_map,
-            "there are only masks that may overlap (--overlap --no-label-map); predict with a label map",
+            "the case has only masks that may overlap (--overlap --no-label-map); predict again with a label map",
         ));
     }
     let folder = case_file(label_map, "");
@@ -57,7 +57,7 @@ fn of_masks(label_map: &Path) -> Result<LabelMap> {
         if labels.grid != mask.grid {
             return Err(Error::file(
                 &path,
-                "lies on another grid than the case's other masks",
+                "has another grid than the case's other masks",
             ));
         }
         let overlapping: usize = labels.overlay(&mask, *value).values().sum();
@@ -70,5 +70,5 @@ fn of_masks(label_map: &Path) -> Result<LabelMap> {
             ));
         }
     }
-    merged.ok_or_else(|| Error::file(label_map, "its sidecar names no structures"))
+    merged.ok_or_else(|| Error::file(label_map, "its sidecar lists no structures"))
 }

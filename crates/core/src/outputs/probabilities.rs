@@ -1,4 +1,4 @@
-//! Probabilities of all structures of a case, written portion by portion.
+//! Probabilities of all structures of a case, written slab by slab.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -8,21 +8,21 @@ use half::f16;
 use ndarray::ArrayView3;
 
 use super::streamed_map::MapFile;
-use crate::inference::export_logits::Probabilities;
+use crate::inference::export_logits::ProbabilitySink;
 use ctseg_base::{Error, Result};
 use ctseg_image::formats::{VolumeHeader, case_file};
 use ctseg_image::nifti::{NiftiHeader, write_maps};
 use ctseg_image::space::{Grid, VoxelBox};
 
-/// What a step of a byte stands for.
+/// Probability per step of a byte.
 pub(super) const U8_STEP: f64 = 1.0 / 255.0;
 
-/// How probabilities are kept.
+/// File format of probabilities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProbabilityKind {
     /// In steps of 1/255: a NIfTI file with one volume per structure.
     U8,
-    /// As 16-bit reals: a NumPy array (structure, z, y, x), which is what NIfTI has no type for.
+    /// As 16-bit floats, which NIfTI does not have: a NumPy array (structure, z, y, x).
     F16,
 }
 
@@ -34,7 +34,7 @@ impl FromStr for ProbabilityKind {
             "u8" => Ok(Self::U8),
             "f16" => Ok(Self::F16),
             other => Err(Error::usage(format!(
-                "'{other}' is no way to save probabilities; expected u8 or f16"
+                "'{other}' is not a format of probabilities; expected u8 or f16"
             ))),
         }
     }
@@ -50,7 +50,7 @@ impl fmt::Display for ProbabilityKind {
 }
 
 impl ProbabilityKind {
-    /// For each voxel of each structure, in memory and before compression.
+    /// Bytes per voxel and structure, before compression.
     pub fn bytes(self) -> usize {
         match self {
             Self::U8 => 1,
@@ -58,7 +58,7 @@ impl ProbabilityKind {
         }
     }
 
-    /// How many values a voxel can have.
+    /// Number of values that a voxel can have.
     pub fn codes(self) -> usize {
         match self {
             Self::U8 => 256,
@@ -66,7 +66,7 @@ impl ProbabilityKind {
         }
     }
 
-    /// The probability that the file holds as `code`, in their order.
+    /// The probability that is stored as `code`; increases with `code`.
     pub fn probability(self, code: u16) -> f64 {
         match self {
             Self::U8 => f64::from(code) * U8_STEP,
@@ -84,7 +84,7 @@ impl ProbabilityKind {
     }
 }
 
-/// A file under way; it has its name when it is whole.
+/// A file being written; it gets its final name when it is complete.
 pub struct ProbabilityFile {
     kind: ProbabilityKind,
     file: MapFile,
@@ -92,7 +92,7 @@ pub struct ProbabilityFile {
 }
 
 impl ProbabilityFile {
-    /// For `structures` maps on `grid`, beside the label map `output`.
+    /// Creates the file beside the label map `output`, for `structures` maps on `grid`.
     pub fn create(
         kind: ProbabilityKind,
         output: &Path,
@@ -111,7 +111,7 @@ impl ProbabilityFile {
         })
     }
 
-    /// Puts the file under its name; `source` is the header of the volume.
+    /// Moves the file to its final name; `source` is the header of the volume.
     pub fn finish(self, source: &VolumeHeader) -> Result<PathBuf> {
         match self.kind {
             ProbabilityKind::U8 => {
@@ -126,12 +126,12 @@ impl ProbabilityFile {
                 )?;
                 Ok(path)
             }
-            ProbabilityKind::F16 => self.file.persisted(),
+            ProbabilityKind::F16 => self.file.persist(),
         }
     }
 }
 
-impl Probabilities for ProbabilityFile {
+impl ProbabilitySink for ProbabilityFile {
     fn put(&mut self, structure: usize, region: &VoxelBox, values: ArrayView3<f32>) -> Result<()> {
         let kind = self.kind;
         self.file
@@ -146,12 +146,12 @@ impl Probabilities for ProbabilityFile {
     }
 }
 
-/// NumPy's format, version 1.0 (numpy.lib.format): 16-bit little-endian reals in C order.
+/// Header of NumPy's format, version 1.0 (numpy.lib.format): 16-bit little-endian floats in C order.
 fn numpy_header(structures: usize, [z, y, x]: [usize; 3]) -> Vec<u8> {
     let mut description = format!(
         "{{'descr': '<f2', 'fortran_order': False, 'shape': ({structures}, {z}, {y}, {x}), }}"
     );
-    // Magic, version and length take 10 bytes; all together are a multiple of 64 and end a line.
+    // Magic, version and length take 10 bytes; the total is a multiple of 64 and ends with a newline.
     let padding = (64 - (10 + description.len() + 1) % 64) % 64;
     description.extend(std::iter::repeat_n(' ', padding));
     description.push('\n');

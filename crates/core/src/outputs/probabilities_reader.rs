@@ -1,4 +1,4 @@
-//! Saved probabilities, read slice by slice.
+//! Reads saved probabilities slice by slice.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -11,15 +11,15 @@ use ctseg_base::{Error, Result, regular_file};
 use ctseg_image::nifti::ByteMaps;
 use ctseg_image::space::{Grid, GridTolerance};
 
-/// A header in NumPy's format is shorter.
-const MOST_HEADER_BYTES: usize = 1 << 16;
+/// Limit for the header of a NumPy array.
+const MAX_HEADER_BYTES: usize = 1 << 16;
 
-/// How far a slope may be from 1/255: NIfTI-1 has 32 bits for it.
+/// Tolerance of the slope 1/255, which NIfTI-1 stores in 32 bits.
 const SLOPE_TOLERANCE: f64 = 1e-8;
 
 const F16_BYTES: u64 = 2;
 
-/// A file of probabilities as `predict --save-probabilities` writes it.
+/// A file of probabilities written by `predict --save-probabilities`.
 pub struct ProbabilityReader {
     path: PathBuf,
     maps: usize,
@@ -33,10 +33,10 @@ enum Content {
 }
 
 impl ProbabilityReader {
-    /// Opens the file of a label map on `grid`; nothing is believed of its header that its length does not allow.
+    /// Opens the probabilities of a label map on `grid`. The header is checked against the file's length.
     ///
     /// # Errors
-    /// Another format, another grid, a length that is not what the header says.
+    /// Another format, another grid, or a length that does not match the header.
     pub fn open(path: &Path, kind: ProbabilityKind, grid: &Grid) -> Result<Self> {
         let reader = match kind {
             ProbabilityKind::U8 => {
@@ -56,7 +56,7 @@ impl ProbabilityReader {
             return Err(Error::file(
                 path,
                 format!(
-                    "has {shape_zyx:?} voxels (z, y, x) where its label map has {:?}; predict again with --save-probabilities",
+                    "has {shape_zyx:?} voxels (z, y, x), but its label map has {:?}; predict again with --save-probabilities",
                     grid.shape_zyx()
                 ),
             ));
@@ -64,10 +64,10 @@ impl ProbabilityReader {
         Ok(reader)
     }
 
-    /// [`ProbabilityReader::open`] of 16-bit reals whose label map is not known.
+    /// Like [`ProbabilityReader::open`] for 16-bit floats without a known label map.
     ///
     /// # Errors
-    /// Another format, a length that is not what the header says.
+    /// Another format, or a length that does not match the header.
     pub fn open_array(path: &Path) -> Result<Self> {
         let ([maps, z, y, x], file) = open_halves(path)?;
         Ok(Self {
@@ -78,21 +78,21 @@ impl ProbabilityReader {
         })
     }
 
-    /// Voxels of each map (z, y, x).
+    /// Shape of each map (z, y, x).
     pub fn shape_zyx(&self) -> [usize; 3] {
         self.shape_zyx
     }
 
-    /// How many structures' maps there are.
+    /// Number of maps, one per structure.
     pub fn maps(&self) -> usize {
         self.maps
     }
 
-    /// Hands out every slice with the place of its map and its z: codes, see [`ProbabilityKind::probability`], x
-    /// fastest. In memory is one slice.
+    /// Calls `take` for every slice with the index of its map, its z, and its codes (see
+    /// [`ProbabilityKind::probability`]), x fastest. Only one slice is in memory.
     ///
     /// # Errors
-    /// A file that is damaged, numbers that are no probabilities.
+    /// A damaged file; values that are not probabilities.
     pub fn each_slice(self, mut take: impl FnMut(usize, usize, &[u16])) -> Result<()> {
         let [depth, height, width] = self.shape_zyx;
         let mut codes: Vec<u16> = Vec::with_capacity(height * width);
@@ -120,7 +120,7 @@ impl ProbabilityReader {
                     return Err(Error::file(
                         &self.path,
                         format!(
-                            "holds {} in map {map} at voxel [{}, {}, {z}] (x, y, z); expected probabilities, 0 to 1",
+                            "has {} in map {map} at voxel [{}, {}, {z}] (x, y, z); expected probabilities from 0 to 1",
                             f16::from_bits(codes[at]),
                             at % width,
                             at / width
@@ -134,7 +134,7 @@ impl ProbabilityReader {
     }
 }
 
-/// Bits grow with the number as long as it is not negative; −0 is 0.
+/// The bit pattern, which is ordered like the value for non-negative values; −0 becomes 0.
 fn code(value: f16) -> u16 {
     match value.to_bits() {
         0x8000 => 0,
@@ -151,7 +151,7 @@ fn check_bytes(path: &Path, maps: &ByteMaps, grid: &Grid) -> Result<()> {
         return Err(Error::file(
             path,
             format!(
-                "its numbers stand for {slope} each, from {intercept} on; expected 1/255, as --save-probabilities writes"
+                "its values have slope {slope} and intercept {intercept}; expected slope 1/255 and intercept 0, as --save-probabilities writes"
             ),
         ));
     }
@@ -160,7 +160,7 @@ fn check_bytes(path: &Path, maps: &ByteMaps, grid: &Grid) -> Result<()> {
         return Err(Error::file(
             path,
             format!(
-                "lies up to {:.2} mm off its label map; predict again with --save-probabilities",
+                "is up to {:.2} mm off its label map; predict again with --save-probabilities",
                 maps.grid().largest_shift_mm(grid)
             ),
         ));
@@ -168,8 +168,8 @@ fn check_bytes(path: &Path, maps: &ByteMaps, grid: &Grid) -> Result<()> {
     Ok(())
 }
 
-/// A file in NumPy's format (numpy.lib.format), behind its header, and the shape that it promises and has the length
-/// for: (structure, z, y, x).
+/// Opens a file in NumPy's format (numpy.lib.format), positioned after the header, with its shape (structure, z, y,
+/// x), which is checked against the file's length.
 fn open_halves(path: &Path) -> Result<([usize; 4], BufReader<File>)> {
     let failed = |problem: String| Error::file(path, problem);
     let file = regular_file::open(path).map_err(Error::io(path, "open"))?;
@@ -178,11 +178,13 @@ fn open_halves(path: &Path) -> Result<([usize; 4], BufReader<File>)> {
     let (text, begin) = numpy_description(&mut file)
         .map_err(Error::io(path, "read the header of"))?
         .ok_or_else(|| {
-            failed("no NumPy array; expected what --save-probabilities=f16 writes".to_owned())
+            failed(
+                "not a NumPy array; expected a file written by --save-probabilities=f16".to_owned(),
+            )
         })?;
     let shape = shape_of(&text).ok_or_else(|| {
         failed(format!(
-            "describes itself as {text}; expected 16-bit reals ('<f2') in C order, (structure, z, y, x)"
+            "has the description {text}; expected 16-bit floats ('<f2') in C order, (structure, z, y, x)"
         ))
     })?;
     let bytes = shape
@@ -191,13 +193,13 @@ fn open_halves(path: &Path) -> Result<([usize; 4], BufReader<File>)> {
         .and_then(|bytes| bytes.checked_add(begin));
     if shape.contains(&0) || bytes != Some(length) {
         return Err(failed(format!(
-            "truncated or damaged: {length} bytes found, which is not what an array of {shape:?} takes"
+            "truncated or damaged: its {length} bytes do not match an array of shape {shape:?}"
         )));
     }
     Ok((shape, file))
 }
 
-/// What an array's header says, without spaces, and how long the header is; `None` of another format.
+/// The description in an array's header, without spaces, and the length of the header; `None` for another format.
 fn numpy_description(file: &mut impl Read) -> std::io::Result<Option<(String, u64)>> {
     let mut start = Vec::new();
     file.by_ref().take(8).read_to_end(&mut start)?;
@@ -209,7 +211,7 @@ fn numpy_description(file: &mut impl Read) -> std::io::Result<Option<(String, u6
     let mut length = [0; 4];
     file.read_exact(&mut length[..length_bytes])?;
     let length = u32::from_le_bytes(length) as usize;
-    if length > MOST_HEADER_BYTES {
+    if length > MAX_HEADER_BYTES {
         return Ok(None);
     }
     let mut text = vec![0; length];
@@ -239,7 +241,7 @@ mod tests {
     use ndarray::Array3;
 
     use super::*;
-    use crate::inference::export_logits::Probabilities;
+    use crate::inference::export_logits::ProbabilitySink;
     use crate::outputs::probabilities::ProbabilityFile;
     use ctseg_image::formats::{VolumeHeader, VoxelType};
     use ctseg_image::nifti::{NiftiHeader, write_maps};
@@ -276,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn written_probabilities_are_read_back() {
         let folder = tempfile::tempdir().unwrap();
         for (kind, most) in [
             (ProbabilityKind::U8, 0.5 / 255.0),
@@ -302,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_arrays_are_refused_before_anything_is_sized_by_them() {
+    fn damaged_arrays_are_refused_before_anything_is_allocated() {
         let folder = tempfile::tempdir().unwrap();
         let path = written(ProbabilityKind::F16, folder.path());
         let whole = fs::read(&path).unwrap();
@@ -326,19 +328,19 @@ mod tests {
             (whole[..whole.len() - 1].to_vec(), "truncated"),
             ([&whole[..], &[0]].concat(), "truncated"),
             (whole[..40].to_vec(), "header"),
-            (b"no array".to_vec(), "no NumPy array"),
-            (Vec::new(), "no NumPy array"),
+            (b"no array".to_vec(), "not a NumPy array"),
+            (Vec::new(), "not a NumPy array"),
             (
                 b"\x93NUMPY\x02\x00\xff\xff\xff\x7f".to_vec(),
-                "no NumPy array",
+                "not a NumPy array",
             ),
             (with("<f2", "<f4"), "'<f2'"),
             (with("False", "True "), "C order"),
             (with("(2, 2, 3, 4)", "(2, 2, 3)   "), "(structure, z, y, x)"),
             (with("(2, 2, 3, 4)", huge), "truncated"),
             (with("(2, 2, 3, 4)", "(2, 2, 4, 3)"), "its label map has"),
-            (outside, "holds 1.5 in map 0 at voxel [1, 0, 0]"),
-            (nan, "holds NaN"),
+            (outside, "has 1.5 in map 0 at voxel [1, 0, 0]"),
+            (nan, "has NaN"),
         ] {
             fs::write(&path, bytes).unwrap();
             let error = error_of(&path, ProbabilityKind::F16);
@@ -374,7 +376,7 @@ mod tests {
         let mut moved = grid();
         moved.affine[2][3] = 5.0;
         assert!(foreign(moved, U8_STEP).contains("5.00 mm off"));
-        // A header that promises more than its file can hold.
+        // A header with more volumes than the file contains.
         let plain = folder.path().join("plain.nii");
         let source = NiftiHeader::for_grid(&grid()).unwrap();
         write_maps(&plain, &source, 2, U8_STEP, vec![0; 48].as_slice()).unwrap();

@@ -1,6 +1,6 @@
-//! `<case>.json`, which lies beside each label map and says how it was made.
+//! `<case>.json`, the sidecar of each label map: how it was made.
 //!
-//! Over 400 lines: what is written, how it is read again and by what it is known share one format.
+//! Over 400 lines: writing, reading and comparing sidecars share one format.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::links::refuse_links_out;
 use super::overlapping_masks::OverlappingMasks;
-use super::{Outputs, remove_left_over};
+use super::{Outputs, remove_stale_files};
 use crate::inference::cascade::CascadeReport;
 use crate::model::identity::ModelUsed;
 use ctseg_base::atomic_file::{parent_of, write_bytes_atomically};
@@ -27,14 +27,14 @@ use ctseg_image::space::LabelMap;
 use ctseg_image::statistics::structures::{StructureStatistics, structure_statistics};
 use ctseg_image::statistics::totalsegmentator::TableOptions;
 
-/// Which label maps are alike: those made by builds of the same version count as done and are kept. Raise it only in a
-/// change after which the same model makes other label maps of the same volume.
+/// Version of the inference algorithm: label maps made by builds with the same version count as done and are kept.
+/// Raise it only in a change after which the same model makes different label maps of the same volume.
 pub const INFERENCE_VERSION: u32 = 1;
 
-/// What is known of a label map.
+/// The metadata of a label map.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Sidecar {
-    /// Those of older versions do not say it.
+    /// Not in sidecars of older versions.
     #[serde(default)]
     pub state: State,
     #[serde(with = "os_text::path")]
@@ -43,109 +43,109 @@ pub struct Sidecar {
     /// The first model.
     #[serde(with = "os_text::path")]
     pub model: PathBuf,
-    /// Of the model, or of all that were averaged.
+    /// Of the model, or of the whole ensemble.
     pub model_sha256: String,
-    /// Where several models were averaged: each of them.
+    /// The models of an ensemble.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ensemble: Vec<ModelUsed>,
-    /// [`INFERENCE_VERSION`] of the build that made it; sidecars from before there was such a number are of version 1.
+    /// [`INFERENCE_VERSION`] of the build that made it; 1 if the sidecar does not have it.
     #[serde(default = "first_inference_version")]
     pub inference_version: u32,
-    /// For people to read; decides nothing.
+    /// For information only.
     pub ctseg_version: String,
     pub device: String,
     /// Voxels along the file's axes.
     pub shape: [usize; 3],
     pub spacing_mm: [f64; 3],
     pub orientation: String,
-    /// Warnings about the file and deviations from the normal way.
+    /// Warnings about the file and deviations from normal processing.
     pub notes: Vec<String>,
     pub cascade: CascadeReport,
-    /// Whether the masks are of each structure on its own, so that voxels may be of several; figures are the masks'.
+    /// Whether the masks may overlap (each structure on its own); statistics are then those of the masks.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub overlapping: bool,
-    /// Whether only chosen structures were wanted (`structures`), and a model of several parts ran no more for them.
+    /// Whether only the chosen `structures` were written, and a multi-part model ran only their parts.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub only_chosen: bool,
-    /// How the figures of `<case>_statistics.json` were taken, if it was wanted.
+    /// Options of `<case>_statistics.json`, if it was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub statistics_json: Option<TableOptions>,
-    /// How the volume's values were brought to Hounsfield units, if that was asked for.
+    /// How the volume's values were rescaled to Hounsfield units (`--rescale-hu`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rescale_hu: Option<RescaleHu>,
     /// Volume of each structure by name.
     pub volumes_ml: BTreeMap<String, f64>,
-    /// What each structure measures, by name.
+    /// Statistics of each structure by name.
     #[serde(default)]
     pub statistics: BTreeMap<String, StructureStatistics>,
     /// The case's files, relative to the sidecar's folder.
     #[serde(default, with = "os_text::paths")]
     pub files: Vec<PathBuf>,
-    /// What those files hold; nothing in sidecars of older versions, whose cases are done again.
+    /// Size and hash of those files; empty in sidecars of older versions, whose cases are predicted again.
     #[serde(default, with = "os_text::path_keys")]
     pub written: BTreeMap<PathBuf, Written>,
     /// Label value of each structure by name.
     pub structures: BTreeMap<String, u16>,
-    /// Label values in the order of the maps of the probabilities, where these were saved.
+    /// Label values in the order of the maps of saved probabilities.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub probability_labels: Vec<u16>,
     pub seconds: f64,
-    /// Largest resident memory of the process so far.
+    /// Peak resident memory of the process so far.
     pub peak_memory_mb: Option<f64>,
 }
 
-/// How far a case is.
+/// Progress of a case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// The first file is about to be written, and not all are.
+    /// Some files may have been written, but not all.
     Writing,
     #[default]
     Done,
 }
 
-/// A sidecar from before the first file of a case is written until all are.
+/// The sidecar while the files of a case are being written.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Begun {
+pub struct PartialSidecar {
     pub state: State,
     #[serde(with = "os_text::path")]
     pub input: PathBuf,
     pub ctseg_version: String,
-    /// Which process writes, or wrote when it was killed.
+    /// The process that writes, or wrote until it was killed.
     pub worker: Option<Worker>,
-    /// All files that may be there by now, relative to the sidecar's folder.
+    /// All files that may exist, relative to the sidecar's folder.
     #[serde(with = "os_text::paths")]
     pub files: Vec<PathBuf>,
 }
 
-/// Sidecars are smaller; a larger file is something else and is not read.
-pub const MOST_BYTES: u64 = 64 << 20;
+/// Larger files are not sidecars and are not read.
+pub const MAX_BYTES: u64 = 64 << 20;
 
-/// What lies where a sidecar would.
+/// What was found at the path of a sidecar.
 pub enum Found {
     Nothing,
-    Begun(Begun),
+    Partial(PartialSidecar),
     Done(Box<Sidecar>),
-    /// No sidecar of ctseg's.
+    /// A file that ctseg did not write.
     Foreign,
 }
 
-/// What lies beside the label map that is or would be `output`.
+/// Looks for the sidecar of the label map `output`, which may not exist.
 ///
 /// # Errors
-/// It cannot be read.
-pub fn found_at(output: &Path) -> Result<Found> {
+/// The file cannot be read.
+pub fn find_sidecar(output: &Path) -> Result<Found> {
     let path = sidecar_path(output);
-    let text = match read_text_at_most(&path, MOST_BYTES) {
+    let text = match read_text_at_most(&path, MAX_BYTES) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::Nothing),
         Err(error) if error.kind() == ErrorKind::InvalidData => return Ok(Found::Foreign),
         Err(error) => return Err(Error::io(&path, "read")(error)),
     };
-    if let Ok(begun) = serde_json::from_str::<Begun>(&text)
-        && begun.state == State::Writing
+    if let Ok(partial) = serde_json::from_str::<PartialSidecar>(&text)
+        && partial.state == State::Writing
     {
-        return Ok(Found::Begun(begun));
+        return Ok(Found::Partial(partial));
     }
     let made = serde_json::from_str(&text);
     Ok(made.map_or(Found::Foreign, |made| Found::Done(Box::new(made))))
@@ -155,7 +155,7 @@ fn first_inference_version() -> u32 {
     1
 }
 
-/// A file's content, to know it again.
+/// Size and hash of a file, to detect changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Written {
     pub bytes: u64,
@@ -163,7 +163,7 @@ pub struct Written {
 }
 
 impl Written {
-    /// What lies at `path`.
+    /// Of the file at `path`.
     pub fn at(path: &Path) -> Result<Self> {
         let metadata = std::fs::metadata(path).map_err(Error::io(path, "read"))?;
         Ok(Self {
@@ -172,30 +172,30 @@ impl Written {
         })
     }
 
-    /// Whether it still lies at `path`, to the last byte.
-    pub fn is_at(&self, path: &Path) -> bool {
+    /// Whether the file at `path` is unchanged.
+    pub fn matches(&self, path: &Path) -> bool {
         let length = std::fs::metadata(path).map(|metadata| metadata.len());
         length.is_ok_and(|bytes| bytes == self.bytes)
             && file_sha256(path).is_ok_and(|sha256| sha256 == self.sha256)
     }
 }
 
-/// The sidecar of a label map.
+/// Path of the sidecar of a label map.
 pub fn sidecar_path(output: &Path) -> PathBuf {
     case_file(output, ".json")
 }
 
-/// The sidecar beside `label_map`, if there is one that can be read.
+/// The finished sidecar of `label_map`, if there is one.
 pub fn read_sidecar(label_map: &Path) -> Option<Sidecar> {
-    match found_at(label_map) {
+    match find_sidecar(label_map) {
         Ok(Found::Done(made)) => Some(*made),
         _ => None,
     }
 }
 
-/// Whether the case whose label map is `output` is of this input and these models ([`Sidecar::is_of`]), and all of its
-/// files are whole.
-pub fn is_made_of(
+/// Whether the case with label map `output` was made from this input with these models ([`Sidecar::matches`]), and
+/// all of its files are intact.
+pub fn is_complete_for(
     output: &Path,
     input_sha256: &str,
     rescale_hu: Option<RescaleHu>,
@@ -203,16 +203,16 @@ pub fn is_made_of(
 ) -> bool {
     read_sidecar(output).is_some_and(|made| {
         let mut files = made.files.iter();
-        made.is_of(input_sha256, rescale_hu, model_sha256)
+        made.matches(input_sha256, rescale_hu, model_sha256)
             && !made.files.is_empty()
-            && files.all(|file| made.is_whole(output, file))
+            && files.all(|file| made.is_intact(output, file))
     })
 }
 
 impl Sidecar {
-    /// Whether the case was made of this input with its values brought to Hounsfield units in this way, by models with
-    /// this hash and by a build of the same [`INFERENCE_VERSION`].
-    pub fn is_of(
+    /// Whether the case was made from this input with the same rescaling to Hounsfield units, by models with this
+    /// hash and by a build with the same [`INFERENCE_VERSION`].
+    pub fn matches(
         &self,
         input_sha256: &str,
         rescale_hu: Option<RescaleHu>,
@@ -224,18 +224,17 @@ impl Sidecar {
             && self.inference_version == INFERENCE_VERSION
     }
 
-    /// Whether one of the case's files is as it was written. What happened to it since (a copy that was cut off, a
-    /// change by another program) its length and hash tell: label maps are a hundredth of the volumes that are
-    /// hashed anyway.
-    pub fn is_whole(&self, output: &Path, file: &Path) -> bool {
+    /// Whether one of the case's files is as it was written, by length and hash, so that truncated copies and edits are
+    /// detected. Hashing is cheap: label maps are a hundredth of the size of the volumes, which are hashed anyway.
+    pub fn is_intact(&self, output: &Path, file: &Path) -> bool {
         let written = self.written.get(file);
-        written.is_some_and(|written| written.is_at(&parent_of(output).join(file)))
+        written.is_some_and(|written| written.matches(&parent_of(output).join(file)))
     }
 }
 
 impl Outputs {
-    /// Whether the case was made with what is wanted.
-    pub fn are_of(&self, made: &Sidecar, structures: &BTreeMap<String, u16>) -> bool {
+    /// Whether a finished case has these outputs.
+    pub fn match_sidecar(&self, made: &Sidecar, structures: &BTreeMap<String, u16>) -> bool {
         made.structures == *structures
             && made.only_chosen == self.structures.is_some()
             && made.statistics_json == self.statistics_json
@@ -245,71 +244,74 @@ impl Outputs {
 
 fn write_json(path: &Path, content: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(content)
-        .map_err(|error| Error::file(path, format!("cannot describe the case: {error}")))?;
+        .map_err(|error| Error::file(path, format!("cannot write the case as JSON: {error}")))?;
     write_bytes_atomically(path, text.as_bytes())
 }
 
-/// Probabilities beside a label map.
+/// The saved probabilities of a case.
 #[derive(Debug, Clone)]
 pub struct SavedProbabilities {
-    /// In the folder of the label map.
+    /// File name, in the folder of the label map.
     pub file: PathBuf,
     /// Label values in the order of its maps.
     pub labels: Vec<u16>,
 }
 
-/// What a label map is made of and with.
-pub struct Making<'a> {
+/// Writes the files of a case.
+pub struct CaseWriter<'a> {
     pub input: &'a Path,
     pub input_sha256: &'a str,
     pub image: &'a VolumeImage,
     pub models: &'a [ModelUsed],
     pub model_sha256: &'a str,
     pub device: String,
-    /// Label value of each structure by name; of those that are wanted.
+    /// Label value by name of the structures to write.
     pub structures: &'a BTreeMap<String, u16>,
     pub outputs: &'a Outputs,
-    /// What the image's values were brought to Hounsfield units by, if that was asked for.
+    /// How the image's values were rescaled to Hounsfield units (`--rescale-hu`).
     pub rescale_hu: Option<RescaleHu>,
-    /// The case's probabilities; their file is there already.
+    /// The case's probabilities; their file already exists.
     pub probabilities: Option<SavedProbabilities>,
     pub started: Instant,
 }
 
-impl Making<'_> {
-    /// Says in the sidecar that `files` are about to be written, relative to its folder, and removes what an earlier
-    /// prediction of the case has left beside them.
+impl CaseWriter<'_> {
+    /// Records in the sidecar that `files` (relative to its folder) are about to be written, and removes other files
+    /// of an earlier prediction of the case.
     ///
     /// # Errors
-    /// The sidecar cannot be written; a link leads from the folder of masks to another place.
-    pub fn begin(&self, output: &Path, files: Vec<PathBuf>) -> Result<()> {
+    /// The sidecar cannot be written; the folder of masks is a link out of the output folder.
+    pub fn start(&self, output: &Path, files: Vec<PathBuf>) -> Result<()> {
         refuse_links_out(output, &files)?;
-        let left = match found_at(output)? {
+        let stale = match find_sidecar(output)? {
             Found::Nothing | Found::Foreign => Vec::new(),
-            Found::Begun(begun) => begun.files,
+            Found::Partial(partial) => partial.files,
             Found::Done(made) => {
-                let own = made.files.iter().filter(|file| made.is_whole(output, file));
-                own.cloned().collect() // what was changed since is somebody's
+                let own = made
+                    .files
+                    .iter()
+                    .filter(|file| made.is_intact(output, file));
+                own.cloned().collect() // files changed since belong to the user
             }
         };
-        let left: Vec<PathBuf> = left
+        let stale: Vec<PathBuf> = stale
             .into_iter()
             .filter(|file| !files.contains(file))
             .collect();
-        let begun = Begun {
+        let partial = PartialSidecar {
             state: State::Writing,
             input: self.input.to_path_buf(),
             ctseg_version: env!("CARGO_PKG_VERSION").to_owned(),
-            worker: Some(Worker::own()),
-            files: files.into_iter().chain(left.iter().cloned()).collect(),
+            worker: Some(Worker::current()),
+            files: files.into_iter().chain(stale.iter().cloned()).collect(),
         };
-        write_json(&sidecar_path(output), &begun)?;
-        remove_left_over(output, &left);
+        write_json(&sidecar_path(output), &partial)?;
+        remove_stale_files(output, &stale);
         Ok(())
     }
 
-    /// Writes the case's files on its input's grid, and its sidecar after them; see [`Making::begin`].
-    pub fn written(
+    /// Writes the case's files on its input's grid, then the finished sidecar; call [`CaseWriter::start`] first.
+    pub fn write(
         &self,
         output: &Path,
         (mut labels, mut masks): (LabelMap, Option<OverlappingMasks>),
@@ -424,7 +426,7 @@ impl Making<'_> {
         let mut notes = self.image.header.warnings.clone();
         if self.image.non_finite > 0 {
             notes.push(format!(
-                "{} voxels are not finite numbers; they were taken for air",
+                "{} voxels are not finite numbers; they were replaced by air",
                 self.image.non_finite
             ));
         }
@@ -458,10 +460,10 @@ mod tests {
                 sidecar["inference_version"] = inference_version;
             }
             std::fs::write(sidecar_path(&output), sidecar.to_string()).unwrap();
-            let Found::Done(made) = found_at(&output).unwrap() else {
+            let Found::Done(made) = find_sidecar(&output).unwrap() else {
                 panic!("no sidecar");
             };
-            made.is_of("input", rescale_hu, "model")
+            made.matches("input", rescale_hu, "model")
         };
         let is_done = |version: Value, release: &str| is_done_as(None, version, release);
         assert!(is_done(json!(INFERENCE_VERSION), "0.0.1"));
@@ -469,10 +471,10 @@ mod tests {
             json!(INFERENCE_VERSION + 1),
             env!("CARGO_PKG_VERSION")
         ));
-        // Other values of the same volume are another input.
+        // Rescaled values count as another input.
         let rescaled = Some(RescaleHu::Auto);
         assert!(!is_done_as(rescaled, json!(INFERENCE_VERSION), "0.0.1"));
-        // From before there was such a number.
+        // Sidecars of versions before the inference version.
         assert_eq!(is_done(Value::Null, "0.1.0"), INFERENCE_VERSION == 1);
     }
 }

@@ -1,4 +1,4 @@
-//! Maps on a volume's grid that are written portion by portion into a file under way.
+//! Maps on a volume's grid, written region by region to a temporary file.
 
 use std::fs::File;
 use std::io::Write;
@@ -8,18 +8,18 @@ use std::path::{Path, PathBuf};
 use ndarray::ArrayView3;
 use tempfile::NamedTempFile;
 
-use ctseg_base::atomic_file::{parent_of, persisted, temporary_file};
+use ctseg_base::atomic_file::{parent_of, persist, temporary_file};
 use ctseg_base::{Error, Result};
 use ctseg_image::space::{Grid, VoxelBox};
 
-/// Voxels of `maps` maps, x fastest and maps slowest, behind a head; zero wherever nothing was written: a file with
-/// holes, which takes no memory.
+/// Voxels of `maps` maps, x fastest and maps slowest, after a header; zero where nothing was written. A sparse file,
+/// which takes no memory.
 pub(super) struct MapFile {
-    /// The name of what becomes of it.
+    /// The final path.
     path: PathBuf,
     temporary: NamedTempFile,
     /// Bytes before the first voxel.
-    begin: usize,
+    header_bytes: usize,
     voxel_bytes: usize,
     shape_zyx: [usize; 3],
 }
@@ -31,20 +31,20 @@ impl MapFile {
     /// The folder cannot be written.
     pub(super) fn create(
         path: PathBuf,
-        head: &[u8],
+        header: &[u8],
         (maps, voxel_bytes): (usize, usize),
         grid: &Grid,
     ) -> Result<Self> {
         let mut temporary = temporary_file(parent_of(&path))?;
-        let bytes = head.len() + maps * grid.voxels() * voxel_bytes;
+        let bytes = header.len() + maps * grid.voxels() * voxel_bytes;
         let file = temporary.as_file_mut();
-        file.write_all(head)
+        file.write_all(header)
             .and_then(|()| file.set_len(bytes as u64))
             .map_err(Error::io(&path, "write"))?;
         Ok(Self {
             path,
             temporary,
-            begin: head.len(),
+            header_bytes: header.len(),
             voxel_bytes,
             shape_zyx: grid.shape_zyx(),
         })
@@ -70,11 +70,11 @@ impl MapFile {
         let file: &File = self.temporary.as_file();
         let place = |z: usize, y: usize, x: usize| {
             let voxel = ((map * depth + z) * height + y) * width + x;
-            (self.begin + voxel * self.voxel_bytes) as u64
+            (self.header_bytes + voxel * self.voxel_bytes) as u64
         };
         let written = values.outer_iter().enumerate().try_for_each(|(dz, plane)| {
             if plane.dim().1 == width {
-                // Whole rows lie side by side.
+                // Whole rows are contiguous.
                 let bytes = encode(&mut plane.iter().copied());
                 return file.write_all_at(&bytes, place(z + dz, y, x));
             }
@@ -86,15 +86,15 @@ impl MapFile {
         written.map_err(Error::io(&self.path, "write"))
     }
 
-    /// What was written, from its beginning.
+    /// Reads the file back from the start.
     pub(super) fn reader(&self) -> Result<File> {
         let file = self.temporary.reopen();
         file.map_err(Error::io(&self.path, "read back"))
     }
 
-    /// Puts the file as it is under its name.
-    pub(super) fn persisted(self) -> Result<PathBuf> {
-        persisted(self.temporary, &self.path)?;
+    /// Moves the file to its final path.
+    pub(super) fn persist(self) -> Result<PathBuf> {
+        persist(self.temporary, &self.path)?;
         Ok(self.path)
     }
 }

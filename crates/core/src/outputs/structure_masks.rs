@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use ctseg_image::space::LabelMap;
 
-/// Tells which voxels are a structure's: one label per voxel, or masks that may overlap.
+/// The voxels of structures: one label per voxel, or masks that may overlap.
 pub trait StructureMasks: Sync {
-    /// Marks with 1, of the voxels in a range (x fastest), those of the structure; the others are 0 already.
+    /// Sets `mask` to 1 for the structure's voxels in the range `voxels` (x fastest); the others are 0 already.
     fn mark(&self, label: u16, voxels: Range<usize>, mask: &mut [u8]);
 }
 

@@ -1,4 +1,4 @@
-//! Which checkpoint a run publishes.
+//! Which checkpoint becomes the model.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Keep {
-    /// The one with the best validation Dice; the first of several.
+    /// The epoch with the best validation Dice; the first of several.
     #[default]
     Best,
-    /// The last one, whatever its validation Dice, as nnU-Net's final checkpoint.
+    /// The last epoch, as nnU-Net's final checkpoint.
     Last,
 }

@@ -1,4 +1,4 @@
-//! A network's layer table for people.
+//! The layer table of a network.
 
 use serde_json::{Value, json};
 
@@ -10,19 +10,19 @@ use ctseg_image::preprocess::channels::padded_size;
 
 const MIB: f64 = 1_048_576.0;
 
-/// What the recipe's network is trained on: (batch, channel, z, y, x).
+/// Input shape of the recipe's network in training: (batch, channel, z, y, x).
 pub fn input_of(recipe: &Recipe) -> [usize; 5] {
     let network = &recipe.network;
     let (sides, multiple) = (recipe.training.patch_size.zyx(), network.multiple());
     let [z, y, x] = [0, 1, 2].map(|axis| padded_size(sides[axis], multiple[axis]));
-    let seen = match network.dimensions() {
+    let depth = match network.dimensions() {
         2 => 2 * network.neighbours() + 1,
         _ => z,
     };
-    [recipe.training.batch_size, recipe.channels(), seen, y, x]
+    [recipe.training.batch_size, recipe.channels(), depth, y, x]
 }
 
-/// The peak of a training step, by precision.
+/// Peak memory of a training step, by precision.
 pub fn training_bytes(cost: &Cost, batch: usize) -> Value {
     json!({
         "f32": cost.training_bytes(batch, Precision::F32),
@@ -30,7 +30,7 @@ pub fn training_bytes(cost: &Cost, batch: usize) -> Value {
     })
 }
 
-/// Layer by layer, and the sums.
+/// One row per layer, and the totals.
 pub fn as_text(cost: &Cost, batch: usize) -> String {
     let mib = |bytes: u64| format!("{:.1}", bytes as f64 / MIB);
     let millions = |count: u64| format!("{:.1}", count as f64 / 1e6);
@@ -50,7 +50,7 @@ pub fn as_text(cost: &Cost, batch: usize) -> String {
         })
         .collect();
     rows.push(vec![
-        "all".to_owned(),
+        "total".to_owned(),
         String::new(),
         cost.parameters.to_string(),
         millions(cost.multiply_adds),
@@ -62,12 +62,12 @@ pub fn as_text(cost: &Cost, batch: usize) -> String {
         "output",
         "parameters",
         "M multiply-adds",
-        "kept f32 MiB",
-        "kept bf16 MiB",
+        "activations f32 MiB",
+        "activations bf16 MiB",
     ];
     table(&header, &rows)
         + &format!(
-            "{} trained parameters; per sample of a training patch {:.2} G multiply-adds forward\na training step with a batch of {batch} takes about {} MiB in f32, {} MiB in bf16\n",
+            "{} trainable parameters; {:.2} G multiply-adds per sample (forward pass of a training patch)\na training step with batch size {batch} takes about {} MiB in f32, {} MiB in bf16\n",
             cost.parameters,
             cost.multiply_adds as f64 / 1e9,
             mib(cost.training_bytes(batch, Precision::F32)),

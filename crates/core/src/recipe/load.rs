@@ -1,4 +1,4 @@
-//! Recipes read from TOML: those in the binary and those in files, with single values set otherwise.
+//! Loads recipes from the binary or TOML files, with overrides.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use super::{Recipe, one_line};
 use ctseg_base::text::file::read_text_at_most;
 use ctseg_base::{Error, Result};
 
-/// The recipes in the binary: name, text. `--stage 1` is the first, `--stage 2` the second.
+/// Embedded recipes: name, text. `--stage 1` is the first, `--stage 2` the second.
 const EMBEDDED: [(&str, &str); 11] = [
     ("coarse", include_str!("../../../../stages/coarse.toml")),
     ("refine", include_str!("../../../../stages/refine.toml")),
@@ -41,11 +41,11 @@ const EMBEDDED: [(&str, &str); 11] = [
 ];
 
 impl Recipe {
-    /// The recipe that `--stage` names: `1`, `2`, the name of a recipe in the binary, or a TOML file;
+    /// The recipe that `--stage` names: `1`, `2`, an embedded recipe, or a TOML file;
     /// `overrides` are `key=value` as in `training.batch_size=4`.
     ///
     /// # Errors
-    /// No such recipe, TOML that does not parse, unknown keys, values that cannot work.
+    /// No such recipe, invalid TOML, unknown keys, invalid values.
     pub fn named(stage: &str, overrides: &[String]) -> Result<Self> {
         let name = match stage {
             "1" => "coarse",
@@ -57,13 +57,13 @@ impl Recipe {
             None if Path::new(name).extension().is_some_and(|e| e == "toml") => {
                 let path = Path::new(name);
                 let text =
-                    read_text_at_most(path, LONGEST_RECIPE).map_err(Error::io(path, "read"))?;
+                    read_text_at_most(path, MAX_RECIPE_BYTES).map_err(Error::io(path, "read"))?;
                 (name.to_owned(), text)
             }
             None => {
                 let known: Vec<_> = EMBEDDED.iter().map(|(name, _)| *name).collect();
                 return Err(Error::usage(format!(
-                    "--stage {stage}: no such recipe; expected 1, 2, one of {} or a .toml file",
+                    "--stage {stage}: no such recipe; expected 1, 2, one of {}, or a .toml file",
                     known.join(", ")
                 )));
             }
@@ -84,7 +84,7 @@ impl Recipe {
             apply_override(&mut table, &setting)?;
         }
         let recipe: Self = table.clone().try_into().map_err(|error| {
-            let problem = match wrong_key(&table, &error) {
+            let problem = match invalid_key(&table, &error) {
                 Some(key) => format!("{key}: {}", error.message().replace('\n', " ")),
                 None => one_line(&error),
             };
@@ -93,43 +93,42 @@ impl Recipe {
         recipe.validated(origin)
     }
 
-    /// The recipe as TOML, every value written out.
+    /// The recipe as TOML, including defaults.
     pub fn to_toml(&self) -> Result<String> {
         toml::to_string(self)
             .map_err(|error| Error::invalid(format!("cannot write the recipe: {error}")))
     }
 }
 
-/// Recipes have some kilobytes.
-const LONGEST_RECIPE: u64 = 256 << 10;
+/// Recipes have a few kilobytes.
+const MAX_RECIPE_BYTES: u64 = 256 << 10;
 
-/// Recipes have a hundred.
-const MOST_KEYS: usize = 1000;
+/// Recipes have about a hundred keys.
+const MAX_KEYS: usize = 1000;
 
-/// The key whose value is wrong, with the value, such as `network.widths = 3`: without it the table fails in another
-/// way, or not at all. What fails within a section that is chosen by its `kind` names no key of its own.
-fn wrong_key(table: &toml::Table, error: &toml::de::Error) -> Option<String> {
+/// The invalid key with its value, such as `network.widths = 3`: without it the table fails differently or not at all.
+/// serde names no key for errors within a section chosen by its `kind`.
+fn invalid_key(table: &toml::Table, error: &toml::de::Error) -> Option<String> {
     if error.message().starts_with("missing field") {
-        return None; // names it
+        return None; // the message names the key
     }
-    if keys(table).len() > MOST_KEYS {
-        return None; // each is tried in turn
+    if keys(table).len() > MAX_KEYS {
+        return None; // trying each key would take too long
     }
-    let fails_so = |table: toml::Table| {
+    let fails_alike = |table: toml::Table| {
         let other: Result<Recipe, toml::de::Error> = table.try_into();
         other.is_err_and(|other| other.message() == error.message())
     };
     let key = sorted_keys(table).into_iter().find(|key| {
         let mut without = table.clone();
-        removed(&mut without, key).is_some() && !fails_so(without)
+        removed(&mut without, key).is_some() && !fails_alike(without)
     })?;
     let value = removed(&mut table.clone(), &key)?;
     let value = value.to_string().replace('\n', " ");
     Some(format!("{} = {value}", key.join(".")))
 }
 
-/// Every key of a table and of the tables in it: values first, of these the innermost, then what chooses a kind of
-/// section, then tables.
+/// All keys of a table and its subtables: values first (innermost first), then `kind` keys, then tables.
 fn sorted_keys(table: &toml::Table) -> Vec<Vec<String>> {
     let mut all = keys(table);
     all.sort_by_cached_key(|key| {
@@ -144,10 +143,10 @@ fn keys(table: &toml::Table) -> Vec<Vec<String>> {
     let mut all = Vec::new();
     for (name, value) in table {
         let inner = value.as_table().map(keys).unwrap_or_default();
-        let below = inner
+        let nested = inner
             .into_iter()
             .map(|key| [vec![name.clone()], key].concat());
-        all.extend(below);
+        all.extend(nested);
         all.push(vec![name.clone()]);
     }
     all
@@ -161,10 +160,10 @@ fn removed(table: &mut toml::Table, key: &[String]) -> Option<toml::Value> {
     }
 }
 
-/// Recipes have keys of four parts.
-const DEEPEST_KEY: usize = 16;
+/// Recipe keys have up to four parts.
+const MAX_KEY_PARTS: usize = 16;
 
-/// Sets one dotted key of a table; the value is read as TOML, and as a plain string where it is none.
+/// Sets one dotted key of a table; the value is parsed as TOML, or taken as a plain string if that fails.
 fn apply_override(table: &mut toml::Table, setting: &str) -> Result<()> {
     let (key, text) = setting.split_once('=').ok_or_else(|| {
         Error::usage(format!(
@@ -176,9 +175,9 @@ fn apply_override(table: &mut toml::Table, setting: &str) -> Result<()> {
         .and_then(|mut parsed| parsed.remove("value"))
         .unwrap_or_else(|| toml::Value::String(text.to_owned()));
     let mut parts: Vec<&str> = key.trim().split('.').collect();
-    if parts.len() > DEEPEST_KEY {
+    if parts.len() > MAX_KEY_PARTS {
         return Err(Error::usage(format!(
-            "--set: a key of {} parts; expected one such as training.batch_size",
+            "--set: a key of {} parts; expected a key such as training.batch_size",
             parts.len()
         )));
     }
@@ -191,7 +190,7 @@ fn apply_override(table: &mut toml::Table, setting: &str) -> Result<()> {
             .as_table_mut()
             .ok_or_else(|| {
                 Error::usage(format!(
-                    "--set {setting}: '{part}' holds a value, not a section"
+                    "--set {setting}: '{part}' is a value, not a section"
                 ))
             })?;
     }
@@ -206,7 +205,7 @@ mod tests {
     use ctseg_image::preprocess::normalisation::Normalisation;
 
     #[test]
-    fn every_embedded_recipe_is_whole_and_survives_writing() {
+    fn embedded_recipes_are_complete_and_round_trip() {
         for (name, _) in EMBEDDED {
             let recipe = Recipe::named(name, &[]).unwrap();
             assert_eq!(recipe.name, name);
@@ -220,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn normalisation_survives_writing_and_old_recipes_have_none() {
+    fn normalisation_round_trips_and_is_optional() {
         let plain = Recipe::named("refine", &[]).unwrap();
         assert_eq!(plain.normalisation, Normalisation::default());
         assert!(!plain.to_toml().unwrap().contains("normalisation"));
@@ -254,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn augmentation_is_off_until_its_section_is_there() {
+    fn augmentation_is_off_without_its_section() {
         let of = |set: &[&str]| {
             let set: Vec<String> = set.iter().map(|s| (*s).to_owned()).collect();
             Recipe::named("1", &set).unwrap().training
@@ -280,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named_in_one_line() {
+    fn invalid_settings_give_one_line() {
         refused(&[
             ("training.bach_size=3", "bach_size"),
             ("folds=0", "folds"),
@@ -313,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_value_names_its_key() {
+    fn an_invalid_value_names_its_key() {
         refused(&[
             (
                 "network.widths=3",
@@ -348,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn losses_that_cannot_work_are_named_in_one_line() {
+    fn invalid_losses_give_one_line() {
         refused(&[
             ("training.loss=vocal", "vocal"),
             ("training.loss={kind='vocal'}", "vocal"),

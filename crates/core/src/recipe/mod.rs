@@ -1,4 +1,4 @@
-//! Stage recipes: everything that decides how one stage is trained and used, in one TOML file.
+//! Stage recipes: all settings for training and inference of one stage, in one TOML file.
 
 pub mod keep;
 pub mod layer_table;
@@ -29,7 +29,7 @@ use ctseg_engine::losses::Outputs;
 use ctseg_engine::networks::NetworkConfig;
 use ctseg_image::preprocess::channels::Window;
 use ctseg_image::preprocess::normalisation::{Normalisation, Scaling};
-use ctseg_image::resample::{Interpolation, Restoration};
+use ctseg_image::resample::{Interpolation, RestoreOptions};
 use ctseg_image::space::{Grid, Volume};
 
 /// One stage, as a file under `stages/` describes it.
@@ -41,7 +41,7 @@ pub struct Recipe {
     pub stage: u8,
     #[serde(default)]
     pub structures: Target,
-    /// What the network's maps mean, in training and in use.
+    /// What the network's output maps mean, in training and inference.
     #[serde(default, skip_serializing_if = "is_default")]
     pub outputs: Outputs,
     #[serde(default)]
@@ -55,18 +55,18 @@ pub struct Recipe {
     pub interpolation: Interpolation,
     #[serde(default = "default_windows")]
     pub windows_hu: Vec<Window>,
-    /// What becomes of the Hounsfield units in the windows.
+    /// Normalisation of the windowed Hounsfield units.
     #[serde(default, skip_serializing_if = "is_default")]
     pub normalisation: Normalisation,
-    /// In how many parts the patients are split; each part in turn is held out for validation.
+    /// Number of cross-validation folds; each in turn is held out for validation.
     pub folds: usize,
-    /// The folds that are trained; all of them where nothing is said. Their models are averaged in use.
+    /// The folds to train; default: all. Their models are averaged in inference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train_folds: Option<Vec<usize>>,
-    /// Whether, when the folds are trained, each case is predicted by the network that did not see it.
+    /// Whether to write out-of-fold predictions after training: each case by the network that did not see it.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub out_of_fold: bool,
-    /// What is generated to train on where no dataset is named.
+    /// The generated dataset to train on if no dataset is named.
     #[serde(default)]
     pub generated_data: GeneratedData,
     pub network: NetworkConfig,
@@ -75,14 +75,14 @@ pub struct Recipe {
     pub roi: RoiConfig,
     #[serde(default)]
     pub jitter: JitterConfig,
-    /// How patches cover an input in use (networks on volumes).
+    /// Sliding-window inference (networks on volumes).
     #[serde(default, skip_serializing_if = "is_default")]
     pub sliding: SlidingConfig,
     #[serde(default, skip_serializing_if = "is_default")]
     pub postprocessing: PostprocessingConfig,
     #[serde(default, skip_serializing_if = "is_default")]
     pub tracking: TrackingConfig,
-    /// Of imported models: what nnU-Net does otherwise.
+    /// Imported models: settings specific to nnU-Net.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nnunet: Option<NnunetConfig>,
 }
@@ -95,7 +95,7 @@ fn is_yes(value: &bool) -> bool {
     *value
 }
 
-/// Data that ctseg makes by itself.
+/// Data that ctseg can generate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GeneratedData {
@@ -106,18 +106,18 @@ pub enum GeneratedData {
     Slices,
 }
 
-/// What the network marks.
+/// What the network segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Target {
-    /// All structures together, as one.
+    /// All structures merged into one.
     Union,
-    /// Each structure in a map of its own.
+    /// One output map per structure.
     #[default]
     Each,
 }
 
-/// The part of the volume a stage works on.
+/// The part of the volume that a stage works on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Region {
@@ -134,19 +134,19 @@ pub struct RoiConfig {
     pub threshold: f32,
     /// Added on each side along x, y, z.
     pub margin_mm: [f64; 3],
-    /// Components smaller than this share of the largest are taken for noise.
+    /// Components smaller than this share of the largest are removed as noise.
     pub smallest_component: f64,
     pub on_border: OnBorder,
 }
 
-/// What happens when the region touches the end of the scan, where anatomy goes on.
+/// What to do if the region touches the border of the scan, where anatomy may continue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnBorder {
-    /// The region is kept (it already reaches the end) and the case's sidecar says so.
+    /// Keep the region and note it in the case's sidecar.
     #[default]
     Note,
-    /// Stage 2 works on the whole volume, and the sidecar says so.
+    /// Run stage 2 on the whole volume and note it in the sidecar.
     Whole,
 }
 
@@ -161,14 +161,14 @@ impl Default for RoiConfig {
     }
 }
 
-/// How wrong stage 1 is made in training, as it may be in use: how far the region of interest is moved and
-/// grown or shrunk at random, each side, and how often its probabilities are missing.
+/// Simulates errors of stage 1 in training: random shift, and random growth or shrinking of each side, of the region of
+/// interest, and missing probabilities.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct JitterConfig {
     pub shift_mm: f64,
     pub grow_mm: f64,
-    /// Share of the slices whose prior is 0 everywhere.
+    /// Share of the slices whose prior is set to 0.
     pub drop_prior: f64,
 }
 
@@ -185,20 +185,20 @@ fn default_windows() -> Vec<Window> {
 }
 
 impl Recipe {
-    /// The folds that are trained.
+    /// The folds to train.
     pub fn trained_folds(&self) -> Vec<usize> {
         self.train_folds
             .clone()
             .unwrap_or_else(|| (0..self.folds).collect())
     }
 
-    /// How each of the image channels shows `volume`.
+    /// The scaling of each image channel for `volume`.
     pub fn scalings(&self, volume: &Volume) -> Vec<Scaling> {
         self.normalisation.scalings(&self.windows_hu, volume)
     }
 
-    /// From the lowest to the highest of the Hounsfield units that the image channels show; none where they show other
-    /// images than CT, which are normalised by themselves.
+    /// The Hounsfield units covered by the image channels, lowest to highest; none for images other than CT, which are
+    /// normalised per volume.
     pub fn ct_window(&self) -> Option<Window> {
         let [low_hu, high_hu] = match self.nnunet.as_ref().map(|nnunet| nnunet.normalisation) {
             Some(NnunetNormalisation::Ct {
@@ -216,7 +216,7 @@ impl Recipe {
         Some(Window { low_hu, high_hu })
     }
 
-    /// What the image channels show, in one line.
+    /// The intensity windows and normalisation, in one line.
     pub fn described_intensities(&self) -> String {
         let windows: Vec<String> = self
             .windows_hu
@@ -235,8 +235,8 @@ impl Recipe {
         }
     }
 
-    /// Spacing along x, y, z of the network's grid for a volume whose spacing along the network's axes is
-    /// `own_mm`; slices keep their distance.
+    /// Spacing along x, y, z of the network's grid for a volume with spacing `own_mm` along the network's axes;
+    /// 2D networks keep the slice spacing.
     pub fn nnunet_spacing_mm(&self, own_mm: [f64; 3]) -> [f64; 3] {
         let [x, y, z] = self.spacing_mm;
         match self.network.dimensions() {
@@ -245,34 +245,34 @@ impl Recipe {
         }
     }
 
-    /// How logits become labels of a volume on `source`.
-    pub fn restoration(&self, source: &Grid) -> Restoration {
+    /// How logits are converted to labels on the grid `source`.
+    pub fn restoration(&self, source: &Grid) -> RestoreOptions {
         let Some(nnunet) = &self.nnunet else {
-            return Restoration::default();
+            return RestoreOptions::default();
         };
         let own_mm = header_spacing_mm(&source.reoriented(nnunet.orientation(source)));
         let network_mm = self.nnunet_spacing_mm(own_mm);
-        Restoration {
+        RestoreOptions {
             nearest: nnunet.logit_slices.axis(network_mm, own_mm),
             regions: nnunet.regions.clone(),
         }
     }
 
-    /// Whether the network looks at patches of a fixed size, blended where they overlap; else at whole slices.
-    pub fn by_patches(&self) -> bool {
+    /// Whether the network takes patches of a fixed size, blended where they overlap, rather than whole slices.
+    pub fn is_patch_based(&self) -> bool {
         self.network.dimensions() == 3 || self.nnunet.is_some()
     }
 
-    /// What an epoch or a volume is counted in.
+    /// The unit that progress is counted in.
     pub fn unit(&self) -> &'static str {
-        match self.by_patches() {
+        match self.is_patch_based() {
             false => "slices",
             true => "patches",
         }
     }
 }
 
-/// A TOML error in one line, with its place.
+/// A TOML error in one line, with its position.
 pub fn one_line(error: &toml::de::Error) -> String {
     error
         .to_string()

@@ -1,4 +1,4 @@
-//! What a stage does as nnU-Net does it where ctseg would do otherwise: `[nnunet]` of an imported model's recipe.
+//! nnU-Net's behaviour where ctseg's differs: `[nnunet]` of an imported model's recipe.
 
 use std::collections::BTreeSet;
 
@@ -6,44 +6,44 @@ use serde::{Deserialize, Serialize};
 
 use ctseg_image::space::{Grid, Orientation};
 
-/// nnU-Net 2.8's ways; axes are the network's (z, y, x) where nothing else is said.
+/// Settings of nnU-Net 2.8; axes are the network's (z, y, x) unless noted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NnunetConfig {
     pub axes: Axes,
-    /// For each of the network's axes the file's (`transpose_forward`).
+    /// For each network axis the file's axis (`transpose_forward`).
     #[serde(default = "untransposed", skip_serializing_if = "is_untransposed")]
     pub transpose: [usize; 3],
     pub normalisation: NnunetNormalisation,
     /// Whether the volume is resampled slice by slice.
     #[serde(default)]
     pub image_slices: SeparateZ,
-    /// The same of logits on their way back.
+    /// The same for resampling logits back.
     #[serde(default)]
     pub logit_slices: SeparateZ,
-    /// The same of a first stage's labels.
+    /// The same for a first stage's labels.
     #[serde(default)]
     pub label_slices: SeparateZ,
-    /// Axes that are mirrored in use where nothing else is asked for.
+    /// Default axes of test-time mirroring.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mirror_axes: Vec<usize>,
-    /// Labels of stage 1 that are further input channels, as masks (a cascade).
+    /// Labels of stage 1 that are additional input channels, as masks (cascade).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub previous_labels: Vec<u16>,
-    /// Of structures that are regions which lie in one another their labels, the one that wins last
+    /// For nested regions: their labels, in the order they are written; later ones win
     /// (`regions_class_order`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub regions: Vec<u16>,
 }
 
-/// Which way a volume lies before the network's transposition.
+/// Orientation of a volume before the network's transposition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Axes {
-    /// As it is stored (nnU-Net's `SimpleITKIO` and `NibabelIO`).
+    /// As stored (nnU-Net's `SimpleITKIO` and `NibabelIO`).
     #[default]
     Stored,
-    /// Turned to RAS (`NibabelIOWithReorient`, TotalSegmentator).
+    /// Reoriented to RAS (`NibabelIOWithReorient`, TotalSegmentator).
     Ras,
 }
 
@@ -58,7 +58,7 @@ pub enum NnunetNormalisation {
         mean_hu: f32,
         sd_hu: f32,
     },
-    /// `ZScoreNormalization`: with the volume's own mean and standard deviation, of what is not 0 if `masked`.
+    /// `ZScoreNormalization`: by the volume's mean and standard deviation, over its non-zero voxels if `masked`.
     ZScore { masked: bool },
     /// `NoNormalization`.
     None {},
@@ -69,8 +69,8 @@ pub enum NnunetNormalisation {
 }
 
 impl NnunetNormalisation {
-    /// Whether values can be clamped and divided so.
-    fn is_usable(&self) -> bool {
+    /// Whether the values are finite and consistent.
+    fn is_valid(&self) -> bool {
         let Self::Ct {
             low_hu,
             high_hu,
@@ -89,10 +89,10 @@ impl NnunetNormalisation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SeparateZ {
-    /// Where one of the two spacings is anisotropic (`null`).
+    /// If either of the two spacings is anisotropic (`null`).
     #[default]
     Auto,
-    /// Across the thickest axis of the spacing before (`true`).
+    /// Across the thickest axis of the original spacing (`true`).
     Always,
     Never,
 }
@@ -105,12 +105,12 @@ fn is_untransposed(transpose: &[usize; 3]) -> bool {
     *transpose == untransposed()
 }
 
-/// A spacing whose largest side is more than this many times its smallest is anisotropic (`ANISO_THRESHOLD`).
+/// A spacing is anisotropic if its largest side exceeds this multiple of its smallest (`ANISO_THRESHOLD`).
 const ANISOTROPIC: f64 = 3.0;
 
 impl SeparateZ {
-    /// The axis across which a volume is resampled slice by slice from one spacing to another, if it is
-    /// (`determine_do_sep_z_and_axis`); axes in any order, but the same for both.
+    /// The axis across which a volume is resampled slice by slice from one spacing to another, if any
+    /// (`determine_do_sep_z_and_axis`); both spacings have the same axis order.
     pub fn axis(self, from_mm: [f64; 3], to_mm: [f64; 3]) -> Option<usize> {
         match self {
             Self::Never => None,
@@ -128,7 +128,7 @@ fn is_anisotropic(spacing_mm: [f64; 3]) -> bool {
     most / least > ANISOTROPIC
 }
 
-/// The one axis with the largest spacing; none if several have it.
+/// The axis with the largest spacing; none if several share it.
 fn thickest(spacing_mm: [f64; 3]) -> Option<usize> {
     let most = spacing_mm.into_iter().fold(f64::NEG_INFINITY, f64::max);
     let mut thick = (0..3).filter(|axis| spacing_mm[*axis] == most);
@@ -139,13 +139,13 @@ fn thickest(spacing_mm: [f64; 3]) -> Option<usize> {
 }
 
 impl NnunetConfig {
-    /// Which way the network's axes point in a volume on `source`.
+    /// The orientation of the network's axes in a volume on `source`.
     pub fn orientation(&self, source: &Grid) -> Orientation {
         let before = match self.axes {
             Axes::Stored => source.orientation(),
             Axes::Ras => Orientation::RAS,
         };
-        // Axes are counted from the other end there.
+        // `Orientation` counts axes as x, y, z, `transpose` as z, y, x.
         let from = [0, 1, 2].map(|axis| 2 - self.transpose[2 - axis].min(2));
         Orientation {
             axes: from.map(|axis| before.axes[axis]),
@@ -153,7 +153,7 @@ impl NnunetConfig {
         }
     }
 
-    /// What cannot work about it, if anything.
+    /// The first invalid setting, if any.
     pub fn problem(&self) -> Option<&'static str> {
         let mut sorted = self.transpose;
         sorted.sort_unstable();
@@ -167,16 +167,16 @@ impl NnunetConfig {
                 self.mirror_axes.iter().all(|axis| *axis < 3)
                     && (1..self.mirror_axes.len())
                         .all(|at| !self.mirror_axes[..at].contains(&self.mirror_axes[at])),
-                "nnunet.mirror_axes must lie between 0 and 2, each once",
+                "nnunet.mirror_axes must be from 0 to 2, each at most once",
             ),
             (
                 !previous.contains(&0)
                     && !previous.contains(&u16::MAX)
                     && previous.len() == self.previous_labels.len(),
-                "nnunet.previous_labels must lie between 1 and 65534, each once",
+                "nnunet.previous_labels must be from 1 to 65534, each at most once",
             ),
             (
-                self.normalisation.is_usable(),
+                self.normalisation.is_valid(),
                 "nnunet.normalisation needs finite numbers, low_hu not above high_hu, and sd_hu not below 0",
             ),
         ];
@@ -185,7 +185,7 @@ impl NnunetConfig {
     }
 }
 
-/// Spacing along x, y, z as a NIfTI header holds it, in 32 bits: without the dust of an affine's columns.
+/// Spacing along x, y, z rounded to 32 bits as in a NIfTI header, without rounding errors of the affine.
 pub fn header_spacing_mm(grid: &Grid) -> [f64; 3] {
     grid.spacing_mm().map(|mm| f64::from(mm as f32))
 }
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_nothing_can_be_computed_with_are_refused() {
+    fn invalid_numbers_are_refused() {
         let problem = |low_hu, high_hu, mean_hu, sd_hu| {
             let normalisation = NnunetNormalisation::Ct {
                 low_hu,
@@ -237,7 +237,7 @@ mod tests {
             };
             config.problem().is_some()
         };
-        // One intensity alone is nnU-Net's to allow.
+        // nnU-Net allows a constant intensity.
         assert!(!problem(-100.0, 300.0, 50.0, 80.0) && !problem(5.0, 5.0, 5.0, 0.0));
         for hostile in [
             problem(f32::NAN, 300.0, 50.0, 80.0),

@@ -1,11 +1,11 @@
-//! The label values that each output map of a network marks.
+//! The label values of each output map of a network.
 
 use super::{Recipe, Target};
 
-/// What all structures are called where they count as one.
+/// The name of the union of all structures.
 pub const UNION: &str = "structures";
 
-/// For each output map of the network the label values that it marks.
+/// The label values of each output map of the network.
 pub fn output_maps(recipe: &Recipe, structures: &[u16]) -> Vec<Vec<u16>> {
     match recipe.structures {
         Target::Union => vec![structures.to_vec()],

@@ -1,4 +1,4 @@
-//! How large the patches are that a network is trained on.
+//! Size of training patches.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +22,7 @@ impl PatchSize {
         }
     }
 
-    /// How many axes there are.
+    /// Number of axes.
     pub fn dimensions(self) -> usize {
         match self {
             Self::Slice(_) => 2,

@@ -1,10 +1,10 @@
-//! Early stopping of a recipe whose epochs or schedule are set otherwise.
+//! Adapts early stopping to overridden epochs or schedule.
 
 use super::TrainingConfig;
 
-/// How long early stopping waits where a recipe does not say it as it is now: as much longer as the recipe's `own`
-/// epochs have become more, so that one that never stops early never does; and never where the rate follows a schedule
-/// over all epochs for which nobody has set a patience. None where the recipe's stands.
+/// The early-stopping patience after overrides; none if the recipe's stays. More epochs scale it in proportion, so that
+/// a recipe that never stops early still does not. An overridden schedule over all epochs disables early stopping,
+/// unless a patience was set for it.
 pub(super) fn scaled_patience(
     own: &toml::Table,
     now: &toml::Table,
@@ -14,10 +14,11 @@ pub(super) fn scaled_patience(
     if keys.any(|key| key.starts_with("training.early_stopping")) {
         return None;
     }
-    let usual = TrainingConfig::default().epochs as i64;
+    let default = TrainingConfig::default().epochs as i64;
     let training = |table: &toml::Table, key: &str| table.get("training")?.get(key).cloned();
-    let epochs = |table| training(table, "epochs").map_or(Some(usual), |value| value.as_integer());
-    let follows = |table| {
+    let epochs =
+        |table| training(table, "epochs").map_or(Some(default), |value| value.as_integer());
+    let spans_all_epochs = |table| {
         let schedule = training(table, "schedule");
         schedule.is_some_and(|schedule| schedule.as_str() != Some("plateau"))
     };
@@ -25,8 +26,8 @@ pub(super) fn scaled_patience(
         training(own, "early_stopping").and_then(|stopping| stopping.get("patience")?.as_integer());
     let (before, after) = (epochs(own)?, epochs(now)?);
     match patience {
-        _ if follows(now) && !follows(own) => Some(after),
-        None => follows(now).then_some(after),
+        _ if spans_all_epochs(now) && !spans_all_epochs(own) => Some(after),
+        None => spans_all_epochs(now).then_some(after),
         Some(patience) if before > 0 && after > before => patience
             .checked_mul(after)?
             .checked_add(before - 1)
@@ -40,7 +41,7 @@ mod tests {
     use crate::recipe::Recipe;
 
     #[test]
-    fn early_stopping_waits_as_much_longer_as_there_are_more_epochs() {
+    fn patience_scales_with_the_epochs() {
         let patience = |stage: &str, set: &[&str]| {
             let set: Vec<String> = set.iter().map(|s| (*s).to_owned()).collect();
             Recipe::named(stage, &set)
@@ -49,16 +50,16 @@ mod tests {
                 .early_stopping
                 .patience
         };
-        // "Never" stays so: 8 of 8 epochs, 60 of 60.
+        // Recipes that never stop early (8 of 8 epochs, 60 of 60) still do not.
         assert_eq!(patience("single", &["training.epochs=40"]), 40);
         assert_eq!(patience("refine", &["training.epochs=75"]), 75);
         assert_eq!(patience("coarse", &["training.epochs=400"]), 120);
         assert_eq!(patience("coarse", &["training.epochs=41"]), 13);
         assert_eq!(patience("coarse", &["training.epochs=4"]), 12);
         assert_eq!(patience("coarse", &[]), 12);
-        let said = ["training.epochs=400", "training.early_stopping.patience=7"];
-        assert_eq!(patience("coarse", &said), 7);
-        // A rate that falls over all epochs is not cut short, unless a recipe wants it.
+        let explicit = ["training.epochs=400", "training.early_stopping.patience=7"];
+        assert_eq!(patience("coarse", &explicit), 7);
+        // A schedule over all epochs is not stopped early, unless the recipe sets a patience.
         let cosine = ["training.epochs=90", "training.schedule=cosine"];
         assert_eq!(patience("coarse", &cosine), 90);
         let text = Recipe::named("coarse", &[]).unwrap().to_toml().unwrap();

@@ -1,4 +1,4 @@
-//! The part of a recipe that says how label maps are cleaned up.
+//! Postprocessing of label maps: `[postprocessing]` of a recipe.
 
 use std::collections::BTreeMap;
 
@@ -6,15 +6,15 @@ use serde::{Deserialize, Serialize};
 
 use ctseg_image::labels::postprocess::Step;
 
-/// How label maps are cleaned up, structure by structure.
+/// Postprocessing of label maps, per structure.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PostprocessingConfig {
-    /// Whether steps are tried on out-of-fold predictions, and kept where they gain.
+    /// Whether to try steps on out-of-fold predictions and keep those that improve Dice.
     pub choose: bool,
-    /// The mean Dice over the cases that a step must gain to be kept. Below a thousandth it is as likely luck.
+    /// Minimum gain in mean Dice for a step to be kept; a gain below 0.001 may be chance.
     pub smallest_gain: f64,
-    /// Steps by structure that are used whatever they gain; nothing else is tried for these structures.
+    /// Steps per structure that are always used; no others are tried for these structures.
     pub steps: BTreeMap<String, Vec<Step>>,
 }
 
@@ -29,7 +29,7 @@ impl Default for PostprocessingConfig {
 }
 
 impl PostprocessingConfig {
-    /// What cannot work, if anything.
+    /// The first invalid setting, if any.
     pub(super) fn problem(&self) -> Option<String> {
         if !(self.smallest_gain.is_finite() && self.smallest_gain >= 0.0) {
             return Some("postprocessing.smallest_gain must be 0 or more".to_owned());

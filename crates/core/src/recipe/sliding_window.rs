@@ -1,24 +1,24 @@
-//! How the patches of a network on volumes cover an input in use: `[sliding]` of a recipe.
+//! Sliding-window inference: `[sliding]` of a recipe.
 
 use serde::{Deserialize, Serialize};
 
-/// Distance and blending of patches.
+/// Step and blending of patches.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SlidingConfig {
-    /// Patches begin no further apart than this share of their sides (nnU-Net's `tile_step_size`).
+    /// Step between patches as a share of the patch size (nnU-Net's `tile_step_size`).
     pub step: f64,
     pub blending: Blending,
 }
 
-/// How much a voxel counts by its place in a patch.
+/// Weight of a voxel by its position in a patch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Blending {
-    /// The more, the nearer it lies to the middle (nnU-Net's `use_gaussian`).
+    /// Highest at the centre (nnU-Net's `use_gaussian`).
     #[default]
     Gaussian,
-    /// All alike.
+    /// Equal everywhere.
     Constant,
 }
 
@@ -32,7 +32,7 @@ impl Default for SlidingConfig {
 }
 
 impl SlidingConfig {
-    /// What cannot work about it, if anything.
+    /// The first invalid setting, if any.
     pub fn problem(&self) -> Option<&'static str> {
         let works = self.step > 0.0 && self.step <= 1.0;
         (!works).then_some("sliding.step must be above 0 and at most 1")

@@ -1,13 +1,13 @@
-//! What trackers are given of a run beside its numbers: `[tracking]` of a recipe.
+//! What trackers receive besides metrics: `[tracking]` of a recipe.
 
 use serde::{Deserialize, Serialize};
 
-/// What a tracking server keeps of a training's files.
+/// Files of a training run to upload to a tracking server.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrackingConfig {
-    /// The checkpoint of each fold that is sent when the fold is trained. The model is sent in any case; `last`
-    /// holds what the optimiser remembers too, and is three times as large.
+    /// The checkpoint of each fold to upload after training. The model is always uploaded; `last` includes the
+    /// optimiser state and is three times as large.
     pub checkpoints: TrackedCheckpoints,
 }
 

@@ -1,4 +1,4 @@
-//! The part of a recipe that says how a stage is trained.
+//! Training settings: `[training]` of a recipe.
 
 use std::collections::BTreeMap;
 
@@ -10,79 +10,80 @@ use ctseg_augment::{Augmentation, FlipAxis};
 use ctseg_engine::losses::{LossConfig, Outputs, name_or_section};
 use ctseg_engine::optim::OptimiserConfig;
 
-/// What is claimed, and what is said where it does not hold.
+/// A condition, and the message if it does not hold.
 pub(super) type Check = (bool, &'static str);
 
-/// How a stage is trained.
+/// Training settings of a stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainingConfig {
-    /// Its name, or a section `[training.loss]` with `kind` and settings.
+    /// The name of a loss, or a section `[training.loss]` with `kind` and settings.
     #[serde(with = "name_or_section")]
     pub loss: LossConfig,
-    /// How much structures count in the loss, by name; 1 where nothing is said. Of exclusive classes one may
-    /// be `background`.
+    /// Loss weights of structures by name; default 1. With exclusive classes, `background` may have
+    /// one too.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub class_weights: BTreeMap<String, f64>,
     pub epochs: usize,
     pub batch_size: usize,
-    /// Largest part of a slice or volume in voxels that the network is trained on.
+    /// Patch size in voxels; larger slices and volumes are cropped.
     pub patch_size: PatchSize,
-    /// Which slices an epoch shows (networks that work on slices).
+    /// How an epoch's slices are chosen (2D networks).
     #[serde(skip_serializing_if = "SliceSampling::is_every")]
     pub slice_sampling: SliceSampling,
-    /// How many slices without any structure are shown per slice with one, where every slice is.
+    /// Slices without a structure per slice with one (`slice_sampling = "every"`).
     pub empty_slice_share: f64,
-    /// Share of the patches of volumes, and of slices where they are balanced, that are drawn for a structure,
-    /// every structure of the case as often (nnU-Net's foreground oversampling); the others lie anywhere.
+    /// Share of patches (3D, and balanced 2D) centred on a structure, structures of the case equally likely
+    /// (nnU-Net's foreground oversampling); the others are anywhere.
     pub foreground_share: f64,
-    /// How many slices or patches, drawn at random, an epoch shows. Where nothing is said: every slice once,
-    /// and of volumes as many patches as fill them.
+    /// Random slices or patches per epoch. Default: every slice once;
+    /// for volumes, as many patches as cover them.
     #[serde(skip_serializing_if = "Option::is_none", alias = "slices_per_epoch")]
     pub patches_per_epoch: Option<usize>,
-    /// From easy to hard patches; all of them from the beginning where the section is missing.
+    /// Curriculum from easy to hard patches; off without the section.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub curriculum: Option<CurriculumConfig>,
-    /// Random changes of the slices; none where the section is missing.
+    /// Data augmentation; off without the section.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub augmentation: Option<Augmentation>,
     pub optimiser: OptimiserConfig,
-    /// How much of the weights' average over the steps is left after one more step, such as 0.999; less in
-    /// the first steps: at most (1 + t) / (10 + t) after step t. The average is validated and kept, training
-    /// goes on from the weights themselves. None where nothing is said.
+    /// Decay per step of the exponential moving average (EMA) of the weights, such as 0.999; limited to
+    /// (1 + t) / (10 + t) after step t. The average is validated and saved; training continues
+    /// from the raw weights. Off by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight_average: Option<f64>,
-    /// So many levels of the encoder, the finest first (with the stem, where there is one), keep the weights and
-    /// running statistics of `--from` exactly.
+    /// Number of frozen encoder levels, finest first (with the stem, if any): they keep the weights and
+    /// running statistics of `--from`.
     #[serde(skip_serializing_if = "is_zero")]
     pub freeze_encoder_levels: usize,
-    /// After so many epochs they learn as well.
+    /// The epoch after which frozen levels are trained too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unfreeze_epoch: Option<usize>,
     /// Which epoch's weights go into the model.
     pub keep: Keep,
-    /// Activations are computed again on the way back instead of being kept: about half the memory for a
+    /// Activation checkpointing: recompute activations in the backward pass; about half the memory for a
     /// third more time (libtorch).
     pub recompute: bool,
-    /// In how many parts a batch passes through the network: less memory, the same gradient but for batch
-    /// normalisation, whose statistics are those of a part (libtorch).
+    /// Gradient accumulation: number of parts that a batch is split into. Less memory and the same gradient, except
+    /// that batch normalisation uses the statistics of each part (libtorch).
     pub micro_batches: usize,
-    /// Batch normalisation sees the batches that several processes share, and not each its own share (libtorch).
+    /// Synchronised batch normalisation over all processes (libtorch).
     pub sync_norms: bool,
     pub schedule: Schedule,
-    /// Epochs at the beginning over which the rate rises (`cosine` and `poly`).
+    /// Epochs of linear learning-rate warm-up (`cosine` and `poly`).
     pub warmup_epochs: usize,
     pub plateau: PlateauConfig,
     pub early_stopping: EarlyStoppingConfig,
-    /// How many of the cases that a network is trained on are measured as the held-out ones are, in the first
-    /// five epochs, after every `watch_every` epochs, and the last; at most as many as are held out. What a run's
-    /// curves and its diagnosis compare; 0 leaves it out.
+    /// Number of training cases evaluated like validation cases, in the first five epochs, every
+    /// `watch_every` epochs, and the last; at most the number of validation cases. Used by the
+    /// curves and the diagnosis of a run; 0 turns it off.
     pub watched_cases: usize,
     pub watch_every: usize,
-    /// A checkpoint is written after every epoch, and after so many minutes within one; 0 after every step.
+    /// Minutes between checkpoints within an epoch; 0 writes one after every step. One is also written after every
+    /// epoch.
     pub checkpoint_minutes: f64,
-    /// Memory for volumes in MB, one half for source volumes, one for prepared ones; the rest is read
-    /// again when its turn comes.
+    /// Cache size in MB, half for source volumes and half for preprocessed ones; other cases are read
+    /// again when needed.
     pub cache_mb: usize,
 }
 
@@ -121,20 +122,20 @@ impl Default for TrainingConfig {
 }
 
 impl TrainingConfig {
-    /// The random changes of training slices, where they are switched on.
+    /// The augmentation, if enabled.
     pub fn augmentation(&self) -> Option<&Augmentation> {
         self.augmentation.as_ref().filter(|a| a.enabled)
     }
 
-    /// The share of the easiest patches that an epoch is drawn from; none where it is drawn from all.
+    /// The share of easiest patches that an epoch is sampled from; none if from all.
     pub fn easiest_share(&self, epoch: usize) -> Option<f64> {
         let curriculum = self.curriculum.as_ref()?;
-        let gone = epoch as f64 / curriculum.epochs as f64;
+        let progress = epoch as f64 / curriculum.epochs as f64;
         (epoch < curriculum.epochs)
-            .then_some(curriculum.easiest + (1.0 - curriculum.easiest) * gone)
+            .then_some(curriculum.easiest + (1.0 - curriculum.easiest) * progress)
     }
 
-    /// Which patches an epoch shows and how they are changed, in two lines.
+    /// Patch sampling and augmentation, in two lines.
     pub fn described_patches(&self) -> String {
         let sides: Vec<String> = self
             .patch_size
@@ -145,15 +146,18 @@ impl TrainingConfig {
         let drawn = match (self.patch_size.dimensions(), self.slice_sampling) {
             (2, SliceSampling::Every) => "every slice".to_owned(),
             (2, SliceSampling::Balanced) => {
-                format!("balanced slices, {} for a structure", self.foreground_share)
+                format!(
+                    "balanced slices, foreground share {}",
+                    self.foreground_share
+                )
             }
-            _ => format!("{} around a structure", self.foreground_share),
+            _ => format!("foreground share {}", self.foreground_share),
         };
         let count = self.patches_per_epoch;
-        let count = count.map_or(String::new(), |count| format!(", {count} an epoch"));
+        let count = count.map_or(String::new(), |count| format!(", {count} per epoch"));
         let curriculum = self.curriculum.as_ref().map_or(String::new(), |c| {
             format!(
-                ", the easiest {} first, all after {} epochs",
+                ", curriculum from the easiest {}, all after {} epochs",
                 c.easiest, c.epochs
             )
         });
@@ -165,7 +169,7 @@ impl TrainingConfig {
         )
     }
 
-    /// Levels of the encoder that are frozen in the epoch after `epochs` epochs.
+    /// Number of frozen encoder levels in the epoch after `epochs` epochs.
     pub fn frozen_levels(&self, epochs: usize) -> usize {
         match self.unfreeze_epoch {
             Some(end) if epochs >= end => 0,
@@ -179,13 +183,13 @@ impl TrainingConfig {
             .is_some_and(|augmentation| augmentation.flip_axes.contains(&axis))
     }
 
-    /// Of z, y, x (0, 1, 2) those that patches are mirrored along.
+    /// Axes that patches are mirrored along: 0, 1, 2 for z, y, x.
     pub fn mirrored_axes(&self) -> Vec<usize> {
         let axes = [FlipAxis::Z, FlipAxis::Y, FlipAxis::X];
         (0..3).filter(|axis| self.flips(axes[*axis])).collect()
     }
 
-    /// What cannot work, if anything.
+    /// The first invalid setting, if any.
     pub(super) fn problem(&self, outputs: Outputs) -> Option<&'static str> {
         let checks = self.batch_checks().into_iter();
         let checks = checks
@@ -203,18 +207,18 @@ impl TrainingConfig {
         [
             (
                 self.epochs > 0 && self.batch_size > 0,
-                "training.epochs and batch_size must be 1 or more",
+                "training.epochs and batch_size must be at least 1",
             ),
             (
                 self.patch_size
                     .sides()
                     .iter()
                     .all(|v| (1..=4096).contains(v)),
-                "training.patch_size must lie between 1 and 4096",
+                "training.patch_size must be from 1 to 4096 along every axis",
             ),
             (
                 self.empty_slice_share >= 0.0,
-                "training.empty_slice_share must be 0 or more",
+                "training.empty_slice_share must not be negative",
             ),
             (
                 (0.0..=1.0).contains(&self.foreground_share),
@@ -246,15 +250,15 @@ impl TrainingConfig {
             (
                 self.weight_average
                     .is_none_or(|decay| decay > 0.0 && decay < 1.0),
-                "training.weight_average must lie between 0 and 1, such as 0.999; without it no average is kept",
+                "training.weight_average must lie between 0 and 1, such as 0.999; remove it to keep no average",
             ),
             (
                 self.micro_batches > 0,
-                "training.micro_batches must be 1 or more",
+                "training.micro_batches must be at least 1",
             ),
             (
                 self.micro_batches == 1 || !self.sync_norms,
-                "training.sync_norms makes one batch of all shares, training.micro_batches several of one; use one of them",
+                "training.sync_norms cannot be combined with training.micro_batches above 1; use one of them",
             ),
             (
                 (0.0..1.0).contains(&self.plateau.factor) && self.plateau.factor > 0.0,
@@ -264,7 +268,7 @@ impl TrainingConfig {
                 self.warmup_epochs == 0
                     || matches!(self.schedule, Schedule::Cosine | Schedule::Poly)
                         && self.warmup_epochs < self.epochs,
-                "training.warmup_epochs is for schedule = \"cosine\" and \"poly\", and must be below epochs",
+                "training.warmup_epochs needs schedule = \"cosine\" or \"poly\", and must be less than epochs",
             ),
             (
                 self.class_weights
@@ -279,7 +283,7 @@ impl TrainingConfig {
         [
             (
                 self.watch_every > 0,
-                "training.watch_every must be 1 or more",
+                "training.watch_every must be at least 1",
             ),
             (
                 self.unfreeze_epoch.is_none() || self.freeze_encoder_levels > 0,
@@ -287,35 +291,35 @@ impl TrainingConfig {
             ),
             (
                 self.checkpoint_minutes.is_finite() && self.checkpoint_minutes >= 0.0,
-                "training.checkpoint_minutes must be 0 or more",
+                "training.checkpoint_minutes must not be negative",
             ),
             (
                 self.patches_per_epoch != Some(0),
-                "training.patches_per_epoch must be 1 or more",
+                "training.patches_per_epoch must be at least 1",
             ),
             (
                 self.patch_size.dimensions() == 2 || self.slice_sampling.is_every(),
-                "training.slice_sampling is for networks that work on slices; patches of volumes are always balanced",
+                "training.slice_sampling needs a 2D network; patches of 3D networks are always balanced",
             ),
             (
                 self.curriculum
                     .as_ref()
                     .is_none_or(|c| c.epochs > 0 && c.easiest > 0.0 && c.easiest <= 1.0),
-                "training.curriculum needs epochs of 1 or more, and easiest, the share of the first epoch, above 0 and at most 1",
+                "training.curriculum needs epochs of at least 1, and easiest (the share for the first epoch) above 0 and at most 1",
             ),
         ]
     }
 }
 
-/// Which slices an epoch shows.
+/// How an epoch's slices are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SliceSampling {
-    /// Every slice with a structure, and some of those without.
+    /// All slices with a structure, and some of those without.
     #[default]
     Every,
-    /// As of volumes: `foreground_share` of them for a structure, every structure of the case as often and every
-    /// slice of it, the others anywhere in the case.
+    /// As for volumes: `foreground_share` of them on a structure, structures of the case and their slices equally
+    /// likely, the others anywhere in the case.
     Balanced,
 }
 
@@ -325,15 +329,15 @@ impl SliceSampling {
     }
 }
 
-/// A curriculum (Bengio et al., ICML 2009; paced as by Hacohen and Weinshall, ICML 2019): the first epoch is drawn
-/// from the easiest patches alone, the later ones from more and more of them, evenly so, and from all after
-/// `epochs`. The more of a patch is structure, the easier it is: labels decide, not losses, so that an epoch follows
-/// from seed and number alone, resumed or not.
+/// A curriculum (Bengio et al., ICML 2009; pacing as in Hacohen and Weinshall, ICML 2019): the first epoch is sampled
+/// from the easiest patches only; the share grows linearly to all patches after `epochs`. Patches with a larger share
+/// of structure are easier. Difficulty depends on labels, not losses, so that an epoch is determined by seed and
+/// number, resumed or not.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CurriculumConfig {
     pub epochs: usize,
-    /// The share of the first epoch.
+    /// Share of patches in the first epoch.
     #[serde(default = "first_share")]
     pub easiest: f64,
 }
@@ -346,22 +350,22 @@ fn is_zero(value: &usize) -> bool {
     *value == 0
 }
 
-/// How the learning rate falls.
+/// Learning-rate schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Schedule {
-    /// When nothing is gained, see [`PlateauConfig`].
+    /// Reduce on plateau, see [`PlateauConfig`].
     #[default]
     Plateau,
-    /// Along half a cosine over `epochs`.
+    /// Cosine annealing over `epochs`.
     Cosine,
-    /// nnU-Net's: with what is left of `epochs`, to the power of 0.9.
+    /// nnU-Net's polynomial decay over `epochs`, power 0.9.
     Poly,
-    /// Up over the first 30 % of `epochs`, then down to next to nothing.
+    /// One-cycle: up over the first 30 % of `epochs`, then down to almost 0.
     OneCycle,
 }
 
-/// When the learning rate falls: after `patience` epochs without a better validation Dice, by `factor`.
+/// Reduce on plateau: after `patience` epochs without a better validation Dice, multiply the rate by `factor`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PlateauConfig {
@@ -378,7 +382,7 @@ impl Default for PlateauConfig {
     }
 }
 
-/// When training stops: after `patience` epochs without a gain of `smallest_gain` in validation Dice.
+/// Early stopping: after `patience` epochs without a gain of `smallest_gain` in validation Dice.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EarlyStoppingConfig {

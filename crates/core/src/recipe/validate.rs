@@ -1,4 +1,4 @@
-//! What a recipe must keep to beside its types.
+//! Validation of recipes beyond their types.
 
 use std::collections::BTreeSet;
 
@@ -8,24 +8,24 @@ use ctseg_augment::FlipAxis;
 use ctseg_base::{Error, Result};
 use ctseg_image::preprocess::channels::Window;
 
-/// No dataset has as many patients.
-const MOST_FOLDS: usize = 1000;
+/// More than any dataset needs.
+const MAX_FOLDS: usize = 1000;
 
-/// More of these are a mistake, which would be multiplied with others or take memory.
-const MOST_EPOCHS: usize = 1_000_000;
-const MOST_IN_A_BATCH: usize = 4096;
-const MOST_PATCHES: usize = 100_000_000;
-const MOST_CACHE_MB: usize = 1 << 30;
-const MOST_WINDOWS: usize = 64;
+/// Larger values are mistakes that would overflow or exhaust memory.
+const MAX_EPOCHS: usize = 1_000_000;
+const MAX_BATCH_SIZE: usize = 4096;
+const MAX_PATCHES: usize = 100_000_000;
+const MAX_CACHE_MB: usize = 1 << 30;
+const MAX_WINDOWS: usize = 64;
 
-/// Voxels of a patch: the side of a cube of as many is 645.
-const MOST_VOXELS: usize = 1 << 28;
+/// Maximum voxels of a patch: a cube of side 645.
+const MAX_VOXELS: usize = 1 << 28;
 
 impl Recipe {
-    /// The recipe itself, where it can be trained or used.
+    /// The recipe itself, if it is valid.
     ///
     /// # Errors
-    /// The first thing that cannot be, with `origin` as the recipe's name.
+    /// The first invalid setting, with `origin` as the recipe's name.
     pub(super) fn validated(self, origin: &str) -> Result<Self> {
         match self.problem() {
             Some(problem) => Err(Error::file(origin, problem)),
@@ -33,7 +33,7 @@ impl Recipe {
         }
     }
 
-    /// The first thing about it that can be neither trained nor used, if there is one.
+    /// The first invalid setting, if any.
     pub fn problem(&self) -> Option<String> {
         failing(&self.task_checks())
             .or_else(|| failing(&self.bounds()))
@@ -58,8 +58,8 @@ impl Recipe {
                 "spacing_mm must be three numbers from 0.01 to 1000",
             ),
             (
-                (1..=MOST_FOLDS).contains(&self.folds),
-                "folds must be 1 to 1000 (1 holds out a fifth of the patients)",
+                (1..=MAX_FOLDS).contains(&self.folds),
+                "folds must be 1 to 1000 (1 holds out 20 % of the patients)",
             ),
             (
                 trained.is_none_or(|folds| {
@@ -67,11 +67,11 @@ impl Recipe {
                     let inside = each.iter().all(|fold| *fold < self.folds);
                     inside && !each.is_empty() && each.len() == folds.len()
                 }),
-                "train_folds must name folds from 0 to folds − 1, each once",
+                "train_folds must name folds from 0 to folds − 1, each at most once",
             ),
             (
                 self.stage == 2 || self.region == Region::Whole,
-                "stage 1 works on region = \"whole\"",
+                "stage 1 needs region = \"whole\"",
             ),
             (
                 self.stage == 1 || self.structures == Target::Each,
@@ -97,48 +97,48 @@ impl Recipe {
                     && self.jitter.shift_mm >= 0.0
                     && self.jitter.grow_mm >= 0.0
                     && (0.0..=1.0).contains(&self.jitter.drop_prior),
-                "roi.margin_mm and jitter must not be negative, jitter.drop_prior at most 1",
+                "roi.margin_mm and jitter must not be negative, and jitter.drop_prior at most 1",
             ),
         ]
     }
 
-    /// Numbers beyond which memory or arithmetic ends.
+    /// Upper bounds, against overflow and memory exhaustion.
     fn bounds(&self) -> [Check; 7] {
         let training = &self.training;
         let voxels = |all: usize, side: &usize| all.checked_mul(*side);
         let voxels = training.patch_size.sides().iter().try_fold(1, voxels);
         [
             (
-                training.epochs <= MOST_EPOCHS,
+                training.epochs <= MAX_EPOCHS,
                 "training.epochs must be at most 1000000",
             ),
             (
-                training.batch_size.max(training.micro_batches) <= MOST_IN_A_BATCH,
+                training.batch_size.max(training.micro_batches) <= MAX_BATCH_SIZE,
                 "training.batch_size and micro_batches must be at most 4096",
             ),
             (
-                voxels.is_some_and(|voxels| voxels <= MOST_VOXELS),
-                "training.patch_size must have sides up to 4096, and at most 2^28 voxels in all",
+                voxels.is_some_and(|voxels| voxels <= MAX_VOXELS),
+                "training.patch_size must have sides of at most 4096 and at most 2^28 voxels",
             ),
             (
                 training
                     .patches_per_epoch
-                    .is_none_or(|count| count <= MOST_PATCHES),
+                    .is_none_or(|count| count <= MAX_PATCHES),
                 "training.patches_per_epoch must be at most 100000000",
             ),
             (
-                training.cache_mb <= MOST_CACHE_MB,
+                training.cache_mb <= MAX_CACHE_MB,
                 "training.cache_mb must be at most 1073741824",
             ),
             (
-                self.windows_hu.len() <= MOST_WINDOWS,
-                "windows_hu must be at most 64 windows",
+                self.windows_hu.len() <= MAX_WINDOWS,
+                "windows_hu must have at most 64 windows",
             ),
             (
                 (0.0..=1.0).contains(&self.roi.smallest_component)
                     && self.jitter.shift_mm.is_finite()
                     && self.jitter.grow_mm.is_finite(),
-                "roi.smallest_component must lie in [0, 1], and jitter be finite",
+                "roi.smallest_component must lie in [0, 1], and jitter must be finite",
             ),
         ]
     }
@@ -147,15 +147,15 @@ impl Recipe {
         [
             (
                 self.network.dimensions() == self.training.patch_size.dimensions(),
-                "training.patch_size must be [y, x] for a network that works on slices and [z, y, x] for one that works on volumes",
+                "training.patch_size must be [y, x] for a 2D network and [z, y, x] for a 3D network",
             ),
             (
                 self.nnunet.is_some() || self.training.patch_size.sides().iter().all(|v| *v >= 8),
-                "training.patch_size must be 8 or more along every axis",
+                "training.patch_size must be at least 8 along every axis",
             ),
             (
                 self.network.dimensions() == 3 || !self.training.flips(FlipAxis::Z),
-                "training.augmentation.flip_axes: \"z\" is for networks that work on volumes",
+                "training.augmentation.flip_axes: \"z\" needs a 3D network",
             ),
         ]
     }
@@ -165,7 +165,7 @@ impl Recipe {
         nnunet.problem().or_else(|| {
             failing(&[(
                 !nnunet.mirror_axes.contains(&0) || self.network.dimensions() != 2,
-                "nnunet.mirror_axes: slices have the axes 1 and 2",
+                "nnunet.mirror_axes: 2D networks have the axes 1 and 2",
             )])
         })
     }
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_nothing_can_hold_are_refused() {
+    fn huge_numbers_are_refused() {
         const HUGE: &str = "4611686018427387904";
         let huge = |key: &str| format!("{key}={HUGE}");
         for (key, expected) in [
@@ -214,7 +214,7 @@ mod tests {
             ("spacing_mm=[1e-9, 1, 1]", "spacing_mm"),
             ("spacing_mm=[nan, 1, 1]", "spacing_mm"),
             ("windows_hu=[[-inf, 5]]", "windows_hu"),
-            ("train_folds=[0, 0]", "each once"),
+            ("train_folds=[0, 0]", "each at most once"),
             ("jitter.shift_mm=inf", "jitter"),
         ]);
         let windows = format!("windows_hu=[{}]", "[0, 1],".repeat(65));
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_that_cannot_be_are_refused() {
+    fn impossible_networks_are_refused() {
         refused(&[
             ("network.widths=[16385, 4]", "network.widths"),
             (
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn deep_and_many_keys_are_one_error() {
+    fn deep_or_many_keys_give_one_error() {
         let deep = format!("a{}=1", ".a".repeat(60_000));
         refused(&[(deep.as_str(), "a key of 60001 parts")]);
         let text: String = (0..20_000).map(|key| format!("k{key} = 1\n")).collect();

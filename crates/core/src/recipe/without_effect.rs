@@ -1,14 +1,14 @@
-//! What a recipe asks for and does not get.
+//! Recipe settings that have no effect.
 
 use super::{JitterConfig, PlateauConfig, Recipe, Region, Schedule, SlidingConfig};
 use ctseg_augment::FlipAxis;
 use ctseg_engine::optim::{OptimiserConfig, OptimiserKind};
 
-/// Levels of a network from which on a coarser one gives logits of its own: the bottleneck and the level above it do not.
-const FEWEST_SUPERVISED_LEVELS: usize = 4;
+/// Minimum number of levels for deep supervision: the bottleneck and the level above it have no logits of their own.
+const MIN_SUPERVISED_LEVELS: usize = 4;
 
 impl Recipe {
-    /// What of the recipe changes nothing, a line each that says why.
+    /// Settings without effect, one line each with the reason.
     pub fn without_effect(&self) -> Vec<String> {
         let mut lines = self.network_without_effect();
         lines.extend(self.training_without_effect());
@@ -20,9 +20,9 @@ impl Recipe {
         let (network, training) = (self.network.config(), &self.training);
         let levels = network.widths.len();
         let mut lines = Vec::new();
-        if network.deep_supervision && levels < FEWEST_SUPERVISED_LEVELS {
+        if network.deep_supervision && levels < MIN_SUPERVISED_LEVELS {
             lines.push(format!(
-                "network.deep_supervision has no effect: it needs {FEWEST_SUPERVISED_LEVELS} levels or more, and network.widths has {levels}"
+                "network.deep_supervision has no effect: it needs at least {MIN_SUPERVISED_LEVELS} levels, but network.widths has {levels}"
             ));
         }
         let frozen = training.freeze_encoder_levels;
@@ -35,7 +35,7 @@ impl Recipe {
             && epoch >= training.epochs
         {
             lines.push(format!(
-                "training.unfreeze_epoch = {epoch} is not reached: training.epochs is {}, and what is frozen stays so",
+                "training.unfreeze_epoch = {epoch} is never reached: training.epochs is {}; frozen levels stay frozen",
                 training.epochs
             ));
         }
@@ -43,11 +43,12 @@ impl Recipe {
     }
 
     fn training_without_effect(&self) -> Vec<String> {
-        let (training, usual) = (&self.training, OptimiserConfig::default());
+        let (training, default) = (&self.training, OptimiserConfig::default());
         let optimiser = &training.optimiser;
         let kind = optimiser.kind;
         let is_adam = matches!(kind, OptimiserKind::Adam | OptimiserKind::AdamW);
-        let momentum = optimiser.momentum != usual.momentum || optimiser.nesterov != usual.nesterov;
+        let momentum =
+            optimiser.momentum != default.momentum || optimiser.nesterov != default.nesterov;
         let mirrored = training.flips(FlipAxis::X);
         let paired = training
             .augmentation()
@@ -57,28 +58,28 @@ impl Recipe {
             (
                 training.schedule != Schedule::Plateau
                     && training.plateau != PlateauConfig::default(),
-                "training.plateau has no effect: it is of training.schedule = \"plateau\""
+                "training.plateau has no effect: it applies to training.schedule = \"plateau\""
                     .to_owned(),
             ),
             (
                 momentum && kind != OptimiserKind::Sgd,
                 format!(
-                    "training.optimiser.momentum and nesterov have no effect: they are of sgd, not of {kinds}"
+                    "training.optimiser.momentum and nesterov have no effect: they apply to sgd, not {kinds}"
                 ),
             ),
             (
-                optimiser.betas != usual.betas && !is_adam,
+                optimiser.betas != default.betas && !is_adam,
                 format!(
-                    "training.optimiser.betas have no effect: they are of adam and adamw, not of {kinds}"
+                    "training.optimiser.betas have no effect: they apply to adam and adamw, not {kinds}"
                 ),
             ),
             (
-                optimiser.eps != usual.eps && kind == OptimiserKind::Sgd,
-                "training.optimiser.eps has no effect: sgd has none".to_owned(),
+                optimiser.eps != default.eps && kind == OptimiserKind::Sgd,
+                "training.optimiser.eps has no effect: sgd does not use it".to_owned(),
             ),
             (
                 paired && !mirrored,
-                "training.augmentation.mirror_pairs has no effect: flip_axes does not hold \"x\""
+                "training.augmentation.mirror_pairs has no effect: flip_axes does not contain \"x\""
                     .to_owned(),
             ),
         ];
@@ -97,8 +98,8 @@ impl Recipe {
                 "jitter.drop_prior has no effect: prior is false".to_owned(),
             ),
             (
-                !self.by_patches() && self.sliding != SlidingConfig::default(),
-                "sliding has no effect: a network on slices sees them whole".to_owned(),
+                !self.is_patch_based() && self.sliding != SlidingConfig::default(),
+                "sliding has no effect: 2D networks take whole slices".to_owned(),
             ),
         ])
     }
@@ -118,7 +119,7 @@ mod tests {
         Recipe::named(stage, &set).unwrap().without_effect()
     }
 
-    fn said(cases: &[(&str, Vec<&str>, &str)]) {
+    fn assert_listed(cases: &[(&str, Vec<&str>, &str)]) {
         for (stage, set, expected) in cases {
             let found = lines(stage, set);
             assert!(found.len() == 1 && found[0].contains(expected), "{found:?}");
@@ -126,15 +127,15 @@ mod tests {
     }
 
     #[test]
-    fn what_the_network_cannot_give_is_said() {
-        said(&[
+    fn network_settings_without_effect_are_listed() {
+        assert_listed(&[
             (
                 "refine",
                 vec![
                     "network.deep_supervision=true",
                     "network.widths=[8, 16, 32]",
                 ],
-                "network.deep_supervision has no effect: it needs 4 levels or more, and network.widths has 3",
+                "network.deep_supervision has no effect: it needs at least 4 levels, but network.widths has 3",
             ),
             (
                 "refine",
@@ -147,14 +148,14 @@ mod tests {
                     "training.freeze_encoder_levels=2",
                     "training.unfreeze_epoch=60",
                 ],
-                "training.unfreeze_epoch = 60 is not reached: training.epochs is 60",
+                "training.unfreeze_epoch = 60 is never reached: training.epochs is 60",
             ),
         ]);
     }
 
     #[test]
-    fn settings_of_something_else_are_said() {
-        said(&[
+    fn settings_of_other_choices_are_listed() {
+        assert_listed(&[
             (
                 "refine",
                 vec!["training.plateau.patience=2"],
@@ -163,12 +164,12 @@ mod tests {
             (
                 "refine",
                 vec!["training.optimiser.momentum=0.9"],
-                "they are of sgd, not of adam",
+                "they apply to sgd, not adam",
             ),
             (
                 "nnunet-2d",
                 vec!["training.optimiser.betas=[0.5, 0.9]"],
-                "not of sgd",
+                "not sgd",
             ),
             (
                 "refine",
@@ -176,7 +177,7 @@ mod tests {
                     "training.augmentation.flip_axes=['y']",
                     "training.augmentation.mirror_pairs=[['a', 'b']]",
                 ],
-                "flip_axes does not hold \"x\"",
+                "flip_axes does not contain \"x\"",
             ),
             (
                 "single",
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn the_recipes_of_the_binary_get_all_that_they_ask_for() {
+    fn every_setting_of_the_embedded_recipes_has_an_effect() {
         for stage in [
             "coarse",
             "refine",

@@ -1,21 +1,20 @@
-//! Checkpoints of a training: one file holds everything, so that it is whole or not there at all. A checksum
-//! over all of it tells a file that has changed since it was written.
+//! Training checkpoints: a single file written atomically, with a checksum that detects later changes.
 
-pub use super::training_state::{Ended, EpochPosition, Progress};
+pub use super::training_state::{EpochPosition, Progress, StopReason};
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use ctseg_base::atomic_file::{sync_folder, synced_copy};
+use ctseg_base::atomic_file::{copy_synced, sync_folder};
 use ctseg_base::{Error, Result};
 use ctseg_engine::weights::{
     HostTensor, NamedTensors, below_prefix, elements_of, prefixed, read_tensors, write_tensors,
 };
 
-/// A training's state: weights, optimiser, progress. In `best` the weights are those that were validated
-/// (averaged, where an average is kept), and the optimiser's part is empty.
+/// The state of a training: weights, optimiser, progress. In `best` the weights are those that were validated
+/// (the average, if one is kept), and the optimiser state is empty.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checkpoint {
     pub network: NamedTensors,
@@ -23,8 +22,8 @@ pub struct Checkpoint {
     pub progress: Progress,
 }
 
-/// The folder of one fold's checkpoints: `last`, `previous` and `best`, each `.safetensors`, and `stopped` where
-/// time was up in the midst of an epoch whose weights are the best so far.
+/// The folder of one fold's checkpoints: `last`, `previous` and `best`, each `.safetensors`, and `stopped` if
+/// the time limit interrupted an epoch whose weights are the best so far.
 #[derive(Debug, Clone)]
 pub struct CheckpointFolder(PathBuf);
 
@@ -49,17 +48,17 @@ impl CheckpointFolder {
         self.0.join("stopped.safetensors")
     }
 
-    /// Makes `checkpoint` the last one; the one before stays as `previous`. At no moment is there no last
-    /// checkpoint once there was one.
+    /// Saves `checkpoint` as `last`; the old one becomes `previous`. Once written, `last` exists at
+    /// all times.
     pub fn save_last(&self, checkpoint: &Checkpoint) -> Result<()> {
         let last = self.last();
         if last.exists() {
-            // A second name for the old file first, then the new file over its first name.
-            let spare = self.0.join(".ctseg-previous");
-            let _ = std::fs::remove_file(&spare);
-            let linked = std::fs::hard_link(&last, &spare).or_else(|_| synced_copy(&last, &spare));
-            linked.map_err(Error::io(&spare, "keep the previous checkpoint as"))?;
-            std::fs::rename(&spare, self.previous()).map_err(Error::io(
+            // Link the old file under a second name first, then replace it.
+            let link = self.0.join(".ctseg-previous");
+            let _ = std::fs::remove_file(&link);
+            let linked = std::fs::hard_link(&last, &link).or_else(|_| copy_synced(&last, &link));
+            linked.map_err(Error::io(&link, "keep the previous checkpoint as"))?;
+            std::fs::rename(&link, self.previous()).map_err(Error::io(
                 self.previous(),
                 "keep the previous checkpoint as",
             ))?;
@@ -67,19 +66,19 @@ impl CheckpointFolder {
         write(&last, checkpoint)
     }
 
-    /// Makes `checkpoint` the best one.
+    /// Saves `checkpoint` as `best`.
     pub fn save_best(&self, checkpoint: &Checkpoint) -> Result<()> {
         write(&self.best(), checkpoint)
     }
 
-    /// Makes `checkpoint` the one that is used although its epoch is not over. A run that goes on does so from
-    /// [`CheckpointFolder::last`], as if this had never been.
+    /// Saves `checkpoint` as `stopped`: used for the model although its epoch is incomplete. A resumed run ignores it
+    /// and continues from [`CheckpointFolder::last`].
     pub fn save_stopped(&self, checkpoint: &Checkpoint) -> Result<()> {
         write(&self.stopped(), checkpoint)
     }
 
     /// Removes [`CheckpointFolder::stopped`].
-    pub fn forget_stopped(&self) -> Result<()> {
+    pub fn remove_stopped(&self) -> Result<()> {
         match std::fs::remove_file(self.stopped()) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(Error::io(self.stopped(), "remove")(error))
@@ -88,18 +87,18 @@ impl CheckpointFolder {
         }
     }
 
-    /// The last checkpoint; if it is damaged, the one before takes its place and `warn` hears of it. `None` if
-    /// there never was one.
+    /// The last checkpoint; if it is damaged, `previous` replaces it and `warn` is called. `None` without
+    /// checkpoints.
     ///
     /// # Errors
-    /// There are checkpoints, and none of them can be used.
+    /// There are checkpoints, but none can be used.
     pub fn load_last(&self, warn: &dyn Fn(&str)) -> Result<Option<Checkpoint>> {
         let (last, previous) = (self.last(), self.previous());
         if !last.exists() && !previous.exists() {
             if self.best().exists() {
                 return Err(Error::file(
                     &last,
-                    "is gone although the training had begun; begin a new run without --resume",
+                    "is missing although training had started; start a new run without --resume",
                 ));
             }
             return Ok(None);
@@ -108,21 +107,19 @@ impl CheckpointFolder {
             Ok(checkpoint) => return Ok(Some(checkpoint)),
             Err(error) => error,
         };
-        let before = Checkpoint::load(&previous).map_err(|error| {
+        let restored = Checkpoint::load(&previous).map_err(|error| {
             Error::invalid(format!(
-                "{damaged}; nor is there a checkpoint before it ({error}): begin a new run without --resume"
+                "{damaged}; the previous checkpoint cannot be used either ({error}): start a new run without --resume"
             ))
         })?;
-        std::fs::rename(&previous, &last).map_err(Error::io(
-            &last,
-            "put the previous checkpoint in the place of",
-        ))?;
+        std::fs::rename(&previous, &last)
+            .map_err(Error::io(&last, "restore the previous checkpoint as"))?;
         sync_folder(&self.0)?;
         warn(&format!(
-            "{damaged}; going on from the checkpoint before it, {}",
-            before.progress.place()
+            "{damaged}; resuming from the previous checkpoint, {}",
+            restored.progress.position_text()
         ));
-        Ok(Some(before))
+        Ok(Some(restored))
     }
 }
 
@@ -130,14 +127,14 @@ impl Checkpoint {
     /// Reads a checkpoint file.
     pub fn load(path: &Path) -> Result<Self> {
         let (tensors, metadata) = read_tensors(path)?;
-        let foreign = |error| Error::file(path, format!("not a checkpoint of ctseg: {error}"));
-        // Checkpoints of early versions hold the progress alone.
-        let progress = match serde_json::from_str::<Sealed>(&metadata) {
-            Ok(sealed) if sealed.sha256 == checksum(&tensors, &sealed.progress) => sealed.progress,
+        let foreign = |error| Error::file(path, format!("not a ctseg checkpoint: {error}"));
+        // Checkpoints of early versions contain only the progress, without a checksum.
+        let progress = match serde_json::from_str::<Metadata>(&metadata) {
+            Ok(saved) if saved.sha256 == checksum(&tensors, &saved.progress) => saved.progress,
             Ok(_) => {
                 return Err(Error::file(
                     path,
-                    "its checksum is not that of its content: it has changed since it was written",
+                    "its checksum does not match its content: the file has changed since it was written",
                 ));
             }
             Err(_) => metadata,
@@ -150,7 +147,7 @@ impl Checkpoint {
         })
     }
 
-    /// For processes that have no folder in common: length of the head, the head as JSON, and all values in its
+    /// Serialises the checkpoint for other processes: length of the header, the header as JSON, and all values in its
     /// order.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let shapes = |tensors: &NamedTensors| {
@@ -159,14 +156,14 @@ impl Checkpoint {
                 .map(|(name, t)| (name.clone(), t.shape.clone()));
             shapes.collect()
         };
-        let head = serde_json::to_vec(&BytesHead {
+        let header = serde_json::to_vec(&BytesHeader {
             network: shapes(&self.network),
             optimiser: shapes(&self.optimiser),
             progress: self.progress.clone(),
         })
-        .map_err(|error| Error::invalid(format!("cannot write the progress: {error}")))?;
-        let mut bytes = (head.len() as u64).to_le_bytes().to_vec();
-        bytes.extend(head);
+        .map_err(|error| Error::invalid(format!("cannot serialise the progress: {error}")))?;
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header);
         for tensor in self.network.values().chain(self.optimiser.values()) {
             bytes.extend(tensor.values.iter().flat_map(|value| value.to_le_bytes()));
         }
@@ -176,17 +173,17 @@ impl Checkpoint {
     /// See [`Checkpoint::to_bytes`].
     ///
     /// # Errors
-    /// Bytes of another make, such as of another version of ctseg.
+    /// Bytes in another format, such as of another version of ctseg.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let foreign = || {
             Error::invalid(
-                "what process 0 begins with cannot be read here; all processes must run the same ctseg",
+                "cannot read the initial state from process 0; all processes must run the same ctseg version",
             )
         };
         let (length, rest) = bytes.split_first_chunk::<8>().ok_or_else(foreign)?;
         let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| foreign())?;
-        let (head, mut values) = rest.split_at_checked(length).ok_or_else(foreign)?;
-        let head: BytesHead = serde_json::from_slice(head).map_err(|_| foreign())?;
+        let (header, mut values) = rest.split_at_checked(length).ok_or_else(foreign)?;
+        let header: BytesHeader = serde_json::from_slice(header).map_err(|_| foreign())?;
         let mut tensors = |shapes: Vec<(String, Vec<usize>)>| -> Result<NamedTensors> {
             let tensor = |(name, shape): (String, Vec<usize>)| {
                 let count = elements_of(&shape).map(|numbers| 4 * numbers);
@@ -201,36 +198,36 @@ impl Checkpoint {
             };
             shapes.into_iter().map(tensor).collect()
         };
-        let network = tensors(head.network)?;
-        let optimiser = tensors(head.optimiser)?;
+        let network = tensors(header.network)?;
+        let optimiser = tensors(header.optimiser)?;
         match values.is_empty() {
             true => Ok(Self {
                 network,
                 optimiser,
-                progress: head.progress,
+                progress: header.progress,
             }),
             false => Err(foreign()),
         }
     }
 }
 
-/// What comes before the values in [`Checkpoint::to_bytes`].
+/// The header of [`Checkpoint::to_bytes`].
 #[derive(Serialize, Deserialize)]
-struct BytesHead {
+struct BytesHeader {
     network: Vec<(String, Vec<usize>)>,
     optimiser: Vec<(String, Vec<usize>)>,
     progress: Progress,
 }
 
-/// What stands in the head of a checkpoint file.
+/// The metadata of a checkpoint file.
 #[derive(Serialize, Deserialize)]
-struct Sealed {
+struct Metadata {
     sha256: String,
     /// [`Progress`] as JSON, as it was hashed.
     progress: String,
 }
 
-/// SHA-256 over all that a checkpoint holds.
+/// SHA-256 over the content of a checkpoint.
 fn checksum(tensors: &NamedTensors, progress: &str) -> String {
     let mut hasher = Sha256::new();
     hasher.update(progress);
@@ -251,13 +248,13 @@ fn write(path: &Path, checkpoint: &Checkpoint) -> Result<()> {
     let mut tensors = NamedTensors::new();
     tensors.extend(prefixed("network.", checkpoint.network.clone()));
     tensors.extend(prefixed("optimiser.", checkpoint.optimiser.clone()));
-    let unwritable = |error| Error::file(path, format!("cannot write the progress: {error}"));
+    let unwritable = |error| Error::file(path, format!("cannot serialise the progress: {error}"));
     let progress = serde_json::to_string(&checkpoint.progress).map_err(unwritable)?;
-    let sealed = Sealed {
+    let saved = Metadata {
         sha256: checksum(&tensors, &progress),
         progress,
     };
-    let metadata = serde_json::to_string(&sealed).map_err(unwritable)?;
+    let metadata = serde_json::to_string(&saved).map_err(unwritable)?;
     write_tensors(path, &tensors, &metadata)
 }
 
@@ -296,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn the_one_before_steps_in_for_a_damaged_last() {
+    fn the_previous_checkpoint_replaces_a_damaged_last() {
         type Damage = (&'static str, fn(&mut Vec<u8>));
         let damages: [Damage; 6] = [
             ("empty", |bytes| bytes.clear()),
@@ -351,12 +348,12 @@ mod tests {
             assert!(error.contains("without --resume"), "{what}: {error}");
             std::fs::remove_file(checkpoints.last()).unwrap();
             checkpoints.save_best(&checkpoint(1)).unwrap();
-            assert!(load().unwrap_err().to_string().contains("is gone"));
+            assert!(load().unwrap_err().to_string().contains("is missing"));
         }
     }
 
     #[test]
-    fn a_checkpoint_without_a_checksum_is_one_of_an_early_version() {
+    fn checkpoints_of_early_versions_have_no_checksum() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("last.safetensors");
         let tensors = prefixed("network.", checkpoint(1).network).collect();
@@ -366,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_comes_through_whole() {
+    fn bytes_round_trip() {
         let tensor = |shape: &[usize], first: f32| HostTensor {
             shape: shape.to_vec(),
             values: (0..shape.iter().product())

@@ -1,14 +1,14 @@
-//! What a run is trained on: the content of its dataset and its folds, as they were when it began.
+//! The dataset content and folds of a run, as of its start.
 
 use std::path::Path;
 
-use crate::dataset::GivenSplits;
+use crate::dataset::PredefinedSplits;
 use crate::dataset::content::DatasetContent;
 use ctseg_base::atomic_file::write_bytes_atomically;
 use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result};
 
-/// In a run's folder, [`RunData::content`].
+/// The file of [`RunData::content`] in a run's folder.
 pub const CONTENT: &str = "data_fingerprint.json";
 
 /// Data and folds of a run.
@@ -16,52 +16,53 @@ pub const CONTENT: &str = "data_fingerprint.json";
 pub struct RunData {
     pub content: DatasetContent,
     /// Every fold, trained or not.
-    pub splits: GivenSplits,
+    pub splits: PredefinedSplits,
 }
 
 impl RunData {
-    /// What the run in the folder at `run` began with; none where an earlier version began it.
+    /// The data of the run in the folder `run`; none if an earlier version started it.
     ///
     /// # Errors
-    /// A file that cannot be read, or the content without the folds.
+    /// A file that cannot be read, or missing folds.
     pub fn read(run: &Path) -> Result<Option<Self>> {
         let Some(content) = read_content(run)? else {
             return Ok(None);
         };
-        let splits = GivenSplits::of_run(run)?.ok_or_else(|| {
+        let splits = PredefinedSplits::of_run(run)?.ok_or_else(|| {
             Error::file(
                 run,
-                "has no folds any more (splits.json); restore the file, or begin a new run without --resume",
+                "splits.json is missing; restore the file, or start a new run without --resume",
             )
         })?;
         Ok(Some(Self { content, splits }))
     }
 
-    /// The dataset's name when the run in the folder at `run` began.
+    /// The dataset's name when the run in the folder `run` started.
     pub fn name_of(run: &Path) -> Result<Option<String>> {
         Ok(read_content(run)?.map(|content| content.dataset))
     }
 
     /// Writes both files into the run's folder.
     pub fn write(&self, run: &Path) -> Result<()> {
-        GivenSplits::store(run, &self.splits.folds)?;
+        PredefinedSplits::store(run, &self.splits.folds)?;
         let path = run.join(CONTENT);
-        let text = serde_json::to_string_pretty(&self.content)
-            .map_err(|error| Error::file(&path, format!("cannot write: {error}")))?;
+        let text = serde_json::to_string_pretty(&self.content).map_err(|error| {
+            Error::file(&path, format!("cannot serialise the content: {error}"))
+        })?;
         write_bytes_atomically(&path, format!("{text}\n").as_bytes())
     }
 
-    /// An error that names what has changed in the dataset, which lies at `place` and holds `now`, since the run in `run`
-    /// began with this.
-    pub fn refuse_if_changed(&self, now: &DatasetContent, place: &Path, run: &Path) -> Result<()> {
+    /// Fails if the dataset at `dataset` with the content `now` has changed since the run in `run` started; the error
+    /// lists the changes.
+    pub fn check_unchanged(&self, now: &DatasetContent, dataset: &Path, run: &Path) -> Result<()> {
         let changes = now.changes_since(&self.content);
         if changes.is_empty() {
             return Ok(());
         }
         Err(Error::file(
-            place,
+            dataset,
             format!(
-                "the dataset has changed since {} began: {}; restore it, name where it lies unchanged with --data, or begin a new run without --resume",
+                "the dataset has changed since {} started: {}; restore it, pass the unchanged dataset with --data, or start a new run without --resume",
                 run.display(),
                 changes.join("; ")
             ),
@@ -69,7 +70,7 @@ impl RunData {
     }
 }
 
-/// The content is written after the folds.
+/// The content is written after the folds, so that its presence implies theirs.
 fn read_content(run: &Path) -> Result<Option<DatasetContent>> {
     let path = run.join(CONTENT);
     if !path.exists() {
@@ -79,7 +80,7 @@ fn read_content(run: &Path) -> Result<Option<DatasetContent>> {
     let content = serde_json::from_str(&text).map_err(|error| {
         Error::file(
             &path,
-            format!("not as it was when the run began ({error}); restore the file, or begin a new run without --resume"),
+            format!("not a dataset fingerprint ({error}); restore the file, or start a new run without --resume"),
         )
     })?;
     Ok(Some(content))

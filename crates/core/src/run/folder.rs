@@ -13,31 +13,31 @@ use super::tracker::{EpochRecord, RunIdentity, Tracker};
 use crate::dataset::Reading;
 use crate::recipe::Recipe;
 use ctseg_base::atomic_file::{create_folder, write_bytes_atomically};
-use ctseg_base::temp_files::remove_leftovers_below;
+use ctseg_base::temp_files::remove_stale_temp_files_below;
 use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result, regular_file};
 
-/// Where a run folder has its pictures.
+/// The subfolder for plots.
 pub const PLOTS: &str = "plots";
 
-/// What a run needs to be resumed, beside its recipe.
+/// What a run needs for resuming, besides its recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunSettings {
     pub dataset: PathBuf,
     pub data_root: Option<PathBuf>,
     pub model: PathBuf,
     pub seed: u64,
-    /// The model whose weights the run began with.
+    /// The model that the weights were initialised from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<PathBuf>,
-    /// Checksum of the stage 1 whose regions the run is trained on.
+    /// Checksum of the stage 1 whose regions of interest the run trains on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stage1_sha256: Option<String>,
     pub ctseg_version: String,
-    /// Device and precision; another one gives other weights.
+    /// Device and precision; weights depend on them.
     #[serde(default)]
     pub engine: String,
-    /// The name of the sweep that the run is a trial of.
+    /// The sweep's name, if the run is a trial of one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
     /// How the dataset's files are read.
@@ -54,7 +54,7 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// A new folder under `runs`, named by the time and by network, loss, optimiser and patch size.
+    /// Creates a folder under `runs`, named after time, network, loss, optimiser and patch size.
     pub fn create(
         runs: &Path,
         recipe: &Recipe,
@@ -62,10 +62,10 @@ impl RunFolder {
         data: &RunData,
     ) -> Result<Self> {
         let path = new_folder(runs, &format!("{}_{}", recipe.name, run_name(recipe)))?;
-        Self::begin(path, recipe, settings, data)
+        Self::initialise(path, recipe, settings, data)
     }
 
-    /// The run in the folder at `path`, which is made where there is none.
+    /// Creates the run in the folder `path`, which is created if missing.
     pub fn create_at(
         path: &Path,
         recipe: &Recipe,
@@ -73,10 +73,10 @@ impl RunFolder {
         data: &RunData,
     ) -> Result<Self> {
         create_folder(path)?;
-        Self::begin(path.to_path_buf(), recipe, settings, data)
+        Self::initialise(path.to_path_buf(), recipe, settings, data)
     }
 
-    fn begin(
+    fn initialise(
         path: PathBuf,
         recipe: &Recipe,
         settings: &RunSettings,
@@ -84,26 +84,26 @@ impl RunFolder {
     ) -> Result<Self> {
         data.write(&path)?;
         write_recipe(&path, recipe)?;
-        write_settings(&path, settings)?; // last: it makes the folder a run's
-        Self::opened(path, settings.parent.clone())
+        write_settings(&path, settings)?; // last: it marks the folder as a run's
+        Self::open(path, settings.parent.clone())
     }
 
-    /// Writes down what a run goes on with that it did not begin with.
+    /// Stores a changed recipe and settings.
     pub fn update(&self, recipe: &Recipe, settings: &RunSettings) -> Result<()> {
         write_settings(&self.path, settings)?;
         write_recipe(&self.path, recipe)
     }
 
-    /// The folder of an earlier run, to go on with, and what it was started with. What a killed process left there under
-    /// temporary names is removed.
+    /// Opens the folder of an earlier run for resuming; returns its recipe and settings too. Temporary files of killed
+    /// processes are removed.
     pub fn resume(path: &Path) -> Result<(Self, Recipe, RunSettings)> {
         let (recipe, settings) = Self::read(path)?;
-        remove_leftovers_below(path);
-        let run = Self::opened(path.to_path_buf(), settings.parent.clone())?;
+        remove_stale_temp_files_below(path);
+        let run = Self::open(path.to_path_buf(), settings.parent.clone())?;
         Ok((run, recipe, settings))
     }
 
-    /// What the run at `path` was started with.
+    /// Recipe and settings of the run at `path`.
     pub fn read(path: &Path) -> Result<(Recipe, RunSettings)> {
         let read = |name: &str| {
             let file = path.join(name);
@@ -119,12 +119,12 @@ impl RunFolder {
         Ok((recipe, settings))
     }
 
-    fn opened(path: PathBuf, parent: Option<String>) -> Result<Self> {
+    fn open(path: PathBuf, parent: Option<String>) -> Result<Self> {
         let file = path.join(history::FILE);
-        let torn =
+        let incomplete =
             regular_file::read(&file).is_ok_and(|text| text.last().is_some_and(|b| *b != b'\n'));
         let mut metrics = append_to(&file)?;
-        if torn {
+        if incomplete {
             metrics
                 .write_all(b"\n")
                 .map_err(Error::io(&file, "append to"))?;
@@ -140,7 +140,7 @@ impl RunFolder {
         })
     }
 
-    /// Which run this is, for trackers.
+    /// The run's identity, for trackers.
     pub fn identity(&self) -> RunIdentity<'_> {
         RunIdentity {
             name: &self.name,
@@ -153,25 +153,25 @@ impl RunFolder {
         &self.path
     }
 
-    /// Writes figures of the run beside its metrics.
+    /// Writes a JSON file into the run's folder.
     pub fn write_json(&self, name: &str, value: &serde_json::Value) -> Result<()> {
         write_bytes_atomically(&self.path.join(name), format!("{value:#}\n").as_bytes())
     }
 
-    /// Where a log of what was said may be appended to.
+    /// The log file, opened for appending.
     pub fn log_file(&self) -> Result<File> {
         append_to(&self.path.join("log.txt"))
     }
 
-    /// An error if `network` was trained here and nothing of it is left: to begin anew in silence would be
-    /// no way of going on.
-    pub fn refuse_if_lost(&self, network: &str, checkpoints: &CheckpointFolder) -> Result<()> {
-        let begun = history::read(&self.path)?.contains_key(network);
-        if begun && !checkpoints.last().exists() && !checkpoints.previous().exists() {
+    /// Fails if `network` was trained here and its checkpoints are missing: a resumed run must not silently
+    /// start it again.
+    pub fn check_not_lost(&self, network: &str, checkpoints: &CheckpointFolder) -> Result<()> {
+        let was_trained = history::read(&self.path)?.contains_key(network);
+        if was_trained && !checkpoints.last().exists() && !checkpoints.previous().exists() {
             return Err(Error::file(
                 checkpoints.last(),
                 format!(
-                    "is gone although {network} was trained before; begin a new run without --resume"
+                    "is missing although {network} was trained before; start a new run without --resume"
                 ),
             ));
         }
@@ -185,11 +185,11 @@ impl RunFolder {
 }
 
 impl Tracker for RunFolder {
-    fn epoch(&self, record: &EpochRecord) -> Result<()> {
+    fn log_epoch(&self, record: &EpochRecord) -> Result<()> {
         let path = self.path.join(history::FILE);
         let line = serde_json::to_string(&EpochLine::of(record))
-            .map_err(|error| Error::file(&path, format!("cannot write an epoch: {error}")))?;
-        // One write per line: a kill leaves whole lines.
+            .map_err(|error| Error::file(&path, format!("cannot serialise an epoch: {error}")))?;
+        // One write per line, so that a kill leaves complete lines.
         (&self.metrics)
             .write_all(format!("{line}\n").as_bytes())
             .and_then(|()| self.metrics.sync_data())
@@ -197,16 +197,16 @@ impl Tracker for RunFolder {
     }
 }
 
-/// A new folder `<time>-<name>` below `runs`.
+/// Creates a folder `<time>-<name>` in `runs`.
 pub fn new_folder(runs: &Path, name: &str) -> Result<PathBuf> {
     let time = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S");
-    fresh_folder(runs, &format!("{time}-{name}"))
+    unique_folder(runs, &format!("{time}-{name}"))
 }
 
-/// A new folder in `parent` called `name`, or `name` and a number where there is one already.
-fn fresh_folder(parent: &Path, name: &str) -> Result<PathBuf> {
+/// Creates a folder `name` in `parent`, with a number appended if the name is taken.
+fn unique_folder(parent: &Path, name: &str) -> Result<PathBuf> {
     create_folder(parent)?;
-    // Two runs may begin in one second; `create_dir` tells which was first.
+    // Two runs may start in the same second; `create_dir` succeeds for only one of them.
     let names = (0..1000).map(|n| match n {
         0 => parent.join(name),
         n => parent.join(format!("{name}-{n}")),
@@ -218,7 +218,9 @@ fn fresh_folder(parent: &Path, name: &str) -> Result<PathBuf> {
             Err(error) => return Err(Error::io(&path, "create the run folder")(error)),
         }
     }
-    let problem = format!("holds 1000 runs that began in the same second, {name}-…");
+    let problem = format!(
+        "contains 1000 runs that started in the same second, {name}-…; choose another folder"
+    );
     Err(Error::file(parent, problem))
 }
 
@@ -240,7 +242,7 @@ fn write_recipe(run: &Path, recipe: &Recipe) -> Result<()> {
 fn write_settings(run: &Path, settings: &RunSettings) -> Result<()> {
     let path = run.join("run.toml");
     let text = toml::to_string(settings)
-        .map_err(|error| Error::file(&path, format!("cannot write the settings: {error}")))?;
+        .map_err(|error| Error::file(&path, format!("cannot serialise the settings: {error}")))?;
     write_bytes_atomically(&path, text.as_bytes())
 }
 
@@ -254,7 +256,7 @@ mod tests {
     use ctseg_base::process::id::ProcessId;
 
     #[test]
-    fn a_resumed_run_keeps_nothing_that_a_killed_process_left() {
+    fn resuming_removes_temporary_files_of_killed_processes() {
         let folder = tempfile::tempdir().unwrap();
         let run = folder.path();
         let settings = RunSettings {
@@ -272,7 +274,7 @@ mod tests {
         write_recipe(run, &Recipe::named("1", &[]).unwrap()).unwrap();
         write_settings(run, &settings).unwrap();
         let mut child = std::process::Command::new("true").spawn().unwrap();
-        let own = ProcessId::own().to_string();
+        let own = ProcessId::current().to_string();
         let [before, after] = [std::process::id(), child.id()].map(|id| format!("-{id}-"));
         child.wait().unwrap();
         let dead = format!(".ctseg-{}-abcdef", own.replace(&before, &after));

@@ -1,11 +1,11 @@
-//! What a run has written down of its epochs, read back: `metrics.jsonl`.
+//! The epochs of a run: `metrics.jsonl`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::Ended;
+use super::checkpoint::StopReason;
 use super::tracker::EpochRecord;
 use super::validation::Validation;
 use ctseg_base::{Error, Result, regular_file};
@@ -13,23 +13,23 @@ use ctseg_base::{Error, Result, regular_file};
 /// The file's name in a run folder.
 pub const FILE: &str = "metrics.jsonl";
 
-/// One line: one epoch of one network. Numbers that are none are null.
+/// One line: one epoch of one network. Numbers that are not finite are null.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct EpochLine {
     /// Such as `fold 0`.
     pub network: String,
-    /// From 1 on.
+    /// Counted from 1.
     pub epoch: usize,
-    /// Of training so far.
+    /// Training time so far.
     pub seconds: f64,
-    /// Mean over the steps.
+    /// Mean training loss over the steps.
     pub loss: Option<f64>,
     pub learning_rate: f64,
     pub validation_dice: Option<f64>,
     pub validation_dice_per_structure: Vec<Option<f64>>,
     pub validation_iou: Option<f64>,
     pub validation_loss: Option<f64>,
-    /// Early versions wrote neither this nor precision and recall.
+    /// Missing in files of early versions, as are precision and recall.
     #[serde(default)]
     pub validation_iou_per_structure: Vec<Option<f64>>,
     #[serde(default)]
@@ -44,7 +44,7 @@ pub struct EpochLine {
     pub validation_accuracy: Option<f64>,
     #[serde(default)]
     pub validation_accuracy_per_structure: Vec<Option<f64>>,
-    /// Of some of the cases that the network is trained on, measured as validation; only in some epochs.
+    /// Measured like validation on some of the training cases; only in some epochs.
     #[serde(default)]
     pub training_dice: Option<f64>,
     #[serde(default)]
@@ -67,10 +67,10 @@ pub struct EpochLine {
     pub training_accuracy: Option<f64>,
     #[serde(default)]
     pub training_accuracy_per_structure: Vec<Option<f64>>,
-    /// Time was up before the epoch's end.
-    #[serde(default)]
-    pub broken_off: bool,
-    pub ended: Option<Ended>,
+    /// Whether the time limit interrupted the epoch.
+    #[serde(default, rename = "broken_off")]
+    pub interrupted: bool,
+    pub ended: Option<StopReason>,
 }
 
 /// A run's epochs by network, in order.
@@ -111,17 +111,17 @@ impl EpochLine {
             training_recall_per_structure: per_structure(|t| &t.recall_per_map),
             training_accuracy: training.and_then(|training| training.accuracy),
             training_accuracy_per_structure: per_structure(|t| &t.accuracy_per_map),
-            broken_off: record.broken_off,
+            interrupted: record.interrupted,
             ended: record.progress.ended,
         }
     }
 }
 
-/// The history in the run folder at `run`; empty where nothing is written yet. An epoch that was done again
-/// (after a kill) counts as it was done last, and lines that a power cut tore are left out.
+/// The history of the run folder `run`; empty without a file. Of an epoch that was repeated after a kill the last line
+/// counts; damaged lines are skipped.
 ///
 /// # Errors
-/// The file is there and cannot be read.
+/// The file exists but cannot be read.
 pub fn read(run: &Path) -> Result<History> {
     let path = run.join(FILE);
     if !path.exists() {
@@ -141,7 +141,7 @@ pub fn read(run: &Path) -> Result<History> {
     Ok(history)
 }
 
-/// The last of the epochs with the best validation Dice, and that Dice; none where it is undefined in all of them.
+/// The last of the epochs with the best validation Dice, and that Dice; none if it is undefined in all epochs.
 pub fn best(lines: &[EpochLine]) -> Option<(usize, f64)> {
     lines
         .iter()
@@ -150,7 +150,7 @@ pub fn best(lines: &[EpochLine]) -> Option<(usize, f64)> {
         .max_by(|a, b| a.1.total_cmp(&b.1))
 }
 
-/// A made-up line, for tests.
+/// A sample line, for tests.
 #[doc(hidden)]
 pub fn line(network: &str, epoch: usize, validation_dice: f64) -> EpochLine {
     EpochLine {
@@ -172,10 +172,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn epochs_count_as_they_were_done_last() {
+    fn the_last_line_of_a_repeated_epoch_counts() {
         let folder = tempfile::tempdir().unwrap();
         assert!(read(folder.path()).unwrap().is_empty());
-        let told = [
+        let lines = [
             line("fold 0", 1, 0.1),
             line("fold 0", 2, 0.2),
             line("fold 0", 3, 0.3),
@@ -184,14 +184,14 @@ mod tests {
             line("fold 0", 2, 0.25),
         ];
         let mut text = String::new();
-        for line in &told {
+        for line in &lines {
             text += &format!("{}\n", serde_json::to_string(line).unwrap());
         }
         text += "{\"network\": \"fold 0\", \"epo";
         std::fs::write(folder.path().join(FILE), text).unwrap();
         let history = read(folder.path()).unwrap();
-        assert_eq!(history["fold 0"], [told[0].clone(), told[4].clone()]);
-        assert_eq!(history["fold 1"], [told[3].clone()]);
+        assert_eq!(history["fold 0"], [lines[0].clone(), lines[4].clone()]);
+        assert_eq!(history["fold 1"], [lines[3].clone()]);
     }
 
     #[test]
@@ -201,6 +201,6 @@ mod tests {
         assert_eq!((line.loss, line.training_dice), (None, None));
         assert_eq!((line.validation_precision, line.training_iou), (None, None));
         assert!(line.validation_recall_per_structure.is_empty());
-        assert_eq!(line.ended, Some(Ended::TimeIsUp));
+        assert_eq!(line.ended, Some(StopReason::TimeLimit));
     }
 }

@@ -1,27 +1,27 @@
-//! What trackers that keep numbers by name are told of an epoch: the names of `metrics.jsonl`, and below each that
-//! is per structure one more for every structure, `validation_dice_per_structure/liver`. (Not `validation_dice/liver`:
-//! MLflow's file stores keep a metric as a file, and could not have a folder of that name beside it.)
+//! Metric names for trackers: those of `metrics.jsonl`, with the structure appended to metrics per structure, as in
+//! `validation_dice_per_structure/liver`. (Not `validation_dice/liver`: MLflow's file store keeps each metric
+//! as a file and could not have a folder of the same name.)
 
 use super::tracker::EpochRecord;
 use super::validation::Validation;
 
-/// The numbers of an epoch by name. What is undefined (a structure that no case holds or predicts, a loss that is no
-/// number) is left out. An epoch that was broken off and gone on with has the same names as when it was told first.
-pub fn points(record: &EpochRecord) -> Vec<(String, f64)> {
-    let mut points = vec![
+/// The metrics of an epoch by name. Undefined ones (a structure that no case contains or predicts, a loss that is not
+/// finite) are left out. An interrupted epoch and its continuation have the same names.
+pub fn epoch_metrics(record: &EpochRecord) -> Vec<(String, f64)> {
+    let mut metrics = vec![
         ("loss".to_owned(), record.mean_loss),
         ("learning_rate".to_owned(), record.learning_rate),
         ("seconds".to_owned(), record.progress.seconds),
     ];
-    add(&mut points, "validation", record.validation, record);
+    add(&mut metrics, "validation", record.validation, record);
     if let Some(training) = record.training {
-        add(&mut points, "training", training, record);
+        add(&mut metrics, "training", training, record);
     }
-    points.retain(|(_, value)| value.is_finite());
-    points
+    metrics.retain(|(_, value)| value.is_finite());
+    metrics
 }
 
-fn add(points: &mut Vec<(String, f64)>, of: &str, measured: &Validation, record: &EpochRecord) {
+fn add(metrics: &mut Vec<(String, f64)>, of: &str, measured: &Validation, record: &EpochRecord) {
     let means = [
         ("dice", measured.dice),
         ("iou", measured.iou),
@@ -31,7 +31,7 @@ fn add(points: &mut Vec<(String, f64)>, of: &str, measured: &Validation, record:
         ("loss", measured.loss),
     ];
     for (what, mean) in means {
-        points.extend(mean.map(|mean| (format!("{of}_{what}"), mean)));
+        metrics.extend(mean.map(|mean| (format!("{of}_{what}"), mean)));
     }
     let per_structure = [
         ("dice", &measured.dice_per_map),
@@ -42,23 +42,23 @@ fn add(points: &mut Vec<(String, f64)>, of: &str, measured: &Validation, record:
     ];
     for (what, values) in per_structure {
         for (structure, value) in record.structures.iter().zip(values) {
-            let name = || format!("{of}_{what}_per_structure/{}", permitted(structure));
-            points.extend(value.map(|value| (name(), value)));
+            let name = || format!("{of}_{what}_per_structure/{}", sanitised(structure));
+            metrics.extend(value.map(|value| (name(), value)));
         }
     }
 }
 
-/// `text` as a part of a name that tracking servers take (MLflow: letters and digits, `_-. :` and the slash, which
-/// parts it): all other characters are underscores, and so are names of nothing but dots.
-pub fn permitted(text: &str) -> String {
+/// `text` as one part of a valid metric name (MLflow: letters, digits, `_-. :`, with slashes between
+/// parts): other characters become underscores, and so do names that consist of dots.
+pub fn sanitised(text: &str) -> String {
     if text.trim().is_empty() || text.chars().all(|letter| letter == '.') {
         return "_".repeat(text.chars().count().max(1));
     }
-    let of = |letter: char| match letter {
+    let valid = |letter: char| match letter {
         letter if letter.is_ascii_alphanumeric() || "_-. :".contains(letter) => letter,
         _ => '_',
     };
-    text.chars().map(of).collect()
+    text.chars().map(valid).collect()
 }
 
 #[cfg(test)]
@@ -83,13 +83,13 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_is_told_by_name() {
+    fn metrics_are_named() {
         let progress = Progress {
             seconds: 2.5,
             ..Progress::new(1e-3)
         };
         let structures = ["liver".to_owned(), "vena cava/portal".to_owned()];
-        let (held_out, seen) = (validation(0.5), validation(0.75));
+        let (held_out, on_training) = (validation(0.5), validation(0.75));
         let record = EpochRecord {
             network: "fold 0",
             structures: &structures,
@@ -97,8 +97,8 @@ mod tests {
             mean_loss: f64::NAN,
             learning_rate: 1e-3,
             validation: &held_out,
-            training: Some(&seen),
-            broken_off: false,
+            training: Some(&on_training),
+            interrupted: false,
         };
         let expected = [
             ("learning_rate", 1e-3),
@@ -119,13 +119,13 @@ mod tests {
             ("training_accuracy_per_structure/liver", 0.875),
         ];
         assert_eq!(
-            points(&record),
+            epoch_metrics(&record),
             expected.map(|(name, value)| (name.to_owned(), value))
         );
     }
 
     #[test]
-    fn names_hold_what_servers_take() {
+    fn names_are_valid_for_servers() {
         for (text, name) in [
             ("liver", "liver"),
             ("vena cava/portal", "vena cava_portal"),
@@ -134,7 +134,7 @@ mod tests {
             ("..", "__"),
             ("", "_"),
         ] {
-            assert_eq!(permitted(text), name);
+            assert_eq!(sanitised(text), name);
         }
     }
 }

@@ -1,13 +1,13 @@
-//! Settings as trackers take them: one text per value, named by its way through the sections.
+//! Recipe settings as tracker parameters: one string per value, with dotted names.
 
-use super::metric_names::permitted;
+use super::metric_names::sanitised;
 use crate::recipe::{Recipe, one_line};
 use ctseg_base::{Error, Result};
 
-/// Every value that `recipe` writes out, by name: `training.optimiser.learning_rate`. Lists are JSON.
+/// All values of `recipe` by name, such as `training.optimiser.learning_rate`. Lists are JSON.
 pub fn of_recipe(recipe: &Recipe) -> Result<Vec<(String, String)>> {
     let text = recipe.to_toml()?;
-    // Through the text: it has a short 0.1 for what is 0.10000000149 in 64 bits.
+    // Via text, where an f32 of 0.1 stays 0.1 instead of 0.10000000149.
     let table: toml::Table = toml::from_str(&text)
         .map_err(|error| Error::invalid(format!("internal: {}", one_line(&error))))?;
     let mut parameters = Vec::new();
@@ -15,9 +15,9 @@ pub fn of_recipe(recipe: &Recipe) -> Result<Vec<(String, String)>> {
     Ok(parameters)
 }
 
-fn add(parameters: &mut Vec<(String, String)>, before: &str, table: &toml::Table) {
+fn add(parameters: &mut Vec<(String, String)>, prefix: &str, table: &toml::Table) {
     for (key, value) in table {
-        let name = format!("{before}{}", permitted(key));
+        let name = format!("{prefix}{}", sanitised(key));
         let text = match value {
             toml::Value::Table(inner) => {
                 add(parameters, &format!("{name}."), inner);

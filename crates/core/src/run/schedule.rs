@@ -1,4 +1,4 @@
-//! How the learning rate changes, when training stops, and which epoch's weights are kept.
+//! Learning-rate schedules and early stopping.
 
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +26,7 @@ impl ReduceOnPlateau {
         self.learning_rate
     }
 
-    /// Takes the value of one more epoch (higher is better).
+    /// Observes one epoch's value (higher is better).
     pub fn observe(&mut self, value: f64, config: &PlateauConfig) {
         if value > self.best + 1e-4 * self.best.abs() {
             self.best = value;
@@ -41,7 +41,7 @@ impl ReduceOnPlateau {
     }
 }
 
-/// Says when nothing has been gained for too long.
+/// Detects that the validation value has stopped improving.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EarlyStopping {
     best: f64,
@@ -56,7 +56,7 @@ impl EarlyStopping {
         }
     }
 
-    /// Takes the value of one more epoch; true when training should stop.
+    /// Observes one epoch's value; returns true if training should stop.
     pub fn observe(&mut self, value: f64, config: &EarlyStoppingConfig) -> bool {
         if value > self.best + config.smallest_gain {
             self.best = value;
@@ -67,8 +67,8 @@ impl EarlyStopping {
         self.waited >= config.patience
     }
 
-    /// Forgets for how long nothing was gained.
-    pub fn wait_anew(&mut self) {
+    /// Resets the count of epochs without improvement.
+    pub fn reset_patience(&mut self) {
         self.waited = 0;
     }
 }
@@ -79,43 +79,44 @@ impl Default for EarlyStopping {
     }
 }
 
-/// The rate of one epoch of a schedule that follows the epochs alone; `first` is the recipe's rate.
+/// A learning-rate schedule that depends only on the epoch.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Course {
-    pub first: f64,
+pub struct LrSchedule {
+    /// The recipe's rate.
+    pub learning_rate: f64,
     pub epochs: usize,
-    /// Epochs at the beginning over which the rate rises to `first` in equal steps (PyTorch's `LinearLR` from
-    /// 1 / (warm-up + 1)); the course itself begins after them.
-    pub warm_up: usize,
+    /// Epochs of linear warm-up to `learning_rate` (PyTorch's `LinearLR` from
+    /// 1 / (warm-up + 1)), before the schedule itself.
+    pub warmup_epochs: usize,
 }
 
-impl Course {
-    /// What `falling` says of the epochs after the warm-up, from how many of how many are done.
-    fn after_warm_up(&self, epoch: usize, falling: impl Fn(usize, usize) -> f64) -> f64 {
-        if epoch < self.warm_up {
-            return self.first * (epoch + 1) as f64 / (self.warm_up + 1) as f64;
+impl LrSchedule {
+    /// Warm-up, then `decay(done, epochs)` of the epochs after it.
+    fn after_warmup(&self, epoch: usize, decay: impl Fn(usize, usize) -> f64) -> f64 {
+        if epoch < self.warmup_epochs {
+            return self.learning_rate * (epoch + 1) as f64 / (self.warmup_epochs + 1) as f64;
         }
-        let epochs = self.epochs.saturating_sub(self.warm_up).max(1);
-        self.first * falling((epoch - self.warm_up).min(epochs), epochs)
+        let epochs = self.epochs.saturating_sub(self.warmup_epochs).max(1);
+        self.learning_rate * decay((epoch - self.warmup_epochs).min(epochs), epochs)
     }
 
-    /// Half a cosine down to a hundredth (Loshchilov and Hutter, "SGDR", ICLR 2017, one cycle).
+    /// Cosine annealing to 1 % of the rate (Loshchilov and Hutter, "SGDR", ICLR 2017, one cycle).
     pub fn cosine(&self, epoch: usize) -> f64 {
-        self.after_warm_up(epoch, |done, epochs| {
+        self.after_warmup(epoch, |done, epochs| {
             0.01 + 0.99 * half_cosine(done as f64 / epochs as f64)
         })
     }
 
-    /// nnU-Net's: what is left of the epochs to the power of 0.9.
+    /// nnU-Net's polynomial decay: the remaining share of the epochs, to the power 0.9.
     pub fn poly(&self, epoch: usize) -> f64 {
-        self.after_warm_up(epoch, |done, epochs| {
+        self.after_warmup(epoch, |done, epochs| {
             (1.0 - done as f64 / epochs as f64).powf(0.9)
         })
     }
 
-    /// Up from a 25th to the rate over the first 30 % of the epochs, down to a 250 000th over the rest, along
-    /// half cosines (Smith and Topin, "Super-Convergence", 2018; PyTorch's `OneCycleLR`, a step per epoch). Its
-    /// rise is its warm-up.
+    /// One cycle along half cosines: up from 1/25 of the rate over the first 30 % of the epochs, then down to
+    /// 1/250 000 (Smith and Topin, "Super-Convergence", 2018; PyTorch's `OneCycleLR`, one step per epoch).
+    /// `warmup_epochs` is ignored.
     pub fn one_cycle(&self, epoch: usize) -> f64 {
         const START: f64 = 1.0 / 25.0;
         const END: f64 = START / 1e4;
@@ -123,7 +124,7 @@ impl Course {
         let top = 0.3 * self.epochs as f64 - 1.0;
         let at = (epoch as f64).min(last);
         let between = |from: f64, to: f64, share: f64| to + (from - to) * half_cosine(share);
-        self.first
+        self.learning_rate
             * if at <= top {
                 between(START, 1.0, at / top.max(f64::MIN_POSITIVE))
             } else {
@@ -132,7 +133,7 @@ impl Course {
     }
 }
 
-/// From 1 at 0 down to 0 at 1.
+/// Falls from 1 at 0 to 0 at 1.
 fn half_cosine(share: f64) -> f64 {
     0.5 * (1.0 + (std::f64::consts::PI * share).cos())
 }
@@ -141,27 +142,27 @@ fn half_cosine(share: f64) -> f64 {
 mod tests {
     use super::*;
 
-    fn course(epochs: usize, warm_up: usize) -> Course {
-        Course {
-            first: 0.1,
+    fn schedule(epochs: usize, warmup_epochs: usize) -> LrSchedule {
+        LrSchedule {
+            learning_rate: 0.1,
             epochs,
-            warm_up,
+            warmup_epochs,
         }
     }
 
     #[test]
-    fn cosine_falls_from_the_rate_to_a_hundredth_of_it() {
-        let course = course(10, 0);
-        assert_eq!(course.cosine(0), 0.1);
-        assert!((course.cosine(5) - 0.1 * 0.505).abs() < 1e-12);
-        assert!((course.cosine(10) - 0.001).abs() < 1e-12);
-        assert!((1..10).all(|epoch| course.cosine(epoch) < course.cosine(epoch - 1)));
+    fn cosine_falls_to_one_percent() {
+        let schedule = schedule(10, 0);
+        assert_eq!(schedule.cosine(0), 0.1);
+        assert!((schedule.cosine(5) - 0.1 * 0.505).abs() < 1e-12);
+        assert!((schedule.cosine(10) - 0.001).abs() < 1e-12);
+        assert!((1..10).all(|epoch| schedule.cosine(epoch) < schedule.cosine(epoch - 1)));
     }
 
     // PyTorch 2.11 with lr = 0.1, its rate before each epoch: PolynomialLR(total_iters=8, power=0.9),
     // SequentialLR([LinearLR(1/3, 1, 2), CosineAnnealingLR(6, 0.001)], [2]), OneCycleLR(0.1, total_steps=10).
     #[test]
-    fn courses_are_pytorchs() {
+    fn schedules_match_pytorch() {
         let poly = [
             0.1,
             0.088_676_235,
@@ -198,25 +199,25 @@ mod tests {
             assert!((found - expected).abs() < 2e-9, "{found} for {expected}");
         };
         for (epoch, expected) in poly.into_iter().enumerate() {
-            close(course(8, 0).poly(epoch), expected);
+            close(schedule(8, 0).poly(epoch), expected);
         }
         for (epoch, expected) in warm.into_iter().enumerate() {
-            close(course(8, 2).cosine(epoch), expected);
+            close(schedule(8, 2).cosine(epoch), expected);
         }
         for (epoch, expected) in cycle.into_iter().enumerate() {
-            close(course(10, 0).one_cycle(epoch), expected);
+            close(schedule(10, 0).one_cycle(epoch), expected);
         }
     }
 
     #[test]
-    fn however_few_epochs_there_are_every_rate_is_one() {
+    fn rates_are_valid_for_few_epochs() {
         for epochs in 1..5 {
             for epoch in 0..=epochs {
-                let course = course(epochs, epochs - 1);
+                let schedule = schedule(epochs, epochs - 1);
                 let rates = [
-                    course.cosine(epoch),
-                    course.poly(epoch),
-                    course.one_cycle(epoch),
+                    schedule.cosine(epoch),
+                    schedule.poly(epoch),
+                    schedule.one_cycle(epoch),
                 ];
                 assert!(
                     rates.iter().all(|rate| (0.0..=0.1 + 1e-12).contains(rate)),
@@ -227,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rate_falls_as_in_pytorch() {
+    fn reduce_on_plateau_matches_pytorch() {
         // PyTorch 2.11: ReduceLROnPlateau(SGD(lr=1), mode="max", factor=0.5, patience=2), step(v) for
         // each value; its learning rates after each step:
         let values = [

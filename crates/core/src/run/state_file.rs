@@ -1,6 +1,5 @@
-//! Who works on a run, how far the work is and how it ended: `state.json` in the run's folder. It is written when a
-//! process begins to work on the run, every few seconds while it does, and at its end; what a process that was
-//! killed has left tells that no end was written.
+//! Status of a run: `state.json` in its folder names the process, its progress and how it ended. It is written when a
+//! process starts to work on the run, every few seconds, and at the end. After a kill it records no end.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -16,14 +15,14 @@ use ctseg_base::limits::spawn::spawn;
 use ctseg_base::process::owner::Worker;
 use ctseg_base::progress::{CaseCounts, Observer, Task};
 use ctseg_base::progress_counts::{TaskCount, TaskList};
-use ctseg_base::temp_files::remove_leftovers;
+use ctseg_base::temp_files::remove_stale_temp_files;
 use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result};
 
 /// The file's name in a run folder.
 pub const FILE: &str = "state.json";
 
-/// Often enough for people who look on, seldom enough for any file server.
+/// Frequent enough for monitoring, rare enough for any file server.
 const WRITE_EVERY: Duration = Duration::from_secs(15);
 
 /// `state.json`. Times are RFC 3339 in UTC.
@@ -34,40 +33,41 @@ pub struct RunState {
     pub command: String,
     #[serde(flatten)]
     pub worker: Worker,
-    /// When the process began with it.
-    pub begun: String,
-    /// When it shall be over, where a time was set.
+    /// When the process started.
+    #[serde(rename = "begun")]
+    pub started: String,
+    /// When it must end, if a time limit was set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<String>,
-    /// What is under way.
+    /// The current task.
     pub task: Option<TaskState>,
-    /// What was said last.
+    /// The last message.
     pub last_line: Option<String>,
-    /// None while the process works, and after a kill.
+    /// None while the process runs, and after a kill.
     pub ended: Option<Ending>,
 }
 
-/// A piece of work that is under way.
+/// A running task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TaskState {
     pub name: String,
     pub done: u64,
-    /// 0 where it is not known.
+    /// 0 if unknown.
     pub total: u64,
     pub unit: String,
-    /// Since it began.
+    /// Since its start.
     pub seconds: f64,
-    /// Such as the loss; empty where there is none.
+    /// Such as the loss; may be empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub note: String,
 }
 
-/// How the work came to its end.
+/// How a process ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Ending {
     pub at: String,
     pub outcome: Ended,
-    /// Why it failed.
+    /// The error, if it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -82,10 +82,10 @@ pub enum Ended {
 }
 
 impl RunState {
-    /// The state in the file at `path` and the user that wrote it; none where there is no such file.
+    /// Reads the state at `path`, with the id of the file's owner; none without such a file.
     ///
     /// # Errors
-    /// It cannot be read, or holds something else.
+    /// The file cannot be read or parsed.
     pub fn read(path: &Path) -> Result<Option<(Self, u32)>> {
         let owner = match std::fs::metadata(path) {
             Ok(metadata) => metadata.uid(),
@@ -94,12 +94,12 @@ impl RunState {
         };
         let text = read_text(path).map_err(Error::io(path, "read"))?;
         let state = serde_json::from_str(&text)
-            .map_err(|error| Error::file(path, format!("is no state of a run: {error}")))?;
+            .map_err(|error| Error::file(path, format!("not the state of a run: {error}")))?;
         Ok(Some((state, owner)))
     }
 }
 
-/// This moment, as files have it.
+/// The current time as in `state.json`.
 pub fn now() -> String {
     time_text(jiff::Timestamp::now())
 }
@@ -109,8 +109,8 @@ pub fn time_text(time: jiff::Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// Keeps the file while the work goes on, from what an observer hears; passes all of that on.
-pub struct StateKeeper<'a> {
+/// Writes the file periodically, from what it observes; forwards everything to another observer.
+pub struct StateWriter<'a> {
     inner: &'a dyn Observer,
     shared: Arc<Shared>,
     writer: Mutex<Option<JoinHandle<()>>>,
@@ -118,35 +118,35 @@ pub struct StateKeeper<'a> {
 
 struct Shared {
     path: PathBuf,
-    known: Mutex<Known>,
+    status: Mutex<Status>,
     tasks: TaskList,
     woken: Condvar,
 }
 
-struct Known {
+struct Status {
     state: RunState,
     over: bool,
 }
 
-impl<'a> StateKeeper<'a> {
-    /// Writes that this process begins with `command`, to be over after `limit` if there is one.
+impl<'a> StateWriter<'a> {
+    /// Writes that this process starts `command`, with the time limit `limit`, if any.
     ///
     /// # Errors
-    /// The file cannot be written; no thread can be started to write it now and then.
-    pub fn begin(
+    /// The file cannot be written; the writer thread cannot be started.
+    pub fn start(
         path: &Path,
         command: &str,
         limit: Option<Duration>,
         inner: &'a dyn Observer,
     ) -> Result<Self> {
-        let begun = jiff::Timestamp::now();
-        // A time that no calendar has is as good as none.
-        let until = limit.and_then(|limit| begun.checked_add(limit).ok());
+        let started = jiff::Timestamp::now();
+        // A limit beyond the calendar is no limit.
+        let until = limit.and_then(|limit| started.checked_add(limit).ok());
         let state = RunState {
             ctseg_version: env!("CARGO_PKG_VERSION").to_owned(),
             command: command.to_owned(),
-            worker: Worker::own(),
-            begun: time_text(begun),
+            worker: Worker::current(),
+            started: time_text(started),
             until: until.map(time_text),
             task: None,
             last_line: None,
@@ -154,15 +154,15 @@ impl<'a> StateKeeper<'a> {
         };
         let shared = Arc::new(Shared {
             path: path.to_path_buf(),
-            known: Mutex::new(Known { state, over: false }),
+            status: Mutex::new(Status { state, over: false }),
             tasks: TaskList::default(),
             woken: Condvar::new(),
         });
         shared.write()?;
-        // Of the file itself, by a process that was killed while it wrote.
-        remove_leftovers(parent_of(path))?;
+        // Partial files of a process that was killed while writing.
+        remove_stale_temp_files(parent_of(path))?;
         let own = Arc::clone(&shared);
-        let writer = spawn("state", move || own.keep())?;
+        let writer = spawn("state", move || own.write_periodically())?;
         Ok(Self {
             inner,
             shared,
@@ -170,15 +170,15 @@ impl<'a> StateKeeper<'a> {
         })
     }
 
-    /// Writes how the work ended. A file that cannot be written ends nothing: that is said.
-    pub fn ended(&self, outcome: &Outcome) {
+    /// Writes how the process ended. Failure to write the file is only a warning.
+    pub fn finish(&self, outcome: &Outcome) {
         self.stop_writing();
         let (ended, reason) = match outcome {
             Outcome::Finished => (Ended::Finished, None),
             Outcome::Interrupted => (Ended::Interrupted, None),
             Outcome::Failed(reason) => (Ended::Failed, Some(reason.clone())),
         };
-        self.shared.known().state.ended = Some(Ending {
+        self.shared.lock().state.ended = Some(Ending {
             at: now(),
             outcome: ended,
             reason,
@@ -189,46 +189,46 @@ impl<'a> StateKeeper<'a> {
     }
 
     fn stop_writing(&self) {
-        self.shared.known().over = true;
+        self.shared.lock().over = true;
         self.shared.woken.notify_all();
         let writer = self.writer.lock();
         let writer = writer.unwrap_or_else(PoisonError::into_inner).take();
         if let Some(writer) = writer {
-            let _ = writer.join(); // it writes files and cannot fail otherwise
+            let _ = writer.join(); // fails only if the thread panicked
         }
     }
 
-    fn heard(&self, line: &str) {
-        self.shared.known().state.last_line = Some(line.to_owned());
+    fn set_last_line(&self, line: &str) {
+        self.shared.lock().state.last_line = Some(line.to_owned());
     }
 }
 
-impl Drop for StateKeeper<'_> {
+impl Drop for StateWriter<'_> {
     fn drop(&mut self) {
         self.stop_writing();
-        if self.shared.known().state.ended.is_none() {
-            let reason = "it was broken off by an error that is told elsewhere";
-            self.ended(&Outcome::Failed(reason.to_owned()));
+        if self.shared.lock().state.ended.is_none() {
+            let reason = "stopped by an error; see the log";
+            self.finish(&Outcome::Failed(reason.to_owned()));
         }
     }
 }
 
 impl Shared {
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes now and then until it is over.
-    fn keep(&self) {
-        let mut known = self.known();
-        while !known.over {
-            let waited = self.woken.wait_timeout(known, WRITE_EVERY);
-            let (awake, waiting) = waited.unwrap_or_else(PoisonError::into_inner);
-            known = awake;
-            if !known.over && waiting.timed_out() {
-                drop(known);
-                let _ = self.write(); // storage that is away for a while comes back
-                known = self.known();
+    /// Writes the file at intervals until the work is over.
+    fn write_periodically(&self) {
+        let mut status = self.lock();
+        while !status.over {
+            let waited = self.woken.wait_timeout(status, WRITE_EVERY);
+            let (woken, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            status = woken;
+            if !status.over && timeout.timed_out() {
+                drop(status);
+                let _ = self.write(); // tried again: storage may be temporarily unavailable
+                status = self.lock();
             }
         }
     }
@@ -244,44 +244,45 @@ impl Shared {
         });
         RunState {
             task,
-            ..self.known().state.clone()
+            ..self.lock().state.clone()
         }
     }
 
     fn write(&self) -> Result<()> {
         let state = self.now();
-        let text = serde_json::to_string_pretty(&state)
-            .map_err(|error| Error::file(&self.path, format!("cannot write: {error}")))?;
+        let text = serde_json::to_string_pretty(&state).map_err(|error| {
+            Error::file(&self.path, format!("cannot serialise the state: {error}"))
+        })?;
         write_bytes_atomically(&self.path, format!("{text}\n").as_bytes())
     }
 }
 
-impl Observer for StateKeeper<'_> {
-    fn say(&self, line: &str) {
-        self.heard(line);
-        self.inner.say(line);
+impl Observer for StateWriter<'_> {
+    fn info(&self, line: &str) {
+        self.set_last_line(line);
+        self.inner.info(line);
     }
 
     fn warn(&self, line: &str) {
-        self.heard(&format!("warning: {line}"));
+        self.set_last_line(&format!("warning: {line}"));
         self.inner.warn(line);
     }
 
     fn log(&self, line: &str) {
-        self.heard(line);
+        self.set_last_line(line);
         self.inner.log(line);
     }
 
     fn task(&self, name: &str, total: u64, unit: &'static str) -> Box<dyn Task> {
-        Box::new(KeptTask {
+        Box::new(ObservedTask {
             inner: self.inner.task(name, total, unit),
             count: self.shared.tasks.begin(name, total, unit),
             shared: Arc::clone(&self.shared),
         })
     }
 
-    fn board(&self, text: &str) {
-        self.inner.board(text);
+    fn set_live_table(&self, text: &str) {
+        self.inner.set_live_table(text);
     }
 
     fn cases(&self, counts: &CaseCounts) {
@@ -289,13 +290,13 @@ impl Observer for StateKeeper<'_> {
     }
 }
 
-struct KeptTask {
+struct ObservedTask {
     inner: Box<dyn Task>,
     count: Arc<TaskCount>,
     shared: Arc<Shared>,
 }
 
-impl Task for KeptTask {
+impl Task for ObservedTask {
     fn advance(&self, steps: u64) {
         self.count.advance(steps);
         self.inner.advance(steps);
@@ -307,7 +308,7 @@ impl Task for KeptTask {
     }
 }
 
-impl Drop for KeptTask {
+impl Drop for ObservedTask {
     fn drop(&mut self) {
         self.shared.tasks.end(&self.count);
     }
@@ -319,22 +320,22 @@ mod tests {
     use ctseg_base::progress::Silent;
 
     #[test]
-    fn a_state_tells_who_works_how_far_and_how_it_ended() {
+    fn the_state_has_process_progress_and_end() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(FILE);
         assert_eq!(RunState::read(&path).unwrap(), None);
         let read = || RunState::read(&path).unwrap().unwrap().0;
         let hour = Some(Duration::from_secs(3600));
-        let keeper = StateKeeper::begin(&path, "fit", hour, &Silent).unwrap();
-        let begun = read();
-        assert_eq!(begun.worker, Worker::own());
-        assert!(begun.until.unwrap() > begun.begun && begun.ended.is_none());
-        let outer = keeper.task("fold 0", 2, "epochs");
-        let inner = keeper.task("epoch 1", 8, "slices");
+        let writer = StateWriter::start(&path, "fit", hour, &Silent).unwrap();
+        let started = read();
+        assert_eq!(started.worker, Worker::current());
+        assert!(started.until.unwrap() > started.started && started.ended.is_none());
+        let outer = writer.task("fold 0", 2, "epochs");
+        let inner = writer.task("epoch 1", 8, "slices");
         inner.advance(3);
         inner.note("loss 0.5");
-        keeper.warn("thin ice");
-        keeper.shared.write().unwrap();
+        writer.warn("thin ice");
+        writer.shared.write().unwrap();
         let within = read();
         let task = within.task.unwrap();
         assert_eq!(
@@ -344,15 +345,15 @@ mod tests {
         assert_eq!(task.note, "loss 0.5");
         assert_eq!(within.last_line.as_deref(), Some("warning: thin ice"));
         drop(inner);
-        assert_eq!(keeper.shared.now().task.unwrap().name, "fold 0");
+        assert_eq!(writer.shared.now().task.unwrap().name, "fold 0");
         drop(outer);
-        keeper.ended(&Outcome::Failed("no memory".to_owned()));
-        drop(keeper);
+        writer.finish(&Outcome::Failed("no memory".to_owned()));
+        drop(writer);
         let ending = read().ended.unwrap();
         assert_eq!(ending.outcome, Ended::Failed);
         assert_eq!(ending.reason.as_deref(), Some("no memory"));
-        // Work that ends in a panic has an end too.
-        drop(StateKeeper::begin(&path, "fit", None, &Silent).unwrap());
+        // A writer dropped by a panic records an end too.
+        drop(StateWriter::start(&path, "fit", None, &Silent).unwrap());
         assert_eq!(read().ended.unwrap().outcome, Ended::Failed);
         std::fs::write(&path, "{}").unwrap();
         let error = RunState::read(&path).unwrap_err().to_string();

@@ -1,4 +1,4 @@
-//! Where the numbers of a run are recorded. The run folder is the one that always is; others join it.
+//! Experiment tracking: the run folder always records a run; other trackers are optional.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -9,33 +9,33 @@ use super::validation::Validation;
 use ctseg_base::progress::Observer;
 use ctseg_base::{Error, Result};
 
-/// Receives a run's numbers as they come. All methods may be called more than once for the same thing: a run
-/// that is resumed begins again, and tells again of an epoch whose end a kill came before.
+/// Receives a run's events. All methods may be called more than once for the same event: a resumed run starts
+/// again, and logs an epoch again if a kill came before its checkpoint.
 pub trait Tracker: Sync {
-    /// A run begins or goes on; all that follows is of this run until it has ended.
-    fn begun(&self, _run: &RunIdentity) -> Result<()> {
+    /// A run starts or resumes; later calls belong to it until it ends.
+    fn run_started(&self, _run: &RunIdentity) -> Result<()> {
         Ok(())
     }
 
-    /// One epoch of one network is over.
-    fn epoch(&self, record: &EpochRecord) -> Result<()>;
+    /// One epoch of one network has ended.
+    fn log_epoch(&self, record: &EpochRecord) -> Result<()>;
 
-    /// Something beside the epochs that is worth keeping.
-    fn happened(&self, _event: &Event) -> Result<()> {
+    /// Anything else to record.
+    fn log_event(&self, _event: &Event) -> Result<()> {
         Ok(())
     }
 
-    /// The run that began last is over, whatever came of it.
-    fn ended(&self, _run: &RunIdentity, _outcome: &Outcome) -> Result<()> {
+    /// The current run has ended, with any outcome.
+    fn run_ended(&self, _run: &RunIdentity, _outcome: &Outcome) -> Result<()> {
         Ok(())
     }
 }
 
-/// How a run came to its end.
+/// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     Finished,
-    /// Somebody asked it to stop; it can go on.
+    /// Stopped on request; can be resumed.
     Interrupted,
     /// The reason, one line.
     Failed(String),
@@ -51,41 +51,41 @@ impl Outcome {
     }
 }
 
-/// What is told of a run beside its epochs.
+/// An event other than an epoch.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// Values that never change, by name: the recipe, flattened with dots.
+    /// Constant values by name: the recipe, flattened with dots.
     Parameters(Vec<(String, String)>),
-    /// Facts about the run, by name; a later one of the same name replaces the earlier.
+    /// Tags by name; a later value replaces an earlier one.
     Tags(Vec<(String, String)>),
-    /// Values by name, steps ascending. `network` as in [`EpochRecord`], none for the run as a whole.
+    /// Metrics, steps ascending. `network` as in [`EpochRecord`]; none for the whole run.
     Metrics {
         network: Option<String>,
         points: Vec<Point>,
     },
-    /// A file, or a folder by its name with all that is in it, to be shown in the folder `to` (empty: the top). It is
-    /// read when it is sent, which may be later.
+    /// A file or a folder with its content, uploaded to the artifact folder `to` (empty: the root). It is
+    /// read at upload, which may be later.
     Artifact {
         path: PathBuf,
         to: String,
     },
-    Dataset(DatasetUsed),
-    Model(ModelMade),
+    Dataset(DatasetInput),
+    Model(TrainedModel),
 }
 
-/// What was measured at one step.
+/// Metrics at one step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Point {
-    /// Steps that the network has taken, from 1 on; 0 for what is measured once.
+    /// Optimiser steps so far, from 1; 0 for metrics measured once.
     pub step: u64,
     /// Milliseconds since 1970 (UTC).
     pub time_ms: i64,
-    /// By name; all are finite.
+    /// By name; all finite.
     pub values: Vec<(String, f64)>,
 }
 
 impl Point {
-    /// What was measured at this moment; values that are not finite are left out.
+    /// Metrics at the current time; non-finite values are left out.
     pub fn now(step: u64, mut values: Vec<(String, f64)>) -> Self {
         values.retain(|(_, value)| value.is_finite());
         Self {
@@ -96,41 +96,41 @@ impl Point {
     }
 }
 
-/// Data that went into a run.
+/// A dataset used by a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DatasetUsed {
+pub struct DatasetInput {
     pub name: String,
-    /// Of its content.
+    /// Hash of its content.
     pub digest: String,
-    /// Where it lies.
+    /// Its path.
     pub source: String,
     /// Such as `training`.
     pub context: String,
     pub cases: usize,
 }
 
-/// A model that a run made.
+/// A model produced by a run.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ModelMade {
+pub struct TrainedModel {
     /// The bundle's folder.
     pub bundle: PathBuf,
-    /// Of the whole bundle, as predictions name it.
+    /// Checksum of the whole bundle, as in the sidecars of predictions.
     pub sha256: String,
-    /// The name that it is registered under.
+    /// The name to register it under.
     pub name: String,
-    /// Names of its structures, in order of their labels.
+    /// Names of its structures, by label value.
     pub structures: Vec<String>,
-    /// Of the last stage's input.
+    /// Spacing of the last stage's input.
     pub spacing_mm: Vec<f64>,
 }
 
-/// Which run.
+/// Identifies a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RunIdentity<'a> {
-    /// Unique among the runs of a folder.
+    /// Unique in its folder.
     pub name: &'a str,
     pub folder: &'a Path,
-    /// The name of the sweep that the run is a trial of.
+    /// The sweep's name, if the run is a trial of one.
     pub parent: Option<&'a str>,
 }
 
@@ -139,26 +139,26 @@ pub struct RunIdentity<'a> {
 pub struct EpochRecord<'a> {
     /// Such as `fold 0`.
     pub network: &'a str,
-    /// Names of the structures that the network marks, in the order of all that is told per structure.
+    /// Names of the network's structures, in the order of all values per structure.
     pub structures: &'a [String],
-    /// After the epoch.
+    /// Progress after the epoch.
     pub progress: &'a Progress,
     pub mean_loss: f64,
     pub learning_rate: f64,
     pub validation: &'a Validation,
-    /// The same measured on some of the cases that the network is trained on, where it was.
+    /// The same on some of the training cases, if measured.
     pub training: Option<&'a Validation>,
-    /// Whether time was up before its end; a run that goes on tells of it again.
-    pub broken_off: bool,
+    /// Whether the time limit interrupted the epoch; a resumed run logs it again.
+    pub interrupted: bool,
 }
 
-/// A run folder and those that join it: what goes wrong with these is said, once, and ends nothing.
+/// The run folder and other trackers; errors of the others are only warned about, each once.
 pub struct Trackers<'a> {
     folder: &'a dyn Tracker,
     others: &'a [&'a dyn Tracker],
     observer: &'a dyn Observer,
-    /// What was said.
-    said: Mutex<BTreeSet<String>>,
+    /// Warnings already given.
+    warned: Mutex<BTreeSet<String>>,
 }
 
 impl<'a> Trackers<'a> {
@@ -171,14 +171,14 @@ impl<'a> Trackers<'a> {
             folder,
             others,
             observer,
-            said: Mutex::default(),
+            warned: Mutex::default(),
         }
     }
 
-    fn tell(&self, what: &dyn Fn(&dyn Tracker) -> Result<()>) -> Result<()> {
-        what(self.folder)?;
+    fn for_each(&self, call: &dyn Fn(&dyn Tracker) -> Result<()>) -> Result<()> {
+        call(self.folder)?;
         for other in self.others {
-            if let Err(error) = what(*other) {
+            if let Err(error) = call(*other) {
                 self.warn_once(error.to_string());
             }
         }
@@ -186,27 +186,27 @@ impl<'a> Trackers<'a> {
     }
 
     fn warn_once(&self, line: String) {
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.insert(line.clone()) {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.insert(line.clone()) {
             self.observer.warn(&line);
         }
     }
 }
 
 impl Tracker for Trackers<'_> {
-    fn begun(&self, run: &RunIdentity) -> Result<()> {
-        self.tell(&|tracker| tracker.begun(run))
+    fn run_started(&self, run: &RunIdentity) -> Result<()> {
+        self.for_each(&|tracker| tracker.run_started(run))
     }
 
-    fn epoch(&self, record: &EpochRecord) -> Result<()> {
-        self.tell(&|tracker| tracker.epoch(record))
+    fn log_epoch(&self, record: &EpochRecord) -> Result<()> {
+        self.for_each(&|tracker| tracker.log_epoch(record))
     }
 
-    fn happened(&self, event: &Event) -> Result<()> {
-        self.tell(&|tracker| tracker.happened(event))
+    fn log_event(&self, event: &Event) -> Result<()> {
+        self.for_each(&|tracker| tracker.log_event(event))
     }
 
-    fn ended(&self, run: &RunIdentity, outcome: &Outcome) -> Result<()> {
-        self.tell(&|tracker| tracker.ended(run, outcome))
+    fn run_ended(&self, run: &RunIdentity, outcome: &Outcome) -> Result<()> {
+        self.for_each(&|tracker| tracker.run_ended(run, outcome))
     }
 }

@@ -1,48 +1,48 @@
-//! How far a training has come, and what decides how it goes on.
+//! Progress of a training, and when it stops.
 
 use serde::{Deserialize, Serialize};
 
-use super::schedule::{Course, EarlyStopping, ReduceOnPlateau};
+use super::schedule::{EarlyStopping, LrSchedule, ReduceOnPlateau};
 use super::validation::Validation;
 use crate::recipe::keep::Keep;
 use crate::recipe::{Schedule, TrainingConfig};
 
-/// Where a training stands.
+/// Progress of a training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
-    /// Epochs that are done.
+    /// Completed epochs.
     pub epoch: usize,
     pub optimiser_steps: u64,
     pub plateau: ReduceOnPlateau,
     pub early_stopping: EarlyStopping,
-    /// The best epoch so far and its validation Dice, which may be undefined; none before the first validation.
+    /// The best epoch so far and its validation Dice (may be undefined); none before the first validation.
     pub best: Option<(usize, Option<f64>)>,
-    /// All that was measured in the best epoch.
+    /// Validation of the best epoch.
     #[serde(default)]
     pub best_validation: Option<Validation>,
-    /// The same for the epoch that was done last.
+    /// Validation of the last epoch.
     #[serde(default)]
     pub last_validation: Option<Validation>,
-    /// Seconds of training so far, over all sessions.
+    /// Training time in seconds, over all sessions.
     pub seconds: f64,
-    /// Why training ended, once it has.
-    pub ended: Option<Ended>,
-    /// Steps left out in a row up to now, because their gradient was not finite.
+    /// Why training ended; none while it has not.
+    pub ended: Option<StopReason>,
+    /// Consecutive steps skipped because of a non-finite gradient.
     #[serde(default)]
     pub bad_steps: usize,
-    /// How far the epoch under way has come; none between epochs.
+    /// Position within the current epoch; none between epochs.
     #[serde(default)]
     pub within: Option<EpochPosition>,
 }
 
-/// How far an epoch has come.
+/// Position within an epoch.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct EpochPosition {
-    /// Batches that were shown.
+    /// Batches so far.
     pub batches: u64,
     /// Slices or patches in them.
     pub slices: u64,
-    /// Steps that were taken, and the sum of their losses.
+    /// Steps taken, and the sum of their losses.
     pub steps_taken: u32,
     pub loss_sum: f64,
 }
@@ -67,20 +67,20 @@ impl Progress {
 
     /// The learning rate of the next epoch.
     pub fn learning_rate(&self, training: &TrainingConfig) -> f64 {
-        let course = Course {
-            first: training.optimiser.learning_rate,
+        let schedule = LrSchedule {
+            learning_rate: training.optimiser.learning_rate,
             epochs: training.epochs,
-            warm_up: training.warmup_epochs,
+            warmup_epochs: training.warmup_epochs,
         };
         match training.schedule {
             Schedule::Plateau => self.plateau.learning_rate(),
-            Schedule::Cosine => course.cosine(self.epoch),
-            Schedule::Poly => course.poly(self.epoch),
-            Schedule::OneCycle => course.one_cycle(self.epoch),
+            Schedule::Cosine => schedule.cosine(self.epoch),
+            Schedule::Poly => schedule.poly(self.epoch),
+            Schedule::OneCycle => schedule.one_cycle(self.epoch),
         }
     }
 
-    /// The epoch whose weights are kept so far and its validation Dice, which may be undefined; none before the first
+    /// The epoch whose weights are kept and its validation Dice (may be undefined); none before the first
     /// validation.
     pub fn kept(&self, keep: Keep) -> Option<(usize, Option<f64>)> {
         match keep {
@@ -92,17 +92,17 @@ impl Progress {
         }
     }
 
-    /// Where the training stands, in words.
-    pub fn place(&self) -> String {
+    /// The current position, in words.
+    pub fn position_text(&self) -> String {
         match &self.within {
             Some(within) => format!("epoch {}, batch {}", self.epoch + 1, within.batches),
             None => format!("after epoch {}", self.epoch),
         }
     }
 
-    /// Takes in one more epoch; true if it is the best so far. Where validation Dice is undefined the last epoch is the
-    /// best, and neither the plateau schedule nor early stopping has a say.
-    pub fn take_in(
+    /// Records one more epoch; returns true if it is the best so far. While validation Dice is undefined, the last
+    /// epoch is the best, and neither the plateau schedule nor early stopping applies.
+    pub fn record_epoch(
         &mut self,
         validation: &Validation,
         training: &TrainingConfig,
@@ -120,16 +120,16 @@ impl Progress {
             self.best = Some((self.epoch, validation.dice));
             self.best_validation = Some(validation.clone());
         }
-        let gained_nothing = validation.dice.is_some_and(|dice| {
+        let stops_early = validation.dice.is_some_and(|dice| {
             self.plateau.observe(dice, &training.plateau);
             self.early_stopping.observe(dice, &training.early_stopping)
         });
         self.ended = if out_of_time {
-            Some(Ended::TimeIsUp)
+            Some(StopReason::TimeLimit)
         } else if self.epoch >= training.epochs {
-            Some(Ended::AllEpochsDone)
-        } else if gained_nothing {
-            Some(Ended::NothingGained)
+            Some(StopReason::AllEpochsDone)
+        } else if stops_early {
+            Some(StopReason::EarlyStopping)
         } else {
             None
         };
@@ -140,19 +140,21 @@ impl Progress {
 /// Why a training ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Ended {
+pub enum StopReason {
     AllEpochsDone,
-    NothingGained,
-    /// A resumed run goes on from here.
-    TimeIsUp,
+    #[serde(rename = "nothing_gained")]
+    EarlyStopping,
+    /// A resumed run continues from here.
+    #[serde(rename = "time_is_up")]
+    TimeLimit,
 }
 
-impl std::fmt::Display for Ended {
+impl std::fmt::Display for StopReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::AllEpochsDone => "all epochs done",
-            Self::NothingGained => "nothing gained for too long",
-            Self::TimeIsUp => "time is up",
+            Self::EarlyStopping => "early stopping",
+            Self::TimeLimit => "time limit reached",
         })
     }
 }

@@ -1,5 +1,5 @@
-//! Attention gates on skips: Oktay et al., "Attention U-Net: Learning Where to Look for the Pancreas",
-//! MIDL 2018, with the gating signal on the skip's own grid, as MONAI's `AttentionBlock`.
+//! Attention gates on skip connections: Oktay et al., "Attention U-Net: Learning Where to Look for the Pancreas",
+//! MIDL 2018, with the gating signal on the grid of the skip, as in MONAI's `AttentionBlock`.
 
 use burn::module::Module;
 use burn::tensor::Device;
@@ -9,19 +9,19 @@ use super::norm::NormKind;
 use super::ops::Ops;
 use ctseg_base::Result;
 
-/// Decides for each voxel of a skip how much of it passes.
+/// An attention gate: weights each voxel of a skip connection.
 #[derive(Module, Debug)]
 pub struct Gate<const R: usize> {
-    /// On what comes from below.
+    /// Projection of the gating signal from the level below.
     pub signal: ConvNormAct<R>,
-    /// On the skip.
+    /// Projection of the skip.
     pub skip: ConvNormAct<R>,
-    /// From both to one channel.
+    /// From both projections to one channel.
     pub map: ConvNormAct<R>,
 }
 
 impl<const R: usize> Gate<R> {
-    /// For a skip and a signal of `channels` each.
+    /// For a skip and a gating signal of `channels` each.
     pub fn new(channels: usize, settings: LayerSettings, device: &Device) -> Self {
         let one = vec![1; R - 2];
         let inner = (channels / 2).max(1);
@@ -29,7 +29,7 @@ impl<const R: usize> Gate<R> {
             activation: None,
             ..settings.layer([channels, inner], &one, &one, device)
         };
-        // Statistics of a map of its own sample would make each map half open; those of a batch do not.
+        // Normalising a map by its own sample would make every map half open; batch statistics do not.
         let map = match settings.norm {
             NormKind::Batch => settings.layer([inner, 1], &one, &one, device),
             NormKind::Instance | NormKind::Group => ConvNormAct {
@@ -48,7 +48,7 @@ impl<const R: usize> Gate<R> {
         }
     }
 
-    /// The skip times its map, and the map (one channel, values in (0, 1)).
+    /// The skip times its map, and the map itself (one channel, values in (0, 1)).
     pub fn compute<O: Ops<R>>(
         &self,
         ops: &O,

@@ -1,4 +1,4 @@
-//! Blocks by Burn's own operations, on any of its devices and under its autodiff.
+//! Blocks in Burn's operations, on any of its devices and with its autodiff.
 
 use burn::nn::BatchNorm;
 use burn::tensor::activation::{leaky_relu, relu, sigmoid};
@@ -13,7 +13,7 @@ use super::norm::Norm;
 use super::ops::Ops;
 use ctseg_base::{Error, Result};
 
-/// The operations of Burn's tensors.
+/// Operations on Burn's tensors.
 pub struct BurnOps;
 
 impl<const R: usize> Ops<R> for BurnOps {
@@ -23,7 +23,7 @@ impl<const R: usize> Ops<R> for BurnOps {
         for layer in layers {
             x = self.conv(x, &layer.conv)?;
             x = match &layer.norm {
-                // A frozen layer's statistics are frozen too; Burn would take the batch's in training.
+                // A frozen layer uses its running statistics; in training Burn would use the batch's.
                 Some(Norm::Batch(norm))
                     if !layer.conv.weight.is_require_grad() && x.device().is_autodiff() =>
                 {
@@ -127,7 +127,7 @@ fn activated<const R: usize>(x: Tensor<R>, activation: Activation) -> Tensor<R> 
     }
 }
 
-/// Pooling by `flat` in two dimensions. Burn has none in three: within slices by `flat`, then across them by
+/// Pooling. In two dimensions by `flat`. Burn has no 3D pooling: slices are pooled by `flat`, then across slices by
 /// `across`, which reduces axis 2.
 fn pooled<const R: usize>(
     x: Tensor<R>,
@@ -150,7 +150,7 @@ fn pooled<const R: usize>(
     }
 }
 
-/// Batch normalisation as it is in use.
+/// Batch normalisation with running statistics.
 fn by_running_statistics<const R: usize>(norm: &BatchNorm, x: Tensor<R>) -> Tensor<R> {
     let (mean, variance) = (norm.running_mean.value(), norm.running_var.value());
     let mut per_channel = [1; R];
@@ -160,8 +160,8 @@ fn by_running_statistics<const R: usize>(norm: &BatchNorm, x: Tensor<R>) -> Tens
     x * scale.reshape(per_channel) + offset.reshape(per_channel)
 }
 
-/// The same tensor under another name for its rank. Ranks are compared where this is called; a tensor of
-/// fewer axes gets the missing ones (of one element) in the middle.
+/// Changes the static rank of a tensor. Callers check the ranks; missing axes (of length one) are inserted at the
+/// end.
 fn ranked<const A: usize, const B: usize>(x: Tensor<A>) -> Tensor<B> {
     let dims = x.dims();
     let mut shape = [1; B];

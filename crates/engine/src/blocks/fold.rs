@@ -1,4 +1,4 @@
-//! Batch normalisation folded into the convolution before it: one pass over memory less in use.
+//! Folding of batch normalisation into the preceding convolution: one memory pass less in inference.
 
 use burn::module::Param;
 use burn::tensor::Tensor;
@@ -7,8 +7,8 @@ use super::layers::{Conv, ConvNormAct};
 use super::norm::Norm;
 
 impl<const R: usize> ConvNormAct<R> {
-    /// The layer as it is used after training, with its batch normalisation (by running statistics) inside
-    /// the convolution; layers without one stay as they are.
+    /// The layer for inference, with its batch normalisation (running statistics) folded into the convolution; layers
+    /// without one are unchanged.
     pub fn folded(self) -> Self {
         let Some(Norm::Batch(norm)) = &self.norm else {
             return self;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::norm::{Norm, NormKind};
 
-/// A convolution, "same" padding.
+/// A convolution with "same" padding.
 #[derive(Module, Debug)]
 pub struct Conv<const R: usize> {
     /// (out, in, kernel…)
@@ -20,7 +20,7 @@ pub struct Conv<const R: usize> {
     pub padding: Vec<usize>,
 }
 
-/// A transposed convolution whose kernel is its stride: every voxel becomes a patch of its own.
+/// A transposed convolution whose kernel size equals its stride: every voxel becomes a patch of its own.
 #[derive(Module, Debug)]
 pub struct UpConv<const R: usize> {
     /// (in, out, kernel…)
@@ -31,17 +31,17 @@ pub struct UpConv<const R: usize> {
     pub factors: Vec<usize>,
 }
 
-/// What follows a normalisation.
+/// The activation after a normalisation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activation {
     Relu,
-    /// Slope 0.01 below zero, as nnU-Net.
+    /// Slope 0.01 for negative values, as in nnU-Net.
     LeakyRelu,
 }
 
 impl Activation {
-    /// What negative values are multiplied by.
+    /// Slope for negative values.
     pub fn slope(self) -> f64 {
         match self {
             Self::Relu => 0.0,
@@ -50,8 +50,7 @@ impl Activation {
     }
 }
 
-/// Convolution, normalisation (none where it is folded into the convolution), activation (none before an
-/// addition).
+/// Convolution, normalisation (`None` if folded into the convolution), activation (`None` before an addition).
 #[derive(Module, Debug)]
 pub struct ConvNormAct<const R: usize> {
     pub conv: Conv<R>,
@@ -61,24 +60,24 @@ pub struct ConvNormAct<const R: usize> {
 }
 
 impl<const R: usize> ConvNormAct<R> {
-    /// What negative values are multiplied by; 1 where there is no activation.
+    /// Slope for negative values; 1 without activation.
     pub fn slope(&self) -> f64 {
         self.activation.map_or(1.0, Activation::slope)
     }
 }
 
-/// What all layers of a network have in common.
+/// Settings shared by all layers of a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayerSettings {
     pub norm: NormKind,
-    /// Of a group normalisation.
+    /// Groups of a group normalisation.
     pub groups: usize,
     pub activation: Activation,
 }
 
 impl LayerSettings {
-    /// A convolution from and to so many channels, normalisation, activation. The normalisation makes a bias
-    /// of the convolution meaningless.
+    /// Convolution from `channels[0]` to `channels[1]`, normalisation, activation. The convolution has no bias, as
+    /// the normalisation would cancel it.
     pub fn layer<const R: usize>(
         self,
         channels: [usize; 2],
@@ -95,13 +94,13 @@ impl LayerSettings {
 }
 
 impl<const R: usize> Conv<R> {
-    /// Channels that it gives, and that it takes.
+    /// Output and input channels.
     pub fn size(&self) -> [usize; 2] {
         let shape = self.weight.lazy_shape();
         [shape[0], shape[1]]
     }
 
-    /// Weights drawn for a ReLU after it (see `he_normal`).
+    /// Weights initialised for a following ReLU (see `he_normal`).
     pub fn new(
         channels: [usize; 2],
         kernel: &[usize],
@@ -131,7 +130,7 @@ impl<const R: usize> UpConv<R> {
     }
 }
 
-/// He, Zhang, Ren and Sun, "Delving Deep into Rectifiers", ICCV 2015, for a fan-in of `fan_in`.
+/// He initialisation (He, Zhang, Ren and Sun, "Delving Deep into Rectifiers", ICCV 2015) for `fan_in` inputs.
 fn he_normal(fan_in: usize) -> Initializer {
     Initializer::Normal {
         mean: 0.0,

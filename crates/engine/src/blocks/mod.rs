@@ -1,5 +1,5 @@
-//! The parts that networks are made of. Here are their weights and settings; what they compute is the business of
-//! [`Ops`]: [`burn_ops`] on Burn's tensors, `libtorch` by libtorch's own calls.
+//! Building blocks of networks: their weights and settings. The computation is behind [`Ops`]: [`burn_ops`] for
+//! Burn's tensors, `libtorch` for libtorch's own calls.
 //!
 //! `R` is the rank of an image tensor: 4 for (batch, channel, y, x), 5 for (batch, channel, z, y, x).
 

@@ -29,7 +29,7 @@ pub enum NormKind {
 }
 
 impl Norm {
-    /// Over `channels`; a group normalisation splits them into `groups`, or as many as divide both.
+    /// Over `channels`; a group normalisation uses `groups`, or their greatest common divisor with `channels`.
     pub fn new(kind: NormKind, groups: usize, channels: usize, device: &Device) -> Self {
         match kind {
             NormKind::Batch => Self::Batch(BatchNormConfig::new(channels).init(device)),
@@ -41,8 +41,8 @@ impl Norm {
         }
     }
 
-    /// The same with factors of zero.
-    pub(super) fn beginning_at_zero(self, channels: usize, device: &Device) -> Self {
+    /// Same, with the scale initialised to zero.
+    pub(super) fn zero_initialised(self, channels: usize, device: &Device) -> Self {
         let zeros = || -> Param<Tensor<1>> { Initializer::Zeros.init([channels], device) };
         match self {
             Self::Batch(norm) => Self::Batch(BatchNorm {

@@ -1,31 +1,31 @@
-//! What an engine computes of a network, layer by layer.
+//! The operations of a network that an engine implements.
 
 use super::layers::{Activation, Conv, ConvNormAct, UpConv};
 use ctseg_base::Result;
 
-/// Computes blocks on tensors of its own.
+/// Computes blocks on the engine's own tensors.
 pub trait Ops<const R: usize> {
     type Tensor: Clone;
 
-    /// Layers one after the other.
+    /// Applies layers in sequence.
     fn block(&self, x: Self::Tensor, layers: &[ConvNormAct<R>]) -> Result<Self::Tensor>;
 
-    /// A convolution alone.
+    /// Applies a convolution.
     fn conv(&self, x: Self::Tensor, conv: &Conv<R>) -> Result<Self::Tensor>;
 
-    /// The largest value of each window of `factors` voxels, without overlap.
+    /// Max pooling over windows of `factors` voxels, without overlap.
     fn max_pool(&self, x: Self::Tensor, factors: &[usize]) -> Result<Self::Tensor>;
 
-    /// The mean of each window of `factors` voxels, without overlap.
+    /// Average pooling over windows of `factors` voxels, without overlap.
     fn mean_pool(&self, x: Self::Tensor, factors: &[usize]) -> Result<Self::Tensor>;
 
     fn up(&self, x: Self::Tensor, up: &UpConv<R>) -> Result<Self::Tensor>;
 
-    /// Channels of `skip`, then those of `x`.
+    /// Concatenates the channels of `skip` and `x`.
     fn join(&self, skip: Self::Tensor, x: Self::Tensor) -> Result<Self::Tensor>;
 
-    /// [`Ops::join`] of `skip` and what [`Ops::up`] makes of `x`; both are given away, so that an engine can
-    /// free them as early as possible.
+    /// [`Ops::join`] of `skip` and the result of [`Ops::up`] on `x`; takes both by value, so that an engine can free
+    /// them early.
     fn up_joined(
         &self,
         skip: Self::Tensor,
@@ -36,15 +36,15 @@ pub trait Ops<const R: usize> {
         self.join(skip, x)
     }
 
-    /// The sum of two tensors of one shape, activated.
+    /// Adds two tensors of the same shape and applies the activation.
     fn add(&self, a: Self::Tensor, b: Self::Tensor, activation: Activation)
     -> Result<Self::Tensor>;
 
     fn sigmoid(&self, x: Self::Tensor) -> Result<Self::Tensor>;
 
-    /// Each channel of `x` times the one channel of `map`.
+    /// Multiplies each channel of `x` by the single channel of `map`.
     fn multiply(&self, x: Self::Tensor, map: Self::Tensor) -> Result<Self::Tensor>;
 
-    /// In training each element is dropped with this probability, and the others scaled up.
+    /// Dropout; acts in training only.
     fn dropout(&self, x: Self::Tensor, probability: f64) -> Result<Self::Tensor>;
 }

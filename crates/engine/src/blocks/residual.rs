@@ -1,5 +1,5 @@
-//! Residual blocks: He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, in
-//! the form of ResNet-D (He et al., "Bag of Tricks", CVPR 2019), which is nnU-Net's `BasicBlockD`.
+//! Residual blocks: He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, in the form of
+//! ResNet-D (He et al., "Bag of Tricks", CVPR 2019), which is nnU-Net's `BasicBlockD`.
 
 use burn::module::Module;
 use burn::tensor::Device;
@@ -8,15 +8,14 @@ use super::layers::{Activation, ConvNormAct, LayerSettings};
 use super::ops::Ops;
 use ctseg_base::Result;
 
-/// Two convolutions, added to what leads around them.
+/// Two convolutions with a shortcut.
 #[derive(Module, Debug)]
 pub struct Residual<const R: usize> {
     /// Convolution, normalisation, activation; convolution, normalisation.
     pub layers: Vec<ConvNormAct<R>>,
-    /// On the way around, where the number of channels changes: a convolution of one voxel and a
-    /// normalisation.
+    /// On the shortcut, if the number of channels changes: a 1×1 convolution and a normalisation.
     pub skip: Option<ConvNormAct<R>>,
-    /// Of the first convolution; the way around takes means instead.
+    /// Stride of the first convolution; the shortcut uses average pooling instead.
     #[module(skip)]
     pub stride: Vec<usize>,
     /// After the addition.
@@ -25,7 +24,7 @@ pub struct Residual<const R: usize> {
 }
 
 impl<const R: usize> Residual<R> {
-    /// The second normalisation begins at zero, so that a fresh block changes little (as nnU-Net's
+    /// The second normalisation starts at zero, so that a new block is close to the identity (as nnU-Net's
     /// `init_last_bn_before_add_to_0`).
     pub fn new(
         channels: [usize; 2],
@@ -40,7 +39,7 @@ impl<const R: usize> Residual<R> {
         let first = settings.layer([from, to], kernel, stride, device);
         let mut second = settings.layer([to, to], kernel, &one, device);
         second.activation = None;
-        second.norm = second.norm.map(|norm| norm.beginning_at_zero(to, device));
+        second.norm = second.norm.map(|norm| norm.zero_initialised(to, device));
         let skip = (from != to).then(|| ConvNormAct {
             activation: None,
             ..settings.layer([from, to], &one, &one, device)
@@ -54,15 +53,15 @@ impl<const R: usize> Residual<R> {
     }
 
     pub fn compute<O: Ops<R>>(&self, ops: &O, x: O::Tensor) -> Result<O::Tensor> {
-        let mut around = x.clone();
+        let mut shortcut = x.clone();
         if self.stride.iter().any(|stride| *stride > 1) {
-            around = ops.mean_pool(around, &self.stride)?;
+            shortcut = ops.mean_pool(shortcut, &self.stride)?;
         }
         if let Some(skip) = &self.skip {
-            around = ops.block(around, std::slice::from_ref(skip))?;
+            shortcut = ops.block(shortcut, std::slice::from_ref(skip))?;
         }
         let changed = ops.block(x, &self.layers)?;
-        ops.add(changed, around, self.activation)
+        ops.add(changed, shortcut, self.activation)
     }
 
     /// See [`ConvNormAct::folded`].

@@ -1,4 +1,4 @@
-//! Blocks on shapes alone: what a network costs, known without a single tensor.
+//! Blocks on shapes only: computes a network's cost without allocating tensors.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -11,24 +11,24 @@ use super::ops::Ops;
 use crate::named_parameters::{NamedVisitor, visit_named};
 use ctseg_base::{Error, Result};
 
-/// What one step of a network costs for one sample.
+/// The cost of one operation, per sample.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Counted {
-    /// Of the layer in the network (`encoder.0.1`), or of the operation where it has no weights.
+pub struct LayerCounts {
+    /// Name of the layer in the network (`encoder.0.1`), or of the operation if it has no weights.
     pub name: String,
     /// (channel, space…)
     pub output: Vec<usize>,
-    /// Trained ones.
+    /// Trained parameters.
     pub parameters: u64,
-    /// Forward; those of a convolution without its border's savings.
+    /// Of the forward pass; borders count like interior voxels.
     pub multiply_adds: u64,
-    /// Numbers of the activations' type that training keeps for the way back.
-    pub kept: u64,
-    /// Bytes of any other type that it keeps.
-    pub kept_bytes: u64,
+    /// Elements in the type of the activations that training saves for the backward pass.
+    pub saved: u64,
+    /// Bytes in other types that training saves.
+    pub saved_bytes: u64,
 }
 
-/// One sample's shape: (channel, space…).
+/// Shape of one sample: (channel, space…).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape(pub Vec<usize>);
 
@@ -50,14 +50,14 @@ impl Shape {
     }
 }
 
-/// The operations of shapes. What it is asked to compute it notes.
-pub struct Counting {
+/// Operations on shapes, which record what they would compute.
+pub struct ShapeOps {
     names: HashMap<ParamId, String>,
-    layers: RefCell<Vec<Counted>>,
+    layers: RefCell<Vec<LayerCounts>>,
 }
 
-impl Counting {
-    /// For `module` and its parts; its weights are not drawn.
+impl ShapeOps {
+    /// For `module` and its submodules; does not initialise weights.
     pub fn of<M: Module>(module: &M) -> Self {
         struct Names(HashMap<ParamId, String>);
         impl NamedVisitor for Names {
@@ -75,24 +75,24 @@ impl Counting {
         }
     }
 
-    /// What was noted, in the order of computation.
-    pub fn layers(self) -> Vec<Counted> {
+    /// The recorded operations, in order of computation.
+    pub fn layers(self) -> Vec<LayerCounts> {
         self.layers.into_inner()
     }
 
-    fn note(&self, counted: Counted) {
+    fn record(&self, counted: LayerCounts) {
         self.layers.borrow_mut().push(counted);
     }
 
-    /// An operation without weights, of which training keeps `kept` numbers.
-    fn note_plain(&self, name: &str, output: &Shape, kept: u64, kept_bytes: u64) {
-        self.note(Counted {
+    /// Records an operation without weights that saves `saved` elements.
+    fn record_op(&self, name: &str, output: &Shape, saved: u64, saved_bytes: u64) {
+        self.record(LayerCounts {
             name: name.to_owned(),
             output: output.0.clone(),
             parameters: 0,
             multiply_adds: 0,
-            kept,
-            kept_bytes,
+            saved,
+            saved_bytes,
         });
     }
 
@@ -100,13 +100,13 @@ impl Counting {
         self.names.get(id).cloned().unwrap_or_default()
     }
 
-    /// A convolution whose output is kept `kept` times over (after the normalisation too).
+    /// A convolution whose output is saved `saved` times (also after the normalisation).
     fn convolved<const R: usize>(
         &self,
         x: &Shape,
         conv: &Conv<R>,
         norm: bool,
-        kept: u64,
+        saved: u64,
     ) -> Result<Shape> {
         let weight = conv.weight.lazy_shape().to_vec();
         let [to, from, kernel @ ..] = weight.as_slice() else {
@@ -114,7 +114,7 @@ impl Counting {
         };
         if *from != x.channels() {
             return Err(Error::invalid(format!(
-                "internal: {} takes {from} channels and is given {}",
+                "internal: {} expects {from} channels, found {}",
                 self.name(&conv.weight.id),
                 x.channels()
             )));
@@ -126,12 +126,12 @@ impl Counting {
         let output = Shape::with_space(*to, space);
         let weights = weight.iter().map(|side| *side as u64).product::<u64>();
         let biases = u64::from(conv.bias.is_some()) + 2 * u64::from(norm);
-        self.note(Counted {
+        self.record(LayerCounts {
             name: self.name(&conv.weight.id),
             parameters: weights + biases * *to as u64,
             multiply_adds: weights * output.voxels(),
-            kept: kept * output.elements(),
-            kept_bytes: 0,
+            saved: saved * output.elements(),
+            saved_bytes: 0,
             output: output.0.clone(),
         });
         Ok(output)
@@ -146,13 +146,13 @@ impl Counting {
     }
 }
 
-impl<const R: usize> Ops<R> for Counting {
+impl<const R: usize> Ops<R> for ShapeOps {
     type Tensor = Shape;
 
     fn block(&self, mut x: Shape, layers: &[ConvNormAct<R>]) -> Result<Shape> {
         for layer in layers {
             let norm = layer.norm.is_some();
-            // The normalisation needs what it was given, the next layer what comes out.
+            // The normalisation needs its input, the next layer its output.
             x = self.convolved(&x, &layer.conv, norm, 1 + u64::from(norm))?;
         }
         Ok(x)
@@ -164,8 +164,8 @@ impl<const R: usize> Ops<R> for Counting {
 
     fn max_pool(&self, x: Shape, factors: &[usize]) -> Result<Shape> {
         let output = Self::pooled(&x, factors);
-        // Beside the values, where each was the largest.
-        self.note_plain(
+        // Saves the values and the indices of the maxima.
+        self.record_op(
             "max_pool",
             &output,
             output.elements(),
@@ -176,7 +176,7 @@ impl<const R: usize> Ops<R> for Counting {
 
     fn mean_pool(&self, x: Shape, factors: &[usize]) -> Result<Shape> {
         let output = Self::pooled(&x, factors);
-        self.note_plain("mean_pool", &output, output.elements(), 0);
+        self.record_op("mean_pool", &output, output.elements(), 0);
         Ok(output)
     }
 
@@ -189,13 +189,13 @@ impl<const R: usize> Ops<R> for Counting {
             .map(|(side, factor)| side * factor);
         let output = Shape::with_space(channels, space);
         let weights = weight.iter().map(|side| *side as u64).product::<u64>();
-        self.note(Counted {
+        self.record(LayerCounts {
             name: self.name(&up.weight.id),
             parameters: weights + channels as u64,
             multiply_adds: weights * x.voxels(),
-            // It is copied into what joins it.
-            kept: 0,
-            kept_bytes: 0,
+            // It is copied into the concatenation.
+            saved: 0,
+            saved_bytes: 0,
             output: output.0.clone(),
         });
         Ok(output)
@@ -204,13 +204,13 @@ impl<const R: usize> Ops<R> for Counting {
     fn join(&self, skip: Shape, x: Shape) -> Result<Shape> {
         if skip.0[1..] != x.0[1..] {
             return Err(Error::invalid(format!(
-                "internal: a skip of {:?} does not fit {:?}",
+                "internal: a skip of {:?} does not match {:?}",
                 skip.0, x.0
             )));
         }
         let channels = skip.channels() + x.channels();
         let output = Shape::with_space(channels, x.0[1..].iter().copied());
-        self.note_plain("join", &output, output.elements(), 0);
+        self.record_op("join", &output, output.elements(), 0);
         Ok(output)
     }
 
@@ -221,12 +221,12 @@ impl<const R: usize> Ops<R> for Counting {
                 a.0, b.0
             )));
         }
-        self.note_plain("add", &a, a.elements(), 0);
+        self.record_op("add", &a, a.elements(), 0);
         Ok(a)
     }
 
     fn sigmoid(&self, x: Shape) -> Result<Shape> {
-        self.note_plain("sigmoid", &x, x.elements(), 0);
+        self.record_op("sigmoid", &x, x.elements(), 0);
         Ok(x)
     }
 
@@ -237,14 +237,14 @@ impl<const R: usize> Ops<R> for Counting {
                 x.0, map.0
             )));
         }
-        // Its factors are kept as what they are; the product is copied into what joins it.
-        self.note_plain("multiply", &x, 0, 0);
+        // The factors are already saved; the product is copied into the concatenation.
+        self.record_op("multiply", &x, 0, 0);
         Ok(x)
     }
 
     fn dropout(&self, x: Shape, probability: f64) -> Result<Shape> {
         if probability > 0.0 {
-            self.note_plain("dropout", &x, x.elements(), x.elements());
+            self.record_op("dropout", &x, x.elements(), x.elements());
         }
         Ok(x)
     }

@@ -1,4 +1,4 @@
-//! How processes that have nothing but a folder in common hand on a few bytes, such as NCCL's name of a meeting.
+//! Broadcast of a few bytes, such as an NCCL unique id, between processes that share only a folder.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -8,92 +8,88 @@ use ctseg_base::process::id::ProcessId;
 use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result, regular_file};
 
-/// How long the others may take to begin.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// How long the other processes may take to join.
+const TIMEOUT: Duration = Duration::from_secs(600);
 
-const EVERY: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Gives all `size` processes the `bytes` of process 0, by files in `folder`, which all see. What an earlier meeting
-/// left there does not count: the bytes are handed out to those who asked for them just now.
+/// Broadcasts the `bytes` of rank 0 to all `size` processes through files in the shared `folder`. Files of an earlier
+/// rendezvous are ignored: the answer names the processes that asked for it.
 ///
 /// # Errors
-/// Files that cannot be written, and processes that do not come within ten minutes.
-pub fn handed_on(
+/// Files that cannot be written, and processes that do not join within ten minutes.
+pub fn broadcast_bytes(
     folder: &Path,
     (rank, size): (usize, usize),
     bytes: impl FnOnce() -> Result<Vec<u8>>,
 ) -> Result<Vec<u8>> {
     create_folder(folder)?;
-    let own = ProcessId::own().to_string();
+    let own = ProcessId::current().to_string();
     let path = |rank: usize| folder.join(format!("rank-{rank}"));
     let answer = folder.join("answer");
     if rank > 0 {
-        return waited_for(folder, size, || {
+        return poll(folder, size, || {
             if !path(rank).exists() {
                 write_bytes_atomically(&path(rank), own.as_bytes())?;
             }
-            Ok(answered(&answer, rank, &own))
+            Ok(read_answer(&answer, rank, &own))
         });
     }
-    // Who asked before may be of an earlier meeting; who still wants to know asks again.
+    // Requests may be left from an earlier rendezvous; waiting processes ask again.
     clear(folder, size);
-    let asked = waited_for(folder, size, || {
+    let requests = poll(folder, size, || {
         let names = (1..size).map(|rank| read_text(&path(rank)).ok());
         Ok(names.collect::<Option<Vec<String>>>())
     })?;
     let bytes = bytes()?;
-    write_bytes_atomically(&answer, &answer_of(&asked, &bytes))?;
+    write_bytes_atomically(&answer, &encode_answer(&requests, &bytes))?;
     Ok(bytes)
 }
 
-/// Removes what [`handed_on`] left; for process 0, once all have met.
-pub fn forget(folder: &Path, size: usize) {
+/// Removes the files of [`broadcast_bytes`]; rank 0 calls it once all have joined.
+pub fn remove(folder: &Path, size: usize) {
     clear(folder, size);
-    let _ = std::fs::remove_dir(folder); // an empty folder more does no harm
+    let _ = std::fs::remove_dir(folder); // a leftover empty folder does no harm
 }
 
 fn clear(folder: &Path, size: usize) {
     let ranks = (1..size).map(|rank| folder.join(format!("rank-{rank}")));
     let left: Vec<PathBuf> = ranks.chain([folder.join("answer")]).collect();
     for path in left {
-        let _ = std::fs::remove_file(path); // most are not there
+        let _ = std::fs::remove_file(path); // most do not exist
     }
 }
 
-/// Who asked, line by line, an empty line, and the bytes.
-fn answer_of(asked: &[String], bytes: &[u8]) -> Vec<u8> {
-    let mut answer = asked.join("\n").into_bytes();
+/// The requesting processes, one per line, an empty line, then the bytes.
+fn encode_answer(requests: &[String], bytes: &[u8]) -> Vec<u8> {
+    let mut answer = requests.join("\n").into_bytes();
     answer.extend_from_slice(b"\n\n");
     answer.extend_from_slice(bytes);
     answer
 }
 
-/// The bytes, where the answer is for this process.
-fn answered(path: &Path, rank: usize, own: &str) -> Option<Vec<u8>> {
+/// The bytes, if the answer is for this process.
+fn read_answer(path: &Path, rank: usize, own: &str) -> Option<Vec<u8>> {
     let answer = regular_file::read(path).ok()?;
     let end = answer.windows(2).position(|two| two == b"\n\n")?;
-    let asked = std::str::from_utf8(&answer[..end]).ok()?;
-    (asked.lines().nth(rank - 1) == Some(own)).then(|| answer[end + 2..].to_vec())
+    let requests = std::str::from_utf8(&answer[..end]).ok()?;
+    (requests.lines().nth(rank - 1) == Some(own)).then(|| answer[end + 2..].to_vec())
 }
 
-fn waited_for<T>(
-    folder: &Path,
-    size: usize,
-    mut look: impl FnMut() -> Result<Option<T>>,
-) -> Result<T> {
-    let begun = Instant::now();
+fn poll<T>(folder: &Path, size: usize, mut check: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let started = Instant::now();
     loop {
-        if let Some(found) = look()? {
+        if let Some(found) = check()? {
             return Ok(found);
         }
-        if begun.elapsed() > PATIENCE {
+        if started.elapsed() > TIMEOUT {
             return Err(Error::invalid(format!(
-                "{}: not all of {size} processes came within {} minutes; they must be begun together and see this folder",
+                "{}: only some of {size} processes joined within {} minutes; start them together, with access to this folder",
                 folder.display(),
-                PATIENCE.as_secs() / 60
+                TIMEOUT.as_secs() / 60
             )));
         }
-        std::thread::sleep(EVERY);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
@@ -102,33 +98,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_to_others_is_none() {
+    fn an_answer_for_other_processes_is_ignored() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("answer");
-        let asked = ["one-1-1".to_owned(), "two-2-2".to_owned()];
-        std::fs::write(&path, answer_of(&asked, b"\n\nbytes\n\n")).unwrap();
-        assert_eq!(answered(&path, 2, "two-2-2").unwrap(), b"\n\nbytes\n\n");
-        assert_eq!(answered(&path, 1, "two-2-2"), None);
-        assert_eq!(answered(&path, 3, "two-2-2"), None);
+        let requests = ["one-1-1".to_owned(), "two-2-2".to_owned()];
+        std::fs::write(&path, encode_answer(&requests, b"\n\nbytes\n\n")).unwrap();
+        assert_eq!(read_answer(&path, 2, "two-2-2").unwrap(), b"\n\nbytes\n\n");
+        assert_eq!(read_answer(&path, 1, "two-2-2"), None);
+        assert_eq!(read_answer(&path, 3, "two-2-2"), None);
         std::fs::write(&path, b"one-1-1").unwrap();
-        assert_eq!(answered(&path, 1, "one-1-1"), None);
+        assert_eq!(read_answer(&path, 1, "one-1-1"), None);
     }
 
     #[test]
-    fn bytes_are_handed_on_whatever_was_left_there() {
+    fn stale_files_do_not_disturb_a_broadcast() {
         let folder = tempfile::tempdir().unwrap();
-        let folder = folder.path().join("meeting");
+        let folder = folder.path().join("rendezvous");
         std::fs::create_dir(&folder).unwrap();
-        let stale = answer_of(&["other-1-1".to_owned()], b"old");
+        let stale = encode_answer(&["other-1-1".to_owned()], b"old");
         std::fs::write(folder.join("answer"), stale).unwrap();
         std::fs::write(folder.join("rank-1"), "other-1-1").unwrap();
-        let met = |rank| handed_on(&folder, (rank, 2), || Ok(b"new".to_vec())).unwrap();
+        let met = |rank| broadcast_bytes(&folder, (rank, 2), || Ok(b"new".to_vec())).unwrap();
         std::thread::scope(|scope| {
             let other = scope.spawn(|| met(1));
             assert_eq!(met(0), b"new");
             assert_eq!(other.join().unwrap(), b"new");
         });
-        forget(&folder, 2);
+        remove(&folder, 2);
         assert!(!folder.exists());
     }
 }

@@ -1,35 +1,35 @@
-//! Which process this is of those that a launcher began: `srun`, `mpirun`, `torchrun` and those like them tell by
-//! variables.
+//! The rank of this process, from the environment variables of its launcher: `srun`, `mpirun`, `torchrun` and
+//! compatible ones.
 
 use std::fmt;
 
 use ctseg_base::{Error, Result};
 
-/// Where a process stands among those that were begun together.
+/// The rank of a process in a distributed launch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// From 0 on.
+pub struct WorkerRank {
+    /// From 0.
     pub rank: usize,
-    pub size: usize,
-    /// Which one of its machine, from 0 on: its GPU.
+    pub world_size: usize,
+    /// Rank on this machine, from 0: the index of its GPU.
     pub local_rank: usize,
     pub launcher: Launcher,
 }
 
-/// What began the processes.
+/// What started the processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Launcher {
-    /// `torchrun` and what sets its variables, as `ctseg fit --gpus` does.
+    /// `torchrun`, and launchers that set its variables, such as `ctseg fit --gpus`.
     Torchrun,
-    /// `mpirun` of Open MPI.
+    /// Open MPI's `mpirun`.
     OpenMpi,
-    /// `mpirun` of MPICH and its kin, and `srun --mpi=pmi2`.
+    /// `mpirun` of MPICH and its derivatives, and `srun --mpi=pmi2`.
     Pmi,
     /// `srun`.
     Slurm,
 }
 
-/// A launcher with its variables: rank, number of processes, rank on the machine.
+/// Launchers with their variables: rank, number of processes, rank on the machine.
 const KNOWN: [(Launcher, [&str; 3]); 4] = [
     (Launcher::Torchrun, ["RANK", "WORLD_SIZE", "LOCAL_RANK"]),
     (
@@ -41,7 +41,7 @@ const KNOWN: [(Launcher, [&str; 3]); 4] = [
         ],
     ),
     (Launcher::Pmi, ["PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"]),
-    // The number of tasks of the step, which a batch script is not in.
+    // Tasks of the step, which does not include the batch script.
     (
         Launcher::Slurm,
         ["SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"],
@@ -61,9 +61,8 @@ impl Launcher {
         known.map_or(["", "", ""], |(_, variables)| *variables)
     }
 
-    /// A name for this launch that no other one has, from what `variable` says; none where the launcher tells nothing
-    /// of the kind.
-    pub fn key(self, variable: impl Fn(&str) -> Option<String>) -> Option<String> {
+    /// A unique name for this launch, from the environment `variable`s; `None` if the launcher sets none.
+    pub fn run_id(self, variable: impl Fn(&str) -> Option<String>) -> Option<String> {
         let names: &[&str] = match self {
             Self::Torchrun => &[
                 "TORCHELASTIC_RUN_ID",
@@ -81,16 +80,16 @@ impl Launcher {
     }
 }
 
-/// This process's place by `variable`, such as those of its environment; none where it is alone.
+/// The rank of this process, from the environment `variable`s; `None` for a single process.
 ///
 /// # Errors
-/// Variables that cannot be meant.
-pub fn place(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Place>> {
+/// Invalid values.
+pub fn worker_rank(variable: impl Fn(&str) -> Option<String>) -> Result<Option<WorkerRank>> {
     for (launcher, [rank, size, local_rank]) in KNOWN {
         let (Some(_), Some(_)) = (variable(rank), variable(size)) else {
             continue;
         };
-        // Slurm's own PMI says nothing of machines: the step's variables do.
+        // Slurm's own PMI does not set the local rank; Slurm's step variables do.
         if launcher == Launcher::Pmi && variable(local_rank).is_none() {
             continue;
         }
@@ -98,25 +97,25 @@ pub fn place(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Place>>
             let text = variable(name).unwrap_or_else(|| "0".to_owned());
             text.trim().parse().map_err(|_| {
                 Error::usage(format!(
-                    "{name}={text}: expected a number, as launchers of several processes set it; unset it to train with one"
+                    "{name}={text}: expected a number, as set by a launcher; unset it to train with a single process"
                 ))
             })
         };
-        let place = Place {
+        let worker = WorkerRank {
             rank: number(rank)?,
-            size: number(size)?,
+            world_size: number(size)?,
             local_rank: number(local_rank)?,
             launcher,
         };
-        if place.rank >= place.size.max(1) {
+        if worker.rank >= worker.world_size.max(1) {
             return Err(Error::usage(format!(
-                "{rank}={} and {size}={}: processes count from 0",
-                place.rank, place.size
+                "{rank}={} and {size}={}: ranks start at 0",
+                worker.rank, worker.world_size
             )));
         }
-        // Variables of one process may stand for themselves, in an image say, around or within a launcher of several.
-        if place.size > 1 {
-            return Ok(Some(place));
+        // Variables of a single process (such as those of an image) may be set around or inside a real launcher.
+        if worker.world_size > 1 {
+            return Ok(Some(worker));
         }
     }
     Ok(None)
@@ -126,23 +125,23 @@ pub fn place(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Place>>
 mod tests {
     use super::*;
 
-    fn seen(text: &str) -> Result<Option<Place>> {
+    fn seen(text: &str) -> Result<Option<WorkerRank>> {
         let variables: Vec<(&str, &str)> = text
             .split_whitespace()
             .filter_map(|v| v.split_once('='))
             .collect();
-        place(|name| {
+        worker_rank(|name| {
             let found = variables.iter().find(|(known, _)| *known == name);
             found.map(|(_, value)| (*value).to_owned())
         })
     }
 
     #[test]
-    fn launchers_tell_alike() {
-        let at = |rank, size, local_rank, launcher| {
-            Some(Place {
+    fn ranks_are_read_from_every_launcher() {
+        let at = |rank, world_size, local_rank, launcher| {
+            Some(WorkerRank {
                 rank,
-                size,
+                world_size,
                 local_rank,
                 launcher,
             })
@@ -166,7 +165,7 @@ mod tests {
                 "SLURM_PROCID=5 SLURM_STEP_NUM_TASKS=8 SLURM_LOCALID=1 SLURM_JOB_ID=7",
                 at(5, 8, 1, Launcher::Slurm),
             ),
-            // A batch script, of a job that has several tasks.
+            // A batch script of a job with several tasks.
             ("SLURM_PROCID=0 SLURM_NTASKS=4 SLURM_JOB_ID=7", None),
             ("SLURM_PROCID=0 SLURM_STEP_NUM_TASKS=1", None),
             (
@@ -191,15 +190,15 @@ mod tests {
     }
 
     #[test]
-    fn launches_have_names() {
+    fn launches_have_unique_names() {
         let variable = |name: &str| match name {
             "SLURM_JOB_ID" => Some("12".to_owned()),
             "SLURM_STEP_ID" => Some("0".to_owned()),
             "MASTER_ADDR" => Some("node/1".to_owned()),
             _ => None,
         };
-        assert_eq!(Launcher::Slurm.key(variable).unwrap(), "12-0");
-        assert_eq!(Launcher::Torchrun.key(variable).unwrap(), "node-1");
-        assert_eq!(Launcher::Pmi.key(variable), None);
+        assert_eq!(Launcher::Slurm.run_id(variable).unwrap(), "12-0");
+        assert_eq!(Launcher::Torchrun.run_id(variable).unwrap(), "node-1");
+        assert_eq!(Launcher::Pmi.run_id(variable), None);
     }
 }

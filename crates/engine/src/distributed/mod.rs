@@ -1,4 +1,4 @@
-//! Processes that train together: the process group, its collectives, its launcher and watchdog.
+//! Distributed training: process group, collectives, launchers and watchdog.
 
 pub mod file_store;
 pub mod launcher;

@@ -1,7 +1,7 @@
-//! MPI: on processors, and to begin other collectives with. What began the processes is MPI's own (`mpirun`, or
-//! `srun` with a plugin that this MPI knows).
+//! MPI: all-reduce on CPUs, and rendezvous for other backends. The processes must be started by MPI itself (`mpirun`,
+//! or `srun` with a plugin that this MPI supports).
 
-// Calls between processes are unsafe by nature: each one's arrays are borrowed for the call alone.
+// MPI calls are unsafe; arrays are borrowed only for the duration of a call.
 use std::ffi::{c_int, c_void};
 use std::time::{Duration, Instant};
 
@@ -10,41 +10,44 @@ use mpi::ffi;
 use super::process_group::collective::Collective;
 use ctseg_base::{Error, Result};
 
-/// Values that are summed in one call: as large as pays, small beside a gradient.
+/// Values per all-reduce call: large enough to be efficient, small compared with a gradient.
 const BUCKET: usize = 1 << 22;
 
-/// For how long a process that waits keeps looking without a rest.
-const EAGER: Duration = Duration::from_micros(200);
+/// How long a waiting process spins before it sleeps.
+const SPIN_TIME: Duration = Duration::from_micros(200);
 
 const SUCCESS: c_int = 0;
 
-/// All processes that MPI began. There is one per process.
+/// The MPI world communicator. One per process.
 pub struct Mpi {
     pub rank: usize,
     pub size: usize,
 }
 
 impl Mpi {
-    /// Begins MPI in this process; to be called once.
-    pub fn begin() -> Result<Self> {
-        let (mut given, mut rank, mut size) = (0, 0, 0);
-        // SAFETY: MPI takes no arguments where there are none to give; numbers are written to where they are.
+    /// Initialises MPI; call once per process.
+    pub fn init() -> Result<Self> {
+        let (mut provided, mut rank, mut size) = (0, 0, 0);
+        // SAFETY: MPI accepts null arguments; results are written to local variables.
         unsafe {
             let (none, nothing) = (std::ptr::null_mut(), std::ptr::null_mut());
-            let asked = ffi::RSMPI_THREAD_SERIALIZED;
+            let required = ffi::RSMPI_THREAD_SERIALIZED;
             checked(
-                ffi::MPI_Init_thread(none, nothing, asked, &raw mut given),
-                "begin",
+                ffi::MPI_Init_thread(none, nothing, required, &raw mut provided),
+                "initialise",
             )?;
-            if given < asked {
+            if provided < required {
                 return Err(Error::invalid(
-                    "this MPI was built without threads (MPI_THREAD_SERIALIZED); use one that has them",
+                    "this MPI lacks thread support (MPI_THREAD_SERIALIZED); use one that has it",
                 ));
             }
             let world = ffi::RSMPI_COMM_WORLD;
             ffi::MPI_Comm_set_errhandler(world, ffi::RSMPI_ERRORS_RETURN);
-            checked(ffi::MPI_Comm_rank(world, &raw mut rank), "count processes")?;
-            checked(ffi::MPI_Comm_size(world, &raw mut size), "count processes")?;
+            checked(ffi::MPI_Comm_rank(world, &raw mut rank), "get the rank")?;
+            checked(
+                ffi::MPI_Comm_size(world, &raw mut size),
+                "get the number of processes",
+            )?;
         }
         Ok(Self {
             rank: usize::try_from(rank).unwrap_or(0),
@@ -52,26 +55,28 @@ impl Mpi {
         })
     }
 
-    /// Returns once all processes have called it. Until then this one rests: the others may have much to do, on the
-    /// same cores.
-    fn meet(&self) -> Result<()> {
-        let begun = Instant::now();
-        // SAFETY: the request lives until it is done.
+    /// Returns once all processes have called it. Sleeps while waiting: the other processes may need the same cores.
+    fn barrier(&self) -> Result<()> {
+        let started = Instant::now();
+        // SAFETY: the request outlives the operation.
         unsafe {
             let (mut request, mut done) = (ffi::RSMPI_REQUEST_NULL, 0);
             let world = ffi::RSMPI_COMM_WORLD;
-            checked(ffi::MPI_Ibarrier(world, &raw mut request), "meet")?;
+            checked(
+                ffi::MPI_Ibarrier(world, &raw mut request),
+                "start a barrier",
+            )?;
             loop {
                 let status = ffi::RSMPI_STATUS_IGNORE;
                 checked(
                     ffi::MPI_Test(&raw mut request, &raw mut done, status),
-                    "meet",
+                    "wait for a barrier",
                 )?;
                 if done != 0 {
                     return Ok(());
                 }
-                match begun.elapsed() {
-                    waited if waited < EAGER => std::thread::yield_now(),
+                match started.elapsed() {
+                    waited if waited < SPIN_TIME => std::thread::yield_now(),
                     waited => std::thread::sleep((waited / 16).min(Duration::from_millis(5))),
                 }
             }
@@ -79,12 +84,12 @@ impl Mpi {
     }
 
     /// # Safety
-    /// `T` is what `datatype` says.
+    /// `T` must match `datatype`.
     unsafe fn sum<T: Copy>(&self, values: &mut [T], datatype: ffi::MPI_Datatype) -> Result<()> {
-        self.meet()?;
+        self.barrier()?;
         for part in values.chunks_mut(BUCKET) {
             let own = part.to_vec();
-            // SAFETY: both arrays have as many values of the type as is said.
+            // SAFETY: both arrays hold the given number of values of the type.
             let status = unsafe {
                 ffi::MPI_Allreduce(
                     own.as_ptr().cast::<c_void>(),
@@ -95,27 +100,27 @@ impl Mpi {
                     ffi::RSMPI_COMM_WORLD,
                 )
             };
-            checked(status, "add up")?;
+            checked(status, "all-reduce")?;
         }
         Ok(())
     }
 }
 
 impl Collective for Mpi {
-    fn sum_f32(&self, values: &mut [f32]) -> Result<()> {
+    fn all_reduce_f32(&self, values: &mut [f32]) -> Result<()> {
         // SAFETY: MPI's float is f32.
         unsafe { self.sum(values, ffi::RSMPI_FLOAT) }
     }
 
-    fn sum_f64(&self, values: &mut [f64]) -> Result<()> {
+    fn all_reduce_f64(&self, values: &mut [f64]) -> Result<()> {
         // SAFETY: MPI's double is f64.
         unsafe { self.sum(values, ffi::RSMPI_DOUBLE) }
     }
 
     fn broadcast(&self, bytes: &mut [u8]) -> Result<()> {
-        self.meet()?;
+        self.barrier()?;
         for part in bytes.chunks_mut(BUCKET) {
-            // SAFETY: the array has as many bytes as is said.
+            // SAFETY: the array holds the given number of bytes.
             let status = unsafe {
                 ffi::MPI_Bcast(
                     part.as_mut_ptr().cast::<c_void>(),
@@ -125,15 +130,15 @@ impl Collective for Mpi {
                     ffi::RSMPI_COMM_WORLD,
                 )
             };
-            checked(status, "hand on")?;
+            checked(status, "broadcast")?;
         }
         Ok(())
     }
 
-    fn end(&self) -> Result<()> {
-        self.meet()?;
-        // SAFETY: nothing of MPI is called any more after this.
-        checked(unsafe { ffi::MPI_Finalize() }, "end")
+    fn shutdown(&self) -> Result<()> {
+        self.barrier()?;
+        // SAFETY: no MPI call follows.
+        checked(unsafe { ffi::MPI_Finalize() }, "finalise")
     }
 }
 
@@ -141,9 +146,9 @@ fn checked(status: c_int, what: &str) -> Result<()> {
     if status == SUCCESS {
         return Ok(());
     }
-    let mut text = vec![0u8; 1024]; // MPI_MAX_ERROR_STRING is at most so much in the MPIs that there are
+    let mut text = vec![0u8; 1024]; // at least MPI_MAX_ERROR_STRING in all implementations
     let mut length = 0;
-    // SAFETY: the text has room for the longest message.
+    // SAFETY: the buffer holds the longest message.
     unsafe { ffi::MPI_Error_string(status, text.as_mut_ptr().cast(), &raw mut length) };
     text.truncate(usize::try_from(length).unwrap_or(0));
     Err(Error::invalid(format!(

@@ -1,4 +1,4 @@
-//! Ends a process when another of its team is gone: it would wait for it for ever.
+//! Stops this process when another one of its group has ended; otherwise it would wait forever.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,85 +11,81 @@ use ctseg_base::Result;
 use ctseg_base::limits::spawn::spawn;
 use ctseg_base::process::id::ProcessId;
 
-/// How often the others are looked at.
-const EVERY: Duration = Duration::from_secs(2);
+/// How often the other processes are checked.
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How long a process that has ended may be ahead of this one at a common end.
-const AHEAD: Duration = Duration::from_secs(3);
+/// How much earlier than this process another one may finish regularly.
+const GRACE_PERIOD: Duration = Duration::from_secs(3);
 
-/// The exit code of what can be gone on with.
+/// The exit code of a resumable run.
 const RESUMABLE: i32 = 75;
 
-/// Looks at the others until told to stop.
-pub(super) struct Watch {
-    over: Arc<AtomicBool>,
-    advice: Arc<Mutex<String>>,
+/// Monitors the other processes until stopped.
+pub(super) struct Watchdog {
+    stopped: Arc<AtomicBool>,
+    hint: Arc<Mutex<String>>,
 }
 
-type Tell = Box<dyn Fn(&str) + Send>;
+type Report = Box<dyn Fn(&str) + Send>;
 
-impl Watch {
-    /// Of process `own` of `processes`. Those of other machines cannot be seen: of them the collective knows, or what
-    /// began them.
+impl Watchdog {
+    /// Starts the watchdog of process `own` of `processes`. Processes on other machines are monitored by the
+    /// collective or the launcher.
     ///
     /// # Errors
-    /// No thread can be started.
-    pub fn begin(
+    /// The thread cannot be started.
+    pub fn start(
         own: usize,
         processes: Vec<Option<ProcessId>>,
         collective: Arc<dyn Collective>,
-        tell: Tell,
+        report: Report,
     ) -> Result<Self> {
-        let watch = Self {
-            over: Arc::default(),
-            advice: Arc::default(),
+        let watchdog = Self {
+            stopped: Arc::default(),
+            hint: Arc::default(),
         };
-        let (over, advice) = (Arc::clone(&watch.over), Arc::clone(&watch.advice));
-        let watches = move || {
-            while !over.load(Ordering::Relaxed) {
-                std::thread::sleep(EVERY);
-                if over.load(Ordering::Relaxed) {
+        let (stopped, hint) = (Arc::clone(&watchdog.stopped), Arc::clone(&watchdog.hint));
+        let run = move || {
+            while !stopped.load(Ordering::Relaxed) {
+                std::thread::sleep(POLL_INTERVAL);
+                if stopped.load(Ordering::Relaxed) {
                     return;
                 }
-                let Some(what) = lost(own, &processes).or_else(|| collective.fault()) else {
+                let Some(what) = first_dead_peer(own, &processes).or_else(|| collective.fault())
+                else {
                     continue;
                 };
-                std::thread::sleep(AHEAD);
-                if over.load(Ordering::Relaxed) {
+                std::thread::sleep(GRACE_PERIOD);
+                if stopped.load(Ordering::Relaxed) {
                     return;
                 }
-                let advice = advice.lock().unwrap_or_else(PoisonError::into_inner);
-                tell(&format!(
-                    "{what}, and process {own} cannot go on without it{advice}"
-                ));
-                // Not by way of what runs at exit: the main thread is in the midst of a call that never returns.
-                // SAFETY: ends the process; files are written under other names until they are whole.
+                let hint = hint.lock().unwrap_or_else(PoisonError::into_inner);
+                report(&format!("{what}; process {own} cannot continue{hint}"));
+                // Skips exit handlers: the main thread is inside a call that never returns.
+                // SAFETY: ends the process; files are written atomically.
                 unsafe { libc::_exit(RESUMABLE) };
             }
         };
-        spawn("watchdog", watches)?;
-        Ok(watch)
+        spawn("watchdog", run)?;
+        Ok(watchdog)
     }
 
-    pub fn advise(&self, advice: &str) {
-        let mut known = self.advice.lock().unwrap_or_else(PoisonError::into_inner);
-        *known = format!("; {advice}");
+    pub fn set_recovery_hint(&self, hint: &str) {
+        let mut known = self.hint.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = format!("; {hint}");
     }
 
-    pub fn end(&self) {
-        self.over.store(true, Ordering::Relaxed);
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
     }
 }
 
-/// The first of the others that runs no more.
-fn lost(own: usize, processes: &[Option<ProcessId>]) -> Option<String> {
+/// The first other process that has ended.
+fn first_dead_peer(own: usize, processes: &[Option<ProcessId>]) -> Option<String> {
     let user = getuid().as_raw();
     let gone = |process: &ProcessId| process.is_alive(user) == Some(false);
-    let mut others = processes.iter().enumerate();
+    let mut peers = processes.iter().enumerate();
     let (rank, _) =
-        others.find(|(rank, process)| *rank != own && process.as_ref().is_some_and(gone))?;
-    Some(format!(
-        "process {rank} of {} that train together has ended",
-        processes.len()
-    ))
+        peers.find(|(rank, process)| *rank != own && process.as_ref().is_some_and(gone))?;
+    Some(format!("process {rank} of {} has ended", processes.len()))
 }

@@ -1,23 +1,27 @@
-//! What several processes do with a batch that they share.
+//! All-reduce of gradients over the processes that share a batch.
 
 use crate::batch::Batch;
-use crate::distributed::process_group::Team;
+use crate::distributed::process_group::ProcessGroup;
 use ctseg_base::Result;
 
-static ALONE: Team = Team::alone();
+static ALONE: ProcessGroup = ProcessGroup::single();
 
-/// Who has a share of `batch`: nobody else where every process has all of it.
-pub(crate) fn shared_by<'a>(team: &'a Team, batch: &Batch) -> &'a Team {
+/// The group that shares `batch`; only this process if every process holds the whole batch.
+pub(crate) fn sharing_group<'a>(group: &'a ProcessGroup, batch: &Batch) -> &'a ProcessGroup {
     match batch.is_whole() {
         true => &ALONE,
-        false => team,
+        false => group,
     }
 }
 
-/// `gradients` of this process's share of `batch` as those of all of it.
-pub(crate) fn add_up(team: &Team, batch: &Batch, gradients: &mut [f32]) -> Result<()> {
-    team.sum_f32(gradients)?;
-    let share = share_of(team, batch);
+/// Turns `gradients` of this process's share of `batch` into those of the whole batch.
+pub(crate) fn all_reduce_gradients(
+    group: &ProcessGroup,
+    batch: &Batch,
+    gradients: &mut [f32],
+) -> Result<()> {
+    group.all_reduce_f32(gradients)?;
+    let share = gradient_scale(group, batch);
     if share != 1.0 {
         for value in gradients {
             *value *= share;
@@ -26,10 +30,10 @@ pub(crate) fn add_up(team: &Team, batch: &Batch, gradients: &mut [f32]) -> Resul
     Ok(())
 }
 
-/// What sums over the processes are multiplied by: where each had the whole batch, it is their mean that counts.
-pub(crate) fn share_of(team: &Team, batch: &Batch) -> f32 {
+/// Factor for sums over the processes: their mean if each holds the whole batch.
+pub(crate) fn gradient_scale(group: &ProcessGroup, batch: &Batch) -> f32 {
     match batch.is_whole() {
-        true => 1.0 / team.size() as f32,
+        true => 1.0 / group.size() as f32,
         false => 1.0,
     }
 }

@@ -1,16 +1,16 @@
-//! Learning by Burn's autodiff, on any of its engines.
+//! Training with Burn's autodiff, on any of its engines.
 
 use std::collections::BTreeMap;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
-use super::all_reduce::{add_up, shared_by};
+use super::all_reduce::{all_reduce_gradients, sharing_group};
 use super::ema;
-use super::ema::BurnAverage;
+use super::ema::BurnEma;
 use super::{Learner, LearnerSetup, StepReport};
 use crate::batch::Batch;
-use crate::distributed::process_group::Team;
+use crate::distributed::process_group::ProcessGroup;
 use crate::freezing::Freeze;
 use crate::losses::deep_supervision::{coarser, loss_weights};
 use crate::named_parameters::{NamedMapper, NamedVisitor, map_named, visit_named};
@@ -29,9 +29,9 @@ pub struct BurnLearner {
     /// With autodiff.
     device: Device,
     steps: u64,
-    /// What the optimiser remembers by parameter name, flattened, one tensor per slot.
-    memory: BTreeMap<String, Vec<Tensor<1>>>,
-    average: Option<BurnAverage>,
+    /// The optimiser's state by parameter name, flattened, one tensor per slot.
+    optimiser_state: BTreeMap<String, Vec<Tensor<1>>>,
+    average: Option<BurnEma>,
 }
 
 impl BurnLearner {
@@ -46,31 +46,31 @@ impl BurnLearner {
             let data = TensorData::new(host.values.clone(), [host.values.len()]);
             Tensor::<1>::from_data(data, device)
         };
-        let mut memory: BTreeMap<String, Vec<Tensor<1>>> = BTreeMap::new();
+        let mut optimiser_state: BTreeMap<String, Vec<Tensor<1>>> = BTreeMap::new();
         for slot in setup.optimiser.kind.slots() {
             for (name, host) in below_prefix(slot, state) {
-                memory.entry(name).or_default().push(tensor(&host));
+                optimiser_state.entry(name).or_default().push(tensor(&host));
             }
         }
         let average = setup
             .weight_average
-            .map(|decay| BurnAverage::new(&network, decay, state, device))
+            .map(|decay| BurnEma::new(&network, decay, state, device))
             .transpose()?;
         Ok(Self {
             network: map_named(network.train(), &mut Freeze(setup.frozen_levels)),
             setup,
             device: device.clone().autodiff(),
             steps,
-            memory,
+            optimiser_state,
             average,
         })
     }
 
-    /// The loss of all levels that the network gives logits of.
+    /// The loss over all scales for which the network gives logits.
     fn loss(&self, input: Tensor<5>, batch: &Batch) -> Result<Tensor<1>> {
         let logits = self.network.outputs(input, Extras::training())?.logits;
         let weights = loss_weights(logits.len());
-        let team = shared_by(&self.setup.team, batch);
+        let group = sharing_group(&self.setup.group, batch);
         let mut sum: Option<Tensor<1>> = None;
         for (logits, weight) in logits.into_iter().zip(weights) {
             let [_, _, z, y, x] = logits.dims();
@@ -81,13 +81,13 @@ impl BurnLearner {
             let distances = batch.distances.as_deref().map(marked);
             let targets = marked(&batch.targets);
             let loss = &self.setup.loss;
-            let loss = loss.compute_together(logits, targets, distances, team)? * weight;
+            let loss = loss.compute_distributed(logits, targets, distances, group)? * weight;
             sum = Some(sum.map_or_else(|| loss.clone(), |sum| sum + loss.clone()));
         }
         sum.ok_or_else(|| Error::invalid("internal: a network without logits"))
     }
 
-    /// By parameter name, of the whole batch.
+    /// Gradients of the whole batch by parameter name.
     fn gradients(
         &self,
         mut gradients: Gradients,
@@ -99,14 +99,14 @@ impl BurnLearner {
         };
         visit_named(&self.network, &mut collected);
         let own = collected.gradients;
-        if self.setup.team.is_alone() {
+        if self.setup.group.is_single() {
             return Ok(own);
         }
         let mut values = Vec::new();
         for (_, gradient) in &own {
             values.extend(gradient.clone().into_data().iter::<f32>());
         }
-        add_up(&self.setup.team, batch, &mut values)?;
+        all_reduce_gradients(&self.setup.group, batch, &mut values)?;
         let mut rest = values.as_slice();
         let whole = own.into_iter().map(|(name, gradient)| {
             let (of_this, others) = rest.split_at(gradient.dims()[0]);
@@ -117,21 +117,21 @@ impl BurnLearner {
         Ok(whole.collect())
     }
 
-    /// Running statistics as their means over the processes, each of which has those of its own share of the batches.
-    fn agree_on_statistics(&mut self) -> Result<()> {
-        if self.setup.team.is_alone() {
+    /// Averages running statistics over the processes; each process has those of its own share of the batches.
+    fn average_statistics(&mut self) -> Result<()> {
+        if self.setup.group.is_single() {
             return Ok(());
         }
-        let mut means = Means {
-            team: &self.setup.team,
+        let mut means = AverageStatistics {
+            group: &self.setup.group,
             fault: Ok(()),
         };
         self.network = map_named(self.network.clone(), &mut means);
         means.fault
     }
 
-    /// One step, and the gradient's norm before clipping; when that is not finite, nothing changes.
-    fn follow(&mut self, gradients: Vec<(String, Tensor<1>)>, rate: f64) -> f64 {
+    /// Takes one step and returns the gradient norm before clipping. If the norm is not finite, nothing changes.
+    fn apply_gradients(&mut self, gradients: Vec<(String, Tensor<1>)>, rate: f64) -> f64 {
         let square = |(_, gradient): &(String, Tensor<1>)| {
             f64::from(gradient.clone().powi_scalar(2).sum().into_scalar::<f32>())
         };
@@ -149,7 +149,7 @@ impl BurnLearner {
         let network = update.learner.network.clone();
         self.network = map_named(network, &mut update);
         if let Some(average) = &mut self.average {
-            average.follow(&self.network, self.steps);
+            average.update(&self.network, self.steps);
         }
         norm
     }
@@ -172,10 +172,10 @@ impl Learner for BurnLearner {
         let loss = self.loss(input, batch)?;
         let value = f64::from(loss.clone().into_scalar::<f32>());
         let gradients = self.gradients(loss.backward(), batch)?;
-        self.agree_on_statistics()?;
+        self.average_statistics()?;
         Ok(StepReport {
             loss: value,
-            gradient_norm: self.follow(gradients, rate),
+            gradient_norm: self.apply_gradients(gradients, rate),
             note: None,
         })
     }
@@ -198,7 +198,7 @@ impl Learner for BurnLearner {
 
     fn state(&self) -> Result<(NamedTensors, u64)> {
         let mut state = NamedTensors::new();
-        for (name, slots) in &self.memory {
+        for (name, slots) in &self.optimiser_state {
             for (prefix, tensor) in self.setup.optimiser.kind.slots().iter().zip(slots) {
                 let shape = tensor.dims().to_vec();
                 let values = tensor.clone().into_data().try_into_vec::<f32>();
@@ -216,7 +216,7 @@ impl Learner for BurnLearner {
     }
 }
 
-/// Takes the gradients out of Burn's container, by parameter name.
+/// Extracts the gradients by parameter name from Burn's container.
 struct Collector<'a> {
     source: &'a mut Gradients,
     gradients: Vec<(String, Tensor<1>)>,
@@ -234,13 +234,13 @@ impl NamedVisitor for Collector<'_> {
     }
 }
 
-/// Makes running statistics their means over the processes of a team.
-struct Means<'a> {
-    team: &'a Team,
+/// Replaces running statistics by their means over the processes.
+struct AverageStatistics<'a> {
+    group: &'a ProcessGroup,
     fault: Result<()>,
 }
 
-impl NamedMapper for Means<'_> {
+impl NamedMapper for AverageStatistics<'_> {
     fn map<const D: usize>(&mut self, name: String, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         if is_trained(&name) {
             return param;
@@ -248,11 +248,11 @@ impl NamedMapper for Means<'_> {
         let (id, own, mapper) = param.consume();
         let (shape, device) = (own.dims(), own.device());
         let mut values: Vec<f32> = own.into_data().iter::<f32>().collect();
-        let summed = self.team.sum_f32(&mut values);
+        let summed = self.group.all_reduce_f32(&mut values);
         if self.fault.is_ok() {
             self.fault = summed;
         }
-        let share = self.team.size() as f32;
+        let share = self.group.size() as f32;
         values.iter_mut().for_each(|value| *value /= share);
         let mean = Tensor::from_data(TensorData::new(values, shape), &device);
         Param::from_mapped_value(id, mean, mapper)
@@ -275,15 +275,15 @@ impl NamedMapper for Update<'_> {
         let weight = weight.inner();
         let shape = weight.dims();
         let weight: Tensor<1> = weight.flatten(0, D - 1);
-        let (weight, memory) = updated(
+        let (weight, optimiser_state) = updated(
             &self.learner.setup.optimiser,
             weight,
             gradient * self.scale,
-            self.learner.memory.remove(&name),
+            self.learner.optimiser_state.remove(&name),
             self.rate,
             self.learner.steps,
         );
-        self.learner.memory.insert(name, memory);
+        self.learner.optimiser_state.insert(name, optimiser_state);
         Param::from_mapped_value(
             id,
             Tensor::from_inner(weight.reshape(shape)).require_grad(),

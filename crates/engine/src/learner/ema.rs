@@ -1,5 +1,5 @@
-//! The average of a network's weights over its steps (Polyak and Juditsky, SIAM J. Control Optim. 1992; with
-//! exponential weights, as TensorFlow's `ExponentialMovingAverage`), and how Burn's engines keep it.
+//! Exponential moving average of a network's weights (Polyak and Juditsky, SIAM J. Control Optim. 1992; TensorFlow's
+//! `ExponentialMovingAverage`), with the implementation for Burn's engines.
 
 use std::collections::BTreeMap;
 
@@ -13,17 +13,17 @@ use crate::weights::{
 };
 use ctseg_base::Result;
 
-/// Stands before the names of averaged tensors in a learner's state.
+/// Prefix of averaged tensors in a learner's state.
 const PREFIX: &str = "average.";
 
-/// What is left of the average after step `steps` (from 1 on): `decay`, and less in the first steps, so that
-/// the weights that training began with are soon forgotten (TensorFlow's with `num_updates`).
+/// The decay at step `steps` (from 1): `decay`, but less in the first steps, so that the initial weights are soon
+/// forgotten (TensorFlow's `num_updates`).
 pub(crate) fn decay_after(steps: u64, decay: f64) -> f64 {
     let steps = steps as f64;
     decay.min((1.0 + steps) / (10.0 + steps))
 }
 
-/// The average that `state` tells of, else `network`'s own weights: a network on `device` without autodiff.
+/// The average saved in `state`, or `network`'s own weights if there is none: a network on `device` without autodiff.
 pub(crate) fn restored(
     network: &Network,
     state: &NamedTensors,
@@ -36,20 +36,20 @@ pub(crate) fn restored(
     with_tensors(network.clone(), &saved, device)
 }
 
-/// What [`restored`] reads back.
+/// The state that [`restored`] reads.
 pub(crate) fn state_of(average: &Network) -> Result<impl Iterator<Item = (String, HostTensor)>> {
     Ok(prefixed(PREFIX, network_tensors(average)?))
 }
 
-/// The average on Burn's engines.
-pub(super) struct BurnAverage {
+/// The average for Burn's engines.
+pub(super) struct BurnEma {
     decay: f64,
     /// Without autodiff.
     pub(super) network: Network,
 }
 
-impl BurnAverage {
-    /// `network` lies on `device` without autodiff.
+impl BurnEma {
+    /// `network` must be on `device`, without autodiff.
     pub(super) fn new(
         network: &Network,
         decay: f64,
@@ -60,11 +60,11 @@ impl BurnAverage {
         Ok(Self { decay, network })
     }
 
-    /// Takes in `network`'s weights and running statistics after step `steps`.
-    pub(super) fn follow(&mut self, network: &Network, steps: u64) {
+    /// Updates the average with `network`'s weights and running statistics after step `steps`.
+    pub(super) fn update(&mut self, network: &Network, steps: u64) {
         let mut current = Collector(BTreeMap::new());
         visit_named(&network.valid(), &mut current);
-        let mut mapper = Toward {
+        let mut mapper = Lerp {
             current: current.0,
             share: 1.0 - decay_after(steps, self.decay),
         };
@@ -81,13 +81,13 @@ impl NamedVisitor for Collector {
     }
 }
 
-/// Moves every tensor toward its current value by `share` of the way.
-struct Toward {
+/// Moves every tensor towards its current value by the fraction `share`.
+struct Lerp {
     current: BTreeMap<String, Tensor<1>>,
     share: f64,
 }
 
-impl NamedMapper for Toward {
+impl NamedMapper for Lerp {
     fn map<const D: usize>(&mut self, name: String, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let Some(current) = self.current.remove(&name) else {
             return param;
@@ -95,7 +95,7 @@ impl NamedMapper for Toward {
         let (id, average, mapper) = param.consume();
         let shape = average.dims();
         let average: Tensor<1> = average.flatten(0, D - 1);
-        // In this form rounding cannot let the two shares add up to anything but one.
+        // Written so that rounding cannot make the two weights sum to anything but one.
         let average = average.clone() + (current - average) * self.share;
         Param::from_mapped_value(id, average.reshape(shape), mapper)
     }
@@ -112,11 +112,10 @@ mod tests {
         let device = DeviceChoice::Auto.device().unwrap();
         golden_average::compare(&device, &mut |networks, decay| {
             let (first, later) = networks.split_first().unwrap();
-            let mut average =
-                BurnAverage::new(first, decay, &NamedTensors::new(), &device).unwrap();
+            let mut average = BurnEma::new(first, decay, &NamedTensors::new(), &device).unwrap();
             let mut after = Vec::new();
             for (index, network) in later.iter().enumerate() {
-                average.follow(&network.clone().train(), index as u64 + 1);
+                average.update(&network.clone().train(), index as u64 + 1);
                 after.push(network_tensors(&average.network).unwrap());
             }
             after

@@ -1,4 +1,4 @@
-//! For tests: PyTorch's averages (`scripts/golden/make_average.py`) as those of whole networks.
+//! For tests: compares averages of whole networks with PyTorch's (`scripts/golden/make_average.py`).
 
 use burn::tensor::Device;
 use serde_json::Value;
@@ -6,8 +6,8 @@ use serde_json::Value;
 use crate::networks::{Network, NetworkConfig, UnetConfig};
 use crate::weights::{NamedTensors, is_trained, network_tensors, with_tensors};
 
-/// Shows `averaged` the networks of every file, the initial one first, with the decay, and compares what it
-/// found after each step.
+/// Passes the networks of every file (the initial one first) and the decay to `averaged`, and compares its result
+/// after each step.
 pub fn compare(device: &Device, averaged: &mut dyn FnMut(&[Network], f64) -> Vec<NamedTensors>) {
     let folder = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
         .join("tests/golden/average");
@@ -40,7 +40,7 @@ fn network(device: &Device) -> Network {
     NetworkConfig::Unet2d(config).init(1, 2, device).unwrap()
 }
 
-/// The network's tensors, filled with the file's values again and again.
+/// The network's tensors, filled with the file's values repeatedly.
 fn filled(values: &Value, prefix: &str, device: &Device) -> NamedTensors {
     let mut tensors = network_tensors(&network(device)).unwrap();
     let mut statistics = 0;

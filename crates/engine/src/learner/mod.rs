@@ -1,5 +1,5 @@
-//! A network that learns: weights, loss and optimiser on one engine. Burn's engines compute gradients by
-//! Burn's autodiff (`burn_learner`), libtorch by its own (`libtorch`); training sees one.
+//! Training of a network on one engine: weights, loss and optimiser. Gradients come from Burn's autodiff
+//! (`burn_learner`) or libtorch's autograd (`libtorch`), behind one trait.
 
 pub(crate) mod all_reduce;
 pub(crate) mod burn_learner;
@@ -10,71 +10,69 @@ pub(crate) mod golden_average;
 use std::sync::Arc;
 
 use crate::batch::Batch;
-use crate::distributed::process_group::Team;
+use crate::distributed::process_group::ProcessGroup;
 use crate::losses::Loss;
 use crate::networks::Network;
 use crate::optim::OptimiserConfig;
 use crate::weights::NamedTensors;
 use ctseg_base::Result;
 
-/// How a network learns.
+/// Settings of a learner.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LearnerSetup {
     pub loss: Loss,
     pub optimiser: OptimiserConfig,
-    /// Whether activations are computed again on the way back instead of being kept (libtorch): about half
-    /// the memory for a third more time.
+    /// Gradient checkpointing (libtorch): recomputes activations in the backward pass instead of storing them. About
+    /// half the memory for a third more time.
     pub recompute: bool,
-    /// In how many parts each batch passes through the network (libtorch): less memory, the same gradient
-    /// but for the statistics of batch normalisation, which are those of each part.
+    /// Number of micro-batches per batch (libtorch): less memory and the same gradient, except that batch
+    /// normalisation uses the statistics of each micro-batch.
     pub micro_batches: usize,
-    /// How much of the weights' average over the steps is left after one more step, in (0, 1); less in the
-    /// first steps. Without it no average is kept.
+    /// Decay of the moving average of the weights, in (0, 1); less in the first steps. `None` disables the average.
     pub weight_average: Option<f64>,
-    /// So many levels of the encoder, the finest first, stay as they are, see [`freezing`](super::freezing).
+    /// Number of frozen encoder levels, finest first, see [`freezing`](super::freezing).
     pub frozen_levels: usize,
-    /// Whether batch normalisations see the whole batch that processes share (libtorch), and not their own share.
+    /// Synchronised batch normalisation (libtorch): statistics over the whole batch instead of each process's share.
     pub sync_norms: bool,
-    /// The processes that each batch is shared by.
-    pub team: Arc<Team>,
+    /// The processes that share each batch.
+    pub group: Arc<ProcessGroup>,
 }
 
-/// What a step did.
+/// The result of a step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepReport {
     pub loss: f64,
-    /// Before clipping. Where it is not finite, the step was left out.
+    /// Before clipping. If it is not finite, the step was skipped.
     pub gradient_norm: f64,
-    /// Something that the user should hear of, such as a batch that had to be split.
+    /// A note for the user, such as a batch that had to be split.
     pub note: Option<String>,
 }
 
 impl StepReport {
-    /// Whether the weights followed the gradient.
+    /// Whether the weights were updated.
     pub fn is_taken(&self) -> bool {
         self.loss.is_finite() && self.gradient_norm.is_finite()
     }
 }
 
-/// See the module's first lines. [`Compute::learner`](super::device::Compute::learner) makes one.
+/// A network in training, see the module's documentation. Created by
+/// [`Compute::learner`](super::device::Compute::learner).
 pub trait Learner {
-    /// One step at learning rate `rate` along the gradient of `batch`'s loss. `seed` decides what dropout
-    /// drops.
+    /// Takes one step at learning rate `rate` on the loss of `batch`. `seed` determines dropout.
     fn step(&mut self, batch: &Batch, rate: f64, seed: u64) -> Result<StepReport>;
 
-    /// The network to be used and not trained: with the averaged weights where an average is kept, else as
-    /// it stands.
+    /// The network for inference: with averaged weights if an average is kept, otherwise with the current weights.
     fn network(&self) -> Result<Network>;
 
-    /// The weights and running statistics as they stand, from which training goes on.
+    /// The current weights and running statistics, from which training resumes.
     fn weights(&self) -> Result<NamedTensors>;
 
     /// The weights and running statistics of [`Learner::network`].
     fn averaged_weights(&self) -> Result<NamedTensors>;
 
-    /// The steps taken so far.
+    /// Number of steps taken.
     fn steps(&self) -> u64;
 
-    /// What the optimiser remembers, the averaged weights where an average is kept, and the number of steps taken.
+    /// The optimiser's state, the averaged weights if an average is kept, and the number of steps taken.
     fn state(&self) -> Result<(NamedTensors, u64)>;
 }

@@ -1,27 +1,27 @@
-//! Gradients of a batch that several processes share.
+//! All-reduce of gradients and statistics over the processes of a group.
 
 use tch::{Device, Tensor};
 
-use super::ops::failed;
+use super::ops::torch_error;
 use crate::batch::Batch;
-use crate::distributed::process_group::{GpuValues, Team};
-use crate::learner::all_reduce::share_of;
+use crate::distributed::process_group::{GpuValues, ProcessGroup};
+use crate::learner::all_reduce::gradient_scale;
 use ctseg_base::{Error, Result};
 
-/// Values that go on their way together: so many that the calls do not count, so few that the copy does not.
+/// Values per all-reduce call: enough to amortise the call, few enough for a cheap copy.
 const BUCKET: usize = 1 << 22;
 
-/// Makes the gradients in `parameters`, which are of this process's share of `batch`, those of all of it.
-pub(super) fn add_up_gradients(
-    team: &Team,
+/// Turns the gradients in `parameters`, computed on this process's share of `batch`, into those of the whole batch.
+pub(super) fn all_reduce_gradients(
+    group: &ProcessGroup,
     batch: &Batch,
     parameters: &[(String, Tensor)],
 ) -> Result<()> {
-    if team.is_alone() {
+    if group.is_single() {
         return Ok(());
     }
     let _no_grad = tch::no_grad_guard();
-    let share = share_of(team, batch);
+    let share = gradient_scale(group, batch);
     let gradients: Vec<Tensor> = parameters
         .iter()
         .map(|(_, parameter)| parameter.grad())
@@ -33,37 +33,40 @@ pub(super) fn add_up_gradients(
         values += gradient.numel();
         bucket.push(gradient);
         if values >= BUCKET {
-            add_up(team, &std::mem::take(&mut bucket), share)?;
+            all_reduce_flat(group, &std::mem::take(&mut bucket), share)?;
             values = 0;
         }
     }
     match bucket.is_empty() {
         true => Ok(()),
-        false => add_up(team, &bucket, share),
+        false => all_reduce_flat(group, &bucket, share),
     }
 }
 
-/// Makes `statistics`, which each process has of its own share of the batches, their means over the processes: what is
-/// validated by any of them is what the first one saves.
-pub(super) fn agree_on_statistics(team: &Team, statistics: &[(String, Tensor)]) -> Result<()> {
-    if team.is_alone() || statistics.is_empty() {
+/// Averages running `statistics` over the processes, each of which has those of its own share of the batches. All
+/// processes then validate the network that rank 0 saves.
+pub(super) fn average_statistics(
+    group: &ProcessGroup,
+    statistics: &[(String, Tensor)],
+) -> Result<()> {
+    if group.is_single() || statistics.is_empty() {
         return Ok(());
     }
     let _no_grad = tch::no_grad_guard();
     let tensors: Vec<Tensor> = statistics.iter().map(|(_, t)| t.shallow_clone()).collect();
-    add_up(team, &tensors, 1.0 / team.size() as f32)
+    all_reduce_flat(group, &tensors, 1.0 / group.size() as f32)
 }
 
-fn add_up(team: &Team, gradients: &[Tensor], share: f32) -> Result<()> {
+fn all_reduce_flat(group: &ProcessGroup, gradients: &[Tensor], share: f32) -> Result<()> {
     let flat: Vec<Tensor> = gradients
         .iter()
         .map(|gradient| gradient.f_reshape([-1]))
         .collect::<std::result::Result<_, _>>()
-        .map_err(failed)?;
-    let mut sums = Tensor::f_cat(&flat, 0).map_err(failed)?;
-    sum_in_place(team, &mut sums)?;
+        .map_err(torch_error)?;
+    let mut sums = Tensor::f_cat(&flat, 0).map_err(torch_error)?;
+    all_reduce_in_place(group, &mut sums)?;
     if share != 1.0 {
-        sums = sums.f_mul_scalar(f64::from(share)).map_err(failed)?;
+        sums = sums.f_mul_scalar(f64::from(share)).map_err(torch_error)?;
     }
     let mut at = 0;
     for gradient in gradients {
@@ -73,28 +76,30 @@ fn add_up(team: &Team, gradients: &[Tensor], share: f32) -> Result<()> {
             .and_then(|part| part.f_reshape(gradient.size()));
         gradient
             .shallow_clone()
-            .f_copy_(&part.map_err(failed)?)
-            .map_err(failed)?;
+            .f_copy_(&part.map_err(torch_error)?)
+            .map_err(torch_error)?;
         at += count;
     }
     Ok(())
 }
 
-/// `values` lie side by side, in f32.
-fn sum_in_place(team: &Team, values: &mut Tensor) -> Result<()> {
+/// `values` must be contiguous f32.
+fn all_reduce_in_place(group: &ProcessGroup, values: &mut Tensor) -> Result<()> {
     if values.kind() != tch::Kind::Float || !values.is_contiguous() {
         return Err(Error::invalid("internal: gradients that are not in f32"));
     }
     let address = values.data_ptr().cast::<f32>();
     let count = values.numel();
     if values.device() == Device::Cpu {
-        // SAFETY: the tensor owns so many f32, and nobody else writes to it meanwhile.
-        return team.sum_f32(unsafe { std::slice::from_raw_parts_mut(address, count) });
+        // SAFETY: the tensor owns `count` f32 values, and nothing else writes to it meanwhile.
+        return group.all_reduce_f32(unsafe { std::slice::from_raw_parts_mut(address, count) });
     }
-    if let Some(summed) = team.sum_on_gpu(GpuValues { address, count }) {
+    if let Some(summed) = group.all_reduce_gpu(GpuValues { address, count }) {
         return summed;
     }
-    let mut here = Vec::<f32>::try_from(&*values).map_err(failed)?;
-    team.sum_f32(&mut here)?;
-    values.f_copy_(&Tensor::from_slice(&here)).map_err(failed)
+    let mut here = Vec::<f32>::try_from(&*values).map_err(torch_error)?;
+    group.all_reduce_f32(&mut here)?;
+    values
+        .f_copy_(&Tensor::from_slice(&here))
+        .map_err(torch_error)
 }

@@ -1,11 +1,11 @@
-//! Devices and types of numbers as libtorch names them.
+//! Conversion of devices and precisions to libtorch's types.
 
 use tch::Kind;
 
 use crate::device::DeviceChoice;
 use crate::precision::{Precision, cpu_has_bf16};
 
-/// How many NVIDIA GPUs there are.
+/// Number of NVIDIA GPUs.
 pub fn cuda_devices() -> usize {
     usize::try_from(tch::Cuda::device_count()).unwrap_or(0)
 }
@@ -13,7 +13,7 @@ pub fn cuda_devices() -> usize {
 pub(super) fn kind_of(precision: Precision) -> Kind {
     match precision {
         Precision::F32 => Kind::Float,
-        // What lies between the integers.
+        // Operations between the int8 convolutions.
         Precision::Int8 if cpu_has_bf16() => Kind::BFloat16,
         Precision::Int8 => Kind::Float,
         Precision::Bf16 => Kind::BFloat16,

@@ -23,7 +23,7 @@ use crate::quantisation::{Convolutions, InputRanges};
 use crate::weights::NamedTensors;
 use ctseg_base::{Error, Result};
 
-/// See the module's first line.
+/// The libtorch engine.
 pub(crate) struct LibTorch;
 
 impl Engine for LibTorch {
@@ -65,12 +65,12 @@ impl Engine for LibTorch {
         Ok(Box::new(Nccl::open(gpu)?))
     }
 
-    /// Memory is kept from here on, too.
+    /// Also enables the caching allocator.
     fn set_up(&self, threads: usize) {
         static ONCE: Once = Once::new();
         ONCE.call_once(|| {
             memory::use_caching_allocator();
-            tch::set_num_interop_threads(1); // operations follow one another here
+            tch::set_num_interop_threads(1); // operations run in sequence
         });
         tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
     }
@@ -82,12 +82,12 @@ impl Engine for LibTorch {
         }
     }
 
-    fn keep_little_memory(&self) {
-        memory::keep_little();
+    fn limit_memory_cache(&self) {
+        memory::limit_cache();
     }
 
     fn release_memory(&self) -> Result<()> {
-        memory::free_memory()
+        memory::empty_cache()
     }
 
     fn reset_peak(&self, gpu: usize) -> Result<()> {
@@ -114,11 +114,11 @@ impl Engine for LibTorch {
         Ok(Box::new(learner))
     }
 
-    fn prepared(&self, network: Network, precision: Precision) -> Result<Network> {
-        module::usable(network, kind_of(precision))
+    fn prepare_for_inference(&self, network: Network, precision: Precision) -> Result<Network> {
+        module::for_inference(network, kind_of(precision))
     }
 
-    fn in_integers(&self, ranges: Vec<InputRanges>) -> Convolutions {
+    fn with_int8(&self, ranges: Vec<InputRanges>) -> Convolutions {
         let quantised = ranges.into_iter().map(Quantised::boxed);
         Convolutions::Int8(quantised.collect())
     }

@@ -1,12 +1,12 @@
-//! The C++ part of the engine (`shim/api.h`), made safe.
+//! Safe wrappers of the engine's C++ part (`shim/api.h`).
 
 use std::ffi::{CStr, c_char, c_double, c_int, c_longlong, c_void};
 
 use tch::Tensor;
 use torch_sys::C_tensor;
 
-use crate::distributed::process_group::Team;
-use ctseg_base::cancel::guarded;
+use crate::distributed::process_group::ProcessGroup;
+use ctseg_base::cancel::catch_panic;
 use ctseg_base::{Error, Result};
 
 /// See `CtsegLayer` in `shim/api.h`.
@@ -28,17 +28,17 @@ pub(super) struct RawLayer {
     pub slope: c_double,
 }
 
-/// What a forward pass is for.
+/// The mode of a forward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
     Inference = 0,
-    /// Statistics of the batch; running ones are left alone.
-    Look = 1,
+    /// Uses batch statistics, but does not update the running ones.
+    BatchStatistics = 1,
     Training = 2,
 }
 
 /// See `CtsegWhole` in `shim/api.h`.
-type AddUp = unsafe extern "C" fn(*mut c_double, c_longlong, *mut c_void);
+type AllReduce = unsafe extern "C" fn(*mut c_double, c_longlong, *mut c_void);
 
 unsafe extern "C" {
     fn ctseg_conv_block(
@@ -57,13 +57,13 @@ unsafe extern "C" {
         dice_share: c_double,
         scale: c_double,
         fused: c_int,
-        add_up: Option<AddUp>,
+        all_reduce: Option<AllReduce>,
         context: *mut c_void,
         loss: *mut c_double,
         gradient: *mut *mut C_tensor,
         error: *mut *mut c_char,
     ) -> c_int;
-    fn ctseg_share_norms(add_up: Option<AddUp>, context: *mut c_void);
+    fn ctseg_share_norms(all_reduce: Option<AllReduce>, context: *mut c_void);
     fn ctseg_backward(
         tensors: *const *const C_tensor,
         gradients: *const *const C_tensor,
@@ -79,15 +79,15 @@ unsafe extern "C" {
     fn ctseg_knows_cuda() -> c_int;
 }
 
-/// A status of the shim as a result; the text it left is taken over.
+/// Converts a status of the shim to a result; takes ownership of its error text.
 pub(super) fn checked(status: c_int, error: *mut c_char) -> Result<()> {
     if status == 0 {
         return Ok(());
     }
     if error.is_null() {
-        return Err(Error::invalid("libtorch failed without a word"));
+        return Err(Error::invalid("libtorch failed without a message"));
     }
-    // SAFETY: the shim hands over a string that it allocated with strdup, and forgets it.
+    // SAFETY: the shim passes ownership of a string allocated with strdup.
     let text = unsafe {
         let text = CStr::from_ptr(error).to_string_lossy().into_owned();
         libc::free(error.cast());
@@ -96,7 +96,7 @@ pub(super) fn checked(status: c_int, error: *mut c_char) -> Result<()> {
     Err(Error::invalid(format!("libtorch: {}", first_line(&text))))
 }
 
-/// libtorch's errors go on with a stack of C++ frames; the first line says what happened.
+/// libtorch appends a C++ stack trace to its errors; the first line is the message.
 pub(super) fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or(text)
 }
@@ -105,10 +105,10 @@ pub(super) fn pointers(tensors: &[Tensor]) -> Vec<*const C_tensor> {
     tensors.iter().map(Tensor::as_ptr).collect()
 }
 
-/// The pointers of lists that the shim walks side by side, and how many there are in each.
+/// Pointers to the tensors of several lists, and the common length of the lists.
 ///
 /// # Errors
-/// Lists of different lengths: the shim would read beyond the end of the shorter ones.
+/// Lists of different lengths: the shim would read past the end of the shorter ones.
 pub(super) fn equal_lists<const N: usize>(
     lists: [&[Tensor]; N],
 ) -> Result<([Vec<*const C_tensor>; N], c_int)> {
@@ -117,7 +117,7 @@ pub(super) fn equal_lists<const N: usize>(
     match c_int::try_from(first) {
         Ok(count) if lengths == [first; N] => Ok((lists.map(pointers), count)),
         _ => Err(Error::invalid(format!(
-            "internal: lists of {lengths:?} tensors for libtorch; expected equally many in each"
+            "internal: lists of {lengths:?} tensors for libtorch; expected equal lengths"
         ))),
     }
 }
@@ -129,7 +129,7 @@ pub(super) fn conv_block(
     recompute: bool,
 ) -> Result<Tensor> {
     let (mut result, mut error) = (std::ptr::null_mut(), std::ptr::null_mut());
-    // SAFETY: all tensors are borrowed for the call; on success the result is a new tensor that is ours.
+    // SAFETY: all tensors are borrowed for the call; on success we own the new result tensor.
     unsafe {
         let status = ctseg_conv_block(
             x.as_ptr(),
@@ -145,24 +145,24 @@ pub(super) fn conv_block(
     }
 }
 
-/// `shares[0]` · BCE + `shares[1]` · soft Dice, and the gradient by the logits times `scale`; `fused` = by
-/// kernels of our own where there are some (CPU). The loss is that of the batch of which each process of `team` has a share.
+/// `shares[0]` · BCE + `shares[1]` · soft Dice, and the gradient with respect to the logits times `scale`; `fused`
+/// uses our own kernels if available (CPU). The loss is that of the batch that the processes of `group` share.
 pub(super) fn bce_dice(
     logits: &Tensor,
     targets: &Tensor,
     shares: [f64; 2],
     scale: f64,
     fused: bool,
-    team: &Team,
+    group: &ProcessGroup,
 ) -> Result<(f64, Tensor)> {
     let (mut loss, mut gradient) = (0.0, std::ptr::null_mut());
     let mut error = std::ptr::null_mut();
-    let mut sharing = Sharing {
-        team,
+    let mut reduction = ReduceContext {
+        group,
         fault: Ok(()),
     };
-    let add_up: AddUp = add_up;
-    // SAFETY: the tensors outlive the call; on success the gradient is a new tensor that is ours.
+    let all_reduce: AllReduce = all_reduce;
+    // SAFETY: the tensors outlive the call; on success we own the new gradient tensor.
     unsafe {
         let status = ctseg_bce_dice(
             logits.as_ptr(),
@@ -171,80 +171,82 @@ pub(super) fn bce_dice(
             shares[1],
             scale,
             c_int::from(fused),
-            (!team.is_alone()).then_some(add_up),
-            (&raw mut sharing).cast(),
+            (!group.is_single()).then_some(all_reduce),
+            (&raw mut reduction).cast(),
             &raw mut loss,
             &raw mut gradient,
             &raw mut error,
         );
         checked(status, error)?;
         let gradient = Tensor::from_ptr(gradient);
-        sharing.fault.map(|()| (loss, gradient))
+        reduction.fault.map(|()| (loss, gradient))
     }
 }
 
-/// What [`add_up`] is called with.
-struct Sharing<'a> {
-    team: &'a Team,
+/// The context of [`all_reduce`].
+struct ReduceContext<'a> {
+    group: &'a ProcessGroup,
     fault: Result<()>,
 }
 
-/// Runs `work` with batch normalisations that see the batch that `team` shares.
-pub(super) fn with_shared_norms<T>(team: &Team, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let mut sharing = Sharing {
-        team,
+/// Runs `work` with batch normalisation synchronised over `group`.
+pub(super) fn with_sync_norms<T>(
+    group: &ProcessGroup,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let mut reduction = ReduceContext {
+        group,
         fault: Ok(()),
     };
-    // SAFETY: what the shim holds on to lives until `Shared` takes it away again, also where `work` panics.
-    unsafe { ctseg_share_norms(Some(add_up), (&raw mut sharing).cast()) };
-    let shared = Shared;
+    // SAFETY: the context outlives `SyncNormsGuard`, which unregisters it, also if `work` panics.
+    unsafe { ctseg_share_norms(Some(all_reduce), (&raw mut reduction).cast()) };
+    let guard = SyncNormsGuard;
     let done = work();
-    drop(shared);
-    sharing.fault.and(done)
+    drop(guard);
+    reduction.fault.and(done)
 }
 
-/// While it lives, the shim's batch normalisations are shared.
-struct Shared;
+/// Ends synchronised batch normalisation on drop.
+struct SyncNormsGuard;
 
-impl Drop for Shared {
+impl Drop for SyncNormsGuard {
     fn drop(&mut self) {
-        // SAFETY: nothing is held on to any more.
+        // SAFETY: unregisters the context.
         unsafe { ctseg_share_norms(None, std::ptr::null_mut()) };
     }
 }
 
-/// See [`AddUp`].
+/// See [`AllReduce`].
 ///
 /// # Safety
-/// `sums` are so many, and `context` is a [`Sharing`].
-unsafe extern "C" fn add_up(sums: *mut c_double, count: c_longlong, context: *mut c_void) {
-    // SAFETY: what the caller promises; both are borrowed for the call alone.
-    let (sums, sharing) = unsafe {
+/// `sums` must hold `count` values, and `context` must be a [`ReduceContext`].
+unsafe extern "C" fn all_reduce(sums: *mut c_double, count: c_longlong, context: *mut c_void) {
+    // SAFETY: guaranteed by the caller; both are borrowed only for this call.
+    let (sums, reduction) = unsafe {
         let count = usize::try_from(count).unwrap_or(0);
         let sums = std::slice::from_raw_parts_mut(sums, count);
-        (sums, &mut *context.cast::<Sharing>())
+        (sums, &mut *context.cast::<ReduceContext>())
     };
-    // A panic may not unwind into C++.
-    let added = guarded(|| sharing.team.sum_f64(sums));
-    if sharing.fault.is_ok() {
-        sharing.fault = added;
+    // A panic must not unwind into C++.
+    let added = catch_panic(|| reduction.group.all_reduce_f64(sums));
+    if reduction.fault.is_ok() {
+        reduction.fault = added;
     }
 }
 
-/// Follows `tensors` back through their graph at once, with a gradient of the same shape each, into the
-/// parameters.
+/// Backpropagates all `tensors` in one pass, each with a gradient of the same shape, into the parameters.
 pub(super) fn backward(tensors: &[Tensor], gradients: &[Tensor]) -> Result<()> {
     let ([roots, along], count) = equal_lists([tensors, gradients])?;
     let mut error = std::ptr::null_mut();
-    // SAFETY: the tensors outlive the call, and the lists are equally long.
+    // SAFETY: the tensors outlive the call, and the lists have equal lengths.
     let status = unsafe { ctseg_backward(roots.as_ptr(), along.as_ptr(), count, &raw mut error) };
     checked(status, error)
 }
 
-/// `tensor` in page-locked memory, from where a GPU copies by itself.
+/// Copies `tensor` to page-locked memory, for asynchronous transfer to a GPU.
 pub(super) fn pinned(tensor: &Tensor) -> Result<Tensor> {
     let (mut result, mut error) = (std::ptr::null_mut(), std::ptr::null_mut());
-    // SAFETY: the tensor outlives the call; on success the result is a new tensor that is ours.
+    // SAFETY: the tensor outlives the call; on success we own the new result tensor.
     unsafe {
         let status = ctseg_pinned(tensor.as_ptr(), &raw mut result, &raw mut error);
         checked(status, error)?;
@@ -252,15 +254,15 @@ pub(super) fn pinned(tensor: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// Whether cuDNN computes in bf16 on this GPU (from the Ampere generation on).
+/// Whether cuDNN supports bf16 on this GPU (Ampere or later).
 pub(super) fn cuda_has_bf16() -> bool {
-    // SAFETY: asks for a property; exceptions are caught there.
+    // SAFETY: queries a property; the shim catches exceptions.
     unsafe { ctseg_cuda_has_bf16() != 0 }
 }
 
-/// Whether libtorch's CUDA half is loaded, and registered with the rest of it.
-pub fn knows_cuda() -> bool {
-    // SAFETY: asks for a property; exceptions are caught there.
+/// Whether libtorch's CUDA part is loaded and registered.
+pub fn cuda_is_loaded() -> bool {
+    // SAFETY: queries a property; the shim catches exceptions.
     unsafe { ctseg_knows_cuda() != 0 }
 }
 
@@ -275,15 +277,15 @@ mod tests {
     use super::*;
     use crate::distributed::process_group::Collective;
 
-    /// Counts the sums that are asked of it.
+    /// Counts its all-reduce calls.
     struct Counting(AtomicUsize);
 
     impl Collective for Counting {
-        fn sum_f32(&self, _values: &mut [f32]) -> Result<()> {
+        fn all_reduce_f32(&self, _values: &mut [f32]) -> Result<()> {
             Ok(())
         }
 
-        fn sum_f64(&self, _values: &mut [f64]) -> Result<()> {
+        fn all_reduce_f64(&self, _values: &mut [f64]) -> Result<()> {
             self.0.fetch_add(1, Ordering::Relaxed);
             Ok(())
         }
@@ -292,7 +294,7 @@ mod tests {
             Ok(())
         }
 
-        fn end(&self) -> Result<()> {
+        fn shutdown(&self) -> Result<()> {
             Ok(())
         }
     }
@@ -301,7 +303,7 @@ mod tests {
         Tensor::ones(shape, (Kind::Float, Device::Cpu))
     }
 
-    /// A convolution of one channel into four and a batch normalisation with `values`.
+    /// A convolution from one channel to four, and a batch normalisation with `values`.
     fn computed(mode: Mode, dimensions: c_int, values: &Tensor) -> Result<Tensor> {
         let (x, weight) = (ones(&[2, 1, 3, 4]), ones(&[4, 1, 1, 1]));
         let layer = RawLayer {
@@ -326,19 +328,19 @@ mod tests {
     #[test]
     fn norms_are_shared_until_the_work_ends_or_panics() {
         let counting = Arc::new(Counting(AtomicUsize::new(0)));
-        let team = Team::of((0, 2), counting.clone(), |_| {}).unwrap();
+        let group = ProcessGroup::new((0, 2), counting.clone(), |_| {}).unwrap();
         let sums = || counting.0.load(Ordering::Relaxed);
         let before = sums();
-        let batch_norm = || computed(Mode::Look, 2, &ones(&[4]));
-        with_shared_norms(&team, batch_norm).unwrap();
+        let batch_norm = || computed(Mode::BatchStatistics, 2, &ones(&[4]));
+        with_sync_norms(&group, batch_norm).unwrap();
         assert!(sums() > before);
-        let panics = || with_shared_norms::<()>(&team, || panic!("out of memory"));
+        let panics = || with_sync_norms::<()>(&group, || panic!("out of memory"));
         assert!(catch_unwind(AssertUnwindSafe(panics)).is_err());
         let shared = sums();
         batch_norm().unwrap();
         assert_eq!(sums(), shared, "the norms are still shared");
-        team.part();
-        team.end().unwrap();
+        group.mark_finished();
+        group.shutdown().unwrap();
     }
 
     #[test]
@@ -349,7 +351,7 @@ mod tests {
             equal_lists([&two[..1], &two, &two]).unwrap_err(),
         ];
         for error in refused {
-            assert!(error.to_string().contains("equally many"), "{error}");
+            assert!(error.to_string().contains("equal lengths"), "{error}");
         }
         assert_eq!(equal_lists([&two, &two]).unwrap().1, 2);
     }
@@ -360,7 +362,7 @@ mod tests {
             let result = computed(Mode::Inference, dimensions, values);
             result.unwrap_err().to_string()
         };
-        // One value would do for its neighbours too, and be read beyond its end.
+        // A single value would be read past its end for the other channels.
         let short = refused(2, &ones(&[1]));
         assert!(
             short.contains("4 channels") && short.contains("found 1"),

@@ -1,4 +1,4 @@
-//! Networks in use, under no graph.
+//! Inference without an autograd graph.
 
 use tch::{Kind, Tensor};
 
@@ -6,7 +6,7 @@ use super::device::{device_of, kind_of};
 use super::ffi::Mode;
 use super::int8::{Int8Ops, Quantised};
 use super::module::outputs;
-use super::ops::{TorchOps, failed};
+use super::ops::{TorchOps, torch_error};
 use super::transfer::{to_device, to_host, to_values};
 use crate::attention_maps::Map;
 use crate::device::Compute;
@@ -25,7 +25,7 @@ pub(super) fn mean_logits(
     wanted: Extras,
 ) -> Result<Logits> {
     let _no_grad = tch::no_grad_guard();
-    // Volumes differ in size, and each new size would be searched for anew.
+    // Volumes differ in size, and cuDNN would search for an algorithm for each new size.
     tch::Cuda::cudnn_set_benchmark(false);
     let input = to_device(input, &shape, device_of(compute.choice))?;
     let ops = TorchOps {
@@ -55,17 +55,17 @@ pub(super) fn mean_logits(
         [] => return Err(Error::invalid("internal: a stage without networks")),
         [one] => one.shallow_clone(),
         all => {
-            let mut sum = all[0].f_to_kind(Kind::Float).map_err(failed)?;
+            let mut sum = all[0].f_to_kind(Kind::Float).map_err(torch_error)?;
             for logits in &all[1..] {
-                sum = sum.f_add(logits).map_err(failed)?;
+                sum = sum.f_add(logits).map_err(torch_error)?;
             }
-            sum.f_div_scalar(all.len() as f64).map_err(failed)?
+            sum.f_div_scalar(all.len() as f64).map_err(torch_error)?
         }
     };
     let shape: Vec<usize> = mean.size().iter().map(|size| *size as usize).collect();
     let shape = shape
         .try_into()
-        .map_err(|_| Error::invalid("internal: logits that have not five axes"))?;
+        .map_err(|_| Error::invalid("internal: logits without five axes"))?;
     Ok((to_values(&mean)?, shape))
 }
 
@@ -88,7 +88,7 @@ pub(super) fn attention_maps(
         let size: Vec<usize> = map.size().iter().map(|side| *side as usize).collect();
         let shape = size
             .try_into()
-            .map_err(|_| Error::invalid("internal: a map that has not five axes"))?;
+            .map_err(|_| Error::invalid("internal: a map without five axes"))?;
         Ok((to_host(map)?, shape))
     };
     outputs.maps.iter().map(plain).collect()

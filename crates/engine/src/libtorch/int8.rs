@@ -1,5 +1,5 @@
-//! Inference in 8-bit integers on the CPU, after training: convolutions of slices by oneDNN's integer kernels,
-//! everything else as in `ops`. Ranges of the convolutions' inputs are recorded beforehand on some volumes.
+//! Post-training int8 inference on the CPU: convolutions of slices with oneDNN's integer kernels, everything else as
+//! in `ops`. The input ranges of convolutions are recorded beforehand on some volumes.
 
 use std::any::Any;
 use std::ffi::{c_char, c_double, c_int};
@@ -16,7 +16,7 @@ use crate::blocks::{Activation, Conv, ConvNormAct, Ops, UpConv};
 use crate::quantisation::InputRanges;
 use ctseg_base::{Error, Result};
 
-/// Convolutions of fewer input channels are as fast in bf16, and the image itself keeps its digits.
+/// Convolutions with fewer input channels are as fast in bf16, and the image itself keeps its precision.
 const FEWEST_CHANNELS: i64 = 16;
 
 /// See `CtsegInt8` in `shim/int8.h`.
@@ -55,22 +55,22 @@ unsafe extern "C" {
 /// A layer's weights in 8-bit integers.
 struct Packed(*mut RawInt8);
 
-// SAFETY: made once and only read afterwards; reference counts of its tensors are atomic.
+// SAFETY: read-only after creation; reference counts of its tensors are atomic.
 unsafe impl Send for Packed {}
 unsafe impl Sync for Packed {}
 
 impl Drop for Packed {
     fn drop(&mut self) {
-        // SAFETY: made by `ctseg_int8_layer`, and freed here alone.
+        // SAFETY: created by `ctseg_int8_layer`, and freed only here.
         unsafe { ctseg_int8_free(self.0) }
     }
 }
 
 impl Packed {
-    /// For inputs like one of `shape` with values between the two of `range`.
+    /// For inputs of `shape` with values within `range`.
     fn new(shape: &[i64], layer: &RawLayer, range: [f32; 2]) -> Result<Self> {
         let (mut result, mut error) = (std::ptr::null_mut(), std::ptr::null_mut());
-        // SAFETY: the tensors outlive the call; on success the result is ours.
+        // SAFETY: the tensors outlive the call; on success we own the result.
         unsafe {
             let status = ctseg_int8_layer(
                 layer,
@@ -87,31 +87,31 @@ impl Packed {
     }
 }
 
-/// What a network needs beside its weights.
+/// A network's int8 data besides its weights.
 pub struct Quantised {
     ranges: InputRanges,
-    /// Made when a layer is first used; none for layers that stay as they are.
+    /// Created when a layer is first used; `None` for layers that are not quantised.
     layers: Vec<OnceLock<Option<Packed>>>,
 }
 
 impl Quantised {
-    /// As [`Convolutions`](crate::quantisation::Convolutions) hold it.
+    /// In the form that [`Convolutions`](crate::quantisation::Convolutions) holds.
     pub fn boxed(ranges: InputRanges) -> Box<dyn Any + Send + Sync> {
         let layers = ranges.0.iter().map(|_| OnceLock::new()).collect();
         Box::new(Self { ranges, layers })
     }
 
-    /// What [`Quantised::boxed`] made.
+    /// The value made by [`Quantised::boxed`].
     pub fn of(boxed: &(dyn Any + Send + Sync)) -> Result<&Self> {
         let other = || Error::invalid("internal: another engine's 8-bit integers");
         boxed.downcast_ref().ok_or_else(other)
     }
 
-    /// Layer `index` of the network, which takes inputs of `shape` (batch, channel, space…).
+    /// Layer `index` of the network, for inputs of `shape` (batch, channel, space…).
     fn layer(&self, index: usize, shape: &[i64], layer: &RawLayer) -> Result<*const RawInt8> {
         let (Some(cell), Some(range)) = (self.layers.get(index), self.ranges.0.get(index)) else {
             return Err(Error::invalid(format!(
-                "the model's ranges for int8 end at convolution {}, the network goes on: run 'ctseg calibrate' again",
+                "the model has int8 input ranges for only {} convolutions, fewer than the network; run 'ctseg quantize' again",
                 self.layers.len()
             )));
         };
@@ -119,7 +119,7 @@ impl Quantised {
             let packs = shape[1] >= FEWEST_CHANNELS;
             let packed = packs.then(|| Packed::new(shape, layer, *range));
             let packed = packed.transpose()?;
-            // Another thread may have been first; one of the two is as good as the other.
+            // Another thread may have been faster; either result is fine.
             let _ = cell.set(packed);
         }
         let packed = cell.get().and_then(Option::as_ref);
@@ -127,22 +127,22 @@ impl Quantised {
     }
 }
 
-/// What passes through a network's convolutions.
+/// What a pass does with convolutions.
 enum Pass<'a> {
     Record(&'a Mutex<InputRanges>),
     Use(&'a Quantised),
 }
 
-/// One pass through one network, see the module's first lines.
+/// One pass through one network.
 pub(super) struct Int8Ops<'a> {
     pass: Pass<'a>,
-    /// Convolutions so far.
+    /// Index of the next convolution.
     next: AtomicUsize,
     plain: TorchOps,
 }
 
 impl<'a> Int8Ops<'a> {
-    /// Computes as [`TorchOps`] and widens `ranges` by what convolutions take in.
+    /// Computes like [`TorchOps`] and extends `ranges` by the inputs of convolutions.
     pub fn recording(ranges: &'a Mutex<InputRanges>) -> Self {
         Self::new(Pass::Record(ranges))
     }
@@ -185,7 +185,7 @@ impl<'a> Int8Ops<'a> {
         Ok(x)
     }
 
-    fn in_integers<const R: usize>(
+    fn quantised_block<const R: usize>(
         &self,
         quantised: &Quantised,
         x: &SharedTensor,
@@ -208,8 +208,8 @@ impl<'a> Int8Ops<'a> {
             }
         }
         let (mut result, mut error) = (std::ptr::null_mut(), std::ptr::null_mut());
-        // SAFETY: all tensors are borrowed for the call, the lists are equally long; on success the result is a
-        // new tensor that is ours.
+        // SAFETY: all tensors are borrowed for the call, and the lists have equal lengths; on success we own the new
+        // result tensor.
         unsafe {
             let status = ctseg_int8_block(
                 x.0.as_ptr(),
@@ -231,9 +231,9 @@ impl<const R: usize> Ops<R> for Int8Ops<'_> {
     fn block(&self, x: SharedTensor, layers: &[ConvNormAct<R>]) -> Result<SharedTensor> {
         match &self.pass {
             Pass::Record(ranges) => self.recorded(ranges, x, layers),
-            // oneDNN's integer convolutions of volumes took a third longer than those in bf16.
+            // oneDNN's integer convolutions of volumes took a third longer than bf16.
             Pass::Use(_) if R > 4 => self.plain.block(x, layers),
-            Pass::Use(quantised) => self.in_integers(quantised, &x, layers),
+            Pass::Use(quantised) => self.quantised_block(quantised, &x, layers),
         }
     }
 
@@ -281,7 +281,7 @@ impl<const R: usize> Ops<R> for Int8Ops<'_> {
 
 fn range_of(x: &Tensor) -> Result<[f32; 2]> {
     let (mut low, mut high, mut error) = (0.0, 0.0, std::ptr::null_mut());
-    // SAFETY: the tensor outlives the call; two places to write to.
+    // SAFETY: the tensor outlives the call; results are written to local variables.
     let status = unsafe { ctseg_range(x.as_ptr(), &raw mut low, &raw mut high, &raw mut error) };
     checked(status, error)?;
     Ok([low as f32, high as f32])
@@ -297,7 +297,7 @@ mod tests {
     use crate::networks::{Network, NetworkConfig, UnetConfig};
     use crate::precision::{Precision, PrecisionChoice};
 
-    /// Noise with structure: what a convolution sees of an image.
+    /// Structured noise, like an image.
     fn image(shape: [usize; 5]) -> Vec<f32> {
         let [.., y, x] = shape;
         (0..shape.iter().product::<usize>())
@@ -314,7 +314,7 @@ mod tests {
         config.init(1, 3, device).unwrap()
     }
 
-    /// Root mean square of the difference, as a share of that of the expected values.
+    /// Root mean square of the difference, relative to that of the expected values.
     fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
         let square = |values: &mut dyn Iterator<Item = f32>| -> f64 {
             values.map(|v| f64::from(v) * f64::from(v)).sum()
@@ -349,22 +349,22 @@ mod tests {
             let (expected, _) = of(&plain).logits(&input, shape, None).unwrap();
             let recording = of(&int8).recording().unwrap();
             let (recorded, _) = recording.logits(&input, shape, None).unwrap();
-            // bf16 between the layers where the CPU has it.
+            // bf16 between the layers if the CPU supports it.
             assert!(
                 relative_error(&recorded, &expected) < 0.02,
                 "{norm:?} {activation:?}"
             );
             let ranges = recording.recorded();
-            // Two convolutions in each of three levels down and two up.
+            // Two convolutions on each of three encoder and two decoder levels.
             assert_eq!(ranges[0].0.len(), 10);
             assert!(ranges[0].0[0][0] < -1.0 && ranges[0].0[0][1] > 2.0);
-            let integers = of(&int8).in_integers(ranges.clone()).unwrap();
+            let integers = of(&int8).with_int8(ranges.clone()).unwrap();
             let (found, out_shape) = integers.logits(&input, shape, None).unwrap();
             assert_eq!(out_shape, [2, 3, 1, 36, 52]);
             let error = relative_error(&found, &expected);
             assert!(error < 0.06, "{norm:?} {activation:?}: {error}");
-            assert_ne!(found, recorded, "nothing was computed in integers");
-            // Weights were packed for the first shape; another one must do.
+            assert_ne!(found, recorded, "the result is not int8");
+            // Weights were packed for the first shape; other shapes must work too.
             let wide = [1, 1, 1, 44, 36];
             let input = image(wide);
             let (found, _) = integers.logits(&input, wide, None).unwrap();
@@ -376,9 +376,9 @@ mod tests {
 
             let mut short = ranges;
             short[0].0.truncate(4);
-            let integers = of(&int8).in_integers(short).unwrap();
+            let integers = of(&int8).with_int8(short).unwrap();
             let error = integers.logits(&input, wide, None).unwrap_err().to_string();
-            assert!(error.contains("ctseg calibrate"), "{error}");
+            assert!(error.contains("ctseg quantize"), "{error}");
         }
     }
 
@@ -391,10 +391,7 @@ mod tests {
             ..UnetConfig::default()
         });
         let inference = Inference::new(vec![network(&config, &compute.device)], &compute).unwrap();
-        let error = inference
-            .in_integers(vec![Default::default()])
-            .err()
-            .unwrap();
-        assert!(error.to_string().contains("ctseg calibrate"), "{error}");
+        let error = inference.with_int8(vec![Default::default()]).err().unwrap();
+        assert!(error.to_string().contains("ctseg quantize"), "{error}");
     }
 }

@@ -1,24 +1,24 @@
-//! Learning by libtorch: its autograd on Burn's parameters, its fused optimiser steps, in place.
+//! Training with libtorch: its autograd on Burn's parameters, and its fused optimiser steps, in place.
 
 use std::sync::Arc;
 
 use tch::{Kind, Tensor};
 
-use super::all_reduce::{add_up_gradients, agree_on_statistics};
+use super::all_reduce::{all_reduce_gradients, average_statistics};
 use super::device::{device_of, kind_of};
-use super::ema::TorchAverage;
+use super::ema::TorchEma;
 use super::ffi::{self, Mode};
 use super::loss_scale::LossScale;
 use super::losses::loss_and_gradient;
-use super::memory::{free_memory, is_out_of_memory};
-use super::module::{outputs, tensors_of, trainable, usable};
-use super::ops::{TorchOps, failed};
-use super::optimiser::{fused_step, gradient_norm, remembered};
+use super::memory::{empty_cache, is_out_of_memory};
+use super::module::{for_inference, for_training, outputs, tensors_of};
+use super::ops::{TorchOps, torch_error};
+use super::optimiser::{fused_step, gradient_norm, optimiser_state};
 use super::transfer::to_device;
 use crate::batch::Batch;
 use crate::device::Compute;
 use crate::freezing::is_frozen;
-use crate::learner::all_reduce::shared_by;
+use crate::learner::all_reduce::sharing_group;
 use crate::learner::ema;
 use crate::learner::{Learner, LearnerSetup, StepReport};
 use crate::losses::deep_supervision::{coarser, loss_weights};
@@ -27,24 +27,24 @@ use crate::precision::Precision;
 use crate::weights::{HostTensor, NamedTensors, network_tensors};
 use ctseg_base::{Error, Result};
 
-/// Name under which the loss scale is saved beside the optimiser's state.
+/// Name of the loss scale in the saved state.
 const SCALE: &str = "loss_scale";
 
-/// The same for the number of parts of a batch, where memory ran out.
+/// Name of the increased number of micro-batches in the saved state.
 const PARTS: &str = "micro_batches";
 
 /// See [`Learner`].
 pub struct TorchLearner {
     network: Network,
-    /// Of the network, by name, sharing its memory.
+    /// The network's parameters by name, sharing its memory.
     parameters: Vec<(String, Tensor)>,
-    /// Running statistics of normalisations, likewise.
+    /// The network's running statistics by name, sharing its memory.
     statistics: Vec<(String, Tensor)>,
-    /// The recipe's `micro_batches`; the setup's grows where memory runs out.
+    /// The recipe's `micro_batches`; the value in `setup` grows if memory runs out.
     configured_parts: usize,
-    /// See [`remembered`].
-    memory: Vec<Vec<Tensor>>,
-    average: Option<TorchAverage>,
+    /// See [`optimiser_state`].
+    optimiser_state: Vec<Vec<Tensor>>,
+    average: Option<TorchEma>,
     steps: u64,
     setup: LearnerSetup,
     kind: Kind,
@@ -61,7 +61,7 @@ impl TorchLearner {
         steps: u64,
     ) -> Result<Self> {
         let configured_parts = setup.micro_batches;
-        let network = trainable(network, setup.frozen_levels)?;
+        let network = for_training(network, setup.frozen_levels)?;
         let (mut parameters, mut statistics) = (Vec::new(), Vec::new());
         for (name, tensor) in tensors_of(&network)? {
             if tensor.requires_grad() {
@@ -70,10 +70,10 @@ impl TorchLearner {
                 statistics.push((name, tensor));
             }
         }
-        let memory = remembered(setup.optimiser.kind, &parameters, state)?;
+        let optimiser_state = optimiser_state(setup.optimiser.kind, &parameters, state)?;
         let average = setup
             .weight_average
-            .map(|decay| TorchAverage::new(&network, decay, state, compute))
+            .map(|decay| TorchEma::new(&network, decay, state, compute))
             .transpose()?;
         let scale = match compute.precision {
             Precision::F16 => {
@@ -82,8 +82,8 @@ impl TorchLearner {
             }
             _ => LossScale::none(),
         };
-        // Shares are smaller than the batches that did not fit.
-        let parts = state.get(PARTS).filter(|_| setup.team.is_alone());
+        // With several processes, shares are smaller than the batches that did not fit.
+        let parts = state.get(PARTS).filter(|_| setup.group.is_single());
         if let Some(parts) = parts.and_then(|saved| saved.values.first()) {
             setup.micro_batches = setup.micro_batches.max(*parts as usize);
         }
@@ -92,7 +92,7 @@ impl TorchLearner {
             parameters,
             statistics,
             configured_parts,
-            memory,
+            optimiser_state,
             average,
             steps,
             setup,
@@ -110,22 +110,22 @@ impl TorchLearner {
         });
         copies
             .collect::<std::result::Result<_, _>>()
-            .map_err(failed)
+            .map_err(torch_error)
     }
 
-    /// [`TorchLearner::attempt`], with normalisations of the whole batch where they are asked for.
-    fn attempt_together(&mut self, batch: &Batch, seed: u64) -> Result<f64> {
-        let team = Arc::clone(&self.setup.team);
-        let team = shared_by(&team, batch);
-        match self.setup.sync_norms && !team.is_alone() {
-            true => ffi::with_shared_norms(team, || self.attempt(batch, seed)),
+    /// [`TorchLearner::attempt`], with synchronised batch normalisation if requested.
+    fn attempt_distributed(&mut self, batch: &Batch, seed: u64) -> Result<f64> {
+        let group = Arc::clone(&self.setup.group);
+        let group = sharing_group(&group, batch);
+        match self.setup.sync_norms && !group.is_single() {
+            true => ffi::with_sync_norms(group, || self.attempt(batch, seed)),
             false => self.attempt(batch, seed),
         }
     }
 
-    /// Gradients of the batch's loss into the parameters; returns the loss.
+    /// Computes the gradients of the batch's loss into the parameters and returns the loss.
     fn attempt(&mut self, batch: &Batch, seed: u64) -> Result<f64> {
-        // Training repeats its shapes, so that a search for the fastest algorithm pays.
+        // Training uses fixed shapes, so searching for the fastest algorithm pays off.
         tch::Cuda::cudnn_set_benchmark(true);
         let input = to_device(&batch.input, &batch.input_shape, self.device)?;
         tch::manual_seed(seed as i64);
@@ -138,12 +138,12 @@ impl TorchLearner {
         self.attempt_in_parts(&input, batch, seed)
     }
 
-    /// As [`TorchLearner::attempt`], a part of the batch at a time. Losses over a whole batch (such as batch
-    /// Dice) are no sums over parts, so the loss's gradient by the logits comes first, from a pass that
-    /// keeps nothing, and each part is then followed back with its share of it.
+    /// [`TorchLearner::attempt`] in micro-batches. Losses over a whole batch (such as batch Dice) are not sums over
+    /// its parts. Therefore a first pass without gradients computes the loss's gradient with respect to all logits;
+    /// then each part is backpropagated with its share of that gradient.
     fn attempt_in_parts(&self, input: &Tensor, batch: &Batch, seed: u64) -> Result<f64> {
         let size = (input.size()[0] as usize).div_ceil(self.setup.micro_batches) as i64;
-        let parts = input.f_split(size, 0).map_err(failed)?;
+        let parts = input.f_split(size, 0).map_err(torch_error)?;
         let pass = |index: usize, mode: Mode| {
             tch::manual_seed(seed.wrapping_add(index as u64) as i64);
             self.logits(&parts[index], mode)
@@ -151,12 +151,12 @@ impl TorchLearner {
         let seen = {
             let _no_grad = tch::no_grad_guard();
             (0..parts.len())
-                .map(|index| pass(index, Mode::Look))
+                .map(|index| pass(index, Mode::BatchStatistics))
                 .collect::<Result<Vec<_>>>()?
         };
         let whole = |scale: usize| {
             let parts: Vec<&Tensor> = seen.iter().map(|logits| &logits[scale]).collect();
-            Tensor::f_cat(&parts, 0).map_err(failed)
+            Tensor::f_cat(&parts, 0).map_err(torch_error)
         };
         let logits = (0..self.network.scales())
             .map(whole)
@@ -166,7 +166,7 @@ impl TorchLearner {
         drop(logits);
         let shares = gradients
             .iter()
-            .map(|gradient| gradient.f_split(size, 0).map_err(failed))
+            .map(|gradient| gradient.f_split(size, 0).map_err(torch_error))
             .collect::<Result<Vec<_>>>()?;
         for index in 0..parts.len() {
             let share = shares.iter().map(|parts| parts[index].shallow_clone());
@@ -175,18 +175,18 @@ impl TorchLearner {
         Ok(loss)
     }
 
-    /// Of all levels that the network gives some of, finest first.
+    /// Logits of all scales, finest first.
     fn logits(&self, input: &Tensor, mode: Mode) -> Result<Vec<Tensor>> {
         let ops = TorchOps {
             mode,
             recompute: self.setup.recompute,
         };
         let outputs = outputs(&self.network, &ops, input, self.kind, Extras::training())?;
-        let exact = |logits: &Tensor| logits.f_to_kind(Kind::Float).map_err(failed);
+        let exact = |logits: &Tensor| logits.f_to_kind(Kind::Float).map_err(torch_error);
         outputs.logits.iter().map(exact).collect()
     }
 
-    /// The loss over all levels, and its gradients by each one's logits.
+    /// The loss over all scales, and its gradient with respect to the logits of each.
     fn loss(&self, logits: &[Tensor], batch: &Batch) -> Result<(f64, Vec<Tensor>)> {
         let (mut sum, mut gradients) = (0.0, Vec::with_capacity(logits.len()));
         for (logits, weight) in logits.iter().zip(loss_weights(logits.len())) {
@@ -200,18 +200,18 @@ impl TorchLearner {
             let distances = batch.distances.as_deref().map(marked).transpose()?;
             let scale = self.scale.factor * weight;
             let (config, distances) = (&self.setup.loss, distances.as_ref());
-            let team = shared_by(&self.setup.team, batch);
+            let group = sharing_group(&self.setup.group, batch);
             let (loss, gradient) =
-                loss_and_gradient(config, logits, &targets, distances, scale, team)?;
+                loss_and_gradient(config, logits, &targets, distances, scale, group)?;
             sum += loss * weight;
             gradients.push(gradient);
         }
         Ok((sum, gradients))
     }
 
-    /// One step along the gradients that lie in the parameters; returns their norm before clipping. When it
-    /// is not finite, the weights stay.
-    fn follow(&mut self, rate: f64) -> Result<f64> {
+    /// Takes one step with the gradients in the parameters and returns their norm before clipping. If the norm is not
+    /// finite, the weights stay unchanged.
+    fn apply_gradients(&mut self, rate: f64) -> Result<f64> {
         let parameters: Vec<Tensor> = self
             .parameters
             .iter()
@@ -222,7 +222,7 @@ impl TorchLearner {
             let divide_by = self.scale.factor / self.setup.optimiser.clip_factor(norm);
             fused_step(
                 &self.setup.optimiser,
-                &self.memory,
+                &self.optimiser_state,
                 &parameters,
                 self.steps,
                 divide_by,
@@ -230,10 +230,10 @@ impl TorchLearner {
             )?;
             self.steps += 1;
             if let Some(average) = &mut self.average {
-                average.follow(self.steps)?;
+                average.update(self.steps)?;
             }
         }
-        self.scale.observe(norm.is_finite());
+        self.scale.update(norm.is_finite());
         Ok(norm)
     }
 
@@ -253,18 +253,18 @@ impl TorchLearner {
 }
 
 impl Learner for TorchLearner {
-    /// A batch that does not fit into memory is split, and all that follow with it.
+    /// Splits a batch that does not fit into memory, and all following ones.
     fn step(&mut self, batch: &Batch, rate: f64, seed: u64) -> Result<StepReport> {
         let size = batch.input_shape[0];
         let statistics = self.statistics_now()?;
         let mut note = None;
         loop {
-            let error = match self.attempt_together(batch, seed) {
+            let error = match self.attempt_distributed(batch, seed) {
                 Ok(loss) => {
-                    let whole = add_up_gradients(&self.setup.team, batch, &self.parameters);
+                    let whole = all_reduce_gradients(&self.setup.group, batch, &self.parameters);
                     let whole = whole
-                        .and_then(|()| agree_on_statistics(&self.setup.team, &self.statistics));
-                    let gradient_norm = whole.and_then(|()| self.follow(rate));
+                        .and_then(|()| average_statistics(&self.setup.group, &self.statistics));
+                    let gradient_norm = whole.and_then(|()| self.apply_gradients(rate));
                     self.forget_gradients();
                     return Ok(StepReport {
                         loss,
@@ -278,21 +278,21 @@ impl Learner for TorchLearner {
             if !is_out_of_memory(&error) || self.setup.micro_batches >= size {
                 return Err(error);
             }
-            if !self.setup.team.is_alone() {
-                // The others may have gone further with this batch.
+            if !self.setup.group.is_single() {
+                // Other processes may be further ahead in this batch.
                 return Err(Error::invalid(format!(
-                    "a share of {size} patches did not fit into memory ({error}); set training.micro_batches={}",
+                    "this process's {size} patches of the batch do not fit into memory ({error}); set training.micro_batches={}",
                     (self.setup.micro_batches * 2).clamp(2, size)
                 )));
             }
-            free_memory()?;
-            // The attempt may have seen a part of the batch.
+            empty_cache()?;
+            // The failed attempt may have updated them with part of the batch.
             for ((_, tensor), before) in self.statistics.iter_mut().zip(&statistics) {
-                tensor.f_copy_(before).map_err(failed)?;
+                tensor.f_copy_(before).map_err(torch_error)?;
             }
             self.setup.micro_batches = (self.setup.micro_batches * 2).clamp(2, size);
             note = Some(format!(
-                "a batch of {size} did not fit into memory; from here on at most {} at a time pass through the network, with the same gradient (batch normalisation sees that many)",
+                "a batch of {size} does not fit into memory; from now on the network processes at most {} at a time, with the same gradient (batch normalisation uses the statistics of each part)",
                 size.div_ceil(self.setup.micro_batches)
             ));
         }
@@ -303,7 +303,7 @@ impl Learner for TorchLearner {
     }
 
     fn network(&self) -> Result<Network> {
-        usable(self.averaged().clone(), self.kind)
+        for_inference(self.averaged().clone(), self.kind)
     }
 
     fn weights(&self) -> Result<NamedTensors> {
@@ -318,10 +318,17 @@ impl Learner for TorchLearner {
 
     fn state(&self) -> Result<(NamedTensors, u64)> {
         let mut state = NamedTensors::new();
-        for (slot, tensors) in self.setup.optimiser.kind.slots().iter().zip(&self.memory) {
+        for (slot, tensors) in self
+            .setup
+            .optimiser
+            .kind
+            .slots()
+            .iter()
+            .zip(&self.optimiser_state)
+        {
             for ((name, _), tensor) in self.parameters.iter().zip(tensors) {
-                let flat = tensor.f_reshape([-1]).map_err(failed)?;
-                let values = Vec::<f32>::try_from(&flat).map_err(failed)?;
+                let flat = tensor.f_reshape([-1]).map_err(torch_error)?;
+                let values = Vec::<f32>::try_from(&flat).map_err(torch_error)?;
                 let host = HostTensor {
                     shape: vec![values.len()],
                     values,

@@ -1,10 +1,10 @@
-//! The factor of a loss whose gradients are computed in f16, whose smallest number is 6·10⁻⁸
-//! (Micikevicius et al., "Mixed Precision Training", ICLR 2018; the numbers of PyTorch's `GradScaler`).
+//! Loss scaling for gradients in f16, whose smallest number is 6·10⁻⁸ (Micikevicius et al., "Mixed Precision
+//! Training", ICLR 2018; constants of PyTorch's `GradScaler`).
 
 const FIRST: f64 = 65536.0;
 const STEPS_TO_DOUBLE: u32 = 2000;
 
-/// Halved by every step whose gradient is not finite, doubled by many good ones.
+/// Halved after a step whose gradient is not finite, doubled after many good steps.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct LossScale {
     pub factor: f64,
@@ -13,7 +13,7 @@ pub(super) struct LossScale {
 }
 
 impl LossScale {
-    /// For types that need none.
+    /// For precisions without loss scaling.
     pub fn none() -> Self {
         Self {
             factor: 1.0,
@@ -22,7 +22,7 @@ impl LossScale {
         }
     }
 
-    /// Goes on from what [`LossScale::state`] gave, or starts anew.
+    /// Resumes from [`LossScale::state`], or starts with the default.
     pub fn restored(saved: Option<&[f32]>) -> Self {
         let (factor, good_steps) = match saved {
             Some([factor, good_steps]) => (f64::from(*factor), *good_steps as u32),
@@ -35,13 +35,13 @@ impl LossScale {
         }
     }
 
-    /// What a checkpoint must keep; none where there is nothing to scale.
+    /// The state for checkpoints; `None` without loss scaling.
     pub fn state(&self) -> Option<Vec<f32>> {
         (!self.fixed).then(|| vec![self.factor as f32, self.good_steps as f32])
     }
 
-    /// Takes in how a step went.
-    pub fn observe(&mut self, finite: bool) {
+    /// Updates the scale after a step.
+    pub fn update(&mut self, finite: bool) {
         if self.fixed {
             return;
         }
@@ -62,20 +62,20 @@ mod tests {
     #[test]
     fn halves_at_once_and_doubles_slowly() {
         let mut scale = LossScale::restored(None);
-        scale.observe(false);
+        scale.update(false);
         assert_eq!(scale.factor, FIRST / 2.0);
         for _ in 0..STEPS_TO_DOUBLE - 1 {
-            scale.observe(true);
+            scale.update(true);
         }
         assert_eq!(scale.factor, FIRST / 2.0);
-        scale.observe(true);
+        scale.update(true);
         assert_eq!(scale.factor, FIRST);
         assert_eq!(LossScale::restored(scale.state().as_deref()), scale);
         let mut least = LossScale::restored(Some(&[1.0, 0.0]));
-        least.observe(false);
+        least.update(false);
         assert_eq!(least.factor, 1.0);
         let mut none = LossScale::none();
-        none.observe(false);
+        none.update(false);
         assert_eq!(none.factor, 1.0);
     }
 }

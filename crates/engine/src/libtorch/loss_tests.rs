@@ -1,4 +1,4 @@
-//! libtorch's losses against Burn's formulas on flex and against the references: values and gradients.
+//! libtorch's losses and gradients against Burn's formulas on flex and against the references.
 
 use burn::tensor::{Device, Tensor as BurnTensor, TensorData};
 use tch::Kind;
@@ -8,12 +8,12 @@ use super::losses::loss_and_gradient;
 use super::ops::channels_last;
 use super::tests::{assert_close, wave};
 use super::transfer::{to_device, to_host};
-use crate::distributed::process_group::Team;
+use crate::distributed::process_group::ProcessGroup;
 use crate::losses::golden;
 use crate::losses::golden::Input;
 use crate::losses::{DiceSettings, Loss, LossConfig, NoSettings, SumSettings};
 
-/// Burn's formula, and its autodiff up to the logits.
+/// Burn's formula, with its autodiff down to the logits.
 fn by_burn(loss: &Loss, logits: &[f32], targets: &[f32], shape: [usize; 5]) -> (f64, Vec<f32>) {
     let device = Device::flex().autodiff();
     let tensor = |values: &[f32]| {
@@ -44,8 +44,8 @@ fn losses_equal_burns_formulas() {
     ] {
         let loss = Loss::from(config);
         let (expected, by_burn) = by_burn(&loss, &logits, &targets, shape);
-        let fused = loss_and_gradient(&loss, &x, &t, None, 3.0, &Team::alone()).unwrap();
-        let composite = ffi::bce_dice(&x, &t, shares, 3.0, false, &Team::alone()).unwrap();
+        let fused = loss_and_gradient(&loss, &x, &t, None, 3.0, &ProcessGroup::single()).unwrap();
+        let composite = ffi::bce_dice(&x, &t, shares, 3.0, false, &ProcessGroup::single()).unwrap();
         for (value, gradient) in [fused, composite] {
             assert!(
                 (value - expected).abs() < 2e-6,
@@ -54,19 +54,19 @@ fn losses_equal_burns_formulas() {
             assert_close(loss.name(), &to_host(&gradient).unwrap(), &by_burn);
         }
     }
-    // What cannot be computed by the plain formula: logits far out.
+    // Extreme logits, for which the plain formula overflows.
     let x = x.f_mul_scalar(1e4).unwrap();
     let (value, gradient) =
-        loss_and_gradient(&Loss::default(), &x, &t, None, 1.0, &Team::alone()).unwrap();
+        loss_and_gradient(&Loss::default(), &x, &t, None, 1.0, &ProcessGroup::single()).unwrap();
     let finite = to_host(&gradient).unwrap().iter().all(|v| v.is_finite());
     assert!(value.is_finite() && finite);
 }
 
-/// Of any loss, by the fused kernel where there is one.
+/// Any loss, with the fused kernel if available.
 fn by_libtorch(loss: &Loss, input: &Input) -> (f64, Vec<f32>) {
     let tensor = |values: &[f32]| to_device(values, &input.shape, tch::Device::Cpu).unwrap();
     let logits = tensor(&input.logits).set_requires_grad(true);
-    // As the last layer leaves them.
+    // In the layout of the last layer's output.
     let logits = channels_last(&logits, Kind::Float).unwrap();
     let distances = loss.needs_distances().then(|| tensor(&input.distances));
     let targets = tensor(&input.targets);
@@ -76,7 +76,7 @@ fn by_libtorch(loss: &Loss, input: &Input) -> (f64, Vec<f32>) {
         &targets,
         distances.as_ref(),
         2.0,
-        &Team::alone(),
+        &ProcessGroup::single(),
     )
     .unwrap();
     let halved = to_host(&gradient)

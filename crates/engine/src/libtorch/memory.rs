@@ -1,4 +1,4 @@
-//! Memory that libtorch keeps for later tensors (`shim/allocator.cpp` on the CPU), and what to do when it runs out.
+//! libtorch's memory cache (on the CPU `shim/allocator.cpp`), and handling of out-of-memory errors.
 
 use std::ffi::{c_char, c_int, c_ulonglong};
 
@@ -25,37 +25,37 @@ unsafe extern "C" {
     fn ctseg_release_free();
 }
 
-/// Memory of CPU tensors is kept for the next tensor from here on.
+/// Enables the caching allocator for CPU tensors.
 pub(super) fn use_caching_allocator() {
-    // SAFETY: replaces a pointer inside libtorch; blocks of the allocator before are freed by their own.
+    // SAFETY: replaces a pointer inside libtorch; earlier blocks are freed by their own allocator.
     unsafe { ctseg_use_caching_allocator() }
 }
 
-/// From here on CPU tensors may hold so many bytes; 0 = no limit. For tests of what happens then.
+/// Limits the memory of CPU tensors, in bytes; 0 = no limit. For tests of out-of-memory errors.
 pub fn limit_cpu_memory(bytes: u64) {
     // SAFETY: sets a number under a lock.
     unsafe { ctseg_limit_memory(bytes) }
 }
 
-/// Bytes of CPU tensors of 1 MiB and more: in use, most in use since the last reset, held.
+/// Bytes of CPU tensors of 1 MiB and more: in use, peak since the last reset, held.
 pub fn cpu_memory() -> [u64; 3] {
     let mut figures = [0; 3];
     let [in_use, peak, held] = &mut figures;
-    // SAFETY: three places to write to.
+    // SAFETY: writes to three local variables.
     unsafe { ctseg_allocator_figures(in_use, peak, held) }
     figures
 }
 
-/// Forgets the peak of [`cpu_memory`].
+/// Resets the peak of [`cpu_memory`].
 pub fn reset_cpu_peak() {
     // SAFETY: sets a number under a lock.
     unsafe { ctseg_reset_peak() }
 }
 
-/// Most bytes that tensors held on a CUDA device since the last reset.
+/// Peak bytes of tensors on a CUDA device since the last reset.
 pub(super) fn cuda_peak(device: usize, reset: bool) -> Result<u64> {
     let (mut bytes, mut error) = (0, std::ptr::null_mut());
-    // SAFETY: places to write to.
+    // SAFETY: writes to local variables.
     let status = unsafe {
         ctseg_cuda_peak(
             device as c_int,
@@ -68,7 +68,7 @@ pub(super) fn cuda_peak(device: usize, reset: bool) -> Result<u64> {
     Ok(bytes)
 }
 
-/// Whether `error` says that a device had no memory left.
+/// Whether `error` is an out-of-memory error of the device.
 pub(super) fn is_out_of_memory(error: &Error) -> bool {
     const SIGNS: [&str; 6] = [
         "out of memory",
@@ -82,17 +82,17 @@ pub(super) fn is_out_of_memory(error: &Error) -> bool {
     SIGNS.iter().any(|sign| text.contains(sign))
 }
 
-/// Less memory is kept for later tensors from here on, at the cost of asking the system for it more often: CPU tensors
-/// hold at most one part in 32 more than was ever in use at once.
-pub(super) fn keep_little() {
+/// Limits the cache: memory held for CPU tensors may exceed the peak use by at most 1/32. Allocation takes more
+/// system calls.
+pub(super) fn limit_cache() {
     // SAFETY: sets a number under a lock.
     unsafe { ctseg_spare_memory(32) }
 }
 
-/// Gives memory that no tensor holds back to the system and to the driver.
-pub(super) fn free_memory() -> Result<()> {
+/// Returns unused memory to the system and the driver.
+pub(super) fn empty_cache() -> Result<()> {
     let mut error = std::ptr::null_mut();
-    // SAFETY: the first unmaps blocks that no tensor holds, under a lock; a place for an error is all that the other takes.
+    // SAFETY: the first unmaps unused blocks under a lock; the second only writes an error.
     let status = unsafe {
         ctseg_release_free();
         ctseg_cuda_empty_cache(&raw mut error)

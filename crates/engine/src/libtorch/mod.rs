@@ -1,9 +1,9 @@
-//! The libtorch engine: everything that names burn-tch, tch or the C++ part (`shim/`) is in this folder.
+//! The libtorch engine. Everything that names burn-tch, tch or the C++ part (`shim/`) is in this folder.
 //!
-//! Networks stay Burn modules; their blocks run as libtorch calls on the tensors that the modules hold,
-//! under libtorch's autograd, channels side by side in memory, in f32, bf16 or f16 with weights in f32.
+//! Networks stay Burn modules; their blocks run as libtorch calls on the modules' tensors, with libtorch's autograd,
+//! channels-last, in f32, bf16 or f16 with weights in f32.
 
-// burn-tch is the one way from Burn to libtorch; it is pinned.
+// burn-tch is the only way from Burn to libtorch; its version is pinned.
 #![allow(deprecated)]
 
 mod all_reduce;
@@ -32,5 +32,5 @@ mod tests;
 mod transfer;
 
 pub use device::cuda_devices;
-pub use ffi::knows_cuda;
+pub use ffi::cuda_is_loaded;
 pub use memory::{cpu_memory, limit_cpu_memory, reset_cpu_peak};

@@ -1,11 +1,12 @@
-//! Whole networks between Burn's modules and libtorch: weights to train, weights to use, a pass through one.
+//! Conversion of whole networks between Burn modules and libtorch: for training, for inference, and a pass through
+//! one.
 
 use burn::module::Param;
 use burn::tensor::Tensor as BurnTensor;
 use burn_tch::{LibTorch, TchTensor};
 use tch::{Kind, Tensor};
 
-use super::ops::{SharedTensor, channels_last, failed, native};
+use super::ops::{SharedTensor, channels_last, native, torch_error};
 use crate::blocks::Ops;
 use crate::freezing::is_frozen;
 use crate::named_parameters::{NamedMapper, NamedVisitor, map_named, visit_named};
@@ -13,45 +14,48 @@ use crate::networks::{Extras, Network, PassOutputs};
 use crate::weights::is_trained;
 use ctseg_base::{Error, Result};
 
-/// A Burn tensor around a libtorch one.
+/// Wraps a libtorch tensor as a Burn tensor.
 pub(super) fn wrapped<const D: usize>(tensor: Tensor) -> BurnTensor<D> {
     BurnTensor::from_primitive::<LibTorch>(TchTensor::new(tensor))
 }
 
-/// `network` with weights of its own, channels side by side in memory; those that are trained ask libtorch
-/// for gradients, but for those of the first `frozen` levels of the encoder.
-pub(super) fn trainable(network: Network, frozen: usize) -> Result<Network> {
+/// A copy of `network` for training: channels-last, with gradients enabled for trained weights except those of the
+/// first `frozen` encoder levels.
+pub(super) fn for_training(network: Network, frozen: usize) -> Result<Network> {
     converted(network, &|tensor, name| {
         let own = copied(&channels_last(&tensor, Kind::Float)?)?;
         own.f_set_requires_grad(is_trained(name) && !is_frozen(name, frozen))
-            .map_err(failed)
+            .map_err(torch_error)
     })
 }
 
-/// `network` with memory of its own, laid out as [`trainable`] does, outside of any graph.
-pub(super) fn owned(network: Network) -> Result<Network> {
+/// A copy of `network` in the layout of [`for_training`], without a graph.
+pub(super) fn deep_copy(network: Network) -> Result<Network> {
     let _no_grad = tch::no_grad_guard();
     converted(network, &|tensor, _| {
-        let tensor = tensor.f_detach().map_err(failed)?;
+        let tensor = tensor.f_detach().map_err(torch_error)?;
         copied(&channels_last(&tensor, Kind::Float)?)
     })
 }
 
-/// `network` as it is used: batch normalisation inside the convolutions, weights in `kind`.
-pub(super) fn usable(network: Network, kind: Kind) -> Result<Network> {
+/// `network` for inference: batch normalisation folded into convolutions, weights in `kind`.
+pub(super) fn for_inference(network: Network, kind: Kind) -> Result<Network> {
     let _no_grad = tch::no_grad_guard();
     converted(network.folded(), &|tensor, _| {
-        // Normalisations that are left compute in f32.
+        // Remaining normalisations compute in f32.
         let kind = if tensor.dim() > 1 { kind } else { Kind::Float };
-        copied(&channels_last(&tensor.f_detach().map_err(failed)?, kind)?)
+        copied(&channels_last(
+            &tensor.f_detach().map_err(torch_error)?,
+            kind,
+        )?)
     })
 }
 
-/// The same values, laid out alike, in memory of their own.
+/// A copy with the same values and layout.
 fn copied(tensor: &Tensor) -> Result<Tensor> {
     let _no_grad = tch::no_grad_guard();
-    let mut own = tensor.f_zeros_like().map_err(failed)?;
-    own.f_copy_(tensor).map_err(failed)?;
+    let mut own = tensor.f_zeros_like().map_err(torch_error)?;
+    own.f_copy_(tensor).map_err(torch_error)?;
     Ok(own)
 }
 
@@ -91,8 +95,8 @@ fn converted(network: Network, convert: Convert) -> Result<Network> {
     }
 }
 
-/// The tensors of `network` by name, sharing its memory: weights that are trained ask for gradients, running
-/// statistics do not.
+/// The tensors of `network` by name, sharing its memory. Trained weights require gradients, running statistics do
+/// not.
 pub(super) fn tensors_of(network: &Network) -> Result<Vec<(String, Tensor)>> {
     struct Visitor {
         found: Vec<(String, Tensor)>,
@@ -117,7 +121,7 @@ pub(super) fn tensors_of(network: &Network) -> Result<Vec<(String, Tensor)>> {
     }
 }
 
-/// Operations of libtorch's tensors for slices and for volumes.
+/// Operations on libtorch tensors, for slices and volumes.
 pub(super) trait AnyRank:
     Ops<4, Tensor = SharedTensor> + Ops<5, Tensor = SharedTensor>
 {
@@ -125,7 +129,7 @@ pub(super) trait AnyRank:
 
 impl<E> AnyRank for E where E: Ops<4, Tensor = SharedTensor> + Ops<5, Tensor = SharedTensor> {}
 
-/// Logits of a batch, in `kind`, and what else is wanted.
+/// Logits of a batch, in `kind`, and the additional `wanted` outputs.
 ///
 /// # Shapes
 /// As [`Network::outputs`].
@@ -137,9 +141,9 @@ pub(super) fn outputs(
     wanted: Extras,
 ) -> Result<PassOutputs<Tensor>> {
     let (outputs, flat) = match network {
-        // The slices of each channel one after the other as channels.
+        // Stack the slices of each channel as channels.
         Network::Slices(network) => {
-            let slices = input.f_flatten(1, 2).map_err(failed)?;
+            let slices = input.f_flatten(1, 2).map_err(torch_error)?;
             let slices = SharedTensor(channels_last(&slices, kind)?);
             (network.outputs(ops, slices, wanted)?, true)
         }
@@ -150,7 +154,7 @@ pub(super) fn outputs(
     };
     let volumes = |tensors: Vec<SharedTensor>| -> Result<Vec<Tensor>> {
         let volume = |tensor: SharedTensor| match flat {
-            true => tensor.0.f_unsqueeze(2).map_err(failed),
+            true => tensor.0.f_unsqueeze(2).map_err(torch_error),
             false => Ok(tensor.0),
         };
         tensors.into_iter().map(volume).collect()

@@ -1,7 +1,7 @@
-//! NCCL: sums over NVIDIA GPUs, from GPU to GPU. The library is libtorch's own `libnccl.so.2`, looked for when it is
-//! wanted and not before: builds and machines without GPUs do without.
+//! NCCL: all-reduce between NVIDIA GPUs. The library is libtorch's own `libnccl.so.2`, loaded only when needed, so
+//! builds and machines without GPUs do not need it.
 //!
-//! Names and numbers are those of NCCL 2's `nccl.h`.
+//! Names and constants are those of NCCL 2's `nccl.h`.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,30 +12,30 @@ use libloading::Library;
 use tch::{Device, Tensor};
 
 use super::cuda_library::use_gpu;
-use super::ops::failed;
+use super::ops::torch_error;
 use crate::distributed::process_group::{Collective, GpuBackend, GpuValues};
 use ctseg_base::limits::spawn::spawn;
 use ctseg_base::{Error, Result};
 
-/// Another `libnccl.so.2` than the one that libtorch brings.
+/// Environment variable for another `libnccl.so.2` than libtorch's.
 const LIBRARY: &str = "CTSEG_NCCL";
 
-const NAME_BYTES: usize = 128;
+const UNIQUE_ID_BYTES: usize = 128;
 const UINT8: c_int = 1;
 const FLOAT32: c_int = 7;
 const FLOAT64: c_int = 8;
 const SUM: c_int = 0;
 const SUCCESS: c_int = 0;
-/// How long the others may take to come once all were begun.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// How long the other processes may take to join.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(600);
 const IN_PROGRESS: c_int = 7;
 
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct UniqueId([c_char; NAME_BYTES]);
+struct UniqueId([c_char; UNIQUE_ID_BYTES]);
 
 type Comm = *mut c_void;
-/// CUDA's default stream, which is libtorch's: sums follow what was computed before, and come before what is next.
+/// CUDA's default stream, as in libtorch: all-reduce runs in order with libtorch's kernels.
 const STREAM: *mut c_void = std::ptr::null_mut();
 
 type AllReduce = unsafe extern "C" fn(
@@ -57,7 +57,7 @@ type Broadcast = unsafe extern "C" fn(
     *mut c_void,
 ) -> c_int;
 
-/// The library, opened.
+/// The opened library.
 #[derive(Clone)]
 pub(super) struct Nccl {
     calls: Arc<Calls>,
@@ -72,15 +72,15 @@ struct Calls {
     async_error: unsafe extern "C" fn(Comm, *mut c_int) -> c_int,
     destroy: unsafe extern "C" fn(Comm) -> c_int,
     error_string: unsafe extern "C" fn(c_int) -> *const c_char,
-    /// Holds all of them.
+    /// Keeps the functions loaded.
     _library: Library,
 }
 
 impl Nccl {
-    /// libtorch's library, or the one that `CTSEG_NCCL` names, for sums on `gpu`.
+    /// Opens libtorch's library, or the one in `CTSEG_NCCL`, for all-reduce on `gpu`.
     ///
     /// # Errors
-    /// There is none, or it lacks a function, or this process cannot use the GPU.
+    /// The library is missing or lacks a function, or this process cannot use the GPU.
     pub(super) fn open(gpu: usize) -> Result<Self> {
         use_gpu(gpu)?;
         let named = std::env::var(LIBRARY).ok().filter(|path| !path.is_empty());
@@ -93,10 +93,10 @@ impl Nccl {
     fn open_at(path: &str, device: Device) -> Result<Self> {
         let missing = |error: libloading::Error| {
             Error::invalid(format!(
-                "{path}: several GPUs train together by NCCL, which cannot be opened ({error}); install a libtorch with CUDA (scripts/setup-libtorch.sh), or name its library in {LIBRARY}"
+                "{path}: cannot open NCCL ({error}), which training on several GPUs needs; install a libtorch with CUDA (scripts/setup-libtorch.sh), or set {LIBRARY} to its library"
             ))
         };
-        // SAFETY: NCCL runs nothing of its own when it is opened; types are those of nccl.h.
+        // SAFETY: NCCL runs no code of its own when opened; types are those of nccl.h.
         unsafe {
             let library = Library::new(path).map_err(missing)?;
             let calls = Arc::new(Calls {
@@ -115,49 +115,49 @@ impl Nccl {
 
     fn join_on(
         &self,
-        name: &[u8],
+        unique_id: &[u8],
         (rank, size): (usize, usize),
-        beside: Option<Box<dyn Collective>>,
-    ) -> Result<Joined> {
-        let name: [u8; NAME_BYTES] = name.try_into().map_err(|_| {
+        cpu_collective: Option<Box<dyn Collective>>,
+    ) -> Result<NcclGroup> {
+        let unique_id: [u8; UNIQUE_ID_BYTES] = unique_id.try_into().map_err(|_| {
             Error::invalid(format!(
-                "a meeting of NCCL has a name of {NAME_BYTES} bytes, found {}; all processes must run the same ctseg",
-                name.len()
+                "NCCL's unique id has {} bytes, expected {UNIQUE_ID_BYTES}; all processes must run the same ctseg version",
+                unique_id.len()
             ))
         })?;
-        let name = UniqueId(name.map(|letter| letter as c_char));
+        let unique_id = UniqueId(unique_id.map(|letter| letter as c_char));
         let mut comm: Comm = std::ptr::null_mut();
-        // SAFETY: the communicator is written to where it is.
+        // SAFETY: the communicator is written to a local variable.
         let status =
-            unsafe { (self.calls.init)(&raw mut comm, size as c_int, name, rank as c_int) };
-        self.calls.checked(status, "meet the other processes")?;
-        Ok(Joined {
+            unsafe { (self.calls.init)(&raw mut comm, size as c_int, unique_id, rank as c_int) };
+        self.calls.checked(status, "join the other processes")?;
+        Ok(NcclGroup {
             calls: Arc::clone(&self.calls),
             comm: Mutex::new(Some(Communicator(comm))),
             device: self.device,
-            beside,
+            cpu_collective,
         })
     }
 }
 
 impl GpuBackend for Nccl {
-    fn new_meeting(&self) -> Result<Vec<u8>> {
-        let mut name = UniqueId([0; NAME_BYTES]);
-        // SAFETY: writes to where the name is.
-        let status = unsafe { (self.calls.unique_id)(&raw mut name) };
-        self.calls.checked(status, "begin")?;
-        Ok(name.0.map(|letter| letter as u8).to_vec())
+    fn new_unique_id(&self) -> Result<Vec<u8>> {
+        let mut unique_id = UniqueId([0; UNIQUE_ID_BYTES]);
+        // SAFETY: writes to a local variable.
+        let status = unsafe { (self.calls.unique_id)(&raw mut unique_id) };
+        self.calls.checked(status, "create a unique id")?;
+        Ok(unique_id.0.map(|letter| letter as u8).to_vec())
     }
 
     fn join(
         &self,
-        name: &[u8],
+        unique_id: &[u8],
         (rank, size): (usize, usize),
-        beside: Option<Box<dyn Collective>>,
+        cpu_collective: Option<Box<dyn Collective>>,
     ) -> Result<Arc<dyn Collective>> {
-        let met = patiently(rank)?;
-        let joined = self.join_on(name, (rank, size), beside);
-        met.store(true, Ordering::Relaxed);
+        let cancelled = start_join_timeout(rank)?;
+        let joined = self.join_on(unique_id, (rank, size), cpu_collective);
+        cancelled.store(true, Ordering::Relaxed);
         Ok(Arc::new(joined?))
     }
 }
@@ -168,13 +168,13 @@ impl Calls {
             return Ok(());
         }
         Err(Error::invalid(format!(
-            "NCCL cannot {what}: {}; NCCL_DEBUG=INFO tells more",
+            "NCCL cannot {what}: {}; set NCCL_DEBUG=INFO for details",
             self.text(status)
         )))
     }
 
     fn text(&self, status: c_int) -> String {
-        // SAFETY: NCCL's texts are constants.
+        // SAFETY: NCCL's texts are static.
         let text = unsafe { CStr::from_ptr((self.error_string)(status)) };
         text.to_string_lossy().into_owned()
     }
@@ -182,38 +182,38 @@ impl Calls {
 
 struct Communicator(Comm);
 
-// SAFETY: NCCL lets any thread use a communicator, one at a time.
+// SAFETY: NCCL allows any thread to use a communicator, one at a time.
 unsafe impl Send for Communicator {}
 
-/// A place in a meeting.
-struct Joined {
+/// A joined group of processes.
+struct NcclGroup {
     calls: Arc<Calls>,
-    /// None once it has ended.
+    /// `None` after shutdown.
     comm: Mutex<Option<Communicator>>,
     device: Device,
-    beside: Option<Box<dyn Collective>>,
+    cpu_collective: Option<Box<dyn Collective>>,
 }
 
-impl Joined {
+impl NcclGroup {
     fn comm(&self) -> MutexGuard<'_, Option<Communicator>> {
         self.comm.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// To call NCCL with; the watch may ask for its state meanwhile.
+    /// The communicator for NCCL calls; the watchdog may query its state meanwhile.
     fn open(&self) -> Result<Comm> {
         let comm = self.comm().as_ref().map(|comm| comm.0);
-        comm.ok_or_else(|| Error::invalid("internal: a sum after the end of a meeting"))
+        comm.ok_or_else(|| Error::invalid("internal: an all-reduce after NCCL's shutdown"))
     }
 
     fn sum(&self, address: *mut c_void, count: usize, kind: c_int) -> Result<()> {
         let comm = self.open()?;
-        // SAFETY: so many values of the kind lie at the address, on this process's GPU.
+        // SAFETY: `count` values of the type are at the address, on this process's GPU.
         let status =
             unsafe { (self.calls.all_reduce)(address, address, count, kind, SUM, comm, STREAM) };
-        self.calls.checked(status, "add up")
+        self.calls.checked(status, "all-reduce")
     }
 
-    /// Lets `work` do with a copy of `values` on the GPU, and copies it back.
+    /// Copies `values` to the GPU, calls `work` on them, and copies them back.
     fn on_gpu<T: tch::kind::Element + Copy>(
         &self,
         values: &mut [T],
@@ -221,95 +221,95 @@ impl Joined {
     ) -> Result<()> {
         let there = Tensor::f_from_slice(values)
             .and_then(|tensor| tensor.f_to_device(self.device))
-            .map_err(failed)?;
+            .map_err(torch_error)?;
         work(there.data_ptr(), values.len())?;
-        // Waits for the GPU.
-        let here = there.f_to_device(Device::Cpu).map_err(failed)?;
+        // Synchronises with the GPU.
+        let here = there.f_to_device(Device::Cpu).map_err(torch_error)?;
         let count = values.len();
-        here.f_copy_data(values, count).map_err(failed)
+        here.f_copy_data(values, count).map_err(torch_error)
     }
 }
 
-impl Collective for Joined {
-    fn sum_f32(&self, values: &mut [f32]) -> Result<()> {
-        match &self.beside {
-            Some(beside) => beside.sum_f32(values),
+impl Collective for NcclGroup {
+    fn all_reduce_f32(&self, values: &mut [f32]) -> Result<()> {
+        match &self.cpu_collective {
+            Some(cpu_collective) => cpu_collective.all_reduce_f32(values),
             None => self.on_gpu(values, |address, count| self.sum(address, count, FLOAT32)),
         }
     }
 
-    fn sum_f64(&self, values: &mut [f64]) -> Result<()> {
-        match &self.beside {
-            Some(beside) => beside.sum_f64(values),
+    fn all_reduce_f64(&self, values: &mut [f64]) -> Result<()> {
+        match &self.cpu_collective {
+            Some(cpu_collective) => cpu_collective.all_reduce_f64(values),
             None => self.on_gpu(values, |address, count| self.sum(address, count, FLOAT64)),
         }
     }
 
     fn broadcast(&self, bytes: &mut [u8]) -> Result<()> {
-        if let Some(beside) = &self.beside {
-            return beside.broadcast(bytes);
+        if let Some(cpu_collective) = &self.cpu_collective {
+            return cpu_collective.broadcast(bytes);
         }
         self.on_gpu(bytes, |address, count| {
             let comm = self.open()?;
             // SAFETY: as in `sum`.
             let status =
                 unsafe { (self.calls.broadcast)(address, address, count, UINT8, 0, comm, STREAM) };
-            self.calls.checked(status, "hand on")
+            self.calls.checked(status, "broadcast")
         })
     }
 
-    fn sum_on_gpu(&self, values: GpuValues) -> Option<Result<()>> {
+    fn all_reduce_gpu(&self, values: GpuValues) -> Option<Result<()>> {
         Some(self.sum(values.address.cast(), values.count, FLOAT32))
     }
 
     fn fault(&self) -> Option<String> {
         let comm = self.comm(); // held, so that it does not end meanwhile
         let mut state = SUCCESS;
-        // SAFETY: writes to where the state is; may be asked while the communicator is at work.
+        // SAFETY: writes to a local variable; may be called while the communicator is in use.
         let status = unsafe { (self.calls.async_error)(comm.as_ref()?.0, &raw mut state) };
         let fine = |status| status == SUCCESS || status == IN_PROGRESS;
         (!fine(status) || !fine(state))
-            .then(|| format!("NCCL has lost another process ({})", self.calls.text(state)))
+            .then(|| format!("NCCL lost another process ({})", self.calls.text(state)))
     }
 
-    fn end(&self) -> Result<()> {
-        self.sum_f64(&mut [0.0])?;
+    fn shutdown(&self) -> Result<()> {
+        self.all_reduce_f64(&mut [0.0])?;
         if let Some(Communicator(comm)) = self.comm().take() {
-            // SAFETY: the last call with this communicator, which nobody finds any more.
+            // SAFETY: the last call with this communicator, which has been removed.
             let status = unsafe { (self.calls.destroy)(comm) };
-            self.calls.checked(status, "end")?;
+            self.calls.checked(status, "shut down")?;
         }
-        match &self.beside {
-            Some(beside) => beside.end(),
+        match &self.cpu_collective {
+            Some(cpu_collective) => cpu_collective.shutdown(),
             None => Ok(()),
         }
     }
 }
 
-/// Ends the process where the others do not come: NCCL itself waits for ever. Until what it returns is set.
-fn patiently(rank: usize) -> Result<Arc<AtomicBool>> {
-    let met = Arc::new(AtomicBool::new(false));
-    let seen = Arc::clone(&met);
-    let waits = move || {
-        std::thread::sleep(PATIENCE);
-        if !seen.load(Ordering::Relaxed) {
+/// Exits if the other processes do not join in time: NCCL itself waits forever. Set the returned flag to cancel.
+fn start_join_timeout(rank: usize) -> Result<Arc<AtomicBool>> {
+    let cancelled = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&cancelled);
+    let wait = move || {
+        std::thread::sleep(JOIN_TIMEOUT);
+        if !flag.load(Ordering::Relaxed) {
             eprintln!(
-                "error: process {rank} waited {} minutes for the others to meet by NCCL; one of them has failed before, or cannot be reached",
-                PATIENCE.as_secs() / 60
+                "error: process {rank} waited {} minutes for the other processes to join NCCL; one of them has failed or cannot be reached",
+                JOIN_TIMEOUT.as_secs() / 60
             );
-            // SAFETY: ends the process, which has nothing under way but this.
+            // SAFETY: ends the process, which is doing nothing else.
             unsafe { libc::_exit(1) };
         }
     };
-    spawn("nccl", waits)?;
-    Ok(met)
+    spawn("nccl", wait)?;
+    Ok(cancelled)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A library with NCCL's functions whose GPUs are threads' own memory (`nccl_on_threads.c`).
+    /// A library with NCCL's functions for threads, on host memory (`nccl_on_threads.c`).
     fn library(folder: &std::path::Path) -> String {
         let source = concat!(
             env!("CARGO_MANIFEST_DIR"),
@@ -326,37 +326,37 @@ mod tests {
     }
 
     #[test]
-    fn threads_meet_by_the_calls_of_nccl() {
+    fn threads_join_and_reduce_through_nccl_calls() {
         let folder = tempfile::tempdir().unwrap();
         let nccl = Nccl::open_at(&library(folder.path()), Device::Cpu).unwrap();
-        let name = nccl.new_meeting().unwrap();
-        assert_eq!(name.len(), NAME_BYTES);
+        let unique_id = nccl.new_unique_id().unwrap();
+        assert_eq!(unique_id.len(), UNIQUE_ID_BYTES);
         std::thread::scope(|scope| {
             for rank in 0..3usize {
-                let (nccl, name) = (nccl.clone(), name.clone());
+                let (nccl, unique_id) = (nccl.clone(), unique_id.clone());
                 scope.spawn(move || {
-                    let joined = nccl.join_on(&name, (rank, 3), None).unwrap();
+                    let joined = nccl.join_on(&unique_id, (rank, 3), None).unwrap();
                     let mut wide = [rank as f64, 0.25, -1.0];
-                    joined.sum_f64(&mut wide).unwrap();
+                    joined.all_reduce_f64(&mut wide).unwrap();
                     assert_eq!(wide, [3.0, 0.75, -3.0]);
                     let mut values = vec![rank as f32 + 0.5; 70_000];
-                    joined.sum_f32(&mut values).unwrap();
+                    joined.all_reduce_f32(&mut values).unwrap();
                     assert!(values.iter().all(|value| *value == 4.5));
                     let mut bytes = vec![rank as u8 + 7; 100];
                     joined.broadcast(&mut bytes).unwrap();
                     assert_eq!(bytes, [7; 100]);
-                    // Gradients, where they lie.
+                    // Gradients, in place.
                     let own = Tensor::from_slice(&vec![rank as f32; 1000]);
                     let values = GpuValues {
                         address: own.data_ptr().cast(),
                         count: 1000,
                     };
-                    joined.sum_on_gpu(values).unwrap().unwrap();
+                    joined.all_reduce_gpu(values).unwrap().unwrap();
                     assert_eq!(Vec::<f32>::try_from(&own).unwrap(), [3.0; 1000]);
                     assert_eq!(joined.fault(), None);
-                    joined.end().unwrap();
-                    assert_eq!(joined.fault(), None, "asked of what has ended");
-                    assert!(joined.sum_f64(&mut wide).is_err());
+                    joined.shutdown().unwrap();
+                    assert_eq!(joined.fault(), None, "queried after shutdown");
+                    assert!(joined.all_reduce_f64(&mut wide).is_err());
                 });
             }
         });

@@ -1,5 +1,5 @@
-/* The calls of NCCL 2 that ctseg makes, between threads of one process and on the processor's memory: what tests run on
- * machines without GPUs. Signatures are those of nccl.h. */
+/* The NCCL 2 calls that ctseg uses, between threads of one process and on host memory, for tests on machines without
+ * GPUs. Signatures are those of nccl.h. */
 #include <pthread.h>
 #include <stddef.h>
 #include <stdlib.h>

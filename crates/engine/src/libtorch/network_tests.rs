@@ -1,4 +1,4 @@
-//! Whole networks on libtorch against PyTorch's own.
+//! Whole networks on libtorch against PyTorch.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use burn::tensor::Device;
 use tch::{Kind, Tensor};
 
 use super::ffi::{self, Mode};
-use super::module::{outputs, tensors_of, trainable};
+use super::module::{for_training, outputs, tensors_of};
 use super::ops::TorchOps;
 use super::transfer::{to_device, to_host};
 use crate::networks::Extras;
@@ -18,7 +18,7 @@ fn plain(tensor: &Tensor) -> (Vec<usize>, Vec<f32>) {
 }
 
 fn computed(task: Task, recompute: bool) -> Computed {
-    let network = trainable(task.network, 0).unwrap();
+    let network = for_training(task.network, 0).unwrap();
     let input = to_device(&task.input, &task.shape, tch::Device::Cpu).unwrap();
     let ops = TorchOps {
         mode: Mode::Training,
@@ -36,8 +36,8 @@ fn computed(task: Task, recompute: bool) -> Computed {
         .enumerate()
         .map(|(scale, logits)| {
             let (shape, values) = plain(logits);
-            let along = Task::along(scale, values.len());
-            to_device(&along, &shape, tch::Device::Cpu).unwrap()
+            let output_gradient = Task::output_gradient(scale, values.len());
+            to_device(&output_gradient, &shape, tch::Device::Cpu).unwrap()
         })
         .collect();
     ffi::backward(&outputs.logits, &gradients).unwrap();

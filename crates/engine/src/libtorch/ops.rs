@@ -1,5 +1,5 @@
-//! Blocks by libtorch's own calls on the very tensors that Burn's modules hold, with libtorch's autograd:
-//! Burn's autodiff computes a convolution's weight gradient as a convolution whose kernel is the image.
+//! Blocks as libtorch calls on the tensors of Burn's modules, with libtorch's autograd: Burn's autodiff computes a
+//! convolution's weight gradient as a convolution whose kernel is the image.
 
 use burn::module::Param;
 use burn::nn::{BatchNorm, GroupNorm, InstanceNorm};
@@ -11,15 +11,15 @@ use super::ffi::{self, Mode, RawLayer};
 use crate::blocks::{Activation, Conv, ConvNormAct, Norm, Ops, UpConv};
 use ctseg_base::{Error, Result};
 
-/// The operations of libtorch's tensors. They compute in the type of the tensor that goes in.
+/// Operations on libtorch tensors, in the type of the input tensor.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TorchOps {
     pub mode: Mode,
-    /// Whether blocks are computed again on the way back instead of being kept.
+    /// Whether blocks are recomputed in the backward pass (gradient checkpointing).
     pub recompute: bool,
 }
 
-/// The tensor behind a Burn tensor on a libtorch device; both share their memory and gradient.
+/// The libtorch tensor behind a Burn tensor; both share memory and gradient.
 pub(super) fn native<const D: usize>(tensor: BurnTensor<D>) -> Result<Tensor> {
     let primitive = tensor.try_into_primitive::<LibTorch>();
     primitive
@@ -33,7 +33,7 @@ fn parameter<const D: usize>(param: &Param<BurnTensor<D>>) -> Result<Tensor> {
     native(param.val())
 }
 
-pub(super) fn failed(error: tch::TchError) -> Error {
+pub(super) fn torch_error(error: tch::TchError) -> Error {
     Error::invalid(format!("libtorch: {}", ffi::first_line(&error.to_string())))
 }
 
@@ -112,7 +112,7 @@ impl LayerTensors {
     }
 
     /// # Errors
-    /// More dimensions than the shim has room for, or not as many of `padding` as of `stride`.
+    /// More dimensions than the shim supports, or `padding` and `stride` of different lengths.
     pub fn raw(&self, stride: &[usize], padding: &[usize], slope: f64) -> Result<RawLayer> {
         if !(1..=3).contains(&stride.len()) || padding.len() != stride.len() {
             return Err(Error::invalid(format!(
@@ -159,12 +159,12 @@ impl<const R: usize> Ops<R> for TorchOps {
             .collect::<Result<_>>()?;
         let frozen = |layer: &LayerTensors| !layer.weight.requires_grad();
         if self.mode != Mode::Inference && tensors.iter().all(frozen) {
-            // As in use: running statistics are kept, and nothing is for the way back.
+            // As in inference: running statistics are not updated, and nothing is saved for the backward pass.
             let _no_grad = tch::no_grad_guard();
             return ffi::conv_block(&x.0, &raw, Mode::Inference, false).map(SharedTensor);
         }
         if self.mode == Mode::Inference {
-            // One by one, so that what goes into a layer is free before the next one needs memory.
+            // One by one, so that a layer's input is freed before the next layer allocates.
             return raw.iter().try_fold(x, |x, layer| {
                 let layer = std::slice::from_ref(layer);
                 ffi::conv_block(&x.0, layer, self.mode, false).map(SharedTensor)
@@ -198,7 +198,7 @@ impl<const R: usize> Ops<R> for TorchOps {
                 x.0.f_max_pool3d(&size[..], &size[..], &none[..], &one[..], false)
             }
         };
-        pooled.map(SharedTensor).map_err(failed)
+        pooled.map(SharedTensor).map_err(torch_error)
     }
 
     fn mean_pool(&self, x: SharedTensor, factors: &[usize]) -> Result<SharedTensor> {
@@ -209,13 +209,15 @@ impl<const R: usize> Ops<R> for TorchOps {
             }
             _ => mean_of_windows(&x.0, &size),
         };
-        pooled.map(SharedTensor).map_err(failed)
+        pooled.map(SharedTensor).map_err(torch_error)
     }
 
     fn up(&self, x: SharedTensor, up: &UpConv<R>) -> Result<SharedTensor> {
-        let kind = x.0.f_kind().map_err(failed)?;
-        let weight = parameter(&up.weight)?.f_to_kind(kind).map_err(failed)?;
-        let bias = parameter(&up.bias)?.f_to_kind(kind).map_err(failed)?;
+        let kind = x.0.f_kind().map_err(torch_error)?;
+        let weight = parameter(&up.weight)?
+            .f_to_kind(kind)
+            .map_err(torch_error)?;
+        let bias = parameter(&up.bias)?.f_to_kind(kind).map_err(torch_error)?;
         let factors: Vec<i64> = up.factors.iter().map(|factor| *factor as i64).collect();
         let (none, one) = (vec![0; factors.len()], vec![1; factors.len()]);
         let larger = match factors.len() {
@@ -238,17 +240,17 @@ impl<const R: usize> Ops<R> for TorchOps {
                 &one[..],
             ),
         };
-        larger.map(SharedTensor).map_err(failed)
+        larger.map(SharedTensor).map_err(torch_error)
     }
 
     fn join(&self, skip: SharedTensor, x: SharedTensor) -> Result<SharedTensor> {
         Tensor::f_cat(&[skip.0, x.0], 1)
             .map(SharedTensor)
-            .map_err(failed)
+            .map_err(torch_error)
     }
 
-    /// In use, `skip` lies in its place and is freed before there is anything of `x` beside it: a third less memory
-    /// at the finest level, where a network takes the most.
+    /// In inference, `skip` is copied into its place and freed before `x` is computed: a third less memory at the
+    /// finest level, where a network needs the most.
     fn up_joined(
         &self,
         skip: SharedTensor,
@@ -274,21 +276,21 @@ impl<const R: usize> Ops<R> for TorchOps {
         b: SharedTensor,
         activation: Activation,
     ) -> Result<SharedTensor> {
-        let mut sum = a.0.f_add(&b.0).map_err(failed)?;
-        // In place: the way back needs what comes out alone. libtorch's slope is 0.01 too.
+        let mut sum = a.0.f_add(&b.0).map_err(torch_error)?;
+        // In place: the backward pass needs only the output. libtorch's default slope is 0.01 too.
         let activated = match activation {
             Activation::Relu => sum.f_relu_(),
             Activation::LeakyRelu => sum.f_leaky_relu_(),
         };
-        activated.map(SharedTensor).map_err(failed)
+        activated.map(SharedTensor).map_err(torch_error)
     }
 
     fn sigmoid(&self, x: SharedTensor) -> Result<SharedTensor> {
-        x.0.f_sigmoid().map(SharedTensor).map_err(failed)
+        x.0.f_sigmoid().map(SharedTensor).map_err(torch_error)
     }
 
     fn multiply(&self, x: SharedTensor, map: SharedTensor) -> Result<SharedTensor> {
-        x.0.f_mul(&map.0).map(SharedTensor).map_err(failed)
+        x.0.f_mul(&map.0).map(SharedTensor).map_err(torch_error)
     }
 
     fn dropout(&self, x: SharedTensor, probability: f64) -> Result<SharedTensor> {
@@ -297,11 +299,11 @@ impl<const R: usize> Ops<R> for TorchOps {
         }
         x.0.f_dropout(probability, true)
             .map(SharedTensor)
-            .map_err(failed)
+            .map_err(torch_error)
     }
 }
 
-/// A tensor like `model` with so many channels, side by side in memory; its values are not set.
+/// An uninitialised channels-last tensor like `model`, with `channels` channels.
 fn empty_channels_last(model: &Tensor, channels: i64) -> Result<Tensor> {
     let size = model.size();
     let rank = size.len() as i64;
@@ -312,19 +314,18 @@ fn empty_channels_last(model: &Tensor, channels: i64) -> Result<Tensor> {
     order.extend(1..rank - 1);
     Tensor::f_empty(&last[..], (model.kind(), model.device()))
         .and_then(|tensor| tensor.f_permute(&order[..]))
-        .map_err(failed)
+        .map_err(torch_error)
 }
 
-/// Copies `from` into the channels of `to` from `first` on.
+/// Copies `from` into the channels of `to`, starting at `first`.
 fn copied(to: &Tensor, first: i64, from: &Tensor) -> Result<()> {
     let count = from.size()[1];
     to.f_narrow(1, first, count)
         .and_then(|mut part| part.f_copy_(from))
-        .map_err(failed)
+        .map_err(torch_error)
 }
 
-/// Means of windows in three dimensions: libtorch's own pooling has no bf16 on CPUs and leaves the layout of
-/// channels side by side.
+/// 3D average pooling: libtorch's own has no bf16 on CPUs and does not keep the channels-last layout.
 fn mean_of_windows(x: &Tensor, factors: &[i64]) -> std::result::Result<Tensor, tch::TchError> {
     let size = x.size();
     let mut windows = vec![size[0]];
@@ -338,7 +339,7 @@ fn mean_of_windows(x: &Tensor, factors: &[i64]) -> std::result::Result<Tensor, t
         .f_permute([0, 4, 1, 2, 3])
 }
 
-/// A libtorch tensor whose clones share memory and place in the graph.
+/// A libtorch tensor whose clones share memory and graph node.
 #[derive(Debug)]
 pub(super) struct SharedTensor(pub Tensor);
 
@@ -348,17 +349,17 @@ impl Clone for SharedTensor {
     }
 }
 
-/// `tensor` (batch, channel, space…) of `kind` with its channels side by side in memory.
+/// Converts `tensor` (batch, channel, space…) to `kind` and the channels-last layout.
 pub(super) fn channels_last(tensor: &Tensor, kind: Kind) -> Result<Tensor> {
     let (to, from): (&[i64], &[i64]) = match tensor.dim() {
         4 => (&[0, 2, 3, 1], &[0, 3, 1, 2]),
         5 => (&[0, 2, 3, 4, 1], &[0, 4, 1, 2, 3]),
-        _ => return tensor.f_to_kind(kind).map_err(failed),
+        _ => return tensor.f_to_kind(kind).map_err(torch_error),
     };
     let rows = tensor
         .f_to_kind(kind)
         .and_then(|tensor| tensor.f_permute(to))
         .and_then(|tensor| tensor.f_contiguous())
-        .map_err(failed)?;
-    rows.f_permute(from).map_err(failed)
+        .map_err(torch_error)?;
+    rows.f_permute(from).map_err(torch_error)
 }

@@ -1,4 +1,4 @@
-//! Optimisers as libtorch's fused steps, in place (`shim/optimiser.cpp`), and what they remember.
+//! Optimisers with libtorch's fused steps, in place (`shim/optimiser.cpp`), and their state.
 
 use std::ffi::{c_char, c_double, c_int};
 
@@ -6,7 +6,7 @@ use tch::Tensor;
 use torch_sys::C_tensor;
 
 use super::ffi::{checked, equal_lists, pointers};
-use super::ops::failed;
+use super::ops::torch_error;
 use crate::optim::{ALPHA, OptimiserConfig, OptimiserKind};
 use crate::weights::NamedTensors;
 use ctseg_base::{Error, Result};
@@ -75,7 +75,7 @@ pub(super) fn gradient_norm(parameters: &[Tensor]) -> Result<f64> {
     Ok(norm)
 }
 
-/// Numbers of one step of Adam (`decoupled` = AdamW).
+/// Parameters of one Adam step (`decoupled`: AdamW).
 struct AdamStep {
     divide_by: f64,
     step: f64,
@@ -89,7 +89,7 @@ struct AdamStep {
 fn adam(parameters: &[Tensor], first: &[Tensor], second: &[Tensor], step: &AdamStep) -> Result<()> {
     let ([all, m, v], count) = equal_lists([parameters, first, second])?;
     let mut error = std::ptr::null_mut();
-    // SAFETY: the tensors outlive the call, and the three lists are equally long.
+    // SAFETY: the tensors outlive the call, and the three lists have equal lengths.
     let status = unsafe {
         ctseg_adam(
             all.as_ptr(),
@@ -110,7 +110,7 @@ fn adam(parameters: &[Tensor], first: &[Tensor], second: &[Tensor], step: &AdamS
     checked(status, error)
 }
 
-/// Numbers of one step of SGD.
+/// Parameters of one SGD step.
 struct SgdStep {
     divide_by: f64,
     first_step: bool,
@@ -123,7 +123,7 @@ struct SgdStep {
 fn sgd(parameters: &[Tensor], velocity: &[Tensor], step: &SgdStep) -> Result<()> {
     let ([all, buffers], count) = equal_lists([parameters, velocity])?;
     let mut error = std::ptr::null_mut();
-    // SAFETY: as above.
+    // SAFETY: see `adam`.
     let status = unsafe {
         ctseg_sgd(
             all.as_ptr(),
@@ -141,7 +141,7 @@ fn sgd(parameters: &[Tensor], velocity: &[Tensor], step: &SgdStep) -> Result<()>
     checked(status, error)
 }
 
-/// Numbers of one step of RMSProp.
+/// Parameters of one RMSProp step.
 struct RmsPropStep {
     divide_by: f64,
     rate: f64,
@@ -153,7 +153,7 @@ struct RmsPropStep {
 fn rmsprop(parameters: &[Tensor], square: &[Tensor], step: &RmsPropStep) -> Result<()> {
     let ([all, squares], count) = equal_lists([parameters, square])?;
     let mut error = std::ptr::null_mut();
-    // SAFETY: as above.
+    // SAFETY: see `adam`.
     let status = unsafe {
         ctseg_rmsprop(
             all.as_ptr(),
@@ -170,17 +170,17 @@ fn rmsprop(parameters: &[Tensor], square: &[Tensor], step: &RmsPropStep) -> Resu
     checked(status, error)
 }
 
-/// One step of the optimiser of `config` after `steps` others, along the gradients that lie in the parameters, which are
-/// divided by `divide_by`; `memory` is from [`remembered`].
+/// Takes one step of the optimiser after `steps` others, with the gradients in the parameters divided by `divide_by`;
+/// `state` is from [`optimiser_state`].
 pub(super) fn fused_step(
     config: &OptimiserConfig,
-    memory: &[Vec<Tensor>],
+    state: &[Vec<Tensor>],
     parameters: &[Tensor],
     steps: u64,
     divide_by: f64,
     rate: f64,
 ) -> Result<()> {
-    match (config.kind, memory) {
+    match (config.kind, state) {
         (OptimiserKind::Adam | OptimiserKind::AdamW, [first, second]) => adam(
             parameters,
             first,
@@ -219,13 +219,14 @@ pub(super) fn fused_step(
             },
         ),
         _ => Err(Error::invalid(
-            "internal: the optimiser's memory does not fit it",
+            "internal: the optimiser's state does not match its kind",
         )),
     }
 }
 
-/// What the optimiser of `kind` remembers: slots of a tensor per parameter, laid out as it; zero without `state`.
-pub(super) fn remembered(
+/// The state of an optimiser of `kind`: per slot, one tensor per parameter in the same layout. Zero if not in
+/// `state`.
+pub(super) fn optimiser_state(
     kind: OptimiserKind,
     parameters: &[(String, Tensor)],
     state: &NamedTensors,
@@ -234,7 +235,7 @@ pub(super) fn remembered(
     slots.map(|slot| slot_of(slot, parameters, state)).collect()
 }
 
-/// One slot of [`remembered`].
+/// One slot of [`optimiser_state`].
 fn slot_of(
     slot: &str,
     parameters: &[(String, Tensor)],
@@ -244,21 +245,21 @@ fn slot_of(
         .iter()
         .map(|(name, parameter)| {
             let _no_grad = tch::no_grad_guard();
-            let mut memory = parameter.f_zeros_like().map_err(failed)?;
+            let mut tensor = parameter.f_zeros_like().map_err(torch_error)?;
             if let Some(host) = state.get(&format!("{slot}{name}")) {
-                if host.values.len() != memory.numel() {
+                if host.values.len() != tensor.numel() {
                     return Err(Error::invalid(format!(
-                        "the optimiser's state of {name} has {} values instead of {}",
+                        "the optimiser's state of {name} has {} values, expected {}",
                         host.values.len(),
-                        memory.numel()
+                        tensor.numel()
                     )));
                 }
                 let values = Tensor::from_slice(&host.values)
                     .f_reshape(parameter.size())
-                    .map_err(failed)?;
-                memory.f_copy_(&values).map_err(failed)?;
+                    .map_err(torch_error)?;
+                tensor.f_copy_(&values).map_err(torch_error)?;
             }
-            Ok(memory)
+            Ok(tensor)
         })
         .collect()
 }
@@ -298,7 +299,7 @@ mod tests {
         (parameter * gradient).sum(Kind::Float).backward();
     }
 
-    /// Step `index` of the optimiser that a golden file holds, with its settings.
+    /// Step `index` of a golden file's optimiser, with its settings.
     fn take_step(
         (name, golden): (&str, &serde_json::Value),
         parameters: &[Tensor],

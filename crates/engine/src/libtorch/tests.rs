@@ -1,4 +1,4 @@
-//! libtorch's blocks against Burn's own on flex: values and every gradient, f32.
+//! libtorch's blocks against Burn's on flex: values and all gradients, f32.
 //! Over 400 lines: one comparison, with the helpers that all its cases need.
 
 use burn::module::{Module, Param};
@@ -6,7 +6,7 @@ use burn::tensor::{Device, Gradients, Tensor as BurnTensor, TensorData};
 use tch::{Kind, Tensor};
 
 use super::ffi::{self, Mode};
-use super::module::{tensors_of, trainable, wrapped};
+use super::module::{for_training, tensors_of, wrapped};
 use super::ops::{SharedTensor, TorchOps, channels_last, native};
 use super::transfer::{to_device, to_host};
 use crate::blocks::burn_ops::BurnOps;
@@ -16,7 +16,7 @@ use crate::networks::{Downsampling, Network, NetworkConfig, UnetConfig};
 use crate::weights::{NamedTensors, network_tensors, with_tensors};
 use ctseg_base::Result;
 
-/// Largest difference, as a share of the largest value.
+/// Largest difference, relative to the largest value.
 const TOLERANCE: f32 = 1e-4;
 
 pub(super) fn assert_close(what: &str, ours: &[f32], theirs: &[f32]) {
@@ -30,14 +30,14 @@ pub(super) fn assert_close(what: &str, ours: &[f32], theirs: &[f32]) {
     }
 }
 
-/// Values that are spread around zero and never tie in a pooling window.
+/// Values around zero that never tie in a pooling window.
 pub(super) fn wave(count: usize) -> Vec<f32> {
     (0..count)
         .map(|i| (i as f32 * 0.7391).sin() + 0.3 * (i as f32 * 0.0137).cos())
         .collect()
 }
 
-/// Something that any engine computes, with one input and its parameters.
+/// A computation with one input and its parameters, on any engine.
 trait Piece<const R: usize> {
     fn compute<O: Ops<R>>(&self, ops: &O, x: O::Tensor) -> Result<O::Tensor>;
 }
@@ -60,7 +60,7 @@ impl<const R: usize> Piece<R> for UpConv<R> {
     }
 }
 
-/// Pooling of both kinds, joined; no parameters.
+/// Both kinds of pooling, concatenated; no parameters.
 #[derive(Module, Debug)]
 struct PoolAndJoin;
 
@@ -72,7 +72,7 @@ impl<const R: usize> Piece<R> for PoolAndJoin {
     }
 }
 
-/// By name: values as they stand, or gradients.
+/// Values or gradients by name.
 struct Read<'a> {
     gradients: Option<&'a Gradients>,
     found: NamedTensors,
@@ -105,7 +105,7 @@ fn read<M: Module>(module: &M, gradients: Option<&Gradients>) -> NamedTensors {
     read.found
 }
 
-/// The parameters as libtorch tensors that ask for gradients, in the module itself.
+/// Replaces the module's parameters by libtorch tensors with gradients enabled.
 fn on_libtorch<M: Module>(module: M, values: &NamedTensors) -> (M, Vec<(String, Tensor)>) {
     struct Load<'a> {
         values: &'a NamedTensors,
@@ -134,7 +134,7 @@ fn on_libtorch<M: Module>(module: M, values: &NamedTensors) -> (M, Vec<(String, 
     (module, load.parameters)
 }
 
-/// `make` gives the same piece on any device; values and gradients must agree for an input of `shape`.
+/// Compares values and gradients of the module from `make` on both engines, for an input of `shape`.
 fn assert_alike<const R: usize, P: Piece<R> + Module>(
     what: &str,
     make: impl Fn(&Device) -> P,
@@ -149,8 +149,9 @@ fn assert_alike<const R: usize, P: Piece<R> + Module>(
     let x = BurnTensor::<R>::from_data(TensorData::new(input.clone(), shape), &flex).require_grad();
     let y = piece.compute(&BurnOps, x.clone()).unwrap();
     let out_shape = y.dims();
-    let along = wave(out_shape.iter().product::<usize>() + 5)[5..].to_vec();
-    let weights = BurnTensor::<R>::from_data(TensorData::new(along.clone(), out_shape), &flex);
+    let output_gradient = wave(out_shape.iter().product::<usize>() + 5)[5..].to_vec();
+    let weights =
+        BurnTensor::<R>::from_data(TensorData::new(output_gradient.clone(), out_shape), &flex);
     let expected = y.clone().into_data().try_into_vec::<f32>().unwrap();
     let gradients = (y * weights).sum().backward();
     let expected_input = x.grad(&gradients).unwrap().into_data();
@@ -170,8 +171,8 @@ fn assert_alike<const R: usize, P: Piece<R> + Module>(
         .unwrap()
         .0;
     assert_close(&format!("{what}: values"), &to_host(&y).unwrap(), &expected);
-    let along = to_device(&along, &out_shape, tch::Device::Cpu).unwrap();
-    ffi::backward(&[y.shallow_clone()], &[along]).unwrap();
+    let output_gradient = to_device(&output_gradient, &out_shape, tch::Device::Cpu).unwrap();
+    ffi::backward(&[y.shallow_clone()], &[output_gradient]).unwrap();
     assert_close(
         &format!("{what}: gradient by the input"),
         &to_host(&x.grad()).unwrap(),
@@ -254,7 +255,7 @@ fn heads_ups_and_pools_equal_burns() {
     assert_alike::<5, _>("3D pool", |_| PoolAndJoin, [2, 3, 4, 8, 6], false);
 }
 
-/// All kinds of small networks.
+/// Small networks of all kinds.
 fn networks() -> Vec<(NetworkConfig, [usize; 5])> {
     let config = |norm, downsampling| UnetConfig {
         widths: vec![4, 8, 16],
@@ -308,8 +309,9 @@ fn whole_networks_equal_burns() {
         let x = BurnTensor::<5>::from_data(TensorData::new(input.clone(), shape), &flex);
         let y = network.forward(x).unwrap();
         let out_shape = y.dims();
-        let along = wave(out_shape.iter().product());
-        let weights = BurnTensor::<5>::from_data(TensorData::new(along.clone(), out_shape), &flex);
+        let output_gradient = wave(out_shape.iter().product());
+        let weights =
+            BurnTensor::<5>::from_data(TensorData::new(output_gradient.clone(), out_shape), &flex);
         let expected = y.clone().into_data().try_into_vec::<f32>().unwrap();
         let gradients = read(&network, Some(&(y * weights).sum().backward()));
         let statistics = network_tensors(&network).unwrap();
@@ -317,7 +319,7 @@ fn whole_networks_equal_burns() {
         #[allow(deprecated)]
         let device = Device::libtorch();
         let network = with_tensors(fresh(&config, &device), &values, &device).unwrap();
-        let network = trainable(network, 0).unwrap();
+        let network = for_training(network, 0).unwrap();
         let ops = TorchOps {
             mode: Mode::Training,
             recompute: false,
@@ -332,8 +334,8 @@ fn whole_networks_equal_burns() {
         );
         let y = y.unwrap().logits.swap_remove(0);
         assert_close(what, &to_host(&y).unwrap(), &expected);
-        let along = to_device(&along, &out_shape, tch::Device::Cpu).unwrap();
-        ffi::backward(&[y.shallow_clone()], &[along]).unwrap();
+        let output_gradient = to_device(&output_gradient, &out_shape, tch::Device::Cpu).unwrap();
+        ffi::backward(&[y.shallow_clone()], &[output_gradient]).unwrap();
         let mut parameters = tensors_of(&network).unwrap();
         parameters.retain(|(_, parameter)| parameter.requires_grad());
         assert_eq!(parameters.len(), gradients.len());
@@ -345,7 +347,7 @@ fn whole_networks_equal_burns() {
                 &gradients[name].values,
             );
         }
-        // Running statistics have seen the same batch.
+        // Running statistics were updated with the same batch.
         let _no_grad = tch::no_grad_guard();
         for (name, tensor) in network_tensors(&network).unwrap() {
             if name.contains("running_") {
@@ -368,15 +370,16 @@ fn bf16_blocks_are_close_to_f32() {
         let run = |kind| {
             let (piece, parameters) = on_libtorch(piece.clone(), &values);
             let ops = TorchOps {
-                mode: Mode::Look,
+                mode: Mode::BatchStatistics,
                 recompute: false,
             };
             let x = SharedTensor(channels_last(&x, kind).unwrap());
             let y = piece.compute(&ops, x).unwrap().0;
             assert_eq!(y.kind(), kind);
-            let along = to_device(&wave(y.numel()), &[y.numel()], tch::Device::Cpu).unwrap();
-            let along = along.reshape(y.size()).to_kind(kind);
-            ffi::backward(&[y.shallow_clone()], &[along]).unwrap();
+            let output_gradient =
+                to_device(&wave(y.numel()), &[y.numel()], tch::Device::Cpu).unwrap();
+            let output_gradient = output_gradient.reshape(y.size()).to_kind(kind);
+            ffi::backward(&[y.shallow_clone()], &[output_gradient]).unwrap();
             let trained = parameters.iter().filter(|(_, p)| p.requires_grad());
             let gradients: Vec<f32> = trained
                 .flat_map(|(_, parameter)| to_host(&parameter.grad()).unwrap())
@@ -404,7 +407,7 @@ fn weights_stay_with_burns_modules() {
     #[allow(deprecated)]
     let device = Device::libtorch();
     let (config, _) = &networks()[0];
-    let network = trainable(fresh(config, &device), 0).unwrap();
+    let network = for_training(fresh(config, &device), 0).unwrap();
     let (_, parameter) = &tensors_of(&network).unwrap()[0];
     tch::no_grad(|| {
         let mut parameter = parameter.shallow_clone();

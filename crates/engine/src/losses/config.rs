@@ -1,5 +1,5 @@
-//! What a recipe says of the loss: its name alone (`loss = "bce_dice"`), or a section with settings
-//! (`[training.loss]` with `kind = "…"`).
+//! Loss settings of a recipe: a name (`loss = "bce_dice"`), or a section with settings (`[training.loss]` with `kind
+//! = "…"`).
 
 use std::fmt;
 
@@ -10,19 +10,19 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::outputs::Outputs;
 use ctseg_base::Error;
 
-/// Which loss, with its settings; [`name_or_section`] is how a recipe writes it. The formulas are in the
-/// files of the same names.
+/// A loss and its settings; [`name_or_section`] defines its form in recipes. The formulas are in the files of the
+/// same names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum LossConfig {
-    /// Binary cross-entropy, of independent structures.
+    /// Binary cross-entropy, for independent structures.
     Bce(NoSettings),
-    /// Cross-entropy, of exclusive classes.
+    /// Cross-entropy, for exclusive classes.
     Ce(NoSettings),
     Dice(DiceSettings),
-    /// The sum of both, of independent structures.
+    /// The sum of both, for independent structures.
     BceDice(SumSettings),
-    /// The sum of both, of exclusive classes.
+    /// The sum of both, for exclusive classes.
     CeDice(SumSettings),
     Focal(FocalSettings),
     Tversky(TverskySettings),
@@ -32,19 +32,19 @@ pub enum LossConfig {
     Topk(TopkSettings),
 }
 
-/// Of a loss that has none.
+/// For a loss without settings.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NoSettings {}
 
-/// How a measure of overlap is taken.
+/// Settings of the Dice loss.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DiceSettings {
-    /// Added to numerator and denominator, so that a structure that is neither there nor predicted costs
-    /// nothing instead of 0/0.
+    /// Added to numerator and denominator, so that a structure that is neither present nor predicted costs 0 instead
+    /// of 0/0.
     pub smooth: f64,
-    /// Whether each sample of a batch counts by itself, instead of the batch as one large sample.
+    /// Dice per sample instead of over the whole batch.
     pub per_sample: bool,
 }
 
@@ -57,15 +57,15 @@ impl Default for DiceSettings {
     }
 }
 
-/// Of cross-entropy plus Dice.
+/// Settings of cross-entropy plus Dice.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SumSettings {
     pub smooth: f64,
     pub per_sample: bool,
-    /// What the cross-entropy is multiplied by.
+    /// Weight of the cross-entropy.
     pub cross_entropy_weight: f64,
-    /// What the Dice loss is multiplied by.
+    /// Weight of the Dice loss.
     pub dice_weight: f64,
 }
 
@@ -81,7 +81,7 @@ impl Default for SumSettings {
 }
 
 impl SumSettings {
-    /// How the Dice loss is taken.
+    /// The Dice part of the settings.
     pub(crate) fn dice(&self) -> DiceSettings {
         DiceSettings {
             smooth: self.smooth,
@@ -90,13 +90,13 @@ impl SumSettings {
     }
 }
 
-/// Of the focal loss.
+/// Settings of the focal loss.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FocalSettings {
-    /// How much less counts what is right already; 0 is cross-entropy.
+    /// Focusing parameter: higher values reduce the weight of well-classified voxels; 0 is cross-entropy.
     pub gamma: f64,
-    /// Weight of voxels of structures, 1 − alpha that of the others; all alike where nothing is said.
+    /// Weight of structure voxels; others have 1 − alpha. Equal weights by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpha: Option<f64>,
 }
@@ -110,13 +110,13 @@ impl Default for FocalSettings {
     }
 }
 
-/// Of the Tversky loss.
+/// Settings of the Tversky loss.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TverskySettings {
-    /// Weight of what is predicted and not there.
+    /// Weight of false positives.
     pub alpha: f64,
-    /// Weight of what is there and not predicted.
+    /// Weight of false negatives.
     pub beta: f64,
     pub smooth: f64,
     pub per_sample: bool,
@@ -133,13 +133,13 @@ impl Default for TverskySettings {
     }
 }
 
-/// Of the focal Tversky loss.
+/// Settings of the focal Tversky loss.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FocalTverskySettings {
     pub alpha: f64,
     pub beta: f64,
-    /// The larger, the more counts a structure that overlaps badly.
+    /// Focusing parameter: higher values increase the weight of structures with poor overlap.
     pub gamma: f64,
     pub smooth: f64,
     pub per_sample: bool,
@@ -168,7 +168,7 @@ impl FocalTverskySettings {
     }
 }
 
-/// Of the generalised Dice loss.
+/// Settings of the generalised Dice loss.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GeneralisedDiceSettings {
@@ -185,13 +185,13 @@ impl Default for GeneralisedDiceSettings {
     }
 }
 
-/// Of the boundary loss.
+/// Settings of the boundary loss.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BoundarySettings {
-    /// The loss that it is added to: alone it is least where nothing is predicted.
+    /// The region loss to which it is added: on its own, the boundary loss is minimal if nothing is predicted.
     pub region: RegionLoss,
-    /// What the boundary term (in mm) is multiplied by.
+    /// Weight of the boundary term, which is in mm.
     pub weight: f64,
 }
 
@@ -204,7 +204,7 @@ impl Default for BoundarySettings {
     }
 }
 
-/// A loss over regions, with the settings that hold where nothing is said.
+/// A region loss with default settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RegionLoss {
@@ -227,13 +227,13 @@ impl RegionLoss {
     }
 }
 
-/// Of the mean over the worst voxels.
+/// Settings of the top-k loss.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TopkSettings {
-    /// Of the voxels.
+    /// Fraction of the voxels.
     pub share: f64,
-    /// What the Dice loss that is added is multiplied by; 0 leaves it out.
+    /// Weight of an added Dice loss; 0 disables it.
     pub dice_weight: f64,
 }
 
@@ -253,7 +253,7 @@ impl Default for LossConfig {
 }
 
 impl LossConfig {
-    /// The name, as it stands in run names (`unet2d_bce-dice_adam_256`).
+    /// The name used in run names (`unet2d_bce-dice_adam_256`).
     pub fn name(&self) -> &'static str {
         match self {
             Self::Bce(_) => "bce",
@@ -270,7 +270,7 @@ impl LossConfig {
         }
     }
 
-    /// What cannot work, if anything.
+    /// The first invalid setting, if any.
     pub fn problem(&self, outputs: Outputs) -> Option<&'static str> {
         self.wrong_outputs(outputs).or_else(|| self.wrong_value())
     }
@@ -278,10 +278,10 @@ impl LossConfig {
     fn wrong_outputs(&self, outputs: Outputs) -> Option<&'static str> {
         match (self, outputs) {
             (Self::Bce(_) | Self::BceDice(_), Outputs::Exclusive) => Some(
-                "training.loss: bce and bce_dice are for outputs = \"independent\"; exclusive classes take ce or ce_dice",
+                "training.loss: bce and bce_dice are for outputs = \"independent\"; use ce or ce_dice for exclusive classes",
             ),
             (Self::Ce(_) | Self::CeDice(_), Outputs::Independent) => Some(
-                "training.loss: ce and ce_dice are for outputs = \"exclusive\"; independent structures take bce or bce_dice",
+                "training.loss: ce and ce_dice are for outputs = \"exclusive\"; use bce or bce_dice for independent structures",
             ),
             (Self::Boundary(settings), _) => settings.region.config().wrong_outputs(outputs),
             _ => None,
@@ -295,7 +295,7 @@ impl LossConfig {
         };
         let shares = |alpha: f64, beta: f64| {
             (!(weight(alpha) && weight(beta) && alpha + beta > 0.0))
-                .then_some("training.loss.alpha and beta must not be negative, nor both 0")
+                .then_some("training.loss.alpha and beta must be 0 or more, and not both 0")
         };
         match self {
             Self::Bce(_) | Self::Ce(_) => None,
@@ -304,7 +304,7 @@ impl LossConfig {
             Self::BceDice(s) | Self::CeDice(s) => smooth(s.smooth).or((!(weight(s.dice_weight)
                 && weight(s.cross_entropy_weight)
                 && s.dice_weight + s.cross_entropy_weight > 0.0))
-                .then_some("training.loss.cross_entropy_weight and dice_weight must not be negative, nor both 0")),
+                .then_some("training.loss.cross_entropy_weight and dice_weight must be 0 or more, and not both 0")),
             Self::Focal(s) if !weight(s.gamma) => Some("training.loss.gamma must be 0 or more"),
             Self::Focal(s) => s
                 .alpha
@@ -317,20 +317,20 @@ impl LossConfig {
             Self::Boundary(s) => (!(s.weight.is_finite() && s.weight > 0.0))
                 .then_some("training.loss.weight must be above 0"),
             Self::Topk(s) => (!(s.share > 0.0 && s.share <= 1.0 && weight(s.dice_weight))).then_some(
-                "training.loss.share must lie above 0 and at most at 1, dice_weight at 0 or more",
+                "training.loss.share must lie in (0, 1], and dice_weight must be 0 or more",
             ),
         }
     }
 
-    /// The loss of that name, as recipes write it, with the settings that hold where nothing is said.
+    /// The loss with this name in recipes, with default settings.
     ///
     /// # Errors
-    /// There is no such loss; the message lists those that there are.
+    /// An unknown name; the message lists the known ones.
     pub fn from_name(name: &str) -> ctseg_base::Result<Self> {
         Self::named(name).map_err(|error: de::value::Error| Error::invalid(error.to_string()))
     }
 
-    /// The outputs that it is for; independent where it takes both.
+    /// The outputs that the loss is for; independent if it supports both.
     pub fn outputs(&self) -> Outputs {
         match self.wrong_outputs(Outputs::Independent) {
             None => Outputs::Independent,
@@ -343,8 +343,7 @@ impl LossConfig {
     }
 }
 
-/// For serde: a loss by its name where its settings are those that hold where nothing is said, else as a
-/// section.
+/// Serde format: only the name if all settings have their defaults, otherwise a section.
 pub mod name_or_section {
     use super::*;
 

@@ -3,28 +3,28 @@
 use burn::tensor::Tensor;
 use burn::tensor::activation::log_sigmoid;
 
-use super::batch_view::Seen;
+use super::batch_view::BatchView;
 use super::outputs::Outputs;
 
-/// What each voxel costs: `ln(1 + e^x) − x·t` of independent structures (PyTorch's
-/// `binary_cross_entropy_with_logits`), (batch, structure, z, y, x); of exclusive classes the logarithm of
-/// the right one's probability, negative (PyTorch's `cross_entropy`), (batch, 1, z, y, x).
-pub(super) fn of_voxels(seen: &Seen) -> Tensor<5> {
-    match seen.outputs() {
+/// Cross-entropy per voxel. Independent structures: `ln(1 + e^x) − x·t` (PyTorch's
+/// `binary_cross_entropy_with_logits`), (batch, structure, z, y, x). Exclusive classes: the negative log-probability
+/// of the true class (PyTorch's `cross_entropy`), (batch, 1, z, y, x).
+pub(super) fn of_voxels(view: &BatchView) -> Tensor<5> {
+    match view.outputs() {
         Outputs::Independent => {
-            let softplus = log_sigmoid(seen.logits.clone().neg()).neg();
-            softplus - seen.logits.clone() * seen.targets.clone()
+            let softplus = log_sigmoid(view.logits.clone().neg()).neg();
+            softplus - view.logits.clone() * view.targets.clone()
         }
-        Outputs::Exclusive => of_classes(seen, seen.softmax().log_sum),
+        Outputs::Exclusive => of_classes(view, view.softmax().log_sum),
     }
 }
 
-/// The same of exclusive classes whose softmax is there already.
-pub(super) fn of_classes(seen: &Seen, log_sum: Tensor<5>) -> Tensor<5> {
-    log_sum - (seen.logits.clone() * seen.targets.clone()).sum_dim(1)
+/// Same for exclusive classes whose softmax is already computed.
+pub(super) fn of_classes(view: &BatchView, log_sum: Tensor<5>) -> Tensor<5> {
+    log_sum - (view.logits.clone() * view.targets.clone()).sum_dim(1)
 }
 
-/// The mean over all voxels that count.
-pub(super) fn cross_entropy(seen: &Seen) -> Tensor<1> {
-    seen.mean_over_voxels(of_voxels(seen))
+/// The mean over all unmasked voxels.
+pub(super) fn cross_entropy(view: &BatchView) -> Tensor<1> {
+    view.mean_over_voxels(of_voxels(view))
 }

@@ -1,18 +1,18 @@
-//! Losses at several levels of a network (Lee et al., "Deeply-Supervised Nets", AISTATS 2015), as nnU-Net's:
-//! each level counts half of the one above it, and targets of coarser levels are the nearest voxels.
+//! Losses at several scales of a network (Lee et al., "Deeply-Supervised Nets", AISTATS 2015), as in nnU-Net: each
+//! scale has half the weight of the one above it, and targets are downsampled by nearest neighbour.
 
 use std::borrow::Cow;
 
 use crate::attention_maps::resized;
 
-/// What the losses of so many logits are multiplied with, finest first: 1/2^i, together 1.
+/// Weights of the losses at `scales` scales, finest first: 1/2^i, normalised to sum 1.
 pub(crate) fn loss_weights(scales: usize) -> Vec<f64> {
     let halves = |scale: usize| 0.5f64.powi(i32::try_from(scale).unwrap_or(i32::MAX));
     let sum: f64 = (0..scales).map(halves).sum();
     (0..scales).map(|scale| halves(scale) / sum).collect()
 }
 
-/// What stands beside logits of sides `to` (z, y, x): targets or distances of `shape`, and the shape then.
+/// Targets or distances of `shape`, downsampled to the sides `to` (z, y, x) of the logits; with the new shape.
 pub(crate) fn coarser(
     values: &[f32],
     shape: [usize; 5],
@@ -30,7 +30,7 @@ pub(crate) fn coarser(
 mod tests {
     use super::*;
 
-    // nnU-Net with five outputs: [1, 1/2, 1/4, 1/8, 0] / (15/8); the one that counts nothing is not made.
+    // nnU-Net with five outputs: [1, 1/2, 1/4, 1/8, 0] / (15/8); the output with weight 0 is omitted.
     #[test]
     fn weights_are_nnu_nets() {
         let expected = [8.0 / 15.0, 4.0 / 15.0, 2.0 / 15.0, 1.0 / 15.0];

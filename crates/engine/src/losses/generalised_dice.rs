@@ -2,18 +2,18 @@
 
 use burn::tensor::Tensor;
 
-use super::batch_view::Seen;
+use super::batch_view::BatchView;
 use super::config::GeneralisedDiceSettings;
 
-/// `1 − (2 Σ w Σ p·t + s) / (Σ w (Σ p + Σ t) + s)` over structures, each with the weight `w = 1 / (Σ t)²`,
-/// so that small ones count as large ones do: Sudre et al., "Generalised Dice overlap as a deep learning loss
-/// function for highly unbalanced segmentations", DLMIA 2017. A structure that is not there weighs as the
-/// smallest one that is (MONAI's `GeneralizedDiceLoss`).
-pub(super) fn generalised_dice(seen: &Seen, settings: &GeneralisedDiceSettings) -> Tensor<1> {
-    let sums = |values: Tensor<5>| seen.per_structure(values, settings.per_sample);
-    let probabilities = seen.probabilities();
-    let overlap = sums(probabilities.clone() * seen.targets.clone());
-    let there = sums(seen.targets.clone());
+/// `1 − (2 Σ w Σ p·t + s) / (Σ w (Σ p + Σ t) + s)` over structures, with weights `w = 1 / (Σ t)²`, so that small
+/// structures count as much as large ones: Sudre et al., "Generalised Dice overlap as a deep learning loss function
+/// for highly unbalanced segmentations", DLMIA 2017. An absent structure gets the weight of the smallest present one
+/// (MONAI's `GeneralizedDiceLoss`).
+pub(super) fn generalised_dice(view: &BatchView, settings: &GeneralisedDiceSettings) -> Tensor<1> {
+    let sums = |values: Tensor<5>| view.per_structure(values, settings.per_sample);
+    let probabilities = view.probabilities();
+    let overlap = sums(probabilities.clone() * view.targets.clone());
+    let there = sums(view.targets.clone());
     let size = sums(probabilities) + there.clone();
     let absent = there.clone().lower_equal_elem(0.0);
     let weights = there.powf_scalar(-2.0).mask_fill(absent.clone(), 0.0);
@@ -21,5 +21,5 @@ pub(super) fn generalised_dice(seen: &Seen, settings: &GeneralisedDiceSettings) 
     let weights = weights + absent.float() * heaviest;
     let over = (overlap * weights.clone()).sum_dim(1) * 2.0 + settings.smooth;
     let under = (size * weights).sum_dim(1) + settings.smooth;
-    seen.mean_over_rows(over / under, settings.per_sample).neg() + 1.0
+    view.mean_over_rows(over / under, settings.per_sample).neg() + 1.0
 }

@@ -1,5 +1,5 @@
-//! For tests of every engine: losses and their gradients as PyTorch, MONAI and nnU-Net have them
-//! (`scripts/golden/make_losses.py`), and what no reference is needed for.
+//! For tests of every engine: losses and gradients against PyTorch, MONAI and nnU-Net
+//! (`scripts/golden/make_losses.py`), and properties that need no reference.
 
 use std::collections::BTreeMap;
 
@@ -12,12 +12,12 @@ use super::{ClassWeights, Loss, LossConfig, Outputs};
 pub struct Input {
     pub shape: [usize; 5],
     pub logits: Vec<f32>,
-    /// NaN where nothing is known.
+    /// NaN for unlabelled voxels.
     pub targets: Vec<f32>,
     pub distances: Vec<f32>,
 }
 
-/// An engine's loss and its gradient by the logits.
+/// An engine's loss and its gradient with respect to the logits.
 pub type Compute<'a> = &'a dyn Fn(&Loss, &Input) -> (f64, Vec<f32>);
 
 fn golden() -> Value {
@@ -51,11 +51,11 @@ fn loss(config: LossConfig, outputs: &Value, input: &Input, weights: &Value) -> 
             structures: ["first", "second", "third"].map(of).to_vec(),
             background: of("background"),
         }),
-        ignores: input.targets.iter().any(|t| t.is_nan()),
+        ignore_nan: input.targets.iter().any(|t| t.is_nan()),
     }
 }
 
-/// Values and gradients are the references'.
+/// Values and gradients equal the references.
 pub fn equal_the_references(compute: Compute) {
     let golden = golden();
     let cases = golden["cases"].as_array().unwrap();
@@ -86,7 +86,7 @@ pub fn equal_the_references(compute: Compute) {
     }
 }
 
-/// Every loss of the golden values, in turn with the outputs it takes.
+/// Every loss of the golden values with its kind of outputs.
 fn each(golden: &Value) -> impl Iterator<Item = (LossConfig, &Value)> {
     golden["cases"].as_array().unwrap().iter().map(|case| {
         let config = serde_json::from_value(case["loss"].clone()).unwrap();
@@ -94,7 +94,7 @@ fn each(golden: &Value) -> impl Iterator<Item = (LossConfig, &Value)> {
     })
 }
 
-/// Where nothing is known, nothing costs and nothing moves.
+/// Unlabelled voxels have no loss and no gradient.
 pub fn nothing_known_costs_nothing(compute: Compute) {
     let golden = golden();
     for (config, outputs) in each(&golden) {
@@ -102,13 +102,13 @@ pub fn nothing_known_costs_nothing(compute: Compute) {
         input.targets.fill(f32::NAN);
         let loss = loss(config, outputs, &input, &Value::Object(Default::default()));
         let (value, gradient) = compute(&loss, &input);
-        // A structure that is neither there nor predicted costs nothing; 1 − (s / s) may round.
+        // A structure that is neither present nor predicted costs nothing; 1 − (s / s) may round.
         assert!(value.abs() < 1e-3, "{loss:?}: {value}");
         assert!(gradient.iter().all(|g| *g == 0.0), "{loss:?}");
     }
 }
 
-/// What is far off costs much and stays a number, and so does its gradient.
+/// Huge logits give a finite loss and gradient.
 pub fn huge_logits_stay_finite(compute: Compute) {
     let golden = golden();
     for factor in [1e2, 1e4, 1e8] {
@@ -123,7 +123,7 @@ pub fn huge_logits_stay_finite(compute: Compute) {
     }
 }
 
-/// A voxel that is ignored might as well have any logit.
+/// The logits of ignored voxels have no effect.
 pub fn ignored_logits_do_not_matter(compute: Compute) {
     let golden = golden();
     for (config, outputs) in each(&golden) {

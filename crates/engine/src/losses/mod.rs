@@ -1,10 +1,9 @@
-//! The losses that a recipe can name, all on logits. A new one is a file here, its settings in `config` and
-//! one arm in the match below.
+//! Loss functions, all on logits. To add one: a file here, its settings in `config`, and one arm in the match below.
 //!
-//! Logits are one map per structure, whichever outputs a recipe asks for. Independent structures are sigmoids.
-//! Exclusive classes are a softmax over the structures and the background, whose logit is 0 everywhere and
-//! no output of the network: a network with a background of its own gives the same probabilities after its
-//! last layer's weights for the background are taken from those of every structure.
+//! There is one logit map per structure for both kinds of outputs. Independent structures use a sigmoid. Exclusive
+//! classes use a softmax over the structures and the background, whose logit is fixed at 0 and not an output of the
+//! network. A network with a background output becomes equivalent by subtracting the background's last-layer weights
+//! from those of every structure.
 
 mod batch_view;
 mod boundary;
@@ -30,20 +29,20 @@ pub use outputs::{ClassWeights, Outputs};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::batch::Batch;
-use crate::distributed::process_group::Team;
+use crate::distributed::process_group::ProcessGroup;
 use ctseg_base::Result;
 
-use batch_view::Seen;
+use batch_view::BatchView;
 
-/// What training minimises. It remembers nothing between calls.
+/// The training objective. Stateless.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Loss {
     pub config: LossConfig,
     pub outputs: Outputs,
-    /// All alike where there are none.
+    /// `None` for equal weights.
     pub weights: Option<ClassWeights>,
-    /// Whether targets may be NaN, which is how a voxel says that nothing is known of it: it counts nothing.
-    pub ignores: bool,
+    /// Whether targets may be NaN, which marks unlabelled voxels; they are ignored.
+    pub ignore_nan: bool,
 }
 
 impl From<LossConfig> for Loss {
@@ -59,17 +58,16 @@ impl Loss {
     /// The loss of one batch, a tensor with one element.
     ///
     /// # Shapes
-    /// - `logits`, `targets`: (batch, structure, z, y, x); targets are 0 or 1, or NaN where [`Loss::ignores`]
-    /// - `distances`: as `targets`, in mm, where [`Loss::needs_distances`]; without them the boundary costs
-    ///   nothing
+    /// - `logits`, `targets`: (batch, structure, z, y, x); targets are 0 or 1, or NaN where [`Loss::ignore_nan`]
+    /// - `distances`: as `targets`, in mm, if [`Loss::needs_distances`]; without them the boundary term is 0
     pub fn compute(
         &self,
         logits: Tensor<5>,
         targets: Tensor<5>,
         distances: Option<Tensor<5>>,
     ) -> Tensor<1> {
-        let alone = Team::alone();
-        of_seen(&self.config, &self.seen(logits, targets, &alone), distances)
+        let alone = ProcessGroup::single();
+        loss_of_view(&self.config, &self.view(logits, targets, &alone), distances)
     }
 
     /// The loss of a batch whose input holds logits, in the shape of its targets.
@@ -82,81 +80,93 @@ impl Loss {
         loss.into_scalar::<f32>()
     }
 
-    /// The loss of the batch of which each process of `team` has a share, in all of them. Its gradients by a weight
-    /// have to be added up over the processes.
+    /// The loss of a batch that the processes of `group` share; the same value in all of them. Gradients of weights
+    /// must be summed over the processes.
     ///
     /// # Errors
-    /// What keeps the processes apart.
-    pub(crate) fn compute_together(
+    /// A failed collective operation.
+    pub(crate) fn compute_distributed(
         &self,
         logits: Tensor<5>,
         targets: Tensor<5>,
         distances: Option<Tensor<5>>,
-        team: &Team,
+        group: &ProcessGroup,
     ) -> Result<Tensor<1>> {
-        let seen = self.seen(logits, targets, team);
-        let loss = of_seen(&self.config, &seen, distances);
-        seen.checked().map(|()| loss)
+        let view = self.view(logits, targets, group);
+        let loss = loss_of_view(&self.config, &view, distances);
+        view.check().map(|()| loss)
     }
 
-    fn seen<'a>(&'a self, logits: Tensor<5>, targets: Tensor<5>, team: &'a Team) -> Seen<'a> {
+    fn view<'a>(
+        &'a self,
+        logits: Tensor<5>,
+        targets: Tensor<5>,
+        group: &'a ProcessGroup,
+    ) -> BatchView<'a> {
         let weights = self.weights.as_ref();
-        Seen::new(self.outputs, weights, self.ignores, logits, targets, team)
+        BatchView::new(
+            self.outputs,
+            weights,
+            self.ignore_nan,
+            logits,
+            targets,
+            group,
+        )
     }
 
-    /// Whether the loss asks for signed distances to the structures' surfaces.
+    /// Whether the loss needs signed distances to the structures' surfaces.
     pub fn needs_distances(&self) -> bool {
         matches!(self.config, LossConfig::Boundary(_))
     }
 
-    /// The name, as it stands in run names.
+    /// The name used in run names.
     pub fn name(&self) -> &'static str {
         self.config.name()
     }
 }
 
-fn of_seen(config: &LossConfig, seen: &Seen, distances: Option<Tensor<5>>) -> Tensor<1> {
+fn loss_of_view(config: &LossConfig, view: &BatchView, distances: Option<Tensor<5>>) -> Tensor<1> {
     match config {
-        LossConfig::Bce(_) | LossConfig::Ce(_) => cross_entropy::cross_entropy(seen),
-        LossConfig::Dice(settings) => dice::soft_dice(seen, seen.probabilities(), settings),
+        LossConfig::Bce(_) | LossConfig::Ce(_) => cross_entropy::cross_entropy(view),
+        LossConfig::Dice(settings) => dice::soft_dice(view, view.probabilities(), settings),
         LossConfig::BceDice(settings) | LossConfig::CeDice(settings) => {
-            cross_entropy_and_dice(seen, settings)
+            cross_entropy_and_dice(view, settings)
         }
-        LossConfig::Focal(settings) => focal::focal(seen, settings),
-        LossConfig::Tversky(settings) => tversky::tversky(seen, settings),
-        LossConfig::FocalTversky(settings) => tversky::focal_tversky(seen, settings),
-        LossConfig::GeneralisedDice(settings) => generalised_dice::generalised_dice(seen, settings),
+        LossConfig::Focal(settings) => focal::focal(view, settings),
+        LossConfig::Tversky(settings) => tversky::tversky(view, settings),
+        LossConfig::FocalTversky(settings) => tversky::focal_tversky(view, settings),
+        LossConfig::GeneralisedDice(settings) => generalised_dice::generalised_dice(view, settings),
         LossConfig::Boundary(settings) => {
-            let region = of_seen(&settings.region.config(), seen, None);
+            let region = loss_of_view(&settings.region.config(), view, None);
             match distances {
-                Some(distances) => region + boundary::boundary(seen, distances) * settings.weight,
+                Some(distances) => region + boundary::boundary(view, distances) * settings.weight,
                 None => region,
             }
         }
         LossConfig::Topk(settings) => {
-            let worst = topk::topk(seen, settings.share);
+            let worst = topk::topk(view, settings.share);
             if settings.dice_weight == 0.0 {
                 return worst;
             }
-            let dice = dice::soft_dice(seen, seen.probabilities(), &DiceSettings::default());
+            let dice = dice::soft_dice(view, view.probabilities(), &DiceSettings::default());
             worst + dice * settings.dice_weight
         }
     }
 }
 
-fn cross_entropy_and_dice(seen: &Seen, settings: &SumSettings) -> Tensor<1> {
-    let (costs, probabilities) = match seen.outputs() {
-        Outputs::Independent => (cross_entropy::of_voxels(seen), seen.probabilities()),
+fn cross_entropy_and_dice(view: &BatchView, settings: &SumSettings) -> Tensor<1> {
+    let (costs, probabilities) = match view.outputs() {
+        Outputs::Independent => (cross_entropy::of_voxels(view), view.probabilities()),
         Outputs::Exclusive => {
-            let softmax = seen.softmax();
+            let softmax = view.softmax();
             (
-                cross_entropy::of_classes(seen, softmax.log_sum),
+                cross_entropy::of_classes(view, softmax.log_sum),
                 softmax.probabilities,
             )
         }
     };
-    seen.mean_over_voxels(costs) * settings.cross_entropy_weight
-        + dice::soft_dice(seen, probabilities, &settings.dice()) * settings.dice_weight
+    view.mean_over_voxels(costs) * settings.cross_entropy_weight
+        + dice::soft_dice(view, probabilities, &settings.dice()) * settings.dice_weight
 }
 
 #[cfg(test)]
@@ -164,25 +174,25 @@ mod tests {
     use super::golden::{self, Input};
     use super::*;
     use crate::device::DeviceChoice;
-    use crate::distributed::threads::in_team;
+    use crate::distributed::threads::in_process_group;
     use serde::{Deserialize, Serialize};
 
-    /// By Burn's autodiff, on flex where the build has it.
+    /// By Burn's autodiff, on flex if available.
     fn by_burn(loss: &Loss, input: &Input) -> (f64, Vec<f32>) {
         graded(loss, input, |logits, targets, distances| {
             loss.compute(logits, targets, distances)
         })
     }
 
-    /// The same of a process's share of a batch.
-    fn by_burn_together(loss: &Loss, share: &Input, team: &Team) -> (f64, Vec<f32>) {
+    /// Same for a process's share of a batch.
+    fn by_burn_distributed(loss: &Loss, share: &Input, group: &ProcessGroup) -> (f64, Vec<f32>) {
         graded(loss, share, |logits, targets, distances| {
-            let value = loss.compute_together(logits, targets, distances, team);
+            let value = loss.compute_distributed(logits, targets, distances, group);
             value.unwrap()
         })
     }
 
-    /// What `compute` makes of logits, targets and distances, and its gradient by the logits.
+    /// The result of `compute` on logits, targets and distances, and its gradient with respect to the logits.
     fn graded(
         loss: &Loss,
         input: &Input,
@@ -206,7 +216,7 @@ mod tests {
         golden::equal_the_references(&by_burn);
     }
 
-    /// Every loss, its settings, and both meanings of outputs, with weights and without.
+    /// Every loss with its settings, for both kinds of outputs, with and without weights.
     fn all_losses() -> Vec<Loss> {
         let settings = [
             ("independent", r#"{"kind":"bce"}"#),
@@ -231,7 +241,7 @@ mod tests {
         ];
         let mut losses = Vec::new();
         for (outputs, config) in settings {
-            for (weighted, ignores) in [(false, false), (true, false), (true, true)] {
+            for (weighted, ignore_nan) in [(false, false), (true, false), (true, true)] {
                 losses.push(Loss {
                     config: serde_json::from_str(config).unwrap(),
                     outputs: serde_json::from_str(&format!("{outputs:?}")).unwrap(),
@@ -239,15 +249,15 @@ mod tests {
                         structures: vec![0.5, 2.0],
                         background: 0.25,
                     }),
-                    ignores,
+                    ignore_nan,
                 });
             }
         }
         losses
     }
 
-    /// Five samples of two structures: at most one of them in each voxel, in some samples none.
-    fn five_samples(ignores: bool) -> Input {
+    /// Five samples of two structures: at most one structure per voxel, and none in some samples.
+    fn five_samples(ignore_nan: bool) -> Input {
         let shape = [5, 2, 2, 6, 7];
         let voxels = 2 * 6 * 7;
         let count = shape.iter().product::<usize>();
@@ -258,7 +268,7 @@ mod tests {
         };
         let at = |i: usize| (i / (2 * voxels), i / voxels % 2, i % voxels);
         let target = |i: usize| match at(i) {
-            (sample, _, voxel) if ignores && (voxel + sample) % 11 == 0 => f32::NAN,
+            (sample, _, voxel) if ignore_nan && (voxel + sample) % 11 == 0 => f32::NAN,
             (sample, map, voxel) => f32::from(u8::from(class(sample, voxel) == map + 1)),
         };
         Input {
@@ -272,12 +282,12 @@ mod tests {
     #[test]
     fn shares_of_a_batch_cost_what_the_whole_batch_does() {
         for loss in all_losses() {
-            let batch = five_samples(loss.ignores);
+            let batch = five_samples(loss.ignore_nan);
             let [samples, of_sample @ ..] = batch.shape;
             let values = of_sample.iter().product::<usize>();
-            let (whole, gradient) = by_burn_together(&loss, &batch, &Team::alone());
-            in_team(2, |team| {
-                let share = team.share(samples);
+            let (whole, gradient) = by_burn_distributed(&loss, &batch, &ProcessGroup::single());
+            in_process_group(2, |group| {
+                let share = group.shard(samples);
                 let part = |all: &[f32]| all[share.start * values..share.end * values].to_vec();
                 let mut own = Input {
                     shape: batch.shape,
@@ -286,7 +296,7 @@ mod tests {
                     distances: part(&batch.distances),
                 };
                 own.shape[0] = share.len();
-                let (value, own) = by_burn_together(&loss, &own, team);
+                let (value, own) = by_burn_distributed(&loss, &own, group);
                 assert!(
                     (value - whole).abs() < 1e-6 * whole.abs().max(1.0),
                     "{loss:?}"

@@ -1,21 +1,21 @@
-//! What a network's outputs mean, and how much each class counts.
+//! The kind of a network's outputs, and class weights.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-/// What a network's outputs mean.
+/// The kind of a network's outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outputs {
-    /// Each structure is there or not, whatever the others are.
+    /// Structures may overlap; one sigmoid each.
     #[default]
     Independent,
-    /// Every voxel belongs to one structure or to the background.
+    /// Every voxel belongs to one structure or to the background; softmax.
     Exclusive,
 }
 
 impl Outputs {
-    /// The recipe's name.
+    /// The name in recipes.
     pub fn name(self) -> &'static str {
         match self {
             Self::Independent => "independent",
@@ -24,12 +24,12 @@ impl Outputs {
     }
 }
 
-/// How much each class counts.
+/// Class weights of the loss.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClassWeights {
-    /// Of each output map.
+    /// Per output map.
     pub structures: Vec<f64>,
-    /// Of the background of exclusive classes.
+    /// The background's, for exclusive classes.
     pub background: f64,
 }
 

@@ -1,42 +1,41 @@
-//! The mean over the worst voxels.
+//! Top-k loss: the mean over the worst voxels.
 
 use burn::tensor::{Tensor, TensorData};
 
-use super::batch_view::{Seen, sum};
+use super::batch_view::{BatchView, sum};
 use super::cross_entropy;
 use crate::distributed::process_group::Gathered;
 
-/// The mean of the `share` of the voxels' cross-entropies that are largest (nnU-Net's `TopKLoss`, there 10 %).
-/// Where several are as large as the smallest of them, they share its place. Of voxels that are ignored none
-/// counts, so that the share is that of the others.
-pub(super) fn topk(seen: &Seen, share: f64) -> Tensor<1> {
-    let mut costs = cross_entropy::of_voxels(seen);
-    if let Some(weights) = seen.voxel_weights() {
+/// The mean of the largest cross-entropies, over a fraction `share` of the voxels (nnU-Net's `TopKLoss`, there 10 %).
+/// Ties at the threshold share its weight. Ignored voxels are not part of the total.
+pub(super) fn topk(view: &BatchView, share: f64) -> Tensor<1> {
+    let mut costs = cross_entropy::of_voxels(view);
+    if let Some(weights) = view.voxel_weights() {
         costs = costs * weights;
     }
     let shape = costs.dims();
     let device = costs.device();
-    let Some(worst) = worst_of(&costs, seen, share) else {
+    let Some(worst) = worst_of(&costs, view, share) else {
         return sum(costs * 0.0);
     };
     let factors = Tensor::<5>::from_data(TensorData::new(worst, shape), &device);
-    seen.whole(sum(costs * factors))
+    view.all_reduce(sum(costs * factors))
 }
 
-/// What each voxel's cost is multiplied by: 1 / count for those above the count's smallest, a share of that
-/// for those equal to it; none where no voxel counts.
-fn worst_of(costs: &Tensor<5>, seen: &Seen, share: f64) -> Option<Vec<f32>> {
-    // Which voxels are the worst shows in the whole batch only.
-    let whole = |tensor: Tensor<5>| seen.gathered(tensor.into_data().iter::<f32>().collect());
-    let Gathered { values, own_place } = whole(costs.clone().detach());
-    let counted = match seen.counted() {
+/// The weight of each voxel's loss: 1 / count above the threshold, a share of it at the threshold, 0 below. `None` if
+/// no voxel counts.
+fn worst_of(costs: &Tensor<5>, view: &BatchView, share: f64) -> Option<Vec<f32>> {
+    // The threshold depends on the whole batch.
+    let whole = |tensor: Tensor<5>| view.all_gather(tensor.into_data().iter::<f32>().collect());
+    let Gathered { values, own_range } = whole(costs.clone().detach());
+    let counted = match view.mask() {
         Some(counted) => {
             let counted = whole(counted.clone().expand(costs.dims())).values;
             counted.iter().filter(|c| **c > 0.0).count()
         }
         None => values.len(),
     };
-    // As nnU-Net's, rounded down, but never none.
+    // Rounded down as in nnU-Net, but at least one.
     let wanted = ((counted as f64 * share) as usize).max(1);
     if counted == 0 {
         return None;
@@ -56,5 +55,5 @@ fn worst_of(costs: &Tensor<5>, seen: &Seen, share: f64) -> Option<Vec<f32>> {
         value if *value == smallest => shared,
         _ => 0.0,
     };
-    Some(values[own_place].iter().map(factor).collect())
+    Some(values[own_range].iter().map(factor).collect())
 }

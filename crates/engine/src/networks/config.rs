@@ -1,4 +1,4 @@
-//! The settings of a network, as they stand in a recipe, and what they come to where it says nothing.
+//! Network settings of a recipe, and their defaults.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,60 +10,59 @@ use ctseg_base::{Error, Result};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnetConfig {
-    /// Channels per level, finest first; the last one is the bottleneck. Their number is the depth.
+    /// Channels per level, finest first; the last level is the bottleneck. Their number is the depth.
     #[serde(default = "default_widths")]
     pub widths: Vec<usize>,
-    /// Probability with which a bottleneck activation is dropped in training, 0 = off.
+    /// Dropout probability at the bottleneck; 0 disables it.
     #[serde(default)]
     pub dropout: f64,
-    /// `batch` (where nothing is said, of a plain U-Net in 2D), `instance` (of others, whose batches are
-    /// small) or `group`.
+    /// `batch` (default for a plain 2D U-Net), `instance` (default for others, whose batches are small) or `group`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub norm: Option<NormKind>,
-    /// For `norm = "group"`: into how many groups channels are split; 8 where nothing is said.
+    /// Number of groups for `norm = "group"`; default 8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub groups: Option<usize>,
-    /// `relu` (where nothing is said, of a plain U-Net in 2D) or `leaky_relu` (of others).
+    /// `relu` (default for a plain 2D U-Net) or `leaky_relu` (default for others).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activation: Option<Activation>,
-    /// `pool` (where nothing is said, of a plain U-Net in 2D) or `stride` (of others).
+    /// `pool` (default for a plain 2D U-Net) or `stride` (default for others).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub downsampling: Option<Downsampling>,
-    /// Voxels of each level's convolutions along (z,) y, x; 3 where nothing is said.
+    /// Kernel size of each level's convolutions along (z,) y, x; default 3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernels: Option<Vec<Vec<usize>>>,
-    /// By how much each level is coarser than the one above, along (z,) y, x; 2 where nothing is said, 1 for
-    /// the first.
+    /// Downsampling factor of each level relative to the level above, along (z,) y, x; default 2, and 1 for the first
+    /// level.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strides: Option<Vec<Vec<usize>>>,
-    /// For residual encoders: blocks per level; the first of 1, 3, 4, 6, 6, 6, … where nothing is said.
+    /// Residual encoders only: blocks per level; default 1, 3, 4, 6, 6, 6, …
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blocks: Option<Vec<usize>>,
-    /// Convolutions per level of a plain encoder; 2 where nothing is said.
+    /// Plain encoders only: convolutions per level; default 2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub convolutions: Option<Vec<usize>>,
-    /// Convolutions per level of the decoder, finest first; 2 where nothing is said, 1 with a residual encoder.
+    /// Convolutions per level of the decoder, finest first; default 2, or 1 with a residual encoder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decoder_convolutions: Option<Vec<usize>>,
-    /// For `unet2_5d` (2 where nothing is said) and `resenc2d` (0): slices on each side that are seen
-    /// together with the one to be marked.
+    /// `unet2_5d` (default 2) and `resenc2d` (default 0): neighbouring slices on each side that are also input
+    /// channels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub neighbours: Option<usize>,
-    /// Whether attention gates decide what of each skip passes.
+    /// Whether skip connections have attention gates.
     #[serde(default, skip_serializing_if = "is_false")]
     pub attention: bool,
-    /// Whether in training coarser levels of the decoder give logits too.
+    /// Whether coarser levels of the decoder also give logits in training.
     #[serde(default, skip_serializing_if = "is_false")]
     pub deep_supervision: bool,
 }
 
-/// How a level halves the one above.
+/// How a level downsamples the one above.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Downsampling {
-    /// Max-pooling.
+    /// Max pooling.
     Pool,
-    /// The level's first convolution takes every second voxel.
+    /// The level's first convolution is strided.
     Stride,
 }
 
@@ -71,7 +70,7 @@ fn default_widths() -> Vec<usize> {
     vec![32, 64, 128, 256, 512]
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref)] // serde's way to ask
+#[allow(clippy::trivially_copy_pass_by_ref)] // signature required by serde
 fn is_false(value: &bool) -> bool {
     !value
 }
@@ -97,56 +96,56 @@ impl Default for UnetConfig {
     }
 }
 
-/// Groups of a group normalisation where a recipe says nothing.
+/// Default number of groups of a group normalisation.
 const GROUPS: usize = 8;
 
-/// More levels than this halve any patch to nothing.
-const MOST_LEVELS: usize = 10;
+/// Maximum number of levels; more would halve any patch to nothing.
+const MAX_LEVELS: usize = 10;
 
-/// Blocks per level of a residual encoder where a recipe says nothing (nnU-Net's `ResEnc` presets).
-const BLOCKS: [usize; MOST_LEVELS] = [1, 3, 4, 6, 6, 6, 6, 6, 6, 6];
+/// Default blocks per level of a residual encoder (nnU-Net's `ResEnc` presets).
+const BLOCKS: [usize; MAX_LEVELS] = [1, 3, 4, 6, 6, 6, 6, 6, 6, 6];
 
-/// Sides of kernels and strides beyond these are mistakes.
-const LARGEST_KERNEL: usize = 9;
-const LARGEST_STRIDE: usize = 4;
+/// Maximum side of kernels and strides.
+const MAX_KERNEL: usize = 9;
+const MAX_STRIDE: usize = 4;
 
-/// Convolutions per level and side where a recipe says nothing, as in the papers.
+/// Default convolutions per level of encoder and decoder, as in the papers.
 const LAYERS: usize = 2;
 
 /// nnU-Net's `n_conv_per_stage_decoder` with a residual encoder.
 const LAYERS_PER_RESIDUAL_DECODER_LEVEL: usize = 1;
 
-/// More convolutions than this on a level are a mistake.
-const MOST_LAYERS: usize = 16;
+/// Maximum convolutions per level.
+const MAX_LAYERS: usize = 16;
 
-/// More blocks or channels than these are one too.
-const MOST_BLOCKS: usize = 64;
-const MOST_CHANNELS: usize = 1 << 14;
+/// Maximum blocks per level, and channels.
+const MAX_BLOCKS: usize = 64;
+const MAX_CHANNELS: usize = 1 << 14;
 
-/// A number for each of so many levels.
+/// One number per level, or `default` for all levels.
 fn counts(
     key: &str,
     given: Option<&Vec<usize>>,
     levels: usize,
-    usual: usize,
+    default: usize,
 ) -> Result<Vec<usize>> {
     let Some(given) = given else {
-        return Ok(vec![usual; levels]);
+        return Ok(vec![default; levels]);
     };
-    let fits = given.len() == levels && given.iter().all(|count| (1..=MOST_LAYERS).contains(count));
+    let fits = given.len() == levels && given.iter().all(|count| (1..=MAX_LAYERS).contains(count));
     if !fits {
         return Err(Error::invalid(format!(
-            "{key} = {given:?} is not usable; expected {levels} numbers from 1 to {MOST_LAYERS}"
+            "{key} = {given:?} is invalid; expected {levels} numbers from 1 to {MAX_LAYERS}"
         )));
     }
     Ok(given.clone())
 }
 
 impl UnetConfig {
-    /// The settings for a network on `axes` axes; `residual` encoders follow nnU-Net's choices in 2D too.
+    /// The plan of a network on `axes` axes; `residual` encoders follow nnU-Net's defaults in 2D too.
     ///
     /// # Errors
-    /// Values that no network can have.
+    /// Invalid values.
     pub(super) fn plan(&self, axes: usize, residual: bool) -> Result<Plan> {
         self.check_numbers()?;
         let plain_slices = axes == 2 && !residual;
@@ -162,7 +161,7 @@ impl UnetConfig {
         let pool = self.downsampling.unwrap_or(downsampling) == Downsampling::Pool;
         if residual && pool {
             return Err(Error::invalid(
-                "network.downsampling = \"pool\" is for plain U-Nets; residual encoders take strides: leave it out",
+                "network.downsampling = \"pool\" is for plain U-Nets; residual encoders use strides; remove it",
             ));
         }
         Ok(Plan {
@@ -184,7 +183,7 @@ impl UnetConfig {
         })
     }
 
-    /// The same network with nothing left to defaults.
+    /// The same settings with all defaults filled in.
     pub(super) fn written_out(&self, axes: usize, residual: bool) -> Result<Self> {
         let plan = self.plan(axes, residual)?;
         Ok(Self {
@@ -204,23 +203,17 @@ impl UnetConfig {
         })
     }
 
-    /// What the sides of an input must be multiples of along z, y, x; 1 along z for slices.
+    /// Required divisor of the input's sides along z, y, x; 1 along z for slices.
     pub(super) fn multiple(&self, axes: usize) -> [usize; 3] {
         let mut multiple = [1; 3];
         for axis in 0..axes {
             multiple[3 - axes + axis] = match &self.strides {
                 Some(strides) => strides
                     .iter()
-                    .take(MOST_LEVELS)
-                    .map(|stride| {
-                        stride
-                            .get(axis)
-                            .copied()
-                            .unwrap_or(1)
-                            .clamp(1, LARGEST_STRIDE)
-                    })
+                    .take(MAX_LEVELS)
+                    .map(|stride| stride.get(axis).copied().unwrap_or(1).clamp(1, MAX_STRIDE))
                     .product(),
-                None => 1 << self.widths.len().saturating_sub(1).min(MOST_LEVELS),
+                None => 1 << self.widths.len().saturating_sub(1).min(MAX_LEVELS),
             };
         }
         multiple
@@ -230,15 +223,15 @@ impl UnetConfig {
         let widths = &self.widths;
         let usable = widths
             .iter()
-            .all(|width| (1..=MOST_CHANNELS).contains(width));
-        if !(2..=MOST_LEVELS).contains(&widths.len()) || !usable {
+            .all(|width| (1..=MAX_CHANNELS).contains(width));
+        if !(2..=MAX_LEVELS).contains(&widths.len()) || !usable {
             return Err(Error::invalid(format!(
-                "network.widths = {widths:?} is not usable; expected 2 to {MOST_LEVELS} levels, each with 1 to {MOST_CHANNELS} channels"
+                "network.widths = {widths:?} is invalid; expected 2 to {MAX_LEVELS} levels, each with 1 to {MAX_CHANNELS} channels"
             )));
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return Err(Error::invalid(format!(
-                "network.dropout = {} is not a probability in [0, 1)",
+                "network.dropout = {} is invalid; expected a probability in [0, 1)",
                 self.dropout
             )));
         }
@@ -250,14 +243,14 @@ impl UnetConfig {
         let Some(kernels) = &self.kernels else {
             return Ok(vec![vec![3; axes]; levels]);
         };
-        let usable = |side: &usize| side % 2 == 1 && *side <= LARGEST_KERNEL;
+        let usable = |side: &usize| side % 2 == 1 && *side <= MAX_KERNEL;
         let fits = kernels.len() == levels
             && kernels
                 .iter()
                 .all(|kernel| kernel.len() == axes && kernel.iter().all(usable));
         if !fits {
             return Err(Error::invalid(format!(
-                "network.kernels = {kernels:?} is not usable; expected {levels} lists of {axes} odd numbers up to {LARGEST_KERNEL}, one list for each of network.widths"
+                "network.kernels = {kernels:?} is invalid; expected {levels} lists of {axes} odd numbers up to {MAX_KERNEL}, one list for each of network.widths"
             )));
         }
         Ok(kernels.clone())
@@ -270,7 +263,7 @@ impl UnetConfig {
             strides[0] = vec![1; axes];
             return Ok(strides);
         };
-        let usable = |stride: &usize| (1..=LARGEST_STRIDE).contains(stride);
+        let usable = |stride: &usize| (1..=MAX_STRIDE).contains(stride);
         let fits = strides.len() == levels
             && strides
                 .iter()
@@ -278,7 +271,7 @@ impl UnetConfig {
             && strides[0].iter().all(|stride| *stride == 1);
         if !fits {
             return Err(Error::invalid(format!(
-                "network.strides = {strides:?} is not usable; expected {levels} lists of {axes} numbers from 1 to {LARGEST_STRIDE}, one list for each of network.widths, the first of 1s"
+                "network.strides = {strides:?} is invalid; expected {levels} lists of {axes} numbers from 1 to {MAX_STRIDE}, one list for each of network.widths, the first of 1s"
             )));
         }
         Ok(strides.clone())
@@ -289,14 +282,14 @@ impl UnetConfig {
         if norm != NormKind::Group {
             return match self.groups {
                 Some(_) => Err(Error::invalid(
-                    "network.groups is for norm = \"group\"; leave it out or set the norm",
+                    "network.groups is for norm = \"group\"; remove it or set norm",
                 )),
                 None => Ok(groups),
             };
         }
         if groups == 0 || self.widths.iter().any(|width| width % groups != 0) {
             return Err(Error::invalid(format!(
-                "network.groups = {groups} is not usable; expected a number that divides each of network.widths = {:?}",
+                "network.groups = {groups} is invalid; expected a number that divides each of network.widths = {:?}",
                 self.widths
             )));
         }
@@ -306,7 +299,7 @@ impl UnetConfig {
     fn checked_convolutions(&self, residual: bool) -> Result<Vec<usize>> {
         if residual && self.convolutions.is_some() {
             return Err(Error::invalid(
-                "network.convolutions is for plain encoders; residual ones have network.blocks: leave it out",
+                "network.convolutions is for plain encoders; residual encoders use network.blocks; remove it",
             ));
         }
         counts(
@@ -318,13 +311,13 @@ impl UnetConfig {
     }
 
     fn checked_decoder_convolutions(&self, residual: bool) -> Result<Vec<usize>> {
-        let usual = match residual {
+        let default = match residual {
             true => LAYERS_PER_RESIDUAL_DECODER_LEVEL,
             false => LAYERS,
         };
         let levels = self.widths.len() - 1;
         let given = self.decoder_convolutions.as_ref();
-        counts("network.decoder_convolutions", given, levels, usual)
+        counts("network.decoder_convolutions", given, levels, default)
     }
 
     fn checked_blocks(&self, residual: bool) -> Result<Option<Vec<usize>>> {
@@ -333,16 +326,16 @@ impl UnetConfig {
             (None, false) => Ok(None),
             (None, true) => Ok(Some(BLOCKS[..levels].to_vec())),
             (Some(_), false) => Err(Error::invalid(
-                "network.blocks is for residual encoders (resenc2d, resenc3d); leave it out or change network.kind",
+                "network.blocks is for residual encoders (resenc2d, resenc3d); remove it or change network.kind",
             )),
             (Some(blocks), true)
                 if blocks.len() == levels
-                    && blocks.iter().all(|count| (1..=MOST_BLOCKS).contains(count)) =>
+                    && blocks.iter().all(|count| (1..=MAX_BLOCKS).contains(count)) =>
             {
                 Ok(Some(blocks.clone()))
             }
             (Some(blocks), true) => Err(Error::invalid(format!(
-                "network.blocks = {blocks:?} is not usable; expected {levels} numbers from 1 to {MOST_BLOCKS}, one for each of network.widths"
+                "network.blocks = {blocks:?} is invalid; expected {levels} numbers from 1 to {MAX_BLOCKS}, one for each of network.widths"
             ))),
         }
     }

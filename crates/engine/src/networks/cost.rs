@@ -1,31 +1,31 @@
-//! What a network costs: its layers with their shapes, parameters, multiply-adds and the memory that
-//! training needs, all without making a tensor.
+//! Cost of a network: its layers with their shapes, parameters, multiply-adds and training memory, computed without
+//! allocating tensors.
 
 use serde::Serialize;
 
 use super::{Extras, Network, NetworkConfig};
-use crate::blocks::shape_ops::{Counted, Counting, Shape};
+use crate::blocks::shape_ops::{LayerCounts, Shape, ShapeOps};
 use crate::device::DeviceChoice;
 use crate::precision::Precision;
 use ctseg_base::{Error, Result};
 
-/// A network's layers and their sums. All but the parameters are for one sample.
+/// Cost of a network: its layers and their totals. All but the parameters are per sample.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Cost {
-    /// Trained ones; running statistics are not among them.
+    /// Trained parameters, without running statistics.
     pub parameters: u64,
-    /// Of a forward pass; one back takes twice as many.
+    /// Of the forward pass; the backward pass needs twice as many.
     pub multiply_adds: u64,
-    /// What training keeps from the forward pass for the way back.
+    /// Activations that training saves for the backward pass.
     pub activation_bytes: Bytes,
-    /// In the order of computation; the first is the input.
+    /// In order of computation; the first is the input.
     pub layers: Vec<LayerCost>,
 }
 
 /// One layer of a [`Cost`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LayerCost {
-    /// As its weights are called (`encoder.0.1`), or the operation where it has none.
+    /// Name of the layer (`encoder.0.1`), or of the operation if it has no weights.
     pub name: String,
     /// (channel, space…)
     pub output: Vec<usize>,
@@ -35,35 +35,35 @@ pub struct LayerCost {
 }
 
 impl LayerCost {
-    /// Numbers in its output.
+    /// Elements of the output.
     fn elements(&self) -> u64 {
         self.output.iter().map(|side| *side as u64).product()
     }
 
-    /// Of its output.
+    /// Voxels of the output.
     fn voxels(&self) -> u64 {
         let channels = self.output.first().copied().unwrap_or(1);
         self.elements() / channels.max(1) as u64
     }
 
-    /// Numbers of the neighbourhoods that are written out at a time, and of what is made of them.
+    /// Elements of one im2col tile and its product.
     fn tile_elements(&self) -> u64 {
         let neighbourhood = self.multiply_adds / self.elements().max(1);
         let channels = self.output.first().copied().unwrap_or(1) as u64;
-        UNFOLDED_VOXELS.min(self.voxels()) * (neighbourhood + channels)
+        IM2COL_VOXELS.min(self.voxels()) * (neighbourhood + channels)
     }
 }
 
-/// Bytes by the type of the activations.
+/// Bytes per type of the activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Bytes {
     pub f32: u64,
-    /// f16 too.
+    /// Also for f16.
     pub bf16: u64,
 }
 
 impl Bytes {
-    /// In this precision.
+    /// The bytes for this precision.
     pub fn of(self, precision: Precision) -> u64 {
         match precision {
             Precision::F32 => self.f32,
@@ -72,64 +72,59 @@ impl Bytes {
     }
 }
 
-/// How often the largest layer's output (a skip beside what comes from below) is in memory at once in use: it, what
-/// the next layer makes of it, and an engine's copy in another layout. Measured on libtorch's CPU engine beside 0.4 GB
-/// of the process: a U-Net 3D 32-256 on 96³ took 1.10 GB in f32 and 0.76 in bf16, a U-Net 2D 32-512 on 4 × 512² 1.07.
+/// How many times the largest layer's output (a skip beside the tensor from below) is in memory at once during
+/// inference: itself, the next layer's output, and a copy in another layout. Measured with libtorch on the CPU, in
+/// addition to 0.4 GB of the process: a U-Net 3D 32-256 on 96³ took 1.10 GB in f32 and 0.76 in bf16, a U-Net 2D
+/// 32-512 on 4 × 512² 1.07.
 const LIVE_IN_USE: f64 = 2.5;
 
 /// Bytes per parameter in training: the weight, its gradient and Adam's two moments, all f32.
 const BYTES_PER_PARAMETER: u64 = 16;
 
-/// The same where convolutions are products of matrices (Burn's Flex): the input is there channels last, too.
-const LIVE_UNFOLDED: f64 = 3.0;
+/// Same for im2col engines (Burn's flex), which also hold the input channels-last.
+const LIVE_IM2COL: f64 = 3.0;
 
-/// Such an engine writes out the neighbourhoods of so many voxels at a time, and a thread that waits for a product to
-/// end begins with the next ones.
-const UNFOLDED_VOXELS: u64 = 512;
-const UNFOLDED_TILES: u64 = 3;
+/// Voxels per im2col tile, and tiles per thread: a thread that waits for a product starts on the next tile.
+const IM2COL_VOXELS: u64 = 512;
+const IM2COL_TILES: u64 = 3;
 
 impl Cost {
-    /// About how much memory a pass in use takes at its peak beside the weights, for a batch of `batch`: the largest
-    /// layer with its neighbours, input and output in plain memory, one layer's weights in another layout. An engine
-    /// with `unfolding_threads` turns convolutions into products of matrices; 0 where it does not.
-    pub fn pass_bytes(&self, batch: usize, precision: Precision, unfolding_threads: u64) -> u64 {
+    /// Estimated peak memory of inference on a batch of `batch`, without the weights: the largest layer with its
+    /// neighbours, input and output in host memory, and one layer's weights in another layout. `im2col_threads` is 0
+    /// for engines that do not compute convolutions by im2col.
+    pub fn pass_bytes(&self, batch: usize, precision: Precision, im2col_threads: u64) -> u64 {
         let width = if precision == Precision::F32 { 4 } else { 2 };
         let size = LayerCost::elements;
         let largest = self.layers.iter().map(size).max().unwrap_or(0);
         let input = self.layers.first().map_or(0, size);
         let logits = self.layers.last().map_or(0, size);
-        // As tensors, and as they come and go.
+        // As tensors, and in host memory.
         let plain = (input + logits) * (width + 4) + input * 4;
-        let live = match unfolding_threads {
+        let live = match im2col_threads {
             0 => LIVE_IN_USE,
-            _ => LIVE_UNFOLDED,
+            _ => LIVE_IM2COL,
         };
         let per_sample = (live * (largest * width) as f64) as u64 + plain;
         let parameters = self.layers.iter().map(|layer| layer.parameters).max();
         let tiles = self.layers.iter().map(|layer| {
-            let most = layer.voxels().div_ceil(UNFOLDED_VOXELS) * batch as u64;
-            (UNFOLDED_TILES * unfolding_threads).min(most) * layer.tile_elements()
+            let most = layer.voxels().div_ceil(IM2COL_VOXELS) * batch as u64;
+            (IM2COL_TILES * im2col_threads).min(most) * layer.tile_elements()
         });
         let beside = parameters.unwrap_or(0) + tiles.max().unwrap_or(0);
         (batch as u64 * per_sample).saturating_add(beside * width)
     }
 
-    /// [`Cost::pass_bytes`] with the weights.
-    pub fn inference_bytes(
-        &self,
-        batch: usize,
-        precision: Precision,
-        unfolding_threads: u64,
-    ) -> u64 {
+    /// [`Cost::pass_bytes`] plus the weights.
+    pub fn inference_bytes(&self, batch: usize, precision: Precision, im2col_threads: u64) -> u64 {
         let width = if precision == Precision::F32 { 4 } else { 2 };
-        self.parameters * width + self.pass_bytes(batch, precision, unfolding_threads)
+        self.parameters * width + self.pass_bytes(batch, precision, im2col_threads)
     }
 
-    /// About how much memory a training step with Adam takes at its peak, for a batch of `batch`: weights,
-    /// gradients, moments, what is kept for the way back, and the largest layer's gradient.
+    /// Estimated peak memory of a training step with Adam on a batch of `batch`: weights, gradients, moments, saved
+    /// activations, and the largest layer's gradient.
     pub fn training_bytes(&self, batch: usize, precision: Precision) -> u64 {
         let width = if precision == Precision::F32 { 4 } else { 2 };
-        // Weights are cast for each pass.
+        // Weights are cast in each pass.
         let cast = if precision == Precision::F32 { 0 } else { 2 };
         let size = LayerCost::elements;
         let largest = self.layers.iter().map(size).max().unwrap_or(0);
@@ -141,11 +136,11 @@ impl Cost {
 }
 
 impl NetworkConfig {
-    /// The network's table for an input of shape `input` (batch, channel, z, y, x), z the number of slices
-    /// that it sees (1 for `unet2d`). Figures are per sample, whatever the batch.
+    /// The cost for an input of shape `input` (batch, channel, z, y, x); z is the number of input slices (1 for
+    /// `unet2d`). Figures are per sample, whatever the batch.
     ///
     /// # Errors
-    /// A recipe value that no network can have, or an input that does not fit the network.
+    /// An invalid setting, or an input that does not fit the network.
     pub fn cost(&self, channels: usize, structures: usize, input: [usize; 5]) -> Result<Cost> {
         let [_, given, z, y, x] = input;
         let flat = self.dimensions() == 2;
@@ -172,38 +167,38 @@ impl NetworkConfig {
                 self.name()
             )));
         }
-        // Any engine: weights are drawn when they are first used, and here they never are.
+        // Weights are initialised lazily and never used here, so any engine will do.
         let network = self.init(channels, structures, &DeviceChoice::cpu().device()?)?;
-        let counting = Counting::of(&network);
+        let ops = ShapeOps::of(&network);
         let shape = Shape(std::iter::once(channels * slices).chain(space).collect());
         let begin = input_layer(&shape);
         let wanted = Extras::training();
         match &network {
-            Network::Slices(network) => drop(network.outputs(&counting, shape, wanted)?),
-            Network::Volumes(network) => drop(network.outputs(&counting, shape, wanted)?),
+            Network::Slices(network) => drop(network.outputs(&ops, shape, wanted)?),
+            Network::Volumes(network) => drop(network.outputs(&ops, shape, wanted)?),
         }
-        Ok(summed(std::iter::once(begin).chain(counting.layers())))
+        Ok(summed(std::iter::once(begin).chain(ops.layers())))
     }
 }
 
-/// The input is kept, as every layer's output.
-fn input_layer(shape: &Shape) -> Counted {
-    Counted {
+/// The input is saved, like every layer's output.
+fn input_layer(shape: &Shape) -> LayerCounts {
+    LayerCounts {
         name: "input".to_owned(),
         output: shape.0.clone(),
         parameters: 0,
         multiply_adds: 0,
-        kept: shape.0.iter().map(|side| *side as u64).product(),
-        kept_bytes: 0,
+        saved: shape.0.iter().map(|side| *side as u64).product(),
+        saved_bytes: 0,
     }
 }
 
-fn summed(counted: impl Iterator<Item = Counted>) -> Cost {
+fn summed(counted: impl Iterator<Item = LayerCounts>) -> Cost {
     let layers: Vec<LayerCost> = counted
         .map(|layer| LayerCost {
             activation_bytes: Bytes {
-                f32: 4 * layer.kept + layer.kept_bytes,
-                bf16: 2 * layer.kept + layer.kept_bytes,
+                f32: 4 * layer.saved + layer.saved_bytes,
+                bf16: 2 * layer.saved + layer.saved_bytes,
             },
             name: layer.name,
             output: layer.output,

@@ -1,4 +1,4 @@
-//! For tests: PyTorch's values of whole networks (`scripts/golden/make_networks.py`) against an engine's.
+//! For tests: compares whole networks on an engine with PyTorch (`scripts/golden/make_networks.py`).
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{Network, NetworkConfig};
 use crate::weights::{NamedTensors, is_trained, network_tensors, with_tensors};
 
-/// The files.
+/// The golden files.
 pub const CASES: [&str; 7] = [
     "unet2d",
     "unet2d_attention",
@@ -19,21 +19,21 @@ pub const CASES: [&str; 7] = [
     "resenc3d",
 ];
 
-/// Every so many logits are in the files.
+/// The files hold every seventh logit.
 const STEP: usize = 7;
 
-/// Largest difference, as a share of the largest value.
+/// Largest difference, relative to the largest value.
 const TOLERANCE: f64 = 2e-4;
 
-/// What an engine computes in training mode: a tensor with its shape for each scale and each gate, and by
-/// name the gradients of Σ logits · along.
+/// The outputs of an engine in training mode: logits per scale and map per gate, each with its shape, and the
+/// gradients of Σ logits · output_gradient by name.
 pub struct Computed {
     pub logits: Vec<(Vec<usize>, Vec<f32>)>,
     pub maps: Vec<(Vec<usize>, Vec<f32>)>,
     pub gradients: BTreeMap<String, Vec<f32>>,
 }
 
-/// A network without autodiff on `device`, its input, and what the logits of scale s are multiplied with.
+/// A network on `device` without autodiff, with its input.
 pub struct Task {
     pub network: Network,
     pub input: Vec<f32>,
@@ -41,14 +41,14 @@ pub struct Task {
 }
 
 impl Task {
-    pub fn along(scale: usize, count: usize) -> Vec<f32> {
+    pub fn output_gradient(scale: usize, count: usize) -> Vec<f32> {
         (0..count)
             .map(|i| (0.61 * i as f64 + scale as f64).cos() as f32)
             .collect()
     }
 }
 
-/// Shows each case's task to `compute` and compares.
+/// Passes each case's task to `compute` and compares the result.
 pub fn compare(device: &Device, compute: &mut dyn FnMut(Task) -> Computed) {
     for name in CASES {
         let golden = read(name);
@@ -74,7 +74,7 @@ pub fn compare(device: &Device, compute: &mut dyn FnMut(Task) -> Computed) {
     }
 }
 
-/// The network's own tensors with values by formula.
+/// The network's tensors with values from a formula.
 pub fn weights(network: &Network) -> NamedTensors {
     let mut tensors = network_tensors(network).unwrap();
     let trained = tensors.iter_mut().filter(|(name, _)| is_trained(name));
@@ -182,9 +182,9 @@ mod tests {
                 .outputs(Tensor::from_data(input, &device), wanted)
                 .unwrap();
             let parts = outputs.logits.iter().enumerate().map(|(scale, logits)| {
-                let along = Task::along(scale, logits.shape().num_elements());
-                let along = TensorData::new(along, logits.dims());
-                (logits.clone() * Tensor::from_data(along, &device)).sum()
+                let output_gradient = Task::output_gradient(scale, logits.shape().num_elements());
+                let output_gradient = TensorData::new(output_gradient, logits.dims());
+                (logits.clone() * Tensor::from_data(output_gradient, &device)).sum()
             });
             let gradients = parts.reduce(|a, b| a + b).unwrap().backward();
             let mut read = Read {

@@ -1,4 +1,4 @@
-//! Levels of a U-Net: layers on a grid of one spacing.
+//! Levels of a U-Net: layers at one resolution.
 
 use burn::module::Module;
 use burn::tensor::Device;
@@ -14,7 +14,7 @@ pub enum Level<const R: usize> {
     Residual(Vec<Residual<R>>),
 }
 
-/// Layers one after the other, the first one strided.
+/// A sequence of layers; the first one is strided.
 pub(super) fn level<const R: usize>(
     plan: &Plan,
     index: usize,

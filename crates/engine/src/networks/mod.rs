@@ -1,5 +1,4 @@
-//! The networks that a stage recipe can name: U-Nets, plain or with a residual encoder, on slices, on slices
-//! with their neighbours, and on volumes.
+//! Networks: U-Nets with a plain or residual encoder, on slices, on slices with their neighbours, and on volumes.
 
 mod config;
 pub mod cost;
@@ -21,20 +20,19 @@ use crate::blocks::burn_ops::BurnOps;
 use ctseg_base::{Error, Result};
 use plan::Plan;
 
-/// The network of a stage, as written under `[network]` in its recipe.
+/// The network of a stage, as under `[network]` in its recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind")]
 pub enum NetworkConfig {
     #[serde(rename = "unet2d")]
     Unet2d(UnetConfig),
-    /// On slices with their neighbours as further channels (as in Han, "Automatic Liver Lesion Segmentation
-    /// Using a Deep Convolutional Neural Network Method", LiTS 2017, arXiv 1704.07239); the middle one is
-    /// marked.
+    /// On slices with neighbouring slices as additional channels; segments the middle one (as in Han, "Automatic
+    /// Liver Lesion Segmentation Using a Deep Convolutional Neural Network Method", LiTS 2017, arXiv 1704.07239).
     #[serde(rename = "unet2_5d")]
     Unet25d(UnetConfig),
     #[serde(rename = "unet3d")]
     Unet3d(UnetConfig),
-    /// With a residual encoder, see `resenc`; it too can see neighbours.
+    /// With a residual encoder, see `resenc`; may also use neighbouring slices.
     #[serde(rename = "resenc2d")]
     ResEnc2d(UnetConfig),
     #[serde(rename = "resenc3d")]
@@ -43,29 +41,29 @@ pub enum NetworkConfig {
 
 /// A network with its weights.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)] // there are a handful of them in a process
+#[allow(clippy::large_enum_variant)] // a process holds only a few
 pub enum Network {
-    /// On slices; several of a volume are channels one after the other.
+    /// On slices; neighbouring slices are stacked as channels.
     Slices(Unet<4>),
     Volumes(Unet<5>),
 }
 
-/// Neighbours on each side of `unet2_5d` where a recipe says nothing.
+/// Default neighbours on each side of `unet2_5d`.
 const NEIGHBOURS: usize = 2;
 
-/// More neighbours than this are a volume, and for networks that work on those.
-const MOST_NEIGHBOURS: usize = 16;
+/// Maximum neighbours; a network on volumes is better for more.
+const MAX_NEIGHBOURS: usize = 16;
 
 impl NetworkConfig {
-    /// A network with fresh weights that takes `channels` input channels and gives one logit map for each
-    /// of `structures`. Weights follow from Burn's generator: seed the device first.
+    /// A newly initialised network with `channels` input channels and one logit map per structure. Weights come from
+    /// Burn's generator: seed the device first.
     ///
     /// # Errors
-    /// A recipe value that no network can have (no level, a width of zero, …).
+    /// An invalid setting (no level, a width of zero, …).
     pub fn init(&self, channels: usize, structures: usize, device: &Device) -> Result<Network> {
         if channels == 0 || structures == 0 {
             return Err(Error::invalid(format!(
-                "a network needs at least one input channel and one structure; got {channels} and {structures}"
+                "a network needs at least one input channel and one structure; found {channels} and {structures}"
             )));
         }
         let plan = self.plan()?;
@@ -76,13 +74,12 @@ impl NetworkConfig {
         })
     }
 
-    /// What no network can have, if anything.
+    /// The first invalid setting, if any.
     pub fn problem(&self) -> Option<String> {
         self.plan().err().map(|error| error.to_string())
     }
 
-    /// How many trained parameters the network has with `channels` input channels and `structures` output maps, without
-    /// making any of them.
+    /// Number of trained parameters with `channels` input channels and `structures` output maps; allocates nothing.
     ///
     /// # Errors
     /// As [`NetworkConfig::init`].
@@ -98,7 +95,7 @@ impl NetworkConfig {
         self.config().plan(self.dimensions(), residual)
     }
 
-    /// The same network with every setting written out, for programs that do not know the defaults.
+    /// The same network with all defaults filled in, for programs that do not know the defaults.
     ///
     /// # Errors
     /// As [`NetworkConfig::init`].
@@ -119,7 +116,7 @@ impl NetworkConfig {
         Ok(written)
     }
 
-    /// The settings, whichever the kind.
+    /// The settings, for any kind.
     pub fn config(&self) -> &UnetConfig {
         match self {
             Self::Unet2d(config)
@@ -130,13 +127,12 @@ impl NetworkConfig {
         }
     }
 
-    /// The numbers that the sides of an input along z, y, x must be multiples of; 1 along z for a network
-    /// that works on slices.
+    /// Required divisor of the input's sides along z, y, x; 1 along z for a network on slices.
     pub fn multiple(&self) -> [usize; 3] {
         self.config().multiple(self.dimensions())
     }
 
-    /// How many slices above the one to be marked a network that works on slices sees, and as many below.
+    /// Number of neighbouring input slices above the segmented one, and as many below.
     pub fn neighbours(&self) -> usize {
         match self {
             Self::Unet25d(config) => config.neighbours.unwrap_or(NEIGHBOURS),
@@ -145,7 +141,7 @@ impl NetworkConfig {
         }
     }
 
-    /// How many slices become channels; 1 for a network that works on volumes.
+    /// Number of input slices that become channels; 1 for a network on volumes.
     fn seen_slices(&self) -> usize {
         2 * self.neighbours() + 1
     }
@@ -153,19 +149,19 @@ impl NetworkConfig {
     fn check_neighbours(&self) -> Result<()> {
         let neighbours = self.neighbours();
         match self {
-            Self::Unet25d(_) if !(1..=MOST_NEIGHBOURS).contains(&neighbours) => {
+            Self::Unet25d(_) if !(1..=MAX_NEIGHBOURS).contains(&neighbours) => {
                 Err(Error::invalid(format!(
-                    "network.neighbours = {neighbours} is not usable; expected 1 to {MOST_NEIGHBOURS} slices on each side (none: unet2d, more: unet3d)"
+                    "network.neighbours = {neighbours} is invalid; expected 1 to {MAX_NEIGHBOURS} slices on each side (none: unet2d, more: unet3d)"
                 )))
             }
-            Self::ResEnc2d(_) if neighbours > MOST_NEIGHBOURS => Err(Error::invalid(format!(
-                "network.neighbours = {neighbours} is not usable; expected 0 to {MOST_NEIGHBOURS} slices on each side (more: resenc3d)"
+            Self::ResEnc2d(_) if neighbours > MAX_NEIGHBOURS => Err(Error::invalid(format!(
+                "network.neighbours = {neighbours} is invalid; expected 0 to {MAX_NEIGHBOURS} slices on each side (more: resenc3d)"
             ))),
             Self::Unet2d(config) | Self::Unet3d(config) | Self::ResEnc3d(config)
                 if config.neighbours.unwrap_or(0) > 0 =>
             {
                 Err(Error::invalid(format!(
-                    "network.neighbours is for unet2_5d and resenc2d; {} has none: set it to 0 or change network.kind",
+                    "network.neighbours is for unet2_5d and resenc2d; {} has none; set it to 0 or change network.kind",
                     self.name()
                 )))
             }
@@ -173,7 +169,7 @@ impl NetworkConfig {
         }
     }
 
-    /// Whether the network works on slices (2) or on volumes (3).
+    /// 2 for a network on slices, 3 for volumes.
     pub fn dimensions(&self) -> usize {
         match self {
             Self::Unet2d(_) | Self::Unet25d(_) | Self::ResEnc2d(_) => 2,
@@ -181,7 +177,7 @@ impl NetworkConfig {
         }
     }
 
-    /// The recipe's name for this kind of network.
+    /// Name of this kind of network in recipes.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Unet2d(_) => "unet2d",
@@ -194,7 +190,7 @@ impl NetworkConfig {
 }
 
 impl Network {
-    /// Logits for a batch by Burn's operations.
+    /// Logits of a batch, in Burn's operations.
     ///
     /// # Shapes
     /// - `input`: (batch, channel, z, y, x), sides multiples of [`NetworkConfig::multiple`]; for a network
@@ -205,11 +201,11 @@ impl Network {
         Ok(outputs.logits.swap_remove(0))
     }
 
-    /// As [`Network::forward`], with what else is wanted.
+    /// [`Network::forward`] with additional outputs.
     pub fn outputs(&self, input: Tensor<5>, wanted: Extras) -> Result<PassOutputs<Tensor<5>>> {
         match self {
             Self::Slices(network) => {
-                // The slices of each channel one after the other as channels.
+                // Stack the slices of each channel as channels.
                 let outputs = network.outputs(&BurnOps, input.flatten(1, 2), wanted)?;
                 let volumes = |slices: Vec<Tensor<4>>| {
                     slices.into_iter().map(|x| x.unsqueeze_dim(2)).collect()
@@ -223,8 +219,7 @@ impl Network {
         }
     }
 
-    /// How many logits a pass in training gives, from the finest level down; more than 1 under deep
-    /// supervision.
+    /// Number of logits in training, finest first; more than 1 with deep supervision.
     pub fn scales(&self) -> usize {
         match self {
             Self::Slices(network) => network.scales(),
@@ -232,7 +227,7 @@ impl Network {
         }
     }
 
-    /// How many attention gates there are.
+    /// Number of attention gates.
     pub fn gates(&self) -> usize {
         match self {
             Self::Slices(network) => network.gates(),
@@ -240,7 +235,7 @@ impl Network {
         }
     }
 
-    /// The network as it is used after training: batch normalisation inside the convolutions.
+    /// The network for inference, with batch normalisation folded into convolutions.
     pub fn folded(self) -> Self {
         match self {
             Self::Slices(network) => Self::Slices(network.folded()),

@@ -1,8 +1,8 @@
-//! What a U-Net is built from.
+//! The complete plan of a U-Net.
 
 use crate::blocks::{LayerSettings, NormKind};
 
-/// What is built: the settings with nothing left open.
+/// Settings with all defaults filled in.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Plan {
     pub widths: Vec<usize>,
@@ -12,7 +12,7 @@ pub(super) struct Plan {
     pub strides: Vec<Vec<usize>>,
     pub settings: LayerSettings,
     pub pool: bool,
-    /// Per level, of a residual encoder; none of a plain one.
+    /// Blocks per level of a residual encoder; `None` for a plain one.
     pub blocks: Option<Vec<usize>>,
     /// Per level of a plain encoder.
     pub convolutions: Vec<usize>,
@@ -23,14 +23,15 @@ pub(super) struct Plan {
     pub deep_supervision: bool,
 }
 
-/// Convolutions one after the other: the first from `from` channels to `to`, the others from those on.
+/// Parameters of `count` convolutions in sequence: the first from `from` to `to` channels, the others from `to` to
+/// `to`.
 fn convolutions(count: usize, [from, to]: [u64; 2], voxels: u64) -> u64 {
     let later = (count as u64).saturating_sub(1);
     convolution([from, to], voxels)
         .saturating_add(later.saturating_mul(convolution([to, to], voxels)))
 }
 
-/// A convolution and the two factors per channel of its normalisation.
+/// Parameters of a convolution and its normalisation (two per channel).
 fn convolution([from, to]: [u64; 2], voxels: u64) -> u64 {
     let weights = from.saturating_mul(to).saturating_mul(voxels);
     weights.saturating_add(2 * to)
@@ -47,7 +48,7 @@ fn voxels(sides: &[usize]) -> u64 {
 }
 
 impl Plan {
-    /// Trained parameters of the network: what [`Unet::new`](super::Unet) would make, counted.
+    /// Number of trained parameters of the network that [`Unet::new`](super::Unet) would build.
     pub fn parameters(&self, channels: u64, structures: u64) -> u64 {
         let widths: Vec<u64> = self.widths.iter().map(|width| *width as u64).collect();
         let kernel = |level: usize| voxels(&self.kernels[level]);
@@ -86,7 +87,7 @@ impl Plan {
         let Some(blocks) = &self.blocks else {
             return convolutions(self.convolutions[level], [from, to], voxels);
         };
-        // Of the first block leads a convolution around it where the channels change.
+        // The first block has a convolution on its shortcut if the channels change.
         let skip = if from == to {
             0
         } else {

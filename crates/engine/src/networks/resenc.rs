@@ -1,5 +1,5 @@
-//! The residual encoder of nnU-Net's `ResidualEncoderUNet` (Isensee et al., "nnU-Net Revisited", MICCAI
-//! 2024): a stem, then per level residual blocks of which the first is strided; the decoder is lighter.
+//! The residual encoder of nnU-Net's `ResidualEncoderUNet` (Isensee et al., "nnU-Net Revisited", MICCAI 2024): a
+//! stem, then residual blocks per level, the first one strided; the decoder is lighter.
 
 use burn::tensor::Device;
 
@@ -7,7 +7,7 @@ use super::level::Level;
 use super::plan::Plan;
 use crate::blocks::Residual;
 
-/// Levels of `blocks` residual blocks each; the first takes what the stem gives.
+/// Levels of `blocks` residual blocks each; the first takes the output of the stem.
 pub(super) fn encoder<const R: usize>(
     plan: &Plan,
     blocks: &[usize],

@@ -1,8 +1,8 @@
-//! U-Net in two and three dimensions: Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for
-//! Biomedical Image Segmentation", MICCAI 2015; Çiçek et al., "3D U-Net", MICCAI 2016; with padded
-//! convolutions and normalisation, and in three dimensions nnU-Net's choices (InstanceNorm, LeakyReLU,
-//! strided convolutions). Its encoder can be a residual one ([`super::resenc`]), its skips can be gated, and
-//! in training its coarser levels can give logits too (deep supervision: Lee et al., AISTATS 2015).
+//! U-Net in two and three dimensions: Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical
+//! Image Segmentation", MICCAI 2015; Çiçek et al., "3D U-Net", MICCAI 2016; with padded convolutions and
+//! normalisation, and in three dimensions nnU-Net's choices (InstanceNorm, LeakyReLU, strided convolutions). Options:
+//! a residual encoder ([`super::resenc`]), attention gates on skip connections, and deep supervision (Lee et al.,
+//! AISTATS 2015).
 
 use burn::module::Module;
 use burn::tensor::Device;
@@ -13,45 +13,44 @@ use super::resenc;
 use crate::blocks::{Conv, ConvNormAct, Gate, Ops, UpConv};
 use ctseg_base::Result;
 
-/// First logit of every voxel: structures are rare, and a network that starts out at one half everywhere
-/// spends its first epochs on learning just that (Lin et al., "Focal Loss", ICCV 2017, section 3.3; a
-/// probability of 0.05).
+/// Initial bias of the head: structures are rare, and a network that starts at a probability of 0.5 spends its first
+/// epochs on unlearning it (Lin et al., "Focal Loss", ICCV 2017, section 3.3; a probability of 0.05).
 const RARE_LOGIT: f64 = -3.0;
 
-/// The network: an encoder whose levels halve the image, a decoder of transposed convolutions, skip
-/// concatenations and convolutions, and a convolution of one voxel to logits.
+/// An encoder whose levels downsample the image; a decoder of transposed convolutions, skip concatenations and
+/// convolutions; and a 1×1 convolution to logits.
 #[derive(Module, Debug)]
 pub struct Unet<const R: usize> {
-    /// Before the first level of a residual encoder.
+    /// Before the first level; residual encoders only.
     stem: Vec<ConvNormAct<R>>,
     encoder: Vec<Level<R>>,
-    /// Deepest first, as all of the decoder.
+    /// Deepest first, as in the whole decoder.
     up: Vec<UpConv<R>>,
-    /// One for each skip, or none.
+    /// One per skip connection, or empty.
     gates: Vec<Gate<R>>,
     decoder: Vec<Vec<ConvNormAct<R>>>,
     head: Conv<R>,
-    /// Of coarser levels, finest first; for training.
+    /// Heads of coarser levels, finest first; training only.
     heads: Vec<Conv<R>>,
-    /// What lies before each level: factors of a max-pooling, or nothing.
+    /// Max pooling factors before each level, if any.
     #[module(skip)]
     pools: Vec<Option<Vec<usize>>>,
     dropout: f64,
 }
 
-/// What a pass gives beside the finest logits.
+/// Outputs of a pass besides the finest logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Extras {
-    /// The logits of coarser levels, where the network has heads for them.
+    /// Logits of coarser levels, if the network has heads for them.
     pub deep: bool,
-    /// The maps of the attention gates.
+    /// Attention maps.
     pub maps: bool,
-    /// What the head makes logits of, in place of the finest logits.
+    /// The input features of the head instead of the finest logits.
     pub features: bool,
 }
 
 impl Extras {
-    /// What training asks for.
+    /// Outputs for training.
     pub fn training() -> Self {
         Self {
             deep: true,
@@ -59,7 +58,7 @@ impl Extras {
         }
     }
 
-    /// What a look at attention gates asks for.
+    /// Outputs for attention maps.
     pub fn attention() -> Self {
         Self {
             maps: true,
@@ -68,17 +67,17 @@ impl Extras {
     }
 }
 
-/// What a pass gave.
+/// The outputs of a pass.
 #[derive(Debug, Clone)]
 pub struct PassOutputs<T> {
-    /// Finest first; each half the size of the one before (or what the levels' strides make of it).
+    /// Finest first; each half the size of the one before (or as the strides determine).
     pub logits: Vec<T>,
-    /// Of the gates, finest first, one channel each with values in (0, 1).
+    /// Attention maps, finest first, one channel each, with values in (0, 1).
     pub maps: Vec<T>,
 }
 
 impl<const R: usize> Unet<R> {
-    /// Fresh weights.
+    /// A newly initialised network.
     pub(super) fn new(plan: &Plan, channels: usize, structures: usize, device: &Device) -> Self {
         let one = vec![1; R - 2];
         let widths = &plan.widths;
@@ -110,7 +109,7 @@ impl<const R: usize> Unet<R> {
                 device,
             )
         };
-        // The level above the bottleneck would count for nothing (nnU-Net's weight of 0).
+        // The level above the bottleneck has weight 0 in nnU-Net.
         let deep = match plan.deep_supervision {
             true => widths.len().saturating_sub(2),
             false => 0,
@@ -136,11 +135,11 @@ impl<const R: usize> Unet<R> {
         }
     }
 
-    /// Logits of `input` on any engine, and what else is wanted.
+    /// The logits of `input` on any engine, and the additional `wanted` outputs.
     ///
     /// # Shapes
     /// - `input`: (batch, channel, space…), sides multiples of [`super::NetworkConfig::multiple`]
-    /// - output: (batch, structure, space…), of coarser levels with less space
+    /// - output: (batch, structure, space…); coarser levels have a smaller space
     pub fn outputs<O: Ops<R>>(
         &self,
         ops: &O,
@@ -163,7 +162,7 @@ impl<const R: usize> Unet<R> {
                 (None, _) => ops.up(x, up)?,
             };
             x = ops.block(x, layers)?;
-            // Levels are counted from the finest, which has the head of its own.
+            // Index from the finest level, which has its own head.
             let coarser = self.up.len() - 1 - index;
             let head = coarser.checked_sub(1).and_then(|at| self.heads.get(at));
             if let (Some(head), true) = (head, wanted.deep) {
@@ -179,13 +178,13 @@ impl<const R: usize> Unet<R> {
         Ok(PassOutputs { logits, maps })
     }
 
-    /// The finest logits alone.
+    /// The finest logits only.
     pub fn forward<O: Ops<R>>(&self, ops: &O, input: O::Tensor) -> Result<O::Tensor> {
         let mut outputs = self.outputs(ops, input, Extras::default())?;
         Ok(outputs.logits.swap_remove(0))
     }
 
-    /// The bottleneck, and the levels above it.
+    /// The bottleneck's output, and the skips of the levels above.
     fn encoded<O: Ops<R>>(&self, ops: &O, input: O::Tensor) -> Result<(O::Tensor, Vec<O::Tensor>)> {
         let mut skips = Vec::with_capacity(self.encoder.len());
         let mut x = input;
@@ -204,22 +203,22 @@ impl<const R: usize> Unet<R> {
         Ok((ops.dropout(x, self.dropout)?, skips))
     }
 
-    /// How many logits a pass in training gives.
+    /// Number of logits in training.
     pub(super) fn scales(&self) -> usize {
         1 + self.heads.len()
     }
 
-    /// The convolution that gives the finest logits.
+    /// The head of the finest level.
     pub(crate) fn head(&self) -> &Conv<R> {
         &self.head
     }
 
-    /// How many attention gates there are.
+    /// Number of attention gates.
     pub(super) fn gates(&self) -> usize {
         self.gates.len()
     }
 
-    /// The network as it is used after training, see [`ConvNormAct::folded`].
+    /// The network for inference, see [`ConvNormAct::folded`].
     pub fn folded(self) -> Self {
         let fold =
             |layers: Vec<ConvNormAct<R>>| layers.into_iter().map(ConvNormAct::folded).collect();

@@ -1,6 +1,5 @@
-//! The optimisers that a recipe can name. Their settings are here, their formulas in [`rules`]; they run
-//! on Burn's tensors in `learner::burn_learner`, and as libtorch's fused steps in
-//! `libtorch`.
+//! Optimisers. Their settings are here, their formulas in [`rules`]. They run on Burn's tensors in
+//! `learner::burn_learner`, and as libtorch's fused steps in `libtorch`.
 
 pub mod rules;
 
@@ -12,18 +11,17 @@ use serde::{Deserialize, Serialize};
 pub struct OptimiserConfig {
     pub kind: OptimiserKind,
     pub learning_rate: f64,
-    /// L2 penalty, added to the gradient (PyTorch's `weight_decay`); for AdamW the share of each weight
-    /// that a step at rate 1 takes away.
+    /// L2 penalty, added to the gradient (PyTorch's `weight_decay`); for AdamW, decoupled weight decay.
     pub weight_decay: f64,
-    /// Longest gradient (Euclidean norm over all weights) that a step follows; longer ones are scaled down.
+    /// Maximum gradient norm (Euclidean, over all weights); larger gradients are scaled down.
     pub clip_norm: f64,
-    /// Of SGD; nnU-Net's.
+    /// SGD only; default as in nnU-Net.
     pub momentum: f64,
-    /// Of SGD.
+    /// SGD only.
     pub nesterov: bool,
-    /// Of Adam and AdamW: how much of the mean gradient and of the mean square is left after one more step.
+    /// Adam and AdamW: decay of the running mean of the gradient and of its square.
     pub betas: [f64; 2],
-    /// Of Adam, AdamW and RMSProp: what is added to the root of the mean square.
+    /// Adam, AdamW and RMSProp: added to the denominator.
     pub eps: f64,
 }
 
@@ -53,15 +51,15 @@ pub enum OptimiserKind {
     AdamW,
     /// Stochastic gradient descent with (Nesterov's) momentum, Sutskever et al., ICML 2013.
     Sgd,
-    /// Tieleman and Hinton, "RMSProp", Coursera lecture 6.5, 2012; without momentum, as PyTorch's.
+    /// Tieleman and Hinton, "RMSProp", Coursera lecture 6.5, 2012; without momentum, as PyTorch's default.
     RmsProp,
 }
 
-/// Of RMSProp: how much of the mean square is left after one more step.
+/// RMSProp: decay of the running mean of the squared gradient.
 pub const ALPHA: f64 = 0.99;
 
 impl OptimiserKind {
-    /// What is remembered of each weight, by the names that checkpoints use.
+    /// State per weight, by the names that checkpoints use.
     pub fn slots(self) -> &'static [&'static str] {
         match self {
             Self::Adam | Self::AdamW => &["m.", "v."],
@@ -82,7 +80,7 @@ impl OptimiserKind {
 }
 
 impl OptimiserConfig {
-    /// What gradients of this norm are multiplied by, as PyTorch's `clip_grad_norm_`.
+    /// Factor that clips gradients of this norm, as PyTorch's `clip_grad_norm_`.
     pub fn clip_factor(&self, norm: f64) -> f64 {
         (self.clip_norm / (norm + 1e-6)).min(1.0)
     }

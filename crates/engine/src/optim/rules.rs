@@ -1,40 +1,40 @@
-//! One step of each optimiser for one weight, on Burn's tensors; the same numbers as PyTorch's.
+//! One step of each optimiser on Burn's tensors; equals PyTorch's.
 
 use burn::tensor::Tensor;
 
 use super::{ALPHA, OptimiserConfig, OptimiserKind};
 
-/// A weight (flattened) after step number `step` (from 1) along `gradient`, and what is remembered of it
-/// (one tensor per slot of [`OptimiserKind::slots`]; none before the first step).
+/// A flattened weight after step number `step` (from 1) along `gradient`, and its optimiser state (one tensor per
+/// slot of [`OptimiserKind::slots`]; `None` before the first step).
 pub fn updated(
     config: &OptimiserConfig,
     weight: Tensor<1>,
     gradient: Tensor<1>,
-    memory: Option<Vec<Tensor<1>>>,
+    state: Option<Vec<Tensor<1>>>,
     rate: f64,
     step: u64,
 ) -> (Tensor<1>, Vec<Tensor<1>>) {
     match config.kind {
         OptimiserKind::Adam => {
             let gradient = decayed(config, &weight, gradient);
-            adam(config, weight, gradient, memory, (rate, step))
+            adam(config, weight, gradient, state, (rate, step))
         }
         OptimiserKind::AdamW => {
             let weight = weight * (1.0 - rate * config.weight_decay);
-            adam(config, weight, gradient, memory, (rate, step))
+            adam(config, weight, gradient, state, (rate, step))
         }
         OptimiserKind::Sgd => {
             let gradient = decayed(config, &weight, gradient);
-            sgd(config, weight, gradient, memory, rate)
+            sgd(config, weight, gradient, state, rate)
         }
         OptimiserKind::RmsProp => {
             let gradient = decayed(config, &weight, gradient);
-            rmsprop(config, weight, gradient, memory, rate)
+            rmsprop(config, weight, gradient, state, rate)
         }
     }
 }
 
-/// The gradient with the penalty on large weights.
+/// The gradient with the L2 penalty.
 fn decayed(config: &OptimiserConfig, weight: &Tensor<1>, gradient: Tensor<1>) -> Tensor<1> {
     if config.weight_decay > 0.0 {
         gradient + weight.clone() * config.weight_decay
@@ -47,13 +47,13 @@ fn adam(
     config: &OptimiserConfig,
     weight: Tensor<1>,
     gradient: Tensor<1>,
-    memory: Option<Vec<Tensor<1>>>,
+    state: Option<Vec<Tensor<1>>>,
     (rate, step): (f64, u64),
 ) -> (Tensor<1>, Vec<Tensor<1>>) {
     let [beta1, beta2] = config.betas;
     let square = gradient.clone().powi_scalar(2);
-    let mut memory = memory.into_iter().flatten();
-    let (first, second) = match (memory.next(), memory.next()) {
+    let mut state = state.into_iter().flatten();
+    let (first, second) = match (state.next(), state.next()) {
         (Some(first), Some(second)) => (
             first * beta1 + gradient * (1.0 - beta1),
             second * beta2 + square * (1.0 - beta2),
@@ -72,10 +72,10 @@ fn sgd(
     config: &OptimiserConfig,
     weight: Tensor<1>,
     gradient: Tensor<1>,
-    memory: Option<Vec<Tensor<1>>>,
+    state: Option<Vec<Tensor<1>>>,
     rate: f64,
 ) -> (Tensor<1>, Vec<Tensor<1>>) {
-    let velocity = match memory.into_iter().flatten().next() {
+    let velocity = match state.into_iter().flatten().next() {
         Some(velocity) => velocity * config.momentum + gradient.clone(),
         None => gradient.clone(),
     };
@@ -91,11 +91,11 @@ fn rmsprop(
     config: &OptimiserConfig,
     weight: Tensor<1>,
     gradient: Tensor<1>,
-    memory: Option<Vec<Tensor<1>>>,
+    state: Option<Vec<Tensor<1>>>,
     rate: f64,
 ) -> (Tensor<1>, Vec<Tensor<1>>) {
     let share = gradient.clone().powi_scalar(2) * (1.0 - ALPHA);
-    let square = match memory.into_iter().flatten().next() {
+    let square = match state.into_iter().flatten().next() {
         Some(square) => square * ALPHA + share,
         None => share,
     };
@@ -113,7 +113,7 @@ mod tests {
         values.map(|v| v.as_f64().unwrap() as f32).collect()
     }
 
-    /// The files are PyTorch's, by `scripts/golden/make_optimisers.py`.
+    /// The golden files are PyTorch's (`scripts/golden/make_optimisers.py`).
     #[test]
     fn steps_equal_pytorchs() {
         let device = DeviceChoice::Auto.device().unwrap();
@@ -146,14 +146,14 @@ mod tests {
                 let tensor = |values: &serde_json::Value| {
                     Tensor::<1>::from_floats(floats(values).as_slice(), &device)
                 };
-                let (mut weight, mut memory) = (tensor(&parameter["initial"]), None);
+                let (mut weight, mut state) = (tensor(&parameter["initial"]), None);
                 for (index, step) in golden["steps"].as_array().unwrap().iter().enumerate() {
                     let factor = config.clip_factor(step["gradient_norm"].as_f64().unwrap());
                     let gradient = tensor(&step["gradients"][key]) * factor;
                     let rate = step["learning_rate"].as_f64().unwrap();
                     let number = index as u64 + 1;
-                    let (next, kept) = updated(&config, weight, gradient, memory, rate, number);
-                    (weight, memory) = (next, Some(kept));
+                    let (next, kept) = updated(&config, weight, gradient, state, rate, number);
+                    (weight, state) = (next, Some(kept));
                     let values = weight.clone().into_data().try_into_vec::<f32>().unwrap();
                     for (value, wanted) in values.iter().zip(floats(&step["parameters"][key])) {
                         assert!(

@@ -1,4 +1,4 @@
-//! The archive: its pickle, and tensors' elements as they lie in it.
+//! A checkpoint archive: its pickle and the raw tensor data.
 
 use std::collections::BTreeMap;
 use std::io::BufReader;
@@ -8,34 +8,34 @@ use burn::tensor::{bf16, f16};
 use zip::ZipArchive;
 
 use super::budget::Budget;
-use super::entries::{Archive, entry, part, with_end};
-use super::pickle::unpickled;
+use super::entries::{Archive, check_length, entry, part};
+use super::pickle::unpickle;
 use super::value::{Id, Node, TensorView, Value, Values};
 use crate::weights::{HostTensor, NamedTensors, elements_of};
 use ctseg_base::unzip::check_overlaps;
 use ctseg_base::{Error, Result, pointer_file, regular_file};
 
-/// The pickle of a checkpoint with optimiser and logs is some megabytes.
-const LONGEST_PICKLE: u64 = 64 << 20;
+/// Maximum size of the pickle; with optimiser state and logs it has a few megabytes.
+const MAX_PICKLE_BYTES: u64 = 64 << 20;
 
-/// A file of `torch.save`, open for reading.
+/// An open file of `torch.save`.
 pub struct TorchFile {
     path: PathBuf,
     length: u64,
     archive: Archive,
-    /// The folder that everything in the archive lies in.
+    /// The folder of the archive that holds everything.
     prefix: Vec<u8>,
     values: Values,
     root: Id,
 }
 
-/// A tensor of the file that has not been read.
+/// A tensor of the file whose data has not been read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredTensor {
     kind: &'static str,
-    /// The name of its storage.
+    /// Name of its storage.
     key: Id,
-    /// Where in the storage its bytes are.
+    /// Start of its bytes in the storage.
     begin: u64,
     bytes: u64,
     pub shape: Vec<usize>,
@@ -45,14 +45,14 @@ impl TorchFile {
     /// Opens `path` and reads its pickle.
     ///
     /// # Errors
-    /// No zip archive of PyTorch's (as written since 1.6), a compressed one, one whose bytes are in the other order, or a
-    /// pickle that wants anything but tensors, dictionaries, plain values and NumPy's numbers.
+    /// Not a PyTorch zip archive (format since 1.6); a compressed or big-endian archive; a pickle with anything but
+    /// tensors, dictionaries, plain values and NumPy scalars.
     pub fn open(path: &Path) -> Result<Self> {
         let refused = |problem: String| {
             Error::file(
                 path,
                 format!(
-                    "is no checkpoint that can be read: {problem}; expected a file of torch.save with weights alone"
+                    "cannot read the checkpoint: {problem}; expected a torch.save file that holds only weights"
                 ),
             )
         };
@@ -60,7 +60,7 @@ impl TorchFile {
         let length = file.metadata().map_err(Error::io(path, "read"))?.len();
         let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|problem| {
             let pointer = pointer_file::problem(path);
-            refused(pointer.unwrap_or_else(|| format!("no zip archive ({problem})")))
+            refused(pointer.unwrap_or_else(|| format!("not a zip archive ({problem})")))
         })?;
         check_overlaps(&archive, length).map_err(refused)?;
         let names = archive.file_names_raw();
@@ -69,20 +69,21 @@ impl TorchFile {
             .map(<[u8]>::to_vec)
             .collect();
         let [pickle] = pickles.as_slice() else {
-            return Err(refused(format!("{} pickles in it", pickles.len())));
+            return Err(refused(format!(
+                "found {} pickles, expected one",
+                pickles.len()
+            )));
         };
         let prefix = pickle[..pickle.len() - b"data.pkl".len()].to_vec();
-        let bytes = entry(&mut archive, pickle, LONGEST_PICKLE).map_err(refused)?;
+        let bytes = entry(&mut archive, pickle, MAX_PICKLE_BYTES).map_err(refused)?;
         let order = [&prefix[..], b"byteorder"].concat();
         if archive.index_for_name_raw(&order).is_some()
             && entry(&mut archive, &order, 16).map_err(refused)? != b"little"
         {
-            return Err(refused(
-                "its numbers have their highest byte first".to_owned(),
-            ));
+            return Err(refused("the data is big-endian".to_owned()));
         }
-        let (values, root) = unpickled(&bytes, Budget::of_file(length))
-            .map_err(|problem| refused(format!("its pickle: {problem}")))?;
+        let (values, root) = unpickle(&bytes, Budget::of_file(length))
+            .map_err(|problem| refused(format!("pickle: {problem}")))?;
         let file = Self {
             path: path.to_path_buf(),
             length,
@@ -95,26 +96,26 @@ impl TorchFile {
         Ok(file)
     }
 
-    /// What was saved.
+    /// The saved object.
     pub fn root(&self) -> Node<'_> {
         self.values.node(self.root)
     }
 
-    /// The tensor at a place of the pickle.
+    /// The tensor at a node of the pickle.
     ///
     /// # Errors
-    /// No tensor, or one that does not lie in its storage row by row.
+    /// The node is not a tensor, or the tensor is not contiguous.
     pub fn tensor(&self, node: Node) -> Result<StoredTensor> {
         let Value::Tensor(view) = node.value() else {
-            return Err(self.problem("a tensor was expected and is something else"));
+            return Err(self.problem("expected a tensor, found something else"));
         };
         self.stored(view).map_err(|problem| self.problem(&problem))
     }
 
-    /// The tensors of a dictionary by name, those whose name is `wanted`.
+    /// The tensors of a dictionary whose names are `wanted`.
     ///
     /// # Errors
-    /// As [`TorchFile::tensor`]; names that are no text, and more of them than a file of this size can hold.
+    /// As [`TorchFile::tensor`]; names that are not text; more names than a file of this size can hold.
     pub fn tensors(
         &self,
         node: Node,
@@ -128,7 +129,7 @@ impl TorchFile {
         for (name, value) in tensors {
             let name = name
                 .text()
-                .ok_or_else(|| self.problem("it has weights whose name is no text"))?;
+                .ok_or_else(|| self.problem("a weight's name is not text"))?;
             budget
                 .charge(name.len())
                 .map_err(|problem| self.problem(&problem))?;
@@ -147,22 +148,22 @@ impl TorchFile {
     /// A value as JSON, see [`Node::to_json`].
     ///
     /// # Errors
-    /// Values that are named so often that they come to more than a file of this size can hold.
+    /// Repeated references that expand to more than a file of this size can hold.
     pub fn json(&self, node: Node) -> Result<serde_json::Value> {
         node.to_json().map_err(|problem| self.problem(&problem))
     }
 
-    /// The elements of several tensors as f32; what has several names is read once.
+    /// Reads several tensors as f32; tensors with several names are read once.
     ///
     /// # Errors
-    /// As [`TorchFile::read`]; more bytes than the file has, because of tensors with several names.
+    /// As [`TorchFile::read`]; more bytes than the file has, because tensors have several names.
     pub fn read_all(&mut self, tensors: &BTreeMap<String, StoredTensor>) -> Result<NamedTensors> {
         let bytes = tensors
             .values()
             .fold(0u64, |sum, tensor| sum.saturating_add(tensor.bytes));
         if bytes > self.length {
             return Err(self.problem(&format!(
-                "{} weights of {bytes} bytes in all in a file of {} bytes: many names for the same tensor",
+                "{} weights of {bytes} bytes in all in a file of {} bytes: too many names for the same tensor",
                 tensors.len(),
                 self.length
             )));
@@ -185,10 +186,10 @@ impl TorchFile {
         Ok(read)
     }
 
-    /// The elements as f32.
+    /// Reads a tensor as f32.
     ///
     /// # Errors
-    /// A storage that ends early.
+    /// A storage that is too short.
     pub fn read(&mut self, tensor: &StoredTensor) -> Result<HostTensor> {
         let name = self.storage_name(self.key(tensor));
         let bytes = part(&mut self.archive, &name, tensor.begin, tensor.bytes)
@@ -199,7 +200,7 @@ impl TorchFile {
         })
     }
 
-    /// A storage's name in the archive.
+    /// Name of a storage in the archive.
     fn storage_name(&self, key: &str) -> Vec<u8> {
         [&self.prefix[..], b"data/", key.as_bytes()].concat()
     }
@@ -209,10 +210,7 @@ impl TorchFile {
     }
 
     fn problem(&self, what: &str) -> Error {
-        Error::file(
-            &self.path,
-            format!("is no checkpoint that can be read: {what}"),
-        )
+        Error::file(&self.path, format!("cannot read the checkpoint: {what}"))
     }
 
     fn stored(&self, view: &TensorView) -> std::result::Result<StoredTensor, String> {
@@ -222,7 +220,7 @@ impl TorchFile {
         let width = width_of(kind).ok_or("a storage of an unknown kind")?;
         let elements = elements_of(&view.shape).map(|elements| elements as u64);
         let end = elements.and_then(|elements| elements.checked_add(view.offset));
-        // No storage is so large that its bytes could not be counted.
+        // Also checks that the storage's size in bytes does not overflow.
         let countable = length.checked_mul(width).is_some();
         let (Some(elements), true) = (elements, countable && end.is_some_and(|end| end <= *length))
         else {
@@ -233,7 +231,7 @@ impl TorchFile {
         };
         if !is_contiguous(view) {
             return Err(format!(
-                "a tensor of {:?} elements that do not lie row by row",
+                "a non-contiguous tensor of {:?} elements",
                 view.shape
             ));
         }
@@ -246,8 +244,8 @@ impl TorchFile {
         })
     }
 
-    /// Every tensor lies in the archive. Several names may have one tensor; tensors that share a part of their bytes are no
-    /// weights.
+    /// Checks that every tensor lies within the archive. Several names may refer to one tensor, but tensors must not
+    /// overlap.
     fn check_storages(&self) -> std::result::Result<(), String> {
         let mut ranges: BTreeMap<(&str, u64), u64> = BTreeMap::new();
         for value in &self.values.all {
@@ -257,15 +255,15 @@ impl TorchFile {
             let end = tensor.begin + tensor.bytes;
             let known = ranges.entry((key, tensor.begin)).or_insert(end);
             if *known != end {
-                return Err("tensors that overlap".to_owned());
+                return Err("overlapping tensors".to_owned());
             }
         }
         let mut before: Option<(&str, u64)> = None;
         for ((key, begin), end) in ranges {
             if before.is_some_and(|(other, end)| other == key && end > begin) {
-                return Err("tensors that overlap".to_owned());
+                return Err("overlapping tensors".to_owned());
             }
-            with_end(&self.archive, &self.storage_name(key), end)?;
+            check_length(&self.archive, &self.storage_name(key), end)?;
             before = Some((key, end));
         }
         Ok(())
@@ -273,14 +271,14 @@ impl TorchFile {
 }
 
 impl StoredTensor {
-    /// Whether it has the same bytes.
+    /// Whether both refer to the same bytes.
     fn is_at(&self, other: &Self) -> bool {
         let place = |tensor: &Self| (tensor.kind, tensor.key, tensor.begin, tensor.bytes);
         place(self) == place(other)
     }
 }
 
-/// Elements in order without gaps; where there are none or one, strides mean nothing.
+/// Whether elements are in row-major order without gaps; strides of axes with at most one element are ignored.
 fn is_contiguous(view: &TensorView) -> bool {
     if view.shape.len() != view.strides.len() {
         return false;

@@ -1,12 +1,12 @@
-//! How much memory the values of one file may take.
+//! Memory budget for the values of one file.
 
 use std::cell::Cell;
 
-/// Any file may take this much; settings without weights beside them are small.
+/// Base allowance of any file, for settings next to the weights.
 const FREE_BYTES: u64 = 16 << 20;
 
-/// What is left of it. A pickle may name a value again and again, so that what is made of it can be any number of times
-/// larger than the file: every value is charged before it is made.
+/// The remaining budget. A pickle may refer to a value repeatedly, so its expansion can be arbitrarily larger than
+/// the file: every value is charged before it is created.
 #[derive(Debug)]
 pub struct Budget {
     left: Cell<u64>,
@@ -14,7 +14,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// For a file of so many bytes.
+    /// For a file of `file_bytes` bytes.
     pub fn of_file(file_bytes: u64) -> Self {
         Self {
             left: Cell::new(file_bytes.saturating_add(FREE_BYTES)),
@@ -22,17 +22,17 @@ impl Budget {
         }
     }
 
-    /// Takes `bytes` of it.
+    /// Deducts `bytes`.
     ///
     /// # Errors
-    /// That much is not left.
+    /// The budget is exhausted.
     pub fn charge(&self, bytes: usize) -> Result<(), String> {
         let left = self.left.get().checked_sub(bytes as u64);
         self.left.set(left.unwrap_or(0));
         match left {
             Some(_) => Ok(()),
             None => Err(format!(
-                "its values come to more than a file of {} bytes can hold",
+                "its values exceed what a file of {} bytes can hold",
                 self.file_bytes
             )),
         }
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_refused_once_leaves_nothing() {
+    fn an_exceeded_budget_stays_exhausted() {
         let budget = Budget::of_file(100);
         budget.charge(FREE_BYTES as usize).unwrap();
         budget.charge(60).unwrap();

@@ -1,8 +1,8 @@
-//! What the few callables that weights need make of their arguments; none of them is code of a file.
+//! Results of the few callables that weights need. No code of a file is run.
 
 use super::value::{Id, TensorView, Value, Values};
 
-/// What may be called or named, as module and name.
+/// The allowed callables and classes, as module and name.
 pub(super) const GLOBALS: [&str; 25] = [
     "collections OrderedDict",
     "torch._utils _rebuild_tensor_v2",
@@ -31,32 +31,32 @@ pub(super) const GLOBALS: [&str; 25] = [
     "pathlib WindowsPath",
 ];
 
-/// Tensors have no more axes (PyTorch's own limit).
-const MOST_AXES: usize = 64;
+/// Maximum number of axes (PyTorch's own limit).
+const MAX_AXES: usize = 64;
 
-/// NumPy's names of types, such as `f8`, are shorter.
-const LONGEST_TYPE: usize = 16;
+/// Maximum length of NumPy type names, such as `f8`.
+const MAX_TYPE_BYTES: usize = 16;
 
-/// What a call gives.
+/// The result of a call.
 pub(super) enum Called {
     New(Value),
-    /// One of its arguments, as it is.
-    Given(Id),
+    /// One of its arguments, unchanged.
+    Argument(Id),
 }
 
-/// The result of the callable `name` (module and name) for `arguments`. What it copies of them is charged to the budget
-/// before: the same arguments may be given to any number of calls.
+/// Calls `name` (module and name) with `arguments`. Everything that it copies is charged to the budget first: the
+/// same arguments may be passed to any number of calls.
 ///
 /// # Errors
-/// The callable is not known, it is not made for these arguments, or the budget is spent.
-pub(super) fn called(name: &str, arguments: &[Id], values: &Values) -> Result<Called, String> {
+/// An unknown callable, invalid arguments, or an exhausted budget.
+pub(super) fn call_known(name: &str, arguments: &[Id], values: &Values) -> Result<Called, String> {
     let of = |index: usize| arguments.get(index).map(|id| values.get(*id));
-    let given = arguments.first().map(|id| Called::Given(*id));
+    let given = arguments.first().map(|id| Called::Argument(*id));
     Ok(Called::New(match name {
         "collections OrderedDict" => match of(0) {
             None => Value::Dict(Vec::new()),
             Some(Value::List(pairs)) => Value::Dict(pairs_of(pairs, values)?),
-            Some(_) => return Err("a dictionary of something unknown".to_owned()),
+            Some(_) => return Err("a dictionary of unknown contents".to_owned()),
         },
         "torch._utils _rebuild_tensor_v2" => tensor(arguments, values)?,
         "torch._utils _rebuild_parameter" | "torch Size" => {
@@ -64,7 +64,9 @@ pub(super) fn called(name: &str, arguments: &[Id], values: &Values) -> Result<Ca
         }
         "torch device" => return Ok(given.unwrap_or(Called::New(Value::None))),
         "numpy dtype" => match of(0) {
-            Some(Value::Text(kind)) if kind.len() <= LONGEST_TYPE => Value::NumpyType(kind.clone()),
+            Some(Value::Text(kind)) if kind.len() <= MAX_TYPE_BYTES => {
+                Value::NumpyType(kind.clone())
+            }
             _ => return Err("a NumPy type without a name".to_owned()),
         },
         "numpy.core.multiarray scalar" | "numpy._core.multiarray scalar" => {
@@ -76,7 +78,7 @@ pub(super) fn called(name: &str, arguments: &[Id], values: &Values) -> Result<Ca
                 values.budget.charge(text.len())?;
                 Value::Bytes(text.chars().map(|c| c as u8).collect())
             }
-            _ => return Err("bytes of what is no text".to_owned()),
+            _ => return Err("bytes from something that is not text".to_owned()),
         },
         "builtins set" | "__builtin__ set" => {
             return Ok(given.unwrap_or(Called::New(Value::List(Vec::new()))));
@@ -84,7 +86,7 @@ pub(super) fn called(name: &str, arguments: &[Id], values: &Values) -> Result<Ca
         "pathlib PosixPath" | "pathlib WindowsPath" => path(arguments, values)?,
         other => {
             return Err(format!(
-                "calls {}, which weights do not need",
+                "it calls {}, which is not allowed",
                 other.replace(' ', ".")
             ));
         }
@@ -97,13 +99,13 @@ fn pairs_of(list: &[Id], values: &Values) -> Result<Vec<(Id, Id)>, String> {
     values.budget.charge(bytes)?;
     let pair = |id: &Id| match values.get(*id) {
         Value::Tuple(pair) | Value::List(pair) if pair.len() == 2 => Ok((pair[0], pair[1])),
-        _ => Err("a dictionary of what are no pairs".to_owned()),
+        _ => Err("a dictionary whose entries are not pairs".to_owned()),
     };
     list.iter().map(pair).collect()
 }
 
 fn path(parts: &[Id], values: &Values) -> Result<Value, String> {
-    // Of each part its length, and 1 for what joins it.
+    // The length of each part, plus 1 for the separator.
     values.budget.charge(parts.len())?;
     let texts = || parts.iter().filter_map(|id| values.node(*id).text());
     let length = texts().fold(0usize, |sum, text| sum.saturating_add(text.len()));
@@ -123,19 +125,19 @@ fn tensor(arguments: &[Id], values: &Values) -> Result<Value, String> {
     };
     let natural = |id: Id| match values.get(id) {
         Value::Int(value) => usize::try_from(*value).map_err(|_| "a negative size".to_owned()),
-        _ => Err("a tensor whose shape is no numbers".to_owned()),
+        _ => Err("a tensor whose shape is not numeric".to_owned()),
     };
     let all = |id: Id| -> Result<Vec<usize>, String> {
         match values.get(id) {
-            Value::Tuple(items) if items.len() > MOST_AXES => Err(format!(
-                "a tensor of {} axes, where PyTorch has at most {MOST_AXES}",
+            Value::Tuple(items) if items.len() > MAX_AXES => Err(format!(
+                "a tensor of {} axes, expected at most {MAX_AXES}",
                 items.len()
             )),
             Value::Tuple(items) => {
                 values.budget.charge(items.len() * size_of::<usize>())?;
                 items.iter().map(|id| natural(*id)).collect()
             }
-            _ => Err("a tensor whose shape is no numbers".to_owned()),
+            _ => Err("a tensor whose shape is not numeric".to_owned()),
         }
     };
     if !matches!(values.get(storage), Value::Storage { .. }) {
@@ -152,12 +154,12 @@ fn tensor(arguments: &[Id], values: &Values) -> Result<Value, String> {
 
 fn numpy_scalar(kind: Option<&Value>, bytes: Option<&Value>) -> Result<Value, String> {
     let (Some(Value::NumpyType(kind)), Some(Value::Bytes(bytes))) = (kind, bytes) else {
-        return Err("a NumPy number without type or bytes".to_owned());
+        return Err("a NumPy scalar without type or bytes".to_owned());
     };
     fn read<const N: usize>(bytes: &[u8]) -> Result<[u8; N], String> {
         bytes
             .try_into()
-            .map_err(|_| "a NumPy number of another size than its type".to_owned())
+            .map_err(|_| "a NumPy scalar whose size differs from its type".to_owned())
     }
     Ok(match kind.as_str() {
         "f8" => Value::Float(f64::from_le_bytes(read(bytes)?)),
@@ -168,7 +170,10 @@ fn numpy_scalar(kind: Option<&Value>, bytes: Option<&Value>) -> Result<Value, St
         "u1" => Value::Int(i64::from(read::<1>(bytes)?[0])),
         "b1" => Value::Bool(read::<1>(bytes)? != [0]),
         other => {
-            return Err(format!("a NumPy number of type {}", other.escape_debug()));
+            return Err(format!(
+                "a NumPy scalar of unknown type {}",
+                other.escape_debug()
+            ));
         }
     })
 }

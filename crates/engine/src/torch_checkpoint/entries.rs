@@ -1,4 +1,4 @@
-//! The entries of the archive, read as they are stored.
+//! Uncompressed entries of the archive.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -8,7 +8,7 @@ use zip::{CompressionMethod, ZipArchive};
 
 pub(super) type Archive = ZipArchive<BufReader<File>>;
 
-/// All bytes of an entry, which is stored as it is.
+/// All bytes of an uncompressed entry.
 pub(super) fn entry(
     archive: &mut Archive,
     name: &[u8],
@@ -16,8 +16,10 @@ pub(super) fn entry(
 ) -> std::result::Result<Vec<u8>, String> {
     let (_, size) = checked(archive, name)?;
     if size > most {
-        let name = shown(name);
-        return Err(format!("'{name}' of {size} bytes, where {most} are plenty"));
+        let name = lossy_name(name);
+        return Err(format!(
+            "'{name}' has {size} bytes, expected at most {most}"
+        ));
     }
     part(archive, name, 0, size)
 }
@@ -29,8 +31,8 @@ pub(super) fn part(
     from: u64,
     count: u64,
 ) -> std::result::Result<Vec<u8>, String> {
-    let index = with_end(archive, name, from.saturating_add(count))?;
-    let name = shown(name);
+    let index = check_length(archive, name, from.saturating_add(count))?;
+    let name = lossy_name(name);
     let failed = |problem: &dyn std::fmt::Display| format!("'{name}' cannot be read ({problem})");
     let mut entry = archive
         .by_index_seek(index)
@@ -52,8 +54,8 @@ pub(super) fn part(
     Ok(bytes)
 }
 
-/// The place of an entry that has so many bytes.
-pub(super) fn with_end(
+/// The index of an entry, if it has at least `end` bytes.
+pub(super) fn check_length(
     archive: &Archive,
     name: &[u8],
     end: u64,
@@ -62,18 +64,18 @@ pub(super) fn with_end(
     match end <= size {
         true => Ok(index),
         false => Err(format!(
-            "'{}' has {size} bytes, {end} are wanted",
-            shown(name)
+            "'{}' has {size} bytes, expected at least {end}",
+            lossy_name(name)
         )),
     }
 }
 
-/// The place and size of an entry; PyTorch compresses nothing, so that no entry is larger than the file. It is looked for
-/// by the bytes of its name: to decode all names for each that is asked for would take time without end.
+/// Index and size of an uncompressed entry; PyTorch never compresses, so no entry is larger than the file. Entries
+/// are looked up by the raw bytes of their names: decoding all names for every lookup would be too slow.
 fn checked(archive: &Archive, name: &[u8]) -> std::result::Result<(usize, u64), String> {
     let index = archive.index_for_name_raw(name);
     let entry = index.and_then(|index| Some((index, archive.by_index_data(index).ok()?)));
-    let (index, entry) = entry.ok_or_else(|| format!("'{}' is not in it", shown(name)))?;
+    let (index, entry) = entry.ok_or_else(|| format!("'{}' is not in it", lossy_name(name)))?;
     let is_plain = entry.compression() == CompressionMethod::Stored
         && entry.size() == entry.compressed_size()
         && !entry.encrypted();
@@ -81,11 +83,11 @@ fn checked(archive: &Archive, name: &[u8]) -> std::result::Result<(usize, u64), 
         true => Ok((index, entry.size())),
         false => Err(format!(
             "'{}' is compressed, which torch.save never does",
-            shown(name)
+            lossy_name(name)
         )),
     }
 }
 
-fn shown(name: &[u8]) -> Cow<'_, str> {
+fn lossy_name(name: &[u8]) -> Cow<'_, str> {
     String::from_utf8_lossy(name)
 }

@@ -1,6 +1,6 @@
-//! Reads what `torch.save` writes, without running any of it: a zip archive of a pickle, which is a program, and of the
-//! tensors' bytes. Of that program's calls only those are known that make tensors, dictionaries and NumPy's scalars;
-//! any other is refused by name. Writes such files too.
+//! Reads and writes files of `torch.save`: a zip archive of a pickle and the tensors' bytes. A pickle is a program;
+//! it is interpreted without running any code. Only calls that make tensors, dictionaries and NumPy scalars are
+//! allowed; others are rejected by name.
 
 mod archive;
 mod budget;

@@ -1,24 +1,24 @@
-//! The machine that a pickle is a program for (Python's `pickletools` describes it), without anything that could run code:
-//! it makes plain values, and calls nothing but the few callables named here.
+//! Interpreter of the pickle virtual machine (see Python's `pickletools`). It cannot run code: it creates plain
+//! values and calls only the few allowed callables.
 
 use super::budget::Budget;
-use super::calls::{Called, GLOBALS, called};
+use super::calls::{Called, GLOBALS, call_known};
 use super::value::{Id, Value, Values};
 
-/// A value that is remembered takes a key, its place and what a table keeps free.
+/// Bytes of a memo entry: key, id and table overhead.
 const MEMO_BYTES: usize = 32;
 
-/// Storages are numbered; no name in an archive has to be longer.
-const LONGEST_KEY: usize = 255;
+/// Maximum length of a storage's name; PyTorch numbers them.
+const MAX_KEY_BYTES: usize = 255;
 
-/// Of names that are not known so much is shown.
-const LONGEST_NAME: usize = 80;
+/// Maximum length of an unknown name in a message.
+const MAX_NAME_BYTES: usize = 80;
 
-/// What the pickle leaves behind: all values, and which of them is its result.
+/// Interprets a pickle and returns its values and the id of the result.
 ///
 /// # Errors
-/// What is wrong about the bytes, which callable is not known, or that `budget` is spent.
-pub fn unpickled(bytes: &[u8], budget: Budget) -> Result<(Values, Id), String> {
+/// Invalid bytes, a callable that is not allowed, or an exhausted `budget`.
+pub fn unpickle(bytes: &[u8], budget: Budget) -> Result<(Values, Id), String> {
     let mut machine = Machine {
         bytes,
         at: 0,
@@ -46,13 +46,13 @@ struct Machine<'a> {
 impl<'a> Machine<'a> {
     fn run(&mut self) -> Result<Id, String> {
         loop {
-            let begun = self.at;
+            let start = self.at;
             let operation = self.byte()?;
             if operation == b'.' {
                 return self.pop();
             }
             self.step(operation)
-                .map_err(|problem| format!("{problem} (at byte {begun})"))?;
+                .map_err(|problem| format!("{problem} (at byte {start})"))?;
         }
     }
 
@@ -78,18 +78,18 @@ impl<'a> Machine<'a> {
             b'0' => self.pop().map(drop),
             b'1' => self.since_mark().map(drop),
             b'2' => {
-                let top = *self.stack.last().ok_or("nothing to double")?;
+                let top = *self.stack.last().ok_or("the stack is empty")?;
                 self.push_id(top)
             }
             b')' | b't' | 0x85..=0x87 => self.tuple(operation),
             b']' | b'l' | 0x8f | b'a' | b'e' | 0x90 => self.list(operation),
             b'}' | b'd' | b's' | b'u' => self.dict(operation),
-            b'q' | b'r' | 0x94 | b'h' | b'j' => self.remembered(operation),
+            b'q' | b'r' | 0x94 | b'h' | b'j' => self.memoise(operation),
             b'c' | 0x93 => self.global(operation),
             b'Q' => self.persistent(),
             b'R' => self.call(),
             b'b' => self.build(),
-            other => Err(format!("operation 0x{other:02x} is none that weights need")),
+            other => Err(format!("operation 0x{other:02x} is not allowed")),
         }
     }
 
@@ -104,7 +104,7 @@ impl<'a> Machine<'a> {
                 if bytes.len() > 8 {
                     return Err("an integer of more than 64 bits".to_owned());
                 }
-                // Two's complement, the highest byte last.
+                // Two's complement, little-endian.
                 let fill = match bytes.last() {
                     Some(last) if last & 0x80 != 0 => 0xff,
                     _ => 0,
@@ -117,14 +117,14 @@ impl<'a> Machine<'a> {
         self.push(Value::Int(value))
     }
 
-    /// How many bytes follow.
+    /// Reads a length.
     fn length(&mut self, wide: u8) -> Result<usize, String> {
         let length = match wide {
             1 => u64::from(self.byte()?),
             4 => u64::from(u32::from_le_bytes(self.array()?)),
             _ => u64::from_le_bytes(self.array()?),
         };
-        usize::try_from(length).map_err(|_| "a text longer than the file".to_owned())
+        usize::try_from(length).map_err(|_| "a string longer than the file".to_owned())
     }
 
     fn text(&mut self, operation: u8) -> Result<(), String> {
@@ -136,7 +136,7 @@ impl<'a> Machine<'a> {
         let bytes = self.take(length)?;
         self.values.budget.charge(length)?;
         let text = String::from_utf8_lossy(bytes).into_owned();
-        // Bytes that are no text become longer ones.
+        // Invalid UTF-8 becomes longer when replaced.
         self.values
             .budget
             .charge(text.len().saturating_sub(length))?;
@@ -162,7 +162,7 @@ impl<'a> Machine<'a> {
                 let count = usize::from(operation - 0x84);
                 let from = self.stack.len().checked_sub(count);
                 self.stack
-                    .split_off(from.ok_or("a tuple of more than there is")?)
+                    .split_off(from.ok_or("a tuple with more items than the stack")?)
             }
         };
         self.push(Value::Tuple(items))
@@ -183,7 +183,7 @@ impl<'a> Machine<'a> {
                 items.extend(added);
                 Ok(())
             }
-            _ => Err("items for what is no list".to_owned()),
+            _ => Err("items for something that is not a list".to_owned()),
         }
     }
 
@@ -208,21 +208,24 @@ impl<'a> Machine<'a> {
                 known.extend(entries);
                 Ok(())
             }
-            _ => Err("entries for what is no dictionary".to_owned()),
+            _ => Err("entries for something that is not a dictionary".to_owned()),
         }
     }
 
-    fn remembered(&mut self, operation: u8) -> Result<(), String> {
+    fn memoise(&mut self, operation: u8) -> Result<(), String> {
         let key = match operation {
             b'q' | b'h' => u64::from(self.byte()?),
             b'r' | b'j' => u64::from(u32::from_le_bytes(self.array()?)),
             _ => self.memo.len() as u64,
         };
         if matches!(operation, b'h' | b'j') {
-            let id = *self.memo.get(&key).ok_or("refers to what was never made")?;
+            let id = *self
+                .memo
+                .get(&key)
+                .ok_or("a reference to an unknown memo entry")?;
             return self.push_id(id);
         }
-        let top = *self.stack.last().ok_or("nothing to remember")?;
+        let top = *self.stack.last().ok_or("the stack is empty")?;
         self.values.budget.charge(MEMO_BYTES)?;
         self.memo.insert(key, top);
         Ok(())
@@ -236,33 +239,30 @@ impl<'a> Machine<'a> {
                 (self.pop_text()?, name)
             }
         };
-        let asked = format!("{module} {name}");
-        let known = GLOBALS.iter().find(|known| **known == asked);
+        let full_name = format!("{module} {name}");
+        let known = GLOBALS.iter().find(|known| **known == full_name);
         let known = known.ok_or_else(|| {
             let shown: String = format!("{module}.{name}")
                 .chars()
-                .take(LONGEST_NAME)
+                .take(MAX_NAME_BYTES)
                 .collect();
-            format!(
-                "it wants to use {}, which weights do not need",
-                shown.escape_debug()
-            )
+            format!("it uses {}, which is not allowed", shown.escape_debug())
         })?;
         self.push(Value::Global(known))
     }
 
-    /// A storage: ('storage', its kind, its name, where it was, how many elements).
+    /// A storage: ('storage', kind, name, location, number of elements).
     fn persistent(&mut self) -> Result<(), String> {
         let id = self.pop()?;
         let Value::Tuple(items) = self.values.get(id) else {
-            return Err("a reference that is no storage".to_owned());
+            return Err("a reference that is not a storage".to_owned());
         };
         let [_, kind, key, _, length] = items[..] else {
-            return Err("a reference that is no storage".to_owned());
+            return Err("a reference that is not a storage".to_owned());
         };
         let of = |id| self.values.get(id);
         let storage = match (of(kind), of(key), of(length)) {
-            (Value::Global(_), Value::Text(name), _) if name.len() > LONGEST_KEY => {
+            (Value::Global(_), Value::Text(name), _) if name.len() > MAX_KEY_BYTES => {
                 return Err(format!("a storage with a name of {} bytes", name.len()));
             }
             (Value::Global(kind), Value::Text(_), Value::Int(length)) if *length >= 0 => {
@@ -272,7 +272,7 @@ impl<'a> Machine<'a> {
                     length: *length as u64,
                 }
             }
-            _ => return Err("a reference that is no storage".to_owned()),
+            _ => return Err("a reference that is not a storage".to_owned()),
         };
         self.push(storage)
     }
@@ -283,16 +283,16 @@ impl<'a> Machine<'a> {
             return Err("a call without arguments".to_owned());
         };
         let Value::Global(name) = self.values.get(callable) else {
-            return Err("a call of what is no callable".to_owned());
+            return Err("a call of something that is not callable".to_owned());
         };
-        match called(name, arguments, &self.values)? {
+        match call_known(name, arguments, &self.values)? {
             Called::New(value) => self.push(value),
-            Called::Given(id) => self.push_id(id),
+            Called::Argument(id) => self.push_id(id),
         }
     }
 
-    /// Attributes of an object: an ordered dictionary's (its `_metadata`) and a NumPy type's (its byte order) matter
-    /// little here; nothing else has any.
+    /// Sets attributes. Those of an ordered dictionary (`_metadata`) are ignored, those of a NumPy type are checked
+    /// for byte order; nothing else may have any.
     fn build(&mut self) -> Result<(), String> {
         let state = self.pop()?;
         let big_endian = match self.values.get(state) {
@@ -304,19 +304,19 @@ impl<'a> Machine<'a> {
         match self.top_mut()? {
             Value::Dict(_) => Ok(()),
             Value::NumpyType(_) if !big_endian => Ok(()),
-            Value::NumpyType(_) => Err("numbers with their highest byte first".to_owned()),
-            _ => Err("attributes for what has none".to_owned()),
+            Value::NumpyType(_) => Err("big-endian numbers".to_owned()),
+            _ => Err("attributes for something that has none".to_owned()),
         }
     }
 
-    /// A new value; what it holds has been charged.
+    /// Adds a value, whose contents are already charged.
     fn push(&mut self, value: Value) -> Result<(), String> {
         self.values.budget.charge(size_of::<Value>())?;
         self.values.all.push(value);
         self.push_id(self.values.all.len() - 1)
     }
 
-    /// Lists, tuples and dictionaries take their places from the stack: each is charged here, once.
+    /// Charges one stack slot; lists, tuples and dictionaries take their items from the stack.
     fn push_id(&mut self, id: Id) -> Result<(), String> {
         self.values.budget.charge(size_of::<Id>())?;
         self.stack.push(id);
@@ -328,26 +328,26 @@ impl<'a> Machine<'a> {
         let popped = (self.stack.len() > bottom)
             .then(|| self.stack.pop())
             .flatten();
-        popped.ok_or_else(|| "takes what is not there".to_owned())
+        popped.ok_or_else(|| "the stack is empty".to_owned())
     }
 
     fn pop_text(&mut self) -> Result<String, String> {
         let id = self.pop()?;
         let text = self.values.node(id).text();
-        Ok(text.ok_or("a name that is no text")?.to_owned())
+        Ok(text.ok_or("a name that is not text")?.to_owned())
     }
 
     fn since_mark(&mut self) -> Result<Vec<Id>, String> {
-        let mark = self.marks.pop().ok_or("a mark that is not there")?;
+        let mark = self.marks.pop().ok_or("a missing mark")?;
         Ok(self.stack.split_off(mark.min(self.stack.len())))
     }
 
     fn top_mut(&mut self) -> Result<&mut Value, String> {
-        let top = *self.stack.last().ok_or("takes what is not there")?;
+        let top = *self.stack.last().ok_or("the stack is empty")?;
         self.values
             .all
             .get_mut(top)
-            .ok_or_else(|| "takes what is not there".to_owned())
+            .ok_or_else(|| "an invalid reference".to_owned())
     }
 
     fn byte(&mut self) -> Result<u8, String> {

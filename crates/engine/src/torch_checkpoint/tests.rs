@@ -1,4 +1,4 @@
-//! Files that ask for far more than they are, built byte by byte.
+//! Files that would expand to far more than their size, built byte by byte.
 
 use std::fs::File;
 use std::io::Write;
@@ -22,14 +22,14 @@ fn int(value: i64) -> Vec<u8> {
     [&[0x8a, 8][..], &value.to_le_bytes()].concat()
 }
 
-/// A storage of so many 32-bit reals.
+/// A storage of `length` f32 values.
 fn storage(key: &str, length: i64) -> Vec<u8> {
     let kind = global("torch", "FloatStorage");
     let named = [text("storage"), kind, text(key), text("cpu"), int(length)].concat();
     [&b"("[..], &named, b"tQ"].concat()
 }
 
-/// From the beginning of its storage, row by row.
+/// A contiguous tensor at the start of its storage.
 fn tensor(key: &str, length: i64, shape: &[i64]) -> Vec<u8> {
     let tuple = |items: &[i64]| {
         let items: Vec<u8> = items.iter().flat_map(|item| int(*item)).collect();
@@ -56,7 +56,7 @@ fn tensor(key: &str, length: i64, shape: &[i64]) -> Vec<u8> {
     .concat()
 }
 
-/// A dictionary of what the parts, keys and values, make.
+/// A dictionary from keys and values.
 fn dictionary(parts: &[Vec<u8>]) -> Vec<u8> {
     [&b"\x80\x02}("[..], &parts.concat(), b"u."].concat()
 }
@@ -99,11 +99,11 @@ impl Hostile {
     }
 }
 
-const TOO_MUCH: &str = "its values come to more than a file of";
+const TOO_MUCH: &str = "its values exceed what a file of";
 
 #[test]
-fn settings_that_are_named_again_and_again_are_not_written_out() {
-    // Each list holds the one before it twice.
+fn repeated_references_are_not_expanded_without_limit() {
+    // Each list holds the previous one twice.
     let mut lists = b"K\x01q\x00".to_vec();
     for level in 1..60u8 {
         lists.extend([
@@ -126,7 +126,7 @@ fn settings_that_are_named_again_and_again_are_not_written_out() {
         .unwrap();
     let error = file.json(file.root().get("s").unwrap()).unwrap_err();
     assert!(error.to_string().contains(TOO_MUCH), "{error}");
-    // As the key of a dictionary, whose quotes are escaped once more on each level.
+    // As a dictionary key, whose quotes are escaped again on each level.
     let mut keys = [text("a"), b"q\x00".to_vec()].concat();
     for level in 1..60u8 {
         keys.extend([b'0', b'}', b'h', level - 1, b'K', 1, b's', b'q', level]);
@@ -141,7 +141,7 @@ fn settings_that_are_named_again_and_again_are_not_written_out() {
 #[test]
 fn calls_cost_no_more_than_they_make() {
     let hostile = Hostile::new();
-    // The first of 20,000 arguments, 20,000 times.
+    // A call that returns the first of 20,000 arguments, 20,000 times.
     let arguments = [b"(N".to_vec(), b"2".repeat(20_000), b"tq\x010".to_vec()].concat();
     let device = [global("torch", "device"), b"q\x000".to_vec()].concat();
     let calls = b"h\x00h\x01R0".repeat(20_000);
@@ -164,7 +164,7 @@ fn calls_cost_no_more_than_they_make() {
     ]
     .concat();
     hostile.refused(&path, &[], TOO_MUCH);
-    // The same text encoded without end.
+    // The same text encoded repeatedly.
     let encode = [global("_codecs", "encode"), b"q\x000(".to_vec()].concat();
     let argument = [text(&"p".repeat(100_000)), b"tq\x010".to_vec()].concat();
     let calls = b"h\x00h\x01R0".repeat(10_000);
@@ -184,7 +184,7 @@ fn names_are_bounded() {
     let pickle = dictionary(&[text("w"), tensor(&key, 4, &[4])]);
     hostile.refused(&pickle, &[], "a storage with a name of 100000 bytes");
     let unknown = global(&"\u{1b}x".repeat(1000), "system");
-    hostile.refused(&unknown, &[], "it wants to use \\u{1b}x");
+    hostile.refused(&unknown, &[], "it uses \\u{1b}x");
     // One long name for many weights.
     let first = [text(&"n".repeat(1_000_000)), b"q\x00".to_vec()].concat();
     let first = [first, tensor("0", 4, &[4]), b"q\x01".to_vec()].concat();
@@ -196,7 +196,7 @@ fn names_are_bounded() {
     assert!(error.to_string().contains(TOO_MUCH), "{error}");
 }
 
-/// Weights `w0`, `w1`, …, all of them the same tensor of 1,000 elements.
+/// Weights `w0`, `w1`, …, all the same tensor of 1,000 elements.
 fn names_of_one(count: usize) -> Vec<u8> {
     let first = [text("w0"), tensor("0", 1000, &[1000]), b"q\x00".to_vec()].concat();
     let names = (1..count).map(|index| [text(&format!("w{index}")), b"h\x00".to_vec()].concat());
@@ -228,7 +228,7 @@ fn a_storage_is_read_once_and_not_for_thousands_of_names() {
 }
 
 #[test]
-fn shapes_that_cannot_be_are_refused() {
+fn invalid_shapes_are_refused() {
     let hostile = Hostile::new();
     let weight = |shape: &[i64]| dictionary(&[text("w"), tensor("0", 0, shape)]);
     let empty = [("0", Vec::new())];

@@ -1,17 +1,17 @@
-//! What a pickle holds, kept flat: values refer to each other by place, so that no nesting, however deep, and no list that
-//! holds itself costs more than its bytes.
+//! The values of a pickle in a flat list. They refer to each other by id, so deep nesting and lists that contain
+//! themselves cost no more than their bytes.
 
 use serde_json::{Map, Number, json};
 
 use super::budget::Budget;
 
-/// Nothing of interest is nested deeper.
-const DEEPEST: usize = 64;
+/// Maximum depth of JSON output.
+const MAX_DEPTH: usize = 64;
 
-/// A value of JSON, and its place in a list or an object.
+/// Bytes of a JSON value and its place in a list or object.
 const JSON_BYTES: usize = 2 * size_of::<serde_json::Value>();
 
-/// Where a value lies.
+/// Index of a value.
 pub type Id = usize;
 
 /// One value of a pickle.
@@ -26,11 +26,11 @@ pub enum Value {
     /// Lists and sets.
     List(Vec<Id>),
     Tuple(Vec<Id>),
-    /// Keys and values in order.
+    /// Keys and values, in order.
     Dict(Vec<(Id, Id)>),
-    /// A known callable or class, by name.
+    /// A known callable or class.
     Global(&'static str),
-    /// A tensor's elements: kind of storage, name in the archive, how many.
+    /// A tensor's storage: kind, name in the archive, number of elements.
     Storage {
         kind: &'static str,
         key: Id,
@@ -41,11 +41,11 @@ pub enum Value {
     NumpyType(String),
 }
 
-/// A tensor as part of a storage.
+/// A tensor as a view of a storage.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TensorView {
     pub storage: Id,
-    /// In elements, as strides.
+    /// In elements, like the strides.
     pub offset: u64,
     pub shape: Vec<usize>,
     pub strides: Vec<usize>,
@@ -55,7 +55,7 @@ pub struct TensorView {
 #[derive(Debug)]
 pub struct Values {
     pub all: Vec<Value>,
-    /// Of the file, for these values and all that is made of them.
+    /// The file's budget, for these values and everything derived from them.
     pub budget: Budget,
 }
 
@@ -65,12 +65,12 @@ impl Values {
     }
 
     pub fn get(&self, id: Id) -> &Value {
-        // Ids are made by `add` alone.
+        // Ids come from `push` only.
         self.all.get(id).unwrap_or(&Value::None)
     }
 }
 
-/// A value among the others.
+/// A value with access to the others.
 #[derive(Debug, Clone, Copy)]
 pub struct Node<'a> {
     values: &'a Values,
@@ -82,13 +82,13 @@ impl<'a> Node<'a> {
         self.values.get(self.id)
     }
 
-    /// The value of a dictionary's key.
+    /// The value of a dictionary key.
     pub fn get(self, key: &str) -> Option<Node<'a>> {
         let found = self.entries().find(|(name, _)| name.text() == Some(key));
         found.map(|(_, value)| value)
     }
 
-    /// Keys and values of a dictionary; nothing of anything else.
+    /// The entries of a dictionary; empty for other values.
     pub fn entries(self) -> impl Iterator<Item = (Node<'a>, Node<'a>)> {
         let entries = match self.value() {
             Value::Dict(entries) => entries.as_slice(),
@@ -100,7 +100,7 @@ impl<'a> Node<'a> {
             .map(move |(key, value)| (node(key), node(value)))
     }
 
-    /// The values of a list or tuple; nothing of anything else.
+    /// The items of a list or tuple; empty for other values.
     pub fn items(self) -> impl Iterator<Item = Node<'a>> {
         let items = match self.value() {
             Value::List(items) | Value::Tuple(items) => items.as_slice(),
@@ -123,7 +123,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// Integers and reals.
+    /// Integers and floats.
     pub fn number(self) -> Option<f64> {
         match self.value() {
             Value::Int(int) => Some(*int as f64),
@@ -132,10 +132,11 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// As JSON; tensors and what is nested too deep (or in itself) are null, numbers that JSON has not too.
+    /// As JSON. Tensors, values nested too deep (or in themselves) and numbers that JSON cannot represent become
+    /// null.
     ///
     /// # Errors
-    /// More than the file's [`Budget`] allows: values that are named again and again.
+    /// More than the file's [`Budget`] allows, because of repeated references.
     pub fn to_json(self) -> Result<serde_json::Value, String> {
         self.json(0)
     }
@@ -143,7 +144,7 @@ impl<'a> Node<'a> {
     fn json(self, depth: usize) -> Result<serde_json::Value, String> {
         let budget = &self.values.budget;
         budget.charge(JSON_BYTES)?;
-        if depth > DEEPEST {
+        if depth > MAX_DEPTH {
             return Ok(serde_json::Value::Null);
         }
         Ok(match self.value() {
@@ -180,7 +181,7 @@ impl<'a> Node<'a> {
             return Ok(text.clone());
         }
         let key = self.json(depth)?.to_string();
-        // Quotes are escaped once more on each level.
+        // Quotes are escaped again on each level.
         budget.charge(key.len())?;
         Ok(key)
     }

@@ -1,4 +1,4 @@
-//! Writes what `torch.load` reads: a zip archive of a pickle (protocol 2) and of the tensors' bytes, stored one by one.
+//! Writes files for `torch.load`: a zip archive of a pickle (protocol 2) and the tensors' bytes, uncompressed.
 
 use std::collections::BTreeMap;
 use std::io::{Seek, Write};
@@ -11,7 +11,7 @@ use crate::weights::HostTensor;
 use ctseg_base::atomic_file::write_atomically;
 use ctseg_base::{Error, Result};
 
-/// What can be pickled.
+/// A value that can be pickled.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Pickled<'a> {
     None,
@@ -21,14 +21,14 @@ pub enum Pickled<'a> {
     Text(String),
     List(Vec<Pickled<'a>>),
     Tuple(Vec<Pickled<'a>>),
-    /// Keys and values in order.
+    /// Keys and values, in order.
     Dict(Vec<(String, Pickled<'a>)>),
-    /// One that is named several times is written once: the same tensor under several names.
+    /// A tensor; repeated references to the same tensor are written once.
     Tensor(&'a HostTensor),
 }
 
 impl From<&serde_json::Value> for Pickled<'_> {
-    /// Numbers without a fraction that fit are integers.
+    /// Integral numbers that fit become integers.
     fn from(value: &serde_json::Value) -> Self {
         use serde_json::Value;
         match value {
@@ -49,7 +49,7 @@ impl From<&serde_json::Value> for Pickled<'_> {
     }
 }
 
-/// Writes `root` to `path`, whole or not at all.
+/// Writes `root` to `path` atomically.
 pub fn write_torch(path: &Path, root: &Pickled) -> Result<()> {
     let mut pickler = Pickler::default();
     pickler.bytes.extend([0x80, 2]);
@@ -71,7 +71,7 @@ pub fn write_torch(path: &Path, root: &Pickled) -> Result<()> {
         entry("version", &[b"3\n"])?;
         archive.finish().map(drop).map_err(problem)
     })
-    .map_err(|error| Error::file(path, format!("cannot be written: {error}")))
+    .map_err(|error| Error::file(path, format!("cannot write the checkpoint: {error}")))
 }
 
 fn start(
@@ -85,12 +85,12 @@ fn start(
     archive.start_file(name, options)
 }
 
-/// A pickle in the making.
+/// A pickle under construction.
 #[derive(Default)]
 struct Pickler<'a> {
     bytes: Vec<u8>,
     tensors: Vec<&'a HostTensor>,
-    /// Places of tensors by where they lie in memory.
+    /// Index of each tensor by its address.
     known: BTreeMap<*const HostTensor, usize>,
 }
 
@@ -182,7 +182,7 @@ impl<'a> Pickler<'a> {
     }
 }
 
-/// Of an array whose last axis runs fastest, in elements.
+/// Row-major strides in elements.
 fn strides(shape: &[usize]) -> Vec<usize> {
     let mut strides = vec![1; shape.len()];
     for axis in (1..shape.len()).rev() {
@@ -230,7 +230,7 @@ mod tests {
             serde_json::json!({"x": [1.5, null, true, "é"]})
         );
         assert_eq!(json("name"), "nnU-Net");
-        // Two names, one tensor.
+        // Two names for one tensor.
         let length = std::fs::metadata(&path).unwrap().len();
         write_torch(
             &path,

@@ -1,4 +1,4 @@
-//! The average of the weights over the steps, on every engine of the build.
+//! Moving average of the weights, on every engine of the build.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,7 @@ fn largest_difference(a: &NamedTensors, b: &NamedTensors) -> f32 {
 }
 
 #[test]
-fn the_average_is_the_formulas_and_the_network_in_use_has_it() {
+fn the_average_matches_its_formula_and_is_used_for_inference() {
     let config = unet("batch", &[4, 8]);
     for engine in engines() {
         let compute = open(engine, Precision::F32);
@@ -99,7 +99,7 @@ fn the_average_survives_saving_to_the_last_bit() {
                 .unwrap()
         };
         let mut again = restored(&state, averaging());
-        // Without an average in the state it begins with the weights as they are.
+        // Without an average in the state, it starts with the current weights.
         let before: NamedTensors = state
             .iter()
             .filter(|(name, _)| !name.starts_with("average."))
@@ -112,7 +112,7 @@ fn the_average_survives_saving_to_the_last_bit() {
             learner.weights().unwrap(),
             "{engine}"
         );
-        // And a recipe that keeps none goes on without.
+        // A recipe without an average resumes without one.
         let without = restored(&state, setup(OptimiserKind::Adam));
         assert_eq!(without.state().unwrap().0, before, "{engine}");
         assert_eq!(
@@ -129,7 +129,7 @@ fn the_average_survives_saving_to_the_last_bit() {
 }
 
 #[test]
-fn a_step_that_is_not_taken_does_not_count() {
+fn a_skipped_step_does_not_change_the_average() {
     let config = unet("instance", &[4, 8]);
     for engine in engines() {
         let compute = open(engine, Precision::F32);

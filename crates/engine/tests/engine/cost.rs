@@ -1,4 +1,4 @@
-//! Layer tables against a network worked by hand, and against the networks themselves.
+//! Layer tables against a network worked by hand, and against real networks.
 
 use ctseg_engine::device::DeviceChoice;
 use ctseg_engine::networks::NetworkConfig;
@@ -91,7 +91,7 @@ fn parameters_are_those_of_the_networks() {
         let parameters: usize = trained.map(|(_, tensor)| tensor.values.len()).sum();
         assert_eq!(cost.parameters, parameters as u64, "{text}");
         assert_eq!(config.parameters(2, 3).unwrap(), cost.parameters, "{text}");
-        // Every layer with weights is there, once.
+        // Every layer with weights appears once.
         for name in tensors.keys().filter(|name| name.ends_with("weight")) {
             let count = cost.layers.iter().filter(|layer| {
                 !layer.name.is_empty() && name.starts_with(&format!("{}.", layer.name))
@@ -111,7 +111,7 @@ fn inputs_that_do_not_fit_are_refused_in_one_line() {
     }
 }
 
-/// Without AVX-512 oneDNN computes nothing in bf16, and what takes its place needs more memory.
+/// Without AVX-512, oneDNN does not compute in bf16, and the fallback needs more memory.
 #[cfg(feature = "libtorch")]
 fn has_bf16() -> bool {
     #[cfg(target_arch = "x86_64")]
@@ -123,7 +123,7 @@ fn has_bf16() -> bool {
 
 #[cfg(feature = "libtorch")]
 #[test]
-fn the_memory_of_a_training_step_is_about_what_the_table_says() {
+fn the_memory_of_a_training_step_matches_the_estimate() {
     use ctseg_engine::batch::Batch;
     use ctseg_engine::device::Compute;
     use ctseg_engine::learner::LearnerSetup;
@@ -157,7 +157,7 @@ fn the_memory_of_a_training_step_is_about_what_the_table_says() {
                 weight_average: None,
                 frozen_levels: 0,
                 sync_norms: false,
-                team: Default::default(),
+                group: Default::default(),
             };
             let mut learner = compute.learner(network, setup).unwrap();
             let voxels = 2 * z * y * x;
@@ -173,9 +173,9 @@ fn the_memory_of_a_training_step_is_about_what_the_table_says() {
             reset_cpu_peak();
             learner.step(&batch, 1e-3, 2).unwrap();
             let [_, peak, _] = cpu_memory();
-            let told = cost.training_bytes(2, precision);
-            let ratio = peak as f64 / told as f64;
-            println!("{precision} {text}: {peak} measured, {told} told, ratio {ratio:.2}");
+            let estimate = cost.training_bytes(2, precision);
+            let ratio = peak as f64 / estimate as f64;
+            println!("{precision} {text}: {peak} measured, {estimate} estimated, ratio {ratio:.2}");
             assert!((0.8..1.05).contains(&ratio), "{precision} {text}: {ratio}");
         }
     }

@@ -1,4 +1,4 @@
-//! Learners and inference on every engine of the build: the same answers, with little memory and with much.
+//! Learners and inference on every engine of the build: the same results, with and without enough memory.
 
 use crate::learners::{batch, engines, learner, open, setup, unet};
 use ctseg_engine::device::DeviceChoice;
@@ -29,7 +29,7 @@ fn every_optimiser_learns_on_every_engine_and_its_state_survives() {
             for index in 1..8 {
                 step(learner.as_mut(), index);
             }
-            // Saved and restored in between: the same weights to the last bit.
+            // Saving and restoring in between gives bit-identical weights.
             let network = config.init(1, 2, &compute.device).unwrap();
             let saved = with_tensors(network, &learner.weights().unwrap(), &compute.device);
             let (state, steps) = learner.state().unwrap();
@@ -66,7 +66,7 @@ fn plain_gradient_descent_needs_no_memory() {
 fn a_network_in_use_equals_itself_on_other_engines_and_unfolded() {
     for norm in ["batch", "instance"] {
         let config = unet(norm, &[4, 8, 16]);
-        // Running statistics that are not 0 and 1.
+        // Running statistics other than 0 and 1.
         let compute = open(DeviceChoice::Flex, Precision::F32);
         let mut trained = learner(&config, setup(OptimiserKind::Adam), &compute);
         for index in 0..3 {
@@ -119,7 +119,7 @@ mod libtorch {
         pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
     }
 
-    /// The memory limit is the process's; these tests take turns.
+    /// The memory limit is per process; these tests take turns.
     static MEMORY: Mutex<()> = Mutex::new(());
 
     fn turn() -> std::sync::MutexGuard<'static, ()> {
@@ -152,8 +152,8 @@ mod libtorch {
         assert!(difference < 1e-4, "{difference}");
     }
 
-    /// f16 is for GPUs; a CPU computes it too, slowly, which shows that scaling the loss changes nothing
-    /// but what f16 can hold.
+    /// f16 is for GPUs; a CPU computes it too, slowly, which shows that loss scaling changes nothing beyond the
+    /// limits of f16.
     #[test]
     fn half_precision_follows_nearly_the_same_gradient() {
         let _turn = turn();
@@ -231,7 +231,7 @@ mod libtorch {
     }
 
     #[test]
-    fn without_memory_a_batch_is_split_and_said_so() {
+    fn out_of_memory_splits_a_batch_and_reports_it() {
         let _turn = turn();
         let (config, batch) = large();
         let compute = open(DeviceChoice::LibTorchCpu, Precision::F32);
@@ -253,11 +253,11 @@ mod libtorch {
         free.step(&batch, 0.01, 2).unwrap();
         let note = report.unwrap().note.unwrap();
         assert!(note.contains("at a time"), "{note}");
-        assert_eq!(second.unwrap().note, None, "it is said once");
+        assert_eq!(second.unwrap().note, None, "reported once");
         let moved = largest_difference(&free.weights().unwrap(), &weights(&config));
         let apart = largest_difference(&free.weights().unwrap(), &tight.weights().unwrap());
         assert!(apart < 1e-3 * moved, "{apart} of {moved}");
-        // What was tried again is averaged once.
+        // A retried step is averaged once.
         let [free, tight] = [free, tight].map(|learner| learner.averaged_weights().unwrap());
         let apart = largest_difference(&free, &tight);
         assert!(apart < 1e-3 * moved, "{apart} of {moved}");
@@ -268,7 +268,7 @@ mod libtorch {
         let _turn = turn();
         let config: NetworkConfig =
             toml::from_str("kind = 'unet2d'\nwidths = [16, 32]\nnorm = 'batch'").unwrap();
-        // Three at once do not fit, nor do two: each goes by itself.
+        // Neither three nor two fit at once: each is processed alone.
         let batch = batch(3, 192);
         let compute = open(DeviceChoice::LibTorchCpu, Precision::F32);
         let run = |micro_batches: usize, limit: Option<u64>| {
@@ -297,7 +297,7 @@ mod libtorch {
     }
 
     #[test]
-    fn without_memory_fewer_patches_are_predicted_at_once() {
+    fn out_of_memory_predicts_fewer_patches_at_once() {
         let _turn = turn();
         let (config, batch) = large();
         let compute = open(DeviceChoice::LibTorchCpu, Precision::F32);
@@ -311,7 +311,7 @@ mod libtorch {
         let needed = cpu_memory()[1] - before;
         limit_cpu_memory(cpu_memory()[0] + needed / 2);
         let tight = run();
-        // Nothing at all fits into nothing, and that is an error.
+        // Nothing fits into 1 MiB, which is an error.
         limit_cpu_memory(1 << 20);
         let hopeless = run();
         limit_cpu_memory(0);
@@ -328,7 +328,7 @@ mod libtorch {
     }
 
     #[test]
-    fn memory_that_is_kept_stays_near_what_was_in_use() {
+    fn cached_memory_stays_close_to_peak_use() {
         let _turn = turn();
         let (config, batch) = large();
         let compute = open(DeviceChoice::LibTorchCpu, Precision::Bf16);

@@ -1,4 +1,4 @@
-//! Tests of the crate `ctseg-engine` against golden values and real files.
+//! Tests of `ctseg-engine` against golden values and between engines.
 
 #[path = "../../../../tests/common/learners.rs"]
 mod learners;

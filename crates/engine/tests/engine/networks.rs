@@ -1,4 +1,4 @@
-//! Every kind of network on every engine of the build: it learns, it is used, its weights survive.
+//! Every kind of network on every engine of the build: training, inference, and saved weights.
 
 use crate::learners::{engines, open, setup};
 use ctseg_engine::batch::Batch;
@@ -10,7 +10,7 @@ use ctseg_engine::weights::{
     NamedTensors, is_trained, network_tensors, read_tensors, with_tensors, write_tensors,
 };
 
-/// Recipes of networks, and the slices that an input of each has.
+/// Network recipes, and the number of slices in their inputs.
 const NETWORKS: [(&str, usize); 9] = [
     ("kind = 'unet2d'\nwidths = [4, 8, 8]\nattention = true", 1),
     (
@@ -48,7 +48,7 @@ fn config(text: &str) -> NetworkConfig {
     toml::from_str(text).unwrap()
 }
 
-/// A bright ball to be found among waves; two structures, of which the second is its upper half.
+/// A bright ball among waves; two structures, of which the second is its upper half.
 fn batch(config: &NetworkConfig, slices: usize) -> Batch {
     const SIDE: usize = 16;
     let marked = if config.dimensions() == 2 { 1 } else { slices };
@@ -84,7 +84,7 @@ fn batch(config: &NetworkConfig, slices: usize) -> Batch {
 }
 
 #[test]
-fn every_network_learns_and_marks_on_every_engine() {
+fn every_network_trains_and_predicts_on_every_engine() {
     for (text, slices) in NETWORKS {
         let config = config(text);
         let batch = batch(&config, slices);
@@ -112,7 +112,7 @@ fn every_network_learns_and_marks_on_every_engine() {
     }
 }
 
-/// Largest difference, as a share of the largest value.
+/// Largest difference, relative to the largest value.
 fn apart(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     let largest = b.iter().fold(1e-6f32, |most, v| most.max(v.abs()));
@@ -131,7 +131,7 @@ fn weights_survive_the_file_folding_averaging_and_the_change_of_engine() {
         for (index, engine) in engines().into_iter().enumerate() {
             let compute = open(engine, Precision::F32);
             if index == 0 {
-                // Trained by the first engine, used by all; running statistics that are not 0 and 1.
+                // Trained on the first engine, used on all; running statistics other than 0 and 1.
                 compute.device.seed(5);
                 let network = config.init(1, 2, &compute.device).unwrap();
                 let mut setup = setup(OptimiserKind::Adam);
@@ -156,7 +156,7 @@ fn weights_survive_the_file_folding_averaging_and_the_change_of_engine() {
             let loaded = with_tensors(network, &saved, &compute.device).unwrap();
             assert_eq!(network_tensors(&loaded).unwrap(), saved, "{engine} {text}");
             assert!(saved.keys().any(|name| is_trained(name)));
-            // Unfolded, by Burn's operations.
+            // Without folding, in Burn's operations.
             let input = burn::tensor::TensorData::new(batch.input.clone(), batch.input_shape);
             let input = burn::tensor::Tensor::<5>::from_data(input, &compute.device);
             let plain = loaded.forward(input).unwrap().into_data();
@@ -191,12 +191,12 @@ fn attention_maps_lie_on_the_inputs_grid_and_agree_between_engines() {
             let network = with_tensors(network, tensors, &compute.device).unwrap();
             let used = Inference::new(vec![network.clone(), network], &compute).unwrap();
             if !text.contains("attention") {
-                let error = used.of_attention().err().unwrap().to_string();
+                let error = used.with_attention_maps().err().unwrap().to_string();
                 assert!(error.contains("network.attention"), "{error}");
                 continue;
             }
             let gates = config.config().widths.len() - 1;
-            let seen = used.of_attention().unwrap();
+            let seen = used.with_attention_maps().unwrap();
             let (maps, shape) = seen.logits(&batch.input, batch.input_shape, None).unwrap();
             let [patches, _, z, y, x] = batch.targets_shape;
             assert_eq!(shape, [patches, gates, z, y, x], "{engine} {text}");
@@ -211,7 +211,7 @@ fn attention_maps_lie_on_the_inputs_grid_and_agree_between_engines() {
 }
 
 #[test]
-fn settings_that_no_network_can_have_are_named_in_one_line() {
+fn invalid_settings_are_named_in_one_line() {
     let device = ctseg_engine::device::DeviceChoice::Auto.device().unwrap();
     for (text, expected) in [
         ("kind = 'unet2d'\nwidths = [4]", "network.widths"),
@@ -254,7 +254,7 @@ fn settings_that_no_network_can_have_are_named_in_one_line() {
 }
 
 #[test]
-fn deep_supervision_in_parts_has_the_same_gradient_and_needs_no_extra_heads_in_use() {
+fn deep_supervision_with_micro_batches_has_the_same_gradient() {
     let config = config(
         "kind = 'unet2d'\nwidths = [4, 8, 8, 8]\nnorm = 'instance'\ndeep_supervision = true",
     );

@@ -1,12 +1,12 @@
-//! Where structures are.
+//! Bounding boxes of structures, with a margin.
 
 use std::collections::BTreeMap;
 
 use super::scores::MARGIN_MM;
 use ctseg_image::space::{LabelMap, VoxelBox};
 
-/// The surroundings of each label that occurs in either map: the box around its voxels in both, and [`MARGIN_MM`] on
-/// every side, as far as the volume goes. Voxels whose reference is `ignore` are nobody's.
+/// For each label in either map, the bounding box of its voxels in both, grown by [`MARGIN_MM`] on every side and
+/// clipped to the volume. Voxels whose reference is `ignore` are skipped.
 pub(super) fn boxes(
     prediction: &LabelMap,
     reference: &LabelMap,
@@ -20,7 +20,7 @@ pub(super) fn boxes(
     for (z, (predicted, known)) in planes.enumerate() {
         let rows = predicted.outer_iter().zip(known.outer_iter());
         for (y, (predicted, known)) in rows.enumerate() {
-            // Labels come in runs: only where one begins or ends is a box touched.
+            // Labels come in runs: a box is updated only at the end of a run.
             let mut runs = [Run::default(), Run::default()];
             for (x, (predicted, known)) in predicted.iter().zip(known).enumerate() {
                 let labels = match Some(*known) == ignore {
@@ -29,13 +29,13 @@ pub(super) fn boxes(
                 };
                 for (run, label) in runs.iter_mut().zip(labels) {
                     if run.label != label {
-                        run.told(x, [y, z], &mut found);
+                        run.extend_box(x, [y, z], &mut found);
                         *run = Run { label, start: x };
                     }
                 }
             }
             for run in &runs {
-                run.told(predicted.len(), [y, z], &mut found);
+                run.extend_box(predicted.len(), [y, z], &mut found);
             }
         }
     }
@@ -47,7 +47,7 @@ pub(super) fn boxes(
     found
 }
 
-/// Voxels of one label, one after the other along x.
+/// Consecutive voxels of one label along x.
 #[derive(Default)]
 struct Run {
     label: u16,
@@ -55,7 +55,7 @@ struct Run {
 }
 
 impl Run {
-    fn told(&self, end: usize, [y, z]: [usize; 2], found: &mut BTreeMap<u16, VoxelBox>) {
+    fn extend_box(&self, end: usize, [y, z]: [usize; 2], found: &mut BTreeMap<u16, VoxelBox>) {
         if self.label == 0 {
             return;
         }
@@ -64,7 +64,7 @@ impl Run {
             end: [end, y + 1, z + 1],
         };
         let known = found.entry(self.label).or_insert(own);
-        *known = known.joined(&own);
+        *known = known.union(&own);
     }
 }
 
@@ -74,7 +74,7 @@ mod tests {
     use ctseg_image::space::Grid;
 
     #[test]
-    fn boxes_hold_both_and_the_margin_and_nothing_that_is_ignored() {
+    fn boxes_cover_both_maps_with_a_margin_and_skip_ignored_voxels() {
         let grid = Grid::with_spacing([30, 9, 5], [3.0, 5.0, 20.0]);
         let (mut prediction, mut reference) = (LabelMap::empty(grid), LabelMap::empty(grid));
         prediction.data[[2, 4, 10]] = 7;

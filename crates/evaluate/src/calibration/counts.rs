@@ -1,34 +1,34 @@
-//! Voxels counted by their probability as the file has it. Counts are whole numbers: their sums are the same in any
-//! order, and every figure follows from them.
+//! Counts voxels by their stored probability code. Counts are integers, so sums do not depend on the order, and all
+//! metrics are computed from them.
 
 use std::collections::BTreeMap;
 
 use ndarray::{ArrayView1, Axis};
 
-use super::scores::Measured;
+use super::scores::StructureCalibration;
 use ctseg_base::Result;
 use ctseg_core::outputs::probabilities::ProbabilityKind;
 use ctseg_core::outputs::probabilities_reader::ProbabilityReader;
 use ctseg_image::space::{LabelMap, VoxelBox};
 
-/// By code: outside and inside far from the structure, then outside and inside near it.
+/// Per code: voxels outside and inside the structure far from it, then outside and inside near it.
 type Counts = Vec<[u64; 4]>;
 
-/// Where in a [`Counts`] entry a voxel near the structure, and one inside, is counted.
+/// Offsets in a [`Counts`] entry for voxels near the structure and inside it.
 const NEAR: usize = 2;
 const INSIDE: usize = 1;
 
-/// What is measured of each map; `labels` are those of the maps that are wanted. Voxels whose reference is the second
-/// of `reference` count nowhere.
+/// Measures each map; `labels` has the label value of each map, none for maps to skip. Voxels whose reference is the
+/// ignore value are not counted.
 pub(super) fn counted(
     reader: ProbabilityReader,
     kind: ProbabilityKind,
     labels: &[Option<u16>],
     boxes: &BTreeMap<u16, VoxelBox>,
     (reference, ignore): (&LabelMap, Option<u16>),
-) -> Result<Vec<Option<Measured>>> {
+) -> Result<Vec<Option<StructureCalibration>>> {
     let (depth, _, width) = reference.data.dim();
-    let mut measured: Vec<Option<Measured>> = vec![None; labels.len()];
+    let mut measured: Vec<Option<StructureCalibration>> = vec![None; labels.len()];
     let mut counts: Counts = vec![[0; 4]; kind.codes()];
     reader.each_slice(|map, z, codes| {
         let Some(label) = labels.get(map).copied().flatten() else {
@@ -75,8 +75,8 @@ fn count_row(
     }
 }
 
-fn of_counts(counts: &Counts, kind: ProbabilityKind) -> Measured {
-    let mut measured = Measured::default();
+fn of_counts(counts: &Counts, kind: ProbabilityKind) -> StructureCalibration {
+    let mut measured = StructureCalibration::default();
     for (code, [far_out, far_in, near_out, near_in]) in counts.iter().copied().enumerate() {
         if far_out + far_in + near_out + near_in > 0 {
             let probability = kind.probability(code as u16);

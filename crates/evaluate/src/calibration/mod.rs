@@ -1,12 +1,13 @@
-//! Whether a prediction's probabilities are what they say, where they were saved beside its label maps: reliability
-//! curves and calibration errors of every structure.
+//! Calibration of saved probabilities: reliability curves and calibration errors of every structure.
 
 mod boxes;
 mod counts;
 mod scores;
 mod tables;
 
-pub use scores::{Calibration, CaseMeasured, Figure, MARGIN_MM, Measured};
+pub use scores::{
+    Calibration, CalibrationMetric, CaseCalibration, MARGIN_MM, StructureCalibration,
+};
 pub use tables::{CSV_NAME, JSON_NAME, PNG_NAME};
 
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use crate::Evaluation;
-use ctseg_base::cancel::guarded;
+use ctseg_base::cancel::catch_panic;
 use ctseg_base::failures::Failure;
 use ctseg_base::progress::Observer;
 use ctseg_base::text::words;
@@ -29,15 +30,15 @@ use ctseg_core::outputs::sidecar::{Sidecar, read_sidecar};
 use boxes::boxes;
 use counts::counted;
 
-/// Cases whose label maps are in memory at a time.
+/// Cases whose label maps are held in memory at the same time.
 const CASES_AT_ONCE: usize = 4;
 
-/// Compares the probabilities beside the predictions of an evaluation with their references; none where no
-/// prediction has any. What cannot be used is listed and the rest go on. Figures do not depend on the number of
+/// Compares the saved probabilities of an evaluation's predictions with their references; none if no prediction has
+/// any. Files that cannot be used are recorded and the others continue. Results do not depend on the number of
 /// threads.
 ///
 /// # Errors
-/// Predictions that cannot be listed.
+/// The predictions cannot be listed.
 pub fn calibration(
     prediction: &Path,
     reference: &Reference,
@@ -57,15 +58,15 @@ pub fn calibration(
         structures: evaluation.structures.clone(),
         cases: Vec::new(),
         failures: Vec::new(),
-        without: without.into_iter().map(|(case, _)| case).collect(),
+        without_probabilities: without.into_iter().map(|(case, _)| case).collect(),
     };
     for some in with.chunks(CASES_AT_ONCE) {
         let measured = some.par_iter().map(|(case, label_map)| {
-            let found = guarded(|| measured_case(case, label_map, reference, &all.structures));
+            let found = catch_panic(|| measure_case(case, label_map, reference, &all.structures));
             task.advance(1);
             found
         });
-        let measured: Vec<Result<CaseMeasured>> = measured.collect();
+        let measured: Vec<Result<CaseCalibration>> = measured.collect();
         for ((_, label_map), found) in some.iter().zip(measured) {
             match found {
                 Ok(case) => all.cases.push(case),
@@ -82,17 +83,17 @@ pub fn calibration(
     Ok(Some(all))
 }
 
-/// Kinds of probabilities, the finer one first.
+/// Probability file kinds, the more precise one first.
 const KINDS: [ProbabilityKind; 2] = [ProbabilityKind::F16, ProbabilityKind::U8];
 
-fn measured_case(
+fn measure_case(
     case: &str,
     label_map: &Path,
     reference: &Reference,
     structures: &[Structure],
-) -> Result<CaseMeasured> {
+) -> Result<CaseCalibration> {
     let sidecar = read_sidecar(label_map);
-    let (path, kind) = saved(label_map, sidecar.as_ref())?;
+    let (path, kind) = probability_file(label_map, sidecar.as_ref())?;
     let ignore = reference.ignore();
     let prediction = read_predicted(label_map)?;
     let (reference, _) = reference
@@ -111,54 +112,56 @@ fn measured_case(
         let map = labels.iter().position(|label| *label == structure.value)?;
         by_map[map].clone()
     };
-    Ok(CaseMeasured {
+    Ok(CaseCalibration {
         case: case.to_owned(),
         structures: structures.iter().map(of).collect(),
     })
 }
 
-/// The probabilities of a label map: those that were written with it, as its sidecar says; without a sidecar, those
-/// that bear its name.
-fn saved(label_map: &Path, sidecar: Option<&Sidecar>) -> Result<(PathBuf, ProbabilityKind)> {
+/// The probability file of a label map: the one its sidecar records or, without a sidecar, the one of the same name.
+fn probability_file(
+    label_map: &Path,
+    sidecar: Option<&Sidecar>,
+) -> Result<(PathBuf, ProbabilityKind)> {
     let there = KINDS.map(|kind| (kind.path(label_map), kind));
     let mut there = there.into_iter().filter(|(path, _)| path.is_file());
     let Some(sidecar) = sidecar else {
         return there
             .next()
-            .ok_or_else(|| Error::file(label_map, "its probabilities are gone"));
+            .ok_or_else(|| Error::file(label_map, "its probabilities were removed while they were evaluated; run the evaluation again"));
     };
     let mut last = label_map.to_path_buf();
     for (path, kind) in there {
         let name = Path::new(path.file_name().unwrap_or_default());
-        if sidecar.is_whole(label_map, name) {
+        if sidecar.is_intact(label_map, name) {
             return Ok((path, kind));
         }
         if sidecar.written.contains_key(name) {
             return Err(Error::file(
                 &path,
-                "is not as it was written, by its length and hash in the sidecar; predict again with --save-probabilities",
+                "has changed since it was written (its length or hash differs from the sidecar); predict again with --save-probabilities",
             ));
         }
         last = path;
     }
     Err(Error::file(
         last,
-        "was not written with the label map beside it, as the sidecar tells; remove it, or predict again with --save-probabilities",
+        "does not belong to the label map beside it, according to the sidecar; remove it, or predict again with --save-probabilities",
     ))
 }
 
-/// Label values in the order of a file's maps: as the sidecar says, or, where it does not, the values of its structures
-/// or of those that are compared, if there are as many, from the smallest up.
+/// Label values in the order of a file's maps: those in the sidecar or, if it has none, the sorted values of the
+/// sidecar's structures or of the compared structures, whichever match the number of maps.
 fn labels_of(
     path: &Path,
     maps: usize,
     sidecar: Option<&Sidecar>,
     structures: &[Structure],
 ) -> Result<Vec<u16>> {
-    let said = sidecar.map(|sidecar| sidecar.probability_labels.clone());
+    let recorded = sidecar.map(|sidecar| sidecar.probability_labels.clone());
     let of_sidecar = sidecar.map(|sidecar| sidecar.structures.values().copied().collect());
     let compared = structures.iter().map(|structure| structure.value).collect();
-    let known = match said.filter(|labels| !labels.is_empty()) {
+    let known = match recorded.filter(|labels| !labels.is_empty()) {
         Some(labels) => vec![labels],
         None => [of_sidecar, Some(compared)]
             .into_iter()
@@ -178,7 +181,7 @@ fn labels_of(
         Error::file(
             path,
             format!(
-                "holds {}; expected {}, one for each structure",
+                "holds {}; expected {}, one per structure",
                 words::counted(maps, "map"),
                 counts.join(" or ")
             ),

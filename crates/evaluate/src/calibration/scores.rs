@@ -1,55 +1,56 @@
-//! Calibration of structures, of cases and of all together.
+//! Calibration per structure, per case and overall.
 
 use ctseg_base::failures::Failure;
 use ctseg_core::dataset::Structure;
 use ctseg_image::metrics::calibration::Reliability;
 use ctseg_image::metrics::overlap::Summary;
 
-/// How far beyond a structure's voxels, along each axis of the file, its surroundings go.
+/// Margin of the near region around a structure's voxels, along each axis of the file.
 pub const MARGIN_MM: f64 = 10.0;
 
-/// One of the figures of a curve, such as [`Reliability::brier`].
-pub type Figure = fn(&Reliability) -> Option<f64>;
+/// A metric of a reliability curve, such as [`Reliability::brier`].
+pub type CalibrationMetric = fn(&Reliability) -> Option<f64>;
 
-/// What is measured of a structure.
+/// Reliability of one structure's probabilities.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Measured {
-    /// In the box around its voxels in reference and label map with [`MARGIN_MM`] on every side. This is what counts:
-    /// elsewhere nearly every probability is 0, and rightly, so that any model seems calibrated on whole scans (boxes
-    /// around the structure, as in Mehrtash et al., IEEE Transactions on Medical Imaging 2020).
+pub struct StructureCalibration {
+    /// In the bounding box of its voxels in reference and label map, grown by [`MARGIN_MM`] on every side. This is the
+    /// region that matters: elsewhere nearly every probability is correctly 0, so any model looks calibrated on whole
+    /// scans (boxes around the structure, as in Mehrtash et al., IEEE Transactions on Medical Imaging 2020).
     pub near: Reliability,
+    /// In the whole volume.
     pub whole: Reliability,
 }
 
-impl Measured {
+impl StructureCalibration {
     fn join(&mut self, other: &Self) {
-        self.near.join(&other.near);
-        self.whole.join(&other.whole);
+        self.near.merge(&other.near);
+        self.whole.merge(&other.whole);
     }
 }
 
-/// One case's probabilities against its reference.
+/// Calibration of one case.
 #[derive(Debug, Clone)]
-pub struct CaseMeasured {
+pub struct CaseCalibration {
     pub case: String,
-    /// One per structure of the evaluation; none where the probabilities have no map of it.
-    pub structures: Vec<Option<Measured>>,
+    /// One per structure of the evaluation; none if the file has no probability map of it.
+    pub structures: Vec<Option<StructureCalibration>>,
 }
 
-/// All cases.
+/// Calibration of all cases.
 #[derive(Debug, Clone)]
 pub struct Calibration {
     pub structures: Vec<Structure>,
-    pub cases: Vec<CaseMeasured>,
-    /// Probabilities that are there and cannot be used.
+    pub cases: Vec<CaseCalibration>,
+    /// Probability files that could not be used.
     pub failures: Vec<Failure>,
-    /// Cases that were compared and have no probabilities.
-    pub without: Vec<String>,
+    /// Compared cases without saved probabilities.
+    pub without_probabilities: Vec<String>,
 }
 
 impl Calibration {
-    /// All voxels of all cases of a structure (by its place), nothing where no case has probabilities of it.
-    pub fn of_structure(&self, structure: usize) -> Measured {
+    /// One structure (by index) pooled over all cases; empty if no case has probabilities of it.
+    pub fn of_structure(&self, structure: usize) -> StructureCalibration {
         joined(
             self.cases
                 .iter()
@@ -57,54 +58,56 @@ impl Calibration {
         )
     }
 
-    /// All voxels of all structures of all cases.
-    pub fn of_all(&self) -> Measured {
-        let all: Vec<Measured> = (0..self.structures.len())
+    /// All structures and cases pooled.
+    pub fn of_all(&self) -> StructureCalibration {
+        let all: Vec<StructureCalibration> = (0..self.structures.len())
             .map(|s| self.of_structure(s))
             .collect();
         joined(all.iter())
     }
 
-    /// The mean over structures of what is measured near them; none where no structure has any voxels there.
-    pub fn mean_near(&self, of: Figure) -> Option<f64> {
-        self.mean(|measured| of(&measured.near))
+    /// Mean over structures of a metric in the near region; none if no structure has voxels there.
+    pub fn mean_near(&self, metric: CalibrationMetric) -> Option<f64> {
+        self.mean(|measured| metric(&measured.near))
     }
 
-    /// As [`Calibration::mean_near`], of whole volumes.
-    pub fn mean_whole(&self, of: Figure) -> Option<f64> {
-        self.mean(|measured| of(&measured.whole))
+    /// As [`Calibration::mean_near`], over whole volumes.
+    pub fn mean_whole(&self, metric: CalibrationMetric) -> Option<f64> {
+        self.mean(|measured| metric(&measured.whole))
     }
 
-    fn mean(&self, of: impl Fn(&Measured) -> Option<f64>) -> Option<f64> {
+    fn mean(&self, of: impl Fn(&StructureCalibration) -> Option<f64>) -> Option<f64> {
         Summary::of((0..self.structures.len()).map(|s| of(&self.of_structure(s)))).mean
     }
 
-    /// What trackers that keep numbers by name are told.
-    pub fn points(&self) -> Vec<(String, f64)> {
+    /// Metrics by name for trackers. Undefined values are omitted.
+    pub fn tracker_metrics(&self) -> Vec<(String, f64)> {
         let named = [
             (
                 "calibration/ece",
-                self.mean_near(Reliability::expected_error),
+                self.mean_near(Reliability::expected_calibration_error),
             ),
             (
                 "calibration/mce",
-                self.mean_near(Reliability::maximum_error),
+                self.mean_near(Reliability::maximum_calibration_error),
             ),
             ("calibration/brier", self.mean_near(Reliability::brier)),
             (
                 "calibration/ece_whole",
-                self.mean_whole(Reliability::expected_error),
+                self.mean_whole(Reliability::expected_calibration_error),
             ),
         ];
-        let known = named.into_iter();
-        known
+        named
+            .into_iter()
             .filter_map(|(name, value)| Some((name.to_owned(), value?)))
             .collect()
     }
 }
 
-pub(super) fn joined<'a>(all: impl Iterator<Item = &'a Measured>) -> Measured {
-    let mut sum = Measured::default();
+pub(super) fn joined<'a>(
+    all: impl Iterator<Item = &'a StructureCalibration>,
+) -> StructureCalibration {
+    let mut sum = StructureCalibration::default();
     all.for_each(|measured| sum.join(measured));
     sum
 }

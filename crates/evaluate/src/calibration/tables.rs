@@ -1,10 +1,10 @@
-//! `calibration.json` and `calibration.csv`.
+//! Writes `calibration.json` and `calibration.csv`.
 
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::scores::{Calibration, Figure, MARGIN_MM, Measured};
+use super::scores::{Calibration, CalibrationMetric, MARGIN_MM, StructureCalibration};
 use ctseg_base::atomic_file::write_bytes_atomically;
 use ctseg_base::text::csv_cell::to_cell;
 use ctseg_base::{Error, Result};
@@ -12,7 +12,7 @@ use ctseg_image::metrics::calibration::{BINS, Bin, Reliability};
 
 pub const JSON_NAME: &str = "calibration.json";
 pub const CSV_NAME: &str = "calibration.csv";
-/// The reliability diagram's.
+/// The reliability diagram.
 pub const PNG_NAME: &str = "calibration.png";
 
 const HEADER: [&str; 13] = [
@@ -31,24 +31,24 @@ const HEADER: [&str; 13] = [
     "observed_share",
 ];
 
-/// Figures by their names.
-const FIGURES: [(&str, Figure); 3] = [
-    ("ece", Reliability::expected_error),
-    ("mce", Reliability::maximum_error),
+/// Metrics by name.
+const METRICS: [(&str, CalibrationMetric); 3] = [
+    ("ece", Reliability::expected_calibration_error),
+    ("mce", Reliability::maximum_calibration_error),
     ("brier", Reliability::brier),
 ];
 
 impl Calibration {
-    /// Writes [`JSON_NAME`] (figures and curves, of all structures together, of each, and figures of each case) and
-    /// [`CSV_NAME`] (a row per structure, region and bin) into `folder`.
+    /// Writes [`JSON_NAME`] (metrics and curves, pooled and per structure, and metrics per case) and [`CSV_NAME`] (a
+    /// row per structure, region and bin) into `folder`.
     pub fn write(&self, folder: &Path) -> Result<()> {
         let text = format!("{:#}\n", self.to_json());
         write_bytes_atomically(&folder.join(JSON_NAME), text.as_bytes())?;
         self.write_table(&folder.join(CSV_NAME))
     }
 
-    /// What [`JSON_NAME`] holds. `mean` is the mean over structures (the classwise error of Kull et al., NeurIPS 2019),
-    /// `pooled` what all voxels of all structures give together.
+    /// The content of [`JSON_NAME`]. `mean` is the mean over structures (the classwise error of Kull et al., NeurIPS
+    /// 2019), `pooled` counts all voxels of all structures together.
     pub fn to_json(&self) -> Value {
         let structures = self.structures.iter().enumerate();
         let per_structure = structures.map(|(index, structure)| {
@@ -58,20 +58,20 @@ impl Calibration {
         });
         let per_case = self.cases.iter().map(|case| {
             let own = super::scores::joined(case.structures.iter().flatten());
-            (case.case.clone(), Value::Object(regions(&own, figures)))
+            (case.case.clone(), Value::Object(regions(&own, metrics)))
         });
         json!({
             "bins": BINS,
             "margin_mm": MARGIN_MM,
             "mean": {
-                "near": means(&|figure| self.mean_near(figure)),
-                "whole": means(&|figure| self.mean_whole(figure)),
+                "near": means(&|metric| self.mean_near(metric)),
+                "whole": means(&|metric| self.mean_whole(metric)),
             },
             "pooled": regions(&self.of_all(), with_curve),
             "per_structure": per_structure.collect::<Map<String, Value>>(),
             "per_case": per_case.collect::<Map<String, Value>>(),
             "cases": self.cases.len(),
-            "without_probabilities": self.without,
+            "without_probabilities": self.without_probabilities,
             "failed": self.failures,
         })
     }
@@ -106,26 +106,29 @@ impl Calibration {
     }
 }
 
-fn means(mean: &dyn Fn(Figure) -> Option<f64>) -> Value {
-    let means = FIGURES.iter();
-    let means = means.map(|(name, figure)| ((*name).to_owned(), json!(mean(*figure))));
+fn means(mean: &dyn Fn(CalibrationMetric) -> Option<f64>) -> Value {
+    let means = METRICS.iter();
+    let means = means.map(|(name, metric)| ((*name).to_owned(), json!(mean(*metric))));
     Value::Object(means.collect())
 }
 
-fn regions(measured: &Measured, of: fn(&Reliability) -> Map<String, Value>) -> Map<String, Value> {
+fn regions(
+    measured: &StructureCalibration,
+    of: fn(&Reliability) -> Map<String, Value>,
+) -> Map<String, Value> {
     let regions = [("near", &measured.near), ("whole", &measured.whole)];
     let regions = regions.map(|(name, curve)| (name.to_owned(), Value::Object(of(curve))));
     regions.into_iter().collect()
 }
 
-fn figures(curve: &Reliability) -> Map<String, Value> {
-    let figures = FIGURES.map(|(name, figure)| (name.to_owned(), json!(figure(curve))));
+fn metrics(curve: &Reliability) -> Map<String, Value> {
+    let metrics = METRICS.map(|(name, metric)| (name.to_owned(), json!(metric(curve))));
     let voxels = ("voxels".to_owned(), json!(curve.voxels()));
-    std::iter::once(voxels).chain(figures).collect()
+    std::iter::once(voxels).chain(metrics).collect()
 }
 
 fn with_curve(curve: &Reliability) -> Map<String, Value> {
-    let mut object = figures(curve);
+    let mut object = metrics(curve);
     let bins = curve.bins().iter().enumerate().map(|(place, bin)| {
         let [low, high] = borders(place);
         json!({
@@ -145,10 +148,10 @@ fn borders(bin: usize) -> [f64; 2] {
     [bin, bin + 1].map(|border| border as f64 / BINS as f64)
 }
 
-/// The cells of each bin, behind those of the structure.
+/// The cells of each bin, which follow those of the structure.
 fn rows(curve: &Reliability) -> impl Iterator<Item = Vec<String>> {
     let cell = |value: Option<f64>| value.map(|v| format!("{v:.6}")).unwrap_or_default();
-    let figures = FIGURES.map(|(_, figure)| cell(figure(curve)));
+    let metrics = METRICS.map(|(_, metric)| cell(metric(curve)));
     let row = move |(place, bin): (usize, &Bin)| {
         let [low, high] = borders(place).map(|border| cell(Some(border)));
         let own = [
@@ -160,7 +163,7 @@ fn rows(curve: &Reliability) -> impl Iterator<Item = Vec<String>> {
             cell(bin.mean_probability()),
             cell(bin.observed_share()),
         ];
-        figures.iter().cloned().chain(own).collect()
+        metrics.iter().cloned().chain(own).collect()
     };
     curve.bins().iter().enumerate().map(row)
 }

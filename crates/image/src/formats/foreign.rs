@@ -1,4 +1,4 @@
-//! Files of other kinds, known by their first bytes, and what can be done with them.
+//! File types that are not volumes, identified by their first bytes, and what to do about them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,17 +6,17 @@ use std::path::{Path, PathBuf};
 use super::source::{START_BYTES, Source};
 use ctseg_base::pointer_file;
 
-/// A kind of file that is no volume here.
+/// A file type that cannot be read as a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Foreign {
-    /// Such as `a DICOM file`.
+    /// For example `a DICOM file`.
     pub name: &'static str,
-    /// What to do, an imperative.
+    /// What to do, in the imperative.
     pub remedy: &'static str,
 }
 
 impl Foreign {
-    /// Whether it is an image or holds some, and is not just a file that lies beside them.
+    /// Whether it is an image or an archive of images, rather than some other file stored beside them.
     pub(super) fn is_image_or_archive(&self) -> bool {
         self.remedy != EXPORT
     }
@@ -25,9 +25,9 @@ impl Foreign {
 const CONVERT: &str =
     "convert it to NIfTI, for example SimpleITK.WriteImage(SimpleITK.ReadImage(FILE), 'x.nii.gz')";
 const UNPACK: &str = "unpack it first";
-const SURFACE: &str = "name the volume, not a surface";
-const PICTURE: &str = "name a CT volume; a picture has no Hounsfield units";
-const EXPORT: &str = "name the image itself";
+const SURFACE: &str = "pass the volume, not a surface";
+const PICTURE: &str = "pass a CT volume; a picture has no Hounsfield units";
+const EXPORT: &str = "pass the image itself";
 
 const DICOM: Foreign = Foreign {
     name: "a DICOM file",
@@ -50,7 +50,7 @@ const KNOWN: [(&[u8], &str, &str); 28] = [
     (b"ObjectType", META_IMAGE.name, CONVERT),
     (b"NDims", META_IMAGE.name, CONVERT),
     (b"PK\x03\x04", "a zip archive", UNPACK),
-    (b"PK\x05\x06", "a zip archive without content", UNPACK),
+    (b"PK\x05\x06", "an empty zip archive", UNPACK),
     (b"Rar!", "a RAR archive", UNPACK),
     (b"7z\xbc\xaf", "a 7z archive", UNPACK),
     (b"BZh", "a bzip2 file", UNPACK),
@@ -82,7 +82,11 @@ const KNOWN: [(&[u8], &str, &str); 28] = [
         "write it as NIfTI with the affine of its image (nibabel)",
     ),
     (b"\xff\xff\xfe", "a FreeSurfer surface", SURFACE),
-    (b"\xff\xff\xff", "FreeSurfer values of a surface", SURFACE),
+    (
+        b"\xff\xff\xff",
+        "FreeSurfer per-vertex surface values",
+        SURFACE,
+    ),
     (
         b"\0\0\0\x01\0\0",
         "a FreeSurfer MGH volume",
@@ -99,10 +103,10 @@ const KNOWN: [(&[u8], &str, &str); 28] = [
     (b"SQLite", "a database", EXPORT),
 ];
 
-/// What content that begins with `start` (up to [`START_BYTES`] bytes) is, if it is of a kind that is known.
+/// The file type of content that begins with `start` (up to [`START_BYTES`] bytes); `None` if unknown.
 pub(crate) fn foreign(start: &[u8]) -> Option<Foreign> {
     let known = |name: &'static str, remedy: &'static str| Some(Foreign { name, remedy });
-    if let Some((name, remedy)) = pointer_file::known(start) {
+    if let Some((name, remedy)) = pointer_file::detect(start) {
         return known(name, remedy);
     }
     if is_dicom(start) {
@@ -116,8 +120,8 @@ pub(crate) fn foreign(start: &[u8]) -> Option<Foreign> {
     let begins = |word: &str| text.trim_start().starts_with(word);
     if begins("<!doctype html") || begins("<html") {
         return known(
-            "a web page, so a download has failed",
-            "download the image again, logged in if need be",
+            "a web page, probably a failed download",
+            "download the image again; the site may require a login",
         );
     }
     if begins("<") && holds("<gifti") {
@@ -134,14 +138,14 @@ pub(crate) fn foreign(start: &[u8]) -> Option<Foreign> {
     }
     if start.len() == START_BYTES && start.iter().all(|byte| *byte == 0) {
         return known(
-            "zeros where its header should be, as a copy that broke off leaves them",
+            "all zeros where the header should be, as after an interrupted copy",
             "copy or export it again",
         );
     }
     None
 }
 
-/// `DICM` behind the preamble, or, in files without one, a first element of the groups that come first: 0002 and 0008.
+/// `DICM` after the preamble or, in files without a preamble, a first element of group 0002 or 0008.
 fn is_dicom(start: &[u8]) -> bool {
     if start.get(128..132) == Some(b"DICM") {
         return true;
@@ -158,18 +162,18 @@ fn is_dicom(start: &[u8]) -> bool {
     }
 }
 
-/// At most so many files of a folder are looked into.
-const MOST_LOOKED_AT: usize = 2000;
+/// At most this many files of a folder are examined.
+const MAX_FILES: usize = 2000;
 
-/// Folders in a folder are looked into down to this depth.
-const DEEPEST: usize = 4;
+/// Subfolders are searched down to this depth.
+const MAX_DEPTH: usize = 4;
 
-/// What lies in a folder in which no volume was found, for its error: `it holds 5 DICOM files (IM0000, …); convert …`.
-/// None where no file is of a kind that is known.
+/// Describes the most common known file type in a folder without volumes, for the error about it:
+/// `IM0000 is a DICOM file (the first of 5 such files): convert …`. `None` if no file is of a known type.
 pub fn foreign_files(folder: &Path) -> Option<String> {
     let mut kinds: BTreeMap<Foreign, (usize, PathBuf)> = BTreeMap::new();
-    let mut looked_at = 0;
-    collect(folder, DEEPEST, &mut looked_at, &mut kinds);
+    let mut examined = 0;
+    collect(folder, MAX_DEPTH, &mut examined, &mut kinds);
     let (kind, (count, example)) = kinds.into_iter().max_by_key(|(_, (count, _))| *count)?;
     let example = example
         .strip_prefix(folder)
@@ -186,31 +190,31 @@ pub fn foreign_files(folder: &Path) -> Option<String> {
 fn collect(
     folder: &Path,
     depth: usize,
-    looked_at: &mut usize,
+    examined: &mut usize,
     kinds: &mut BTreeMap<Foreign, (usize, PathBuf)>,
 ) {
-    // What cannot be read says nothing.
+    // Skip what cannot be read.
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
     paths.sort();
     for path in paths {
         if path.is_dir() && depth > 0 {
-            collect(&path, depth - 1, looked_at, kinds);
+            collect(&path, depth - 1, examined, kinds);
         }
-        if *looked_at >= MOST_LOOKED_AT {
+        if *examined >= MAX_FILES {
             return;
         }
         if !path.is_file() {
             continue;
         }
-        *looked_at += 1;
+        *examined += 1;
         if let Some(kind) = kind_of(&path) {
             kinds.entry(kind).or_insert((0, path)).0 += 1;
         }
     }
 }
 
-/// The kind of a file, where it is one of images or archives.
+/// The file type, if it is an image or an archive.
 fn kind_of(path: &Path) -> Option<Foreign> {
     let mut source = Source::open(path, &[]).ok()?;
     let start = source.start().ok()?;
@@ -226,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_other_kinds_are_named() {
+    fn other_file_types_are_named() {
         let implicit = b"\x08\0\x05\0\x0a\0\0\0ISO_IR 100";
         let explicit = b"\x02\0\0\0UL\x04\0\x10\0\0\0";
         let tar = [vec![b'x'; 257], b"ustar".to_vec()].concat();
@@ -249,7 +253,7 @@ mod tests {
             ),
             (b"\xff\xff\xfecreated by", "a FreeSurfer surface"),
             (&tar, "a tar archive"),
-            (&[0; START_BYTES], "zeros"),
+            (&[0; START_BYTES], "all zeros"),
         ] {
             let found = name(start).unwrap_or("nothing");
             assert!(found.starts_with(expected), "{found} for {expected}");
@@ -265,17 +269,17 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_told_by_what_most_of_its_files_are() {
+    fn a_folder_is_described_by_its_most_common_file_type() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(foreign_files(folder.path()), None);
         std::fs::write(folder.path().join("notes.txt"), "x").unwrap();
         std::fs::write(folder.path().join("a.json"), "{}").unwrap();
         assert_eq!(foreign_files(folder.path()), None);
         std::fs::write(folder.path().join("a.nrrd"), "NRRD0004\n").unwrap();
-        let said = foreign_files(folder.path()).unwrap();
+        let message = foreign_files(folder.path()).unwrap();
         assert!(
-            said.starts_with("a.nrrd is an NRRD image: convert"),
-            "{said}"
+            message.starts_with("a.nrrd is an NRRD image: convert"),
+            "{message}"
         );
         let series = folder.path().join("series");
         std::fs::create_dir(&series).unwrap();
@@ -283,10 +287,10 @@ mod tests {
             let bytes = [vec![0; 128], b"DICM".to_vec()].concat();
             std::fs::write(series.join(format!("IM{slice}")), bytes).unwrap();
         }
-        let said = foreign_files(folder.path()).unwrap();
+        let message = foreign_files(folder.path()).unwrap();
         assert!(
-            said.starts_with("series/IM0 is a DICOM file (the first of 3 such files): convert"),
-            "{said}"
+            message.starts_with("series/IM0 is a DICOM file (the first of 3 such files): convert"),
+            "{message}"
         );
     }
 }

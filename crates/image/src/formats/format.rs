@@ -1,4 +1,4 @@
-//! What a format of volume files has to do.
+//! The trait that every volume file format implements.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -16,53 +16,53 @@ use ctseg_base::{Error, Result};
 /// Names by label value.
 pub type LabelNames = BTreeMap<u16, String>;
 
-/// Marks the voxels of a mask: in file order, from a range of them, 1 inside and 0 outside.
+/// Fills a buffer with a range of a mask's voxels in file order: 1 inside, 0 outside.
 pub type MaskPiece<'a> = dyn Fn(Range<usize>, &mut [u8]) + Sync + 'a;
 
 /// A format whose files hold one volume of one channel each.
 ///
 /// To add a format, implement this in a file of its own and list it in [`FORMATS`](super::FORMATS). Errors name the
-/// file ([`Source::problem`]), what was found, what was expected and what to do. No header may be believed before
-/// [`Source::length`] has been compared with it.
+/// file ([`Source::problem`]), what was found, what was expected and what to do. Compare every header with
+/// [`Source::length`] before trusting it.
 ///
-/// NIfTI alone can do more, through functions of [`nifti`](crate::nifti): files of several channels
+/// Only NIfTI supports more, through functions of [`nifti`](crate::nifti): files of several channels
 /// (`read_channels`, `write_split`, `write_joined`), maps that are written and read slice by slice (`write_map`,
 /// `write_maps`, `ByteMaps`), byte-for-byte copies, and the fields of its own header.
 pub trait VolumeFormat: Sync {
-    /// Endings of its files' names, lower case, with their dot, in the order in which messages list them.
+    /// File endings in lower case with their dot, in the order in which messages list them.
     fn endings(&self) -> &'static [&'static str];
 
-    /// Whether content that begins with `start` (up to [`START_BYTES`](super::START_BYTES) bytes, fewer only if it
-    /// ends, decompressed if the file is gzip) is of this format.
+    /// Whether content that begins with `start` is of this format. `start` holds
+    /// [`START_BYTES`](super::START_BYTES) bytes (fewer only if the content is shorter), decompressed if gzip.
     fn identify(&self, start: &[u8]) -> bool;
 
-    /// Reads and checks the header; damage further on need not be found.
+    /// Reads and checks the header; damage beyond it may go unnoticed.
     fn read_header(&self, source: Source) -> Result<VolumeHeader>;
 
-    /// Reads a volume as `f32`, scaled as the header says; shape (z, y, x), x fastest.
+    /// Reads a volume as `f32`, with the header's scaling applied; shape (z, y, x), x fastest.
     fn read_volume(&self, source: Source) -> Result<VolumeImage>;
 
-    /// Reads a label map; shape (z, y, x), x fastest. Values that are no whole numbers from 0 to 65535 are an error.
+    /// Reads a label map; shape (z, y, x), x fastest. Values other than integers from 0 to 65535 are an error.
     fn read_label_map(&self, source: Source) -> Result<(VolumeHeader, LabelMap)>;
 
-    /// [`read_label_map`](Self::read_label_map) as runs. A format that reads piece by piece overrides this, so that
+    /// [`read_label_map`](Self::read_label_map) as runs. A format that can read in chunks overrides this, so that
     /// memory does not grow with the volume.
     fn read_label_runs(&self, source: Source) -> Result<(VolumeHeader, LabelRuns)> {
         let (header, labels) = self.read_label_map(source)?;
         Ok((header, LabelRuns::from(&labels)))
     }
 
-    /// The names that a label map holds for its labels; none in formats that have no room for them.
+    /// The label names stored in a label map; empty for formats that cannot store them.
     fn read_label_names(&self, _source: Source) -> Result<LabelNames> {
         Ok(LabelNames::new())
     }
 
-    /// Writes a new file, which appears under `path` only when whole. Values that `voxel_type` does not hold are an
-    /// error.
+    /// Writes a new file atomically: it appears under `path` only once complete. Values out of the range of
+    /// `voxel_type` are an error.
     fn write_volume(&self, path: &Path, volume: &Volume, voxel_type: VoxelType) -> Result<()>;
 
-    /// Writes a label map exactly where the image with the header `source` lies, with `names` where the format has
-    /// room for them. Appears under `path` only when whole; labels on another grid than the source's are an error.
+    /// Writes a label map on exactly the grid of the image with the header `source`, with `names` if the format can
+    /// store them. The file appears under `path` only once complete. Labels on another grid are an error.
     fn write_label_map(
         &self,
         path: &Path,
@@ -71,8 +71,8 @@ pub trait VolumeFormat: Sync {
         names: &LabelNames,
     ) -> Result<()>;
 
-    /// Writes a mask, 0 and 1, as [`write_label_map`](Self::write_label_map). A format that writes piece by piece
-    /// overrides this, so that no whole mask has to be in memory.
+    /// Writes a mask of 0 and 1, as [`write_label_map`](Self::write_label_map). A format that can write in chunks
+    /// overrides this, so that the mask need not be in memory as a whole.
     fn write_mask(&self, path: &Path, source: &VolumeHeader, mask: &MaskPiece) -> Result<()> {
         let grid = source.grid;
         let mut bytes = vec![0; grid.voxels()];

@@ -1,4 +1,4 @@
-//! What every format's header says, and an image with it.
+//! The header fields common to all formats, and an image with its header.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -9,20 +9,20 @@ use crate::space::{Grid, Volume};
 /// A checked header of any format.
 #[derive(Debug, Clone)]
 pub struct VolumeHeader {
-    /// Shape (x, y, z) and affine in mm (RAS+, as nibabel's).
+    /// Shape (x, y, z) and affine in mm (RAS+, as in nibabel).
     pub grid: Grid,
     /// The voxels' type as stored in the file.
     pub voxel_type: VoxelType,
-    /// Size of a voxel in mm³ by the header's own numbers, which may be rounded otherwise than the grid's.
+    /// Voxel volume in mm³ from the header's own fields, which may be rounded differently from the grid's.
     pub voxel_mm3: f64,
-    /// What a user should know about the file, one line each, without its name.
+    /// Warnings for the user, one line each, without the file name.
     pub warnings: Vec<String>,
-    /// The format's own header; only its own code looks into it, see [`VolumeHeader::native`].
+    /// The format's own header, for its own code alone; see [`VolumeHeader::native`].
     pub native: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl VolumeHeader {
-    /// A header that says nothing but where voxels of this type lie.
+    /// A header with only a grid and a voxel type.
     pub fn new(grid: Grid, voxel_type: VoxelType) -> Self {
         Self {
             grid,
@@ -39,11 +39,11 @@ impl VolumeHeader {
     }
 }
 
-/// An image with everything its file says about it.
+/// An image with its header.
 #[derive(Debug, Clone)]
 pub struct VolumeImage {
     pub header: VolumeHeader,
     pub volume: Volume,
-    /// Voxels that are NaN or infinite as `f32`; they stay in `volume` and are a warning in `header`.
+    /// Number of voxels that are NaN or infinite as `f32`; they stay in `volume`, and `header` warns of them.
     pub non_finite: usize,
 }

@@ -1,5 +1,5 @@
-//! Volume files of every format: [`FORMATS`] lists them, [`VolumeFormat`] is what each one implements, and the
-//! functions choose by a file's content, then by its name.
+//! Volume file formats: [`FORMATS`] lists them, each implements [`VolumeFormat`], and the functions here choose one
+//! by a file's content, then by its name.
 
 mod foreign;
 mod format;
@@ -17,10 +17,10 @@ pub use format::{LabelNames, MaskPiece, VolumeFormat};
 pub use header::{VolumeHeader, VolumeImage};
 pub(crate) use names::stem;
 pub use registry::{
-    FORMATS, OpenVolume, case_file, case_name, endings_in_words, file_stem, from_reader,
+    FORMATS, VolumeReader, case_file, case_name, endings_in_words, file_stem, from_reader,
     is_volume_name, is_volume_or_foreign, open, read_header, read_label_map, read_label_names,
     read_label_runs, read_volume, volume_endings, write_label_map, write_mask, write_volume,
 };
-pub(crate) use source::{MOST_EXPANSION, MOST_PADDING};
+pub(crate) use source::{MAX_EXPANSION, MAX_PADDING};
 pub use source::{START_BYTES, Source};
 pub use voxel_type::VoxelType;

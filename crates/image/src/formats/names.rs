@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// The file's name without its folder and without the longest of `endings` that it ends in (in any case of letters).
+/// The file name without its folder and without the longest matching one of `endings` (case-insensitive).
 ///
 /// `None` if the name has another ending, or nothing before the ending.
 pub(crate) fn stem<'a>(path: &'a Path, endings: &[&str]) -> Option<&'a OsStr> {
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn endings_are_stripped_in_any_case_and_nothing_else() {
+    fn only_known_endings_are_stripped_in_any_case() {
         let name = |text: &str| {
             let stem = stem(Path::new(text), &[".nii", ".nii.gz"])?;
             Some(stem.to_str().unwrap().to_owned())
@@ -62,14 +62,14 @@ mod tests {
     }
 
     #[test]
-    fn names_of_any_bytes_have_a_stem() {
+    fn names_that_are_not_utf8_have_a_stem() {
         let name = OsStr::from_bytes(b"M\xfcller.NII.gz");
         let stem = stem(Path::new(name), &[".nii", ".nii.gz"]);
         assert_eq!(stem, Some(OsStr::from_bytes(b"M\xfcller")));
     }
 
     #[test]
-    fn endings_are_listed_as_a_sentence_lists_them() {
+    fn endings_are_listed_as_in_a_sentence() {
         assert_eq!(in_words(&[".nii", ".nii.gz"]), ".nii or .nii.gz");
         assert_eq!(in_words(&[".a", ".b", ".c"]), ".a, .b or .c");
         assert_eq!(in_words(&[".a"]), ".a");

@@ -1,4 +1,4 @@
-//! The formats that there are, and files of whichever of them.
+//! The list of formats, and functions for files of any of them.
 
 use std::ffi::OsStr;
 use std::io::Read;
@@ -18,16 +18,16 @@ use ctseg_base::text::os_text::to_text;
 
 pub(super) type Formats = [&'static dyn VolumeFormat];
 
-/// Every format of volume files. What is of none of them is handed to the first, whose error says what it is.
+/// Every volume file format. Unrecognised files go to the first, whose error says what they are.
 pub static FORMATS: &Formats = &[&Nifti];
 
-/// A file whose format is known, before anything is read of it.
-pub struct OpenVolume<'a> {
+/// An open file of a known format, not read yet.
+pub struct VolumeReader<'a> {
     format: &'static dyn VolumeFormat,
     source: Source<'a>,
 }
 
-impl OpenVolume<'_> {
+impl VolumeReader<'_> {
     /// [`VolumeFormat::read_header`] of its format.
     pub fn read_header(self) -> Result<VolumeHeader> {
         self.format.read_header(self.source)
@@ -54,18 +54,18 @@ impl OpenVolume<'_> {
     }
 }
 
-/// Opens a file; its format is told by its first bytes, else by its name.
-pub fn open(path: &Path) -> Result<OpenVolume<'static>> {
+/// Opens a file. Its format is detected from its first bytes, otherwise from its name.
+pub fn open(path: &Path) -> Result<VolumeReader<'static>> {
     open_as(FORMATS, path)
 }
 
-/// [`open`] for bytes that need lie in no file: `name` is what errors call them, `length` how many there are. Where
-/// that is unknown, memory grows as voxels come.
+/// [`open`] for a stream of bytes: errors call it `name`; `length` is its size in bytes, if known. Otherwise memory
+/// grows as voxels are read.
 pub fn from_reader<'a>(
     reader: impl Read + 'a,
     name: &Path,
     length: Option<u64>,
-) -> Result<OpenVolume<'a>> {
+) -> Result<VolumeReader<'a>> {
     identified(FORMATS, Source::from_reader(reader, name, length)?)
 }
 
@@ -89,14 +89,14 @@ pub fn read_label_runs(path: &Path) -> Result<(VolumeHeader, LabelRuns)> {
     open(path)?.read_label_runs()
 }
 
-/// Reads the names that a label map holds, see [`VolumeFormat::read_label_names`].
+/// Reads the label names stored in a label map, see [`VolumeFormat::read_label_names`].
 pub fn read_label_names(path: &Path) -> Result<LabelNames> {
     open(path)?.read_label_names()
 }
 
 /// Writes a volume in the format of the file's name, see [`VolumeFormat::write_volume`].
 pub fn write_volume(path: &Path, volume: &Volume, voxel_type: VoxelType) -> Result<()> {
-    to_write(FORMATS, path).write_volume(path, volume, voxel_type)
+    format_for_name(FORMATS, path).write_volume(path, volume, voxel_type)
 }
 
 /// Writes a label map in the format of the file's name, see [`VolumeFormat::write_label_map`].
@@ -106,15 +106,15 @@ pub fn write_label_map(
     source: &VolumeHeader,
     names: &LabelNames,
 ) -> Result<()> {
-    to_write(FORMATS, path).write_label_map(path, labels, source, names)
+    format_for_name(FORMATS, path).write_label_map(path, labels, source, names)
 }
 
 /// Writes a mask in the format of the file's name, see [`VolumeFormat::write_mask`].
 pub fn write_mask(path: &Path, source: &VolumeHeader, mask: &MaskPiece) -> Result<()> {
-    to_write(FORMATS, path).write_mask(path, source, mask)
+    format_for_name(FORMATS, path).write_mask(path, source, mask)
 }
 
-/// The file's name without its folder and without a volume's ending such as `.nii.gz` (in any case of letters).
+/// The file name without its folder and without a volume's ending such as `.nii.gz` (case-insensitive).
 ///
 /// `None` if the name has another ending, or nothing before the ending.
 pub fn file_stem(path: &Path) -> Option<&OsStr> {
@@ -126,8 +126,8 @@ pub fn case_name(path: &Path) -> Option<String> {
     file_stem(path).map(to_text)
 }
 
-/// The file beside a label map (or volume) that is called as its case and ends in `ending`; a folder where that is
-/// empty.
+/// The file beside a label map (or volume) that is named after the same case and ends in `ending`; with an empty
+/// ending, a folder.
 pub fn case_file(label_map: &Path, ending: &str) -> PathBuf {
     let mut name = file_stem(label_map)
         .unwrap_or(OsStr::new("case"))
@@ -136,12 +136,12 @@ pub fn case_file(label_map: &Path, ending: &str) -> PathBuf {
     label_map.with_file_name(name)
 }
 
-/// Whether the file's name is that of a volume: something, then an ending of one of the formats.
+/// Whether the file name is a volume's: a non-empty stem, then an ending of one of the formats.
 pub fn is_volume_name(path: &Path) -> bool {
     file_stem(path).is_some()
 }
 
-/// Whether a file's content is a volume, or an image or archive of another kind, which [`open`]'s error names.
+/// Whether a file's content is a volume, or an image or archive of another type, which [`open`]'s error names.
 pub fn is_volume_or_foreign(path: &Path) -> bool {
     let start = || Source::open(path, &endings(FORMATS)).ok()?.start().ok();
     start().is_some_and(|start| {
@@ -151,12 +151,12 @@ pub fn is_volume_or_foreign(path: &Path) -> bool {
     })
 }
 
-/// The endings of all formats' names, with their dot.
+/// The file endings of all formats, with their dot.
 pub fn volume_endings() -> Vec<&'static str> {
     endings(FORMATS)
 }
 
-/// The endings of all formats, for messages: `.nii or .nii.gz`.
+/// The file endings of all formats, for messages: `.nii or .nii.gz`.
 pub fn endings_in_words() -> String {
     in_words(&endings(FORMATS))
 }
@@ -166,21 +166,24 @@ pub(super) fn endings(formats: &Formats) -> Vec<&'static str> {
     each.copied().collect()
 }
 
-pub(super) fn open_as(formats: &Formats, path: &Path) -> Result<OpenVolume<'static>> {
+pub(super) fn open_as(formats: &Formats, path: &Path) -> Result<VolumeReader<'static>> {
     identified(formats, Source::open(path, &endings(formats))?)
 }
 
-pub(super) fn identified<'a>(formats: &Formats, mut source: Source<'a>) -> Result<OpenVolume<'a>> {
+pub(super) fn identified<'a>(
+    formats: &Formats,
+    mut source: Source<'a>,
+) -> Result<VolumeReader<'a>> {
     let start = source.start()?;
     let by_content = formats.iter().find(|format| format.identify(&start));
     let format = by_content
         .copied()
-        .unwrap_or_else(|| to_write(formats, source.name()));
-    Ok(OpenVolume { format, source })
+        .unwrap_or_else(|| format_for_name(formats, source.name()));
+    Ok(VolumeReader { format, source })
 }
 
-/// The format that the file name asks for; the first format if none does.
-pub(super) fn to_write(formats: &Formats, path: &Path) -> &'static dyn VolumeFormat {
+/// The format that matches the file name; the first format if none does.
+pub(super) fn format_for_name(formats: &Formats, path: &Path) -> &'static dyn VolumeFormat {
     let named = |format: &&&dyn VolumeFormat| stem(path, format.endings()).is_some();
     formats.iter().find(named).copied().unwrap_or(formats[0])
 }

@@ -1,4 +1,4 @@
-//! A file's bytes in order, decompressed where its content says so.
+//! A file's bytes in order, decompressed if the content is gzip.
 
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::path::{Path, PathBuf};
@@ -9,25 +9,25 @@ use super::names::in_words;
 use ctseg_base::{Error, Result, pointer_file, regular_file};
 
 /// Deflate cannot expand a byte to more than this many (a match of 258 bytes in 2 bits).
-pub(crate) const MOST_EXPANSION: u64 = 1032;
+pub(crate) const MAX_EXPANSION: u64 = 1032;
 
-/// Zeros that may follow a file's content: tapes, block devices and object stores fill up their blocks.
-pub(crate) const MOST_PADDING: u64 = 64 << 20;
+/// Zero bytes that may follow a file's content: tapes, block devices and object stores pad their blocks.
+pub(crate) const MAX_PADDING: u64 = 64 << 20;
 
-/// Bytes from which a format is told: the length of a NIfTI-1 header.
+/// Bytes used to detect a format: the length of a NIfTI-1 header.
 pub const START_BYTES: usize = 348;
 
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
 type Reader<'a> = BufReader<Box<dyn Read + 'a>>;
 
-/// An open file, or bytes from anywhere else; plain or gzip.
+/// An open file or any other byte stream, plain or gzip.
 pub struct Source<'a> {
     name: PathBuf,
     stream: Stream<'a>,
     length: Option<u64>,
     position: u64,
-    /// The first bytes, if they have been looked at before they were read.
+    /// The first bytes, if they were peeked at before reading.
     start: Vec<u8>,
 }
 
@@ -37,13 +37,13 @@ enum Stream<'a> {
 }
 
 impl<'a> Source<'a> {
-    /// Opens a file; `endings` are those that it could have, for the error about a folder.
+    /// Opens a file; `endings` are the expected file endings, for the error about a folder.
     pub fn open(path: &Path, endings: &[&str]) -> Result<Self> {
         let file = regular_file::open(path).map_err(|error| {
             if path.is_dir() {
                 let expected = in_words(endings);
                 let problem =
-                    format!("a folder; expected a {expected} file; name the image itself");
+                    format!("a folder; expected a {expected} file; pass the image itself");
                 return Error::file(path, problem);
             }
             match pointer_file::problem(path) {
@@ -55,7 +55,7 @@ impl<'a> Source<'a> {
         Self::from_reader(file, path, Some(metadata.len()))
     }
 
-    /// Bytes that need lie in no file; `name` is what errors call them, `length` how many there are, if that is known.
+    /// Wraps a stream of bytes: errors call it `name`; `length` is its size in bytes, if known.
     pub fn from_reader(
         mut reader: impl Read + 'a,
         name: &Path,
@@ -87,28 +87,28 @@ impl<'a> Source<'a> {
         })
     }
 
-    /// The file, or what errors call it.
+    /// The file, or the name that errors use.
     pub fn name(&self) -> &Path {
         &self.name
     }
 
-    /// An error about it.
+    /// An error about this source.
     pub fn problem(&self, problem: impl Into<String>) -> Error {
         Error::file(&self.name, problem)
     }
 
-    /// Bytes of the file as it is, compressed or not; `None` if nobody knows.
+    /// Size in bytes as stored (compressed if gzip); `None` if unknown.
     pub fn length(&self) -> Option<u64> {
         self.length
     }
 
-    /// Bytes of the content handed out so far.
+    /// Bytes of content read so far.
     pub fn position(&self) -> u64 {
         self.position
     }
 
-    /// The first bytes of the content, [`START_BYTES`] unless it is shorter; [`fill`](Self::fill) hands them out all the
-    /// same. To be called before that.
+    /// Peeks at the first bytes of the content: [`START_BYTES`], or fewer if it is shorter. Call it before
+    /// [`fill`](Self::fill), which still returns them.
     pub(super) fn start(&mut self) -> Result<Vec<u8>> {
         let mut start = vec![0; START_BYTES];
         let found = self.fill(&mut start);
@@ -118,14 +118,14 @@ impl<'a> Source<'a> {
         Ok(start)
     }
 
-    /// Whether it is gzip data, by its content and not its name.
+    /// Whether the data are gzip, judged by content, not by name.
     pub fn is_gzip(&self) -> bool {
         matches!(self.stream, Stream::Gzip(_))
     }
 
-    /// Fills `buffer` as far as the content reaches; fewer bytes than asked for mean that it ended.
+    /// Fills `buffer` and returns the number of bytes read; fewer than requested means end of content.
     ///
-    /// Errors say in words what is wrong with the file; `position` tells how far reading came.
+    /// Errors describe what is wrong with the file; `position` is where reading stopped.
     pub fn fill(&mut self, buffer: &mut [u8]) -> std::result::Result<usize, String> {
         let seen = self.start.get(self.position as usize..).unwrap_or_default();
         let mut filled = seen.len().min(buffer.len());
@@ -149,19 +149,19 @@ impl<'a> Source<'a> {
         Ok(filled)
     }
 
-    /// Reads on to the file's end, behind content that is over; a line about zeros that follow it.
+    /// Reads to the end of the file after the content; returns a warning if zero bytes follow it.
     ///
     /// # Errors
-    /// Anything else that follows, and damage that shows at the end alone, in words.
+    /// Any other trailing data, and damage that only shows at the end, such as a wrong checksum.
     pub fn end(&mut self) -> std::result::Result<Option<String>, String> {
         let begin = self.position;
         let mut piece = [0; 1 << 12];
         loop {
             let found = self.fill(&mut piece)?;
             let surplus = self.position - begin;
-            if piece[..found].iter().any(|byte| *byte != 0) || surplus > MOST_PADDING {
+            if piece[..found].iter().any(|byte| *byte != 0) || surplus > MAX_PADDING {
                 return Err(
-                    "data follow the voxels that its header promises; the file is damaged, export it again"
+                    "extra data follow the voxels that its header declares; the file is damaged, export it again"
                         .to_owned(),
                 );
             }
@@ -169,7 +169,7 @@ impl<'a> Source<'a> {
                 break;
             }
         }
-        let behind = |bytes: u64, what: &str| match bytes {
+        let trailing = |bytes: u64, what: &str| match bytes {
             0 => None,
             bytes => Some(format!("{bytes} zero bytes follow {what}; ignored")),
         };
@@ -177,7 +177,8 @@ impl<'a> Source<'a> {
             Stream::Plain(_) => 0,
             Stream::Gzip(members) => members.padding,
         };
-        Ok(behind(self.position - begin, "the voxels").or_else(|| behind(packed, "the gzip data")))
+        Ok(trailing(self.position - begin, "the voxels")
+            .or_else(|| trailing(packed, "the gzip data")))
     }
 
     fn describe(&self, error: &io::Error) -> String {
@@ -200,12 +201,12 @@ impl<'a> Source<'a> {
 
 /// The members of a gzip file, one after the other (RFC 1952, section 2.2).
 ///
-/// flate2's own reader for several members cannot tell garbage behind the last one from a damaged
-/// header, and that is the difference between two remedies.
+/// flate2's own multi-member reader cannot tell garbage after the last member from a damaged header, and the two
+/// need different remedies.
 struct GzipMembers<'a> {
     /// `None` after the last member.
     member: Option<Box<GzDecoder<Reader<'a>>>>,
-    /// Zeros behind the last member.
+    /// Zero bytes after the last member.
     padding: u64,
 }
 
@@ -224,7 +225,7 @@ impl Read for GzipMembers<'_> {
             self.padding = skip_zeros(&mut rest)?;
             match rest.fill_buf()?.first() {
                 None => break,
-                Some(byte) if *byte == GZIP_MAGIC[0] && self.padding <= MOST_PADDING => {
+                Some(byte) if *byte == GZIP_MAGIC[0] && self.padding <= MAX_PADDING => {
                     self.member = Some(Box::new(GzDecoder::new(rest)));
                 }
                 Some(_) => {
@@ -239,12 +240,12 @@ impl Read for GzipMembers<'_> {
     }
 }
 
-/// Passes over zeros, as gzip and Python do; how many there were, one more than [`MOST_PADDING`] at most.
+/// Skips zero bytes, as gzip and Python do, and returns how many; at most one more than [`MAX_PADDING`].
 fn skip_zeros(reader: &mut Reader) -> io::Result<u64> {
     let mut zeros = 0;
-    while zeros <= MOST_PADDING {
+    while zeros <= MAX_PADDING {
         let bytes = reader.fill_buf()?;
-        let room = (MOST_PADDING + 1 - zeros) as usize;
+        let room = (MAX_PADDING + 1 - zeros) as usize;
         let found = bytes
             .iter()
             .take(room)

@@ -1,4 +1,4 @@
-//! Bytes from anywhere, and a made-up format beside NIfTI.
+//! Byte streams, and a made-up format beside NIfTI.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use ndarray::Array3;
 
 use super::names::{in_words, stem};
-use super::registry::{Formats, endings, identified, open_as, to_write};
+use super::registry::{Formats, endings, format_for_name, identified, open_as};
 use super::*;
 use crate::labels::run_length_labels::LabelRuns;
 use crate::nifti;
@@ -108,7 +108,7 @@ fn large() -> Volume {
     Volume { grid, data }
 }
 
-/// Hands out a few bytes at a time, as sockets may.
+/// Returns a few bytes at a time, as sockets may.
 struct Trickle<'a>(&'a [u8]);
 
 impl Read for Trickle<'_> {
@@ -128,7 +128,7 @@ fn same(found: &VolumeImage, expected: &VolumeImage) {
 }
 
 #[test]
-fn readers_give_what_files_give() {
+fn streams_read_the_same_as_files() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["image.nii", "image.nii.gz"] {
         let path = folder.path().join(name);
@@ -156,7 +156,7 @@ fn readers_give_what_files_give() {
                 .map(|h| h.raw_bytes().to_vec())
         };
         assert_eq!(native(&header), native(&expected.header));
-        // What is missing is missed, whether or not it is known how much there should be.
+        // Truncation is detected whether or not the length is known.
         for length in [None, Some(bytes.len() as u64)] {
             let half = from_reader(&bytes[..bytes.len() / 2], &path, length).unwrap();
             let error = half.read_volume().unwrap_err().to_string();
@@ -166,7 +166,7 @@ fn readers_give_what_files_give() {
 }
 
 #[test]
-fn label_maps_come_from_readers_too() {
+fn label_maps_are_read_from_streams() {
     let folder = tempfile::tempdir().unwrap();
     let labels = labels();
     let header = VolumeHeader::new(labels.grid, VoxelType::U8);
@@ -221,7 +221,7 @@ fn a_new_format_is_read_and_written_beside_the_others() {
     let header = VolumeHeader::new(labels.grid, VoxelType::U8);
     let (made, nifti) = (at("labels.made"), at("labels.nii.gz"));
     for path in [&made, &nifti] {
-        to_write(BOTH, path)
+        format_for_name(BOTH, path)
             .write_label_map(path, &labels, &header, &LabelNames::new())
             .unwrap();
         let open = || open_as(BOTH, path).unwrap();
@@ -237,7 +237,7 @@ fn a_new_format_is_read_and_written_beside_the_others() {
         assert!(open().read_label_names().unwrap().is_empty());
     }
     assert!(std::fs::read(&made).unwrap().starts_with(MAGIC));
-    // A label map in NIfTI may lie on the image of another format, and the other way.
+    // A NIfTI label map may use the grid of an image of another format, and vice versa.
     let image = open_as(BOTH, &made).unwrap().read_volume().unwrap();
     let mask = |voxels: std::ops::Range<usize>, to: &mut [u8]| {
         let labels = labels.data.iter().skip(voxels.start);
@@ -246,7 +246,7 @@ fn a_new_format_is_read_and_written_beside_the_others() {
         }
     };
     for path in [at("mask.made"), at("mask.nii")] {
-        to_write(BOTH, &path)
+        format_for_name(BOTH, &path)
             .write_mask(&path, &image.header, &mask)
             .unwrap();
         let (_, found) = open_as(BOTH, &path).unwrap().read_label_map().unwrap();
@@ -259,7 +259,7 @@ fn a_new_format_is_read_and_written_beside_the_others() {
 }
 
 #[test]
-fn content_tells_a_format_before_its_name_does() {
+fn content_decides_the_format_before_the_name() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let labels = labels();
@@ -276,7 +276,7 @@ fn content_tells_a_format_before_its_name_does() {
     write(&MadeUp, &at("a.made"), &at("a.nii.gz"));
     write(&Nifti, &at("b.nii"), &at("b.made"));
     write(&Nifti, &at("c.nii.gz"), &at("c.made"));
-    // Where content tells nothing the name does, and else it is for the first format to say what is wrong.
+    // If the content is unknown, the name decides; otherwise the first format reports the error.
     let error = |name: &str| {
         let source = Source::from_reader([b'x'; 500].as_slice(), Path::new(name), None).unwrap();
         let open = identified(BOTH, source).unwrap();

@@ -16,7 +16,7 @@ pub enum VoxelType {
 }
 
 impl VoxelType {
-    /// Bytes of one voxel.
+    /// Bytes per voxel.
     pub fn bytes(self) -> u8 {
         match self {
             Self::U8 | Self::I8 => 1,
@@ -26,7 +26,7 @@ impl VoxelType {
         }
     }
 
-    /// The type's name in NumPy.
+    /// The NumPy name.
     pub fn name(self) -> &'static str {
         match self {
             Self::U8 => "uint8",
@@ -42,7 +42,7 @@ impl VoxelType {
         }
     }
 
-    /// The values that an integer type holds: from the first, up to but not including the second.
+    /// The range of an integer type: the first value included, the second excluded; `None` for floats.
     pub(crate) fn integer_range(self) -> Option<(f64, f64)> {
         let bits = i32::from(self.bytes()) * 8;
         match self {

@@ -2,17 +2,17 @@
 
 use crate::space::{Grid, VoxelBox};
 
-/// A structure's voxels, as far as their places go.
+/// How many voxels a structure has, and where they lie.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Extent {
     pub voxels: u64,
     index_sums: [u64; 3],
-    /// The smallest box that holds them.
+    /// The smallest box around them.
     pub bounds: Option<VoxelBox>,
 }
 
 impl Extent {
-    /// Adds `count` voxels side by side along x, of which `first` (x, y, z) is the first.
+    /// Adds a run of `count` voxels along x that starts at `first` (x, y, z).
     pub fn add_run(&mut self, first: [usize; 3], count: usize) {
         let Some(last) = count.checked_sub(1) else {
             return;
@@ -26,21 +26,22 @@ impl Extent {
             start: first,
             end: [x + count, y + 1, z + 1],
         };
-        self.bounds = Some(self.bounds.map_or(run, |bounds| bounds.joined(&run)));
+        self.bounds = Some(self.bounds.map_or(run, |bounds| bounds.union(&run)));
     }
 
-    pub fn join(&mut self, other: &Self) {
+    /// Adds the voxels of `other`.
+    pub fn merge(&mut self, other: &Self) {
         self.voxels += other.voxels;
         for (sum, more) in self.index_sums.iter_mut().zip(other.index_sums) {
             *sum += more;
         }
         self.bounds = match (self.bounds, other.bounds) {
-            (Some(one), Some(other)) => Some(one.joined(&other)),
+            (Some(one), Some(other)) => Some(one.union(&other)),
             (one, other) => one.or(other),
         };
     }
 
-    /// Mean of the voxels' centres in the world of `grid`, RAS+; none without voxels.
+    /// Mean of the voxel centres in world coordinates of `grid` (RAS+, mm); `None` without voxels.
     pub fn centroid_mm(&self, grid: &Grid) -> Option<[f64; 3]> {
         let voxels = self.voxels as f64;
         (self.voxels > 0).then(|| grid.world_mm(self.index_sums.map(|sum| sum as f64 / voxels)))
@@ -52,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn extents_are_those_counted_by_hand() {
+    fn extents_match_a_hand_count() {
         let grid = Grid::with_spacing([9, 5, 4], [2.0, 1.0, 3.0]);
         let mut found = Extent::default();
         assert_eq!((found.voxels, found.centroid_mm(&grid)), (0, None));
@@ -61,7 +62,7 @@ mod tests {
         let mut other = Extent::default();
         other.add_run([0, 3, 2], 4);
         other.add_run([7, 0, 0], 0);
-        found.join(&other);
+        found.merge(&other);
         assert_eq!(found.centroid_mm(&grid), Some([4.0, 3.0, 6.0]));
         let bounds = found.bounds.unwrap();
         assert_eq!(

@@ -9,16 +9,16 @@ use ndarray::{Array3, ArrayView3, ArrayViewMut1, ArrayViewMut3, s};
 
 use super::run_length_mask::{Run, RunMask};
 
-/// What is known of a component when it is decided whether it stays.
+/// What decides whether a component is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Component {
     pub voxels: usize,
-    /// Whether it reaches the first or last index along z, y, x.
+    /// Whether it touches the first or last index along z, y, x.
     pub at_border: [bool; 3],
 }
 
-/// Numbers the connected components of `mask` from 1 in the order of their first voxels (z slowest),
-/// with their sizes in voxels; 0 is outside, as `scipy.ndimage.label`.
+/// Numbers the connected components of `mask` from 1 in the order of their first voxels (z slowest), with 0 outside,
+/// as `scipy.ndimage.label`; also returns their sizes in voxels.
 ///
 /// # Shapes
 /// `mask`, output: (z, y, x); `sizes[i]` belongs to component `i + 1`
@@ -38,7 +38,7 @@ pub fn label_components(
 }
 
 /// Removes the components of `mask` that have fewer voxels than `smallest_fraction` (0 to 1) of the
-/// largest one; returns how many components are left.
+/// largest one; returns the number of components kept.
 ///
 /// 0 keeps all, 1 the largest (and others of exactly its size).
 pub fn keep_components(
@@ -59,7 +59,7 @@ pub fn keep_components(
     kept.into_iter().filter(|kept| *kept).count()
 }
 
-/// Removes the components of `mask` that `wanted` does not hold for; it is asked in the order of first voxels.
+/// Keeps only the components of `mask` for which `wanted` is true; it is called in the order of first voxels.
 ///
 /// # Shapes
 /// `mask`: (z, y, x)
@@ -78,34 +78,34 @@ pub fn retain_components(
     components.clear_all_but(&kept, mask);
 }
 
-/// How many voxels of each component of `mask` lie in `other`, in the order of first voxels. Work grows with the runs of
-/// both, however far they are apart.
-pub fn shares_of_components(
+/// The number of voxels that each component of `mask` shares with `other`, in the order of first voxels. Time grows
+/// with the runs of both, not with the box around them.
+pub fn overlap_per_component(
     mask: &RunMask,
     other: &RunMask,
     connectivity: Connectivity,
 ) -> Vec<usize> {
     let components = Components::find(mask, connectivity);
-    let mut shares = vec![0; components.sizes.len()];
+    let mut overlaps = vec![0; components.sizes.len()];
     let others = other.runs();
     let mut next = 0;
     for (run, number) in components.numbered() {
-        let begins = (run.row, run.start);
+        let start = (run.row, run.start);
         while others
             .get(next)
-            .is_some_and(|other| (other.row, other.end) <= begins)
+            .is_some_and(|other| (other.row, other.end) <= start)
         {
             next += 1;
         }
         let touching = others[next..].iter();
         let touching = touching.take_while(|other| (other.row, other.start) < (run.row, run.end));
         let shared = touching.map(|other| run.end.min(other.end) - run.start.max(other.start));
-        shares[number] += shared.sum::<u32>() as usize;
+        overlaps[number] += shared.sum::<u32>() as usize;
     }
-    shares
+    overlaps
 }
 
-/// Runs along x, joined by union-find: memory grows with the surface, not with the volume.
+/// Runs along x, merged by union-find: memory grows with the surface, not with the volume.
 struct Components<'a> {
     /// In the order of the voxels.
     runs: Cow<'a, [Run]>,
@@ -126,23 +126,23 @@ impl<'a> Components<'a> {
             runs,
         };
         let rows = found.rows();
-        // Rows beside each other share faces, and edges one voxel on; rows across share edges, and corners.
-        let (beside, across) = match connectivity {
+        // Adjacent rows share faces, and edges one voxel further; diagonal rows share edges, and corners.
+        let (adjacent, diagonal) = match connectivity {
             Connectivity::Six => (0, None),
             Connectivity::Eighteen => (1, Some(0)),
             Connectivity::TwentySix => (1, Some(1)),
         };
-        found.join_all(&rows, [0, -1], beside);
-        found.join_all(&rows, [-1, 0], beside);
-        if let Some(across) = across {
-            found.join_all(&rows, [-1, -1], across);
-            found.join_all(&rows, [-1, 1], across);
+        found.join_all(&rows, [0, -1], adjacent);
+        found.join_all(&rows, [-1, 0], adjacent);
+        if let Some(diagonal) = diagonal {
+            found.join_all(&rows, [-1, -1], diagonal);
+            found.join_all(&rows, [-1, 1], diagonal);
         }
         found.number();
         found
     }
 
-    /// The runs of each row that has any.
+    /// The runs of each non-empty row.
     fn rows(&self) -> Vec<Range<usize>> {
         let mut start = 0;
         let rows = self.runs.chunk_by(|a, b| a.row == b.row);
@@ -180,7 +180,7 @@ impl<'a> Components<'a> {
         described
     }
 
-    /// Empties the runs of `mask`, which this was found in, whose components are not `kept`.
+    /// Clears the runs of `mask` (the mask that was searched) whose components are not `kept`.
     fn clear_all_but(&self, kept: &[bool], mut mask: ArrayViewMut3<bool>) {
         for (run, number) in self.numbered() {
             if !kept[number] {
@@ -189,7 +189,7 @@ impl<'a> Components<'a> {
         }
     }
 
-    /// Joins each row's runs with those of the row that lies `step` (z, y) from it, which comes before it.
+    /// Joins each row's runs with those of the earlier row at offset `step` (z, y).
     fn join_all(&mut self, rows: &[Range<usize>], step: [isize; 2], reach: u32) {
         let place = |runs: &[Run], row: &Range<usize>| runs[row.start].row;
         let mut before = 0;
@@ -210,14 +210,14 @@ impl<'a> Components<'a> {
         }
     }
 
-    /// Joins runs of two rows that overlap, or with `reach` 1 touch at their ends.
+    /// Joins runs of two rows that overlap or, with `reach` 1, touch at their ends.
     fn join_rows(&mut self, mut a: Range<usize>, mut b: Range<usize>, reach: u32) {
         while !a.is_empty() && !b.is_empty() {
             let (first, second) = (self.runs[a.start], self.runs[b.start]);
             if first.start < second.end + reach && second.start < first.end + reach {
                 self.join(a.start, b.start);
             }
-            // Runs of a row have a gap between them: the one that ends first can touch nothing further.
+            // Runs of a row have gaps between them: the one that ends first touches nothing further.
             if first.end <= second.end {
                 a.start += 1;
             } else {
@@ -244,7 +244,7 @@ impl<'a> Components<'a> {
     /// Replaces roots by numbers from 0 and counts voxels.
     fn number(&mut self) {
         for run in 0..self.runs.len() {
-            // Roots come before their runs, so theirs are numbers already.
+            // Roots precede their runs, so they are already numbered.
             let parent = self.numbers[run];
             if parent == run {
                 self.numbers[run] = self.sizes.len();
@@ -262,7 +262,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Depth-first filling, voxel by voxel in raster order.
+    /// Depth-first flood fill, voxel by voxel in raster order.
     fn flood(mask: &Array3<bool>, connectivity: Connectivity) -> (Array3<u32>, Vec<usize>) {
         let mut labels = Array3::zeros(mask.raw_dim());
         let mut sizes: Vec<usize> = Vec::new();
@@ -271,8 +271,8 @@ mod tests {
                 continue;
             }
             sizes.push(0);
-            let mut waiting = vec![seed];
-            while let Some((z, y, x)) = waiting.pop() {
+            let mut stack = vec![seed];
+            while let Some((z, y, x)) = stack.pop() {
                 if labels[(z, y, x)] > 0 {
                     continue;
                 }
@@ -294,7 +294,7 @@ mod tests {
                     };
                     let touches = away <= furthest;
                     if touches && mask.get(next).copied().unwrap_or(false) {
-                        waiting.push(next);
+                        stack.push(next);
                     }
                 }
             }
@@ -336,7 +336,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn components_are_those_of_a_flood_fill(
+        fn components_match_a_flood_fill(
             shape in [1usize..7, 1usize..8, 1usize..11],
             voxels in proptest::collection::vec(0.0f64..1.0, 6 * 7 * 10),
             density in 0.05f64..0.95,

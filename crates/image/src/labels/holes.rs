@@ -1,11 +1,11 @@
-//! Filling what a mask encloses.
+//! Hole filling.
 
 use ndarray::{Array3, ArrayViewMut3, Axis};
 
 use super::components::{Connectivity, retain_components};
 
-/// Fills the holes of `mask`: what is outside and not connected, over faces, with the array's border. With
-/// `slices` along an axis (0, 1, 2 for z, y, x) each slice across it is looked at by itself. As
+/// Fills the holes of `mask`: background that is not connected (across faces) to the border of the array. With an
+/// axis in `slices` (0, 1, 2 for z, y, x), holes are filled in each slice across it separately. As
 /// `scipy.ndimage.binary_fill_holes` of the volume or of each slice.
 ///
 /// # Shapes
@@ -23,7 +23,7 @@ pub fn fill_holes(mask: &mut Array3<bool>, slices: Option<usize>) {
     }
 }
 
-/// `borders` says along which axes an outer face leads outside.
+/// `borders`: the axes along which touching the border of the array means outside.
 fn fill(mut mask: ArrayViewMut3<bool>, borders: [bool; 3]) {
     let mut holes = mask.mapv(|inside| !inside);
     retain_components(holes.view_mut(), Connectivity::Six, |component| {

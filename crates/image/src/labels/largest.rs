@@ -1,10 +1,10 @@
-//! Keeping one component of a mask.
+//! Keeping the largest component of a mask.
 
 use ndarray::Array3;
 
 use super::components::{Component, Connectivity, retain_components};
 
-/// Keeps the largest component of `mask`, the first of several of its size (as `numpy.argmax` over
+/// Keeps the largest component of `mask`; of several equally large ones, the first (as `numpy.argmax` over
 /// `skimage.measure.regionprops`).
 ///
 /// # Shapes
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_two_of_one_size_the_first_stays() {
+    fn the_first_of_two_equally_large_components_is_kept() {
         let mut mask =
             Array3::from_shape_vec((1, 1, 5), vec![true, true, false, true, true]).unwrap();
         keep_largest(&mut mask, Connectivity::Six);

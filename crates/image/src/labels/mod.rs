@@ -1,4 +1,4 @@
-//! Operations on label maps: components, clean-up, run-length coding, bounding boxes.
+//! Operations on label maps: components, postprocessing, run-length coding, bounding boxes.
 
 pub mod bounding_box;
 pub mod components;

@@ -1,9 +1,9 @@
-//! Clean-up of label maps, structure by structure: components, holes, rough surfaces.
+//! Postprocessing of label maps, structure by structure: components, holes, surface smoothing.
 
 pub use super::holes::fill_holes;
 pub use super::largest::keep_largest;
-pub use super::small::drop_small;
-pub use super::smooth::{gaussian_at_half, median};
+pub use super::small::remove_small;
+pub use super::smooth::{gaussian_smoothed, median};
 
 use std::fmt;
 
@@ -15,33 +15,33 @@ use super::components::Connectivity;
 use crate::space::{LabelMap, VoxelBox};
 use ctseg_base::{Error, Result};
 
-/// One step of clean-up of one structure, as a recipe and `model.toml` write it.
+/// One postprocessing step for one structure, as written in a recipe and `model.toml`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Step {
-    /// Only the largest component is kept.
+    /// Keep only the largest component.
     LargestComponent {
         #[serde(default)]
         connectivity: Connectivity,
     },
-    /// Components of less than so much volume are dropped.
+    /// Remove components smaller than `ml`.
     SmallestVolume {
         ml: f64,
         #[serde(default)]
         connectivity: Connectivity,
     },
-    /// Background that the structure encloses becomes the structure.
+    /// Fill background that the structure encloses.
     FillHoles {
         #[serde(default)]
         within: Within,
     },
-    /// The mask is blurred, and what is above one half is the structure.
+    /// Smooth the mask with a Gaussian and threshold it at 0.5.
     Gaussian { sigma_mm: f64 },
-    /// What most of the voxels in a cube with this side say.
+    /// Median filter: a majority vote in a cube with a side of `voxels`.
     Median { voxels: usize },
 }
 
-/// Where something must be enclosed to be a hole.
+/// Where a hole must be enclosed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Within {
@@ -56,29 +56,29 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::LargestComponent { .. } => write!(f, "largest component"),
-            Self::SmallestVolume { ml, .. } => write!(f, "components from {ml} mL"),
+            Self::SmallestVolume { ml, .. } => write!(f, "components of at least {ml} mL"),
             Self::FillHoles {
                 within: Within::Volume,
             } => write!(f, "holes filled"),
             Self::FillHoles {
                 within: Within::Slice,
-            } => write!(f, "holes of slices filled"),
-            Self::Gaussian { sigma_mm } => write!(f, "Gaussian of {sigma_mm} mm"),
-            Self::Median { voxels } => write!(f, "median of {voxels} voxels"),
+            } => write!(f, "holes filled slice by slice"),
+            Self::Gaussian { sigma_mm } => write!(f, "Gaussian smoothing, sigma {sigma_mm} mm"),
+            Self::Median { voxels } => write!(f, "median filter, {voxels} voxels"),
         }
     }
 }
 
-/// The part of a label map that one structure takes.
+/// The mask of one structure in a region of a label map.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Part {
     pub region: VoxelBox,
-    /// (z, y, x) of the region
+    /// Shape (z, y, x) of the region.
     pub mask: Array3<bool>,
 }
 
 impl Step {
-    /// What cannot work about it, if anything.
+    /// What is invalid about the step's settings, if anything.
     pub fn problem(&self) -> Option<String> {
         let positive = |v: f64| v.is_finite() && v > 0.0;
         match self {
@@ -95,8 +95,8 @@ impl Step {
         }
     }
 
-    /// How many voxels along x, y, z beyond its mask the step looks at.
-    fn reach(&self, spacing_mm: [f64; 3]) -> [usize; 3] {
+    /// How many voxels along x, y, z the step reads beyond the mask.
+    fn margin(&self, spacing_mm: [f64; 3]) -> [usize; 3] {
         match self {
             Self::Gaussian { sigma_mm } => {
                 spacing_mm.map(|mm| super::smooth::radius(sigma_mm / mm))
@@ -106,38 +106,38 @@ impl Step {
         }
     }
 
-    /// `spacing_mm` along x, y, z of the array, `axial` its array axis (0, 1, 2 for z, y, x) that runs along the
-    /// patient.
-    fn run(&self, mask: &mut Array3<bool>, spacing_mm: [f64; 3], axial: usize) {
+    /// Applies the step. `spacing_mm` is along x, y, z of the array; `axial` is the array axis (0, 1, 2 for z, y, x)
+    /// that runs along the patient.
+    fn apply(&self, mask: &mut Array3<bool>, spacing_mm: [f64; 3], axial: usize) {
         match self {
             Self::LargestComponent { connectivity } => keep_largest(mask, *connectivity),
             Self::SmallestVolume { ml, connectivity } => {
                 let voxel_ml = spacing_mm.iter().product::<f64>() / 1000.0;
-                drop_small(mask, *ml, voxel_ml, *connectivity);
+                remove_small(mask, *ml, voxel_ml, *connectivity);
             }
             Self::FillHoles { within } => {
                 fill_holes(mask, (*within == Within::Slice).then_some(axial));
             }
             Self::Gaussian { sigma_mm } => {
                 let [x, y, z] = spacing_mm.map(|mm| sigma_mm / mm);
-                *mask = gaussian_at_half(mask.view(), [z, y, x]);
+                *mask = gaussian_smoothed(mask.view(), [z, y, x]);
             }
             Self::Median { voxels } => *mask = median(mask.view(), *voxels),
         }
     }
 }
 
-/// The boxes around the voxels of each of `values`; `None` for one that does not occur.
-pub fn boxes(labels: &LabelMap, values: &[u16]) -> Vec<Option<VoxelBox>> {
+/// The bounding box of each of `values`; `None` for a value that does not occur.
+pub fn bounding_boxes(labels: &LabelMap, values: &[u16]) -> Vec<Option<VoxelBox>> {
     let mut slots = vec![usize::MAX; usize::from(u16::MAX) + 1];
     for (slot, value) in values.iter().enumerate() {
         slots[usize::from(*value)] = slot;
     }
-    let nothing = VoxelBox {
+    let empty = VoxelBox {
         start: [usize::MAX; 3],
         end: [0; 3],
     };
-    let mut found = vec![nothing; values.len()];
+    let mut found = vec![empty; values.len()];
     for (z, plane) in labels.data.outer_iter().enumerate() {
         for (y, row) in plane.outer_iter().enumerate() {
             for (x, label) in row.iter().enumerate() {
@@ -151,23 +151,23 @@ pub fn boxes(labels: &LabelMap, values: &[u16]) -> Vec<Option<VoxelBox>> {
             }
         }
     }
-    let some = |found: VoxelBox| (found.end[0] > 0).then_some(found);
-    found.into_iter().map(some).collect()
+    let non_empty = |found: VoxelBox| (found.end[0] > 0).then_some(found);
+    found.into_iter().map(non_empty).collect()
 }
 
-/// How many voxels along x, y, z beyond a mask `steps` look at.
-pub fn reach(steps: &[Step], spacing_mm: [f64; 3]) -> [usize; 3] {
-    steps.iter().fold([0; 3], |margin, step| {
-        let reach = step.reach(spacing_mm);
-        std::array::from_fn(|axis| margin[axis] + reach[axis])
+/// How many voxels along x, y, z `steps` read beyond a mask.
+pub fn margin(steps: &[Step], spacing_mm: [f64; 3]) -> [usize; 3] {
+    steps.iter().fold([0; 3], |sum, step| {
+        let margin = step.margin(spacing_mm);
+        std::array::from_fn(|axis| sum[axis] + margin[axis])
     })
 }
 
-/// What `steps` make, one after the other, of the structure `value`, which lies inside `found`. It grows into
-/// background only: other structures keep what they have.
+/// Applies `steps` in order to the structure `value`, whose bounding box is `found`. It grows into background only:
+/// other structures keep their voxels.
 ///
-/// Memory: a few bytes for each voxel of the box.
-pub fn processed(labels: &LabelMap, value: u16, found: &VoxelBox, steps: &[Step]) -> Part {
+/// Memory: a few bytes per voxel of the box.
+pub fn apply_steps(labels: &LabelMap, value: u16, found: &VoxelBox, steps: &[Step]) -> Part {
     let spacing_mm = labels.grid.spacing_mm();
     let axes = labels.grid.orientation().axes;
     // Array axes are z, y, x; the orientation's are x, y, z.
@@ -175,12 +175,12 @@ pub fn processed(labels: &LabelMap, value: u16, found: &VoxelBox, steps: &[Step]
         .iter()
         .position(|world| *world == 2)
         .map_or(0, |axis| 2 - axis);
-    let region = found.grown(reach(steps, spacing_mm), labels.grid.shape);
+    let region = found.grown(margin(steps, spacing_mm), labels.grid.shape);
     let [z, y, x] = region.ranges_zyx();
     let own = labels.data.slice(ndarray::s![z, y, x]);
     let mut mask = own.mapv(|label| label == value);
     for step in steps {
-        step.run(&mut mask, spacing_mm, axial);
+        step.apply(&mut mask, spacing_mm, axial);
     }
     Zip::from(&mut mask)
         .and(own)
@@ -188,11 +188,11 @@ pub fn processed(labels: &LabelMap, value: u16, found: &VoxelBox, steps: &[Step]
     Part { region, mask }
 }
 
-/// Runs each structure's steps, structures side by side, all on the map as it comes. Where two grow into one
-/// voxel of background, the one named first has it.
+/// Applies each structure's steps to the original map, all structures in parallel. If two grow into the same
+/// background voxel, the first in `plan` gets it.
 ///
 /// # Errors
-/// A step whose numbers cannot work.
+/// A step with invalid settings.
 pub fn apply(labels: &mut LabelMap, plan: &[(u16, Vec<Step>)]) -> Result<()> {
     if let Some(problem) = plan
         .iter()
@@ -202,13 +202,13 @@ pub fn apply(labels: &mut LabelMap, plan: &[(u16, Vec<Step>)]) -> Result<()> {
         return Err(Error::invalid(problem));
     }
     let values: Vec<u16> = plan.iter().map(|(value, _)| *value).collect();
-    let found = boxes(labels, &values);
+    let found = bounding_boxes(labels, &values);
     let parts: Vec<(u16, Part)> = plan
         .par_iter()
         .zip(found)
         .filter(|((_, steps), _)| !steps.is_empty())
         .filter_map(|((value, steps), found)| {
-            Some((*value, processed(labels, *value, &found?, steps)))
+            Some((*value, apply_steps(labels, *value, &found?, steps)))
         })
         .collect();
     for (value, part) in parts {
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn structures_take_background_and_nothing_of_each_other() {
+    fn structures_grow_into_background_but_not_into_each_other() {
         let largest = Step::LargestComponent {
             connectivity: Connectivity::Six,
         };
@@ -250,14 +250,19 @@ mod tests {
         )
         .unwrap();
         assert_eq!(labels, row([1, 1, 1, 0, 0, 0, 0, 2, 2]));
-        // Both would take the voxel between them; the first named gets it. Label 3 has no steps and stays.
+        // Both would take the voxel between them; the first in the plan gets it. Label 3 has no steps and stays.
         let mut labels = row([1, 1, 1, 0, 2, 2, 2, 3, 0]);
         let wide = vec![Step::Gaussian { sigma_mm: 2.0 }];
         let both = [(2, wide.clone()), (1, wide)];
-        let alone = processed(&labels, 1, &boxes(&labels, &[1])[0].unwrap(), &both[1].1);
+        let alone = apply_steps(
+            &labels,
+            1,
+            &bounding_boxes(&labels, &[1])[0].unwrap(),
+            &both[1].1,
+        );
         assert!(
             alone.mask[[0, 0, 0]] && !alone.mask[[0, 0, 4]],
-            "another structure is no background"
+            "another structure is not background"
         );
         apply(&mut labels, &both).unwrap();
         assert_eq!(labels.data[[0, 0, 7]], 3);
@@ -266,8 +271,8 @@ mod tests {
     }
 
     #[test]
-    fn background_is_given_once_whatever_was_let_go_beside_it() {
-        // 1 lets its speck at 4 go; 2 may not take it, because it was not background.
+    fn voxels_that_one_structure_gives_up_go_to_no_other() {
+        // Label 1 gives up its speck at 4; 2 may not take it, because it was not background.
         let mut labels = row([1, 1, 1, 0, 1, 2, 2, 2, 2]);
         let largest = Step::LargestComponent {
             connectivity: Connectivity::Six,
@@ -278,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_are_written_and_read_by_name() {
+    fn steps_are_serialised_by_name() {
         for (text, step) in [
             (
                 r#"{"step":"largest_component","connectivity":18}"#,

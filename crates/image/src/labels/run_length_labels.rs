@@ -1,5 +1,5 @@
-//! Label maps that take little memory: runs of a label along x. Structures are compact, so that a map of 80 million voxels
-//! takes some megabytes, and what is counted run by run is counted a hundred voxels at a time.
+//! Run-length coded label maps: runs of a label along x. Structures are compact, so a map of 80 million voxels takes a
+//! few megabytes, and counting by runs handles about a hundred voxels at a time.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -9,9 +9,9 @@ use ndarray::{Array3, s};
 use super::bounding_box::Extent;
 use super::run_length_mask::RunMask;
 use crate::metrics::overlap::Overlap;
-use crate::space::{Grid, LabelMap, Turn, VoxelBox};
+use crate::space::{Grid, LabelMap, Reorientation, VoxelBox};
 
-/// Voxels of one label side by side along x.
+/// Consecutive voxels of one label along x.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct LabelRun {
     start: u32,
@@ -19,20 +19,20 @@ struct LabelRun {
     label: u16,
 }
 
-/// A label map on its grid; what is in no run is background.
+/// A run-length coded label map on its grid; voxels outside all runs are background.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LabelRuns {
     pub grid: Grid,
     runs: Vec<LabelRun>,
-    /// The first run of each row, y fastest, and at the end the number of runs.
+    /// Index of the first run of each row, y fastest; then the total number of runs.
     row_starts: Vec<usize>,
 }
 
-/// Makes [`LabelRuns`] of labels as they come, x fastest.
+/// Builds [`LabelRuns`] from a stream of labels, x fastest.
 pub struct RunBuilder {
     made: LabelRuns,
     width: usize,
-    /// Where in its row the next label lies.
+    /// The x of the next label.
     x: usize,
 }
 
@@ -49,12 +49,12 @@ impl RunBuilder {
         }
     }
 
-    /// How many labels have come.
+    /// The number of labels added so far.
     pub fn count(&self) -> usize {
         (self.made.row_starts.len() - 1) * self.width + self.x
     }
 
-    /// The next labels; those beyond the grid are left out.
+    /// Adds the next labels; those beyond the grid are ignored.
     pub fn extend(&mut self, mut labels: &[u16]) {
         let rows = self.made.grid.shape[1] * self.made.grid.shape[2];
         while !labels.is_empty() && self.made.row_starts.len() <= rows {
@@ -78,13 +78,13 @@ impl RunBuilder {
         }
         let row_start = self.made.row_starts.last().copied().unwrap_or(0);
         match self.made.runs[row_start..].last_mut() {
-            // What came before the last piece ended goes on.
+            // Continue a run that the previous chunk ended in.
             Some(last) if last.label == label && last.end == start => last.end = end,
             _ => self.made.runs.push(LabelRun { start, end, label }),
         }
     }
 
-    /// The map; rows that have not come are background.
+    /// The finished map; rows not added are background.
     pub fn finish(mut self) -> LabelRuns {
         let rows = self.made.grid.shape[1] * self.made.grid.shape[2];
         self.made.row_starts.resize(rows + 1, self.made.runs.len());
@@ -106,9 +106,10 @@ impl From<&LabelMap> for LabelRuns {
 }
 
 impl LabelRuns {
-    /// The map on `grid`, which is its own grid turned; in full in memory if any axis is.
-    pub fn placed(self, grid: Grid, turn: &Turn) -> Self {
-        if *turn == Turn::NONE {
+    /// The map on `grid`, which is its own grid after `reorientation`. Uncompressed in memory unless `reorientation` is
+    /// the identity.
+    pub fn placed(self, grid: Grid, reorientation: &Reorientation) -> Self {
+        if *reorientation == Reorientation::IDENTITY {
             return Self { grid, ..self };
         }
         let mut data = Array3::zeros(self.grid.shape_zyx());
@@ -118,22 +119,22 @@ impl LabelRuns {
                     .fill(run.label);
             }
         }
-        let data = turn.array(data);
+        let data = reorientation.apply(data);
         Self::from(&LabelMap { grid, data })
     }
 
     /// The labels that occur, ascending, without background.
     pub fn labels(&self) -> BTreeSet<u16> {
-        let mut there = vec![false; usize::from(u16::MAX) + 1];
+        let mut seen = vec![false; usize::from(u16::MAX) + 1];
         self.runs
             .iter()
-            .for_each(|run| there[usize::from(run.label)] = true);
+            .for_each(|run| seen[usize::from(run.label)] = true);
         (1..=u16::MAX)
-            .filter(|label| there[usize::from(*label)])
+            .filter(|label| seen[usize::from(*label)])
             .collect()
     }
 
-    /// Where the structures with these `labels` (none of them 0) lie, in their order.
+    /// The extents of the structures with these `labels` (none of them 0), in the same order.
     pub fn extents(&self, labels: &[u16]) -> Vec<Extent> {
         let slots = Slots::of(labels);
         let height = self.grid.shape[1].max(1);
@@ -149,7 +150,7 @@ impl LabelRuns {
         found
     }
 
-    /// How many runs the structures with these `labels` (none of them 0) have, in their order.
+    /// The number of runs of each structure with these `labels` (none of them 0), in the same order.
     pub fn run_counts(&self, labels: &[u16]) -> Vec<usize> {
         let slots = Slots::of(labels);
         let mut counts = vec![0; labels.len()];
@@ -161,12 +162,12 @@ impl LabelRuns {
         counts
     }
 
-    /// The structures with these `labels` (each once, none of them 0), in their order. What each takes in memory grows
-    /// with its own runs.
+    /// The masks of the structures with these `labels` (distinct, none of them 0), in the same order. Memory grows with
+    /// their own runs.
     pub fn structures(&self, labels: &[u16]) -> Vec<RunMask> {
         let slots = Slots::of(labels);
         let counts = self.run_counts(labels).into_iter();
-        let empty = |count| RunMask::with_room(self.grid.shape_zyx(), count);
+        let empty = |count| RunMask::with_capacity(self.grid.shape_zyx(), count);
         let mut structures: Vec<RunMask> = counts.map(empty).collect();
         for row in 0..self.row_starts.len() - 1 {
             for run in self.row(row) {
@@ -178,10 +179,10 @@ impl LabelRuns {
         structures
     }
 
-    /// The share of the voxels of any label that lie inside `region`; none where there is no label.
+    /// The fraction of the foreground voxels that lie inside `region`; `None` without foreground.
     pub fn recall_inside(&self, region: &VoxelBox) -> Option<f64> {
         let height = self.grid.shape[1].max(1);
-        // Regions come from files too: one that ends before it begins holds nothing.
+        // Regions may come from files: one that ends before it starts is empty.
         let first_x = region.start[0];
         let columns = first_x as u32..region.end[0].max(first_x) as u32;
         let (mut inside, mut all) = (0u64, 0u64);
@@ -211,14 +212,14 @@ impl LabelRun {
         u64::from(self.end - self.start)
     }
 
-    /// The part of it that lies in these columns; empty, and within them, where none does.
+    /// The part of the run inside these columns; an empty range within them if there is none.
     fn inside(&self, columns: &Range<u32>) -> Range<u32> {
         let start = self.start.clamp(columns.start, columns.end);
         start..self.end.clamp(start, columns.end)
     }
 }
 
-/// Where each label is counted; nowhere if it was not asked for.
+/// The slot that each label is counted in; `usize::MAX` for labels not requested.
 struct Slots(Vec<usize>);
 
 impl Slots {
@@ -231,7 +232,7 @@ impl Slots {
     }
 }
 
-/// The overlap of each of `labels` (each once, none of them 0), in their order, of two maps of one shape.
+/// The overlap of each of `labels` (distinct, none of them 0), in the same order, of two maps of equal shape.
 pub fn run_overlaps(prediction: &LabelRuns, reference: &LabelRuns, labels: &[u16]) -> Vec<Overlap> {
     let slots = Slots::of(labels);
     let mut both = vec![0u64; labels.len()];
@@ -257,12 +258,12 @@ pub fn run_overlaps(prediction: &LabelRuns, reference: &LabelRuns, labels: &[u16
     let all = reference.grid.voxels() as u64;
     let counts = [prediction, reference].map(|map| map.extents(labels));
     let overlap = |slot: usize| {
-        let [predicted, there] = [&counts[0], &counts[1]].map(|extents| extents[slot].voxels);
+        let [predicted, actual] = [&counts[0], &counts[1]].map(|extents| extents[slot].voxels);
         Overlap {
             true_positive: both[slot],
             false_positive: predicted - both[slot],
-            false_negative: there - both[slot],
-            true_negative: all + both[slot] - predicted - there,
+            false_negative: actual - both[slot],
+            true_negative: all + both[slot] - predicted - actual,
         }
     };
     (0..labels.len()).map(overlap).collect()
@@ -287,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_region_that_ends_before_it_begins_holds_nothing() {
+    fn a_region_that_ends_before_it_starts_is_empty() {
         let runs = LabelRuns::from(&map(vec![1; 7 * 5 * 4]));
         let region = VoxelBox {
             start: [5, 0, 0],
@@ -297,22 +298,22 @@ mod tests {
     }
 
     #[test]
-    fn turned_runs_are_the_turned_map() {
+    fn reoriented_runs_equal_the_reoriented_map() {
         let map = map((0..7 * 5 * 4).map(|at| (at / 3 % 4) as u16).collect());
-        for turn in Turn::all() {
+        for reorientation in Reorientation::all() {
             let turned = LabelMap {
-                grid: map.grid.turned(&turn),
-                data: turn.array(map.data.clone()),
+                grid: map.grid.reoriented_by(&reorientation),
+                data: reorientation.apply(map.data.clone()),
             };
-            let runs = LabelRuns::from(&map).placed(turned.grid, &turn);
-            assert_eq!(runs, LabelRuns::from(&turned), "{turn:?}");
+            let runs = LabelRuns::from(&map).placed(turned.grid, &reorientation);
+            assert_eq!(runs, LabelRuns::from(&turned), "{reorientation:?}");
         }
     }
 
     proptest! {
-        /// What is counted in runs is what is counted voxel by voxel.
+        /// Counting by runs equals counting voxel by voxel.
         #[test]
-        fn runs_are_the_voxels(
+        fn runs_count_like_voxels(
             a in labels(),
             b in labels(),
             piece in 1usize..50,
@@ -328,8 +329,8 @@ mod tests {
             let asked = [2, 300, 1, 8];
             let counted = overlaps(&maps[0], &maps[1], &asked).unwrap();
             prop_assert_eq!(run_overlaps(&runs[0], &runs[1], &asked), counted);
-            let there: BTreeSet<u16> = a.iter().copied().filter(|label| *label > 0).collect();
-            prop_assert_eq!(runs[0].labels(), there);
+            let present: BTreeSet<u16> = a.iter().copied().filter(|label| *label > 0).collect();
+            prop_assert_eq!(runs[0].labels(), present);
             let start = [start.0, start.1, start.2];
             let region = VoxelBox {
                 start,
@@ -339,7 +340,7 @@ mod tests {
             let [z, y, x] = region.ranges_zyx();
             let mask = maps[0].data.slice(ndarray::s![z, y, x]).map(|label| *label == 2);
             let structures = runs[0].structures(&asked);
-            prop_assert_eq!(structures[0].cut(&region), mask);
+            prop_assert_eq!(structures[0].crop(&region), mask);
             for (label, structure) in asked.into_iter().zip(&structures) {
                 let mask = maps[0].data.map(|at| *at == label);
                 prop_assert_eq!(structure.runs().into_owned(), RunMask::of(mask.view()).runs().into_owned());

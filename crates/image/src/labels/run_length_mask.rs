@@ -1,4 +1,4 @@
-//! Masks that take little memory: what lies inside, as runs along x.
+//! Run-length coded masks: the voxels inside, as runs along x.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -7,10 +7,10 @@ use ndarray::{Array3, ArrayView3, s};
 
 use crate::space::VoxelBox;
 
-/// Voxels side by side along x.
+/// Consecutive voxels along x.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Run {
-    /// z · (rows per plane) + y
+    /// z · (rows per plane) + y.
     pub row: usize,
     pub start: u32,
     pub end: u32,
@@ -21,23 +21,23 @@ impl Run {
         (self.end - self.start) as usize
     }
 
-    /// Whether `next` begins where this one ends.
+    /// Whether `next` starts where this run ends.
     fn touches(&self, next: &Self) -> bool {
         self.row == next.row && self.end == next.start
     }
 }
 
-/// A mask of a volume. Structures are compact: a mask of some hundred thousand voxels takes some ten thousand runs.
+/// A run-length coded mask of a volume. A compact structure of some 100,000 voxels takes about 10,000 runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunMask {
     shape_zyx: [usize; 3],
-    /// In the order of the voxels, as far as `sorted`.
+    /// In voxel order if `sorted`.
     runs: Vec<Run>,
     sorted: bool,
 }
 
 impl RunMask {
-    /// With nothing inside.
+    /// An empty mask.
     pub fn empty(shape_zyx: [usize; 3]) -> Self {
         Self {
             shape_zyx,
@@ -46,21 +46,21 @@ impl RunMask {
         }
     }
 
-    /// What is inside `mask`.
+    /// The voxels inside `mask`.
     ///
     /// # Shapes
     /// `mask`: (z, y, x)
     pub fn of(mask: ArrayView3<bool>) -> Self {
         let (depth, height, width) = mask.dim();
-        let mut made = Self::empty([depth, height, width]);
+        let mut runs = Self::empty([depth, height, width]);
         for (row, voxels) in mask.rows().into_iter().enumerate() {
-            made.add_row(row, 0, voxels.iter().copied());
+            runs.add_row(row, 0, voxels.iter().copied());
         }
-        made
+        runs
     }
 
-    /// With nothing inside and room for so many runs.
-    pub(super) fn with_room(shape_zyx: [usize; 3], runs: usize) -> Self {
+    /// An empty mask with capacity for `runs` runs.
+    pub(super) fn with_capacity(shape_zyx: [usize; 3], runs: usize) -> Self {
         Self {
             runs: Vec::with_capacity(runs),
             ..Self::empty(shape_zyx)
@@ -82,15 +82,15 @@ impl RunMask {
         }
     }
 
-    /// Adds those voxels of a row that are inside, from column `x` on.
+    /// Adds the voxels of a row that are inside; the first is at column `x`.
     fn add_row(&mut self, row: usize, x: usize, inside: impl Iterator<Item = bool>) {
-        let mut begun: Option<usize> = None;
+        let mut open: Option<usize> = None;
         for (dx, inside) in inside.chain(std::iter::once(false)).enumerate() {
-            match (inside, begun) {
-                (true, None) => begun = Some(dx),
+            match (inside, open) {
+                (true, None) => open = Some(dx),
                 (false, Some(start)) => {
                     self.push(row, x + start, x + dx);
-                    begun = None;
+                    open = None;
                 }
                 _ => {}
             }
@@ -113,17 +113,17 @@ impl RunMask {
         }
     }
 
-    /// Whether nothing is inside.
+    /// Whether the mask has no voxels.
     pub fn is_empty(&self) -> bool {
         self.runs.is_empty()
     }
 
-    /// How many voxels are inside.
+    /// The number of voxels inside.
     pub fn voxels(&self) -> usize {
         self.runs.iter().map(Run::length).sum()
     }
 
-    /// The smallest box that holds the mask, if it has voxels.
+    /// The smallest box around the mask; `None` if it is empty.
     pub fn bounds(&self) -> Option<VoxelBox> {
         let height = self.height();
         let boxes = self.runs.iter().map(|run| {
@@ -133,10 +133,10 @@ impl RunMask {
                 end: [run.end as usize, y + 1, z + 1],
             }
         });
-        boxes.reduce(|one, other| one.joined(&other))
+        boxes.reduce(|one, other| one.union(&other))
     }
 
-    /// Every run, in the order of the voxels: the first voxel (x, y, z), and how many there are along x.
+    /// Every run in voxel order: its first voxel (x, y, z) and its length along x.
     pub fn in_order(&mut self) -> impl Iterator<Item = ([usize; 3], usize)> + '_ {
         self.sort();
         let height = self.height();
@@ -146,7 +146,7 @@ impl RunMask {
         })
     }
 
-    /// Every run, in the order of the voxels; those of a row have a gap between them.
+    /// Every run in voxel order, merged: runs of a row have gaps between them.
     pub(crate) fn runs(&self) -> Cow<'_, [Run]> {
         if self.sorted {
             return Cow::Borrowed(&self.runs);
@@ -156,12 +156,12 @@ impl RunMask {
         Cow::Owned(ordered.runs)
     }
 
-    /// Rows in a plane.
+    /// Rows per plane.
     pub(crate) fn height(&self) -> usize {
         self.shape_zyx[1].max(1)
     }
 
-    /// Brings the runs into the order of the voxels, which [`RunMask::mark`] needs.
+    /// Sorts the runs into voxel order, as [`RunMask::mark`] requires.
     pub fn sort(&mut self) {
         if !self.sorted {
             self.runs.sort_unstable();
@@ -176,8 +176,8 @@ impl RunMask {
         }
     }
 
-    /// Marks with 1, of the voxels in a range (x fastest), those inside; the others are 0 already. The mask was
-    /// sorted after the last addition.
+    /// Sets the voxels inside to 1 in a buffer for the range `voxels` (x fastest), which holds zeros. Call
+    /// [`RunMask::sort`] first.
     pub fn mark(&self, voxels: Range<usize>, mask: &mut [u8]) {
         debug_assert!(self.sorted);
         let width = self.shape_zyx[2];
@@ -193,10 +193,10 @@ impl RunMask {
         }
     }
 
-    /// The voxels of `region` (z, y, x).
-    pub fn cut(&self, region: &VoxelBox) -> Array3<bool> {
+    /// The part inside `region`, shape (z, y, x).
+    pub fn crop(&self, region: &VoxelBox) -> Array3<bool> {
         let [z, y, x] = region.ranges_zyx();
-        let mut cut = Array3::from_elem([z.len(), y.len(), x.len()], false);
+        let mut cropped = Array3::from_elem([z.len(), y.len(), x.len()], false);
         let height = self.height();
         for run in &self.runs {
             let (plane, row) = (run.row / height, run.row % height);
@@ -207,12 +207,13 @@ impl RunMask {
                 );
                 if from < to {
                     let columns = from - x.start..to - x.start;
-                    cut.slice_mut(s![plane - z.start, row - y.start, columns])
+                    cropped
+                        .slice_mut(s![plane - z.start, row - y.start, columns])
                         .fill(true);
                 }
             }
         }
-        cut
+        cropped
     }
 }
 
@@ -224,7 +225,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_goes_in_comes_out(
+        fn masks_round_trip(
             values in prop::collection::vec(0.0f32..1.0, 3 * 4 * 7),
             axis in 0usize..3,
             cut in 1usize..3,
@@ -259,8 +260,8 @@ mod tests {
                 .filter(|(_, value)| **value > 0.5)
                 .map(|((z, y, x), _)| [x, y, z])
                 .collect();
-            let told = mask.in_order().flat_map(|([x, y, z], count)| (x..x + count).map(move |x| [x, y, z]));
-            prop_assert_eq!(told.collect::<Vec<_>>(), inside.clone());
+            let listed = mask.in_order().flat_map(|([x, y, z], count)| (x..x + count).map(move |x| [x, y, z]));
+            prop_assert_eq!(listed.collect::<Vec<_>>(), inside.clone());
             let bounds = mask.bounds();
             prop_assert_eq!(bounds.is_none(), inside.is_empty());
             if let Some(bounds) = bounds {
@@ -272,7 +273,7 @@ mod tests {
             }
             let middle = VoxelBox { start: [1, 0, 1], end: [6, 3, 3] };
             let [z, y, x] = middle.ranges_zyx();
-            prop_assert_eq!(mask.cut(&middle), values.slice(s![z, y, x]).mapv(|value| value > 0.5));
+            prop_assert_eq!(mask.crop(&middle), values.slice(s![z, y, x]).mapv(|value| value > 0.5));
             prop_assert_eq!(mask.voxels(), expected.iter().map(|v| usize::from(*v)).sum::<usize>());
         }
     }

@@ -1,31 +1,31 @@
-//! Smoothing the surface of a mask.
+//! Surface smoothing of masks.
 
 use ndarray::{Array3, ArrayView3, ArrayViewMut1, Axis};
 
-/// Where a Gaussian ends, in standard deviations (SciPy's `truncate`).
+/// Radius of the Gaussian kernel in standard deviations (SciPy's `truncate`).
 const TRUNCATE: f64 = 4.0;
 
-/// Voxels on each side that a Gaussian with this standard deviation (in voxels) looks at.
+/// Kernel radius in voxels of a Gaussian with this standard deviation in voxels.
 pub(super) fn radius(sd: f64) -> usize {
     (TRUNCATE * sd + 0.5) as usize
 }
 
-/// The mask blurred by a Gaussian with standard deviations `sd_zyx` in voxels, where it is above one half; the
-/// array's border repeats. As `scipy.ndimage.gaussian_filter(mask.astype(float), sd, mode="nearest") > 0.5`.
+/// Smooths the mask with a Gaussian of standard deviations `sd_zyx` in voxels and thresholds it at 0.5, repeating
+/// border voxels. As `scipy.ndimage.gaussian_filter(mask.astype(float), sd, mode="nearest") > 0.5`.
 ///
 /// # Shapes
 /// `mask`, output: (z, y, x)
-pub fn gaussian_at_half(mask: ArrayView3<bool>, sd_zyx: [f64; 3]) -> Array3<bool> {
+pub fn gaussian_smoothed(mask: ArrayView3<bool>, sd_zyx: [f64; 3]) -> Array3<bool> {
     let mut values = mask.mapv(|inside| f32::from(u8::from(inside)));
     for (axis, sd) in sd_zyx.into_iter().enumerate() {
         let weights = gaussian(sd);
         if weights.len() > 1 {
-            along(
+            filter_lines(
                 &mut values,
                 axis,
                 |line, padded| {
-                    for (to, seen) in line.iter_mut().zip(padded.windows(weights.len())) {
-                        let products = seen.iter().zip(&weights).map(|(v, w)| f64::from(*v) * w);
+                    for (to, window) in line.iter_mut().zip(padded.windows(weights.len())) {
+                        let products = window.iter().zip(&weights).map(|(v, w)| f64::from(*v) * w);
                         *to = products.sum::<f64>() as f32;
                     }
                 },
@@ -36,7 +36,7 @@ pub fn gaussian_at_half(mask: ArrayView3<bool>, sd_zyx: [f64; 3]) -> Array3<bool
     values.mapv(|value| value > 0.5)
 }
 
-/// What most of the `side`³ voxels around a voxel say; the array's border repeats. As
+/// Median filter over `side`³ voxels, repeating border voxels. As
 /// `scipy.ndimage.median_filter(mask, size=side, mode="nearest")`.
 ///
 /// # Shapes
@@ -44,12 +44,12 @@ pub fn gaussian_at_half(mask: ArrayView3<bool>, sd_zyx: [f64; 3]) -> Array3<bool
 pub fn median(mask: ArrayView3<bool>, side: usize) -> Array3<bool> {
     let mut counts = mask.mapv(|inside| f32::from(u8::from(inside)));
     for axis in 0..3 {
-        along(
+        filter_lines(
             &mut counts,
             axis,
             |line, padded| {
-                for (to, seen) in line.iter_mut().zip(padded.windows(side)) {
-                    *to = seen.iter().sum(); // whole numbers: exact
+                for (to, window) in line.iter_mut().zip(padded.windows(side)) {
+                    *to = window.iter().sum(); // whole numbers: exact
                 }
             },
             side / 2,
@@ -59,7 +59,7 @@ pub fn median(mask: ArrayView3<bool>, side: usize) -> Array3<bool> {
     counts.mapv(|count| count > half)
 }
 
-/// Weights that add up to 1.
+/// Gaussian weights that sum to 1.
 fn gaussian(sd: f64) -> Vec<f64> {
     let radius = radius(sd) as i64;
     let weights: Vec<f64> = (-radius..=radius)
@@ -69,8 +69,8 @@ fn gaussian(sd: f64) -> Vec<f64> {
     weights.into_iter().map(|weight| weight / sum).collect()
 }
 
-/// Gives `change` every line along `axis` with a copy that its ends extend by `reach` on both sides.
-fn along(
+/// Calls `change` with every line along `axis` and a copy of it padded by `reach` repeated voxels on both sides.
+fn filter_lines(
     values: &mut Array3<f32>,
     axis: usize,
     change: impl Fn(&mut ArrayViewMut1<f32>, &[f32]),

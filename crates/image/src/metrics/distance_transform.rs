@@ -1,14 +1,14 @@
-//! Exact Euclidean distances on grids whose spacing differs between axes: Felzenszwalb and Huttenlocher,
-//! "Distance transforms of sampled functions", Theory of Computing 2012, one axis after the other.
+//! Exact Euclidean distances on grids with anisotropic spacing, one axis at a time: Felzenszwalb and Huttenlocher,
+//! "Distance transforms of sampled functions", Theory of Computing 2012.
 
 use ndarray::{Array3, ArrayView3, Axis};
 
-/// For every voxel the distance to the surface of what is `inside`, in mm: outside that to the nearest voxel
-/// inside, inside that to the nearest voxel outside, negative. Zero everywhere where all or nothing is inside,
-/// for then there is no surface.
+/// The signed distance in mm of every voxel from the surface of a mask: outside, the distance to the nearest voxel
+/// inside; inside, minus the distance to the nearest voxel outside. Zero everywhere if the mask is full or empty, as
+/// there is no surface.
 ///
 /// # Shapes
-/// - `inside` and output: (z, y, x); `spacing_mm` in the same order
+/// `inside` and output: (z, y, x); `spacing_mm` in the same order
 pub fn signed_distance_mm(inside: ArrayView3<bool>, spacing_mm: [f64; 3]) -> Array3<f32> {
     let first = inside.iter().next().copied().unwrap_or(false);
     if inside.iter().all(|voxel| *voxel == first) {
@@ -24,14 +24,14 @@ pub fn signed_distance_mm(inside: ArrayView3<bool>, spacing_mm: [f64; 3]) -> Arr
     result
 }
 
-/// The square of the distance to the nearest voxel that is `to`; infinite where there is none.
+/// The squared distance to the nearest voxel with the value `to`; infinite if there is none.
 fn squared_distance(mask: ArrayView3<bool>, to: bool, spacing_mm: [f64; 3]) -> Array3<f64> {
     let mut squares = mask.mapv(|voxel| if voxel == to { 0.0 } else { f64::INFINITY });
     let mut envelope = Envelope::default();
     let mut line = Vec::new();
     for axis in [2, 1, 0] {
         for mut lane in squares.lanes_mut(Axis(axis)) {
-            // Most lanes of most masks hold nothing yet, or nothing but what is sought.
+            // Skip lanes that consist of targets only.
             if lane.len() < 2 || lane.iter().all(|v| *v == 0.0) {
                 continue;
             }
@@ -45,27 +45,27 @@ fn squared_distance(mask: ArrayView3<bool>, to: bool, spacing_mm: [f64; 3]) -> A
     squares
 }
 
-/// The lowest of the parabolas that stand on a line's voxels.
+/// The lower envelope of the parabolas rooted at a line's voxels.
 #[derive(Default)]
 pub(super) struct Envelope {
-    /// Voxels whose parabola is lowest somewhere, ascending.
+    /// Voxels whose parabola is part of the envelope, ascending.
     lowest: Vec<usize>,
-    /// Where each of them begins to be, in mm.
+    /// Where each parabola's part starts, in mm.
     from_mm: Vec<f64>,
 }
 
 impl Envelope {
-    /// Of voxels `step_mm` apart; false where none of them has a finite value.
+    /// Builds the envelope of voxels `step_mm` apart; false if none has a finite value.
     pub(super) fn build(&mut self, line: &[f64], step_mm: f64) -> bool {
         self.lowest.clear();
         self.from_mm.clear();
         for (at, value) in line.iter().enumerate().filter(|(_, v)| v.is_finite()) {
             let mut from = f64::NEG_INFINITY;
-            while let (Some(last), Some(begins)) = (self.lowest.last(), self.from_mm.last()) {
+            while let (Some(last), Some(start)) = (self.lowest.last(), self.from_mm.last()) {
                 let (here, there) = (at as f64 * step_mm, *last as f64 * step_mm);
                 let crossing =
                     (value + here * here - line[*last] - there * there) / (2.0 * (here - there));
-                if crossing > *begins {
+                if crossing > *start {
                     from = crossing;
                     break;
                 }
@@ -82,12 +82,13 @@ impl Envelope {
         let mut place = 0;
         for (at, to) in lane.iter_mut().enumerate() {
             let lowest = self.lowest_at(at, step_mm, &mut place);
-            let along = at.abs_diff(lowest) as f64 * step_mm;
-            *to = along * along + line[lowest];
+            let offset_mm = at.abs_diff(lowest) as f64 * step_mm;
+            *to = offset_mm * offset_mm + line[lowest];
         }
     }
 
-    /// The voxel whose parabola is lowest at voxel `at`. `place` is 0 at first, and later what the voxel before left.
+    /// The voxel whose parabola is lowest at voxel `at`. `place` is a cursor: 0 at first, then as the previous call
+    /// left it, for ascending `at`.
     pub(super) fn lowest_at(&self, at: usize, step_mm: f64, place: &mut usize) -> usize {
         let here = at as f64 * step_mm;
         while self

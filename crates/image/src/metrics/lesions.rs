@@ -1,30 +1,31 @@
-//! Which of a structure's parts were found: lesions are what users count.
+//! Lesion-wise detection: which connected components of a structure were found.
 
-use crate::labels::components::{Connectivity, shares_of_components};
+use crate::labels::components::{Connectivity, overlap_per_component};
 use crate::labels::run_length_mask::RunMask;
 
-/// The connected components of a structure in reference and prediction, those that share no voxel with the other being
-/// missed or found in error: the lesion-wise detection of ISLES 2022 (Hernandez Petzsche et al., Scientific Data).
+/// Connected components of a structure in reference and prediction. A component that shares no voxel with the other
+/// mask is missed or a false positive: the lesion-wise detection of ISLES 2022 (Hernandez Petzsche et al., Scientific
+/// Data).
 ///
-/// `f1` is undefined where neither has any, `sensitivity` where the reference has none, `precision` where the
-/// prediction has none.
+/// `f1` is undefined if neither has components, `sensitivity` if the reference has none, `precision` if the prediction
+/// has none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Detection {
     /// Components of the reference.
     pub reference: usize,
-    /// Those of them that share a voxel with the prediction.
+    /// Components of the reference that share a voxel with the prediction.
     pub found: usize,
     /// Components of the prediction.
     pub predicted: usize,
-    /// Those of them that share no voxel with the reference.
+    /// Components of the prediction that share no voxel with the reference.
     pub false_positive: usize,
 }
 
 impl Detection {
-    /// Of masks of one shape.
+    /// Compares two masks of equal shape.
     pub fn of(prediction: &RunMask, reference: &RunMask, connectivity: Connectivity) -> Self {
-        let in_prediction = shares_of_components(reference, prediction, connectivity);
-        let in_reference = shares_of_components(prediction, reference, connectivity);
+        let in_prediction = overlap_per_component(reference, prediction, connectivity);
+        let in_reference = overlap_per_component(prediction, reference, connectivity);
         Self {
             reference: in_prediction.len(),
             found: in_prediction.iter().filter(|voxels| **voxels > 0).count(),
@@ -33,18 +34,18 @@ impl Detection {
         }
     }
 
-    /// 2 found / (2 found + in error + missed).
+    /// 2 found / (2 found + false positive + missed).
     pub fn f1(&self) -> Option<f64> {
         let wrong = self.false_positive + self.reference - self.found;
         ratio(2 * self.found, 2 * self.found + wrong)
     }
 
-    /// The share of the reference's components that were found.
+    /// The fraction of the reference's components that were found.
     pub fn sensitivity(&self) -> Option<f64> {
         ratio(self.found, self.reference)
     }
 
-    /// The share of the prediction's components that are in the reference.
+    /// The fraction of the prediction's components that are in the reference.
     pub fn precision(&self) -> Option<f64> {
         ratio(self.predicted - self.false_positive, self.predicted)
     }
@@ -61,13 +62,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_are_found_missed_or_made_up() {
+    fn components_are_found_missed_or_false() {
         let mut reference = Array3::from_elem((4, 6, 12), false);
         reference.slice_mut(s![0..2, 0..2, 0..2]).fill(true);
         reference.slice_mut(s![0..2, 0..2, 5..7]).fill(true);
         reference[(3, 5, 11)] = true; // missed
         let mut prediction = Array3::from_elem((4, 6, 12), false);
-        // One part over two of the reference, one in error, which touches another at a corner.
+        // One component across two of the reference, and a false one of two voxels that touch at a corner.
         prediction.slice_mut(s![1..2, 1..2, 1..6]).fill(true);
         prediction[(3, 4, 0)] = true;
         prediction[(2, 3, 1)] = true;

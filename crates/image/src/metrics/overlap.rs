@@ -1,5 +1,5 @@
-//! Overlap of a predicted and a reference label map: counts per structure, scores from counts,
-//! and summaries over cases.
+//! Overlap of a predicted and a reference label map: counts per structure, scores from counts, and summaries over
+//! cases.
 
 use ndarray::{Axis, Zip};
 use rayon::prelude::*;
@@ -8,9 +8,9 @@ use serde::Serialize;
 use crate::space::{Grid, LabelMap, VoxelBox};
 use ctseg_base::{Error, Result};
 
-/// Voxels of one structure, counted by what prediction and reference say of them.
+/// The confusion matrix of one structure, in voxels.
 ///
-/// Every score is in 0 to 1, and `None` where its denominator is 0:
+/// Every score is from 0 to 1, and `None` if its denominator is 0:
 ///
 /// | prediction | reference | dice | iou | precision | recall |
 /// |------------|-----------|------|-----|-----------|--------|
@@ -36,7 +36,7 @@ impl Overlap {
         ]
     }
 
-    /// Of [`Overlap::counts`].
+    /// The inverse of [`Overlap::counts`].
     pub fn of_counts(counts: [u64; 4]) -> Self {
         let [true_positive, false_positive, false_negative, true_negative] = counts;
         Self {
@@ -62,34 +62,34 @@ impl Overlap {
         )
     }
 
-    /// TP / (TP + FP), the share of the prediction that is right; `None` if the prediction is empty.
+    /// TP / (TP + FP), the fraction of the prediction that is correct; `None` if the prediction is empty.
     pub fn precision(&self) -> Option<f64> {
         ratio(self.true_positive, self.predicted_voxels())
     }
 
-    /// TP / (TP + FN), the share of the reference that was found; `None` if the reference is empty.
+    /// TP / (TP + FN), the fraction of the reference that was found; `None` if the reference is empty.
     pub fn recall(&self) -> Option<f64> {
         ratio(self.true_positive, self.reference_voxels())
     }
 
-    /// TN / (TN + FP), the share of the voxels outside the structure that stay outside; `None` if the reference fills
-    /// the volume.
+    /// TN / (TN + FP), the fraction of the voxels outside the structure that are predicted outside; `None` if the
+    /// reference fills the volume.
     pub fn specificity(&self) -> Option<f64> {
         ratio(self.true_negative, self.true_negative + self.false_positive)
     }
 
     /// (TP + TN) / all voxels; `None` if there are no voxels.
     pub fn accuracy(&self) -> Option<f64> {
-        let right = self.true_positive + self.true_negative;
-        ratio(right, right + self.false_positive + self.false_negative)
+        let correct = self.true_positive + self.true_negative;
+        ratio(correct, correct + self.false_positive + self.false_negative)
     }
 
-    /// Voxels that the prediction gives to the structure.
+    /// Voxels of the structure in the prediction.
     pub fn predicted_voxels(&self) -> u64 {
         self.true_positive + self.false_positive
     }
 
-    /// Voxels that the reference gives to the structure.
+    /// Voxels of the structure in the reference.
     pub fn reference_voxels(&self) -> u64 {
         self.true_positive + self.false_negative
     }
@@ -107,15 +107,15 @@ pub fn volume_ml(voxels: u64, grid: &Grid) -> f64 {
 /// The overlap of each of `structures` (label numbers, in any order; 0 is the background), in the
 /// order given, in one pass over the voxels.
 ///
-/// Fails if the maps differ in shape, or in place by more than a tenth of the smallest voxel spacing:
-/// comparing them voxel by voxel would mean nothing.
+/// Fails if the maps differ in shape, or in position by more than a tenth of the smallest voxel spacing, as comparing
+/// them voxel by voxel would be meaningless.
 pub fn overlaps(
     prediction: &LabelMap,
     reference: &LabelMap,
     structures: &[u16],
 ) -> Result<Vec<Overlap>> {
     check_comparable(prediction, reference)?;
-    // Where each label is counted; labels not asked for go to the last slot and are dropped.
+    // The slot of each label; labels not requested share the last slot, which is dropped.
     let mut unique = structures.to_vec();
     unique.sort_unstable();
     unique.dedup();
@@ -187,26 +187,26 @@ fn check_comparable(prediction: &LabelMap, reference: &LabelMap) -> Result<()> {
         let [found, expected] = shapes.map(|[x, y, z]| format!("{x}x{y}x{z}"));
         return Err(Error::invalid(format!(
             "the prediction has {found} voxels (x, y, z) but the reference has {expected}; \
-             expected label maps of one shape: predict on the image that the reference belongs to"
+             expected label maps of equal shape: predict on the image that the reference belongs to"
         )));
     }
     let spacing = reference.grid.spacing_mm();
     let tolerance_mm = 0.1 * spacing.into_iter().fold(f64::INFINITY, f64::min);
     let shift_mm = prediction.grid.largest_shift_mm(&reference.grid);
-    // Not the other way round: a shift that is not a number must fail.
+    // In this direction, so that NaN fails.
     if shift_mm <= tolerance_mm {
         return Ok(());
     }
     Err(Error::invalid(format!(
-        "prediction and reference lie up to {shift_mm:.3} mm apart; expected the same place to within \
+        "prediction and reference lie up to {shift_mm:.3} mm apart; expected the same position to within \
          {tolerance_mm:.3} mm: check orientation and affine of the two files"
     )))
 }
 
-/// The share of the reference's foreground voxels (any label but 0) that lie inside `region`: the
-/// recall of a region of interest. `None` if the reference has no foreground.
+/// The fraction of the reference's foreground voxels (any label but 0) that lie inside `region`: the recall of a region
+/// of interest. `None` if the reference has no foreground.
 ///
-/// The part of `region` beyond the label map, if any, counts as empty.
+/// Any part of `region` beyond the label map counts as empty.
 pub fn recall_inside(reference: &LabelMap, region: &VoxelBox) -> Option<f64> {
     let (inside, all) = reference
         .data
@@ -227,23 +227,23 @@ pub fn recall_inside(reference: &LabelMap, region: &VoxelBox) -> Option<f64> {
     ratio(inside, all)
 }
 
-/// What is left of one score over many cases; undefined scores are left out, but counted.
+/// Summary of one score over cases; undefined scores are excluded but counted.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Summary {
-    /// `None` if no case has a score, as for `min` and `max`.
+    /// `None` if no case has a score; so are `min` and `max`.
     pub mean: Option<f64>,
-    /// Sample standard deviation (divided by n - 1); `None` below two scores.
+    /// Sample standard deviation (ddof = 1); `None` with fewer than two scores.
     pub sd: Option<f64>,
     pub min: Option<f64>,
     pub max: Option<f64>,
     /// Cases with a score.
     pub defined: usize,
-    /// Cases without one (`None`, or not a finite number).
+    /// Cases without a score (`None` or not finite).
     pub undefined: usize,
 }
 
 impl Summary {
-    /// [`Self::mean`] alone.
+    /// Only [`Self::mean`].
     pub fn mean_of(scores: impl IntoIterator<Item = Option<f64>>) -> Option<f64> {
         let mut count = 0u64;
         let defined = scores
@@ -254,7 +254,7 @@ impl Summary {
         (count > 0).then(|| sum / count as f64)
     }
 
-    /// Summary of one score per case, summed in the order given.
+    /// Summary of one score per case; sums follow the order given.
     pub fn of(scores: impl IntoIterator<Item = Option<f64>>) -> Self {
         let mut undefined = 0;
         let mut defined = Vec::new();

@@ -1,4 +1,4 @@
-//! What is left of one score over many cases.
+//! Statistics of one score over cases, with bootstrap confidence intervals.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -6,26 +6,26 @@ use serde::Serialize;
 
 use super::overlap::Summary;
 
-/// How often cases are drawn anew for an interval.
+/// Number of bootstrap resamples.
 pub const RESAMPLES: usize = 2000;
 
-/// Every interval is drawn with these numbers, so that it is the same twice.
+/// Fixed bootstrap seed, so that intervals are reproducible.
 const SEED: u64 = 0x0C75_E65E;
 
-/// One score over many cases; where it is undefined, cases are left out and counted.
+/// Aggregate of one score over cases; undefined scores are excluded but counted.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Aggregate {
     #[serde(flatten)]
     pub summary: Summary,
     pub median: Option<f64>,
-    /// First and third quartile, between neighbours as NumPy's `quantile` does it.
+    /// First and third quartile, interpolated linearly as by NumPy's `quantile`.
     pub quartiles: Option<[f64; 2]>,
-    /// Where the mean of cases like these lies in 95 of 100: percentile bootstrap (Efron 1979); none below two cases.
+    /// 95 % confidence interval of the mean by percentile bootstrap (Efron 1979); `None` with fewer than two cases.
     pub mean_ci95: Option<[f64; 2]>,
 }
 
 impl Aggregate {
-    /// Of one score per case.
+    /// Aggregate of one score per case.
     pub fn of(scores: impl IntoIterator<Item = Option<f64>>) -> Self {
         let scores: Vec<Option<f64>> = scores.into_iter().collect();
         let mut defined: Vec<f64> = scores
@@ -39,7 +39,7 @@ impl Aggregate {
             Some(sum / drawn.len() as f64)
         });
         defined.sort_by(f64::total_cmp);
-        let quartile = |share| quantile(&defined, share);
+        let quartile = |q| quantile(&defined, q);
         Self {
             summary: Summary::of(scores),
             median: quartile(0.5),
@@ -49,10 +49,10 @@ impl Aggregate {
     }
 }
 
-/// The value below which lies this `share` of sorted values, linearly between neighbours.
-pub fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
+/// The `q`-th quantile (0 to 1) of sorted values, with linear interpolation.
+pub fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
     let last = sorted.len().checked_sub(1)?;
-    let place = share.clamp(0.0, 1.0) * last as f64;
+    let place = q.clamp(0.0, 1.0) * last as f64;
     let (below, above) = (
         sorted[place.floor() as usize],
         sorted[place.ceil() as usize],
@@ -60,20 +60,23 @@ pub fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
     Some(below + (above - below) * place.fract())
 }
 
-/// The 2.5th and 97.5th percentile of a figure of cases that are drawn with replacement, as many as there are. The
-/// `figure` is told which cases were drawn; draws without one are left out.
-pub fn bootstrap_ci95(cases: usize, figure: impl Fn(&[usize]) -> Option<f64>) -> Option<[f64; 2]> {
+/// 95 % percentile bootstrap confidence interval of a `statistic` of `cases` cases. The `statistic` gets the indices of
+/// the cases drawn with replacement; resamples where it is `None` are skipped. `None` with fewer than two cases.
+pub fn bootstrap_ci95(
+    cases: usize,
+    statistic: impl Fn(&[usize]) -> Option<f64>,
+) -> Option<[f64; 2]> {
     if cases < 2 {
         return None;
     }
     let mut random = ChaCha8Rng::seed_from_u64(SEED);
     let mut drawn = vec![0; cases];
-    let mut figures: Vec<f64> = (0..RESAMPLES)
+    let mut values: Vec<f64> = (0..RESAMPLES)
         .filter_map(|_| {
             drawn.fill_with(|| random.random_range(0..cases));
-            figure(&drawn)
+            statistic(&drawn)
         })
         .collect();
-    figures.sort_by(f64::total_cmp);
-    Some([quantile(&figures, 0.025)?, quantile(&figures, 0.975)?])
+    values.sort_by(f64::total_cmp);
+    Some([quantile(&values, 0.025)?, quantile(&values, 0.975)?])
 }

@@ -1,5 +1,4 @@
-//! Images of one or several channels, copied with their voxels as they are stored: the channels of a file with four
-//! dimensions into a file each, and the other way.
+//! Multi-channel images, copied with their voxels as stored: a 4-D file into one 3-D file per channel, and vice versa.
 
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -16,37 +15,37 @@ use super::write::{check_name, is_gzip_name, set_voxel_type};
 use crate::formats::{Source, VoxelType};
 use crate::space::Volume;
 use crate::statistics::hounsfield::ValueCounts;
-use ctseg_base::atomic_file::{parent_of, persisted, temporary_file};
+use ctseg_base::atomic_file::{parent_of, persist, temporary_file};
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result, regular_file};
 
 /// Bytes handled at a time; a multiple of every voxel size.
 const PIECE_BYTES: u64 = 1 << 20;
 
-/// The header of an image's first channel, and how many channels it has: volumes along its fourth axis.
+/// The header of an image's first channel, and the number of channels: volumes along the fourth axis.
 ///
 /// # Errors
-/// As [`super::read_header`], and more than four axes with more than one voxel.
+/// Those of [`super::read_header`], and more than one axis after the third with more than one voxel.
 pub fn read_channels(path: &Path) -> Result<(NiftiHeader, usize)> {
     let stored = Stored::open(path)?;
     Ok((stored.header, stored.channels))
 }
 
-/// What [`check_channels`] found.
+/// The result of [`check_channels`].
 #[derive(Debug)]
 pub struct ChannelsRead {
-    /// Voxels that are NaN or infinite, of all channels.
+    /// Number of NaN or infinite voxels in all channels.
     pub non_finite: u64,
-    /// The scaled values of each channel.
+    /// Counts of each channel's scaled values.
     pub counts: Vec<ValueCounts>,
-    /// Zeros that follow the content, in words.
+    /// Warning about zero bytes after the content, if any.
     pub padding: Option<String>,
 }
 
-/// Reads an image of any number of channels to its very end, checksums included.
+/// Reads an image with any number of channels to the end, including checksums.
 ///
 /// # Errors
-/// As [`super::read_volume`].
+/// Those of [`super::read_volume`].
 pub fn check_channels(path: &Path) -> Result<ChannelsRead> {
     let mut stored = Stored::open(path)?;
     let (voxel_type, order) = (stored.header.voxel_type, stored.header.raw.order());
@@ -67,11 +66,11 @@ pub fn check_channels(path: &Path) -> Result<ChannelsRead> {
     Ok(found)
 }
 
-/// Hands out the channels of an image one after the other, each as [`super::read_volume`] reads an image of one; in
-/// memory is one of them. The header of the first channel, with what a user should know of the whole file.
+/// Passes the channels of an image to `take` one by one, each as read by [`super::read_volume`]; only one is in memory
+/// at a time. Returns the header of the first channel, with the warnings for the whole file.
 ///
 /// # Errors
-/// As [`read_channels`] and [`super::read_volume`], and those of `take`, which end the reading.
+/// Those of [`read_channels`] and [`super::read_volume`]; an error of `take` ends the reading.
 pub fn each_channel(
     path: &Path,
     mut take: impl FnMut(usize, &Volume) -> Result<()>,
@@ -95,14 +94,15 @@ pub fn each_channel(
     Ok(header)
 }
 
-/// Writes the channels of `source` into `targets`, one each, as images of three dimensions: header (but for its
-/// dimensions), extensions and voxels stay as they are, byte by byte. A file that is so already is copied whole.
-/// NIfTI-2 becomes NIfTI-1 where that can say the same ([`NiftiHeader::as_nifti1`]), because ITK reads no other.
+/// Writes each channel of `source` to one of `targets` as a 3-D image. The header (except its dimensions), extensions
+/// and voxels are copied byte for byte; a source that is already 3-D is copied whole. NIfTI-2 is written as NIfTI-1
+/// where that is lossless ([`NiftiHeader::as_nifti1`]), because ITK reads no NIfTI-2.
 ///
-/// Compressed where a target's name ends in `.gz`. Each target appears only when whole; whether the source is whole
-/// [`check_channels`] says before.
+/// A target is compressed if its name ends in `.gz`, and appears only once complete. To verify the source first, use
+/// [`check_channels`].
+///
 /// # Errors
-/// Another number of channels than targets, and those of reading and writing.
+/// A number of channels that differs from the number of targets, and errors of reading and writing.
 pub fn write_split(source: &Path, targets: &[PathBuf]) -> Result<()> {
     let mut stored = Stored::open(source)?;
     if stored.channels != targets.len() {
@@ -128,13 +128,15 @@ pub fn write_split(source: &Path, targets: &[PathBuf]) -> Result<()> {
     stored.end().map(drop)
 }
 
-/// Writes images as one, their channels one after the other in its fourth dimension; a single channel as
-/// [`write_split`] does. The header is that of the first, but for its dimensions, in NIfTI-1 where that is possible.
+/// Concatenates the channels of all sources along the fourth dimension of one image; a single channel is written as by
+/// [`write_split`]. The header is that of the first source except for its dimensions, in NIfTI-1 where possible.
 ///
-/// Where all have one voxel type, byte order and scaling, voxels stay as they are stored, byte by byte. Others become
-/// float32 if that holds all their values exactly, as it does unscaled numbers of up to 16 bits, else float64.
+/// If all sources share voxel type, byte order and scaling, voxels are copied byte for byte. Otherwise they are
+/// converted to float32 if it holds all values exactly (unscaled integers of up to 16 bits and float32), else to
+/// float64.
+///
 /// # Errors
-/// No source, and those of reading and writing.
+/// No sources, and errors of reading and writing.
 pub fn write_joined(sources: &[PathBuf], target: &Path) -> Result<()> {
     let stored = sources.iter().map(|source| Stored::open(source));
     let mut stored = stored.collect::<Result<Vec<_>>>()?;
@@ -171,7 +173,7 @@ pub fn write_joined(sources: &[PathBuf], target: &Path) -> Result<()> {
     })
 }
 
-/// A header of four dimensions; with a type, of unscaled voxels of that type.
+/// A 4-D header; with `common`, for unscaled voxels of that type.
 fn joined_header(first: &Stored, channels: usize, common: Option<VoxelType>) -> RawHeader {
     let mut raw = first.written_header();
     raw.set_dim(0, 4);
@@ -188,7 +190,7 @@ fn joined_header(first: &Stored, channels: usize, common: Option<VoxelType>) -> 
     raw
 }
 
-/// The type that files of different types or scalings become; none where they are all alike.
+/// The type to convert files of different types or scalings to; `None` if all are alike.
 fn common_type(stored: &[Stored]) -> Option<VoxelType> {
     let kind = |one: &Stored| {
         let header = &one.header;
@@ -208,16 +210,16 @@ fn common_type(stored: &[Stored]) -> Option<VoxelType> {
     })
 }
 
-/// An open file of one or several channels, read channel by channel.
+/// An open file of one or more channels, read channel by channel.
 struct Stored {
     path: PathBuf,
     source: Source<'static>,
-    /// Of one channel.
+    /// The header of one channel.
     header: NiftiHeader,
-    /// As it stands in the file.
+    /// `dim[0]` as stored in the file.
     dimensions: i64,
     channels: usize,
-    /// Bytes between header and voxels: announced extensions.
+    /// Bytes between header and voxels: the extensions.
     between: u64,
 }
 
@@ -238,26 +240,26 @@ impl Stored {
         Ok(stored)
     }
 
-    /// Whether it is NIfTI-2 and is written as NIfTI-1.
+    /// Whether the file is NIfTI-2 and is written as NIfTI-1.
     fn changes_version(&self) -> bool {
         self.header.raw.as_nifti1().is_some()
     }
 
-    /// Of one channel, for the files that are written.
+    /// The header of one channel for the files written.
     fn written_header(&self) -> RawHeader {
         let raw = &self.header.raw;
         raw.as_nifti1().unwrap_or_else(|| raw.clone())
     }
 
-    /// Whether the file is what a single channel's should be, under the name of `target`.
+    /// Whether the file can be copied whole to `target` as a single channel.
     fn is_plain_volume(&self, target: &Path) -> bool {
         self.dimensions <= 3
             && self.source.is_gzip() == is_gzip_name(target)
             && !self.changes_version()
     }
 
-    /// What comes before the voxels under the header `raw`: that, and the file's extensions, read once more, so that
-    /// they may be of any length.
+    /// Everything before the voxels: the header `raw`, then the file's extensions, which are read again so that they
+    /// may have any length.
     fn each_piece_before(
         &self,
         raw: &RawHeader,
@@ -274,12 +276,12 @@ impl Stored {
         again.each_of(self.between, take)
     }
 
-    /// The next channel's bytes.
+    /// The next channel's bytes in chunks.
     fn each_piece(&mut self, take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         self.each_of(self.header.data_bytes(), take)
     }
 
-    /// The next `left` bytes in pieces.
+    /// The next `left` bytes in chunks.
     fn each_of(&mut self, mut left: u64, take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let mut piece = Vec::new();
         while left > 0 {
@@ -291,7 +293,7 @@ impl Stored {
         Ok(())
     }
 
-    /// The next channel's scaled values as bytes of another type.
+    /// The next channel's scaled values, converted to another type.
     fn each_converted(
         &mut self,
         voxel_type: VoxelType,
@@ -323,7 +325,7 @@ impl Stored {
         }
     }
 
-    /// Makes sure that the file ends here, but for zeros; the end of gzip data has their checksum.
+    /// Checks that only zero bytes follow; reading to the end also verifies the gzip checksum.
     fn end(&mut self) -> Result<Option<String>> {
         let end = self.source.end();
         end.map_err(|problem| self.problem(problem))
@@ -350,19 +352,19 @@ fn written(target: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Re
         }
         file.flush().map_err(failed)?;
     }
-    persisted(temporary, target)
+    persist(temporary, target)
 }
 
-/// A copy to the last byte, whole or not at all.
+/// Copies a file byte for byte, atomically.
 pub fn copy(source: &Path, target: &Path) -> Result<()> {
     let mut from = regular_file::open(source).map_err(Error::io(source, "read"))?;
     let mut temporary = temporary_file(parent_of(target))?;
     io::copy(&mut from, temporary.as_file_mut()).map_err(Error::io(target, "write"))?;
-    persisted(temporary, target)
+    persist(temporary, target)
 }
 
 impl VoxelSink for ChannelsRead {
-    /// Counts values of the last channel.
+    /// Counts the values of the last channel.
     fn take(&mut self, values: impl ExactSizeIterator<Item = f64> + Clone) {
         let Some(counts) = self.counts.last_mut() else {
             return;

@@ -1,15 +1,15 @@
-//! Voxel types: their NIfTI codes, and their values as `f64`.
+//! NIfTI codes of voxel types, and decoding of voxels to `f64`.
 
 use super::raw::ByteOrder;
 use crate::formats::VoxelType;
 
-/// Takes decoded voxels as they come, in file order.
+/// Receives decoded voxels in file order.
 pub(super) trait VoxelSink {
     fn take(&mut self, values: impl ExactSizeIterator<Item = f64> + Clone);
 }
 
 impl VoxelType {
-    /// From the header's `datatype`; names the types that cannot be used.
+    /// The type of the header's `datatype`; the error names unsupported types.
     pub(super) fn from_code(code: i16) -> Result<Self, String> {
         let refused = match code {
             2 => return Ok(Self::U8),
@@ -43,7 +43,7 @@ impl VoxelType {
         ))
     }
 
-    /// The header's `datatype`.
+    /// The code for the header's `datatype`.
     pub(super) fn code(self) -> i16 {
         match self {
             Self::U8 => 2,
@@ -59,8 +59,7 @@ impl VoxelType {
         }
     }
 
-    /// Hands the voxels in `bytes` (a whole number of them) to `sink`, multiplied by the slope and
-    /// shifted by the intercept if `scaling` has them.
+    /// Decodes the voxels in `bytes` (a whole number of voxels) into `sink`; with `scaling` (slope, intercept), scaled.
     pub(super) fn decode(
         self,
         bytes: &[u8],

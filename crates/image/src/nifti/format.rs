@@ -1,4 +1,4 @@
-//! NIfTI as one of the formats of volume files.
+//! NIfTI as a [`VolumeFormat`].
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -92,8 +92,8 @@ impl From<NiftiHeader> for VolumeHeader {
 }
 
 impl NiftiHeader {
-    /// The header to write label maps and other maps with: that of the image if it is NIfTI, else one made for its grid
-    /// ([`NiftiHeader::for_grid`]).
+    /// The header for writing label maps and other maps: the image's own if it is NIfTI, otherwise a new one for its
+    /// grid ([`NiftiHeader::for_grid`]).
     pub fn of(image: &VolumeHeader) -> Result<Cow<'_, Self>> {
         match image.native() {
             Some(header) => Ok(Cow::Borrowed(header)),

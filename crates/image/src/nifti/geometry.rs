@@ -1,24 +1,25 @@
-//! From header fields to the affine, as nibabel does it, and back.
+//! Conversion between header fields and the affine, as in nibabel.
 
 use super::raw::{RawHeader, Version};
 use crate::space::{Affine, Grid};
 
-/// Voxel sizes of the affine and of `pixdim` that differ by more than this share are not the same.
-const OTHER_SIZE: f64 = 1e-3;
+/// Largest relative difference of equal voxel sizes in affine and `pixdim`.
+const SIZE_TOLERANCE: f64 = 1e-3;
 
-/// Nor are those that put the far end of the image off by more than this many voxels.
-const OTHER_END_VOXELS: f64 = 0.1;
+/// Largest resulting shift at the far end of the image, in voxels.
+const END_TOLERANCE_VOXELS: f64 = 0.1;
 
-/// No patient and no scan is longer along any axis.
+/// Longest plausible extent of a scan along any axis.
 const LONGEST_MM: f64 = 2500.0;
 
-/// No scanner of patients has voxels that are smaller along all axes.
+/// Smallest plausible voxel size of a clinical scan.
 const SMALLEST_VOXEL_MM: f64 = 0.01;
 
-/// The affine of the header: sform if its code is 1 to 5 and it places voxels, else qform likewise, else spacing alone.
+/// The affine of the header: the sform if its code is 1 to 5 and it is usable, else the qform likewise, else from the
+/// voxel sizes alone.
 ///
-/// `axes` is the number of dimensions, `shape` is (x, y, z). What a user should know is added to
-/// `warnings`; an affine that cannot place voxels is an error in words.
+/// `axes` is the number of dimensions, `shape` is (x, y, z). Warnings for the user are added to `warnings`; an unusable
+/// affine is an error.
 pub(super) fn affine(
     raw: &RawHeader,
     axes: usize,
@@ -28,20 +29,20 @@ pub(super) fn affine(
     let layout = raw.layout();
     let sform = valid_code("sform_code", raw.code(layout.sform_code), warnings);
     let qform = valid_code("qform_code", raw.code(layout.qform_code), warnings);
-    let placed = |affine: Affine| is_finite(&affine) && Grid { shape, affine }.is_invertible();
-    let instead = || {
+    let is_usable = |affine: Affine| is_finite(&affine) && Grid { shape, affine }.is_invertible();
+    let fallback = || {
         let affine = qform_affine(raw, &mut Vec::new()).ok()?;
-        (qform && !placed(sform_affine(raw)) && placed(affine)).then_some(affine)
+        (qform && !is_usable(sform_affine(raw)) && is_usable(affine)).then_some(affine)
     };
     let (affine, name) = if !sform && qform {
         (qform_affine(raw, warnings)?, "qform")
-    } else if let Some(affine) = instead().filter(|_| sform) {
+    } else if let Some(affine) = fallback().filter(|_| sform) {
         warnings.push(format!(
             "its sform {}; the qform is used, as ITK does",
             match sform_affine(raw) {
                 zero if zero.iter().flatten().all(|value| *value == 0.0) =>
-                    "is 0 throughout although sform_code is set",
-                affine if is_finite(&affine) => "is singular, so that voxels span no volume",
+                    "is all zeros although sform_code is set",
+                affine if is_finite(&affine) => "is singular, so its voxels span no volume",
                 _ => "holds values that are not finite",
             }
         ));
@@ -79,8 +80,8 @@ pub(super) fn affine(
     Ok(affine)
 }
 
-/// ITK accepts a cosine of 1e-4 between axes, [`Grid::is_skewed`]; beyond it takes the qform, whose axes are at right
-/// angles, or refuses the file.
+/// ITK accepts a cosine of up to 1e-4 between axes ([`Grid::is_skewed`]). Beyond that it uses the qform, which is
+/// always orthogonal, or refuses the file.
 fn warn_of_skew(grid: &Grid, has_qform: bool, warnings: &mut Vec<String>) {
     if !grid.is_skewed() {
         return;
@@ -90,13 +91,13 @@ fn warn_of_skew(grid: &Grid, has_qform: bool, warnings: &mut Vec<String>) {
         "its voxel axes are not at right angles (off by {degrees:.3}°; gantry tilt?): distances along axes are exact, \
          angles are not, and programs based on ITK (SimpleITK, 3D Slicer, nnU-Net) {}",
         match has_qform {
-            true => "take its qform instead",
+            true => "use its qform instead",
             false => "refuse the file",
         }
     ));
 }
 
-/// Programs that believe `pixdim` (ITK among them) would measure the image otherwise; that must not pass in silence.
+/// Warns if `pixdim` and the affine differ: programs that use `pixdim`, such as ITK, would see another voxel size.
 fn warn_of_voxel_size(
     grid: &Grid,
     axes: usize,
@@ -112,31 +113,31 @@ fn warn_of_voxel_size(
             .map(|size| (*size as f32).to_string());
         sizes.collect::<Vec<_>>().join(" × ")
     };
-    let (said, taken) = (in_words(written), in_words(grid.spacing_mm()));
+    let (stated, used) = (in_words(written), in_words(grid.spacing_mm()));
     if name == "sform" && !has_voxel_size(grid, written, axes) {
         warnings.push(format!(
-            "its pixdim says voxels of {said} mm, its sform {taken} mm, which is used; programs that believe pixdim \
-             (SimpleITK, 3D Slicer, nnU-Net) see another size"
+            "its pixdim gives voxels of {stated} mm, its sform {used} mm; the sform is used, but programs that use \
+             pixdim (SimpleITK, 3D Slicer, nnU-Net) see another size"
         ));
     }
-    // The affine is made of them.
+    // Here the affine is computed from pixdim.
     if name != "sform" && !written.iter().take(axes).all(|size| *size > 0.0) {
         warnings.push(format!(
-            "its pixdim says voxels of {said} mm; taken for {taken} mm, as nibabel does"
+            "its pixdim gives voxels of {stated} mm; read as {used} mm, as in nibabel"
         ));
     }
 }
 
-/// Whether `pixdim` says the voxel sizes of the grid, along as many axes as the image has; signs do not count.
+/// Whether `pixdim` agrees with the voxel sizes of the grid along the image's axes, ignoring signs.
 fn has_voxel_size(grid: &Grid, pixdim: [f64; 3], axes: usize) -> bool {
     let spacing = grid.spacing_mm();
     (0..axes.min(3)).all(|axis| {
         let off = (pixdim[axis].abs() / spacing[axis] - 1.0).abs();
-        off <= OTHER_SIZE && off * grid.shape[axis] as f64 <= OTHER_END_VOXELS
+        off <= SIZE_TOLERANCE && off * grid.shape[axis] as f64 <= END_TOLERANCE_VOXELS
     })
 }
 
-/// Lengths in metres or micrometres that are taken for millimetres.
+/// Warns of implausible sizes: lengths in metres or micrometres that are read as millimetres.
 fn warn_of_size(grid: &Grid, axes: usize, warnings: &mut Vec<String>) {
     let spacing = grid.spacing_mm();
     let extent: [f64; 3] = std::array::from_fn(|axis| spacing[axis] * grid.shape[axis] as f64);
@@ -149,15 +150,15 @@ fn warn_of_size(grid: &Grid, axes: usize, warnings: &mut Vec<String>) {
     }
     let in_words = |lengths: [f64; 3]| lengths.map(|mm| format!("{}", mm as f32)).join(" × ");
     warnings.push(format!(
-        "spans {} mm in voxels of {} mm, a size that no patient has; check the unit of its voxel sizes, which are taken \
-         as mm",
+        "spans {} mm in voxels of {} mm, which is implausible for a patient; check the unit of its voxel sizes, which \
+         are read as mm",
         in_words(extent),
         in_words(spacing)
     ));
 }
 
-/// What one voxel takes, in mm³: the product of nibabel's `get_zooms`, in its precision, as TotalSegmentator takes it;
-/// by the affine where the two do not agree.
+/// Voxel volume in mm³: the product of nibabel's `get_zooms` in the same precision, as in TotalSegmentator; from the
+/// affine if the two disagree.
 pub(super) fn voxel_mm3(raw: &RawHeader, grid: &Grid, axes: usize) -> f64 {
     let sizes @ [x, y, z] = voxel_size(raw);
     if !has_voxel_size(grid, sizes, axes) {
@@ -169,7 +170,7 @@ pub(super) fn voxel_mm3(raw: &RawHeader, grid: &Grid, axes: usize) -> f64 {
     }
 }
 
-/// Whether all fields that say where voxels lie are the same numbers.
+/// Whether all fields that place voxels in space are identical.
 pub(super) fn same_placement(a: &RawHeader, b: &RawHeader) -> bool {
     let numbers = |raw: &RawHeader| {
         let layout = raw.layout();
@@ -190,10 +191,10 @@ pub(super) fn is_finite(affine: &Affine) -> bool {
     affine.iter().flatten().all(|value| value.is_finite())
 }
 
-/// Whether a transform is there: nibabel takes codes outside 0 to 5 for 0.
+/// Whether a transform is present: nibabel treats codes outside 0 to 5 as 0.
 fn valid_code(name: &str, code: i32, warnings: &mut Vec<String>) -> bool {
     if !(0..=5).contains(&code) {
-        warnings.push(format!("{name} {code} is no code of NIfTI; taken as 0"));
+        warnings.push(format!("{name} {code} is not a NIfTI code; treated as 0"));
     }
     (1..=5).contains(&code)
 }
@@ -203,7 +204,7 @@ fn sform_affine(raw: &RawHeader) -> Affine {
     std::array::from_fn(|row| std::array::from_fn(|col| raw.real(at, 4 * row + col)))
 }
 
-/// `pixdim[1..4]` as nibabel repairs them: 0 becomes 1, signs are dropped.
+/// `pixdim[1..4]` with nibabel's repairs: 0 becomes 1, signs are dropped.
 pub(super) fn voxel_size(raw: &RawHeader) -> [f64; 3] {
     std::array::from_fn(|axis| match raw.real(raw.layout().pixdim, axis + 1) {
         0.0 => 1.0,
@@ -223,13 +224,13 @@ fn qform_affine(raw: &RawHeader, warnings: &mut Vec<String>) -> Result<Affine, S
             (1.0 - rest).sqrt()
         ));
     }
-    // As nibabel: what the rounding of b, c and d can have left of a half turn's a = 0 is no rotation.
+    // As in nibabel: within rounding of b, c and d, treat a as 0 (a half turn).
     let rounding = match raw.version() {
         Version::Nifti1 => 3.0 * f64::from(f32::EPSILON),
         Version::Nifti2 => 3.0 * f64::EPSILON,
     };
     if rest <= -rounding {
-        warnings.push("its qform's quaternion is slightly longer than 1; shortened".to_owned());
+        warnings.push("its qform's quaternion is slightly longer than 1; normalised".to_owned());
     }
     let a = if rest < rounding { 0.0 } else { rest.sqrt() };
     let s = 2.0 / (a * a + b * b + c * c + d * d);
@@ -262,7 +263,7 @@ fn qform_affine(raw: &RawHeader, warnings: &mut Vec<String>) -> Result<Affine, S
     }))
 }
 
-/// nibabel's `get_base_affine`: x runs to the left, the image's centre is the origin.
+/// nibabel's `get_base_affine`: x runs to the left, the origin is at the image centre.
 fn spacing_affine(raw: &RawHeader, axes: usize, shape: [usize; 3]) -> Affine {
     let mut affine = [[0.0; 4]; 3];
     for (axis, size) in voxel_size(raw).into_iter().enumerate().take(3) {
@@ -274,7 +275,7 @@ fn spacing_affine(raw: &RawHeader, axes: usize, shape: [usize; 3]) -> Affine {
     affine
 }
 
-/// Programs that prefer the qform would place the image elsewhere; that must not pass in silence.
+/// Warns if sform and qform differ: programs that prefer the qform would place the image elsewhere.
 fn warn_of_disagreement(sform: &Grid, raw: &RawHeader, warnings: &mut Vec<String>) {
     let qform = match qform_affine(raw, &mut Vec::new()) {
         Ok(affine) if is_finite(&affine) => Grid { affine, ..*sform },
@@ -310,7 +311,7 @@ pub(super) fn quaternion(grid: &Grid) -> ([f64; 3], f64) {
         let bcd = [r[2][1] - r[1][2], r[0][2] - r[2][0], r[1][0] - r[0][1]];
         return (bcd.map(|v| v / (4.0 * a)), qfac);
     }
-    // Near a half turn a is small; start from the largest of b, c and d instead.
+    // Near a half turn a is small: start from the largest of b, c and d instead.
     let i = (0..3).fold(0, |best, i| if r[i][i] > r[best][best] { i } else { best });
     let (j, k) = ((i + 1) % 3, (i + 2) % 3);
     let largest = 0.5 * (1.0 + r[i][i] - r[j][j] - r[k][k]).max(0.0).sqrt();
@@ -318,7 +319,7 @@ pub(super) fn quaternion(grid: &Grid) -> ([f64; 3], f64) {
     bcd[i] = largest;
     bcd[j] = (r[j][i] + r[i][j]) / (4.0 * largest);
     bcd[k] = (r[k][i] + r[i][k]) / (4.0 * largest);
-    // The header has no place for a: it is taken as positive.
+    // The header does not store a: it is assumed positive.
     if r[k][j] - r[j][k] < 0.0 {
         bcd = bcd.map(|v| -v);
     }

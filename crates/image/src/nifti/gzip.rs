@@ -1,10 +1,10 @@
-//! Writing gzip with every thread: pieces of a file are deflated side by side and joined into one stream, as
-//! pigz does (<https://zlib.net/pigz>).
+//! Multithreaded gzip: pieces of a file are deflated in parallel and concatenated into one stream, as pigz does
+//! (<https://zlib.net/pigz>).
 //!
-//! The result is one member (RFC 1952) and not one per piece, because some readers stop after the first:
-//! whatever reads gzip reads this. Each piece ends with a sync flush, an empty stored block that brings it to
-//! a whole byte (RFC 1951, 3.2.4), and starts without a dictionary, so that a piece's bytes follow from its
-//! content alone and the file's from the voxels alone, whatever the number of threads.
+//! The result is a single member (RFC 1952) rather than one per piece, because some readers stop after the first. Each
+//! piece ends with a sync flush, an empty stored block that aligns it to a byte (RFC 1951, 3.2.4), and starts without a
+//! dictionary. A piece's bytes therefore depend on its content alone, and the file's on the voxels alone, whatever the
+//! number of threads.
 
 use std::io::{self, Write};
 use std::sync::{Arc, OnceLock};
@@ -12,28 +12,27 @@ use std::sync::{Arc, OnceLock};
 use flate2::{Compress, Compression, Crc, FlushCompress};
 use rayon::prelude::*;
 
-/// Label maps shrink to about 1 % at any level; higher ones only take longer.
+/// Label maps shrink to about 1 % at any level; higher levels only take longer.
 const LEVEL: u32 = 3;
 
-/// Bytes of a piece at most. Smaller ones would be found again in files: each costs five bytes more and finds no
-/// repetition of the one before.
+/// Maximum bytes per piece. Smaller pieces compress worse: each adds five bytes and cannot refer to the previous one.
 pub(super) const PIECE_BYTES: usize = 1 << 19;
 
-/// No flags, no time stamp, no operating system: the same voxels give the same bytes.
+/// No flags, time stamp or operating system, so that the same voxels give the same bytes.
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 
-/// An empty last block, which ends a deflate stream (RFC 1951, 3.2.3: last, fixed codes, end of block).
+/// An empty final block, which ends a deflate stream (RFC 1951, 3.2.3: final, fixed codes, end of block).
 const END: [u8; 2] = [3, 0];
 
-/// What goes into a file: `head`, then pieces in order, each made when it is wanted.
+/// The content of a file: `head`, then pieces in order, each produced on demand.
 pub(super) struct Content<'a> {
     pub head: &'a [u8],
     pub pieces: usize,
-    /// Appends the bytes of a piece, [`PIECE_BYTES`] at most, to a vector that is empty.
+    /// Writes the bytes of a piece, at most [`PIECE_BYTES`], to an empty vector.
     pub piece: &'a (dyn Fn(usize, &mut Vec<u8>) + Sync),
 }
 
-/// Writes the content as it is.
+/// Writes the content uncompressed.
 pub(super) fn write_plain(out: &mut impl Write, content: &Content) -> io::Result<()> {
     out.write_all(content.head)?;
     let mut bytes = Vec::new();
@@ -45,11 +44,11 @@ pub(super) fn write_plain(out: &mut impl Write, content: &Content) -> io::Result
     Ok(())
 }
 
-/// Writes the content as gzip; two pieces per thread are in memory at a time.
+/// Writes the content as gzip, with two pieces per thread in memory.
 pub(super) fn write_gzip(out: &mut impl Write, content: &Content) -> io::Result<()> {
     let mut gzip = GzipWriter::new(out)?;
     gzip.write_all(content.head)?;
-    gzip.deflate_waiting()?;
+    gzip.deflate_pending()?;
     for first in (0..content.pieces).step_by(pieces_at_a_time()) {
         let last = content.pieces.min(first + pieces_at_a_time());
         let deflated = (first..last)
@@ -69,13 +68,12 @@ fn pieces_at_a_time() -> usize {
     2 * rayon::current_num_threads()
 }
 
-/// Gzip of bytes that come in order from somewhere else; what has come is deflated when there is enough for all
-/// threads.
+/// A gzip [`Write`] adapter; bytes are deflated once there are enough for all threads.
 pub(super) struct GzipWriter<W: Write> {
     out: W,
     crc: Crc,
-    /// Whole pieces, and the one that is being filled.
-    waiting: Vec<Vec<u8>>,
+    /// Full pieces, and the one being filled.
+    pending: Vec<Vec<u8>>,
 }
 
 impl<W: Write> GzipWriter<W> {
@@ -84,22 +82,22 @@ impl<W: Write> GzipWriter<W> {
         Ok(Self {
             out,
             crc: Crc::new(),
-            waiting: Vec::new(),
+            pending: Vec::new(),
         })
     }
 
-    /// Ends the stream; gives back what it was written to.
+    /// Ends the stream and returns the writer.
     pub(super) fn finish(mut self) -> io::Result<W> {
-        self.deflate_waiting()?;
+        self.deflate_pending()?;
         self.out.write_all(&END)?;
         self.out.write_all(&self.crc.sum().to_le_bytes())?;
-        // The length modulo 2^32, as the format has it.
+        // The length modulo 2^32, as specified.
         self.out.write_all(&self.crc.amount().to_le_bytes())?;
         Ok(self.out)
     }
 
-    fn deflate_waiting(&mut self) -> io::Result<()> {
-        let deflated = std::mem::take(&mut self.waiting)
+    fn deflate_pending(&mut self) -> io::Result<()> {
+        let deflated = std::mem::take(&mut self.pending)
             .into_par_iter()
             .map_init(Deflater::new, |deflater, bytes| {
                 deflater.bytes = bytes;
@@ -122,13 +120,13 @@ impl<W: Write> GzipWriter<W> {
 impl<W: Write> Write for GzipWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let has_room = |piece: &Vec<u8>| piece.len() < PIECE_BYTES;
-        if !self.waiting.last().is_some_and(has_room) {
-            if self.waiting.len() >= pieces_at_a_time() {
-                self.deflate_waiting()?;
+        if !self.pending.last().is_some_and(has_room) {
+            if self.pending.len() >= pieces_at_a_time() {
+                self.deflate_pending()?;
             }
-            self.waiting.push(Vec::with_capacity(PIECE_BYTES));
+            self.pending.push(Vec::with_capacity(PIECE_BYTES));
         }
-        let Some(piece) = self.waiting.last_mut() else {
+        let Some(piece) = self.pending.last_mut() else {
             return Ok(0);
         };
         let taken = bytes.len().min(PIECE_BYTES - piece.len());
@@ -136,22 +134,22 @@ impl<W: Write> Write for GzipWriter<W> {
         Ok(taken)
     }
 
-    /// Nothing: pieces of other lengths would be other bytes.
+    /// Does nothing: shorter pieces would change the output.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
 
-/// A piece of the stream and the checksum of what it holds.
+/// A deflated piece and the checksum of its content.
 struct Deflated {
     bytes: Vec<u8>,
     crc: Crc,
 }
 
-/// What one thread needs.
+/// The state of one thread.
 struct Deflater {
     compress: Compress,
-    /// The piece as it is.
+    /// The uncompressed piece.
     bytes: Vec<u8>,
 }
 
@@ -164,7 +162,7 @@ impl Deflater {
     }
 
     fn deflated(&mut self) -> io::Result<Arc<Deflated>> {
-        // Most pieces of most masks are background: they are deflated once and for all.
+        // Most pieces of most masks are background: deflate it only once.
         static BACKGROUND: OnceLock<Arc<Deflated>> = OnceLock::new();
         let is_background = self.bytes.len() == PIECE_BYTES && is_zero(&self.bytes);
         if let Some(known) = BACKGROUND.get().filter(|_| is_background) {
@@ -188,7 +186,7 @@ fn is_zero(bytes: &[u8]) -> bool {
     bytes.chunks(256).all(|chunk| any(chunk) == 0)
 }
 
-/// `bytes` as raw deflate data that end on a whole byte and do not end the stream.
+/// `bytes` as raw deflate data that end on a byte boundary and do not end the stream.
 fn deflate(compress: &mut Compress, bytes: &[u8]) -> io::Result<Vec<u8>> {
     compress.reset();
     let room = bytes.len() / 8 + 1024;
@@ -198,7 +196,7 @@ fn deflate(compress: &mut Compress, bytes: &[u8]) -> io::Result<Vec<u8>> {
         compress
             .compress_vec(&bytes[taken..], &mut deflated, FlushCompress::Sync)
             .map_err(io::Error::other)?;
-        // A flush is complete when it has left room (`deflate` in zlib.h).
+        // A flush is complete if output space is left (`deflate` in zlib.h).
         if deflated.len() < deflated.capacity() {
             return Ok(deflated);
         }
@@ -214,7 +212,7 @@ mod tests {
 
     use super::*;
 
-    /// Bytes of three kinds: background, repetitive, and noise that deflate cannot shrink.
+    /// Three kinds of content: background, repetitive, and incompressible noise.
     fn piece(index: usize, out: &mut Vec<u8>) {
         let mut noise = index as u32 + 1;
         let length = if index == 6 { 12_345 } else { PIECE_BYTES };
@@ -253,9 +251,9 @@ mod tests {
             let mut decoder = GzDecoder::new(file.as_slice());
             decoder.read_to_end(&mut found).unwrap();
             assert!(found == expected, "{pieces} pieces");
-            // A reader of one member is at the end of the file.
+            // A single-member reader reaches the end of the file.
             assert!(decoder.into_inner().is_empty(), "{pieces} pieces");
-            // Bytes that come as they come are read as the same.
+            // Writing in other chunk sizes decodes to the same bytes.
             let mut gzip = GzipWriter::new(Vec::new()).unwrap();
             for part in expected.chunks(300_007) {
                 gzip.write_all(part).unwrap();

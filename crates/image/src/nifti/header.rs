@@ -1,4 +1,4 @@
-//! What a header says, checked before anything is allocated.
+//! The parsed header, checked before anything is allocated.
 
 use super::geometry;
 use super::raw::{ByteOrder, DESCRIP_BYTES, RawHeader, Version};
@@ -6,7 +6,7 @@ use crate::formats::VoxelType;
 use crate::space::Grid;
 use ctseg_base::{Error, Result};
 
-/// A checked header, with the source's bytes kept so that label maps can be written on exactly its grid.
+/// A checked header. It keeps the source's bytes, so that label maps can be written on exactly the same grid.
 #[derive(Debug, Clone)]
 pub struct NiftiHeader {
     pub(super) raw: RawHeader,
@@ -19,7 +19,7 @@ pub struct NiftiHeader {
 }
 
 impl NiftiHeader {
-    /// Checks every field that decides how voxels are read; says in words what is wrong.
+    /// Checks every field that determines how voxels are read.
     pub(super) fn parse(raw: RawHeader, compressed: bool) -> std::result::Result<Self, String> {
         let layout = raw.layout();
         let voxel_type = VoxelType::from_code(raw.short(layout.datatype))?;
@@ -28,7 +28,7 @@ impl NiftiHeader {
         let bits = raw.short(layout.bitpix);
         if i32::from(bits) != 8 * i32::from(voxel_type.bytes()) {
             warnings.push(format!(
-                "bitpix is {bits} although {} has {} bits; the data type is believed",
+                "bitpix is {bits} although {} has {} bits; bitpix is ignored",
                 voxel_type.name(),
                 8 * voxel_type.bytes()
             ));
@@ -40,7 +40,7 @@ impl NiftiHeader {
             .is_none()
         {
             return Err(format!(
-                "vox_offset {data_offset} is nonsense; the header is damaged"
+                "vox_offset {data_offset} is impossible; the header is damaged"
             ));
         }
         let affine = geometry::affine(&raw, axes, shape, &mut warnings)?;
@@ -59,9 +59,9 @@ impl NiftiHeader {
 
     /// The header of a new NIfTI-1 file on `grid` (NIfTI-2 if an axis has more than 32767 voxels).
     ///
-    /// sform and qform have code 1 and units are mm; the qform is left out (code 0) if the axes are not
-    /// at right angles. NIfTI-1 rounds the affine to 32-bit reals: [`NiftiHeader::grid`] is what readers
-    /// will see. Fails if the grid is empty or its affine singular.
+    /// sform and qform have code 1 and units are mm; the qform is omitted (code 0) if the axes are not orthogonal.
+    /// NIfTI-1 rounds the affine to 32-bit floats: [`NiftiHeader::grid`] is what readers will see. Fails if the grid is
+    /// empty or its affine singular.
     pub fn for_grid(grid: &Grid) -> Result<Self> {
         let version = match grid.shape.iter().all(|n| i16::try_from(*n).is_ok()) {
             true => Version::Nifti1,
@@ -100,8 +100,8 @@ impl NiftiHeader {
             .map_err(|problem| Error::invalid(format!("cannot write a NIfTI file: {problem}")))
     }
 
-    /// A header of NIfTI-2 in NIfTI-1, its affine and spacing rounded to 32 bits; none of NIfTI-1, and where NIfTI-1
-    /// cannot say the same: axes of more than 32767 voxels, scalings that need 64 bits, extensions of 16 MiB.
+    /// A NIfTI-2 header as NIfTI-1, with affine and spacing rounded to 32 bits. `None` for NIfTI-1 headers, and for
+    /// what NIfTI-1 cannot represent: axes of more than 32767 voxels, scalings that need 64 bits, extensions of 16 MiB.
     pub fn as_nifti1(&self) -> Option<Self> {
         Self::parse(self.raw.as_nifti1()?, self.compressed).ok()
     }
@@ -111,12 +111,12 @@ impl NiftiHeader {
         self.grid
     }
 
-    /// The voxels' type as stored in the file, by its name in NumPy.
+    /// The stored voxel type by its NumPy name.
     pub fn datatype_name(&self) -> &'static str {
         self.voxel_type.name()
     }
 
-    /// The free text that the writer left in `descrip`.
+    /// The free text in `descrip`.
     pub fn description(&self) -> String {
         self.raw.text(self.raw.layout().descrip, DESCRIP_BYTES)
     }
@@ -126,12 +126,12 @@ impl NiftiHeader {
         self.raw.version()
     }
 
-    /// Whether the file is gzip data, by its content and not its name.
+    /// Whether the file is gzip data, judged by content, not by name.
     pub fn is_compressed(&self) -> bool {
         self.compressed
     }
 
-    /// The unit that the header claims for lengths; all are taken as mm, as nibabel does.
+    /// The header's unit of length; ignored, lengths are read as mm, as in nibabel.
     pub fn units(&self) -> &'static str {
         match self.raw.xyzt_units() & 7 {
             1 => "m",
@@ -151,41 +151,41 @@ impl NiftiHeader {
         self.raw.code(self.raw.layout().sform_code)
     }
 
-    /// Slope and intercept that stored values are scaled with; `None` if they are as stored.
+    /// Slope and intercept applied to stored values; `None` if unscaled.
     pub fn scaling(&self) -> Option<(f64, f64)> {
         self.scaling
     }
 
-    /// Whether every program places both images alike, whichever transform it believes: qform, sform, their codes,
-    /// voxel sizes and units are the same numbers.
+    /// Whether every program places both images identically, whichever transform it uses: qform, sform, their codes,
+    /// voxel sizes and units are equal.
     pub fn same_placement(&self, other: &Self) -> bool {
         self.grid().shape == other.grid().shape && geometry::same_placement(&self.raw, &other.raw)
     }
 
-    /// Whether label values stand in the file as they are: an unscaled integer type, no more than three dimensions.
+    /// Whether label values are stored directly: unscaled integers, at most three dimensions.
     pub fn holds_plain_labels(&self) -> bool {
         self.scaling().is_none()
             && self.voxel_type.integer_range().is_some()
             && self.raw.dim(0) <= 3
     }
 
-    /// What one voxel takes in mm³: the product of nibabel's `get_zooms` (`pixdim`), in its precision; by the affine
-    /// where `pixdim` says other voxel sizes.
+    /// Voxel volume in mm³: the product of nibabel's `get_zooms` (`pixdim`) in the same precision; from the affine if
+    /// `pixdim` disagrees with it.
     pub fn voxel_mm3(&self) -> f64 {
         geometry::voxel_mm3(&self.raw, &self.grid, self.raw.dim(0).clamp(1, 3) as usize)
     }
 
-    /// The header as it stands in the file: 348 bytes, or 540 in NIfTI-2.
+    /// The header as stored: 348 bytes, or 540 for NIfTI-2.
     pub fn raw_bytes(&self) -> &[u8] {
         self.raw.bytes()
     }
 
-    /// What a user should know about the file, one line each, without its name.
+    /// Warnings for the user, one line each, without the file name.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// Bytes of all voxels in the file; cannot overflow, the shape has been checked.
+    /// Bytes of all voxels in the file; cannot overflow, as the shape was checked.
     pub(super) fn data_bytes(&self) -> u64 {
         self.grid.voxels() as u64 * u64::from(self.voxel_type.bytes())
     }
@@ -193,21 +193,21 @@ impl NiftiHeader {
     fn with_unit_warning(mut self) -> Self {
         if let unit @ ("m" | "micron") = self.units() {
             self.warnings.push(format!(
-                "says that lengths are in {unit}; taken as mm, as nibabel does"
+                "states that lengths are in {unit}; read as mm, as in nibabel"
             ));
         }
         self
     }
 }
 
-/// The shape (x, y, z) and the number of dimensions of an image of one volume.
+/// The shape (x, y, z) and the number of dimensions of a single-volume image.
 fn shape(raw: &RawHeader) -> std::result::Result<([usize; 3], usize), String> {
     let axes = match raw.dim(0) {
         axes @ 2..=7 => axes as usize,
         axes => {
             return Err(format!(
-                "has {axes} dimensions; expected 3 (or 2, or more for a single volume); if that is not \
-                 what was meant, the header is damaged"
+                "has {axes} dimensions; expected 3 (or 2, or more for a single volume); the header may be \
+                 damaged"
             ));
         }
     };
@@ -222,7 +222,7 @@ fn shape(raw: &RawHeader) -> std::result::Result<([usize; 3], usize), String> {
         ));
     }
     let mut shape = [1usize; 3];
-    // 8 bytes per voxel in the file and in memory: no product below may overflow.
+    // At most 8 bytes per voxel in the file and in memory: no product below may overflow.
     let mut room = (isize::MAX / 8) as u64;
     for (axis, n) in dims.iter().enumerate() {
         room /= n.unsigned_abs();
@@ -245,14 +245,14 @@ fn shape(raw: &RawHeader) -> std::result::Result<([usize; 3], usize), String> {
     Ok((shape, axes))
 }
 
-/// Vertices of the meshes that FreeSurfer and the Human Connectome Project bring surfaces to.
+/// Vertex counts of the standard meshes of FreeSurfer and the Human Connectome Project.
 const MESHES: [i64; 6] = [2562, 10_242, 32_492, 40_962, 59_292, 163_842];
 
-/// What a header says of values on a surface, which are no volume: as FreeSurfer writes them (nibabel's `get_data_shape`
-/// knows the same two ways), and CIFTI-2.
+/// The error for headers of surface data, which are not volumes: FreeSurfer's (nibabel's `get_data_shape` knows the
+/// same two encodings) and CIFTI-2.
 fn surface(raw: &RawHeader, dims: &[i64]) -> Option<String> {
     let vertices = match dims {
-        // Too many for 16 bits: their number stands elsewhere.
+        // Too many for 16 bits: the number is stored in glmin.
         [-1, 1, 1, ..] => raw.layout().gl.map(|at| i64::from(raw.int(at + 4))),
         [27_307, 1, 6, ..] => Some(163_842),
         [count, 1, 1, ..] if MESHES.contains(count) => Some(*count),
@@ -267,14 +267,14 @@ fn surface(raw: &RawHeader, dims: &[i64]) -> Option<String> {
         None => return None,
     };
     Some(format!(
-        "holds {what}; expected a volume; name the volume that the surface was made of"
+        "holds {what}; expected a volume; pass the volume that the surface was made from"
     ))
 }
 
 fn data_offset(raw: &RawHeader) -> std::result::Result<u64, String> {
     let first = raw.version().first_voxel_byte();
     let offset = raw.vox_offset();
-    // Whole numbers above 2^53 are not told apart by f64; no file reaches that far.
+    // f64 cannot represent all integers above 2^53; no file is that long.
     if offset.fract() == 0.0 && (first as f64..=2f64.powi(53)).contains(&offset) {
         return Ok(offset as u64);
     }
@@ -284,7 +284,7 @@ fn data_offset(raw: &RawHeader) -> std::result::Result<u64, String> {
     ))
 }
 
-/// Slope and intercept as nibabel takes them: a slope of 0, NaN or infinity means there are none.
+/// Slope and intercept as in nibabel: a slope of 0, NaN or infinity means no scaling.
 fn scaling(raw: &RawHeader) -> std::result::Result<Option<(f64, f64)>, String> {
     let slope = raw.real(raw.layout().scl_slope, 0);
     let intercept = raw.real(raw.layout().scl_inter, 0);

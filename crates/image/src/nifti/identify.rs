@@ -1,13 +1,13 @@
-//! Telling NIfTI from everything else by a file's first bytes.
+//! Detection of NIfTI by a file's first bytes.
 
 use super::raw::{ByteOrder, Version};
 use crate::formats::{START_BYTES, foreign};
 
-/// Bytes that decide: the length of a NIfTI-1 header.
+/// Bytes needed for detection: the length of a NIfTI-1 header.
 pub(super) const PREFIX_BYTES: usize = START_BYTES;
 
-/// The version and byte order of the header that begins with `prefix` (up to [`PREFIX_BYTES`] bytes,
-/// fewer only if the file ends); says what else the file seems to be.
+/// The version and byte order of the header that starts with `prefix` ([`PREFIX_BYTES`] bytes, fewer only if the file
+/// is shorter). The error says what the file seems to be instead.
 pub(super) fn identify(prefix: &[u8]) -> Result<(Version, ByteOrder), String> {
     let Some(size) = prefix.first_chunk::<4>() else {
         return Err(match prefix.len() {
@@ -58,7 +58,7 @@ fn check_magic(found: &[u8], single: &[u8; 4], pair: &[u8; 4]) -> Result<(), Str
     }
 }
 
-/// NIfTI-2 holds line ends so that transfers in text mode show; some writers leave zeros.
+/// NIfTI-2 contains line ends that reveal text-mode transfers; some writers leave zeros.
 fn check_line_ends(found: &[u8]) -> Result<(), String> {
     if found == b"\r\n\x1a\n" || found == [0; 4] {
         return Ok(());
@@ -70,7 +70,7 @@ fn check_line_ends(found: &[u8]) -> Result<(), String> {
     ))
 }
 
-/// What a file that is not NIfTI seems to be.
+/// Describes a file that is not NIfTI.
 fn other(prefix: &[u8]) -> String {
     match foreign(prefix) {
         Some(kind) => format!("{}; expected a NIfTI image; {}", kind.name, kind.remedy),

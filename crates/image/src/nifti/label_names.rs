@@ -1,24 +1,24 @@
-//! Names and colours of labels inside a label map: a NIfTI extension as TotalSegmentator writes and reads it.
+//! Label names and colours in a label map: a NIfTI header extension as TotalSegmentator writes and reads it.
 //!
-//! Code 0, the first extension, XML as in Caret's label tables (`nifti_ext_header.py` of TotalSegmentator
+//! The first extension, with code 0, contains XML as in Caret's label tables (`nifti_ext_header.py` of TotalSegmentator
 //! 2.18): `<Label Key="1" Red="0.9" Green="0.2" Blue="0.2" Alpha="1"><![CDATA[spleen]]></Label>`.
 
 use super::raw::ByteOrder;
 use crate::formats::LabelNames;
 use crate::space::label_colour;
 
-/// More bytes of extensions are not looked at; a table of every possible label is smaller.
-pub(super) const MOST_BYTES: u64 = 16 << 20;
+/// Extensions beyond this many bytes are ignored; a table of every possible label is smaller.
+pub(super) const MAX_BYTES: u64 = 16 << 20;
 
-/// Size and code, which stand before an extension's content.
+/// Size and code, which precede an extension's content.
 const FRAME_BYTES: usize = 8;
 
-/// The code of programs that have none of their own, and that of Caret.
+/// The code for unregistered programs, and Caret's.
 const CODES: [i32; 2] = [0, 30];
 
-/// The four bytes that announce extensions, and the extension with these names; four zeros without names.
+/// The four-byte extension flag, then the extension with these names; four zeros without names.
 ///
-/// Its size is a multiple of 16, as `nifti1.h` wants it; XML is filled up with spaces, which no reader minds.
+/// Its size is a multiple of 16, as `nifti1.h` requires; the XML is padded with spaces.
 pub(super) fn extensions(names: &LabelNames, order: ByteOrder) -> Vec<u8> {
     if names.is_empty() {
         return vec![0; 4];
@@ -30,7 +30,7 @@ pub(super) fn extensions(names: &LabelNames, order: ByteOrder) -> Vec<u8> {
         ByteOrder::Little => value.to_le_bytes(),
         ByteOrder::Big => value.to_be_bytes(),
     };
-    // 65 535 names of a file name's length stay far below 2^31.
+    // 65,535 names of file-name length stay far below 2^31.
     let size = i32::try_from(bytes).unwrap_or(i32::MAX);
     [&[1, 0, 0, 0][..], &number(size), &number(CODES[0]), &xml].concat()
 }
@@ -52,12 +52,12 @@ fn table(names: &LabelNames) -> String {
     xml + "</LabelTable>\n<StudyMetaDataLinkSet></StudyMetaDataLinkSet>\n<VolumeType><![CDATA[Label]]></VolumeType>\n</VolumeInformation>\n</CaretExtension>\n"
 }
 
-/// The names in what lies between a file's header and its voxels; none where there is no table that can be read.
+/// The label names in the bytes between header and voxels; empty if there is no readable table.
 pub(super) fn names_in(between: &[u8], order: ByteOrder) -> LabelNames {
-    let Some((announced, mut rest)) = between.split_at_checked(4) else {
+    let Some((flag, mut rest)) = between.split_at_checked(4) else {
         return LabelNames::new();
     };
-    if announced[0] == 0 {
+    if flag[0] == 0 {
         return LabelNames::new();
     }
     let number = |bytes: [u8; 4]| match order {
@@ -84,7 +84,7 @@ pub(super) fn names_in(between: &[u8], order: ByteOrder) -> LabelNames {
     LabelNames::new()
 }
 
-/// Every `<Label Key="…">name</Label>` with a value from 1 on and a name.
+/// Every `<Label Key="…">name</Label>` with a value of at least 1 and a name.
 fn parsed(xml: &str) -> LabelNames {
     let mut names = LabelNames::new();
     let mut rest = xml;
@@ -111,7 +111,7 @@ fn key(tag: &str) -> Option<u16> {
     value[1..].split(quote).next()?.trim().parse().ok()
 }
 
-/// The text up to the element's end, and what follows.
+/// The text up to the end of the element, and the rest.
 fn content(mut rest: &str) -> (String, &str) {
     let mut text = String::new();
     loop {
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn awkward_names_come_back_and_sizes_are_as_the_format_wants_them() {
+    fn awkward_names_round_trip_and_sizes_follow_the_format() {
         for given in [
             names(&[(1, "spleen")]),
             names(&[
@@ -169,7 +169,7 @@ mod tests {
                 let bytes = extensions(&given, order);
                 assert_eq!((bytes[0], bytes.len() % 16), (1, 4));
                 assert_eq!(names_in(&bytes, order), given);
-                // In the other byte order its size is nonsense, and nothing is read.
+                // In the other byte order the size is invalid, and nothing is read.
                 let other = match order {
                     ByteOrder::Little => ByteOrder::Big,
                     ByteOrder::Big => ByteOrder::Little,
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn other_programs_tables_are_read_too() {
+    fn tables_of_other_programs_are_read() {
         let xml = "<LabelTable><Label Key=\"0\"><![CDATA[???]]></Label><Label Red='1' Key='2'> left &amp; right </Label>\
                    <Label Key=\"x\">no</Label><Label Key=\"4\"/><Label Key=\"70000\">no</Label></LabelTable>\0\0";
         assert_eq!(parsed(xml), names(&[(2, "left & right")]));
@@ -207,7 +207,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn damaged_extensions_give_no_names_and_no_panic(
+        fn damaged_extensions_do_not_panic(
             mut bytes in Just(extensions(&names(&[(1, "a"), (2, "]]>")]), ByteOrder::Little)),
             at in 0usize..400, value: u8, length in 0usize..500,
         ) {

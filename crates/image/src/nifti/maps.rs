@@ -1,28 +1,28 @@
-//! Reading files of several maps of bytes, slice by slice.
+//! Reading files of several uint8 maps, slice by slice.
 
 use std::path::{Path, PathBuf};
 
 use super::header::NiftiHeader;
 use super::names::ENDINGS;
 use super::read_header::raw_header;
-use crate::formats::{MOST_EXPANSION, MOST_PADDING, Source, VoxelType};
+use crate::formats::{MAX_EXPANSION, MAX_PADDING, Source, VoxelType};
 use crate::space::Grid;
 use ctseg_base::{Error, Result};
 
-/// An open file as [`super::write_maps`] writes them: one volume of bytes after the other on one grid.
+/// An open file as written by [`super::write_maps`]: consecutive uint8 volumes on one grid.
 pub struct ByteMaps {
     path: PathBuf,
     source: Source<'static>,
-    /// Of one map.
+    /// The header of one map.
     header: NiftiHeader,
     maps: usize,
 }
 
 impl ByteMaps {
-    /// Opens a file and checks its header; a plain file's length is compared with it too.
+    /// Opens a file and checks its header, also against the length of an uncompressed file.
     ///
     /// # Errors
-    /// As [`super::read_header`], and voxels that are no bytes.
+    /// Those of [`super::read_header`], and voxels other than uint8.
     pub fn open(path: &Path) -> Result<Self> {
         let mut source = Source::open(path, &ENDINGS)?;
         let (header, maps) = opened(&mut source).map_err(|problem| Error::file(path, problem))?;
@@ -34,7 +34,7 @@ impl ByteMaps {
         })
     }
 
-    /// How many maps there are; the file has not shown yet that it holds them.
+    /// The number of maps according to the header.
     pub fn count(&self) -> usize {
         self.maps
     }
@@ -49,10 +49,11 @@ impl ByteMaps {
         self.header.scaling()
     }
 
-    /// Hands out every slice (y, x) with the place of its map and its z, in the order of the file; in memory is one.
+    /// Calls `take` for every slice (y, x) in file order, with the index of its map and its z; only one slice is in
+    /// memory at a time.
     ///
     /// # Errors
-    /// A file that is damaged or ends early or late, and those of `take`, which end the reading.
+    /// A file that is damaged, too short or too long; an error of `take` ends the reading.
     pub fn each_slice(
         mut self,
         mut take: impl FnMut(usize, usize, &[u8]) -> Result<()>,
@@ -72,7 +73,7 @@ impl ByteMaps {
                 take(map, z, &slice)?;
             }
         }
-        // The end of gzip data has their checksum.
+        // Reading to the end also verifies the gzip checksum.
         let end = self.source.end();
         end.map(drop).map_err(|problem| self.problem(problem))
     }
@@ -93,7 +94,7 @@ impl ByteMaps {
     }
 }
 
-/// The header of one map, and how many maps there are.
+/// The header of one map, and the number of maps.
 fn opened(source: &mut Source) -> std::result::Result<(NiftiHeader, usize), String> {
     let (header, count, _) = volumes(source)?;
     if header.voxel_type != VoxelType::U8 {
@@ -105,23 +106,23 @@ fn opened(source: &mut Source) -> std::result::Result<(NiftiHeader, usize), Stri
     Ok((header, count))
 }
 
-/// The header of one volume of a file, how many volumes it has along its fourth axis (or a later one), and how many dimensions. What
-/// the header promises is compared with the file's length.
+/// The header of one volume, the number of volumes along the fourth axis (or a later one), and the number of
+/// dimensions. The size that the header declares is compared with the file's length.
 pub(super) fn volumes(
     source: &mut Source,
 ) -> std::result::Result<(NiftiHeader, usize, i64), String> {
     let mut raw = raw_header(source)?;
     let dims = raw.dim(0);
-    // More dimensions than a header has room for are refused with the rest of it.
+    // An impossible number of dimensions is refused by `parse` below.
     let last = if dims <= 7 { dims } else { 3 };
     let more: Vec<i64> = (4..=last).map(|axis| raw.dim(axis as usize)).collect();
-    // Programs that store vectors put their number in the fifth.
+    // Programs that store vectors use the fifth dimension.
     let mut volumes = more.iter().filter(|n| **n != 1);
     let (volumes, rest) = (volumes.next().unwrap_or(&1), volumes.next());
     let count = usize::try_from(*volumes).ok().filter(|count| *count > 0);
     let (Some(count), None) = (count, rest) else {
         return Err(format!(
-            "has {more:?} as its dimensions behind x, y and z; expected one alone, the number of volumes"
+            "has dimensions {more:?} after x, y and z; expected only one, the number of volumes"
         ));
     };
     if !more.is_empty() {
@@ -131,16 +132,16 @@ pub(super) fn volumes(
     let header = NiftiHeader::parse(raw, source.is_gzip())?;
     let bytes = header.data_bytes().checked_mul(count as u64);
     let bytes = bytes.and_then(|bytes| bytes.checked_add(header.data_offset));
-    // Always known of a file.
+    // Always known for a file.
     let file_bytes = source.length().unwrap_or_default();
     let fits = bytes.is_some_and(|bytes| match header.compressed {
-        true => bytes / MOST_EXPANSION <= file_bytes,
-        false => (bytes..=bytes.saturating_add(MOST_PADDING)).contains(&file_bytes),
+        true => bytes / MAX_EXPANSION <= file_bytes,
+        false => (bytes..=bytes.saturating_add(MAX_PADDING)).contains(&file_bytes),
     });
     if !fits {
         let [x, y, z] = header.grid().shape;
         return Err(format!(
-            "truncated or damaged: its header promises {count} volumes of {x} x {y} x {z} voxels of {}, which \
+            "truncated or damaged: its header declares {count} volumes of {x} x {y} x {z} voxels of {}, which \
              {file_bytes} bytes cannot hold; copy or export it again",
             header.voxel_type.name(),
         ));

@@ -1,9 +1,9 @@
-//! NIfTI-1 and NIfTI-2 single files (`.nii`, `.nii.gz`): read with every check that a damaged or hostile
-//! file needs, written so that label maps lie exactly on their source image.
+//! NIfTI-1 and NIfTI-2 single files (`.nii`, `.nii.gz`). Reading is safe for damaged and hostile files; label maps are
+//! written on exactly the grid of their source image.
 //!
-//! Values and affines are nibabel's (`get_fdata`, `img.affine`); formats as in `nifti1.h` and `nifti2.h`
-//! (<https://nifti.nimh.nih.gov>). No header is believed before the file's length has been compared
-//! with it, so memory grows with what a file holds and not with what it claims.
+//! Values and affines equal nibabel's (`get_fdata`, `img.affine`); the format follows `nifti1.h` and `nifti2.h`
+//! (<https://nifti.nimh.nih.gov>). Headers are compared with the file's length before they are trusted, so memory grows
+//! with a file's size and not with what its header claims.
 
 mod channels;
 mod datatype;

@@ -1,11 +1,11 @@
-//! The header as bytes: where each field lies in NIfTI-1 and NIfTI-2, and how to get and set it.
+//! The header as bytes: the offset of each field in NIfTI-1 and NIfTI-2, with getters and setters.
 
-/// The two versions of the format; they differ in the header alone.
+/// The two versions of the format; only their headers differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
-    /// 348 bytes, 16-bit dimensions, 32-bit reals.
+    /// 348 bytes, 16-bit dimensions, 32-bit floats.
     Nifti1,
-    /// 540 bytes, 64-bit dimensions and reals.
+    /// 540 bytes, 64-bit dimensions and floats.
     Nifti2,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct Layout {
     pub intent_p: usize,
     pub intent_code: usize,
     pub intent_name: usize,
-    /// `glmax` and `glmin`, 32 bits each; NIfTI-2 dropped them.
+    /// `glmax` and `glmin`, 32 bits each; absent in NIfTI-2.
     pub gl: Option<usize>,
 }
 
@@ -102,12 +102,12 @@ impl Version {
         }
     }
 
-    /// Where the voxels begin at the earliest: after the header and four bytes that announce extensions.
+    /// The earliest offset of the voxels: after the header and the four-byte extension flag.
     pub(super) fn first_voxel_byte(self) -> u64 {
         self.header_bytes() as u64 + 4
     }
 
-    /// Bytes of one real number in the header.
+    /// Bytes per floating-point number in the header.
     pub(super) fn real_bytes(self) -> usize {
         match self {
             Self::Nifti1 => 4,
@@ -135,7 +135,7 @@ impl RawHeader {
         })
     }
 
-    /// A header with nothing but its size and magic.
+    /// A header with only its size and magic set.
     pub(super) fn blank(version: Version, order: ByteOrder) -> Self {
         let mut header = Self {
             bytes: vec![0; version.header_bytes()],
@@ -155,8 +155,9 @@ impl RawHeader {
         header
     }
 
-    /// The same in NIfTI-1, its reals rounded to 32 bits and without the timing of slices. None of NIfTI-1 itself, and
-    /// where NIfTI-1 has no room: axes of more than 32767 voxels, scalings that need 64 bits, extensions of 16 MiB.
+    /// The header as NIfTI-1, with floats rounded to 32 bits and without slice timing. `None` for NIfTI-1 headers, and
+    /// for what NIfTI-1 cannot represent: axes of more than 32767 voxels, scalings that need 64 bits, extensions of
+    /// 16 MiB.
     pub(super) fn as_nifti1(&self) -> Option<Self> {
         if self.version == Version::Nifti1 {
             return None;
@@ -181,7 +182,7 @@ impl RawHeader {
             (0..count).for_each(|index| raw.set_real(to, index, self.real(at, index)));
         }
         let kept = |at: usize, to: usize| raw.real(to, 0).total_cmp(&self.real(at, 0)).is_eq();
-        // A slope that is no number says that there is no scaling.
+        // A NaN slope means no scaling.
         let same = self.real(from.scl_slope, 0).is_nan()
             || kept(from.scl_slope, to.scl_slope) && kept(from.scl_inter, to.scl_inter);
         if !same {
@@ -259,7 +260,7 @@ impl RawHeader {
         i32::from_le_bytes(self.get(at))
     }
 
-    /// A code: 16 bits in NIfTI-1, 32 in NIfTI-2.
+    /// A code field: 16 bits in NIfTI-1, 32 in NIfTI-2.
     pub(super) fn code(&self, at: usize) -> i32 {
         match self.version {
             Version::Nifti1 => self.short(at).into(),
@@ -291,7 +292,7 @@ impl RawHeader {
         }
     }
 
-    /// Element `index` of the real numbers that begin at `at`.
+    /// Element `index` of the floats at offset `at`.
     pub(super) fn real(&self, at: usize, index: usize) -> f64 {
         let at = at + self.version.real_bytes() * index;
         match self.version {
@@ -300,7 +301,7 @@ impl RawHeader {
         }
     }
 
-    /// Sets element `index` of the real numbers that begin at `at`; NIfTI-1 rounds to 32 bits.
+    /// Sets element `index` of the floats at offset `at`; NIfTI-1 rounds to 32 bits.
     pub(super) fn set_real(&mut self, at: usize, index: usize, value: f64) {
         let at = at + self.version.real_bytes() * index;
         match self.version {
@@ -309,7 +310,7 @@ impl RawHeader {
         }
     }
 
-    /// The byte at which the voxels begin, as written; a real number in NIfTI-1.
+    /// The stored byte offset of the voxels; a float in NIfTI-1.
     pub(super) fn vox_offset(&self) -> f64 {
         let at = self.layout().vox_offset;
         match self.version {
@@ -318,7 +319,7 @@ impl RawHeader {
         }
     }
 
-    /// Puts the voxels behind the header and so many bytes of extensions (with the four that announce them).
+    /// Sets the voxel offset to just after the header and `bytes` of extensions (including the four-byte flag).
     pub(super) fn set_extension_bytes(&mut self, bytes: usize) {
         let at = self.layout().vox_offset;
         let offset = (self.version.header_bytes() + bytes) as u64;
@@ -328,7 +329,7 @@ impl RawHeader {
         }
     }
 
-    /// The text of a field up to its first NUL; what cannot be printed is replaced.
+    /// The text of a field up to its first NUL; control and invalid characters are replaced.
     pub(super) fn text(&self, at: usize, length: usize) -> String {
         let field = &self.bytes[at..at + length];
         let text = field.split(|byte| *byte == 0).next().unwrap_or(field);
@@ -340,7 +341,7 @@ impl RawHeader {
             .to_owned()
     }
 
-    /// Fills a text field: `text` cut to the field's length, then NULs.
+    /// Sets a text field: `text` truncated to the field's length, then NULs.
     pub(super) fn set_text(&mut self, at: usize, length: usize, text: &str) {
         let field = &mut self.bytes[at..at + length];
         field.fill(0);
@@ -349,7 +350,7 @@ impl RawHeader {
         }
     }
 
-    /// Fills `length` bytes with zeros, which are 0 in every type of field.
+    /// Fills `length` bytes with zeros, which mean 0 in every field type.
     pub(super) fn clear(&mut self, at: usize, length: usize) {
         self.bytes[at..at + length].fill(0);
     }

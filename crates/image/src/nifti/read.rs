@@ -1,6 +1,6 @@
 //! Reading headers, volumes and label maps.
 //!
-//! Over 400 lines: headers, volumes and label maps are read by the same chunks.
+//! Over 400 lines: headers, volumes and label maps share the chunked reader.
 
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
@@ -11,7 +11,7 @@ use super::datatype::VoxelSink;
 use super::header::NiftiHeader;
 use super::label_names;
 use super::names::ENDINGS;
-use super::read_header::{header_from, promise, truncated};
+use super::read_header::{declared, header_from, truncated};
 use crate::formats::{LabelNames, Source};
 use crate::labels::run_length_labels::{LabelRuns, RunBuilder};
 use crate::space::{LabelMap, Volume};
@@ -21,59 +21,59 @@ use ctseg_base::limits::spawn::spawn_scoped;
 /// Bytes converted at a time; a multiple of every voxel size.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// Chunks that are inflated ahead of the conversion.
+/// Chunks decompressed ahead of the conversion.
 const CHUNKS_AHEAD: usize = 3;
 
-/// How far a scaled value may lie from a whole number and still be a label.
+/// Maximum distance of a scaled label from an integer.
 const LABEL_TOLERANCE: f64 = 1e-3;
 
-/// An image with everything its file says about it.
+/// An image with its header.
 #[derive(Debug, Clone)]
 pub struct NiftiImage {
     pub header: NiftiHeader,
     pub volume: Volume,
-    /// Voxels that are NaN or infinite as `f32`; they stay in `volume` and are a warning in `header`.
+    /// Number of voxels that are NaN or infinite as `f32`; they stay in `volume`, and `header` warns of them.
     pub non_finite: usize,
 }
 
-/// Reads and checks a header; a plain file's length is checked against it too.
+/// Reads and checks a header, also against the length of an uncompressed file.
 ///
-/// The voxels are not read: a gzip file that is damaged further on is found by [`read_volume`]. Errors
-/// are those of [`read_volume`] otherwise.
+/// The voxels are not read: damage further on in a gzip file is only found by [`read_volume`]. Errors are otherwise
+/// those of [`read_volume`].
 pub fn read_header(path: &Path) -> Result<NiftiHeader> {
     header_from(&mut Source::open(path, &ENDINGS)?)
 }
 
-/// Reads an image of one volume as `f32`, scaled by slope and intercept; shape (z, y, x), x fastest.
+/// Reads a single-volume image as `f32`, scaled by slope and intercept; shape (z, y, x), x fastest.
 ///
-/// Values and affine are those of nibabel's `get_fdata()` and `affine`. Fails with one line on anything
-/// that is not a whole NIfTI image of one volume of integers or reals: other formats, damaged headers,
-/// missing or surplus bytes, corrupt gzip, singular affines, shapes that memory cannot hold.
+/// Values and affine equal nibabel's `get_fdata()` and `affine`. Fails with a one-line error on anything but an intact
+/// NIfTI image of one volume of integers or floats: other formats, damaged headers, missing or extra bytes, corrupt
+/// gzip, singular affines, shapes that do not fit into memory.
 pub fn read_volume(path: &Path) -> Result<NiftiImage> {
     volume_from(Source::open(path, &ENDINGS)?)
 }
 
 /// Reads a label map; shape (z, y, x), x fastest.
 ///
-/// Values must be whole numbers from 0 to 65535, to within 0.001 after scaling; the error names the first
-/// that is not, and its voxel. Otherwise fails as [`read_volume`].
+/// Values must be integers from 0 to 65535, to within 0.001 after scaling; the error names the first invalid value and
+/// its voxel. Otherwise fails as [`read_volume`].
 pub fn read_labels(path: &Path) -> Result<(NiftiHeader, LabelMap)> {
     labels_from(Source::open(path, &ENDINGS)?)
 }
 
-/// Reads a label map as [`read_labels`], but keeps its runs alone: memory does not grow with the volume.
+/// Reads a label map as [`read_labels`], but keeps only its runs: memory does not grow with the volume.
 pub fn read_label_runs(path: &Path) -> Result<(NiftiHeader, LabelRuns)> {
     label_runs_from(Source::open(path, &ENDINGS)?)
 }
 
-/// The names that a label map holds for its labels (see [`super::write_named_labels`]); none of most files.
+/// The label names stored in a label map (see [`super::write_named_labels`]); empty for most files.
 ///
-/// A table that is damaged counts as none; otherwise fails as [`read_header`].
+/// A damaged table counts as empty; otherwise fails as [`read_header`].
 pub fn read_label_names(path: &Path) -> Result<LabelNames> {
     label_names_from(Source::open(path, &ENDINGS)?)
 }
 
-/// [`read_volume`] from anywhere. Where the length is unknown, memory grows as voxels come.
+/// [`read_volume`] from any source. If the length is unknown, memory grows as voxels are read.
 pub(super) fn volume_from(mut source: Source) -> Result<NiftiImage> {
     let mut header = header_from(&mut source)?;
     let mut sink = Intensities::default();
@@ -98,7 +98,7 @@ pub(super) fn volume_from(mut source: Source) -> Result<NiftiImage> {
     })
 }
 
-/// [`read_labels`] from anywhere.
+/// [`read_labels`] from any source.
 pub(super) fn labels_from(mut source: Source) -> Result<(NiftiHeader, LabelMap)> {
     let mut header = header_from(&mut source)?;
     let mut sink = Labels {
@@ -121,7 +121,7 @@ pub(super) fn labels_from(mut source: Source) -> Result<(NiftiHeader, LabelMap)>
     Ok((header, labels))
 }
 
-/// [`read_label_runs`] from anywhere.
+/// [`read_label_runs`] from any source.
 pub(super) fn label_runs_from(mut source: Source) -> Result<(NiftiHeader, LabelRuns)> {
     let mut header = header_from(&mut source)?;
     let mut sink = Runs {
@@ -143,10 +143,10 @@ pub(super) fn label_runs_from(mut source: Source) -> Result<(NiftiHeader, LabelR
     }
 }
 
-/// [`read_label_names`] from anywhere.
+/// [`read_label_names`] from any source.
 pub(super) fn label_names_from(mut source: Source) -> Result<LabelNames> {
     let header = header_from(&mut source)?;
-    let bytes = (header.data_offset - source.position()).min(label_names::MOST_BYTES);
+    let bytes = (header.data_offset - source.position()).min(label_names::MAX_BYTES);
     let mut between = vec![0; bytes as usize];
     let found = source
         .fill(&mut between)
@@ -154,7 +154,7 @@ pub(super) fn label_names_from(mut source: Source) -> Result<LabelNames> {
     Ok(label_names::names_in(&between[..found], header.raw.order()))
 }
 
-/// Room for all voxels, at most four times what the file's length has shown to be possible.
+/// Reserves memory for all voxels: at most four times what the file's length allows for.
 fn reserve<T>(
     voxels: &mut Vec<T>,
     header: &NiftiHeader,
@@ -168,13 +168,13 @@ fn reserve<T>(
         .map_err(|_| {
             format!(
                 "{} do not fit into memory; crop or downsample the image, or use a machine with more",
-                promise(header)
+                declared(header)
             )
         })
 }
 
-/// Reads from just behind the header to the very end. Of large gzip data a thread of its own converts one chunk while
-/// the next ones are inflated. What is worth a warning of the end is given back.
+/// Reads from just after the header to the end of the file; returns a warning about trailing bytes, if any. For large
+/// gzip data, a separate thread converts one chunk while the next ones are decompressed.
 fn read_voxels(
     source: &mut Source,
     header: &NiftiHeader,
@@ -199,42 +199,42 @@ fn read_voxels(
     })
 }
 
-/// None, with nothing read, where no thread can be started.
+/// `None`, with nothing read, if no thread can be started.
 fn read_on_two_threads(
     source: &mut Source,
     header: &NiftiHeader,
     convert: &mut (impl FnMut(&[u8]) + Send),
 ) -> Option<std::result::Result<Option<String>, String>> {
     std::thread::scope(|scope| {
-        let (to_convert, inflated) = sync_channel::<Vec<u8>>(CHUNKS_AHEAD);
-        let (give_back, converted) = sync_channel::<Vec<u8>>(CHUNKS_AHEAD + 1);
+        let (to_convert, decompressed) = sync_channel::<Vec<u8>>(CHUNKS_AHEAD);
+        let (recycle, converted) = sync_channel::<Vec<u8>>(CHUNKS_AHEAD + 1);
         for _ in 0..CHUNKS_AHEAD {
-            // There is room for all of them.
-            let _ = give_back.send(Vec::new());
+            // The channel has capacity for all of them.
+            let _ = recycle.send(Vec::new());
         }
         let converts = move || {
-            for chunk in inflated {
+            for chunk in decompressed {
                 convert(&chunk);
-                let _ = give_back.send(chunk);
+                let _ = recycle.send(chunk);
             }
         };
         let converter = spawn_scoped(scope, "convert", converts).ok()?;
         // The reader stays on this thread, so that it need not be `Send`.
         let read = read_chunks(source, header, |chunk| {
-            // Neither fails unless the conversion has ended early, and then nobody waits for the rest.
+            // Both fail only if the conversion has ended early; the rest is then not needed.
             let _ = to_convert.send(chunk);
             converted.recv().unwrap_or_default()
         });
         drop(to_convert);
         Some(match converter.join() {
             Ok(()) => read,
-            Err(_) => Err("the thread that converts it ended early".to_owned()),
+            Err(_) => Err("internal: the voxel conversion thread ended early".to_owned()),
         })
     })
 }
 
-/// Hands all voxels' bytes to `take`, which gives back a chunk to fill next; then makes sure that the file ends
-/// with them, so that checksums and surplus bytes are seen too.
+/// Passes all voxel bytes to `take`, which returns a buffer for the next chunk; then checks that the file ends there,
+/// so that bad checksums and extra bytes are detected.
 fn read_chunks(
     source: &mut Source,
     header: &NiftiHeader,
@@ -244,12 +244,12 @@ fn read_chunks(
     let read = |source: &mut Source, chunk: &mut [u8]| match source.fill(chunk) {
         Ok(bytes) if bytes < chunk.len() => {
             let problem = truncated(source.position(), expected, "exactly");
-            Err(format!("{problem} ({})", promise(header)))
+            Err(format!("{problem} ({})", declared(header)))
         }
         Ok(_) => Ok(()),
         Err(problem) => Err(format!(
             "{problem} ({expected} bytes expected for {})",
-            promise(header)
+            declared(header)
         )),
     };
     let mut chunk = Vec::new();
@@ -267,7 +267,7 @@ fn read_chunks(
     source.end().map_err(|problem| {
         format!(
             "{problem} ({expected} bytes expected for {})",
-            promise(header)
+            declared(header)
         )
     })
 }
@@ -277,7 +277,7 @@ fn array<T>(source: &Source, header: &NiftiHeader, voxels: Vec<T>) -> Result<Arr
         .map_err(|error| source.problem(format!("voxels do not fill the grid: {error}")))
 }
 
-/// Values as they become voxels of a volume.
+/// Collects values as voxels of a volume.
 #[derive(Default)]
 pub(super) struct Intensities {
     pub(super) voxels: Vec<f32>,
@@ -295,10 +295,10 @@ impl VoxelSink for Intensities {
 
 struct Labels {
     voxels: Vec<u16>,
-    /// Voxels of pieces before these.
+    /// Number of voxels in earlier chunks.
     before: usize,
     shape: [usize; 3],
-    /// The first value that is no label. Reading goes on: if the file is damaged, that is the cause.
+    /// The error for the first value that is not a label. Reading continues: damage to the file takes precedence.
     problem: Option<String>,
 }
 
@@ -307,7 +307,7 @@ impl VoxelSink for Labels {
         if self.problem.is_some() {
             return;
         }
-        // `as` saturates, so that what is no label is far from what it became.
+        // `as` saturates, so values out of range differ from their label.
         let label = |value: f64| (value + 0.5) as u16;
         let is_label = |value: f64| (value - f64::from(label(value))).abs() <= LABEL_TOLERANCE;
         let mut all = true;
@@ -325,14 +325,14 @@ impl VoxelSink for Labels {
             let index = self.before + start + index;
             let voxel = [index % nx, index / nx % ny, index / nx / ny];
             self.problem = Some(format!(
-                "holds {value} at voxel {voxel:?} (x, y, z); expected labels, whole numbers from 0 to \
+                "holds {value} at voxel {voxel:?} (x, y, z); expected labels, integers from 0 to \
                  65535; is this an image instead of a label map?"
             ));
         }
     }
 }
 
-/// Labels piece by piece, each kept no longer than its runs take to be found.
+/// Collects runs; each chunk of labels is dropped once its runs are found.
 struct Runs {
     builder: RunBuilder,
     piece: Labels,

@@ -1,14 +1,14 @@
-//! The header of a source, compared with what the source can hold.
+//! Reading the header of a source and checking it against the source's length.
 
 use std::path::Path;
 
 use super::header::NiftiHeader;
 use super::identify::{PREFIX_BYTES, identify};
 use super::raw::RawHeader;
-use crate::formats::{MOST_EXPANSION, MOST_PADDING, Source};
+use crate::formats::{MAX_EXPANSION, MAX_PADDING, Source};
 use ctseg_base::Result;
 
-/// The checked header; the source is just behind it afterwards.
+/// The checked header; leaves the source positioned just after it.
 pub(super) fn header_from(source: &mut Source) -> Result<NiftiHeader> {
     header(source)
         .and_then(|header| check_length(&header, source.length()).map(|()| header))
@@ -19,7 +19,7 @@ fn header(source: &mut Source) -> std::result::Result<NiftiHeader, String> {
     NiftiHeader::parse(raw_header(source)?, source.is_gzip())
 }
 
-/// A header whose fields nobody has looked at.
+/// A header whose fields are not checked yet.
 pub(super) fn raw_header(source: &mut Source) -> std::result::Result<RawHeader, String> {
     let mut bytes = vec![0; PREFIX_BYTES];
     let found = source.fill(&mut bytes)?;
@@ -31,7 +31,7 @@ pub(super) fn raw_header(source: &mut Source) -> std::result::Result<RawHeader, 
             );
         }
         match source.is_gzip() {
-            true => format!("holds, compressed by gzip, something that is {problem}"),
+            true => format!("decompressed content: {problem}"),
             false => problem,
         }
     })?;
@@ -47,7 +47,7 @@ pub(super) fn raw_header(source: &mut Source) -> std::result::Result<RawHeader, 
     RawHeader::new(bytes, order, version).ok_or_else(|| "its header has no known size".to_owned())
 }
 
-/// The name of the header beside the voxels of a pair.
+/// The file name of the header that belongs to the voxels of an .hdr/.img pair.
 fn header_of_pair(voxels: &Path) -> Option<String> {
     let header = voxels.with_extension("hdr");
     let is_pair = voxels.extension()?.eq_ignore_ascii_case("img") && header.is_file();
@@ -60,18 +60,18 @@ fn header_of_pair(voxels: &Path) -> Option<String> {
     })
 }
 
-/// Compares what the header promises with what the file can hold, before anything is allocated.
+/// Compares the size that the header declares with the file's length, before anything is allocated.
 fn check_length(header: &NiftiHeader, file_bytes: Option<u64>) -> std::result::Result<(), String> {
     let Some(file_bytes) = file_bytes else {
         return Ok(());
     };
     let expected = header.data_offset + header.data_bytes();
     if header.compressed {
-        if expected / MOST_EXPANSION > file_bytes {
+        if expected / MAX_EXPANSION > file_bytes {
             return Err(format!(
-                "truncated or damaged: its header promises {expected} bytes for {}, more than {file_bytes} \
+                "truncated or damaged: its header declares {expected} bytes for {}, more than {file_bytes} \
                  bytes of gzip data can hold; copy or export it again",
-                promise(header)
+                declared(header)
             ));
         }
         return Ok(());
@@ -80,16 +80,16 @@ fn check_length(header: &NiftiHeader, file_bytes: Option<u64>) -> std::result::R
         std::cmp::Ordering::Less => Err(format!(
             "{} ({})",
             truncated(file_bytes, expected, "exactly"),
-            promise(header)
+            declared(header)
         )),
         std::cmp::Ordering::Equal => Ok(()),
-        // Zeros, which are passed over, or not: that shows where they are read.
-        std::cmp::Ordering::Greater if file_bytes - expected <= MOST_PADDING => Ok(()),
+        // Zero bytes are skipped; anything else is reported when it is read.
+        std::cmp::Ordering::Greater if file_bytes - expected <= MAX_PADDING => Ok(()),
         std::cmp::Ordering::Greater => Err(format!(
             "{} bytes follow the voxels: {file_bytes} bytes found, {expected} expected for {}; the \
              file is damaged, export it again",
             file_bytes - expected,
-            promise(header)
+            declared(header)
         )),
     }
 }
@@ -98,8 +98,8 @@ pub(super) fn truncated(found: u64, expected: u64, how: &str) -> String {
     format!("truncated: {found} bytes found, {how} {expected} expected; copy or export it again")
 }
 
-/// What a header promises.
-pub(super) fn promise(header: &NiftiHeader) -> String {
+/// The voxels that a header declares.
+pub(super) fn declared(header: &NiftiHeader) -> String {
     let [x, y, z] = header.grid().shape;
     format!("{x} x {y} x {z} voxels of {}", header.voxel_type.name())
 }

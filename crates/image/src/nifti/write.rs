@@ -1,4 +1,4 @@
-//! Writing label maps and masks on their source's grid, and volumes.
+//! Writing label maps and masks on the grid of their source, and volumes.
 
 use std::borrow::Cow;
 use std::io::{self, Read, Write};
@@ -22,17 +22,18 @@ const DESCRIPTION: &str = concat!("ctseg ", env!("CARGO_PKG_VERSION"));
 
 /// Writes a label map with its source's header: uint8 if no label is above 255, else uint16.
 ///
-/// Version, byte order, sform, qform, their codes, pixdim and units stay as in `source` to the last bit,
-/// so that every program puts the labels where it puts the image. Scaling, display range, intent,
-/// extensions and texts of the source are dropped; `descrip` names ctseg. Compressed, by all threads, if the
-/// name ends in `.gz`; the same bytes whatever their number. Appears under `path` only when whole. Use
-/// [`NiftiHeader::for_grid`] where there is no source.
-/// Fails if the labels lie on another grid than the source, or on the file system's errors.
+/// Version, byte order, sform, qform, their codes, pixdim and units are copied from `source` bit for bit, so that every
+/// program places the labels where it places the image. Scaling, display range, intent, extensions and texts of the
+/// source are dropped; `descrip` names ctseg. Compressed with all threads if the name ends in `.gz`; the bytes do not
+/// depend on the number of threads. The file appears under `path` only once complete. Without a source, use
+/// [`NiftiHeader::for_grid`].
+///
+/// Fails if the labels are on another grid than the source, and on file system errors.
 pub fn write_labels(path: &Path, labels: &LabelMap, source: &NiftiHeader) -> Result<()> {
     write_named_labels(path, labels, source, &LabelNames::new())
 }
 
-/// [`write_labels`] with the labels' names and colours in the file, as TotalSegmentator embeds them.
+/// [`write_labels`] with the labels' names and colours embedded as by TotalSegmentator.
 pub fn write_named_labels(
     path: &Path,
     labels: &LabelMap,
@@ -59,8 +60,8 @@ pub fn write_named_labels(
     }
 }
 
-/// Writes a uint8 mask, 0 and 1, on its source's grid, as [`write_labels`] does; `mask` is asked for pieces of
-/// it, by several threads at a time, so that no whole mask has to be in memory.
+/// Writes a uint8 mask of 0 and 1 on its source's grid, as [`write_labels`]. Several threads call `mask` for pieces of
+/// it, so that the mask need not be in memory as a whole.
 pub fn write_mask(path: &Path, source: &NiftiHeader, mask: &MaskPiece) -> Result<()> {
     check_name(path)?;
     let mut raw = labels_header(&source.raw, VoxelType::U8);
@@ -73,11 +74,11 @@ pub fn write_mask(path: &Path, source: &NiftiHeader, mask: &MaskPiece) -> Result
     })
 }
 
-/// Writes a new NIfTI-1 file as [`NiftiHeader::for_grid`] describes it, unscaled and little-endian.
+/// Writes a new NIfTI file with a header as by [`NiftiHeader::for_grid`], unscaled and little-endian.
 ///
-/// Integer types take values rounded to the nearest whole number (ties to even, as nibabel); the error
-/// names the first that does not fit and its voxel. Compressed if the name ends in `.gz`. Appears under
-/// `path` only when whole.
+/// For integer types, values are rounded to the nearest integer (ties to even, as in nibabel); the error names the
+/// first value that does not fit and its voxel. Compressed if the name ends in `.gz`. The file appears under `path`
+/// only once complete.
 pub fn write_volume(path: &Path, volume: &Volume, voxel_type: VoxelType) -> Result<()> {
     check_name(path)?;
     check_shape(path, volume.data.shape(), &volume.grid)?;
@@ -109,7 +110,7 @@ pub fn write_volume(path: &Path, volume: &Volume, voxel_type: VoxelType) -> Resu
     }
 }
 
-/// The source's header with only those fields changed that say something about voxels.
+/// The source's header with only the fields changed that describe voxel values.
 fn labels_header(source: &RawHeader, voxel_type: VoxelType) -> RawHeader {
     let mut raw = source.clone();
     let layout = raw.layout();
@@ -164,7 +165,7 @@ fn check_shape(path: &Path, found: &[usize], grid: &Grid) -> Result<()> {
     ))
 }
 
-/// Labels on another grid would be shown in the wrong place without anyone noticing.
+/// Refuses labels on another grid, which would silently be shown in the wrong place.
 fn check_grid(path: &Path, labels: &Grid, source: &Grid) -> Result<()> {
     if labels.shape != source.shape {
         return Err(Error::file(
@@ -176,7 +177,7 @@ fn check_grid(path: &Path, labels: &Grid, source: &Grid) -> Result<()> {
             ),
         ));
     }
-    // A hundredth of a voxel, and what 32-bit reals lose of an origin far away.
+    // A hundredth of a voxel, plus the 32-bit rounding of a distant origin.
     let origin_mm = (0..3).map(|row| source.affine[row][3].abs());
     let smallest_mm = source
         .spacing_mm()
@@ -193,7 +194,7 @@ fn check_grid(path: &Path, labels: &Grid, source: &Grid) -> Result<()> {
     Err(Error::file(
         path,
         format!(
-            "cannot write labels that lie up to {shift_mm:.3} mm off the image whose header they get; \
+            "cannot write labels that lie up to {shift_mm:.3} mm off the image whose header they take; \
              resample them onto the image's grid first"
         ),
     ))
@@ -218,17 +219,18 @@ fn check_range(path: &Path, volume: &Volume, voxel_type: VoxelType) -> Result<()
     }
 }
 
-/// Writes one map of numbers from 0 to 255 on the source's grid and with its header as [`write_labels`]; `step` is
-/// what a number stands for (the header's slope).
+/// Writes a uint8 map on the source's grid with its header, as [`write_labels`]; `step` is the value of one unit (the
+/// header's slope).
 ///
-/// `voxels` are bytes, x fastest. Compressed if the name ends in `.gz`. Appears under `path` only when whole.
+/// `voxels` are bytes, x fastest. Compressed if the name ends in `.gz`. The file appears under `path` only once
+/// complete.
 pub fn write_map(path: &Path, source: &NiftiHeader, step: f64, voxels: impl Read) -> Result<()> {
     check_name(path)?;
     let raw = labels_header(&source.raw, VoxelType::U8);
     write_steps(path, raw, step, source.grid().voxels(), voxels)
 }
 
-/// Writes maps as [`write_map`] does, as one file with `maps` volumes; in `voxels` maps are slowest.
+/// Writes `maps` maps, each as by [`write_map`], as the volumes of one file; in `voxels` the map index is slowest.
 pub fn write_maps(
     path: &Path,
     source: &NiftiHeader,
@@ -250,7 +252,7 @@ pub fn write_maps(
     write_steps(path, raw, step, maps * source.grid().voxels(), voxels)
 }
 
-/// Bytes that stand for steps, behind their header.
+/// Writes the header, then the bytes of `voxels`.
 fn write_steps(
     path: &Path,
     mut raw: RawHeader,
@@ -267,7 +269,7 @@ fn write_steps(
         match io::copy(&mut voxels, out)? {
             written if written == expected as u64 => Ok(()),
             written => Err(io::Error::other(format!(
-                "{written} voxels came; expected {expected}"
+                "received {written} voxels; expected {expected}"
             ))),
         }
     };
@@ -282,7 +284,7 @@ fn write_steps(
     })
 }
 
-/// Everything before the voxels, then those of the array in file order.
+/// Writes `head`, then the array's voxels in file order.
 fn write_array<T: Copy + Sync, const N: usize>(
     path: &Path,
     head: &[u8],
@@ -299,7 +301,7 @@ fn write_array<T: Copy + Sync, const N: usize>(
     })
 }
 
-/// Some of the array's voxels, x fastest, whatever its layout in memory.
+/// A range of the array's voxels, x fastest, whatever its layout in memory.
 fn in_file_order<T: Copy>(array: &Array3<T>, range: Range<usize>) -> Cow<'_, [T]> {
     if let Some(all) = array.as_slice() {
         return Cow::Borrowed(&all[range]);
@@ -315,7 +317,7 @@ fn in_file_order<T: Copy>(array: &Array3<T>, range: Range<usize>) -> Cow<'_, [T]
     Cow::Owned(voxels)
 }
 
-/// `head` and all voxels, `per_piece` of them at a time, through a temporary file.
+/// Writes `head` and all voxels, `per_piece` at a time, through a temporary file.
 fn write_content(
     path: &Path,
     head: &[u8],

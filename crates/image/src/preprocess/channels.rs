@@ -1,4 +1,4 @@
-//! From a CT volume to what a network sees: windows, the network's grid, slices of one size.
+//! From a CT volume to network input: windows, resampling to the network's grid, padded slices.
 
 pub use crate::window::Window;
 
@@ -9,15 +9,14 @@ use crate::resample::{Interpolation, resample_array};
 use crate::space::{Grid, Volume};
 use ctseg_base::{Error, Result};
 
-/// Input channels on `onto`: the volume, clamped to what the windows show, resampled once and brought to values
-/// by each scaling. Voxels of `onto` beyond the volume repeat its border; voxels that are not finite count as
-/// the lowest window's low end.
+/// Input channels on `onto`: the volume is clamped to the span of the windows, resampled once and scaled by each of
+/// `scalings`. Voxels of `onto` beyond the volume repeat its border; non-finite voxels become the low end of the span.
 ///
 /// # Shapes
-/// output: (scaling, z, y, x)
+/// output: (channel, z, y, x), one channel per scaling
 ///
 /// # Errors
-/// No window, an empty one, or grids that are not parallel.
+/// No window, an empty window, or grids that are not parallel.
 pub fn input_channels(
     volume: &Volume,
     onto: &Grid,
@@ -45,7 +44,7 @@ pub fn input_channels(
     Ok(channels)
 }
 
-/// From the lowest to the highest value that any window shows.
+/// The span of all windows, from the lowest low end to the highest high end.
 fn span(scalings: &[Scaling]) -> Window {
     let none = [f32::INFINITY, f32::NEG_INFINITY];
     let span = scalings.iter().fold(none, |[low, high], scaling| {
@@ -57,51 +56,53 @@ fn span(scalings: &[Scaling]) -> Window {
     span.into()
 }
 
-/// The volume clamped to a range and resampled. Clamped first: air, metal and teeth far outside must not ring
-/// into soft tissue.
+/// The volume clamped to a range, then resampled. Clamping first keeps air, metal and teeth from ringing into soft
+/// tissue.
 fn clamped_onto(
     volume: &Volume,
     onto: &Grid,
-    shown: Window,
+    range: Window,
     interpolation: Interpolation,
 ) -> Result<Array3<f32>> {
-    let shown = volume.data.mapv(|hu| shown.clamped(hu));
-    resample_array(shown.view(), &volume.grid, onto, interpolation)
+    let clamped = volume.data.mapv(|hu| range.clamped(hu));
+    resample_array(clamped.view(), &volume.grid, onto, interpolation)
 }
 
-/// A volume's Hounsfield units on `onto`, `reach_hu` beyond what [`input_channels`] with the same scalings shows:
-/// what changes of up to so much can bring into a window. They are counted from what lies beyond the volume, which
-/// comes with them: for windows from the lowest such value, air, whatever is added; for other scalings from
-/// the (first) mean, and no voxel of the volume is then exactly 0.
+/// A volume's Hounsfield units on `onto`, clamped to the span of the windows extended by `reach_hu` on both ends, so
+/// that augmentation can shift values by up to `reach_hu` into a window. Returns the padding value `zero_hu` and the
+/// values minus `zero_hu`, so that 0 stands for voxels beyond the volume. `zero_hu` is the lowest value of the range
+/// (air) for windows, and the first mean for other scalings; then no voxel of the volume is exactly 0.
 ///
 /// # Shapes
 /// output: (z, y, x)
 ///
 /// # Errors
 /// Grids that are not parallel.
-pub fn hounsfield_from(
+pub fn relative_hounsfield(
     volume: &Volume,
     onto: &Grid,
     scalings: &[Scaling],
     reach_hu: f32,
     interpolation: Interpolation,
 ) -> Result<(f32, Array3<f32>)> {
-    /// Too little to be seen.
-    const NEXT_TO_NOTHING_HU: f32 = 1e-3;
+    /// Negligible, but not 0.
+    const EPSILON_HU: f32 = 1e-3;
     let Window { low_hu, high_hu } = span(scalings);
     let lowest = low_hu - reach_hu;
-    let shown = [lowest, high_hu + reach_hu].into();
-    let mut values = clamped_onto(volume, onto, shown, interpolation)?;
+    let range = [lowest, high_hu + reach_hu].into();
+    let mut values = clamped_onto(volume, onto, range, interpolation)?;
     let zero_hu = match scalings.iter().find(|scaling| !scaling.is_plain()) {
         None => lowest,
         Some(scaling) => scaling.mean_hu,
     };
-    let least = if zero_hu == lowest {
-        0.0
-    } else {
-        NEXT_TO_NOTHING_HU
-    };
-    values.par_mapv_inplace(|hu| if hu == zero_hu { least } else { hu - zero_hu });
+    let smallest = if zero_hu == lowest { 0.0 } else { EPSILON_HU };
+    values.par_mapv_inplace(|hu| {
+        if hu == zero_hu {
+            smallest
+        } else {
+            hu - zero_hu
+        }
+    });
     Ok((zero_hu, values))
 }
 
@@ -110,15 +111,15 @@ pub fn padded_size(size: usize, multiple: usize) -> usize {
     size.div_ceil(multiple.max(1)) * multiple.max(1)
 }
 
-/// The slices from `neighbours` below `z` to as many above it; beyond the ends of a volume of `depth` slices
-/// its last one repeats.
-pub fn around(z: usize, neighbours: usize, depth: usize) -> impl Iterator<Item = usize> {
+/// The slice indices from `z - neighbours` to `z + neighbours`, clamped to a volume of `depth` slices, so that its end
+/// slices repeat.
+pub fn neighbour_slices(z: usize, neighbours: usize, depth: usize) -> impl Iterator<Item = usize> {
     let last = depth.saturating_sub(1);
     (z..=z + 2 * neighbours).map(move |at| at.saturating_sub(neighbours).min(last))
 }
 
-/// Copies the axial slices `slices` of `channels`, each with its `neighbours` on both sides ([`around`]) and
-/// padded with zeros at its high end to `size` (y, x), into one block of memory.
+/// Copies the axial slices `slices` of `channels` into one contiguous batch, each with `neighbours` slices on both
+/// sides ([`neighbour_slices`]) and zero-padded at the high end to `size` (y, x).
 ///
 /// # Shapes
 /// - `channels`: (channel, z, y, x), y and x at most `size`
@@ -130,10 +131,10 @@ pub fn slice_batch(
     size: [usize; 2],
 ) -> Vec<f32> {
     let (count, depth, height, width) = channels.dim();
-    let seen = 2 * neighbours + 1;
-    let mut batch = Array5::zeros((slices.len(), count, seen, size[0], size[1]));
+    let stack = 2 * neighbours + 1;
+    let mut batch = Array5::zeros((slices.len(), count, stack, size[0], size[1]));
     for (mut to, z) in batch.axis_iter_mut(Axis(0)).zip(slices) {
-        for (at, z) in around(*z, neighbours, depth).enumerate() {
+        for (at, z) in neighbour_slices(*z, neighbours, depth).enumerate() {
             to.slice_mut(s![.., at, ..height, ..width])
                 .assign(&channels.slice(s![.., z, .., ..]));
         }
@@ -184,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_without_width_is_refused() {
+    fn an_empty_window_is_refused() {
         for wrong in [
             vec![],
             vec![Window::from([10.0, 10.0])],
@@ -214,8 +215,9 @@ mod tests {
             (32, 16, 8)
         );
     }
+
     #[test]
-    fn slices_come_with_their_neighbours() {
+    fn slices_are_stacked_with_their_neighbours() {
         let channels =
             Array4::from_shape_fn((2, 4, 1, 1), |(c, z, _, _)| (c * 1000 + z * 100) as f32);
         let batch = slice_batch(channels.view(), &[0, 2], 2, [1, 1]);

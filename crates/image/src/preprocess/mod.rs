@@ -1,4 +1,4 @@
-//! From HU to network input: windows, normalisation, patch positions.
+//! From HU to network input: windows, normalisation, sliding-window positions.
 
 pub mod channels;
 pub mod normalisation;

@@ -1,4 +1,4 @@
-//! How the values that a network sees come from Hounsfield units: clamped to a window, shifted and divided.
+//! Intensity normalisation: Hounsfield units are clamped to a window, shifted and divided.
 
 use ndarray::Axis;
 use ndarray::parallel::prelude::*;
@@ -7,18 +7,18 @@ use serde::{Deserialize, Serialize};
 use crate::space::Volume;
 use crate::window::Window;
 
-/// What becomes of the Hounsfield units in a window. A recipe has one scheme for all of its windows; in `model.toml`
-/// it is a section with `kind = "…"`.
-// Variants without settings have braces all the same: serde then refuses settings that they do not have.
+/// The normalisation of Hounsfield units in a window. A recipe has one scheme for all its windows; in `model.toml` it
+/// is a section with `kind = "…"`.
+// Variants without settings are struct variants, so that serde refuses unknown settings.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Normalisation {
-    /// The window's ends become 0 and 1.
+    /// Scale the window to 0 to 1.
     Window {},
-    /// Minus a mean and divided by a standard deviation that are the same for all volumes (nnU-Net's
-    /// `CTNormalization`, whose window goes from the 0.5th to the 99.5th percentile of the training cases' foreground).
+    /// Subtract a mean and divide by a standard deviation that are fixed for all volumes (nnU-Net's `CTNormalization`,
+    /// whose window spans the 0.5th to 99.5th percentile of the training cases' foreground).
     Ct { mean_hu: f32, sd_hu: f32 },
-    /// The same with each volume's own mean and standard deviation, of its values in the window (nnU-Net's
+    /// Subtract each volume's own mean and divide by its standard deviation, of values clamped to the window (nnU-Net's
     /// `ZScoreNormalization` without a mask).
     ZScore {},
 }
@@ -31,9 +31,9 @@ impl Default for Normalisation {
 
 /// One input channel of one volume: Hounsfield units clamped to `window`, minus `mean_hu`, divided by `sd_hu`.
 ///
-/// Three numbers stand for a voxel: its Hounsfield units, its *share* of the window (from 0 to 1, what augmentation
-/// changes), and its *value*, which the network sees. Beyond the volume the value is 0: for windows their low end, for
-/// the others the mean, as nnU-Net pads.
+/// A voxel has three representations: its Hounsfield units; its *share* of the window (0 to 1), which augmentation
+/// changes; and its *value*, the network input. Beyond the volume the value is 0: the low end for windows, the mean for
+/// the others, as nnU-Net pads.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scaling {
     pub window: Window,
@@ -55,7 +55,7 @@ impl Normalisation {
         windows.iter().map(of).collect()
     }
 
-    /// What about it cannot work with these windows, if anything, in one line.
+    /// What is invalid about it with these windows, if anything, in one line.
     pub fn problem(&self, windows: &[Window]) -> Option<&'static str> {
         let Self::Ct { mean_hu, sd_hu } = *self else {
             return None;
@@ -68,7 +68,7 @@ impl Normalisation {
         (!usable).then_some("normalisation.sd_hu must be 0 or more")
     }
 
-    /// What it does, for people.
+    /// Human-readable description.
     pub fn described(&self) -> String {
         match self {
             Self::Window {} => "each scaled to 0 to 1".to_owned(),
@@ -92,22 +92,22 @@ impl Scaling {
         }
     }
 
-    /// The value of Hounsfield units.
+    /// The value for Hounsfield units.
     pub fn of_hu(&self, hu: f32) -> f32 {
         (hu.clamp(self.window.low_hu, self.window.high_hu) - self.mean_hu) / self.sd_hu
     }
 
-    /// The value of a share of the window.
+    /// The value for a share of the window.
     pub fn of_share(&self, share: f32) -> f32 {
         (self.window.low_hu + share * self.width() - self.mean_hu) / self.sd_hu
     }
 
-    /// The share of the window that a value stands for.
+    /// The share of the window for a value.
     pub fn share(&self, value: f32) -> f32 {
         (value * self.sd_hu + self.mean_hu - self.window.low_hu) / self.width()
     }
 
-    /// Whether values are shares.
+    /// Whether values equal shares.
     pub fn is_plain(&self) -> bool {
         self.mean_hu == self.window.low_hu && self.sd_hu == self.width()
     }
@@ -117,11 +117,11 @@ impl Scaling {
     }
 }
 
-/// Of a volume's values clamped to a window, those that are not finite to its low end; the standard deviation is
-/// divided by n.
+/// Mean and standard deviation (ddof = 0) of a volume's values clamped to a window; non-finite values become its low
+/// end.
 fn mean_and_sd(volume: &Volume, window: &Window) -> (f32, f32) {
     let count = volume.data.len().max(1) as f64;
-    // Plane by plane, added up in their order: the same on any number of threads.
+    // Summed plane by plane in order, so that the result does not depend on the number of threads.
     let mean_of = |of: &(dyn Fn(f64) -> f64 + Sync)| {
         let planes = volume.data.axis_iter(Axis(0)).into_par_iter();
         let shown = |hu: &f32| of(f64::from(window.clamped(*hu)));
@@ -177,7 +177,7 @@ mod tests {
     ];
 
     #[test]
-    fn values_are_those_of_nnunet() {
+    fn values_match_nnunet() {
         let ct = Normalisation::Ct {
             mean_hu: 99.48,
             sd_hu: 37.13,
@@ -186,7 +186,7 @@ mod tests {
         for (found, expected) in values(Normalisation::ZScore {}, HU).iter().zip(Z_SCORE) {
             assert!((found - expected).abs() < 3e-7, "{found} {expected}");
         }
-        // nnU-Net divides by 1e-8 at least.
+        // nnU-Net divides by at least 1e-8.
         let flat = Normalisation::Ct {
             mean_hu: 50.0,
             sd_hu: 0.0,
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_reach_from_0_to_1() {
+    fn windows_scale_to_0_to_1() {
         let found = values(Normalisation::Window {}, HU);
         let window = Window::from(WINDOW);
         assert_eq!(found, HU.map(|hu| window.scaled(hu)));
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_of_the_window_lead_back_to_values() {
+    fn shares_and_values_convert_both_ways() {
         let window = Window::from(WINDOW);
         for normalisation in [
             Normalisation::Window {},

@@ -2,8 +2,8 @@
 
 use rand::Rng;
 
-/// Standard normal numbers (Box and Muller 1958).
-pub fn gaussians(rng: &mut impl Rng, count: usize) -> Vec<f64> {
+/// `count` standard normal numbers (Box and Muller 1958).
+pub fn standard_normal(rng: &mut impl Rng, count: usize) -> Vec<f64> {
     let mut values = Vec::with_capacity(count + 1);
     while values.len() < count {
         // 1 - u lies in (0, 1], where the logarithm is finite.

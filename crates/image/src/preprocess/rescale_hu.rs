@@ -1,4 +1,4 @@
-//! Values of a volume brought to Hounsfield units, where they are on another scale.
+//! Conversion of voxel values on another scale to Hounsfield units.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,30 +9,30 @@ use crate::space::Volume;
 use crate::statistics::hounsfield::{SCANNER_OFFSET_HU, Suspicion, WRAP};
 use ctseg_base::Error;
 
-/// How values become Hounsfield units; written `auto` or `OFFSET,SLOPE`.
+/// How values are converted to Hounsfield units; written `auto` or `OFFSET,SLOPE`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum RescaleHu {
-    /// Where there is no doubt: 1024 is subtracted that scanners add, and what has wrapped around at 16 bits becomes
-    /// negative again. All other volumes stay as they are.
+    /// Only in clear cases: subtract the 1024 that scanners add, and undo 16-bit wraparound of negative values. All
+    /// other volumes stay unchanged.
     Auto,
-    /// HU = value · `slope` + `offset_hu`, in all volumes.
+    /// HU = value · `slope` + `offset_hu`, for all volumes.
     Linear { offset_hu: f32, slope: f32 },
 }
 
 impl RescaleHu {
-    /// Changes the volume's values; what was done, in words, if anything.
+    /// Converts the volume's values; returns a description of what was done, if anything.
     pub fn apply(&self, volume: &mut Volume) -> Option<String> {
         let data = &mut volume.data;
         match *self {
             Self::Linear { offset_hu, slope } => {
                 data.par_mapv_inplace(|value| value * slope + offset_hu);
-                Some(format!("brought to HU as value × {slope} + {offset_hu}"))
+                Some(format!("converted to HU: value × {slope} + {offset_hu}"))
             }
             Self::Auto => match Suspicion::of(data.view(), None)? {
                 Suspicion::Offset => {
                     data.par_mapv_inplace(|value| value - SCANNER_OFFSET_HU);
-                    Some("brought to HU: 1024 subtracted".to_owned())
+                    Some("converted to HU: 1024 subtracted".to_owned())
                 }
                 Suspicion::Wrapped { .. } => {
                     let unwrapped = |value| {
@@ -43,7 +43,7 @@ impl RescaleHu {
                         }
                     };
                     data.par_mapv_inplace(unwrapped);
-                    Some("brought to HU: 65536 subtracted from values above 32767".to_owned())
+                    Some("converted to HU: 65536 subtracted from values above 32767".to_owned())
                 }
                 _ => None,
             },
@@ -78,7 +78,7 @@ impl FromStr for RescaleHu {
         match numbers {
             Some((offset_hu, slope)) if slope != 0.0 => Ok(Self::Linear { offset_hu, slope }),
             _ => Err(Error::invalid(format!(
-                "'{text}' is no scale; expected auto, or OFFSET,SLOPE (HU = value × SLOPE + OFFSET) such as -1024,1"
+                "'{text}' is not a valid scale; expected auto, or OFFSET,SLOPE (HU = value × SLOPE + OFFSET) such as -1024,1"
             ))),
         }
     }
@@ -104,7 +104,7 @@ mod tests {
     use crate::space::Grid;
     use ndarray::Array3;
 
-    /// Layers of air, fat, soft tissue and bone with noise.
+    /// Layers of air, fat, soft tissue and bone, with noise.
     fn volume(changed: impl Fn(f32) -> f32) -> Volume {
         let grid = Grid::with_spacing([24, 8, 8], [1.0; 3]);
         let tissue = [-1000.0, -100.0, 40.0, 45.0, 60.0, 500.0];
@@ -115,14 +115,19 @@ mod tests {
     }
 
     #[test]
-    fn auto_mends_what_is_certain_and_nothing_else() {
+    fn auto_converts_only_clear_cases() {
         let hu = volume(|hu| hu);
         let wrapped = |hu: f32| if hu < 0.0 { hu + WRAP } else { hu };
-        for (mut other, said) in [
+        for (mut other, expected) in [
             (volume(|hu| hu + 1024.0), "1024 subtracted"),
             (volume(wrapped), "65536 subtracted"),
         ] {
-            assert!(RescaleHu::Auto.apply(&mut other).unwrap().contains(said));
+            assert!(
+                RescaleHu::Auto
+                    .apply(&mut other)
+                    .unwrap()
+                    .contains(expected)
+            );
             assert_eq!(other.data, hu.data);
         }
         for changed in [
@@ -143,7 +148,7 @@ mod tests {
         let mut volume = volume(|_| 3000.0);
         assert_eq!(
             given.apply(&mut volume).unwrap(),
-            "brought to HU as value × 0.5 + -1024"
+            "converted to HU: value × 0.5 + -1024"
         );
         assert!(volume.data.iter().all(|hu| *hu == 476.0));
         for same in ["auto", "-1024,0.5"] {

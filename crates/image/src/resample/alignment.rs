@@ -1,4 +1,4 @@
-//! How the voxels of the target lie in the source.
+//! Mapping of target voxels to source positions.
 
 use std::ops::Range;
 
@@ -8,13 +8,12 @@ use super::weights::nearest_index;
 use crate::space::{Grid, GridMap};
 use ctseg_base::{Error, Result};
 
-/// Where the voxels of `onto` lie in `from`, once both grids and the data's shape (z, y, x) are known
-/// to be usable.
+/// The map from voxels of `onto` to positions in `from`, after checking both grids and the data's shape (z, y, x).
 pub(super) fn checked_map(shape_zyx: &[usize], from: &Grid, onto: &Grid) -> Result<GridMap> {
     if shape_zyx != from.shape_zyx() {
         return Err(Error::invalid(format!(
             "cannot resample: the array has {shape_zyx:?} voxels (z, y, x), its grid {:?}; pass the grid \
-             that the array was made on",
+             of the array",
             from.shape_zyx()
         )));
     }
@@ -39,7 +38,7 @@ pub(super) fn checked_map(shape_zyx: &[usize], from: &Grid, onto: &Grid) -> Resu
     })
 }
 
-/// A grid's size may come from a file's header: ask for the memory before anything relies on it.
+/// A grid's size may come from a file's header: check early that memory can be allocated.
 fn check_memory(grid: &Grid) -> Result<()> {
     let voxels = grid
         .shape
@@ -65,18 +64,18 @@ fn directions(grid: &Grid) -> String {
     format!("{} {} {}", axis(0), axis(1), axis(2))
 }
 
-/// The source with its axes in the order of the target's (z, y, x); nothing is copied.
+/// A view of the source with its axes in the order of the target's (z, y, x).
 pub(super) fn in_target_order<'a, T>(data: ArrayView3<'a, T>, map: &GridMap) -> ArrayView3<'a, T> {
     data.permuted_axes([2, 1, 0].map(|target| 2 - map[target].axis))
 }
 
-/// The target's array axis (of z, y, x) that runs along the source's axis `axis` (of x, y, z).
+/// The target's array axis (of z, y, x) that corresponds to the source's axis `axis` (of x, y, z).
 pub(super) fn target_axis(map: &GridMap, axis: usize) -> Option<usize> {
     let target = map.iter().position(|along| along.axis == axis);
     target.map(|target| 2 - target)
 }
 
-/// For every target index in `ranges` (x, y, z) the fractional index in the source, per axis (z, y, x).
+/// The fractional source index of every target index in `ranges` (x, y, z), per axis (z, y, x).
 pub(super) fn positions_zyx(map: &GridMap, ranges: [Range<usize>; 3]) -> [Vec<f64>; 3] {
     [2, 1, 0].map(|axis| {
         let along = map[axis];
@@ -87,7 +86,7 @@ pub(super) fn positions_zyx(map: &GridMap, ranges: [Range<usize>; 3]) -> [Vec<f6
     })
 }
 
-/// Positions along `axis` (of z, y, x) moved to the nearest source voxels, so that any interpolation takes those.
+/// Rounds positions along `axis` (of z, y, x) to the nearest source voxels, so that interpolation copies those.
 pub(super) fn at_nearest(positions: &mut [Vec<f64>; 3], axis: usize, shape: &[usize]) {
     for position in &mut positions[axis] {
         *position = nearest_index(*position, shape[axis]) as f64;

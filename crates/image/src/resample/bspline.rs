@@ -3,16 +3,16 @@
 /// The filter's pole, √3 − 2 (Unser 1999, "Splines: a perfect fit for signal and image processing").
 pub(super) const POLE: f64 = -0.267_949_192_431_122_7;
 
-/// Coefficients come out divided by this; the interpolation weights carry it instead.
+/// Coefficients are divided by this; the interpolation weights are multiplied by it.
 pub(super) const GAIN: f64 = 6.0;
 
-/// Beyond this many voxels what lies there changes a coefficient by less than 1e-9 of its size.
+/// Voxels further away than this change a coefficient by less than a factor of 1e-9.
 pub(super) const REACH: usize = 16;
 
-/// Filters `length` rows of `lanes` samples in place, each lane by itself, along the rows.
+/// Filters rows of `lanes` samples in place; each lane is filtered independently across the rows.
 ///
-/// The signal is taken to continue with its border values for ever, which SciPy's `mode='nearest'`
-/// approximates by 12 voxels of padding; both recursions then start from closed forms.
+/// The signal is extended infinitely with its border values, which SciPy's `mode='nearest'` approximates with 12 voxels
+/// of padding. Both recursions therefore start from closed forms.
 pub(super) fn prefilter(rows: &mut [f32], lanes: usize) {
     let length = rows.len() / lanes;
     let pole = POLE as f32;

@@ -1,4 +1,4 @@
-//! Copies of single voxels: nearest neighbour, crops, flips and permutations, for any voxel type.
+//! Voxel copies without interpolation, for any voxel type: nearest neighbour, crops, flips and permutations.
 
 use ndarray::parallel::prelude::*;
 use ndarray::{Array3, ArrayView3, ArrayViewMut3, Axis};
@@ -27,15 +27,15 @@ pub(super) fn gather<T: Copy + Default + Send + Sync>(
 ) -> Array3<T> {
     let [z, y, x] = indices;
     let mut result = Array3::from_elem((z.len(), y.len(), x.len()), T::default());
-    let along_x = source.shape()[2] == 1 || source.strides()[2].abs() == 1;
-    if along_x {
-        let runs_on = x.windows(2).all(|pair| pair[1] == pair[0] + 1);
+    let is_x_contiguous = source.shape()[2] == 1 || source.strides()[2].abs() == 1;
+    if is_x_contiguous {
+        let is_range = x.windows(2).all(|pair| pair[1] == pair[0] + 1);
         let planes = result.axis_iter_mut(Axis(0)).into_par_iter().zip(z);
         planes.for_each(|(mut plane, z)| {
             for (mut row, y) in plane.rows_mut().into_iter().zip(y) {
                 let from = source.index_axis(Axis(0), *z).index_axis_move(Axis(0), *y);
                 match (from.to_slice(), row.as_slice_mut()) {
-                    (Some(from), Some(row)) if runs_on => {
+                    (Some(from), Some(row)) if is_range => {
                         row.copy_from_slice(&from[x[0]..x[0] + row.len()]);
                     }
                     (Some(from), _) => row.iter_mut().zip(x).for_each(|(to, x)| *to = from[*x]),
@@ -51,7 +51,7 @@ pub(super) fn gather<T: Copy + Default + Send + Sync>(
     result
 }
 
-/// Neighbours in the source are not neighbours in the target: in cubes of this side both stay in cache.
+/// Side of the cubes to copy when source and target differ in memory order, so that both stay in cache.
 const TILE: usize = 16;
 
 fn gather_tiles<T: Copy>(

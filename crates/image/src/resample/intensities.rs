@@ -1,4 +1,4 @@
-//! Volumes onto other grids.
+//! Resampling of volumes.
 
 use ndarray::{Array3, ArrayView3};
 use serde::{Deserialize, Serialize};
@@ -9,11 +9,11 @@ use super::{gather, plan};
 use crate::space::{Grid, Volume};
 use ctseg_base::Result;
 
-/// How intensities between voxel centres are found.
+/// Interpolation of intensities between voxel centres.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Interpolation {
-    /// The nearest voxel; exactly half-way (to a millionth of a voxel), the one with the higher index.
+    /// The nearest voxel; half-way (to a millionth of a voxel), the one with the higher index.
     Nearest,
     /// Trilinear.
     Linear,
@@ -23,12 +23,11 @@ pub enum Interpolation {
 
 /// Resamples `volume` onto the voxels of `onto`; beyond the source its border voxels repeat.
 ///
-/// Cubic results are clipped to the source's range, as scikit-image's `clip=True`: CT must not ring
-/// beyond its range. A voxel that is not finite spoils its surroundings under Linear, and its whole
-/// lines under Cubic.
+/// Cubic results are clipped to the source's range, as with scikit-image's `clip=True`, to prevent overshoot. A
+/// non-finite voxel corrupts its neighbours under Linear, and its whole lines under Cubic.
 ///
 /// # Errors
-/// The axes of the grids are not parallel; a grid without voxels, or more than memory can hold.
+/// Grids whose axes are not parallel, without voxels, or too large for memory.
 pub fn resample(volume: &Volume, onto: &Grid, interpolation: Interpolation) -> Result<Volume> {
     let data = resample_array(volume.data.view(), &volume.grid, onto, interpolation)?;
     Ok(Volume { grid: *onto, data })
@@ -41,7 +40,7 @@ pub fn resample(volume: &Volume, onto: &Grid, interpolation: Interpolation) -> R
 /// - output: (z, y, x) of `onto`
 ///
 /// # Errors
-/// As [`resample`], and `data` that is not of the shape of `from`.
+/// Those of [`resample`], and `data` that does not have the shape of `from`.
 pub fn resample_array(
     data: ArrayView3<f32>,
     from: &Grid,
@@ -52,7 +51,8 @@ pub fn resample_array(
     resample_within(data, from, onto, interpolation, range)
 }
 
-/// [`resample_array`], linear, along `nearest` (x, y, z of `from`) taking the nearest voxel where one is given.
+/// [`resample_array`] with linear interpolation, except nearest neighbour along the axis `nearest` (x, y, z of `from`),
+/// if given.
 ///
 /// # Errors
 /// As [`resample_array`].
@@ -72,7 +72,7 @@ pub fn resample_linear(
     Ok(plan::interpolate(aligned, positions, kernel, None, true))
 }
 
-/// [`resample_array`] without the clipping: what SciPy returns for `order=3`, overshoot included.
+/// [`resample_array`] without clipping: SciPy's result for `order=3`, including overshoot.
 ///
 /// # Errors
 /// As [`resample_array`].

@@ -1,4 +1,4 @@
-//! Label maps onto other grids.
+//! Resampling of label maps.
 
 use ndarray::parallel::prelude::*;
 use ndarray::{Array3, ArrayView3, Axis};
@@ -9,22 +9,22 @@ use super::weights::linear_neighbours;
 use crate::space::{Grid, LabelMap};
 use ctseg_base::Result;
 
-/// How a label between voxel centres is found.
+/// Interpolation of labels between voxel centres.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LabelInterpolation {
-    /// The nearest voxel's; see [`super::Interpolation::Nearest`].
+    /// The nearest voxel's label; see [`super::Interpolation::Nearest`].
     Nearest,
-    /// For every label in ascending order its mask, resampled linearly; where that reaches 0.5 the label
-    /// is set (nnU-Net's `resize_segmentation` before batchgenerators 0.25.3). Where no label reaches it: background.
+    /// Each label's mask is resampled linearly, in ascending order; the label is set where the result reaches 0.5
+    /// (nnU-Net's `resize_segmentation` before batchgenerators 0.25.3). Background where no label reaches 0.5.
     OneHotLinear,
-    /// The label whose mask, resampled linearly, is the largest; of several the nearest voxel's if it is among them,
-    /// else the lowest (`resize_segmentation` of batchgenerators 0.25.5, which nnU-Net 2.8.1 calls).
-    Likeliest,
+    /// The label whose linearly resampled mask is largest; in a tie, the nearest voxel's label if it is among them,
+    /// else the lowest (`resize_segmentation` of batchgenerators 0.25.5, as called by nnU-Net 2.8.1).
+    OneHotArgmax,
 }
 
 /// Resamples labels onto the voxels of `onto`; beyond the source its border voxels repeat.
 ///
-/// The cost does not depend on how many labels there are.
+/// Time does not depend on the number of labels.
 ///
 /// # Errors
 /// As [`super::resample`].
@@ -40,9 +40,9 @@ pub fn resample_labels(
         LabelInterpolation::Nearest => {
             gather::gather(aligned, &gather::nearest(&positions, aligned.shape()))
         }
-        LabelInterpolation::OneHotLinear | LabelInterpolation::Likeliest => {
+        LabelInterpolation::OneHotLinear | LabelInterpolation::OneHotArgmax => {
             let rule = match interpolation {
-                LabelInterpolation::Likeliest => Rule::Largest,
+                LabelInterpolation::OneHotArgmax => Rule::Largest,
                 _ => Rule::Half,
             };
             match aligned.is_standard_layout() {
@@ -54,19 +54,19 @@ pub fn resample_labels(
     Ok(LabelMap { grid: *onto, data })
 }
 
-/// Which of the labels around a place it gets.
+/// How a label is chosen from its neighbours' weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rule {
-    /// The highest that has half of the weight; background where none has.
+    /// The highest label with at least half of the weight; background if there is none.
     Half,
-    /// The one with the most.
+    /// The label with the largest weight.
     Largest,
 }
 
-/// The lower of two neighbouring indices, the upper, and the upper's weight.
+/// The lower and upper of two neighbouring indices, and the weight of the upper.
 type Pair = (usize, usize, f64);
 
-/// `source` in standard layout.
+/// Resamples `source`, which must be in standard layout.
 pub(super) fn one_hot_linear(
     source: ArrayView3<u16>,
     positions: &[Vec<f64>; 3],
@@ -86,7 +86,7 @@ pub(super) fn one_hot_linear(
                 let row = source.index_axis(Axis(0), z).index_axis_move(Axis(0), y);
                 row.to_slice().unwrap_or(&[])
             });
-            // Most rows of most label maps hold one label, most often the background.
+            // Most rows contain a single label, mostly background.
             let first = rows[0].first().copied().unwrap_or(0);
             if rows
                 .iter()
@@ -112,12 +112,12 @@ pub(super) fn one_hot_linear(
     result
 }
 
-/// Whether the upper one of two neighbours is the nearer; half-way it is.
+/// Whether the upper of two neighbours is nearer; half-way, it is.
 fn is_upper(weight: f64) -> bool {
     weight >= 0.5 - 1e-6
 }
 
-/// The label among eight neighbours, the nearest of which is `nearest`.
+/// The label chosen from eight neighbours; the nearest one has the label `nearest`.
 fn label_between(
     rows: [&[u16]; 4],
     weights: [f64; 4],
@@ -125,9 +125,9 @@ fn label_between(
     rule: Rule,
     nearest: u16,
 ) -> u16 {
-    /// Weights may come out a rounding error apart.
-    const DUST: f64 = 1e-9;
-    const HALF: f64 = 0.5 - DUST;
+    /// Tolerance for rounding of weights.
+    const EPSILON: f64 = 1e-9;
+    const HALF: f64 = 0.5 - EPSILON;
     let first = rows[0][low];
     if rows
         .iter()
@@ -156,7 +156,7 @@ fn label_between(
         return reached.map(|(label, _)| *label).max().unwrap_or(0);
     }
     let most = seen.iter().fold(0.0f64, |most, (_, sum)| most.max(*sum));
-    let tied = || seen.iter().filter(|(_, sum)| *sum >= most - DUST);
+    let tied = || seen.iter().filter(|(_, sum)| *sum >= most - EPSILON);
     match tied().any(|(label, _)| *label == nearest) {
         true => nearest,
         false => tied().map(|(label, _)| *label).min().unwrap_or(0),

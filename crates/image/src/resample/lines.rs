@@ -1,7 +1,7 @@
 //! One axis of a separable resampling: every line along it is filtered and weighted.
 //!
-//! Lines are worked on many at a time, side by side, so that the inner loops run over contiguous
-//! neighbouring lines and vectorise, whichever axis it is.
+//! Many adjacent lines are processed at a time, so that the inner loops run over contiguous memory and vectorise for
+//! every axis.
 
 use ndarray::parallel::prelude::*;
 use ndarray::{Array3, ArrayView1, ArrayView2, ArrayView3, ArrayViewMut2, Axis, s};
@@ -10,32 +10,32 @@ use super::bspline::prefilter;
 use super::range::ValueRange;
 use super::weights::Taps;
 
-/// What happens along one axis.
+/// The operation along one axis.
 pub(super) struct Pass<'a> {
     pub axis: usize,
     pub taps: &'a Taps,
-    /// Turn samples into spline coefficients first.
+    /// Convert samples to spline coefficients first.
     pub spline: bool,
     /// Clip the results.
     pub range: Option<ValueRange>,
 }
 
-/// A block of lines should stay in the first-level cache.
+/// Size of a block of lines: fits the first-level cache.
 const BLOCK_BYTES: usize = 32 * 1024;
 
-/// Lines per block where they do not lie side by side and have to be turned first.
-const TURNED_LINES: usize = 16;
+/// Lines per block when they are not adjacent in memory and must be transposed first.
+const TRANSPOSED_LINES: usize = 16;
 
 /// Runs `pass` over `source` (z, y, x); only the length along its axis changes.
 pub(super) fn run(source: ArrayView3<f32>, pass: &Pass, parallel: bool) -> Array3<f32> {
     let mut shape = source.raw_dim();
     shape[pass.axis] = pass.taps.len();
     let mut result = Array3::zeros(shape);
-    // Planes that hold whole lines, with x inside where possible.
+    // Planes that contain whole lines, and the x axis if possible.
     let outer = Axis(usize::from(pass.axis == 0));
     let work = |buffers: &mut Buffers, (to, from): (ArrayViewMut2<f32>, ArrayView2<f32>)| {
         if pass.axis == 2 {
-            plane_of_turned_lines(from, to, pass, buffers);
+            plane_of_transposed_lines(from, to, pass, buffers);
         } else {
             plane_of_lines(from, to, pass, buffers);
         }
@@ -61,7 +61,7 @@ struct Buffers {
     results: Vec<f32>,
 }
 
-/// Lines along the first axis of `from`; neighbours along the second.
+/// Lines run along the first axis of `from`; adjacent lines along the second.
 fn plane_of_lines(
     from: ArrayView2<f32>,
     mut to: ArrayViewMut2<f32>,
@@ -97,17 +97,17 @@ fn plane_of_lines(
     }
 }
 
-/// Lines along the second axis of `from`, a block of them turned to lie side by side.
-fn plane_of_turned_lines(
+/// Lines run along the second axis of `from`; they are transposed in blocks.
+fn plane_of_transposed_lines(
     from: ArrayView2<f32>,
     mut to: ArrayViewMut2<f32>,
     pass: &Pass,
     buffers: &mut Buffers,
 ) {
-    const WIDTH: usize = TURNED_LINES;
+    const WIDTH: usize = TRANSPOSED_LINES;
     let (lines, length) = from.dim();
     let targets = pass.taps.len();
-    // Lanes beyond the last line are computed too, on whatever was there, and dropped.
+    // Lanes beyond the last line are computed on stale data and dropped.
     buffers.lines.resize(length * WIDTH, 0.0);
     buffers.results.resize(targets * WIDTH, 0.0);
     for start in (0..lines).step_by(WIDTH) {
@@ -135,16 +135,16 @@ fn plane_of_turned_lines(
     }
 }
 
-/// Copies a row that may run backwards in memory.
+/// Copies a row whose stride may be negative.
 fn load(buffer: &mut [f32], row: ArrayView1<f32>) {
     if let Some(row) = row.to_slice() {
         buffer.copy_from_slice(row);
         return;
     }
-    let mut backwards = row;
-    backwards.invert_axis(Axis(0));
-    if let Some(backwards) = backwards.to_slice() {
-        for (value, from) in buffer.iter_mut().zip(backwards.iter().rev()) {
+    let mut reversed = row;
+    reversed.invert_axis(Axis(0));
+    if let Some(reversed) = reversed.to_slice() {
+        for (value, from) in buffer.iter_mut().zip(reversed.iter().rev()) {
             *value = *from;
         }
         return;
@@ -154,7 +154,7 @@ fn load(buffer: &mut [f32], row: ArrayView1<f32>) {
     }
 }
 
-/// Every row of `to` from the source rows that its taps name; rows of `to` are contiguous.
+/// Computes every row of `to` from the source rows of its taps; rows of `to` are contiguous.
 fn blend_rows<'a>(row: &impl Fn(usize) -> &'a [f32], to: ArrayViewMut2<f32>, pass: &Pass) {
     match pass.taps.width {
         1 => blend_rows_of(row, to, pass, |[a], [v]| a * v),
@@ -183,7 +183,7 @@ fn blend_rows_of<'a, const WIDTH: usize>(
         let Some(to) = to.as_slice_mut() else {
             continue;
         };
-        // Slices of one length let the compiler drop the bounds checks.
+        // Slices of equal length let the compiler drop bounds checks.
         let rows: [&[f32]; WIDTH] = std::array::from_fn(|tap| &row(start + tap)[..lanes]);
         for (lane, value) in to.iter_mut().enumerate() {
             *value = blend(*weights, std::array::from_fn(|tap| rows[tap][lane]));

@@ -1,8 +1,8 @@
-//! Resampling from grid to grid: separable, for grids whose axes are parallel.
+//! Separable resampling between grids whose axes are parallel.
 //!
-//! Values are those of SciPy's `ndimage.zoom`/`map_coordinates` with `mode='nearest'`, and so of
-//! scikit-image's `resize(mode='edge', anti_aliasing=False)` as nnU-Net calls it. Where the two grids
-//! share voxel centres (same grid, permuted, flipped, cropped) voxels are copied, not interpolated.
+//! Values equal SciPy's `ndimage.zoom` and `map_coordinates` with `mode='nearest'`, and therefore scikit-image's
+//! `resize(mode='edge', anti_aliasing=False)` as called by nnU-Net. If the grids share voxel centres (same grid,
+//! permuted, flipped, cropped), voxels are copied, not interpolated.
 
 mod alignment;
 mod bspline;
@@ -22,5 +22,5 @@ pub use intensities::{
     Interpolation, resample, resample_array, resample_array_unclipped, resample_linear,
 };
 pub use labels::{LabelInterpolation, resample_labels};
-pub use restore::{Restoration, restore, restore_exclusive, restoring_bytes};
+pub use restore::{RestoreOptions, restore, restore_bytes, restore_exclusive};
 pub use slicewise::{resample_label_slices, resample_slices};

@@ -1,4 +1,4 @@
-//! What a separable resampling does in which order: crop, straighten, then one pass per axis.
+//! The steps of a separable resampling: crop, flip to ascending order, then one pass per axis.
 
 use ndarray::{Array3, ArrayView3, Axis, Slice};
 
@@ -15,8 +15,8 @@ pub(super) enum Kernel {
     Cubic,
 }
 
-/// Interpolates `source`, its axes in target order, at `positions` (fractional source indices, evenly
-/// spaced, per axis z, y, x); results are clipped to `range` if one is given.
+/// Interpolates `source`, whose axes are in target order, at `positions` (evenly spaced fractional source indices per
+/// axis z, y, x); results are clipped to `range` if given.
 ///
 /// # Shapes
 /// output: (positions[0], positions[1], positions[2])
@@ -33,21 +33,21 @@ pub(super) fn interpolate(
     }
     for (axis, along) in positions.iter_mut().enumerate() {
         crop(&mut source, Axis(axis), along, kernel);
-        straighten(&mut source, Axis(axis), along);
+        flip_to_ascending(&mut source, Axis(axis), along);
     }
-    // Lines must lie side by side in memory; a source with its axes in another order is turned first.
-    let beside = source.shape()[2] == 1 || source.strides()[2].abs() == 1;
-    let mut current = (!beside).then(|| gather::contiguous(source));
+    // Lines must be adjacent in memory; a source with another axis order is copied first.
+    let is_x_contiguous = source.shape()[2] == 1 || source.strides()[2].abs() == 1;
+    let mut current = (!is_x_contiguous).then(|| gather::contiguous(source));
     let passes = [0, 1, 2].map(|axis| plan(axis, &positions[axis], source.shape()[axis], kernel));
     let mut passes: Vec<Planned> = passes.into_iter().flatten().collect();
     order_by_cost(&mut passes);
     let last = passes.len().saturating_sub(1);
-    for (place, planned) in passes.iter().enumerate() {
+    for (index, planned) in passes.iter().enumerate() {
         let pass = Pass {
             axis: planned.axis,
             taps: &planned.taps,
             spline: planned.spline,
-            range: range.filter(|_| place == last),
+            range: range.filter(|_| index == last),
         };
         let from = current.as_ref().map_or(source, |array| array.view());
         current = Some(lines::run(from, &pass, parallel));
@@ -55,15 +55,15 @@ pub(super) fn interpolate(
     current.unwrap_or_else(|| source.to_owned())
 }
 
-/// Whether every position is a voxel's centre and they follow one another, forwards or backwards.
+/// Whether the positions are consecutive voxel centres, ascending or descending.
 fn is_copy(positions: &[f64]) -> bool {
-    let forwards = positions.windows(2).all(|pair| pair[1] - pair[0] == 1.0);
-    let backwards = positions.windows(2).all(|pair| pair[1] - pair[0] == -1.0);
-    positions.first().is_none_or(|p| p.fract() == 0.0) && (forwards || backwards)
+    let ascending = positions.windows(2).all(|pair| pair[1] - pair[0] == 1.0);
+    let descending = positions.windows(2).all(|pair| pair[1] - pair[0] == -1.0);
+    positions.first().is_none_or(|p| p.fract() == 0.0) && (ascending || descending)
 }
 
-/// Narrows `axis` to what the positions need, with the reach of the spline's prefilter around it, so
-/// that a region cut from a large volume does not filter the whole of it.
+/// Crops `axis` to what the positions need, plus the reach of the spline prefilter, so that resampling a small region
+/// does not filter the whole volume.
 fn crop(source: &mut ArrayView3<f32>, axis: Axis, positions: &mut [f64], kernel: Kernel) {
     let length = source.len_of(axis);
     let ends = [positions.first(), positions.last()].map(|end| end.copied().unwrap_or(0.0));
@@ -80,8 +80,8 @@ fn crop(source: &mut ArrayView3<f32>, axis: Axis, positions: &mut [f64], kernel:
     }
 }
 
-/// Turns an axis along which the positions run backwards.
-fn straighten(source: &mut ArrayView3<f32>, axis: Axis, positions: &mut [f64]) {
+/// Flips an axis whose positions are descending.
+fn flip_to_ascending(source: &mut ArrayView3<f32>, axis: Axis, positions: &mut [f64]) {
     if positions.first() > positions.last() {
         let end = source.len_of(axis) as f64 - 1.0;
         source.invert_axis(axis);
@@ -91,16 +91,16 @@ fn straighten(source: &mut ArrayView3<f32>, axis: Axis, positions: &mut [f64]) {
     }
 }
 
-/// One pass before its place in the order is known.
+/// A pass before ordering.
 struct Planned {
     axis: usize,
     taps: Taps,
     spline: bool,
-    /// Voxels along the axis before.
+    /// Number of voxels along the axis before the pass.
     length: usize,
 }
 
-/// The pass along an axis; `None` where it would change nothing.
+/// The pass along an axis; `None` if it would change nothing.
 fn plan(axis: usize, positions: &[f64], length: usize, kernel: Kernel) -> Option<Planned> {
     let copy = is_copy(positions);
     if copy && positions.len() == length && positions.first() == Some(&0.0) {
@@ -120,16 +120,16 @@ fn plan(axis: usize, positions: &[f64], length: usize, kernel: Kernel) -> Option
     })
 }
 
-/// Passes along different axes commute: puts those first that leave the others less to do.
+/// Passes along different axes commute: sorts them so that the total work is smallest.
 fn order_by_cost(passes: &mut [Planned]) {
-    /// Filtering reads and writes a line twice; turned lines (along x) cost a copy more.
+    /// Filtering reads and writes a line twice; transposed lines (along x) cost another copy.
     const SPLINE: f64 = 2.0;
-    const TURNED: f64 = 1.5;
+    const TRANSPOSED: f64 = 1.5;
     let work = |pass: &Planned| {
         let (before, after) = (pass.length as f64, pass.taps.len() as f64);
         let filter = if pass.spline { SPLINE } else { 0.0 };
-        let turned = if pass.axis == 2 { TURNED } else { 1.0 };
-        (before * (1.0 + filter) + after * (1.0 + pass.taps.width as f64 / 4.0)) * turned
+        let transposed = if pass.axis == 2 { TRANSPOSED } else { 1.0 };
+        (before * (1.0 + filter) + after * (1.0 + pass.taps.width as f64 / 4.0)) * transposed
     };
     // Pass a before b costs work(a) + after(a)/before(a) · work(b) (per voxel): the classic exchange
     // argument orders by (ratio − 1)/work.

@@ -1,15 +1,15 @@
-//! The range of values that a resampled volume may have.
+//! The value range that resampled volumes are clipped to.
 
 use ndarray::{ArrayView3, Zip};
 
-/// The smallest and the largest value that a resampled volume may have.
+/// Minimum and maximum.
 pub(super) type ValueRange = [f32; 2];
 
-/// The smallest and largest value, NaN apart.
+/// The minimum and maximum, ignoring NaN.
 pub(super) fn value_range(data: ArrayView3<f32>) -> ValueRange {
     let wider = |a: ValueRange, b: ValueRange| [a[0].min(b[0]), a[1].max(b[1])];
     let nothing = [f32::INFINITY, f32::NEG_INFINITY];
-    // A minimum does not depend on the order in which it is found, so this is deterministic.
+    // Minimum and maximum do not depend on the order, so this is deterministic.
     Zip::from(data.rows()).par_fold(
         || nothing,
         |range, row| {
@@ -23,7 +23,7 @@ pub(super) fn value_range(data: ArrayView3<f32>) -> ValueRange {
     )
 }
 
-/// Sixteen running extremes, so that the loop vectorises.
+/// Keeps sixteen running extremes, so that the loop vectorises.
 fn slice_range(row: &[f32]) -> ValueRange {
     let mut low = [f32::INFINITY; 16];
     let mut high = [f32::NEG_INFINITY; 16];

@@ -1,4 +1,4 @@
-//! Network output back onto the source's voxels, as labels.
+//! Labels on the source grid from logits on the network's grid.
 
 use std::ops::Range;
 
@@ -11,44 +11,49 @@ use crate::space::{Grid, LabelMap, VoxelBox};
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 
-/// Most planes of the source that one thread restores at a time: what bounds the memory beside the result.
+/// Maximum planes of the source that a thread processes at a time; bounds the memory beside the result.
 const SLAB: usize = 16;
 
-/// So many portions for each thread, so that none waits for long.
+/// Slabs per thread, for load balancing.
 const SLABS_PER_THREAD: usize = 4;
 
-/// How labels are made of logits.
+/// How logits become labels.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Restoration {
-    /// The axis (x, y, z) of the network's grid along which the nearest voxel counts, instead of both neighbours.
+pub struct RestoreOptions {
+    /// The axis (x, y, z) of the network's grid with nearest-neighbour instead of linear interpolation.
     pub nearest: Option<usize>,
-    /// Of regions that lie in one another (nnU-Net's) their labels: of several with a positive logit the one that is
-    /// named last here wins. Empty: the one with the largest logit.
+    /// For nnU-Net's overlapping regions, their labels: of several with a positive logit, the last in this list wins.
+    /// If empty, the largest logit wins.
     pub regions: Vec<u16>,
 }
 
 /// [`restore`] by linear interpolation; the largest logit wins.
 ///
 /// # Errors
-/// As [`restore`].
+/// Those of [`restore`].
 pub fn restore_exclusive(
     logits: ArrayView4<f32>,
     from: &Grid,
     source: &Grid,
     label_values: &[u16],
 ) -> Result<LabelMap> {
-    restore(logits, from, source, label_values, &Restoration::default())
+    restore(
+        logits,
+        from,
+        source,
+        label_values,
+        &RestoreOptions::default(),
+    )
 }
 
 /// Labels on `source` from logits on the network's grid `from`: of independent structures (sigmoid), or of
 /// exclusive classes whose background has the logit 0 (softmax).
 ///
-/// Each structure's logits are interpolated linearly onto the source's voxels (beyond the outermost
-/// voxel centres of `from` they repeat), and the largest positive one decides (or as `how` says); where none is positive,
-/// that is, no independent structure reaches a probability above 0.5, or the background is the likeliest of
-/// exclusive classes, it is background. The structure listed first
-/// wins a tie. Voxels whose centre lies outside the outer faces of `from` are background; `from` may be
-/// a part of the source or reach beyond it. NaN never wins.
+/// Each structure's logits are interpolated linearly to the source's voxels, repeating the outermost voxels of `from`.
+/// The largest positive logit wins, or as `options` say; in a tie, the structure listed first. A voxel without a
+/// positive logit is background: no independent structure has a probability above 0.5, or background is the most
+/// probable class. Voxels whose centre is outside the outer faces of `from` are background; `from` may be part of the
+/// source or extend beyond it. NaN never wins.
 ///
 /// Memory beside the result: a few slabs of 16 planes per thread, whatever the number of structures.
 ///
@@ -56,13 +61,13 @@ pub fn restore_exclusive(
 /// `logits`: (structure, z, y, x) on `from`; `label_values`: the label of each structure
 ///
 /// # Errors
-/// Shapes that do not fit together, a label 0, grids whose axes are not parallel.
+/// Mismatched shapes, a label 0, grids whose axes are not parallel.
 pub fn restore(
     logits: ArrayView4<f32>,
     from: &Grid,
     source: &Grid,
     label_values: &[u16],
-    how: &Restoration,
+    options: &RestoreOptions,
 ) -> Result<LabelMap> {
     if logits.len_of(Axis(0)) != label_values.len() || label_values.contains(&0) {
         return Err(Error::invalid(format!(
@@ -82,7 +87,7 @@ pub fn restore(
         return Ok(result);
     };
     let covered = covered_part(&positions, first.shape());
-    if let Some(axis) = how.nearest.and_then(|axis| target_axis(&map, axis)) {
+    if let Some(axis) = options.nearest.and_then(|axis| target_axis(&map, axis)) {
         at_nearest(&mut positions, axis, first.shape());
     }
     let mut structures: Vec<Structure> = aligned
@@ -90,9 +95,9 @@ pub fn restore(
         .zip(label_values)
         .filter_map(|(logits, label)| Structure::new(logits, *label, &positions, &covered))
         .collect();
-    let rank = |label: u16| how.regions.iter().position(|region| *region == label);
+    let rank = |label: u16| options.regions.iter().position(|region| *region == label);
     structures.sort_by_key(|structure| rank(structure.label));
-    let winner = match how.regions.is_empty() {
+    let winner = match options.regions.is_empty() {
         true => Winner::Largest,
         false => Winner::Last,
     };
@@ -100,7 +105,7 @@ pub fn restore(
     for (axis, range) in covered.iter().enumerate() {
         covered_labels.slice_axis_inplace(Axis(axis), Slice::from(range.clone()));
     }
-    // Slabs across z or, of a source with few planes, across y.
+    // Slabs across z or, for a source with few planes, across y.
     let axis = usize::from(covered[1].len() > 2 * covered[0].len());
     let portions = SLABS_PER_THREAD * rayon::current_num_threads();
     let size = covered[axis].len().div_ceil(portions).clamp(1, SLAB);
@@ -113,9 +118,9 @@ pub fn restore(
     Ok(result)
 }
 
-/// About how many bytes [`restore`] holds beside its result, for `voxels` of the source with `planes` along each of
-/// the axes that slabs may lie across; in a network's grid they are `from_voxels`.
-pub fn restoring_bytes(planes: [usize; 2], voxels: u64, from_voxels: u64) -> u64 {
+/// Approximate bytes that [`restore`] needs beside its result, for `voxels` of the source, `planes` along each of the
+/// two axes that slabs may be across, and `from_voxels` in the network's grid.
+pub fn restore_bytes(planes: [usize; 2], voxels: u64, from_voxels: u64) -> u64 {
     let threads = rayon::current_num_threads();
     let at_once = |planes: usize| {
         let size = planes.div_ceil(SLABS_PER_THREAD * threads).clamp(1, SLAB);
@@ -123,20 +128,21 @@ pub fn restoring_bytes(planes: [usize; 2], voxels: u64, from_voxels: u64) -> u64
         share.min(1.0)
     };
     let share = at_once(planes[0]).max(at_once(planes[1]));
-    // The best logits so far, those of a structure, and what they are interpolated from.
+    // The best logits so far, one structure's logits, and the logits they are interpolated from.
     let held = (voxels + 2 * voxels.max(from_voxels)) as f64;
     (share * held * size_of::<f32>() as f64) as u64
 }
 
-/// Which of several structures with a positive logit a voxel belongs to.
+/// Which of several structures with a positive logit wins a voxel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Winner {
-    /// The first with the largest.
+    /// The one with the largest logit; in a tie, the first.
     Largest,
+    /// The last in order.
     Last,
 }
 
-/// One structure and the only part of the target where it can win.
+/// One structure and the part of the target where it can win.
 struct Structure<'a> {
     /// Axes in the target's order.
     logits: ArrayView3<'a, f32>,
@@ -146,14 +152,14 @@ struct Structure<'a> {
 }
 
 impl<'a> Structure<'a> {
-    /// `None` if it wins nowhere in the covered part.
+    /// `None` if it cannot win anywhere in the covered part.
     fn new(
         logits: ArrayView3<'a, f32>,
         label: u16,
         positions: &[Vec<f64>; 3],
         covered: &[Range<usize>; 3],
     ) -> Option<Self> {
-        // An interpolated logit is a mean of its neighbours: positive only beside a positive one.
+        // An interpolated logit is a mean of its neighbours: positive only next to a positive one.
         let positive = positive_box(logits)?;
         let reach = std::array::from_fn(|axis| {
             let last = logits.shape()[axis] as f64 - 1.0;
@@ -189,7 +195,7 @@ fn restore_slab(
             continue;
         }
         let wanted = [0, 1, 2].map(|axis| positions[axis][part[axis].clone()].to_vec());
-        // The slabs are what runs in parallel.
+        // Not in parallel: the slabs already are.
         let logits = interpolate(structure.logits, wanted, Kernel::Linear, None, false);
         let (mut best, mut labels) = (best.view_mut(), slab.view_mut());
         for axis in 0..3 {
@@ -211,7 +217,7 @@ fn restore_slab(
     }
 }
 
-/// The box around all positive logits, in array axes (z, y, x).
+/// The bounding box of all positive logits, in array axes (z, y, x).
 fn positive_box(logits: ArrayView3<f32>) -> Option<VoxelBox> {
     let mut start = [usize::MAX; 3];
     let mut end = [0; 3];
@@ -231,7 +237,7 @@ fn positive_box(logits: ArrayView3<f32>) -> Option<VoxelBox> {
     (end[0] > 0).then_some(VoxelBox { start, end })
 }
 
-/// The target's part within the outer faces of a grid of `shape`: what the network looked at.
+/// The part of the target within the outer faces of a grid of `shape`: what the network saw.
 fn covered_part(positions: &[Vec<f64>; 3], shape: &[usize]) -> [Range<usize>; 3] {
     [0, 1, 2].map(|axis| {
         let outer_face = shape[axis] as f64 - 0.5;

@@ -1,5 +1,5 @@
-//! Resampling of anisotropic volumes slice by slice: smoothly in the plane, nearest along the axis with the thick
-//! slices (nnU-Net's `separate_z` with `order_z = 0`).
+//! Slice-by-slice resampling of anisotropic volumes: interpolated in the plane, nearest neighbour along the axis of the
+//! thick slices (nnU-Net's `separate_z` with `order_z = 0`).
 
 use ndarray::parallel::prelude::*;
 use ndarray::{Array3, ArrayView3, Axis, Slice};
@@ -14,8 +14,8 @@ use super::weights::nearest_index;
 use crate::space::{Grid, LabelMap};
 use ctseg_base::{Error, Result};
 
-/// [`super::resample_array`], slice by slice across `axis` (x, y, z of `onto`): cubic results are clipped to the
-/// range of their own slice, and every slice is that of the nearest source slice.
+/// [`super::resample_array`], slice by slice across `axis` (x, y, z of `onto`): every slice comes from the nearest
+/// source slice, and cubic results are clipped to the range of that slice.
 ///
 /// # Shapes
 /// - `data`: (z, y, x) of `from`
@@ -41,7 +41,7 @@ pub fn resample_slices(
     })
 }
 
-/// [`super::resample_labels`] to the likeliest label, slice by slice as [`resample_slices`].
+/// [`super::resample_labels`] with [`super::LabelInterpolation::OneHotArgmax`], slice by slice as [`resample_slices`].
 ///
 /// # Errors
 /// As [`super::resample_labels`].
@@ -58,7 +58,7 @@ pub fn resample_label_slices(labels: &LabelMap, onto: &Grid, axis: usize) -> Res
     Ok(LabelMap { grid: *onto, data })
 }
 
-/// Resamples every slice that is wanted by `plane`, once, at positions within it.
+/// Resamples every source slice that is needed once with `plane`, at the in-plane positions.
 fn slice_by_slice<T: Copy + Default + Send + Sync>(
     data: ArrayView3<T>,
     from: &Grid,
@@ -92,7 +92,8 @@ fn slice_by_slice<T: Copy + Default + Send + Sync>(
     for (mut to, index) in result.axis_iter_mut(Axis(across)).zip(&nearest) {
         let place = wanted.binary_search(index).ok();
         let slice = place.and_then(|place| resampled.get(place));
-        let slice = slice.ok_or_else(|| Error::invalid("internal: a slice is gone"))?;
+        let slice =
+            slice.ok_or_else(|| Error::invalid("internal: a resampled slice is missing"))?;
         to.assign(&slice.index_axis(Axis(across), 0));
     }
     Ok(result)
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_too() {
+    fn labels_are_resampled_slice_by_slice() {
         let grid = Grid::with_spacing([3, 1, 2], [1.0, 1.0, 5.0]);
         let data = Array3::from_shape_vec((2, 1, 3), vec![0, 3, 3, 7, 7, 0]).unwrap();
         let onto = grid.resized([6, 1, 4]);

@@ -1,7 +1,6 @@
-//! Properties that hold whatever the volume; the values themselves are checked in
-//! tests/image/resample_golden.rs.
+//! Properties that hold for any volume; the values themselves are checked in tests/image/resample_golden.rs.
 //!
-//! Over 400 lines: the properties of intensities, labels and restored logits share their made-up grids and volumes.
+//! Over 400 lines: the properties of intensities, labels and restored logits share generated grids and volumes.
 
 use ndarray::{Array3, Array4, Axis, Zip, s};
 use proptest::prelude::*;
@@ -45,7 +44,7 @@ fn oblique(shape: [usize; 3]) -> Grid {
     }
 }
 
-/// The same voxels listed in another orientation, made voxel by voxel.
+/// The same voxels in another orientation, permuted voxel by voxel.
 fn reoriented<T: Copy>(data: &Array3<T>, grid: &Grid, target: Orientation) -> (Array3<T>, Grid) {
     let turned = grid.reoriented(target);
     let map = turned.map_to(grid).unwrap();
@@ -68,7 +67,7 @@ fn largest_difference(a: &Array3<f32>, b: &Array3<f32>) -> f32 {
 }
 
 #[test]
-fn shared_voxel_centres_are_copied_bit_by_bit() {
+fn shared_voxel_centres_are_copied_exactly() {
     let grid = oblique([19, 17, 18]);
     let mut data = noise_array(1, grid.shape);
     data[[3, 4, 5]] = f32::NAN;
@@ -102,7 +101,7 @@ fn all_48_orientations_of_a_volume_give_one_result() {
     let mut onto = grid
         .respaced([1.07, 0.83, 1.9])
         .reoriented("SPR".parse().unwrap());
-    // Off the common centre, where a nearest voxel can be a tie, which goes by the order of indices.
+    // Shifted off the common centre, where ties for the nearest voxel depend on the order of indices.
     for row in &mut onto.affine {
         row[3] += 0.017;
     }
@@ -125,7 +124,7 @@ fn all_48_orientations_of_a_volume_give_one_result() {
 }
 
 #[test]
-fn a_region_is_what_it_is_in_the_whole() {
+fn a_region_is_resampled_as_in_the_whole_volume() {
     let grid = oblique([90, 40, 60]);
     let data = noise_array(3, grid.shape);
     let fine = grid.respaced([0.61, 0.97, 2.3]);
@@ -180,7 +179,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
 }
 
 #[test]
-fn grids_that_cannot_be_used_give_one_line() {
+fn unusable_grids_give_one_line_errors() {
     let grid = oblique([4, 5, 6]);
     let data = noise_array(5, grid.shape);
     let none = Grid {
@@ -222,13 +221,13 @@ fn grids_that_cannot_be_used_give_one_line() {
 }
 
 #[test]
-fn interpolations_are_written_in_lower_case() {
+fn interpolations_are_serialised_in_lower_case() {
     let text = serde_json::to_string(&ALL).unwrap();
     assert_eq!(text, r#"["nearest","linear","cubic"]"#);
 }
 
-/// The rule itself: one resampled mask for each label in ascending order; ties are left out.
-fn one_hot_by_the_rule(map: &LabelMap, onto: &Grid) -> Array3<Option<u16>> {
+/// The definition: one resampled mask per label in ascending order; `None` at ties.
+fn one_hot_reference(map: &LabelMap, onto: &Grid) -> Array3<Option<u16>> {
     let mut result = Array3::from_elem(onto.shape_zyx(), Some(0));
     let mut labels: Vec<u16> = map.data.iter().copied().collect();
     labels.sort_unstable();
@@ -247,8 +246,8 @@ fn one_hot_by_the_rule(map: &LabelMap, onto: &Grid) -> Array3<Option<u16>> {
     result
 }
 
-/// Every structure resampled whole, then the arg-max; near ties and the faces are left out.
-fn restored_by_the_rule(
+/// The definition: every structure resampled whole, then the argmax; `None` near ties.
+fn restored_reference(
     logits: &Array4<f32>,
     from: &Grid,
     onto: &Grid,
@@ -333,7 +332,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn a_linear_ramp_stays_one_in_the_interior(
+    fn a_linear_ramp_is_preserved_in_the_interior(
         spacing in spacings(), turn in orientations(), slopes in [-3.0f64..3.0, -3.0..3.0, -3.0..3.0],
     ) {
         let grid = oblique([48, 46, 45]);
@@ -355,7 +354,7 @@ proptest! {
     }
 
     #[test]
-    fn a_constant_stays_one(shape in shapes(), spacing in spacings(), turn in orientations(), value in -1000f32..3000.0) {
+    fn a_constant_is_preserved(shape in shapes(), spacing in spacings(), turn in orientations(), value in -1000f32..3000.0) {
         let grid = oblique(shape);
         let onto = grid.respaced(spacing).reoriented(turn);
         let data = Array3::from_elem(grid.shape_zyx(), value);
@@ -380,15 +379,15 @@ proptest! {
     }
 
     #[test]
-    fn one_hot_labels_follow_the_rule(shape in shapes(), spacing in spacings(), turn in orientations(), seed in 0u64..1000) {
+    fn one_hot_labels_match_the_definition(shape in shapes(), spacing in spacings(), turn in orientations(), seed in 0u64..1000) {
         let grid = oblique(shape);
-        // Three in four voxels of a row share a label, so that some label often reaches one half.
+        // Three in four voxels of a row share a label, so that a label often reaches one half.
         let data = noise_array(seed, shape).mapv(|v| if v < 500.0 { 0 } else { ((v - 400.0) / 100.0) as u16 });
         let map = LabelMap { grid, data };
-        // Odd ratios: hardly a tie.
+        // Odd ratios avoid ties.
         let onto = grid.respaced(spacing.map(|s| s * 1.0123)).reoriented(turn);
         let found = resample_labels(&map, &onto, LabelInterpolation::OneHotLinear).unwrap();
-        let expected = one_hot_by_the_rule(&map, &onto);
+        let expected = one_hot_reference(&map, &onto);
         let wrong = Zip::from(&found.data).and(&expected).fold(0, |n, found, expected| {
             n + usize::from(expected.is_some_and(|label| label != *found))
         });
@@ -396,25 +395,25 @@ proptest! {
     }
 
     #[test]
-    fn restoring_follows_the_rule(
+    fn restored_labels_match_the_definition(
         shape in [3usize..14, 3usize..14, 3usize..40], spacing in spacings(), turn in orientations(),
         seed in 0u64..1000, shift in [-9.3f64..9.3, -9.3..9.3, -9.3..9.3],
     ) {
         let from = oblique(shape);
         let [z, y, x] = from.shape_zyx();
         let logits = Array4::from_shape_fn((4, z, y, x), |(s, z, y, x)| {
-            // A structure sits in a part of the grid only, as structures do.
+            // Structures cover only part of the grid.
             let inside = z % 5 > 1 || s < 2;
             let value = noise(seed + s as u64, (z * 50 + y) * 50 + x) * 8.0 - 5.0;
             if inside { value } else { -9.0 }
         });
-        // The source is shifted: it covers a part of the network's grid and reaches beyond it.
+        // The source is shifted: it covers part of the network's grid and extends beyond it.
         let mut source = from.respaced(spacing.map(|s| s * 1.0123)).reoriented(turn);
         for (row, shift) in source.affine.iter_mut().zip(shift) {
             row[3] += shift;
         }
         let found = restore_exclusive(logits.view(), &from, &source, &[5, 2, 11, 3]).unwrap();
-        assert_agrees(&found.data, &restored_by_the_rule(&logits, &from, &source, &[5, 2, 11, 3]));
+        assert_agrees(&found.data, &restored_reference(&logits, &from, &source, &[5, 2, 11, 3]));
     }
 
     #[test]
@@ -434,7 +433,7 @@ proptest! {
 
 // As batchgenerators 0.25.5's resize_segmentation: resize_segmentation(np.array([[[3, 1]]]), (1, 1, 3), 1) is 3 1 1.
 #[test]
-fn the_likeliest_label_wins_and_the_nearest_of_equals() {
+fn the_label_with_the_largest_weight_wins_and_the_nearest_in_a_tie() {
     let of = |labels: &[u16], count: usize, rule: LabelInterpolation| -> Vec<u16> {
         let grid = Grid::with_spacing([labels.len(), 1, 1], [1.0; 3]);
         let data = Array3::from_shape_vec((1, 1, labels.len()), labels.to_vec()).unwrap();
@@ -442,13 +441,13 @@ fn the_likeliest_label_wins_and_the_nearest_of_equals() {
         let found = resample_labels(&LabelMap { grid, data }, &onto, rule).unwrap();
         found.data.iter().copied().collect()
     };
-    assert_eq!(of(&[3, 1], 3, LabelInterpolation::Likeliest), [3, 1, 1]);
+    assert_eq!(of(&[3, 1], 3, LabelInterpolation::OneHotArgmax), [3, 1, 1]);
     assert_eq!(of(&[3, 1], 3, LabelInterpolation::OneHotLinear), [3, 3, 1]);
-    // Of three around one place none has half of the weight.
+    // None of three labels has half of the weight.
     let grid = Grid::with_spacing([2, 2, 1], [1.0; 3]);
     let data = Array3::from_shape_vec((1, 2, 2), vec![5, 5, 2, 9]).unwrap();
     let map = LabelMap { grid, data };
     let onto = grid.resized([1, 1, 1]);
-    let likeliest = resample_labels(&map, &onto, LabelInterpolation::Likeliest).unwrap();
-    assert_eq!(likeliest.data[[0, 0, 0]], 5);
+    let found = resample_labels(&map, &onto, LabelInterpolation::OneHotArgmax).unwrap();
+    assert_eq!(found.data[[0, 0, 0]], 5);
 }

@@ -1,4 +1,4 @@
-//! Per-axis weights: which source voxels, and how much of each, make up every target voxel.
+//! Interpolation weights along one axis: the source voxels of every target voxel, and their weights.
 
 use super::bspline::{GAIN, POLE};
 
@@ -12,16 +12,16 @@ pub(super) struct Taps {
     pub weights: Vec<f32>,
 }
 
-/// Beyond this distance from the border the spline is the border's value to within 1e-30.
+/// Beyond this distance from the border the spline equals the border value to within 1e-30.
 const FAR: f64 = 64.0;
 
 impl Taps {
-    /// How many target voxels there are.
+    /// The number of target voxels.
     pub fn len(&self) -> usize {
         self.starts.len()
     }
 
-    /// The voxel at each (whole-numbered) position, the border's beyond the source.
+    /// Copies the voxel at each (integer) position, clamped to the source.
     pub fn copies(positions: &[f64], length: usize) -> Self {
         let starts = positions.iter().map(|p| nearest_index(*p, length));
         Self {
@@ -51,12 +51,12 @@ impl Taps {
         taps
     }
 
-    /// Cubic B-spline weights on the coefficients that [`super::bspline::prefilter`] makes, for a
-    /// source of `length` voxels whose border voxels repeat for ever.
+    /// Cubic B-spline weights for the coefficients of [`super::bspline::prefilter`], for a source of `length` voxels
+    /// whose border voxels repeat infinitely.
     ///
     /// Coefficients beyond the source decay geometrically from the first one, c₀, towards the border
     /// voxel s₀: c₋ₘ = s₀ + (c₀ − s₀)·zᵐ, and s₀ = ((4 + z)·c₀ + c₁)/(5 + z) (from the spline's value
-    /// at the border). Their weights can so be given to c₀ and c₁, and no padding is needed.
+    /// at the border). Their weights can therefore be added to those of c₀ and c₁, without padding.
     pub fn cubic(positions: &[f64], length: usize) -> Self {
         let width = length.min(4);
         let mut taps = Self::with_capacity(width, positions.len());
@@ -67,19 +67,19 @@ impl Taps {
             let first = floor as i64 - 1;
             let start = first.clamp(0, (length - width) as i64);
             let mut weights = [0.0; 4];
-            let mut give = |index: i64, weight: f64| weights[(index - start) as usize] += weight;
+            let mut add = |index: i64, weight: f64| weights[(index - start) as usize] += weight;
             for (index, weight) in (first..).zip(bspline_weights(position - floor)) {
                 let beyond = (-index).max(index - last);
                 if beyond <= 0 {
-                    give(index, weight);
+                    add(index, weight);
                     continue;
                 }
                 let border = index.clamp(0, last);
                 let inner = if border == 0 { last.min(1) } else { last - 1 };
                 let decay = POLE.powi(beyond as i32);
                 let of_border = (4.0 + POLE) / (5.0 + POLE);
-                give(border, weight * (decay + (1.0 - decay) * of_border));
-                give(inner, weight * (1.0 - decay) * (1.0 - of_border));
+                add(border, weight * (decay + (1.0 - decay) * of_border));
+                add(inner, weight * (1.0 - decay) * (1.0 - of_border));
             }
             taps.starts.push(start as usize);
             let weights = weights.iter().map(|weight| (weight * GAIN) as f32);
@@ -99,9 +99,9 @@ impl Taps {
 
 /// The nearest index, clamped to the source; ties go to the higher index.
 pub(super) fn nearest_index(position: f64, length: usize) -> usize {
-    /// Positions carry the dust of two affines; without this a tie would go either way.
-    const TIE: f64 = 1e-6;
-    ((position + 0.5 + TIE).floor().max(0.0) as usize).min(length - 1)
+    /// Tolerance for rounding in two affines; without it, a tie could go either way.
+    const EPSILON: f64 = 1e-6;
+    ((position + 0.5 + EPSILON).floor().max(0.0) as usize).min(length - 1)
 }
 
 /// The two voxels around a position clamped to the source, and the weight of the second.

@@ -1,9 +1,9 @@
-//! Affine maps from voxels to the world.
+//! Affine maps from voxel indices to world coordinates.
 
-// Indices are axes here, and most loops walk several matrices along one axis.
+// Indices are axes here, and most loops index several matrices.
 #![allow(clippy::needless_range_loop)]
 
-/// Upper three rows of the voxel-to-world matrix; the fourth row is always 0 0 0 1.
+/// The upper three rows of the voxel-to-world matrix; the fourth is always 0 0 0 1.
 pub type Affine = [[f64; 4]; 3];
 
 pub(super) fn column(affine: &Affine, axis: usize) -> [f64; 3] {

@@ -1,15 +1,15 @@
-//! A grid is a shape and an affine; every geometric step is a function from grid to grid.
+//! A grid is a shape and an affine; every geometric operation maps a grid to a grid.
 
-// Indices are axes here, and most loops walk several matrices along one axis.
+// Indices are axes here, and most loops index several matrices.
 #![allow(clippy::needless_range_loop)]
 
 use super::affine::{Affine, apply, column, determinant, inverse, nearest_rotation};
 use super::orientation::Orientation;
-use super::turn::Turn;
+use super::reorientation::Reorientation;
 use super::voxel_box::VoxelBox;
 
-/// Where the voxels of a volume lie: `shape` in (x, y, z) order, and the affine that takes a voxel index
-/// (i, j, k), at the voxel's centre, to millimetres in the scanner's RAS+ frame (as nibabel).
+/// Where the voxels of a volume lie: `shape` in (x, y, z) order, and the affine that maps a voxel index (i, j, k), at
+/// the voxel's centre, to world coordinates in mm (RAS+, as in nibabel).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Grid {
     pub shape: [usize; 3],
@@ -24,11 +24,11 @@ pub struct AxisMap {
     pub offset: f64,
 }
 
-/// For each axis of a target grid (x, y, z), the source axis it runs along and how indices translate.
+/// For each axis of a target grid (x, y, z), the parallel source axis and the mapping of indices.
 pub type GridMap = [AxisMap; 3];
 
 impl Grid {
-    /// A grid in RAS order with its first voxel's centre at the world's origin.
+    /// A grid in RAS orientation with the centre of its first voxel at the world origin.
     pub fn with_spacing(shape: [usize; 3], spacing_mm: [f64; 3]) -> Self {
         let mut affine = [[0.0; 4]; 3];
         for axis in 0..3 {
@@ -37,17 +37,17 @@ impl Grid {
         Self { shape, affine }
     }
 
-    /// The shape of the array of this grid's voxels: (z, y, x).
+    /// The shape of this grid's array: (z, y, x).
     pub fn shape_zyx(&self) -> [usize; 3] {
         [self.shape[2], self.shape[1], self.shape[0]]
     }
 
-    /// How many voxels the grid has; of more than there are numbers the largest number.
+    /// The number of voxels; saturates at `usize::MAX`.
     pub fn voxels(&self) -> usize {
         self.shape.into_iter().fold(1, usize::saturating_mul)
     }
 
-    /// Distance between neighbouring voxel centres along x, y, z in mm.
+    /// Voxel spacing along x, y, z in mm.
     pub fn spacing_mm(&self) -> [f64; 3] {
         std::array::from_fn(|axis| {
             column(&self.affine, axis)
@@ -68,23 +68,23 @@ impl Grid {
         apply(&self.affine, voxel)
     }
 
-    /// Whether the affine can be inverted, that is, whether the voxels span a volume.
+    /// Whether the affine is invertible, that is, the voxels span a volume.
     pub fn is_invertible(&self) -> bool {
         let scale: f64 = self.spacing_mm().iter().product();
         scale.is_finite() && determinant(&self.affine).abs() > 1e-6 * scale && scale > 0.0
     }
 
-    /// Whether the voxel axes are at right angles (cosine of every angle below `tolerance`).
+    /// Whether the voxel axes are orthogonal (the cosine of every angle is below `tolerance`).
     pub fn is_orthogonal(&self, tolerance: f64) -> bool {
         self.largest_cosine() < tolerance
     }
 
-    /// Whether ITK, and what is built on it, refuses the grid: its axes are too far from right angles.
+    /// Whether ITK and programs based on it refuse the grid because its axes are not orthogonal.
     pub fn is_skewed(&self) -> bool {
         !self.is_orthogonal(1e-4)
     }
 
-    /// The cosine of the angle between two voxel axes that is furthest from a right one.
+    /// The largest absolute cosine of the angles between voxel axes.
     pub fn largest_cosine(&self) -> f64 {
         let spacing = self.spacing_mm();
         let cosine = |(a, b): (usize, usize)| {
@@ -95,8 +95,8 @@ impl Grid {
         largest([(0, 1), (0, 2), (1, 2)].into_iter().map(cosine))
     }
 
-    /// The closest axis-aligned orientation, as nibabel's `io_orientation`: the rotation nearest to the
-    /// affine (its polar factor) decides, strongest axis first.
+    /// The closest axis-aligned orientation, as nibabel's `io_orientation`: from the rotation nearest to the affine
+    /// (its polar factor), strongest axis first.
     pub fn orientation(&self) -> Orientation {
         let rotation = nearest_rotation(&self.affine);
         let mut order = [0, 1, 2];
@@ -124,27 +124,31 @@ impl Grid {
         orientation
     }
 
-    /// The same voxels, listed in another order: axes permuted and flipped until they point as `target`
-    /// says. World positions do not change.
+    /// The same voxels in another order: axes are permuted and flipped to match `target`. World positions do not
+    /// change.
     pub fn reoriented(&self, target: Orientation) -> Self {
-        self.turned(&Turn::between(self.orientation(), target))
+        self.reoriented_by(&Reorientation::between(self.orientation(), target))
     }
 
-    /// The grid of an array that was [turned](Turn::array). World positions do not change.
-    pub fn turned(&self, turn: &Turn) -> Self {
+    /// The grid of an array after [`Reorientation::apply`]. World positions do not change.
+    pub fn reoriented_by(&self, reorientation: &Reorientation) -> Self {
         let mut affine = self.affine;
         for axis in 0..3 {
-            let from = turn.from[axis];
+            let from = reorientation.from[axis];
             for row in 0..3 {
                 let step = self.affine[row][from];
-                affine[row][axis] = if turn.reversed[axis] { -step } else { step };
-                if turn.reversed[axis] {
+                affine[row][axis] = if reorientation.reversed[axis] {
+                    -step
+                } else {
+                    step
+                };
+                if reorientation.reversed[axis] {
                     affine[row][3] += step * (self.shape[from] as f64 - 1.0);
                 }
             }
         }
         Self {
-            shape: turn.from.map(|axis| self.shape[axis]),
+            shape: reorientation.from.map(|axis| self.shape[axis]),
             affine,
         }
     }
@@ -162,9 +166,9 @@ impl Grid {
 
     /// The same field of view in voxels of about `spacing_mm`.
     ///
-    /// This is the one place where the half-voxel convention is written: the outer faces of the first
-    /// and last voxels stay where they are (as scikit-image's `resize` and so nnU-Net), the number of
-    /// voxels is `round(old spacing / new spacing · shape)`, at least 1, and the spacing follows from it.
+    /// This is the only place that defines the half-voxel convention: the outer faces of the first and last voxels stay
+    /// in place (as in scikit-image's `resize`, and therefore nnU-Net), the number of voxels is
+    /// `round(old spacing / new spacing · shape)`, at least 1, and the spacing follows from it.
     pub fn respaced(&self, spacing_mm: [f64; 3]) -> Self {
         let own = self.spacing_mm();
         self.resized(std::array::from_fn(|axis| {
@@ -187,8 +191,8 @@ impl Grid {
         Self { shape, affine }
     }
 
-    /// How to find, for a voxel of this grid, the place in `source`; `None` if the axes of the two grids
-    /// are not parallel (or a grid is degenerate), so that no axis-wise resampling exists.
+    /// The map from voxel indices of this grid to positions in `source`; `None` if the axes of the grids are not
+    /// parallel (or a grid is degenerate), so that separable resampling is impossible.
     pub fn map_to(&self, source: &Grid) -> Option<GridMap> {
         const PARALLEL: f64 = 1e-4;
         let inverse = inverse(&source.affine)?;
@@ -204,7 +208,7 @@ impl Grid {
             let step: [f64; 3] =
                 std::array::from_fn(|row| (0..3).map(|i| inverse[row][i] * step[i]).sum());
             let along = (0..3).max_by(|a, b| step[*a].abs().total_cmp(&step[*b].abs()))?;
-            // Drift along the other axes over the whole grid must stay below a small part of a voxel.
+            // Drift along the other axes over the whole grid must stay below a small fraction of a voxel.
             let length = self.shape[axis].max(2) as f64 - 1.0;
             let drift = (0..3)
                 .filter(|row| *row != along)
@@ -233,7 +237,7 @@ impl Grid {
     }
 }
 
-/// The largest of some lengths. Not `f64::max`, which would lose a NaN: an affine of NaN is nowhere.
+/// The largest length. Unlike `f64::max`, it propagates NaN, so that a NaN affine matches nothing.
 pub(super) fn largest(lengths: impl Iterator<Item = f64>) -> f64 {
     lengths.fold(
         0.0,
@@ -243,7 +247,7 @@ pub(super) fn largest(lengths: impl Iterator<Item = f64>) -> f64 {
     )
 }
 
-/// Rounds away floating-point dust, so that a grid mapped onto itself is copied and not interpolated.
+/// Removes floating-point noise, so that mapping a grid onto itself copies voxels instead of interpolating.
 fn snapped(value: f64) -> f64 {
     let rounded = (value * 2.0).round() / 2.0;
     if (value - rounded).abs() < 1e-6 {
@@ -272,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn orientation_names_follow_the_affine() {
+    fn orientation_codes_match_the_affine() {
         assert_eq!(oblique().orientation().to_string(), "LPS");
         assert_eq!(
             Grid::with_spacing([2, 2, 2], [1.0; 3]).orientation(),
@@ -329,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn rotated_grids_do_not_map() {
+    fn rotated_grids_have_no_axis_wise_map() {
         assert!(
             oblique()
                 .map_to(&Grid::with_spacing([9, 9, 9], [1.0; 3]))
@@ -339,7 +343,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn crop_then_pad_is_the_way_back(
+        fn padding_undoes_cropping(
             sx in 0usize..3, sy in 0usize..4, sz in 0usize..2,
             ex in 0usize..3, ey in 0usize..4, ez in 0usize..2,
         ) {
@@ -353,7 +357,7 @@ mod tests {
         }
 
         #[test]
-        fn respaced_maps_back_by_the_inverse(a in 0.3f64..4.0, b in 0.3f64..4.0, c in 0.3f64..6.0) {
+        fn maps_between_respaced_grids_are_inverse(a in 0.3f64..4.0, b in 0.3f64..4.0, c in 0.3f64..6.0) {
             let grid = oblique();
             let other = grid.respaced([a, b, c]);
             let (there, back) = (other.map_to(&grid).unwrap(), grid.map_to(&other).unwrap());

@@ -1,6 +1,6 @@
-//! Whether two grids are one: by the distance of their farthest corners, in voxels.
+//! Whether two grids match: by the largest distance between corresponding corners, in voxels.
 
-// Indices are axes here, and most loops walk several matrices along one axis.
+// Indices are axes here, and most loops index several matrices.
 #![allow(clippy::needless_range_loop)]
 
 use std::fmt;
@@ -10,28 +10,27 @@ use serde::{Deserialize, Serialize};
 
 use super::affine::inverse;
 use super::grid::largest;
-use super::{Grid, LabelMap, Turn};
+use super::{Grid, LabelMap, Reorientation};
 use ctseg_base::Error;
 
-/// Up to this many voxels nothing is said: headers round so much.
+/// Shifts up to this many voxels are ignored: headers are rounded.
 const SILENT_VOXELS: f64 = 0.01;
 
-/// Beyond this many voxels a warning is said.
-const NOTE_VOXELS: f64 = 0.1;
+/// Shifts beyond this many voxels are warnings, smaller ones notes.
+const WARNING_VOXELS: f64 = 0.1;
 
 impl Grid {
-    /// Whether `other` has the same shape and puts every voxel at the same place, to within
-    /// `tolerance_mm` at every corner.
+    /// Whether `other` has the same shape and the same voxel positions, to within `tolerance_mm` at every corner.
     pub fn same_as(&self, other: &Grid, tolerance_mm: f64) -> bool {
         self.shape == other.shape && self.largest_shift_mm(other) <= tolerance_mm
     }
 
-    /// The largest distance in mm between corresponding corners (voxel centres) of two grids of one shape.
+    /// The largest distance in mm between corresponding corners (voxel centres) of two grids of equal shape.
     pub fn largest_shift_mm(&self, other: &Grid) -> f64 {
         self.largest_shift(other, |mm| mm)
     }
 
-    /// The same in voxels of `other`; infinite if its voxels span no volume.
+    /// [`Self::largest_shift_mm`] in voxels of `other`; infinite if its voxels span no volume.
     pub fn largest_shift_voxels(&self, other: &Grid) -> f64 {
         let Some(inverse) = inverse(&other.affine) else {
             return f64::INFINITY;
@@ -56,7 +55,7 @@ impl Grid {
         }))
     }
 
-    /// In words, how the grid of labels differs from `other`, the grid of what is called `name`.
+    /// Describes how the grid of labels differs from `other`, the grid of the image called `name`.
     pub fn difference_from(&self, other: &Grid, name: &str) -> String {
         let what = match self.shape == other.shape {
             true => format!(
@@ -73,7 +72,7 @@ impl Grid {
         )
     }
 
-    /// Shape and place for a reader: `128×128×64 voxels of 1×1×2.5 mm, RAS, first voxel at (0, 0, 0) mm`.
+    /// Shape and position for messages: `128×128×64 voxels of 1×1×2.5 mm, RAS, first voxel at (0, 0, 0) mm`.
     fn in_words(&self) -> String {
         let join =
             |values: [f64; 3], by: &str| values.map(|v| rounded(v, 1e4).to_string()).join(by);
@@ -84,7 +83,7 @@ impl Grid {
             self.orientation(),
             join(self.world_mm([0.0; 3]), ", ")
         );
-        // Rounding of float32 headers is not worth a word; a tilt is.
+        // Report a tilt, but not the rounding of float32 headers.
         let (spacing, orientation) = (self.spacing_mm(), self.orientation());
         let tilted = (0..3).any(|axis| {
             let along = self.affine[orientation.axes[axis]][axis].abs();
@@ -106,78 +105,78 @@ fn rounded(value: f64, steps: f64) -> f64 {
     (value * steps).round() / steps + 0.0
 }
 
-/// How far apart the farthest corners of two grids may lie, in voxels, for the grids to count as one: 0.5 unless told
-/// otherwise. The voxels are then taken one for one, and nothing is resampled. Grids whose axes run in another order or
-/// direction are compared after a [`Turn`].
+/// The largest distance between corresponding corners of two grids, in voxels, up to which they match; 0.5 by default.
+/// Voxels of matching grids are used one to one, without resampling. Grids whose axes are in another order or direction
+/// are compared after a [`Reorientation`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "f64", into = "f64")]
 pub struct GridTolerance {
     voxels: f64,
 }
 
-/// What is said about a file whose grid counts as another's although they differ; it follows the file's name.
+/// A note or warning about a file whose grid matches another only within the tolerance; it follows the file name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Remark {
+pub struct GridMismatch {
     pub text: String,
-    /// Whether it is more than a note.
+    /// Whether it is a warning rather than a note.
     pub is_warning: bool,
 }
 
-/// How a grid becomes another one.
+/// How a grid maps to another one.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Match {
-    turn: Turn,
+    reorientation: Reorientation,
     shift_voxels: f64,
     shift_mm: f64,
 }
 
 impl GridTolerance {
-    /// What `labels` need to be an array on the grid `other`, and what there is to say about the difference; `name` is
-    /// what `other` is the grid of, such as "image".
+    /// The reorientation that puts an array on the grid `labels` onto the grid `other`, and a note about the
+    /// difference, if any. `name` is what `other` is the grid of, such as "image".
     ///
     /// # Errors
-    /// In words, how the grids differ, where they are not one, and what to do.
-    pub fn turn(
+    /// If the grids do not match: how they differ and what to do.
+    pub fn reorientation(
         &self,
         labels: &Grid,
         other: &Grid,
         name: &str,
-    ) -> Result<(Turn, Option<Remark>), String> {
+    ) -> Result<(Reorientation, Option<GridMismatch>), String> {
         let found = closest(labels, other).filter(|found| found.shift_voxels <= self.voxels);
         let found = found.ok_or_else(|| self.difference(labels, other, name))?;
         let Match {
-            turn,
+            reorientation,
             shift_voxels,
             shift_mm,
         } = found;
-        let remark = (shift_voxels > SILENT_VOXELS).then(|| Remark {
+        let mismatch = (shift_voxels > SILENT_VOXELS).then(|| GridMismatch {
             text: format!(
-                "lies up to {shift_voxels:.2} voxels ({shift_mm:.3} mm) off its {name}; taken voxel for voxel"
+                "is up to {shift_voxels:.2} voxels ({shift_mm:.3} mm) off its {name}; used voxel for voxel, without resampling"
             ),
-            is_warning: shift_voxels > NOTE_VOXELS,
+            is_warning: shift_voxels > WARNING_VOXELS,
         });
-        Ok((turn, remark))
+        Ok((reorientation, mismatch))
     }
 
-    /// `labels` on the grid `other`, turned where their axes run otherwise; see [`GridTolerance::turn`].
+    /// `labels` on the grid `other`, reoriented if their axes differ; see [`GridTolerance::reorientation`].
     ///
     /// # Errors
-    /// As [`GridTolerance::turn`].
+    /// Those of [`GridTolerance::reorientation`].
     pub fn placed(
         &self,
         labels: LabelMap,
         other: &Grid,
         name: &str,
-    ) -> Result<(LabelMap, Option<Remark>), String> {
-        let (turn, remark) = self.turn(&labels.grid, other, name)?;
+    ) -> Result<(LabelMap, Option<GridMismatch>), String> {
+        let (reorientation, mismatch) = self.reorientation(&labels.grid, other, name)?;
         let labels = LabelMap {
             grid: *other,
-            data: turn.array(labels.data),
+            data: reorientation.apply(labels.data),
         };
-        Ok((labels, remark))
+        Ok((labels, mismatch))
     }
 
-    /// Whether the grids are one without a turn.
+    /// Whether the grids match without reorientation.
     pub fn is_same(&self, grid: &Grid, other: &Grid) -> bool {
         grid.shape == other.shape && grid.largest_shift_voxels(other) <= self.voxels
     }
@@ -196,22 +195,22 @@ impl GridTolerance {
     }
 }
 
-/// The turn after which the corners of `grid` lie closest to those of `other`; none without a turn that gives its shape.
+/// The reorientation that brings the corners of `grid` closest to those of `other`; `None` if none gives its shape.
 fn closest(grid: &Grid, other: &Grid) -> Option<Match> {
-    let matched = |turn: Turn| {
-        let turned = grid.turned(&turn);
-        (turned.shape == other.shape).then(|| Match {
-            turn,
-            shift_voxels: turned.largest_shift_voxels(other),
-            shift_mm: turned.largest_shift_mm(other),
+    let matched = |reorientation: Reorientation| {
+        let reoriented = grid.reoriented_by(&reorientation);
+        (reoriented.shape == other.shape).then(|| Match {
+            reorientation,
+            shift_voxels: reoriented.largest_shift_voxels(other),
+            shift_mm: reoriented.largest_shift_mm(other),
         })
     };
-    let as_it_is = matched(Turn::NONE);
-    if as_it_is.is_some_and(|found| found.shift_voxels <= SILENT_VOXELS) {
-        return as_it_is;
+    let unchanged = matched(Reorientation::IDENTITY);
+    if unchanged.is_some_and(|found| found.shift_voxels <= SILENT_VOXELS) {
+        return unchanged;
     }
-    let all = Turn::all().filter_map(matched);
-    // Of several that are as close (an axis of one voxel), the first.
+    let all = Reorientation::all().filter_map(matched);
+    // In a tie (an axis of one voxel), the first.
     all.reduce(|best, found| match found.shift_voxels < best.shift_voxels {
         true => found,
         false => best,
@@ -237,7 +236,7 @@ impl TryFrom<f64> for GridTolerance {
         match voxels.is_finite() && voxels >= 0.0 {
             true => Ok(Self { voxels }),
             false => Err(Error::invalid(format!(
-                "{voxels} is no distance; expected a number of voxels from 0, such as 0.5"
+                "{voxels} is not a valid tolerance; expected a number of voxels of at least 0, such as 0.5"
             ))),
         }
     }
@@ -255,7 +254,7 @@ impl FromStr for GridTolerance {
     fn from_str(text: &str) -> Result<Self, Error> {
         let voxels: f64 = text.trim().parse().map_err(|_| {
             Error::invalid(format!(
-                "'{text}' is no number; expected a number of voxels from 0, such as 0.5"
+                "'{text}' is not a number; expected a number of voxels of at least 0, such as 0.5"
             ))
         })?;
         voxels.try_into()
@@ -273,7 +272,7 @@ mod tests {
         grid
     }
 
-    /// [`grid`], moved along x by so many voxels.
+    /// [`grid`], moved along x by `voxels`.
     fn moved(voxels: f64) -> Grid {
         let mut moved = grid();
         moved.affine[0][3] += 0.8 * voxels;
@@ -281,71 +280,75 @@ mod tests {
     }
 
     #[test]
-    fn a_grid_without_numbers_is_the_same_as_none() {
+    fn a_nan_grid_matches_no_grid() {
         let mut broken = grid();
         broken.affine[1][3] = f64::NAN;
         assert!(!grid().same_as(&broken, 1e9));
         assert!(!broken.same_as(&broken, 1e9));
         let any = GridTolerance::try_from(1e9).unwrap();
-        assert!(any.turn(&broken, &grid(), "image").is_err());
-        assert!(any.turn(&grid(), &broken, "image").is_err());
+        assert!(any.reorientation(&broken, &grid(), "image").is_err());
+        assert!(any.reorientation(&grid(), &broken, "image").is_err());
     }
 
     #[test]
-    fn the_farthest_corner_decides_what_is_said() {
-        let said = |voxels: f64| {
-            let fits = GridTolerance::default().turn(&moved(voxels), &grid(), "image");
-            fits.map(|(turn, remark)| {
-                assert_eq!(turn, Turn::NONE);
-                remark.map(|remark| (remark.is_warning, remark.text))
+    fn the_farthest_corner_decides_between_note_warning_and_error() {
+        let result = |voxels: f64| {
+            let fits = GridTolerance::default().reorientation(&moved(voxels), &grid(), "image");
+            fits.map(|(reorientation, mismatch)| {
+                assert_eq!(reorientation, Reorientation::IDENTITY);
+                mismatch.map(|mismatch| (mismatch.is_warning, mismatch.text))
             })
         };
-        assert_eq!(said(0.0), Ok(None));
-        assert_eq!(said(0.009), Ok(None));
-        let (is_warning, text) = said(0.09).unwrap().unwrap();
+        assert_eq!(result(0.0), Ok(None));
+        assert_eq!(result(0.009), Ok(None));
+        let (is_warning, text) = result(0.09).unwrap().unwrap();
         assert!(
             !is_warning && text.contains("0.09 voxels (0.072 mm)"),
             "{text}"
         );
-        assert!(said(0.11).unwrap().unwrap().0);
-        assert!(said(0.49).unwrap().unwrap().0);
-        let refused = said(0.51).unwrap_err();
+        assert!(result(0.11).unwrap().unwrap().0);
+        assert!(result(0.49).unwrap().unwrap().0);
+        let refused = result(0.51).unwrap_err();
         for part in [
             "position, by up to 0.408 mm, 0.51 voxels,",
             "0.5 voxels with --grid-tolerance",
         ] {
             assert!(refused.contains(part), "{refused}");
         }
-        // A voxel size that is off counts where it shows most: at the far end of the longest axis.
+        // A wrong voxel size counts where it matters most: at the far end of the longest axis.
         let mut stretched = grid();
         stretched.affine[2][2] = 3.06;
-        let (_, remark) = GridTolerance::default()
-            .turn(&stretched, &grid(), "image")
+        let (_, mismatch) = GridTolerance::default()
+            .reorientation(&stretched, &grid(), "image")
             .unwrap();
-        assert!(remark.unwrap().text.contains("0.08 voxels (0.240 mm)"));
+        assert!(mismatch.unwrap().text.contains("0.08 voxels (0.240 mm)"));
     }
 
     #[test]
-    fn the_last_bound_can_be_moved() {
+    fn the_tolerance_can_be_set() {
         let given: GridTolerance = "2.5".parse().unwrap();
         assert!(
             given
-                .turn(&moved(2.4), &grid(), "image")
+                .reorientation(&moved(2.4), &grid(), "image")
                 .unwrap()
                 .1
                 .unwrap()
                 .is_warning
         );
-        assert!(given.turn(&moved(2.6), &grid(), "image").is_err());
+        assert!(given.reorientation(&moved(2.6), &grid(), "image").is_err());
         let exact: GridTolerance = "0".parse().unwrap();
-        assert!(exact.turn(&moved(0.005), &grid(), "image").is_err());
+        assert!(
+            exact
+                .reorientation(&moved(0.005), &grid(), "image")
+                .is_err()
+        );
         for wrong in ["-1", "nan", "inf", "x", ""] {
             assert!(wrong.parse::<GridTolerance>().is_err(), "{wrong}");
         }
     }
 
     #[test]
-    fn other_axes_are_turned_and_labels_stay_in_place() {
+    fn labels_with_other_axes_are_reoriented_in_place() {
         let data = Array3::from_shape_fn(grid().shape_zyx(), |(z, y, x)| {
             (x + 10 * y + 100 * z) as u16
         });
@@ -353,24 +356,24 @@ mod tests {
             grid: moved(0.05),
             data,
         };
-        for turn in Turn::all() {
+        for reorientation in Reorientation::all() {
             let saved = LabelMap {
-                grid: labels.grid.turned(&turn),
-                data: turn.array(labels.data.clone()),
+                grid: labels.grid.reoriented_by(&reorientation),
+                data: reorientation.apply(labels.data.clone()),
             };
-            let (found, remark) = GridTolerance::default()
+            let (found, mismatch) = GridTolerance::default()
                 .placed(saved, &grid(), "image")
                 .unwrap();
             assert_eq!(
                 (found.data, found.grid),
                 (labels.data.clone(), grid()),
-                "{turn:?}"
+                "{reorientation:?}"
             );
-            assert!(remark.unwrap().text.contains("0.05 voxels"));
+            assert!(mismatch.unwrap().text.contains("0.05 voxels"));
         }
         let other = Grid::with_spacing([3, 4, 6], [0.8, 0.8, 3.0]);
         let refused = GridTolerance::default()
-            .turn(&other, &grid(), "reference")
+            .reorientation(&other, &grid(), "reference")
             .unwrap_err();
         assert!(
             refused.starts_with(

@@ -1,6 +1,6 @@
-//! Colours of labels, the same wherever a label is shown.
+//! Label colours, the same in every output.
 
-/// Hues for the first labels, easily told apart on the grey of CT.
+/// Colours of the first labels, easy to distinguish on grey CT.
 const FIRST: [[u8; 3]; 12] = [
     [230, 60, 60],
     [70, 140, 255],
@@ -16,11 +16,11 @@ const FIRST: [[u8; 3]; 12] = [
     [0, 160, 130],
 ];
 
-/// Saturation and brightness, in turn, of the colours after the first ones.
+/// Saturation and brightness of later labels, used in rotation.
 const SHADES: [(f64, f64); 5] = [(0.65, 1.0), (0.95, 0.8), (0.4, 0.9), (0.8, 0.6), (0.5, 0.7)];
 
-/// Red, green, blue of a label: always the same, and unlike those of the labels around it. Neighbouring
-/// labels' hues lie a golden angle apart, so that any number of labels spreads over the circle.
+/// The RGB colour of a label: fixed, and distinct from nearby labels. Consecutive hues are a golden angle apart, so
+/// that any number of labels spreads over the colour wheel.
 pub fn label_colour(label: u16) -> [u8; 3] {
     let index = usize::from(label).wrapping_sub(1);
     if let Some(colour) = FIRST.get(index) {
@@ -28,7 +28,7 @@ pub fn label_colour(label: u16) -> [u8; 3] {
     }
     let (saturation, brightness) = SHADES[usize::from(label) % SHADES.len()];
     let hue = (f64::from(label) * 0.618_033_988_749_895).fract() * 6.0;
-    // `max − chroma · …` of the hexagon of hues, for red, green and blue.
+    // HSV to RGB: `max − chroma · …` on the hue hexagon for red, green and blue.
     [5.0, 3.0, 1.0].map(|offset: f64| {
         let at = (offset + hue) % 6.0;
         let share = at.min(4.0 - at).clamp(0.0, 1.0);
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn colours_are_bright_and_no_two_of_many_labels_share_one() {
+    fn colours_are_bright_and_distinct() {
         let all: Vec<[u8; 3]> = (1..=256).map(label_colour).collect();
         for (index, colour) in all.iter().enumerate() {
             assert!(*colour.iter().max().unwrap() >= 150, "{index}: {colour:?}");

@@ -1,4 +1,4 @@
-//! Which way the voxel axes of a grid point, as the closest of the 48 axis-aligned orientations.
+//! The orientation of a grid's voxel axes: the closest of the 48 axis-aligned orientations.
 
 use std::fmt;
 use std::str::FromStr;
@@ -41,7 +41,7 @@ impl Orientation {
 }
 
 impl fmt::Display for Orientation {
-    /// As nibabel's `aff2axcodes`: the end each axis runs towards, e.g. `RAS` or `LPS`.
+    /// As nibabel's `aff2axcodes`: the direction each axis points to, e.g. `RAS` or `LPS`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const CODES: [[char; 2]; 3] = [['R', 'L'], ['A', 'P'], ['S', 'I']];
         for (axis, flipped) in self.axes.iter().zip(self.flipped) {

@@ -1,4 +1,4 @@
-//! Arrays that know where they lie in space.
+//! Arrays with a grid: volumes and label maps.
 
 use std::collections::BTreeMap;
 
@@ -21,20 +21,20 @@ pub struct LabelMap {
 }
 
 impl Volume {
-    /// Bytes that the voxels take in memory.
+    /// Bytes of the voxels in memory.
     pub fn bytes(&self) -> usize {
         self.data.len() * size_of::<f32>()
     }
 }
 
 impl LabelMap {
-    /// Background everywhere on `grid`.
+    /// A label map of background on `grid`.
     pub fn empty(grid: Grid) -> Self {
         let data = Array3::zeros(grid.shape_zyx());
         Self { grid, data }
     }
 
-    /// Labels every voxel where `mask` is not 0 as `value`; how many had another label before, by that label.
+    /// Sets every voxel where `mask` is not 0 to `value`; returns how many voxels of each label were overwritten.
     ///
     /// # Panics
     /// The shapes differ.
@@ -53,7 +53,7 @@ impl LabelMap {
         overlapping
     }
 
-    /// The smallest box around all voxels for which `wanted` holds; `None` if there are none.
+    /// The smallest box around all voxels whose label satisfies `wanted`; `None` if there are none.
     pub fn bounding_box(&self, wanted: impl Fn(u16) -> bool) -> Option<VoxelBox> {
         let mut start = [usize::MAX; 3];
         let mut end = [0; 3];
@@ -68,7 +68,7 @@ impl LabelMap {
         (end[0] > 0).then_some(VoxelBox { start, end })
     }
 
-    /// Bytes that the voxels take in memory.
+    /// Bytes of the voxels in memory.
     pub fn bytes(&self) -> usize {
         self.data.len() * size_of::<u16>()
     }

@@ -10,7 +10,7 @@ pub struct VoxelBox {
 }
 
 impl VoxelBox {
-    /// The whole of a grid with this shape.
+    /// The box of a whole grid with this shape.
     pub fn whole(shape: [usize; 3]) -> Self {
         Self {
             start: [0; 3],
@@ -23,7 +23,7 @@ impl VoxelBox {
         std::array::from_fn(|axis| self.end[axis].saturating_sub(self.start[axis]))
     }
 
-    /// How many voxels the box holds.
+    /// The number of voxels in the box.
     pub fn voxels(&self) -> usize {
         self.shape().into_iter().fold(1, usize::saturating_mul)
     }
@@ -32,13 +32,13 @@ impl VoxelBox {
         self.voxels() == 0
     }
 
-    /// Whether the voxel lies inside.
+    /// Whether the voxel is inside.
     pub fn contains(&self, voxel: [usize; 3]) -> bool {
         (0..3).all(|axis| (self.start[axis]..self.end[axis]).contains(&voxel[axis]))
     }
 
-    /// The smallest box that holds this one and the other.
-    pub fn joined(&self, other: &Self) -> Self {
+    /// The smallest box that contains both boxes.
+    pub fn union(&self, other: &Self) -> Self {
         Self {
             start: std::array::from_fn(|axis| self.start[axis].min(other.start[axis])),
             end: std::array::from_fn(|axis| self.end[axis].max(other.end[axis])),
@@ -50,7 +50,7 @@ impl VoxelBox {
         [2, 1, 0].map(|axis| self.start[axis]..self.end[axis])
     }
 
-    /// Grown by `voxels` on every side of each axis, but not beyond `shape`.
+    /// The box grown by `voxels` on both sides of each axis, clipped to `shape`.
     pub fn grown(&self, voxels: [usize; 3], shape: [usize; 3]) -> Self {
         Self {
             start: std::array::from_fn(|axis| self.start[axis].saturating_sub(voxels[axis])),

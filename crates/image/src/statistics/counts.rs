@@ -1,22 +1,24 @@
-//! How many voxels of a structure have each intensity, in memory that grows with the voxels where there are few and with
-//! the intensities where there are many: a label map may hold thousands of structures.
+//! Intensity histogram of a structure. Memory grows with the number of voxels if there are few, and with the number of
+//! distinct intensities if there are many: a label map may contain thousands of structures.
 
-/// Intensities that are told apart.
+/// Number of bins.
 pub const BINS: u32 = (PAGES * PAGE) as u32;
 
-/// Intensities are counted so many to a page.
+/// Number of pages.
 const PAGES: usize = 384;
+
+/// Bins per page.
 const PAGE: usize = 256;
 
-/// Fewer voxels than these are kept as they are.
+/// Up to this many voxels are stored individually.
 const FEW: usize = 512;
 
 /// Counts per bin, below [`BINS`].
 #[derive(Debug, Clone, Default)]
 pub struct Counts {
-    /// The voxels' bins, in any order; empty once there are pages.
+    /// The bins of individual voxels, in any order; empty once there are pages.
     few: Vec<u32>,
-    /// Empty while there are few voxels; a page without any voxel is not there.
+    /// Empty while there are few voxels; pages without voxels are `None`.
     pages: Vec<Option<Box<[u64; PAGE]>>>,
 }
 
@@ -33,8 +35,8 @@ impl Counts {
         }
     }
 
-    /// Adds those of another.
-    pub fn join(&mut self, other: &Self) {
+    /// Adds the counts of `other`.
+    pub fn merge(&mut self, other: &Self) {
         other.few.iter().for_each(|bin| self.add(*bin));
         if other.pages.is_empty() {
             return;
@@ -49,7 +51,7 @@ impl Counts {
         }
     }
 
-    /// The bin that `rank` voxels lie below or in.
+    /// The bin of the voxel with this rank (from 0) in ascending order.
     pub fn ranked(&self, rank: u64) -> Option<u32> {
         if self.pages.is_empty() {
             let rank = usize::try_from(rank).ok()?;
@@ -68,7 +70,7 @@ impl Counts {
         None
     }
 
-    /// Whether pages take little more memory than the voxels' bins: those of noise all over the range do not.
+    /// Whether pages take little more memory than individual bins, which they do not for noise over the whole range.
     fn fits_pages(&self) -> bool {
         let mut used = [false; PAGES];
         for bin in &self.few {
@@ -99,10 +101,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn ranks_are_those_of_the_sorted_bins(
+        fn ranks_match_the_sorted_bins(
             parts in prop::collection::vec((0..BINS, 1u32..2000, 0usize..3000), 1..5),
         ) {
-            let (mut joined, mut all) = (Counts::default(), Vec::new());
+            let (mut merged, mut all) = (Counts::default(), Vec::new());
             for (first, width, voxels) in parts {
                 let mut own = Counts::default();
                 for voxel in 0..voxels as u32 {
@@ -110,13 +112,13 @@ mod tests {
                     own.add(bin);
                     all.push(bin);
                 }
-                joined.join(&own);
+                merged.merge(&own);
             }
             all.sort_unstable();
             for rank in (0..all.len()).step_by(97) {
-                prop_assert_eq!(joined.ranked(rank as u64), Some(all[rank]));
+                prop_assert_eq!(merged.ranked(rank as u64), Some(all[rank]));
             }
-            prop_assert_eq!(joined.ranked(all.len() as u64), None);
+            prop_assert_eq!(merged.ranked(all.len() as u64), None);
         }
     }
 }

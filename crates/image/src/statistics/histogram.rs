@@ -1,9 +1,9 @@
-//! Counts of values, exact for whole numbers: percentiles of any number of voxels in bounded memory.
+//! A histogram with bins of width 1: exact percentiles of integer values in bounded memory.
 
-/// How many values there are of each whole number in a range; what lies beyond counts at its ends.
+/// Counts of rounded values in a range; values beyond it are counted in the first or last bin.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Histogram {
-    /// The first number that is counted.
+    /// The first bin's value.
     low: i32,
     counts: Vec<u64>,
     total: u64,
@@ -13,7 +13,7 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// For Hounsfield units, of metal too: −4096 to 32 767.
+    /// A histogram for Hounsfield units, including metal: −4096 to 32,767.
     pub fn hounsfield() -> Self {
         const LOW: i32 = -4096;
         const HIGH: i32 = 32_767;
@@ -27,7 +27,7 @@ impl Histogram {
         }
     }
 
-    /// Counts a finite value, rounded to a whole number.
+    /// Adds a finite value, rounded to an integer.
     pub fn add(&mut self, value: f32) {
         let last = self.counts.len() as i64 - 1;
         let bin = (value.round() as i64 - i64::from(self.low)).clamp(0, last);
@@ -40,8 +40,8 @@ impl Histogram {
         self.range = Some((low.min(value), high.max(value)));
     }
 
-    /// Adds another one's counts, of the same range.
-    pub fn add_all(&mut self, other: &Self) {
+    /// Adds the counts of `other`, which has the same range.
+    pub fn merge(&mut self, other: &Self) {
         for (to, from) in self.counts.iter_mut().zip(&other.counts) {
             *to += from;
         }
@@ -54,12 +54,12 @@ impl Histogram {
         };
     }
 
-    /// How many values were counted.
+    /// The number of values.
     pub fn count(&self) -> u64 {
         self.total
     }
 
-    /// Mean and standard deviation (divided by n) of the values as they were; none of nothing.
+    /// Mean and standard deviation (ddof = 0) of the unrounded values; `None` without values.
     pub fn mean_and_sd(&self) -> Option<(f64, f64)> {
         let count = self.total as f64;
         (self.total > 0).then(|| {
@@ -68,12 +68,12 @@ impl Histogram {
         })
     }
 
-    /// Smallest and largest value; none of nothing.
+    /// Minimum and maximum; `None` without values.
     pub fn range(&self) -> Option<(f64, f64)> {
         self.range
     }
 
-    /// Linear between neighbouring values, as NumPy's `percentile`; none of nothing.
+    /// Percentile with linear interpolation, as NumPy's `percentile`; `None` without values.
     pub fn percentile(&self, percent: f64) -> Option<f64> {
         let last = self.total.checked_sub(1)?;
         let at = percent.clamp(0.0, 100.0) / 100.0 * last as f64;
@@ -82,7 +82,7 @@ impl Histogram {
         Some(a + (at - low as f64) * (b - a))
     }
 
-    /// The value that `rank` values lie below or beside.
+    /// The value with this rank (from 0) in ascending order.
     fn ranked(&self, rank: u64) -> Option<f64> {
         let mut below = 0;
         let bin = self.counts.iter().position(|count| {
@@ -99,7 +99,7 @@ mod tests {
 
     // NumPy 2.4: np.percentile([-1000, -5, 3, 3, 40, 41, 90, 2000], [0, 0.5, 25, 50, 99.5, 100]), mean, std.
     #[test]
-    fn figures_are_numpys() {
+    fn statistics_match_numpy() {
         let mut one = Histogram::hounsfield();
         let mut other = Histogram::hounsfield();
         [-1000.0, 3.0, 41.0, 90.0]
@@ -108,7 +108,7 @@ mod tests {
         [2000.0, 40.0, 3.0, -5.0]
             .into_iter()
             .for_each(|v| other.add(v));
-        one.add_all(&other);
+        one.merge(&other);
         assert_eq!((one.count(), one.range()), (8, Some((-1000.0, 2000.0))));
         for (percent, expected) in [
             (0.0, -1000.0),
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_has_no_figures_and_extremes_stay_in_range() {
+    fn an_empty_histogram_has_no_statistics_and_extremes_stay_in_range() {
         let mut values = Histogram::hounsfield();
         assert_eq!(values.percentile(50.0), None);
         assert_eq!(values.mean_and_sd(), None);

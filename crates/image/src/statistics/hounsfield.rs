@@ -1,5 +1,5 @@
-//! Whether intensities can be those of a CT: Hounsfield units, in which air is near −1000, fat near −100, water 0 and
-//! bone some hundreds.
+//! Plausibility of Hounsfield units: whether intensities look like CT, with air near −1000, fat near −100, water at 0
+//! and bone at several hundred.
 
 use std::fmt;
 
@@ -8,45 +8,45 @@ use rayon::prelude::*;
 
 use crate::window::Window;
 
-/// Added by scanners, and not taken off again by programs that forget the rescale intercept of DICOM.
+/// The offset that scanners add, still present if a program ignores DICOM's rescale intercept.
 pub const SCANNER_OFFSET_HU: f32 = 1024.0;
 
-/// What 16 bits without a sign add to negative values.
+/// What reading signed 16-bit values as unsigned adds to negative values.
 pub const WRAP: f32 = 65_536.0;
 
-/// Values within this are normalised (0 to 1, −1 to 1, standard deviations) and no CT, of which noise alone spans more.
+/// Values within ±this are normalised (0 to 1, −1 to 1, standard deviations); the noise of CT alone spans more.
 const NORMALISED: f32 = 20.0;
 
-/// What is wrong with the intensities of a volume, if they are to be Hounsfield units.
+/// Why the intensities of a volume are implausible as Hounsfield units.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Suspicion {
     /// No voxel is finite.
     NoValue,
     /// All voxels have this value.
     Constant(f32),
-    /// All values lie in a range that is too narrow.
+    /// The range of values is too narrow.
     Normalised { low: f32, high: f32 },
     /// All values fit into a byte.
     Bytes { low: f32, high: f32 },
-    /// Negative values have become large ones: [`WRAP`] has to be subtracted.
+    /// Negative values have wrapped around: [`WRAP`] must be subtracted.
     Wrapped { share: f64 },
     /// [`SCANNER_OFFSET_HU`] was not subtracted.
     Offset,
-    /// This share of the voxels lies above all that is in a patient.
+    /// This fraction of the voxels is above anything in a patient.
     TooHigh { share: f64 },
-    /// No value below this, where there should be fat and air.
+    /// The lowest value is too high: there should be fat and air.
     NoAir { low: f32 },
-    /// This share of the voxels has the lowest value, which is not that of air.
+    /// This fraction of the voxels has the lowest value, which is not air.
     Cut { share: f64, low: f32 },
-    /// This share of the voxels is soft tissue.
+    /// Only this fraction of the voxels is soft tissue.
     NoTissue { share: f64 },
-    /// This share of the voxels lies in what a model was trained on.
+    /// Only this fraction of the voxels is in the range that a model was trained on.
     Untrained { share: f64, trained: Window },
 }
 
 impl Suspicion {
-    /// What makes the values of a volume (z, y, x) implausible; nothing if they can be Hounsfield units. `trained` is the
-    /// range of them that a model uses, if one will. Values that are not finite do not count.
+    /// Why the values of a volume (z, y, x) are implausible; `None` if they can be Hounsfield units. `trained` is the
+    /// range that a model uses, if any. Non-finite values are ignored.
     pub fn of(values: ArrayView3<f32>, trained: Option<Window>) -> Option<Self> {
         let slices = values.axis_iter(Axis(0)).into_par_iter();
         let counted = |mut counts: ValueCounts, slice: ArrayView2<f32>| {
@@ -54,24 +54,24 @@ impl Suspicion {
             counts
         };
         let none = || ValueCounts::new(trained);
-        let counts = slices.fold(none, counted).reduce(none, ValueCounts::with);
+        let counts = slices.fold(none, counted).reduce(none, ValueCounts::merged);
         counts.suspicion()
     }
 
-    /// A warning about a volume: what is suspicious, and what to do.
-    pub fn sentence(&self) -> String {
+    /// The warning for a volume: what is suspicious, and what to do.
+    pub fn warning(&self) -> String {
         format!(
             "its values do not look like Hounsfield units: {self}; {}",
             self.remedy()
         )
     }
 
-    /// What is to be done about it, with `--rescale-hu` where that is safe.
+    /// What to do about it, with `--rescale-hu` if that is safe.
     pub fn remedy(&self) -> &'static str {
         match self {
-            Self::Offset => "subtract it, or use --rescale-hu auto, which does",
+            Self::Offset => "subtract it, or use --rescale-hu auto",
             Self::Wrapped { .. } => {
-                "write the file with signed integers, or use --rescale-hu auto, which takes 65536 off again"
+                "write the file with signed integers, or use --rescale-hu auto, which subtracts 65536"
             }
             Self::NoValue | Self::Constant(_) => "export the image again",
             _ => {
@@ -89,15 +89,15 @@ impl fmt::Display for Suspicion {
             Self::Constant(value) => write!(f, "every voxel has the value {value}"),
             Self::Normalised { low, high } => write!(
                 f,
-                "all values lie from {low} to {high}, as of a normalised image or a label map"
+                "all values lie from {low} to {high}, as in a normalised image or a label map"
             ),
             Self::Bytes { low, high } => write!(
                 f,
-                "all values lie from {low} to {high}, as of an image scaled to bytes or a label map"
+                "all values lie from {low} to {high}, as in an 8-bit image or a label map"
             ),
             Self::Wrapped { share } => write!(
                 f,
-                "{} of the voxels lie just below 65536, where integers without a sign put negative values",
+                "{} of the voxels lie just below 65536, where unsigned integers put negative values",
                 percent(share)
             ),
             Self::Offset => write!(
@@ -111,7 +111,7 @@ impl fmt::Display for Suspicion {
             ),
             Self::Cut { share, low } => write!(
                 f,
-                "{} of the voxels have the lowest values, from {low} on, and air is at -1000; cut to a window or scaled?",
+                "{} of the voxels have the lowest values, from {low} up, but air is at -1000; clipped to a window or scaled?",
                 percent(share)
             ),
             Self::NoTissue { share } => write!(
@@ -121,7 +121,7 @@ impl fmt::Display for Suspicion {
             ),
             Self::Untrained { share, trained } => write!(
                 f,
-                "only {} of the voxels lie from {} to {}, which the model was trained on",
+                "only {} of the voxels lie from {} to {}, the range that the model was trained on",
                 percent(share),
                 trained.low_hu,
                 trained.high_hu
@@ -130,32 +130,32 @@ impl fmt::Display for Suspicion {
     }
 }
 
-/// The first value of [`ValueCounts::bins`], and how far apart they are.
+/// The start of the first of [`ValueCounts::bins`]; their width; their number.
 const FIRST: i32 = -4096;
 const STEP: i32 = 8;
 const BINS: usize = 1024;
 
-/// How many voxels have which values: what [`Suspicion`] needs to know of a volume that is read piece by piece.
+/// Value counts for [`Suspicion`] of a volume that is read in chunks.
 #[derive(Debug, Clone)]
 pub struct ValueCounts {
     finite: u64,
     low: f32,
     high: f32,
-    /// Voxels in steps of [`STEP`] from [`FIRST`] on.
+    /// Voxels per bin of width [`STEP`], from [`FIRST`] up.
     bins: Vec<u64>,
-    /// Voxels of the lowest value.
+    /// Voxels with the lowest value.
     lowest: u64,
-    /// From 4096 below [`WRAP`] up to it.
+    /// Voxels from 4096 below [`WRAP`] up to it.
     wrapped: u64,
-    /// At or beyond the last bin's end.
+    /// Voxels at or above the end of the last bin.
     above: u64,
     /// The range that a model uses, and the voxels within.
     trained: Option<Window>,
-    shown: u64,
+    in_trained: u64,
 }
 
 impl ValueCounts {
-    /// Of nothing yet; `trained` is the range of values that a model uses, if one will.
+    /// Empty counts; `trained` is the range that a model uses, if any.
     pub fn new(trained: Option<Window>) -> Self {
         Self {
             finite: 0,
@@ -166,11 +166,11 @@ impl ValueCounts {
             wrapped: 0,
             above: 0,
             trained,
-            shown: 0,
+            in_trained: 0,
         }
     }
 
-    /// Counts a voxel; not if its value is not finite.
+    /// Counts a voxel, unless its value is not finite.
     pub fn add(&mut self, value: f32) {
         if !value.is_finite() {
             return;
@@ -188,11 +188,11 @@ impl ValueCounts {
         } else if bin >= 0.0 {
             self.bins[bin as usize] += 1;
         }
-        let is_shown = |window: Window| window.low_hu < value && value < window.high_hu;
-        self.shown += u64::from(self.trained.is_some_and(is_shown));
+        let is_inside = |window: Window| window.low_hu < value && value < window.high_hu;
+        self.in_trained += u64::from(self.trained.is_some_and(is_inside));
     }
 
-    fn with(mut self, other: Self) -> Self {
+    fn merged(mut self, other: Self) -> Self {
         self.lowest = match self.low.total_cmp(&other.low) {
             std::cmp::Ordering::Less => self.lowest,
             std::cmp::Ordering::Equal => self.lowest + other.lowest,
@@ -206,7 +206,7 @@ impl ValueCounts {
         self.finite += other.finite;
         self.wrapped += other.wrapped;
         self.above += other.above;
-        self.shown += other.shown;
+        self.in_trained += other.in_trained;
         self
     }
 
@@ -214,26 +214,26 @@ impl ValueCounts {
         count as f64 / self.finite.max(1) as f64
     }
 
-    /// The share of the voxels from `low` to below `high`, both multiples of [`STEP`].
+    /// The fraction of the voxels from `low` to below `high`, both multiples of [`STEP`].
     fn between(&self, low: i32, high: i32) -> f64 {
         let bin = |value: i32| ((value - FIRST) / STEP).clamp(0, BINS as i32) as usize;
         self.share(self.bins[bin(low)..bin(high)].iter().sum())
     }
 
-    /// What makes the values implausible, if anything does.
+    /// Why the values are implausible, if they are.
     pub fn suspicion(&self) -> Option<Suspicion> {
         if self.finite == 0 {
             return Some(Suspicion::NoValue);
         }
         let found = self.of_other_scale().or_else(|| self.of_distribution());
         found.or_else(|| {
-            let share = self.share(self.shown);
+            let share = self.share(self.in_trained);
             let trained = self.trained.filter(|_| share < 0.001)?;
             Some(Suspicion::Untrained { share, trained })
         })
     }
 
-    /// What the ends of the values tell.
+    /// Checks the range of the values.
     fn of_other_scale(&self) -> Option<Suspicion> {
         let (low, high) = (self.low, self.high);
         if low == high {
@@ -246,7 +246,7 @@ impl ValueCounts {
             return Some(Suspicion::Bytes { low, high });
         }
         let wrapped = self.share(self.wrapped);
-        // An image scaled to 16 bits has values all over.
+        // An image scaled to 16 bits has values throughout the range.
         let between = self.share(self.above - self.wrapped);
         if low >= 0.0 && wrapped > 0.001 && between < 0.01 {
             return Some(Suspicion::Wrapped { share: wrapped });
@@ -255,7 +255,7 @@ impl ValueCounts {
         (too_high > 0.02).then_some(Suspicion::TooHigh { share: too_high })
     }
 
-    /// What air, fat and soft tissue tell.
+    /// Checks for air, fat and soft tissue.
     fn of_distribution(&self) -> Option<Suspicion> {
         let low = self.low;
         let below = self.between(FIRST, -24);
@@ -275,8 +275,8 @@ impl ValueCounts {
         is_rare.then_some(Suspicion::NoTissue { share: tissue })
     }
 
-    /// Whether soft tissue stands out where [`SCANNER_OFFSET_HU`] would put it, and air is not where it should be:
-    /// bone alone is as common below and above. What scanners fill the corners of a slice with, a single value, is no air.
+    /// Whether soft tissue stands out where [`SCANNER_OFFSET_HU`] puts it (bone alone does not stand out) and air is
+    /// missing. The single value that scanners pad the corners of a slice with does not count as air.
     fn is_offset(&self, below: f64) -> bool {
         let soft = self.between(848, 1248);
         let stands_out = soft > 0.01
@@ -291,7 +291,7 @@ impl ValueCounts {
         stands_out && no_air && is_common
     }
 
-    /// The share of the voxels with the lowest values, of two steps.
+    /// The fraction of the voxels in the two lowest bins.
     fn lowest_share(&self) -> f64 {
         let low = (self.low / STEP as f32).floor() as i32 * STEP;
         self.between(low, low + 2 * STEP)
@@ -324,10 +324,10 @@ mod tests {
     }
 
     #[test]
-    fn a_ct_is_plausible_in_all_its_usual_ways() {
+    fn usual_variants_of_ct_are_plausible() {
         let ct = ct();
         assert_eq!(of(&ct), None);
-        // Cut as scanners and datasets do, with corners that were not measured, with metal and without air.
+        // Clipped as by scanners and datasets, with unmeasured corners, with metal, and without air.
         assert_eq!(of(&ct.mapv(|hu| hu.max(-1000.0))), None);
         let mut filled = ct.clone();
         filled.slice_mut(ndarray::s![.., ..4, ..]).fill(-3024.0);
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn other_scales_are_found_out() {
+    fn other_scales_are_detected() {
         let ct = ct();
         let found = |changed: &dyn Fn(f32) -> f32| of(&ct.mapv(changed));
         let window = |hu: f32| (hu.clamp(-160.0, 240.0) + 160.0) / 400.0;
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_model_was_not_trained_on_is_told() {
+    fn values_outside_the_trained_range_are_reported() {
         let ct = ct();
         let with = |low: f32, high: f32| Suspicion::of(ct.view(), Some([low, high].into()));
         assert_eq!(with(-200.0, 300.0), None);

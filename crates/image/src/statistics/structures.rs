@@ -1,4 +1,4 @@
-//! What every structure of a label map measures: volume, intensities and place, in one pass over the voxels.
+//! Statistics of every structure of a label map: volume, intensities and position, in one pass over the voxels.
 
 use ndarray::Axis;
 use rayon::prelude::*;
@@ -9,33 +9,33 @@ use crate::labels::bounding_box::Extent;
 use crate::labels::run_length_mask::RunMask;
 use crate::space::{Grid, LabelMap, Volume, VoxelBox};
 
-/// Slices that one thread looks at in a row. A fixed number, so that sums do not depend on the threads'.
+/// Slices per task. Fixed, so that sums do not depend on the number of threads.
 const SLICES: usize = 16;
 
-/// Intensities that are counted one by one, from the lowest on; what lies beyond counts as the nearest of them.
+/// The first bin's intensity; values beyond the bins are counted in the nearest one.
 const LOWEST_HU: i32 = -32_768;
 
-/// What a structure measures on its grid.
+/// Statistics of a structure on its grid.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StructureStatistics {
     pub voxels: u64,
     pub volume_ml: f64,
-    /// Of the intensities as stored; this and the next two leave out what is not finite.
+    /// Of the intensities as stored; this and the next two ignore non-finite values.
     pub mean_hu: Option<f64>,
-    /// As NumPy's `median`, of intensities rounded to whole HU, which those of CT are.
+    /// As NumPy's `median`, of intensities rounded to integer HU, as CT values are.
     pub median_hu: Option<f64>,
-    /// Divided by n.
+    /// Standard deviation with ddof = 0.
     pub sd_hu: Option<f64>,
-    /// Mean of the voxels' centres in the file's world, RAS+.
+    /// Mean of the voxel centres in world coordinates (RAS+).
     pub centroid_mm: Option<[f64; 3]>,
-    /// Whether a voxel lies on a face of the volume: the structure may go on beyond it.
+    /// Whether a voxel is on a face of the volume, so that the structure may be cut off.
     pub touches_border: bool,
-    /// The smallest box that holds the structure.
+    /// Bounding box of the structure.
     #[serde(skip)]
     pub bounds: Option<VoxelBox>,
 }
 
-/// The structures' statistics, in the order of their `labels`; both arrays lie on the image's grid.
+/// The structures' statistics, in the order of `labels`; both arrays are on the image's grid.
 pub fn structure_statistics(
     labels: &[u16],
     map: &LabelMap,
@@ -44,12 +44,12 @@ pub fn structure_statistics(
     statistics_of(labels, map, image, |hu| hu)
 }
 
-/// [`structure_statistics`] of what `read` makes of each intensity.
+/// [`structure_statistics`] with `convert` applied to each intensity.
 pub(super) fn statistics_of(
     labels: &[u16],
     map: &LabelMap,
     image: &Volume,
-    read: fn(f32) -> f32,
+    convert: fn(f32) -> f32,
 ) -> Vec<StructureStatistics> {
     let mut slot_of = vec![u16::MAX; usize::from(u16::MAX) + 1];
     for (slot, label) in labels.iter().enumerate().filter(|(_, label)| **label > 0) {
@@ -66,7 +66,7 @@ pub(super) fn statistics_of(
                 for ((y, x), label) in map.indexed_iter().filter(|(_, label)| **label > 0) {
                     let slot = usize::from(slot_of[usize::from(*label)]);
                     if let (Some(found), Some(hu)) = (found.get_mut(slot), image.get((y, x))) {
-                        found.get_or_insert_default().add([x, y, z], read(*hu));
+                        found.get_or_insert_default().add([x, y, z], convert(*hu));
                     }
                 }
             }
@@ -77,7 +77,7 @@ pub(super) fn statistics_of(
     for part in parts {
         for (whole, part) in whole.iter_mut().zip(part) {
             if let Some(part) = part {
-                whole.join(&part);
+                whole.merge(&part);
             }
         }
     }
@@ -97,7 +97,7 @@ pub fn mask_statistics(mask: &mut RunMask, image: &Volume) -> StructureStatistic
     found.statistics(&image.grid)
 }
 
-/// Sums over a structure's voxels so far.
+/// Running sums over a structure's voxels.
 #[derive(Debug, Clone, Default)]
 struct Measured {
     extent: Extent,
@@ -121,12 +121,12 @@ impl Measured {
         self.counts.add(bin as u32);
     }
 
-    fn join(&mut self, other: &Self) {
-        self.extent.join(&other.extent);
+    fn merge(&mut self, other: &Self) {
+        self.extent.merge(&other.extent);
         self.finite += other.finite;
         self.sum += other.sum;
         self.squares += other.squares;
-        self.counts.join(&other.counts);
+        self.counts.merge(&other.counts);
     }
 
     fn statistics(&self, grid: &Grid) -> StructureStatistics {
@@ -153,7 +153,7 @@ impl Measured {
         Some((low + high) / 2.0)
     }
 
-    /// The intensity that `rank` voxels lie below or beside.
+    /// The intensity with this rank (from 0) in ascending order.
     fn ranked(&self, rank: u64) -> Option<f64> {
         let bin = self.counts.ranked(rank)?;
         Some(f64::from(LOWEST_HU) + f64::from(bin))
@@ -168,8 +168,8 @@ mod tests {
     use crate::space::Grid;
 
     #[test]
-    fn figures_are_those_of_a_case_done_by_hand() {
-        // 5 × 4 × 40 voxels of 2 × 2 × 2.5 mm = 0.01 mL, turned: x to the left, origin at (100, 0, 0).
+    fn statistics_match_a_hand_calculation() {
+        // 5 × 4 × 40 voxels of 2 × 2 × 2.5 mm = 0.01 mL, with x to the left and the origin at (100, 0, 0).
         let mut grid = Grid::with_spacing([5, 4, 40], [2.0, 2.0, 2.5]);
         grid.affine[0] = [-2.0, 0.0, 0.0, 100.0];
         let mut map = LabelMap::empty(grid);
@@ -177,7 +177,7 @@ mod tests {
             grid,
             data: Array3::from_elem((40, 4, 5), -1000.0),
         };
-        // Four voxels in three of the parts that threads look at; the last is not finite.
+        // Four voxels in three of the tasks; the last is not finite.
         let voxels = [
             ([1, 1, 1], -5.0),
             ([2, 1, 17], 3.0),
@@ -213,7 +213,7 @@ mod tests {
         );
         assert_eq!((absent.voxels, absent.mean_hu), (0, None));
         assert_eq!((absent.median_hu, absent.centroid_mm), (None, None));
-        // Of an even number, the mean of the two in the middle.
+        // For an even number, the mean of the two middle values.
         image.data[[35, 2, 2]] = 4.0;
         let median = structure_statistics(&[300], &map, &image)[0].median_hu;
         assert_eq!(median, Some(3.5));

@@ -1,5 +1,5 @@
-//! Volume and intensity of every structure as TotalSegmentator's `statistics.json` has them
-//! (`get_basic_statistics` in `statistics.py` of TotalSegmentator 2.18).
+//! Volume and intensity of every structure as in TotalSegmentator's `statistics.json` (`get_basic_statistics` in
+//! `statistics.py` of TotalSegmentator 2.18).
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,21 +12,21 @@ use super::structures::{StructureStatistics, statistics_of};
 use crate::space::{Grid, LabelMap, Volume};
 use ctseg_base::{Error, Result};
 
-/// Layers at each face of the volume within which a structure counts as cut off.
+/// A structure within this many layers of a face of the volume counts as cut off.
 const BORDER: usize = 3;
 
-/// How the figures are taken; TotalSegmentator's own ways by default.
+/// How the statistics are computed; TotalSegmentator's defaults by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct TableOptions {
-    /// The median intensity instead of the mean (`--stats_aggregation median`).
+    /// Median instead of mean intensity (`--stats_aggregation median`).
     pub median: bool,
-    /// Also structures that are cut off by the volume's end (`--stats_include_incomplete`), which are 0 otherwise.
+    /// Include structures cut off at the border of the volume, which are 0 otherwise (`--stats_include_incomplete`).
     pub incomplete: bool,
-    /// Intensities from 0, the volume's smallest, to 1, its largest (`statistics_normalized_intensities`).
+    /// Scale intensities to 0 to 1 over the volume's range (`statistics_normalized_intensities`).
     pub normalized: bool,
 }
 
-/// Words for [`TableOptions`] on a command line.
+/// Words for [`TableOptions`] on the command line.
 const WORDS: [&str; 4] = ["mean", "median", "incomplete", "normalized"];
 
 impl FromStr for TableOptions {
@@ -43,7 +43,7 @@ impl FromStr for TableOptions {
                 "normalized" | "normalised" => options.normalized = true,
                 other => {
                     return Err(Error::usage(format!(
-                        "'{other}' says nothing about statistics; expected some of {}",
+                        "unknown statistics option '{other}'; expected any of {}",
                         WORDS.join(",")
                     )));
                 }
@@ -57,8 +57,8 @@ impl fmt::Display for TableOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [mean, median, incomplete, normalized] = WORDS;
         write!(f, "{}", if self.median { median } else { mean })?;
-        for (said, word) in [(self.incomplete, incomplete), (self.normalized, normalized)] {
-            if said {
+        for (is_set, word) in [(self.incomplete, incomplete), (self.normalized, normalized)] {
+            if is_set {
                 write!(f, ",{word}")?;
             }
         }
@@ -71,11 +71,11 @@ impl fmt::Display for TableOptions {
 pub struct VolumeAndIntensity {
     /// In mm³.
     pub volume: f64,
-    /// In HU, or in shares of the volume's range; to five decimals.
+    /// In HU, or scaled to the volume's range; to five decimals.
     pub intensity: f64,
 }
 
-const NOTHING: VolumeAndIntensity = VolumeAndIntensity {
+const ZERO: VolumeAndIntensity = VolumeAndIntensity {
     volume: 0.0,
     intensity: 0.0,
 };
@@ -95,10 +95,10 @@ impl Serialize for StatisticsJson {
 }
 
 impl StatisticsJson {
-    /// What TotalSegmentator writes of these structures (label values with names); `voxel_mm3` is
+    /// TotalSegmentator's entries for these structures (label values with names); `voxel_mm3` is
     /// [`voxel_mm3`](crate::nifti::NiftiHeader::voxel_mm3) of the image's header.
     ///
-    /// Intensities are cut to whole numbers of 16 bits first, as there; those beyond are the nearest of them.
+    /// As there, intensities are first truncated to 16-bit integers; values out of range saturate.
     pub fn measured(
         structures: &[(u16, &str)],
         map: &LabelMap,
@@ -107,23 +107,23 @@ impl StatisticsJson {
         options: TableOptions,
     ) -> Self {
         let labels: Vec<u16> = structures.iter().map(|(label, _)| *label).collect();
-        let found = statistics_of(&labels, map, image, whole);
+        let found = statistics_of(&labels, map, image, truncated);
         let range = options.normalized.then(|| range(image));
         let entries = structures.iter().zip(&found).map(|((_, name), found)| {
             let entry = match found.voxels > 0 && (options.incomplete || !is_cut(found, &map.grid))
             {
                 true => entry(found, voxel_mm3, options.median, range),
-                false => NOTHING,
+                false => ZERO,
             };
             ((*name).to_owned(), entry)
         });
         Self(entries.collect())
     }
 
-    /// The file's content, laid out as Python's `json.dump(…, indent=4)` does.
+    /// The file's content, formatted as by Python's `json.dump(…, indent=4)`.
     ///
     /// # Errors
-    /// None that is known; those of the serialiser.
+    /// Those of the serialiser; none is expected.
     pub fn text(&self) -> Result<String> {
         let mut bytes = Vec::new();
         let layout = serde_json::ser::PrettyFormatter::with_indent(b"    ");
@@ -149,7 +149,7 @@ fn entry(
     };
     let hu = hu.unwrap_or_default();
     let intensity = match range {
-        // Python divides 0 by 0 for a volume of one value; nothing of it says 0 here.
+        // For a constant volume Python divides 0 by 0; here the intensity is 0.
         Some([low, high]) if high > low => (hu - low) / (high - low),
         Some(_) => 0.0,
         None => hu,
@@ -160,12 +160,12 @@ fn entry(
     }
 }
 
-/// As NumPy's `astype(int16)` cuts, but nothing wraps around.
-fn whole(hu: f32) -> f32 {
+/// As NumPy's `astype(int16)`, but saturating.
+fn truncated(hu: f32) -> f32 {
     f32::from(hu as i16)
 }
 
-/// Whether a structure reaches into the outermost layers.
+/// Whether a structure is cut off: it reaches the outermost layers.
 fn is_cut(found: &StructureStatistics, grid: &Grid) -> bool {
     found.bounds.is_some_and(|bounds| {
         (0..3).any(|axis| {
@@ -175,7 +175,7 @@ fn is_cut(found: &StructureStatistics, grid: &Grid) -> bool {
     })
 }
 
-/// The smallest and the largest of all intensities.
+/// The minimum and maximum of all intensities.
 fn range(image: &Volume) -> [f64; 2] {
     let all = image.data.as_slice_memory_order().unwrap_or_default();
     let ends = |[low, high]: [i16; 2], hu: i16| [low.min(hu), high.max(hu)];

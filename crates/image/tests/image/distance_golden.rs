@@ -1,4 +1,4 @@
-//! Signed distances against SciPy's (`scripts/golden/make_distance.py`).
+//! Signed distances compared with SciPy (`scripts/golden/make_distance.py`).
 
 use ndarray::Array3;
 use serde_json::Value;
@@ -10,7 +10,7 @@ fn numbers(values: &Value) -> Vec<f64> {
 }
 
 #[test]
-fn signed_distances_equal_scipys() {
+fn signed_distances_match_scipy() {
     let folder = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
         .join("tests/golden/distance");
     let mut compared = 0;
@@ -32,7 +32,7 @@ fn signed_distances_equal_scipys() {
                 path.display()
             );
         }
-        // Every other order of the axes is the same mask.
+        // The same mask with its axes in reverse order.
         let turned = signed_distance_mm(
             inside.view().reversed_axes(),
             [spacing[2], spacing[1], spacing[0]],
@@ -45,7 +45,7 @@ fn signed_distances_equal_scipys() {
 }
 
 #[test]
-fn where_all_is_inside_there_is_no_surface() {
+fn a_full_mask_has_no_surface() {
     let all = Array3::from_elem((2, 3, 4), true);
     assert!(
         signed_distance_mm(all.view(), [1.0; 3])

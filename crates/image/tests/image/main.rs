@@ -1,4 +1,4 @@
-//! Tests of the crate `ctseg-image` against golden values and real files.
+//! Tests of `ctseg-image` against golden values and real files.
 
 #[path = "../../../../tests/golden/nifti/mod.rs"]
 mod golden;

@@ -1,4 +1,4 @@
-//! Overlap metrics against scikit-image, SciPy and NumPy (scripts/golden/make_metrics.py).
+//! Overlap metrics compared with scikit-image, SciPy and NumPy (scripts/golden/make_metrics.py).
 
 use ndarray::Array3;
 use serde::Deserialize;
@@ -165,7 +165,7 @@ fn empty_masks_follow_the_documented_table() {
 }
 
 #[test]
-fn arrays_that_are_not_contiguous_count_the_same() {
+fn memory_layout_does_not_change_counts() {
     let case = &golden().cases[0];
     let mut prediction = label_map(case.shape_xyz, &case.prediction);
     let structures: Vec<u16> = case.structures.iter().map(|s| s.label).collect();
@@ -179,7 +179,7 @@ fn arrays_that_are_not_contiguous_count_the_same() {
 }
 
 #[test]
-fn a_structure_asked_for_twice_is_answered_twice() {
+fn a_structure_requested_twice_is_returned_twice() {
     let case = &golden().cases[0];
     let reference = label_map(case.shape_xyz, &case.reference);
     let found = overlaps(&reference, &reference, &[2, 1, 2]).unwrap();
@@ -189,7 +189,7 @@ fn a_structure_asked_for_twice_is_answered_twice() {
 }
 
 #[test]
-fn maps_that_do_not_match_are_refused_in_one_line() {
+fn mismatched_maps_give_one_line_errors() {
     let map = |shape| LabelMap::empty(Grid::with_spacing(shape, [1.0, 1.0, 3.0]));
     let error = overlaps(&map([4, 5, 6]), &map([4, 5, 7]), &[1]).unwrap_err();
     let message = error.to_string();

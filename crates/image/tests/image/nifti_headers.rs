@@ -1,4 +1,4 @@
-//! Headers that contradict themselves: what is believed, and what is said.
+//! Headers that contradict themselves: which fields are used, and which warnings are given.
 
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,7 @@ fn reals(values: &[f32]) -> Vec<u8> {
 }
 
 #[test]
-fn a_sform_that_places_nothing_gives_way_to_a_good_qform() {
+fn a_valid_qform_replaces_an_unusable_sform() {
     let folder = tempfile::tempdir().unwrap();
     let name = "nifti1 sform before qform";
     let without = patched(folder.path(), name, &[(254, vec![0, 0])]);
@@ -32,7 +32,7 @@ fn a_sform_that_places_nothing_gives_way_to_a_good_qform() {
     for (sform, said) in [
         (
             vec![0.0; 12],
-            "its sform is 0 throughout although sform_code is set",
+            "its sform is all zeros although sform_code is set",
         ),
         (parallel, "its sform is singular"),
         (
@@ -51,7 +51,7 @@ fn a_sform_that_places_nothing_gives_way_to_a_good_qform() {
             "{warning}"
         );
     }
-    // Neither is good: the sform is what the code asks for.
+    // If neither is usable, the error is about the sform, which the code selects.
     let both = [(280, reals(&[0.0; 12])), (256, reals(&[3.0, 0.0, 0.0]))];
     let said = read_header(&patched(folder.path(), name, &both)).unwrap_err();
     assert!(
@@ -61,7 +61,7 @@ fn a_sform_that_places_nothing_gives_way_to_a_good_qform() {
 }
 
 #[test]
-fn pixdim_that_is_not_the_affines_voxel_size_is_said_and_not_measured_with() {
+fn a_pixdim_that_contradicts_the_affine_is_ignored_with_a_warning() {
     let folder = tempfile::tempdir().unwrap();
     let header = |sizes: [f32; 3]| {
         let path = patched(folder.path(), "nifti1 little i2", &[(80, reals(&sizes))]);
@@ -73,17 +73,17 @@ fn pixdim_that_is_not_the_affines_voxel_size_is_said_and_not_measured_with() {
     for (sizes, said) in [
         (
             [1.0, 1.0, 1.0],
-            "pixdim says voxels of 1 × 1 × 1 mm, its sform 0.8 × 0.9 × 2.5 mm",
+            "pixdim gives voxels of 1 × 1 × 1 mm, its sform 0.8 × 0.9 × 2.5 mm",
         ),
-        ([0.0, 0.0, 0.0], "pixdim says voxels of 0 × 0 × 0 mm"),
+        ([0.0, 0.0, 0.0], "pixdim gives voxels of 0 × 0 × 0 mm"),
         (
             [f32::NAN, 0.9, 2.5],
-            "pixdim says voxels of NaN × 0.9 × 2.5 mm",
+            "pixdim gives voxels of NaN × 0.9 × 2.5 mm",
         ),
-        ([0.8, 0.9, 5.0], "pixdim says voxels of 0.8 × 0.9 × 5 mm"),
+        ([0.8, 0.9, 5.0], "pixdim gives voxels of 0.8 × 0.9 × 5 mm"),
         (
             [0.8, 0.9, 2.51],
-            "pixdim says voxels of 0.8 × 0.9 × 2.51 mm",
+            "pixdim gives voxels of 0.8 × 0.9 × 2.51 mm",
         ),
     ] {
         let header = header(sizes);
@@ -105,10 +105,10 @@ fn pixdim_that_is_not_the_affines_voxel_size_is_said_and_not_measured_with() {
         let [x, y, z] = sizes.map(f32::abs);
         assert_eq!(header.voxel_mm3(), f64::from(x * y * z));
     }
-    // Without an affine there is nothing else to believe.
+    // Without an affine, pixdim is all there is.
     let none = [(254, vec![0, 0]), (80, reals(&[0.0, 0.9, 2.5]))];
     let header = read_header(&patched(folder.path(), "nifti1 little i2", &none)).unwrap();
-    let said = "pixdim says voxels of 0 × 0.9 × 2.5 mm; taken for 1 × 0.9 × 2.5 mm";
+    let said = "pixdim gives voxels of 0 × 0.9 × 2.5 mm; read as 1 × 0.9 × 2.5 mm";
     assert!(
         header.warnings().iter().any(|line| line.contains(said)),
         "{:?}",
@@ -117,26 +117,27 @@ fn pixdim_that_is_not_the_affines_voxel_size_is_said_and_not_measured_with() {
 }
 
 #[test]
-fn sizes_that_no_patient_has_are_said() {
+fn implausible_sizes_give_a_warning() {
     let warnings = |shape: [usize; 3], spacing_mm: [f64; 3]| {
         let header = NiftiHeader::for_grid(&Grid::with_spacing(shape, spacing_mm)).unwrap();
         header.warnings().join("; ")
     };
-    // Metres, micrometres, and a body from head to toe.
+    // Metres, and micrometres.
     for (shape, spacing_mm) in [
         ([512, 512, 100], [0.0008, 0.0008, 0.003]),
         ([512, 512, 100], [800.0, 800.0, 3000.0]),
     ] {
         let said = warnings(shape, spacing_mm);
-        assert!(said.contains("a size that no patient has"), "{said}");
+        assert!(said.contains("implausible for a patient"), "{said}");
     }
     assert_eq!(warnings([512, 512, 800], [0.97, 0.97, 2.5]), "");
     assert_eq!(warnings([256, 256, 1], [0.05, 0.05, 0.05]), "");
 }
 
-// SimpleITK 2.5.7 reads an image whose axes have a cosine of 9e-5, and refuses one of 1.1e-4; with a qform it takes that.
+// SimpleITK 2.5.7 reads an image whose axes have a cosine of 9e-5, and refuses one of 1.1e-4; with a qform it takes
+// that.
 #[test]
-fn axes_that_itk_refuses_are_said() {
+fn axes_that_itk_refuses_give_a_warning() {
     let header = |cosine: f64| {
         let mut grid = Grid::with_spacing([12, 11, 10], [0.8, 0.9, 2.5]);
         grid.affine[0][1] = 0.9 * cosine;
@@ -153,13 +154,13 @@ fn axes_that_itk_refuses_are_said() {
     );
     let folder = tempfile::tempdir().unwrap();
     let mut file = skewed.raw_bytes().to_vec();
-    file[252] = 1; // a qform without a turn
+    file[252] = 1; // a qform without rotation
     file.extend(vec![0; 4 + 12 * 11 * 10]);
     let path = folder.path().join("both.nii");
     std::fs::write(&path, file).unwrap();
     let both = read_header(&path).unwrap();
     assert!(
-        both.warnings()[0].contains("take its qform instead"),
+        both.warnings()[0].contains("use its qform instead"),
         "{:?}",
         both.warnings()
     );

@@ -34,7 +34,7 @@ fn names_are_embedded_in_either_version_and_byte_order() {
             let (header, back) = read_labels(&path).unwrap();
             assert_eq!(back, labels, "{case}");
             assert_eq!(header.warnings(), source.warnings(), "{case}");
-            // Extensions of the source are not carried over, and a plain label map names nothing.
+            // Extensions of the source are not copied, and a plain label map has no names.
             write_labels(&path, &labels, &header).unwrap();
             assert_eq!(read_label_names(&path).unwrap(), LabelNames::new());
         }

@@ -1,4 +1,4 @@
-//! Writing label maps: on exactly the source's grid, in its byte order and version.
+//! Writing label maps on exactly the source's grid, in its byte order and version.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,7 +11,7 @@ use ctseg_image::nifti::{
 };
 use ctseg_image::space::{Grid, LabelMap};
 
-/// Fields that a label map must not take from its source: first byte and length, in NIfTI-1.
+/// Fields that a label map does not copy from its source: first byte and length in NIfTI-1.
 const CHANGED_1: [(usize, usize); 9] = [
     (40, 16),  // dim
     (56, 18),  // intent_p1-3, intent_code, datatype, bitpix
@@ -24,7 +24,7 @@ const CHANGED_1: [(usize, usize); 9] = [
     (72, 2),   // bitpix
 ];
 
-/// The same in NIfTI-2.
+/// The same for NIfTI-2.
 const CHANGED_2: [(usize, usize); 8] = [
     (12, 4),   // datatype, bitpix
     (16, 64),  // dim
@@ -46,7 +46,7 @@ pub fn labels_on(grid: Grid, largest: u16) -> LabelMap {
 }
 
 #[test]
-fn everything_but_the_voxels_stays_as_in_the_source() {
+fn everything_but_the_voxels_is_copied_from_the_source() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("labels.nii");
     for case in golden::cases() {
@@ -84,7 +84,7 @@ fn everything_but_the_voxels_stays_as_in_the_source() {
 }
 
 #[test]
-fn surplus_dimensions_are_dropped_and_two_stay_two() {
+fn extra_dimensions_are_dropped_and_2d_stays_2d() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("labels.nii");
     for (name, dims) in [
@@ -108,7 +108,7 @@ fn surplus_dimensions_are_dropped_and_two_stay_two() {
 }
 
 #[test]
-fn what_described_the_intensities_is_gone() {
+fn fields_about_the_intensities_are_cleared() {
     let folder = tempfile::tempdir().unwrap();
     let mut case = golden::named("slope 2.5 and -1024");
     let reals = |at: usize, count: usize| (at..at + 4 * count).step_by(4);
@@ -183,7 +183,7 @@ fn the_same_labels_give_the_same_bytes() {
         std::fs::read(path).unwrap()
     });
     assert_eq!(a, b);
-    // No flags, so no name of the file; no time stamp; no operating system.
+    // No flags (so no file name), no time stamp, no operating system.
     assert_eq!(
         (&a[..2], a[3], &a[4..8], a[9]),
         (&[0x1f, 0x8b][..], 0, &[0; 4][..], 255)
@@ -228,9 +228,9 @@ fn grids_that_cannot_be_written_are_refused() {
 }
 
 #[test]
-fn masks_and_large_label_maps_are_written_piece_by_piece() {
+fn masks_and_large_label_maps_are_written_in_pieces() {
     let folder = tempfile::tempdir().unwrap();
-    // Several pieces of half a megabyte: background, all structures, and a part of one.
+    // Several pieces of half a MiB: background, all structures, and part of one.
     let grid = Grid::with_spacing([200, 150, 70], [1.0; 3]);
     let header = NiftiHeader::for_grid(&grid).unwrap();
     let mut labels = labels_on(grid, 300);

@@ -1,5 +1,5 @@
-//! Zeros behind a file's content, as tapes, block devices and object stores leave them: gzip, Python and ITK pass over
-//! them, and so does ctseg, with a warning.
+//! Zero bytes after a file's content, as left by tapes, block devices and object stores: like gzip, Python and ITK,
+//! ctseg skips them, with a warning.
 
 use std::io::Write;
 
@@ -25,7 +25,7 @@ fn labels() -> Vec<u8> {
 }
 
 #[test]
-fn zeros_behind_the_content_are_accepted_with_a_warning() {
+fn zeros_after_the_content_are_accepted_with_a_warning() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("padded.nii.gz");
     let whole = labels();

@@ -1,4 +1,4 @@
-//! Reading NIfTI: every voxel and every affine must be nibabel's.
+//! Reading NIfTI: every voxel and every affine must match nibabel.
 
 use std::io::Write;
 use std::path::Path;
@@ -13,7 +13,7 @@ use ctseg_image::nifti::{
 };
 use ctseg_image::space::{Grid, Volume};
 
-/// Equal, or not finite in the same way.
+/// Equal, or both NaN.
 fn same(a: f32, b: f32) -> bool {
     a == b || (a.is_nan() && b.is_nan())
 }
@@ -34,8 +34,8 @@ fn every_golden_case_reads_as_in_nibabel() {
             .flatten()
             .zip(case.affine.iter().flatten())
         {
-            // nibabel turns quaternions into matrices with 80-bit reals, which near a half turn shows in
-            // the 12th digit; all else is exact.
+            // nibabel converts quaternions to matrices with 80-bit floats, which near a half turn changes the 12th
+            // digit; everything else is exact.
             let tolerance = if name.contains("qform") { 1e-11 } else { 0.0 };
             assert!(
                 (found - expected).abs() <= tolerance,
@@ -56,7 +56,7 @@ fn every_golden_case_reads_as_in_nibabel() {
 }
 
 #[test]
-fn gzip_is_told_by_content_and_not_by_name() {
+fn gzip_is_detected_by_content_not_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let case = golden::named("nifti1 little i2");
     let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
@@ -78,7 +78,7 @@ fn gzip_is_told_by_content_and_not_by_name() {
 }
 
 #[test]
-fn headers_say_what_nibabel_says() {
+fn headers_match_nibabel() {
     let folder = tempfile::tempdir().unwrap();
     let header = |name: &str| read_header(&golden::named(name).write(folder.path())).unwrap();
     let one = header("nifti2 big u8");
@@ -183,7 +183,7 @@ fn volumes_survive_a_round_trip_in_every_type() {
 }
 
 #[test]
-fn integers_round_to_even_and_refuse_what_does_not_fit() {
+fn integers_round_to_even_and_values_out_of_range_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("v.nii");
     let with = |value: f32| {
@@ -264,7 +264,7 @@ fn long_axes_need_nifti_2() {
 }
 
 #[test]
-fn labels_may_be_scaled_but_must_be_whole_numbers() {
+fn labels_may_be_scaled_but_must_be_integers() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("l.nii");
     let grid = Grid::with_spacing([2, 2, 2], [1.0; 3]);
@@ -360,7 +360,7 @@ fn crc(bytes: impl IntoIterator<Item = u8>) -> u32 {
 }
 
 #[test]
-fn large_gzip_data_are_inflated_ahead_and_damage_in_them_is_named() {
+fn damage_in_large_gzip_data_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("large.nii.gz");
     let grid = Grid::with_spacing([160, 150, 110], [1.0; 3]);

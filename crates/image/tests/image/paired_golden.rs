@@ -1,4 +1,4 @@
-//! Paired comparisons and aggregates against SciPy and NumPy (scripts/golden/make_paired.py).
+//! Paired comparisons and aggregates compared with SciPy and NumPy (scripts/golden/make_paired.py).
 
 use serde::Deserialize;
 
@@ -39,7 +39,7 @@ fn golden() -> Golden {
 }
 
 #[test]
-fn probabilities_are_scipys() {
+fn p_values_match_scipy() {
     for Test {
         name,
         differences,
@@ -57,7 +57,7 @@ fn probabilities_are_scipys() {
 }
 
 #[test]
-fn holms_correction_is_that_of_r() {
+fn holms_correction_matches_r() {
     let Holm { given, adjusted } = golden().holm;
     for (found, wanted) in holm(&given).into_iter().zip(adjusted) {
         assert!(
@@ -68,7 +68,7 @@ fn holms_correction_is_that_of_r() {
 }
 
 #[test]
-fn aggregates_are_numpys_and_intervals_near_scipys() {
+fn aggregates_match_numpy_and_intervals_are_close_to_scipy() {
     for case in golden().aggregates {
         let found = Aggregate::of(case.scores.iter().copied().map(Some).chain([None]));
         assert!(
@@ -95,7 +95,7 @@ fn aggregates_are_numpys_and_intervals_near_scipys() {
         let [found_low, found_high] = found.mean_ci95.unwrap();
         let apart = (found_low - low).abs().max((found_high - high).abs());
         assert!(apart < 0.08 * (high - low), "{}: {apart}", case.name);
-        // The same twice.
+        // Intervals are reproducible.
         let again = Aggregate::of(case.scores.iter().copied().map(Some));
         assert_eq!(again.mean_ci95, found.mean_ci95);
     }

@@ -1,4 +1,4 @@
-//! Clean-up of masks against scikit-image and SciPy (scripts/golden/make_postprocess.py).
+//! Postprocessing of masks compared with scikit-image and SciPy (scripts/golden/make_postprocess.py).
 
 use ndarray::Array3;
 use serde::Deserialize;
@@ -48,21 +48,21 @@ fn labels(case: &Case, digits: &str, spacing_zyx: [f64; 3]) -> LabelMap {
 }
 
 /// The label map with its axes in another order and direction.
-fn turned(labels: &LabelMap, orientation: &str) -> LabelMap {
+fn reoriented(labels: &LabelMap, orientation: &str) -> LabelMap {
     let grid = labels.grid.reoriented(orientation.parse().unwrap());
     let volume = Volume {
         grid: labels.grid,
         data: labels.data.mapv(f32::from),
     };
-    let turned = resample(&volume, &grid, Interpolation::Nearest).unwrap();
+    let moved = resample(&volume, &grid, Interpolation::Nearest).unwrap();
     LabelMap {
         grid,
-        data: turned.data.mapv(|v| v as u16),
+        data: moved.data.mapv(|v| v as u16),
     }
 }
 
 #[test]
-fn every_step_gives_what_its_reference_gives() {
+fn every_step_matches_its_reference() {
     let golden = golden();
     let mut changed = std::collections::BTreeMap::new();
     for case in &golden.cases {
@@ -82,7 +82,7 @@ fn every_step_gives_what_its_reference_gives() {
 }
 
 #[test]
-fn axial_slices_are_the_patients_whatever_the_files_axes() {
+fn axial_slices_follow_the_patient_not_the_file_axes() {
     let golden = golden();
     for case in golden
         .cases
@@ -97,10 +97,10 @@ fn axial_slices_are_the_patients_whatever_the_files_axes() {
                 continue;
             }
             for orientation in ["SAL", "PIR"] {
-                let mut found = turned(&before, orientation);
+                let mut found = reoriented(&before, orientation);
                 apply(&mut found, &[(7, vec![expected.step])]).unwrap();
                 assert!(
-                    found == turned(&wanted, orientation),
+                    found == reoriented(&wanted, orientation),
                     "{} {orientation}: {:?}",
                     case.name,
                     expected.step
@@ -111,11 +111,11 @@ fn axial_slices_are_the_patients_whatever_the_files_axes() {
 }
 
 #[test]
-fn threads_and_neighbours_change_nothing() {
+fn threads_and_other_structures_do_not_change_results() {
     let golden = golden();
     let case = &golden.cases[1];
     let mut both = labels(case, &case.mask, golden.spacing_zyx);
-    // A second structure in the background's place, far from being clean.
+    // A second, noisy structure in the background.
     both.data.indexed_iter_mut().for_each(|((z, y, x), label)| {
         if *label == 0 && (z * 5 + y * 3 + x) % 7 < 3 {
             *label = 9;
@@ -134,7 +134,7 @@ fn threads_and_neighbours_change_nothing() {
     };
     let one = on(1);
     assert!(one == on(3) && one != both);
-    // What one structure had, the other does not take.
+    // No structure takes voxels of the other.
     let pairs = one.data.iter().zip(&both.data);
     assert!(
         pairs

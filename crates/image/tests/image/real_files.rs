@@ -1,4 +1,4 @@
-//! Files of other projects (`tests/data/real`), against what nibabel and SimpleITK read from them
+//! Files of other projects (`tests/data/real`), compared with what nibabel and SimpleITK read from them
 //! (`scripts/golden/make_real.py`).
 
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use ctseg_image::space::Grid;
 struct Case {
     file: PathBuf,
     nibabel: Nibabel,
-    /// None of images that have not three dimensions.
+    /// `None` for images that are not 3-D.
     itk: Option<Itk>,
 }
 
@@ -26,7 +26,7 @@ struct Nibabel {
     shape: Vec<usize>,
     #[serde(default)]
     affine: Vec<f64>,
-    /// Of the voxels as float32; none of colours and complex numbers.
+    /// Of the voxels as float32; `None` for colours and complex numbers.
     sha256: Option<String>,
 }
 
@@ -38,7 +38,7 @@ struct Itk {
 }
 
 impl Nibabel {
-    /// Whether it is one file with one or more volumes of real numbers.
+    /// Whether it is a single file with one or more volumes of real numbers.
     fn is_numbers(&self) -> bool {
         let is_one_file = ["Nifti1Image", "Nifti2Image"].contains(&self.kind.as_str());
         self.error.is_none() && self.sha256.is_some() && is_one_file
@@ -72,7 +72,7 @@ fn file(case: &Case) -> PathBuf {
     data.join(&case.file)
 }
 
-/// SHA-256 of the voxels in file order, every NaN as the same bytes.
+/// SHA-256 of the voxels in file order, with NaN normalised.
 fn sha256_of(voxels: &ndarray::Array3<f32>) -> String {
     let bytes = voxels.iter().flat_map(|value| {
         let value = if value.is_nan() {
@@ -89,7 +89,7 @@ fn sha256_of(voxels: &ndarray::Array3<f32>) -> String {
 }
 
 #[test]
-fn real_files_are_read_as_nibabel_reads_them() {
+fn real_files_are_read_as_by_nibabel() {
     let mut read = 0;
     for case in cases() {
         let (path, expected) = (file(&case), &case.nibabel);
@@ -114,7 +114,7 @@ fn real_files_are_read_as_nibabel_reads_them() {
 }
 
 #[test]
-fn what_is_no_volume_of_numbers_is_refused_by_name() {
+fn other_files_are_refused_by_name() {
     for case in cases() {
         let (path, expected) = (file(&case), &case.nibabel);
         if expected.is_numbers() && expected.volumes() <= 1 {
@@ -138,7 +138,7 @@ fn what_is_no_volume_of_numbers_is_refused_by_name() {
 }
 
 #[test]
-fn what_itk_sees_otherwise_is_warned_of() {
+fn differences_from_itk_give_a_warning() {
     let (mut alike, mut warned) = (0, 0);
     for case in cases() {
         let path = file(&case);

@@ -1,4 +1,4 @@
-//! Resampling, labels and components against scikit-image and SciPy (scripts/golden/make_resample.py).
+//! Resampling, labels and components compared with scikit-image and SciPy (scripts/golden/make_resample.py).
 
 use ndarray::{Array3, Zip};
 use serde::Deserialize;
@@ -96,7 +96,7 @@ impl Stored {
     }
 }
 
-/// Oblique on purpose: only the relation of the two grids may matter.
+/// Oblique on purpose: only the relation of the two grids should matter.
 fn grid(shape_zyx: [usize; 3]) -> Grid {
     let (sin, cos) = 0.3f64.sin_cos();
     let [z, y, x] = shape_zyx;
@@ -260,7 +260,7 @@ fn components_agree_with_scipy() {
         ] {
             let (labels, sizes) = label_components(mask.view(), connectivity);
             let wanted = expected.labels.array(|[label]: [u8; 1]| u32::from(label));
-            // SciPy numbers by first voxel too, so that not only the partition must agree.
+            // SciPy also numbers by first voxel, so the numbers must agree too.
             assert_eq!(labels, wanted, "{} {connectivity:?}", case.name);
             assert_eq!(sizes, expected.sizes, "{} {connectivity:?}", case.name);
             for (fraction, kept) in [1.0, 0.1].into_iter().zip(expected.kept) {

@@ -1,4 +1,4 @@
-//! Distances between surfaces against google-deepmind/surface-distance and MONAI (scripts/golden/make_surface.py).
+//! Surface distances compared with google-deepmind/surface-distance and MONAI (scripts/golden/make_surface.py).
 
 use std::path::{Path, PathBuf};
 
@@ -78,7 +78,7 @@ fn check(prediction: &Array3<bool>, reference: &Array3<bool>, wanted: &Figures) 
             1e-9,
             &what("surface Dice"),
         );
-        // In f32, and none where one of the masks is empty.
+        // Computed in f32, and undefined if a mask is empty.
         if monai.surface_dice[index].is_some() && found.is_some() {
             close(
                 found,
@@ -89,7 +89,7 @@ fn check(prediction: &Array3<bool>, reference: &Array3<bool>, wanted: &Figures) 
         }
     }
     check_overlap(prediction, reference, wanted);
-    // MONAI's distances are between voxels of the edges: another definition, which lies near.
+    // MONAI measures between edge voxels: a different definition with similar results.
     let voxel_mm = wanted
         .spacing_mm
         .map(|side| side * side)
@@ -128,7 +128,7 @@ fn check_overlap(prediction: &Array3<bool>, reference: &Array3<bool>, wanted: &F
         1e-12,
         &format!("{}, Dice", wanted.name),
     );
-    // MONAI has none where the reference is empty, we have 0.
+    // MONAI's Dice is undefined if the reference is empty; ours is 0.
     if overlap.reference_voxels() > 0 {
         close(
             overlap.dice(),
@@ -140,7 +140,7 @@ fn check_overlap(prediction: &Array3<bool>, reference: &Array3<bool>, wanted: &F
 }
 
 #[test]
-fn surfaces_of_small_masks_are_as_far_apart_as_deepmind_and_monai_say() {
+fn distances_of_small_masks_match_deepmind_and_monai() {
     let cases: Vec<Small> =
         serde_json::from_str(include_str!("../../../../tests/golden/surface/masks.json")).unwrap();
     assert!(cases.len() >= 14);
@@ -158,7 +158,7 @@ fn surfaces_of_small_masks_are_as_far_apart_as_deepmind_and_monai_say() {
     }
 }
 
-/// The mask of a label in a file of the data.
+/// The mask of a label in a test file.
 fn mask(data: &Path, (file, label): &(PathBuf, u16)) -> Array3<bool> {
     let (_, map) = read_labels(&data.join(file)).unwrap();
     map.data.map(|found| found == label)
@@ -179,9 +179,9 @@ fn moved(mask: &Array3<bool>, by: [isize; 3]) -> Array3<bool> {
 }
 
 #[test]
-fn surfaces_of_real_structures_are_as_far_apart_as_deepmind_and_monai_say() {
+fn distances_of_real_structures_match_deepmind_and_monai() {
     let Some(data) = std::env::var_os("CTSEG_TEST_DATA").map(PathBuf::from) else {
-        eprintln!("left out: no real CT (CTSEG_TEST_DATA)");
+        eprintln!("skipped: CTSEG_TEST_DATA is not set");
         return;
     };
     let cases: Vec<Real> =

@@ -1,4 +1,4 @@
-//! `statistics.json` against TotalSegmentator's own, see scripts/golden/make_totalseg_statistics.py.
+//! `statistics.json` compared with TotalSegmentator's, see scripts/golden/make_totalseg_statistics.py.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -33,25 +33,32 @@ fn golden() -> Golden {
     serde_json::from_slice(&text).unwrap()
 }
 
-/// Every way of taking the figures gives TotalSegmentator's, to the last digit that it keeps.
+/// All options give TotalSegmentator's statistics, to the last digit that it keeps.
 fn check(case: &str, names: &BTreeMap<u16, String>, (map, image): (&LabelMap, &Volume), mm3: f64) {
-    let ways = &golden().cases[case];
-    assert_eq!(ways.len(), 8);
+    let variants = &golden().cases[case];
+    assert_eq!(variants.len(), 8);
     let structures: Vec<(u16, &str)> = names.iter().map(|(l, n)| (*l, n.as_str())).collect();
-    for (way, expected) in ways {
-        let options: TableOptions = way.parse().unwrap();
-        assert_eq!(&options.to_string(), way);
+    for (options_text, expected) in variants {
+        let options: TableOptions = options_text.parse().unwrap();
+        assert_eq!(&options.to_string(), options_text);
         let found = StatisticsJson::measured(&structures, map, image, mm3, options);
         let mut cut = 0;
         for (name, found) in &found.0 {
             let Some(expected) = expected.get(name) else {
-                assert_eq!((found.volume, found.intensity), (0.0, 0.0), "{way} {name}");
+                assert_eq!(
+                    (found.volume, found.intensity),
+                    (0.0, 0.0),
+                    "{options_text} {name}"
+                );
                 continue;
             };
             cut += usize::from(expected.volume == 0.0);
-            assert_eq!(found.volume, expected.volume, "{way} {name}");
+            assert_eq!(found.volume, expected.volume, "{options_text} {name}");
             let off = (found.intensity - expected.intensity).abs();
-            assert!(off < 1e-9, "{way} {name}: {found:?}, expected {expected:?}");
+            assert!(
+                off < 1e-9,
+                "{options_text} {name}: {found:?}, expected {expected:?}"
+            );
         }
         let known = expected
             .keys()
@@ -60,13 +67,13 @@ fn check(case: &str, names: &BTreeMap<u16, String>, (map, image): (&LabelMap, &V
         assert_eq!(
             cut > 0,
             !options.incomplete,
-            "{way}: both kinds must be there"
+            "{options_text}: must cover both kinds"
         );
     }
 }
 
 #[test]
-fn a_ct_has_the_figures_that_totalsegmentator_gives_it() {
+fn statistics_of_a_ct_match_totalsegmentator() {
     let image = read_volume(&file("tests/data/example_ct_sm.nii.gz")).unwrap();
     let (_, map) = read_labels(&file("tests/data/example_seg.nii.gz")).unwrap();
     let names = read_label_names(&file("tests/data/example_seg.nii.gz")).unwrap();
@@ -89,7 +96,7 @@ fn a_ct_has_the_figures_that_totalsegmentator_gives_it() {
 }
 
 #[test]
-fn spacings_and_fractions_of_hounsfield_units_are_rounded_as_there() {
+fn spacings_and_fractional_hounsfield_units_are_rounded_as_in_totalsegmentator() {
     let made = golden().generated;
     let grid = Grid::with_spacing(made.shape, made.spacing_mm);
     let hu = made.eighths_hu.iter().map(|eighths| *eighths as f32 / 8.0);

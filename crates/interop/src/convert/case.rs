@@ -1,11 +1,11 @@
-//! The check of one case before anything of it is written.
+//! Checks one case before it is written.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::job::{Conversion, Overlaps};
 use super::labels::Labels;
-use ctseg_base::memory_semaphore::{Admitted, Gate};
+use ctseg_base::memory_semaphore::{MemoryPermit, MemorySemaphore};
 use ctseg_base::text::os_text::{from_text, to_text};
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
@@ -13,44 +13,44 @@ use ctseg_core::dataset::{Case, Dataset, LabelSource, count_values, unknown_valu
 use ctseg_image::formats::read_label_map;
 use ctseg_image::nifti;
 use ctseg_image::nifti::{NiftiHeader, Version};
-use ctseg_image::space::{LabelMap, Remark, Turn};
+use ctseg_image::space::{GridMismatch, LabelMap, Reorientation};
 use ctseg_image::statistics::hounsfield::ValueCounts;
 
-/// Bytes per voxel while labels are read: of the map and of one mask.
+/// Bytes per voxel while labels are read: the map and one mask.
 const LABEL_BYTES: u64 = 4;
 
 /// What every check needs.
 #[derive(Clone, Copy)]
 pub(super) struct Checks<'a> {
     pub dataset: &'a Dataset,
-    /// Their names.
+    /// Channel names.
     pub channels: &'a [String],
     pub labels: &'a Labels,
     pub conversion: &'a Conversion,
-    pub memory: &'a Gate,
+    pub memory: &'a MemorySemaphore,
 }
 
-/// A sound case, its labels ready to be written.
+/// A valid case, its labels ready to be written.
 pub(super) struct Checked<'a> {
-    /// Of the image's first channel, as it is written.
+    /// Header of the image's first channel, as written.
     pub header: NiftiHeader,
     pub labels: Option<ReadyLabels>,
-    /// Label values that occur, as in the converted dataset.
+    /// Label values that occur, numbered as in the converted dataset.
     pub present: BTreeSet<u16>,
-    /// Whether SimpleITK cannot read the image as it is written: axes that are not at right angles, and NIfTI-2.
+    /// Whether SimpleITK cannot read the written image: non-orthogonal axes or NIfTI-2.
     pub needs_nibabel: bool,
     pub notes: Vec<String>,
-    _memory: Admitted<'a>,
+    _memory: MemoryPermit<'a>,
 }
 
 pub(super) enum ReadyLabels {
-    /// The file is as it should be.
+    /// The source file can be copied unchanged.
     AsIs(PathBuf),
-    /// On the image's grid, with the values of the converted dataset.
+    /// Labels on the image's grid, with the values of the converted dataset.
     Made(LabelMap),
 }
 
-/// Problems and remarks of a case while it is looked at.
+/// Problems and notes of a case, collected during its check.
 #[derive(Default)]
 struct Findings {
     problems: Vec<String>,
@@ -62,14 +62,14 @@ impl Findings {
         self.problems.push(Error::file(file, problem).to_string());
     }
 
-    /// A note about a file's grid, if there is one.
-    fn remark(&mut self, file: &Path, remark: Option<Remark>) {
+    /// Adds a note about a file's grid, if any.
+    fn remark(&mut self, file: &Path, remark: Option<GridMismatch>) {
         let noted = remark.map(|remark| format!("{}: {}", file.display(), remark.text));
         self.notes.extend(noted);
     }
 
-    /// The value, or nothing and a problem more.
-    fn kept<T>(&mut self, result: Result<T>) -> Option<T> {
+    /// Returns the value, or records the error as a problem.
+    fn ok<T>(&mut self, result: Result<T>) -> Option<T> {
         result
             .map_err(|error| self.problems.push(error.to_string()))
             .ok()
@@ -77,8 +77,8 @@ impl Findings {
 }
 
 impl<'a> Checks<'a> {
-    /// Reads image and labels of a case to the end; everything that is wrong with it, one line each, if anything is.
-    pub fn checked(
+    /// Reads the image and labels of a case in full. Returns all problems, one line each, if there are any.
+    pub fn check(
         &self,
         case: &Case,
         images: &[PathBuf],
@@ -86,12 +86,12 @@ impl<'a> Checks<'a> {
         let mut found = Findings::default();
         let header = self.image(case, images, &mut found);
         let voxels = header.as_ref().map_or(0, |header| header.grid().voxels());
-        let memory = self.memory.admit(LABEL_BYTES * voxels as u64);
+        let memory = self.memory.acquire(LABEL_BYTES * voxels as u64);
         let (map, file) = match &case.labels {
             LabelSource::None if self.dataset.is_test(&case.id) => (None, None),
             LabelSource::None => {
                 let problem =
-                    "a training case without labels; add its label file or remove the case";
+                    "is a training case without labels; add its label file or remove the case";
                 found.problem(&case.image, problem);
                 (None, None)
             }
@@ -114,25 +114,25 @@ impl<'a> Checks<'a> {
         })
     }
 
-    /// The channels' files: readable to the end, as many channels as there should be, all on one grid.
+    /// Checks the channel files: fully readable, the expected number of channels, all on one grid.
     fn image(&self, case: &Case, images: &[PathBuf], found: &mut Findings) -> Option<NiftiHeader> {
         let mut first: Option<NiftiHeader> = None;
         let mut channels = 0;
         let tolerance = self.dataset.reading.grid_tolerance;
         for path in images {
-            let Some((header, count)) = found.kept(nifti::read_channels(path)) else {
+            let Some((header, count)) = found.ok(nifti::read_channels(path)) else {
                 continue;
             };
             channels += count;
             let grid = header.grid();
             match &first {
                 Some(first) => {
-                    let fits = tolerance.turn(&grid, &first.grid(), "image's first channel");
-                    match fits {
-                        Ok((Turn::NONE, remark)) => found.remark(path, remark),
+                    let other = "image's first channel";
+                    match tolerance.reorientation(&grid, &first.grid(), other) {
+                        Ok((Reorientation::IDENTITY, remark)) => found.remark(path, remark),
                         _ => found.problem(
                             path,
-                            "lies on another grid than the image's first channel; resample it onto that",
+                            "is not on the grid of the image's first channel; resample it to that grid",
                         ),
                     }
                 }
@@ -143,12 +143,12 @@ impl<'a> Checks<'a> {
                     first = Some(as_written(header, &mut found.notes));
                 }
             }
-            let Some(read) = found.kept(nifti::check_channels(path)) else {
+            let Some(read) = found.ok(nifti::check_channels(path)) else {
                 continue;
             };
             if read.non_finite > 0 {
                 found.notes.push(format!(
-                    "the image has {}, which nnU-Net refuses",
+                    "the image has {}, which nnU-Net rejects",
                     counted(read.non_finite, "NaN or infinite voxel")
                 ));
             }
@@ -161,13 +161,13 @@ impl<'a> Checks<'a> {
         let more = surplus_channel(case, images.len());
         if let Some(more) = more {
             let problem = format!(
-                "a channel more than the {} that the dataset names; name it too, or remove it",
+                "is one channel more than the {} that the dataset names; name it too, or remove the file",
                 self.channels.len()
             );
             found.problem(&more, problem);
         } else if channels != self.channels.len() && found.problems.is_empty() {
             let problem = format!(
-                "has {}; expected {}: --channels names them where the dataset does not, such as --channels CT,PET",
+                "has {}; expected {}; name them with --channels if the dataset does not, for example --channels CT,PET",
                 counted(channels, "channel"),
                 self.channels.len()
             );
@@ -176,7 +176,7 @@ impl<'a> Checks<'a> {
         first
     }
 
-    /// A label map, if it can be read; whether it fits is said.
+    /// Reads a label map and records the problems found in it.
     fn map(
         &self,
         path: &Path,
@@ -201,7 +201,7 @@ impl<'a> Checks<'a> {
         Some(labels)
     }
 
-    /// Masks as one label map, the later over the earlier ones.
+    /// Merges masks into one label map; later masks overwrite earlier ones.
     fn masks(
         &self,
         files: &[(u16, PathBuf)],
@@ -220,7 +220,7 @@ impl<'a> Checks<'a> {
             {
                 found.problem(
                     path,
-                    format!("has the values {a} and {b} besides 0; expected a binary mask"),
+                    format!("has values {a} and {b} besides 0; expected a binary mask"),
                 );
             }
             let labels = merged.get_or_insert_with(|| LabelMap::empty(mask.grid));
@@ -236,8 +236,8 @@ impl<'a> Checks<'a> {
         let missing: Vec<&str> = missing.map(|s| s.name.as_str()).collect();
         if let Some(first) = missing.first() {
             found.notes.push(match missing.len() - 1 {
-                0 => format!("no mask of {first}; taken for background"),
-                more => format!("no masks of {first} and {more} more; taken for background"),
+                0 => format!("no mask of {first}; treated as background"),
+                more => format!("no masks of {first} and {more} more; treated as background"),
             });
         }
         merged
@@ -269,7 +269,7 @@ impl<'a> Checks<'a> {
         );
         match self.conversion.overlaps {
             Overlaps::Last => found.notes.push(format!(
-                "{words}; they are of the later one in the order of the label values"
+                "{words}; the structure with the higher label value wins"
             )),
             Overlaps::Refuse => {
                 let path = files
@@ -278,13 +278,13 @@ impl<'a> Checks<'a> {
                     .map(|(_, path)| path);
                 found.problem(
                     path.map_or(Path::new(""), PathBuf::as_path),
-                    format!("{words}, and a label map has one label per voxel; correct them, or let the later one win with --overlaps last"),
+                    format!("{words}, but a label map has one label per voxel; correct the masks, or let the higher label value win with --overlaps last"),
                 );
             }
         }
     }
 
-    /// A label file that must lie on the image's grid; turned where its axes run otherwise.
+    /// Reads a label file that must be on the image's grid; reorients it if its axes are permuted or flipped.
     fn read(
         &self,
         path: &Path,
@@ -294,21 +294,21 @@ impl<'a> Checks<'a> {
         if !path.exists() {
             found.problem(
                 path,
-                "there is no such label file; add it or remove the case",
+                "does not exist; add this label file or remove the case",
             );
             return None;
         }
-        let (_, labels) = found.kept(read_label_map(path))?;
+        let (_, labels) = found.ok(read_label_map(path))?;
         let Some(image) = image.map(NiftiHeader::grid) else {
             return Some(labels);
         };
         let tolerance = self.dataset.reading.grid_tolerance;
-        match tolerance.turn(&labels.grid, &image, "image") {
-            Ok((turn, remark)) => {
+        match tolerance.reorientation(&labels.grid, &image, "image") {
+            Ok((reorientation, remark)) => {
                 found.remark(path, remark);
                 Some(LabelMap {
                     grid: image,
-                    data: turn.array(labels.data),
+                    data: reorientation.apply(labels.data),
                 })
             }
             Err(problem) => {
@@ -318,7 +318,7 @@ impl<'a> Checks<'a> {
         }
     }
 
-    /// The labels as they are to be written, and which values occur.
+    /// The labels to write, and which values occur.
     fn ready(
         &self,
         map: Option<LabelMap>,
@@ -338,7 +338,7 @@ impl<'a> Checks<'a> {
             .filter(|v| *v > 0)
             .collect();
         if present.is_empty() {
-            found.notes.push("nothing is labelled".to_owned());
+            found.notes.push("no voxel is labelled".to_owned());
         }
         let as_is = file.filter(|path| {
             let header = nifti::read_header(path);
@@ -358,7 +358,7 @@ impl<'a> Checks<'a> {
     }
 }
 
-/// What there is to say about the values of channels that are CT by their names.
+/// Notes about channels named CT whose values do not look like Hounsfield units.
 fn not_hu<'a>(
     names: impl Iterator<Item = &'a String>,
     counts: &[ValueCounts],
@@ -370,18 +370,18 @@ fn not_hu<'a>(
     suspicions.map(|found| format!("the image does not look like CT in Hounsfield units: {found}"))
 }
 
-/// The header that an image gets: NIfTI-1, which ITK reads, where that can say the same.
+/// The header to write: NIfTI-1, which ITK reads, if it can represent the image.
 fn as_written(header: NiftiHeader, notes: &mut Vec<String>) -> NiftiHeader {
     if header.version() == Version::Nifti1 {
         return header;
     }
     let (note, header) = match header.as_nifti1() {
         Some(header) => (
-            "the image is NIfTI-2, which SimpleITK does not read; written as NIfTI-1",
+            "the image is NIfTI-2, which SimpleITK cannot read; written as NIfTI-1",
             header,
         ),
         None => (
-            "the image is NIfTI-2, which SimpleITK does not read, and NIfTI-1 cannot hold it",
+            "the image is NIfTI-2, which SimpleITK cannot read, and does not fit NIfTI-1",
             header,
         ),
     };
@@ -389,7 +389,7 @@ fn as_written(header: NiftiHeader, notes: &mut Vec<String>) -> NiftiHeader {
     header
 }
 
-/// A file of nnU-Net's for a channel behind the last.
+/// An nnU-Net file for a channel beyond the last one, if it exists.
 fn surplus_channel(case: &Case, channels: usize) -> Option<PathBuf> {
     let name = to_text(case.image.file_name()?);
     let ending = name.strip_prefix(&format!("{}_0000", case.id))?;

@@ -9,16 +9,16 @@ use super::labels::Labels;
 use super::target::{Format, Target};
 use ctseg_core::dataset::{Channels, Dataset, NamedSplit};
 
-/// nnU-Net reads images whose axes are not at right angles, and NIfTI-2, with nibabel alone.
+/// The only nnU-Net reader for non-orthogonal axes and NIfTI-2.
 const NIBABEL: &str = "NibabelIO";
 
-/// What `dataset.json` is made of.
+/// The content of `dataset.json`.
 pub(super) struct Description<'a> {
     pub dataset: &'a Dataset,
     pub channels: &'a Channels,
     pub labels: &'a Labels,
     pub target: &'a Target,
-    /// Of all cases that are there, by name.
+    /// All existing cases, by name.
     pub records: &'a BTreeMap<String, Record>,
 }
 
@@ -37,7 +37,7 @@ impl Description<'_> {
             .filter(move |record| record.test == test)
     }
 
-    /// As nnU-Net 2.8.1 reads and writes it (`generate_dataset_json.py`).
+    /// The format that nnU-Net 2.8.1 reads and writes (`generate_dataset_json.py`).
     fn nnunet(&self) -> Value {
         let mut labels = Map::new();
         labels.insert("background".to_owned(), json!(0));
@@ -45,12 +45,12 @@ impl Description<'_> {
             labels.insert(label.name.clone(), json!(label.value));
         }
         let mut all = Map::new();
-        let mut say = |key: &str, value: Value| all.insert(key.to_owned(), value);
-        say("channel_names", self.channel_names());
-        say("labels", Value::Object(labels));
-        say("numTraining", json!(self.of(false).count()));
-        say("file_ending", json!(".nii.gz"));
-        say("name", json!(self.target.name));
+        let mut set = |key: &str, value: Value| all.insert(key.to_owned(), value);
+        set("channel_names", self.channel_names());
+        set("labels", Value::Object(labels));
+        set("numTraining", json!(self.of(false).count()));
+        set("file_ending", json!(".nii.gz"));
+        set("name", json!(self.target.name));
         let texts = [
             ("description", &self.dataset.description),
             ("reference", &self.channels.reference),
@@ -59,20 +59,20 @@ impl Description<'_> {
         ];
         for (key, text) in texts {
             if let Some(text) = text {
-                say(key, json!(text));
+                set(key, json!(text));
             }
         }
         if self.records.values().any(|record| record.needs_nibabel) {
-            say("overwrite_image_reader_writer", json!(NIBABEL));
+            set("overwrite_image_reader_writer", json!(NIBABEL));
         }
-        say(
+        set(
             "converted_by",
             json!(concat!("ctseg ", env!("CARGO_PKG_VERSION"))),
         );
         Value::Object(all)
     }
 
-    /// As the Decathlon's own.
+    /// The format of the Decathlon's own datasets.
     fn msd(&self) -> Value {
         let mut labels = Map::new();
         labels.insert("0".to_owned(), json!("background"));
@@ -108,7 +108,7 @@ impl Description<'_> {
         Value::Object(names.collect())
     }
 
-    /// The folds with the names that cases have now, of those that are there; none that would be empty.
+    /// The folds with the converted names of existing cases; folds with an empty set are omitted.
     pub fn splits(&self, splits: &[NamedSplit]) -> Vec<NamedSplit> {
         let names: BTreeMap<&str, &str> = self
             .of(false)

@@ -1,4 +1,4 @@
-//! Which files a case becomes, and writing them.
+//! Plans and writes the files of a case.
 
 use std::path::{Path, PathBuf};
 
@@ -11,14 +11,14 @@ use ctseg_image::nifti;
 /// The folders of images and labels.
 pub(super) const FOLDERS: [&str; 4] = ["imagesTr", "labelsTr", "imagesTs", "labelsTs"];
 
-/// A case of the dataset and what it becomes.
+/// A case and its output files.
 #[derive(Debug, Clone)]
 pub(super) struct Planned<'a> {
-    /// Index of the dataset's case.
+    /// Index into the dataset's cases.
     pub index: usize,
     pub name: &'a str,
     pub test: bool,
-    /// Relative to the converted dataset's folder: one with all channels, or one for each.
+    /// Relative to the converted dataset's folder: one file with all channels, or one per channel.
     pub images: Vec<PathBuf>,
     pub labels: Option<PathBuf>,
 }
@@ -49,12 +49,12 @@ impl<'a> Planned<'a> {
         }
     }
 
-    /// All of its files.
+    /// All output files of the case.
     pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
         self.images.iter().chain(&self.labels)
     }
 
-    /// Writes image and labels below `folder`, each whole or not at all.
+    /// Writes image and labels below `folder`, each file atomically.
     pub fn write(
         &self,
         checked: &Checked,

@@ -1,4 +1,4 @@
-//! The folder of a converted dataset: whose it is, and nothing in it that does not belong there.
+//! The folder of a converted dataset: its settings, and a check that nothing foreign is in it.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -9,14 +9,14 @@ use super::files::FOLDERS;
 use super::job::Overlaps;
 use super::labels::Labels;
 use super::target::Format;
-use ctseg_base::atomic_file::{refuse_file, write_bytes_atomically};
-use ctseg_base::temp_files::remove_leftovers;
+use ctseg_base::atomic_file::{ensure_not_file, write_bytes_atomically};
+use ctseg_base::temp_files::remove_stale_temp_files;
 use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result};
 
 pub(super) const SETTINGS: &str = "conversion.json";
 
-/// `conversion.json`: what was converted, and how. A run goes on where one of the same settings stopped.
+/// `conversion.json`: what was converted, and how. A run with the same settings resumes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Settings {
     pub ctseg_version: String,
@@ -31,7 +31,7 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// What an earlier run has said.
+    /// Settings of an earlier run.
     fn read(folder: &Path) -> Option<Self> {
         serde_json::from_str(&read_text(&folder.join(SETTINGS)).ok()?).ok()
     }
@@ -44,13 +44,13 @@ impl Settings {
         } == *other
     }
 
-    /// Whether `folder` is that of an earlier run with these settings, whose cases can be kept; false for a new or
-    /// empty folder, and for an earlier conversion that `overwrite` lets go.
+    /// Whether `folder` is from an earlier run with these settings, whose cases can be kept. False for a new or empty
+    /// folder, and for an earlier conversion that `overwrite` replaces.
     ///
     /// # Errors
-    /// Anything else there.
-    pub fn goes_on(&self, folder: &Path, overwrite: bool) -> Result<bool> {
-        refuse_file(folder)?;
+    /// Any other existing content.
+    pub fn can_resume(&self, folder: &Path, overwrite: bool) -> Result<bool> {
+        ensure_not_file(folder)?;
         let is_empty = match std::fs::read_dir(folder) {
             Ok(mut entries) => entries.next().is_none(),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
@@ -60,19 +60,19 @@ impl Settings {
             _ if is_empty => Ok(false),
             None => Err(Error::file(
                 folder,
-                "is there already and was not written by 'ctseg convert'; choose another --name, --id or -o, or remove it",
+                "already exists and was not written by 'ctseg convert'; choose another --name, --id or -o, or remove it",
             )),
             Some(_) if overwrite => Ok(false),
             Some(old) if self.same_but_version(&old) => Ok(true),
             Some(old) => Err(Error::file(
                 folder,
                 format!(
-                    "holds a conversion of {} with {}; choose another --name, --id or -o, or replace it with --overwrite",
+                    "contains a conversion of {}{}; choose another --name, --id or -o, or replace it with --overwrite",
                     old.source.display(),
                     if old.source == self.source {
-                        "other settings"
+                        " with different settings"
                     } else {
-                        "settings of its own"
+                        ""
                     }
                 ),
             )),
@@ -88,19 +88,19 @@ impl Settings {
     }
 }
 
-/// Makes sure that all files where images and labels go are among `known`, and removes temporary files of processes
-/// that are dead.
+/// Checks that all files in the image and label folders are in `known`, and removes temporary files of processes that
+/// no longer run.
 ///
 /// # Errors
-/// A file that is not known: programs would take it for a case.
+/// An unknown file: programs would treat it as a case.
 pub(super) fn check_content(folder: &Path, known: &BTreeSet<&PathBuf>) -> Result<()> {
-    remove_leftovers(folder)?;
+    remove_stale_temp_files(folder)?;
     for part in FOLDERS {
         let below = folder.join(part);
         if !below.is_dir() {
             continue;
         }
-        remove_leftovers(&below)?;
+        remove_stale_temp_files(&below)?;
         let entries = std::fs::read_dir(&below).map_err(Error::io(&below, "read the folder"))?;
         for entry in entries {
             let name = entry
@@ -110,7 +110,7 @@ pub(super) fn check_content(folder: &Path, known: &BTreeSet<&PathBuf>) -> Result
             if !name.to_string_lossy().starts_with('.') && !known.contains(&path) {
                 return Err(Error::file(
                     folder.join(path),
-                    "does not belong to this conversion and would be taken for a part of the dataset; move it away",
+                    "does not belong to this conversion and would be treated as part of the dataset; move it elsewhere",
                 ));
             }
         }
@@ -118,7 +118,7 @@ pub(super) fn check_content(folder: &Path, known: &BTreeSet<&PathBuf>) -> Result
     Ok(())
 }
 
-/// Removes files below `folder`, as far as they are there.
+/// Removes files below `folder`, if they exist.
 pub(super) fn remove<'a>(folder: &Path, files: impl Iterator<Item = &'a PathBuf>) -> Result<()> {
     for file in files {
         let path = folder.join(file);

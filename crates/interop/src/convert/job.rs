@@ -1,4 +1,4 @@
-//! A conversion: what it is given, and what comes of it.
+//! Options and result of a conversion.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,42 +8,42 @@ use serde::{Deserialize, Serialize};
 use ctseg_base::failures::Failure;
 use ctseg_core::dataset::NamedSplit;
 
-/// What becomes of voxels that several masks mark.
+/// How voxels marked by several masks are handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Overlaps {
     /// The case fails.
     #[default]
     Refuse,
-    /// They are of the structure that comes last in the order of the label values.
+    /// The structure with the highest label value wins.
     Last,
 }
 
-/// What is to be converted, and how.
+/// Options of a conversion.
 #[derive(Debug, Clone)]
 pub struct Conversion {
-    /// As the user named it.
+    /// As given by the user.
     pub source: PathBuf,
     pub overlaps: Overlaps,
-    /// The folds of `splits_final.json`; without any none is written.
+    /// The folds of `splits_final.json`, which is not written if empty.
     pub splits: Vec<NamedSplit>,
-    /// Whether a conversion that is there already, with other settings or of another dataset, is replaced.
+    /// Replace an existing conversion with other settings or of another dataset.
     pub overwrite: bool,
 }
 
-/// What came of it.
+/// Result of a conversion.
 #[derive(Debug, Clone, Default)]
 pub struct Converted {
-    /// Cases that are there now, or that could be.
+    /// Training cases that were converted, or passed the check.
     pub training: usize,
     pub test: usize,
-    /// Of these, cases that were there already.
+    /// Of these, cases kept from an earlier run.
     pub kept: usize,
     pub failures: Vec<Failure>,
-    /// Remarks with the cases that they are of.
+    /// Notes and the cases they apply to.
     pub notes: BTreeMap<String, Vec<String>>,
-    /// Names of cases in the source and now, where these differ.
+    /// Source and converted names of cases that were renamed.
     pub renamed: Vec<(String, String)>,
-    /// How many folds were written.
+    /// Number of folds written.
     pub folds: usize,
 }

@@ -1,4 +1,4 @@
-//! `converted.jsonl`: which cases are done, from which files and to which, so that they are kept by the next run.
+//! `converted.jsonl`: finished cases with their source and output files, so that the next run keeps them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -16,12 +16,12 @@ use ctseg_core::outputs::sidecar::Written;
 
 pub(super) const JOURNAL: &str = "converted.jsonl";
 
-/// A case that is done.
+/// A finished case.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
-    /// Its name in the converted dataset.
+    /// Case name in the converted dataset.
     pub case: String,
-    /// In the source.
+    /// Case id in the source dataset.
     pub id: String,
     pub test: bool,
     /// Label values that occur.
@@ -33,13 +33,13 @@ pub(super) struct Record {
     pub written: BTreeMap<PathBuf, Written>,
 }
 
-/// A file of the source as it was read.
+/// A source file as it was when read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct SourceFile {
     #[serde(with = "os_text::path")]
     pub path: PathBuf,
     pub bytes: u64,
-    /// Since 1970.
+    /// Nanoseconds since 1970.
     pub modified_ns: u64,
 }
 
@@ -48,7 +48,7 @@ impl SourceFile {
         let metadata = std::fs::metadata(path).map_err(Error::io(path, "read"))?;
         let modified = metadata
             .modified()
-            .map_err(Error::io(path, "ask for the age of"))?;
+            .map_err(Error::io(path, "read the modification time of"))?;
         let since = modified.duration_since(UNIX_EPOCH).unwrap_or_default();
         Ok(Self {
             path: path.canonicalize().map_err(Error::io(path, "find"))?,
@@ -59,14 +59,14 @@ impl SourceFile {
 }
 
 impl Record {
-    /// Whether its files below `folder` are those that were written, to the last byte.
-    pub fn is_whole(&self, folder: &Path) -> bool {
+    /// Whether its files below `folder` are unchanged since they were written.
+    pub fn is_intact(&self, folder: &Path) -> bool {
         let mut files = self.written.iter();
-        !self.written.is_empty() && files.all(|(path, written)| written.is_at(&folder.join(path)))
+        !self.written.is_empty() && files.all(|(path, written)| written.matches(&folder.join(path)))
     }
 }
 
-/// The file, open for more.
+/// The journal, open for appending.
 pub(super) struct Journal {
     path: PathBuf,
     file: Mutex<Appended>,
@@ -74,14 +74,14 @@ pub(super) struct Journal {
 
 struct Appended {
     file: File,
-    /// Whether it may end within a line, which a full disk has cut off.
+    /// Whether the file may end in a partial line, after a failed write.
     is_torn: bool,
 }
 
 impl Journal {
-    /// What an earlier run has noted, by the cases' names; a line that a kill has cut off is left out.
+    /// Records of an earlier run, by case name; a truncated line is ignored.
     pub fn read(folder: &Path) -> BTreeMap<String, Record> {
-        // A line may be cut off within a character, too.
+        // Bytes, not text: a line may be truncated within a character.
         let text = regular_file::read(&folder.join(JOURNAL)).unwrap_or_default();
         let lines = text.split(|byte| *byte == b'\n');
         let records = lines.filter_map(|line| serde_json::from_slice(line).ok());
@@ -90,8 +90,8 @@ impl Journal {
             .collect()
     }
 
-    /// Begins the file anew with these records.
-    pub fn begin<'a>(folder: &Path, records: impl Iterator<Item = &'a Record>) -> Result<Self> {
+    /// Writes a new file with these records and keeps it open.
+    pub fn create<'a>(folder: &Path, records: impl Iterator<Item = &'a Record>) -> Result<Self> {
         let path = folder.join(JOURNAL);
         let mut text = String::new();
         for record in records {
@@ -104,8 +104,8 @@ impl Journal {
         Ok(Self { path, file })
     }
 
-    /// Notes that a case is done.
-    pub fn note(&self, record: &Record) -> Result<()> {
+    /// Appends a finished case.
+    pub fn append(&self, record: &Record) -> Result<()> {
         let mut line = line(&self.path, record)?;
         let mut to = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if to.is_torn {
@@ -121,7 +121,7 @@ impl Journal {
 
 fn line(path: &Path, record: &Record) -> Result<String> {
     let text = serde_json::to_string(record)
-        .map_err(|error| Error::file(path, format!("cannot note a case: {error}")))?;
+        .map_err(|error| Error::file(path, format!("cannot record a case: {error}")))?;
     Ok(text + "\n")
 }
 
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_that_a_full_disk_cut_off_costs_its_case_alone() {
+    fn a_line_truncated_by_a_full_disk_loses_only_its_case() {
         let folder = tempfile::tempdir().unwrap();
         let record = |case: &str| Record {
             case: case.to_owned(),
@@ -141,18 +141,18 @@ mod tests {
             sources: Vec::new(),
             written: BTreeMap::new(),
         };
-        let journal = Journal::begin(folder.path(), [record("a")].iter()).unwrap();
+        let journal = Journal::create(folder.path(), [record("a")].iter()).unwrap();
         let put = |file| std::mem::replace(&mut journal.file.lock().unwrap().file, file);
         let full = File::options().write(true).open("/dev/full").unwrap();
         let own = put(full);
-        assert!(journal.note(&record("größe")).is_err());
+        assert!(journal.append(&record("größe")).is_err());
         drop(put(own));
-        // What came to the disk before it was full ends within a character.
+        // The part written before the disk was full ends within a character.
         let torn = line(Path::new(JOURNAL), &record("größe")).unwrap();
         let end = torn.find('ö').unwrap() + 1;
         let torn = &torn.as_bytes()[..end];
         journal.file.lock().unwrap().file.write_all(torn).unwrap();
-        journal.note(&record("b")).unwrap();
+        journal.append(&record("b")).unwrap();
         let found = Journal::read(folder.path());
         assert_eq!(found.keys().collect::<Vec<_>>(), ["a", "b"]);
     }

@@ -1,4 +1,4 @@
-//! Label values of the source and of the converted dataset: consecutive there, as nnU-Net wants them.
+//! Label values in the source and in the converted dataset, where they are consecutive as nnU-Net requires.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Dataset;
 use ctseg_image::space::LabelMap;
 
-/// What nnU-Net calls voxels of which nothing is known; their value is the highest.
+/// nnU-Net's name for unlabelled voxels to ignore; they have the highest value.
 const IGNORE: &str = "ignore";
 
 /// A structure's value in the source and in the converted dataset.
@@ -21,16 +21,16 @@ pub struct LabelEntry {
     pub value: u16,
 }
 
-/// All labels but background, ascending by value.
+/// All labels except background, in ascending order of value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Labels(pub Vec<LabelEntry>);
 
 impl Labels {
-    /// The dataset's structures numbered from 1 in the order of their values, then the voxels to be ignored.
+    /// Numbers the dataset's structures from 1 in order of value, followed by the ignore label.
     ///
     /// # Errors
-    /// Structures whose names mean something else in the layout.
+    /// Structure names that are reserved in the layout.
     pub fn of(dataset: &Dataset, format: Format) -> Result<Self> {
         let structures = dataset.structures.iter();
         let structures = structures.map(|structure| (structure.name.as_str(), structure.value));
@@ -50,19 +50,19 @@ impl Labels {
         };
         if let Some(taken) = entries.iter().find(reserved) {
             return Err(Error::invalid(format!(
-                "dataset '{}': the structure of value {} is named '{}', which means something else in {format}; rename it in a descriptor (.toml)",
+                "dataset '{}': the structure with value {} is named '{}', a reserved name in {format}; rename it in a descriptor (.toml)",
                 dataset.name, taken.source_value, taken.name
             )));
         }
         Ok(Self(entries))
     }
 
-    /// Whether all values stay as they are.
+    /// Whether no value changes.
     pub fn are_kept(&self) -> bool {
         self.0.iter().all(|label| label.source_value == label.value)
     }
 
-    /// `map` with the values of the converted dataset; those that are no label of the source stay.
+    /// `map` with the values of the converted dataset; values that are not source labels are kept.
     pub fn renumbered(&self, mut map: LabelMap) -> LabelMap {
         if !self.are_kept() {
             let table: BTreeMap<u16, u16> =
@@ -77,8 +77,8 @@ impl Labels {
         map
     }
 
-    /// `liver 5 → 1, spleen 7 → 2`.
-    pub fn in_words(&self) -> String {
+    /// The renumbering as text, such as `liver 5 → 1, spleen 7 → 2`.
+    pub fn describe(&self) -> String {
         let words = self
             .0
             .iter()

@@ -1,5 +1,5 @@
-//! Writing a dataset in the layout of nnU-Net v2 or the Medical Segmentation Decathlon: each case is checked whole
-//! before anything of it is written, and a bad one costs no other.
+//! Converts a dataset to the layout of nnU-Net v2 or the Medical Segmentation Decathlon. Each case is checked in full
+//! before it is written; a failed case does not stop the others.
 
 mod case;
 mod description;
@@ -14,7 +14,7 @@ mod target;
 
 pub use job::{Conversion, Converted, Overlaps};
 pub use labels::{LabelEntry, Labels};
-pub use target::{Asked, Format, Target};
+pub use target::{Format, Requested, Target};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ use serde::Serialize;
 
 use ctseg_base::atomic_file::write_bytes_atomically;
 use ctseg_base::failures::write_failures;
-use ctseg_base::memory_semaphore::Gate;
+use ctseg_base::memory_semaphore::MemorySemaphore;
 use ctseg_base::progress::Observer;
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
@@ -35,18 +35,18 @@ use description::Description;
 use files::Planned;
 use folder::Settings;
 use journal::{Journal, Record};
-use run::{Ended, Work};
+use run::{Work, WorkResult};
 
 const DESCRIPTION: &str = "dataset.json";
 const FAILURES: &str = "failures.jsonl";
 
-/// What all label maps under way may take together, about.
+/// Approximate memory budget for all label maps being processed, in bytes.
 const MEMORY: u64 = 3 << 30;
 
-/// Checks every case as [`convert`] does, and writes nothing.
+/// Checks every case as [`convert`] does, without writing anything.
 ///
 /// # Errors
-/// Structures that cannot be named in the layout.
+/// Structure names that are reserved in the layout.
 pub fn check(
     dataset: &Dataset,
     channels: &Channels,
@@ -58,7 +58,7 @@ pub fn check(
     let labels = Labels::of(dataset, format)?;
     let names = names::safe_names(dataset.cases.iter().map(|case| case.id.as_str()));
     let planned = planned(dataset, channels, format, &names);
-    let memory = Gate::new(MEMORY);
+    let memory = MemorySemaphore::new(MEMORY);
     let checks = Checks {
         dataset,
         channels: &channels.names,
@@ -74,19 +74,19 @@ pub fn check(
         old: BTreeMap::new(),
         journal: None,
     };
-    let ended = work.run("checking", observer, stop)?;
-    if ended.interrupted {
+    let result = work.run("checking", observer, stop)?;
+    if result.interrupted {
         return Err(Error::Interrupted("not all cases were checked".to_owned()));
     }
-    Ok(summary(dataset, &labels, &planned, ended))
+    Ok(summary(dataset, &labels, &planned, result))
 }
 
-/// Writes the dataset into the target's folder. Cases of an earlier run are kept where source and files are as they
-/// were; what is there of others is removed. `dataset.json` comes last, with the cases that are there.
+/// Writes the dataset into the target's folder. Cases of an earlier run are kept if their source and output files are
+/// unchanged; files of other cases are removed. `dataset.json` is written last and lists the cases that exist.
 ///
 /// # Errors
-/// Structures that cannot be named in the layout, a folder that holds anything else, one that cannot be written, and
-/// being stopped, after the cases in hand.
+/// Structure names that are reserved in the layout, a folder with foreign content, a write failure, or an interruption
+/// (after the cases in progress).
 pub fn convert(
     dataset: &Dataset,
     channels: &Channels,
@@ -100,9 +100,9 @@ pub fn convert(
     let planned = planned(dataset, channels, target.format, &names);
     let settings = settings(dataset, channels, &labels, target.format, conversion);
     let folder = &target.folder;
-    let (old, known) = prepared(folder, &settings, &planned, conversion.overwrite)?;
-    let journal = Journal::begin(folder, old.values())?;
-    let memory = Gate::new(MEMORY);
+    let (old, known) = prepare(folder, &settings, &planned, conversion.overwrite)?;
+    let journal = Journal::create(folder, old.values())?;
+    let memory = MemorySemaphore::new(MEMORY);
     let work = Work {
         checks: Checks {
             dataset,
@@ -117,11 +117,11 @@ pub fn convert(
         old,
         journal: Some(&journal),
     };
-    let ended = work.run("converting", observer, stop)?;
-    if ended.interrupted {
+    let result = work.run("converting", observer, stop)?;
+    if result.interrupted {
         return Err(Error::Interrupted(format!(
-            "{} of {} written into {}; the same command goes on",
-            ended.records.len(),
+            "{} of {} written to {}; run the same command again to resume",
+            result.records.len(),
             counted(planned.len(), "case"),
             folder.display()
         )));
@@ -131,19 +131,19 @@ pub fn convert(
         channels,
         labels: &labels,
         target,
-        records: &ended.records,
+        records: &result.records,
     };
     let had_folds = folder.join(SPLITS).exists();
-    let folds = finished(folder, &known, &description, conversion, &ended)?;
-    warn_of_folds(folder, (had_folds, folds), conversion, observer);
+    let folds = finish(folder, &known, &description, conversion, &result)?;
+    warn_of_missing_folds(folder, (had_folds, folds), conversion, observer);
     Ok(Converted {
         folds,
-        ..summary(dataset, &labels, &planned, ended)
+        ..summary(dataset, &labels, &planned, result)
     })
 }
 
-/// Says which folds are not there.
-fn warn_of_folds(
+/// Warns about folds that were not written.
+fn warn_of_missing_folds(
     folder: &Path,
     (had_folds, folds): (bool, usize),
     conversion: &Conversion,
@@ -152,13 +152,13 @@ fn warn_of_folds(
     let wanted = conversion.splits.len();
     if folds < wanted {
         observer.warn(&format!(
-            "{} of {wanted} folds are left out: all cases of a side failed",
+            "{} of {wanted} folds omitted: all their training or all their validation cases failed",
             wanted - folds
         ));
     }
     if had_folds && wanted == 0 {
         observer.warn(&format!(
-            "{}: removed; this run was asked for no folds",
+            "{}: removed, because this run requests no folds",
             folder.join(SPLITS).display()
         ));
     }
@@ -173,7 +173,7 @@ fn settings(
 ) -> Settings {
     Settings {
         ctseg_version: env!("CARGO_PKG_VERSION").to_owned(),
-        source: full(&conversion.source),
+        source: absolute(&conversion.source),
         source_layout: dataset.layout.to_string(),
         format,
         channels: channels.names.clone(),
@@ -182,15 +182,15 @@ fn settings(
     }
 }
 
-/// Makes the folder ready for a run: what an earlier one has done that can be kept, by the cases' names, and all files
-/// of cases that may be there or will be.
-fn prepared(
+/// Prepares the folder for a run. Returns the records of an earlier run that can be kept, by case name, and all case
+/// files that may exist or will be written.
+fn prepare(
     folder: &Path,
     settings: &Settings,
     planned: &[Planned],
     overwrite: bool,
 ) -> Result<(BTreeMap<String, Record>, Vec<PathBuf>)> {
-    let goes_on = settings.goes_on(folder, overwrite)?;
+    let resumes = settings.can_resume(folder, overwrite)?;
     let before = Journal::read(folder);
     let recorded = before.values().flat_map(|record| record.written.keys());
     let known: BTreeSet<&PathBuf> = recorded
@@ -198,10 +198,10 @@ fn prepared(
         .collect();
     folder::check_content(folder, &known)?;
     let known: Vec<PathBuf> = known.into_iter().cloned().collect();
-    let old = if goes_on {
+    let old = if resumes {
         before
     } else {
-        // Of what is replaced nothing stays, also if this run is cut short.
+        // Nothing of a replaced conversion remains, even if this run is interrupted.
         let described = [DESCRIPTION, SPLITS].map(PathBuf::from);
         folder::remove(folder, described.iter().chain(&known))?;
         BTreeMap::new()
@@ -210,25 +210,25 @@ fn prepared(
     Ok((old, known))
 }
 
-/// Removes what is of no case any more and writes what describes the others; how many folds there are.
-fn finished(
+/// Removes files of cases that no longer exist and writes the dataset's description. Returns the number of folds.
+fn finish(
     folder: &Path,
     known: &[PathBuf],
     description: &Description,
     conversion: &Conversion,
-    ended: &Ended,
+    result: &WorkResult,
 ) -> Result<usize> {
-    let records = &ended.records;
-    let there: BTreeSet<&PathBuf> = records
+    let records = &result.records;
+    let written: BTreeSet<&PathBuf> = records
         .values()
         .flat_map(|record| record.written.keys())
         .collect();
-    folder::remove(folder, known.iter().filter(|path| !there.contains(path)))?;
-    Journal::begin(folder, records.values())?;
-    write_failures(&folder.join(FAILURES), &ended.failures)?;
+    folder::remove(folder, known.iter().filter(|path| !written.contains(path)))?;
+    Journal::create(folder, records.values())?;
+    write_failures(&folder.join(FAILURES), &result.failures)?;
     let splits = description.splits(&conversion.splits);
     if records.values().all(|record| record.test) {
-        // A description of no cases would be taken for a dataset.
+        // A description without cases would look like a dataset.
         let gone = [DESCRIPTION, SPLITS].map(PathBuf::from);
         folder::remove(folder, gone.iter())?;
         return Ok(0);
@@ -239,7 +239,7 @@ fn finished(
         write_json(&folder.join(SPLITS), &splits)?;
     }
     if description.target.format == Format::Msd {
-        // Also where there are no test cases: nnU-Net's converter refuses a dataset without the folder.
+        // Even without test cases: nnU-Net's converter refuses a dataset without this folder.
         let test = folder.join("imagesTs");
         std::fs::create_dir_all(&test).map_err(Error::io(&test, "create"))?;
     }
@@ -275,19 +275,24 @@ fn planned<'a>(
         .collect()
 }
 
-fn summary(dataset: &Dataset, labels: &Labels, planned: &[Planned], ended: Ended) -> Converted {
-    let mut notes = ended.notes;
-    notes.extend(remarks(dataset, labels, &ended.records));
+fn summary(
+    dataset: &Dataset,
+    labels: &Labels,
+    planned: &[Planned],
+    result: WorkResult,
+) -> Converted {
+    let mut notes = result.notes;
+    notes.extend(dataset_notes(dataset, labels, &result.records));
     let renamed = planned
         .iter()
         .map(|case| (&dataset.cases[case.index].id, case.name));
     let renamed = renamed.filter(|(id, name)| id != name);
-    let test = ended.records.values().filter(|record| record.test).count();
+    let test = result.records.values().filter(|record| record.test).count();
     Converted {
-        training: ended.records.len() - test,
+        training: result.records.len() - test,
         test,
-        kept: ended.kept,
-        failures: ended.failures,
+        kept: result.kept,
+        failures: result.failures,
         notes,
         renamed: renamed
             .map(|(id, name)| (id.clone(), name.to_owned()))
@@ -296,13 +301,13 @@ fn summary(dataset: &Dataset, labels: &Labels, planned: &[Planned], ended: Ended
     }
 }
 
-/// What is worth knowing of the dataset as a whole.
-fn remarks(
+/// Notes about the dataset as a whole.
+fn dataset_notes(
     dataset: &Dataset,
     labels: &Labels,
     records: &BTreeMap<String, Record>,
 ) -> BTreeMap<String, Vec<String>> {
-    let mut remarks = BTreeMap::new();
+    let mut notes = BTreeMap::new();
     let training = || records.values().filter(|record| !record.test);
     let present: BTreeSet<u16> = training()
         .flat_map(|record| &record.present)
@@ -314,7 +319,7 @@ fn remarks(
         .filter(|label| !present.contains(&label.value));
     let absent: Vec<String> = absent.map(|label| label.name.clone()).collect();
     if !absent.is_empty() && training().next().is_some() {
-        remarks.insert("in no training case".to_owned(), absent);
+        notes.insert("in no training case".to_owned(), absent);
     }
     let test_patients: BTreeSet<&str> = dataset
         .cases
@@ -328,14 +333,14 @@ fn remarks(
         .map(|case| case.id.clone())
         .collect();
     if !in_both.is_empty() {
-        let words = "a training case of a patient who is in the test set too";
-        remarks.insert(words.to_owned(), in_both);
+        let words = "a training case of a patient who is also in the test set";
+        notes.insert(words.to_owned(), in_both);
     }
-    remarks
+    notes
 }
 
-/// Whether patients have several training cases, which nnU-Net's own folds would part.
-pub fn has_patients_of_several_cases(dataset: &Dataset) -> bool {
+/// Whether a patient has several training cases, which nnU-Net's own folds could separate.
+pub fn has_multi_case_patients(dataset: &Dataset) -> bool {
     let mut patients = BTreeSet::new();
     let mut training = dataset
         .cases
@@ -344,7 +349,7 @@ pub fn has_patients_of_several_cases(dataset: &Dataset) -> bool {
     training.any(|case| !patients.insert(case.patient.as_str()))
 }
 
-/// A path that stands for the same file wherever a command is run.
-fn full(path: &Path) -> PathBuf {
+/// The absolute path, if the file exists.
+fn absolute(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_path_buf())
 }

@@ -1,8 +1,8 @@
-//! Names of cases that every file system and program takes.
+//! Case names that every file system and program accepts.
 
 use std::collections::HashSet;
 
-/// `text` of ASCII letters, digits, `_`, `-` and `.`, not beginning with `.` or `-`; other characters become `_`.
+/// `text` in ASCII letters, digits, `_`, `-` and `.`, not starting with `.` or `-`; other characters become `_`.
 pub fn safe_name(text: &str) -> String {
     let safe = |c: char| match c {
         'a'..='z' | 'A'..='Z' | '0'..='9' | '_' | '-' | '.' => c,
@@ -19,10 +19,10 @@ pub fn safe_name(text: &str) -> String {
     }
 }
 
-/// A safe name for each id, all different also where capitals do not count; ids that are safe keep theirs.
+/// A safe name for each id, unique even on case-insensitive file systems; safe ids are kept.
 pub fn safe_names<'a>(ids: impl Iterator<Item = &'a str> + Clone) -> Vec<String> {
     let mut taken: HashSet<String> = HashSet::new();
-    // Those that need no change first, so that none of them has to give way.
+    // Safe ids first, so that no renamed id takes their name.
     let kept: Vec<bool> = ids
         .clone()
         .map(|id| safe_name(id) == id && taken.insert(id.to_lowercase()))
@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn safe_names_stay_and_others_give_way() {
+    fn safe_names_are_kept_and_others_avoid_them() {
         assert_eq!(names(&["b_0000", "A-1.x", "7"]), ["b_0000", "A-1.x", "7"]);
         assert_eq!(
             names(&["patient 1", "patient_1", "patient/1"]),

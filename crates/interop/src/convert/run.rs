@@ -1,4 +1,4 @@
-//! The cases one after the other, as many at a time as there are threads and memory.
+//! Converts the cases in parallel, limited by threads and memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use super::case::Checks;
 use super::files::Planned;
 use super::journal::{Journal, Record, SourceFile};
 use super::target::Target;
-use ctseg_base::cancel::guarded;
+use ctseg_base::cancel::catch_panic;
 use ctseg_base::disk_full::is_full;
 use ctseg_base::failures::Failure;
 use ctseg_base::limits::spawn::spawn_scoped;
@@ -19,48 +19,48 @@ use ctseg_core::dataset::Dataset;
 use ctseg_core::dataset::{Case, Channels, LabelSource};
 use ctseg_core::outputs::sidecar::Written;
 
-/// All cases to be looked at and, with a target, written.
+/// All cases to check and, with a target, to write.
 pub(super) struct Work<'a> {
     pub checks: Checks<'a>,
     pub channels: &'a Channels,
     pub planned: &'a [Planned<'a>],
     pub target: Option<&'a Target>,
-    /// What an earlier run has done, by the cases' names.
+    /// Records of an earlier run, by case name.
     pub old: BTreeMap<String, Record>,
     pub journal: Option<&'a Journal>,
 }
 
-/// How it ended.
+/// Result of all cases.
 #[derive(Default)]
-pub(super) struct Ended {
-    /// Of the cases that are there (or sound), by name.
+pub(super) struct WorkResult {
+    /// Converted (or valid) cases, by name.
     pub records: BTreeMap<String, Record>,
-    /// How many of them were there already.
+    /// Of these, cases kept from an earlier run.
     pub kept: usize,
     pub failures: Vec<Failure>,
     pub notes: BTreeMap<String, Vec<String>>,
     pub interrupted: bool,
 }
 
-/// What came of one case.
+/// Result of one case.
 enum Outcome {
     Kept(Record),
     Done(Record, Vec<String>),
     Failed(Vec<String>),
 }
 
-/// What came of the cases so far.
+/// Results of the cases so far.
 #[derive(Default)]
 struct Done {
     outcomes: BTreeMap<usize, Outcome>,
-    /// All cases before this one have been told of.
-    told: usize,
+    /// All cases before this one have been reported.
+    reported: usize,
     counts: CaseCounts,
 }
 
 impl Done {
-    /// Failures are told in the order of the cases, whichever was looked at first.
-    fn take(&mut self, index: usize, outcome: Outcome, observer: &dyn Observer) {
+    /// Adds a result; failures are reported in case order, whichever finished first.
+    fn add(&mut self, index: usize, outcome: Outcome, observer: &dyn Observer) {
         *match &outcome {
             Outcome::Kept(_) => &mut self.counts.skipped,
             Outcome::Done(..) => &mut self.counts.done,
@@ -69,26 +69,31 @@ impl Done {
         self.counts.pending = self.counts.pending.saturating_sub(1);
         observer.cases(&self.counts);
         self.outcomes.insert(index, outcome);
-        while let Some(outcome) = self.outcomes.get(&self.told) {
+        while let Some(outcome) = self.outcomes.get(&self.reported) {
             if let Outcome::Failed(reasons) = outcome {
                 for reason in reasons {
                     observer.warn(&format!("failed: {reason}"));
                 }
             }
-            self.told += 1;
+            self.reported += 1;
         }
     }
 }
 
 impl Work<'_> {
-    /// Does all cases, until somebody asks to stop or a disk is full.
-    pub fn run(&self, name: &str, observer: &dyn Observer, stop: &AtomicBool) -> Result<Ended> {
+    /// Processes all cases, until stopped or the disk is full.
+    pub fn run(
+        &self,
+        name: &str,
+        observer: &dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<WorkResult> {
         let dataset = self.checks.dataset;
-        let (general, twice) = failures_of(dataset);
+        let (general, duplicates) = dataset_failures(dataset);
         let todo: Vec<&Planned> = self
             .planned
             .iter()
-            .filter(|case| !twice.contains(dataset.cases[case.index].id.as_str()))
+            .filter(|case| !duplicates.contains(dataset.cases[case.index].id.as_str()))
             .collect();
         for failure in &general {
             observer.warn(&format!("failed: {}", failure.reason));
@@ -97,19 +102,19 @@ impl Work<'_> {
         if let Some(full) = full {
             return Err(full);
         }
-        let mut ended = Ended {
+        let mut result = WorkResult {
             failures: general,
             interrupted: outcomes.len() < todo.len(),
-            ..Ended::default()
+            ..WorkResult::default()
         };
         for (index, outcome) in outcomes {
             let case = &dataset.cases[todo[index].index];
-            ended.take(case, outcome);
+            result.add(case, outcome);
         }
-        Ok(ended)
+        Ok(result)
     }
 
-    /// What came of the cases that were done, in their order; the error that ended it all, if one did.
+    /// Results of the processed cases, in order, and the error that stopped the run, if any.
     fn outcomes(
         &self,
         name: &str,
@@ -131,7 +136,7 @@ impl Work<'_> {
             while !stop.load(Ordering::Relaxed) && !ended.load(Ordering::Relaxed) {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 let Some(case) = todo.get(index) else { break };
-                let outcome = match guarded(|| self.done(case)) {
+                let outcome = match catch_panic(|| self.process(case)) {
                     Ok(outcome) => outcome,
                     Err(error) if is_full(&error) => {
                         ended.store(true, Ordering::Relaxed);
@@ -143,12 +148,12 @@ impl Work<'_> {
                 };
                 task.advance(1);
                 let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
-                done.take(index, outcome, observer);
+                done.add(index, outcome, observer);
             }
         };
         std::thread::scope(|scope| {
             for _ in 1..rayon::current_num_threads().min(todo.len()) {
-                // This thread works too: without others it is only slower.
+                // A failed spawn only costs speed: this thread works too.
                 let _ = spawn_scoped(scope, "convert", work);
             }
             work();
@@ -161,21 +166,21 @@ impl Work<'_> {
         )
     }
 
-    fn done(&self, planned: &Planned) -> Result<Outcome> {
+    fn process(&self, planned: &Planned) -> Result<Outcome> {
         let case = &self.checks.dataset.cases[planned.index];
         let images = &self.channels.files[planned.index];
-        // Before they are read: a change in between is seen by the next run.
+        // Recorded before reading, so that the next run notices a change in between.
         let sources = self.sources(case, images);
         if let (Some(target), Ok(sources)) = (self.target, &sources)
             && let Some(old) = self.old.get(planned.name)
             && old.sources == *sources
             && old.written.keys().collect::<BTreeSet<_>>() == planned.files().collect()
             && old.id == case.id
-            && old.is_whole(&target.folder)
+            && old.is_intact(&target.folder)
         {
             return Ok(Outcome::Kept(old.clone()));
         }
-        let checked = match self.checks.checked(case, images) {
+        let checked = match self.checks.check(case, images) {
             Ok(checked) => checked,
             Err(problems) => return Ok(Outcome::Failed(problems)),
         };
@@ -196,7 +201,7 @@ impl Work<'_> {
             }
         }
         if let Some(journal) = self.journal {
-            journal.note(&record)?;
+            journal.append(&record)?;
         }
         Ok(Outcome::Done(record, checked.notes))
     }
@@ -212,8 +217,8 @@ impl Work<'_> {
     }
 }
 
-impl Ended {
-    fn take(&mut self, case: &Case, outcome: Outcome) {
+impl WorkResult {
+    fn add(&mut self, case: &Case, outcome: Outcome) {
         match outcome {
             Outcome::Kept(record) => {
                 self.kept += 1;
@@ -236,8 +241,8 @@ impl Ended {
     }
 }
 
-/// Failures that are of no single case: label files without an image, ids that are taken twice.
-fn failures_of(dataset: &Dataset) -> (Vec<Failure>, BTreeSet<&str>) {
+/// Failures that belong to no single case: label files without an image, and duplicate ids.
+fn dataset_failures(dataset: &Dataset) -> (Vec<Failure>, BTreeSet<&str>) {
     let mut failures: Vec<Failure> = dataset
         .unpaired_labels
         .iter()
@@ -245,21 +250,21 @@ fn failures_of(dataset: &Dataset) -> (Vec<Failure>, BTreeSet<&str>) {
             input: path.clone(),
             reason: Error::file(
                 path,
-                "labels without an image; add the image or remove the file",
+                "is a label file without an image; add the image or remove the file",
             )
             .to_string(),
         })
         .collect();
-    let mut twice = BTreeSet::new();
+    let mut duplicates = BTreeSet::new();
     for pair in dataset.cases.windows(2) {
         if pair[0].id == pair[1].id {
-            twice.insert(pair[0].id.as_str());
+            duplicates.insert(pair[0].id.as_str());
             failures.push(Failure {
                 input: pair[1].image.clone(),
                 reason: Error::file(
                     &pair[1].image,
                     format!(
-                        "the case's id is that of {} too, so that neither can be told from the other; rename or remove one of the two",
+                        "has the same case id as {}; rename or remove one of the two files",
                         pair[0].image.display()
                     ),
                 )
@@ -267,5 +272,5 @@ fn failures_of(dataset: &Dataset) -> (Vec<Failure>, BTreeSet<&str>) {
             });
         }
     }
-    (failures, twice)
+    (failures, duplicates)
 }

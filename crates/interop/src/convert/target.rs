@@ -1,4 +1,4 @@
-//! What a converted dataset is called, and which folder it gets.
+//! Name, number and folder of a converted dataset.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -7,11 +7,11 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::names::safe_name;
-use ctseg_base::atomic_file::refuse_file;
+use ctseg_base::atomic_file::ensure_not_file;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Dataset;
 
-/// A layout that datasets can be written in.
+/// An output layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
@@ -31,7 +31,7 @@ impl Format {
         }
     }
 
-    /// The first number that is given where none is asked for; those below are of published datasets.
+    /// The first number assigned by default; lower ones belong to published datasets.
     fn first_number(self) -> u16 {
         match self {
             Self::NnUnet => 500,
@@ -39,7 +39,7 @@ impl Format {
         }
     }
 
-    /// Number and name in a folder's name, such as `Dataset123_Foo`.
+    /// Parses number and name from a folder name such as `Dataset123_Foo`.
     fn parsed(self, text: &str) -> Option<(u16, String)> {
         let (number, name) = text.strip_prefix(self.prefix())?.split_once('_')?;
         let digits = number.bytes().all(|byte| byte.is_ascii_digit());
@@ -53,8 +53,8 @@ impl Format {
 }
 
 impl Format {
-    /// The name in the layout's own form: nnU-Net's converter of Decathlon datasets takes `Task07_Foo` apart at every
-    /// `_`, and fails where there are two.
+    /// The name as the layout allows it: nnU-Net's converter for Decathlon datasets splits `Task07_Foo` at every `_`
+    /// and fails on a second one.
     fn name_of(self, name: &str) -> String {
         let parts: Vec<&str> = name.split('_').filter(|part| !part.is_empty()).collect();
         match self {
@@ -69,7 +69,7 @@ impl Format {
             return Ok(());
         }
         Err(Error::usage(format!(
-            "the name {name} holds '_', at which nnU-Net's converter of Decathlon datasets takes it apart; name it {own}"
+            "the name {name} contains '_', which nnU-Net's converter for Decathlon datasets does not accept; use {own}"
         )))
     }
 }
@@ -91,13 +91,13 @@ impl FromStr for Format {
             "nnunet" => Ok(Self::NnUnet),
             "msd" => Ok(Self::Msd),
             _ => Err(Error::usage(format!(
-                "'{text}' is no layout that can be written; expected nnunet or msd"
+                "unknown output layout '{text}'; expected nnunet or msd"
             ))),
         }
     }
 }
 
-/// Number and name of a dataset, and the folder that it is written into.
+/// Number, name and output folder of a dataset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     pub format: Format,
@@ -107,26 +107,31 @@ pub struct Target {
     pub folder: PathBuf,
 }
 
-/// Number or name as a user gives them.
+/// Number and name as given by the user.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Asked<'a> {
+pub struct Requested<'a> {
     /// `Foo`, `Dataset123_Foo` or `Task07_Foo`.
     pub name: Option<&'a str>,
     pub number: Option<u16>,
 }
 
 impl Target {
-    /// The folder below `output`, or `output` itself where it is called `Dataset123_Foo` (`Task07_Foo`) already.
+    /// The folder below `output`, or `output` itself if it is named `Dataset123_Foo` (`Task07_Foo`).
     ///
-    /// What is not asked for is the source's; a number that it does not have either, is that of the folder of this
-    /// name which is there already, else the first that is free.
+    /// Name and number default to the source's. Without a number, that of an existing folder of this name is used,
+    /// otherwise the first free one.
     ///
     /// # Errors
-    /// Names and numbers that contradict each other or are taken, and a folder that is the dataset's own.
-    pub fn resolve(format: Format, output: &Path, asked: Asked, dataset: &Dataset) -> Result<Self> {
+    /// Contradicting or occupied names and numbers, and a folder that is the source dataset itself.
+    pub fn resolve(
+        format: Format,
+        output: &Path,
+        requested: Requested,
+        dataset: &Dataset,
+    ) -> Result<Self> {
         let of_output = output.file_name().and_then(|name| name.to_str());
         let of_output = of_output.and_then(|name| format.parsed(name));
-        let (number, name) = numbered(asked)?;
+        let (number, name) = number_and_name(requested)?;
         let given = [
             name.as_deref(),
             of_output.as_ref().map(|(_, name)| name.as_str()),
@@ -138,7 +143,7 @@ impl Target {
             let other = number.is_some_and(|number| number != own_number);
             if other || name.as_ref().is_some_and(|name| *name != own_name) {
                 return Err(Error::usage(format!(
-                    "-o {} names the dataset already, and --name or --id name another; leave these out, or give the folder above with -o",
+                    "-o {} already names the dataset, and --name or --id names another; omit them, or give the parent folder with -o",
                     output.display()
                 )));
             }
@@ -154,7 +159,7 @@ impl Target {
         let same = |path: &Path| path.canonicalize().ok();
         if same(&target.folder).is_some_and(|folder| Some(folder) == same(&dataset.root)) {
             return Err(Error::usage(format!(
-                "{} is the dataset that is to be converted; choose another -o, --name or --id",
+                "{} is the dataset to be converted; choose another -o, --name or --id",
                 target.folder.display()
             )));
         }
@@ -177,7 +182,7 @@ impl Target {
             Some(number) => number,
             None if of_name.next().is_some() => {
                 return Err(Error::usage(format!(
-                    "{} has several datasets called {name}; say which is meant with --id",
+                    "{} contains several datasets named {name}; choose one with --id",
                     output.display()
                 )));
             }
@@ -186,7 +191,7 @@ impl Target {
                 let free = (format.first_number()..=999).find(|number| !taken(number));
                 kept.or(free).ok_or_else(|| {
                     Error::usage(format!(
-                        "{} has no free number left; give one with --id",
+                        "{} has no free dataset number left; give one with --id",
                         output.display()
                     ))
                 })?
@@ -197,7 +202,7 @@ impl Target {
             .find(|(n, other)| *n == number && *other != name);
         if let Some((_, other)) = other {
             return Err(Error::usage(format!(
-                "{} has a dataset with the number {number} already, {other}; choose another with --id",
+                "{} already contains a dataset with number {number}, {other}; choose another with --id",
                 output.display()
             )));
         }
@@ -221,15 +226,18 @@ impl Target {
     }
 }
 
-/// What is asked for, without a prefix.
-fn numbered(asked: Asked) -> Result<(Option<u16>, Option<String>)> {
-    if let Some(number) = asked.number.filter(|number| !(1..=999).contains(number)) {
+/// The requested number and the name without a prefix.
+fn number_and_name(requested: Requested) -> Result<(Option<u16>, Option<String>)> {
+    if let Some(number) = requested
+        .number
+        .filter(|number| !(1..=999).contains(number))
+    {
         return Err(Error::usage(format!(
-            "--id {number} is no number of a dataset; expected 1 to 999"
+            "--id {number} is not a valid dataset number; expected 1 to 999"
         )));
     }
-    let Some(text) = asked.name else {
-        return Ok((asked.number, None));
+    let Some(text) = requested.name else {
+        return Ok((requested.number, None));
     };
     let parsed = Format::ALL.iter().find_map(|format| format.parsed(text));
     let (number, name) = match parsed {
@@ -238,19 +246,19 @@ fn numbered(asked: Asked) -> Result<(Option<u16>, Option<String>)> {
     };
     if safe_name(&name) != name {
         return Err(Error::usage(format!(
-            "--name {text} is no name of a folder; expected letters, digits, '_', '-' and '.', such as {}",
+            "--name {text} is not a valid folder name; expected letters, digits, '_', '-' and '.', such as {}",
             safe_name(&name)
         )));
     }
-    match (asked.number, number) {
-        (Some(asked), Some(number)) if asked != number => Err(Error::usage(format!(
-            "--id {asked} and --name {text} name two numbers; leave one out"
+    match (requested.number, number) {
+        (Some(id), Some(number)) if id != number => Err(Error::usage(format!(
+            "--id {id} and --name {text} give different numbers; omit one"
         ))),
-        (asked, number) => Ok((asked.or(number), Some(name))),
+        (id, number) => Ok((id.or(number), Some(name))),
     }
 }
 
-/// The source's number, if it has one, and name.
+/// The source dataset's number, if any, and name.
 fn of_source(dataset: &Dataset) -> (Option<u16>, String) {
     let root = dataset.root.canonicalize();
     let root = root.unwrap_or_else(|_| dataset.root.clone());
@@ -265,7 +273,7 @@ fn of_source(dataset: &Dataset) -> (Option<u16>, String) {
 
 /// Numbers and names of the datasets in a folder.
 fn numbers_in(format: Format, output: &Path) -> Result<Vec<(u16, String)>> {
-    refuse_file(output)?;
+    ensure_not_file(output)?;
     if !output.exists() {
         return Ok(Vec::new());
     }

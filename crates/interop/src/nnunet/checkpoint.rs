@@ -1,4 +1,4 @@
-//! `checkpoint_*.pth` of nnU-Net 2: weights, and what prediction needs to know beside the plans.
+//! nnU-Net 2's `checkpoint_*.pth`: weights, and what prediction needs besides the plans.
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ impl Checkpoint {
         if file.root().get("network_weights").is_none() {
             return Err(Error::file(
                 path,
-                "has no network_weights; expected a checkpoint of nnU-Net 2",
+                "has no network_weights; expected an nnU-Net 2 checkpoint",
             ));
         }
         Ok(Self {
@@ -36,7 +36,7 @@ impl Checkpoint {
         name.map(str::to_owned).ok_or_else(|| {
             Error::file(
                 &self.path,
-                "does not say which configuration it is of (init_args); expected a checkpoint of nnU-Net 2",
+                "has no configuration in init_args; expected an nnU-Net 2 checkpoint",
             )
         })
     }
@@ -46,7 +46,7 @@ impl Checkpoint {
         name.unwrap_or("unknown trainer").to_owned()
     }
 
-    /// Axes that may be mirrored, counted among those of the network.
+    /// Axes allowed for mirroring, as network axis numbers.
     pub(super) fn mirror_axes(&self) -> Vec<usize> {
         let axes = self.file.root().get("inference_allowed_mirroring_axes");
         let axes = axes.into_iter().flat_map(Node::items);
@@ -66,24 +66,24 @@ impl Checkpoint {
             .unwrap_or(0)
     }
 
-    /// The running mean of the validation's pseudo Dice, where it is there.
+    /// The exponential moving average of the validation pseudo Dice, if stored.
     pub(super) fn validation_dice(&self) -> Option<f64> {
         let dice = self.file.root().get("_best_ema")?.number();
         dice.filter(|dice| dice.is_finite())
     }
 
-    /// Weights by nnU-Net's names.
+    /// Weights under nnU-Net's names.
     ///
     /// # Errors
-    /// Names that are no text; more weights than the file can hold.
+    /// Names that are not text; more weights than the file can hold.
     pub(super) fn weights(&mut self) -> Result<NamedTensors> {
         let Some(weights) = self.file.root().get("network_weights") else {
             return Ok(NamedTensors::new());
         };
-        // Second names of the same tensors.
-        let is_again =
+        // Aliases of the same tensors.
+        let is_alias =
             |name: &str| name.contains("decoder.encoder.") || name.contains(".all_modules.");
-        let stored = self.file.tensors(weights, |name| !is_again(name))?;
+        let stored = self.file.tensors(weights, |name| !is_alias(name))?;
         self.file.read_all(&stored)
     }
 }

@@ -1,4 +1,4 @@
-//! `dataset.json` beside a model: its channels, and what its maps mean.
+//! `dataset.json` beside a model: its channels and output maps.
 
 use std::path::Path;
 
@@ -9,21 +9,21 @@ use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Structure;
 
-/// What a model's output maps are.
+/// Meaning of a model's output maps.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Labels {
-    /// In the order of the network's maps, the background left out.
+    /// In the order of the network's maps, without the background.
     pub structures: Vec<Structure>,
-    /// Whether structures are regions that lie in one another, each with a sigmoid of its own.
+    /// Whether structures are nested regions, each with its own sigmoid.
     pub regions: bool,
-    /// All label values above 0, as a cascade's second stage sees them.
+    /// All label values above 0, as input of a cascade's second stage.
     pub foreground: Vec<u16>,
 }
 
-/// The labels, once it is sure that the network takes one channel.
+/// Reads the labels, after checking that the network takes one channel.
 ///
 /// # Errors
-/// Several channels, labels that are no whole numbers, regions without an order or with one twice.
+/// Several channels, labels that are not whole numbers, regions without an order or with duplicate values.
 pub(super) fn labels(path: &Path) -> Result<Labels> {
     let json = read_json(path)?;
     let channels = ["channel_names", "modality"]
@@ -36,7 +36,7 @@ pub(super) fn labels(path: &Path) -> Result<Labels> {
             return Err(Error::file(
                 path,
                 format!(
-                    "the network takes {} channels ({}), and ctseg's volumes have one: such models cannot be used",
+                    "the network takes {} channels ({}); ctseg supports models with one channel",
                     channels.len(),
                     names.collect::<Vec<_>>().join(", ")
                 ),
@@ -45,13 +45,17 @@ pub(super) fn labels(path: &Path) -> Result<Labels> {
         None => {
             return Err(Error::file(
                 path,
-                "has no channel_names; expected dataset.json of nnU-Net 2",
+                "has no channel_names; expected the dataset.json of an nnU-Net 2 model",
             ));
         }
     }
     let named = json.get("labels").and_then(Value::as_object);
-    let named = named
-        .ok_or_else(|| Error::file(path, "has no labels; expected dataset.json of nnU-Net 2"))?;
+    let named = named.ok_or_else(|| {
+        Error::file(
+            path,
+            "has no labels; expected the dataset.json of an nnU-Net 2 model",
+        )
+    })?;
     let order = json.get("regions_class_order").and_then(Value::as_array);
     of_labels(path, named, order)
 }
@@ -73,7 +77,7 @@ fn of_labels(
     foreground.retain(|value| *value != 0);
     foreground.sort_unstable();
     foreground.dedup();
-    // As in nnU-Net, a label that names several values is a region, and then all are.
+    // As in nnU-Net: if one label lists several values, all labels are regions.
     let regions = named
         .iter()
         .any(|(name, value)| name != "ignore" && value.as_array().is_some_and(|all| all.len() > 1));
@@ -96,7 +100,7 @@ fn of_labels(
         return Err(Error::file(
             path,
             format!(
-                "its {} have the label values {seen:?}; expected one above 0 for each",
+                "its {} have the label values {seen:?}; expected a different value above 0 for each",
                 counted(structures.len(), "structure")
             ),
         ));
@@ -117,7 +121,7 @@ fn of_regions(
     let order = order.ok_or_else(|| {
         Error::file(
             path,
-            "names regions and no regions_class_order, so that their labels are not known",
+            "has regions but no regions_class_order, which gives their label values",
         )
     })?;
     if order.len() != regions.len() {
@@ -144,7 +148,7 @@ fn structure(value: u16, name: &str) -> Structure {
 }
 
 fn number(path: &Path, name: &str, value: &Value) -> Result<u16> {
-    // Some write 1.0, or "1".
+    // Some files contain 1.0 or "1".
     let whole = value
         .as_u64()
         .or_else(|| {
@@ -156,7 +160,7 @@ fn number(path: &Path, name: &str, value: &Value) -> Result<u16> {
         .or_else(|| value.as_str()?.parse().ok());
     whole
         .and_then(|value| u16::try_from(value).ok())
-        // The largest marks what lies outside of a volume's crop.
+        // The largest value marks voxels outside a volume's crop.
         .filter(|value| *value < u16::MAX)
         .ok_or_else(|| {
             Error::file(
@@ -176,26 +180,26 @@ mod tests {
         of_labels(Path::new("dataset.json"), labels, order.as_array())
     }
 
-    fn told(labels: &Labels) -> Vec<(u16, &str)> {
+    fn pairs(labels: &Labels) -> Vec<(u16, &str)> {
         let all = labels.structures.iter();
         all.map(|s| (s.value, s.name.as_str())).collect()
     }
 
     #[test]
-    fn labels_and_regions_are_told_apart() {
+    fn labels_and_regions_are_distinguished() {
         let plain = json!({"background": 0, "tumour": 2, "liver": 1, "ignore": 3});
         let found = of(&plain, &Value::Null).unwrap();
-        assert_eq!(told(&found), [(1, "liver"), (2, "tumour")]);
+        assert_eq!(pairs(&found), [(1, "liver"), (2, "tumour")]);
         assert!(!found.regions);
         let regions = json!({"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3, "ignore": 4});
         let found = of(&regions, &json!([1, 2, 3])).unwrap();
-        assert_eq!(told(&found), [(1, "whole"), (2, "core"), (3, "enhancing")]);
+        assert_eq!(pairs(&found), [(1, "whole"), (2, "core"), (3, "enhancing")]);
         assert!(found.regions);
         assert_eq!(found.foreground, [1, 2, 3]);
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused() {
+    fn invalid_labels_are_rejected() {
         let regions = json!({"background": 0, "whole": [1, 2], "core": 2});
         for (labels, order, expected) in [
             (&regions, Value::Null, "regions_class_order"),

@@ -1,4 +1,4 @@
-//! A bundle as a results folder that nnU-Net 2 loads and predicts with.
+//! Exports a bundle as a results folder that nnU-Net 2 can predict with.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::export_plans::{Exported, plans};
 use super::export_weights::state_dict;
-use ctseg_base::atomic_file::{parent_of, refuse_file, rename_folder, write_bytes_atomically};
+use ctseg_base::atomic_file::{ensure_not_file, parent_of, rename_folder, write_bytes_atomically};
 use ctseg_base::temp_files::temporary_folder;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Structure;
@@ -17,10 +17,10 @@ use ctseg_core::recipe::Recipe;
 use ctseg_engine::torch_checkpoint::{Pickled, write_torch};
 use ctseg_engine::weights::NamedTensors;
 
-/// The place of x among z, y, x.
+/// The index of x among z, y, x.
 const X: usize = 2;
 
-/// Dataset's number and name, as nnU-Net writes them.
+/// Dataset number and name, as nnU-Net writes them.
 #[derive(Debug, Clone)]
 pub struct DatasetName(pub String);
 
@@ -28,38 +28,38 @@ impl DatasetName {
     /// `Dataset123_Name`.
     ///
     /// # Errors
-    /// A number above 999, a name that nnU-Net could not find again.
+    /// A number above 999, or a name that nnU-Net would not find.
     pub fn new(id: u16, name: &str) -> Result<Self> {
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
         if id > 999 || name.is_empty() || !name.chars().all(plain) {
             return Err(Error::usage(format!(
-                "Dataset{id:03}_{name} is no name of a dataset of nnU-Net; expected --id from 0 to 999 and a --name of letters, digits, - and _"
+                "Dataset{id:03}_{name} is not a valid nnU-Net dataset name; expected --id from 0 to 999 and a --name of letters, digits, - and _"
             )));
         }
         Ok(Self(format!("Dataset{id:03}_{name}")))
     }
 }
 
-/// Writes `<results>/<dataset>/nnUNetTrainer__nnUNetPlans__<configuration>` for each stage that prediction needs; gives
-/// those folders, a cascade's first stage first.
+/// Writes `<results>/<dataset>/nnUNetTrainer__nnUNetPlans__<configuration>` for each stage that prediction needs.
+/// Returns those folders, a cascade's first stage first.
 ///
 /// # Errors
-/// A model without a counterpart in nnU-Net, by what stands in the way; a dataset of that name in `results` already.
+/// A model without an nnU-Net equivalent, by unsupported feature; an existing dataset of that name in `results`.
 pub fn export_model(model: &Path, results: &Path, dataset: &DatasetName) -> Result<Vec<PathBuf>> {
     let bundle = Bundle::open(model)?;
     let structures = bundle.structures()?;
-    refuse_file(results)?;
+    ensure_not_file(results)?;
     let target = results.join(&dataset.0);
     if target.exists() {
         return Err(Error::file(
             &target,
-            "is there already; choose another --id or --name, or remove it",
+            "already exists; choose another --id or --name, or remove it",
         ));
     }
     let last = bundle.stage(2).ok_or_else(|| {
         Error::file(
             model,
-            "has no stage 2, and nnU-Net's models are final ones; train it with 'ctseg fit --stage 2'",
+            "has no stage 2, which an nnU-Net model needs; train it with 'ctseg fit --stage 2'",
         )
     })?;
     let is_cascade = last
@@ -103,7 +103,7 @@ fn write_model(
     let text = |value: &Value| format!("{value:#}\n").into_bytes();
     write_bytes_atomically(&folder.join("plans.json"), &text(&exported.plans))?;
     write_bytes_atomically(&folder.join("dataset.json"), &text(&exported.dataset))?;
-    // nnU-Net copies it along, and predicts without.
+    // nnU-Net copies this file but does not need it for prediction.
     let fingerprint = json!({"ctseg": "not measured"});
     write_bytes_atomically(
         &folder.join("dataset_fingerprint.json"),
@@ -145,8 +145,8 @@ fn write_model(
     Ok(())
 }
 
-/// The axes of the network along which prediction mirrors, or none: those that it was trained mirrored along. nnU-Net
-/// exchanges no left and right: where structures change sides along x, it must not mirror along x.
+/// The network axes for mirroring at prediction: those mirrored during training, or none. nnU-Net does not swap left
+/// and right labels, so x is excluded if mirroring would change the side of a structure.
 fn mirror_axes(recipe: &Recipe, structures: &[Structure]) -> Result<Pickled<'static>> {
     let axes = match &recipe.nnunet {
         Some(nnunet) => nnunet.mirror_axes.clone(),
@@ -162,7 +162,7 @@ fn mirror_axes(recipe: &Recipe, structures: &[Structure]) -> Result<Pickled<'sta
     Ok(Pickled::Tuple(axes.collect()))
 }
 
-/// Of z, y, x those that a model of ctseg's own was trained mirrored along.
+/// The axes among z, y, x along which a ctseg model was mirrored in training.
 fn trained_axes(recipe: &Recipe, structures: &[Structure]) -> Result<Vec<usize>> {
     let mut axes = recipe.training.mirrored_axes();
     if axes.contains(&X) {

@@ -1,4 +1,4 @@
-//! What nnU-Net does not do, found before anything is written.
+//! Finds features that nnU-Net does not support, before anything is written.
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ pub(super) fn check_counterparts(
             return Err(Error::file(
                 model,
                 format!(
-                    "stage {} has no counterpart in nnU-Net: {problem}",
+                    "stage {} has no equivalent in nnU-Net: {problem}",
                     stage.recipe.stage
                 ),
             ));
@@ -30,7 +30,7 @@ pub(super) fn check_counterparts(
     Ok(())
 }
 
-/// `order` as in [`Exported`], and whether these are regions.
+/// `order` as in `Exported`, and whether these are regions.
 pub(super) fn check_labels(
     model: &Path,
     structures: &[Structure],
@@ -45,16 +45,19 @@ pub(super) fn check_labels(
         return Err(Error::file(
             model,
             format!(
-                "has the label values {order:?}, and nnU-Net's are 1, 2, 3 …; write the dataset with 'ctseg convert --to nnunet' and train on that"
+                "has the label values {order:?}, but nnU-Net requires 1, 2, 3 …; convert the dataset with 'ctseg convert --to nnunet' and train on it"
             ),
         ));
     }
-    let meant = ["background", "ignore"];
-    match structures.iter().find(|s| meant.contains(&s.name.as_str())) {
+    let reserved = ["background", "ignore"];
+    match structures
+        .iter()
+        .find(|s| reserved.contains(&s.name.as_str()))
+    {
         Some(structure) => Err(Error::file(
             model,
             format!(
-                "has a structure '{}', which means something else to nnU-Net; rename it",
+                "has a structure '{}', a reserved name in nnU-Net; rename it",
                 structure.name
             ),
         )),
@@ -68,17 +71,17 @@ pub(super) fn check_cascade(
     last: &StageManifest,
     (order, regions): (&[u16], bool),
 ) -> Result<()> {
-    let ways = |stage: &StageManifest| {
+    let preprocessing = |stage: &StageManifest| {
         let nnunet = stage.recipe.nnunet.as_ref();
         nnunet.map(|nnunet| (nnunet.axes, nnunet.transpose, nnunet.normalisation))
     };
-    if first.is_some_and(|first| ways(first) != ways(last)) {
+    if first.is_some_and(|first| preprocessing(first) != preprocessing(last)) {
         return Err(Error::file(
             model,
-            "is a cascade whose stages turn or normalise volumes in different ways, which one file of plans cannot say",
+            "is a cascade whose stages reorient or normalise volumes differently, which one plans file cannot express",
         ));
     }
-    // A cascade's second stage sees a mask for each label, which nnU-Net counts among those of the regions.
+    // A cascade's second stage takes one mask per label; nnU-Net takes them from the regions' labels.
     let mut all = order.to_vec();
     all.sort_unstable();
     let nnunet = last.recipe.nnunet.as_ref();
@@ -87,41 +90,41 @@ pub(super) fn check_cascade(
         return Err(Error::file(
             model,
             format!(
-                "is a cascade of regions whose labels {seen:?} are not the regions' own {all:?}: such a model cannot be written"
+                "is a cascade of regions with input labels {seen:?} and region labels {all:?}; export needs them to be equal"
             ),
         ));
     }
     Ok(())
 }
 
-/// What of a stage nnU-Net does not do, if anything.
+/// The first feature of a stage that nnU-Net does not support, if any.
 fn problem(recipe: &Recipe) -> Option<String> {
     let config = recipe.network.written_out().ok()?.config().clone();
     if recipe.nnunet.is_none() {
         let own = [
             (
                 recipe.region == Region::Roi,
-                "it works in a region of interest, and nnU-Net has none",
+                "it works in a region of interest",
             ),
             (
                 recipe.structures == Target::Union,
-                "it marks all structures together",
+                "it segments all structures as one",
             ),
             (
                 recipe.outputs == Outputs::Independent,
-                "its structures are independent (outputs = \"exclusive\" has a counterpart)",
+                "its outputs are independent (outputs = \"exclusive\" is supported)",
             ),
             (
                 recipe.network.dimensions() == 2,
-                "its network sees whole slices, and nnU-Net's sees patches of them",
+                "its network takes whole slices, but nnU-Net's takes patches of slices",
             ),
             (
                 recipe.windows_hu.len() > 1,
-                "it has several windows, and nnU-Net's CTNormalization has one",
+                "it has several windows, but nnU-Net's CTNormalization has one",
             ),
             (
                 matches!(recipe.normalisation, Normalisation::ZScore {}),
-                "it normalises by the window's own mean, which ZScoreNormalization does not",
+                "it applies a z-score within the window, which ZScoreNormalization does not",
             ),
         ];
         if let Some((_, problem)) = own.iter().find(|(holds, _)| *holds) {
@@ -131,20 +134,20 @@ fn problem(recipe: &Recipe) -> Option<String> {
     let network = [
         (
             config.norm != Some(NormKind::Instance),
-            "its normalisation is not norm = \"instance\"",
+            "its network does not use norm = \"instance\"",
         ),
         (
             config.downsampling != Some(Downsampling::Stride),
-            "it pools (downsampling = \"stride\" has a counterpart)",
+            "it downsamples by pooling (downsampling = \"stride\" is supported)",
         ),
         (config.attention, "it has attention gates"),
         (
             config.neighbours.unwrap_or(0) > 0,
-            "it sees neighbouring slices",
+            "it takes neighbouring slices as input",
         ),
         (
             recipe.sliding.blending != Blending::Gaussian,
-            "its patches are not blended by a Gaussian",
+            "its patches are not blended with a Gaussian",
         ),
     ];
     let found = network.iter().find(|(holds, _)| *holds);

@@ -1,4 +1,4 @@
-//! Plans and `dataset.json` that make nnU-Net do what a stage of ctseg's does, or what stands in the way.
+//! Plans and `dataset.json` with which nnU-Net computes the same as a ctseg stage.
 
 use std::path::Path;
 
@@ -16,14 +16,14 @@ use ctseg_engine::networks::UnetConfig;
 use ctseg_image::preprocess::normalisation::Normalisation;
 use ctseg_image::resample::Interpolation;
 
-/// What nnU-Net reads beside the weights.
+/// The JSON files that nnU-Net reads besides the weights.
 #[derive(Debug)]
 pub(super) struct Exported {
     pub plans: Value,
     pub dataset: Value,
     first: Option<String>,
     last: String,
-    /// Label values in the order of nnU-Net's maps; with a background before them unless there are regions.
+    /// Label values in the order of nnU-Net's maps; a background map comes first unless the labels are regions.
     order: Vec<u16>,
     regions: bool,
 }
@@ -36,7 +36,7 @@ impl Exported {
         }
     }
 
-    /// Where the rows of nnU-Net's head come from.
+    /// The source of each row of nnU-Net's head.
     pub(super) fn rows(&self, structures: &[Structure]) -> Rows {
         let place = |value: &u16| structures.iter().position(|s| s.value == *value);
         let own = self.order.iter().map(place);
@@ -50,7 +50,7 @@ impl Exported {
 /// Plans for the stages that prediction needs.
 ///
 /// # Errors
-/// What nnU-Net does not do, by name.
+/// A feature that nnU-Net does not support, by name.
 pub(super) fn plans(
     model: &Path,
     dataset: &str,
@@ -99,7 +99,7 @@ pub(super) fn plans(
     })
 }
 
-/// The stages' configurations by their `names`, each with the one before or after it.
+/// The stages' configurations by name, each linked to the previous or next one.
 fn configurations(
     first: Option<&StageManifest>,
     last: &StageManifest,
@@ -119,7 +119,7 @@ fn configurations(
     Ok(configurations)
 }
 
-/// Of a cascade's first stage, and of the last.
+/// Configuration names of a cascade's first stage, if any, and of the last stage.
 fn names(first: Option<&StageManifest>, last: &StageManifest) -> (Option<String>, String) {
     let last_name = match (last.recipe.network.dimensions(), first) {
         (2, _) => "2d",
@@ -136,15 +136,15 @@ fn dataset_json(recipe: &Recipe, structures: &[Structure], order: &[u16], region
     };
     let mut labels = Map::from_iter([("background".to_owned(), json!(0))]);
     for value in order {
-        // Which values a region had is not known any more; two make it one.
-        let meant = match regions {
+        // The original values of a region are unknown; listing two marks it as a region.
+        let listed = match regions {
             true => json!([
                 value,
                 order.iter().find(|other| *other != value).unwrap_or(value)
             ]),
             false => json!(value),
         };
-        labels.insert(name(value), meant);
+        labels.insert(name(value), listed);
     }
     let mut dataset = json!({
         "channel_names": {"0": "CT"},
@@ -158,7 +158,7 @@ fn dataset_json(recipe: &Recipe, structures: &[Structure], order: &[u16], region
     dataset
 }
 
-/// Along the network's axes, the first left out for slices.
+/// Spacing along the network's axes, without z for a 2D network.
 fn spacing_zyx(recipe: &Recipe, axes: usize) -> Vec<f64> {
     let [x, y, z] = recipe.spacing_mm;
     [z, y, x][3 - axes..].to_vec()
@@ -167,7 +167,7 @@ fn spacing_zyx(recipe: &Recipe, axes: usize) -> Vec<f64> {
 fn configuration(recipe: &Recipe) -> Result<Value> {
     let axes = recipe.network.dimensions();
     let nnunet = recipe.nnunet.as_ref();
-    // ctseg's own models are never resampled slice by slice.
+    // ctseg's own models never resample slice by slice.
     let of = |separate: Option<SeparateZ>| match separate.unwrap_or(SeparateZ::Never) {
         SeparateZ::Auto => Value::Null,
         SeparateZ::Always => json!(true),
@@ -241,7 +241,7 @@ fn architecture(config: &UnetConfig, axes: usize) -> Value {
     })
 }
 
-/// What CTNormalization makes the window's values of.
+/// The statistics with which CTNormalization reproduces the window and normalisation.
 fn intensities(recipe: &Recipe) -> Value {
     let ct = recipe.nnunet.as_ref().map(|nnunet| nnunet.normalisation);
     let (low, high, mean, sd) = match (ct, recipe.windows_hu.first(), recipe.normalisation) {
@@ -258,7 +258,7 @@ fn intensities(recipe: &Recipe) -> Value {
         (_, Some(window), Normalisation::Ct { mean_hu, sd_hu }) => {
             (window.low_hu, window.high_hu, mean_hu, sd_hu)
         }
-        // The window's ends become 0 and 1.
+        // Maps the window's limits to 0 and 1.
         (_, Some(window), _) => {
             let width = window.high_hu - window.low_hu;
             (window.low_hu, window.high_hu, window.low_hu, width)

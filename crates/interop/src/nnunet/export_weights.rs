@@ -1,26 +1,26 @@
-//! A network's weights under nnU-Net's names, all of them: `load_state_dict` is strict.
+//! A network's weights under nnU-Net's names. The set is complete because `load_state_dict` is strict.
 
-use super::keys::halves_exchanged;
+use super::keys::swap_input_halves;
 use ctseg_base::{Error, Result};
 use ctseg_core::recipe::Recipe;
 use ctseg_engine::weights::{HostTensor, NamedTensors};
 
-/// Tensors, and under which names they are known; several names may be one tensor's.
+/// Tensors and their names; several names may refer to one tensor.
 #[derive(Debug, Default)]
 pub(super) struct StateDict {
     pub tensors: Vec<HostTensor>,
-    /// Name and place in `tensors`.
+    /// Name and index into `tensors`.
     pub entries: Vec<(String, usize)>,
 }
 
-/// Where the rows of nnU-Net's head come from: a structure's place among ours, or none for its background, whose logit
-/// is 0 everywhere.
+/// The source of each row of nnU-Net's head: the index of a structure, or `None` for the background, whose logit is 0
+/// everywhere.
 pub(super) type Rows = Vec<Option<usize>>;
 
-/// The weights as `PlainConvUNet` or `ResidualEncoderUNet` wants them.
+/// The weights as a state dict of `PlainConvUNet` or `ResidualEncoderUNet`.
 ///
 /// # Errors
-/// A tensor that has no place there.
+/// A tensor without a place in these networks.
 pub(super) fn state_dict(
     recipe: &Recipe,
     weights: &NamedTensors,
@@ -32,7 +32,7 @@ pub(super) fn state_dict(
     let levels = config.widths.len() - 1;
     let mut found = StateDict::default();
     for (name, tensor) in weights {
-        // The heads of coarser levels are for training, and made anew below.
+        // Deep-supervision heads are only for training; they are filled with zeros below.
         if name.starts_with("heads.") {
             continue;
         }
@@ -57,12 +57,12 @@ pub(super) fn state_dict(
                 let layer = layer_name(layer, residual, &strides).ok_or_else(unknown)?;
                 let joined = layer.starts_with("decoder.") && layer.ends_with(".convs.0");
                 let weight = match joined {
-                    true => halves_exchanged(tensor).ok_or_else(unknown)?,
+                    true => swap_input_halves(tensor).ok_or_else(unknown)?,
                     false => tensor.clone(),
                 };
                 let outputs = weight.shape.first().copied().unwrap_or(0);
                 found.add_layer(&layer, "conv", 0, "weight", weight);
-                // What follows takes any bias away; ways around residual blocks have none.
+                // The normalisation cancels any bias; residual skip convolutions have none.
                 if !layer.contains(".skip.") {
                     found.add_layer(&layer, "conv", 0, "bias", zeros(vec![outputs]));
                 }
@@ -86,7 +86,7 @@ impl StateDict {
         self.tensors.push(tensor);
     }
 
-    /// A part of a `ConvDropoutNormReLU`, which has each of its modules twice.
+    /// A parameter of a `ConvDropoutNormReLU`, which registers each of its modules twice.
     fn add_layer(
         &mut self,
         layer: &str,
@@ -101,7 +101,7 @@ impl StateDict {
             .push((format!("{layer}.all_modules.{place}.{part}"), at));
     }
 
-    /// Heads of the levels below the finest, which only training uses: zeros.
+    /// Adds deep-supervision heads, which only training uses, as zeros.
     fn add_coarser_heads(&mut self, widths: &[usize], rows: usize, axes: usize) {
         let levels = widths.len() - 1;
         for level in 0..levels.saturating_sub(1) {
@@ -115,19 +115,19 @@ impl StateDict {
         }
     }
 
-    /// The decoder holds the encoder too.
+    /// Repeats the encoder's names below the decoder, which registers the encoder too.
     fn add_encoder_of_decoder(&mut self) {
-        let again: Vec<(String, usize)> = self
+        let aliases: Vec<(String, usize)> = self
             .entries
             .iter()
             .filter(|(name, _)| name.starts_with("encoder."))
             .map(|(name, place)| (format!("decoder.{name}"), *place))
             .collect();
-        self.entries.extend(again);
+        self.entries.extend(aliases);
     }
 }
 
-/// nnU-Net's name of a convolution with its normalisation.
+/// nnU-Net's name for a convolution with its normalisation.
 fn layer_name(parts: &[&str], residual: bool, strides: &[Vec<usize>]) -> Option<String> {
     Some(match parts {
         ["stem", layer] => format!("encoder.stem.convs.{layer}"),
@@ -137,7 +137,7 @@ fn layer_name(parts: &[&str], residual: bool, strides: &[Vec<usize>]) -> Option<
             format!("encoder.stages.{stage}.blocks.{block}.conv{conv}")
         }
         ["encoder", stage, block, "skip"] => {
-            // Behind a pooling where the block is strided.
+            // Comes after a pooling layer if the block is strided.
             let stride = strides.get(stage.parse::<usize>().ok()?)?;
             let place = usize::from(*block == "0" && stride.iter().any(|stride| *stride > 1));
             format!("encoder.stages.{stage}.blocks.{block}.skip.{place}")

@@ -1,4 +1,4 @@
-//! A model of nnU-Net as a bundle of ctseg's.
+//! Imports an nnU-Net model as a ctseg bundle.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use super::dataset_json::{self, Labels};
 use super::plans::Plans;
 use super::source::{DATASET, PLANS, Source, postprocessing, sibling};
 use super::stage_recipe::{Wanted, recipe};
-use ctseg_base::atomic_file::{parent_of, refuse_file, rename_folder};
+use ctseg_base::atomic_file::{ensure_not_file, parent_of, rename_folder};
 use ctseg_base::hash::file_sha256;
 use ctseg_base::replace_folder::restore;
 use ctseg_base::temp_files::temporary_folder;
@@ -22,38 +22,38 @@ use ctseg_engine::device::Compute;
 use ctseg_engine::weights::{NamedTensors, with_tensors};
 use ctseg_image::resample::Interpolation;
 
-/// What of a model is taken, and how.
+/// Options of an import.
 #[derive(Debug, Clone, Default)]
 pub struct ImportOptions {
-    /// `0`, `1`, … or `all`; empty: every numbered fold that is there.
+    /// `0`, `1`, … or `all`. Default: every numbered fold.
     pub folds: Vec<String>,
-    /// File name of the checkpoints; none: `checkpoint_final.pth`.
+    /// File name of the checkpoints. Default: `checkpoint_final.pth`.
     pub checkpoint: Option<String>,
-    /// Which of several models in a folder or zip file.
+    /// Selects one of several models in a folder or zip file.
     pub configuration: Option<String>,
-    /// Which way volumes are turned, where it is not what the plans' reader does.
+    /// Orientation of volumes. Default: that of the plans' reader.
     pub axes: Option<Axes>,
-    /// Leave mirroring out where nothing is said at prediction.
+    /// Disable test-time augmentation by default.
     pub unmirrored: bool,
-    /// How far apart patches begin, as a share of their sides; none: as nnU-Net, 0.5.
+    /// Step between patches as a fraction of the patch size. Default: 0.5, as in nnU-Net.
     pub step: Option<f64>,
-    /// How images are brought to the network's spacing, where it is not what the plans say.
+    /// Interpolation of images to the network's spacing. Default: that of the plans.
     pub interpolation: Option<Interpolation>,
-    /// Of a cascade the model folder of its first stage; none: the one beside it.
+    /// Model folder of a cascade's first stage. Default: the one beside the second stage.
     pub previous: Option<PathBuf>,
 }
 
-/// What was imported.
+/// Result of an import.
 #[derive(Debug, Clone)]
 pub struct Imported {
     pub structures: Vec<Structure>,
-    /// A cascade's first stage first.
+    /// In order; a cascade's first stage comes first.
     pub stages: Vec<ImportedStage>,
-    /// What of the model is not taken, in words.
+    /// Parts of the model that were not imported.
     pub notes: Vec<String>,
 }
 
-/// One stage of it.
+/// One imported stage.
 #[derive(Debug, Clone)]
 pub struct ImportedStage {
     pub configuration: String,
@@ -64,11 +64,11 @@ pub struct ImportedStage {
 }
 
 /// Imports the model in `source` (a results folder, a model folder in it, or a zip of them) into the bundle `target`,
-/// which must not be there yet. `compute` is where weights are tried.
+/// which must not exist. The weights are checked on the device of `compute`.
 ///
 /// # Errors
-/// A model that ctseg cannot compute, by the name of what it has not; files that are damaged or want to run code;
-/// weights that do not fit the plans.
+/// A model with an unsupported feature, by name; files that are damaged or would run code; weights that do not match
+/// the plans.
 pub fn import_model(
     source: &Path,
     target: &Path,
@@ -89,12 +89,12 @@ pub fn import_model(
                 Error::file(
                     &folder,
                     format!(
-                        "is a cascade whose first stage '{name}' is not beside it; name its model folder with --previous"
+                        "is a cascade, but its first stage '{name}' is not in the same folder; give its model folder with --previous"
                     ),
                 )
             })?;
         let options = ImportOptions {
-            // Its folds need not be those of the second stage.
+            // The first stage may have other folds.
             folds: Vec::new(),
             ..options.clone()
         };
@@ -103,7 +103,7 @@ pub fn import_model(
             return Err(Error::file(
                 &before,
                 format!(
-                    "is a model of '{}'; the cascade's first stage is '{name}'",
+                    "is a model of configuration '{}'; expected the cascade's first stage '{name}'",
                     first.configuration
                 ),
             ));
@@ -111,7 +111,7 @@ pub fn import_model(
         if first.labels != last.labels {
             return Err(Error::file(
                 &before,
-                "has other labels than the second stage of the cascade",
+                "its labels differ from those of the cascade's second stage",
             ));
         }
         stages.push(first.stage(1, compute)?);
@@ -119,26 +119,26 @@ pub fn import_model(
     stages.push(last.stage(2, compute)?);
     let structures = last.labels.ascending();
     Ok(Imported {
-        notes: not_taken(&folder, &opened.folder),
-        ..published(target, &structures, stages)?
+        notes: not_imported(&folder, &opened.folder),
+        ..publish(target, &structures, stages)?
     })
 }
 
-/// What of the model in `folder`, below `source`, has no place in a bundle.
-fn not_taken(folder: &Path, source: &Path) -> Vec<String> {
+/// Notes on parts of the model in `folder`, below `source`, that have no place in a bundle.
+fn not_imported(folder: &Path, source: &Path) -> Vec<String> {
     let note = |file: PathBuf| {
         format!(
-            "{} is ignored: a pickle could run code; label maps are those of nnUNetv2_predict, to which \
-             nnUNetv2_apply_postprocessing can be applied",
+            "{} is ignored, because a pickle can run code; label maps equal those of nnUNetv2_predict before \
+             nnUNetv2_apply_postprocessing",
             file.strip_prefix(source).unwrap_or(&file).display()
         )
     };
     postprocessing(folder).map(note).into_iter().collect()
 }
 
-/// Weights go nowhere where something is.
+/// Refuses a target that exists and is not empty.
 fn refuse_existing(target: &Path) -> Result<()> {
-    refuse_file(target)?;
+    ensure_not_file(target)?;
     restore(target)?;
     let is_empty = match std::fs::read_dir(target) {
         Ok(mut entries) => entries.next().is_none(),
@@ -148,32 +148,32 @@ fn refuse_existing(target: &Path) -> Result<()> {
         true => Ok(()),
         false => Err(Error::file(
             target,
-            "is there already; choose another folder with -o, or remove it",
+            "already exists; choose another folder with -o, or remove it",
         )),
     }
 }
 
-/// Writes the bundle, whole or not at all.
-fn published(
+/// Writes the bundle atomically.
+fn publish(
     target: &Path,
     structures: &[Structure],
     stages: Vec<(ImportedStage, TrainedStage)>,
 ) -> Result<Imported> {
     let fresh = temporary_folder(parent_of(target))?;
     let bundle = fresh.path().join("model");
-    let mut told = Vec::new();
+    let mut imported = Vec::new();
     for (stage, mut trained) in stages {
-        if trained.manifest.recipe.stage == 2 && !told.is_empty() {
+        if trained.manifest.recipe.stage == 2 && !imported.is_empty() {
             let first = Bundle::open(&bundle)?;
             trained.manifest.stage1_sha256 = first.stage_sha256(1).map(str::to_owned);
         }
         Bundle::publish(&bundle, structures, trained)?;
-        told.push(stage);
+        imported.push(stage);
     }
     rename_folder(&bundle, target)?;
     Ok(Imported {
         structures: structures.to_vec(),
-        stages: told,
+        stages: imported,
         notes: Vec::new(),
     })
 }
@@ -196,7 +196,7 @@ impl Folder {
         let plans = Plans::read(&plans_path)?;
         let labels = dataset_json::labels(&path.join(DATASET))?;
         let checkpoints = checkpoints(path, options)?;
-        // What the first fold says counts, as in nnU-Net.
+        // The first fold decides, as in nnU-Net.
         let first = checkpoints.first().map(|(_, file)| Checkpoint::open(file));
         let first = first
             .transpose()?
@@ -228,7 +228,7 @@ impl Folder {
                 none => none.insert((self.recipe(stage, &checkpoint)?, checkpoint.trainer())),
             };
             let tensors = self.weights(&mut checkpoint, file, recipe)?;
-            try_out(recipe, structures.len(), &tensors, compute)
+            check_weights(recipe, structures.len(), &tensors, compute)
                 .map_err(|error| Error::file(file, error.to_string()))?;
             folds.push(FoldManifest {
                 fold: fold_number(name),
@@ -250,12 +250,12 @@ impl Folder {
             seed: 0,
             engine: format!("nnU-Net 2 ({trainer}, {})", self.plans.plans_name),
             stage1_sha256: None,
-            channel: None, // its normalisation tells CT from other images
+            channel: None, // the normalisation shows whether the images are CT
             folds,
             image_sha256: BTreeMap::new(),
             recipe: recipe.clone(),
         };
-        let told = ImportedStage {
+        let imported = ImportedStage {
             configuration: self.configuration.clone(),
             trainer,
             folds: self
@@ -266,7 +266,7 @@ impl Folder {
             recipe,
             parameters,
         };
-        Ok((told, TrainedStage { manifest, weights }))
+        Ok((imported, TrainedStage { manifest, weights }))
     }
 
     fn check_configuration(&self, checkpoint: &Checkpoint, file: &Path) -> Result<()> {
@@ -277,13 +277,13 @@ impl Folder {
         Err(Error::file(
             file,
             format!(
-                "is of configuration '{found}', the first fold of '{}'",
+                "has configuration '{found}', but the first fold has '{}'",
                 self.configuration
             ),
         ))
     }
 
-    /// What the plans and the (first) checkpoint say of a stage.
+    /// The recipe of a stage from the plans and the (first) checkpoint.
     pub(super) fn recipe(&self, stage: u8, checkpoint: &Checkpoint) -> Result<Recipe> {
         let wanted = Wanted {
             stage,
@@ -312,13 +312,13 @@ impl Folder {
         let rows = self.labels.rows();
         let background = (!self.labels.regions).then_some(0);
         let held = checkpoint.weights()?;
-        super::keys::converted(held, decoder_levels, &rows, background)
-            .map_err(|problem| Error::file(file, format!("weights that are not known: {problem}")))
+        super::keys::convert_weights(held, decoder_levels, &rows, background)
+            .map_err(|problem| Error::file(file, format!("unsupported weights: {problem}")))
     }
 }
 
-/// Whether weights fit the network that the plans describe.
-fn try_out(
+/// Checks that the weights fit the network that the plans describe.
+fn check_weights(
     recipe: &Recipe,
     structures: usize,
     tensors: &NamedTensors,
@@ -336,7 +336,7 @@ fn try_out(
     with_tensors(network, tensors, device).map(drop)
 }
 
-/// The checkpoints of the wanted folds, in order.
+/// The checkpoints of the requested folds, in order.
 fn checkpoints(path: &Path, options: &ImportOptions) -> Result<Vec<(String, PathBuf)>> {
     let file = options
         .checkpoint
@@ -350,7 +350,7 @@ fn checkpoints(path: &Path, options: &ImportOptions) -> Result<Vec<(String, Path
         return Err(Error::file(
             path,
             format!(
-                "has no fold with {file}; name another file with --checkpoint, such as checkpoint_best.pth"
+                "has no fold with {file}; choose another file with --checkpoint, such as checkpoint_best.pth"
             ),
         ));
     }
@@ -359,7 +359,7 @@ fn checkpoints(path: &Path, options: &ImportOptions) -> Result<Vec<(String, Path
     numbers.dedup();
     if numbers.len() < names.len() {
         return Err(Error::usage(format!(
-            "--fold {}: names a fold twice, or all beside 0; expected each once",
+            "--fold {}: names a fold twice, or both 'all' and 0; expected each fold once",
             names.join(",")
         )));
     }
@@ -369,19 +369,19 @@ fn checkpoints(path: &Path, options: &ImportOptions) -> Result<Vec<(String, Path
             true => Ok((name, checkpoint)),
             false => Err(Error::file(
                 &checkpoint,
-                "is not there; leave --fold out for every fold that is",
+                "does not exist; omit --fold to import every fold found",
             )),
         }
     });
     found.collect()
 }
 
-/// The network of all cases is kept as that of fold 0.
+/// The network trained on all cases is stored as fold 0.
 fn fold_number(name: &str) -> usize {
     name.parse().unwrap_or(0)
 }
 
-/// The numbered folds, or else the one of all cases.
+/// The numbered folds, otherwise `fold_all`.
 fn found_folds(path: &Path, file: &str) -> Vec<String> {
     let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
     let folders = entries.filter(|entry| entry.path().join(file).is_file());

@@ -1,28 +1,27 @@
-//! From the names of nnU-Net's weights (`dynamic_network_architectures`) to those of ctseg's networks, and what has to
-//! be changed about them.
+//! Maps names of nnU-Net's weights (`dynamic_network_architectures`) to those of ctseg's networks, and converts the
+//! tensors where needed.
 
 use std::collections::BTreeMap;
 
 use ctseg_engine::weights::{HostTensor, NamedTensors, elements_of};
 
-/// Where a tensor goes.
+/// Destination of a tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Place {
-    /// As it is, under this name.
+    /// Unchanged, under this name.
     Same(String),
-    /// A convolution of what the decoder has joined: the halves of its input change places, because nnU-Net has the
-    /// upsampled features first and ctseg the skipped ones.
-    Joined(String),
+    /// A convolution of concatenated features: the halves of its input are swapped, because nnU-Net puts the upsampled
+    /// features first and ctseg the skip connection.
+    Concatenated(String),
     /// Weights or biases of the finest logits.
     Head(&'static str),
-    /// Nowhere: a second name of a tensor, a bias that the normalisation after it takes away, the logits of coarser
-    /// levels, which only training needs.
+    /// Not needed: an alias of a tensor, a bias that the following normalisation cancels, or a deep-supervision head.
     Unused,
-    /// Not one of these networks' names.
+    /// Not a name of these networks.
     Unknown,
 }
 
-/// Where the tensor `key` goes in a network whose decoder has so many levels.
+/// Destination of the tensor `key` in a network with `decoder_levels` decoder levels.
 pub(super) fn place(key: &str, decoder_levels: usize) -> Place {
     let key = without_wrappers(key);
     if key.starts_with("decoder.encoder.") || key.contains(".all_modules.") {
@@ -31,9 +30,11 @@ pub(super) fn place(key: &str, decoder_levels: usize) -> Place {
     let parts: Vec<&str> = key.split('.').collect();
     match parts.as_slice() {
         ["encoder", "stages", stage, "0", "convs", layer, rest @ ..] => {
-            of_layer(&format!("encoder.{stage}.{layer}"), rest)
+            layer_place(&format!("encoder.{stage}.{layer}"), rest)
         }
-        ["encoder", "stem", "convs", layer, rest @ ..] => of_layer(&format!("stem.{layer}"), rest),
+        ["encoder", "stem", "convs", layer, rest @ ..] => {
+            layer_place(&format!("stem.{layer}"), rest)
+        }
         [
             "encoder",
             "stages",
@@ -42,7 +43,7 @@ pub(super) fn place(key: &str, decoder_levels: usize) -> Place {
             block,
             "conv1",
             rest @ ..,
-        ] => of_layer(&format!("encoder.{stage}.{block}.layers.0"), rest),
+        ] => layer_place(&format!("encoder.{stage}.{block}.layers.0"), rest),
         [
             "encoder",
             "stages",
@@ -51,7 +52,7 @@ pub(super) fn place(key: &str, decoder_levels: usize) -> Place {
             block,
             "conv2",
             rest @ ..,
-        ] => of_layer(&format!("encoder.{stage}.{block}.layers.1"), rest),
+        ] => layer_place(&format!("encoder.{stage}.{block}.layers.1"), rest),
         [
             "encoder",
             "stages",
@@ -61,25 +62,25 @@ pub(super) fn place(key: &str, decoder_levels: usize) -> Place {
             "skip",
             _,
             rest @ ..,
-        ] => of_layer(&format!("encoder.{stage}.{block}.skip"), rest),
+        ] => layer_place(&format!("encoder.{stage}.{block}.skip"), rest),
         ["decoder", "stages", level, "convs", "0", "conv", "weight"] => {
-            Place::Joined(format!("decoder.{level}.0.conv.weight"))
+            Place::Concatenated(format!("decoder.{level}.0.conv.weight"))
         }
         ["decoder", "stages", level, "convs", layer, rest @ ..] => {
-            of_layer(&format!("decoder.{level}.{layer}"), rest)
+            layer_place(&format!("decoder.{level}.{layer}"), rest)
         }
         ["decoder", "transpconvs", level, part @ ("weight" | "bias")] => {
             Place::Same(format!("up.{level}.{part}"))
         }
         ["decoder", "seg_layers", level, part @ ("weight" | "bias")] => {
-            of_logits(level, part, decoder_levels)
+            head_place(level, part, decoder_levels)
         }
         _ => Place::Unknown,
     }
 }
 
-/// Of the logits of a level, the last of which are the finest.
-fn of_logits(level: &str, part: &str, decoder_levels: usize) -> Place {
+/// Destination of a level's logits; the last level is the finest.
+fn head_place(level: &str, part: &str, decoder_levels: usize) -> Place {
     let last = decoder_levels.saturating_sub(1);
     match (level.parse::<usize>(), part) {
         (Ok(level), _) if level < last => Place::Unused,
@@ -99,8 +100,8 @@ fn without_wrappers(mut key: &str) -> &str {
     key
 }
 
-/// Of a convolution with its normalisation.
-fn of_layer(layer: &str, rest: &[&str]) -> Place {
+/// Destination of a parameter of a convolution with its normalisation.
+fn layer_place(layer: &str, rest: &[&str]) -> Place {
     match rest {
         ["conv", "weight"] => Place::Same(format!("{layer}.conv.weight")),
         ["conv", "bias"] => Place::Unused,
@@ -110,8 +111,8 @@ fn of_layer(layer: &str, rest: &[&str]) -> Place {
     }
 }
 
-/// A convolution's weights (out, in, …) with the halves of their inputs in the other order.
-pub(super) fn halves_exchanged(tensor: &HostTensor) -> Option<HostTensor> {
+/// A convolution's weights (out, in, …) with the halves of their inputs swapped.
+pub(super) fn swap_input_halves(tensor: &HostTensor) -> Option<HostTensor> {
     let (outputs, inputs) = (*tensor.shape.first()?, *tensor.shape.get(1)?);
     let numbers = elements_of(&tensor.shape)?;
     if numbers == 0 || inputs % 2 != 0 || tensor.values.len() != numbers {
@@ -128,8 +129,8 @@ pub(super) fn halves_exchanged(tensor: &HostTensor) -> Option<HostTensor> {
     })
 }
 
-/// A head's rows in another order; with a `background` row, that one is taken from all others: ctseg measures
-/// exclusive classes against a background of logit 0.
+/// Reorders a head's rows. A `background` row is subtracted from all others: in ctseg the background of exclusive
+/// classes has logit 0.
 pub(super) fn head_rows(
     tensor: &HostTensor,
     rows: &[usize],
@@ -154,8 +155,8 @@ pub(super) fn head_rows(
     Some(HostTensor { shape, values })
 }
 
-/// A network's weights under ctseg's names; the error names the tensor that does not fit.
-pub(super) fn converted(
+/// Converts a network's weights to ctseg's names; the error names the tensor that does not fit.
+pub(super) fn convert_weights(
     weights: BTreeMap<String, HostTensor>,
     decoder_levels: usize,
     rows: &[usize],
@@ -167,14 +168,14 @@ pub(super) fn converted(
             Place::Unused => continue,
             Place::Unknown => {
                 return Err(format!(
-                    "{key} belongs to no layer of a PlainConvUNet or ResidualEncoderUNet with instance normalisation"
+                    "{key} is not a parameter of a PlainConvUNet or ResidualEncoderUNet with instance normalisation"
                 ));
             }
             Place::Same(name) => (name, Some(tensor)),
-            Place::Joined(name) => (name, halves_exchanged(&tensor)),
+            Place::Concatenated(name) => (name, swap_input_halves(&tensor)),
             Place::Head(name) => (name.to_owned(), head_rows(&tensor, rows, background)),
         };
-        let tensor = tensor.ok_or_else(|| format!("{key} has a shape that cannot be right"))?;
+        let tensor = tensor.ok_or_else(|| format!("{key} has an unexpected shape"))?;
         found.insert(name, tensor);
     }
     Ok(found)
@@ -185,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_find_their_places() {
+    fn names_map_to_places() {
         let same = |name: &str| Place::Same(name.to_owned());
         for (key, expected) in [
             (
@@ -219,7 +220,7 @@ mod tests {
             ),
             (
                 "decoder.stages.1.convs.0.conv.weight",
-                Place::Joined("decoder.1.0.conv.weight".to_owned()),
+                Place::Concatenated("decoder.1.0.conv.weight".to_owned()),
             ),
             (
                 "decoder.stages.1.convs.1.conv.weight",
@@ -245,17 +246,17 @@ mod tests {
     }
 
     #[test]
-    fn halves_and_rows_are_moved() {
+    fn halves_and_rows_are_reordered() {
         let tensor = HostTensor {
             shape: vec![2, 4, 1],
             values: vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0],
         };
-        let exchanged = halves_exchanged(&tensor).unwrap();
-        assert_eq!(exchanged.values, [3.0, 4.0, 1.0, 2.0, 7.0, 8.0, 5.0, 6.0]);
+        let swapped = swap_input_halves(&tensor).unwrap();
+        assert_eq!(swapped.values, [3.0, 4.0, 1.0, 2.0, 7.0, 8.0, 5.0, 6.0]);
         let head = head_rows(&tensor, &[1], Some(0)).unwrap();
         assert_eq!((head.shape, head.values), (vec![1, 4, 1], vec![4.0; 4]));
-        let turned = head_rows(&tensor, &[1, 0], None).unwrap();
-        assert_eq!(turned.values[..4], tensor.values[4..]);
+        let reordered = head_rows(&tensor, &[1, 0], None).unwrap();
+        assert_eq!(reordered.values[..4], tensor.values[4..]);
         assert!(head_rows(&tensor, &[2, 0], None).is_none());
         // More rows than there are classes.
         assert!(head_rows(&tensor, &[1], None).is_none());
@@ -263,11 +264,11 @@ mod tests {
             shape: vec![2, 0, 3],
             values: Vec::new(),
         };
-        assert!(halves_exchanged(&empty).is_none());
+        assert!(swap_input_halves(&empty).is_none());
         let endless = HostTensor {
             shape: vec![0, 1 << 40, 1 << 40],
             values: Vec::new(),
         };
-        assert!(halves_exchanged(&endless).is_none());
+        assert!(swap_input_halves(&endless).is_none());
     }
 }

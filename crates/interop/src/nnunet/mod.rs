@@ -1,4 +1,4 @@
-//! nnU-Net's models: their files read and written, and what their use needs that ctseg's own models do not.
+//! Import and export of nnU-Net models.
 
 mod checkpoint;
 mod dataset_json;

@@ -1,4 +1,4 @@
-//! From nnU-Net's description of a network (`arch_kwargs`) to a recipe's `[network]`.
+//! Converts nnU-Net's description of a network (`arch_kwargs`) to a recipe's `[network]`.
 
 use std::path::Path;
 
@@ -33,7 +33,7 @@ struct Arguments {
     nonlin_kwargs: Option<ActivationArguments>,
     #[serde(default)]
     nonlin_first: bool,
-    // Of residual encoders, and none of them in nnU-Net's own plans. (Stochastic depth is for training alone.)
+    // For residual encoders; nnU-Net's own plans set none of them. (Stochastic depth only affects training.)
     #[serde(default)]
     bottleneck_channels: Value,
     #[serde(default)]
@@ -44,7 +44,7 @@ struct Arguments {
     block: Value,
 }
 
-/// A number for all, or one for each.
+/// One value for all, or a list with one for each.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
 enum OneOrEach<T> {
@@ -63,18 +63,18 @@ impl<T: Clone> OneOrEach<T> {
 
 #[derive(Debug, Clone, Deserialize)]
 struct NormArguments {
-    #[serde(default = "usual_eps")]
+    #[serde(default = "default_eps")]
     eps: f64,
     #[serde(default)]
     affine: bool,
 }
 
-fn usual_eps() -> f64 {
-    USUAL_EPS
+fn default_eps() -> f64 {
+    DEFAULT_EPS
 }
 
-const USUAL_EPS: f64 = 1e-5;
-const USUAL_SLOPE: f64 = 0.01;
+const DEFAULT_EPS: f64 = 1e-5;
+const DEFAULT_SLOPE: f64 = 0.01;
 
 #[derive(Debug, Clone, Default, Deserialize)]
 struct ActivationArguments {
@@ -82,13 +82,13 @@ struct ActivationArguments {
     negative_slope: Option<f64>,
 }
 
-/// The most levels that are believed.
-const MOST_STAGES: usize = 16;
+/// Maximum number of stages accepted.
+const MAX_STAGES: usize = 16;
 
-/// The network of a recipe; `path` names the plans in errors.
+/// Builds a recipe's network; `path` names the plans in errors.
 ///
 /// # Errors
-/// A class of network, an operation or a setting that ctseg's networks do not have, by name.
+/// An unsupported network class, operation or setting, by name.
 pub(super) fn network(path: &Path, architecture: &Architecture) -> Result<NetworkConfig> {
     let class = &architecture.network_class_name;
     let residual = match class.rsplit('.').next().unwrap_or_default() {
@@ -110,11 +110,11 @@ pub(super) fn network(path: &Path, architecture: &Architecture) -> Result<Networ
         each.iter().map(|sides| sides.each(axes)).collect()
     };
     let mut decoder = arguments.n_conv_per_stage_decoder.each(stages - 1);
-    // Theirs begin at the bottom.
+    // nnU-Net counts from the bottom.
     decoder.reverse();
     let per_stage = |given: &Option<OneOrEach<usize>>, key: &str| match given {
         Some(given) => Ok(Some(given.each(stages))),
-        None => Err(Error::file(path, format!("its network has no {key}"))),
+        None => Err(Error::file(path, format!("arch_kwargs has no {key}"))),
     };
     let (blocks, convolutions) = match residual {
         true => (
@@ -146,22 +146,22 @@ pub(super) fn network(path: &Path, architecture: &Architecture) -> Result<Networ
     })
 }
 
-/// Refuses what ctseg's networks have not.
+/// Refuses settings that ctseg's networks do not support.
 fn check(path: &Path, arguments: &Arguments) -> Result<()> {
-    if !(2..=MOST_STAGES).contains(&arguments.n_stages) {
+    if !(2..=MAX_STAGES).contains(&arguments.n_stages) {
         return Err(unsupported(path, "n_stages", &arguments.n_stages));
     }
     let norm = arguments.norm_op.as_deref().unwrap_or("None");
     let settings = arguments.norm_op_kwargs.as_ref();
-    let is_usual =
-        |settings: &NormArguments| settings.affine && (settings.eps - USUAL_EPS).abs() < 1e-12;
+    let is_default =
+        |settings: &NormArguments| settings.affine && (settings.eps - DEFAULT_EPS).abs() < 1e-12;
     if !matches!(
         norm.rsplit('.').next(),
         Some("InstanceNorm2d" | "InstanceNorm3d")
     ) {
         return Err(unsupported(path, "norm_op", norm));
     }
-    if !settings.is_some_and(is_usual) {
+    if !settings.is_some_and(is_default) {
         return Err(unsupported(
             path,
             "norm_op_kwargs",
@@ -197,8 +197,8 @@ fn activation(path: &Path, arguments: &Arguments) -> Result<Activation> {
     let settings = arguments.nonlin_kwargs.clone().unwrap_or_default();
     match name.rsplit('.').next() {
         Some("ReLU") => Ok(Activation::Relu),
-        Some("LeakyReLU") => match settings.negative_slope.unwrap_or(USUAL_SLOPE) {
-            slope if (slope - USUAL_SLOPE).abs() < 1e-12 => Ok(Activation::LeakyRelu),
+        Some("LeakyReLU") => match settings.negative_slope.unwrap_or(DEFAULT_SLOPE) {
+            slope if (slope - DEFAULT_SLOPE).abs() < 1e-12 => Ok(Activation::LeakyRelu),
             slope => Err(unsupported(path, "negative_slope", &slope)),
         },
         _ => Err(unsupported(path, "nonlin", name)),
@@ -209,7 +209,7 @@ fn unsupported(path: &Path, key: &str, value: &(impl std::fmt::Display + ?Sized)
     Error::file(
         path,
         format!(
-            "its network has {key} = {value}, which ctseg's networks have not; expected what nnU-Net's planners write: Conv2d or Conv3d, InstanceNorm with factors and eps 1e-5, LeakyReLU of slope 0.01 or ReLU, basic residual blocks"
+            "its network has unsupported {key} = {value}; expected the values that nnU-Net's planners write: Conv2d or Conv3d, affine InstanceNorm with eps 1e-5, ReLU or LeakyReLU with slope 0.01, basic residual blocks"
         ),
     )
 }

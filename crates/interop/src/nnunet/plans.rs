@@ -1,5 +1,5 @@
-//! `plans.json` of nnU-Net 2: one configuration of it, with what it inherits; of the newer style with an
-//! `architecture`, and of the older one that names numbers of features and pooling.
+//! nnU-Net 2's `plans.json`: a configuration with everything that it inherits. Supports the newer style with an
+//! `architecture`, and the older one with numbers of features and pooling kernels.
 
 use std::path::Path;
 
@@ -27,7 +27,7 @@ pub(super) struct Plans {
     pub foreground_intensity_properties_per_channel: Map<String, Value>,
 }
 
-/// What the foreground's Hounsfield units are like.
+/// Statistics of the foreground's Hounsfield units.
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub(super) struct Intensities {
     pub mean: f64,
@@ -52,7 +52,7 @@ pub(super) struct Configuration {
     pub resampling_fn_data_kwargs: Resampling,
     #[serde(default = "default_resampling")]
     pub resampling_fn_seg: String,
-    #[serde(default = "of_labels")]
+    #[serde(default = "label_resampling")]
     pub resampling_fn_seg_kwargs: Resampling,
     #[serde(default = "default_resampling")]
     pub resampling_fn_probabilities: String,
@@ -78,14 +78,14 @@ pub(super) struct Configuration {
     conv_kernel_sizes: Vec<Vec<usize>>,
 }
 
-/// What a network is built from.
+/// Class and arguments of a network.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Architecture {
     pub network_class_name: String,
     pub arch_kwargs: Map<String, Value>,
 }
 
-/// Arguments of `resample_data_or_seg_to_shape`; what is not there has the function's own defaults.
+/// Arguments of `resample_data_or_seg_to_shape`, with the function's own defaults.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Resampling {
@@ -117,12 +117,12 @@ fn cubic() -> i64 {
     3
 }
 
-#[allow(clippy::unnecessary_wraps)] // what the field holds
+#[allow(clippy::unnecessary_wraps)] // the field's type
 fn never() -> Option<bool> {
     Some(false)
 }
 
-fn of_labels() -> Resampling {
+fn label_resampling() -> Resampling {
     Resampling {
         is_seg: true,
         order: 1,
@@ -142,15 +142,15 @@ impl Default for Resampling {
     }
 }
 
-/// The only way of resampling that is known.
+/// The only supported resampling function.
 pub(super) const RESAMPLING: &str = "resample_data_or_seg_to_shape";
 
-/// Configurations inherit from one another no further than this.
-const LONGEST_CHAIN: usize = 16;
+/// Maximum depth of inheritance between configurations.
+const MAX_INHERITANCE: usize = 16;
 
 impl Plans {
     pub(super) fn read(path: &Path) -> Result<Self> {
-        typed(path, read_json(path)?, "plans of nnU-Net 2")
+        typed(path, read_json(path)?, "an nnU-Net 2 plans file")
     }
 
     /// The names of all configurations.
@@ -161,7 +161,7 @@ impl Plans {
     /// A configuration; `path` names the plans in errors.
     ///
     /// # Errors
-    /// No such configuration, a chain of inheritance without end, keys of another kind.
+    /// An unknown configuration, cyclic inheritance, or keys of the wrong type.
     pub(super) fn configuration(&self, path: &Path, name: &str) -> Result<Configuration> {
         let mut chain = Vec::new();
         let mut next = Some(name.to_owned());
@@ -171,7 +171,7 @@ impl Plans {
                 Error::file(
                     path,
                     format!(
-                        "has no configuration '{name}'; it has {}",
+                        "has no configuration '{name}'; expected one of {}",
                         self.names().join(", ")
                     ),
                 )
@@ -181,7 +181,7 @@ impl Plans {
                 .and_then(Value::as_str)
                 .map(str::to_owned);
             chain.push(found);
-            if chain.len() > LONGEST_CHAIN {
+            if chain.len() > MAX_INHERITANCE {
                 return Err(Error::file(
                     path,
                     format!("configuration '{name}' inherits from itself"),
@@ -195,11 +195,11 @@ impl Plans {
         typed(
             path,
             Value::Object(merged),
-            &format!("a configuration '{name}' of nnU-Net 2"),
+            &format!("an nnU-Net 2 configuration '{name}'"),
         )
     }
 
-    /// What channel 0 of the foreground is like.
+    /// Foreground statistics of channel 0.
     pub(super) fn intensities(&self, path: &Path) -> Result<Intensities> {
         let found = self.foreground_intensity_properties_per_channel.get("0");
         let found = found.ok_or_else(|| {
@@ -213,7 +213,7 @@ impl Plans {
 }
 
 impl Configuration {
-    /// Beyond which ratio of sides volumes are resampled slice by slice, where it is said.
+    /// The spacing ratios above which volumes are resampled slice by slice, where given.
     pub(super) fn anisotropy_thresholds(&self) -> impl Iterator<Item = f64> {
         let all = [
             self.resampling_fn_data_kwargs,
@@ -224,8 +224,8 @@ impl Configuration {
             .filter_map(|kwargs| kwargs.separate_z_anisotropy_threshold)
     }
 
-    /// The network's description, made up from the older style's keys where that is what there is
-    /// (`ConfigurationManager.__init__`).
+    /// The network's description, built from the older style's keys if necessary (as in
+    /// `ConfigurationManager.__init__`).
     pub(super) fn architecture(&self, path: &Path) -> Result<Architecture> {
         if let Some(architecture) = &self.architecture {
             return Ok(architecture.clone());
@@ -233,7 +233,7 @@ impl Configuration {
         let class = self.class_name.as_deref().ok_or_else(|| {
             Error::file(
                 path,
-                "describes no network: neither 'architecture' nor 'UNet_class_name' is there",
+                "describes no network; expected 'architecture' or 'UNet_class_name'",
             )
         })?;
         let (module, blocks) = match class {
@@ -277,12 +277,12 @@ pub(super) fn unknown_network(path: &Path, class: &str) -> Error {
     Error::file(
         path,
         format!(
-            "has a network '{class}', which is not known; expected PlainConvUNet or ResidualEncoderUNet"
+            "has an unsupported network '{class}'; expected PlainConvUNet or ResidualEncoderUNet"
         ),
     )
 }
 
-/// A value as what it should be.
+/// Deserialises a value; `what` names the expected content in errors.
 pub(super) fn typed<T: DeserializeOwned>(path: &Path, value: Value, what: &str) -> Result<T> {
     serde_json::from_value(value)
         .map_err(|error| Error::file(path, format!("is not {what}: {error}")))
@@ -312,10 +312,10 @@ mod tests {
         let cascade = plans.configuration(path, "3d_cascade_fullres").unwrap();
         assert_eq!(cascade.patch_size, [8, 8, 8]);
         assert_eq!(cascade.previous_stage.as_deref(), Some("3d_lowres"));
-        // Said to be null, and not said at all.
+        // Explicit null, and a missing key.
         assert_eq!(cascade.resampling_fn_data_kwargs.force_separate_z, None);
-        let unsaid = cascade.resampling_fn_probabilities_kwargs;
-        assert_eq!(unsaid.force_separate_z, Some(false));
+        let missing = cascade.resampling_fn_probabilities_kwargs;
+        assert_eq!(missing.force_separate_z, Some(false));
         assert!(
             plans
                 .configuration(path, "loop")
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn the_older_style_is_completed() {
+    fn the_older_style_is_supported() {
         let plans = plans(&serde_json::json!({
             "3d_fullres": {"patch_size": [128, 128, 128], "spacing": [1.5, 1.5, 1.5], "normalization_schemes": ["CTNormalization"],
                 "UNet_class_name": "PlainConvUNet", "UNet_base_num_features": 32, "unet_max_num_features": 100,

@@ -1,4 +1,4 @@
-//! A model as it is imported, without a network that would show whether its weights fit.
+//! Reads a model for import, without checking its weights against a network.
 
 use std::path::Path;
 
@@ -8,10 +8,10 @@ use ctseg_base::{Error, Result};
 use ctseg_core::recipe::Recipe;
 use ctseg_engine::weights::NamedTensors;
 
-/// The recipe that the model folder `folder` comes to, and the weights of its first fold.
+/// The recipe of the model in `folder`, and the weights of its first fold.
 ///
 /// # Errors
-/// As of [`import_model`](super::import_model).
+/// See [`import_model`](super::import_model).
 pub fn read_model(folder: &Path) -> Result<(Recipe, NamedTensors)> {
     let opened = Folder::open(folder, &ImportOptions::default())?;
     let first = opened.checkpoints.first();

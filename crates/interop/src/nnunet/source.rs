@@ -1,37 +1,36 @@
-//! Where nnU-Net's models lie: results folders, model folders in them, and the zip files that
-//! `nnUNetv2_export_model_to_zip` writes.
+//! Locates nnU-Net models: results folders, model folders in them, and zip files from
+//! `nnUNetv2_export_model_to_zip`.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use ctseg_base::text::file::read_text_at_most;
-use ctseg_base::unzip::unpacked_zip;
+use ctseg_base::unzip::unzip_to_temp;
 use ctseg_base::{Error, Result};
 
-/// JSON files larger than this are none of nnU-Net's.
-const LONGEST_JSON: u64 = 256 << 20;
+/// Maximum size of a JSON file in bytes.
+const MAX_JSON_BYTES: u64 = 256 << 20;
 
-/// Model folders lie no deeper below what is named: results folder and dataset, and the folders that people and
-/// programs pack around them.
-const DEEPEST: usize = 6;
+/// Maximum depth of model folders below the given folder: results folder and dataset, and folders packed around them.
+const MAX_DEPTH: usize = 6;
 
 pub(super) const PLANS: &str = "plans.json";
 pub(super) const DATASET: &str = "dataset.json";
-/// How nnUNetv2_find_best_configuration says what nnUNetv2_apply_postprocessing does.
+/// Written by nnUNetv2_find_best_configuration for nnUNetv2_apply_postprocessing.
 const POSTPROCESSING: &str = "postprocessing.pkl";
 
-/// A folder with models, for as long as it is needed.
+/// A folder with models; an unpacked zip file is deleted on drop.
 pub(super) struct Source {
     pub folder: PathBuf,
-    /// What was named.
+    /// The path given by the user.
     pub origin: PathBuf,
-    /// Where a zip file was unpacked to.
+    /// The folder of an unpacked zip file.
     _unpacked: Option<tempfile::TempDir>,
 }
 
 impl Source {
-    /// A folder as it is, or a zip file unpacked beside `target`.
+    /// Opens a folder, or unpacks a zip file beside `target`.
     pub(super) fn open(path: &Path, target: &Path) -> Result<Self> {
         if path.is_dir() {
             return Ok(Self {
@@ -43,10 +42,10 @@ impl Source {
         if !path.is_file() {
             return Err(Error::file(
                 path,
-                "is not there; expected a results folder of nnU-Net, a model folder in it, or a zip of them",
+                "does not exist; expected an nnU-Net results folder, a model folder in it, or a zip of them",
             ));
         }
-        let unpacked = unpacked_zip(path, target, &|name| {
+        let unpacked = unzip_to_temp(path, target, &|name| {
             let mut endings = [".json", ".pth", POSTPROCESSING].into_iter();
             endings.any(|ending| name.ends_with(ending))
         })?;
@@ -57,13 +56,13 @@ impl Source {
         })
     }
 
-    /// The one model folder, or that of the named configuration.
+    /// The only model folder, or that of the given configuration.
     ///
     /// # Errors
-    /// None, or several to choose from.
+    /// No model, or several to choose from.
     pub(super) fn model(&self, configuration: Option<&str>) -> Result<PathBuf> {
         let mut found = Vec::new();
-        collect(&self.folder, DEEPEST, &mut found);
+        collect(&self.folder, MAX_DEPTH, &mut found);
         found.sort();
         let names = || {
             let names = found
@@ -80,19 +79,19 @@ impl Source {
             ([one], _) => Ok((*one).clone()),
             ([], _) if found.is_empty() => Err(Error::file(
                 &self.origin,
-                "holds no model of nnU-Net 2 (no plans.json); expected …/Dataset123_Name/nnUNetTrainer__nnUNetPlans__3d_fullres",
+                "contains no nnU-Net 2 model (no plans.json); expected …/Dataset123_Name/nnUNetTrainer__nnUNetPlans__3d_fullres",
             )),
             ([], Some(wanted)) => Err(Error::file(
                 &self.origin,
                 format!(
-                    "holds no model of configuration '{wanted}'; it has {}",
+                    "contains no model with configuration '{wanted}'; it contains {}",
                     names()
                 ),
             )),
             _ => Err(Error::file(
                 &self.origin,
                 format!(
-                    "holds several models ({}); name one with --configuration, or its folder",
+                    "contains several models ({}); choose one with --configuration, or give its folder",
                     names()
                 ),
             )),
@@ -105,7 +104,7 @@ pub(super) fn configuration_of(folder: &Path) -> Option<&str> {
     folder.file_name()?.to_str()?.rsplit("__").next()
 }
 
-/// The model folder of another configuration beside one.
+/// The model folder of another configuration in the same folder.
 pub(super) fn sibling(folder: &Path, configuration: &str) -> Option<PathBuf> {
     let name = folder.file_name()?.to_str()?;
     let (kind, _) = name.rsplit_once("__")?;
@@ -121,7 +120,7 @@ fn collect(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) {
     if depth == 0 {
         return;
     }
-    // What cannot be read holds no model that could be.
+    // Folders that cannot be read are skipped.
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.path().is_dir() {
             collect(&entry.path(), depth - 1, found);
@@ -129,7 +128,7 @@ fn collect(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The postprocessing beside a model's folds, or in one of its folders.
+/// The postprocessing file beside a model's folds, or in one of its folders.
 pub(super) fn postprocessing(folder: &Path) -> Option<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let folders = entries.map(|entry| entry.path());
@@ -142,19 +141,19 @@ pub(super) fn postprocessing(folder: &Path) -> Option<PathBuf> {
     found.pop()
 }
 
-/// A JSON file of a believable size.
+/// Reads a JSON file of a plausible size.
 pub(super) fn read_json(path: &Path) -> Result<Value> {
     let length = std::fs::metadata(path)
         .map_err(Error::io(path, "read"))?
         .len();
-    if length > LONGEST_JSON {
+    if length > MAX_JSON_BYTES {
         return Err(Error::file(
             path,
-            format!("is {length} bytes long; nnU-Net's are some kilobytes"),
+            format!("is {length} bytes long; expected an nnU-Net JSON file of some kilobytes"),
         ));
     }
-    let text = read_text_at_most(path, LONGEST_JSON).map_err(Error::io(path, "read"))?;
-    // Python writes numbers that JSON has not; none that is used here is one.
+    let text = read_text_at_most(path, MAX_JSON_BYTES).map_err(Error::io(path, "read"))?;
+    // Python writes NaN and Infinity, which are not JSON; no value used here has them.
     serde_json::from_str(&text)
         .or_else(|_| serde_json::from_str(&without_nan(&text)))
         .map_err(|error| Error::file(path, format!("is not JSON: {error}")))
@@ -182,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn the_model_is_found_or_the_choice_is_told() {
+    fn the_model_is_found_or_the_choice_is_listed() {
         let full = "Dataset001_A/nnUNetTrainer__nnUNetPlans__3d_fullres";
         let low = "Dataset001_A/nnUNetTrainer__nnUNetPlans__3d_lowres";
         let folder = models(&[full, low]);
@@ -205,7 +204,7 @@ mod tests {
         assert_eq!(alone.model(None).unwrap(), found);
         let json = read_json(&found.join(PLANS)).unwrap();
         assert!(json["a"].is_null() && json["b"][0].is_null());
-        // Packed into two folders more, and with what is not looked into.
+        // Nested deeper, beside an irrelevant folder.
         let deep = models(&["a/b/nnUNet_results/Dataset001_A/T__P__2d", "__MACOSX/x"]);
         let source = Source::open(deep.path(), deep.path()).unwrap();
         let found = source.model(Some("2d")).unwrap();

@@ -1,4 +1,4 @@
-//! From plans to the recipe of a stage that computes what nnU-Net would.
+//! Builds the recipe of a stage that computes the same as nnU-Net.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use ctseg_engine::networks::NetworkConfig;
 use ctseg_image::preprocess::normalisation::Normalisation;
 use ctseg_image::resample::Interpolation;
 
-/// What plans do not say.
+/// Settings that are not in the plans.
 pub(super) struct Wanted<'a> {
     pub stage: u8,
     pub configuration: &'a str,
@@ -23,7 +23,7 @@ pub(super) struct Wanted<'a> {
     pub folds: usize,
 }
 
-/// What every recipe needs, to be filled in; training plays no part.
+/// A template for the required keys; training settings are not used.
 const EMPTY: &str = r#"
 name = "nnunet"
 stage = 2
@@ -38,21 +38,21 @@ batch_size = 1
 patch_size = [16, 16, 16]
 "#;
 
-/// Slices that pass through a network on slices at once.
-const SLICES_AT_ONCE: usize = 4;
+/// Batch size of a 2D network.
+const BATCH_SIZE_2D: usize = 4;
 
 impl Labels {
-    /// The structures by ascending value, as bundles list them.
+    /// The structures in ascending order of value, as in a bundle.
     pub(super) fn ascending(&self) -> Vec<Structure> {
         let mut structures = self.structures.clone();
         structures.sort_by_key(|structure| structure.value);
         structures
     }
 
-    /// For each structure by ascending value the row of nnU-Net's head that is its own.
+    /// The row of nnU-Net's head for each structure, in ascending order of value.
     pub(super) fn rows(&self) -> Vec<usize> {
         let place = |value: u16| self.structures.iter().position(|s| s.value == value);
-        // Before those of labels lies the background's.
+        // Row 0 is the background, unless the labels are regions.
         let first = usize::from(!self.regions);
         let structures = self.ascending();
         let places = structures.iter().filter_map(|s| place(s.value));
@@ -63,7 +63,7 @@ impl Labels {
 /// The recipe; `path` names the plans in errors.
 ///
 /// # Errors
-/// What ctseg does not compute, by name.
+/// An unsupported feature, by name.
 pub(super) fn recipe(plans: &Plans, path: &Path, wanted: &Wanted) -> Result<Recipe> {
     let configuration = plans.configuration(path, wanted.configuration)?;
     check_label_manager(plans, path)?;
@@ -86,14 +86,14 @@ pub(super) fn recipe(plans: &Plans, path: &Path, wanted: &Wanted) -> Result<Reci
         recipe.training.loss = exclusive_loss()?;
     }
     recipe.training.batch_size = match dimensions {
-        2 => SLICES_AT_ONCE,
+        2 => BATCH_SIZE_2D,
         _ => 1,
     };
     recipe.interpolation = interpolation(path, &configuration.resampling_fn_data_kwargs)?;
     let nnunet = nnunet(plans, &configuration, path, wanted, dimensions)?;
     show_windows(&mut recipe, &nnunet.normalisation);
     recipe.nnunet = Some(nnunet);
-    // Every rule of recipes holds for what is written, too.
+    // Validates the result like any recipe.
     Recipe::parsed(&recipe.to_toml()?, &path.display().to_string(), &[])
 }
 
@@ -102,9 +102,7 @@ fn check_label_manager(plans: &Plans, path: &Path) -> Result<()> {
         None | Some("LabelManager") => Ok(()),
         Some(other) => Err(Error::file(
             path,
-            format!(
-                "label_manager '{other}' is not known; expected LabelManager: such a model cannot be used"
-            ),
+            format!("unsupported label_manager '{other}'; expected LabelManager"),
         )),
     }
 }
@@ -115,24 +113,24 @@ fn patch_size(configuration: &Configuration, path: &Path, dimensions: usize) -> 
         [z, y, x] if dimensions == 3 => Ok(PatchSize::Volume([*z, *y, *x])),
         other => Err(Error::file(
             path,
-            format!("patch_size {other:?} does not fit a network on {dimensions} axes"),
+            format!("patch_size {other:?} does not fit a {dimensions}D network"),
         )),
     }
 }
 
 fn spacing_mm(configuration: &Configuration, path: &Path, dimensions: usize) -> Result<[f64; 3]> {
     match configuration.spacing.as_slice() {
-        // Slices keep their distance; the number stands for nothing.
+        // Slices keep their spacing along z; the value is not used.
         [y, x] if dimensions == 2 => Ok([*x, *y, 1.0]),
         [z, y, x] => Ok([*x, *y, *z]),
         other => Err(Error::file(
             path,
-            format!("spacing {other:?} does not fit a network on {dimensions} axes"),
+            format!("spacing {other:?} does not fit a {dimensions}D network"),
         )),
     }
 }
 
-/// Of classes that exclude each other.
+/// The loss for mutually exclusive classes.
 fn exclusive_loss() -> Result<LossConfig> {
     let text = EMPTY
         .replace("bce_dice", "ce_dice")
@@ -140,7 +138,7 @@ fn exclusive_loss() -> Result<LossConfig> {
     Ok(Recipe::parsed(&text, "nnunet", &[])?.training.loss)
 }
 
-/// The window that nnU-Net clips to, for whoever looks at the model.
+/// Records the window that nnU-Net clips to, for display.
 fn show_windows(recipe: &mut Recipe, normalisation: &NnunetNormalisation) {
     let NnunetNormalisation::Ct {
         low_hu,
@@ -158,26 +156,25 @@ fn show_windows(recipe: &mut Recipe, normalisation: &NnunetNormalisation) {
     }
 }
 
-/// Sides longer than this, or more voxels, are a mistake.
-const LONGEST_SIDE: usize = 4096;
-const MOST_VOXELS: usize = 1 << 28;
+/// Plausibility limits of a patch.
+const MAX_SIDE: usize = 4096;
+const MAX_VOXELS: usize = 1 << 28;
 
 /// # Errors
-/// A patch that no memory holds, or that the network cannot halve as often as it does.
+/// A patch that is too large, or not divisible by the network's strides.
 fn check_patch(path: &Path, patch: &PatchSize, network: &NetworkConfig) -> Result<()> {
     // Strides are checked before they are multiplied.
     let multiple = network.written_out()?.multiple();
     let sides = patch.zyx();
-    let usable = |(side, multiple): (&usize, &usize)| {
-        (1..=LONGEST_SIDE).contains(side) && side % multiple == 0
-    };
+    let usable =
+        |(side, multiple): (&usize, &usize)| (1..=MAX_SIDE).contains(side) && side % multiple == 0;
     let fits = sides.iter().zip(&multiple).all(usable);
-    match fits && sides.iter().product::<usize>() <= MOST_VOXELS {
+    match fits && sides.iter().product::<usize>() <= MAX_VOXELS {
         true => Ok(()),
         false => Err(Error::file(
             path,
             format!(
-                "patch_size {sides:?} (z, y, x) does not fit the network; expected multiples of {multiple:?}, up to {LONGEST_SIDE}"
+                "patch_size {sides:?} (z, y, x) does not fit the network; expected multiples of {multiple:?}, up to {MAX_SIDE}"
             ),
         )),
     }
@@ -201,7 +198,7 @@ fn nnunet(
         image_slices: separate(&configuration.resampling_fn_data_kwargs),
         logit_slices: separate(&configuration.resampling_fn_probabilities_kwargs),
         label_slices: separate(&configuration.resampling_fn_seg_kwargs),
-        // Of a network on slices they are counted without the first.
+        // A 2D network's axes are numbered without z.
         mirror_axes: wanted
             .mirror_axes
             .iter()
@@ -218,14 +215,12 @@ fn nnunet(
     })
 }
 
-/// Refuses what is computed in other ways.
+/// Refuses unsupported preprocessing.
 fn check(configuration: &Configuration, path: &Path) -> Result<()> {
     let refused = |what: &str, found: &str, expected: &str| {
         Err(Error::file(
             path,
-            format!(
-                "{what} '{found}' is not known; expected {expected}: such a model cannot be used"
-            ),
+            format!("unsupported {what} '{found}'; expected {expected}"),
         ))
     };
     if configuration.preprocessor_name != "DefaultPreprocessor" {
@@ -239,7 +234,7 @@ fn check(configuration: &Configuration, path: &Path) -> Result<()> {
         .anisotropy_thresholds()
         .any(|threshold| threshold != ANISOTROPIC)
     {
-        return refused("separate_z_anisotropy_threshold", "of another value", "3");
+        return refused("separate_z_anisotropy_threshold", "not 3", "3");
     }
     for function in [
         &configuration.resampling_fn_data,
@@ -276,7 +271,7 @@ fn interpolation(path: &Path, kwargs: &Resampling) -> Result<Interpolation> {
         _ => Err(Error::file(
             path,
             format!(
-                "resampling of images {kwargs:?} is not known; expected order 0, 1 or 3 and order_z 0: such a model cannot be used"
+                "unsupported resampling of images {kwargs:?}; expected order 0, 1 or 3 and order_z 0"
             ),
         )),
     }
@@ -297,7 +292,7 @@ fn axes_of(reader: &str, path: &Path) -> Result<Axes> {
         other => Err(Error::file(
             path,
             format!(
-                "image_reader_writer '{other}' is not known; expected SimpleITKIO, NibabelIO or one of them WithReorient: such a model cannot be used"
+                "unsupported image_reader_writer '{other}'; expected SimpleITKIO, NibabelIO, SimpleITKIOWithReorient or NibabelIOWithReorient"
             ),
         )),
     }
@@ -312,7 +307,7 @@ fn normalisation(
         return Err(Error::file(
             path,
             format!(
-                "has {} normalization_schemes; expected one, for one channel",
+                "has {} normalization_schemes; expected one for the one channel",
                 configuration.normalization_schemes.len()
             ),
         ));
@@ -340,7 +335,7 @@ fn normalisation(
             return Err(Error::file(
                 path,
                 format!(
-                    "normalization scheme '{other}' is not known; expected CTNormalization, ZScoreNormalization, NoNormalization, RescaleTo01Normalization or RGBTo01Normalization: such a model cannot be used"
+                    "unsupported normalization scheme '{other}'; expected CTNormalization, ZScoreNormalization, NoNormalization, RescaleTo01Normalization or RGBTo01Normalization"
                 ),
             ));
         }

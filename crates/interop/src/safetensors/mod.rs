@@ -1,3 +1,3 @@
-//! Models in other programs' formats.
+//! Export to safetensors.
 
 pub mod weights;

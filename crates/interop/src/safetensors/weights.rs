@@ -1,4 +1,4 @@
-//! A model's weights as plain safetensors files, with what a program in another language must know to use them.
+//! Exports a model's weights as plain safetensors files, with the metadata that other programs need to use them.
 
 use std::path::{Path, PathBuf};
 
@@ -15,29 +15,30 @@ use ctseg_engine::weights::{NamedTensors, prefixed, write_tensors};
 /// Version of the metadata's layout.
 const FORMAT: u32 = 1;
 
-/// A file that was written.
+/// A written file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WeightsFile {
     pub path: PathBuf,
     pub networks: usize,
     pub tensors: usize,
-    /// Numbers in all tensors.
+    /// Number of values in all tensors.
     pub values: usize,
 }
 
-/// A network of the model and where its tensors go.
+/// A network of the model.
 struct Network<'a> {
     stage: &'a StageManifest,
     fold: &'a FoldManifest,
     weights: NamedTensors,
 }
 
-/// Writes the weights of a model, or of one of its stages: into a folder as `stage2_fold0.safetensors` and so on, a
-/// file per network, or, where `output` ends in `.safetensors`, into this one, with prefixes (`stage2.fold_0.`).
+/// Writes the weights of a model, or of one of its stages. Into a folder: one file per network, such as
+/// `stage2_fold0.safetensors`. Into a file, if `output` ends in `.safetensors`: with name prefixes (`stage2.fold_0.`).
 ///
-/// The metadata's only key, `ctseg`, holds JSON as `docs/export.md` describes it.
+/// The metadata's only key, `ctseg`, holds JSON as described in `docs/export.md`.
+///
 /// # Errors
-/// A model without the stage, a damaged one, and files that are there already unless they may be overwritten.
+/// A model without the stage, a damaged model, or existing files without `overwrite`.
 pub fn export_weights(
     model: &Path,
     stage: Option<u8>,
@@ -67,7 +68,7 @@ pub fn export_weights(
     if let Some((path, _)) = parts.iter().find(|(path, _)| path.exists() && !overwrite) {
         return Err(Error::file(
             path,
-            "is there already and would be replaced; choose another -o, or say --overwrite",
+            "already exists; choose another -o, or replace it with --overwrite",
         ));
     }
     let write =
@@ -75,13 +76,13 @@ pub fn export_weights(
     parts.into_iter().map(write).collect()
 }
 
-/// The networks of the stages that are asked for, in the order of their numbers.
+/// The networks of the requested stages, in order.
 fn networks(bundle: &Bundle, stage: Option<u8>) -> Result<Vec<Network<'_>>> {
     let mut networks = Vec::new();
     for number in [1, 2] {
-        let wanted = stage.is_none_or(|stage| stage == number);
-        let there = bundle.stage(number).filter(|_| wanted);
-        let Some(manifest) = there else { continue };
+        let requested = stage.is_none_or(|stage| stage == number);
+        let manifest = bundle.stage(number).filter(|_| requested);
+        let Some(manifest) = manifest else { continue };
         for (fold, weights) in manifest.folds.iter().zip(bundle.stage_weights(number)?) {
             networks.push(Network {
                 stage: manifest,
@@ -131,7 +132,7 @@ fn written(
     })
 }
 
-/// What must be known of a network.
+/// Metadata of a network.
 fn described(prefix: &str, network: &Network, structures: &[Structure]) -> Result<Value> {
     let recipe = &network.stage.recipe;
     let json = |value: serde_json::Result<Value>| {
@@ -155,7 +156,7 @@ fn described(prefix: &str, network: &Network, structures: &[Structure]) -> Resul
     }))
 }
 
-/// What each input channel shows.
+/// Description of each input channel.
 fn channels(recipe: &Recipe) -> Vec<Value> {
     let windows = recipe.windows_hu.iter();
     let windows = windows.map(|window| json!({"window_hu": [window.low_hu, window.high_hu]}));
@@ -163,7 +164,7 @@ fn channels(recipe: &Recipe) -> Vec<Value> {
     windows.chain(prior).collect()
 }
 
-/// What each output map marks: a structure, or all of them together.
+/// Name of each output map: a structure, or the union of all.
 fn maps(recipe: &Recipe, structures: &[Structure]) -> Vec<String> {
     let values: Vec<u16> = structures.iter().map(|structure| structure.value).collect();
     let name = |map: Vec<u16>| {

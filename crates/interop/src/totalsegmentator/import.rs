@@ -1,4 +1,4 @@
-//! From the weights that TotalSegmentator downloads to a model of several parts.
+//! Imports the weights that TotalSegmentator downloads as a multi-part model.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use crate::nnunet::{ImportOptions, Imported, import_model};
 use ctseg_base::progress::Observer;
 use ctseg_base::{Error, Result};
 use ctseg_core::model::multi_part::{
-    FORMAT, PartManifest, PartedManifest, PartedModel, RoughManifest, When,
+    FORMAT, MultiPartManifest, MultiPartModel, PartManifest, RoughManifest, When,
 };
 use ctseg_core::recipe::Axes;
 use ctseg_engine::device::Compute;
@@ -16,44 +16,42 @@ use ctseg_image::resample::Interpolation;
 /// The rough model's folder in a model.
 const ROUGH: &str = "rough";
 
-/// Where results lie below what may be named instead of their folder.
-const BELOW: [&str; 4] = [
+/// Locations of the results folder below the folder that the user gives.
+const RESULTS_FOLDERS: [&str; 4] = [
     "",
     "results",
     "nnunet/results",
     ".totalsegmentator/nnunet/results",
 ];
 
-/// What is imported, and from where.
+/// Source and target of an import.
 pub struct ImportTask<'a> {
-    /// Folder with nnU-Net's results, or one above it; the zip files of TotalSegmentator's releases will do.
+    /// The nnU-Net results folder or one above it, which may also contain the zip files of TotalSegmentator's releases.
     pub weights: &'a Path,
     pub task: &'a str,
-    /// Folder of the model that is written.
+    /// Output folder of the model.
     pub target: &'a Path,
-    /// Where weights are tried.
+    /// Device on which the weights are checked.
     pub compute: &'a Compute,
 }
 
-/// What was imported.
+/// Result of an import.
 #[derive(Debug, Clone)]
-pub struct Brought {
+pub struct ImportedTask {
     pub structures: usize,
-    /// Each part's folder, where it came from, and what it is.
+    /// Each part's folder, its source, and its import result.
     pub parts: Vec<(String, PathBuf, Imported)>,
-    /// The task whose networks find the region, if they were there.
+    /// The task of the rough model, if its weights were found.
     pub rough: Option<String>,
-    /// What is missing without being needed for everything, in words.
+    /// Notes on missing optional weights.
     pub notes: Vec<String>,
 }
 
-/// Imports a task of TotalSegmentator. What it needs is looked for before anything is done; a model that is there is
-/// replaced as a whole.
+/// Imports a TotalSegmentator task. All required weights are located first; an existing model is replaced as a whole.
 ///
 /// # Errors
-/// A task that cannot be imported; weights that are missing, with the command that downloads them; what
-/// [`import_model`] says.
-pub fn import_task(job: &ImportTask, observer: &dyn Observer) -> Result<Brought> {
+/// An unsupported task; missing weights, with the command that downloads them; errors of [`import_model`].
+pub fn import_task(job: &ImportTask, observer: &dyn Observer) -> Result<ImportedTask> {
     let known = Tasks::known()?;
     let task = known.task(job.task)?;
     let importing = Importing {
@@ -61,9 +59,9 @@ pub fn import_task(job: &ImportTask, observer: &dyn Observer) -> Result<Brought>
         job,
         observer,
     };
-    PartedModel::check_target(job.target)?;
-    importing.check_all_there(job.task, task)?;
-    importing.published(job.task, task, job.target, false)
+    MultiPartModel::check_target(job.target)?;
+    importing.check_weights(job.task, task)?;
+    importing.publish(job.task, task, job.target, false)
 }
 
 struct Importing<'a> {
@@ -73,49 +71,55 @@ struct Importing<'a> {
 }
 
 impl Importing<'_> {
-    /// All that a task cannot do without, rough models and theirs included.
-    fn check_all_there(&self, name: &str, task: &Task) -> Result<()> {
+    /// Checks that all required weights exist, including those of required rough models.
+    fn check_weights(&self, name: &str, task: &Task) -> Result<()> {
         for part in &task.parts {
-            self.found(name, self.known.model(part.model)?)?;
+            self.find(name, self.known.model(part.model)?)?;
         }
         match &task.rough {
             Some(rough) if rough.when == When::Always => {
-                self.check_all_there(name, self.known.task(&rough.task)?)
+                self.check_weights(name, self.known.task(&rough.task)?)
             }
             _ => Ok(()),
         }
     }
 
-    /// `is_rough`: for every structure of it alike, so that its own rough model is of use for every volume or never.
-    fn published(&self, name: &str, task: &Task, target: &Path, is_rough: bool) -> Result<Brought> {
-        let mut brought = Brought {
+    /// Writes the model of a task. If `is_rough`, its own rough model is included only if it is always needed.
+    fn publish(
+        &self,
+        name: &str,
+        task: &Task,
+        target: &Path,
+        is_rough: bool,
+    ) -> Result<ImportedTask> {
+        let mut result = ImportedTask {
             structures: task.structures.len(),
             parts: Vec::new(),
             rough: None,
             notes: Vec::new(),
         };
-        PartedModel::publish(target, |folder| {
-            let mut manifest = self.with_parts(name, task, folder, &mut brought)?;
+        MultiPartModel::publish(target, |folder| {
+            let mut manifest = self.import_parts(name, task, folder, &mut result)?;
             let rough = task.rough.as_ref();
             let rough = rough.filter(|rough| rough.when == When::Always || !is_rough);
             if let Some(rough) = rough {
-                manifest.rough = self.with_rough(task, rough, folder, &mut brought)?;
+                manifest.rough = self.import_rough(task, rough, folder, &mut result)?;
             }
             Ok(manifest)
         })?;
-        Ok(brought)
+        Ok(result)
     }
 
-    /// Puts the parts into `folder`.
-    fn with_parts(
+    /// Imports the parts into `folder`.
+    fn import_parts(
         &self,
         name: &str,
         task: &Task,
         folder: &Path,
-        brought: &mut Brought,
-    ) -> Result<PartedManifest> {
+        result: &mut ImportedTask,
+    ) -> Result<MultiPartManifest> {
         let structures = task.structures.iter().enumerate();
-        let mut manifest = PartedManifest {
+        let mut manifest = MultiPartManifest {
             format: FORMAT,
             ctseg_version: env!("CARGO_PKG_VERSION").to_owned(),
             name: format!("TotalSegmentator {}, task {name}", self.known.version),
@@ -128,14 +132,14 @@ impl Importing<'_> {
         };
         for part in &task.parts {
             let model = self.known.model(part.model)?;
-            let source = self.found(name, model)?;
+            let source = self.find(name, model)?;
             self.observer
-                .say(&format!("importing {}", source.display()));
+                .info(&format!("importing {}", source.display()));
             let options = options(model);
             let to = folder.join(&model.folder);
             let imported = import_model(&source, &to, &options, self.job.compute)?;
-            brought.notes.extend(imported.notes.iter().cloned());
-            brought.parts.push((model.folder.clone(), source, imported));
+            result.notes.extend(imported.notes.iter().cloned());
+            result.parts.push((model.folder.clone(), source, imported));
             manifest.parts.push(PartManifest {
                 folder: model.folder.clone(),
                 sha256: String::new(),
@@ -145,26 +149,26 @@ impl Importing<'_> {
         Ok(manifest)
     }
 
-    /// Puts the rough model into `folder`; none where it is not there and can be done without.
-    fn with_rough(
+    /// Imports the rough model into `folder`. Returns `None` if it is missing and optional.
+    fn import_rough(
         &self,
         task: &Task,
         rough: &TaskRough,
         folder: &Path,
-        brought: &mut Brought,
+        result: &mut ImportedTask,
     ) -> Result<Option<RoughManifest>> {
         let finder = self.known.task(&rough.task)?;
-        if let Err(error) = self.check_all_there(&rough.task, finder) {
+        if let Err(error) = self.check_weights(&rough.task, finder) {
             if rough.when == When::Always {
                 return Err(error);
             }
-            brought.notes.push(format!(
-                "without a rough model --structures will look at whole volumes: {error}"
+            result.notes.push(format!(
+                "without a rough model, --structures processes whole volumes: {error}"
             ));
             return Ok(None);
         }
-        self.published(&rough.task, finder, &folder.join(ROUGH), true)?;
-        brought.rough = Some(rough.task.clone());
+        self.publish(&rough.task, finder, &folder.join(ROUGH), true)?;
+        result.rough = Some(rough.task.clone());
         Ok(Some(rough.manifest(
             ROUGH,
             &task.structures,
@@ -172,12 +176,12 @@ impl Importing<'_> {
         )))
     }
 
-    /// Where a network's weights are: its model folder, or the zip file of a release.
-    fn found(&self, task: &str, model: &ModelEntry) -> Result<PathBuf> {
+    /// Finds a network's weights: its model folder, or the zip file of a release.
+    fn find(&self, task: &str, model: &ModelEntry) -> Result<PathBuf> {
         let weights = self.job.weights;
         let mut dataset = None;
-        for below in BELOW {
-            let folder = weights.join(below);
+        for results in RESULTS_FOLDERS {
+            let folder = weights.join(results);
             let named = folder.join(&model.folder);
             if named.join(&model.model).is_dir() {
                 return Ok(named.join(&model.model));
@@ -199,7 +203,7 @@ impl Importing<'_> {
             None => Err(Error::file(
                 weights,
                 format!(
-                    "has no '{}', which task {task} needs; expected the folder with TotalSegmentator's weights (~/.totalsegmentator/nnunet/results), and in it what 'totalseg_download_weights -t {}' downloads",
+                    "has no '{}', which task {task} needs; expected TotalSegmentator's weights folder (~/.totalsegmentator/nnunet/results); download the weights with 'totalseg_download_weights -t {}'",
                     model.folder, model.download
                 ),
             )),
@@ -207,7 +211,7 @@ impl Importing<'_> {
     }
 }
 
-/// As TotalSegmentator uses its networks: on volumes turned to RAS, never mirrored.
+/// Options as in TotalSegmentator: volumes in RAS orientation, no mirroring.
 fn options(model: &ModelEntry) -> ImportOptions {
     ImportOptions {
         folds: model.folds.iter().map(usize::to_string).collect(),
@@ -215,7 +219,7 @@ fn options(model: &ModelEntry) -> ImportOptions {
         unmirrored: true,
         step: Some(model.step),
         interpolation: model.linear.then_some(Interpolation::Linear),
-        // Of several models in a zip file.
+        // A zip file may contain several models.
         configuration: model.model.rsplit("__").next().map(str::to_owned),
         ..ImportOptions::default()
     }

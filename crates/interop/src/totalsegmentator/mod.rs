@@ -1,7 +1,7 @@
-//! TotalSegmentator's models: what its tasks are made of, and how its weights become models of several parts.
+//! Imports TotalSegmentator's tasks as multi-part models.
 
 mod import;
 mod tasks;
 
-pub use import::{Brought, ImportTask, import_task};
+pub use import::{ImportTask, ImportedTask, import_task};
 pub use tasks::{Tasks, task_names};

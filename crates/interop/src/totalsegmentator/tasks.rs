@@ -1,4 +1,4 @@
-//! `datasets/totalsegmentator/tasks.toml`, which is embedded in the binary.
+//! The table `datasets/totalsegmentator/tasks.toml`, embedded in the binary.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -13,18 +13,18 @@ use ctseg_image::labels::postprocess::Step;
 
 const TABLE: &str = include_str!("../../../../datasets/totalsegmentator/tasks.toml");
 
-/// Names that are shown where one is unknown.
-const MOST_NAMES: usize = 6;
+/// Number of similar names listed for an unknown task.
+const MAX_SUGGESTIONS: usize = 6;
 
 static TASKS: LazyLock<Result<Tasks, String>> = LazyLock::new(|| {
     toml::from_str(TABLE).map_err(|error| format!("internal: tasks.toml: {}", one_line(&error)))
 });
 
-/// Everything that is known of TotalSegmentator's tasks.
+/// Metadata of all TotalSegmentator tasks.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tasks {
-    /// Of TotalSegmentator.
+    /// TotalSegmentator version.
     pub version: String,
     licensed: Vec<String>,
     left_out: BTreeMap<String, String>,
@@ -32,21 +32,21 @@ pub struct Tasks {
     pub(super) tasks: BTreeMap<String, Task>,
 }
 
-/// One of nnU-Net's models.
+/// One nnU-Net model.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ModelEntry {
-    /// Of the dataset, in the weights folder.
+    /// Dataset folder in the weights folder.
     pub(super) folder: String,
-    /// Below it: trainer, plans and configuration.
+    /// Model folder below it: trainer, plans and configuration.
     pub(super) model: String,
-    /// The task that `totalseg_download_weights` gets it with.
+    /// The task name with which `totalseg_download_weights` downloads it.
     pub(super) download: String,
-    /// All that are there if empty.
+    /// All existing folds if empty.
     pub(super) folds: Vec<usize>,
-    /// How far apart patches begin, as a share of their sides.
+    /// Step between patches as a fraction of the patch size.
     pub(super) step: f64,
-    /// Whether images are brought to its spacing by linear interpolation.
+    /// Whether images are resampled by linear interpolation.
     pub(super) linear: bool,
 }
 
@@ -54,7 +54,7 @@ pub(super) struct ModelEntry {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Task {
-    /// In the order of their label values, which begin at 1.
+    /// In the order of their label values, which start at 1.
     pub(super) structures: Vec<String>,
     pub(super) parts: Vec<TaskPart>,
     #[serde(default)]
@@ -67,64 +67,64 @@ pub(super) struct Task {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TaskPart {
-    /// The number of its dataset.
+    /// Dataset number.
     pub(super) model: u16,
-    /// In the order of its own label values, which begin at 1; the task's if empty.
+    /// In the order of the network's own label values, which start at 1; the task's if empty.
     #[serde(default)]
     pub(super) structures: Vec<String>,
 }
 
-/// What finds the region.
+/// The rough model that finds the region of interest.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TaskRough {
     pub(super) task: String,
     pub(super) when: When,
     pub(super) margin_mm: f64,
-    /// The structures that show it; each its own if empty.
+    /// The structures that define the region; if empty, each structure defines its own.
     #[serde(default)]
     pub(super) of: Vec<String>,
 }
 
 impl Tasks {
-    /// The table.
+    /// The embedded table.
     ///
     /// # Errors
-    /// None; a table that cannot be read would not have passed the tests.
+    /// A table that cannot be parsed, which the tests rule out.
     pub fn known() -> Result<&'static Self> {
         TASKS
             .as_ref()
             .map_err(|problem| Error::invalid(problem.clone()))
     }
 
-    /// A task by its name.
+    /// A task by name.
     ///
     /// # Errors
-    /// A task that needs a licence, one that ctseg cannot do, or none at all, each with what to do.
+    /// A task that needs a licence, an unsupported task, or an unknown name, each with what to do.
     pub(super) fn task(&self, name: &str) -> Result<&Task> {
         if let Some(task) = self.tasks.get(name) {
             return Ok(task);
         }
         if self.licensed.iter().any(|licensed| licensed == name) {
             return Err(Error::usage(format!(
-                "--task {name}: its weights are under a licence of TotalSegmentator's own (for academic use free: https://backend.totalsegmentator.com/license-academic/), which ctseg does not ask for; where you have one, 'ctseg import nnunet FOLDER --fold 0 --axes ras --no-mirroring' imports the network in the folder that TotalSegmentator downloaded"
+                "--task {name}: its weights need a TotalSegmentator licence (free for academic use: https://backend.totalsegmentator.com/license-academic/); with a licence, import the network that TotalSegmentator downloaded with 'ctseg import nnunet FOLDER --fold 0 --axes ras --no-mirroring'"
             )));
         }
         if let Some(why) = self.left_out.get(name) {
             return Err(Error::usage(format!(
-                "--task {name} cannot be imported: {why}; 'ctseg import nnunet FOLDER --fold 0 --axes ras --no-mirroring' imports its network as it is"
+                "--task {name} cannot be imported: {why}; import its network alone with 'ctseg import nnunet FOLDER --fold 0 --axes ras --no-mirroring'"
             )));
         }
         let known = self.tasks.keys().map(String::as_str);
-        let near = nearest(name, known, MOST_NAMES);
+        let near = nearest(name, known, MAX_SUGGESTIONS);
         Err(Error::usage(format!(
-            "--task {name}: TotalSegmentator {} has no such task; expected one such as {} ('ctseg import totalsegmentator --help' has all)",
+            "--task {name}: TotalSegmentator {} has no such task; expected a task such as {} ('ctseg import totalsegmentator --help' lists all)",
             self.version,
             near.join(", ")
         )))
     }
 
-    /// A network by the number of its dataset.
+    /// A network by dataset number.
     pub(super) fn model(&self, number: u16) -> Result<&ModelEntry> {
         self.models
             .get(&number.to_string())
@@ -132,20 +132,20 @@ impl Tasks {
     }
 }
 
-/// The names of all tasks that can be imported.
+/// Names of all supported tasks.
 pub fn task_names() -> Vec<&'static str> {
     let tasks = Tasks::known().map(|known| known.tasks.keys().map(String::as_str).collect());
     tasks.unwrap_or_default()
 }
 
 impl Task {
-    /// Final label by structure.
+    /// The final label of a structure.
     pub(super) fn label(&self, structure: &str) -> Option<u16> {
         let place = self.structures.iter().position(|own| own == structure)?;
         u16::try_from(place + 1).ok()
     }
 
-    /// What a part's labels become: final label by its own.
+    /// Maps a part's own labels to final labels.
     pub(super) fn labels_of(&self, part: &TaskPart) -> BTreeMap<String, u16> {
         let structures = match part.structures.is_empty() {
             true => &self.structures,
@@ -159,11 +159,11 @@ impl Task {
 }
 
 impl TaskRough {
-    /// The rough model's entry in a manifest; `known` are its structures, `own` the task's.
+    /// The rough model's manifest entry; `known` are its structures, `own` the task's.
     pub(super) fn manifest(&self, folder: &str, own: &[String], known: &[String]) -> RoughManifest {
         let stands_for = match self.of.is_empty() {
             false => BTreeMap::from([(OTHERS.to_owned(), self.of.clone())]),
-            // What it does not know is looked for everywhere.
+            // Structures that the rough model lacks are searched for in the whole volume.
             true => {
                 let shared = own.iter().filter(|name| known.contains(name));
                 shared
@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_task_is_whole() {
+    fn every_task_is_complete() {
         let known = Tasks::known().unwrap();
         assert!(known.tasks.len() > 30);
         for (name, task) in &known.tasks {
@@ -223,13 +223,13 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_imported_says_why() {
+    fn an_unsupported_task_says_why() {
         let known = Tasks::known().unwrap();
         for (task, expected) in [
             ("face", "license-academic"),
             ("coronary_arteries", "license-academic"),
             ("vertebrae_pp", "counts its vertebrae anew"),
-            ("lung_vesels", "expected one such as lung_vessels"),
+            ("lung_vesels", "expected a task such as lung_vessels"),
         ] {
             let said = known.task(task).unwrap_err().to_string();
             assert!(said.contains(expected) && said.contains(task), "{said}");

@@ -1,3 +1,3 @@
-//! Tests of the crate `ctseg-phantom` against golden values and real files.
+//! Tests of `ctseg-phantom`.
 
 mod phantom;

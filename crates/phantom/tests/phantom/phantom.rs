@@ -1,4 +1,4 @@
-//! Phantoms: determinism, variety, anatomy that is right in world coordinates, exact labels.
+//! Phantoms: determinism, variety, correct anatomy in world coordinates, exact labels.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
@@ -6,7 +6,7 @@ use ctseg_image::metrics::overlap::volume_ml;
 use ctseg_image::space::{LabelMap, Orientation, Volume};
 use ctseg_phantom::{PhantomOptions, STRUCTURES, generate};
 
-/// Half the resolution of the default: an eighth of the work, the same anatomy.
+/// Half the default resolution: an eighth of the voxels, the same anatomy.
 fn coarse() -> PhantomOptions {
     PhantomOptions {
         in_plane_mm: (4.5, 6.0),
@@ -15,7 +15,7 @@ fn coarse() -> PhantomOptions {
     }
 }
 
-/// Volume in mL, mean HU and centre of gravity (world, mm) of one structure.
+/// Volume in mL, mean HU and centroid (world, mm) of one structure.
 struct Measured {
     ml: f64,
     mean_hu: f64,
@@ -65,7 +65,7 @@ fn same_seeds_same_bytes_whatever_the_thread_count() {
 }
 
 #[test]
-fn seeds_of_case_and_set_both_matter() {
+fn case_seed_and_set_seed_both_matter() {
     let with_seeds = |case, seed| generate(case, &PhantomOptions { seed, ..coarse() }).0;
     let volumes = [(0, 0), (1, 0), (0, 1), (1, 1)].map(|(case, seed)| with_seeds(case, seed));
     for (i, a) in volumes.iter().enumerate() {
@@ -108,7 +108,7 @@ fn patients_scans_and_files_vary() {
 
 #[test]
 fn every_structure_has_plausible_size_and_attenuation() {
-    // Adults and children: mL from small to large, mean HU with edges and contents (gas in the stomach).
+    // Adults and children: ranges of volume in mL, and of mean HU including edges and contents (stomach gas).
     let expected = [
         ("liver", 350.0..1700.0, 45.0..78.0),
         ("spleen", 45.0..300.0, 28.0..66.0),
@@ -164,7 +164,7 @@ fn no_threshold_finds_an_organ() {
 }
 
 #[test]
-fn left_is_left_and_up_is_up_in_world_coordinates_whatever_the_file_orientation() {
+fn anatomy_is_correct_in_world_coordinates_for_every_file_orientation() {
     for (case, orientation) in Orientation::all().enumerate() {
         let options = PhantomOptions {
             orientation: Some(orientation),
@@ -174,7 +174,7 @@ fn left_is_left_and_up_is_up_in_world_coordinates_whatever_the_file_orientation(
         let (volume, labels) = generate(case as u64, &options);
         assert_eq!(volume.grid.orientation(), orientation);
         let organs = measure(&volume, &labels);
-        // World coordinates are RAS+: x grows to the patient's right, y to the front, z to the head.
+        // World coordinates are RAS+: x increases to the patient's right, y anterior, z superior.
         let at = |name: &str, axis: usize| organs[name].centre_mm[axis];
         assert!(
             at("kidney_right", 0) > at("kidney_left", 0) + 60.0,
@@ -190,7 +190,7 @@ fn left_is_left_and_up_is_up_in_world_coordinates_whatever_the_file_orientation(
 }
 
 #[test]
-fn the_file_orientation_changes_the_order_of_the_voxels_and_nothing_else() {
+fn the_file_orientation_only_changes_the_order_of_the_voxels() {
     let stored_as = |code: &str| {
         let orientation = Some(code.parse().unwrap());
         generate(
@@ -218,7 +218,7 @@ fn the_file_orientation_changes_the_order_of_the_voxels_and_nothing_else() {
 }
 
 #[test]
-fn the_region_of_interest_is_a_small_part_and_whole() {
+fn the_region_of_interest_is_small_and_not_cut_off() {
     for case in 0..20 {
         let (volume, labels) = generate(case, &PhantomOptions::default());
         let region = labels.bounding_box(|label| label != 0).unwrap();
@@ -237,7 +237,7 @@ fn the_region_of_interest_is_a_small_part_and_whole() {
     }
 }
 
-/// Voxels of air that are connected to the corners of the volume.
+/// Air voxels connected to the corners of the volume.
 fn outer_air(volume: &Volume) -> Vec<bool> {
     let [nx, ny, nz] = volume.grid.shape;
     let mut outside = vec![false; volume.data.len()];
@@ -271,7 +271,7 @@ fn outer_air(volume: &Volume) -> Vec<bool> {
 #[test]
 fn organs_lie_inside_the_body() {
     for case in 0..4 {
-        // Along the axial planes of a RAS file; thin skin must not leak.
+        // In the axial planes of a RAS file; thin skin must not leak.
         let options = PhantomOptions {
             orientation: Some(Orientation::RAS),
             ..PhantomOptions::default()
@@ -304,8 +304,8 @@ fn organs_lie_inside_the_body() {
 }
 
 #[test]
-fn volumes_do_not_depend_on_the_voxel_size() {
-    // The same patient scanned finer: shapes, not voxels, decide.
+fn structure_volumes_do_not_depend_on_the_voxel_size() {
+    // The same patient at a finer resolution.
     let scanned = |in_plane: f64, slice: f64| {
         let options = PhantomOptions {
             in_plane_mm: (in_plane, in_plane),

@@ -1,4 +1,4 @@
-//! A file that is touched while a process lives, and says which it is.
+//! A heartbeat file: touched while a process is alive, with the process's identity.
 
 use std::fs;
 use std::io::{ErrorKind, Write};
@@ -11,22 +11,22 @@ use ctseg_base::limits::spawn::spawn;
 use ctseg_base::process::owner::Worker;
 use ctseg_base::{Error, Result, regular_file};
 
-/// Seldom enough for any file server.
+/// Longest interval; low load for any file server.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// Touches its file from a thread of its own; ends, with the file, when it is dropped.
+/// Touches its file from its own thread; removes it when dropped.
 pub(super) struct Heartbeat {
     path: PathBuf,
     ended: Arc<(Mutex<bool>, Condvar)>,
 }
 
 impl Heartbeat {
-    /// Beats several times within `expiry`.
+    /// Starts a heartbeat with several beats per `expiry`.
     ///
     /// # Errors
-    /// The file cannot be made; no thread can be started, without which others would take this process for dead.
-    pub(super) fn begin(path: &Path, expiry: Duration) -> Result<Self> {
-        named(path).map_err(Error::io(path, "create"))?;
+    /// The file cannot be created, or the thread cannot be started; other processes would then consider this one dead.
+    pub(super) fn start(path: &Path, expiry: Duration) -> Result<Self> {
+        create(path).map_err(Error::io(path, "create"))?;
         let heartbeat = Self {
             path: path.to_path_buf(),
             ended: Arc::default(),
@@ -41,7 +41,7 @@ impl Heartbeat {
                 let waited = woken.wait_timeout(flag, every);
                 flag = waited.unwrap_or_else(PoisonError::into_inner).0;
                 if !*flag {
-                    let _ = touched(&path); // storage that is away for a while comes back
+                    let _ = touched(&path); // storage may be unavailable for a while
                 }
             }
         };
@@ -49,21 +49,21 @@ impl Heartbeat {
         Ok(heartbeat)
     }
 
-    /// Beats now; the time that the file system gives to it.
+    /// Beats now; returns the time stamp of the file system.
     pub(super) fn touch(&self) -> Result<SystemTime> {
         touched(&self.path).map_err(Error::io(&self.path, "touch"))
     }
 
-    /// The file is gone, and stays so.
+    /// Stops the heartbeat and removes the file.
     pub(super) fn end(&self) {
         let (flag, woken) = &*self.ended;
         *flag.lock().unwrap_or_else(PoisonError::into_inner) = true;
         woken.notify_all();
-        let _ = fs::remove_file(&self.path); // it gets old all the same
+        let _ = fs::remove_file(&self.path); // otherwise it expires
     }
 }
 
-/// How often a process gives a sign.
+/// Interval between heartbeats.
 pub(super) fn interval(expiry: Duration) -> Duration {
     (expiry / 8).min(LONGEST)
 }
@@ -74,16 +74,16 @@ impl Drop for Heartbeat {
     }
 }
 
-/// Makes the file, with what people know this process by.
-fn named(path: &Path) -> std::io::Result<()> {
-    let text = serde_json::to_vec(&Worker::own())?;
+/// Creates the file, with the identity of this process.
+fn create(path: &Path) -> std::io::Result<()> {
+    let text = serde_json::to_vec(&Worker::current())?;
     regular_file::create(path)?.write_all(&text)
 }
 
-/// The time is the file server's, not this machine's.
+/// Touches the file; the time is the file server's, not this machine's.
 fn touched(path: &Path) -> std::io::Result<SystemTime> {
     match touch(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => named(path)?,
+        Err(error) if error.kind() == ErrorKind::NotFound => create(path)?,
         result => result?,
     }
     fs::metadata(path)?.modified()

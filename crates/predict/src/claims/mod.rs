@@ -1,18 +1,19 @@
-//! Cases that any number of processes on shared storage take from one list, each case by one of them.
+//! Claims: any number of processes on shared storage take cases from one list, each case by exactly one of them.
 //!
-//! All that they know of each other lies in one folder:
+//! They coordinate through one folder:
 //!
-//! - `process-<process>`: touched every so often while the process lives, removed when it ends in order;
-//! - `<case>.claim-<n>`: who has taken the case; numbered, because the case of a process that died is taken anew: of
-//!   several that see it dead only one can make the next number;
-//! - `<case>.json`: what came of the case.
+//! - `process-<process>`: the heartbeat of a process, touched regularly while it is alive and removed when it ends;
+//! - `<case>.claim-<n>`: the process that has claimed the case; numbered, so that when its process dies, only one of
+//!   the others can create the next number and take over;
+//! - `<case>.json`: the mark of a settled case, with its outcome.
 //!
-//! Names come to be by `link`, which is atomic on NFS too. Times are compared with those that the same file system
-//! gives to files just touched. Not every file system has a clock of its own, and the clocks of machines may differ:
-//! where such a time lies in the future or long ago, the process is watched for a sign of life before it counts as dead.
+//! Files are created with `link`, which is atomic on NFS too. Heartbeats are compared with the time stamp that the
+//! same file system gives to a file touched just now. Not every file system has its own clock, and the clocks of
+//! machines may differ: if a heartbeat lies in the future or long ago, the process is observed for a new one before
+//! it counts as dead.
 //!
-//! That a case is done, a mark says only while processes of the same batch live. Later on it is remembered, and its files
-//! decide.
+//! A mark settles a case only while processes of the same batch are alive. Later, the case counts as marked done, and
+//! its files decide.
 
 mod heartbeat;
 mod processes;
@@ -35,7 +36,7 @@ use crate::CaseState;
 use crate::shard::output_name;
 use ctseg_base::atomic_file::{create_folder, temporary_file, write_bytes_atomically};
 use ctseg_base::process::id::ProcessId;
-use ctseg_base::temp_files::remove_leftovers;
+use ctseg_base::temp_files::remove_stale_temp_files;
 use ctseg_base::text::file::read_text;
 use ctseg_base::text::os_text;
 use ctseg_base::{Error, Result, regular_file};
@@ -44,37 +45,36 @@ use ctseg_core::outputs::sidecar::sidecar_path;
 
 use processes::Processes;
 
-/// Characters of a case's name that its files in the folder begin with.
+/// Characters of a case's name in the names of its files.
 const NAME_CHARACTERS: usize = 60;
 
-/// Where and how cases are claimed.
+/// Settings of claims.
 #[derive(Debug, Clone)]
 pub struct Claiming {
     pub folder: PathBuf,
-    /// A process on another machine that was not heard of for so long is taken for dead; a dead one on the same
-    /// machine is seen at once.
+    /// A process on another machine counts as dead this long after its last heartbeat; on the same machine at once.
     pub expiry: Duration,
 }
 
-/// What came of asking for a case.
+/// The result of claiming a case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Taking {
+pub enum ClaimOutcome {
     Ours,
     /// Another process has it.
     Busy,
-    /// It is done, or has failed in a run that is going on.
+    /// It is done, or has failed in a run that is still active.
     Settled,
-    /// A process that has ended marked it as done: its files decide whether it still is, see [`Claims::take_anew`].
-    Remembered,
+    /// A process that has ended marked it as done: its files decide whether it still is, see [`Claims::take_again`].
+    MarkedDone,
 }
 
-/// This process's part in a shared batch.
+/// The claims of this process in a shared batch.
 pub struct Claims {
     folder: PathBuf,
-    /// Hash of all that decides, beside the input, what a label map is like.
-    way: String,
+    /// Hash of everything except the input that determines a label map.
+    settings: String,
     cases: Vec<Claimed>,
-    /// Cases that processes have marked which ended before this one began.
+    /// Cases that were marked by processes that ended before this one started.
     marked_before: BTreeMap<usize, String>,
     /// The number of this process's claim, by case.
     held: Mutex<BTreeMap<usize, u32>>,
@@ -84,9 +84,9 @@ pub struct Claims {
 struct Claimed {
     input: PathBuf,
     output: PathBuf,
-    /// Files that are there if the case is done.
+    /// Files that exist if the case is done.
     files: Vec<PathBuf>,
-    /// What its files in the folder begin with.
+    /// Prefix of its files in the claims folder.
     key: String,
 }
 
@@ -100,11 +100,12 @@ struct Mark {
     #[serde(flatten)]
     state: CaseState,
     process: String,
-    way: String,
+    #[serde(rename = "way")]
+    settings: String,
     file: Option<InputFile>,
 }
 
-/// Enough to see that a volume was replaced, without reading it.
+/// Detects that a volume was replaced, without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct InputFile {
     bytes: u64,
@@ -124,23 +125,23 @@ impl InputFile {
 }
 
 impl Claims {
-    /// Joins the processes that share `cases` (whose label maps go to `output`) and make them in the same `way`.
-    /// `has_label_map`: whether a case that is done has a label map.
+    /// Joins the processes that share `cases` (whose label maps go to `output`) with the same `settings` (a hash).
+    /// `has_label_map`: whether a finished case has a label map.
     ///
     /// # Errors
-    /// The folder cannot be made, read or written.
+    /// The folder cannot be created, read or written.
     pub fn open(
         claiming: &Claiming,
         output: &Path,
         cases: &[PredictCase],
-        (way, has_label_map): (&str, bool),
+        (settings, has_label_map): (&str, bool),
     ) -> Result<Self> {
         let folder = claiming.folder.as_path();
         create_folder(folder)?;
-        remove_leftovers(folder)?;
+        remove_stale_temp_files(folder)?;
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let process = format!("{}.{count}", ProcessId::own());
+        let process = format!("{}.{count}", ProcessId::current());
         let cases = cases.iter().map(|case| Claimed {
             input: case.input.clone(),
             output: case.output.clone(),
@@ -152,12 +153,12 @@ impl Claims {
         let mut claims = Self {
             processes: Processes::join(folder, process, claiming.expiry)?,
             folder: folder.to_path_buf(),
-            way: way.to_owned(),
+            settings: settings.to_owned(),
             cases: cases.collect(),
             marked_before: BTreeMap::new(),
             held: Mutex::default(),
         };
-        claims.marked_before = claims.marked_in_the_past()?;
+        claims.marked_before = claims.marks_of_ended_processes()?;
         Ok(claims)
     }
 
@@ -170,17 +171,17 @@ impl Claims {
         self.processes.expiry
     }
 
-    /// What marks of these cases must say to count.
-    pub fn way(&self) -> &str {
-        &self.way
+    /// The hash of settings that marks must have to count.
+    pub fn settings(&self) -> &str {
+        &self.settings
     }
 
-    /// How long to wait before asking again for cases that are busy.
+    /// How long to wait before trying busy cases again.
     pub fn pause(&self) -> Duration {
         (self.expiry() / 10).clamp(Duration::from_millis(50), Duration::from_secs(1))
     }
 
-    fn marked_in_the_past(&self) -> Result<BTreeMap<usize, String>> {
+    fn marks_of_ended_processes(&self) -> Result<BTreeMap<usize, String>> {
         let mut marked = BTreeMap::new();
         let mut lives = BTreeMap::new();
         let mut now = None;
@@ -203,41 +204,41 @@ impl Claims {
         Ok(marked)
     }
 
-    /// Takes a case, if no other process has it and nothing is known of it.
+    /// Claims a case, unless another process has it or it is settled.
     ///
     /// # Errors
     /// The folder cannot be read or written.
-    pub fn take(&self, index: usize) -> Result<Taking> {
+    pub fn take(&self, index: usize) -> Result<ClaimOutcome> {
         let known = self.mark(index);
         if known
             .as_ref()
-            .is_some_and(|mark| self.is_of_now(index, mark))
+            .is_some_and(|mark| self.is_of_this_batch(index, mark))
         {
-            return Ok(Taking::Settled);
+            return Ok(ClaimOutcome::Settled);
         }
         let number = match self.next_number(index)? {
             Some(number) => number,
-            None => return Ok(Taking::Busy),
+            None => return Ok(ClaimOutcome::Busy),
         };
         if known.is_some_and(|mark| !matches!(mark.state, CaseState::Failed { .. })) {
-            return Ok(Taking::Remembered);
+            return Ok(ClaimOutcome::MarkedDone);
         }
         self.taken(index, number)
     }
 
-    /// Takes a case that was [remembered](Taking::Remembered) and is to be made again; false if another process has it,
-    /// or has made it by now.
+    /// Claims a case that was [marked as done](ClaimOutcome::MarkedDone) and is to be made again; false if another
+    /// process has it, or has made it in the meantime.
     ///
     /// # Errors
     /// The folder cannot be read or written.
-    pub fn take_anew(&self, index: usize) -> Result<bool> {
+    pub fn take_again(&self, index: usize) -> Result<bool> {
         match self.next_number(index)? {
-            Some(number) => Ok(self.taken(index, number)? == Taking::Ours),
+            Some(number) => Ok(self.taken(index, number)? == ClaimOutcome::Ours),
             None => Ok(false),
         }
     }
 
-    /// The number that the next claim of a case has; none while a process has the case.
+    /// The number of the next claim of a case; `None` while a process has the case.
     fn next_number(&self, index: usize) -> Result<Option<u32>> {
         let mut number = 0;
         let mut owner = None;
@@ -246,32 +247,32 @@ impl Claims {
             owner = Some(next);
         }
         match owner {
-            Some(owner) if self.processes.is_at_work(&owner)? => Ok(None),
+            Some(owner) if self.processes.may_be_alive(&owner)? => Ok(None),
             _ => Ok(Some(number + 1)),
         }
     }
 
-    fn taken(&self, index: usize, number: u32) -> Result<Taking> {
+    fn taken(&self, index: usize, number: u32) -> Result<ClaimOutcome> {
         if !self.make_claim(index, number)? {
-            return Ok(Taking::Busy);
+            return Ok(ClaimOutcome::Busy);
         }
-        // The one before may have ended with the case done after all.
+        // The previous owner may have finished the case after all.
         if self.is_settled(index) {
-            let _ = fs::remove_file(self.claim_file(index, number)); // means nothing
-            return Ok(Taking::Settled);
+            let _ = fs::remove_file(self.claim_file(index, number)); // harmless if it stays
+            return Ok(ClaimOutcome::Settled);
         }
         self.held().insert(index, number);
-        Ok(Taking::Ours)
+        Ok(ClaimOutcome::Ours)
     }
 
-    /// Whether a case that was taken still belongs to this process: one that was silent for too long (suspended,
-    /// cut off from the storage) may have lost it.
+    /// Whether this process still holds a case that it claimed. A process without heartbeats for too long (suspended,
+    /// or disconnected from the storage) may have lost it.
     pub fn holds(&self, index: usize) -> bool {
         let number = self.held().get(&index).copied();
         number.is_some_and(|number| !self.claim_file(index, number + 1).exists())
     }
 
-    /// Lets the others know what came of a case.
+    /// Marks a case with its outcome, for the other processes.
     pub fn settle(&self, index: usize, state: &CaseState) -> Result<()> {
         let case = &self.cases[index];
         let mark = Mark {
@@ -279,46 +280,47 @@ impl Claims {
             output: case.output.clone(),
             state: state.clone(),
             process: self.processes.own.clone(),
-            way: self.way.clone(),
+            settings: self.settings.clone(),
             file: InputFile::at(&case.input),
         };
         let path = self.mark_file(index);
-        let text = serde_json::to_string_pretty(&mark)
-            .map_err(|error| Error::file(&path, format!("cannot describe the case: {error}")))?;
+        let text = serde_json::to_string_pretty(&mark).map_err(|error| {
+            Error::file(&path, format!("cannot write the case as JSON: {error}"))
+        })?;
         write_bytes_atomically(&path, text.as_bytes())
     }
 
-    /// What came of a case, as far as any process has said.
+    /// The outcome of a case, if any process has marked it.
     pub fn known(&self, index: usize) -> Option<CaseState> {
         self.mark(index).map(|mark| mark.state)
     }
 
-    /// Gives up what is still held.
+    /// Releases all cases that are still held.
     pub fn leave(&self) {
         self.processes.leave();
     }
 
     fn is_settled(&self, index: usize) -> bool {
         self.mark(index)
-            .is_some_and(|mark| self.is_of_now(index, &mark))
+            .is_some_and(|mark| self.is_of_this_batch(index, &mark))
     }
 
-    /// Whether a mark is of this batch, and not of an earlier one.
-    fn is_of_now(&self, index: usize, mark: &Mark) -> bool {
+    /// Whether a mark belongs to this batch and not to an earlier one.
+    fn is_of_this_batch(&self, index: usize, mark: &Mark) -> bool {
         self.marked_before.get(&index) != Some(&mark.process)
     }
 
-    /// What is known of a case, unless its input or the way is not what it was, or its files are gone.
+    /// The mark of a case, unless its input or the settings have changed, or its files are missing.
     fn mark(&self, index: usize) -> Option<Mark> {
         let case = &self.cases[index];
         let text = regular_file::read(&self.mark_file(index)).ok()?;
         let mark: Mark = serde_json::from_slice(&text).ok()?;
         let failed = matches!(mark.state, CaseState::Failed { .. });
-        let same = mark.way == self.way && mark.file == InputFile::at(&case.input);
+        let same = mark.settings == self.settings && mark.file == InputFile::at(&case.input);
         (same && (failed || case.files.iter().all(|file| file.exists()))).then_some(mark)
     }
 
-    /// The process that has made a case's claim of this number.
+    /// The process of a case's claim with this number.
     fn claim(&self, index: usize, number: u32) -> Result<Option<String>> {
         let path = self.claim_file(index, number);
         match read_text(&path) {
@@ -328,7 +330,7 @@ impl Claims {
         }
     }
 
-    /// False if another process was faster.
+    /// Creates a claim; false if another process was faster.
     fn make_claim(&self, index: usize, number: u32) -> Result<bool> {
         let path = self.claim_file(index, number);
         let mut temporary = temporary_file(&self.folder)?;
@@ -338,10 +340,10 @@ impl Claims {
         match fs::hard_link(temporary.path(), &path) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                // Over NFS the answer to a link that was made can get lost, and the second try finds it there.
+                // Over NFS the reply to a successful link can get lost, and the retry then fails.
                 Ok(self.claim(index, number)?.as_ref() == Some(&self.processes.own))
             }
-            // File systems without links.
+            // File systems without hard links.
             Err(_) => match fs::File::create_new(&path) {
                 Ok(mut file) => file
                     .write_all(format!("{}\n", self.processes.own).as_bytes())
@@ -367,7 +369,7 @@ impl Claims {
     }
 }
 
-/// Readable, short, and of one case only.
+/// A readable, short and unique prefix for a case's files.
 fn key(name: &str) -> String {
     let plain = |c: char| match c {
         c if c.is_ascii_alphanumeric() || c == '-' => c,

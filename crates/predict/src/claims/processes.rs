@@ -1,4 +1,4 @@
-//! The processes of a folder of claims, and whether each still works.
+//! The processes that share a claims folder, and whether each is alive.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,15 +18,15 @@ pub(super) struct Processes {
     pub(super) own: String,
     pub(super) expiry: Duration,
     heartbeat: Heartbeat,
-    /// The last signs of processes that are doubted, and when this one first saw them.
+    /// The last heartbeats of processes in doubt, and when this process first saw them.
     doubted: Mutex<BTreeMap<String, (SystemTime, Instant)>>,
 }
 
-/// What the last sign of a process says.
+/// The state of a process by its last heartbeat.
 enum Life {
     Alive,
     Ended,
-    /// The sign bears this time, which may be of a clock that is wrong.
+    /// The heartbeat has this time, which may come from a wrong clock.
     Doubtful(SystemTime, Doubt),
 }
 
@@ -36,10 +36,10 @@ enum Doubt {
 }
 
 impl Processes {
-    /// Joins them as `own`.
+    /// Joins the processes of `folder` under the name `own`.
     pub(super) fn join(folder: &Path, own: String, expiry: Duration) -> Result<Self> {
         Ok(Self {
-            heartbeat: Heartbeat::begin(&file_of(folder, &own), expiry)?,
+            heartbeat: Heartbeat::start(&file_of(folder, &own), expiry)?,
             folder: folder.to_path_buf(),
             own,
             expiry,
@@ -51,7 +51,7 @@ impl Processes {
         self.heartbeat.end();
     }
 
-    /// Whether a process works without doubt; `now` keeps the file system's time once it was asked for.
+    /// Whether a process is certainly alive; `now` caches the file system's time.
     pub(super) fn is_known_alive(
         &self,
         process: &str,
@@ -60,9 +60,9 @@ impl Processes {
         Ok(matches!(self.life(process, now)?, Life::Alive))
     }
 
-    /// Whether a process still works, as far as this one knows by now: one that is in doubt is watched, for two of its
-    /// signs where the last one was long ago, and for the expiry where it lies in the future.
-    pub(super) fn is_at_work(&self, process: &str) -> Result<bool> {
+    /// Whether a process may be alive. A process in doubt is observed: for two heartbeat intervals if its last
+    /// heartbeat is too old, and for the expiry if it lies in the future.
+    pub(super) fn may_be_alive(&self, process: &str) -> Result<bool> {
         let (sign, doubt) = match self.life(process, &mut None)? {
             Life::Alive => return Ok(true),
             Life::Ended => return Ok(false),
@@ -86,7 +86,7 @@ impl Processes {
             return Ok(Life::Alive);
         }
         let Ok(metadata) = fs::metadata(file_of(&self.folder, process)) else {
-            return Ok(Life::Ended); // in order
+            return Ok(Life::Ended); // regularly
         };
         let id = process.rsplit_once('.');
         let id = id.and_then(|(id, _)| ProcessId::parse(id));

@@ -1,4 +1,4 @@
-//! What a folder of claims says to somebody who takes no part and changes nothing.
+//! Read-only view of a claims folder, for monitoring.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,46 +9,46 @@ use std::time::{Duration, SystemTime};
 use super::{Mark, key};
 use crate::CaseState;
 use ctseg_base::process::id::ProcessId;
-use ctseg_base::process::owner::{Alive, Sign, Worker};
+use ctseg_base::process::owner::{Heartbeat, Liveness, Worker};
 use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result, regular_file};
 
-/// A process of the folder that has not ended in order.
+/// A process of the folder that has not ended regularly.
 #[derive(Debug, Clone)]
 pub struct Member {
-    /// Its name in the folder.
+    /// Its name in the claims folder.
     pub process: String,
-    /// Those of early versions do not say.
+    /// Not recorded by early versions.
     pub worker: Option<Worker>,
-    pub alive: Alive,
-    /// When it last gave a sign.
-    pub sign: SystemTime,
+    pub alive: Liveness,
+    /// Time of its last heartbeat.
+    pub last_heartbeat: SystemTime,
 }
 
-/// A case that a process has taken.
+/// A case that a process has claimed.
 #[derive(Debug, Clone, Copy)]
 pub struct Held<'a> {
     pub by: &'a Member,
-    /// When it was taken.
+    /// When it was claimed.
     pub since: SystemTime,
 }
 
-/// All that lies in the folder.
+/// The content of a claims folder.
 pub struct Survey {
     members: BTreeMap<String, Member>,
-    /// The last claim of each case: number, process, when it was made.
+    /// The last claim of each case: number, process, creation time.
     claims: BTreeMap<String, (u32, String, SystemTime)>,
     marks: BTreeMap<String, (CaseState, String)>,
 }
 
 impl Survey {
-    /// Reads the folder at the time `now`: marks of cases made in the same `way`, and processes that are taken for
-    /// dead after `expiry` without a sign, or whose last one lies further in the future. The times of files are compared
-    /// with this machine's clock.
+    /// Reads the folder at the time `now`: marks with the same `settings`, and processes, which count as dead if
+    /// their last heartbeat is more than `expiry` ago or in the future. File times are compared with this machine's
+    /// clock.
     ///
     /// # Errors
     /// The folder cannot be read.
-    pub fn read(folder: &Path, way: &str, expiry: Duration, now: SystemTime) -> Result<Self> {
+    pub fn read(folder: &Path, settings: &str, expiry: Duration, now: SystemTime) -> Result<Self> {
         let mut survey = Self {
             members: BTreeMap::new(),
             claims: BTreeMap::new(),
@@ -63,7 +63,7 @@ impl Survey {
             if let Some(process) = name.strip_prefix("process-") {
                 survey.take_member(process, &path, expiry, now);
             } else if let Some(key) = name.strip_suffix(".json") {
-                survey.take_mark(key, &path, way);
+                survey.take_mark(key, &path, settings);
             } else if let Some((key, number)) = name.rsplit_once(".claim-") {
                 survey.take_claim(key, number, &path);
             }
@@ -71,7 +71,7 @@ impl Survey {
         Ok(survey)
     }
 
-    // What is gone or torn by the time that it is looked at says nothing.
+    // Files that are removed or half-written while they are read are ignored.
 
     fn take_member(&mut self, process: &str, path: &Path, expiry: Duration, now: SystemTime) {
         let Ok(metadata) = fs::metadata(path) else {
@@ -84,16 +84,21 @@ impl Survey {
         let member = Member {
             process: process.to_owned(),
             worker: worker.and_then(|text| serde_json::from_slice(&text).ok()),
-            alive: Alive::of(id.as_ref(), metadata.uid(), Sign { at: sign, now }, expiry),
-            sign,
+            alive: Liveness::of(
+                id.as_ref(),
+                metadata.uid(),
+                Heartbeat { at: sign, now },
+                expiry,
+            ),
+            last_heartbeat: sign,
         };
         self.members.insert(process.to_owned(), member);
     }
 
-    fn take_mark(&mut self, key: &str, path: &Path, way: &str) {
+    fn take_mark(&mut self, key: &str, path: &Path, settings: &str) {
         let text = regular_file::read(path).ok();
         let mark = text.and_then(|text| serde_json::from_slice::<Mark>(&text).ok());
-        if let Some(mark) = mark.filter(|mark| mark.way == way) {
+        if let Some(mark) = mark.filter(|mark| mark.settings == settings) {
             self.marks
                 .insert(key.to_owned(), (mark.state, mark.process));
         }
@@ -117,30 +122,30 @@ impl Survey {
         }
     }
 
-    /// What came of the case whose label map has this name ([`super::output_name`]). A failure in a process that
-    /// has ended says nothing: the next one tries again.
+    /// The outcome of the case whose label map has this name ([`super::output_name`]). Failures of processes that
+    /// have ended do not count: the next process tries again.
     pub fn settled(&self, name: &str) -> Option<&CaseState> {
         let (state, process) = self.marks.get(&key(name))?;
-        let lives = self.lives(process).is_some();
-        (lives || !matches!(state, CaseState::Failed { .. })).then_some(state)
+        let is_alive = self.alive(process).is_some();
+        (is_alive || !matches!(state, CaseState::Failed { .. })).then_some(state)
     }
 
-    /// Who works on that case.
+    /// The process that works on that case.
     pub fn held(&self, name: &str) -> Option<Held<'_>> {
         let (_, process, since) = self.claims.get(&key(name))?;
         Some(Held {
-            by: self.lives(process)?,
+            by: self.alive(process)?,
             since: *since,
         })
     }
 
-    /// The processes, dead ones too.
+    /// All processes, including dead ones.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
         self.members.values()
     }
 
-    fn lives(&self, process: &str) -> Option<&Member> {
+    fn alive(&self, process: &str) -> Option<&Member> {
         let member = self.members.get(process)?;
-        (member.alive == Alive::Yes).then_some(member)
+        (member.alive == Liveness::Alive).then_some(member)
     }
 }

@@ -1,4 +1,4 @@
-//! A case's image, reference and prediction: where they lie, and in memory on one grid.
+//! A case's image, reference and prediction: their files, and their voxels on one grid.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,13 +10,13 @@ use ctseg_core::dataset::reference::{Depth, Reference, label_maps};
 use ctseg_core::dataset::{Dataset, Reading, Structure};
 use ctseg_core::outputs::sidecar::{Sidecar, read_sidecar};
 use ctseg_core::recipe::output_maps::UNION;
-use ctseg_evaluate::forget_ignored;
+use ctseg_evaluate::mask_ignored;
 use ctseg_image::formats::{case_name, read_label_map, read_volume};
 use ctseg_image::space::{LabelMap, Volume, VoxelBox};
 
-/// What a label map was compared with, as `summary.json` says it.
+/// Files that were compared, from `summary.json`.
 #[derive(Debug, Clone, Default, Deserialize)]
-pub struct Compared {
+pub struct ComparedFiles {
     pub case: String,
     #[serde(default)]
     pub prediction: Option<PathBuf>,
@@ -26,37 +26,37 @@ pub struct Compared {
     pub image: Option<PathBuf>,
 }
 
-/// Where the files of cases may lie.
+/// Known locations of the cases' files.
 #[derive(Default)]
-pub struct Places {
-    /// What the evaluation says itself.
-    pub compared: BTreeMap<String, Compared>,
+pub struct CaseFiles {
+    /// Files recorded in the evaluation, by case.
+    pub compared: BTreeMap<String, ComparedFiles>,
     /// Label maps by name.
     pub predictions: BTreeMap<String, PathBuf>,
     pub reference: Option<Reference>,
     /// Volumes by name.
     pub images: BTreeMap<String, PathBuf>,
-    /// What relative paths may be relative to, beside the working folder.
+    /// Base of relative paths, besides the working directory.
     pub folder: PathBuf,
-    /// How far image, reference and prediction may lie apart, and how the image's values become Hounsfield units.
+    /// Grid tolerance and rescaling to Hounsfield units.
     pub reading: Reading,
 }
 
-/// A case in memory; all of one grid.
+/// A case in memory, all on one grid.
 pub struct CaseImages {
     pub volume: Volume,
     pub reference: LabelMap,
     pub prediction: LabelMap,
-    /// Stage 1's region, in voxels of the file.
+    /// Stage 1's region of interest, in voxels of the file.
     pub roi: Option<VoxelBox>,
-    /// What the prediction's sidecar remarks.
+    /// Notes in the prediction's sidecar.
     pub notes: Vec<String>,
 }
 
-impl Places {
-    /// NIfTI files of a folder (or one file), by name; nothing where there is no such folder.
+impl CaseFiles {
+    /// NIfTI files in a folder (or one file), by name; empty if the folder does not exist.
     pub fn files_in(folder: &Path) -> BTreeMap<String, PathBuf> {
-        let maps = label_maps(folder, Depth::Below)
+        let maps = label_maps(folder, Depth::Recursive)
             .unwrap_or_default()
             .into_iter();
         maps.map(|map| (map.name, map.path)).collect()
@@ -77,7 +77,7 @@ impl Places {
         named.map(|(_, path)| path.clone())
     }
 
-    /// What is known of how the label map was made.
+    /// The sidecar of a case's label map.
     pub fn sidecar(&self, case: &str) -> Option<Sidecar> {
         read_sidecar(&self.prediction(case)?)
     }
@@ -93,7 +93,7 @@ impl Places {
         };
         let named = [case.to_owned(), format!("{case}_0000")];
         let by_name = named.iter().find_map(|name| self.images.get(name).cloned());
-        // What the user names beats what was written down.
+        // Files given by the user take precedence over recorded ones.
         let tried: Vec<PathBuf> = [by_name, said, made_of, of_dataset]
             .into_iter()
             .flatten()
@@ -102,10 +102,10 @@ impl Places {
         found.ok_or_else(|| match tried.first() {
             Some(path) => Error::file(
                 path,
-                "the case's image is not there any more; name the folder of the images with --images",
+                "the case's image no longer exists; give the image folder with --images",
             ),
             None => Error::invalid(format!(
-                "{case}: no image is known; name the folder of the images with --images"
+                "{case}: image not found; give the image folder with --images"
             )),
         })
     }
@@ -128,7 +128,7 @@ impl Places {
         let said = self.compared.get(case).and_then(|c| c.reference.clone());
         let path = said.and_then(|path| self.existing(&path)).ok_or_else(|| {
             Error::invalid(format!(
-                "{case}: no reference is known; name what the label maps were compared with by --reference"
+                "{case}: reference not found; give the reference of the evaluation with --reference"
             ))
         })?;
         let mut labels = read_label_map(&path)?.1;
@@ -143,11 +143,11 @@ impl Places {
     /// Reads image, reference and prediction of a case.
     ///
     /// # Errors
-    /// A file that is not known, missing or damaged; files that do not lie on one grid.
+    /// An unknown, missing or damaged file; files on different grids.
     pub fn load(&self, case: &str, structures: &[Structure]) -> Result<CaseImages> {
         let path = self.prediction(case).ok_or_else(|| {
             Error::invalid(format!(
-                "{case}: its label map is not in {}; name the folder of the label maps with --predictions",
+                "{case}: label map not found in {}; give the folder of the label maps with --predictions",
                 self.folder.display()
             ))
         })?;
@@ -170,7 +170,7 @@ impl Places {
         let mut prediction = on_image("label map", prediction)?;
         let mut reference = on_image("reference", reference)?;
         let ignore = self.reference.as_ref().and_then(Reference::ignore);
-        forget_ignored(&mut prediction, &mut reference, ignore);
+        mask_ignored(&mut prediction, &mut reference, ignore);
         Ok(CaseImages {
             volume,
             reference,

@@ -1,4 +1,4 @@
-//! What a report shows of an evaluation.
+//! The content of a report from an evaluation.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::case::{Compared, Places};
+use super::case::{CaseFiles, ComparedFiles};
 use super::table::{self, MetricTable};
 use ctseg_base::failures::Failure;
 use ctseg_base::text::file::read_text;
@@ -14,7 +14,7 @@ use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Reading;
 use ctseg_core::dataset::reference::Reference;
 
-/// An evaluation's figures, and where its images lie.
+/// An evaluation's metrics and image files.
 pub struct EvaluationFacts {
     pub folder: PathBuf,
     pub table: MetricTable,
@@ -22,21 +22,22 @@ pub struct EvaluationFacts {
     pub failed: Vec<(String, String)>,
     /// References without a prediction.
     pub missing: Vec<String>,
-    /// Mean share of the reference inside stage 1's region, and the region's mean share of the volume.
+    /// Mean fraction of the reference inside stage 1's region of interest.
     pub roi_recall: Option<f64>,
+    /// Mean fraction of the volume that this region covers.
     pub roi_share: Option<f64>,
     /// When `metrics.csv` was written.
     pub written: Option<jiff::Timestamp>,
-    pub places: Places,
+    pub files: CaseFiles,
 }
 
-/// Where to look for images beside the places that the evaluation names itself.
+/// Files and folders given by the user besides those recorded in the evaluation.
 #[derive(Default)]
-pub struct Hints {
+pub struct EvaluationSources {
     pub reference: Option<Reference>,
     pub predictions: Option<PathBuf>,
     pub images: Option<PathBuf>,
-    /// How files are read.
+    /// Options for reading files.
     pub reading: Reading,
 }
 
@@ -44,31 +45,31 @@ impl EvaluationFacts {
     /// Reads `metrics.csv` and `summary.json` in `folder`, and lists the label maps; no image is read.
     ///
     /// # Errors
-    /// There is no table, or it is damaged. A `summary.json` that is missing or damaged is an error too, because it
-    /// tells what failed.
-    pub fn read(folder: &Path, hints: Hints) -> Result<Self> {
+    /// A missing or damaged table or `summary.json`, which lists the failures.
+    pub fn read(folder: &Path, sources: EvaluationSources) -> Result<Self> {
         let file = folder.join(table::FILE);
         let table = MetricTable::read(&file)?;
         let written = std::fs::metadata(&file).and_then(|data| data.modified());
         let summary = read_summary(&folder.join("summary.json"))?;
-        let compared: Vec<Compared> = serde_json::from_value(summary.compared).unwrap_or_default();
-        let predictions = hints.predictions.as_deref().unwrap_or(folder);
-        let places = Places {
+        let compared: Vec<ComparedFiles> =
+            serde_json::from_value(summary.compared).unwrap_or_default();
+        let predictions = sources.predictions.as_deref().unwrap_or(folder);
+        let files = CaseFiles {
             compared: compared
                 .into_iter()
                 .map(|compared| (compared.case.clone(), compared))
                 .collect(),
-            predictions: Places::files_in(predictions),
-            reference: hints.reference,
-            images: hints
+            predictions: CaseFiles::files_in(predictions),
+            reference: sources.reference,
+            images: sources
                 .images
                 .as_deref()
-                .map_or_else(BTreeMap::new, Places::files_in),
+                .map_or_else(BTreeMap::new, CaseFiles::files_in),
             folder: folder.to_path_buf(),
-            reading: hints.reading,
+            reading: sources.reading,
         };
         let mut failed = failures(&summary.failed);
-        failed.extend(failed_predictions(&places, predictions));
+        failed.extend(failed_predictions(&files, predictions));
         Ok(Self {
             folder: folder.to_path_buf(),
             table,
@@ -77,12 +78,12 @@ impl EvaluationFacts {
             roi_recall: summary.roi_recall.as_f64(),
             roi_share: summary.roi_share.as_f64(),
             written: written.ok().and_then(|time| time.try_into().ok()),
-            places,
+            files,
         })
     }
 }
 
-/// What a report takes from `summary.json`; the rest, which may be long, is passed over. What has another form says nothing.
+/// The parts of `summary.json` that a report needs; values of another type are ignored.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Summary {
@@ -98,7 +99,7 @@ fn read_summary(path: &Path) -> Result<Summary> {
     serde_json::from_str(&text).map_err(|error| {
         Error::file(
             path,
-            format!("is no JSON ({error}); expected the summary of 'ctseg evaluate': run it again"),
+            format!("is not valid JSON ({error}); run 'ctseg evaluate' again"),
         )
     })
 }
@@ -119,13 +120,13 @@ fn failures(list: &Value) -> Vec<(String, String)> {
         .collect()
 }
 
-/// What `ctseg predict` could not segment: it left `failures.jsonl` beside its label maps.
-fn failed_predictions(places: &Places, named: &Path) -> Vec<(String, String)> {
-    let mut folders: Vec<PathBuf> = places
+/// Cases that `ctseg predict` could not segment, from `failures.jsonl` beside its label maps.
+fn failed_predictions(files: &CaseFiles, predictions: &Path) -> Vec<(String, String)> {
+    let mut folders: Vec<PathBuf> = files
         .compared
         .values()
         .filter_map(|compared| Some(compared.prediction.as_ref()?.parent()?.to_path_buf()))
-        .chain([named.to_path_buf()])
+        .chain([predictions.to_path_buf()])
         .collect();
     folders.sort();
     folders.dedup();

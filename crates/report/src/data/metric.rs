@@ -1,5 +1,4 @@
-//! The columns of `metrics.csv`: what they are called, which way is better, how they are written. Tables of other programs
-//! have columns of their own.
+//! Columns of `metrics.csv`: label, direction and number of digits. Tables of other programs may have other columns.
 
 use ctseg_evaluate::scores;
 use ctseg_evaluate::scores::Better;
@@ -7,16 +6,16 @@ use ctseg_evaluate::scores::Better;
 /// One numeric column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metric {
-    /// As in the header.
+    /// Column name.
     pub key: String,
-    /// For people, with its unit.
+    /// Display name with the unit.
     pub label: String,
     pub better: Better,
-    /// Digits after the point.
+    /// Decimal places.
     pub digits: usize,
 }
 
-/// Beginnings of names whose larger values are better; they count before [`LOWER`].
+/// Prefixes of metrics for which higher is better; they take precedence over [`LOWER`].
 const HIGHER: [&str; 13] = [
     "dice",
     "iou",
@@ -33,7 +32,7 @@ const HIGHER: [&str; 13] = [
     "cldice",
 ];
 
-/// Parts of names whose smaller values are better.
+/// Words in names of metrics for which lower is better.
 const LOWER: [&str; 9] = [
     "hd",
     "hausdorff",
@@ -46,7 +45,7 @@ const LOWER: [&str; 9] = [
     "components",
 ];
 
-/// Names that are not made of words.
+/// Display names of abbreviations.
 const WORDS: [(&str, &str); 14] = [
     ("dice", "Dice"),
     ("iou", "IoU"),
@@ -73,7 +72,7 @@ const UNITS: [(&str, &str); 6] = [
     ("s", "s"),
 ];
 
-/// Which way is better of a metric that is known by its name alone.
+/// Guesses the direction of a metric from its name.
 fn guessed(name: &str, parts: &[&str]) -> Better {
     let is_error = |part: &&str| parts.iter().any(|own| own.starts_with(part));
     if HIGHER.iter().any(|beginning| name.starts_with(beginning)) {
@@ -90,12 +89,12 @@ impl Metric {
     pub fn named(key: &str) -> Self {
         let lower = key.to_ascii_lowercase();
         let parts: Vec<&str> = lower.split('_').filter(|part| !part.is_empty()).collect();
-        let own = scores::named(&lower).map(|metric| metric.better);
+        let own = scores::metric_by_name(&lower).map(|metric| metric.better);
         let better = own
             .filter(|better| *better != Better::Neither)
             .unwrap_or_else(|| guessed(&lower, &parts));
         let unit = parts.last().and_then(|last| lookup(&UNITS, last));
-        // An NSD's millimetres are its tolerance, and no unit.
+        // The millimetres in an NSD's name are its tolerance, not its unit.
         let unit = unit.filter(|_| !lower.starts_with("nsd") && !lower.contains("dice"));
         let words = &parts[..parts.len() - usize::from(unit.is_some() && parts.len() > 1)];
         let words: Vec<&str> = words
@@ -119,7 +118,7 @@ impl Metric {
         }
     }
 
-    /// A value as it is shown; a dash where it is undefined.
+    /// Formats a value; a dash if undefined.
     pub fn shown(&self, value: Option<f64>) -> String {
         value.map_or_else(
             || "–".to_owned(),
@@ -143,22 +142,22 @@ mod tests {
             let metric = Metric::named(key);
             (metric.label, metric.better, metric.digits)
         };
-        let as_said = |label: &str, better, digits| (label.to_owned(), better, digits);
-        assert_eq!(of("dice"), as_said("Dice", Better::Higher, 3));
-        assert_eq!(of("hd95_mm"), as_said("HD95 (mm)", Better::Lower, 2));
-        assert_eq!(of("assd_mm"), as_said("ASSD (mm)", Better::Lower, 2));
-        assert_eq!(of("nsd_2mm"), as_said("NSD 2mm", Better::Higher, 3));
-        assert_eq!(of("nsd_1_mm"), as_said("NSD 1 mm", Better::Higher, 3));
+        let expected = |label: &str, better, digits| (label.to_owned(), better, digits);
+        assert_eq!(of("dice"), expected("Dice", Better::Higher, 3));
+        assert_eq!(of("hd95_mm"), expected("HD95 (mm)", Better::Lower, 2));
+        assert_eq!(of("assd_mm"), expected("ASSD (mm)", Better::Lower, 2));
+        assert_eq!(of("nsd_2mm"), expected("NSD 2mm", Better::Higher, 3));
+        assert_eq!(of("nsd_1_mm"), expected("NSD 1 mm", Better::Higher, 3));
         assert_eq!(
             of("reference_ml"),
-            as_said("reference (mL)", Better::Neither, 2)
+            expected("reference (mL)", Better::Neither, 2)
         );
         assert_eq!(
             of("volume_difference_percent"),
-            as_said("volume difference (%)", Better::Lower, 1)
+            expected("volume difference (%)", Better::Lower, 1)
         );
-        assert_eq!(of("roi_recall"), as_said("ROI recall", Better::Higher, 3));
-        assert_eq!(of("mm"), as_said("mm (mm)", Better::Neither, 2));
+        assert_eq!(of("roi_recall"), expected("ROI recall", Better::Higher, 3));
+        assert_eq!(of("mm"), expected("mm (mm)", Better::Neither, 2));
         assert_eq!(Metric::named("dice").shown(None), "–");
         assert_eq!(Metric::named("hd95_mm").shown(Some(3.456)), "3.46");
     }

@@ -1,41 +1,44 @@
-//! What a report shows, read from run folders and evaluations: figures and facts; images are read case by case when
-//! they are wanted.
+//! The content of a report, read from run folders and evaluations. Images are read later, case by case.
 
+pub mod box_plot;
 pub mod case;
-pub mod choice;
+pub mod case_selection;
 pub mod evaluation;
 pub mod metric;
 pub mod provenance;
 pub mod run;
-pub mod spread;
 pub mod table;
 
 use std::path::PathBuf;
 
 use ctseg_base::{Error, Result};
 
-use choice::{Shown, Wanted, shown};
-use evaluation::{EvaluationFacts, Hints};
+use case_selection::{CaseSelection, SelectedCase, select_cases};
+use evaluation::{EvaluationFacts, EvaluationSources};
 use provenance::Provenance;
 use run::{RunFacts, is_run};
 
-/// Everything but the voxels.
+/// The content of a report except the voxels.
 pub struct Report {
     pub title: String,
     pub runs: Vec<RunFacts>,
     pub evaluation: Option<EvaluationFacts>,
     pub provenance: Provenance,
     /// The cases whose images are shown.
-    pub shown: Vec<Shown>,
+    pub shown: Vec<SelectedCase>,
 }
 
 impl Report {
-    /// Reads run folders and at most one evaluation among `folders`. Where there are runs alone, the held-out
-    /// evaluation of the last one that has any counts.
+    /// Reads run folders and at most one evaluation among `folders`. Without an evaluation, the held-out evaluation of
+    /// the last run that has one is used.
     ///
     /// # Errors
-    /// A folder that is neither; several evaluations; files of theirs that are damaged; a wanted case that is none.
-    pub fn read(folders: &[PathBuf], mut hints: Hints, wanted: &Wanted) -> Result<Self> {
+    /// A folder that is neither; several evaluations; damaged files; an unknown case in `selection`.
+    pub fn read(
+        folders: &[PathBuf],
+        mut sources: EvaluationSources,
+        selection: &CaseSelection,
+    ) -> Result<Self> {
         let (mut runs, mut evaluations) = (Vec::new(), Vec::new());
         for folder in folders {
             if is_run(folder) {
@@ -48,7 +51,7 @@ impl Report {
         }
         if evaluations.len() > 1 {
             return Err(Error::usage(format!(
-                "{} and {} are both evaluations; a report is of one (and of as many runs as wanted)",
+                "{} and {} are both evaluations; expected at most one evaluation and any number of runs",
                 evaluations[0].display(),
                 evaluations[1].display()
             )));
@@ -58,35 +61,32 @@ impl Report {
             && let Some((run, held_out)) =
                 runs.iter().rev().find_map(|r| Some((r, r.evaluation()?)))
         {
-            hints.reference = hints.reference.or_else(|| run.reference());
+            sources.reference = sources.reference.or_else(|| run.reference());
             if let Some((_, settings)) = &run.known
-                && hints.reading.is_default()
+                && sources.reading.is_default()
             {
-                hints.reading = settings.reading;
+                sources.reading = settings.reading;
             }
             folder = Some(held_out);
         }
         let mut evaluation = folder
-            .map(|folder| EvaluationFacts::read(&folder, hints))
+            .map(|folder| EvaluationFacts::read(&folder, sources))
             .transpose()?;
-        if let Some(places) = evaluation.as_mut().map(|evaluation| &mut evaluation.places)
-            && places.reference.is_none()
-            && places.compared.is_empty()
+        if let Some(files) = evaluation.as_mut().map(|evaluation| &mut evaluation.files)
+            && files.reference.is_none()
+            && files.compared.is_empty()
         {
-            // Nobody says what was compared with; most likely it is of the dataset that was trained on.
-            places.reference = runs.iter().rev().find_map(RunFacts::reference);
+            // The reference is not recorded; the training dataset is the most likely one.
+            files.reference = runs.iter().rev().find_map(RunFacts::reference);
         }
-        let provenance = evaluation
-            .as_ref()
-            .map(|evaluation| Provenance::of(evaluation, &runs));
-        let provenance = provenance.unwrap_or_default();
+        let provenance_of = |evaluation: &EvaluationFacts| Provenance::of(evaluation, &runs);
+        let provenance = evaluation.as_ref().map(provenance_of).unwrap_or_default();
         let shown = match &evaluation {
-            Some(evaluation) => shown(&evaluation.table, wanted)?,
+            Some(evaluation) => select_cases(&evaluation.table, selection)?,
             None => Vec::new(),
         };
-        let title = title_of(folders);
         Ok(Self {
-            title,
+            title: title_of(folders),
             runs,
             evaluation,
             provenance,
@@ -107,7 +107,7 @@ fn title_of(folders: &[PathBuf]) -> String {
 fn neither(folder: &std::path::Path) -> Error {
     let problem = match folder.exists() {
         false => "does not exist",
-        true => "is neither",
+        true => "is neither a run nor an evaluation",
     };
     Error::file(
         folder,

@@ -1,4 +1,4 @@
-//! What label maps were made by, from their sidecars and the models that these name.
+//! Provenance of label maps, from their sidecars and the models named there.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -9,42 +9,42 @@ use ctseg_core::model::bundle::Bundle;
 use ctseg_core::model::manifest::StageManifest;
 use ctseg_core::outputs::sidecar::Sidecar;
 
-/// A model that label maps were made by.
+/// A model that produced label maps.
 #[derive(Debug, Clone)]
 pub struct ModelFacts {
     pub path: PathBuf,
     pub sha256: String,
-    /// How many of the evaluation's cases it segmented.
+    /// Number of the evaluation's cases that it segmented.
     pub cases: usize,
-    /// Where the model lies now, unchanged.
+    /// Current location of the unchanged model.
     pub found: Option<PathBuf>,
-    /// Stages with the number of each; empty where the model is not there any more, or is another one now.
+    /// Stage numbers and manifests; empty if the model no longer exists or has changed.
     pub stages: Vec<(u8, StageManifest)>,
-    /// Why there are none.
-    pub unknown: Option<String>,
+    /// Why there are no stages.
+    pub not_found: Option<String>,
 }
 
-/// What the sidecars of an evaluation's label maps say together.
+/// Combined provenance of an evaluation's label maps.
 #[derive(Debug, Clone, Default)]
 pub struct Provenance {
     pub models: Vec<ModelFacts>,
     pub versions: BTreeSet<String>,
     pub devices: BTreeSet<String>,
-    /// Cases whose label maps have no sidecar: of another program.
-    pub foreign: usize,
-    /// Cases with what was remarked on while they were segmented.
+    /// Number of label maps without a sidecar, written by another program.
+    pub without_sidecar: usize,
+    /// Cases and the notes in their sidecars.
     pub notes: Vec<(String, Vec<String>)>,
 }
 
 impl Provenance {
-    /// Reads the sidecars, and the models (whose checksums are verified): where the sidecars say, below the folders
-    /// around the evaluation where that is relative, or at one of the places that `runs` trained into.
+    /// Reads the sidecars and the models, and verifies the models' checksums. Models are searched for at the path in
+    /// the sidecar (a relative path also below the evaluation's parent folders) and in the output folders of `runs`.
     pub fn of(evaluation: &EvaluationFacts, runs: &[RunFacts]) -> Self {
         let mut all = Self::default();
         for case in &evaluation.table.cases {
-            match evaluation.places.sidecar(case) {
+            match evaluation.files.sidecar(case) {
                 Some(sidecar) => all.add(case, sidecar),
-                None => all.foreign += 1,
+                None => all.without_sidecar += 1,
             }
         }
         let trained = runs.iter().filter_map(|run| run.known.as_ref());
@@ -85,7 +85,7 @@ impl Provenance {
                     cases: 1,
                     found: None,
                     stages: Vec::new(),
-                    unknown: None,
+                    not_found: None,
                 }),
             }
         }
@@ -103,12 +103,12 @@ impl ModelFacts {
                 self.found = Some(bundle.path.clone());
             }
             None if bundles.is_empty() => {
-                self.unknown = Some("the model is not at this path any more".to_owned());
+                self.not_found = Some("the model no longer exists at this path".to_owned());
             }
-            // Held-out predictions bear a hash of one network's weights.
+            // Held-out predictions contain the hash of one network's weights.
             None => {
-                self.unknown = Some(
-                    "the model at this path has another checksum: a single fold of it, or trained again since"
+                self.not_found = Some(
+                    "the model at this path has another checksum: a single fold was used, or it was retrained since"
                         .to_owned(),
                 );
             }

@@ -1,4 +1,4 @@
-//! What a report shows of a training.
+//! The content of a report from a training run.
 
 use std::path::{Path, PathBuf};
 
@@ -12,39 +12,39 @@ use ctseg_core::run::history;
 use ctseg_core::run::history::History;
 use ctseg_train::diagnosis::{Diagnosis, diagnose};
 
-/// The file that makes a folder a run.
+/// The file that marks a run folder.
 const RECIPE: &str = "recipe.toml";
 
-/// Where a run has its held-out predictions and their evaluation.
+/// The folder with a run's held-out predictions and their evaluation.
 const HELD_OUT: &str = "out_of_fold";
 
 /// One run folder.
 #[derive(Debug, Clone)]
 pub struct RunFacts {
     pub path: PathBuf,
-    /// The folder's.
+    /// Folder name.
     pub name: String,
-    /// As it stands in the folder.
+    /// The content of `recipe.toml`.
     pub recipe_text: String,
-    /// None where another version of ctseg wrote the recipe in a way that this one does not read.
+    /// `None` if the recipe cannot be parsed, for example from another version of ctseg.
     pub known: Option<(Recipe, RunSettings)>,
     pub history: History,
     pub diagnoses: Vec<Diagnosis>,
-    /// Names of what the history has a Dice of each of; none where the dataset is not there any more.
+    /// Names of the structures in the history's Dice values; empty if the dataset no longer exists.
     pub structures: Vec<String>,
     dataset: Option<Dataset>,
 }
 
-/// Whether the folder is a run's.
+/// Whether the folder is a run folder.
 pub fn is_run(folder: &Path) -> bool {
     folder.join(RECIPE).is_file() && folder.join("run.toml").is_file()
 }
 
 impl RunFacts {
-    /// Reads a run folder; nothing in it changes.
+    /// Reads a run folder without changing it.
     ///
     /// # Errors
-    /// Recipe or metrics cannot be read.
+    /// The recipe or the metrics cannot be read.
     pub fn read(path: &Path) -> Result<Self> {
         let file = path.join(RECIPE);
         let recipe_text = read_text(&file).map_err(Error::io(&file, "read"))?;
@@ -68,9 +68,9 @@ impl RunFacts {
         let names = dataset.iter().flat_map(|dataset| &dataset.structures);
         let mut structures: Vec<String> = names.map(|s| s.name.clone()).collect();
         if structures.len() != measured {
-            structures.clear(); // all of them count as one, or the dataset has changed
+            structures.clear(); // trained on the union, or the dataset has changed
         }
-        // `.` has no name of its own.
+        // `.` has no file name.
         let whole = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
         let name = whole.file_name().unwrap_or(whole.as_os_str());
         Ok(Self {
@@ -85,13 +85,13 @@ impl RunFacts {
         })
     }
 
-    /// The folder with the evaluation of the held-out cases, where there is one.
+    /// The folder with the evaluation of the held-out cases, if it exists.
     pub fn evaluation(&self) -> Option<PathBuf> {
         let folder = self.path.join(HELD_OUT);
         folder.join(super::table::FILE).is_file().then_some(folder)
     }
 
-    /// What the held-out cases were compared with; none where the dataset is not there any more.
+    /// The reference of the held-out cases; `None` if the dataset no longer exists.
     pub fn reference(&self) -> Option<Reference> {
         let (recipe, _) = self.known.as_ref()?;
         let dataset = self.dataset.clone()?;

@@ -1,4 +1,4 @@
-//! `metrics.csv` read back: a number per case, structure and metric.
+//! Reads `metrics.csv`: one value per case, structure and metric.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -9,20 +9,19 @@ use ctseg_base::{Error, Result, regular_file};
 use ctseg_core::dataset::Structure;
 use ctseg_image::metrics::overlap::Summary;
 
-/// The file's name in an evaluation's folder.
+/// File name in an evaluation folder.
 pub const FILE: &str = "metrics.csv";
 
-/// Columns that name a row and measure nothing.
+/// Columns that identify a row.
 const KEYS: [&str; 3] = ["case", "structure", "label"];
 
-/// Every case's metrics. Structures and cases stand in the order of the file.
+/// Metrics of every case, with structures and cases in file order.
 #[derive(Debug, Clone, Default)]
 pub struct MetricTable {
     pub metrics: Vec<Metric>,
     pub structures: Vec<Structure>,
     pub cases: Vec<String>,
-    /// By case, structure and metric; rows that the file lacks, and cells that are empty or no finite number, are
-    /// undefined.
+    /// By case, structure and metric. Missing rows, empty cells and non-finite numbers are undefined.
     values: HashMap<(usize, usize), Vec<Option<f64>>>,
 }
 
@@ -36,10 +35,10 @@ struct Row {
 }
 
 impl MetricTable {
-    /// Reads the file, of whatever metrics it has columns of. A column whose cells are text is left out.
+    /// Reads all numeric columns as metrics; columns with text are ignored.
     ///
     /// # Errors
-    /// No CSV, columns `case` and `structure` missing, or no row.
+    /// Invalid CSV, missing columns `case` and `structure`, or no rows.
     pub fn read(path: &Path) -> Result<Self> {
         let broken = |error: csv::Error| Error::file(path, format!("cannot be read: {error}"));
         let bytes = regular_file::read(path).map_err(Error::io(path, "read"))?;
@@ -70,7 +69,7 @@ impl MetricTable {
         if rows.is_empty() {
             return Err(Error::file(
                 path,
-                "holds no case; run 'ctseg evaluate' on label maps that have references",
+                "contains no case; run 'ctseg evaluate' on label maps that have references",
             ));
         }
         let names = metrics.iter().map(|at| &header[*at]);
@@ -114,24 +113,24 @@ impl MetricTable {
         self.metrics.iter().position(|metric| metric.key == key)
     }
 
-    /// One number; none where it is undefined.
+    /// One value; `None` if undefined.
     pub fn value(&self, case: usize, structure: usize, metric: usize) -> Option<f64> {
         *self.values.get(&(case, structure))?.get(metric)?
     }
 
-    /// Mean over the structures for which the metric is defined in a case.
+    /// Mean over the structures for which the metric is defined in the case.
     pub fn mean_of_case(&self, case: usize, metric: usize) -> Option<f64> {
         let structures = 0..self.structures.len();
         Summary::of(structures.map(|structure| self.value(case, structure, metric))).mean
     }
 
-    /// Over the cases.
+    /// Summary over the cases.
     pub fn summary_of(&self, structure: usize, metric: usize) -> Summary {
         let cases = 0..self.cases.len();
         Summary::of(cases.map(|case| self.value(case, structure, metric)))
     }
 
-    /// Mean over the structures of their means over the cases.
+    /// Mean over structures of the means over cases.
     pub fn mean(&self, metric: usize) -> Option<f64> {
         let structures = 0..self.structures.len();
         Summary::of(structures.map(|structure| self.summary_of(structure, metric).mean)).mean
@@ -177,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_marked_as_text_are_read_without_the_mark() {
+    fn names_escaped_as_text_are_unescaped() {
         let table = read("case,structure,dice\n'=cmd(),'-a,0.9\n'b,a,-0.5\n").unwrap();
         assert_eq!(table.cases, ["=cmd()", "'b"]);
         let names = table.structures.iter().map(|s| s.name.as_str());
@@ -186,10 +185,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_table_is_refused_in_one_line() {
+    fn an_invalid_table_is_refused_in_one_line() {
         for (text, problem) in [
             ("a,b\n1,2\n", "no columns 'case'"),
-            ("case,structure,dice\n", "holds no case"),
+            ("case,structure,dice\n", "contains no case"),
             ("case,structure,dice\na,b\n", "cannot be read"),
             ("", "no columns"),
         ] {

@@ -1,27 +1,28 @@
-//! Charts as the page draws them: places in percent, so that they fit any width.
+//! Charts of the page, with positions in percent so that they fit any width.
 
 use std::fmt::Write;
 
 use serde::Serialize;
 
 use super::scale::{Scale, Tick};
+use crate::data::box_plot::BoxPlotStats;
 use crate::data::metric::Metric;
 use crate::data::run::RunFacts;
-use crate::data::spread::Spread;
 use crate::data::table::MetricTable;
 use ctseg_base::text::words::counted;
 use ctseg_core::run::history::{EpochLine, History};
 use ctseg_evaluate::scores::Better;
 
-/// The plot's own units along both sides; the page stretches them.
+/// Width and height of the plot in SVG units; the page stretches them.
 const UNITS: f64 = 1000.0;
 
-/// Colours that there are.
+/// Number of colours in the stylesheet.
 const COLOURS: usize = 8;
 
-/// More structures than this make no chart of curves, and more points than this no points that are no outliers.
-const MOST_STRUCTURES: usize = 16;
-const MOST_POINTS: usize = 12_000;
+/// With more structures, the chart of curves by structure is omitted.
+const MAX_STRUCTURES: usize = 16;
+/// With more points, box plots show only outliers.
+const MAX_POINTS: usize = 12_000;
 
 /// Curves over epochs.
 #[derive(Debug, Clone, Serialize)]
@@ -39,16 +40,17 @@ pub struct Curve {
     pub colour: usize,
     /// `line`, `dashes` or `dots`.
     pub stroke: &'static str,
-    /// SVG path data of the line, and of its points where they are drawn.
+    /// SVG path data of the line.
     pub path: String,
+    /// SVG path data of the points, if drawn.
     pub dots: String,
-    /// The last value, in words.
+    /// The last value and its epoch.
     pub last: String,
 }
 
 type Points = Vec<(f64, f64)>;
 
-/// Name, colour, stroke and points of a curve before there is a scale.
+/// A curve before scaling.
 struct Raw {
     name: String,
     colour: usize,
@@ -56,7 +58,7 @@ struct Raw {
     points: Points,
 }
 
-/// What is drawn of each network: name, stroke, and the value of an epoch.
+/// A kind of curve: name, stroke, and the value of an epoch.
 type Kind = (&'static str, &'static str, fn(&EpochLine) -> Option<f64>);
 
 const LOSS: [Kind; 3] = [
@@ -72,7 +74,7 @@ const DICE: [Kind; 2] = [
 
 const RATE: [Kind; 1] = [("learning rate", "line", |line| Some(line.learning_rate))];
 
-/// Loss, Dice, Dice of each structure and learning rate of a run; none where no epoch is over.
+/// Charts of a run: loss, Dice, Dice by structure and learning rate; empty before the first completed epoch.
 pub fn curves_of(run: &RunFacts) -> Vec<CurveChart> {
     let history = &run.history;
     if history.is_empty() {
@@ -113,7 +115,7 @@ fn by_network(history: &History, kinds: &[Kind]) -> Vec<Raw> {
                 1 => (*what).to_owned(),
                 _ => format!("{network} {what}"),
             };
-            // One network's curves have colours of their own, several networks' one each.
+            // One network: a colour per curve. Several networks: a colour per network.
             let colour = if history.len() == 1 { at } else { colour };
             all.push(Raw {
                 name,
@@ -127,9 +129,9 @@ fn by_network(history: &History, kinds: &[Kind]) -> Vec<Raw> {
     all
 }
 
-/// Validation Dice of each structure, its mean over the networks; nothing where there is one structure or too many.
+/// Validation Dice of each structure, averaged over the networks; empty for one structure or too many.
 fn by_structure(history: &History, names: &[String]) -> Vec<Raw> {
-    if !(2..=MOST_STRUCTURES).contains(&names.len()) {
+    if !(2..=MAX_STRUCTURES).contains(&names.len()) {
         return Vec::new();
     }
     let epochs = history.values().flatten().map(|line| line.epoch).max();
@@ -187,7 +189,7 @@ fn drawn(raw: &Raw, x: Scale, y: Scale) -> Curve {
     for (index, point) in raw.points.iter().enumerate() {
         let step = if index == 0 { "M" } else { "L" };
         let _ = write!(path, "{step}{}", at(point));
-        // A single point makes no line.
+        // A single point needs a dot, as it has no line.
         if raw.stroke == "dots" || raw.points.len() == 1 {
             let _ = write!(dots, "M{}h0", at(point));
         }
@@ -205,7 +207,7 @@ fn drawn(raw: &Raw, x: Scale, y: Scale) -> Curve {
     }
 }
 
-/// Three decimals, or as a power of ten where that would be nothing.
+/// Three decimals, or scientific notation below 0.01.
 fn short(value: f64) -> String {
     match value.abs() {
         small if small > 0.0 && small < 1e-2 => format!("{value:.1e}"),
@@ -213,7 +215,7 @@ fn short(value: f64) -> String {
     }
 }
 
-/// A metric's box plots, a row for each structure.
+/// Box plots of a metric, one row per structure.
 #[derive(Debug, Clone, Serialize)]
 pub struct BoxChart {
     pub key: String,
@@ -230,37 +232,37 @@ pub struct BoxRow {
     pub sd: String,
     pub defined: usize,
     pub undefined: usize,
-    /// None where the metric is nowhere defined.
+    /// `None` if the metric is undefined in all cases.
     pub drawn: Option<DrawnBox>,
     pub points: Vec<Point>,
 }
 
-/// Places in percent.
+/// A box plot with positions in percent.
 #[derive(Debug, Clone, Serialize)]
 pub struct DrawnBox {
     pub low: f64,
     pub q1: f64,
     pub median: f64,
-    /// Of the box.
+    /// Width of the box.
     pub width: f64,
     pub high: f64,
-    /// In words.
+    /// Description for tooltips and screen readers.
     pub text: String,
 }
 
 #[derive(Debug, Clone, Serialize)]
 pub struct Point {
     pub at: f64,
-    /// Pixels above or below the middle, so that equal values do not hide each other.
+    /// Vertical offset in pixels, so that equal values do not hide each other.
     pub dy: i32,
     pub outlier: bool,
     pub text: String,
 }
 
-/// One chart for each metric that is defined anywhere.
+/// One chart for each metric that is defined in any case.
 pub fn boxes_of(table: &MetricTable) -> Vec<BoxChart> {
     let cells = table.metrics.len() * table.structures.len() * table.cases.len();
-    let all_points = cells <= MOST_POINTS;
+    let all_points = cells <= MAX_POINTS;
     let charts = (0..table.metrics.len()).map(|metric| box_chart(table, metric, all_points));
     let drawn = |chart: &BoxChart| chart.rows.iter().any(|row| row.drawn.is_some());
     charts.filter(drawn).collect()
@@ -301,16 +303,16 @@ fn box_row(
     let metric = &table.metrics[at];
     let value = |case: usize| Some((case, table.value(case, structure, at)?));
     let values: Vec<(usize, f64)> = (0..table.cases.len()).filter_map(value).collect();
-    let spread = Spread::of(values.iter().map(|(_, value)| *value));
+    let stats = BoxPlotStats::of(values.iter().map(|(_, value)| *value));
     let summary = table.summary_of(structure, at);
     let name = &table.structures[structure].name;
-    let is_outlier = |value: f64| spread.is_some_and(|spread| spread.is_outlier(value));
+    let is_outlier = |value: f64| stats.is_some_and(|stats| stats.is_outlier(value));
     let points = values
         .iter()
         .filter(|(_, value)| all_points || is_outlier(*value));
     BoxRow {
         structure: name.clone(),
-        median: metric.shown(spread.map(|spread| spread.median)),
+        median: metric.shown(stats.map(|stats| stats.median)),
         mean: metric.shown(summary.mean),
         sd: metric.shown(summary.sd),
         defined: summary.defined,
@@ -323,26 +325,32 @@ fn box_row(
                 text: format!("{}: {}", table.cases[*case], metric.shown(Some(*value))),
             })
             .collect(),
-        drawn: spread.map(|spread| drawn_box(&spread, scale, metric, name, values.len())),
+        drawn: stats.map(|stats| drawn_box(&stats, scale, metric, name, values.len())),
     }
 }
 
-fn drawn_box(spread: &Spread, scale: Scale, metric: &Metric, name: &str, cases: usize) -> DrawnBox {
+fn drawn_box(
+    stats: &BoxPlotStats,
+    scale: Scale,
+    metric: &Metric,
+    name: &str,
+    cases: usize,
+) -> DrawnBox {
     let at = |value: f64| scale.percent(value);
     let shown = |value: f64| metric.shown(Some(value));
     DrawnBox {
-        low: at(spread.low),
-        q1: at(spread.q1),
-        median: at(spread.median),
-        width: ((at(spread.q3) - at(spread.q1)) * 100.0).round() / 100.0,
-        high: at(spread.high),
+        low: at(stats.low),
+        q1: at(stats.q1),
+        median: at(stats.median),
+        width: ((at(stats.q3) - at(stats.q1)) * 100.0).round() / 100.0,
+        high: at(stats.high),
         text: format!(
-            "{name}, {}: median {}, half of {} between {} and {}",
+            "{name}, {}: median {}, quartiles {} and {}, {}",
             metric.label,
-            shown(spread.median),
-            counted(cases, "case"),
-            shown(spread.q1),
-            shown(spread.q3)
+            shown(stats.median),
+            shown(stats.q1),
+            shown(stats.q3),
+            counted(cases, "case")
         ),
     }
 }

@@ -1,4 +1,4 @@
-//! Provenance in words: what was trained, on what, by which program, and what segmented the cases.
+//! Tables of provenance: training runs, the evaluation, and the models that segmented the cases.
 
 use serde::Serialize;
 
@@ -12,21 +12,21 @@ use ctseg_core::model::manifest::StageManifest;
 use ctseg_core::run::history;
 use ctseg_core::run::history::EpochLine;
 
-/// A line of a table of facts.
+/// A row of a provenance table.
 #[derive(Debug, Clone, Serialize)]
 pub struct Fact {
     pub name: String,
     pub value: String,
 }
 
-/// Facts under one heading.
+/// A provenance table.
 #[derive(Debug, Clone, Serialize)]
 pub struct Facts {
     pub title: String,
     pub facts: Vec<Fact>,
 }
 
-/// A recipe as it was written down.
+/// The text of a recipe.
 #[derive(Debug, Clone, Serialize)]
 pub struct RecipeText {
     pub title: String,
@@ -40,7 +40,7 @@ fn fact(name: &str, value: impl ToString) -> Fact {
     }
 }
 
-/// Everything that is known of where the figures come from.
+/// All provenance tables of the report.
 pub fn facts_of(report: &Report) -> Vec<Facts> {
     let runs = report.runs.iter().map(run_facts);
     let evaluation = report.evaluation.as_ref();
@@ -49,7 +49,7 @@ pub fn facts_of(report: &Report) -> Vec<Facts> {
     runs.chain(evaluation).chain(models).collect()
 }
 
-/// The recipes of the runs and of the models that are there; each once.
+/// The distinct recipes of the runs and of the models found.
 pub fn recipes_of(report: &Report) -> Vec<RecipeText> {
     let runs = report.runs.iter().map(|run| RecipeText {
         title: format!("Recipe of {}", run.name),
@@ -85,7 +85,10 @@ fn run_facts(run: &RunFacts) -> Facts {
             fact("network", recipe.network.name()),
             fact("loss", recipe.training.loss.name()),
             fact("optimiser", recipe.training.optimiser.kind.name()),
-            fact("grid", format!("{} mm", joined(recipe.spacing_mm, " × "))),
+            fact(
+                "spacing",
+                format!("{} mm", joined(recipe.spacing_mm, " × ")),
+            ),
             fact("intensities", recipe.described_intensities()),
             fact(
                 "folds trained",
@@ -98,7 +101,7 @@ fn run_facts(run: &RunFacts) -> Facts {
             fact("ctseg", &settings.ctseg_version),
         ]);
         if let Some(from) = &settings.from {
-            facts.push(fact("began with the weights of", from.display()));
+            facts.push(fact("initialised from", from.display()));
         }
     }
     for (network, lines) in &run.history {
@@ -111,7 +114,7 @@ fn run_facts(run: &RunFacts) -> Facts {
         for step in &diagnosis.try_next {
             text += &format!("; try {step}");
         }
-        facts.push(fact(&format!("verdict on {}", diagnosis.network), text));
+        facts.push(fact(&format!("diagnosis of {}", diagnosis.network), text));
     }
     Facts {
         title: format!("Training {}", run.name),
@@ -127,7 +130,7 @@ fn trained(lines: &[EpochLine]) -> Option<String> {
     };
     let ended = last
         .ended
-        .map_or_else(|| "not ended yet".to_owned(), |ended| ended.to_string());
+        .map_or_else(|| "not finished".to_owned(), |ended| ended.to_string());
     Some(format!(
         "{} in {}, best validation Dice {best}, last {}; {ended}",
         counted(last.epoch, "epoch"),
@@ -163,10 +166,10 @@ fn evaluation_facts(evaluation: &EvaluationFacts, provenance: &Provenance) -> Fa
             facts.push(fact(name, joined(values, "; ")));
         }
     };
-    several("segmented by ctseg", &provenance.versions);
+    several("segmented with ctseg", &provenance.versions);
     several("device", &provenance.devices);
-    if provenance.foreign > 0 {
-        let text = format!("{}: how they were made is not known", provenance.foreign);
+    if provenance.without_sidecar > 0 {
+        let text = format!("{} (provenance unknown)", provenance.without_sidecar);
         facts.push(fact("label maps without a sidecar", text));
     }
     Facts {
@@ -182,10 +185,10 @@ fn model_facts(model: &ModelFacts) -> Facts {
         fact("cases segmented", model.cases),
     ];
     if let Some(found) = model.found.as_ref().filter(|found| **found != model.path) {
-        facts.push(fact("found at", found.display()));
+        facts.push(fact("found in", found.display()));
     }
-    if let Some(unknown) = &model.unknown {
-        facts.push(fact("note", unknown));
+    if let Some(reason) = &model.not_found {
+        facts.push(fact("note", reason));
     }
     for (stage, manifest) in &model.stages {
         facts.push(fact(&format!("stage {stage}"), stage_text(manifest)));

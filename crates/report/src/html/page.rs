@@ -1,15 +1,15 @@
-//! The page: what is known of a report in words and numbers, and the template that lays it out.
+//! Builds the template's context from a report and renders the page.
 
 use minijinja::value::Serde;
 use minijinja::{Environment, UndefinedBehavior};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use super::case_view::CaseView;
 use super::charts::{BoxChart, CurveChart, boxes_of, curves_of};
 use super::facts::{Facts, RecipeText, facts_of, recipes_of};
-use super::island::{data_of, in_html, shown_metrics};
+use super::page_data::{data_of, in_html, shown_metrics};
 use super::sheet::base64;
-use super::viewed::Viewed;
 use crate::data::Report;
 use crate::data::evaluation::EvaluationFacts;
 use crate::data::table::MetricTable;
@@ -22,10 +22,10 @@ use ctseg_image::space::label_colour;
 const TEMPLATE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
 
-/// The page's one script. Files are one scope each, and the later one starts what the earlier one defines.
+/// The page's script. Each file has its own scope; `page.js` uses what `viewer.js` defines.
 const SCRIPT: &str = concat!(include_str!("viewer.js"), include_str!("page.js"));
 
-/// All that the template is given.
+/// The template's context.
 #[derive(Serialize)]
 struct Page<'a> {
     title: &'a str,
@@ -33,7 +33,7 @@ struct Page<'a> {
     version: &'static str,
     style: &'static str,
     script: &'static str,
-    /// For the policy that lets no other script run.
+    /// For the content security policy, which allows no other script.
     script_hash: String,
     data: String,
     tiles: Vec<Tile>,
@@ -54,7 +54,7 @@ struct Page<'a> {
     recipes: Vec<RecipeText>,
 }
 
-/// A figure worth a large number.
+/// A headline number.
 #[derive(Serialize)]
 struct Tile {
     label: String,
@@ -70,16 +70,16 @@ struct Training {
     verdicts: Vec<String>,
 }
 
-/// A row of the table of cases, as it is before any script runs: means over the structures.
+/// A row of the case table before the script runs: means over the structures.
 #[derive(Serialize)]
 struct CaseRow {
     name: String,
-    /// Which of the cases in pictures it is.
+    /// Index among the displayed cases.
     view: Option<usize>,
     cells: Vec<String>,
 }
 
-/// A case in pictures.
+/// A displayed case.
 #[derive(Serialize)]
 struct View<'a> {
     index: usize,
@@ -103,17 +103,17 @@ struct Listed {
     colour: String,
 }
 
-/// Lays the report out as one HTML document.
+/// Renders the report as one HTML document.
 ///
 /// # Errors
-/// The template does not fit what it is given: a defect of the program.
-pub fn html(report: &Report, viewed: &[Viewed]) -> Result<String> {
+/// The template does not match its context, which is a bug.
+pub fn html(report: &Report, viewed: &[CaseView]) -> Result<String> {
     let problem = |error: minijinja::Error| {
         Error::invalid(format!("internal: the report's template: {error:#}"))
     };
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    // The name's ending switches escaping on.
+    // The name's extension enables HTML escaping.
     environment
         .add_template("page.html", TEMPLATE)
         .map_err(problem)?;
@@ -123,7 +123,7 @@ pub fn html(report: &Report, viewed: &[Viewed]) -> Result<String> {
         .map_err(problem)
 }
 
-fn page<'a>(report: &'a Report, viewed: &'a [Viewed]) -> Page<'a> {
+fn page<'a>(report: &'a Report, viewed: &'a [CaseView]) -> Page<'a> {
     let evaluation = report.evaluation.as_ref();
     let table = evaluation.map(|evaluation| &evaluation.table);
     let mut planes = viewed.iter().filter_map(|viewed| viewed.planes.as_ref());
@@ -169,9 +169,9 @@ fn subtitle(report: &Report) -> String {
     parts.join(" · ")
 }
 
-/// Mean of every metric that has a good direction, where stage 1 looked, and how many cases there are.
+/// Means of the main metrics, lowest Dice, recall of stage 1's region of interest, and number of cases.
 fn tiles(evaluation: &EvaluationFacts) -> Vec<Tile> {
-    /// Figures that say most, the first ones of them that there are.
+    /// Prefixes of the main metrics; the first match of each is shown.
     const FIRST: [&str; 4] = ["dice", "nsd", "hd95", "assd"];
     let table = &evaluation.table;
     let mut tiles = Vec::new();
@@ -184,17 +184,17 @@ fn tiles(evaluation: &EvaluationFacts) -> Vec<Tile> {
     }
     if let Some(recall) = evaluation.roi_recall {
         let detail = evaluation.roi_share.map_or_else(String::new, |share| {
-            format!("of the structures, in {:.1} % of the volume", 100.0 * share)
+            format!("ROI covers {:.1} % of the volume", 100.0 * share)
         });
         tiles.push(Tile {
-            label: "inside stage 1's region".to_owned(),
+            label: "reference inside stage 1 ROI".to_owned(),
             value: format!("{:.2} %", 100.0 * recall),
             detail,
         });
     }
     let open = evaluation.failed.len() + evaluation.missing.len();
     tiles.push(Tile {
-        label: "cases compared".to_owned(),
+        label: "cases evaluated".to_owned(),
         value: table.cases.len().to_string(),
         detail: match open {
             0 => "none failed, none missing".to_owned(),
@@ -219,12 +219,12 @@ fn mean_tile(table: &MetricTable, at: usize) -> Option<Tile> {
         value: metric.shown(Some(mean)),
         detail: range.map_or_else(String::new, |(low, high)| {
             let (low, high) = (metric.shown(Some(low)), metric.shown(Some(high)));
-            format!("cases from {low} to {high}")
+            format!("cases range from {low} to {high}")
         }),
     })
 }
 
-/// The structure that came out worst anywhere.
+/// The lowest Dice of any structure in any case.
 fn worst_tile(table: &MetricTable) -> Option<Tile> {
     let at = table.metric("dice")?;
     let all = (0..table.cases.len())
@@ -243,7 +243,7 @@ fn worst_tile(table: &MetricTable) -> Option<Tile> {
     })
 }
 
-/// Heading and direction of each column of the table of cases.
+/// Heading and direction of each column of the case table.
 fn case_header(table: &MetricTable) -> Vec<(String, &'static str)> {
     let metrics = table.metrics.iter().take(shown_metrics(table));
     metrics
@@ -258,7 +258,7 @@ fn case_header(table: &MetricTable) -> Vec<(String, &'static str)> {
         .collect()
 }
 
-fn case_rows(table: &MetricTable, viewed: &[Viewed]) -> Vec<CaseRow> {
+fn case_rows(table: &MetricTable, viewed: &[CaseView]) -> Vec<CaseRow> {
     let metrics = shown_metrics(table);
     let row = |case: usize| CaseRow {
         name: table.cases[case].clone(),
@@ -283,7 +283,7 @@ fn listed(table: &MetricTable) -> Vec<Listed> {
         .collect()
 }
 
-fn view((index, viewed): (usize, &Viewed)) -> View<'_> {
+fn view((index, viewed): (usize, &CaseView)) -> View<'_> {
     let planes = viewed.planes.as_ref();
     View {
         index,

@@ -1,5 +1,5 @@
-//! A case as a page holds it: one reduced volume in display order, its grey values as a sheet of slices in one JPEG,
-//! its labels without loss.
+//! A case packed for the page: a reduced volume in display order, with grey values as a sheet of slices in one JPEG
+//! and labels losslessly compressed.
 //!
 //! Voxels run from the patient's right to the left, from front to back, from the feet up (x, y, z; LPS), so that an
 //! axial slice reads as radiologists look at it. Hounsfield units are 8-bit numbers, in finer steps where tissue is, see
@@ -8,19 +8,19 @@
 use ndarray::{ArrayView3, Axis, Zip, s};
 use serde::Serialize;
 
+use super::downsample::{fitting_shape, mean, nearest};
 use super::sheet::{Sheet, Slots, companded};
-use super::shrink::{fitting_shape, mean, nearest};
 use crate::data::case::CaseImages;
-use crate::pictures::views::{Found, body, in_ras, spacing_in_ras};
+use crate::pictures::views::{LabelCounts, body, in_ras, spacing_in_ras};
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Structure;
-use ctseg_core::inference::roi::carried_over;
+use ctseg_core::inference::roi::map_box;
 use ctseg_image::space::Orientation;
 
-/// Voxels at most, however much room there is: what browsers of telephones can unpack at once.
-const MOST_VOXELS: usize = 5_000_000;
+/// Maximum number of voxels: what phone browsers can decode at once.
+const MAX_VOXELS: usize = 5_000_000;
 
-/// Obliqueness that is worth a word: a voxel axis so far off the patient's.
+/// Minimum angle between voxel and patient axes that is mentioned.
 const OBLIQUE_DEGREES: f64 = 2.0;
 
 /// One case.
@@ -29,14 +29,15 @@ pub struct Planes {
     /// Voxels along x, y, z.
     pub shape: [usize; 3],
     pub mm: [f64; 3],
-    /// Slices side by side in the sheet, and the size of each there.
+    /// Number of slices in a row of the sheet.
     pub columns: usize,
+    /// Size of a slice in the sheet, in pixels.
     pub tile: [usize; 2],
-    /// Of stage 1's region along x, y, z, in voxels (faces, not centres); none where there is no region.
+    /// Limits of stage 1's region of interest along x, y, z, in voxels (faces, not centres).
     pub roi: Option<[[f64; 2]; 3]>,
-    /// Whether labels are numbers of 16 bits (little-endian) instead of 8.
+    /// Whether labels are 16-bit (little-endian) instead of 8-bit.
     pub wide: bool,
-    /// In words, what is not as in the file.
+    /// Differences from the file, as text.
     pub reduced: Vec<String>,
     /// JPEG and zlib streams in base64.
     #[serde(skip)]
@@ -48,42 +49,42 @@ pub struct Planes {
 }
 
 impl Planes {
-    /// Characters that the case takes in a page.
+    /// Size of the case in the page, in characters.
     pub fn bytes(&self) -> usize {
         self.image.len() + self.reference.len() + self.prediction.len()
     }
 }
 
-/// The part of a case's voxels that holds the patient, in display order; nothing is copied.
+/// The part of a case's voxels that contains the patient, in display order, without copying.
 struct View<'a> {
     image: ArrayView3<'a, f32>,
     reference: ArrayView3<'a, u16>,
     prediction: ArrayView3<'a, u16>,
     mm: [f64; 3],
-    /// Share of the file's voxels.
+    /// Fraction of the file's voxels.
     share: f64,
     roi: Option<[[f64; 2]; 3]>,
 }
 
-/// Packs a case into at most `most_bytes` characters, by as much coarser voxels as that takes. Labels become 1 and
-/// the position in `structures`; other labels become background.
+/// Packs a case into at most `max_bytes` characters, coarsening voxels as needed. Labels become 1 plus the position in
+/// `structures`; other labels become background.
 ///
 /// # Errors
-/// Not even a few voxels fit into `most_bytes`.
-pub fn packed(case: &CaseImages, structures: &[Structure], most_bytes: usize) -> Result<Planes> {
+/// `max_bytes` is too small.
+pub fn packed(case: &CaseImages, structures: &[Structure], max_bytes: usize) -> Result<Planes> {
     let view = View::of(case)?;
-    let mut most_voxels = MOST_VOXELS;
+    let mut max_voxels = MAX_VOXELS;
     for _ in 0..6 {
-        let planes = view.packed(structures, most_voxels, case)?;
-        if planes.bytes() <= most_bytes {
+        let planes = view.packed(structures, max_voxels, case)?;
+        if planes.bytes() <= max_bytes {
             return Ok(planes);
         }
         let voxels: usize = planes.shape.iter().product();
-        let share = 0.9 * most_bytes as f64 / planes.bytes() as f64;
-        most_voxels = ((voxels as f64 * share) as usize).max(1);
+        let share = 0.9 * max_bytes as f64 / planes.bytes() as f64;
+        max_voxels = ((voxels as f64 * share) as usize).max(1);
     }
     Err(Error::invalid(format!(
-        "the case does not fit into {most_bytes} bytes of the page; allow more by --max-size or show fewer --cases"
+        "the case does not fit into {max_bytes} bytes of the page; increase --max-size or show fewer --cases"
     )))
 }
 
@@ -94,17 +95,14 @@ impl<'a> View<'a> {
         let reference = in_ras(case.reference.data.view(), grid);
         let prediction = in_ras(case.prediction.data.view(), grid);
         let mm = spacing_in_ras(grid);
-        let there = Zip::from(reference)
+        let labelled = Zip::from(reference)
             .and(prediction)
             .map_collect(|reference, prediction| *reference.max(prediction));
-        let [z, y, x] = body(image, &Found::in_map(there.view()), mm);
-        drop(there);
+        let [z, y, x] = body(image, &LabelCounts::of(labelled.view()), mm);
+        drop(labelled);
         let ras = grid.reoriented(Orientation::RAS);
-        let roi = case
-            .roi
-            .map(|roi| carried_over(&roi, grid, &ras))
-            .transpose()?;
-        // From right to left and from front to back, unlike the voxels of RAS.
+        let roi = case.roi.map(|roi| map_box(&roi, grid, &ras)).transpose()?;
+        // Display order runs from right to left and from front to back, opposite to RAS.
         let faces = |start: usize, end: usize, shown: &std::ops::Range<usize>, turned: bool| {
             let place = |at: usize| match turned {
                 true => shown.end as f64 - at as f64,
@@ -164,7 +162,7 @@ impl<'a> View<'a> {
         let mut words = Vec::new();
         match is_coarser {
             true => words.push(format!(
-                "voxels of {} mm instead of {} mm: thin structures and small differences may not show",
+                "voxels of {} mm instead of {} mm: thin structures and small differences may not be visible",
                 spacing(mm),
                 spacing(self.mm)
             )),
@@ -179,21 +177,21 @@ impl<'a> View<'a> {
         let degrees = obliqueness(case);
         if degrees > OBLIQUE_DEGREES {
             words.push(format!(
-                "the scan's axes are {degrees:.0}° off the patient's; planes follow the scan"
+                "oblique scan: its axes are rotated by {degrees:.0}° from the patient's; planes follow the scan"
             ));
         }
         words
     }
 }
 
-/// From (superior, anterior, right), all increasing, to rows from the front and columns from the right.
+/// Converts (superior, anterior, right), all increasing, to display order: rows from the front, columns from the right.
 fn displayed<T>(mut view: ArrayView3<T>) -> ArrayView3<T> {
     view.invert_axis(Axis(1));
     view.invert_axis(Axis(2));
     view
 }
 
-/// The largest angle between a voxel axis and the patient's nearest one.
+/// The largest angle between a voxel axis and the nearest patient axis.
 fn obliqueness(case: &CaseImages) -> f64 {
     let grid = &case.volume.grid;
     let (own, mm) = (grid.orientation(), grid.spacing_mm());
@@ -272,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn many_structures_take_two_bytes_and_little_room_coarser_voxels() {
+    fn many_structures_take_two_bytes_and_a_small_limit_coarsens_voxels() {
         let grid = Grid::with_spacing([80, 60, 40], [1.0, 1.0, 2.0]);
         let mut case = case(grid);
         let mut seed = 1u32;

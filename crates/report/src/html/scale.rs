@@ -1,16 +1,16 @@
-//! Axes: ranges, and where they are marked.
+//! Chart axes: ranges and ticks.
 
 use serde::Serialize;
 
-/// A mark on an axis.
+/// An axis tick.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Tick {
-    /// Percent of the axis from its beginning.
+    /// Position from the start of the axis, in percent.
     pub at: f64,
     pub label: String,
 }
 
-/// A straight or logarithmic axis.
+/// A linear or logarithmic axis.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scale {
     low: f64,
@@ -18,11 +18,11 @@ pub struct Scale {
     is_log: bool,
 }
 
-/// The decades of a logarithmic axis begin to pay where values differ by more than this factor.
+/// Ratio of largest to smallest value above which an axis is logarithmic.
 const LOG_FROM: f64 = 20.0;
 
 impl Scale {
-    /// Of whole steps around the values: from nothing where there is none.
+    /// A linear axis around the values, with limits at round numbers; 0 to 1 without values.
     pub fn around(values: impl Iterator<Item = f64>, steps: usize) -> Self {
         let (low, high) = limits(values).unwrap_or((0.0, 1.0));
         let step = step_of(high - low, steps).unwrap_or_else(|| step_at(high.abs().max(1.0)));
@@ -34,7 +34,7 @@ impl Scale {
         }
     }
 
-    /// For values between 0 and 1 that are best at 1: from a tenth below the smallest.
+    /// A linear axis for values between 0 and 1 with 1 best: starts at the multiple of 0.1 below the smallest value.
     pub fn of_shares(values: impl Iterator<Item = f64>) -> Self {
         let (low, high) = limits(values).unwrap_or((0.0, 1.0));
         Self {
@@ -44,7 +44,7 @@ impl Scale {
         }
     }
 
-    /// From the first to the last number.
+    /// A linear axis with these limits.
     pub fn exactly(low: f64, high: f64) -> Self {
         let high = if high > low { high } else { low + 1.0 };
         Self {
@@ -54,7 +54,7 @@ impl Scale {
         }
     }
 
-    /// Logarithmic where the values, all above 0, span decades.
+    /// Logarithmic if the values are all above 0 and span decades, otherwise linear.
     pub fn of_rates(values: impl Iterator<Item = f64> + Clone) -> Self {
         match limits(values.clone()) {
             Some((low, high)) if low > 0.0 && high / low > LOG_FROM => Self {
@@ -66,7 +66,7 @@ impl Scale {
         }
     }
 
-    /// Where a value lies: 0 at the beginning, 1 at the end.
+    /// Position of a value: 0 at the start, 1 at the end.
     pub fn place(&self, value: f64) -> f64 {
         let place = match self.is_log {
             true => (value.log10() - self.low.log10()) / (self.high.log10() - self.low.log10()),
@@ -75,12 +75,12 @@ impl Scale {
         if place.is_finite() { place } else { 0.0 }
     }
 
-    /// [`Scale::place`] in percent, as it is written into a page.
+    /// [`Scale::place`] in percent, rounded to two decimals.
     pub fn percent(&self, value: f64) -> f64 {
         (1e4 * self.place(value)).round() / 100.0
     }
 
-    /// About so many marks, at round numbers.
+    /// About `steps` ticks at round numbers.
     pub fn ticks(&self, steps: usize) -> Vec<Tick> {
         if self.is_log {
             let decades = self.low.log10().round() as i32..=self.high.log10().round() as i32;
@@ -111,7 +111,7 @@ impl Scale {
     }
 }
 
-/// 1, 2 or 5 times a power of ten, so that a range has about `steps` of them; none of no range.
+/// Step of 1, 2 or 5 times a power of ten, so that the range has about `steps` of them; `None` for an empty range.
 fn step_of(range: f64, steps: usize) -> Option<f64> {
     let wanted = range / steps.max(1) as f64;
     if !(wanted.is_finite() && wanted > 0.0) {
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn axes_have_round_marks_that_hold_the_values() {
+    fn axes_have_round_ticks_around_the_values() {
         let scale = Scale::around([0.26, 0.9, f64::NAN].into_iter(), 4);
         assert_eq!(labels(scale, 4), ["0.2", "0.4", "0.6", "0.8", "1.0"]);
         assert_eq!((scale.percent(0.2), scale.percent(1.0)), (0.0, 100.0));
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn one_value_and_none_have_an_axis_too() {
+    fn one_value_or_none_still_gives_an_axis() {
         for values in [vec![], vec![0.0], vec![5.0, 5.0], vec![f64::INFINITY]] {
             let scale = Scale::around(values.iter().copied(), 4);
             assert!(scale.high > scale.low, "{values:?}");

@@ -1,4 +1,4 @@
-//! Voxels as text: grey values as a sheet of slices in one JPEG, labels without loss.
+//! Encodes voxels as text: grey values as a sheet of slices in one JPEG, labels losslessly.
 
 use std::io::Write;
 
@@ -12,8 +12,8 @@ use crate::pictures::jpeg::grey_jpeg;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Structure;
 
-/// Hounsfield units and the numbers that stand for them; straight lines between. Steps are 20 HU in air and lung, 4 in
-/// fat, 2 from 0 to 100, 4 to 300, and 43 in bone and metal.
+/// Knots of the piecewise linear mapping from Hounsfield units to 8 bits. Steps are 20 HU in air and lung, 4 in fat, 2
+/// from 0 to 100, 4 up to 300, and 43 in bone and metal.
 pub const KNOTS: [(f32, f32); 6] = [
     (-1024.0, 0.0),
     (-200.0, 41.0),
@@ -23,14 +23,15 @@ pub const KNOTS: [(f32, f32); 6] = [
     (3071.0, 255.0),
 ];
 
-/// Where edges between tissues stay clean and steps of [`KNOTS`] are not yet lost.
+/// JPEG quality at which tissue edges stay clean and the steps of [`KNOTS`] are preserved.
 const QUALITY: u8 = 90;
 
-/// A side of the sheet at most; JPEG blocks of 8 × 8 pixels never hold two slices.
-const WIDEST_SHEET: usize = 4096;
+/// Maximum width of the sheet in pixels.
+const MAX_SHEET_WIDTH: usize = 4096;
+/// JPEG block size; a block never contains two slices.
 const BLOCK: usize = 8;
 
-/// The number that stands for Hounsfield units.
+/// Maps Hounsfield units to 8 bits.
 pub fn companded(hu: f32) -> u8 {
     let [(lowest, _), .., (highest, _)] = KNOTS;
     let hu = hu.clamp(lowest, highest);
@@ -48,7 +49,7 @@ pub fn base64(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 
-/// Slices in rows, each on whole JPEG blocks.
+/// Layout of slices in rows, each aligned to JPEG blocks.
 pub struct Sheet {
     pub columns: usize,
     rows: usize,
@@ -59,7 +60,7 @@ impl Sheet {
     pub fn of([x, y, z]: [usize; 3]) -> Self {
         let tile = [x, y].map(|side| side.next_multiple_of(BLOCK));
         let square = ((z * tile[1]) as f64 / tile[0] as f64).sqrt().ceil() as usize;
-        let columns = square.clamp(1, (WIDEST_SHEET / tile[0]).max(1)).min(z);
+        let columns = square.clamp(1, (MAX_SHEET_WIDTH / tile[0]).max(1)).min(z);
         Self {
             columns,
             rows: z.div_ceil(columns),
@@ -75,14 +76,14 @@ impl Sheet {
         self.rows * self.tile[1]
     }
 
-    /// Numbers of [`companded`] (z, y, x) as a JPEG in base64.
+    /// Values of [`companded`] (z, y, x) as a JPEG in base64.
     pub fn jpeg(&self, grey: &Array3<u8>) -> Result<String> {
         let pixels = self.laid_out(grey);
         let bytes = grey_jpeg(self.width(), self.height(), &pixels, QUALITY)?;
         Ok(base64(&bytes))
     }
 
-    /// Tiles are filled up with their last pixels, so that blocks have no edge where there is none.
+    /// Lays the slices out; tiles are padded with their last pixels to avoid artificial edges.
     fn laid_out(&self, grey: &Array3<u8>) -> Vec<u8> {
         let (z, y, x) = grey.dim();
         let mut pixels = vec![0; self.width() * self.height()];
@@ -102,7 +103,7 @@ impl Sheet {
     }
 }
 
-/// Numbers that stand for labels.
+/// Maps labels to slots: 1 plus the position of the structure.
 pub struct Slots {
     of_label: Vec<u16>,
     pub wide: bool,
@@ -114,14 +115,14 @@ impl Slots {
         for (slot, structure) in (1..).zip(structures) {
             of_label[usize::from(structure.value)] = slot;
         }
-        of_label[0] = 0; // background, whatever a table says
+        of_label[0] = 0; // always background
         Self {
             of_label,
             wide: structures.len() > usize::from(u8::MAX),
         }
     }
 
-    /// The numbers of `labels`, as a zlib stream in base64.
+    /// The slots of `labels` as a zlib stream in base64.
     pub fn deflated(&self, labels: &Array3<u16>) -> Result<String> {
         let slots = labels
             .iter()
@@ -139,7 +140,7 @@ impl Slots {
     }
 }
 
-/// The bytes of [`Slots::deflated`].
+/// Decodes [`Slots::deflated`].
 #[cfg(test)]
 pub fn inflated(text: &str) -> Vec<u8> {
     use std::io::Read;
@@ -156,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hounsfield_units_keep_fine_steps_where_tissue_is() {
+    fn hounsfield_units_keep_fine_steps_in_tissue() {
         assert_eq!((companded(-5000.0), companded(-1024.0)), (0, 0));
         assert_eq!((companded(9000.0), companded(3071.0)), (255, 255));
         for (hu, number) in KNOTS {
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn slices_lie_on_whole_blocks_of_the_sheet() {
+    fn slices_are_aligned_to_jpeg_blocks() {
         let sheet = Sheet::of([10, 13, 7]);
         assert_eq!(sheet.tile, [16, 16]);
         assert!(sheet.columns * sheet.rows >= 7);

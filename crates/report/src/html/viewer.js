@@ -1,6 +1,6 @@
 'use strict';
-// A case's voxels in the browser, and the three planes through them. Voxels run from the patient's right to the left,
-// from front to back, from the feet up; index = x + nx * (y + ny * z).
+// Loads a case's voxels and describes the three planes. Voxels run from the patient's right to the left, from front to
+// back, from the feet up; index = x + nx * (y + ny * z).
 const Voxels = (() => {
   const bytesOf = id => {
     const text = atob(document.getElementById(id).textContent);
@@ -15,7 +15,7 @@ const Voxels = (() => {
     return isWide ? new Uint16Array(buffer) : new Uint8Array(buffer);
   }
 
-  // Slices lie side by side on one sheet; they are read back row by row, so that little is held twice.
+  // Slices are arranged on one sheet; they are read back row by row to save memory.
   async function grey(id, planes) {
     const sheet = await createImageBitmap(new Blob([bytesOf(id)], { type: 'image/jpeg' }), { colorSpaceConversion: 'none' });
     const [nx, ny, nz] = planes.shape, [width, height] = planes.tile;
@@ -49,8 +49,8 @@ const Voxels = (() => {
     return { planes, image, reference, prediction };
   }
 
-  // How plane `k` across an axis (0 sagittal, 1 coronal, 2 axial) is seen: voxels across and down, their size in mm,
-  // and index = start + u * across + v * down.
+  // Geometry of plane `k` perpendicular to an axis (0 sagittal, 1 coronal, 2 axial): voxels across and down, their size
+  // in mm, and index = start + u * across + v * down.
   function plane(planes, axis, k) {
     const [nx, ny, nz] = planes.shape, [mx, my, mz] = planes.mm, layer = nx * ny;
     if (axis === 2) return { w: nx, h: ny, mw: mx, mh: my, start: k * layer, across: 1, down: nx, letters: 'RLAP' };
@@ -64,10 +64,10 @@ const Voxels = (() => {
 
 // Draws planes onto canvases.
 const Painter = (() => {
-  const TOO_MUCH = [230, 60, 60], MISSED = [70, 140, 255], ANOTHER = [255, 205, 40], EDGE = [140, 255, 170];
+  const FALSE_POSITIVE = [230, 60, 60], FALSE_NEGATIVE = [70, 140, 255], WRONG_STRUCTURE = [255, 205, 40], EDGE = [140, 255, 170];
   const scratch = document.createElement('canvas');
 
-  // Grey of each stored number under a window: numbers are Hounsfield units along straight lines between knots.
+  // Grey value of each stored number in a window; numbers map to Hounsfield units by linear interpolation of the knots.
   function tones(knots, width, level) {
     const table = new Uint8ClampedArray(256);
     for (let n = 0, knot = 1; n < 256; n++) {
@@ -86,20 +86,20 @@ const Painter = (() => {
     return x0 + (n - y0) / (y1 - y0) * (x1 - x0);
   }
 
-  // Where a plane lies in a frame of so many pixels: true to its millimetres, as large as it fits times the zoom, with
-  // `focus` (voxels across and down) in the middle of what is enlarged.
+  // Position of a plane in a frame (in pixels): isotropic, fitted to the frame times the zoom, centred on `focus`
+  // (voxels across and down).
   function layout(frame, seen, zoom, focus) {
     const scale = zoom * Math.min(frame.width / (seen.w * seen.mw), frame.height / (seen.h * seen.mh));
     const width = seen.w * seen.mw * scale, height = seen.h * seen.mh * scale;
-    // What fits stays in the middle; what does not shows no edge that it need not.
-    const along = (room, length, share) => room >= length ? (room - length) / 2
+    // A plane that fits is centred; a larger one covers the whole frame.
+    const offset = (room, length, share) => room >= length ? (room - length) / 2
       : Math.min(0, Math.max(room - length, room / 2 - share * length));
-    const x = along(frame.width, width, (focus[0] + 0.5) / seen.w);
-    const y = along(frame.height, height, (focus[1] + 0.5) / seen.h);
+    const x = offset(frame.width, width, (focus[0] + 0.5) / seen.w);
+    const y = offset(frame.height, height, (focus[1] + 0.5) / seen.h);
     return { x, y, width, height };
   }
 
-  // Voxels of a position across and down in the plane across `axis`.
+  // In-plane coordinates (across, down) of a position, in the plane perpendicular to `axis`.
   function across(position, axis, seen) {
     const v = position[axis === 2 ? 1 : 2];
     return [position[axis === 0 ? 1 : 0], axis === 2 ? v : seen.h - 1 - v];
@@ -114,7 +114,7 @@ const Painter = (() => {
     context.drawImage(scratch, at.x, at.y, at.width, at.height);
   }
 
-  // Labels of a plane as seen: hidden ones are background.
+  // Labels of a plane; hidden structures are background.
   function labelsOf(voxels, seen, visible) {
     const found = new Uint16Array(seen.w * seen.h);
     for (let v = 0, to = 0; v < seen.h; v++) {
@@ -135,7 +135,7 @@ const Painter = (() => {
     stretched(context, pixels, at, false);
   }
 
-  // Lines along the faces of voxels between different labels.
+  // Outlines along the faces between voxels of different labels.
   function outlines(context, at, seen, labels, colourOf, thickness) {
     const [sx, sy] = [at.width / seen.w, at.height / seen.h], paths = new Map();
     const path = label => {
@@ -168,28 +168,28 @@ const Painter = (() => {
     }
   }
 
-  function overlay(context, at, seen, look) {
-    const reference = labelsOf(look.voxels.reference, seen, look.visible);
-    const prediction = labelsOf(look.voxels.prediction, seen, look.visible);
-    const colour = label => look.colours[label], line = look.line;
-    const filled = labels => fill(context, at, seen, i => colour(labels[i]), look.opacity);
-    if (look.mode === 'reference' || look.mode === 'prediction') {
-      const labels = look.mode === 'reference' ? reference : prediction;
+  function overlay(context, at, seen, settings) {
+    const reference = labelsOf(settings.voxels.reference, seen, settings.visible);
+    const prediction = labelsOf(settings.voxels.prediction, seen, settings.visible);
+    const colour = label => settings.colours[label], line = settings.line;
+    const filled = labels => fill(context, at, seen, i => colour(labels[i]), settings.opacity);
+    if (settings.mode === 'reference' || settings.mode === 'prediction') {
+      const labels = settings.mode === 'reference' ? reference : prediction;
       filled(labels);
       outlines(context, at, seen, labels, colour, line);
-    } else if (look.mode === 'both') {
+    } else if (settings.mode === 'both') {
       filled(prediction);
       outlines(context, at, seen, reference, colour, line);
-    } else if (look.mode === 'differences') {
+    } else if (settings.mode === 'differences') {
       fill(context, at, seen, i => {
         if (reference[i] === prediction[i]) return null;
-        return reference[i] === 0 ? TOO_MUCH : prediction[i] === 0 ? MISSED : ANOTHER;
-      }, look.opacity);
+        return reference[i] === 0 ? FALSE_POSITIVE : prediction[i] === 0 ? FALSE_NEGATIVE : WRONG_STRUCTURE;
+      }, settings.opacity);
       outlines(context, at, seen, reference, () => EDGE, 0.6 * line);
     }
   }
 
-  // Stage 1's region, where the plane cuts it: faces along the two axes of the plane.
+  // Stage 1's region of interest, if the plane intersects it: faces along the two axes of the plane.
   function region(context, at, seen, axis, k, planes, line) {
     if (!planes.roi || k + 0.5 < planes.roi[axis][0] || k + 0.5 > planes.roi[axis][1]) return;
     const across = planes.roi[axis === 0 ? 1 : 0];
@@ -226,30 +226,30 @@ const Painter = (() => {
     put(bottom, w / 2, h - edge, 'center', 'bottom');
   }
 
-  // Draws the plane across `axis` at the look's position; a small one, whole, with a line where the plane across
-  // `crossAxis` cuts it.
-  function draw(canvas, axis, look, crossAxis) {
-    const context = canvas.getContext('2d'), k = look.position[axis];
-    const seen = Voxels.plane(look.voxels.planes, axis, k);
-    const at = layout(canvas, seen, crossAxis === null ? look.zoom : 1, across(look.focus, axis, seen));
+  // Draws the plane perpendicular to `axis` at the current position. With `crossAxis`, draws a side view: unzoomed,
+  // with a line where the plane perpendicular to `crossAxis` intersects it.
+  function draw(canvas, axis, settings, crossAxis) {
+    const context = canvas.getContext('2d'), k = settings.position[axis];
+    const seen = Voxels.plane(settings.voxels.planes, axis, k);
+    const at = layout(canvas, seen, crossAxis === null ? settings.zoom : 1, across(settings.focus, axis, seen));
     const ratio = window.devicePixelRatio || 1;
     context.fillStyle = '#000';
     context.fillRect(0, 0, canvas.width, canvas.height);
     const pixels = new ImageData(seen.w, seen.h), words = new Uint32Array(pixels.data.buffer);
     for (let v = 0, to = 0; v < seen.h; v++) {
       for (let u = 0, from = seen.start + v * seen.down; u < seen.w; u++, from += seen.across) {
-        words[to++] = 0xff000000 | look.tones[look.voxels.image[from]] * 0x010101;
+        words[to++] = 0xff000000 | settings.tones[settings.voxels.image[from]] * 0x010101;
       }
     }
     stretched(context, pixels, at, true);
-    const own = { ...look, line: (crossAxis === null ? 2 : 1.25) * ratio };
-    if (look.mode !== 'image') overlay(context, at, seen, own);
-    if (look.showsRegion) region(context, at, seen, axis, k, look.voxels.planes, 1.5 * ratio);
-    if (crossAxis !== null) cross(context, at, seen, axis, crossAxis, look.position[crossAxis], ratio);
+    const own = { ...settings, line: (crossAxis === null ? 2 : 1.25) * ratio };
+    if (settings.mode !== 'image') overlay(context, at, seen, own);
+    if (settings.showsRegion) region(context, at, seen, axis, k, settings.voxels.planes, 1.5 * ratio);
+    if (crossAxis !== null) cross(context, at, seen, axis, crossAxis, settings.position[crossAxis], ratio);
     letters(context, canvas, seen, (crossAxis === null ? 15 : 11) * ratio);
   }
 
-  // Where the large plane cuts a small one.
+  // Line where the main plane intersects a side view.
   function cross(context, at, seen, axis, crossAxis, k, line) {
     const isUpright = crossAxis === 0 || (crossAxis === 1 && axis === 0);
     const share = (k + 0.5) / (isUpright ? seen.w : seen.h);

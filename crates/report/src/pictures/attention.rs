@@ -1,4 +1,4 @@
-//! Where attention gates look: one picture per gate, its map over CT.
+//! Attention maps: one picture per gate, overlaid on CT.
 
 use std::path::Path;
 
@@ -9,14 +9,14 @@ use ctseg_base::Result;
 use ctseg_core::inference::attention::Attention;
 use ctseg_image::formats::case_file;
 
-/// Slices are shown at least so wide, in pixels.
+/// Minimum width of a slice in pixels.
 const WIDTH: f64 = 320.0;
 
 const GAP: usize = 8;
 const HEADER: usize = 20;
 
-/// How much of a pixel is the map's colour where the gate is wide open.
-const STRONGEST: f32 = 0.6;
+/// Opacity of the map's colour at an attention of 1.
+const MAX_OPACITY: f32 = 0.6;
 
 /// Writes `<case>_attention_<level>.png` for every gate (0 = finest) beside the label map at `output`.
 pub fn draw(output: &Path, attention: &Attention) -> Result<()> {
@@ -27,8 +27,8 @@ pub fn draw(output: &Path, attention: &Attention) -> Result<()> {
     Ok(())
 }
 
-/// The axial and the coronal slice in the middle, side by side, seen as radiologists do: the patient's right on
-/// the left, front and head on top.
+/// The central axial and coronal slices side by side in radiological convention: the patient's right on the left, front
+/// and head on top.
 fn picture(attention: &Attention, map: ArrayView3<f32>, level: usize) -> Picture {
     let [x_mm, y_mm, z_mm] = attention.spacing_mm;
     let image = attention.image.view();
@@ -48,7 +48,7 @@ fn picture(attention: &Attention, map: ArrayView3<f32>, level: usize) -> Picture
         HEADER + axial.height().max(coronal.height()),
         [0; 3],
     );
-    let text = format!("gate of level {level}: open from {least:.2} to {most:.2}");
+    let text = format!("attention gate, level {level}: {least:.2} to {most:.2}");
     whole.write_text(&text, 2, 2, [255; 3]);
     whole.paste(&axial, 0, HEADER);
     whole.paste(&coronal, axial.width() + GAP, HEADER);
@@ -62,8 +62,8 @@ fn extremes(map: ArrayView3<f32>) -> (f32, f32) {
     )
 }
 
-/// A slice (row, column) of voxels of so many millimetres, the first row at the bottom and the first column
-/// on the right, as RAS order has them.
+/// A slice (row, column) with the given voxel size in mm, in RAS order: the first row at the bottom, the first column
+/// on the right.
 fn overlaid(
     image: ArrayView2<f32>,
     map: ArrayView2<f32>,
@@ -83,7 +83,7 @@ fn overlaid(
     })
 }
 
-/// Grey by the image, tinted from blue (closed) over green to red (open) by the map.
+/// The image's grey value, tinted by the map from blue (0) over green to red (1).
 fn mixed(grey: f32, open: f32) -> Colour {
     let (grey, open) = (grey.clamp(0.0, 1.0), open.clamp(0.0, 1.0));
     let tint = [
@@ -91,7 +91,7 @@ fn mixed(grey: f32, open: f32) -> Colour {
         1.0 - (2.0 * open - 1.0).abs(),
         (1.0 - 2.0 * open).max(0.0),
     ];
-    let share = STRONGEST * open;
+    let share = MAX_OPACITY * open;
     tint.map(|tint| (255.0 * (grey * (1.0 - share) + tint * share)).round() as u8)
 }
 
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_looked_at_is_red_and_lies_where_it_is_in_the_patient() {
+    fn high_attention_is_red_and_in_radiological_convention() {
         // Four slices of 8 × 8, grey; the gate is open at the patient's left, front and bottom.
         let mut maps = Array4::<f32>::zeros((2, 4, 8, 8));
         for ((_, z, y, x), value) in maps.indexed_iter_mut() {

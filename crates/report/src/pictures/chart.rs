@@ -1,4 +1,4 @@
-//! Curves over a common axis, as one picture.
+//! Line charts as pictures.
 
 use std::path::Path;
 
@@ -11,22 +11,21 @@ use plotters::prelude::{
 use plotters::series::{DashedLineSeries, LineSeries};
 use plotters::style::{Color, RGBColor, ShapeStyle};
 
-use super::lettered::{Failure, Lettered};
-use super::{Picture, letters};
+use super::text_canvas::{Failure, TextCanvas};
+use super::{Picture, bitmap_font};
 use ctseg_base::{Error, Result};
 
 const WIDTH: usize = 1100;
 const HEIGHT: usize = 640;
 const LEGEND: usize = 300;
 
-/// More curves than this are drawn and not named.
-const NAMED: usize = 26;
+/// Maximum number of curves in the legend.
+const MAX_LEGEND_ENTRIES: usize = 26;
 
-/// How many colours there are.
+/// Number of colours in the palette.
 pub const COLOURS: usize = 8;
 
-/// Colours that also people who do not see red and green tell apart (Okabe and Ito, 2008), dark enough for
-/// white paper.
+/// A colour-blind safe palette (Okabe and Ito, 2008), dark enough for a white background.
 const PALETTE: [RGBColor; COLOURS] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -43,7 +42,7 @@ const PALETTE: [RGBColor; COLOURS] = [
 pub enum Stroke {
     Line,
     Dashes,
-    /// Dots on a thin line, for what is measured now and then.
+    /// Dots on a thin line, for values that are not measured every epoch.
     Dots,
 }
 
@@ -51,29 +50,29 @@ pub enum Stroke {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Curve {
     pub name: String,
-    /// (x, y); what is not finite is left out.
+    /// (x, y); non-finite points are skipped.
     pub points: Vec<(f64, f64)>,
-    /// Which of the colours; curves that belong together have one.
+    /// Palette index; related curves share a colour.
     pub colour: usize,
     pub stroke: Stroke,
 }
 
-/// Curves and what stands beside them.
+/// A line chart.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Chart {
     pub title: String,
     pub x_label: String,
     pub y_label: String,
-    /// The range of y that is always shown, such as 0 to 1 for Dice; it grows to hold every curve.
+    /// Minimum range of the y axis, such as 0 to 1 for Dice; extended to include every curve.
     pub y_range: Option<(f64, f64)>,
     pub curves: Vec<Curve>,
 }
 
 impl Chart {
-    /// Draws the curves and writes them as a PNG file, whole or not at all.
+    /// Draws the chart and writes it as a PNG file, atomically.
     ///
     /// # Errors
-    /// Whatever the file system refuses.
+    /// The file cannot be written.
     pub fn write_png(&self, path: &Path) -> Result<()> {
         self.drawn()
             .map_err(|problem| Error::file(path, format!("cannot draw the chart: {problem}")))?
@@ -86,11 +85,11 @@ impl Chart {
         {
             let size = (WIDTH as u32, HEIGHT as u32);
             let pixels = BitMapBackend::with_buffer(&mut picture.rgb, size);
-            let root = Lettered(pixels).into_drawing_area();
+            let root = TextCanvas(pixels).into_drawing_area();
             let problem = |error: Problem| error.to_string();
             let (plot, legend) = root.split_horizontally((WIDTH - LEGEND) as u32);
             self.draw_curves(&plot).map_err(problem)?;
-            self.draw_names(&legend).map_err(problem)?;
+            self.draw_legend(&legend).map_err(problem)?;
             root.present().map_err(|error| error.to_string())?;
         }
         Ok(picture)
@@ -134,7 +133,7 @@ impl Chart {
                     chart.draw_series(LineSeries::new(points.clone(), thin))?;
                 }
             }
-            // A single point makes no line.
+            // A single point needs a dot, as it has no line.
             if curve.stroke == Stroke::Dots || points.len() == 1 {
                 let dot = |point| Circle::new(point, 3, style.color.filled());
                 chart.draw_series(points.into_iter().map(dot))?;
@@ -143,11 +142,11 @@ impl Chart {
         Ok(())
     }
 
-    /// The names of the curves, each beside a piece of its line.
-    fn draw_names(&self, area: &Area) -> std::result::Result<(), Problem> {
+    /// Draws the legend.
+    fn draw_legend(&self, area: &Area) -> std::result::Result<(), Problem> {
         let text = ("mono", 16).into_text_style(area);
-        let letters = (LEGEND - 60) / letters::extent("x", letters::SMALL).0;
-        for (row, curve) in self.curves.iter().take(NAMED).enumerate() {
+        let max_letters = (LEGEND - 60) / bitmap_font::extent("x", bitmap_font::SMALL).0;
+        for (row, curve) in self.curves.iter().take(MAX_LEGEND_ENTRIES).enumerate() {
             let y = 52 + 22 * row as i32;
             let style = curve.style();
             let pieces: &[(i32, i32)] = match curve.stroke {
@@ -160,16 +159,16 @@ impl Chart {
             if curve.stroke == Stroke::Dots {
                 area.draw(&Circle::new((19, y), 3, style.color.filled()))?;
             }
-            let name: String = curve.name.chars().take(letters).collect();
+            let name: String = curve.name.chars().take(max_letters).collect();
             area.draw(&Text::new(name, (42, y - 9), text.clone()))?;
         }
         if let Some(more) = self
             .curves
             .len()
-            .checked_sub(NAMED)
+            .checked_sub(MAX_LEGEND_ENTRIES)
             .filter(|more| *more > 0)
         {
-            let y = 52 + 22 * NAMED as i32 - 9;
+            let y = 52 + 22 * MAX_LEGEND_ENTRIES as i32 - 9;
             area.draw(&Text::new(format!("and {more} more"), (42, y), text))?;
         }
         Ok(())
@@ -185,7 +184,7 @@ impl Chart {
         }
     }
 
-    /// None where x counts something, such as epochs.
+    /// Decimals of x labels: 0 if all values are integers, such as epochs.
     fn x_decimals(&self, range: f64) -> usize {
         let mut points = self.curves.iter().flat_map(Curve::finite);
         match points.all(|(x, _)| x.fract() == 0.0) {
@@ -227,12 +226,12 @@ fn limits(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     })
 }
 
-/// As many as tell ten steps of a range apart.
+/// Number of decimals that distinguish ten steps of a range.
 fn decimals(range: f64) -> usize {
     (1.0 - (range / 10.0).log10()).ceil().clamp(0.0, 6.0) as usize
 }
 
-type Area<'a> = DrawingArea<Lettered<'a>, Shift>;
+type Area<'a> = DrawingArea<TextCanvas<'a>, Shift>;
 type Problem = DrawingAreaErrorKind<Failure>;
 
 #[cfg(test)]
@@ -267,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn every_curve_is_there_and_a_picture_is_reproducible() {
+    fn every_curve_is_drawn_and_the_picture_is_reproducible() {
         let picture = chart().drawn().unwrap();
         assert!(has(&picture, PALETTE[0]) && has(&picture, PALETTE[1]));
         assert!(!has(&picture, PALETTE[2]));
@@ -278,11 +277,11 @@ mod tests {
     }
 
     #[test]
-    fn odd_curves_are_drawn_as_far_as_they_go() {
+    fn degenerate_curves_are_drawn() {
         let mut chart = chart();
-        chart.curves[0].points = vec![(1.0, f64::NAN), (2.0, 0.5)]; // one point is left
+        chart.curves[0].points = vec![(1.0, f64::NAN), (2.0, 0.5)]; // one finite point
         chart.curves[1].points.clear();
-        chart.curves[2].points = vec![(1.0, 3.0); 2]; // beyond the range that is always shown
+        chart.curves[2].points = vec![(1.0, 3.0); 2]; // beyond the minimum range
         let picture = chart.drawn().unwrap();
         assert!(has(&picture, PALETTE[0]) && has(&picture, PALETTE[1]));
         chart.curves.clear();

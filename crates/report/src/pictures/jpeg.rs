@@ -1,17 +1,17 @@
-//! Grey pixels as JPEG, for pages.
+//! Greyscale JPEG encoding for HTML pages.
 
 use jpeg_encoder::{ColorType, Encoder};
 
 use ctseg_base::{Error, Result};
 
-/// Grey values row by row as a baseline JPEG file in memory; `quality` from 1 to 100, as libjpeg's.
+/// Encodes grey values, row by row, as a baseline JPEG; `quality` from 1 to 100 as in libjpeg.
 ///
 /// # Errors
-/// No pixels, sides above 65535, or `grey` of another length.
+/// No pixels, sides above 65535, or `grey` of the wrong length.
 pub fn grey_jpeg(width: usize, height: usize, grey: &[u8], quality: u8) -> Result<Vec<u8>> {
     let problem = |what: String| {
         Error::invalid(format!(
-            "internal: no JPEG of {width} × {height} pixels: {what}"
+            "internal: cannot encode a JPEG of {width} × {height} pixels: {what}"
         ))
     };
     let sides = u16::try_from(width).ok().zip(u16::try_from(height).ok());
@@ -19,7 +19,7 @@ pub fn grey_jpeg(width: usize, height: usize, grey: &[u8], quality: u8) -> Resul
         return Err(problem("expected sides of 1 to 65535".to_owned()));
     };
     if grey.len() != width * height {
-        return Err(problem(format!("{} values", grey.len())));
+        return Err(problem(format!("got {} values", grey.len())));
     }
     let mut bytes = Vec::new();
     Encoder::new(&mut bytes, quality)
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn grey_values_come_back_nearly() {
+    fn a_jpeg_is_encoded_and_invalid_sizes_are_refused() {
         let grey: Vec<u8> = (0..64 * 40)
             .map(|at| (2 * (at % 64) + at / 64) as u8)
             .collect();

@@ -1,13 +1,13 @@
-//! Pictures as PNG files: [`Picture`] for pixels, [`chart`] for curves, [`attention`] for where a network looks,
-//! [`preview`] for what was found, [`comparison`] for that beside what is there; [`jpeg`] for pages.
+//! Pictures as PNG files: [`Picture`] for pixels, [`chart`] for curves, [`attention`] for attention maps, [`preview`]
+//! for label maps, [`comparison`] for predictions beside references; [`jpeg`] for HTML pages.
 
 pub mod attention;
+mod bitmap_font;
 pub mod chart;
 pub mod comparison;
 pub mod jpeg;
-mod lettered;
-mod letters;
 pub mod preview;
+mod text_canvas;
 pub(crate) mod views;
 
 use std::path::Path;
@@ -57,7 +57,7 @@ impl Picture {
         self.height
     }
 
-    /// The pixel in column `x` and row `y`; none outside of the picture.
+    /// The pixel in column `x` and row `y`; `None` outside the picture.
     pub fn pixel(&self, x: usize, y: usize) -> Option<Colour> {
         let at = 3 * (y * self.width + x);
         let inside = x < self.width && y < self.height;
@@ -71,7 +71,7 @@ impl Picture {
         pixels.iter().copied()
     }
 
-    /// Sets a pixel; outside of the picture nothing happens.
+    /// Sets a pixel; ignored outside the picture.
     pub fn set(&mut self, x: usize, y: usize, colour: Colour) {
         if x < self.width && y < self.height {
             let at = 3 * (y * self.width + x);
@@ -79,8 +79,8 @@ impl Picture {
         }
     }
 
-    /// Copies `other` into this picture, its upper left corner at column `x` and row `y`; what lies outside is
-    /// left out.
+    /// Copies `other` into this picture, with its upper left corner at column `x` and row `y`; pixels outside are
+    /// dropped.
     pub fn paste(&mut self, other: &Self, x: usize, y: usize) {
         for row in 0..other.height {
             for column in 0..other.width {
@@ -91,10 +91,10 @@ impl Picture {
         }
     }
 
-    /// Writes a line of text, 16 pixels high and 9 wide a letter, its upper left corner at column `x` and row
-    /// `y`.
+    /// Draws a line of text with its upper left corner at column `x` and row `y`; letters are 16 pixels high and 9
+    /// wide.
     pub fn write_text(&mut self, text: &str, x: usize, y: usize, colour: Colour) {
-        letters::draw(text, letters::SMALL, &mut |dx, dy, cover| {
+        bitmap_font::draw(text, bitmap_font::SMALL, &mut |dx, dy, cover| {
             let (x, y) = (x + dx, y + dy);
             if let Some(below) = self.pixel(x, y) {
                 let mixed = std::array::from_fn(|channel| {
@@ -106,15 +106,15 @@ impl Picture {
         });
     }
 
-    /// Writes a PNG file, whole or not at all.
+    /// Writes a PNG file atomically.
     ///
     /// # Errors
-    /// An empty picture, and whatever the file system refuses.
+    /// An empty picture, or a write failure.
     pub fn write_png(&self, path: &Path) -> Result<()> {
         if self.rgb.is_empty() {
             return Err(Error::file(
                 path,
-                "a picture of no pixels cannot be written; expected 1 × 1 or more",
+                "cannot write an empty picture; expected at least 1 × 1 pixels",
             ));
         }
         write_atomically(path, |writer| {
@@ -128,10 +128,10 @@ impl Picture {
         })
     }
 
-    /// Reads a file of [`write_png`](Self::write_png).
+    /// Reads a file written by [`write_png`](Self::write_png).
     ///
     /// # Errors
-    /// The file cannot be read, or is no PNG of 8-bit RGB.
+    /// The file cannot be read, or is not an 8-bit RGB PNG.
     pub fn read_png(path: &Path) -> Result<Self> {
         let file = regular_file::open(path).map_err(Error::io(path, "open the picture"))?;
         let decoder = png::Decoder::new(std::io::BufReader::new(file));
@@ -143,7 +143,7 @@ impl Picture {
         };
         let (frame, rgb) = read().map_err(|error| Error::file(path, error.to_string()))?;
         if (frame.color_type, frame.bit_depth) != (png::ColorType::Rgb, png::BitDepth::Eight) {
-            return Err(Error::file(path, "expected a PNG of 8-bit RGB"));
+            return Err(Error::file(path, "expected an 8-bit RGB PNG"));
         }
         Ok(Self {
             width: frame.width as usize,
@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_picture_comes_back_from_its_file_pixel_by_pixel() {
+    fn a_written_picture_is_read_back_unchanged() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sub/picture.png");
         let mut picture =
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_dark_on_light_and_stays_inside() {
+    fn text_is_dark_on_light_and_clipped() {
         let mut picture = Picture::filled(60, 20, [255; 3]);
         picture.write_text("Dice é – and further than it is wide", 2, 2, [0; 3]);
         let dark = |x: usize| (0..20).any(|y| picture.pixel(x, y).is_some_and(|p| p[0] < 90));

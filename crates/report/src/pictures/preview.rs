@@ -1,18 +1,18 @@
-//! One picture of a case: three planes with the structures' outlines, the volume seen from the front, a legend.
+//! Preview picture of a case: three planes with the structures' outlines, a frontal projection and a legend.
 
 use std::path::Path;
 
 use ndarray::{Axis, s};
 
-use super::views::{Found, Panel, body, from_the_front, in_ras, spacing_in_ras};
+use super::views::{LabelCounts, Panel, body, frontal_projection, in_ras, spacing_in_ras};
 use super::{Colour, Picture};
 use ctseg_base::Result;
 use ctseg_image::formats::LabelNames;
 use ctseg_image::space::{LabelMap, Volume, label_colour};
 
-/// Most pixels of a panel.
-pub(super) const WIDEST: f64 = 460.0;
-pub(super) const HIGHEST: f64 = 620.0;
+/// Maximum size of a panel in pixels.
+pub(super) const MAX_WIDTH: f64 = 460.0;
+pub(super) const MAX_HEIGHT: f64 = 620.0;
 
 const GAP: usize = 6;
 const HEADER: usize = 22;
@@ -22,18 +22,17 @@ const BACKGROUND: Colour = [0; 3];
 const TEXT: Colour = [225; 3];
 const DIM: Colour = [140; 3];
 
-/// Soft tissue for the planes; bone, seen through air and flesh, for the projection.
+/// Windows: soft tissue for the planes, bone for the projection.
 pub(super) const PLANE_HU: [f32; 2] = [-180.0, 280.0];
 const PROJECTION_HU: [f32; 2] = [-100.0, 1100.0];
 
-/// How much of a pixel inside a structure is its colour.
-const PLANE_SHARE: f32 = 0.28;
-const PROJECTION_SHARE: f32 = 0.5;
+/// Opacity of a structure's colour.
+const PLANE_OPACITY: f32 = 0.28;
+const PROJECTION_OPACITY: f32 = 0.5;
 
-/// Draws `<case>_preview.png`: the axial, sagittal and coronal plane that show the structures best, and the
-/// largest intensities from front to back with the structures in front of them. Lengths are true in all
-/// directions. As radiologists look at it: the patient's right on the left, front or head on top; sagittal planes
-/// from the patient's left, the front on the left.
+/// Draws `<case>_preview.png`: the axial, sagittal and coronal plane that show the structures best, and a frontal
+/// maximum intensity projection with the structures in front. Pixels are isotropic. Radiological convention: the
+/// patient's right on the left, front or head on top; sagittal planes from the patient's left, the front on the left.
 pub fn draw(path: &Path, volume: &Volume, labels: &LabelMap, names: &LabelNames) -> Result<()> {
     picture(volume, labels, names).write_png(path)
 }
@@ -42,32 +41,32 @@ fn picture(volume: &Volume, labels: &LabelMap, names: &LabelNames) -> Picture {
     let image = in_ras(volume.data.view(), &volume.grid);
     let map = in_ras(labels.data.view(), &volume.grid);
     let mm = spacing_in_ras(&volume.grid);
-    let found = Found::in_map(map);
-    let [z, y, x] = body(image, &found, mm);
-    let mut planes = found.best_planes();
+    let counts = LabelCounts::of(map);
+    let [z, y, x] = body(image, &counts, mm);
+    let mut planes = counts.best_planes();
     for (plane, shown) in planes.iter_mut().zip([&x, &y, &z]) {
         *plane = (*plane).clamp(shown.start, shown.end - 1) - shown.start;
     }
     let image = image.slice_move(s![z.clone(), y.clone(), x.clone()]);
     let map = map.slice_move(s![z, y, x]);
-    let (nearest, brightest) = from_the_front(image, map);
+    let (nearest, brightest) = frontal_projection(image, map);
     let (s, a, r) = image.dim();
     let [right, anterior, superior] = [r as f64 * mm[0], a as f64 * mm[1], s as f64 * mm[2]];
-    let scale = (WIDEST / right.max(anterior)).min(HIGHEST / superior.max(anterior));
+    let scale = (MAX_WIDTH / right.max(anterior)).min(MAX_HEIGHT / superior.max(anterior));
     let plane = |axis: usize| {
         let (at, nd) = (planes[axis], Axis(2 - axis));
         Panel {
             image: image.index_axis(nd, at),
             map: map.index_axis(nd, at),
             hu: PLANE_HU,
-            share: PLANE_SHARE,
+            opacity: PLANE_OPACITY,
         }
     };
     let front = Panel {
         image: brightest.view(),
         map: nearest.view(),
         hu: PROJECTION_HU,
-        share: PROJECTION_SHARE,
+        opacity: PROJECTION_OPACITY,
     };
     let panels = [
         ("axial", plane(2).drawn([mm[1], mm[0]], scale), ['R', 'L']),
@@ -78,16 +77,16 @@ fn picture(volume: &Volume, labels: &LabelMap, names: &LabelNames) -> Picture {
             ['A', 'P'],
         ),
         (
-            "from the front",
+            "frontal MIP",
             front.drawn([mm[2], mm[0]], scale),
             ['R', 'L'],
         ),
     ];
-    let legend = Legend::of(&found, names, volume.grid.voxel_volume_ml());
+    let legend = Legend::of(&counts, names, volume.grid.voxel_volume_ml());
     composed(&panels, &legend)
 }
 
-/// The panels side by side under their names, the legend below.
+/// Arranges the panels side by side, with their names above and the legend below.
 pub(super) fn composed(panels: &[(&str, Picture, [char; 2])], legend: &Legend) -> Picture {
     let width = panels
         .iter()
@@ -125,15 +124,15 @@ pub(super) fn composed(panels: &[(&str, Picture, [char; 2])], legend: &Legend) -
     whole
 }
 
-/// Colours and what they stand for.
+/// Colours and their meaning.
 pub(super) struct Legend {
     pub(super) entries: Vec<(Colour, String)>,
 }
 
 impl Legend {
-    /// The structures that were found with their volumes, and how many were not.
-    fn of(found: &Found, names: &LabelNames, voxel_ml: f64) -> Self {
-        let voxels = found.voxels();
+    /// The structures found, with their volumes, and those not found.
+    fn of(counts: &LabelCounts, names: &LabelNames, voxel_ml: f64) -> Self {
+        let voxels = counts.voxels();
         let mut entries: Vec<(Colour, String)> = voxels
             .iter()
             .map(|(label, count)| {
@@ -153,12 +152,12 @@ impl Legend {
             few @ ([_] | [_, _] | [_, _, _]) => {
                 entries.push((BACKGROUND, format!("not found: {}", few.join(", "))));
             }
-            many => entries.push((BACKGROUND, format!("not found: {} others", many.len()))),
+            many => entries.push((BACKGROUND, format!("not found: {} structures", many.len()))),
         }
         Self { entries }
     }
 
-    /// Columns and rows that the entries fill in a picture of this width.
+    /// Number of columns and rows of the entries in a picture of this width.
     fn layout(&self, width: usize) -> (usize, usize) {
         let longest = self
             .entries
@@ -209,11 +208,11 @@ mod tests {
     }
 
     #[test]
-    fn structures_lie_where_they_are_in_the_patient_in_any_orientation() {
+    fn any_orientation_is_drawn_in_radiological_convention() {
         let (volume, labels) = case();
         let expected = picture(&volume, &labels, &names());
         // 40 × 30 × 120 mm: limited by the height.
-        let scale = HIGHEST / 120.0;
+        let scale = MAX_HEIGHT / 120.0;
         let pixels = |mm: f64| (mm * scale).round() as usize;
         let (wide, deep, high) = (pixels(40.0), pixels(30.0), pixels(120.0));
         assert_eq!(expected.width(), 3 * wide + deep + 5 * GAP);
@@ -221,7 +220,7 @@ mod tests {
         let (sagittal, front) = (coronal + wide + GAP, coronal + wide + deep + 2 * GAP);
         let (left, right) = (wide / 5, wide * 4 / 5);
         let (top, bottom) = (HEADER + high / 4, HEADER + high * 7 / 8);
-        // The patient's right is on the left, the front on top; below, the feet.
+        // The patient's right is on the left, the front on top, the feet at the bottom.
         assert!(is(&expected, axial + left, HEADER + deep / 5, 1));
         assert!(is(&expected, axial + left, HEADER + deep * 4 / 5, 2));
         for (panel, at) in [(axial + right, HEADER + deep / 5), (coronal + left, top)] {
@@ -232,7 +231,7 @@ mod tests {
         );
         assert!(is(&expected, sagittal + deep / 5, bottom, 1));
         assert!(is(&expected, sagittal + deep * 4 / 5, bottom, 2));
-        // From the front the front one hides the other.
+        // In the frontal projection the front structure hides the other.
         assert!(is(&expected, front + left, bottom, 1));
         assert!(!is(&expected, front + right, bottom, 1) && !is(&expected, front + left, top, 1));
         for orientation in Orientation::all() {
@@ -262,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn air_around_the_patient_is_cut_off() {
+    fn air_around_the_patient_is_cropped() {
         let grid = Grid::with_spacing([100, 100, 80], [1.0; 3]);
         let mut data = Array3::from_elem(grid.shape_zyx(), -1000.0);
         data.slice_mut(s![20..40, 30..50, 60..80]).fill(50.0);
@@ -270,7 +269,7 @@ mod tests {
         labels.data[[60, 40, 70]] = 1;
         let drawn = picture(&Volume { grid, data }, &labels, &names());
         // 10..71 along z; 40 mm along x and y, 10 of them air on either side.
-        let scale = HIGHEST / 61.0;
+        let scale = MAX_HEIGHT / 61.0;
         let side = (40.0 * scale).round() as usize;
         assert_eq!(drawn.width(), 4 * side + 5 * GAP);
         let [air, tissue] = [9.0, 12.0].map(|mm| GAP + (mm * scale) as usize);
@@ -285,13 +284,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_found_one_voxel_and_values_that_are_not_finite_are_drawn_too() {
+    fn empty_maps_single_voxels_and_nan_are_drawn_too() {
         let (mut volume, labels) = case();
         volume.data.fill(f32::NAN);
         let many: LabelNames = (1..=200).map(|v| (v, format!("structure {v}"))).collect();
         assert!(picture(&volume, &LabelMap::empty(volume.grid), &many).width() > 300);
         let all = picture(&volume, &labels, &many);
-        assert!(all.height() > HIGHEST as usize);
+        assert!(all.height() > MAX_HEIGHT as usize);
         let grid = Grid::with_spacing([1, 1, 1], [1.0; 3]);
         let data = Array3::from_elem((1, 1, 1), 0.0);
         let one = Volume { grid, data };

@@ -1,5 +1,4 @@
-//! A volume and its label map as they are looked at: in anatomical order, without the air around, plane by plane or
-//! from the front.
+//! A volume and its label map for display: in anatomical order, cropped to the patient, as planes or projection.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -9,14 +8,15 @@ use ndarray::{Array2, ArrayView2, ArrayView3, Axis, Zip, s};
 use super::Picture;
 use ctseg_image::space::{Grid, label_colour};
 
-/// What is denser is the patient (or the table), where it is more than so much of a plane.
+/// Voxels above this are tissue (or the table).
 const TISSUE_HU: f32 = -300.0;
+/// A plane with more than this fraction of tissue belongs to the patient.
 const TISSUE_SHARE: f64 = 0.005;
 
-/// Air that is shown around the patient.
+/// Margin of air around the patient.
 const MARGIN_MM: f64 = 10.0;
 
-/// Voxels in the order (superior, anterior, right), all increasing; nothing is copied.
+/// A view of the voxels in the order (superior, anterior, right), all increasing, without copying.
 pub(crate) fn in_ras<'a, T>(data: ArrayView3<'a, T>, grid: &Grid) -> ArrayView3<'a, T> {
     let own = grid.orientation();
     // The array's axis that runs along a world axis; arrays are (z, y, x).
@@ -46,22 +46,26 @@ pub(crate) fn spacing_in_ras(grid: &Grid) -> [f64; 3] {
     mm
 }
 
-/// The planes (superior, anterior, right) that hold the patient or a structure, with a little air around them; all
-/// where there is nothing else.
-pub(crate) fn body(image: ArrayView3<f32>, found: &Found, mm: [f64; 3]) -> [Range<usize>; 3] {
+/// The ranges (superior, anterior, right) of planes with the patient or a structure, plus a margin; all planes if there
+/// are none.
+pub(crate) fn body(
+    image: ArrayView3<f32>,
+    label_counts: &LabelCounts,
+    mm: [f64; 3],
+) -> [Range<usize>; 3] {
     let (s, a, r) = image.dim();
-    // Some of the voxels show as well where the patient ends.
+    // A subset of the voxels is enough to find the patient's extent.
     let step = (s.max(a).max(r) / 256).max(1);
-    let some = image.slice(s![..;step, ..;step, ..;step]);
+    let sampled = image.slice(s![..;step, ..;step, ..;step]);
     std::array::from_fn(|axis| {
         let world = 2 - axis;
         let has_tissue = |plane: ArrayView2<f32>| {
             let tissue = plane.iter().filter(|hu| **hu > TISSUE_HU).count();
             tissue as f64 > TISSUE_SHARE * plane.len() as f64
         };
-        let tissue = some.axis_iter(Axis(axis)).enumerate();
+        let tissue = sampled.axis_iter(Axis(axis)).enumerate();
         let tissue = tissue.filter(|(_, plane)| has_tissue(*plane));
-        let labelled = found.per_plane[world].rows().into_iter().enumerate();
+        let labelled = label_counts.per_plane[world].rows().into_iter().enumerate();
         let labelled = labelled.filter(|(_, counts)| counts.iter().any(|n| *n > 0));
         let planes = tissue.map(|(at, _)| at * step);
         let (first, last) = planes
@@ -78,16 +82,16 @@ pub(crate) fn body(image: ArrayView3<f32>, found: &Found, mm: [f64; 3]) -> [Rang
     })
 }
 
-/// Where the structures are.
-pub(crate) struct Found {
+/// Number of voxels of each label in every plane.
+pub(crate) struct LabelCounts {
     /// Labels that occur, ascending.
     labels: Vec<u16>,
-    /// Voxels in every plane across right, anterior and superior; (plane, label).
+    /// Voxels per plane perpendicular to right, anterior and superior; indexed by (plane, label).
     per_plane: [Array2<u32>; 3],
 }
 
-impl Found {
-    pub(crate) fn in_map(map: ArrayView3<u16>) -> Self {
+impl LabelCounts {
+    pub(crate) fn of(map: ArrayView3<u16>) -> Self {
         let mut slot_of = vec![usize::MAX; usize::from(u16::MAX) + 1];
         map.iter()
             .for_each(|label| slot_of[usize::from(*label)] = 0);
@@ -107,8 +111,8 @@ impl Found {
         Self { labels, per_plane }
     }
 
-    /// For each axis the plane that shows many structures large: with the largest sum of square roots of areas.
-    /// Without any structure the one in the middle.
+    /// For each axis, the plane that shows the most structures well: the largest sum of square roots of areas. The
+    /// central plane if there is no structure.
     pub(super) fn best_planes(&self) -> [usize; 3] {
         std::array::from_fn(|axis| {
             let planes = &self.per_plane[axis];
@@ -128,8 +132,8 @@ impl Found {
     }
 }
 
-/// From front to back, for every line of sight (superior, right): the first structure and the largest intensity.
-pub(super) fn from_the_front(
+/// Projection from front to back: the first structure and the maximum intensity at each (superior, right).
+pub(super) fn frontal_projection(
     image: ArrayView3<f32>,
     map: ArrayView3<u16>,
 ) -> (Array2<u16>, Array2<f32>) {
@@ -162,22 +166,23 @@ pub(super) fn from_the_front(
     (nearest, brightest)
 }
 
-/// A plane whose first row is the lowest and whose first column is shown on the right.
+/// A plane to draw; the first row is shown at the bottom, the first column on the right.
 pub(super) struct Panel<'a> {
     pub(super) image: ArrayView2<'a, f32>,
     pub(super) map: ArrayView2<'a, u16>,
-    /// Black and white.
+    /// Hounsfield units of black and white.
     pub(super) hu: [f32; 2],
-    pub(super) share: f32,
+    /// Opacity of a structure's colour.
+    pub(super) opacity: f32,
 }
 
 impl Panel<'_> {
-    /// With so many pixels per millimetre; voxels are `[rows, columns]` millimetres large.
+    /// Draws the plane with `scale` pixels per mm; `mm` is the voxel size along rows and columns.
     pub(super) fn drawn(&self, mm: [f64; 2], scale: f64) -> Picture {
         let (rows, columns) = self.image.dim();
         let pixels = |n: usize, mm: f64| ((n as f64 * mm * scale).round() as usize).max(1);
         let (height, width) = (pixels(rows, mm[0]), pixels(columns, mm[1]));
-        // Voxel coordinates of the centres of pixels, counted from the top left.
+        // Voxel coordinates of pixel centres; pixels count from the top left.
         let row = |y: f64| rows as f64 - 0.5 - (y + 0.5) / height as f64 * rows as f64;
         let column = |x: f64| columns as f64 - 0.5 - (x + 0.5) / width as f64 * columns as f64;
         let nearest = |at: f64, n: usize| (at.round().max(0.0) as usize).min(n - 1);
@@ -195,15 +200,15 @@ impl Panel<'_> {
             let is_edge = [(-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.0, 1.0)]
                 .iter()
                 .any(|(dx, dy)| label(x + dx, y + dy) != own);
-            let share = if is_edge { 1.0 } else { self.share };
+            let opacity = if is_edge { 1.0 } else { self.opacity };
             label_colour(own).map(|part| {
                 let grey = f32::from(grey);
-                (grey + (f32::from(part) - grey) * share).round() as u8
+                (grey + (f32::from(part) - grey) * opacity).round() as u8
             })
         })
     }
 
-    /// Linear between the voxels around; black where the window ends and where values are not finite.
+    /// Windowed grey value by bilinear interpolation; non-finite values are black.
     fn grey(&self, row: f64, column: f64) -> u8 {
         let (rows, columns) = self.image.dim();
         let split = |at: f64, n: usize| {

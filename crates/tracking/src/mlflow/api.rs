@@ -1,5 +1,5 @@
-//! MLflow's REST API, as much of it as runs need. Everything may be asked for twice: what creates something looks
-//! for it first.
+//! The part of MLflow's REST API that runs need. Callers look for an object by its key before they create it, so that
+//! a repeated request creates nothing twice.
 
 use serde_json::{Value, json};
 
@@ -8,62 +8,62 @@ use super::error::Fault;
 use super::event::Status;
 use super::http::Http;
 
-/// The tag that our runs are known by: the key of the run, and for one of its networks also the network's name.
+/// The tag that identifies a run: the run's key, for a network's run followed by the network's name.
 const RUN_KEY: &str = "ctseg.run_key";
-/// The same for models.
+/// The tag that identifies a model.
 const MODEL_KEY: &str = "ctseg.model_key";
 
-/// A server's answers.
+/// Requests to one server.
 pub struct Api<'a> {
     pub http: &'a Http,
 }
 
-/// A run as the server has it.
+/// A run on the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KnownRun {
+pub struct RunInfo {
     pub id: String,
     pub artifact_uri: String,
     pub is_deleted: bool,
     /// Milliseconds since 1970.
-    pub begun: i64,
+    pub start_time: i64,
 }
 
-/// An experiment as the server has it.
+/// An experiment on the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KnownExperiment {
+pub struct ExperimentInfo {
     pub id: String,
     pub is_deleted: bool,
 }
 
-/// A run to be made.
+/// A run to create.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewRun<'a> {
     pub experiment: &'a str,
     pub key: &'a str,
     pub name: &'a str,
-    /// Number of the run that it belongs to.
+    /// Run ID of its parent run.
     pub parent: Option<&'a str>,
     pub user: Option<&'a str>,
     /// Milliseconds since 1970.
-    pub begun: i64,
+    pub start_time: i64,
     pub tags: &'a [(&'a str, &'a str)],
 }
 
-/// A model as the server has it.
+/// A logged model on the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KnownModel {
+pub struct ModelInfo {
     pub id: String,
     pub artifact_uri: String,
 }
 
-/// A model to be made.
+/// A logged model to create.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewModel<'a> {
     pub experiment: &'a str,
     pub run: &'a str,
     pub key: &'a str,
     pub name: &'a str,
-    pub facts: &'a [(String, String)],
+    pub params: &'a [(String, String)],
 }
 
 fn api(path: &str) -> String {
@@ -74,7 +74,7 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-/// Quoted for a filter; keys are ours and hold no quotes, names of networks might.
+/// A filter for a tag. Names of networks may contain quotes, which filters do not accept.
 fn equals(key: &str, value: &str) -> String {
     format!("tags.`{key}` = '{}'", value.replace('\'', "_"))
 }
@@ -84,30 +84,30 @@ impl Api<'_> {
         self.http.post(&api(path), body)
     }
 
-    /// The experiment called `name`, also a deleted one, if there is one.
-    pub fn known_experiment(&self, name: &str) -> Result<Option<KnownExperiment>, Fault> {
+    /// The experiment called `name`, including a deleted one.
+    pub fn get_experiment_by_name(&self, name: &str) -> Result<Option<ExperimentInfo>, Fault> {
         let query = [("experiment_name", name)];
         match self.http.get(&api("experiments/get-by-name"), &query) {
-            Ok(answer) => Ok(Some(known_experiment(&answer["experiment"]))),
+            Ok(answer) => Ok(Some(parse_experiment(&answer["experiment"]))),
             Err(Fault::Refused(refusal)) if refusal.is_missing() => Ok(None),
             Err(fault) => Err(fault),
         }
     }
 
-    /// The number of the new experiment.
+    /// Creates an experiment and returns its ID.
     pub fn create_experiment(&self, name: &str) -> Result<String, Fault> {
         let answer = self.post("experiments/create", &json!({"name": name}))?;
         Ok(text(&answer["experiment_id"]))
     }
 
-    /// With the runs that were deleted with it.
+    /// Restores an experiment and the runs that were deleted with it.
     pub fn restore_experiment(&self, id: &str) -> Result<(), Fault> {
         let body = json!({"experiment_id": id});
         self.post("experiments/restore", &body).map(drop)
     }
 
-    /// The runs with this key, also deleted ones.
-    pub fn runs_of(&self, experiment: &str, key: &str) -> Result<Vec<KnownRun>, Fault> {
+    /// The runs with this key, including deleted ones.
+    pub fn find_runs(&self, experiment: &str, key: &str) -> Result<Vec<RunInfo>, Fault> {
         let body = json!({
             "experiment_ids": [experiment], "filter": equals(RUN_KEY, key),
             "run_view_type": "ALL", "max_results": 100,
@@ -115,33 +115,32 @@ impl Api<'_> {
         let answer = self.post("runs/search", &body)?;
         let runs = answer["runs"].as_array();
         let runs = runs.map_or(&[] as &[Value], Vec::as_slice);
-        Ok(runs.iter().map(known_run).collect())
+        Ok(runs.iter().map(parse_run).collect())
     }
 
-    /// The run with this key, if there is one.
-    pub fn run_of(&self, experiment: &str, key: &str) -> Result<Option<KnownRun>, Fault> {
-        let mut runs = self.runs_of(experiment, key)?;
-        // Those that are not deleted first.
+    /// The run with this key, if any; a deleted one only if there is no other.
+    pub fn find_run(&self, experiment: &str, key: &str) -> Result<Option<RunInfo>, Fault> {
+        let mut runs = self.find_runs(experiment, key)?;
         runs.sort_by_key(|run| run.is_deleted);
         Ok(runs.into_iter().next())
     }
 
-    pub fn run(&self, id: &str) -> Result<KnownRun, Fault> {
+    pub fn run(&self, id: &str) -> Result<RunInfo, Fault> {
         let answer = self.http.get(&api("runs/get"), &[("run_id", id)])?;
-        Ok(known_run(&answer["run"]))
+        Ok(parse_run(&answer["run"]))
     }
 
-    pub fn create_run(&self, run: &NewRun) -> Result<KnownRun, Fault> {
+    pub fn create_run(&self, run: &NewRun) -> Result<RunInfo, Fault> {
         let mut tags = vec![tag(RUN_KEY, run.key)];
         tags.extend(run.parent.map(|parent| tag("mlflow.parentRunId", parent)));
         tags.extend(run.user.map(|user| tag("mlflow.user", user)));
         tags.extend(run.tags.iter().map(|(name, value)| tag(name, value)));
         let body = json!({
-            "experiment_id": run.experiment, "run_name": run.name, "start_time": run.begun,
+            "experiment_id": run.experiment, "run_name": run.name, "start_time": run.start_time,
             "user_id": run.user.unwrap_or_default(), "tags": tags,
         });
         let answer = self.post("runs/create", &body)?;
-        Ok(known_run(&answer["run"]))
+        Ok(parse_run(&answer["run"]))
     }
 
     /// `at` in milliseconds since 1970.
@@ -158,12 +157,12 @@ impl Api<'_> {
         self.post("runs/set-tag", &body).map(drop)
     }
 
-    /// Runs that are deleted can be brought back.
+    /// Marks a run as deleted; it can be restored.
     pub fn delete_run(&self, run: &str) -> Result<(), Fault> {
         self.post("runs/delete", &json!({"run_id": run})).map(drop)
     }
 
-    pub fn log(&self, run: &str, batch: &Batch) -> Result<(), Fault> {
+    pub fn log_batch(&self, run: &str, batch: &Batch) -> Result<(), Fault> {
         self.post("runs/log-batch", &batch.request(run)).map(drop)
     }
 
@@ -173,8 +172,8 @@ impl Api<'_> {
         self.post("runs/log-inputs", &body).map(drop)
     }
 
-    /// The model with this key, if there is one.
-    pub fn model_of(&self, experiment: &str, key: &str) -> Result<Option<KnownModel>, Fault> {
+    /// The logged model with this key, if any.
+    pub fn find_model(&self, experiment: &str, key: &str) -> Result<Option<ModelInfo>, Fault> {
         let body = json!({
             "experiment_ids": [experiment], "filter": equals(MODEL_KEY, key), "max_results": 1,
         });
@@ -182,32 +181,32 @@ impl Api<'_> {
         let found = answer["models"]
             .as_array()
             .and_then(|models| models.first());
-        Ok(found.map(known_model))
+        Ok(found.map(parse_model))
     }
 
-    pub fn create_model(&self, model: &NewModel) -> Result<KnownModel, Fault> {
-        let facts: Vec<Value> = model
-            .facts
+    pub fn create_model(&self, model: &NewModel) -> Result<ModelInfo, Fault> {
+        let params: Vec<Value> = model
+            .params
             .iter()
             .map(|(name, value)| json!({"key": name, "value": value}))
             .collect();
         let body = json!({
             "experiment_id": model.experiment, "name": model.name, "model_type": "ctseg",
-            "source_run_id": model.run, "params": facts, "tags": [tag(MODEL_KEY, model.key)],
+            "source_run_id": model.run, "params": params, "tags": [tag(MODEL_KEY, model.key)],
         });
         let answer = self.post("logged-models", &body)?;
-        Ok(known_model(&answer["model"]))
+        Ok(parse_model(&answer["model"]))
     }
 
-    /// The model's files are there.
+    /// Marks a model as complete.
     pub fn finish_model(&self, id: &str) -> Result<(), Fault> {
-        // 2 is LOGGED_MODEL_READY; the server takes no name here.
+        // 2 is LOGGED_MODEL_READY; the server does not accept the name here.
         let body = json!({"model_id": id, "status": 2});
         let path = api(&format!("logged-models/{id}"));
         self.http.patch(&path, &body).map(drop)
     }
 
-    /// The run made the model; said once.
+    /// Records the model as an output of the run, unless it is one already.
     pub fn link_model(&self, run: &str, model: &str) -> Result<(), Fault> {
         let answer = self.http.get(&api("runs/get"), &[("run_id", run)])?;
         let outputs = &answer["run"]["outputs"]["model_outputs"];
@@ -219,8 +218,8 @@ impl Api<'_> {
         self.post("runs/outputs", &body).map(drop)
     }
 
-    /// A version of the registered model `name`, which is made where need be: its number. `source` is where its
-    /// files are.
+    /// Registers a version of the model `name`, creating the registered model if needed, and returns the version
+    /// number. `source` is the location of its files.
     pub fn register(
         &self,
         name: &str,
@@ -257,28 +256,28 @@ impl Api<'_> {
     }
 }
 
-/// An experiment in an answer; what is not there is empty.
-pub fn known_experiment(experiment: &Value) -> KnownExperiment {
-    KnownExperiment {
+/// Parses an experiment; missing fields are empty.
+pub fn parse_experiment(experiment: &Value) -> ExperimentInfo {
+    ExperimentInfo {
         id: text(&experiment["experiment_id"]),
         is_deleted: experiment["lifecycle_stage"] == "deleted",
     }
 }
 
-/// A run in an answer.
-pub fn known_run(run: &Value) -> KnownRun {
+/// Parses a run; missing fields are empty.
+pub fn parse_run(run: &Value) -> RunInfo {
     let info = &run["info"];
-    KnownRun {
+    RunInfo {
         id: text(&info["run_id"]),
         artifact_uri: text(&info["artifact_uri"]),
         is_deleted: info["lifecycle_stage"] == "deleted",
-        begun: info["start_time"].as_i64().unwrap_or_default(),
+        start_time: info["start_time"].as_i64().unwrap_or_default(),
     }
 }
 
-/// A model in an answer.
-pub fn known_model(model: &Value) -> KnownModel {
-    KnownModel {
+/// Parses a logged model; missing fields are empty.
+pub fn parse_model(model: &Value) -> ModelInfo {
+    ModelInfo {
         id: text(&model["info"]["model_id"]),
         artifact_uri: text(&model["info"]["artifact_uri"]),
     }

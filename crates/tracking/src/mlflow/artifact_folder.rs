@@ -1,68 +1,67 @@
-//! Folders of this machine that an MLflow server names for files: a server may choose only below the folder that the
-//! user names, or it could overwrite any file of the user's.
+//! Local artifact folders. The server chooses the folder, but only below the root that the user allows: otherwise it
+//! could overwrite any of the user's files.
 
 use std::path::{Path, PathBuf};
 
 use super::error::Fault;
 use ctseg_base::atomic_file::parent_of;
 
-/// A folder of this machine that the server chose, below one that the user chose.
+/// A local artifact folder below the allowed root.
 pub struct Folder {
     path: PathBuf,
-    /// Without symbolic links and `..`.
+    /// Canonical.
     root: PathBuf,
 }
 
 impl Folder {
-    /// The folder at `path`, which the server names; `root` is the one that the user gave.
+    /// Opens the folder `path` that the server named; `root` is the folder that the user allowed.
     ///
     /// # Errors
-    /// [`Fault::Place`] where it does not lie below `root`, or none was given.
+    /// [`Fault::LocationDenied`] if `path` is not below `root`, or without a root.
     pub(super) fn open(path: &Path, root: Option<&Path>) -> Result<Self, Fault> {
-        let held = |why: String| {
-            Fault::Place(format!(
-                "the server stores files in '{}', {why}, or start the server with --serve-artifacts; 'ctseg sync' \
-                 then sends the files",
+        let denied = |why: String| {
+            Fault::LocationDenied(format!(
+                "the server stores artifacts in the local folder '{}'; {why}, or start the server with \
+                 --serve-artifacts; then run 'ctseg sync'",
                 path.display()
             ))
         };
         let Some(root) = root else {
-            let why =
-                "a local folder; allow that with --mlflow-artifact-root DIR, a folder above it";
-            return Err(held(why.to_owned()));
+            let why = "allow this with --mlflow-artifact-root DIR, a folder above it";
+            return Err(denied(why.to_owned()));
         };
         let real = root.canonicalize().map_err(|_| {
             let root = root.display();
-            held(format!(
-                "and --mlflow-artifact-root {root} does not exist; mount or create it"
+            denied(format!(
+                "--mlflow-artifact-root {root} does not exist: mount or create it"
             ))
         })?;
         let folder = Self {
             path: path.to_path_buf(),
             root: real,
         };
-        folder.place("MLmodel").map_err(|_| {
+        folder.path_of("MLmodel").map_err(|_| {
             let root = root.display();
-            held(format!(
-                "which is not below --mlflow-artifact-root {root}; pass a folder above it"
+            denied(format!(
+                "it is not below --mlflow-artifact-root {root}: pass a folder above it"
             ))
         })?;
         Ok(folder)
     }
 
-    /// Where the file `to` goes, without symbolic links and `..`.
+    /// The canonical path of the file `to`.
     ///
     /// # Errors
-    /// [`Fault::Place`] where that is not below the root.
-    pub(super) fn place(&self, to: &str) -> Result<PathBuf, Fault> {
+    /// [`Fault::LocationDenied`] if it is not below the root.
+    pub(super) fn path_of(&self, to: &str) -> Result<PathBuf, Fault> {
         let path = self.path.join(to);
-        let place = path.file_name().and_then(|name| {
-            let folder = resolved(parent_of(&path)).ok()?;
+        let path_of = path.file_name().and_then(|name| {
+            let folder = canonical(parent_of(&path)).ok()?;
             folder.starts_with(&self.root).then(|| folder.join(name))
         });
-        place.ok_or_else(|| {
-            Fault::Place(format!(
-                "{} leads out of --mlflow-artifact-root {}",
+        path_of.ok_or_else(|| {
+            Fault::LocationDenied(format!(
+                "{} is outside --mlflow-artifact-root {}",
                 path.display(),
                 self.root.display()
             ))
@@ -70,25 +69,25 @@ impl Folder {
     }
 }
 
-/// `folder` without symbolic links and `..`, also where its last parts are not there yet.
-fn resolved(folder: &Path) -> std::io::Result<PathBuf> {
-    let mut there = std::path::absolute(folder)?;
+/// The canonical path of `folder`; its last parts need not exist.
+fn canonical(folder: &Path) -> std::io::Result<PathBuf> {
+    let mut existing = std::path::absolute(folder)?;
     let mut missing = Vec::new();
     loop {
-        match (there.canonicalize(), there.file_name()) {
+        match (existing.canonicalize(), existing.file_name()) {
             (Ok(real), _) => {
                 return Ok(missing
                     .iter()
                     .rev()
                     .fold(real, |path, name| path.join(name)));
             }
-            // Of `..` below what is not there, and of a link to it, nobody knows where it leads.
+            // `..` below a missing folder, and a dangling link, have no canonical path.
             (Err(error), Some(name))
                 if error.kind() == std::io::ErrorKind::NotFound
-                    && there.symlink_metadata().is_err() =>
+                    && existing.symlink_metadata().is_err() =>
             {
                 missing.push(name.to_owned());
-                there.pop();
+                existing.pop();
             }
             (Err(error), _) => return Err(error),
         }
@@ -102,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn folders_stay_below_the_one_that_the_user_named() {
+    fn folders_stay_below_the_root() {
         let own = tempfile::tempdir().unwrap();
         let root = own.path().join("root");
         fs::create_dir_all(root.join("1")).unwrap();
@@ -117,9 +116,9 @@ mod tests {
             "home/../root/2",
         ] {
             let folder = open(own.path().join(path)).map_err(|fault| fault.to_string());
-            let place = folder.unwrap().place("plots/a.png").unwrap_or_default();
-            assert!(place.starts_with(root.canonicalize().unwrap()), "{place:?}");
-            assert!(place.ends_with("plots/a.png"), "{place:?}");
+            let found = folder.unwrap().path_of("plots/a.png").unwrap_or_default();
+            assert!(found.starts_with(root.canonicalize().unwrap()), "{found:?}");
+            assert!(found.ends_with("plots/a.png"), "{found:?}");
         }
         for path in [
             "home/1",
@@ -139,9 +138,9 @@ mod tests {
         }
         let folder = open(root.join("1")).ok().unwrap();
         for to in ["../../home/a", "/etc/a", "plots/../../out/a", ".."] {
-            assert!(folder.place(to).is_err(), "{to}");
+            assert!(folder.path_of(to).is_err(), "{to}");
         }
-        let nowhere = Folder::open(&root, None).err().unwrap().to_string();
-        assert!(nowhere.contains("--mlflow-artifact-root"), "{nowhere}");
+        let denied = Folder::open(&root, None).err().unwrap().to_string();
+        assert!(denied.contains("--mlflow-artifact-root"), "{denied}");
     }
 }

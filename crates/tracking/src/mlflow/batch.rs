@@ -1,22 +1,22 @@
-//! What goes to a run in one request, within the limits of MLflow's servers (`mlflow/utils/validation.py` of
-//! MLflow 3.17: 1000 metrics, 100 parameters, 100 tags, 1000 of all together, a megabyte).
+//! Batches of metrics, parameters and tags, within the limits of MLflow's servers (`mlflow/utils/validation.py` of
+//! MLflow 3.17: 1000 metrics, 100 parameters, 100 tags, 1000 items in total, 1 MB).
 
 use serde_json::{Value, json};
 
 use super::event::Number;
 
-const METRICS: usize = 1000;
-const PARAMETERS: usize = 100;
-const TAGS: usize = 100;
-const TOGETHER: usize = 1000;
-/// A little under a megabyte, for what is around the items.
-const BYTES: usize = 900_000;
+const MAX_METRICS: usize = 1000;
+const MAX_PARAMETERS: usize = 100;
+const MAX_TAGS: usize = 100;
+const MAX_ITEMS: usize = 1000;
+/// A little under 1 MB, which leaves room for the rest of the request.
+const MAX_BYTES: usize = 900_000;
 
-const KEY_CHARACTERS: usize = 250;
-const PARAMETER_CHARACTERS: usize = 6000;
-const TAG_CHARACTERS: usize = 8000;
+const MAX_KEY_CHARACTERS: usize = 250;
+const MAX_PARAMETER_CHARACTERS: usize = 6000;
+const MAX_TAG_CHARACTERS: usize = 8000;
 
-/// One item as the server wants it.
+/// One item, as the REST API expects it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Item {
     Metric(Value),
@@ -24,7 +24,7 @@ pub enum Item {
     Tag(Value),
 }
 
-/// Items for one run.
+/// Items for one `log-batch` request.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
     items: Vec<Item>,
@@ -37,13 +37,13 @@ pub struct Batch {
 impl Item {
     pub fn metric(name: &str, value: Number, at: i64, step: u64) -> Self {
         Self::Metric(json!({
-            "key": permitted_name(name), "value": value, "timestamp": at, "step": step,
+            "key": valid_name(name), "value": value, "timestamp": at, "step": step,
         }))
     }
 
     pub fn parameter(name: &str, value: &str) -> Self {
-        let value = shortened(value, PARAMETER_CHARACTERS);
-        Self::Parameter(json!({"key": permitted_name(name), "value": value}))
+        let value = truncated(value, MAX_PARAMETER_CHARACTERS);
+        Self::Parameter(json!({"key": valid_name(name), "value": value}))
     }
 
     pub fn tag(name: &str, value: &str) -> Self {
@@ -56,27 +56,28 @@ impl Item {
         }
     }
 
-    /// What it is called, for messages.
+    /// Its key, for messages.
     pub fn name(&self) -> &str {
         self.value()["key"].as_str().unwrap_or_default()
     }
 }
 
-/// A tag as the server wants it.
+/// A tag, as the REST API expects it.
 pub fn tag(name: &str, value: &str) -> Value {
-    json!({"key": permitted_name(name), "value": shortened(value, TAG_CHARACTERS)})
+    json!({"key": valid_name(name), "value": truncated(value, MAX_TAG_CHARACTERS)})
 }
 
 impl Batch {
-    /// Takes the item in, or gives it back where the batch is full.
+    /// Adds the item, or returns it if the batch is full.
     pub fn push(&mut self, item: Item) -> Result<(), Item> {
         let bytes = item.value().to_string().len() + 1;
         let (count, most) = match &item {
-            Item::Metric(_) => (&mut self.metrics, METRICS),
-            Item::Parameter(_) => (&mut self.parameters, PARAMETERS),
-            Item::Tag(_) => (&mut self.tags, TAGS),
+            Item::Metric(_) => (&mut self.metrics, MAX_METRICS),
+            Item::Parameter(_) => (&mut self.parameters, MAX_PARAMETERS),
+            Item::Tag(_) => (&mut self.tags, MAX_TAGS),
         };
-        let full = *count == most || self.items.len() == TOGETHER || self.bytes + bytes > BYTES;
+        let full =
+            *count == most || self.items.len() == MAX_ITEMS || self.bytes + bytes > MAX_BYTES;
         if full && !self.items.is_empty() {
             return Err(item);
         }
@@ -90,8 +91,8 @@ impl Batch {
         self.metrics
     }
 
-    /// The two halves of a batch of more than one item; the item otherwise.
-    pub fn parted(mut self) -> Result<(Self, Self), Option<Item>> {
+    /// The two halves of a batch; with fewer than two items, the item if any.
+    pub fn split(mut self) -> Result<(Self, Self), Option<Item>> {
         if self.items.len() < 2 {
             return Err(self.items.pop());
         }
@@ -99,7 +100,7 @@ impl Batch {
         let of = |items: Vec<Item>| {
             let mut batch = Self::default();
             for item in items {
-                // A part of what had room has room.
+                // Half a batch always fits.
                 let _ = batch.push(item);
             }
             batch
@@ -107,7 +108,7 @@ impl Batch {
         Ok((of(self.items), of(second)))
     }
 
-    /// The request's body for run `run_id`.
+    /// The request body for the run `run_id`.
     pub fn request(&self, run_id: &str) -> Value {
         let of = |wanted: fn(&Item) -> bool| -> Vec<&Value> {
             let items = self.items.iter().filter(|item| wanted(item));
@@ -122,9 +123,9 @@ impl Batch {
     }
 }
 
-/// `name` as MLflow takes it: letters, digits and `_-. :/`, no empty part between slashes and none of dots alone,
-/// at most 250 characters.
-pub fn permitted_name(name: &str) -> String {
+/// `name` as MLflow accepts it: letters, digits and `_-. :/`, no path part that is empty, `.` or `..`, at most 250
+/// characters.
+pub fn valid_name(name: &str) -> String {
     let letter = |letter: char| match letter {
         letter if letter.is_alphanumeric() || "_-. :".contains(letter) => letter,
         _ => '_',
@@ -134,11 +135,11 @@ pub fn permitted_name(name: &str) -> String {
         part => part.chars().map(letter).collect(),
     };
     let name = name.split('/').map(part).collect::<Vec<_>>().join("/");
-    match name.char_indices().nth(KEY_CHARACTERS) {
+    match name.char_indices().nth(MAX_KEY_CHARACTERS) {
         Some(_) => {
-            // Still told apart from others that begin alike.
+            // Distinguishes it from other long names with the same beginning.
             let mark = format!("-{:08x}", checksum(&name));
-            let kept: String = name.chars().take(KEY_CHARACTERS - mark.len()).collect();
+            let kept: String = name.chars().take(MAX_KEY_CHARACTERS - mark.len()).collect();
             format!("{kept}{mark}")
         }
         None => name,
@@ -152,8 +153,8 @@ fn checksum(text: &str) -> u32 {
     })
 }
 
-/// At most `most` characters, and a note where there were more.
-pub fn shortened(text: &str, most: usize) -> String {
+/// `text` in at most `most` characters, with a note if it was cut.
+pub fn truncated(text: &str, most: usize) -> String {
     let count = text.chars().count();
     if count <= most {
         return text.to_owned();
@@ -187,31 +188,31 @@ mod tests {
         });
         let mixed = filled(mixed);
         assert_eq!((mixed.items.len(), mixed.metrics()), (1000, 950));
-        let long = "ä".repeat(PARAMETER_CHARACTERS);
+        let long = "ä".repeat(MAX_PARAMETER_CHARACTERS);
         let wide = filled((0..100).map(|index| Item::parameter(&index.to_string(), &long)));
         let bytes = wide.request("r").to_string().len();
         assert!(wide.items.len() > 50 && bytes < 1_000_000, "{bytes}");
     }
 
     #[test]
-    fn a_batch_is_parted_down_to_what_is_refused() {
+    fn a_batch_is_split_down_to_one_item() {
         let batch = filled((0..3).map(|step| Item::metric("loss", Number(0.5), 1, step)));
-        let (first, second) = batch.parted().unwrap();
+        let (first, second) = batch.split().unwrap();
         assert_eq!((first.metrics(), second.metrics()), (1, 2));
-        assert_eq!(first.parted().unwrap_err().unwrap().name(), "loss");
+        assert_eq!(first.split().unwrap_err().unwrap().name(), "loss");
     }
 
     #[test]
     fn long_values_are_cut_with_a_note() {
         let text = "ü".repeat(9000);
-        let short = shortened(&text, PARAMETER_CHARACTERS);
-        assert_eq!(short.chars().count(), PARAMETER_CHARACTERS);
+        let short = truncated(&text, MAX_PARAMETER_CHARACTERS);
+        assert_eq!(short.chars().count(), MAX_PARAMETER_CHARACTERS);
         assert!(short.ends_with("ü … [cut, 9000 characters]"));
-        assert_eq!(shortened("abc", 3), "abc");
+        assert_eq!(truncated("abc", 3), "abc");
     }
 
     #[test]
-    fn names_are_what_servers_take() {
+    fn names_are_what_servers_accept() {
         for (name, permitted) in [
             ("validation_dice/left lung", "validation_dice/left lung"),
             ("Größe (mm)", "Größe _mm_"),
@@ -219,10 +220,10 @@ mod tests {
             ("../x", "__/x"),
             ("", "_"),
         ] {
-            assert_eq!(permitted_name(name), permitted);
+            assert_eq!(valid_name(name), permitted);
         }
-        let long = permitted_name(&"a".repeat(300));
-        assert_eq!(long.len(), KEY_CHARACTERS);
-        assert_ne!(long, permitted_name(&"a".repeat(301)));
+        let long = valid_name(&"a".repeat(300));
+        assert_eq!(long.len(), MAX_KEY_CHARACTERS);
+        assert_ne!(long, valid_name(&"a".repeat(301)));
     }
 }

@@ -1,75 +1,74 @@
-//! One run's events on their way to one server. Numbers do not wait for files: each have their own place in the
-//! events up to which the server has them. A place moves on when the server has answered, so that what went
-//! unanswered is sent again, and that has no effect where it had arrived: points with the same time, step and value
-//! are one to MLflow's databases, parameters, tags, files and datasets replace themselves, and runs, models and
-//! their versions are looked for by their keys before they are made.
+//! Uploads one run's events to one server. Metrics do not wait for files: each have their own cursor in the event file.
+//! A cursor advances once the server has answered, so unanswered requests are repeated. Repeating is idempotent: MLflow
+//! stores points with the same time, step and value once; parameters, tags, files and datasets replace themselves;
+//! runs, models and versions are looked up by their keys before they are created.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::json;
 
-use super::api::{Api, KnownRun, NewRun};
-use super::artifacts::Parts;
+use super::api::{Api, NewRun, RunInfo};
+use super::artifacts::Multipart;
 use super::batch::{Batch, Item};
-use super::cursor::{Delivered, Lock, Standing};
+use super::cursor::{Cursor, Delivered, Lock};
 use super::error::Fault;
-use super::event::{Begun, Event, Line, Status};
-use super::event_reader::{Lines, beginning, path_in};
-use super::experiment::{Experiments, restored_on};
+use super::event::{Event, Line, RunStart, Status};
+use super::event_reader::{Lines, path_in, run_start};
+use super::experiment::{Experiments, restored_note};
 use super::http::Http;
-use super::page::Portion;
+use super::portion::Portion;
 use super::settings::Server;
 use ctseg_base::Result;
 
-/// This many metrics are read at once, at most, but for those of one line.
-const METRICS_AT_ONCE: usize = 1000;
-/// And so many bytes of events.
-const BYTES_AT_ONCE: u64 = 1 << 20;
+/// Most metrics per portion, apart from those of one line.
+const MAX_METRICS: usize = 1000;
+/// Most bytes of events per portion.
+const MAX_BYTES: u64 = 1 << 20;
 
-/// So many things that went wrong are kept in words.
-const NOTES: usize = 10;
+/// Most notes kept.
+const MAX_NOTES: usize = 10;
 
-/// A server that events go to.
+/// A connection to a server.
 pub struct Link {
     pub server: Server,
     pub(super) http: Http,
-    pub(super) parts: Parts,
+    pub(super) parts: Multipart,
     pub(super) experiments: Experiments,
 }
 
-/// What was sent, and what could not be.
+/// What was uploaded, and what could not be.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sent {
     pub metrics: usize,
     pub files: usize,
     pub bytes: u64,
-    /// Items that the server does not want, and files that are gone.
+    /// Items that the server refused, and missing files.
     pub left_out: usize,
-    /// The first of these, and what else is worth knowing, a line each.
+    /// The first of these, and other remarks, one line each.
     pub notes: Vec<String>,
 }
 
-/// Sends what a run has told.
+/// The upload of one run to one server.
 pub struct Delivery {
     pub(super) link: Arc<Link>,
     pub(super) run: PathBuf,
-    pub(super) begun: Begun,
-    pub(super) begun_at: i64,
-    pub(super) standing: Standing,
+    pub(super) start: RunStart,
+    pub(super) started_at: i64,
+    pub(super) cursor: Cursor,
     pub(super) artifact_uri: Option<String>,
-    /// Why files wait, although the server is there.
-    pub(super) held: Option<String>,
+    /// Why artifacts wait although the server is available.
+    pub(super) blocked: Option<String>,
     pub sent: Sent,
     _lock: Lock,
 }
 
-/// Whether a run can be sent.
+/// Whether a run can be uploaded.
 pub enum Opened {
     Ready(Box<Delivery>),
-    /// Another process sends it.
+    /// Another process uploads it.
     Busy,
-    /// It has told nothing.
+    /// It has no events.
     Empty,
 }
 
@@ -78,7 +77,7 @@ impl Link {
     /// See `Http::open`.
     pub fn open(server: Server) -> Result<Self> {
         let http = Http::open(&server)?;
-        let parts = Parts::default();
+        let parts = Multipart::default();
         Ok(Self {
             server,
             http,
@@ -87,21 +86,22 @@ impl Link {
         })
     }
 
-    /// With files cut otherwise.
-    pub fn with_parts(self, parts: Parts) -> Self {
+    /// Sets how large files are split.
+    pub fn with_multipart(self, parts: Multipart) -> Self {
         Self { parts, ..self }
     }
 }
 
 impl Sent {
-    pub(super) fn note(&mut self, line: String) {
+    /// Records an item that was not uploaded.
+    pub(super) fn skip(&mut self, line: String) {
         self.left_out += 1;
-        self.remark(line);
+        self.note(line);
     }
 
-    /// Of something that costs nothing.
-    pub(super) fn remark(&mut self, line: String) {
-        if self.notes.len() < NOTES && !self.notes.contains(&line) {
+    /// Adds a remark.
+    pub(super) fn note(&mut self, line: String) {
+        if self.notes.len() < MAX_NOTES && !self.notes.contains(&line) {
             self.notes.push(line);
         }
     }
@@ -117,49 +117,49 @@ impl Delivery {
         let Some(lock) = Lock::take(run)? else {
             return Ok(Opened::Busy);
         };
-        let Some((begun_at, begun)) = beginning(run)? else {
+        let Some((started_at, start)) = run_start(run)? else {
             return Ok(Opened::Empty);
         };
         Ok(Opened::Ready(Box::new(Self {
             link: Arc::clone(link),
             run: run.to_path_buf(),
-            begun,
-            begun_at,
-            standing: Delivered::read(run, &link.server.uri),
+            start,
+            started_at,
+            cursor: Delivered::read(run, &link.server.uri),
             artifact_uri: None,
-            held: None,
+            blocked: None,
             sent: Sent::default(),
             _lock: lock,
         })))
     }
 
-    /// Sends a portion; false where nothing was left to be sent.
-    pub fn step(&mut self) -> Result<bool, Fault> {
+    /// Uploads the next portion. Returns false if nothing is pending.
+    pub fn send_next(&mut self) -> Result<bool, Fault> {
         self.ensure_run()?;
-        Ok(self.numbers_sent()? || self.file_sent()?)
+        Ok(self.send_metrics()? || self.send_next_file()?)
     }
 
-    /// Where the server shows the run.
-    pub fn page(&self) -> String {
-        let Standing {
+    /// The run's page on the server.
+    pub fn url(&self) -> String {
+        let Cursor {
             experiment_id,
             run_id,
             ..
-        } = &self.standing;
+        } = &self.cursor;
         let server = &self.link.server.uri;
         format!("{server}/#/experiments/{experiment_id}/runs/{run_id}")
     }
 
-    /// The run is on the server.
-    pub fn is_known(&self) -> bool {
-        !self.standing.run_id.is_empty()
+    /// Whether the run exists on the server.
+    pub fn is_created(&self) -> bool {
+        !self.cursor.run_id.is_empty()
     }
 
-    /// Tells the server that the run's process is gone, at `at` (milliseconds since 1970), without having said so.
-    pub fn close(&mut self, at: i64) -> Result<(), Fault> {
-        if !self.standing.is_closed {
+    /// Marks the run as KILLED at `at` (milliseconds since 1970), for a process that died.
+    pub fn mark_killed(&mut self, at: i64) -> Result<(), Fault> {
+        if !self.cursor.is_closed {
             self.set_status(Status::Killed, at)?;
-            self.standing.is_closed = true;
+            self.cursor.is_closed = true;
             self.save()?;
         }
         Ok(())
@@ -170,57 +170,59 @@ impl Delivery {
     }
 
     pub(super) fn save(&self) -> Result<()> {
-        Delivered::write(&self.run, &self.link.server.uri, &self.standing)
+        Delivered::write(&self.run, &self.link.server.uri, &self.cursor)
     }
 
     fn ensure_run(&mut self) -> Result<(), Fault> {
-        if self.is_known() {
+        if self.is_created() {
             return Ok(());
         }
         let link = Arc::clone(&self.link);
         let api = Self::api(&link);
-        let named = self.begun.experiment.as_ref();
+        let named = self.start.experiment.as_ref();
         let name = named.unwrap_or(&link.server.experiment).clone();
-        let found = link.experiments.usable(&api, &link.server.uri, &name)?;
+        let found = link
+            .experiments
+            .get_or_create(&api, &link.server.uri, &name)?;
         if found.is_restored {
-            self.sent.remark(restored_on(&link.server.uri, &name));
+            self.sent.note(restored_note(&link.server.uri, &name));
         }
         let experiment = found.id;
-        let parent = self.found_above(&api, &experiment)?;
-        let begun = &self.begun;
-        let made = NewRun {
+        let parent = self.find_parent(&api, &experiment)?;
+        let start = &self.start;
+        let new_run = NewRun {
             experiment: &experiment,
-            key: &begun.key,
-            name: &begun.name,
+            key: &start.key,
+            name: &start.name,
             parent: parent.as_deref(),
-            user: begun.user.as_deref(),
-            begun: self.begun_at,
-            tags: &[("ctseg.run", &begun.run)],
+            user: start.user.as_deref(),
+            start_time: self.started_at,
+            tags: &[("ctseg.run", &start.run)],
         };
-        let run = found_or_made(&api, &made)?;
-        self.standing.experiment = name;
-        self.standing.experiment_id = experiment;
-        self.standing.run_id = run.id;
+        let run = find_or_create_run(&api, &new_run)?;
+        self.cursor.experiment = name;
+        self.cursor.experiment_id = experiment;
+        self.cursor.run_id = run.id;
         self.artifact_uri = Some(run.artifact_uri);
         Ok(self.save()?)
     }
 
-    fn numbers_sent(&mut self) -> Result<bool, Fault> {
-        let from = self.standing.numbers;
+    fn send_metrics(&mut self) -> Result<bool, Fault> {
+        let from = self.cursor.numbers;
         let mut lines = Lines::open(&self.run, from)?;
-        let networks: Vec<String> = self.standing.networks.keys().cloned().collect();
+        let networks: Vec<String> = self.cursor.networks.keys().cloned().collect();
         let (mut portion, mut end, mut alone) = (Portion::default(), from, None);
-        while let Some(placed) = lines.next()? {
-            let line = placed.line.filter(|line| !line.event.is_file());
+        while let Some(positioned) = lines.next()? {
+            let line = positioned.line.filter(|line| !line.event.is_file());
             if let Some(line) = line.and_then(|line| portion.take(line, &networks)) {
                 if portion.batches.is_empty() {
-                    end = placed.end;
+                    end = positioned.end;
                     alone = Some(line);
                 }
                 break;
             }
-            end = placed.end;
-            if portion.metrics >= METRICS_AT_ONCE || end - from > BYTES_AT_ONCE {
+            end = positioned.end;
+            if portion.metrics >= MAX_METRICS || end - from > MAX_BYTES {
                 break;
             }
         }
@@ -228,22 +230,22 @@ impl Delivery {
             return Ok(false);
         }
         for (network, batches) in portion.batches {
-            let run = self.target(network.as_deref())?;
+            let run = self.run_id_of(network.as_deref())?;
             for batch in batches {
                 self.log(&run, batch)?;
             }
         }
         if let Some(line) = alone {
-            self.alone(&line)?;
+            self.send_single(&line)?;
         }
-        self.standing.numbers = end;
+        self.cursor.numbers = end;
         self.save()?;
         Ok(true)
     }
 
-    /// Logs what the server takes of a batch.
+    /// Logs a batch, split down to the items that the server refuses.
     pub(super) fn log(&mut self, run: &str, batch: Batch) -> Result<(), Fault> {
-        let refusal = match Self::api(&self.link).log(run, &batch) {
+        let refusal = match Self::api(&self.link).log_batch(run, &batch) {
             Ok(()) => {
                 self.sent.metrics += batch.metrics();
                 return Ok(());
@@ -251,36 +253,36 @@ impl Delivery {
             Err(Fault::Refused(refusal)) => refusal,
             Err(fault) => return Err(fault),
         };
-        if self.is_restored(run)? {
+        if self.restore_run(run)? {
             return self.log(run, batch);
         }
-        match batch.parted() {
+        match batch.split() {
             Ok((first, second)) => {
                 self.log(run, first)?;
                 self.log(run, second)
             }
             Err(item) => {
                 let item = item.as_ref().map_or("", Item::name).to_owned();
-                self.sent.note(format!("'{item}': {}", refusal.message));
+                self.sent.skip(format!("'{item}': {}", refusal.message));
                 Ok(())
             }
         }
     }
 
-    fn alone(&mut self, line: &Line) -> Result<(), Fault> {
+    fn send_single(&mut self, line: &Line) -> Result<(), Fault> {
         match &line.event {
-            Event::Begun(_) => {
-                self.standing.is_closed = false;
+            Event::Started(_) => {
+                self.cursor.is_closed = false;
                 self.set_status(Status::Running, line.at)
             }
             Event::Ended { status, reason } => {
                 if let Some(reason) = reason {
                     let mut batch = Batch::default();
                     let _ = batch.push(Item::tag("ctseg.failure", reason));
-                    let run = self.standing.run_id.clone();
+                    let run = self.cursor.run_id.clone();
                     self.log(&run, batch)?;
                 }
-                self.group_ended(line.at)?;
+                self.end_group(line.at)?;
                 self.set_status(*status, line.at)
             }
             Event::Dataset {
@@ -290,7 +292,7 @@ impl Delivery {
                 context,
                 cases,
             } => {
-                // Longer ones are refused.
+                // The server refuses longer ones.
                 let digest: String = digest.chars().take(36).collect();
                 let dataset = json!({
                     "name": name.chars().take(500).collect::<String>(),
@@ -301,14 +303,14 @@ impl Delivery {
                 });
                 let link = Arc::clone(&self.link);
                 let api = Self::api(&link);
-                let run = self.standing.run_id.clone();
+                let run = self.cursor.run_id.clone();
                 match api.log_dataset(&run, &dataset, context) {
                     Err(Fault::Refused(refusal)) => {
-                        if self.is_restored(&run)? {
-                            return self.alone(line);
+                        if self.restore_run(&run)? {
+                            return self.send_single(line);
                         }
                         self.sent
-                            .note(format!("dataset '{name}': {}", refusal.message));
+                            .skip(format!("dataset '{name}': {}", refusal.message));
                         Ok(())
                     }
                     other => other,
@@ -321,11 +323,11 @@ impl Delivery {
     fn set_status(&mut self, status: Status, at: i64) -> Result<(), Fault> {
         let link = Arc::clone(&self.link);
         let api = Self::api(&link);
-        let networks = self.standing.networks.values();
-        let runs: Vec<String> = networks.chain([&self.standing.run_id]).cloned().collect();
+        let networks = self.cursor.networks.values();
+        let runs: Vec<String> = networks.chain([&self.cursor.run_id]).cloned().collect();
         for run in &runs {
             match api.set_status(run, status, at) {
-                Err(Fault::Refused(_)) if self.is_restored(run)? => {
+                Err(Fault::Refused(_)) if self.restore_run(run)? => {
                     api.set_status(run, status, at)?;
                 }
                 Err(Fault::Refused(_)) => {}
@@ -336,9 +338,9 @@ impl Delivery {
     }
 }
 
-/// The run with this key, unless it was deleted.
-pub(super) fn found_or_made(api: &Api, run: &NewRun) -> Result<KnownRun, Fault> {
-    let known = api.run_of(run.experiment, run.key)?;
+/// The run with this key, created if missing or deleted.
+pub(super) fn find_or_create_run(api: &Api, run: &NewRun) -> Result<RunInfo, Fault> {
+    let known = api.find_run(run.experiment, run.key)?;
     match known.filter(|known| !known.is_deleted) {
         Some(known) => Ok(known),
         None => api.create_run(run),

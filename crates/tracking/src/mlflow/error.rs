@@ -1,34 +1,34 @@
-//! What can go wrong with a server, sorted by what is to be done about it.
+//! Errors of a tracking server, by what to do about them.
 
 use std::time::Duration;
 
 use ctseg_base::Error;
 
-/// Why something was not done.
+/// Why a request failed.
 #[derive(Debug)]
 pub enum Fault {
-    /// Nothing was heard, or that it cannot be done now: it is tried again. An unanswered request may have been
-    /// carried out. `wait` is how long the server asked for.
-    Away { why: String, wait: Option<Duration> },
-    /// Trying again is of no use before a person has changed something: no access, or no MLflow server.
-    Closed(String),
+    /// No response, or the server is busy: retry. An unanswered request may have been carried out. `wait` is the delay
+    /// that the server asked for.
+    Unavailable { why: String, wait: Option<Duration> },
+    /// Retrying does not help until a user changes something: access denied, or not an MLflow server.
+    Fatal(String),
     /// The run was deleted on the server.
-    Gone(String),
-    /// The experiment was deleted on the server, and cannot be restored from here.
-    Experiment(String),
-    /// The place that the server names for files may not be written to before a person has allowed it; they wait.
-    Place(String),
-    /// This one thing is not wanted; others may be.
+    RunDeleted(String),
+    /// The experiment was deleted on the server and this user may not restore it.
+    ExperimentDeleted(String),
+    /// The user has not allowed the server's artifact location; artifacts wait.
+    LocationDenied(String),
+    /// The server refuses this request; others may succeed.
     Refused(Refusal),
-    /// Not the server's: a file here.
+    /// A local file.
     Local(Error),
 }
 
-/// What a server said to something that it does not want.
+/// The server's answer to a refused request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     pub status: u16,
-    /// MLflow's own, such as `RESOURCE_DOES_NOT_EXIST`; empty where there was none.
+    /// MLflow's error code, such as `RESOURCE_DOES_NOT_EXIST`; empty without one.
     pub code: String,
     /// One line.
     pub message: String,
@@ -43,11 +43,11 @@ impl From<Error> for Fault {
 impl std::fmt::Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Away { why, .. }
-            | Self::Closed(why)
-            | Self::Gone(why)
-            | Self::Experiment(why)
-            | Self::Place(why) => f.write_str(why),
+            Self::Unavailable { why, .. }
+            | Self::Fatal(why)
+            | Self::RunDeleted(why)
+            | Self::ExperimentDeleted(why)
+            | Self::LocationDenied(why) => f.write_str(why),
             Self::Refused(refusal) => f.write_str(&refusal.message),
             Self::Local(error) => error.fmt(f),
         }
@@ -63,7 +63,7 @@ impl Refusal {
         self.code == "RESOURCE_ALREADY_EXISTS"
     }
 
-    /// Whether the server does not know the request at all.
+    /// Whether the server does not support the request.
     pub fn is_unknown_request(&self) -> bool {
         matches!(self.status, 404 | 405 | 501) && !self.is_missing()
     }

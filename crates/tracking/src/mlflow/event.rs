@@ -1,4 +1,4 @@
-//! What the spool holds: one JSON object a line, `{"at": …, "event": "metrics", …}`.
+//! The lines of the event file: one JSON object each, `{"at": …, "event": "metrics", …}`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,8 +6,8 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::ser::{Serialize, Serializer};
 
-use super::parent::Above;
-use ctseg_core::run::tracker::{DatasetUsed, Outcome};
+use super::parent::Parent;
+use ctseg_core::run::tracker::{DatasetInput, Outcome};
 
 /// One line.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -18,19 +18,20 @@ pub struct Line {
     pub event: Event,
 }
 
-/// What happened. Paths are relative to the run folder where they can be.
+/// An event. Paths are relative to the run folder where possible.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
-    /// A process begins the run or goes on with it.
-    Begun(Begun),
+    /// A process starts or resumes the run.
+    #[serde(rename = "begun")]
+    Started(RunStart),
     Metrics {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         network: Option<String>,
         step: u64,
-        /// It is of an epoch that was broken off, and is told once more by a process that goes on with it.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        again: bool,
+        /// It is of an interrupted epoch, which a resumed run repeats.
+        #[serde(rename = "again", default, skip_serializing_if = "std::ops::Not::not")]
+        is_partial: bool,
         values: BTreeMap<String, Number>,
     },
     Parameters {
@@ -52,7 +53,7 @@ pub enum Event {
     },
     Model {
         bundle: String,
-        /// Of the whole bundle.
+        /// SHA-256 of the whole bundle.
         sha256: String,
         name: String,
         structures: Vec<String>,
@@ -60,38 +61,38 @@ pub enum Event {
     },
     Ended {
         status: Status,
-        /// Why it failed.
+        /// The error, if it failed.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
     },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Begun {
-    /// Unique among all runs anywhere: what the server knows the run by, beside its own number.
+pub struct RunStart {
+    /// Unique among all runs; identifies the run on a server, beside its run ID.
     pub key: String,
-    /// Shown in the server.
+    /// The run name on the server.
     pub name: String,
     /// The run folder's name.
     pub run: String,
-    /// The key of the sweep that the run is a trial of.
+    /// The key of the sweep, if the run is a trial.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
-    /// What a run without such a parent lies below.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub above: Option<Above>,
-    /// Of several networks each is a run of its own below this one.
+    /// The parent of a run that is not a trial.
+    #[serde(rename = "above", default, skip_serializing_if = "Option::is_none")]
+    pub parent_run: Option<Parent>,
+    /// Number of networks; with several, each is a child run.
     pub networks: usize,
-    /// The experiment, where one was named when the run began.
+    /// The experiment, if one was named when the run started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub experiment: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// Which process wrote this.
+    /// The process that wrote this, see [`ctseg_base::process::id::ProcessId`].
     pub process: String,
 }
 
-/// How a run ended, in MLflow's words.
+/// The status of a run, in MLflow's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Status {
@@ -122,7 +123,7 @@ impl Event {
         Self::Ended { status, reason }
     }
 
-    pub fn dataset(used: &DatasetUsed) -> Self {
+    pub fn dataset(used: &DatasetInput) -> Self {
         Self::Dataset {
             name: used.name.clone(),
             digest: used.digest.clone(),
@@ -132,17 +133,17 @@ impl Event {
         }
     }
 
-    /// Whether it is sent with the files, which may be long on their way, and not with the numbers.
+    /// Whether it is uploaded with the artifacts, which may take long, and not with the metrics.
     pub fn is_file(&self) -> bool {
         matches!(self, Self::Artifact { .. } | Self::Model { .. })
     }
 }
 
-/// A real number; those that JSON has not are `"NaN"`, `"Infinity"` and `"-Infinity"`, as in MLflow's REST API.
+/// A float. Values that JSON lacks are `"NaN"`, `"Infinity"` and `"-Infinity"`, as in MLflow's REST API.
 #[derive(Debug, Clone, Copy)]
 pub struct Number(pub f64);
 
-/// The same to the bit.
+/// Bitwise.
 impl PartialEq for Number {
     fn eq(&self, other: &Self) -> bool {
         self.0.to_bits() == other.0.to_bits()
@@ -201,7 +202,7 @@ mod tests {
             event: Event::Metrics {
                 network: Some("fold 0".to_owned()),
                 step: 7,
-                again: false,
+                is_partial: false,
                 values: values
                     .map(|(name, value)| (name.to_owned(), Number(value)))
                     .into(),

@@ -1,36 +1,36 @@
-//! Reading a run's events.
+//! Reads a run's events.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use super::event::{Begun, Event, Line};
+use super::event::{Event, Line, RunStart};
 use ctseg_base::{Error, Result, regular_file};
 
-/// In the run folder.
+/// The folder of the event file in a run folder.
 pub const FOLDER: &str = "tracking";
 const FILE: &str = "events.jsonl";
 
-/// A longer line is none of ours.
-const LONGEST_LINE: u64 = 4 << 20;
+/// Longest valid line.
+const MAX_LINE_BYTES: u64 = 4 << 20;
 
 pub fn path_in(run: &Path) -> PathBuf {
     run.join(FOLDER).join(FILE)
 }
 
-/// Reads events from a place on, one at a time.
+/// Reads events one at a time.
 #[derive(Debug)]
 pub struct Lines {
     path: PathBuf,
     file: BufReader<File>,
-    /// Bytes from the beginning to what is read next.
+    /// Byte offset of the next line.
     at: u64,
 }
 
-/// A whole line, and where it ends.
+/// A complete line and the byte offset of its end.
 #[derive(Debug)]
-pub struct Placed {
-    /// None for one that a kill or a power cut tore.
+pub struct PositionedLine {
+    /// `None` if a kill or a power cut left the line incomplete.
     pub line: Option<Line>,
     pub end: u64,
 }
@@ -48,30 +48,30 @@ impl Lines {
         })
     }
 
-    /// The next line; none where no whole one is there yet.
-    pub fn next(&mut self) -> Result<Option<Placed>> {
+    /// The next line; `None` if no complete line is there yet.
+    pub fn next(&mut self) -> Result<Option<PositionedLine>> {
         let mut bytes = Vec::new();
-        let mut within = self.file.by_ref().take(LONGEST_LINE);
+        let mut within = self.file.by_ref().take(MAX_LINE_BYTES);
         let read = within.read_until(b'\n', &mut bytes);
         read.map_err(Error::io(&self.path, "read"))?;
-        let whole = bytes.last() == Some(&b'\n') || bytes.len() as u64 == LONGEST_LINE;
-        if !whole {
-            // The rest may be under way: the next reader begins here.
+        let is_complete = bytes.last() == Some(&b'\n') || bytes.len() as u64 == MAX_LINE_BYTES;
+        if !is_complete {
+            // The rest may still be written: the next reader starts here.
             return Ok(None);
         }
         self.at += bytes.len() as u64;
-        Ok(Some(Placed {
+        Ok(Some(PositionedLine {
             line: serde_json::from_slice(&bytes).ok(),
             end: self.at,
         }))
     }
 }
 
-/// Bytes of the whole lines that there are. What a kill or a full disk tore at the end is none, and never sent.
+/// Bytes of complete lines. An incomplete last line, left by a kill or a full disk, is never uploaded.
 ///
 /// # Errors
-/// It cannot be read.
-pub fn whole_bytes(run: &Path) -> Result<u64> {
+/// The file cannot be read.
+pub fn complete_bytes(run: &Path) -> Result<u64> {
     let path = path_in(run);
     let io = |error| Error::io(&path, "read")(error);
     let mut file = regular_file::open(&path).map_err(io)?;
@@ -91,16 +91,16 @@ pub fn whole_bytes(run: &Path) -> Result<u64> {
     Ok(0)
 }
 
-/// The event that the run began with, if it has one.
-pub fn beginning(run: &Path) -> Result<Option<(i64, Begun)>> {
+/// The first start event and its time, if any.
+pub fn run_start(run: &Path) -> Result<Option<(i64, RunStart)>> {
     let mut lines = Lines::open(run, 0)?;
-    while let Some(placed) = lines.next()? {
+    while let Some(positioned) = lines.next()? {
         if let Some(Line {
             at,
-            event: Event::Begun(begun),
-        }) = placed.line
+            event: Event::Started(start),
+        }) = positioned.line
         {
-            return Ok(Some((at, begun)));
+            return Ok(Some((at, start)));
         }
     }
     Ok(None)

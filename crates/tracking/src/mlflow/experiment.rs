@@ -1,43 +1,48 @@
-//! The experiments of a server: found, made, and restored where they were deleted.
+//! The experiments of a server: found, created, and restored after deletion.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::api::{Api, KnownExperiment};
+use super::api::{Api, ExperimentInfo};
 use super::error::Fault;
 
-/// Experiments that cannot be used, by name, and why: a server is asked once, however many runs belong to one.
+/// Experiments that cannot be used, by name, with the reason: the server is asked once, however many runs they have.
 #[derive(Debug, Default)]
 pub struct Experiments(Mutex<BTreeMap<String, String>>);
 
-/// An experiment that runs can be created in.
+/// An active experiment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Usable {
-    /// The server's number for it.
+pub struct ActiveExperiment {
+    /// The experiment ID.
     pub id: String,
-    /// It was deleted, and has just been restored.
+    /// It was deleted and has just been restored.
     pub is_restored: bool,
 }
 
 impl Experiments {
-    /// The experiment called `name`, created where there is none and restored where it was deleted.
+    /// The experiment called `name`, created if missing and restored if deleted.
     ///
     /// # Errors
-    /// [`Fault::Experiment`] where it was deleted and this user may not restore it.
-    pub(super) fn usable(&self, api: &Api, uri: &str, name: &str) -> Result<Usable, Fault> {
+    /// [`Fault::ExperimentDeleted`] if it was deleted and this user may not restore it.
+    pub(super) fn get_or_create(
+        &self,
+        api: &Api,
+        uri: &str,
+        name: &str,
+    ) -> Result<ActiveExperiment, Fault> {
         self.check(name)?;
-        if let Some(known) = api.known_experiment(name)? {
-            return self.active(api, uri, name, known);
+        if let Some(known) = api.get_experiment_by_name(name)? {
+            return self.ensure_active(api, uri, name, known);
         }
         match api.create_experiment(name) {
-            Ok(id) => Ok(Usable {
+            Ok(id) => Ok(ActiveExperiment {
                 id,
                 is_restored: false,
             }),
-            // Another process was faster, or it is hidden because it was deleted.
+            // Another process created it, or it is hidden because it was deleted.
             Err(Fault::Refused(refusal)) if refusal.exists_already() => {
-                match api.known_experiment(name)? {
-                    Some(known) => self.active(api, uri, name, known),
+                match api.get_experiment_by_name(name)? {
+                    Some(known) => self.ensure_active(api, uri, name, known),
                     None => Err(self.unusable(name, refusal.message)),
                 }
             }
@@ -45,11 +50,11 @@ impl Experiments {
         }
     }
 
-    /// Restores the experiment `id` called `name` if it was deleted, and its runs with it; whether that was needed.
+    /// Restores the experiment `id` called `name`, with its runs, if it was deleted. Returns whether it was.
     ///
     /// # Errors
-    /// As for [`Experiments::usable`].
-    pub(super) fn restored(
+    /// As for [`Experiments::get_or_create`].
+    pub(super) fn restore_if_deleted(
         &self,
         api: &Api,
         uri: &str,
@@ -57,38 +62,40 @@ impl Experiments {
         id: &str,
     ) -> Result<bool, Fault> {
         self.check(name)?;
-        match api.known_experiment(name)? {
-            Some(known) if known.id == id => Ok(self.active(api, uri, name, known)?.is_restored),
+        match api.get_experiment_by_name(name)? {
+            Some(known) if known.id == id => {
+                Ok(self.ensure_active(api, uri, name, known)?.is_restored)
+            }
             _ => Ok(false),
         }
     }
 
-    fn active(
+    fn ensure_active(
         &self,
         api: &Api,
         uri: &str,
         name: &str,
-        known: KnownExperiment,
-    ) -> Result<Usable, Fault> {
-        let KnownExperiment { id, is_deleted } = known;
+        known: ExperimentInfo,
+    ) -> Result<ActiveExperiment, Fault> {
+        let ExperimentInfo { id, is_deleted } = known;
         if !is_deleted {
-            return Ok(Usable {
+            return Ok(ActiveExperiment {
                 id,
                 is_restored: false,
             });
         }
         let why = match api.restore_experiment(&id) {
-            Ok(()) => "it still is after that".to_owned(),
-            Err(Fault::Closed(why)) => why,
+            Ok(()) => "it is still deleted afterwards".to_owned(),
+            Err(Fault::Fatal(why)) => why,
             Err(Fault::Refused(refusal)) => refusal.message,
             Err(fault) => return Err(fault),
         };
-        // Also where this was refused: another process may have been faster.
+        // Also after a refusal: another process may have restored it.
         if api
-            .known_experiment(name)?
+            .get_experiment_by_name(name)?
             .is_some_and(|known| !known.is_deleted)
         {
-            return Ok(Usable {
+            return Ok(ActiveExperiment {
                 id,
                 is_restored: true,
             });
@@ -96,22 +103,22 @@ impl Experiments {
         Err(self.unusable(
             name,
             format!(
-                "experiment '{name}' was deleted on {uri} and cannot be restored ({why}); name another one with \
-                 --experiment, or have it restored by 'mlflow experiments restore --experiment-id {id}'"
+                "experiment '{name}' was deleted on {uri} and cannot be restored ({why}); choose another with \
+                 --experiment, or restore it with 'mlflow experiments restore --experiment-id {id}'"
             ),
         ))
     }
 
     fn check(&self, name: &str) -> Result<(), Fault> {
         match self.all().get(name) {
-            Some(why) => Err(Fault::Experiment(why.clone())),
+            Some(why) => Err(Fault::ExperimentDeleted(why.clone())),
             None => Ok(()),
         }
     }
 
     fn unusable(&self, name: &str, why: String) -> Fault {
         self.all().insert(name.to_owned(), why.clone());
-        Fault::Experiment(why)
+        Fault::ExperimentDeleted(why)
     }
 
     fn all(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
@@ -119,7 +126,7 @@ impl Experiments {
     }
 }
 
-/// What is said of an experiment that was restored.
-pub(super) fn restored_on(server: &str, experiment: &str) -> String {
-    format!("experiment '{experiment}' was deleted on {server}, and has been restored")
+/// The note for a restored experiment.
+pub(super) fn restored_note(server: &str, experiment: &str) -> String {
+    format!("experiment '{experiment}' was deleted on {server} and has been restored")
 }

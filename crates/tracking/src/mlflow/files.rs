@@ -1,38 +1,38 @@
-//! The files and models of a run on their way.
+//! Uploads a run's artifacts and models.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use super::artifacts::{Store, files_of, sha256_of};
+use super::artifacts::{Store, list_files, sha256_of};
 use super::delivery::{Delivery, Link};
 use super::error::Fault;
 use super::event::{Event, Line};
 use super::event_reader::Lines;
-use super::model::{Maker, Shown, show};
+use super::model::{LoggedModel, SourceRun, log_model};
 use ctseg_core::model::bundle::Bundle;
 
 impl Delivery {
-    /// Sends the files of the next event that has some; false where there is none.
-    pub(super) fn file_sent(&mut self) -> Result<bool, Fault> {
-        if self.held.is_some() {
+    /// Uploads the files of the next event that has any. Returns false if there is none.
+    pub(super) fn send_next_file(&mut self) -> Result<bool, Fault> {
+        if self.blocked.is_some() {
             return Ok(false);
         }
-        let mut lines = Lines::open(&self.run, self.standing.files)?;
-        while let Some(placed) = lines.next()? {
-            let file = placed.line.filter(|line| line.event.is_file());
+        let mut lines = Lines::open(&self.run, self.cursor.files)?;
+        while let Some(positioned) = lines.next()? {
+            let file = positioned.line.filter(|line| line.event.is_file());
             if let Some(line) = &file {
-                match self.files_of_event(line) {
-                    Err(Fault::Refused(refusal)) => self.sent.note(refusal.message),
-                    Err(Fault::Place(why)) => {
-                        // Said however much else is.
+                match self.send_event_files(line) {
+                    Err(Fault::Refused(refusal)) => self.sent.skip(refusal.message),
+                    Err(Fault::LocationDenied(why)) => {
+                        // Shown even beyond the limit on notes.
                         self.sent.notes.push(why.clone());
-                        self.held = Some(why);
+                        self.blocked = Some(why);
                         return Ok(false);
                     }
                     other => other?,
                 }
             }
-            self.standing.files = placed.end;
+            self.cursor.files = positioned.end;
             if file.is_some() {
                 self.save()?;
                 return Ok(true);
@@ -41,15 +41,15 @@ impl Delivery {
         Ok(false)
     }
 
-    fn files_of_event(&mut self, line: &Line) -> Result<(), Fault> {
+    fn send_event_files(&mut self, line: &Line) -> Result<(), Fault> {
         let link = Arc::clone(&self.link);
         match &line.event {
             Event::Artifact { path, to } => {
                 let path = self.run.join(path);
-                let files = files_of(&path)?;
+                let files = list_files(&path)?;
                 if files.is_empty() {
-                    let gone = format!("{}: is gone and was not sent", path.display());
-                    self.sent.note(gone);
+                    let missing = format!("{}: no longer exists; not uploaded", path.display());
+                    self.sent.skip(missing);
                     return Ok(());
                 }
                 let uri = self.artifact_uri()?;
@@ -62,8 +62,8 @@ impl Delivery {
                         false => vec![to.as_str(), below],
                     };
                     let parts: Vec<&str> = parts.into_iter().filter(|p| !p.is_empty()).collect();
-                    let shown = parts.join("/");
-                    self.file(&store, file, &shown, &shown)?;
+                    let name = parts.join("/");
+                    self.send_file(&store, file, &name, &name)?;
                 }
                 Ok(())
             }
@@ -74,71 +74,77 @@ impl Delivery {
                 structures,
                 spacing_mm,
             } => {
-                let shown = Shown {
+                let model = LoggedModel {
                     bundle: self.run.join(bundle),
                     name,
                     sha256,
                     structures,
                     spacing_mm,
-                    made: line.at,
+                    created: line.at,
                 };
-                self.model(&link, &shown)
+                self.send_model(&link, &model)
             }
             _ => Ok(()),
         }
     }
 
-    fn model(&mut self, link: &Link, shown: &Shown) -> Result<(), Fault> {
-        let found = Bundle::open(&shown.bundle).map(|bundle| bundle.sha256());
-        if !found.is_ok_and(|found| found == shown.sha256) {
-            self.sent.note(format!(
-                "{}: the model that the run made lies there no more, and was not sent",
-                shown.bundle.display()
+    fn send_model(&mut self, link: &Link, model: &LoggedModel) -> Result<(), Fault> {
+        let found = Bundle::open(&model.bundle).map(|bundle| bundle.sha256());
+        if !found.is_ok_and(|found| found == model.sha256) {
+            self.sent.skip(format!(
+                "{}: no longer the model that the run produced; not uploaded",
+                model.bundle.display()
             ));
             return Ok(());
         }
         let artifact_uri = self.artifact_uri()?;
         let (experiment, run) = (
-            self.standing.experiment_id.clone(),
-            self.standing.run_id.clone(),
+            self.cursor.experiment_id.clone(),
+            self.cursor.run_id.clone(),
         );
-        let run_key = self.begun.key.clone();
-        let maker = Maker {
+        let run_key = self.start.key.clone();
+        let source_run = SourceRun {
             experiment: &experiment,
             run: &run,
             run_key: &run_key,
             artifact_uri: &artifact_uri,
         };
-        let place = format!("model:{}", shown.sha256);
-        show(
+        let prefix = format!("model:{}", model.sha256);
+        log_model(
             &Self::api(link),
-            maker,
-            shown,
+            source_run,
+            model,
             link.parts,
-            &mut |store, path, to| self.file(store, path, to, &format!("{place}/{to}")),
+            &mut |store, path, to| self.send_file(store, path, to, &format!("{prefix}/{to}")),
         )
     }
 
-    /// Sends one file unless the server has it; `known` is what it is remembered by.
-    fn file(&mut self, store: &Store, path: &Path, to: &str, known: &str) -> Result<(), Fault> {
+    /// Uploads one file unless the server has it; `known` is its key in the cursor.
+    fn send_file(
+        &mut self,
+        store: &Store,
+        path: &Path,
+        to: &str,
+        known: &str,
+    ) -> Result<(), Fault> {
         let sha256 = match sha256_of(path) {
             Ok(sha256) => sha256,
             Err(error) => {
-                self.sent.note(error.to_string());
+                self.sent.skip(error.to_string());
                 return Ok(());
             }
         };
-        if self.standing.artifacts.get(known) == Some(&sha256) {
+        if self.cursor.artifacts.get(known) == Some(&sha256) {
             return Ok(());
         }
         store
             .risk()
             .into_iter()
-            .for_each(|risk| self.sent.remark(risk));
+            .for_each(|risk| self.sent.note(risk));
         store.put(path, to)?;
         self.sent.files += 1;
         self.sent.bytes += std::fs::metadata(path).map_or(0, |metadata| metadata.len());
-        self.standing.artifacts.insert(known.to_owned(), sha256);
+        self.cursor.artifacts.insert(known.to_owned(), sha256);
         Ok(self.save()?)
     }
 
@@ -146,7 +152,7 @@ impl Delivery {
         if let Some(uri) = &self.artifact_uri {
             return Ok(uri.clone());
         }
-        let known = Self::api(&self.link).run(&self.standing.run_id)?;
+        let known = Self::api(&self.link).run(&self.cursor.run_id)?;
         Ok(self.artifact_uri.insert(known.artifact_uri).clone())
     }
 }

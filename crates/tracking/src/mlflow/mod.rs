@@ -1,8 +1,8 @@
-//! Runs in an MLflow server (<https://mlflow.org>), which is never waited for.
+//! Tracks runs on an MLflow server (<https://mlflow.org>). Runs never wait for the server.
 //!
-//! All that a run tells is appended to `tracking/events.jsonl` in its folder (`spool`). A thread (`sender`) reads
-//! it from there and sends it (`delivery`) through MLflow's REST API (`api`), and writes down how far it has come
-//! (`tracking/delivered.json`), so that the next process, or `ctseg sync`, goes on from there.
+//! Everything is appended to `tracking/events.jsonl` in the run folder (`spool`). A thread (`sender`) reads the file,
+//! uploads it (`delivery`) through MLflow's REST API (`api`) and saves its position (`tracking/delivered.json`), from
+//! which the next process, or `ctseg sync`, continues.
 
 pub mod api;
 mod artifact_folder;
@@ -17,17 +17,17 @@ mod event_reader;
 mod experiment;
 mod files;
 pub mod http;
-mod machine;
 mod model;
 mod network_run;
-mod page;
 pub mod parent;
 pub mod parent_run;
+mod portion;
 pub mod probe;
 mod sender;
 pub mod settings;
 mod spool;
 pub mod sync;
+mod system_monitor;
 pub mod trusted;
 
 use std::path::{Path, PathBuf};
@@ -42,42 +42,42 @@ use ctseg_core::run::tracker;
 use ctseg_core::run::tracker::{EpochRecord, Outcome, Point, RunIdentity, Tracker};
 
 use delivery::Link;
-use event::{Begun, Event};
-use machine::Watch;
-use parent::Above;
-use sender::{Patience, Sender, Settled};
+use event::{Event, RunStart};
+use parent::Parent;
+use sender::{FlushTimeout, Flushed, Sender};
 use settings::Server;
 use spool::Spool;
+use system_monitor::SystemMonitor;
 
-/// Writes down what runs tell and, where there is a server, sends it.
+/// Records runs and, if there is a server, uploads them.
 pub struct Mlflow {
-    /// The name of the experiment, where one is known.
+    /// The name of the experiment, if known.
     experiment: Option<String>,
-    /// What models are registered as, instead of what their runs say.
+    /// Name that models are registered under, instead of the one from their runs.
     model: Option<String>,
-    /// What runs lie below that are no sweep's trials.
-    above: Option<Above>,
+    /// Parent of runs that are not trials of a sweep.
+    parent_run: Option<Parent>,
     sender: Option<Sender>,
     observer: Arc<dyn Observer>,
-    /// Runs that have begun and not ended; the last one is told of.
-    open: Arc<Mutex<Vec<Open>>>,
-    /// While there are some.
-    watch: Mutex<Option<Watch>>,
+    /// Runs that have started and not ended. Events belong to the last.
+    open: Arc<Mutex<Vec<OpenRun>>>,
+    /// Runs while there are open runs.
+    monitor: Mutex<Option<SystemMonitor>>,
 }
 
-struct Open {
+struct OpenRun {
     folder: PathBuf,
     spool: Spool,
     key: String,
-    /// How often this process has told it of the machine.
+    /// Number of system metric samples of this process.
     samples: u64,
-    /// The last attempt to write failed, which was said.
+    /// The last write failed, and its error was returned.
     is_failing: bool,
 }
 
 impl Mlflow {
-    /// Without a `server` everything stays in the run folders, for `ctseg sync`. Runs go into `experiment`, and
-    /// models are registered as `model`, where these are named.
+    /// Without a `server`, events stay in the run folders for `ctseg sync`. `experiment` is the experiment of the runs,
+    /// `model` the name that models are registered under.
     ///
     /// # Errors
     /// Certificates that cannot be read.
@@ -90,53 +90,55 @@ impl Mlflow {
         let sender = match server {
             Some(server) => {
                 let link = Arc::new(Link::open(server)?);
-                Some(Sender::begin(link, Arc::clone(observer)))
+                Some(Sender::start(link, Arc::clone(observer)))
             }
             None => None,
         };
         Ok(Self {
             experiment,
             model,
-            above: None,
+            parent_run: None,
             sender,
             observer: Arc::clone(observer),
             open: Arc::default(),
-            watch: Mutex::default(),
+            monitor: Mutex::default(),
         })
     }
 
-    /// The same with runs that lie below another one.
-    pub fn below(self, above: Option<Above>) -> Self {
-        Self { above, ..self }
+    /// Sets the parent of runs that are not trials.
+    pub fn with_parent_run(self, parent_run: Option<Parent>) -> Self {
+        Self { parent_run, ..self }
     }
 
-    fn open(&self) -> MutexGuard<'_, Vec<Open>> {
+    fn open(&self) -> MutexGuard<'_, Vec<OpenRun>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins to sample the machine for the run that goes on, or ends it where none does.
-    fn watch(&self, is_wanted: bool) {
-        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Starts or stops sampling system metrics.
+    fn monitor(&self, is_wanted: bool) {
+        let mut monitor = self.monitor.lock().unwrap_or_else(PoisonError::into_inner);
         if !is_wanted {
-            *watch = None;
-        } else if watch.is_none() {
+            *monitor = None;
+        } else if monitor.is_none() {
             let open = Arc::clone(&self.open);
-            *watch = Some(Watch::begin(move |values| told_of_machine(&open, values)));
+            *monitor = Some(SystemMonitor::start(move |values| {
+                record_system_metrics(&open, values)
+            }));
         }
     }
 
-    /// Tells the spool of the run that began last. What cannot be written is said once.
-    fn tell(&self, what: impl FnOnce(&Path, &mut Spool) -> Result<()>) -> Result<()> {
+    /// Writes to the spool of the run that started last. Of consecutive write errors only the first is returned.
+    fn record(&self, what: impl FnOnce(&Path, &mut Spool) -> Result<()>) -> Result<()> {
         let mut open = self.open();
         let Some(run) = open.last_mut() else {
             return Ok(());
         };
-        let told = what(&run.folder, &mut run.spool);
-        let was_failing = std::mem::replace(&mut run.is_failing, told.is_err());
-        told.or_else(|error| if was_failing { Ok(()) } else { Err(error) })
+        let result = what(&run.folder, &mut run.spool);
+        let was_failing = std::mem::replace(&mut run.is_failing, result.is_err());
+        result.or_else(|error| if was_failing { Ok(()) } else { Err(error) })
     }
 
-    fn model_event(&self, folder: &Path, made: &tracker::ModelMade) -> Event {
+    fn model_event(&self, folder: &Path, made: &tracker::TrainedModel) -> Event {
         Event::Model {
             bundle: relative(folder, &made.bundle),
             sha256: made.sha256.clone(),
@@ -146,16 +148,16 @@ impl Mlflow {
         }
     }
 
-    /// Waits a little for what is under way, and says what is left.
-    fn settle(&self, sender: &Sender, run: &RunIdentity, outcome: &Outcome) {
-        let patience = match outcome {
-            Outcome::Interrupted => Patience::IN_A_HURRY,
-            _ => Patience::default(),
+    /// Waits for pending uploads, and warns if some remain.
+    fn flush(&self, sender: &Sender, run: &RunIdentity, outcome: &Outcome) {
+        let timeout = match outcome {
+            Outcome::Interrupted => FlushTimeout::INTERRUPTED,
+            _ => FlushTimeout::default(),
         };
-        // What was in the way has been said.
-        if sender.settled(patience) == Settled::Partly {
+        // The cause has been reported.
+        if sender.flush(timeout) == Flushed::Partly {
             self.observer.warn(&format!(
-                "MLflow has not everything of this run yet; 'ctseg sync {}' sends the rest",
+                "MLflow: some events of this run are not uploaded yet; run 'ctseg sync {}'",
                 run.folder.display()
             ));
         }
@@ -163,7 +165,7 @@ impl Mlflow {
 }
 
 impl Tracker for Mlflow {
-    fn begun(&self, run: &RunIdentity) -> Result<()> {
+    fn run_started(&self, run: &RunIdentity) -> Result<()> {
         let mut open = self.open();
         open.retain(|known| known.folder != run.folder);
         let mut spool = Spool::open(run.folder)?;
@@ -175,22 +177,22 @@ impl Tracker for Mlflow {
             (Some(recipe), Some(_)) => format!("{} {}", run.name, run_name(recipe)),
         };
         let parent = run.parent.and_then(|_| open.last());
-        spool.begun(Begun {
+        spool.start_run(RunStart {
             key: key.clone(),
             name,
             run: run.name.to_owned(),
             parent: parent.map(|parent| parent.key.clone()),
-            above: match run.parent {
+            parent_run: match run.parent {
                 Some(_) => None,
-                None => self.above.clone(),
+                None => self.parent_run.clone(),
             },
             networks: recipe.map_or(1, |recipe| recipe.trained_folds().len()),
             experiment: self.experiment.clone(),
             user: settings::process_environment("USER")
                 .or_else(|| settings::process_environment("LOGNAME")),
-            process: ProcessId::own().to_string(),
+            process: ProcessId::current().to_string(),
         })?;
-        open.push(Open {
+        open.push(OpenRun {
             folder: run.folder.to_path_buf(),
             spool,
             key,
@@ -198,27 +200,27 @@ impl Tracker for Mlflow {
             is_failing: false,
         });
         drop(open);
-        self.watch(true);
+        self.monitor(true);
         if let Some(sender) = &self.sender {
             sender.add(run.folder);
         }
         Ok(())
     }
 
-    fn epoch(&self, record: &EpochRecord) -> Result<()> {
+    fn log_epoch(&self, record: &EpochRecord) -> Result<()> {
         let point = Point {
             step: record.progress.epoch as u64,
             time_ms: spool::now(),
-            values: metric_names::points(record),
+            values: metric_names::epoch_metrics(record),
         };
-        self.tell(|_, spool| {
-            spool.metrics(Some(record.network), &[point], record.broken_off)?;
+        self.record(|_, spool| {
+            spool.metrics(Some(record.network), &[point], record.interrupted)?;
             spool.sync()
         })
     }
 
-    fn happened(&self, event: &tracker::Event) -> Result<()> {
-        self.tell(|folder, spool| match event {
+    fn log_event(&self, event: &tracker::Event) -> Result<()> {
+        self.record(|folder, spool| match event {
             tracker::Event::Parameters(values) => spool.parameters(values),
             tracker::Event::Tags(values) => spool.tags(values),
             tracker::Event::Metrics { network, points } => {
@@ -233,7 +235,7 @@ impl Tracker for Mlflow {
         })
     }
 
-    fn ended(&self, run: &RunIdentity, outcome: &Outcome) -> Result<()> {
+    fn run_ended(&self, run: &RunIdentity, outcome: &Outcome) -> Result<()> {
         let (ended, is_last) = {
             let mut open = self.open();
             let Some(index) = open.iter().position(|known| known.folder == run.folder) else {
@@ -244,20 +246,20 @@ impl Tracker for Mlflow {
             (written.and_then(|()| run.spool.sync()), open.is_empty())
         };
         if is_last {
-            self.watch(false);
+            self.monitor(false);
         }
         if let Some(sender) = &self.sender {
             sender.ended(run.folder);
             if is_last {
-                self.settle(sender, run, outcome);
+                self.flush(sender, run, outcome);
             }
         }
         ended
     }
 }
 
-/// What cannot be written is said where the run itself tells something.
-fn told_of_machine(open: &Mutex<Vec<Open>>, values: Vec<(String, f64)>) {
+/// Records a sample. Write errors are ignored here; the next event of the run reports them.
+fn record_system_metrics(open: &Mutex<Vec<OpenRun>>, values: Vec<(String, f64)>) {
     let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(run) = open.last_mut() else {
         return;
@@ -272,8 +274,7 @@ fn told_of_machine(open: &Mutex<Vec<Open>>, values: Vec<(String, f64)>) {
     }
 }
 
-/// `path` as seen from the run folder, so that it is found where both are moved together; as it is where they have
-/// nothing in common.
+/// `path` relative to the run folder, so that both can be moved together; absolute if they have no folder in common.
 fn relative(folder: &Path, path: &Path) -> String {
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
     let (folder, path) = (absolute(folder), absolute(path));
@@ -299,7 +300,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_as_seen_from_the_run() {
+    fn paths_are_relative_to_the_run() {
         for (folder, path, seen) in [
             (
                 "/data/runs/r1",

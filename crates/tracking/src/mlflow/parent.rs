@@ -1,21 +1,21 @@
-//! The parent run that child runs are shown below.
+//! The parent of a run.
 
 use serde::{Deserialize, Serialize};
 
 use super::settings::Environment;
 
-/// What a run lies below.
+/// The parent of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Above {
-    /// A run of the server's, by its number there.
+pub enum Parent {
+    /// An existing run, by its run ID.
     Run(String),
-    /// The run of a group, by the group's name.
+    /// The parent run of a group, by name, see [`super::parent_run`].
     Group(String),
 }
 
-impl Above {
-    /// The array of jobs that this process belongs to.
+impl Parent {
+    /// The group of this process's Slurm job array.
     pub fn of_array(environment: Environment) -> Option<Self> {
         let array = environment("SLURM_ARRAY_JOB_ID")?;
         let cluster = environment("SLURM_CLUSTER_NAME").unwrap_or_default();
@@ -26,7 +26,7 @@ impl Above {
 
     /// The group called `name`.
     pub fn group(name: &str) -> Self {
-        // Filters take no quotes.
+        // Filters do not accept quotes.
         Self::Group(name.replace(['\'', '"', '`'], "_"))
     }
 }

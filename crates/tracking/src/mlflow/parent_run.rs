@@ -1,72 +1,75 @@
-//! The run that runs of one array of jobs, or of one chain, lie below.
+//! The parent run of a group: the jobs of one job array or chain.
 //!
-//! Whoever comes first makes it. Two that come at once may each make one, as MLflow makes nothing under a condition: of
-//! several the oldest counts, by the time and the number that the server holds, and who made another one takes it back.
-//! All look again when their runs end, so that in the end they agree.
+//! The first job creates it. Concurrent jobs may each create one, since MLflow has no conditional creation: the oldest
+//! wins, by start time and run ID, and the others are deleted. Each job checks again when its run ends, so that all
+//! agree in the end.
 
-use super::api::{Api, KnownRun, NewRun};
+use super::api::{Api, NewRun, RunInfo};
 use super::delivery::Delivery;
 use super::error::Fault;
 use super::event::Status;
-use super::parent::Above;
+use super::parent::Parent;
 
-/// How the server knows the run of a group.
+/// The key of a group's run.
 fn key(group: &str) -> String {
     format!("group/{group}")
 }
 
-/// Those of a group that are there, the one that counts first.
-fn known(api: &Api, experiment: &str, group: &str) -> Result<Vec<KnownRun>, Fault> {
-    let mut runs = api.runs_of(experiment, &key(group))?;
+/// The active runs of a group, the winner first.
+fn group_runs(api: &Api, experiment: &str, group: &str) -> Result<Vec<RunInfo>, Fault> {
+    let mut runs = api.find_runs(experiment, &key(group))?;
     runs.retain(|run| !run.is_deleted);
-    runs.sort_by(|a, b| (a.begun, &a.id).cmp(&(b.begun, &b.id)));
+    runs.sort_by(|a, b| (a.start_time, &a.id).cmp(&(b.start_time, &b.id)));
     Ok(runs)
 }
 
-/// The group's run, made where there is none, and whether it was.
-pub(super) fn found_or_made(
+/// The ID of the group's run, and of the run that this call created, if any.
+pub(super) fn find_or_create_group(
     api: &Api,
     experiment: &str,
     group: &str,
     user: Option<&str>,
 ) -> Result<(String, Option<String>), Fault> {
-    if let Some(first) = known(api, experiment, group)?.into_iter().next() {
+    if let Some(first) = group_runs(api, experiment, group)?.into_iter().next() {
         return Ok((first.id, None));
     }
-    let made = api.create_run(&NewRun {
+    let created = api.create_run(&NewRun {
         experiment,
         key: &key(group),
         name: group,
         parent: None,
         user,
-        begun: super::spool::now(),
+        start_time: super::spool::now(),
         tags: &[("ctseg.kind", "group"), ("ctseg.group", group)],
     })?;
-    let first = known(api, experiment, group)?.into_iter().next();
-    Ok((first.map_or(made.id.clone(), |run| run.id), Some(made.id)))
+    let first = group_runs(api, experiment, group)?.into_iter().next();
+    Ok((
+        first.map_or(created.id.clone(), |run| run.id),
+        Some(created.id),
+    ))
 }
 
 impl Delivery {
-    /// The number of the run that this one is to lie below.
-    pub(super) fn found_above(
+    /// The ID of this run's parent run, if any.
+    pub(super) fn find_parent(
         &mut self,
         api: &Api,
         experiment: &str,
     ) -> Result<Option<String>, Fault> {
-        if let Some(key) = &self.begun.parent {
-            return Ok(api.run_of(experiment, key)?.map(|run| run.id));
+        if let Some(key) = &self.start.parent {
+            return Ok(api.find_run(experiment, key)?.map(|run| run.id));
         }
-        match &self.begun.above {
+        match &self.start.parent_run {
             None => Ok(None),
-            Some(Above::Run(id)) => Ok(Some(id.clone())),
-            Some(Above::Group(group)) => {
-                let user = self.begun.user.as_deref();
-                match found_or_made(api, experiment, group, user) {
-                    Ok((id, made)) => {
-                        self.standing.group_made = made;
+            Some(Parent::Run(id)) => Ok(Some(id.clone())),
+            Some(Parent::Group(group)) => {
+                let user = self.start.user.as_deref();
+                match find_or_create_group(api, experiment, group, user) {
+                    Ok((id, created)) => {
+                        self.cursor.group_made = created;
                         Ok(Some(id))
                     }
-                    // The run counts, not where it is shown.
+                    // A missing parent run is no reason to lose the run.
                     Err(Fault::Refused(_)) => Ok(None),
                     Err(fault) => Err(fault),
                 }
@@ -74,31 +77,31 @@ impl Delivery {
         }
     }
 
-    /// When the run ends, at `at`: below the group's run that counts, which lasts until now.
-    pub(super) fn group_ended(&mut self, at: i64) -> Result<(), Fault> {
-        let Some(Above::Group(group)) = &self.begun.above else {
+    /// When the run ends at `at`: moves it below the group's winning run, and ends that run at the same time.
+    pub(super) fn end_group(&mut self, at: i64) -> Result<(), Fault> {
+        let Some(Parent::Group(group)) = &self.start.parent_run else {
             return Ok(());
         };
         let link = std::sync::Arc::clone(&self.link);
         let api = Self::api(&link);
-        let experiment = &self.standing.experiment_id;
-        unless_refused(|| {
-            let Some(first) = known(&api, experiment, group)?.into_iter().next() else {
-                return Ok(()); // somebody has removed it
+        let experiment = &self.cursor.experiment_id;
+        ignore_refusal(|| {
+            let Some(first) = group_runs(&api, experiment, group)?.into_iter().next() else {
+                return Ok(()); // deleted by someone
             };
-            api.set_tag(&self.standing.run_id, "mlflow.parentRunId", &first.id)?;
+            api.set_tag(&self.cursor.run_id, "mlflow.parentRunId", &first.id)?;
             api.set_status(&first.id, Status::Finished, at)?;
-            match &self.standing.group_made {
-                Some(made) if *made != first.id => api.delete_run(made),
+            match &self.cursor.group_made {
+                Some(created) if *created != first.id => api.delete_run(created),
                 _ => Ok(()),
             }
         })
     }
 }
 
-/// What the server refuses here costs the run nothing.
-fn unless_refused(done: impl FnOnce() -> Result<(), Fault>) -> Result<(), Fault> {
-    match done() {
+/// Ignores a refusal: the run itself is not affected.
+fn ignore_refusal(request: impl FnOnce() -> Result<(), Fault>) -> Result<(), Fault> {
+    match request() {
         Err(Fault::Refused(_)) => Ok(()),
         other => other,
     }
@@ -111,7 +114,7 @@ mod tests {
     #[test]
     fn tasks_of_one_array_agree_and_others_have_no_group() {
         let of = |variables: &[(&str, &str)]| {
-            Above::of_array(&|name| {
+            Parent::of_array(&|name| {
                 let mut found = variables.iter().filter(|(own, _)| *own == name);
                 found.next().map(|(_, value)| (*value).to_owned())
             })
@@ -124,7 +127,7 @@ mod tests {
             ])
         };
         assert_eq!(task("71"), task("72"));
-        assert_eq!(task("71"), Some(Above::Group("slurm lab_s 70".to_owned())));
+        assert_eq!(task("71"), Some(Parent::Group("slurm lab_s 70".to_owned())));
         assert_eq!(of(&[("SLURM_JOB_ID", "71")]), None);
     }
 }

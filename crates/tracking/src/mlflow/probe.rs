@@ -1,47 +1,47 @@
-//! Whether a server can be used, and what of runs it has not yet; nothing is changed there.
+//! Checks a server and lists runs with pending uploads, without changing anything on the server.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::api::{Api, KnownExperiment};
+use super::api::{Api, ExperimentInfo};
 use super::cursor::Delivered;
 use super::error::Fault;
-use super::event_reader::whole_bytes;
+use super::event_reader::complete_bytes;
 use super::http::Http;
 use super::settings::Server;
 use super::sync::runs_at;
 use ctseg_base::Result;
 
-/// What a server said.
+/// What a server returned.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
-    /// MLflow's, where the server tells.
+pub struct ServerInfo {
+    /// MLflow's version, if known.
     pub version: Option<String>,
-    /// The server's experiment, where there is one of that name.
-    pub experiment: Option<KnownExperiment>,
-    /// How far the server's clock is ahead of ours, and whether it is ahead.
+    /// The configured experiment, if it exists.
+    pub experiment: Option<ExperimentInfo>,
+    /// Clock difference, and whether the server is ahead.
     pub skew: Option<(Duration, bool)>,
-    pub took: Duration,
+    pub response_time: Duration,
 }
 
-/// Asks for its version, and for the experiment of `server`.
-pub fn probed(server: &Server) -> Result<Answer, Fault> {
+/// Requests the version and the experiment of `server`.
+pub fn probe(server: &Server) -> Result<ServerInfo, Fault> {
     let http = Http::open(server)?;
-    let begun = Instant::now();
+    let started = Instant::now();
     let (version, date) = match http.line("/version") {
         Ok((text, date)) => (is_version(&text).then_some(text), date),
-        // Somebody in between may hide it; the experiment is what counts.
+        // A proxy may hide it; only the experiment is essential.
         Err(Fault::Refused(_)) => (None, None),
         Err(fault) => return Err(fault),
     };
-    // The date has whole seconds, and was written on the way.
+    // The date has whole seconds and was set during the request.
     let skew = date.map(|date| skew(date, SystemTime::now()));
-    let experiment = Api { http: &http }.known_experiment(&server.experiment)?;
-    Ok(Answer {
+    let experiment = Api { http: &http }.get_experiment_by_name(&server.experiment)?;
+    Ok(ServerInfo {
         version,
         experiment,
         skew,
-        took: begun.elapsed(),
+        response_time: started.elapsed(),
     })
 }
 
@@ -56,16 +56,16 @@ fn is_version(text: &str) -> bool {
     text.len() < 40 && text.starts_with(|c: char| c.is_ascii_digit()) && text.contains('.')
 }
 
-/// The runs at or below `folder` of which `server` has not everything.
+/// The runs at or below `folder` that are not completely uploaded to `server`.
 ///
 /// # Errors
 /// A folder that cannot be read.
-pub fn waiting(folder: &Path, server: &Server) -> Result<Vec<PathBuf>> {
+pub fn pending_runs(folder: &Path, server: &Server) -> Result<Vec<PathBuf>> {
     let mut runs = runs_at(folder)?;
     runs.retain(|run| {
-        let told = whole_bytes(run).unwrap_or_default();
-        let standing = Delivered::read(run, &server.uri);
-        standing.numbers.min(standing.files) < told
+        let recorded = complete_bytes(run).unwrap_or_default();
+        let cursor = Delivered::read(run, &server.uri);
+        cursor.numbers.min(cursor.files) < recorded
     });
     Ok(runs)
 }
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_of_others_are_no_versions() {
+    fn other_pages_are_not_versions() {
         assert!(is_version("3.12.0rc1"));
         for other in ["", "<!DOCTYPE html>", "OK", "404 page not found"] {
             assert!(!is_version(other), "{other}");

@@ -1,5 +1,5 @@
-//! Sends runs in the background while they go on. Who tells of a run writes it down and never waits for this; what
-//! is to be sent is read from there, so that little is in memory however long the server is away.
+//! Uploads runs in a background thread. Training only appends to the event file and never waits for the server; the
+//! thread reads the file, so memory stays small however long the server is unavailable.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,72 +12,72 @@ use ctseg_base::limits::spawn::spawn;
 use ctseg_base::progress::Observer;
 use ctseg_http::BackOff;
 
-/// What was told is sent so often, and so often where somebody waits for it.
-const EVERY: Duration = Duration::from_secs(2);
-const EVERY_AWAITED: Duration = Duration::from_millis(200);
+/// Time between uploads, and during a flush.
+const INTERVAL: Duration = Duration::from_secs(2);
+const FLUSH_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How long the end of this waits for the runs to be let go of. A request that is under way may take longer.
-const LETTING_GO: Duration = Duration::from_secs(1);
+/// How long dropping the sender waits for the thread to release the runs. A pending request may take longer.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// At the end of a run, how long its last events may take, and how long without anything moving.
+/// Limits of the final upload: in total, and without progress.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
-    pub longest: Duration,
+pub struct FlushTimeout {
+    pub total: Duration,
     pub idle: Duration,
 }
 
-impl Default for Patience {
+impl Default for FlushTimeout {
     fn default() -> Self {
         Self {
-            longest: Duration::from_secs(60),
+            total: Duration::from_secs(60),
             idle: Duration::from_secs(12),
         }
     }
 }
 
-impl Patience {
-    /// Of who was told to go: schedulers kill after half a minute or less.
-    pub const IN_A_HURRY: Self = Self {
-        longest: Duration::from_secs(8),
+impl FlushTimeout {
+    /// After a signal: schedulers kill after 30 seconds or less.
+    pub const INTERRUPTED: Self = Self {
+        total: Duration::from_secs(8),
         idle: Duration::from_secs(3),
     };
 }
 
-/// A thread that sends.
+/// The upload thread.
 pub struct Sender {
     shared: Arc<Shared>,
 }
 
 struct Shared {
     state: Mutex<State>,
-    /// Something is to be sent soon, or was sent.
+    /// The state has changed.
     changed: Condvar,
     observer: Arc<dyn Observer>,
 }
 
 #[derive(Default)]
 struct State {
-    /// In the order in which they began, and whether they have ended.
+    /// In the order in which they started, with whether they have ended.
     runs: Vec<(PathBuf, bool)>,
-    /// Portions sent.
+    /// Portions uploaded.
     sent: u64,
     /// Rounds over all runs.
     rounds: u64,
-    /// Somebody waits for the end of it.
-    is_awaited: bool,
-    /// Why nothing can be sent now.
-    trouble: Option<String>,
-    /// The server has said when to come again.
-    is_put_off: bool,
-    /// Nothing will be sent any more.
-    is_over: bool,
-    /// The thread has let go of all runs, so that somebody else may send them.
-    has_let_go: bool,
+    /// A thread waits in [`Sender::flush`].
+    is_flushing: bool,
+    /// Why uploads fail now.
+    problem: Option<String>,
+    /// The server has sent `Retry-After`.
+    has_retry_after: bool,
+    /// Nothing more will be uploaded.
+    is_stopped: bool,
+    /// The thread has released all runs, so that another process may upload them.
+    has_released: bool,
 }
 
-/// What became of it.
+/// The outcome of a flush.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Settled {
+pub enum Flushed {
     All,
     Partly,
 }
@@ -89,7 +89,7 @@ impl Shared {
 }
 
 impl Sender {
-    pub fn begin(link: Arc<Link>, observer: Arc<dyn Observer>) -> Self {
+    pub fn start(link: Arc<Link>, observer: Arc<dyn Observer>) -> Self {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -99,18 +99,18 @@ impl Sender {
             link,
             shared: Arc::clone(&shared),
             deliveries: BTreeMap::new(),
-            notes_said: BTreeMap::new(),
+            notes_shown: BTreeMap::new(),
             back_off: BackOff::default(),
         };
         if let Err(error) = spawn("mlflow", move || worker.work()) {
             let why = format!("MLflow: {error}; 'ctseg sync' uploads the run later");
             shared.observer.warn(&why);
-            shared.state().is_over = true;
+            shared.state().is_stopped = true;
         }
         Self { shared }
     }
 
-    /// The run in this folder is to be sent from now on.
+    /// Uploads the run in this folder from now on.
     pub fn add(&self, run: &Path) {
         let mut state = self.shared.state();
         match state.runs.iter_mut().find(|(known, _)| known == run) {
@@ -119,7 +119,7 @@ impl Sender {
         }
     }
 
-    /// Nothing more will be told of the run.
+    /// The run has ended; no more events follow.
     pub fn ended(&self, run: &Path) {
         let mut state = self.shared.state();
         for (known, ended) in &mut state.runs {
@@ -127,24 +127,25 @@ impl Sender {
         }
     }
 
-    /// Waits until all runs that have ended are sent, but not for long.
-    pub fn settled(&self, patience: Patience) -> Settled {
-        let begun = Instant::now();
+    /// Waits until all ended runs are uploaded, up to `timeout`.
+    pub fn flush(&self, timeout: FlushTimeout) -> Flushed {
+        let started = Instant::now();
         let mut state = self.shared.state();
-        state.is_awaited = true;
+        state.is_flushing = true;
         self.shared.changed.notify_all();
-        let (rounds, mut sent, mut moved) = (state.rounds, state.sent, begun);
-        let settled = loop {
+        let (rounds, mut sent, mut last_progress) = (state.rounds, state.sent, started);
+        let outcome = loop {
             if !state.runs.iter().any(|(_, ended)| *ended) {
-                break Settled::All;
+                break Flushed::All;
             }
-            let tried = state.trouble.is_some() && (state.is_put_off || state.rounds > rounds);
-            let late = begun.elapsed() >= patience.longest || moved.elapsed() >= patience.idle;
-            if state.is_over || tried || late {
-                break Settled::Partly;
+            let tried = state.problem.is_some() && (state.has_retry_after || state.rounds > rounds);
+            let late =
+                started.elapsed() >= timeout.total || last_progress.elapsed() >= timeout.idle;
+            if state.is_stopped || tried || late {
+                break Flushed::Partly;
             }
             if state.sent != sent {
-                (sent, moved) = (state.sent, Instant::now());
+                (sent, last_progress) = (state.sent, Instant::now());
             }
             let waited = self
                 .shared
@@ -152,28 +153,28 @@ impl Sender {
                 .wait_timeout(state, Duration::from_millis(100));
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         };
-        state.is_awaited = false;
-        settled
+        state.is_flushing = false;
+        outcome
     }
 }
 
 impl Drop for Sender {
     fn drop(&mut self) {
         let mut state = self.shared.state();
-        state.is_over = true;
+        state.is_stopped = true;
         self.shared.changed.notify_all();
-        let let_go = self
+        let released = self
             .shared
             .changed
-            .wait_timeout_while(state, LETTING_GO, |state| !state.has_let_go);
-        drop(let_go);
+            .wait_timeout_while(state, RELEASE_TIMEOUT, |state| !state.has_released);
+        drop(released);
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
         self.deliveries.clear();
-        self.shared.state().has_let_go = true;
+        self.shared.state().has_released = true;
         self.shared.changed.notify_all();
     }
 }
@@ -182,30 +183,30 @@ struct Worker {
     link: Arc<Link>,
     shared: Arc<Shared>,
     deliveries: BTreeMap<PathBuf, Box<Delivery>>,
-    /// How much of what was left out was said, by run.
-    notes_said: BTreeMap<PathBuf, usize>,
+    /// Number of notes shown, by run.
+    notes_shown: BTreeMap<PathBuf, usize>,
     back_off: BackOff,
 }
 
 impl Worker {
     fn work(mut self) {
-        let (mut wait, mut may_be_less) = (Duration::ZERO, true);
-        while self.waited(wait, may_be_less) {
+        let (mut wait, mut may_shorten) = (Duration::ZERO, true);
+        while self.wait_for_round(wait, may_shorten) {
             let runs = self.shared.state().runs.clone();
             let outcome = runs
                 .iter()
-                .try_for_each(|(run, ended)| self.sent_all_of(run, *ended));
-            (wait, may_be_less) = match outcome {
+                .try_for_each(|(run, ended)| self.send_run(run, *ended));
+            (wait, may_shorten) = match outcome {
                 Ok(()) => {
-                    self.answers();
-                    (EVERY, true)
+                    self.report_recovery();
+                    (INTERVAL, true)
                 }
-                Err(Fault::Away { why, wait: asked }) => {
-                    self.silent(&why, asked.is_some());
+                Err(Fault::Unavailable { why, wait: asked }) => {
+                    self.report_outage(&why, asked.is_some());
                     (self.back_off.next(asked), asked.is_none())
                 }
                 Err(fault) => {
-                    self.give_up(&fault.to_string());
+                    self.stop(&fault.to_string());
                     return;
                 }
             };
@@ -214,19 +215,19 @@ impl Worker {
         }
     }
 
-    /// Waits before the next round, less where somebody waits for that; false where there is none.
-    fn waited(&self, wait: Duration, may_be_less: bool) -> bool {
-        let begun = Instant::now();
+    /// Waits before the next round, less during a flush if `may_shorten`. Returns false if the sender is stopped.
+    fn wait_for_round(&self, wait: Duration, may_shorten: bool) -> bool {
+        let started = Instant::now();
         let mut state = self.shared.state();
         loop {
-            if state.is_over {
+            if state.is_stopped {
                 return false;
             }
-            let wait = match may_be_less && state.is_awaited {
-                true => wait.min(EVERY_AWAITED),
+            let wait = match may_shorten && state.is_flushing {
+                true => wait.min(FLUSH_INTERVAL),
                 false => wait,
             };
-            let left = wait.saturating_sub(begun.elapsed());
+            let left = wait.saturating_sub(started.elapsed());
             if left.is_zero() {
                 return true;
             }
@@ -235,38 +236,38 @@ impl Worker {
         }
     }
 
-    /// Sends what there is of one run. What is wrong with the run alone ends its sending and is no fault.
-    fn sent_all_of(&mut self, run: &Path, ended: bool) -> Result<(), Fault> {
-        let all = self.sent_of(run);
-        self.say_notes(run);
+    /// Uploads the pending events of one run. An error of this run alone ends its upload and is not returned.
+    fn send_run(&mut self, run: &Path, ended: bool) -> Result<(), Fault> {
+        let all = self.send_events(run);
+        self.show_notes(run);
         match all {
             Ok(false) => Ok(()),
             Ok(true) if !ended => Ok(()),
             Ok(true) => {
-                self.forget(run);
+                self.remove_run(run);
                 Ok(())
             }
-            Err(fault @ (Fault::Away { .. } | Fault::Closed(_) | Fault::Experiment(_))) => {
-                Err(fault)
-            }
+            Err(
+                fault @ (Fault::Unavailable { .. } | Fault::Fatal(_) | Fault::ExperimentDeleted(_)),
+            ) => Err(fault),
             Err(fault) => {
                 let run_name = run.display();
-                let line = format!("MLflow: {run_name} is sent no further: {fault}");
+                let line = format!("MLflow: {run_name}: upload stopped: {fault}");
                 self.shared.observer.warn(&line);
-                self.forget(run);
+                self.remove_run(run);
                 Ok(())
             }
         }
     }
 
-    /// Whether everything that the run has told is sent.
-    fn sent_of(&mut self, run: &Path) -> Result<bool, Fault> {
+    /// Uploads pending events. Returns whether all are uploaded.
+    fn send_events(&mut self, run: &Path) -> Result<bool, Fault> {
         if !self.deliveries.contains_key(run) {
             match Delivery::open(&self.link, run)? {
                 Opened::Ready(delivery) => {
                     self.deliveries.insert(run.to_path_buf(), delivery);
                 }
-                // Somebody else sends it, and may end before us.
+                // Another process uploads it, and may end before this one.
                 Opened::Busy => return Ok(false),
                 Opened::Empty => return Ok(true),
             }
@@ -274,15 +275,15 @@ impl Worker {
         let Some(delivery) = self.deliveries.get_mut(run) else {
             return Ok(true);
         };
-        let was_known = delivery.is_known();
-        while delivery.step()? {
-            if !was_known && self.shared.state().sent == 0 {
-                let line = format!("MLflow shows this run at {}", delivery.page());
-                self.shared.observer.say(&line);
+        let was_created = delivery.is_created();
+        while delivery.send_next()? {
+            if !was_created && self.shared.state().sent == 0 {
+                let line = format!("MLflow run: {}", delivery.url());
+                self.shared.observer.info(&line);
             }
             let mut state = self.shared.state();
             state.sent += 1;
-            if state.is_over {
+            if state.is_stopped {
                 return Ok(false);
             }
             drop(state);
@@ -291,54 +292,54 @@ impl Worker {
         Ok(true)
     }
 
-    fn say_notes(&mut self, run: &Path) {
+    fn show_notes(&mut self, run: &Path) {
         let Some(delivery) = self.deliveries.get(run) else {
             return;
         };
-        let said = self.notes_said.entry(run.to_path_buf()).or_default();
-        for note in delivery.sent.notes.iter().skip(*said) {
+        let shown = self.notes_shown.entry(run.to_path_buf()).or_default();
+        for note in delivery.sent.notes.iter().skip(*shown) {
             self.shared.observer.warn(&format!("MLflow: {note}"));
         }
-        *said = delivery.sent.notes.len();
+        *shown = delivery.sent.notes.len();
     }
 
-    fn forget(&mut self, run: &Path) {
+    fn remove_run(&mut self, run: &Path) {
         self.deliveries.remove(run);
-        self.notes_said.remove(run);
-        // Not where the run was begun again in the meantime.
+        self.notes_shown.remove(run);
+        // Unless the run was started again in the meantime.
         let mut state = self.shared.state();
         state.runs.retain(|(known, ended)| known != run || !ended);
     }
 
-    fn answers(&mut self) {
+    fn report_recovery(&mut self) {
         if self.back_off.tries() > 0 {
             self.back_off.reset();
-            self.shared.state().trouble = None;
+            self.shared.state().problem = None;
             let uri = &self.link.server.uri;
-            let line = format!("MLflow: {uri} answers again, and has what waited");
-            self.shared.observer.say(&line);
+            let line = format!("MLflow: {uri} answers again; pending events are uploaded");
+            self.shared.observer.info(&line);
         }
     }
 
-    fn silent(&self, why: &str, is_put_off: bool) {
+    fn report_outage(&self, why: &str, has_retry_after: bool) {
         let mut state = self.shared.state();
-        state.is_put_off = is_put_off;
-        let first = state.trouble.replace(why.to_owned()).is_none();
+        state.has_retry_after = has_retry_after;
+        let first = state.problem.replace(why.to_owned()).is_none();
         drop(state);
         if first {
             self.shared.observer.warn(&format!(
-                "MLflow: {why}; the run goes on, and what it tells waits in its folder"
+                "MLflow: {why}; the run continues, its events wait in the run folder"
             ));
         }
     }
 
-    fn give_up(&self, why: &str) {
+    fn stop(&self, why: &str) {
         self.shared.observer.warn(&format!(
-            "MLflow: {why}; nothing more is sent now, the run goes on and keeps in its folder what it tells"
+            "MLflow: {why}; upload stopped; the run continues and keeps its events in the run folder"
         ));
         let mut state = self.shared.state();
-        state.trouble = Some(why.to_owned());
-        state.is_over = true;
+        state.problem = Some(why.to_owned());
+        state.is_stopped = true;
         drop(state);
         self.shared.changed.notify_all();
     }

@@ -1,4 +1,4 @@
-//! Which server, and how to get in: what MLflow's own environment variables and `~/.mlflow/credentials` say, and
+//! Address and credentials of the server, from MLflow's environment variables, `~/.mlflow/credentials` and
 //! `ctseg.toml`.
 
 use std::path::{Path, PathBuf};
@@ -7,59 +7,60 @@ use std::time::Duration;
 use super::trusted::{check_named, server_url, server_urls};
 use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result};
-use ctseg_http::{Access, Login, Trust, Url};
+use ctseg_http::{Credentials, Login, Trust, Url};
 
-/// Where nothing else is said.
+/// The default experiment.
 const EXPERIMENT: &str = "ctseg";
 
-/// Longest wait for an answer; uploads get more by their size.
+/// Default timeout of a request; uploads get more by their size.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What flags and a settings file say; for the address the environment beats it.
+/// Settings from flags and the settings file. The environment overrides the address.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Preferences {
     pub uri: Option<String>,
-    /// The settings file that names the address, where the user named neither.
+    /// The settings file that names the address, if it was found in the working folder rather than chosen by the
+    /// user.
     pub found_in: Option<PathBuf>,
     pub experiment: Option<String>,
-    /// The name that models are registered under.
+    /// Name of the registered model.
     pub model: Option<String>,
-    /// Addresses at origins that may have the login too.
+    /// Addresses of further origins that may receive the login.
     pub trusted_servers: Vec<String>,
-    /// The folder of this machine below which servers may have files put.
+    /// The local folder below which servers may choose artifact folders.
     pub artifact_root: Option<PathBuf>,
 }
 
-/// A tracking server and the way in.
+/// A tracking server with its credentials.
 #[derive(Debug, Clone)]
 pub struct Server {
     /// Without user and password.
     pub uri: String,
-    /// The name of the experiment for runs that name none.
+    /// The default experiment for runs.
     pub experiment: String,
-    pub access: Access,
+    pub credentials: Credentials,
     pub trust: Trust,
     pub timeout: Duration,
-    /// Further origins that the login may go to, such as that of an artifact server.
+    /// Further origins that may receive the login, such as an artifact server's.
     pub trusted: Vec<Url>,
-    /// The folder of this machine below which the server may have files put.
+    /// The local folder below which the server may choose artifact folders.
     pub artifact_root: Option<PathBuf>,
 }
 
 /// Looks up environment variables.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// The environment of this process; empty variables count as none.
+/// A variable of this process's environment; `None` if empty.
 pub fn process_environment(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 impl Server {
-    /// The server that `environment` or `preferences` name, if any.
+    /// The server configured by `environment` or `preferences`, if any.
     ///
     /// # Errors
-    /// [`Error::Usage`] for an address that is none of a server, such as a folder or a database, with the command that
-    /// serves it; a login for a server that the user has not named; and a credentials file that cannot be read.
+    /// [`Error::Usage`] for an address that is not a server's, such as a folder or a database, with the command that
+    /// serves it; a login for a server that the user did not choose; a credentials file that cannot be read.
     pub fn find(preferences: &Preferences, environment: Environment) -> Result<Option<Self>> {
         let named = environment("MLFLOW_TRACKING_URI").map(|uri| ("MLFLOW_TRACKING_URI", uri));
         let found_in = match named {
@@ -79,19 +80,20 @@ impl Server {
         let seconds = environment("MLFLOW_HTTP_REQUEST_TIMEOUT").and_then(|text| text.parse().ok());
         let identity = path("MLFLOW_TRACKING_CLIENT_CERT_PATH");
         let trusted = server_urls(&preferences.trusted_servers);
-        // A login in the address itself is of whoever wrote it there.
+        // A login in the address was put there on purpose.
         let own = match login {
-            Some(_) => Access::Anybody,
-            None => access(environment)?,
+            Some(_) => Credentials::Anonymous,
+            None => credentials(environment)?,
         };
-        if let Some(file) = found_in.filter(|_| own != Access::Anybody || identity.is_some()) {
+        if let Some(file) = found_in.filter(|_| own != Credentials::Anonymous || identity.is_some())
+        {
             check_named(&uri, file, &trusted)?;
         }
         Ok(Some(Self {
             uri: uri.trim_end_matches('/').to_owned(),
             experiment: experiment.to_owned(),
-            access: match login {
-                Some((name, password)) => Access::User { name, password },
+            credentials: match login {
+                Some((name, password)) => Credentials::User { name, password },
                 None => own,
             },
             trust: Trust {
@@ -109,18 +111,18 @@ impl Server {
         }))
     }
 
-    /// What is unsafe about the way to the server, each with what to do.
+    /// Security risks of the connection, each with advice.
     pub fn risks(&self) -> Vec<(String, &'static str)> {
         let url = server_url(&self.uri);
         let is_exposed =
-            |url: &Url| Login::new(url.clone(), self.access.clone()).is_exposed_at(url);
+            |url: &Url| Login::new(url.clone(), self.credentials.clone()).is_exposed_at(url);
         let exposed = url.filter(is_exposed).map(|_| {
             let what = format!("the login is sent to {} unencrypted", self.uri);
             (what, "use an https:// address")
         });
         let unchecked = self.trust.insecure.then(|| {
             let what = "MLFLOW_TRACKING_INSECURE_TLS turns certificate checks off: anyone on the network path can \
-                        read what is sent, also the login";
+                        read what is sent, including the login";
             let advice = "name the server's certificate with MLFLOW_TRACKING_SERVER_CERT_PATH instead";
             (what.to_owned(), advice)
         });
@@ -128,10 +130,10 @@ impl Server {
     }
 }
 
-/// Databases that MLflow keeps runs in.
+/// Schemes of MLflow's database stores.
 const DATABASES: [&str; 4] = ["sqlite", "postgresql", "mysql", "mssql"];
 
-/// What is wrong with an address that is none of a server, and what to do; `has_login`: a login was taken out of it.
+/// The problem with an address that is not a server's, with advice; `has_login`: a login was removed from it.
 fn address_problem(uri: &str, has_login: bool) -> Option<String> {
     let (scheme, rest) = uri.split_once(':').unwrap_or(("", uri));
     let after_slashes = rest.strip_prefix("//");
@@ -142,7 +144,7 @@ fn address_problem(uri: &str, has_login: bool) -> Option<String> {
                 after_slashes.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'));
             (!is_host).then(|| format!("; {expected}"))
         }
-        // Without a scheme MLflow takes everything but the names of its services for a folder.
+        // Without a scheme, MLflow takes everything but its service names for a folder.
         "" if ["databricks", "databricks-uc", "uc"].contains(&uri) => Some(format!("; {expected}")),
         "" | "file" => Some(store_problem(
             "MLFLOW_ALLOW_FILE_STORE=true mlflow",
@@ -170,31 +172,30 @@ fn store_problem(mlflow: &str, uri: &str, expected: &str) -> String {
         false => "",
     };
     format!(
-        ", a local store; {expected}: serve it with '{mlflow} server --backend-store-uri {quote}{uri}{quote}' and name \
+        ", a local store; {expected}: serve it with '{mlflow} server --backend-store-uri {quote}{uri}{quote}' and use \
          http://127.0.0.1:5000"
     )
 }
 
-/// As MLflow's client: user and password from the environment, each else from the credentials file; a token where
-/// they are not complete.
-fn access(environment: Environment) -> Result<Access> {
-    let kept = match environment("HOME") {
-        Some(home) => kept_login(&Path::new(&home).join(".mlflow/credentials"))?,
+/// As in MLflow's client: user and password from the environment or the credentials file; otherwise a token.
+fn credentials(environment: Environment) -> Result<Credentials> {
+    let from_file = match environment("HOME") {
+        Some(home) => file_login(&Path::new(&home).join(".mlflow/credentials"))?,
         None => (None, None),
     };
-    let name = environment("MLFLOW_TRACKING_USERNAME").or(kept.0);
-    let password = environment("MLFLOW_TRACKING_PASSWORD").or(kept.1);
+    let name = environment("MLFLOW_TRACKING_USERNAME").or(from_file.0);
+    let password = environment("MLFLOW_TRACKING_PASSWORD").or(from_file.1);
     Ok(
         match (name, password, environment("MLFLOW_TRACKING_TOKEN")) {
-            (Some(name), Some(password), _) => Access::User { name, password },
-            (_, _, Some(token)) => Access::Token(token),
-            _ => Access::Anybody,
+            (Some(name), Some(password), _) => Credentials::User { name, password },
+            (_, _, Some(token)) => Credentials::Token(token),
+            _ => Credentials::Anonymous,
         },
     )
 }
 
 /// User and password from the section `[mlflow]` of an INI file.
-fn kept_login(path: &Path) -> Result<(Option<String>, Option<String>)> {
+fn file_login(path: &Path) -> Result<(Option<String>, Option<String>)> {
     let mut login = (None, None);
     if !path.exists() {
         return Ok(login);
@@ -218,7 +219,8 @@ fn kept_login(path: &Path) -> Result<(Option<String>, Option<String>)> {
     Ok(login)
 }
 
-/// `http://user:password@host/path` without the login, and the login; proxies are named without `http://`, too.
+/// Splits `http://user:password@host/path` into the address without login, and the login. The scheme is optional, as
+/// for proxies.
 pub fn without_login(uri: &str) -> (String, Option<(String, String)>) {
     let (scheme, rest) = match uri.find("://") {
         Some(at) => uri.split_at(at + 3),
@@ -234,7 +236,7 @@ pub fn without_login(uri: &str) -> (String, Option<(String, String)>) {
     (bare, Some((text(name), text(password))))
 }
 
-/// With `%41` as `A`.
+/// Percent-decodes `text`.
 pub(super) fn decoded(text: &str) -> Vec<u8> {
     let bytes = text.as_bytes();
     let mut plain = Vec::with_capacity(bytes.len());
@@ -264,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_beats_the_settings_file() {
+    fn the_environment_overrides_the_settings_file() {
         assert!(found(&[], &Preferences::default()).unwrap().is_none());
         let preferences = Preferences {
             uri: Some("http://a:5000/".to_owned()),
@@ -311,10 +313,10 @@ mod tests {
                 "postgresql+psycopg2://USER:PASSWORD@db/ml'",
             ),
         ] {
-            let said = refused(uri);
-            assert!(said.contains(&format!("{command}{shown}")), "{said}");
-            assert!(said.contains("http://127.0.0.1:5000"), "{said}");
-            assert!(!said.contains("s3cret"), "{said}");
+            let message = refused(uri);
+            assert!(message.contains(&format!("{command}{shown}")), "{message}");
+            assert!(message.contains("http://127.0.0.1:5000"), "{message}");
+            assert!(!message.contains("s3cret"), "{message}");
         }
         for (uri, expected) in [
             ("http://", "expected a server's address"),
@@ -323,16 +325,16 @@ mod tests {
             ("s3://bucket/mlruns", "expected a server's address"),
             ("tracking:5000", "such as http://tracking:5000"),
         ] {
-            let said = refused(uri);
+            let message = refused(uri);
             assert!(
-                said.contains(expected) && !said.contains("mlflow server"),
-                "{said}"
+                message.contains(expected) && !message.contains("mlflow server"),
+                "{message}"
             );
         }
     }
 
     #[test]
-    fn logins_are_taken_out_of_addresses() {
+    fn logins_are_removed_from_addresses() {
         let login = |name: &str, password: &str| Some((name.to_owned(), password.to_owned()));
         for (uri, bare, expected) in [
             (
@@ -355,23 +357,26 @@ mod tests {
     }
 
     #[test]
-    fn the_way_in_is_found_as_mlflow_finds_it() {
+    fn credentials_are_found_as_in_mlflow() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().to_str().unwrap();
         let of = |variables: &[(&str, &str)]| {
             let server = found(variables, &Preferences::default());
-            server.unwrap().unwrap().access
+            server.unwrap().unwrap().credentials
         };
-        let user = |name: &str, password: &str| Access::User {
+        let user = |name: &str, password: &str| Credentials::User {
             name: name.to_owned(),
             password: password.to_owned(),
         };
         let uri = ("MLFLOW_TRACKING_URI", "http://a");
         let token = ("MLFLOW_TRACKING_TOKEN", "t0ken");
-        assert_eq!(of(&[uri]), Access::Anybody);
-        assert_eq!(of(&[uri, token]), Access::Token("t0ken".to_owned()));
+        assert_eq!(of(&[uri]), Credentials::Anonymous);
+        assert_eq!(of(&[uri, token]), Credentials::Token("t0ken".to_owned()));
         let name = ("MLFLOW_TRACKING_USERNAME", "ann");
-        assert_eq!(of(&[uri, token, name]), Access::Token("t0ken".to_owned()));
+        assert_eq!(
+            of(&[uri, token, name]),
+            Credentials::Token("t0ken".to_owned())
+        );
         let password = ("MLFLOW_TRACKING_PASSWORD", "s3cret");
         assert_eq!(of(&[uri, token, name, password]), user("ann", "s3cret"));
         std::fs::create_dir(home.path().join(".mlflow")).unwrap();
@@ -381,7 +386,7 @@ mod tests {
         let with_login = ("MLFLOW_TRACKING_URI", "http://me:p%40ss@a:1/x@y");
         let server = found(&[with_login, password], &Preferences::default());
         let server = server.unwrap().unwrap();
-        assert_eq!(server.access, user("me", "p@ss"));
+        assert_eq!(server.credentials, user("me", "p@ss"));
         assert_eq!(server.uri, "http://a:1/x@y");
         let shown = format!("{server:?}");
         assert!(

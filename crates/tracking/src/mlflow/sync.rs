@@ -1,4 +1,4 @@
-//! Sending what waits in run folders, once and in the open.
+//! Uploads pending events of run folders in the foreground, for `ctseg sync`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -6,48 +6,48 @@ use std::time::Duration;
 
 use super::delivery::{Delivery, Link, Opened, Sent};
 use super::error::Fault;
-use super::event::{Begun, Event, Status};
+use super::event::{Event, RunStart, Status};
 use super::event_reader::{Lines, path_in};
 use ctseg_base::process::id::ProcessId;
 use ctseg_base::progress::Observer;
 use ctseg_base::{Error, Result};
 use ctseg_http::BackOff;
 
-/// A server that is away is tried so often in a row.
-const TRIES: u32 = 5;
+/// Attempts in a row while the server is unavailable.
+const MAX_TRIES: u32 = 5;
 
-/// How deep runs lie in a folder: runs, a sweep's trials.
-const DEPTH: usize = 3;
+/// Depth of the search for run folders: runs, trials of a sweep.
+const MAX_DEPTH: usize = 3;
 
-/// How it went with one run.
+/// The result for one run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Synced {
+pub struct SyncResult {
     pub run: PathBuf,
-    /// Where the server shows it.
-    pub page: Option<String>,
+    /// The run's page on the server.
+    pub url: Option<String>,
     pub sent: Sent,
     pub outcome: Outcome,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The server has all of it.
+    /// Everything is uploaded.
     All,
-    /// Another process sends it.
+    /// Another process uploads it.
     Busy,
-    /// Something is wrong with this run.
+    /// An error of this run.
     Failed(String),
-    /// Something is wrong with the server, and other runs need not be tried.
+    /// An error of the server, which affects all runs.
     ServerFailed(String),
 }
 
-/// The run folders that hold events at or below `path`, parents before their parts.
+/// The run folders with events at or below `path`, parents before their children.
 ///
 /// # Errors
 /// A folder that cannot be read.
 pub fn runs_at(path: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    search(path, DEPTH, &mut found)?;
+    search(path, MAX_DEPTH, &mut found)?;
     found.sort();
     Ok(found)
 }
@@ -69,11 +69,11 @@ fn search(path: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// Sends what the server has not of the run in folder `run`.
-pub fn sync(link: &Arc<Link>, run: &Path, observer: &dyn Observer) -> Synced {
-    let mut synced = Synced {
+/// Uploads the pending events of the run in folder `run`.
+pub fn sync(link: &Arc<Link>, run: &Path, observer: &dyn Observer) -> SyncResult {
+    let mut synced = SyncResult {
         run: run.to_path_buf(),
-        page: None,
+        url: None,
         sent: Sent::default(),
         outcome: Outcome::All,
     };
@@ -89,18 +89,18 @@ pub fn sync(link: &Arc<Link>, run: &Path, observer: &dyn Observer) -> Synced {
             return synced;
         }
     };
-    let sent = all_sent(&mut delivery, run, observer);
-    synced.page = delivery.is_known().then(|| delivery.page());
+    let sent = send_all(&mut delivery, run, observer);
+    synced.url = delivery.is_created().then(|| delivery.url());
     synced.sent = std::mem::take(&mut delivery.sent);
     synced.outcome = match sent {
-        Ok(()) => match delivery.held.take() {
+        Ok(()) => match delivery.blocked.take() {
             Some(why) => {
                 synced.sent.notes.retain(|note| *note != why);
                 Outcome::Failed(why)
             }
             None => Outcome::All,
         },
-        Err(fault @ (Fault::Away { .. } | Fault::Closed(_))) => {
+        Err(fault @ (Fault::Unavailable { .. } | Fault::Fatal(_))) => {
             Outcome::ServerFailed(fault.to_string())
         }
         Err(fault) => Outcome::Failed(fault.to_string()),
@@ -108,25 +108,25 @@ pub fn sync(link: &Arc<Link>, run: &Path, observer: &dyn Observer) -> Synced {
     synced
 }
 
-fn all_sent(delivery: &mut Delivery, run: &Path, observer: &dyn Observer) -> Result<(), Fault> {
+fn send_all(delivery: &mut Delivery, run: &Path, observer: &dyn Observer) -> Result<(), Fault> {
     let mut back_off = BackOff::default();
-    let mut closing = None;
+    let mut killed_at = None;
     loop {
-        let step = match closing {
-            None => delivery.step(),
-            Some(at) => delivery.close(at).map(|()| false),
+        let step = match killed_at {
+            None => delivery.send_next(),
+            Some(at) => delivery.mark_killed(at).map(|()| false),
         };
         match step {
             Ok(true) => back_off.reset(),
-            Ok(false) if closing.is_some() => return Ok(()),
+            Ok(false) if killed_at.is_some() => return Ok(()),
             Ok(false) => match died_at(run)? {
-                Some(at) => closing = Some(at),
+                Some(at) => killed_at = Some(at),
                 None => return Ok(()),
             },
-            Err(Fault::Away { wait, .. }) if back_off.tries() + 1 < TRIES => {
+            Err(Fault::Unavailable { wait, .. }) if back_off.tries() + 1 < MAX_TRIES => {
                 let wait = back_off.next(wait);
                 if back_off.tries() == 1 {
-                    observer.say("the server is slow or away; trying again for a while");
+                    observer.info("the MLflow server does not answer; retrying");
                 }
                 std::thread::sleep(wait.min(Duration::from_secs(60)));
             }
@@ -135,21 +135,23 @@ fn all_sent(delivery: &mut Delivery, run: &Path, observer: &dyn Observer) -> Res
     }
 }
 
-/// When the run last told something, if its process is gone without having ended it.
+/// The time of the last event, if the run's process died without ending the run.
 fn died_at(run: &Path) -> Result<Option<i64>> {
     use std::os::unix::fs::MetadataExt;
     let mut lines = Lines::open(run, 0)?;
-    let (mut last, mut begun): (i64, Option<Begun>) = (0, None);
-    while let Some(placed) = lines.next()? {
-        let Some(line) = placed.line else { continue };
+    let (mut last, mut start): (i64, Option<RunStart>) = (0, None);
+    while let Some(positioned) = lines.next()? {
+        let Some(line) = positioned.line else {
+            continue;
+        };
         last = last.max(line.at);
         match line.event {
-            Event::Begun(by) => begun = Some(by),
-            Event::Ended { status, .. } if status != Status::Running => begun = None,
+            Event::Started(by) => start = Some(by),
+            Event::Ended { status, .. } if status != Status::Running => start = None,
             _ => {}
         }
     }
-    let process = begun.and_then(|begun| ProcessId::parse(&begun.process));
+    let process = start.and_then(|start| ProcessId::parse(&start.process));
     let path = path_in(run);
     let owner = std::fs::metadata(&path).map_err(Error::io(&path, "read"))?;
     let alive = process.and_then(|process| process.is_alive(owner.uid()));

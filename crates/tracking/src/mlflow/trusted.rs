@@ -16,11 +16,11 @@ pub(super) fn server_urls(texts: &[String]) -> Vec<Url> {
     texts.iter().filter_map(|text| server_url(text)).collect()
 }
 
-/// Refuses a login for the server at `uri`, which only the settings file `found_in` names, unless its origin is among
-/// those of `trusted`. Nobody chose that file: it may have come with a dataset.
+/// Refuses to send a login to the server at `uri`, named only by the settings file `found_in`, unless `trusted`
+/// includes its origin. The user did not choose that file: it may have come with a dataset.
 ///
 /// # Errors
-/// With what the user sets to trust the server.
+/// The server is not trusted; the message says how to trust it.
 pub(super) fn check_named(uri: &str, found_in: &Path, trusted: &[Url]) -> Result<()> {
     let url = server_url(uri);
     let is_of = |known: &Url| {
@@ -30,10 +30,10 @@ pub(super) fn check_named(uri: &str, found_in: &Path, trusted: &[Url]) -> Result
     if trusted.iter().any(is_of) {
         return Ok(());
     }
-    // As the parser writes it: without control characters.
+    // As serialised by the parser, without control characters.
     let shown = url.map_or_else(|| format!("{uri:?}"), |url| format!("'{url}'"));
     Err(Error::invalid(format!(
-        "{} names the server {shown}, and your login is sent only to servers that you name: set MLFLOW_TRACKING_URI to \
+        "{} names the server {shown}, but your login is sent only to servers that you choose: set MLFLOW_TRACKING_URI to \
          this address, or list it in trusted_servers in ~/.config/ctseg/config.toml",
         found_in.display()
     )))
@@ -45,7 +45,7 @@ mod tests {
 
     use super::*;
     use crate::mlflow::settings::{Preferences, Server};
-    use ctseg_http::Access;
+    use ctseg_http::Credentials;
 
     fn found(variables: &[(&str, &str)], preferences: &Preferences) -> Result<Server> {
         let found = Server::find(preferences, &|name| {
@@ -72,17 +72,17 @@ mod tests {
             "http://b",
             "d",
         ] {
-            let said = check(uri).unwrap_err().to_string();
+            let message = check(uri).unwrap_err().to_string();
             assert!(
-                said.starts_with("ctseg.toml names the server '") || uri == "d",
-                "{said}"
+                message.starts_with("ctseg.toml names the server '") || uri == "d",
+                "{message}"
             );
-            assert!(said.contains("MLFLOW_TRACKING_URI"), "{said}");
+            assert!(message.contains("MLFLOW_TRACKING_URI"), "{message}");
         }
     }
 
     #[test]
-    fn a_settings_file_that_was_found_gets_no_login() {
+    fn a_settings_file_found_in_the_working_folder_gets_no_login() {
         let preferences = |uri: &str, trusted: &[&str]| Preferences {
             uri: Some(uri.to_owned()),
             found_in: Some(PathBuf::from("ctseg.toml")),
@@ -95,30 +95,30 @@ mod tests {
         for login in [token, certificate] {
             let error = found(&[login], &found_there).unwrap_err();
             assert!(matches!(error, Error::Invalid(_)), "{error:?}");
-            let said = error.to_string();
-            assert!(said.contains("MLFLOW_TRACKING_URI"), "{said}");
-            assert!(!said.contains("t0ken"), "{said}");
+            let message = error.to_string();
+            assert!(message.contains("MLFLOW_TRACKING_URI"), "{message}");
+            assert!(!message.contains("t0ken"), "{message}");
         }
-        let access = |variables: &[(&str, &str)], preferences: &Preferences| {
-            found(variables, preferences).unwrap().access
+        let credentials = |variables: &[(&str, &str)], preferences: &Preferences| {
+            found(variables, preferences).unwrap().credentials
         };
-        let own = Access::Token("t0ken".to_owned());
-        assert_eq!(access(&[], &found_there), Access::Anybody);
+        let own = Credentials::Token("t0ken".to_owned());
+        assert_eq!(credentials(&[], &found_there), Credentials::Anonymous);
         assert_eq!(
-            access(&[token], &preferences("http://a:5000", &["http://a:5000"])),
+            credentials(&[token], &preferences("http://a:5000", &["http://a:5000"])),
             own
         );
         let named = ("MLFLOW_TRACKING_URI", "http://a:5000");
-        assert_eq!(access(&[token, named], &found_there), own);
-        // Its own login is the file's.
+        assert_eq!(credentials(&[token, named], &found_there), own);
+        // A login in the file's address may be used.
         let with_login = preferences("http://ann:x@a:5000", &[]);
         assert!(
-            matches!(access(&[token], &with_login), Access::User { name, .. } if name == "ann")
+            matches!(credentials(&[token], &with_login), Credentials::User { name, .. } if name == "ann")
         );
     }
 
     #[test]
-    fn unsafe_ways_are_told() {
+    fn security_risks_are_reported() {
         let risks = |variables: &[(&str, &str)]| {
             let server = found(variables, &Preferences::default()).unwrap();
             let risks = server.risks().into_iter();
@@ -126,20 +126,20 @@ mod tests {
         };
         let token = ("MLFLOW_TRACKING_TOKEN", "t0ken");
         let plain = ("MLFLOW_TRACKING_URI", "http://tracking:5000");
-        let said = risks(&[plain, token]);
+        let messages = risks(&[plain, token]);
         assert!(
-            said.len() == 1 && said[0].contains("unencrypted"),
-            "{said:?}"
+            messages.len() == 1 && messages[0].contains("unencrypted"),
+            "{messages:?}"
         );
         assert!(risks(&[plain]).is_empty());
         let here = ("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000");
         assert!(risks(&[here, token]).is_empty());
         let https = ("MLFLOW_TRACKING_URI", "https://tracking");
         assert!(risks(&[https, token]).is_empty());
-        let said = risks(&[https, ("MLFLOW_TRACKING_INSECURE_TLS", "1")]);
+        let messages = risks(&[https, ("MLFLOW_TRACKING_INSECURE_TLS", "1")]);
         assert!(
-            said.len() == 1 && said[0].contains("certificate checks"),
-            "{said:?}"
+            messages.len() == 1 && messages[0].contains("certificate checks"),
+            "{messages:?}"
         );
     }
 }

@@ -8,13 +8,13 @@ pub(super) type Labels = Vec<(&'static str, String)>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// What goes up and down.
+    /// A value that goes up and down.
     Gauge,
-    /// What only goes up; its name ends in `_total`.
+    /// A value that only goes up; its name ends in `_total`.
     Counter,
 }
 
-/// The text as it grows.
+/// Builds the text.
 pub(super) struct Exposition {
     /// Labels of every sample.
     common: Labels,
@@ -29,8 +29,7 @@ impl Exposition {
         }
     }
 
-    /// A family with all its samples: labels of their own, and values; nothing where there are none. Names are
-    /// those of the format and occur once.
+    /// Adds a family with its samples (own labels and values), or nothing without samples. Each name occurs once.
     pub(super) fn family(
         &mut self,
         name: &str,
@@ -61,7 +60,7 @@ impl Exposition {
         self.text += &format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{lines}");
     }
 
-    /// A family of one sample without labels of its own.
+    /// Adds a family of one sample without own labels.
     pub(super) fn value(&mut self, name: &str, kind: Kind, help: &str, value: f64) {
         self.family(name, kind, help, [(Labels::new(), value)]);
     }
@@ -76,7 +75,7 @@ fn escaped(value: &str) -> String {
     value.replace('"', "\\\"").replace('\n', r"\n")
 }
 
-/// As Go's ParseFloat takes it.
+/// In the format of Go's ParseFloat.
 fn number(value: f64) -> String {
     if value.is_nan() {
         "NaN".to_owned()

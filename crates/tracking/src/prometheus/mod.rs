@@ -1,8 +1,8 @@
-//! Figures of a command's work in a file, for node_exporter's textfile collector: written anew every few seconds, and
-//! at the end, always whole.
+//! Metrics of a running command in a file, for node_exporter's textfile collector: rewritten atomically every few
+//! seconds, and at the end.
 
 mod exposition;
-mod figures;
+mod metrics;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -13,17 +13,17 @@ use ctseg_base::atomic_file::{parent_of, write_bytes_atomically};
 use ctseg_base::limits::spawn::spawn;
 use ctseg_base::progress::{CaseCounts, Observer, Task};
 use ctseg_base::progress_counts::{TaskCount, TaskList};
-use ctseg_base::temp_files::remove_leftovers;
+use ctseg_base::temp_files::remove_stale_temp_files;
 use ctseg_base::{Error, Result};
 use ctseg_core::run::tracker::{EpochRecord, Event, Tracker};
 
-use figures::Figures;
-use figures::seconds_now;
+use metrics::Metrics;
+use metrics::seconds_now;
 
-/// Prometheus looks four times a minute unless it is told otherwise.
-const WRITE_EVERY: Duration = Duration::from_secs(5);
+/// Shorter than the usual scrape interval of 15 s.
+const WRITE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Keeps the file while the command runs.
+/// Writes the file while the command runs.
 pub struct MetricsFile {
     shared: Arc<Shared>,
     writer: Mutex<Option<JoinHandle<()>>>,
@@ -31,107 +31,107 @@ pub struct MetricsFile {
 
 struct Shared {
     path: PathBuf,
-    figures: Mutex<Figures>,
+    metrics: Mutex<Metrics>,
     tasks: TaskList,
-    over: Mutex<bool>,
-    woken: Condvar,
+    ended: Mutex<bool>,
+    wake: Condvar,
 }
 
 impl MetricsFile {
-    /// Writes that `command` runs.
+    /// Writes the file for `command` and starts the thread that rewrites it.
     ///
     /// # Errors
-    /// The file cannot be written; no thread can be started to write it now and then.
-    pub fn begin(path: &Path, command: &str) -> Result<Self> {
+    /// The file cannot be written, or no thread can be started.
+    pub fn start(path: &Path, command: &str) -> Result<Self> {
         if path.is_dir() {
             let problem = "is a folder; expected a file for --metrics-file, such as ctseg.prom";
             return Err(Error::file(path, problem));
         }
         let shared = Arc::new(Shared {
             path: path.to_path_buf(),
-            figures: Mutex::new(Figures {
+            metrics: Mutex::new(Metrics {
                 command: command.to_owned(),
-                begun: seconds_now(),
+                started_at: seconds_now(),
                 last_progress: seconds_now(),
-                ..Figures::default()
+                ..Metrics::default()
             }),
             tasks: TaskList::default(),
-            over: Mutex::new(false),
-            woken: Condvar::new(),
+            ended: Mutex::new(false),
+            wake: Condvar::new(),
         });
         shared.write()?;
-        // Of the file itself, by a process that was killed while it wrote.
-        remove_leftovers(parent_of(path))?;
+        // Temporary files of this file, from killed processes.
+        remove_stale_temp_files(parent_of(path))?;
         let own = Arc::clone(&shared);
-        let writer = spawn("metrics file", move || own.keep())?;
+        let writer = spawn("metrics file", move || own.write_periodically())?;
         Ok(Self {
             shared,
             writer: Mutex::new(Some(writer)),
         })
     }
 
-    /// Tells what is computed on, in words.
-    pub fn computes_on(&self, engine: &str) {
-        engine.clone_into(&mut self.shared.figures().engine);
+    /// Sets the description of the engine.
+    pub fn set_engine(&self, engine: &str) {
+        engine.clone_into(&mut self.shared.metrics().engine);
     }
 
-    /// The command is over: the file says so, and is not written again.
+    /// Writes the exit code. The file is not written again.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn ended(&self, exit_code: u8) -> Result<()> {
-        *self.shared.is_over() = true;
-        self.shared.woken.notify_all();
+    pub fn finish(&self, exit_code: u8) -> Result<()> {
+        *self.shared.ended_flag() = true;
+        self.shared.wake.notify_all();
         let writer = self.writer.lock();
         let writer = writer.unwrap_or_else(PoisonError::into_inner).take();
         if let Some(writer) = writer {
-            let _ = writer.join(); // it writes files and cannot fail otherwise
+            let _ = writer.join(); // write errors are handled in the thread
         }
-        self.shared.figures().exit_code = Some(exit_code);
+        self.shared.metrics().exit_code = Some(exit_code);
         self.shared.write()
     }
 }
 
 impl Shared {
-    fn figures(&self) -> MutexGuard<'_, Figures> {
-        self.figures.lock().unwrap_or_else(PoisonError::into_inner)
+    fn metrics(&self) -> MutexGuard<'_, Metrics> {
+        self.metrics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_over(&self) -> MutexGuard<'_, bool> {
-        self.over.lock().unwrap_or_else(PoisonError::into_inner)
+    fn ended_flag(&self) -> MutexGuard<'_, bool> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Something has moved.
-    fn moved(&self) -> MutexGuard<'_, Figures> {
-        let mut figures = self.figures();
-        figures.last_progress = seconds_now();
-        figures
+    /// Sets the time of the last progress.
+    fn mark_progress(&self) -> MutexGuard<'_, Metrics> {
+        let mut metrics = self.metrics();
+        metrics.last_progress = seconds_now();
+        metrics
     }
 
-    /// Writes now and then until it is over.
-    fn keep(&self) {
-        let mut over = self.is_over();
-        while !*over {
-            let waited = self.woken.wait_timeout(over, WRITE_EVERY);
-            over = waited.unwrap_or_else(PoisonError::into_inner).0;
-            if !*over {
-                drop(over);
-                let _ = self.write(); // a disk that is full for a while; the end says whether it still is
-                over = self.is_over();
+    /// Writes periodically until the command ends.
+    fn write_periodically(&self) {
+        let mut ended = self.ended_flag();
+        while !*ended {
+            let waited = self.wake.wait_timeout(ended, WRITE_INTERVAL);
+            ended = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if !*ended {
+                drop(ended);
+                let _ = self.write(); // the disk may be full for a while; `finish` reports an error that remains
+                ended = self.ended_flag();
             }
         }
     }
 
     fn write(&self) -> Result<()> {
-        let text = self.figures().text(&self.tasks.now());
+        let text = self.metrics().text(&self.tasks.now());
         write_bytes_atomically(&self.path, text.as_bytes())
     }
 }
 
 impl Tracker for MetricsFile {
-    fn epoch(&self, record: &EpochRecord) -> Result<()> {
-        let mut figures = self.shared.moved();
-        let network = figures
+    fn log_epoch(&self, record: &EpochRecord) -> Result<()> {
+        let mut metrics = self.shared.mark_progress();
+        let network = metrics
             .networks
             .entry(record.network.to_owned())
             .or_default();
@@ -147,7 +147,7 @@ impl Tracker for MetricsFile {
         Ok(())
     }
 
-    fn happened(&self, event: &Event) -> Result<()> {
+    fn log_event(&self, event: &Event) -> Result<()> {
         let Event::Metrics {
             network: Some(network),
             points,
@@ -160,21 +160,21 @@ impl Tracker for MetricsFile {
             values.find_map(|(name, value)| (name == "step/loss").then_some(*value))
         });
         if let Some(loss) = last {
-            let mut figures = self.shared.moved();
-            let network = figures.networks.entry(network.clone()).or_default();
+            let mut metrics = self.shared.mark_progress();
+            let network = metrics.networks.entry(network.clone()).or_default();
             network.step_loss = Some(loss);
         }
         Ok(())
     }
 }
 
-/// Passes everything on and counts it.
-pub struct Metered {
+/// Forwards everything to another observer and counts it.
+pub struct MeteredObserver {
     inner: Arc<dyn Observer>,
     file: Arc<MetricsFile>,
 }
 
-impl Metered {
+impl MeteredObserver {
     pub fn new(inner: Arc<dyn Observer>, file: &Arc<MetricsFile>) -> Self {
         Self {
             inner,
@@ -183,14 +183,14 @@ impl Metered {
     }
 }
 
-impl Observer for Metered {
-    fn say(&self, line: &str) {
-        drop(self.file.shared.moved());
-        self.inner.say(line);
+impl Observer for MeteredObserver {
+    fn info(&self, line: &str) {
+        drop(self.file.shared.mark_progress());
+        self.inner.info(line);
     }
 
     fn warn(&self, line: &str) {
-        self.file.shared.moved().warnings += 1;
+        self.file.shared.mark_progress().warnings += 1;
         self.inner.warn(line);
     }
 
@@ -208,12 +208,12 @@ impl Observer for Metered {
     }
 
     fn cases(&self, counts: &CaseCounts) {
-        self.file.shared.moved().cases = Some(*counts);
+        self.file.shared.mark_progress().cases = Some(*counts);
         self.inner.cases(counts);
     }
 
-    fn board(&self, text: &str) {
-        self.inner.board(text);
+    fn set_live_table(&self, text: &str) {
+        self.inner.set_live_table(text);
     }
 }
 
@@ -226,7 +226,7 @@ struct MeteredTask {
 impl Task for MeteredTask {
     fn advance(&self, steps: u64) {
         self.count.advance(steps);
-        drop(self.shared.moved());
+        drop(self.shared.mark_progress());
         self.inner.advance(steps);
     }
 
@@ -238,6 +238,6 @@ impl Task for MeteredTask {
 impl Drop for MeteredTask {
     fn drop(&mut self) {
         self.shared.tasks.end(&self.count);
-        self.shared.moved().take_over(&self.count);
+        self.shared.mark_progress().record_finished(&self.count);
     }
 }

@@ -1,32 +1,32 @@
-//! NVIDIA GPUs, asked through `nvidia-smi`.
+//! NVIDIA GPUs, queried with `nvidia-smi`.
 
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// What is asked for, in this order.
+/// The queried fields, in order.
 const QUERY: &str =
     "--query-gpu=index,memory.used,memory.total,utilization.gpu,power.draw,enforced.power.limit";
 
-/// A driver in trouble may never answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Limit for `nvidia-smi`, which hangs if the driver is in trouble.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// `nvidia-smi` counts memory in MiB, MLflow in MB.
+/// `nvidia-smi` reports memory in MiB, MLflow uses MB.
 const MB_PER_MIB: f64 = 1.048_576;
 
-/// Asks until `nvidia-smi` is found missing, fails or hangs; it is not asked again then.
+/// Queries `nvidia-smi` until it is missing, fails or hangs.
 #[derive(Debug, Default)]
 pub(super) struct Gpus {
     given_up: bool,
 }
 
 impl Gpus {
-    /// Values by name; none without GPUs.
+    /// Values by name; empty without GPUs.
     pub(super) fn sample(&mut self) -> Vec<(String, f64)> {
         if self.given_up {
             return Vec::new();
         }
-        match asked() {
+        match query() {
             Some(text) => text.lines().flat_map(values).collect(),
             None => {
                 self.given_up = true;
@@ -36,7 +36,7 @@ impl Gpus {
     }
 }
 
-fn asked() -> Option<String> {
+fn query() -> Option<String> {
     let mut child = Command::new("nvidia-smi")
         .args([QUERY, "--format=csv,noheader,nounits"])
         .stdin(Stdio::null())
@@ -45,8 +45,8 @@ fn asked() -> Option<String> {
         .spawn()
         .ok()?;
     let mut text = String::new();
-    // A line per GPU: the pipe holds the answer until it is read.
-    let answered = ended_well(&mut child)
+    // One line per GPU fits into the pipe's buffer.
+    let answered = succeeded(&mut child)
         && child
             .stdout
             .take()
@@ -54,16 +54,16 @@ fn asked() -> Option<String> {
     answered.then_some(text)
 }
 
-fn ended_well(child: &mut Child) -> bool {
-    let begun = Instant::now();
+fn succeeded(child: &mut Child) -> bool {
+    let started = Instant::now();
     loop {
         match child.try_wait() {
             Ok(Some(status)) => return status.success(),
-            Ok(None) if begun.elapsed() < PATIENCE => {
+            Ok(None) if started.elapsed() < TIMEOUT => {
                 std::thread::sleep(Duration::from_millis(20));
             }
             _ => {
-                // What cannot be killed is left to itself: waiting for it could last for ever.
+                // A process that cannot be killed is not waited for.
                 let _ = child.kill();
                 let _ = child.try_wait();
                 return false;
@@ -72,7 +72,7 @@ fn ended_well(child: &mut Child) -> bool {
     }
 }
 
-/// The values in a line of the answer; what a GPU does not know (`[N/A]`) is left out.
+/// Parses a line of output; unsupported values (`[N/A]`) are left out.
 fn values(line: &str) -> Vec<(String, f64)> {
     let mut fields = line.split(',').map(str::trim);
     let Some(index) = fields.next().and_then(|text| text.parse::<u32>().ok()) else {
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_of_nvidia_smi_are_read() {
+    fn output_of_nvidia_smi_is_parsed() {
         let expected = [
             ("gpu_1_memory_usage_percentage", 25.0),
             ("gpu_1_memory_usage_megabytes", 20_000.0 * MB_PER_MIB),
@@ -110,7 +110,7 @@ mod tests {
         ];
         let expected = expected.map(|(name, value)| (name.to_owned(), value));
         assert_eq!(values("1, 20000, 80000, 37, 350.00, 700.00"), expected);
-        // Of a part of a GPU (MIG) only some is known.
+        // A MIG instance reports only some values.
         let some = values("0, 300, 1000, [N/A], 50.00, [N/A]");
         let names: Vec<&str> = some.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn without_nvidia_smi_nobody_is_asked_again() {
+    fn a_missing_nvidia_smi_is_not_queried_again() {
         let mut gpus = Gpus::default();
         if gpus.sample().is_empty() && gpus.given_up {
             assert!(gpus.sample().is_empty());

@@ -1,16 +1,16 @@
-//! How busy the machine is, under the names that MLflow's own client gives such numbers
-//! (`mlflow/system_metrics/metrics/*.py`), so that they show on its page of system metrics.
+//! System metrics under the names of MLflow's own client (`mlflow/system_metrics/metrics/*.py`), so that MLflow shows
+//! them on its system metrics page.
 //!
-//! Two differ in what they count: within a cgroup that limits memory, memory is that group's; where the process may
-//! use some of the cores only, the CPU is its own share of those. MLflow's client shows the whole machine's, which
-//! says nothing of a job that has a part of a node.
+//! Two differ from MLflow's: in a cgroup with a memory limit, memory is the group's; if the process may use only some
+//! of the cores, CPU utilisation is that of this process on those cores. MLflow's client shows the whole machine, which
+//! says nothing about a job on part of a node.
 
 mod gpus;
 
 use std::fs;
 
 use ctseg_base::limits::host::Host;
-use ctseg_base::limits::memory::used_of_all;
+use ctseg_base::limits::memory::used_and_total;
 use ctseg_base::limits::threads::available_cores;
 
 use gpus::Gpus;
@@ -20,10 +20,10 @@ const MB: f64 = 1e6;
 /// Clock ticks in a second, as proc_pid_stat(5) counts them: USER_HZ, which is 100 wherever ctseg runs.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Reads the machine's counters now and then; what it cannot read it leaves out.
+/// Samples the machine's counters; those that cannot be read are left out.
 pub struct Sampler {
     cpu: Option<CpuTime>,
-    /// Bytes received and sent when this began.
+    /// Bytes received and sent at the start.
     network: Option<[u64; 2]>,
     gpus: Gpus,
 }
@@ -35,7 +35,7 @@ impl Default for Sampler {
 }
 
 impl Sampler {
-    /// CPU and network are counted from here on.
+    /// Starts counting CPU time and network traffic.
     pub fn new() -> Self {
         Self {
             cpu: CpuTime::now(),
@@ -44,10 +44,9 @@ impl Sampler {
         }
     }
 
-    /// Values by name: percentages, MB (1e6 bytes), watts. The CPU's is the mean since the call before.
+    /// Values by name, in percent, MB (1e6 bytes) and watts. CPU utilisation is the mean since the previous call.
     ///
-    /// Takes well below a millisecond, where there are NVIDIA GPUs as long as `nvidia-smi` does: some tenths of a
-    /// second, 5 s at most.
+    /// Takes well below a millisecond; with NVIDIA GPUs as long as `nvidia-smi`: some tenths of a second, at most 5 s.
     pub fn sample(&mut self) -> Vec<(String, f64)> {
         let mut values = Vec::new();
         let mut add = |name: &str, value: f64| {
@@ -61,7 +60,7 @@ impl Sampler {
             add("cpu_utilization_percentage", now.percentage_since(before));
         }
         self.cpu = now.or(self.cpu.take());
-        if let Some([used, all]) = used_of_all(&Host::this()) {
+        if let Some([used, all]) = used_and_total(&Host::local()) {
             add("system_memory_usage_megabytes", used as f64 / MB);
             let percentage = 100.0 * used as f64 / all as f64;
             add("system_memory_usage_percentage", percentage);
@@ -83,7 +82,7 @@ impl Sampler {
     }
 }
 
-/// Time that was used of the time that there was, in clock ticks.
+/// Used and total CPU time, in clock ticks.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct CpuTime {
     used: f64,
@@ -105,15 +104,15 @@ impl CpuTime {
         Some(Self { used, all })
     }
 
-    /// Not finite where no time has passed.
+    /// Not finite if no time has passed.
     fn percentage_since(&self, before: &Self) -> f64 {
         let percentage = 100.0 * (self.used - before.used) / (self.all - before.all);
         percentage.clamp(0.0, 100.0)
     }
 }
 
-/// The machine's time and how many cores it has, from `/proc/stat` (proc_stat(5)). As psutil counts: waiting for
-/// input or output is idle, and guests' time is in user's already.
+/// CPU time and number of cores, from `/proc/stat` (proc_stat(5)). As in psutil, I/O wait counts as idle, and user time
+/// includes guest time.
 fn machine_cpu(stat: &str) -> Option<(CpuTime, usize)> {
     let first = stat.lines().next()?.strip_prefix("cpu ")?;
     let ticks = first.split_whitespace().take(8);
@@ -126,16 +125,16 @@ fn machine_cpu(stat: &str) -> Option<(CpuTime, usize)> {
     Some((CpuTime { used, all }, cores))
 }
 
-/// Ticks that this process has used, all threads, from `/proc/self/stat` (proc_pid_stat(5)).
+/// Ticks used by all threads of this process, from `/proc/self/stat` (proc_pid_stat(5)).
 fn process_ticks(stat: &str) -> Option<f64> {
-    // The name, in parentheses, may hold anything.
+    // The name, in parentheses, may contain anything.
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace().skip(11);
     let mut ticks = || fields.next()?.parse::<f64>().ok();
     Some(ticks()? + ticks()?)
 }
 
-/// Used and free for this user, on the working folder's file system.
+/// Used bytes, and bytes free for this user, on the working folder's file system.
 fn disk_bytes() -> Option<[f64; 2]> {
     let known = rustix::fs::statvfs(".").ok()?;
     let bytes = |blocks: u64| blocks as f64 * known.f_frsize as f64;
@@ -147,7 +146,7 @@ fn network_bytes() -> Option<[u64; 2]> {
     Some(bytes_of_all(&fs::read_to_string("/proc/net/dev").ok()?))
 }
 
-/// Received and sent over all interfaces, from `/proc/net/dev` (proc_pid_net(5)).
+/// Bytes received and sent over all interfaces, from `/proc/net/dev` (proc_pid_net(5)).
 fn bytes_of_all(dev: &str) -> [u64; 2] {
     let interface = |line: &str| {
         let (_, counts) = line.split_once(':')?;
@@ -164,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_machines_time_is_counted_as_psutil_does() {
+    fn cpu_time_is_counted_as_in_psutil() {
         // psutil: busy = all − idle − iowait, without guest times.
         let stat = |user: u64, idle: u64| {
             format!("cpu  {user} 10 20 {idle} 40 5 6 7 1000 2000\ncpu0 1 2 3\ncpu1 1 2 3\nintr 9\n")
@@ -196,10 +195,10 @@ mod tests {
     #[test]
     fn this_machine_is_sampled() {
         let mut sampler = Sampler::new();
-        // Some ticks of work, for the CPU's share to be of something.
-        let begun = std::time::Instant::now();
-        while begun.elapsed() < std::time::Duration::from_millis(150) {
-            std::hint::black_box(begun.elapsed());
+        // Some ticks of work, so that CPU time passes.
+        let started = std::time::Instant::now();
+        while started.elapsed() < std::time::Duration::from_millis(150) {
+            std::hint::black_box(started.elapsed());
         }
         let values = sampler.sample();
         let of = |name: &str| {

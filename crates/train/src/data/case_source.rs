@@ -1,4 +1,4 @@
-//! Where the sampler gets its cases from.
+//! Preprocessed cases for the sampler and for validation.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::AtomicBool;
@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use rand_chacha::ChaCha8Rng;
 
-use super::preprocessed_cache::{StoreUse, Wanted};
+use super::preprocessed_cache::{CacheSession, CaseRequest};
 use super::stage_loss::stage_loss;
 use ctseg_augment::Augmentation;
 use ctseg_base::Result;
-use ctseg_base::cancel::unless_stopped;
-use ctseg_base::limits::memory::kept_at_most;
+use ctseg_base::cancel::check_stop;
+use ctseg_base::limits::memory::cache_budget;
 use ctseg_core::dataset::prepared_case::{CaseHu, PreparedCase};
 use ctseg_core::dataset::{CaseCache, Dataset};
 use ctseg_core::inference::coarse_result::StageOneResult;
@@ -20,27 +20,28 @@ use ctseg_core::inference::stage::{network_grid, network_input};
 use ctseg_core::recipe::output_maps::{UNION, output_maps};
 use ctseg_core::recipe::{Recipe, Region, Target};
 use ctseg_engine::losses::Loss;
-use ctseg_image::preprocess::channels::hounsfield_from;
+use ctseg_image::preprocess::channels::relative_hounsfield;
 use ctseg_image::preprocess::normalisation::Scaling;
 use ctseg_image::resample::{LabelInterpolation, resample_labels};
 use ctseg_image::space::{Grid, Orientation, Volume, VoxelBox};
 
-/// Prepares a stage's cases for its network; those that never change are kept, within the cache's bound.
+/// Preprocesses a stage's cases for its network. Cases without jitter are kept in memory, within the cache limit.
 pub struct CaseSource<'a> {
     pub dataset: &'a Dataset,
     pub recipe: &'a Recipe,
     /// Label values in the order of the network's output maps.
     pub structures: Vec<u16>,
-    /// By index of the dataset's case; empty for stages that work on whole volumes.
+    /// By case index in the dataset; empty for stages that work on whole volumes.
     pub stage_one: BTreeMap<usize, StageOneResult>,
-    /// For each of the two that follow.
+    /// Limit of each of the two in-memory caches.
     cache_bytes: usize,
-    /// Once it is set, no case is prepared any more.
+    /// Once set, no more cases are preprocessed.
     stop: Option<&'a AtomicBool>,
     cache: CaseCache,
-    /// Where prepared cases are kept on disk.
-    store: Option<StoreUse<'a>>,
-    unchanging: Mutex<(usize, HashMap<usize, Arc<PreparedCase>>)>,
+    /// Preprocessed cases on disk.
+    disk_cache: Option<CacheSession<'a>>,
+    /// Bytes used, and preprocessed cases without jitter.
+    preprocessed: Mutex<(usize, HashMap<usize, Arc<PreparedCase>>)>,
 }
 
 impl<'a> CaseSource<'a> {
@@ -50,7 +51,7 @@ impl<'a> CaseSource<'a> {
         structures: Vec<u16>,
         stage_one: BTreeMap<usize, StageOneResult>,
     ) -> Self {
-        let cache_bytes = kept_at_most((recipe.training.cache_mb as u64) << 20) as usize / 2;
+        let cache_bytes = cache_budget((recipe.training.cache_mb as u64) << 20) as usize / 2;
         Self {
             dataset,
             recipe,
@@ -59,36 +60,35 @@ impl<'a> CaseSource<'a> {
             cache_bytes,
             stop: None,
             cache: CaseCache::new(cache_bytes),
-            store: None,
-            unchanging: Mutex::new((0, HashMap::new())),
+            disk_cache: None,
+            preprocessed: Mutex::new((0, HashMap::new())),
         }
     }
 
-    /// The same that, once `stop` is set, answers [`ctseg_base::Error::Interrupted`] where it would have to prepare a
-    /// case.
-    pub fn stopped_by(self, stop: &'a AtomicBool) -> Self {
+    /// Returns [`ctseg_base::Error::Interrupted`] instead of preprocessing a case once `stop` is set.
+    pub fn with_stop(self, stop: &'a AtomicBool) -> Self {
         Self {
             stop: Some(stop),
             ..self
         }
     }
 
-    /// With cases that never change kept on disk too.
-    pub fn kept_in(self, store: Option<StoreUse<'a>>) -> Self {
-        Self { store, ..self }
+    /// Also keeps cases without jitter on disk.
+    pub fn with_disk_cache(self, disk_cache: Option<CacheSession<'a>>) -> Self {
+        Self { disk_cache, ..self }
     }
 
-    /// Where prepared cases are kept on disk, if they are.
-    pub fn store(&self) -> Option<&StoreUse<'a>> {
-        self.store.as_ref()
+    /// The cache of preprocessed cases on disk, if one is used.
+    pub fn disk_cache(&self) -> Option<&CacheSession<'a>> {
+        self.disk_cache.as_ref()
     }
 
-    /// How many maps the network gives.
+    /// Number of output maps of the network.
     pub fn outputs(&self) -> usize {
         output_maps(self.recipe, &self.structures).len()
     }
 
-    /// What each of them marks.
+    /// Name of the structure in each output map.
     pub fn output_names(&self) -> Vec<String> {
         let structures = self.dataset.structures.iter();
         match self.recipe.structures {
@@ -97,7 +97,7 @@ impl<'a> CaseSource<'a> {
         }
     }
 
-    /// What training minimises.
+    /// The training loss.
     ///
     /// # Errors
     /// See `stage_loss`.
@@ -105,19 +105,19 @@ impl<'a> CaseSource<'a> {
         stage_loss(self.recipe, self.dataset)
     }
 
-    /// The case with its true region, as validation sees it.
+    /// The case with its true region, as used in validation.
     pub fn prepared(&self, case: usize) -> Result<Arc<PreparedCase>> {
-        if let Some(kept) = lock(&self.unchanging).1.get(&case) {
+        if let Some(kept) = lock(&self.preprocessed).1.get(&case) {
             return Ok(Arc::clone(kept));
         }
         let region = self.stage_one.get(&case).map(|result| result.region);
         let make = || self.prepare(case, region);
-        let prepared = Arc::new(match &self.store {
-            Some(store) => store.case(&self.wanted(case), make)?,
+        let prepared = Arc::new(match &self.disk_cache {
+            Some(disk_cache) => disk_cache.case(&self.request(case), make)?,
             None => make()?,
         });
         let bytes = prepared.bytes();
-        let mut kept = lock(&self.unchanging);
+        let mut kept = lock(&self.preprocessed);
         if kept.0 + bytes <= self.cache_bytes {
             kept.0 += bytes;
             kept.1.insert(case, Arc::clone(&prepared));
@@ -125,9 +125,9 @@ impl<'a> CaseSource<'a> {
         Ok(prepared)
     }
 
-    /// The case with its true region, as [`CaseSource::prepared`] gives it.
-    pub fn wanted(&self, case: usize) -> Wanted<'_> {
-        Wanted {
+    /// The disk cache request for the case that [`CaseSource::prepared`] returns.
+    pub fn request(&self, case: usize) -> CaseRequest<'_> {
+        CaseRequest {
             dataset: self.dataset,
             case,
             recipe: self.recipe,
@@ -135,11 +135,11 @@ impl<'a> CaseSource<'a> {
         }
     }
 
-    /// The case as training sees it in one epoch: with its region of interest shaken.
-    pub(super) fn shaken(&self, case: usize, rng: &mut ChaCha8Rng) -> Result<Arc<PreparedCase>> {
-        let still = self.recipe.jitter.shift_mm == 0.0 && self.recipe.jitter.grow_mm == 0.0;
+    /// The case as used in one training epoch: with its region of interest jittered.
+    pub(super) fn jittered(&self, case: usize, rng: &mut ChaCha8Rng) -> Result<Arc<PreparedCase>> {
+        let no_jitter = self.recipe.jitter.shift_mm == 0.0 && self.recipe.jitter.grow_mm == 0.0;
         match self.stage_one.get(&case) {
-            Some(result) if self.recipe.region == Region::Roi && !still => {
+            Some(result) if self.recipe.region == Region::Roi && !no_jitter => {
                 let loaded = self.cache.get(self.dataset, case)?;
                 let grid = loaded.volume.grid.reoriented(Orientation::RAS);
                 let region = jittered(&result.region, &grid, &self.recipe.jitter, rng);
@@ -151,7 +151,7 @@ impl<'a> CaseSource<'a> {
 
     fn prepare(&self, case: usize, region: Option<VoxelBox>) -> Result<PreparedCase> {
         if let Some(stop) = self.stop {
-            unless_stopped(stop, || "cases were being prepared".to_owned())?;
+            check_stop(stop, || "cases were being preprocessed".to_owned())?;
         }
         let loaded = self.cache.get(self.dataset, case)?;
         let source = loaded.volume.grid;
@@ -177,18 +177,18 @@ impl<'a> CaseSource<'a> {
         scalings: &[Scaling],
     ) -> Result<Option<CaseHu>> {
         let augmentation = self.recipe.training.augmentation();
-        let Some(reach) = augmentation.and_then(Augmentation::reach_hu) else {
+        let Some(reach) = augmentation.and_then(Augmentation::max_hu_change) else {
             return Ok(None);
         };
         let interpolation = self.recipe.interpolation;
         let (zero_hu, above) =
-            hounsfield_from(volume, grid, scalings, reach as f32, interpolation)?;
+            relative_hounsfield(volume, grid, scalings, reach as f32, interpolation)?;
         Ok(Some(CaseHu { zero_hu, above }))
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // A panic elsewhere cannot leave the map half-changed: values are inserted whole.
+    // A panic elsewhere cannot leave the map inconsistent: each update is a single insert.
     mutex
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)

@@ -1,4 +1,4 @@
-//! Signed distances beside a batch's targets, for losses that ask for them.
+//! Signed distance maps of a batch's targets, for losses that need them.
 
 use ndarray::{ArrayView3, ArrayViewMut3};
 use rayon::prelude::*;
@@ -7,8 +7,8 @@ use ctseg_core::recipe::Recipe;
 use ctseg_engine::batch::Batch;
 use ctseg_image::metrics::distance_transform::signed_distance_mm;
 
-/// Gives `batch` the distance of every voxel to the surface of every structure, within its own patch; each
-/// structure of each patch on a worker thread. What is unknown is taken for outside.
+/// Adds to `batch` the signed distance of every voxel to the surface of each structure within its patch, computed in
+/// parallel. Voxels without annotation count as outside.
 pub fn add_distances(batch: &mut Batch, recipe: &Recipe) {
     let [_, _, z, y, x] = batch.targets_shape;
     let [x_mm, y_mm, z_mm] = recipe.spacing_mm;
@@ -20,7 +20,7 @@ pub fn add_distances(batch: &mut Batch, recipe: &Recipe) {
         .for_each(|(to, targets)| {
             let targets = ArrayView3::from_shape((z, y, x), targets);
             let to = ArrayViewMut3::from_shape((z, y, x), to);
-            // Both shapes are those of the chunks.
+            // Always holds: both shapes match the chunks.
             if let (Ok(targets), Ok(mut to)) = (targets, to) {
                 let inside = targets.mapv(|target| target == 1.0);
                 to.assign(&signed_distance_mm(inside.view(), [z_mm, y_mm, x_mm]));

@@ -1,4 +1,4 @@
-//! Where patches are cut from a case, in an order from easy to hard where the recipe wants one.
+//! Patch positions within a case, drawn from the easiest ones first if the recipe sets a curriculum.
 
 use ndarray::s;
 use rand::Rng;
@@ -8,34 +8,34 @@ use rand_chacha::ChaCha8Rng;
 use ctseg_core::dataset::prepared_case::PreparedCase;
 use ctseg_core::recipe::{Recipe, SliceSampling};
 
-/// Of so many places the easiest are taken in the first epochs.
+/// Number of candidate positions from which an easy one is chosen in the first epochs.
 const CANDIDATES: usize = 8;
 
-/// What a case is asked for.
-pub(super) struct Wish {
-    /// How many patches; none where all that there are are wanted.
+/// The patches requested from a case.
+pub(super) struct PatchRequest {
+    /// Number of patches; none for all.
     pub count: Option<usize>,
-    /// The share of the easiest ones that is drawn from; none where it is all of them.
+    /// Share of the easiest patches to draw from; none for all.
     pub easiest: Option<f64>,
 }
 
-/// First voxels (z, y, x) of the patches of `size` that a case gives in one visit: for a network that works on
-/// slices all slices with a structure and a random share of those without, or, balanced, as many as are asked
-/// for; of a volume as many patches as are asked for, or as fill it.
-pub(super) fn starts(
+/// First voxels (z, y, x) of the patches of `size` of a case in one visit. Networks on slices: all slices with a
+/// structure and a random share of those without or, with balanced sampling, as many as requested. Volumes: as many as
+/// requested, or as many as fill the volume.
+pub(super) fn patch_positions(
     case: &PreparedCase,
     recipe: &Recipe,
     size: [usize; 3],
-    wish: &Wish,
+    request: &PatchRequest,
     rng: &mut ChaCha8Rng,
 ) -> Vec<[usize; 3]> {
     let training = &recipe.training;
     let flat = recipe.network.dimensions() == 2;
     if flat && training.slice_sampling == SliceSampling::Every {
         let every = every_slice(case, training.empty_slice_share, size, rng);
-        return easiest_of(case, size, every, wish.easiest);
+        return easiest_of(case, size, every, request.easiest);
     }
-    let count = wish.count.unwrap_or_else(|| match flat {
+    let count = request.count.unwrap_or_else(|| match flat {
         true => every_slice(case, training.empty_slice_share, size, rng).len(),
         false => case
             .labels
@@ -44,11 +44,11 @@ pub(super) fn starts(
     });
     let share = training.foreground_share;
     let draw = |rng: &mut ChaCha8Rng| match flat {
-        true => slice_start(case, share, size, rng),
-        false => volume_start(case, share, size, rng),
+        true => slice_position(case, share, size, rng),
+        false => volume_position(case, share, size, rng),
     };
     let one = |rng: &mut ChaCha8Rng| {
-        let Some(share) = wish.easiest else {
+        let Some(share) = request.easiest else {
             return draw(rng);
         };
         let candidates = (0..CANDIDATES).map(|_| draw(rng)).collect();
@@ -58,19 +58,19 @@ pub(super) fn starts(
     (0..count).map(|_| one(rng)).collect()
 }
 
-/// Those of `starts` whose patches are the easiest, a `share` of them and at least one, from the easiest on;
-/// all, as they came, where no share is given. The more of a patch is structure, the easier it is.
+/// The easiest `share` of the positions, at least one, easiest first; all in their order if no share is given. A patch
+/// is easier the more structure voxels it holds.
 fn easiest_of(
     case: &PreparedCase,
     [deep, rows, columns]: [usize; 3],
-    starts: Vec<[usize; 3]>,
+    positions: Vec<[usize; 3]>,
     share: Option<f64>,
 ) -> Vec<[usize; 3]> {
     let Some(share) = share else {
-        return starts;
+        return positions;
     };
-    let kept = ((starts.len() as f64 * share).ceil() as usize).clamp(1, starts.len().max(1));
-    let mut counted: Vec<(usize, [usize; 3])> = starts
+    let kept = ((positions.len() as f64 * share).ceil() as usize).clamp(1, positions.len().max(1));
+    let mut counted: Vec<(usize, [usize; 3])> = positions
         .into_iter()
         .map(|start @ [z, y, x]| {
             let part = s![z..z + deep, y..y + rows, x..x + columns];
@@ -79,7 +79,7 @@ fn easiest_of(
             (structure.count(), start)
         })
         .collect();
-    // Those alike stay in their order: the seed alone decides.
+    // Stable sort: ties keep their order, which depends on the seed alone.
     counted.sort_by_key(|(structure, _)| std::cmp::Reverse(*structure));
     counted.truncate(kept);
     counted.into_iter().map(|(_, start)| start).collect()
@@ -93,12 +93,13 @@ fn every_slice(
 ) -> Vec<[usize; 3]> {
     let index = case.index();
     let (depth, ..) = case.labels.dim();
-    // A slice of which nothing is known teaches nothing.
-    let known = (0..depth).filter(|z| index.is_known(*z));
-    let (with, mut without): (Vec<usize>, Vec<usize>) = known.partition(|z| index.is_occupied(*z));
+    // Slices without any annotated voxel are skipped.
+    let annotated = (0..depth).filter(|z| index.is_annotated(*z));
+    let (with, mut without): (Vec<usize>, Vec<usize>) =
+        annotated.partition(|z| index.has_structure(*z));
     without.shuffle(rng);
     let wanted = (with.len() as f64 * empty_slice_share).ceil() as usize;
-    // A case without any structure still teaches what is not one.
+    // A case without structures still contributes one background slice.
     without.truncate(wanted.max(1));
     with.into_iter()
         .chain(without)
@@ -109,9 +110,9 @@ fn every_slice(
         .collect()
 }
 
-/// With probability `foreground_share` a slice of a random structure, around a random pixel of it, else any
-/// slice; where labels may be unknown, around a pixel that is known.
-fn slice_start(
+/// With probability `foreground_share` a patch around a random pixel of a random structure, otherwise in any slice;
+/// with ignored labels, around an annotated pixel.
+fn slice_position(
     case: &PreparedCase,
     foreground_share: f64,
     [_, height, width]: [usize; 3],
@@ -124,7 +125,7 @@ fn slice_start(
         true => index.voxel_of_a_slice(rng),
         false => None,
     };
-    match anchor.or_else(|| index.known_voxel(rng)) {
+    match anchor.or_else(|| index.annotated_voxel(rng)) {
         Some([z, y, x]) => [
             z,
             around(y, height, rows, rng),
@@ -138,9 +139,9 @@ fn slice_start(
     }
 }
 
-/// With probability `foreground_share` around a random voxel of a random structure, else anywhere; where labels may
-/// be unknown, around a voxel that is known (nnU-Net's rule).
-fn volume_start(
+/// With probability `foreground_share` around a random voxel of a random structure, otherwise anywhere; with ignored
+/// labels, around an annotated voxel (nnU-Net's rule).
+fn volume_position(
     case: &PreparedCase,
     foreground_share: f64,
     size: [usize; 3],
@@ -155,7 +156,7 @@ fn volume_start(
         true => index.voxel(rng),
         false => None,
     };
-    match middle.or_else(|| index.known_voxel(rng)) {
+    match middle.or_else(|| index.annotated_voxel(rng)) {
         Some(middle) => std::array::from_fn(|axis| {
             middle[axis]
                 .saturating_sub(size[axis] / 2)
@@ -165,8 +166,8 @@ fn volume_start(
     }
 }
 
-/// Where a patch of `size` is cut from a slice: at random, but so that it holds a random pixel of a random
-/// structure of the slice if that has one, else one that is known.
+/// A random position of a patch of `size` in a slice that contains a random pixel of a random structure, if the slice
+/// has one, otherwise an annotated pixel.
 fn corner(case: &PreparedCase, z: usize, size: [usize; 2], rng: &mut ChaCha8Rng) -> [usize; 2] {
     let (_, height, width) = case.labels.dim();
     if size == [height, width] {
@@ -174,7 +175,7 @@ fn corner(case: &PreparedCase, z: usize, size: [usize; 2], rng: &mut ChaCha8Rng)
     }
     let index = case.index();
     let pixel = index.pixel(z, rng);
-    match pixel.or_else(|| index.known_pixel(z, rng)) {
+    match pixel.or_else(|| index.annotated_pixel(z, rng)) {
         Some([y, x]) => [
             around(y, size[0], height, rng),
             around(x, size[1], width, rng),
@@ -186,7 +187,7 @@ fn corner(case: &PreparedCase, z: usize, size: [usize; 2], rng: &mut ChaCha8Rng)
     }
 }
 
-/// A random start of `size` voxels out of `length` so that they hold the one at `at`.
+/// A random start of `size` voxels out of `length` that contain the voxel `at`.
 fn around(at: usize, size: usize, length: usize, rng: &mut ChaCha8Rng) -> usize {
     rng.random_range((at + 1).saturating_sub(size)..=at.min(length - size))
 }

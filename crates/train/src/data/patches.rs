@@ -1,4 +1,4 @@
-//! Patches of prepared cases, and batches of them.
+//! Patches of preprocessed cases, and their collation into batches.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,55 +8,54 @@ use ndarray::{Array2, Array3, Array5, ArrayView3, ArrayViewMut4, Axis, s};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::patch_positions::{Wish, starts};
-use ctseg_augment::{Augmentation, Cut, Hounsfield, SliceSource, VolumeCut, VolumeSource};
+use super::patch_positions::{PatchRequest, patch_positions};
+use ctseg_augment::{Augmentation, Hounsfield, SliceCrop, SliceSource, VolumeCrop, VolumeSource};
 use ctseg_core::dataset::prepared_case::PreparedCase;
 use ctseg_core::recipe::Recipe;
 use ctseg_engine::batch::Batch;
-use ctseg_image::preprocess::channels::{around, padded_size};
+use ctseg_image::preprocess::channels::{neighbour_slices, padded_size};
 
-/// A part of a prepared case: of one slice, or of the volume.
+/// A patch of a preprocessed case: part of one slice, or of the volume.
 pub(super) struct Patch {
     case: Arc<PreparedCase>,
     /// First voxel (z, y, x).
     start: [usize; 3],
-    /// Sides (z, y, x); 1 along z for a network that works on slices.
+    /// Size (z, y, x); 1 along z for networks on slices.
     size: [usize; 3],
-    /// Decides the patch's augmentation and whether its prior is lost; 0 where nothing is changed.
+    /// Seed of the patch's augmentation and prior dropout; 0 if neither is used.
     seed: u64,
 }
 
-/// What a case gives in one visit, see [`starts`].
+/// The patches of a case in one visit, see [`patch_positions`].
 pub(super) fn patches(
     case: &Arc<PreparedCase>,
     recipe: &Recipe,
-    wish: &Wish,
+    request: &PatchRequest,
     rng: &mut ChaCha8Rng,
 ) -> Vec<Patch> {
     let (depth, height, width) = case.labels.dim();
     let [z, y, x] = recipe.training.patch_size.zyx();
     let size = [z.min(depth), y.min(height), x.min(width)];
-    let changed = recipe.training.augmentation().is_some() || recipe.jitter.drop_prior > 0.0;
-    starts(case, recipe, size, wish, rng)
+    let augmented = recipe.training.augmentation().is_some() || recipe.jitter.drop_prior > 0.0;
+    patch_positions(case, recipe, size, request, rng)
         .into_iter()
         .map(|start| Patch {
             case: Arc::clone(case),
             start,
             size,
-            seed: if changed { rng.random() } else { 0 },
+            seed: if augmented { rng.random() } else { 0 },
         })
         .collect()
 }
 
-/// For each output map the label values that it marks: in patches as they lie, and in those that are
-/// mirrored along x.
-pub(super) struct Maps {
+/// The label values of each output map, in plain patches and in patches flipped along x.
+pub(super) struct OutputMaps {
     pub plain: Vec<Vec<u16>>,
     pub mirrored: Vec<Vec<u16>>,
 }
 
-impl Maps {
-    fn seen(&self, mirrored: bool) -> &[Vec<u16>] {
+impl OutputMaps {
+    fn select(&self, mirrored: bool) -> &[Vec<u16>] {
         match mirrored {
             true => &self.mirrored,
             false => &self.plain,
@@ -64,13 +63,13 @@ impl Maps {
     }
 }
 
-/// The patches of `share` side by side, each cut (and augmented) on a worker thread, in one size: that of the largest
-/// of all `patches` of the batch, padded to what the network takes.
-pub(super) fn assembled(
+/// Collates the patches of `shard` into a batch, each cropped and augmented on a worker thread. The size is that of the
+/// largest of all `patches`, padded to a multiple that the network accepts.
+pub(super) fn collate(
     patches: &[Patch],
-    share: Range<usize>,
+    shard: Range<usize>,
     recipe: &Recipe,
-    maps: &Maps,
+    maps: &OutputMaps,
 ) -> Batch {
     let multiple = recipe.network.multiple();
     let flat = recipe.network.dimensions() == 2;
@@ -79,15 +78,16 @@ pub(super) fn assembled(
         padded_size(largest.unwrap_or(0), multiple[axis])
     });
     let whole = patches.len();
-    let patches = &patches[share];
-    // A network that works on slices marks one and sees some more.
-    let (seen, marked) = match flat {
+    let patches = &patches[shard];
+    // A 2.5D network labels one slice and takes its neighbours as input as well.
+    let (input_slices, target_slices) = match flat {
         true => (2 * recipe.network.neighbours() + 1, 1),
         false => (depth, depth),
     };
     let (channels, structures) = (recipe.channels(), maps.plain.len());
-    let mut input = Array5::<f32>::zeros((patches.len(), channels, seen, height, width));
-    let mut targets = Array5::<f32>::zeros((patches.len(), structures, marked, height, width));
+    let mut input = Array5::<f32>::zeros((patches.len(), channels, input_slices, height, width));
+    let mut targets =
+        Array5::<f32>::zeros((patches.len(), structures, target_slices, height, width));
     input
         .axis_iter_mut(Axis(0))
         .into_par_iter()
@@ -95,23 +95,27 @@ pub(super) fn assembled(
         .zip(patches.par_iter())
         .for_each(|((mut input, targets), patch)| {
             match recipe.training.augmentation() {
-                Some(changes) if flat => {
-                    patch.fill_turned(changes, recipe, maps, input.view_mut(), targets)
+                Some(augmentation) if flat => {
+                    patch.fill_augmented(augmentation, recipe, maps, input.view_mut(), targets)
                 }
-                Some(changes) => {
-                    patch.fill_turned_volume(changes, recipe, maps, input.view_mut(), targets)
-                }
+                Some(augmentation) => patch.fill_augmented_volume(
+                    augmentation,
+                    recipe,
+                    maps,
+                    input.view_mut(),
+                    targets,
+                ),
                 None => patch.fill(recipe, &maps.plain, input.view_mut(), targets),
             }
-            if patch.loses_prior(recipe) {
+            if patch.drops_prior(recipe) {
                 input
                     .slice_mut(s![recipe.windows_hu.len().., .., .., ..])
                     .fill(0.0);
             }
         });
     Batch {
-        input_shape: [patches.len(), channels, seen, height, width],
-        targets_shape: [patches.len(), structures, marked, height, width],
+        input_shape: [patches.len(), channels, input_slices, height, width],
+        targets_shape: [patches.len(), structures, target_slices, height, width],
         input: input.into_raw_vec_and_offset().0,
         targets: targets.into_raw_vec_and_offset().0,
         distances: None,
@@ -119,36 +123,37 @@ pub(super) fn assembled(
     }
 }
 
-/// Sets the draw of a lost prior apart from those of augmentation.
+/// Random stream of prior dropout, separate from those of augmentation.
 const PRIOR_STREAM: u64 = u64::MAX - 1;
 
 impl Patch {
-    /// Whether stage 1 is made to have found nothing here, see `jitter.drop_prior`.
-    fn loses_prior(&self, recipe: &Recipe) -> bool {
+    /// Whether the prior is dropped for this patch, see `jitter.drop_prior`.
+    fn drops_prior(&self, recipe: &Recipe) -> bool {
         let share = recipe.jitter.drop_prior;
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(PRIOR_STREAM);
         recipe.prior && share > 0.0 && rng.random::<f64>() < share
     }
 
-    /// Which slices the network sees, from the lowest up.
-    fn seen(&self, recipe: &Recipe) -> Vec<usize> {
+    /// Indices of the network's input slices, from the lowest up.
+    fn input_slices(&self, recipe: &Recipe) -> Vec<usize> {
         let depth = self.case.channels.len_of(Axis(1));
         let [first, ..] = self.start;
         (first..first + self.size[0])
-            .flat_map(|z| around(z, recipe.network.neighbours(), depth))
+            .flat_map(|z| neighbour_slices(z, recipe.network.neighbours(), depth))
             .collect()
     }
 
-    /// The slices that the network sees, each (channel, y, x).
+    /// The network's input slices, each (channel, y, x).
     fn slices(&self, recipe: &Recipe) -> Vec<ArrayView3<'_, f32>> {
-        let seen = self.seen(recipe).into_iter();
-        seen.map(|z| self.case.channels.index_axis(Axis(1), z))
+        let slices = self.input_slices(recipe).into_iter();
+        slices
+            .map(|z| self.case.channels.index_axis(Axis(1), z))
             .collect()
     }
 
-    /// The patch as it lies in the case, at the low end of `input` (channel, z, y, x) and `targets`
-    /// (structure, z, y, x); the rest stays 0: what lies beyond the volume, and background.
+    /// Copies the patch without augmentation to the start of `input` (channel, z, y, x) and `targets`
+    /// (structure, z, y, x). Padding stays 0.
     fn fill(
         &self,
         recipe: &Recipe,
@@ -164,22 +169,22 @@ impl Patch {
         }
         let labels = (self.case.labels).slice(s![z..z + deep, y..y + rows, x..x + columns]);
         let part = targets.slice_mut(s![.., ..deep, ..rows, ..columns]);
-        mark(labels, maps, self.case.ignore, part);
+        write_targets(labels, maps, self.case.ignore, part);
     }
 
-    /// The patch of a slice augmented; where the slice goes on, what is turned in is tissue, up to the last
-    /// pixel.
-    fn fill_turned(
+    /// Augments a patch of a slice. Where the rotated patch reaches beyond its borders, it is filled from the rest of
+    /// the slice.
+    fn fill_augmented(
         &self,
-        changes: &Augmentation,
+        augmentation: &Augmentation,
         recipe: &Recipe,
-        maps: &Maps,
+        maps: &OutputMaps,
         input: ArrayViewMut4<f32>,
         targets: ArrayViewMut4<f32>,
     ) {
         let [spacing_x, spacing_y, _] = recipe.spacing_mm;
         let ([z, y, x], [_, rows, columns]) = (self.start, self.size);
-        let cut = Cut {
+        let crop = SliceCrop {
             corner: [y, x],
             size: [rows, columns],
             spacing_mm: [spacing_y, spacing_x],
@@ -188,9 +193,9 @@ impl Patch {
         let (_, _, height, width) = input.dim();
         let mut labels = Array2::zeros((height, width));
         let hu = self.case.hu.as_ref().map(|hu| {
-            let seen = self.seen(recipe).into_iter();
+            let slices = self.input_slices(recipe).into_iter();
             Hounsfield {
-                above: seen.map(|z| hu.above.index_axis(Axis(0), z)).collect(),
+                above: slices.map(|z| hu.above.index_axis(Axis(0), z)).collect(),
                 zero_hu: hu.zero_hu,
             }
         });
@@ -200,27 +205,27 @@ impl Patch {
             hu,
             scalings: &self.case.scalings,
         };
-        let turn = changes.fill(&cut, self.seed, &source, (input, labels.view_mut()));
+        let turn = augmentation.fill(&crop, self.seed, &source, (input, labels.view_mut()));
         let [_, mirrored] = turn.flip;
-        mark(
+        write_targets(
             labels.insert_axis(Axis(0)).view(),
-            maps.seen(mirrored),
+            maps.select(mirrored),
             self.case.ignore,
             targets,
         );
     }
 
-    /// The same for a patch of a volume.
-    fn fill_turned_volume(
+    /// As [`Patch::fill_augmented`], for a patch of a volume.
+    fn fill_augmented_volume(
         &self,
-        changes: &Augmentation,
+        augmentation: &Augmentation,
         recipe: &Recipe,
-        maps: &Maps,
+        maps: &OutputMaps,
         input: ArrayViewMut4<f32>,
         targets: ArrayViewMut4<f32>,
     ) {
         let [spacing_x, spacing_y, spacing_z] = recipe.spacing_mm;
-        let cut = VolumeCut {
+        let crop = VolumeCrop {
             corner: self.start,
             size: self.size,
             spacing_mm: [spacing_z, spacing_y, spacing_x],
@@ -238,20 +243,20 @@ impl Patch {
             }),
             scalings: &self.case.scalings,
         };
-        let turn = changes.fill_volume(&cut, self.seed, &source, (input, labels.view_mut()));
+        let turn = augmentation.fill_volume(&crop, self.seed, &source, (input, labels.view_mut()));
         let [_, _, mirrored] = turn.flip;
-        mark(
+        write_targets(
             labels.view(),
-            maps.seen(mirrored),
+            maps.select(mirrored),
             self.case.ignore,
             targets,
         );
     }
 }
 
-/// 1 where a label belongs to a map, 0 elsewhere, NaN where it says that nothing is known: a loss that forgot
-/// that would be NaN itself, never silently wrong. `labels`: (z, y, x); `targets`: (structure, z, y, x).
-pub(crate) fn mark(
+/// Writes the targets of each map: 1 for its labels, 0 elsewhere, NaN for ignored voxels. A loss that did not handle
+/// ignored voxels would be NaN, never silently wrong. `labels`: (z, y, x); `targets`: (structure, z, y, x).
+pub(crate) fn write_targets(
     labels: ArrayView3<u16>,
     maps: &[Vec<u16>],
     ignore: Option<u16>,

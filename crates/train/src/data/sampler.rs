@@ -1,5 +1,5 @@
-//! Training batches: which slices an epoch shows, in an order that the seed alone decides, prepared on
-//! worker threads ahead of the network.
+//! Training batches: selects the patches of an epoch, in an order that depends on the seed alone, and prepares batches
+//! on worker threads ahead of the network.
 
 use std::collections::HashMap;
 use std::sync::mpsc::SyncSender;
@@ -12,25 +12,24 @@ use rayon::prelude::*;
 
 use super::case_source::CaseSource;
 use super::distance_maps::add_distances;
-use super::patch_positions::Wish;
-use super::patches::{Maps, Patch, assembled, patches};
+use super::patch_positions::PatchRequest;
+use super::patches::{OutputMaps, Patch, collate, patches};
 use ctseg_augment::FlipAxis;
 use ctseg_base::Result;
 use ctseg_core::dataset::laterality::counterparts;
 use ctseg_core::recipe::Recipe;
 use ctseg_core::recipe::output_maps::output_maps;
 use ctseg_engine::batch::Batch;
-use ctseg_engine::distributed::process_group::Team;
+use ctseg_engine::distributed::process_group::ProcessGroup;
 
-/// Cases whose slices are mixed with each other; bounds the memory of an epoch.
-const CASES_MIXED: usize = 8;
+/// Number of cases whose patches are shuffled together; limits the memory of an epoch.
+const GROUP_CASES: usize = 8;
 
-/// With a limited epoch, a case that was read gives at least this many slices, if it has them: reading and
-/// resampling it must pay. A patch of a volume is work enough.
-const SLICES_PER_VISIT: usize = 16;
+/// In an epoch of limited length, a loaded case contributes at least this many slices, if it has them, to be worth
+/// reading and resampling. For volumes one patch is enough.
+const MIN_SLICES_PER_VISIT: usize = 16;
 
-/// For each output map the label values that it marks in a patch that is mirrored along x; as
-/// [`output_maps`] where patches are not.
+/// The label values of each output map in a patch flipped along x; as [`output_maps`] if x is not flipped.
 ///
 /// # Errors
 /// See [`counterparts`].
@@ -50,9 +49,9 @@ pub fn mirrored_maps(source: &CaseSource) -> Result<Vec<Vec<u16>>> {
     Ok(mirrored.collect())
 }
 
-/// Sends the batches of one epoch, in order, until the receiver hangs up (then false).
+/// Sends the batches of one epoch in order. Returns false if the receiver hung up.
 ///
-/// The patches follow from `seed` and `epoch` alone, whatever the number of threads.
+/// The patches depend on `seed` and `epoch` alone, not on the number of threads.
 pub fn send_epoch(
     source: &CaseSource,
     cases: &[usize],
@@ -60,92 +59,92 @@ pub fn send_epoch(
     epoch: usize,
     to: &SyncSender<Result<Option<Batch>>>,
 ) -> bool {
-    send_share(source, cases, (seed, epoch), 0, &Team::alone(), to)
+    send_shards(source, cases, (seed, epoch), 0, &ProcessGroup::single(), to)
 }
 
-/// [`send_epoch`] without its first `shown` batches, for a training that goes on within an epoch, and of each batch the
-/// share of this process of `team`. Of batches that are too small for all to have a share each process gets all.
-pub(crate) fn send_share(
+/// As [`send_epoch`], without the first `skip` batches (to resume within an epoch), and only this rank's shard of each
+/// batch. A batch with fewer patches than ranks goes to every rank whole.
+pub(crate) fn send_shards(
     source: &CaseSource,
     cases: &[usize],
     (seed, epoch): (u64, usize),
-    shown: u64,
-    team: &Team,
+    skip: u64,
+    group: &ProcessGroup,
     to: &SyncSender<Result<Option<Batch>>>,
 ) -> bool {
-    let mut left_out = 0;
-    let assembly = match Assembly::of(source, team) {
-        Ok(assembly) => assembly,
+    let mut skipped = 0;
+    let collator = match Collator::of(source, group) {
+        Ok(collator) => collator,
         Err(error) => {
             let _ = to.send(Err(error));
             return false;
         }
     };
     let batch_size = source.recipe.training.batch_size;
-    let mut draw = EpochDraw::new(source, cases, seed, epoch);
-    let mut waiting: Vec<Patch> = Vec::new();
+    let mut sampler = EpochSampler::new(source, cases, seed, epoch);
+    let mut pending: Vec<Patch> = Vec::new();
     loop {
-        let over = match draw.next_group() {
+        let done = match sampler.next_group() {
             Ok(drawn) => {
-                waiting.extend(drawn);
-                draw.is_over()
+                pending.extend(drawn);
+                sampler.is_done()
             }
             Err(error) => {
                 let _ = to.send(Err(error));
                 return false;
             }
         };
-        waiting.shuffle(&mut draw.rng);
-        let ready = if over {
-            waiting.len()
+        pending.shuffle(&mut sampler.rng);
+        let ready = if done {
+            pending.len()
         } else {
-            waiting.len() / batch_size * batch_size
+            pending.len() / batch_size * batch_size
         };
-        let rest = waiting.split_off(ready);
-        for patches in waiting.chunks(batch_size) {
-            if left_out < shown {
-                left_out += 1;
+        let rest = pending.split_off(ready);
+        for patches in pending.chunks(batch_size) {
+            if skipped < skip {
+                skipped += 1;
                 continue;
             }
-            if to.send(Ok(Some(assembly.batch(patches)))).is_err() {
+            if to.send(Ok(Some(collator.batch(patches)))).is_err() {
                 return false;
             }
         }
-        waiting = rest;
-        if over {
+        pending = rest;
+        if done {
             return to.send(Ok(None)).is_ok();
         }
     }
 }
 
-/// How patches become batches.
-struct Assembly<'a> {
+/// Collates patches into batches.
+struct Collator<'a> {
     recipe: &'a Recipe,
-    team: &'a Team,
-    maps: Maps,
-    /// Whether the loss asks for distances.
+    group: &'a ProcessGroup,
+    maps: OutputMaps,
+    /// Whether the loss needs distance maps.
     distances: bool,
 }
 
-impl<'a> Assembly<'a> {
-    fn of(source: &CaseSource<'a>, team: &'a Team) -> Result<Self> {
+impl<'a> Collator<'a> {
+    fn of(source: &CaseSource<'a>, group: &'a ProcessGroup) -> Result<Self> {
         let mirrored = mirrored_maps(source)?;
         let plain = output_maps(source.recipe, &source.structures);
         Ok(Self {
             recipe: source.recipe,
-            team,
-            maps: Maps { plain, mirrored },
+            group,
+            maps: OutputMaps { plain, mirrored },
             distances: source.loss()?.needs_distances(),
         })
     }
 
-    /// This process's share of a batch of `patches`; all of one that is too small for all to have a share.
+    /// This rank's shard of a batch of `patches`; the whole batch if it has fewer patches than there are ranks.
     fn batch(&self, patches: &[Patch]) -> Batch {
-        let share = match patches.len() < self.team.size() {
+        let shard = match patches.len() < self.group.size() {
             true => 0..patches.len(),
-            false => self.team.share(patches.len()),
+            false => self.group.shard(patches.len()),
         };
-        let mut batch = assembled(patches, share, self.recipe, &self.maps);
+        let mut batch = collate(patches, shard, self.recipe, &self.maps);
         if self.distances {
             add_distances(&mut batch, self.recipe);
         }
@@ -153,42 +152,42 @@ impl<'a> Assembly<'a> {
     }
 }
 
-/// Draws an epoch's patches, a group of cases at a time. Without a limit every case comes by once and gives
-/// all it has. With one the cases come by in turn, each giving a part of its slices that it has not given
-/// yet, until there are enough; only when all are used up do they begin anew.
-struct EpochDraw<'a> {
+/// Draws an epoch's patches, one group of cases at a time. Without a limit every case is visited once and contributes
+/// all its patches. With a limit the cases are visited in turn, each contributing patches that it has not contributed
+/// yet, until there are enough; once all are used up, new patches are drawn.
+struct EpochSampler<'a> {
     source: &'a CaseSource<'a>,
     rng: ChaCha8Rng,
     order: Vec<usize>,
     /// Position in `order` of the next group.
     next: usize,
-    /// How often each case has come by.
+    /// Number of completed passes over the cases since patches were last redrawn.
     pass: usize,
-    /// Patches that the pass has given so far.
+    /// Patches drawn so far in this pass.
     drawn_in_pass: usize,
-    /// Each case's own seed, so that it gives the same patches in the same order whenever it comes by.
+    /// Seed of each case, so that every visit yields the same patches in the same order.
     seeds: HashMap<usize, u64>,
-    /// Patches still to draw; none without a limit.
-    left: Option<usize>,
-    /// The most patches that a case gives each time.
+    /// Number of patches still to draw; none without a limit.
+    remaining: Option<usize>,
+    /// Maximum number of patches per visit to a case.
     quota: usize,
-    /// The share of the easiest patches that the epoch shows, where it does not show all.
+    /// Share of the easiest patches to draw from (curriculum); none for all patches.
     easiest: Option<f64>,
 }
 
-impl<'a> EpochDraw<'a> {
+impl<'a> EpochSampler<'a> {
     fn new(source: &'a CaseSource<'a>, cases: &[usize], seed: u64, epoch: usize) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(epoch as u64 + 1);
         let mut order = cases.to_vec();
         order.shuffle(&mut rng);
-        let left = source.recipe.training.patches_per_epoch;
-        let least = match source.recipe.network.dimensions() {
-            2 => SLICES_PER_VISIT,
+        let remaining = source.recipe.training.patches_per_epoch;
+        let min_per_visit = match source.recipe.network.dimensions() {
+            2 => MIN_SLICES_PER_VISIT,
             _ => 1,
         };
-        let quota = left.map_or(usize::MAX, |patches| {
-            patches.div_ceil(order.len().max(1)).max(least)
+        let quota = remaining.map_or(usize::MAX, |patches| {
+            patches.div_ceil(order.len().max(1)).max(min_per_visit)
         });
         Self {
             source,
@@ -198,27 +197,29 @@ impl<'a> EpochDraw<'a> {
             pass: 0,
             drawn_in_pass: 0,
             seeds: HashMap::new(),
-            left,
+            remaining,
             quota,
             easiest: source.recipe.training.easiest_share(epoch),
         }
     }
 
-    fn is_over(&self) -> bool {
-        let all_came_by = self.next >= self.order.len();
-        match self.left {
-            None => all_came_by,
-            // Cases without a single slice would never be enough.
-            Some(left) => left == 0 || all_came_by && self.pass == 0 && self.drawn_in_pass == 0,
+    fn is_done(&self) -> bool {
+        let all_visited = self.next >= self.order.len();
+        match self.remaining {
+            None => all_visited,
+            // If no case has a single patch, the limit is never reached.
+            Some(remaining) => {
+                remaining == 0 || all_visited && self.pass == 0 && self.drawn_in_pass == 0
+            }
         }
     }
 
-    /// The patches of the next group of cases; what does not fit into the epoch is left out at random.
+    /// The patches of the next group of cases; patches beyond the limit are dropped at random.
     fn next_group(&mut self) -> Result<Vec<Patch>> {
         if self.next >= self.order.len() && !self.order.is_empty() {
-            self.begin_pass();
+            self.start_pass();
         }
-        let end = (self.next + CASES_MIXED).min(self.order.len());
+        let end = (self.next + GROUP_CASES).min(self.order.len());
         let group: Vec<(usize, u64)> = self.order[self.next..end]
             .iter()
             .map(|case| {
@@ -232,9 +233,9 @@ impl<'a> EpochDraw<'a> {
             self.pass.saturating_mul(self.quota),
             self.quota,
         );
-        let limited = self.left.is_some();
-        let wish = Wish {
-            // Volumes give as many patches as are asked for, slices only those that there are.
+        let limited = self.remaining.is_some();
+        let request = PatchRequest {
+            // Volumes yield as many patches as requested, slices only as many as there are.
             count: limited.then(|| quota.saturating_add(skip)),
             easiest: self.easiest,
         };
@@ -242,8 +243,8 @@ impl<'a> EpochDraw<'a> {
             .into_par_iter()
             .map(|(case, seed)| {
                 let mut rng = ChaCha8Rng::seed_from_u64(seed);
-                let prepared = source.shaken(case, &mut rng)?;
-                let mut patches = patches(&prepared, source.recipe, &wish, &mut rng);
+                let prepared = source.jittered(case, &mut rng)?;
+                let mut patches = patches(&prepared, source.recipe, &request, &mut rng);
                 if limited {
                     patches.shuffle(&mut rng);
                 }
@@ -252,19 +253,19 @@ impl<'a> EpochDraw<'a> {
             .collect();
         let mut drawn: Vec<Patch> = drawn?.into_iter().flatten().collect();
         self.drawn_in_pass += drawn.len();
-        if let Some(left) = &mut self.left {
-            if drawn.len() > *left {
+        if let Some(remaining) = &mut self.remaining {
+            if drawn.len() > *remaining {
                 drawn.shuffle(&mut self.rng);
-                drawn.truncate(*left);
+                drawn.truncate(*remaining);
             }
-            *left -= drawn.len();
+            *remaining -= drawn.len();
         }
         Ok(drawn)
     }
 
-    fn begin_pass(&mut self) {
+    fn start_pass(&mut self) {
         if self.drawn_in_pass == 0 {
-            // All slices were shown: begin anew, with other patches.
+            // All patches were used: redraw with new seeds.
             self.seeds.clear();
             self.pass = 0;
         } else {

@@ -1,23 +1,23 @@
-//! The loss of a stage: its recipe's, with the weights of the dataset's structures.
+//! The loss of a stage: the recipe's, with class weights by structure name.
 
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Dataset;
 use ctseg_core::recipe::{Recipe, Target};
 use ctseg_engine::losses::{ClassWeights, Loss, Outputs};
 
-/// How `training.class_weights` calls what is no structure.
+/// Name of the background in `training.class_weights`.
 const BACKGROUND: &str = "background";
 
-/// What training minimises on `dataset`.
+/// The loss that training minimises on `dataset`.
 ///
 /// # Errors
-/// Weights of classes that there are not, or of structures that are marked together.
+/// `training.class_weights` names an unknown class, or a structure of a stage that has one output for all.
 pub fn stage_loss(recipe: &Recipe, dataset: &Dataset) -> Result<Loss> {
     Ok(Loss {
         config: recipe.training.loss.clone(),
         outputs: recipe.outputs,
         weights: class_weights(recipe, dataset)?,
-        ignores: dataset.ignore.is_some(),
+        ignore_nan: dataset.ignore.is_some(),
     })
 }
 
@@ -33,12 +33,12 @@ fn class_weights(recipe: &Recipe, dataset: &Dataset) -> Result<Option<ClassWeigh
     };
     if let Some(unknown) = given.keys().find(|name| !known(name)) {
         let why = match (each, exclusive) {
-            (false, _) => "the stage marks all structures as one",
+            (false, _) => "the stage has one output for all structures",
             (true, true) => "expected names of the dataset's structures or background",
             (true, false) => "expected names of the dataset's structures",
         };
         return Err(Error::invalid(format!(
-            "training.class_weights names '{unknown}', which is no class of stage {}: {why}",
+            "training.class_weights names '{unknown}', which is not a class of recipe {}: {why}",
             recipe.name
         )));
     }

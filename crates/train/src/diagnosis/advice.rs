@@ -1,19 +1,19 @@
-//! What to try next, and nothing that is set already.
+//! Suggestions for the next training, without settings that are already used.
 
 use super::curves::jumps;
-use super::verdict::{FALL, Figures, NOTHING, Verdict};
+use super::verdict::{CHANCE_DICE, FALL, Figures, Verdict};
 use ctseg_core::recipe::{Recipe, TrainingConfig};
-use ctseg_core::run::checkpoint::Ended;
+use ctseg_core::run::checkpoint::StopReason;
 use ctseg_core::run::history::EpochLine;
 use ctseg_engine::optim::OptimiserKind;
 
-/// A training loss that fell by less than this share of its first value has learned nothing.
-const HARDLY_ANY: f64 = 0.02;
+/// If the training loss fell by less than this share of its first value, nothing was learned.
+const MIN_FALL: f64 = 0.02;
 
-/// Dropout from which more of it is not advised.
-const MUCH_DROPOUT: f64 = 0.2;
+/// From this dropout on, more is not suggested.
+const HIGH_DROPOUT: f64 = 0.2;
 
-/// Changes of the recipe or the data, most promising first.
+/// Suggested changes of recipe or data, most promising first.
 pub(super) fn advice(
     verdict: Verdict,
     figures: &Figures,
@@ -29,20 +29,20 @@ pub(super) fn advice(
             let epochs = training.epochs + training.epochs.div_ceil(2);
             vec![longer(lines, training, Some(epochs))]
         }
-        Verdict::FitsTooLittle => against_too_little(training, figures, lines),
-        Verdict::FitsTooMuch => against_too_much(recipe),
+        Verdict::Underfitting => against_underfitting(training, figures, lines),
+        Verdict::Overfitting => against_overfitting(recipe),
     }
 }
 
-/// More epochs, or what is left of those that the recipe has.
+/// More epochs, or the remaining ones of the recipe.
 fn longer(lines: &[&EpochLine], training: &TrainingConfig, epochs: Option<usize>) -> String {
     let done = lines.len();
-    let left = format!("{done} of training.epochs = {} are done", training.epochs);
+    let progress = format!("{done} of training.epochs = {} are done", training.epochs);
     match lines.last().and_then(|line| line.ended) {
-        Some(Ended::TimeIsUp) => {
-            format!("go on with 'ctseg fit --resume': time was up when {left}")
+        Some(StopReason::TimeLimit) => {
+            format!("resume with 'ctseg fit --resume': the time limit was reached when {progress}")
         }
-        None if (1..training.epochs).contains(&done) => format!("wait: {left}"),
+        None if (1..training.epochs).contains(&done) => format!("wait: {progress}"),
         _ => match epochs {
             Some(epochs) => format!("train longer: training.epochs = {epochs}"),
             None => "train longer: raise training.epochs".to_owned(),
@@ -50,14 +50,14 @@ fn longer(lines: &[&EpochLine], training: &TrainingConfig, epochs: Option<usize>
     }
 }
 
-/// What the losses say of the learning rate.
+/// The learning-rate change that the losses suggest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rate {
     Lower,
     Higher,
-    /// It learns nothing at a usual rate: too high and too low look alike.
+    /// Nothing is learned at a usual rate: too high and too low look the same.
     Either,
-    /// It learns.
+    /// The rate works.
     Fine,
 }
 
@@ -70,21 +70,25 @@ impl Rate {
         };
         let share = optimiser.learning_rate / usual;
         let fall = figures.loss_fall.unwrap_or(0.0);
-        if jumps(lines) || fall < -HARDLY_ANY || share > 10.0 {
+        if jumps(lines) || fall < -MIN_FALL || share > 10.0 {
             return Self::Lower;
         }
-        if fall >= FALL && figures.validation_dice.is_some_and(|dice| dice >= NOTHING) {
+        if fall >= FALL
+            && figures
+                .validation_dice
+                .is_some_and(|dice| dice >= CHANCE_DICE)
+        {
             return Self::Fine;
         }
         match share {
             share if share > 3.0 => Self::Lower,
-            share if share < 1.0 / 3.0 || fall > HARDLY_ANY => Self::Higher,
+            share if share < 1.0 / 3.0 || fall > MIN_FALL => Self::Higher,
             _ => Self::Either,
         }
     }
 }
 
-fn against_too_little(
+fn against_underfitting(
     training: &TrainingConfig,
     figures: &Figures,
     lines: &[&EpochLine],
@@ -93,7 +97,7 @@ fn against_too_little(
     let rate = |change: &str, rate: f64| {
         format!("a {change} training.optimiser.learning_rate, such as {rate:.0e}")
     };
-    let wider = "a larger network: wider or more network.widths".to_owned();
+    let wider = "a larger network: more or larger network.widths".to_owned();
     let mut advice = match Rate::of(figures, lines, training) {
         Rate::Lower => vec![rate("lower", now / 10.0), wider],
         Rate::Higher => vec![rate("higher", 3.0 * now), wider],
@@ -107,23 +111,23 @@ fn against_too_little(
     if training.augmentation().is_some() {
         advice.push("weaker [training.augmentation]".to_owned());
     }
-    advice.push("labels that fit the images: look at some cases".to_owned());
+    advice.push("check some cases: do the labels match the images?".to_owned());
     advice
 }
 
-fn against_too_much(recipe: &Recipe) -> Vec<String> {
+fn against_overfitting(recipe: &Recipe) -> Vec<String> {
     let training = &recipe.training;
     let augmentation = match training.augmentation() {
-        None => "[training.augmentation] switched on",
+        None => "enable [training.augmentation]",
         Some(_) => "stronger [training.augmentation]",
     };
-    let smaller = match recipe.network.config().dropout < MUCH_DROPOUT {
+    let smaller = match recipe.network.config().dropout < HIGH_DROPOUT {
         true => "network.dropout, such as 0.2, or a smaller network",
         false => "a smaller network",
     };
     let mut advice = vec!["more training cases", augmentation, smaller];
     if training.optimiser.weight_decay < 1e-3 {
-        advice.push("more training.optimiser.weight_decay");
+        advice.push("a higher training.optimiser.weight_decay");
     }
     advice.into_iter().map(str::to_owned).collect()
 }

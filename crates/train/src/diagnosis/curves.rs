@@ -1,8 +1,8 @@
-//! The course of Dice and losses over the epochs of a training.
+//! Trends of Dice and losses over the epochs of a training.
 
 use ctseg_core::run::history::EpochLine;
 
-/// The last fifth of the epochs, three or more.
+/// The last fifth of the epochs, at least three.
 pub(super) fn last_epochs<'a, 'b>(lines: &'a [&'b EpochLine]) -> &'a [&'b EpochLine] {
     let count = (lines.len() / 5).max(3).min(lines.len());
     &lines[lines.len() - count..]
@@ -13,12 +13,12 @@ pub(super) fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
-/// How many epochs a third of them is: four or more, so that a line through them means something.
+/// Number of epochs in a third, at least four, so that a linear fit is meaningful.
 fn third(lines: &[&EpochLine]) -> usize {
     lines.len().div_ceil(3).max(4).min(lines.len())
 }
 
-/// What a straight line through validation Dice gains over the last third (least squares).
+/// Gain in validation Dice over the last third, by a least-squares line.
 pub(super) fn gain(lines: &[&EpochLine]) -> f64 {
     let last = lines[lines.len() - third(lines)..].iter();
     let last: Vec<f64> = last.filter_map(|line| line.validation_dice).collect();
@@ -47,7 +47,7 @@ pub(super) fn last_third_is_better(lines: &[&EpochLine]) -> bool {
     }
 }
 
-/// Mean of the validation loss at `index` and its neighbours: one epoch's luck is no lowest point.
+/// Mean of the validation loss at `index` and its neighbours, so that a single outlier is not taken for the minimum.
 fn smooth_validation_loss(lines: &[&EpochLine], index: usize) -> Option<f64> {
     let around = &lines[index.saturating_sub(1)..(index + 2).min(lines.len())];
     mean(around.iter().filter_map(|line| line.validation_loss))
@@ -70,7 +70,7 @@ pub(super) fn validation_loss_rise(lines: &[&EpochLine]) -> Option<f64> {
     (lowest > 0.0).then(|| last / lowest - 1.0)
 }
 
-/// Whether the training loss jumps up again and again: by a tenth or more in a fifth of the epochs.
+/// Whether the training loss jumps up repeatedly: by a tenth or more in a fifth of the epochs.
 pub(super) fn jumps(lines: &[&EpochLine]) -> bool {
     let losses: Vec<f64> = lines.iter().filter_map(|line| line.loss).collect();
     let ups = losses

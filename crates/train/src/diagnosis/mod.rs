@@ -1,20 +1,20 @@
-//! What a training's curves say, in plain words: the rules of a verdict, and what to try next.
+//! Diagnoses a training from its curves: a verdict by fixed rules, and what to try next.
 //!
-//! Compared are the Dice of held-out cases and that of cases which the network is trained on, measured in the
-//! same way (whole cases, nothing augmented, the weights in use): the training loss is no match for the
-//! validation loss where patches are drawn and augmented. In this order, the first that holds:
+//! It compares the Dice of held-out cases with that of watched training cases, measured in the same way (whole cases,
+//! no augmentation, the weights used for inference), because the training loss on augmented patches is not comparable
+//! with the validation loss. The first rule that applies decides:
 //!
-//! 1. fewer than `FEWEST_EPOCHS` epochs: too early to tell; no validation Dice: undefined;
-//! 2. validation Dice is above `NOTHING` and gained more than `GAIN` over the last third of the epochs (the slope of a straight line
-//!    through it), that third is better than the one before it, and early stopping had no say: still improving;
-//! 3. training Dice below `POOR_FIT`: fits too little;
+//! 1. fewer than `MIN_EPOCHS` epochs: too early to tell; no validation Dice: undefined;
+//! 2. validation Dice is above `CHANCE_DICE` and gained more than `GAIN` over the last third of the epochs (linear fit),
+//!    that third is better than the one before it, and early stopping did not end the training: still improving;
+//! 3. training Dice below `POOR_FIT`: underfitting;
 //! 4. training Dice more than `GAP` above validation Dice, or more than half of that while the validation loss
-//!    has risen by `RISE` from its lowest and the training loss went on falling: fits too much;
-//! 5. training Dice below `MODEST_FIT`: fits too little;
-//! 6. else: healthy.
+//!    has risen by `RISE` from its lowest value and the training loss kept falling: overfitting;
+//! 5. training Dice below `MODEST_FIT`: underfitting;
+//! 6. otherwise: healthy.
 //!
-//! Where no training cases were watched, validation Dice takes the place of training Dice in 3 (with a training
-//! loss that fell by less than `FALL`), and only the losses speak in 4.
+//! Without watched training cases, rule 3 uses the validation Dice (and requires that the training loss fell by less
+//! than `FALL`), and rule 4 uses the losses alone.
 
 mod advice;
 mod curves;
@@ -37,15 +37,15 @@ use advice::advice;
 /// The file's name in a run folder.
 pub const FILE: &str = "diagnosis.json";
 
-/// A verdict on one network, with what it rests on.
+/// The verdict on one network, with its reasons.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Diagnosis {
     /// Such as `fold 0`.
     pub network: String,
     pub verdict: Verdict,
-    /// The figures that decided, in words.
+    /// The reason for the verdict, in words.
     pub because: String,
-    /// Changes of the recipe or the data, most promising first.
+    /// Suggested changes of recipe or data, most promising first.
     pub try_next: Vec<String>,
     pub figures: Figures,
 }
@@ -68,13 +68,13 @@ pub fn of_run(run: &Path, recipe: &Recipe) -> Result<Vec<Diagnosis>> {
 
 /// The verdict on one network's epochs.
 pub fn diagnose(network: &str, lines: &[EpochLine], recipe: &Recipe) -> Diagnosis {
-    let whole: Vec<&EpochLine> = lines.iter().filter(|line| !line.broken_off).collect();
-    let figures = Figures::of(&whole);
-    let (verdict, because) = figures.verdict(&whole);
-    let mut try_next = advice(verdict, &figures, &whole, recipe);
+    let complete: Vec<&EpochLine> = lines.iter().filter(|line| !line.interrupted).collect();
+    let figures = Figures::of(&complete);
+    let (verdict, because) = figures.verdict(&complete);
+    let mut try_next = advice(verdict, &figures, &complete, recipe);
     let unwatched = recipe.training.watched_cases == 0;
     if figures.training_dice.is_none() && unwatched && verdict != Verdict::TooEarly {
-        try_next.push("set training.watched_cases to 2 to compare with training cases".to_owned());
+        try_next.push("set training.watched_cases = 2 to compare with training cases".to_owned());
     }
     Diagnosis {
         network: network.to_owned(),
@@ -88,7 +88,7 @@ pub fn diagnose(network: &str, lines: &[EpochLine], recipe: &Recipe) -> Diagnosi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ctseg_core::run::checkpoint::Ended;
+    use ctseg_core::run::checkpoint::StopReason;
 
     fn recipe() -> Recipe {
         recipe_with(&[])
@@ -99,7 +99,8 @@ mod tests {
         Recipe::named("1", &set).unwrap()
     }
 
-    /// Sixty epochs: validation Dice, training Dice, validation loss, training loss, each of x in (0, 1].
+    /// Sixty epochs of validation Dice, training Dice, validation loss and training loss, each a function of x in (0,
+    /// 1].
     fn curves(of: [&dyn Fn(f64) -> f64; 4]) -> Vec<EpochLine> {
         (1..=60)
             .map(|epoch| {
@@ -114,7 +115,7 @@ mod tests {
             .collect()
     }
 
-    /// From `from` toward `to`, soon there.
+    /// Exponential approach from `from` to `to`.
     fn toward(from: f64, to: f64) -> impl Fn(f64) -> f64 {
         move |x| to + (from - to) * (-12.0 * x).exp()
     }
@@ -124,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn made_up_curves_get_their_verdicts() {
+    fn synthetic_curves_get_the_expected_verdicts() {
         let fall = toward(1.0, 0.1);
         let healthy = curves([&toward(0.1, 0.88), &toward(0.1, 0.92), &fall, &fall]);
         assert_eq!(verdict(&healthy), Verdict::Healthy);
@@ -132,7 +133,7 @@ mod tests {
 
         let gap = curves([&toward(0.1, 0.7), &toward(0.1, 0.97), &fall, &fall]);
         let found = diagnose("fold 0", &gap, &recipe());
-        assert_eq!(found.verdict, Verdict::FitsTooMuch);
+        assert_eq!(found.verdict, Verdict::Overfitting);
         assert!(found.because.contains("0.970"), "{}", found.because);
         assert!(
             found
@@ -141,11 +142,11 @@ mod tests {
                 .any(|text| text.contains("augmentation"))
         );
 
-        // A small gap, but the validation loss has its lowest point far behind it.
+        // A small gap, but the validation loss had its minimum long ago.
         let valley = |x: f64| 0.2 + (x - 0.3).powi(2);
         let down = |x: f64| 1.0 - 0.9 * x;
         let rising = curves([&toward(0.1, 0.84), &toward(0.1, 0.91), &valley, &down]);
-        assert_eq!(verdict(&rising), Verdict::FitsTooMuch);
+        assert_eq!(verdict(&rising), Verdict::Overfitting);
         let flat = curves([&toward(0.1, 0.84), &toward(0.1, 0.91), &fall, &down]);
         assert_eq!(verdict(&flat), Verdict::Healthy);
 
@@ -153,11 +154,11 @@ mod tests {
             1.0 - 0.1 * x
         }]);
         let found = diagnose("fold 0", &little, &recipe());
-        assert_eq!(found.verdict, Verdict::FitsTooLittle);
+        assert_eq!(found.verdict, Verdict::Underfitting);
         assert!(found.try_next[0].contains("higher"), "{:?}", found.try_next);
         let modest = curves([&toward(0.0, 0.62), &toward(0.0, 0.65), &fall, &fall]);
         let found = diagnose("fold 0", &modest, &recipe());
-        assert_eq!(found.verdict, Verdict::FitsTooLittle);
+        assert_eq!(found.verdict, Verdict::Underfitting);
         assert!(found.try_next[0].contains("larger"), "{:?}", found.try_next);
 
         let rise = |x: f64| 0.2 + 0.5 * x;
@@ -165,24 +166,24 @@ mod tests {
         assert_eq!(verdict(&improving), Verdict::StillImproving);
         assert_eq!(verdict(&improving[..4]), Verdict::TooEarly);
         assert_eq!(verdict(&[]), Verdict::TooEarly);
-        // Early stopping has seen that nothing is gained.
+        // Early stopping ended the training.
         let mut stopped = improving.clone();
-        stopped.last_mut().unwrap().ended = Some(Ended::NothingGained);
+        stopped.last_mut().unwrap().ended = Some(StopReason::EarlyStopping);
         assert_ne!(verdict(&stopped), Verdict::StillImproving);
     }
 
     #[test]
-    fn a_jumping_curve_is_not_an_improving_one_and_jumps_ask_for_a_lower_rate() {
+    fn a_noisy_curve_is_not_improving_and_suggests_a_lower_rate() {
         let wild = |x: f64| 0.3 + 0.25 * (60.0 * x * 2.1).sin();
         let losses = |x: f64| 0.6 + 0.3 * (60.0 * x * 1.9).sin();
         let lines = curves([&wild, &|_| 0.3, &losses, &losses]);
         let found = diagnose("fold 0", &lines, &recipe());
-        assert_eq!(found.verdict, Verdict::FitsTooLittle, "{found:?}");
+        assert_eq!(found.verdict, Verdict::Underfitting, "{found:?}");
         assert!(found.try_next[0].contains("lower"), "{:?}", found.try_next);
     }
 
     #[test]
-    fn without_watched_cases_the_losses_speak() {
+    fn without_watched_cases_the_losses_decide() {
         let without = |mut lines: Vec<EpochLine>| {
             lines.iter_mut().for_each(|line| line.training_dice = None);
             diagnose(
@@ -198,9 +199,9 @@ mod tests {
         let valley = |x: f64| 0.2 + (x - 0.3).powi(2);
         let down = |x: f64| 1.0 - 0.9 * x;
         let much = without(curves([&up, &up, &valley, &down]));
-        assert_eq!(much.verdict, Verdict::FitsTooMuch);
+        assert_eq!(much.verdict, Verdict::Overfitting);
         let stuck = without(curves([&|_| 0.05, &up, &|_| 0.9, &|_| 0.9]));
-        assert_eq!(stuck.verdict, Verdict::FitsTooLittle);
+        assert_eq!(stuck.verdict, Verdict::Underfitting);
     }
 
     #[test]
@@ -217,7 +218,8 @@ mod tests {
         assert_eq!(found[0].network, "fold 1");
     }
 
-    /// So many epochs with this Dice on held-out and training cases, and a training loss of each epoch's place from 0 to 1.
+    /// `count` epochs with this Dice on held-out and training cases; the training loss is a function of the position
+    /// (0 to 1).
     fn lines(count: usize, dice: [f64; 2], loss: impl Fn(f64) -> f64) -> Vec<EpochLine> {
         let of = |epoch: usize| EpochLine {
             training_dice: Some(dice[1]),
@@ -235,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_that_learns_nothing_is_not_called_too_high() {
+    fn a_rate_that_learns_nothing_is_not_taken_for_too_high() {
         let flat = lines(40, [0.0, 0.0], |_| 1.0);
         let low = ["training.optimiser.learning_rate=1e-7"];
         assert!(
@@ -254,7 +256,7 @@ mod tests {
             "{}",
             first(&flat, &[])
         );
-        // Slowly but surely.
+        // Slow, but steady.
         let slow = lines(40, [0.3, 0.33], |x| 1.0 - 0.1 * x);
         assert!(
             first(&slow, &[]).starts_with("a higher "),
@@ -270,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_already_is_not_advised() {
+    fn settings_that_are_already_used_are_not_suggested() {
         let gap = lines(40, [0.7, 0.97], |x| 1.0 - 0.9 * x);
         let advice = |set: &[&str]| {
             diagnose("fold 0", &gap, &recipe_with(set))
@@ -278,10 +280,10 @@ mod tests {
                 .join("\n")
         };
         assert!(advice(&[]).contains("network.dropout"));
-        assert!(advice(&[]).contains("[training.augmentation] switched on"));
+        assert!(advice(&[]).contains("enable [training.augmentation]"));
         let set = ["network.dropout=0.3", "training.augmentation.enabled=true"];
-        assert!(!advice(&set).contains("dropout") && !advice(&set).contains("switched on"));
-        // Training cases are watched, but no such epoch is over.
+        assert!(!advice(&set).contains("dropout") && !advice(&set).contains("enable"));
+        // Training cases are watched, but none was validated yet.
         let mut unwatched = gap.clone();
         unwatched
             .iter_mut()
@@ -293,15 +295,15 @@ mod tests {
         };
         assert!(!advice(&[]).contains("watched_cases"), "{}", advice(&[]));
         assert!(advice(&["training.watched_cases=0"]).contains("watched_cases"));
-        // Epochs that are left, or were cut off by the clock, are not asked for once more.
+        // Epochs that remain, or were cut off by the time limit, are not suggested again.
         let mut short = lines(4, [0.2, 0.2], |x| 1.0 - x);
         assert_eq!(
             first(&short, &[]),
             "wait: 4 of training.epochs = 40 are done"
         );
-        short[3].ended = Some(Ended::TimeIsUp);
-        assert!(first(&short, &[]).starts_with("go on with 'ctseg fit --resume'"));
-        short[3].ended = Some(Ended::AllEpochsDone);
+        short[3].ended = Some(StopReason::TimeLimit);
+        assert!(first(&short, &[]).starts_with("resume with 'ctseg fit --resume'"));
+        short[3].ended = Some(StopReason::AllEpochsDone);
         assert!(first(&short, &[]).starts_with("train longer"));
     }
 }

@@ -1,4 +1,4 @@
-//! The figures of a training, and what they say.
+//! Summary figures of a training, and the verdict derived from them.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,12 +6,12 @@ use super::curves::{
     gain, last_epochs, last_third_is_better, lowest_validation_loss, mean, validation_loss_rise,
 };
 use ctseg_base::text::words::counted;
-use ctseg_core::run::checkpoint::Ended;
+use ctseg_core::run::checkpoint::StopReason;
 use ctseg_core::run::history::EpochLine;
 
-const FEWEST_EPOCHS: usize = 5;
-/// A Dice that chance may reach.
-pub(super) const NOTHING: f64 = 0.1;
+const MIN_EPOCHS: usize = 5;
+/// A Dice that can be reached by chance.
+pub(super) const CHANCE_DICE: f64 = 0.1;
 const GAIN: f64 = 0.02;
 const POOR_FIT: f64 = 0.5;
 const MODEST_FIT: f64 = 0.7;
@@ -25,8 +25,10 @@ pub(super) const FALL: f64 = 0.3;
 pub enum Verdict {
     TooEarly,
     StillImproving,
-    FitsTooLittle,
-    FitsTooMuch,
+    #[serde(rename = "fits_too_little", alias = "underfitting")]
+    Underfitting,
+    #[serde(rename = "fits_too_much", alias = "overfitting")]
+    Overfitting,
     Healthy,
     Undefined,
 }
@@ -36,27 +38,27 @@ impl std::fmt::Display for Verdict {
         f.write_str(match self {
             Self::TooEarly => "too early to tell",
             Self::StillImproving => "still improving",
-            Self::FitsTooLittle => "fits too little",
-            Self::FitsTooMuch => "fits too much",
+            Self::Underfitting => "underfitting",
+            Self::Overfitting => "overfitting",
             Self::Healthy => "healthy",
             Self::Undefined => "undefined",
         })
     }
 }
 
-/// What the rules look at. Means are over the last fifth of the epochs (three or more).
+/// The input of the rules. Means are over the last fifth of the epochs (at least three).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Figures {
     pub epochs: usize,
-    /// None where it is undefined in all of them.
+    /// None if it is undefined in all of them.
     pub validation_dice: Option<f64>,
-    /// Of watched training cases; none where there were none.
+    /// Of watched training cases; none if there are none.
     pub training_dice: Option<f64>,
-    /// Of validation Dice over the last third of the epochs.
+    /// Gain in validation Dice over the last third of the epochs.
     pub gain: f64,
-    /// By which share of its first value the training loss fell.
+    /// Decrease of the training loss, as a share of its first value.
     pub loss_fall: Option<f64>,
-    /// By which share of its lowest value the validation loss stands above it.
+    /// Increase of the validation loss above its lowest value, as a share of it.
     pub validation_loss_rise: Option<f64>,
 }
 
@@ -80,8 +82,8 @@ impl Figures {
     }
 
     pub(super) fn verdict(&self, lines: &[&EpochLine]) -> (Verdict, String) {
-        let (seen, gain) = (self.training_dice, self.gain);
-        if self.epochs < FEWEST_EPOCHS {
+        let (training, gain) = (self.training_dice, self.gain);
+        if self.epochs < MIN_EPOCHS {
             let because = format!("after {}", counted(self.epochs, "epoch"));
             return (Verdict::TooEarly, because);
         }
@@ -91,47 +93,48 @@ impl Figures {
         };
         let stopped_early = lines
             .last()
-            .is_some_and(|line| line.ended == Some(Ended::NothingGained));
-        if held_out > NOTHING && gain > GAIN && !stopped_early && last_third_is_better(lines) {
+            .is_some_and(|line| line.ended == Some(StopReason::EarlyStopping));
+        if held_out > CHANCE_DICE && gain > GAIN && !stopped_early && last_third_is_better(lines) {
             let because =
                 format!("validation Dice gained {gain:.3} over the last third of the epochs");
             return (Verdict::StillImproving, because);
         }
-        let little = |below: f64| seen.is_some_and(|seen| seen < below);
-        let stuck =
-            seen.is_none() && held_out < POOR_FIT && self.loss_fall.is_none_or(|fall| fall < FALL);
-        let both = match seen {
-            Some(seen) => {
-                format!("Dice {seen:.3} on training cases, {held_out:.3} on held-out ones")
+        let training_below = |limit: f64| training.is_some_and(|dice| dice < limit);
+        let stuck = training.is_none()
+            && held_out < POOR_FIT
+            && self.loss_fall.is_none_or(|fall| fall < FALL);
+        let scores = match training {
+            Some(dice) => {
+                format!("Dice {dice:.3} on training cases, {held_out:.3} on held-out cases")
             }
             None => format!("Dice {held_out:.3} on held-out cases"),
         };
-        if little(POOR_FIT) || stuck {
-            return (Verdict::FitsTooLittle, both);
+        if training_below(POOR_FIT) || stuck {
+            return (Verdict::Underfitting, scores);
         }
         let rises = self.rises(lines);
-        let gap = seen.map(|seen| seen - held_out);
+        let gap = training.map(|dice| dice - held_out);
         if gap.map_or(rises, |gap| gap > GAP || gap > GAP / 2.0 && rises) {
             let rise = match self.validation_loss_rise.filter(|_| rises) {
                 Some(rise) => format!("; validation loss {:.0} % above its lowest", 100.0 * rise),
                 None => String::new(),
             };
-            return (Verdict::FitsTooMuch, format!("{both}{rise}"));
+            return (Verdict::Overfitting, format!("{scores}{rise}"));
         }
-        if little(MODEST_FIT) {
-            return (Verdict::FitsTooLittle, both);
+        if training_below(MODEST_FIT) {
+            return (Verdict::Underfitting, scores);
         }
-        (Verdict::Healthy, both)
+        (Verdict::Healthy, scores)
     }
 
-    /// Whether the validation loss rises while the training loss falls on.
+    /// Whether the validation loss rises while the training loss keeps falling.
     fn rises(&self, lines: &[&EpochLine]) -> bool {
         let Some(lowest) = lowest_validation_loss(lines) else {
             return false;
         };
         let then = lines[lowest].loss;
         let now = mean(last_epochs(lines).iter().filter_map(|line| line.loss));
-        let falls_on = then.zip(now).is_some_and(|(then, now)| now < then);
-        falls_on && self.validation_loss_rise.is_some_and(|rise| rise > RISE)
+        let keeps_falling = then.zip(now).is_some_and(|(then, now)| now < then);
+        keeps_falling && self.validation_loss_rise.is_some_and(|rise| rise > RISE)
     }
 }

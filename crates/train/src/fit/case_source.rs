@@ -1,4 +1,4 @@
-//! What the networks are trained on: the cases, and for stage 2 what stage 1 says of them.
+//! The training cases, with stage 1's results for stage 2.
 
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
@@ -12,61 +12,62 @@ use ctseg_core::inference::coarse_stage::out_of_fold_results;
 use ctseg_core::model::bundle::Bundle;
 use ctseg_core::recipe::Region;
 
-/// [`source`], which all processes of a team must see alike; `begun` is what went wrong in this one before.
-pub(super) fn source_together<'a>(
+/// [`source`], checked to be the same on all ranks. `preceding` is the result of this rank's work before it.
+pub(super) fn agreed_source<'a>(
     job: &'a FitJob,
-    begun: Result<()>,
+    preceding: Result<()>,
     observer: &'a dyn Observer,
 ) -> Result<(CaseSource<'a>, Option<String>)> {
     let (source, stage1_sha256) = job
-        .team
-        .together(begun.and_then(|()| source(job, observer)))?;
+        .group
+        .all_ok(preceding.and_then(|()| source(job, observer)))?;
     let regions: BTreeMap<_, _> = source
         .stage_one
         .iter()
         .map(|(i, of)| (i, &of.region))
         .collect();
-    job.team
-        .agree_on(&format!("{stage1_sha256:?} {regions:?}"))?;
+    job.group
+        .check_same_settings(&format!("{stage1_sha256:?} {regions:?}"))?;
     Ok((source, stage1_sha256))
 }
 
-/// The cases as networks see them, and which stage 1 told of their regions.
+/// The preprocessed cases, and the checksum of the stage 1 that found their regions.
 fn source<'a>(
     job: &'a FitJob,
     observer: &'a dyn Observer,
 ) -> Result<(CaseSource<'a>, Option<String>)> {
     let (stage_one, stage1_sha256) = stage_one_results(job, observer)?;
     let values = job.dataset.structures.iter().map(|s| s.value).collect();
-    let store = job.case_store.map(|store| store.used_by(observer));
+    let cache = job.preprocessed_cache.map(|cache| cache.session(observer));
     let source = CaseSource::new(&job.dataset, &job.recipe, values, stage_one);
-    Ok((source.stopped_by(job.stop).kept_in(store), stage1_sha256))
+    let source = source.with_stop(job.stop).with_disk_cache(cache);
+    Ok((source, stage1_sha256))
 }
 
-/// What stage 2 needs from stage 1 for every training case, and which stage 1 that was.
+/// Stage 1's results for every training case of a stage 2, and the checksum of that stage 1.
 fn stage_one_results(job: &FitJob, observer: &dyn Observer) -> Result<StageOneOutcome> {
     if job.recipe.region == Region::Whole {
         return Ok((BTreeMap::new(), None));
     }
     let Some(trial) = &job.trial else {
-        return stage_one_looks(job, observer);
+        return run_stage_one(job, observer);
     };
-    // A panic elsewhere cannot leave an outcome half-made: it is inserted whole.
-    let memory = || {
+    // A panic elsewhere cannot leave the map inconsistent: each update is a single insert.
+    let cache = || {
         trial
             .stage_one
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     };
-    if let Some(known) = memory().get(&job.recipe.prior) {
-        return Ok(known.clone());
+    if let Some(cached) = cache().get(&job.recipe.prior) {
+        return Ok(cached.clone());
     }
-    let outcome = stage_one_looks(job, observer)?;
-    memory().insert(job.recipe.prior, outcome.clone());
+    let outcome = run_stage_one(job, observer)?;
+    cache().insert(job.recipe.prior, outcome.clone());
     Ok(outcome)
 }
 
-fn stage_one_looks(job: &FitJob, observer: &dyn Observer) -> Result<StageOneOutcome> {
+fn run_stage_one(job: &FitJob, observer: &dyn Observer) -> Result<StageOneOutcome> {
     let bundle = Bundle::open(&job.model)?;
     let sha256 = bundle.stage_sha256(1).map(str::to_owned);
     let cases = job.dataset.training_cases();

@@ -1,4 +1,4 @@
-//! What a run is trained on: settled before it begins, and compared when it goes on.
+//! Content and folds of a run: fixed when it starts, and checked when it is resumed.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -6,8 +6,8 @@ use std::path::Path;
 use ctseg_base::progress::Observer;
 use ctseg_base::text::words::listed;
 use ctseg_base::{Error, Result};
-use ctseg_core::dataset::content::{CaseContent, DatasetContent, same_images};
-use ctseg_core::dataset::{Dataset, GivenSplits, NamedSplit};
+use ctseg_core::dataset::content::{CaseContent, DatasetContent, duplicate_images};
+use ctseg_core::dataset::{Dataset, NamedSplit, PredefinedSplits};
 use ctseg_core::recipe::{Recipe, Target};
 use ctseg_core::run::data::RunData;
 
@@ -16,59 +16,59 @@ use ctseg_core::run::data::RunData;
 pub struct CheckedData<'a> {
     pub dataset: &'a Dataset,
     pub content: &'a DatasetContent,
-    /// As the user named it, for errors.
-    pub place: &'a Path,
+    /// As given by the user, for error messages.
+    pub path: &'a Path,
 }
 
-/// Content and folds of a training of `folds` folds; those of the run or sweep in the folder `begun`, if there is one.
+/// Content and folds of a training of `folds` folds, or those of the `existing` run or sweep folder.
 ///
 /// # Errors
-/// The dataset is not as it was when `begun` began; too few patients.
+/// The dataset has changed since `existing` was started; too few patients.
 pub fn run_data(
     data: &CheckedData,
     (folds, seed): (usize, u64),
-    begun: Option<&Path>,
+    existing: Option<&Path>,
     observer: &dyn Observer,
 ) -> Result<RunData> {
     let CheckedData {
         dataset,
         content,
-        place,
+        path,
     } = *data;
     let new = |dataset: &Dataset| -> Result<RunData> {
         Ok(RunData {
-            splits: GivenSplits {
-                file: place.to_path_buf(),
+            splits: PredefinedSplits {
+                file: path.to_path_buf(),
                 folds: dataset.named_splits(folds, seed)?,
             },
             content: content.clone(),
         })
     };
-    let Some(begun) = begun else {
-        let together = dataset.with_same_images_together(content);
-        let mut data = new(&together)?;
-        if let Some(spread) = spread(&together, &data, (folds, seed))? {
-            observer.say(
-                "folds: patients with structures are spread, because a fold would have trained on empty label maps alone",
+    let Some(existing) = existing else {
+        let grouped = dataset.with_duplicates_grouped(content);
+        let mut data = new(&grouped)?;
+        if let Some(stratified) = stratified_folds(&grouped, &data, (folds, seed))? {
+            observer.info(
+                "folds: patients with structures are spread over the folds, because one fold would have had only empty label maps to train on",
             );
-            data.splits.folds = spread;
+            data.splits.folds = stratified;
         }
-        warn_of_parted_images(&data, observer);
+        warn_of_leaked_images(&data, observer);
         return Ok(data);
     };
-    if let Some(stored) = RunData::read(begun)? {
-        stored.refuse_if_changed(content, place, begun)?;
+    if let Some(stored) = RunData::read(existing)? {
+        stored.check_unchanged(content, path, existing)?;
         return Ok(stored);
     }
     observer.warn(&format!(
-        "{} was begun by an earlier version, which kept no fingerprint of the data: whether they have changed since is not known",
-        begun.display()
+        "{} was started by an earlier version that stored no data fingerprint; changes of the dataset cannot be detected",
+        existing.display()
     ));
     new(dataset)
 }
 
-/// Other folds than `data` has, where one of those has no structure to train on and none of these.
-fn spread(
+/// Stratified folds, if a fold of `data` has no structure to train on and all stratified folds do.
+fn stratified_folds(
     dataset: &Dataset,
     data: &RunData,
     (folds, seed): (usize, u64),
@@ -86,31 +86,32 @@ fn spread(
         .filter(|case| !case.structures.is_empty())
         .map(|case| case.case.as_str())
         .collect();
-    let spread = dataset.spread_splits(folds, seed, &|id| with_structures.contains(id))?;
-    Ok(Some(spread).filter(|spread| can_learn(spread)))
+    let stratified = dataset.stratified_splits(folds, seed, &|id| with_structures.contains(id))?;
+    Ok(Some(stratified).filter(|splits| can_learn(splits)))
 }
 
-/// Says which folds, given ones, have an image on both sides.
-fn warn_of_parted_images(data: &RunData, observer: &dyn Observer) {
-    let groups = same_images(&data.content.cases);
+/// Warns of given folds that have the same image in training and validation.
+fn warn_of_leaked_images(data: &RunData, observer: &dyn Observer) {
+    let groups = duplicate_images(&data.content.cases);
     for (fold, split) in data.splits.folds.iter().enumerate() {
-        let on = |side: &[String], ids: &[&str]| side.iter().any(|id| ids.contains(&id.as_str()));
-        let parted = groups
+        let has =
+            |cases: &[String], ids: &[&str]| cases.iter().any(|id| ids.contains(&id.as_str()));
+        let leaked = groups
             .iter()
-            .filter(|ids| on(&split.train, ids) && on(&split.validation, ids));
-        for ids in parted {
+            .filter(|ids| has(&split.train, ids) && has(&split.validation, ids));
+        for ids in leaked {
             observer.warn(&format!(
-                "fold {fold}: cases {} are one image, in training and held out: the fold's scores are too high",
+                "fold {fold}: cases {} are the same image, in training and validation: this fold's scores will be too high",
                 listed(ids)
             ));
         }
     }
 }
 
-/// Says what the trained folds of `data` cannot learn or measure for want of labels.
+/// Warns of structures that the trained folds cannot learn or measure because labels are missing.
 ///
 /// # Errors
-/// A fold whose training cases hold no structure at all.
+/// The training cases of a fold hold no structure.
 pub(super) fn check_labels(
     recipe: &Recipe,
     dataset: &Dataset,
@@ -120,7 +121,7 @@ pub(super) fn check_labels(
     let cases = &data.content.cases;
     if present(cases, None).is_empty() {
         return Err(Error::invalid(format!(
-            "dataset '{}': no case holds a structure, all label maps ({}) are empty; nothing can be learned from them: label cases, or check the label values",
+            "dataset '{}': no case holds a structure (all {} label maps are empty); label some cases, or check the label values",
             dataset.name,
             cases.len()
         )));
@@ -131,7 +132,7 @@ pub(super) fn check_labels(
         let held_out = present(cases, Some(&split.validation));
         if trained.is_empty() {
             return Err(Error::invalid(format!(
-                "dataset '{}': no training case of fold {fold} holds a structure, its {} label maps are empty; label more cases, or train another fold alone with --fold",
+                "dataset '{}': no training case of fold {fold} holds a structure (all {} label maps are empty); label more cases, or train only another fold with --fold",
                 dataset.name,
                 split.train.len()
             )));
@@ -139,7 +140,7 @@ pub(super) fn check_labels(
         let unlearned: Vec<u16> = held_out.difference(&trained).copied().collect();
         if !unlearned.is_empty() {
             observer.warn(&format!(
-                "fold {fold}: only held-out cases hold {}: its network cannot learn that",
+                "fold {fold}: only held-out cases hold {}: the network cannot learn it",
                 named(dataset, &unlearned)
             ));
         }
@@ -150,7 +151,7 @@ pub(super) fn check_labels(
             ));
         } else if !unmeasured.is_empty() && recipe.structures == Target::Each {
             observer.warn(&format!(
-                "fold {fold}: no held-out case holds {}: validation scores of that are undefined",
+                "fold {fold}: no held-out case holds {}: its validation scores are undefined",
                 named(dataset, &unmeasured)
             ));
         }
@@ -158,7 +159,7 @@ pub(super) fn check_labels(
     Ok(())
 }
 
-/// Values of the structures that cases hold, of all cases or of those with these ids.
+/// Values of the structures in all cases, or in the cases with these ids.
 fn present(cases: &[CaseContent], ids: Option<&[String]>) -> BTreeSet<u16> {
     let ids: Option<BTreeSet<&String>> = ids.map(|ids| ids.iter().collect());
     let wanted = |case: &&CaseContent| ids.as_ref().is_none_or(|ids| ids.contains(&case.case));
@@ -184,10 +185,10 @@ mod tests {
     use std::sync::Mutex;
 
     #[derive(Default)]
-    struct Warned(Mutex<Vec<String>>);
+    struct Warnings(Mutex<Vec<String>>);
 
-    impl Observer for Warned {
-        fn say(&self, _: &str) {}
+    impl Observer for Warnings {
+        fn info(&self, _: &str) {}
 
         fn warn(&self, line: &str) {
             self.0.lock().unwrap().push(line.to_owned());
@@ -198,7 +199,7 @@ mod tests {
         }
     }
 
-    /// What is said of cases that hold these structures, c0 and so on; fold 0 holds out the first half of them.
+    /// The result and warnings for cases (c0 and so on) with these structures; fold 0 holds out the first half.
     fn checked(cases: &[&[u16]]) -> (Result<()>, Vec<String>) {
         let structure = |(value, name): (u16, &str)| Structure {
             value,
@@ -238,20 +239,20 @@ mod tests {
         };
         let data = RunData {
             content,
-            splits: GivenSplits {
+            splits: PredefinedSplits {
                 file: "d".into(),
                 folds: vec![split(second, first), split(first, second)],
             },
         };
         let set = ["folds=2".to_owned(), "train_folds=[0]".to_owned()];
         let recipe = Recipe::named("refine2_5d", &set).unwrap();
-        let warned = Warned::default();
-        let checked = check_labels(&recipe, &dataset, &data, &warned);
-        (checked, warned.0.into_inner().unwrap())
+        let warnings = Warnings::default();
+        let checked = check_labels(&recipe, &dataset, &data, &warnings);
+        (checked, warnings.0.into_inner().unwrap())
     }
 
     #[test]
-    fn folds_are_told_what_they_cannot_learn_and_refused_where_that_is_all() {
+    fn unlearnable_structures_are_warned_of_and_folds_without_any_are_refused() {
         let (fine, said) = checked(&[&[1, 2], &[], &[1], &[2]]);
         assert!(fine.is_ok() && said.is_empty(), "{said:?}");
         let refused = |cases: &[&[u16]]| checked(cases).0.unwrap_err().to_string();
@@ -261,7 +262,7 @@ mod tests {
             fold.contains("no training case of fold 0 holds a structure"),
             "{fold}"
         );
-        // Fold 1, which could learn nothing, is not trained.
+        // Fold 1, which has nothing to learn from, is not trained.
         let (fine, said) = checked(&[&[], &[], &[1, 2], &[]]);
         assert!(fine.is_ok() && said.len() == 1, "{said:?}");
         assert!(

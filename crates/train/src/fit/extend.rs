@@ -1,4 +1,4 @@
-//! A run that goes on to another number of epochs than it was to have.
+//! Changes the number of epochs of a resumed run.
 
 use super::job::FitJob;
 use ctseg_base::progress::Observer;
@@ -7,12 +7,12 @@ use ctseg_core::recipe::{Recipe, Schedule};
 use ctseg_core::run::folder::RunFolder;
 use ctseg_core::run::history;
 
-/// Opens the folds of `run`, which its recipe gave `before.training.epochs` epochs, for those of the job's recipe; what
-/// is to be said of that, nothing where they are as many.
+/// Extends the folds of `run` from `before.training.epochs` epochs to those of the job's recipe. Returns notes for the
+/// log, none if the number is the same.
 ///
 /// # Errors
-/// A fold that has done as many epochs already; checkpoints that cannot be used.
-pub(super) fn extended(
+/// A fold has done that many epochs already; unusable checkpoints.
+pub(super) fn change_epochs(
     job: &FitJob,
     run: &RunFolder,
     before: &Recipe,
@@ -27,22 +27,24 @@ pub(super) fn extended(
     let folds = job.recipe.trained_folds();
     let done = |fold: usize| {
         let lines = history.get(&format!("fold {fold}"));
-        lines.and_then(|lines| lines.iter().rev().find(|line| !line.broken_off))
+        lines.and_then(|lines| lines.iter().rev().find(|line| !line.interrupted))
     };
     for fold in &folds {
         if let Some(line) = done(*fold).filter(|line| line.epoch >= is) {
             return Err(Error::usage(format!(
-                "--epochs {is}: fold {fold} has done {} epochs already; expected more, counted from the run's first epoch",
+                "--epochs {is}: fold {fold} has done {} epochs already; expected a larger total number of epochs",
                 line.epoch
             )));
         }
     }
     let schedule = match training.schedule {
-        Schedule::Plateau => "the plateau schedule goes on from the present rate".to_owned(),
+        Schedule::Plateau => {
+            "the plateau schedule continues from the current learning rate".to_owned()
+        }
         _ => format!("the learning rate follows the schedule for {is} epochs from here on"),
     };
-    let mut said = vec![format!(
-        "the run goes on to {is} epochs instead of {was}: {schedule}"
+    let mut notes = vec![format!(
+        "resuming to {is} epochs instead of {was}: {schedule}"
     )];
     for fold in folds {
         let checkpoints = run.checkpoints(fold);
@@ -51,12 +53,12 @@ pub(super) fn extended(
             continue;
         };
         if saved.progress.ended.take().is_some() {
-            saved.progress.early_stopping.wait_anew();
+            saved.progress.early_stopping.reset_patience();
             checkpoints.save_last(&saved)?;
         }
         if let Some(last) = done(fold) {
-            said.push(format!(
-                "fold {fold}: epochs {} to {is} follow; learning rate {:.1e} after {:.1e} in epoch {}",
+            notes.push(format!(
+                "fold {fold}: epochs {} to {is} follow; learning rate {:.1e}, after {:.1e} in epoch {}",
                 last.epoch + 1,
                 saved.progress.learning_rate(training),
                 last.learning_rate,
@@ -64,5 +66,5 @@ pub(super) fn extended(
             ));
         }
     }
-    Ok(said)
+    Ok(notes)
 }

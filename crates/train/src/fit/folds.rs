@@ -1,41 +1,42 @@
-//! Training the folds of a stage, within the time that the fit has.
+//! Trains the folds of a stage within the time limit.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::job::FitJob;
 use super::manifests::fold_manifest;
-use super::tracking::Telling;
+use super::tracking::FitReporter;
 use crate::data::case_source::CaseSource;
 use crate::trainer::job::{Trained, TrainingJob};
 use crate::trainer::train;
 use ctseg_base::Result;
-use ctseg_base::cancel::guarded;
+use ctseg_base::cancel::catch_panic;
 use ctseg_base::text::table::or_undefined;
 use ctseg_base::text::words::counted;
 use ctseg_core::dataset::Split;
 use ctseg_core::model::bundle::TrainedStage;
-use ctseg_core::model::pretrained::Beginning;
+use ctseg_core::model::pretrained::PretrainedWeights;
 use ctseg_core::recipe::Recipe;
 use ctseg_core::recipe::keep::Keep;
 use ctseg_core::run::checkpoint::{CheckpointFolder, Progress};
 
-/// Trains the folds one after the other, each from `beginning` if there is one, and puts their networks into `stage`.
+/// Trains the folds one after the other, each from `pretrained` if given, and adds their networks to `stage`.
 pub(super) fn train_folds(
-    telling: &Telling,
+    reporter: &FitReporter,
     source: &CaseSource,
-    beginning: Option<&Beginning>,
+    pretrained: Option<&PretrainedWeights>,
     stage: &mut TrainedStage,
     started: Instant,
 ) -> Result<Vec<(usize, Progress)>> {
-    let job = telling.job;
+    let job = reporter.job;
     let mut done = Vec::new();
     for (index, fold) in job.recipe.trained_folds().into_iter().enumerate() {
         let deadline = deadline(job, index, started);
-        let begin = beginning.map(|beginning| (beginning, index));
-        let split = job.dataset.given_split(&telling.data.splits, fold)?;
-        let trained = guarded(|| train_fold(telling, source, &split, (fold, begin), deadline))?;
-        telling.fold(fold);
+        let pretrained = pretrained.map(|weights| (weights, index));
+        let split = job.dataset.predefined_split(&reporter.data.splits, fold)?;
+        let trained =
+            catch_panic(|| train_fold(reporter, source, &split, (fold, pretrained), deadline))?;
+        reporter.fold_trained(fold);
         let manifest = fold_manifest(job, (fold, &split), &trained.progress);
         stage.manifest.folds.push(manifest);
         stage.weights.push(trained.weights);
@@ -44,14 +45,14 @@ pub(super) fn train_folds(
     Ok(done)
 }
 
-/// When fold number `index` must be done: what is left of the time is shared by the folds that are left.
+/// The deadline of fold number `index`: the remaining time is divided equally among the remaining folds.
 pub(super) fn deadline(job: &FitJob, index: usize, started: Instant) -> Option<Instant> {
-    let left = (job.recipe.trained_folds().len() - index) as u32;
+    let remaining = (job.recipe.trained_folds().len() - index) as u32;
     let limit = training_share(&job.recipe, job.max_time?);
-    Some(Instant::now() + limit.saturating_sub(started.elapsed()) / left)
+    Some(Instant::now() + limit.saturating_sub(started.elapsed()) / remaining)
 }
 
-/// The part of the time that is for training: a look at the held-out cases comes after it.
+/// The part of the time limit for training; predictions of the held-out cases follow it.
 fn training_share(recipe: &Recipe, limit: Duration) -> Duration {
     if recipe.stage == 1 || recipe.out_of_fold {
         limit.mul_f64(0.95)
@@ -61,23 +62,23 @@ fn training_share(recipe: &Recipe, limit: Duration) -> Duration {
 }
 
 fn train_fold(
-    telling: &Telling,
+    reporter: &FitReporter,
     source: &CaseSource,
     split: &Split,
-    (fold, beginning): (usize, Option<(&Beginning, usize)>),
+    (fold, pretrained): (usize, Option<(&PretrainedWeights, usize)>),
     deadline: Option<Instant>,
 ) -> Result<Trained> {
-    let Telling {
+    let FitReporter {
         job, run, observer, ..
-    } = *telling;
+    } = *reporter;
     let training = TrainingJob {
-        beginning,
+        pretrained,
         deadline,
         ..training_job(job, source, split, (fold, run.checkpoints(fold)))
     };
-    let there = run.refuse_if_lost(&training.name, &training.checkpoints);
-    job.team.together(there)?;
-    let trained = train(&training, observer, telling.tracker)?;
+    let not_lost = run.check_not_lost(&training.name, &training.checkpoints);
+    job.group.all_ok(not_lost)?;
+    let trained = train(&training, observer, reporter.tracker)?;
     let progress = &trained.progress;
     let (best, dice) = progress.best.unwrap_or((0, None));
     let dice = or_undefined(dice, 4);
@@ -88,7 +89,7 @@ fn train_fold(
         ),
         _ => String::new(),
     };
-    observer.say(&format!(
+    observer.info(&format!(
         "fold {fold}: {} after {}; {kept}best epoch {best}, validation Dice {dice}",
         progress
             .ended
@@ -98,7 +99,7 @@ fn train_fold(
     Ok(trained)
 }
 
-/// The training of a fold, from fresh weights and for as long as it takes.
+/// The training of a fold, from random weights and without a deadline.
 pub(super) fn training_job<'a>(
     job: &'a FitJob,
     source: &'a CaseSource,
@@ -110,15 +111,15 @@ pub(super) fn training_job<'a>(
         train: &split.train,
         validation: &split.validation,
         checkpoints,
-        beginning: None,
+        pretrained: None,
         compute: &job.compute,
-        // Each fold draws its own weights and slices.
+        // Each fold has its own random weights and patches.
         seed: job.seed.wrapping_mul(1_000_003).wrapping_add(fold as u64),
         deadline: None,
         stop: job.stop,
         loader_threads: job.loader_threads,
         name: format!("fold {fold}"),
         pause_after: job.trial.map(|trial| trial.epochs),
-        team: Arc::clone(&job.team),
+        group: Arc::clone(&job.group),
     }
 }

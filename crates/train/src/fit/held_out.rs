@@ -1,4 +1,4 @@
-//! What is done with held-out cases when the folds are trained.
+//! Evaluation of held-out cases after the folds are trained.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -6,8 +6,8 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::job::{FitJob, FitSummary};
-use super::tracking::Telling;
-use crate::choose_postprocessing::Trial;
+use super::tracking::FitReporter;
+use crate::choose_postprocessing::PostprocessingSearch;
 use crate::cross_validation::{OutOfFold, OutOfFoldJob, predict_out_of_fold};
 use crate::overlays::best_and_worst;
 use ctseg_base::Result;
@@ -18,7 +18,7 @@ use ctseg_core::model::bundle::Bundle;
 use ctseg_core::model::postprocessing::Postprocessing;
 use ctseg_core::run::folder::PLOTS;
 
-/// How good the new stage 1's regions are on the cases that one of its networks did not see.
+/// The quality of the new stage 1's regions on held-out cases.
 pub(super) fn held_out_roi_quality(job: &FitJob, observer: &dyn Observer) -> Result<RoiQuality> {
     let bundle = Bundle::open(&job.model)?;
     let held_out: Vec<&String> = bundle
@@ -41,16 +41,16 @@ pub(super) fn held_out_roi_quality(job: &FitJob, observer: &dyn Observer) -> Res
     RoiQuality::measured(&results, &job.dataset, job.stop)
 }
 
-/// Held-out cases predicted on their own grids by the networks that did not see them and, for a stage whose label
-/// maps are the result, their clean-up, chosen on them and written into the model.
-pub(super) fn out_of_fold_and_cleaning(
-    telling: &Telling,
+/// Predicts the held-out cases on their own grids, each with the network that was not trained on it. For a stage that
+/// produces the final label maps, also chooses the post-processing on them and writes it into the model.
+pub(super) fn out_of_fold_and_postprocessing(
+    reporter: &FitReporter,
     stage_one: &BTreeMap<usize, StageOneResult>,
     started: Instant,
 ) -> Result<(Option<OutOfFold>, Option<Postprocessing>)> {
-    let Telling {
+    let FitReporter {
         job, run, observer, ..
-    } = *telling;
+    } = *reporter;
     let recipe = &job.recipe;
     let bundle = Bundle::open(&job.model)?;
     let mut predicted = None;
@@ -73,13 +73,13 @@ pub(super) fn out_of_fold_and_cleaning(
     }
     let chosen = match predicted.as_ref().filter(|predicted| predicted.complete) {
         Some(predicted) => {
-            let trial = Trial {
+            let search = PostprocessingSearch {
                 dataset: &job.dataset,
                 maps: &predicted.maps,
                 recipe,
                 stop: job.stop,
             };
-            let (chosen, tried) = trial.chosen(observer)?;
+            let (chosen, tried) = search.choose(observer)?;
             run.write_json(
                 "postprocessing.json",
                 &json!({"chosen": chosen, "tried": tried}),
@@ -92,14 +92,14 @@ pub(super) fn out_of_fold_and_cleaning(
     Ok((predicted, chosen))
 }
 
-/// Draws the best and the worst held-out case, where there are predictions of them.
-pub(super) fn drawn(telling: &Telling, summary: &FitSummary) {
-    let job = telling.job;
+/// Draws the best and worst held-out case, if there are predictions.
+pub(super) fn draw_best_and_worst(reporter: &FitReporter, summary: &FitSummary) {
+    let job = reporter.job;
     let (Some(predicted), Some(draw)) = (&summary.out_of_fold, job.draw_comparison) else {
         return;
     };
-    let folder = telling.run.path().join(PLOTS);
+    let folder = reporter.run.path().join(PLOTS);
     if let Err(error) = best_and_worst(&job.dataset, predicted, &folder, draw) {
-        telling.observer.warn(&error.to_string()); // a picture is worth no training
+        reporter.observer.warn(&error.to_string()); // a missing picture is not worth failing a training
     }
 }

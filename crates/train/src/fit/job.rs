@@ -1,4 +1,4 @@
-//! A fit: what it is given, and what comes of it.
+//! The input and result of `fit`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::cross_validation::OutOfFold;
-use crate::data::preprocessed_cache::CaseStore;
+use crate::data::preprocessed_cache::PreprocessedCache;
 use crate::diagnosis::Diagnosis;
 use crate::overlays::DrawComparison;
 use ctseg_core::dataset::Dataset;
@@ -19,77 +19,77 @@ use ctseg_core::run::checkpoint::Progress;
 use ctseg_core::run::data::RunData;
 use ctseg_core::run::tracker::Tracker;
 use ctseg_engine::device::Compute;
-use ctseg_engine::distributed::process_group::Team;
+use ctseg_engine::distributed::process_group::ProcessGroup;
 
-/// What to train, on what, into what.
+/// The input of `fit`: recipe, data, and where the results go.
 pub struct FitJob<'a> {
     pub recipe: Recipe,
     pub dataset: Dataset,
-    /// As the user named it, to be found again when the run is resumed.
+    /// As given by the user; stored in the run, to find the dataset when it is resumed.
     pub dataset_path: PathBuf,
     pub data_root: Option<PathBuf>,
     /// The bundle that the stage is published into.
     pub model: PathBuf,
     pub runs: PathBuf,
-    /// A model whose weights to begin with, as far as they fit.
+    /// A model to initialise the weights from; layers that do not match are random.
     pub from: Option<PathBuf>,
-    /// The folder of an earlier run to go on with.
+    /// The folder of an earlier run to resume.
     pub resume: Option<PathBuf>,
     pub compute: Compute,
     /// See [`crate::trainer::job::TrainingJob::loader_threads`].
     pub loader_threads: Option<usize>,
     pub seed: u64,
-    /// All of the training must be over after this time.
+    /// Time limit of the whole fit.
     pub max_time: Option<Duration>,
     pub stop: &'a AtomicBool,
-    /// Who else hears of the run, beside its folder.
+    /// Trackers of the run, in addition to its folder.
     pub trackers: &'a [&'a dyn Tracker],
-    /// Facts about where the run comes from, by name, for those.
+    /// Tags for the trackers, by name.
     pub tags: Vec<(String, String)>,
-    /// Draws the held-out cases that came out best and worst.
+    /// Draws the held-out cases with the best and worst scores.
     pub draw_comparison: Option<DrawComparison>,
-    /// Where the run is one of a sweep's: nothing is put into the model.
+    /// Set if the run is a trial of a sweep; it is then not published into the model.
     pub trial: Option<TrialRun<'a>>,
-    /// Where prepared cases are kept on disk.
-    pub case_store: Option<&'a CaseStore>,
-    /// The processes that train together. All have the same job; the first one alone writes, tracks and publishes.
-    pub team: Arc<Team>,
+    /// Cache of preprocessed cases on disk.
+    pub preprocessed_cache: Option<&'a PreprocessedCache>,
+    /// The processes that train together. All have the same job; only rank 0 writes, tracks and publishes.
+    pub group: Arc<ProcessGroup>,
 }
 
-/// What a run is told by the sweep that it belongs to.
+/// The settings of a run that is a trial of a sweep.
 #[derive(Clone, Copy)]
 pub struct TrialRun<'a> {
-    /// The run's folder; one that holds the run already is gone on with.
+    /// The run's folder; an existing run in it is resumed.
     pub folder: &'a Path,
     /// The sweep's name.
     pub parent: &'a str,
-    /// The run pauses after so many epochs of each fold.
+    /// The run pauses after this many epochs of each fold.
     pub epochs: usize,
     /// The sweep's data and folds.
     pub data: &'a RunData,
-    /// Stage 1's results, which all trials share.
-    pub stage_one: &'a StageOneMemory,
+    /// Stage 1's results, shared by all trials.
+    pub stage_one: &'a StageOneCache,
 }
 
-/// What came of it.
+/// The result of `fit`.
 #[derive(Debug, Clone)]
 pub struct FitSummary {
     pub run: PathBuf,
     pub model: PathBuf,
     pub folds: Vec<(usize, Progress)>,
-    /// For stage 1: its regions on cases that the networks did not train on.
+    /// For stage 1: the quality of its regions on held-out cases.
     pub roi: Option<RoiQuality>,
-    /// Held-out cases by the networks that did not see them; none where it is switched off.
+    /// Predictions of the held-out cases; none if disabled.
     pub out_of_fold: Option<OutOfFold>,
-    /// How the model's label maps are cleaned up.
+    /// The post-processing of the model's label maps.
     pub postprocessing: Option<Postprocessing>,
-    /// How the training of each fold went.
+    /// The diagnosis of each fold's training.
     pub diagnoses: Vec<Diagnosis>,
     pub seconds: f64,
 }
 
-/// Stage 1's results on the training cases, with and without its probabilities, once they were asked for.
-pub type StageOneMemory = Mutex<BTreeMap<bool, StageOneOutcome>>;
+/// Stage 1's results on the training cases, by whether they include its probabilities (prior).
+pub type StageOneCache = Mutex<BTreeMap<bool, StageOneOutcome>>;
 
-/// By case, and which stage 1 it was.
+/// Results by case, and the checksum of the stage 1.
 pub(super) type StageOneOutcome = (BTreeMap<usize, StageOneResult>, Option<String>);

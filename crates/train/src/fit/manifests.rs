@@ -1,4 +1,4 @@
-//! What a fit writes into a model about its networks, and how it tells data apart.
+//! Manifests of trained networks, and the fingerprint of held-out cases.
 
 use std::collections::BTreeSet;
 
@@ -53,8 +53,7 @@ pub(super) fn fold_manifest(
     }
 }
 
-/// SHA-256 that follows from the data (its fingerprint) and from which cases are held out in which of the trained
-/// folds, and how many cases these are.
+/// SHA-256 of the data fingerprint and of the held-out cases of each trained fold, and the number of these cases.
 pub(super) fn held_out_fingerprint(recipe: &Recipe, data: &RunData) -> (String, usize) {
     let mut hasher = Sha256::new();
     hasher.update(data.content.sha256());

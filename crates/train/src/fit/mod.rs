@@ -1,4 +1,4 @@
-//! Training one stage: check the data, split it, look through stage 1's eyes, train the folds, publish.
+//! Trains one stage: check and split the data, run stage 1 if needed, train the folds, publish the model.
 
 mod case_source;
 mod data;
@@ -12,10 +12,10 @@ mod tracking;
 mod worker_ranks;
 
 pub use data::{CheckedData, run_data};
-pub use job::StageOneMemory;
+pub use job::StageOneCache;
 pub use job::{FitJob, FitSummary, TrialRun};
 pub use preflight::{check_dataset, check_stage_one};
-pub use worker_ranks::Along;
+pub use worker_ranks::WorkerObserver;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -24,94 +24,103 @@ use crate::diagnosis;
 use ctseg_base::progress::{Logged, Observer};
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
-use ctseg_core::dataset::GivenSplits;
+use ctseg_core::dataset::PredefinedSplits;
 use ctseg_core::model::bundle::{Bundle, TrainedStage};
-use ctseg_core::model::pretrained::Beginning;
+use ctseg_core::model::pretrained::PretrainedWeights;
 use ctseg_core::run::folder::RunSettings;
 use ctseg_core::run::state_file;
-use ctseg_core::run::state_file::StateKeeper;
+use ctseg_core::run::state_file::StateWriter;
 use ctseg_core::run::tracker::{Outcome, Tracker, Trackers};
 use ctseg_engine::precision::Precision;
 
-use case_source::source_together;
+use case_source::agreed_source;
 use folds::train_folds;
-use held_out::{drawn, held_out_roi_quality, out_of_fold_and_cleaning};
+use held_out::{draw_best_and_worst, held_out_roi_quality, out_of_fold_and_postprocessing};
 use manifests::stage_manifest;
-use preflight::{Ready, begun_from, checked, wishes};
-use tracking::Telling;
+use preflight::{PreparedRun, load_pretrained, prepare_run, shared_settings};
+use tracking::FitReporter;
 
-/// Trains the stage and puts it into the model. The processes of a team are done when their training is: the first one
-/// does the rest. Folds that are done when the run is killed lie in its
-/// checkpoints, and a resumed run takes them from there.
+/// Trains the stage and publishes it into the model. With several processes all ranks train, and rank 0 does the rest.
+/// If the run is killed, finished folds are in its checkpoints, and a resumed run takes them from there.
 ///
 /// # Errors
-/// A model folder that cannot be used and unsound data (every problem is said to `observer` first), both
-/// before any training; no stage 1 to build on; and all of [`train`](crate::trainer::train)'s.
+/// Before training: an unusable model folder, invalid data (all problems are reported to `observer` first), a missing
+/// stage 1. Then those of [`train`](crate::trainer::train).
 pub fn fit(job: &FitJob, observer: &dyn Observer) -> Result<FitSummary> {
     let started = Instant::now();
     let recipe = &job.recipe;
     if job.compute.precision == Precision::Int8 {
         return Err(Error::usage(
-            "--precision int8 is for prediction; train in f32, bf16 or f16, then run 'ctseg calibrate'",
+            "--precision int8 is for prediction; train in f32, bf16 or f16, then run 'ctseg quantize'",
         ));
     }
     if recipe.nnunet.is_some() {
         return Err(Error::usage(
-            "a recipe with a section [nnunet] is that of an imported model and is not trained; train one of the recipes nnunet-…, with --from MODEL for its weights",
+            "a recipe with a section [nnunet] belongs to an imported model and cannot be trained; train a recipe nnunet-…, with --from MODEL to start from its weights",
         ));
     }
-    if recipe.training.sync_norms && !job.team.is_alone() && !job.compute.choice.is_libtorch() {
+    if recipe.training.sync_norms && !job.group.is_single() && !job.compute.choice.is_libtorch() {
         return Err(Error::usage(
-            "training.sync_norms is for device libtorch; on flex use network.norm=instance, which needs no other samples",
+            "training.sync_norms needs device libtorch; on flex use network.norm=instance, which needs no synchronisation",
         ));
     }
-    job.team.agree_on(&wishes(job)?)?;
-    let ready = job.team.leads().then(|| checked(job, observer)).transpose();
-    let ready = job.team.together(ready)?;
-    let (path, splits) = broadcast_run(job, ready.as_ref())?;
-    job.team
-        .advise(&format!("'ctseg fit --resume {}' goes on", path.display()));
-    match ready {
-        Some(ready) => led(job, ready, observer, started),
-        None => worker_ranks::trained(job, (&path, &splits), observer, started),
+    job.group.check_same_settings(&shared_settings(job)?)?;
+    let prepared = job
+        .group
+        .is_rank_zero()
+        .then(|| prepare_run(job, observer))
+        .transpose();
+    let prepared = job.group.all_ok(prepared)?;
+    let (path, splits) = broadcast_run(job, prepared.as_ref())?;
+    job.group.set_recovery_hint(&format!(
+        "resume with 'ctseg fit --resume {}'",
+        path.display()
+    ));
+    match prepared {
+        Some(prepared) => fit_on_rank_zero(job, prepared, observer, started),
+        None => worker_ranks::train_as_worker(job, (&path, &splits), observer, started),
     }
 }
 
-/// The run's folder and folds, from the first process to all.
-fn broadcast_run(job: &FitJob, ready: Option<&Ready>) -> Result<(PathBuf, GivenSplits)> {
-    let foreign = |error| Error::invalid(format!("internal: broadcast of the run: {error}"));
-    let known = ready.map(|ready| {
-        let path = ready.run.path().to_string_lossy();
-        serde_json::to_vec(&(path, &ready.data.splits.folds)).map_err(foreign)
+/// Broadcasts the run's folder and folds from rank 0.
+fn broadcast_run(
+    job: &FitJob,
+    prepared: Option<&PreparedRun>,
+) -> Result<(PathBuf, PredefinedSplits)> {
+    let internal = |error| Error::invalid(format!("internal: broadcast of the run: {error}"));
+    let message = prepared.map(|prepared| {
+        let path = prepared.run.path().to_string_lossy();
+        serde_json::to_vec(&(path, &prepared.data.splits.folds)).map_err(internal)
     });
-    let bytes = job.team.together(known.transpose())?;
-    let bytes = job.team.told(bytes.unwrap_or_default())?;
-    let (path, folds): (PathBuf, _) = serde_json::from_slice(&bytes).map_err(foreign)?;
+    let bytes = job.group.all_ok(message.transpose())?;
+    let bytes = job.group.broadcast(bytes.unwrap_or_default())?;
+    let (path, folds): (PathBuf, _) = serde_json::from_slice(&bytes).map_err(internal)?;
     let file = path.clone();
-    Ok((path, GivenSplits { file, folds }))
+    Ok((path, PredefinedSplits { file, folds }))
 }
 
-/// The run as the first process has it, which may be the only one.
-fn led(
+/// The fit on rank 0, or with a single process.
+fn fit_on_rank_zero(
     job: &FitJob,
-    ready: Ready,
+    prepared: PreparedRun,
     observer: &dyn Observer,
     started: Instant,
 ) -> Result<FitSummary> {
-    let Ready {
+    let PreparedRun {
         run,
-        began,
+        original,
         data,
         notes,
-    } = ready;
+    } = prepared;
     let recipe = &job.recipe;
-    let opened = begun_from(job, &began.from).and_then(|from| Ok((from, run.log_file()?)));
-    let (beginning, log) = job.team.together(opened)?;
+    let opened = load_pretrained(job, &original.from)
+        .and_then(|pretrained| Ok((pretrained, run.log_file()?)));
+    let (pretrained, log) = job.group.all_ok(opened)?;
     let logged = Logged::new(observer, log);
     let state = run.path().join(state_file::FILE);
-    let state = StateKeeper::begin(&state, "fit", job.max_time, &logged)?;
+    let state = StateWriter::start(&state, "fit", job.max_time, &logged)?;
     let observer: &dyn Observer = &state;
-    observer.say(&format!(
+    observer.info(&format!(
         "stage {} '{}' on {} of '{}', {}, device {}, run {}",
         recipe.stage,
         recipe.name,
@@ -121,37 +130,37 @@ fn led(
         job.compute,
         run.path().display()
     ));
-    notes.iter().for_each(|note| observer.say(note));
-    warn_of_no_effect(job, &began, observer);
+    notes.iter().for_each(|note| observer.info(note));
+    warn_of_no_effect(job, &original, observer);
     let trackers = Trackers::new(&run, job.trackers, observer);
-    trackers.begun(&run.identity())?;
-    let telling = Telling {
+    trackers.run_started(&run.identity())?;
+    let reporter = FitReporter {
         job,
         run: &run,
         tracker: &trackers,
         observer,
         data: &data,
     };
-    let trained = trained_and_published(&telling, beginning, started);
-    telling.ending();
+    let trained = train_and_publish(&reporter, pretrained, started);
+    reporter.run_ended();
     let outcome = Outcome::of(&trained);
-    state.ended(&outcome);
-    trackers.ended(&run.identity(), &outcome)?;
+    state.finish(&outcome);
+    trackers.run_ended(&run.identity(), &outcome)?;
     trained.map_err(|error| match error {
         Error::Interrupted(how) => Error::Interrupted(format!(
-            "{how}; 'ctseg fit --resume {}' goes on",
+            "{how}; resume with 'ctseg fit --resume {}'",
             run.path().display()
         )),
         other => other,
     })
 }
 
-/// Says which settings change nothing, and that the device is not the one that the run `began` on.
-fn warn_of_no_effect(job: &FitJob, began: &RunSettings, observer: &dyn Observer) {
-    if began.engine != job.compute.to_string() {
+/// Warns of settings without effect, and of a device other than the one the run started on.
+fn warn_of_no_effect(job: &FitJob, original: &RunSettings, observer: &dyn Observer) {
+    if original.engine != job.compute.to_string() {
         observer.warn(&format!(
-            "this run began on '{}'; its weights will not be those of an uninterrupted one",
-            began.engine
+            "this run was started on '{}'; its weights will differ from those of an uninterrupted run",
+            original.engine
         ));
     }
     for line in job.recipe.without_effect() {
@@ -159,27 +168,27 @@ fn warn_of_no_effect(job: &FitJob, began: &RunSettings, observer: &dyn Observer)
     }
     let training = &job.recipe.training;
     if !job.compute.choice.is_libtorch() && (training.recompute || training.micro_batches > 1) {
-        observer.warn("training.recompute and micro_batches are for device libtorch; they change nothing here");
+        observer.warn("training.recompute and training.micro_batches have no effect here; they need device libtorch");
     }
 }
 
-fn trained_and_published(
-    telling: &Telling,
-    beginning: Option<Beginning>,
+fn train_and_publish(
+    reporter: &FitReporter,
+    pretrained: Option<PretrainedWeights>,
     started: Instant,
 ) -> Result<FitSummary> {
-    let Telling {
+    let FitReporter {
         job, run, observer, ..
-    } = *telling;
+    } = *reporter;
     let recipe = &job.recipe;
-    let (source, stage1_sha256) = source_together(job, telling.beginning(), observer)?;
+    let (source, stage1_sha256) = agreed_source(job, reporter.run_started(), observer)?;
     let mut stage = TrainedStage {
-        manifest: stage_manifest(job, &telling.data.content, stage1_sha256),
+        manifest: stage_manifest(job, &reporter.data.content, stage1_sha256),
         weights: Vec::new(),
     };
-    let done = train_folds(telling, &source, beginning.as_ref(), &mut stage, started)?;
-    job.team.part();
-    job.team.end()?;
+    let done = train_folds(reporter, &source, pretrained.as_ref(), &mut stage, started)?;
+    job.group.mark_finished();
+    job.group.shutdown()?;
     let summary = |roi| {
         Ok(FitSummary {
             diagnoses: diagnosis::of_run(run.path(), recipe)?,
@@ -192,19 +201,19 @@ fn trained_and_published(
             seconds: started.elapsed().as_secs_f64(),
         })
     };
-    if let Some(store) = source.store() {
-        store.tell();
+    if let Some(cache) = source.disk_cache() {
+        cache.report();
     }
     if job.trial.is_some() {
         return summary(None);
     }
     let replaced = Bundle::publish(&job.model, &job.dataset.structures, stage)?;
     if replaced.stage2 {
-        observer.warn("the model's stage 2 was trained on the old stage 1 and was removed; run 'ctseg fit --stage 2'");
+        observer.warn("the model's stage 2 was trained on the old stage 1 and was removed; train it again with 'ctseg fit --stage 2'");
     }
     if !replaced.folds.is_empty() {
         observer.warn(&format!(
-            "the model's stage {} had folds of another recipe, seed or data, or of an earlier version, which were removed: {:?}; 'ctseg fit --resume RUN' of their run puts them back where they fit",
+            "the model's stage {} had folds of another recipe, seed, dataset or version, which were removed: {:?}; to restore them, resume their run with 'ctseg fit --resume RUN'",
             recipe.stage, replaced.folds
         ));
     }
@@ -213,13 +222,13 @@ fn trained_and_published(
         _ => None,
     };
     let (out_of_fold, postprocessing) =
-        out_of_fold_and_cleaning(telling, &source.stage_one, started)?;
+        out_of_fold_and_postprocessing(reporter, &source.stage_one, started)?;
     let summary = FitSummary {
         out_of_fold,
         postprocessing,
         ..summary(roi)?
     };
-    drawn(telling, &summary);
-    telling.done(&summary);
+    draw_best_and_worst(reporter, &summary);
+    reporter.published(&summary);
     Ok(summary)
 }

@@ -1,32 +1,32 @@
-//! What is looked at before there is a run, and the run's folder.
+//! Checks before a run starts, and the run's folder.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use super::data::{CheckedData, check_labels, run_data};
-use super::extend::extended;
+use super::extend::change_epochs;
 use super::job::FitJob;
 use crate::choose_postprocessing::check_names;
 use crate::data::case_source::CaseSource;
 use crate::data::sampler::mirrored_maps;
 use crate::data::stage_loss::stage_loss;
-use ctseg_base::cancel::unless_stopped;
+use ctseg_base::cancel::check_stop;
 use ctseg_base::progress::Observer;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::content::DatasetContent;
 use ctseg_core::dataset::{CheckDepth, Dataset, grouped};
 use ctseg_core::model::bundle::Bundle;
 use ctseg_core::model::known_cases::KnownCases;
-use ctseg_core::model::pretrained::Beginning;
+use ctseg_core::model::pretrained::PretrainedWeights;
 use ctseg_core::recipe::output_maps::output_maps;
 use ctseg_core::recipe::{Recipe, Region};
 use ctseg_core::run::data::RunData;
 use ctseg_core::run::folder::{RunFolder, RunSettings};
 use ctseg_engine::weights::network_tensors;
 
-/// What all processes of a team must have alike.
-pub(super) fn wishes(job: &FitJob) -> Result<String> {
+/// The settings that all ranks must agree on.
+pub(super) fn shared_settings(job: &FitJob) -> Result<String> {
     let cases: Vec<&str> = job
         .dataset
         .cases
@@ -45,17 +45,18 @@ pub(super) fn wishes(job: &FitJob) -> Result<String> {
     ))
 }
 
-/// A run that may begin or go on.
-pub(super) struct Ready {
+/// A run that is ready to start or resume.
+pub(super) struct PreparedRun {
     pub run: RunFolder,
-    pub began: RunSettings,
+    /// The settings that the run was started with.
+    pub original: RunSettings,
     pub data: RunData,
-    /// To be said once the run's log is open.
+    /// Reported once the run's log is open.
     pub notes: Vec<String>,
 }
 
-/// Looks at everything that can be wrong before there is a run, and opens it.
-pub(super) fn checked(job: &FitJob, observer: &dyn Observer) -> Result<Ready> {
+/// Checks recipe, data and model, and opens the run.
+pub(super) fn prepare_run(job: &FitJob, observer: &dyn Observer) -> Result<PreparedRun> {
     let recipe = &job.recipe;
     stage_loss(recipe, &job.dataset)?;
     check_names(recipe, &job.dataset.structures)?;
@@ -68,7 +69,7 @@ pub(super) fn checked(job: &FitJob, observer: &dyn Observer) -> Result<Ready> {
     ))?;
     if job.resume.is_none() && job.from.is_none() && recipe.training.freeze_encoder_levels > 0 {
         return Err(Error::usage(
-            "training.freeze_encoder_levels freezes the weights of another model: name it with --from MODEL",
+            "training.freeze_encoder_levels needs pretrained weights; pass a model with --from MODEL",
         ));
     }
     let data = match &job.trial {
@@ -76,37 +77,37 @@ pub(super) fn checked(job: &FitJob, observer: &dyn Observer) -> Result<Ready> {
         None => {
             Bundle::check_target(&job.model, recipe.stage, &job.dataset.structures)?;
             if job.resume.is_none() {
-                known_before_reading(job)?;
+                check_before_reading(job)?;
             }
             let content = check_dataset(&job.dataset, job.stop, observer)?;
             let data = CheckedData {
                 dataset: &job.dataset,
                 content: &content,
-                place: &job.dataset_path,
+                path: &job.dataset_path,
             };
             let folds = (recipe.folds, job.seed);
             run_data(&data, folds, job.resume.as_deref(), observer)?
         }
     };
     for fold in recipe.trained_folds() {
-        job.dataset.given_split(&data.splits, fold)?;
+        job.dataset.predefined_split(&data.splits, fold)?;
     }
     check_labels(recipe, &job.dataset, &data, observer)?;
     let stage1_sha256 = check_stage_one(recipe, &job.model, &data.content)?;
     if job.resume.is_none() {
-        check_beginning(job)?;
+        check_pretrained(job)?;
     }
     open_run(job, (data, stage1_sha256), observer)
 }
 
-/// What can be said before any voxel is read.
+/// Checks that need no voxel data.
 ///
 /// # Errors
 /// The recipe needs a stage 1 and the model has none; there are too few patients for the folds.
-fn known_before_reading(job: &FitJob) -> Result<()> {
+fn check_before_reading(job: &FitJob) -> Result<()> {
     let recipe = &job.recipe;
     if recipe.region != Region::Whole {
-        Bundle::open(&job.model)?.needed_stage(1)?;
+        Bundle::open(&job.model)?.require_stage(1)?;
     }
     for fold in recipe.trained_folds() {
         job.dataset.split(recipe.folds, fold, job.seed)?;
@@ -114,10 +115,10 @@ fn known_before_reading(job: &FitJob) -> Result<()> {
     Ok(())
 }
 
-/// The checksum of the model's stage 1, where the recipe needs one.
+/// The checksum of the model's stage 1 if the recipe needs one.
 ///
 /// # Errors
-/// There is none, or it has no network that may judge one of the cases.
+/// The model has no stage 1, or all its networks were trained on one of the cases.
 pub fn check_stage_one(
     recipe: &Recipe,
     model: &Path,
@@ -127,16 +128,16 @@ pub fn check_stage_one(
         return Ok(None);
     }
     let bundle = Bundle::open(model)?;
-    let known = KnownCases::new(bundle.needed_stage(1)?);
+    let known = KnownCases::new(bundle.require_stage(1)?);
     for case in &content.cases {
-        known.fair_fold(&case.case, &case.image_sha256)?;
+        known.out_of_fold_network(&case.case, &case.image_sha256)?;
     }
     Ok(bundle.stage_sha256(1).map(str::to_owned))
 }
 
-/// An error where the weights to begin with are not there or do not fit.
-fn check_beginning(job: &FitJob) -> Result<()> {
-    let Some(beginning) = begun_from(job, &job.from)? else {
+/// Checks that the pretrained weights exist and fit.
+fn check_pretrained(job: &FitJob) -> Result<()> {
+    let Some(pretrained) = load_pretrained(job, &job.from)? else {
         return Ok(());
     };
     let recipe = &job.recipe;
@@ -147,24 +148,28 @@ fn check_beginning(job: &FitJob) -> Result<()> {
     let fresh = recipe.network.init(recipe.channels(), outputs, device)?;
     let fresh = network_tensors(&fresh)?;
     for index in 0..recipe.trained_folds().len() {
-        let taken = beginning.taken_over(index, fresh.clone())?;
-        taken.refuse_frozen_anew(recipe.training.freeze_encoder_levels)?;
+        let initialised = pretrained.initialise(index, fresh.clone())?;
+        initialised.refuse_frozen_random(recipe.training.freeze_encoder_levels)?;
     }
     Ok(())
 }
 
-pub(super) fn begun_from(job: &FitJob, from: &Option<PathBuf>) -> Result<Option<Beginning>> {
+/// The weights of the model at `from`, if one is given.
+pub(super) fn load_pretrained(
+    job: &FitJob,
+    from: &Option<PathBuf>,
+) -> Result<Option<PretrainedWeights>> {
     from.as_deref()
-        .map(|path| Beginning::load(path, job.recipe.stage, &job.dataset.structures))
+        .map(|path| PretrainedWeights::load(path, job.recipe.stage, &job.dataset.structures))
         .transpose()
 }
 
-/// The run's folder, and what it began with.
+/// Creates the run's folder, or reopens that of a resumed run.
 fn open_run(
     job: &FitJob,
     (data, stage1_sha256): (RunData, Option<String>),
     observer: &dyn Observer,
-) -> Result<Ready> {
+) -> Result<PreparedRun> {
     // Absolute, so that the run can be resumed from any folder.
     let absolute = |path: &Path| std::path::absolute(path).map_err(Error::io(path, "find"));
     let settings = RunSettings {
@@ -179,83 +184,83 @@ fn open_run(
         parent: job.trial.map(|trial| trial.parent.to_owned()),
         reading: job.dataset.reading,
     };
-    let begun = match &job.trial {
+    let existing = match &job.trial {
         Some(trial) => Some(trial.folder).filter(|folder| folder.join("run.toml").exists()),
         None => job.resume.as_deref(),
     };
-    if let Some(path) = begun {
-        return reopened(job, path, &settings, data, observer);
+    if let Some(path) = existing {
+        return reopen_run(job, path, &settings, data, observer);
     }
     let run = match &job.trial {
         Some(trial) => RunFolder::create_at(trial.folder, &job.recipe, &settings, &data)?,
         None => RunFolder::create(&job.runs, &job.recipe, &settings, &data)?,
     };
-    Ok(Ready {
+    Ok(PreparedRun {
         run,
-        began: settings,
+        original: settings,
         data,
         notes: Vec::new(),
     })
 }
 
-/// The run in the folder at `path`, with its data where `now` says and the epochs of the job's recipe.
-fn reopened(
+/// Reopens the run at `path`, with the dataset location in `now` and the number of epochs in the job's recipe.
+fn reopen_run(
     job: &FitJob,
     path: &Path,
     now: &RunSettings,
     data: RunData,
     observer: &dyn Observer,
-) -> Result<Ready> {
-    let (run, before, began) = RunFolder::resume(path)?;
-    if began.stage1_sha256.is_some() && began.stage1_sha256 != now.stage1_sha256 {
+) -> Result<PreparedRun> {
+    let (run, before, original) = RunFolder::resume(path)?;
+    if original.stage1_sha256.is_some() && original.stage1_sha256 != now.stage1_sha256 {
         return Err(Error::file(
             &job.model,
             format!(
-                "the model's stage 1 is not the one that {} began with; restore the model, or begin a new run without --resume",
+                "the model's stage 1 has changed since run {} started; restore the model, or start a new run without --resume",
                 path.display()
             ),
         ));
     }
-    let mut notes = extended(job, &run, &before, observer)?;
-    if now.dataset != began.dataset {
+    let mut notes = change_epochs(job, &run, &before, observer)?;
+    if now.dataset != original.dataset {
         notes.push(format!(
-            "the dataset lies in {} now, and was in {} when the run began",
+            "the dataset is now in {}; it was in {} when the run started",
             now.dataset.display(),
-            began.dataset.display()
+            original.dataset.display()
         ));
     }
     let settings = RunSettings {
         dataset: now.dataset.clone(),
         data_root: now.data_root.clone(),
         stage1_sha256: now.stage1_sha256.clone(),
-        ..began.clone()
+        ..original.clone()
     };
     let mut recipe = before;
     recipe.training.epochs = job.recipe.training.epochs;
-    if settings != began || !notes.is_empty() {
+    if settings != original || !notes.is_empty() {
         run.update(&recipe, &settings)?;
     }
     if RunData::read(path)?.is_none() {
         data.write(path)?;
     }
-    Ok(Ready {
+    Ok(PreparedRun {
         run,
-        began,
+        original,
         data,
         notes,
     })
 }
 
-/// What the dataset holds, with every voxel read. Says everything that is wrong with it, and fails if anything is, or when
-/// somebody asks to stop.
+/// The content of the dataset, with every voxel read. Reports all problems, and fails if there are any or when stopped.
 pub fn check_dataset(
     dataset: &Dataset,
     stop: &AtomicBool,
     observer: &dyn Observer,
 ) -> Result<DatasetContent> {
     let task = observer.task("checking the data", dataset.cases.len() as u64, "cases");
-    let go_on = || unless_stopped(stop, || "the data was being checked".to_owned());
-    let mut report = dataset.check_while(CheckDepth::Voxels, go_on, |_, _| task.advance(1))?;
+    let check = || check_stop(stop, || "the data was being checked".to_owned());
+    let mut report =
+        dataset.check_cancellable(CheckDepth::Voxels, check, |_, _| task.advance(1))?;
     drop(task);
     let (warnings, notes): (Vec<_>, Vec<_>) = report
         .notes
@@ -263,7 +268,7 @@ pub fn check_dataset(
         .cloned()
         .partition(|note| note.is_warning);
     for line in grouped(&notes) {
-        observer.say(&line);
+        observer.info(&line);
     }
     for line in grouped(&warnings) {
         observer.warn(&line);

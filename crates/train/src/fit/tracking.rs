@@ -1,4 +1,4 @@
-//! What trackers are told of a fit beside its epochs and steps.
+//! Reports a fit to trackers, apart from its epochs and steps.
 
 use std::path::Path;
 
@@ -14,15 +14,15 @@ use ctseg_core::recipe::layer_table;
 use ctseg_core::recipe::output_maps::output_maps;
 use ctseg_core::run::data::RunData;
 use ctseg_core::run::folder::{PLOTS, RunFolder};
-use ctseg_core::run::metric_names::permitted;
-use ctseg_core::run::tracker::{DatasetUsed, Event, ModelMade, Point, Tracker};
+use ctseg_core::run::metric_names::sanitised;
+use ctseg_core::run::tracker::{DatasetInput, Event, Point, Tracker, TrainedModel};
 use ctseg_core::run::{history, parameters};
 
 /// The network's layers in a run folder.
 const LAYERS: &str = "network.txt";
 
-/// Tells of one run. What cannot be told is said to the observer: it ends no training.
-pub(super) struct Telling<'a> {
+/// Reports one run to its trackers. Errors of trackers become warnings and never end a training.
+pub(super) struct FitReporter<'a> {
     pub job: &'a FitJob<'a>,
     pub run: &'a RunFolder,
     pub tracker: &'a dyn Tracker,
@@ -30,23 +30,23 @@ pub(super) struct Telling<'a> {
     pub data: &'a RunData,
 }
 
-impl Telling<'_> {
-    /// What the run is made of, when it begins and when it goes on.
+impl FitReporter<'_> {
+    /// Reports parameters, tags, datasets and the network when a run starts or resumes.
     ///
     /// # Errors
-    /// What the training itself would meet: data that cannot be read or split, a network that cannot be.
-    pub(super) fn beginning(&self) -> Result<()> {
+    /// Those that the training itself would meet: data that cannot be read or split, an invalid network.
+    pub(super) fn run_started(&self) -> Result<()> {
         let mut parameters = parameters::of_recipe(&self.job.recipe)?;
         parameters.push(("seed".to_owned(), self.job.seed.to_string()));
-        self.tracker.happened(&Event::Parameters(parameters))?;
-        self.tracker.happened(&Event::Tags(self.tags()))?;
+        self.tracker.log_event(&Event::Parameters(parameters))?;
+        self.tracker.log_event(&Event::Tags(self.tags()))?;
         self.datasets()?;
-        self.layers()?;
+        self.write_layers()?;
         self.files("", &["recipe.toml", LAYERS])
     }
 
-    /// What a fold that is trained leaves.
-    pub(super) fn fold(&self, fold: usize) {
+    /// Reports the checkpoint and plots of a trained fold.
+    pub(super) fn fold_trained(&self, fold: usize) {
         let checkpoints = self.run.checkpoints(fold);
         let checkpoint = match self.job.recipe.tracking.checkpoints {
             TrackedCheckpoints::None => None,
@@ -59,24 +59,24 @@ impl Telling<'_> {
         self.or_warn(|| self.file(&self.run.path().join(PLOTS), ""));
     }
 
-    /// What came of it all, where the run put its stage into a model.
-    pub(super) fn done(&self, summary: &FitSummary) {
-        self.or_warn(|| self.figures(summary));
+    /// Reports results and model once the stage is published.
+    pub(super) fn published(&self, summary: &FitSummary) {
+        self.or_warn(|| self.results(summary));
         self.or_warn(|| self.model());
     }
 
-    /// The run's files, however it ended.
-    pub(super) fn ending(&self) {
-        let figures = [history::FILE, diagnosis::FILE, "postprocessing.json"];
-        self.or_warn(|| self.files("", &figures));
+    /// Reports the run's files, however it ended.
+    pub(super) fn run_ended(&self) {
+        let results = [history::FILE, diagnosis::FILE, "postprocessing.json"];
+        self.or_warn(|| self.files("", &results));
         let out_of_fold = ["out_of_fold/summary.json", "out_of_fold/metrics.csv"];
         self.or_warn(|| self.files("out_of_fold", &out_of_fold));
         self.or_warn(|| self.file(&self.run.path().join(PLOTS), ""));
         self.or_warn(|| self.files("", &["log.txt"]));
     }
 
-    fn or_warn(&self, told: impl FnOnce() -> Result<()>) {
-        if let Err(error) = told() {
+    fn or_warn(&self, report: impl FnOnce() -> Result<()>) {
+        if let Err(error) = report() {
             self.observer.warn(&format!("not tracked: {error}"));
         }
     }
@@ -104,7 +104,7 @@ impl Telling<'_> {
         let source = std::path::absolute(&job.dataset_path);
         let source = source.unwrap_or_else(|_| job.dataset_path.clone());
         let used = |context: &str, digest: String, cases: usize| {
-            Event::Dataset(DatasetUsed {
+            Event::Dataset(DatasetInput {
                 name: job.dataset.name.clone(),
                 digest,
                 source: source.display().to_string(),
@@ -115,13 +115,13 @@ impl Telling<'_> {
         let all = job.dataset.training_cases().len();
         let (held_out_digest, held_out) = held_out_fingerprint(&job.recipe, self.data);
         let digest = self.data.content.sha256();
-        self.tracker.happened(&used("training", digest, all))?;
+        self.tracker.log_event(&used("training", digest, all))?;
         self.tracker
-            .happened(&used("validation", held_out_digest, held_out))
+            .log_event(&used("validation", held_out_digest, held_out))
     }
 
     /// Writes the table of the network's layers.
-    fn layers(&self) -> Result<()> {
+    fn write_layers(&self) -> Result<()> {
         let recipe = &self.job.recipe;
         let structures = self.job.dataset.structures.iter();
         let values: Vec<u16> = structures.map(|structure| structure.value).collect();
@@ -132,25 +132,25 @@ impl Telling<'_> {
         write_bytes_atomically(&self.run.path().join(LAYERS), text.as_bytes())
     }
 
-    fn figures(&self, summary: &FitSummary) -> Result<()> {
+    fn results(&self, summary: &FitSummary) -> Result<()> {
         let mut values = vec![("fit/seconds".to_owned(), summary.seconds)];
         if let Some(roi) = &summary.roi {
-            let figures = [
+            let results = [
                 ("mean_recall", roi.mean_recall),
                 ("lowest_recall", roi.lowest_recall),
                 ("mean_share", roi.mean_share),
             ];
-            for (name, value) in figures {
+            for (name, value) in results {
                 values.extend(value.map(|value| (format!("held_out_roi/{name}"), value)));
             }
         }
         let evaluation = summary.out_of_fold.as_ref();
         let evaluation = evaluation.and_then(|predicted| predicted.evaluation.as_ref());
-        let points = evaluation.map(|evaluation| evaluation.points());
-        for (name, value) in points.into_iter().flatten() {
+        let metrics = evaluation.map(|evaluation| evaluation.tracker_metrics());
+        for (name, value) in metrics.into_iter().flatten() {
             values.push((format!("out_of_fold/{name}"), value));
         }
-        self.tracker.happened(&Event::Metrics {
+        self.tracker.log_event(&Event::Metrics {
             network: None,
             points: vec![Point::now(0, values)],
         })
@@ -159,15 +159,15 @@ impl Telling<'_> {
     fn model(&self) -> Result<()> {
         let bundle = Bundle::open(&self.job.model)?;
         let sha256 = bundle.sha256();
-        self.tracker.happened(&Event::Tags(vec![(
+        self.tracker.log_event(&Event::Tags(vec![(
             "ctseg.model_sha256".to_owned(),
             sha256.clone(),
         )]))?;
         let structures = bundle.structures()?.into_iter();
-        self.tracker.happened(&Event::Model(ModelMade {
+        self.tracker.log_event(&Event::Model(TrainedModel {
             bundle: std::path::absolute(&bundle.path).unwrap_or(bundle.path.clone()),
             sha256,
-            name: permitted(&self.job.dataset.name).replace(':', "_"),
+            name: sanitised(&self.job.dataset.name).replace(':', "_"),
             structures: structures.map(|structure| structure.name).collect(),
             spacing_mm: self.job.recipe.spacing_mm.to_vec(),
         }))
@@ -179,12 +179,12 @@ impl Telling<'_> {
             .try_for_each(|name| self.file(&self.run.path().join(name), to))
     }
 
-    /// A file or folder, where it is there.
+    /// Reports a file or folder if it exists.
     fn file(&self, path: &Path, to: &str) -> Result<()> {
         if !path.exists() {
             return Ok(());
         }
-        self.tracker.happened(&Event::Artifact {
+        self.tracker.log_event(&Event::Artifact {
             path: path.to_path_buf(),
             to: to.to_owned(),
         })

@@ -1,49 +1,49 @@
-//! What the processes of a team do that do not lead it: they train along, and leave nothing behind.
+//! The ranks other than 0: they train together with it and write nothing.
 
 use std::path::Path;
 use std::time::Instant;
 
-use super::case_source::source_together;
+use super::case_source::agreed_source;
 use super::folds::{deadline, training_job};
 use super::job::{FitJob, FitSummary};
 use crate::trainer::job::TrainingJob;
 use crate::trainer::train;
 use ctseg_base::Result;
-use ctseg_base::cancel::guarded;
+use ctseg_base::cancel::catch_panic;
 use ctseg_base::progress::{Observer, Task};
-use ctseg_core::dataset::GivenSplits;
+use ctseg_core::dataset::PredefinedSplits;
 use ctseg_core::run::checkpoint::CheckpointFolder;
 use ctseg_core::run::tracker::{EpochRecord, Tracker};
-use ctseg_engine::distributed::process_group::Team;
+use ctseg_engine::distributed::process_group::ProcessGroup;
 
-/// Trains all folds with the others, of the run in `run` with these folds.
+/// Trains all folds of the run in `run` together with the other ranks.
 ///
 /// # Errors
 /// As [`super::fit`].
-pub(super) fn trained(
+pub(super) fn train_as_worker(
     job: &FitJob,
-    (run, splits): (&Path, &GivenSplits),
+    (run, splits): (&Path, &PredefinedSplits),
     observer: &dyn Observer,
     started: Instant,
 ) -> Result<FitSummary> {
-    let observer = &Along::of(&job.team, observer);
-    job.team.together(Ok(()))?; // the first one opens the run
-    let (source, _) = source_together(job, Ok(()), observer)?;
+    let observer = &WorkerObserver::of(&job.group, observer);
+    job.group.all_ok(Ok(()))?; // rank 0 opens the run
+    let (source, _) = agreed_source(job, Ok(()), observer)?;
     let mut folds = Vec::new();
     for (index, fold) in job.recipe.trained_folds().iter().enumerate() {
         let deadline = deadline(job, index, started);
-        let split = job.dataset.given_split(splits, *fold)?;
-        let nowhere = CheckpointFolder::new(run);
+        let split = job.dataset.predefined_split(splits, *fold)?;
+        let unused = CheckpointFolder::new(run);
         let training = TrainingJob {
             deadline,
-            ..training_job(job, &source, &split, (*fold, nowhere))
+            ..training_job(job, &source, &split, (*fold, unused))
         };
-        job.team.together(Ok(()))?; // the first one looks at the run's folder
-        let trained = guarded(|| train(&training, observer, &Nobody))?;
+        job.group.all_ok(Ok(()))?; // rank 0 checks the run's folder
+        let trained = catch_panic(|| train(&training, observer, &NoTracker))?;
         folds.push((*fold, trained.progress));
     }
-    job.team.part();
-    job.team.end()?;
+    job.group.mark_finished();
+    job.group.shutdown()?;
     Ok(FitSummary {
         run: run.to_path_buf(),
         model: job.model.clone(),
@@ -56,27 +56,26 @@ pub(super) fn trained(
     })
 }
 
-/// Says what the first process does not say already.
-pub struct Along<'a> {
+/// Passes on only warnings, with the rank; rank 0 reports everything else.
+pub struct WorkerObserver<'a> {
     rank: usize,
     observer: &'a dyn Observer,
 }
 
-impl<'a> Along<'a> {
-    pub fn of(team: &Team, observer: &'a dyn Observer) -> Self {
+impl<'a> WorkerObserver<'a> {
+    pub fn of(group: &ProcessGroup, observer: &'a dyn Observer) -> Self {
         Self {
-            rank: team.rank(),
+            rank: group.rank(),
             observer,
         }
     }
 }
 
-impl Observer for Along<'_> {
-    fn say(&self, _: &str) {}
+impl Observer for WorkerObserver<'_> {
+    fn info(&self, _: &str) {}
 
     fn warn(&self, line: &str) {
-        self.observer
-            .warn(&format!("process {}: {line}", self.rank));
+        self.observer.warn(&format!("rank {}: {line}", self.rank));
     }
 
     fn task(&self, _: &str, _: u64, _: &'static str) -> Box<dyn Task> {
@@ -84,10 +83,10 @@ impl Observer for Along<'_> {
     }
 }
 
-struct Nobody;
+struct NoTracker;
 
-impl Tracker for Nobody {
-    fn epoch(&self, _: &EpochRecord) -> Result<()> {
+impl Tracker for NoTracker {
+    fn log_epoch(&self, _: &EpochRecord) -> Result<()> {
         Ok(())
     }
 }

@@ -1,60 +1,60 @@
-//! How much memory the training of a recipe takes, and may take.
+//! Estimates the memory that training a recipe needs.
 
 use ctseg_base::Result;
 use ctseg_core::recipe::Recipe;
 use ctseg_engine::precision::Precision;
 
-/// Code, threads and allocators of a process that trains next to nothing: 0.46 GiB were measured on libtorch.
+/// Base memory of a training process (code, threads, allocators): 0.46 GiB measured on libtorch.
 const PROCESS_BYTES: u64 = 480 << 20;
 
-/// Batches that are ready, being filled or under way, beside the one in the network.
+/// Batches that are queued, being filled or in transit, in addition to the one in the network.
 const BATCHES: u64 = 6;
 
-/// Cases that are being read and resampled at once.
+/// Cases read and resampled at the same time.
 const CASES_AT_ONCE: u64 = 2;
 
-/// Room for what [`ctseg_engine::networks::cost::Cost::training_bytes`] does not count, such as an engine's workspaces.
-/// Measured on libtorch's CPU engine in f32 (`ctseg bench --mode training`): a U-Net 3D 32-256 on 2 × 48×80×80 took
-/// 1972 MiB where 2025 are estimated, a U-Net 2D 32-512 on 4 × 256² 1398 where 1530 are.
-const FACTOR: f64 = 1.25;
+/// Safety factor for what [`ctseg_engine::networks::cost::Cost::training_bytes`] does not count, such as an engine's
+/// workspaces. Measured on libtorch's CPU engine in f32 (`ctseg bench --mode training`): a 3D U-Net 32-256 on 2 ×
+/// 48×80×80 took 1972 MiB (estimate 2025), a 2D U-Net 32-512 on 4 × 256² 1398 MiB (estimate 1530).
+const SAFETY_FACTOR: f64 = 1.25;
 
-/// What a training may take.
+/// The memory budget of a training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
     pub bytes: u64,
-    /// Whether the bytes are a GPU's: data then lies elsewhere.
+    /// Whether this is GPU memory, which does not hold the data.
     pub on_gpu: bool,
     pub precision: Precision,
 }
 
-/// Where a training's memory goes, in bytes.
+/// The estimated memory of a training, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Estimate {
-    /// Weights, gradients, moments, activations: what lies on the device.
+    /// On the device: weights, gradients, optimiser moments, activations.
     pub network: u64,
-    /// Data in the process: cache, cases, batches.
+    /// In host memory: cache, cases, batches.
     pub data: u64,
 }
 
 impl Estimate {
-    /// On the CPU, where both share the memory.
+    /// Total on the CPU, where network and data share the memory.
     pub fn on_host(&self) -> u64 {
         PROCESS_BYTES + self.network + self.data
     }
 
-    /// On a GPU, beside its driver's context.
+    /// Total on a GPU, without the driver's context.
     pub fn on_device(&self) -> u64 {
         PROCESS_BYTES + self.network
     }
 }
 
 impl Budget {
-    pub(super) fn holds(&self, estimate: &Estimate) -> bool {
-        self.taken(estimate) <= self.bytes
+    pub(super) fn fits(&self, estimate: &Estimate) -> bool {
+        self.bytes_needed(estimate) <= self.bytes
     }
 
-    /// The bytes of an estimate that lie in the budget's memory.
-    pub fn taken(&self, estimate: &Estimate) -> u64 {
+    /// The bytes that a training with this estimate needs of the budget's memory.
+    pub fn bytes_needed(&self, estimate: &Estimate) -> u64 {
         if self.on_gpu {
             estimate.on_device()
         } else {
@@ -63,19 +63,19 @@ impl Budget {
     }
 }
 
-/// The shape that a recipe's network is trained on: (batch, channel, z, y, x).
+/// The input shape of a recipe's network in training: (batch, channel, z, y, x).
 pub fn input_shape(recipe: &Recipe) -> [usize; 5] {
     let [z, y, x] = recipe.training.patch_size.zyx();
-    let seen = match recipe.network.dimensions() {
+    let depth = match recipe.network.dimensions() {
         2 => 2 * recipe.network.neighbours() + 1,
         _ => z,
     };
-    [recipe.training.batch_size, recipe.channels(), seen, y, x]
+    [recipe.training.batch_size, recipe.channels(), depth, y, x]
 }
 
-/// For a recipe that gives so many maps; `case_voxels` are those of a large case on the network's grid,
-/// `source_voxels` those of its file. The patch must fit the network.
-pub fn estimated(
+/// Estimates the memory of training a recipe with `maps` output maps. `case_voxels` is the size of a large case on the
+/// network's grid, `source_voxels` its size in the file. The patch must fit the network.
+pub fn estimate_memory(
     recipe: &Recipe,
     maps: usize,
     precision: Precision,
@@ -84,8 +84,8 @@ pub fn estimated(
     let shape = input_shape(recipe);
     let batch = recipe.training.batch_size;
     let cost = recipe.network.cost(recipe.channels(), maps, shape)?;
-    let network = FACTOR * cost.training_bytes(batch, precision) as f64;
-    // f32: inputs, and targets of one slice or the whole patch.
+    let network = SAFETY_FACTOR * cost.training_bytes(batch, precision) as f64;
+    // In f32: inputs, and targets of one slice or the whole patch.
     let [z, y, x] = recipe.training.patch_size.zyx();
     let in_batch = 4 * (shape.iter().product::<usize>() + batch * maps * z * y * x) as u64;
     let channels = recipe.channels() as f64;

@@ -1,5 +1,5 @@
-//! From a dataset in figures to stage recipes that fit its spacings, sizes, intensities and sides, and a memory
-//! (after nnU-Net's experiment planner; Isensee et al., Nature Methods 2021).
+//! Plans stage recipes from a dataset fingerprint and a memory budget (after nnU-Net's experiment planner; Isensee et
+//! al., Nature Methods 2021).
 
 mod memory;
 mod outline;
@@ -8,23 +8,23 @@ mod spacing;
 mod text;
 mod topology;
 
-pub use memory::{Budget, Estimate, estimated, input_shape};
-pub use spacing::Chosen;
+pub use memory::{Budget, Estimate, estimate_memory, input_shape};
+pub use spacing::ChosenSpacing;
 pub use topology::Topology;
 
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::Structure;
 use ctseg_core::dataset::fingerprint::Fingerprint;
-use ctseg_core::dataset::laterality::sides_of;
+use ctseg_core::dataset::laterality::lateral_pairs;
 use ctseg_core::recipe::Recipe;
 
 use outline::{Facts, Outline, outlines};
-use patch::{Fitted, Wanted, fitted};
+use patch::{FittedPatch, PatchConstraints, fit_patch};
 
-/// A recipe as it is written.
+/// A planned recipe.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Planned {
-    /// TOML with comments that say why.
+pub struct PlannedRecipe {
+    /// TOML with comments that give the reasons.
     pub text: String,
     pub recipe: Recipe,
     pub estimate: Estimate,
@@ -32,7 +32,7 @@ pub struct Planned {
     pub fits: bool,
 }
 
-/// The names of the recipes that [`plan`] makes, in order.
+/// The names of the recipes that [`plan`] returns, in order.
 pub const NAMES: [&str; 5] = [
     "coarse",
     "refine",
@@ -41,26 +41,26 @@ pub const NAMES: [&str; 5] = [
     "nnunet-3d_fullres",
 ];
 
-/// The recipes of [`NAMES`].
+/// Plans the recipes in [`NAMES`].
 ///
 /// # Errors
-/// A dataset without a single voxel of a structure.
+/// No case holds a voxel of any structure.
 pub fn plan(
     fingerprint: &Fingerprint,
     structures: &[Structure],
     budget: Budget,
-) -> Result<Vec<Planned>> {
+) -> Result<Vec<PlannedRecipe>> {
     let hu = fingerprint.foreground_hu.as_ref().ok_or_else(|| {
         let (which, wanted) = match fingerprint.not_hu.is_empty() {
             true => ("", ""),
             false => (" whose values look like Hounsfield units", ", and CT in Hounsfield units (--rescale-hu)"),
         };
         Error::invalid(format!(
-            "dataset '{}': no case{which} holds a voxel of any structure; expected label maps that mark something{wanted}",
+            "dataset '{}': no case{which} holds a voxel of any structure; expected label maps with labelled voxels{wanted}",
             fingerprint.dataset
         ))
     })?;
-    let (pairs, unpaired) = sides_of(structures);
+    let (pairs, unpaired) = lateral_pairs(structures);
     let facts = Facts {
         fingerprint,
         structures,
@@ -68,27 +68,27 @@ pub fn plan(
         pairs,
         unpaired,
         budget,
-        // An eighth for what is kept of the data, within what training is used to.
+        // An eighth of the budget for the data cache, within reasonable limits.
         cache_mb: ((budget.bytes >> 20) as usize / 8).clamp(128, 2048),
     };
     outlines(&facts)
         .iter()
-        .map(|outline| planned(&facts, outline))
+        .map(|outline| plan_recipe(&facts, outline))
         .collect()
 }
 
-/// Patch, depth and batch that fit, and the text that says so.
-fn planned(facts: &Facts, outline: &Outline) -> Result<Planned> {
+/// Finds patch, depth and batch size that fit, and writes the recipe.
+fn plan_recipe(facts: &Facts, outline: &Outline) -> Result<PlannedRecipe> {
     let flat = outline.kind != "unet3d";
     let spacing_zyx = [2, 1, 0].map(|axis| outline.spacing.mm[axis]);
     let voxels = |mm: [f64; 3]| [2, 1, 0].map(|axis| mm[axis] / outline.spacing.mm[axis]);
     let case_zyx = voxels(outline.large_mm);
     let axes = if flat { 1.. } else { 0.. };
-    let wanted = Wanted {
+    let constraints = PatchConstraints {
         spacing_mm: &spacing_zyx[axes.clone()],
-        case: &case_zyx[axes],
-        batches: outline.batches,
-        halvings: outline.halvings,
+        case_voxels: &case_zyx[axes],
+        batch_sizes: outline.batch_sizes,
+        max_halvings: outline.max_halvings,
     };
     let source: f64 = (0..3)
         .map(|axis| {
@@ -101,63 +101,71 @@ fn planned(facts: &Facts, outline: &Outline) -> Result<Planned> {
     } else {
         facts.structures.len()
     };
-    let estimate = |topology: &Topology, batch: usize, width: usize| -> Result<Estimate> {
+    let estimate = |topology: &Topology, batch_size: usize, width: usize| -> Result<Estimate> {
         let fit = text::Fit {
             topology,
-            batch,
+            batch_size,
             width,
-            whole: false,
+            covers_case: false,
             estimate: None,
         };
-        let text = text::written(facts, outline, &fit);
+        let text = text::recipe_toml(facts, outline, &fit);
         let recipe = Recipe::parsed(&text, &format!("{}.toml", outline.name), &[])?;
-        estimated(&recipe, maps, facts.budget.precision, in_memory)
+        estimate_memory(&recipe, maps, facts.budget.precision, in_memory)
     };
-    let (width, found) = widest(outline.widths[0], &wanted, |topology, batch, width| {
-        Ok(facts.budget.holds(&estimate(topology, batch, width)?))
-    })?;
-    let estimate = estimate(&found.topology, found.batch, width)?;
+    let (width, found) = widest_network(
+        outline.widths[0],
+        &constraints,
+        |topology, batch_size, width| {
+            Ok(facts.budget.fits(&estimate(topology, batch_size, width)?))
+        },
+    )?;
+    let estimate = estimate(&found.topology, found.batch_size, width)?;
     let fit = text::Fit {
         topology: &found.topology,
-        batch: found.batch,
+        batch_size: found.batch_size,
         width,
-        whole: found.whole,
+        covers_case: found.covers_case,
         estimate: Some(estimate),
     };
-    let text = text::written(facts, outline, &fit);
-    Ok(Planned {
+    let text = text::recipe_toml(facts, outline, &fit);
+    Ok(PlannedRecipe {
         recipe: Recipe::parsed(&text, &format!("{}.toml", outline.name), &[])?,
-        fits: facts.budget.holds(&estimate),
+        fits: facts.budget.fits(&estimate),
         text,
         estimate,
     })
 }
 
-/// The widest network, of `most` channels on its first level or less, whose patch sees enough of a case, or else the
-/// narrowest: in little memory a network that is less wide sees more, which counts for more. With its patch and batch.
+/// The widest network, with at most `max_width` channels on its first level, whose patch covers enough of a case,
+/// otherwise the narrowest; with its patch and batch size. In little memory a narrower network has a larger patch,
+/// which matters more.
 ///
-/// `fits` says whether a topology with a batch and a width does.
-fn widest(
-    most: usize,
-    wanted: &Wanted,
+/// `fits` tests a topology with a batch size and a width.
+fn widest_network(
+    max_width: usize,
+    constraints: &PatchConstraints,
     fits: impl Fn(&Topology, usize, usize) -> Result<bool>,
-) -> Result<(usize, Fitted)> {
-    const SMALLEST_SHARE: f64 = 0.25;
-    let mut best: Option<(usize, Fitted)> = None;
-    for width in [most, most * 3 / 4, most / 2] {
-        let found = fitted(wanted, |topology, batch| fits(topology, batch, width))?;
-        let seen: f64 = found
+) -> Result<(usize, FittedPatch)> {
+    const MIN_COVERAGE: f64 = 0.25;
+    let mut best: Option<(usize, FittedPatch)> = None;
+    for width in [max_width, max_width * 3 / 4, max_width / 2] {
+        let found = fit_patch(constraints, |topology, batch_size| {
+            fits(topology, batch_size, width)
+        })?;
+        let patch_voxels: f64 = found
             .topology
             .patch
             .iter()
             .map(|side| *side as f64)
             .product();
-        let enough = found.whole || seen >= SMALLEST_SHARE * wanted.case.iter().product::<f64>();
-        let done = found.fits && enough;
+        let case_voxels = constraints.case_voxels.iter().product::<f64>();
+        let covers_enough = found.covers_case || patch_voxels >= MIN_COVERAGE * case_voxels;
+        let done = found.fits && covers_enough;
         best = Some((width, found));
         if done {
             break;
         }
     }
-    best.ok_or_else(|| Error::invalid("internal: nothing was tried"))
+    best.ok_or_else(|| Error::invalid("internal: no network width was tried"))
 }

@@ -1,11 +1,11 @@
-//! The recipes of a plan before memory is asked: what they share, and what they differ in.
+//! Outlines of the planned recipes, before patch and batch are fitted into memory.
 
 use super::memory::Budget;
-use super::spacing::{self, Chosen};
+use super::spacing::{self, ChosenSpacing};
 use ctseg_core::dataset::Structure;
 use ctseg_core::dataset::fingerprint::{Fingerprint, Intensities};
 
-/// What the recipes differ in before memory is asked.
+/// The settings in which the recipes differ.
 pub(super) struct Outline {
     pub name: &'static str,
     pub title: &'static str,
@@ -13,34 +13,34 @@ pub(super) struct Outline {
     pub kind: &'static str,
     pub region: &'static str,
     pub prior: bool,
-    pub spacing: Chosen,
-    /// Of what the network looks at in use, x, y, z: a median case and a large one.
+    pub spacing: ChosenSpacing,
+    /// Extent (x, y, z) of the network's input at inference: of a median case and of a large one.
     pub extent_mm: [f64; 3],
     pub large_mm: [f64; 3],
-    /// Width of the first level, and the most of any.
+    /// Width of the first level, and the maximum of any level.
     pub widths: [usize; 2],
-    pub halvings: usize,
-    pub batches: &'static [usize],
+    pub max_halvings: usize,
+    pub batch_sizes: &'static [usize],
     pub windows: Vec<[f64; 2]>,
     pub neighbours: usize,
-    /// Trained as nnU-Net trains.
+    /// Trained with nnU-Net's settings.
     pub nnunet: bool,
 }
 
-/// Everything about a dataset that all recipes share.
+/// Dataset and budget, shared by all recipes.
 pub(super) struct Facts<'a> {
     pub fingerprint: &'a Fingerprint,
     pub structures: &'a [Structure],
     pub hu: &'a Intensities,
-    /// Names of pairs, and the first structure of a side whose other side is missing.
+    /// Names of left and right pairs, and the first structure whose counterpart is missing, with the missing name.
     pub pairs: Vec<[String; 2]>,
     pub unpaired: Option<(String, String)>,
     pub budget: Budget,
     pub cache_mb: usize,
 }
 
-/// Millimetres that stage 1's region is grown by on each side: four voxels in the slice, eight across.
-pub(super) fn margin_mm(coarse: &Chosen) -> [f64; 3] {
+/// Margin of stage 1's region on each side: four voxels in-plane, eight along z.
+pub(super) fn margin_mm(coarse: &ChosenSpacing) -> [f64; 3] {
     [
         (4.0 * coarse.mm[0]).round(),
         (4.0 * coarse.mm[1]).round(),
@@ -67,7 +67,7 @@ fn coarse(facts: &Facts) -> Outline {
         kind: "unet2d",
         spacing: spacing::coarse(facts.fingerprint),
         widths: [16, 256],
-        halvings: 4,
+        max_halvings: 4,
         windows: vec![windows(facts.hu)[0]],
         neighbours: 0,
         ..single(facts)
@@ -77,10 +77,10 @@ fn coarse(facts: &Facts) -> Outline {
 fn refine(facts: &Facts) -> Outline {
     Outline {
         name: "refine",
-        title: "Stage 2: segments the structures inside the region that stage 1 found, patch by patch.",
+        title: "Stage 2: segments the structures inside stage 1's region, patch by patch.",
         kind: "unet3d",
         widths: [32, 320],
-        batches: &[2, 4],
+        batch_sizes: &[2, 4],
         neighbours: 0,
         ..refine2_5d(facts)
     }
@@ -95,7 +95,7 @@ fn refine2_5d(facts: &Facts) -> Outline {
     };
     Outline {
         name: "refine2_5d",
-        title: "Stage 2 on slices with their neighbours: segments the structures inside the region that stage 1 found.",
+        title: "Stage 2 in 2.5D: segments the structures inside stage 1's region, on slices with their neighbours.",
         region: "roi",
         prior: true,
         extent_mm: grown(fingerprint.median_foreground_mm),
@@ -109,7 +109,7 @@ fn single(facts: &Facts) -> Outline {
     let scan = facts.fingerprint.median_extent_mm;
     Outline {
         name: "single",
-        title: "One stage alone on whole volumes, to compare two stages with.",
+        title: "A single stage on whole volumes, as a baseline for two stages.",
         stage: 2,
         kind: "unet2_5d",
         region: "whole",
@@ -117,10 +117,10 @@ fn single(facts: &Facts) -> Outline {
         extent_mm: scan,
         large_mm: scan,
         widths: [32, 512],
-        halvings: 5,
-        batches: &[2, 4, 8, 16],
+        max_halvings: 5,
+        batch_sizes: &[2, 4, 8, 16],
         windows: windows(facts.hu),
-        // What lies up to 7.5 mm above and below helps to tell what a slice shows.
+        // Up to 7.5 mm of context above and below each slice.
         neighbours: (7.5 / fine.mm[2]).round().clamp(1.0, 3.0) as usize,
         nnunet: false,
         spacing: fine,
@@ -130,10 +130,10 @@ fn single(facts: &Facts) -> Outline {
 fn nnunet(facts: &Facts) -> Outline {
     Outline {
         name: "nnunet-3d_fullres",
-        title: "One stage as nnU-Net's 3d_fullres: network, loss, optimiser, schedule and augmentation, on whole volumes.",
+        title: "A single stage like nnU-Net's 3d_fullres: network, loss, optimiser, schedule and augmentation, on whole volumes.",
         kind: "unet3d",
         widths: [32, 320],
-        batches: &[2, 4],
+        batch_sizes: &[2, 4],
         neighbours: 0,
         windows: vec![[facts.hu.percentile_00_5, facts.hu.percentile_99_5]],
         nnunet: true,
@@ -141,7 +141,8 @@ fn nnunet(facts: &Facts) -> Outline {
     }
 }
 
-/// All that structures consist of and, where that is wide, the soft tissue in its middle; HU, rounded to tens.
+/// A window over the HU range of the structures and, if that is wide, a soft-tissue window in its middle; rounded to
+/// tens.
 fn windows(hu: &Intensities) -> Vec<[f64; 2]> {
     /// The width of a soft-tissue window.
     const SOFT: f64 = 400.0;

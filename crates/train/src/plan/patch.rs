@@ -1,90 +1,93 @@
-//! The largest patch and batch that fit into memory.
+//! Finds the largest patch and batch that fit into memory.
 
 use super::topology::Topology;
 use ctseg_base::Result;
 
-/// Voxels of nnU-Net's first try, along each axis of an isotropic patch.
+/// nnU-Net's initial patch size along each axis, at isotropic spacing.
 const FIRST_SIDE_3D: f64 = 256.0;
 const FIRST_SIDE_2D: f64 = 2048.0;
 
-/// What is asked of a patch. Axes are (z,) y, x.
-pub struct Wanted<'a> {
+/// Constraints on a patch. Axes are (z,) y, x.
+pub struct PatchConstraints<'a> {
     pub spacing_mm: &'a [f64],
-    /// Voxels of what the network looks at in use; a patch need not be larger.
-    pub case: &'a [f64],
-    /// Batches to choose from, the smallest first.
-    pub batches: &'a [usize],
-    /// The most levels below the first.
-    pub halvings: usize,
+    /// Size of the network's input at inference, in voxels; the patch need not be larger.
+    pub case_voxels: &'a [f64],
+    /// Batch sizes to choose from, the smallest first.
+    pub batch_sizes: &'a [usize],
+    /// Maximum number of levels below the first.
+    pub max_halvings: usize,
 }
 
-/// A patch with its network and batch.
+/// A patch with its topology and batch size.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Fitted {
+pub struct FittedPatch {
     pub topology: Topology,
-    pub batch: usize,
-    /// Whether all of `case` fits into the patch.
-    pub whole: bool,
-    /// Whether even the smallest patch fits into the memory.
+    pub batch_size: usize,
+    /// Whether the patch covers the whole case.
+    pub covers_case: bool,
+    /// Whether it fits into the memory; false if even the smallest patch does not.
     pub fits: bool,
 }
 
-/// Begins with a patch that is as wide in mm along all axes, no larger than the case, and shrinks the axis that sees
-/// most of the case until the smallest batch fits (nnU-Net's way); then the largest batch that fits is taken.
+/// Starts with a patch that is equally large in mm along all axes, no larger than the case, and shrinks the axis that
+/// covers most of the case until the smallest batch fits (as nnU-Net does); then takes the largest batch that fits.
 ///
-/// `fits` says whether a topology with a batch does.
-pub fn fitted(wanted: &Wanted, fits: impl Fn(&Topology, usize) -> Result<bool>) -> Result<Fitted> {
+/// `fits` tests a topology with a batch size.
+pub fn fit_patch(
+    constraints: &PatchConstraints,
+    fits: impl Fn(&Topology, usize) -> Result<bool>,
+) -> Result<FittedPatch> {
     const SMALLEST: usize = 16;
-    let spacing = wanted.spacing_mm;
-    let mut patch = first_patch(wanted);
-    let of = |patch: &[usize]| Topology::of(spacing, patch, wanted.halvings);
+    let spacing = constraints.spacing_mm;
+    let mut patch = first_patch(constraints);
+    let of = |patch: &[usize]| Topology::of(spacing, patch, constraints.max_halvings);
     let mut topology = of(&patch);
-    let smallest = wanted.batches[0];
+    let smallest = constraints.batch_sizes[0];
     let mut fit = fits(&topology, smallest)?;
     while !fit {
         patch.clone_from(&topology.patch);
-        let seen = |axis: usize| patch[axis] as f64 / wanted.case[axis].max(1.0);
+        let coverage = |axis: usize| patch[axis] as f64 / constraints.case_voxels[axis].max(1.0);
         let shrinkable = |axis: &usize| patch[*axis] > SMALLEST;
         let Some(axis) = (0..patch.len())
             .filter(shrinkable)
-            .max_by(|a, b| seen(*a).total_cmp(&seen(*b)))
+            .max_by(|a, b| coverage(*a).total_cmp(&coverage(*b)))
         else {
             break;
         };
-        // A step of the shrunk patch's own: fewer levels divide more sizes.
+        // The step follows the shrunk patch: with fewer levels more sizes are possible.
         let mut tried = patch.clone();
         tried[axis] = tried[axis].saturating_sub(topology.multiple[axis]).max(8);
         patch[axis] = patch[axis].saturating_sub(of(&tried).multiple[axis]).max(8);
         let mut smaller = of(&patch);
         if smaller.patch[axis] >= topology.patch[axis] {
-            // It grew back to what its levels divide.
+            // It was rounded up again to a multiple.
             smaller = of(&tried);
         }
         topology = smaller;
         fit = fits(&topology, smallest)?;
     }
-    let mut batch = smallest;
-    for larger in &wanted.batches[1..] {
+    let mut batch_size = smallest;
+    for larger in &constraints.batch_sizes[1..] {
         if fit && fits(&topology, *larger)? {
-            batch = *larger;
+            batch_size = *larger;
         }
     }
-    let whole = topology
+    let covers_case = topology
         .patch
         .iter()
-        .zip(wanted.case)
+        .zip(constraints.case_voxels)
         .all(|(side, case)| *side as f64 >= case.floor());
-    Ok(Fitted {
+    Ok(FittedPatch {
         topology,
-        batch,
-        whole,
+        batch_size,
+        covers_case,
         fits: fit,
     })
 }
 
-/// As wide in mm along all axes, and no larger than the case.
-fn first_patch(wanted: &Wanted) -> Vec<usize> {
-    let spacing = wanted.spacing_mm;
+/// A patch that is equally large in mm along all axes, and no larger than the case.
+fn first_patch(constraints: &PatchConstraints) -> Vec<usize> {
+    let spacing = constraints.spacing_mm;
     let first_side = if spacing.len() == 3 {
         FIRST_SIDE_3D
     } else {
@@ -96,7 +99,7 @@ fn first_patch(wanted: &Wanted) -> Vec<usize> {
         .powf(1.0 / spacing.len() as f64);
     spacing
         .iter()
-        .zip(wanted.case)
+        .zip(constraints.case_voxels)
         .map(|(mm, case)| {
             (first_side * mean_spacing / mm)
                 .min(case.ceil())

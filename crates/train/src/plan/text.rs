@@ -1,23 +1,23 @@
-//! A planned recipe as TOML, each choice with its reason.
+//! Writes a planned recipe as TOML, with a reason for each choice.
 
 use super::memory::Estimate;
 use super::outline::{Facts, Outline, margin_mm};
 use super::topology::Topology;
 use ctseg_base::text::words::counted;
 
-/// What memory decided.
+/// The settings that depend on the memory budget.
 pub(super) struct Fit<'a> {
     pub topology: &'a Topology,
-    pub batch: usize,
+    pub batch_size: usize,
     pub width: usize,
     /// Whether a large case fits into one patch.
-    pub whole: bool,
-    /// None while it is being looked for.
+    pub covers_case: bool,
+    /// None while the fit is being searched.
     pub estimate: Option<Estimate>,
 }
 
-/// The recipe's file.
-pub(super) fn written(facts: &Facts, outline: &Outline, fit: &Fit) -> String {
+/// The text of the recipe's file.
+pub(super) fn recipe_toml(facts: &Facts, outline: &Outline, fit: &Fit) -> String {
     let mut text = header(facts, outline, fit);
     text += &data(facts, outline);
     text += &network(outline, fit);
@@ -45,8 +45,8 @@ fn header(facts: &Facts, outline: &Outline, fit: &Fit) -> String {
     );
     if let Some(estimate) = &fit.estimate {
         text += &format!(
-            "# Training takes about {:.1} GiB {} (network {:.1}, data {:.1}; {}), of {:.1} GiB that were allowed.\n",
-            gib(budget.taken(estimate)),
+            "# Training needs about {:.1} GiB {} (network {:.1}, data {:.1}; {}) of the {:.1} GiB allowed.\n",
+            gib(budget.bytes_needed(estimate)),
             if budget.on_gpu {
                 "on the GPU"
             } else {
@@ -73,8 +73,7 @@ fn data(facts: &Facts, outline: &Outline) -> String {
     }
     text += &format!("region = \"{}\"\n", outline.region);
     if outline.prior {
-        text +=
-            "prior = true                    # stage 1's probabilities as one more input channel\n";
+        text += "prior = true                    # stage 1's probabilities as an additional input channel\n";
     }
     text += &format!(
         "# Spacing along x, y, z: {}.\nspacing_mm = [{x:?}, {y:?}, {z:?}]\ninterpolation = \"cubic\"\n",
@@ -86,7 +85,7 @@ fn data(facts: &Facts, outline: &Outline) -> String {
         hu.percentile_00_5, hu.percentile_99_5, hu.median, hu.mean, hu.sd
     );
     if outline.windows.len() > 1 {
-        text += "# That is wide: soft tissue gets a window of its own.\n";
+        text += "# This range is wide: soft tissue gets a window of its own.\n";
     }
     text += &format!("windows_hu = {:?}\n", outline.windows);
     if outline.nnunet {
@@ -98,10 +97,10 @@ fn data(facts: &Facts, outline: &Outline) -> String {
     }
     text += match outline.stage {
         1 => {
-            "folds = 5                       # cross-fitting: every case has a model that never saw it\n"
+            "folds = 5                       # cross-fitting: every case has a model that was not trained on it\n"
         }
         _ => {
-            "folds = 5                       # the first of these is held out for validation; --fold all trains all\ntrain_folds = [0]\n"
+            "folds = 5                       # the first fold is held out for validation; --fold all trains all\ntrain_folds = [0]\n"
         }
     };
     text
@@ -115,18 +114,18 @@ fn network(outline: &Outline, fit: &Fit) -> String {
     let mut text = format!("\n[network]\nkind = \"{}\"\n", outline.kind);
     if outline.neighbours > 0 {
         text += &format!(
-            "neighbours = {}                  # slices seen on each side: {:.1} mm\n",
+            "neighbours = {}                  # neighbouring slices on each side: {:.1} mm\n",
             outline.neighbours,
             outline.neighbours as f64 * outline.spacing.mm[2]
         );
     }
     text += &format!(
-        "# {} levels: the coarsest is still 4 voxels or more wide.\nwidths = {widths:?}\n",
+        "# {} levels: the coarsest is at least 4 voxels wide.\nwidths = {widths:?}\n",
         topology.levels()
     );
     if !topology.is_plain() {
         text += &format!(
-            "# Along (z,) y, x. An axis is halved, and looked across, when the others are as coarse as it is.\nstrides = {:?}\nkernels = {:?}\n",
+            "# Along (z,) y, x. A coarse axis is pooled and convolved only once the others are as coarse.\nstrides = {:?}\nkernels = {:?}\n",
             topology.strides, topology.kernels
         );
     }
@@ -143,25 +142,25 @@ fn training(facts: &Facts, outline: &Outline, fit: &Fit) -> String {
     let patch = &fit.topology.patch;
     let voxels = |axis: usize| outline.extent_mm[axis] / outline.spacing.mm[axis];
     let flat = patch.len() == 2;
-    let seen = if flat {
+    let size = if flat {
         format!(
             "a median {} is {:.0} × {:.0} pixels (y, x)",
-            sees(outline),
+            input_name(outline),
             voxels(1),
             voxels(0)
         )
     } else {
         format!(
             "a median {} is {:.0} × {:.0} × {:.0} voxels (z, y, x)",
-            sees(outline),
+            input_name(outline),
             voxels(2),
             voxels(1),
             voxels(0)
         )
     };
-    let why = match fit.whole {
-        true => "a patch holds nearly all of them whole",
-        false => "larger patches do not fit into the memory",
+    let why = match fit.covers_case {
+        true => "a patch covers nearly all of them entirely",
+        false => "larger patches do not fit into memory",
     };
     let epochs = match (outline.stage, flat) {
         (1, _) => 40,
@@ -169,45 +168,46 @@ fn training(facts: &Facts, outline: &Outline, fit: &Fit) -> String {
         (_, false) => 60,
     };
     let mut text = format!(
-        "\n[training]\nloss = \"bce_dice\"\nepochs = {epochs}\nbatch_size = {}\n# {seen}; {why}.\npatch_size = {patch:?}\n",
-        fit.batch
+        "\n[training]\nloss = \"bce_dice\"\nepochs = {epochs}\nbatch_size = {}\n# {size}; {why}.\npatch_size = {patch:?}\n",
+        fit.batch_size
     );
     text += &match (outline.stage, flat) {
-        (1, _) => "empty_slice_share = 0.5         # slices without a structure, as a share of those with one\n".to_owned(),
+        (1, _) => "empty_slice_share = 0.5         # slices without structures, relative to those with structures\n".to_owned(),
         (_, true) => "empty_slice_share = 0.2\n".to_owned(),
         (_, false) => format!(
             "foreground_share = 0.33\npatches_per_epoch = {}         # 100 steps\n",
-            100 * fit.batch
+            100 * fit.batch_size
         ),
     };
     text += &format!(
-        "schedule = \"cosine\"             # the rate falls to a hundredth over all epochs\nkeep = \"last\"                   # where it is lowest\nweight_average = {}\ncache_mb = {}\n",
+        "schedule = \"cosine\"             # the learning rate falls to 1 % over all epochs\nkeep = \"last\"                   # the learning rate is lowest there\nweight_average = {}\ncache_mb = {}\n",
         if flat { "0.999" } else { "0.99" },
         facts.cache_mb
     );
     text += "\n[training.optimiser]\nkind = \"adam\"\nlearning_rate = 1e-3\nweight_decay = 1e-5\nclip_norm = 12.0\n";
     text += &format!(
-        "\n[training.early_stopping]\npatience = {epochs}                   # never: the best epochs come last, where the rate is low\nsmallest_gain = 1e-3\n"
+        "\n[training.early_stopping]\npatience = {epochs}                   # never: the last epochs are the best, at a low learning rate\nsmallest_gain = 1e-3\n"
     );
     text
 }
 
-/// nnU-Net's: SGD with Nesterov's momentum at a falling rate for 1000 epochs of 250 steps.
+/// nnU-Net's training: SGD with Nesterov momentum and polynomial decay, 1000 epochs of 250 steps.
 fn nnunet_training(facts: &Facts, outline: &Outline, fit: &Fit) -> String {
     let patch = &fit.topology.patch;
     let voxels = |axis: usize| outline.extent_mm[axis] / outline.spacing.mm[axis];
     format!(
         "\n[training]\nloss = \"ce_dice\"\nepochs = 1000\nbatch_size = {}\n# a median scan is {:.0} × {:.0} × {:.0} voxels (z, y, x).\npatch_size = {patch:?}\nforeground_share = 0.33\npatches_per_epoch = {}         # 250 steps\nschedule = \"poly\"\nkeep = \"last\"\ncache_mb = {}\n\n[training.optimiser]\nkind = \"sgd\"\nlearning_rate = 1e-2\nweight_decay = 3e-5\nmomentum = 0.99\nnesterov = true\nclip_norm = 12.0\n\n[training.early_stopping]\npatience = 1000                 # never\nsmallest_gain = 1e-3\n",
-        fit.batch,
+        fit.batch_size,
         voxels(2),
         voxels(1),
         voxels(0),
-        250 * fit.batch,
+        250 * fit.batch_size,
         facts.cache_mb
     )
 }
 
-fn sees(outline: &Outline) -> &'static str {
+/// The name of the network's input at inference.
+fn input_name(outline: &Outline) -> &'static str {
     match outline.region {
         "roi" => "region",
         _ => "scan",
@@ -216,7 +216,7 @@ fn sees(outline: &Outline) -> &'static str {
 
 fn augmentation(facts: &Facts, outline: &Outline) -> String {
     let mut text =
-        "\n# What is not written here is nnU-Net's.\n[training.augmentation]\n".to_owned();
+        "\n# Settings not listed here have nnU-Net's values.\n[training.augmentation]\n".to_owned();
     if !outline.nnunet {
         text += "rotation_probability = 0.7\nrotation_degrees = 15.0\n";
         if outline.kind == "unet3d" {
@@ -231,7 +231,7 @@ fn augmentation(facts: &Facts, outline: &Outline) -> String {
     match &facts.unpaired {
         Some((name, other)) => {
             text += &format!(
-                "# Not mirrored along x: there is {} but no {}.\nflip_axes = [{}]\n",
+                "# No flips along x: there is {} but no {}.\nflip_axes = [{}]\n",
                 quoted(name),
                 quoted(other),
                 others[0]
@@ -239,7 +239,7 @@ fn augmentation(facts: &Facts, outline: &Outline) -> String {
         }
         None => {
             if !facts.pairs.is_empty() {
-                text += "# Left and right exchange their labels.\n";
+                text += "# A flip along x swaps left and right labels.\n";
             }
             text += &format!("flip_axes = [\"x\"{}]\n", others[1]);
             if !facts.pairs.is_empty() {
@@ -268,7 +268,7 @@ fn two_stages(facts: &Facts, outline: &Outline) -> String {
     if outline.stage == 1 {
         let [x, y, z] = margin_mm(&outline.spacing);
         return format!(
-            "\n# How stage 1's probabilities become a region of interest. All structures span {:.0} × {:.0} × {:.0} mm\n# (median), {:.0} % of a scan.\n[roi]\nthreshold = 0.1                 # low: a region too large costs time, one too small costs structures\n# A 2D network judges each slice by itself, so the ends along z are the least certain.\nmargin_mm = [{x:?}, {y:?}, {z:?}]\nsmallest_component = 0.05       # of the largest component's size; smaller ones are taken for noise\non_border = \"note\"\n",
+            "\n# How the region of interest is derived from stage 1's probabilities. All structures span {:.0} × {:.0} × {:.0} mm\n# (median), {:.0} % of a scan.\n[roi]\nthreshold = 0.1                 # low: a region that is too large costs time, one that is too small loses structures\n# A 2D network segments each slice by itself, so the ends along z are the least certain.\nmargin_mm = [{x:?}, {y:?}, {z:?}]\nsmallest_component = 0.05       # of the largest component's size; smaller ones are treated as noise\non_border = \"note\"\n",
             facts.fingerprint.median_foreground_mm[0],
             facts.fingerprint.median_foreground_mm[1],
             facts.fingerprint.median_foreground_mm[2],
@@ -276,7 +276,7 @@ fn two_stages(facts: &Facts, outline: &Outline) -> String {
         );
     }
     if outline.region == "roi" {
-        return "\n# Stage 1 is never exactly right in use, so its region is shaken in training, and in half of the cases its\n# probabilities are missing: where it misses a structure, stage 2 must find it all the same.\n[jitter]\nshift_mm = 8.0\ngrow_mm = 8.0\ndrop_prior = 0.5\n".to_owned();
+        return "\n# Stage 1 is never exact at inference, so its region is jittered in training, and in half of the patches its\n# probabilities are dropped: stage 2 must also find structures that stage 1 misses.\n[jitter]\nshift_mm = 8.0\ngrow_mm = 8.0\ndrop_prior = 0.5\n".to_owned();
     }
     String::new()
 }

@@ -1,40 +1,39 @@
-//! Depth, strides and kernels of a U-Net that follow from spacing and patch: thick slices are neither halved nor
-//! looked across until the others are as thick (nnU-Net's `get_pool_and_conv_props`; Isensee et al., Nature
-//! Methods 2021).
+//! Derives depth, strides and kernels of a U-Net from spacing and patch: coarse axes are neither pooled nor convolved
+//! until the others are as coarse (nnU-Net's `get_pool_and_conv_props`; Isensee et al., Nature Methods 2021).
 
-/// The smallest side of the coarsest level, in voxels.
+/// Minimum side of the coarsest level, in voxels.
 const SMALLEST_SIDE: usize = 4;
 
-/// Axes whose spacing is at least this many times the finest one are left alone.
-const COARSER: f64 = 2.0;
+/// Axes with at least this many times the finest spacing are not pooled.
+const COARSE_RATIO: f64 = 2.0;
 
-/// What a network on a patch looks like, level by level; axes as the patch's.
+/// The levels of a network on a patch; axes in the patch's order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Topology {
-    /// By how much each level is coarser than the one above; 1s for the first.
+    /// Strides of each level relative to the one above; 1 for the first.
     pub strides: Vec<Vec<usize>>,
     pub kernels: Vec<Vec<usize>>,
-    /// The patch, grown to what the strides divide.
+    /// The patch, rounded up to multiples of the strides.
     pub patch: Vec<usize>,
-    /// What its sides are multiples of.
+    /// The product of the strides; the sides of the patch are multiples of it.
     pub multiple: Vec<usize>,
 }
 
 impl Topology {
-    /// For a patch (in voxels) on a spacing; at most `halvings` levels below the first, and at least one.
-    pub fn of(spacing_mm: &[f64], patch: &[usize], halvings: usize) -> Self {
+    /// The topology for a patch (in voxels) at a spacing, with 1 to `max_halvings` levels below the first.
+    pub fn of(spacing_mm: &[f64], patch: &[usize], max_halvings: usize) -> Self {
         let axes = spacing_mm.len();
         let (mut spacing, mut size) = (spacing_mm.to_vec(), patch.to_vec());
         let mut kernel = vec![1; axes];
         let (mut strides, mut kernels) = (vec![vec![1; axes]], Vec::new());
-        while strides.len() <= halvings {
+        while strides.len() <= max_halvings {
             let halved = halved_axes(&spacing, &size);
             if halved.is_empty() {
                 break;
             }
             let finest = smallest(spacing.iter().copied());
             for axis in 0..axes {
-                if spacing[axis] / finest < COARSER {
+                if spacing[axis] / finest < COARSE_RATIO {
                     kernel[axis] = 3;
                 }
             }
@@ -48,7 +47,7 @@ impl Topology {
             strides.push(stride);
         }
         if strides.len() == 1 {
-            // A U-Net has two levels, however small the patch.
+            // A U-Net has at least two levels, however small the patch.
             strides.push(vec![2; axes]);
             kernels.push(vec![3; axes]);
         }
@@ -69,7 +68,7 @@ impl Topology {
         self.strides.len()
     }
 
-    /// Whether it is what a recipe that names neither strides nor kernels has.
+    /// Whether strides and kernels are the defaults of a recipe that sets neither.
     pub fn is_plain(&self) -> bool {
         let all = |lists: &[Vec<usize>], value| lists.iter().flatten().all(|v| *v == value);
         all(&self.strides[1..], 2) && all(&self.kernels, 3)
@@ -81,7 +80,7 @@ fn halved_axes(spacing: &[f64], size: &[usize]) -> Vec<usize> {
     let long = |axis: &usize| size[*axis] >= 2 * SMALLEST_SIDE;
     let mut axes: Vec<usize> = (0..spacing.len()).filter(long).collect();
     let finest = smallest(axes.iter().map(|axis| spacing[*axis]));
-    axes.retain(|axis| spacing[*axis] / finest < COARSER);
+    axes.retain(|axis| spacing[*axis] / finest < COARSE_RATIO);
     match axes[..] {
         [only] if size[only] < 3 * SMALLEST_SIDE => Vec::new(),
         _ => axes,

@@ -1,4 +1,4 @@
-//! A sweep: its settings, their file, and the trials that follow from them.
+//! The settings of a sweep, their file, and the trials derived from them.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use serde::{Deserialize, Serialize};
 
 use super::table::TrialRow;
-use crate::data::preprocessed_cache::CaseStore;
+use crate::data::preprocessed_cache::PreprocessedCache;
 use ctseg_base::atomic_file::write_bytes_atomically;
 use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result};
@@ -19,63 +19,63 @@ use ctseg_engine::device::Compute;
 
 pub const FILE: &str = "sweep.toml";
 
-/// More trials than this are a mistake on the command line.
-const MOST_TRIALS: usize = 1000;
+/// More trials than this are taken for a mistake on the command line.
+const MAX_TRIALS: usize = 1000;
 
-/// What a sweep is, as written in its folder.
+/// The settings of a sweep, stored in its folder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SweepSettings {
-    /// What is varied: `key=value,value`, in the order of the command line.
+    /// The varied keys with their values: `key=value,value`, in command-line order.
     pub vary: Vec<String>,
     pub rungs: usize,
-    /// One in so many trials goes on after each rung.
+    /// One in `eta` trials is promoted after each rung.
     pub eta: usize,
     pub dataset: PathBuf,
     pub data_root: Option<PathBuf>,
-    /// The model whose stage 1 a stage 2 is trained on.
+    /// The model with the stage 1 for a stage 2.
     pub model: PathBuf,
     pub seed: u64,
     /// How the dataset's files are read.
     #[serde(default, skip_serializing_if = "Reading::is_default")]
     pub reading: Reading,
-    /// The recipe that all trials share.
+    /// The recipe shared by all trials.
     pub recipe: Recipe,
 }
 
-/// A sweep to be done.
+/// A sweep to run.
 pub struct SweepJob<'a> {
     pub folder: PathBuf,
     pub settings: SweepSettings,
     pub dataset: Dataset,
-    /// Of a check that found no problem.
+    /// The content of the checked dataset.
     pub content: DatasetContent,
     pub compute: Compute,
     pub stop: &'a AtomicBool,
-    /// Where prepared cases are kept on disk; the trials share it.
-    pub case_store: Option<&'a CaseStore>,
+    /// Cache of preprocessed cases on disk, shared by the trials.
+    pub preprocessed_cache: Option<&'a PreprocessedCache>,
     pub trackers: &'a [&'a dyn Tracker],
     /// See [`crate::fit::FitJob::tags`].
     pub tags: Vec<(String, String)>,
-    /// Sees the table whenever a trial has paused or ended.
-    pub seen: &'a dyn Fn(&[TrialRow]) -> Result<()>,
+    /// Called with the table whenever a trial has paused or ended.
+    pub on_update: &'a dyn Fn(&[TrialRow]) -> Result<()>,
 }
 
 /// One combination of settings.
-pub(super) struct Candidate {
-    /// Three digits or more, from 000 on.
+pub(super) struct TrialConfig {
+    /// At least three digits, from 000.
     pub name: String,
-    /// `key=value` for everything that is varied.
+    /// `key=value` for every varied key.
     pub set: Vec<String>,
     pub recipe: Recipe,
 }
 
 impl SweepSettings {
-    /// A new folder for the sweep below `runs`, with these settings in it.
+    /// Creates a folder for the sweep below `runs`, with these settings in it.
     ///
     /// # Errors
-    /// Settings that cannot work, and whatever the file system refuses.
-    pub fn begin(&self, runs: &Path) -> Result<PathBuf> {
-        self.candidates()?;
+    /// Invalid settings, and I/O errors.
+    pub fn create(&self, runs: &Path) -> Result<PathBuf> {
+        self.trial_configs()?;
         let folder = new_folder(runs, &format!("sweep-{}", self.recipe.name))?;
         self.write(&folder)?;
         Ok(folder)
@@ -96,11 +96,11 @@ impl SweepSettings {
         toml::from_str(&text).map_err(|error| Error::file(&path, one_line(&error)))
     }
 
-    /// Every combination of what is varied, the last key changing fastest.
+    /// Every combination of the varied values; the last key changes fastest.
     ///
     /// # Errors
-    /// A key without values, a value that the recipe cannot have, too many trials, no rung.
-    pub(super) fn candidates(&self) -> Result<Vec<Candidate>> {
+    /// A key without values, a value that is invalid in the recipe, too many trials, no rung.
+    pub(super) fn trial_configs(&self) -> Result<Vec<TrialConfig>> {
         if self.rungs == 0 || self.eta < 2 {
             return Err(Error::usage(
                 "a sweep needs --rungs 1 or more and --eta 2 or more",
@@ -119,48 +119,44 @@ impl SweepSettings {
                     })
                 })
                 .collect();
-            if combinations.len() > MOST_TRIALS {
+            if combinations.len() > MAX_TRIALS {
                 return Err(Error::usage(format!(
-                    "a sweep of more than {MOST_TRIALS} trials; vary less at a time"
+                    "the sweep has more than {MAX_TRIALS} trials; vary fewer keys or values"
                 )));
             }
         }
         let base = self.recipe.to_toml()?;
-        let candidate = |(index, set): (usize, Vec<String>)| {
+        let config = |(index, set): (usize, Vec<String>)| {
             let origin = format!("--vary {}", set.join(" "));
             let recipe = Recipe::parsed(&base, &origin, &set)?;
             if recipe.stage != self.recipe.stage || recipe.folds != self.recipe.folds {
                 return Err(Error::usage(format!(
-                    "{origin}: trials with other stages or folds cannot be compared"
+                    "{origin}: trials with different stages or folds cannot be compared; do not vary these keys"
                 )));
             }
             let name = format!("{index:03}");
-            Ok(Candidate { name, set, recipe })
+            Ok(TrialConfig { name, set, recipe })
         };
-        combinations
-            .into_iter()
-            .enumerate()
-            .map(candidate)
-            .collect()
+        combinations.into_iter().enumerate().map(config).collect()
     }
 
-    /// How many trials it has; for its errors see [`SweepSettings::begin`].
+    /// The number of trials; errors as in [`SweepSettings::create`].
     pub fn trials(&self) -> Result<usize> {
-        Ok(self.candidates()?.len())
+        Ok(self.trial_configs()?.len())
     }
 
-    /// How many epochs a trial has after each rung.
-    pub(super) fn budgets(&self) -> Vec<usize> {
+    /// The number of epochs of a trial after each rung.
+    pub(super) fn rung_epochs(&self) -> Vec<usize> {
         let epochs = self.recipe.training.epochs;
-        let budget = |rung: usize| {
+        let epochs_of = |rung: usize| {
             let share = (rung + 1..self.rungs).fold(1.0, |share, _| share / self.eta as f64);
             ((epochs as f64 * share).round() as usize).clamp(1, epochs)
         };
-        (0..self.rungs).map(budget).collect()
+        (0..self.rungs).map(epochs_of).collect()
     }
 }
 
-/// The key and the values of `key=value,value`; commas within brackets or quotes part nothing.
+/// The key and the values of `key=value,value`; commas within brackets or quotes do not separate values.
 fn split(vary: &str) -> Result<(&str, Vec<&str>)> {
     let wrong = || {
         Error::usage(format!(

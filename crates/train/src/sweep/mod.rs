@@ -1,12 +1,12 @@
-//! One stage trained with many settings, and the best of them: successive halving (Jamieson and Talwalkar,
+//! Hyperparameter search by successive halving (Jamieson and Talwalkar,
 //! "Non-stochastic Best Arm Identification and Hyperparameter Optimization", AISTATS 2016).
 //!
-//! All trials are trained for a few epochs; one in `eta` of them, those with the best validation Dice, goes on from
-//! where it stands to `eta` times as many epochs, and so on until the last rung has all epochs of the recipe.
-//! Schedules follow the recipe's epochs, so that a trial which gets to the end is what `fit` would have trained.
+//! All trials are trained for a few epochs. One in `eta` of them, those with the best validation Dice, is promoted and
+//! resumed to `eta` times as many epochs, and so on until the last rung has all epochs of the recipe. Learning-rate
+//! schedules use the recipe's epochs, so a trial that reaches the end equals what `fit` would have trained.
 //!
-//! A sweep's folder holds `sweep.toml` and a run folder for each trial in `trials/`. What a sweep has decided
-//! follows from those alone: a sweep that is gone on with decides the same.
+//! A sweep's folder holds `sweep.toml` and a run folder per trial in `trials/`. All decisions follow from these files,
+//! so a resumed sweep decides the same.
 
 mod job;
 pub mod table;
@@ -17,61 +17,59 @@ pub use job::{SweepJob, SweepSettings};
 
 use std::sync::Arc;
 
-use crate::fit::{CheckedData, FitJob, StageOneMemory, TrialRun, fit, run_data};
+use crate::fit::{CheckedData, FitJob, StageOneCache, TrialRun, fit, run_data};
 use ctseg_base::atomic_file::write_bytes_atomically;
-use ctseg_base::cancel::guarded;
+use ctseg_base::cancel::catch_panic;
 use ctseg_base::progress::{Observer, Silent};
 use ctseg_base::text::file::read_text;
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
-use ctseg_core::dataset::laterality::mirrored_where_possible;
+use ctseg_core::dataset::laterality::without_unpaired_flips;
 use ctseg_core::run::data;
 use ctseg_core::run::data::RunData;
 use ctseg_core::run::state_file;
-use ctseg_core::run::state_file::StateKeeper;
+use ctseg_core::run::state_file::StateWriter;
 use ctseg_core::run::tracker::Outcome;
 
-use job::Candidate;
-use table::{Standing, TrialRow, best_dice, ranked, write_tables};
+use job::TrialConfig;
+use table::{TrialRow, TrialState, best_dice, ranked, write_tables};
 
-/// In a trial's folder, why it failed.
+/// File in a trial's folder with the reason why it failed.
 pub(super) const FAILURE: &str = "failure.txt";
 
-/// Does a sweep, or what is left of it; its table, the best trial first.
+/// Runs or resumes a sweep. Returns its table, the best trial first.
 ///
 /// # Errors
-/// [`Error::Interrupted`] when stopped from outside; other data than the sweep began with; no trial that did not fail.
+/// [`Error::Interrupted`] when stopped; the dataset has changed since the sweep started; every trial failed.
 pub fn sweep(job: &SweepJob, observer: &dyn Observer) -> Result<Vec<TrialRow>> {
-    let data = data_of(job, observer)?;
+    let data = sweep_data(job, observer)?;
     let state = job.folder.join(state_file::FILE);
-    let state = StateKeeper::begin(&state, "sweep", None, observer)?;
+    let state = StateWriter::start(&state, "sweep", None, observer)?;
     let observer: &dyn Observer = &state;
-    let rows = tracking::told(job, observer, |name| {
-        trained_in_rungs(job, &data, name, observer)
-    });
-    state.ended(&Outcome::of(&rows));
+    let rows = tracking::run_tracked(job, observer, |name| run_rungs(job, &data, name, observer));
+    state.finish(&Outcome::of(&rows));
     rows.map_err(|error| match error {
         Error::Interrupted(_) => Error::Interrupted(format!(
-            "'ctseg sweep --resume {}' goes on",
+            "resume with 'ctseg sweep --resume {}'",
             job.folder.display()
         )),
         other => other,
     })
 }
 
-/// The data and folds that all trials share: those that the sweep began with, which lie where its settings say now.
-fn data_of(job: &SweepJob, observer: &dyn Observer) -> Result<RunData> {
+/// The data and folds shared by all trials: those the sweep was started with, at the location in its current settings.
+fn sweep_data(job: &SweepJob, observer: &dyn Observer) -> Result<RunData> {
     let settings = &job.settings;
     let before = SweepSettings::read(&job.folder)?;
-    let is_begun = job.folder.join("trials").exists() || job.folder.join(data::CONTENT).exists();
+    let is_started = job.folder.join("trials").exists() || job.folder.join(data::CONTENT).exists();
     let checked = CheckedData {
         dataset: &job.dataset,
         content: &job.content,
-        place: &settings.dataset,
+        path: &settings.dataset,
     };
     let folds = (settings.recipe.folds, settings.seed);
-    let begun = is_begun.then_some(job.folder.as_path());
-    let found = run_data(&checked, folds, begun, observer)?;
+    let existing = is_started.then_some(job.folder.as_path());
+    let found = run_data(&checked, folds, existing, observer)?;
     if RunData::read(&job.folder)?.is_none() {
         found.write(&job.folder)?;
     }
@@ -81,77 +79,77 @@ fn data_of(job: &SweepJob, observer: &dyn Observer) -> Result<RunData> {
     Ok(found)
 }
 
-fn trained_in_rungs(
+fn run_rungs(
     job: &SweepJob,
     data: &RunData,
     name: &str,
     observer: &dyn Observer,
 ) -> Result<Vec<TrialRow>> {
-    let candidates = job.settings.candidates()?;
-    let budgets = job.settings.budgets();
-    let stage_one = StageOneMemory::default();
-    observer.say(&format!(
-        "sweep of {} in {}: {budgets:?} epochs, one in {} goes on",
-        counted(candidates.len(), "trial"),
+    let configs = job.settings.trial_configs()?;
+    let rung_epochs = job.settings.rung_epochs();
+    let stage_one = StageOneCache::default();
+    observer.info(&format!(
+        "sweep of {} in {}: rungs of {rung_epochs:?} epochs, one in {} is promoted",
+        counted(configs.len(), "trial"),
         job.folder.display(),
         job.settings.eta
     ));
-    let mut standings: Vec<Standing> = candidates
+    let mut states: Vec<TrialState> = configs
         .iter()
-        .map(|candidate| Standing::new(&candidate.name, &candidate.set, candidate.recipe.clone()))
+        .map(|config| TrialState::new(&config.name, &config.set, config.recipe.clone()))
         .collect();
-    let mut alive: Vec<usize> = (0..candidates.len()).collect();
-    for (rung, epochs) in budgets.iter().enumerate() {
-        for index in &alive {
-            let candidate = &candidates[*index];
+    let mut active: Vec<usize> = (0..configs.len()).collect();
+    for (rung, epochs) in rung_epochs.iter().enumerate() {
+        for index in &active {
+            let config = &configs[*index];
             let trial = TrialRun {
-                folder: &job.folder.join("trials").join(&candidate.name),
+                folder: &job.folder.join("trials").join(&config.name),
                 parent: name,
                 epochs: *epochs,
                 data,
                 stage_one: &stage_one,
             };
-            standings[*index].rung = rung + 1;
-            standings[*index].failure = trained(job, candidate, trial, observer)?;
-            let rows = ranked(&job.folder, &standings)?;
+            states[*index].rung = rung + 1;
+            states[*index].failure = train_trial(job, config, trial, observer)?;
+            let rows = ranked(&job.folder, &states)?;
             write_tables(&job.folder, &rows)?;
-            (job.seen)(&rows)?;
+            (job.on_update)(&rows)?;
         }
-        alive.retain(|index| standings[*index].failure.is_none());
-        alive = best_first(job, &candidates, alive, *epochs)?;
-        if rung + 1 < budgets.len() {
-            alive.truncate(candidates_left(alive.len(), job.settings.eta));
+        active.retain(|index| states[*index].failure.is_none());
+        active = best_first(job, &configs, active, *epochs)?;
+        if rung + 1 < rung_epochs.len() {
+            active.truncate(promoted_count(active.len(), job.settings.eta));
         }
-        for index in &alive {
-            standings[*index].goes_on = true;
+        for index in &active {
+            states[*index].promoted = true;
         }
-        for (index, standing) in standings.iter_mut().enumerate() {
-            standing.goes_on &= alive.contains(&index);
+        for (index, state) in states.iter_mut().enumerate() {
+            state.promoted &= active.contains(&index);
         }
     }
-    let rows = ranked(&job.folder, &standings)?;
+    let rows = ranked(&job.folder, &states)?;
     write_tables(&job.folder, &rows)?;
-    (job.seen)(&rows)?;
+    (job.on_update)(&rows)?;
     if rows.iter().all(|row| row.failure.is_some()) {
         return Err(Error::invalid(format!(
-            "every trial failed; their reasons are in {}",
+            "every trial failed; the reasons are in {}",
             job.folder.join("table.txt").display()
         )));
     }
     Ok(rows)
 }
 
-/// Of `alive` those with the best validation Dice within `epochs` epochs first; of equals the one that was named first.
+/// The `active` trials by best validation Dice within `epochs` epochs, the best first; ties in the order of the trials.
 fn best_first(
     job: &SweepJob,
-    candidates: &[Candidate],
-    alive: Vec<usize>,
+    configs: &[TrialConfig],
+    active: Vec<usize>,
     epochs: usize,
 ) -> Result<Vec<usize>> {
     let mut scores = Vec::new();
-    for index in alive {
-        let folder = job.folder.join("trials").join(&candidates[index].name);
-        // Undefined is below all that was measured.
+    for index in active {
+        let folder = job.folder.join("trials").join(&configs[index].name);
+        // An undefined Dice sorts last.
         let dice = best_dice(&folder, epochs)?.unwrap_or(f64::NEG_INFINITY);
         scores.push((dice, index));
     }
@@ -160,14 +158,14 @@ fn best_first(
 }
 
 /// One in `eta`, at least one.
-fn candidates_left(count: usize, eta: usize) -> usize {
+fn promoted_count(count: usize, eta: usize) -> usize {
     count.div_ceil(eta).max(1)
 }
 
-/// Trains one trial up to the rung; why it failed, if it did, also in an earlier session.
-fn trained(
+/// Trains one trial up to its rung. Returns the reason if it failed, now or in an earlier session.
+fn train_trial(
     job: &SweepJob,
-    candidate: &Candidate,
+    config: &TrialConfig,
     trial: TrialRun,
     observer: &dyn Observer,
 ) -> Result<Option<String>> {
@@ -175,16 +173,16 @@ fn trained(
     if let Ok(known) = read_text(&failure) {
         return Ok(Some(known.trim().to_owned()));
     }
-    observer.say(&format!(
+    observer.info(&format!(
         "trial {} to epoch {}: {}",
-        candidate.name,
+        config.name,
         trial.epochs,
-        candidate.set.join(" ")
+        config.set.join(" ")
     ));
     let settings = &job.settings;
     let structures = &job.dataset.structures;
     let fit_job = FitJob {
-        recipe: mirrored_where_possible(candidate.recipe.clone(), structures, &Silent),
+        recipe: without_unpaired_flips(config.recipe.clone(), structures, &Silent),
         dataset: job.dataset.clone(),
         dataset_path: settings.dataset.clone(),
         data_root: settings.data_root.clone(),
@@ -199,17 +197,17 @@ fn trained(
         stop: job.stop,
         trackers: job.trackers,
         tags: job.tags.clone(),
-        draw_comparison: None, // trials predict no cases on their own grids
+        draw_comparison: None, // trials have no out-of-fold predictions
         trial: Some(trial),
-        case_store: job.case_store,
-        team: Arc::default(),
+        preprocessed_cache: job.preprocessed_cache,
+        group: Arc::default(),
     };
-    match guarded(|| fit(&fit_job, observer)) {
+    match catch_panic(|| fit(&fit_job, observer)) {
         Ok(_) => Ok(None),
         Err(interrupted @ Error::Interrupted(_)) => Err(interrupted),
         Err(error) => {
             let line = error.to_string();
-            observer.warn(&format!("trial {} failed: {line}", candidate.name));
+            observer.warn(&format!("trial {} failed: {line}", config.name));
             write_bytes_atomically(&failure, format!("{line}\n").as_bytes())?;
             Ok(Some(line))
         }
@@ -245,7 +243,7 @@ mod tests {
             "network.widths=[4, 8],[8,16]",
             "training.loss=bce,dice,'bce_dice'",
         ];
-        let found = settings(&vary, 1, 9).candidates().unwrap();
+        let found = settings(&vary, 1, 9).trial_configs().unwrap();
         assert_eq!(found.len(), 6);
         assert_eq!(
             found[1].set,
@@ -260,19 +258,19 @@ mod tests {
             "training.loss=bce,nonsense",
             "folds=3,4",
         ] {
-            let error = settings(&[wrong], 1, 9).candidates().err().unwrap();
+            let error = settings(&[wrong], 1, 9).trial_configs().err().unwrap();
             assert!(error.to_string().contains("--vary"), "{wrong}: {error}");
         }
-        assert!(settings(&vary, 0, 9).candidates().is_err());
+        assert!(settings(&vary, 0, 9).trial_configs().is_err());
     }
 
     #[test]
     fn rungs_share_the_epochs() {
-        assert_eq!(settings(&[], 3, 27).budgets(), [3, 9, 27]);
-        assert_eq!(settings(&[], 1, 27).budgets(), [27]);
-        assert_eq!(settings(&[], 4, 5).budgets(), [1, 1, 2, 5]);
+        assert_eq!(settings(&[], 3, 27).rung_epochs(), [3, 9, 27]);
+        assert_eq!(settings(&[], 1, 27).rung_epochs(), [27]);
+        assert_eq!(settings(&[], 4, 5).rung_epochs(), [1, 1, 2, 5]);
         assert_eq!(
-            [9, 4, 3, 1].map(|count| candidates_left(count, 3)),
+            [9, 4, 3, 1].map(|count| promoted_count(count, 3)),
             [3, 2, 1, 1]
         );
     }

@@ -1,4 +1,4 @@
-//! The table of a sweep: its trials in order, with what came of each.
+//! The table of a sweep: its trials in order of rank, with their results.
 
 use std::path::{Path, PathBuf};
 
@@ -19,19 +19,19 @@ pub struct TrialRow {
     pub rank: usize,
     /// The name of its folder in `trials/`.
     pub trial: String,
-    /// `key=value` for everything that is varied.
+    /// `key=value` for every varied key.
     pub settings: Vec<String>,
-    /// Rungs that it was trained for.
+    /// Number of rungs it was trained for.
     pub rungs: usize,
-    /// Epochs that are done, of the fold with most.
+    /// Number of finished epochs, of the fold with the most.
     pub epochs: usize,
-    /// Best validation Dice, mean over the folds.
+    /// Best validation Dice, mean over folds.
     pub best_dice: Option<f64>,
-    /// Training loss of the last epoch, mean over the folds.
+    /// Training loss of the last epoch, mean over folds.
     pub loss: Option<f64>,
-    /// Of training, all folds.
+    /// Training time of all folds.
     pub seconds: f64,
-    /// The first fold's.
+    /// The verdict on the first fold.
     pub verdict: Option<Verdict>,
     /// Why it failed, if it did.
     pub failure: Option<String>,
@@ -39,32 +39,32 @@ pub struct TrialRow {
     pub run: PathBuf,
 }
 
-/// How a trial stands while the sweep goes on.
-pub(super) struct Standing {
+/// The state of a trial during the sweep.
+pub(super) struct TrialState {
     name: String,
     set: Vec<String>,
     recipe: Recipe,
     pub rung: usize,
     /// Whether it was among the best of its last rung.
-    pub goes_on: bool,
+    pub promoted: bool,
     pub failure: Option<String>,
 }
 
-impl Standing {
+impl TrialState {
     pub fn new(name: &str, set: &[String], recipe: Recipe) -> Self {
         Self {
             name: name.to_owned(),
             set: set.to_vec(),
             recipe,
             rung: 0,
-            goes_on: false,
+            promoted: false,
             failure: None,
         }
     }
 }
 
-/// Best validation Dice of the run in `folder` within its first `epochs` epochs, mean over the folds; what a trial
-/// reached later says nothing about an earlier rung.
+/// Best validation Dice of the run in `folder` within its first `epochs` epochs, mean over folds; later epochs do not
+/// count for an earlier rung.
 pub(super) fn best_dice(folder: &Path, epochs: usize) -> Result<Option<f64>> {
     Ok(dice_within(&history::read(folder)?, epochs))
 }
@@ -82,11 +82,11 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
-/// All trials, the best first: who came further, then who has the better Dice, failures last.
-pub(super) fn ranked(sweep: &Path, standings: &[Standing]) -> Result<Vec<TrialRow>> {
-    let mut rows = standings
+/// All trials, the best first: by rungs reached, then by Dice; failed trials last.
+pub(super) fn ranked(sweep: &Path, states: &[TrialState]) -> Result<Vec<TrialRow>> {
+    let mut rows = states
         .iter()
-        .map(|standing| Ok((standing, row(sweep, standing)?)))
+        .map(|state| Ok((state, row(sweep, state)?)))
         .collect::<Result<Vec<_>>>()?;
     rows.sort_by(|(first, a), (second, b)| {
         let dice = |row: &TrialRow| row.best_dice.unwrap_or(-1.0);
@@ -94,7 +94,7 @@ pub(super) fn ranked(sweep: &Path, standings: &[Standing]) -> Result<Vec<TrialRo
             .is_some()
             .cmp(&b.failure.is_some())
             .then(second.rung.cmp(&first.rung))
-            .then(second.goes_on.cmp(&first.goes_on))
+            .then(second.promoted.cmp(&first.promoted))
             .then(dice(b).total_cmp(&dice(a)))
             .then(a.trial.cmp(&b.trial))
     });
@@ -108,24 +108,24 @@ pub(super) fn ranked(sweep: &Path, standings: &[Standing]) -> Result<Vec<TrialRo
     Ok(numbered.collect())
 }
 
-fn row(sweep: &Path, standing: &Standing) -> Result<TrialRow> {
-    let run = sweep.join("trials").join(&standing.name);
+fn row(sweep: &Path, state: &TrialState) -> Result<TrialRow> {
+    let run = sweep.join("trials").join(&state.name);
     let history = history::read(&run)?;
     let last = || history.values().filter_map(|lines| lines.last());
     let verdict = |(network, lines): (&String, &Vec<EpochLine>)| {
-        diagnose(network, lines, &standing.recipe).verdict
+        diagnose(network, lines, &state.recipe).verdict
     };
     Ok(TrialRow {
         rank: 0,
-        trial: standing.name.clone(),
-        settings: standing.set.clone(),
-        rungs: standing.rung,
+        trial: state.name.clone(),
+        settings: state.set.clone(),
+        rungs: state.rung,
         epochs: last().map(|line| line.epoch).max().unwrap_or(0),
         best_dice: dice_within(&history, usize::MAX),
         loss: mean(last().filter_map(|line| line.loss)),
         seconds: last().map(|line| line.seconds).sum(),
         verdict: history.iter().next().map(verdict),
-        failure: standing.failure.clone(),
+        failure: state.failure.clone(),
         run,
     })
 }
@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_came_further_stands_before_who_was_better_early() {
+    fn trials_that_got_further_rank_before_those_with_better_early_scores() {
         let folder = tempfile::tempdir().unwrap();
         let recipe = Recipe::named("1", &[]).unwrap();
         let trial = |name: &str, dice: &[f64], rung: usize, failure: Option<&str>| {
@@ -184,20 +184,20 @@ mod tests {
                 })
                 .collect();
             std::fs::write(run.join(history::FILE), lines).unwrap();
-            Standing {
+            TrialState {
                 rung,
                 failure: failure.map(str::to_owned),
-                ..Standing::new(name, &[format!("name={name}")], recipe.clone())
+                ..TrialState::new(name, &[format!("name={name}")], recipe.clone())
             }
         };
-        let standings = [
+        let states = [
             trial("000", &[0.5, 0.6], 1, None),
             trial("001", &[0.1], 1, Some("=not finite")),
             trial("002", &[0.4, 0.55, 0.58], 2, None),
             trial("003", &[0.7], 1, None),
             trial("004", &[], 1, Some("no memory")),
         ];
-        let rows = ranked(folder.path(), &standings).unwrap();
+        let rows = ranked(folder.path(), &states).unwrap();
         let order: Vec<&str> = rows.iter().map(|row| row.trial.as_str()).collect();
         assert_eq!(order, ["002", "003", "000", "001", "004"]);
         assert_eq!((rows[0].rank, rows[0].epochs), (1, 3));

@@ -1,4 +1,4 @@
-//! What trackers are told of a sweep as a whole; each trial tells of itself.
+//! Reports a sweep as a whole to trackers; each trial reports itself.
 
 use super::table::TrialRow;
 use super::{FILE, SweepJob};
@@ -8,9 +8,9 @@ use ctseg_core::run::folder::PLOTS;
 use ctseg_core::run::parameters;
 use ctseg_core::run::tracker::{Event, Outcome, Point, RunIdentity, Tracker};
 
-/// Does the `work` of the sweep, which is given its name, and tells of its beginning, what came of it and how it
-/// ended. What goes wrong with telling is said and ends nothing.
-pub(super) fn told(
+/// Runs the `work` of the sweep, which receives its name, and reports its start, results and outcome. Errors of
+/// trackers become warnings and do not end the sweep.
+pub(super) fn run_tracked(
     job: &SweepJob,
     observer: &dyn Observer,
     work: impl FnOnce(&str) -> Result<Vec<TrialRow>>,
@@ -21,38 +21,38 @@ pub(super) fn told(
         folder: &job.folder,
         parent: None,
     };
-    let tell = |what: &dyn Fn(&dyn Tracker) -> Result<()>| {
+    let notify = |report: &dyn Fn(&dyn Tracker) -> Result<()>| {
         for tracker in job.trackers {
-            if let Err(error) = what(*tracker) {
+            if let Err(error) = report(*tracker) {
                 observer.warn(&error.to_string());
             }
         }
     };
-    let tell_all = |events: Vec<Event>| {
+    let log_events = |events: Vec<Event>| {
         for event in events {
-            tell(&|tracker| tracker.happened(&event));
+            notify(&|tracker| tracker.log_event(&event));
         }
     };
-    tell(&|tracker| tracker.begun(&identity));
-    tell_all(beginning(job)?);
+    notify(&|tracker| tracker.run_started(&identity));
+    log_events(start_events(job)?);
     let rows = work(&name);
-    tell_all(ending(job, rows.as_deref().ok()));
+    log_events(end_events(job, rows.as_deref().ok()));
     let outcome = Outcome::of(&rows);
-    tell(&|tracker| tracker.ended(&identity, &outcome));
+    notify(&|tracker| tracker.run_ended(&identity, &outcome));
     rows
 }
 
-/// What is tried on what.
-fn beginning(job: &SweepJob) -> Result<Vec<Event>> {
+/// Parameters and tags of the sweep.
+fn start_events(job: &SweepJob) -> Result<Vec<Event>> {
     let settings = &job.settings;
-    let mut given = parameters::of_recipe(&settings.recipe)?;
+    let mut parameters = parameters::of_recipe(&settings.recipe)?;
     for (name, value) in [
         ("sweep.vary", settings.vary.join(" ")),
         ("sweep.rungs", settings.rungs.to_string()),
         ("sweep.eta", settings.eta.to_string()),
         ("seed", settings.seed.to_string()),
     ] {
-        given.push((name.to_owned(), value));
+        parameters.push((name.to_owned(), value));
     }
     let own = [
         ("ctseg.kind", "sweep".to_owned()),
@@ -64,13 +64,13 @@ fn beginning(job: &SweepJob) -> Result<Vec<Event>> {
     ];
     let own = own.map(|(name, value)| (name.to_owned(), value));
     Ok(vec![
-        Event::Parameters(given),
+        Event::Parameters(parameters),
         Event::Tags([job.tags.clone(), own.to_vec()].concat()),
     ])
 }
 
-/// What came of it: the best trial, where it got to its end, and its tables, which an interrupted one has too.
-fn ending(job: &SweepJob, rows: Option<&[TrialRow]>) -> Vec<Event> {
+/// Results: the best trial if the sweep completed, and its tables, which an interrupted sweep has as well.
+fn end_events(job: &SweepJob, rows: Option<&[TrialRow]>) -> Vec<Event> {
     let mut events = Vec::new();
     if let Some(rows) = rows {
         let failed = rows.iter().filter(|row| row.failure.is_some()).count();

@@ -1,52 +1,55 @@
-//! The loss of a held-out case where it is no sum over voxels: computed as training does, some slices at a
+//! The validation loss of a case for losses that are not sums over voxels: computed as in training, a few slices at a
 //! time.
 
 use ndarray::{Array5, ArrayView3, ArrayView4, Axis, s};
 
 use crate::data::distance_maps::add_distances;
-use crate::data::patches::mark;
+use crate::data::patches::write_targets;
 use ctseg_base::Result;
 use ctseg_core::recipe::Recipe;
 use ctseg_engine::batch::Batch;
 use ctseg_engine::device::Device;
 use ctseg_engine::losses::Loss;
 
-/// No more logits than this at a time: losses need memory for several copies of them.
-const MOST_VALUES: usize = 8 << 20;
+/// Maximum number of logits per batch: losses hold several copies of them.
+const MAX_LOGITS: usize = 8 << 20;
 
-/// The mean of the loss over the case's slices, as many at a time as the recipe's batches (of volumes: its
-/// patches) have, fewer where they are large; a mean of means by how many slices there were.
+/// The mean loss over the case's slices, in batches as large as the recipe's batch (for volumes: as deep as its
+/// patch), or smaller if memory requires it. Batch means are weighted by the number of slices.
 ///
 /// # Shapes
 /// - `logits`: (map, z, y, x); `labels`: (z, y, x)
-pub fn case_loss(scored: &Scored, logits: ArrayView4<f32>, labels: ArrayView3<u16>) -> Result<f64> {
+pub fn case_loss(
+    context: &ScoringContext,
+    logits: ArrayView4<f32>,
+    labels: ArrayView3<u16>,
+) -> Result<f64> {
     let (maps, depth, height, width) = logits.dim();
-    let flat = scored.recipe.network.dimensions() == 2;
+    let flat = context.recipe.network.dimensions() == 2;
     let wanted = match flat {
-        true => scored.recipe.training.batch_size,
-        false => scored.recipe.training.patch_size.zyx()[0],
+        true => context.recipe.training.batch_size,
+        false => context.recipe.training.patch_size.zyx()[0],
     };
-    let affordable = MOST_VALUES / (maps * height * width).max(1);
+    let affordable = MAX_LOGITS / (maps * height * width).max(1);
     let step = wanted.min(affordable).max(1);
     let mut sum = 0.0;
     for first in (0..depth).step_by(step) {
         let slices = first..(first + step).min(depth);
         let count = slices.len();
         let batch = batch_of(
-            scored,
+            context,
             logits.slice(s![.., slices.clone(), .., ..]),
             labels.slice(s![slices, .., ..]),
             flat,
         );
-        sum += f64::from(scored.loss.of_logits(batch, scored.device)) * count as f64;
+        sum += f64::from(context.loss.of_logits(batch, context.device)) * count as f64;
     }
     Ok(sum / depth.max(1) as f64)
 }
 
-/// Some slices as a batch: side by side for a network that works on slices, else as one patch. `input` are the
-/// logits.
+/// A batch of some slices: one sample per slice for networks on slices, otherwise one patch. `input` holds the logits.
 fn batch_of(
-    scored: &Scored,
+    context: &ScoringContext,
     logits: ArrayView4<f32>,
     labels: ArrayView3<u16>,
     flat: bool,
@@ -54,7 +57,7 @@ fn batch_of(
     let (maps, depth, height, width) = logits.dim();
     let mut targets = Array5::<f32>::zeros((1, maps, depth, height, width));
     let to = targets.index_axis_mut(Axis(0), 0);
-    mark(labels, scored.maps, scored.ignore, to);
+    write_targets(labels, context.maps, context.ignore, to);
     let mut logits = logits.insert_axis(Axis(0));
     if flat {
         logits.swap_axes(0, 2);
@@ -70,20 +73,20 @@ fn batch_of(
         distances: None,
         whole: samples,
     };
-    if scored.loss.needs_distances() {
-        add_distances(&mut batch, scored.recipe);
+    if context.loss.needs_distances() {
+        add_distances(&mut batch, context.recipe);
     }
     batch
 }
 
-/// What a case is scored by.
-pub struct Scored<'a> {
+/// Everything needed to score a case.
+pub struct ScoringContext<'a> {
     pub recipe: &'a Recipe,
     pub loss: &'a Loss,
     /// The label values of each output map.
     pub maps: &'a [Vec<u16>],
-    /// Value of the labels of which nothing is known; they count nothing.
+    /// The ignore label; its voxels do not count.
     pub ignore: Option<u16>,
-    /// For losses that are no sums over voxels.
+    /// Device of losses that are not sums over voxels.
     pub device: &'a Device,
 }

@@ -1,66 +1,65 @@
-//! One held-out case: overlaps and the recipe's loss from logits on the network's grid, in plain memory.
+//! Scores one case from its logits on the network's grid: overlaps and the recipe's loss, computed on the CPU.
 
 use ndarray::{Array3, ArrayView2, ArrayView3, ArrayView4, Axis, Zip};
 use rayon::prelude::*;
 
-use super::case_loss::Scored;
-use super::case_loss::case_loss;
+use super::case_loss::{ScoringContext, case_loss};
 use ctseg_base::Result;
 use ctseg_engine::losses::{Loss, LossConfig, Outputs};
 use ctseg_image::metrics::overlap::Overlap;
 
-/// How good one case's logits are.
+/// The scores of one case.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CaseScore {
     /// For each output map, without true negatives.
     pub overlaps: Vec<Overlap>,
-    /// The loss of training: of cross-entropy and Dice of independent structures with the case as its batch,
-    /// summed in f64; of the others see `case_loss`.
+    /// The training loss. For cross-entropy and Dice of independent structures the whole case is one batch, summed in
+    /// f64; for other losses see `case_loss`.
     pub loss: f64,
 }
 
 /// Scores `logits` against `labels`.
 ///
-/// Of independent structures logits above 0 count as predicted; of exclusive classes the largest one that is
-/// above 0, the background's. The result is the same for any number of threads.
+/// Independent structures are predicted where their logit is above 0; of exclusive classes the one with the largest
+/// logit, if it is above 0, the background's. The result does not depend on the number of threads.
 ///
 /// # Shapes
 /// - `logits`: (map, z, y, x); `labels`: (z, y, x)
 pub fn case_score(
-    scored: &Scored,
+    context: &ScoringContext,
     logits: ArrayView4<f32>,
     labels: ArrayView3<u16>,
 ) -> Result<CaseScore> {
-    let largest = match scored.loss.outputs {
+    let largest = match context.loss.outputs {
         Outputs::Independent => None,
         Outputs::Exclusive => Some(largest_above_background(logits)),
     };
     let sums: Vec<Sums> = logits
         .axis_iter(Axis(0))
-        .zip(scored.maps)
+        .zip(context.maps)
         .map(|(map, values)| {
             let slices: Vec<Sums> = (0..map.len_of(Axis(0)))
                 .into_par_iter()
                 .map(|z| {
                     let (map, labels) = (map.index_axis(Axis(0), z), labels.index_axis(Axis(0), z));
-                    let least = largest.as_ref().map(|all| all.index_axis(Axis(0), z));
-                    Sums::of(map, labels, least, (values, scored.ignore))
+                    let largest = largest.as_ref().map(|all| all.index_axis(Axis(0), z));
+                    Sums::of(map, labels, largest, (values, context.ignore))
                 })
                 .collect();
-            // Added in order, so that the number of threads changes nothing.
+            // Added in order, so that the sum does not depend on the number of threads.
             slices.into_iter().fold(Sums::default(), Sums::plus)
         })
         .collect();
     Ok(CaseScore {
         overlaps: sums.iter().map(Sums::overlap).collect(),
-        loss: match from_sums(scored.loss, &sums) {
+        loss: match loss_from_sums(context.loss, &sums) {
             Some(loss) => loss,
-            None => case_loss(scored, logits, labels)?,
+            None => case_loss(context, logits, labels)?,
         },
     })
 }
 
-/// The largest logit of each voxel, 0 where none is above the background's: (z, y, x).
+/// The largest logit of each voxel, at least 0, the background's: (z, y, x).
 fn largest_above_background(logits: ArrayView4<f32>) -> Array3<f32> {
     let (_, z, y, x) = logits.dim();
     let mut largest = Array3::zeros((z, y, x));
@@ -72,14 +71,14 @@ fn largest_above_background(logits: ArrayView4<f32>) -> Array3<f32> {
     largest
 }
 
-/// The loss where sums over voxels are all that it asks for.
-fn from_sums(loss: &Loss, sums: &[Sums]) -> Option<f64> {
+/// The loss if it can be computed from sums over voxels.
+fn loss_from_sums(loss: &Loss, sums: &[Sums]) -> Option<f64> {
     if loss.outputs != Outputs::Independent || loss.weights.is_some() {
         return None;
     }
     let maps = sums.len().max(1) as f64;
-    let known = sums.iter().map(|s| s.known).sum::<u64>().max(1) as f64;
-    let cross_entropy = sums.iter().map(|s| s.cross_entropy).sum::<f64>() / known;
+    let annotated = sums.iter().map(|s| s.annotated).sum::<u64>().max(1) as f64;
+    let cross_entropy = sums.iter().map(|s| s.cross_entropy).sum::<f64>() / annotated;
     let dice = |smooth: f64| 1.0 - sums.iter().map(|s| s.soft_dice(smooth)).sum::<f64>() / maps;
     match &loss.config {
         LossConfig::Bce(_) => Some(cross_entropy),
@@ -94,18 +93,18 @@ fn from_sums(loss: &Loss, sums: &[Sums]) -> Option<f64> {
 /// Sums over the voxels of one map.
 #[derive(Debug, Clone, Copy, Default)]
 struct Sums {
-    /// Voxels that count.
-    known: u64,
-    both: u64,
+    /// Voxels without the ignore label.
+    annotated: u64,
+    true_positive: u64,
     predicted: u64,
-    there: u64,
+    reference: u64,
     cross_entropy: f64,
     soft_overlap: f64,
     soft_size: f64,
 }
 
 impl Sums {
-    /// `largest`: of exclusive classes the logit that a structure must reach.
+    /// `largest`: for exclusive classes, the largest logit of each voxel.
     fn of(
         logits: ArrayView2<f32>,
         labels: ArrayView2<u16>,
@@ -113,18 +112,18 @@ impl Sums {
         (values, ignore): (&[u16], Option<u16>),
     ) -> Self {
         let mut sums = Self::default();
-        let mut add = |x: f32, label: u16, wins: bool| {
+        let mut add = |x: f32, label: u16, is_largest: bool| {
             if Some(label) == ignore {
                 return;
             }
-            let (predicted, there) = (x > 0.0 && wins, values.contains(&label));
-            sums.known += 1;
-            sums.both += u64::from(predicted && there);
+            let (predicted, inside) = (x > 0.0 && is_largest, values.contains(&label));
+            sums.annotated += 1;
+            sums.true_positive += u64::from(predicted && inside);
             sums.predicted += u64::from(predicted);
-            sums.there += u64::from(there);
-            // The form that cannot overflow: max(x, 0) − x·t + ln(1 + e^−|x|).
+            sums.reference += u64::from(inside);
+            // In a form that cannot overflow: max(x, 0) − x·t + ln(1 + e^−|x|).
             let e = (-x.abs()).exp();
-            let target = if there { 1.0 } else { 0.0 };
+            let target = if inside { 1.0 } else { 0.0 };
             sums.cross_entropy += f64::from(x.max(0.0) - x * target + e.ln_1p());
             let probability = if x > 0.0 { 1.0 } else { e } / (1.0 + e);
             sums.soft_overlap += f64::from(probability * target);
@@ -142,10 +141,10 @@ impl Sums {
 
     fn plus(self, other: Self) -> Self {
         Self {
-            known: self.known + other.known,
-            both: self.both + other.both,
+            annotated: self.annotated + other.annotated,
+            true_positive: self.true_positive + other.true_positive,
             predicted: self.predicted + other.predicted,
-            there: self.there + other.there,
+            reference: self.reference + other.reference,
             cross_entropy: self.cross_entropy + other.cross_entropy,
             soft_overlap: self.soft_overlap + other.soft_overlap,
             soft_size: self.soft_size + other.soft_size,
@@ -153,15 +152,15 @@ impl Sums {
     }
 
     fn soft_dice(&self, smooth: f64) -> f64 {
-        (2.0 * self.soft_overlap + smooth) / (self.soft_size + self.there as f64 + smooth)
+        (2.0 * self.soft_overlap + smooth) / (self.soft_size + self.reference as f64 + smooth)
     }
 
     fn overlap(&self) -> Overlap {
         Overlap {
-            true_positive: self.both,
-            false_positive: self.predicted - self.both,
-            false_negative: self.there - self.both,
-            true_negative: self.known + self.both - self.predicted - self.there,
+            true_positive: self.true_positive,
+            false_positive: self.predicted - self.true_positive,
+            false_negative: self.reference - self.true_positive,
+            true_negative: self.annotated + self.true_positive - self.predicted - self.reference,
         }
     }
 }
@@ -193,14 +192,14 @@ mod tests {
         maps: &[Vec<u16>],
     ) -> CaseScore {
         let recipe = Recipe::named("refine2_5d", &[]).unwrap();
-        let scored = Scored {
+        let context = ScoringContext {
             recipe: &recipe,
             loss,
             maps,
-            ignore: loss.ignores.then_some(3),
+            ignore: loss.ignore_nan.then_some(3),
             device: &DeviceChoice::Auto.device().unwrap(),
         };
-        case_score(&scored, logits, labels).unwrap()
+        case_score(&context, logits, labels).unwrap()
     }
 
     fn exclusive(config: LossConfig) -> Loss {
@@ -211,10 +210,10 @@ mod tests {
     }
 
     #[test]
-    fn the_loss_is_that_of_training() {
+    fn the_loss_equals_the_training_loss() {
         let (logits, labels, maps) = case();
         let device = DeviceChoice::Auto.device().unwrap();
-        // One batch of four slices, which is less than the recipe's.
+        // One batch of four slices, fewer than the recipe's.
         let shape = [4, MAPS, 1, 5, 6];
         let by_slice = |m: usize, z: usize, of: &dyn Fn(usize, [usize; 3]) -> f32| {
             let pixels = (0..30).map(|i| of(m, [z, i / 6, i % 6]));
@@ -233,11 +232,11 @@ mod tests {
             ..Loss::default()
         };
         let ignoring = Loss {
-            ignores: true,
+            ignore_nan: true,
             ..Loss::default()
         };
         let mut focal = Loss::from(LossConfig::Focal(Default::default()));
-        focal.ignores = true;
+        focal.ignore_nan = true;
         for loss in [
             Loss::from(LossConfig::Bce(NoSettings {})),
             Loss::from(LossConfig::Dice(DiceSettings::default())),
@@ -249,7 +248,7 @@ mod tests {
             exclusive(LossConfig::Topk(Default::default())),
         ] {
             let target = |m: usize, at: [usize; 3]| match labels[at] {
-                3 if loss.ignores => f32::NAN,
+                3 if loss.ignore_nan => f32::NAN,
                 label => f32::from(u8::from(maps[m].contains(&label))),
             };
             let logit = |m: usize, [z, y, x]: [usize; 3]| logits[[m, z, y, x]];
@@ -286,9 +285,9 @@ mod tests {
         assert_eq!(of(&found, Overlap::recall), [Some(1.0), Some(0.0), None]);
         let right = of(&found, Overlap::accuracy);
         assert_eq!(right, [Some(0.25), Some(0.5), Some(1.0)]);
-        // Where label 3 is ignored, a third of what is left does.
+        // With label 3 ignored, a third of the remaining voxels hold label 1.
         let ignoring = Loss {
-            ignores: true,
+            ignore_nan: true,
             ..Loss::default()
         };
         let found = score(&ignoring, logits.view(), labels.view(), &maps);
@@ -298,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn of_exclusive_classes_only_the_largest_is_predicted() {
+    fn only_the_largest_of_exclusive_classes_is_predicted() {
         let (mut logits, labels, maps) = case();
         logits.fill(1.0);
         logits.index_axis_mut(Axis(0), 1).fill(2.0);
@@ -317,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_change_nothing_and_large_logits_stay_finite() {
+    fn scores_do_not_depend_on_threads_and_large_logits_stay_finite() {
         let (logits, labels, maps) = case();
         let logits = logits * 1e5;
         let on = |threads| {

@@ -1,14 +1,14 @@
-//! A training: what it is given, and what comes of it.
+//! The input and result of training one network.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use crate::data::case_source::CaseSource;
-use ctseg_core::model::pretrained::Beginning;
+use ctseg_core::model::pretrained::PretrainedWeights;
 use ctseg_core::run::checkpoint::{CheckpointFolder, Progress};
 use ctseg_engine::device::Compute;
-use ctseg_engine::distributed::process_group::Team;
+use ctseg_engine::distributed::process_group::ProcessGroup;
 use ctseg_engine::weights::NamedTensors;
 
 /// One network to train.
@@ -17,26 +17,25 @@ pub struct TrainingJob<'a> {
     pub train: &'a [usize],
     pub validation: &'a [usize],
     pub checkpoints: CheckpointFolder,
-    /// Weights to begin with, and the position of this network among those that are trained.
-    pub beginning: Option<(&'a Beginning, usize)>,
+    /// Initial weights, and the index of this network among those being trained.
+    pub pretrained: Option<(&'a PretrainedWeights, usize)>,
     pub compute: &'a Compute,
     pub seed: u64,
-    /// Training ends so that it is over by then.
+    /// Training, including validation, ends before this time.
     pub deadline: Option<Instant>,
-    /// Set from outside to stop after the step under way.
+    /// Set to stop after the current step.
     pub stop: &'a AtomicBool,
-    /// Threads that batches are prepared on, apart from those that compute; shared with them where nothing is
-    /// said. Changes no batch.
+    /// Data-loader threads, separate from the compute threads; none to share those. Results do not depend on them.
     pub loader_threads: Option<usize>,
     /// Name in progress bars, such as `fold 0`.
     pub name: String,
-    /// Training pauses once so many epochs are done, to be gone on with.
+    /// Training pauses after this many epochs and can be resumed.
     pub pause_after: Option<usize>,
-    /// The processes that train the network together. All have the same job; the first one alone writes.
-    pub team: Arc<Team>,
+    /// The processes that train the network together. All have the same job; only rank 0 writes files.
+    pub group: Arc<ProcessGroup>,
 }
 
-/// A trained network: the weights of the epoch that the recipe keeps, averaged where it says so.
+/// A trained network: the weights of the epoch selected by `training.keep`, averaged if the recipe says so.
 pub struct Trained {
     pub weights: NamedTensors,
     pub progress: Progress,

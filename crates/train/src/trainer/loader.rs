@@ -1,36 +1,36 @@
-//! Preparation of batches ahead of the training steps.
+//! The data loader: prepares batches ahead of the training steps.
 
 use std::sync::mpsc::SyncSender;
 
 use super::job::TrainingJob;
-use crate::data::sampler::send_share;
-use ctseg_base::cancel::guarded;
+use crate::data::sampler::send_shards;
+use ctseg_base::cancel::catch_panic;
 use ctseg_base::{Error, Result};
 use ctseg_engine::batch::Batch;
 
-/// Sends the batches of all epochs from `first` on, of that one all but the first `shown`, until nobody listens
-/// any more.
+/// Sends the batches of all epochs from `first` on, without the first `skip` batches of that epoch, until the receiver
+/// hangs up.
 pub(super) fn prepare_batches(
     job: &TrainingJob,
     first: usize,
-    shown: u64,
+    skip: u64,
     to: &SyncSender<Result<Option<Batch>>>,
 ) {
     let epochs = first..job.source.recipe.training.epochs;
     let send = || {
         let mut epochs = epochs;
         epochs.all(|epoch| {
-            let shown = if epoch == first { shown } else { 0 };
-            let drawn_by = (job.seed, epoch);
-            send_share(job.source, job.train, drawn_by, shown, &job.team, to)
+            let skip = if epoch == first { skip } else { 0 };
+            let seed = (job.seed, epoch);
+            send_shards(job.source, job.train, seed, skip, &job.group, to)
         })
     };
-    let sent = guarded(|| match job.loader_threads {
+    let sent = catch_panic(|| match job.loader_threads {
         Some(threads) => Ok(loader_pool(threads)?.install(send)),
         None => Ok(send()),
     });
     if let Err(error) = sent {
-        let _ = to.send(Err(error)); // the receiver may be gone, and with it who cares
+        let _ = to.send(Err(error)); // fails if the training has already ended
     }
 }
 
@@ -41,7 +41,7 @@ fn loader_pool(threads: usize) -> Result<rayon::ThreadPool> {
         .build()
         .map_err(|error| {
             Error::invalid(format!(
-                "--loader-threads {threads}: the system gives no such threads ({error}); ask for fewer"
+                "--loader-threads {threads}: cannot start the threads ({error}); use fewer"
             ))
         })
 }

@@ -1,15 +1,15 @@
-//! The training loop of one network, top to bottom.
+//! The training loop of one network.
 
 mod case_loss;
 pub mod case_score;
-mod cycle;
-mod epoch;
 pub mod job;
 mod live_table;
 mod loader;
+mod run_epoch;
 pub(crate) mod snapshot;
 mod start;
 mod step_log;
+mod training_pass;
 pub mod validation;
 
 use std::sync::mpsc::sync_channel;
@@ -24,65 +24,65 @@ use ctseg_core::run::tracker::Tracker;
 use ctseg_engine::learner::Learner;
 use ctseg_engine::weights::NamedTensors;
 
-use cycle::{Clock, Expected, OneEpoch};
 use job::{Trained, TrainingJob};
 use loader::prepare_batches;
-use start::{begun_together, thaw};
-use validation::validated;
+use run_epoch::{Clock, EpochRunner, Expected};
+use start::{start_all_ranks, unfreeze};
+use validation::validate;
 
-/// Batches that are prepared ahead of the network.
+/// Number of batches prepared ahead of the network.
 const QUEUE: usize = 4;
 
-/// Trains from the last checkpoint, if there is one, until the epochs are done, nothing is gained any
-/// more, or time is up. A checkpoint is there from before the first step on, and anew after every epoch, every
-/// so many minutes, and when the training is stopped: going on from any of them gives the same weights.
+/// Trains from the last checkpoint, if there is one, until all epochs are done, early stopping ends it, or time is up.
+/// Checkpoints are written before the first step, after every epoch, every `training.checkpoint_minutes`, and when the
+/// training is stopped. Resuming from any of them gives the same weights.
 ///
 /// # Errors
-/// [`ctseg_base::Error::Interrupted`] when stopped from outside; unreadable cases; weights that do not stay finite; no
-/// thread to prepare batches on.
+/// [`ctseg_base::Error::Interrupted`] when stopped; unreadable cases; weights that are not finite; no thread for the
+/// data loader.
 pub fn train(job: &TrainingJob, observer: &dyn Observer, tracker: &dyn Tracker) -> Result<Trained> {
     let started = Instant::now();
-    let (mut learner, mut progress) = begun_together(job, observer)?;
+    let (mut learner, mut progress) = start_all_ranks(job, observer)?;
     let clock = Clock {
         started,
         seconds_before: progress.seconds,
     };
     let mut stopped = None;
     let mut expected = Expected {
-        slices: 0, // known once an epoch is over
+        slices: 0, // known after the first epoch
         validation: first_validation_time(job, learner.as_ref())?,
     };
     let trained = std::thread::scope(|scope| {
         let (to, batches) = sync_channel(QUEUE);
         if progress.ended.is_none() {
             let first = progress.epoch;
-            let shown = progress.within.as_ref().map_or(0, |within| within.batches);
+            let skip = progress.within.as_ref().map_or(0, |within| within.batches);
             spawn_scoped(scope, "loader", move || {
-                prepare_batches(job, first, shown, &to)
+                prepare_batches(job, first, skip, &to)
             })?;
         }
         let pauses = |progress: &Progress| job.pause_after.is_some_and(|n| progress.epoch >= n);
         while progress.ended.is_none() && stopped.is_none() && !pauses(&progress) {
-            thaw(job, &mut learner, &progress, observer)?;
-            let one = OneEpoch {
+            unfreeze(job, &mut learner, &progress, observer)?;
+            let runner = EpochRunner {
                 job,
                 clock: &clock,
                 observer,
                 tracker,
             };
-            stopped = one.done(learner.as_mut(), &mut progress, &batches, &mut expected)?;
+            stopped = runner.run(learner.as_mut(), &mut progress, &batches, &mut expected)?;
         }
-        drop(batches); // lets the loader end
+        drop(batches); // ends the loader thread
         Ok(())
     });
-    observer.board("");
+    observer.set_live_table("");
     trained?;
 
-    kept(job, learner.as_ref(), progress, stopped)
+    finish(job, learner.as_ref(), progress, stopped)
 }
 
-/// What a training that is over hands on: the state after its last epoch, or what was `stopped` within it.
-fn kept(
+/// The result of a training that has ended: the state after its last epoch, or the one `stopped` within an epoch.
+fn finish(
     job: &TrainingJob,
     learner: &dyn Learner,
     progress: Progress,
@@ -92,11 +92,11 @@ fn kept(
     let mut progress = stopped.unwrap_or(progress);
     let keep = job.source.recipe.training.keep;
     if keep == Keep::Last && progress.last_validation.is_none() {
-        // The training ended when this was not yet written down.
-        progress.last_validation = Some(validated(job, learner, job.validation)?);
+        // The checkpoint is of a version that did not record it.
+        progress.last_validation = Some(validate(job, learner, job.validation)?);
     }
-    if !job.team.leads() {
-        // The one that leads hands the weights on.
+    if !job.group.is_rank_zero() {
+        // Only rank 0 returns the weights.
         let weights = NamedTensors::new();
         return Ok(Trained { weights, progress });
     }
@@ -116,12 +116,12 @@ fn kept(
     Ok(Trained { weights, progress })
 }
 
-/// How long validation will take, where there is a deadline to keep: one case's time for all of them.
+/// Estimated validation time if there is a deadline: the time of one case multiplied by the number of cases.
 fn first_validation_time(job: &TrainingJob, learner: &dyn Learner) -> Result<Duration> {
     let (Some(_), Some(first)) = (job.deadline, job.validation.first()) else {
         return Ok(Duration::ZERO);
     };
-    let begun = Instant::now();
-    validated(job, learner, &[*first])?;
-    Ok(begun.elapsed() * job.validation.len() as u32)
+    let started = Instant::now();
+    validate(job, learner, &[*first])?;
+    Ok(started.elapsed() * job.validation.len() as u32)
 }

@@ -1,12 +1,15 @@
-//! Checkpoints and the weights in use.
+//! Checkpoints of a learner.
 
 use ctseg_base::{Error, Result};
 use ctseg_core::run::checkpoint::{Checkpoint, Progress};
 use ctseg_engine::learner::Learner;
 use ctseg_engine::weights::NamedTensors;
 
-/// What was validated, without what only training needs.
-pub(crate) fn in_use(learner: &dyn Learner, progress: &Progress) -> Result<Checkpoint> {
+/// A checkpoint of the weights used for validation, without the training state.
+pub(crate) fn inference_checkpoint(
+    learner: &dyn Learner,
+    progress: &Progress,
+) -> Result<Checkpoint> {
     Ok(Checkpoint {
         network: learner.averaged_weights()?,
         optimiser: NamedTensors::new(),
@@ -14,7 +17,7 @@ pub(crate) fn in_use(learner: &dyn Learner, progress: &Progress) -> Result<Check
     })
 }
 
-/// Everything that training goes on from.
+/// A checkpoint of everything needed to resume training.
 pub(crate) fn checkpoint(learner: &dyn Learner, progress: &Progress) -> Result<Checkpoint> {
     let (state, _) = learner.state()?;
     let weights = learner.weights()?;
@@ -23,7 +26,7 @@ pub(crate) fn checkpoint(learner: &dyn Learner, progress: &Progress) -> Result<C
         .find(|(_, t)| t.values.iter().any(|v| !v.is_finite()))
     {
         return Err(Error::invalid(format!(
-            "training failed: {name} is no longer finite; lower training.optimiser.learning_rate and resume"
+            "training diverged: {name} is not finite; lower training.optimiser.learning_rate and resume"
         )));
     }
     Ok(Checkpoint {

@@ -1,4 +1,4 @@
-//! How a training begins: network, optimiser, state, resume.
+//! Starts or resumes a training: network, optimiser, state.
 
 use std::sync::Arc;
 
@@ -6,63 +6,68 @@ use super::job::TrainingJob;
 use super::snapshot::checkpoint;
 use ctseg_base::Result;
 use ctseg_base::progress::Observer;
-use ctseg_core::run::checkpoint::{Checkpoint, Ended, Progress};
+use ctseg_core::run::checkpoint::{Checkpoint, Progress, StopReason};
 use ctseg_engine::learner::{Learner, LearnerSetup};
 use ctseg_engine::networks::Network;
 use ctseg_engine::weights::{network_tensors, with_tensors};
 
-/// What all processes begin with is what the first one has.
-pub(super) fn begun_together(
+/// Starts the training on rank 0 and broadcasts its state to the other ranks.
+pub(super) fn start_all_ranks(
     job: &TrainingJob,
     observer: &dyn Observer,
 ) -> Result<(Box<dyn Learner>, Progress)> {
-    if job.team.is_alone() {
-        return begin(job, observer);
+    if job.group.is_single() {
+        return start(job, observer);
     }
-    let begun = job.team.leads().then(|| begin(job, observer)).transpose();
-    let told = job.team.together(begun.and_then(|begun| match &begun {
-        Some((learner, progress)) => {
-            let bytes = checkpoint(learner.as_ref(), progress)?.to_bytes()?;
-            Ok((begun, bytes))
-        }
-        None => Ok((None, Vec::new())),
-    }))?;
-    let (begun, bytes) = told;
-    let bytes = job.team.told(bytes)?;
-    let own = match begun {
-        Some(begun) => Ok(begun),
+    let started = job
+        .group
+        .is_rank_zero()
+        .then(|| start(job, observer))
+        .transpose();
+    let (started, bytes) = job
+        .group
+        .all_ok(started.and_then(|started| match &started {
+            Some((learner, progress)) => {
+                let bytes = checkpoint(learner.as_ref(), progress)?.to_bytes()?;
+                Ok((started, bytes))
+            }
+            None => Ok((None, Vec::new())),
+        }))?;
+    let bytes = job.group.broadcast(bytes)?;
+    let own = match started {
+        Some(started) => Ok(started),
         None => Checkpoint::from_bytes(&bytes)
-            .and_then(|told| Ok((restored(job, &told)?, told.progress))),
+            .and_then(|received| Ok((restore_learner(job, &received)?, received.progress))),
     };
-    job.team.together(own)
+    job.group.all_ok(own)
 }
 
-/// Fresh weights, or everything as the last checkpoint left it.
-fn begin(job: &TrainingJob, observer: &dyn Observer) -> Result<(Box<dyn Learner>, Progress)> {
+/// Initialises the network, or restores the last checkpoint.
+fn start(job: &TrainingJob, observer: &dyn Observer) -> Result<(Box<dyn Learner>, Progress)> {
     let training = &job.source.recipe.training;
-    job.checkpoints.forget_stopped()?;
+    job.checkpoints.remove_stopped()?;
     let warn = |line: &str| observer.warn(&format!("{}: {line}", job.name));
     if let Some(mut saved) = job.checkpoints.load_last(&warn)? {
         let done = saved.progress.within.is_none() && saved.progress.epoch >= training.epochs;
         match saved.progress.ended {
-            Some(Ended::TimeIsUp) => saved.progress.ended = None, // whoever resumes has time again
-            None if done => saved.progress.ended = Some(Ended::AllEpochsDone),
+            Some(StopReason::TimeLimit) => saved.progress.ended = None, // the resumed run has a new time limit
+            None if done => saved.progress.ended = Some(StopReason::AllEpochsDone),
             _ => {}
         }
         if saved.progress.ended.is_none() {
-            let place = saved.progress.place();
-            observer.say(&format!("{}: goes on from {place}", job.name));
+            let position = saved.progress.position_text();
+            observer.info(&format!("{}: resuming from {position}", job.name));
         }
-        return Ok((restored(job, &saved)?, saved.progress));
+        return Ok((restore_learner(job, &saved)?, saved.progress));
     }
     let progress = Progress::new(training.optimiser.learning_rate);
     let fresh = fresh_network(job)?;
-    let network = match &job.beginning {
-        Some((beginning, index)) => {
-            let taken = beginning.taken_over(*index, network_tensors(&fresh)?)?;
-            taken.refuse_frozen_anew(training.freeze_encoder_levels)?;
-            observer.say(&format!("{}: {}", job.name, taken.described()));
-            with_tensors(fresh, &taken.weights, &job.compute.device)?
+    let network = match &job.pretrained {
+        Some((pretrained, index)) => {
+            let initialised = pretrained.initialise(*index, network_tensors(&fresh)?)?;
+            initialised.refuse_frozen_random(training.freeze_encoder_levels)?;
+            observer.info(&format!("{}: {}", job.name, initialised.described()));
+            with_tensors(fresh, &initialised.weights, &job.compute.device)?
         }
         None => fresh,
     };
@@ -72,7 +77,7 @@ fn begin(job: &TrainingJob, observer: &dyn Observer) -> Result<(Box<dyn Learner>
     Ok((learner, progress))
 }
 
-/// How the network learns in the epoch after `epochs` epochs.
+/// The learner settings after `epochs` epochs.
 fn setup(job: &TrainingJob, epochs: usize) -> Result<LearnerSetup> {
     let training = &job.source.recipe.training;
     Ok(LearnerSetup {
@@ -83,12 +88,12 @@ fn setup(job: &TrainingJob, epochs: usize) -> Result<LearnerSetup> {
         weight_average: training.weight_average,
         frozen_levels: training.frozen_levels(epochs),
         sync_norms: training.sync_norms,
-        team: Arc::clone(&job.team),
+        group: Arc::clone(&job.group),
     })
 }
 
-/// The learner that a checkpoint tells of.
-fn restored(job: &TrainingJob, saved: &Checkpoint) -> Result<Box<dyn Learner>> {
+/// The learner saved in a checkpoint.
+fn restore_learner(job: &TrainingJob, saved: &Checkpoint) -> Result<Box<dyn Learner>> {
     let network = with_tensors(fresh_network(job)?, &saved.network, &job.compute.device)?;
     let setup = setup(job, saved.progress.epoch)?;
     let steps = saved.progress.optimiser_steps;
@@ -96,8 +101,8 @@ fn restored(job: &TrainingJob, saved: &Checkpoint) -> Result<Box<dyn Learner>> {
         .restored_learner(network, setup, &saved.optimiser, steps)
 }
 
-/// Unfreezes frozen levels from the next epoch on, where the recipe says so.
-pub(super) fn thaw(
+/// Unfreezes the encoder levels if the recipe does so at the current epoch.
+pub(super) fn unfreeze(
     job: &TrainingJob,
     learner: &mut Box<dyn Learner>,
     progress: &Progress,
@@ -107,15 +112,15 @@ pub(super) fn thaw(
     if training.unfreeze_epoch != Some(progress.epoch) || progress.within.is_some() {
         return Ok(());
     }
-    observer.say(&format!(
-        "{}: from here on all levels of the encoder learn",
+    observer.info(&format!(
+        "{}: all encoder levels are trained from now on",
         job.name
     ));
-    *learner = restored(job, &checkpoint(learner.as_ref(), progress)?)?;
+    *learner = restore_learner(job, &checkpoint(learner.as_ref(), progress)?)?;
     Ok(())
 }
 
-/// A network whose weights follow from the seed.
+/// A network with random weights that depend on the seed alone.
 fn fresh_network(job: &TrainingJob) -> Result<Network> {
     let device = &job.compute.device;
     device.seed(job.seed);
@@ -123,7 +128,7 @@ fn fresh_network(job: &TrainingJob) -> Result<Network> {
     let network = recipe
         .network
         .init(recipe.channels(), job.source.outputs(), device)?;
-    // Burn draws weights when they are first used; they are drawn here, in the order of their names.
+    // Burn draws weights lazily on first use; this draws them now, in the order of their names.
     network_tensors(&network)?;
     Ok(network)
 }

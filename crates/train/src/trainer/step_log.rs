@@ -1,5 +1,5 @@
-//! What trackers are told of the steps of a network: `step/loss`, `step/learning_rate`, `step/gradient_norm` (before
-//! clipping) and `step/data_wait_share`, the part of the time that was spent waiting for a batch.
+//! Metrics of training steps for trackers: `step/loss`, `step/learning_rate`, `step/gradient_norm` (before clipping)
+//! and `step/data_wait_share`, the share of the time spent waiting for a batch.
 
 use std::time::{Duration, Instant};
 
@@ -7,42 +7,42 @@ use ctseg_base::Result;
 use ctseg_core::run::tracker::{Event, Point, Tracker};
 use ctseg_engine::learner::StepReport;
 
-/// Steps that follow each other faster share a point, which holds their means and the number of the last: a week of
-/// training stays below what a server's database and a browser bear.
-const POINT_EVERY: Duration = Duration::from_millis(100);
+/// Minimum time between points. Faster steps are averaged into one point with the number of the last step, so that a
+/// week of training stays manageable for a server's database and a browser.
+const POINT_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Points are told together, so that telling costs nothing beside the steps.
-const TELL_EVERY: Duration = Duration::from_secs(1);
+/// Interval at which points are sent together, so that sending costs next to nothing.
+const SEND_INTERVAL: Duration = Duration::from_secs(1);
 
 /// One step of a network.
 pub(super) struct Step<'a> {
-    /// Steps that the network has taken, this one included if it was.
+    /// Number of steps taken, including this one if it was taken.
     pub number: u64,
-    pub rate: f64,
+    pub learning_rate: f64,
     pub report: &'a StepReport,
-    /// For its batch.
+    /// Time spent waiting for its batch.
     pub waited: Duration,
-    /// In all.
+    /// Total time.
     pub took: Duration,
 }
 
-/// Gathers the steps of one network and tells a tracker of them now and then.
+/// Collects the steps of one network and sends them to a tracker at intervals.
 pub(super) struct StepLog<'a> {
     tracker: &'a dyn Tracker,
     network: &'a str,
-    shared: Shared,
+    pending: PendingPoint,
     points: Vec<Point>,
     last_point: Instant,
-    told: Instant,
+    last_sent: Instant,
 }
 
 /// Steps since the last point.
 #[derive(Default)]
-struct Shared {
+struct PendingPoint {
     taken: u32,
-    /// Of the last one that was taken.
+    /// Number of the last step taken.
     number: u64,
-    rate: f64,
+    learning_rate: f64,
     losses: f64,
     gradient_norms: f64,
     waited: Duration,
@@ -55,63 +55,63 @@ impl<'a> StepLog<'a> {
         Self {
             tracker,
             network,
-            shared: Shared::default(),
+            pending: PendingPoint::default(),
             points: Vec::new(),
-            last_point: now.checked_sub(POINT_EVERY).unwrap_or(now),
-            told: now,
+            last_point: now.checked_sub(POINT_INTERVAL).unwrap_or(now),
+            last_sent: now,
         }
     }
 
-    /// Takes in a step that ended at `now`. One that was left out for its gradient counts with its time alone.
+    /// Records a step that ended at `now`. A step skipped for a non-finite gradient counts only with its time.
     ///
     /// # Errors
-    /// The tracker's.
-    pub(super) fn take_in(&mut self, step: &Step, now: Instant) -> Result<()> {
-        self.shared.take_in(step);
-        if now.saturating_duration_since(self.last_point) >= POINT_EVERY {
+    /// Those of the tracker.
+    pub(super) fn record(&mut self, step: &Step, now: Instant) -> Result<()> {
+        self.pending.record(step);
+        if now.saturating_duration_since(self.last_point) >= POINT_INTERVAL {
             self.end_point(now);
         }
-        if now.saturating_duration_since(self.told) < TELL_EVERY {
+        if now.saturating_duration_since(self.last_sent) < SEND_INTERVAL {
             return Ok(());
         }
-        self.tell(now)
+        self.send(now)
     }
 
-    /// Tells all that was taken in.
+    /// Sends everything recorded so far.
     pub(super) fn flush(&mut self) -> Result<()> {
         let now = Instant::now();
         self.end_point(now);
-        self.tell(now)
+        self.send(now)
     }
 
     fn end_point(&mut self, now: Instant) {
-        if self.shared.taken > 0 {
-            self.points.push(self.shared.point());
-            self.shared = Shared::default();
+        if self.pending.taken > 0 {
+            self.points.push(self.pending.point());
+            self.pending = PendingPoint::default();
             self.last_point = now;
         }
     }
 
-    fn tell(&mut self, now: Instant) -> Result<()> {
-        self.told = now;
+    fn send(&mut self, now: Instant) -> Result<()> {
+        self.last_sent = now;
         if self.points.is_empty() {
             return Ok(());
         }
-        self.tracker.happened(&Event::Metrics {
+        self.tracker.log_event(&Event::Metrics {
             network: Some(self.network.to_owned()),
             points: std::mem::take(&mut self.points),
         })
     }
 }
 
-impl Shared {
-    fn take_in(&mut self, step: &Step) {
+impl PendingPoint {
+    fn record(&mut self, step: &Step) {
         self.waited += step.waited;
         self.took += step.took;
         if step.report.is_taken() {
             self.taken += 1;
             self.number = step.number;
-            self.rate = step.rate;
+            self.learning_rate = step.learning_rate;
             self.losses += step.report.loss;
             self.gradient_norms += step.report.gradient_norm;
         }
@@ -122,7 +122,7 @@ impl Shared {
         let waited = self.waited.as_secs_f64() / self.took.as_secs_f64();
         let values = [
             ("loss", self.losses / steps),
-            ("learning_rate", self.rate),
+            ("learning_rate", self.learning_rate),
             ("gradient_norm", self.gradient_norms / steps),
             ("data_wait_share", waited.min(1.0)),
         ];
@@ -139,24 +139,24 @@ mod tests {
     use ctseg_core::run::tracker::EpochRecord;
 
     #[derive(Default)]
-    struct Heard(Mutex<Vec<Event>>);
+    struct Recorder(Mutex<Vec<Event>>);
 
-    impl Tracker for Heard {
-        fn epoch(&self, _: &EpochRecord) -> Result<()> {
+    impl Tracker for Recorder {
+        fn log_epoch(&self, _: &EpochRecord) -> Result<()> {
             Ok(())
         }
 
-        fn happened(&self, event: &Event) -> Result<()> {
+        fn log_event(&self, event: &Event) -> Result<()> {
             self.0.lock().unwrap().push(event.clone());
             Ok(())
         }
     }
 
-    /// Steps that end so many milliseconds after each other, with their numbers as losses; -1 is left out.
-    fn told(every_ms: u64, losses: &[f64]) -> Vec<Vec<Point>> {
-        let heard = Heard::default();
-        let mut log = StepLog::new(&heard, "fold 0");
-        let (begun, mut number) = (Instant::now(), 0);
+    /// The events of steps at an interval of `every_ms`, with the given losses; steps with loss -1 are skipped.
+    fn events_of(every_ms: u64, losses: &[f64]) -> Vec<Vec<Point>> {
+        let recorder = Recorder::default();
+        let mut log = StepLog::new(&recorder, "fold 0");
+        let (started, mut number) = (Instant::now(), 0);
         for (index, loss) in losses.iter().enumerate() {
             let report = StepReport {
                 loss: *loss,
@@ -166,17 +166,17 @@ mod tests {
             number += u64::from(report.is_taken());
             let step = Step {
                 number,
-                rate: 0.5,
+                learning_rate: 0.5,
                 report: &report,
                 waited: Duration::from_millis(every_ms / 4),
                 took: Duration::from_millis(every_ms),
             };
             let after = Duration::from_millis(every_ms * (index as u64 + 1));
-            log.take_in(&step, begun + after).unwrap();
+            log.record(&step, started + after).unwrap();
         }
         log.flush().unwrap();
         log.flush().unwrap();
-        let events = heard.0.into_inner().unwrap();
+        let events = recorder.0.into_inner().unwrap();
         let points = |event| match event {
             Event::Metrics { network, points } => {
                 assert_eq!(network.as_deref(), Some("fold 0"));
@@ -193,9 +193,9 @@ mod tests {
     }
 
     #[test]
-    fn every_step_is_a_point_and_a_second_an_event() {
+    fn slow_steps_are_single_points_and_sent_once_a_second() {
         let losses: Vec<f64> = (1..=7).map(f64::from).collect();
-        let events = told(400, &losses);
+        let events = events_of(400, &losses);
         assert_eq!(steps(&events), [vec![1, 2, 3], vec![4, 5, 6], vec![7]]);
         let expected = [
             ("step/loss", 2.0),
@@ -209,9 +209,9 @@ mod tests {
     }
 
     #[test]
-    fn fast_steps_share_points_and_none_is_lost() {
+    fn fast_steps_are_averaged_and_none_is_lost() {
         let losses: Vec<f64> = (1..=1000).map(f64::from).collect();
-        let events = told(8, &losses); // eight seconds
+        let events = events_of(8, &losses); // eight seconds
         assert!((8..=10).contains(&events.len()), "{}", events.len());
         let points: Vec<Point> = events.into_iter().flatten().collect();
         assert!((70..=82).contains(&points.len()), "{}", points.len());
@@ -226,11 +226,11 @@ mod tests {
     }
 
     #[test]
-    fn steps_that_were_left_out_are_no_points() {
-        let events = told(200, &[1.0, -1.0, -1.0, 3.0]);
+    fn skipped_steps_are_no_points() {
+        let events = events_of(200, &[1.0, -1.0, -1.0, 3.0]);
         let points = events.concat();
         assert_eq!(steps(std::slice::from_ref(&points)), [vec![1, 2]]);
         assert_eq!(points[1].values[0].1, 3.0);
-        assert!(told(200, &[-1.0, -1.0]).is_empty());
+        assert!(events_of(200, &[-1.0, -1.0]).is_empty());
     }
 }

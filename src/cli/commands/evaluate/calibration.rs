@@ -1,4 +1,4 @@
-//! Calibration beside an evaluation: files, and one line of what came of it.
+//! Calibration of probabilities, as part of an evaluation: files and a summary line.
 
 use std::path::{Path, PathBuf};
 
@@ -12,13 +12,13 @@ use ctseg_evaluate::calibration::{CSV_NAME, Calibration, JSON_NAME, PNG_NAME, ca
 use ctseg_image::metrics::calibration::Reliability;
 use ctseg_report::calibration_diagram::draw;
 
-/// The files of a calibration in `folder`.
+/// The calibration files in `folder`.
 pub fn files(folder: &Path) -> [PathBuf; 3] {
     [JSON_NAME, CSV_NAME, PNG_NAME].map(|name| folder.join(name))
 }
 
-/// Measures the calibration of an evaluation's predictions and writes [`files`]; none where no prediction has
-/// probabilities, and then those of an evaluation before it go: they would tell of other predictions.
+/// Measures the calibration of the predictions and writes [`files`]. If no prediction has probabilities, removes the
+/// files of an earlier evaluation, which would be out of date.
 pub fn measured(
     prediction: &Path,
     reference: &Reference,
@@ -28,7 +28,7 @@ pub fn measured(
 ) -> Result<Option<Calibration>> {
     let Some(found) = calibration(prediction, reference, evaluation, observer)? else {
         for file in files(folder) {
-            let _ = std::fs::remove_file(file); // most often there is none
+            let _ = std::fs::remove_file(file); // usually does not exist
         }
         return Ok(None);
     };
@@ -37,10 +37,10 @@ pub fn measured(
     Ok(Some(found))
 }
 
-/// Says in a line how calibrated the probabilities are.
+/// Prints a summary line.
 pub fn print(calibration: &Calibration) {
-    let told = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.4}"));
-    let error = Reliability::expected_error;
+    let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.4}"));
+    let error = Reliability::expected_calibration_error;
     let failed = match calibration.failures.len() {
         0 => String::new(),
         failed => format!(", {failed} failed"),
@@ -48,9 +48,9 @@ pub fn print(calibration: &Calibration) {
     print_out(&format!(
         "calibration of {}{failed}: ECE {} near the structures ({} in whole volumes), MCE {}, Brier {}; {JSON_NAME}, .csv, .png\n",
         counted(calibration.cases.len(), "case"),
-        told(calibration.mean_near(error)),
-        told(calibration.mean_whole(error)),
-        told(calibration.mean_near(Reliability::maximum_error)),
-        told(calibration.mean_near(Reliability::brier)),
+        number(calibration.mean_near(error)),
+        number(calibration.mean_whole(error)),
+        number(calibration.mean_near(Reliability::maximum_calibration_error)),
+        number(calibration.mean_near(Reliability::brier)),
     ));
 }

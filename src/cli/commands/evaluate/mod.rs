@@ -1,4 +1,4 @@
-//! `ctseg evaluate`: compare label maps with references.
+//! `ctseg evaluate`: score label maps against references.
 
 mod calibration;
 
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::cli::args::reading::GridArgs;
-use crate::cli::args::tracked_run::{RecordArgs, Recorded};
+use crate::cli::args::tracked_run::{RecordArgs, TrackedRun};
 use crate::cli::evaluation_table::{print_against, print_evaluation};
 use crate::cli::outcome::Outcome;
 use crate::cli::settings::Settings;
@@ -16,7 +16,7 @@ use ctseg_base::atomic_file::create_folder;
 use ctseg_base::progress::Observer;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::reference::Reference;
-use ctseg_core::run::state_file::StateKeeper;
+use ctseg_core::run::state_file::StateWriter;
 use ctseg_core::run::tracker;
 use ctseg_evaluate::calibration::Calibration;
 use ctseg_evaluate::paired;
@@ -26,18 +26,18 @@ use ctseg_evaluate::{Evaluation, evaluate};
 
 #[derive(Args)]
 pub struct EvaluateArgs {
-    /// Label maps: a folder (of `ctseg predict`, or any other), or one file
+    /// Label maps: a folder (from `ctseg predict` or any other tool), or one file
     prediction: PathBuf,
-    /// References: a folder of label maps, one label map, a dataset folder or descriptor
+    /// References: a folder of label maps, one label map, or a dataset folder or descriptor
     reference: PathBuf,
-    /// Folder for metrics.csv and summary.json, and for calibration.json, .csv and .png where probabilities lie beside
-    /// the label maps [default: the folder of the label maps]
+    /// Folder for metrics.csv and summary.json, and for calibration.json, .csv and .png if the label maps have
+    /// probabilities [default: the folder of the label maps]
     #[arg(short, long)]
     output: Option<PathBuf>,
-    /// Label maps of another model, of the same cases: what differs, with Wilcoxon's test, also in against.csv
+    /// Compare with another model's label maps of the same cases: Wilcoxon test, against.csv
     #[arg(long, value_name = "OTHER")]
     against: Option<PathBuf>,
-    /// How many millimetres surface Dice allows: 2.5 for all structures, liver=3 for one [default: 2]
+    /// Tolerance of surface Dice in mm: 2.5 for all structures, liver=3 for one [default: 2]
     #[arg(
         long = "tolerance",
         value_name = "MM|STRUCTURE=MM",
@@ -68,29 +68,29 @@ pub fn run(args: EvaluateArgs, settings: &Settings) -> anyhow::Result<Outcome> {
         };
         own.unwrap_or(Path::new(".")).to_path_buf()
     });
-    let recorded = args.record.begun("evaluate", settings, &observer)?;
-    let figures = kept(&args, &reference, &folder, observer.as_ref());
-    if let Some(recorded) = recorded {
-        told(&recorded, &args, figures.as_ref().ok(), &folder);
-        recorded.ended(&tracker::Outcome::of(&figures));
+    let run = args.record.start("evaluate", settings, &observer)?;
+    let results = with_state_file(&args, &reference, &folder, observer.as_ref());
+    if let Some(run) = run {
+        log_run(&run, &args, results.as_ref().ok(), &folder);
+        run.end(&tracker::Outcome::of(&results));
     }
-    let figures = figures?;
+    let results = results?;
     print_evaluation(
-        &figures.evaluation,
-        figures.paired.as_deref(),
+        &results.evaluation,
+        results.paired.as_deref(),
         &folder,
         settings.json,
     );
-    if let (Some(paired), false) = (&figures.paired, settings.json) {
+    if let (Some(paired), false) = (&results.paired, settings.json) {
         print_against(paired, &folder);
     }
-    if let (Some(calibration), false) = (&figures.calibration, settings.json) {
+    if let (Some(calibration), false) = (&results.calibration, settings.json) {
         calibration::print(calibration);
     }
     let Evaluation {
         cases, failures, ..
-    } = &figures.evaluation;
-    let uncalibrated = figures.calibration.map_or(0, |found| found.failures.len());
+    } = &results.evaluation;
+    let uncalibrated = results.calibration.map_or(0, |found| found.failures.len());
     Ok(
         match (cases.is_empty(), failures.len() + uncalibrated == 0) {
             (true, _) => Outcome::NothingDone,
@@ -100,41 +100,41 @@ pub fn run(args: EvaluateArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     )
 }
 
-/// What came of it.
-struct Figures {
+/// Results of an evaluation.
+struct Results {
     evaluation: Evaluation,
     paired: Option<Vec<Paired>>,
-    /// Where there are probabilities beside the label maps.
+    /// Of probabilities, if the label maps have them.
     calibration: Option<Calibration>,
 }
 
-/// [`evaluated`], with a state in the folder while it goes on; its figures take the state's place.
-fn kept(
+/// Runs [`evaluated`] and keeps a state file in the folder until its results are written.
+fn with_state_file(
     args: &EvaluateArgs,
     reference: &Reference,
     folder: &Path,
     observer: &dyn Observer,
-) -> Result<Figures> {
+) -> Result<Results> {
     if !args.prediction.exists() {
-        return evaluated(args, reference, folder, observer); // says so
+        return evaluated(args, reference, folder, observer); // returns the error
     }
     let path = folder.join(status::EVALUATION);
-    let state = StateKeeper::begin(&path, "evaluate", None, observer)?;
-    let figures = evaluated(args, reference, folder, &state);
-    state.ended(&tracker::Outcome::of(&figures));
-    if figures.is_ok() {
+    let state = StateWriter::start(&path, "evaluate", None, observer)?;
+    let results = evaluated(args, reference, folder, &state);
+    state.finish(&tracker::Outcome::of(&results));
+    if results.is_ok() {
         std::fs::remove_file(&path).map_err(Error::io(&path, "remove"))?;
     }
-    figures
+    results
 }
 
-/// Compares, also the probabilities if there are any, and writes the figures into `folder`.
+/// Evaluates label maps and any probabilities, and writes the results to `folder`.
 fn evaluated(
     args: &EvaluateArgs,
     reference: &Reference,
     folder: &Path,
     observer: &dyn Observer,
-) -> Result<Figures> {
+) -> Result<Results> {
     let tolerances: Tolerances = args.tolerances.iter().cloned().collect();
     let evaluation = evaluate(&args.prediction, reference, &tolerances, observer)?;
     let other = args.against.as_ref();
@@ -147,30 +147,30 @@ fn evaluated(
     }
     let calibration =
         calibration::measured(&args.prediction, reference, &evaluation, folder, observer)?;
-    Ok(Figures {
+    Ok(Results {
         evaluation,
         paired,
         calibration,
     })
 }
 
-/// Tells the run what was compared with what, and what came of it.
-fn told(recorded: &Recorded, args: &EvaluateArgs, figures: Option<&Figures>, folder: &Path) {
-    recorded.parameters(&[
+/// Logs inputs and results to the tracked run.
+fn log_run(run: &TrackedRun, args: &EvaluateArgs, results: Option<&Results>, folder: &Path) {
+    run.log_parameters(&[
         ("prediction", args.prediction.display().to_string()),
         ("reference", args.reference.display().to_string()),
     ]);
-    if let Some(figures) = figures {
-        let evaluation = &figures.evaluation;
-        recorded.models(&evaluation.models());
-        recorded.figures(evaluation.points());
-        let against = figures.paired.as_ref().map(|_| "against.csv");
+    if let Some(results) = results {
+        let evaluation = &results.evaluation;
+        run.log_models(&evaluation.models());
+        run.log_metrics(evaluation.tracker_metrics());
+        let against = results.paired.as_ref().map(|_| "against.csv");
         let files = ["summary.json", "metrics.csv"].into_iter().chain(against);
         let files: Vec<PathBuf> = files.map(|name| folder.join(name)).collect();
-        recorded.files(&files);
-        if let Some(calibration) = &figures.calibration {
-            recorded.figures(calibration.points());
-            recorded.files(&calibration::files(folder));
+        run.log_artifacts(&files);
+        if let Some(calibration) = &results.calibration {
+            run.log_metrics(calibration.tracker_metrics());
+            run.log_artifacts(&calibration::files(folder));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `ctseg export`: a model in other programs' formats, one file per format.
+//! `ctseg export`: one file per format.
 
 mod nnunet;
 mod onnx;
@@ -17,11 +17,11 @@ pub struct ExportArgs {
 
 #[derive(Subcommand)]
 enum Format {
-    /// Weights as safetensors files, with metadata that say how to use them
+    /// Export weights as safetensors files, with metadata on how to use them
     Safetensors(weights::WeightsArgs),
-    /// A results folder that nnU-Net 2 loads and predicts with
+    /// Export a results folder for prediction with nnU-Net 2
     Nnunet(nnunet::NnunetArgs),
-    /// Not possible yet: says why, and what to do instead
+    /// Not supported yet: explains why, and what to use instead
     Onnx(onnx::OnnxArgs),
 }
 

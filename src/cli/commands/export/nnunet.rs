@@ -1,4 +1,4 @@
-//! `ctseg export nnunet`: a model for nnU-Net.
+//! `ctseg export nnunet`: an nnU-Net results folder.
 
 use std::path::PathBuf;
 
@@ -15,13 +15,13 @@ use ctseg_interop::nnunet::{DatasetName, export_model};
 pub struct NnunetArgs {
     /// Model folder
     model: PathBuf,
-    /// Results folder of nnU-Net ($nnUNet_results); Dataset<ID>_<NAME> is made in it
+    /// nnU-Net results folder ($nnUNet_results); Dataset<ID>_<NAME> is created in it
     #[arg(short, long)]
     output: PathBuf,
-    /// The dataset's number
+    /// Dataset ID
     #[arg(long, default_value_t = 900)]
     id: u16,
-    /// The dataset's name
+    /// Dataset name
     #[arg(long, default_value = "ctseg")]
     name: String,
 }

@@ -1,4 +1,4 @@
-//! `ctseg export onnx`: not possible yet; `docs/export.md` says what was looked at.
+//! `ctseg export onnx`: not supported yet, see `docs/export.md`.
 
 use std::ffi::OsString;
 
@@ -9,14 +9,14 @@ use ctseg_base::Error;
 
 #[derive(Args)]
 pub struct OnnxArgs {
-    /// Whatever is asked for
+    /// Any arguments, ignored
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
     _rest: Vec<OsString>,
 }
 
 pub fn run(_: &OnnxArgs) -> anyhow::Result<Outcome> {
     Err(Error::invalid(
-        "ONNX cannot be written: no exporter for Rust knows transposed and 3-D convolutions yet; use 'ctseg export safetensors MODEL -o FOLDER' and torch.onnx.export on scripts/torch_network.py (docs/export.md)",
+        "ONNX export is not supported: no Rust exporter has transposed and 3D convolutions yet; use 'ctseg export safetensors MODEL -o FOLDER' and torch.onnx.export with scripts/torch_network.py (docs/export.md)",
     )
     .into())
 }

@@ -1,4 +1,4 @@
-//! `ctseg export safetensors`: a model's weights for other programs.
+//! `ctseg export safetensors`: a model's weights.
 
 use std::path::PathBuf;
 
@@ -16,14 +16,14 @@ use ctseg_interop::safetensors::weights::export_weights;
 pub struct WeightsArgs {
     /// Model folder
     model: PathBuf,
-    /// Folder for a file per network (stage2_fold0.safetensors), or one file (weights.safetensors) for all, with
+    /// Folder for one file per network (stage2_fold0.safetensors), or one file (weights.safetensors) for all, with
     /// prefixes such as stage2.fold_0.
     #[arg(short, long)]
     output: PathBuf,
-    /// Only this stage
+    /// Export only this stage
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=2))]
     stage: Option<u8>,
-    /// Replace files that are there already
+    /// Overwrite existing files
     #[arg(long)]
     overwrite: bool,
 }

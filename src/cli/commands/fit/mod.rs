@@ -1,6 +1,6 @@
 //! `ctseg fit`: train one stage.
 //!
-//! Over 400 lines: every flag stands beside what a run that goes on makes of it.
+//! Over 400 lines: the flags are next to their handling by `--resume`.
 
 mod summary;
 
@@ -28,25 +28,25 @@ use ctseg_base::Error;
 use ctseg_base::limits::threads;
 use ctseg_base::progress::{Observer, Silent};
 use ctseg_core::dataset::generated;
-use ctseg_core::dataset::laterality::mirrored_where_possible;
-use ctseg_core::dataset::{Dataset, GivenSplits, Reading};
+use ctseg_core::dataset::laterality::without_unpaired_flips;
+use ctseg_core::dataset::{Dataset, PredefinedSplits, Reading};
 use ctseg_core::recipe::Recipe;
 use ctseg_core::run::data::RunData;
 use ctseg_core::run::folder::RunFolder;
 use ctseg_core::run::tracker::Tracker;
 use ctseg_engine::device::Compute;
-use ctseg_engine::distributed::process_group::Team;
+use ctseg_engine::distributed::process_group::ProcessGroup;
 use ctseg_report::curves::Curves;
 use ctseg_report::pictures::comparison;
 use ctseg_tracking::provenance;
-use ctseg_train::fit::{Along, FitJob, fit};
+use ctseg_train::fit::{FitJob, WorkerObserver, fit};
 
 #[derive(Args)]
 pub struct FitArgs {
-    /// What to train: 1 (coarse), 2 (refine), the name of a built-in recipe, or a recipe file
+    /// Recipe to train: 1 (coarse), 2 (refine), the name of a built-in recipe, or a recipe file
     #[arg(long, required_unless_present = "resume", value_name = "1|2|NAME|FILE")]
     pub(super) stage: Option<String>,
-    /// Dataset folder or descriptor; generated phantoms where none is named
+    /// Dataset folder or descriptor [default: generated phantoms]
     #[arg(long, env = "CTSEG_DATA")]
     pub(super) data: Option<PathBuf>,
     /// Folder that a descriptor's paths are relative to
@@ -54,43 +54,42 @@ pub struct FitArgs {
     pub(super) data_root: Option<PathBuf>,
     #[command(flatten)]
     reading: ReadingArgs,
-    /// Model folder that the stage goes into [default: model]
+    /// Model folder to write the stage to [default: model]
     #[arg(long, env = "CTSEG_MODEL")]
     pub(super) model: Option<PathBuf>,
     /// Folder for run folders [default: runs]
     #[arg(long, env = "CTSEG_RUNS")]
     pub(super) runs: Option<PathBuf>,
-    /// Train this fold only, or all of them
+    /// Fold to train, or all
     #[arg(long, value_name = "all|K", value_parser = parse_fold)]
     pub(super) fold: Option<FoldChoice>,
-    /// Largest number of epochs per fold; where it is more than the recipe's, early stopping waits longer in proportion.
-    /// With --resume, the run goes on to this number, and its schedule is computed for it
+    /// Maximum number of epochs per fold; above the recipe's, early-stopping patience grows in proportion. With --resume,
+    /// train up to this epoch, with the schedule recomputed
     #[arg(long)]
     epochs: Option<usize>,
-    /// Time for the whole training, such as 90s, 20m, 1h30m
+    /// Time limit of the whole training, such as 90s, 20m or 1h30m
     #[arg(long, value_parser = parse_duration)]
     max_time: Option<Duration>,
-    /// Threads of their own to prepare batches on; they change no batch [default: those that compute]
+    /// Data-loader threads; results do not depend on them [default: use the compute threads]
     #[arg(long, env = "CTSEG_LOADER_THREADS", value_name = "N")]
     loader_threads: Option<usize>,
-    /// Decides weights, folds and the order of slices
+    /// Random seed of weights, folds and sample order
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Do not predict held-out cases when the folds are trained, and choose no clean-up on them
+    /// Skip out-of-fold prediction, and with it the choice of postprocessing
     #[arg(long)]
     no_out_of_fold: bool,
-    /// Train by itself, even if mpirun, srun or torchrun began several processes
+    /// Train in this process alone, even under mpirun, srun or torchrun
     #[arg(long)]
     pub(crate) alone: bool,
-    /// Change a value of the recipe, such as training.batch_size=4
+    /// Override a recipe value, such as training.batch_size=4
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Begin with the weights of this model's stage; those that do not fit the dataset's structures or the
-    /// recipe begin anew
+    /// Initialise from the same stage of this model; layers that do not match are re-initialised
     #[arg(long, value_name = "MODEL")]
     pub(super) from: Option<PathBuf>,
-    /// Continue the run in this folder, on its own dataset and folds and into its own model. The dataset must be
-    /// unchanged; --data names it where it was moved
+    /// Resume the run in this folder, with its dataset, folds and model; the dataset must be unchanged (pass --data if it
+    /// was moved)
     #[arg(long, value_name = "RUN")]
     pub(super) resume: Option<PathBuf>,
     #[command(flatten)]
@@ -101,7 +100,7 @@ pub struct FitArgs {
     mlflow: MlflowArgs,
 }
 
-/// Flags that a run which goes on cannot honour, each with what it has of its own.
+/// Flags that conflict with `--resume`, each with what the run uses instead.
 const NOT_WITH_RESUME: [(&str, &str); 10] = [
     ("stage", "the run's own recipe"),
     ("set", "the run's own recipe"),
@@ -115,20 +114,20 @@ const NOT_WITH_RESUME: [(&str, &str); 10] = [
     ("rescale_hu", "the run's own reading of the data"),
 ];
 
-/// All that `ctseg fit` takes; `ctseg submit` has a `--gpus` of its own, of the cluster.
+/// Options of `ctseg fit`. Separate from [`FitArgs`], because `ctseg submit` has its own `--gpus`.
 #[derive(Args)]
 pub struct FitCommand {
     #[command(flatten)]
     pub(crate) fit: FitArgs,
-    /// Train on so many GPUs of this machine, a process for each. Processes that mpirun, srun or torchrun began train
-    /// together by themselves. Batches are shared: training.batch_size stays that of all together
+    /// Train on N local GPUs, one process each; training.batch_size is the total of all GPUs. Not needed under mpirun,
+    /// srun or torchrun
     #[arg(long, env = GPUS, value_name = "N", conflicts_with = "alone")]
     gpus: Option<usize>,
 }
 
 impl FitCommand {
-    /// Whether the training is other processes', which this one begins.
-    pub(crate) fn begins_others(&self) -> bool {
+    /// Whether this process only launches others that train.
+    pub(crate) fn launches_processes(&self) -> bool {
         self.gpus.is_some()
     }
 }
@@ -146,7 +145,7 @@ pub(super) fn parse_fold(text: &str) -> Result<FoldChoice, String> {
         number => number
             .parse()
             .map(FoldChoice::One)
-            .map_err(|_| "expected all, or the number of a fold, from 0".to_owned()),
+            .map_err(|_| "expected all, or a fold number from 0".to_owned()),
     }
 }
 
@@ -162,13 +161,13 @@ pub fn run(
     }
     let place = match args.alone {
         true => None,
-        false => distributed::place(settings)?,
+        false => distributed::worker_rank(settings)?,
     };
     match (gpus, &place) {
-        (Some(count), None) => return launch_gpus::on_gpus(count, settings),
+        (Some(count), None) => return launch_gpus::launch(count, settings),
         (Some(count), Some(place)) => {
             return Err(Error::usage(format!(
-                "--gpus {count}: {} processes were begun already, one for each GPU; leave it out, or begin one process",
+                "--gpus {count}: already started as {} processes, one per GPU; omit --gpus, or start a single process",
                 place.0.size
             ))
             .into());
@@ -176,16 +175,16 @@ pub fn run(
         (None, _) => {}
     }
     let runs = settings.config.runs_or(args.runs.clone());
-    let (team, compute) = match place {
+    let (group, compute) = match place {
         Some((place, device)) => (
-            distributed::formed(&place, device, &runs)?,
+            distributed::join_process_group(&place, device, &runs)?,
             Compute::open(device, settings.precision, settings.threads)?,
         ),
-        None => (Team::alone(), settings.compute()?),
+        None => (ProcessGroup::single(), settings.compute()?),
     };
-    let team = Arc::new(team);
-    let trained = trained((args, given), settings, runs, compute, &team);
-    let ended = team.end();
+    let group = Arc::new(group);
+    let trained = trained((args, given), settings, runs, compute, &group);
+    let ended = group.shutdown();
     let outcome = trained?;
     ended?;
     Ok(outcome)
@@ -196,29 +195,33 @@ fn trained(
     settings: &Settings,
     runs: PathBuf,
     compute: Compute,
-    team: &Arc<Team>,
+    group: &Arc<ProcessGroup>,
 ) -> anyhow::Result<Outcome> {
     let observer = settings.observer();
     let loader_threads = threads::loader_threads(args.loader_threads)?;
     let storage = args.storage.storage(&settings.config)?;
-    let inputs = inputs((&args, given), settings, team, observer.as_ref())?;
+    let inputs = inputs((&args, given), settings, group, observer.as_ref())?;
     let mut dataset = inputs.dataset()?;
-    // Up to here there is nothing to be kept, and a signal ends the process by itself.
+    // Before this point there is nothing to save, so that signals may end the process.
     let stop = stop_on_signals()?;
     args.limit.watch(&stop, &observer)?;
-    let says: &dyn Observer = match team.leads() {
+    let says: &dyn Observer = match group.is_rank_zero() {
         true => observer.as_ref(),
         false => &Silent,
     };
     let recipe = with_folds(&args, inputs.recipe, &mut dataset, says)?;
-    let recipe = mirrored_where_possible(recipe, &dataset.structures, says);
-    let dataset = match team.leads() {
-        true => storage.near(dataset, &stop, says)?,
-        false => storage.near(dataset, &stop, &Along::of(team, observer.as_ref()))?,
+    let recipe = without_unpaired_flips(recipe, &dataset.structures, says);
+    let dataset = match group.is_rank_zero() {
+        true => storage.staged(dataset, &stop, says)?,
+        false => storage.staged(
+            dataset,
+            &stop,
+            &WorkerObserver::of(group, observer.as_ref()),
+        )?,
     };
     let curves = Curves::default();
-    let mlflow = team
-        .leads()
+    let mlflow = group
+        .is_rank_zero()
         .then(|| args.mlflow.tracker(settings, &observer));
     let mlflow = mlflow.transpose()?.flatten();
     let mut trackers: Vec<&dyn Tracker> = vec![&curves];
@@ -242,22 +245,22 @@ fn trained(
         tags: provenance::tags(),
         draw_comparison: Some(comparison::draw),
         trial: None,
-        case_store: storage.case_store.as_ref(),
-        team: Arc::clone(team),
+        preprocessed_cache: storage.preprocessed_cache.as_ref(),
+        group: Arc::clone(group),
     };
     let summary = fit(&job, observer.as_ref())?;
-    if team.leads() {
+    if group.is_rank_zero() {
         print_summary(&summary, &job, settings.json);
     }
     Ok(Outcome::AllDone)
 }
 
-/// What is trained, on which data, into which model.
+/// Recipe, data and model of a training.
 struct Inputs {
     recipe: Recipe,
     data: PathBuf,
     data_root: Option<PathBuf>,
-    /// The dataset's name, if it is not the one that it has where it lies now.
+    /// The dataset's name, if it differs from the one at its present path.
     name: Option<String>,
     model: PathBuf,
     seed: u64,
@@ -275,21 +278,21 @@ impl Inputs {
     }
 }
 
-/// Those of the run that goes on, or what the command line names.
+/// Those of the resumed run, or those of the command line.
 fn inputs(
     (args, given): (&FitArgs, &Given),
     settings: &Settings,
-    team: &Team,
+    group: &ProcessGroup,
     observer: &dyn Observer,
 ) -> anyhow::Result<Inputs> {
     if let Some(run) = &args.resume {
         return Ok(resumed(run, (args, given), settings)?);
     }
     let recipe = recipe(args)?;
-    // The first process makes the data where there is none, and the others find it.
+    // Rank 0 generates missing data; the others read it.
     let named = |observer| dataset_path(args, settings, &recipe, observer);
-    let first = team.leads().then(|| named(observer)).transpose();
-    let (data, data_root) = match team.together(first)? {
+    let first = group.is_rank_zero().then(|| named(observer)).transpose();
+    let (data, data_root) = match group.all_ok(first)? {
         Some(first) => first,
         None => named(&Silent)?,
     };
@@ -304,8 +307,8 @@ fn inputs(
     })
 }
 
-/// Gives the dataset the folds that are trained, and the recipe their number: those of the run that goes on, whatever
-/// the dataset's file says by now, or those of that file, if there is one.
+/// Sets the folds of the dataset and their number in the recipe: those of the resumed run, even if the dataset's own
+/// file has changed, otherwise those of that file, if any.
 fn with_folds(
     args: &FitArgs,
     recipe: Recipe,
@@ -313,13 +316,13 @@ fn with_folds(
     observer: &dyn Observer,
 ) -> Result<Recipe, Error> {
     if let Some(run) = &args.resume {
-        dataset.splits = GivenSplits::of_run(run)?;
+        dataset.splits = PredefinedSplits::of_run(run)?;
         return Ok(recipe);
     }
-    dataset.use_given_splits(recipe, nnunet_preprocessed().as_deref(), observer)
+    dataset.use_predefined_splits(recipe, nnunet_preprocessed().as_deref(), observer)
 }
 
-/// What the run in the folder `run` began with, with its data and epochs as the command line says.
+/// The inputs stored in the folder `run`, with data and epochs of the command line.
 fn resumed(
     run: &Path,
     (args, given): (&FitArgs, &Given),
@@ -330,7 +333,7 @@ fn resumed(
         let mut set = vec![format!("training.epochs={epochs}")];
         let patience = recipe.training.early_stopping.patience;
         if patience < recipe.training.epochs {
-            // The run's own stands; one that never ends the run grows with the epochs.
+            // Keep the run's patience; only one that never takes effect grows with the epochs.
             set.push(format!("training.early_stopping.patience={patience}"));
         }
         recipe = Recipe::parsed(&recipe.to_toml()?, "--epochs", &set)?;
@@ -368,7 +371,7 @@ pub(super) fn recipe(args: &FitArgs) -> anyhow::Result<Recipe> {
     Ok(recipe)
 }
 
-/// The dataset named by flag, environment or settings file; without any, one is generated here.
+/// The dataset of flag, environment or settings file; without any, a generated one.
 fn dataset_path(
     args: &FitArgs,
     settings: &Settings,

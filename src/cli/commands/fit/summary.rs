@@ -1,4 +1,4 @@
-//! What is printed of a training that is over.
+//! The summary of a finished training.
 
 use std::cmp::Ordering;
 
@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::cli::print::print_out;
 use ctseg_base::text::printable::Shown;
 use ctseg_base::text::table::or_undefined;
-use ctseg_base::text::words::{SHOWN, counted};
+use ctseg_base::text::words::{MAX_LISTED, counted};
 use ctseg_core::inference::coarse_stage::RoiQuality;
 use ctseg_evaluate::Evaluation;
 use ctseg_image::labels::postprocess::Step;
@@ -63,7 +63,7 @@ pub fn print_summary(summary: &FitSummary, job: &FitJob, as_json: bool) {
     print_out(&format!("  model  {}\n", summary.model.shown()));
 }
 
-/// How good the regions of stage 1 are.
+/// Quality of the ROIs of stage 1.
 fn regions_text(roi: &RoiQuality) -> String {
     let percent = |value: f64| format!("{:.2} %", 100.0 * value);
     let recall = match roi.mean_recall.zip(roi.lowest_recall) {
@@ -72,11 +72,11 @@ fn regions_text(roi: &RoiQuality) -> String {
             percent(mean),
             percent(lowest)
         ),
-        None => "recall undefined, because no held-out case holds a structure".to_owned(),
+        None => "recall undefined: no held-out case contains a structure".to_owned(),
     };
     let share = roi.mean_share.map_or("undefined".to_owned(), percent);
     format!(
-        "  held-out regions: {recall}, {share} of the volume, {}\n",
+        "  held-out ROIs: {recall}, {share} of the volume, {}\n",
         counted(roi.cases, "case")
     )
 }
@@ -89,7 +89,7 @@ fn out_of_fold_json(summary: &FitSummary) -> serde_json::Value {
     json!({"folder": predicted.folder.display().to_string(), "complete": predicted.complete, "summary": figures})
 }
 
-/// Cross-validated figures, and the clean-up that follows from them.
+/// Cross-validated Dice, and the postprocessing chosen from it.
 fn out_of_fold_text(summary: &FitSummary) -> String {
     let mut text = String::new();
     let evaluated = summary
@@ -116,7 +116,7 @@ fn out_of_fold_text(summary: &FitSummary) -> String {
     {
         let steps: Vec<String> = cleaning.steps.iter().map(Step::to_string).collect();
         text += &format!(
-            "  clean-up {}: {}, Dice {} from {}\n",
+            "  postprocessing of {}: {}, Dice {} (was {})\n",
             name.shown(),
             steps.join(", "),
             dice(cleaning.dice_after),
@@ -130,21 +130,21 @@ fn dice(value: Option<f64>) -> String {
     value.map_or("–".to_owned(), |value| format!("{value:.4}"))
 }
 
-/// Dice of each structure, or of those with the lowest where a line has no room for all.
+/// Dice of each structure, or of the lowest ones if there are too many for a line.
 fn by_structure(mut own: Vec<(&str, Option<f64>)>) -> String {
     let all = own.len();
-    if all > SHOWN {
+    if all > MAX_LISTED {
         own.retain(|(_, mean)| mean.is_some());
         own.sort_by(|(_, a), (_, b)| a.partial_cmp(b).unwrap_or(Ordering::Equal));
-        own.truncate(SHOWN);
+        own.truncate(MAX_LISTED);
     }
     let own: Vec<String> = own
         .iter()
         .map(|(name, mean)| format!("{} {}", name.shown(), dice(*mean)))
         .collect();
-    match all > SHOWN {
+    match all > MAX_LISTED {
         true => format!(
-            "the lowest of {all} structures: {}; all in out_of_fold/summary.json of the run",
+            "lowest of {all} structures: {}; see out_of_fold/summary.json in the run",
             own.join(", ")
         ),
         false => own.join(", "),
@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_many_structures_the_lowest_are_named() {
+    fn of_many_structures_the_lowest_are_listed() {
         let names: Vec<String> = (0..117).map(|index| format!("s{index}")).collect();
         let dice = |index: usize| (index != 0).then(|| 1.0 - index as f64 / 1000.0);
         let own = |count: usize| {
@@ -183,10 +183,10 @@ mod tests {
         };
         let said = by_structure(own(117));
         assert!(
-            said.starts_with("the lowest of 117 structures: s116 0.8840, s115"),
+            said.starts_with("lowest of 117 structures: s116 0.8840, s115"),
             "{said}"
         );
-        assert_eq!(said.matches("0.8").count(), SHOWN);
+        assert_eq!(said.matches("0.8").count(), MAX_LISTED);
         assert_eq!(by_structure(own(2)), "s0 –, s1 0.9990");
     }
 }

@@ -1,4 +1,4 @@
-//! `ctseg import`: models of other programs.
+//! `ctseg import`: one file per source program.
 
 mod nnunet;
 mod totalsegmentator;
@@ -16,9 +16,9 @@ pub struct ImportArgs {
 
 #[derive(Subcommand)]
 enum From {
-    /// A model of nnU-Net 2: a results folder, a model folder in it, or a zip of nnUNetv2_export_model_to_zip
+    /// Import an nnU-Net 2 model: a results folder, a model folder in it, or a zip of nnUNetv2_export_model_to_zip
     Nnunet(nnunet::NnunetArgs),
-    /// A task of TotalSegmentator, from the weights that it has downloaded: a model of several parts
+    /// Import a TotalSegmentator task from its downloaded weights, as a multi-part model
     Totalsegmentator(totalsegmentator::TotalsegmentatorArgs),
 }
 

@@ -18,25 +18,25 @@ use ctseg_interop::nnunet::{ImportOptions, Imported, ImportedStage, import_model
 pub struct NnunetArgs {
     /// Results folder, model folder (…/nnUNetTrainer__nnUNetPlans__3d_fullres) or zip file
     source: PathBuf,
-    /// Folder of the model that is written; must not be there yet
+    /// Model folder to create; must not exist
     #[arg(short, long, default_value = "model")]
     output: PathBuf,
-    /// Folds, such as 0,1,2 or all; their logits are averaged [default: every numbered fold that is there]
+    /// Folds, such as 0,1,2 or all; their logits are averaged [default: all numbered folds]
     #[arg(long, value_delimiter = ',', value_name = "FOLDS")]
     fold: Vec<String>,
-    /// Which of several models: 2d, 3d_lowres, 3d_fullres, 3d_cascade_fullres
+    /// Configuration, if there are several: 2d, 3d_lowres, 3d_fullres, 3d_cascade_fullres
     #[arg(long, value_name = "NAME")]
     configuration: Option<String>,
-    /// The checkpoints' file name [default: checkpoint_final.pth]
+    /// File name of the checkpoints [default: checkpoint_final.pth]
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<String>,
-    /// Model folder of a cascade's first stage [default: the one beside it]
+    /// Model folder of a cascade's first stage [default: the one next to it]
     #[arg(long, value_name = "FOLDER")]
     previous: Option<PathBuf>,
-    /// Which way volumes are turned for the network: stored or ras [default: as the plans' reader does it]
+    /// Orientation of the network's input: stored or ras [default: that of the plans' reader]
     #[arg(long, value_parser = parse_axes)]
     axes: Option<Axes>,
-    /// Predict without mirror images, as nnUNetv2_predict --disable_tta
+    /// Disable test-time augmentation (mirroring), as nnUNetv2_predict --disable_tta
     #[arg(long)]
     no_mirroring: bool,
 }
@@ -62,7 +62,7 @@ pub fn run(args: &NnunetArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let computes = settings.computes()?;
     let compute = computes
         .first()
-        .ok_or_else(|| Error::usage("no device to try the weights on"))?;
+        .ok_or_else(|| Error::usage("no device to test the weights on"))?;
     let imported = import_model(&args.source, &args.output, &options, compute)?;
     let observer = settings.observer();
     for note in &imported.notes {
@@ -71,12 +71,12 @@ pub fn run(args: &NnunetArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     if settings.json {
         print_out(&format!("{:#}\n", as_json(args, &imported)));
     } else {
-        print_out(&told(args, &imported));
+        print_out(&as_text(args, &imported));
     }
     Ok(Outcome::AllDone)
 }
 
-/// Numbers, or `all`.
+/// Fold numbers, or `all`.
 fn folds(named: &[String]) -> Result<Vec<String>> {
     let names = named.iter().map(|name| name.trim());
     names
@@ -91,7 +91,7 @@ fn folds(named: &[String]) -> Result<Vec<String>> {
         .collect()
 }
 
-fn told(args: &NnunetArgs, imported: &Imported) -> String {
+fn as_text(args: &NnunetArgs, imported: &Imported) -> String {
     let mut text = format!(
         "imported {} into {}\n",
         args.source.shown(),
@@ -119,7 +119,7 @@ fn told(args: &NnunetArgs, imported: &Imported) -> String {
 
 fn line(stage: &ImportedStage) -> String {
     let recipe = &stage.recipe;
-    let looks = recipe
+    let views = recipe
         .nnunet
         .as_ref()
         .map_or(1, |nnunet| 1usize << nnunet.mirror_axes.len());
@@ -129,9 +129,9 @@ fn line(stage: &ImportedStage) -> String {
         recipe.network.name(),
         millions(stage.parameters),
         stage.folds.join(" ").shown(),
-        match looks {
-            1 => "not mirrored".to_owned(),
-            looks => format!("mirrored ({looks} looks)"),
+        match views {
+            1 => "no TTA".to_owned(),
+            views => format!("TTA with {views} views"),
         },
         stage.trainer.shown()
     )

@@ -11,30 +11,30 @@ use crate::cli::settings::Settings;
 use ctseg_base::Error;
 use ctseg_base::text::printable::Shown;
 use ctseg_base::text::words::counted;
-use ctseg_interop::totalsegmentator::{Brought, ImportTask, import_task, task_names};
+use ctseg_interop::totalsegmentator::{ImportTask, ImportedTask, import_task, task_names};
 
 #[derive(Args)]
 pub struct TotalsegmentatorArgs {
-    /// Folder with the weights that TotalSegmentator has downloaded (~/.totalsegmentator/nnunet/results), or with the
-    /// zip files of its releases
+    /// Folder of TotalSegmentator's downloaded weights (~/.totalsegmentator/nnunet/results), or of the zip files of its
+    /// releases
     weights: PathBuf,
-    /// What to import
+    /// Task to import
     #[arg(long, default_value = "total", value_name = "NAME", long_help = tasks())]
     task: String,
-    /// Folder of the model that is written; a model of several parts that is there is replaced
+    /// Model folder to create; an existing multi-part model is replaced
     #[arg(short, long, default_value = "model")]
     output: PathBuf,
 }
 
 fn tasks() -> String {
-    format!("What to import, one of: {}", task_names().join(", "))
+    format!("Task to import, one of: {}", task_names().join(", "))
 }
 
 pub fn run(args: &TotalsegmentatorArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     let computes = settings.computes()?;
     let compute = computes
         .first()
-        .ok_or_else(|| Error::usage("no device to try the weights on"))?;
+        .ok_or_else(|| Error::usage("no device to test the weights on"))?;
     let observer = settings.observer();
     let job = ImportTask {
         weights: &args.weights,
@@ -49,12 +49,12 @@ pub fn run(args: &TotalsegmentatorArgs, settings: &Settings) -> anyhow::Result<O
     if settings.json {
         print_out(&format!("{:#}\n", as_json(args, &brought)));
     } else {
-        print_out(&told(args, &brought));
+        print_out(&as_text(args, &brought));
     }
     Ok(Outcome::AllDone)
 }
 
-fn told(args: &TotalsegmentatorArgs, brought: &Brought) -> String {
+fn as_text(args: &TotalsegmentatorArgs, brought: &ImportedTask) -> String {
     let mut text = format!(
         "imported task {} of {} into {}\n",
         args.task,
@@ -75,7 +75,7 @@ fn told(args: &TotalsegmentatorArgs, brought: &Brought) -> String {
         }
     }
     if let Some(rough) = &brought.rough {
-        text += &format!("  task {rough} says where to look\n");
+        text += &format!("  task {rough} locates the structures\n");
     }
     text += &format!(
         "segment with: ctseg predict VOLUME.nii.gz --model {}\n",
@@ -84,7 +84,7 @@ fn told(args: &TotalsegmentatorArgs, brought: &Brought) -> String {
     text
 }
 
-fn as_json(args: &TotalsegmentatorArgs, brought: &Brought) -> serde_json::Value {
+fn as_json(args: &TotalsegmentatorArgs, brought: &ImportedTask) -> serde_json::Value {
     let parts = brought.parts.iter().map(|(folder, source, imported)| {
         let weights: usize = imported.stages.iter().map(|stage| stage.parameters).sum();
         json!({"part": folder, "from": source, "weights": weights})

@@ -1,4 +1,4 @@
-//! Images of several channels and saved probabilities: what each channel holds.
+//! `ctseg inspect` of multi-channel images and saved probabilities.
 
 use std::path::Path;
 
@@ -15,20 +15,20 @@ use ctseg_core::outputs::sidecar::{Sidecar, read_sidecar};
 use ctseg_image::formats::VolumeHeader;
 use ctseg_image::nifti::each_channel;
 
-/// What one channel holds; the figures are of its finite values, and none where there are none.
+/// Statistics of the finite values of a channel; `None` if it has none.
 #[derive(Debug, Default, Serialize)]
 struct Channel {
-    /// Of the structure, in a file of probabilities.
+    /// Name of the structure, for probabilities.
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
     lowest: Option<f64>,
     mean: Option<f64>,
     highest: Option<f64>,
     non_finite_voxels: u64,
-    /// Voxels of 0.5 and more, in a file of probabilities.
+    /// Voxels of 0.5 and more, for probabilities.
     #[serde(skip_serializing_if = "Option::is_none")]
     voxels_above_half: Option<u64>,
-    /// Voxels below, between and above the edges in HU, of images.
+    /// Voxels below, between and above the edges in HU, for images.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     histogram: Vec<u64>,
     #[serde(skip)]
@@ -38,7 +38,7 @@ struct Channel {
 }
 
 impl Channel {
-    fn take(&mut self, value: f64) {
+    fn add(&mut self, value: f64) {
         if !value.is_finite() {
             self.non_finite_voxels += 1;
             return;
@@ -52,23 +52,23 @@ impl Channel {
         }
     }
 
-    fn done(&mut self) {
+    fn finish(&mut self) {
         self.mean = (self.finite > 0).then(|| self.sum / self.finite as f64);
     }
 }
 
-/// The image of `count` channels at `path`, for people and for programs; in memory is one channel.
+/// The image with `count` channels at `path` as text and as JSON; only one channel is in memory at a time.
 pub fn described(path: &Path, count: usize) -> Result<(String, Value)> {
     let sidecar = sidecar_of(path);
-    let mut channels = fresh(count, sidecar.as_ref());
+    let mut channels = empty_channels(count, sidecar.as_ref());
     let mut edges = Vec::new();
     let header = each_channel(path, |index, volume| {
         let channel = &mut channels[index];
         volume
             .data
             .iter()
-            .for_each(|value| channel.take(f64::from(*value)));
-        channel.done();
+            .for_each(|value| channel.add(f64::from(*value)));
+        channel.finish();
         if sidecar.is_none() {
             (edges, channel.histogram) = histogram(volume.data.iter().copied());
         }
@@ -89,12 +89,12 @@ pub fn described(path: &Path, count: usize) -> Result<(String, Value)> {
     Ok((text + &channel_table(&channels, Some(voxel_ml)), value))
 }
 
-/// The probabilities in a file of NumPy's format, as `predict --save-probabilities f16` writes it.
+/// The probabilities of a .npy file written by `predict --save-probabilities=f16`.
 pub fn array(path: &Path) -> Result<(String, Value)> {
     let sidecar = sidecar_of(path);
     let reader = ProbabilityReader::open_array(path)?;
     let [z, y, x] = reader.shape_zyx();
-    let mut channels = fresh(reader.maps(), sidecar.as_ref());
+    let mut channels = empty_channels(reader.maps(), sidecar.as_ref());
     channels
         .iter_mut()
         .for_each(|channel| channel.voxels_above_half = Some(0));
@@ -102,9 +102,9 @@ pub fn array(path: &Path) -> Result<(String, Value)> {
         let values = codes
             .iter()
             .map(|code| ProbabilityKind::F16.probability(*code));
-        values.for_each(|value| channels[map].take(value));
+        values.for_each(|value| channels[map].add(value));
     })?;
-    channels.iter_mut().for_each(Channel::done);
+    channels.iter_mut().for_each(Channel::finish);
     let spacing = sidecar.as_ref().map(|sidecar| sidecar.spacing_mm);
     let text = format!(
         "{}\n  shape        {:?} voxels (x, y, z), {} channels\n  voxels       float16\n",
@@ -120,7 +120,7 @@ pub fn array(path: &Path) -> Result<(String, Value)> {
     Ok((text + &channel_table(&channels, voxel_ml), value))
 }
 
-/// Whether a prediction has written the file as probabilities.
+/// Whether the file has probabilities of a prediction.
 pub fn are_probabilities(path: &Path) -> bool {
     sidecar_of(path).is_some()
 }
@@ -140,8 +140,8 @@ fn sidecar_of(path: &Path) -> Option<Sidecar> {
     sidecar.filter(|sidecar| !sidecar.probability_labels.is_empty())
 }
 
-/// Channels of which nothing is known but their names.
-fn fresh(count: usize, sidecar: Option<&Sidecar>) -> Vec<Channel> {
+/// Channels without statistics yet.
+fn empty_channels(count: usize, sidecar: Option<&Sidecar>) -> Vec<Channel> {
     let name = |index: usize| {
         let sidecar = sidecar?;
         let label = sidecar.probability_labels.get(index)?;

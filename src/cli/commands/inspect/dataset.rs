@@ -1,4 +1,4 @@
-//! `ctseg inspect` of a dataset: its cases and structures, files that are missing, and with `--check` every problem.
+//! `ctseg inspect` of a dataset: cases, structures, missing files, and with `--check` every problem.
 
 use std::path::{Path, PathBuf};
 
@@ -15,13 +15,13 @@ use ctseg_base::text::words::counted;
 use ctseg_core::dataset::{Case, Dataset, LabelSource, Layout, Reading};
 use ctseg_interop::convert::{Conversion, Format, Overlaps, check};
 
-/// Missing files that are named; the others are counted.
-const NAMED: usize = 20;
+/// Number of missing files listed; the rest are counted.
+const MAX_LISTED: usize = 20;
 
-/// The dataset for people and for programs.
+/// The dataset as text and as JSON.
 pub fn described(dataset: &Dataset) -> (String, Value) {
     let mut text = format!(
-        "{} ({}) in {}\n  {}, {} to train on, {} to test{}\n",
+        "{} ({}) in {}\n  {}, {} for training, {} for testing{}\n",
         dataset.name.shown(),
         dataset.layout,
         dataset.root.shown(),
@@ -51,11 +51,11 @@ pub fn described(dataset: &Dataset) -> (String, Value) {
         .collect();
     text += &table(&["case", "patient", "labels", "part"], &rows);
     let missing = missing(dataset);
-    for problem in missing.iter().take(NAMED) {
+    for problem in missing.iter().take(MAX_LISTED) {
         text += &format!("missing  {}\n", problem.shown());
     }
-    if missing.len() > NAMED {
-        text += &format!("missing  {} more\n", missing.len() - NAMED);
+    if missing.len() > MAX_LISTED {
+        text += &format!("missing  {} more\n", missing.len() - MAX_LISTED);
     }
     let cases: Vec<Value> = dataset
         .cases
@@ -79,7 +79,7 @@ pub fn described(dataset: &Dataset) -> (String, Value) {
     (text, value)
 }
 
-/// How an inspection ends whose JSON is `value`: of a dataset without some of its files as a failure of these cases.
+/// The outcome of an inspection with the JSON `value`: missing files of a dataset count as failed cases.
 pub fn outcome(value: &Value) -> Outcome {
     match value["missing"].as_array() {
         Some(missing) if !missing.is_empty() => Outcome::SomeFailed,
@@ -102,7 +102,7 @@ fn case_row(case: &Case, is_test: bool) -> Vec<String> {
     ]
 }
 
-/// What the dataset's cases lack, a line each; files are looked for and not read.
+/// Missing files of the dataset, one line each. Files are not read.
 fn missing(dataset: &Dataset) -> Vec<String> {
     let mut missing = Vec::new();
     // A descriptor may list images alone.
@@ -142,7 +142,7 @@ pub fn checked(
     let dataset = dataset.read_as(reading)?;
     let conversion = Conversion {
         source: what.to_path_buf(),
-        // A training takes them so, too.
+        // As training does.
         overlaps: Overlaps::Last,
         splits: Vec::new(),
         overwrite: false,
@@ -168,7 +168,7 @@ pub fn checked(
         false => print_out(&format!(
             "{}: {}\n",
             dataset.name.shown(),
-            convert::sound(&found)
+            convert::check_counts(&found)
         )),
     }
     Ok(convert::outcome(&found))

@@ -1,4 +1,4 @@
-//! Label maps as `ctseg inspect` shows them: no Hounsfield units, but labels and how much of each there is.
+//! `ctseg inspect` of a label map: its labels and their volumes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,8 +8,8 @@ use ctseg_base::text::table::table;
 use ctseg_image::formats::{LabelNames, VolumeImage};
 use ctseg_image::space::Volume;
 
-/// Voxels of each label from 1 on, if the volume is a label map: it names labels, or holds whole numbers from 0 to
-/// 65535 in regions of one value, which scans do not.
+/// Voxels of each label from 1, if the volume is a label map: it has label names, or whole numbers from 0 to 65535 in
+/// regions of equal value, unlike a scan.
 pub fn labels_of(image: &VolumeImage, names: &LabelNames) -> Option<BTreeMap<u16, u64>> {
     let Volume { data, .. } = &image.volume;
     let mut voxels = vec![0u64; usize::from(u16::MAX) + 1];
@@ -28,7 +28,7 @@ pub fn labels_of(image: &VolumeImage, names: &LabelNames) -> Option<BTreeMap<u16
     let has_background = inside < data.len() as u64;
     let is_map = match labels.len() {
         _ if !names.is_empty() => true,
-        // Empty; of numbers with a sign it might be a scan that went wrong.
+        // Empty; a signed type might also be a broken scan.
         0 => image.header.voxel_type.name().starts_with('u'),
         1 => has_background,
         _ => has_background && is_in_regions(&image.volume),
@@ -36,16 +36,16 @@ pub fn labels_of(image: &VolumeImage, names: &LabelNames) -> Option<BTreeMap<u16
     is_map.then_some(labels)
 }
 
-/// Share of neighbours within structures that have one label: between structures they differ, in scans nearly all.
-const SAME: f64 = 0.8;
+/// Smallest share of equal neighbours in a label map; in scans nearly all neighbours differ.
+const MIN_EQUAL: f64 = 0.8;
 
-/// The same of a single label, which may be a thin structure's.
-const SAME_OF_LABEL: f64 = 0.5;
+/// The same for a single label, which may be a thin structure.
+const MIN_EQUAL_OF_LABEL: f64 = 0.5;
 
-/// Whether nearly all voxels that are not 0 equal their neighbours along x that are not 0 either, and those of most
-/// labels do: the air of a scan may be one large region.
+/// Whether most pairs of nonzero neighbours along x are equal, and so for most labels: the air of a scan may be one
+/// large region.
 fn is_in_regions(volume: &Volume) -> bool {
-    // Of each label that has a neighbour: how many have one, and how many an equal one.
+    // For each label: pairs of neighbours, and equal pairs.
     let mut pairs = vec![(0u64, 0u64); usize::from(u16::MAX) + 1];
     for row in volume.data.rows() {
         for (a, b) in row.iter().zip(row.iter().skip(1)) {
@@ -59,12 +59,12 @@ fn is_in_regions(volume: &Volume) -> bool {
     pairs.retain(|(all, _)| *all > 0);
     let all: u64 = pairs.iter().map(|(all, _)| all).sum();
     let equal: u64 = pairs.iter().map(|(_, equal)| equal).sum();
-    let is_region = |(all, equal): &(u64, u64)| *equal as f64 >= SAME_OF_LABEL * *all as f64;
+    let is_region = |(all, equal): &(u64, u64)| *equal as f64 >= MIN_EQUAL_OF_LABEL * *all as f64;
     let regions = pairs.iter().filter(|pair| is_region(pair)).count();
-    equal as f64 >= SAME * all as f64 && 2 * regions >= pairs.len()
+    equal as f64 >= MIN_EQUAL * all as f64 && 2 * regions >= pairs.len()
 }
 
-/// The labels as a table, those that are named and do not occur with them.
+/// The labels as a table, including named labels that do not occur.
 pub fn described(
     labels: &BTreeMap<u16, u64>,
     names: &LabelNames,
@@ -88,7 +88,7 @@ pub fn described(
             .push(json!({"label": label, "name": name, "voxels": voxels, "volume_ml": volume_ml}));
     }
     let text = match rows.is_empty() {
-        true => "  label map    empty, every voxel is 0\n".to_owned(),
+        true => "  label map    empty, all voxels are 0\n".to_owned(),
         false => table(&["structure", "label", "voxels", "mL"], &rows),
     };
     (text, values)

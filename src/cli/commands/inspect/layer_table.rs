@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use ctseg_base::text::table::table;
 use ctseg_engine::weights::is_trained;
 
-/// Of each layer its name and the sides of its weights.
+/// Name and weight shape of each layer, as text and as JSON.
 pub(crate) fn layer_table(layers: &[(&str, &[usize])]) -> (String, Value) {
     let size = |shape: &[usize]| shape.iter().product::<usize>();
     let rows: Vec<Vec<String>> = layers
@@ -25,7 +25,7 @@ pub(crate) fn layer_table(layers: &[(&str, &[usize])]) -> (String, Value) {
         .map(|(_, shape)| size(shape))
         .sum();
     let text = table(&["layer", "shape", "parameters"], &rows)
-        + &format!("{trained} trained parameters\n");
+        + &format!("{trained} trainable parameters\n");
     let layers: Vec<Value> = layers
         .iter()
         .map(|(name, shape)| json!({"name": name, "shape": shape}))

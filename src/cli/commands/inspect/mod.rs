@@ -1,4 +1,4 @@
-//! `ctseg inspect`: what a volume, dataset, recipe or model holds.
+//! `ctseg inspect`: the contents of a volume, dataset, recipe, model, run or weights file.
 
 mod channels;
 mod dataset;
@@ -30,7 +30,7 @@ use ctseg_base::{Error, Result};
 use ctseg_core::dataset::fingerprint::Fingerprint;
 use ctseg_core::dataset::{Dataset, Reading};
 use ctseg_core::model::bundle::Bundle;
-use ctseg_core::model::multi_part::PartedModel;
+use ctseg_core::model::multi_part::MultiPartModel;
 use ctseg_core::recipe::Recipe;
 use ctseg_core::recipe::layer_table as cost;
 use ctseg_core::recipe::output_maps::output_maps;
@@ -46,16 +46,16 @@ use ctseg_image::statistics::hounsfield::Suspicion;
 
 #[derive(Args)]
 pub struct InspectArgs {
-    /// A volume (.nii, .nii.gz; with several channels, or probabilities, each of them), a dataset folder or descriptor, a recipe (.toml or its name), a model
-    /// folder, a run folder, or weights (.safetensors, or .pth of PyTorch)
+    /// A volume (.nii, .nii.gz, also with several channels or probabilities), a dataset folder or descriptor, a recipe
+    /// (.toml or its name), a model folder, a run folder, or weights (.safetensors, PyTorch's .pth)
     what: PathBuf,
     /// Folder that a descriptor's paths are relative to
     #[arg(long, env = "CTSEG_DATA_ROOT")]
     data_root: Option<PathBuf>,
-    /// Of a dataset: read all cases and show spacings, extents, intensities and sizes of its structures
+    /// For a dataset: read all cases and show spacings, extents, intensities and structure volumes
     #[arg(long)]
     fingerprint: bool,
-    /// Of a dataset: read all cases and list every problem (exit code 3 where some cases have one)
+    /// For a dataset: read all cases and list every problem (exit code 3 if some cases have one)
     #[arg(long, conflicts_with_all = ["fingerprint", "rescale_hu"])]
     check: bool,
     #[command(flatten)]
@@ -88,7 +88,7 @@ pub fn run(args: InspectArgs, settings: &Settings) -> anyhow::Result<Outcome> {
     Ok(dataset::outcome(&value))
 }
 
-/// The same facts for people and for programs.
+/// The contents as text and as JSON.
 fn inspected(what: &Path, data_root: Option<&Path>, reading: Reading) -> Result<(String, Value)> {
     let extension = |wanted: &str| {
         what.extension()
@@ -98,7 +98,7 @@ fn inspected(what: &Path, data_root: Option<&Path>, reading: Reading) -> Result<
         volume_or_channels(what, reading)
     } else if extension("npy") {
         channels::array(what)
-    } else if PartedModel::is_at(what) {
+    } else if MultiPartModel::is_at(what) {
         multi_part::described(what)
     } else if what.join("model.toml").exists() {
         model(what)
@@ -113,12 +113,12 @@ fn inspected(what: &Path, data_root: Option<&Path>, reading: Reading) -> Result<
         torch_checkpoint::described(what)
     } else if extension("toml") || !what.exists() {
         let name = what.to_string_lossy();
-        // A TOML file is a recipe or a dataset's descriptor; the error of what it looks like is shown.
+        // A TOML file is a recipe or a dataset descriptor; show the error of the one that it looks like.
         match Recipe::named(&name, &[]) {
             Ok(found) => recipe(&found),
             Err(_) if !what.exists() => Err(Error::file(
                 what,
-                "does not exist and is no built-in recipe; expected a volume, dataset, recipe, model, run or weights",
+                "does not exist and is not a built-in recipe; expected a volume, dataset, recipe, model, run or weights",
             )),
             Err(error) => {
                 let looks_like_recipe =
@@ -138,7 +138,7 @@ fn inspected(what: &Path, data_root: Option<&Path>, reading: Reading) -> Result<
 }
 
 fn volume_or_channels(path: &Path, reading: Reading) -> Result<(String, Value)> {
-    // What is wrong with a file is said by the error of one volume.
+    // A broken file gives the error of the single-volume reader.
     match read_channels(path) {
         Ok((_, count)) if count > 1 || channels::are_probabilities(path) => {
             channels::described(path, count)
@@ -198,16 +198,16 @@ fn histogram_text(edges: &[f32], counts: &[u64]) -> String {
     text
 }
 
-/// Adds a warning about values that are no Hounsfield units, unless they are labels.
+/// Adds a warning if the values are neither Hounsfield units nor labels.
 fn warn_of_values(image: &mut VolumeImage, is_label_map: bool) {
     let suspicion = Suspicion::of(image.volume.data.view(), None).filter(|_| !is_label_map);
-    let warning = suspicion.map(|suspicion| suspicion.sentence());
+    let warning = suspicion.map(|suspicion| suspicion.warning());
     image.header.warnings.extend(warning);
 }
 
 fn model(path: &Path) -> Result<(String, Value)> {
     let bundle = Bundle::open(path)?;
-    let compute = lightly()?;
+    let compute = cpu_engine()?;
     let mut text = format!(
         "model {} (ctseg {}), SHA-256 {}\n",
         path.shown(),
@@ -225,10 +225,10 @@ fn model(path: &Path) -> Result<(String, Value)> {
         let Some(stage) = bundle.stage(number) else {
             continue;
         };
-        let segmenter = bundle.segmenter(number, &compute)?;
+        let loaded = bundle.load_stage(number, &compute)?;
         text += &format!(
             "\nstage {number}: {}, trained on '{}' with {}\n",
-            counted(segmenter.folds(), "network"),
+            counted(loaded.folds(), "network"),
             stage.dataset.shown(),
             stage.engine.shown()
         );
@@ -250,7 +250,7 @@ fn model(path: &Path) -> Result<(String, Value)> {
     let chosen = &bundle.manifest.postprocessing;
     for (name, cleaning) in chosen.iter().flat_map(|chosen| &chosen.structures) {
         let steps: Vec<String> = cleaning.steps.iter().map(Step::to_string).collect();
-        text += &format!("clean-up of {}: {}\n", name.shown(), steps.join(", "));
+        text += &format!("postprocessing of {}: {}\n", name.shown(), steps.join(", "));
     }
     Ok((
         text,
@@ -293,7 +293,7 @@ fn recipe_with(recipe: &Recipe, outputs: usize) -> Result<(String, Value)> {
     ))
 }
 
-/// An engine to look at weights with; no GPU is begun for that.
-fn lightly() -> Result<Compute> {
+/// A CPU engine to inspect weights with.
+fn cpu_engine() -> Result<Compute> {
     Compute::open(DeviceChoice::cpu(), PrecisionChoice::Auto, 1)
 }

@@ -1,4 +1,4 @@
-//! `ctseg inspect` of a model of several parts.
+//! `ctseg inspect` of a multi-part model.
 
 use std::path::Path;
 
@@ -8,12 +8,12 @@ use ctseg_base::Result;
 use ctseg_base::text::printable::Shown;
 use ctseg_base::text::table::table;
 use ctseg_base::text::words::{counted, listed};
-use ctseg_core::model::multi_part::{OTHERS, PartedModel, When};
+use ctseg_core::model::multi_part::{MultiPartModel, OTHERS, When};
 use ctseg_image::labels::postprocess::Step;
 
-/// What the model at `path` is made of, for people and for programs; its parts are verified.
+/// The model at `path` as text and as JSON; its parts are verified.
 pub fn described(path: &Path) -> Result<(String, Value)> {
-    let model = PartedModel::open(path)?;
+    let model = MultiPartModel::open(path)?;
     let opened = model.opened(None)?;
     drop(opened);
     let manifest = &model.manifest;
@@ -25,7 +25,7 @@ pub fn described(path: &Path) -> Result<(String, Value)> {
         manifest.ctseg_version.shown(),
         model.sha256()
     );
-    let given_by = |label: u16| {
+    let parts_with = |label: u16| {
         let parts = manifest.parts.iter();
         let those = parts.filter(|part| part.labels.values().any(|own| *own == label));
         let names: Vec<&str> = those.map(|part| part.folder.as_str()).collect();
@@ -34,7 +34,7 @@ pub fn described(path: &Path) -> Result<(String, Value)> {
     let rows: Vec<Vec<String>> = model
         .structures()
         .iter()
-        .map(|s| vec![s.name.clone(), s.value.to_string(), given_by(s.value)])
+        .map(|s| vec![s.name.clone(), s.value.to_string(), parts_with(s.value)])
         .collect();
     text += &table(&["structure", "label", "part"], &rows);
     if let Some(rough) = &manifest.rough {
@@ -45,14 +45,14 @@ pub fn described(path: &Path) -> Result<(String, Value)> {
         let by = rough.stands_for.get(OTHERS);
         let by = by.map_or("the structures".to_owned(), |names| listed(names));
         text += &format!(
-            "rough model '{}' finds {by} {when}, {} mm around it are segmented\n",
+            "rough model '{}' locates {by} {when}, with a margin of {} mm\n",
             rough.folder.shown(),
             rough.margin_mm
         );
     }
     for (name, steps) in &manifest.postprocessing {
         let steps: Vec<String> = steps.iter().map(Step::to_string).collect();
-        text += &format!("clean-up of {}: {}\n", name.shown(), steps.join(", "));
+        text += &format!("postprocessing of {}: {}\n", name.shown(), steps.join(", "));
     }
     let value = json!({
         "kind": "model of several parts", "path": path, "sha256": model.sha256(), "manifest": manifest,

@@ -1,4 +1,4 @@
-//! `ctseg inspect RUN`: how far a run has come, and what its curves say.
+//! `ctseg inspect RUN`: progress of a run and diagnosis of its curves.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use ctseg_core::run::history;
 use ctseg_core::run::history::EpochLine;
 use ctseg_train::diagnosis::{Diagnosis, diagnose};
 
-/// The run in folder `path`, for people and for programs. Nothing in the folder changes.
+/// The run in folder `path` as text and as JSON. Nothing in the folder is changed.
 pub fn described(path: &Path) -> Result<(String, Value)> {
     let (recipe, settings) = RunFolder::read(path)?;
     let history = history::read(path)?;
@@ -34,7 +34,7 @@ pub fn described(path: &Path) -> Result<(String, Value)> {
         settings.seed,
     );
     if history.is_empty() {
-        text += "  no epoch is over yet\n";
+        text += "  no epoch finished yet\n";
     } else {
         let header = [
             "network",

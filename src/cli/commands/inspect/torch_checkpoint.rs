@@ -1,4 +1,4 @@
-//! What a file of `torch.save` holds: weights layer by layer, and settings.
+//! `ctseg inspect` of a PyTorch checkpoint: its layers and settings.
 
 use std::path::Path;
 
@@ -9,23 +9,23 @@ use ctseg_base::text::printable::Shown;
 use ctseg_base::{Error, Result};
 use ctseg_engine::torch_checkpoint::{Node, TorchFile, Value as Held};
 
-/// Where programs put weights; else the file is the weights.
+/// Keys under which programs store weights; without them the whole file is a state dictionary.
 const WEIGHTS: [&str; 4] = ["network_weights", "state_dict", "model_state_dict", "model"];
 
-/// Of no use to anybody who looks at a model, and long.
+/// Long entries of no interest here.
 const LEFT_OUT: [&str; 3] = ["optimizer_state", "grad_scaler_state", "logging"];
 
-/// Settings longer than this are shortened in the text; as JSON they are whole.
+/// Longer settings are truncated in the text, not in JSON.
 const LONGEST: usize = 160;
 
-/// The same facts for people and for programs. Weights are not read: where they lie says it all.
+/// The checkpoint as text and as JSON. Only names and shapes of the weights are read.
 pub fn described(path: &Path) -> Result<(String, Value)> {
     let file = TorchFile::open(path)?;
     let stored = file.tensors(weights_of(file.root()), |_| true)?;
     if stored.is_empty() {
         return Err(Error::file(
             path,
-            "holds no weights by name; expected a checkpoint of nnU-Net, or a state dictionary",
+            "contains no named weights; expected an nnU-Net checkpoint or a state dictionary",
         ));
     }
     let settings = settings_of(&file)?;
@@ -53,11 +53,11 @@ fn weights_of(root: Node<'_>) -> Node<'_> {
         .unwrap_or(root)
 }
 
-/// Everything that is no weights.
+/// Everything except weights.
 fn settings_of(file: &TorchFile) -> Result<Map<String, Value>> {
     let mut settings = Map::new();
     for (name, value) in file.root().entries() {
-        // A name that is no text, or so long that it cannot be a setting's.
+        // Skip names that are not text, or too long for a setting.
         let Some(name) = name.text().filter(|name| name.len() <= LONGEST) else {
             continue;
         };

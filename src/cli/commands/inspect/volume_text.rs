@@ -1,4 +1,4 @@
-//! What `ctseg inspect` says of every image.
+//! Output of `ctseg inspect` shared by all images.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use ctseg_base::text::printable::Shown;
 use ctseg_image::formats::VolumeHeader;
 use ctseg_image::nifti::NiftiHeader;
 
-/// What a header says, in lines; `channels` follows the shape.
+/// The header as lines; `channels` is appended to the shape.
 pub(super) fn header_text(path: &Path, header: &VolumeHeader, channels: &str) -> String {
     let (grid, spacing) = (header.grid, header.grid.spacing_mm());
     let nifti = header.native::<NiftiHeader>();
@@ -36,7 +36,7 @@ pub(super) fn header_text(path: &Path, header: &VolumeHeader, channels: &str) ->
     text
 }
 
-/// Counts below, between and above edges that follow the tissues of CT.
+/// Counts below, between and above edges chosen for the tissues of CT.
 pub(super) fn histogram(values: impl Iterator<Item = f32>) -> (Vec<f32>, Vec<u64>) {
     let edges = vec![
         -1000.0, -900.0, -700.0, -300.0, -150.0, -50.0, 0.0, 50.0, 100.0, 200.0, 400.0, 1000.0,

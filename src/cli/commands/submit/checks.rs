@@ -1,38 +1,38 @@
-//! What can be known of a job before it is submitted: that what it reads is there, and that it can write.
+//! Checks before a job is submitted: its inputs exist, and its outputs can be written.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::cli::commands::fit::FitArgs;
 use crate::cli::config::Config;
-use ctseg_base::atomic_file::{refuse_file, temporary_file};
+use ctseg_base::atomic_file::{ensure_not_file, temporary_file};
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result, regular_file};
 use ctseg_core::dataset::Dataset;
 use ctseg_core::model::bundle::Bundle;
-use ctseg_core::model::multi_part::PartedModel;
+use ctseg_core::model::multi_part::MultiPartModel;
 use ctseg_core::outputs::inputs::expand_inputs;
 
-/// This program, as jobs find it.
+/// The path of this program.
 pub fn program() -> Result<PathBuf> {
     let path = std::env::current_exe().map_err(Error::io("ctseg", "find this program"))?;
     match path.file_name().is_some_and(|name| name == "ctseg") {
         true => Ok(path),
         false => Err(Error::file(
             &path,
-            "job scripts call this program by the name ctseg; rename it, or copy it under that name",
+            "job scripts call this program as ctseg; rename it, or copy it under that name",
         )),
     }
 }
 
-/// The words of this command line after the program's name.
+/// The arguments of this command line.
 pub fn words() -> Result<Vec<String>> {
     let words = std::env::args_os().skip(1);
     words
         .map(|word| {
             word.into_string().map_err(|word| {
                 Error::usage(format!(
-                    "'{}' is not UTF-8, which job scripts cannot hold; rename it",
+                    "'{}' is not UTF-8 and cannot be written to a job script; rename it",
                     word.to_string_lossy()
                 ))
             })
@@ -40,24 +40,24 @@ pub fn words() -> Result<Vec<String>> {
         .collect()
 }
 
-/// Warnings about places that other machines rarely see.
+/// Warnings about paths that compute nodes rarely share.
 pub fn places(program: &Path, cwd: &Path) -> Vec<String> {
     let is_local = |path: &Path| {
         let local = ["/tmp", "/var/tmp", "/dev/shm", "/run"];
         local.iter().any(|folder| path.starts_with(folder))
     };
-    let warned = [("this program is", program), ("jobs would work in", cwd)];
+    let warned = [("this program is", program), ("the working folder is", cwd)];
     let warned = warned.into_iter().filter(|(_, path)| is_local(path));
     let line = |(what, path): (&str, &Path)| {
         format!(
-            "{what} {}, which the cluster's nodes may not see, or each its own; use a folder that they share",
+            "{what} {}, which compute nodes may not share; use a shared folder",
             path.display()
         )
     };
     warned.map(line).collect()
 }
 
-/// There is at least one volume, and all can be read.
+/// Checks that there is at least one volume and that all are readable.
 pub fn inputs(inputs: &[OsString], output: &Path, data_root: Option<&Path>) -> Result<()> {
     let paths = expand_inputs(inputs, output, data_root)?.files;
     let bad = paths.iter().filter_map(|path| {
@@ -70,7 +70,7 @@ pub fn inputs(inputs: &[OsString], output: &Path, data_root: Option<&Path>) -> R
         Some((path, error)) => Err(Error::file(
             path,
             format!(
-                "cannot be read: {error} ({} of {} cannot); mend or leave them out",
+                "cannot be read: {error} ({} of {} unreadable); repair or remove them",
                 bad.len(),
                 counted(paths.len(), "volume")
             ),
@@ -78,22 +78,22 @@ pub fn inputs(inputs: &[OsString], output: &Path, data_root: Option<&Path>) -> R
     }
 }
 
-/// A model that is whole.
+/// Checks that the model is complete.
 pub fn model(path: &Path) -> Result<()> {
-    match PartedModel::is_at(path) {
+    match MultiPartModel::is_at(path) {
         true => Ok(()),
         false => Bundle::open(path).map(drop),
     }
 }
 
-/// Something can be written into the folder `path`, or beside the file of this name; a dry run writes nothing.
+/// Checks that the folder `path`, or the folder of the volume `path`, is writable; a dry run writes nothing.
 pub fn target(path: &Path, dry_run: bool) -> Result<()> {
     let folder = match ctseg_image::formats::is_volume_name(path) && !path.is_dir() {
         true => ctseg_base::atomic_file::parent_of(path),
         false => path,
     };
     match dry_run {
-        true => refuse_file(folder),
+        true => ensure_not_file(folder),
         false => temporary_file(folder).map(drop),
     }
 }
@@ -102,9 +102,9 @@ pub fn dataset(path: &Path, root: Option<&Path>) -> Result<Dataset> {
     Dataset::open_in(path, root)
 }
 
-/// What a training reads and writes, as flags, environment and settings file name it.
+/// Checks the inputs and outputs of a training, from flags, environment and settings file.
 ///
-/// Returns the dataset, where one is named.
+/// Returns the dataset, if one is given.
 pub fn fit(args: &FitArgs, config: &Config, dry_run: bool) -> Result<Option<Dataset>> {
     let mut opened = None;
     if let Some(data) = args.data.as_ref().or(config.data.as_ref()) {

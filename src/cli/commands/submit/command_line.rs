@@ -1,4 +1,4 @@
-//! The command line of `ctseg submit`: which of its words a job takes over, and whether ctseg understands them.
+//! The command line of `ctseg submit`: which arguments are passed to the job, and whether ctseg accepts them.
 
 use clap::{Args, Command};
 
@@ -7,7 +7,7 @@ use super::plan::JobArgs;
 use super::plan::TaskArgs;
 use ctseg_base::{Error, Result};
 
-/// The words of this command line, and what ctseg understands.
+/// The arguments of this process, and the definition of the command line.
 pub struct CommandLine {
     /// Without the program's name.
     words: Vec<String>,
@@ -15,16 +15,16 @@ pub struct CommandLine {
 }
 
 impl CommandLine {
-    /// That of this process, as `command` understands it.
+    /// The command line of this process.
     ///
     /// # Errors
-    /// A word that is not UTF-8.
+    /// An argument is not UTF-8.
     pub fn of_process(command: Command) -> Result<Self> {
         let words = checks::words()?;
         Ok(Self { words, command })
     }
 
-    /// The words that are for ctseg in the job; `without` are options that reach it otherwise.
+    /// The arguments for ctseg in the job; the options in `without` reach it in another way.
     pub fn arguments(&self, command: &str, without: &[&str]) -> Vec<String> {
         let mut own = options_of::<JobArgs>();
         own.extend(options_of::<TaskArgs>());
@@ -33,11 +33,11 @@ impl CommandLine {
         passed_on(&self.words, &["submit", "slurm", command], &own)
     }
 
-    /// What the job will run is right: told now, and not after hours in a queue.
+    /// Checks the job's arguments now, not after hours in the queue.
     ///
     /// # Errors
-    /// ctseg does not understand it.
-    pub fn understood(&self, command: &str, more: &[&str], arguments: &[String]) -> Result<()> {
+    /// ctseg does not accept them.
+    pub fn check(&self, command: &str, more: &[&str], arguments: &[String]) -> Result<()> {
         let words = ["ctseg", command].into_iter().chain(more.iter().copied());
         let words = words.chain(arguments.iter().map(String::as_str));
         match self.command.clone().try_get_matches_from(words) {
@@ -55,7 +55,7 @@ impl CommandLine {
     }
 }
 
-/// Names of the options that `T` takes, and whether a value follows.
+/// Names of the options of `T`, each with whether it takes a value.
 fn options_of<T: Args>() -> Vec<(String, bool)> {
     let command = T::augment_args(clap::Command::new("ctseg"));
     let arguments = command.get_arguments();
@@ -66,8 +66,8 @@ fn options_of<T: Args>() -> Vec<(String, bool)> {
     named.collect()
 }
 
-/// What of `raw`, the words of a command line, is not for `ctseg submit` itself: neither its `commands`, in this order,
-/// nor the options in `own` (names, and whether a value follows).
+/// The arguments in `raw` that are not for `ctseg submit` itself: neither its `commands`, in this order, nor the options
+/// in `own` (name, whether it takes a value).
 fn passed_on(raw: &[String], commands: &[&str], own: &[(String, bool)]) -> Vec<String> {
     let (mut commands, mut words) = (commands.iter().peekable(), raw.iter());
     let mut rest = Vec::new();
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_for_the_job_is_told_from_what_is_for_sbatch() {
+    fn arguments_of_the_job_and_of_sbatch_are_separated() {
         let own =
             [("time", true), ("dry-run", false)].map(|(name, value)| (name.to_owned(), value));
         for (raw, rest) in [

@@ -1,4 +1,4 @@
-//! The jobs that can be submitted: what of a command line becomes options of sbatch, environment, and arguments.
+//! The jobs that can be submitted: how a command line becomes sbatch options, environment and arguments.
 
 use std::path::PathBuf;
 
@@ -49,19 +49,19 @@ pub struct ChainJob {
     job: JobArgs,
     #[command(flatten)]
     tasks: TaskArgs,
-    /// Recipe of stage 1: a name or a file
+    /// Recipe of stage 1: name or file
     #[arg(long, default_value = "1", value_name = "NAME|FILE")]
     stage1: String,
-    /// Recipe of stage 2
+    /// Recipe of stage 2: name or file
     #[arg(long, default_value = "2", value_name = "NAME|FILE")]
     stage2: String,
-    /// Dataset to train on, and to compare with
+    /// Dataset to train on and to evaluate against
     data: PathBuf,
-    /// Model folder that is made
+    /// Model folder to create
     model: PathBuf,
-    /// Volumes to segment: a file, a folder, a pattern, or @list
+    /// Volumes to segment: a file, a folder, a pattern or @list
     volumes: String,
-    /// Folder for their label maps
+    /// Output folder for label maps
     labels: PathBuf,
 }
 
@@ -88,7 +88,7 @@ impl PredictJob {
         refused(
             predict.shard.is_some(),
             "--shard",
-            "each task takes its own; name their number by --tasks",
+            "each task takes its own share; set their number with --tasks",
         )?;
         let arguments = line.arguments("predict", &["claim"]);
         let sharing = match &predict.claim {
@@ -96,7 +96,7 @@ impl PredictJob {
             None => ["--shard".to_owned(), format!("1/{}", self.tasks.tasks)],
         };
         let sharing: Vec<&str> = sharing.iter().map(String::as_str).collect();
-        line.understood("predict", &sharing, &arguments)?;
+        line.check("predict", &sharing, &arguments)?;
         let mut options = self.job.options(Work::Predict)?;
         with_tasks(&mut options, (1, self.tasks.tasks))?;
         self.job.check(|| {
@@ -129,12 +129,12 @@ impl FitJob {
         refused(
             fit.resume.is_some(),
             "--resume",
-            "a requeued job goes on with its own run by itself",
+            "a requeued job resumes its own run by itself",
         )?;
-        let gpus = self.job.trained_on(fit.alone, settings)?;
+        let gpus = self.job.gpus_per_training(fit.alone, settings)?;
         let runs = fit.runs.clone().or_else(|| settings.config.runs.clone());
         let arguments = line.arguments("fit", &["runs"]);
-        line.understood("fit", &[], &arguments)?;
+        line.check("fit", &[], &arguments)?;
         let options = self.job.options(Work::Fit)?;
         recipe(fit).map_err(|error| Error::usage(error.to_string()))?;
         self.job
@@ -155,25 +155,28 @@ impl FitFoldsJob {
         refused(
             fit.resume.is_some(),
             "--resume",
-            "a requeued job goes on with its own run by itself",
+            "a requeued job resumes its own run by itself",
         )?;
         refused(
             fit.fold.is_some(),
             "--fold",
-            "each task takes its own; 'fit' trains a single one",
+            "each task trains its own fold; use 'fit' for a single one",
         )?;
-        let gpus = self.job.trained_on(fit.alone, settings)?;
+        let gpus = self.job.gpus_per_training(fit.alone, settings)?;
         let runs = fit.runs.clone().or_else(|| settings.config.runs.clone());
         let passed = line.arguments("fit-folds", &["runs", "stage", "model"]);
         let stage = fit.stage.clone().unwrap_or_else(|| "2".to_owned());
-        line.understood("fit", &["--stage", &stage], &passed)?;
+        line.check("fit", &["--stage", &stage], &passed)?;
         let mut recipe = recipe(fit).map_err(|error| Error::usage(error.to_string()))?;
         let model = settings.config.model_or(fit.model.clone());
         self.job.check(|| {
             if let Some(mut dataset) = checks::fit(fit, &settings.config, self.job.dry_run)? {
                 let preprocessed = nnunet_preprocessed();
-                recipe =
-                    dataset.use_given_splits(recipe.clone(), preprocessed.as_deref(), &Silent)?;
+                recipe = dataset.use_predefined_splits(
+                    recipe.clone(),
+                    preprocessed.as_deref(),
+                    &Silent,
+                )?;
             }
             checks::model(&model)
         })?;
@@ -194,7 +197,7 @@ impl FitFoldsJob {
     }
 }
 
-/// What the jobs of a chain are called with.
+/// Arguments of the jobs of a chain.
 struct ChainArguments {
     stages: [Vec<String>; 2],
     predict: Vec<String>,
@@ -205,7 +208,7 @@ impl ChainJob {
     fn arguments(&self, line: &CommandLine) -> Result<ChainArguments> {
         let [data, model, labels] =
             [&self.data, &self.model, &self.labels].map(|path| path.display().to_string());
-        // What is left are flags of every command, such as --device.
+        // The rest are flags of every command, such as --device.
         let mut everywhere = line.arguments("chain", &["stage1", "stage2"]);
         for own in [&data, &model, &self.volumes, &labels] {
             if let Some(at) = everywhere.iter().rposition(|word| word == own) {
@@ -221,8 +224,8 @@ impl ChainJob {
         let stages = [fit(&self.stage1), fit(&self.stage2)];
         stages
             .iter()
-            .try_for_each(|words| line.understood("fit", &[], words))?;
-        line.understood("predict", &[], &predict)?;
+            .try_for_each(|words| line.check("fit", &[], words))?;
+        line.check("predict", &[], &predict)?;
         Ok(ChainArguments {
             stages,
             predict,
@@ -241,7 +244,7 @@ impl ChainJob {
         let time = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S");
         let name = self.model.file_name().unwrap_or_default().to_string_lossy();
         let group = ("CTSEG_MLFLOW_GROUP", Some(format!("chain {name} {time}")));
-        let gpus = self.job.trained_on(false, settings)?;
+        let gpus = self.job.gpus_per_training(false, settings)?;
         let shares = self.tasks.shares(&None);
         let step = |work, name: Option<&str>, arguments: Vec<String>, after| {
             let mut options = self.job.options(work)?;
@@ -277,7 +280,7 @@ impl ChainJob {
                     vec![("afterok", 0)],
                 )?,
                 step(Work::Predict, None, arguments.predict, vec![("afterok", 1)])?,
-                // Some volumes may have failed; where stage 2 has, label maps are an earlier model's.
+                // Evaluate even if some volumes failed, but not if stage 2 did: label maps would be an earlier model's.
                 step(
                     Work::Evaluate,
                     None,

@@ -20,11 +20,11 @@ pub struct SubmitArgs {
 
 #[derive(Subcommand)]
 enum Scheduler {
-    /// Slurm, with the job scripts of scripts/slurm: they save and requeue themselves before their time is up
+    /// Submit to Slurm, with the job scripts of scripts/slurm: they save and requeue before their time limit
     Slurm(slurm::SlurmArgs),
 }
 
-/// `command` is the whole command line of ctseg, which must understand what jobs run.
+/// `command` is the command line definition of ctseg, which must accept the arguments of the jobs.
 pub fn run(args: SubmitArgs, settings: &Settings, command: Command) -> anyhow::Result<Outcome> {
     match args.scheduler {
         Scheduler::Slurm(args) => slurm::run(args, settings, command),

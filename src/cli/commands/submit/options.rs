@@ -1,4 +1,4 @@
-//! What jobs ask of the cluster, as options of sbatch.
+//! Resources of jobs as sbatch options.
 
 use super::plan::JobArgs;
 use crate::cli::env::GPUS;
@@ -8,14 +8,14 @@ use crate::slurm::span::written;
 use ctseg_base::{Error, Result};
 use ctseg_engine::device::DeviceChoice;
 
-/// Names and values; those that take none have an empty one.
+/// Names and values; the value is empty for options that take none.
 type Options = Vec<(String, String)>;
 
 impl JobArgs {
-    /// Options for a job that does `work`; evaluations are short, and get those of every job alone.
+    /// Options of a job that does `work`. Evaluations are short and get no time, memory, CPU or GPU options.
     ///
     /// # Errors
-    /// Some that a job script cannot hold.
+    /// An option cannot be written to a job script.
     pub fn options(&self, work: Work) -> Result<Options> {
         let gpus = match self.gpus.as_deref() {
             None | Some("0") => None,
@@ -43,68 +43,68 @@ impl JobArgs {
             let option = option.map(|rest| rest.split_once('=').unwrap_or((rest, "")));
             let (name, value) = option.filter(|(name, _)| is_name(name)).ok_or_else(|| {
                 Error::usage(format!(
-                    "--sbatch-arg {text:?} is no long option; expected something like --sbatch-arg=--constraint=avx512"
+                    "--sbatch-arg {text:?} is not a long option; expected something like --sbatch-arg=--constraint=avx512"
                 ))
             })?;
             options.retain(|(own, _)| own != name);
             options.push((name.to_owned(), value.to_owned()));
         }
-        let cannot_stand = ['\n', '\r', '"', '\'', '\\', '#'];
-        if let Some((name, _)) = options.iter().find(|(_, v)| v.contains(cannot_stand)) {
+        let forbidden = ['\n', '\r', '"', '\'', '\\', '#'];
+        if let Some((name, _)) = options.iter().find(|(_, v)| v.contains(forbidden)) {
             return Err(Error::usage(format!(
-                "--{name}: quotes, backslashes, # and line ends cannot stand in a job script's options"
+                "--{name}: job script options cannot contain quotes, backslashes, # or line breaks"
             )));
         }
         let is_single = matches!(work, Work::Fit | Work::Evaluate);
         if is_single && options.iter().any(|(name, _)| name == "array") {
             return Err(Error::usage(
-                "--sbatch-arg=--array: a training is one job; predict shares volumes among tasks (--tasks), fit-folds folds",
+                "--sbatch-arg=--array: a training is one job; arrays are for predict (--tasks) and fit-folds",
             ));
         }
         Ok(options)
     }
 
-    /// The GPUs that a training takes, each by a process of its own, as the value of [`GPUS`]: a variable reaches jobs
-    /// that go on with their run, too. None where one process does, or where it shall train `alone`.
-    pub fn trained_on(&self, alone: bool, settings: &Settings) -> Result<Option<String>> {
-        let asked = self.gpus.as_deref().unwrap_or_default();
-        let count = asked.rsplit(':').next().unwrap_or_default();
+    /// The number of GPUs of a training, one process each, as the value of [`GPUS`]: requeued jobs see the variable too.
+    /// `None` for a single process.
+    pub fn gpus_per_training(&self, alone: bool, settings: &Settings) -> Result<Option<String>> {
+        let requested = self.gpus.as_deref().unwrap_or_default();
+        let count = requested.rsplit(':').next().unwrap_or_default();
         let count = count.parse::<usize>().unwrap_or(1);
-        // One that this command's own environment holds reaches the job, too.
+        // Jobs inherit the environment of this command.
         if alone || (count < 2 && std::env::var_os(GPUS).is_none()) {
             return Ok(None);
         }
         if self.gpus.is_none() || count == 0 {
             return Err(Error::usage(format!(
-                "{GPUS} is set, and jobs take it over: name as many by --gpus, which reserves them, or unset it"
+                "{GPUS} is set and jobs inherit it: reserve as many with --gpus, or unset it"
             )));
         }
         match settings.device {
             DeviceChoice::Auto | DeviceChoice::LibTorchCuda(_) => Ok(Some(count.to_string())),
             device => Err(Error::usage(format!(
-                "--gpus {asked}: the device is {device}; several GPUs train together with --device libtorch:cuda"
+                "--gpus {requested}: the device is {device}; train on several GPUs with --device libtorch:cuda"
             ))),
         }
     }
 }
 
-/// Whether sbatch may have a long option of this name.
+/// Whether this can be the name of a long option.
 fn is_name(name: &str) -> bool {
     let is_part = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     !name.is_empty() && name.bytes().all(is_part)
 }
 
-/// Adds an option where none of its name is there.
+/// Adds an option unless it is already set.
 pub fn by_default(options: &mut Options, name: &str, value: String) {
     if options.iter().all(|(own, _)| own != name) {
         options.push((name.to_owned(), value));
     }
 }
 
-/// Adds an array of all tasks from `first` to `last`, where `--sbatch-arg` names none.
+/// Adds an array of the tasks `first` to `last`, unless `--sbatch-arg` sets one.
 ///
 /// # Errors
-/// It names others than these.
+/// That array has other tasks.
 pub fn with_tasks(options: &mut Options, (first, last): (u32, u32)) -> Result<()> {
     by_default(options, "array", format!("{first}-{last}"));
     let named = options.iter().find(|(name, _)| name == "array");
@@ -112,13 +112,13 @@ pub fn with_tasks(options: &mut Options, (first, last): (u32, u32)) -> Result<()
     match range_of(named) {
         Some((least, most)) if first <= least && most <= last => Ok(()),
         _ => Err(Error::usage(format!(
-            "--sbatch-arg=--array={named}: expected some of the tasks {first} to {last}; of predictions --tasks says how \
-             many there are in all, of folds the recipe"
+            "--sbatch-arg=--array={named}: expected tasks between {first} and {last}; their number is set by \
+             --tasks (predict) or the recipe's folds (fit-folds)"
         ))),
     }
 }
 
-/// Least and greatest number of tasks such as `1-8`, `3,7` or `0-15:5%2`.
+/// Smallest and largest task ID of arrays such as `1-8`, `3,7` or `0-15:5%2`.
 fn range_of(array: &str) -> Option<(u32, u32)> {
     let tasks = array.split('%').next()?;
     let spans = tasks.split(',').map(|part| {

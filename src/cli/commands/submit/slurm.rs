@@ -1,4 +1,4 @@
-//! `ctseg submit slurm`: renders job scripts, checks all that can be known before hours in a queue, and submits them.
+//! `ctseg submit slurm`: renders job scripts, checks what can be checked before queueing, and submits them.
 
 use std::path::{Path, PathBuf};
 
@@ -27,13 +27,13 @@ pub struct SlurmArgs {
 
 #[derive(Subcommand)]
 enum What {
-    /// Segment volumes, shared among the tasks of an array
+    /// Segment volumes in a job array
     Predict(Box<PredictJob>),
-    /// Train one stage, over as many jobs' times as it takes
+    /// Train one stage, requeued until finished
     Fit(Box<FitJob>),
-    /// Train the folds of a stage side by side, each into a model of its own: MODEL-fold0, MODEL-fold1, …
+    /// Train the folds of a stage in parallel, each into its own model: MODEL-fold0, MODEL-fold1, …
     FitFolds(Box<FitFoldsJob>),
-    /// Stage 1, stage 2, prediction and evaluation, as jobs that wait for each other
+    /// Train stages 1 and 2, predict and evaluate, as dependent jobs
     Chain(Box<ChainJob>),
 }
 
@@ -52,7 +52,7 @@ pub fn run(args: SlurmArgs, settings: &Settings, command: Command) -> anyhow::Re
         .map(|step| step.job.script(&program))
         .collect();
     if plan.dry_run {
-        printed(&plan.steps, &scripts, settings.json);
+        print_scripts(&plan.steps, &scripts, settings.json);
         return Ok(Outcome::AllDone);
     }
     let cwd = std::env::current_dir().map_err(Error::io(".", "find"))?;
@@ -60,14 +60,14 @@ pub fn run(args: SlurmArgs, settings: &Settings, command: Command) -> anyhow::Re
     let observer = terminal::for_stderr();
     warnings.iter().for_each(|line| observer.warn(line));
     let jobs: Vec<Job> = plan.steps.iter().map(|step| step.job.clone()).collect();
-    accepted(&jobs, &scripts)?;
-    let ids = all_submitted(&plan.steps, &scripts)?;
-    told(&plan.steps, &ids, &cwd, &warnings, settings.json);
+    check_jobs(&jobs, &scripts)?;
+    let ids = submit_all(&plan.steps, &scripts)?;
+    print_submitted(&plan.steps, &ids, &cwd, &warnings, settings.json);
     Ok(Outcome::AllDone)
 }
 
-/// Tells what is in the way of the jobs, all at once, and lets sbatch say the rest.
-fn accepted(jobs: &[Job], scripts: &[String]) -> Result<()> {
+/// Reports all known problems of the jobs at once, then has sbatch validate the scripts.
+fn check_jobs(jobs: &[Job], scripts: &[String]) -> Result<()> {
     let problems = cluster::problems(jobs).map_err(|error| {
         Error::invalid(format!(
             "{error}; --dry-run prints the job scripts without Slurm"
@@ -77,14 +77,14 @@ fn accepted(jobs: &[Job], scripts: &[String]) -> Result<()> {
         [] => scripts.iter().try_for_each(|script| tried(script)),
         [one] => Err(Error::usage(format!("nothing was submitted: {one}"))),
         several => Err(Error::usage(format!(
-            "nothing was submitted, for {} reasons: {}",
+            "nothing was submitted, {} problems: {}",
             several.len(),
             several.join("; ")
         ))),
     }
 }
 
-fn all_submitted(steps: &[Step], scripts: &[String]) -> Result<Vec<String>> {
+fn submit_all(steps: &[Step], scripts: &[String]) -> Result<Vec<String>> {
     let mut ids: Vec<String> = Vec::new();
     for (step, script) in steps.iter().zip(scripts) {
         match submitted(script, &step.dependency(&ids)) {
@@ -93,7 +93,7 @@ fn all_submitted(steps: &[Step], scripts: &[String]) -> Result<Vec<String>> {
             Err(error) => {
                 let ids = ids.join(" ");
                 return Err(Error::invalid(format!(
-                    "{}: {error}; in the queue already are {ids}: 'scancel {ids}' takes them out",
+                    "{}: {error}; already in the queue: {ids} (cancel with 'scancel {ids}')",
                     step.job.name()
                 )));
             }
@@ -102,7 +102,7 @@ fn all_submitted(steps: &[Step], scripts: &[String]) -> Result<Vec<String>> {
     Ok(ids)
 }
 
-fn printed(steps: &[Step], scripts: &[String], as_json: bool) {
+fn print_scripts(steps: &[Step], scripts: &[String], as_json: bool) {
     let names = steps.iter().map(|step| step.job.name().to_owned());
     let names: Vec<String> = names.collect();
     if as_json {
@@ -119,7 +119,7 @@ fn printed(steps: &[Step], scripts: &[String], as_json: bool) {
     for (index, (step, script)) in steps.iter().zip(scripts).enumerate() {
         if index > 0 {
             print_out(&format!(
-                "\n# ==== script {} of {}, '{}': --dependency={}, with numbers for names ====\n\n",
+                "\n# ==== script {} of {}, '{}': --dependency={}, with job IDs for names ====\n\n",
                 index + 1,
                 steps.len(),
                 step.job.name().shown(),
@@ -130,7 +130,7 @@ fn printed(steps: &[Step], scripts: &[String], as_json: bool) {
     }
 }
 
-fn told(steps: &[Step], ids: &[String], cwd: &Path, warnings: &[String], as_json: bool) {
+fn print_submitted(steps: &[Step], ids: &[String], cwd: &Path, warnings: &[String], as_json: bool) {
     let logs = steps
         .iter()
         .zip(ids)

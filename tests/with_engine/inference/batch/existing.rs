@@ -40,12 +40,12 @@ fn with_claims_and_without_them_the_files_decide() {
         assert_eq!(count(&summary, "kept"), 2, "{summary}");
         let note = summary["notes"][0].to_string();
         assert!(
-            note.contains("case_00.nii.gz was changed by hand"),
+            note.contains("case_00.nii.gz was changed since ctseg wrote it"),
             "{note}"
         );
         let failed = summary["failed"].to_string();
         assert!(
-            failed.contains("case_02.nii.gz: not made by ctseg"),
+            failed.contains("case_02.nii.gz: was not made by ctseg"),
             "{failed}"
         );
         assert!(std::fs::read(at("out/case_00.nii.gz")).unwrap() == corrected);

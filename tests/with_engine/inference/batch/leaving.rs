@@ -1,28 +1,28 @@
-//! Leaving at once, in the middle of a case.
+//! Immediate exit in the middle of a case.
 
 use super::*;
 
-/// Asks to leave when the first case has begun, and holds it up until that has happened.
-struct HoldsUp<'a> {
-    asked: &'a AtomicBool,
-    left: &'static AtomicBool,
+/// Requests an exit when the first case has started, and blocks the case until the exit has happened.
+struct Blocks<'a> {
+    requested: &'a AtomicBool,
+    exited: &'static AtomicBool,
 }
 
-struct HeldUp(&'static AtomicBool);
+struct Blocked(&'static AtomicBool);
 
-impl Observer for HoldsUp<'_> {
-    fn say(&self, _: &str) {}
+impl Observer for Blocks<'_> {
+    fn info(&self, _: &str) {}
     fn warn(&self, _: &str) {}
     fn task(&self, name: &str, _: u64, _: &'static str) -> Box<dyn Task> {
         if !name.starts_with("case") {
             return Box::new(Silent);
         }
-        self.asked.store(true, Ordering::SeqCst);
-        Box::new(HeldUp(self.left))
+        self.requested.store(true, Ordering::SeqCst);
+        Box::new(Blocked(self.exited))
     }
 }
 
-impl Task for HeldUp {
+impl Task for Blocked {
     fn advance(&self, _: u64) {
         while !self.0.load(Ordering::SeqCst) {
             std::thread::sleep(std::time::Duration::from_millis(5));
@@ -32,7 +32,11 @@ impl Task for HeldUp {
 }
 
 /// All volumes of `folder/images`.
-fn job<'a>(folder: &Path, stop: &'a AtomicBool, leaving: Option<Leaving<'a>>) -> PredictJob<'a> {
+fn job<'a>(
+    folder: &Path,
+    stop: &'a AtomicBool,
+    immediate_exit: Option<ImmediateExit<'a>>,
+) -> PredictJob<'a> {
     let out = folder.join("out");
     let images = folder.join("images").into_os_string();
     let inputs = expand_inputs(&[images], &out, None).unwrap();
@@ -55,37 +59,37 @@ fn job<'a>(folder: &Path, stop: &'a AtomicBool, leaving: Option<Leaving<'a>>) ->
         claiming: None,
         on_attention: None,
         stop,
-        leaving,
+        immediate_exit,
     }
 }
 
 #[test]
-fn leaving_waits_for_no_case_and_drops_the_one_in_hand() {
-    static LEFT: AtomicBool = AtomicBool::new(false);
+fn immediate_exit_waits_for_no_case_and_drops_the_current_one() {
+    static EXITED: AtomicBool = AtomicBool::new(false);
     let folder = tempfile::tempdir().unwrap();
     batch(folder.path(), 3);
     let out = folder.path().join("out");
-    let (stop, asked) = (AtomicBool::new(false), AtomicBool::new(false));
+    let (stop, requested) = (AtomicBool::new(false), AtomicBool::new(false));
     let seen = Mutex::new(Value::Null);
-    let leave = || {
+    let exit = || {
         // What would be on disk if the process ended here.
-        if !LEFT.load(Ordering::SeqCst) {
+        if !EXITED.load(Ordering::SeqCst) {
             *seen.lock().unwrap() = json(&out.join("predictions.json"));
         }
         stop.store(true, Ordering::SeqCst);
-        LEFT.store(true, Ordering::SeqCst);
+        EXITED.store(true, Ordering::SeqCst);
     };
-    let leaving = Leaving {
-        asked: &asked,
-        leave: &leave,
+    let immediate_exit = ImmediateExit {
+        requested: &requested,
+        exit: &exit,
     };
-    let job = job(folder.path(), &stop, Some(leaving));
-    let observer = HoldsUp {
-        asked: &asked,
-        left: &LEFT,
+    let job = job(folder.path(), &stop, Some(immediate_exit));
+    let observer = Blocks {
+        requested: &requested,
+        exited: &EXITED,
     };
     let summary = predict(&job, &observer).unwrap();
-    assert!(LEFT.load(Ordering::SeqCst));
+    assert!(EXITED.load(Ordering::SeqCst));
     let seen = seen.into_inner().unwrap();
     assert_eq!(seen["interrupted"], true, "{seen}");
     assert_eq!(seen["counts"]["pending"], 3, "{seen}");
@@ -97,11 +101,11 @@ fn leaving_waits_for_no_case_and_drops_the_one_in_hand() {
     assert_eq!(left_behind.collect::<Vec<_>>(), ["predictions.json"]);
 }
 
-/// Takes the thread that hears it down with it.
+/// Panics in the thread that reports cases.
 struct Panics;
 
 impl Observer for Panics {
-    fn say(&self, _: &str) {}
+    fn info(&self, _: &str) {}
     fn warn(&self, _: &str) {}
     fn task(&self, _: &str, _: u64, _: &'static str) -> Box<dyn Task> {
         Box::new(Silent)
@@ -112,7 +116,7 @@ impl Observer for Panics {
 }
 
 #[test]
-fn a_batch_whose_thread_died_ends_by_itself() {
+fn a_batch_ends_by_itself_after_a_panic() {
     let folder = tempfile::tempdir().unwrap();
     batch(folder.path(), 12);
     let stop = AtomicBool::new(false);

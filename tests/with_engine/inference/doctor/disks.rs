@@ -46,14 +46,14 @@ fn a_full_disk_is_a_fault_that_names_its_file_system() {
         says(
             &text,
             &[
-                "disk/runs (to be made in ",
+                "disk/runs (to be created in ",
                 " on tmpfs none at ",
-                ": full, nothing more",
+                ": disk full",
             ],
         );
         says(
             &text,
-            &["make room, or name another folder by --runs or CTSEG_RUNS"],
+            &["free some space, or use another folder (--runs or CTSEG_RUNS)"],
         );
         said.wrong_only(&["disk, runs"]);
     }
@@ -82,7 +82,7 @@ fn a_disk_without_inodes_is_told_from_a_full_one() {
         let text = said.only("disk, runs", "fault");
         says(
             &text,
-            &["no inode is left", "2.1 GB free", "remove many small files"],
+            &["no inodes left", "2.1 GB free", "remove many small files"],
         );
     }
 }
@@ -98,8 +98,8 @@ fn a_disk_for_reading_will_do_for_models_and_not_for_runs() {
             &text,
             &[
                 "tmpfs none at ",
-                ", read-only: the file system is read-only",
-                "mount it for writing",
+                ", read-only: read-only file system",
+                "mount it read-write",
             ],
         );
         says(&said.only("disk, model", "note"), &["read-only"]);
@@ -114,7 +114,7 @@ fn a_file_in_the_place_of_a_folder_is_a_fault() {
     let said = Said::by(&mut doctor(folder.path(), &["--quick", "--device", "flex"]));
     says(
         &said.only("disk, runs", "fault"),
-        &["it is no folder", "--runs"],
+        &["not a folder", "--runs"],
     );
 }
 
@@ -125,7 +125,7 @@ fn what_the_doctor_writes_it_removes() {
     let mut command = doctor(folder.path(), &["--quick", "--device", "flex"]);
     let said = Said::by(command.env("TMPDIR", temporary.path()));
     for (place, shown) in [
-        ("runs", "runs (to be made in "),
+        ("runs", "runs (to be created in "),
         ("model", "."),
         ("working folder", "."),
         ("temporary", temporary.path().to_str().unwrap()),

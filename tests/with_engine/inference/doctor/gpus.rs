@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use ctseg::doctor::gpu::{Facts, Seen, judged};
+use ctseg::doctor::gpu::{Facts, Seen, finding};
 use ctseg::doctor::libtorch::LibTorch;
 use ctseg::doctor::{Finding, State};
 use ctseg_base::limits::host::Host;
@@ -53,8 +53,8 @@ fn machine(driver: Option<&str>) -> Machine {
 }
 
 fn told(machine: &Machine, variables: &[(&str, &str)], seen: Option<Seen>, asked: bool) -> Finding {
-    let host = Host::below(machine.root.path()).with_variables(variables);
-    judged(&Facts::of(&host), seen.as_ref(), asked)
+    let host = Host::with_root(machine.root.path()).with_variables(variables);
+    finding(&Facts::of(&host), seen.as_ref(), asked)
 }
 
 /// A warning as it stands, a fault where a GPU is asked for; finding and advice in one text.
@@ -143,7 +143,7 @@ fn containers_without_their_gpu_are_told_how_to_get_it() {
     for node in ["nvidia0", "nvidiactl", "nvidia-uvm"] {
         fs::remove_file(bare.path(&format!("/dev/{node}"))).unwrap();
     }
-    let none = "no /dev/nvidia0 within reach";
+    let none = "no accessible /dev/nvidia0";
     says(
         &wrong(&bare, &[], seen(0)),
         &[none, "nvidia-modprobe", "--gpus all"],
@@ -174,7 +174,7 @@ fn hidden_gpus_missing_libraries_and_builds_for_cpus_are_told_apart() {
     cpu.libtorch.cuda = None;
     says(
         &wrong(&machine, &[], Some(cpu)),
-        &["built for CPUs alone", "setup-libtorch.sh"],
+        &["built for CPUs only", "setup-libtorch.sh"],
     );
     let mut broken = seen(0).unwrap();
     broken.problem = Some("libcudnn.so.9: cannot open shared object file".to_owned());
@@ -189,7 +189,7 @@ fn hidden_gpus_missing_libraries_and_builds_for_cpus_are_told_apart() {
     fs::remove_file(machine.path("/usr/lib/x86_64-linux-gnu/libcuda.so.1")).unwrap();
     says(
         &wrong(&machine, &[], seen(0)),
-        &["libcuda.so.1 is not found", "LD_LIBRARY_PATH"],
+        &["libcuda.so.1 was not found", "LD_LIBRARY_PATH"],
     );
     machine.write("/opt/nvidia/libcuda.so.1", "");
     let named = [("LD_LIBRARY_PATH", "relative:/opt/nvidia")];
@@ -248,14 +248,14 @@ fn the_engines_of_this_build_compute() {
     let said = Said::by(&mut doctor(folder.path(), &[]));
     says(
         &said.only("engine flex", "ok"),
-        &["f32, convolutions as by hand in"],
+        &["f32, self-test passed in"],
     );
     says(&said.only("engines", "ok"), &["flex"]);
     if cfg!(feature = "libtorch") {
         says(&said.only("engines", "ok"), &["libtorch 2.11.0", "/lib"]);
         says(
             &said.only("engine libtorch", "ok"),
-            &["convolutions as by hand in"],
+            &["self-test passed in"],
         );
     }
     let refused = Said::by(&mut doctor(
@@ -264,6 +264,6 @@ fn the_engines_of_this_build_compute() {
     ));
     says(
         &refused.only("engine flex", "fault"),
-        &["--precision bf16", "say auto"],
+        &["--precision bf16", "use auto"],
     );
 }

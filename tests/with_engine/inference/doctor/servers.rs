@@ -40,7 +40,7 @@ fn a_server_that_is_away_is_a_fault_with_what_to_do() {
     let text = said.only("MLflow", "fault");
     says(
         &text,
-        &[&closed, "refused", "nothing listens there", "ctseg sync"],
+        &[&closed, "refused", "check the port", "ctseg sync"],
     );
     said.wrong_only(&["MLflow"]);
     let text =
@@ -49,7 +49,7 @@ fn a_server_that_is_away_is_a_fault_with_what_to_do() {
         &text,
         &[
             "no-such-host.invalid",
-            "name is not known here",
+            "host name cannot be resolved",
             "/etc/resolv.conf",
         ],
     );
@@ -73,7 +73,7 @@ fn a_server_that_never_answers_is_given_up_on() {
     let text = with_server(folder.path(), &uri).only("MLflow", "fault");
     says(
         &text,
-        &["no answer in time", "a firewall or a server that hangs"],
+        &["timed out", "a firewall or a hanging server"],
     );
     assert!(
         begun.elapsed() < Duration::from_secs(60),
@@ -100,11 +100,11 @@ fn servers_that_refuse_and_pages_of_others_are_told_apart() {
         ),
         (
             "HTTP/1.1 200 OK\r\ncontent-length: 15\r\nconnection: close\r\n\r\n<!DOCTYPE html>",
-            ["is no MLflow server", "the tracking server's own"],
+            ["is not an MLflow server", "that of the tracking server"],
         ),
         (
             "HTTP/1.1 302 Found\r\nlocation: https://login.example.org/\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
-            ["https://login.example.org/", "the tracking server's own"],
+            ["https://login.example.org/", "that of the tracking server"],
         ),
     ] {
         let text = with_server(folder.path(), &answering(response)).only("MLflow", "fault");
@@ -125,7 +125,7 @@ fn a_proxy_in_between_is_named_without_its_login() {
         &text,
         &[
             "HTTP_PROXY=http://127.0.0.1:",
-            "name it in NO_PROXY: tracking.example.org",
+            "add it to NO_PROXY: tracking.example.org",
         ],
     );
     assert!(!text.contains("s3cret"), "{text}");
@@ -177,7 +177,7 @@ fn a_clock_that_is_wrong_is_a_warning() {
         says(&said.only("clock", state), &[words]);
         says(
             &said.only("MLflow", "note"),
-            &["3.6.0", "experiment 'ctseg' is not there yet"],
+            &["3.6.0", "experiment 'ctseg' does not exist yet"],
         );
         said.wrong_only(&[]);
         let requests = runtime.block_on(server.received_requests()).unwrap();
@@ -199,7 +199,7 @@ fn a_real_server_is_asked_and_left_as_it_was() {
     let said = with_server(folder.path(), &server.uri());
     says(
         &said.only("MLflow", "note"),
-        &[&server.uri(), ": 3.", "experiment 'ctseg' is not there yet"],
+        &[&server.uri(), ": 3.", "experiment 'ctseg' does not exist yet"],
     );
     said.only("clock", "ok");
     let mut command = doctor(
@@ -209,7 +209,7 @@ fn a_real_server_is_asked_and_left_as_it_was() {
     let known = Said::by(command.env("MLFLOW_TRACKING_URI", server.uri()));
     says(
         &known.only("MLflow", "ok"),
-        &["experiment 'Default' has number 0"],
+        &["experiment 'Default' has ID 0"],
     );
     assert_eq!(server.content(), before);
 }
@@ -232,12 +232,12 @@ fn what_waits_to_be_sent_is_told_and_quick_checks_ask_nobody() {
     std::fs::write(&delivered, standing.to_string()).unwrap();
     let said = with_server(folder.path(), &closed);
     let text = said.only("MLflow, to send", "note");
-    says(&text, &["runs/b has more to tell", "ctseg sync runs"]);
+    says(&text, &["runs/b has data to upload", "ctseg sync runs"]);
     std::fs::remove_file(&delivered).unwrap();
     let said = with_server(folder.path(), &closed);
     says(
         &said.only("MLflow, to send", "note"),
-        &["2 runs have more to tell"],
+        &["2 runs have data to upload"],
     );
     let mut command = doctor(folder.path(), &["--device", "flex", "--quick"]);
     let quick = Said::by(command.env("MLFLOW_TRACKING_URI", &closed));

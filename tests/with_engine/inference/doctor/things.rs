@@ -25,10 +25,10 @@ fn a_settings_file_that_is_wrong_stops_no_other_check() {
         &["'gpu' is not a device"],
     );
     let said = of("runs = \"elsewhere\"\n");
-    says(&said.only("settings", "ok"), &["ctseg.toml is read"]);
+    says(&said.only("settings", "ok"), &["ctseg.toml"]);
     says(
         &said.all("disk, runs")[0]["found"].to_string(),
-        &["elsewhere (to be made in "],
+        &["elsewhere (to be created in "],
     );
     let mut command = doctor(folder.path(), &["--quick"]);
     let missing = Said::by(command.env("CTSEG_CONFIG", "no-such.toml"));
@@ -50,7 +50,7 @@ fn variables_that_nobody_reads_are_told() {
     assert_eq!(found[0]["found"], "CTSEG_RUNS");
     says(
         &found[1].to_string(),
-        &["warning", "CTSEG_DEVCIE is set", "is CTSEG_DEVICE meant?"],
+        &["warning", "CTSEG_DEVCIE is set", "did you mean CTSEG_DEVICE?"],
     );
     assert_eq!((found.len(), said.code), (2, 0));
 }
@@ -72,7 +72,7 @@ fn models_are_opened_and_compared_with_the_memory() {
     let said = look(&[]);
     says(
         &said.only("model", "ok"),
-        &["model: whole, 2 structures, SHA-256 "],
+        &["model: complete, 2 structures, SHA-256 "],
     );
     let needed = said.all("model")[0]["facts"]["needed_bytes"]
         .as_u64()
@@ -85,7 +85,7 @@ fn models_are_opened_and_compared_with_the_memory() {
     says(
         &told.only("memory", "warning"),
         &[
-            "the model takes about",
+            "the model needs about",
             "512 × 512 × 400 voxels",
             "--max-ram",
         ],
@@ -116,7 +116,7 @@ fn datasets_that_are_named_must_be_there() {
         let said = look("no-such-folder", quick);
         says(
             &said.only("dataset", "fault"),
-            &["no-such-folder is not there", "CTSEG_DATA"],
+            &["no-such-folder does not exist", "CTSEG_DATA"],
         );
         said.wrong_only(&["dataset"]);
     }
@@ -141,7 +141,7 @@ fn people_see_columns_with_what_to_do_below() {
         .iter()
         .position(|line| line.starts_with("fault "))
         .unwrap();
-    says(lines[at], &["dataset", "nowhere is not there"]);
+    says(lines[at], &["dataset", "nowhere does not exist"]);
     assert_eq!(lines[at + 1].find('→'), lines[at].find("nowhere"));
     assert!(lines.last().unwrap().starts_with("1 fault"), "{text}");
 }

@@ -39,7 +39,7 @@ fn what_cannot_be_meant_is_said_in_one_line() {
     phantoms(&here.join("data"), 2, 0);
     let calibrate = ["calibrate", "--model", "model", "--data", "data"];
     let said = stderr(&run(here, &calibrate, 1));
-    assert!(said.contains("model of several parts"), "{said}");
+    assert!(said.contains("is a multi-part model"), "{said}");
     // A part of its own is a model as any other.
     assert_eq!(counts(here, &["--model", "model/rest"]), (1, 0));
 }
@@ -65,7 +65,7 @@ fn changed_manifests_and_parts_are_refused_by_name() {
     // Another model in a part's place, whole as it is.
     fs::rename(here.join("model/rest"), here.join("kept")).unwrap();
     publish_levels(&here.join("model/rest"), &ORGANS, 4.0);
-    refused(&["model/rest", "another model"]);
+    refused(&["model/rest", "is not the model in parts.toml"]);
     fs::remove_dir_all(here.join("model/rest")).unwrap();
     fs::rename(here.join("kept"), here.join("model/rest")).unwrap();
     let manifest = here.join("model/parts.toml");
@@ -80,7 +80,7 @@ fn changed_manifests_and_parts_are_refused_by_name() {
     predict(here, &[], 0);
 }
 
-type Change = fn(&mut PartedManifest);
+type Change = fn(&mut MultiPartManifest);
 
 /// Changes of a manifest, and what is said of each.
 const MISFITS: [(Change, &str); 9] = [
@@ -94,7 +94,7 @@ const MISFITS: [(Change, &str); 9] = [
         |m| {
             m.parts[0].labels.remove("1");
         },
-        "no part gives structure 'liver'",
+        "no part segments structure 'liver'",
     ),
     (
         |m| {
@@ -135,7 +135,8 @@ const MISFITS: [(Change, &str); 9] = [
 fn models_that_do_not_fit_together_are_not_put_together() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
-    let publish = |change: &dyn Fn(&mut PartedManifest)| publish_with(here, (&ROUGH, 4.0), change);
+    let publish =
+        |change: &dyn Fn(&mut MultiPartManifest)| publish_with(here, (&ROUGH, 4.0), change);
     for (change, expected) in MISFITS {
         let said = publish(&change).unwrap_err().to_string();
         assert!(said.contains(expected), "{expected}: {said}");
@@ -152,7 +153,7 @@ fn models_that_do_not_fit_together_are_not_put_together() {
     fs::remove_file(here.join("model/thesis.txt")).unwrap();
     publish(&|_| {}).unwrap();
     publish(&|manifest| manifest.name = "again".to_owned()).unwrap();
-    let model = PartedModel::open(&here.join("model")).unwrap();
+    let model = MultiPartModel::open(&here.join("model")).unwrap();
     assert_eq!(model.manifest.name, "again");
     assert_eq!(here.read_dir().unwrap().count(), 1);
 }

@@ -71,12 +71,12 @@ fn nothing_found_roughly_is_the_whole_volume_and_never_silent() {
     save(&here.join("scans/case.nii.gz"), &volume);
     let said = predict(here, &["--structures", "bone"], 0);
     assert!(
-        said.contains("found nothing of bone; the whole volume"),
+        said.contains("did not find bone; the whole volume"),
         "{said}"
     );
     let said = predict(here, &["--structures", "liver"], 0);
     assert!(
-        said.contains("found nothing of liver; the whole volume"),
+        said.contains("did not find liver; the whole volume"),
         "{said}"
     );
     assert_eq!(
@@ -86,11 +86,11 @@ fn nothing_found_roughly_is_the_whole_volume_and_never_silent() {
     assert_eq!(sidecar(here, "case")["cascade"]["roi_share"], 1.0);
     let said = predict(here, &["--structures", "bone,heart"], 0);
     assert!(
-        said.contains("found nothing of bone; looked for where"),
+        said.contains("did not find bone; only the region"),
         "{said}"
     );
     let notes = sidecar(here, "case")["notes"].to_string();
-    assert!(notes.contains("nothing of bone"), "{notes}");
+    assert!(notes.contains("did not find bone"), "{notes}");
     assert_eq!(
         differing(&found(here, "case"), &labelled(&volume, &[(HEART, 3)])),
         0
@@ -173,13 +173,13 @@ fn a_task_that_is_always_cropped_sees_nothing_else() {
     let here = folder.path();
     let path = here.join("model");
     // Vessels (of the HU of bone) are looked for around the heart, as a rough model of two parts finds it.
-    PartedModel::publish(&path, |folder| {
+    MultiPartModel::publish(&path, |folder| {
         publish_levels(
             &folder.join("vessels"),
             &[(1, "vessels", 900.0), (2, "rest", 600.0)],
             4.0,
         );
-        PartedModel::publish(&folder.join("rough"), |inner| {
+        MultiPartModel::publish(&folder.join("rough"), |inner| {
             publish_levels(&inner.join("organs"), &ORGANS, 4.0);
             publish_levels(&inner.join("rest"), &REST, 4.0);
             let mut rough = total(0.0);

@@ -52,13 +52,13 @@ fn balls(folder: &Path, cases: usize) -> Balls {
 }
 
 fn chosen(balls: &Balls, recipe: &Recipe) -> Option<Postprocessing> {
-    let trial = Trial {
+    let search = PostprocessingSearch {
         dataset: &balls.dataset,
         maps: &balls.maps,
         recipe,
         stop: &AtomicBool::new(false),
     };
-    trial.chosen(&Silent).unwrap().0
+    search.choose(&Silent).unwrap().0
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn prediction_cleans_up_as_the_model_says() {
     );
     let described = run(folder.path(), &["inspect", "model"], 0);
     let described = String::from_utf8_lossy(&described.stdout).into_owned();
-    assert!(described.contains("median of 3 voxels"), "{described}");
+    assert!(described.contains("median filter, 3 voxels"), "{described}");
 }
 
 /// Writes the steps for the liver into the model, which stays what it is otherwise.

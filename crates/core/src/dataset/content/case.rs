@@ -7,10 +7,10 @@ use sha2::{Digest, Sha256};
 
 use ctseg_image::space::{LabelMap, Volume};
 
-/// Voxels that are hashed at a time.
+/// Voxels hashed at a time.
 const CHUNK: usize = 1 << 14;
 
-/// What a case holds, whatever its files are called and however they are compressed.
+/// The content of a case, independent of file names and compression.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CaseContent {
     /// The case's id.
@@ -19,15 +19,15 @@ pub struct CaseContent {
     pub shape: [usize; 3],
     /// See [`image_sha256`].
     pub image_sha256: String,
-    /// SHA-256 of the label map's shape and values on the image's grid, masks merged; none where the case has no labels.
+    /// SHA-256 of the label map's shape and values on the image's grid, masks merged; none for a case without labels.
     pub labels_sha256: Option<String>,
-    /// Label values of the structures that have a voxel.
+    /// Label values of the structures with at least one voxel.
     pub structures: BTreeSet<u16>,
 }
 
-/// SHA-256, in hex, over an image's shape, affine (mm) and decoded voxels, in the order of the file. A copy that is
-/// named, compressed or stored as another voxel type of the same values has the same one. Values that a dataset's
-/// [`Reading`](crate::dataset::Reading) brings to Hounsfield units count as they are then, as a training sees them.
+/// SHA-256, in hex, over an image's shape, affine (mm) and decoded voxels, in file order. File name, compression
+/// and voxel type do not change it if the values are the same. If the dataset's
+/// [`Reading`](crate::dataset::Reading) rescales to Hounsfield units, the rescaled values are hashed.
 pub fn image_sha256(image: &Volume) -> String {
     let mut hasher = of_shape(image.grid.shape);
     for value in image.grid.affine.as_flattened() {
@@ -40,7 +40,7 @@ pub fn image_sha256(image: &Volume) -> String {
     finished(hasher, image.data.iter().copied(), bytes)
 }
 
-/// SHA-256, in hex, over a label map's shape and values, in the order of the file; where it lies is its image's affair.
+/// SHA-256, in hex, over a label map's shape and values, in file order; its affine is that of the image.
 pub(in crate::dataset) fn labels_sha256(labels: &LabelMap) -> String {
     let hasher = of_shape(labels.grid.shape);
     finished(hasher, labels.data.iter().copied(), u16::to_le_bytes)
@@ -54,7 +54,7 @@ fn of_shape(shape: [usize; 3]) -> Sha256 {
     hasher
 }
 
-/// The hash with all `values` taken in, some at a time.
+/// The hash after all `values`, hashed in chunks.
 fn finished<T, const N: usize>(
     mut hasher: Sha256,
     values: impl Iterator<Item = T>,
@@ -85,13 +85,13 @@ mod tests {
     }
 
     #[test]
-    fn an_image_is_known_by_voxels_shape_and_place() {
+    fn the_hash_covers_voxels_shape_and_affine() {
         let values = [0.0, -1000.0, 40.5, f32::NAN];
-        let known = image_sha256(&image(values));
-        assert_eq!(known.len(), 64);
-        // Zeros of either sign and all that is no number are one value each.
+        let expected = image_sha256(&image(values));
+        assert_eq!(expected.len(), 64);
+        // Zeros of either sign hash alike, and so do all NaNs.
         let alike = [-0.0, -1000.0, 40.5, f32::from_bits(0xffc0_0001)];
-        assert_eq!(image_sha256(&image(alike)), known);
+        assert_eq!(image_sha256(&image(alike)), expected);
         let mut others = vec![image([0.0, -1000.0, 40.0, f32::NAN])];
         let mut moved = image(values);
         moved.grid.affine[2][3] = 1e-4;
@@ -101,12 +101,12 @@ mod tests {
         turned.data = turned.data.into_shape_with_order((1, 1, 4)).unwrap();
         others.push(turned);
         for other in &others {
-            assert_ne!(image_sha256(other), known, "{other:?}");
+            assert_ne!(image_sha256(other), expected, "{other:?}");
         }
     }
 
     #[test]
-    fn many_voxels_are_hashed_as_one_piece() {
+    fn chunks_hash_as_the_whole() {
         let side = 2 * CHUNK + 3;
         let grid = Grid::with_spacing([side, 1, 1], [1.0; 3]);
         let mut labels = LabelMap::empty(grid);

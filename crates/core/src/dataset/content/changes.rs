@@ -1,4 +1,4 @@
-//! The content of a dataset, and what has changed in it.
+//! The content of a dataset, and how it has changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,21 +9,21 @@ use super::CaseContent;
 use crate::dataset::Dataset;
 use ctseg_base::text::words::{counted, listed};
 
-/// What a training sees of a dataset: structures and training cases; no paths and no times.
+/// What training uses of a dataset: structures and training cases; no paths, no times.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DatasetContent {
     /// The dataset's name.
     pub dataset: String,
     /// Names by label value.
     pub structures: BTreeMap<u16, String>,
-    /// Value of the voxels of which nothing is known.
+    /// The ignore label.
     pub ignore: Option<u16>,
     /// Training cases, sorted by id.
     pub cases: Vec<CaseContent>,
 }
 
 impl DatasetContent {
-    /// Of the training cases of `dataset`, from what a check that read every voxel found in `cases`.
+    /// The training cases of `dataset` out of `cases`, as found by a check that read every voxel.
     pub fn new(dataset: &Dataset, cases: Vec<CaseContent>) -> Self {
         let trained: BTreeSet<&str> = dataset
             .training_cases()
@@ -42,7 +42,7 @@ impl DatasetContent {
         }
     }
 
-    /// SHA-256, in hex, over structures and cases; not over the dataset's name.
+    /// SHA-256, in hex, over structures and cases, without the dataset's name.
     pub fn sha256(&self) -> String {
         let mut hasher = Sha256::new();
         for (value, name) in &self.structures {
@@ -64,12 +64,12 @@ impl DatasetContent {
             .collect()
     }
 
-    /// What is not as it was in `earlier`, in words; empty if a training goes on as if nothing had happened.
+    /// Differences from `earlier`, in words; empty if training can resume.
     pub fn changes_since(&self, earlier: &Self) -> Vec<String> {
         let mut changes = Vec::new();
         if self.structures != earlier.structures {
             changes.push(format!(
-                "its structures were {} and are {}",
+                "structures were {} and are now {}",
                 structures_text(&earlier.structures),
                 structures_text(&self.structures)
             ));
@@ -77,7 +77,7 @@ impl DatasetContent {
         if self.ignore != earlier.ignore {
             let text = |ignore: Option<u16>| ignore.map_or("none".to_owned(), |v| v.to_string());
             changes.push(format!(
-                "the ignore label was {} and is {}",
+                "the ignore label was {} and is now {}",
                 text(earlier.ignore),
                 text(self.ignore)
             ));
@@ -97,18 +97,18 @@ impl DatasetContent {
                 Some((was.remove(&case.case)?, now))
             })
             .collect();
-        changes.extend(told("renamed", renamed(&mut was, &mut is)));
-        changes.extend(told("added", is.into_keys().collect()));
-        changes.extend(told("removed", was.into_keys().collect()));
+        changes.extend(change_line("renamed", renamed(&mut was, &mut is)));
+        changes.extend(change_line("added", is.into_keys().collect()));
+        changes.extend(change_line("removed", was.into_keys().collect()));
         let changed = |is_other: fn(&CaseContent, &CaseContent) -> bool| {
             let changed = kept.iter().filter(|(was, is)| is_other(was, is));
             changed.map(|(was, _)| was.case.clone()).collect()
         };
-        changes.extend(told(
+        changes.extend(change_line(
             "with another image",
             changed(|was, is| was.image_sha256 != is.image_sha256),
         ));
-        changes.extend(told(
+        changes.extend(change_line(
             "with other labels",
             changed(|was, is| was.labels_sha256 != is.labels_sha256),
         ));
@@ -116,7 +116,7 @@ impl DatasetContent {
     }
 }
 
-/// Takes out of both what has one content under two names.
+/// Removes from both maps the cases that have the same content under another name.
 fn renamed(
     was: &mut BTreeMap<String, CaseContent>,
     is: &mut BTreeMap<String, CaseContent>,
@@ -138,7 +138,7 @@ fn renamed(
 }
 
 /// Such as `2 cases added (c6, c7)`.
-fn told(what: &str, cases: Vec<String>) -> Option<String> {
+fn change_line(what: &str, cases: Vec<String>) -> Option<String> {
     let named = format!(
         "{} {what} ({})",
         counted(cases.len(), "case"),
@@ -179,14 +179,14 @@ mod tests {
     }
 
     #[test]
-    fn what_has_changed_is_named() {
+    fn changes_are_named() {
         let earlier = content(&[
             case("c0", "i0", "l0"),
             case("c1", "i1", "l1"),
             case("c2", "i2", "l2"),
             case("c3", "i3", "l3"),
         ]);
-        // Another name of the dataset is no change.
+        // Renaming the dataset is not a change.
         let same = DatasetContent {
             dataset: "elsewhere".to_owned(),
             ..earlier.clone()
@@ -204,8 +204,8 @@ mod tests {
         assert_eq!(
             now.changes_since(&earlier),
             [
-                "its structures were 1 liver and are 1 liver, 2 spleen",
-                "the ignore label was none and is 255",
+                "structures were 1 liver and are now 1 liver, 2 spleen",
+                "the ignore label was none and is now 255",
                 "1 case renamed (c2 to c2-again)",
                 "1 case added (c4)",
                 "1 case removed (c3)",

@@ -1,11 +1,11 @@
-//! What a dataset holds, by hashes of decoded voxels: the same wherever its files lie and however they are compressed.
+//! The content of a dataset as hashes of decoded voxels, independent of paths and compression.
 
 mod case;
 mod changes;
-mod same_images;
+mod duplicate_images;
 
 pub use case::{CaseContent, image_sha256};
 pub use changes::DatasetContent;
-pub use same_images::same_images;
+pub use duplicate_images::duplicate_images;
 
 pub(super) use case::labels_sha256;

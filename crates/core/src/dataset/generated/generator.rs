@@ -1,4 +1,4 @@
-//! What a generated dataset provides.
+//! Writes generated datasets to disk.
 
 use std::path::{Path, PathBuf};
 
@@ -12,11 +12,11 @@ use ctseg_base::{Error, Result};
 use ctseg_image::formats::{LabelNames, VolumeHeader, VoxelType, write_label_map, write_volume};
 use ctseg_image::space::{LabelMap, Volume};
 
-/// A dataset that is made case by case.
+/// A dataset generated case by case.
 pub(crate) struct GeneratedSet<'a> {
-    /// What the cases are, in the plural.
+    /// What the cases are, in the plural, such as `phantoms`.
     pub what: &'static str,
-    /// Text of `dataset.toml`; tells sets of different settings apart.
+    /// Text of `dataset.toml`; it differs between settings.
     pub descriptor: String,
     pub cases: Vec<String>,
     /// Image and labels of the case with this index.
@@ -24,14 +24,14 @@ pub(crate) struct GeneratedSet<'a> {
 }
 
 impl GeneratedSet<'_> {
-    /// Writes the cases as `images/` and `labels/` below `folder` with their descriptor `dataset.toml`,
-    /// whose path is returned. What is there already, from the same settings, is kept.
+    /// Writes the cases as `images/` and `labels/` below `folder` with a descriptor `dataset.toml`, and
+    /// returns its path. An existing dataset of the same settings is kept.
     ///
     /// # Errors
     /// The folder holds anything else, or cannot be written.
     pub fn written(&self, folder: &Path, observer: &dyn Observer) -> Result<PathBuf> {
         let descriptor = folder.join("dataset.toml");
-        if read_text(&descriptor).is_ok_and(|there| there == self.descriptor) {
+        if read_text(&descriptor).is_ok_and(|existing| existing == self.descriptor) {
             return Ok(descriptor);
         }
         if folder
@@ -41,7 +41,7 @@ impl GeneratedSet<'_> {
             return Err(Error::file(
                 folder,
                 format!(
-                    "holds other data than these {}; choose another folder, or remove it to have them made anew",
+                    "holds other data than these {}; choose another folder, or remove it to generate them again",
                     self.what
                 ),
             ));
@@ -51,7 +51,7 @@ impl GeneratedSet<'_> {
             self.cases.len() as u64,
             "volumes",
         );
-        // Made beside the folder and renamed when whole: a kill leaves no half dataset.
+        // Written beside the folder and renamed when complete: a kill leaves no partial dataset.
         let fresh = temporary_folder(parent_of(folder))?;
         self.cases
             .par_iter()

@@ -1,4 +1,4 @@
-//! Datasets that ctseg makes by itself, on disk.
+//! Generated datasets on disk.
 
 mod generator;
 pub mod phantoms;
@@ -15,8 +15,8 @@ use ctseg_base::progress::Observer;
 use phantoms::PhantomSet;
 use slices::SliceSet;
 
-/// What the recipe is to be trained on where no dataset is named, written below the working folder; the
-/// path of its descriptor. Says what it does.
+/// Generates the recipe's dataset in the working folder, for training without a dataset; returns the path of its
+/// descriptor. Tells `observer`.
 ///
 /// # Errors
 /// As [`PhantomSet::written`].
@@ -25,7 +25,7 @@ pub fn data_for(recipe: &Recipe, observer: &dyn Observer) -> Result<PathBuf> {
         GeneratedData::Phantoms => ("phantoms", Path::new("phantoms")),
         GeneratedData::Slices => ("slices", Path::new("phantom-slices")),
     };
-    observer.say(&format!(
+    observer.info(&format!(
         "no dataset named (--data, CTSEG_DATA or 'data' in ctseg.toml): training on generated {what} in {}/",
         folder.display()
     ));

@@ -1,4 +1,4 @@
-//! A dataset of generated phantoms on disk, for `ctseg demo` and for `ctseg fit` without data.
+//! A dataset of generated phantoms on disk, for `ctseg demo` and `ctseg fit` without data.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use ctseg_base::Result;
 use ctseg_base::progress::Observer;
 use ctseg_phantom::{PhantomOptions, STRUCTURES, generate};
 
-/// How many phantoms, and which.
+/// Number of phantoms, and their seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PhantomSet {
     pub train: usize,
@@ -26,8 +26,8 @@ impl Default for PhantomSet {
 }
 
 impl PhantomSet {
-    /// Writes the phantoms as `images/` and `labels/` below `folder` with their descriptor `dataset.toml`,
-    /// whose path is returned. What is there already, from the same settings, is kept.
+    /// Writes the phantoms as `images/` and `labels/` below `folder` with a descriptor `dataset.toml`, and
+    /// returns its path. An existing dataset of the same settings is kept.
     ///
     /// # Errors
     /// The folder holds anything else, or cannot be written.
@@ -79,7 +79,7 @@ mod tests {
     use ctseg_base::progress::Silent;
 
     #[test]
-    fn phantoms_make_a_sound_dataset_that_is_kept() {
+    fn phantoms_make_a_valid_dataset_that_is_kept() {
         let folder = tempfile::tempdir().unwrap();
         let set = PhantomSet {
             train: 2,

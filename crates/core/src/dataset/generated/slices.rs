@@ -1,4 +1,4 @@
-//! A dataset of generated single slices on disk, for quick trainings without data.
+//! A dataset of generated single slices on disk, for quick training without data.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use ctseg_base::Result;
 use ctseg_base::progress::Observer;
 use ctseg_phantom::{SLICE_STRUCTURES, generate_slice};
 
-/// How many slices, and which.
+/// Number of slices, and their seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SliceSet {
     pub slices: usize,
@@ -24,8 +24,8 @@ impl Default for SliceSet {
 }
 
 impl SliceSet {
-    /// Writes the slices, each a volume of 128 × 128 × 1 voxels, below `folder` with their descriptor,
-    /// whose path is returned. What is there already, from the same settings, is kept.
+    /// Writes the slices, each a volume of 128 × 128 × 1 voxels, below `folder` with a descriptor, and
+    /// returns its path. An existing dataset of the same settings is kept.
     ///
     /// # Errors
     /// The folder holds anything else, or cannot be written.
@@ -64,18 +64,18 @@ mod tests {
     use ctseg_phantom::SLICE_SPACING_MM;
 
     #[test]
-    fn slices_make_a_sound_dataset_that_the_recipe_takes_as_it_is() {
+    fn slices_make_a_valid_dataset_on_the_grid_of_the_recipe() {
         let folder = tempfile::tempdir().unwrap();
         let set = SliceSet { slices: 6, seed: 2 };
         let dataset = Dataset::open(&set.written(folder.path(), &Silent).unwrap()).unwrap();
         assert_eq!(dataset.training_cases().len(), 6);
         let report = dataset.check(CheckDepth::Voxels, |_, _| ());
         assert!(report.problems.is_empty(), "{:?}", report.problems);
-        let there = dataset.load_image(&dataset.cases[4]).unwrap().volume;
+        let loaded = dataset.load_image(&dataset.cases[4]).unwrap().volume;
         let (volume, _) = generate_slice(4, 2);
-        assert_eq!(there.data, volume.data);
-        assert!(there.grid.same_as(&volume.grid, 1e-3));
-        // The network sees the very pixels that were made.
+        assert_eq!(loaded.data, volume.data);
+        assert!(loaded.grid.same_as(&volume.grid, 1e-3));
+        // The network sees the generated pixels without resampling.
         let recipe = Recipe::named("slices", &[]).unwrap();
         assert_eq!(recipe.spacing_mm, [SLICE_SPACING_MM; 3]);
     }

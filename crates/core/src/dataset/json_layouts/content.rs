@@ -1,4 +1,4 @@
-//! What a `dataset.json` says.
+//! The content of a `dataset.json`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result};
 
-/// The keys of both formats that matter here; others are ignored, as both programs do. A text that is none says nothing.
+/// The keys used from both formats; others are ignored, as both programs do. Text fields of another type are ignored.
 #[derive(Debug, Deserialize)]
 pub(super) struct DatasetJson {
     pub name: Option<Value>,
@@ -50,7 +50,7 @@ pub(super) enum TestEntry {
 }
 
 impl DatasetJson {
-    /// Whether it is nnU-Net's, unless it lists training cases.
+    /// Whether it is nnU-Net's, provided that it lists no training cases.
     pub fn is_nnunet(&self) -> bool {
         self.channel_names.is_some() || self.file_ending.is_some()
     }

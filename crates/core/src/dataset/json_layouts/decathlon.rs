@@ -1,4 +1,4 @@
-//! The cases of the Medical Segmentation Decathlon's lists.
+//! The cases listed by the Medical Segmentation Decathlon.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use ctseg_base::text::os_text::{from_text, to_text};
 use ctseg_base::{Error, Result};
 use ctseg_image::formats::{case_name, is_volume_name};
 
-/// Cases of the lists, and the ids of those of the test list.
+/// The listed cases, and the ids of the test cases.
 pub(super) fn decathlon_cases(
     root: &Path,
     json: &Path,
@@ -30,12 +30,12 @@ pub(super) fn decathlon_cases(
             return Err(Error::file(
                 json,
                 format!(
-                    "lists the image {}; expected .nii.gz or .nii",
+                    "lists the image {}; expected a .nii.gz or .nii file",
                     image.display()
                 ),
             ));
         };
-        // Some lists were made on macOS and hold its `._` litter.
+        // Some lists made on macOS contain its `._` files.
         if stem.starts_with("._") {
             continue;
         }
@@ -49,7 +49,7 @@ pub(super) fn decathlon_cases(
             with_channel_number(image, &stem)
         };
         cases.push(Case {
-            // Folds are dealt by patients: they stay what they were when `_0000` was part of the id.
+            // Folds are assigned by patient: with the stem they stay the same as when `_0000` was part of the id.
             patient: stem,
             labels: decathlon_labels(root, &image, label.as_deref()),
             ..unlabelled(id, image)
@@ -66,7 +66,7 @@ pub(super) fn decathlon_cases(
     ))
 }
 
-/// Image, label and whether the case is a test case, of all that are listed.
+/// Image, label and whether it is a test case, for every listed case.
 fn listed(
     root: &Path,
     content: &DatasetJson,
@@ -85,7 +85,7 @@ fn listed(
         .collect()
 }
 
-/// The listed labels. Where a test case's labels are known after all, they lie where nnU-Net has them.
+/// The listed labels; for a test case without, those in nnU-Net's `labelsTs` if present.
 fn decathlon_labels(root: &Path, image: &Path, listed: Option<&str>) -> LabelSource {
     if let Some(label) = listed {
         return LabelSource::Map(joined(root, label));
@@ -116,7 +116,7 @@ fn unlisted_labels(root: &Path, cases: &[Case]) -> Vec<PathBuf> {
         .collect()
 }
 
-/// nnU-Net v1 lists `x.nii.gz` where `x_0000.nii.gz` lies; the listed path if that does not exist either.
+/// nnU-Net v1 lists `x.nii.gz` for the file `x_0000.nii.gz`; the listed path if that does not exist either.
 fn with_channel_number(image: PathBuf, id: &str) -> PathBuf {
     let numbered = image
         .file_name()

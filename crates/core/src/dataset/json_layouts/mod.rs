@@ -18,11 +18,11 @@ use ctseg_image::formats::case_name;
 use content::{DatasetJson, ListedCase, read};
 use decathlon::decathlon_cases;
 
-/// The CT images of the dataset that `json` describes, without a look at its labels, and none where it describes no
-/// dataset. Without files every volume in nnU-Net's `folders` of images is one.
+/// The CT images of the dataset that `json` describes; none if it describes no dataset. Labels are not read. If it
+/// returns no files, every volume in nnU-Net's image `folders` is an image.
 ///
 /// # Errors
-/// A file that cannot be read; several channels none of which is called CT.
+/// A file that cannot be read; several channels, none of them named CT.
 pub(super) fn images(
     root: &Path,
     json: &Path,
@@ -56,7 +56,7 @@ pub(super) fn images(
     Ok(Some((Layout::NnUnet, files)))
 }
 
-/// The number of the channel that is the CT; none where there is a single one.
+/// The number of the CT channel; none if there is only one channel.
 fn ct_channel(json: &Path, channels: Option<&Map<String, Value>>) -> Result<Option<usize>> {
     let Some(channels) = channels.filter(|channels| channels.len() > 1) else {
         return Ok(None);
@@ -152,8 +152,8 @@ fn one_channel(
     }
 }
 
-/// Both ways of writing labels: `{"liver": 1}` (nnU-Net v2) and `{"1": "liver"}` (Decathlon); and the value
-/// of the label that nnU-Net calls `ignore`.
+/// Structures in both notations, `{"liver": 1}` (nnU-Net v2) and `{"1": "liver"}` (Decathlon), and the value
+/// of nnU-Net's label `ignore`.
 fn structures_of(
     json: &Path,
     labels: Option<&Map<String, Value>>,
@@ -171,7 +171,7 @@ fn structures_of(
             if number == 0 {
                 return Err(Error::file(
                     json,
-                    "label 'ignore' has the value 0, which is background; give it a value of its own",
+                    "label 'ignore' has the value 0, which is background; use another value",
                 ));
             }
             ignore = Some(number);
@@ -180,7 +180,7 @@ fn structures_of(
         if name == "background" && number != 0 {
             return Err(Error::file(
                 json,
-                format!("the background has the value {number}; expected 0"),
+                format!("label 'background' has the value {number}; expected 0"),
             ));
         }
         if number != 0 {
@@ -209,8 +209,8 @@ fn label_of<'a>(json: &Path, key: &'a str, value: &'a Value) -> Result<(&'a str,
             return Err(Error::file(
                 json,
                 format!(
-                    "label '{key}' is a region ({}); regions are not supported yet: give every \
-                     structure one value of its own",
+                    "label '{key}' is a region ({}); regions are not supported yet: give each \
+                     structure one value",
                     short(value)
                 ),
             ));
@@ -230,7 +230,7 @@ fn label_of<'a>(json: &Path, key: &'a str, value: &'a Value) -> Result<(&'a str,
     Ok((name, number))
 }
 
-/// A JSON value for a one-line message.
+/// A JSON value, shortened for a one-line message.
 fn short(value: &Value) -> String {
     let text = value.to_string();
     if text.chars().count() <= 60 {

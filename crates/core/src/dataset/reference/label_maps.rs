@@ -1,4 +1,4 @@
-//! Label maps in folders: those of `predict`, which may lie in folders below, and references laid out alike.
+//! Finds label maps in folders: those of `predict`, possibly in subfolders, and references in the same layout.
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
@@ -12,39 +12,39 @@ use ctseg_base::text::os_text::{paths, to_text};
 use ctseg_base::{Error, Result, regular_file};
 use ctseg_image::formats::{case_file, case_name, file_stem, is_volume_name};
 
-/// What predictions leave beside a label map, by the end of its name.
-const BESIDE: [&str; 2] = ["_probabilities", "_entropy"];
+/// Suffixes of other files that `predict` writes next to a label map.
+const COMPANION_SUFFIXES: [&str; 2] = ["_probabilities", "_entropy"];
 
-/// A label map of a folder.
+/// A label map found in a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FoundMap {
-    /// Its path below the folder, without an ending and with `/` between folders.
+pub struct LabelMapFile {
+    /// Its path relative to the folder, without an extension.
     pub name: String,
-    /// What `predict` calls the case of a volume that lies there, see [`case_paths`].
+    /// The case name that `predict` would give a volume at this path, see [`case_paths`].
     pub case: String,
     pub path: PathBuf,
-    /// Whether it lies in a folder below.
+    /// Whether it is in a subfolder.
     pub nested: bool,
-    /// Whether `predict` wrote it, as the sidecar beside it says.
+    /// Whether `predict` wrote it, according to its sidecar.
     pub predicted: bool,
 }
 
-/// How far label maps are looked for.
+/// How deep to search for label maps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
-    /// In the folder itself.
+    /// Only the folder itself.
     Folder,
-    /// In the folders below it as well.
-    Below,
+    /// Subfolders as well.
+    Recursive,
 }
 
-/// All label maps of a folder, in the order of their names, or the one file. What `predict` writes
-/// beside them (probabilities, entropies, masks of the structures) is left out, and so are hidden files; where it wrote
-/// masks alone, `path` is that of the label map that is not there.
+/// All label maps of a folder, sorted by name, or the single file. Other outputs of `predict`
+/// (probabilities, entropies, masks of the structures) and hidden files are left out; if it wrote
+/// only masks, `path` is that of the label map it would have written.
 ///
 /// # Errors
-/// Nothing at `path`, or a folder that cannot be read.
-pub fn label_maps(path: &Path, depth: Depth) -> Result<Vec<FoundMap>> {
+/// `path` does not exist, or a folder cannot be read.
+pub fn label_maps(path: &Path, depth: Depth) -> Result<Vec<LabelMapFile>> {
     let mut found = Vec::new();
     if path.is_dir() {
         let mut seen = HashSet::new();
@@ -58,13 +58,13 @@ pub fn label_maps(path: &Path, depth: Depth) -> Result<Vec<FoundMap>> {
         found.push(path.to_path_buf());
     }
     let cases = case_paths(&found).into_iter().map(to_text);
-    let mut maps: Vec<FoundMap> = found
+    let mut maps: Vec<LabelMapFile> = found
         .iter()
         .zip(cases)
         .map(|(file, case)| {
             let below = file.strip_prefix(path).unwrap_or(file);
             let own = case_file(below, "");
-            FoundMap {
+            LabelMapFile {
                 name: match path.is_dir() {
                     true => to_text(&own),
                     false => case_name(path).unwrap_or_default(),
@@ -80,7 +80,7 @@ pub fn label_maps(path: &Path, depth: Depth) -> Result<Vec<FoundMap>> {
     Ok(maps)
 }
 
-/// What is needed of a sidecar.
+/// The fields of a sidecar that are used here.
 #[derive(Deserialize)]
 struct Sidecar {
     #[serde(rename = "input_sha256")]
@@ -93,8 +93,8 @@ fn sidecar(label_map: &Path) -> Option<Sidecar> {
     serde_json::from_slice(&regular_file::read(&case_file(label_map, ".json")).ok()?).ok()
 }
 
-/// Adds what lies in `folder`, each real folder once, however links lead to it; `of_case` is a case that the folder is
-/// called as, whose masks it may hold.
+/// Adds the label maps of `folder`; visits each real folder once, even through links. `of_case` is the case that the
+/// folder is named after and whose masks it may hold.
 fn search(
     folder: &Path,
     (of_case, depth): (Option<&Path>, Depth),
@@ -117,16 +117,18 @@ fn search(
         stems.contains(name) || sidecar(&as_label_map(folder)).is_some()
     };
     for file in &volumes {
-        let beside = file_stem(file).and_then(|stem| {
-            let mut cases = BESIDE.iter().filter_map(|end| without(stem, end));
+        let companion_of = file_stem(file).and_then(|stem| {
+            let mut cases = COMPANION_SUFFIXES
+                .iter()
+                .filter_map(|end| without(stem, end));
             cases.find(|case| is_case(&file.with_file_name(case), case))
         });
         let is_mask = of_case.is_some_and(|case| is_mask_of(case, file));
-        if beside.is_none() && !is_mask {
+        if companion_of.is_none() && !is_mask {
             found.push((*file).clone());
         }
     }
-    // Masks without a label map: the case is called as that would be.
+    // Masks without a label map: the case is named as for the label map.
     for file in files
         .iter()
         .filter(|file| file.extension() == Some(OsStr::new("json")))
@@ -134,31 +136,31 @@ fn search(
         let (Some(case), label_map) = (file.file_stem(), file.with_extension("nii.gz")) else {
             continue;
         };
-        let masks = |made: Sidecar| made.files.iter().any(|own| own.starts_with(case));
-        if !stems.contains(case) && sidecar(&label_map).is_some_and(masks) {
+        let has_masks = |sidecar: Sidecar| sidecar.files.iter().any(|own| own.starts_with(case));
+        if !stems.contains(case) && sidecar(&label_map).is_some_and(has_masks) {
             found.push(label_map);
         }
     }
     if depth == Depth::Folder {
         return Ok(());
     }
-    for below in folders {
-        let name = below.file_name().unwrap_or_default();
-        let of_case = is_case(&below, name).then(|| as_label_map(&below));
-        search(&below, (of_case.as_deref(), depth), seen, found)?;
+    for subfolder in folders {
+        let name = subfolder.file_name().unwrap_or_default();
+        let of_case = is_case(&subfolder, name).then(|| as_label_map(&subfolder));
+        search(&subfolder, (of_case.as_deref(), depth), seen, found)?;
     }
     Ok(())
 }
 
-/// The label map of the case that is called as a folder.
+/// The path of the label map of the case that a folder is named after.
 fn as_label_map(folder: &Path) -> PathBuf {
     let mut name = folder.file_name().unwrap_or_default().to_owned();
     name.push(".nii.gz");
     folder.with_file_name(name)
 }
 
-/// Whether a file in the folder of a case is the mask of a structure: as the case's sidecar says, or, without one, if it
-/// has no sidecar of its own.
+/// Whether a file in a case's folder is the mask of a structure: listed in the case's sidecar, or, without one, a file
+/// that has no sidecar of its own.
 fn is_mask_of(case: &Path, file: &Path) -> bool {
     let below = case
         .parent()
@@ -192,7 +194,7 @@ mod tests {
     }
 
     fn found(folder: &Path) -> Vec<(String, String, bool)> {
-        let maps = label_maps(folder, Depth::Below).unwrap().into_iter();
+        let maps = label_maps(folder, Depth::Recursive).unwrap().into_iter();
         maps.map(|map| (map.name, map.case, map.predicted))
             .collect()
     }
@@ -202,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_predict_nests_is_found_and_what_it_writes_beside_is_not() {
+    fn nested_label_maps_are_found_and_other_outputs_are_not() {
         let folder = tempfile::tempdir().unwrap();
         let sidecar = r#"{"input_sha256": "x", "files": ["ct.nii.gz", "ct/liver.nii.gz"]}"#;
         let masks_alone = r#"{"input_sha256": "x", "files": ["m/liver.nii.gz"]}"#;
@@ -238,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_map_that_is_called_as_its_folder_is_known_by_both_names() {
+    fn a_map_named_after_its_folder_has_both_names() {
         let folder = tempfile::tempdir().unwrap();
         write(
             folder.path(),
@@ -258,8 +260,8 @@ mod tests {
                 row("t2/seg", "t2", false),
             ]
         );
-        assert!(label_maps(&folder.path().join("none"), Depth::Below).is_err());
-        let one = label_maps(&folder.path().join("t1/seg.nii"), Depth::Below).unwrap();
+        assert!(label_maps(&folder.path().join("none"), Depth::Recursive).is_err());
+        let one = label_maps(&folder.path().join("t1/seg.nii"), Depth::Recursive).unwrap();
         assert_eq!((one[0].name.as_str(), one[0].nested), ("seg", false));
     }
 }

@@ -1,8 +1,8 @@
-//! What predictions are compared with, and how a prediction finds its reference.
+//! References that predictions are compared with, and how the two are paired.
 
 mod label_maps;
 
-pub use label_maps::{Depth, FoundMap, label_maps};
+pub use label_maps::{Depth, LabelMapFile, label_maps};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -14,27 +14,27 @@ use ctseg_base::text::os_text::to_text;
 use ctseg_base::{Error, Result};
 use ctseg_image::formats::{case_name, read_label_map, read_label_runs};
 use ctseg_image::labels::run_length_labels::LabelRuns;
-use ctseg_image::space::{Grid, GridTolerance, LabelMap, Remark, Turn};
+use ctseg_image::space::{Grid, GridMismatch, GridTolerance, LabelMap, Reorientation};
 
-/// What stands for [`Dataset::ignore`] where all structures are one.
-const UNKNOWN: u16 = u16::MAX;
+/// The ignore label of a union of structures.
+const UNION_IGNORE: u16 = u16::MAX;
 
-/// What predictions are compared with: a folder of label maps, one label map, or a dataset.
+/// The reference of a comparison: a folder of label maps, one label map, or a dataset.
 pub enum Reference {
-    /// Label maps, and how far from predictions they may lie.
-    Files(Vec<FoundMap>, GridTolerance),
+    /// Label maps, and how far their grids may differ from those of predictions.
+    Files(Vec<LabelMapFile>, GridTolerance),
     Dataset(Dataset),
-    /// A dataset whose structures count as one, of value 1.
+    /// A dataset whose structures are merged into one of value 1.
     Union(Dataset),
 }
 
 impl Reference {
-    /// Recognises what `path` holds: label maps, a dataset, or folders with label maps.
+    /// Opens label maps, a dataset, or folders with label maps.
     pub fn open(path: &Path, data_root: Option<&Path>) -> Result<Self> {
-        // A dataset's own folders hold images too.
+        // A dataset's subfolders contain images too.
         let depth = match path.is_dir() && has_known_layout(path)? {
             true => Depth::Folder,
-            false => Depth::Below,
+            false => Depth::Recursive,
         };
         let mut files = label_maps(path, depth)?;
         files.retain(|map| map.path.exists());
@@ -44,56 +44,56 @@ impl Reference {
         Dataset::open_in(path, data_root).map(Self::Dataset)
     }
 
-    /// With another bound for how far references and predictions may lie apart.
-    pub fn with_grid_tolerance(mut self, given: GridTolerance) -> Self {
+    /// Sets how far the grids of references and predictions may differ.
+    pub fn with_grid_tolerance(mut self, new: GridTolerance) -> Self {
         match &mut self {
-            Self::Files(_, tolerance) => *tolerance = given,
-            Self::Dataset(dataset) | Self::Union(dataset) => dataset.reading.grid_tolerance = given,
+            Self::Files(_, tolerance) => *tolerance = new,
+            Self::Dataset(dataset) | Self::Union(dataset) => dataset.reading.grid_tolerance = new,
         }
         self
     }
 
-    /// What turns a reference on the grid `own` to that of the prediction at `path`, and what there is to say about the
-    /// two grids.
+    /// How to reorient a reference on the grid `own` to the grid of the prediction at `path`, with a remark if the two
+    /// differ slightly.
     ///
     /// # Errors
-    /// They are not one.
-    pub fn turn(
+    /// The grids differ by more than the tolerance.
+    pub fn reorientation(
         &self,
         own: &Grid,
         (path, prediction): (&Path, &Grid),
-    ) -> Result<(Turn, Option<Remark>)> {
+    ) -> Result<(Reorientation, Option<GridMismatch>)> {
         let tolerance = match self {
             Self::Files(_, tolerance) => *tolerance,
             Self::Dataset(dataset) | Self::Union(dataset) => dataset.reading.grid_tolerance,
         };
-        let turned = tolerance.turn(prediction, own, "reference");
-        let (turn, remark) = turned.map_err(|problem| Error::file(path, problem))?;
-        Ok((turn.inverse(), remark))
+        let turned = tolerance.reorientation(prediction, own, "reference");
+        let (reorientation, remark) = turned.map_err(|problem| Error::file(path, problem))?;
+        Ok((reorientation.inverse(), remark))
     }
 
-    /// [`Self::load`] as an array on the grid of the prediction at `path`; see [`Self::turn`].
+    /// [`Self::load`] on the grid of the prediction at `path`; see [`Self::reorientation`].
     pub fn load_on(
         &self,
         id: &str,
         (path, prediction): (&Path, &Grid),
-    ) -> Result<Option<(LabelMap, Option<Remark>)>> {
+    ) -> Result<Option<(LabelMap, Option<GridMismatch>)>> {
         let Some(labels) = self.load(id)? else {
             return Ok(None);
         };
-        let (turn, remark) = self.turn(&labels.grid, (path, prediction))?;
+        let (reorientation, remark) = self.reorientation(&labels.grid, (path, prediction))?;
         let labels = LabelMap {
             grid: *prediction,
-            data: turn.array(labels.data),
+            data: reorientation.apply(labels.data),
         };
         Ok(Some((labels, remark)))
     }
 
-    /// The label maps of a prediction (a folder or one file), each with the id of the case that it is of, or its own
-    /// name where there is no such case. Those in folders below count if `predict` wrote them, or if there are no
-    /// others. Two label maps may be of one case.
+    /// The label maps of a prediction (a folder or one file), each with its case's id, or its own
+    /// name if there is no such case. Those in subfolders count if `predict` wrote them, or if there are no
+    /// others. Two label maps may have the same case.
     pub fn paired(&self, prediction: &Path) -> Result<Vec<(String, PathBuf)>> {
-        let mut predictions = label_maps(prediction, Depth::Below)?;
+        let mut predictions = label_maps(prediction, Depth::Recursive)?;
         if predictions.iter().any(|map| !map.nested) {
             predictions.retain(|map| !map.nested || map.predicted);
         }
@@ -105,7 +105,7 @@ impl Reference {
             map.name.clone_from(&only.name);
         }
         let ids = self.ids();
-        let id = |map: FoundMap| {
+        let id = |map: LabelMapFile| {
             let own = [&map.name, &map.case];
             let known = own.into_iter().find_map(|name| ids.of(name));
             (known.map_or(map.name, str::to_owned), map.path)
@@ -115,8 +115,8 @@ impl Reference {
         Ok(paired)
     }
 
-    /// The reference's own id for a prediction called `name`: that id itself, or that of the only case whose image (or
-    /// whose label map, where there are no images) has this name, or is called so by `predict`.
+    /// The reference's id for a prediction named `name`: the id itself, or that of the only case whose image (or
+    /// label map, without images) has this file name or case name in `predict`.
     pub fn id_of(&self, name: &str) -> Option<String> {
         self.ids().of(name).map(str::to_owned)
     }
@@ -151,8 +151,8 @@ impl Reference {
             Self::Union(dataset) => {
                 let one = |mut labels: LabelMap| {
                     labels.data.mapv_inplace(|label| match label {
-                        unknown if dataset.ignore == Some(unknown) => UNKNOWN,
-                        known => u16::from(dataset.structures.iter().any(|s| s.value == known)),
+                        ignored if dataset.ignore == Some(ignored) => UNION_IGNORE,
+                        label => u16::from(dataset.structures.iter().any(|s| s.value == label)),
                     });
                     labels
                 };
@@ -161,7 +161,7 @@ impl Reference {
         }
     }
 
-    /// The reference's label map, where it is one file.
+    /// The path of the case's label map, if it is one file.
     pub fn path_of(&self, id: &str) -> Option<PathBuf> {
         match self {
             Self::Files(files, _) => only(files, id).ok()?.cloned(),
@@ -172,7 +172,7 @@ impl Reference {
         }
     }
 
-    /// The image of the case, where it is known.
+    /// The case's image, if known.
     pub fn image_of(&self, id: &str) -> Option<PathBuf> {
         match self {
             Self::Files(..) => None,
@@ -182,7 +182,7 @@ impl Reference {
         }
     }
 
-    /// As [`Self::load`], kept as runs; in little memory from the beginning where it is one file.
+    /// As [`Self::load`], run-length encoded; a single file is never decoded whole.
     pub fn load_runs(&self, id: &str) -> Result<Option<LabelRuns>> {
         match (self, self.path_of(id)) {
             (Self::Files(..) | Self::Dataset(_), Some(path)) => Ok(Some(read_label_runs(&path)?.1)),
@@ -190,23 +190,23 @@ impl Reference {
         }
     }
 
-    /// Value of the voxels that are not compared.
+    /// The ignore label; its voxels are not compared.
     pub fn ignore(&self) -> Option<u16> {
         match self {
             Self::Files(..) => None,
             Self::Dataset(dataset) => dataset.ignore,
-            Self::Union(dataset) => dataset.ignore.map(|_| UNKNOWN),
+            Self::Union(dataset) => dataset.ignore.map(|_| UNION_IGNORE),
         }
     }
 
-    /// Cases that can be compared with.
+    /// Ids of the cases that predictions are expected for.
     pub fn cases(&self) -> Vec<String> {
         match self {
             Self::Files(files, _) => {
                 let names: BTreeSet<&String> = files.iter().map(|map| &map.name).collect();
                 names.into_iter().cloned().collect()
             }
-            // Training cases of a dataset are not expected to be predicted.
+            // Predictions of a dataset's training cases are not expected.
             Self::Dataset(dataset) | Self::Union(dataset) if !dataset.test.is_empty() => {
                 dataset.test.clone()
             }
@@ -228,18 +228,18 @@ fn labels_of(dataset: &Dataset, id: &str) -> Result<Option<LabelMap>> {
         .transpose()
 }
 
-/// The label map of this name.
+/// The label map with this name.
 ///
 /// # Errors
-/// Several that only their endings tell apart.
-fn only<'a>(files: &'a [FoundMap], name: &str) -> Result<Option<&'a PathBuf>> {
+/// Several that differ only in their extension.
+fn only<'a>(files: &'a [LabelMapFile], name: &str) -> Result<Option<&'a PathBuf>> {
     let from = files.partition_point(|map| map.name.as_str() < name);
     let mut named = files[from..].iter().take_while(|map| map.name == name);
     match (named.next(), named.next()) {
         (Some(first), Some(second)) => Err(Error::file(
             &second.path,
             format!(
-                "case '{name}' has another reference, {}; keep one of the two",
+                "case '{name}' has a second reference, {}; remove one of the two",
                 first.path.display()
             ),
         )),
@@ -247,7 +247,7 @@ fn only<'a>(files: &'a [FoundMap], name: &str) -> Result<Option<&'a PathBuf>> {
     }
 }
 
-/// Ids of cases, and other names of which each is of one case alone.
+/// Case ids, and other names that identify exactly one case.
 struct Ids {
     ids: BTreeSet<String>,
     names: BTreeMap<String, String>,

@@ -1,17 +1,17 @@
-//! Whether given folds can be trained on.
+//! Checks predefined folds before training.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{GivenSplits, NamedSplit};
+use super::{NamedSplit, PredefinedSplits};
 use crate::dataset::Dataset;
 use ctseg_base::Result;
 use ctseg_base::text::suggest::nearest;
 
-/// So many ids are listed in a line.
-const SHOWN: usize = 6;
+/// Number of ids listed in a message.
+const MAX_LISTED: usize = 6;
 
-impl GivenSplits {
-    /// What cannot be trained on, and what is worth knowing of the rest.
+impl PredefinedSplits {
+    /// Fails if the folds cannot be trained on; otherwise returns notes.
     pub(super) fn checked(&self, dataset: &Dataset) -> Result<Vec<String>> {
         if self.folds.is_empty() {
             return Err(self.error("names no folds"));
@@ -24,12 +24,12 @@ impl GivenSplits {
             .collect();
         for (number, fold) in self.folds.iter().enumerate() {
             self.check_ids(number, fold, &known, dataset)?;
-            self.check_sides(number, fold, &known)?;
+            self.check_overlap(number, fold, &known)?;
         }
         Ok(self.notes(&known))
     }
 
-    /// Every id is that of a training case, once on each side, and no side is empty.
+    /// Every id is a training case, at most once in each set, and no set is empty.
     fn check_ids(
         &self,
         number: usize,
@@ -59,20 +59,20 @@ impl GivenSplits {
                 "fold {number} names case '{id}', which {why}{more}"
             )));
         }
-        for (side, ids) in [("train", &fold.train), ("val", &fold.validation)] {
+        for (set, ids) in [("train", &fold.train), ("val", &fold.validation)] {
             if ids.is_empty() {
-                return Err(self.error(&format!("fold {number} has no cases in {side}")));
+                return Err(self.error(&format!("fold {number} has no cases in {set}")));
             }
             let mut seen = BTreeSet::new();
             if let Some(id) = ids.iter().find(|id| !seen.insert(*id)) {
-                return Err(self.error(&format!("fold {number} names case '{id}' twice in {side}")));
+                return Err(self.error(&format!("fold {number} names case '{id}' twice in {set}")));
             }
         }
         Ok(())
     }
 
-    /// No case and no patient is on both sides.
-    fn check_sides(
+    /// No case and no patient is in both sets.
+    fn check_overlap(
         &self,
         number: usize,
         fold: &NamedSplit,
@@ -93,7 +93,7 @@ impl GivenSplits {
                 )));
             }
             return Err(self.error(&format!(
-                "fold {number} has patient '{}' on both sides, with case '{other}' in train and case '{id}' in val",
+                "patient '{}' is in both sets of fold {number}, with case '{other}' in train and case '{id}' in val",
                 patient(id)
             )));
         }
@@ -114,41 +114,43 @@ impl GivenSplits {
         let times = |id: &str| held_out.get(id).copied().unwrap_or(0);
         let all = || known.keys().copied();
         let in_none = all().filter(|id| times(id) == 0 && !trained.contains(id));
-        // With a single fold it is the rule.
+        // With a single fold this is normal.
         let several = self.folds.len() > 1;
         let never = all().filter(|id| several && times(id) == 0 && trained.contains(id));
         let often = all().filter(|id| times(id) > 1);
         let file = self.file.display();
         let mut notes = Vec::new();
-        let mut note = |ids: Vec<&str>, words: String| {
+        let mut note = |ids: Vec<&str>, text: String| {
             if !ids.is_empty() {
                 let count = match ids.len() {
                     1 => "1 training case".to_owned(),
                     many => format!("{many} training cases"),
                 };
-                notes.push(format!("{count} {words}: {}", listed(&ids)));
+                notes.push(format!("{count} {text}: {}", listed(&ids)));
             }
         };
         note(
             in_none.collect(),
-            format!("in no fold of {file}, neither trained on nor validated"),
+            format!("in no fold of {file}, used neither for training nor for validation"),
         );
         note(
             never.collect(),
-            format!("in no validation set of {file}, so no network can judge them out of fold"),
+            format!("in no validation set of {file}, so they get no out-of-fold prediction"),
         );
         note(
             often.collect(),
-            format!("in several validation sets of {file}, of which the first counts out of fold"),
+            format!(
+                "in several validation sets of {file}; the first one gives the out-of-fold prediction"
+            ),
         );
         notes
     }
 }
 
-/// The first few, and how many more there are.
+/// The first few ids, and the number of others.
 fn listed(ids: &[&str]) -> String {
-    let shown = ids[..ids.len().min(SHOWN)].join(", ");
-    match ids.len().saturating_sub(SHOWN) {
+    let shown = ids[..ids.len().min(MAX_LISTED)].join(", ");
+    match ids.len().saturating_sub(MAX_LISTED) {
         0 => shown,
         more => format!("{shown} and {more} more"),
     }

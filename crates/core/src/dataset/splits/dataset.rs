@@ -1,51 +1,51 @@
-//! The folds that a dataset has: those that a file gives, or those that are dealt out.
+//! The folds of a dataset: predefined in a file, or assigned by ctseg.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::{GivenSplits, NamedSplit, SPLITS};
-use crate::dataset::layouts::sets_of_meta;
+use super::{NamedSplit, PredefinedSplits, SPLITS};
+use crate::dataset::layouts::meta_csv_splits;
 use crate::dataset::{Dataset, Layout, Split};
 use crate::recipe::Recipe;
 use ctseg_base::progress::Observer;
 use ctseg_base::{Error, Result};
 
-/// The folder that nnU-Net keeps preprocessed cases in, beside that of the raw datasets.
+/// nnU-Net's folder for preprocessed datasets, next to that of the raw datasets.
 const PREPROCESSED: &str = "nnUNet_preprocessed";
 
 impl Dataset {
-    /// The folds of nnU-Net's `splits_final.json`: that in the dataset's folder or else, for `DatasetNNN_Name`, that of
-    /// the same name below `preprocessed` or below `nnUNet_preprocessed` beside the folder of raw datasets. With them
-    /// what is worth knowing, a line each. None where there is no such file.
+    /// The folds of nnU-Net's `splits_final.json` with notes, one per line; none without such a file. It is read from
+    /// the dataset's folder or otherwise, for `DatasetNNN_Name`, from the folder of that name in `preprocessed` or in
+    /// `nnUNet_preprocessed` next to the folder of raw datasets.
     ///
     /// # Errors
-    /// A file that cannot be read; ids that are not those of training cases; a fold with an empty side, or with a case
-    /// or patient on both sides.
-    pub fn given_splits(
+    /// A file that cannot be read; ids that are not training cases; a fold with an empty set, or with a case
+    /// or patient in both sets.
+    pub fn predefined_splits(
         &self,
         preprocessed: Option<&Path>,
-    ) -> Result<Option<(GivenSplits, Vec<String>)>> {
+    ) -> Result<Option<(PredefinedSplits, Vec<String>)>> {
         let files = self.split_files(preprocessed);
-        let mut there = files.into_iter().filter(|file| file.is_file());
-        let Some(file) = there.next() else {
+        let mut existing = files.into_iter().filter(|file| file.is_file());
+        let Some(file) = existing.next() else {
             return Ok(None);
         };
-        let given = GivenSplits::read(file)?;
-        let mut notes = given.checked(self)?;
+        let splits = PredefinedSplits::read(file)?;
+        let mut notes = splits.checked(self)?;
         let differs = |other: &PathBuf| {
-            GivenSplits::read(other.clone()).map_or(true, |other| other.folds != given.folds)
+            PredefinedSplits::read(other.clone()).map_or(true, |other| other.folds != splits.folds)
         };
-        if let Some(other) = there.find(differs) {
+        if let Some(other) = existing.find(differs) {
             notes.push(format!(
-                "{} has other folds than {} and is not used",
+                "{} has other folds than {} and is ignored",
                 other.display(),
-                given.file.display()
+                splits.file.display()
             ));
         }
-        Ok(Some((given, notes)))
+        Ok(Some((splits, notes)))
     }
 
-    /// Where `splits_final.json` may lie, the first one first.
+    /// Possible paths of `splits_final.json`, in order of precedence.
     fn split_files(&self, preprocessed: Option<&Path>) -> Vec<PathBuf> {
         let mut files = vec![self.root.join(SPLITS)];
         let root = self
@@ -56,35 +56,36 @@ impl Dataset {
         let Some(name) = name.filter(|name| name.starts_with("Dataset")) else {
             return files;
         };
-        let beside = root.parent().and_then(Path::parent);
-        let beside = beside.map(|above| above.join(PREPROCESSED));
+        let base = root.parent().and_then(Path::parent);
+        let default = base.map(|base| base.join(PREPROCESSED));
         let folders = preprocessed.map(Path::to_path_buf).into_iter();
         files.extend(
             folders
-                .chain(beside)
+                .chain(default)
                 .map(|folder| folder.join(name).join(SPLITS)),
         );
         files
     }
 
-    /// Makes [`Dataset::split`] give the folds of [`Dataset::given_splits`], and says so; `recipe` with as many folds.
+    /// Makes [`Dataset::split`] use [`Dataset::predefined_splits`], tells `observer`, and returns `recipe` with their
+    /// number of folds.
     ///
     /// # Errors
-    /// As [`Dataset::given_splits`]; a recipe that trains folds that are not there.
-    pub fn use_given_splits(
+    /// As [`Dataset::predefined_splits`]; a recipe that trains a fold that does not exist.
+    pub fn use_predefined_splits(
         &mut self,
         mut recipe: Recipe,
         preprocessed: Option<&Path>,
         observer: &dyn Observer,
     ) -> Result<Recipe> {
-        let Some((given, notes)) = self.given_splits(preprocessed)? else {
+        let Some((splits, notes)) = self.predefined_splits(preprocessed)? else {
             return Ok(recipe);
         };
-        let (folds, file) = (given.folds.len(), given.file.display().to_string());
-        observer.say(&match folds == recipe.folds {
-            true => format!("folds: the {folds} of {file}"),
+        let (folds, file) = (splits.folds.len(), splits.file.display().to_string());
+        observer.info(&match folds == recipe.folds {
+            true => format!("using the {folds} folds of {file}"),
             false => format!(
-                "folds: the {folds} of {file}, instead of the recipe's {}",
+                "using the {folds} folds of {file} instead of the recipe's {}",
                 recipe.folds
             ),
         });
@@ -95,25 +96,25 @@ impl Dataset {
             && let Some(fold) = wanted.iter().find(|fold| **fold >= folds)
         {
             return Err(Error::usage(format!(
-                "there is no fold {fold}: {file} has {folds}, numbered from 0"
+                "train_folds names fold {fold}, but {file} has {folds} folds, numbered from 0"
             )));
         }
         recipe.folds = folds;
-        self.splits = Some(given);
+        self.splits = Some(splits);
         Ok(recipe)
     }
 
-    /// One of the given folds as indices of cases.
+    /// One of the predefined folds as case indices.
     ///
     /// # Errors
-    /// No such fold, or a case that is no training case of the dataset.
-    pub fn given_split(&self, given: &GivenSplits, fold: usize) -> Result<Split> {
-        let named = given.folds.get(fold).ok_or_else(|| {
+    /// No such fold, or a case that is not a training case of the dataset.
+    pub fn predefined_split(&self, splits: &PredefinedSplits, fold: usize) -> Result<Split> {
+        let named = splits.folds.get(fold).ok_or_else(|| {
             Error::file(
-                &given.file,
+                &splits.file,
                 format!(
                     "has no fold {fold}; expected 0 to {}",
-                    given.folds.len().saturating_sub(1)
+                    splits.folds.len().saturating_sub(1)
                 ),
             )
         })?;
@@ -126,9 +127,9 @@ impl Dataset {
             let found = ids.iter().map(|id| {
                 known.get(id.as_str()).copied().ok_or_else(|| {
                     Error::file(
-                        &given.file,
+                        &splits.file,
                         format!(
-                            "fold {fold} names case '{id}', which dataset '{}' does not have as a training case; restore the case",
+                            "fold {fold} names case '{id}', which is not a training case of dataset '{}'; restore the case",
                             self.name
                         ),
                     )
@@ -144,7 +145,7 @@ impl Dataset {
         })
     }
 
-    /// [`Dataset::split`] for each of `k` folds, by the ids of the cases.
+    /// [`Dataset::split`] for each of `k` folds, as case ids.
     pub fn named_splits(&self, k: usize, seed: u64) -> Result<Vec<NamedSplit>> {
         let ids = |indices: &[usize]| {
             let ids = indices.iter().map(|index| self.cases[*index].id.clone());
@@ -161,13 +162,13 @@ impl Dataset {
             .collect()
     }
 
-    /// The one fold of training and validation cases in TotalSegmentator's `meta.csv`, as far as its cases are there.
+    /// The published fold in TotalSegmentator's `meta.csv`, reduced to the cases present.
     pub fn published_split(&self) -> Result<Option<NamedSplit>> {
         let table = self.root.join("meta.csv");
         if self.layout != Layout::TotalSegmentator || !table.is_file() {
             return Ok(None);
         }
-        let sets = sets_of_meta(&table)?;
+        let sets = meta_csv_splits(&table)?;
         let trained: BTreeSet<&str> = self
             .training_cases()
             .into_iter()

@@ -1,4 +1,4 @@
-//! Volumes as nnU-Net's networks see them.
+//! Preprocessing for models imported from nnU-Net.
 
 pub mod placement;
 pub mod preprocess;

@@ -1,4 +1,4 @@
-//! Where an nnU-Net network's grid lies in a volume: `DefaultPreprocessor`'s transposition, crop and new shape.
+//! Placement of an nnU-Net network's grid in a volume: `DefaultPreprocessor`'s transposition, crop and new shape.
 
 use ndarray::parallel::prelude::*;
 use ndarray::{Array3, ArrayView3};
@@ -8,23 +8,23 @@ use ctseg_image::space::{Grid, Volume, VoxelBox};
 
 /// The network's grid in a volume.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Placed {
-    /// What is not cropped away, in the source's voxels.
+pub struct Placement {
+    /// The crop, in the source's voxels.
     pub region: VoxelBox,
-    /// The region's own voxels, turned as the network sees them.
+    /// The crop's own voxels, in the network's axis order.
     pub native: Grid,
-    /// The network's voxels.
+    /// The network's grid.
     pub grid: Grid,
 }
 
-impl Placed {
-    /// Of a part of the source.
+impl Placement {
+    /// For a crop of the source.
     pub fn new(recipe: &Recipe, nnunet: &NnunetConfig, source: &Grid, region: VoxelBox) -> Self {
         let orientation = nnunet.orientation(source);
         let native = source.cropped(&region).reoriented(orientation);
         let own_mm = header_spacing_mm(&source.reoriented(orientation));
         let new_mm = recipe.nnunet_spacing_mm(own_mm);
-        // Python's `round`, as in `compute_new_shape`, takes halves to even numbers.
+        // Python's `round`, as in `compute_new_shape`, rounds halves to even.
         let shape = std::array::from_fn(|axis| {
             let voxels = own_mm[axis] / new_mm[axis] * native.shape[axis] as f64;
             (voxels.round_ties_even() as usize).max(1)
@@ -36,7 +36,7 @@ impl Placed {
         }
     }
 
-    /// Of what is not 0 in a volume, all of it where everything is (`crop_to_nonzero`).
+    /// For the nonzero part of a volume, or all of it if there is none (`crop_to_nonzero`).
     pub fn of_volume(recipe: &Recipe, nnunet: &NnunetConfig, volume: &Volume) -> Self {
         let whole = VoxelBox::whole(volume.grid.shape);
         let region = nonzero_box(volume.data.view()).unwrap_or(whole);
@@ -44,7 +44,7 @@ impl Placed {
     }
 }
 
-/// The box (x, y, z) around all voxels that are not 0.
+/// The bounding box (x, y, z) of the nonzero voxels.
 fn nonzero_box(data: ArrayView3<f32>) -> Option<VoxelBox> {
     let of_plane = |z: usize| -> Option<VoxelBox> {
         let mut found: Option<VoxelBox> = None;
@@ -58,15 +58,15 @@ fn nonzero_box(data: ArrayView3<f32>) -> Option<VoxelBox> {
                 start: [first, y, z],
                 end: [row.len() - after.unwrap_or(0), y + 1, z + 1],
             };
-            found = Some(found.map_or(row, |found| found.joined(&row)));
+            found = Some(found.map_or(row, |found| found.union(&row)));
         }
         found
     };
     let planes = (0..data.len_of(ndarray::Axis(0))).into_par_iter();
-    planes.filter_map(of_plane).reduce_with(|a, b| a.joined(&b))
+    planes.filter_map(of_plane).reduce_with(|a, b| a.union(&b))
 }
 
-/// What is not 0, with what it encloses (`create_nonzero_mask`).
+/// The nonzero voxels with holes filled (`create_nonzero_mask`).
 pub(super) fn nonzero_mask(data: ArrayView3<f32>) -> Array3<bool> {
     let mut mask = data.mapv(|value| value != 0.0);
     ctseg_image::labels::postprocess::fill_holes(&mut mask, None);
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_box_holds_what_is_not_0() {
+    fn the_box_contains_all_nonzero_voxels() {
         let mut data = Array3::<f32>::zeros((4, 5, 6));
         assert_eq!(nonzero_box(data.view()), None);
         data[[1, 2, 3]] = -5.0;

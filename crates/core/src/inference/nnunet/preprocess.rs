@@ -1,10 +1,10 @@
-//! What an nnU-Net network sees of a volume: `DefaultPreprocessor`'s normalisation and resampling, and in a cascade
-//! the labels of the stage before as masks.
+//! The input of an nnU-Net network: `DefaultPreprocessor`'s normalisation and resampling and, in a cascade, the
+//! previous stage's labels as masks.
 
 use ndarray::parallel::prelude::*;
 use ndarray::{Array3, Array4, ArrayView3, Axis, Slice, Zip, s};
 
-use super::placement::{Placed, nonzero_mask};
+use super::placement::{Placement, nonzero_mask};
 use crate::inference::stage::check_memory;
 use crate::recipe::{NnunetConfig, NnunetNormalisation, Recipe, header_spacing_mm};
 use ctseg_base::{Error, Result};
@@ -13,36 +13,36 @@ use ctseg_image::resample::{
 };
 use ctseg_image::space::{Grid, LabelMap, Volume, VoxelBox};
 
-/// No structure's label.
-const OUTSIDE: u16 = u16::MAX; // dataset_json refuses it
+/// The label outside the nonzero mask; `dataset_json` refuses it for structures.
+const OUTSIDE: u16 = u16::MAX;
 
-/// nnU-Net divides by no less.
-const LEAST_SD: f32 = 1e-8;
+/// nnU-Net's lower bound of divisors.
+const MIN_SD: f32 = 1e-8;
 
-/// The network's input on `placed.grid`.
+/// The network's input on `placement.grid`.
 ///
 /// # Shapes
 /// output: (channel, z, y, x): the volume, then a mask for each of `previous_labels`
 ///
 /// # Errors
-/// No labels of the stage before where the network wants them; a volume that its normalisation is not meant for.
+/// The network needs the previous stage's labels and none are given; values that the normalisation does not accept.
 pub fn nnunet_input(
     recipe: &Recipe,
     nnunet: &NnunetConfig,
     volume: &Volume,
-    placed: &Placed,
+    placement: &Placement,
     previous: Option<&LabelMap>,
 ) -> Result<Array4<f32>> {
-    check_memory(recipe, &placed.grid)?;
-    let native = volume.grid.cropped(&placed.region);
+    check_memory(recipe, &placement.grid)?;
+    let native = volume.grid.cropped(&placement.region);
     let normalised = normalised(
         nnunet.normalisation,
-        part(volume.data.view(), &placed.region),
+        part(volume.data.view(), &placement.region),
     )?;
     let [own_mm, new_mm] = spacings_mm(recipe, nnunet, &volume.grid);
-    let onto = &placed.grid;
+    let onto = &placement.grid;
     let image = match nnunet.image_slices.axis(own_mm, new_mm) {
-        _ if onto.shape == placed.native.shape => {
+        _ if onto.shape == placement.native.shape => {
             resample_array(normalised.view(), &native, onto, recipe.interpolation)?
         }
         Some(axis) => {
@@ -60,12 +60,12 @@ pub fn nnunet_input(
     }
     let previous = previous.ok_or_else(|| {
         Error::invalid(format!(
-            "recipe {} needs the labels of the stage before and there are none",
+            "recipe {} needs the previous stage's labels, and none are given",
             recipe.name
         ))
     })?;
     let slices = nnunet.label_slices.axis(own_mm, new_mm);
-    let labels = previous_on_grid(previous, volume, placed, slices)?;
+    let labels = previous_on_grid(previous, volume, placement, slices)?;
     let mut masks = input.slice_mut(s![1.., .., .., ..]);
     for (mut mask, label) in masks.outer_iter_mut().zip(&nnunet.previous_labels) {
         Zip::from(&mut mask)
@@ -75,20 +75,19 @@ pub fn nnunet_input(
     Ok(input)
 }
 
-/// The labels of the stage before on `placed.grid`, resampled slice by slice across `slices` where there is such an
-/// axis.
+/// The previous stage's labels on `placement.grid`, resampled slice by slice across the axis `slices` if there is one.
 fn previous_on_grid(
     previous: &LabelMap,
     volume: &Volume,
-    placed: &Placed,
+    placement: &Placement,
     slices: Option<usize>,
 ) -> Result<LabelMap> {
     let mut labels = LabelMap {
-        grid: previous.grid.cropped(&placed.region),
-        data: part(previous.data.view(), &placed.region).to_owned(),
+        grid: previous.grid.cropped(&placement.region),
+        data: part(previous.data.view(), &placement.region).to_owned(),
     };
-    // Background where the volume is 0 is a label of its own there (`crop_to_nonzero`).
-    let data = part(volume.data.view(), &placed.region);
+    // Background outside the nonzero mask has its own label (`crop_to_nonzero`).
+    let data = part(volume.data.view(), &placement.region);
     if data.iter().any(|value| *value == 0.0) {
         Zip::from(&mut labels.data)
             .and(&nonzero_mask(data))
@@ -98,22 +97,22 @@ fn previous_on_grid(
                 }
             });
     }
-    let onto = &placed.grid;
+    let onto = &placement.grid;
     match slices {
-        Some(axis) if onto.shape != placed.native.shape => {
+        Some(axis) if onto.shape != placement.native.shape => {
             resample_label_slices(&labels, onto, axis)
         }
-        _ => resample_labels(&labels, onto, LabelInterpolation::Likeliest),
+        _ => resample_labels(&labels, onto, LabelInterpolation::OneHotArgmax),
     }
 }
 
-/// Along x, y, z of the network: the volume's spacing, and the network's.
+/// The volume's and the network's spacing, along the network's x, y, z.
 fn spacings_mm(recipe: &Recipe, nnunet: &NnunetConfig, source: &Grid) -> [[f64; 3]; 2] {
     let own_mm = header_spacing_mm(&source.reoriented(nnunet.orientation(source)));
     [own_mm, recipe.nnunet_spacing_mm(own_mm)]
 }
 
-/// A region (x, y, z) of an array (z, y, x).
+/// Crops an array (z, y, x) to a region (x, y, z).
 fn part<'a, T>(mut data: ArrayView3<'a, T>, region: &VoxelBox) -> ArrayView3<'a, T> {
     for (axis, range) in region.ranges_zyx().into_iter().enumerate() {
         data.slice_axis_inplace(Axis(axis), Slice::from(range));
@@ -121,7 +120,7 @@ fn part<'a, T>(mut data: ArrayView3<'a, T>, region: &VoxelBox) -> ArrayView3<'a,
     data
 }
 
-/// The values that the network sees; what is not finite counts as the lowest value that is.
+/// The normalised values; those that are not finite count as the lowest finite value.
 fn normalised(scheme: NnunetNormalisation, data: ArrayView3<f32>) -> Result<Array3<f32>> {
     let mut values = finite(data);
     match scheme {
@@ -131,13 +130,13 @@ fn normalised(scheme: NnunetNormalisation, data: ArrayView3<f32>) -> Result<Arra
             mean_hu,
             sd_hu,
         } => {
-            let sd_hu = sd_hu.max(LEAST_SD);
+            let sd_hu = sd_hu.max(MIN_SD);
             values.par_mapv_inplace(|hu| (hu.clamp(low_hu, high_hu) - mean_hu) / sd_hu);
         }
         NnunetNormalisation::ZScore { masked } => {
             let mask = masked.then(|| nonzero_mask(data));
             let (mean, sd) = mean_and_sd(&values, mask.as_ref());
-            let sd = (sd as f32).max(LEAST_SD);
+            let sd = (sd as f32).max(MIN_SD);
             let score = |value: f32| (value - mean as f32) / sd;
             match mask {
                 None => values.par_mapv_inplace(score),
@@ -153,14 +152,14 @@ fn normalised(scheme: NnunetNormalisation, data: ArrayView3<f32>) -> Result<Arra
         NnunetNormalisation::None {} => {}
         NnunetNormalisation::RescaleTo01 {} => {
             let [low, high] = ends(&values);
-            let span = (high - low).max(LEAST_SD);
+            let span = (high - low).max(MIN_SD);
             values.par_mapv_inplace(|value| (value - low) / span);
         }
         NnunetNormalisation::RgbTo01 {} => {
             let [low, high] = ends(&values);
             if low < 0.0 || high > 255.0 {
                 return Err(Error::invalid(format!(
-                    "holds values from {low} to {high}; the model's RGBTo01Normalization is for 0 to 255: it was not trained on CT"
+                    "has values from {low} to {high}, and the model's RGBTo01Normalization expects 0 to 255: it was not trained on CT"
                 )));
             }
             values.par_mapv_inplace(|value| value / 255.0);
@@ -178,7 +177,7 @@ fn finite(data: ArrayView3<f32>) -> Array3<f32> {
     values
 }
 
-/// The lowest and the highest finite value; 0 where there is none.
+/// The lowest and the highest finite value; 0 if there is none.
 fn ends(values: &Array3<f32>) -> [f32; 2] {
     let nothing = [f32::INFINITY, f32::NEG_INFINITY];
     let wider = |a: [f32; 2], b: [f32; 2]| [a[0].min(b[0]), a[1].max(b[1])];
@@ -193,8 +192,8 @@ fn ends(values: &Array3<f32>) -> [f32; 2] {
     }
 }
 
-/// Of what lies in the mask, or of all; the standard deviation is divided by n. Added up plane by plane, in their
-/// order: the same on any number of threads.
+/// Mean and population standard deviation inside the mask, or of all values. Summed plane by plane in order, so that
+/// the result does not depend on the number of threads.
 fn mean_and_sd(values: &Array3<f32>, mask: Option<&Array3<bool>>) -> (f64, f64) {
     let sum_of = |of: &(dyn Fn(f64) -> f64 + Sync)| {
         let planes = (0..values.len_of(Axis(0))).into_par_iter().map(|z| {
@@ -225,7 +224,7 @@ mod tests {
         Array3::from_shape_vec((1, 2, 2), values.to_vec()).unwrap()
     }
 
-    // Golden values: nnunetv2 2.8.1's classes on the same numbers, by hand.
+    // Golden values: nnunetv2 2.8.1's classes on the same numbers.
     #[test]
     fn schemes_are_nnu_nets() {
         let of = |scheme, data| {

@@ -1,4 +1,4 @@
-//! Which files arguments stand for.
+//! Expansion of arguments to files.
 
 use std::fs;
 
@@ -12,7 +12,7 @@ fn touch(folder: &Path, names: &[&str]) {
     }
 }
 
-/// What is found, relative to the folder that is searched from.
+/// The files found, relative to `folder`.
 fn found(folder: &Path, arguments: &[&str]) -> Vec<String> {
     let arguments: Vec<OsString> = arguments
         .iter()
@@ -28,7 +28,7 @@ fn found(folder: &Path, arguments: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn folders_are_searched_to_the_bottom_and_links_lead_nowhere_twice() {
+fn folders_are_searched_recursively_and_links_are_followed_once() {
     let folder = tempfile::tempdir().unwrap();
     let folder = &folder.path().canonicalize().unwrap();
     let names = ["b.nii", "a/x.nii.gz", "a/deep/er/y.NII.GZ", "a/note.txt"];
@@ -36,7 +36,7 @@ fn folders_are_searched_to_the_bottom_and_links_lead_nowhere_twice() {
     touch(folder, &[".hidden/z.nii", "a/.z.nii", "out/x.nii.gz"]);
     let all = ["a/deep/er/y.NII.GZ", "a/x.nii.gz", "b.nii"];
     assert_eq!(found(folder, &[""]), all);
-    // Named, the output folder is an input as any other.
+    // Given explicitly, the output folder is an input like any other.
     assert_eq!(found(folder, &["out"]), ["out/x.nii.gz"]);
     assert_eq!(found(folder, &["b.nii", "", "b.nii"])[0], "b.nii");
     assert_eq!(found(folder, &["b.nii", "", "b.nii"]).len(), 3);
@@ -59,7 +59,7 @@ fn folders_are_searched_to_the_bottom_and_links_lead_nowhere_twice() {
 }
 
 #[test]
-fn lists_hold_comments_and_paths_from_either_folder() {
+fn lists_have_comments_and_paths_relative_to_either_folder() {
     let folder = tempfile::tempdir().unwrap();
     let folder = &folder.path().canonicalize().unwrap();
     touch(folder, &["lists/x.nii", "lists/more/y.nii", "z.nii"]);
@@ -73,7 +73,7 @@ fn lists_hold_comments_and_paths_from_either_folder() {
     let cases = found(folder, &["@lists/cases.txt"]);
     assert_eq!(cases, ["lists/x.nii", "lists/../z.nii"]);
     list("x.*\nmissing.nii\n");
-    // A file that is missing is a case that fails, not a list that cannot be used.
+    // A missing file is a failed case, not a broken list.
     let argument: [OsString; 1] = [format!("@{}", folder.join("lists/cases.txt").display()).into()];
     let paths = expand_inputs(&argument, folder, None).unwrap();
     assert_eq!(paths.files[1], Path::new("missing.nii"));
@@ -88,7 +88,7 @@ fn lists_hold_comments_and_paths_from_either_folder() {
 }
 
 #[test]
-fn folders_that_are_called_as_volumes_are_folders() {
+fn folders_with_names_of_volumes_are_folders() {
     let folder = tempfile::tempdir().unwrap();
     let folder = &folder.path().canonicalize().unwrap();
     touch(folder, &["a.nii/a.nii", "b.nii.gz/x/y.nii.gz", "c.nii"]);
@@ -124,7 +124,7 @@ fn datasets(folder: &Path) {
         ],
     );
     let write = |name: &str, text: &str| fs::write(folder.join(name), text).unwrap();
-    // Labels that training cannot use are no reason not to predict.
+    // Labels that training cannot use do not prevent prediction.
     let json =
         r#"{"channel_names": {"0": "CT"}, "labels": {"whole": [1, 2]}, "file_ending": ".nii.gz"}"#;
     write("all/raw/Dataset001_a/dataset.json", json);
@@ -139,7 +139,7 @@ fn datasets(folder: &Path) {
 }
 
 #[test]
-fn of_datasets_only_the_images_are_inputs_and_that_is_said() {
+fn only_the_images_of_datasets_are_inputs_with_a_note() {
     let folder = tempfile::tempdir().unwrap();
     let folder = &folder.path().canonicalize().unwrap();
     datasets(folder);
@@ -171,7 +171,7 @@ fn of_datasets_only_the_images_are_inputs_and_that_is_said() {
     let total = all.iter().find(|note| note.contains("TotalSegmentator"));
     assert!(
         total.is_some_and(
-            |note| note.contains("all/total: a dataset") && note.contains("its 2 images")
+            |note| note.contains("all/total: dataset") && note.contains("its 2 images")
         ),
         "{all:?}"
     );
@@ -186,7 +186,7 @@ fn of_datasets_only_the_images_are_inputs_and_that_is_said() {
 }
 
 #[test]
-fn a_folder_of_other_kinds_is_told_by_them() {
+fn the_error_names_files_of_other_formats() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("x.nrrd"), "NRRD0004\n").unwrap();
     let argument = [folder.path().into()];

@@ -192,7 +192,7 @@ fn two_files_for_one_id_are_a_problem() {
     assert!(
         found
             .iter()
-            .any(|p| p.contains("c0.nii.gz: the case's id is taken by")),
+            .any(|p| p.contains("c0.nii.gz: duplicate case id, also used by")),
         "{found:?}"
     );
 }
@@ -228,13 +228,13 @@ fn images_under_several_names_are_found_and_kept_together() {
     let dataset = Dataset::open(folder.path()).unwrap();
     let report = dataset.check(CheckDepth::Voxels, |_, _| {});
     assert!(report.problems.is_empty(), "{:?}", report.problems);
-    let note = "cases c0, c2, c4 have the same image; they count as one patient's";
+    let note = "cases c0, c2, c4 have the same image; treated as one patient";
     let mut found = notes(&report);
     found.retain(|found| !found.contains("Hounsfield")); // such small values are in bytes
     assert_eq!(found, [note]);
     let content = DatasetContent::new(&dataset, report.contents);
     assert_eq!(content.cases.len(), 5);
-    let together = dataset.with_same_images_together(&content);
+    let together = dataset.with_duplicates_grouped(&content);
     for seed in 0..8 {
         let held_out = together.split(2, 0, seed).unwrap().validation;
         let copies = [0, 2, 4].map(|index| held_out.contains(&index));

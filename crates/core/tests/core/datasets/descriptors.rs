@@ -184,17 +184,16 @@ fn mistakes_are_named_with_their_place() {
     assert!(refused("spleen = 1", "spleen = 2").contains("both have the value 2"));
     assert!(refused("spleen = 1", "spleen = 0").contains("which is background"));
     assert!(
-        refused("[\"c1\"]", "[\"c01\"]")
-            .contains("case 'c01', but there is no such case among the 2")
+        refused("[\"c1\"]", "[\"c01\"]").contains("case 'c01', which is not among the 2 cases")
     );
-    assert!(refused("images/*", "images/x").contains("no place for the case's id"));
+    assert!(refused("images/*", "images/x").contains("no place for the case id"));
     assert!(refused("images = \"images/*.nii.gz\"", "").contains("names no cases"));
     assert!(
         refused("[structures]", "[cases.x]\nimage = \"i\"\n[structures]")
             .contains("one of the two")
     );
     assert!(
-        refused("[structures]", "[patients]\nz = \"p\"\n[structures]").contains("no such case")
+        refused("[structures]", "[patients]\nz = \"p\"\n[structures]").contains("not among the")
     );
     assert!(
         refused("test =", "patient_delimiter = \"\"\ntest =")

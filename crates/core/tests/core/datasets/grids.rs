@@ -2,7 +2,7 @@
 
 use super::*;
 use ctseg_core::dataset::Reading;
-use ctseg_image::space::{Orientation, Turn};
+use ctseg_image::space::{Orientation, Reorientation};
 
 /// A dataset of one case, whose labels lie so many voxels off along z.
 fn moved(root: &Path, voxels: f64) -> Dataset {
@@ -59,15 +59,15 @@ fn distance_decides_between_silence_note_warning_and_refusal() {
 #[test]
 fn labels_along_other_axes_are_turned_onto_their_image() {
     let values: Vec<u16> = (0..24).map(|at| at % 5).collect();
-    for (number, turn) in Turn::all().enumerate() {
+    for (number, reorientation) in Reorientation::all().enumerate() {
         let folder = tempfile::tempdir().unwrap();
         plain(folder.path(), &[&values]);
         let path = folder.path().join("labels/c0.nii.gz");
         let straight = Dataset::open(folder.path()).unwrap();
         let expected = straight.load(&straight.cases[0]).unwrap().labels;
         let turned = LabelMap {
-            grid: expected.grid.turned(&turn),
-            data: turn.array(expected.data.clone()),
+            grid: expected.grid.reoriented_by(&reorientation),
+            data: reorientation.apply(expected.data.clone()),
         };
         write_labels(
             &path,
@@ -92,12 +92,12 @@ fn masks_along_other_axes_become_one_label_map() {
     let case = folder.path().join("s1");
     write_image(&case.join("ct.nii.gz"));
     write_map(&case.join("segmentations/a.nii.gz"), &[1, 0, 0, 1]);
-    let turn = Turn::between(Orientation::RAS, "PSL".parse().unwrap());
+    let reorientation = Reorientation::between(Orientation::RAS, "PSL".parse().unwrap());
     let mut mask = LabelMap::empty(grid());
     mask.data[[1, 2, 3]] = 1;
     let mask = LabelMap {
-        grid: mask.grid.turned(&turn),
-        data: turn.array(mask.data),
+        grid: mask.grid.reoriented_by(&reorientation),
+        data: reorientation.apply(mask.data),
     };
     let path = case.join("segmentations/b.nii.gz");
     write_labels(&path, &mask, &NiftiHeader::for_grid(&mask.grid).unwrap()).unwrap();
@@ -131,7 +131,7 @@ fn only_ct_is_held_to_hounsfield_units() {
         let notes = notes(&dataset.check(CheckDepth::Voxels, |_, _| {}));
         let blamed = notes
             .iter()
-            .any(|note| note.contains("as of an image scaled to bytes"));
+            .any(|note| note.contains("as in an 8-bit image"));
         assert_eq!(blamed, is_ct, "{notes:?}");
         let rescaled = dataset.read_as(Reading {
             rescale_hu: Some("-1024,2".parse().unwrap()),
@@ -143,7 +143,7 @@ fn only_ct_is_held_to_hounsfield_units() {
                 assert!(is_ct && image.volume.data[[0, 0, 1]] == -944.0);
                 assert_eq!(
                     image.header.warnings,
-                    ["brought to HU as value × 2 + -1024"]
+                    ["converted to HU: value × 2 + -1024"]
                 );
             }
             Err(error) => assert!(!is_ct && error.to_string().contains("'MRI'"), "{error}"),

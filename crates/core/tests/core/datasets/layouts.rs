@@ -90,7 +90,7 @@ fn nnunets_ignore_label_is_no_structure() {
     let labels = dataset.load_labels(&dataset.cases[0]).unwrap();
     let count = |labels: &LabelMap, value| labels.data.iter().filter(|l| **l == value).count();
     assert_eq!((count(&labels, 1), count(&labels, 2)), (1, 1));
-    let known = dataset.known_labels(labels);
+    let known = dataset.without_ignored(labels);
     assert_eq!((count(&known, 1), count(&known, 2)), (1, 0));
 }
 
@@ -125,7 +125,10 @@ fn what_nnunet_has_and_ctseg_has_not_is_refused_by_name() {
         "{text}"
     );
     let text = refused(r#"{"background": 0, "liver": 2, "ignore": 2}"#, "");
-    assert!(text.contains("the value 2 is both ignored and"), "{text}");
+    assert!(
+        text.contains("the value 2 is both the ignore label and"),
+        "{text}"
+    );
     assert!(refused(r#"{"liver": 1, "ignore": 0}"#, "").contains("'ignore' has the value 0"));
     assert!(refused(r#"{"background": 3, "liver": 1}"#, "").contains("expected 0"));
     assert!(refused(r#"{"liver": 70000}"#, "").contains("70000"));
@@ -242,9 +245,9 @@ fn total_segmentator_numbers_the_union_of_names_and_later_wins() {
     assert_eq!(
         notes(&report),
         [
-            "s0001: masks overlap in 1 voxel; the structure with the higher value keeps them",
-            "s0001: no mask of aorta; taken for background",
-            "s0002: no mask of liver; taken for background",
+            "s0001: masks overlap in 1 voxel; the structure with the higher value wins",
+            "s0001: no mask of aorta; treated as background",
+            "s0002: no mask of liver; treated as background",
         ]
     );
 }
@@ -289,7 +292,7 @@ fn a_folder_that_fits_nothing_says_what_was_looked_for() {
     plain(empty.path(), &[]);
     fs::create_dir(empty.path().join("images")).unwrap();
     fs::create_dir(empty.path().join("labels")).unwrap();
-    assert!(refusal(empty.path()).contains("no image was found"));
+    assert!(refusal(empty.path()).contains("no image found"));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use ctseg_base::progress::Observer;
 use ctseg_base::progress::Silent;
 use ctseg_base::progress::Task;
-use ctseg_core::dataset::GivenSplits;
+use ctseg_core::dataset::PredefinedSplits;
 use ctseg_core::recipe::Recipe;
 
 use super::*;
@@ -34,7 +34,7 @@ fn recipe(set: &[&str]) -> Recipe {
 struct Heard(std::sync::Mutex<Vec<String>>);
 
 impl Observer for Heard {
-    fn say(&self, line: &str) {
+    fn info(&self, line: &str) {
         self.0.lock().unwrap().push(line.to_owned());
     }
     fn warn(&self, line: &str) {
@@ -55,14 +55,14 @@ fn folds_beside_the_dataset_are_those_that_are_trained() {
     let mut dataset = Dataset::open(root).unwrap();
     let heard = Heard::default();
     let recipe = dataset
-        .use_given_splits(recipe(&["folds=5"]), None, &heard)
+        .use_predefined_splits(recipe(&["folds=5"]), None, &heard)
         .unwrap();
     assert_eq!(recipe.folds, 3);
     let heard = heard.0.into_inner().unwrap();
     assert_eq!(heard.len(), 1, "{heard:?}");
     assert!(
-        heard[0].starts_with("folds: the 3 of ")
-            && heard[0].ends_with("splits_final.json, instead of the recipe's 5"),
+        heard[0].starts_with("using the 3 folds of ")
+            && heard[0].ends_with("splits_final.json instead of the recipe's 5"),
         "{heard:?}"
     );
     let split = dataset.split(3, 0, 7).unwrap();
@@ -72,11 +72,11 @@ fn folds_beside_the_dataset_are_those_that_are_trained() {
 
     // A run keeps them, whatever becomes of the file.
     let run = root.join("run");
-    assert_eq!(GivenSplits::of_run(&run).unwrap(), None);
-    GivenSplits::store(&run, &dataset.named_splits(3, 7).unwrap()).unwrap();
+    assert_eq!(PredefinedSplits::of_run(&run).unwrap(), None);
+    PredefinedSplits::store(&run, &dataset.named_splits(3, 7).unwrap()).unwrap();
     write_text(&root.join("splits_final.json"), "[]");
     let mut again = Dataset::open(root).unwrap();
-    again.splits = GivenSplits::of_run(&run).unwrap();
+    again.splits = PredefinedSplits::of_run(&run).unwrap();
     for fold in 0..3 {
         assert_eq!(
             again.split(3, fold, 1).unwrap(),
@@ -86,7 +86,7 @@ fn folds_beside_the_dataset_are_those_that_are_trained() {
     // A case that is gone since is no reason to shift the others.
     fs::remove_file(root.join("imagesTr/p4-a_0000.nii.gz")).unwrap();
     let mut less = Dataset::open(root).unwrap();
-    less.splits = GivenSplits::of_run(&run).unwrap();
+    less.splits = PredefinedSplits::of_run(&run).unwrap();
     let error = less.split(3, 0, 1).unwrap_err().to_string();
     assert!(error.contains("names case 'p4-a'"), "{error}");
 }
@@ -97,7 +97,7 @@ fn nnunets_own_folds_are_found_below_its_preprocessed_cases() {
     let root = folder.path().join("nnUNet_raw/Dataset007_Liver");
     nnunet(&root);
     let dataset = Dataset::open(&root).unwrap();
-    let given = |preprocessed: Option<&Path>| dataset.given_splits(preprocessed).unwrap();
+    let given = |preprocessed: Option<&Path>| dataset.predefined_splits(preprocessed).unwrap();
     assert_eq!(given(None), None);
     let beside = folder
         .path()
@@ -128,7 +128,7 @@ fn folds_that_cannot_be_meant_are_refused_by_name() {
     let dataset = Dataset::open(root).unwrap();
     let refused = |text: &str| {
         write_text(&root.join("splits_final.json"), text);
-        let text = dataset.given_splits(None).unwrap_err().to_string();
+        let text = dataset.predefined_splits(None).unwrap_err().to_string();
         assert!(
             !text.contains('\n') && text.contains("splits_final.json: "),
             "{text}"
@@ -157,13 +157,14 @@ fn folds_that_cannot_be_meant_are_refused_by_name() {
     );
     assert!(refused(&changed("[\"p2-a\"]", "[]")).contains("fold 1 has no cases in val"));
     assert!(refused("[]").contains("names no folds"));
-    assert!(refused("{\"train\": []}").contains("not nnU-Net's splits"));
+    assert!(refused("{\"train\": []}").contains("not in nnU-Net's splits format"));
     assert!(refused("[{\"train\": [\"p1-a\"]}]").contains("missing field `val`"));
     write_text(&root.join("splits_final.json"), FOLDS);
     let mut dataset = Dataset::open(root).unwrap();
-    let error = dataset.use_given_splits(recipe(&["folds=5", "train_folds=[3]"]), None, &Silent);
+    let error =
+        dataset.use_predefined_splits(recipe(&["folds=5", "train_folds=[3]"]), None, &Silent);
     let error = error.unwrap_err().to_string();
-    assert!(error.contains("there is no fold 3"), "{error}");
+    assert!(error.contains("train_folds names fold 3"), "{error}");
 }
 
 #[test]
@@ -174,7 +175,7 @@ fn a_patient_on_both_sides_is_refused_where_a_descriptor_tells_patients() {
     let parted = FOLDS.replacen("\"p1-b\", \"p1-a\"", "\"p1-a\"", 1);
     let parted = parted.replacen("[\"p2-a\"", "[\"p1-b\", \"p2-a\"", 1);
     write_text(&root.join("splits_final.json"), &parted);
-    let given = |dataset: &Dataset| dataset.given_splits(None);
+    let given = |dataset: &Dataset| dataset.predefined_splits(None);
     // For nnU-Net each case is a patient.
     assert!(given(&Dataset::open(root).unwrap()).is_ok());
     let descriptor = "name = \"s\"\nimages = \"imagesTr/*_0000.nii.gz\"\nlabels = \"labelsTr/{case}.nii.gz\"\npatient_delimiter = \"-\"\n[structures]\nliver = 1\n";
@@ -183,7 +184,7 @@ fn a_patient_on_both_sides_is_refused_where_a_descriptor_tells_patients() {
         .unwrap_err()
         .to_string();
     assert!(
-        text.contains("fold 0 has patient 'p1' on both sides, with case 'p1-b' in train and case 'p1-a' in val"),
+        text.contains("patient 'p1' is in both sets of fold 0, with case 'p1-b' in train and case 'p1-a' in val"),
         "{text}"
     );
 }
@@ -196,11 +197,11 @@ fn cases_that_no_fold_holds_or_several_hold_out_are_listed() {
     let text = r#"[{"train": ["p1-a", "p1-b"], "val": ["p2-a"]}, {"train": ["p1-a"], "val": ["p2-a", "p3-a"]}]"#;
     write_text(&root.join("splits_final.json"), text);
     let dataset = Dataset::open(root).unwrap();
-    let (_, notes) = dataset.given_splits(None).unwrap().unwrap();
+    let (_, notes) = dataset.predefined_splits(None).unwrap().unwrap();
     let begins = [
         (
             "1 training case in no fold of ",
-            "neither trained on nor validated: p4-a",
+            "used neither for training nor for validation: p4-a",
         ),
         ("2 training cases in no validation set of ", ": p1-a, p1-b"),
         ("1 training case in several validation sets of ", ": p2-a"),

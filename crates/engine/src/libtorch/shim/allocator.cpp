@@ -1,5 +1,5 @@
-// Memory for CPU tensors that is kept when it is freed. glibc gives large blocks back to the kernel at every
-// free, and each training step then pays for mapping and zeroing the same pages anew.
+// Caching allocator for CPU tensors. glibc returns large blocks to the kernel on every free, so each training step
+// would pay for mapping and zeroing the same pages again.
 #include "api.h"
 
 #include <c10/core/Allocator.h>
@@ -17,7 +17,7 @@
 namespace {
 
 constexpr size_t kHugePage = size_t(2) << 20;
-constexpr size_t kSmallest = size_t(1) << 20;  // smaller blocks are malloc's business
+constexpr size_t kSmallest = size_t(1) << 20;  // smaller blocks use malloc
 
 class CachingAllocator final : public c10::Allocator {
  public:
@@ -58,8 +58,8 @@ class CachingAllocator final : public c10::Allocator {
   }
 
  private:
-  // Blocks by size. A block in use keeps its entry, so that giving it back allocates nothing: an exception must not
-  // leave a deleter, which tensors' destructors call.
+  // Blocks by size. A block in use keeps its map node, so that freeing allocates nothing: a deleter, which tensors'
+  // destructors call, must not throw.
   using Free = std::multimap<size_t, void*>;
 
   void* taken(size_t bytes) {
@@ -67,17 +67,17 @@ class CachingAllocator final : public c10::Allocator {
     const size_t wanted = (bytes + kHugePage - 1) / kHugePage * kHugePage;
     std::lock_guard<std::mutex> lock(mutex_);
     Free::node_type node;
-    // A block that is at most a quarter too large.
+    // Reuse a block that is at most a quarter too large.
     const auto found = free_.lower_bound(wanted);
     const bool fits = found != free_.end() && found->first <= wanted + wanted / 4;
     const size_t taking = fits ? found->first : wanted;
     TORCH_CHECK(limit_ == 0 || in_use_ + taking <= limit_, "out of memory: ", in_use_, " + ", taking,
-                " bytes are more than the limit of ", limit_);
+                " bytes exceed the limit of ", limit_);
     if (fits) {
       node = free_.extract(found);
       free_bytes_ -= node.key();
     } else {
-      // What is held may exceed the most that was ever in use by a part of it, no more.
+      // Held memory may exceed the peak use by a fraction, no more.
       const size_t most = std::max(peak_, in_use_ + wanted);
       while (!free_.empty() && in_use_ + wanted + free_bytes_ > most + most / spare_) drop(std::prev(free_.end()));
       Free made;
@@ -106,7 +106,7 @@ class CachingAllocator final : public c10::Allocator {
   static void* mapped(size_t size) {
     void* block = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (block == MAP_FAILED) return nullptr;
-    madvise(block, size, MADV_HUGEPAGE);  // a wish, no more
+    madvise(block, size, MADV_HUGEPAGE);  // only a hint
     return block;
   }
 
@@ -124,7 +124,7 @@ class CachingAllocator final : public c10::Allocator {
   size_t in_use_ = 0, peak_ = 0, free_bytes_ = 0, limit_ = 0, spare_ = 4;
 };
 
-// Never destroyed: tensors may be freed while the program ends.
+// Never destroyed: tensors may be freed during program exit.
 CachingAllocator& allocator() {
   static CachingAllocator* one = new CachingAllocator;
   return *one;

@@ -51,7 +51,7 @@ extern "C" int ctseg_conv_block(at::Tensor* x, const CtsegLayer* layers, int cou
 
 namespace {
 
-// Of CUDA; null before CUDA was used.
+// CUDA's allocator; null before CUDA is used.
 c10::DeviceAllocator* cuda_allocator() {
   return at::hasCUDA() ? dynamic_cast<c10::DeviceAllocator*>(c10::GetAllocator(at::kCUDA)) : nullptr;
 }

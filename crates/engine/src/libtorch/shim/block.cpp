@@ -9,7 +9,7 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// oneDNN's fused bf16 convolutions need these instructions; libtorch's plain ones do without.
+// oneDNN's fused bf16 convolutions need these instructions; libtorch's other convolutions do not.
 bool cpu_fuses(at::ScalarType type) {
 #ifdef CTSEG_X86
   return type == at::kFloat || (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
@@ -19,8 +19,7 @@ bool cpu_fuses(at::ScalarType type) {
 #endif
 }
 
-// oneDNN's convolution with bias and activation in one pass, without autograd; undefined where it does not
-// apply.
+// oneDNN's fused convolution with bias and activation, without autograd; undefined if not applicable.
 Tensor fused_convolution(const Tensor& x, const Layer& layer, const Tensor& weight, const Tensor& bias) {
   const double slope = layer.norm_act.slope;
   const bool usable = layer.norm_act.norm == Norm::kNone && !at::GradMode::is_enabled() && x.device().is_cpu() &&
@@ -67,7 +66,7 @@ class Recomputed : public torch::autograd::Function<Recomputed> {
     context->save_for_backward(inputs.vec());
     std::vector<Layer>* kept = new std::vector<Layer>(*layers);
     for (Layer& layer : *kept) {
-      layer.norm_act.update_statistics = false;  // they have seen this batch
+      layer.norm_act.update_statistics = false;  // already updated with this batch
       layer.weight = layer.bias = layer.norm_act.gamma = layer.norm_act.beta = Tensor();
     }
     context->saved_data["layers"] = c10::IValue::make_capsule(

@@ -5,7 +5,7 @@ struct CtsegLayer;
 
 namespace ctseg {
 
-// A convolution with what follows it.
+// A convolution with its normalisation and activation.
 struct Layer {
   at::Tensor weight;  // (out, in, kernel...)
   at::Tensor bias;    // (out) or undefined
@@ -13,11 +13,11 @@ struct Layer {
   NormAct norm_act;
 };
 
-// As Rust describes it; see api.h for `training`.
+// Converts Rust's description; see api.h for `training`.
 Layer layer_of(const CtsegLayer& from, int training);
 
-// Layers one after the other on x (batch, channel, ...). With `recompute`, autograd keeps the input alone
-// and computes the block again on the way back: less memory, one forward pass more.
+// Applies layers in sequence to x (batch, channel, ...). With `recompute`, autograd saves only the input and
+// recomputes the block in the backward pass: less memory for one more forward pass.
 at::Tensor conv_block(const at::Tensor& x, const std::vector<Layer>& layers, bool recompute);
 
 }  // namespace ctseg

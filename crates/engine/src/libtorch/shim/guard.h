@@ -4,7 +4,7 @@
 
 namespace ctseg {
 
-// Runs `work`; an exception becomes text that the caller frees (C++ may not unwind into Rust).
+// Runs `work`; an exception becomes text that the caller frees (C++ must not unwind into Rust).
 template <typename Work>
 int guarded(char** error, const Work& work) {
   try {
@@ -13,7 +13,7 @@ int guarded(char** error, const Work& work) {
   } catch (const std::exception& problem) {
     *error = strdup(problem.what());
   } catch (...) {
-    *error = strdup("libtorch threw something that is no exception");
+    *error = strdup("libtorch threw an unknown exception");
   }
   return 1;
 }

@@ -1,6 +1,6 @@
-// Convolutions in 8-bit integers by oneDNN, after training (Jacob et al., "Quantization and Training of Neural
-// Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018): between convolutions that follow one
-// another values stay integers; normalisations compute in f32 and write integers.
+// Post-training int8 convolutions with oneDNN (Jacob et al., "Quantization and Training of Neural Networks for
+// Efficient Integer-Arithmetic-Only Inference", CVPR 2018): values stay integers between consecutive convolutions;
+// normalisations compute in f32 and write integers.
 #include "int8.h"
 
 #include <ATen/ATen.h>
@@ -29,7 +29,7 @@ Tensor packed(const Tensor& weight, const Tensor& scale, double x_scale, int64_t
                  list(shape));
 }
 
-// An 8-bit convolution of `x` into `type`; `scale` and `zero_point` of the result where that is 8-bit too.
+// An int8 convolution of `x` into `type`; `scale` and `zero_point` of the result if it is int8 too.
 Tensor convolution(const Tensor& x, const Layer& layer, const Int8Layer& int8, at::ScalarType type, double scale,
                    int64_t zero_point, bool relu) {
   using Signature = Tensor(Tensor, double, int64_t, Tensor, Tensor, Tensor, std::optional<Tensor>,
@@ -54,7 +54,7 @@ Tensor convolution(const Tensor& x, const Layer& layer, const Int8Layer& int8, a
 Int8Layer int8_layer(const Layer& layer, double low, double high, at::IntArrayRef shape) {
   at::NoGradGuard no_grad;
   Int8Layer result;
-  // Zero is exact: padding adds it.
+  // Zero must be exact because of padding.
   low = std::min(low, 0.0);
   high = std::max(high, low + 1e-6);
   high = std::max(high, 0.0);

@@ -1,4 +1,4 @@
-// See kernels.h. CTSEG_ISA names the instruction set that this copy is compiled for.
+// See kernels.h. CTSEG_ISA is the instruction set of this copy.
 #include "kernels.h"
 
 #ifndef CTSEG_ISA
@@ -9,9 +9,9 @@ namespace ctseg {
 namespace CTSEG_ISA {
 namespace {
 
-// Partial sums are kept in f32 over this many rows, then added up in f64.
+// Partial sums are accumulated in f32 over this many rows, then in f64.
 const index kBlockRows = 256;
-const index kMostChannels = 64;  // of one block
+const index kMostChannels = 64;  // per block
 
 struct bfloat16 {
   unsigned short bits;
@@ -28,7 +28,7 @@ inline float load(const bfloat16* at) {
 
 inline void store(float* at, float value) { *at = value; }
 
-// Rounds to nearest, ties to even; what is not a number stays so.
+// Rounds to nearest, ties to even; NaN stays NaN.
 inline void store(bfloat16* at, float value) {
   unsigned int bits;
   __builtin_memcpy(&bits, &value, 4);
@@ -82,7 +82,7 @@ void quantise_to(const T* x, unsigned char* out, index rows, index channels, con
     for (index c = 0; c < channels; ++c) {
       const float v = load(from + c) * scale[c] + offset[c];
       float q = (v > 0.0f ? v : v * slope) * inverse + (zero + 0.5f);
-      q = q > 0.0f ? q : 0.0f;  // what is not a number becomes 0
+      q = q > 0.0f ? q : 0.0f;  // NaN becomes 0
       q = q < 255.0f ? q : 255.0f;
       to[c] = (unsigned char)(int)q;
     }
@@ -131,8 +131,8 @@ void backward_apply_to(const T* x, const T* gradient, T* out, index rows, index 
   }
 }
 
-// e^v for v <= 0 (Cody and Waite's reduction, a polynomial of degree 6 on [-ln 2 / 2, ln 2 / 2]); relative
-// error below 2e-7, and 0 below -87.
+// e^v for v <= 0 (Cody and Waite's reduction, a polynomial of degree 6 on [-ln 2 / 2, ln 2 / 2]); relative error
+// below 2e-7, and 0 below -87.
 inline float exponential(float v) {
   const float low = v < -87.0f ? -87.0f : v;
   const float k = __builtin_floorf(low * 1.44269504f + 0.5f);

@@ -1,6 +1,6 @@
 // Loops over rows of channels (channels-last memory), compiled once per instruction set.
-// No standard or libtorch header may be included by kernels.cpp: an inline function compiled for AVX-512
-// could be the copy that the linker keeps for every machine.
+// kernels.cpp must not include standard or libtorch headers: the linker could keep the AVX-512 copy of an inline
+// function for all machines.
 #pragma once
 
 namespace ctseg {
@@ -36,6 +36,6 @@ struct Kernels {
   void (*loss_gradient)(const float* x, const float* t, float* out, index count, float cross, float a, float b);
 };
 
-const Kernels& kernels();  // the best for this CPU
+const Kernels& kernels();  // the best version for this CPU
 
 }  // namespace ctseg

@@ -1,5 +1,5 @@
-// Binary cross-entropy and soft Dice on logits in two passes over memory: one for the loss, one for its
-// gradient. The formulas are those of src/losses/, which hold for every engine.
+// Binary cross-entropy and soft Dice on logits in two passes over memory: one for the loss, one for its gradient. The
+// formulas are those of src/losses/.
 #include "api.h"
 
 #include <ATen/ATen.h>
@@ -34,7 +34,7 @@ void each_piece(int64_t planes, int64_t size, const Work& work) {
 
 namespace {
 
-// The shares of a batch that several processes have, see CtsegWhole in api.h.
+// All-reduce over the processes that share a batch, see CtsegWhole in api.h.
 struct Whole {
   CtsegWhole add_up;
   void* context;
@@ -46,7 +46,7 @@ struct Whole {
   }
 };
 
-// What the sums over the whole batch say: the loss, and by what each structure's gradient is multiplied.
+// Results from the sums over the whole batch: the loss, and the coefficients of the gradient.
 struct Verdict {
   double loss = 0.0, factor = 0.0;
   std::vector<float> a, b;
@@ -72,7 +72,7 @@ Verdict verdict(const std::vector<double>& sums, int64_t structures, double bce_
   return verdict;
 }
 
-// The same by libtorch's own operations, on any device, of a share of a batch.
+// Same with libtorch's own operations, on any device, for a share of a batch.
 double composite_share(const Tensor& x, const Tensor& t, double bce_share, double dice_share, double scale,
                        const Whole& whole, Tensor* gradient) {
   std::vector<int64_t> others, shape(x.dim(), 1);
@@ -94,7 +94,7 @@ double composite_share(const Tensor& x, const Tensor& t, double bce_share, doubl
   return all.loss;
 }
 
-// The same of a whole batch; nothing comes to the processor but the loss.
+// Same for a whole batch; only the loss is copied to the CPU.
 double composite(const Tensor& x, const Tensor& t, double bce_share, double dice_share, double scale,
                  Tensor* gradient) {
   std::vector<int64_t> others, shape(x.dim(), 1);
@@ -141,7 +141,7 @@ extern "C" int ctseg_bce_dice(Tensor* logits, Tensor* targets, double bce_share,
     each_piece(planes, size, [&](int64_t, int64_t offset, int64_t count, int64_t piece) {
       ctseg::kernels().loss_sums(from + offset, to + offset, count, sums.data() + piece * 4);
     });
-    std::vector<double> per_structure(structures * 4);  // added up in a fixed order
+    std::vector<double> per_structure(structures * 4);  // summed in a fixed order
     for (int64_t piece = 0; piece < planes * pieces; ++piece)
       for (int i = 0; i < 4; ++i) per_structure[piece / pieces % structures * 4 + i] += sums[piece * 4 + i];
     per_structure.push_back(static_cast<double>(x.numel()));

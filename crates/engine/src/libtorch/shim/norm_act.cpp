@@ -1,7 +1,6 @@
-// Normalisation and activation in two passes over memory forward and two backward, where a chain of
-// libtorch's own kernels takes five and more, and copies to another layout for InstanceNorm.
-// Batch normalisation: Ioffe and Szegedy, ICML 2015; instance normalisation: Ulyanov et al., 2016; group
-// normalisation: Wu and He, ECCV 2018.
+// Normalisation and activation in two passes over memory forward and two backward. libtorch's own kernels take five
+// or more, and copy to another layout for InstanceNorm. Batch normalisation: Ioffe and Szegedy, ICML 2015; instance
+// normalisation: Ulyanov et al., 2016; group normalisation: Wu and He, ECCV 2018.
 #include "norm_act.h"
 
 #include <ATen/Parallel.h>
@@ -40,14 +39,14 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Rows of one piece of work; pieces do not depend on the number of threads, and so neither do sums.
+// Elements per work item; independent of the number of threads, so sums are reproducible.
 constexpr int64_t kPieceElements = 1 << 17;
 
 at::MemoryFormat channels_last(const Tensor& x) {
   return x.dim() == 5 ? at::MemoryFormat::ChannelsLast3d : at::MemoryFormat::ChannelsLast;
 }
 
-// A tensor seen as groups of rows of channels: one group per batch, or one per sample.
+// A tensor as groups of rows of channels: one group per batch, or one per sample.
 struct Rows {
   int64_t groups, rows, channels, piece, pieces;
   int element, bytes;
@@ -65,7 +64,7 @@ struct Rows {
 
   int64_t offset(int64_t group, int64_t first) const { return (group * rows + first) * channels * bytes; }
 
-  // Calls work(group, first row, number of rows, number of the piece) for every piece, in parallel.
+  // Calls work(group, first row, number of rows, index of the piece) for every piece, in parallel.
   template <typename Work>
   void each(const Work& work) const {
     at::parallel_for(0, groups * pieces, 1, [&](int64_t begin, int64_t end) {
@@ -77,10 +76,10 @@ struct Rows {
   }
 };
 
-// Whether each sample has statistics of its own.
+// Whether statistics are per sample.
 bool per_sample(Norm norm) { return norm == Norm::kInstance || norm == Norm::kGroup; }
 
-// How many channels share their statistics.
+// Number of channels that share statistics.
 int64_t together(const Tensor& x, const NormAct& settings) {
   if (settings.norm != Norm::kGroup) return 1;
   TORCH_CHECK(settings.groups > 0 && x.size(1) % settings.groups == 0, x.size(1), " channels cannot be split into ",
@@ -88,7 +87,7 @@ int64_t together(const Tensor& x, const NormAct& settings) {
   return x.size(1) / settings.groups;
 }
 
-// The kernels read a value of each channel without looking how many there are.
+// The kernels read one value per channel without bounds checks.
 void check_lengths(const Tensor& x, const NormAct& settings) {
   TORCH_CHECK(x.numel() > 0, "normalisation and activation of a tensor without values");
   const auto check = [&](const Tensor& values, const char* name) {
@@ -107,7 +106,7 @@ void check_lengths(const Tensor& x, const NormAct& settings) {
 
 const char* bytes_of(const Tensor& x) { return static_cast<const char*>(x.const_data_ptr()); }
 
-// Sums of two quantities per group and channel, piece by piece in a fixed order.
+// Sums of two quantities per group and channel, accumulated in a fixed order.
 struct Sums {
   std::vector<double> pieces, total;
   int64_t width;
@@ -127,7 +126,7 @@ struct Sums {
   }
 };
 
-// Every `together` channels get the mean and variance of all their values; each has equally many.
+// Replaces the statistics of every `together` channels by those of all their values; all channels have equal counts.
 void share(std::vector<double>& means, std::vector<double>& variances, int64_t together) {
   if (together == 1) return;
   for (size_t first = 0; first < means.size(); first += together) {
@@ -144,12 +143,12 @@ void share(std::vector<double>& means, std::vector<double>& variances, int64_t t
   }
 }
 
-// Mean and inverse standard deviation per group and channel, (2, group, channel) f32; updates the running
-// statistics of a batch normalisation as Burn does (with the biased variance, where PyTorch's is unbiased).
+// Mean and inverse standard deviation per group and channel, (2, group, channel) f32. Updates the running statistics
+// of a batch normalisation as Burn does (biased variance; PyTorch's is unbiased).
 Tensor statistics(const Tensor& x, const Rows& rows, const NormAct& settings) {
   Tensor result = at::empty({2, rows.groups, rows.channels}, at::kFloat);
   const int64_t channels = rows.channels;
-  // Sums of differences from the first row: a mean far from zero costs no digits.
+  // Sums of differences from the first row, so that a mean far from zero does not lose precision.
   std::vector<float> shift(rows.groups * channels);
   for (int64_t group = 0; group < rows.groups; ++group)
     for (int64_t c = 0; c < channels; ++c) {
@@ -254,7 +253,7 @@ class FusedNormAct : public torch::autograd::Function<FusedNormAct> {
         scaled_sum[at] = scale[at] * sum;
         scaled_product[at] = scale[at] * product;
       }
-    // The way through the statistics, which channels may share.
+    // The gradient through the statistics, which channels may share.
     const int64_t shared = context->saved_data["together"].toInt();
     const double count = static_cast<double>(rows.rows) * static_cast<double>(shared);
     for (int64_t first = 0; first < entries; first += shared) {
@@ -280,11 +279,11 @@ class FusedNormAct : public torch::autograd::Function<FusedNormAct> {
   }
 };
 
-// Devices and types without kernels of our own.
+// For devices and types without kernels of our own.
 Tensor by_libtorch(const Tensor& x, const NormAct& s) {
   Tensor y = x;
   if (s.norm == Norm::kBatch && s.training) {
-    // With a momentum of 1 the call leaves the batch's own statistics behind.
+    // A momentum of 1 makes the call return the batch's statistics.
     Tensor mean = at::zeros_like(s.mean), variance = at::zeros_like(s.variance);
     y = at::batch_norm(x, s.gamma, s.beta, mean, variance, true, 1.0, s.epsilon, true);
     if (s.update_statistics) {
@@ -300,7 +299,7 @@ Tensor by_libtorch(const Tensor& x, const NormAct& s) {
     y = at::instance_norm(x, s.gamma, s.beta, {}, {}, true, 0.0, s.epsilon, true)
             .contiguous(channels_last(x));
   } else if (s.norm == Norm::kGroup) {
-    // Its kernels want all their tensors in one type.
+    // Its kernels need all tensors in the same type.
     y = at::group_norm(x.to(at::kFloat).contiguous(), s.groups, s.gamma, s.beta, s.epsilon, true)
             .to(x.scalar_type())
             .contiguous(channels_last(x));
@@ -313,7 +312,7 @@ Tensor by_libtorch(const Tensor& x, const NormAct& s) {
 
 namespace {
 
-// What `applied` takes, without a graph: scale and offset per group and channel.
+// The scale and offset for `applied`, without a graph, per group and channel.
 Tensor fixed_affine(const Tensor& y, const Rows& rows, const NormAct& settings) {
   if (settings.norm == Norm::kNone) {
     const Tensor one = at::ones({rows.groups, rows.channels}, at::kFloat);

@@ -7,25 +7,25 @@ namespace ctseg {
 
 enum class Norm { kNone = 0, kBatch = 1, kInstance = 2, kGroup = 3 };
 
-// A normalisation and the activation after it.
+// A normalisation and the following activation.
 struct NormAct {
   Norm norm = Norm::kNone;
-  int64_t groups = 0;         // that channels are split into, of a group normalisation
+  int64_t groups = 0;         // of a group normalisation
   at::Tensor gamma, beta;     // (channel), f32
-  at::Tensor mean, variance;  // running statistics (channel), f32, of a batch normalisation
-  double momentum = 0.1;      // share of the new batch in the running statistics
+  at::Tensor mean, variance;  // running statistics of a batch normalisation (channel), f32
+  double momentum = 0.1;      // weight of the new batch in the running statistics
   double epsilon = 1e-5;
-  double slope = 1.0;  // of negative values: 0 = ReLU, 0.01 = LeakyReLU, 1 = no activation
+  double slope = 1.0;  // for negative values: 0 = ReLU, 0.01 = LeakyReLU, 1 = no activation
   bool training = false;
-  bool update_statistics = false;  // running ones
+  bool update_statistics = false;  // the running ones
 
   static NormAct none() { return NormAct(); }
 };
 
-// act(norm(x)) of x (batch, channel, ...), recorded by autograd where it is on.
+// act(norm(x)) of x (batch, channel, ...), recorded by autograd if enabled.
 at::Tensor norm_act(const at::Tensor& x, const NormAct& settings);
 
-// The same in 8-bit integers, round(y / scale) + zero_point, outside of any graph; x is f32 or bf16 on the CPU.
+// Same in int8, round(y / scale) + zero_point, without a graph; x must be f32 or bf16 on the CPU.
 at::Tensor quantised(const at::Tensor& x, const NormAct& settings, double scale, int64_t zero_point);
 
 }  // namespace ctseg

@@ -1,4 +1,4 @@
-// Steps of optimisers over all parameters at once, in place, with libtorch's own fused or foreach kernels.
+// Optimiser steps over all parameters at once, in place, with libtorch's fused or foreach kernels.
 #include "api.h"
 
 #include <torch/csrc/autograd/autograd.h>
@@ -18,7 +18,7 @@ std::vector<Tensor> tensors(Tensor** pointers, int count) {
   return result;
 }
 
-// Gradients in their parameters' memory layout: the fused kernels walk through memory.
+// Gradients in the memory layout of their parameters, as the fused kernels require.
 std::vector<Tensor> gradients(const std::vector<Tensor>& parameters) {
   std::vector<Tensor> result;
   result.reserve(parameters.size());
@@ -88,7 +88,7 @@ extern "C" int ctseg_sgd(Tensor** parameters, Tensor** velocity, int count, doub
     auto weights = without_graph(whole);
     auto buffers = tensors(velocity, count);
     const auto options = at::TensorOptions().dtype(at::kFloat).device(weights[0].device());
-    // Without momentum there is nothing to remember, and the kernels for CUDA insist on it.
+    // Without momentum there is no buffer; the CUDA kernels require that none is passed.
     const bool plain = momentum == 0.0;
     at::_fused_sgd_(weights, gradient, plain ? std::vector<Tensor>() : buffers, weight_decay, momentum, rate, 0.0,
                     nesterov != 0 && !plain, false, first_step != 0 && !plain,

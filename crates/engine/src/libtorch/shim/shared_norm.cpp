@@ -1,5 +1,5 @@
-// Batch normalisation over the batch that several processes share (PyTorch's SyncBatchNorm): sums over the shares make
-// the statistics, and on the way back the part of the gradient that goes through them.
+// Synchronised batch normalisation over several processes (PyTorch's SyncBatchNorm): statistics come from sums over
+// all shares of the batch, and so does the part of the gradient that flows through them.
 #include "shared_norm.h"
 
 #include <vector>
@@ -13,7 +13,7 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Set around a training step; the way back may run on a thread of libtorch's.
+// Set during a training step; the backward pass may run on one of libtorch's threads.
 CtsegWhole add_up = nullptr;
 void* add_up_context = nullptr;
 
@@ -23,14 +23,14 @@ std::vector<int64_t> all_but_channels(const Tensor& x) {
   return axes;
 }
 
-// One value per channel, beside x.
+// Reshapes one value per channel for broadcasting with x.
 Tensor beside(const Tensor& values, const Tensor& x) {
   std::vector<int64_t> shape(x.dim(), 1);
   shape[1] = x.size(1);
   return values.view(shape);
 }
 
-// The means over the whole batch whose `sums` (any, channel) over this share of `count` values are these.
+// Means over the whole batch, from `sums` (any, channel) over this share of `count` values.
 Tensor means(const Tensor& sums, int64_t count) {
   const Tensor here = sums.to(at::kDouble).cpu().contiguous();
   std::vector<double> values(here.const_data_ptr<double>(), here.const_data_ptr<double>() + here.numel());
@@ -54,7 +54,7 @@ class SharedBatchNorm : public torch::autograd::Function<SharedBatchNorm> {
     const Tensor variance = means(apart.square().sum(axes, false, at::kDouble), own);
     const Tensor inverse = (variance + settings->epsilon).rsqrt();
     if (settings->update_statistics) {
-      // With the biased variance, as everywhere here.
+      // With the biased variance, as elsewhere.
       Tensor(settings->mean).lerp_(mean, settings->momentum);
       Tensor(settings->variance).lerp_(variance, settings->momentum);
     }
@@ -72,7 +72,7 @@ class SharedBatchNorm : public torch::autograd::Function<SharedBatchNorm> {
     const Tensor mean = means(own, gradient.numel() / std::max<int64_t>(gradient.size(1), 1));
     const Tensor through = gradient - beside(mean[0], gradient) - normed * beside(mean[1], gradient);
     const Tensor for_x = (through * beside(inverse * gamma, gradient)).to(gradients[0].scalar_type());
-    // Of this share alone: gradients of weights are added up afterwards.
+    // Of this share only: gradients of weights are all-reduced afterwards.
     return {for_x, own[1].to(at::kFloat), own[0].to(at::kFloat), Tensor()};
   }
 };

@@ -1,32 +1,32 @@
-//! Where the surface of a mask lies, and how large it is there.
+//! The surface elements of a mask and their areas.
 
 use ndarray::{Array3, ArrayView3, Axis};
 use rayon::prelude::*;
 
 use super::normals::NORMALS;
 
-/// A piece of surface.
+/// A surface element.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Element {
-    /// To the nearest element of the other surface; infinite where there is none.
+    /// Distance to the nearest element of the other surface; infinite if there is none.
     pub distance_mm: f64,
     pub area_mm2: f64,
 }
 
-/// Neighbourhoods without a surface: all outside, all inside.
-const NOTHING: u8 = 0;
-const ALL: u8 = 255;
+/// Neighbourhoods without a surface: all voxels outside, all inside.
+const ALL_OUTSIDE: u8 = 0;
+const ALL_INSIDE: u8 = 255;
 
-/// Whether a surface goes through a neighbourhood of this code.
+/// Whether a surface passes through a neighbourhood with this code.
 pub fn is_surface(code: u8) -> bool {
-    code != NOTHING && code != ALL
+    code != ALL_OUTSIDE && code != ALL_INSIDE
 }
 
-/// Which of the eight voxels around every corner of the mask's voxels are inside, one bit for each; beyond the mask
-/// nothing is.
+/// For every corner of the mask's voxels a code with one bit for each of the eight voxels around it, set if the voxel
+/// is inside. Voxels beyond the mask are outside.
 ///
 /// # Shapes
-/// `mask`: (z, y, x); output: (z + 1, y + 1, x + 1), where corner (0, 0, 0) is the one before voxel (0, 0, 0)
+/// `mask`: (z, y, x); output: (z + 1, y + 1, x + 1), where corner (0, 0, 0) precedes voxel (0, 0, 0)
 pub fn neighbour_codes(mask: ArrayView3<bool>) -> Array3<u8> {
     let (depth, height, width) = mask.dim();
     let mut codes = Array3::zeros((depth + 1, height + 1, width + 1));
@@ -38,7 +38,7 @@ pub fn neighbour_codes(mask: ArrayView3<bool>) -> Array3<u8> {
             for (y, mut row) in slice.rows_mut().into_iter().enumerate() {
                 let row = row.as_slice_mut().unwrap_or_default();
                 for (after_z, after_y) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-                    // The voxels before the corner have the higher bits, those of x before y before z.
+                    // Voxels before the corner have the higher bits: x first, then y, then z.
                     let (Some(z), Some(y)) =
                         ((z + after_z).checked_sub(1), (y + after_y).checked_sub(1))
                     else {
@@ -55,7 +55,7 @@ pub fn neighbour_codes(mask: ArrayView3<bool>) -> Array3<u8> {
     codes
 }
 
-/// Sets a row of voxels' bits in the row of corners beside it: `before_x` where they lie before the corner.
+/// Sets the bits of a row of voxels in the adjacent row of corners: `before_x` for corners after the voxel.
 fn mark<'a>(codes: &mut [u8], inside: impl Iterator<Item = &'a bool>, before_x: u8) {
     for (x, inside) in inside.enumerate() {
         let inside = u8::from(*inside);
@@ -64,7 +64,7 @@ fn mark<'a>(codes: &mut [u8], inside: impl Iterator<Item = &'a bool>, before_x: 
     }
 }
 
-/// The area in mm² of the surface in a neighbourhood of each code, with voxels of `spacing_mm` (x, y, z).
+/// The surface area in mm² of a neighbourhood with each code, for voxels of `spacing_mm` (x, y, z).
 pub fn areas_mm2(spacing_mm: [f64; 3]) -> [f64; 256] {
     let [x, y, z] = spacing_mm;
     let faces_mm2 = [y * z, x * z, x * y];
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_box_has_its_faces_area_but_for_the_edges() {
+    fn a_box_has_the_area_of_its_faces_except_at_edges() {
         let codes = neighbour_codes(Array3::from_elem((10, 20, 30), true).view());
         let areas = areas_mm2([1.0, 2.0, 3.0]);
         let area: f64 = codes.iter().map(|code| areas[usize::from(*code)]).sum();

@@ -1,7 +1,7 @@
-//! How far two surfaces are apart, by surface elements: every corner of voxels that has voxels inside and outside
-//! around it carries a piece of surface of a certain area (marching cubes), so that results depend little on the
-//! voxels' size and not at all on how many of them there are. As google-deepmind/surface-distance (Nikolov et al.,
-//! "Clinically applicable segmentation of head and neck anatomy for radiotherapy", JMIR 2021), to the last bits.
+//! Distances between two surfaces, weighted by area: every voxel corner with voxels inside and outside around it has a
+//! surface element with an area (marching cubes), so that results hardly depend on the voxel size. Agrees with
+//! google-deepmind/surface-distance (Nikolov et al., "Clinically applicable segmentation of head and neck anatomy for
+//! radiotherapy", JMIR 2021) up to the last bits.
 
 mod elements;
 mod nearest;
@@ -25,21 +25,21 @@ use crate::labels::run_length_mask::RunMask;
 /// | not empty  | empty     | none (infinite)       | 0            |
 #[derive(Debug, Clone, PartialEq)]
 pub struct SurfaceDistances {
-    from_prediction: Side,
-    from_reference: Side,
+    from_prediction: SortedElements,
+    from_reference: SortedElements,
 }
 
-/// One surface's elements, the nearest first.
+/// The elements of one surface, sorted by distance to the other.
 #[derive(Debug, Clone, PartialEq)]
-struct Side {
+struct SortedElements {
     elements: Vec<Element>,
 }
 
 impl SurfaceDistances {
-    /// Of two masks of one shape with voxels of `spacing_mm` (x, y, z).
+    /// Compares two masks of equal shape with voxels of `spacing_mm` (x, y, z).
     ///
-    /// Beyond the masks nothing is inside: what touches their faces has a surface there. What lies in the box of both
-    /// structures' voxels is enough, the result is that of the whole volume.
+    /// Voxels beyond the masks are outside, so a structure that touches a face has a surface there. Masks cropped to
+    /// the bounding box of both structures give the same result as whole volumes.
     ///
     /// # Shapes
     /// Masks: (z, y, x)
@@ -51,14 +51,14 @@ impl SurfaceDistances {
         let areas_mm2 = areas_mm2(spacing_mm);
         let codes = [prediction, reference].map(neighbour_codes);
         let [prediction, reference] = [codes[0].view(), codes[1].view()];
-        let side = |from, to| Side::new(distances(from, to, &areas_mm2, spacing_mm));
+        let directed = |from, to| SortedElements::new(distances(from, to, &areas_mm2, spacing_mm));
         Self {
-            from_prediction: side(prediction, reference),
-            from_reference: side(reference, prediction),
+            from_prediction: directed(prediction, reference),
+            from_reference: directed(reference, prediction),
         }
     }
 
-    /// The same of masks whose voxels lie far apart, for their number and not for the box around them; where two elements
+    /// [`Self::between`] for sparse masks: time grows with their voxels, not with the box around them. If two elements
     /// are equally near, the last bit may differ.
     pub fn between_scattered(
         prediction: &RunMask,
@@ -67,58 +67,58 @@ impl SurfaceDistances {
     ) -> Self {
         let areas_mm2 = areas_mm2(spacing_mm);
         let [prediction, reference] = [prediction, reference].map(scattered::corners);
-        let side = |from: &[scattered::Corner], to: &[scattered::Corner]| {
-            Side::new(scattered::distances(from, to, &areas_mm2, spacing_mm))
+        let directed = |from: &[scattered::Corner], to: &[scattered::Corner]| {
+            SortedElements::new(scattered::distances(from, to, &areas_mm2, spacing_mm))
         };
         Self {
-            from_prediction: side(&prediction, &reference),
-            from_reference: side(&reference, &prediction),
+            from_prediction: directed(&prediction, &reference),
+            from_reference: directed(&reference, &prediction),
         }
     }
 
-    /// The largest distance from either surface to the other.
+    /// Hausdorff distance: the largest distance from either surface to the other.
     pub fn hausdorff_mm(&self) -> Option<f64> {
-        self.of_both(|side| side.elements.last().map(|last| last.distance_mm))
+        self.larger(|surface| surface.elements.last().map(|last| last.distance_mm))
     }
 
-    /// The robust Hausdorff distance: the larger of the distances below which lie `percent` of either surface's area;
-    /// with 95 the HD95.
+    /// Robust Hausdorff distance: the larger of the two surfaces' `percent`-th percentiles of distance, weighted by
+    /// area; HD95 with 95.
     pub fn robust_hausdorff_mm(&self, percent: f64) -> Option<f64> {
-        self.of_both(|side| side.percentile_mm(percent))
+        self.larger(|surface| surface.percentile_mm(percent))
     }
 
     /// Average symmetric surface distance: the mean over the area of both surfaces.
     pub fn average_mm(&self) -> Option<f64> {
-        let sides = [&self.from_prediction, &self.from_reference];
-        if sides.iter().any(|side| side.elements.is_empty()) {
+        let surfaces = [&self.from_prediction, &self.from_reference];
+        if surfaces.iter().any(|one| one.elements.is_empty()) {
             return None;
         }
-        let weighted: f64 = sides.iter().map(|side| side.weighted_sum()).sum();
-        let area: f64 = sides.iter().map(|side| side.area_mm2()).sum();
+        let weighted: f64 = surfaces.iter().map(|one| one.weighted_sum()).sum();
+        let area: f64 = surfaces.iter().map(|one| one.area_mm2()).sum();
         Some(weighted / area)
     }
 
-    /// Surface Dice (normalised surface distance, NSD): the share of both surfaces' area that lies no further than
-    /// `tolerance_mm` from the other.
+    /// Surface Dice (normalised surface distance, NSD): the fraction of both surfaces' area within `tolerance_mm` of
+    /// the other.
     pub fn surface_dice(&self, tolerance_mm: f64) -> Option<f64> {
-        let sides = [&self.from_prediction, &self.from_reference];
-        let area: f64 = sides.iter().map(|side| side.area_mm2()).sum();
-        let near: f64 = sides
+        let surfaces = [&self.from_prediction, &self.from_reference];
+        let area: f64 = surfaces.iter().map(|one| one.area_mm2()).sum();
+        let near: f64 = surfaces
             .iter()
-            .map(|side| side.area_within(tolerance_mm))
+            .map(|one| one.area_within(tolerance_mm))
             .sum();
         (area > 0.0).then(|| near / area)
     }
 
-    /// The larger of both sides'; none where one of the masks is empty.
-    fn of_both(&self, distance_mm: impl Fn(&Side) -> Option<f64>) -> Option<f64> {
+    /// The larger distance of the two directions; `None` if a mask is empty.
+    fn larger(&self, distance_mm: impl Fn(&SortedElements) -> Option<f64>) -> Option<f64> {
         let a = distance_mm(&self.from_prediction)?;
         let b = distance_mm(&self.from_reference)?;
         Some(a.max(b)).filter(|largest| largest.is_finite())
     }
 }
 
-impl Side {
+impl SortedElements {
     fn new(mut elements: Vec<Element>) -> Self {
         elements.par_sort_unstable_by(|a, b| {
             let by_distance = a.distance_mm.total_cmp(&b.distance_mm);
@@ -135,7 +135,7 @@ impl Side {
         let end = self
             .elements
             .partition_point(|element| element.distance_mm <= tolerance_mm);
-        // The sum of nothing is -0 otherwise.
+        // Not `sum`, which is -0 for an empty range.
         let near = self.elements[..end].iter().map(|e| e.area_mm2);
         near.fold(0.0, |sum, area| sum + area)
     }
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cube_beside_itself_is_as_far_as_it_was_moved() {
+    fn a_shifted_cube_is_as_far_away_as_it_was_shifted() {
         let mut moved = Array3::from_elem((20, 20, 20), false);
         moved
             .slice_mut(s![5..11, 5..11, 7..13])
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mask_equals_itself_and_nothing_has_no_distance() {
+    fn equal_masks_have_distance_0_and_empty_ones_none() {
         let (one, nothing) = (cube(3, 5), Array3::from_elem((20, 20, 20), false));
         let same = SurfaceDistances::between(one.view(), one.view(), [1.0; 3]);
         assert_eq!(same.hausdorff_mm(), Some(0.0));
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn the_box_of_both_is_enough() {
+    fn cropping_to_both_structures_changes_nothing() {
         let (a, b) = (cube(4, 6), cube(6, 5));
         let cut = s![4..11, 4..11, 4..11];
         let spacing_mm = [0.7, 0.9, 2.5];

@@ -1,6 +1,6 @@
-//! From every element of one surface to the nearest element of another, exactly: an axis after the other as
-//! Felzenszwalb and Huttenlocher do it ("Distance transforms of sampled functions", Theory of Computing 2012), the
-//! first in whole steps, the others slice by slice, so that memory is two bytes a voxel beside single slices.
+//! Exact distance from every element of one surface to the nearest element of another, one axis at a time
+//! (Felzenszwalb and Huttenlocher, "Distance transforms of sampled functions", Theory of Computing 2012). The first
+//! axis counts whole steps and the others go slice by slice, so that memory is two bytes per voxel plus a few slices.
 
 use ndarray::{Array3, ArrayView2, ArrayView3, Axis, Zip, s};
 use rayon::prelude::*;
@@ -11,14 +11,14 @@ use crate::metrics::distance_transform::Envelope;
 /// No surface in a voxel's column.
 const FAR: u16 = u16::MAX;
 
-/// Rows that one thread takes at a time.
+/// Rows that a thread processes at a time.
 const ROWS: usize = 8;
 
-/// For every element of surface `from` its area and its distance to the nearest one of surface `to`, slice by slice;
-/// infinite where there is none. Of codes' `areas_mm2`, with voxels of `spacing_mm` (x, y, z).
+/// For every element of surface `from`, its area and its distance to the nearest element of surface `to`; infinite if
+/// there is none. `areas_mm2` is indexed by code; voxels have `spacing_mm` (x, y, z).
 ///
 /// # Shapes
-/// Codes of neighbourhoods: (z, y, x), both of one shape, no side longer than 65 534
+/// Neighbourhood codes: (z, y, x), equal shapes, no side longer than 65,534
 pub fn distances(
     from: ArrayView3<u8>,
     to: ArrayView3<u8>,
@@ -36,7 +36,7 @@ pub fn distances(
     slices.concat()
 }
 
-/// How many steps along z the next element of the surface is away.
+/// The number of steps along z to the nearest element of the surface.
 fn steps_along_z(codes: ArrayView3<u8>) -> Array3<u16> {
     let depth = codes.dim().0;
     let mut steps = Array3::from_elem(codes.raw_dim(), FAR);
@@ -74,14 +74,14 @@ fn steps_along_z(codes: ArrayView3<u8>) -> Array3<u16> {
     steps
 }
 
-/// What is needed while a slice is gone through.
+/// Buffers for one slice.
 #[derive(Default)]
 struct Slice {
     envelope: Envelope,
     line: Vec<f64>,
-    /// The square of the distance to the nearest element in the same column, of y and z alone.
+    /// The squared distance in y and z to the nearest element with the same x.
     squares: Vec<f64>,
-    /// The row of the voxel through whose steps along z it is reached.
+    /// The row (y) of that element.
     rows: Vec<u16>,
 }
 
@@ -99,15 +99,15 @@ impl Slice {
         let (Some(first), Some(last)) = (wanted.first(), wanted.last()) else {
             return found;
         };
-        self.down_the_columns(steps, (*first, *last), spacing_mm);
+        self.columns_pass(steps, (*first, *last), spacing_mm);
         for y in wanted {
-            self.along_the_row(y, from, steps, (areas_mm2, spacing_mm), &mut found);
+            self.row_pass(y, from, steps, (areas_mm2, spacing_mm), &mut found);
         }
         found
     }
 
-    /// Fills `squares` and `rows` between two rows.
-    fn down_the_columns(
+    /// Fills `squares` and `rows` from row `first` to row `last`.
+    fn columns_pass(
         &mut self,
         steps: ArrayView2<u16>,
         (first, last): (usize, usize),
@@ -129,14 +129,14 @@ impl Slice {
             let mut place = 0;
             for y in first..=last {
                 let row = self.envelope.lowest_at(y, step_y_mm, &mut place);
-                let along = y.abs_diff(row) as f64 * step_y_mm;
-                self.squares[y * width + x] = square(along) + self.line[row];
+                let offset_mm = y.abs_diff(row) as f64 * step_y_mm;
+                self.squares[y * width + x] = square(offset_mm) + self.line[row];
                 self.rows[y * width + x] = row as u16;
             }
         }
     }
 
-    fn along_the_row(
+    fn row_pass(
         &mut self,
         y: usize,
         from: ArrayView2<u8>,
@@ -156,11 +156,11 @@ impl Slice {
             let distance_mm = if reached {
                 let column = self.envelope.lowest_at(x, step_x_mm, &mut place);
                 let row = usize::from(rows[column]);
-                // Summed as SciPy does, axis by axis, so that the last bit is the same.
-                let along_x = square(x.abs_diff(column) as f64 * step_x_mm);
-                let along_y = square(y.abs_diff(row) as f64 * step_y_mm);
-                let along_z = square(f64::from(steps[(row, column)]) * step_z_mm);
-                (along_x + along_y + along_z).sqrt()
+                // Summed in SciPy's order, so that the last bit agrees.
+                let square_x = square(x.abs_diff(column) as f64 * step_x_mm);
+                let square_y = square(y.abs_diff(row) as f64 * step_y_mm);
+                let square_z = square(f64::from(steps[(row, column)]) * step_z_mm);
+                (square_x + square_y + square_z).sqrt()
             } else {
                 f64::INFINITY
             };
@@ -185,15 +185,15 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Every element's distance is that to the nearest of all others.
+        /// Every element's distance is the minimum over all elements of the other surface.
         #[test]
-        fn distances_are_those_of_trying_all(
+        fn distances_match_brute_force(
             shape in (1usize..7, 1usize..8, 1usize..9),
             bits in proptest::collection::vec(0u8..20, 2 * 7 * 8 * 9),
             spacing_mm in (0.5f64..3.0, 0.5f64..3.0, 0.5f64..3.0),
         ) {
             let half = shape.0 * shape.1 * shape.2;
-            // Surfaces are seldom.
+            // Sparse surfaces.
             let codes = |bits: &[u8]| {
                 let codes = bits.iter().map(|bit| if *bit == 0 { 7 } else { 0 });
                 Array3::from_shape_vec(shape, codes.take(half).collect()).unwrap()
@@ -209,12 +209,12 @@ mod tests {
                 .map(|(a, _)| {
                     let to = to.indexed_iter().filter(|(_, code)| **code > 0);
                     to.map(|(b, _)| {
-                        let along = [
+                        let offsets_mm = [
                             a.2.abs_diff(b.2) as f64 * spacing_mm[0],
                             a.1.abs_diff(b.1) as f64 * spacing_mm[1],
                             a.0.abs_diff(b.0) as f64 * spacing_mm[2],
                         ];
-                        along.map(square).iter().sum::<f64>().sqrt()
+                        offsets_mm.map(square).iter().sum::<f64>().sqrt()
                     })
                     .fold(f64::INFINITY, f64::min)
                 })

@@ -1,25 +1,25 @@
-//! Surfaces of masks whose voxels lie far apart: work grows with their voxels, where that of [`super::nearest`] grows with
-//! the box around them.
+//! Surface distances of sparse masks: time grows with their voxels, unlike [`super::nearest`], where it grows with the
+//! box around them.
 
 use super::elements::{Element, is_surface};
 use crate::labels::run_length_mask::{Run, RunMask};
 
-/// A corner of voxels that a surface goes through.
+/// A voxel corner that a surface passes through.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Corner {
-    /// (z, y, x)
+    /// (z, y, x).
     at: [u32; 3],
-    /// As [`neighbour_codes`](super::elements::neighbour_codes) has it.
+    /// See [`neighbour_codes`](super::elements::neighbour_codes).
     code: u8,
 }
 
-/// The surface of `mask`, in the order (z, y, x).
+/// The surface corners of `mask`, sorted by (z, y, x).
 pub fn corners(mask: &RunMask) -> Vec<Corner> {
     let runs = mask.runs();
     let height = mask.height();
     let mut rows: Vec<&[Run]> = runs.chunk_by(|a, b| a.row == b.row).collect();
     rows.push(&[]);
-    // The corners before and after the voxels of a row lie in four rows of corners, in the order of the voxels' rows.
+    // A row of voxels touches four rows of corners; each of the four streams visits rows in order.
     let shifts = [[0, 0], [0, 1], [1, 0], [1, 1]];
     let mut next = [0; 4];
     let place = |row: &[Run], [z, y]: [usize; 2]| {
@@ -37,7 +37,7 @@ pub fn corners(mask: &RunMask) -> Vec<Corner> {
         for stream in 0..4 {
             if places[stream] == Some(first) {
                 let [z, y] = shifts[stream];
-                // Those of voxels before the corner are the higher ones, of x before y before z.
+                // Voxels before the corner have the higher bits: x first, then y, then z.
                 mark(
                     &mut bits,
                     rows[next[stream]],
@@ -57,7 +57,7 @@ pub fn corners(mask: &RunMask) -> Vec<Corner> {
     }
 }
 
-/// The bits of a row of voxels at the corners beside them: `before_x` where they lie before the corner.
+/// The bits of a row of voxels at adjacent corners: `before_x` for corners after the voxel.
 fn mark(bits: &mut Vec<(u32, u8)>, row: &[Run], before_x: u8) {
     for run in row {
         bits.push((run.start, before_x >> 4));
@@ -67,8 +67,8 @@ fn mark(bits: &mut Vec<(u32, u8)>, row: &[Run], before_x: u8) {
     }
 }
 
-/// For every element of surface `from` its area and its distance to the nearest one of surface `to`; infinite where there
-/// is none. Of codes' `areas_mm2`, with voxels of `spacing_mm` (x, y, z).
+/// For every element of surface `from`, its area and its distance to the nearest element of surface `to`; infinite if
+/// there is none. `areas_mm2` is indexed by code; voxels have `spacing_mm` (x, y, z).
 pub fn distances(
     from: &[Corner],
     to: &[Corner],
@@ -86,7 +86,7 @@ pub fn distances(
             f64::INFINITY
         } else {
             let tree = tree.get_or_insert_with(|| Tree::new(to, spacing_mm));
-            // Corners beside each other mostly have the same nearest one.
+            // Adjacent corners mostly share the nearest element.
             let mut best = (tree.squared(last, corner.at), last);
             tree.search(0, to.len(), corner.at, &mut best);
             last = best.1;
@@ -100,15 +100,15 @@ pub fn distances(
     from.iter().map(of).collect()
 }
 
-/// Points of a leaf of [`Tree`], which are tried one by one.
+/// Points per leaf of [`Tree`], searched linearly.
 const LEAF: usize = 8;
 
-/// A k-d tree (Bentley, "Multidimensional binary search trees used for associative searching", CACM 1975): the middle of
-/// each part divides it along `axes[middle]`.
+/// A k-d tree (Bentley, "Multidimensional binary search trees used for associative searching", CACM 1975): the median
+/// of each part splits it along `axes[median]`.
 struct Tree {
     points: Vec<[u32; 3]>,
     axes: Vec<u8>,
-    /// (z, y, x)
+    /// (z, y, x).
     steps_mm: [f64; 3],
 }
 
@@ -119,19 +119,19 @@ impl Tree {
             axes: vec![0; corners.len()],
             steps_mm: [z, y, x],
         };
-        tree.divide(0, corners.len());
+        tree.split(0, corners.len());
         tree
     }
 
-    fn divide(&mut self, start: usize, end: usize) {
+    fn split(&mut self, start: usize, end: usize) {
         if end - start <= LEAF {
             return;
         }
         let part = &mut self.points[start..end];
         let width_mm = |axis: usize| {
-            let along = part.iter().map(|point| point[axis]);
+            let positions = part.iter().map(|point| point[axis]);
             let (low, high) =
-                along.fold((u32::MAX, 0), |(low, high), at| (low.min(at), high.max(at)));
+                positions.fold((u32::MAX, 0), |(low, high), at| (low.min(at), high.max(at)));
             f64::from(high - low) * self.steps_mm[axis]
         };
         let widths_mm = [0, 1, 2].map(width_mm);
@@ -146,46 +146,46 @@ impl Tree {
         part.select_nth_unstable_by_key(middle, |point| point[axis]);
         let middle = start + middle;
         self.axes[middle] = axis as u8;
-        self.divide(start, middle);
-        self.divide(middle + 1, end);
+        self.split(start, middle);
+        self.split(middle + 1, end);
     }
 
-    /// Summed as [`super::nearest`] does, along x before y before z, so that the last bit is the same.
+    /// Squared distance, summed in the same order (x, y, z) as in [`super::nearest`], so that the last bit agrees.
     fn squared(&self, point: usize, from: [u32; 3]) -> f64 {
         let to = self.points[point];
-        let [z, y, x] = [0, 1, 2].map(|axis| self.along(axis, from[axis], to[axis]));
+        let [z, y, x] = [0, 1, 2].map(|axis| self.squared_along(axis, from[axis], to[axis]));
         x + y + z
     }
 
-    fn along(&self, axis: usize, from: u32, to: u32) -> f64 {
+    fn squared_along(&self, axis: usize, from: u32, to: u32) -> f64 {
         let mm = f64::from(from.abs_diff(to)) * self.steps_mm[axis];
         mm * mm
     }
 
-    /// Looks among the points from `start` to `end` for one that is nearer than `best` (squared distance and point).
+    /// Searches the points from `start` to `end` for one nearer than `best` (squared distance, point).
     fn search(&self, start: usize, end: usize, from: [u32; 3], best: &mut (f64, usize)) {
         if end - start <= LEAF {
             for point in start..end {
-                self.attempt(point, from, best);
+                self.visit(point, from, best);
             }
             return;
         }
         let middle = start + (end - start) / 2;
         let axis = usize::from(self.axes[middle]);
         let border = self.points[middle][axis];
-        self.attempt(middle, from, best);
+        self.visit(middle, from, best);
         let (lower, upper) = ((start, middle), (middle + 1, end));
         let (near, far) = match from[axis] < border {
             true => (lower, upper),
             false => (upper, lower),
         };
         self.search(near.0, near.1, from, best);
-        if self.along(axis, from[axis], border) < best.0 {
+        if self.squared_along(axis, from[axis], border) < best.0 {
             self.search(far.0, far.1, from, best);
         }
     }
 
-    fn attempt(&self, point: usize, from: [u32; 3], best: &mut (f64, usize)) {
+    fn visit(&self, point: usize, from: [u32; 3], best: &mut (f64, usize)) {
         let squared = self.squared(point, from);
         if squared < best.0 {
             *best = (squared, point);
@@ -203,13 +203,13 @@ mod tests {
     use crate::metrics::surface::SurfaceDistances;
 
     proptest! {
-        /// Surfaces of runs are those of voxels, and their distances too.
+        /// Surfaces and distances from runs equal those from voxels.
         #[test]
-        fn runs_have_the_surface_of_their_voxels(
+        fn surfaces_from_runs_equal_surfaces_from_voxels(
             shape in (1usize..7, 1usize..8, 1usize..12),
             voxels in prop::collection::vec(0.0f64..1.0, 2 * 6 * 7 * 11),
             density in 0.0f64..0.9,
-            // Of such spacings no square or sum is rounded.
+            // Squares and sums of these spacings are exact.
             spacing_mm in prop::array::uniform3(prop::sample::select(vec![0.5, 1.0, 1.25, 3.0])),
         ) {
             let mut voxels = voxels.into_iter();

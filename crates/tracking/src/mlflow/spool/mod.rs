@@ -1,13 +1,12 @@
-//! `tracking/events.jsonl` in a run folder: everything that a tracking server is told of the run, appended as it
-//! happens and kept. It is whole without any server, and what is sent is read from it.
+//! `tracking/events.jsonl` in a run folder: everything that a tracking server receives of the run, appended as it
+//! happens and kept. It is complete without any server; uploads read from it.
 //!
-//! A step of a metric is told once: one that is told again after a kill is the same again on the same machine, and
-//! the first stays. An epoch that time broke off is the exception: done to its end by a later process it is told
-//! again, and then its step has both values, the later one last.
+//! Each step of a metric is recorded once: a step repeated after a kill has the same value on the same machine, and the
+//! first is kept. The exception is an epoch that the time limit interrupted: a resumed run finishes and records it
+//! again, so that its step has both values, the later one last.
 //!
-//! What could not be written to the end of its line, as on a full disk, does not count as told. A line that was begun
-//! stays torn, which readers leave out, and the next one begins on a line of its own. Nothing is cut back: readers count
-//! bytes.
+//! An event that was not written to the end of its line, as on a full disk, does not count as recorded. Its line stays
+//! torn, which readers skip, and the next event starts a new line. The file is never truncated: readers count bytes.
 
 #[cfg(test)]
 mod tests;
@@ -20,37 +19,37 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 
-use super::event::{Begun, Event, Line, Number};
+use super::event::{Event, Line, Number, RunStart};
 use super::event_reader::{FOLDER, Lines, path_in};
 use ctseg_base::atomic_file::create_folder;
 use ctseg_base::process::id::ProcessId;
 use ctseg_base::{Error, Result, regular_file};
 use ctseg_core::run::tracker::Point;
 
-/// Values of a line at most, so that a line is small beside what is sent at once.
+/// Most values per line, so that a line is small compared with a portion.
 const VALUES_PER_LINE: usize = 100;
 
-/// Ends a line that was begun. It makes none of one that misses only its end: that was not told, and is told again.
+/// Ends a torn line. The line stays invalid even if only its line break was missing: its event is recorded again.
 const TORN: &str = " torn\n";
 
-/// Metrics that tell of the machine. Each process counts their steps from 0 on.
-const OF_THE_MACHINE: &str = "system/";
+/// Prefix of system metrics. Each process counts their steps from 0.
+const SYSTEM_METRICS: &str = "system/";
 
-/// Appends to a run's events. What it holds in memory is bounded by how many names there are, not by events.
+/// Appends to a run's events. Its memory is bounded by the number of names, not of events.
 #[derive(Debug)]
 pub struct Spool {
     path: PathBuf,
     file: File,
-    told: Told,
-    /// Its last line was begun and not written to its end.
+    recorded: Recorded,
+    /// The last line is incomplete.
     is_torn: bool,
-    /// Where the steps of this process's machine metrics begin.
-    machine_steps: u64,
+    /// First step of this process's system metrics.
+    system_step_offset: u64,
 }
 
-/// What is known of the lines that are there.
+/// What the event file contains.
 #[derive(Debug, Default)]
-struct Told {
+struct Recorded {
     key: Option<String>,
     /// The last step of each metric of each network.
     steps: BTreeMap<(Option<String>, String), u64>,
@@ -58,7 +57,7 @@ struct Told {
 }
 
 impl Spool {
-    /// The spool of the run in folder `run`, new or gone on with.
+    /// Opens or creates the event file of the run in folder `run`.
     ///
     /// # Errors
     /// It cannot be read or written.
@@ -66,54 +65,62 @@ impl Spool {
         let path = path_in(run);
         let folder = run.join(FOLDER);
         create_folder(&folder)?;
-        let mut told = Told::default();
+        let mut recorded = Recorded::default();
         if path.exists() {
             let mut lines = Lines::open(run, 0)?;
             while let Some(line) = lines.next()? {
-                line.line.iter().for_each(|line| told.take_in(&line.event));
+                line.line
+                    .iter()
+                    .for_each(|line| recorded.record(&line.event));
             }
         }
         let mut file = regular_file::append_to(&path).map_err(Error::io(&path, "append to"))?;
         let is_torn = ends_torn(&mut file).map_err(Error::io(&path, "read"))?;
-        let of_the_machine = told
+        let system_metrics = recorded
             .steps
             .iter()
-            .filter(|((_, name), _)| name.starts_with(OF_THE_MACHINE));
-        let machine_steps = of_the_machine.map(|(_, step)| step + 1).max().unwrap_or(0);
+            .filter(|((_, name), _)| name.starts_with(SYSTEM_METRICS));
+        let system_step_offset = system_metrics.map(|(_, step)| step + 1).max().unwrap_or(0);
         Ok(Self {
             path,
             file,
-            told,
+            recorded,
             is_torn,
-            machine_steps,
+            system_step_offset,
         })
     }
 
-    /// The key that the run has had from its beginning.
+    /// The key of the run.
     pub fn key(&mut self) -> String {
         let path = &self.path;
-        let key = self.told.key.get_or_insert_with(|| fresh_key(path));
+        let key = self.recorded.key.get_or_insert_with(|| new_key(path));
         key.clone()
     }
 
-    pub fn begun(&mut self, begun: Begun) -> Result<()> {
-        self.append(Event::Begun(begun))
+    pub fn start_run(&mut self, start: RunStart) -> Result<()> {
+        self.append(Event::Started(start))
     }
 
-    /// Metrics; those of steps that were told before are left out. `again` says that these will be told once more.
-    pub fn metrics(&mut self, network: Option<&str>, points: &[Point], again: bool) -> Result<()> {
+    /// Records metrics, except for steps that are recorded already. With `is_partial` these steps may be recorded
+    /// again.
+    pub fn metrics(
+        &mut self,
+        network: Option<&str>,
+        points: &[Point],
+        is_partial: bool,
+    ) -> Result<()> {
         let mut lines = Vec::new();
         let mut own: BTreeMap<String, u64> = BTreeMap::new();
         for point in points {
             let mut fresh: BTreeMap<u64, BTreeMap<String, Number>> = BTreeMap::new();
             for (name, value) in &point.values {
-                let step = match name.starts_with(OF_THE_MACHINE) {
-                    true => self.machine_steps + point.step,
+                let step = match name.starts_with(SYSTEM_METRICS) {
+                    true => self.system_step_offset + point.step,
                     false => point.step,
                 };
                 let last = own.get(name).copied();
-                if last.max(self.told.last_step(network, name)) < Some(step) {
-                    if !again {
+                if last.max(self.recorded.last_step(network, name)) < Some(step) {
+                    if !is_partial {
                         own.insert(name.clone(), step);
                     }
                     let values = fresh.entry(step).or_default();
@@ -121,12 +128,12 @@ impl Spool {
                 }
             }
             for (step, values) in fresh {
-                lines.extend(in_parts(values).into_iter().map(|values| Line {
+                lines.extend(chunks(values).into_iter().map(|values| Line {
                     at: point.time_ms,
                     event: Event::Metrics {
                         network: network.map(str::to_owned),
                         step,
-                        again,
+                        is_partial,
                         values,
                     },
                 }));
@@ -135,12 +142,12 @@ impl Spool {
         self.write(&lines)
     }
 
-    /// Parameters; one that has another value than before becomes a tag, as servers keep the first.
+    /// Records parameters. A changed value becomes a tag, since servers keep the first.
     pub fn parameters(&mut self, values: &[(String, String)]) -> Result<()> {
         let mut fresh = BTreeMap::new();
         let mut changed = Vec::new();
         for (name, value) in values {
-            match self.told.parameters.get(name) {
+            match self.recorded.parameters.get(name) {
                 None => {
                     fresh.insert(name.clone(), value.clone());
                 }
@@ -150,14 +157,14 @@ impl Spool {
                 Some(_) => {}
             }
         }
-        for values in in_parts(fresh) {
+        for values in chunks(fresh) {
             self.append(Event::Parameters { values })?;
         }
         self.tags(&changed)
     }
 
     pub fn tags(&mut self, values: &[(String, String)]) -> Result<()> {
-        for values in in_parts(values.iter().cloned().collect()) {
+        for values in chunks(values.iter().cloned().collect()) {
             self.append(Event::Tags { values })?;
         }
         Ok(())
@@ -183,11 +190,11 @@ impl Spool {
             text.push('\n');
             ends.push(text.len());
         }
-        // One write of whole lines: a kill leaves whole lines.
-        let (written, ended) = appended(&mut self.file, text.as_bytes());
-        let whole = ends.iter().take_while(|end| **end <= written).count();
-        for line in &lines[..whole] {
-            self.told.take_in(&line.event);
+        // One write of complete lines: a kill leaves complete lines.
+        let (written, ended) = write_counted(&mut self.file, text.as_bytes());
+        let complete = ends.iter().take_while(|end| **end <= written).count();
+        for line in &lines[..complete] {
+            self.recorded.record(&line.event);
         }
         if let Some(last) = text.as_bytes()[..written].last() {
             self.is_torn = *last != b'\n';
@@ -195,33 +202,33 @@ impl Spool {
         ended.map_err(Error::io(&self.path, "append to"))
     }
 
-    /// Everything told so far survives a power cut.
+    /// Syncs the file, so that it survives a power cut.
     pub fn sync(&self) -> Result<()> {
         let synced = self.file.sync_data();
         synced.map_err(Error::io(&self.path, "sync"))
     }
 
-    /// How many names it holds in memory.
+    /// Number of names in memory.
     #[cfg(test)]
     pub fn names_held(&self) -> usize {
-        self.told.steps.len() + self.told.parameters.len()
+        self.recorded.steps.len() + self.recorded.parameters.len()
     }
 }
 
-impl Told {
-    /// The last step that was told of a metric.
+impl Recorded {
+    /// The last recorded step of a metric.
     fn last_step(&self, network: Option<&str>, name: &str) -> Option<u64> {
-        let place = (network.map(str::to_owned), name.to_owned());
-        self.steps.get(&place).copied()
+        let metric = (network.map(str::to_owned), name.to_owned());
+        self.steps.get(&metric).copied()
     }
 
-    fn take_in(&mut self, event: &Event) {
+    fn record(&mut self, event: &Event) {
         match event {
-            Event::Begun(begun) if self.key.is_none() => self.key = Some(begun.key.clone()),
+            Event::Started(start) if self.key.is_none() => self.key = Some(start.key.clone()),
             Event::Metrics {
                 network,
                 step,
-                again: false,
+                is_partial: false,
                 values,
             } => {
                 for name in values.keys() {
@@ -242,14 +249,14 @@ pub fn now() -> i64 {
     now.map_or(0, |now| now.as_millis() as i64)
 }
 
-fn fresh_key(path: &Path) -> String {
+fn new_key(path: &Path) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let now = now.unwrap_or_default().as_nanos();
-    let text = format!("{} {now} {}", ProcessId::own(), path.display());
+    let text = format!("{} {now} {}", ProcessId::current(), path.display());
     format!("{:x}", Sha256::digest(text))[..32].to_owned()
 }
 
-fn in_parts<V>(values: BTreeMap<String, V>) -> Vec<BTreeMap<String, V>> {
+fn chunks<V>(values: BTreeMap<String, V>) -> Vec<BTreeMap<String, V>> {
     let mut parts = Vec::new();
     let mut values = values.into_iter().peekable();
     while values.peek().is_some() {
@@ -258,8 +265,8 @@ fn in_parts<V>(values: BTreeMap<String, V>) -> Vec<BTreeMap<String, V>> {
     parts
 }
 
-/// Writes `bytes` as far as that goes: how many were written, and what ended it.
-fn appended(to: &mut impl Write, bytes: &[u8]) -> (usize, std::io::Result<()>) {
+/// Writes `bytes`; returns how many were written, and the result.
+fn write_counted(to: &mut impl Write, bytes: &[u8]) -> (usize, std::io::Result<()>) {
     let mut count = 0;
     while count < bytes.len() {
         match to.write(&bytes[count..]) {

@@ -1,7 +1,7 @@
-//! Spools in temporary folders.
+//! Event files in temporary folders.
 
 use super::*;
-use crate::mlflow::event_reader::{beginning, whole_bytes};
+use crate::mlflow::event_reader::{complete_bytes, run_start};
 
 fn point(step: u64, names: &[&str], value: f64) -> [Point; 1] {
     let values = names.iter().map(|name| ((*name).to_owned(), value));
@@ -15,10 +15,10 @@ fn point(step: u64, names: &[&str], value: f64) -> [Point; 1] {
 type Metrics = (Option<String>, u64, Vec<(String, f64)>);
 
 /// Network, step and values of every metrics line.
-fn told(run: &Path) -> Vec<Metrics> {
+fn recorded(run: &Path) -> Vec<Metrics> {
     let mut lines = Lines::open(run, 0).unwrap();
     let mut found = Vec::new();
-    while let Some(placed) = lines.next().unwrap() {
+    while let Some(positioned) = lines.next().unwrap() {
         if let Some(Line {
             event:
                 Event::Metrics {
@@ -28,7 +28,7 @@ fn told(run: &Path) -> Vec<Metrics> {
                     ..
                 },
             ..
-        }) = placed.line
+        }) = positioned.line
         {
             let values = values.into_iter().map(|(name, value)| (name, value.0));
             found.push((network, step, values.collect()));
@@ -38,21 +38,21 @@ fn told(run: &Path) -> Vec<Metrics> {
 }
 
 #[test]
-fn a_step_is_told_once_also_after_a_kill() {
+fn a_step_is_recorded_once_also_after_a_kill() {
     let run = tempfile::tempdir().unwrap();
     let mut spool = Spool::open(run.path()).unwrap();
     let key = spool.key();
     spool
-        .begun(Begun {
+        .start_run(RunStart {
             key: key.clone(),
             name: "n".to_owned(),
             run: "r".to_owned(),
             parent: None,
-            above: None,
+            parent_run: None,
             networks: 1,
             experiment: None,
             user: None,
-            process: ProcessId::own().to_string(),
+            process: ProcessId::current().to_string(),
         })
         .unwrap();
     for step in 0..3 {
@@ -63,8 +63,8 @@ fn a_step_is_told_once_also_after_a_kill() {
     let path = path_in(run.path());
     let mut file = File::options().append(true).open(&path).unwrap();
     file.write_all(b"{\"at\":17,\"event\":\"metr").unwrap();
-    // What is torn is not there for readers, now or later.
-    assert_eq!(told(run.path()).len(), 3);
+    // Readers skip the torn line, now and later.
+    assert_eq!(recorded(run.path()).len(), 3);
     let mut spool = Spool::open(run.path()).unwrap();
     assert_eq!(spool.key(), key);
     for step in 1..4 {
@@ -74,7 +74,7 @@ fn a_step_is_told_once_also_after_a_kill() {
     spool
         .metrics(Some("fold 1"), &point(0, &["loss"], 5.0), false)
         .unwrap();
-    let loss: Vec<(u64, f64)> = told(run.path())
+    let loss: Vec<(u64, f64)> = recorded(run.path())
         .iter()
         .filter(|(network, ..)| network.as_deref() == Some("fold 0"))
         .flat_map(|(_, step, values)| {
@@ -83,31 +83,31 @@ fn a_step_is_told_once_also_after_a_kill() {
         })
         .collect();
     assert_eq!(loss, [(0, 0.0), (1, 1.0), (2, 2.0), (3, 10.0)]);
-    // The machine's are of each process; their steps go on.
-    let machine: Vec<u64> = told(run.path())
+    // Steps of system metrics continue across processes.
+    let machine: Vec<u64> = recorded(run.path())
         .iter()
         .filter(|(_, _, values)| values.iter().any(|(name, _)| name == "system/cpu"))
         .map(|(_, step, _)| *step)
         .collect();
     assert_eq!(machine, [0, 1, 2, 4, 5, 6]);
-    assert_eq!(beginning(run.path()).unwrap().unwrap().1.key, key);
+    assert_eq!(run_start(run.path()).unwrap().unwrap().1.key, key);
 }
 
 #[test]
-fn an_epoch_that_was_broken_off_is_told_again() {
+fn an_interrupted_epoch_is_recorded_again() {
     let run = tempfile::tempdir().unwrap();
-    for (value, again) in [(1.0, true), (2.0, false), (3.0, false)] {
+    for (value, is_partial) in [(1.0, true), (2.0, false), (3.0, false)] {
         let mut spool = Spool::open(run.path()).unwrap();
         spool
-            .metrics(None, &point(4, &["loss"], value), again)
+            .metrics(None, &point(4, &["loss"], value), is_partial)
             .unwrap();
     }
-    let found: Vec<f64> = told(run.path()).iter().map(|(.., v)| v[0].1).collect();
+    let found: Vec<f64> = recorded(run.path()).iter().map(|(.., v)| v[0].1).collect();
     assert_eq!(found, [1.0, 2.0]);
 }
 
 #[test]
-fn parameters_stay_and_their_changes_are_tags() {
+fn changed_parameters_become_tags() {
     let run = tempfile::tempdir().unwrap();
     let of = |value: &str| vec![("epochs".to_owned(), value.to_owned())];
     Spool::open(run.path())
@@ -137,11 +137,11 @@ fn memory_does_not_grow_with_events() {
             .unwrap();
     }
     assert_eq!(held(&spool), before);
-    assert_eq!(told(run.path()).len(), 5000);
+    assert_eq!(recorded(run.path()).len(), 5000);
 }
 
 #[test]
-fn what_was_not_written_is_told_again_on_a_line_of_its_own() {
+fn an_unwritten_event_is_recorded_again_on_a_new_line() {
     let run = tempfile::tempdir().unwrap();
     let mut spool = Spool::open(run.path()).unwrap();
     let epochs = |value: &str| [("epochs".to_owned(), value.to_owned())];
@@ -160,8 +160,8 @@ fn what_was_not_written_is_told_again_on_a_line_of_its_own() {
     let loss = point(1, &["loss"], 1.0);
     assert!(spool.metrics(None, &loss, false).is_err());
     assert!(spool.parameters(&epochs("3")).is_err());
-    assert_eq!(told(run.path()).len(), 1);
-    let whole = whole_bytes(run.path()).unwrap();
+    assert_eq!(recorded(run.path()).len(), 1);
+    let whole = complete_bytes(run.path()).unwrap();
     assert!(whole < path.metadata().unwrap().len());
 
     // There is room again.
@@ -176,17 +176,20 @@ fn what_was_not_written_is_told_again_on_a_line_of_its_own() {
         "{text}"
     );
     assert!(lines[3].contains("parameters"), "{text}");
-    let steps: Vec<u64> = told(run.path()).iter().map(|(_, step, _)| *step).collect();
+    let steps: Vec<u64> = recorded(run.path())
+        .iter()
+        .map(|(_, step, _)| *step)
+        .collect();
     assert_eq!(steps, [0, 1]);
-    // Readers that had come to the torn line go on from there.
+    // Readers that had reached the torn line continue there.
     let mut later = Lines::open(run.path(), whole).unwrap();
     assert!(later.next().unwrap().unwrap().line.is_none());
     assert!(later.next().unwrap().unwrap().line.is_some());
-    assert_eq!(whole_bytes(run.path()).unwrap(), text.len() as u64);
+    assert_eq!(complete_bytes(run.path()).unwrap(), text.len() as u64);
 }
 
 #[test]
-fn a_line_that_misses_only_its_end_is_told_once() {
+fn a_line_without_its_line_break_is_recorded_once() {
     let run = tempfile::tempdir().unwrap();
     let loss = point(0, &["loss"], 1.0);
     let open = || Spool::open(run.path()).unwrap();
@@ -194,15 +197,15 @@ fn a_line_that_misses_only_its_end_is_told_once() {
     let path = path_in(run.path());
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, text.trim_end()).unwrap();
-    assert!(told(run.path()).is_empty());
+    assert!(recorded(run.path()).is_empty());
     open().metrics(None, &loss, false).unwrap();
-    assert_eq!(told(run.path()).len(), 1);
+    assert_eq!(recorded(run.path()).len(), 1);
 }
 
-/// Takes so many bytes, at most three at once.
-struct Nearly(usize);
+/// Accepts this many bytes, at most three at a time.
+struct AlmostFull(usize);
 
-impl Write for Nearly {
+impl Write for AlmostFull {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let count = bytes.len().min(self.0).min(3);
         self.0 -= count;
@@ -218,26 +221,26 @@ impl Write for Nearly {
 }
 
 #[test]
-fn how_far_a_failed_write_came_is_known() {
-    let (count, ended) = appended(&mut Nearly(7), b"0123456789");
+fn a_failed_write_returns_the_bytes_written() {
+    let (count, ended) = write_counted(&mut AlmostFull(7), b"0123456789");
     assert_eq!(
         (count, ended.unwrap_err().kind()),
         (7, ErrorKind::StorageFull)
     );
-    let (count, ended) = appended(&mut Nearly(10), b"0123456789");
+    let (count, ended) = write_counted(&mut AlmostFull(10), b"0123456789");
     assert!(count == 10 && ended.is_ok());
 }
 
 #[test]
-fn torn_ends_count_for_nothing() {
+fn torn_ends_are_not_counted() {
     let run = tempfile::tempdir().unwrap();
     std::fs::create_dir(run.path().join(FOLDER)).unwrap();
     let path = path_in(run.path());
     let long = "x".repeat(100_000);
     for (text, whole) in [("", 0), ("ab", 0), ("ab\n", 3), ("a\nb\nc", 4)] {
         std::fs::write(&path, text).unwrap();
-        assert_eq!(whole_bytes(run.path()).unwrap(), whole);
+        assert_eq!(complete_bytes(run.path()).unwrap(), whole);
         std::fs::write(&path, format!("{text}{long}")).unwrap();
-        assert_eq!(whole_bytes(run.path()).unwrap(), whole);
+        assert_eq!(complete_bytes(run.path()).unwrap(), whole);
     }
 }

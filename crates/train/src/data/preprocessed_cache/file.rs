@@ -1,20 +1,20 @@
-//! The file of a prepared case. Little endian throughout:
+//! The file of a preprocessed case, little endian:
 //!
-//! | bytes | what |
+//! | bytes | content |
 //! |---|---|
 //! | 8 | `ctsegPC1` |
 //! | 32 | the case's [`Key`] |
 //! | 4 × 8 | shape (channel, z, y, x) |
-//! | 4 | how many scalings |
+//! | 4 | number of scalings |
 //! | 1 + 4 | whether Hounsfield units follow, and their zero |
 //! | 16 each | scalings: window, mean and SD in HU |
 //! | 4 each | channels (f32) |
 //! | 2 each | labels (u16) |
-//! | 4 each | Hounsfield units beyond the windows (f32), where they follow |
-//! | 32 | SHA-256 of all before |
+//! | 4 each | Hounsfield units beyond the windows (f32), if present |
+//! | 32 | SHA-256 of everything before |
 //!
-//! Not safetensors: that would hold the file and the case in memory at once, has no checksum, and its reader here
-//! knows f32 alone.
+//! Not safetensors: that would hold file and case in memory at the same time, it has no checksum, and the reader in
+//! this project supports f32 only.
 
 use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::path::Path;
@@ -33,19 +33,19 @@ const HEADER_BYTES: u64 = 8 + 32 + 4 * 8 + 4 + 1 + 4;
 const SCALING_BYTES: u64 = 16;
 const CHECKSUM_BYTES: u64 = 32;
 
-/// Values converted at a time.
+/// Size of the conversion buffer.
 const CHUNK_BYTES: usize = 1 << 18;
 
-/// What there is under a name.
-pub(super) enum Found {
+/// The result of reading a file.
+pub(super) enum ReadResult {
     Case(Box<PreparedCase>),
-    /// No file, or none that can be read now: it was just removed, its storage is away.
-    Nothing,
-    /// What is wrong with it.
+    /// No file, or not readable now: it was just removed, or its storage is offline.
+    Missing,
+    /// The problem with the file.
     Damaged(String),
 }
 
-/// How long the file of a case is.
+/// Length of the file of a case, in bytes.
 pub(super) fn length(case: &PreparedCase) -> u64 {
     let [channels, z, y, x] = case.channels.shape() else {
         return 0;
@@ -54,7 +54,7 @@ pub(super) fn length(case: &PreparedCase) -> u64 {
     length_of(shape, case.scalings.len() as u32, case.hu.is_some()).unwrap_or(u64::MAX)
 }
 
-/// None where it is more than can be counted.
+/// None if it overflows.
 fn length_of([channels, z, y, x]: [u64; 4], scalings: u32, hu: bool) -> Option<u64> {
     let voxels = z.checked_mul(y)?.checked_mul(x)?;
     let per_voxel = channels
@@ -66,7 +66,7 @@ fn length_of([channels, z, y, x]: [u64; 4], scalings: u32, hu: bool) -> Option<u
     voxel_bytes.checked_add(around)
 }
 
-/// Writes a case. All of its arrays have one shape.
+/// Writes a case. All its arrays have the same shape.
 pub(super) fn write(to: &mut impl Write, key: &Key, case: &PreparedCase) -> io::Result<()> {
     let mut to = Hashing {
         inner: to,
@@ -116,35 +116,35 @@ fn write_values<'a, T: 'a, const N: usize>(
     to.write_all(&bytes)
 }
 
-/// Reads the case of `key`, whose labels of `ignore` tell nothing.
-pub(super) fn read(path: &Path, key: &Key, ignore: Option<u16>) -> Found {
+/// Reads the case with this key; `ignore` is its ignore label.
+pub(super) fn read(path: &Path, key: &Key, ignore: Option<u16>) -> ReadResult {
     let opened = regular_file::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
     let Ok((bytes, file)) = opened else {
-        return Found::Nothing;
+        return ReadResult::Missing;
     };
     let from = Hashing {
         inner: BufReader::with_capacity(CHUNK_BYTES, file),
         hasher: Sha256::new(),
     };
     match read_whole(from, bytes, key, ignore) {
-        Ok(Ok(case)) => Found::Case(Box::new(case)),
-        Ok(Err(problem)) => Found::Damaged(problem),
+        Ok(Ok(case)) => ReadResult::Case(Box::new(case)),
+        Ok(Err(problem)) => ReadResult::Damaged(problem),
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
-            Found::Damaged(format!("ends before its {bytes} bytes"))
+            ReadResult::Damaged(format!("ends before its {bytes} bytes"))
         }
-        Err(_) => Found::Nothing,
+        Err(_) => ReadResult::Missing,
     }
 }
 
-/// What stands before a case's values.
+/// The header before a case's values.
 struct Header {
     shape: [u64; 4],
     scaling_count: u32,
-    /// Where Hounsfield units follow.
+    /// Present if Hounsfield units follow.
     zero_hu: Option<f32>,
 }
 
-/// The inner error is what is wrong with the file, found before anything is allocated.
+/// The inner error describes the problem with the file, before anything is allocated.
 fn read_header(
     from: &mut Hashing<impl Read>,
     bytes: u64,
@@ -152,11 +152,11 @@ fn read_header(
 ) -> io::Result<Result<Header, String>> {
     if from.array::<8>()? != *MAGIC {
         return Ok(Err(
-            "is no prepared case of this version of ctseg".to_owned()
+            "is not a preprocessed case of this version of ctseg".to_owned()
         ));
     }
     if from.array::<32>()? != key.0 {
-        return Ok(Err("is of another case than its name says".to_owned()));
+        return Ok(Err("belongs to another case than its name says".to_owned()));
     }
     let mut shape = [0; 4];
     for side in &mut shape {
@@ -168,7 +168,7 @@ fn read_header(
     let expected = length_of(shape, scaling_count, has_hu == 1);
     if expected != Some(bytes) || has_hu > 1 {
         return Ok(Err(format!(
-            "has {bytes} bytes, not the {} that its header promises",
+            "has {bytes} bytes, but its header says {}",
             expected.unwrap_or(u64::MAX)
         )));
     }
@@ -179,7 +179,7 @@ fn read_header(
     }))
 }
 
-/// The inner error is what is wrong with the file.
+/// The inner error describes the problem with the file.
 fn read_whole(
     mut from: Hashing<impl Read>,
     bytes: u64,
@@ -199,7 +199,7 @@ fn read_whole(
             sd_hu: value()?,
         });
     }
-    // What a file that is there holds, memory can address.
+    // Cannot overflow: the file has this length.
     let [channels, z, y, x] = header.shape.map(|side| side as usize);
     let voxels = z * y * x;
     let values = from.values(channels * voxels, f32::from_le_bytes)?;
@@ -210,7 +210,7 @@ fn read_whole(
     };
     let checksum = from.hasher.clone().finalize();
     if from.array::<32>()? != <[u8; 32]>::from(checksum) {
-        return Ok(Err("is damaged: its checksum does not fit".to_owned()));
+        return Ok(Err("is damaged: checksum mismatch".to_owned()));
     }
     let array = |values| Array3::from_shape_vec((z, y, x), values).map_err(io::Error::other);
     Ok(Ok(PreparedCase {
@@ -229,7 +229,7 @@ fn read_whole(
     }))
 }
 
-/// Reads or writes, and hashes what passes.
+/// Hashes all bytes read or written.
 struct Hashing<T> {
     inner: T,
     hasher: Sha256,

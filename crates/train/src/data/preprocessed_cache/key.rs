@@ -1,4 +1,4 @@
-//! What a prepared case follows from, as a hash.
+//! The cache key of a preprocessed case: a hash of everything it depends on.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,10 +21,10 @@ use ctseg_image::preprocess::normalisation::Normalisation;
 use ctseg_image::resample::Interpolation;
 use ctseg_image::space::{Grid, VoxelBox};
 
-/// To be raised whenever the same files and recipe give other values than before.
-const PREPARATION: u32 = 1;
+/// Raise this whenever the same files and recipe give different values than before.
+const PREPROCESSING_VERSION: u32 = 1;
 
-/// SHA-256 of all that a prepared case follows from.
+/// SHA-256 of everything that a preprocessed case depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key(pub(super) [u8; 32]);
 
@@ -34,29 +34,29 @@ impl fmt::Display for Key {
     }
 }
 
-/// A case that is to be prepared.
+/// A case to preprocess.
 #[derive(Clone, Copy)]
-pub struct Wanted<'a> {
+pub struct CaseRequest<'a> {
     pub dataset: &'a Dataset,
-    /// Its index in the dataset.
+    /// Index in the dataset.
     pub case: usize,
     pub recipe: &'a Recipe,
     pub stage_one: Option<&'a StageOneResult>,
 }
 
-impl Wanted<'_> {
-    /// What it follows from; none for what is never prepared twice: cases without labels, and recipes of imported
-    /// models, which are not trained.
+impl CaseRequest<'_> {
+    /// The cache key; none for cases that are not cached: those without labels, and those of imported models, which are
+    /// not trained.
     ///
     /// # Errors
-    /// A file that cannot be read, or is not what it was when this process first looked.
+    /// A file cannot be read, or has changed since this process first read it.
     pub(super) fn key(&self, hashes: &FileHashes) -> Result<Option<Key>> {
         let Some(case) = self.dataset.cases.get(self.case) else {
             return Ok(None);
         };
         let hash_of = |path: &Path| self.dataset.copies.read(path, |path| hashes.of(path));
         let mut fields = Fields(Sha256::new());
-        fields.add("preparation", &PREPARATION.to_le_bytes());
+        fields.add("preparation", &PREPROCESSING_VERSION.to_le_bytes());
         fields.add("ctseg", env!("CARGO_PKG_VERSION").as_bytes());
         fields.add("image", &hash_of(&case.image)?);
         match &case.labels {
@@ -89,7 +89,7 @@ impl Wanted<'_> {
         Ok(Some(Key(fields.0.finalize().into())))
     }
 
-    /// Whether the case's files are still those that its key was made of.
+    /// Whether the case's files are unchanged since its key was computed.
     pub(super) fn is_unchanged(&self, hashes: &FileHashes) -> bool {
         let case = &self.dataset.cases[self.case];
         let same = |path: &Path| {
@@ -105,7 +105,7 @@ impl Wanted<'_> {
     }
 }
 
-/// Named values, each with its length, so that no two lists of them give the same bytes.
+/// Hashes named values, each with its length, so that different lists never hash the same bytes.
 struct Fields(Sha256);
 
 impl Fields {
@@ -116,9 +116,10 @@ impl Fields {
         }
     }
 
-    /// False for recipes whose cases are not kept.
+    /// Returns false for recipes whose cases are not cached.
     fn add_recipe(&mut self, recipe: &Recipe) -> bool {
-        // All fields by name: a new one does not compile before it is decided whether prepared cases depend on it.
+        // All fields by name: a new one does not compile until somebody decides whether preprocessed cases depend on
+        // it.
         let Recipe {
             prior,
             spacing_mm,
@@ -131,7 +132,7 @@ impl Fields {
             stage: _,
             structures: _,
             outputs: _,
-            region: _, // the box itself counts
+            region: _, // the box itself is hashed
             folds: _,
             train_folds: _,
             out_of_fold: _,
@@ -171,8 +172,11 @@ impl Fields {
             }
             Normalisation::ZScore {} => self.add("normalisation", b"z_score"),
         }
-        // What else is in there changes cases after they are prepared.
-        if let Some(reach_hu) = training.augmentation().and_then(Augmentation::reach_hu) {
+        // The other training settings apply after preprocessing.
+        if let Some(reach_hu) = training
+            .augmentation()
+            .and_then(Augmentation::max_hu_change)
+        {
             self.add("reach_hu", &reach_hu.to_le_bytes());
         }
         true
@@ -203,11 +207,11 @@ fn indices(values: &[usize; 3]) -> Vec<u8> {
     values.map(|value| (value as u64).to_le_bytes()).concat()
 }
 
-/// Files' SHA-256, each read once.
+/// SHA-256 of files, each file read once.
 #[derive(Debug, Default)]
 pub(super) struct FileHashes(Mutex<HashMap<PathBuf, (FileState, [u8; 32])>>);
 
-/// Enough to see that a file was changed, without reading it.
+/// Detects that a file was changed without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct FileState {
     bytes: u64,
@@ -225,13 +229,18 @@ impl FileState {
 }
 
 impl FileHashes {
-    /// The hash of a file, as it was when it was first asked for.
+    /// The hash of a file.
     ///
     /// # Errors
-    /// It cannot be read; it has changed since: what this process has in memory of it may be older.
+    /// It cannot be read, or has changed since it was first hashed: this process may hold older data of it.
     fn of(&self, path: &Path) -> Result<[u8; 32]> {
         let state = FileState::of(path)?;
-        let changed = || Error::file(path, "was changed while it was in use");
+        let changed = || {
+            Error::file(
+                path,
+                "changed while it was in use; do not modify the dataset during training",
+            )
+        };
         if let Some((known, hash)) = self.lock().get(path) {
             return if *known == state {
                 Ok(*hash)
@@ -251,7 +260,7 @@ impl FileHashes {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, (FileState, [u8; 32])>> {
-        // Values are inserted whole, so a panic elsewhere spoils nothing.
+        // A panic elsewhere cannot leave the map inconsistent: each update is a single insert.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

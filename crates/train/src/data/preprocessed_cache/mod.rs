@@ -1,13 +1,13 @@
-//! Prepared cases on disk, under a hash of all that they follow from: any number of runs, folds and processes find
-//! there what one of them has made.
+//! Preprocessed cases on disk, keyed by a hash of everything they depend on and shared by any number of runs, folds and
+//! processes.
 //!
-//! Nothing depends on it. What is missing, damaged or cannot be written is prepared as if there were no store.
+//! The cache is optional: a case that is missing, damaged or cannot be written is preprocessed as without a cache.
 
 mod file;
 mod key;
 mod lru;
 
-pub use key::{Key, Wanted};
+pub use key::{CaseRequest, Key};
 
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -15,81 +15,81 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
 
-use ctseg_base::atomic_file::persisted;
+use ctseg_base::atomic_file::persist;
 use ctseg_base::progress::Observer;
-use ctseg_base::temp_files::remove_leftovers;
+use ctseg_base::temp_files::remove_stale_temp_files;
 use ctseg_base::text::words::counted;
 use ctseg_base::{Error, Result};
 use ctseg_core::dataset::prepared_case::PreparedCase;
 
-use file::Found;
+use file::ReadResult;
 use key::FileHashes;
-use lru::Bound;
+use lru::LruFolder;
 
-/// A folder of prepared cases, as one process uses it.
+/// A folder of preprocessed cases, as used by one process.
 #[derive(Debug)]
-pub struct CaseStore {
+pub struct PreprocessedCache {
     folder: PathBuf,
-    bound: Bound,
+    files: LruFolder,
     hashes: FileHashes,
-    /// A file could not be written: no other is tried.
-    is_closed: AtomicBool,
+    /// Set after a write error; no more cases are written.
+    is_read_only: AtomicBool,
     has_warned_of_damage: AtomicBool,
-    has_warned_of_room: AtomicBool,
+    has_warned_of_size: AtomicBool,
 }
 
-/// A store in one training.
-pub struct StoreUse<'a> {
-    store: &'a CaseStore,
+/// The cache as used by one training.
+pub struct CacheSession<'a> {
+    cache: &'a PreprocessedCache,
     observer: &'a dyn Observer,
-    found: AtomicU64,
-    made: AtomicU64,
+    hits: AtomicU64,
+    misses: AtomicU64,
 }
 
-impl CaseStore {
-    /// The store in `folder`, which is made when there is something to keep, for at most `most_bytes`. Removes what
-    /// killed processes have left there.
-    pub fn new(folder: &Path, most_bytes: u64) -> Self {
+impl PreprocessedCache {
+    /// The cache in `folder`, which is created with the first case, limited to `max_bytes`. Removes temporary files of
+    /// killed processes.
+    pub fn new(folder: &Path, max_bytes: u64) -> Self {
         if folder.is_dir() {
-            let _ = remove_leftovers(folder); // where nothing may be written they stay
+            let _ = remove_stale_temp_files(folder); // a read-only folder keeps them
         }
         Self {
             folder: folder.to_path_buf(),
-            bound: Bound::new(folder.to_path_buf(), most_bytes),
+            files: LruFolder::new(folder.to_path_buf(), max_bytes),
             hashes: FileHashes::default(),
-            is_closed: AtomicBool::new(false),
+            is_read_only: AtomicBool::new(false),
             has_warned_of_damage: AtomicBool::new(false),
-            has_warned_of_room: AtomicBool::new(false),
+            has_warned_of_size: AtomicBool::new(false),
         }
     }
 
-    /// What a case is kept under; none for cases that are not kept, see [`Wanted`].
+    /// The key of a case; none for cases that are not cached, see [`CaseRequest`].
     ///
     /// # Errors
-    /// A file of the case cannot be read, or has changed since this process first looked.
-    pub fn key(&self, wanted: &Wanted) -> Result<Option<Key>> {
-        wanted.key(&self.hashes)
+    /// A file of the case cannot be read, or has changed since this process first read it.
+    pub fn key(&self, request: &CaseRequest) -> Result<Option<Key>> {
+        request.key(&self.hashes)
     }
 
-    /// The file of a case, whether it is there or not.
+    /// The path of a case's file, whether it exists or not.
     pub fn path(&self, key: &Key) -> PathBuf {
         self.folder.join(format!("{key}.{}", lru::EXTENSION))
     }
 
-    /// For one training, whose observer hears what goes wrong.
-    pub fn used_by<'a>(&'a self, observer: &'a dyn Observer) -> StoreUse<'a> {
-        StoreUse {
-            store: self,
+    /// A session for one training; problems are reported to its observer.
+    pub fn session<'a>(&'a self, observer: &'a dyn Observer) -> CacheSession<'a> {
+        CacheSession {
+            cache: self,
             observer,
-            found: AtomicU64::new(0),
-            made: AtomicU64::new(0),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
         }
     }
 
-    /// Writes a case, unless what others are writing leaves no room.
+    /// Writes a case, unless files that others are writing leave no room.
     fn write(&self, key: &Key, case: &PreparedCase) -> Result<()> {
         let path = self.path(key);
-        let Some(mut temporary) = self.bound.reserved(file::length(case))? else {
+        let Some(mut temporary) = self.files.reserve(file::length(case))? else {
             return Ok(());
         };
         {
@@ -98,104 +98,104 @@ impl CaseStore {
                 .and_then(|()| writer.flush())
                 .map_err(Error::io(&path, "write"))?;
         }
-        persisted(temporary, &path)
+        persist(temporary, &path)
     }
 }
 
-impl StoreUse<'_> {
-    /// The case, from the store or as `make` makes it, which is kept then.
+impl CacheSession<'_> {
+    /// The case from the cache or, if it is not there, as `make` returns it, which is then cached.
     ///
     /// # Errors
     /// Those of `make`.
     pub fn case(
         &self,
-        wanted: &Wanted,
+        request: &CaseRequest,
         make: impl FnOnce() -> Result<PreparedCase>,
     ) -> Result<PreparedCase> {
-        // What is wrong with the case's files, `make` says.
-        let Ok(Some(key)) = self.store.key(wanted) else {
+        // `make` reports problems with the case's files.
+        let Ok(Some(key)) = self.cache.key(request) else {
             return make();
         };
-        if let Some(case) = self.read(&key, wanted.dataset.ignore) {
-            self.found.fetch_add(1, Ordering::Relaxed);
+        if let Some(case) = self.read(&key, request.dataset.ignore) {
+            self.hits.fetch_add(1, Ordering::Relaxed);
             return Ok(case);
         }
         let case = make()?;
-        self.made.fetch_add(1, Ordering::Relaxed);
-        if wanted.is_unchanged(&self.store.hashes) {
+        self.misses.fetch_add(1, Ordering::Relaxed);
+        if request.is_unchanged(&self.cache.hashes) {
             self.keep(&key, &case);
         }
         Ok(case)
     }
 
-    /// How many cases were found in the store, and how many were made, so far.
+    /// Number of cases read from the cache, and preprocessed, so far.
     pub fn counts(&self) -> (u64, u64) {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        (of(&self.found), of(&self.made))
+        (of(&self.hits), of(&self.misses))
     }
 
-    /// Says what the store was good for.
-    pub fn tell(&self) {
-        let (found, made) = self.counts();
-        let store = self.store;
-        let removed = match store.bound.removed() {
+    /// Reports how the cache was used.
+    pub fn report(&self) {
+        let (hits, misses) = self.counts();
+        let cache = self.cache;
+        let removed = match cache.files.removed() {
             0 => String::new(),
-            removed => format!(", {removed} had to go"),
+            removed => format!(", {removed} evicted"),
         };
-        self.observer.say(&format!(
-            "case cache {}: {} read from it, {made} prepared anew{removed}; it holds {} of {}",
-            store.folder.display(),
-            counted(found, "case"),
-            in_words(store.bound.bytes().unwrap_or(0)),
-            in_words(store.bound.most_bytes())
+        self.observer.info(&format!(
+            "case cache {}: {} read, {misses} preprocessed{removed}; {} of {} in use",
+            cache.folder.display(),
+            counted(hits, "case"),
+            in_words(cache.files.bytes().unwrap_or(0)),
+            in_words(cache.files.max_bytes())
         ));
     }
 
     fn read(&self, key: &Key, ignore: Option<u16>) -> Option<PreparedCase> {
-        let path = self.store.path(key);
+        let path = self.cache.path(key);
         match file::read(&path, key, ignore) {
-            Found::Case(case) => {
+            ReadResult::Case(case) => {
                 touch(&path);
                 Some(*case)
             }
-            Found::Nothing => None,
-            Found::Damaged(problem) => {
-                self.warn_once(&self.store.has_warned_of_damage, || {
+            ReadResult::Missing => None,
+            ReadResult::Damaged(problem) => {
+                self.warn_once(&self.cache.has_warned_of_damage, || {
                     let name = path.file_name().unwrap_or_default().display();
-                    format!("{name} {problem}; such files are removed, their cases prepared anew")
+                    format!("{name} {problem}; such files are removed and their cases preprocessed again")
                 });
-                let _ = std::fs::remove_file(&path); // a whole one takes its place anyway
+                let _ = std::fs::remove_file(&path); // a valid one replaces it anyway
                 None
             }
         }
     }
 
     fn keep(&self, key: &Key, case: &PreparedCase) {
-        let store = self.store;
-        // Another process may have been as fast.
-        if store.is_closed.load(Ordering::Relaxed) || store.path(key).exists() {
+        let cache = self.cache;
+        // Another process may have written it meanwhile.
+        if cache.is_read_only.load(Ordering::Relaxed) || cache.path(key).exists() {
             return;
         }
         let bytes = file::length(case);
-        if bytes > store.bound.most_bytes() {
-            self.warn_once(&store.has_warned_of_room, || {
+        if bytes > cache.files.max_bytes() {
+            self.warn_once(&cache.has_warned_of_size, || {
                 let needed = in_words(bytes);
                 format!(
-                    "a case of {needed} does not fit and is not kept; more with --case-cache-size"
+                    "a case of {needed} exceeds the cache size and is not cached; raise --case-cache-size"
                 )
             });
             return;
         }
-        if let Err(error) = store.write(key, case) {
-            self.warn_once(&store.is_closed, || {
-                format!("{error}; no more cases are kept")
+        if let Err(error) = cache.write(key, case) {
+            self.warn_once(&cache.is_read_only, || {
+                format!("{error}; no more cases are cached")
             });
         }
     }
 
     fn warn_once(&self, warned: &AtomicBool, what: impl FnOnce() -> String) {
         if !warned.swap(true, Ordering::Relaxed) {
-            let folder = self.store.folder.display();
+            let folder = self.cache.folder.display();
             self.observer
                 .warn(&format!("case cache {folder}: {}", what()));
         }
@@ -209,7 +209,7 @@ fn in_words(bytes: u64) -> String {
     }
 }
 
-/// Marks a file as used just now, by the clock of its file system. Where that is not allowed it gets old.
+/// Marks a file as used now, by the clock of its file system. Without permission the file simply ages.
 fn touch(path: &Path) {
     let now = Timespec {
         tv_sec: 0,

@@ -1,8 +1,8 @@
-//! Loops over whole channels, compiled twice: for every processor of its kind and for those with wider vectors.
-//! Nothing is fused or reordered, so that both give the same values to the last bit.
+//! Loops over whole channels, compiled twice: for the baseline instruction set and for AVX2. Nothing is fused or
+//! reordered, so both give bit-identical results.
 
-/// Makes a function whose body is also compiled for AVX2, which is taken where the processor has it.
-macro_rules! wide {
+/// Defines a function that is also compiled for AVX2; that version runs if the CPU supports it.
+macro_rules! simd {
     ($(#[$note:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$note])*
         $vis fn $name($($arg: $type),*) $(-> $ret)? {
@@ -16,7 +16,7 @@ macro_rules! wide {
                 }
                 if std::is_x86_feature_detected!("avx2") {
                     #[allow(unsafe_code)]
-                    // SAFETY: the processor has these instructions, as was just seen.
+                    // SAFETY: AVX2 was detected just above.
                     return unsafe { wide($($arg),*) };
                 }
             }
@@ -25,4 +25,4 @@ macro_rules! wide {
     };
 }
 
-pub(super) use wide;
+pub(super) use simd;

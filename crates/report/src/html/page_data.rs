@@ -1,19 +1,19 @@
-//! Data for the page's script, as JSON that may stand inside of HTML.
+//! Data for the page's script, as JSON that is safe inside HTML.
 
 use serde_json::{Value, json};
 
+use super::case_view::CaseView;
 use super::sheet::KNOTS;
-use super::viewed::Viewed;
 use crate::data::Report;
 use crate::data::table::MetricTable;
 use ctseg_evaluate::scores::Better;
 use ctseg_image::space::label_colour;
 
-/// More numbers than this are not worth their room: metrics from the last on are left out of sorting by structure.
-const MOST_NUMBERS: usize = 400_000;
+/// Maximum number of values in the page; the last metrics are dropped to stay below it.
+const MAX_NUMBERS: usize = 400_000;
 
-/// Everything that the script works on but the voxels.
-pub fn data_of(report: &Report, viewed: &[Viewed]) -> Value {
+/// All data of the script except the voxels.
+pub fn data_of(report: &Report, viewed: &[CaseView]) -> Value {
     let table = report.evaluation.as_ref().map(|e| table_json(&e.table));
     let views: Vec<Value> = viewed
         .iter()
@@ -50,22 +50,22 @@ fn table_json(table: &MetricTable) -> Value {
     })
 }
 
-/// How many of the metrics the page has.
+/// Number of metrics in the page.
 pub fn shown_metrics(table: &MetricTable) -> usize {
     let of_one = table.cases.len() * table.structures.len();
     table
         .metrics
         .len()
-        .min((MOST_NUMBERS / of_one.max(1)).max(1))
+        .min((MAX_NUMBERS / of_one.max(1)).max(1))
 }
 
-/// Five digits are more than anybody sees, and half as long.
+/// Rounds to five significant digits, which halves the size.
 fn rounded(value: Option<f64>) -> Option<f64> {
     format!("{:.4e}", value?).parse().ok()
 }
 
-/// JSON that neither ends the script element it stands in nor begins another: what HTML or old JavaScript would read as
-/// its own is escaped, see <https://html.spec.whatwg.org/#restrictions-for-contents-of-script-elements>.
+/// JSON that can neither end its script element nor start another: characters with a meaning in HTML or old JavaScript
+/// are escaped, see <https://html.spec.whatwg.org/#restrictions-for-contents-of-script-elements>.
 pub fn in_html(value: &Value) -> String {
     let text = value.to_string();
     let mut safe = String::with_capacity(text.len());

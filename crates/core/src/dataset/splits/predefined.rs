@@ -1,4 +1,4 @@
-//! Folds as a file gives them.
+//! Folds read from a file.
 
 use std::path::{Path, PathBuf};
 
@@ -8,15 +8,15 @@ use ctseg_base::atomic_file::write_bytes_atomically;
 use ctseg_base::text::file::read_text;
 use ctseg_base::{Error, Result};
 
-/// nnU-Net's folds, in the dataset's folder or in that of its preprocessed cases.
+/// nnU-Net's folds, in the dataset's folder or in that of the preprocessed dataset.
 pub const SPLITS: &str = "splits_final.json";
 
-/// The folds of a run or sweep, in its folder and in nnU-Net's format.
+/// The folds of a run or sweep, in its folder, in nnU-Net's format.
 const OWN_SPLITS: &str = "splits.json";
 
-const REMEDY: &str = "correct the file, or remove it to have the cases split by ctseg";
+const REMEDY: &str = "correct the file, or remove it to let ctseg split the cases";
 
-/// One fold by the ids of its cases, as in nnU-Net's `splits_final.json`.
+/// One fold as case ids, as in nnU-Net's `splits_final.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamedSplit {
     pub train: Vec<String>,
@@ -24,18 +24,18 @@ pub struct NamedSplit {
     pub validation: Vec<String>,
 }
 
-/// Folds and the file that gives them.
+/// Folds and the file they were read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GivenSplits {
+pub struct PredefinedSplits {
     pub file: PathBuf,
     pub folds: Vec<NamedSplit>,
 }
 
-impl GivenSplits {
-    /// The folds of the run or sweep in `folder`; none where it was begun by a version that did not store them.
+impl PredefinedSplits {
+    /// The folds of the run or sweep in `folder`; none if an early version started it, which did not store them.
     ///
     /// # Errors
-    /// A file that cannot be read as what it should be.
+    /// A file that cannot be read or parsed.
     pub fn of_run(folder: &Path) -> Result<Option<Self>> {
         let file = folder.join(OWN_SPLITS);
         file.is_file().then(|| Self::read(file)).transpose()
@@ -55,7 +55,7 @@ impl GivenSplits {
             Error::file(
                 &file,
                 format!(
-                    "not nnU-Net's splits ({error}); expected [{{\"train\": [ids], \"val\": [ids]}}, …]: {REMEDY}"
+                    "not in nnU-Net's splits format ({error}); expected [{{\"train\": [ids], \"val\": [ids]}}, …]: {REMEDY}"
                 ),
             )
         })?;

@@ -1,4 +1,4 @@
-//! Which figures there are, by name, with what they mean.
+//! The metrics, with names and help texts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,52 +9,52 @@ use ctseg_base::process::owner::Worker;
 use ctseg_base::progress::CaseCounts;
 use ctseg_base::progress_counts::TaskCount;
 
-/// Units of work within an epoch or a case, which comes and goes under many names.
+/// Units of tasks within an epoch or case; these are short and have many names.
 const FINE_UNITS: [&str; 2] = ["slices", "patches"];
 
-/// What was heard.
+/// The state of the command.
 #[derive(Default)]
-pub(super) struct Figures {
+pub(super) struct Metrics {
     pub command: String,
     pub engine: String,
     /// Seconds since 1970.
-    pub begun: f64,
+    pub started_at: f64,
     pub last_progress: f64,
     pub warnings: u64,
     pub cases: Option<CaseCounts>,
     pub networks: BTreeMap<String, Network>,
-    /// Pieces of work that are over, by name: unit, steps done, steps in all.
-    pub over: BTreeMap<String, (&'static str, u64, u64)>,
-    /// Once the command is over.
+    /// Finished tasks by name: unit, steps done, steps in total.
+    pub finished: BTreeMap<String, (&'static str, u64, u64)>,
+    /// Set when the command ends.
     pub exit_code: Option<u8>,
 }
 
-/// A network that is trained.
+/// A network in training.
 #[derive(Default, Clone, Copy)]
 pub(super) struct Network {
     pub epoch: usize,
     pub loss: f64,
     pub step_loss: Option<f64>,
     pub learning_rate: f64,
-    /// None where they are undefined.
+    /// `None` where undefined.
     pub dice: Option<f64>,
     pub best_dice: Option<f64>,
-    /// Whether an epoch is over.
+    /// Whether an epoch is finished.
     pub validated: bool,
 }
 
-impl Figures {
-    /// Remembers a piece of work that is over; those within epochs and cases are too many.
-    pub(super) fn take_over(&mut self, task: &TaskCount) {
+impl Metrics {
+    /// Keeps a finished task, unless it was within an epoch or case.
+    pub(super) fn record_finished(&mut self, task: &TaskCount) {
         if !FINE_UNITS.contains(&task.unit) {
             let state = (task.unit, task.done(), task.total);
-            self.over.insert(task.name.clone(), state);
+            self.finished.insert(task.name.clone(), state);
         }
     }
 
-    /// The file's text, with what is under way.
+    /// The content of the file, including running tasks.
     pub(super) fn text(&self, tasks: &[Arc<TaskCount>]) -> String {
-        let worker = Worker::own();
+        let worker = Worker::current();
         let mut common = vec![
             ("command", self.command.clone()),
             ("pid", worker.pid.to_string()),
@@ -74,7 +74,7 @@ impl Figures {
         to.value(
             "ctseg_up",
             Kind::Gauge,
-            "1 while the command runs, 0 once it is over; stays 1 after a kill, see ctseg_last_written_timestamp_seconds.",
+            "1 while the command runs, 0 after it ends; stays 1 after a kill, see ctseg_last_written_timestamp_seconds.",
             up,
         );
         let info: Labels = vec![
@@ -82,27 +82,27 @@ impl Figures {
             ("engine", self.engine.clone()),
             ("host", host.to_owned()),
         ];
-        let help = "What runs, and on what it computes; always 1.";
+        let help = "Version, engine and host; always 1.";
         to.family("ctseg_info", Kind::Gauge, help, [(info, 1.0)]);
         let gauges = [
             (
                 "ctseg_start_timestamp_seconds",
-                "When the command began.",
-                self.begun,
+                "Start time of the command.",
+                self.started_at,
             ),
             (
                 "ctseg_last_progress_timestamp_seconds",
-                "When work was last heard of: a step, a case, an epoch, a line.",
+                "Time of the last progress: a step, a case, an epoch or a log line.",
                 self.last_progress,
             ),
             (
                 "ctseg_last_written_timestamp_seconds",
-                "When this file was written; every few seconds while the command runs.",
+                "Time of the last write of this file; every few seconds while the command runs.",
                 seconds_now(),
             ),
             (
                 "ctseg_resident_memory_bytes",
-                "Memory that the process has in RAM.",
+                "Resident memory of the process.",
                 resident_bytes() as f64,
             ),
         ];
@@ -112,17 +112,17 @@ impl Figures {
         to.value(
             "ctseg_warnings_total",
             Kind::Counter,
-            "Warnings that were said.",
+            "Warnings issued.",
             self.warnings as f64,
         );
         let code = self.exit_code.map(|code| (Labels::new(), f64::from(code)));
-        let help = "The exit code, once the command is over: 0 done, 1 nothing done, 2 wrong usage, 3 some cases failed, 75 interrupted.";
+        let help = "Exit code, after the command ends: 0 done, 1 nothing done, 2 wrong usage, 3 some cases failed, 75 interrupted.";
         to.family("ctseg_exit_code", Kind::Gauge, help, code);
     }
 
-    /// Work under way and over. That within epochs and cases is added up by its unit.
+    /// Running and finished tasks. Those within epochs and cases are summed by unit.
     fn tasks(&self, tasks: &[Arc<TaskCount>], to: &mut Exposition) {
-        let mut rows = self.over.clone();
+        let mut rows = self.finished.clone();
         let mut rate = None;
         for task in tasks {
             let fine = FINE_UNITS.contains(&task.unit);
@@ -144,18 +144,13 @@ impl Figures {
         };
         let done = rows.iter();
         let done = done.map(|(name, (unit, done, _))| (labels(name, unit), *done as f64));
-        to.family(
-            "ctseg_task_done",
-            Kind::Gauge,
-            "Steps done of the work under way.",
-            done,
-        );
+        to.family("ctseg_task_done", Kind::Gauge, "Steps done per task.", done);
         let known = rows.iter().filter(|(_, (.., total))| *total > 0);
         let total = known.map(|(name, (unit, _, total))| (labels(name, unit), *total as f64));
-        let help = "Steps of the work under way in all, where that is known.";
+        let help = "Steps in total per task, where known.";
         to.family("ctseg_task_size", Kind::Gauge, help, total);
         let help =
-            "Slices, or patches of volumes, per second: mean over the epoch or case under way.";
+            "Slices, or patches of volumes, per second: mean over the current epoch or case.";
         let rate = rate.map(|rate| (Labels::new(), rate));
         to.family("ctseg_slices_per_second", Kind::Gauge, help, rate);
     }
@@ -163,15 +158,14 @@ impl Figures {
     fn cases(&self, to: &mut Exposition) {
         let Some(cases) = self.cases else { return };
         let state = |name: &str, count: u64| (vec![("state", name.to_owned())], count as f64);
-        let settled = [
+        let finished = [
             state("done", cases.done),
             state("failed", cases.failed),
             state("skipped", cases.skipped),
         ];
-        let help =
-            "Cases by what this process made of them; skipped: their results were there already.";
-        to.family("ctseg_cases_total", Kind::Counter, help, settled);
-        let help = "Cases that are still to be done.";
+        let help = "Cases by outcome in this process; skipped: results existed already.";
+        to.family("ctseg_cases_total", Kind::Counter, help, finished);
+        let help = "Cases still to do.";
         to.value(
             "ctseg_cases_pending",
             Kind::Gauge,
@@ -192,7 +186,7 @@ impl Figures {
         };
         family(
             "ctseg_epoch",
-            "Epochs that are done.",
+            "Epochs done.",
             &validated(|n| n.epoch as f64),
         );
         family(

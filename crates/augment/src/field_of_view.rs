@@ -1,4 +1,4 @@
-//! The end of the field of view: a straight line, in volumes a plane, beyond which a patch shows air.
+//! The edge of the field of view: a straight line (in volumes a plane) beyond which a patch shows air.
 
 use ndarray::{ArrayViewMut2, ArrayViewMut3};
 use rand::Rng;
@@ -6,13 +6,13 @@ use rand_chacha::ChaCha8Rng;
 
 /// A line through `point` (y, x); the side that `normal` points to is cleared.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Edge {
+pub(super) struct ViewLine {
     point: [f32; 2],
     normal: [f32; 2],
 }
 
-impl Edge {
-    /// A line in any direction, through a random point of the patch.
+impl ViewLine {
+    /// A line through a random point of the patch, in a random direction.
     pub(super) fn drawn(height: usize, width: usize, rng: &mut ChaCha8Rng) -> Self {
         let angle = std::f32::consts::TAU * rng.random::<f32>();
         Self {
@@ -21,12 +21,12 @@ impl Edge {
         }
     }
 
-    /// Sets what lies beyond the line to 0, the window's low end.
+    /// Sets everything beyond the line to 0, the low end of the window.
     pub(super) fn clear(&self, plane: ArrayViewMut2<f32>) {
         self.clear_beyond(plane, 0.0);
     }
 
-    /// The same for what lies further than `distance` beyond it.
+    /// Same, for everything more than `distance` beyond the line.
     fn clear_beyond(&self, mut plane: ArrayViewMut2<f32>, distance: f32) {
         let [from_y, from_x] = self.point;
         let [down, right] = self.normal;
@@ -42,13 +42,13 @@ impl Edge {
 
 /// A plane through `point` (z, y, x); the side that `normal` points to is cleared.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct SpaceEdge {
+pub(super) struct ViewPlane {
     point: [f32; 3],
     normal: [f32; 3],
 }
 
-impl SpaceEdge {
-    /// A plane in any direction, each as likely, through a random point of the patch.
+impl ViewPlane {
+    /// A plane through a random point of the patch, in a uniformly random direction.
     pub(super) fn drawn(shape: [usize; 3], rng: &mut ChaCha8Rng) -> Self {
         let angle = std::f32::consts::TAU * rng.random::<f32>();
         let up = 2.0 * rng.random::<f32>() - 1.0;
@@ -59,12 +59,12 @@ impl SpaceEdge {
         }
     }
 
-    /// Sets what lies beyond the plane to 0, the window's low end.
+    /// Sets everything beyond the plane to 0, the low end of the window.
     pub(super) fn clear(&self, mut volume: ArrayViewMut3<f32>) {
         let [up, down, right] = self.normal;
         for (z, mut plane) in volume.outer_iter_mut().enumerate() {
             let above = (z as f32 - self.point[0]) * up;
-            let edge = Edge {
+            let edge = ViewLine {
                 point: [self.point[1], self.point[2]],
                 normal: [down, right],
             };
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn one_side_is_cleared() {
-        let edge = Edge {
+        let edge = ViewLine {
             point: [2.5, 0.0],
             normal: [1.0, 0.0],
         };
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn in_volumes_one_side_of_a_plane_is_cleared() {
-        let edge = SpaceEdge {
+        let edge = ViewPlane {
             point: [1.5, 0.0, 0.0],
             normal: [-1.0, 0.0, 0.0],
         };

@@ -1,16 +1,15 @@
-//! Volumes made small enough for a page: means over the voxels that a larger one covers, labels at its centre.
+//! Downsamples volumes for a page: images by area averaging, labels by nearest neighbour.
 
 use ndarray::{Array1, Array3, ArrayView2, ArrayView3, Axis, Zip};
 use rayon::prelude::*;
 
-/// What stands for values that are no numbers.
+/// Replacement for NaN and infinite values.
 const AIR_HU: f32 = -1024.0;
 
-/// For each voxel of the result the first source voxel that it covers, and the share of each from there on.
+/// For each output voxel: the first source voxel that it covers, and the weight of each from there on.
 type Cover = Vec<(usize, Vec<f32>)>;
 
-/// Voxels along each axis (as `shape`) so that there are at most `most` in all: the finest axes are made coarser, to
-/// one spacing, and none finer.
+/// The shape with at most `most` voxels: the finest axes are coarsened to a common spacing; no axis is refined.
 pub fn fitting_shape(shape: [usize; 3], mm: [f64; 3], most: usize) -> [usize; 3] {
     let at = |spacing: f64| -> [usize; 3] {
         std::array::from_fn(|axis| {
@@ -36,7 +35,7 @@ pub fn fitting_shape(shape: [usize; 3], mm: [f64; 3], most: usize) -> [usize; 3]
     at(high)
 }
 
-/// Mean of the voxels that each voxel of `shape` (z, y, x) covers, in parts where it covers parts.
+/// Mean of the source voxels covered by each voxel of `shape` (z, y, x), weighted by the covered fraction.
 pub fn mean(image: ArrayView3<f32>, shape: [usize; 3]) -> Array3<f32> {
     let (z, y, x) = image.dim();
     let covers = [(z, shape[0]), (y, shape[1]), (x, shape[2])].map(|(from, to)| cover(from, to));
@@ -70,7 +69,7 @@ fn mean_row(plane: ArrayView2<f32>, (first, shares): &(usize, Vec<f32>)) -> Arra
     line
 }
 
-/// The labels at the centres of the voxels of `shape` (z, y, x).
+/// Labels at the voxel centres of `shape` (z, y, x).
 pub fn nearest(labels: ArrayView3<u16>, shape: [usize; 3]) -> Array3<u16> {
     let (z, y, x) = labels.dim();
     let at = |to: usize, from: usize, of: usize| {
@@ -101,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_finest_axes_are_made_coarser_first() {
+    fn the_finest_axes_are_coarsened_first() {
         assert_eq!(fitting_shape([10, 20, 30], [1.0; 3], 6000), [10, 20, 30]);
         let few = fitting_shape([512, 512, 100], [0.8, 0.8, 3.0], 3_000_000);
         assert_eq!(few[2], 100, "thick slices stay");

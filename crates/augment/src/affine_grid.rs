@@ -1,41 +1,41 @@
-//! Where in a slice the pixels of a patch come from: one affine map and one displacement, one resampling.
+//! Sampling positions of a patch in a slice: an affine map and a displacement field, applied in one resampling.
 
 use std::borrow::Cow;
 
 use ndarray::{ArrayView2, ArrayViewMut2};
 
-use crate::elastic::{Field, FieldRow};
-use crate::sample_positions::{Taps, copy};
+use crate::elastic::{DisplacementField, FieldRow};
+use crate::interpolation::{Taps, copy};
 
-/// Position in the slice = `centre` + `matrix` · (position in the patch + displacement − `pivot`); positions
-/// are (y, x) in pixels, 0 is the centre of the first one.
+/// Position in the slice = `centre` + `matrix` · (position in the patch + displacement − `pivot`). Positions are (y,
+/// x) in pixels; 0 is the centre of the first pixel.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Placement {
+pub struct AffineGrid {
     pub matrix: [[f64; 2]; 2],
     pub centre: [f64; 2],
     pub pivot: [f64; 2],
 }
 
-/// A turn, a zoom and mirrored axes, about the middle of a patch.
+/// Rotation, scaling and flips about the centre of a patch.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Turn {
+pub struct AffineParams {
     /// Counter-clockwise in an image whose y points down (as `scipy.ndimage.rotate` and `numpy.rot90`).
     pub degrees: f64,
-    /// Above 1 structures grow.
+    /// Above 1, structures grow.
     pub scale: f64,
-    /// Mirrored axes (y, x).
+    /// Flipped axes (y, x).
     pub flip: [bool; 2],
 }
 
-impl Turn {
+impl AffineParams {
     pub const NONE: Self = Self {
         degrees: 0.0,
         scale: 1.0,
         flip: [false; 2],
     };
 
-    /// From steps in the patch to steps in the slice, both (y, x) in pixels of `spacing_mm` (y, x). The
-    /// turn is one in millimetres: with unequal spacings a circle stays a circle in the patient.
+    /// Maps steps in the patch to steps in the slice, both (y, x) in pixels of `spacing_mm` (y, x). The rotation is
+    /// done in millimetres: with anisotropic spacing a circle stays a circle.
     pub fn matrix(&self, spacing_mm: [f64; 2]) -> [[f64; 2]; 2] {
         let (sin, cos) = self.degrees.to_radians().sin_cos();
         let in_mm = [[cos, sin], [-sin, cos]];
@@ -48,18 +48,23 @@ impl Turn {
     }
 }
 
-impl Placement {
-    /// The part of the slice that begins at `corner` (row, column) and has `size`, turned about its middle.
-    pub fn new(corner: [usize; 2], size: [usize; 2], turn: &Turn, spacing_mm: [f64; 2]) -> Self {
+impl AffineGrid {
+    /// The part of the slice that starts at `corner` (row, column) and has `size`, transformed about its centre.
+    pub fn new(
+        corner: [usize; 2],
+        size: [usize; 2],
+        affine: &AffineParams,
+        spacing_mm: [f64; 2],
+    ) -> Self {
         let pivot = size.map(|n| (n as f64 - 1.0) / 2.0);
         Self {
-            matrix: turn.matrix(spacing_mm),
+            matrix: affine.matrix(spacing_mm),
             centre: [corner[0] as f64 + pivot[0], corner[1] as f64 + pivot[1]],
             pivot,
         }
     }
 
-    /// Position in the slice of the patch's first pixel in `row`.
+    /// Position in the slice of the first pixel of the patch's `row`.
     fn row_start(&self, row: usize) -> [f64; 2] {
         let away = [row as f64 - self.pivot[0], -self.pivot[1]];
         std::array::from_fn(|axis| {
@@ -67,10 +72,10 @@ impl Placement {
         })
     }
 
-    /// Calls `on_row` with each row of a patch of `size` and its positions in a slice of `shape`.
+    /// Calls `on_row` for each row of a patch, with its positions in a slice of `shape`.
     fn each_row(
         &self,
-        field: Option<&Field>,
+        field: Option<&DisplacementField>,
         shape: (usize, usize),
         (rows, columns): (usize, usize),
         mut on_row: impl FnMut(usize, &Taps<2>),
@@ -89,8 +94,7 @@ impl Placement {
         }
     }
 
-    /// Where nothing is turned: the first pixel, and along which axes the slice is reversed. None where something
-    /// is.
+    /// The first pixel and the flipped axes, if the transform is only a crop with flips; else `None`.
     fn straight(&self) -> Option<([f64; 2], [bool; 2])> {
         let [[y, yx], [xy, x]] = self.matrix;
         let start = self.row_start(0);
@@ -99,15 +103,14 @@ impl Placement {
             .then_some((start, [y < 0.0, x < 0.0]))
     }
 
-    /// The patches of several planes by linear interpolation, and of the labels from the nearest pixels (orders 1
-    /// and 0); outside the slice is 0 (as `scipy.ndimage.map_coordinates`, mode `grid-constant`). Positions are
-    /// found once for all of them.
+    /// Samples image planes by linear interpolation and labels by nearest neighbour (orders 1 and 0); 0 outside the
+    /// slice (as `scipy.ndimage.map_coordinates`, mode `grid-constant`). Positions are computed once for all of them.
     ///
     /// # Shapes
-    /// - `planes`: each (y, x) of the slice with (y, x) of the patch; `labels`: the same
+    /// - `planes`: pairs of slice (y, x) and patch (y, x); `labels`: the same
     pub fn sample(
         &self,
-        field: Option<&Field>,
+        field: Option<&DisplacementField>,
         planes: Vec<(ArrayView2<f32>, ArrayViewMut2<f32>)>,
         (labels, mut patch_labels): (ArrayView2<u16>, ArrayViewMut2<u16>),
     ) {
@@ -130,7 +133,7 @@ impl Placement {
     }
 }
 
-/// The values row by row, borrowed where they lie so.
+/// The values row by row, borrowed if they are contiguous.
 fn contiguous<'a, T: Copy>(plane: &'a ArrayView2<T>) -> Cow<'a, [T]> {
     match plane.as_slice() {
         Some(values) => Cow::Borrowed(values),

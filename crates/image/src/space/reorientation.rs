@@ -1,25 +1,25 @@
-//! The same voxels in another order: axes exchanged and reversed, nothing resampled.
+//! Axis permutations and flips: the same voxels in another order, without resampling.
 
 use ndarray::{Array3, Axis};
 
 use super::Orientation;
 
-/// Where the axes of a turned array come from: axis i (x, y, z) is axis `from[i]` of the array as it was, run through
-/// backwards where `reversed[i]`.
+/// An axis permutation with flips: axis i (x, y, z) of the result is axis `from[i]` of the input, reversed if
+/// `reversed[i]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Turn {
+pub struct Reorientation {
     pub from: [usize; 3],
     pub reversed: [bool; 3],
 }
 
-impl Turn {
-    /// Every voxel stays where it is in the array.
-    pub const NONE: Self = Self {
+impl Reorientation {
+    /// Leaves the array unchanged.
+    pub const IDENTITY: Self = Self {
         from: [0, 1, 2],
         reversed: [false; 3],
     };
 
-    /// All 48, [`Turn::NONE`] first.
+    /// All 48 reorientations, [`Reorientation::IDENTITY`] first.
     pub fn all() -> impl Iterator<Item = Self> {
         Orientation::all().map(|Orientation { axes, flipped }| Self {
             from: axes,
@@ -27,7 +27,7 @@ impl Turn {
         })
     }
 
-    /// What gives an array of the orientation `own` the orientation `target`.
+    /// The reorientation from orientation `own` to `target`.
     pub fn between(own: Orientation, target: Orientation) -> Self {
         let from = target.axes.map(|world| {
             let own = own.axes.iter().position(|axis| *axis == world);
@@ -39,9 +39,9 @@ impl Turn {
         }
     }
 
-    /// What turns back.
+    /// The inverse reorientation.
     pub fn inverse(&self) -> Self {
-        let mut inverse = Self::NONE;
+        let mut inverse = Self::IDENTITY;
         for (axis, from) in self.from.into_iter().enumerate() {
             inverse.from[from] = axis;
             inverse.reversed[from] = self.reversed[axis];
@@ -49,17 +49,17 @@ impl Turn {
         inverse
     }
 
-    /// The array turned; (z, y, x) before and after.
-    pub fn array<T: Clone>(&self, data: Array3<T>) -> Array3<T> {
-        if *self == Self::NONE {
+    /// Applies it to an array; shape (z, y, x) before and after.
+    pub fn apply<T: Clone>(&self, data: Array3<T>) -> Array3<T> {
+        if *self == Self::IDENTITY {
             return data;
         }
         let [x, y, z] = self.from.map(|axis| 2 - axis);
-        let mut turned = data.permuted_axes([z, y, x]);
+        let mut result = data.permuted_axes([z, y, x]);
         for axis in (0..3).filter(|axis| self.reversed[*axis]) {
-            turned.invert_axis(Axis(2 - axis));
+            result.invert_axis(Axis(2 - axis));
         }
-        turned.as_standard_layout().into_owned()
+        result.as_standard_layout().into_owned()
     }
 }
 
@@ -69,7 +69,7 @@ mod tests {
     use crate::space::Grid;
 
     #[test]
-    fn every_turn_keeps_every_voxel_in_place() {
+    fn every_reorientation_keeps_every_voxel_in_place() {
         let grid = Grid {
             shape: [2, 3, 4],
             affine: [
@@ -80,16 +80,19 @@ mod tests {
         };
         let at = |[x, y, z]: [usize; 3]| grid.world_mm([x, y, z].map(|v| v as f64));
         let places = Array3::from_shape_fn(grid.shape_zyx(), |(z, y, x)| at([x, y, z]));
-        assert_eq!(Turn::all().next(), Some(Turn::NONE));
-        for turn in Turn::all() {
-            let (turned, array) = (grid.turned(&turn), turn.array(places.clone()));
-            assert_eq!(array.shape(), turned.shape_zyx());
-            assert_eq!(turn.inverse().array(array.clone()), places);
+        assert_eq!(Reorientation::all().next(), Some(Reorientation::IDENTITY));
+        for reorientation in Reorientation::all() {
+            let (moved, array) = (
+                grid.reoriented_by(&reorientation),
+                reorientation.apply(places.clone()),
+            );
+            assert_eq!(array.shape(), moved.shape_zyx());
+            assert_eq!(reorientation.inverse().apply(array.clone()), places);
             for ((z, y, x), was) in array.indexed_iter() {
-                let is = turned.world_mm([x, y, z].map(|v| v as f64));
+                let is = moved.world_mm([x, y, z].map(|v| v as f64));
                 assert!(
                     (0..3).all(|row| (is[row] - was[row]).abs() < 1e-9),
-                    "{turn:?}"
+                    "{reorientation:?}"
                 );
             }
         }

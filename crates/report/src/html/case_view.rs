@@ -1,47 +1,47 @@
-//! The cases that a report shows, one after the other: read, packed for the page, drawn for papers.
+//! Prepares the displayed cases one after the other: reads, packs for the page, and draws pictures for publications.
 
 use std::path::{Path, PathBuf};
 
 use super::planes::{Planes, packed};
 use crate::data::Report;
 use crate::data::case::CaseImages;
-use crate::data::choice::Shown;
+use crate::data::case_selection::SelectedCase;
 use crate::data::evaluation::EvaluationFacts;
 use crate::pictures::comparison;
 use ctseg_base::Result;
 use ctseg_base::atomic_file::create_folder;
-use ctseg_base::cancel::guarded;
+use ctseg_base::cancel::catch_panic;
 use ctseg_base::progress::Observer;
 use ctseg_image::formats::LabelNames;
 use ctseg_train::overlays::Comparison;
 
-/// No case gets more of the page than this, however few there are.
-const MOST_OF_ONE: usize = 6 << 20;
+/// Size limit of one case in bytes, however few there are.
+const MAX_CASE_BYTES: usize = 6 << 20;
 
-/// One case of the page.
-pub struct Viewed {
+/// A displayed case.
+pub struct CaseView {
     pub case: String,
-    pub shown: Shown,
-    /// None where its images cannot be shown.
+    pub shown: SelectedCase,
+    /// `None` if its images cannot be shown.
     pub planes: Option<Planes>,
     pub notes: Vec<String>,
-    /// What is missing, in words.
+    /// Messages about missing content.
     pub problems: Vec<String>,
-    /// The picture for papers.
+    /// The picture for publications.
     pub picture: Option<PathBuf>,
 }
 
-/// Reads one case after the other; only one is in memory at a time. What cannot be shown is said.
-pub fn viewed(
+/// Prepares the cases, with one in memory at a time. Cases that cannot be shown are reported as warnings.
+pub fn case_views(
     report: &Report,
     pictures: &Path,
-    most_bytes: usize,
+    max_bytes: usize,
     observer: &dyn Observer,
-) -> Vec<Viewed> {
+) -> Vec<CaseView> {
     let Some(evaluation) = &report.evaluation else {
         return Vec::new();
     };
-    let each = (most_bytes / report.shown.len().max(1)).min(MOST_OF_ONE);
+    let each = (max_bytes / report.shown.len().max(1)).min(MAX_CASE_BYTES);
     let task = observer.task("pictures", report.shown.len() as u64, "cases");
     let cases = report.shown.iter().map(|shown| {
         let viewed = view(evaluation, shown, pictures, each);
@@ -54,9 +54,14 @@ pub fn viewed(
     cases.collect()
 }
 
-fn view(evaluation: &EvaluationFacts, shown: &Shown, pictures: &Path, most_bytes: usize) -> Viewed {
+fn view(
+    evaluation: &EvaluationFacts,
+    shown: &SelectedCase,
+    pictures: &Path,
+    max_bytes: usize,
+) -> CaseView {
     let case = evaluation.table.cases[shown.case].clone();
-    let mut viewed = Viewed {
+    let mut viewed = CaseView {
         shown: shown.clone(),
         planes: None,
         notes: Vec::new(),
@@ -65,7 +70,7 @@ fn view(evaluation: &EvaluationFacts, shown: &Shown, pictures: &Path, most_bytes
         case,
     };
     let structures = &evaluation.table.structures;
-    let images = match guarded(|| evaluation.places.load(&viewed.case, structures)) {
+    let images = match catch_panic(|| evaluation.files.load(&viewed.case, structures)) {
         Ok(images) => images,
         Err(error) => {
             viewed.problems.push(error.to_string());
@@ -73,11 +78,11 @@ fn view(evaluation: &EvaluationFacts, shown: &Shown, pictures: &Path, most_bytes
         }
     };
     viewed.notes.clone_from(&images.notes);
-    match guarded(|| packed(&images, structures, most_bytes)) {
+    match catch_panic(|| packed(&images, structures, max_bytes)) {
         Ok(planes) => viewed.planes = Some(planes),
         Err(error) => viewed.problems.push(error.to_string()),
     }
-    match guarded(|| drawn(evaluation, &viewed, &images, pictures)) {
+    match catch_panic(|| drawn(evaluation, &viewed, &images, pictures)) {
         Ok(path) => viewed.picture = Some(path),
         Err(error) => viewed.problems.push(error.to_string()),
     }
@@ -87,7 +92,7 @@ fn view(evaluation: &EvaluationFacts, shown: &Shown, pictures: &Path, most_bytes
 /// The four-panel picture of a case.
 fn drawn(
     evaluation: &EvaluationFacts,
-    viewed: &Viewed,
+    viewed: &CaseView,
     images: &CaseImages,
     pictures: &Path,
 ) -> Result<PathBuf> {
@@ -98,8 +103,8 @@ fn drawn(
     let title = format!("{} case {}{score}", viewed.shown.rank, viewed.case);
     create_folder(pictures)?;
     let name = format!("{}_{}", viewed.shown.rank, viewed.case);
-    // Positions keep names apart that are the same in plain letters.
-    let name = format!("{}_{}.png", viewed.shown.case, plain(&name));
+    // The index keeps names unique after characters are replaced.
+    let name = format!("{}_{}.png", viewed.shown.case, safe_file_name(&name));
     let path = pictures.join(name);
     comparison::draw(
         &path,
@@ -114,8 +119,8 @@ fn drawn(
     Ok(path)
 }
 
-/// Letters, digits and `-._` alone, as file names and addresses need no care for; 80 of them at most.
-pub fn plain(name: &str) -> String {
+/// The name with all but letters, digits and `-._` replaced, safe in file names and URLs; at most 80 characters.
+pub fn safe_file_name(name: &str) -> String {
     let letter = |letter: char| match letter {
         letter if letter.is_ascii_alphanumeric() || "-._".contains(letter) => letter,
         _ => '_',
@@ -125,11 +130,11 @@ pub fn plain(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::plain;
+    use super::safe_file_name;
 
     #[test]
-    fn foreign_names_make_plain_file_names() {
-        assert_eq!(plain("worst_a/../b c<é>"), "worst_a_.._b_c___");
-        assert_eq!(plain(&"x".repeat(200)).len(), 80);
+    fn foreign_names_make_safe_file_names() {
+        assert_eq!(safe_file_name("worst_a/../b c<é>"), "worst_a_.._b_c___");
+        assert_eq!(safe_file_name(&"x".repeat(200)).len(), 80);
     }
 }

@@ -1,4 +1,4 @@
-//! A canvas for plotters that has letters of its own.
+//! A plotters backend that draws text with the bitmap font.
 
 use plotters::prelude::{BitMapBackend, DrawingBackend};
 use plotters_backend::text_anchor::{HPos, VPos};
@@ -6,25 +6,25 @@ use plotters_backend::{
     BackendColor, BackendCoord, BackendStyle, BackendTextStyle, DrawingErrorKind,
 };
 
-use super::letters;
+use super::bitmap_font;
 
-/// What can go wrong on the canvas.
+/// The error type of the canvas.
 pub(super) type Failure = <BitMapBackend<'static> as DrawingBackend>::ErrorType;
 
-/// Pixels whose text comes from [`letters`].
-pub(super) struct Lettered<'a>(pub BitMapBackend<'a>);
+/// A bitmap canvas with text from [`bitmap_font`].
+pub(super) struct TextCanvas<'a>(pub BitMapBackend<'a>);
 
 type Drawn = std::result::Result<(), DrawingErrorKind<Failure>>;
 
-fn letter_size(style: &impl BackendTextStyle) -> letters::Size {
+fn font_size(style: &impl BackendTextStyle) -> bitmap_font::Size {
     if style.size() > 18.0 {
-        letters::LARGE
+        bitmap_font::LARGE
     } else {
-        letters::SMALL
+        bitmap_font::SMALL
     }
 }
 
-impl DrawingBackend for Lettered<'_> {
+impl DrawingBackend for TextCanvas<'_> {
     type ErrorType = Failure;
 
     fn get_size(&self) -> (u32, u32) {
@@ -68,8 +68,8 @@ impl DrawingBackend for Lettered<'_> {
         style: &S,
         (left, top): BackendCoord,
     ) -> Drawn {
-        let size = letter_size(style);
-        let (width, height) = letters::extent(text, size);
+        let size = font_size(style);
+        let (width, height) = bitmap_font::extent(text, size);
         let (width, height) = (width as i32, height as i32);
         let anchor = style.anchor();
         let dx = match anchor.h_pos {
@@ -85,7 +85,7 @@ impl DrawingBackend for Lettered<'_> {
         let (turn, colour) = (style.transform(), style.color());
         let (wide, high) = self.get_size();
         let mut drawn = Ok(());
-        letters::draw(text, size, &mut |x, y, cover| {
+        bitmap_font::draw(text, size, &mut |x, y, cover| {
             let (x, y) = turn.transform(x as i32 + dx, y as i32 + dy);
             let (x, y) = (left + x, top + y);
             let inside = (0..wide as i32).contains(&x) && (0..high as i32).contains(&y);
@@ -102,7 +102,7 @@ impl DrawingBackend for Lettered<'_> {
         text: &str,
         style: &S,
     ) -> std::result::Result<(u32, u32), DrawingErrorKind<Failure>> {
-        let (width, height) = letters::extent(text, letter_size(style));
+        let (width, height) = bitmap_font::extent(text, font_size(style));
         Ok((width as u32, height as u32))
     }
 }

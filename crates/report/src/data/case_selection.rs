@@ -1,27 +1,27 @@
-//! Which cases are looked at.
+//! Selection of the displayed cases.
 
 use std::str::FromStr;
 
 use super::table::MetricTable;
 use ctseg_base::Error;
 
-/// The metric that cases are ranked by: its mean over the structures.
+/// The metric, averaged over structures, by which cases are ranked.
 const RANKED_BY: &str = "dice";
 
-/// Which cases a report shows pictures of.
+/// The cases whose images a report shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Wanted {
-    /// The worst, the median and the best.
+pub enum CaseSelection {
+    /// The worst, median and best case.
     #[default]
     Extremes,
-    /// So many: those three, then the next worst ones.
+    /// This number of cases: worst, median and best, then the next worst.
     Count(usize),
     All,
-    /// Those three and these.
+    /// Worst, median, best, and these.
     Named(Vec<String>),
 }
 
-impl FromStr for Wanted {
+impl FromStr for CaseSelection {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
@@ -38,31 +38,33 @@ impl FromStr for Wanted {
             .collect();
         if names.is_empty() {
             return Err(Error::usage(format!(
-                "'{text}' names no case; expected a number, 'all' or names such as case_1,case_7"
+                "'{text}' contains no case name; expected a number, 'all' or names such as case_1,case_7"
             )));
         }
         Ok(Self::Named(names))
     }
 }
 
-/// A case that is shown, and why.
+/// A selected case and the reason.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Shown {
-    /// Its position in the table.
+pub struct SelectedCase {
+    /// Index into the table's cases.
     pub case: usize,
-    /// In a word or two, such as `worst`.
+    /// A short label, such as `worst`.
     pub rank: String,
     pub why: String,
-    /// What it is ranked by; none where it is undefined.
+    /// Mean Dice; `None` if undefined.
     pub score: Option<f64>,
 }
 
-/// The cases to show: worst, median and best by mean Dice over their structures (of equals the first by name), then
-/// others from the worst on.
+/// Selects cases: worst, median and best by mean Dice over structures (ties by name), then the others from the worst.
 ///
 /// # Errors
-/// A name that is no case's.
-pub fn shown(table: &MetricTable, wanted: &Wanted) -> Result<Vec<Shown>, Error> {
+/// An unknown case name.
+pub fn select_cases(
+    table: &MetricTable,
+    selection: &CaseSelection,
+) -> Result<Vec<SelectedCase>, Error> {
     let metric = table.metric(RANKED_BY);
     let score = |case: usize| table.mean_of_case(case, metric?);
     let mut scored: Vec<(f64, usize)> = (0..table.cases.len())
@@ -79,17 +81,17 @@ pub fn shown(table: &MetricTable, wanted: &Wanted) -> Result<Vec<Shown>, Error> 
     let extremes = order.len();
     let others: Vec<usize> = (0..all.len()).filter(|at| !order.contains(at)).collect();
     order.extend(others);
-    let kept = match wanted {
-        Wanted::Extremes => extremes,
-        Wanted::Count(count) => *count,
-        Wanted::All => all.len(),
-        Wanted::Named(_) => extremes,
+    let kept = match selection {
+        CaseSelection::Extremes => extremes,
+        CaseSelection::Count(count) => *count,
+        CaseSelection::All => all.len(),
+        CaseSelection::Named(_) => extremes,
     };
     let mut chosen: Vec<usize> = order.iter().take(kept).copied().collect();
-    if let Wanted::Named(names) = wanted {
+    if let CaseSelection::Named(names) = selection {
         for name in names {
             let case = table.cases.iter().position(|case| case == name);
-            let case = case.ok_or_else(|| no_such_case(name, table))?;
+            let case = case.ok_or_else(|| unknown_case(name, table))?;
             let at = all.iter().position(|own| *own == case).unwrap_or(case);
             if !chosen.contains(&at) {
                 chosen.push(at);
@@ -102,7 +104,7 @@ pub fn shown(table: &MetricTable, wanted: &Wanted) -> Result<Vec<Shown>, Error> 
         .collect())
 }
 
-/// Places of worst, median and best in a ranking of `n`, the worst first.
+/// Positions of worst, median and best in a ranking of `n`, worst first.
 fn extremes(n: usize) -> Vec<usize> {
     match n {
         0 => Vec::new(),
@@ -112,34 +114,34 @@ fn extremes(n: usize) -> Vec<usize> {
     }
 }
 
-fn described(at: usize, ranked: usize, case: usize, score: Option<f64>) -> Shown {
+fn described(at: usize, ranked: usize, case: usize, score: Option<f64>) -> SelectedCase {
     let (rank, why) = match (score, at) {
         (None, _) => (
             "not ranked".to_owned(),
-            "no Dice is defined: neither reference nor prediction holds a structure".to_owned(),
+            "Dice is undefined: no structure in reference or prediction".to_owned(),
         ),
         (Some(_), 0) if ranked == 1 => ("only case".to_owned(), "the only case".to_owned()),
         (Some(_), 0) => (
             "worst".to_owned(),
-            format!("the lowest mean Dice of {ranked} cases"),
+            format!("lowest mean Dice of {ranked} cases"),
         ),
         (Some(_), at) if at + 1 == ranked => (
             "best".to_owned(),
-            format!("the highest mean Dice of {ranked} cases"),
+            format!("highest mean Dice of {ranked} cases"),
         ),
         (Some(_), at) if at == (ranked - 1) / 2 => (
             "median".to_owned(),
             format!(
-                "the middle of {ranked} cases by mean Dice: {at} lower, {} higher",
+                "median of {ranked} cases by mean Dice: {at} lower, {} higher",
                 ranked - 1 - at
             ),
         ),
         (Some(_), at) => (
             format!("rank {}", ranked - at),
-            format!("by mean Dice number {} of {ranked}", ranked - at),
+            format!("number {} of {ranked} by mean Dice", ranked - at),
         ),
     };
-    Shown {
+    SelectedCase {
         case,
         rank,
         why,
@@ -147,10 +149,10 @@ fn described(at: usize, ranked: usize, case: usize, score: Option<f64>) -> Shown
     }
 }
 
-fn no_such_case(name: &str, table: &MetricTable) -> Error {
+fn unknown_case(name: &str, table: &MetricTable) -> Error {
     let known: Vec<&str> = table.cases.iter().take(5).map(String::as_str).collect();
     Error::usage(format!(
-        "--cases: '{name}' is no case of the evaluation; expected a number, 'all' or names such as {}",
+        "--cases: '{name}' is not a case of the evaluation; expected a number, 'all' or names such as {}",
         known.join(", ")
     ))
 }
@@ -159,7 +161,7 @@ fn no_such_case(name: &str, table: &MetricTable) -> Error {
 mod tests {
     use super::*;
 
-    /// Cases `a`, `b`, … with these Dice; what is not a number is undefined.
+    /// Cases `a`, `b`, … with these Dice; NaN is undefined.
     fn table(dice: &[f64]) -> MetricTable {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.csv");
@@ -171,13 +173,13 @@ mod tests {
         MetricTable::read(&path).unwrap()
     }
 
-    fn names(dice: &[f64], wanted: &str) -> Vec<String> {
+    fn names(dice: &[f64], selection: &str) -> Vec<String> {
         let table = table(dice);
-        let wanted = match wanted {
-            "" => Wanted::Extremes,
+        let selection = match selection {
+            "" => CaseSelection::Extremes,
             text => text.parse().unwrap(),
         };
-        let all = shown(&table, &wanted).unwrap().into_iter();
+        let all = select_cases(&table, &selection).unwrap().into_iter();
         all.map(|shown| format!("{} {}", table.cases[shown.case], shown.rank))
             .collect()
     }
@@ -204,8 +206,9 @@ mod tests {
         assert_eq!(names(&[0.5, 0.4], ""), ["b worst", "a best"]);
         assert_eq!(names(&[f64::NAN], ""), [""; 0]);
         assert_eq!(names(&[f64::NAN], "all"), ["a not ranked"]);
-        let error = shown(&table(&[0.5]), &Wanted::Named(vec!["z".to_owned()])).unwrap_err();
+        let unknown = CaseSelection::Named(vec!["z".to_owned()]);
+        let error = select_cases(&table(&[0.5]), &unknown).unwrap_err();
         assert!(error.to_string().contains("such as a"), "{error}");
-        assert!(" , ".parse::<Wanted>().is_err());
+        assert!(" , ".parse::<CaseSelection>().is_err());
     }
 }

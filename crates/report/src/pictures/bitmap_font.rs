@@ -1,8 +1,8 @@
-//! Text as pixels, from letters that were drawn beforehand: no font has to be installed where ctseg runs.
+//! Text rendered with an embedded bitmap font, so that no font has to be installed.
 
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
 
-/// How high letters are.
+/// Font height.
 pub(super) type Size = RasterHeight;
 
 /// 16 pixels high.
@@ -17,12 +17,12 @@ pub(super) fn extent(text: &str, size: Size) -> (usize, usize) {
     (text.chars().count() * width, size.val())
 }
 
-/// Shows `pixel` the column, the row (both from the upper left corner) and the cover (0 to 1) of every pixel that
-/// the text touches. A letter that there is none of is drawn as its nearest in ASCII, or as a question mark.
+/// Calls `pixel` with column, row (from the upper left corner) and coverage (0 to 1) of every pixel of the text. A
+/// missing glyph is replaced by a similar ASCII character or a question mark.
 pub(super) fn draw(text: &str, size: Size, pixel: &mut dyn FnMut(usize, usize, f32)) {
     let width = get_raster_width(FontWeight::Regular, size);
     for (index, letter) in text.chars().enumerate() {
-        let Some(raster) = [letter, plain(letter), '?']
+        let Some(raster) = [letter, ascii(letter), '?']
             .into_iter()
             .find_map(|letter| get_raster(letter, FontWeight::Regular, size))
         else {
@@ -36,8 +36,8 @@ pub(super) fn draw(text: &str, size: Size, pixel: &mut dyn FnMut(usize, usize, f
     }
 }
 
-/// Dashes, quotes and minus signs as they are typed.
-fn plain(letter: char) -> char {
+/// ASCII replacements of dashes, quotes and minus signs.
+fn ascii(letter: char) -> char {
     match letter {
         '–' | '—' | '−' => '-',
         '‘' | '’' => '\'',

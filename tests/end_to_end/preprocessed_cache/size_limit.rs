@@ -1,8 +1,8 @@
-//! The bound of the store: what goes, what stays and what is never kept.
+//! The size limit of the cache: which files are evicted, which stay and which are never written.
 
 use super::*;
 
-/// Cases of one grid, which differ in a voxel.
+/// Cases on one grid that differ in one voxel.
 fn alike(folder: &Path, count: usize) -> Dataset {
     let mut dataset = Dataset::open(&phantoms(folder, 1, 0)).unwrap();
     let case = dataset.cases.remove(0);
@@ -23,30 +23,30 @@ fn alike(folder: &Path, count: usize) -> Dataset {
 }
 
 #[test]
-fn the_bound_is_kept_and_the_least_recently_used_go() {
+fn the_limit_holds_and_the_least_recently_used_are_evicted() {
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("cache");
     let dataset = alike(folder.path(), 5);
     let recipe = recipe(&[]);
     let size = {
-        let store = CaseStore::new(&folder.path().join("other"), LARGE);
+        let store = PreprocessedCache::new(&folder.path().join("other"), LARGE);
         prepared(&dataset, &recipe, 0, (&store, &Silent));
         let file = entries(&folder.path().join("other")).remove(0);
         fs::metadata(file).unwrap().len()
     };
     let most = size * 5 / 2;
-    let store = CaseStore::new(&cache, most);
-    // What else lies there is not ours.
+    let store = PreprocessedCache::new(&cache, most);
+    // Other files in the folder are not touched.
     fs::create_dir(&cache).unwrap();
     fs::write(cache.join("notes.txt"), vec![0; 10_000_000]).unwrap();
     let (counts, largest) = most_bytes_during(&cache, || {
         [0, 1, 0, 2, 0, 1, 0, 3, 4].map(|case| {
-            // Times differ by more than file systems' ticks.
+            // Longer than the timestamp resolution of file systems.
             std::thread::sleep(Duration::from_millis(30));
             prepared(&dataset, &recipe, case, (&store, &Silent)).1
         })
     });
-    // Two fit: 1 goes for 2, because 0 was used again, 2 goes for 1 and so on.
+    // Two fit: 1 is evicted for 2, because 0 was used again, then 2 for 1 and so on.
     let expected = [false, false, true, false, true, false, true, false, false];
     assert_eq!(
         counts,
@@ -56,9 +56,9 @@ fn the_bound_is_kept_and_the_least_recently_used_go() {
     assert_eq!(bytes_below(&cache), 2 * size);
     assert!(cache.join("notes.txt").exists());
 
-    // A killed process's file counts, and is removed when room is short.
+    // The temporary file of a killed process counts, and is removed when space is needed.
     let mut child = std::process::Command::new("true").spawn().unwrap();
-    let own = ctseg_base::process::id::ProcessId::own().to_string();
+    let own = ctseg_base::process::id::ProcessId::current().to_string();
     let dead = own.replace(
         &format!("-{}-", std::process::id()),
         &format!("-{}-", child.id()),
@@ -71,16 +71,16 @@ fn the_bound_is_kept_and_the_least_recently_used_go() {
 }
 
 #[test]
-fn what_can_never_fit_is_not_kept_and_costs_nothing_that_is() {
+fn a_case_that_can_never_fit_is_not_cached_and_evicts_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("cache");
     let dataset = alike(folder.path(), 2);
     let recipe = recipe(&[]);
-    let store = CaseStore::new(&cache, LARGE);
+    let store = PreprocessedCache::new(&cache, LARGE);
     prepared(&dataset, &recipe, 0, (&store, &Silent));
     let before = entries(&cache);
     assert_eq!(before.len(), 1);
-    let (small, warned) = (CaseStore::new(&cache, 1000), Warned::default());
+    let (small, warned) = (PreprocessedCache::new(&cache, 1000), Warned::default());
     for _ in 0..2 {
         prepared(&dataset, &recipe, 1, (&small, &warned));
     }
@@ -93,7 +93,7 @@ fn what_can_never_fit_is_not_kept_and_costs_nothing_that_is() {
     );
 }
 
-/// What `work` returns, and the most bytes that lay in `folder` meanwhile.
+/// The result of `work`, and the peak size of `folder` meanwhile.
 fn most_bytes_during<T>(folder: &Path, work: impl FnOnce() -> T) -> (T, u64) {
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -111,7 +111,7 @@ fn most_bytes_during<T>(folder: &Path, work: impl FnOnce() -> T) -> (T, u64) {
     })
 }
 
-/// Bytes of entries, whole ones and those that are being written.
+/// Bytes of all entries, including those being written.
 fn bytes_below(folder: &Path) -> u64 {
     let entries = fs::read_dir(folder).unwrap().flatten();
     let ours = entries.filter(|entry| entry.file_name() != "notes.txt");

@@ -1,24 +1,24 @@
-//! How values lie, for box plots.
+//! Statistics of box plots.
 
 use ctseg_core::dataset::fingerprint::percentile;
 
-/// Further from the box than so many of its lengths a value counts as an outlier (Tukey, 1977).
+/// Maximum length of the whiskers as a multiple of the box length (Tukey, 1977); values beyond are outliers.
 const WHISKERS: f64 = 1.5;
 
 /// A box and its whiskers.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Spread {
-    /// Quartiles, by linear interpolation as NumPy's.
+pub struct BoxPlotStats {
+    /// Quartiles, by linear interpolation as in NumPy.
     pub q1: f64,
     pub median: f64,
     pub q3: f64,
-    /// The smallest and the largest value that is no outlier.
+    /// Smallest and largest values that are not outliers.
     pub low: f64,
     pub high: f64,
 }
 
-impl Spread {
-    /// Of all finite values; none of none.
+impl BoxPlotStats {
+    /// Statistics of all finite values; `None` if there are none.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let values: Vec<f64> = values.into_iter().filter(|v| v.is_finite()).collect();
         if values.is_empty() {
@@ -62,7 +62,7 @@ mod tests {
                 all.map(|v| v.as_f64().unwrap()).collect()
             };
             let values = numbers("values");
-            let found = Spread::of(values.iter().copied()).unwrap();
+            let found = BoxPlotStats::of(values.iter().copied()).unwrap();
             for (key, value) in [
                 ("q1", found.q1),
                 ("median", found.median),
@@ -80,6 +80,6 @@ mod tests {
             outliers.sort_by(f64::total_cmp);
             assert_eq!(outliers, numbers("outliers"));
         }
-        assert_eq!(Spread::of([f64::NAN]), None);
+        assert_eq!(BoxPlotStats::of([f64::NAN]), None);
     }
 }

@@ -1,15 +1,14 @@
-//! Logarithms, powers, sines and normal numbers for whole channels: straight-line f32 arithmetic without
-//! branches or calls, which the compiler turns into vector instructions. Polynomials are Cephes' (Moshier),
-//! right to about two units in the last place.
+//! Logarithm, power, sine and normal random numbers for whole channels: branch-free f32 arithmetic that the compiler
+//! vectorises. Polynomials are from Cephes (Moshier), accurate to about two units in the last place.
 
 use rand::Rng;
 
-use crate::wide::wide;
+use crate::simd::simd;
 
 /// The natural logarithm of a positive normal number.
 #[inline(always)]
 fn ln(x: f32) -> f32 {
-    /// √½: the mantissa is taken from here to √2, around 1.
+    /// √½: the mantissa is reduced to [√½, √2).
     const ROOT_HALF: i32 = 0x3f35_04f3;
     let bits = x.to_bits() as i32;
     let exponent = bits.wrapping_sub(ROOT_HALF) >> 23;
@@ -29,10 +28,10 @@ fn ln(x: f32) -> f32 {
     exponent as f32 * std::f32::consts::LN_2 + (f + small)
 }
 
-/// 2 to the power of `x`; below the smallest normal number that one.
+/// 2 to the power of `x`, clamped to the range of normal numbers.
 #[inline(always)]
 fn exp2(x: f32) -> f32 {
-    /// Added and taken away again it rounds to a whole number, which stands in the last bits in between.
+    /// Adding and subtracting it rounds to an integer; in between, the integer is in the low bits.
     const ROUND: f32 = 12_582_912.0;
     let x = if x > -126.0 { x } else { -126.0 };
     let x = if x < 126.0 { x } else { 126.0 };
@@ -57,7 +56,7 @@ fn power(x: f32, exponent: f32) -> f32 {
     if positive { raised } else { 0.0 }
 }
 
-/// Sine and cosine of `turns` (0 to 1) full turns.
+/// Sine and cosine of `turns` full turns, in [0, 1].
 #[inline(always)]
 fn sin_cos(turns: f32) -> (f32, f32) {
     const ROUND: f32 = 12_582_912.0;
@@ -83,15 +82,15 @@ fn sin_cos(turns: f32) -> (f32, f32) {
     )
 }
 
-/// Numbers side by side.
+/// Values computed in parallel.
 const LANES: usize = 8;
 
-/// Generators side by side: xoshiro128+ (Blackman and Vigna, ACM TOMS 2021).
+/// Parallel generators: xoshiro128+ (Blackman and Vigna, ACM TOMS 2021).
 struct Generators([[u32; LANES]; 4]);
 
 impl Generators {
     fn new(rng: &mut impl Rng) -> Self {
-        // A state of zeros alone would stay one.
+        // An all-zero state would stay zero.
         Self(std::array::from_fn(|_| {
             std::array::from_fn(|_| rng.random::<u32>() | 1)
         }))
@@ -114,14 +113,14 @@ impl Generators {
         drawn
     }
 
-    /// Standard normal numbers (Box and Muller 1958), up to 5.8.
+    /// Standard normal numbers (Box and Muller 1958), at most 5.8 in magnitude.
     #[inline(always)]
     fn normals(&mut self) -> [[f32; LANES]; 2] {
         const SMALLEST: f32 = 1.0 / 16_777_216.0;
         let (first, second) = (self.next(), self.next());
         let mut normals = [[0.0; LANES]; 2];
         for lane in 0..LANES {
-            // The upper 24 bits; 1 is added to the first so that its logarithm is finite.
+            // The upper 24 bits; the first gets + 1 so that its logarithm is finite.
             let u = ((first[lane] >> 8) as i32 + 1) as f32 * SMALLEST;
             let v = (second[lane] >> 8) as i32 as f32 * SMALLEST;
             let radius = (-2.0 * ln(u)).sqrt();
@@ -133,12 +132,12 @@ impl Generators {
     }
 }
 
-/// Adds normal numbers of standard deviation `sd`.
+/// Adds normal noise of standard deviation `sd`.
 pub(super) fn add_normals(values: &mut [f32], sd: f32, rng: &mut impl Rng) {
     add_from(values, sd, &mut Generators::new(rng));
 }
 
-wide! {
+simd! {
     fn add_from(values: &mut [f32], sd: f32, generators: &mut Generators) {
         for chunk in values.chunks_mut(2 * LANES) {
             let normals = generators.normals();
@@ -149,8 +148,8 @@ wide! {
     }
 }
 
-wide! {
-    /// Each value's share of a range, (value − `from`) · `scale`, to the power of `exponent` and times `width`.
+simd! {
+    /// Computes ((value − `from`) · `scale`)^`exponent` · `width` for each value.
     pub(super) fn raise(values: &mut [f32], from: f32, scale: f32, exponent: f32, width: f32) {
         for value in values {
             *value = power((*value - from) * scale, exponent) * width;
@@ -208,7 +207,7 @@ mod tests {
         assert!((moment(2) - 1.0).abs() < 1.5 * error);
         assert!(moment(3).abs() < 3.9 * error);
         assert!((moment(4) - 3.0).abs() < 9.8 * error);
-        // Shares below some numbers, from tables of the normal distribution.
+        // Cumulative probabilities, from tables of the normal distribution.
         for (below, share) in [
             (-2.0, 0.022_75),
             (-1.0, 0.158_655),
@@ -218,7 +217,7 @@ mod tests {
             let count = values.iter().filter(|v| **v < below).count() as f64 / n;
             assert!((count - share).abs() < 0.5 * error, "{below}: {count}");
         }
-        // Neighbours and numbers of neighbouring lanes know nothing of each other.
+        // Neighbouring values, within and across lanes, are uncorrelated.
         for lag in [1, 7, 8, 9, 16] {
             let pairs = values.iter().zip(&values[lag..]);
             let product = pairs.map(|(a, b)| f64::from(a * b)).sum::<f64>() / n;

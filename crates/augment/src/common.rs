@@ -1,4 +1,5 @@
-//! The changes that patches of slices and of volumes share: where the view ends, elastic fields and intensities.
+//! What patches of slices and of volumes have in common: a truncated field of view, elastic deformation, intensity
+//! changes.
 
 use ndarray::{ArrayViewMut3, ArrayViewMut4};
 use rand::Rng;
@@ -6,33 +7,33 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::config::Augmentation;
 use crate::draw::drawn;
-use crate::elastic::Field;
+use crate::elastic::DisplacementField;
 use crate::intensity;
 use ctseg_image::preprocess::normalisation::Scaling;
 
 const ELASTIC_STREAM: u64 = u64::MAX - 2;
 
 impl Augmentation {
-    /// Whether the field of view ends within a patch.
-    pub(super) fn ends_the_view(&self, rng: &mut ChaCha8Rng) -> bool {
+    /// Whether the field of view ends within the patch.
+    pub(super) fn truncates_view(&self, rng: &mut ChaCha8Rng) -> bool {
         rng.set_stream(u64::MAX);
         rng.set_word_pos(0);
         drawn(self.field_of_view_probability, [0.0, 1.0], rng).is_some()
     }
 
-    /// The displacement of a patch of `size` voxels, if it is deformed.
+    /// The displacement field of a patch of `size` voxels; `None` if it is not deformed.
     pub(super) fn draw_field<const D: usize>(
         &self,
         size: [usize; D],
         spacing_mm: [f64; D],
         rng: &mut ChaCha8Rng,
-    ) -> Option<Field> {
+    ) -> Option<DisplacementField> {
         rng.set_stream(ELASTIC_STREAM);
         rng.set_word_pos(0);
         let sigma_mm = drawn(self.elastic_probability, self.elastic_sigma_mm, rng)?;
         let [least, most] = self.elastic_magnitude_mm;
         let magnitude_mm = least + (most - least) * rng.random::<f64>();
-        Some(Field::drawn(
+        Some(DisplacementField::drawn(
             size,
             spacing_mm,
             [sigma_mm, magnitude_mm],
@@ -40,31 +41,31 @@ impl Augmentation {
         ))
     }
 
-    /// The intensity changes of channel `index`, planes (y, x) one after the other.
-    pub(super) fn change_channel(
+    /// The intensity changes of channel `index`; planes (y, x) are stored one after the other.
+    pub(super) fn augment_channel(
         &self,
         index: usize,
         stack: &mut ArrayViewMut3<f32>,
         is_volume: bool,
         rng: &mut ChaCha8Rng,
     ) {
-        // Own numbers for each channel: what happens to one shifts nothing in the next.
+        // A random stream per channel: changes of one channel do not affect the next.
         rng.set_stream(index as u64 + 1);
         rng.set_word_pos(0);
         let (_, height, width) = stack.dim();
         match stack.as_slice_mut() {
-            Some(values) => self.change(values, [height, width], is_volume, rng),
+            Some(values) => self.augment_values(values, [height, width], is_volume, rng),
             None => {
                 let mut values: Vec<f32> = stack.iter().copied().collect();
-                self.change(&mut values, [height, width], is_volume, rng);
+                self.augment_values(&mut values, [height, width], is_volume, rng);
                 stack.iter_mut().zip(values).for_each(|(to, v)| *to = v);
             }
         }
     }
 
-    /// The intensity changes in nnU-Net's order, of planes of `size` (y, x) one after the other; those of a
-    /// volume are smoothed and thinned out across the planes too.
-    fn change(
+    /// Intensity changes in nnU-Net's order, on planes of `size` (y, x) stored one after the other. In volumes, blur
+    /// and low resolution also act across the planes.
+    fn augment_values(
         &self,
         stack: &mut [f32],
         [height, width]: [usize; 2],
@@ -101,13 +102,13 @@ impl Augmentation {
         if let Some(exponent) = drawn(self.gamma_probability, self.gamma, rng) {
             intensity::gamma(stack, exponent as f32, false);
         }
-        // No scan shows anything beyond its window's ends.
+        // No scan shows values beyond the window.
         intensity::clamp(stack);
     }
 }
 
-/// Makes of a patch's values (channel, z, y, x) shares of their windows, where they are not.
-pub(super) fn to_shares(scalings: &[Scaling], mut patch: ArrayViewMut4<f32>) {
+/// Converts a patch (channel, z, y, x) to fractions of its windows, in [0, 1], if it holds normalised values.
+pub(super) fn to_window_fractions(scalings: &[Scaling], mut patch: ArrayViewMut4<f32>) {
     for (mut channel, scaling) in patch.outer_iter_mut().zip(scalings) {
         if !scaling.is_plain() {
             channel.mapv_inplace(|value| scaling.share(value));
@@ -115,7 +116,7 @@ pub(super) fn to_shares(scalings: &[Scaling], mut patch: ArrayViewMut4<f32>) {
     }
 }
 
-/// And values again.
+/// Inverse of [`to_window_fractions`].
 pub(super) fn to_values(scalings: &[Scaling], mut patch: ArrayViewMut4<f32>) {
     for (mut channel, scaling) in patch.outer_iter_mut().zip(scalings) {
         if !scaling.is_plain() {

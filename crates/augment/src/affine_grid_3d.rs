@@ -1,41 +1,40 @@
-//! Where in a volume the voxels of a patch come from: one affine map and one displacement, one resampling.
+//! Sampling positions of a patch in a volume: an affine map and a displacement field, applied in one resampling.
 
 use std::borrow::Cow;
 
 use ndarray::{ArrayView3, ArrayViewMut3, s};
 
-use crate::elastic::{Field, FieldRow};
-use crate::sample_positions::{Taps, copy};
+use crate::elastic::{DisplacementField, FieldRow};
+use crate::interpolation::{Taps, copy};
 
-/// Turns, a zoom and mirrored axes, about the middle of a patch. Axes are (z, y, x).
+/// Rotations, scaling and flips about the centre of a patch. Axes are (z, y, x).
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct SpaceTurn {
-    /// About each axis, one after the other beginning with x; about z as in a slice, see
-    /// [`super::Turn::degrees`].
+pub struct AffineParams3d {
+    /// About each axis, applied in the order x, y, z; about z as in a slice, see [`super::AffineParams::degrees`].
     pub degrees: [f64; 3],
-    /// Above 1 structures grow.
+    /// Above 1, structures grow.
     pub scale: f64,
     pub flip: [bool; 3],
 }
 
-/// Position in the volume = `centre` + `matrix` · (position in the patch + displacement − `pivot`); positions
-/// are (z, y, x) in voxels, 0 is the centre of the first one.
+/// Position in the volume = `centre` + `matrix` · (position in the patch + displacement − `pivot`). Positions are (z,
+/// y, x) in voxels; 0 is the centre of the first voxel.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct SpacePlacement {
+pub struct AffineGrid3d {
     pub matrix: [[f64; 3]; 3],
     pub centre: [f64; 3],
     pub pivot: [f64; 3],
 }
 
-impl SpaceTurn {
+impl AffineParams3d {
     pub const NONE: Self = Self {
         degrees: [0.0; 3],
         scale: 1.0,
         flip: [false; 3],
     };
 
-    /// From steps in the patch to steps in the volume, both in voxels of `spacing_mm` (z, y, x). The turns
-    /// are ones in millimetres.
+    /// Maps steps in the patch to steps in the volume, both in voxels of `spacing_mm` (z, y, x). Rotations are done
+    /// in millimetres.
     pub fn matrix(&self, spacing_mm: [f64; 3]) -> [[f64; 3]; 3] {
         let [about_z, about_y, about_x] = self.degrees;
         let mut in_mm = turned([1, 2], about_z);
@@ -50,7 +49,7 @@ impl SpaceTurn {
     }
 }
 
-/// A turn in the plane of two axes.
+/// A rotation in the plane of two axes.
 fn turned([first, second]: [usize; 2], degrees: f64) -> [[f64; 3]; 3] {
     let (sin, cos) = degrees.to_radians().sin_cos();
     let mut matrix = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]];
@@ -67,23 +66,23 @@ fn product(a: [[f64; 3]; 3], b: [[f64; 3]; 3]) -> [[f64; 3]; 3] {
     })
 }
 
-impl SpacePlacement {
-    /// The part of the volume that begins at `corner` and has `size`, turned about its middle.
+impl AffineGrid3d {
+    /// The part of the volume that starts at `corner` and has `size`, transformed about its centre.
     pub fn new(
         corner: [usize; 3],
         size: [usize; 3],
-        turn: &SpaceTurn,
+        affine: &AffineParams3d,
         spacing_mm: [f64; 3],
     ) -> Self {
         let pivot = size.map(|n| (n as f64 - 1.0) / 2.0);
         Self {
-            matrix: turn.matrix(spacing_mm),
+            matrix: affine.matrix(spacing_mm),
             centre: std::array::from_fn(|axis| corner[axis] as f64 + pivot[axis]),
             pivot,
         }
     }
 
-    /// Position in the volume of the patch's first voxel in a row.
+    /// Position in the volume of the first voxel of a row of the patch.
     fn row_start(&self, z: usize, y: usize) -> [f64; 3] {
         let away = [
             z as f64 - self.pivot[0],
@@ -96,8 +95,7 @@ impl SpacePlacement {
         })
     }
 
-    /// Where nothing is turned: the first voxel, and along which axes the volume is reversed. None where something
-    /// is.
+    /// The first voxel and the flipped axes, if the transform is only a crop with flips; else `None`.
     fn straight(&self) -> Option<([f64; 3], [bool; 3])> {
         let start = self.row_start(0, 0);
         let whole = start.iter().all(|v| *v >= 0.0 && v.fract() == 0.0);
@@ -110,11 +108,10 @@ impl SpacePlacement {
         (unturned && whole).then_some((start, reversed))
     }
 
-    /// Calls `on_row` with each row (its z and y) of a patch of `size` and its positions in a volume of
-    /// `shape`.
+    /// Calls `on_row` for each row (z, y) of a patch, with its positions in a volume of `shape`.
     fn each_row(
         &self,
-        field: Option<&Field>,
+        field: Option<&DisplacementField>,
         shape: (usize, usize, usize),
         (depth, rows, columns): (usize, usize, usize),
         mut on_row: impl FnMut([usize; 2], &Taps<3>),
@@ -133,15 +130,15 @@ impl SpacePlacement {
         }
     }
 
-    /// The patches of several channels by trilinear interpolation, and of the labels from the nearest voxels
-    /// (orders 1 and 0); outside the volume is 0 (as `scipy.ndimage.map_coordinates`, mode `grid-constant`).
-    /// Positions are found once for all of them.
+    /// Samples image channels by trilinear interpolation and labels by nearest neighbour (orders 1 and 0); 0 outside
+    /// the volume (as `scipy.ndimage.map_coordinates`, mode `grid-constant`). Positions are computed once for all of
+    /// them.
     ///
     /// # Shapes
-    /// - `channels`: each (z, y, x) of the volume with (z, y, x) of the patch; `labels`: the same
+    /// - `channels`: pairs of volume (z, y, x) and patch (z, y, x); `labels`: the same
     pub fn sample(
         &self,
-        field: Option<&Field>,
+        field: Option<&DisplacementField>,
         channels: Vec<(ArrayView3<f32>, ArrayViewMut3<f32>)>,
         (labels, mut patch_labels): (ArrayView3<u16>, ArrayViewMut3<u16>),
     ) {
@@ -167,7 +164,7 @@ impl SpacePlacement {
     }
 }
 
-/// The values row by row, borrowed where they lie so.
+/// The values row by row, borrowed if they are contiguous.
 fn contiguous<'a, T: Copy>(volume: &'a ArrayView3<T>) -> Cow<'a, [T]> {
     match volume.as_slice() {
         Some(values) => Cow::Borrowed(values),

@@ -1,11 +1,11 @@
-//! What is read of the events to be sent in one go.
+//! A portion of events, uploaded in one step.
 
 use std::collections::BTreeMap;
 
 use super::batch::{Batch, Item};
 use super::event::{Event, Line};
 
-/// What goes in one go, by network.
+/// Batches by network.
 #[derive(Debug, Default)]
 pub struct Portion {
     pub batches: BTreeMap<Option<String>, Vec<Batch>>,
@@ -22,14 +22,13 @@ impl Portion {
         };
         if let Err(item) = room {
             let mut batch = Batch::default();
-            // An empty one has room.
+            // An empty batch has room.
             let _ = batch.push(item);
             batches.push(batch);
         }
     }
 
-    /// Takes in what goes together with others; gives back what is sent alone. Parameters are those of the run's
-    /// `networks` too.
+    /// Adds an event, or returns one that must be uploaded alone. Parameters are also added for the run's `networks`.
     pub fn take(&mut self, line: Line, networks: &[String]) -> Option<Line> {
         match &line.event {
             Event::Metrics {

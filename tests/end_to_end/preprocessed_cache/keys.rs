@@ -1,4 +1,4 @@
-//! Keys of prepared cases: one for all that the cases follow from, whatever else changes.
+//! Cache keys: they change with everything that a preprocessed case depends on, and with nothing else.
 
 use super::*;
 
@@ -15,7 +15,7 @@ fn stage_one(value: f32, shape: [usize; 3], end: usize) -> StageOneResult {
     }
 }
 
-/// Settings that change prepared cases.
+/// Settings that change preprocessed cases.
 const OTHER_CASES: [&str; 14] = [
     "spacing_mm=[14.0, 14.0, 14.000000000000002]",
     "spacing_mm=[13.0, 14.0, 14.0]",
@@ -33,7 +33,7 @@ const OTHER_CASES: [&str; 14] = [
     "training.augmentation.hu_shift_probability=0",
 ];
 
-/// Settings that change the training alone.
+/// Settings that change only the training.
 const SAME_CASES: [&str; 12] = [
     "name=other",
     "folds=3",
@@ -49,25 +49,25 @@ const SAME_CASES: [&str; 12] = [
     "network.widths=[8, 16, 32]",
 ];
 
-/// The key of the first case in a new store below `folder`.
+/// The key of the first case in a new cache below `folder`.
 fn key_of(
     folder: &Path,
     dataset: &Dataset,
     recipe: &Recipe,
     stage_one: Option<&StageOneResult>,
 ) -> Key {
-    let store = CaseStore::new(&folder.join("cache"), LARGE);
-    let wanted = Wanted {
+    let store = PreprocessedCache::new(&folder.join("cache"), LARGE);
+    let request = CaseRequest {
         dataset,
         case: 0,
         recipe,
         stage_one,
     };
-    store.key(&wanted).unwrap().unwrap()
+    store.key(&request).unwrap().unwrap()
 }
 
 #[test]
-fn keys_follow_from_all_that_cases_follow_from_and_from_nothing_else() {
+fn keys_change_with_everything_that_cases_depend_on() {
     let folder = tempfile::tempdir().unwrap();
     let dataset = Dataset::open(&phantoms(folder.path(), 2, 0)).unwrap();
     let key_of = |dataset: &Dataset, recipe: &Recipe, result: Option<&StageOneResult>| {
@@ -123,13 +123,13 @@ fn keys_follow_from_all_that_cases_follow_from_and_from_nothing_else() {
         &with,
         &stage_one(0.5, [6, 5, 4], 22),
     );
-    // A prior that no channel shows.
+    // A prior that is not an input channel.
     let unseen = stage_one(0.6, [4, 5, 6], 22);
     assert!(key_of(&dataset, &without, Some(&unseen)) == first);
 }
 
 #[test]
-fn what_no_case_follows_from_changes_no_key() {
+fn other_settings_and_file_locations_change_no_key() {
     let folder = tempfile::tempdir().unwrap();
     let dataset = Dataset::open(&phantoms(folder.path(), 2, 0)).unwrap();
     let key_of = |dataset: &Dataset, recipe: &Recipe| key_of(folder.path(), dataset, recipe, None);

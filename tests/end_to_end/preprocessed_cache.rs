@@ -1,4 +1,4 @@
-//! Prepared cases kept on disk: the same bits as prepared anew, never those of other data, within a bound, shared.
+//! The cache of preprocessed cases: bit-identical to preprocessing again, never of other data, limited in size, shared.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,11 +17,11 @@ use ctseg_core::recipe::Recipe;
 use ctseg_image::nifti::{VoxelType, read_volume, write_volume};
 use ctseg_image::space::{Grid, VoxelBox};
 use ctseg_train::data::case_source::CaseSource;
-use ctseg_train::data::preprocessed_cache::{CaseStore, Key, Wanted};
+use ctseg_train::data::preprocessed_cache::{CaseRequest, Key, PreprocessedCache};
 use ndarray::Array3;
 
-mod bound;
 mod keys;
+mod size_limit;
 
 const LARGE: u64 = 1 << 40;
 
@@ -30,7 +30,7 @@ const LARGE: u64 = 1 << 40;
 struct Warned(Mutex<Vec<String>>);
 
 impl Observer for Warned {
-    fn say(&self, _: &str) {}
+    fn info(&self, _: &str) {}
 
     fn warn(&self, line: &str) {
         self.0.lock().unwrap().push(line.to_owned());
@@ -57,28 +57,28 @@ fn recipe(set: &[&str]) -> Recipe {
     small_recipe("1", &all)
 }
 
-/// A case from `store`, and how many were found there and made.
+/// A case from the cache, and the number of cases read and preprocessed.
 fn prepared(
     dataset: &Dataset,
     recipe: &Recipe,
     case: usize,
-    (store, observer): (&CaseStore, &dyn Observer),
+    (cache, observer): (&PreprocessedCache, &dyn Observer),
 ) -> (PreparedBits, (u64, u64)) {
     let values = dataset.structures.iter().map(|s| s.value).collect();
     let source = CaseSource::new(dataset, recipe, values, BTreeMap::new());
-    let source = source.kept_in(Some(store.used_by(observer)));
+    let source = source.with_disk_cache(Some(cache.session(observer)));
     let case = source.prepared(case).unwrap();
-    (bits(&case), source.store().unwrap().counts())
+    (bits(&case), source.disk_cache().unwrap().counts())
 }
 
-/// The case as it is without a store.
-fn made(dataset: &Dataset, recipe: &Recipe, case: usize) -> PreparedBits {
+/// The case without a cache.
+fn without_cache(dataset: &Dataset, recipe: &Recipe, case: usize) -> PreparedBits {
     let values = dataset.structures.iter().map(|s| s.value).collect();
     let source = CaseSource::new(dataset, recipe, values, BTreeMap::new());
     bits(&source.prepared(case).unwrap())
 }
 
-/// Everything of a prepared case, to be compared to the bit.
+/// Everything of a preprocessed case, for bitwise comparison.
 type PreparedBits = (
     Vec<usize>,
     Vec<u32>,
@@ -117,7 +117,7 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_kept_case_has_the_bits_of_a_made_one() {
+fn a_cached_case_is_bit_identical() {
     let folder = tempfile::tempdir().unwrap();
     let mut dataset = Dataset::open(&phantoms(folder.path(), 2, 0)).unwrap();
     dataset.ignore = Some(2);
@@ -130,10 +130,10 @@ fn a_kept_case_has_the_bits_of_a_made_one() {
         ],
     ] {
         let recipe = recipe(set);
-        let expected = made(&dataset, &recipe, 1);
+        let expected = without_cache(&dataset, &recipe, 1);
         assert!(
             expected.1.iter().any(|bits| *bits != expected.1[0]),
-            "an empty case shows nothing"
+            "a constant case tests nothing"
         );
         assert_eq!(
             expected.3.is_some(),
@@ -141,8 +141,8 @@ fn a_kept_case_has_the_bits_of_a_made_one() {
         );
         let cache = folder.path().join("cache");
         for counts in [(0, 1), (1, 0)] {
-            // As another process would.
-            let store = CaseStore::new(&cache, LARGE);
+            // As in another process.
+            let store = PreprocessedCache::new(&cache, LARGE);
             let found = prepared(&dataset, &recipe, 1, (&store, &Silent));
             assert!(found.0 == expected, "{set:?} {counts:?}");
             assert_eq!(found.1, counts);
@@ -152,17 +152,17 @@ fn a_kept_case_has_the_bits_of_a_made_one() {
 }
 
 #[test]
-fn an_entry_of_other_content_is_never_taken() {
+fn an_entry_of_other_content_is_never_used() {
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("cache");
     let mut dataset = Dataset::open(&phantoms(folder.path(), 2, 0)).unwrap();
-    // Uncompressed, so that its length stays.
+    // Uncompressed, to keep its length.
     let image = folder.path().join("image.nii");
     let mut volume = read_volume(&dataset.cases[0].image).unwrap().volume;
     write_volume(&image, &volume, VoxelType::I16).unwrap();
     dataset.cases[0].image = image.clone();
     let recipe = recipe(&[]);
-    let store = CaseStore::new(&cache, LARGE);
+    let store = PreprocessedCache::new(&cache, LARGE);
     let (before, counts) = prepared(&dataset, &recipe, 0, (&store, &Silent));
     assert_eq!(counts, (0, 1));
     let length = fs::metadata(&image).unwrap().len();
@@ -178,30 +178,30 @@ fn an_entry_of_other_content_is_never_taken() {
         .set_modified(later)
         .unwrap();
     assert_eq!(fs::metadata(&image).unwrap().len(), length);
-    // This process may still have the old volume in memory: it neither finds nor keeps anything.
+    // This process may still hold the old volume in memory: it neither reads nor writes the cache.
     let (now, counts) = prepared(&dataset, &recipe, 0, (&store, &Silent));
     assert!(now != before);
     assert_eq!(counts, (0, 0));
     assert_eq!(entries(&cache).len(), 1);
-    // Another one sees new data.
+    // Another process sees the new data.
     let (found, counts) = prepared(
         &dataset,
         &recipe,
         0,
-        (&CaseStore::new(&cache, LARGE), &Silent),
+        (&PreprocessedCache::new(&cache, LARGE), &Silent),
     );
     assert!(found == now);
     assert_eq!((counts, entries(&cache).len()), ((0, 1), 2));
 }
 
-/// What may lie in place of the file `whole`; `other` is the file of another case.
+/// Damaged versions of the file `whole`; `other` is the file of another case.
 fn damages(whole: &[u8], other: Vec<u8>) -> Vec<(&'static str, Vec<u8>)> {
     let flipped = |at: usize| {
         let mut bytes = whole.to_vec();
         bytes[at] ^= 4;
         bytes
     };
-    // A header that promises more than any memory holds.
+    // A header with sizes beyond any memory.
     let mut vast = whole.to_vec();
     vast[40..48].copy_from_slice(&(1u64 << 40).to_le_bytes());
     let mut damages = vec![
@@ -230,23 +230,23 @@ fn damages(whole: &[u8], other: Vec<u8>) -> Vec<(&'static str, Vec<u8>)> {
 }
 
 #[test]
-fn damaged_and_foreign_files_are_made_anew_with_one_warning() {
+fn damaged_and_foreign_files_are_replaced_with_one_warning() {
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("cache");
     let dataset = Dataset::open(&phantoms(folder.path(), 3, 0)).unwrap();
     let recipe = recipe(&[]);
-    let store = CaseStore::new(&cache, LARGE);
+    let store = PreprocessedCache::new(&cache, LARGE);
     let expected: Vec<PreparedBits> = (0..3)
         .map(|case| prepared(&dataset, &recipe, case, (&store, &Silent)).0)
         .collect();
     let path = |case| {
-        let wanted = Wanted {
+        let request = CaseRequest {
             dataset: &dataset,
             case,
             recipe: &recipe,
             stage_one: None,
         };
-        store.path(&store.key(&wanted).unwrap().unwrap())
+        store.path(&store.key(&request).unwrap().unwrap())
     };
     let (first, second) = (path(0), path(1));
     let whole = fs::read(&first).unwrap();
@@ -254,7 +254,7 @@ fn damaged_and_foreign_files_are_made_anew_with_one_warning() {
         fs::write(&first, &bytes).unwrap();
         fs::write(&second, &bytes[..bytes.len() / 2]).unwrap();
         let warned = Warned::default();
-        let store = CaseStore::new(&cache, LARGE);
+        let store = PreprocessedCache::new(&cache, LARGE);
         for case in [0, 1, 2] {
             let (found, counts) = prepared(&dataset, &recipe, case, (&store, &warned));
             assert!(found == expected[case], "{what} {case}");
@@ -270,7 +270,10 @@ fn damaged_and_foreign_files_are_made_anew_with_one_warning() {
             lines[0].contains("removed") && lines[0].contains(".case"),
             "{lines:?}"
         );
-        assert!(fs::read(&first).unwrap() == whole, "{what} was not mended");
+        assert!(
+            fs::read(&first).unwrap() == whole,
+            "{what} was not replaced"
+        );
     }
     assert_eq!(entries(&cache).len(), 3);
 }
@@ -283,12 +286,12 @@ fn a_folder_that_cannot_be_written_costs_a_warning() {
     let file = folder.path().join("file");
     fs::write(&file, "").unwrap();
     let (store, warned) = (
-        CaseStore::new(&file.join("cache"), LARGE),
+        PreprocessedCache::new(&file.join("cache"), LARGE),
         Warned::default(),
     );
     for case in [0, 1, 0] {
         let (found, counts) = prepared(&dataset, &recipe, case, (&store, &warned));
-        assert!(found == made(&dataset, &recipe, case));
+        assert!(found == without_cache(&dataset, &recipe, case));
         assert_eq!(counts, (0, 1));
     }
     let lines = warned.lines();

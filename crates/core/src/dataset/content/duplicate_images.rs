@@ -1,12 +1,12 @@
-//! Cases that are one image under several names.
+//! Cases that share one image.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{CaseContent, DatasetContent};
 use crate::dataset::Dataset;
 
-/// Ids of the cases that share their image with others: sorted within each group, and the groups by their first.
-pub fn same_images<'a>(cases: impl IntoIterator<Item = &'a CaseContent>) -> Vec<Vec<&'a str>> {
+/// Groups of case ids that share one image; sorted within each group, and by the first id.
+pub fn duplicate_images<'a>(cases: impl IntoIterator<Item = &'a CaseContent>) -> Vec<Vec<&'a str>> {
     let mut by_image: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for case in cases {
         by_image
@@ -21,15 +21,15 @@ pub fn same_images<'a>(cases: impl IntoIterator<Item = &'a CaseContent>) -> Vec<
 }
 
 impl Dataset {
-    /// The dataset with all cases that have one image taken for one patient's, so that no fold parts them.
-    pub fn with_same_images_together(&self, content: &DatasetContent) -> Self {
+    /// The dataset with cases of the same image assigned to one patient, so that they stay in one fold.
+    pub fn with_duplicates_grouped(&self, content: &DatasetContent) -> Self {
         let mut dataset = self.clone();
-        for group in same_images(&content.cases) {
-            let own = |id: &str| group.binary_search(&id).is_ok();
+        for group in duplicate_images(&content.cases) {
+            let in_group = |id: &str| group.binary_search(&id).is_ok();
             let patients: BTreeSet<String> = dataset
                 .cases
                 .iter()
-                .filter(|case| own(&case.id))
+                .filter(|case| in_group(&case.id))
                 .map(|case| case.patient.clone())
                 .collect();
             let Some(first) = patients.first().cloned() else {

@@ -1,32 +1,32 @@
-//! Where the voxels of a row of a patch come from, found once for all channels and for the labels. Each step is a
-//! loop over the row without branches, which the compiler turns into vector instructions.
+//! Interpolation of a row of a patch. Positions are computed once for all channels and the labels. Each step is a
+//! branch-free loop over the row, which the compiler vectorises.
 
 use ndarray::{ArrayView, ArrayViewMut, Axis, Dimension, Slice};
 
-use crate::wide::wide;
+use crate::simd::simd;
 
-/// Stands for no voxel; beyond any index, and so is every sum with it.
+/// Marks "no voxel": beyond any index, and so is every sum that contains it.
 const NONE: f64 = 1e18;
 
-/// The positions of one row, in an array of `D` axes, the fastest one last.
+/// The sampling positions of one row, in an array of `D` axes, the fastest axis last.
 pub(super) struct Taps<const D: usize> {
     shape: [usize; D],
-    /// Steps in memory along each axis.
+    /// Strides in elements along each axis.
     strides: [usize; D],
     /// Positions along each axis, in voxels.
     pub positions: [Vec<f64>; D],
-    /// How far each lies behind the voxel at or before it.
+    /// Fractional part of each position.
     shares: [Vec<f32>; D],
-    /// Sums for `inner` and `nearest` below.
+    /// Accumulators for `inner` and `nearest`.
     sums: [Vec<f64>; 2],
-    /// Index of the voxel at or before each position, where it and those after it are all inside.
+    /// Index of the voxel at or below each position, if it and its upper neighbours are all inside.
     inner: Vec<usize>,
-    /// Index of the nearest voxel, where it is inside.
+    /// Index of the nearest voxel, if it is inside.
     nearest: Vec<usize>,
 }
 
 impl<const D: usize> Taps<D> {
-    /// Rows of `length` positions in an array of `shape` whose values lie one after the other.
+    /// A row of `length` positions in a contiguous array of `shape`.
     pub fn new(shape: [usize; D], length: usize) -> Self {
         let mut strides = [1; D];
         for axis in (0..D.saturating_sub(1)).rev() {
@@ -43,7 +43,7 @@ impl<const D: usize> Taps<D> {
         }
     }
 
-    /// Puts the row on a straight line.
+    /// Places the positions on a straight line.
     pub fn place(&mut self, start: [f64; D], step: [f64; D]) {
         for (axis, positions) in self.positions.iter_mut().enumerate() {
             let (start, step) = (start[axis], step[axis]);
@@ -53,7 +53,7 @@ impl<const D: usize> Taps<D> {
         }
     }
 
-    /// Moves the row away from its line: along each axis by the sum of `by` times the factors.
+    /// Displaces the positions: along each axis by the sum of `by` times `factors`.
     pub fn move_by(&mut self, by: &[Vec<f32>], factors: [[f64; D]; D]) {
         for (positions, factors) in self.positions.iter_mut().zip(factors) {
             for (by, factor) in by.iter().zip(factors) {
@@ -64,7 +64,7 @@ impl<const D: usize> Taps<D> {
         }
     }
 
-    /// Finds the voxels of the positions.
+    /// Computes the voxel indices of the positions.
     pub fn find(&mut self) {
         let [inner, nearest] = &mut self.sums;
         inner.fill(0.0);
@@ -82,14 +82,14 @@ impl<const D: usize> Taps<D> {
         }
     }
 
-    /// The nearest voxels; outside the array 0 (order 0).
+    /// Nearest neighbour (order 0); 0 outside the array.
     pub fn nearest<'a>(&self, values: &[u16], to: impl Iterator<Item = &'a mut u16>) {
         for (to, index) in to.zip(&self.nearest) {
             *to = values.get(*index).copied().unwrap_or(0);
         }
     }
 
-    /// The value by linear interpolation near the array's border, where what lies outside counts as 0.
+    /// Linear interpolation near the border of the array, with 0 outside.
     #[cold]
     fn at_border(&self, values: &[f32], column: usize) -> f32 {
         let mut sum = 0.0;
@@ -113,7 +113,7 @@ impl<const D: usize> Taps<D> {
 }
 
 impl Taps<2> {
-    /// Linear interpolation (order 1); outside the array 0.
+    /// Linear interpolation (order 1); 0 outside the array.
     pub fn linear<'a>(&self, values: &[f32], to: impl Iterator<Item = &'a mut f32>) {
         let below = self.strides[0];
         let [down, along] = &self.shares;
@@ -128,7 +128,7 @@ impl Taps<2> {
 }
 
 impl Taps<3> {
-    /// Linear interpolation (order 1); outside the array 0.
+    /// Linear interpolation (order 1); 0 outside the array.
     pub fn linear<'a>(&self, values: &[f32], to: impl Iterator<Item = &'a mut f32>) {
         let [above, below, _] = self.strides;
         let [up, down, along] = &self.shares;
@@ -146,8 +146,8 @@ impl Taps<3> {
     }
 }
 
-wide! {
-    /// Adds what one axis of a length and stride has to say of a row's positions.
+simd! {
+    /// Adds the contribution of one axis of a length and stride to the indices of a row.
     fn find_along(
         positions: &[f64],
         shares: &mut [f32],
@@ -171,8 +171,8 @@ wide! {
     }
 }
 
-/// Copies what of a source lies at `start` and on, along some axes towards its start (`reversed`), into the start of
-/// a patch; the rest becomes `zero`.
+/// Copies a source from `start` on into the start of a patch, backwards along `reversed` axes; the rest becomes
+/// `zero`.
 pub(super) fn copy<T: Copy, D: Dimension, const N: usize>(
     from: ArrayView<T, D>,
     (start, reversed): ([f64; N], [bool; N]),
@@ -199,8 +199,7 @@ pub(super) fn copy<T: Copy, D: Dimension, const N: usize>(
     part.assign(&cropped);
 }
 
-/// Crops a source and the patch that it is copied to, along one axis, to what both hold: from `start` on, towards
-/// the source's start where it is `reversed`.
+/// Crops a source and its target patch along one axis to their overlap: from `start` on, backwards if `reversed`.
 fn crop<T, D: Dimension>(
     from: &mut ArrayView<T, D>,
     into: &mut ArrayViewMut<T, D>,
@@ -211,7 +210,7 @@ fn crop<T, D: Dimension>(
     let (mut first, mut skipped) = (start as usize, 0);
     if reversed {
         from.invert_axis(axis);
-        // What lies beyond the source's end comes first in the patch, and is not there.
+        // The part beyond the end of the source comes first in the patch, and is empty.
         skipped = (first + 1).saturating_sub(length);
         first = (length + skipped).saturating_sub(first + 1);
     }
@@ -222,16 +221,16 @@ fn crop<T, D: Dimension>(
     into.slice_axis_inplace(axis, Slice::from(skipped..skipped + count));
 }
 
-/// The next whole number at or below; without a call, which rounding is on processors of the oldest kind.
+/// Rounds down. `f64::floor` is a function call on baseline CPUs.
 #[inline(always)]
 fn floor(x: f64) -> f64 {
-    /// Added and taken away again it rounds numbers below 2⁵¹ to whole ones.
+    /// Adding and subtracting it rounds numbers below 2⁵¹ to integers.
     const ROUND: f64 = 6_755_399_441_055_744.0;
     let whole = x + ROUND - ROUND;
     if whole > x { whole - 1.0 } else { whole }
 }
 
-/// Linear interpolation between a voxel, the one behind it and those `below`.
+/// Bilinear interpolation between a voxel, its right neighbour and the two `below`.
 #[inline(always)]
 fn plane(around: &[f32], below: usize, [down, along]: [f32; 2]) -> f32 {
     let (top, bottom) = (&around[..2], &around[below..below + 2]);
